@@ -1,0 +1,71 @@
+//! What the AWS edges share: the clients' settings, and the codes by which any service says no.
+
+use std::fmt;
+use std::time::Duration;
+
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, SdkConfig};
+
+/// The clients' settings. Built once; the clients keep their connections between invocations.
+pub(crate) async fn config() -> SdkConfig {
+    aws_config::defaults(BehaviorVersion::latest())
+        .timeout_config(
+            TimeoutConfig::builder()
+                .connect_timeout(Duration::from_secs(3))
+                .operation_attempt_timeout(Duration::from_secs(10))
+                .build(),
+        )
+        .retry_config(RetryConfig::standard().with_max_attempts(3))
+        .load()
+        .await
+}
+
+/// A Kinesis client that sends a request once: what failed is sent again by whoever knows the order.
+pub(crate) fn kinesis(config: &SdkConfig) -> aws_sdk_kinesis::Client {
+    let once = aws_sdk_kinesis::config::Builder::from(config).retry_config(RetryConfig::disabled());
+    aws_sdk_kinesis::Client::from_conf(once.build())
+}
+
+/// Whether a code says that we may not, which only somebody with rights can change.
+pub(crate) fn is_denied(code: &str) -> bool {
+    matches!(
+        code,
+        "AccessDeniedException"
+            | "AccessDenied"
+            | "NotAuthorized"
+            | "UnrecognizedClientException"
+            | "InvalidClientTokenId"
+            | "InvalidSignatureException"
+            | "MissingAuthenticationToken"
+            | "MissingAuthenticationTokenException"
+            | "IncompleteSignature"
+            | "OptInRequired"
+            | "ExpiredToken"
+            | "ExpiredTokenException"
+    )
+}
+
+/// An SDK error as one line with its causes, since the SDK's own texts name only the outermost.
+#[derive(Debug)]
+pub(crate) struct Rendered(String);
+
+impl Rendered {
+    pub(crate) fn of(error: &(dyn std::error::Error + 'static)) -> Self {
+        let mut text = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            text = format!("{text}: {error}");
+            cause = error.source();
+        }
+        Rendered(text)
+    }
+}
+
+impl fmt::Display for Rendered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Rendered {}

@@ -1,0 +1,43 @@
+//! The time that is left to an invocation. Lambda kills at its deadline; a reserve before it belongs to bringing home
+//! what is under way.
+
+use std::time::{Duration, Instant};
+
+/// An invocation's time.
+#[derive(Debug, Clone, Copy)]
+pub struct Budget {
+    deadline: Instant,
+    reserve: Duration,
+}
+
+impl Budget {
+    /// Time until `deadline`. The reserve is a tenth of what there is now, at least half a second and at most ten
+    /// seconds: half of it for acknowledgements, the rest for the last checkpoint and the slot.
+    pub fn new(now: Instant, deadline: Instant) -> Self {
+        let whole = deadline.saturating_duration_since(now);
+        let reserve = (whole / 10)
+            .clamp(Duration::from_millis(500), Duration::from_secs(10))
+            .min(whole / 2);
+        Budget { deadline, reserve }
+    }
+
+    /// When reading stops.
+    pub fn stop_reading(&self) -> Instant {
+        self.deadline - self.reserve
+    }
+
+    /// When waiting for acknowledgements stops; what has none by then is sent again by the next invocation.
+    pub fn stop_sending(&self) -> Instant {
+        self.deadline - self.reserve / 2
+    }
+
+    /// When the sandbox is killed.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Time left for reading.
+    pub fn for_reading(&self, now: Instant) -> Duration {
+        self.stop_reading().saturating_duration_since(now)
+    }
+}

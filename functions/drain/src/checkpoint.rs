@@ -1,0 +1,114 @@
+//! The checkpoint: up to where the stream has everything, and of which history. One JSON document.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::lsn::Lsn;
+
+/// The format this version writes. A later one may mean something else by the same names, so it is refused.
+pub const VERSION: u64 = 1;
+
+/// The document. Fields that this version does not know are kept as they are.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// Format version, [`VERSION`].
+    pub version: u64,
+    /// `pg_control_system()`: names the cluster's data, and survives failover.
+    pub system_identifier: String,
+    /// Changes at each promotion of a standby.
+    pub timeline: u32,
+    /// The slot's database.
+    pub database: String,
+    /// The slot.
+    pub slot: String,
+    /// The slot's plugin.
+    pub plugin: String,
+    /// End of the last commit record up to which the stream has acknowledged every change.
+    pub commit_end: Lsn,
+    /// Room for the progress inside a transaction that is larger than one invocation; null in this version.
+    #[serde(default)]
+    pub progress: Value,
+    /// Room for the last marker that was sent; null in this version.
+    #[serde(default)]
+    pub marker: Value,
+    /// When it was stored, ISO 8601 in UTC. For people; nothing is decided by it.
+    pub updated_at: String,
+    /// What a later version added.
+    #[serde(flatten)]
+    pub others: Map<String, Value>,
+}
+
+/// A stored text that is not a checkpoint of this version.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointInvalid {
+    /// Not the JSON it should be.
+    #[error("it is not a checkpoint")]
+    Unreadable(#[from] serde_json::Error),
+    /// Another version.
+    #[error(
+        "it has format version {0}, and this Spillway reads version {VERSION}: deploy the version that wrote it, or a later one"
+    )]
+    Version(String),
+}
+
+impl Checkpoint {
+    /// Reads the stored text.
+    ///
+    /// # Errors
+    /// It is not JSON, not a checkpoint, or of another format version.
+    pub fn parse(text: &str) -> Result<Self, CheckpointInvalid> {
+        let value: Value = serde_json::from_str(text)?;
+        match value.get("version") {
+            Some(version) if version.as_u64() != Some(VERSION) => {
+                Err(CheckpointInvalid::Version(version.to_string()))
+            }
+            _ => Ok(serde_json::from_value(value)?),
+        }
+    }
+
+    /// The text to store: under 4 KB, a standard parameter's size, unless another version filled `others`.
+    pub fn to_text(&self) -> String {
+        // A map with string keys and plain values always serialises.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STORED: &str = r#"{"version":1,"system_identifier":"7","timeline":1,"database":"d","slot":"s","plugin":"pgoutput",
+        "commit_end":"0/16B3748","updated_at":"2026-11-23T12:00:00Z","colour":"green"}"#;
+
+    #[test]
+    fn unknown_fields_are_kept() {
+        let checkpoint = Checkpoint::parse(STORED).unwrap();
+        assert_eq!(checkpoint.commit_end, Lsn(0x16B_3748));
+        let again: Value = serde_json::from_str(&checkpoint.to_text()).unwrap();
+        assert_eq!(again["colour"], "green");
+        assert_eq!(Checkpoint::parse(&checkpoint.to_text()).unwrap(), checkpoint);
+    }
+
+    #[test]
+    fn another_version_is_refused() {
+        let error = Checkpoint::parse(&STORED.replace("\"version\":1", "\"version\":2")).unwrap_err();
+        assert!(matches!(error, CheckpointInvalid::Version(version) if version == "2"));
+    }
+
+    #[test]
+    fn what_is_not_a_checkpoint_is_refused() {
+        for text in [
+            "",
+            "{}",
+            "[]",
+            "null",
+            r#"{"version":1}"#,
+            &STORED.replace("0/16B3748", "soon"),
+        ] {
+            assert!(
+                matches!(Checkpoint::parse(text), Err(CheckpointInvalid::Unreadable(_))),
+                "{text}"
+            );
+        }
+    }
+}

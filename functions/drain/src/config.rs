@@ -1,0 +1,472 @@
+//! What the environment says. All of it is read and checked before anything runs: a [`Config`] that exists is valid.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The variables that Spillway reads, besides those of the AWS SDK and of Lambda itself. A test holds the README's table
+/// and the template against this list.
+pub const VARIABLES: [&str; 21] = [
+    "PGHOST",
+    "PGPORT",
+    "PGUSER",
+    "PGDATABASE",
+    "PGPASSWORD",
+    "PGSSLMODE",
+    "PGSSLROOTCERT",
+    "DB_AUTH",
+    "DB_SECRET",
+    "SLOT_NAME",
+    "PUBLICATIONS",
+    "TABLES",
+    "STREAM_NAME",
+    "CHECKPOINT_PARAMETER",
+    "ENVELOPE",
+    "AGGREGATION",
+    "PARTITION_BY",
+    "OVERSIZE",
+    "LINGER_SECONDS",
+    "SOURCE_NAME",
+    "LOG_LEVEL",
+];
+
+/// Everything that is configured.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// How to reach the database.
+    pub database: Database,
+    /// The slot to drain.
+    pub slot: String,
+    /// Publications that pgoutput reads; other plugins need none.
+    pub publications: Vec<String>,
+    /// Tables to drain; empty means all that the plugin sends.
+    pub tables: Vec<TablePattern>,
+    /// The stream to fill.
+    pub stream: String,
+    /// The SSM parameter that holds the checkpoint.
+    pub checkpoint_parameter: String,
+    /// How long to stay and poll once the slot is empty.
+    pub linger: Duration,
+    /// Debezium's `source.name`.
+    pub source_name: String,
+    /// Filter for what is logged, as `info` or `drain=debug`.
+    pub log_level: String,
+    /// The function's memory, MiB, as Lambda says.
+    pub memory_mib: u64,
+}
+
+/// How to reach the database.
+#[derive(Debug, Clone)]
+pub struct Database {
+    /// Host name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Role; with [`Auth::Secret`] the secret's is used where this is not set.
+    pub user: Option<String>,
+    /// Database.
+    pub name: String,
+    /// How to prove who we are.
+    pub auth: Auth,
+    /// How far the server must prove who it is.
+    pub tls: SslMode,
+    /// Certificates to trust instead of those of Amazon RDS, which are built in.
+    pub root_certificates: Option<PathBuf>,
+}
+
+/// How to prove who we are.
+#[derive(Debug, Clone)]
+pub enum Auth {
+    /// A token made from the function's own AWS credentials.
+    Iam,
+    /// A secret of Secrets Manager, by name or ARN.
+    Secret(String),
+    /// A fixed password.
+    Password(Password),
+}
+
+/// A password, which is never printed.
+#[derive(Clone)]
+pub struct Password(pub String);
+
+impl std::fmt::Debug for Password {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("…")
+    }
+}
+
+/// libpq's modes, without those that fall back to an open connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SslMode {
+    /// No TLS.
+    Disable,
+    /// TLS, with whoever answers.
+    Require,
+    /// TLS, with a certificate of a trusted authority.
+    VerifyCa,
+    /// TLS, with a certificate of a trusted authority for this host.
+    VerifyFull,
+}
+
+/// `schema.table`, where either may be `*`. Case matters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TablePattern {
+    schema: String,
+    table: String,
+}
+
+impl TablePattern {
+    /// Whether a table is meant.
+    pub fn matches(&self, schema: &str, table: &str) -> bool {
+        (self.schema == "*" || self.schema == schema) && (self.table == "*" || self.table == table)
+    }
+
+    /// As wal2json's `add-tables` takes it: special characters escaped, the asterisk of a pattern not.
+    pub fn for_wal2json(&self) -> String {
+        let escape = |name: &str| {
+            if name == "*" {
+                return name.to_owned();
+            }
+            let special = |c| matches!(c, ' ' | ',' | '.' | '*' | '\'' | '\\');
+            name.chars()
+                .flat_map(|c| special(c).then_some('\\').into_iter().chain([c]))
+                .collect()
+        };
+        format!("{}.{}", escape(&self.schema), escape(&self.table))
+    }
+}
+
+/// A variable that is missing or does not say what it should.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Not set, or empty.
+    #[error("{0} is not set: set it to {1}")]
+    Missing(&'static str, &'static str),
+    /// Set to something else.
+    #[error("{variable}={value} is not valid: it must be {expected}")]
+    Invalid {
+        /// The variable.
+        variable: &'static str,
+        /// What it says.
+        value: String,
+        /// What it may say.
+        expected: String,
+    },
+}
+
+impl Config {
+    /// Reads the variables through `get`, which returns `None` for one that is not set. An empty variable counts as not set.
+    ///
+    /// # Errors
+    /// Names the first variable that is missing or not valid, and says what it may be.
+    pub fn from_env(get: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let get = |variable: &str| get(variable).filter(|value| !value.is_empty());
+        let need = |variable, meaning| get(variable).ok_or(ConfigError::Missing(variable, meaning));
+        let host = need("PGHOST", "the cluster's writer endpoint")?;
+        let port = match get("PGPORT") {
+            None => 5432,
+            Some(text) => match text.parse() {
+                Ok(port) if port > 0 => port,
+                _ => return Err(invalid("PGPORT", text, "a port number from 1 to 65535")),
+            },
+        };
+        let password = get("PGPASSWORD");
+        let secret = get("DB_SECRET");
+        let auth = match (get("DB_AUTH").as_deref(), password, secret) {
+            (None, Some(password), None) => Auth::Password(Password(password)),
+            (None, _, Some(secret)) => Auth::Secret(secret),
+            (None, None, None) | (Some("iam"), _, _) => Auth::Iam,
+            (Some("password"), Some(password), _) => Auth::Password(Password(password)),
+            (Some("password"), None, _) => {
+                return Err(ConfigError::Missing(
+                    "PGPASSWORD",
+                    "the role's password, or choose DB_AUTH=iam or secret",
+                ));
+            }
+            (Some("secret"), _, Some(secret)) => Auth::Secret(secret),
+            (Some("secret"), _, None) => {
+                return Err(ConfigError::Missing(
+                    "DB_SECRET",
+                    "the name or ARN of a Secrets Manager secret",
+                ));
+            }
+            (Some(other), _, _) => {
+                return Err(invalid("DB_AUTH", other.to_owned(), "iam, secret or password"));
+            }
+        };
+        let user = match &auth {
+            Auth::Secret(_) => get("PGUSER"),
+            _ => Some(need("PGUSER", "the role that reads the slot")?),
+        };
+        let tls = choice(
+            &get,
+            "PGSSLMODE",
+            "verify-full",
+            &[
+                ("verify-full", SslMode::VerifyFull),
+                ("verify-ca", SslMode::VerifyCa),
+                ("require", SslMode::Require),
+                ("disable", SslMode::Disable),
+            ],
+        )?;
+        if matches!(auth, Auth::Iam) && tls == SslMode::Disable {
+            return Err(invalid(
+                "PGSSLMODE",
+                "disable".into(),
+                "verify-full, verify-ca or require: IAM tokens travel over TLS only",
+            ));
+        }
+        let slot = need("SLOT_NAME", "the name of the logical replication slot")?;
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        if slot.len() > 63 || !slot.chars().all(plain) {
+            return Err(invalid(
+                "SLOT_NAME",
+                slot,
+                "1 to 63 lower-case letters, digits and underscores, as PostgreSQL demands",
+            ));
+        }
+        let stream = need("STREAM_NAME", "the name of the Kinesis data stream")?;
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+        if stream.len() > 128 || !stream.chars().all(plain) {
+            return Err(invalid(
+                "STREAM_NAME",
+                stream,
+                "1 to 128 letters, digits, underscores, hyphens and periods: the name, not the ARN",
+            ));
+        }
+        let checkpoint_parameter = get("CHECKPOINT_PARAMETER").unwrap_or_else(|| format!("/spillway/{slot}"));
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '/');
+        if checkpoint_parameter.len() > 900 || !checkpoint_parameter.chars().all(plain) {
+            return Err(invalid(
+                "CHECKPOINT_PARAMETER",
+                checkpoint_parameter,
+                "letters, digits and _-./ as SSM demands",
+            ));
+        }
+        let publications = list(&get("PUBLICATIONS").unwrap_or_else(|| "spillway".into()));
+        if publications.is_empty() {
+            return Err(ConfigError::Missing(
+                "PUBLICATIONS",
+                "one or more publications, separated by commas",
+            ));
+        }
+        let tables = list(&get("TABLES").unwrap_or_default())
+            .iter()
+            .map(|text| table_pattern(text))
+            .collect::<Result<_, _>>()?;
+        // The contract names more than this version builds; each is refused here rather than ignored.
+        choice(&get, "ENVELOPE", "debezium", &[("debezium", ())])?;
+        choice(&get, "AGGREGATION", "none", &[("none", ())])?;
+        choice(&get, "PARTITION_BY", "key", &[("key", ())])?;
+        choice(&get, "OVERSIZE", "fail", &[("fail", ())])?;
+        let linger = match get("LINGER_SECONDS") {
+            None => Duration::ZERO,
+            Some(text) => match text.parse() {
+                Ok(seconds) if seconds <= 900 => Duration::from_secs(seconds),
+                _ => return Err(invalid("LINGER_SECONDS", text, "whole seconds from 0 to 900")),
+            },
+        };
+        Ok(Config {
+            database: Database {
+                host,
+                port,
+                user,
+                name: need("PGDATABASE", "the slot's database")?,
+                auth,
+                tls,
+                root_certificates: get("PGSSLROOTCERT").map(PathBuf::from),
+            },
+            source_name: get("SOURCE_NAME").unwrap_or_else(|| slot.clone()),
+            slot,
+            publications,
+            tables,
+            stream,
+            checkpoint_parameter,
+            linger,
+            log_level: choice(
+                &get,
+                "LOG_LEVEL",
+                "info",
+                &[
+                    ("error", "error"),
+                    ("warn", "warn"),
+                    ("info", "info"),
+                    ("debug", "debug"),
+                ],
+            )?
+            .to_owned(),
+            memory_mib: get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE")
+                .and_then(|text| text.parse().ok())
+                .unwrap_or(256),
+        })
+    }
+
+    /// Bytes that may wait for the stream's acknowledgement: an eighth of the memory. The rest is for copies in requests, the
+    /// rows of one transaction whose end is not known yet, and the runtime.
+    pub fn bytes_in_flight(&self) -> usize {
+        usize::try_from(self.memory_mib.clamp(64, 1024) << 20).unwrap_or(usize::MAX) / 8
+    }
+}
+
+fn invalid(variable: &'static str, value: String, expected: &str) -> ConfigError {
+    ConfigError::Invalid {
+        variable,
+        value,
+        expected: expected.to_owned(),
+    }
+}
+
+fn choice<T: Copy>(
+    get: &impl Fn(&str) -> Option<String>,
+    variable: &'static str,
+    default: &str,
+    choices: &[(&str, T)],
+) -> Result<T, ConfigError> {
+    let value = get(variable).unwrap_or_else(|| default.to_owned());
+    let found = choices
+        .iter()
+        .find(|(name, _)| *name == value)
+        .map(|(_, choice)| *choice);
+    found.ok_or_else(|| {
+        let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
+        invalid(variable, value, &format!("{} in this version", names.join(", ")))
+    })
+}
+
+/// Names separated by commas; a backslash takes the next character as it is.
+fn list(text: &str) -> Vec<String> {
+    let mut items = vec![String::new()];
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match (c, items.last_mut()) {
+            (',', _) => items.push(String::new()),
+            ('\\', Some(item)) => item.extend([c].into_iter().chain(chars.next())),
+            (c, Some(item)) => item.push(c),
+            (_, None) => {}
+        }
+    }
+    items
+        .into_iter()
+        .map(|item| item.trim().to_owned())
+        .filter(|item| !item.is_empty())
+        .collect()
+}
+
+fn table_pattern(text: &str) -> Result<TablePattern, ConfigError> {
+    let mut parts = vec![String::new()];
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match (c, parts.last_mut()) {
+            ('.', _) => parts.push(String::new()),
+            ('\\', Some(part)) => part.extend(chars.next()),
+            (c, Some(part)) => part.push(c),
+            (_, None) => {}
+        }
+    }
+    match <[String; 2]>::try_from(parts) {
+        Ok([schema, table]) if !schema.is_empty() && !table.is_empty() => Ok(TablePattern { schema, table }),
+        _ => Err(invalid(
+            "TABLES",
+            text.to_owned(),
+            "patterns like public.orders, public.* or *.orders, separated by commas",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &[(&str, &str)] = &[
+        ("PGHOST", "h"),
+        ("PGUSER", "u"),
+        ("PGDATABASE", "d"),
+        ("PGPASSWORD", "p"),
+        ("SLOT_NAME", "s"),
+        ("STREAM_NAME", "k"),
+    ];
+
+    fn config(changes: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let find = |list: &[(&str, &str)], name: &str| {
+            list.iter().find(|(n, _)| *n == name).map(|(_, v)| v.to_string())
+        };
+        Config::from_env(|name| find(changes, name).or_else(|| find(GOOD, name)))
+    }
+
+    #[test]
+    fn what_is_not_set_has_a_default_that_is_safe() {
+        let config = config(&[]).unwrap();
+        assert_eq!(config.database.port, 5432);
+        assert_eq!(config.database.tls, SslMode::VerifyFull);
+        assert_eq!(config.checkpoint_parameter, "/spillway/s");
+        assert_eq!(config.publications, ["spillway"]);
+        assert_eq!(config.source_name, "s");
+        assert!(config.linger.is_zero() && config.tables.is_empty());
+    }
+
+    #[test]
+    fn an_error_names_the_variable() {
+        let wrong = [
+            ("PGHOST", ""),
+            ("PGPORT", "0"),
+            ("PGPORT", "x"),
+            ("PGUSER", ""),
+            ("PGDATABASE", ""),
+            ("PGSSLMODE", "prefer"),
+            ("DB_AUTH", "kerberos"),
+            ("SLOT_NAME", "Slot"),
+            ("SLOT_NAME", ""),
+            ("STREAM_NAME", "arn:aws:kinesis:x"),
+            ("CHECKPOINT_PARAMETER", "a b"),
+            ("PUBLICATIONS", ","),
+            ("TABLES", "orders"),
+            ("TABLES", "a.b.c"),
+            ("ENVELOPE", "avro"),
+            ("AGGREGATION", "zip"),
+            ("PARTITION_BY", "moon"),
+            ("OVERSIZE", "maybe"),
+            ("LINGER_SECONDS", "901"),
+            ("LOG_LEVEL", "loud"),
+        ];
+        for (name, value) in wrong {
+            let error = config(&[(name, value)]).unwrap_err().to_string();
+            assert!(error.starts_with(name), "{name}={value}: {error}");
+        }
+        assert!(
+            config(&[("DB_AUTH", "password"), ("PGPASSWORD", "")])
+                .unwrap_err()
+                .to_string()
+                .starts_with("PGPASSWORD")
+        );
+        assert!(
+            config(&[("DB_AUTH", "secret")])
+                .unwrap_err()
+                .to_string()
+                .starts_with("DB_SECRET")
+        );
+        assert!(
+            config(&[("DB_AUTH", "iam"), ("PGSSLMODE", "disable")])
+                .unwrap_err()
+                .to_string()
+                .starts_with("PGSSLMODE")
+        );
+    }
+
+    #[test]
+    fn the_way_to_log_in_follows_from_what_is_given() {
+        let auth = |changes: &[(&str, &str)]| config(changes).unwrap().database.auth;
+        assert!(matches!(auth(&[]), Auth::Password(_)));
+        assert!(matches!(auth(&[("PGPASSWORD", "")]), Auth::Iam));
+        assert!(matches!(auth(&[("DB_SECRET", "x"), ("PGUSER", "")]), Auth::Secret(name) if name == "x"));
+        assert_eq!(format!("{:?}", auth(&[])), "Password(…)");
+    }
+
+    #[test]
+    fn table_patterns_match_and_reach_wal2json_escaped() {
+        let config = config(&[("TABLES", r"public.*, *.log, we\.ird.a\,b")]).unwrap();
+        let any = |schema: &str, table: &str| config.tables.iter().any(|p| p.matches(schema, table));
+        assert!(any("public", "x") && any("other", "log") && any("we.ird", "a,b"));
+        assert!(!any("Public", "x"));
+        let escaped: Vec<_> = config.tables.iter().map(TablePattern::for_wal2json).collect();
+        assert_eq!(escaped, ["public.*", "*.log", r"we\.ird.a\,b"]);
+    }
+}

@@ -1,0 +1,391 @@
+//! Connections to PostgreSQL: TLS, the ways to log in, and the session settings that what we read depends on.
+
+mod tls;
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::time::{Duration, SystemTime};
+
+use aws_config::SdkConfig;
+use aws_credential_types::provider::ProvideCredentials as _;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{AsyncMessage, Client, Config as PgConfig};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::config::{Auth, Config, Database, Password, SslMode};
+use crate::drain::parts::{SlotError, Source};
+use crate::secret;
+
+/// How long to wait for a connection. A security group that does not let us in answers nothing at all.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Settings that change what the plugins write, or how long a session outlives its client. Those that a server's version
+/// does not know are left out.
+const SETTINGS: [(&str, &str); 12] = [
+    ("datestyle", "ISO, YMD"),
+    ("timezone", "UTC"),
+    ("intervalstyle", "iso_8601"),
+    ("bytea_output", "hex"),
+    ("extra_float_digits", "1"),
+    // Warnings are counted; notices are chatter.
+    ("client_min_messages", "warning"),
+    ("lock_timeout", "10s"),
+    // A sandbox that died must let the slot and the lock go within seconds.
+    ("tcp_keepalives_idle", "5"),
+    ("tcp_keepalives_interval", "2"),
+    ("tcp_keepalives_count", "3"),
+    ("tcp_user_timeout", "15s"),
+    ("client_connection_check_interval", "2s"),
+];
+
+/// Warnings of all sessions of an invocation.
+#[derive(Debug, Default, Clone)]
+pub struct Notices(Arc<Mutex<(u64, Vec<String>)>>);
+
+/// Distinct warnings that are logged; a server that warns of every row must not fill the log.
+const MOST_LOGGED: usize = 20;
+
+impl Notices {
+    fn add(&self, text: &str) {
+        let Ok(mut inner) = self.0.lock() else { return };
+        inner.0 += 1;
+        if inner.1.len() < MOST_LOGGED && !inner.1.iter().any(|seen| seen == text) {
+            inner.1.push(text.to_owned());
+            tracing::warn!(notice = text, "the server warns");
+        }
+    }
+
+    /// How many there were.
+    pub fn count(&self) -> u64 {
+        self.0.lock().map_or(0, |inner| inner.0)
+    }
+}
+
+/// A session, and what is needed to cancel its query.
+pub struct Session {
+    /// The connection.
+    pub client: Client,
+    tls: MakeRustlsConnect,
+    plain: bool,
+}
+
+impl Session {
+    /// Asks the server to stop what this session is doing. Best effort: it may have stopped by itself.
+    pub async fn cancel(&self) {
+        let token = self.client.cancel_token();
+        let cancelled = match self.plain {
+            true => token.cancel_query(tokio_postgres::NoTls).await,
+            false => token.cancel_query(self.tls.clone()).await,
+        };
+        if let Err(error) = cancelled {
+            tracing::debug!(error = %error, "the query was not cancelled");
+        }
+    }
+}
+
+/// Opens sessions for one invocation.
+pub struct Connector {
+    database: Database,
+    config: PgConfig,
+    tls: MakeRustlsConnect,
+    /// What the sessions of this connector warned of.
+    pub notices: Notices,
+    /// When the invocation ends: an idle session that is still there some time after it belongs to a frozen sandbox.
+    lifetime: Duration,
+}
+
+impl Connector {
+    /// Prepares to connect. Fetches the secret, or makes the token, where the configuration says so.
+    ///
+    /// # Errors
+    /// The certificates cannot be read, or the secret or the credentials not be had.
+    pub async fn new(
+        config: &Config,
+        aws: &SdkConfig,
+        ssm: &aws_sdk_ssm::Client,
+        lifetime: Duration,
+    ) -> Result<Self, SlotError> {
+        let database = config.database.clone();
+        let tls = MakeRustlsConnect::new(tls::client_config(&database)?);
+        let mut pg = PgConfig::new();
+        pg.host(&database.host)
+            .port(database.port)
+            .dbname(&database.name)
+            .application_name(format!("spillway {}", config.slot))
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_user_timeout(Duration::from_secs(15))
+            .keepalives_idle(Duration::from_secs(5))
+            .ssl_mode(match database.tls {
+                SslMode::Disable => tokio_postgres::config::SslMode::Disable,
+                _ => tokio_postgres::config::SslMode::Require,
+            });
+        let (user, password) = match &database.auth {
+            Auth::Password(Password(password)) => (database.user.clone(), password.clone()),
+            Auth::Iam => (database.user.clone(), iam_token(&database, aws).await?),
+            Auth::Secret(name) => {
+                let secret = secret::fetch(ssm, name)
+                    .await
+                    .map_err(|source| SlotError::Secret {
+                        secret: name.clone(),
+                        source,
+                    })?;
+                (database.user.clone().or(secret.username), secret.password)
+            }
+        };
+        let user = user.unwrap_or_default();
+        pg.user(&user).password(&password);
+        let database = Database {
+            user: Some(user),
+            ..database
+        };
+        Ok(Connector {
+            database,
+            config: pg,
+            tls,
+            notices: Notices::default(),
+            lifetime,
+        })
+    }
+
+    /// Opens a session with the settings pinned.
+    ///
+    /// # Errors
+    /// See [`SlotError`]: not reached, not trusted, not let in.
+    pub async fn connect(&self) -> Result<Session, SlotError> {
+        let plain = self.database.tls == SslMode::Disable;
+        let notices = self.notices.clone();
+        let client = if plain {
+            let (client, connection) = self
+                .config
+                .connect(tokio_postgres::NoTls)
+                .await
+                .map_err(|error| self.refused(error))?;
+            tokio::spawn(drive(connection, notices));
+            client
+        } else {
+            let (client, connection) = self
+                .config
+                .connect(self.tls.clone())
+                .await
+                .map_err(|error| self.refused(error))?;
+            tokio::spawn(drive(connection, notices));
+            client
+        };
+        let lifetime = format!("{}ms", (self.lifetime + Duration::from_secs(5)).as_millis());
+        let (mut names, mut values): (Vec<&str>, Vec<&str>) = SETTINGS.iter().copied().unzip();
+        // From PostgreSQL 14.
+        names.push("idle_session_timeout");
+        values.push(&lifetime);
+        client
+            .query(
+                "select set_config(s.name, v.value, false)
+                 from unnest($1::text[], $2::text[]) v(name, value) join pg_settings s on lower(s.name) = v.name",
+                &[&names, &values],
+            )
+            .await
+            .map_err(|error| self.failed("setting up the session", error))?;
+        Ok(Session {
+            client,
+            tls: self.tls.clone(),
+            plain,
+        })
+    }
+
+    /// The host, for errors.
+    pub fn host(&self) -> &str {
+        &self.database.host
+    }
+
+    /// The role, for errors.
+    pub fn user(&self) -> &str {
+        self.database.user.as_deref().unwrap_or_default()
+    }
+
+    /// A query that failed.
+    pub fn failed(&self, doing: &'static str, error: tokio_postgres::Error) -> SlotError {
+        let transient = transient(&error);
+        SlotError::Failed {
+            host: self.database.host.clone(),
+            doing,
+            transient,
+            source: Box::new(error),
+        }
+    }
+
+    fn refused(&self, error: tokio_postgres::Error) -> SlotError {
+        let host = self.database.host.clone();
+        let Some(state) = error.code().cloned() else {
+            let text = std::error::Error::source(&error)
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            // tokio-postgres does not tell them apart by type: a failed handshake carries rustls' error, or the server's "no".
+            let handshake = error.to_string().contains("TLS") || text.contains("certificate");
+            return match handshake {
+                true => SlotError::Tls {
+                    host,
+                    source: Box::new(error),
+                },
+                false => SlotError::Unreachable {
+                    host,
+                    port: self.database.port,
+                    source: Box::new(error),
+                },
+            };
+        };
+        let source: Source = Box::new(error);
+        match state {
+            SqlState::INVALID_PASSWORD | SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
+                let hint = match self.database.auth {
+                    Auth::Iam => "grant rds_iam to the role and rds-db:connect to the function",
+                    Auth::Secret(_) => "that DB_SECRET holds the role's present password",
+                    Auth::Password(_) => "PGPASSWORD",
+                };
+                SlotError::Authentication {
+                    user: self.user().to_owned(),
+                    hint,
+                    source,
+                }
+            }
+            SqlState::INVALID_CATALOG_NAME => SlotError::DatabaseMissing {
+                database: self.database.name.clone(),
+                source,
+            },
+            // Starting up, shutting down, in recovery, too many connections: it is there, and will be again.
+            _ => SlotError::Failed {
+                host,
+                doing: "connecting",
+                transient: true,
+                source,
+            },
+        }
+    }
+}
+
+/// Whether a query may pass later: the connection broke, the server is going or coming, it lacked something, or gave up waiting.
+fn transient(error: &tokio_postgres::Error) -> bool {
+    error.code().is_none_or(|state| {
+        let class = state.code().get(..2);
+        matches!(class, Some("08" | "40" | "53" | "55" | "57" | "58"))
+    })
+}
+
+async fn drive<S, T>(mut connection: tokio_postgres::Connection<S, T>, notices: Notices)
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    loop {
+        match std::future::poll_fn(|context| connection.poll_message(context)).await {
+            Some(Ok(AsyncMessage::Notice(notice))) => notices.add(notice.message()),
+            Some(Ok(_)) => {}
+            // Whoever waits for an answer on this connection is told.
+            Some(Err(_)) | None => return,
+        }
+    }
+}
+
+/// A token that PostgreSQL on RDS takes as a password: a signed request for `connect`, without its scheme. Valid for 15
+/// minutes from now, which counts at connect only.
+async fn iam_token(database: &Database, aws: &SdkConfig) -> Result<String, SlotError> {
+    use aws_sigv4::http_request::{SignableBody, SignableRequest, SignatureLocation, SigningSettings, sign};
+    use aws_sigv4::sign::v4;
+
+    let user = database.user.clone().unwrap_or_default();
+    let failed = |source: Source| SlotError::Authentication {
+        user: user.clone(),
+        hint: "the function's own AWS credentials and region, from which the IAM token is made",
+        source,
+    };
+    let provider = aws
+        .credentials_provider()
+        .ok_or_else(|| failed("there are no AWS credentials".into()))?;
+    let identity = provider
+        .provide_credentials()
+        .await
+        .map_err(|error| failed(Box::new(error)))?
+        .into();
+    let region = aws
+        .region()
+        .ok_or_else(|| failed("AWS_REGION is not set".into()))?;
+    let mut settings = SigningSettings::default();
+    settings.expires_in = Some(Duration::from_secs(900));
+    settings.signature_location = SignatureLocation::QueryParams;
+    let params = v4::SigningParams::builder()
+        .identity(&identity)
+        .region(region.as_ref())
+        .name("rds-db")
+        .time(SystemTime::now())
+        .settings(settings)
+        .build()
+        .map_err(|error| failed(Box::new(error)))?;
+    let query: String = [("Action", "connect"), ("DBUser", &user)]
+        .map(|(k, v)| format!("{k}={}", percent(v)))
+        .join("&");
+    let url = format!("https://{}:{}/?{query}", database.host, database.port);
+    let request = SignableRequest::new("GET", &url, std::iter::empty(), SignableBody::Bytes(&[]))
+        .map_err(|error| failed(Box::new(error)))?;
+    let (instructions, _) = sign(request, &params.into())
+        .map_err(|error| failed(Box::new(error)))?
+        .into_parts();
+    let signed = instructions.params().iter().fold(url, |url, (name, value)| {
+        format!("{url}&{name}={}", percent(value))
+    });
+    Ok(signed.trim_start_matches("https://").to_owned())
+}
+
+/// RFC 3986: everything but the unreserved characters.
+fn percent(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                char::from(byte).to_string()
+            }
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_iam_token_is_a_signed_connect_for_this_role_and_host() {
+        let credentials = aws_credential_types::Credentials::new(
+            "AKIDEXAMPLE",
+            "secret",
+            Some("session/+".into()),
+            None,
+            "test",
+        );
+        let aws = SdkConfig::builder()
+            .region(aws_config::Region::new("eu-central-1"))
+            .credentials_provider(aws_credential_types::provider::SharedCredentialsProvider::new(
+                credentials,
+            ))
+            .build();
+        let database = Database {
+            host: "db.example".into(),
+            port: 5432,
+            user: Some("repl user".into()),
+            name: "d".into(),
+            auth: Auth::Iam,
+            tls: SslMode::VerifyFull,
+            root_certificates: None,
+        };
+        let token = iam_token(&database, &aws).await.unwrap();
+        assert!(
+            token.starts_with("db.example:5432/?Action=connect&DBUser=repl%20user&"),
+            "{token}"
+        );
+        for part in [
+            "X-Amz-Algorithm=AWS4-HMAC-SHA256",
+            "X-Amz-Expires=900",
+            "%2Feu-central-1%2Frds-db%2Faws4_request",
+            "X-Amz-Security-Token=session%2F%2B",
+            "X-Amz-Signature=",
+        ] {
+            assert!(token.contains(part), "{part} in {token}");
+        }
+    }
+}

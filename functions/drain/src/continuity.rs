@@ -1,0 +1,496 @@
+//! Whether the stream can go on where it stopped: what the server says of itself and of the slot, held against the
+//! checkpoint. Pure; every answer but "go on" names both sides and the way out, and leaves the slot where it is.
+//!
+//! By construction `confirmed_flush <= checkpoint <= flush` holds: the slot moves after the checkpoint is stored, and only
+//! what was flushed is ever read.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::checkpoint::Checkpoint;
+use crate::decode::Plugin;
+use crate::lsn::Lsn;
+
+/// What the server says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// As `server_version_num`: 150018 is 15.18.
+    pub version: i32,
+    /// See [`Checkpoint::system_identifier`].
+    pub system_identifier: String,
+    /// See [`Checkpoint::timeline`].
+    pub timeline: u32,
+    /// The database that we are connected to.
+    pub database: String,
+    /// `server_encoding`; text plugins write in it.
+    pub encoding: String,
+    /// Up to where the write-ahead log is on disk.
+    pub flush: Lsn,
+}
+
+/// A row of `pg_replication_slots`. The columns differ between versions, so each that is not in all of them has a default.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct SlotState {
+    /// Null for a physical slot.
+    pub plugin: Option<String>,
+    /// Null for a physical slot.
+    pub database: Option<String>,
+    /// Whether somebody reads it now.
+    #[serde(default)]
+    pub active: bool,
+    /// Who reads it now.
+    pub active_pid: Option<i32>,
+    /// From where a peek decodes. Null when the slot was invalidated.
+    pub restart_lsn: Option<Lsn>,
+    /// What was confirmed. Null for a physical slot.
+    pub confirmed_flush_lsn: Option<Lsn>,
+    /// From 13: `lost` when the log it needs is gone.
+    pub wal_status: Option<String>,
+    /// From 13, with `max_slot_wal_keep_size`: bytes until the slot may be lost.
+    pub safe_wal_size: Option<i64>,
+    /// From 17: why the server gave the slot up.
+    pub invalidation_reason: Option<String>,
+    /// From 16: whether it was invalidated on a standby.
+    #[serde(default)]
+    pub conflicting: Option<bool>,
+}
+
+/// From where, and how, to go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Start {
+    /// How to read the slot.
+    pub plugin: Plugin,
+    /// The slot's own position.
+    pub confirmed: Lsn,
+    /// Up to where the stream has everything: the checkpoint, or the slot's position when there is none.
+    pub acknowledged: Lsn,
+    /// Whether transactions up to `acknowledged` are surely the ones that were sent, so that they need not go again. After a
+    /// change of timeline they may not be.
+    pub proved: bool,
+    /// Whether a checkpoint was found.
+    pub stored: bool,
+}
+
+/// Why the stream cannot go on by itself.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)] // The messages say what each means.
+pub enum Discontinuity {
+    #[error("there is no slot {slot}: run {{\"action\":\"setup\"}}")]
+    NotSetUp { slot: String },
+    #[error(
+        "slot {slot} is gone, while the checkpoint says that it was drained to {checkpoint}: what was committed after that \
+         may never be read. Create it again ({{\"action\":\"setup\"}}), then accept the gap with \
+         {{\"action\":\"drain\",\"accept_gap\":\"<the new slot's confirmed_flush_lsn>\"}} and load the tables again"
+    )]
+    SlotMissing { slot: String, checkpoint: Lsn },
+    #[error(
+        "slot {slot} is lost ({reason}): the server removed write-ahead log after {confirmed} that was not drained. Drop and \
+         create the slot, accept the gap, load the tables again, and raise max_slot_wal_keep_size"
+    )]
+    SlotLost {
+        slot: String,
+        reason: String,
+        confirmed: Lsn,
+    },
+    #[error(
+        "slot {slot} belongs to database {actual}, and PGDATABASE is {expected}: set PGDATABASE={actual}, or SLOT_NAME to a slot of {expected}"
+    )]
+    WrongDatabase {
+        slot: String,
+        actual: String,
+        expected: String,
+    },
+    #[error("slot {slot} is a physical slot: set SLOT_NAME to a logical one")]
+    Physical { slot: String },
+    #[error("slot {slot} uses the plugin {plugin}: Spillway reads pgoutput, wal2json and test_decoding")]
+    PluginUnsupported { slot: String, plugin: String },
+    #[error(
+        "database {database} is encoded in {encoding}, which {plugin} writes as it is: use pgoutput, which converts to UTF-8"
+    )]
+    Encoding {
+        database: String,
+        encoding: String,
+        plugin: Plugin,
+    },
+    #[error(
+        "the checkpoint belongs to slot {slot} ({plugin}) of database {database}, and this is slot {this_slot} ({this_plugin}) of database \
+         {this_database}: give every slot a CHECKPOINT_PARAMETER of its own, or accept the gap if the slot was made anew"
+    )]
+    CheckpointMismatch {
+        slot: String,
+        plugin: String,
+        database: String,
+        this_slot: String,
+        this_plugin: Plugin,
+        this_database: String,
+    },
+    #[error(
+        "slot {slot} is on the cluster {actual}, and the checkpoint at {checkpoint} was made on the cluster {expected}: this is another \
+         database server, whose history is not the one in the stream. Correct PGHOST, or accept the gap at {confirmed}"
+    )]
+    SystemChanged {
+        slot: String,
+        actual: String,
+        expected: String,
+        checkpoint: Lsn,
+        confirmed: Lsn,
+    },
+    #[error(
+        "slot {slot}: the server has written its log up to {flush} only, and the checkpoint is already at {checkpoint}: the server was set \
+         back (restored, or failed over to a standby that was behind), and the stream holds changes that it no longer has. \
+         Compare the tables with the stream, then accept the gap at {confirmed}"
+    )]
+    Divergence {
+        slot: String,
+        flush: Lsn,
+        checkpoint: Lsn,
+        confirmed: Lsn,
+    },
+    #[error(
+        "slot {slot} was confirmed to {confirmed}, beyond the checkpoint at {checkpoint}: somebody else read it or made it anew, \
+         and the changes in between are not in the stream. Load the tables again, then accept the gap with \
+         {{\"action\":\"drain\",\"accept_gap\":\"{confirmed}\"}}"
+    )]
+    Gap {
+        slot: String,
+        confirmed: Lsn,
+        checkpoint: Lsn,
+    },
+    #[error(
+        "accept_gap names {given}, and slot {slot} stands at {confirmed}: look again with {{\"action\":\"status\"}}, it may have moved"
+    )]
+    AcceptedElsewhere {
+        slot: String,
+        given: Lsn,
+        confirmed: Lsn,
+    },
+}
+
+/// Reads a row of `pg_replication_slots` that the server gave as JSON.
+///
+/// # Errors
+/// A column that is known has another form than in PostgreSQL 13 to 18.
+pub fn slot_state(row: Value) -> Result<SlotState, serde_json::Error> {
+    serde_json::from_value(row)
+}
+
+/// What can be read from the slot at all, before any checkpoint is looked at.
+///
+/// # Errors
+/// The slot is lost, or not one that this function can read.
+pub fn readable(slot: &str, server: &Server, state: &SlotState) -> Result<(Plugin, Lsn), Discontinuity> {
+    let slot = slot.to_owned();
+    let (Some(plugin), Some(database)) = (&state.plugin, &state.database) else {
+        return Err(Discontinuity::Physical { slot });
+    };
+    if *database != server.database {
+        return Err(Discontinuity::WrongDatabase {
+            slot,
+            actual: database.clone(),
+            expected: server.database.clone(),
+        });
+    }
+    let confirmed = state.confirmed_flush_lsn.unwrap_or(Lsn::ZERO);
+    let reason = match (
+        &state.invalidation_reason,
+        state.wal_status.as_deref(),
+        state.conflicting,
+    ) {
+        (Some(reason), _, _) => Some(reason.clone()),
+        (None, Some("lost"), _) => Some("its write-ahead log was removed".to_owned()),
+        (None, _, Some(true)) => Some("it conflicted with recovery".to_owned()),
+        _ if state.restart_lsn.is_none() || state.confirmed_flush_lsn.is_none() => {
+            Some("it has no position".to_owned())
+        }
+        _ => None,
+    };
+    if let Some(reason) = reason {
+        return Err(Discontinuity::SlotLost {
+            slot,
+            reason,
+            confirmed,
+        });
+    }
+    let plugin: Plugin = plugin.parse().map_err(|()| Discontinuity::PluginUnsupported {
+        slot,
+        plugin: plugin.clone(),
+    })?;
+    if plugin != Plugin::Pgoutput && server.encoding != "UTF8" && server.encoding != "SQL_ASCII" {
+        let (database, encoding) = (server.database.clone(), server.encoding.clone());
+        return Err(Discontinuity::Encoding {
+            database,
+            encoding,
+            plugin,
+        });
+    }
+    Ok((plugin, confirmed))
+}
+
+/// Whether, and from where, to go on.
+///
+/// # Errors
+/// Each break of continuity is its own definite error; see [`Discontinuity`].
+pub fn check(
+    slot: &str,
+    server: &Server,
+    state: Option<&SlotState>,
+    checkpoint: Option<&Checkpoint>,
+    accept_gap: Option<Lsn>,
+) -> Result<Start, Discontinuity> {
+    let name = || slot.to_owned();
+    let state = match (state, checkpoint) {
+        (Some(state), _) => state,
+        (None, None) => return Err(Discontinuity::NotSetUp { slot: name() }),
+        (None, Some(known)) => {
+            return Err(Discontinuity::SlotMissing {
+                slot: name(),
+                checkpoint: known.commit_end,
+            });
+        }
+    };
+    let (plugin, confirmed) = readable(slot, server, state)?;
+    let afresh = Start {
+        plugin,
+        confirmed,
+        acknowledged: confirmed,
+        proved: true,
+        stored: false,
+    };
+    if let Some(given) = accept_gap {
+        return match given == confirmed {
+            true => Ok(afresh),
+            false => Err(Discontinuity::AcceptedElsewhere {
+                slot: name(),
+                given,
+                confirmed,
+            }),
+        };
+    }
+    let Some(known) = checkpoint else {
+        return Ok(afresh);
+    };
+    if known.slot != slot || known.database != server.database || known.plugin != plugin.name() {
+        return Err(Discontinuity::CheckpointMismatch {
+            slot: known.slot.clone(),
+            plugin: known.plugin.clone(),
+            database: known.database.clone(),
+            this_slot: name(),
+            this_plugin: plugin,
+            this_database: server.database.clone(),
+        });
+    }
+    let checkpoint = known.commit_end;
+    if known.system_identifier != server.system_identifier {
+        let (actual, expected) = (server.system_identifier.clone(), known.system_identifier.clone());
+        return Err(Discontinuity::SystemChanged {
+            slot: name(),
+            actual,
+            expected,
+            checkpoint,
+            confirmed,
+        });
+    }
+    if server.flush < checkpoint {
+        return Err(Discontinuity::Divergence {
+            slot: name(),
+            flush: server.flush,
+            checkpoint,
+            confirmed,
+        });
+    }
+    if confirmed > checkpoint {
+        return Err(Discontinuity::Gap {
+            slot: name(),
+            confirmed,
+            checkpoint,
+        });
+    }
+    Ok(Start {
+        plugin,
+        confirmed,
+        acknowledged: checkpoint,
+        proved: known.timeline == server.timeline,
+        stored: true,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn server() -> Server {
+        Server {
+            version: 150_018,
+            system_identifier: "7".into(),
+            timeline: 1,
+            database: "d".into(),
+            encoding: "UTF8".into(),
+            flush: Lsn(1000),
+        }
+    }
+
+    fn state(confirmed: &str) -> SlotState {
+        slot_state(
+            json!({"plugin": "pgoutput", "database": "d", "active": false, "restart_lsn": "0/1",
+            "confirmed_flush_lsn": confirmed, "wal_status": "reserved", "a_column_of_tomorrow": 1}),
+        )
+        .unwrap()
+    }
+
+    fn checkpoint() -> Checkpoint {
+        Checkpoint::parse(
+            r#"{"version":1,"system_identifier":"7","timeline":1,"database":"d","slot":"s","plugin":"pgoutput",
+            "commit_end":"0/64","updated_at":""}"#,
+        )
+        .unwrap()
+    }
+
+    fn verdict(server: &Server, state: Option<&SlotState>, checkpoint: &Checkpoint) -> Discontinuity {
+        check("s", server, state, Some(checkpoint), None).unwrap_err()
+    }
+
+    #[test]
+    fn a_slot_behind_its_checkpoint_goes_on_and_replays_are_known() {
+        let start = check("s", &server(), Some(&state("0/60")), Some(&checkpoint()), None).unwrap();
+        assert_eq!(
+            (start.confirmed, start.acknowledged, start.proved),
+            (Lsn(0x60), Lsn(0x64), true)
+        );
+    }
+
+    #[test]
+    fn after_a_promotion_replays_are_not_proved() {
+        let server = Server {
+            timeline: 2,
+            ..server()
+        };
+        let start = check("s", &server, Some(&state("0/60")), Some(&checkpoint()), None).unwrap();
+        assert!(!start.proved);
+    }
+
+    #[test]
+    fn without_a_checkpoint_the_slots_own_position_is_the_start() {
+        let start = check("s", &server(), Some(&state("0/60")), None, None).unwrap();
+        assert_eq!((start.acknowledged, start.stored), (Lsn(0x60), false));
+    }
+
+    #[test]
+    fn each_break_of_continuity_is_its_own_error() {
+        use Discontinuity as D;
+        let (server, state, checkpoint) = (server(), state("0/60"), checkpoint());
+        assert!(matches!(
+            check("s", &server, None, None, None),
+            Err(D::NotSetUp { .. })
+        ));
+        assert!(matches!(
+            verdict(&server, None, &checkpoint),
+            D::SlotMissing {
+                checkpoint: Lsn(0x64),
+                ..
+            }
+        ));
+        let lost = SlotState {
+            wal_status: Some("lost".into()),
+            ..state.clone()
+        };
+        assert!(matches!(
+            verdict(&server, Some(&lost), &checkpoint),
+            D::SlotLost { .. }
+        ));
+        let invalid = SlotState {
+            invalidation_reason: Some("idle_timeout".into()),
+            ..state.clone()
+        };
+        assert!(
+            matches!(verdict(&server, Some(&invalid), &checkpoint), D::SlotLost { reason, .. } if reason == "idle_timeout")
+        );
+        let elsewhere = SlotState {
+            database: Some("e".into()),
+            ..state.clone()
+        };
+        assert!(matches!(
+            verdict(&server, Some(&elsewhere), &checkpoint),
+            D::WrongDatabase { .. }
+        ));
+        let physical = SlotState {
+            plugin: None,
+            database: None,
+            ..state.clone()
+        };
+        assert!(matches!(
+            verdict(&server, Some(&physical), &checkpoint),
+            D::Physical { .. }
+        ));
+        let other = SlotState {
+            plugin: Some("decoderbufs".into()),
+            ..state.clone()
+        };
+        assert!(matches!(
+            verdict(&server, Some(&other), &checkpoint),
+            D::PluginUnsupported { .. }
+        ));
+        let foreign = Checkpoint {
+            slot: "x".into(),
+            ..checkpoint.clone()
+        };
+        assert!(matches!(
+            verdict(&server, Some(&state), &foreign),
+            D::CheckpointMismatch { .. }
+        ));
+        let system = Checkpoint {
+            system_identifier: "8".into(),
+            ..checkpoint.clone()
+        };
+        assert!(matches!(
+            verdict(&server, Some(&state), &system),
+            D::SystemChanged { .. }
+        ));
+        let ahead = Checkpoint {
+            commit_end: Lsn(1001),
+            ..checkpoint.clone()
+        };
+        assert!(matches!(
+            verdict(&server, Some(&state), &ahead),
+            D::Divergence {
+                flush: Lsn(1000),
+                checkpoint: Lsn(1001),
+                ..
+            }
+        ));
+        let behind = Checkpoint {
+            commit_end: Lsn(0x5F),
+            ..checkpoint
+        };
+        assert!(matches!(
+            verdict(&server, Some(&state), &behind),
+            D::Gap {
+                confirmed: Lsn(0x60),
+                checkpoint: Lsn(0x5F),
+                ..
+            }
+        ));
+    }
+
+    #[test]
+    fn an_accepted_gap_must_name_the_slots_position() {
+        let behind = Checkpoint {
+            commit_end: Lsn(0x5F),
+            ..checkpoint()
+        };
+        let accept = |lsn| {
+            check(
+                "s",
+                &server(),
+                Some(&state("0/60")),
+                Some(&behind),
+                Some(Lsn(lsn)),
+            )
+        };
+        assert_eq!(accept(0x60).unwrap().acknowledged, Lsn(0x60));
+        assert!(matches!(
+            accept(0x61),
+            Err(Discontinuity::AcceptedElsewhere { .. })
+        ));
+    }
+}

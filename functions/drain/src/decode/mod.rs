@@ -1,0 +1,116 @@
+//! From the bytes of a plugin to [`Item`]s. Pure: a decoder remembers the tables that the server described, and nothing else.
+
+mod pgoutput;
+mod test_decoding;
+mod wal2json;
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::catalog::Catalog;
+use crate::change::Item;
+use crate::lsn::Lsn;
+
+/// The output plugins that Spillway reads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Plugin {
+    /// PostgreSQL's own, and the one to prefer: exact values, least bytes.
+    Pgoutput,
+    /// Version 2.5 or later, read in its format version 2.
+    Wal2json,
+    /// Text, for troubleshooting.
+    TestDecoding,
+}
+
+impl Plugin {
+    /// Every plugin, in the order of preference.
+    pub const ALL: [Plugin; 3] = [Plugin::Pgoutput, Plugin::Wal2json, Plugin::TestDecoding];
+
+    /// The name PostgreSQL knows it by.
+    pub fn name(self) -> &'static str {
+        match self {
+            Plugin::Pgoutput => "pgoutput",
+            Plugin::Wal2json => "wal2json",
+            Plugin::TestDecoding => "test_decoding",
+        }
+    }
+}
+
+impl fmt::Display for Plugin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Plugin {
+    type Err = ();
+
+    fn from_str(name: &str) -> Result<Self, ()> {
+        Plugin::ALL
+            .into_iter()
+            .find(|plugin| plugin.name() == name)
+            .ok_or(())
+    }
+}
+
+/// A row that is not what its plugin writes. Says where and what was expected, never the row's values.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{plugin} row of {length} bytes, at byte {at}: expected {expected}")]
+pub struct DecodeError {
+    /// Whose row.
+    pub plugin: Plugin,
+    /// Its length.
+    pub length: usize,
+    /// Offset of the first byte that did not fit.
+    pub at: usize,
+    /// What should have stood there.
+    pub expected: &'static str,
+}
+
+/// The decoder of one session's rows.
+#[derive(Debug)]
+pub enum Decoder {
+    /// See [`Plugin::Pgoutput`].
+    Pgoutput(pgoutput::Relations),
+    /// See [`Plugin::Wal2json`].
+    Wal2json(wal2json::Relations),
+    /// See [`Plugin::TestDecoding`].
+    TestDecoding,
+}
+
+impl Decoder {
+    /// A decoder that has seen nothing yet. Each peek describes its tables anew, so each window starts with one.
+    pub fn new(plugin: Plugin) -> Self {
+        match plugin {
+            Plugin::Pgoutput => Decoder::Pgoutput(pgoutput::Relations::default()),
+            Plugin::Wal2json => Decoder::Wal2json(wal2json::Relations::default()),
+            Plugin::TestDecoding => Decoder::TestDecoding,
+        }
+    }
+
+    /// Whether this row closes its transaction, told from its first bytes without decoding the rest.
+    pub fn is_commit(&self, data: &[u8]) -> bool {
+        match self {
+            Decoder::Pgoutput(_) => data.starts_with(b"C"),
+            Decoder::Wal2json(_) => data.starts_with(br#"{"action":"C""#),
+            Decoder::TestDecoding => data.starts_with(b"COMMIT"),
+        }
+    }
+
+    /// Decodes one row of the peek; `lsn` is its `lsn` column.
+    ///
+    /// # Errors
+    /// The bytes are not what the plugin writes. Nothing is skipped: the caller stops before this row.
+    pub fn decode<'a>(
+        &mut self,
+        catalog: &Catalog,
+        lsn: Lsn,
+        data: &'a [u8],
+    ) -> Result<Item<'a>, DecodeError> {
+        match self {
+            Decoder::Pgoutput(relations) => relations.decode(catalog, data),
+            Decoder::Wal2json(relations) => relations.decode(catalog, data),
+            Decoder::TestDecoding => test_decoding::decode(catalog, lsn, data),
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! test_decoding: text made for people's eyes, read back. For troubleshooting; it tells no keys, which the catalog must.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use super::{DecodeError, Plugin};
+use crate::catalog::Catalog;
+use crate::change::{Change, Column, Datum, Item, Message, Relation, Tuple};
+use crate::lsn::Lsn;
+use crate::time::micros_of_timestamp;
+
+pub(super) fn decode<'a>(catalog: &Catalog, lsn: Lsn, data: &'a [u8]) -> Result<Item<'a>, DecodeError> {
+    let mut read = Reader { data, at: 0 };
+    if read.skip("BEGIN ") {
+        let xid = read
+            .rest_text()?
+            .parse()
+            .map_err(|_| read.expected("a transaction's id"))?;
+        return Ok(Item::Begin {
+            xid,
+            commit_end: None,
+            commit_time: None,
+        });
+    }
+    if read.skip("COMMIT ") {
+        let text = read.rest_text()?;
+        let time = text
+            .split_once("(at ")
+            .and_then(|(_, rest)| micros_of_timestamp(rest.strip_suffix(')')?));
+        // This row's `lsn` column is the end of the commit record.
+        return Ok(Item::Commit {
+            commit_end: lsn,
+            commit_time: time,
+        });
+    }
+    if read.skip("message: transactional: ") {
+        let transactional = read.skip("1");
+        if !transactional && !read.skip("0") || !read.skip(" prefix: ") {
+            return Err(read.expected("transactional: 0 or 1, and a prefix"));
+        }
+        let prefix = read.text_until(", sz: ")?;
+        let size: usize = read
+            .text_until(" content:")?
+            .parse()
+            .map_err(|_| read.expected("a size"))?;
+        let content = data.get(read.at..).filter(|content| content.len() == size);
+        let content = content.ok_or_else(|| read.expected("content of the size that was told"))?;
+        let message = Message {
+            prefix: Cow::Borrowed(prefix),
+            content: Cow::Borrowed(content),
+        };
+        return Ok(if transactional {
+            Item::Change(Change::Message(message))
+        } else {
+            Item::Message(message)
+        });
+    }
+    if !read.skip("table ") {
+        return Err(read.expected("BEGIN, COMMIT, message or table"));
+    }
+    let mut tables = vec![read.table()?];
+    while read.skip(", ") {
+        tables.push(read.table()?);
+    }
+    if !read.skip(": ") {
+        return Err(read.expected("a colon after the table"));
+    }
+    if read.skip("TRUNCATE:") {
+        let relations = tables
+            .iter()
+            .map(|table| Arc::new(relation(catalog, table, &[])))
+            .collect();
+        return Ok(Item::Change(Change::Truncate { relations }));
+    }
+    let table = &tables[0];
+    let change = if read.skip("INSERT:") {
+        let values = read.values("")?;
+        let relation = Arc::new(relation(catalog, table, &values));
+        Change::Insert {
+            new: tuple(&relation, values),
+            relation,
+        }
+    } else if read.skip("UPDATE:") {
+        let old = if read.skip(" old-key:") {
+            Some(read.values(" new-tuple:")?)
+        } else {
+            None
+        };
+        let new = read.values("")?;
+        let relation = Arc::new(relation(catalog, table, &new));
+        let old = old.map(|old| tuple(&relation, old));
+        let mut new = tuple(&relation, new);
+        for (new, old) in new.iter_mut().zip(old.iter().flatten()) {
+            if *new == Datum::Unchanged && *old != Datum::Absent {
+                *new = old.clone();
+            }
+        }
+        Change::Update { relation, old, new }
+    } else if read.skip("DELETE:") {
+        let old = read.values("")?;
+        let relation = Arc::new(relation(catalog, table, &old));
+        Change::Delete {
+            old: tuple(&relation, old),
+            relation,
+        }
+    } else {
+        return Err(read.expected("INSERT, UPDATE, DELETE or TRUNCATE"));
+    };
+    Ok(Item::Change(change))
+}
+
+struct Value<'a> {
+    name: Cow<'a, str>,
+    kind: &'a str,
+    datum: Datum<'a>,
+}
+
+fn relation(
+    catalog: &Catalog,
+    (schema, name): &(Cow<'_, str>, Cow<'_, str>),
+    values: &[Value<'_>],
+) -> Relation {
+    let key = catalog
+        .table(schema, name)
+        .map(|table| table.key.as_slice())
+        .unwrap_or_default();
+    let column = |value: &Value<'_>| Column {
+        name: value.name.to_string(),
+        kind: catalog.type_of(value.kind),
+        key: key.iter().any(|key| *key == value.name),
+    };
+    Relation {
+        schema: schema.to_string(),
+        name: name.to_string(),
+        columns: values.iter().map(column).collect(),
+    }
+}
+
+fn tuple<'a>(relation: &Relation, mut values: Vec<Value<'a>>) -> Tuple<'a> {
+    let mut take = |column: &Column| {
+        let value = values.iter_mut().find(|value| value.name == column.name)?;
+        Some(std::mem::replace(&mut value.datum, Datum::Absent))
+    };
+    relation
+        .columns
+        .iter()
+        .map(|column| take(column).unwrap_or(Datum::Absent))
+        .collect()
+}
+
+struct Reader<'a> {
+    data: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn expected(&self, expected: &'static str) -> DecodeError {
+        DecodeError {
+            plugin: Plugin::TestDecoding,
+            length: self.data.len(),
+            at: self.at,
+            expected,
+        }
+    }
+
+    fn rest(&self) -> &'a [u8] {
+        self.data.get(self.at..).unwrap_or_default()
+    }
+
+    fn skip(&mut self, text: &str) -> bool {
+        let found = self.rest().starts_with(text.as_bytes());
+        self.at += if found { text.len() } else { 0 };
+        found
+    }
+
+    fn rest_text(&mut self) -> Result<&'a str, DecodeError> {
+        let rest = self.rest();
+        self.take(rest.len())
+    }
+
+    /// The next `length` bytes as text.
+    fn take(&mut self, length: usize) -> Result<&'a str, DecodeError> {
+        let taken = self
+            .rest()
+            .get(..length)
+            .ok_or_else(|| self.expected("more bytes"))?;
+        let text = std::str::from_utf8(taken).map_err(|_| self.expected("UTF-8 text"))?;
+        self.at += length;
+        Ok(text)
+    }
+
+    /// The text before `end`; goes on behind it.
+    fn text_until(&mut self, end: &str) -> Result<&'a str, DecodeError> {
+        let found = self
+            .rest()
+            .windows(end.len())
+            .position(|window| window == end.as_bytes());
+        let text = self.take(found.ok_or_else(|| self.expected("more of a message"))?)?;
+        self.at += end.len();
+        Ok(text)
+    }
+
+    /// What a pair of quotes encloses, a doubled quote standing for one. The opening quote was read already.
+    fn quoted(&mut self, quote: u8) -> Result<Cow<'a, str>, DecodeError> {
+        let mut text = Cow::Borrowed("");
+        loop {
+            let end = self
+                .rest()
+                .iter()
+                .position(|b| *b == quote)
+                .ok_or_else(|| self.expected("a closing quote"))?;
+            let doubled = self.rest().get(end + 1) == Some(&quote);
+            let piece = self.take(end + usize::from(doubled))?;
+            self.at += 1;
+            if text.is_empty() {
+                text = Cow::Borrowed(piece);
+            } else {
+                text.to_mut().push_str(piece);
+            }
+            if !doubled {
+                return Ok(text);
+            }
+        }
+    }
+
+    /// An identifier as `quote_identifier` writes it, up to one of `ends`.
+    fn identifier(&mut self, ends: &[u8]) -> Result<Cow<'a, str>, DecodeError> {
+        if self.skip("\"") {
+            return self.quoted(b'"');
+        }
+        let length = self.rest().iter().position(|b| ends.contains(b));
+        Ok(Cow::Borrowed(self.take(
+            length.ok_or_else(|| self.expected("the end of a name"))?,
+        )?))
+    }
+
+    fn table(&mut self) -> Result<(Cow<'a, str>, Cow<'a, str>), DecodeError> {
+        let schema = self.identifier(b".")?;
+        if !self.skip(".") {
+            return Err(self.expected("schema.table"));
+        }
+        Ok((schema, self.identifier(b":,")?))
+    }
+
+    /// A type in brackets, which may itself hold brackets (`integer[]`) and quoted names.
+    fn kind(&mut self) -> Result<&'a str, DecodeError> {
+        let rest = self.rest();
+        let (mut depth, mut in_quotes) = (0, false);
+        for (at, byte) in rest.iter().enumerate() {
+            match byte {
+                b'"' => in_quotes = !in_quotes,
+                b'[' if !in_quotes => depth += 1,
+                b']' if !in_quotes && depth == 1 => {
+                    self.at += 1;
+                    let kind = self.take(at - 1)?;
+                    self.at += 1;
+                    return Ok(kind);
+                }
+                b']' if !in_quotes => depth -= 1,
+                _ if depth == 0 => break,
+                _ => {}
+            }
+        }
+        Err(self.expected("a type in brackets"))
+    }
+
+    /// ` name[type]:value …` up to `end`, which is read too; an empty `end` means the end of the row.
+    fn values(&mut self, end: &str) -> Result<Vec<Value<'a>>, DecodeError> {
+        let mut values = Vec::new();
+        if self.skip(" (no-tuple-data)") {
+            return Ok(values);
+        }
+        while !(if end.is_empty() {
+            self.rest().is_empty()
+        } else {
+            self.skip(end)
+        }) {
+            if !self.skip(" ") {
+                return Err(self.expected("a space before a column"));
+            }
+            let name = self.identifier(b"[")?;
+            let kind = self.kind()?;
+            if !self.skip(":") {
+                return Err(self.expected("a colon after the type"));
+            }
+            values.push(Value {
+                name,
+                kind,
+                datum: self.datum()?,
+            });
+        }
+        Ok(values)
+    }
+
+    fn datum(&mut self) -> Result<Datum<'a>, DecodeError> {
+        if self.skip("'") || self.skip("B'") {
+            return Ok(Datum::Text(self.quoted(b'\'')?));
+        }
+        let length = self
+            .rest()
+            .iter()
+            .position(|b| *b == b' ')
+            .unwrap_or(self.rest().len());
+        Ok(match self.take(length)? {
+            "null" => Datum::Null,
+            "unchanged-toast-datum" => Datum::Unchanged,
+            text => Datum::Text(Cow::Borrowed(text)),
+        })
+    }
+}

@@ -1,0 +1,392 @@
+//! The loop: peek a window, decode, encode, send by lane, and when all of it has arrived store the checkpoint and advance
+//! the slot. Reading and sending overlap; what is read and not yet acknowledged is bounded in bytes, and beyond that bound
+//! nothing more is taken from PostgreSQL.
+
+mod keeper;
+pub mod parts;
+mod reader;
+pub mod report;
+mod sender;
+
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::budget::Budget;
+use crate::checkpoint::Checkpoint;
+use crate::config::TablePattern;
+use crate::continuity::Start;
+use crate::decode::Plugin;
+use crate::encode::{Debezium, Event};
+use crate::error::Error;
+use crate::lsn::Lsn;
+use crate::pack::{Limits, Parcel};
+use crate::window::{Pace, Window};
+
+use keeper::Keeper;
+use parts::{Checkpoints, Row, Rows, Slot, SlotError, Stream};
+use reader::{Output, Reader, Wants};
+use report::{Report, Stopped};
+use sender::Sender;
+
+/// Records and bytes of one PutRecords request. The service takes 10 MiB; up to 2025 it took 5, which emulators still hold
+/// to, and larger requests are not faster.
+pub const REQUEST: Limits = Limits {
+    records: 500,
+    bytes: 5 << 20,
+};
+
+/// Most bytes of data and partition key of one record, where the stream was not made for more.
+pub const RECORD_BYTES: usize = 1 << 20;
+
+/// Log that came in while the last window was read and is not worth another peek before the next tick, bytes.
+const TIP_BYTES: u64 = 1 << 20;
+
+/// A window is not opened with less time than this.
+const LEAST_TIME: Duration = Duration::from_millis(250);
+
+/// What a drain is to do.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The slot's name.
+    pub slot: String,
+    /// The slot's plugin.
+    pub plugin: Plugin,
+    /// Tables to drain; empty means all that come.
+    pub tables: Vec<TablePattern>,
+    /// Most bytes of one record.
+    pub record_bytes: usize,
+    /// Bytes that may be read and not yet acknowledged.
+    pub bytes_in_flight: usize,
+    /// How long to poll once the slot is empty.
+    pub linger: Duration,
+}
+
+/// What a drain works on.
+#[derive(Debug)]
+pub struct Parts<S, K, C> {
+    /// The slot.
+    pub slot: S,
+    /// The stream.
+    pub stream: K,
+    /// The checkpoint's place.
+    pub checkpoints: C,
+}
+
+/// Drains until the slot is empty or the time is over. `opening` is sent, and acknowledged, before anything else.
+///
+/// # Errors
+/// Whatever failed. What was acknowledged until then is stored and confirmed as far as whole transactions reach.
+pub async fn drain<S: Slot, K: Stream, C: Checkpoints>(
+    parts: Parts<S, K, C>,
+    settings: &Settings,
+    debezium: &Debezium,
+    start: &Start,
+    document: Checkpoint,
+    opening: Option<Event>,
+    budget: Budget,
+) -> (Report, S, Result<(), Error>) {
+    let began = Instant::now();
+    let report = Report {
+        action: "drain",
+        slot: settings.slot.clone(),
+        plugin: settings.plugin.name(),
+        from: start.acknowledged,
+        to: start.acknowledged,
+        ..Report::default()
+    };
+    let mut drain = Drain {
+        settings,
+        debezium,
+        start,
+        budget,
+        slot: parts.slot,
+        sender: Sender::new(
+            parts.stream,
+            REQUEST,
+            settings.bytes_in_flight,
+            start.acknowledged,
+        ),
+        keeper: Keeper::new(
+            parts.checkpoints,
+            document,
+            start.stored.then_some(start.acknowledged),
+        ),
+        confirmed: start.confirmed,
+        report,
+    };
+    let outcome = drain.run(began, opening).await;
+    drain.report.to = drain.keeper.stored().unwrap_or(start.acknowledged);
+    drain.report.elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    (drain.report, drain.slot, outcome)
+}
+
+struct Drain<'a, S, K, C> {
+    settings: &'a Settings,
+    debezium: &'a Debezium,
+    start: &'a Start,
+    budget: Budget,
+    slot: S,
+    sender: Sender<K>,
+    keeper: Keeper<C>,
+    /// The slot's `confirmed_flush_lsn`.
+    confirmed: Lsn,
+    report: Report,
+}
+
+/// How a window ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Everything up to its bound was read and has arrived.
+    Whole,
+    /// The row bound was met; everything that was read has arrived.
+    Full,
+    /// The server took longer than the window's time.
+    TooSlow,
+    /// The invocation's time is over.
+    Deadline,
+}
+
+impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
+    async fn run(&mut self, began: Instant, opening: Option<Event>) -> Result<(), Error> {
+        if self.keeper.stored().is_none() {
+            self.open(opening).await?;
+        }
+        let mut pace = Pace::default();
+        loop {
+            if self.budget.for_reading(Instant::now()) < LEAST_TIME {
+                self.report.stopped = Stopped::Deadline;
+                return Ok(());
+            }
+            let flush = self.slot.flush().await?;
+            self.report.lag_bytes = flush.bytes_since(self.confirmed);
+            let opened = Instant::now();
+            if flush > self.confirmed {
+                let window = pace.window(self.confirmed, flush);
+                let end = self.window(window).await?;
+                self.report.lag_bytes = flush.bytes_since(self.confirmed);
+                match end {
+                    End::Deadline => {
+                        self.report.stopped = Stopped::Deadline;
+                        return self.unless_in_trouble();
+                    }
+                    End::TooSlow if pace.shrink() => continue,
+                    End::TooSlow => return Err(self.too_slow(opened.elapsed())),
+                    End::Whole if window.upto == flush => {}
+                    End::Whole | End::Full => {
+                        pace.learn(opened.elapsed(), self.budget.for_reading(Instant::now()));
+                        continue;
+                    }
+                }
+            }
+            // At the tip. Polling costs the server a decode from restart_lsn each time, so it gets at most a
+            // twentieth of the server's time, and a long transaction that pins restart_lsn slows it down.
+            let pause = (opened.elapsed() * 20).clamp(Duration::from_millis(500), Duration::from_secs(30));
+            let stay = began + self.settings.linger;
+            if Instant::now() + pause < stay.min(self.budget.stop_reading()) {
+                tokio::time::sleep(pause).await;
+            } else if self.slot.flush().await?.bytes_since(self.confirmed) <= TIP_BYTES {
+                self.report.stopped = Stopped::Empty;
+                return Ok(());
+            }
+        }
+    }
+
+    /// There is no checkpoint yet, or the operator accepted a gap: says so in the stream, and stores one.
+    async fn open(&mut self, opening: Option<Event>) -> Result<(), Error> {
+        if let Some(event) = opening {
+            let transaction = self.sender.ledger.begin();
+            self.sender.ledger.add(transaction);
+            self.sender.ledger.commit(transaction, self.start.acknowledged);
+            self.report.events += 1;
+            self.sender.push(Parcel { event, transaction });
+            let (result, _) = self.bring_home().await;
+            result?;
+            self.unless_in_trouble()?;
+        }
+        self.keeper
+            .store(self.start.acknowledged, self.budget.deadline())
+            .await
+    }
+
+    /// Reads one window, sends it, and confirms what has arrived.
+    async fn window(&mut self, window: Window) -> Result<End, Error> {
+        let catalog = self.slot.catalog().await?;
+        let (acknowledged, proved) = (self.start.acknowledged, self.start.proved);
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        let now = i64::try_from(now.as_micros()).unwrap_or(i64::MAX);
+        let mut reader = Reader::new(self.settings, self.debezium, catalog, acknowledged, proved, now);
+        self.report.peeks += 1;
+        let time = self.budget.for_reading(Instant::now());
+        // The server decodes the whole window before it sends the first row. It gets a third of the time for that, so
+        // that a smaller window can still be tried; the rows themselves may take as long as there is.
+        let patience = Instant::now() + time / 3;
+        let mut rows = match tokio::time::timeout_at(patience.into(), self.slot.peek(window, time)).await {
+            Ok(Ok(rows)) => rows,
+            Err(_) | Ok(Err(SlotError::Timeout { .. })) => {
+                self.slot.abandon().await;
+                return Ok(End::TooSlow);
+            }
+            Ok(Err(error)) => return Err(error.into()),
+        };
+        let (read, mut failure) = match self.read(window, &mut rows, &mut reader).await {
+            Ok(read) => (read, None),
+            Err(error) => (Read::Stopped, Some(error)),
+        };
+        // The connection can only be told something else once nobody waits for its rows.
+        drop(rows);
+        if !matches!(read, Read::Whole | Read::Full) {
+            self.slot.abandon().await;
+        }
+        // Even after a failure: what is under way arrives anyway, and what is stored and confirmed need not be sent again.
+        let (sent, all) = self.bring_home().await;
+        failure = failure.or(sent.err());
+        if all {
+            self.sender.ledger.abandon();
+            if read == Read::Whole && failure.is_none() {
+                self.sender.ledger.examined(window.upto);
+            }
+        }
+        let confirmed = self.confirm().await;
+        match failure {
+            Some(failure) => return Err(failure),
+            None => confirmed?,
+        }
+        Ok(match read {
+            Read::Whole if all => End::Whole,
+            Read::Full if all => End::Full,
+            Read::TooSlow => End::TooSlow,
+            _ => End::Deadline,
+        })
+    }
+
+    /// Takes rows until there are no more or the time for reading is over, sending meanwhile.
+    async fn read<R: Row>(
+        &mut self,
+        window: Window,
+        rows: &mut impl Rows<Row = R>,
+        reader: &mut Reader<'_, R>,
+    ) -> Result<Read, Error> {
+        let stop = tokio::time::sleep_until(self.budget.stop_reading().into());
+        tokio::pin!(stop);
+        let (mut count, mut parcels) = (0i32, Vec::new());
+        loop {
+            while self.sender.can_send(true) {
+                self.sender.send();
+            }
+            let retry = self.sender.next_retry();
+            let due = self.keeper.due(self.sender.ledger.acknowledged());
+            tokio::select! {
+                biased;
+                () = &mut stop => return Ok(Read::Stopped),
+                Some(answer) = self.sender.next_answer(), if self.sender.waits() => {
+                    self.sender.settle(answer, &mut self.report)?;
+                }
+                row = rows.next(), if self.sender.has_room() => {
+                    let row = match row {
+                        Ok(Some(row)) => row,
+                        Ok(None) if count >= window.rows => return Ok(Read::Full),
+                        Ok(None) => return Ok(Read::Whole),
+                        Err(SlotError::Timeout { .. }) => return Ok(Read::TooSlow),
+                        Err(error) => return Err(error.into()),
+                    };
+                    count = count.saturating_add(1);
+                    let Self { sender, report, .. } = self;
+                    let mut out = Output { ledger: &mut sender.ledger, parcels: &mut parcels, report };
+                    let mut wants = reader.take(row, &mut out);
+                    if let Ok(Wants::CommitOf(xid)) = wants {
+                        let commit = self.slot.commit_row(window, xid).await?;
+                        let (lsn, data) = commit.ok_or_else(|| Error::OutOfPlace { slot: self.settings.slot.clone(), lsn: window.upto })?;
+                        wants = reader.commit_found(lsn, &data, &mut out).map(|()| Wants::Row);
+                    }
+                    // Also after an error: what came before the row stands.
+                    parcels.drain(..).for_each(|parcel| self.sender.push(parcel));
+                    wants?;
+                }
+                () = self.keeper.settle(), if self.keeper.waits() => {}
+                () = until(due), if due.is_some() => self.keeper.start(self.sender.ledger.acknowledged()),
+                // Only when no row is there to be taken: until then requests fill up.
+                () = std::future::ready(()), if self.sender.can_send(false) => self.sender.send(),
+                () = until(retry), if retry.is_some() => self.sender.send(),
+            }
+        }
+    }
+
+    /// Sends what was read until all of it has arrived (then `true`), or the time for that is over.
+    async fn bring_home(&mut self) -> (Result<(), Error>, bool) {
+        let stop = tokio::time::sleep_until(self.budget.stop_sending().into());
+        tokio::pin!(stop);
+        let mut result = Ok(());
+        while !self.sender.is_done() {
+            while self.sender.can_send(false) {
+                self.sender.send();
+            }
+            let retry = self.sender.next_retry();
+            let due = self.keeper.due(self.sender.ledger.acknowledged());
+            tokio::select! {
+                biased;
+                () = &mut stop => break,
+                Some(answer) = self.sender.next_answer(), if self.sender.waits() => {
+                    let settled = self.sender.settle(answer, &mut self.report);
+                    result = result.and(settled);
+                }
+                () = self.keeper.settle(), if self.keeper.waits() => {}
+                () = until(due), if due.is_some() => self.keeper.start(self.sender.ledger.acknowledged()),
+                () = until(retry), if retry.is_some() => self.sender.send(),
+            }
+        }
+        (result, self.sender.is_empty())
+    }
+
+    /// Stores the checkpoint, then advances the slot: `confirmed_flush <= checkpoint <= acknowledged`.
+    async fn confirm(&mut self) -> Result<(), Error> {
+        let acknowledged = self.sender.ledger.acknowledged();
+        self.keeper.store(acknowledged, self.budget.deadline()).await?;
+        if acknowledged > self.confirmed {
+            assert!(
+                self.keeper.stored() >= Some(acknowledged),
+                "the slot moves after the checkpoint"
+            );
+            self.slot.advance(acknowledged).await?;
+            self.confirmed = acknowledged;
+        }
+        Ok(())
+    }
+
+    /// The time is over. That nothing at all came through is worth an error, not a report that looks like a backlog.
+    fn unless_in_trouble(&mut self) -> Result<(), Error> {
+        match self.sender.trouble.take() {
+            Some(error) if !self.sender.is_empty() => Err(Error::Stream(error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn too_slow(&self, took: Duration) -> Error {
+        Error::Slot(SlotError::Timeout {
+            slot: self.settings.slot.clone(),
+            doing: "reading the smallest window",
+            seconds: took.as_secs(),
+            source: "the statement timeout was reached".into(),
+        })
+    }
+}
+
+/// How reading a window ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Read {
+    /// Everything up to its bound.
+    Whole,
+    /// The row bound was met.
+    Full,
+    /// The server took longer than it had.
+    TooSlow,
+    /// The time for reading is over, or something failed.
+    Stopped,
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,236 @@
+//! The three parts that a drain works on, as small as it needs them, and how each may fail. The edges implement them; a
+//! test may, too.
+
+use std::future::Future;
+use std::time::Duration;
+
+use crate::catalog::Catalog;
+use crate::lsn::Lsn;
+use crate::pack::Parcel;
+use crate::window::Window;
+
+/// Where an error came from, as the library gave it.
+pub type Source = Box<dyn std::error::Error + Send + Sync>;
+
+/// Whether trying again may help without anybody doing anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// It may: the next tick is the retry.
+    Transient,
+    /// It will not: somebody has to act.
+    Definite,
+}
+
+/// A row of a peek.
+pub trait Row {
+    /// The row's `lsn` column. Not monotone over rows: see `position.rs`.
+    fn lsn(&self) -> Lsn;
+    /// What the plugin wrote.
+    fn data(&self) -> &[u8];
+}
+
+/// The rows of a peek, one after the other; what is not asked for stays on the server.
+#[allow(async_fn_in_trait)] // Only this crate calls it, on one task.
+pub trait Rows {
+    /// What a row is.
+    type Row: Row;
+
+    /// The next row; `None` after the last. May be cancelled without losing a row.
+    async fn next(&mut self) -> Result<Option<Self::Row>, SlotError>;
+}
+
+/// A logical replication slot.
+#[allow(async_fn_in_trait)]
+pub trait Slot {
+    /// What a peek gives.
+    type Rows: Rows;
+
+    /// Up to where the server's log is on disk.
+    async fn flush(&mut self) -> Result<Lsn, SlotError>;
+
+    /// What the plugins do not tell about tables.
+    async fn catalog(&mut self) -> Result<Catalog, SlotError>;
+
+    /// Opens a window; nothing is consumed. The server gives up after `timeout`.
+    async fn peek(&mut self, window: Window, timeout: Duration) -> Result<Self::Rows, SlotError>;
+
+    /// The commit row of one transaction of a window that is being read: its `lsn` column and its data. Costs a second peek.
+    async fn commit_row(&mut self, window: Window, xid: u32) -> Result<Option<(Lsn, Vec<u8>)>, SlotError>;
+
+    /// Stops the peek whose rows are no longer wanted, so that the server lets the slot go.
+    async fn abandon(&mut self);
+
+    /// Confirms everything before `to`, which must be the end of a commit record or of a window that was read completely.
+    /// Refuses when the server's log does not reach that far.
+    async fn advance(&mut self, to: Lsn) -> Result<(), SlotError>;
+}
+
+/// A Kinesis data stream.
+pub trait Stream: Clone + Send + Sync + 'static {
+    /// Puts parcels of different lanes, once. What failed is for the caller to send again.
+    fn put(&self, parcels: Vec<Parcel>) -> impl Future<Output = Answer> + Send;
+}
+
+/// What became of a request.
+#[derive(Debug)]
+pub struct Answer {
+    /// The parcels of the request.
+    pub parcels: Vec<Parcel>,
+    /// For each parcel whether, and why, it was refused. An error stands for all of them, and may come although they
+    /// arrived.
+    pub outcome: Result<Vec<Option<Refusal>>, StreamError>,
+}
+
+/// Why the stream refused one record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// Its shard, or its key, takes no more at the moment.
+    Throttled,
+    /// Something failed on the other side.
+    Internal,
+}
+
+/// Where the checkpoint is kept.
+pub trait Checkpoints: Clone + Send + Sync + 'static {
+    /// Stores a checkpoint's text in place of the last.
+    fn store(&self, text: String) -> impl Future<Output = Result<(), CheckpointError>> + Send;
+}
+
+/// How reading a slot fails.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // The messages say what each means.
+pub enum SlotError {
+    #[error(
+        "cannot reach PostgreSQL at {host}:{port}: check PGHOST and PGPORT, the function's subnets and the cluster's security group"
+    )]
+    Unreachable { host: String, port: u16, source: Source },
+    #[error("PostgreSQL refused role {user}: check PGUSER, and {hint}")]
+    Authentication {
+        user: String,
+        hint: &'static str,
+        source: Source,
+    },
+    #[error(
+        "no trusted TLS connection to {host}: check PGSSLMODE, PGSSLROOTCERT and that PGHOST is the name in the certificate"
+    )]
+    Tls { host: String, source: Source },
+    #[error("cannot use the certificates of PGSSLROOTCERT={path}")]
+    RootCertificates { path: String, source: Source },
+    #[error(
+        "cannot get the password from DB_SECRET={secret}: check the name and the function's permission to read it"
+    )]
+    Secret { secret: String, source: Source },
+    #[error("there is no database {database}: check PGDATABASE")]
+    DatabaseMissing { database: String, source: Source },
+    #[error("{host} is a reader, or is just being promoted: PGHOST must be the cluster's writer endpoint")]
+    NotWriter { host: String },
+    #[error(
+        "role {user} may not use replication slots: grant rds_replication to {user}, or on your own server: alter role {user} replication"
+    )]
+    RoleLacksReplication { user: String, source: Source },
+    #[error(
+        "the server does not write logical information to its log: set rds.logical_replication=1 in the cluster's parameter group (wal_level=logical) and reboot it"
+    )]
+    WalLevelNotLogical { source: Source },
+    #[error("slot {slot} is read by another session")]
+    Busy { slot: String },
+    #[error(
+        "slot {slot}: the server does not allow or have the plugin {plugin}: install it and add it to output_plugin_libraries, or use pgoutput"
+    )]
+    PluginNotAllowed {
+        slot: String,
+        plugin: String,
+        source: Source,
+    },
+    #[error(
+        "slot {slot} needs the publications {missing}, which database {database} does not have: create them ({{\"action\":\"setup\"}}) or correct PUBLICATIONS"
+    )]
+    PublicationMissing {
+        slot: String,
+        missing: String,
+        database: String,
+    },
+    #[error(
+        "slot {slot}: the server did not answer in {seconds} s while {doing}; a long transaction may make it read much log again, or it is overloaded"
+    )]
+    Timeout {
+        slot: String,
+        doing: &'static str,
+        seconds: u64,
+        source: Source,
+    },
+    #[error(
+        "slot {slot} was not advanced to {to}: the server's log does not reach that far. It was set back since this invocation began; the next one will say how far"
+    )]
+    NotAdvanced { slot: String, to: Lsn },
+    #[error("{doing} failed on {host}")]
+    Failed {
+        host: String,
+        doing: &'static str,
+        transient: bool,
+        source: Source,
+    },
+}
+
+/// How writing to the stream fails, for a whole request.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum StreamError {
+    #[error("there is no stream {stream}: check STREAM_NAME and the region")]
+    Missing { stream: String, source: Source },
+    #[error(
+        "may not write to stream {stream}: allow kinesis:PutRecords on it (and its KMS key) to the function's role"
+    )]
+    Denied { stream: String, source: Source },
+    #[error("stream {stream} refused a request")]
+    Refused { stream: String, source: Source },
+    #[error("stream {stream} throttles whole requests")]
+    Throttled { stream: String, source: Source },
+    #[error(
+        "stream {stream} does not answer: check the endpoint, the function's subnets and the state of Kinesis"
+    )]
+    Unavailable { stream: String, source: Source },
+}
+
+impl StreamError {
+    /// Whether the same request may pass later.
+    pub fn kind(&self) -> Kind {
+        match self {
+            StreamError::Throttled { .. } | StreamError::Unavailable { .. } => Kind::Transient,
+            _ => Kind::Definite,
+        }
+    }
+}
+
+/// How keeping the checkpoint fails.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum CheckpointError {
+    #[error(
+        "may not read or write the checkpoint parameter {parameter}: allow ssm:GetParameter and ssm:PutParameter on it to the function's role"
+    )]
+    Denied { parameter: String, source: Source },
+    #[error("the checkpoint parameter {parameter} cannot be used")]
+    Refused { parameter: String, source: Source },
+    #[error(
+        "the checkpoint parameter {parameter} cannot be reached: check the endpoint, the function's subnets and the state of SSM"
+    )]
+    Unavailable { parameter: String, source: Source },
+    #[error(
+        "the checkpoint parameter {parameter} cannot be read; repair it, or delete it to start from the slot's own position"
+    )]
+    Invalid {
+        parameter: String,
+        source: crate::checkpoint::CheckpointInvalid,
+    },
+}
+
+impl CheckpointError {
+    /// Whether the same call may pass later.
+    pub fn kind(&self) -> Kind {
+        match self {
+            CheckpointError::Unavailable { .. } => Kind::Transient,
+            _ => Kind::Definite,
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! From rows to parcels: keeps the transaction that is open, gives positions, skips what the stream surely has.
+//!
+//! A position begins with the end of the commit record, and pgoutput and test_decoding tell that only at the commit. So
+//! rows of such a transaction are held until their commit comes. One that outgrows [`HOLD_BYTES`] is not held further:
+//! the server is asked for its commit, which costs a second peek, and from then on its rows pass through.
+
+use crate::catalog::Catalog;
+use crate::change::{Change, Item, Relation};
+use crate::config::TablePattern;
+use crate::decode::Decoder;
+use crate::encode::{Debezium, Event, Transaction};
+use crate::error::Error;
+use crate::lsn::Lsn;
+use crate::pack::{Ledger, Parcel, TransactionId, shorten_key};
+use crate::position::Positions;
+
+use super::Settings;
+use super::parts::Row;
+use super::report::Report;
+
+/// Bytes of rows of one transaction that wait for its commit.
+const HOLD_BYTES: usize = 8 << 20;
+
+/// What the reader needs before it can go on.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Wants {
+    /// The next row.
+    Row,
+    /// The commit row of this transaction, given to [`Reader::commit_found`].
+    CommitOf(u32),
+}
+
+struct Open<R> {
+    id: TransactionId,
+    transaction: Transaction,
+    /// Known from the beginning, or when the commit was seen.
+    positions: Option<Positions>,
+    /// Whether the stream has it already.
+    skip: bool,
+    /// Whether the stream may have it already.
+    replay: bool,
+    changes: u64,
+    held: Vec<R>,
+    held_bytes: usize,
+}
+
+/// Reads the rows of one window.
+pub(super) struct Reader<'a, R> {
+    settings: &'a Settings,
+    debezium: &'a Debezium,
+    decoder: Decoder,
+    catalog: Catalog,
+    /// Transactions that end at or before this were acknowledged by the stream.
+    acknowledged: Lsn,
+    /// Whether those are surely the same ones.
+    proved: bool,
+    open: Option<Open<R>>,
+    /// Wall-clock time of this window, µs since 1970-01-01 UTC.
+    now: i64,
+    events: Vec<Event>,
+}
+
+/// What a row turned into.
+pub(super) struct Output<'a> {
+    pub(super) ledger: &'a mut Ledger,
+    pub(super) parcels: &'a mut Vec<Parcel>,
+    pub(super) report: &'a mut Report,
+}
+
+impl<'a, R: Row> Reader<'a, R> {
+    pub(super) fn new(
+        settings: &'a Settings,
+        debezium: &'a Debezium,
+        catalog: Catalog,
+        acknowledged: Lsn,
+        proved: bool,
+        now: i64,
+    ) -> Self {
+        let decoder = Decoder::new(settings.plugin);
+        Reader {
+            settings,
+            debezium,
+            decoder,
+            catalog,
+            acknowledged,
+            proved,
+            open: None,
+            now,
+            events: Vec::new(),
+        }
+    }
+
+    /// Takes the next row.
+    ///
+    /// # Errors
+    /// The row is not what its plugin writes, or an event is larger than a record may be. What came before it stands.
+    pub(super) fn take(&mut self, row: R, out: &mut Output<'_>) -> Result<Wants, Error> {
+        if let Some(open) = &mut self.open
+            && open.positions.is_none()
+        {
+            if !self.decoder.is_commit(row.data()) {
+                open.held_bytes += row.data().len() + 64;
+                open.held.push(row);
+                return Ok(if open.held_bytes > HOLD_BYTES {
+                    Wants::CommitOf(open.transaction.xid)
+                } else {
+                    Wants::Row
+                });
+            }
+            self.commit_found(row.lsn(), row.data(), out)?;
+        }
+        self.process(row.lsn(), row.data(), out)?;
+        Ok(Wants::Row)
+    }
+
+    /// The commit row of the open transaction: its held rows can go now.
+    pub(super) fn commit_found(&mut self, lsn: Lsn, data: &[u8], out: &mut Output<'_>) -> Result<(), Error> {
+        let Item::Commit {
+            commit_end,
+            commit_time,
+        } = self.decode(lsn, data)?
+        else {
+            return Err(self.out_of_place(lsn));
+        };
+        let held = match &mut self.open {
+            Some(open) => {
+                open.transaction.commit_time = open.transaction.commit_time.or(commit_time);
+                open.positions = Some(Positions::new(commit_end));
+                open.skip = self.proved && commit_end <= self.acknowledged;
+                open.replay = commit_end <= self.acknowledged;
+                open.held_bytes = 0;
+                std::mem::take(&mut open.held)
+            }
+            None => return Err(self.out_of_place(lsn)),
+        };
+        held.iter()
+            .try_for_each(|row| self.process(row.lsn(), row.data(), out))
+    }
+
+    fn process(&mut self, lsn: Lsn, data: &[u8], out: &mut Output<'_>) -> Result<(), Error> {
+        match self.decode(lsn, data)? {
+            Item::Nothing => {}
+            Item::Begin {
+                xid,
+                commit_end,
+                commit_time,
+            } => {
+                if self.open.is_some() {
+                    return Err(self.out_of_place(lsn));
+                }
+                let known = |end: Lsn| end <= self.acknowledged;
+                self.open = Some(Open {
+                    id: out.ledger.begin(),
+                    transaction: Transaction { xid, commit_time },
+                    positions: commit_end.map(Positions::new),
+                    skip: self.proved && commit_end.is_some_and(known),
+                    replay: commit_end.is_some_and(known),
+                    changes: 0,
+                    held: Vec::new(),
+                    held_bytes: 0,
+                });
+            }
+            Item::Commit { commit_end, .. } => {
+                let Some(open) = self.open.take() else {
+                    return Err(self.out_of_place(lsn));
+                };
+                out.report.transactions += u64::from(open.changes > 0 && !open.skip);
+                out.ledger.commit(open.id, commit_end);
+            }
+            Item::Change(change) => {
+                let Some(change) = wanted(&self.settings.tables, change) else {
+                    return Ok(());
+                };
+                let Some(Open {
+                    id,
+                    transaction,
+                    positions: Some(positions),
+                    skip,
+                    replay,
+                    changes,
+                    ..
+                }) = &mut self.open
+                else {
+                    return Err(self.out_of_place(lsn));
+                };
+                *changes += 1;
+                if *skip {
+                    out.report.skipped += 1;
+                    return Ok(());
+                }
+                out.report.changes += 1;
+                out.report.replayed += u64::from(*replay);
+                self.debezium
+                    .encode(*transaction, positions, lsn, &change, self.now, &mut self.events);
+                let id = *id;
+                self.send(id, out)?;
+            }
+            // It stands in the log between commits, and is ordered among them by its own end, which is the row's LSN.
+            Item::Message(message) => {
+                if self.open.is_some() {
+                    return Err(self.out_of_place(lsn));
+                }
+                let id = out.ledger.begin();
+                if self.proved && lsn <= self.acknowledged {
+                    out.report.skipped += 1;
+                } else {
+                    out.report.changes += 1;
+                    out.report.replayed += u64::from(lsn <= self.acknowledged);
+                    let outside = Transaction {
+                        xid: 0,
+                        commit_time: None,
+                    };
+                    let position = Positions::new(lsn).next(lsn);
+                    self.events
+                        .push(self.debezium.message(outside, position, &message, self.now));
+                    self.send(id, out)?;
+                }
+                out.ledger.commit(id, lsn);
+            }
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, id: TransactionId, out: &mut Output<'_>) -> Result<(), Error> {
+        for mut event in self.events.drain(..) {
+            shorten_key(&mut event.partition_key);
+            let bytes = event.data.len() + event.partition_key.len();
+            if bytes > self.settings.record_bytes {
+                return Err(Error::oversize(
+                    &self.settings.slot,
+                    &event,
+                    bytes,
+                    self.settings.record_bytes,
+                ));
+            }
+            out.report.events += 1;
+            out.ledger.add(id);
+            out.parcels.push(Parcel {
+                event,
+                transaction: id,
+            });
+        }
+        Ok(())
+    }
+
+    fn decode<'d>(&mut self, lsn: Lsn, data: &'d [u8]) -> Result<Item<'d>, Error> {
+        let slot = &self.settings.slot;
+        self.decoder
+            .decode(&self.catalog, lsn, data)
+            .map_err(|source| Error::Undecodable {
+                slot: slot.clone(),
+                lsn,
+                source,
+            })
+    }
+
+    fn out_of_place(&self, lsn: Lsn) -> Error {
+        Error::OutOfPlace {
+            slot: self.settings.slot.clone(),
+            lsn,
+        }
+    }
+}
+
+/// The change as far as the configuration wants it.
+fn wanted<'c>(tables: &[TablePattern], change: Change<'c>) -> Option<Change<'c>> {
+    let wants = |relation: &Relation| {
+        tables.is_empty()
+            || tables
+                .iter()
+                .any(|pattern| pattern.matches(&relation.schema, &relation.name))
+    };
+    match change {
+        Change::Insert { ref relation, .. }
+        | Change::Update { ref relation, .. }
+        | Change::Delete { ref relation, .. } => wants(relation).then_some(change),
+        Change::Truncate { relations } => {
+            let relations: Vec<_> = relations.into_iter().filter(|relation| wants(relation)).collect();
+            (!relations.is_empty()).then_some(Change::Truncate { relations })
+        }
+        Change::Message(_) => Some(change),
+    }
+}

@@ -1,0 +1,75 @@
+//! What a drain did: its answer, and its one summary line in the log.
+
+use serde::Serialize;
+
+use crate::lsn::Lsn;
+
+/// The counts of one invocation.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Report {
+    /// `drain`
+    pub action: &'static str,
+    /// The slot.
+    pub slot: String,
+    /// The slot's plugin.
+    pub plugin: &'static str,
+    /// Up to where the stream had everything before.
+    pub from: Lsn,
+    /// Up to where it has everything now.
+    pub to: Lsn,
+    /// Transactions that brought at least one change, skipped ones not counted.
+    pub transactions: u64,
+    /// Changes read, skipped ones not counted.
+    pub changes: u64,
+    /// Events made of them.
+    pub events: u64,
+    /// Records that the stream acknowledged.
+    pub records: u64,
+    /// PutRecords requests that were answered.
+    pub requests: u64,
+    /// Bytes of the acknowledged records, partition keys included.
+    pub bytes: u64,
+    /// Changes that the slot gave again and the stream surely has.
+    pub skipped: u64,
+    /// Changes that the slot gave again and that were sent again, since a change of timeline leaves open whether they are
+    /// the same.
+    pub replayed: u64,
+    /// Records that were sent again within this invocation.
+    pub retried: u64,
+    /// Records that were refused because their shard takes no more.
+    pub throttled: u64,
+    /// Windows that were opened.
+    pub peeks: u64,
+    /// Warnings that the server gave; each distinct text is logged once.
+    pub notices: u64,
+    /// Bytes of log on the server that are not confirmed yet, ours or not.
+    pub lag_bytes: u64,
+    /// The oldest transaction that is writing, since the server must keep and re-read the log from its start.
+    pub oldest_transaction: Option<OldestTransaction>,
+    /// Why it stopped.
+    pub stopped: Stopped,
+    /// Wall-clock time, milliseconds.
+    pub elapsed_ms: u64,
+}
+
+/// Why a drain stopped.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stopped {
+    /// There was nothing more to read.
+    #[default]
+    Empty,
+    /// Its time was over; the next tick goes on.
+    Deadline,
+    /// Another one is draining this slot.
+    Busy,
+}
+
+/// A transaction that holds the slot's `restart_lsn` back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct OldestTransaction {
+    /// The server process.
+    pub pid: i32,
+    /// Its age in seconds; null unless the role is a member of `pg_monitor`.
+    pub age_seconds: Option<i64>,
+}

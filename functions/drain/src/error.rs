@@ -1,0 +1,178 @@
+//! Every way in which an invocation fails, with a stable name for alarms to match on and a kind that says whether to wait
+//! or to act.
+
+use crate::config::ConfigError;
+use crate::continuity::Discontinuity;
+use crate::decode::DecodeError;
+use crate::drain::parts::{CheckpointError, Kind, SlotError, StreamError};
+use crate::encode::Event;
+use crate::handler::EventError;
+use crate::lsn::Lsn;
+use crate::pack::hash;
+
+/// Why an invocation failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The environment.
+    #[error("configuration: {0}")]
+    Config(#[from] ConfigError),
+    /// The event that was sent.
+    #[error("event: {0}")]
+    Event(#[from] EventError),
+    /// The history does not go on where the stream stopped.
+    #[error(transparent)]
+    Discontinuity(#[from] Discontinuity),
+    /// PostgreSQL.
+    #[error(transparent)]
+    Slot(#[from] SlotError),
+    /// Kinesis.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    /// SSM.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// A row that its plugin does not write. Everything before it is in the stream and confirmed.
+    #[error(
+        "slot {slot}: the row at {lsn} cannot be decoded; the slot stays before its transaction. Report it with the PostgreSQL and plugin versions"
+    )]
+    Undecodable {
+        /// The slot.
+        slot: String,
+        /// The row's `lsn` column.
+        lsn: Lsn,
+        /// What did not fit.
+        source: DecodeError,
+    },
+    /// A row in an order in which no plugin sends them.
+    #[error(
+        "slot {slot}: the row at {lsn} stands outside of its transaction; the slot stays before it. Report it with the PostgreSQL and plugin versions"
+    )]
+    OutOfPlace {
+        /// The slot.
+        slot: String,
+        /// The row's `lsn` column.
+        lsn: Lsn,
+    },
+    /// An event that no record can hold. Everything before it is in the stream and confirmed.
+    #[error(
+        "slot {slot}: the event at position {position}, of {table}, key hash {key_hash}, has {bytes} bytes and a record may have {limit}; the slot \
+         stays before its transaction. Leave the table or its large column out of the publication, or move the slot past it"
+    )]
+    Oversize {
+        /// The slot.
+        slot: String,
+        /// The event's position.
+        position: String,
+        /// What the event is about.
+        table: String,
+        /// The first 16 digits of the partition key's SHA-256.
+        key_hash: String,
+        /// Data and partition key together.
+        bytes: usize,
+        /// Most bytes of a record.
+        limit: usize,
+    },
+}
+
+impl Error {
+    /// An event that no record can hold.
+    pub fn oversize(slot: &str, event: &Event, bytes: usize, limit: usize) -> Self {
+        let key_hash = hash(&event.partition_key).chars().take(16).collect();
+        let relation = event.relation.as_ref();
+        let table = relation.map_or_else(
+            || "a logical message".to_owned(),
+            |relation| format!("table {relation}"),
+        );
+        let slot = slot.to_owned();
+        Error::Oversize {
+            slot,
+            position: event.position.to_string(),
+            table,
+            key_hash,
+            bytes,
+            limit,
+        }
+    }
+
+    /// A stable name of the cause.
+    pub fn name(&self) -> &'static str {
+        use Discontinuity as D;
+        match self {
+            Error::Config(_) => "ConfigInvalid",
+            Error::Event(_) => "EventInvalid",
+            Error::Undecodable { .. } | Error::OutOfPlace { .. } => "Undecodable",
+            Error::Oversize { .. } => "Oversize",
+            Error::Discontinuity(discontinuity) => match discontinuity {
+                D::NotSetUp { .. } | D::SlotMissing { .. } => "SlotMissing",
+                D::SlotLost { .. } => "SlotLost",
+                D::WrongDatabase { .. } => "SlotWrongDatabase",
+                D::Physical { .. } | D::Encoding { .. } => "SlotUnusable",
+                D::PluginUnsupported { .. } => "PluginUnsupported",
+                D::CheckpointMismatch { .. } => "CheckpointMismatch",
+                D::SystemChanged { .. } => "SystemChanged",
+                D::Divergence { .. } => "Divergence",
+                D::Gap { .. } => "Gap",
+                D::AcceptedElsewhere { .. } => "EventInvalid",
+            },
+            Error::Slot(error) => match error {
+                SlotError::Unreachable { .. } => "PostgresUnreachable",
+                SlotError::Authentication { .. } | SlotError::Secret { .. } => "PostgresAuthentication",
+                SlotError::Tls { .. } | SlotError::RootCertificates { .. } => "PostgresTls",
+                SlotError::DatabaseMissing { .. } => "DatabaseMissing",
+                SlotError::NotWriter { .. } => "NotWriter",
+                SlotError::RoleLacksReplication { .. } => "RoleLacksReplication",
+                SlotError::WalLevelNotLogical { .. } => "WalLevelNotLogical",
+                SlotError::Busy { .. } => "Busy",
+                SlotError::PluginNotAllowed { .. } => "PluginNotAllowed",
+                SlotError::PublicationMissing { .. } => "PublicationMissing",
+                SlotError::Timeout { .. } => "PeekTimeout",
+                SlotError::NotAdvanced { .. } => "Divergence",
+                SlotError::Failed { .. } => "PostgresFailed",
+            },
+            Error::Stream(error) => match error {
+                StreamError::Missing { .. } => "StreamMissing",
+                StreamError::Denied { .. } => "StreamDenied",
+                StreamError::Refused { .. } => "StreamRefused",
+                StreamError::Throttled { .. } | StreamError::Unavailable { .. } => "StreamUnavailable",
+            },
+            Error::Checkpoint(error) => match error {
+                CheckpointError::Denied { .. } => "CheckpointDenied",
+                CheckpointError::Refused { .. } => "CheckpointRefused",
+                CheckpointError::Unavailable { .. } => "CheckpointUnavailable",
+                CheckpointError::Invalid { .. } => "CheckpointInvalid",
+            },
+        }
+    }
+
+    /// Whether the next tick may succeed by itself.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Error::Stream(error) => error.kind(),
+            Error::Checkpoint(error) => error.kind(),
+            Error::Slot(
+                SlotError::Unreachable { .. }
+                | SlotError::NotWriter { .. }
+                | SlotError::Busy { .. }
+                | SlotError::Timeout { .. }
+                | SlotError::NotAdvanced { .. }
+                | SlotError::Failed { transient: true, .. },
+            ) => Kind::Transient,
+            _ => Kind::Definite,
+        }
+    }
+
+    /// The error and its causes on one line. A cause that only repeats what was said is left out.
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            let more = error.to_string();
+            if !text.contains(&more) {
+                text.push_str(": ");
+                text.push_str(&more);
+            }
+            cause = error.source();
+        }
+        text.replace(['\n', '\r'], " ")
+    }
+}

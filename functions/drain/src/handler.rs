@@ -1,0 +1,415 @@
+//! From an event to an action, and from its outcome to an answer.
+
+use std::time::{Duration, Instant};
+
+use aws_config::SdkConfig;
+use serde_json::{Map, Value, json};
+
+use crate::budget::Budget;
+use crate::checkpoint::{Checkpoint, VERSION};
+use crate::config::Config;
+use crate::connect::{Connector, Session};
+use crate::continuity::{self, Server, Start};
+use crate::decode::Plugin;
+use crate::drain::parts::{CheckpointError, SlotError};
+use crate::drain::report::{Report, Stopped};
+use crate::drain::{Parts, RECORD_BYTES, Settings, drain};
+use crate::encode::{Debezium, Transaction};
+use crate::error::Error;
+use crate::lsn::Lsn;
+use crate::parameter::Parameter;
+use crate::position::Position;
+use crate::setup;
+use crate::slot::{self, Look, PgSlot};
+use crate::stream::Kinesis;
+
+/// What an invocation is asked to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Drain the slot, as a tick does.
+    Drain {
+        /// The slot's position from which the operator wants to go on in spite of a break.
+        accept_gap: Option<Lsn>,
+    },
+    /// Create what is missing: publication, slot, first checkpoint.
+    Setup {
+        /// The plugin of a slot that is to be created.
+        plugin: Plugin,
+    },
+    /// Tell how things stand.
+    Status,
+    /// Drop the slot and delete the checkpoint.
+    Teardown,
+}
+
+/// An event that says what cannot be done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)] // The messages say what each means.
+pub enum EventError {
+    #[error("it must be a JSON object: {{}} for a tick, or {{\"action\": …}}")]
+    NotAnObject,
+    #[error("unknown action {0}: it may be drain, setup, status or teardown")]
+    UnknownAction(String),
+    #[error("action {0} is not in this version: it may be drain, setup, status or teardown")]
+    NotInThisVersion(String),
+    #[error("unknown field {field}: {action} takes {known}")]
+    UnknownField {
+        field: String,
+        action: &'static str,
+        known: &'static str,
+    },
+    #[error("field {field} must be {expected}")]
+    Field {
+        field: &'static str,
+        expected: &'static str,
+    },
+}
+
+impl Action {
+    /// Reads an event. `{}` and whatever EventBridge or its scheduler sends is a tick.
+    ///
+    /// # Errors
+    /// An unknown action or field; the error lists the known ones.
+    pub fn parse(event: &Value) -> Result<Self, EventError> {
+        let Value::Object(fields) = event else {
+            return Err(EventError::NotAnObject);
+        };
+        let Some(action) = fields.get("action") else {
+            let from_eventbridge = fields.contains_key("detail-type") || fields.contains_key("source");
+            return match fields.keys().next() {
+                Some(field) if !from_eventbridge => Err(EventError::UnknownField {
+                    field: field.clone(),
+                    action: "an event without action",
+                    known: "no fields",
+                }),
+                _ => Ok(Action::Drain { accept_gap: None }),
+            };
+        };
+        let Some(action) = action.as_str() else {
+            return Err(EventError::Field {
+                field: "action",
+                expected: "the text drain, setup, status or teardown",
+            });
+        };
+        match action {
+            "drain" => {
+                only(fields, "drain", &["accept_gap"], "accept_gap")?;
+                let wrong = EventError::Field {
+                    field: "accept_gap",
+                    expected: "the slot's confirmed_flush_lsn, as \"16/B374D848\"",
+                };
+                let accept_gap = match fields.get("accept_gap") {
+                    None => None,
+                    Some(lsn) => Some(lsn.as_str().and_then(|lsn| lsn.parse().ok()).ok_or(wrong)?),
+                };
+                Ok(Action::Drain { accept_gap })
+            }
+            "setup" => {
+                only(fields, "setup", &["plugin"], "plugin")?;
+                let wrong = EventError::Field {
+                    field: "plugin",
+                    expected: "pgoutput, wal2json or test_decoding",
+                };
+                let plugin = match fields.get("plugin") {
+                    None => Plugin::Pgoutput,
+                    Some(name) => name.as_str().and_then(|name| name.parse().ok()).ok_or(wrong)?,
+                };
+                Ok(Action::Setup { plugin })
+            }
+            "status" => only(fields, "status", &[], "no other fields").map(|()| Action::Status),
+            "teardown" => only(fields, "teardown", &[], "no other fields").map(|()| Action::Teardown),
+            "plan" | "backfill" => Err(EventError::NotInThisVersion(action.to_owned())),
+            other => Err(EventError::UnknownAction(other.chars().take(40).collect())),
+        }
+    }
+}
+
+fn only(
+    fields: &Map<String, Value>,
+    action: &'static str,
+    allowed: &[&str],
+    known: &'static str,
+) -> Result<(), EventError> {
+    match fields
+        .keys()
+        .find(|field| *field != "action" && !allowed.contains(&field.as_str()))
+    {
+        Some(field) => Err(EventError::UnknownField {
+            field: field.chars().take(40).collect(),
+            action,
+            known,
+        }),
+        None => Ok(()),
+    }
+}
+
+/// What lives as long as the sandbox: the AWS clients. Connections to PostgreSQL do not survive a freeze, and are made
+/// anew.
+pub struct App {
+    /// What the environment says.
+    pub config: Config,
+    aws: SdkConfig,
+    stream: Kinesis,
+    parameter: Parameter,
+    ssm: aws_sdk_ssm::Client,
+}
+
+impl App {
+    /// Builds the clients; connects to nothing yet.
+    pub async fn new(config: Config) -> Self {
+        let aws = crate::aws::config().await;
+        let ssm = aws_sdk_ssm::Client::new(&aws);
+        let stream = Kinesis {
+            client: crate::aws::kinesis(&aws),
+            stream: config.stream.clone(),
+        };
+        let parameter = Parameter {
+            client: ssm.clone(),
+            name: config.checkpoint_parameter.clone(),
+        };
+        App {
+            config,
+            aws,
+            stream,
+            parameter,
+            ssm,
+        }
+    }
+
+    /// Does what an event asks for, before `deadline`.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn handle(&self, event: &Value, deadline: Instant) -> Result<Value, Error> {
+        let action = Action::parse(event)?;
+        let budget = Budget::new(Instant::now(), deadline);
+        let lifetime = deadline.saturating_duration_since(Instant::now());
+        let connector = Connector::new(&self.config, &self.aws, &self.ssm, lifetime).await?;
+        match action {
+            Action::Drain { accept_gap } => {
+                let report = self.drain(&connector, accept_gap, budget).await?;
+                Ok(serde_json::to_value(report).unwrap_or_default())
+            }
+            Action::Setup { plugin } => setup::setup(&self.context(&connector), plugin).await,
+            Action::Status => setup::status(&self.context(&connector)).await,
+            Action::Teardown => setup::teardown(&self.context(&connector)).await,
+        }
+    }
+
+    fn context<'a>(&'a self, connector: &'a Connector) -> setup::Context<'a> {
+        setup::Context {
+            config: &self.config,
+            connector,
+            parameter: &self.parameter,
+            stream: &self.stream,
+        }
+    }
+
+    async fn drain(
+        &self,
+        connector: &Connector,
+        accept_gap: Option<Lsn>,
+        budget: Budget,
+    ) -> Result<Report, Error> {
+        let began = Instant::now();
+        let name = &self.config.slot;
+        let control = connector.connect().await?;
+        let Look { server, slot: state } = slot::look(connector, &control, name).await?;
+        let plugin = state
+            .as_ref()
+            .and_then(|state| Some(state.plugin.as_deref()?.parse::<Plugin>().ok()?.name()));
+        let busy = |elapsed: Duration| Report {
+            action: "drain",
+            slot: name.clone(),
+            plugin: plugin.unwrap_or("unknown"),
+            stopped: Stopped::Busy,
+            elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+            ..Report::default()
+        };
+        if !slot::lock(connector, &control, name).await? {
+            return Ok(busy(began.elapsed()));
+        }
+        // Under the lock, so that no other drainer writes it meanwhile.
+        let known = match self.parameter.load().await {
+            Err(CheckpointError::Invalid { .. }) if accept_gap.is_some() => None,
+            known => known?,
+        };
+        let start = continuity::check(name, &server, state.as_ref(), known.as_ref(), accept_gap)?;
+        if !start.stored {
+            tracing::info!(slot = name, lsn = %start.confirmed, "no checkpoint: starting from the slot's own position");
+        }
+        if !start.proved {
+            tracing::warn!(slot = name, timeline = server.timeline, from = %start.confirmed, to = %start.acknowledged,
+                "the timeline changed: what the slot gives again is sent again, with the same positions");
+        }
+        let settings = Settings {
+            slot: name.clone(),
+            plugin: start.plugin,
+            tables: self.config.tables.clone(),
+            record_bytes: RECORD_BYTES,
+            bytes_in_flight: self.config.bytes_in_flight(),
+            linger: self.config.linger,
+        };
+        let debezium = Debezium {
+            name: self.config.source_name.clone(),
+            database: server.database.clone(),
+        };
+        let opening = accept_gap.map(|_| gap_accepted(&debezium, &start, known.as_ref()));
+        let document = document(name, &server, &start, known);
+        let slot = PgSlot::open(
+            connector,
+            control,
+            name,
+            start.plugin,
+            &server,
+            &self.config.publications,
+            &self.config.tables,
+        )
+        .await?;
+        let parts = Parts {
+            slot,
+            stream: self.stream.clone(),
+            checkpoints: self.parameter.clone(),
+        };
+        let (mut report, slot, outcome) =
+            drain(parts, &settings, &debezium, &start, document, opening, budget).await;
+        report.notices = connector.notices.count();
+        match outcome {
+            Ok(()) => {}
+            // Somebody reads the slot without taking our lock: a person with psql, or a drainer that is just dying.
+            Err(Error::Slot(SlotError::Busy { .. })) => report.stopped = Stopped::Busy,
+            Err(error) => {
+                tracing::info!(report = %serde_json::to_string(&report).unwrap_or_default(), "until it failed");
+                return Err(error);
+            }
+        }
+        if let Ok(oldest) = slot::oldest_transaction(connector, slot.control()).await {
+            report.oldest_transaction = oldest;
+        }
+        report.elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Ok(report)
+    }
+}
+
+/// The checkpoint that this invocation will store, but for the position.
+fn document(slot: &str, server: &Server, start: &Start, known: Option<Checkpoint>) -> Checkpoint {
+    Checkpoint {
+        version: VERSION,
+        system_identifier: server.system_identifier.clone(),
+        timeline: server.timeline,
+        database: server.database.clone(),
+        slot: slot.to_owned(),
+        plugin: start.plugin.name().to_owned(),
+        commit_end: start.acknowledged,
+        progress: Value::Null,
+        marker: Value::Null,
+        updated_at: String::new(),
+        others: known.map(|known| known.others).unwrap_or_default(),
+    }
+}
+
+/// The control event that tells consumers that the stream is not whole before it: a logical message with the prefix
+/// `spillway.gap_accepted`, whose content is JSON.
+fn gap_accepted(debezium: &Debezium, start: &Start, known: Option<&Checkpoint>) -> crate::encode::Event {
+    let content = json!({
+        "control": "gap_accepted",
+        "checkpoint": known.map(|known| known.commit_end.to_string()),
+        "checkpoint_system_identifier": known.map(|known| known.system_identifier.clone()),
+        "accepted": start.confirmed.to_string(),
+    })
+    .to_string();
+    let message = crate::change::Message {
+        prefix: "spillway.gap_accepted".into(),
+        content: content.as_bytes().into(),
+    };
+    let position = Position {
+        commit_end: start.confirmed,
+        lsn: start.confirmed,
+        index: 0,
+    };
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    let now = i64::try_from(now.as_micros()).unwrap_or(i64::MAX);
+    debezium.message(
+        Transaction {
+            xid: 0,
+            commit_time: None,
+        },
+        position,
+        &message,
+        now,
+    )
+}
+
+/// A session and what was seen through it, for the actions that only look or set up.
+pub(crate) async fn look(connector: &Connector, slot: &str) -> Result<(Session, Look), Error> {
+    let session = connector.connect().await?;
+    let look = slot::look(connector, &session, slot).await?;
+    Ok((session, look))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tick_is_an_empty_object_or_what_eventbridge_sends() {
+        let tick = Ok(Action::Drain { accept_gap: None });
+        assert_eq!(Action::parse(&json!({})), tick);
+        let scheduled = json!({"version": "0", "id": "x", "detail-type": "Scheduled Event", "source": "aws.scheduler", "detail": "{}"});
+        assert_eq!(Action::parse(&scheduled), tick);
+        assert_eq!(Action::parse(&json!({"action": "drain"})), tick);
+    }
+
+    #[test]
+    fn actions_are_read_with_their_fields() {
+        assert_eq!(Action::parse(&json!({"action": "status"})), Ok(Action::Status));
+        assert_eq!(
+            Action::parse(&json!({"action": "setup"})),
+            Ok(Action::Setup {
+                plugin: Plugin::Pgoutput
+            })
+        );
+        let setup = json!({"action": "setup", "plugin": "wal2json"});
+        assert_eq!(
+            Action::parse(&setup),
+            Ok(Action::Setup {
+                plugin: Plugin::Wal2json
+            })
+        );
+        let accept = json!({"action": "drain", "accept_gap": "0/10"});
+        assert_eq!(
+            Action::parse(&accept),
+            Ok(Action::Drain {
+                accept_gap: Some(Lsn(16))
+            })
+        );
+    }
+
+    #[test]
+    fn anything_else_is_refused_with_what_is_known() {
+        let refused = [
+            (json!(null), "must be a JSON object"),
+            (json!([]), "must be a JSON object"),
+            (json!({"actoin": "drain"}), "unknown field actoin"),
+            (json!({"action": 1}), "field action"),
+            (json!({"action": "flush"}), "drain, setup, status or teardown"),
+            (json!({"action": "plan"}), "not in this version"),
+            (
+                json!({"action": "drain", "acceptgap": "0/1"}),
+                "drain takes accept_gap",
+            ),
+            (json!({"action": "drain", "accept_gap": 7}), "field accept_gap"),
+            (
+                json!({"action": "setup", "plugin": "decoderbufs"}),
+                "field plugin",
+            ),
+            (json!({"action": "status", "x": 1}), "unknown field x"),
+        ];
+        for (event, part) in refused {
+            let error = Action::parse(&event).unwrap_err().to_string();
+            assert!(error.contains(part), "{event}: {error}");
+        }
+    }
+}

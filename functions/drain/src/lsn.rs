@@ -1,0 +1,103 @@
+//! A place in the write-ahead log, as PostgreSQL counts it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// A log sequence number: a byte offset into the write-ahead log, written `16/B374D848` (two halves of 32 bits, hexadecimal).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Lsn(pub u64);
+
+impl Lsn {
+    /// The smallest LSN. PostgreSQL uses it for "none", and no record starts there.
+    pub const ZERO: Lsn = Lsn(0);
+
+    /// Bytes of write-ahead log from `earlier` to here; zero when `earlier` is not earlier.
+    pub fn bytes_since(self, earlier: Lsn) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// The LSN `bytes` further on; stays at the end of the number range instead of wrapping.
+    pub fn plus(self, bytes: u64) -> Lsn {
+        Lsn(self.0.saturating_add(bytes))
+    }
+}
+
+impl fmt::Display for Lsn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:X}/{:X}", self.0 >> 32, self.0 & 0xFFFF_FFFF)
+    }
+}
+
+/// The text is not two hexadecimal halves of at most eight digits with a slash between them.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not an LSN: expected two hexadecimal numbers as in 16/B374D848")]
+pub struct NotAnLsn(String);
+
+impl FromStr for Lsn {
+    type Err = NotAnLsn;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let half = |digits: &str| {
+            // `from_str_radix` would take a sign too.
+            let plain = (1..=8).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_hexdigit());
+            plain.then(|| u64::from_str_radix(digits, 16).ok()).flatten()
+        };
+        text.split_once('/')
+            .and_then(|(high, low)| Some(Lsn(half(high)? << 32 | half(low)?)))
+            .ok_or_else(|| NotAnLsn(text.chars().take(40).collect()))
+    }
+}
+
+impl TryFrom<String> for Lsn {
+    type Error = NotAnLsn;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<Lsn> for String {
+    fn from(lsn: Lsn) -> String {
+        lsn.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_postgres_prints_is_read_back() {
+        assert_eq!("16/B374D848".parse(), Ok(Lsn(0x16_B374_D848)));
+        assert_eq!(Lsn(0x1_0000_0001).to_string(), "1/1");
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        for text in [
+            "",
+            "/",
+            "1",
+            "1/",
+            "/1",
+            "+1/1",
+            "1/123456789",
+            "1/1/1",
+            "g/1",
+            "1/1 ",
+        ] {
+            assert!(text.parse::<Lsn>().is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_lsn_survives_its_text(n: u64) {
+            prop_assert_eq!(Lsn(n).to_string().parse(), Ok(Lsn(n)));
+        }
+    }
+}

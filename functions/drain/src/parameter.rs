@@ -1,0 +1,92 @@
+//! The checkpoint in SSM Parameter Store. There is no conditional put: that only one drainer writes is the lock's promise.
+
+use aws_sdk_ssm::Client;
+use aws_sdk_ssm::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_ssm::types::ParameterType;
+
+use crate::checkpoint::Checkpoint;
+use crate::drain::parts::{CheckpointError, Checkpoints, Source};
+
+/// A parameter, by name.
+#[derive(Debug, Clone)]
+pub struct Parameter {
+    /// The client.
+    pub client: Client,
+    /// The parameter's name.
+    pub name: String,
+}
+
+impl Checkpoints for Parameter {
+    async fn store(&self, text: String) -> Result<(), CheckpointError> {
+        let put = self
+            .client
+            .put_parameter()
+            .name(&self.name)
+            .value(text)
+            .overwrite(true);
+        put.r#type(ParameterType::String)
+            .send()
+            .await
+            .map(drop)
+            .map_err(|error| self.error(error))
+    }
+}
+
+impl Parameter {
+    /// Reads the checkpoint; `None` when there is none.
+    ///
+    /// # Errors
+    /// It cannot be read, or is not one.
+    pub async fn load(&self) -> Result<Option<Checkpoint>, CheckpointError> {
+        let text = match self.client.get_parameter().name(&self.name).send().await {
+            Ok(answer) => answer
+                .parameter
+                .and_then(|parameter| parameter.value)
+                .unwrap_or_default(),
+            Err(error) if error.code() == Some("ParameterNotFound") => return Ok(None),
+            Err(error) => return Err(self.error(error)),
+        };
+        let invalid = |source| CheckpointError::Invalid {
+            parameter: self.name.clone(),
+            source,
+        };
+        Checkpoint::parse(&text).map(Some).map_err(invalid)
+    }
+
+    /// Deletes it, if it is there.
+    ///
+    /// # Errors
+    /// It cannot be deleted.
+    pub async fn delete(&self) -> Result<(), CheckpointError> {
+        match self.client.delete_parameter().name(&self.name).send().await {
+            Err(error) if error.code() == Some("ParameterNotFound") => Ok(()),
+            answer => answer.map(drop).map_err(|error| self.error(error)),
+        }
+    }
+
+    fn error<E>(&self, error: SdkError<E>) -> CheckpointError
+    where
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+    {
+        let parameter = self.name.clone();
+        let status = error
+            .raw_response()
+            .map_or(0, |response| response.status().as_u16());
+        let code = if status >= 500 {
+            String::new()
+        } else {
+            error.code().unwrap_or_default().to_owned()
+        };
+        let source: Source = match error {
+            SdkError::ServiceError(context) => Box::new(context.into_err()),
+            other => Box::new(crate::aws::Rendered::of(&other)),
+        };
+        match code.as_str() {
+            "" | "ThrottlingException" | "TooManyUpdates" | "InternalServerError" | "RequestTimeout" => {
+                CheckpointError::Unavailable { parameter, source }
+            }
+            code if crate::aws::is_denied(code) => CheckpointError::Denied { parameter, source },
+            _ => CheckpointError::Refused { parameter, source },
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Points in time: the text that PostgreSQL prints under `datestyle = iso`, its own epoch, and ISO 8601.
+
+/// µs from 1970-01-01 to 2000-01-01, PostgreSQL's epoch.
+pub const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
+
+/// Reads `2026-11-22 23:50:33.999286+00` (the offset may carry minutes) as µs since 1970-01-01 UTC.
+pub fn micros_of_timestamp(text: &str) -> Option<i64> {
+    let (date, time) = text.split_once(' ')?;
+    let mut parts = date.split('-').map(|part| part.parse::<i64>().ok());
+    let (year, month, day) = (parts.next()??, parts.next()??, parts.next()??);
+    let zone_at = time.find(['+', '-'])?;
+    let (clock, zone) = time.split_at(zone_at);
+    let mut parts = clock.split(':');
+    let (hour, minute): (i64, i64) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    let (second, fraction) = parts.next().map(|s| s.split_once('.').unwrap_or((s, "")))?;
+    let second: i64 = second.parse().ok()?;
+    let micros: i64 = if fraction.is_empty() {
+        0
+    } else {
+        format!("{fraction:0<6}").get(..6)?.parse().ok()?
+    };
+    let mut parts = zone.get(1..)?.split(':');
+    let zone_hour: i64 = parts.next()?.parse().ok()?;
+    let zone_minute: i64 = parts.next().map_or(Some(0), |m| m.parse().ok())?;
+    let offset = (zone_hour * 60 + zone_minute) * if zone.starts_with('-') { -60 } else { 60 };
+    let bounded = (-4800..300_000).contains(&year) && (1..=12).contains(&month) && (1..=31).contains(&day);
+    let bounded =
+        bounded && (0..=24).contains(&hour) && (0..60).contains(&minute) && (0..=60).contains(&second);
+    let bounded = bounded && (0..1_000_000).contains(&micros) && offset.abs() <= 86_400;
+    bounded.then(|| {
+        let seconds =
+            days_from_civil(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second - offset;
+        seconds * 1_000_000 + micros
+    })
+}
+
+/// Seconds since 1970-01-01 UTC as `2026-11-23T12:00:00Z`.
+pub fn iso_utc(seconds: u64) -> String {
+    let (year, month, day) = civil_from_days((seconds / 86_400) as i64);
+    let second = seconds % 86_400;
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
+        second / 3600,
+        second / 60 % 60,
+        second % 60
+    )
+}
+
+/// Days since 1970-01-01 in the proleptic Gregorian calendar: years are counted from March, so that a leap day is a year's
+/// last, and 400 years always have 146,097 days.
+fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let era = year.div_euclid(400);
+    let year_of_era = year.rem_euclid(400);
+    let month_from_march = (month + 9) % 12;
+    let day_of_year = (153 * month_from_march + 2) / 5 + day - 1;
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    era * 146_097 + day_of_era - 719_468
+}
+
+/// The inverse of [`days_from_civil`].
+fn civil_from_days(days: i64) -> (i64, i64, i64) {
+    let days = days + 719_468;
+    let era = days.div_euclid(146_097);
+    let day_of_era = days.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 {
+        month_from_march + 3
+    } else {
+        month_from_march - 9
+    };
+    (era * 400 + year_of_era + i64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn postgres_timestamps_become_microseconds() {
+        let of = |text| micros_of_timestamp(text);
+        assert_eq!(of("1970-01-01 00:00:00+00"), Some(0));
+        assert_eq!(of("2000-01-01 00:00:00+00"), Some(POSTGRES_EPOCH));
+        assert_eq!(of("2024-02-29 12:00:00.5+00"), Some(1_709_208_000_500_000));
+        assert_eq!(of("2024-02-29 17:30:00.5+05:30"), Some(1_709_208_000_500_000));
+    }
+
+    #[test]
+    fn a_day_and_its_date_are_each_others_inverse() {
+        for days in (-800_000..800_000).step_by(97) {
+            let (year, month, day) = civil_from_days(days);
+            assert_eq!(days_from_civil(year, month, day), days);
+        }
+        assert_eq!(iso_utc(1_709_208_000), "2024-02-29T12:00:00Z");
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        for text in [
+            "",
+            "infinity",
+            "2024-02-29",
+            "2024-02-29 12:00:00",
+            "2024-13-01 00:00:00+00",
+            "x-y-z a:b:c+d",
+        ] {
+            assert_eq!(micros_of_timestamp(text), None, "{text}");
+        }
+    }
+}
