@@ -71,6 +71,18 @@ pub struct Start {
     pub stored: bool,
 }
 
+impl Start {
+    /// Up to where nothing the slot gives need be looked at: the checkpoint, or, when it may be of another history, only the
+    /// slot's own position.
+    pub fn settled(&self) -> Lsn {
+        if self.proved {
+            self.acknowledged
+        } else {
+            self.confirmed
+        }
+    }
+}
+
 /// Why the stream cannot go on by itself.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)] // The messages say what each means.

@@ -1,5 +1,6 @@
 //! The Lambda bootstrap: reads the environment, builds the clients, and serves invocations.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -17,7 +18,10 @@ fn main() -> ExitCode {
         .json()
         .flatten_event(true)
         .with_current_span(false)
-        .with_env_filter(EnvFilter::new(format!("warn,drain={level}")))
+        // The runtime logs each failed invocation once more.
+        .with_env_filter(EnvFilter::new(format!(
+            "warn,lambda_runtime::layers::panic=off,drain={level}"
+        )))
         .with_writer(std::io::stderr)
         .init();
     if std::env::var_os("AWS_LAMBDA_RUNTIME_API").is_none() {
@@ -61,7 +65,8 @@ async fn serve(config: Result<Config, Error>) -> Result<(), lambda_runtime::Erro
         match outcome {
             Ok(answer) => {
                 // The one summary line, as it is answered: metric filters read it.
-                eprintln!("{answer}");
+                let line = format!("{answer}\n");
+                let _ = std::io::stderr().write_all(line.as_bytes());
                 Ok(answer)
             }
             Err(error) => {

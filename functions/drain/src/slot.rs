@@ -246,20 +246,26 @@ impl<'c> PgSlot<'c> {
             .map(drop)
     }
 
-    async fn start(&self, session: &Session, window: Window) -> Result<PgRows, tokio_postgres::Error> {
+    /// Starts a peek and waits for its first row, which comes when the server has decoded the whole window. What the plugin
+    /// does not like shows only then.
+    async fn start(&self, window: Window) -> Result<PgRows, tokio_postgres::Error> {
         const PEEK: &str =
             "select lsn, data from pg_logical_slot_peek_binary_changes($1, $2, $3, variadic $4)";
         let types = [PgType::NAME, PgType::PG_LSN, PgType::INT4, PgType::TEXT_ARRAY];
-        let statement = session.client.prepare_typed(PEEK, &types).await?;
+        let statement = self.reader.client.prepare_typed(PEEK, &types).await?;
         let options: Vec<&String> = self.options.iter().chain(&self.newer).collect();
         let upto = PgLsn::from(window.upto.0);
         let arguments: [&(dyn ToSql + Sync); 4] = [&self.slot, &upto, &window.rows, &options];
-        let rows = session
-            .client
-            .query_raw(&statement, arguments.into_iter())
-            .await?;
+        let mut rows = Box::pin(
+            self.reader
+                .client
+                .query_raw(&statement, arguments.into_iter())
+                .await?,
+        );
+        let first = rows.next().await.transpose()?.map(PeekRow);
         Ok(PgRows {
-            rows: Box::pin(rows),
+            rows,
+            first,
             slot: self.slot.clone(),
             host: self.connector.host().to_owned(),
         })
@@ -397,7 +403,7 @@ impl Slot for PgSlot<'_> {
         self.limit(&self.reader, timeout)
             .await
             .map_err(|error| failed(self, error))?;
-        match self.start(&self.reader, window).await {
+        match self.start(window).await {
             Err(error)
                 if !self.newer.is_empty() && error.code() == Some(&SqlState::INVALID_PARAMETER_VALUE) =>
             {
@@ -406,9 +412,7 @@ impl Slot for PgSlot<'_> {
                     tracing::warn!("this wal2json is older than 2.6 and writes NaN and Infinity as null: use pgoutput where they occur");
                 });
                 self.newer.clear();
-                self.start(&self.reader, window)
-                    .await
-                    .map_err(|error| failed(self, error))
+                self.start(window).await.map_err(|error| failed(self, error))
             }
             started => started.map_err(|error| failed(self, error)),
         }
@@ -478,6 +482,7 @@ impl Slot for PgSlot<'_> {
 /// The rows of a peek, as they come from the server.
 pub struct PgRows {
     rows: Pin<Box<RowStream>>,
+    first: Option<PeekRow>,
     slot: String,
     host: String,
 }
@@ -487,6 +492,9 @@ impl Rows for PgRows {
 
     async fn next(&mut self) -> Result<Option<PeekRow>, SlotError> {
         const DOING: &str = "reading a window";
+        if let Some(row) = self.first.take() {
+            return Ok(Some(row));
+        }
         match self.rows.next().await {
             None => Ok(None),
             Some(Ok(row)) => Ok(Some(PeekRow(row))),

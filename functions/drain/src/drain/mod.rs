@@ -7,6 +7,8 @@ pub mod parts;
 mod reader;
 pub mod report;
 mod sender;
+#[cfg(test)]
+mod tests;
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -99,12 +101,7 @@ pub async fn drain<S: Slot, K: Stream, C: Checkpoints>(
         start,
         budget,
         slot: parts.slot,
-        sender: Sender::new(
-            parts.stream,
-            REQUEST,
-            settings.bytes_in_flight,
-            start.acknowledged,
-        ),
+        sender: Sender::new(parts.stream, REQUEST, settings.bytes_in_flight, start.settled()),
         keeper: Keeper::new(
             parts.checkpoints,
             document,

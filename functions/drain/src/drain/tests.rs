@@ -1,0 +1,260 @@
+//! The loop over a slot, a stream and a checkpoint of our own, for what a real server cannot be made to do on demand.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::parts::{Answer, CheckpointError, Checkpoints, Refusal, Row, Rows, Slot, SlotError, Stream};
+use super::*;
+use crate::catalog::Catalog;
+use crate::checkpoint::Checkpoint;
+use crate::pack::Parcel;
+
+const MIB: u64 = 1 << 20;
+
+/// What happened, in order, as far as it concerns the promise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Step {
+    Arrived(String),
+    Stored(Lsn),
+    Advanced(Lsn),
+}
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<Step>>>);
+
+impl Log {
+    fn add(&self, step: Step) {
+        self.0.lock().unwrap().push(step);
+    }
+
+    fn steps(&self) -> Vec<Step> {
+        self.0.lock().unwrap().clone()
+    }
+
+    fn arrived(&self) -> Vec<String> {
+        let arrived = |step| match step {
+            Step::Arrived(key) => Some(key),
+            _ => None,
+        };
+        self.steps().into_iter().filter_map(arrived).collect()
+    }
+}
+
+/// A slot with one transaction at each of some LSNs. The commit record ends there; the change before it is an insert into the
+/// table of that name.
+struct FakeSlot {
+    log: Log,
+    commits: Vec<(Lsn, String)>,
+    flush: Lsn,
+    confirmed: Lsn,
+}
+
+struct FakeRow(Lsn, String);
+
+impl Row for FakeRow {
+    fn lsn(&self) -> Lsn {
+        self.0
+    }
+
+    fn data(&self) -> &[u8] {
+        self.1.as_bytes()
+    }
+}
+
+struct FakeRows(VecDeque<FakeRow>);
+
+impl Rows for FakeRows {
+    type Row = FakeRow;
+
+    async fn next(&mut self) -> Result<Option<FakeRow>, SlotError> {
+        Ok(self.0.pop_front())
+    }
+}
+
+impl Slot for FakeSlot {
+    type Rows = FakeRows;
+
+    async fn flush(&mut self) -> Result<Lsn, SlotError> {
+        Ok(self.flush)
+    }
+
+    async fn catalog(&mut self) -> Result<Catalog, SlotError> {
+        Ok(Catalog::default())
+    }
+
+    async fn peek(&mut self, window: Window, _: Duration) -> Result<FakeRows, SlotError> {
+        let wanted = |(end, _): &&(Lsn, String)| *end > self.confirmed && end.0 - 8 < window.upto.0;
+        let rows = self.commits.iter().filter(wanted).flat_map(|(end, table)| {
+            let change = match table.as_str() {
+                "poison" => "UPSERT".to_owned(),
+                table => format!("table public.{table}: INSERT: id[integer]:1"),
+            };
+            [
+                FakeRow(Lsn(end.0 - 32), "BEGIN 7".to_owned()),
+                FakeRow(Lsn(end.0 - 32), change),
+                FakeRow(*end, "COMMIT 7".to_owned()),
+            ]
+        });
+        Ok(FakeRows(rows.collect()))
+    }
+
+    async fn commit_row(&mut self, _: Window, _: u32) -> Result<Option<(Lsn, Vec<u8>)>, SlotError> {
+        Ok(None)
+    }
+
+    async fn abandon(&mut self) {}
+
+    async fn advance(&mut self, to: Lsn) -> Result<(), SlotError> {
+        self.log.add(Step::Advanced(to));
+        self.confirmed = to;
+        Ok(())
+    }
+}
+
+/// A stream that refuses each record once before it takes it.
+#[derive(Clone)]
+struct FakeStream {
+    log: Log,
+    refuses: Arc<Mutex<Vec<String>>>,
+}
+
+impl Stream for FakeStream {
+    async fn put(&self, parcels: Vec<Parcel>) -> Answer {
+        let mut refuses = self.refuses.lock().unwrap();
+        let outcome = parcels.iter().map(|parcel| {
+            let key = &parcel.event.partition_key;
+            match refuses.iter().position(|refused| refused == key) {
+                Some(at) => {
+                    refuses.swap_remove(at);
+                    Some(Refusal::Throttled)
+                }
+                None => {
+                    self.log.add(Step::Arrived(key.clone()));
+                    None
+                }
+            }
+        });
+        let outcome = Ok(outcome.collect());
+        Answer { parcels, outcome }
+    }
+}
+
+#[derive(Clone)]
+struct FakeCheckpoints(Log);
+
+impl Checkpoints for FakeCheckpoints {
+    async fn store(&self, text: String) -> Result<(), CheckpointError> {
+        self.0
+            .add(Step::Stored(Checkpoint::parse(&text).unwrap().commit_end));
+        Ok(())
+    }
+}
+
+async fn run(commits: &[(u64, &str)], start: Start, refuses: &[&str]) -> (Log, Report, Result<(), Error>) {
+    let log = Log::default();
+    let commits: Vec<_> = commits
+        .iter()
+        .map(|(mib, table)| (Lsn(mib * MIB), (*table).to_owned()))
+        .collect();
+    let flush = commits.last().unwrap().0;
+    let refuses = Arc::new(Mutex::new(refuses.iter().map(|key| (*key).to_owned()).collect()));
+    let parts = Parts {
+        slot: FakeSlot {
+            log: log.clone(),
+            commits,
+            flush,
+            confirmed: start.confirmed,
+        },
+        stream: FakeStream {
+            log: log.clone(),
+            refuses,
+        },
+        checkpoints: FakeCheckpoints(log.clone()),
+    };
+    let settings = Settings {
+        slot: "s".into(),
+        plugin: Plugin::TestDecoding,
+        tables: Vec::new(),
+        record_bytes: RECORD_BYTES,
+        bytes_in_flight: 1 << 20,
+        linger: Duration::ZERO,
+    };
+    let debezium = Debezium {
+        name: "s".into(),
+        database: "d".into(),
+    };
+    let document = r#"{"version":1,"system_identifier":"7","timeline":1,"database":"d","slot":"s","plugin":"test_decoding",
+        "commit_end":"0/0","updated_at":""}"#;
+    let document = Checkpoint::parse(document).unwrap();
+    let budget = Budget::new(Instant::now(), Instant::now() + Duration::from_secs(60));
+    let (report, _, outcome) = drain(parts, &settings, &debezium, &start, document, None, budget).await;
+    (log, report, outcome)
+}
+
+fn start(confirmed: u64, acknowledged: u64, proved: bool) -> Start {
+    let plugin = Plugin::TestDecoding;
+    Start {
+        plugin,
+        confirmed: Lsn(confirmed * MIB),
+        acknowledged: Lsn(acknowledged * MIB),
+        proved,
+        stored: true,
+    }
+}
+
+/// Windows are 128 MiB at first, so these lie in several.
+const BACKLOG: &[(u64, &str)] = &[(100, "a"), (200, "b"), (300, "c"), (400, "d"), (500, "e")];
+
+#[tokio::test]
+async fn the_slot_moves_after_the_checkpoint_and_that_after_the_stream() {
+    let (log, report, outcome) = run(BACKLOG, start(1, 1, true), &["public.b", "public.b", "public.d"]).await;
+    outcome.unwrap();
+    assert_eq!((report.changes, report.records, report.retried), (5, 5, 3));
+    let (mut arrived, mut stored) = (Vec::new(), Lsn(MIB));
+    for step in log.steps() {
+        match step {
+            Step::Arrived(key) => arrived.push(key),
+            Step::Stored(to) => {
+                let covered = BACKLOG.iter().filter(|(end, _)| Lsn(end * MIB) <= to);
+                for (_, table) in covered {
+                    assert!(
+                        arrived.contains(&format!("public.{table}")),
+                        "stored {to} before {table} arrived"
+                    );
+                }
+                stored = to;
+            }
+            Step::Advanced(to) => assert!(to <= stored, "advanced to {to} with {stored} stored"),
+        }
+    }
+    assert_eq!(stored, Lsn(500 * MIB));
+}
+
+#[tokio::test]
+async fn what_the_stream_surely_has_is_not_sent_again() {
+    let (log, report, outcome) = run(BACKLOG, start(1, 300, true), &[]).await;
+    outcome.unwrap();
+    assert_eq!(log.arrived(), ["public.d", "public.e"]);
+    assert_eq!((report.changes, report.replayed), (2, 0));
+}
+
+#[tokio::test]
+async fn after_a_promotion_everything_the_slot_still_gives_is_sent_again() {
+    let (log, report, outcome) = run(BACKLOG, start(1, 300, false), &[]).await;
+    outcome.unwrap();
+    assert_eq!(
+        log.arrived(),
+        ["public.a", "public.b", "public.c", "public.d", "public.e"]
+    );
+    assert_eq!((report.changes, report.replayed), (5, 3));
+}
+
+#[tokio::test]
+async fn an_undecodable_row_stops_the_drain_before_it_and_what_came_before_is_confirmed() {
+    let backlog = [(100, "a"), (101, "b"), (102, "poison"), (103, "c")];
+    let (log, _, outcome) = run(&backlog, start(1, 1, true), &[]).await;
+    assert_eq!(outcome.unwrap_err().name(), "Undecodable");
+    assert_eq!(log.arrived(), ["public.a", "public.b"]);
+    assert_eq!(log.steps().last(), Some(&Step::Advanced(Lsn(101 * MIB))));
+}
