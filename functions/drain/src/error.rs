@@ -21,7 +21,7 @@ pub enum Error {
     Event(#[from] EventError),
     /// The history does not go on where the stream stopped.
     #[error(transparent)]
-    Discontinuity(#[from] Discontinuity),
+    Discontinuity(Box<Discontinuity>),
     /// PostgreSQL.
     #[error(transparent)]
     Slot(#[from] SlotError),
@@ -74,6 +74,12 @@ pub enum Error {
     },
 }
 
+impl From<Discontinuity> for Error {
+    fn from(discontinuity: Discontinuity) -> Self {
+        Error::Discontinuity(Box::new(discontinuity))
+    }
+}
+
 impl Error {
     /// An event that no record can hold.
     pub fn oversize(slot: &str, event: &Event, bytes: usize, limit: usize) -> Self {
@@ -102,7 +108,7 @@ impl Error {
             Error::Event(_) => "EventInvalid",
             Error::Undecodable { .. } | Error::OutOfPlace { .. } => "Undecodable",
             Error::Oversize { .. } => "Oversize",
-            Error::Discontinuity(discontinuity) => match discontinuity {
+            Error::Discontinuity(discontinuity) => match **discontinuity {
                 D::NotSetUp { .. } | D::SlotMissing { .. } => "SlotMissing",
                 D::SlotLost { .. } => "SlotLost",
                 D::WrongDatabase { .. } => "SlotWrongDatabase",

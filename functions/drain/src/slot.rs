@@ -256,12 +256,7 @@ impl<'c> PgSlot<'c> {
         let options: Vec<&String> = self.options.iter().chain(&self.newer).collect();
         let upto = PgLsn::from(window.upto.0);
         let arguments: [&(dyn ToSql + Sync); 4] = [&self.slot, &upto, &window.rows, &options];
-        let mut rows = Box::pin(
-            self.reader
-                .client
-                .query_raw(&statement, arguments.into_iter())
-                .await?,
-        );
+        let mut rows = Box::pin(self.reader.client.query_raw(&statement, arguments).await?);
         let first = rows.next().await.transpose()?.map(PeekRow);
         Ok(PgRows {
             rows,
