@@ -461,6 +461,27 @@ mod tests {
     }
 
     #[test]
+    fn the_readme_and_the_template_know_the_same_variables_as_the_code() {
+        let readme = include_str!("../../../README.md");
+        let (_, table) = readme.split_once("| variable | default | meaning |").unwrap();
+        let rows = table.lines().skip(1).take_while(|line| line.is_empty() || line.starts_with('|'));
+        let mut documented: Vec<&str> = rows.filter_map(|row| row.split('`').nth(1)).collect();
+        let template = include_str!("../../../template.yaml");
+        let (_, block) = template.split_once("        Variables:\n").unwrap();
+        let lines = block.lines().take_while(|line| line.starts_with("          "));
+        let names = lines.filter_map(|line| line.trim().split_once(':')).filter(|(name, _)| !name.starts_with('#'));
+        let mut set: Vec<&str> = names.map(|(name, _)| name).collect();
+        // A password has no place in a template, and the certificates of RDS are built in.
+        set.extend(["PGPASSWORD", "PGSSLROOTCERT"]);
+        let mut known = VARIABLES.to_vec();
+        for names in [&mut documented, &mut set, &mut known] {
+            names.sort_unstable();
+        }
+        assert_eq!(documented, known, "README.md");
+        assert_eq!(set, known, "template.yaml");
+    }
+
+    #[test]
     fn table_patterns_match_and_reach_wal2json_escaped() {
         let config = config(&[("TABLES", r"public.*, *.log, we\.ird.a\,b")]).unwrap();
         let any = |schema: &str, table: &str| config.tables.iter().any(|p| p.matches(schema, table));
