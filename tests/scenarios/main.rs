@@ -1,0 +1,41 @@
+//! Every scenario: black box, against the real binary, a real PostgreSQL and doubles of AWS over HTTP.
+//!
+//! One file per promise. A scenario is an `async fn()` whose name is a sentence and whose panic is its report.
+
+mod harness;
+
+use std::time::Duration;
+
+use libtest_mimic::{Arguments, Trial};
+
+/// Longer than any scenario takes on a slow machine: one that hangs fails by name.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// The named functions of a module as trials, called `module::function`.
+#[macro_export]
+macro_rules! scenarios {
+    ($($name:ident),* $(,)?) => {
+        /// The scenarios of this file.
+        pub(crate) fn all() -> Vec<libtest_mimic::Trial> {
+            vec![$($crate::trial(concat!(module_path!(), "::", stringify!($name)), $name)),*]
+        }
+    };
+}
+
+fn trial<F: Future<Output = ()> + Send + 'static>(name: &str, scenario: fn() -> F) -> Trial {
+    let name = name.trim_start_matches("scenarios::").to_owned();
+    Trial::test(name, move || {
+        scenarios::block_on(async {
+            let finished = tokio::time::timeout(LIMIT, Box::pin(scenario())).await;
+            finished.map_err(|_| format!("not finished after {} s", LIMIT.as_secs()).into())
+        })
+    })
+}
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    // Each has its own database, slot and stream, but they share the cores with three servers.
+    arguments.test_threads = arguments.test_threads.or(Some(2));
+    let all = [harness::all()];
+    libtest_mimic::run(&arguments, all.into_iter().flatten().collect()).exit();
+}

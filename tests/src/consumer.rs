@@ -1,0 +1,178 @@
+//! A consumer of the stream: reads it from its beginning, over all shards, drops what it has seen before, and holds
+//! the delivery to the promise.
+//!
+//! The promise, as a consumer can see it: every position always carries the same event, and within one partition key
+//! the positions ascend in the order of their first arrival.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde_json::Value;
+
+use crate::event::{Event, timeless};
+use crate::kinesis::Kinesis;
+use crate::rebuild::Rebuilt;
+
+/// One record as it was read.
+#[derive(Debug, Clone)]
+pub struct Arrival {
+    /// Its partition key.
+    pub partition_key: String,
+    /// The position of its event.
+    pub position: String,
+    /// Its data: one event.
+    pub data: Vec<u8>,
+}
+
+impl Arrival {
+    /// Its event. It was parsed once before, so it can be again.
+    pub fn event(&self) -> Event {
+        Event::parse(&self.data).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Its event as plain JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.data).unwrap_or_else(|error| panic!("{error}"))
+    }
+}
+
+/// All that a stream holds.
+#[derive(Debug, Clone, Default)]
+pub struct Delivery {
+    /// The records, shard after shard, each in the order of the shard: records of one key in the order in which they
+    /// arrived.
+    pub arrivals: Vec<Arrival>,
+    /// Records that are no events, and why.
+    pub foreign: Vec<String>,
+}
+
+impl Delivery {
+    /// Reads `stream` from its beginning to its end.
+    pub async fn read(kinesis: &Kinesis, stream: &str) -> Self {
+        let mut read = Self::default();
+        for shard in kinesis.shards(stream).await {
+            let each = |key: &str, data: &[u8]| read.take(key, data);
+            kinesis.read_shard(stream, shard.shard_id(), each).await;
+        }
+        read
+    }
+
+    fn take(&mut self, partition_key: &str, data: &[u8]) {
+        match Event::parse(data) {
+            Ok(event) => self.arrivals.push(Arrival {
+                partition_key: partition_key.to_owned(),
+                position: event.source.position,
+                data: data.to_vec(),
+            }),
+            Err(reason) => self.foreign.push(format!("{partition_key}: {reason}")),
+        }
+    }
+
+    /// The first arrival of each position, in the order of positions: the changes as they were committed.
+    pub fn changes(&self) -> Vec<&Arrival> {
+        let mut first: BTreeMap<&str, &Arrival> = BTreeMap::new();
+        for arrival in &self.arrivals {
+            first.entry(&arrival.position).or_insert(arrival);
+        }
+        first.into_values().collect()
+    }
+
+    /// The changes of one table (`schema.table`, unquoted) as plain JSON, in the order of positions.
+    pub fn of_table(&self, table: &str) -> Vec<Value> {
+        let changes = self.changes().into_iter();
+        changes
+            .filter(|it| it.event().table().as_deref() == Some(table))
+            .map(Arrival::json)
+            .collect()
+    }
+
+    /// How many records brought nothing new.
+    pub fn duplicates(&self) -> usize {
+        self.arrivals.len() - self.changes().len()
+    }
+
+    /// How many changes each table has (`schema.table`; messages are under their operation).
+    pub fn counts(&self) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        for change in self.changes() {
+            let event = change.event();
+            *counts.entry(event.table().unwrap_or(event.op)).or_default() += 1;
+        }
+        counts
+    }
+
+    /// The tables as a consumer keeps them. Also says where two ways of applying the same records disagree.
+    pub fn rebuild(&self) -> Rebuilt {
+        Rebuilt::from(self)
+    }
+
+    /// Where the delivery breaks the promise: at most the first few cases of each kind.
+    pub fn broken(&self) -> Vec<String> {
+        let mut broken: Vec<String> = self
+            .foreign
+            .iter()
+            .take(5)
+            .map(|it| format!("no event: {it}"))
+            .collect();
+        let mut first: HashMap<&str, &Arrival> = HashMap::new();
+        let mut last_of_key: HashMap<&str, &str> = HashMap::new();
+        let mut report = |what: String| {
+            if broken.len() < 20 {
+                broken.push(what);
+            }
+        };
+        for arrival in &self.arrivals {
+            let (key, position) = (arrival.partition_key.as_str(), arrival.position.as_str());
+            if let Some(earlier) = first.get(position) {
+                if earlier.partition_key != key {
+                    report(format!(
+                        "{position} came with the keys {} and {key}",
+                        earlier.partition_key
+                    ));
+                }
+                if timeless(&earlier.data) != timeless(&arrival.data) {
+                    report(format!(
+                        "{position} is not always the same event: {} and {}",
+                        String::from_utf8_lossy(&earlier.data),
+                        String::from_utf8_lossy(&arrival.data)
+                    ));
+                }
+                continue;
+            }
+            first.insert(position, arrival);
+            if let Some(last) = last_of_key.insert(key, position).filter(|last| *last > position) {
+                report(format!(
+                    "out of order: {key} had {last} and then, for the first time, {position}"
+                ));
+            }
+            if let Some(reason) = misplaced(arrival) {
+                report(reason);
+            }
+        }
+        broken
+    }
+
+    /// # Panics
+    /// The delivery breaks the promise.
+    pub fn assert_promise(&self) {
+        let broken = self.broken();
+        assert!(broken.is_empty(), "the promise is broken:\n{}", broken.join("\n"));
+    }
+}
+
+/// Why a partition key is not that of its event. One that is no JSON object is hashed, or names the table.
+fn misplaced(arrival: &Arrival) -> Option<String> {
+    let key: crate::event::Row = serde_json::from_str(&arrival.partition_key).ok()?;
+    let event = arrival.event();
+    let row = if event.op == "d" {
+        event.before
+    } else {
+        event.after
+    }?;
+    let wrong = key.iter().any(|(column, value)| row.get(column) != Some(value));
+    wrong.then(|| {
+        format!(
+            "{} lies under the key {}",
+            arrival.position, arrival.partition_key
+        )
+    })
+}

@@ -1,0 +1,354 @@
+//! A gate in front of an AWS endpoint: requests pass, and scenarios say which of them are held, refused, damaged or
+//! cut. What went through PutRecords is written down, and held against the limits of Kinesis and the order of lanes.
+
+mod put_records;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes, to_bytes};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::sync::oneshot;
+
+pub use put_records::{PutRecords, Seen};
+
+/// What happens to one request of an operation.
+#[derive(Debug, Clone)]
+pub enum Fault {
+    /// It is not forwarded, and answered with this error.
+    Refuse {
+        /// HTTP status, 400 or 500.
+        status: u16,
+        /// `__type`, for example `AccessDeniedException`.
+        kind: String,
+        /// `message`.
+        message: String,
+    },
+    /// It is forwarded and applied, and the connection cut instead of an answer.
+    CutAnswer,
+    /// The connection is cut, nothing was applied.
+    CutRequest,
+    /// It waits so long, then passes.
+    Delay(Duration),
+}
+
+impl Fault {
+    /// An error that the caller is to blame for.
+    pub fn refuse(kind: &str, message: &str) -> Self {
+        Self::Refuse {
+            status: 400,
+            kind: kind.to_owned(),
+            message: message.to_owned(),
+        }
+    }
+
+    /// `InternalFailure`, status 500.
+    pub fn internal() -> Self {
+        let (kind, message) = (
+            "InternalFailure".to_owned(),
+            "an error the scenario asked for".to_owned(),
+        );
+        Self::Refuse {
+            status: 500,
+            kind,
+            message,
+        }
+    }
+}
+
+/// At which side of a request it is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Before it is forwarded: nothing is applied when the caller dies meanwhile.
+    Request,
+    /// After it was applied, before the caller hears of it.
+    Answer,
+}
+
+/// A request that is, or is going to be, held. Dropping it lets the request go on.
+#[derive(Debug)]
+pub struct Held {
+    what: String,
+    reached: Option<oneshot::Receiver<()>>,
+    release: Option<oneshot::Sender<()>>,
+}
+
+impl Held {
+    /// Waits until the request is there and held.
+    pub async fn reached(&mut self) {
+        let reached = self.reached.take().expect("a hold is reached once");
+        let reached = tokio::time::timeout(Duration::from_secs(60), reached).await;
+        assert!(matches!(reached, Ok(Ok(()))), "{} never came", self.what);
+    }
+
+    /// Lets the request go on.
+    pub fn release(mut self) {
+        if let Some(release) = self.release.take() {
+            // Nobody waits when its caller has gone.
+            let _ = release.send(());
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Plan {
+    Once(Fault),
+    Hold(Side, oneshot::Sender<()>, oneshot::Receiver<()>),
+}
+
+#[derive(Debug, Default)]
+struct State {
+    plans: HashMap<String, VecDeque<Plan>>,
+    always: HashMap<String, Fault>,
+    flaky: Option<Flaky>,
+    seen: Seen,
+    requests: HashMap<String, u64>,
+}
+
+#[derive(Debug)]
+struct Flaky {
+    random: fastrand::Rng,
+    percent: u8,
+}
+
+#[derive(Debug)]
+struct Shared {
+    upstream: String,
+    client: Client<HttpConnector, Body>,
+    state: Mutex<State>,
+}
+
+/// A gate in front of one endpoint.
+#[derive(Debug)]
+pub struct Gate {
+    endpoint: String,
+    shared: Arc<Shared>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+/// The connection ends without an answer.
+#[derive(Debug)]
+struct Cut;
+
+impl std::fmt::Display for Cut {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the scenario cut this connection")
+    }
+}
+
+impl std::error::Error for Cut {}
+
+impl Gate {
+    /// Opens one before `upstream`, an endpoint as the SDK takes it.
+    pub async fn before(upstream: &str) -> Self {
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        let upstream = upstream.trim_end_matches('/').to_owned();
+        let shared = Arc::new(Shared {
+            upstream,
+            client,
+            state: Mutex::default(),
+        });
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0))
+            .await
+            .expect("loopback has a free port");
+        let endpoint = format!(
+            "http://{}",
+            listener.local_addr().expect("a bound socket has an address")
+        );
+        let task = tokio::spawn(serve(listener, Arc::clone(&shared)));
+        Self {
+            endpoint,
+            shared,
+            task,
+        }
+    }
+
+    /// Where the caller finds it.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// The next request of `operation` (`PutRecords`, `PutParameter`, …) for which nothing is planned yet suffers
+    /// `fault`.
+    pub fn next(&self, operation: &str, fault: Fault) {
+        self.plan(operation, Plan::Once(fault));
+    }
+
+    /// Every request of `operation` suffers `fault`, until [`Gate::clear`].
+    pub fn always(&self, operation: &str, fault: Fault) {
+        self.state().always.insert(operation.to_owned(), fault);
+    }
+
+    /// Holds the next request of `operation` for which nothing is planned yet.
+    pub fn hold(&self, operation: &str, side: Side) -> Held {
+        let (reaching, reached) = oneshot::channel();
+        let (release, released) = oneshot::channel();
+        self.plan(operation, Plan::Hold(side, reaching, released));
+        let what = format!("{operation}, which was to be held,");
+        Held {
+            what,
+            reached: Some(reached),
+            release: Some(release),
+        }
+    }
+
+    /// From now on, so many of a hundred records of every PutRecords fail by themselves, throttled or with an
+    /// internal failure, while the others are put. The same seed fails the same ones of the same requests.
+    pub fn flaky(&self, seed: u64, percent: u8) {
+        self.state().flaky = Some(Flaky {
+            random: fastrand::Rng::with_seed(seed),
+            percent,
+        });
+    }
+
+    /// Everything passes again. What is held stays held.
+    pub fn clear(&self) {
+        let mut state = self.state();
+        state.plans.clear();
+        state.always.clear();
+        state.flaky = None;
+    }
+
+    /// What PutRecords brought so far.
+    pub fn seen(&self) -> Seen {
+        self.state().seen.clone()
+    }
+
+    /// Requests of `operation` so far, refused ones included.
+    pub fn requests(&self, operation: &str) -> u64 {
+        self.state().requests.get(operation).copied().unwrap_or(0)
+    }
+
+    fn plan(&self, operation: &str, plan: Plan) {
+        self.state()
+            .plans
+            .entry(operation.to_owned())
+            .or_default()
+            .push_back(plan);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state()
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A connection that is closed by its caller drops this future at once: a request that was held before it was
+    /// forwarded is then never applied.
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Cut> {
+        let (head, body) = request.into_parts();
+        let body = to_bytes(Body::new(body), usize::MAX).await.map_err(|_| Cut)?;
+        let target = head
+            .headers
+            .get("x-amz-target")
+            .and_then(|target| target.to_str().ok())
+            .unwrap_or_default();
+        let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
+
+        let _in_flight = (operation == "PutRecords").then(|| put_records::note(&self, &body));
+        let (plan, always) = {
+            let mut state = self.state();
+            *state.requests.entry(operation.clone()).or_default() += 1;
+            let plan = state.plans.get_mut(&operation).and_then(VecDeque::pop_front);
+            (plan, state.always.get(&operation).cloned())
+        };
+        let mut held_answer = None;
+        let mut cut_answer = false;
+        let fault = match plan {
+            Some(Plan::Hold(Side::Request, reaching, released)) => {
+                hold(reaching, released).await;
+                None
+            }
+            Some(Plan::Hold(Side::Answer, reaching, released)) => {
+                held_answer = Some((reaching, released));
+                None
+            }
+            Some(Plan::Once(fault)) => Some(fault),
+            None => always,
+        };
+        match fault {
+            Some(Fault::Refuse {
+                status,
+                kind,
+                message,
+            }) => return Ok(refusal(status, &kind, &message)),
+            Some(Fault::CutRequest) => return Err(Cut),
+            Some(Fault::CutAnswer) => cut_answer = true,
+            Some(Fault::Delay(time)) => tokio::time::sleep(time).await,
+            None => {}
+        }
+        let answer = match put_records::victims(&self, &operation, &body) {
+            Some(victims) => put_records::spare(&self, &head, &body, &victims).await?,
+            None => self.forward(&head, body).await?,
+        };
+        if let Some((reaching, released)) = held_answer {
+            hold(reaching, released).await;
+        }
+        if cut_answer { Err(Cut) } else { Ok(answer) }
+    }
+
+    /// Sends a request on as it is, but for its body.
+    async fn forward(&self, head: &hyper::http::request::Parts, body: Bytes) -> Result<Response<Body>, Cut> {
+        let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+        let mut request = Request::builder()
+            .method(head.method.clone())
+            .uri(format!("{}{path}", self.upstream));
+        for (name, value) in &head.headers {
+            // The client sets its own for the body it is given.
+            if name != hyper::header::CONTENT_LENGTH && name != hyper::header::HOST {
+                request = request.header(name, value);
+            }
+        }
+        let request = request.body(Body::from(body)).map_err(|_| Cut)?;
+        let answer = self.client.request(request).await.map_err(|_| Cut)?;
+        Ok(answer.map(Body::new))
+    }
+}
+
+async fn hold(reaching: oneshot::Sender<()>, released: oneshot::Receiver<()>) {
+    let _ = reaching.send(());
+    // Released, or dropped: both let it go on.
+    let _ = released.await;
+}
+
+fn refusal(status: u16, kind: &str, message: &str) -> Response<Body> {
+    let body = serde_json::json!({ "__type": kind, "message": message }).to_string();
+    let mut answer = Response::new(Body::from(body));
+    *answer.status_mut() = StatusCode::from_u16(status).expect("scenarios refuse with a status of HTTP");
+    let json = hyper::header::HeaderValue::from_static("application/x-amz-json-1.1");
+    answer.headers_mut().insert(hyper::header::CONTENT_TYPE, json);
+    answer
+}
+
+async fn serve(listener: tokio::net::TcpListener, shared: Arc<Shared>) {
+    // Dropped with this task, so that no connection outlives its gate.
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            return;
+        };
+        let _ = stream.set_nodelay(true);
+        let shared = Arc::clone(&shared);
+        let service = service_fn(move |request| Arc::clone(&shared).answer(request));
+        let connection =
+            hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+        connections.spawn(connection);
+        while connections.try_join_next().is_some() {}
+    }
+}

@@ -1,0 +1,369 @@
+//! What a scenario needs, put together: a database and its slot, a stream, the parameter of the checkpoint, gates in
+//! front of AWS, and the function configured for all of them. Names are unique; everything is dropped at the end.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio_postgres::{Client, SimpleQueryMessage};
+
+use crate::consumer::Delivery;
+use crate::function::{Function, Outcome};
+use crate::gate::Gate;
+use crate::kinesis::Kinesis;
+use crate::oracle::{self, Rows};
+use crate::postgres::{Postgres, REPLUSER};
+use crate::ssm::Ssm;
+
+/// The output plugin of the slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plugin {
+    /// PostgreSQL's own, binary.
+    Pgoutput,
+    /// JSON.
+    Wal2json,
+    /// Text.
+    TestDecoding,
+}
+
+impl Plugin {
+    /// All three.
+    pub const ALL: [Self; 3] = [Self::Pgoutput, Self::Wal2json, Self::TestDecoding];
+
+    /// As PostgreSQL calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pgoutput => "pgoutput",
+            Self::Wal2json => "wal2json",
+            Self::TestDecoding => "test_decoding",
+        }
+    }
+
+    /// The plugin of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|plugin| plugin.name() == name)
+    }
+}
+
+/// As long as anything of a scenario may take, unless it says otherwise.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A scenario's own world. It is dropped with all it holds.
+#[derive(Debug)]
+pub struct Lab {
+    /// The server: the shared one, or this lab's.
+    pub postgres: Server<Postgres>,
+    /// Kinesis, which the function reaches through [`Lab::kinesis_gate`].
+    pub kinesis: Server<Kinesis>,
+    /// SSM, which the function reaches through [`Lab::ssm_gate`].
+    pub ssm: &'static Ssm,
+    /// Between the function and Kinesis.
+    pub kinesis_gate: Gate,
+    /// Between the function and SSM.
+    pub ssm_gate: Gate,
+    /// The function, configured; change it with [`Function::set`].
+    pub function: Function,
+    /// The plugin of the slot.
+    pub plugin: Plugin,
+    /// The database.
+    pub database: String,
+    /// The slot.
+    pub slot: String,
+    /// The stream.
+    pub stream: String,
+    /// The parameter that holds the checkpoint.
+    pub parameter: String,
+    admin: tokio::sync::Mutex<Option<Client>>,
+}
+
+/// Shared by the process, or owned by one lab.
+#[derive(Debug)]
+pub enum Server<T: 'static> {
+    /// By the process.
+    Shared(&'static T),
+    /// By one.
+    Private(Box<T>),
+}
+
+impl<T> std::ops::Deref for Server<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        match self {
+            Self::Shared(server) => server,
+            Self::Private(server) => server,
+        }
+    }
+}
+
+/// How a lab is put together.
+#[derive(Debug)]
+pub struct Plan {
+    plugin: Plugin,
+    shards: i32,
+    slot: bool,
+    postgres: Option<Postgres>,
+    kinesis: Option<Kinesis>,
+    environment: Vec<(String, String)>,
+}
+
+impl Plan {
+    /// With so many shards, instead of two.
+    pub fn shards(mut self, shards: i32) -> Self {
+        self.shards = shards;
+        self
+    }
+
+    /// Without publication and slot: the scenario makes them, or `setup` does.
+    pub fn without_slot(mut self) -> Self {
+        self.slot = false;
+        self
+    }
+
+    /// On this server, which ends with the lab.
+    pub fn on(mut self, postgres: Postgres) -> Self {
+        self.postgres = Some(postgres);
+        self
+    }
+
+    /// With this Kinesis, which ends with the lab.
+    pub fn with_kinesis(mut self, kinesis: Kinesis) -> Self {
+        self.kinesis = Some(kinesis);
+        self
+    }
+
+    /// With one more variable in the function's environment, or another value of one.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Puts it together. The publication `spillway` is for all tables.
+    pub async fn build(self) -> Lab {
+        let postgres = match self.postgres {
+            Some(server) => Server::Private(Box::new(server)),
+            None => Server::Shared(Postgres::shared().await),
+        };
+        let kinesis = match self.kinesis {
+            Some(server) => Server::Private(Box::new(server)),
+            None => Server::Shared(Kinesis::shared().await),
+        };
+        let ssm = Ssm::shared().await;
+        let (kinesis_gate, ssm_gate) = (
+            Gate::before(kinesis.endpoint()).await,
+            Gate::before(ssm.endpoint()).await,
+        );
+        let name = crate::unique("lab");
+        let parameter = format!("/spillway/{name}");
+        let text = |value: &str| value.to_owned();
+        let environment = [
+            ("PGHOST", text("127.0.0.1")),
+            ("PGPORT", postgres.port().to_string()),
+            ("PGUSER", text(REPLUSER.0)),
+            ("PGPASSWORD", text(REPLUSER.1)),
+            ("PGDATABASE", name.clone()),
+            ("PGSSLMODE", text("disable")),
+            ("DB_AUTH", text("password")),
+            ("SLOT_NAME", name.clone()),
+            ("STREAM_NAME", name.clone()),
+            ("AWS_ENDPOINT_URL_KINESIS", text(kinesis_gate.endpoint())),
+            ("AWS_ENDPOINT_URL_SSM", text(ssm_gate.endpoint())),
+        ];
+        let environment = environment
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value));
+        let function = Function::new(environment.chain(self.environment));
+        let lab = Lab {
+            postgres,
+            kinesis,
+            ssm,
+            kinesis_gate,
+            ssm_gate,
+            function,
+            plugin: self.plugin,
+            database: name.clone(),
+            slot: name.clone(),
+            stream: name,
+            parameter,
+            admin: tokio::sync::Mutex::default(),
+        };
+        lab.postgres.create_database(&lab.database).await;
+        lab.kinesis.create_stream(&lab.stream, self.shards).await;
+        if self.slot {
+            lab.sql("create publication spillway for all tables").await;
+            lab.create_slot().await;
+        }
+        lab
+    }
+}
+
+impl Lab {
+    /// On the shared servers.
+    pub async fn new(plugin: Plugin) -> Self {
+        Self::plan(plugin).build().await
+    }
+
+    /// To be changed before it is built.
+    pub fn plan(plugin: Plugin) -> Plan {
+        Plan {
+            plugin,
+            shards: 2,
+            slot: true,
+            postgres: None,
+            kinesis: None,
+            environment: Vec::new(),
+        }
+    }
+
+    /// Creates the slot, as the superuser.
+    pub async fn create_slot(&self) {
+        let (slot, plugin) = (&self.slot, self.plugin.name());
+        self.sql(&format!(
+            "select pg_create_logical_replication_slot('{slot}', '{plugin}')"
+        ))
+        .await;
+    }
+
+    /// A connection of its own to the database, as the superuser.
+    pub async fn connect(&self) -> Client {
+        self.postgres.admin(&self.database).await
+    }
+
+    /// Runs SQL in the database as the superuser, several statements as one transaction.
+    pub async fn sql(&self, sql: &str) {
+        let client = self.admin().await;
+        let client = client.as_ref().expect("it was just connected");
+        client
+            .batch_execute(sql)
+            .await
+            .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+
+    /// The first column of the first row as text; `None` when it is null or there is no row.
+    pub async fn value(&self, sql: &str) -> Option<String> {
+        let client = self.admin().await;
+        let client = client.as_ref().expect("it was just connected");
+        let answer = client
+            .simple_query(sql)
+            .await
+            .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        answer.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(row.get(0).map(str::to_owned)),
+            _ => None,
+        })?
+    }
+
+    async fn admin(&self) -> tokio::sync::MutexGuard<'_, Option<Client>> {
+        let mut admin = self.admin.lock().await;
+        // A crash of the server ends the connection.
+        if admin.as_ref().is_none_or(Client::is_closed) {
+            *admin = Some(self.connect().await);
+        }
+        admin
+    }
+
+    /// Invokes the function, with [`DEADLINE`].
+    pub async fn invoke(&self, event: Value) -> Outcome {
+        self.function.invoke(&event, DEADLINE).await
+    }
+
+    /// A tick that has to succeed.
+    pub async fn tick(&self) -> Value {
+        self.invoke(json!({})).await.answer()
+    }
+
+    /// Ticks until one finds nothing more; their reports.
+    pub async fn drain(&self) -> Vec<Value> {
+        let mut reports = Vec::new();
+        loop {
+            reports.push(self.tick().await);
+            if reports.last().is_some_and(|report| report["stopped"] == "empty") {
+                return reports;
+            }
+            assert!(
+                reports.len() < 100,
+                "a hundred ticks did not empty the slot: {}",
+                reports[99]
+            );
+        }
+    }
+
+    /// A tick that has to fail: its `errorType` and `errorMessage`.
+    pub async fn fail(&self) -> (String, String) {
+        self.invoke(json!({})).await.error()
+    }
+
+    /// Reads the stream from its beginning, and holds it to the promise and PutRecords to its limits.
+    pub async fn consume(&self) -> Delivery {
+        let delivery = Delivery::read(&self.kinesis, &self.stream).await;
+        delivery.assert_promise();
+        self.kinesis_gate.seen().assert_within_limits();
+        delivery
+    }
+
+    /// Compares whole tables, which were empty when the slot was made, with what a consumer rebuilds.
+    pub async fn compare(&self, tables: &[&str]) -> Delivery {
+        let delivery = self.consume().await;
+        let rebuilt = delivery.rebuild();
+        assert!(
+            rebuilt.disagreements.is_empty(),
+            "{}",
+            rebuilt.disagreements.join("\n")
+        );
+        let client = self.connect().await;
+        for table in tables {
+            oracle::compare(&client, table, &rebuilt, Rows::All)
+                .await
+                .assert_equal();
+        }
+        delivery
+    }
+
+    /// The checkpoint, if one is stored.
+    pub async fn checkpoint(&self) -> Option<Value> {
+        let text = self.ssm.get(&self.parameter).await?;
+        Some(serde_json::from_str(&text).unwrap_or_else(|error| panic!("{text}: {error}")))
+    }
+
+    /// Stores a checkpoint, past the gate.
+    pub async fn put_checkpoint(&self, checkpoint: &Value) {
+        self.ssm.put(&self.parameter, &checkpoint.to_string()).await;
+    }
+
+    /// `confirmed_flush_lsn` of the slot, as PostgreSQL writes it.
+    pub async fn confirmed_flush(&self) -> String {
+        let slot = &self.slot;
+        let sql = format!("select confirmed_flush_lsn from pg_replication_slots where slot_name = '{slot}'");
+        self.value(&sql)
+            .await
+            .unwrap_or_else(|| panic!("there is no slot {slot}"))
+    }
+
+    /// How many bytes of WAL the slot has not confirmed.
+    pub async fn lag_bytes(&self) -> u64 {
+        let sql = format!(
+            "select pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '{}')",
+            self.confirmed_flush().await
+        );
+        self.value(&sql)
+            .await
+            .and_then(|bytes| bytes.parse().ok())
+            .unwrap_or(0)
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        crate::finish(async {
+            self.function.kill9().await;
+            drop(self.admin.lock().await.take());
+            // What is private goes as a whole.
+            if let Server::Shared(postgres) = self.postgres {
+                postgres.drop_database(&self.database).await;
+            }
+            if let Server::Shared(kinesis) = self.kinesis {
+                kinesis.delete_stream(&self.stream).await;
+            }
+            self.ssm.delete(&self.parameter).await;
+        });
+    }
+}

@@ -1,0 +1,347 @@
+//! PostgreSQL is the oracle: what a consumer rebuilt is compared with what SQL says, column by column.
+
+use std::collections::{BTreeMap, HashMap};
+
+use tokio_postgres::Client;
+
+use crate::cell::Cell;
+use crate::event::Row;
+use crate::rebuild::{Rebuilt, Table};
+
+/// What a comparison found.
+#[derive(Debug, Clone)]
+pub struct Comparison {
+    /// The table, as it was asked for.
+    pub table: String,
+    /// Rows that were compared.
+    pub rows: usize,
+    /// At most the first twenty.
+    pub differences: Vec<String>,
+}
+
+impl Comparison {
+    /// # Panics
+    /// There are differences.
+    pub fn assert_equal(&self) {
+        assert!(
+            self.differences.is_empty(),
+            "{} differs:\n{}",
+            self.table,
+            self.differences.join("\n")
+        );
+    }
+}
+
+/// Which rows of the table have to be the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rows {
+    /// All: the table was empty when the slot was made.
+    All,
+    /// Those whose keys the stream has: the others have not changed since.
+    Changed,
+}
+
+struct Column {
+    name: String,
+    /// Renders the value as the event should.
+    expression: String,
+    array: bool,
+    float: bool,
+    generated: bool,
+    key: bool,
+}
+
+/// One row, its cells in the order of the columns. `None`: an event does not have this column, and need not.
+type Cells = Vec<Option<Cell>>;
+
+/// Compares one table (as SQL names it) with the rebuilt one.
+///
+/// Two snapshots are no use: write nothing meanwhile, and drain first.
+pub async fn compare(client: &Client, table: &str, rebuilt: &Rebuilt, which: Rows) -> Comparison {
+    let (name, columns) = columns(client, table).await;
+    let empty = Table::default();
+    let rebuilt = rebuilt.tables.get(&name).unwrap_or(&empty);
+    let keyed = columns.iter().any(|column| column.key);
+    let mut differences = Vec::new();
+
+    let ours: Vec<Cells> = match keyed {
+        true => rebuilt
+            .keyed
+            .values()
+            .filter(|kept| kept.alive)
+            .map(|kept| &kept.row)
+            .collect(),
+        false => rebuilt.keyless.iter().collect::<Vec<&Row>>(),
+    }
+    .into_iter()
+    .map(|row| from_event(row, &columns, &mut differences))
+    .collect();
+    if keyed && !rebuilt.keyless.is_empty() {
+        differences.push(format!(
+            "{} events without a key, in a table that has one",
+            rebuilt.keyless.len()
+        ));
+    }
+    if !keyed && (rebuilt.unmatched > 0 || !rebuilt.keyed.is_empty()) {
+        let (unmatched, keyed) = (rebuilt.unmatched, rebuilt.keyed.len());
+        differences.push(format!(
+            "a table without a key: {unmatched} unmatched rows, {keyed} with a key"
+        ));
+    }
+    let wanted = (keyed && which == Rows::Changed).then(|| {
+        rebuilt
+            .keyed
+            .values()
+            .map(|kept| from_event(&kept.row, &columns, &mut Vec::new()))
+            .collect()
+    });
+    let theirs = select(client, table, &columns, wanted).await;
+    let rows = theirs.len();
+    match keyed {
+        true => by_key(ours, theirs, &columns, &mut differences),
+        false => as_multiset(ours, theirs, &columns, &mut differences),
+    }
+    differences.truncate(20);
+    Comparison {
+        table: table.to_owned(),
+        rows,
+        differences,
+    }
+}
+
+fn from_event(row: &Row, columns: &[Column], differences: &mut Vec<String>) -> Cells {
+    if let Some(extra) = row
+        .keys()
+        .find(|name| !columns.iter().any(|column| column.name == **name))
+    {
+        differences.push(format!("an event has the column {extra}, the table has not"));
+    }
+    let cell = |column: &Column| match row.get(&column.name) {
+        Some(value) => Some(Cell::of(value, column.float)),
+        // Not every plugin sends generated columns. Another one that is absent was added later, and then null.
+        None => (!column.generated).then_some(Cell::Null),
+    };
+    columns.iter().map(cell).collect()
+}
+
+async fn select(client: &Client, table: &str, columns: &[Column], wanted: Option<Vec<Cells>>) -> Vec<Cells> {
+    let expressions: Vec<&str> = columns.iter().map(|column| column.expression.as_str()).collect();
+    let mut sql = format!(
+        "select array[{}]::text[] from {table} as t",
+        expressions.join(", ")
+    );
+    let keys: Vec<usize> = (0..columns.len()).filter(|index| columns[*index].key).collect();
+    let mut lists: Vec<Vec<Option<String>>> = Vec::new();
+    if let Some(wanted) = wanted {
+        let text = |cells: &Cells, index: usize| match &cells[index] {
+            Some(Cell::Text(text)) => Some(text.clone()),
+            _ => None,
+        };
+        lists = keys
+            .iter()
+            .map(|index| wanted.iter().map(|cells| text(cells, *index)).collect())
+            .collect();
+        let names: Vec<String> = (0..keys.len()).map(|at| format!("k{at}")).collect();
+        let arrays: Vec<String> = (1..=keys.len()).map(|at| format!("${at}::text[]")).collect();
+        let equal: Vec<String> = keys
+            .iter()
+            .zip(&names)
+            .map(|(index, name)| format!("{} = w.{name}", columns[*index].expression))
+            .collect();
+        sql.push_str(&format!(
+            " join (select distinct * from unnest({})) as w({}) on {}",
+            arrays.join(", "),
+            names.join(", "),
+            equal.join(" and ")
+        ));
+    }
+    let parameters: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> = lists
+        .iter()
+        .map(|list| list as &(dyn tokio_postgres::types::ToSql + Sync))
+        .collect();
+    let settings = "set datestyle = 'ISO, YMD'; set intervalstyle = 'iso_8601'; set timezone = 'UTC'; \
+                    set bytea_output = 'hex'; set extra_float_digits = 1";
+    client
+        .batch_execute(settings)
+        .await
+        .unwrap_or_else(|error| panic!("{settings}: {error:?}"));
+    let rows = client
+        .query(&sql, &parameters)
+        .await
+        .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    let cells = |texts: Vec<Option<String>>| -> Cells {
+        let texts = texts.iter().zip(columns);
+        texts
+            .map(|(text, column)| Some(Cell::of_text(text.as_deref(), column.array, column.float)))
+            .collect()
+    };
+    rows.into_iter().map(|row| cells(row.get(0))).collect()
+}
+
+fn by_key(ours: Vec<Cells>, theirs: Vec<Cells>, columns: &[Column], differences: &mut Vec<String>) {
+    let key = |cells: &Cells| -> Vec<Option<Cell>> {
+        columns
+            .iter()
+            .zip(cells)
+            .filter(|(column, _)| column.key)
+            .map(|(_, cell)| cell.clone())
+            .collect()
+    };
+    let mut by_key: HashMap<Vec<Option<Cell>>, Cells> = HashMap::new();
+    for cells in ours {
+        let key = key(&cells);
+        if by_key.insert(key.clone(), cells).is_some() {
+            differences.push(format!("two rebuilt rows with the key {key:?}"));
+        }
+    }
+    for cells in theirs {
+        let key = key(&cells);
+        match by_key.remove(&key) {
+            None => differences.push(format!(
+                "the stream does not have the row {}",
+                show(&cells, columns)
+            )),
+            Some(ours) => {
+                for ((column, ours), theirs) in columns.iter().zip(&ours).zip(&cells) {
+                    if ours.is_some() && ours != theirs {
+                        let (name, key) = (&column.name, show(&key_only(&cells, columns), columns));
+                        differences.push(format!(
+                            "{key} {name}: the stream has {ours:?}, PostgreSQL {theirs:?}"
+                        ));
+                    }
+                }
+            }
+        }
+    }
+    for cells in by_key.values() {
+        differences.push(format!(
+            "PostgreSQL does not have the row {}",
+            show(cells, columns)
+        ));
+    }
+}
+
+fn as_multiset(ours: Vec<Cells>, theirs: Vec<Cells>, columns: &[Column], differences: &mut Vec<String>) {
+    let mut counts: BTreeMap<Cells, i64> = BTreeMap::new();
+    // What the events leave out cannot be compared.
+    let blind: Vec<bool> = (0..columns.len())
+        .map(|at| ours.iter().any(|cells| cells[at].is_none()))
+        .collect();
+    for cells in ours {
+        *counts.entry(cells).or_default() += 1;
+    }
+    for cells in theirs {
+        let cells = cells
+            .into_iter()
+            .zip(&blind)
+            .map(|(cell, blind)| cell.filter(|_| !blind))
+            .collect();
+        *counts.entry(cells).or_default() -= 1;
+    }
+    for (cells, count) in counts.iter().filter(|(_, count)| **count != 0) {
+        let side = if *count > 0 {
+            "only in the stream"
+        } else {
+            "only in PostgreSQL"
+        };
+        differences.push(format!("{side}, {} times: {}", count.abs(), show(cells, columns)));
+    }
+}
+
+fn key_only(cells: &Cells, columns: &[Column]) -> Cells {
+    cells
+        .iter()
+        .zip(columns)
+        .map(|(cell, column)| cell.clone().filter(|_| column.key))
+        .collect()
+}
+
+fn show(cells: &Cells, columns: &[Column]) -> String {
+    let cells = columns.iter().zip(cells);
+    let shown = cells.filter_map(|(column, cell)| Some(format!("{}={:?}", column.name, cell.as_ref()?)));
+    shown.collect::<Vec<String>>().join(" ")
+}
+
+const COLUMNS: &str = "
+with recursive
+  named as (select c.oid, n.nspname || '.' || c.relname as name, c.relreplident
+            from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = $1::text::regclass),
+  key as (select unnest(i.indkey) as attnum from pg_index i join named on i.indrelid = named.oid
+          where case when relreplident = 'i' then i.indisreplident else i.indisprimary end),
+  base as (
+    select a.attnum, a.attname::text as name, a.attgenerated <> '' as generated, a.atttypid as type
+    from pg_attribute a join named on a.attrelid = named.oid where a.attnum > 0 and not a.attisdropped
+    union all
+    select attnum, name, generated, t.typbasetype from base join pg_type t on t.oid = type and t.typtype = 'd')
+select named.name, base.name, quote_ident(base.name), generated, base.attnum in (select attnum from key),
+       t.typname::text, e.typname::text, coalesce(e.typtype = 'c', false)
+from named, base join pg_type t on t.oid = type left join pg_type e on e.oid = t.typelem and t.typcategory = 'A'
+where t.typtype <> 'd' order by base.attnum";
+
+async fn columns(client: &Client, table: &str) -> (String, Vec<Column>) {
+    let rows = client
+        .query(COLUMNS, &[&table])
+        .await
+        .unwrap_or_else(|error| panic!("{table}: {error:?}"));
+    let name = rows
+        .first()
+        .unwrap_or_else(|| panic!("{table} has no columns"))
+        .get(0);
+    let column = |row: tokio_postgres::Row| {
+        let (quoted, element): (String, Option<String>) = (row.get(2), row.get(6));
+        let value = format!("t.{quoted}");
+        let kind: String = element.clone().unwrap_or_else(|| row.get(5));
+        let expression = match (&element, row.get::<_, bool>(7)) {
+            (None, _) => rendered(&kind, &value),
+            (Some(_), composite) => list(&kind, &value, composite),
+        };
+        let float = matches!(kind.as_str(), "float4" | "float8");
+        let (name, generated, key) = (row.get(1), row.get(3), row.get(4));
+        Column {
+            name,
+            expression,
+            array: element.is_some(),
+            float,
+            generated,
+            key,
+        }
+    };
+    (name, rows.into_iter().map(column).collect())
+}
+
+/// The text that an event has for a value of this type.
+fn rendered(kind: &str, value: &str) -> String {
+    let finite =
+        |text: &str| format!("case when isfinite({value}) then {text} || 'Z' else {value}::text end");
+    match kind {
+        "bool" => format!("{value}::text"),
+        "bytea" => format!("translate(encode({value}, 'base64'), E'\\n', '')"),
+        "date" => finite(&format!("{value}::text")),
+        "timestamp" => finite(&format!("replace({value}::text, ' ', 'T')")),
+        "timestamptz" => finite(&format!("replace(({value} at time zone 'UTC')::text, ' ', 'T')")),
+        "time" => format!("{value}::text || 'Z'"),
+        "timetz" => format!("({value} at time zone 'UTC')::time::text || 'Z'"),
+        // As the type's output function writes it: a cast to text would strip the blanks of a char(n).
+        _ => format!("case when num_nulls({value}) = 0 then format('%s', {value}) end"),
+    }
+}
+
+/// A JSON list of the texts of an array's elements.
+fn list(kind: &str, array: &str, composite: bool) -> String {
+    // unnest would take composite elements apart.
+    let (element, from) = match composite {
+        true => (
+            format!("({array})[i]"),
+            format!("generate_subscripts({array}, 1) as i"),
+        ),
+        false => (
+            "e".to_owned(),
+            format!("unnest({array}) with ordinality as u(e, i)"),
+        ),
+    };
+    let text = rendered(kind, &element);
+    format!(
+        "case when {array} is not null then \
+         (select coalesce(jsonb_agg({text} order by i), '[]')::text from {from}) end"
+    )
+}

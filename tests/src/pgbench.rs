@@ -1,0 +1,86 @@
+//! pgbench: PostgreSQL's own writer of transactions, the standard TPC-B-like script.
+
+use std::process::Stdio;
+
+use tokio::process::{Child, Command};
+
+use crate::postgres::{ADMIN, Postgres};
+use crate::watchdog::Guarded;
+
+/// The tables that its transactions change: one row of each of the first three, one new row in the last, which has
+/// no key.
+pub const TABLES: [&str; 4] = [
+    "pgbench_accounts",
+    "pgbench_tellers",
+    "pgbench_branches",
+    "pgbench_history",
+];
+
+/// A running pgbench. It ends when it is dropped.
+#[derive(Debug)]
+pub struct Pgbench {
+    child: Child,
+    _guarded: Guarded,
+}
+
+impl Pgbench {
+    /// Creates and fills the tables: 100,000 accounts for each unit of `scale`.
+    pub async fn init(postgres: &Postgres, database: &str, scale: u32) {
+        let scale = scale.to_string();
+        let running = start(postgres, database, &["-i", "-q", "-s", &scale]);
+        running
+            .finished()
+            .await
+            .unwrap_or_else(|said| panic!("pgbench -i -s {scale}:\n{said}"));
+    }
+
+    /// Starts it with these options, for example `["-c", "4", "-R", "500", "-T", "30"]`.
+    pub fn run(postgres: &Postgres, database: &str, options: &[&str]) -> Self {
+        let mut all = vec!["-n"];
+        all.extend(options);
+        start(postgres, database, &all)
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// What it said on standard error, when it failed, as it does when its server goes.
+    pub async fn finished(self) -> Result<(), String> {
+        let ended = self
+            .child
+            .wait_with_output()
+            .await
+            .expect("a child can be waited for");
+        match ended.status.success() {
+            true => Ok(()),
+            false => Err(String::from_utf8_lossy(&ended.stderr).into_owned()),
+        }
+    }
+}
+
+fn start(postgres: &Postgres, database: &str, options: &[&str]) -> Pgbench {
+    let program = postgres.bin().join("pgbench");
+    let child = Command::new(&program)
+        .args([
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &postgres.port().to_string(),
+            "-U",
+            ADMIN.0,
+        ])
+        .args(options)
+        .arg(database)
+        .env("PGPASSWORD", ADMIN.1)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap_or_else(|error| panic!("cannot start {}: {error}", program.display()));
+    let pid = child.id().expect("a process that was just started has an id");
+    Pgbench {
+        child,
+        _guarded: Guarded::new(pid),
+    }
+}

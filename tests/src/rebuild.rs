@@ -1,0 +1,191 @@
+//! Tables rebuilt from a stream, in two ways that must agree: in the order of positions, each position once; and in
+//! the order of arrival, dropping what is not newer than the last that was applied to the same key.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde_json::Value;
+
+use crate::consumer::Delivery;
+use crate::event::{Event, Row, UNAVAILABLE};
+
+/// All tables of a stream, by `schema.table`.
+#[derive(Debug, Clone, Default)]
+pub struct Rebuilt {
+    /// The tables.
+    pub tables: BTreeMap<String, Table>,
+    /// Where the two ways disagree.
+    pub disagreements: Vec<String>,
+}
+
+/// One table.
+#[derive(Debug, Clone, Default)]
+pub struct Table {
+    /// Rows with a key, by partition key; deleted ones are kept for their position.
+    pub keyed: HashMap<String, Kept>,
+    /// Rows without one.
+    pub keyless: Vec<Row>,
+    /// Changes of keyless rows that no earlier event had brought.
+    pub unmatched: usize,
+    /// The last truncate.
+    truncated: String,
+    /// The last change of a keyless row.
+    keyless_position: String,
+}
+
+/// The last that is known of a key.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    /// The row, or what a delete told of it.
+    pub row: Row,
+    /// Whether it is there.
+    pub alive: bool,
+    /// The change that made it so.
+    pub position: String,
+}
+
+impl Table {
+    /// How many rows the table holds.
+    pub fn len(&self) -> usize {
+        self.keyed.values().filter(|kept| kept.alive).count() + self.keyless.len()
+    }
+
+    /// Whether it holds none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl From<&Delivery> for Rebuilt {
+    fn from(delivery: &Delivery) -> Self {
+        let mut by_position = Rebuilt::default();
+        // A key change deletes under the old key, and the new row may leave out what did not change: the row that was
+        // just deleted has it.
+        let mut moved: Option<(String, Row)> = None;
+        for change in delivery.changes() {
+            let event = change.event();
+            by_position.apply(&change.partition_key, event, &mut moved);
+        }
+        let mut by_arrival = Rebuilt::default();
+        for arrival in &delivery.arrivals {
+            by_arrival.apply(&arrival.partition_key, arrival.event(), &mut None);
+        }
+        by_position.disagreements = by_position.against(&by_arrival);
+        by_position
+    }
+}
+
+impl Rebuilt {
+    fn apply(&mut self, key: &str, event: Event, moved: &mut Option<(String, Row)>) {
+        let Some(name) = event.table() else { return };
+        let position = event.source.position;
+        let table = self.tables.entry(name.clone()).or_default();
+        if position <= table.truncated {
+            return;
+        }
+        if event.op == "t" {
+            for kept in table.keyed.values_mut().filter(|kept| kept.position < position) {
+                kept.alive = false;
+                kept.position.clone_from(&position);
+            }
+            table.keyless.clear();
+            table.truncated = position;
+        } else if key == name {
+            if position > table.keyless_position {
+                table.keyless_position = position;
+                table.apply_keyless(event.before, event.after);
+            }
+        } else {
+            let old = table.keyed.get(key);
+            if old.is_some_and(|old| position <= old.position) {
+                return;
+            }
+            let alive = event.op != "d";
+            let record = position
+                .rsplit_once('.')
+                .map_or("", |(record, _)| record)
+                .to_owned();
+            let old_row = old.filter(|old| old.alive).map(|old| &old.row);
+            let row = match event.after {
+                Some(mut row) if alive => {
+                    let moved = moved.take().filter(|(of, _)| *of == record).map(|(_, row)| row);
+                    fill(&mut row, [event.before.as_ref(), old_row, moved.as_ref()]);
+                    row
+                }
+                _ => {
+                    *moved = old_row.map(|row| (record, row.clone()));
+                    event.before.unwrap_or_default()
+                }
+            };
+            table.keyed.insert(key.to_owned(), Kept { row, alive, position });
+        }
+    }
+
+    fn against(&self, other: &Self) -> Vec<String> {
+        let mut found = Vec::new();
+        for (name, table) in &self.tables {
+            let Some(others) = other.tables.get(name) else {
+                found.push(format!("{name} is missing"));
+                continue;
+            };
+            if table.keyless.len() != others.keyless.len() || table.keyed.len() != others.keyed.len() {
+                found.push(format!("{name}: {} rows and {}", table.len(), others.len()));
+            }
+            for (key, kept) in &table.keyed {
+                let same = others
+                    .keyed
+                    .get(key)
+                    .is_some_and(|its| its.alive == kept.alive && agree(kept, its));
+                if !same {
+                    found.push(format!(
+                        "{name} {key}: {kept:?} by position, {:?} by arrival",
+                        others.keyed.get(key)
+                    ));
+                }
+            }
+        }
+        found.truncate(20);
+        found
+    }
+}
+
+/// By arrival alone a moved row cannot be completed: such a column proves nothing.
+fn agree(by_position: &Kept, by_arrival: &Kept) -> bool {
+    by_arrival
+        .row
+        .iter()
+        .all(|(column, value)| is_unavailable(value) || by_position.row.get(column) == Some(value))
+}
+
+fn is_unavailable(value: &Value) -> bool {
+    value.as_str() == Some(UNAVAILABLE)
+}
+
+/// Fills unavailable columns from the first of the rows that has them.
+fn fill(row: &mut Row, from: [Option<&Row>; 3]) {
+    for (column, value) in row.iter_mut().filter(|(_, value)| is_unavailable(value)) {
+        let rows = from.iter().flatten();
+        if let Some(known) = rows
+            .filter_map(|row| row.get(column))
+            .find(|known| !is_unavailable(known))
+        {
+            *value = known.clone();
+        }
+    }
+}
+
+impl Table {
+    fn apply_keyless(&mut self, before: Option<Row>, after: Option<Row>) {
+        if let Some(before) = &before {
+            match self.keyless.iter().position(|row| row == before) {
+                Some(index) => {
+                    self.keyless.swap_remove(index);
+                }
+                None => self.unmatched += 1,
+            }
+        }
+        if let Some(mut after) = after {
+            fill(&mut after, [before.as_ref(), None, None]);
+            self.keyless.push(after);
+        }
+    }
+}
