@@ -13,10 +13,10 @@ pub(crate) async fn config() -> SdkConfig {
         .timeout_config(
             TimeoutConfig::builder()
                 .connect_timeout(Duration::from_secs(3))
-                .operation_attempt_timeout(Duration::from_secs(10))
+                .operation_attempt_timeout(Duration::from_secs(5))
                 .build(),
         )
-        .retry_config(RetryConfig::standard().with_max_attempts(3))
+        .retry_config(RetryConfig::standard().with_max_attempts(2))
         .load()
         .await
 }
@@ -41,8 +41,6 @@ pub(crate) fn is_denied(code: &str) -> bool {
             | "MissingAuthenticationTokenException"
             | "IncompleteSignature"
             | "OptInRequired"
-            | "ExpiredToken"
-            | "ExpiredTokenException"
     )
 }
 

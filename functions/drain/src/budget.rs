@@ -31,9 +31,9 @@ impl Budget {
         self.deadline - self.reserve / 2
     }
 
-    /// When the sandbox is killed.
-    pub fn deadline(&self) -> Instant {
-        self.deadline
+    /// When the last checkpoint must be stored and the slot advanced.
+    pub fn stop_confirming(&self) -> Instant {
+        self.deadline - self.reserve / 8
     }
 
     /// Time left for reading.

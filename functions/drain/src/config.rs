@@ -464,12 +464,17 @@ mod tests {
     fn the_readme_and_the_template_know_the_same_variables_as_the_code() {
         let readme = include_str!("../../../README.md");
         let (_, table) = readme.split_once("| variable | default | meaning |").unwrap();
-        let rows = table.lines().skip(1).take_while(|line| line.is_empty() || line.starts_with('|'));
+        let rows = table
+            .lines()
+            .skip(1)
+            .take_while(|line| line.is_empty() || line.starts_with('|'));
         let mut documented: Vec<&str> = rows.filter_map(|row| row.split('`').nth(1)).collect();
         let template = include_str!("../../../template.yaml");
         let (_, block) = template.split_once("        Variables:\n").unwrap();
         let lines = block.lines().take_while(|line| line.starts_with("          "));
-        let names = lines.filter_map(|line| line.trim().split_once(':')).filter(|(name, _)| !name.starts_with('#'));
+        let names = lines
+            .filter_map(|line| line.trim().split_once(':'))
+            .filter(|(name, _)| !name.starts_with('#'));
         let mut set: Vec<&str> = names.map(|(name, _)| name).collect();
         // A password has no place in a template, and the certificates of RDS are built in.
         set.extend(["PGPASSWORD", "PGSSLROOTCERT"]);

@@ -115,6 +115,8 @@ impl Connector {
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_user_timeout(Duration::from_secs(15))
             .keepalives_idle(Duration::from_secs(5))
+            .keepalives_interval(Duration::from_secs(2))
+            .keepalives_retries(3)
             .ssl_mode(match database.tls {
                 SslMode::Disable => tokio_postgres::config::SslMode::Disable,
                 _ => tokio_postgres::config::SslMode::Require,
@@ -152,6 +154,20 @@ impl Connector {
     /// # Errors
     /// See [`SlotError`]: not reached, not trusted, not let in.
     pub async fn connect(&self) -> Result<Session, SlotError> {
+        // The client's own limit is for the TCP handshake only; a server that hangs can hang later.
+        tokio::time::timeout(CONNECT_TIMEOUT * 2, self.open())
+            .await
+            .unwrap_or_else(|_| {
+                let (host, port) = (self.database.host.clone(), self.database.port);
+                Err(SlotError::Unreachable {
+                    host,
+                    port,
+                    source: "it did not let us in within 20 s".into(),
+                })
+            })
+    }
+
+    async fn open(&self) -> Result<Session, SlotError> {
         let plain = self.database.tls == SslMode::Disable;
         let notices = self.notices.clone();
         let client = if plain {
@@ -175,6 +191,8 @@ impl Connector {
         let (mut names, mut values): (Vec<&str>, Vec<&str>) = SETTINGS.iter().copied().unzip();
         // From PostgreSQL 14.
         names.push("idle_session_timeout");
+        values.push(&lifetime);
+        names.push("statement_timeout");
         values.push(&lifetime);
         client
             .query(
@@ -219,23 +237,32 @@ impl Connector {
                 .map(ToString::to_string)
                 .unwrap_or_default();
             // tokio-postgres does not tell them apart by type: a failed handshake carries rustls' error, or the server's "no".
-            let handshake = error.to_string().contains("TLS") || text.contains("certificate");
-            return match handshake {
-                true => SlotError::Tls {
+            let outer = error.to_string();
+            if outer.contains("TLS") || text.contains("certificate") {
+                return SlotError::Tls {
                     host,
                     source: Box::new(error),
-                },
-                false => SlotError::Unreachable {
-                    host,
-                    port: self.database.port,
+                };
+            }
+            if outer.contains("authentication") {
+                let hint = "that the server offers it a password method (SCRAM, MD5 or rds_iam)";
+                return SlotError::Authentication {
+                    user: self.user().to_owned(),
+                    hint,
                     source: Box::new(error),
-                },
+                };
+            }
+            return SlotError::Unreachable {
+                host,
+                port: self.database.port,
+                source: Box::new(error),
             };
         };
         let source: Source = Box::new(error);
         match state {
             SqlState::INVALID_PASSWORD | SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
                 let hint = match self.database.auth {
+                    _ if source.to_string().contains("no encryption") => "PGSSLMODE: the server wants TLS",
                     Auth::Iam => "grant rds_iam to the role and rds-db:connect to the function",
                     Auth::Secret(_) => "that DB_SECRET holds the role's present password",
                     Auth::Password(_) => "PGPASSWORD",

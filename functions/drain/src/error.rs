@@ -53,6 +53,11 @@ pub enum Error {
         /// The row's `lsn` column.
         lsn: Lsn,
     },
+    /// Something waited beyond the invocation's time; better to say so than to be killed.
+    #[error(
+        "the invocation's time is over, and PostgreSQL or AWS has not answered; nothing is lost, and the next tick goes on. Look at the network if it stays so"
+    )]
+    OutOfTime,
     /// An event that no record can hold. Everything before it is in the stream and confirmed.
     #[error(
         "slot {slot}: the event at position {position}, of {table}, key hash {key_hash}, has {bytes} bytes and a record may have {limit}; the slot \
@@ -108,6 +113,7 @@ impl Error {
             Error::Event(_) => "EventInvalid",
             Error::Undecodable { .. } | Error::OutOfPlace { .. } => "Undecodable",
             Error::Oversize { .. } => "Oversize",
+            Error::OutOfTime => "OutOfTime",
             Error::Discontinuity(discontinuity) => match **discontinuity {
                 D::NotSetUp { .. } | D::SlotMissing { .. } => "SlotMissing",
                 D::SlotLost { .. } => "SlotLost",
@@ -132,6 +138,10 @@ impl Error {
                 SlotError::PluginNotAllowed { .. } => "PluginNotAllowed",
                 SlotError::PublicationMissing { .. } => "PublicationMissing",
                 SlotError::Timeout { .. } => "PeekTimeout",
+                SlotError::RowTooLarge { .. } => "Oversize",
+                SlotError::CreationWaits { .. } => "PostgresFailed",
+                SlotError::TwoServers => "NotWriter",
+                SlotError::PublicationLater { .. } => "PublicationMissing",
                 SlotError::NotAdvanced { .. } => "Divergence",
                 SlotError::Failed { .. } => "PostgresFailed",
             },
@@ -139,7 +149,10 @@ impl Error {
                 StreamError::Missing { .. } => "StreamMissing",
                 StreamError::Denied { .. } => "StreamDenied",
                 StreamError::Refused { .. } => "StreamRefused",
-                StreamError::Throttled { .. } | StreamError::Unavailable { .. } => "StreamUnavailable",
+                StreamError::Credentials { .. } => "StreamDenied",
+                StreamError::Throttled { .. }
+                | StreamError::Unavailable { .. }
+                | StreamError::Lost { .. } => "StreamUnavailable",
             },
             Error::Checkpoint(error) => match error {
                 CheckpointError::Denied { .. } => "CheckpointDenied",
@@ -153,6 +166,7 @@ impl Error {
     /// Whether the next tick may succeed by itself.
     pub fn kind(&self) -> Kind {
         match self {
+            Error::OutOfTime | Error::Stream(StreamError::Lost { .. }) => Kind::Transient,
             Error::Stream(error) => error.kind(),
             Error::Checkpoint(error) => error.kind(),
             Error::Slot(
@@ -160,6 +174,8 @@ impl Error {
                 | SlotError::NotWriter { .. }
                 | SlotError::Busy { .. }
                 | SlotError::Timeout { .. }
+                | SlotError::CreationWaits { .. }
+                | SlotError::TwoServers
                 | SlotError::NotAdvanced { .. }
                 | SlotError::Failed { transient: true, .. },
             ) => Kind::Transient,

@@ -182,8 +182,13 @@ impl App {
     /// See [`Error`].
     pub async fn handle(&self, event: &Value, deadline: Instant) -> Result<Value, Error> {
         let action = Action::parse(event)?;
-        let budget = Budget::new(Instant::now(), deadline);
         let lifetime = deadline.saturating_duration_since(Instant::now());
+        let done = tokio::time::timeout(lifetime - lifetime / 100, self.act(action, deadline, lifetime));
+        done.await.unwrap_or(Err(Error::OutOfTime))
+    }
+
+    async fn act(&self, action: Action, deadline: Instant, lifetime: Duration) -> Result<Value, Error> {
+        let budget = Budget::new(Instant::now(), deadline);
         let connector = Connector::new(&self.config, &self.aws, &self.ssm, lifetime).await?;
         match action {
             Action::Drain { accept_gap } => {
@@ -214,22 +219,22 @@ impl App {
         let began = Instant::now();
         let name = &self.config.slot;
         let control = connector.connect().await?;
+        // Looked at under the lock: whatever another drainer does ends before.
+        let locked = slot::lock(connector, &control, name).await?;
         let Look { server, slot: state } = slot::look(connector, &control, name).await?;
         let plugin = state
             .as_ref()
             .and_then(|state| Some(state.plugin.as_deref()?.parse::<Plugin>().ok()?.name()));
-        let busy = |elapsed: Duration| Report {
-            action: "drain",
-            slot: name.clone(),
-            plugin: plugin.unwrap_or("unknown"),
-            stopped: Stopped::Busy,
-            elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
-            ..Report::default()
-        };
-        if !slot::lock(connector, &control, name).await? {
-            return Ok(busy(began.elapsed()));
+        if !locked {
+            return Ok(Report {
+                action: "drain",
+                slot: name.clone(),
+                plugin: plugin.unwrap_or("unknown"),
+                stopped: Stopped::Busy,
+                elapsed_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+                ..Report::default()
+            });
         }
-        // Under the lock, so that no other drainer writes it meanwhile.
         let known = match self.parameter.load().await {
             Err(CheckpointError::Invalid { .. }) if accept_gap.is_some() => None,
             known => known?,
@@ -283,7 +288,15 @@ impl App {
                 return Err(error);
             }
         }
-        if let Ok(oldest) = slot::oldest_transaction(connector, slot.control()).await {
+        if report.stopped == Stopped::Deadline && report.to == report.from && report.events > 0 {
+            tracing::warn!(
+                slot = name,
+                at = %report.to,
+                "a transaction did not arrive whole in the time there is, and begins again with the next tick: raise the function's Timeout"
+            );
+        }
+        let oldest = slot::oldest_transaction(connector, slot.control());
+        if let Ok(Ok(oldest)) = tokio::time::timeout(Duration::from_secs(1), oldest).await {
             report.oldest_transaction = oldest;
         }
         report.elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);

@@ -17,6 +17,10 @@ pub struct Parameter {
 }
 
 impl Checkpoints for Parameter {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
     async fn store(&self, text: String) -> Result<(), CheckpointError> {
         let put = self
             .client
@@ -82,6 +86,9 @@ impl Parameter {
             other => Box::new(crate::aws::Rendered::of(&other)),
         };
         match code.as_str() {
+            "ExpiredTokenException" | "ExpiredToken" | "RequestExpired" => {
+                CheckpointError::Unavailable { parameter, source }
+            }
             "" | "ThrottlingException" | "TooManyUpdates" | "InternalServerError" | "RequestTimeout" => {
                 CheckpointError::Unavailable { parameter, source }
             }

@@ -36,16 +36,22 @@ pub(crate) async fn setup(context: &Context<'_>, plugin: Plugin) -> Result<Value
     let (session, Look { server, slot: state }) = look(connector, &config.slot).await?;
     may_replicate(connector, &session).await?;
     let stream_status = stream.describe().await?;
-    let known = parameter.load().await?;
     let plugin = match &state {
         Some(state) => continuity::readable(&config.slot, &server, state)?.0,
         None => plugin,
     };
+    if !slot::lock(connector, &session, &config.slot).await? {
+        return Err(SlotError::Busy {
+            slot: config.slot.clone(),
+        }
+        .into());
+    }
+    let known = parameter.load().await?;
     let mut created = Vec::new();
     if plugin == Plugin::Pgoutput {
         for publication in slot::missing_publications(connector, &session, &config.publications).await? {
-            publish(context, &session, &publication).await?;
-            created.push(format!("publication {publication}"));
+            let tables = publish(context, &session, &publication).await?;
+            created.push(format!("publication {publication} of {tables} tables"));
         }
     }
     if state.is_none() {
@@ -82,6 +88,12 @@ pub(crate) async fn setup(context: &Context<'_>, plugin: Plugin) -> Result<Value
             None
         }
     };
+    let mut problems: Vec<String> = gap.map(|gap| Error::from(gap).chain()).into_iter().collect();
+    if plugin == Plugin::Pgoutput
+        && slot::published_tables(connector, &session, &config.publications).await? == 0
+    {
+        problems.push(nothing_published(config));
+    }
     Ok(json!({
         "action": "setup",
         "slot": config.slot,
@@ -91,8 +103,15 @@ pub(crate) async fn setup(context: &Context<'_>, plugin: Plugin) -> Result<Value
         "stream": config.stream,
         "stream_status": stream_status,
         "created": created,
-        "problem": gap.map(|gap| Error::from(gap).chain()),
+        "problems": problems,
     }))
+}
+
+fn nothing_published(config: &Config) -> String {
+    let names = config.publications.join(", ");
+    format!(
+        "the publications {names} hold no tables: let the tables' owner run alter publication … add table …"
+    )
 }
 
 async fn may_replicate(connector: &Connector, session: &Session) -> Result<(), Error> {
@@ -119,7 +138,7 @@ async fn may_replicate(connector: &Connector, session: &Session) -> Result<(), E
 
 /// Creates a publication of the tables that the role owns and the configuration wants, since `for all tables` needs a
 /// superuser and makes updates of tables without a replica identity fail in the application.
-async fn publish(context: &Context<'_>, session: &Session, publication: &str) -> Result<(), Error> {
+async fn publish(context: &Context<'_>, session: &Session, publication: &str) -> Result<usize, Error> {
     const DOING: &str = "creating the publication (the role must own the tables and may need create on the database; otherwise let their owner run create publication)";
     let failed = |error| context.connector.failed(DOING, error);
     let rows = session
@@ -129,8 +148,9 @@ async fn publish(context: &Context<'_>, session: &Session, publication: &str) ->
              from pg_class c join pg_namespace n on n.oid = c.relnamespace
              where c.relkind in ('r', 'p') and not c.relispartition and c.relpersistence = 'p'
                and n.nspname not in ('pg_catalog', 'information_schema') and pg_has_role(current_user, c.relowner, 'usage')
-               and (c.relreplident <> 'd' and c.relreplident <> 'n'
-                    or exists (select from pg_index i where i.indrelid = c.oid and i.indisprimary))
+               and (c.relreplident = 'f' or exists (
+                 select from pg_index i where i.indrelid = c.oid and i.indisvalid and i.indimmediate
+                   and case c.relreplident when 'd' then i.indisprimary when 'i' then i.indisreplident else false end))
              order by 3",
             &[],
         )
@@ -153,15 +173,14 @@ async fn publish(context: &Context<'_>, session: &Session, publication: &str) ->
         false => format!("create publication {name} for table {}", wanted.join(", ")),
     };
     session.client.batch_execute(&statement).await.map_err(failed)?;
-    tracing::info!(publication, tables = wanted.len(), "created the publication");
-    Ok(())
+    Ok(wanted.len())
 }
 
 async fn create_slot(context: &Context<'_>, session: &Session, plugin: Plugin) -> Result<(), Error> {
     let Context {
         config, connector, ..
     } = context;
-    // It waits for every transaction that is writing; better to say so than to be killed waiting.
+    // It waits for every transaction that is writing, up to the session's lock_timeout.
     let created = session
         .client
         .query_one(

@@ -6,6 +6,7 @@ use std::sync::Once;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use futures_util::stream::Fuse;
 use postgres_types::{PgLsn, ToSql, Type as PgType};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Row as PgRow, RowStream};
@@ -15,7 +16,7 @@ use crate::config::TablePattern;
 use crate::connect::{Connector, Session};
 use crate::continuity::{Server, SlotState, slot_state};
 use crate::decode::Plugin;
-use crate::drain::parts::{Row, Rows, Slot, SlotError};
+use crate::drain::parts::{Commits, ROW_BYTES, Reach, Row, Rows, Slot, SlotError};
 use crate::drain::report::OldestTransaction;
 use crate::lsn::Lsn;
 use crate::window::Window;
@@ -110,7 +111,8 @@ pub async fn oldest_transaction(
         .query_opt(
             "select l.pid, extract(epoch from clock_timestamp() - a.xact_start)::int8
              from pg_locks l left join pg_stat_activity a using (pid)
-             where l.locktype = 'transactionid' and l.mode = 'ExclusiveLock' and l.granted and l.pid <> pg_backend_pid()
+             where l.locktype = 'transactionid' and l.mode = 'ExclusiveLock' and l.granted
+               and l.pid is distinct from pg_backend_pid()
                and coalesce(clock_timestamp() - a.xact_start >= interval '5 seconds', true)
              order by age(l.transactionid) desc limit 1",
             &[],
@@ -141,6 +143,39 @@ pub async fn missing_publications(
         .await
         .map_err(|error| connector.failed("looking for publications", error))?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// How many tables the publications hold together.
+///
+/// # Errors
+/// The query failed.
+pub async fn published_tables(
+    connector: &Connector,
+    session: &Session,
+    publications: &[String],
+) -> Result<i64, SlotError> {
+    let row = session
+        .client
+        .query_one(
+            "select count(*) from pg_publication_tables where pubname = any($1)",
+            &[&publications],
+        )
+        .await
+        .map_err(|error| connector.failed("counting the published tables", error))?;
+    Ok(row.get(0))
+}
+
+/// Tells one server from another, and from itself before a restart.
+async fn server_of(connector: &Connector, session: &Session) -> Result<String, SlotError> {
+    let row = session
+        .client
+        .query_one(
+            "select pg_postmaster_start_time()::text || coalesce(host(inet_server_addr()), '')",
+            &[],
+        )
+        .await
+        .map_err(|error| connector.failed("comparing the sessions' servers", error))?;
+    Ok(row.get(0))
 }
 
 /// A slot that is being drained.
@@ -182,6 +217,10 @@ impl<'c> PgSlot<'c> {
             }
         }
         let reader = connector.connect().await?;
+        // The name of the writer may have moved between the two: then the lock and the rows would be of different servers.
+        if server_of(connector, &control).await? != server_of(connector, &reader).await? {
+            return Err(SlotError::TwoServers);
+        }
         let (options, newer) = options(plugin, server.version, publications, tables);
         Ok(PgSlot {
             connector,
@@ -199,7 +238,7 @@ impl<'c> PgSlot<'c> {
         &self.control
     }
 
-    fn failed(&self, doing: &'static str, error: tokio_postgres::Error, seconds: u64) -> SlotError {
+    fn failed(&self, doing: &'static str, error: tokio_postgres::Error) -> SlotError {
         let slot = || self.slot.clone();
         let Some(refusal) = error.as_db_error() else {
             return self.connector.failed(doing, error);
@@ -210,7 +249,6 @@ impl<'c> PgSlot<'c> {
             code if *code == SqlState::QUERY_CANCELED => SlotError::Timeout {
                 slot: slot(),
                 doing,
-                seconds,
                 source: Box::new(error),
             },
             code if *code == SqlState::INSUFFICIENT_PRIVILEGE && text.contains("replication") => {
@@ -225,6 +263,12 @@ impl<'c> PgSlot<'c> {
                 SlotError::PluginNotAllowed {
                     slot: slot(),
                     plugin: self.plugin.to_string(),
+                    source: Box::new(error),
+                }
+            }
+            code if *code == SqlState::UNDEFINED_OBJECT && text.contains("publication") => {
+                SlotError::PublicationLater {
+                    slot: slot(),
                     source: Box::new(error),
                 }
             }
@@ -248,7 +292,7 @@ impl<'c> PgSlot<'c> {
 
     /// Starts a peek and waits for its first row, which comes when the server has decoded the whole window. What the plugin
     /// does not like shows only then.
-    async fn start(&self, window: Window) -> Result<PgRows, tokio_postgres::Error> {
+    async fn start(&self, window: Window) -> Result<(PgRows, Option<PgRow>), tokio_postgres::Error> {
         const PEEK: &str =
             "select lsn, data from pg_logical_slot_peek_binary_changes($1, $2, $3, variadic $4)";
         let types = [PgType::NAME, PgType::PG_LSN, PgType::INT4, PgType::TEXT_ARRAY];
@@ -256,14 +300,17 @@ impl<'c> PgSlot<'c> {
         let options: Vec<&String> = self.options.iter().chain(&self.newer).collect();
         let upto = PgLsn::from(window.upto.0);
         let arguments: [&(dyn ToSql + Sync); 4] = [&self.slot, &upto, &window.rows, &options];
-        let mut rows = Box::pin(self.reader.client.query_raw(&statement, arguments).await?);
-        let first = rows.next().await.transpose()?.map(PeekRow);
-        Ok(PgRows {
-            rows,
+        let mut rows = Box::pin(self.reader.client.query_raw(&statement, arguments).await?.fuse());
+        let first = rows.next().await.transpose()?;
+        Ok((
+            PgRows {
+                rows,
+                first: None,
+                slot: self.slot.clone(),
+                host: self.connector.host().to_owned(),
+            },
             first,
-            slot: self.slot.clone(),
-            host: self.connector.host().to_owned(),
-        })
+        ))
     }
 }
 
@@ -323,19 +370,29 @@ fn options(
 impl Slot for PgSlot<'_> {
     type Rows = PgRows;
 
-    async fn flush(&mut self) -> Result<Lsn, SlotError> {
+    async fn reach(&mut self) -> Result<Reach, SlotError> {
         let row = self
             .control
             .client
-            .query_one("select pg_current_wal_flush_lsn()", &[])
+            .query_one(
+                "select pg_current_wal_flush_lsn(),
+                        (select restart_lsn from pg_replication_slots where slot_name = $1)",
+                &[&self.slot],
+            )
             .await;
-        let row = row.map_err(|error| self.failed("reading the flush position", error, 0))?;
-        Ok(Lsn(row.get::<_, PgLsn>(0).into()))
+        let row = row.map_err(|error| self.failed("reading the flush position", error))?;
+        let restart = row
+            .get::<_, Option<PgLsn>>(1)
+            .map_or(Lsn::ZERO, |lsn| Lsn(lsn.into()));
+        Ok(Reach {
+            flush: Lsn(row.get::<_, PgLsn>(0).into()),
+            restart,
+        })
     }
 
     async fn catalog(&mut self) -> Result<Catalog, SlotError> {
         let client = &self.control.client;
-        let failed = |error| self.failed("reading the catalog", error, 0);
+        let failed = |error| self.failed("reading the catalog", error);
         let mut catalog = Catalog::default();
         let domains = client
             .query(
@@ -394,76 +451,102 @@ impl Slot for PgSlot<'_> {
 
     async fn peek(&mut self, window: Window, timeout: Duration) -> Result<PgRows, SlotError> {
         const DOING: &str = "peeking a window";
-        let failed = |slot: &Self, error| slot.failed(DOING, error, timeout.as_secs());
         self.limit(&self.reader, timeout)
             .await
-            .map_err(|error| failed(self, error))?;
-        match self.start(window).await {
-            Err(error)
-                if !self.newer.is_empty() && error.code() == Some(&SqlState::INVALID_PARAMETER_VALUE) =>
-            {
-                static ONCE: Once = Once::new();
-                ONCE.call_once(|| {
-                    tracing::warn!("this wal2json is older than 2.6 and writes NaN and Infinity as null: use pgoutput where they occur");
-                });
-                self.newer.clear();
-                self.start(window).await.map_err(|error| failed(self, error))
-            }
-            started => started.map_err(|error| failed(self, error)),
+            .map_err(|error| self.failed(DOING, error))?;
+        let mut started = self.start(window).await;
+        let unknown = |error: &tokio_postgres::Error| {
+            let message = error
+                .as_db_error()
+                .map(tokio_postgres::error::DbError::message)
+                .unwrap_or_default();
+            self.newer
+                .iter()
+                .step_by(2)
+                .any(|option| message.contains(option.as_str()))
+        };
+        if started.as_ref().is_err_and(unknown) {
+            static ONCE: Once = Once::new();
+            ONCE.call_once(|| {
+                tracing::warn!(
+                    "this wal2json is older than 2.6 and writes NaN and Infinity as null: use pgoutput where they occur"
+                );
+            });
+            self.newer.clear();
+            started = self.start(window).await;
         }
+        let (mut rows, first) = started.map_err(|error| self.failed(DOING, error))?;
+        rows.first = first.map(|row| rows.fits(row)).transpose()?;
+        Ok(rows)
     }
 
-    async fn commit_row(&mut self, window: Window, xid: u32) -> Result<Option<(Lsn, Vec<u8>)>, SlotError> {
-        // The rows of the first peek are on their way already, so the slot is free. Only a commit row has the marks of
-        // its plugin at its start; the condition keeps the others on the server.
+    async fn large_commits(&mut self, window: Window, bytes: usize) -> Result<Commits, SlotError> {
+        // The rows of the first peek are on their way already, so the slot is free. Of a transaction's rows, the commit has
+        // the greatest LSN, and it alone begins with its plugin's mark.
         let mark: &[u8] = match self.plugin {
             Plugin::Pgoutput => b"C",
             Plugin::Wal2json => br#"{"action":"C""#,
             Plugin::TestDecoding => b"COMMIT ",
         };
-        let row = self
+        let length = |bytes: usize| i64::try_from(bytes).unwrap_or(i64::MAX);
+        let rows = self
             .control
             .client
-            .query_opt(
-                "select lsn, data from pg_logical_slot_peek_binary_changes($1, $2, $3, variadic $4::text[])
-                 where xid::text = $5 and substr(data, 1, $6) = $7 limit 1",
+            .query(
+                "select xid::text::int8, max(lsn), (array_agg(data) filter (where substr(data, 1, $5) = $6))[1]
+                 from pg_logical_slot_peek_binary_changes($1, $2, $3, variadic $4::text[])
+                 group by xid having sum(octet_length(data) + $7::int8) > $8::int8",
                 &[
                     &self.slot,
                     &PgLsn::from(window.upto.0),
                     &window.rows,
                     &self.options,
-                    &xid.to_string(),
                     &i32::try_from(mark.len()).unwrap_or(0),
                     &mark,
+                    &length(ROW_BYTES),
+                    &length(bytes),
                 ],
             )
             .await
-            .map_err(|error| self.failed("looking for the commit of a large transaction", error, 0))?;
-        Ok(row.map(|row| (Lsn(row.get::<_, PgLsn>(0).into()), row.get(1))))
+            .map_err(|error| self.failed("looking for the commits of large transactions", error))?;
+        let commit = |row: &PgRow| {
+            let xid = u32::try_from(row.get::<_, i64>(0)).ok()?;
+            Some((
+                xid,
+                (
+                    Lsn(row.get::<_, PgLsn>(1).into()),
+                    row.get::<_, Option<Vec<u8>>>(2)?,
+                ),
+            ))
+        };
+        Ok(rows.iter().filter_map(commit).collect())
     }
 
     async fn abandon(&mut self) {
         self.reader.cancel().await;
     }
 
-    async fn advance(&mut self, to: Lsn) -> Result<(), SlotError> {
+    async fn advance(&mut self, to: Lsn, timeout: Duration) -> Result<(), SlotError> {
         const DOING: &str = "advancing the slot";
-        // On the reading session: whatever it was doing with the slot ends before this begins.
-        let failed = |error| self.failed(DOING, error, 0);
-        let client = &self.reader.client;
-        client
-            .execute("select set_config('statement_timeout', '0', false)", &[])
-            .await
-            .map_err(failed)?;
         // The guard: PostgreSQL would clamp a position that its log does not reach, and skip what is written there later.
-        let row = client
-            .query_one(
-                "select case when pg_current_wal_flush_lsn() >= $1 then
-                   (select end_lsn from pg_replication_slot_advance($2, $1)) end",
-                &[&PgLsn::from(to.0), &self.slot],
-            )
-            .await
-            .map_err(failed)?;
+        const ADVANCE: &str = "select case when pg_current_wal_flush_lsn() >= $1 then
+               (select end_lsn from pg_replication_slot_advance($2, $1)) end";
+        // On the reading session: whatever it was doing with the slot ends before this begins.
+        let client = &self.reader.client;
+        let mut cancelled = false;
+        let row = loop {
+            let limited = self.limit(&self.reader, timeout).await;
+            let advanced = match limited {
+                Ok(()) => client.query_one(ADVANCE, &[&PgLsn::from(to.0), &self.slot]).await,
+                Err(error) => Err(error),
+            };
+            match advanced {
+                Ok(row) => break row,
+                // A cancel that was meant for the peek before it may come late, once.
+                Err(error) if !cancelled && error.to_string().contains("user request") => cancelled = true,
+                Err(error) => return Err(self.failed(DOING, error)),
+            }
+        };
         match row.get::<_, Option<PgLsn>>(0) {
             Some(_) => Ok(()),
             None => Err(SlotError::NotAdvanced {
@@ -476,7 +559,8 @@ impl Slot for PgSlot<'_> {
 
 /// The rows of a peek, as they come from the server.
 pub struct PgRows {
-    rows: Pin<Box<RowStream>>,
+    /// Fused: a stream of tokio-postgres that is asked again after its end says that the connection is closed.
+    rows: Pin<Box<Fuse<RowStream>>>,
     first: Option<PeekRow>,
     slot: String,
     host: String,
@@ -485,6 +569,10 @@ pub struct PgRows {
 impl Rows for PgRows {
     type Row = PeekRow;
 
+    fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
     async fn next(&mut self) -> Result<Option<PeekRow>, SlotError> {
         const DOING: &str = "reading a window";
         if let Some(row) = self.first.take() {
@@ -492,11 +580,10 @@ impl Rows for PgRows {
         }
         match self.rows.next().await {
             None => Ok(None),
-            Some(Ok(row)) => Ok(Some(PeekRow(row))),
+            Some(Ok(row)) => self.fits(row).map(Some),
             Some(Err(error)) if error.code() == Some(&SqlState::QUERY_CANCELED) => Err(SlotError::Timeout {
                 slot: self.slot.clone(),
                 doing: DOING,
-                seconds: 0,
                 source: Box::new(error),
             }),
             Some(Err(error)) => {
@@ -508,6 +595,21 @@ impl Rows for PgRows {
                     source,
                 })
             }
+        }
+    }
+}
+
+impl PgRows {
+    /// The row, if it is not one that the server kept back for its size.
+    fn fits(&self, row: PgRow) -> Result<PeekRow, SlotError> {
+        let row = PeekRow(row);
+        match row.0.try_get::<_, Option<i32>>(2) {
+            Ok(Some(bytes)) => Err(SlotError::RowTooLarge {
+                slot: self.slot.clone(),
+                lsn: row.lsn(),
+                bytes: bytes.into(),
+            }),
+            _ => Ok(row),
         }
     }
 }

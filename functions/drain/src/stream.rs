@@ -18,6 +18,10 @@ pub struct Kinesis {
 }
 
 impl Stream for Kinesis {
+    fn name(&self) -> String {
+        self.stream.clone()
+    }
+
     async fn put(&self, parcels: Vec<Parcel>) -> Answer {
         let outcome = self.request(&parcels).await;
         Answer { parcels, outcome }
@@ -87,6 +91,9 @@ impl Kinesis {
     fn error(&self, code: &str, source: Source) -> StreamError {
         let stream = self.stream.clone();
         match code {
+            "ExpiredToken" | "ExpiredTokenException" | "RequestExpired" => {
+                StreamError::Credentials { stream, source }
+            }
             "ResourceNotFoundException" => StreamError::Missing { stream, source },
             "ProvisionedThroughputExceededException"
             | "LimitExceededException"

@@ -44,9 +44,10 @@ impl<C: Checkpoints> Keeper<C> {
         self.running.is_some()
     }
 
-    /// When the next store is due, for a position that is `acknowledged`; `None` when there is nothing to store.
+    /// When the next store is due, for a position that is `acknowledged`; `None` when there is nothing to store. The first
+    /// one is not stored along the way: what must come before it is for [`Keeper::store`]'s caller to know.
     pub(super) fn due(&self, acknowledged: Lsn) -> Option<Instant> {
-        let news = self.running.is_none() && self.stored < Some(acknowledged);
+        let news = self.running.is_none() && self.stored.is_some_and(|stored| stored < acknowledged);
         news.then(|| self.last + PACE)
     }
 
@@ -76,6 +77,17 @@ impl<C: Checkpoints> Keeper<C> {
     /// # Errors
     /// The store is refused for good, or failed until the deadline.
     pub(super) async fn store(&mut self, acknowledged: Lsn, deadline: Instant) -> Result<(), Error> {
+        let stored = tokio::time::timeout_at(deadline.into(), self.try_to_store(acknowledged)).await;
+        stored.unwrap_or_else(|_| {
+            let parameter = self.checkpoints.name();
+            Err(Error::Checkpoint(CheckpointError::Unavailable {
+                parameter,
+                source: "it did not answer in time".into(),
+            }))
+        })
+    }
+
+    async fn try_to_store(&mut self, acknowledged: Lsn) -> Result<(), Error> {
         self.settle().await;
         let mut pause = Duration::from_millis(100);
         while self.stored < Some(acknowledged) {
@@ -84,7 +96,7 @@ impl<C: Checkpoints> Keeper<C> {
                     self.stored = Some(acknowledged);
                     self.last = Instant::now();
                 }
-                Err(error) if error.kind() == Kind::Transient && Instant::now() + pause < deadline => {
+                Err(error) if error.kind() == Kind::Transient => {
                     tracing::warn!(error = %error, "the checkpoint was not stored, trying again");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_secs(2));

@@ -13,6 +13,7 @@ mod tests;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::budget::Budget;
+use crate::catalog::Catalog;
 use crate::checkpoint::Checkpoint;
 use crate::config::TablePattern;
 use crate::continuity::Start;
@@ -24,8 +25,8 @@ use crate::pack::{Limits, Parcel};
 use crate::window::{Pace, Window};
 
 use keeper::Keeper;
-use parts::{Checkpoints, Row, Rows, Slot, SlotError, Stream};
-use reader::{Output, Reader, Wants};
+use parts::{Checkpoints, Reach, Row, Rows, Slot, SlotError, Stream, StreamError};
+use reader::{HOLD_BYTES, Output, Reader, Wants};
 use report::{Report, Stopped};
 use sender::Sender;
 
@@ -148,25 +149,29 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
             self.open(opening).await?;
         }
         let mut pace = Pace::default();
+        let mut hurried = false;
         loop {
-            if self.budget.for_reading(Instant::now()) < LEAST_TIME {
-                self.report.stopped = Stopped::Deadline;
-                return Ok(());
+            let left = self.budget.for_reading(Instant::now());
+            if left < LEAST_TIME {
+                return self.out_of_time();
             }
-            let flush = self.slot.flush().await?;
+            let Reach { flush, restart } = self.slot.reach().await?;
             self.report.lag_bytes = flush.bytes_since(self.confirmed);
             let opened = Instant::now();
             if flush > self.confirmed {
                 let window = pace.window(self.confirmed, flush);
-                let end = self.window(window).await?;
+                // The server decodes the whole window before it sends the first row. At first it gets half of the time for
+                // that, so that a smaller window can still be tried; then nearly all.
+                let patience = if hurried { left * 9 / 10 } else { left / 2 };
+                let end = self.window(window, patience).await?;
                 self.report.lag_bytes = flush.bytes_since(self.confirmed);
                 match end {
-                    End::Deadline => {
-                        self.report.stopped = Stopped::Deadline;
-                        return self.unless_in_trouble();
+                    End::Deadline => return self.out_of_time(),
+                    End::TooSlow if pace.shrink() => {
+                        hurried = true;
+                        continue;
                     }
-                    End::TooSlow if pace.shrink() => continue,
-                    End::TooSlow => return Err(self.too_slow(opened.elapsed())),
+                    End::TooSlow => return Err(self.too_slow()),
                     End::Whole if window.upto == flush => {}
                     End::Whole | End::Full => {
                         pace.learn(opened.elapsed(), self.budget.for_reading(Instant::now()));
@@ -180,7 +185,11 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
             let stay = began + self.settings.linger;
             if Instant::now() + pause < stay.min(self.budget.stop_reading()) {
                 tokio::time::sleep(pause).await;
-            } else if self.slot.flush().await?.bytes_since(self.confirmed) <= TIP_BYTES {
+                continue;
+            }
+            // Another peek must be worth what it reads again: a twentieth of it, at least.
+            let news = self.slot.reach().await?.flush.bytes_since(self.confirmed);
+            if news <= TIP_BYTES.max(flush.bytes_since(restart) / 20) {
                 self.report.stopped = Stopped::Empty;
                 return Ok(());
             }
@@ -195,37 +204,46 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
             self.sender.ledger.commit(transaction, self.start.acknowledged);
             self.report.events += 1;
             self.sender.push(Parcel { event, transaction });
-            let (result, _) = self.bring_home().await;
+            let (result, all) = self.bring_home().await;
             result?;
-            self.unless_in_trouble()?;
+            if !all {
+                let (stream, source) = (
+                    self.sender.stream_name(),
+                    "it did not take the first event in time".into(),
+                );
+                let late = StreamError::Unavailable { stream, source };
+                return Err(Error::Stream(self.sender.trouble.take().unwrap_or(late)));
+            }
         }
         self.keeper
-            .store(self.start.acknowledged, self.budget.deadline())
+            .store(self.start.acknowledged, self.budget.stop_confirming())
             .await
     }
 
-    /// Reads one window, sends it, and confirms what has arrived.
-    async fn window(&mut self, window: Window) -> Result<End, Error> {
-        let catalog = self.slot.catalog().await?;
+    /// Reads one window, sends it, and confirms what has arrived. The server gets `patience` to decode it.
+    async fn window(&mut self, window: Window, patience: Duration) -> Result<End, Error> {
         let (acknowledged, proved) = (self.start.acknowledged, self.start.proved);
         let now = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default();
         let now = i64::try_from(now.as_micros()).unwrap_or(i64::MAX);
-        let mut reader = Reader::new(self.settings, self.debezium, catalog, acknowledged, proved, now);
         self.report.peeks += 1;
         let time = self.budget.for_reading(Instant::now());
-        // The server decodes the whole window before it sends the first row. It gets a third of the time for that, so
-        // that a smaller window can still be tried; the rows themselves may take as long as there is.
-        let patience = Instant::now() + time / 3;
-        let mut rows = match tokio::time::timeout_at(patience.into(), self.slot.peek(window, time)).await {
+        let mut rows = match tokio::time::timeout(patience, self.slot.peek(window, time)).await {
             Ok(Ok(rows)) => rows,
             Err(_) | Ok(Err(SlotError::Timeout { .. })) => {
-                self.slot.abandon().await;
+                self.abandon().await;
                 return Ok(End::TooSlow);
             }
             Ok(Err(error)) => return Err(error.into()),
         };
+        // Read while the rows are on their way, so that a table that is new in them is known; not at all for none.
+        let catalog = if rows.is_empty() {
+            Catalog::default()
+        } else {
+            self.slot.catalog().await?
+        };
+        let mut reader = Reader::new(self.settings, self.debezium, catalog, acknowledged, proved, now);
         let (read, mut failure) = match self.read(window, &mut rows, &mut reader).await {
             Ok(read) => (read, None),
             Err(error) => (Read::Stopped, Some(error)),
@@ -233,28 +251,34 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
         // The connection can only be told something else once nobody waits for its rows.
         drop(rows);
         if !matches!(read, Read::Whole | Read::Full) {
-            self.slot.abandon().await;
+            self.abandon().await;
         }
         // Even after a failure: what is under way arrives anyway, and what is stored and confirmed need not be sent again.
         let (sent, all) = self.bring_home().await;
         failure = failure.or(sent.err());
-        if all {
-            self.sender.ledger.abandon();
-            if read == Read::Whole && failure.is_none() {
-                self.sender.ledger.examined(window.upto);
+        if all && failure.is_none() {
+            match read {
+                Read::Whole => self.sender.ledger.examined(window.upto),
+                Read::Full => {}
+                // The open transaction is read again from its beginning.
+                Read::TooSlow | Read::Stopped => self.sender.ledger.abandon(),
             }
         }
         let confirmed = self.confirm().await;
-        match failure {
-            Some(failure) => return Err(failure),
-            None => confirmed?,
+        if let Some(failure) = failure {
+            return Err(failure);
         }
-        Ok(match read {
-            Read::Whole if all => End::Whole,
-            Read::Full if all => End::Full,
-            Read::TooSlow => End::TooSlow,
+        Ok(match (read, confirmed?) {
+            (Read::Whole, true) if all => End::Whole,
+            (Read::Full, true) if all => End::Full,
+            (Read::TooSlow, true) if all => End::TooSlow,
             _ => End::Deadline,
         })
+    }
+
+    /// Stops the peek. The server may be gone, and what is under way to the stream must not wait for it.
+    async fn abandon(&mut self) {
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.slot.abandon()).await;
     }
 
     /// Takes rows until there are no more or the time for reading is over, sending meanwhile.
@@ -268,37 +292,46 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
         tokio::pin!(stop);
         let (mut count, mut parcels) = (0i32, Vec::new());
         loop {
-            while self.sender.can_send(true) {
-                self.sender.send();
+            while reader.has_rows() && self.sender.has_room() {
+                let Self { sender, report, .. } = self;
+                let mut out = Output {
+                    ledger: &mut sender.ledger,
+                    parcels: &mut parcels,
+                    report,
+                };
+                let done = reader.next(&mut out);
+                // Also after an error: what came before the row stands.
+                parcels.drain(..).for_each(|parcel| self.sender.push(parcel));
+                done?;
+                while self.sender.can_send(true) {
+                    self.sender.send();
+                }
             }
             let retry = self.sender.next_retry();
             let due = self.keeper.due(self.sender.ledger.acknowledged());
             tokio::select! {
                 biased;
                 () = &mut stop => return Ok(Read::Stopped),
-                Some(answer) = self.sender.next_answer(), if self.sender.waits() => {
-                    self.sender.settle(answer, &mut self.report)?;
+                answer = self.sender.next_answer(), if self.sender.waits() => {
+                    self.sender.settle(answer?, &mut self.report)?;
                 }
                 row = rows.next(), if self.sender.has_room() => {
                     let row = match row {
                         Ok(Some(row)) => row,
+                        Ok(None) if reader.is_open() => return Err(reader.out_of_place(window.upto)),
                         Ok(None) if count >= window.rows => return Ok(Read::Full),
                         Ok(None) => return Ok(Read::Whole),
                         Err(SlotError::Timeout { .. }) => return Ok(Read::TooSlow),
                         Err(error) => return Err(error.into()),
                     };
                     count = count.saturating_add(1);
-                    let Self { sender, report, .. } = self;
-                    let mut out = Output { ledger: &mut sender.ledger, parcels: &mut parcels, report };
-                    let mut wants = reader.take(row, &mut out);
-                    if let Ok(Wants::CommitOf(xid)) = wants {
-                        let commit = self.slot.commit_row(window, xid).await?;
-                        let (lsn, data) = commit.ok_or_else(|| Error::OutOfPlace { slot: self.settings.slot.clone(), lsn: window.upto })?;
-                        wants = reader.commit_found(lsn, &data, &mut out).map(|()| Wants::Row);
+                    if reader.take(row)? == Wants::LargeCommits {
+                        let asked = self.slot.large_commits(window, HOLD_BYTES / 2);
+                        match tokio::time::timeout_at(self.budget.stop_reading().into(), asked).await {
+                            Ok(commits) => reader.large_commits(commits?)?,
+                            Err(_) => return Ok(Read::Stopped),
+                        }
                     }
-                    // Also after an error: what came before the row stands.
-                    parcels.drain(..).for_each(|parcel| self.sender.push(parcel));
-                    wants?;
                 }
                 () = self.keeper.settle(), if self.keeper.waits() => {}
                 () = until(due), if due.is_some() => self.keeper.start(self.sender.ledger.acknowledged()),
@@ -323,8 +356,8 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
             tokio::select! {
                 biased;
                 () = &mut stop => break,
-                Some(answer) = self.sender.next_answer(), if self.sender.waits() => {
-                    let settled = self.sender.settle(answer, &mut self.report);
+                answer = self.sender.next_answer(), if self.sender.waits() => {
+                    let settled = answer.and_then(|answer| self.sender.settle(answer, &mut self.report));
                     result = result.and(settled);
                 }
                 () = self.keeper.settle(), if self.keeper.waits() => {}
@@ -335,19 +368,33 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
         (result, self.sender.is_empty())
     }
 
-    /// Stores the checkpoint, then advances the slot: `confirmed_flush <= checkpoint <= acknowledged`.
-    async fn confirm(&mut self) -> Result<(), Error> {
+    /// Stores the checkpoint, then advances the slot: `confirmed_flush <= checkpoint <= acknowledged`. False when the slot was
+    /// not advanced in time, which costs nothing but reading: the next invocation skips by position.
+    async fn confirm(&mut self) -> Result<bool, Error> {
         let acknowledged = self.sender.ledger.acknowledged();
-        self.keeper.store(acknowledged, self.budget.deadline()).await?;
+        let end = self.budget.stop_confirming();
+        self.keeper.store(acknowledged, end).await?;
         if acknowledged > self.confirmed {
             assert!(
                 self.keeper.stored() >= Some(acknowledged),
                 "the slot moves after the checkpoint"
             );
-            self.slot.advance(acknowledged).await?;
-            self.confirmed = acknowledged;
+            let left = end.saturating_duration_since(Instant::now());
+            match tokio::time::timeout(left, self.slot.advance(acknowledged, left)).await {
+                Ok(Ok(())) => self.confirmed = acknowledged,
+                Err(_) | Ok(Err(SlotError::Timeout { .. })) => {
+                    tracing::warn!(slot = self.settings.slot, to = %acknowledged, "the slot was not advanced in time");
+                    return Ok(false);
+                }
+                Ok(Err(error)) => return Err(error.into()),
+            }
         }
-        Ok(())
+        Ok(true)
+    }
+
+    fn out_of_time(&mut self) -> Result<(), Error> {
+        self.report.stopped = Stopped::Deadline;
+        self.unless_in_trouble()
     }
 
     /// The time is over. That nothing at all came through is worth an error, not a report that looks like a backlog.
@@ -358,12 +405,12 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
         }
     }
 
-    fn too_slow(&self, took: Duration) -> Error {
+    fn too_slow(&self) -> Error {
+        let (slot, doing) = (self.settings.slot.clone(), "reading the smallest window");
         Error::Slot(SlotError::Timeout {
-            slot: self.settings.slot.clone(),
-            doing: "reading the smallest window",
-            seconds: took.as_secs(),
-            source: "the statement timeout was reached".into(),
+            slot,
+            doing,
+            source: "the server did not finish decoding it".into(),
         })
     }
 }

@@ -1,6 +1,7 @@
 //! The three parts that a drain works on, as small as it needs them, and how each may fail. The edges implement them; a
 //! test may, too.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::time::Duration;
 
@@ -35,9 +36,15 @@ pub trait Rows {
     /// What a row is.
     type Row: Row;
 
+    /// Whether there is no row at all.
+    fn is_empty(&self) -> bool;
+
     /// The next row; `None` after the last. May be cancelled without losing a row.
     async fn next(&mut self) -> Result<Option<Self::Row>, SlotError>;
 }
+
+/// The commit rows of some transactions, by transaction id: each row's `lsn` column and its data.
+pub type Commits = HashMap<u32, (Lsn, Vec<u8>)>;
 
 /// A logical replication slot.
 #[allow(async_fn_in_trait)]
@@ -45,28 +52,44 @@ pub trait Slot {
     /// What a peek gives.
     type Rows: Rows;
 
-    /// Up to where the server's log is on disk.
-    async fn flush(&mut self) -> Result<Lsn, SlotError>;
+    /// Up to where the server's log is on disk, and from where a peek decodes.
+    async fn reach(&mut self) -> Result<Reach, SlotError>;
 
     /// What the plugins do not tell about tables.
     async fn catalog(&mut self) -> Result<Catalog, SlotError>;
 
-    /// Opens a window; nothing is consumed. The server gives up after `timeout`.
+    /// Opens a window; nothing is consumed. Returns when the server has decoded all of it, and gives up after `timeout`.
     async fn peek(&mut self, window: Window, timeout: Duration) -> Result<Self::Rows, SlotError>;
 
-    /// The commit row of one transaction of a window that is being read: its `lsn` column and its data. Costs a second peek.
-    async fn commit_row(&mut self, window: Window, xid: u32) -> Result<Option<(Lsn, Vec<u8>)>, SlotError>;
+    /// The commit rows of those transactions of a window whose rows take more than `bytes`, each row counted with
+    /// [`ROW_BYTES`] on top. Costs another peek, while the rows of the first are on their way.
+    async fn large_commits(&mut self, window: Window, bytes: usize) -> Result<Commits, SlotError>;
 
     /// Stops the peek whose rows are no longer wanted, so that the server lets the slot go.
     async fn abandon(&mut self);
 
     /// Confirms everything before `to`, which must be the end of a commit record or of a window that was read completely.
-    /// Refuses when the server's log does not reach that far.
-    async fn advance(&mut self, to: Lsn) -> Result<(), SlotError>;
+    /// Refuses when the server's log does not reach that far, and gives up after `timeout`.
+    async fn advance(&mut self, to: Lsn, timeout: Duration) -> Result<(), SlotError>;
 }
+
+/// How far the server's log reaches.
+#[derive(Debug, Clone, Copy)]
+pub struct Reach {
+    /// Up to where it is on disk.
+    pub flush: Lsn,
+    /// From where a peek of the slot decodes it.
+    pub restart: Lsn,
+}
+
+/// What a row that is held occupies besides its data, about: its buffer's and its structure's share.
+pub const ROW_BYTES: usize = 160;
 
 /// A Kinesis data stream.
 pub trait Stream: Clone + Send + Sync + 'static {
+    /// What the stream is called, for errors.
+    fn name(&self) -> String;
+
     /// Puts parcels of different lanes, once. What failed is for the caller to send again.
     fn put(&self, parcels: Vec<Parcel>) -> impl Future<Output = Answer> + Send;
 }
@@ -92,6 +115,9 @@ pub enum Refusal {
 
 /// Where the checkpoint is kept.
 pub trait Checkpoints: Clone + Send + Sync + 'static {
+    /// What the place is called, for errors.
+    fn name(&self) -> String;
+
     /// Stores a checkpoint's text in place of the last.
     fn store(&self, text: String) -> impl Future<Output = Result<(), CheckpointError>> + Send;
 }
@@ -151,14 +177,30 @@ pub enum SlotError {
         database: String,
     },
     #[error(
-        "slot {slot}: the server did not answer in {seconds} s while {doing}; a long transaction may make it read much log again, or it is overloaded"
+        "slot {slot}: {doing} took longer than it may. A long transaction may make the server read much log again (oldest_transaction \
+         in status names it), or it is overloaded; a larger Timeout of the function gives it longer"
     )]
     Timeout {
         slot: String,
         doing: &'static str,
-        seconds: u64,
         source: Source,
     },
+    #[error(
+        "slot {slot}: the row at {lsn} has {bytes} bytes, which no record can hold; the slot stays before its transaction. Leave the \
+         large column out of the publication, or move the slot past it"
+    )]
+    RowTooLarge { slot: String, lsn: Lsn, bytes: i64 },
+    #[error(
+        "slot {slot} was not created: it waits for process {pid}, whose transaction is writing. End it, or try again"
+    )]
+    CreationWaits { slot: String, pid: i32, source: Source },
+    #[error("the two sessions reached different servers: a failover is under way")]
+    TwoServers,
+    #[error(
+        "slot {slot} stands before its publication was made, so the server cannot read on: teardown and setup make the slot anew (what was \
+         committed until then is not read); then load the tables"
+    )]
+    PublicationLater { slot: String, source: Source },
     #[error(
         "slot {slot} was not advanced to {to}: the server's log does not reach that far. It was set back since this invocation began; the next one will say how far"
     )]
@@ -184,6 +226,14 @@ pub enum StreamError {
     Denied { stream: String, source: Source },
     #[error("stream {stream} refused a request")]
     Refused { stream: String, source: Source },
+    #[error(
+        "the function's AWS credentials are not accepted for stream {stream} now: they expired, or its clock is wrong"
+    )]
+    Credentials { stream: String, source: Source },
+    #[error(
+        "a request to stream {stream} was lost inside the function; what it held is sent again by the next tick"
+    )]
+    Lost { stream: String, source: Source },
     #[error("stream {stream} throttles whole requests")]
     Throttled { stream: String, source: Source },
     #[error(
@@ -196,7 +246,11 @@ impl StreamError {
     /// Whether the same request may pass later.
     pub fn kind(&self) -> Kind {
         match self {
-            StreamError::Throttled { .. } | StreamError::Unavailable { .. } => Kind::Transient,
+            StreamError::Throttled { .. }
+            | StreamError::Unavailable { .. }
+            | StreamError::Credentials { .. } => Kind::Transient,
+            // Nothing more is sent by this invocation, but the next one may.
+            StreamError::Lost { .. } => Kind::Definite,
             _ => Kind::Definite,
         }
     }

@@ -2,7 +2,11 @@
 //!
 //! A position begins with the end of the commit record, and pgoutput and test_decoding tell that only at the commit. So
 //! rows of such a transaction are held until their commit comes. One that outgrows [`HOLD_BYTES`] is not held further:
-//! the server is asked for its commit, which costs a second peek, and from then on its rows pass through.
+//! the server is asked for the commits of all such transactions of the window, which costs another peek, and from then on
+//! their rows pass through. Rows that may go are given out one at a time, so that no burst of events exceeds the bound on
+//! what waits.
+
+use std::collections::VecDeque;
 
 use crate::catalog::Catalog;
 use crate::change::{Change, Item, Relation};
@@ -15,22 +19,22 @@ use crate::pack::{Ledger, Parcel, TransactionId, shorten_key};
 use crate::position::Positions;
 
 use super::Settings;
-use super::parts::Row;
+use super::parts::{Commits, ROW_BYTES, Row};
 use super::report::Report;
 
 /// Bytes of rows of one transaction that wait for its commit.
-const HOLD_BYTES: usize = 8 << 20;
+pub(super) const HOLD_BYTES: usize = 8 << 20;
 
 /// What the reader needs before it can go on.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Wants {
     /// The next row.
     Row,
-    /// The commit row of this transaction, given to [`Reader::commit_found`].
-    CommitOf(u32),
+    /// The commits of the window's large transactions, given to [`Reader::large_commits`].
+    LargeCommits,
 }
 
-struct Open<R> {
+struct Open {
     id: TransactionId,
     transaction: Transaction,
     /// Known from the beginning, or when the commit was seen.
@@ -40,8 +44,6 @@ struct Open<R> {
     /// Whether the stream may have it already.
     replay: bool,
     changes: u64,
-    held: Vec<R>,
-    held_bytes: usize,
 }
 
 /// Reads the rows of one window.
@@ -54,7 +56,12 @@ pub(super) struct Reader<'a, R> {
     acknowledged: Lsn,
     /// Whether those are surely the same ones.
     proved: bool,
-    open: Option<Open<R>>,
+    open: Option<Open>,
+    /// Rows that wait: for the commit of their transaction, or for room.
+    rows: VecDeque<R>,
+    held_bytes: usize,
+    /// Commits that the server was asked for; `None` until it was.
+    commits: Option<Commits>,
     /// Wall-clock time of this window, µs since 1970-01-01 UTC.
     now: i64,
     events: Vec<Event>,
@@ -76,45 +83,85 @@ impl<'a, R: Row> Reader<'a, R> {
         proved: bool,
         now: i64,
     ) -> Self {
-        let decoder = Decoder::new(settings.plugin);
         Reader {
             settings,
             debezium,
-            decoder,
+            decoder: Decoder::new(settings.plugin),
             catalog,
             acknowledged,
             proved,
             open: None,
+            rows: VecDeque::new(),
+            held_bytes: 0,
+            commits: None,
             now,
             events: Vec::new(),
         }
     }
 
-    /// Takes the next row.
+    /// Whether a transaction was begun and not ended.
+    pub(super) fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
+    /// Takes the next row of the window.
+    ///
+    /// # Errors
+    /// It is a commit row that cannot be read.
+    pub(super) fn take(&mut self, row: R) -> Result<Wants, Error> {
+        let waits = self.open.as_ref().is_some_and(|open| open.positions.is_none());
+        if waits && self.decoder.is_commit(row.data()) {
+            self.commit_found(row.lsn(), row.data())?;
+        } else if waits {
+            self.held_bytes += row.data().len() + ROW_BYTES;
+        }
+        self.rows.push_back(row);
+        if self.held_bytes <= HOLD_BYTES {
+            return Ok(Wants::Row);
+        }
+        match &mut self.commits {
+            None => Ok(Wants::LargeCommits),
+            Some(commits) => {
+                let xid = self.open.as_ref().map_or(0, |open| open.transaction.xid);
+                let commit = commits.remove(&xid);
+                let (lsn, data) = commit.ok_or_else(|| self.out_of_place(Lsn::ZERO))?;
+                self.commit_found(lsn, &data)?;
+                Ok(Wants::Row)
+            }
+        }
+    }
+
+    /// The commits of the window's transactions that are too large to be held, [`HOLD_BYTES`] or more.
+    ///
+    /// # Errors
+    /// The commit of the open transaction is not among them, or cannot be read.
+    pub(super) fn large_commits(&mut self, mut commits: Commits) -> Result<(), Error> {
+        let xid = self.open.as_ref().map_or(0, |open| open.transaction.xid);
+        let commit = commits.remove(&xid);
+        self.commits = Some(commits);
+        let (lsn, data) = commit.ok_or_else(|| self.out_of_place(Lsn::ZERO))?;
+        self.commit_found(lsn, &data)
+    }
+
+    /// Whether rows wait that may go.
+    pub(super) fn has_rows(&self) -> bool {
+        let held = self.open.as_ref().is_some_and(|open| open.positions.is_none());
+        !held && !self.rows.is_empty()
+    }
+
+    /// Turns the next row that may go into parcels.
     ///
     /// # Errors
     /// The row is not what its plugin writes, or an event is larger than a record may be. What came before it stands.
-    pub(super) fn take(&mut self, row: R, out: &mut Output<'_>) -> Result<Wants, Error> {
-        if let Some(open) = &mut self.open
-            && open.positions.is_none()
-        {
-            if !self.decoder.is_commit(row.data()) {
-                open.held_bytes += row.data().len() + 64;
-                open.held.push(row);
-                return Ok(if open.held_bytes > HOLD_BYTES {
-                    Wants::CommitOf(open.transaction.xid)
-                } else {
-                    Wants::Row
-                });
-            }
-            self.commit_found(row.lsn(), row.data(), out)?;
+    pub(super) fn next(&mut self, out: &mut Output<'_>) -> Result<(), Error> {
+        match self.rows.pop_front() {
+            Some(row) => self.process(row.lsn(), row.data(), out),
+            None => Ok(()),
         }
-        self.process(row.lsn(), row.data(), out)?;
-        Ok(Wants::Row)
     }
 
     /// The commit row of the open transaction: its held rows can go now.
-    pub(super) fn commit_found(&mut self, lsn: Lsn, data: &[u8], out: &mut Output<'_>) -> Result<(), Error> {
+    fn commit_found(&mut self, lsn: Lsn, data: &[u8]) -> Result<(), Error> {
         let Item::Commit {
             commit_end,
             commit_time,
@@ -122,19 +169,15 @@ impl<'a, R: Row> Reader<'a, R> {
         else {
             return Err(self.out_of_place(lsn));
         };
-        let held = match &mut self.open {
-            Some(open) => {
-                open.transaction.commit_time = open.transaction.commit_time.or(commit_time);
-                open.positions = Some(Positions::new(commit_end));
-                open.skip = self.proved && commit_end <= self.acknowledged;
-                open.replay = commit_end <= self.acknowledged;
-                open.held_bytes = 0;
-                std::mem::take(&mut open.held)
-            }
-            None => return Err(self.out_of_place(lsn)),
+        let Some(open) = &mut self.open else {
+            return Err(self.out_of_place(lsn));
         };
-        held.iter()
-            .try_for_each(|row| self.process(row.lsn(), row.data(), out))
+        open.transaction.commit_time = open.transaction.commit_time.or(commit_time);
+        open.positions = Some(Positions::new(commit_end));
+        open.skip = self.proved && commit_end <= self.acknowledged;
+        open.replay = commit_end <= self.acknowledged;
+        self.held_bytes = 0;
+        Ok(())
     }
 
     fn process(&mut self, lsn: Lsn, data: &[u8], out: &mut Output<'_>) -> Result<(), Error> {
@@ -156,8 +199,6 @@ impl<'a, R: Row> Reader<'a, R> {
                     skip: self.proved && commit_end.is_some_and(known),
                     replay: commit_end.is_some_and(known),
                     changes: 0,
-                    held: Vec::new(),
-                    held_bytes: 0,
                 });
             }
             Item::Commit { commit_end, .. } => {
@@ -254,7 +295,7 @@ impl<'a, R: Row> Reader<'a, R> {
             })
     }
 
-    fn out_of_place(&self, lsn: Lsn) -> Error {
+    pub(super) fn out_of_place(&self, lsn: Lsn) -> Error {
         Error::OutOfPlace {
             slot: self.settings.slot.clone(),
             lsn,

@@ -68,8 +68,8 @@ pub enum Stopped {
 /// A transaction that holds the slot's `restart_lsn` back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct OldestTransaction {
-    /// The server process.
-    pub pid: i32,
+    /// The server process; null for a prepared transaction, which has none (see `pg_prepared_xacts`).
+    pub pid: Option<i32>,
     /// Its age in seconds; null unless the role is a member of `pg_monitor`.
     pub age_seconds: Option<i64>,
 }

@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::lsn::Lsn;
 use crate::pack::{Lanes, Ledger, Limits, Parcel, Settled};
 
-use super::parts::{Answer, Kind, Refusal, Stream};
+use super::parts::{Answer, Kind, Refusal, Stream, StreamError};
 use super::report::Report;
 
 /// Requests under way at once. More do not help: a lane has one event under way, and a shard takes 1,000 records a second.
@@ -27,7 +27,7 @@ pub(super) struct Sender<K> {
     /// Nothing more is sent: the stream refused for good.
     closed: bool,
     /// The last error that stood for a whole request, while nothing has been acknowledged since.
-    pub(super) trouble: Option<super::parts::StreamError>,
+    pub(super) trouble: Option<StreamError>,
 }
 
 impl<K: Stream> Sender<K> {
@@ -43,6 +43,10 @@ impl<K: Stream> Sender<K> {
             closed: false,
             trouble: None,
         }
+    }
+
+    pub(super) fn stream_name(&self) -> String {
+        self.stream.name()
     }
 
     pub(super) fn push(&mut self, parcel: Parcel) {
@@ -93,17 +97,22 @@ impl<K: Stream> Sender<K> {
         }
     }
 
-    /// The next answer; `None` when none is awaited. May be cancelled without losing one.
-    pub(super) async fn next_answer(&mut self) -> Option<Answer> {
-        loop {
-            match self.under_way.join_next().await? {
-                Ok(answer) => return Some(answer),
-                // A panic in the SDK. Its parcels are gone, so the ledger never passes them and the next invocation sends them.
-                Err(error) => {
-                    tracing::error!(error = %error, "a request was lost");
-                    self.closed = true;
-                }
+    /// The next answer. Waits for ever when none is awaited. May be cancelled without losing one.
+    ///
+    /// # Errors
+    /// A request was lost, by a panic in what sends it. Its parcels are gone with it: the ledger never passes them, nothing more
+    /// is sent, and the next invocation reads them again.
+    pub(super) async fn next_answer(&mut self) -> Result<Answer, Error> {
+        match self.under_way.join_next().await {
+            Some(Ok(answer)) => Ok(answer),
+            Some(Err(error)) => {
+                self.closed = true;
+                Err(Error::Stream(StreamError::Lost {
+                    stream: self.stream.name(),
+                    source: Box::new(error),
+                }))
             }
+            None => std::future::pending().await,
         }
     }
 
@@ -119,7 +128,7 @@ impl<K: Stream> Sender<K> {
             Err(error) => {
                 let definite = error.kind() == Kind::Definite;
                 let refusal = match error {
-                    super::parts::StreamError::Throttled { .. } => Refusal::Throttled,
+                    StreamError::Throttled { .. } => Refusal::Throttled,
                     _ => Refusal::Internal,
                 };
                 let failed = vec![Some(refusal); answer.parcels.len()];
@@ -133,7 +142,6 @@ impl<K: Stream> Sender<K> {
                 return Ok(());
             }
         };
-        self.trouble = None;
         self.take_in(now, answer.parcels, &refusals, report);
         Ok(())
     }
@@ -150,6 +158,7 @@ impl<K: Stream> Sender<K> {
             // An answer that is shorter than the request says nothing of the rest: it goes again.
             match refusals.get(at).copied().unwrap_or(Some(Refusal::Internal)) {
                 None => {
+                    self.trouble = None;
                     report.records += 1;
                     report.bytes += parcel.request_bytes() as u64;
                     self.ledger.acknowledge(parcel.transaction);
@@ -157,6 +166,13 @@ impl<K: Stream> Sender<K> {
                         .settle(now, Settled::Acknowledged(parcel), |_| Duration::ZERO);
                 }
                 Some(refusal) => {
+                    if refusal == Refusal::Internal && self.trouble.is_none() {
+                        let (stream, source) = (
+                            self.stream.name(),
+                            "it refuses records with an internal failure".into(),
+                        );
+                        self.trouble = Some(StreamError::Unavailable { stream, source });
+                    }
                     report.retried += 1;
                     report.throttled += u64::from(refusal == Refusal::Throttled);
                     throttled |= refusal == Refusal::Throttled;

@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::parts::{Answer, CheckpointError, Checkpoints, Refusal, Row, Rows, Slot, SlotError, Stream};
+use super::parts::{
+    Answer, CheckpointError, Checkpoints, Commits, Reach, Refusal, Row, Rows, Slot, SlotError, Stream,
+};
 use super::*;
 use crate::catalog::Catalog;
 use crate::checkpoint::Checkpoint;
@@ -67,6 +69,10 @@ struct FakeRows(VecDeque<FakeRow>);
 impl Rows for FakeRows {
     type Row = FakeRow;
 
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     async fn next(&mut self) -> Result<Option<FakeRow>, SlotError> {
         Ok(self.0.pop_front())
     }
@@ -75,8 +81,11 @@ impl Rows for FakeRows {
 impl Slot for FakeSlot {
     type Rows = FakeRows;
 
-    async fn flush(&mut self) -> Result<Lsn, SlotError> {
-        Ok(self.flush)
+    async fn reach(&mut self) -> Result<Reach, SlotError> {
+        Ok(Reach {
+            flush: self.flush,
+            restart: Lsn::ZERO,
+        })
     }
 
     async fn catalog(&mut self) -> Result<Catalog, SlotError> {
@@ -99,13 +108,13 @@ impl Slot for FakeSlot {
         Ok(FakeRows(rows.collect()))
     }
 
-    async fn commit_row(&mut self, _: Window, _: u32) -> Result<Option<(Lsn, Vec<u8>)>, SlotError> {
-        Ok(None)
+    async fn large_commits(&mut self, _: Window, _: usize) -> Result<Commits, SlotError> {
+        Ok(Commits::new())
     }
 
     async fn abandon(&mut self) {}
 
-    async fn advance(&mut self, to: Lsn) -> Result<(), SlotError> {
+    async fn advance(&mut self, to: Lsn, _: Duration) -> Result<(), SlotError> {
         self.log.add(Step::Advanced(to));
         self.confirmed = to;
         Ok(())
@@ -120,6 +129,10 @@ struct FakeStream {
 }
 
 impl Stream for FakeStream {
+    fn name(&self) -> String {
+        "k".to_owned()
+    }
+
     async fn put(&self, parcels: Vec<Parcel>) -> Answer {
         let mut refuses = self.refuses.lock().unwrap();
         let outcome = parcels.iter().map(|parcel| {
@@ -144,6 +157,10 @@ impl Stream for FakeStream {
 struct FakeCheckpoints(Log);
 
 impl Checkpoints for FakeCheckpoints {
+    fn name(&self) -> String {
+        "/p".to_owned()
+    }
+
     async fn store(&self, text: String) -> Result<(), CheckpointError> {
         self.0
             .add(Step::Stored(Checkpoint::parse(&text).unwrap().commit_end));

@@ -35,9 +35,9 @@ impl Parcel {
         self.event.data.len() + self.event.partition_key.len()
     }
 
-    /// Bytes that it occupies here: the request's, and about what its structures and its queue's place take.
+    /// Bytes that it occupies here, about: its data, its key in three places, and its structures' and queue's share.
     fn memory(&self) -> usize {
-        self.request_bytes() + 256
+        self.event.data.capacity() + 3 * self.event.partition_key.len() + 320
     }
 }
 

@@ -76,7 +76,10 @@ impl Ledger {
 
     /// A window was read completely: there is nothing of ours up to `end`. To be called when nothing is outstanding.
     pub fn examined(&mut self, end: Lsn) {
-        debug_assert!(self.entries.is_empty(), "a window ends after its transactions");
+        assert!(
+            self.entries.is_empty(),
+            "a window that was read completely ends between transactions"
+        );
         self.acknowledged = self.acknowledged.max(end);
     }
 
