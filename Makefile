@@ -5,7 +5,7 @@
 .NOTPARALLEL:
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help demo test check advisories build invoke deploy clean tools-rust tools-demo tools-check tools-build
+.PHONY: help demo test check advisories build bench invoke deploy clean tools-rust tools-demo tools-check tools-build
 
 # Last, so that a cargo of the user's choice wins.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -44,6 +44,11 @@ advisories: tools-rust tools-check ## known vulnerabilities of dependencies (fet
 build: tools-rust tools-build ## what is deployed, for arm64: target/lambda/drain/bootstrap
 	cd functions/drain && $(CROSS) cargo lambda build --release --arm64
 	@python3 scripts/artefact.py target/lambda/drain/bootstrap
+
+# Optimised as what is deployed is, so the first time takes some minutes.
+bench: tools-rust tools-demo ## a backlog drained beside pg_recvlogical, side by side (TRANSACTIONS=200000)
+	cargo build --locked --release --workspace --bins
+	@target/release/bench
 
 invoke: tools-check ## send EVENT (events/status.json) to the deployed function
 	$(SAM) remote invoke DrainFunction --event-file $(EVENT)
