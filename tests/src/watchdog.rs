@@ -165,9 +165,9 @@ impl Drop for Guarded {
 
 /// One shell for all of them, which knows the current list.
 fn tell(pid: u32, alive: bool) {
-    static GUARD: OnceLock<Mutex<ChildStdin>> = OnceLock::new();
+    static GUARD: OnceLock<Mutex<Child>> = OnceLock::new();
     let guard = GUARD.get_or_init(|| {
-        let mut shell = Command::new("sh")
+        let shell = Command::new("sh")
             .args([
                 "-c",
                 "pids=; while read -r now; do pids=$now; done; [ -z \"$pids\" ] || kill -KILL $pids",
@@ -176,7 +176,7 @@ fn tell(pid: u32, alive: bool) {
             .process_group(0)
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start sh: {error}"));
-        Mutex::new(shell.stdin.take().expect("the shell's input is a pipe"))
+        Mutex::new(shell)
     });
     let mut pids = GUARDED.lock().unwrap_or_else(PoisonError::into_inner);
     if alive {
@@ -186,7 +186,9 @@ fn tell(pid: u32, alive: bool) {
     }
     let list: Vec<String> = pids.iter().map(u32::to_string).collect();
     let mut guard = guard.lock().unwrap_or_else(PoisonError::into_inner);
-    let _ = writeln!(guard, "{}", list.join(" "));
+    if let Some(orders) = guard.stdin.as_mut() {
+        let _ = writeln!(orders, "{}", list.join(" "));
+    }
 }
 
 /// Whether a process is there and not merely waiting to be buried.

@@ -1,0 +1,199 @@
+//! What the demo shows, and in which colours: none unless a person looks at a terminal.
+
+use std::io::IsTerminal;
+use std::time::Instant;
+
+use scenarios::consumer::Arrival;
+use serde_json::Value;
+
+/// Where everything is printed.
+pub(crate) struct Screen {
+    colours: bool,
+    start: Instant,
+}
+
+/// What a text is, and so how it looks.
+#[derive(Clone, Copy)]
+pub(crate) enum Tone {
+    Plain,
+    Faint,
+    Strong,
+    Good,
+    Bad,
+}
+
+const PATH: &str = r"
+   pgbench
+      |  transactions
+      v
+  +------------+  peek   +------------------+ PutRecords  +--------------+  GetRecords  +----------+
+  | PostgreSQL | ------> |      drain       | ----------> |   Kinesis    | -----------> | consumer |
+  |  {slot} | <------ | (the Lambda, its | <---------- | {stream} |              | rebuilds |
+  +------------+ advance |  real binary)    |     ack     +--------------+              +----------+
+      ^                  +------------------+                                              |
+      |                          | checkpoint                                              |
+      |                          v                                                         |
+      |                       +-----+                                                      |
+      |                       | SSM |                                                      |
+      |                       +-----+                                                      |
+      +------------------- is every row the same? -----------------------------------------+
+";
+
+impl Screen {
+    pub(crate) fn new() -> Self {
+        let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        Self {
+            colours,
+            start: Instant::now(),
+        }
+    }
+
+    pub(crate) fn picture(&self) {
+        let picture = PATH
+            .replace("{slot}", "the slot ")
+            .replace("{stream}", "the stream  ");
+        println!("{}", self.paint(Tone::Faint, picture.trim_start_matches('\n')));
+    }
+
+    /// A line with the seconds since the start.
+    pub(crate) fn say(&self, tone: Tone, text: &str) {
+        let seconds = format!("{:5.1} s", self.start.elapsed().as_secs_f32());
+        println!(
+            "{}  {}",
+            self.paint(Tone::Faint, &seconds),
+            self.paint(tone, text)
+        );
+    }
+
+    /// A line without.
+    pub(crate) fn print(&self, tone: Tone, text: &str) {
+        println!("{}", self.paint(tone, text));
+    }
+
+    pub(crate) fn title(&self, text: &str) {
+        println!("\n{}", self.paint(Tone::Strong, text));
+    }
+
+    /// The columns of [`Screen::tick`].
+    pub(crate) fn tick_header(&self) {
+        let names = [
+            "tick",
+            "from",
+            "to",
+            "transactions",
+            "changes",
+            "records",
+            "lag",
+            "ms",
+        ];
+        self.say(Tone::Faint, &columns(&names.map(str::to_owned)));
+    }
+
+    /// The report of one tick.
+    pub(crate) fn tick(&self, number: usize, report: &Value) {
+        let text = |name: &str| match &report[name] {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        let cells = [
+            number.to_string(),
+            text("from"),
+            text("to"),
+            text("transactions"),
+            text("changes"),
+            text("records"),
+            bytes(report["lag_bytes"].as_u64().unwrap_or(0)),
+            text("elapsed_ms"),
+        ];
+        self.say(Tone::Plain, &columns(&cells));
+    }
+
+    /// An event as a consumer finds it, one line for each of its parts.
+    pub(crate) fn event(&self, arrival: &Arrival) {
+        let event = arrival.json();
+        println!(
+            "  {} {}",
+            self.paint(Tone::Faint, "partition key"),
+            self.paint(Tone::Good, &arrival.partition_key)
+        );
+        let fields = event
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter(|(_, value)| !value.is_null());
+        let fields: Vec<String> = fields
+            .map(|(name, value)| format!("\"{name}\":{value}"))
+            .collect();
+        for line in wrapped(&format!("{{{}}}", fields.join(","))) {
+            println!("  {line}");
+        }
+        println!();
+    }
+
+    /// Rows of cells, the first row being the names: the first column to the left, the others to the right.
+    pub(crate) fn table(&self, rows: &[Vec<String>]) {
+        let width = |at: usize| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0);
+        for (number, row) in rows.iter().enumerate() {
+            let cell = |(at, cell): (usize, &String)| match at {
+                0 => format!("{cell:<0$}", width(at)),
+                _ => format!("{cell:>0$}", width(at)),
+            };
+            let line: Vec<String> = row.iter().enumerate().map(cell).collect();
+            let tone = if number == 0 { Tone::Faint } else { Tone::Plain };
+            println!("  {}", self.paint(tone, &line.join("   ")));
+        }
+    }
+
+    fn paint(&self, tone: Tone, text: &str) -> String {
+        let code = match tone {
+            Tone::Plain => return text.to_owned(),
+            Tone::Faint => "2",
+            Tone::Strong => "1",
+            Tone::Good => "32",
+            Tone::Bad => "31",
+        };
+        match self.colours {
+            true => format!("\x1b[{code}m{text}\x1b[0m"),
+            false => text.to_owned(),
+        }
+    }
+}
+
+/// A JSON text in lines that end at commas; the many blanks of pgbench's filler are told, not shown.
+fn wrapped(json: &str) -> Vec<String> {
+    let mut text = json.to_owned();
+    while let Some(at) = text.find("         ") {
+        let blanks = text[at..]
+            .chars()
+            .take_while(|character| *character == ' ')
+            .count();
+        text.replace_range(at..at + blanks, &format!("({blanks} blanks)"));
+    }
+    let mut lines = vec![String::new()];
+    for part in text.split_inclusive(',') {
+        let opens = ["\"before\"", "\"after\"", "\"source\""]
+            .iter()
+            .any(|name| part.starts_with(name));
+        match lines.last_mut() {
+            Some(line) if !opens && line.len() + part.len() <= 100 => line.push_str(part),
+            _ => lines.push(format!("  {part}")),
+        }
+    }
+    lines
+}
+
+fn columns(cells: &[String; 8]) -> String {
+    let [number, from, to, transactions, changes, records, lag, ms] = cells;
+    format!(
+        "{number:>4}  {from:>11}  {to:>11}  {transactions:>12}  {changes:>7}  {records:>7}  {lag:>8}  {ms:>6}"
+    )
+}
+
+/// Bytes for people.
+pub(crate) fn bytes(bytes: u64) -> String {
+    match bytes {
+        0..1_024 => format!("{bytes} B"),
+        1_024..1_048_576 => format!("{} KiB", bytes / 1_024),
+        _ => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
+    }
+}
