@@ -8,10 +8,10 @@ use scenarios::consumer::Delivery;
 use scenarios::function::{Function, Outcome};
 use scenarios::gate::{Fault, Gate, Side};
 use scenarios::kinesis::{Kinesis, Limits};
-use scenarios::oracle::{self, Rows};
+use scenarios::lab::{Lab, Plugin};
 use scenarios::postgres::{Postgres, Settings};
 use scenarios::ssm::Ssm;
-use serde_json::{Value, json};
+use serde_json::json;
 
 crate::scenarios![
     a_crashed_server_comes_back_with_what_it_had_committed,
@@ -21,9 +21,7 @@ crate::scenarios![
     a_flaky_gate_fails_some_records_and_puts_the_others,
     a_gate_refuses_cuts_and_notices_keys_in_flight,
     a_function_answers_fails_exits_and_is_killed_at_its_deadline,
-    a_consumer_rebuilds_rows_and_drops_duplicates,
-    a_consumer_notices_a_broken_promise,
-    every_type_is_compared_as_an_event_writes_it,
+    a_lab_drains_what_sql_wrote,
 ];
 
 async fn a_crashed_server_comes_back_with_what_it_had_committed() {
@@ -277,173 +275,21 @@ async fn a_function_answers_fails_exits_and_is_killed_at_its_deadline() {
     std::fs::remove_dir_all(&folder).unwrap();
 }
 
-/// An event of table `public.t` at the given transaction and index.
-fn event(commit: u32, index: u32, op: &str, before: Value, after: Value) -> Vec<u8> {
-    let position = format!("{commit:016x}.{commit:016x}.{index:08x}");
-    let source = json!({"schema": "public", "table": "t", "position": position});
-    json!({"op": op, "before": before, "after": after, "source": source, "ts_ms": fastrand::u32(..)})
-        .to_string()
-        .into_bytes()
-}
-
-async fn a_consumer_rebuilds_rows_and_drops_duplicates() {
-    let kinesis = Kinesis::start(Limits::Off).await;
-    kinesis.create_stream("s", 3).await;
-    let one = [
-        event(1, 0, "c", Value::Null, json!({"id": 1, "big": "stays", "n": 1})),
-        event(
-            2,
-            0,
-            "u",
-            Value::Null,
-            json!({"id": 1, "big": "__debezium_unavailable_value", "n": 2}),
-        ),
-    ];
-    for data in one.iter().chain(&one) {
-        kinesis.put("s", r#"{"id":1}"#, data).await;
+async fn a_lab_drains_what_sql_wrote() {
+    for plugin in Plugin::ALL {
+        let lab = Lab::new(plugin).await;
+        lab.sql("create table t (id int primary key, name text)").await;
+        lab.sql("insert into t select n, 'row ' || n from generate_series(1, 1000) n")
+            .await;
+        lab.sql("update t set name = 'other' where id % 2 = 0; delete from t where id % 3 = 0")
+            .await;
+        lab.kinesis_gate.flaky(7, 10);
+        let reports = lab.drain().await;
+        assert_eq!(reports.last().unwrap()["stopped"], "empty");
+        let delivery = lab.compare(&["t"]).await;
+        assert_eq!(delivery.counts()["public.t"], 1000 + 500 + 333);
+        assert!(lab.checkpoint().await.is_some());
+        // The server writes a little WAL by itself.
+        assert!(lab.lag_bytes().await < 64 * 1024, "{reports:?}");
     }
-    // The row moves from key 1 to key 9.
-    kinesis
-        .put(
-            "s",
-            r#"{"id":1}"#,
-            &event(3, 0, "d", json!({"id": 1}), Value::Null),
-        )
-        .await;
-    let moved = json!({"id": 9, "big": "__debezium_unavailable_value", "n": 3});
-    kinesis
-        .put("s", r#"{"id":9}"#, &event(3, 1, "c", Value::Null, moved))
-        .await;
-    kinesis
-        .put(
-            "s",
-            r#"{"id":5}"#,
-            &event(4, 0, "c", Value::Null, json!({"id": 5, "big": null, "n": 0})),
-        )
-        .await;
-    let delivery = Delivery::read(&kinesis, "s").await;
-    delivery.assert_promise();
-    assert_eq!((delivery.duplicates(), delivery.changes().len()), (2, 5));
-    assert_eq!(delivery.counts()["public.t"], 5);
-    let rebuilt = delivery.rebuild();
-    assert_eq!(rebuilt.disagreements, Vec::<String>::new());
-    let table = &rebuilt.tables["public.t"];
-    assert_eq!(table.len(), 2);
-    assert_eq!(
-        Value::from(table.keyed[r#"{"id":9}"#].row.clone()),
-        json!({"id": 9, "big": "stays", "n": 3})
-    );
-
-    kinesis
-        .put("s", "public.t", &event(6, 0, "t", Value::Null, Value::Null))
-        .await;
-    kinesis
-        .put(
-            "s",
-            r#"{"id":6}"#,
-            &event(7, 0, "c", Value::Null, json!({"id": 6, "big": null, "n": 0})),
-        )
-        .await;
-    let rebuilt = Delivery::read(&kinesis, "s").await.rebuild();
-    assert_eq!(rebuilt.disagreements, Vec::<String>::new());
-    assert_eq!(
-        rebuilt.tables["public.t"].len(),
-        1,
-        "what was before the truncate is gone"
-    );
-}
-
-async fn a_consumer_notices_a_broken_promise() {
-    let kinesis = Kinesis::start(Limits::Off).await;
-    let cases = [
-        (
-            "order",
-            "out of order",
-            event(1, 0, "c", Value::Null, json!({"id": 1})),
-        ),
-        (
-            "sameness",
-            "not always the same",
-            event(2, 0, "c", Value::Null, json!({"id": 1, "n": 2})),
-        ),
-        (
-            "placement",
-            "lies under the key",
-            event(3, 0, "c", Value::Null, json!({"id": 2})),
-        ),
-        ("envelope", "no event", b"{}".to_vec()),
-    ];
-    for (stream, complaint, data) in cases {
-        kinesis.create_stream(stream, 1).await;
-        let good = event(2, 0, "c", Value::Null, json!({"id": 1}));
-        kinesis.put(stream, r#"{"id":1}"#, &good).await;
-        Delivery::read(&kinesis, stream).await.assert_promise();
-        kinesis.put(stream, r#"{"id":1}"#, &data).await;
-        let broken = Delivery::read(&kinesis, stream).await.broken();
-        assert!(
-            broken.iter().any(|it| it.contains(complaint)),
-            "{stream}: {broken:?}"
-        );
-    }
-}
-
-async fn every_type_is_compared_as_an_event_writes_it() {
-    let postgres = Postgres::shared().await;
-    let database = scenarios::unique("types");
-    postgres.create_database(&database).await;
-    let client = postgres.admin(&database).await;
-    let sql = r#"
-        create type mood as enum ('ok'); create type pair as (a int, b text); create domain small as int;
-        create table t (id int primary key, b bool, f float8, n numeric, by bytea, j jsonb, d date, dn date,
-            ts timestamp, tz timestamptz, ti time, tt timetz, iv interval, ch char(4), m mood, p pair, pp pair[],
-            s small, ia int[], ta text[], "Ünï" text, g int generated always as (id * 2) stored);
-        insert into t values (1, true, 1e20, 'NaN', '\x00ff', '{"a": 1}', '2024-02-29', 'infinity',
-            '2024-02-29 12:34:56.789', '2024-02-29 12:34:56+02', '12:34:56.5', '12:34:56+02', '1 day 2 h', 'ab',
-            'ok', '(1,"x y")', '{"(1,a)"}', 3, '{{1,2},{3,null}}', '{}', null)"#;
-    client.batch_execute(sql).await.unwrap();
-    let mut row = json!({"id": 1, "b": true, "f": 1e20, "n": "NaN", "by": "AP8=", "j": "{\"a\": 1}",
-        "d": "2024-02-29Z", "dn": "infinity", "ts": "2024-02-29T12:34:56.789Z", "tz": "2024-02-29T10:34:56Z",
-        "ti": "12:34:56.5Z", "tt": "10:34:56Z", "iv": "P1DT2H", "ch": "ab  ", "m": "ok", "p": "(1,\"x y\")",
-        "pp": ["(1,a)"], "s": 3, "ia": [[1, 2], [3, null]], "ta": [], "Ünï": null});
-    let kinesis = Kinesis::start(Limits::Off).await;
-    kinesis.create_stream("s", 1).await;
-    kinesis
-        .put("s", r#"{"id":1}"#, &event(1, 0, "c", Value::Null, row.clone()))
-        .await;
-    let rebuilt = Delivery::read(&kinesis, "s").await.rebuild();
-    for rows in [Rows::All, Rows::Changed] {
-        let compared = oracle::compare(&client, "public.t", &rebuilt, rows).await;
-        compared.assert_equal();
-        assert_eq!(compared.rows, 1);
-    }
-    row["ia"] = json!([1, 2, 3, 4]);
-    kinesis
-        .put("s", r#"{"id":1}"#, &event(2, 0, "u", Value::Null, row))
-        .await;
-    let rebuilt = Delivery::read(&kinesis, "s").await.rebuild();
-    let compared = oracle::compare(&client, "public.t", &rebuilt, Rows::All).await;
-    assert!(
-        compared.differences.len() == 1 && compared.differences[0].contains("ia"),
-        "{compared:?}"
-    );
-    client
-        .batch_execute("insert into t (id) values (2)")
-        .await
-        .unwrap();
-    assert_eq!(
-        oracle::compare(&client, "t", &rebuilt, Rows::All)
-            .await
-            .differences
-            .len(),
-        2
-    );
-    assert_eq!(
-        oracle::compare(&client, "t", &rebuilt, Rows::Changed)
-            .await
-            .differences
-            .len(),
-        1
-    );
-    drop(client);
-    postgres.drop_database(&database).await;
 }
