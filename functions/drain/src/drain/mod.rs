@@ -189,6 +189,7 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
             }
             // Another peek must be worth what it reads again: a twentieth of it, at least.
             let news = self.slot.reach().await?.flush.bytes_since(self.confirmed);
+            self.report.lag_bytes = news;
             if news <= TIP_BYTES.max(flush.bytes_since(restart) / 20) {
                 self.report.stopped = Stopped::Empty;
                 return Ok(());

@@ -169,6 +169,15 @@ impl Checkpoints for FakeCheckpoints {
 }
 
 async fn run(commits: &[(u64, &str)], start: Start, refuses: &[&str]) -> (Log, Report, Result<(), Error>) {
+    run_with(commits, start, refuses, None).await
+}
+
+async fn run_with(
+    commits: &[(u64, &str)],
+    start: Start,
+    refuses: &[&str],
+    opening: Option<Event>,
+) -> (Log, Report, Result<(), Error>) {
     let log = Log::default();
     let commits: Vec<_> = commits
         .iter()
@@ -205,7 +214,7 @@ async fn run(commits: &[(u64, &str)], start: Start, refuses: &[&str]) -> (Log, R
         "commit_end":"0/0","updated_at":""}"#;
     let document = Checkpoint::parse(document).unwrap();
     let budget = Budget::new(Instant::now(), Instant::now() + Duration::from_secs(60));
-    let (report, _, outcome) = drain(parts, &settings, &debezium, &start, document, None, budget).await;
+    let (report, _, outcome) = drain(parts, &settings, &debezium, &start, document, opening, budget).await;
     (log, report, outcome)
 }
 
@@ -274,4 +283,31 @@ async fn an_undecodable_row_stops_the_drain_before_it_and_what_came_before_is_co
     assert_eq!(outcome.unwrap_err().name(), "Undecodable");
     assert_eq!(log.arrived(), ["public.a", "public.b"]);
     assert_eq!(log.steps().last(), Some(&Step::Advanced(Lsn(101 * MIB))));
+}
+
+#[tokio::test]
+async fn a_gap_is_accepted_in_the_checkpoint_only_after_the_stream_was_told() {
+    let start = Start {
+        stored: false,
+        ..start(1, 1, true)
+    };
+    let position = crate::position::Position {
+        commit_end: Lsn(MIB),
+        lsn: Lsn(MIB),
+        index: 0,
+    };
+    let told = Event {
+        position,
+        partition_key: "told".into(),
+        barrier: false,
+        relation: None,
+        data: b"{}".to_vec(),
+    };
+    // So often that more than a second passes, after which a checkpoint is stored along the way.
+    let (log, _, outcome) = run_with(BACKLOG, start, &["told"; 5], Some(told)).await;
+    outcome.unwrap();
+    assert_eq!(
+        log.steps()[..2],
+        [Step::Arrived("told".into()), Step::Stored(Lsn(MIB))]
+    );
 }
