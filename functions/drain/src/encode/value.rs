@@ -115,7 +115,8 @@ fn date_and_clock(text: &str) -> Option<(&str, &str)> {
 /// `12:34:56.789+05:30` as the clock in UTC. A day has no place in it: what leaves it comes in at the other end.
 fn clock_in_utc(text: &str) -> Option<String> {
     let (clock, zone) = text.split_at(text.rfind(['+', '-'])?);
-    let number = |part: Option<&str>| part.map_or(Some(0), |part| part.parse::<i64>().ok());
+    // No part has more than two digits; what has more must not overflow the sum.
+    let number = |part: Option<&str>| part.map_or(Some(0), |part| part.parse::<u8>().map(i64::from).ok());
     let mut parts = zone[1..].split(':');
     let offset = number(parts.next())? * 3600 + number(parts.next())? * 60 + number(parts.next())?;
     let offset = if zone.starts_with('-') { -offset } else { offset };
@@ -138,24 +139,35 @@ fn array(out: &mut Vec<u8>, element: &Type, text: &str) -> Option<()> {
     };
     let bytes = text.as_bytes();
     let (mut at, mut depth) = (0, 0);
+    // Behind an item comes a comma or the end of its list; behind a brace or a comma comes an item. `{}` is
+    // the one list that may hold nothing.
+    let mut behind_item = false;
     loop {
-        match bytes.get(at)? {
+        let byte = *bytes.get(at)?;
+        match byte {
+            b'}' if behind_item || text == "{}" => {
+                out.push(b']');
+                depth -= 1;
+                at += 1;
+                behind_item = true;
+                if depth == 0 {
+                    return (at == bytes.len()).then_some(());
+                }
+                continue;
+            }
+            b',' if behind_item => {
+                out.push(b',');
+                at += 1;
+                behind_item = false;
+                continue;
+            }
+            b'}' | b',' => return None,
+            _ if behind_item => return None,
             b'{' => {
                 out.push(b'[');
                 depth += 1;
                 at += 1;
-            }
-            b'}' => {
-                out.push(b']');
-                depth -= 1;
-                at += 1;
-                if depth == 0 {
-                    return (at == bytes.len()).then_some(());
-                }
-            }
-            b',' => {
-                out.push(b',');
-                at += 1;
+                continue;
             }
             _ if depth == 0 => return None,
             b'"' => {
@@ -178,6 +190,7 @@ fn array(out: &mut Vec<u8>, element: &Type, text: &str) -> Option<()> {
                 at = end;
             }
         }
+        behind_item = true;
     }
 }
 
@@ -212,6 +225,17 @@ mod tests {
             (Type::Time, "12:34:56.789", r#""12:34:56.789Z""#),
             (Type::TimeTz, "00:30:00+05:30", r#""19:00:00Z""#),
             (Type::TimeTz, "23:30:00.5-02", r#""01:30:00.5Z""#),
+            (Type::TimeTz, "12:00:00+01:30:15", r#""10:29:45Z""#),
+            (
+                Type::TimeTz,
+                "9223372036854775807:00:00+00",
+                r#""9223372036854775807:00:00+00""#,
+            ),
+            (
+                Type::TimeTz,
+                "00:00:00-9223372036854775807",
+                r#""00:00:00-9223372036854775807""#,
+            ),
             (
                 Type::Timestamp,
                 "2024-02-29 12:34:56.789",
@@ -235,10 +259,31 @@ mod tests {
             ),
             (array(Type::Numeric), "{1.50,NaN}", r#"["1.50","NaN"]"#),
             (array(Type::Text), "not an array", r#""not an array""#),
+            (array(Type::Text), "{,}", r#""{,}""#),
+            (array(Type::Text), "{{}}", r#""{{}}""#),
+            (array(Type::Integer), "{1,}", r#""{1,}""#),
+            (array(array(Type::Integer)), r#"{"{1,2}"}"#, "[[1,2]]"),
             (Type::Text, "a\"b\n", r#""a\"b\n""#),
         ];
         for (kind, text, expected) in table {
             assert_eq!(json(kind.clone(), text), expected, "{kind:?} {text}");
+        }
+    }
+
+    #[test]
+    fn every_short_text_of_the_marks_of_an_array_is_json() {
+        const MARKS: &[u8] = b"{}\",\\1N";
+        for length in 0..7u32 {
+            for mut number in 0..MARKS.len().pow(length) {
+                let mut text = String::new();
+                for _ in 0..length {
+                    text.push(char::from(MARKS[number % MARKS.len()]));
+                    number /= MARKS.len();
+                }
+                let written = json(Type::Array(Box::new(Type::Integer)), &text);
+                let parsed = serde_json::from_str::<serde_json::Value>(&written);
+                assert!(parsed.is_ok(), "{text} is written as {written}");
+            }
         }
     }
 
