@@ -46,9 +46,51 @@ impl Catalog {
 
     /// A type by the name that `format_type` prints, domains resolved.
     pub fn type_of(&self, name: &str) -> Type {
-        self.domains
-            .get(name)
-            .cloned()
-            .unwrap_or_else(|| Type::of_name(name))
+        let one = |name: &str| {
+            let domain = self.domains.get(name).cloned();
+            domain.unwrap_or_else(|| Type::of_name(name))
+        };
+        // An array of any dimension has one pair of brackets; to take all there are keeps `of_name` from
+        // descending.
+        match name.trim_end_matches("[]") {
+            element if element.len() == name.len() => one(name),
+            // The one built-in type whose arrays are not separated by commas (`typdelim`).
+            "box" => Type::Text,
+            element => Type::Array(Box::new(one(element))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_array_of_a_domain_is_an_array_of_what_the_domain_is_made_of() {
+        let mut catalog = Catalog::default();
+        catalog.insert_domain("positive".into(), Type::Integer);
+        assert_eq!(catalog.type_of("positive"), Type::Integer);
+        assert_eq!(
+            catalog.type_of("positive[]"),
+            Type::Array(Box::new(Type::Integer))
+        );
+        assert_eq!(
+            catalog.type_of("numeric(10,2)[]"),
+            Type::Array(Box::new(Type::Numeric))
+        );
+    }
+
+    #[test]
+    fn an_array_of_boxes_stays_text_because_it_is_separated_by_semicolons() {
+        assert_eq!(Catalog::default().type_of("box[]"), Type::Text);
+    }
+
+    #[test]
+    fn a_name_of_nothing_but_brackets_does_not_exhaust_the_stack() {
+        let name = "[]".repeat(1_000_000);
+        assert_eq!(
+            Catalog::default().type_of(&name),
+            Type::Array(Box::new(Type::Text))
+        );
     }
 }

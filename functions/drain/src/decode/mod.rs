@@ -2,13 +2,15 @@
 
 mod pgoutput;
 mod test_decoding;
+#[cfg(test)]
+mod tests;
 mod wal2json;
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::catalog::Catalog;
-use crate::change::Item;
+use crate::change::{Datum, Item, Relation, Tuple};
 use crate::lsn::Lsn;
 
 /// The output plugins that Spillway reads.
@@ -65,6 +67,23 @@ pub struct DecodeError {
     pub at: usize,
     /// What should have stood there.
     pub expected: &'static str,
+}
+
+/// Fills in from the old row what the new one left out, and tells whether the old row says anything more:
+/// where it is nothing but the key, and the key is the same, it does not. PostgreSQL sends such a one with
+/// each update of a row whose key holds a large value, wal2json with every update.
+fn complete<'a>(relation: &Relation, old: &Tuple<'a>, new: &mut Tuple<'a>) -> bool {
+    let mut tells = false;
+    for ((column, new), old) in relation.columns.iter().zip(new).zip(old) {
+        if *old == Datum::Absent {
+            continue;
+        }
+        if *new == Datum::Unchanged {
+            *new = old.clone();
+        }
+        tells |= !column.key || new != old;
+    }
+    tells
 }
 
 /// The decoder of one session's rows.

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{DecodeError, Plugin};
+use super::{DecodeError, Plugin, complete};
 use crate::catalog::Catalog;
 use crate::change::{Change, Column, Datum, Item, Message, Relation, Tuple, Type};
 use crate::lsn::Lsn;
@@ -48,8 +48,8 @@ impl Relations {
             }
             b'Y' => {
                 let oid = read.u32()?;
-                let _schema = read.str()?;
-                self.types.insert(oid, Type::of_catalog_name(read.str()?));
+                let (schema, name) = (read.str()?, read.str()?);
+                self.types.insert(oid, described(schema, name));
                 Item::Nothing
             }
             b'O' => {
@@ -65,7 +65,7 @@ impl Relations {
             }
             b'U' => {
                 let relation = self.known(&mut read)?;
-                let (old, tag) = match read.u8()? {
+                let (mut old, tag) = match read.u8()? {
                     tag @ (b'K' | b'O') => (Some(read.old_tuple(&relation, tag)?), read.u8()?),
                     tag => (None, tag),
                 };
@@ -73,8 +73,10 @@ impl Relations {
                     return Err(read.expected("the new row, marked N"));
                 }
                 let mut new = read.tuple(&relation)?;
-                if let Some(old) = &old {
-                    complete(&mut new, old);
+                if let Some(row) = &old
+                    && !complete(&relation, row, &mut new)
+                {
+                    old = None;
                 }
                 Item::Change(Change::Update { relation, old, new })
             }
@@ -90,8 +92,7 @@ impl Relations {
             b'T' => {
                 let count = read.u32()?;
                 let _cascade_and_restart = read.u8()?;
-                // Capacity by the bytes that are there, not by what the count claims.
-                let mut relations = Vec::with_capacity((count as usize).min(data.len() / 4));
+                let mut relations = Vec::with_capacity(read.at_most(count as usize, 4));
                 for _ in 0..count {
                     relations.push(self.known(&mut read)?);
                 }
@@ -144,7 +145,8 @@ impl Relations {
         let identity = read.u8()?;
         let count = read.u16()?;
         let table = catalog.table(schema, name);
-        let mut columns = Vec::with_capacity(count.into());
+        // Flags, a name of no letters, type and modifier.
+        let mut columns = Vec::with_capacity(read.at_most(count.into(), 10));
         for _ in 0..count {
             let in_identity = read.u8()? & 1 == 1;
             let name = read.str()?;
@@ -175,12 +177,20 @@ impl Relations {
     }
 }
 
-/// With `replica identity full` the old row holds what the new row left out.
-fn complete<'a>(new: &mut Tuple<'a>, old: &Tuple<'a>) {
-    for (new, old) in new.iter_mut().zip(old) {
-        if *new == Datum::Unchanged && *old != Datum::Absent {
-            *new = old.clone();
-        }
+/// A type that is not built in, by the schema and name of what it is made of. Only pg_catalog, sent as an
+/// empty name, has types that we know; a user's own may bear the same names.
+fn described(schema: &str, name: &str) -> Type {
+    // An array of any dimension has one underscore before the name of its element; a second one only avoids a
+    // name that is taken. To take all there are keeps `of_catalog_name` from descending.
+    let element = name.trim_start_matches('_');
+    let kind = match schema {
+        "" => Type::of_catalog_name(element),
+        _ => Type::Text,
+    };
+    if element.len() == name.len() {
+        kind
+    } else {
+        Type::Array(Box::new(kind))
     }
 }
 
@@ -205,6 +215,12 @@ impl<'a> Reader<'a> {
         let taken = rest.get(..length).ok_or_else(|| self.expected("more bytes"))?;
         self.at += length;
         Ok(taken)
+    }
+
+    /// `count` as far as the bytes that are left can bear it out: what room is made for, whatever a count
+    /// claims.
+    fn at_most(&self, count: usize, bytes_each: usize) -> usize {
+        count.min(self.data.len().saturating_sub(self.at) / bytes_each)
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
@@ -295,3 +311,6 @@ impl<'a> Reader<'a> {
         Ok(tuple)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::{DecodeError, Plugin};
+use super::{DecodeError, Plugin, complete};
 use crate::catalog::Catalog;
 use crate::change::{Change, Column, Datum, Item, Message, Relation, Tuple};
 use crate::lsn::Lsn;
@@ -38,13 +38,7 @@ pub(super) fn decode<'a>(catalog: &Catalog, lsn: Lsn, data: &'a [u8]) -> Result<
         if !transactional && !read.skip("0") || !read.skip(" prefix: ") {
             return Err(read.expected("transactional: 0 or 1, and a prefix"));
         }
-        let prefix = read.text_until(", sz: ")?;
-        let size: usize = read
-            .text_until(" content:")?
-            .parse()
-            .map_err(|_| read.expected("a size"))?;
-        let content = data.get(read.at..).filter(|content| content.len() == size);
-        let content = content.ok_or_else(|| read.expected("content of the size that was told"))?;
+        let (prefix, content) = read.message()?;
         let message = Message {
             prefix: Cow::Borrowed(prefix),
             content: Cow::Borrowed(content),
@@ -72,37 +66,35 @@ pub(super) fn decode<'a>(catalog: &Catalog, lsn: Lsn, data: &'a [u8]) -> Result<
             .collect();
         return Ok(Item::Change(Change::Truncate { relations }));
     }
-    let table = &tables[0];
+    let [table] = &tables[..] else {
+        return Err(read.expected("TRUNCATE behind several tables"));
+    };
     let change = if read.skip("INSERT:") {
-        let values = read.values("")?;
-        let relation = Arc::new(relation(catalog, table, &values));
-        Change::Insert {
-            new: tuple(&relation, values),
-            relation,
-        }
+        let new = read.row()?;
+        let (relation, new) = row(catalog, table, new);
+        Change::Insert { relation, new }
     } else if read.skip("UPDATE:") {
         let old = if read.skip(" old-key:") {
             Some(read.values(" new-tuple:")?)
         } else {
             None
         };
-        let new = read.values("")?;
-        let relation = Arc::new(relation(catalog, table, &new));
-        let old = old.map(|old| tuple(&relation, old));
-        let mut new = tuple(&relation, new);
-        for (new, old) in new.iter_mut().zip(old.iter().flatten()) {
-            if *new == Datum::Unchanged && *old != Datum::Absent {
-                *new = old.clone();
-            }
-        }
+        let new = read.row()?;
+        let (relation, mut new) = row(catalog, table, new);
+        let old = match old {
+            Some(old) => Some(
+                old_tuple(&relation, old)
+                    .ok_or_else(|| read.expected("an old row of columns that the new row has"))?,
+            ),
+            None => None,
+        };
+        let old = old.filter(|old| complete(&relation, old, &mut new));
         Change::Update { relation, old, new }
     } else if read.skip("DELETE:") {
+        // Without an identity there is no tuple data: all that is known is that a row went.
         let old = read.values("")?;
-        let relation = Arc::new(relation(catalog, table, &old));
-        Change::Delete {
-            old: tuple(&relation, old),
-            relation,
-        }
+        let (relation, old) = row(catalog, table, old);
+        Change::Delete { relation, old }
     } else {
         return Err(read.expected("INSERT, UPDATE, DELETE or TRUNCATE"));
     };
@@ -136,16 +128,28 @@ fn relation(
     }
 }
 
-fn tuple<'a>(relation: &Relation, mut values: Vec<Value<'a>>) -> Tuple<'a> {
-    let mut take = |column: &Column| {
-        let value = values.iter_mut().find(|value| value.name == column.name)?;
-        Some(std::mem::replace(&mut value.datum, Datum::Absent))
-    };
-    relation
-        .columns
-        .iter()
-        .map(|column| take(column).unwrap_or(Datum::Absent))
-        .collect()
+/// A row that is itself all that is known of its table's columns.
+fn row<'a>(
+    catalog: &Catalog,
+    table: &(Cow<'_, str>, Cow<'_, str>),
+    values: Vec<Value<'a>>,
+) -> (Arc<Relation>, Tuple<'a>) {
+    let relation = Arc::new(relation(catalog, table, &values));
+    (relation, values.into_iter().map(|value| value.datum).collect())
+}
+
+/// An old row, which leaves out the columns outside the key, or with `replica identity full` those that were
+/// null: nothing tells the two apart. `None` when it holds something else. Both rows are in table order.
+fn old_tuple<'a>(relation: &Relation, values: Vec<Value<'a>>) -> Option<Tuple<'a>> {
+    let mut values = values.into_iter().peekable();
+    let columns = relation.columns.iter();
+    let tuple = columns
+        .map(|column| {
+            let value = values.next_if(|value| value.name == column.name);
+            value.map_or(Datum::Absent, |value| value.datum)
+        })
+        .collect();
+    values.next().is_none().then_some(tuple)
 }
 
 struct Reader<'a> {
@@ -189,15 +193,27 @@ impl<'a> Reader<'a> {
         Ok(text)
     }
 
-    /// The text before `end`; goes on behind it.
-    fn text_until(&mut self, end: &str) -> Result<&'a str, DecodeError> {
-        let found = self
-            .rest()
-            .windows(end.len())
-            .position(|window| window == end.as_bytes());
-        let text = self.take(found.ok_or_else(|| self.expected("more of a message"))?)?;
-        self.at += end.len();
-        Ok(text)
+    /// A message's prefix and content, `prefix, sz: 4 content:abcd`. Nothing is quoted, and both may hold
+    /// what stands between them: it is where the size is that of the rest. Where that is so twice, the
+    /// content is believed to quote such a row, rather than the prefix.
+    fn message(&mut self) -> Result<(&'a str, &'a [u8]), DecodeError> {
+        const SIZE: &[u8] = b", sz: ";
+        let rest = self.rest();
+        let places = rest.windows(SIZE.len()).enumerate();
+        for (at, _) in places.filter(|(_, window)| *window == SIZE) {
+            let size = &rest[at + SIZE.len()..];
+            let digits = size.iter().take_while(|b| b.is_ascii_digit()).count();
+            let (size, content) = size.split_at(digits);
+            let size = std::str::from_utf8(size).ok().and_then(|size| size.parse().ok());
+            if let Some(content) = content.strip_prefix(b" content:")
+                && size == Some(content.len())
+            {
+                let prefix = self.take(at)?;
+                self.at = self.data.len();
+                return Ok((prefix, content));
+            }
+        }
+        Err(self.expected("a prefix, and content of the size that is told"))
     }
 
     /// What a pair of quotes encloses, a doubled quote standing for one. The opening quote was read already.
@@ -245,6 +261,9 @@ impl<'a> Reader<'a> {
     /// A type in brackets, which may itself hold brackets (`integer[]`) and quoted names.
     fn kind(&mut self) -> Result<&'a str, DecodeError> {
         let rest = self.rest();
+        if !rest.starts_with(b"[") {
+            return Err(self.expected("a type in brackets"));
+        }
         let (mut depth, mut in_quotes) = (0, false);
         for (at, byte) in rest.iter().enumerate() {
             match byte {
@@ -257,19 +276,25 @@ impl<'a> Reader<'a> {
                     return Ok(kind);
                 }
                 b']' if !in_quotes => depth -= 1,
-                _ if depth == 0 => break,
                 _ => {}
             }
         }
         Err(self.expected("a type in brackets"))
     }
 
+    /// A new row. One without tuple data is refused: an event of it would say that the row is empty.
+    fn row(&mut self) -> Result<Vec<Value<'a>>, DecodeError> {
+        if self.rest() == b" (no-tuple-data)" {
+            return Err(self.expected("the new row"));
+        }
+        self.values("")
+    }
+
     /// ` name[type]:value …` up to `end`, which is read too; an empty `end` means the end of the row.
     fn values(&mut self, end: &str) -> Result<Vec<Value<'a>>, DecodeError> {
         let mut values = Vec::new();
-        if self.skip(" (no-tuple-data)") {
-            return Ok(values);
-        }
+        // Not the start of a column: its name would be quoted.
+        self.skip(" (no-tuple-data)");
         while !(if end.is_empty() {
             self.rest().is_empty()
         } else {
@@ -308,3 +333,6 @@ impl<'a> Reader<'a> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,13 +3,15 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::de::Visitor;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::{DecodeError, Plugin};
-use crate::catalog::Catalog;
+use super::{DecodeError, Plugin, complete};
+use crate::catalog::{Catalog, Table};
 use crate::change::{Change, Column, Datum, Item, Message, Relation, Tuple, Type};
 use crate::time::micros_of_timestamp;
 
@@ -37,7 +39,7 @@ struct Row<'a> {
     #[serde(borrow)]
     prefix: Option<Cow<'a, str>>,
     #[serde(borrow)]
-    content: Option<Cow<'a, str>>,
+    content: Option<Content<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -54,12 +56,20 @@ struct Field<'a> {
 #[derive(Debug, Default)]
 pub struct Relations(HashMap<String, HashMap<String, Vec<Shape>>>);
 
+/// Shapes of one table that are remembered. A table with many large columns has a shape for each set of them
+/// that an update may leave alone, and looking through all of those would cost more than making one anew.
+const MOST_SHAPES: usize = 64;
+
+/// The most columns that a table can have (`MaxHeapAttributeNumber`).
+const MOST_COLUMNS: usize = 1600;
+
 #[derive(Debug)]
 struct Shape {
-    /// Names and types as the row gave them: what tells one shape from another.
+    action: Action,
+    /// Names and types as the row gave them: with the names below, what tells one shape from another.
     fields: Vec<(String, String)>,
+    identity: Vec<String>,
     pk: Vec<String>,
-    whole: bool,
     relation: Arc<Relation>,
 }
 
@@ -71,10 +81,18 @@ impl Relations {
             at,
             expected,
         };
-        let text = std::str::from_utf8(data).map_err(|e| expected(e.valid_up_to(), "UTF-8 text"))?;
-        let row: Row<'a> = serde_json::from_str(text)
+        // Not all of it need be text: see `Content`.
+        let row: Row<'a> = serde_json::from_slice(data).map_err(|e| match std::str::from_utf8(data) {
+            Err(e) => expected(e.valid_up_to(), "UTF-8 text"),
             // A row is one line, so the column is the byte.
-            .map_err(|e| expected(e.column().saturating_sub(1), "a JSON object of format version 2"))?;
+            Ok(_) => expected(e.column().saturating_sub(1), "a JSON object of format version 2"),
+        })?;
+        if [&row.columns, &row.identity, &row.pk]
+            .iter()
+            .any(|fields| fields.len() > MOST_COLUMNS)
+        {
+            return Err(expected(0, "no more columns than a table can have"));
+        }
         let time = || row.timestamp.as_deref().and_then(micros_of_timestamp);
         let lsn = || row.nextlsn.as_deref().and_then(|lsn| lsn.parse().ok());
         Ok(match &*row.action {
@@ -88,15 +106,10 @@ impl Relations {
                 commit_time: time(),
             },
             "M" => {
-                let content = match row.content {
-                    Some(Cow::Owned(content)) => Cow::Owned(content.into_bytes()),
-                    Some(Cow::Borrowed(content)) => Cow::Borrowed(content.as_bytes()),
-                    None => Cow::Borrowed(&[][..]),
+                let (Some(prefix), Some(Content(content))) = (row.prefix, row.content) else {
+                    return Err(expected(0, "prefix and content in M"));
                 };
-                let message = Message {
-                    prefix: row.prefix.unwrap_or_default(),
-                    content,
-                };
+                let message = Message { prefix, content };
                 if row.transactional {
                     Item::Change(Change::Message(message))
                 } else {
@@ -107,90 +120,85 @@ impl Relations {
                 let (Some(schema), Some(table)) = (row.schema, row.table) else {
                     return Err(expected(0, "schema and table in I, U, D and T"));
                 };
-                match action {
-                    "T" => Item::Change(Change::Truncate {
-                        relations: vec![self.relation(catalog, &schema, &table, &[], &[], true)],
-                    }),
-                    "I" => {
-                        let relation = self.relation(catalog, &schema, &table, &row.columns, &row.pk, true);
-                        let new = tuple(&relation, &row.columns, &Datum::Absent);
-                        Item::Change(Change::Insert { relation, new })
-                    }
-                    "D" => {
-                        let relation = self.relation(catalog, &schema, &table, &row.identity, &row.pk, true);
-                        let old = tuple(&relation, &row.identity, &Datum::Absent);
-                        Item::Change(Change::Delete { relation, old })
-                    }
-                    "U" => {
-                        let relation = self.relation(catalog, &schema, &table, &row.columns, &row.pk, false);
-                        let (old, new) = update(&relation, &row.columns, &row.identity);
-                        Item::Change(Change::Update { relation, old, new })
-                    }
+                let (action, columns, identity) = match action {
+                    "T" => (Action::Truncate, &[][..], &[][..]),
+                    "I" => (Action::Insert, &row.columns[..], &[][..]),
+                    "D" => (Action::Delete, &row.identity[..], &[][..]),
+                    "U" => (Action::Update, &row.columns[..], &row.identity[..]),
                     _ => return Err(expected(0, "an action of I, U, D, T, M, B or C")),
-                }
+                };
+                let described = Described {
+                    action,
+                    columns,
+                    identity,
+                    pk: &row.pk,
+                };
+                let relation = self.relation(catalog, &schema, &table, described);
+                let tuple = |fields, missing| {
+                    tuple(&relation, fields, missing)
+                        .ok_or_else(|| expected(0, "values that are text, in the table's order"))
+                };
+                Item::Change(match action {
+                    Action::Truncate => Change::Truncate {
+                        relations: vec![relation],
+                    },
+                    Action::Insert => Change::Insert {
+                        new: tuple(columns, &Datum::Absent)?,
+                        relation,
+                    },
+                    Action::Delete => Change::Delete {
+                        old: tuple(columns, &Datum::Absent)?,
+                        relation,
+                    },
+                    Action::Update => {
+                        let mut new = tuple(columns, &Datum::Unchanged)?;
+                        let old = tuple(identity, &Datum::Absent)?;
+                        let old = complete(&relation, &old, &mut new).then_some(old);
+                        Change::Update { relation, old, new }
+                    }
+                })
             }
         })
     }
 
-    /// The table in the shape of this row. `whole` is false for an update, whose missing columns are unchanged ones.
+    /// The table in the shape of this row. That of an update has the columns, too, that the row may have left
+    /// out.
     fn relation(
         &mut self,
         catalog: &Catalog,
         schema: &str,
         name: &str,
-        fields: &[Field<'_>],
-        pk: &[Field<'_>],
-        whole: bool,
+        described: Described<'_, '_>,
     ) -> Arc<Relation> {
-        let same = |shape: &&Shape| {
-            shape.fields.len() == fields.len()
-                && shape.pk.len() == pk.len()
-                && shape
-                    .fields
-                    .iter()
-                    .zip(fields)
-                    .all(|(a, b)| a.0 == b.name && a.1 == b.kind)
-                && shape.pk.iter().zip(pk).all(|(a, b)| *a == b.name)
-                && shape.whole == whole
-        };
         if let Some(shape) = self
             .0
             .get(schema)
-            .and_then(|tables| tables.get(name)?.iter().find(same))
+            .and_then(|tables| tables.get(name)?.iter().find(|shape| shape.fits(&described)))
         {
             return Arc::clone(&shape.relation);
         }
+        let Described {
+            action,
+            columns: fields,
+            identity,
+            pk,
+        } = described;
         let table = catalog.table(schema, name);
-        let told: Vec<&str> = pk.iter().map(|field| &*field.name).collect();
-        // The catalog knows an identity other than the primary key; where its columns are not in the row it has
-        // changed since, and the row is believed.
-        let known = table.map(|table| table.key.iter().map(String::as_str).collect::<Vec<_>>());
-        let key = known
-            .filter(|key| {
-                !key.is_empty()
-                    && key
-                        .iter()
-                        .all(|key| fields.iter().any(|field| field.name == *key))
-            })
-            .unwrap_or(told);
-        let mut columns: Vec<Column> = fields
-            .iter()
-            .map(|field| Column {
-                name: field.name.to_string(),
-                kind: catalog.type_of(&field.kind),
-                key: key.contains(&&*field.name),
-            })
-            .collect();
-        if let (false, Some(table)) = (whole, table) {
-            for (name, kind) in &table.toastable {
-                if !columns.iter().any(|column| column.name == *name) {
-                    columns.push(Column {
-                        name: name.clone(),
-                        kind: kind.clone(),
-                        key: false,
-                    });
-                }
-            }
+        let key = described.key(table);
+        let column = |name: &str, kind: Type| Column {
+            name: name.to_owned(),
+            kind,
+            key: key.contains(&name),
+        };
+        let typed = |field: &Field<'_>| column(&field.name, catalog.type_of(&field.kind));
+        let mut columns: Vec<Column> = fields.iter().map(typed).collect();
+        if action == Action::Update {
+            merge(&mut columns, identity.iter().map(typed));
+            let toastable = table.map(|table| table.toastable.as_slice()).unwrap_or_default();
+            merge(
+                &mut columns,
+                toastable.iter().map(|(name, kind)| column(name, kind.clone())),
+            );
         }
         let relation = Arc::new(Relation {
             schema: schema.to_owned(),
@@ -203,66 +211,158 @@ impl Relations {
             .or_default()
             .entry(name.to_owned())
             .or_default();
+        if shapes.len() == MOST_SHAPES {
+            shapes.clear();
+        }
+        let names = |fields: &[Field<'_>]| fields.iter().map(|field| field.name.to_string()).collect();
         shapes.push(Shape {
+            action,
             fields: fields
                 .iter()
                 .map(|f| (f.name.to_string(), f.kind.to_string()))
                 .collect(),
-            pk: pk.iter().map(|f| f.name.to_string()).collect(),
-            whole,
+            identity: names(identity),
+            pk: names(pk),
             relation: Arc::clone(&relation),
         });
         relation
     }
 }
 
-/// The old and the new row of an update. `identity` comes with every update; it says something only where the key
-/// changed or where it is the whole row.
-fn update<'a>(
-    relation: &Relation,
-    columns: &[Field<'a>],
-    identity: &[Field<'a>],
-) -> (Option<Tuple<'a>>, Tuple<'a>) {
-    let mut new = tuple(relation, columns, &Datum::Unchanged);
-    let old = tuple(relation, identity, &Datum::Absent);
-    let mut tells = false;
-    for ((column, new), old) in relation.columns.iter().zip(&mut new).zip(&old) {
-        if *old == Datum::Absent {
-            continue;
-        }
-        if *new == Datum::Unchanged {
-            *new = old.clone();
-        }
-        tells |= !column.key || new != old;
+impl Shape {
+    fn fits(&self, row: &Described<'_, '_>) -> bool {
+        let same = |names: &[String], fields: &[Field<'_>]| {
+            names.len() == fields.len() && names.iter().zip(fields).all(|(name, field)| *name == field.name)
+        };
+        let mut fields = self.fields.iter().zip(row.columns);
+        self.action == row.action
+            && self.fields.len() == row.columns.len()
+            && fields.all(|(known, field)| known.0 == field.name && known.1 == field.kind)
+            && same(&self.identity, row.identity)
+            && same(&self.pk, row.pk)
     }
-    (tells.then_some(old), new)
 }
 
-/// Values in the relation's order; `missing` where the row has none.
-fn tuple<'a>(relation: &Relation, fields: &[Field<'a>], missing: &Datum<'static>) -> Tuple<'a> {
-    let mut tuple: Tuple<'a> = Vec::with_capacity(relation.columns.len());
-    for (at, column) in relation.columns.iter().enumerate() {
-        // Nearly always the same order.
-        let field = fields.get(at).filter(|field| field.name == column.name);
-        let field = field.or_else(|| fields.iter().find(|field| field.name == column.name));
-        tuple.push(field.map_or_else(|| missing.clone(), |field| datum(&column.kind, field.value)));
-    }
-    tuple
+/// What a row tells of its table.
+#[derive(Clone, Copy)]
+struct Described<'r, 'a> {
+    action: Action,
+    /// The columns of the row; of a delete, those of its identity.
+    columns: &'r [Field<'a>],
+    /// The columns of an update's old row.
+    identity: &'r [Field<'a>],
+    /// The primary key.
+    pk: &'r [Field<'a>],
 }
 
-fn datum<'a>(kind: &Type, value: Option<&'a RawValue>) -> Datum<'a> {
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Action {
+    Insert,
+    Update,
+    Delete,
+    Truncate,
+}
+
+impl Described<'_, '_> {
+    /// The names of the key's columns. The catalog knows an identity other than the primary key, but may have
+    /// changed since: it is believed as far as the row bears it out.
+    fn key<'k>(&'k self, table: Option<&'k Table>) -> Vec<&'k str> {
+        fn names<'k>(fields: &'k [Field<'_>]) -> Vec<&'k str> {
+            fields.iter().map(|field| &*field.name).collect()
+        }
+        let (columns, identity) = (names(self.columns), names(self.identity));
+        if !identity.is_empty() && !columns.iter().all(|column| identity.contains(column)) {
+            // An old row that is not the whole row is the key.
+            return identity;
+        }
+        let seen = if identity.is_empty() { columns } else { identity };
+        let known: Vec<&str> = table
+            .into_iter()
+            .flat_map(|t| &t.key)
+            .map(String::as_str)
+            .collect();
+        let candidates = [known, names(self.pk)];
+        let within = |key: &&Vec<&str>| !key.is_empty() && key.iter().all(|column| seen.contains(column));
+        if let Some(key) = candidates.iter().find(within) {
+            return key.clone();
+        }
+        // There is a key, and it is not in the old row: then the old row is an identity of its own, and not
+        // the whole row.
+        if self.action == Action::Delete && candidates.iter().any(|key| !key.is_empty()) {
+            return seen;
+        }
+        Vec::new()
+    }
+}
+
+/// Adds the columns of `more` that are not there yet, each before the one it precedes in `more`: both are in
+/// table order, and a key is written in that order whichever of its columns a row leaves out.
+fn merge(columns: &mut Vec<Column>, more: impl DoubleEndedIterator<Item = Column>) {
+    let mut place = columns.len();
+    for column in more.rev() {
+        match columns.iter().position(|known| known.name == column.name) {
+            Some(at) => place = at,
+            None => columns.insert(place, column),
+        }
+    }
+}
+
+/// Values in the relation's order, which is the row's; `missing` where the row has none. `None` when a value
+/// is not text, or when there is one that the relation does not have.
+fn tuple<'a>(relation: &Relation, fields: &[Field<'a>], missing: &Datum<'static>) -> Option<Tuple<'a>> {
+    let mut fields = fields.iter().peekable();
+    let columns = relation.columns.iter();
+    let tuple = columns
+        .map(|column| match fields.next_if(|field| field.name == column.name) {
+            Some(field) => datum(&column.kind, field.value),
+            None => Some(missing.clone()),
+        })
+        .collect::<Option<_>>()?;
+    fields.next().is_none().then_some(tuple)
+}
+
+/// `None` for a JSON string that is no text, such as half of a surrogate pair.
+fn datum<'a>(kind: &Type, value: Option<&'a RawValue>) -> Option<Datum<'a>> {
     let Some(raw) = value.map(RawValue::get) else {
-        return Datum::Null;
+        return Some(Datum::Null);
     };
     let text = match raw.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
         None => Cow::Borrowed(raw),
         Some(inner) if !inner.contains('\\') => Cow::Borrowed(inner),
-        // `raw` was parsed as a JSON string once already.
-        Some(inner) => serde_json::from_str(raw).map_or(Cow::Borrowed(inner), Cow::Owned),
+        Some(_) => Cow::Owned(serde_json::from_str(raw).ok()?),
     };
-    Datum::Text(match kind {
-        // wal2json cuts the `\x` off.
-        Type::Bytea => Cow::Owned(format!("\\x{text}")),
+    Some(Datum::Text(match kind {
+        // wal2json cuts the `\x` off, though not where the column's type is a domain.
+        Type::Bytea if !text.starts_with("\\x") => Cow::Owned(format!("\\x{text}")),
         _ => text,
-    })
+    }))
 }
+
+/// A JSON string as the bytes it stands for: a message's content need not be text, and is written as it is.
+/// wal2json itself ends it at the first zero byte.
+struct Content<'a>(Cow<'a, [u8]>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Content<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Bytes;
+        impl<'de> Visitor<'de> for Bytes {
+            type Value = Content<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_borrowed_bytes<E>(self, bytes: &'de [u8]) -> Result<Self::Value, E> {
+                Ok(Content(Cow::Borrowed(bytes)))
+            }
+
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Self::Value, E> {
+                Ok(Content(Cow::Owned(bytes.to_vec())))
+            }
+        }
+        deserializer.deserialize_bytes(Bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests;

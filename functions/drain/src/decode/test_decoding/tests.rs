@@ -1,0 +1,214 @@
+use super::super::tests::rows_of;
+use super::*;
+use crate::catalog::Table;
+
+fn decode(data: &str) -> Result<Item<'_>, DecodeError> {
+    let mut catalog = Catalog::default();
+    let key = vec!["id".to_owned()];
+    catalog.insert(
+        "s",
+        "t",
+        Table {
+            key,
+            toastable: Vec::new(),
+        },
+    );
+    super::decode(&catalog, Lsn(9), data.as_bytes())
+}
+
+fn refused(data: &str) -> &'static str {
+    decode(data).unwrap_err().expected
+}
+
+/// Prefix and content of a message.
+fn message(data: &str) -> (String, String) {
+    let Item::Change(Change::Message(message)) = decode(data).unwrap() else {
+        panic!();
+    };
+    (
+        message.prefix.into(),
+        String::from_utf8(message.content.into()).unwrap(),
+    )
+}
+
+/// Names, types and values of an insert into `s.t`.
+fn insert(values: &str) -> Vec<(String, String)> {
+    let row = format!("table s.t: INSERT:{values}");
+    let Item::Change(Change::Insert { relation, new }) = decode(&row).unwrap() else {
+        panic!();
+    };
+    let columns = relation.columns.iter();
+    columns
+        .zip(new)
+        .map(|(column, datum)| (column.name.clone(), format!("{datum:?}")))
+        .collect()
+}
+
+fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    let pairs = pairs.iter();
+    pairs.map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect()
+}
+
+#[test]
+fn the_commits_row_stands_at_the_end_of_the_commit_record() {
+    let rows = rows_of(Plugin::TestDecoding, "insert into numbers");
+    let (lsn, data) = &rows[2];
+    let Item::Commit {
+        commit_end,
+        commit_time,
+    } = super::decode(&Catalog::default(), *lsn, data).unwrap()
+    else {
+        panic!();
+    };
+    assert_eq!(commit_end, *lsn);
+    assert!(commit_time.is_some());
+}
+
+#[test]
+fn quotes_in_a_value_are_doubled_and_nothing_else_in_it_means_anything() {
+    let row =
+        " a[text]:'' b[text]:'''' c[text]:'it''s b[text]:''x''' d[text]:'\\n\n' e[bit]:B'101' f[text]:'null'";
+    let expected = pairs(&[
+        ("a", r#"Text("")"#),
+        ("b", r#"Text("'")"#),
+        ("c", r#"Text("it's b[text]:'x'")"#),
+        ("d", r#"Text("\\n\n")"#),
+        ("e", r#"Text("101")"#),
+        ("f", r#"Text("null")"#),
+    ]);
+    assert_eq!(insert(row), expected);
+}
+
+#[test]
+fn what_is_not_quoted_is_a_number_null_or_an_untouched_large_value() {
+    let row =
+        " a[integer]:-1 b[double precision]:NaN c[text]:null d[text]:unchanged-toast-datum e[boolean]:true";
+    let expected = pairs(&[
+        ("a", r#"Text("-1")"#),
+        ("b", r#"Text("NaN")"#),
+        ("c", "Null"),
+        ("d", "Unchanged"),
+        ("e", r#"Text("true")"#),
+    ]);
+    assert_eq!(insert(row), expected);
+}
+
+#[test]
+fn names_and_types_may_hold_every_mark_of_the_format() {
+    let row = r#" "a ""[x]: '"[integer[]]:null "new-tuple:"["a]"".[""b"]:1 ä[s."t: x"[]]:null"#;
+    let names = insert(row).into_iter().map(|(name, _)| name);
+    assert_eq!(names.collect::<Vec<_>>(), ["a \"[x]: '", "new-tuple:", "ä"]);
+    let Item::Change(Change::Truncate { relations }) =
+        decode(r#"table "a.b"."c: d", e."f, g": TRUNCATE: (no-flags)"#).unwrap()
+    else {
+        panic!();
+    };
+    let names: Vec<_> = relations
+        .iter()
+        .map(|r| (r.schema.as_str(), r.name.as_str()))
+        .collect();
+    assert_eq!(names, [("a.b", "c: d"), ("e", "f, g")]);
+}
+
+#[test]
+fn brackets_that_do_not_match_are_refused() {
+    for row in ["a[:1", "a[[b]:1", "\"a\"x[b]:1", "\"a\"][[b]:1"] {
+        assert_eq!(
+            refused(&format!("table s.t: INSERT: {row}")),
+            "a type in brackets",
+            "{row}"
+        );
+    }
+}
+
+#[test]
+fn a_message_is_divided_where_its_size_fits() {
+    let content = |of, prefix: &str, content: &str| {
+        let row = format!("message: transactional: 1 prefix: {prefix}, sz: {of} content:{content}");
+        assert_eq!(message(&row), (prefix.to_owned(), content.to_owned()), "{row}");
+    };
+    content(3, "p", "abc");
+    content(0, "", "");
+    content(2, "p, sz: 9 content:x", "ab");
+    content(2, "p, sz: , sz: x, sz: 99999999999999999999999", "ab");
+    // Here it fits twice.
+    content(21, "p", "x, sz: 4 content:abcd");
+}
+
+#[test]
+fn a_message_of_another_size_than_it_tells_is_refused() {
+    for row in [
+        "p, sz: 2 content:abc",
+        "p, sz: 4 content:abc",
+        "p, sz: -3 content:abc",
+        "p, sz: 3",
+        "p",
+    ] {
+        let refused = refused(&format!("message: transactional: 1 prefix: {row}"));
+        assert_eq!(refused, "a prefix, and content of the size that is told", "{row}");
+    }
+}
+
+#[test]
+fn a_delete_without_identity_has_no_row_and_other_rows_must_be_there() {
+    let Item::Change(Change::Delete { relation, old }) =
+        decode("table s.t: DELETE: (no-tuple-data)").unwrap()
+    else {
+        panic!();
+    };
+    assert_eq!((relation.columns.len(), old.len()), (0, 0));
+    assert_eq!(refused("table s.t: INSERT: (no-tuple-data)"), "the new row");
+    assert_eq!(refused("table s.t: UPDATE: (no-tuple-data)"), "the new row");
+    assert_eq!(
+        refused("table s.t: DELETE: (no-tuple-data)x"),
+        "a space before a column"
+    );
+}
+
+#[test]
+fn an_old_key_says_something_only_if_it_is_another() {
+    let update = |row| match decode(row).unwrap() {
+        Item::Change(Change::Update { old, new, .. }) => (old, new),
+        other => panic!("{other:?}"),
+    };
+    let text = |text: &'static str| Datum::Text(Cow::Borrowed(text));
+    let same =
+        "table s.t: UPDATE: old-key: id[text]:'1' new-tuple: id[text]:unchanged-toast-datum v[text]:'x'";
+    assert_eq!(update(same), (None, vec![text("1"), text("x")]));
+    let other = "table s.t: UPDATE: old-key: id[text]:'1' new-tuple: id[text]:'2' v[text]:'x'";
+    let old = vec![text("1"), Datum::Absent];
+    assert_eq!(update(other), (Some(old), vec![text("2"), text("x")]));
+    let whole = "table s.t: UPDATE: old-key: id[text]:'1' v[text]:'y' new-tuple: id[text]:'1' v[text]:unchanged-toast-datum";
+    let row = vec![text("1"), text("y")];
+    assert_eq!(update(whole), (Some(row.clone()), row));
+}
+
+#[test]
+fn nothing_that_a_row_says_is_left_out() {
+    let unknown =
+        "table s.t: UPDATE: old-key: id[integer]:1 w[integer]:1 new-tuple: id[integer]:1 v[integer]:2";
+    assert_eq!(refused(unknown), "an old row of columns that the new row has");
+    assert_eq!(
+        refused("table s.t, s.u: INSERT: id[integer]:1"),
+        "TRUNCATE behind several tables"
+    );
+    assert_eq!(
+        refused("table s.t: MERGE: id[integer]:1"),
+        "INSERT, UPDATE, DELETE or TRUNCATE"
+    );
+    assert_eq!(
+        refused("opening a streamed block for transaction TXN 1"),
+        "BEGIN, COMMIT, message or table"
+    );
+}
+
+#[test]
+fn a_wide_row_takes_time_in_proportion() {
+    // If each column looked through all others this would take minutes.
+    let columns: String = (0..200_000).map(|i| format!(" c{i}[integer]:{i}")).collect();
+    let row = format!("table s.t: UPDATE: old-key:{columns} new-tuple:{columns}");
+    let Item::Change(Change::Update { new, .. }) = decode(&row).unwrap() else {
+        panic!();
+    };
+    assert_eq!(new.len(), 200_000);
+}

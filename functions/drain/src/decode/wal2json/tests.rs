@@ -1,0 +1,259 @@
+use super::super::tests::rows_of;
+use super::*;
+
+/// `s.t`, whose key the catalog says is `key` and whose large columns are `large`.
+fn catalog(key: &[&str], large: &[&str]) -> Catalog {
+    let mut catalog = Catalog::default();
+    let table = Table {
+        key: key.iter().map(|name| (*name).to_owned()).collect(),
+        toastable: large
+            .iter()
+            .map(|name| ((*name).to_owned(), Type::Text))
+            .collect(),
+    };
+    catalog.insert("s", "t", table);
+    catalog
+}
+
+fn columns(list: &[(&str, &str)]) -> String {
+    let list = list
+        .iter()
+        .map(|(name, value)| format!(r#"{{"name":"{name}","type":"text","value":{value}}}"#));
+    format!("[{}]", list.collect::<Vec<_>>().join(","))
+}
+
+/// A row of `s.t`; the primary key is `pk`.
+fn row(action: &str, new: &[(&str, &str)], identity: &[(&str, &str)], pk: &str) -> Vec<u8> {
+    let (new, identity) = (columns(new), columns(identity));
+    format!(
+        r#"{{"action":"{action}","schema":"s","table":"t","columns":{new},
+            "identity":{identity},"pk":[{{"name":"{pk}","type":"text"}}]}}"#
+    )
+    .into_bytes()
+}
+
+fn change(catalog: &Catalog, data: &[u8]) -> (Arc<Relation>, Option<Vec<String>>, Option<Vec<String>>) {
+    let shown = |tuple: Tuple<'_>| tuple.iter().map(|datum| format!("{datum:?}")).collect();
+    match Relations::default().decode(catalog, data).unwrap() {
+        Item::Change(Change::Insert { relation, new }) => (relation, None, Some(shown(new))),
+        Item::Change(Change::Update { relation, old, new }) => (relation, old.map(shown), Some(shown(new))),
+        Item::Change(Change::Delete { relation, old }) => (relation, Some(shown(old)), None),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn key(relation: &Relation) -> Vec<&str> {
+    let columns = relation.columns.iter().filter(|column| column.key);
+    columns.map(|column| column.name.as_str()).collect()
+}
+
+fn value(kind: &str, json: &str) -> Result<String, DecodeError> {
+    let data = format!(
+        r#"{{"action":"I","schema":"s","table":"t","columns":[{{"name":"v","type":"{kind}","value":{json}}}]}}"#
+    );
+    match Relations::default().decode(&Catalog::default(), data.as_bytes())? {
+        Item::Change(Change::Insert { new, .. }) => match &new[..] {
+            [Datum::Text(text)] => Ok(text.to_string()),
+            other => Ok(format!("{other:?}")),
+        },
+        other => panic!("{other:?}"),
+    }
+}
+
+const A: (&str, &str) = ("a", r#""1""#);
+const B: (&str, &str) = ("b", r#""2""#);
+const C: (&str, &str) = ("c", r#""3""#);
+
+#[test]
+fn both_ends_of_a_transaction_tell_the_end_of_the_commit_record() {
+    let rows = rows_of(Plugin::Wal2json, "insert into numbers");
+    let items: Vec<_> = [&rows[0], &rows[2]]
+        .iter()
+        .map(|(_, data)| Relations::default().decode(&Catalog::default(), data).unwrap())
+        .collect();
+    let [
+        Item::Begin {
+            commit_end: begin, ..
+        },
+        Item::Commit { commit_end, .. },
+    ] = items[..]
+    else {
+        panic!("{items:?}");
+    };
+    assert_eq!((begin, rows[2].0), (Some(commit_end), commit_end));
+}
+
+#[test]
+fn an_old_row_that_is_not_the_whole_row_is_the_key_whatever_the_catalog_says_by_now() {
+    for catalog in [catalog(&["a"], &[]), catalog(&["gone"], &[]), Catalog::default()] {
+        let (relation, old, _) = change(&catalog, &row("U", &[A, B, C], &[B, C], "a"));
+        assert_eq!((key(&relation), old), (vec!["b", "c"], None));
+        let (relation, ..) = change(&catalog, &row("D", &[], &[B, C], "a"));
+        assert_eq!(key(&relation), ["b", "c"]);
+    }
+}
+
+#[test]
+fn of_a_whole_old_row_the_catalog_tells_the_key_and_without_it_the_primary_key_is_it() {
+    let all = [A, B, C];
+    for (catalog, expected) in [
+        (catalog(&["b"], &[]), "b"),
+        (catalog(&["gone"], &[]), "a"),
+        (catalog(&[], &[]), "a"),
+        (Catalog::default(), "a"),
+    ] {
+        for data in [
+            row("U", &all, &all, "a"),
+            row("D", &[], &all, "a"),
+            row("I", &all, &[], "a"),
+        ] {
+            assert_eq!(key(&change(&catalog, &data).0), [expected]);
+        }
+    }
+}
+
+#[test]
+fn a_key_stands_in_table_order_even_if_the_row_leaves_out_its_first_column() {
+    let (relation, old, new) = change(&catalog(&["a", "b"], &["a", "c"]), &row("U", &[B], &[A, B], "a"));
+    let names: Vec<_> = relation
+        .columns
+        .iter()
+        .map(|column| column.name.as_str())
+        .collect();
+    assert_eq!((names, key(&relation)), (vec!["a", "b", "c"], vec!["a", "b"]));
+    let new = new.unwrap();
+    assert_eq!(new, [r#"Text("1")"#, r#"Text("2")"#, "Unchanged"]);
+    assert_eq!(old, None);
+}
+
+#[test]
+fn a_whole_old_row_fills_in_a_large_value_even_if_the_catalog_does_not_know_the_table() {
+    let (relation, old, new) = change(&Catalog::default(), &row("U", &[A, C], &[A, B, C], "a"));
+    assert_eq!(key(&relation), ["a"]);
+    assert_eq!(old, new);
+    assert_eq!(new.unwrap()[1], r#"Text("2")"#);
+}
+
+#[test]
+fn a_large_value_that_an_update_left_alone_is_unchanged_and_one_set_to_null_is_null() {
+    let catalog = catalog(&["a"], &["b", "c"]);
+    let (_, _, new) = change(&catalog, &row("U", &[A, ("c", "null")], &[A], "a"));
+    assert_eq!(new.unwrap(), [r#"Text("1")"#, "Unchanged", "Null"]);
+}
+
+#[test]
+fn a_number_keeps_its_text_whether_or_not_it_comes_as_a_string() {
+    for (kind, number) in [
+        ("double precision", "1e400"),
+        ("numeric(10,2)", "-0.10"),
+        ("numeric", "123456789012345678901234567890.000"),
+        ("bigint", "-9223372036854775808"),
+    ] {
+        assert_eq!(value(kind, number).unwrap(), number);
+        assert_eq!(value(kind, &format!("\"{number}\"")).unwrap(), number);
+    }
+    // From 2.6 on.
+    assert_eq!(value("real", r#""NaN""#).unwrap(), "NaN");
+    assert_eq!(value("numeric", "null").unwrap(), "[Null]");
+}
+
+#[test]
+fn escapes_are_undone_once() {
+    assert_eq!(
+        value("text", r#""\"\\\/\b\f\n\r\t\u00fc\ud83d\ude00""#).unwrap(),
+        "\"\\/\u{8}\u{c}\n\r\tü😀"
+    );
+    assert_eq!(value("text", r#""\\u0000""#).unwrap(), "\\u0000");
+    assert_eq!(value("text", r#""\u0000""#).unwrap(), "\0");
+}
+
+#[test]
+fn half_a_surrogate_pair_is_refused_and_not_passed_on_as_it_is() {
+    assert!(value("text", r#""\ud83d""#).is_err());
+    assert!(value("text", r#""\ud83dx""#).is_err());
+}
+
+#[test]
+fn bytes_are_the_same_with_and_without_their_mark() {
+    // Without it for a column of type bytea, with it for one whose type is a domain of bytea.
+    assert_eq!(value("bytea", r#""dead""#).unwrap(), "\\xdead");
+    assert_eq!(value("bytea", r#""\\xdead""#).unwrap(), "\\xdead");
+    assert_eq!(value("bytea", r#""""#).unwrap(), "\\x");
+}
+
+#[test]
+fn a_message_may_hold_bytes_that_are_no_text_and_a_row_may_not() {
+    let message =
+        b"{\"action\":\"M\",\"xid\":null,\"transactional\":false,\"prefix\":\"p\",\"content\":\"\xff\\n\"}";
+    let Item::Message(message) = Relations::default().decode(&Catalog::default(), message).unwrap() else {
+        panic!();
+    };
+    assert_eq!(&*message.content, b"\xff\n");
+    let row = b"{\"action\":\"I\",\"schema\":\"s\",\"table\":\"t\",\
+        \"columns\":[{\"name\":\"v\",\"type\":\"text\",\"value\":\"\xff\"}]}";
+    let refused = Relations::default().decode(&Catalog::default(), row).unwrap_err();
+    assert_eq!((refused.at, refused.expected), (row.len() - 5, "UTF-8 text"));
+}
+
+#[test]
+fn what_a_row_cannot_do_without_is_asked_for() {
+    for (row, expected) in [
+        (r#"{"action":"B"}"#, "an xid in B"),
+        (r#"{"action":"B","xid":1}"#, "nextlsn in B"),
+        (r#"{"action":"C","nextlsn":"x"}"#, "nextlsn in C"),
+        (r#"{"action":"M","prefix":"p"}"#, "prefix and content in M"),
+        (
+            r#"{"action":"I","schema":"s"}"#,
+            "schema and table in I, U, D and T",
+        ),
+        (
+            r#"{"action":"X","schema":"s","table":"t"}"#,
+            "an action of I, U, D, T, M, B or C",
+        ),
+        (r#"{"change":[]}"#, "a JSON object of format version 2"),
+        (r#"{"action":"C"} {}"#, "a JSON object of format version 2"),
+    ] {
+        let refused = Relations::default()
+            .decode(&Catalog::default(), row.as_bytes())
+            .unwrap_err();
+        assert_eq!(refused.expected, expected, "{row}");
+    }
+}
+
+#[test]
+fn an_old_row_in_another_order_than_the_new_is_refused_rather_than_mixed_up() {
+    let data = row("U", &[A, B, C], &[B, A], "a");
+    let refused = Relations::default()
+        .decode(&Catalog::default(), &data)
+        .unwrap_err();
+    assert_eq!(refused.expected, "values that are text, in the table's order");
+}
+
+#[test]
+fn rows_of_ever_new_shapes_do_not_fill_the_memory() {
+    let names: Vec<String> = (0..12).map(|i| format!("c{i}")).collect();
+    let mut relations = Relations::default();
+    for set in 0..4096u32 {
+        let new = names.iter().enumerate().filter(|(i, _)| set >> i & 1 == 1);
+        let new: Vec<_> = new.map(|(_, name)| (name.as_str(), "null")).collect();
+        relations
+            .decode(&Catalog::default(), &row("U", &new, &[], "a"))
+            .unwrap();
+        assert!(relations.0["s"]["t"].len() <= MOST_SHAPES);
+    }
+}
+
+#[test]
+fn a_row_has_no_more_columns_than_a_table_can_have() {
+    let names: Vec<String> = (0..=MOST_COLUMNS).map(|i| format!("c{i}")).collect();
+    let all: Vec<_> = names.iter().map(|name| (name.as_str(), "1")).collect();
+    let decode = |fields: &[(&str, &str)]| {
+        let data = row("U", fields, fields, "c0");
+        Relations::default().decode(&Catalog::default(), &data).map(drop)
+    };
+    assert_eq!(decode(&all[1..]), Ok(()));
+    assert_eq!(
+        decode(&all).unwrap_err().expected,
+        "no more columns than a table can have"
+    );
+}
