@@ -2,7 +2,18 @@
 //!
 //! One file per promise. A scenario is an `async fn()` whose name is a sentence and whose panic is its report.
 
+// The panic of a scenario is its report, and these are no #[test] functions that clippy would know.
+#![allow(clippy::unwrap_used)]
+
 mod harness;
+mod huge;
+mod idle;
+mod key_changes;
+mod keyless;
+mod pgbench;
+mod toast;
+mod truncate;
+mod types;
 
 use std::time::Duration;
 
@@ -36,6 +47,16 @@ fn main() {
     let mut arguments = Arguments::from_args();
     // Each has its own database, slot and stream, but they share the cores with three servers.
     arguments.test_threads = arguments.test_threads.or(Some(2));
-    let all = [harness::all()];
+    let all = [
+        harness::all(),
+        huge::all(),
+        idle::all(),
+        key_changes::all(),
+        keyless::all(),
+        pgbench::all(),
+        toast::all(),
+        truncate::all(),
+        types::all(),
+    ];
     libtest_mimic::run(&arguments, all.into_iter().flatten().collect()).exit();
 }

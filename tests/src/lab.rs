@@ -38,6 +38,19 @@ impl Plugin {
         }
     }
 
+    /// Plays a scenario with each of them, and says with which one it failed.
+    pub async fn each<F: Future<Output = ()> + Send + 'static>(scenario: impl Fn(Self) -> F) {
+        let played = Self::ALL.map(|plugin| (plugin, tokio::spawn(scenario(plugin))));
+        for (plugin, played) in played {
+            let Err(panic) = played.await.map_err(tokio::task::JoinError::into_panic) else {
+                continue;
+            };
+            let said = panic.downcast_ref::<String>().cloned();
+            let said = said.or_else(|| panic.downcast_ref::<&str>().map(|said| (*said).to_owned()));
+            panic!("with {}: {}", plugin.name(), said.unwrap_or_default());
+        }
+    }
+
     /// The plugin of that name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|plugin| plugin.name() == name)

@@ -311,8 +311,9 @@ async fn columns(client: &Client, table: &str) -> (String, Vec<Column>) {
 
 /// The text that an event has for a value of this type.
 fn rendered(kind: &str, value: &str) -> String {
-    let finite =
-        |text: &str| format!("case when isfinite({value}) then {text} || 'Z' else {value}::text end");
+    // ISO 8601 has no infinity, and another way to write years before Christ.
+    let plain = format!("isfinite({value}) and {value}::text not like '%BC'");
+    let finite = |text: &str| format!("case when {plain} then {text} || 'Z' else {value}::text end");
     match kind {
         "bool" => format!("{value}::text"),
         "bytea" => format!("translate(encode({value}, 'base64'), E'\\n', '')"),

@@ -44,6 +44,16 @@ pub struct Kept {
 }
 
 impl Table {
+    /// The rows it holds, in no order.
+    pub fn rows(&self) -> impl Iterator<Item = &Row> {
+        let keyed = self
+            .keyed
+            .values()
+            .filter(|kept| kept.alive)
+            .map(|kept| &kept.row);
+        keyed.chain(&self.keyless)
+    }
+
     /// How many rows the table holds.
     pub fn len(&self) -> usize {
         self.keyed.values().filter(|kept| kept.alive).count() + self.keyless.len()
@@ -127,14 +137,15 @@ impl Rebuilt {
                 found.push(format!("{name} is missing"));
                 continue;
             };
-            if table.keyless.len() != others.keyless.len() || table.keyed.len() != others.keyed.len() {
+            if table.keyless.len() != others.keyless.len() || table.len() != others.len() {
                 found.push(format!("{name}: {} rows and {}", table.len(), others.len()));
             }
             for (key, kept) in &table.keyed {
-                let same = others
-                    .keyed
-                    .get(key)
-                    .is_some_and(|its| its.alive == kept.alive && agree(kept, its));
+                // A truncate that arrived before the rows, from another shard, leaves nothing of them.
+                let same = match others.keyed.get(key) {
+                    Some(its) => its.alive == kept.alive && agree(kept, its),
+                    None => !kept.alive,
+                };
                 if !same {
                     found.push(format!(
                         "{name} {key}: {kept:?} by position, {:?} by arrival",

@@ -1,0 +1,41 @@
+//! A transaction of any size passes through the memory of a small function.
+
+use scenarios::lab::{Lab, Plugin};
+
+crate::scenarios![
+    a_transaction_of_a_hundred_megabytes_passes_through_pgoutput,
+    a_transaction_of_a_hundred_megabytes_passes_through_wal2json,
+];
+
+/// The smallest function that Lambda offers, in bytes.
+const MEMORY: u64 = 128 << 20;
+const ROWS: usize = 300_000;
+
+async fn a_transaction_of_a_hundred_megabytes_passes_through_pgoutput() {
+    pass(Plugin::Pgoutput).await;
+}
+
+async fn a_transaction_of_a_hundred_megabytes_passes_through_wal2json() {
+    pass(Plugin::Wal2json).await;
+}
+
+async fn pass(plugin: Plugin) {
+    let mut lab = Lab::plan(plugin)
+        .shards(4)
+        .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128")
+        .build()
+        .await;
+    // Past the gate, which would keep all this in our memory a second time.
+    let endpoint = lab.kinesis.endpoint().to_owned();
+    lab.function.set("AWS_ENDPOINT_URL_KINESIS", &endpoint).await;
+    lab.sql("create table big (id int primary key, what text)").await;
+    lab.sql(&format!(
+        "insert into big select i, repeat(md5(i::text), 12) from generate_series(1, {ROWS}) i"
+    ))
+    .await;
+    let reports = lab.drain().await;
+    let peak = lab.function.peak_memory_bytes();
+    println!("{}: peak of {} MiB, {}", plugin.name(), peak >> 20, reports[0]);
+    assert!((1..MEMORY).contains(&peak), "{} MiB were resident", peak >> 20);
+    assert_eq!(lab.compare(&["big"]).await.changes().len(), ROWS);
+}

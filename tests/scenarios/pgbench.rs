@@ -1,0 +1,121 @@
+//! Under the standard load of PostgreSQL's own benchmark, every row that PostgreSQL holds is what a consumer holds,
+//! whichever plugin read it.
+//!
+//! `pgbench_history` has no key, so its rows travel one by one: the count of transactions is the count of requests.
+//! `TRANSACTIONS` sets it.
+
+use std::time::{Duration, Instant};
+
+use scenarios::consumer::Delivery;
+use scenarios::function::Function;
+use scenarios::lab::{Lab, Plugin};
+use scenarios::oracle::{self, Rows};
+use scenarios::pgbench::{Pgbench, TABLES};
+use serde_json::{Value, json};
+
+crate::scenarios![every_row_of_pgbench_is_what_the_consumer_holds];
+
+/// Transactions, unless `TRANSACTIONS` says otherwise.
+const TRANSACTIONS: u32 = 10_000;
+const CLIENTS: u32 = 4;
+
+/// One plugin's slot and stream in the database that all three share.
+struct Lane {
+    plugin: Plugin,
+    stream: String,
+    function: Function,
+}
+
+async fn every_row_of_pgbench_is_what_the_consumer_holds() {
+    let transactions = std::env::var("TRANSACTIONS").map_or(TRANSACTIONS, |text| text.parse().unwrap());
+    let lab = Lab::plan(Plugin::Pgoutput).without_slot().build().await;
+    Pgbench::init(&lab.postgres, &lab.database, 1).await;
+    lab.sql("create publication spillway for all tables").await;
+    let mut lanes = Vec::new();
+    for plugin in Plugin::ALL {
+        let name = format!("{}_{}", lab.slot, plugin.name());
+        lab.sql(&format!(
+            "select pg_create_logical_replication_slot('{name}', '{}')",
+            plugin.name()
+        ))
+        .await;
+        lab.kinesis.create_stream(&name, 4).await;
+        let mut function = lab.function.twin();
+        function.set("SLOT_NAME", &name).await;
+        function.set("STREAM_NAME", &name).await;
+        // Past the gate, which would keep a note of each of these requests.
+        function
+            .set("AWS_ENDPOINT_URL_KINESIS", lab.kinesis.endpoint())
+            .await;
+        lanes.push(Lane {
+            plugin,
+            stream: name,
+            function,
+        });
+    }
+
+    let each = (transactions / CLIENTS).to_string();
+    let running = Pgbench::run(
+        &lab.postgres,
+        &lab.database,
+        &["-c", &CLIENTS.to_string(), "-t", &each],
+    );
+    // The first ticks run while it writes.
+    let lanes: [Lane; 3] = lanes.try_into().unwrap_or_else(|_| panic!("three plugins"));
+    let (finished, _) = tokio::join!(running.finished(), tick_all(&lanes));
+    finished.unwrap();
+    let start = Instant::now();
+    while tick_all(&lanes)
+        .await
+        .iter()
+        .any(|report| report["stopped"] != "empty")
+    {}
+    println!(
+        "{transactions} transactions, three plugins: drained {:.1} s after the last",
+        start.elapsed().as_secs_f64()
+    );
+
+    for lane in lanes {
+        let delivery = Delivery::read(&lab.kinesis, &lane.stream).await;
+        lab.kinesis.delete_stream(&lane.stream).await;
+        lab.ssm.delete(&format!("/spillway/{}", lane.stream)).await;
+        delivery.assert_promise();
+        let with = lane.plugin.name();
+        assert_eq!(
+            delivery.counts()["public.pgbench_history"],
+            transactions as usize,
+            "{with}"
+        );
+        assert_eq!(delivery.changes().len(), 4 * transactions as usize, "{with}");
+        let rebuilt = delivery.rebuild();
+        assert!(
+            rebuilt.disagreements.is_empty(),
+            "{with}: {}",
+            rebuilt.disagreements.join("\n")
+        );
+        let client = lab.connect().await;
+        for table in TABLES {
+            // The others were filled before the slot was made.
+            let which = if table == "pgbench_history" {
+                Rows::All
+            } else {
+                Rows::Changed
+            };
+            let compared = oracle::compare(&client, table, &rebuilt, which).await;
+            compared.assert_equal();
+            assert!(compared.rows > 0, "{with}: nothing of {table} was compared");
+        }
+    }
+}
+
+/// One tick of each, side by side.
+async fn tick_all(lanes: &[Lane; 3]) -> [Value; 3] {
+    let tick = async |lane: &Lane| {
+        lane.function
+            .invoke(&json!({}), Duration::from_secs(120))
+            .await
+            .answer()
+    };
+    let [one, two, three] = lanes;
+    tokio::join!(tick(one), tick(two), tick(three)).into()
+}

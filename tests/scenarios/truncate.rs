@@ -1,0 +1,171 @@
+//! A truncate is a barrier: everything before it is acknowledged first, everything after it waits, and its position
+//! orders it among all keys of the table.
+
+use scenarios::consumer::Delivery;
+use scenarios::lab::{Lab, Plugin};
+use serde_json::json;
+
+crate::scenarios![
+    a_truncate_is_an_event_of_its_table_and_nothing_else,
+    a_truncate_waits_for_all_before_it_and_holds_all_after_it,
+    rows_of_the_same_transaction_are_on_their_side_of_the_truncate,
+    one_truncate_of_several_tables_is_an_event_of_each,
+    a_table_that_is_not_wanted_takes_no_part_in_a_truncate,
+    a_table_without_a_key_is_emptied_too,
+];
+
+fn ops(delivery: &Delivery) -> String {
+    delivery
+        .changes()
+        .iter()
+        .map(|change| change.event().op)
+        .collect()
+}
+
+async fn a_truncate_is_an_event_of_its_table_and_nothing_else() {
+    Plugin::each(|plugin| async move {
+        let lab = Lab::new(plugin).await;
+        lab.sql("create table t (id int primary key); insert into t values (1), (2)")
+            .await;
+        lab.sql("truncate t").await;
+        lab.sql("insert into t values (2), (3)").await;
+        lab.drain().await;
+        let delivery = lab.compare(&["t"]).await;
+        assert_eq!(ops(&delivery), "cctcc");
+        let truncate = delivery.changes()[2];
+        assert_eq!(truncate.partition_key, "public.t");
+        let event = truncate.json();
+        let mut fields: Vec<&str> = event.as_object().unwrap().keys().map(String::as_str).collect();
+        fields.retain(|name| !name.starts_with("ts_"));
+        assert_eq!(fields, ["source", "op"]);
+        assert_eq!(
+            (&event["source"]["schema"], &event["source"]["table"]),
+            (&json!("public"), &json!("t"))
+        );
+    })
+    .await;
+}
+
+async fn a_truncate_waits_for_all_before_it_and_holds_all_after_it() {
+    Plugin::each(|plugin| async move {
+        let lab = Lab::plan(plugin).shards(4).build().await;
+        lab.sql("create table t (id int primary key, n int)").await;
+        // Keys tell the side: 0 to 99 before the first truncate, then 100 to 199, then 200 to 299.
+        for round in 0..3 {
+            if round > 0 {
+                lab.sql("truncate t").await;
+            }
+            let (from, to) = (round * 100, round * 100 + 99);
+            lab.sql(&format!(
+                "insert into t select i, {round} from generate_series({from}, {to}) i"
+            ))
+            .await;
+            lab.sql("update t set n = n + 1").await;
+        }
+        // Every request loses some of its records, the truncates perhaps too: they go again.
+        lab.kinesis_gate.flaky(11, 20);
+        lab.drain().await;
+        let delivery = lab.compare(&["t"]).await;
+        assert_eq!(delivery.changes().len(), 3 * 200 + 2);
+
+        let side = |key: &str| match key
+            .strip_prefix(r#"{"id":"#)
+            .and_then(|rest| rest.strip_suffix('}'))
+        {
+            Some(id) => 2 * (id.parse::<u32>().unwrap() / 100),
+            None => u32::MAX,
+        };
+        let mut truncates = 0;
+        let mut last = 0;
+        for request in lab.kinesis_gate.seen().requests {
+            let mut sides: Vec<u32> = request.records.iter().map(|(key, _)| side(key)).collect();
+            sides.dedup();
+            assert_eq!(
+                sides.len(),
+                1,
+                "a request with both sides of a truncate: {request:?}"
+            );
+            if sides == [u32::MAX] {
+                // A truncate that failed goes again before anything else.
+                truncates += u32::from(last % 2 == 0);
+                last |= 1;
+            } else {
+                assert_eq!(sides[0], 2 * truncates, "after {truncates} truncates");
+                last = sides[0];
+            }
+        }
+        assert_eq!((truncates, last), (2, 4));
+    })
+    .await;
+}
+
+async fn rows_of_the_same_transaction_are_on_their_side_of_the_truncate() {
+    Plugin::each(|plugin| async move {
+        let lab = Lab::new(plugin).await;
+        lab.sql("create table t (id int primary key, n int); insert into t values (1, 1), (2, 1)").await;
+        lab.sql("update t set n = 2 where id = 1; insert into t values (3, 3); truncate t; insert into t values (1, 4), (4, 4)")
+            .await;
+        lab.sql("insert into t values (5, 5); truncate t; truncate t; insert into t values (2, 6); delete from t").await;
+        lab.sql("insert into t values (7, 7)").await;
+        lab.drain().await;
+        let delivery = lab.compare(&["t"]).await;
+        assert_eq!(ops(&delivery), "ccuctccctt".to_owned() + "cdc");
+        assert_eq!(delivery.rebuild().tables["public.t"].len(), 1);
+    })
+    .await;
+}
+
+async fn one_truncate_of_several_tables_is_an_event_of_each() {
+    Plugin::each(|plugin| async move {
+        let lab = Lab::new(plugin).await;
+        lab.sql(
+            "create table a (id int primary key); create table b (id int primary key, a int references a);
+            create schema \"S x\"; create table \"S x\".c (id int primary key); create table d (id int primary key)",
+        )
+        .await;
+        lab.sql("insert into a values (1), (2); insert into b values (1, 1)").await;
+        lab.sql("insert into \"S x\".c values (1); insert into d values (1)").await;
+        lab.sql("truncate a, \"S x\".c restart identity cascade").await;
+        lab.sql("insert into a values (3)").await;
+        lab.drain().await;
+        let delivery = lab.compare(&["a", "b", "\"S x\".c", "d"]).await;
+        assert_eq!(ops(&delivery), "cccccttt".to_owned() + "c");
+        let mut emptied: Vec<String> = delivery.changes()[5..8].iter().map(|it| it.partition_key.clone()).collect();
+        emptied.sort();
+        assert_eq!(emptied, ["S x.c", "public.a", "public.b"]);
+    })
+    .await;
+}
+
+async fn a_table_that_is_not_wanted_takes_no_part_in_a_truncate() {
+    Plugin::each(|plugin| async move {
+        let lab = Lab::plan(plugin).env("TABLES", "public.a").build().await;
+        lab.sql("create table a (id int primary key); create table b (id int primary key)").await;
+        lab.sql("insert into a values (1); insert into b values (1); truncate a, b; truncate b; insert into a values (2)")
+            .await;
+        lab.drain().await;
+        let delivery = lab.compare(&["a"]).await;
+        assert_eq!(ops(&delivery), "ctc");
+        assert_eq!(delivery.counts().len(), 1);
+    })
+    .await;
+}
+
+async fn a_table_without_a_key_is_emptied_too() {
+    Plugin::each(|plugin| async move {
+        let lab = Lab::new(plugin).await;
+        lab.sql("create table t (n int); insert into t values (1), (1), (2)")
+            .await;
+        lab.sql("truncate t; insert into t values (1)").await;
+        lab.drain().await;
+        let delivery = lab.compare(&["t"]).await;
+        assert_eq!(ops(&delivery), "ccctc");
+        assert!(
+            delivery
+                .arrivals
+                .iter()
+                .all(|arrival| arrival.partition_key == "public.t")
+        );
+    })
+    .await;
+}
