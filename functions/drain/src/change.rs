@@ -161,37 +161,34 @@ pub enum Type {
 }
 
 impl Type {
-    /// By OID, for the built-in types (`pg_type.dat`; these never change). `None` for a type that the catalog must tell.
+    /// By OID, for the built-in types (`pg_type.dat`; these never change). `None` for a type that the server must describe.
     pub fn of_oid(oid: u32) -> Option<Type> {
-        let array = |element| Some(Type::Array(Box::new(element)));
-        match oid {
-            16 => Some(Type::Bool),
-            20 | 21 | 23 | 26 => Some(Type::Integer),
-            700 | 701 => Some(Type::Float),
-            1700 => Some(Type::Numeric),
-            17 => Some(Type::Bytea),
-            1082 => Some(Type::Date),
-            1083 => Some(Type::Time),
-            1266 => Some(Type::TimeTz),
-            1114 => Some(Type::Timestamp),
-            1184 => Some(Type::TimestampTz),
-            1000 => array(Type::Bool),
-            1005 | 1007 | 1016 | 1028 => array(Type::Integer),
-            1021 | 1022 => array(Type::Float),
-            1231 => array(Type::Numeric),
-            1001 => array(Type::Bytea),
-            1182 => array(Type::Date),
-            1183 => array(Type::Time),
-            1270 => array(Type::TimeTz),
-            1115 => array(Type::Timestamp),
-            1185 => array(Type::TimestampTz),
-            // json, xml, text, varchar, bpchar, name, "char", uuid, inet, cidr, macaddr, jsonb, bit, varbit, interval, money
-            199 | 143 | 1009 | 1015 | 1014 | 1003 | 1002 | 2951 | 1041 | 651 | 1040 | 3807 | 1561 | 1563
-            | 1187 | 791 => array(Type::Text),
-            // 16384 is the first OID a user's object can get (FirstNormalObjectId).
-            _ if oid < 16384 => Some(Type::Text),
-            _ => None,
+        // 16384 is the first OID a user's object can get (FirstNormalObjectId).
+        if oid >= 16_384 {
+            return None;
         }
+        let kind = postgres_types::Type::from_oid(oid).map(|built_in| built_in.kind().clone());
+        if let Some(postgres_types::Kind::Array(element)) = kind {
+            // Alone of all, an array of boxes is separated by semicolons.
+            let boxes = element == postgres_types::Type::BOX;
+            return Type::of_oid(element.oid())
+                .filter(|_| !boxes)
+                .map(|of| Type::Array(Box::new(of)))
+                .or(Some(Type::Text));
+        }
+        Some(match oid {
+            16 => Type::Bool,
+            20 | 21 | 23 | 26 => Type::Integer,
+            700 | 701 => Type::Float,
+            1700 => Type::Numeric,
+            17 => Type::Bytea,
+            1082 => Type::Date,
+            1083 => Type::Time,
+            1266 => Type::TimeTz,
+            1114 => Type::Timestamp,
+            1184 => Type::TimestampTz,
+            _ => Type::Text,
+        })
     }
 
     /// By the name in `pg_type`, as pgoutput tells it for domains (the name of the base type) and for users' own types.
@@ -262,6 +259,9 @@ mod tests {
             (25, "text"),
             (1043, "character varying(20)"),
             (2950, "uuid"),
+            (2951, "uuid[]"),
+            (1017, "point[]"),
+            (3905, "int4range[]"),
         ];
         for (oid, name) in same {
             assert_eq!(Type::of_oid(oid), Some(Type::of_name(name)), "{name}");
