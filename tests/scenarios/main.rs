@@ -5,12 +5,26 @@
 // The panic of a scenario is its report, and these are no #[test] functions that clippy would know.
 #![allow(clippy::unwrap_used)]
 
+mod actions;
+mod backlog;
+mod config_errors;
+mod consumer;
+mod crash;
+mod gap;
 mod harness;
 mod huge;
 mod idle;
 mod key_changes;
 mod keyless;
+mod marks;
+mod order;
 mod pgbench;
+mod random_kills;
+mod refusal;
+mod second_drainer;
+mod server_crash;
+mod startup;
+mod tls;
 mod toast;
 mod truncate;
 mod types;
@@ -47,13 +61,26 @@ fn main() {
     let mut arguments = Arguments::from_args();
     // Each has its own database, slot and stream, but they share the cores with three servers.
     arguments.test_threads = arguments.test_threads.or(Some(2));
+    // Where it was, and why; a backtrace would lead through tokio and back here.
+    std::panic::set_hook(Box::new(|panic| eprintln!("{panic}")));
     let all = [
+        consumer::all(),
         harness::all(),
+        actions::all(),
+        config_errors::all(),
+        crash::all(),
+        gap::all(),
         huge::all(),
+        pgbench::all(),
         idle::all(),
         key_changes::all(),
         keyless::all(),
-        pgbench::all(),
+        order::all(),
+        random_kills::all(),
+        second_drainer::all(),
+        server_crash::all(),
+        startup::all(),
+        tls::all(),
         toast::all(),
         truncate::all(),
         types::all(),

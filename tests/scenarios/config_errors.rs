@@ -1,0 +1,302 @@
+//! Whatever is wrong with the environment, the rights or the event is told in one line that names what to change, under
+//! an `errorType` to match on; and no secret is ever told.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use scenarios::function::drain_binary;
+use scenarios::gate::Fault;
+use scenarios::lab::{Lab, Plugin};
+use scenarios::postgres::{Postgres, REPLUSER, Settings};
+use scenarios::wait::free_port;
+use serde_json::json;
+
+use crate::refusal::{invocation_fails, keeps_its_secrets, tick_fails};
+
+crate::scenarios![
+    a_variable_that_is_wrong_is_named_with_what_it_may_be,
+    a_variable_that_is_missing_is_named,
+    without_a_runtime_api_it_says_so_and_exits,
+    a_role_that_is_not_let_in_is_named_and_its_password_is_not,
+    a_database_that_is_not_there_is_named,
+    a_host_that_cannot_be_reached_is_named,
+    a_role_that_may_not_replicate_is_told_what_to_grant,
+    a_server_without_logical_log_is_told_what_to_set,
+    a_stream_that_is_not_there_is_named,
+    a_denied_stream_names_the_right_that_is_missing,
+    a_denied_parameter_names_the_rights_that_are_missing,
+    services_that_do_not_answer_are_named_before_the_deadline,
+    an_event_that_is_wrong_is_told_what_it_may_be,
+];
+
+/// A slot with one change in it.
+async fn lab() -> Lab {
+    let lab = Lab::new(Plugin::Pgoutput).await;
+    lab.sql("create table t (id int primary key); insert into t values (1)")
+        .await;
+    lab
+}
+
+/// The change is still there, once all is well.
+async fn finish(lab: &Lab) {
+    lab.drain().await;
+    assert_eq!(lab.compare(&["public.t"]).await.changes().len(), 1);
+}
+
+async fn a_variable_that_is_wrong_is_named_with_what_it_may_be() {
+    let mut lab = lab().await;
+    let wrong = [
+        ("PGPORT", "postgres", "1 to 65535"),
+        ("PGSSLMODE", "prefer", "verify-full"),
+        ("DB_AUTH", "kerberos", "iam, secret or password"),
+        ("SLOT_NAME", "My Slot", "lower-case"),
+        (
+            "STREAM_NAME",
+            "arn:aws:kinesis:eu-central-1:1:stream/s",
+            "not the ARN",
+        ),
+        ("CHECKPOINT_PARAMETER", "with blanks in it", "letters, digits"),
+        ("TABLES", "orders", "public.orders"),
+        ("ENVELOPE", "avro", "debezium"),
+        ("AGGREGATION", "zip", "none"),
+        ("PARTITION_BY", "moon", "key"),
+        ("OVERSIZE", "ignore", "fail"),
+        ("LINGER_SECONDS", "1.5", "whole seconds"),
+        ("LOG_LEVEL", "loud", "info"),
+    ];
+    for (variable, value, part) in wrong {
+        let before = lab.function.twin();
+        lab.function.set(variable, value).await;
+        tick_fails(&lab, "ConfigInvalid", &[variable, value, part]).await;
+        // The answer to every invocation, not only to the first.
+        tick_fails(&lab, "ConfigInvalid", &[variable]).await;
+        let lines = lab.function.log();
+        assert_eq!(
+            lines.iter().filter(|line| line.contains(value)).count(),
+            1,
+            "one line: {lines:#?}"
+        );
+        lab.function = before;
+    }
+    finish(&lab).await;
+}
+
+async fn a_variable_that_is_missing_is_named() {
+    let mut lab = lab().await;
+    for variable in [
+        "PGHOST",
+        "PGUSER",
+        "PGDATABASE",
+        "PGPASSWORD",
+        "SLOT_NAME",
+        "STREAM_NAME",
+    ] {
+        let before = lab.function.twin();
+        lab.function.unset(variable).await;
+        tick_fails(&lab, "ConfigInvalid", &[variable, "not set"]).await;
+        lab.function.set(variable, "").await;
+        tick_fails(&lab, "ConfigInvalid", &[variable, "not set"]).await;
+        lab.function = before;
+    }
+    lab.function.set("DB_AUTH", "secret").await;
+    tick_fails(&lab, "ConfigInvalid", &["DB_SECRET"]).await;
+    lab.function.set("DB_AUTH", "iam").await;
+    tick_fails(&lab, "ConfigInvalid", &["PGSSLMODE", "TLS"]).await;
+    lab.function.set("DB_AUTH", "password").await;
+    finish(&lab).await;
+}
+
+async fn without_a_runtime_api_it_says_so_and_exits() {
+    let ran = tokio::process::Command::new(drain_binary())
+        .env_clear()
+        .stdin(Stdio::null())
+        .output()
+        .await;
+    let ran = ran.unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(ran.status.code(), Some(2));
+    let told = String::from_utf8_lossy(&ran.stderr).into_owned() + &String::from_utf8_lossy(&ran.stdout);
+    assert_eq!(told.lines().count(), 1, "one line: {told}");
+    assert!(told.contains("AWS_LAMBDA_RUNTIME_API"), "{told}");
+}
+
+async fn a_role_that_is_not_let_in_is_named_and_its_password_is_not() {
+    let mut lab = lab().await;
+    lab.function.set("LOG_LEVEL", "debug").await;
+    lab.function.set("PGPASSWORD", "not the right one").await;
+    tick_fails(
+        &lab,
+        "PostgresAuthentication",
+        &[REPLUSER.0, "PGUSER", "PGPASSWORD"],
+    )
+    .await;
+    keeps_its_secrets(&lab, "not the right one");
+    lab.function.set("PGPASSWORD", REPLUSER.1).await;
+    lab.function.set("PGUSER", "nobody we know").await;
+    tick_fails(&lab, "PostgresAuthentication", &["nobody we know", "PGUSER"]).await;
+    lab.function.set("PGUSER", REPLUSER.0).await;
+    finish(&lab).await;
+    keeps_its_secrets(&lab, REPLUSER.1);
+}
+
+async fn a_database_that_is_not_there_is_named() {
+    let mut lab = lab().await;
+    lab.function.set("PGDATABASE", "not there").await;
+    tick_fails(&lab, "DatabaseMissing", &["not there", "PGDATABASE"]).await;
+}
+
+async fn a_host_that_cannot_be_reached_is_named() {
+    let mut lab = lab().await;
+    let port = free_port().to_string();
+    lab.function.set("PGPORT", &port).await;
+    tick_fails(
+        &lab,
+        "PostgresUnreachable",
+        &["127.0.0.1", &port, "PGHOST", "security group"],
+    )
+    .await;
+    lab.function.set("PGHOST", "no-such-host.invalid").await;
+    tick_fails(&lab, "PostgresUnreachable", &["no-such-host.invalid", "PGHOST"]).await;
+}
+
+async fn a_role_that_may_not_replicate_is_told_what_to_grant() {
+    let mut lab = lab().await;
+    let role = format!("{}_role", lab.database);
+    lab.sql(&format!("create role {role} login password 'of the role'"))
+        .await;
+    lab.function.set("PGUSER", &role).await;
+    lab.function.set("PGPASSWORD", "of the role").await;
+    let parts = [role.as_str(), "rds_replication", "replication"];
+    tick_fails(&lab, "RoleLacksReplication", &parts).await;
+    invocation_fails(&lab, json!({"action": "setup"}), "RoleLacksReplication", &parts).await;
+    lab.sql(&format!("alter role {role} replication")).await;
+    finish(&lab).await;
+    lab.function.kill9().await;
+    lab.sql(&format!("drop role {role}")).await;
+}
+
+async fn a_server_without_logical_log_is_told_what_to_set() {
+    let settings = Settings {
+        conf: "wal_level = replica\n".to_owned(),
+        ..Settings::default()
+    };
+    let lab = Lab::plan(Plugin::Wal2json)
+        .without_slot()
+        .on(Postgres::start(settings).await)
+        .build()
+        .await;
+    let parts = ["rds.logical_replication", "wal_level"];
+    let setup = json!({"action": "setup", "plugin": "wal2json"});
+    invocation_fails(&lab, setup, "WalLevelNotLogical", &parts).await;
+    assert_eq!(lab.checkpoint().await, None, "nothing was set up");
+}
+
+async fn a_stream_that_is_not_there_is_named() {
+    let mut lab = lab().await;
+    lab.function.set("STREAM_NAME", "not-there").await;
+    tick_fails(&lab, "StreamMissing", &["not-there", "STREAM_NAME"]).await;
+    lab.function.set("STREAM_NAME", &lab.stream).await;
+    finish(&lab).await;
+}
+
+fn denied() -> Fault {
+    Fault::refuse(
+        "AccessDeniedException",
+        "User: arn:aws:sts::1:assumed-role/drain is not authorized",
+    )
+}
+
+async fn a_denied_stream_names_the_right_that_is_missing() {
+    let lab = lab().await;
+    lab.kinesis_gate.always("PutRecords", denied());
+    tick_fails(
+        &lab,
+        "StreamDenied",
+        &[&lab.stream, "kinesis:PutRecords", "is not authorized"],
+    )
+    .await;
+    assert_eq!(
+        lab.kinesis_gate.requests("PutRecords"),
+        1,
+        "it is not tried again"
+    );
+    lab.kinesis_gate.clear();
+    finish(&lab).await;
+}
+
+async fn a_denied_parameter_names_the_rights_that_are_missing() {
+    let lab = lab().await;
+    lab.ssm_gate.always("GetParameter", denied());
+    tick_fails(
+        &lab,
+        "CheckpointDenied",
+        &[&lab.parameter, "ssm:GetParameter", "is not authorized"],
+    )
+    .await;
+    lab.ssm_gate.clear();
+    lab.ssm_gate.always("PutParameter", denied());
+    tick_fails(
+        &lab,
+        "CheckpointDenied",
+        &[&lab.parameter, "ssm:PutParameter", "is not authorized"],
+    )
+    .await;
+    assert_eq!(
+        lab.kinesis_gate.requests("PutRecords"),
+        0,
+        "nothing was sent that could not be stored as sent"
+    );
+    lab.ssm_gate.clear();
+    lab.drain().await;
+    lab.sql("insert into t values (2)").await;
+    lab.ssm_gate.always("PutParameter", denied());
+    tick_fails(&lab, "CheckpointDenied", &[&lab.parameter]).await;
+    lab.ssm_gate.clear();
+    lab.drain().await;
+    assert_eq!(lab.compare(&["public.t"]).await.changes().len(), 2);
+}
+
+async fn services_that_do_not_answer_are_named_before_the_deadline() {
+    let lab = lab().await;
+    let short = Duration::from_secs(4);
+    let fails = async |kind: &str, part: &str| {
+        let (found, message) = lab.function.invoke(&json!({}), short).await.error();
+        assert_eq!(found, kind, "{message}");
+        assert!(message.contains(part) && !message.contains('\n'), "{message}");
+    };
+    lab.ssm_gate.always("GetParameter", Fault::internal());
+    fails("CheckpointUnavailable", &lab.parameter).await;
+    lab.ssm_gate.clear();
+    lab.kinesis_gate.always("PutRecords", Fault::CutRequest);
+    fails("StreamUnavailable", &lab.stream).await;
+    lab.kinesis_gate.clear();
+    finish(&lab).await;
+}
+
+async fn an_event_that_is_wrong_is_told_what_it_may_be() {
+    let lab = lab().await;
+    let actions = "drain, setup, status or teardown";
+    let wrong = [
+        (json!([]), "JSON object"),
+        (json!({"actoin": "drain"}), "actoin"),
+        (json!({"action": 7}), actions),
+        (json!({"action": "flush"}), actions),
+        (json!({"action": "plan"}), "not in this version"),
+        (json!({"action": "backfill", "tables": []}), "not in this version"),
+        (json!({"action": "drain", "accept_gaps": "0/1"}), "accept_gap"),
+        (
+            json!({"action": "drain", "accept_gap": "yes"}),
+            "confirmed_flush_lsn",
+        ),
+        (
+            json!({"action": "setup", "plugin": "decoderbufs"}),
+            "pgoutput, wal2json or test_decoding",
+        ),
+        (json!({"action": "setup", "slot": "s"}), "plugin"),
+        (json!({"action": "status", "verbose": true}), "verbose"),
+        (json!({"action": "teardown", "force": true}), "force"),
+    ];
+    for (event, part) in wrong {
+        invocation_fails(&lab, event, "EventInvalid", &[part]).await;
+    }
+    finish(&lab).await;
+}

@@ -1,0 +1,202 @@
+//! The function is killed with -9 between every two steps of a drain: nothing is lost, keys stay in order, a position
+//! always carries the same event, and the slot is never beyond the checkpoint.
+
+use std::collections::HashMap;
+
+use scenarios::consumer::Delivery;
+use scenarios::function::Outcome;
+use scenarios::gate::{Held, Side};
+use scenarios::lab::{DEADLINE, Lab, Plugin};
+use serde_json::json;
+
+use crate::backlog;
+use crate::marks::{Marks, commit_end, let_go, lsn};
+
+crate::scenarios![
+    killed_before_it_reads_the_checkpoint_it_has_sent_nothing,
+    killed_before_records_are_put_it_puts_them_later,
+    killed_after_records_were_put_it_puts_the_same_again,
+    killed_before_the_checkpoint_is_stored_it_sends_the_same_again,
+    killed_between_checkpoint_and_advance_it_skips_what_was_sent,
+    killed_after_the_slot_advanced_it_has_nothing_to_do,
+    killed_before_its_first_checkpoint_it_starts_from_the_slot,
+];
+
+/// A slot that was drained once, so that a checkpoint is stored, and has a backlog again.
+async fn lab(plugin: Plugin) -> Lab {
+    let lab = Lab::new(plugin).await;
+    backlog::create(&lab).await;
+    backlog::write(&lab, 1, 60, 20).await;
+    lab.drain().await;
+    backlog::write(&lab, 2, 400, 40).await;
+    lab
+}
+
+/// Invokes the function and kills it when the request is held.
+async fn kill_at(lab: &Lab, held: &mut Held) {
+    let (killed, ()) = tokio::join!(lab.invoke(json!({})), async {
+        held.reached().await;
+        lab.function.kill9().await;
+    });
+    assert!(matches!(killed, Outcome::Exited(_)), "{killed:?}");
+    let_go(lab).await;
+}
+
+/// What was found after the kill, and what the ticks after it did.
+struct Recovery {
+    /// The moment after the kill.
+    marks: Marks,
+    /// Changes in the stream before and after it.
+    changes: (usize, usize),
+    /// Records that brought nothing new.
+    duplicates: usize,
+    /// Changes that the ticks skipped.
+    skipped: u64,
+}
+
+/// Ticks to the end, and holds everything to the promise.
+async fn recover(lab: &Lab) -> Recovery {
+    let marks = Marks::of(lab).await;
+    let before = Delivery::read(&lab.kinesis, &lab.stream).await;
+    let reports = lab.drain().await;
+    let skipped = reports
+        .iter()
+        .filter_map(|report| report["skipped"].as_u64())
+        .sum();
+    Marks::of(lab).await;
+    let after = lab.compare(&[backlog::TABLE]).await;
+    assert_eq!(
+        after.changes().len(),
+        backlog::events(lab).await,
+        "every event, and no other"
+    );
+    let covered = |delivery: &Delivery| {
+        let mut arrivals: HashMap<String, usize> = HashMap::new();
+        for it in delivery
+            .arrivals
+            .iter()
+            .filter(|it| commit_end(&it.position) <= marks.checkpoint)
+        {
+            *arrivals.entry(it.position.clone()).or_default() += 1;
+        }
+        arrivals
+    };
+    assert_eq!(
+        covered(&before),
+        covered(&after),
+        "what the checkpoint covers was sent, and is not sent again"
+    );
+    let changes = (before.changes().len(), after.changes().len());
+    Recovery {
+        marks,
+        changes,
+        duplicates: after.duplicates(),
+        skipped,
+    }
+}
+
+async fn killed_before_it_reads_the_checkpoint_it_has_sent_nothing() {
+    let lab = lab(Plugin::Pgoutput).await;
+    let marks = Marks::of(&lab).await;
+    let mut held = lab.ssm_gate.hold("GetParameter", Side::Request);
+    kill_at(&lab, &mut held).await;
+    let recovery = recover(&lab).await;
+    assert_eq!(recovery.marks, marks);
+    assert_eq!((recovery.duplicates, recovery.skipped), (0, 0));
+}
+
+async fn killed_before_records_are_put_it_puts_them_later() {
+    let lab = lab(Plugin::Pgoutput).await;
+    let marks = Marks::of(&lab).await;
+    let mut held = lab.kinesis_gate.hold("PutRecords", Side::Request);
+    kill_at(&lab, &mut held).await;
+    let recovery = recover(&lab).await;
+    assert_eq!(recovery.marks.confirmed, marks.confirmed, "not all had arrived");
+    assert!(
+        recovery.changes.0 < recovery.changes.1,
+        "something was still to be put: {:?}",
+        recovery.changes
+    );
+}
+
+async fn killed_after_records_were_put_it_puts_the_same_again() {
+    let lab = lab(Plugin::Pgoutput).await;
+    let marks = Marks::of(&lab).await;
+    let mut held = lab.kinesis_gate.hold("PutRecords", Side::Answer);
+    kill_at(&lab, &mut held).await;
+    let recovery = recover(&lab).await;
+    assert_eq!(
+        recovery.marks.confirmed, marks.confirmed,
+        "nobody knew that they had arrived"
+    );
+    assert!(
+        recovery.duplicates > 0,
+        "what was put without an answer is put again"
+    );
+}
+
+async fn killed_before_the_checkpoint_is_stored_it_sends_the_same_again() {
+    let lab = lab(Plugin::Pgoutput).await;
+    let marks = Marks::of(&lab).await;
+    let mut held = lab.ssm_gate.hold("PutParameter", Side::Request);
+    kill_at(&lab, &mut held).await;
+    let recovery = recover(&lab).await;
+    assert_eq!(recovery.marks, marks, "neither checkpoint nor slot had moved");
+    assert!(recovery.duplicates > 0, "what no checkpoint covers is sent again");
+    assert_eq!(recovery.skipped, 0);
+}
+
+async fn killed_between_checkpoint_and_advance_it_skips_what_was_sent() {
+    Plugin::each(|plugin| async move {
+        let lab = lab(plugin).await;
+        let marks = Marks::of(&lab).await;
+        let mut held = lab.ssm_gate.hold("PutParameter", Side::Answer);
+        kill_at(&lab, &mut held).await;
+        let recovery = recover(&lab).await;
+        assert_eq!(
+            recovery.marks.confirmed, marks.confirmed,
+            "the slot had not moved"
+        );
+        assert!(recovery.marks.checkpoint > marks.checkpoint, "the checkpoint had");
+        assert!(recovery.skipped > 0, "what is stored as sent is skipped");
+    })
+    .await;
+}
+
+async fn killed_after_the_slot_advanced_it_has_nothing_to_do() {
+    let mut lab = lab(Plugin::Pgoutput).await;
+    let target = lsn(&lab
+        .value("select pg_current_wal_flush_lsn()")
+        .await
+        .unwrap_or_default());
+    // It stays when all is confirmed, so that it is killed before it answers.
+    lab.function.set("LINGER_SECONDS", "50").await;
+    let (killed, ()) = tokio::join!(lab.invoke(json!({})), async {
+        scenarios::wait::until("the slot advances", DEADLINE, || async {
+            lsn(&lab.confirmed_flush().await) >= target
+        })
+        .await;
+        lab.function.kill9().await;
+    });
+    assert!(matches!(killed, Outcome::Exited(_)), "{killed:?}");
+    let_go(&lab).await;
+    lab.function.unset("LINGER_SECONDS").await;
+    let recovery = recover(&lab).await;
+    assert_eq!(recovery.changes.0, recovery.changes.1, "all had arrived");
+    assert_eq!((recovery.duplicates, recovery.skipped), (0, 0));
+}
+
+async fn killed_before_its_first_checkpoint_it_starts_from_the_slot() {
+    let lab = Lab::new(Plugin::Pgoutput).await;
+    backlog::create(&lab).await;
+    backlog::write(&lab, 3, 100, 20).await;
+    let slot = lab.confirmed_flush().await;
+    let mut held = lab.ssm_gate.hold("PutParameter", Side::Request);
+    kill_at(&lab, &mut held).await;
+    assert_eq!(lab.checkpoint().await, None);
+    assert_eq!(lab.confirmed_flush().await, slot);
+    lab.drain().await;
+    Marks::of(&lab).await;
+    let delivery = lab.compare(&[backlog::TABLE]).await;
+    assert_eq!(delivery.changes().len(), backlog::events(&lab).await);
+}

@@ -1,0 +1,148 @@
+//! Somebody else read the slot or made it anew: the drain stops and says so, and goes on only when an operator accepts
+//! the gap by naming the slot's position, which the stream then tells its consumers.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use scenarios::consumer::Delivery;
+use scenarios::lab::Lab;
+use serde_json::{Value, json};
+
+use crate::backlog;
+use crate::marks::Marks;
+use crate::refusal::{invocation_fails, tick_fails};
+use crate::startup::{lab, stored};
+
+crate::scenarios![
+    a_slot_that_somebody_else_advanced_has_a_gap,
+    a_slot_that_was_made_anew_has_a_gap,
+    only_the_slots_own_position_can_be_accepted,
+    an_accepted_gap_is_told_to_consumers_and_draining_goes_on,
+    an_accepted_gap_replaces_a_checkpoint_that_cannot_be_read,
+];
+
+fn accept(lsn: &str) -> Value {
+    json!({"action": "drain", "accept_gap": lsn})
+}
+
+/// Somebody reads past everything. Returns where the slot stands then.
+async fn advanced(lab: &Lab) -> String {
+    let slot = &lab.slot;
+    lab.sql(&format!(
+        "select pg_replication_slot_advance('{slot}', pg_current_wal_flush_lsn())"
+    ))
+    .await;
+    lab.confirmed_flush().await
+}
+
+/// The control events of the stream.
+fn control_events(delivery: &Delivery) -> Vec<Value> {
+    let all = delivery.arrivals.iter().map(|it| it.json());
+    all.filter(|event| event["op"] == "m" && event["message"]["prefix"] == "spillway.gap_accepted")
+        .collect()
+}
+
+async fn a_slot_that_somebody_else_advanced_has_a_gap() {
+    let lab = lab().await;
+    let (checkpoint, confirmed) = (stored(&lab).await, advanced(&lab).await);
+    for _ in 0..2 {
+        let way_out = format!(r#"{{"action":"drain","accept_gap":"{confirmed}"}}"#);
+        tick_fails(&lab, "Gap", &[&lab.slot, &checkpoint, &confirmed, &way_out]).await;
+    }
+    assert_eq!(stored(&lab).await, checkpoint);
+}
+
+async fn a_slot_that_was_made_anew_has_a_gap() {
+    let lab = lab().await;
+    let checkpoint = stored(&lab).await;
+    lab.sql(&format!("select pg_drop_replication_slot('{}')", lab.slot))
+        .await;
+    lab.create_slot().await;
+    let confirmed = lab.confirmed_flush().await;
+    tick_fails(&lab, "Gap", &[&lab.slot, &checkpoint, &confirmed]).await;
+    // Setup has nothing to create, and does not hide it.
+    let report = lab.invoke(json!({"action": "setup"})).await.answer();
+    assert_eq!(report["created"], json!([]), "{report}");
+    assert!(report["problems"].to_string().contains(&confirmed), "{report}");
+    tick_fails(&lab, "Gap", &[&confirmed]).await;
+    assert_eq!(stored(&lab).await, checkpoint);
+}
+
+async fn only_the_slots_own_position_can_be_accepted() {
+    let lab = lab().await;
+    let (checkpoint, confirmed) = (stored(&lab).await, advanced(&lab).await);
+    for wrong in [checkpoint.as_str(), "FF/10"] {
+        invocation_fails(
+            &lab,
+            accept(wrong),
+            "EventInvalid",
+            &[wrong, &confirmed, "status"],
+        )
+        .await;
+    }
+    assert_eq!(stored(&lab).await, checkpoint);
+    assert_eq!(control_events(&lab.consume().await), Vec::<Value>::new());
+    tick_fails(&lab, "Gap", &[&confirmed]).await;
+}
+
+async fn an_accepted_gap_is_told_to_consumers_and_draining_goes_on() {
+    let lab = lab().await;
+    let (checkpoint, confirmed) = (stored(&lab).await, advanced(&lab).await);
+    lab.sql("insert into t values (1000000, 1)").await;
+    let report = lab.invoke(accept(&confirmed)).await.answer();
+    assert_eq!(report["stopped"], "empty", "{report}");
+    lab.sql("insert into t values (1000001, 1)").await;
+    lab.drain().await;
+    Marks::of(&lab).await;
+
+    let delivery = lab.consume().await;
+    let control = control_events(&delivery);
+    assert_eq!(control.len(), 1, "{control:?}");
+    let content = control[0]["message"]["content"]
+        .as_str()
+        .and_then(|text| STANDARD.decode(text).ok());
+    let content: Value = content
+        .and_then(|text| serde_json::from_slice(&text).ok())
+        .unwrap_or_default();
+    assert_eq!(
+        (&content["checkpoint"], &content["accepted"]),
+        (&json!(checkpoint), &json!(confirmed)),
+        "{content}"
+    );
+    let ids: Vec<Value> = delivery
+        .of_table(backlog::TABLE)
+        .iter()
+        .map(|it| it["after"]["id"].clone())
+        .collect();
+    assert_eq!(ids[ids.len() - 2..], [json!(1_000_000), json!(1_000_001)]);
+    // What is about the gap stands before what came after it.
+    let position = |event: &Value| {
+        event["source"]["position"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let first_after = delivery
+        .of_table(backlog::TABLE)
+        .iter()
+        .rev()
+        .nth(1)
+        .map(position);
+    assert!(Some(position(&control[0])) < first_after, "{control:?}");
+}
+
+async fn an_accepted_gap_replaces_a_checkpoint_that_cannot_be_read() {
+    let lab = lab().await;
+    lab.ssm.put(&lab.parameter, "soon").await;
+    tick_fails(&lab, "CheckpointInvalid", &[&lab.parameter]).await;
+    let confirmed = lab.confirmed_flush().await;
+    lab.invoke(accept(&confirmed)).await.answer();
+    lab.drain().await;
+    Marks::of(&lab).await;
+    let delivery = lab.compare(&[backlog::TABLE]).await;
+    assert_eq!(control_events(&delivery).len(), 1);
+    assert_eq!(
+        delivery.changes().len(),
+        backlog::events(&lab).await + 1,
+        "every event, and the control event"
+    );
+}

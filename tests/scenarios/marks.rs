@@ -1,0 +1,59 @@
+//! Where a slot and its checkpoint stand, and the inequality that holds between them at every moment.
+
+use scenarios::lab::{DEADLINE, Lab};
+
+/// An LSN as PostgreSQL writes it, as a number.
+pub(crate) fn lsn(text: &str) -> u64 {
+    let halves = text.split_once('/').and_then(|(high, low)| {
+        Some(u64::from_str_radix(high, 16).ok()? << 32 | u64::from_str_radix(low, 16).ok()?)
+    });
+    halves.unwrap_or_else(|| panic!("{text:?} is no LSN"))
+}
+
+/// The end of the transaction that a position belongs to.
+pub(crate) fn commit_end(position: &str) -> u64 {
+    u64::from_str_radix(&position[..16], 16).unwrap_or_else(|error| panic!("{position}: {error}"))
+}
+
+/// What is confirmed, and what is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Marks {
+    /// `confirmed_flush_lsn` of the slot.
+    pub(crate) confirmed: u64,
+    /// `commit_end` of the checkpoint.
+    pub(crate) checkpoint: u64,
+}
+
+impl Marks {
+    /// Looks at both.
+    ///
+    /// # Panics
+    /// There is no checkpoint, or the slot is beyond it.
+    pub(crate) async fn of(lab: &Lab) -> Self {
+        // In this order, since both only grow while somebody drains.
+        let confirmed = lsn(&lab.confirmed_flush().await);
+        let checkpoint = lab.checkpoint().await.expect("a checkpoint is stored");
+        let checkpoint = lsn(checkpoint["commit_end"].as_str().unwrap_or_default());
+        assert!(
+            confirmed <= checkpoint,
+            "the slot ({confirmed:X}) is beyond the checkpoint ({checkpoint:X})"
+        );
+        Self {
+            confirmed,
+            checkpoint,
+        }
+    }
+}
+
+/// Waits until no session of the function is left on the server: a process that was killed with -9 is not missed at
+/// once.
+pub(crate) async fn let_go(lab: &Lab) {
+    let sql = format!(
+        "select count(*) from pg_stat_activity where application_name = 'spillway {}'",
+        lab.slot
+    );
+    scenarios::wait::until("the sessions of the killed function end", DEADLINE, || async {
+        lab.value(&sql).await.as_deref() == Some("0")
+    })
+    .await;
+}

@@ -1,0 +1,114 @@
+//! Whatever the stream does to requests and records, every event arrives, those of one key in order; requests keep to
+//! the limits of PutRecords, and no key ever has two records under way. A stream that throttles slows down, no more.
+
+use std::time::Duration;
+
+use scenarios::gate::{Fault, Gate};
+use scenarios::kinesis::{Kinesis, Limits};
+use scenarios::lab::{Lab, Plugin};
+
+use crate::backlog;
+
+crate::scenarios![
+    records_that_fail_by_themselves_do_not_overtake_each_other,
+    requests_that_fail_as_a_whole_do_not_overtake_each_other,
+    one_hot_key_keeps_its_order,
+    large_events_fill_requests_up_to_their_limit_of_bytes,
+    throttling_slows_down_and_does_not_fail,
+];
+
+/// Drains a backlog through the gate, and counts what arrived. Returns how many records were sent again.
+async fn drained(lab: &Lab) -> u64 {
+    let reports = lab.drain().await;
+    let delivery = lab.compare(&[backlog::TABLE]).await;
+    assert_eq!(
+        delivery.changes().len(),
+        backlog::events(lab).await,
+        "every event, and no other"
+    );
+    reports
+        .iter()
+        .filter_map(|report| report["retried"].as_u64())
+        .sum()
+}
+
+async fn records_that_fail_by_themselves_do_not_overtake_each_other() {
+    for (seed, percent) in [(1, 5), (2, 30), (3, 60)] {
+        let lab = Lab::plan(Plugin::Pgoutput).shards(4).build().await;
+        backlog::create(&lab).await;
+        backlog::write(&lab, 10 + seed, 1_500, 150).await;
+        lab.kinesis_gate.flaky(u64::from(seed), percent);
+        assert!(drained(&lab).await > 0, "seed {seed}: none was sent again");
+    }
+}
+
+/// Plans a fate for each of the next requests: two in three pass, sooner or later, the others fail in every way.
+fn torment(gate: &Gate, seed: u64) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let throttled = || Fault::refuse("ProvisionedThroughputExceededException", "Rate exceeded");
+    for _ in 0..120 {
+        let fault = match random.u8(..12) {
+            0 => Fault::internal(),
+            1 => throttled(),
+            2 => Fault::CutAnswer,
+            3 => Fault::CutRequest,
+            _ => Fault::Delay(Duration::from_millis(random.u64(..8))),
+        };
+        gate.next("PutRecords", fault);
+    }
+}
+
+async fn requests_that_fail_as_a_whole_do_not_overtake_each_other() {
+    let mut duplicates = 0;
+    for seed in [4, 5, 6] {
+        let lab = Lab::plan(Plugin::Pgoutput).shards(4).build().await;
+        backlog::create(&lab).await;
+        backlog::write(&lab, 20, 1_500, 120).await;
+        torment(&lab.kinesis_gate, seed);
+        lab.kinesis_gate.flaky(seed, 10);
+        assert!(drained(&lab).await > 0, "seed {seed}: none was sent again");
+        duplicates += lab.consume().await.duplicates();
+    }
+    assert!(duplicates > 0, "an answer that was cut makes duplicates");
+}
+
+async fn one_hot_key_keeps_its_order() {
+    let lab = Lab::new(Plugin::Pgoutput).await;
+    backlog::create(&lab).await;
+    backlog::write(&lab, 30, 150, 1).await;
+    lab.kinesis_gate.flaky(7, 30);
+    drained(&lab).await;
+}
+
+async fn large_events_fill_requests_up_to_their_limit_of_bytes() {
+    let lab = Lab::new(Plugin::Pgoutput).await;
+    backlog::create(&lab).await;
+    lab.sql("insert into t select id, 0, repeat('x', 100000) from generate_series(1, 200) as id")
+        .await;
+    drained(&lab).await;
+    let seen = lab.kinesis_gate.seen();
+    let fullest = seen.requests.iter().map(|request| request.bytes()).max();
+    assert!(
+        fullest > Some(4 << 20),
+        "they are not sent one by one: {fullest:?}"
+    );
+}
+
+async fn throttling_slows_down_and_does_not_fail() {
+    let kinesis = Kinesis::start(Limits::Enforced).await;
+    let lab = Lab::plan(Plugin::Pgoutput)
+        .shards(1)
+        .with_kinesis(kinesis)
+        .build()
+        .await;
+    backlog::create(&lab).await;
+    backlog::write(&lab, 40, 4_000, 1_000).await;
+    let report = lab.tick().await;
+    assert_eq!(report["stopped"], "empty", "{report}");
+    assert!(
+        report["throttled"].as_u64() > Some(0),
+        "one shard takes a thousand records a second: {report}"
+    );
+    let delivery = lab.compare(&[backlog::TABLE]).await;
+    assert_eq!(delivery.changes().len(), backlog::events(&lab).await);
+}

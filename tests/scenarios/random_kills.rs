@@ -1,0 +1,131 @@
+//! The function is killed with -9 at random points while it drains one backlog: nothing is lost, and what is sent again
+//! has the same positions.
+//!
+//! `KILLS` says how many times (50), `SEED` repeats a run.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+use scenarios::gate::{Fault, Side};
+use scenarios::lab::{Lab, Plugin};
+use serde_json::json;
+
+use crate::backlog;
+use crate::marks::{Marks, let_go};
+
+crate::scenarios![killed_at_random_points_of_a_backlog_it_loses_nothing];
+
+/// Changes of the backlog, and of what is added when a drain reached its end before it was killed.
+const CHANGES: u32 = 30_000;
+const MORE: u32 = 3_000;
+const KEYS: u32 = 5_000;
+
+fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|error| panic!("{variable}={text}: {error}")),
+    )
+}
+
+/// When to kill.
+#[derive(Debug)]
+enum Moment {
+    /// So long after it was invoked.
+    Elapsed(Duration),
+    /// When the gate saw so many requests more.
+    Requests(u64),
+    /// At the next store of the checkpoint, before or after it is applied.
+    Store(Side),
+}
+
+fn moment(random: &mut Rng) -> Moment {
+    match random.u8(..10) {
+        // Most of them early, some after the end.
+        0..4 => Moment::Elapsed(Duration::from_secs_f64(2.5 * random.f64().powi(2))),
+        4..8 => Moment::Requests(random.u64(1..40)),
+        8 => Moment::Store(Side::Request),
+        _ => Moment::Store(Side::Answer),
+    }
+}
+
+fn requests(lab: &Lab) -> u64 {
+    lab.kinesis_gate.requests("PutRecords") + lab.ssm_gate.requests("PutParameter")
+}
+
+/// Invokes the function and kills it at that moment. False when it had answered before.
+async fn kill(lab: &Lab, moment: Moment) -> bool {
+    let from = requests(lab);
+    let mut held = match moment {
+        Moment::Store(side) => Some(lab.ssm_gate.hold("PutParameter", side)),
+        _ => None,
+    };
+    let come = async {
+        match (moment, &mut held) {
+            (Moment::Elapsed(time), _) => tokio::time::sleep(time).await,
+            (Moment::Requests(count), _) => {
+                while requests(lab) < from + count {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            }
+            (Moment::Store(_), Some(held)) => held.reached().await,
+            (Moment::Store(_), None) => {}
+        }
+    };
+    let answered = tokio::select! {
+        outcome = lab.invoke(json!({})) => Some(outcome.answer()),
+        () = come => None,
+    };
+    if answered.is_some() {
+        lab.ssm_gate.clear();
+        return false;
+    }
+    lab.function.kill9().await;
+    let_go(lab).await;
+    true
+}
+
+async fn killed_at_random_points_of_a_backlog_it_loses_nothing() {
+    let kills = number("KILLS").unwrap_or(50);
+    let seed = number("SEED").unwrap_or_else(|| fastrand::u64(..1_000_000));
+    eprintln!("random_kills: {kills} kills, SEED={seed}");
+    let mut random = Rng::with_seed(seed);
+
+    let lab = Lab::plan(Plugin::Pgoutput).shards(8).build().await;
+    backlog::create(&lab).await;
+    lab.drain().await;
+    backlog::write(&lab, random.u32(..), CHANGES, KEYS).await;
+    // A drain of all of it then takes longer than the pause between two stores of the checkpoint, so that some kills
+    // find a part confirmed.
+    lab.kinesis_gate
+        .always("PutRecords", Fault::Delay(Duration::from_millis(150)));
+    let (mut killed, mut missed, mut ahead) = (0, 0, 0);
+    while killed < kills {
+        let moment = moment(&mut random);
+        if kill(&lab, moment).await {
+            killed += 1;
+        } else {
+            missed += 1;
+            backlog::write(&lab, random.u32(..), MORE, KEYS).await;
+        }
+        let marks = Marks::of(&lab).await;
+        ahead += u32::from(marks.confirmed < marks.checkpoint);
+    }
+    lab.kinesis_gate.clear();
+    lab.drain().await;
+    let delivery = lab.compare(&[backlog::TABLE]).await;
+    assert_eq!(
+        delivery.changes().len(),
+        backlog::events(&lab).await,
+        "every event, and no other"
+    );
+    let (changes, duplicates) = (delivery.changes().len(), delivery.duplicates());
+    eprintln!(
+        "random_kills: {changes} changes, {duplicates} duplicates; {ahead} kills found the checkpoint ahead of the \
+         slot, {missed} drains had ended before"
+    );
+    assert!(
+        duplicates > 0,
+        "{kills} kills, and nothing was sent twice: none can have hit a drain"
+    );
+}

@@ -1,0 +1,45 @@
+//! What every failing invocation has to keep to: its own `errorType`, one line that names what to change, no secret
+//! anywhere, and a slot that stays where it is.
+
+use scenarios::lab::Lab;
+use scenarios::postgres::REPLUSER;
+use serde_json::{Value, json};
+
+/// A tick that fails so.
+pub(crate) async fn tick_fails(lab: &Lab, kind: &str, parts: &[&str]) {
+    invocation_fails(lab, json!({}), kind, parts).await;
+}
+
+/// An invocation that fails with this `errorType`, in one line that has all of `parts`.
+pub(crate) async fn invocation_fails(lab: &Lab, event: Value, kind: &str, parts: &[&str]) {
+    let before = position(lab).await;
+    let (found, message) = lab.invoke(event).await.error();
+    assert_eq!(found, kind, "{message}");
+    for part in parts {
+        assert!(message.contains(part), "{kind} does not say {part:?}: {message}");
+    }
+    assert!(
+        !message.contains('\n') && message.len() > 20,
+        "one line: {message:?}"
+    );
+    assert!(
+        !message.contains(REPLUSER.1),
+        "the password is in the message: {message}"
+    );
+    keeps_its_secrets(lab, REPLUSER.1);
+    assert_eq!(position(lab).await, before, "{kind} moved the slot");
+}
+
+/// Nothing that the function ever logged has `secret` in it.
+pub(crate) fn keeps_its_secrets(lab: &Lab, secret: &str) {
+    let told = lab.function.log().into_iter().find(|line| line.contains(secret));
+    assert_eq!(told, None, "a secret is in the log");
+}
+
+async fn position(lab: &Lab) -> Option<String> {
+    let slot = &lab.slot;
+    lab.value(&format!(
+        "select confirmed_flush_lsn from pg_replication_slots where slot_name = '{slot}'"
+    ))
+    .await
+}

@@ -1,0 +1,130 @@
+//! PostgreSQL is killed with -9 and comes back with a slot that is further back than it was: nothing is lost, what was
+//! stored as sent is skipped, and the ticks meanwhile fail with an error that passes by itself.
+
+use std::time::Duration;
+
+use scenarios::function::Outcome;
+use scenarios::gate::{Fault, Held, Side};
+use scenarios::lab::{Lab, Plugin};
+use scenarios::postgres::{Postgres, Settings};
+use serde_json::json;
+
+use crate::backlog;
+use crate::marks::Marks;
+
+crate::scenarios![
+    a_slot_that_went_back_with_its_server_is_skipped_forward,
+    a_server_that_dies_while_records_are_put_comes_back_and_goes_on,
+    a_server_that_dies_before_the_slot_advanced_comes_back_and_goes_on,
+    a_server_that_dies_while_it_sends_rows_comes_back_and_goes_on,
+];
+
+async fn lab() -> Lab {
+    let lab = Lab::plan(Plugin::Pgoutput)
+        .on(Postgres::start(Settings::default()).await)
+        .build()
+        .await;
+    backlog::create(&lab).await;
+    lab
+}
+
+/// An error after which the next tick may succeed by itself, as the log says for alarms.
+fn assert_transient(lab: &Lab, outcome: Outcome) -> String {
+    let (kind, message) = outcome.error();
+    assert!(
+        ["PostgresFailed", "PostgresUnreachable"].contains(&kind.as_str()),
+        "{kind}: {message}"
+    );
+    let transient = lab.function.log().iter().any(|line| {
+        line.contains(&format!(r#""error_type":"{kind}""#)) && line.contains(r#""kind":"Transient""#)
+    });
+    assert!(transient, "{kind} should be transient: {:#?}", lab.function.log());
+    message
+}
+
+async fn finish(lab: &Lab) -> (u64, usize) {
+    let reports = lab.drain().await;
+    Marks::of(lab).await;
+    let delivery = lab.compare(&[backlog::TABLE]).await;
+    assert_eq!(
+        delivery.changes().len(),
+        backlog::events(lab).await,
+        "every event, and no other"
+    );
+    let skipped = reports
+        .iter()
+        .filter_map(|report| report["skipped"].as_u64())
+        .sum();
+    (skipped, delivery.duplicates())
+}
+
+async fn a_slot_that_went_back_with_its_server_is_skipped_forward() {
+    let lab = lab().await;
+    let mut went_back = 0;
+    // A slot is also saved when the server notes its running transactions, which it does now and then by itself.
+    for round in 1..=2 {
+        backlog::write(&lab, round, 300, 50).await;
+        lab.drain().await;
+        let before = Marks::of(&lab).await;
+        lab.postgres.crash().await;
+        let (kind, message) = lab.fail().await;
+        assert_eq!(kind, "PostgresUnreachable", "{message}");
+        lab.postgres.restart().await;
+        let after = Marks::of(&lab).await;
+        assert_eq!(after.checkpoint, before.checkpoint);
+        backlog::write(&lab, 10 + round, 50, 50).await;
+        let (skipped, duplicates) = finish(&lab).await;
+        assert_eq!(duplicates, 0, "what is stored as sent is not sent again");
+        if after.confirmed < before.confirmed {
+            went_back += 1;
+            assert!(skipped > 0, "the slot went back from {before:?} to {after:?}");
+        }
+    }
+    assert!(went_back > 0, "the slot never went back: this shows nothing");
+}
+
+/// Kills the server when the request is held, and lets the request go on.
+async fn crash_at(lab: &Lab, mut held: Held) -> String {
+    let (outcome, ()) = tokio::join!(lab.invoke(json!({})), async {
+        held.reached().await;
+        lab.postgres.crash().await;
+        held.release();
+    });
+    let message = assert_transient(lab, outcome);
+    lab.postgres.restart().await;
+    message
+}
+
+async fn a_server_that_dies_while_records_are_put_comes_back_and_goes_on() {
+    let lab = lab().await;
+    backlog::write(&lab, 3, 400, 40).await;
+    crash_at(&lab, lab.kinesis_gate.hold("PutRecords", Side::Answer)).await;
+    finish(&lab).await;
+}
+
+async fn a_server_that_dies_before_the_slot_advanced_comes_back_and_goes_on() {
+    let lab = lab().await;
+    // So that the next store is the one after the records.
+    lab.drain().await;
+    backlog::write(&lab, 4, 400, 40).await;
+    crash_at(&lab, lab.ssm_gate.hold("PutParameter", Side::Answer)).await;
+    let marks = Marks::of(&lab).await;
+    assert!(marks.confirmed < marks.checkpoint, "{marks:?}");
+    let (skipped, _) = finish(&lab).await;
+    assert!(skipped > 0, "what is stored as sent is skipped");
+}
+
+async fn a_server_that_dies_while_it_sends_rows_comes_back_and_goes_on() {
+    let mut lab = lab().await;
+    // It takes 8 MiB at a time and the stream is slow: most of 40 MB are still with the server.
+    lab.function.set("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "64").await;
+    lab.kinesis_gate
+        .always("PutRecords", Fault::Delay(Duration::from_millis(500)));
+    let rows = "do $$ begin for i in 1..40 loop insert into t select 100 * i + k, i, repeat('x', 25000)
+                from generate_series(1, 40) k; commit; end loop; end $$";
+    lab.sql(rows).await;
+    let message = crash_at(&lab, lab.kinesis_gate.hold("PutRecords", Side::Request)).await;
+    assert!(message.contains("reading a window"), "{message}");
+    lab.kinesis_gate.clear();
+    finish(&lab).await;
+}
