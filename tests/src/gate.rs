@@ -328,7 +328,8 @@ async fn hold(reaching: oneshot::Sender<()>, released: oneshot::Receiver<()>) {
 }
 
 fn refusal(status: u16, kind: &str, message: &str) -> Response<Body> {
-    let body = serde_json::json!({ "__type": kind, "message": message }).to_string();
+    // Services differ in how they spell it, and the SDK reads a modelled error in its service's spelling only.
+    let body = serde_json::json!({ "__type": kind, "message": message, "Message": message }).to_string();
     let mut answer = Response::new(Body::from(body));
     *answer.status_mut() = StatusCode::from_u16(status).expect("scenarios refuse with a status of HTTP");
     let json = hyper::header::HeaderValue::from_static("application/x-amz-json-1.1");

@@ -44,6 +44,8 @@ impl Kinesis {
             aws_region: REGION.to_owned(),
             ..StoreOptions::default()
         });
+        // As its own program does, or axum refuses more than 2 MB: 5 MiB are 7 in base64.
+        let app = app.layer(axum::extract::DefaultBodyLimit::max(8 << 20));
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0))
             .await
             .expect("loopback has a free port");
