@@ -1,11 +1,13 @@
 //! What the AWS edges share: the clients' settings, and the codes by which any service says no.
 
-use std::fmt;
 use std::time::Duration;
 
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, SdkConfig};
+use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
+
+use crate::drain::parts::Source;
 
 /// The clients' settings. Built once; the clients keep their connections between invocations.
 pub(crate) async fn config() -> SdkConfig {
@@ -44,26 +46,20 @@ pub(crate) fn is_denied(code: &str) -> bool {
     )
 }
 
-/// An SDK error as one line with its causes, since the SDK's own texts name only the outermost.
-#[derive(Debug)]
-pub(crate) struct Rendered(String);
-
-impl Rendered {
-    pub(crate) fn of(error: &(dyn std::error::Error + 'static)) -> Self {
-        let mut text = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            text = format!("{text}: {error}");
-            cause = error.source();
-        }
-        Rendered(text)
+/// An SDK error as one line: what the service said, or else the error with its causes, since the SDK's own texts name only the
+/// outermost.
+pub(crate) fn source<E>(error: SdkError<E>) -> Source
+where
+    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+{
+    if let (Some(code), Some(message)) = (error.code(), error.message()) {
+        return format!("{code}: {message}").into();
     }
-}
-
-impl fmt::Display for Rendered {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(&error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
     }
+    text.into()
 }
-
-impl std::error::Error for Rendered {}

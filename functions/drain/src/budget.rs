@@ -11,12 +11,12 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Time until `deadline`. The reserve is a tenth of what there is now, at least half a second and at most ten
-    /// seconds: half of it for acknowledgements, the rest for the last checkpoint and the slot.
+    /// Time until `deadline`. The reserve is a tenth of what there is now, at least one and a half seconds and at most ten, and
+    /// never more than half: a third of it for acknowledgements, the rest for the last checkpoint and the slot.
     pub fn new(now: Instant, deadline: Instant) -> Self {
         let whole = deadline.saturating_duration_since(now);
         let reserve = (whole / 10)
-            .clamp(Duration::from_millis(500), Duration::from_secs(10))
+            .clamp(Duration::from_millis(1500), Duration::from_secs(10))
             .min(whole / 2);
         Budget { deadline, reserve }
     }
@@ -28,12 +28,12 @@ impl Budget {
 
     /// When waiting for acknowledgements stops; what has none by then is sent again by the next invocation.
     pub fn stop_sending(&self) -> Instant {
-        self.deadline - self.reserve / 2
+        self.deadline - self.reserve * 2 / 3
     }
 
     /// When the last checkpoint must be stored and the slot advanced.
     pub fn stop_confirming(&self) -> Instant {
-        self.deadline - self.reserve / 8
+        self.deadline - self.reserve / 10
     }
 
     /// Time left for reading.

@@ -20,6 +20,9 @@ pub struct Catalog {
 pub struct Table {
     /// Columns of the replica identity's index; of the primary key when the identity is the whole row or nothing. May be empty.
     pub key: Vec<String>,
+    /// Whether the primary key is deferrable: inside a transaction two rows may share it, so that it orders nothing. It is
+    /// not in `key` then.
+    pub deferrable: bool,
     /// Columns whose large values may stand outside the row, in table order. An update that leaves such a value alone
     /// does not log it.
     pub toastable: Vec<(String, Type)>,

@@ -34,6 +34,33 @@ pub enum Item<'a> {
     Nothing,
 }
 
+impl Item<'_> {
+    /// The same, borrowing nothing.
+    pub fn into_owned(self) -> Item<'static> {
+        match self {
+            Item::Begin {
+                xid,
+                commit_end,
+                commit_time,
+            } => Item::Begin {
+                xid,
+                commit_end,
+                commit_time,
+            },
+            Item::Commit {
+                commit_end,
+                commit_time,
+            } => Item::Commit {
+                commit_end,
+                commit_time,
+            },
+            Item::Change(change) => Item::Change(change.into_owned()),
+            Item::Message(message) => Item::Message(message.into_owned()),
+            Item::Nothing => Item::Nothing,
+        }
+    }
+}
+
 /// A committed change.
 #[derive(Debug, PartialEq)]
 pub enum Change<'a> {
@@ -70,6 +97,38 @@ pub enum Change<'a> {
     Message(Message<'a>),
 }
 
+impl Change<'_> {
+    fn into_owned(self) -> Change<'static> {
+        match self {
+            Change::Insert { relation, new } => Change::Insert {
+                relation,
+                new: owned(new),
+            },
+            Change::Update { relation, old, new } => Change::Update {
+                relation,
+                old: old.map(owned),
+                new: owned(new),
+            },
+            Change::Delete { relation, old } => Change::Delete {
+                relation,
+                old: owned(old),
+            },
+            Change::Truncate { relations } => Change::Truncate { relations },
+            Change::Message(message) => Change::Message(message.into_owned()),
+        }
+    }
+}
+
+fn owned(tuple: Tuple<'_>) -> Tuple<'static> {
+    let datum = |datum| match datum {
+        Datum::Null => Datum::Null,
+        Datum::Unchanged => Datum::Unchanged,
+        Datum::Absent => Datum::Absent,
+        Datum::Text(text) => Datum::Text(Cow::Owned(text.into_owned())),
+    };
+    tuple.into_iter().map(datum).collect()
+}
+
 /// A message written by `pg_logical_emit_message`.
 #[derive(Debug, PartialEq)]
 pub struct Message<'a> {
@@ -77,6 +136,15 @@ pub struct Message<'a> {
     pub prefix: Cow<'a, str>,
     /// The content, which need not be text.
     pub content: Cow<'a, [u8]>,
+}
+
+impl Message<'_> {
+    fn into_owned(self) -> Message<'static> {
+        Message {
+            prefix: Cow::Owned(self.prefix.into_owned()),
+            content: Cow::Owned(self.content.into_owned()),
+        }
+    }
 }
 
 /// The values of a row, one for each column of its [`Relation`], in the same order.

@@ -277,7 +277,8 @@ impl Connector {
                 database: self.database.name.clone(),
                 source,
             },
-            // Starting up, shutting down, in recovery, too many connections: it is there, and will be again.
+            SqlState::CANNOT_CONNECT_NOW => SlotError::Starting { host, source },
+            // Shutting down, too many connections: it is there, and will be again.
             _ => SlotError::Failed {
                 host,
                 doing: "connecting",

@@ -127,7 +127,7 @@ impl Error {
                 D::AcceptedElsewhere { .. } => "EventInvalid",
             },
             Error::Slot(error) => match error {
-                SlotError::Unreachable { .. } => "PostgresUnreachable",
+                SlotError::Unreachable { .. } | SlotError::Starting { .. } => "PostgresUnreachable",
                 SlotError::Authentication { .. } | SlotError::Secret { .. } => "PostgresAuthentication",
                 SlotError::Tls { .. } | SlotError::RootCertificates { .. } => "PostgresTls",
                 SlotError::DatabaseMissing { .. } => "DatabaseMissing",
@@ -176,6 +176,7 @@ impl Error {
                 | SlotError::Timeout { .. }
                 | SlotError::CreationWaits { .. }
                 | SlotError::TwoServers
+                | SlotError::Starting { .. }
                 | SlotError::NotAdvanced { .. }
                 | SlotError::Failed { transient: true, .. },
             ) => Kind::Transient,

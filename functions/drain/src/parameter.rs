@@ -5,7 +5,7 @@ use aws_sdk_ssm::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ssm::types::ParameterType;
 
 use crate::checkpoint::Checkpoint;
-use crate::drain::parts::{CheckpointError, Checkpoints, Source};
+use crate::drain::parts::{CheckpointError, Checkpoints};
 
 /// A parameter, by name.
 #[derive(Debug, Clone)]
@@ -57,14 +57,14 @@ impl Parameter {
         Checkpoint::parse(&text).map(Some).map_err(invalid)
     }
 
-    /// Deletes it, if it is there.
+    /// Deletes it; false when it was not there.
     ///
     /// # Errors
     /// It cannot be deleted.
-    pub async fn delete(&self) -> Result<(), CheckpointError> {
+    pub async fn delete(&self) -> Result<bool, CheckpointError> {
         match self.client.delete_parameter().name(&self.name).send().await {
-            Err(error) if error.code() == Some("ParameterNotFound") => Ok(()),
-            answer => answer.map(drop).map_err(|error| self.error(error)),
+            Err(error) if error.code() == Some("ParameterNotFound") => Ok(false),
+            answer => answer.map(|_| true).map_err(|error| self.error(error)),
         }
     }
 
@@ -81,10 +81,7 @@ impl Parameter {
         } else {
             error.code().unwrap_or_default().to_owned()
         };
-        let source: Source = match error {
-            SdkError::ServiceError(context) => Box::new(context.into_err()),
-            other => Box::new(crate::aws::Rendered::of(&other)),
-        };
+        let source = crate::aws::source(error);
         match code.as_str() {
             "ExpiredTokenException" | "ExpiredToken" | "RequestExpired" => {
                 CheckpointError::Unavailable { parameter, source }

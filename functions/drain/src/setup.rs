@@ -313,7 +313,8 @@ pub(crate) async fn teardown(context: &Context<'_>) -> Result<Value, Error> {
             .map_err(|error| connector.failed("dropping the slot", error))?;
         dropped.push(format!("slot {}", config.slot));
     }
-    parameter.delete().await?;
-    dropped.push(format!("checkpoint {}", parameter.name));
+    if parameter.delete().await? {
+        dropped.push(format!("checkpoint {}", parameter.name));
+    }
     Ok(json!({"action": "teardown", "slot": config.slot, "dropped": dropped}))
 }

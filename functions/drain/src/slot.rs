@@ -416,8 +416,10 @@ impl Slot for PgSlot<'_> {
                               from pg_index i cross join unnest(i.indkey::int2[]) with ordinality k(attnum, place)
                               join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
                               where i.indrelid = c.oid and k.place <= i.indnkeyatts
+                                and i.indimmediate
                                 and case c.relreplident when 'i' then i.indisreplident else i.indisprimary end
                               order by k.place),
+                        exists (select from pg_index i where i.indrelid = c.oid and i.indisprimary and not i.indimmediate),
                         array(select a.attname::text from pg_attribute a
                               where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attlen = -1 and a.attstorage <> 'p'
                               order by a.attnum),
@@ -431,8 +433,8 @@ impl Slot for PgSlot<'_> {
             .await
             .map_err(failed)?;
         for row in tables {
-            let names: Vec<String> = row.get(3);
-            let types: Vec<String> = row.get(4);
+            let names: Vec<String> = row.get(4);
+            let types: Vec<String> = row.get(5);
             let toastable = names
                 .into_iter()
                 .zip(types.iter().map(|name| catalog.type_of(name)))
@@ -442,6 +444,7 @@ impl Slot for PgSlot<'_> {
                 row.get(1),
                 Table {
                     key: row.get(2),
+                    deferrable: row.get(3),
                     toastable,
                 },
             );

@@ -80,11 +80,7 @@ impl Kinesis {
             .raw_response()
             .map_or(0, |response| response.status().as_u16());
         let code = if status >= 500 { String::new() } else { code };
-        let source: Source = match error {
-            // Inside of it stands what the service said; the outer text is only "service error".
-            SdkError::ServiceError(context) => Box::new(context.into_err()),
-            other => Box::new(crate::aws::Rendered::of(&other)),
-        };
+        let source = crate::aws::source(error);
         self.error(&code, source)
     }
 

@@ -64,7 +64,15 @@ pub(super) fn captured() -> (Catalog, Vec<Captured>) {
                     .into_iter()
                     .map(|(name, kind)| (name, catalog.type_of(&kind)))
                     .collect();
-                catalog.insert(&schema, &name, Table { key, toastable });
+                catalog.insert(
+                    &schema,
+                    &name,
+                    Table {
+                        key,
+                        toastable,
+                        ..Table::default()
+                    },
+                );
             }
             "#" => statements.push(Captured {
                 statement: rest,

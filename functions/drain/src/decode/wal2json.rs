@@ -75,6 +75,18 @@ struct Shape {
 
 impl Relations {
     pub(super) fn decode<'a>(&mut self, catalog: &Catalog, data: &'a [u8]) -> Result<Item<'a>, DecodeError> {
+        let decoded = self.decode_json(catalog, data);
+        // A type whose name needs quotes, as "OrderStatus", stands in the row as it is: `"type":""OrderStatus""`.
+        match decoded {
+            Err(error) => match escape_types(data) {
+                Some(escaped) => self.decode_json(catalog, &escaped).map(Item::into_owned),
+                None => Err(error),
+            },
+            decoded => decoded,
+        }
+    }
+
+    fn decode_json<'a>(&mut self, catalog: &Catalog, data: &'a [u8]) -> Result<Item<'a>, DecodeError> {
         let expected = |at, expected| DecodeError {
             plugin: Plugin::Wal2json,
             length: data.len(),
@@ -229,6 +241,29 @@ impl Relations {
     }
 }
 
+/// The row with the quotes and backslashes in its types' names escaped; `None` when there are none. What marks a type cannot
+/// stand inside a value: there, every quote has a backslash before it.
+fn escape_types(data: &[u8]) -> Option<Vec<u8>> {
+    const MARK: &[u8] = br#""type":""#;
+    const ENDS: [&[u8]; 3] = [br#"","value":"#, br#""}"#, br#"","typeoid":"#];
+    let (mut out, mut rest, mut escaped) = (Vec::with_capacity(data.len() + 16), data, false);
+    while let Some(at) = rest.windows(MARK.len()).position(|window| window == MARK) {
+        let (before, name) = rest.split_at(at + MARK.len());
+        out.extend_from_slice(before);
+        let length = (0..name.len()).find(|at| ENDS.iter().any(|end| name[*at..].starts_with(end)))?;
+        for byte in &name[..length] {
+            if matches!(byte, b'"' | b'\\') {
+                escaped = true;
+                out.push(b'\\');
+            }
+            out.push(*byte);
+        }
+        rest = &name[length..];
+    }
+    out.extend_from_slice(rest);
+    escaped.then_some(out)
+}
+
 impl Shape {
     fn fits(&self, row: &Described<'_, '_>) -> bool {
         let same = |names: &[String], fields: &[Field<'_>]| {
@@ -269,6 +304,9 @@ impl Described<'_, '_> {
     fn key<'k>(&'k self, table: Option<&'k Table>) -> Vec<&'k str> {
         fn names<'k>(fields: &'k [Field<'_>]) -> Vec<&'k str> {
             fields.iter().map(|field| &*field.name).collect()
+        }
+        if table.is_some_and(|table| table.deferrable) {
+            return Vec::new();
         }
         let (columns, identity) = (names(self.columns), names(self.identity));
         if !identity.is_empty() && !columns.iter().all(|column| identity.contains(column)) {

@@ -194,6 +194,8 @@ pub enum SlotError {
         "slot {slot} was not created: it waits for process {pid}, whose transaction is writing. End it, or try again"
     )]
     CreationWaits { slot: String, pid: i32, source: Source },
+    #[error("PostgreSQL on {host} is starting or recovering: the next tick tries again")]
+    Starting { host: String, source: Source },
     #[error("the two sessions reached different servers: a failover is under way")]
     TwoServers,
     #[error(

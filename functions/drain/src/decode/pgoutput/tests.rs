@@ -151,6 +151,7 @@ fn where_the_identity_is_the_whole_row_or_nothing_the_catalog_tells_the_key() {
         Table {
             key,
             toastable: Vec::new(),
+            ..Table::default()
         },
     );
     for (identity, keys) in [

@@ -11,6 +11,7 @@ fn decode(data: &str) -> Result<Item<'_>, DecodeError> {
         Table {
             key,
             toastable: Vec::new(),
+            ..Table::default()
         },
     );
     super::decode(&catalog, Lsn(9), data.as_bytes())

@@ -10,6 +10,7 @@ fn catalog(key: &[&str], large: &[&str]) -> Catalog {
             .iter()
             .map(|name| ((*name).to_owned(), Type::Text))
             .collect(),
+        ..Table::default()
     };
     catalog.insert("s", "t", table);
     catalog
@@ -255,5 +256,24 @@ fn a_row_has_no_more_columns_than_a_table_can_have() {
     assert_eq!(
         decode(&all).unwrap_err().expected,
         "no more columns than a table can have"
+    );
+}
+
+#[test]
+fn a_type_whose_name_needs_quotes_is_read_although_its_row_is_not_json() {
+    let row = br#"{"action":"I","schema":"public","table":"t","columns":[{"name":"id","type":"integer","value":1},{"name":"s","type":""Order Status"","value":"a \"type\":\" b"},{"name":"a","type":""Order Status"[]","value":"{x}"}],"pk":[{"name":"id","type":"integer"}]}"#;
+    let item = Relations::default().decode(&Catalog::default(), row).unwrap();
+    let Item::Change(Change::Insert { relation, new }) = item else {
+        panic!("{item:?}")
+    };
+    assert_eq!(new[1], Datum::Text(r#"a "type":" b"#.into()));
+    let array = Type::Array(Box::new(Type::Text));
+    assert_eq!(
+        relation
+            .columns
+            .iter()
+            .map(|c| c.kind.clone())
+            .collect::<Vec<_>>(),
+        [Type::Integer, Type::Text, array]
     );
 }
