@@ -54,6 +54,8 @@ impl Kinesis {
             listener.local_addr().expect("a bound socket has an address")
         );
         let task = tokio::spawn(async move {
+            // The emulator has limits of its own, on what a request says; axum's is on the bytes that say it.
+            let app = app.layer(axum::extract::DefaultBodyLimit::disable());
             if let Err(error) = axum::serve(listener, app).await {
                 eprintln!("ferrokinesis ended: {error}");
             }
