@@ -308,7 +308,7 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
                     self.sender.send();
                 }
             }
-            let retry = self.sender.next_retry();
+            let retry = self.sender.next_try();
             let due = self.keeper.due(self.sender.ledger.acknowledged());
             tokio::select! {
                 biased;
@@ -352,7 +352,7 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
             while self.sender.can_send(false) {
                 self.sender.send();
             }
-            let retry = self.sender.next_retry();
+            let retry = self.sender.next_try();
             let due = self.keeper.due(self.sender.ledger.acknowledged());
             tokio::select! {
                 biased;

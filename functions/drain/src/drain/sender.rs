@@ -14,6 +14,9 @@ use super::report::Report;
 /// Requests under way at once. More do not help: a lane has one event under way, and a shard takes 1,000 records a second.
 const MOST_REQUESTS: usize = 16;
 
+/// Records of a request while the stream throttles, at least.
+const LEAST_RECORDS: usize = 25;
+
 pub(super) struct Sender<K> {
     stream: K,
     limits: Limits,
@@ -24,6 +27,12 @@ pub(super) struct Sender<K> {
     under_way: JoinSet<Answer>,
     /// Requests that may be under way: halved when the stream throttles, one more after each clean answer.
     allowed: usize,
+    /// Records that one request may hold: halved when the stream throttles, doubled after each clean answer.
+    records: usize,
+    /// Throttled answers in a row.
+    throttles: u32,
+    /// When the next request may start: throttling stops all of them for a moment.
+    resume: Instant,
     /// Nothing more is sent: the stream refused for good.
     closed: bool,
     /// The last error that stood for a whole request, while nothing has been acknowledged since.
@@ -40,6 +49,9 @@ impl<K: Stream> Sender<K> {
             ledger: Ledger::new(acknowledged),
             under_way: JoinSet::new(),
             allowed: MOST_REQUESTS / 2,
+            records: limits.records,
+            throttles: 0,
+            resume: Instant::now(),
             closed: false,
             trouble: None,
         }
@@ -75,22 +87,30 @@ impl<K: Stream> Sender<K> {
 
     /// Whether a request could start now; a full one, or any.
     pub(super) fn can_send(&self, full: bool) -> bool {
-        let ready = self.lanes.ready();
-        !self.closed
-            && self.under_way.len() < self.allowed
-            && ready >= if full { self.limits.records } else { 1 }
+        let enough = self.lanes.ready() >= if full { self.records } else { 1 };
+        enough && !self.closed && self.under_way.len() < self.allowed && self.resume <= Instant::now()
     }
 
-    /// When a lane that backs off may go on; `None` when nothing could be sent then anyway.
-    pub(super) fn next_retry(&self) -> Option<Instant> {
-        self.lanes
-            .next_retry()
-            .filter(|_| !self.closed && self.under_way.len() < self.allowed)
+    /// When something could be sent that cannot be sent now; `None` when only an answer can change that.
+    pub(super) fn next_try(&self) -> Option<Instant> {
+        if self.closed || self.under_way.len() >= self.allowed {
+            return None;
+        }
+        let ready = if self.lanes.ready() > 0 {
+            Some(self.resume)
+        } else {
+            self.lanes.next_retry()
+        };
+        ready.map(|at| at.max(self.resume))
     }
 
-    /// Starts one request with what is ready.
+    /// Starts one request with what is ready, the oldest first.
     pub(super) fn send(&mut self) {
-        let parcels = self.lanes.take(Instant::now(), self.limits);
+        let limits = Limits {
+            records: self.records,
+            ..self.limits
+        };
+        let parcels = self.lanes.take(Instant::now(), limits);
         if !parcels.is_empty() {
             let stream = self.stream.clone();
             self.under_way.spawn(async move { stream.put(parcels).await });
@@ -177,25 +197,31 @@ impl<K: Stream> Sender<K> {
                     report.throttled += u64::from(refusal == Refusal::Throttled);
                     throttled |= refusal == Refusal::Throttled;
                     self.lanes
-                        .settle(now, Settled::Again(parcel), |failures| backoff(refusal, failures));
+                        .settle(now, Settled::Again(parcel), |failures| match refusal {
+                            Refusal::Internal => backoff(0.05, 2.0, failures),
+                            // All requests pause (below). If this lane waited longer, younger ones would take its place.
+                            Refusal::Throttled => Duration::ZERO,
+                        });
                 }
             }
         }
-        self.allowed = if throttled {
-            (self.allowed / 2).max(1)
+        if throttled {
+            self.allowed = (self.allowed / 2).max(1);
+            self.records = (self.records / 2).max(LEAST_RECORDS);
+            // A shard's second must pass; what asks meanwhile is only refused again.
+            self.throttles += 1;
+            self.resume = now + backoff(0.05, 0.4, self.throttles);
         } else {
-            (self.allowed + 1).min(MOST_REQUESTS)
-        };
+            self.throttles = 0;
+            self.allowed = (self.allowed + 1).min(MOST_REQUESTS);
+            self.records = (self.records * 2).min(self.limits.records);
+        }
     }
 }
 
-/// Doubles with each failure in a row, to two seconds at most; of that, anything from half to all, so that lanes which
-/// failed together do not come back together.
-fn backoff(refusal: Refusal, failures: u32) -> Duration {
-    let first = match refusal {
-        Refusal::Throttled => 0.1,
-        Refusal::Internal => 0.05,
-    };
-    let most = (first * 2f64.powi(failures.clamp(1, 16) as i32 - 1)).min(2.0);
-    Duration::from_secs_f64(most * (0.5 + 0.5 * fastrand::f64()))
+/// Doubles with each failure in a row, from `first` to `most` seconds; of that, anything from half to all, so that what failed
+/// together does not come back together.
+fn backoff(first: f64, most: f64, failures: u32) -> Duration {
+    let full = (first * 2f64.powi(failures.clamp(1, 16) as i32 - 1)).min(most);
+    Duration::from_secs_f64(full * (0.5 + 0.5 * fastrand::f64()))
 }

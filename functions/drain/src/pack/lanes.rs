@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::TransactionId;
 use crate::encode::Event;
+use crate::position::Position;
 
 /// What one request may hold.
 #[derive(Debug, Clone, Copy)]
@@ -63,8 +64,8 @@ struct Lane {
 #[derive(Debug, Default)]
 pub struct Lanes {
     lanes: HashMap<String, Lane>,
-    /// Lanes that may send, in the order in which they came to it.
-    ready: VecDeque<String>,
+    /// Lanes that may send, the one with the oldest parcel first: what is acknowledged counts only when all before it is.
+    ready: BinaryHeap<Reverse<(Position, String)>>,
     /// Lanes whose first parcel failed, until they may try again.
     backing_off: BinaryHeap<Reverse<(Instant, String)>>,
     /// What came behind a barrier, the barrier first.
@@ -94,7 +95,10 @@ impl Lanes {
         self.wake(now);
         let (mut request, mut bytes) = (Vec::new(), 0);
         while request.len() < limits.records {
-            let Some(lane) = self.ready.front().and_then(|key| self.lanes.get_mut(key)) else {
+            let Some(Reverse((_, key))) = self.ready.peek() else {
+                break;
+            };
+            let Some(lane) = self.lanes.get_mut(key) else {
                 break;
             };
             let Some(size) = lane.waiting.front().map(Parcel::request_bytes) else {
@@ -105,7 +109,7 @@ impl Lanes {
             }
             bytes += size;
             request.extend(lane.waiting.pop_front());
-            self.ready.pop_front();
+            self.ready.pop();
         }
         request
     }
@@ -118,11 +122,10 @@ impl Lanes {
                 self.outstanding -= 1;
                 let key = parcel.event.partition_key;
                 if let Some(lane) = self.lanes.get_mut(&key) {
-                    if lane.waiting.is_empty() {
-                        self.lanes.remove(&key);
-                    } else {
-                        lane.failures = 0;
-                        self.ready.push_back(key);
+                    lane.failures = 0;
+                    match lane.waiting.front() {
+                        Some(next) => self.ready.push(Reverse((next.event.position, key))),
+                        None => drop(self.lanes.remove(&key)),
                     }
                 }
                 self.lift_barriers();
@@ -166,7 +169,7 @@ impl Lanes {
             lane.waiting.push_back(parcel);
             return;
         }
-        self.ready.push_back(key.clone());
+        self.ready.push(Reverse((parcel.event.position, key.clone())));
         self.lanes.insert(
             key.clone(),
             Lane {
@@ -206,13 +209,12 @@ impl Lanes {
     }
 
     fn wake(&mut self, now: Instant) {
-        while let Some(Reverse((at, _))) = self.backing_off.peek() {
-            if *at > now {
+        while self.backing_off.peek().is_some_and(|Reverse((at, _))| *at <= now) {
+            let Some(Reverse((_, key))) = self.backing_off.pop() else {
                 return;
-            }
-            if let Some(Reverse((_, key))) = self.backing_off.pop() {
-                // A lane that failed goes before the others: it holds the oldest events.
-                self.ready.push_front(key);
+            };
+            if let Some(parcel) = self.lanes.get(&key).and_then(|lane| lane.waiting.front()) {
+                self.ready.push(Reverse((parcel.event.position, key)));
             }
         }
     }
@@ -223,7 +225,6 @@ mod tests {
     use super::*;
     use crate::lsn::Lsn;
     use crate::pack::Ledger;
-    use crate::position::Position;
     use proptest::prelude::*;
 
     const LIMITS: Limits = Limits {
