@@ -34,10 +34,14 @@ async fn lab(plugin: Plugin) -> Lab {
 
 /// Invokes the function and kills it when the request is held.
 async fn kill_at(lab: &Lab, held: &mut Held) {
-    let (killed, ()) = tokio::join!(lab.invoke(json!({})), async {
-        held.reached().await;
-        lab.function.kill9().await;
-    });
+    let invocation = lab.invoke(json!({}));
+    tokio::pin!(invocation);
+    tokio::select! {
+        outcome = &mut invocation => panic!("it never came so far: {outcome:?}"),
+        () = held.reached() => {}
+    }
+    lab.function.kill9().await;
+    let killed = invocation.await;
     assert!(matches!(killed, Outcome::Exited(_)), "{killed:?}");
     let_go(lab).await;
 }

@@ -29,12 +29,14 @@ async fn lab() -> Lab {
 }
 
 /// An error after which the next tick may succeed by itself, as the log says for alarms.
-fn assert_transient(lab: &Lab, outcome: Outcome) -> String {
+async fn assert_transient(lab: &Lab, outcome: Outcome) -> String {
     let (kind, message) = outcome.error();
     assert!(
         ["PostgresFailed", "PostgresUnreachable"].contains(&kind.as_str()),
         "{kind}: {message}"
     );
+    // Only then all of its log was read.
+    lab.function.kill9().await;
     let transient = lab.function.log().iter().any(|line| {
         line.contains(&format!(r#""error_type":"{kind}""#)) && line.contains(r#""kind":"Transient""#)
     });
@@ -90,7 +92,7 @@ async fn crash_at(lab: &Lab, mut held: Held) -> String {
         lab.postgres.crash().await;
         held.release();
     });
-    let message = assert_transient(lab, outcome);
+    let message = assert_transient(lab, outcome).await;
     lab.postgres.restart().await;
     message
 }
