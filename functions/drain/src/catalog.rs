@@ -23,6 +23,8 @@ pub struct Table {
     /// Whether the primary key is deferrable: inside a transaction two rows may share it, so that it orders nothing. It is
     /// not in `key` then.
     pub deferrable: bool,
+    /// All columns with the names of their types, in table order, where the identity is the whole row; else empty.
+    pub whole: Vec<(String, String)>,
     /// Columns whose large values may stand outside the row, in table order. An update that leaves such a value alone
     /// does not log it.
     pub toastable: Vec<(String, Type)>,

@@ -425,6 +425,12 @@ impl Slot for PgSlot<'_> {
                               order by a.attnum),
                         array(select format_type(a.atttypid, a.atttypmod) from pg_attribute a
                               where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attlen = -1 and a.attstorage <> 'p'
+                              order by a.attnum),
+                        array(select a.attname::text from pg_attribute a
+                              where c.relreplident = 'f' and a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+                              order by a.attnum),
+                        array(select format_type(a.atttypid, a.atttypmod) from pg_attribute a
+                              where c.relreplident = 'f' and a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
                               order by a.attnum)
                  from pg_class c join pg_namespace n on n.oid = c.relnamespace
                  where c.relkind in ('r', 'p') and c.relpersistence = 'p' and n.nspname not in ('pg_catalog', 'information_schema')",
@@ -445,6 +451,11 @@ impl Slot for PgSlot<'_> {
                 Table {
                     key: row.get(2),
                     deferrable: row.get(3),
+                    whole: row
+                        .get::<_, Vec<String>>(6)
+                        .into_iter()
+                        .zip(row.get::<_, Vec<String>>(7))
+                        .collect(),
                     toastable,
                 },
             );

@@ -1,6 +1,7 @@
 //! test_decoding: text made for people's eyes, read back. For troubleshooting; it tells no keys, which the catalog must.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::{DecodeError, Plugin, complete};
@@ -81,9 +82,13 @@ pub(super) fn decode<'a>(catalog: &Catalog, lsn: Lsn, data: &'a [u8]) -> Result<
         };
         let new = read.row()?;
         let (relation, mut new) = row(catalog, table, new);
+        let whole = catalog
+            .table(&table.0, &table.1)
+            .is_some_and(|table| !table.whole.is_empty());
+        let missing = if whole { Datum::Null } else { Datum::Absent };
         let old = match old {
             Some(old) => Some(
-                old_tuple(&relation, old)
+                old_tuple(&relation, old, &missing)
                     .ok_or_else(|| read.expected("an old row of columns that the new row has"))?,
             ),
             None => None,
@@ -92,7 +97,7 @@ pub(super) fn decode<'a>(catalog: &Catalog, lsn: Lsn, data: &'a [u8]) -> Result<
         Change::Update { relation, old, new }
     } else if read.skip("DELETE:") {
         // Without an identity there is no tuple data: all that is known is that a row went.
-        let old = read.values("")?;
+        let old = with_nulls(catalog, table, read.values("")?);
         let (relation, old) = row(catalog, table, old);
         Change::Delete { relation, old }
     } else {
@@ -103,7 +108,7 @@ pub(super) fn decode<'a>(catalog: &Catalog, lsn: Lsn, data: &'a [u8]) -> Result<
 
 struct Value<'a> {
     name: Cow<'a, str>,
-    kind: &'a str,
+    kind: Cow<'a, str>,
     datum: Datum<'a>,
 }
 
@@ -118,7 +123,7 @@ fn relation(
         .unwrap_or_default();
     let column = |value: &Value<'_>| Column {
         name: value.name.to_string(),
-        kind: catalog.type_of(value.kind),
+        kind: catalog.type_of(&value.kind),
         key: key.iter().any(|key| *key == value.name),
     };
     Relation {
@@ -138,15 +143,42 @@ fn row<'a>(
     (relation, values.into_iter().map(|value| value.datum).collect())
 }
 
-/// An old row, which leaves out the columns outside the key, or with `replica identity full` those that were
-/// null: nothing tells the two apart. `None` when it holds something else. Both rows are in table order.
-fn old_tuple<'a>(relation: &Relation, values: Vec<Value<'a>>) -> Option<Tuple<'a>> {
+/// The old row of a delete with the nulls that it leaves out where it is the whole row. As far as the catalog, which tells the
+/// columns then, still knows those of the row.
+fn with_nulls<'a>(
+    catalog: &Catalog,
+    (schema, name): &(Cow<'_, str>, Cow<'_, str>),
+    values: Vec<Value<'a>>,
+) -> Vec<Value<'a>> {
+    let whole = catalog
+        .table(schema, name)
+        .map(|table| table.whole.as_slice())
+        .unwrap_or_default();
+    let known: HashSet<&str> = whole.iter().map(|(name, _)| name.as_str()).collect();
+    if values.is_empty() || !values.iter().all(|value| known.contains(&*value.name)) {
+        return values;
+    }
+    let mut values = values.into_iter().peekable();
+    let column = |(name, kind): &(String, String)| {
+        let null = || Value {
+            name: name.clone().into(),
+            kind: kind.clone().into(),
+            datum: Datum::Null,
+        };
+        values.next_if(|value| value.name == *name).unwrap_or_else(null)
+    };
+    whole.iter().map(column).collect()
+}
+
+/// An old row. It leaves out the columns outside the key, or with `replica identity full` those that were null, which is what
+/// `missing` says. `None` when it holds something that the new row does not. Both are in table order.
+fn old_tuple<'a>(relation: &Relation, values: Vec<Value<'a>>, missing: &Datum<'static>) -> Option<Tuple<'a>> {
     let mut values = values.into_iter().peekable();
     let columns = relation.columns.iter();
     let tuple = columns
         .map(|column| {
             let value = values.next_if(|value| value.name == column.name);
-            value.map_or(Datum::Absent, |value| value.datum)
+            value.map_or(missing.clone(), |value| value.datum)
         })
         .collect();
     values.next().is_none().then_some(tuple)
@@ -310,7 +342,7 @@ impl<'a> Reader<'a> {
             }
             values.push(Value {
                 name,
-                kind,
+                kind: Cow::Borrowed(kind),
                 datum: self.datum()?,
             });
         }

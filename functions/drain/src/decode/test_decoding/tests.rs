@@ -213,3 +213,32 @@ fn a_wide_row_takes_time_in_proportion() {
     };
     assert_eq!(new.len(), 200_000);
 }
+
+#[test]
+fn a_whole_old_row_says_null_of_what_it_leaves_out() {
+    let mut catalog = Catalog::default();
+    let whole = [("n", "integer"), ("what", "text")]
+        .map(|(name, kind)| (name.to_owned(), kind.to_owned()))
+        .into();
+    catalog.insert(
+        "public",
+        "t",
+        Table {
+            whole,
+            ..Table::default()
+        },
+    );
+    let one = || Datum::Text("1".into());
+    let decode = |row: &'static str| super::decode(&catalog, Lsn::ZERO, row.as_bytes()).unwrap();
+    let delete = decode("table public.t: DELETE: n[integer]:1");
+    let Item::Change(Change::Delete { old, .. }) = delete else {
+        panic!("{delete:?}")
+    };
+    assert_eq!(old, [one(), Datum::Null]);
+    let update =
+        decode("table public.t: UPDATE: old-key: n[integer]:1 new-tuple: n[integer]:1 what[text]:'z'");
+    let Item::Change(Change::Update { old, .. }) = update else {
+        panic!("{update:?}")
+    };
+    assert_eq!(old, Some(vec![one(), Datum::Null]));
+}
