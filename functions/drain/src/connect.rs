@@ -306,8 +306,12 @@ where
         match std::future::poll_fn(|context| connection.poll_message(context)).await {
             Some(Ok(AsyncMessage::Notice(notice))) => notices.add(notice.message()),
             Some(Ok(_)) => {}
-            // Whoever waits for an answer on this connection is told.
-            Some(Err(_)) | None => return,
+            // Whoever waits for an answer on this connection is told that it is closed, but not why.
+            Some(Err(error)) => {
+                tracing::warn!(error = %error, "a connection to PostgreSQL broke");
+                return;
+            }
+            None => return,
         }
     }
 }

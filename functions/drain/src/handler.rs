@@ -19,8 +19,9 @@ use crate::error::Error;
 use crate::lsn::Lsn;
 use crate::parameter::Parameter;
 use crate::position::Position;
+use crate::server::{self, Look};
 use crate::setup;
-use crate::slot::{self, Look, PgSlot};
+use crate::slot::PgSlot;
 use crate::stream::Kinesis;
 
 /// What an invocation is asked to do.
@@ -220,8 +221,8 @@ impl App {
         let name = &self.config.slot;
         let control = connector.connect().await?;
         // Looked at under the lock: whatever another drainer does ends before.
-        let locked = slot::lock(connector, &control, name).await?;
-        let Look { server, slot: state } = slot::look(connector, &control, name).await?;
+        let locked = server::lock(connector, &control, name).await?;
+        let Look { server, slot: state } = server::look(connector, &control, name).await?;
         let plugin = state
             .as_ref()
             .and_then(|state| Some(state.plugin.as_deref()?.parse::<Plugin>().ok()?.name()));
@@ -295,7 +296,7 @@ impl App {
                 "a transaction did not arrive whole in the time there is, and begins again with the next tick: raise the function's Timeout"
             );
         }
-        let oldest = slot::oldest_transaction(connector, slot.control());
+        let oldest = server::oldest_transaction(connector, slot.control());
         if let Ok(Ok(oldest)) = tokio::time::timeout(Duration::from_secs(1), oldest).await {
             report.oldest_transaction = oldest;
         }
@@ -358,7 +359,7 @@ fn gap_accepted(debezium: &Debezium, start: &Start, known: Option<&Checkpoint>) 
 /// A session and what was seen through it, for the actions that only look or set up.
 pub(crate) async fn look(connector: &Connector, slot: &str) -> Result<(Session, Look), Error> {
     let session = connector.connect().await?;
-    let look = slot::look(connector, &session, slot).await?;
+    let look = server::look(connector, &session, slot).await?;
     Ok((session, look))
 }
 

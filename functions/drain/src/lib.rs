@@ -15,7 +15,7 @@
 //!
 //! **The map.** Arrows run one way: `main -> handler -> drain -> pure words`. [`lsn`], [`position`], [`change`], [`catalog`],
 //! [`decode`], [`encode`], [`pack`], [`checkpoint`], [`continuity`], [`window`], [`budget`] and [`time`] are pure: they know no SDK, no
-//! runtime, no environment and read no clock. [`slot`], [`stream`], [`parameter`] and [`connect`] are the edges; they implement
+//! runtime, no environment and read no clock. [`slot`], [`server`], [`stream`], [`parameter`] and [`connect`] are the edges; they implement
 //! the three small traits of [`drain::parts`].
 
 mod aws;
@@ -36,6 +36,7 @@ pub mod pack;
 pub mod parameter;
 pub mod position;
 mod secret;
+pub mod server;
 mod setup;
 pub mod slot;
 pub mod stream;

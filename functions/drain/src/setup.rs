@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::handler::look;
 use crate::lsn::Lsn;
 use crate::parameter::Parameter;
-use crate::slot::{self, Look};
+use crate::server::{self, Look};
 use crate::stream::Kinesis;
 use crate::time::iso_utc;
 
@@ -40,7 +40,7 @@ pub(crate) async fn setup(context: &Context<'_>, plugin: Plugin) -> Result<Value
         Some(state) => continuity::readable(&config.slot, &server, state)?.0,
         None => plugin,
     };
-    if !slot::lock(connector, &session, &config.slot).await? {
+    if !server::lock(connector, &session, &config.slot).await? {
         return Err(SlotError::Busy {
             slot: config.slot.clone(),
         }
@@ -49,7 +49,7 @@ pub(crate) async fn setup(context: &Context<'_>, plugin: Plugin) -> Result<Value
     let known = parameter.load().await?;
     let mut created = Vec::new();
     if plugin == Plugin::Pgoutput {
-        for publication in slot::missing_publications(connector, &session, &config.publications).await? {
+        for publication in server::missing_publications(connector, &session, &config.publications).await? {
             let tables = publish(context, &session, &publication).await?;
             created.push(format!("publication {publication} of {tables} tables"));
         }
@@ -58,7 +58,7 @@ pub(crate) async fn setup(context: &Context<'_>, plugin: Plugin) -> Result<Value
         create_slot(context, &session, plugin).await?;
         created.push(format!("slot {}", config.slot));
     }
-    let Look { server, slot: state } = slot::look(connector, &session, &config.slot).await?;
+    let Look { server, slot: state } = server::look(connector, &session, &config.slot).await?;
     let confirmed = state
         .as_ref()
         .and_then(|state| state.confirmed_flush_lsn)
@@ -90,7 +90,7 @@ pub(crate) async fn setup(context: &Context<'_>, plugin: Plugin) -> Result<Value
     };
     let mut problems: Vec<String> = gap.map(|gap| Error::from(gap).chain()).into_iter().collect();
     if plugin == Plugin::Pgoutput
-        && slot::published_tables(connector, &session, &config.publications).await? == 0
+        && server::published_tables(connector, &session, &config.publications).await? == 0
     {
         problems.push(nothing_published(config));
     }
@@ -231,7 +231,7 @@ pub(crate) async fn status(context: &Context<'_>) -> Result<Value, Error> {
     let (session, Look { server, slot: state }) = look(connector, &config.slot).await?;
     let known = parameter.load().await?;
     let stream_status = stream.describe().await;
-    let oldest = slot::oldest_transaction(connector, &session).await?;
+    let oldest = server::oldest_transaction(connector, &session).await?;
     let verdict = continuity::check(&config.slot, &server, state.as_ref(), known.as_ref(), None);
     let mut problems: Vec<String> = Vec::new();
     let mut plugin = None;
@@ -240,7 +240,7 @@ pub(crate) async fn status(context: &Context<'_>) -> Result<Value, Error> {
         Err(error) => problems.push(Error::from(error).chain()),
     }
     if plugin == Some(Plugin::Pgoutput) {
-        let missing = slot::missing_publications(connector, &session, &config.publications).await?;
+        let missing = server::missing_publications(connector, &session, &config.publications).await?;
         problems.extend(
             missing
                 .iter()
@@ -300,7 +300,7 @@ pub(crate) async fn teardown(context: &Context<'_>) -> Result<Value, Error> {
         {
             continuity::readable(&config.slot, &server, &state)?;
         }
-        if !slot::lock(connector, &session, &config.slot).await? {
+        if !server::lock(connector, &session, &config.slot).await? {
             return Err(SlotError::Busy {
                 slot: config.slot.clone(),
             }

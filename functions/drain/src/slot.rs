@@ -14,169 +14,12 @@ use tokio_postgres::{Row as PgRow, RowStream};
 use crate::catalog::{Catalog, Table};
 use crate::config::TablePattern;
 use crate::connect::{Connector, Session};
-use crate::continuity::{Server, SlotState, slot_state};
+use crate::continuity::Server;
 use crate::decode::Plugin;
 use crate::drain::parts::{Commits, ROW_BYTES, Reach, Row, Rows, Slot, SlotError};
-use crate::drain::report::OldestTransaction;
 use crate::lsn::Lsn;
+use crate::server;
 use crate::window::Window;
-
-/// What the server and the slot say of themselves.
-#[derive(Debug)]
-pub struct Look {
-    /// The server.
-    pub server: Server,
-    /// The slot, if there is one by this name.
-    pub slot: Option<SlotState>,
-}
-
-/// Looks at the server and at a slot.
-///
-/// # Errors
-/// The server is a standby, or the query failed.
-pub async fn look(connector: &Connector, session: &Session, slot: &str) -> Result<Look, SlotError> {
-    const DOING: &str = "looking at the server and the slot";
-    let failed = |error| connector.failed(DOING, error);
-    let row = session
-        .client
-        .query_one(
-            "select current_setting('server_version_num')::int4,
-                    (select system_identifier::text from pg_control_system()),
-                    case when not pg_is_in_recovery() then pg_current_wal_flush_lsn() end,
-                    case when not pg_is_in_recovery() then left(pg_walfile_name(pg_current_wal_lsn()), 8) end,
-                    current_database()::text,
-                    current_setting('server_encoding'),
-                    (select to_jsonb(s)::text from pg_replication_slots s where s.slot_name = $1)",
-            &[&slot],
-        )
-        .await
-        .map_err(failed)?;
-    let (Some(flush), Some(timeline)) = (row.get::<_, Option<PgLsn>>(2), row.get::<_, Option<String>>(3))
-    else {
-        return Err(SlotError::NotWriter {
-            host: connector.host().to_owned(),
-        });
-    };
-    let broken = |source: crate::drain::parts::Source| SlotError::Failed {
-        host: connector.host().to_owned(),
-        doing: DOING,
-        transient: false,
-        source,
-    };
-    let state = row
-        .get::<_, Option<String>>(6)
-        .map(|text| slot_state(serde_json::from_str(&text)?))
-        .transpose();
-    Ok(Look {
-        server: Server {
-            version: row.get(0),
-            system_identifier: row.get(1),
-            timeline: u32::from_str_radix(&timeline, 16).map_err(|error| broken(Box::new(error)))?,
-            database: row.get(4),
-            encoding: row.get(5),
-            flush: Lsn(flush.into()),
-        },
-        slot: state.map_err(|error| broken(Box::new(error)))?,
-    })
-}
-
-/// Takes the lock of the one drainer of this slot, for as long as the session lives. False when another one has it.
-///
-/// # Errors
-/// The query failed.
-pub async fn lock(connector: &Connector, session: &Session, slot: &str) -> Result<bool, SlotError> {
-    let row = session
-        .client
-        .query_one(
-            "select pg_try_advisory_lock(hashtextextended('spillway:' || $1, 0))",
-            &[&slot],
-        )
-        .await
-        .map_err(|error| connector.failed("locking the slot", error))?;
-    Ok(row.get(0))
-}
-
-/// The oldest transaction that is writing, in any database.
-///
-/// # Errors
-/// The query failed.
-pub async fn oldest_transaction(
-    connector: &Connector,
-    session: &Session,
-) -> Result<Option<OldestTransaction>, SlotError> {
-    // Everybody may see the locks; when a transaction began, only members of pg_monitor. A transaction of less than five
-    // seconds is everyday life.
-    let row = session
-        .client
-        .query_opt(
-            "select l.pid, extract(epoch from clock_timestamp() - a.xact_start)::int8
-             from pg_locks l left join pg_stat_activity a using (pid)
-             where l.locktype = 'transactionid' and l.mode = 'ExclusiveLock' and l.granted
-               and l.pid is distinct from pg_backend_pid()
-               and coalesce(clock_timestamp() - a.xact_start >= interval '5 seconds', true)
-             order by age(l.transactionid) desc limit 1",
-            &[],
-        )
-        .await
-        .map_err(|error| connector.failed("looking for old transactions", error))?;
-    Ok(row.map(|row| OldestTransaction {
-        pid: row.get(0),
-        age_seconds: row.get(1),
-    }))
-}
-
-/// Publications of `wanted` that the database does not have.
-///
-/// # Errors
-/// The query failed.
-pub async fn missing_publications(
-    connector: &Connector,
-    session: &Session,
-    wanted: &[String],
-) -> Result<Vec<String>, SlotError> {
-    let rows = session
-        .client
-        .query(
-            "select w from unnest($1::text[]) w where not exists (select from pg_publication where pubname = w)",
-            &[&wanted],
-        )
-        .await
-        .map_err(|error| connector.failed("looking for publications", error))?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
-}
-
-/// How many tables the publications hold together.
-///
-/// # Errors
-/// The query failed.
-pub async fn published_tables(
-    connector: &Connector,
-    session: &Session,
-    publications: &[String],
-) -> Result<i64, SlotError> {
-    let row = session
-        .client
-        .query_one(
-            "select count(*) from pg_publication_tables where pubname = any($1)",
-            &[&publications],
-        )
-        .await
-        .map_err(|error| connector.failed("counting the published tables", error))?;
-    Ok(row.get(0))
-}
-
-/// Tells one server from another, and from itself before a restart.
-async fn server_of(connector: &Connector, session: &Session) -> Result<String, SlotError> {
-    let row = session
-        .client
-        .query_one(
-            "select pg_postmaster_start_time()::text || coalesce(host(inet_server_addr()), '')",
-            &[],
-        )
-        .await
-        .map_err(|error| connector.failed("comparing the sessions' servers", error))?;
-    Ok(row.get(0))
-}
 
 /// A slot that is being drained.
 pub struct PgSlot<'c> {
@@ -206,7 +49,7 @@ impl<'c> PgSlot<'c> {
         tables: &[TablePattern],
     ) -> Result<Self, SlotError> {
         if plugin == Plugin::Pgoutput {
-            let missing = missing_publications(connector, &control, publications).await?;
+            let missing = server::missing_publications(connector, &control, publications).await?;
             if !missing.is_empty() {
                 let (slot, database) = (slot.to_owned(), server.database.clone());
                 return Err(SlotError::PublicationMissing {
@@ -218,7 +61,7 @@ impl<'c> PgSlot<'c> {
         }
         let reader = connector.connect().await?;
         // The name of the writer may have moved between the two: then the lock and the rows would be of different servers.
-        if server_of(connector, &control).await? != server_of(connector, &reader).await? {
+        if server::server_of(connector, &control).await? != server::server_of(connector, &reader).await? {
             return Err(SlotError::TwoServers);
         }
         let (options, newer) = options(plugin, server.version, publications, tables);

@@ -183,7 +183,7 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
             // twentieth of the server's time, and a long transaction that pins restart_lsn slows it down.
             let pause = (opened.elapsed() * 20).clamp(Duration::from_millis(500), Duration::from_secs(30));
             let stay = began + self.settings.linger;
-            if Instant::now() + pause < stay.min(self.budget.stop_reading()) {
+            if Instant::now() + pause < stay.min(self.budget.stop_reading() - LEAST_TIME) {
                 tokio::time::sleep(pause).await;
                 continue;
             }
