@@ -5,6 +5,7 @@
 // The panic of a scenario is its report, and these are no #[test] functions that clippy would know.
 #![allow(clippy::unwrap_used)]
 
+mod acknowledged;
 mod actions;
 mod backlog;
 mod config_errors;
@@ -66,6 +67,7 @@ fn main() {
     let all = [
         consumer::all(),
         harness::all(),
+        acknowledged::all(),
         actions::all(),
         config_errors::all(),
         crash::all(),

@@ -1,0 +1,45 @@
+//! The checkpoint, and the slot after it, cover only what the stream has acknowledged: also the checkpoints that are
+//! stored along the way, while requests are under way.
+
+use std::time::Duration;
+
+use scenarios::function::Outcome;
+use scenarios::gate::Side;
+use scenarios::lab::{Lab, Plugin};
+use serde_json::json;
+
+use crate::marks::{Marks, let_go};
+
+crate::scenarios![an_event_that_is_under_way_holds_the_checkpoint_back];
+
+/// Single rows, each a transaction and a key of its own, so many that they are several requests.
+async fn lab() -> Lab {
+    let lab = Lab::new(Plugin::Pgoutput).await;
+    lab.sql("create table t (id int primary key)").await;
+    lab.drain().await;
+    let client = lab.connect().await;
+    let rows = "do $$ begin for n in 1..2000 loop insert into t values (n); commit; end loop; end $$";
+    client.batch_execute(rows).await.unwrap();
+    lab
+}
+
+async fn an_event_that_is_under_way_holds_the_checkpoint_back() {
+    let lab = lab().await;
+    let before = Marks::of(&lab).await;
+    let mut held = lab.kinesis_gate.hold("PutRecords", Side::Request);
+    // Longer than a second, after which a checkpoint is stored along the way, and shorter than the function waits for an answer.
+    let (event, deadline) = (json!({}), Duration::from_secs(6));
+    let outcome = tokio::join!(lab.function.invoke(&event, deadline), held.reached()).0;
+    // The first events are in the held request; of the others, which went on, none may count.
+    assert!(lab.kinesis_gate.requests("PutRecords") > 1, "others went on");
+    assert!(
+        matches!(outcome, Outcome::Answer(_) | Outcome::Error { .. }),
+        "{outcome:?}"
+    );
+    assert_eq!(Marks::of(&lab).await, before);
+    lab.function.kill9().await;
+    let_go(&lab).await;
+    drop(held);
+    lab.drain().await;
+    lab.compare(&["t"]).await;
+}
