@@ -6,7 +6,7 @@ use crate::continuity::Discontinuity;
 use crate::decode::DecodeError;
 use crate::drain::parts::{CheckpointError, Kind, SlotError, StreamError};
 use crate::encode::Event;
-use crate::handler::EventError;
+use crate::event::EventError;
 use crate::lsn::Lsn;
 use crate::pack::hash;
 

@@ -10,7 +10,6 @@ use crate::continuity;
 use crate::decode::Plugin;
 use crate::drain::parts::{Checkpoints as _, SlotError};
 use crate::error::Error;
-use crate::handler::look;
 use crate::lsn::Lsn;
 use crate::parameter::Parameter;
 use crate::server::{self, Look};
@@ -317,4 +316,11 @@ pub(crate) async fn teardown(context: &Context<'_>) -> Result<Value, Error> {
         dropped.push(format!("checkpoint {}", parameter.name));
     }
     Ok(json!({"action": "teardown", "slot": config.slot, "dropped": dropped}))
+}
+
+/// A session, and what was seen through it.
+async fn look(connector: &Connector, slot: &str) -> Result<(Session, Look), Error> {
+    let session = connector.connect().await?;
+    let look = server::look(connector, &session, slot).await?;
+    Ok((session, look))
 }

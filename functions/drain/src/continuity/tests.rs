@@ -1,0 +1,177 @@
+use super::*;
+use serde_json::json;
+
+fn server() -> Server {
+    Server {
+        version: 150_018,
+        system_identifier: "7".into(),
+        timeline: 1,
+        database: "d".into(),
+        encoding: "UTF8".into(),
+        flush: Lsn(1000),
+    }
+}
+
+fn state(confirmed: &str) -> SlotState {
+    slot_state(
+        json!({"plugin": "pgoutput", "database": "d", "active": false, "restart_lsn": "0/1",
+        "confirmed_flush_lsn": confirmed, "wal_status": "reserved", "a_column_of_tomorrow": 1}),
+    )
+    .unwrap()
+}
+
+fn checkpoint() -> Checkpoint {
+    Checkpoint::parse(
+        r#"{"version":1,"system_identifier":"7","timeline":1,"database":"d","slot":"s","plugin":"pgoutput",
+        "commit_end":"0/64","updated_at":""}"#,
+    )
+    .unwrap()
+}
+
+fn verdict(server: &Server, state: Option<&SlotState>, checkpoint: &Checkpoint) -> Discontinuity {
+    check("s", server, state, Some(checkpoint), None).unwrap_err()
+}
+
+#[test]
+fn a_slot_behind_its_checkpoint_goes_on_and_replays_are_known() {
+    let start = check("s", &server(), Some(&state("0/60")), Some(&checkpoint()), None).unwrap();
+    assert_eq!(
+        (start.confirmed, start.acknowledged, start.proved),
+        (Lsn(0x60), Lsn(0x64), true)
+    );
+}
+
+#[test]
+fn after_a_promotion_replays_are_not_proved() {
+    let server = Server {
+        timeline: 2,
+        ..server()
+    };
+    let start = check("s", &server, Some(&state("0/60")), Some(&checkpoint()), None).unwrap();
+    assert!(!start.proved);
+}
+
+#[test]
+fn without_a_checkpoint_the_slots_own_position_is_the_start() {
+    let start = check("s", &server(), Some(&state("0/60")), None, None).unwrap();
+    assert_eq!((start.acknowledged, start.stored), (Lsn(0x60), false));
+}
+
+#[test]
+fn each_break_of_continuity_is_its_own_error() {
+    use Discontinuity as D;
+    let (server, state, checkpoint) = (server(), state("0/60"), checkpoint());
+    assert!(matches!(
+        check("s", &server, None, None, None),
+        Err(D::NotSetUp { .. })
+    ));
+    assert!(matches!(
+        verdict(&server, None, &checkpoint),
+        D::SlotMissing {
+            checkpoint: Lsn(0x64),
+            ..
+        }
+    ));
+    let lost = SlotState {
+        wal_status: Some("lost".into()),
+        ..state.clone()
+    };
+    assert!(matches!(
+        verdict(&server, Some(&lost), &checkpoint),
+        D::SlotLost { .. }
+    ));
+    let invalid = SlotState {
+        invalidation_reason: Some("idle_timeout".into()),
+        ..state.clone()
+    };
+    assert!(
+        matches!(verdict(&server, Some(&invalid), &checkpoint), D::SlotLost { reason, .. } if reason == "idle_timeout")
+    );
+    let elsewhere = SlotState {
+        database: Some("e".into()),
+        ..state.clone()
+    };
+    assert!(matches!(
+        verdict(&server, Some(&elsewhere), &checkpoint),
+        D::WrongDatabase { .. }
+    ));
+    let physical = SlotState {
+        plugin: None,
+        database: None,
+        ..state.clone()
+    };
+    assert!(matches!(
+        verdict(&server, Some(&physical), &checkpoint),
+        D::Physical { .. }
+    ));
+    let other = SlotState {
+        plugin: Some("decoderbufs".into()),
+        ..state.clone()
+    };
+    assert!(matches!(
+        verdict(&server, Some(&other), &checkpoint),
+        D::PluginUnsupported { .. }
+    ));
+    let foreign = Checkpoint {
+        slot: "x".into(),
+        ..checkpoint.clone()
+    };
+    assert!(matches!(
+        verdict(&server, Some(&state), &foreign),
+        D::CheckpointMismatch { .. }
+    ));
+    let system = Checkpoint {
+        system_identifier: "8".into(),
+        ..checkpoint.clone()
+    };
+    assert!(matches!(
+        verdict(&server, Some(&state), &system),
+        D::SystemChanged { .. }
+    ));
+    let ahead = Checkpoint {
+        commit_end: Lsn(1001),
+        ..checkpoint.clone()
+    };
+    assert!(matches!(
+        verdict(&server, Some(&state), &ahead),
+        D::Divergence {
+            flush: Lsn(1000),
+            checkpoint: Lsn(1001),
+            ..
+        }
+    ));
+    let behind = Checkpoint {
+        commit_end: Lsn(0x5F),
+        ..checkpoint
+    };
+    assert!(matches!(
+        verdict(&server, Some(&state), &behind),
+        D::Gap {
+            confirmed: Lsn(0x60),
+            checkpoint: Lsn(0x5F),
+            ..
+        }
+    ));
+}
+
+#[test]
+fn an_accepted_gap_must_name_the_slots_position() {
+    let behind = Checkpoint {
+        commit_end: Lsn(0x5F),
+        ..checkpoint()
+    };
+    let accept = |lsn| {
+        check(
+            "s",
+            &server(),
+            Some(&state("0/60")),
+            Some(&behind),
+            Some(Lsn(lsn)),
+        )
+    };
+    assert_eq!(accept(0x60).unwrap().acknowledged, Lsn(0x60));
+    assert!(matches!(
+        accept(0x61),
+        Err(Discontinuity::AcceptedElsewhere { .. })
+    ));
+}
