@@ -289,7 +289,7 @@ async fn a_lab_drains_what_sql_wrote() {
         let delivery = lab.compare(&["t"]).await;
         assert_eq!(delivery.counts()["public.t"], 1000 + 500 + 333);
         assert!(lab.checkpoint().await.is_some());
-        // The server writes a little WAL by itself.
-        assert!(lab.lag_bytes().await < 64 * 1024, "{reports:?}");
+        // How far the server's log reaches by now is others' doing too; the slot stands where the last tick said.
+        assert_eq!(reports.last().unwrap()["to"], lab.confirmed_flush().await);
     }
 }

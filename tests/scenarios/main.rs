@@ -19,6 +19,7 @@ mod key_changes;
 mod keyless;
 mod marks;
 mod order;
+mod oversize;
 mod pgbench;
 mod random_kills;
 mod refusal;
@@ -78,6 +79,7 @@ fn main() {
         key_changes::all(),
         keyless::all(),
         order::all(),
+        oversize::all(),
         random_kills::all(),
         second_drainer::all(),
         server_crash::all(),

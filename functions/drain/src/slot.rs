@@ -136,8 +136,10 @@ impl<'c> PgSlot<'c> {
     /// Starts a peek and waits for its first row, which comes when the server has decoded the whole window. What the plugin
     /// does not like shows only then.
     async fn start(&self, window: Window) -> Result<(PgRows, Option<PgRow>), tokio_postgres::Error> {
-        const PEEK: &str =
-            "select lsn, data from pg_logical_slot_peek_binary_changes($1, $2, $3, variadic $4)";
+        // A row is taken into memory whole. One that no record could hold stays on the server; its length comes instead.
+        const PEEK: &str = "select lsn, case when octet_length(data) <= 16777216 then data end,
+                    case when octet_length(data) > 16777216 then octet_length(data) end
+             from pg_logical_slot_peek_binary_changes($1, $2, $3, variadic $4)";
         let types = [PgType::NAME, PgType::PG_LSN, PgType::INT4, PgType::TEXT_ARRAY];
         let statement = self.reader.client.prepare_typed(PEEK, &types).await?;
         let options: Vec<&String> = self.options.iter().chain(&self.newer).collect();
@@ -466,7 +468,16 @@ impl PgRows {
                 lsn: row.lsn(),
                 bytes: bytes.into(),
             }),
-            _ => Ok(row),
+            Ok(None) => Ok(row),
+            Err(error) => {
+                let (host, source) = (self.host.clone(), Box::new(error));
+                Err(SlotError::Failed {
+                    host,
+                    doing: "reading a row",
+                    transient: false,
+                    source,
+                })
+            }
         }
     }
 }

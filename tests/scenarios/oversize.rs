@@ -1,0 +1,59 @@
+//! An event that no record can hold stops the drain before its transaction, by name; everything before it has arrived
+//! and is confirmed, and nothing behind it is sent.
+
+use scenarios::lab::{Lab, Plugin};
+
+use crate::marks::Marks;
+
+crate::scenarios![
+    an_event_larger_than_a_record_stops_the_drain_before_it,
+    a_row_that_is_too_large_to_be_read_stays_on_the_server,
+];
+
+/// Drains a small row, one of `bytes`, and another small one. The middle one must be refused.
+async fn refused(plugin: Plugin, bytes: usize) -> String {
+    let lab = Lab::plan(plugin)
+        .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128")
+        .build()
+        .await;
+    lab.sql("create table t (id int primary key, large text)").await;
+    lab.sql("insert into t values (1, 'small')").await;
+    lab.sql(&format!("insert into t values (2, repeat('x', {bytes}))"))
+        .await;
+    lab.sql("insert into t values (3, 'small')").await;
+    let (kind, message) = lab.fail().await;
+    assert_eq!(kind, "Oversize", "{message}");
+    let before = Marks::of(&lab).await;
+    assert_eq!(
+        before.confirmed, before.checkpoint,
+        "what came before is confirmed"
+    );
+    let (again, _) = lab.fail().await;
+    assert_eq!((again.as_str(), Marks::of(&lab).await), ("Oversize", before));
+    let delivery = lab.consume().await;
+    let keys: Vec<_> = delivery
+        .changes()
+        .iter()
+        .map(|it| it.json()["after"]["id"].clone())
+        .collect();
+    assert_eq!(keys, [1], "the one before it, once");
+    let peak = lab.function.peak_memory_bytes();
+    assert!(peak < 128 << 20, "{plugin:?} took {peak} bytes: {message}");
+    message
+}
+
+async fn an_event_larger_than_a_record_stops_the_drain_before_it() {
+    for plugin in Plugin::ALL {
+        let message = refused(plugin, 1 << 20).await;
+        for part in ["public.t", "1048576", "key hash"] {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+    }
+}
+
+async fn a_row_that_is_too_large_to_be_read_stays_on_the_server() {
+    for plugin in Plugin::ALL {
+        let message = refused(plugin, 150 << 20).await;
+        assert!(message.contains("bytes, which no record can hold"), "{message}");
+    }
+}
