@@ -6,7 +6,7 @@ use scenarios::consumer::Delivery;
 use scenarios::function::Outcome;
 use scenarios::kinesis::{Kinesis, Limits};
 use scenarios::lab::{DEADLINE, Lab, Plugin};
-use scenarios::postgres::REPLUSER;
+use scenarios::postgres::{Postgres, REPLUSER, Settings};
 use scenarios::wait;
 use serde_json::json;
 
@@ -23,6 +23,8 @@ crate::scenarios![
     teardown_drops_slot_and_checkpoint_and_may_be_repeated,
     an_event_of_eventbridge_is_a_tick,
     a_function_that_lingers_picks_up_what_is_committed_meanwhile,
+    a_slot_that_waits_for_a_transaction_names_it,
+    a_publication_without_tables_is_a_problem,
     lingering_ends_before_the_deadline,
     a_backlog_that_does_not_fit_ends_before_the_deadline_and_goes_on,
 ];
@@ -305,4 +307,44 @@ async fn a_backlog_that_does_not_fit_ends_before_the_deadline_and_goes_on() {
         backlog::events(&lab).await,
         "every event, and no other"
     );
+}
+
+async fn a_slot_that_waits_for_a_transaction_names_it() {
+    // Not the shared server, where others write all the time.
+    let postgres = Postgres::start(Settings::default()).await;
+    let lab = Lab::plan(Plugin::TestDecoding)
+        .on(postgres)
+        .without_slot()
+        .build()
+        .await;
+    let open = lab.connect().await;
+    open.batch_execute("create table t (id int); begin; insert into t values (1)")
+        .await
+        .unwrap();
+    let pid: i32 = open
+        .query_one("select pg_backend_pid()", &[])
+        .await
+        .unwrap()
+        .get(0);
+    let setup = json!({"action": "setup", "plugin": "test_decoding"});
+    let (kind, message) = lab.invoke(setup.clone()).await.error();
+    assert_eq!(kind, "PostgresFailed", "{message}");
+    assert!(
+        message.contains(&format!("it waits for process {pid}")),
+        "{message}"
+    );
+    open.batch_execute("commit").await.unwrap();
+    lab.invoke(setup).await.answer();
+}
+
+async fn a_publication_without_tables_is_a_problem() {
+    let lab = Lab::plan(Plugin::Pgoutput).without_slot().build().await;
+    lab.sql("create publication spillway").await;
+    for action in ["setup", "status"] {
+        let answer = lab.invoke(json!({"action": action})).await.answer();
+        assert!(
+            answer["problems"].to_string().contains("hold no tables"),
+            "{answer}"
+        );
+    }
 }

@@ -191,6 +191,17 @@ async fn create_slot(context: &Context<'_>, session: &Session, plugin: Plugin) -
         Ok(_) => return Ok(()),
         Err(error) => error,
     };
+    if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) {
+        let oldest = server::oldest_transaction(connector, session).await?;
+        if let Some(pid) = oldest.and_then(|oldest| oldest.pid) {
+            return Err(SlotError::CreationWaits {
+                slot: config.slot.clone(),
+                pid,
+                source: Box::new(error),
+            }
+            .into());
+        }
+    }
     let text = error
         .as_db_error()
         .map(|refusal| refusal.message().to_owned())
@@ -240,6 +251,11 @@ pub(crate) async fn status(context: &Context<'_>) -> Result<Value, Error> {
     }
     if plugin == Some(Plugin::Pgoutput) {
         let missing = server::missing_publications(connector, &session, &config.publications).await?;
+        if missing.is_empty()
+            && server::published_tables(connector, &session, &config.publications).await? == 0
+        {
+            problems.push(nothing_published(config));
+        }
         problems.extend(
             missing
                 .iter()
