@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// The variables that Spillway reads, besides those of the AWS SDK and of Lambda itself. A test holds the README's table
 /// and the template against this list.
-pub const VARIABLES: [&str; 21] = [
+pub const VARIABLES: [&str; 22] = [
     "PGHOST",
     "PGPORT",
     "PGUSER",
@@ -22,6 +22,7 @@ pub const VARIABLES: [&str; 21] = [
     "CHECKPOINT_PARAMETER",
     "ENVELOPE",
     "AGGREGATION",
+    "AUTO_DISTRIBUTION",
     "PARTITION_BY",
     "OVERSIZE",
     "LINGER_SECONDS",
@@ -42,6 +43,10 @@ pub struct Config {
     pub tables: Vec<TablePattern>,
     /// The stream to fill.
     pub stream: String,
+    /// Whether many events share a record, in the format of the Kinesis Producer Library.
+    pub aggregate: bool,
+    /// Whether to fill a stream that distributes records by itself, so that nothing keeps its order.
+    pub accept_auto_distribution: bool,
     /// The SSM parameter that holds the checkpoint.
     pub checkpoint_parameter: String,
     /// How long to stay and poll once the slot is empty.
@@ -255,7 +260,13 @@ impl Config {
             .collect::<Result<_, _>>()?;
         // The contract names more than this version builds; each is refused here rather than ignored.
         choice(&get, "ENVELOPE", "debezium", &[("debezium", ())])?;
-        choice(&get, "AGGREGATION", "none", &[("none", ())])?;
+        let aggregate = choice(&get, "AGGREGATION", "none", &[("none", false), ("kpl", true)])?;
+        let accept_auto_distribution = choice(
+            &get,
+            "AUTO_DISTRIBUTION",
+            "refuse",
+            &[("refuse", false), ("accept", true)],
+        )?;
         choice(&get, "PARTITION_BY", "key", &[("key", ())])?;
         choice(&get, "OVERSIZE", "fail", &[("fail", ())])?;
         let linger = match get("LINGER_SECONDS") {
@@ -280,6 +291,8 @@ impl Config {
             publications,
             tables,
             stream,
+            aggregate,
+            accept_auto_distribution,
             checkpoint_parameter,
             linger,
             log_level: choice(
@@ -422,6 +435,7 @@ mod tests {
             ("TABLES", "a.b.c"),
             ("ENVELOPE", "avro"),
             ("AGGREGATION", "zip"),
+            ("AUTO_DISTRIBUTION", "yes"),
             ("PARTITION_BY", "moon"),
             ("OVERSIZE", "maybe"),
             ("LINGER_SECONDS", "901"),

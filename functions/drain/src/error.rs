@@ -146,12 +146,14 @@ impl Error {
                 SlotError::Failed { .. } => "PostgresFailed",
             },
             Error::Stream(error) => match error {
-                StreamError::Missing { .. } => "StreamMissing",
+                StreamError::Missing { .. } | StreamError::Deleting { .. } => "StreamMissing",
+                StreamError::Unordered { .. } | StreamError::Scattering { .. } => "StreamUnusable",
                 StreamError::Denied { .. } => "StreamDenied",
                 StreamError::Refused { .. } => "StreamRefused",
                 StreamError::Credentials { .. } => "StreamDenied",
                 StreamError::Throttled { .. }
                 | StreamError::Unavailable { .. }
+                | StreamError::Resharding { .. }
                 | StreamError::Lost { .. } => "StreamUnavailable",
             },
             Error::Checkpoint(error) => match error {

@@ -11,19 +11,20 @@ use crate::config::Config;
 use crate::connect::Connector;
 use crate::continuity::{self, Server, Start};
 use crate::decode::Plugin;
-use crate::drain::parts::{CheckpointError, SlotError};
+use crate::drain::parts::{CheckpointError, SlotError, StreamError};
 use crate::drain::report::{Report, Stopped};
-use crate::drain::{Parts, RECORD_BYTES, Settings, drain};
+use crate::drain::{AGGREGATE_BYTES, Parts, Settings, drain};
 use crate::encode::{Debezium, Transaction};
 use crate::error::Error;
 use crate::event::Action;
 use crate::lsn::Lsn;
+use crate::pack::Aggregation;
 use crate::parameter::Parameter;
 use crate::position::Position;
 use crate::server::{self, Look};
 use crate::setup;
 use crate::slot::PgSlot;
-use crate::stream::Kinesis;
+use crate::stream::{Facts, Kinesis};
 
 /// What lives as long as the sandbox: the AWS clients. Connections to PostgreSQL do not survive a freeze, and are made
 /// anew.
@@ -41,10 +42,7 @@ impl App {
     pub async fn new(config: Config) -> Self {
         let aws = crate::aws::config().await;
         let ssm = aws_sdk_ssm::Client::new(&aws);
-        let stream = Kinesis {
-            client: crate::aws::kinesis(&aws),
-            stream: config.stream.clone(),
-        };
+        let stream = Kinesis::new(crate::aws::kinesis(&aws), config.stream.clone());
         let parameter = Parameter {
             client: ssm.clone(),
             name: config.checkpoint_parameter.clone(),
@@ -129,11 +127,25 @@ impl App {
             tracing::warn!(slot = name, timeline = server.timeline, from = %start.confirmed, to = %start.acknowledged,
                 "the timeline changed: what the slot gives again is sent again, with the same positions");
         }
+        let Facts {
+            record_bytes,
+            keyed,
+            shards,
+            ..
+        } = self.usable_stream().await?;
         let settings = Settings {
             slot: name.clone(),
             plugin: start.plugin,
             tables: self.config.tables.clone(),
-            record_bytes: RECORD_BYTES,
+            record_bytes,
+            aggregation: match self.config.aggregate {
+                true => Aggregation::Kpl {
+                    bytes: AGGREGATE_BYTES.min(record_bytes),
+                },
+                false => Aggregation::None,
+            },
+            shards,
+            keyed,
             bytes_in_flight: self.config.bytes_in_flight(),
             linger: self.config.linger,
         };
@@ -183,6 +195,21 @@ impl App {
         }
         report.elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         Ok(report)
+    }
+}
+
+impl App {
+    /// What the stream says of itself, if a drain may fill it as it is configured.
+    async fn usable_stream(&self) -> Result<Facts, StreamError> {
+        let facts = self.stream.facts().await?;
+        let stream = || self.config.stream.clone();
+        if !facts.keyed && self.config.aggregate {
+            return Err(StreamError::Scattering { stream: stream() });
+        }
+        if !facts.keyed && !self.config.accept_auto_distribution {
+            return Err(StreamError::Unordered { stream: stream() });
+        }
+        Ok(facts)
     }
 }
 

@@ -34,7 +34,7 @@ pub(crate) async fn setup(context: &Context<'_>, plugin: Plugin) -> Result<Value
     } = context;
     let (session, Look { server, slot: state }) = look(connector, &config.slot).await?;
     may_replicate(connector, &session).await?;
-    let stream_status = stream.describe().await?;
+    let stream_status = stream.status().await?;
     let plugin = match &state {
         Some(state) => continuity::readable(&config.slot, &server, state)?.0,
         None => plugin,
@@ -240,7 +240,7 @@ pub(crate) async fn status(context: &Context<'_>) -> Result<Value, Error> {
     } = context;
     let (session, Look { server, slot: state }) = look(connector, &config.slot).await?;
     let known = parameter.load().await?;
-    let stream_status = stream.describe().await;
+    let stream_status = stream.status().await;
     let oldest = server::oldest_transaction(connector, &session).await?;
     let verdict = continuity::check(&config.slot, &server, state.as_ref(), known.as_ref(), None);
     let mut problems: Vec<String> = Vec::new();

@@ -1,20 +1,44 @@
-//! The stream on Kinesis: one PutRecords request, and what its answer means.
+//! The stream on Kinesis: what it says of itself, and PutRecords with what its answer means.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kinesis::primitives::Blob;
-use aws_sdk_kinesis::types::PutRecordsRequestEntry;
+use aws_sdk_kinesis::types::{
+    PutRecordsRequestEntry, RecordDistributionStrategy, ShardFilter, ShardFilterType,
+    StreamDescriptionSummary, StreamMode, StreamStatus,
+};
 
-use crate::drain::parts::{Answer, Refusal, Source, Stream, StreamError};
-use crate::pack::Parcel;
+use crate::drain::parts::{Answer, Fate, Source, Stream, StreamError};
+use crate::pack::{HashKey, Record, Shard, ShardMap};
+
+/// Most bytes of a record of a stream that does not say (Kinesis API, `MaxRecordSizeInKiB`).
+const RECORD_BYTES: usize = 1 << 20;
+
+/// For how long a stream's word is taken. All functions of an account share 20 DescribeStreamSummary a second.
+const FRESH: Duration = Duration::from_secs(600);
 
 /// A Kinesis data stream, by name.
 #[derive(Debug, Clone)]
 pub struct Kinesis {
-    /// The client. It must not retry by itself: order needs to know of every failure.
-    pub client: Client,
-    /// The stream's name.
-    pub stream: String,
+    client: Client,
+    stream: String,
+    known: Arc<Mutex<Option<(Instant, Facts)>>>,
+}
+
+/// What a stream says of itself.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// Most bytes of one record, data and partition key.
+    pub record_bytes: usize,
+    /// Whether the partition key decides the shard; otherwise Kinesis does, and order is gone.
+    pub keyed: bool,
+    /// Whether its capacity is provisioned, by shards, and not on demand.
+    pub provisioned: bool,
+    /// The open shards.
+    pub shards: ShardMap,
 }
 
 impl Stream for Kinesis {
@@ -22,19 +46,36 @@ impl Stream for Kinesis {
         self.stream.clone()
     }
 
-    async fn put(&self, parcels: Vec<Parcel>) -> Answer {
-        let outcome = self.request(&parcels).await;
-        Answer { parcels, outcome }
+    async fn shards(&self) -> Result<ShardMap, StreamError> {
+        let map = self.list_shards().await?;
+        if let Some((_, facts)) = &mut *self.known.lock().unwrap_or_else(PoisonError::into_inner) {
+            facts.shards = map.clone();
+        }
+        Ok(map)
+    }
+
+    async fn put(&self, records: Vec<Record>) -> Answer {
+        let outcome = self.request(&records).await;
+        Answer { records, outcome }
     }
 }
 
 impl Kinesis {
-    async fn request(&self, parcels: &[Parcel]) -> Result<Vec<Option<Refusal>>, StreamError> {
+    /// The stream of that name. The client must not retry by itself: order needs to know of every failure.
+    pub fn new(client: Client, stream: String) -> Self {
+        Kinesis {
+            client,
+            stream,
+            known: Arc::default(),
+        }
+    }
+
+    async fn request(&self, records: &[Record]) -> Result<Vec<Fate>, StreamError> {
         let mut request = self.client.put_records().stream_name(&self.stream);
-        for parcel in parcels {
+        for record in records {
             let entry = PutRecordsRequestEntry::builder()
-                .data(Blob::new(parcel.event.data.as_slice()))
-                .partition_key(&parcel.event.partition_key)
+                .data(Blob::new(record.data()))
+                .partition_key(record.partition_key())
                 .build();
             request = request.records(entry.map_err(|error| self.error("", Box::new(error)))?);
         }
@@ -42,33 +83,107 @@ impl Kinesis {
         // `FailedRecordCount` is not asked: what counts is whether a record has an error code.
         Ok(answer
             .records
-            .iter()
-            .map(|record| match record.error_code.as_deref() {
-                None if record.sequence_number.is_some() => None,
-                Some("ProvisionedThroughputExceededException") => Some(Refusal::Throttled),
-                _ => Some(Refusal::Internal),
-            })
+            .into_iter()
+            .map(
+                |record| match (record.error_code.as_deref(), record.sequence_number) {
+                    (None, Some(_)) => Fate::Stored {
+                        shard: record.shard_id.unwrap_or_default(),
+                    },
+                    (Some("ProvisionedThroughputExceededException"), _) => Fate::Throttled,
+                    _ => Fate::Failed,
+                },
+            )
             .collect())
     }
 
-    /// Whether the stream is there and takes records.
+    /// What the stream said of itself within the last minutes, or says now.
+    ///
+    /// # Errors
+    /// As for a request; and it is being deleted or created.
+    pub async fn facts(&self) -> Result<Facts, StreamError> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((_, facts)) = known.filter(|(at, _)| at.elapsed() < FRESH) {
+            return Ok(facts);
+        }
+        let summary = self.summary().await?;
+        let stream = || self.stream.clone();
+        match summary.stream_status {
+            StreamStatus::Deleting => return Err(StreamError::Deleting { stream: stream() }),
+            StreamStatus::Creating => {
+                let source = "it is being created".into();
+                return Err(StreamError::Unavailable {
+                    stream: stream(),
+                    source,
+                });
+            }
+            _ => {}
+        }
+        let kib = summary
+            .max_record_size_in_kib
+            .and_then(|kib| usize::try_from(kib).ok());
+        let mode = summary.stream_mode_details.map(|details| details.stream_mode);
+        let facts = Facts {
+            record_bytes: kib.map_or(RECORD_BYTES, |kib| kib << 10),
+            keyed: summary.record_distribution_strategy != Some(RecordDistributionStrategy::Auto),
+            provisioned: mode != Some(StreamMode::OnDemand),
+            shards: self.list_shards().await?,
+        };
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), facts.clone()));
+        Ok(facts)
+    }
+
+    /// The stream's state, as `ACTIVE`.
     ///
     /// # Errors
     /// As for a request.
-    pub async fn describe(&self) -> Result<String, StreamError> {
-        let answer = self
-            .client
-            .describe_stream_summary()
-            .stream_name(&self.stream)
-            .send()
-            .await;
-        let summary = answer
-            .map_err(|error| self.error_of(error))?
-            .stream_description_summary;
-        Ok(summary.map_or_else(
-            || "UNKNOWN".to_owned(),
-            |summary| summary.stream_status.as_str().to_owned(),
-        ))
+    pub async fn status(&self) -> Result<String, StreamError> {
+        Ok(self.summary().await?.stream_status.as_str().to_owned())
+    }
+
+    async fn summary(&self) -> Result<StreamDescriptionSummary, StreamError> {
+        let asked = self.client.describe_stream_summary().stream_name(&self.stream);
+        let answer = asked.send().await.map_err(|error| self.error_of(error))?;
+        let summary = answer.stream_description_summary;
+        summary.ok_or_else(|| self.error("", "it says nothing of itself".into()))
+    }
+
+    async fn list_shards(&self) -> Result<ShardMap, StreamError> {
+        let latest = ShardFilter::builder().r#type(ShardFilterType::AtLatest).build();
+        let latest = latest.map_err(|error| self.error("", Box::new(error)))?;
+        let (mut shards, mut next) = (Vec::new(), None);
+        loop {
+            let asked = self.client.list_shards();
+            let asked = match next {
+                Some(token) => asked.next_token(token),
+                None => asked.stream_name(&self.stream).shard_filter(latest.clone()),
+            };
+            let page = asked.send().await.map_err(|error| self.error_of(error))?;
+            for shard in page.shards.unwrap_or_default() {
+                let closed = shard
+                    .sequence_number_range
+                    .is_some_and(|range| range.ending_sequence_number.is_some());
+                let range = shard.hash_key_range.as_ref();
+                let place = |text: Option<&String>| {
+                    let place = text.and_then(|text| text.parse().ok()).map(HashKey);
+                    place.ok_or_else(|| self.error("", "a shard has no range of hash keys".into()))
+                };
+                if !closed {
+                    shards.push(Shard {
+                        first: place(range.map(|range| &range.starting_hash_key))?,
+                        last: place(range.map(|range| &range.ending_hash_key))?,
+                        id: shard.shard_id,
+                    });
+                }
+            }
+            next = page.next_token;
+            if next.is_none() {
+                break;
+            }
+        }
+        ShardMap::new(shards).map_err(|source| StreamError::Resharding {
+            stream: self.stream.clone(),
+            source,
+        })
     }
 
     fn error_of<E>(&self, error: SdkError<E>) -> StreamError

@@ -21,7 +21,7 @@ use crate::decode::Plugin;
 use crate::encode::{Debezium, Event};
 use crate::error::Error;
 use crate::lsn::Lsn;
-use crate::pack::{Limits, Parcel};
+use crate::pack::{Aggregation, Limits, Parcel, ShardMap};
 use crate::window::{Pace, Window};
 
 use keeper::Keeper;
@@ -30,15 +30,15 @@ use reader::{HOLD_BYTES, Output, Reader, Wants};
 use report::{Report, Stopped};
 use sender::Sender;
 
-/// Records and bytes of one PutRecords request. The service takes 10 MiB; up to 2025 it took 5, which emulators still hold
-/// to, and larger requests are not faster.
+/// What one PutRecords request may hold (Kinesis API, PutRecords).
 pub const REQUEST: Limits = Limits {
     records: 500,
-    bytes: 5 << 20,
+    bytes: 10 << 20,
 };
 
-/// Most bytes of data and partition key of one record, where the stream was not made for more.
-pub const RECORD_BYTES: usize = 1 << 20;
+/// Most bytes of an aggregate. A shard takes 1 MB a second from all its producers together: a record of a quarter of that finds
+/// room beside others, and leaves little of a put unit (25 KB) unused. A shard has one under way, so this is what it gets a round trip.
+pub const AGGREGATE_BYTES: usize = 256 << 10;
 
 /// Log that came in while the last window was read and is not worth another peek before the next tick, bytes.
 const TIP_BYTES: u64 = 1 << 20;
@@ -55,8 +55,14 @@ pub struct Settings {
     pub plugin: Plugin,
     /// Tables to drain; empty means all that come.
     pub tables: Vec<TablePattern>,
-    /// Most bytes of one record.
+    /// Most bytes of one record, data and partition key.
     pub record_bytes: usize,
+    /// How events become records.
+    pub aggregation: Aggregation,
+    /// The stream's shards, as far as is known.
+    pub shards: ShardMap,
+    /// Whether the partition key decides the shard.
+    pub keyed: bool,
     /// Bytes that may be read and not yet acknowledged.
     pub bytes_in_flight: usize,
     /// How long to poll once the slot is empty.
@@ -102,7 +108,7 @@ pub async fn drain<S: Slot, K: Stream, C: Checkpoints>(
         start,
         budget,
         slot: parts.slot,
-        sender: Sender::new(parts.stream, REQUEST, settings.bytes_in_flight, start.settled()),
+        sender: Sender::new(parts.stream, settings, start.settled()),
         keeper: Keeper::new(
             parts.checkpoints,
             document,
@@ -304,8 +310,8 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
                 // Also after an error: what came before the row stands.
                 parcels.drain(..).for_each(|parcel| self.sender.push(parcel));
                 done?;
-                while self.sender.can_send(true) {
-                    self.sender.send();
+                while self.sender.can_send_full() {
+                    self.sender.send(true);
                 }
             }
             let retry = self.sender.next_try();
@@ -337,8 +343,8 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
                 () = self.keeper.settle(), if self.keeper.waits() => {}
                 () = until(due), if due.is_some() => self.keeper.start(self.sender.ledger.acknowledged()),
                 // Only when no row is there to be taken: until then requests fill up.
-                () = std::future::ready(()), if self.sender.can_send(false) => self.sender.send(),
-                () = until(retry), if retry.is_some() => self.sender.send(),
+                () = std::future::ready(()), if self.sender.should_send() => self.sender.send(self.sender.has_room()),
+                () = until(retry), if retry.is_some() => self.sender.send(self.sender.has_room()),
             }
         }
     }
@@ -349,8 +355,8 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
         tokio::pin!(stop);
         let mut result = Ok(());
         while !self.sender.is_done() {
-            while self.sender.can_send(false) {
-                self.sender.send();
+            while self.sender.can_send() {
+                self.sender.send(false);
             }
             let retry = self.sender.next_try();
             let due = self.keeper.due(self.sender.ledger.acknowledged());
@@ -363,7 +369,7 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
                 }
                 () = self.keeper.settle(), if self.keeper.waits() => {}
                 () = until(due), if due.is_some() => self.keeper.start(self.sender.ledger.acknowledged()),
-                () = until(retry), if retry.is_some() => self.sender.send(),
+                () = until(retry), if retry.is_some() => self.sender.send(false),
             }
         }
         (result, self.sender.is_empty())

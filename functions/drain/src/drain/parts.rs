@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::catalog::Catalog;
 use crate::lsn::Lsn;
-use crate::pack::Parcel;
+use crate::pack::{BrokenRing, Record, ShardMap};
 use crate::window::Window;
 
 /// Where an error came from, as the library gave it.
@@ -90,27 +90,34 @@ pub trait Stream: Clone + Send + Sync + 'static {
     /// What the stream is called, for errors.
     fn name(&self) -> String;
 
-    /// Puts parcels of different lanes, once. What failed is for the caller to send again.
-    fn put(&self, parcels: Vec<Parcel>) -> impl Future<Output = Answer> + Send;
+    /// The shards that take records now.
+    fn shards(&self) -> impl Future<Output = Result<ShardMap, StreamError>> + Send;
+
+    /// Puts records of different lanes, once. What failed is for the caller to send again.
+    fn put(&self, records: Vec<Record>) -> impl Future<Output = Answer> + Send;
 }
 
 /// What became of a request.
 #[derive(Debug)]
 pub struct Answer {
-    /// The parcels of the request.
-    pub parcels: Vec<Parcel>,
-    /// For each parcel whether, and why, it was refused. An error stands for all of them, and may come although they
-    /// arrived.
-    pub outcome: Result<Vec<Option<Refusal>>, StreamError>,
+    /// The records of the request.
+    pub records: Vec<Record>,
+    /// For each record what became of it. An error stands for all of them, and may come although they arrived.
+    pub outcome: Result<Vec<Fate>, StreamError>,
 }
 
-/// Why the stream refused one record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// Its shard, or its key, takes no more at the moment.
+/// What became of one record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    /// It lies in this shard.
+    Stored {
+        /// The shard's name.
+        shard: String,
+    },
+    /// Its shard takes no more at the moment.
     Throttled,
     /// Something failed on the other side.
-    Internal,
+    Failed,
 }
 
 /// Where the checkpoint is kept.
@@ -223,7 +230,7 @@ pub enum StreamError {
     #[error("there is no stream {stream}: check STREAM_NAME and the region")]
     Missing { stream: String, source: Source },
     #[error(
-        "may not write to stream {stream}: allow kinesis:PutRecords on it (and its KMS key) to the function's role"
+        "may not use stream {stream}: allow kinesis:PutRecords, ListShards and DescribeStreamSummary on it (and its KMS key) to the function's role"
     )]
     Denied { stream: String, source: Source },
     #[error("stream {stream} refused a request")]
@@ -236,6 +243,20 @@ pub enum StreamError {
         "a request to stream {stream} was lost inside the function; what it held is sent again by the next tick"
     )]
     Lost { stream: String, source: Source },
+    #[error("stream {stream} is being deleted: set STREAM_NAME to another, or create it again")]
+    Deleting { stream: String },
+    #[error(
+        "stream {stream} distributes records by itself (AUTO), so that changes of one key arrive in any order: set it to USER_PARTITION_KEY, or accept \
+         that with AUTO_DISTRIBUTION=accept"
+    )]
+    Unordered { stream: String },
+    #[error(
+        "stream {stream} distributes records by itself (AUTO), and from an aggregate that lies in another shard than its keys consumers drop events: \
+         set it to USER_PARTITION_KEY, or AGGREGATION=none"
+    )]
+    Scattering { stream: String },
+    #[error("stream {stream} is being resharded")]
+    Resharding { stream: String, source: BrokenRing },
     #[error("stream {stream} throttles whole requests")]
     Throttled { stream: String, source: Source },
     #[error(
@@ -250,6 +271,7 @@ impl StreamError {
         match self {
             StreamError::Throttled { .. }
             | StreamError::Unavailable { .. }
+            | StreamError::Resharding { .. }
             | StreamError::Credentials { .. } => Kind::Transient,
             // Nothing more is sent by this invocation, but the next one may.
             StreamError::Lost { .. } => Kind::Definite,

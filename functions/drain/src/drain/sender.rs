@@ -1,38 +1,45 @@
-//! From parcels to acknowledged records: keeps requests under way, sends again what was refused, slows down when throttled.
+//! From parcels to acknowledged records: keeps requests under way, sends again what was refused, slows down where a shard
+//! throttles, and follows the stream when it is resharded.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
 use crate::error::Error;
 use crate::lsn::Lsn;
-use crate::pack::{Lanes, Ledger, Limits, Parcel, Settled};
+use crate::pack::{Aggregation, Lanes, Ledger, Parcel, Record, ShardMap};
 
-use super::parts::{Answer, Kind, Refusal, Stream, StreamError};
+use super::parts::{Answer, Fate, Kind, Stream, StreamError};
 use super::report::Report;
+use super::{REQUEST, Settings};
 
-/// Requests under way at once. More do not help: a lane has one event under way, and a shard takes 1,000 records a second.
+/// Requests under way at once. More do not help: a lane has one record under way, and a shard takes 1,000 records a second.
 const MOST_REQUESTS: usize = 16;
 
-/// Records of a request while the stream throttles, at least.
-const LEAST_RECORDS: usize = 25;
+/// What was awaited.
+pub(super) enum Done {
+    /// A request.
+    Put(Answer),
+    /// The shards, asked for anew.
+    Shards(Result<ShardMap, StreamError>),
+}
 
 pub(super) struct Sender<K> {
     stream: K,
-    limits: Limits,
+    aggregation: Aggregation,
+    /// Whether the partition key decides the shard.
+    keyed: bool,
     /// Bytes that may wait here, those under way included.
     capacity: usize,
     lanes: Lanes,
     pub(super) ledger: Ledger,
-    under_way: JoinSet<Answer>,
-    /// Requests that may be under way: halved when the stream throttles, one more after each clean answer.
+    under_way: JoinSet<Done>,
+    /// Requests that may be under way: halved when one fails as a whole, one more after each answer.
     allowed: usize,
-    /// Records that one request may hold: halved when the stream throttles, doubled after each clean answer.
-    records: usize,
-    /// Throttled answers in a row.
-    throttles: u32,
-    /// When the next request may start: throttling stops all of them for a moment.
-    resume: Instant,
+    /// How often in a row the shards were asked for in vain, while the map is stale: a record landed elsewhere than it
+    /// says. Nothing is sent until the map is another.
+    stale: Option<u32>,
     /// Nothing more is sent: the stream refused for good.
     closed: bool,
     /// The last error that stood for a whole request, while nothing has been acknowledged since.
@@ -40,18 +47,17 @@ pub(super) struct Sender<K> {
 }
 
 impl<K: Stream> Sender<K> {
-    pub(super) fn new(stream: K, limits: Limits, capacity: usize, acknowledged: Lsn) -> Self {
+    pub(super) fn new(stream: K, settings: &Settings, acknowledged: Lsn) -> Self {
         Sender {
             stream,
-            limits,
-            capacity,
-            lanes: Lanes::default(),
+            aggregation: settings.aggregation,
+            keyed: settings.keyed,
+            capacity: settings.bytes_in_flight,
+            lanes: Lanes::new(settings.aggregation, settings.shards.clone()),
             ledger: Ledger::new(acknowledged),
             under_way: JoinSet::new(),
             allowed: MOST_REQUESTS / 2,
-            records: limits.records,
-            throttles: 0,
-            resume: Instant::now(),
+            stale: None,
             closed: false,
             trouble: None,
         }
@@ -85,46 +91,52 @@ impl<K: Stream> Sender<K> {
         self.under_way.is_empty() && (self.closed || self.lanes.is_empty())
     }
 
-    /// Whether a request could start now; a full one, or any.
-    pub(super) fn can_send(&self, full: bool) -> bool {
-        let enough = self.lanes.ready() >= if full { self.records } else { 1 };
-        enough && !self.closed && self.under_way.len() < self.allowed && self.resume <= Instant::now()
+    /// Whether a request could start now that is worth it while more is coming.
+    pub(super) fn can_send_full(&self) -> bool {
+        self.may_send() && self.lanes.worth_a_request(REQUEST)
     }
 
-    /// When something could be sent that cannot be sent now; `None` when only an answer can change that.
-    pub(super) fn next_try(&self) -> Option<Instant> {
-        if self.closed || self.under_way.len() >= self.allowed {
-            return None;
+    /// Whether a request could start now.
+    pub(super) fn can_send(&self) -> bool {
+        self.may_send() && self.lanes.sendable() > 0
+    }
+
+    /// Whether a request should start now, since no row is there to be taken. Aggregates wait for more as long as there is
+    /// room for it: a shard's next one cannot go before this one is through.
+    pub(super) fn should_send(&self) -> bool {
+        match self.aggregation {
+            Aggregation::Kpl { .. } if self.has_room() => self.can_send_full(),
+            _ => self.can_send(),
         }
-        let ready = if self.lanes.ready() > 0 {
-            Some(self.resume)
-        } else {
-            self.lanes.next_retry()
-        };
-        ready.map(|at| at.max(self.resume))
     }
 
-    /// Starts one request with what is ready, the oldest first.
-    pub(super) fn send(&mut self) {
-        let limits = Limits {
-            records: self.records,
-            ..self.limits
-        };
-        let parcels = self.lanes.take(Instant::now(), limits);
-        if !parcels.is_empty() {
+    fn may_send(&self) -> bool {
+        !self.closed && self.stale.is_none() && self.under_way.len() < self.allowed
+    }
+
+    /// When something can go that cannot go now; `None` when only an answer can change that.
+    pub(super) fn next_try(&self) -> Option<Instant> {
+        self.lanes.next_retry().filter(|_| self.may_send())
+    }
+
+    /// Starts one request with what may go, the oldest first; with `full`, only with what need not wait for more.
+    pub(super) fn send(&mut self, full: bool) {
+        let records = self.lanes.take(Instant::now(), REQUEST, full);
+        if !records.is_empty() {
             let stream = self.stream.clone();
-            self.under_way.spawn(async move { stream.put(parcels).await });
+            self.under_way
+                .spawn(async move { Done::Put(stream.put(records).await) });
         }
     }
 
     /// The next answer. Waits for ever when none is awaited. May be cancelled without losing one.
     ///
     /// # Errors
-    /// A request was lost, by a panic in what sends it. Its parcels are gone with it: the ledger never passes them, nothing more
+    /// A request was lost, by a panic in what sends it. Its events are gone with it: the ledger never passes them, nothing more
     /// is sent, and the next invocation reads them again.
-    pub(super) async fn next_answer(&mut self) -> Result<Answer, Error> {
+    pub(super) async fn next_answer(&mut self) -> Result<Done, Error> {
         match self.under_way.join_next().await {
-            Some(Ok(answer)) => Ok(answer),
+            Some(Ok(done)) => Ok(done),
             Some(Err(error)) => {
                 self.closed = true;
                 Err(Error::Stream(StreamError::Lost {
@@ -140,82 +152,151 @@ impl<K: Stream> Sender<K> {
     ///
     /// # Errors
     /// The stream refuses for good. From then on nothing is sent.
-    pub(super) fn settle(&mut self, answer: Answer, report: &mut Report) -> Result<(), Error> {
+    pub(super) fn settle(&mut self, done: Done, report: &mut Report) -> Result<(), Error> {
+        let settled = match done {
+            Done::Put(answer) => self.settle_request(answer, report),
+            Done::Shards(shards) => self.settle_shards(shards),
+        };
+        // Lanes change only while nothing is under way.
+        if let Some(tries) = self.stale
+            && self.under_way.is_empty()
+            && !self.closed
+        {
+            let stream = self.stream.clone();
+            self.under_way.spawn(async move {
+                if tries > 0 {
+                    tokio::time::sleep(backoff(0.05, 1.0, tries)).await;
+                }
+                Done::Shards(stream.shards().await)
+            });
+        }
+        settled
+    }
+
+    fn settle_request(&mut self, answer: Answer, report: &mut Report) -> Result<(), Error> {
         let now = Instant::now();
         report.requests += 1;
-        let refusals = match answer.outcome {
-            Ok(refusals) => refusals,
+        let (fates, error) = match answer.outcome {
+            Ok(fates) => (fates, None),
             Err(error) => {
-                let definite = error.kind() == Kind::Definite;
-                let refusal = match error {
-                    StreamError::Throttled { .. } => Refusal::Throttled,
-                    _ => Refusal::Internal,
+                let fate = match error {
+                    StreamError::Throttled { .. } => Fate::Throttled,
+                    _ => Fate::Failed,
                 };
-                let failed = vec![Some(refusal); answer.parcels.len()];
-                self.take_in(now, answer.parcels, &failed, report);
-                if definite {
-                    self.closed = true;
-                    return Err(Error::Stream(error));
-                }
-                tracing::debug!(error = %error, "request failed, sending again");
-                self.trouble = Some(error);
-                return Ok(());
+                (vec![fate; answer.records.len()], Some(error))
             }
         };
-        self.take_in(now, answer.parcels, &refusals, report);
+        // By shard: records that were meant for it, and whether it throttled.
+        let mut shards: BTreeMap<usize, (usize, bool)> = BTreeMap::new();
+        // An answer that is shorter than the request says nothing of the rest: it goes again.
+        let fates = fates.into_iter().chain(std::iter::repeat(Fate::Failed));
+        for (record, fate) in answer.records.into_iter().zip(fates) {
+            let (sent, throttled) = shards.entry(record.shard()).or_default();
+            *sent += 1;
+            *throttled |= fate == Fate::Throttled;
+            self.settle_record(now, record, fate, report);
+        }
+        for (shard, (records, throttled)) in shards {
+            match throttled {
+                true => self
+                    .lanes
+                    .throttled(now, shard, records, |times| backoff(0.05, 0.4, times)),
+                false => self.lanes.flowed(shard),
+            }
+        }
+        let Some(error) = error else {
+            self.allowed = (self.allowed + 1).min(MOST_REQUESTS);
+            return Ok(());
+        };
+        self.allowed = (self.allowed / 2).max(1);
+        if error.kind() == Kind::Definite {
+            self.closed = true;
+            return Err(Error::Stream(error));
+        }
+        tracing::debug!(error = %error, "request failed, sending again");
+        self.trouble = Some(error);
         Ok(())
     }
 
-    fn take_in(
-        &mut self,
-        now: Instant,
-        parcels: Vec<Parcel>,
-        refusals: &[Option<Refusal>],
-        report: &mut Report,
-    ) {
-        let mut throttled = false;
-        for (at, parcel) in parcels.into_iter().enumerate() {
-            // An answer that is shorter than the request says nothing of the rest: it goes again.
-            match refusals.get(at).copied().unwrap_or(Some(Refusal::Internal)) {
-                None => {
-                    self.trouble = None;
-                    report.records += 1;
-                    report.bytes += parcel.request_bytes() as u64;
-                    self.ledger.acknowledge(parcel.transaction);
-                    self.lanes
-                        .settle(now, Settled::Acknowledged(parcel), |_| Duration::ZERO);
-                }
-                Some(refusal) => {
-                    if refusal == Refusal::Internal && self.trouble.is_none() {
-                        let (stream, source) = (
-                            self.stream.name(),
-                            "it refuses records with an internal failure".into(),
-                        );
-                        self.trouble = Some(StreamError::Unavailable { stream, source });
-                    }
-                    report.retried += 1;
-                    report.throttled += u64::from(refusal == Refusal::Throttled);
-                    throttled |= refusal == Refusal::Throttled;
-                    self.lanes
-                        .settle(now, Settled::Again(parcel), |failures| match refusal {
-                            Refusal::Internal => backoff(0.05, 2.0, failures),
-                            // All requests pause (below). If this lane waited longer, younger ones would take its place.
-                            Refusal::Throttled => Duration::ZERO,
-                        });
-                }
+    fn settle_record(&mut self, now: Instant, record: Record, fate: Fate, report: &mut Report) {
+        let stored = match fate {
+            Fate::Stored { shard } => self.is_in_place(&record, &shard),
+            Fate::Throttled => {
+                report.throttled += 1;
+                report.retried += 1;
+                // All of its shard pauses. If this lane waited longer, younger ones would take its place.
+                return self.lanes.refuse(now, record, |_| Duration::ZERO);
+            }
+            Fate::Failed => {
+                self.in_trouble("it refuses records with an internal failure");
+                false
+            }
+        };
+        if !stored {
+            report.retried += 1;
+            return self
+                .lanes
+                .refuse(now, record, |failures| backoff(0.05, 2.0, failures));
+        }
+        self.trouble = None;
+        report.records += 1;
+        report.bytes += record.bytes() as u64;
+        for parcel in record.parcels() {
+            self.ledger.acknowledge(parcel.transaction);
+        }
+        self.lanes.acknowledge(record);
+    }
+
+    /// Whether all events of a record that landed in `shard` are where a consumer takes them for what they are: from an
+    /// aggregate that lies in another shard than its keys it drops them. Either way the map is stale.
+    fn is_in_place(&mut self, record: &Record, shard: &str) -> bool {
+        if !self.keyed || self.lanes.map().shard(record.shard()).id == shard {
+            return true;
+        }
+        self.stale.get_or_insert(0);
+        if record.is_aggregate() {
+            self.in_trouble("it puts records into other shards than ListShards tells");
+        }
+        !record.is_aggregate()
+    }
+
+    fn in_trouble(&mut self, why: &'static str) {
+        if self.trouble.is_none() {
+            self.trouble = Some(StreamError::Unavailable {
+                stream: self.stream.name(),
+                source: why.into(),
+            });
+        }
+    }
+
+    fn settle_shards(&mut self, shards: Result<ShardMap, StreamError>) -> Result<(), Error> {
+        let tries = self.stale.unwrap_or(0) + 1;
+        match shards {
+            Ok(map) if map != *self.lanes.map() => {
+                tracing::info!(
+                    stream = self.stream.name(),
+                    shards = map.len(),
+                    "the stream was resharded"
+                );
+                self.lanes.reshard(map);
+                self.stale = None;
+            }
+            // The list is behind. An event by itself is right wherever it lies, so there the map need not be.
+            Ok(_) if self.aggregation == Aggregation::None => {
+                self.keyed = false;
+                self.stale = None;
+            }
+            Ok(_) => self.stale = Some(tries),
+            Err(error) if error.kind() == Kind::Definite => {
+                self.closed = true;
+                return Err(Error::Stream(error));
+            }
+            Err(error) => {
+                self.stale = Some(tries);
+                self.trouble = Some(error);
             }
         }
-        if throttled {
-            self.allowed = (self.allowed / 2).max(1);
-            self.records = (self.records / 2).max(LEAST_RECORDS);
-            // A shard's second must pass; what asks meanwhile is only refused again.
-            self.throttles += 1;
-            self.resume = now + backoff(0.05, 0.4, self.throttles);
-        } else {
-            self.throttles = 0;
-            self.allowed = (self.allowed + 1).min(MOST_REQUESTS);
-            self.records = (self.records * 2).min(self.limits.records);
-        }
+        Ok(())
     }
 }
 

@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::parts::{
-    Answer, CheckpointError, Checkpoints, Commits, Reach, Refusal, Row, Rows, Slot, SlotError, Stream,
+    Answer, CheckpointError, Checkpoints, Commits, Fate, Reach, Row, Rows, Slot, SlotError, Stream,
+    StreamError,
 };
 use super::*;
 use crate::catalog::Catalog;
 use crate::checkpoint::Checkpoint;
-use crate::pack::Parcel;
+use crate::pack::{Aggregation, HashKey, Record, Shard, ShardMap};
 
 const MIB: u64 = 1 << 20;
 
@@ -121,11 +122,29 @@ impl Slot for FakeSlot {
     }
 }
 
-/// A stream that refuses each record once before it takes it.
+/// A stream that refuses each record once before it takes it, and has other shards than it tells at first.
 #[derive(Clone)]
 struct FakeStream {
     log: Log,
     refuses: Arc<Mutex<Vec<String>>>,
+    shards: ShardMap,
+    /// How often it tells of the shards it had before.
+    behind: Arc<Mutex<u32>>,
+}
+
+/// A stream of so many shards.
+fn ring(shards: u128) -> ShardMap {
+    let size = u128::MAX / shards;
+    let shard = |number: u128| Shard {
+        id: format!("{number} of {shards}"),
+        first: HashKey(number * size),
+        last: HashKey(if number + 1 == shards {
+            u128::MAX
+        } else {
+            (number + 1) * size - 1
+        }),
+    };
+    ShardMap::new((0..shards).map(shard).collect()).unwrap()
 }
 
 impl Stream for FakeStream {
@@ -133,23 +152,38 @@ impl Stream for FakeStream {
         "k".to_owned()
     }
 
-    async fn put(&self, parcels: Vec<Parcel>) -> Answer {
+    async fn shards(&self) -> Result<ShardMap, StreamError> {
+        let mut behind = self.behind.lock().unwrap();
+        if *behind > 0 {
+            *behind -= 1;
+            return Ok(ring(1));
+        }
+        Ok(self.shards.clone())
+    }
+
+    async fn put(&self, records: Vec<Record>) -> Answer {
         let mut refuses = self.refuses.lock().unwrap();
-        let outcome = parcels.iter().map(|parcel| {
-            let key = &parcel.event.partition_key;
-            match refuses.iter().position(|refused| refused == key) {
-                Some(at) => {
-                    refuses.swap_remove(at);
-                    Some(Refusal::Throttled)
-                }
-                None => {
+        let outcome = records.iter().map(|record| {
+            let key = record.partition_key();
+            if let Some(at) = refuses.iter().position(|refused| refused == key) {
+                refuses.swap_remove(at);
+                return Fate::Throttled;
+            }
+            let shard = self.shards.shard(self.shards.at(HashKey::of(key)));
+            for parcel in record.parcels() {
+                let key = &parcel.event.partition_key;
+                let place = HashKey::of(key);
+                // A consumer drops from an aggregate what does not lie in the shard.
+                if !record.is_aggregate() || (shard.first..=shard.last).contains(&place) {
                     self.log.add(Step::Arrived(key.clone()));
-                    None
                 }
+            }
+            Fate::Stored {
+                shard: shard.id.clone(),
             }
         });
         let outcome = Ok(outcome.collect());
-        Answer { parcels, outcome }
+        Answer { records, outcome }
     }
 }
 
@@ -169,14 +203,16 @@ impl Checkpoints for FakeCheckpoints {
 }
 
 async fn run(commits: &[(u64, &str)], start: Start, refuses: &[&str]) -> (Log, Report, Result<(), Error>) {
-    run_with(commits, start, refuses, None).await
+    run_with(commits, start, refuses, None, (Aggregation::None, ring(1))).await
 }
 
+/// The stream has these shards, and is known as one of a single shard.
 async fn run_with(
     commits: &[(u64, &str)],
     start: Start,
     refuses: &[&str],
     opening: Option<Event>,
+    (aggregation, shards): (Aggregation, ShardMap),
 ) -> (Log, Report, Result<(), Error>) {
     let log = Log::default();
     let commits: Vec<_> = commits
@@ -195,6 +231,8 @@ async fn run_with(
         stream: FakeStream {
             log: log.clone(),
             refuses,
+            shards,
+            behind: Arc::new(Mutex::new(2)),
         },
         checkpoints: FakeCheckpoints(log.clone()),
     };
@@ -202,7 +240,10 @@ async fn run_with(
         slot: "s".into(),
         plugin: Plugin::TestDecoding,
         tables: Vec::new(),
-        record_bytes: RECORD_BYTES,
+        record_bytes: 1 << 20,
+        aggregation,
+        shards: ring(1),
+        keyed: true,
         bytes_in_flight: 1 << 20,
         linger: Duration::ZERO,
     };
@@ -304,10 +345,51 @@ async fn a_gap_is_accepted_in_the_checkpoint_only_after_the_stream_was_told() {
         data: b"{}".to_vec(),
     };
     // So often that more than a second passes, after which a checkpoint is stored along the way.
-    let (log, _, outcome) = run_with(BACKLOG, start, &["told"; 5], Some(told)).await;
+    let (log, _, outcome) = run_with(
+        BACKLOG,
+        start,
+        &["told"; 5],
+        Some(told),
+        (Aggregation::None, ring(1)),
+    )
+    .await;
     outcome.unwrap();
     assert_eq!(
         log.steps()[..2],
         [Step::Arrived("told".into()), Step::Stored(Lsn(MIB))]
     );
+}
+
+#[tokio::test]
+async fn what_landed_where_a_consumer_drops_it_is_sent_again() {
+    // In one window, so that they are one aggregate as long as the stream is thought to have one shard.
+    let tables = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    let backlog: Vec<_> = (100..).zip(tables).collect();
+    let kpl = Aggregation::Kpl { bytes: 1 << 16 };
+    let (log, report, outcome) = run_with(&backlog, start(99, 99, true), &[], None, (kpl, ring(3))).await;
+    outcome.unwrap();
+    let mut arrived = log.arrived();
+    assert!(
+        arrived.len() > tables.len(),
+        "what was in place comes twice: {arrived:?}"
+    );
+    arrived.sort();
+    arrived.dedup();
+    assert_eq!(arrived.len(), tables.len(), "{arrived:?}");
+    assert_eq!((report.records, report.retried), (3, 1));
+}
+
+#[tokio::test]
+async fn a_single_event_is_right_in_whichever_shard_it_landed() {
+    let (log, report, outcome) = run_with(
+        BACKLOG,
+        start(1, 1, true),
+        &[],
+        None,
+        (Aggregation::None, ring(3)),
+    )
+    .await;
+    outcome.unwrap();
+    assert_eq!(log.arrived().len(), BACKLOG.len());
+    assert_eq!((report.records, report.retried), (5, 0));
 }

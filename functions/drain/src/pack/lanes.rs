@@ -1,83 +1,84 @@
-//! Lanes: what must stay in order waits in one queue, and of each queue at most one event is under way.
+//! Lanes: what must stay in order waits in one queue, and of each queue at most one record is under way.
 //!
-//! A lane is a partition key. An event leaves its lane when it was acknowledged; until then nothing later of the lane is
+//! A lane is a place on the stream's ring: that of one partition key, or with aggregation that of a shard, since then one
+//! record holds many keys. Events leave their lane when they were acknowledged; until then nothing later of the lane is
 //! sent, so neither a partly failed request nor one whose answer was lost lets a later event overtake. A barrier (a
 //! truncate) empties the road: everything before it is acknowledged first, everything after it waits.
+//!
+//! The lanes of a shard share its [`flow`](super::flow). When the stream was resharded, [`Lanes::reshard`] lines all that
+//! waits up anew.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::TransactionId;
+use super::flow::Flow;
+use super::record::{Aggregation, Limits, Parcel, Record};
+use super::shards::{HashKey, ShardMap};
 use crate::encode::Event;
-use crate::position::Position;
 
-/// What one request may hold.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Records.
-    pub records: usize,
-    /// Bytes of data and partition keys together. One event that is larger goes alone.
-    pub bytes: usize,
-}
-
-/// An event on its way, and the transaction it counts for.
-#[derive(Debug, PartialEq)]
-pub struct Parcel {
-    /// What is sent.
-    pub event: Event,
-    /// Whom its acknowledgement belongs to.
-    pub transaction: TransactionId,
-}
-
-impl Parcel {
-    /// Bytes that count against a request.
-    pub fn request_bytes(&self) -> usize {
-        self.event.data.len() + self.event.partition_key.len()
-    }
-
-    /// Bytes that it occupies here, about: its data, its key in three places, and its structures' and queue's share.
-    fn memory(&self) -> usize {
-        self.event.data.capacity() + 3 * self.event.partition_key.len() + 320
-    }
-}
-
-/// What became of one parcel of a request.
-#[derive(Debug, PartialEq)]
-pub enum Settled {
-    /// The stream has it.
-    Acknowledged(Parcel),
-    /// The stream refused it, or its fate is unknown: it goes again, before anything later of its lane.
-    Again(Parcel),
-}
-
-/// A lane exists while something of it waits or is under way. It is named in `ready` when its first parcel may go, in
-/// `backing_off` when that must wait, and in neither while a parcel is under way.
+/// A lane exists while something of it waits or is under way. It is named in its flow's `ready` when its first event may go,
+/// in `resting` when that must wait, and in neither while a record is under way.
 #[derive(Debug, Default)]
 struct Lane {
     waiting: VecDeque<Parcel>,
+    /// Of all that waits.
+    bytes: usize,
     /// Failures in a row.
     failures: u32,
 }
 
 /// All lanes of a drain.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Lanes {
-    lanes: HashMap<String, Lane>,
-    /// Lanes that may send, the one with the oldest parcel first: what is acknowledged counts only when all before it is.
-    ready: BinaryHeap<Reverse<(Position, String)>>,
-    /// Lanes whose first parcel failed, until they may try again.
-    backing_off: BinaryHeap<Reverse<(Instant, String)>>,
+    aggregation: Aggregation,
+    map: ShardMap,
+    lanes: HashMap<HashKey, Lane>,
+    /// One for each shard of the map.
+    flows: Vec<Flow>,
+    /// Lanes whose first record failed, until they may try again.
+    resting: BinaryHeap<Reverse<(Instant, HashKey)>>,
+    /// Flows that pause, until they go on.
+    pausing: BinaryHeap<Reverse<(Instant, usize)>>,
     /// What came behind a barrier, the barrier first.
     held: VecDeque<Parcel>,
     /// Whether a barrier is waiting or under way.
     barred: bool,
+    /// Records that the flows could send now, and how many of these are as large as they get.
+    sendable: usize,
+    full: usize,
+    /// Records under way.
+    under_way: usize,
     /// Parcels in lanes or under way; not those in `held`.
     outstanding: usize,
     memory: usize,
 }
 
 impl Lanes {
+    /// Empty lanes of a stream.
+    pub fn new(aggregation: Aggregation, map: ShardMap) -> Self {
+        Lanes {
+            aggregation,
+            flows: (0..map.len()).map(|_| Flow::default()).collect(),
+            map,
+            lanes: HashMap::new(),
+            resting: BinaryHeap::new(),
+            pausing: BinaryHeap::new(),
+            held: VecDeque::new(),
+            barred: false,
+            sendable: 0,
+            full: 0,
+            under_way: 0,
+            outstanding: 0,
+            memory: 0,
+        }
+    }
+
+    /// The shards that records are meant for.
+    pub fn map(&self) -> &ShardMap {
+        &self.map
+    }
+
     /// Puts a parcel behind everything that came before it in its lane.
     pub fn push(&mut self, parcel: Parcel) {
         self.memory += parcel.memory();
@@ -90,65 +91,139 @@ impl Lanes {
         }
     }
 
-    /// Takes parcels of different lanes for one request, oldest first; empty when none may go now.
-    pub fn take(&mut self, now: Instant, limits: Limits) -> Vec<Parcel> {
+    /// Takes records of different lanes for one request, oldest first; empty when none may go now. With `full`, only
+    /// aggregates that are as large as they get.
+    pub fn take(&mut self, now: Instant, limits: Limits, full: bool) -> Vec<Record> {
         self.wake(now);
+        let full = full && !self.barred && self.aggregation != Aggregation::None;
+        let next = |flow: &Flow| match full {
+            true if flow.full() == 0 => None,
+            _ => flow.next(),
+        };
+        let mut flows: BinaryHeap<_> = self
+            .flows
+            .iter()
+            .enumerate()
+            .filter_map(|(number, flow)| Some(Reverse((next(flow)?, number))))
+            .collect();
         let (mut request, mut bytes) = (Vec::new(), 0);
         while request.len() < limits.records {
-            let Some(Reverse((_, key))) = self.ready.peek() else {
+            let Some(Reverse((_, number))) = flows.pop() else {
                 break;
             };
-            let Some(lane) = self.lanes.get_mut(key) else {
-                break;
+            let Some(lane) = self.flows[number].first() else {
+                continue;
             };
-            let Some(size) = lane.waiting.front().map(Parcel::request_bytes) else {
-                break;
-            };
-            if !request.is_empty() && bytes + size > limits.bytes {
+            let room = limits.bytes.saturating_sub(bytes);
+            if !request.is_empty() && self.most_bytes(lane) > room {
                 break;
             }
-            bytes += size;
-            request.extend(lane.waiting.pop_front());
-            self.ready.pop();
+            self.flows[number].depart();
+            request.extend(
+                self.depart(lane, number)
+                    .inspect(|record| bytes += record.bytes()),
+            );
+            self.recount(number);
+            flows.extend(next(&self.flows[number]).map(|position| Reverse((position, number))));
         }
+        self.under_way += request.len();
         request
     }
 
-    /// Takes the outcome of a parcel. A refused one waits `backoff(failures in a row)` before its lane goes on.
-    pub fn settle(&mut self, now: Instant, settled: Settled, backoff: impl FnOnce(u32) -> Duration) {
-        match settled {
-            Settled::Acknowledged(parcel) => {
-                self.memory -= parcel.memory();
-                self.outstanding -= 1;
-                let key = parcel.event.partition_key;
-                if let Some(lane) = self.lanes.get_mut(&key) {
-                    lane.failures = 0;
-                    match lane.waiting.front() {
-                        Some(next) => self.ready.push(Reverse((next.event.position, key))),
-                        None => drop(self.lanes.remove(&key)),
-                    }
-                }
-                self.lift_barriers();
+    /// A record has arrived; its lane goes on.
+    pub fn acknowledge(&mut self, record: Record) {
+        let key = record.lane;
+        let number = self.arrive(&record);
+        for parcel in record.into_parcels() {
+            self.memory -= parcel.memory();
+            self.outstanding -= 1;
+        }
+        if let Some(lane) = self.lanes.get_mut(&key) {
+            lane.failures = 0;
+            match lane.waiting.front() {
+                Some(next) => self.flows[number].line_up(next.event.position, key),
+                None => drop(self.lanes.remove(&key)),
             }
-            Settled::Again(parcel) => {
-                let key = parcel.event.partition_key.clone();
-                let lane = self.lanes.entry(key.clone()).or_default();
-                lane.waiting.push_front(parcel);
-                lane.failures += 1;
-                self.backing_off
-                    .push(Reverse((now + backoff(lane.failures), key)));
-            }
+        }
+        self.recount(number);
+        self.lift_barriers();
+    }
+
+    /// A record was refused, or its fate is unknown: its events go again, before anything later of their lane, after
+    /// `rest(failures in a row)`.
+    pub fn refuse(&mut self, now: Instant, record: Record, rest: impl FnOnce(u32) -> Duration) {
+        let key = record.lane;
+        let number = self.arrive(&record);
+        let lane = self.lanes.entry(key).or_default();
+        for parcel in record.into_parcels().into_iter().rev() {
+            lane.bytes += parcel.bytes();
+            lane.waiting.push_front(parcel);
+        }
+        lane.failures += 1;
+        self.resting.push(Reverse((now + rest(lane.failures), key)));
+        self.recount(number);
+    }
+
+    /// A shard took all of an answer's records that were meant for it.
+    pub fn flowed(&mut self, shard: usize) {
+        self.flows[shard].quicken();
+        self.recount(shard);
+    }
+
+    /// A shard takes no more at the moment, when it was sent so many `records`: all its lanes pause for `pause(throttled
+    /// answers in a row)`.
+    pub fn throttled(
+        &mut self,
+        now: Instant,
+        shard: usize,
+        records: usize,
+        pause: impl FnOnce(u32) -> Duration,
+    ) {
+        let flow = &mut self.flows[shard];
+        let until = now + pause(flow.slow_down(records));
+        flow.pause(until);
+        self.pausing.push(Reverse((until, shard)));
+        self.recount(shard);
+    }
+
+    /// The stream's shards are others now: lines up anew, in the order of positions, all that waits.
+    ///
+    /// # Panics
+    /// A record is under way: its events could be overtaken.
+    pub fn reshard(&mut self, map: ShardMap) {
+        assert_eq!(self.under_way, 0, "lanes change only while nothing is under way");
+        let mut waiting: Vec<Parcel> = Vec::with_capacity(self.outstanding);
+        waiting.extend(self.lanes.drain().flat_map(|(_, lane)| lane.waiting));
+        // Stable: what shares a position came in one lane, in its order.
+        waiting.sort_by_key(|parcel| parcel.event.position);
+        self.flows = (0..map.len()).map(|_| Flow::default()).collect();
+        self.map = map;
+        self.resting.clear();
+        self.pausing.clear();
+        (self.sendable, self.full) = (0, 0);
+        for parcel in waiting {
+            self.line_up(parcel);
         }
     }
 
-    /// When the first lane that backs off may try again.
+    /// When something that waits because of a failure or of throttling may go.
     pub fn next_retry(&self) -> Option<Instant> {
-        self.backing_off.peek().map(|Reverse((at, _))| *at)
+        let resting = self.resting.peek().map(|Reverse((at, _))| *at);
+        let pausing = self.pausing.peek().map(|Reverse((at, _))| *at);
+        resting.into_iter().chain(pausing).min()
     }
 
-    /// Lanes that may send now, those whose backoff ends now not counted.
-    pub fn ready(&self) -> usize {
-        self.ready.len()
+    /// Records that could go now; what rests or pauses until now is not counted.
+    pub fn sendable(&self) -> usize {
+        self.sendable
+    }
+
+    /// Whether a request of what could go now would be as full as it gets, or need not become so.
+    pub fn worth_a_request(&self, limits: Limits) -> bool {
+        match self.aggregation {
+            Aggregation::None => self.sendable >= limits.records,
+            Aggregation::Kpl { .. } => self.full > 0 || (self.barred && self.sendable > 0),
+        }
     }
 
     /// Whether nothing waits and nothing is under way.
@@ -161,22 +236,74 @@ impl Lanes {
         self.memory
     }
 
+    fn lane_of(&self, event: &Event) -> (HashKey, usize) {
+        let place = HashKey::of(&event.partition_key);
+        let shard = self.map.at(place);
+        match self.aggregation {
+            Aggregation::None => (place, shard),
+            Aggregation::Kpl { .. } => (self.map.shard(shard).first, shard),
+        }
+    }
+
+    /// Bytes that the next record of a lane cannot exceed.
+    fn most_bytes(&self, lane: HashKey) -> usize {
+        let first = self.lanes.get(&lane).and_then(|lane| lane.waiting.front());
+        let first = first.map_or(0, Parcel::bytes);
+        match self.aggregation {
+            Aggregation::None => first,
+            Aggregation::Kpl { bytes } => first.max(bytes),
+        }
+    }
+
     fn enter(&mut self, parcel: Parcel) {
         self.outstanding += 1;
-        let key = &parcel.event.partition_key;
-        if let Some(lane) = self.lanes.get_mut(key) {
-            // Its turn comes when the ones before it are through.
-            lane.waiting.push_back(parcel);
-            return;
-        }
-        self.ready.push(Reverse((parcel.event.position, key.clone())));
-        self.lanes.insert(
-            key.clone(),
+        self.line_up(parcel);
+    }
+
+    fn line_up(&mut self, parcel: Parcel) {
+        let (key, number) = self.lane_of(&parcel.event);
+        // In a lane that exists its turn comes when the ones before it are through.
+        let lane = self.lanes.entry(key).or_insert_with(|| {
+            self.flows[number].line_up(parcel.event.position, key);
+            // Most lanes never hold more than one.
             Lane {
-                waiting: VecDeque::from([parcel]),
+                waiting: VecDeque::with_capacity(1),
                 ..Lane::default()
-            },
-        );
+            }
+        });
+        lane.bytes += parcel.bytes();
+        lane.waiting.push_back(parcel);
+        self.recount(number);
+    }
+
+    /// The next record of a lane.
+    fn depart(&mut self, key: HashKey, number: usize) -> Option<Record> {
+        let lane = self.lanes.get_mut(&key)?;
+        let record = Record::of(&mut lane.waiting, key, number, self.aggregation)?;
+        lane.bytes -= record.parcels().iter().map(Parcel::bytes).sum::<usize>();
+        Some(record)
+    }
+
+    /// A record is no longer under way. Returns the number of its flow.
+    fn arrive(&mut self, record: &Record) -> usize {
+        self.under_way -= 1;
+        self.flows[record.shard()].arrive();
+        record.shard()
+    }
+
+    /// Brings the sums up to date with a flow that changed.
+    fn recount(&mut self, number: usize) {
+        let flow = &mut self.flows[number];
+        let (sendable, full) = (flow.sendable(), flow.full());
+        let most = match self.aggregation {
+            Aggregation::None => usize::MAX,
+            Aggregation::Kpl { bytes } => bytes,
+        };
+        let lane = flow.first().and_then(|key| self.lanes.get(&key));
+        let is_full = lane.is_some_and(|lane| lane.bytes >= most);
+        flow.count(is_full);
+        self.sendable = self.sendable - sendable + flow.sendable();
+        self.full = self.full - full + flow.full();
     }
 
     /// Lets held parcels in: a barrier when the road is empty, and what follows it when it is through.
@@ -209,196 +336,25 @@ impl Lanes {
     }
 
     fn wake(&mut self, now: Instant) {
-        while self.backing_off.peek().is_some_and(|Reverse((at, _))| *at <= now) {
-            let Some(Reverse((_, key))) = self.backing_off.pop() else {
+        while self.resting.peek().is_some_and(|Reverse((at, _))| *at <= now) {
+            let Some(Reverse((_, key))) = self.resting.pop() else {
                 return;
             };
             if let Some(parcel) = self.lanes.get(&key).and_then(|lane| lane.waiting.front()) {
-                self.ready.push(Reverse((parcel.event.position, key)));
+                let (_, number) = self.lane_of(&parcel.event);
+                self.flows[number].line_up(parcel.event.position, key);
+                self.recount(number);
             }
+        }
+        while self.pausing.peek().is_some_and(|Reverse((at, _))| *at <= now) {
+            let Some(Reverse((_, number))) = self.pausing.pop() else {
+                return;
+            };
+            self.flows[number].go_on(now);
+            self.recount(number);
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::lsn::Lsn;
-    use crate::pack::Ledger;
-    use proptest::prelude::*;
-
-    const LIMITS: Limits = Limits {
-        records: 500,
-        bytes: 5 << 20,
-    };
-
-    fn parcel(ledger: &mut Ledger, n: u64, key: &str, barrier: bool) -> Parcel {
-        let transaction = ledger.begin();
-        ledger.add(transaction);
-        ledger.commit(transaction, Lsn(n));
-        let position = Position {
-            commit_end: Lsn(n),
-            lsn: Lsn(n),
-            index: 0,
-        };
-        let event = Event {
-            position,
-            partition_key: key.to_owned(),
-            barrier,
-            relation: None,
-            data: vec![0; 10],
-        };
-        Parcel { event, transaction }
-    }
-
-    fn order(request: &[Parcel]) -> Vec<u64> {
-        request
-            .iter()
-            .map(|parcel| parcel.event.position.commit_end.0)
-            .collect()
-    }
-
-    #[test]
-    fn a_request_holds_one_parcel_of_a_lane() {
-        let (mut lanes, mut ledger, now) = (Lanes::default(), Ledger::new(Lsn(0)), Instant::now());
-        for (n, key) in [(1, "a"), (2, "a"), (3, "b")] {
-            lanes.push(parcel(&mut ledger, n, key, false));
-        }
-        let request = lanes.take(now, LIMITS);
-        assert_eq!(order(&request), [1, 3]);
-        assert!(lanes.take(now, LIMITS).is_empty());
-        for parcel in request {
-            lanes.settle(now, Settled::Acknowledged(parcel), |_| Duration::ZERO);
-        }
-        assert_eq!(order(&lanes.take(now, LIMITS)), [2]);
-    }
-
-    #[test]
-    fn a_request_keeps_to_its_limits_and_a_larger_event_goes_alone() {
-        let (mut lanes, mut ledger, now) = (Lanes::default(), Ledger::new(Lsn(0)), Instant::now());
-        for n in 0..5 {
-            lanes.push(parcel(&mut ledger, n, &n.to_string(), false));
-        }
-        assert_eq!(
-            order(&lanes.take(
-                now,
-                Limits {
-                    records: 2,
-                    bytes: 1000
-                }
-            )),
-            [0, 1]
-        );
-        assert_eq!(
-            order(&lanes.take(
-                now,
-                Limits {
-                    records: 2,
-                    bytes: 21
-                }
-            )),
-            [2]
-        );
-        assert_eq!(order(&lanes.take(now, Limits { records: 2, bytes: 1 })), [3]);
-        assert_eq!(
-            order(&lanes.take(
-                now,
-                Limits {
-                    records: 2,
-                    bytes: 22
-                }
-            )),
-            [4]
-        );
-    }
-
-    #[test]
-    fn a_refused_parcel_waits_and_holds_only_its_own_lane() {
-        let (mut lanes, mut ledger, now) = (Lanes::default(), Ledger::new(Lsn(0)), Instant::now());
-        for (n, key) in [(1, "a"), (2, "a"), (3, "b")] {
-            lanes.push(parcel(&mut ledger, n, key, false));
-        }
-        let mut request = lanes.take(now, LIMITS);
-        lanes.settle(now, Settled::Again(request.remove(0)), |_| Duration::from_secs(1));
-        lanes.settle(now, Settled::Acknowledged(request.remove(0)), |_| Duration::ZERO);
-        assert!(lanes.take(now, LIMITS).is_empty());
-        assert_eq!(lanes.next_retry(), Some(now + Duration::from_secs(1)));
-        assert_eq!(order(&lanes.take(now + Duration::from_secs(1), LIMITS)), [1]);
-    }
-
-    #[test]
-    fn a_barrier_waits_for_all_before_it_and_holds_all_after_it() {
-        let (mut lanes, mut ledger, now) = (Lanes::default(), Ledger::new(Lsn(0)), Instant::now());
-        for (n, key, barrier) in [
-            (1, "a", false),
-            (2, "t", true),
-            (3, "b", false),
-            (4, "t", true),
-            (5, "c", false),
-        ] {
-            lanes.push(parcel(&mut ledger, n, key, barrier));
-        }
-        for expected in 1..=5 {
-            let mut request = lanes.take(now, LIMITS);
-            assert_eq!(order(&request), [expected]);
-            assert!(lanes.take(now, LIMITS).is_empty());
-            lanes.settle(now, Settled::Acknowledged(request.remove(0)), |_| Duration::ZERO);
-        }
-        assert!(lanes.is_empty());
-        lanes.push(parcel(&mut ledger, 6, "d", false));
-        assert_eq!(order(&lanes.take(now, LIMITS)), [6]);
-    }
-
-    proptest! {
-        /// Whatever fails, whenever: each lane's parcels are acknowledged in the order in which they were pushed, no two of
-        /// a lane are under way, nothing crosses a barrier, and everything arrives.
-        #[test]
-        fn order_holds_whatever_fails(
-            keys in prop::collection::vec((0u8..6, prop::bool::weighted(0.05)), 1..120),
-            mut dice in prop::collection::vec(0u8..=255, 64),
-        ) {
-            let (mut lanes, mut ledger, start) = (Lanes::default(), Ledger::new(Lsn(0)), Instant::now());
-            let mut roll = move || { dice.rotate_left(1); dice[0] };
-            let mut arrived: Vec<u64> = Vec::new();
-            let mut under_way: Vec<Parcel> = Vec::new();
-            let mut now = start;
-            let mut next = 0;
-            for step in 0u32.. {
-                prop_assert!(step < 100_000, "stuck");
-                if next < keys.len() && roll() & 1 == 0 {
-                    let (key, barrier) = keys[next];
-                    lanes.push(parcel(&mut ledger, next as u64, &key.to_string(), barrier));
-                    next += 1;
-                }
-                now += Duration::from_millis(10);
-                if roll() & 1 == 0 {
-                    under_way.extend(lanes.take(now, Limits { records: 3, bytes: 1 << 20 }));
-                }
-                let mut busy: Vec<_> = under_way.iter().map(|parcel| &parcel.event.partition_key).collect();
-                busy.sort();
-                busy.dedup();
-                prop_assert_eq!(busy.len(), under_way.len(), "two of one lane under way");
-                if !under_way.is_empty() {
-                    let parcel = under_way.swap_remove(usize::from(roll()) % under_way.len());
-                    if roll() < 80 {
-                        lanes.settle(now, Settled::Again(parcel), |n| Duration::from_millis(u64::from(n) * 7));
-                    } else {
-                        arrived.push(parcel.event.position.commit_end.0);
-                        lanes.settle(now, Settled::Acknowledged(parcel), |_| Duration::ZERO);
-                    }
-                }
-                if next == keys.len() && lanes.is_empty() {
-                    break;
-                }
-            }
-            prop_assert_eq!(lanes.memory(), 0);
-            prop_assert_eq!(arrived.len(), keys.len());
-            for (at, n) in arrived.iter().enumerate() {
-                for later in &arrived[at + 1..] {
-                    let (a, b) = (keys[*n as usize], keys[*later as usize]);
-                    prop_assert!(n < later || !(a.0 == b.0 || a.1 || b.1), "{} arrived before {}", n, later);
-                }
-            }
-        }
-    }
-}
+mod tests;

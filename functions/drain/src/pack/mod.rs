@@ -1,9 +1,15 @@
 //! From events to requests: what may travel together, what must wait, and up to where everything has arrived. Pure.
 
+mod aggregate;
+mod flow;
 mod key;
 mod lanes;
 mod ledger;
+mod record;
+mod shards;
 
 pub use key::{hash, shorten_key};
-pub use lanes::{Lanes, Limits, Parcel, Settled};
+pub use lanes::Lanes;
 pub use ledger::{Ledger, TransactionId};
+pub use record::{Aggregation, Limits, Parcel, Record};
+pub use shards::{BrokenRing, HashKey, Shard, ShardMap};

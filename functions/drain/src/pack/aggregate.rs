@@ -1,0 +1,190 @@
+//! The aggregated record format of the Kinesis Producer Library: many events in one record, as any KCL, Firehose or
+//! de-aggregation library takes it apart.
+//!
+//! ```text
+//! F3 89 9A C2 | message AggregatedRecord { repeated string partition_key_table = 1; repeated Record records = 3; } | MD5 of the message
+//!               message Record { required uint64 partition_key_index = 1; required bytes data = 3; }
+//! ```
+//! The format's explicit hash keys (field 2) and tags are optional and not used. A consumer drops an event whose partition
+//! key lies outside of the range of the shard that it was read from: an aggregate holds keys of one shard only, which its
+//! maker sees to.
+
+use std::collections::HashMap;
+
+use md5::{Digest as _, Md5};
+
+const MAGIC: [u8; 4] = [0xF3, 0x89, 0x9A, 0xC2];
+const MD5_BYTES: usize = 16;
+
+// Protobuf: the field's number, then 2 for what has a length, 0 for a number.
+const PARTITION_KEY: u8 = 1 << 3 | 2;
+const RECORD: u8 = 3 << 3 | 2;
+const RECORD_KEY_INDEX: u8 = 1 << 3;
+const RECORD_DATA: u8 = 3 << 3 | 2;
+
+/// How large an aggregate gets, event by event, before any of it is written.
+#[derive(Debug)]
+pub(super) struct Size<'e> {
+    keys: HashMap<&'e str, u64>,
+    /// Bytes so far, with what stands around the message.
+    bytes: usize,
+}
+
+impl Default for Size<'_> {
+    fn default() -> Self {
+        Size {
+            keys: HashMap::new(),
+            bytes: MAGIC.len() + MD5_BYTES,
+        }
+    }
+}
+
+impl<'e> Size<'e> {
+    /// Adds an event, and returns the size of the aggregate with it, bytes.
+    pub(super) fn add(&mut self, partition_key: &'e str, data: &[u8]) -> usize {
+        let next = self.keys.len() as u64;
+        let index = *self.keys.entry(partition_key).or_insert(next);
+        if index == next {
+            self.bytes += field(partition_key.len());
+        }
+        self.bytes += field(record(index, data.len()));
+        self.bytes
+    }
+}
+
+/// The aggregate of some events, given as partition key and data, in this order.
+pub(super) fn aggregate<'e>(events: impl Iterator<Item = (&'e str, &'e [u8])> + Clone) -> Vec<u8> {
+    let mut size = Size::default();
+    let length = events
+        .clone()
+        .fold(0, |_, (partition_key, data)| size.add(partition_key, data));
+    let mut out = Vec::with_capacity(length);
+    out.extend_from_slice(&MAGIC);
+    // The table stands before what refers to it, though a reader must not lean on that.
+    let mut keys: Vec<(&str, u64)> = size.keys.iter().map(|(key, index)| (*key, *index)).collect();
+    keys.sort_unstable_by_key(|(_, index)| *index);
+    for (key, _) in keys {
+        out.push(PARTITION_KEY);
+        varint(&mut out, key.len() as u64);
+        out.extend_from_slice(key.as_bytes());
+    }
+    for (partition_key, data) in events {
+        let index = size.keys[partition_key];
+        out.push(RECORD);
+        varint(&mut out, record(index, data.len()) as u64);
+        out.push(RECORD_KEY_INDEX);
+        varint(&mut out, index);
+        out.push(RECORD_DATA);
+        varint(&mut out, data.len() as u64);
+        out.extend_from_slice(data);
+    }
+    let digest = Md5::digest(&out[MAGIC.len()..]);
+    out.extend_from_slice(&digest);
+    out
+}
+
+/// Bytes of a `Record`'s inside.
+fn record(index: u64, data: usize) -> usize {
+    1 + varint_bytes(index) + field(data)
+}
+
+/// Bytes of a field with a length: its mark, the length, and so many bytes.
+fn field(length: usize) -> usize {
+    1 + varint_bytes(length as u64) + length
+}
+
+fn varint_bytes(number: u64) -> usize {
+    // Seven bits a byte, and zero has one too.
+    (64 - (number | 1).leading_zeros() as usize).div_ceil(7)
+}
+
+fn varint(out: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        // The cast keeps the lowest bits, which is what is meant.
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Takes one apart, by the letter of the format.
+    fn deaggregate(mut bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
+        fn varint(bytes: &mut &[u8]) -> usize {
+            let mut number = 0;
+            for shift in (0..).step_by(7) {
+                let (byte, rest) = bytes.split_first().unwrap();
+                *bytes = rest;
+                number |= usize::from(byte & 0x7f) << shift;
+                if byte & 0x80 == 0 {
+                    return number;
+                }
+            }
+            unreachable!()
+        }
+        fn taken<'b>(bytes: &mut &'b [u8]) -> &'b [u8] {
+            let length = varint(bytes);
+            let (taken, rest) = bytes.split_at(length);
+            *bytes = rest;
+            taken
+        }
+        bytes = bytes.strip_prefix(&MAGIC).unwrap();
+        let (mut message, digest) = bytes.split_at(bytes.len() - MD5_BYTES);
+        assert_eq!(&Md5::digest(message)[..], digest);
+        let (mut keys, mut records) = (Vec::new(), Vec::new());
+        while !message.is_empty() {
+            match varint(&mut message) {
+                10 => keys.push(String::from_utf8(taken(&mut message).to_vec()).unwrap()),
+                26 => {
+                    let mut record = taken(&mut message);
+                    assert_eq!(varint(&mut record), 8);
+                    let index = varint(&mut record);
+                    assert_eq!(varint(&mut record), 26);
+                    records.push((index, taken(&mut record).to_vec()));
+                    assert!(record.is_empty());
+                }
+                other => panic!("field {other}"),
+            }
+        }
+        let named = |(index, data): (usize, Vec<u8>)| (keys[index].clone(), data);
+        records.into_iter().map(named).collect()
+    }
+
+    #[test]
+    fn an_aggregate_is_what_the_format_says_byte_by_byte() {
+        let made = aggregate([("k", &b"one"[..]), ("k", b""), ("other", b"x")].into_iter());
+        let message = b"\x0a\x01k\x0a\x05other\x1a\x07\x08\x00\x1a\x03one\x1a\x04\x08\x00\x1a\x00\x1a\x05\x08\x01\x1a\x01x";
+        assert_eq!(made[..4], MAGIC);
+        assert_eq!(&made[4..made.len() - 16], message);
+        assert_eq!(made[made.len() - 16..], Md5::digest(message)[..]);
+    }
+
+    proptest! {
+        #[test]
+        fn what_goes_in_comes_out_and_its_size_was_known(
+            events in prop::collection::vec(("[a-d]{1,2}|.{1,200}", prop::collection::vec(any::<u8>(), 0..300)), 0..60),
+        ) {
+            let made = aggregate(events.iter().map(|(key, data)| (key.as_str(), data.as_slice())));
+            let mut size = Size::default();
+            let mut known = MAGIC.len() + MD5_BYTES;
+            for (key, data) in &events {
+                known = size.add(key, data);
+            }
+            prop_assert_eq!(made.len(), known);
+            prop_assert_eq!(deaggregate(&made), events);
+        }
+
+        #[test]
+        fn a_number_takes_the_bytes_that_were_counted(number: u64) {
+            for number in [number, number >> (number % 64)] {
+                let mut out = Vec::new();
+                varint(&mut out, number);
+                prop_assert_eq!(out.len(), varint_bytes(number));
+            }
+        }
+    }
+}
