@@ -5,7 +5,7 @@
 .NOTPARALLEL:
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help demo test check advisories build bench invoke deploy clean tools-rust tools-demo tools-check tools-build
+.PHONY: help demo test check advisories build bench invoke plan deploy clean tools-rust tools-demo tools-check tools-build
 
 # Last, so that a cargo of the user's choice wins.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -52,6 +52,9 @@ bench: tools-rust tools-demo ## a backlog drained beside pg_recvlogical, side by
 
 invoke: tools-check ## send EVENT (events/status.json) to the deployed function
 	$(SAM) remote invoke DrainFunction --event-file $(EVENT)
+
+plan: tools-check ## what a drain of the deployed function would send now, as a table
+	$(SAM) remote invoke DrainFunction --event-file events/plan.json | python3 scripts/plan.py
 
 deploy: tools-rust tools-check tools-build ## create or update the stack; the first time it asks for the parameters
 	$(CROSS) $(SAM) build

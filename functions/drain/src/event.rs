@@ -20,6 +20,8 @@ pub enum Action {
     },
     /// Tell how things stand.
     Status,
+    /// Tell what a drain would send.
+    Plan,
     /// Drop the slot and delete the checkpoint.
     Teardown,
 }
@@ -30,9 +32,9 @@ pub enum Action {
 pub enum EventError {
     #[error("it must be a JSON object: {{}} for a tick, or {{\"action\": …}}")]
     NotAnObject,
-    #[error("unknown action {0}: it may be drain, setup, status or teardown")]
+    #[error("unknown action {0}: it may be drain, setup, status, plan or teardown")]
     UnknownAction(String),
-    #[error("action {0} is not in this version: it may be drain, setup, status or teardown")]
+    #[error("action {0} is not in this version: it may be drain, setup, status, plan or teardown")]
     NotInThisVersion(String),
     #[error("unknown field {field}: {action} takes {known}")]
     UnknownField {
@@ -70,7 +72,7 @@ impl Action {
         let Some(action) = action.as_str() else {
             return Err(EventError::Field {
                 field: "action",
-                expected: "the text drain, setup, status or teardown",
+                expected: "the text drain, setup, status, plan or teardown",
             });
         };
         match action {
@@ -99,8 +101,9 @@ impl Action {
                 Ok(Action::Setup { plugin })
             }
             "status" => only(fields, "status", &[], "no other fields").map(|()| Action::Status),
+            "plan" => only(fields, "plan", &[], "no other fields").map(|()| Action::Plan),
             "teardown" => only(fields, "teardown", &[], "no other fields").map(|()| Action::Teardown),
-            "plan" | "backfill" => Err(EventError::NotInThisVersion(action.to_owned())),
+            "backfill" => Err(EventError::NotInThisVersion(action.to_owned())),
             other => Err(EventError::UnknownAction(other.chars().take(40).collect())),
         }
     }
@@ -172,8 +175,11 @@ mod tests {
             (json!([]), "must be a JSON object"),
             (json!({"actoin": "drain"}), "unknown field actoin"),
             (json!({"action": 1}), "field action"),
-            (json!({"action": "flush"}), "drain, setup, status or teardown"),
-            (json!({"action": "plan"}), "not in this version"),
+            (
+                json!({"action": "flush"}),
+                "drain, setup, status, plan or teardown",
+            ),
+            (json!({"action": "backfill"}), "not in this version"),
             (
                 json!({"action": "drain", "acceptgap": "0/1"}),
                 "drain takes accept_gap",

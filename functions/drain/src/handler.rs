@@ -12,6 +12,7 @@ use crate::connect::Connector;
 use crate::continuity::{self, Server, Start};
 use crate::decode::Plugin;
 use crate::drain::parts::{CheckpointError, SlotError, StreamError};
+use crate::drain::plan::{Plan, plan};
 use crate::drain::report::{Report, Stopped};
 use crate::drain::{AGGREGATE_BYTES, Parts, Settings, drain};
 use crate::encode::{Debezium, Transaction};
@@ -76,6 +77,10 @@ impl App {
                 Ok(serde_json::to_value(report).unwrap_or_default())
             }
             Action::Setup { plugin } => setup::setup(&self.context(&connector), plugin).await,
+            Action::Plan => {
+                let plan = self.plan(&connector, budget).await?;
+                Ok(serde_json::to_value(plan).unwrap_or_default())
+            }
             Action::Status => setup::status(&self.context(&connector)).await,
             Action::Teardown => setup::teardown(&self.context(&connector)).await,
         }
@@ -98,28 +103,27 @@ impl App {
     ) -> Result<Report, Error> {
         let began = Instant::now();
         let name = &self.config.slot;
-        let control = connector.connect().await?;
-        // Looked at under the lock: whatever another drainer does ends before.
-        let locked = server::lock(connector, &control, name).await?;
-        let Look { server, slot: state } = server::look(connector, &control, name).await?;
-        let plugin = state
-            .as_ref()
-            .and_then(|state| Some(state.plugin.as_deref()?.parse::<Plugin>().ok()?.name()));
-        if !locked {
-            return Ok(Report {
-                action: "drain",
-                slot: name.clone(),
-                plugin: plugin.unwrap_or("unknown"),
-                stopped: Stopped::Busy,
-                elapsed_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
-                ..Report::default()
-            });
-        }
-        let known = match self.parameter.load().await {
-            Err(CheckpointError::Invalid { .. }) if accept_gap.is_some() => None,
-            known => known?,
+        let opened = match self.open(connector, accept_gap).await? {
+            Ok(opened) => opened,
+            Err(plugin) => {
+                return Ok(Report {
+                    action: "drain",
+                    slot: name.clone(),
+                    plugin: plugin.unwrap_or("unknown"),
+                    stopped: Stopped::Busy,
+                    elapsed_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+                    ..Report::default()
+                });
+            }
         };
-        let start = continuity::check(name, &server, state.as_ref(), known.as_ref(), accept_gap)?;
+        let Opened {
+            server,
+            known,
+            start,
+            settings,
+            debezium,
+            slot,
+        } = opened;
         if !start.stored {
             tracing::info!(slot = name, lsn = %start.confirmed, "no checkpoint: starting from the slot's own position");
         }
@@ -127,44 +131,8 @@ impl App {
             tracing::warn!(slot = name, timeline = server.timeline, from = %start.confirmed, to = %start.acknowledged,
                 "the timeline changed: what the slot gives again is sent again, with the same positions");
         }
-        let Facts {
-            record_bytes,
-            keyed,
-            shards,
-            ..
-        } = self.usable_stream().await?;
-        let settings = Settings {
-            slot: name.clone(),
-            plugin: start.plugin,
-            tables: self.config.tables.clone(),
-            record_bytes,
-            aggregation: match self.config.aggregate {
-                true => Aggregation::Kpl {
-                    bytes: AGGREGATE_BYTES.min(record_bytes),
-                },
-                false => Aggregation::None,
-            },
-            shards,
-            keyed,
-            bytes_in_flight: self.config.bytes_in_flight(),
-            linger: self.config.linger,
-        };
-        let debezium = Debezium {
-            name: self.config.source_name.clone(),
-            database: server.database.clone(),
-        };
         let opening = accept_gap.map(|_| gap_accepted(&debezium, &start, known.as_ref()));
         let document = document(name, &server, &start, known);
-        let slot = PgSlot::open(
-            connector,
-            control,
-            name,
-            start.plugin,
-            &server,
-            &self.config.publications,
-            &self.config.tables,
-        )
-        .await?;
         let parts = Parts {
             slot,
             stream: self.stream.clone(),
@@ -196,9 +164,90 @@ impl App {
         report.elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         Ok(report)
     }
-}
 
-impl App {
+    /// Tells what a drain would send; reads half of the time that there is.
+    async fn plan(&self, connector: &Connector, budget: Budget) -> Result<Plan, Error> {
+        let mut opened = self.open(connector, None).await?.map_err(|_| SlotError::Busy {
+            slot: self.config.slot.clone(),
+        })?;
+        // About 1 KiB for each row: what is known of its key, and the row itself where it waits for its commit.
+        let rows = i32::try_from(self.config.memory_mib.saturating_mul(500)).unwrap_or(i32::MAX);
+        let time = budget.for_reading(Instant::now()) / 2;
+        let Opened {
+            slot,
+            settings,
+            debezium,
+            start,
+            ..
+        } = &mut opened;
+        plan(slot, &self.config.stream, settings, debezium, start, rows, time).await
+    }
+
+    /// Looks at everything that a drain needs, under the lock; the name of the slot's plugin when another one has that.
+    async fn open<'c>(
+        &self,
+        connector: &'c Connector,
+        accept_gap: Option<Lsn>,
+    ) -> Result<Result<Opened<'c>, Option<&'static str>>, Error> {
+        let name = &self.config.slot;
+        let control = connector.connect().await?;
+        // Looked at under the lock: whatever another drainer does ends before.
+        let locked = server::lock(connector, &control, name).await?;
+        let Look { server, slot: state } = server::look(connector, &control, name).await?;
+        if !locked {
+            let plugin = state.and_then(|state| state.plugin?.parse::<Plugin>().ok());
+            return Ok(Err(plugin.map(Plugin::name)));
+        }
+        let known = match self.parameter.load().await {
+            Err(CheckpointError::Invalid { .. }) if accept_gap.is_some() => None,
+            known => known?,
+        };
+        let start = continuity::check(name, &server, state.as_ref(), known.as_ref(), accept_gap)?;
+        let Facts {
+            record_bytes,
+            keyed,
+            shards,
+        } = self.usable_stream().await?;
+        let settings = Settings {
+            slot: name.clone(),
+            plugin: start.plugin,
+            tables: self.config.tables.clone(),
+            record_bytes,
+            aggregation: match self.config.aggregate {
+                true => Aggregation::Kpl {
+                    bytes: AGGREGATE_BYTES.min(record_bytes),
+                },
+                false => Aggregation::None,
+            },
+            shards,
+            keyed,
+            bytes_in_flight: self.config.bytes_in_flight(),
+            linger: self.config.linger,
+        };
+        let debezium = Debezium {
+            name: self.config.source_name.clone(),
+            database: server.database.clone(),
+        };
+        let slot = PgSlot::open(
+            connector,
+            control,
+            name,
+            start.plugin,
+            &server,
+            &self.config.publications,
+            &self.config.tables,
+        )
+        .await?;
+        Ok(Ok(Opened {
+            server,
+            known,
+            start,
+            settings,
+            debezium,
+            slot,
+        }))
+    }
+
     /// What the stream says of itself, if a drain may fill it as it is configured.
     async fn usable_stream(&self) -> Result<Facts, StreamError> {
         let facts = self.stream.facts().await?;
@@ -211,6 +260,16 @@ impl App {
         }
         Ok(facts)
     }
+}
+
+/// What a drain works on, looked at and found fit.
+struct Opened<'c> {
+    server: Server,
+    known: Option<Checkpoint>,
+    start: Start,
+    settings: Settings,
+    debezium: Debezium,
+    slot: PgSlot<'c>,
 }
 
 /// The checkpoint that this invocation will store, but for the position.

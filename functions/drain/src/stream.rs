@@ -8,7 +8,7 @@ use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kinesis::primitives::Blob;
 use aws_sdk_kinesis::types::{
     PutRecordsRequestEntry, RecordDistributionStrategy, ShardFilter, ShardFilterType,
-    StreamDescriptionSummary, StreamMode, StreamStatus,
+    StreamDescriptionSummary, StreamStatus,
 };
 
 use crate::drain::parts::{Answer, Fate, Source, Stream, StreamError};
@@ -35,8 +35,6 @@ pub struct Facts {
     pub record_bytes: usize,
     /// Whether the partition key decides the shard; otherwise Kinesis does, and order is gone.
     pub keyed: bool,
-    /// Whether its capacity is provisioned, by shards, and not on demand.
-    pub provisioned: bool,
     /// The open shards.
     pub shards: ShardMap,
 }
@@ -121,11 +119,9 @@ impl Kinesis {
         let kib = summary
             .max_record_size_in_kib
             .and_then(|kib| usize::try_from(kib).ok());
-        let mode = summary.stream_mode_details.map(|details| details.stream_mode);
         let facts = Facts {
             record_bytes: kib.map_or(RECORD_BYTES, |kib| kib << 10),
             keyed: summary.record_distribution_strategy != Some(RecordDistributionStrategy::Auto),
-            provisioned: mode != Some(StreamMode::OnDemand),
             shards: self.list_shards().await?,
         };
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), facts.clone()));

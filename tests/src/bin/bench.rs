@@ -2,6 +2,9 @@
 //! on a shared machine are noisy, so what counts is the ratio to `pg_recvlogical`, which streams the same changes into
 //! /dev/null.
 //!
+//! A second table tells what a change costs in the stream: records, bytes and put units, without and with aggregation, beside
+//! what it costs to send each message of wal2json with a PutRecord of its own.
+//!
 //! `TRANSACTIONS` (default 200,000) is the size of the backlog: updates of one row each, spread over a million keys.
 
 use std::io::Write as _;
@@ -18,6 +21,15 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 const DATABASE: &str = "bench";
+
+/// Slots and streams of Spillway's runs, and their plugins. The first aggregates.
+const RUNS: [(&str, Plugin); 4] = [
+    ("pgoutput_kpl", Plugin::Pgoutput),
+    ("pgoutput", Plugin::Pgoutput),
+    ("wal2json", Plugin::Wal2json),
+    ("test_decoding", Plugin::TestDecoding),
+];
+
 const SCRIPT: &str =
     "\\set aid random(1, 1000000)\nupdate pgbench_accounts set abalance = abalance + 1 where aid = :aid;\n";
 
@@ -48,9 +60,9 @@ async fn run(transactions: u64) {
         let sql = format!("select pg_create_logical_replication_slot('{slot}', '{plugin}')");
         admin.batch_execute(&sql).await.expect("a slot can be made");
     }
-    for plugin in Plugin::ALL {
+    for (slot, plugin) in RUNS {
         let sql = format!(
-            "select pg_create_logical_replication_slot('{0}', '{0}')",
+            "select pg_create_logical_replication_slot('{slot}', '{}')",
             plugin.name()
         );
         admin.batch_execute(&sql).await.expect("a slot can be made");
@@ -68,23 +80,105 @@ async fn run(transactions: u64) {
     line("psql: one peek > /dev/null", peeked, streamed, transactions, "");
     let kinesis = Kinesis::start(Limits::Off).await;
     let ssm = Ssm::shared().await;
-    for plugin in Plugin::ALL {
-        let name = plugin.name();
-        kinesis.create_stream(name, 16).await;
+    let each = one_by_one(&admin, &kinesis).await;
+    let mut costs = vec![("a PutRecord for each message", each.cost)];
+    for (slot, plugin) in RUNS {
+        kinesis.create_stream(slot, 16).await;
         let began = Instant::now();
-        let report = drain(&postgres, &kinesis, ssm, name).await;
+        let report = drain(&postgres, &kinesis, ssm, slot).await;
         let took = began.elapsed();
         assert_eq!(report["stopped"], "empty", "{report}");
-        assert_eq!(report["records"], transactions, "{report}");
+        assert_eq!(report["changes"], transactions, "{report}");
         let more = format!(
             "{} peeks, {} requests, {} MB to Kinesis",
             report["peeks"],
             report["requests"],
             megabytes(&report["bytes"])
         );
-        line(&format!("spillway, {name}"), took, streamed, transactions, &more);
+        line(&format!("spillway, {slot}"), took, streamed, transactions, &more);
+        if plugin == Plugin::Pgoutput {
+            costs.push((slot, Cost::of_stream(&kinesis, slot).await));
+        }
+        kinesis.delete_stream(slot).await;
+    }
+    let messages = each.put as f64 / each.took.as_secs_f64() / 1000.0;
+    println!(
+        "{:28} {:7.2} s {messages:7.1} k changes/s           one after the other, the first {}",
+        "a PutRecord for each message",
+        each.took.as_secs_f64(),
+        each.put
+    );
+    println!(
+        "\n{:28} {:>9} {:>9} {:>11}",
+        "per change", "records", "bytes", "put units"
+    );
+    for (what, cost) in costs {
+        let per = |amount: u64| amount as f64 / transactions as f64;
+        println!(
+            "{what:28} {:9.4} {:9.1} {:11.4}",
+            per(cost.records),
+            per(cost.bytes),
+            per(cost.put_units)
+        );
     }
     println!("\nKinesis is an emulator in this process, on the same cores; no limits are enforced.");
+}
+
+/// What something costs in a stream.
+#[derive(Debug, Default, Clone, Copy)]
+struct Cost {
+    records: u64,
+    /// Data and partition keys.
+    bytes: u64,
+    put_units: u64,
+}
+
+impl Cost {
+    fn add(&mut self, partition_key: &str, data: &[u8]) {
+        let bytes = (partition_key.len() + data.len()) as u64;
+        self.records += 1;
+        self.bytes += bytes;
+        self.put_units += bytes.div_ceil(25 << 10);
+    }
+
+    /// Of all records that a stream holds.
+    async fn of_stream(kinesis: &Kinesis, stream: &str) -> Self {
+        let mut cost = Self::default();
+        for shard in kinesis.shards(stream).await {
+            kinesis
+                .read_shard(stream, shard.shard_id(), |key, data| cost.add(key, data))
+                .await;
+        }
+        cost
+    }
+}
+
+/// What the script does that Spillway replaces.
+struct OneByOne {
+    cost: Cost,
+    /// Messages that were put, and how long that took.
+    put: usize,
+    took: Duration,
+}
+
+/// Counts what it costs to send each message of wal2json with a PutRecord of its own, all under one key; puts some of them so.
+async fn one_by_one(admin: &tokio_postgres::Client, kinesis: &Kinesis) -> OneByOne {
+    const KEY: &str = "default";
+    let sql = "select data from pg_logical_slot_peek_changes('wal2json', null, null, 'format-version', '2', 'include-transaction', 'false')";
+    let rows = admin.query(sql, &[]).await.expect("the slot can be peeked");
+    let messages: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
+    let mut cost = Cost::default();
+    messages
+        .iter()
+        .for_each(|message| cost.add(KEY, message.as_bytes()));
+    kinesis.create_stream(KEY, 16).await;
+    let (began, put) = (Instant::now(), messages.len().min(5_000));
+    for message in &messages[..put] {
+        kinesis.put(KEY, KEY, message.as_bytes()).await;
+    }
+    let took = began.elapsed();
+    kinesis.delete_stream(KEY).await;
+    OneByOne { cost, put, took }
 }
 
 fn megabytes(bytes: &Value) -> u64 {
@@ -171,7 +265,8 @@ async fn timed(mut command: Command) -> Duration {
     began.elapsed()
 }
 
-async fn drain(postgres: &Postgres, kinesis: &Kinesis, ssm: &Ssm, plugin: &str) -> Value {
+async fn drain(postgres: &Postgres, kinesis: &Kinesis, ssm: &Ssm, slot: &str) -> Value {
+    let aggregation = if slot.ends_with("_kpl") { "kpl" } else { "none" };
     let port = postgres.port().to_string();
     let environment = [
         ("PGHOST", "127.0.0.1"),
@@ -180,8 +275,9 @@ async fn drain(postgres: &Postgres, kinesis: &Kinesis, ssm: &Ssm, plugin: &str) 
         ("PGPASSWORD", REPLUSER.1),
         ("PGDATABASE", DATABASE),
         ("PGSSLMODE", "disable"),
-        ("SLOT_NAME", plugin),
-        ("STREAM_NAME", plugin),
+        ("SLOT_NAME", slot),
+        ("STREAM_NAME", slot),
+        ("AGGREGATION", aggregation),
         ("AWS_ENDPOINT_URL_KINESIS", kinesis.endpoint()),
         ("AWS_ENDPOINT_URL_SSM", ssm.endpoint()),
     ];

@@ -4,6 +4,7 @@
 
 mod keeper;
 pub mod parts;
+pub mod plan;
 mod reader;
 pub mod report;
 mod sender;

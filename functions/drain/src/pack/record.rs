@@ -19,6 +19,16 @@ pub enum Aggregation {
     },
 }
 
+impl Aggregation {
+    /// As the environment calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Aggregation::None => "none",
+            Aggregation::Kpl { .. } => "kpl",
+        }
+    }
+}
+
 /// What one request may hold.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -29,7 +39,7 @@ pub struct Limits {
 }
 
 /// An event on its way, and the transaction it counts for.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Parcel {
     /// What is sent.
     pub event: Event,

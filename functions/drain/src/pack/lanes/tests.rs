@@ -172,7 +172,7 @@ fn a_barrier_waits_for_all_before_it_and_holds_all_after_it() {
             lanes.acknowledge(request.remove(0));
             if expected == 4 {
                 // Nothing is barred any more, and what is left is small.
-                assert_eq!(lanes.worth_a_request(LIMITS), false);
+                assert!(!lanes.worth_a_request(LIMITS));
                 let mut last = lanes.take(now, LIMITS, false);
                 assert_eq!(order(&last), [5]);
                 lanes.acknowledge(last.remove(0));

@@ -1,0 +1,128 @@
+//! What a drain would send now: one peek, read as a drain reads it, and nothing sent, stored or confirmed.
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::continuity::Start;
+use crate::encode::Debezium;
+use crate::error::Error;
+use crate::lsn::Lsn;
+use crate::pack::{Figures, Forecast, Ledger};
+use crate::window::Window;
+
+use super::parts::{Rows as _, Slot, SlotError};
+use super::reader::{HOLD_BYTES, Output, Reader, Wants};
+use super::report::Report;
+use super::{AGGREGATE_BYTES, REQUEST, Settings};
+
+/// The answer to `{"action":"plan"}`.
+#[derive(Debug, Serialize)]
+pub struct Plan {
+    /// `plan`
+    pub action: &'static str,
+    /// The slot.
+    pub slot: String,
+    /// The slot's plugin.
+    pub plugin: &'static str,
+    /// The stream.
+    pub stream: String,
+    /// How the function is configured: `none` or `kpl`.
+    pub aggregation: &'static str,
+    /// Up to where the stream has everything.
+    pub from: Lsn,
+    /// Up to where this was to be read: the end of the server's log.
+    pub upto: Lsn,
+    /// Whether it was read to its end; otherwise there is more than one peek should hold, and the figures are of its beginning.
+    pub complete: bool,
+    /// Transactions that brought at least one change.
+    pub transactions: u64,
+    /// Changes.
+    pub changes: u64,
+    /// Events made of them.
+    pub events: u64,
+    /// What would be sent.
+    #[serde(flatten)]
+    pub figures: Figures,
+    /// Wall-clock time, milliseconds.
+    pub elapsed_ms: u64,
+}
+
+/// Peeks at most about `rows` rows, and tells what would come of them.
+///
+/// # Errors
+/// What would stop a drain, too, but for events that are too large: these are counted.
+pub async fn plan<S: Slot>(
+    slot: &mut S,
+    stream: &str,
+    settings: &Settings,
+    debezium: &Debezium,
+    start: &Start,
+    rows: i32,
+    time: Duration,
+) -> Result<Plan, Error> {
+    let began = Instant::now();
+    let upto = slot.reach().await?.flush;
+    let window = Window { upto, rows };
+    let mut peeked = slot.peek(window, time).await?;
+    let catalog = slot.catalog().await?;
+    // Events of any size pass; the forecast knows the limit.
+    let unlimited = Settings {
+        record_bytes: usize::MAX,
+        ..settings.clone()
+    };
+    let mut reader = Reader::new(&unlimited, debezium, catalog, start.acknowledged, start.proved, 0);
+    let mut forecast = Forecast::new(
+        began,
+        &settings.shards,
+        settings.record_bytes,
+        AGGREGATE_BYTES.min(settings.record_bytes),
+        settings.bytes_in_flight,
+    );
+    let (mut ledger, mut parcels, mut report) = (Ledger::new(start.settled()), Vec::new(), Report::default());
+    let (mut count, mut complete) = (0i32, true);
+    loop {
+        let row = match tokio::time::timeout_at((began + time).into(), peeked.next()).await {
+            Ok(Ok(Some(row))) => row,
+            Ok(Ok(None)) => break,
+            Err(_) | Ok(Err(SlotError::Timeout { .. })) => {
+                complete = false;
+                break;
+            }
+            Ok(Err(error)) => return Err(error.into()),
+        };
+        count = count.saturating_add(1);
+        if reader.take(row)? == Wants::LargeCommits {
+            let commits = slot.large_commits(window, HOLD_BYTES / 2).await?;
+            reader.large_commits(commits)?;
+        }
+        while reader.has_rows() {
+            let mut out = Output {
+                ledger: &mut ledger,
+                parcels: &mut parcels,
+                report: &mut report,
+            };
+            reader.next(&mut out)?;
+            for parcel in parcels.drain(..) {
+                forecast.add(parcel, REQUEST);
+            }
+        }
+    }
+    drop(peeked);
+    slot.abandon().await;
+    Ok(Plan {
+        action: "plan",
+        slot: settings.slot.clone(),
+        plugin: settings.plugin.name(),
+        stream: stream.to_owned(),
+        aggregation: settings.aggregation.name(),
+        from: start.acknowledged,
+        upto,
+        complete: complete && count < rows,
+        transactions: report.transactions,
+        changes: report.changes,
+        events: report.events,
+        figures: forecast.finish(report.changes, REQUEST),
+        elapsed_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+    })
+}
