@@ -11,6 +11,7 @@ mod backlog;
 mod config_errors;
 mod consumer;
 mod crash;
+mod double;
 mod gap;
 mod harness;
 mod huge;
@@ -21,6 +22,7 @@ mod marks;
 mod order;
 mod oversize;
 mod pgbench;
+mod producer;
 mod random_kills;
 mod refusal;
 mod second_drainer;
@@ -68,6 +70,7 @@ fn main() {
     let all = [
         consumer::all(),
         harness::all(),
+        double::all(),
         acknowledged::all(),
         actions::all(),
         config_errors::all(),

@@ -1,5 +1,5 @@
-//! A consumer of the stream: reads it from its beginning, over all shards, drops what it has seen before, and holds
-//! the delivery to the promise.
+//! A consumer of the stream: reads it from its beginning, over all shards, as KCL does; drops what it has seen before, and
+//! holds the delivery to the promise.
 //!
 //! The promise, as a consumer can see it: every position always carries the same event, and within one partition key
 //! the positions ascend in the order of their first arrival.
@@ -8,11 +8,14 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde_json::Value;
 
+use crate::aggregate;
+use crate::double::Double;
 use crate::event::{Event, timeless};
+use crate::hash_range::HashRange;
 use crate::kinesis::Kinesis;
 use crate::rebuild::Rebuilt;
 
-/// One record as it was read.
+/// One event as it was read: a record, or a part of an aggregate.
 #[derive(Debug, Clone)]
 pub struct Arrival {
     /// Its partition key.
@@ -38,9 +41,15 @@ impl Arrival {
 /// All that a stream holds.
 #[derive(Debug, Clone, Default)]
 pub struct Delivery {
-    /// The records, shard after shard, each in the order of the shard: records of one key in the order in which they
-    /// arrived.
+    /// The events, shard after shard, each in the order of the shard, and a shard before those that it was split or merged
+    /// into: events of one key in the order in which they arrived.
     pub arrivals: Vec<Arrival>,
+    /// Records that brought nothing: a tombstone, as Debezium calls it.
+    pub tombstones: usize,
+    /// Records of aggregates that lay in a shard where they do not belong, and that KCL therefore drops.
+    pub dropped: usize,
+    /// Records of the stream that were aggregates.
+    pub aggregates: usize,
     /// Records that are no events, and why.
     pub foreign: Vec<String>,
 }
@@ -50,13 +59,45 @@ impl Delivery {
     pub async fn read(kinesis: &Kinesis, stream: &str) -> Self {
         let mut read = Self::default();
         for shard in kinesis.shards(stream).await {
-            let each = |key: &str, data: &[u8]| read.take(key, data);
+            let range = shard
+                .hash_key_range()
+                .and_then(|range| HashRange::parse(range.starting_hash_key(), range.ending_hash_key()))
+                .unwrap_or_else(|| panic!("{} has no range of hash keys", shard.shard_id()));
+            let each = |key: &str, data: &[u8]| read.take(range, key, data);
             kinesis.read_shard(stream, shard.shard_id(), each).await;
         }
         read
     }
 
-    fn take(&mut self, partition_key: &str, data: &[u8]) {
+    /// Reads all that arrived at `double`.
+    pub fn of(double: &Double) -> Self {
+        let mut read = Self::default();
+        double.read(|range, key, data| read.take(range, key, data));
+        read
+    }
+
+    /// Takes a record of a shard with this range.
+    fn take(&mut self, range: HashRange, partition_key: &str, data: &[u8]) {
+        match aggregate::split(data) {
+            Ok(None) => self.take_event(partition_key, data),
+            Ok(Some(records)) => {
+                self.aggregates += 1;
+                for record in records {
+                    match range.contains(record.hash()) {
+                        true => self.take_event(record.partition_key, record.data),
+                        false => self.dropped += 1,
+                    }
+                }
+            }
+            Err(error) => self.foreign.push(format!("{partition_key}: {error}")),
+        }
+    }
+
+    fn take_event(&mut self, partition_key: &str, data: &[u8]) {
+        if data.is_empty() {
+            self.tombstones += 1;
+            return;
+        }
         match Event::parse(data) {
             Ok(event) => self.arrivals.push(Arrival {
                 partition_key: partition_key.to_owned(),
@@ -85,7 +126,7 @@ impl Delivery {
             .collect()
     }
 
-    /// How many records brought nothing new.
+    /// How many events brought nothing new.
     pub fn duplicates(&self) -> usize {
         self.arrivals.len() - self.changes().len()
     }

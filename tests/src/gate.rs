@@ -1,5 +1,5 @@
 //! A gate in front of an AWS endpoint: requests pass, and scenarios say which of them are held, refused, damaged or
-//! cut. What went through PutRecords is written down, and held against the limits of Kinesis and the order of lanes.
+//! cut. What went through PutRecords is written down.
 
 mod put_records;
 
@@ -7,16 +7,16 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use axum::body::{Body, Bytes, to_bytes};
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
+use axum::body::{Body, Bytes};
+use hyper::http::request::Parts;
+use hyper::{Request, Response};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioExecutor;
 use tokio::sync::oneshot;
 
-pub use put_records::{PutRecords, Seen};
+use crate::endpoint::{Answerer, Cut, Endpoint, refusal};
+use crate::seen::{Log, Seen};
 
 /// What happens to one request of an operation.
 #[derive(Debug, Clone)]
@@ -107,7 +107,6 @@ struct State {
     plans: HashMap<String, VecDeque<Plan>>,
     always: HashMap<String, Fault>,
     flaky: Option<Flaky>,
-    seen: Seen,
     requests: HashMap<String, u64>,
 }
 
@@ -121,57 +120,48 @@ struct Flaky {
 struct Shared {
     upstream: String,
     client: Client<HttpConnector, Body>,
+    /// Of one PutRecords that is forwarded.
+    most_bytes: Option<usize>,
     state: Mutex<State>,
+    log: Log,
 }
 
 /// A gate in front of one endpoint.
 #[derive(Debug)]
 pub struct Gate {
-    endpoint: String,
+    endpoint: Endpoint,
     shared: Arc<Shared>,
-    task: tokio::task::JoinHandle<()>,
 }
-
-/// The connection ends without an answer.
-#[derive(Debug)]
-struct Cut;
-
-impl std::fmt::Display for Cut {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the scenario cut this connection")
-    }
-}
-
-impl std::error::Error for Cut {}
 
 impl Gate {
     /// Opens one before `upstream`, an endpoint as the SDK takes it.
     pub async fn before(upstream: &str) -> Self {
-        let client = Client::builder(TokioExecutor::new()).build_http();
-        let upstream = upstream.trim_end_matches('/').to_owned();
+        Self::open(upstream, None).await
+    }
+
+    /// Opens one before an emulator of Kinesis that refuses a PutRecords of more than `most_bytes`: a larger one, as Kinesis
+    /// takes it, is forwarded in parts, one after the other.
+    pub async fn before_emulator(upstream: &str, most_bytes: usize) -> Self {
+        Self::open(upstream, Some(most_bytes)).await
+    }
+
+    async fn open(upstream: &str, most_bytes: Option<usize>) -> Self {
         let shared = Arc::new(Shared {
-            upstream,
-            client,
+            upstream: upstream.trim_end_matches('/').to_owned(),
+            client: Client::builder(TokioExecutor::new()).build_http(),
+            most_bytes,
             state: Mutex::default(),
+            log: Log::default(),
         });
-        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0))
-            .await
-            .expect("loopback has a free port");
-        let endpoint = format!(
-            "http://{}",
-            listener.local_addr().expect("a bound socket has an address")
-        );
-        let task = tokio::spawn(serve(listener, Arc::clone(&shared)));
         Self {
-            endpoint,
+            endpoint: Endpoint::open(Arc::clone(&shared)).await,
             shared,
-            task,
         }
     }
 
     /// Where the caller finds it.
     pub fn endpoint(&self) -> &str {
-        &self.endpoint
+        self.endpoint.url()
     }
 
     /// The next request of `operation` (`PutRecords`, `PutParameter`, …) for which nothing is planned yet suffers
@@ -217,7 +207,7 @@ impl Gate {
 
     /// What PutRecords brought so far.
     pub fn seen(&self) -> Seen {
-        self.state().seen.clone()
+        self.shared.log.seen().clone()
     }
 
     /// Requests of `operation` so far, refused ones included.
@@ -238,29 +228,38 @@ impl Gate {
     }
 }
 
-impl Drop for Gate {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Sends a request on as it is, but for its body.
+    async fn forward(&self, head: &Parts, body: Bytes) -> Result<Response<Body>, Cut> {
+        let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+        let mut request = Request::builder()
+            .method(head.method.clone())
+            .uri(format!("{}{path}", self.upstream));
+        for (name, value) in &head.headers {
+            // The client sets its own for the body it is given.
+            if name != hyper::header::CONTENT_LENGTH && name != hyper::header::HOST {
+                request = request.header(name, value);
+            }
+        }
+        let request = request.body(Body::from(body)).map_err(|_| Cut)?;
+        let answer = self.client.request(request).await.map_err(|_| Cut)?;
+        Ok(answer.map(Body::new))
+    }
+}
+
+impl Answerer for Shared {
     /// A connection that is closed by its caller drops this future at once: a request that was held before it was
     /// forwarded is then never applied.
-    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Cut> {
-        let (head, body) = request.into_parts();
-        let body = to_bytes(Body::new(body), usize::MAX).await.map_err(|_| Cut)?;
-        let target = head
-            .headers
-            .get("x-amz-target")
-            .and_then(|target| target.to_str().ok())
-            .unwrap_or_default();
-        let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
-
+    async fn answer(
+        self: Arc<Self>,
+        operation: String,
+        head: Parts,
+        body: Bytes,
+    ) -> Result<Response<Body>, Cut> {
         let _in_flight = (operation == "PutRecords").then(|| put_records::note(&self, &body));
         let (plan, always) = {
             let mut state = self.state();
@@ -293,31 +292,14 @@ impl Shared {
             Some(Fault::Delay(time)) => tokio::time::sleep(time).await,
             None => {}
         }
-        let answer = match put_records::victims(&self, &operation, &body) {
-            Some(victims) => put_records::spare(&self, &head, &body, &victims).await?,
-            None => self.forward(&head, body).await?,
+        let answer = match operation.as_str() {
+            "PutRecords" => put_records::forward(&self, &head, body).await?,
+            _ => self.forward(&head, body).await?,
         };
         if let Some((reaching, released)) = held_answer {
             hold(reaching, released).await;
         }
         if cut_answer { Err(Cut) } else { Ok(answer) }
-    }
-
-    /// Sends a request on as it is, but for its body.
-    async fn forward(&self, head: &hyper::http::request::Parts, body: Bytes) -> Result<Response<Body>, Cut> {
-        let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
-        let mut request = Request::builder()
-            .method(head.method.clone())
-            .uri(format!("{}{path}", self.upstream));
-        for (name, value) in &head.headers {
-            // The client sets its own for the body it is given.
-            if name != hyper::header::CONTENT_LENGTH && name != hyper::header::HOST {
-                request = request.header(name, value);
-            }
-        }
-        let request = request.body(Body::from(body)).map_err(|_| Cut)?;
-        let answer = self.client.request(request).await.map_err(|_| Cut)?;
-        Ok(answer.map(Body::new))
     }
 }
 
@@ -325,31 +307,4 @@ async fn hold(reaching: oneshot::Sender<()>, released: oneshot::Receiver<()>) {
     let _ = reaching.send(());
     // Released, or dropped: both let it go on.
     let _ = released.await;
-}
-
-fn refusal(status: u16, kind: &str, message: &str) -> Response<Body> {
-    // Services differ in how they spell it, and the SDK reads a modelled error in its service's spelling only.
-    let body = serde_json::json!({ "__type": kind, "message": message, "Message": message }).to_string();
-    let mut answer = Response::new(Body::from(body));
-    *answer.status_mut() = StatusCode::from_u16(status).expect("scenarios refuse with a status of HTTP");
-    let json = hyper::header::HeaderValue::from_static("application/x-amz-json-1.1");
-    answer.headers_mut().insert(hyper::header::CONTENT_TYPE, json);
-    answer
-}
-
-async fn serve(listener: tokio::net::TcpListener, shared: Arc<Shared>) {
-    // Dropped with this task, so that no connection outlives its gate.
-    let mut connections = tokio::task::JoinSet::new();
-    loop {
-        let Ok((stream, _)) = listener.accept().await else {
-            return;
-        };
-        let _ = stream.set_nodelay(true);
-        let shared = Arc::clone(&shared);
-        let service = service_fn(move |request| Arc::clone(&shared).answer(request));
-        let connection =
-            hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-        connections.spawn(connection);
-        while connections.try_join_next().is_some() {}
-    }
 }

@@ -33,6 +33,9 @@ pub enum Limits {
 }
 
 impl Kinesis {
+    /// What the emulator takes at most in one PutRecords: half of what Kinesis takes.
+    pub const MOST_BYTES: usize = 5 << 20;
+
     /// Starts one on a free port.
     pub async fn start(limits: Limits) -> Self {
         let (app, _store) = ferrokinesis::create_app(StoreOptions {

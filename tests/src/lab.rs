@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::consumer::Delivery;
+use crate::double::{self, Double};
 use crate::function::{Function, Outcome};
 use crate::gate::Gate;
 use crate::kinesis::Kinesis;
@@ -65,8 +66,9 @@ pub const DEADLINE: Duration = Duration::from_secs(60);
 pub struct Lab {
     /// The server: the shared one, or this lab's.
     pub postgres: Server<Postgres>,
-    /// Kinesis, which the function reaches through [`Lab::kinesis_gate`].
+    /// Kinesis, which the function reaches through [`Lab::kinesis_gate`], unless the lab is on a double.
     pub kinesis: Server<Kinesis>,
+    double: Option<Double>,
     /// SSM, which the function reaches through [`Lab::ssm_gate`].
     pub ssm: &'static Ssm,
     /// Between the function and Kinesis.
@@ -116,6 +118,7 @@ pub struct Plan {
     slot: bool,
     postgres: Option<Postgres>,
     kinesis: Option<Kinesis>,
+    double: Option<double::Settings>,
     environment: Vec<(String, String)>,
 }
 
@@ -144,6 +147,12 @@ impl Plan {
         self
     }
 
+    /// With a double in place of the stream on Kinesis; it brings its own shards.
+    pub fn on_double(mut self, settings: double::Settings) -> Self {
+        self.double = Some(settings);
+        self
+    }
+
     /// With one more variable in the function's environment, or another value of one.
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
@@ -161,11 +170,16 @@ impl Plan {
             None => Server::Shared(Kinesis::shared().await),
         };
         let ssm = Ssm::shared().await;
-        let (kinesis_gate, ssm_gate) = (
-            Gate::before(kinesis.endpoint()).await,
-            Gate::before(ssm.endpoint()).await,
-        );
         let name = crate::unique("lab");
+        let double = match self.double {
+            Some(settings) => Some(Double::open(&name, settings).await),
+            None => None,
+        };
+        let kinesis_gate = match &double {
+            Some(double) => Gate::before(double.endpoint()).await,
+            None => Gate::before_emulator(kinesis.endpoint(), Kinesis::MOST_BYTES).await,
+        };
+        let ssm_gate = Gate::before(ssm.endpoint()).await;
         let parameter = format!("/spillway/{name}");
         let text = |value: &str| value.to_owned();
         let environment = [
@@ -188,6 +202,7 @@ impl Plan {
         let lab = Lab {
             postgres,
             kinesis,
+            double,
             ssm,
             kinesis_gate,
             ssm_gate,
@@ -200,7 +215,9 @@ impl Plan {
             admin: tokio::sync::Mutex::default(),
         };
         lab.postgres.create_database(&lab.database).await;
-        lab.kinesis.create_stream(&lab.stream, self.shards).await;
+        if lab.double.is_none() {
+            lab.kinesis.create_stream(&lab.stream, self.shards).await;
+        }
         if self.slot {
             lab.sql("create publication spillway for all tables").await;
             lab.create_slot().await;
@@ -223,8 +240,17 @@ impl Lab {
             slot: true,
             postgres: None,
             kinesis: None,
+            double: None,
             environment: Vec::new(),
         }
+    }
+
+    /// The double that it is on.
+    ///
+    /// # Panics
+    /// It is on an emulator.
+    pub fn double(&self) -> &Double {
+        self.double.as_ref().expect("this lab is not on a double")
     }
 
     /// Creates the slot, as the superuser.
@@ -307,9 +333,17 @@ impl Lab {
 
     /// Reads the stream from its beginning, and holds it to the promise and PutRecords to its limits.
     pub async fn consume(&self) -> Delivery {
-        let delivery = Delivery::read(&self.kinesis, &self.stream).await;
+        let delivery = match &self.double {
+            Some(double) => {
+                double.assert_within_limits();
+                Delivery::of(double)
+            }
+            None => {
+                self.kinesis_gate.seen().assert_within_limits();
+                Delivery::read(&self.kinesis, &self.stream).await
+            }
+        };
         delivery.assert_promise();
-        self.kinesis_gate.seen().assert_within_limits();
         delivery
     }
 
@@ -373,7 +407,7 @@ impl Drop for Lab {
             if let Server::Shared(postgres) = self.postgres {
                 postgres.drop_database(&self.database).await;
             }
-            if let Server::Shared(kinesis) = self.kinesis {
+            if let (Server::Shared(kinesis), None) = (&self.kinesis, &self.double) {
                 kinesis.delete_stream(&self.stream).await;
             }
             self.ssm.delete(&self.parameter).await;

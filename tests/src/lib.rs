@@ -7,19 +7,25 @@
 //!
 //! Most scenarios need only a [`lab::Lab`].
 
+pub mod aggregate;
 pub mod cell;
 pub mod certificates;
 pub mod consumer;
+pub mod double;
+mod endpoint;
 pub mod event;
 pub mod function;
 pub mod gate;
+pub mod hash_range;
 pub mod kinesis;
 pub mod lab;
 pub mod oracle;
 pub mod pgbench;
 pub mod postgres;
+mod put_records;
 pub mod rebuild;
 pub mod runtime_api;
+pub mod seen;
 pub mod ssm;
 pub mod wait;
 pub mod watchdog;

@@ -1,218 +1,101 @@
-//! PutRecords, looked into: what its requests held, which keys were in flight together, and the partial failures
-//! that no emulator makes.
-
-use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
+//! PutRecords on its way through a gate: the partial failures that no emulator makes, and the requests of 10 MiB that none
+//! takes.
 
 use axum::body::{Body, Bytes, to_bytes};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use hyper::Response;
-use serde::Deserialize;
+use hyper::http::request::Parts;
 use serde_json::{Value, json};
 
-use super::{Cut, Shared};
-
-/// One PutRecords request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PutRecords {
-    /// The stream it names.
-    pub stream: String,
-    /// Partition key and size in bytes of the data, in the order of the request.
-    pub records: Vec<(String, usize)>,
-}
-
-impl PutRecords {
-    /// As Kinesis counts a request: data and partition keys.
-    pub fn bytes(&self) -> usize {
-        self.records.iter().map(|(key, data)| key.len() + data).sum()
-    }
-}
-
-/// All that PutRecords brought to a gate.
-#[derive(Debug, Clone, Default)]
-pub struct Seen {
-    /// The requests in the order of their arrival.
-    pub requests: Vec<PutRecords>,
-    /// Partition keys of which two records were unacknowledged at the same time.
-    pub shared_keys: BTreeSet<String>,
-    /// Unacknowledged records by stream and key.
-    in_flight: HashMap<(String, String), u32>,
-}
-
-impl Seen {
-    /// Records that were put, each as often as it was tried.
-    pub fn records(&self) -> usize {
-        self.requests.iter().map(|request| request.records.len()).sum()
-    }
-
-    /// Holds what was seen against the limits of PutRecords, and against the rule that a lane has at most one
-    /// unacknowledged record.
-    ///
-    /// # Panics
-    /// One of them was broken.
-    pub fn assert_within_limits(&self) {
-        for request in &self.requests {
-            let (records, bytes) = (request.records.len(), request.bytes());
-            assert!((1..=500).contains(&records), "a request of {records} records");
-            assert!(bytes <= 5 * 1024 * 1024, "a request of {bytes} bytes");
-            for (key, data) in &request.records {
-                let characters = key.chars().count();
-                assert!(
-                    (1..=256).contains(&characters),
-                    "a partition key of {characters} characters"
-                );
-                assert!(
-                    key.len() + data <= 1024 * 1024,
-                    "a record of {data} bytes with key {key}"
-                );
-            }
-        }
-        assert!(
-            self.shared_keys.is_empty(),
-            "two records in flight for one key: {:?}",
-            self.shared_keys
-        );
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Asked {
-    stream_name: Option<String>,
-    #[serde(rename = "StreamARN")]
-    stream_arn: Option<String>,
-    records: Vec<Entry>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Entry {
-    partition_key: String,
-    data: String,
-}
-
-/// Takes its records out of flight when the request is over, answered or not.
-pub(super) struct InFlight {
-    shared: Arc<Shared>,
-    stream: String,
-    keys: Vec<String>,
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        let mut state = self.shared.state();
-        for key in self.keys.drain(..) {
-            let of_stream = (self.stream.clone(), key);
-            if let Some(count) = state.seen.in_flight.get_mut(&of_stream) {
-                *count -= 1;
-                if *count == 0 {
-                    state.seen.in_flight.remove(&of_stream);
-                }
-            }
-        }
-    }
-}
+use super::Shared;
+use crate::endpoint::{self, Cut};
+use crate::put_records::PutRecords;
+use crate::seen::UnderWay;
 
 /// Writes the request down, and its records into flight.
-pub(super) fn note(shared: &Arc<Shared>, body: &Bytes) -> InFlight {
-    let body: Asked = serde_json::from_slice(body)
-        .unwrap_or_else(|error| panic!("a PutRecords that is not application/x-amz-json-1.1: {error}"));
-    let arn = body.stream_arn.as_deref().and_then(|arn| arn.rsplit('/').next());
-    let stream = body.stream_name.as_deref().or(arn).unwrap_or_default().to_owned();
-    let size = |data: &str| STANDARD.decode(data).map_or(data.len(), |data| data.len());
-    let records: Vec<(String, usize)> = body
+pub(super) fn note(shared: &Shared, body: &Bytes) -> UnderWay {
+    let request = parse(body);
+    let data: Vec<Vec<u8>> = request
         .records
-        .into_iter()
-        .map(|entry| (entry.partition_key, size(&entry.data)))
+        .iter()
+        .map(|entry| entry.data().unwrap_or_default())
         .collect();
-    let keys: Vec<String> = records.iter().map(|(key, _)| key.clone()).collect();
-
-    let mut state = shared.state();
-    for key in &keys {
-        let count = state
-            .seen
-            .in_flight
-            .entry((stream.clone(), key.clone()))
-            .or_default();
-        *count += 1;
-        if *count > 1 {
-            state.seen.shared_keys.insert(key.clone());
-        }
-    }
-    state.seen.requests.push(PutRecords {
-        stream: stream.clone(),
-        records,
-    });
-    drop(state);
-    InFlight {
-        shared: Arc::clone(shared),
-        stream,
-        keys,
-    }
+    let keys = request.records.iter().map(|entry| entry.partition_key.as_ref());
+    shared
+        .log
+        .enter(request.stream(), keys.zip(data.iter().map(Vec::as_slice)))
 }
 
-/// Which records of this request fail, if the gate is flaky: never an empty list.
-pub(super) fn victims(shared: &Shared, operation: &str, body: &Bytes) -> Option<BTreeSet<usize>> {
-    if operation != "PutRecords" {
-        return None;
-    }
-    let mut state = shared.state();
-    let flaky = state.flaky.as_mut()?;
-    let body: Asked = serde_json::from_slice(body).ok()?;
-    let victims: BTreeSet<usize> = (0..body.records.len())
-        .filter(|_| flaky.random.u8(..100) < flaky.percent)
-        .collect();
-    (!victims.is_empty()).then_some(victims)
+fn parse(body: &Bytes) -> PutRecords<'_> {
+    PutRecords::parse(body)
+        .unwrap_or_else(|error| panic!("a PutRecords that is not application/x-amz-json-1.1: {error}"))
 }
 
-/// Forwards all but the victims, and answers for all.
-pub(super) async fn spare(
-    shared: &Shared,
-    head: &hyper::http::request::Parts,
-    body: &Bytes,
-    victims: &BTreeSet<usize>,
-) -> Result<Response<Body>, Cut> {
-    let mut request: Value = serde_json::from_slice(body).map_err(|_| Cut)?;
+/// Forwards a request: but for the records that a flaky gate fails, and in parts where the emulator takes no more at once.
+pub(super) async fn forward(shared: &Shared, head: &Parts, body: Bytes) -> Result<Response<Body>, Cut> {
+    let sizes: Vec<usize> = parse(&body).records.iter().map(|entry| entry.bytes()).collect();
+    let fails = victims(shared, sizes.len());
+    let parts = parts(&sizes, &fails, shared.most_bytes.unwrap_or(usize::MAX));
+    if parts.len() <= 1 && !fails.contains(&true) {
+        return shared.forward(head, body).await;
+    }
+    let mut request: Value = serde_json::from_slice(&body).map_err(|_| Cut)?;
     let records = request["Records"].as_array_mut().ok_or(Cut)?;
-    let total = records.len();
-    let mut index = 0;
-    records.retain(|_| {
-        index += 1;
-        !victims.contains(&(index - 1))
-    });
-    let mut put = Vec::new();
-    let mut failed = victims.len() as u64;
-    let mut answer = Response::new(Body::empty());
-    if !records.is_empty() {
-        answer = shared.forward(head, Bytes::from(request.to_string())).await?;
+    let mut records: Vec<Value> = std::mem::take(records);
+    let mut answers: Vec<Value> = (0..records.len()).map(failure).collect();
+    for (number, part) in parts.into_iter().enumerate() {
+        let taken = part.iter().map(|index| records[*index].take()).collect();
+        request["Records"] = Value::Array(taken);
+        let answer = shared.forward(head, Bytes::from(request.to_string())).await?;
         if !answer.status().is_success() {
-            return Ok(answer);
+            if number == 0 {
+                return Ok(answer);
+            }
+            // Those before it are applied; the rest stays failed.
+            break;
         }
-        let (kept, body) = answer.into_parts();
-        let body = to_bytes(body, usize::MAX).await.map_err(|_| Cut)?;
-        let mut body: Value = serde_json::from_slice(&body).map_err(|_| Cut)?;
-        failed += body["FailedRecordCount"].as_u64().unwrap_or(0);
-        put = body["Records"]
-            .as_array_mut()
-            .map(std::mem::take)
-            .unwrap_or_default();
-        answer = Response::from_parts(kept, Body::empty());
-        answer.headers_mut().remove(hyper::header::CONTENT_LENGTH);
+        let answer = to_bytes(answer.into_body(), usize::MAX).await.map_err(|_| Cut)?;
+        let mut answer: Value = serde_json::from_slice(&answer).map_err(|_| Cut)?;
+        for (at, index) in part.into_iter().enumerate() {
+            answers[index] = answer["Records"][at].take();
+        }
     }
-    let mut put = put.into_iter();
-    let merged: Vec<Value> = (0..total)
-        .map(|index| match victims.contains(&index) {
-            true if index % 2 == 0 => json!({
-                "ErrorCode": "ProvisionedThroughputExceededException",
-                "ErrorMessage": "Rate exceeded for shard, as the scenario asked",
-            }),
-            true => json!({ "ErrorCode": "InternalFailure", "ErrorMessage": "Internal service failure." }),
-            false => put.next().unwrap_or(Value::Null),
-        })
-        .collect();
-    *answer.body_mut() = Body::from(json!({ "FailedRecordCount": failed, "Records": merged }).to_string());
-    let json = hyper::header::HeaderValue::from_static("application/x-amz-json-1.1");
-    answer.headers_mut().insert(hyper::header::CONTENT_TYPE, json);
-    Ok(answer)
+    let failed = answers.iter().filter(|it| !it["ErrorCode"].is_null()).count();
+    let answer = json!({ "FailedRecordCount": failed, "Records": answers });
+    Ok(endpoint::json(answer.to_string()))
+}
+
+/// Which of so many records fail by themselves.
+fn victims(shared: &Shared, records: usize) -> Vec<bool> {
+    match shared.state().flaky.as_mut() {
+        Some(flaky) => (0..records)
+            .map(|_| flaky.random.u8(..100) < flaky.percent)
+            .collect(),
+        None => vec![false; records],
+    }
+}
+
+/// The records that pass, by their index, in requests of at most `most_bytes` each. One that is larger goes alone.
+fn parts(sizes: &[usize], fails: &[bool], most_bytes: usize) -> Vec<Vec<usize>> {
+    let (mut parts, mut bytes): (Vec<Vec<usize>>, usize) = (Vec::new(), 0);
+    for (index, size) in sizes.iter().enumerate().filter(|(index, _)| !fails[*index]) {
+        match parts.last_mut() {
+            Some(part) if bytes + size <= most_bytes => part.push(index),
+            _ => {
+                parts.push(vec![index]);
+                bytes = 0;
+            }
+        }
+        bytes += size;
+    }
+    parts
+}
+
+fn failure(index: usize) -> Value {
+    match index % 2 {
+        0 => json!({
+            "ErrorCode": "ProvisionedThroughputExceededException",
+            "ErrorMessage": "Rate exceeded for shard, as the scenario asked",
+        }),
+        _ => json!({ "ErrorCode": "InternalFailure", "ErrorMessage": "Internal service failure." }),
+    }
 }

@@ -1,0 +1,445 @@
+//! A double of one Kinesis stream, for what no emulator does: requests of 10 MiB and records of up to 10 MiB, resharding in
+//! the middle, and every fault that a producer has to live with (see [`Faults`]). It keeps what arrived, shard by shard, and
+//! a scenario reads that in the same process.
+//!
+//! It knows PutRecords, ListShards and DescribeStreamSummary. The records of one request are put in any order, as Kinesis
+//! may.
+
+mod faults;
+mod shards;
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use axum::body::{Body, Bytes};
+use hyper::Response;
+use hyper::http::request::Parts;
+use serde_json::{Value, json};
+
+use crate::endpoint::{self, Answerer, Cut, Endpoint, refusal};
+use crate::hash_range::{HashRange, hash_of};
+use crate::put_records::{Entry, PutRecords};
+use crate::seen::{Log, MOST_BYTES, MOST_RECORDS, Seen};
+
+use faults::{Draw, Fate, RecordFate, Slow};
+use shards::{Put, Shards};
+
+pub use faults::Faults;
+
+/// How a double is made.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Shards that it has at first.
+    pub shards: usize,
+    /// `MaxRecordSizeInKiB`: what a record may have, data and partition key.
+    pub record_kib: usize,
+    /// `StreamStatus`: one that is not `ACTIVE` or `UPDATING` takes no records.
+    pub status: &'static str,
+    /// `RecordDistributionStrategy`: `USER_PARTITION_KEY`, or `AUTO`, which does not look at partition keys.
+    pub distribution: &'static str,
+    /// Whether a shard takes 1 MiB and 1,000 records a second and no more.
+    pub throughput: bool,
+    /// Shards on one page of ListShards.
+    pub page: usize,
+    /// What it does wrong.
+    pub faults: Faults,
+}
+
+impl Default for Settings {
+    /// Two shards, the limits of a stream that nobody changed, and no faults.
+    fn default() -> Self {
+        Self {
+            shards: 2,
+            record_kib: 1024,
+            status: "ACTIVE",
+            distribution: "USER_PARTITION_KEY",
+            throughput: false,
+            page: 1_000,
+            faults: Faults::default(),
+        }
+    }
+}
+
+/// What a double has done so far.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Counts {
+    /// PutRecords requests.
+    pub requests: u64,
+    /// Records of them, each as often as it was tried.
+    pub tried: u64,
+    /// Records that it put.
+    pub put: u64,
+    /// Splits and merges.
+    pub reshards: u64,
+    /// Shards that are open now.
+    pub open_shards: usize,
+}
+
+/// A double that answers.
+#[derive(Debug)]
+pub struct Double {
+    endpoint: Endpoint,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    stream: String,
+    settings: Settings,
+    state: Mutex<State>,
+    log: Log,
+}
+
+#[derive(Debug)]
+struct State {
+    shards: Shards,
+    draw: Draw,
+    status: &'static str,
+    counts: Counts,
+    operations: HashMap<String, u64>,
+}
+
+impl Double {
+    /// Opens one that holds `stream`.
+    pub async fn open(stream: &str, settings: Settings) -> Self {
+        let state = State {
+            shards: Shards::new(settings.shards),
+            draw: Draw::new(settings.faults),
+            status: settings.status,
+            counts: Counts::default(),
+            operations: HashMap::new(),
+        };
+        let shared = Arc::new(Shared {
+            stream: stream.to_owned(),
+            settings,
+            state: Mutex::new(state),
+            log: Log::default(),
+        });
+        Self {
+            endpoint: Endpoint::open(Arc::clone(&shared)).await,
+            shared,
+        }
+    }
+
+    /// As `AWS_ENDPOINT_URL_KINESIS` takes it.
+    pub fn endpoint(&self) -> &str {
+        self.endpoint.url()
+    }
+
+    /// Hands every record to `each`, with the range of its shard, its partition key and its data: shard after shard, each
+    /// in the order of arrival, and a shard before its children.
+    pub fn read(&self, mut each: impl FnMut(HashRange, &str, &[u8])) {
+        for shard in &self.shared.state().shards.all {
+            for record in &shard.records {
+                each(shard.range, &record.partition_key, &record.data);
+            }
+        }
+    }
+
+    /// Splits the open shard of this place among the open ones, in the order of their ranges.
+    pub fn split(&self, place: usize) {
+        let mut state = self.shared.state();
+        let (shard, stale) = (state.shards.open()[place], state.draw.stale_maps());
+        state.shards.split(shard, stale);
+    }
+
+    /// Merges the open shard of this place with the next one.
+    pub fn merge(&self, place: usize) {
+        let mut state = self.shared.state();
+        let (open, stale) = (state.shards.open(), state.draw.stale_maps());
+        state.shards.merge(open[place], open[place + 1], stale);
+    }
+
+    /// From now on it has this `StreamStatus`.
+    pub fn set_status(&self, status: &'static str) {
+        self.shared.state().status = status;
+    }
+
+    /// What PutRecords brought so far.
+    pub fn seen(&self) -> Seen {
+        self.shared.log.seen().clone()
+    }
+
+    /// Holds what PutRecords brought against the limits of this stream and the order of lanes.
+    ///
+    /// # Panics
+    /// One of them was broken.
+    pub fn assert_within_limits(&self) {
+        let record_bytes = self.shared.settings.record_kib << 10;
+        self.shared.log.seen().assert_within(record_bytes);
+    }
+
+    /// What it has done so far.
+    pub fn counts(&self) -> Counts {
+        let state = self.shared.state();
+        Counts {
+            reshards: state.shards.reshards,
+            open_shards: state.shards.open().len(),
+            ..state.counts
+        }
+    }
+
+    /// Requests of `operation` so far.
+    pub fn requests(&self, operation: &str) -> u64 {
+        self.shared
+            .state()
+            .operations
+            .get(operation)
+            .copied()
+            .unwrap_or(0)
+    }
+}
+
+impl Answerer for Shared {
+    async fn answer(
+        self: Arc<Self>,
+        operation: String,
+        _: Parts,
+        body: Bytes,
+    ) -> Result<Response<Body>, Cut> {
+        *self.state().operations.entry(operation.clone()).or_default() += 1;
+        if operation == "PutRecords" {
+            return self.put_records(&body).await;
+        }
+        let request: Value = serde_json::from_slice(&body).unwrap_or_default();
+        let arn = request["StreamARN"]
+            .as_str()
+            .and_then(|arn| arn.rsplit('/').next());
+        let named = request["StreamName"].as_str().or(arn);
+        if let Some(missing) = named.filter(|name| *name != self.stream) {
+            return Ok(not_found(missing));
+        }
+        Ok(match operation.as_str() {
+            "ListShards" => self.list_shards(&request),
+            "DescribeStreamSummary" => self.describe(),
+            _ => refusal(400, "UnknownOperationException", "not an operation of the double"),
+        })
+    }
+}
+
+fn not_found(stream: &str) -> Response<Body> {
+    let message = format!("Stream {stream} under account 000000000000 not found.");
+    refusal(400, "ResourceNotFoundException", &message)
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn describe(&self) -> Response<Body> {
+        let state = self.state();
+        let summary = json!({
+            "StreamName": self.stream,
+            "StreamARN": format!("arn:aws:kinesis:{}:000000000000:stream/{}", crate::kinesis::REGION, self.stream),
+            "StreamStatus": state.status,
+            "StreamModeDetails": { "StreamMode": "ON_DEMAND" },
+            "RetentionPeriodHours": 24,
+            "StreamCreationTimestamp": 1.0,
+            "EnhancedMonitoring": [],
+            "OpenShardCount": state.shards.open().len(),
+            "ConsumerCount": 0,
+            "MaxRecordSizeInKiB": self.settings.record_kib,
+            "RecordDistributionStrategy": self.settings.distribution,
+        });
+        endpoint::json(json!({ "StreamDescriptionSummary": summary }).to_string())
+    }
+
+    /// A page is named by the place of its first shard.
+    fn list_shards(&self, request: &Value) -> Response<Body> {
+        let mut state = self.state();
+        let open_only = request["ShardFilter"]["Type"] == "AT_LATEST";
+        let token = request["NextToken"].as_str();
+        let first: usize = token.and_then(|token| token.parse().ok()).unwrap_or(0);
+        let shards: Vec<&Value> = state
+            .shards
+            .list(token.is_none())
+            .iter()
+            .filter(|shard| !open_only || shard["SequenceNumberRange"]["EndingSequenceNumber"].is_null())
+            .collect();
+        let page = self.settings.page;
+        let listed: Vec<&&Value> = shards.iter().skip(first).take(page).collect();
+        let mut answer = json!({ "Shards": listed });
+        if first + page < shards.len() {
+            answer["NextToken"] = json!((first + page).to_string());
+        }
+        endpoint::json(answer.to_string())
+    }
+
+    async fn put_records(self: Arc<Self>, body: &[u8]) -> Result<Response<Body>, Cut> {
+        let request = match PutRecords::parse(body) {
+            Ok(request) => request,
+            Err(error) => return Ok(refusal(400, "SerializationException", &error.to_string())),
+        };
+        let mut data = Vec::with_capacity(request.records.len());
+        for entry in &request.records {
+            match entry.data() {
+                Some(bytes) => data.push(bytes),
+                None => return Ok(refusal(400, "SerializationException", "data that is no base64")),
+            }
+        }
+        let keys = request.records.iter().map(|entry| entry.partition_key.as_ref());
+        let records = keys.zip(data.iter().map(Vec::as_slice));
+        let _under_way = self.log.enter(request.stream(), records);
+        let (fate, slow) = {
+            let mut state = self.state();
+            state.counts.requests += 1;
+            state.counts.tried += data.len() as u64;
+            state.draw.request()
+        };
+        if let Err(refused) = self.check(&request) {
+            return Ok(refused);
+        }
+        if let Slow::BeforePut(time) = slow {
+            tokio::time::sleep(time).await;
+        }
+        match fate {
+            Fate::CutRequest => return Err(Cut),
+            Fate::Failed(false) => return Ok(internal()),
+            Fate::Throttled => {
+                let message = "Rate exceeded for the stream.";
+                return Ok(refusal(400, "ProvisionedThroughputExceededException", message));
+            }
+            _ => {}
+        }
+        let short = fate == Fate::ShortAnswer;
+        let answer = match self.state().put(&request.records, data, self.settings, short) {
+            Ok(answer) => answer,
+            Err(refused) => return Ok(refused),
+        };
+        if let Slow::BeforeAnswer(time) = slow {
+            tokio::time::sleep(time).await;
+        }
+        match fate {
+            Fate::CutAnswer => Err(Cut),
+            Fate::Failed(true) => Ok(internal()),
+            _ => Ok(endpoint::json(answer)),
+        }
+    }
+
+    /// What Kinesis refuses a whole request for.
+    fn check(&self, request: &PutRecords<'_>) -> Result<(), Response<Body>> {
+        if request.stream() != self.stream {
+            return Err(not_found(request.stream()));
+        }
+        let status = self.state().status;
+        if !["ACTIVE", "UPDATING"].contains(&status) {
+            return Err(not_found(&self.stream));
+        }
+        let invalid = |message: String| {
+            let message = format!("1 validation error detected: {message}");
+            Err(refusal(400, "ValidationException", &message))
+        };
+        let records = request.records.len();
+        if !(1..=MOST_RECORDS).contains(&records) {
+            return invalid(format!(
+                "{records} records: a request has at least 1 and at most {MOST_RECORDS}"
+            ));
+        }
+        let most = self.settings.record_kib << 10;
+        let mut bytes = 0;
+        for entry in &request.records {
+            let characters = entry.partition_key.chars().count();
+            if !(1..=256).contains(&characters) {
+                return invalid(format!("a partition key of {characters} characters"));
+            }
+            if entry.bytes() > most {
+                return invalid(format!("a record of {} bytes: at most {most}", entry.bytes()));
+            }
+            if entry
+                .explicit_hash_key
+                .as_ref()
+                .is_some_and(|key| key.parse::<u128>().is_err())
+            {
+                let message = "ExplicitHashKey must be in the range: [0, 2^128-1].";
+                return Err(refusal(400, "InvalidArgumentException", message));
+            }
+            bytes += entry.bytes();
+        }
+        match bytes <= MOST_BYTES {
+            true => Ok(()),
+            false => invalid(format!("a request of {bytes} bytes: at most {MOST_BYTES}")),
+        }
+    }
+}
+
+impl State {
+    /// Puts the records, those that the seed lets through, and answers for all of them. Refused when the stream takes no
+    /// records any more.
+    fn put(
+        &mut self,
+        entries: &[Entry<'_>],
+        data: Vec<Vec<u8>>,
+        settings: Settings,
+        short: bool,
+    ) -> Result<String, Response<Body>> {
+        if !["ACTIVE", "UPDATING"].contains(&self.status) {
+            return Err(refusal(
+                400,
+                "ResourceNotFoundException",
+                "the stream is not active",
+            ));
+        }
+        if self.draw.reshards() {
+            let stale = self.draw.stale_maps();
+            self.shards.reshard(&mut self.draw.random, stale);
+        }
+        let now = Instant::now();
+        let mut answers = vec![String::new(); entries.len()];
+        let mut records: Vec<(usize, Vec<u8>)> = data.into_iter().enumerate().collect();
+        self.draw.random.shuffle(&mut records);
+        let mut failed = 0;
+        for (index, data) in records {
+            let entry = &entries[index];
+            let given = entry
+                .explicit_hash_key
+                .as_ref()
+                .and_then(|key| key.parse::<u128>().ok());
+            let hash = match settings.distribution {
+                "AUTO" => self.draw.random.u128(..),
+                _ => given.unwrap_or_else(|| hash_of(&entry.partition_key)),
+            };
+            let number = self.shards.holding(hash);
+            let shard = &mut self.shards.all[number];
+            let mut fate = self.draw.record();
+            if settings.throughput && fate == RecordFate::Put && !shard.has_room(now, entry.bytes()) {
+                fate = RecordFate::Throttled;
+            }
+            let (kind, why) = match fate {
+                RecordFate::Put => {
+                    self.counts.put += 1;
+                    let partition_key = entry.partition_key.as_ref().to_owned();
+                    shard.records.push(Put { partition_key, data });
+                    let (sequence, id) = (self.counts.put, shards::id(number));
+                    answers[index] = format!(r#"{{"SequenceNumber":"{sequence:056}","ShardId":"{id}"}}"#);
+                    continue;
+                }
+                RecordFate::Throttled => (
+                    "ProvisionedThroughputExceededException",
+                    format!("Rate exceeded for shard {}", shards::id(number)),
+                ),
+                RecordFate::Failed => ("InternalFailure", "Internal service failure.".to_owned()),
+            };
+            failed += 1;
+            answers[index] = format!(r#"{{"ErrorCode":"{kind}","ErrorMessage":"{why}"}}"#);
+        }
+        if short {
+            answers.truncate(self.draw.random.usize(..entries.len()));
+        }
+        let mut answer = String::with_capacity(answers.len() * 120 + 50);
+        // Writing to a string does not fail.
+        let _ = write!(answer, r#"{{"FailedRecordCount":{failed},"Records":["#);
+        for (at, record) in answers.iter().enumerate() {
+            answer.push_str(if at == 0 { "" } else { "," });
+            answer.push_str(record);
+        }
+        answer.push_str("]}");
+        Ok(answer)
+    }
+}
+
+fn internal() -> Response<Body> {
+    refusal(500, "InternalFailure", "Internal service failure.")
+}

@@ -1,0 +1,141 @@
+//! What a double does wrong, drawn from a seed.
+
+use std::time::Duration;
+
+/// How often what goes wrong: shares of all requests, or of all records, from 0 to 1. None of it by default.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Faults {
+    /// Draws everything. The same seed draws the same for the same requests in the same order.
+    pub seed: u64,
+    /// Records that are refused because their shard takes no more.
+    pub throttled_records: f64,
+    /// Records that are refused with an internal failure.
+    pub failed_records: f64,
+    /// Requests that are throttled as a whole; nothing is applied.
+    pub throttled_requests: f64,
+    /// Requests that are answered with status 500; half of them were applied.
+    pub failed_requests: f64,
+    /// Requests whose connection is cut in place of the answer, after they were applied.
+    pub cut_answers: f64,
+    /// Requests whose connection is cut before they were applied.
+    pub cut_requests: f64,
+    /// Requests that were applied and whose answer tells of a part of the records only.
+    pub short_answers: f64,
+    /// Requests that take longer: half of them before they are applied, half of them before they are answered.
+    pub slow_requests: f64,
+    /// How much longer, at most.
+    pub slowest: Duration,
+    /// Requests just before which a shard is split, or two are merged.
+    pub reshards: f64,
+    /// How many answers of ListShards after a reshard show the shards of before.
+    pub stale_maps: u32,
+}
+
+impl Faults {
+    /// The faults of one seed: some of every kind, the kinds more or less often.
+    pub fn of_seed(seed: u64) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut share = |most: f64| most * random.f64();
+        Self {
+            seed,
+            throttled_records: share(0.004),
+            failed_records: share(0.01),
+            throttled_requests: share(0.004),
+            failed_requests: share(0.02),
+            cut_answers: share(0.02),
+            cut_requests: share(0.01),
+            short_answers: share(0.02),
+            slow_requests: share(0.05),
+            reshards: 0.001 + share(0.01),
+            slowest: Duration::from_millis(random.u64(5..=300)),
+            stale_maps: random.u32(..4),
+        }
+    }
+}
+
+/// What becomes of one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    Passes,
+    Throttled,
+    /// Whether it is applied.
+    Failed(bool),
+    CutAnswer,
+    CutRequest,
+    ShortAnswer,
+}
+
+/// What becomes of one record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RecordFate {
+    Put,
+    Throttled,
+    Failed,
+}
+
+/// When a request waits, and how long.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Slow {
+    No,
+    BeforePut(Duration),
+    BeforeAnswer(Duration),
+}
+
+/// Draws faults.
+#[derive(Debug)]
+pub(super) struct Draw {
+    faults: Faults,
+    pub(super) random: fastrand::Rng,
+}
+
+impl Draw {
+    pub(super) fn new(faults: Faults) -> Self {
+        let random = fastrand::Rng::with_seed(faults.seed);
+        Self { faults, random }
+    }
+
+    pub(super) fn request(&mut self) -> (Fate, Slow) {
+        let faults = self.faults;
+        let kinds = [
+            (faults.throttled_requests, Fate::Throttled),
+            (faults.failed_requests / 2.0, Fate::Failed(false)),
+            (faults.failed_requests / 2.0, Fate::Failed(true)),
+            (faults.cut_answers, Fate::CutAnswer),
+            (faults.cut_requests, Fate::CutRequest),
+            (faults.short_answers, Fate::ShortAnswer),
+        ];
+        let fate = self.one_of(&kinds).unwrap_or(Fate::Passes);
+        if self.random.f64() >= faults.slow_requests {
+            return (fate, Slow::No);
+        }
+        let time = faults.slowest.mul_f64(self.random.f64());
+        match self.random.bool() {
+            true => (fate, Slow::BeforePut(time)),
+            false => (fate, Slow::BeforeAnswer(time)),
+        }
+    }
+
+    pub(super) fn record(&mut self) -> RecordFate {
+        let kinds = [
+            (self.faults.throttled_records, RecordFate::Throttled),
+            (self.faults.failed_records, RecordFate::Failed),
+        ];
+        self.one_of(&kinds).unwrap_or(RecordFate::Put)
+    }
+
+    pub(super) fn reshards(&mut self) -> bool {
+        self.random.f64() < self.faults.reshards
+    }
+
+    pub(super) fn stale_maps(&self) -> u32 {
+        self.faults.stale_maps
+    }
+
+    fn one_of<T: Copy>(&mut self, kinds: &[(f64, T)]) -> Option<T> {
+        let mut drawn = self.random.f64();
+        kinds.iter().find_map(|(share, kind)| {
+            drawn -= share;
+            (drawn < 0.0).then_some(*kind)
+        })
+    }
+}
