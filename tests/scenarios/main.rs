@@ -7,6 +7,7 @@
 
 mod acknowledged;
 mod actions;
+mod aggregation;
 mod backlog;
 mod config_errors;
 mod consumer;
@@ -22,6 +23,7 @@ mod marks;
 mod order;
 mod oversize;
 mod pgbench;
+mod plan;
 mod producer;
 mod random_kills;
 mod refusal;
@@ -73,11 +75,13 @@ fn main() {
         double::all(),
         acknowledged::all(),
         actions::all(),
+        aggregation::all(),
         config_errors::all(),
         crash::all(),
         gap::all(),
         huge::all(),
         pgbench::all(),
+        plan::all(),
         idle::all(),
         key_changes::all(),
         keyless::all(),

@@ -231,10 +231,7 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
     /// Reads one window, sends it, and confirms what has arrived. The server gets `patience` to decode it.
     async fn window(&mut self, window: Window, patience: Duration) -> Result<End, Error> {
         let (acknowledged, proved) = (self.start.acknowledged, self.start.proved);
-        let now = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
-        let now = i64::try_from(now.as_micros()).unwrap_or(i64::MAX);
+        let now = now();
         self.report.peeks += 1;
         let time = self.budget.for_reading(Instant::now());
         let mut rows = match tokio::time::timeout(patience, self.slot.peek(window, time)).await {
@@ -434,6 +431,14 @@ enum Read {
     TooSlow,
     /// The time for reading is over, or something failed.
     Stopped,
+}
+
+/// Wall-clock time, µs since 1970-01-01 UTC.
+fn now() -> i64 {
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    i64::try_from(now.as_micros()).unwrap_or(i64::MAX)
 }
 
 async fn until(at: Option<Instant>) {

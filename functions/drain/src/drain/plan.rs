@@ -14,7 +14,7 @@ use crate::window::Window;
 use super::parts::{Rows as _, Slot, SlotError};
 use super::reader::{HOLD_BYTES, Output, Reader, Wants};
 use super::report::Report;
-use super::{AGGREGATE_BYTES, REQUEST, Settings};
+use super::{AGGREGATE_BYTES, REQUEST, Settings, now};
 
 /// The answer to `{"action":"plan"}`.
 #[derive(Debug, Serialize)]
@@ -71,7 +71,14 @@ pub async fn plan<S: Slot>(
         record_bytes: usize::MAX,
         ..settings.clone()
     };
-    let mut reader = Reader::new(&unlimited, debezium, catalog, start.acknowledged, start.proved, 0);
+    let mut reader = Reader::new(
+        &unlimited,
+        debezium,
+        catalog,
+        start.acknowledged,
+        start.proved,
+        now(),
+    );
     let mut forecast = Forecast::new(
         began,
         &settings.shards,

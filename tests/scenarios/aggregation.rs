@@ -1,0 +1,165 @@
+//! Many events in one record: a consumer that takes aggregates apart gets every event, those of one key in order, also when
+//! records fail and when the stream is resharded in the middle of a drain; and far fewer records carry them.
+
+use std::time::Duration;
+
+use scenarios::gate::Side;
+use scenarios::kinesis::Kinesis;
+use scenarios::lab::{DEADLINE, Lab, Plugin};
+use serde_json::json;
+
+use crate::backlog;
+
+crate::scenarios![
+    every_event_arrives_inside_of_aggregates,
+    aggregates_that_fail_keep_the_order_of_every_key,
+    a_split_and_a_merge_in_the_middle_lose_nothing_that_a_consumer_keeps,
+    a_truncate_is_a_barrier_for_aggregates_too,
+];
+
+async fn lab(plugin: Plugin, shards: i32) -> Lab {
+    let lab = Lab::plan(plugin)
+        .shards(shards)
+        .env("AGGREGATION", "kpl")
+        .build()
+        .await;
+    backlog::create(&lab).await;
+    lab
+}
+
+/// Compares the table, and counts the events. Returns how many came more than once.
+async fn arrived(lab: &Lab) -> usize {
+    let delivery = lab.compare(&[backlog::TABLE]).await;
+    assert_eq!(
+        delivery.changes().len(),
+        backlog::events(lab).await,
+        "every event, and no other"
+    );
+    delivery.duplicates()
+}
+
+async fn every_event_arrives_inside_of_aggregates() {
+    Plugin::each(|plugin| async move {
+        let lab = lab(plugin, 3).await;
+        backlog::write(&lab, 1, 2_000, 300).await;
+        let report = lab.tick().await;
+        assert_eq!(report["stopped"], "empty", "{report}");
+        assert_eq!(arrived(&lab).await, 0);
+        let (records, events) = (
+            report["records"].as_u64().unwrap(),
+            report["events"].as_u64().unwrap(),
+        );
+        assert!(records * 20 < events, "{records} records for {events} events");
+    })
+    .await;
+}
+
+async fn aggregates_that_fail_keep_the_order_of_every_key() {
+    for seed in [1, 2] {
+        let lab = lab(Plugin::Pgoutput, 4).await;
+        backlog::write(&lab, 50 + seed, 3_000, 150).await;
+        lab.kinesis_gate.flaky(u64::from(seed), 40);
+        let reports = lab.drain().await;
+        assert!(reports.iter().any(|report| report["retried"].as_u64() > Some(0)));
+        arrived(&lab).await;
+    }
+}
+
+/// The first place of the upper half of a shard.
+fn middle(shard: &aws_sdk_kinesis::types::Shard) -> String {
+    let range = shard.hash_key_range().unwrap();
+    let place = |text: &str| text.parse::<u128>().unwrap();
+    let (first, last) = (place(range.starting_hash_key()), place(range.ending_hash_key()));
+    (first + (last - first) / 2 + 1).to_string()
+}
+
+/// Splits the first shard, and merges the other two.
+async fn reshard(kinesis: &Kinesis, stream: &str) {
+    let shards = kinesis.shards(stream).await;
+    let client = kinesis.client();
+    let split = client
+        .split_shard()
+        .stream_name(stream)
+        .shard_to_split(shards[0].shard_id());
+    split
+        .new_starting_hash_key(middle(&shards[0]))
+        .send()
+        .await
+        .unwrap();
+    let merge = client
+        .merge_shards()
+        .stream_name(stream)
+        .shard_to_merge(shards[1].shard_id());
+    let merged = || async {
+        merge
+            .clone()
+            .adjacent_shard_to_merge(shards[2].shard_id())
+            .send()
+            .await
+            .is_ok()
+    };
+    scenarios::wait::until("the stream can be resharded once more", DEADLINE, merged).await;
+    let open = || async {
+        let all = kinesis.shards(stream).await;
+        let open = all.iter().filter(|shard| {
+            shard
+                .sequence_number_range()
+                .is_none_or(|range| range.ending_sequence_number().is_none())
+        });
+        open.count() == 3
+    };
+    scenarios::wait::until("the stream is resharded", DEADLINE, open).await;
+}
+
+async fn a_split_and_a_merge_in_the_middle_lose_nothing_that_a_consumer_keeps() {
+    let lab = lab(Plugin::Pgoutput, 3).await;
+    backlog::write(&lab, 60, 4_000, 300).await;
+    let mut held = lab.kinesis_gate.hold("PutRecords", Side::Request);
+    let event = json!({});
+    let (outcome, ()) = tokio::join!(lab.function.invoke(&event, DEADLINE), async {
+        held.reached().await;
+        reshard(&lab.kinesis, &lab.stream).await;
+        held.release();
+    });
+    let report = outcome.answer();
+    assert_eq!(report["stopped"], "empty", "{report}");
+    assert!(
+        report["retried"].as_u64() > Some(0),
+        "what landed elsewhere goes again: {report}"
+    );
+    arrived(&lab).await;
+    assert_eq!(
+        lab.kinesis_gate.requests("ListShards"),
+        2,
+        "once, and once more when it was stale"
+    );
+    // What is known now holds for the next tick, in the same sandbox.
+    backlog::write(&lab, 61, 500, 300).await;
+    let report = lab.tick().await;
+    assert_eq!(report["retried"], 0, "{report}");
+    arrived(&lab).await;
+}
+
+async fn a_truncate_is_a_barrier_for_aggregates_too() {
+    let lab = lab(Plugin::Pgoutput, 4).await;
+    for round in 0..3 {
+        lab.sql("insert into t select id, 0, 'x' from generate_series(1, 500) as id")
+            .await;
+        lab.sql("truncate t").await;
+        lab.sql(&format!(
+            "insert into t select id, {round}, 'y' from generate_series(1, 500) as id"
+        ))
+        .await;
+        lab.sql(match round {
+            2 => "select 1",
+            _ => "delete from t",
+        })
+        .await;
+    }
+    lab.kinesis_gate.always(
+        "PutRecords",
+        scenarios::gate::Fault::Delay(Duration::from_millis(3)),
+    );
+    lab.drain().await;
+    lab.compare(&[backlog::TABLE]).await;
+}

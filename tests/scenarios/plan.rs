@@ -1,0 +1,152 @@
+//! `plan` tells what a drain would send, and sends, stores and confirms nothing.
+
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use scenarios::lab::{Lab, Plugin};
+use serde_json::{Value, json};
+
+use crate::backlog;
+use crate::marks::Marks;
+
+crate::scenarios![
+    what_was_planned_is_what_a_drain_sends,
+    a_plan_counts_what_no_record_can_hold_and_goes_on,
+    a_plan_of_nothing_is_empty,
+    a_person_can_read_a_plan,
+];
+
+async fn plan(lab: &Lab) -> Value {
+    lab.invoke(json!({"action": "plan"})).await.answer()
+}
+
+async fn what_was_planned_is_what_a_drain_sends() {
+    for (plugin, aggregation) in [
+        (Plugin::Pgoutput, "none"),
+        (Plugin::Pgoutput, "kpl"),
+        (Plugin::Wal2json, "none"),
+        (Plugin::TestDecoding, "kpl"),
+    ] {
+        let lab = Lab::plan(plugin)
+            .shards(4)
+            .env("AGGREGATION", aggregation)
+            .build()
+            .await;
+        backlog::create(&lab).await;
+        lab.drain().await;
+        backlog::write(&lab, 70, 2_000, 200).await;
+        let before = Marks::of(&lab).await;
+        let plan = plan(&lab).await;
+        assert_eq!(Marks::of(&lab).await, before, "nothing moved");
+        assert_eq!(lab.kinesis_gate.requests("PutRecords"), 0, "nothing was sent");
+        assert_eq!(plan["complete"], true, "{plan}");
+        assert_eq!(plan["aggregation"], aggregation);
+
+        let report = lab.tick().await;
+        for figure in ["transactions", "changes", "events"] {
+            assert_eq!(plan[figure], report[figure], "{figure}");
+        }
+        let table = &plan["tables"][0];
+        assert_eq!(
+            (&table["table"], &table["events"]),
+            (&json!("public.t"), &report["events"])
+        );
+        let way = &plan[aggregation];
+        let delivery = lab.compare(&[backlog::TABLE]).await;
+        let mut keys: Vec<&str> = delivery
+            .arrivals
+            .iter()
+            .map(|arrival| &*arrival.partition_key)
+            .collect();
+        keys.sort_unstable();
+        keys.dedup();
+        assert_eq!(table["keys"], keys.len());
+        match aggregation {
+            "none" => {
+                assert_eq!(
+                    (&way["records"], &way["bytes"]),
+                    (&report["records"], &report["bytes"])
+                );
+                let shards = way["shards"].as_array().unwrap();
+                let sum: u64 = shards
+                    .iter()
+                    .map(|shard| shard["records"].as_u64().unwrap())
+                    .sum();
+                assert_eq!(sum, report["records"].as_u64().unwrap());
+            }
+            // How much waits for a shard when its turn comes is a matter of time in a drain.
+            _ => assert!(
+                way["records"].as_u64() <= report["records"].as_u64(),
+                "{way} {report}"
+            ),
+        }
+        let (none, kpl) = (&plan["none"]["put_units"], &plan["kpl"]["put_units"]);
+        assert!(none.as_u64().unwrap() > 20 * kpl.as_u64().unwrap(), "{plan}");
+    }
+}
+
+async fn a_plan_counts_what_no_record_can_hold_and_goes_on() {
+    let lab = Lab::new(Plugin::Pgoutput).await;
+    lab.sql("create table t (id int primary key, large text)").await;
+    lab.sql("insert into t values (1, 'small'), (2, repeat('x', 1048576)), (3, 'small')")
+        .await;
+    let plan = plan(&lab).await;
+    assert_eq!(
+        (&plan["oversize"], &plan["events"]),
+        (&json!(1), &json!(3)),
+        "{plan}"
+    );
+    assert_eq!(plan["record_limit_bytes"], 1 << 20);
+    assert_eq!(lab.fail().await.0, "Oversize");
+}
+
+async fn a_plan_of_nothing_is_empty() {
+    let lab = Lab::new(Plugin::Wal2json).await;
+    let plan = plan(&lab).await;
+    assert_eq!(
+        (&plan["events"], &plan["tables"]),
+        (&json!(0), &json!([])),
+        "{plan}"
+    );
+    assert_eq!(plan["none"]["records"], 0);
+}
+
+async fn a_person_can_read_a_plan() {
+    let lab = Lab::new(Plugin::Pgoutput).await;
+    backlog::create(&lab).await;
+    // One key of three has half of the events, and a shard gets more than it takes in a second.
+    lab.sql("insert into t values (1, 0), (2, 0), (3, 0)").await;
+    lab.sql(
+        "do $$ begin for i in 1..3000 loop update t set n = i where id in (1, 2 + i % 2); end loop; end $$",
+    )
+    .await;
+    let plan = plan(&lab).await;
+    assert_eq!(plan["hottest_keys"][0]["key"], r#"{"id":1}"#);
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/plan.py");
+    let mut child = Command::new("python3")
+        .arg(script)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(plan.to_string().as_bytes())
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let table = String::from_utf8(output.stdout).unwrap();
+    println!("{table}");
+    for part in [
+        "public.t",
+        r#"{"id":1}"#,
+        "6,003 events",
+        "none (configured)",
+        "Throttling is to be expected",
+        "shardId-0000",
+    ] {
+        assert!(table.contains(part), "{part} is not in\n{table}");
+    }
+}
