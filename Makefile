@@ -5,7 +5,7 @@
 .NOTPARALLEL:
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help demo test check advisories build bench invoke plan deploy clean tools-rust tools-demo tools-check tools-build
+.PHONY: help demo test check advisories build bench storm invoke plan deploy clean tools-rust tools-demo tools-check tools-build
 
 # Last, so that a cargo of the user's choice wins.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -49,6 +49,10 @@ build: tools-rust tools-build ## what is deployed, for arm64: target/lambda/drai
 bench: tools-rust tools-demo ## a backlog drained beside pg_recvlogical, side by side (TRANSACTIONS=200000)
 	cargo build --locked --release --workspace --bins
 	@target/release/bench
+
+storm: tools-rust tools-demo ## 200,000 events through a stream that does everything wrong (SEEDS=100, FIRST_SEED=1)
+	cargo build --locked --workspace --bins
+	@target/debug/storm
 
 invoke: tools-check ## send EVENT (events/status.json) to the deployed function
 	$(SAM) remote invoke DrainFunction --event-file $(EVENT)

@@ -19,6 +19,7 @@ mod huge;
 mod idle;
 mod key_changes;
 mod keyless;
+mod limits;
 mod marks;
 mod order;
 mod oversize;
@@ -30,6 +31,7 @@ mod refusal;
 mod second_drainer;
 mod server_crash;
 mod startup;
+mod storm;
 mod tls;
 mod toast;
 mod truncate;
@@ -86,6 +88,8 @@ fn main() {
         key_changes::all(),
         keyless::all(),
         order::all(),
+        limits::all(),
+        storm::all(),
         oversize::all(),
         random_kills::all(),
         second_drainer::all(),

@@ -290,7 +290,7 @@ impl Shared {
             state.draw.request()
         };
         if let Err(refused) = self.check(&request) {
-            return Ok(refused);
+            return Ok(*refused);
         }
         if let Slow::BeforePut(time) = slow {
             tokio::time::sleep(time).await;
@@ -307,7 +307,7 @@ impl Shared {
         let short = fate == Fate::ShortAnswer;
         let answer = match self.state().put(&request.records, data, self.settings, short) {
             Ok(answer) => answer,
-            Err(refused) => return Ok(refused),
+            Err(refused) => return Ok(*refused),
         };
         if let Slow::BeforeAnswer(time) = slow {
             tokio::time::sleep(time).await;
@@ -320,17 +320,17 @@ impl Shared {
     }
 
     /// What Kinesis refuses a whole request for.
-    fn check(&self, request: &PutRecords<'_>) -> Result<(), Response<Body>> {
+    fn check(&self, request: &PutRecords<'_>) -> Result<(), Box<Response<Body>>> {
         if request.stream() != self.stream {
-            return Err(not_found(request.stream()));
+            return Err(Box::new(not_found(request.stream())));
         }
         let status = self.state().status;
         if !["ACTIVE", "UPDATING"].contains(&status) {
-            return Err(not_found(&self.stream));
+            return Err(Box::new(not_found(&self.stream)));
         }
         let invalid = |message: String| {
             let message = format!("1 validation error detected: {message}");
-            Err(refusal(400, "ValidationException", &message))
+            Err(Box::new(refusal(400, "ValidationException", &message)))
         };
         let records = request.records.len();
         if !(1..=MOST_RECORDS).contains(&records) {
@@ -354,7 +354,7 @@ impl Shared {
                 .is_some_and(|key| key.parse::<u128>().is_err())
             {
                 let message = "ExplicitHashKey must be in the range: [0, 2^128-1].";
-                return Err(refusal(400, "InvalidArgumentException", message));
+                return Err(Box::new(refusal(400, "InvalidArgumentException", message)));
             }
             bytes += entry.bytes();
         }
@@ -374,13 +374,10 @@ impl State {
         data: Vec<Vec<u8>>,
         settings: Settings,
         short: bool,
-    ) -> Result<String, Response<Body>> {
+    ) -> Result<String, Box<Response<Body>>> {
         if !["ACTIVE", "UPDATING"].contains(&self.status) {
-            return Err(refusal(
-                400,
-                "ResourceNotFoundException",
-                "the stream is not active",
-            ));
+            let refused = refusal(400, "ResourceNotFoundException", "the stream is not active");
+            return Err(Box::new(refused));
         }
         if self.draw.reshards() {
             let stale = self.draw.stale_maps();

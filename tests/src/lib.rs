@@ -27,6 +27,7 @@ pub mod rebuild;
 pub mod runtime_api;
 pub mod seen;
 pub mod ssm;
+pub mod storm;
 pub mod wait;
 pub mod watchdog;
 

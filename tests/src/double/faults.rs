@@ -32,7 +32,8 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// The faults of one seed: some of every kind, the kinds more or less often.
+    /// The faults of one seed: some of every kind, the kinds more or less often. Not so often that a key which has every
+    /// tenth event, and so one request after the other, takes minutes.
     pub fn of_seed(seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut share = |most: f64| most * random.f64();
@@ -40,13 +41,13 @@ impl Faults {
             seed,
             throttled_records: share(0.004),
             failed_records: share(0.01),
-            throttled_requests: share(0.004),
-            failed_requests: share(0.02),
-            cut_answers: share(0.02),
-            cut_requests: share(0.01),
-            short_answers: share(0.02),
-            slow_requests: share(0.05),
-            reshards: 0.001 + share(0.01),
+            throttled_requests: share(0.002),
+            failed_requests: share(0.006),
+            cut_answers: share(0.006),
+            cut_requests: share(0.004),
+            short_answers: share(0.006),
+            slow_requests: share(0.02),
+            reshards: 0.001 + share(0.004),
             slowest: Duration::from_millis(random.u64(5..=300)),
             stale_maps: random.u32(..4),
         }
