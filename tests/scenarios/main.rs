@@ -26,6 +26,7 @@ mod oversize;
 mod pgbench;
 mod plan;
 mod producer;
+mod public_consumers;
 mod random_kills;
 mod refusal;
 mod second_drainer;
@@ -90,6 +91,7 @@ fn main() {
         order::all(),
         limits::all(),
         storm::all(),
+        public_consumers::all(),
         oversize::all(),
         random_kills::all(),
         second_drainer::all(),

@@ -1,0 +1,147 @@
+//! Consumers that others wrote for these formats read ours unchanged, and hold in the end what PostgreSQL holds.
+
+use scenarios::consumer::Delivery;
+use scenarios::kinesis::{Kinesis, Limits};
+use scenarios::lab::{Lab, Plugin};
+use scenarios::public::Public;
+use serde_json::{Value, json};
+
+crate::scenarios![
+    flink_reads_the_debezium_envelope,
+    paimon_reads_the_messages_of_dms,
+    aws_kinesis_agg_finds_the_events_of_single_records,
+];
+
+/// A table with what formats disagree on. The whole old row is in the log: Flink refuses an update without it, from
+/// Debezium as from us.
+const TABLE: &str = r#"
+    create table t (id int primary key, name text, price numeric(24, 4), ratio float8, paid boolean, at timestamptz,
+        photo bytea, doc jsonb, tags text[]);
+    alter table t replica identity full"#;
+
+/// Its rows as Flink's users declare them.
+const FLINK: &str = "ROW<id INT, name STRING, price DECIMAL(24, 4), ratio DOUBLE, paid BOOLEAN, \
+                     `at` TIMESTAMP_LTZ(6), photo BYTES, doc STRING, tags ARRAY<STRING>>";
+
+/// Inserts, updates, deletes, changed keys, nulls, and what does not fit into a double.
+const CHANGES: &[&str] = &[
+    r#"insert into t values
+        (1, 'Zoë "q" \ 😀', 12345678901234567890.1234, -2.5e-300, true, '2024-02-29 12:34:56.789+02', '\x00ff', '{"a": [1, null]}',
+            '{"x y",null,""}'),
+        (2, '', -0.0001, 1e300, false, '1969-12-31 23:59:59.999999+00', '', '"text"', '{}'),
+        (3, null, null, null, null, null, null, null, null)"#,
+    "insert into t (id, name, price) select i, 'row ' || i, i / 8.0 from generate_series(10, 300) i",
+    "update t set name = null, price = price + 1 where id = 1; update t set name = 'now' where id = 3",
+    "update t set ratio = id / 3.0, doc = '{}' where id % 3 = 0",
+    "delete from t where id % 5 = 0",
+    "update t set id = id + 1000 where id % 7 = 0",
+    "delete from t where id = 1014; insert into t (id, name) values (1014, 'again')",
+];
+
+/// What is only in PostgreSQL's table, or only in the consumer's: rows of JSON, as one of the programs has them.
+const DIFFERENCES: &str = "
+    with consumed as (
+        select id, name, price, ratio, paid, at, decode(photo, 'base64') as photo, doc::jsonb, tags
+        from unnest($1::text[]) as line, jsonb_to_record(line::jsonb) as r(id int, name text, price numeric,
+            ratio float8, paid boolean, at timestamptz, photo text, doc text, tags text[]))
+    select 'only in PostgreSQL: ' || r::text from (table t except all table consumed) r
+    union all select 'only in the stream: ' || r::text from (table consumed except all table t) r";
+
+/// The rows that a changelog leaves: what each line adds or takes away is a whole row.
+const CHANGELOG: &str = "
+    select (line::jsonb -> 'row')::text, sum(case when line::jsonb ->> 'kind' in ('+I', '+U') then 1 else -1 end)
+    from unnest($1::text[]) as line group by line::jsonb -> 'row'
+    having sum(case when line::jsonb ->> 'kind' in ('+I', '+U') then 1 else -1 end) <> 0";
+
+async fn flink_reads_the_debezium_envelope() {
+    Plugin::each(|plugin| async move {
+        let lab = Lab::new(plugin).await;
+        lab.sql(TABLE).await;
+        for sql in CHANGES {
+            lab.sql(sql).await;
+        }
+        // wal2json says that these are null.
+        if plugin != Plugin::Wal2json {
+            lab.sql("update t set ratio = 'NaN' where id = 1; update t set ratio = '-Infinity' where id = 2")
+                .await;
+        }
+        lab.drain().await;
+        let lines = Public::Debezium(FLINK).read(&lab.kinesis, &lab.stream).await;
+        let client = lab.connect().await;
+        let left = client.query(CHANGELOG, &[&lines]).await.unwrap();
+        let wrong = left.iter().find(|row| row.get::<_, i64>(1) != 1);
+        assert!(wrong.is_none(), "left {} times", wrong.unwrap().get::<_, i64>(1));
+        let rows: Vec<String> = left.iter().map(|row| row.get(0)).collect();
+        assert_same(&client, &rows).await;
+    })
+    .await;
+}
+
+async fn assert_same(client: &tokio_postgres::Client, rows: &[String]) {
+    let differences = client.query(DIFFERENCES, &[&rows]).await.unwrap();
+    let differences: Vec<String> = differences.iter().take(10).map(|row| row.get(0)).collect();
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+    assert!(rows.len() > 100, "only {} rows", rows.len());
+}
+
+/// As AWS shows them, so that it is known what the next scenario proves.
+async fn paimon_reads_the_messages_of_dms() {
+    let kinesis = Kinesis::start(Limits::Off).await;
+    kinesis.create_stream("s", 1).await;
+    let message = |operation: &str, data: Value| {
+        let metadata = json!({"timestamp": "2024-07-29T00:59:07.686557Z", "record-type": "data", "operation": operation,
+            "partition-key-type": "primary-key", "schema-name": "public", "table-name": "t", "transaction-id": 1});
+        json!({"data": data, "metadata": metadata})
+    };
+    let control = json!({"control": {}, "metadata": {"record-type": "control", "operation": "drop-table"}});
+    let messages = [
+        message("load", json!({"id": 1, "n": 0.5})),
+        control,
+        message("insert", json!({"id": 2})),
+        message("update", json!({"id": 2, "n": 7})),
+        message("delete", json!({"id": 1})),
+    ];
+    for message in messages {
+        kinesis.put("s", "k", format!("{message}\n").as_bytes()).await;
+    }
+    let lines = Public::Dms.read(&kinesis, "s").await;
+    let lines: Vec<Value> = lines
+        .iter()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let row = |kind: &str, row: Value| json!({"kind": kind, "table": "public.t", "row": row});
+    let wanted = [
+        row("+I", json!({"id": "1", "n": "0.5"})),
+        row("+I", json!({"id": "2"})),
+        row("-D", json!({"id": "2", "n": "7"})),
+        row("+I", json!({"id": "2", "n": "7"})),
+        row("-D", json!({"id": "1"})),
+    ];
+    assert_eq!(lines, wanted);
+}
+
+async fn aws_kinesis_agg_finds_the_events_of_single_records() {
+    let lab = Lab::plan(Plugin::Pgoutput).shards(4).build().await;
+    lab.sql(TABLE).await;
+    for sql in CHANGES {
+        lab.sql(sql).await;
+    }
+    lab.drain().await;
+    let lines = Public::Deaggregator.read(&lab.kinesis, &lab.stream).await;
+    assert_same_events(&lines, &lab.consume().await);
+}
+
+/// Compares the sub-records of the deaggregator with what our own consumer read, one after the other.
+fn assert_same_events(lines: &[String], delivery: &Delivery) {
+    use base64::Engine as _;
+    let base64 = base64::engine::general_purpose::STANDARD;
+    let theirs = lines.iter().map(|line| {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let field = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
+        (field("partition_key"), base64.decode(field("data")).unwrap())
+    });
+    let ours = delivery.arrivals.iter();
+    let ours = ours.map(|arrival| (arrival.partition_key.clone(), arrival.data.clone()));
+    assert!(theirs.eq(ours), "not the same events, or in another order");
+    assert!(lines.len() > 400, "only {} events", lines.len());
+}
