@@ -1,6 +1,9 @@
 //! Consumers that others wrote for these formats read ours unchanged, and hold in the end what PostgreSQL holds.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use scenarios::consumer::Delivery;
+use scenarios::event::timeless;
 use scenarios::kinesis::{Kinesis, Limits};
 use scenarios::lab::{Lab, Plugin};
 use scenarios::public::Public;
@@ -9,7 +12,7 @@ use serde_json::{Value, json};
 crate::scenarios![
     flink_reads_the_debezium_envelope,
     paimon_reads_the_messages_of_dms,
-    aws_kinesis_agg_finds_the_events_of_single_records,
+    aws_kinesis_agg_finds_the_events_in_aggregates,
 ];
 
 /// A table with what formats disagree on. The whole old row is in the log: Flink refuses an update without it, from
@@ -120,28 +123,57 @@ async fn paimon_reads_the_messages_of_dms() {
     assert_eq!(lines, wanted);
 }
 
-async fn aws_kinesis_agg_finds_the_events_of_single_records() {
-    let lab = Lab::plan(Plugin::Pgoutput).shards(4).build().await;
-    lab.sql(TABLE).await;
-    for sql in CHANGES {
-        lab.sql(sql).await;
-    }
-    lab.drain().await;
-    let lines = Public::Deaggregator.read(&lab.kinesis, &lab.stream).await;
-    assert_same_events(&lines, &lab.consume().await);
+/// What is read without it and with it: two slots with the same changes, drained into two streams.
+async fn aws_kinesis_agg_finds_the_events_in_aggregates() {
+    Plugin::each(|plugin| async move {
+        let mut lab = Lab::plan(plugin)
+            .shards(4)
+            .env("SOURCE_NAME", "one")
+            .build()
+            .await;
+        let (slot, stream) = (format!("{}_kpl", lab.slot), format!("{}_kpl", lab.stream));
+        lab.sql(&format!(
+            "select pg_copy_logical_replication_slot('{}', '{slot}')",
+            lab.slot
+        ))
+        .await;
+        lab.sql(TABLE).await;
+        for sql in CHANGES {
+            lab.sql(sql).await;
+        }
+        lab.drain().await;
+        let single = lab.compare(&["t"]).await;
+
+        lab.kinesis.create_stream(&stream, 4).await;
+        for (name, value) in [("SLOT_NAME", &slot), ("STREAM_NAME", &stream)] {
+            lab.function.set(name, value).await;
+        }
+        lab.function.set("AGGREGATION", "kpl").await;
+        lab.drain().await;
+        let lines = Public::Deaggregator.read(&lab.kinesis, &stream).await;
+        lab.kinesis.delete_stream(&stream).await;
+        lab.ssm.delete(&format!("/spillway/{slot}")).await;
+
+        let mut aggregated = Delivery::default();
+        for line in &lines {
+            let line: Value = serde_json::from_str(line).unwrap();
+            let data = STANDARD.decode(line["data"].as_str().unwrap()).unwrap();
+            aggregated.take_event(line["partition_key"].as_str().unwrap(), &data);
+            assert_eq!(line["aggregated"], true);
+        }
+        aggregated.assert_promise();
+        assert_eq!(events(&aggregated), events(&single));
+        assert!(lines.len() > 400, "only {} events", lines.len());
+    })
+    .await;
 }
 
-/// Compares the sub-records of the deaggregator with what our own consumer read, one after the other.
-fn assert_same_events(lines: &[String], delivery: &Delivery) {
-    use base64::Engine as _;
-    let base64 = base64::engine::general_purpose::STANDARD;
-    let theirs = lines.iter().map(|line| {
-        let line: Value = serde_json::from_str(line).unwrap();
-        let field = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
-        (field("partition_key"), base64.decode(field("data")).unwrap())
-    });
-    let ours = delivery.arrivals.iter();
-    let ours = ours.map(|arrival| (arrival.partition_key.clone(), arrival.data.clone()));
-    assert!(theirs.eq(ours), "not the same events, or in another order");
-    assert!(lines.len() > 400, "only {} events", lines.len());
+/// Key and event of each arrival, without the times at which it was read.
+fn events(delivery: &Delivery) -> Vec<(String, Option<Value>)> {
+    let arrivals = delivery.arrivals.iter();
+    let mut events: Vec<(&str, String, Option<Value>)> = arrivals
+        .map(|it| (it.position.as_str(), it.partition_key.clone(), timeless(&it.data)))
+        .collect();
+    events.sort_by(|one, other| one.0.cmp(other.0));
+    events.into_iter().map(|(_, key, event)| (key, event)).collect()
 }

@@ -93,7 +93,8 @@ impl Delivery {
         }
     }
 
-    fn take_event(&mut self, partition_key: &str, data: &[u8]) {
+    /// Adds what was read next: one event, or a tombstone.
+    pub fn take_event(&mut self, partition_key: &str, data: &[u8]) {
         if data.is_empty() {
             self.tombstones += 1;
             return;
