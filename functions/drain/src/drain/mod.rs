@@ -353,7 +353,7 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
         tokio::pin!(stop);
         let mut result = Ok(());
         while !self.sender.is_done() {
-            while self.sender.can_send() {
+            while self.sender.can_send_rest() {
                 self.sender.send(false);
             }
             let retry = self.sender.next_try();

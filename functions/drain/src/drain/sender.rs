@@ -17,6 +17,13 @@ use super::{REQUEST, Settings};
 /// Requests under way at once. More do not help: a lane has one record under way, and a shard takes 1,000 records a second.
 const MOST_REQUESTS: usize = 16;
 
+/// When so many requests are under way, a further one must hold [`WORTH_RECORDS`]: what comes free one by one, as each answer frees
+/// the next event of its keys, would go one by one otherwise.
+const FEW_REQUESTS: usize = 4;
+
+/// See [`FEW_REQUESTS`].
+const WORTH_RECORDS: usize = 100;
+
 /// What was awaited.
 pub(super) enum Done {
     /// A request.
@@ -96,18 +103,22 @@ impl<K: Stream> Sender<K> {
         self.may_send() && self.lanes.worth_a_request(REQUEST)
     }
 
-    /// Whether a request could start now.
-    pub(super) fn can_send(&self) -> bool {
-        self.may_send() && self.lanes.sendable() > 0
-    }
-
     /// Whether a request should start now, since no row is there to be taken. Aggregates wait for more as long as there is
     /// room for it: a shard's next one cannot go before this one is through.
     pub(super) fn should_send(&self) -> bool {
         match self.aggregation {
             Aggregation::Kpl { .. } if self.has_room() => self.can_send_full(),
-            _ => self.can_send(),
+            _ => self.can_send_rest(),
         }
+    }
+
+    /// Whether a request should start now, since nothing more is coming.
+    pub(super) fn can_send_rest(&self) -> bool {
+        let worth = match self.under_way.len() {
+            0..FEW_REQUESTS => 1,
+            _ => WORTH_RECORDS,
+        };
+        self.may_send() && self.lanes.sendable() >= worth
     }
 
     fn may_send(&self) -> bool {
