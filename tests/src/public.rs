@@ -15,11 +15,13 @@ use crate::kinesis::Kinesis;
 /// A consumer that others wrote.
 #[derive(Debug, Clone, Copy)]
 pub enum Public<'a> {
-    /// `aws-kinesis-agg`, with which AWS takes apart what the KPL has put together.
+    /// `aws-kinesis-agg`, Amazon's own Python package that takes apart what the KPL has put together.
     Deaggregator,
-    /// Apache Flink's format `debezium-json`, for a table whose row type is declared so.
+    /// Apache Flink's format `debezium-json`, for a table whose row type is declared so. What most people read Debezium's
+    /// messages with when there is no Kafka Connect; and it is strict, it stops at what it does not expect.
     Debezium(&'a str),
-    /// Apache Paimon's format `aws-dms-json`.
+    /// Apache Paimon's format `aws-dms-json`. The one maintained parser of the messages that DMS writes to Kinesis and Kafka
+    /// which we found in public; others are samples.
     Dms,
 }
 
