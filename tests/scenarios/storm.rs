@@ -7,16 +7,19 @@ crate::scenarios![every_event_arrives_in_the_order_of_its_key_through_a_storm];
 
 async fn every_event_arrives_in_the_order_of_its_key_through_a_storm() {
     let storm = Storm::brew(4_000, 400).await;
-    let mut duplicates = 0;
-    for seed in 1..=3 {
-        let played = storm.play(seed, "none").await;
-        assert!(
-            played.broken.is_empty(),
-            "FIRST_SEED={seed}: {}",
-            played.broken.join("\n")
-        );
-        assert!(played.retried > 0, "seed {seed}: nothing was sent again");
-        duplicates += played.duplicates;
+    let (mut retried, mut duplicates) = (0, 0);
+    for (aggregation, seeds) in [("none", 2), ("kpl", 5)] {
+        for seed in 1..=seeds {
+            let played = storm.play(seed, aggregation).await;
+            assert!(
+                played.broken.is_empty(),
+                "seed {seed}, {aggregation}: {}",
+                played.broken.join("\n")
+            );
+            retried += played.retried;
+            duplicates += played.duplicates;
+        }
     }
+    assert!(retried > 0, "nothing was sent again");
     assert!(duplicates > 0, "an answer that was cut makes duplicates");
 }

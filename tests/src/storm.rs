@@ -110,9 +110,11 @@ impl Storm {
     /// Plays the storm of one seed with this `AGGREGATION`.
     pub async fn play(&self, seed: u64, aggregation: &str) -> Played {
         let mut random = fastrand::Rng::with_seed(seed);
+        // Aggregates are few, and so are their requests: each has to fear more.
+        let times = if aggregation == "kpl" { 15.0 } else { 1.0 };
         let settings = Settings {
             shards: random.usize(4..=16),
-            faults: Faults::of_seed(seed),
+            faults: Faults::of_seed(seed).times(times),
             ..Settings::default()
         };
         let name = format!("seed_{seed}_{aggregation}");

@@ -52,6 +52,22 @@ impl Faults {
             stale_maps: random.u32(..4),
         }
     }
+
+    /// All of it so many times as often, but for how long requests take and maps are stale.
+    pub fn times(self, times: f64) -> Self {
+        Self {
+            throttled_records: self.throttled_records * times,
+            failed_records: self.failed_records * times,
+            throttled_requests: self.throttled_requests * times,
+            failed_requests: self.failed_requests * times,
+            cut_answers: self.cut_answers * times,
+            cut_requests: self.cut_requests * times,
+            short_answers: self.short_answers * times,
+            slow_requests: self.slow_requests * times,
+            reshards: self.reshards * times,
+            ..self
+        }
+    }
 }
 
 /// What becomes of one request.
