@@ -25,7 +25,15 @@ const DATABASE: &str = "storm";
 const TEMPLATE: &str = "template";
 /// Longer than a play takes; what hangs fails.
 const DEADLINE: Duration = Duration::from_secs(600);
-/// Ticks in a row that a stream may have failed.
+/// What may pass by itself: the stream's doing, or that of a machine which plays much at a time.
+const TRANSIENT: [&str; 5] = [
+    "StreamUnavailable",
+    "CheckpointUnavailable",
+    "Busy",
+    "OutOfTime",
+    "PeekTimeout",
+];
+/// Ticks that a play may need.
 const MOST_TICKS: usize = 50;
 
 /// A backlog, and what a quiet stream made of it.
@@ -154,8 +162,8 @@ impl Storm {
                         break;
                     }
                 }
-                // It may pass: the next tick is the retry.
-                Outcome::Error { kind, .. } if kind == "StreamUnavailable" => {}
+                // The next tick is the retry.
+                Outcome::Error { kind, .. } if TRANSIENT.contains(&kind.as_str()) => {}
                 other => played.broken.push(format!("a tick ended with {other:?}")),
             }
             if played.ticks == MOST_TICKS {
