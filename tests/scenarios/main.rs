@@ -13,6 +13,7 @@ mod config_errors;
 mod consumer;
 mod crash;
 mod double;
+mod envelopes;
 mod gap;
 mod harness;
 mod huge;
@@ -21,6 +22,7 @@ mod key_changes;
 mod keyless;
 mod limits;
 mod marks;
+mod omit;
 mod order;
 mod oversize;
 mod pgbench;
@@ -81,6 +83,7 @@ fn main() {
         aggregation::all(),
         config_errors::all(),
         crash::all(),
+        envelopes::all(),
         gap::all(),
         huge::all(),
         pgbench::all(),
@@ -88,6 +91,7 @@ fn main() {
         idle::all(),
         key_changes::all(),
         keyless::all(),
+        omit::all(),
         order::all(),
         limits::all(),
         storm::all(),

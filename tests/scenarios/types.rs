@@ -6,7 +6,7 @@ mod values;
 use scenarios::lab::{Lab, Plugin};
 use serde_json::{Value, json};
 
-use values::{OWN_TYPES, VALUES};
+pub(crate) use values::{OWN_TYPES, VALUES};
 
 crate::scenarios![
     every_type_arrives_as_its_json,

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::aggregate;
 use crate::double::Double;
-use crate::event::{Event, timeless};
+use crate::event::{Event, Form, timeless};
 use crate::hash_range::HashRange;
 use crate::kinesis::Kinesis;
 use crate::rebuild::Rebuilt;
@@ -44,8 +44,10 @@ pub struct Delivery {
     /// The events, shard after shard, each in the order of the shard, and a shard before those that it was split or merged
     /// into: events of one key in the order in which they arrived.
     pub arrivals: Vec<Arrival>,
-    /// Records that brought nothing: a tombstone, as Debezium calls it.
-    pub tombstones: usize,
+    /// Definitions of tables: they carry the position of what they precede. With how many of `arrivals` came before each.
+    pub definitions: Vec<(usize, Arrival)>,
+    /// Partition keys of records without data. With how many of `arrivals` came before each.
+    pub tombstones: Vec<(usize, String)>,
     /// Records of aggregates that lay in a shard where they do not belong, and that KCL therefore drops.
     pub dropped: usize,
     /// Records of the stream that were aggregates.
@@ -96,15 +98,21 @@ impl Delivery {
     /// Adds what was read next: one event, or a tombstone.
     pub fn take_event(&mut self, partition_key: &str, data: &[u8]) {
         if data.is_empty() {
-            self.tombstones += 1;
-            return;
+            let before = self.arrivals.len();
+            return self.tombstones.push((before, partition_key.to_owned()));
         }
         match Event::parse(data) {
-            Ok(event) => self.arrivals.push(Arrival {
-                partition_key: partition_key.to_owned(),
-                position: event.source.position,
-                data: data.to_vec(),
-            }),
+            Ok(event) => {
+                let arrival = Arrival {
+                    partition_key: partition_key.to_owned(),
+                    position: event.source.position,
+                    data: data.to_vec(),
+                };
+                match event.op.as_str() {
+                    "definition" => self.definitions.push((self.arrivals.len(), arrival)),
+                    _ => self.arrivals.push(arrival),
+                }
+            }
             Err(reason) => self.foreign.push(format!("{partition_key}: {reason}")),
         }
     }
@@ -205,6 +213,10 @@ impl Delivery {
 fn misplaced(arrival: &Arrival) -> Option<String> {
     let key: crate::event::Row = serde_json::from_str(&arrival.partition_key).ok()?;
     let event = arrival.event();
+    // The others write values as the source has them, and the key as Debezium does.
+    if event.form != Form::Debezium {
+        return None;
+    }
     let row = if event.op == "d" {
         event.before
     } else {

@@ -1,4 +1,4 @@
-//! An event as a consumer reads it: the parts of the Debezium envelope that say what happened to which row, and when.
+//! An event as a consumer reads it, whichever envelope it has: the parts that say what happened to which row, and when.
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -9,10 +9,22 @@ pub type Row = Map<String, Value>;
 /// What stands for a column that was not sent because it did not change.
 pub const UNAVAILABLE: &str = "__debezium_unavailable_value";
 
+/// The envelopes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Form {
+    /// Debezium's.
+    #[default]
+    Debezium,
+    /// That of AWS DMS.
+    Dms,
+    /// That of wal2json's format version 2.
+    Wal2json,
+}
+
 /// One change.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Event {
-    /// c, u, d, r, t or m.
+    /// c, u, d, r, t or m, as Debezium calls them in its envelope; `definition` for what describes a table.
     pub op: String,
     /// The old row, or its key.
     #[serde(default)]
@@ -22,6 +34,12 @@ pub struct Event {
     pub after: Option<Row>,
     /// Where it comes from.
     pub source: Source,
+    /// The envelope.
+    #[serde(skip)]
+    pub form: Form,
+    /// The partition key that the row had before this event gave it another one.
+    #[serde(skip)]
+    pub moved_from: Option<String>,
 }
 
 /// What tells one change from every other.
@@ -47,11 +65,114 @@ impl Event {
     /// It is no event, or its position is none.
     pub fn parse(data: &[u8]) -> Result<Self, String> {
         let shown = || String::from_utf8_lossy(&data[..data.len().min(300)]).into_owned();
-        let event: Self = serde_json::from_slice(data).map_err(|error| format!("{error}: {}", shown()))?;
+        let read = |error: serde_json::Error| format!("{error}: {}", shown());
+        let value: Value = serde_json::from_slice(data).map_err(read)?;
+        let event = if value.get("metadata").is_some() {
+            Self::of_dms(&value).ok_or_else(shown)?
+        } else if value.get("action").is_some() {
+            Self::of_wal2json(&value).ok_or_else(shown)?
+        } else {
+            serde_json::from_value(value).map_err(read)?
+        };
         match is_position(&event.source.position) {
             true => Ok(event),
             false => Err(format!("{:?} is no position: {}", event.source.position, shown())),
         }
+    }
+
+    fn of_dms(value: &Value) -> Option<Self> {
+        let metadata = &value["metadata"];
+        let text = |name: &str| metadata[name].as_str().map(str::to_owned);
+        let row = |name: &str| value.get(name)?.as_object().cloned();
+        let op = match metadata["operation"].as_str()? {
+            "insert" => "c",
+            "update" => "u",
+            "delete" => "d",
+            "load" => "r",
+            "truncate-table" => "t",
+            "logical-message" => "m",
+            _ => "definition",
+        };
+        let (mut before, mut after) = (row("before-image"), row("data"));
+        for name in strings(&metadata["unchanged"]) {
+            after.as_mut()?.insert(name, UNAVAILABLE.into());
+        }
+        if op == "d" {
+            before = after.take();
+        }
+        let (schema, table) = (text("schema-name")?, text("table-name")?);
+        let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let keyed = metadata["partition-key-type"] == "primary-key";
+        let moved_from = before.as_ref().filter(|_| op == "u" && keyed).map(|key| {
+            let values: Vec<String> = key.values().map(plain).collect();
+            format!("{schema}.{table}.{}", values.join("."))
+        });
+        Some(Event {
+            op: op.to_owned(),
+            before,
+            after,
+            source: Source {
+                schema: Some(schema),
+                table: Some(table),
+                position: text("position")?,
+                transaction: metadata["transaction-id"].as_u64(),
+            },
+            form: Form::Dms,
+            moved_from,
+        })
+    }
+
+    fn of_wal2json(value: &Value) -> Option<Self> {
+        let text = |name: &str| value[name].as_str().map(str::to_owned);
+        let row = |name: &str| -> Option<Row> {
+            let fields = value.get(name)?.as_array()?.iter();
+            fields
+                .map(|field| Some((field["name"].as_str()?.to_owned(), field["value"].clone())))
+                .collect()
+        };
+        let op = match value["action"].as_str()? {
+            "I" => "c",
+            "U" => "u",
+            "D" => "d",
+            "T" => "t",
+            _ => "m",
+        };
+        let (before, mut after) = (row("identity"), row("columns"));
+        for name in strings(&value["unchanged"]) {
+            after.as_mut()?.insert(name, UNAVAILABLE.into());
+        }
+        // The key is the identity, or the primary key where that is the whole row.
+        let whole = before.as_ref().map(Row::len) == after.as_ref().map(Row::len);
+        let primary: Vec<&str> = value["pk"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|field| field["name"].as_str())
+            .collect();
+        let moved_from = before.as_ref().filter(|_| op == "u").map(|row| {
+            let columns = row
+                .iter()
+                .filter(|(name, _)| !whole || primary.contains(&name.as_str()));
+            Value::Object(
+                columns
+                    .map(|(name, value)| (name.clone(), value.clone()))
+                    .collect(),
+            )
+            .to_string()
+        });
+        Some(Event {
+            op: op.to_owned(),
+            before,
+            after,
+            source: Source {
+                schema: text("schema"),
+                table: text("table"),
+                position: text("position")?,
+                transaction: value["xid"].as_u64(),
+            },
+            form: Form::Wal2json,
+            moved_from,
+        })
     }
 
     /// `schema.table`, which is also the partition key of what has no key of its own.
@@ -62,6 +183,11 @@ impl Event {
             self.source.table.as_ref()?
         ))
     }
+}
+
+fn strings(list: &Value) -> Vec<String> {
+    let list = list.as_array().into_iter().flatten();
+    list.filter_map(|name| name.as_str().map(str::to_owned)).collect()
 }
 
 fn is_position(text: &str) -> bool {
@@ -76,6 +202,9 @@ pub fn timeless(data: &[u8]) -> Option<Value> {
     let mut event: Value = serde_json::from_slice(data).ok()?;
     if let Some(fields) = event.as_object_mut() {
         fields.retain(|name, _| !name.starts_with("ts_"));
+        if let Some(metadata) = fields.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.remove("timestamp");
+        }
     }
     Some(event)
 }

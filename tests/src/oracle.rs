@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use tokio_postgres::Client;
 
 use crate::cell::Cell;
-use crate::event::Row;
+use crate::event::{Form, Row};
 use crate::rebuild::{Rebuilt, Table};
 
 /// What a comparison found.
@@ -58,7 +58,7 @@ type Cells = Vec<Option<Cell>>;
 ///
 /// Two snapshots are no use: write nothing meanwhile, and drain first.
 pub async fn compare(client: &Client, table: &str, rebuilt: &Rebuilt, which: Rows) -> Comparison {
-    let (name, columns) = columns(client, table).await;
+    let (name, columns) = columns(client, table, rebuilt.form).await;
     let empty = Table::default();
     let rebuilt = rebuilt.tables.get(&name).unwrap_or(&empty);
     let keyed = columns.iter().any(|column| column.key);
@@ -278,7 +278,7 @@ select named.name, base.name, quote_ident(base.name), generated, base.attnum in 
 from named, base join pg_type t on t.oid = type left join pg_type e on e.oid = t.typelem and t.typcategory = 'A'
 where t.typtype <> 'd' order by base.attnum";
 
-async fn columns(client: &Client, table: &str) -> (String, Vec<Column>) {
+async fn columns(client: &Client, table: &str, form: Form) -> (String, Vec<Column>) {
     let rows = client
         .query(COLUMNS, &[&table])
         .await
@@ -292,15 +292,19 @@ async fn columns(client: &Client, table: &str) -> (String, Vec<Column>) {
         let value = format!("t.{quoted}");
         let kind: String = element.clone().unwrap_or_else(|| row.get(5));
         let expression = match (&element, row.get::<_, bool>(7)) {
-            (None, _) => rendered(&kind, &value),
+            (None, _) => rendered(form, &kind, &value),
+            (Some(_), _) if form != Form::Debezium => format!("{value}::text"),
             (Some(_), composite) => list(&kind, &value, composite),
         };
-        let float = matches!(kind.as_str(), "float4" | "float8");
+        let array = element.is_some() && form == Form::Debezium;
+        let number =
+            matches!(kind.as_str(), "float4" | "float8") || (form != Form::Debezium && kind == "numeric");
+        let float = number && (array || element.is_none());
         let (name, generated, key) = (row.get(1), row.get(3), row.get(4));
         Column {
             name,
             expression,
-            array: element.is_some(),
+            array,
             float,
             generated,
             key,
@@ -310,12 +314,17 @@ async fn columns(client: &Client, table: &str) -> (String, Vec<Column>) {
 }
 
 /// The text that an event has for a value of this type.
-fn rendered(kind: &str, value: &str) -> String {
+fn rendered(form: Form, kind: &str, value: &str) -> String {
     // ISO 8601 has no infinity, and another way to write years before Christ.
     let plain = format!("isfinite({value}) and {value}::text not like '%BC'");
     let finite = |text: &str| format!("case when {plain} then {text} || 'Z' else {value}::text end");
     match kind {
         "bool" => format!("{value}::text"),
+        "bytea" if form != Form::Debezium => format!("encode({value}, 'hex')"),
+        "date" | "time" | "timetz" if form == Form::Dms => format!("{value}::text"),
+        "date" | "time" | "timetz" | "timestamp" | "timestamptz" if form == Form::Wal2json => {
+            format!("{value}::text")
+        }
         "bytea" => format!("translate(encode({value}, 'base64'), E'\\n', '')"),
         "date" => finite(&format!("{value}::text")),
         "timestamp" => finite(&format!("replace({value}::text, ' ', 'T')")),
@@ -340,7 +349,7 @@ fn list(kind: &str, array: &str, composite: bool) -> String {
             format!("unnest({array}) with ordinality as u(e, i)"),
         ),
     };
-    let text = rendered(kind, &element);
+    let text = rendered(Form::Debezium, kind, &element);
     format!(
         "case when {array} is not null then \
          (select coalesce(jsonb_agg({text} order by i), '[]')::text from {from}) end"

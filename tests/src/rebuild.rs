@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde_json::Value;
 
 use crate::consumer::Delivery;
-use crate::event::{Event, Row, UNAVAILABLE};
+use crate::event::{Event, Form, Row, UNAVAILABLE};
 
 /// All tables of a stream, by `schema.table`.
 #[derive(Debug, Clone, Default)]
@@ -15,6 +15,8 @@ pub struct Rebuilt {
     pub tables: BTreeMap<String, Table>,
     /// Where the two ways disagree.
     pub disagreements: Vec<String>,
+    /// The envelope that the events had.
+    pub form: Form,
 }
 
 /// One table.
@@ -87,6 +89,17 @@ impl From<&Delivery> for Rebuilt {
 impl Rebuilt {
     fn apply(&mut self, key: &str, event: Event, moved: &mut Option<(String, Row)>) {
         let Some(name) = event.table() else { return };
+        self.form = event.form;
+        // One event that says of two keys what are otherwise two: the row goes from the old one.
+        if let Some(old) = event.moved_from.clone().filter(|old| old != key && key != name) {
+            let gone = Event {
+                op: "d".to_owned(),
+                after: None,
+                moved_from: None,
+                ..event.clone()
+            };
+            self.apply(&old, gone, moved);
+        }
         let position = event.source.position;
         let table = self.tables.entry(name.clone()).or_default();
         if position <= table.truncated {

@@ -1,18 +1,19 @@
-//! What the plugins do not tell, read from the system catalog before a window is opened: the key of a table whose
-//! identity is the whole row, the columns an update may leave out, and what a domain is made of.
+//! What the plugins do not tell, read from the system catalog before a window is opened: the keys of tables, the columns an
+//! update may leave out, the modifiers of types, and what a domain is made of.
 //!
 //! The catalog shows the present and the log tells of the past. So the catalog only fills in; where a plugin does tell,
 //! the plugin is believed.
 
 use std::collections::HashMap;
 
-use crate::change::Type;
+use crate::change::format_type::base;
 
 /// The tables of one database.
 #[derive(Debug, Default)]
 pub struct Catalog {
     tables: HashMap<String, HashMap<String, Table>>,
-    domains: HashMap<String, Type>,
+    /// By their names without quotes: wal2json leaves them out.
+    domains: HashMap<String, String>,
 }
 
 /// What the catalog knows of one table.
@@ -20,15 +21,37 @@ pub struct Catalog {
 pub struct Table {
     /// Columns of the replica identity's index; of the primary key when the identity is the whole row or nothing. May be empty.
     pub key: Vec<String>,
+    /// Columns of the primary key, in any order. May be empty.
+    pub primary: Vec<String>,
     /// Whether the primary key is deferrable: inside a transaction two rows may share it, so that it orders nothing. It is
     /// not in `key` then.
     pub deferrable: bool,
-    /// All columns with the names of their types, in table order, where the identity is the whole row; else empty.
-    pub whole: Vec<(String, String)>,
-    /// Columns whose large values may stand outside the row, in table order. An update that leaves such a value alone
-    /// does not log it.
-    pub toastable: Vec<(String, Type)>,
+    /// Whether the replica identity is the whole row.
+    pub full: bool,
+    /// All columns, in table order.
+    pub columns: Vec<Known>,
 }
+
+/// What the catalog knows of a column.
+#[derive(Debug, Clone)]
+pub struct Known {
+    /// Its name.
+    pub name: String,
+    /// Its type as it was declared, perhaps a domain, as `format_type` prints it.
+    pub type_name: String,
+    /// Whether its large values may stand outside the row. An update that leaves such a value alone does not log it.
+    pub toastable: bool,
+}
+
+impl Table {
+    /// The columns that an update may leave out.
+    pub fn toastable(&self) -> impl DoubleEndedIterator<Item = &Known> {
+        self.columns.iter().filter(|column| column.toastable)
+    }
+}
+
+/// Domains may be made of arrays of domains, and so on; nobody goes further than this.
+const MOST_LEVELS: usize = 8;
 
 impl Catalog {
     /// Adds a table.
@@ -39,9 +62,9 @@ impl Catalog {
             .insert(name.to_owned(), table);
     }
 
-    /// Adds a domain, by the name that `format_type` prints.
-    pub fn insert_domain(&mut self, name: String, base: Type) {
-        self.domains.insert(name, base);
+    /// Adds a domain and what it is made of, by the names that `format_type` prints.
+    pub fn insert_domain(&mut self, name: &str, made_of: String) {
+        self.domains.insert(unquoted(name), made_of);
     }
 
     /// A table; `None` when it was dropped or renamed since, or came after the catalog was read.
@@ -49,53 +72,113 @@ impl Catalog {
         self.tables.get(schema)?.get(name)
     }
 
-    /// A type by the name that `format_type` prints, domains resolved.
-    pub fn type_of(&self, name: &str) -> Type {
-        let one = |name: &str| {
-            let domain = self.domains.get(name).cloned();
-            domain.unwrap_or_else(|| Type::of_name(name))
+    /// The name of a column's type, domains resolved. `told` is what the plugin says of it, perhaps without modifier or quotes;
+    /// these are taken from the column as it is now, if that is still of this type.
+    pub fn type_name(&self, table: Option<&Table>, column: &str, told: &str) -> String {
+        let resolved = self.resolved(told);
+        let declared = table.and_then(|table| table.columns.iter().find(|known| known.name == column));
+        let Some(declared) = declared.map(|known| self.resolved(&known.type_name)) else {
+            return resolved;
         };
-        // An array of any dimension has one pair of brackets; to take all there are keeps `of_name` from
-        // descending.
-        match name.trim_end_matches("[]") {
-            element if element.len() == name.len() => one(name),
-            // The one built-in type whose arrays are not separated by commas (`typdelim`).
-            "box" => Type::Text,
-            element => Type::Array(Box::new(one(element))),
+        if base(&declared) == base(&resolved) {
+            declared
+        } else {
+            resolved
         }
     }
+
+    /// Names and types of the columns of a table's primary key, in table order.
+    pub fn primary(&self, table: &Table) -> Vec<(String, String)> {
+        let columns = table.columns.iter();
+        columns
+            .filter(|known| table.primary.contains(&known.name))
+            .map(|known| (known.name.clone(), self.resolved(&known.type_name)))
+            .collect()
+    }
+
+    /// A type by the name that `format_type` prints, as what it is made of if it is a domain, or an array of a domain.
+    pub fn resolved(&self, name: &str) -> String {
+        let mut name = name.to_owned();
+        for _ in 0..MOST_LEVELS {
+            let element = name.trim_end_matches("[]");
+            let Some(made_of) = self.domains.get(&unquoted(element)) else {
+                break;
+            };
+            // An array of any dimension has one pair of brackets.
+            let brackets = if element.len() < name.len() { "[]" } else { "" };
+            name = format!("{made_of}{brackets}");
+        }
+        name
+    }
+}
+
+fn unquoted(name: &str) -> String {
+    name.chars().filter(|c| *c != '"').collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn an_array_of_a_domain_is_an_array_of_what_the_domain_is_made_of() {
+    fn catalog() -> Catalog {
         let mut catalog = Catalog::default();
-        catalog.insert_domain("positive".into(), Type::Integer);
-        assert_eq!(catalog.type_of("positive"), Type::Integer);
-        assert_eq!(
-            catalog.type_of("positive[]"),
-            Type::Array(Box::new(Type::Integer))
+        catalog.insert_domain("price", "numeric(12,2)".into());
+        catalog.insert_domain("\"Price list\"", "price[]".into());
+        let known = |name: &str, type_name: &str| Known {
+            name: name.into(),
+            type_name: type_name.into(),
+            toastable: false,
+        };
+        let columns = vec![
+            known("a", "numeric(10,4)"),
+            known("b", "price"),
+            known("c", "\"Mood\""),
+        ];
+        catalog.insert(
+            "public",
+            "t",
+            Table {
+                columns,
+                ..Table::default()
+            },
         );
-        assert_eq!(
-            catalog.type_of("numeric(10,2)[]"),
-            Type::Array(Box::new(Type::Numeric))
-        );
+        catalog
     }
 
     #[test]
-    fn an_array_of_boxes_stays_text_because_it_is_separated_by_semicolons() {
-        assert_eq!(Catalog::default().type_of("box[]"), Type::Text);
+    fn a_domain_and_an_array_of_it_are_what_the_domain_is_made_of() {
+        for (name, expected) in [
+            ("price", "numeric(12,2)"),
+            ("price[]", "numeric(12,2)[]"),
+            ("\"Price list\"", "numeric(12,2)[]"),
+            ("Price list", "numeric(12,2)[]"),
+            ("integer[]", "integer[]"),
+        ] {
+            assert_eq!(catalog().resolved(name), expected);
+        }
     }
 
     #[test]
-    fn a_name_of_nothing_but_brackets_does_not_exhaust_the_stack() {
-        let name = "[]".repeat(1_000_000);
-        assert_eq!(
-            Catalog::default().type_of(&name),
-            Type::Array(Box::new(Type::Text))
-        );
+    fn a_domain_of_itself_does_not_go_on_for_ever() {
+        let mut catalog = Catalog::default();
+        catalog.insert_domain("d", "d[]".into());
+        assert_eq!(catalog.resolved("d"), "d[][]");
+    }
+
+    #[test]
+    fn what_the_plugin_leaves_out_of_a_type_is_filled_in_while_it_is_still_that_type() {
+        let catalog = catalog();
+        let table = catalog.table("public", "t");
+        for (column, told, expected) in [
+            ("a", "numeric", "numeric(10,4)"),
+            ("a", "integer", "integer"),
+            ("b", "numeric", "numeric(12,2)"),
+            ("b", "price", "numeric(12,2)"),
+            ("c", "Mood", "\"Mood\""),
+            ("gone", "text", "text"),
+        ] {
+            assert_eq!(catalog.type_name(table, column, told), expected);
+        }
+        assert_eq!(catalog.type_name(None, "a", "numeric"), "numeric");
     }
 }

@@ -1,11 +1,16 @@
 //! What a plugin tells, whichever plugin it was: transactions, and the changes in them. Values stay text, as
 //! PostgreSQL's output functions wrote them, and are borrowed from the server's row wherever they can be.
 
+pub mod format_type;
+mod kind;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
 use crate::lsn::Lsn;
+
+pub use kind::Type;
 
 /// One row that the server's peek returned, decoded.
 #[derive(Debug, PartialEq)]
@@ -172,6 +177,21 @@ pub struct Relation {
     pub name: String,
     /// The columns that the plugin sends, in table order.
     pub columns: Vec<Column>,
+    /// Names and types of the primary key's columns, in table order. Not always among `columns`; empty where it is not known.
+    pub primary: Vec<(String, String)>,
+    /// Whether `columns` are all that the table has.
+    pub extent: Extent,
+}
+
+/// How far the columns of a [`Relation`] are those of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// All: the server described the table, or the row holds every column.
+    Whole,
+    /// All as far as is known: the row left some out, and the catalog, which shows the present, named them.
+    Completed,
+    /// Those of this row, which need not be all.
+    Row,
 }
 
 impl Relation {
@@ -193,151 +213,23 @@ impl fmt::Display for Relation {
 pub struct Column {
     /// Its name.
     pub name: String,
+    /// Its type as `format_type` prints it with its modifier: `numeric(10,2)`, `integer[]`. A domain is what it is made of.
+    pub type_name: String,
     /// How its text is to be read.
     pub kind: Type,
     /// Whether it belongs to the key: the replica identity, or the primary key where the whole row is the identity.
     pub key: bool,
 }
 
-/// What an envelope needs to know of a PostgreSQL type to write its text as JSON.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Type {
-    /// `boolean`
-    Bool,
-    /// `smallint`, `integer`, `bigint`, `oid`: digits that JSON takes as they are
-    Integer,
-    /// `real`, `double precision`
-    Float,
-    /// `numeric`
-    Numeric,
-    /// `bytea`
-    Bytea,
-    /// `date`
-    Date,
-    /// `time without time zone`
-    Time,
-    /// `time with time zone`
-    TimeTz,
-    /// `timestamp without time zone`
-    Timestamp,
-    /// `timestamp with time zone`
-    TimestampTz,
-    /// An array of any dimension.
-    Array(Box<Type>),
-    /// Everything else, which is a string in JSON.
-    Text,
-}
-
-impl Type {
-    /// By OID, for the built-in types (`pg_type.dat`; these never change). `None` for a type that the server must describe.
-    pub fn of_oid(oid: u32) -> Option<Type> {
-        // 16384 is the first OID a user's object can get (FirstNormalObjectId).
-        if oid >= 16_384 {
-            return None;
+impl Column {
+    /// A column of a type by its name, which may not be a domain's.
+    pub fn new(name: String, type_name: String, key: bool) -> Self {
+        let kind = Type::of_name(&type_name);
+        Column {
+            name,
+            type_name,
+            kind,
+            key,
         }
-        let kind = postgres_types::Type::from_oid(oid).map(|built_in| built_in.kind().clone());
-        if let Some(postgres_types::Kind::Array(element)) = kind {
-            // Alone of all, an array of boxes is separated by semicolons.
-            let boxes = element == postgres_types::Type::BOX;
-            return Type::of_oid(element.oid())
-                .filter(|_| !boxes)
-                .map(|of| Type::Array(Box::new(of)))
-                .or(Some(Type::Text));
-        }
-        Some(match oid {
-            16 => Type::Bool,
-            20 | 21 | 23 | 26 => Type::Integer,
-            700 | 701 => Type::Float,
-            1700 => Type::Numeric,
-            17 => Type::Bytea,
-            1082 => Type::Date,
-            1083 => Type::Time,
-            1266 => Type::TimeTz,
-            1114 => Type::Timestamp,
-            1184 => Type::TimestampTz,
-            _ => Type::Text,
-        })
-    }
-
-    /// By the name in `pg_type`, as pgoutput tells it for domains (the name of the base type) and for users' own types.
-    pub fn of_catalog_name(name: &str) -> Type {
-        match name {
-            "bool" => Type::Bool,
-            "int2" | "int4" | "int8" | "oid" => Type::Integer,
-            "float4" | "float8" => Type::Float,
-            "numeric" => Type::Numeric,
-            "bytea" => Type::Bytea,
-            "date" => Type::Date,
-            "time" => Type::Time,
-            "timetz" => Type::TimeTz,
-            "timestamp" => Type::Timestamp,
-            "timestamptz" => Type::TimestampTz,
-            // An array's type is named after its element's, with an underscore before it.
-            _ => match name.strip_prefix('_') {
-                Some(element) => Type::Array(Box::new(Type::of_catalog_name(element))),
-                None => Type::Text,
-            },
-        }
-    }
-
-    /// By the name that `format_type` prints, with or without a modifier: `numeric(10,2)`, `timestamp(3) with time zone`, `integer[]`.
-    pub fn of_name(name: &str) -> Type {
-        if let Some(element) = name.strip_suffix("[]") {
-            return Type::Array(Box::new(Type::of_name(element)));
-        }
-        let (base, rest) = match (name.find('('), name.find(')')) {
-            (Some(open), Some(close)) if open < close => (&name[..open], name[close + 1..].trim()),
-            _ => (name, ""),
-        };
-        match (base, rest) {
-            ("boolean", _) => Type::Bool,
-            ("smallint" | "integer" | "bigint" | "oid", _) => Type::Integer,
-            ("real" | "double precision", _) => Type::Float,
-            ("numeric", _) => Type::Numeric,
-            ("bytea", _) => Type::Bytea,
-            ("date", _) => Type::Date,
-            ("time", "with time zone") | ("time with time zone", _) => Type::TimeTz,
-            ("time", _) | ("time without time zone", _) => Type::Time,
-            ("timestamp", "with time zone") | ("timestamp with time zone", _) => Type::TimestampTz,
-            ("timestamp", _) | ("timestamp without time zone", _) => Type::Timestamp,
-            _ => Type::Text,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_and_an_oid_of_one_type_agree() {
-        let same = [
-            (16, "boolean"),
-            (20, "bigint"),
-            (701, "double precision"),
-            (1700, "numeric(10,2)"),
-            (17, "bytea"),
-            (1082, "date"),
-            (1083, "time(3) without time zone"),
-            (1266, "time with time zone"),
-            (1114, "timestamp without time zone"),
-            (1184, "timestamp(3) with time zone"),
-            (1231, "numeric(10,2)[]"),
-            (1009, "text[]"),
-            (25, "text"),
-            (1043, "character varying(20)"),
-            (2950, "uuid"),
-            (2951, "uuid[]"),
-            (1017, "point[]"),
-            (3905, "int4range[]"),
-        ];
-        for (oid, name) in same {
-            assert_eq!(Type::of_oid(oid), Some(Type::of_name(name)), "{name}");
-        }
-    }
-
-    #[test]
-    fn a_type_that_is_not_built_in_is_left_to_the_catalog() {
-        assert_eq!(Type::of_oid(16384), None);
     }
 }

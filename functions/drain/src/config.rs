@@ -3,9 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::encode::{
+    Debezium, DecimalMode, Dms, Envelope, Form, Modes, Oversize, PartitionBy, TimeMode, Wal2json,
+};
+
 /// The variables that Spillway reads, besides those of the AWS SDK and of Lambda itself. A test holds the README's table
 /// and the template against this list.
-pub const VARIABLES: [&str; 22] = [
+pub const VARIABLES: [&str; 26] = [
     "PGHOST",
     "PGPORT",
     "PGUSER",
@@ -27,6 +31,10 @@ pub const VARIABLES: [&str; 22] = [
     "OVERSIZE",
     "LINGER_SECONDS",
     "SOURCE_NAME",
+    "DECIMAL_HANDLING_MODE",
+    "TIME_PRECISION_MODE",
+    "TOMBSTONES_ON_DELETE",
+    "PROVIDE_TRANSACTION_METADATA",
     "LOG_LEVEL",
 ];
 
@@ -51,8 +59,8 @@ pub struct Config {
     pub checkpoint_parameter: String,
     /// How long to stay and poll once the slot is empty.
     pub linger: Duration,
-    /// Debezium's `source.name`.
-    pub source_name: String,
+    /// How events are written.
+    pub envelope: Envelope,
     /// Filter for what is logged, as `info` or `drain=debug`.
     pub log_level: String,
     /// The function's memory, MiB, as Lambda says.
@@ -259,7 +267,6 @@ impl Config {
             .map(|text| table_pattern(text))
             .collect::<Result<_, _>>()?;
         // The contract names more than this version builds; each is refused here rather than ignored.
-        choice(&get, "ENVELOPE", "debezium", &[("debezium", ())])?;
         let aggregate = choice(&get, "AGGREGATION", "none", &[("none", false), ("kpl", true)])?;
         let accept_auto_distribution = choice(
             &get,
@@ -267,8 +274,6 @@ impl Config {
             "refuse",
             &[("refuse", false), ("accept", true)],
         )?;
-        choice(&get, "PARTITION_BY", "key", &[("key", ())])?;
-        choice(&get, "OVERSIZE", "fail", &[("fail", ())])?;
         let linger = match get("LINGER_SECONDS") {
             None => Duration::ZERO,
             Some(text) => match text.parse() {
@@ -276,17 +281,19 @@ impl Config {
                 _ => return Err(invalid("LINGER_SECONDS", text, "whole seconds from 0 to 900")),
             },
         };
+        let database = need("PGDATABASE", "the slot's database")?;
+        let envelope = envelope(&get, &slot, &database)?;
         Ok(Config {
             database: Database {
                 host,
                 port,
                 user,
-                name: need("PGDATABASE", "the slot's database")?,
+                name: database,
                 auth,
                 tls,
                 root_certificates: get("PGSSLROOTCERT").map(PathBuf::from),
             },
-            source_name: get("SOURCE_NAME").unwrap_or_else(|| slot.clone()),
+            envelope,
             slot,
             publications,
             tables,
@@ -318,6 +325,98 @@ impl Config {
     pub fn bytes_in_flight(&self) -> usize {
         usize::try_from(self.memory_mib.clamp(64, 1024) << 20).unwrap_or(usize::MAX) / 8
     }
+}
+
+/// How events are written. The variables that only Debezium has a meaning for are refused with another envelope, unless they say what
+/// they say by themselves.
+fn envelope(
+    get: &impl Fn(&str) -> Option<String>,
+    slot: &str,
+    database: &str,
+) -> Result<Envelope, ConfigError> {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Named {
+        Debezium,
+        Dms,
+        Wal2json,
+    }
+    let named = choice(
+        get,
+        "ENVELOPE",
+        "debezium",
+        &[
+            ("debezium", Named::Debezium),
+            ("dms", Named::Dms),
+            ("wal2json", Named::Wal2json),
+        ],
+    )?;
+    let partition_by = choice(
+        get,
+        "PARTITION_BY",
+        "key",
+        &[
+            ("key", PartitionBy::Key),
+            ("table", PartitionBy::Table),
+            ("transaction", PartitionBy::Transaction),
+        ],
+    )?;
+    let oversize = choice(
+        get,
+        "OVERSIZE",
+        "fail",
+        &[("fail", Oversize::Fail), ("omit", Oversize::Omit)],
+    )?;
+    let decimal = choice(
+        get,
+        "DECIMAL_HANDLING_MODE",
+        "string",
+        &[
+            ("string", DecimalMode::String),
+            ("precise", DecimalMode::Precise),
+            ("double", DecimalMode::Double),
+        ],
+    )?;
+    let time = choice(
+        get,
+        "TIME_PRECISION_MODE",
+        "isostring",
+        &[
+            ("isostring", TimeMode::IsoString),
+            ("adaptive", TimeMode::Adaptive),
+            ("microseconds", TimeMode::Microseconds),
+        ],
+    )?;
+    let switch = |variable| choice(get, variable, "false", &[("false", false), ("true", true)]);
+    let tombstones = switch("TOMBSTONES_ON_DELETE")?;
+    let transaction_metadata = switch("PROVIDE_TRANSACTION_METADATA")?;
+    let debeziums = [
+        ("DECIMAL_HANDLING_MODE", decimal != DecimalMode::default()),
+        ("TIME_PRECISION_MODE", time != TimeMode::default()),
+        ("TOMBSTONES_ON_DELETE", tombstones),
+        ("PROVIDE_TRANSACTION_METADATA", transaction_metadata),
+    ];
+    if named != Named::Debezium
+        && let Some((variable, _)) = debeziums.into_iter().find(|(_, set)| *set)
+    {
+        let value = get(variable).unwrap_or_default();
+        return Err(invalid(variable, value, "left out unless ENVELOPE is debezium"));
+    }
+    let form = match named {
+        Named::Debezium => Form::Debezium(Debezium {
+            name: get("SOURCE_NAME").unwrap_or_else(|| slot.to_owned()),
+            database: database.to_owned(),
+            modes: Modes { decimal, time },
+            tombstones,
+            transaction_metadata,
+        }),
+        Named::Dms => Form::Dms(Dms::default()),
+        Named::Wal2json => Form::Wal2json(Wal2json),
+    };
+    Ok(Envelope {
+        form,
+        partition_by,
+        oversize,
+    })
 }
 
 fn invalid(variable: &'static str, value: String, expected: &str) -> ConfigError {
@@ -412,7 +511,7 @@ mod tests {
         assert_eq!(config.database.tls, SslMode::VerifyFull);
         assert_eq!(config.checkpoint_parameter, "/spillway/s");
         assert_eq!(config.publications, ["spillway"]);
-        assert_eq!(config.source_name, "s");
+        assert!(matches!(config.envelope.form, Form::Debezium(Debezium { name, .. }) if name == "s"));
         assert!(config.linger.is_zero() && config.tables.is_empty());
     }
 
@@ -438,6 +537,10 @@ mod tests {
             ("AUTO_DISTRIBUTION", "yes"),
             ("PARTITION_BY", "moon"),
             ("OVERSIZE", "maybe"),
+            ("DECIMAL_HANDLING_MODE", "exact"),
+            ("TIME_PRECISION_MODE", "connect"),
+            ("TOMBSTONES_ON_DELETE", "1"),
+            ("PROVIDE_TRANSACTION_METADATA", "yes"),
             ("LINGER_SECONDS", "901"),
             ("LOG_LEVEL", "loud"),
         ];
@@ -463,6 +566,23 @@ mod tests {
                 .to_string()
                 .starts_with("PGSSLMODE")
         );
+    }
+
+    #[test]
+    fn what_only_debezium_knows_is_refused_with_another_envelope_unless_it_changes_nothing() {
+        for (name, default, other) in [
+            ("DECIMAL_HANDLING_MODE", "string", "precise"),
+            ("TIME_PRECISION_MODE", "isostring", "adaptive"),
+            ("TOMBSTONES_ON_DELETE", "false", "true"),
+            ("PROVIDE_TRANSACTION_METADATA", "false", "true"),
+        ] {
+            for envelope in ["dms", "wal2json"] {
+                config(&[("ENVELOPE", envelope), (name, default)]).unwrap();
+                let error = config(&[("ENVELOPE", envelope), (name, other)]).unwrap_err();
+                assert!(error.to_string().starts_with(name), "{error}");
+            }
+            config(&[(name, other)]).unwrap();
+        }
     }
 
     #[test]

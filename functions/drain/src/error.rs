@@ -5,10 +5,9 @@ use crate::config::ConfigError;
 use crate::continuity::Discontinuity;
 use crate::decode::DecodeError;
 use crate::drain::parts::{CheckpointError, Kind, SlotError, StreamError};
-use crate::encode::Event;
+use crate::encode::{Event, hash};
 use crate::event::EventError;
 use crate::lsn::Lsn;
-use crate::pack::hash;
 
 /// Why an invocation failed.
 #[derive(Debug, thiserror::Error)]

@@ -15,7 +15,7 @@ use crate::drain::parts::{CheckpointError, SlotError, StreamError};
 use crate::drain::plan::{Plan, plan};
 use crate::drain::report::{Report, Stopped};
 use crate::drain::{AGGREGATE_BYTES, Parts, Settings, drain};
-use crate::encode::{Debezium, Transaction};
+use crate::encode::Envelope;
 use crate::error::Error;
 use crate::event::Action;
 use crate::lsn::Lsn;
@@ -27,8 +27,8 @@ use crate::setup;
 use crate::slot::PgSlot;
 use crate::stream::{Facts, Kinesis};
 
-/// What lives as long as the sandbox: the AWS clients. Connections to PostgreSQL do not survive a freeze, and are made
-/// anew.
+/// What lives as long as the sandbox: the AWS clients, and with the envelope the definitions of tables that were announced.
+/// Connections to PostgreSQL do not survive a freeze, and are made anew.
 pub struct App {
     /// What the environment says.
     pub config: Config,
@@ -121,7 +121,6 @@ impl App {
             known,
             start,
             settings,
-            debezium,
             slot,
         } = opened;
         if !start.stored {
@@ -131,7 +130,8 @@ impl App {
             tracing::warn!(slot = name, timeline = server.timeline, from = %start.confirmed, to = %start.acknowledged,
                 "the timeline changed: what the slot gives again is sent again, with the same positions");
         }
-        let opening = accept_gap.map(|_| gap_accepted(&debezium, &start, known.as_ref()));
+        let envelope = &self.config.envelope;
+        let opening = accept_gap.map(|_| gap_accepted(envelope, &start, known.as_ref()));
         let document = document(name, &server, &start, known);
         let parts = Parts {
             slot,
@@ -139,7 +139,7 @@ impl App {
             checkpoints: self.parameter.clone(),
         };
         let (mut report, slot, outcome) =
-            drain(parts, &settings, &debezium, &start, document, opening, budget).await;
+            drain(parts, &settings, envelope, &start, document, opening, budget).await;
         report.notices = connector.notices.count();
         match outcome {
             Ok(()) => {}
@@ -176,11 +176,11 @@ impl App {
         let Opened {
             slot,
             settings,
-            debezium,
             start,
             ..
         } = &mut opened;
-        plan(slot, &self.config.stream, settings, debezium, start, rows, time).await
+        let envelope = self.config.envelope.afresh();
+        plan(slot, &self.config.stream, settings, &envelope, start, rows, time).await
     }
 
     /// Looks at everything that a drain needs, under the lock; the name of the slot's plugin when another one has that.
@@ -224,10 +224,6 @@ impl App {
             bytes_in_flight: self.config.bytes_in_flight(),
             linger: self.config.linger,
         };
-        let debezium = Debezium {
-            name: self.config.source_name.clone(),
-            database: server.database.clone(),
-        };
         let slot = PgSlot::open(
             connector,
             control,
@@ -243,7 +239,6 @@ impl App {
             known,
             start,
             settings,
-            debezium,
             slot,
         }))
     }
@@ -268,7 +263,6 @@ struct Opened<'c> {
     known: Option<Checkpoint>,
     start: Start,
     settings: Settings,
-    debezium: Debezium,
     slot: PgSlot<'c>,
 }
 
@@ -291,7 +285,7 @@ fn document(slot: &str, server: &Server, start: &Start, known: Option<Checkpoint
 
 /// The control event that tells consumers that the stream is not whole before it: a logical message with the prefix
 /// `spillway.gap_accepted`, whose content is JSON.
-fn gap_accepted(debezium: &Debezium, start: &Start, known: Option<&Checkpoint>) -> crate::encode::Event {
+fn gap_accepted(envelope: &Envelope, start: &Start, known: Option<&Checkpoint>) -> crate::encode::Event {
     let content = json!({
         "control": "gap_accepted",
         "checkpoint": known.map(|known| known.commit_end.to_string()),
@@ -312,13 +306,5 @@ fn gap_accepted(debezium: &Debezium, start: &Start, known: Option<&Checkpoint>) 
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap_or_default();
     let now = i64::try_from(now.as_micros()).unwrap_or(i64::MAX);
-    debezium.message(
-        Transaction {
-            xid: 0,
-            commit_time: None,
-        },
-        position,
-        &message,
-        now,
-    )
+    envelope.message(position, &message, now)
 }

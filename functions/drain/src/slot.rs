@@ -11,7 +11,7 @@ use postgres_types::{PgLsn, ToSql, Type as PgType};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Row as PgRow, RowStream};
 
-use crate::catalog::{Catalog, Table};
+use crate::catalog::{Catalog, Known, Table};
 use crate::config::TablePattern;
 use crate::connect::{Connector, Session};
 use crate::continuity::Server;
@@ -241,18 +241,18 @@ impl Slot for PgSlot<'_> {
         let mut catalog = Catalog::default();
         let domains = client
             .query(
-                "with recursive d(oid, base) as (
-                   select oid, typbasetype from pg_type where typtype = 'd'
+                "with recursive d(oid, base, modifier) as (
+                   select oid, typbasetype, typtypmod from pg_type where typtype = 'd'
                    union all
-                   select d.oid, t.typbasetype from d join pg_type t on t.oid = d.base where t.typtype = 'd')
-                 select format_type(d.oid, null), format_type(d.base, null)
+                   select d.oid, t.typbasetype, t.typtypmod from d join pg_type t on t.oid = d.base where t.typtype = 'd')
+                 select format_type(d.oid, null), format_type(d.base, d.modifier)
                  from d join pg_type t on t.oid = d.base where t.typtype <> 'd'",
                 &[],
             )
             .await
             .map_err(failed)?;
         for row in domains {
-            catalog.insert_domain(row.get(0), crate::change::Type::of_name(row.get(1)));
+            catalog.insert_domain(row.get(0), row.get(1));
         }
         let tables = client
             .query(
@@ -264,44 +264,46 @@ impl Slot for PgSlot<'_> {
                                 and i.indimmediate
                                 and case c.relreplident when 'i' then i.indisreplident else i.indisprimary end
                               order by k.place),
+                        array(select a.attname::text
+                              from pg_index i cross join unnest(i.indkey::int2[]) with ordinality k(attnum, place)
+                              join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+                              where i.indrelid = c.oid and k.place <= i.indnkeyatts and i.indisprimary),
                         exists (select from pg_index i where i.indrelid = c.oid and i.indisprimary and not i.indimmediate),
-                        array(select a.attname::text from pg_attribute a
-                              where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attlen = -1 and a.attstorage <> 'p'
-                              order by a.attnum),
-                        array(select format_type(a.atttypid, a.atttypmod) from pg_attribute a
-                              where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attlen = -1 and a.attstorage <> 'p'
-                              order by a.attnum),
-                        array(select a.attname::text from pg_attribute a
-                              where c.relreplident = 'f' and a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
-                              order by a.attnum),
-                        array(select format_type(a.atttypid, a.atttypmod) from pg_attribute a
-                              where c.relreplident = 'f' and a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
-                              order by a.attnum)
+                        c.relreplident = 'f',
+                        a.names, a.types, a.toastable
                  from pg_class c join pg_namespace n on n.oid = c.relnamespace
+                 cross join lateral (
+                   select array_agg(attname::text order by attnum), array_agg(format_type(atttypid, atttypmod) order by attnum),
+                          array_agg(attlen = -1 and attstorage <> 'p' order by attnum)
+                   from pg_attribute where attrelid = c.oid and attnum > 0 and not attisdropped) a(names, types, toastable)
                  where c.relkind in ('r', 'p') and c.relpersistence = 'p' and n.nspname not in ('pg_catalog', 'information_schema')",
                 &[],
             )
             .await
             .map_err(failed)?;
         for row in tables {
-            let names: Vec<String> = row.get(4);
-            let types: Vec<String> = row.get(5);
-            let toastable = names
-                .into_iter()
-                .zip(types.iter().map(|name| catalog.type_of(name)))
+            // A table without columns has no lists.
+            let names: Option<Vec<String>> = row.get(6);
+            let types: Option<Vec<String>> = row.get(7);
+            let toastable: Option<Vec<bool>> = row.get(8);
+            let described = names.into_iter().flatten().zip(types.into_iter().flatten());
+            let columns = described
+                .zip(toastable.into_iter().flatten())
+                .map(|((name, type_name), toastable)| Known {
+                    name,
+                    type_name,
+                    toastable,
+                })
                 .collect();
             catalog.insert(
                 row.get(0),
                 row.get(1),
                 Table {
                     key: row.get(2),
-                    deferrable: row.get(3),
-                    whole: row
-                        .get::<_, Vec<String>>(6)
-                        .into_iter()
-                        .zip(row.get::<_, Vec<String>>(7))
-                        .collect(),
-                    toastable,
+                    primary: row.get(3),
+                    deferrable: row.get(4),
+                    full: row.get(5),
+                    columns,
                 },
             );
         }

@@ -46,9 +46,19 @@ pub fn iso_utc(seconds: u64) -> String {
     )
 }
 
+/// µs since 1970-01-01 UTC as `2026-11-23T12:00:00.000001Z`.
+pub fn iso_micros(micros: i64) -> String {
+    let seconds = iso_utc(u64::try_from(micros.div_euclid(1_000_000)).unwrap_or_default());
+    format!(
+        "{}.{:06}Z",
+        seconds.trim_end_matches('Z'),
+        micros.rem_euclid(1_000_000)
+    )
+}
+
 /// Days since 1970-01-01 in the proleptic Gregorian calendar: years are counted from March, so that a leap day is a year's
 /// last, and 400 years always have 146,097 days.
-fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
+pub fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let era = year.div_euclid(400);
     let year_of_era = year.rem_euclid(400);

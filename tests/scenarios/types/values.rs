@@ -1,7 +1,7 @@
 //! The values of `every_type_arrives_as_its_json`.
 
 /// Types of our own, as they come in applications.
-pub(super) const OWN_TYPES: &str = r#"
+pub(crate) const OWN_TYPES: &str = r#"
     create type mood as enum ('ok', 'so "so"', 'très, bien');
     create type pair as (a int, b text);
     create domain small as int check (value < 1000);
@@ -14,7 +14,7 @@ pub(super) const OWN_TYPES: &str = r#"
 
 /// Type, value as SQL, and the JSON of it in an event.
 #[rustfmt::skip]
-pub(super) const VALUES: &[(&str, &str, &str)] = &[
+pub(crate) const VALUES: &[(&str, &str, &str)] = &[
     ("int2", "-32768", "-32768"),
     ("int4", "2147483647", "2147483647"),
     ("int8", "-9223372036854775808", "-9223372036854775808"),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{DecodeError, Plugin, complete};
 use crate::catalog::Catalog;
-use crate::change::{Change, Column, Datum, Item, Message, Relation, Tuple, Type};
+use crate::change::{Change, Column, Datum, Extent, Item, Message, Relation, Tuple, format_type};
 use crate::lsn::Lsn;
 use crate::time::POSTGRES_EPOCH;
 
@@ -15,7 +15,8 @@ use crate::time::POSTGRES_EPOCH;
 #[derive(Debug, Default)]
 pub struct Relations {
     relations: HashMap<u32, Arc<Relation>>,
-    types: HashMap<u32, Type>,
+    /// The names of types that are not built in, and of what domains are made of.
+    types: HashMap<u32, String>,
 }
 
 impl Relations {
@@ -49,7 +50,7 @@ impl Relations {
             b'Y' => {
                 let oid = read.u32()?;
                 let (schema, name) = (read.str()?, read.str()?);
-                self.types.insert(oid, described(schema, name));
+                self.types.insert(oid, format_type::of_catalog_name(schema, name));
                 Item::Nothing
             }
             b'O' => {
@@ -147,24 +148,29 @@ impl Relations {
         let table = catalog.table(schema, name);
         // Flags, a name of no letters, type and modifier.
         let mut columns = Vec::with_capacity(read.at_most(count.into(), 10));
+        let mut primaries = Vec::new();
         for _ in 0..count {
             let in_identity = read.u8()? & 1 == 1;
             let name = read.str()?;
-            let type_oid = read.u32()?;
-            let _modifier = read.u32()?;
+            let (oid, modifier) = (read.u32()?, read.i32()?);
+            let among = |names: &[String]| names.iter().any(|key| key == name);
             // With the whole row as identity every column is marked: then the primary key tells rows apart.
             let key = match identity {
-                b'f' | b'n' => table.is_some_and(|table| table.key.iter().any(|key| key == name)),
+                b'f' | b'n' => table.is_some_and(|table| among(&table.key)),
                 _ => in_identity,
             };
-            let kind = Type::of_oid(type_oid)
-                .or_else(|| self.types.get(&type_oid).cloned())
-                .unwrap_or(Type::Text);
-            columns.push(Column {
-                name: name.to_owned(),
-                kind,
-                key,
+            let primary = match identity {
+                b'd' => in_identity,
+                _ => table.is_some_and(|table| among(&table.primary)),
+            };
+            let type_name = format_type::of_oid(oid, modifier).unwrap_or_else(|| {
+                let told = self.types.get(&oid).map_or("unknown", String::as_str);
+                catalog.type_name(table, name, told)
             });
+            if primary {
+                primaries.push((name.to_owned(), type_name.clone()));
+            }
+            columns.push(Column::new(name.to_owned(), type_name, key));
         }
         Ok((
             oid,
@@ -172,25 +178,10 @@ impl Relations {
                 schema: schema.to_owned(),
                 name: name.to_owned(),
                 columns,
+                primary: primaries,
+                extent: Extent::Whole,
             },
         ))
-    }
-}
-
-/// A type that is not built in, by the schema and name of what it is made of. Only pg_catalog, sent as an
-/// empty name, has types that we know; a user's own may bear the same names.
-fn described(schema: &str, name: &str) -> Type {
-    // An array of any dimension has one underscore before the name of its element; a second one only avoids a
-    // name that is taken. To take all there are keeps `of_catalog_name` from descending.
-    let element = name.trim_start_matches('_');
-    let kind = match schema {
-        "" => Type::of_catalog_name(element),
-        _ => Type::Text,
-    };
-    if element.len() == name.len() {
-        kind
-    } else {
-        Type::Array(Box::new(kind))
     }
 }
 
@@ -239,6 +230,10 @@ impl<'a> Reader<'a> {
 
     fn u32(&mut self) -> Result<u32, DecodeError> {
         self.array().map(u32::from_be_bytes)
+    }
+
+    fn i32(&mut self) -> Result<i32, DecodeError> {
+        self.array().map(i32::from_be_bytes)
     }
 
     fn u64(&mut self) -> Result<u64, DecodeError> {

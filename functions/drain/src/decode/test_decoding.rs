@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::{DecodeError, Plugin, complete};
-use crate::catalog::Catalog;
-use crate::change::{Change, Column, Datum, Item, Message, Relation, Tuple};
+use crate::catalog::{Catalog, Known};
+use crate::change::{Change, Column, Datum, Extent, Item, Message, Relation, Tuple};
 use crate::lsn::Lsn;
 use crate::time::micros_of_timestamp;
 
@@ -63,7 +63,7 @@ pub(super) fn decode<'a>(catalog: &Catalog, lsn: Lsn, data: &'a [u8]) -> Result<
     if read.skip("TRUNCATE:") {
         let relations = tables
             .iter()
-            .map(|table| Arc::new(relation(catalog, table, &[])))
+            .map(|table| Arc::new(relation(catalog, table, &[], Extent::Row)))
             .collect();
         return Ok(Item::Change(Change::Truncate { relations }));
     }
@@ -72,7 +72,7 @@ pub(super) fn decode<'a>(catalog: &Catalog, lsn: Lsn, data: &'a [u8]) -> Result<
     };
     let change = if read.skip("INSERT:") {
         let new = read.row()?;
-        let (relation, new) = row(catalog, table, new);
+        let (relation, new) = row(catalog, table, new, Extent::Whole);
         Change::Insert { relation, new }
     } else if read.skip("UPDATE:") {
         let old = if read.skip(" old-key:") {
@@ -81,10 +81,8 @@ pub(super) fn decode<'a>(catalog: &Catalog, lsn: Lsn, data: &'a [u8]) -> Result<
             None
         };
         let new = read.row()?;
-        let (relation, mut new) = row(catalog, table, new);
-        let whole = catalog
-            .table(&table.0, &table.1)
-            .is_some_and(|table| !table.whole.is_empty());
+        let (relation, mut new) = row(catalog, table, new, Extent::Whole);
+        let whole = catalog.table(&table.0, &table.1).is_some_and(|table| table.full);
         let missing = if whole { Datum::Null } else { Datum::Absent };
         let old = match old {
             Some(old) => Some(
@@ -98,7 +96,7 @@ pub(super) fn decode<'a>(catalog: &Catalog, lsn: Lsn, data: &'a [u8]) -> Result<
     } else if read.skip("DELETE:") {
         // Without an identity there is no tuple data: all that is known is that a row went.
         let old = with_nulls(catalog, table, read.values("")?);
-        let (relation, old) = row(catalog, table, old);
+        let (relation, old) = row(catalog, table, old, Extent::Row);
         Change::Delete { relation, old }
     } else {
         return Err(read.expected("INSERT, UPDATE, DELETE or TRUNCATE"));
@@ -116,20 +114,23 @@ fn relation(
     catalog: &Catalog,
     (schema, name): &(Cow<'_, str>, Cow<'_, str>),
     values: &[Value<'_>],
+    extent: Extent,
 ) -> Relation {
-    let key = catalog
-        .table(schema, name)
-        .map(|table| table.key.as_slice())
-        .unwrap_or_default();
-    let column = |value: &Value<'_>| Column {
-        name: value.name.to_string(),
-        kind: catalog.type_of(&value.kind),
-        key: key.iter().any(|key| *key == value.name),
+    let table = catalog.table(schema, name);
+    let column = |value: &Value<'_>| {
+        let among = |names: &[String]| names.iter().any(|key| *key == value.name);
+        Column::new(
+            value.name.to_string(),
+            catalog.type_name(table, &value.name, &value.kind),
+            table.is_some_and(|table| among(&table.key)),
+        )
     };
     Relation {
         schema: schema.to_string(),
         name: name.to_string(),
         columns: values.iter().map(column).collect(),
+        primary: table.map(|table| catalog.primary(table)).unwrap_or_default(),
+        extent,
     }
 }
 
@@ -138,8 +139,9 @@ fn row<'a>(
     catalog: &Catalog,
     table: &(Cow<'_, str>, Cow<'_, str>),
     values: Vec<Value<'a>>,
+    extent: Extent,
 ) -> (Arc<Relation>, Tuple<'a>) {
-    let relation = Arc::new(relation(catalog, table, &values));
+    let relation = Arc::new(relation(catalog, table, &values, extent));
     (relation, values.into_iter().map(|value| value.datum).collect())
 }
 
@@ -150,22 +152,22 @@ fn with_nulls<'a>(
     (schema, name): &(Cow<'_, str>, Cow<'_, str>),
     values: Vec<Value<'a>>,
 ) -> Vec<Value<'a>> {
-    let whole = catalog
-        .table(schema, name)
-        .map(|table| table.whole.as_slice())
-        .unwrap_or_default();
-    let known: HashSet<&str> = whole.iter().map(|(name, _)| name.as_str()).collect();
+    let full = catalog.table(schema, name).filter(|table| table.full);
+    let whole = full.map(|table| table.columns.as_slice()).unwrap_or_default();
+    let known: HashSet<&str> = whole.iter().map(|known| known.name.as_str()).collect();
     if values.is_empty() || !values.iter().all(|value| known.contains(&*value.name)) {
         return values;
     }
     let mut values = values.into_iter().peekable();
-    let column = |(name, kind): &(String, String)| {
+    let column = |known: &Known| {
         let null = || Value {
-            name: name.clone().into(),
-            kind: kind.clone().into(),
+            name: known.name.clone().into(),
+            kind: known.type_name.clone().into(),
             datum: Datum::Null,
         };
-        values.next_if(|value| value.name == *name).unwrap_or_else(null)
+        values
+            .next_if(|value| value.name == known.name)
+            .unwrap_or_else(null)
     };
     whole.iter().map(column).collect()
 }

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use super::{DecodeError, Plugin, complete};
 use crate::catalog::{Catalog, Table};
-use crate::change::{Change, Column, Datum, Item, Message, Relation, Tuple, Type};
+use crate::change::{Change, Column, Datum, Extent, Item, Message, Relation, Tuple, Type};
 use crate::time::micros_of_timestamp;
 
 #[derive(Deserialize)]
@@ -197,25 +197,51 @@ impl Relations {
         } = described;
         let table = catalog.table(schema, name);
         let key = described.key(table);
-        let column = |name: &str, kind: Type| Column {
-            name: name.to_owned(),
-            kind,
-            key: key.contains(&name),
+        let column = |name: &str, type_name| Column::new(name.to_owned(), type_name, key.contains(&name));
+        let type_name = |field: &Field<'_>| {
+            // Only a domain comes without its modifier, and only a name in quotes without these.
+            let told = catalog.resolved(&field.kind);
+            let known = catalog.type_name(table, &field.name, &field.kind);
+            let lacks = told != field.kind || known.starts_with('"');
+            if lacks { known } else { told }
         };
-        let typed = |field: &Field<'_>| column(&field.name, catalog.type_of(&field.kind));
+        let typed = |field: &Field<'_>| column(&field.name, type_name(field));
         let mut columns: Vec<Column> = fields.iter().map(typed).collect();
-        if action == Action::Update {
-            merge(&mut columns, identity.iter().map(typed));
-            let toastable = table.map(|table| table.toastable.as_slice()).unwrap_or_default();
+        let mut extent = match action {
+            Action::Insert => Extent::Whole,
+            Action::Delete | Action::Truncate => Extent::Row,
+            Action::Update => {
+                merge(&mut columns, identity.iter().map(typed));
+                // Without the catalog it is not known whether the row left something out.
+                if table.is_some() {
+                    Extent::Whole
+                } else {
+                    Extent::Row
+                }
+            }
+        };
+        let toastable = table
+            .filter(|_| action == Action::Update)
+            .map(|table| table.toastable());
+        if let Some(toastable) = toastable {
+            let told = columns.len();
             merge(
                 &mut columns,
-                toastable.iter().map(|(name, kind)| column(name, kind.clone())),
+                toastable.map(|known| column(&known.name, catalog.resolved(&known.type_name))),
             );
+            if columns.len() > told {
+                extent = Extent::Completed;
+            }
         }
         let relation = Arc::new(Relation {
             schema: schema.to_owned(),
             name: name.to_owned(),
             columns,
+            primary: pk
+                .iter()
+                .map(|field| (field.name.to_string(), type_name(field)))
+                .collect(),
+            extent,
         });
         let shapes = self
             .0
@@ -244,24 +270,69 @@ impl Relations {
 /// The row with the quotes and backslashes in its types' names escaped; `None` when there are none. What marks a type cannot
 /// stand inside a value: there, every quote has a backslash before it.
 fn escape_types(data: &[u8]) -> Option<Vec<u8>> {
-    const MARK: &[u8] = br#""type":""#;
+    const MARK: &[u8] = br#""type":"#;
     const ENDS: [&[u8]; 3] = [br#"","value":"#, br#""}"#, br#"","typeoid":"#];
     let (mut out, mut rest, mut escaped) = (Vec::with_capacity(data.len() + 16), data, false);
     while let Some(at) = rest.windows(MARK.len()).position(|window| window == MARK) {
         let (before, name) = rest.split_at(at + MARK.len());
         out.extend_from_slice(before);
-        let length = (0..name.len()).find(|at| ENDS.iter().any(|end| name[*at..].starts_with(end)))?;
-        for byte in &name[..length] {
+        rest = name;
+        // The name of an array is escaped as it should be.
+        if !name.starts_with(b"\"") || name.starts_with(br#""\""#) {
+            continue;
+        }
+        let (text, length) = match raw_name(name) {
+            // One name in quotes: they are also those of the JSON string.
+            Some(length) if raw_quoted(name) == Some(length) => (&name[1..length - 1], length),
+            Some(length) => (&name[..length], length),
+            None => {
+                let name = &name[1..];
+                let length =
+                    (0..name.len()).find(|at| ENDS.iter().any(|end| name[*at..].starts_with(end)))?;
+                (&name[..length], length + 2)
+            }
+        };
+        out.push(b'"');
+        for byte in text {
             if matches!(byte, b'"' | b'\\') {
                 escaped = true;
                 out.push(b'\\');
             }
             out.push(*byte);
         }
-        rest = &name[length..];
+        out.push(b'"');
+        rest = &rest[length..];
     }
     out.extend_from_slice(rest);
     escaped.then_some(out)
+}
+
+/// The length of the name of a type that stands as `format_type` prints it, `"My app".status`, where a JSON string should. That is
+/// what wal2json does to every name that begins with a quote.
+fn raw_name(text: &[u8]) -> Option<usize> {
+    const BEHIND: [&[u8]; 3] = [br#","value":"#, b"}", br#","typeoid":"#];
+    let mut length = raw_quoted(text)?;
+    if text.get(length) == Some(&b'.') {
+        let name = &text[length + 1..];
+        length += 1 + match name.first() {
+            Some(b'"') => raw_quoted(name)?,
+            _ => name.iter().position(|byte| matches!(byte, b',' | b'}'))?,
+        };
+    }
+    let behind = &text[length..];
+    BEHIND.iter().any(|end| behind.starts_with(end)).then_some(length)
+}
+
+/// The length of a name in quotes, where a doubled quote stands for one.
+fn raw_quoted(text: &[u8]) -> Option<usize> {
+    let mut at = 1;
+    loop {
+        at += text.get(at..)?.iter().position(|byte| *byte == b'"')?;
+        if text.get(at + 1) != Some(&b'"') {
+            return Some(at + 1);
+        }
+        at += 2;
+    }
 }
 
 impl Shape {

@@ -19,7 +19,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::TablePattern;
 use crate::continuity::Start;
 use crate::decode::Plugin;
-use crate::encode::{Debezium, Event};
+use crate::encode::{Envelope, Event};
 use crate::error::Error;
 use crate::lsn::Lsn;
 use crate::pack::{Aggregation, Limits, Parcel, ShardMap};
@@ -88,7 +88,7 @@ pub struct Parts<S, K, C> {
 pub async fn drain<S: Slot, K: Stream, C: Checkpoints>(
     parts: Parts<S, K, C>,
     settings: &Settings,
-    debezium: &Debezium,
+    envelope: &Envelope,
     start: &Start,
     document: Checkpoint,
     opening: Option<Event>,
@@ -105,7 +105,7 @@ pub async fn drain<S: Slot, K: Stream, C: Checkpoints>(
     };
     let mut drain = Drain {
         settings,
-        debezium,
+        envelope,
         start,
         budget,
         slot: parts.slot,
@@ -126,7 +126,7 @@ pub async fn drain<S: Slot, K: Stream, C: Checkpoints>(
 
 struct Drain<'a, S, K, C> {
     settings: &'a Settings,
-    debezium: &'a Debezium,
+    envelope: &'a Envelope,
     start: &'a Start,
     budget: Budget,
     slot: S,
@@ -248,7 +248,7 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
         } else {
             self.slot.catalog().await?
         };
-        let mut reader = Reader::new(self.settings, self.debezium, catalog, acknowledged, proved, now);
+        let mut reader = Reader::new(self.settings, self.envelope, catalog, acknowledged, proved, now);
         let (read, mut failure) = match self.read(window, &mut rows, &mut reader).await {
             Ok(read) => (read, None),
             Err(error) => (Read::Stopped, Some(error)),

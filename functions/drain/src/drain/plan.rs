@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::continuity::Start;
-use crate::encode::Debezium;
+use crate::encode::Envelope;
 use crate::error::Error;
 use crate::lsn::Lsn;
 use crate::pack::{Figures, Forecast, Ledger};
@@ -56,7 +56,7 @@ pub async fn plan<S: Slot>(
     slot: &mut S,
     stream: &str,
     settings: &Settings,
-    debezium: &Debezium,
+    envelope: &Envelope,
     start: &Start,
     rows: i32,
     time: Duration,
@@ -73,7 +73,7 @@ pub async fn plan<S: Slot>(
     };
     let mut reader = Reader::new(
         &unlimited,
-        debezium,
+        envelope,
         catalog,
         start.acknowledged,
         start.proved,

@@ -12,10 +12,10 @@ use crate::catalog::Catalog;
 use crate::change::{Change, Item, Relation};
 use crate::config::TablePattern;
 use crate::decode::Decoder;
-use crate::encode::{Debezium, Event, Transaction};
+use crate::encode::{Envelope, Event, Progress, Transaction};
 use crate::error::Error;
 use crate::lsn::Lsn;
-use crate::pack::{Ledger, Parcel, TransactionId, shorten_key};
+use crate::pack::{Ledger, Parcel, TransactionId};
 use crate::position::Positions;
 
 use super::Settings;
@@ -37,8 +37,8 @@ pub(super) enum Wants {
 struct Open {
     id: TransactionId,
     transaction: Transaction,
-    /// Known from the beginning, or when the commit was seen.
-    positions: Option<Positions>,
+    /// Begins when the commit is known: with the transaction, or when its commit was seen.
+    progress: Option<Progress>,
     /// Whether the stream has it already.
     skip: bool,
     /// Whether the stream may have it already.
@@ -49,7 +49,7 @@ struct Open {
 /// Reads the rows of one window.
 pub(super) struct Reader<'a, R> {
     settings: &'a Settings,
-    debezium: &'a Debezium,
+    envelope: &'a Envelope,
     decoder: Decoder,
     catalog: Catalog,
     /// Transactions that end at or before this were acknowledged by the stream.
@@ -77,7 +77,7 @@ pub(super) struct Output<'a> {
 impl<'a, R: Row> Reader<'a, R> {
     pub(super) fn new(
         settings: &'a Settings,
-        debezium: &'a Debezium,
+        envelope: &'a Envelope,
         catalog: Catalog,
         acknowledged: Lsn,
         proved: bool,
@@ -85,7 +85,7 @@ impl<'a, R: Row> Reader<'a, R> {
     ) -> Self {
         Reader {
             settings,
-            debezium,
+            envelope,
             decoder: Decoder::new(settings.plugin),
             catalog,
             acknowledged,
@@ -109,7 +109,7 @@ impl<'a, R: Row> Reader<'a, R> {
     /// # Errors
     /// It is a commit row that cannot be read.
     pub(super) fn take(&mut self, row: R) -> Result<Wants, Error> {
-        let waits = self.open.as_ref().is_some_and(|open| open.positions.is_none());
+        let waits = self.open.as_ref().is_some_and(|open| open.progress.is_none());
         if waits && self.decoder.is_commit(row.data()) {
             self.commit_found(row.lsn(), row.data())?;
         } else if waits {
@@ -145,7 +145,7 @@ impl<'a, R: Row> Reader<'a, R> {
 
     /// Whether rows wait that may go.
     pub(super) fn has_rows(&self) -> bool {
-        let held = self.open.as_ref().is_some_and(|open| open.positions.is_none());
+        let held = self.open.as_ref().is_some_and(|open| open.progress.is_none());
         !held && !self.rows.is_empty()
     }
 
@@ -173,7 +173,7 @@ impl<'a, R: Row> Reader<'a, R> {
             return Err(self.out_of_place(lsn));
         };
         open.transaction.commit_time = open.transaction.commit_time.or(commit_time);
-        open.positions = Some(Positions::new(commit_end));
+        open.progress = Some(Progress::new(open.transaction, commit_end));
         open.skip = self.proved && commit_end <= self.acknowledged;
         open.replay = commit_end <= self.acknowledged;
         self.held_bytes = 0;
@@ -192,10 +192,11 @@ impl<'a, R: Row> Reader<'a, R> {
                     return Err(self.out_of_place(lsn));
                 }
                 let known = |end: Lsn| end <= self.acknowledged;
+                let transaction = Transaction { xid, commit_time };
                 self.open = Some(Open {
                     id: out.ledger.begin(),
-                    transaction: Transaction { xid, commit_time },
-                    positions: commit_end.map(Positions::new),
+                    transaction,
+                    progress: commit_end.map(|end| Progress::new(transaction, end)),
                     skip: self.proved && commit_end.is_some_and(known),
                     replay: commit_end.is_some_and(known),
                     changes: 0,
@@ -214,8 +215,7 @@ impl<'a, R: Row> Reader<'a, R> {
                 };
                 let Some(Open {
                     id,
-                    transaction,
-                    positions: Some(positions),
+                    progress: Some(progress),
                     skip,
                     replay,
                     changes,
@@ -227,12 +227,15 @@ impl<'a, R: Row> Reader<'a, R> {
                 *changes += 1;
                 if *skip {
                     out.report.skipped += 1;
+                    self.envelope.skip(progress, lsn, &change);
                     return Ok(());
                 }
                 out.report.changes += 1;
                 out.report.replayed += u64::from(*replay);
-                self.debezium
-                    .encode(*transaction, positions, lsn, &change, self.now, &mut self.events);
+                let limit = self.settings.record_bytes;
+                out.report.omitted +=
+                    self.envelope
+                        .encode(progress, lsn, &change, self.now, limit, &mut self.events);
                 let id = *id;
                 self.send(id, out)?;
             }
@@ -247,13 +250,9 @@ impl<'a, R: Row> Reader<'a, R> {
                 } else {
                     out.report.changes += 1;
                     out.report.replayed += u64::from(lsn <= self.acknowledged);
-                    let outside = Transaction {
-                        xid: 0,
-                        commit_time: None,
-                    };
                     let position = Positions::new(lsn).next(lsn);
                     self.events
-                        .push(self.debezium.message(outside, position, &message, self.now));
+                        .push(self.envelope.message(position, &message, self.now));
                     self.send(id, out)?;
                 }
                 out.ledger.commit(id, lsn);
@@ -263,8 +262,7 @@ impl<'a, R: Row> Reader<'a, R> {
     }
 
     fn send(&mut self, id: TransactionId, out: &mut Output<'_>) -> Result<(), Error> {
-        for mut event in self.events.drain(..) {
-            shorten_key(&mut event.partition_key);
+        for event in self.events.drain(..) {
             let bytes = event.data.len() + event.partition_key.len();
             if bytes > self.settings.record_bytes {
                 return Err(Error::oversize(

@@ -29,6 +29,8 @@ pub struct Report {
     pub requests: u64,
     /// Bytes of the acknowledged records, partition keys included.
     pub bytes: u64,
+    /// Events that no record could have held, of which columns were left out (`OVERSIZE=omit`).
+    pub omitted: u64,
     /// Changes that the slot gave again and the stream surely has.
     pub skipped: u64,
     /// Changes that the slot gave again and that were sent again, since a change of timeline leaves open whether they are

@@ -11,6 +11,7 @@ use super::parts::{
 use super::*;
 use crate::catalog::Catalog;
 use crate::checkpoint::Checkpoint;
+use crate::encode::{Form, Oversize, PartitionBy, Wal2json};
 use crate::pack::{Aggregation, HashKey, Record, Shard, ShardMap};
 
 const MIB: u64 = 1 << 20;
@@ -247,15 +248,16 @@ async fn run_with(
         bytes_in_flight: 1 << 20,
         linger: Duration::ZERO,
     };
-    let debezium = Debezium {
-        name: "s".into(),
-        database: "d".into(),
+    let envelope = Envelope {
+        form: Form::Wal2json(Wal2json),
+        partition_by: PartitionBy::Table,
+        oversize: Oversize::Fail,
     };
     let document = r#"{"version":1,"system_identifier":"7","timeline":1,"database":"d","slot":"s","plugin":"test_decoding",
         "commit_end":"0/0","updated_at":""}"#;
     let document = Checkpoint::parse(document).unwrap();
     let budget = Budget::new(Instant::now(), Instant::now() + Duration::from_secs(60));
-    let (report, _, outcome) = drain(parts, &settings, &debezium, &start, document, opening, budget).await;
+    let (report, _, outcome) = drain(parts, &settings, &envelope, &start, document, opening, budget).await;
     (log, report, outcome)
 }
 

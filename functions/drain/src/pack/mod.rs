@@ -3,14 +3,12 @@
 mod aggregate;
 mod flow;
 mod forecast;
-mod key;
 mod lanes;
 mod ledger;
 mod record;
 mod shards;
 
 pub use forecast::{Figures, Forecast, KeyFigures, ShardFigures, TableFigures, WayFigures};
-pub use key::{hash, shorten_key};
 pub use lanes::Lanes;
 pub use ledger::{Ledger, TransactionId};
 pub use record::{Aggregation, Limits, Parcel, Record};

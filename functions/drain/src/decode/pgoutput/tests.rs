@@ -2,7 +2,8 @@ use proptest::prelude::*;
 
 use super::super::tests::rows_of;
 use super::*;
-use crate::catalog::Table;
+use crate::catalog::{Known, Table};
+use crate::change::Type;
 
 fn message(parts: &[&[u8]]) -> Vec<u8> {
     parts.concat()
@@ -150,7 +151,6 @@ fn where_the_identity_is_the_whole_row_or_nothing_the_catalog_tells_the_key() {
         "t",
         Table {
             key,
-            toastable: Vec::new(),
             ..Table::default()
         },
     );
@@ -175,13 +175,56 @@ fn where_the_identity_is_the_whole_row_or_nothing_the_catalog_tells_the_key() {
 #[test]
 fn a_users_own_type_is_what_it_is_made_of_and_not_what_it_is_called() {
     let array = |kind| Type::Array(Box::new(kind));
-    // A domain is described by its base type, and pg_catalog by an empty name.
-    assert_eq!(described("", "int4"), Type::Integer);
-    assert_eq!(described("", "_numeric"), array(Type::Numeric));
-    assert_eq!(described("public", "date"), Type::Text);
-    assert_eq!(described("public", "_date"), array(Type::Text));
-    // The server puts a second underscore where the first name was taken.
-    assert_eq!(described("public", "__mood"), array(Type::Text));
+    for (schema, name, kind) in [
+        // A domain is described by its base type, and pg_catalog by an empty name.
+        ("", "int4", Type::Integer),
+        ("", "_numeric", array(Type::Numeric(None))),
+        ("public", "date", Type::Text),
+        ("public", "_date", array(Type::Text)),
+        // The server puts a second underscore where the first name was taken.
+        ("public", "__mood", array(Type::Text)),
+    ] {
+        let mut relations = Relations::default();
+        let oid = 20_000u32;
+        let described = message(&[
+            b"Y",
+            &oid.to_be_bytes(),
+            schema.as_bytes(),
+            b"\0",
+            name.as_bytes(),
+            b"\0",
+        ]);
+        decode(&mut relations, &described).unwrap();
+        decode(&mut relations, &relation(b'd', oid)).unwrap();
+        assert_eq!(relations.relations[&7].columns[1].kind, kind, "{schema}.{name}");
+    }
+}
+
+#[test]
+fn a_type_has_the_modifier_that_the_message_or_for_a_domain_the_catalog_tells() {
+    let mut catalog = Catalog::default();
+    catalog.insert_domain("price", "numeric(12,2)".into());
+    let known = Known {
+        name: "v".into(),
+        type_name: "price".into(),
+        toastable: true,
+    };
+    let columns = vec![known];
+    catalog.insert(
+        "s",
+        "t",
+        Table {
+            columns,
+            ..Table::default()
+        },
+    );
+    let mut relations = Relations::default();
+    let described = message(&[b"Y", &20_000u32.to_be_bytes(), b"\0numeric\0"]);
+    relations.decode(&catalog, &described).unwrap();
+    for (oid, name) in [(20_000, "numeric(12,2)"), (1700, "numeric")] {
+        relations.decode(&catalog, &relation(b'd', oid)).unwrap();
+        assert_eq!(relations.relations[&7].columns[1].type_name, name);
+    }
 }
 
 #[test]
@@ -190,7 +233,7 @@ fn a_type_named_by_nothing_but_underscores_does_not_exhaust_the_stack() {
     let data = message(&[b"Y", &20_000u32.to_be_bytes(), b"\0", name.as_bytes(), b"\0"]);
     let mut relations = Relations::default();
     decode(&mut relations, &data).unwrap();
-    assert_eq!(relations.types[&20_000], Type::Array(Box::new(Type::Text)));
+    assert_eq!(relations.types[&20_000], "[]");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 use super::super::tests::rows_of;
 use super::*;
-use crate::catalog::Table;
+use crate::catalog::{Known, Table};
 
 fn decode(data: &str) -> Result<Item<'_>, DecodeError> {
     let mut catalog = Catalog::default();
@@ -10,7 +10,6 @@ fn decode(data: &str) -> Result<Item<'_>, DecodeError> {
         "t",
         Table {
             key,
-            toastable: Vec::new(),
             ..Table::default()
         },
     );
@@ -217,14 +216,19 @@ fn a_wide_row_takes_time_in_proportion() {
 #[test]
 fn a_whole_old_row_says_null_of_what_it_leaves_out() {
     let mut catalog = Catalog::default();
-    let whole = [("n", "integer"), ("what", "text")]
-        .map(|(name, kind)| (name.to_owned(), kind.to_owned()))
+    let columns = [("n", "integer"), ("what", "text")]
+        .map(|(name, type_name)| Known {
+            name: name.into(),
+            type_name: type_name.into(),
+            toastable: false,
+        })
         .into();
     catalog.insert(
         "public",
         "t",
         Table {
-            whole,
+            full: true,
+            columns,
             ..Table::default()
         },
     );

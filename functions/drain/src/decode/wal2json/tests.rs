@@ -1,14 +1,19 @@
 use super::super::tests::rows_of;
 use super::*;
+use crate::catalog::Known;
 
 /// `s.t`, whose key the catalog says is `key` and whose large columns are `large`.
 fn catalog(key: &[&str], large: &[&str]) -> Catalog {
     let mut catalog = Catalog::default();
     let table = Table {
         key: key.iter().map(|name| (*name).to_owned()).collect(),
-        toastable: large
+        columns: large
             .iter()
-            .map(|name| ((*name).to_owned(), Type::Text))
+            .map(|name| Known {
+                name: (*name).to_owned(),
+                type_name: "text".into(),
+                toastable: true,
+            })
             .collect(),
         ..Table::default()
     };
@@ -257,6 +262,32 @@ fn a_row_has_no_more_columns_than_a_table_can_have() {
         decode(&all).unwrap_err().expected,
         "no more columns than a table can have"
     );
+}
+
+/// As wal2json 2.5 wrote it for an enum `"My app".status`, and one `"My app"."Mo [od"` and an array of it.
+#[test]
+fn a_type_whose_schema_needs_quotes_does_not_cost_the_value() {
+    let row = br#"{"action":"I","schema":"public","table":"t","columns":[{"name":"s","type":"My app".status,"value":"x"},{"name":"o","type":"name","value":"n"},{"name":"c","type":"My app"."Mo [od","value":"c,d"},{"name":"d","type":"\"My app\".\"Mo [od\"[]","value":"{\"c,d\"}"},{"name":"e","type":"Mood","value":null}],"pk":[{"name":"s","type":"My app".status}]}"#;
+    let item = Relations::default().decode(&Catalog::default(), row).unwrap();
+    let Item::Change(Change::Insert { relation, new }) = item else {
+        panic!("{item:?}")
+    };
+    let names: Vec<&str> = relation.columns.iter().map(|c| c.type_name.as_str()).collect();
+    let status = r#""My app".status"#;
+    assert_eq!(
+        names,
+        [
+            status,
+            "name",
+            r#""My app"."Mo [od""#,
+            r#""My app"."Mo [od"[]"#,
+            "Mood"
+        ]
+    );
+    assert_eq!(relation.primary, [("s".to_owned(), status.to_owned())]);
+    assert_eq!(new[0], Datum::Text("x".into()));
+    assert_eq!(new[2], Datum::Text("c,d".into()));
+    assert_eq!(new[4], Datum::Null);
 }
 
 #[test]

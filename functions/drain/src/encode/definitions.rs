@@ -1,0 +1,145 @@
+//! The definitions of tables as they were announced: which change came with which. Kept as long as the sandbox lives, so that a table
+//! is announced once, and again when it has changed; and when a change is sent again, so is what it came with.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+
+use crate::change::{Extent, Relation};
+use crate::position::Position;
+
+/// Announcements that are remembered of one table: more than a window that is read again can bring.
+const MOST: usize = 16;
+
+/// What was announced. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Definitions(Arc<Mutex<HashMap<String, Tables>>>);
+
+type Tables = HashMap<String, BTreeMap<Position, Announced>>;
+
+#[derive(Debug)]
+struct Announced {
+    relation: Arc<Relation>,
+    announcement: Announcement,
+}
+
+/// What is to be said of a table before a change of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Announcement {
+    /// It was not seen before.
+    First,
+    /// It is not as it was before.
+    Changed,
+}
+
+impl Definitions {
+    /// Whether the table of a change must be announced before it. Only what describes a whole table can tell.
+    pub(super) fn announce(&self, relation: &Arc<Relation>, position: Position) -> Option<Announcement> {
+        if relation.extent == Extent::Row {
+            return None;
+        }
+        // A panic elsewhere leaves nothing half done here.
+        let mut tables = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let of_schema = match tables.get_mut(&relation.schema) {
+            Some(of_schema) => of_schema,
+            None => tables.entry(relation.schema.clone()).or_default(),
+        };
+        let of_table = match of_schema.get_mut(&relation.name) {
+            Some(of_table) => of_table,
+            None => of_schema.entry(relation.name.clone()).or_default(),
+        };
+        let announcement = match of_table.range(..=position).next_back() {
+            Some((at, before)) if *at == position => return Some(before.announcement),
+            Some((_, before)) if same(&before.relation, relation) => return None,
+            // Some of its columns were only supposed.
+            Some(_) if relation.extent == Extent::Completed => return None,
+            Some(_) => Announcement::Changed,
+            None => Announcement::First,
+        };
+        let relation = Arc::clone(relation);
+        of_table.insert(
+            position,
+            Announced {
+                relation,
+                announcement,
+            },
+        );
+        if of_table.len() > MOST {
+            of_table.pop_first();
+        }
+        Some(announcement)
+    }
+}
+
+fn same(one: &Arc<Relation>, other: &Arc<Relation>) -> bool {
+    Arc::ptr_eq(one, other) || one.columns == other.columns
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::Column;
+    use crate::lsn::Lsn;
+
+    fn relation(columns: &[&str], extent: Extent) -> Arc<Relation> {
+        let column = |name: &&str| Column::new((*name).into(), "text".into(), false);
+        Arc::new(Relation {
+            schema: "public".into(),
+            name: "t".into(),
+            columns: columns.iter().map(column).collect(),
+            primary: Vec::new(),
+            extent,
+        })
+    }
+
+    fn at(commit: u64) -> Position {
+        Position {
+            commit_end: Lsn(commit),
+            lsn: Lsn(commit),
+            index: 0,
+        }
+    }
+
+    #[test]
+    fn a_table_is_announced_when_it_is_first_seen_and_when_it_has_changed() {
+        let definitions = Definitions::default();
+        let (old, new) = (
+            relation(&["a"], Extent::Whole),
+            relation(&["a", "b"], Extent::Whole),
+        );
+        let told: Vec<_> = [(1, &old), (2, &old), (3, &new), (4, &new), (5, &old)]
+            .iter()
+            .map(|(n, relation)| definitions.announce(relation, at(*n)))
+            .collect();
+        use Announcement::{Changed, First};
+        assert_eq!(told, [Some(First), None, Some(Changed), None, Some(Changed)]);
+    }
+
+    #[test]
+    fn a_change_that_is_sent_again_is_announced_again_and_the_others_are_not() {
+        let definitions = Definitions::default();
+        let (old, new) = (
+            relation(&["a"], Extent::Whole),
+            relation(&["a", "b"], Extent::Whole),
+        );
+        let play = || -> Vec<_> {
+            [(1, &old), (2, &old), (3, &new), (4, &new)]
+                .iter()
+                .map(|(n, relation)| definitions.announce(relation, at(*n)))
+                .collect()
+        };
+        assert_eq!(play(), play());
+    }
+
+    #[test]
+    fn a_row_that_does_not_describe_its_whole_table_announces_nothing() {
+        let definitions = Definitions::default();
+        assert_eq!(definitions.announce(&relation(&["a"], Extent::Row), at(1)), None);
+        let whole = relation(&["a", "b"], Extent::Whole);
+        assert_eq!(definitions.announce(&whole, at(2)), Some(Announcement::First));
+        assert_eq!(definitions.announce(&relation(&["b"], Extent::Row), at(3)), None);
+        assert_eq!(
+            definitions.announce(&relation(&["a", "b", "c"], Extent::Completed), at(4)),
+            None
+        );
+    }
+}

@@ -1,0 +1,307 @@
+//! Each envelope tells the same changes, from each plugin: what a consumer rebuilds from it is what PostgreSQL holds. And what each
+//! has of its own: tombstones, the transaction block, definitions of tables.
+
+use scenarios::consumer::{Arrival, Delivery};
+use scenarios::lab::{Lab, Plan, Plugin};
+use serde_json::{Value, json};
+
+use crate::types::{OWN_TYPES, VALUES};
+
+crate::scenarios![
+    what_is_rebuilt_from_each_envelope_is_what_postgres_holds,
+    a_row_that_moves_to_another_key_is_in_order_for_both,
+    wal2jsons_own_rows_come_back_with_a_position,
+    a_tombstone_follows_its_delete_on_its_lane,
+    the_transaction_block_is_the_same_when_it_is_sent_again,
+    the_modes_of_decimals_and_times_are_debeziums,
+    definitions_come_before_what_they_describe_and_their_changes_before_all_that_follows,
+    partition_keys_are_those_that_are_asked_for,
+    messages_come_in_each_envelope,
+];
+
+/// The envelopes besides Debezium's, which all other scenarios play with.
+const OTHERS: [&str; 2] = ["dms", "wal2json"];
+
+fn plan(plugin: Plugin, envelope: &str) -> Plan {
+    Lab::plan(plugin).env("ENVELOPE", envelope)
+}
+
+async fn what_is_rebuilt_from_each_envelope_is_what_postgres_holds() {
+    for envelope in OTHERS {
+        Plugin::each(move |plugin| async move {
+            let lab = plan(plugin, envelope).build().await;
+            let columns: Vec<String> = (0..VALUES.len()).map(|at| format!("c{at}")).collect();
+            let typed: Vec<String> = columns
+                .iter()
+                .zip(VALUES)
+                .map(|(name, (kind, ..))| format!("{name} {kind}"))
+                .collect();
+            let values: Vec<&str> = VALUES.iter().map(|(_, value, _)| *value).collect();
+            lab.sql(&format!(
+                "{OWN_TYPES} create table every (id int primary key, {});
+                 create table large (id int primary key, n int, body text, rest text);
+                 create table keyless (n int, what text); alter table keyless replica identity full;
+                 create table emptied (id int primary key)",
+                typed.join(", ")
+            ))
+            .await;
+            let (names, values) = (columns.join(", "), values.join(", "));
+            lab.sql(&format!("insert into every values (1, {values}), (3, {values}); insert into every (id) values (2)"))
+                .await;
+            lab.sql(&format!(
+                "update every set ({names}) = (select {names} from every where id = 1) where id = 2; delete from every where id = 3"
+            ))
+            .await;
+            lab.sql(
+                "insert into large select i, i, repeat(md5(i::text), 1000), 'r' from generate_series(1, 3) i;
+                 update large set n = 10 where id = 1; update large set rest = null where id = 2;
+                 update large set id = 30, n = 5 where id = 3; delete from large where id = 2",
+            )
+            .await;
+            lab.sql("insert into keyless values (1, 'a'), (1, 'a'), (2, null)").await;
+            lab.sql("update keyless set what = 'b' where n = 2; delete from keyless where n = 1").await;
+            lab.sql("insert into emptied values (1), (2)").await;
+            lab.sql("truncate emptied").await;
+            lab.sql("insert into emptied values (2), (3)").await;
+            lab.drain().await;
+            lab.compare(&["every", "large", "keyless", "emptied"]).await;
+        })
+        .await;
+    }
+}
+
+async fn a_row_that_moves_to_another_key_is_in_order_for_both() {
+    for envelope in OTHERS {
+        Plugin::each(move |plugin| async move {
+            let lab = plan(plugin, envelope).shards(4).build().await;
+            lab.sql("create table t (id int primary key, n int)").await;
+            lab.sql("insert into t select i, 0 from generate_series(1, 20) i").await;
+            for round in 1..=5 {
+                lab.sql(&format!(
+                    "update t set n = {round}; update t set id = id + 100; update t set n = n + 10; update t set id = id - 99 where id <> 120;
+                     update t set id = 1 where id = 120"
+                ))
+                .await;
+            }
+            lab.kinesis_gate.flaky(3, 20);
+            lab.drain().await;
+            lab.compare(&["t"]).await;
+        })
+        .await;
+    }
+}
+
+/// What the plugin wrote, asked of a second slot, is what the envelope holds, but for what is ours.
+async fn wal2jsons_own_rows_come_back_with_a_position() {
+    Plugin::each(|plugin| async move {
+        let lab = plan(plugin, "wal2json").build().await;
+        lab.sql("select pg_create_logical_replication_slot(current_database() || '_w', 'wal2json')").await;
+        lab.sql(
+            r#"create table t (a int, "B c" text, n numeric(10,2), f float8, ok bool, raw bytea, at timestamptz(3), day date, tags text[],
+                v varchar(9), c char(4), b bit(3), i interval, primary key (a, "B c"));
+               insert into t values (1, 'x "y"', 1.5, 1e300, true, '\xdead', '2024-02-29 12:34:56.789+00', '2024-02-29', '{a,"b c"}', 'v', 'c', '101', '1 day');
+               update t set n = 2; update t set a = 2; insert into t (a, "B c") values (3, ''); delete from t where a = 3;
+               select pg_logical_emit_message(true, 'said', 'it'); truncate t"#,
+        )
+        .await;
+        lab.drain().await;
+        let sql = "set intervalstyle = 'iso_8601'; set timezone = 'UTC'";
+        lab.sql(sql).await;
+        let rows = lab
+            .value(
+                "select json_agg(data) from pg_logical_slot_get_changes(current_database() || '_w', null, null, 'format-version', '2',
+                 'include-transaction', 'false', 'include-xids', 'true', 'include-timestamp', 'true', 'include-lsn', 'true', 'include-types', 'true',
+                 'include-typmod', 'true', 'include-domain-data-type', 'true', 'include-pk', 'true')",
+            )
+            .await
+            .unwrap();
+        lab.sql("select pg_drop_replication_slot(current_database() || '_w')").await;
+        let rows: Vec<String> = serde_json::from_str(&rows).unwrap();
+        let delivery = lab.consume().await;
+        let ours = delivery.changes().into_iter().map(|it| {
+            let text = String::from_utf8(it.data.clone()).unwrap();
+            text.split(r#","position":""#).next().unwrap().to_owned() + "}"
+        });
+        assert_eq!(ours.collect::<Vec<_>>(), rows);
+    })
+    .await;
+}
+
+async fn a_tombstone_follows_its_delete_on_its_lane() {
+    Plugin::each(|plugin| async move {
+        let lab = Lab::plan(plugin).env("TOMBSTONES_ON_DELETE", "true").build().await;
+        lab.sql("create table t (id int primary key, n int)").await;
+        lab.sql("insert into t values (1, 0), (2, 0); delete from t where id = 1; update t set id = 3 where id = 2").await;
+        lab.sql("insert into t values (1, 1)").await;
+        let reports = lab.drain().await;
+        assert_eq!(reports[0]["events"], 8);
+        let delivery = lab.compare(&["t"]).await;
+        let mut keys: Vec<&str> = delivery.tombstones.iter().map(|(_, key)| key.as_str()).collect();
+        keys.sort_unstable();
+        assert_eq!(keys, [r#"{"id":1}"#, r#"{"id":2}"#]);
+        for (behind, key) in &delivery.tombstones {
+            let of_key = |it: &&Arrival| it.partition_key == *key;
+            let last = delivery.arrivals[..*behind].iter().rev().find(of_key);
+            assert_eq!(last.map(|it| it.event().op), Some("d".to_owned()), "before the tombstone of {key}");
+        }
+    })
+    .await;
+}
+
+async fn the_transaction_block_is_the_same_when_it_is_sent_again() {
+    Plugin::each(|plugin| async move {
+        let lab = Lab::plan(plugin)
+            .env("PROVIDE_TRANSACTION_METADATA", "true")
+            .build()
+            .await;
+        lab.sql("create table t (id int primary key); create table u (id int primary key)")
+            .await;
+        let start = lab.checkpoint().await;
+        lab.sql("insert into t values (1), (2); insert into u values (1); update t set id = 3 where id = 1")
+            .await;
+        lab.drain().await;
+        let delivery = lab.consume().await;
+        let blocks: Vec<Value> = delivery
+            .changes()
+            .iter()
+            .map(|it| it.json()["transaction"].clone())
+            .collect();
+        let counts: Vec<(u64, u64)> = blocks
+            .iter()
+            .map(|block| {
+                (
+                    block["total_order"].as_u64().unwrap(),
+                    block["data_collection_order"].as_u64().unwrap(),
+                )
+            })
+            .collect();
+        assert_eq!(counts, [(1, 1), (2, 2), (3, 1), (4, 3), (5, 4)]);
+        for (block, change) in blocks.iter().zip(delivery.changes()) {
+            let source = change.json()["source"].clone();
+            assert_eq!(block["id"], format!("{}:{}", source["txId"], source["lsn"]));
+        }
+        assert!(start.is_none());
+    })
+    .await;
+}
+
+async fn the_modes_of_decimals_and_times_are_debeziums() {
+    Plugin::each(|plugin| async move {
+        let lab = Lab::plan(plugin)
+            .env("DECIMAL_HANDLING_MODE", "precise")
+            .env("TIME_PRECISION_MODE", "adaptive")
+            .build()
+            .await;
+        lab.sql(
+            "create domain price as numeric(12,2);
+             create table t (id int primary key, a numeric(10,4), b numeric, c price, d date, e time(3), f time, g timestamp(3), h timestamp,
+               i timestamptz, j numeric(10,2)[])",
+        )
+        .await;
+        lab.sql(
+            "insert into t values (1, 12.345, 1.10, -1, '2024-02-29', '12:34:56.789', '12:34:56.789', '2024-02-29 12:34:56.789',
+             '2024-02-29 12:34:56.789001', '2024-02-29 12:34:56+02', '{1.10,null}')",
+        )
+        .await;
+        lab.drain().await;
+        let delivery = lab.consume().await;
+        let expected = json!({"id": 1, "a": "AeI6", "b": {"scale": 2, "value": "bg=="}, "c": "nA==", "d": 19782, "e": 45_296_789,
+            "f": 45_296_789_000i64, "g": 1_709_210_096_789i64, "h": 1_709_210_096_789_001i64, "i": "2024-02-29T10:34:56Z",
+            "j": ["bg==", null]});
+        assert_eq!(delivery.of_table("public.t")[0]["after"], expected);
+    })
+    .await;
+}
+
+async fn definitions_come_before_what_they_describe_and_their_changes_before_all_that_follows() {
+    Plugin::each(|plugin| async move {
+        let lab = plan(plugin, "dms").shards(4).build().await;
+        lab.sql("create table t (id int primary key, a varchar(9)); insert into t select i, 'x' from generate_series(1, 50) i").await;
+        lab.drain().await;
+        // The sandbox knows the table by now.
+        lab.sql("insert into t values (51, 'y')").await;
+        lab.sql("alter table t add b numeric(10,2); insert into t select i, 'x', 1.5 from generate_series(52, 99) i").await;
+        lab.drain().await;
+        let delivery = lab.compare(&["t"]).await;
+        let definitions: Vec<(Value, Value)> = delivery
+            .definitions
+            .iter()
+            .map(|(_, it)| (it.json()["metadata"]["operation"].clone(), it.json()["control"]["table-def"].clone()))
+            .collect();
+        let (id, a) = (
+            json!({"type": "INT32", "nullable": false}),
+            json!({"type": "STRING", "length": 9, "nullable": true}),
+        );
+        let b = json!({"type": "NUMERIC", "precision": 10, "scale": 2, "nullable": true});
+        let first = json!({"columns": {"id": id, "a": a}, "primary-key": ["id"]});
+        let second = json!({"columns": {"id": id, "a": a, "b": b}, "primary-key": ["id"]});
+        let mut expected = vec![(json!("create-table"), first), (json!("change-columns"), second)];
+        if definitions[0].0 != "create-table" {
+            // Read shard after shard, they come in any order.
+            expected.reverse();
+        }
+        assert_eq!(definitions, expected);
+        for (_, definition) in &delivery.definitions {
+            let described = delivery.changes().into_iter().find(|it| it.position == definition.position);
+            assert!(described.is_some(), "a definition has the position of a change");
+        }
+    })
+    .await;
+}
+
+async fn partition_keys_are_those_that_are_asked_for() {
+    for envelope in ["debezium", "dms", "wal2json"] {
+        for by in ["table", "transaction"] {
+            let lab = plan(Plugin::Pgoutput, envelope)
+                .env("PARTITION_BY", by)
+                .build()
+                .await;
+            lab.sql("create table t (id int primary key); create table u (id int)")
+                .await;
+            lab.sql("insert into t values (1), (2); insert into u values (1)")
+                .await;
+            lab.sql("insert into t values (3)").await;
+            lab.drain().await;
+            let delivery = lab.consume().await;
+            let keys = |delivery: &Delivery| -> Vec<String> {
+                delivery
+                    .changes()
+                    .iter()
+                    .map(|it| it.partition_key.clone())
+                    .collect()
+            };
+            let keys = keys(&delivery);
+            match by {
+                "table" => assert_eq!(keys, ["public.t", "public.t", "public.u", "public.t"]),
+                _ => {
+                    let commits = delivery.changes();
+                    for (key, change) in keys.iter().zip(commits) {
+                        let transaction = change.event().source.transaction.unwrap();
+                        let commit = change.position.split('.').next().unwrap();
+                        assert_eq!(*key, format!("{transaction}.{commit}"));
+                    }
+                    assert!(keys[0] == keys[2] && keys[2] != keys[3]);
+                }
+            }
+        }
+    }
+}
+
+async fn messages_come_in_each_envelope() {
+    for envelope in OTHERS {
+        Plugin::each(move |plugin| async move {
+            let lab = plan(plugin, envelope).build().await;
+            lab.sql("select pg_logical_emit_message(true, 'in', 'a'); select pg_logical_emit_message(false, 'out', 'b')").await;
+            lab.drain().await;
+            let delivery = lab.consume().await;
+            let said: Vec<(String, Value)> = delivery
+                .changes()
+                .iter()
+                .map(|it| (it.event().op, it.json()))
+                .map(|(op, json)| (op, if envelope == "dms" { json["control"]["message"]["prefix"].clone() } else { json["prefix"].clone() }))
+                .collect();
+            assert_eq!(said, [("m".to_owned(), json!("out")), ("m".to_owned(), json!("in"))]);
+        })
+        .await;
+    }
+}
