@@ -67,10 +67,11 @@ impl Event {
         let shown = || String::from_utf8_lossy(&data[..data.len().min(300)]).into_owned();
         let read = |error: serde_json::Error| format!("{error}: {}", shown());
         let value: Value = serde_json::from_slice(data).map_err(read)?;
+        let exact = || serde_json::from_slice(&exact_numbers(data)).map_err(read);
         let event = if value.get("metadata").is_some() {
-            Self::of_dms(&value).ok_or_else(shown)?
+            Self::of_dms(&exact()?).ok_or_else(shown)?
         } else if value.get("action").is_some() {
-            Self::of_wal2json(&value).ok_or_else(shown)?
+            Self::of_wal2json(&exact()?).ok_or_else(shown)?
         } else {
             serde_json::from_value(value).map_err(read)?
         };
@@ -183,6 +184,31 @@ impl Event {
             self.source.table.as_ref()?
         ))
     }
+}
+
+/// The same JSON, with text for the numbers that would not keep their digits.
+fn exact_numbers(data: &[u8]) -> Vec<u8> {
+    let (mut out, mut rest, mut in_string) = (Vec::with_capacity(data.len()), data, false);
+    while let [first, ..] = rest {
+        let number = rest
+            .iter()
+            .take_while(|byte| byte.is_ascii_digit() || b"+-.eE".contains(byte));
+        let length = match first {
+            b'\\' if in_string => 2,
+            b'0'..=b'9' | b'-' if !in_string => number.count(),
+            _ => 1,
+        };
+        in_string ^= *first == b'"';
+        let (token, behind) = rest.split_at(length.min(rest.len()));
+        rest = behind;
+        let kept = serde_json::from_slice::<Value>(token).map(|number| number.to_string());
+        if token.len() > 1 && !in_string && kept.is_ok_and(|kept| kept.as_bytes() != token) {
+            out.extend([b"\"", token, b"\""].concat());
+        } else {
+            out.extend(token);
+        }
+    }
+    out
 }
 
 fn strings(list: &Value) -> Vec<String> {

@@ -297,9 +297,7 @@ async fn columns(client: &Client, table: &str, form: Form) -> (String, Vec<Colum
             (Some(_), composite) => list(&kind, &value, composite),
         };
         let array = element.is_some() && form == Form::Debezium;
-        let number =
-            matches!(kind.as_str(), "float4" | "float8") || (form != Form::Debezium && kind == "numeric");
-        let float = number && (array || element.is_none());
+        let float = matches!(kind.as_str(), "float4" | "float8") && (array || element.is_none());
         let (name, generated, key) = (row.get(1), row.get(3), row.get(4));
         Column {
             name,
