@@ -61,13 +61,8 @@ pub(super) fn captured() -> (Catalog, Vec<Captured>) {
             }
             "table" => {
                 type Names = Vec<String>;
-                let (schema, name, key, primary, columns): (
-                    String,
-                    String,
-                    Names,
-                    Names,
-                    Vec<(String, String, bool)>,
-                ) = serde_json::from_str(rest).unwrap();
+                type Written = (String, String, Names, Names, Vec<(String, String, bool)>);
+                let (schema, name, key, primary, columns): Written = serde_json::from_str(rest).unwrap();
                 let known = |(name, type_name, toastable)| Known {
                     name,
                     type_name,
