@@ -12,6 +12,7 @@ use crate::backlog;
 
 crate::scenarios![
     every_event_arrives_inside_of_aggregates,
+    every_envelope_travels_inside_of_aggregates,
     aggregates_that_fail_keep_the_order_of_every_key,
     a_split_and_a_merge_in_the_middle_lose_nothing_that_a_consumer_keeps,
     a_truncate_is_a_barrier_for_aggregates_too,
@@ -52,6 +53,34 @@ async fn every_event_arrives_inside_of_aggregates() {
         assert!(records * 20 < events, "{records} records for {events} events");
     })
     .await;
+}
+
+async fn every_envelope_travels_inside_of_aggregates() {
+    for (envelope, tombstones) in [("debezium", "true"), ("dms", "false"), ("wal2json", "false")] {
+        let lab = Lab::plan(Plugin::Pgoutput)
+            .shards(3)
+            .env("AGGREGATION", "kpl")
+            .env("ENVELOPE", envelope)
+            .env("TOMBSTONES_ON_DELETE", tombstones)
+            .build()
+            .await;
+        backlog::create(&lab).await;
+        backlog::write(&lab, 80, 1_000, 100).await;
+        lab.drain().await;
+        let delivery = lab.compare(&[backlog::TABLE]).await;
+        let deletes = delivery
+            .arrivals
+            .iter()
+            .filter(|arrival| arrival.event().op == "d")
+            .count();
+        let expected = if tombstones == "true" { deletes } else { 0 };
+        assert_eq!(
+            delivery.tombstones.len(),
+            expected,
+            "{envelope}: a tombstone is an event without data"
+        );
+        assert!(delivery.aggregates > 0);
+    }
 }
 
 async fn aggregates_that_fail_keep_the_order_of_every_key() {

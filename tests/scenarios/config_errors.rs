@@ -274,7 +274,7 @@ async fn services_that_do_not_answer_are_named_before_the_deadline() {
 
 async fn an_event_that_is_wrong_is_told_what_it_may_be() {
     let lab = lab().await;
-    let actions = "drain, setup, status or teardown";
+    let actions = "drain, setup, status, plan or teardown";
     let wrong = [
         (json!([]), "JSON object"),
         (json!({"actoin": "drain"}), "actoin"),

@@ -25,8 +25,8 @@ async fn what_one_byte_too_many_costs_is_the_largest_column() {
         (
             "dms",
             "/metadata/omitted",
-            r#","large":"""#,
-            r#","unchanged":["large"],"omitted":["large"]"#,
+            "",
+            r#"__debezium_unavailable_value,"unchanged":["large"],"omitted":["large"]"#,
         ),
         (
             "wal2json",

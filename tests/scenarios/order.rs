@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use scenarios::gate::{Fault, Gate};
+use scenarios::gate::{Fault, Gate, Side};
 use scenarios::kinesis::{Kinesis, Limits};
 use scenarios::lab::{Lab, Plugin};
 
@@ -12,6 +12,7 @@ use crate::backlog;
 crate::scenarios![
     records_that_fail_by_themselves_do_not_overtake_each_other,
     requests_that_fail_as_a_whole_do_not_overtake_each_other,
+    a_request_that_is_not_answered_in_time_is_sent_again_in_place,
     one_hot_key_keeps_its_order,
     large_events_fill_requests_up_to_their_limit_of_bytes,
     throttling_slows_down_and_does_not_fail,
@@ -70,6 +71,20 @@ async fn requests_that_fail_as_a_whole_do_not_overtake_each_other() {
         duplicates += lab.consume().await.duplicates();
     }
     assert!(duplicates > 0, "an answer that was cut makes duplicates");
+}
+
+/// Longer than the function waits for an answer, so that it cannot know whether the records were put. They were.
+async fn a_request_that_is_not_answered_in_time_is_sent_again_in_place() {
+    let lab = Lab::new(Plugin::Pgoutput).await;
+    backlog::create(&lab).await;
+    backlog::write(&lab, 25, 300, 20).await;
+    let held = lab.kinesis_gate.hold("PutRecords", Side::Answer);
+    assert!(drained(&lab).await > 0, "none was sent again");
+    assert!(
+        lab.consume().await.duplicates() > 0,
+        "what was put and not answered comes twice"
+    );
+    drop(held);
 }
 
 async fn one_hot_key_keeps_its_order() {

@@ -25,8 +25,10 @@ async fn refused(plugin: Plugin, bytes: usize) -> String {
     assert_eq!(kind, "Oversize", "{message}");
     let before = Marks::of(&lab).await;
     assert_eq!(
-        before.confirmed, before.checkpoint,
-        "what came before is confirmed"
+        before.confirmed,
+        before.checkpoint,
+        "what came before is confirmed: {}",
+        lab.function.log().join("\n")
     );
     let (again, _) = lab.fail().await;
     assert_eq!((again.as_str(), Marks::of(&lab).await), ("Oversize", before));

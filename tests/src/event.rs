@@ -95,8 +95,10 @@ impl Event {
             _ => "definition",
         };
         let (mut before, mut after) = (row("before-image"), row("data"));
-        for name in strings(&metadata["unchanged"]) {
-            after.as_mut()?.insert(name, UNAVAILABLE.into());
+        let marked =
+            |name: &String| after.as_ref().and_then(|row| row.get(name)) == Some(&UNAVAILABLE.into());
+        if !strings(&metadata["unchanged"]).iter().all(marked) {
+            return None;
         }
         if op == "d" {
             before = after.take();

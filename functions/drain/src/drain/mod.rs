@@ -271,6 +271,9 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
         }
         let confirmed = self.confirm().await;
         if let Some(failure) = failure {
+            if let Err(error) = confirmed {
+                tracing::warn!(slot = self.settings.slot, error = %error.chain(), "what had arrived was not confirmed");
+            }
             return Err(failure);
         }
         Ok(match (read, confirmed?) {

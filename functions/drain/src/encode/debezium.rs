@@ -10,12 +10,9 @@ pub use value::{DecimalMode, Modes, TimeMode};
 
 use super::progress::Place;
 use super::value::{base64, names, string};
-use super::{Action, Head, Row};
+use super::{Action, Head, Row, UNAVAILABLE};
 use crate::change::{Datum, Message, Relation, Tuple};
 use crate::position::Position;
-
-/// What Debezium puts for a large value that an update did not touch.
-const UNAVAILABLE: &str = "__debezium_unavailable_value";
 
 /// Writes events of one database as Debezium does.
 #[derive(Debug, Clone)]

@@ -4,7 +4,9 @@
 //! What DMS writes is here known from the user guide ("Using Amazon Kinesis Data Streams as a target", "Using a PostgreSQL database as a
 //! source") and from messages that others captured and published with their parsers; where neither tells, it is said below.
 //!
-//! - Nulls are left out, as by default. So is what an update did not tell, and `unchanged` lists that: a null is neither there nor listed.
+//! - Nulls are left out, as by default. A large value that an update did not touch must therefore not be left out: it is Debezium's marker,
+//!   and `unchanged` lists it. DMS itself would read the value from the table, where it may be another by now.
+//! - Each message ends with a new line, by which Firehose's files in S3 can be told apart into messages.
 //! - `before-image` holds the old key of a row that moved to another one. Of a row without a key it holds the whole old row, if the replica
 //!   identity is that: nothing else says which row it was.
 //! - `prev-transaction-id` and `prev-transaction-record-id` are not written: they depend on where reading began, and the same change would
@@ -18,10 +20,13 @@ use super::key::PartitionBy;
 use super::value::{
     ascii, base64, date_and_clock, date_and_clock_in_utc, hex, is_json_number, names, string, truth,
 };
-use super::{Action, Head, Row};
+use super::{Action, Head, Row, UNAVAILABLE};
 use crate::change::{Column, Datum, Message, Relation, Tuple, Type};
 use crate::lsn::Lsn;
 use crate::time::iso_micros;
+
+/// Ends `metadata` and the message.
+const END: &[u8] = b"}}\n";
 
 /// Writes events as DMS does.
 #[derive(Debug, Clone, Default)]
@@ -67,7 +72,7 @@ impl Dms {
                 names(&mut out, columns.drain(..));
             }
         }
-        out.extend_from_slice(b"}}");
+        out.extend_from_slice(END);
         out
     }
 
@@ -102,7 +107,7 @@ impl Dms {
             other => of_table(other),
         };
         metadata(&mut out, &row.head, "control", operation, by, Some(row.relation));
-        out.extend_from_slice(b"}}");
+        out.extend_from_slice(END);
         Some((changed, out))
     }
 
@@ -111,7 +116,7 @@ impl Dms {
         let mut out = br#"{"control":{}"#.to_vec();
         let by = of_table(partition_by);
         metadata(&mut out, head, "control", "truncate-table", by, Some(relation));
-        out.extend_from_slice(b"}}");
+        out.extend_from_slice(END);
         out
     }
 
@@ -123,7 +128,7 @@ impl Dms {
         base64(&mut out, &message.content);
         out.extend_from_slice(b"}}");
         metadata(&mut out, head, "control", "logical-message", "prefix", None);
-        out.extend_from_slice(b"}}");
+        out.extend_from_slice(END);
         out
     }
 }
@@ -174,13 +179,12 @@ fn metadata(
     );
 }
 
-/// The columns of a row that are wanted and neither null nor unknown, as a JSON object.
+/// The columns of a row that are wanted and not null, as a JSON object.
 fn image(out: &mut Vec<u8>, row: &Row<'_>, tuple: Option<&Tuple<'_>>, wanted: impl Fn(&Column) -> bool) {
     out.push(b'{');
     let mut first = true;
     for (column, datum) in tuple.into_iter().flat_map(|tuple| row.image(tuple)) {
-        let Datum::Text(text) = datum else { continue };
-        if !wanted(column) {
+        if matches!(datum, Datum::Null | Datum::Absent) || !wanted(column) {
             continue;
         }
         if !std::mem::take(&mut first) {
@@ -188,7 +192,10 @@ fn image(out: &mut Vec<u8>, row: &Row<'_>, tuple: Option<&Tuple<'_>>, wanted: im
         }
         string(out, &column.name);
         out.push(b':');
-        value(out, &column.kind, text);
+        match datum {
+            Datum::Text(text) => value(out, &column.kind, text),
+            _ => string(out, UNAVAILABLE),
+        }
     }
     out.push(b'}');
 }

@@ -46,6 +46,9 @@ pub struct Event {
     pub data: Vec<u8>,
 }
 
+/// What Debezium puts for a large value that an update did not touch.
+const UNAVAILABLE: &str = "__debezium_unavailable_value";
+
 /// What the events of one transaction have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Transaction {

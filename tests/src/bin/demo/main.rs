@@ -2,7 +2,7 @@
 //! Kinesis, the server is killed half-way, and at the end a consumer rebuilds from the stream every row that changed
 //! and compares each with PostgreSQL. It succeeds only when all are the same and none is missing.
 //!
-//! `PLUGIN` chooses the output plugin. `DEMO_FAULT=drop` loses one event on its way to the consumer, which must make
+//! `PLUGIN` chooses the output plugin, `AGGREGATION` and `ENVELOPE` are handed to the function. `DEMO_FAULT=drop` loses one event on its way to the consumer, which must make
 //! the verdict fail.
 
 mod screen;
@@ -172,9 +172,11 @@ fn environment(postgres: &Postgres, kinesis: &Kinesis, ssm: &Ssm, slot: &str) ->
         ("AWS_ENDPOINT_URL_KINESIS", kinesis.endpoint()),
         ("AWS_ENDPOINT_URL_SSM", ssm.endpoint()),
     ];
+    let given = ["AGGREGATION", "ENVELOPE"].map(|name| Some((name.to_owned(), std::env::var(name).ok()?)));
     variables
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .chain(given.into_iter().flatten())
         .collect()
 }
 
