@@ -280,7 +280,7 @@ async fn an_event_that_is_wrong_is_told_what_it_may_be() {
         (json!({"actoin": "drain"}), "actoin"),
         (json!({"action": 7}), actions),
         (json!({"action": "flush"}), actions),
-        (json!({"action": "plan"}), "not in this version"),
+        (json!({"action": "backfill"}), "not in this version"),
         (json!({"action": "backfill", "tables": []}), "not in this version"),
         (json!({"action": "drain", "accept_gaps": "0/1"}), "accept_gap"),
         (

@@ -12,7 +12,7 @@ use super::*;
 use crate::catalog::Catalog;
 use crate::checkpoint::Checkpoint;
 use crate::encode::{Form, Oversize, PartitionBy, Wal2json};
-use crate::pack::{Aggregation, HashKey, Record, Shard, ShardMap};
+use crate::pack::{Aggregation, HashKey, Record, ShardMap};
 
 const MIB: u64 = 1 << 20;
 
@@ -133,21 +133,6 @@ struct FakeStream {
     behind: Arc<Mutex<u32>>,
 }
 
-/// A stream of so many shards.
-fn ring(shards: u128) -> ShardMap {
-    let size = u128::MAX / shards;
-    let shard = |number: u128| Shard {
-        id: format!("{number} of {shards}"),
-        first: HashKey(number * size),
-        last: HashKey(if number + 1 == shards {
-            u128::MAX
-        } else {
-            (number + 1) * size - 1
-        }),
-    };
-    ShardMap::new((0..shards).map(shard).collect()).unwrap()
-}
-
 impl Stream for FakeStream {
     fn name(&self) -> String {
         "k".to_owned()
@@ -157,7 +142,7 @@ impl Stream for FakeStream {
         let mut behind = self.behind.lock().unwrap();
         if *behind > 0 {
             *behind -= 1;
-            return Ok(ring(1));
+            return Ok(ShardMap::even(1));
         }
         Ok(self.shards.clone())
     }
@@ -204,7 +189,14 @@ impl Checkpoints for FakeCheckpoints {
 }
 
 async fn run(commits: &[(u64, &str)], start: Start, refuses: &[&str]) -> (Log, Report, Result<(), Error>) {
-    run_with(commits, start, refuses, None, (Aggregation::None, ring(1))).await
+    run_with(
+        commits,
+        start,
+        refuses,
+        None,
+        (Aggregation::None, ShardMap::even(1)),
+    )
+    .await
 }
 
 /// The stream has these shards, and is known as one of a single shard.
@@ -243,7 +235,7 @@ async fn run_with(
         tables: Vec::new(),
         record_bytes: 1 << 20,
         aggregation,
-        shards: ring(1),
+        shards: ShardMap::even(1),
         keyed: true,
         bytes_in_flight: 1 << 20,
         linger: Duration::ZERO,
@@ -352,7 +344,7 @@ async fn a_gap_is_accepted_in_the_checkpoint_only_after_the_stream_was_told() {
         start,
         &["told"; 5],
         Some(told),
-        (Aggregation::None, ring(1)),
+        (Aggregation::None, ShardMap::even(1)),
     )
     .await;
     outcome.unwrap();
@@ -368,7 +360,8 @@ async fn what_landed_where_a_consumer_drops_it_is_sent_again() {
     let tables = ["a", "b", "c", "d", "e", "f", "g", "h"];
     let backlog: Vec<_> = (100..).zip(tables).collect();
     let kpl = Aggregation::Kpl { bytes: 1 << 16 };
-    let (log, report, outcome) = run_with(&backlog, start(99, 99, true), &[], None, (kpl, ring(3))).await;
+    let (log, report, outcome) =
+        run_with(&backlog, start(99, 99, true), &[], None, (kpl, ShardMap::even(3))).await;
     outcome.unwrap();
     let mut arrived = log.arrived();
     assert!(
@@ -388,7 +381,7 @@ async fn a_single_event_is_right_in_whichever_shard_it_landed() {
         start(1, 1, true),
         &[],
         None,
-        (Aggregation::None, ring(3)),
+        (Aggregation::None, ShardMap::even(3)),
     )
     .await;
     outcome.unwrap();

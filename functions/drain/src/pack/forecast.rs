@@ -322,7 +322,7 @@ mod tests {
     use super::*;
     use crate::encode::Event;
     use crate::lsn::Lsn;
-    use crate::pack::{Ledger, Shard};
+    use crate::pack::Ledger;
     use crate::position::Position;
 
     const LIMITS: Limits = Limits {
@@ -331,14 +331,7 @@ mod tests {
     };
 
     fn figures(events: impl IntoIterator<Item = (&'static str, usize)>) -> Figures {
-        let shard = |id: &str, first, last| Shard {
-            id: id.into(),
-            first: HashKey(first),
-            last: HashKey(last),
-        };
-        let half = u128::MAX / 2;
-        let map = ShardMap::new(vec![shard("low", 0, half), shard("high", half + 1, u128::MAX)]);
-        let mut forecast = Forecast::new(Instant::now(), &map.unwrap(), 1 << 20, 256 << 10, 32 << 20);
+        let mut forecast = Forecast::new(Instant::now(), &ShardMap::even(2), 1 << 20, 256 << 10, 32 << 20);
         let mut ledger = Ledger::new(Lsn(0));
         let mut count = 0;
         for (key, size) in events {
@@ -384,7 +377,7 @@ mod tests {
                 none.shards[0].records,
                 none.shards[1].records
             ),
-            ("high", 4, 0)
+            ("1 of 2", 4, 0)
         );
         assert_eq!(figures.hottest_keys[0].share, 1.0);
     }

@@ -86,6 +86,24 @@ impl ShardMap {
 }
 
 #[cfg(test)]
+impl ShardMap {
+    /// So many shards of one size, called by their number and how many they are.
+    pub(crate) fn even(shards: u128) -> Self {
+        let size = u128::MAX / shards;
+        let shard = |number: u128| Shard {
+            id: format!("{number} of {shards}"),
+            first: HashKey(number * size),
+            last: HashKey(if number + 1 == shards {
+                u128::MAX
+            } else {
+                (number + 1) * size - 1
+            }),
+        };
+        ShardMap::new((0..shards).map(shard).collect()).unwrap()
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::lsn::Lsn;
-use crate::pack::{Ledger, Shard};
+use crate::pack::Ledger;
 use crate::position::Position;
 
 const LIMITS: Limits = Limits {
@@ -12,24 +12,9 @@ const LIMITS: Limits = Limits {
 
 const KPL: Aggregation = Aggregation::Kpl { bytes: 1000 };
 
-/// A stream of so many shards of one size.
-fn ring(shards: u128) -> ShardMap {
-    let size = u128::MAX / shards;
-    let shard = |number: u128| Shard {
-        id: number.to_string(),
-        first: HashKey(number * size),
-        last: HashKey(if number + 1 == shards {
-            u128::MAX
-        } else {
-            (number + 1) * size - 1
-        }),
-    };
-    ShardMap::new((0..shards).map(shard).collect()).unwrap()
-}
-
 fn lanes(aggregation: Aggregation) -> (Lanes, Ledger, Instant) {
     (
-        Lanes::new(aggregation, ring(1)),
+        Lanes::new(aggregation, ShardMap::even(1)),
         Ledger::new(Lsn(0)),
         Instant::now(),
     )
@@ -117,9 +102,9 @@ fn a_refused_event_waits_and_holds_only_its_own_lane() {
 #[test]
 fn a_shard_that_throttles_pauses_and_the_others_go_on() {
     let (mut ledger, now) = (Ledger::new(Lsn(0)), Instant::now());
-    let mut lanes = Lanes::new(Aggregation::None, ring(2));
+    let mut lanes = Lanes::new(Aggregation::None, ShardMap::even(2));
     let keys: Vec<String> = (0..1000).map(|n| n.to_string()).collect();
-    let shard = |key: &String| ring(2).at(HashKey::of(key));
+    let shard = |key: &String| ShardMap::even(2).at(HashKey::of(key));
     for (n, key) in (0..).zip(&keys) {
         lanes.push(parcel(&mut ledger, n, key, false));
     }
@@ -188,7 +173,7 @@ fn a_barrier_waits_for_all_before_it_and_holds_all_after_it() {
 #[test]
 fn an_aggregate_holds_the_keys_of_one_shard_up_to_its_size() {
     let (mut ledger, now) = (Ledger::new(Lsn(0)), Instant::now());
-    let mut lanes = Lanes::new(KPL, ring(4));
+    let mut lanes = Lanes::new(KPL, ShardMap::even(4));
     for n in 0..400 {
         lanes.push(parcel(&mut ledger, n, &format!("key {n}"), false));
         assert_eq!(lanes.worth_a_request(LIMITS), lanes.full > 0);
@@ -201,7 +186,7 @@ fn an_aggregate_holds_the_keys_of_one_shard_up_to_its_size() {
         assert!((950..=1000).contains(&size), "{size}");
         for parcel in record.parcels() {
             assert_eq!(
-                ring(4).at(HashKey::of(&parcel.event.partition_key)),
+                ShardMap::even(4).at(HashKey::of(&parcel.event.partition_key)),
                 record.shard()
             );
         }
@@ -231,7 +216,7 @@ fn an_event_at_the_size_of_an_aggregate_goes_alone_and_as_it_is() {
 #[test]
 fn what_waits_lines_up_anew_when_the_stream_is_resharded() {
     let (mut ledger, now) = (Ledger::new(Lsn(0)), Instant::now());
-    let mut lanes = Lanes::new(KPL, ring(3));
+    let mut lanes = Lanes::new(KPL, ShardMap::even(3));
     for n in 0..300 {
         lanes.push(parcel(&mut ledger, n, &format!("key {}", n % 50), false));
     }
@@ -247,7 +232,7 @@ fn what_waits_lines_up_anew_when_the_stream_is_resharded() {
                 }
             }
         }
-        lanes.reshard(ring(shards));
+        lanes.reshard(ShardMap::even(shards));
         assert_eq!(lanes.map().len(), usize::try_from(shards).unwrap());
     }
     while !lanes.is_empty() {
@@ -273,7 +258,7 @@ proptest! {
         aggregated: bool,
     ) {
         let (mut ledger, mut now) = (Ledger::new(Lsn(0)), Instant::now());
-        let mut lanes = Lanes::new(if aggregated { Aggregation::Kpl { bytes: 150 } } else { Aggregation::None }, ring(3));
+        let mut lanes = Lanes::new(if aggregated { Aggregation::Kpl { bytes: 150 } } else { Aggregation::None }, ShardMap::even(3));
         let mut dice = fastrand::Rng::with_seed(seed);
         let mut roll = move || dice.u8(..);
         let mut arrived: Vec<u64> = Vec::new();
@@ -311,7 +296,7 @@ proptest! {
                     }
                 }
             } else if roll() < 20 {
-                lanes.reshard(ring(1 + u128::from(roll() % 5)));
+                lanes.reshard(ShardMap::even(1 + u128::from(roll() % 5)));
             }
             if next == keys.len() && lanes.is_empty() {
                 break;

@@ -1,0 +1,142 @@
+use super::*;
+
+const GOOD: &[(&str, &str)] = &[
+    ("PGHOST", "h"),
+    ("PGUSER", "u"),
+    ("PGDATABASE", "d"),
+    ("PGPASSWORD", "p"),
+    ("SLOT_NAME", "s"),
+    ("STREAM_NAME", "k"),
+];
+
+fn config(changes: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    let find =
+        |list: &[(&str, &str)], name: &str| list.iter().find(|(n, _)| *n == name).map(|(_, v)| v.to_string());
+    Config::from_env(|name| find(changes, name).or_else(|| find(GOOD, name)))
+}
+
+#[test]
+fn what_is_not_set_has_a_default_that_is_safe() {
+    let config = config(&[]).unwrap();
+    assert_eq!(config.database.port, 5432);
+    assert_eq!(config.database.tls, SslMode::VerifyFull);
+    assert_eq!(config.checkpoint_parameter, "/spillway/s");
+    assert_eq!(config.publications, ["spillway"]);
+    assert!(matches!(config.envelope.form, Form::Debezium(Debezium { name, .. }) if name == "s"));
+    assert!(config.linger.is_zero() && config.tables.is_empty());
+}
+
+#[test]
+fn an_error_names_the_variable() {
+    let wrong = [
+        ("PGHOST", ""),
+        ("PGPORT", "0"),
+        ("PGPORT", "x"),
+        ("PGUSER", ""),
+        ("PGDATABASE", ""),
+        ("PGSSLMODE", "prefer"),
+        ("DB_AUTH", "kerberos"),
+        ("SLOT_NAME", "Slot"),
+        ("SLOT_NAME", ""),
+        ("STREAM_NAME", "arn:aws:kinesis:x"),
+        ("CHECKPOINT_PARAMETER", "a b"),
+        ("PUBLICATIONS", ","),
+        ("TABLES", "orders"),
+        ("TABLES", "a.b.c"),
+        ("ENVELOPE", "avro"),
+        ("AGGREGATION", "zip"),
+        ("AUTO_DISTRIBUTION", "yes"),
+        ("PARTITION_BY", "moon"),
+        ("OVERSIZE", "maybe"),
+        ("DECIMAL_HANDLING_MODE", "exact"),
+        ("TIME_PRECISION_MODE", "connect"),
+        ("TOMBSTONES_ON_DELETE", "1"),
+        ("PROVIDE_TRANSACTION_METADATA", "yes"),
+        ("LINGER_SECONDS", "901"),
+        ("LOG_LEVEL", "loud"),
+    ];
+    for (name, value) in wrong {
+        let error = config(&[(name, value)]).unwrap_err().to_string();
+        assert!(error.starts_with(name), "{name}={value}: {error}");
+    }
+    assert!(
+        config(&[("DB_AUTH", "password"), ("PGPASSWORD", "")])
+            .unwrap_err()
+            .to_string()
+            .starts_with("PGPASSWORD")
+    );
+    assert!(
+        config(&[("DB_AUTH", "secret")])
+            .unwrap_err()
+            .to_string()
+            .starts_with("DB_SECRET")
+    );
+    assert!(
+        config(&[("DB_AUTH", "iam"), ("PGSSLMODE", "disable")])
+            .unwrap_err()
+            .to_string()
+            .starts_with("PGSSLMODE")
+    );
+}
+
+#[test]
+fn what_only_debezium_knows_is_refused_with_another_envelope_unless_it_changes_nothing() {
+    for (name, default, other) in [
+        ("DECIMAL_HANDLING_MODE", "string", "precise"),
+        ("TIME_PRECISION_MODE", "isostring", "adaptive"),
+        ("TOMBSTONES_ON_DELETE", "false", "true"),
+        ("PROVIDE_TRANSACTION_METADATA", "false", "true"),
+    ] {
+        for envelope in ["dms", "wal2json"] {
+            config(&[("ENVELOPE", envelope), (name, default)]).unwrap();
+            let error = config(&[("ENVELOPE", envelope), (name, other)]).unwrap_err();
+            assert!(error.to_string().starts_with(name), "{error}");
+        }
+        config(&[(name, other)]).unwrap();
+    }
+}
+
+#[test]
+fn the_way_to_log_in_follows_from_what_is_given() {
+    let auth = |changes: &[(&str, &str)]| config(changes).unwrap().database.auth;
+    assert!(matches!(auth(&[]), Auth::Password(_)));
+    assert!(matches!(auth(&[("PGPASSWORD", "")]), Auth::Iam));
+    assert!(matches!(auth(&[("DB_SECRET", "x"), ("PGUSER", "")]), Auth::Secret(name) if name == "x"));
+    assert_eq!(format!("{:?}", auth(&[])), "Password(…)");
+}
+
+#[test]
+fn the_readme_and_the_template_know_the_same_variables_as_the_code() {
+    let readme = include_str!("../../../../README.md");
+    let (_, table) = readme.split_once("| variable | default | meaning |").unwrap();
+    let rows = table
+        .lines()
+        .skip(1)
+        .take_while(|line| line.is_empty() || line.starts_with('|'));
+    let mut documented: Vec<&str> = rows.filter_map(|row| row.split('`').nth(1)).collect();
+    let template = include_str!("../../../../template.yaml");
+    let (_, block) = template.split_once("        Variables:\n").unwrap();
+    let lines = block.lines().take_while(|line| line.starts_with("          "));
+    let names = lines
+        .filter_map(|line| line.trim().split_once(':'))
+        .filter(|(name, _)| !name.starts_with('#'));
+    let mut set: Vec<&str> = names.map(|(name, _)| name).collect();
+    // A password has no place in a template, and the certificates of RDS are built in.
+    set.extend(["PGPASSWORD", "PGSSLROOTCERT"]);
+    let mut known = VARIABLES.to_vec();
+    for names in [&mut documented, &mut set, &mut known] {
+        names.sort_unstable();
+    }
+    assert_eq!(documented, known, "README.md");
+    assert_eq!(set, known, "template.yaml");
+}
+
+#[test]
+fn table_patterns_match_and_reach_wal2json_escaped() {
+    let config = config(&[("TABLES", r"public.*, *.log, we\.ird.a\,b")]).unwrap();
+    let any = |schema: &str, table: &str| config.tables.iter().any(|p| p.matches(schema, table));
+    assert!(any("public", "x") && any("other", "log") && any("we.ird", "a,b"));
+    assert!(!any("Public", "x"));
+    let escaped: Vec<_> = config.tables.iter().map(TablePattern::for_wal2json).collect();
+    assert_eq!(escaped, ["public.*", "*.log", r"we\.ird.a\,b"]);
+}
