@@ -13,7 +13,7 @@ use crate::producer::{aggregate, client, put, record};
 
 crate::scenarios![
     an_aggregate_is_read_strictly,
-    a_consumer_takes_aggregates_apart_and_drops_what_lies_in_another_shard,
+    a_consumer_takes_aggregates_apart_and_drops_one_that_is_not_all_of_its_shard,
     a_double_keeps_to_the_limits_of_its_stream,
     a_double_places_records_by_hash_and_moves_them_when_it_is_resharded,
     a_double_throttles_a_shard_that_has_had_its_second,
@@ -59,13 +59,19 @@ fn event(at: u32) -> Vec<u8> {
         .into_bytes()
 }
 
-async fn a_consumer_takes_aggregates_apart_and_drops_what_lies_in_another_shard() {
+async fn a_consumer_takes_aggregates_apart_and_drops_one_that_is_not_all_of_its_shard() {
     let [lower, upper] = HashRange::ALL.halves().map(key_in);
     let (one, two, three) = (event(1), event(2), event(3));
-    let packed = aggregate(&[(&lower, &one), (&upper, &two), (&lower, b""), (&lower, &three)]);
+    let packed = aggregate(&[(&lower, &one), (&lower, b""), (&lower, &three)]);
+    let mixed = aggregate(&[(&lower, &one), (&upper, &two)]);
     let records = || {
         let plain = record(&upper, &event(4));
-        vec![record(&lower, &packed), plain, record("tombstone", b"")]
+        vec![
+            record(&lower, &packed),
+            record(&lower, &mixed),
+            plain,
+            record("tombstone", b""),
+        ]
     };
     let double = Double::open("s", Settings::default()).await;
     put(&client(double.endpoint()), records()).await.unwrap();
@@ -74,7 +80,7 @@ async fn a_consumer_takes_aggregates_apart_and_drops_what_lies_in_another_shard(
     put(emulator.client(), records()).await.unwrap();
     for read in [Delivery::of(&double), Delivery::read(&emulator, "s").await] {
         read.assert_promise();
-        assert_eq!((read.aggregates, read.dropped, read.tombstones.len()), (1, 1, 2));
+        assert_eq!((read.aggregates, read.dropped, read.tombstones.len()), (2, 2, 2));
         let keys: Vec<_> = read.arrivals.iter().map(|it| it.partition_key.as_str()).collect();
         assert_eq!(keys, [&lower, &lower, &upper]);
     }

@@ -5,6 +5,7 @@ use scenarios::lab::{Lab, Plugin};
 crate::scenarios![
     a_transaction_of_a_hundred_megabytes_passes_through_pgoutput,
     a_transaction_of_a_hundred_megabytes_passes_through_wal2json,
+    a_transaction_of_a_hundred_megabytes_passes_through_aggregates,
 ];
 
 /// The smallest function that Lambda offers, in bytes.
@@ -12,17 +13,22 @@ const MEMORY: u64 = 128 << 20;
 const ROWS: usize = 300_000;
 
 async fn a_transaction_of_a_hundred_megabytes_passes_through_pgoutput() {
-    pass(Plugin::Pgoutput).await;
+    pass(Plugin::Pgoutput, "none").await;
 }
 
 async fn a_transaction_of_a_hundred_megabytes_passes_through_wal2json() {
-    pass(Plugin::Wal2json).await;
+    pass(Plugin::Wal2json, "none").await;
 }
 
-async fn pass(plugin: Plugin) {
+async fn a_transaction_of_a_hundred_megabytes_passes_through_aggregates() {
+    pass(Plugin::Pgoutput, "kpl").await;
+}
+
+async fn pass(plugin: Plugin, aggregation: &str) {
     let mut lab = Lab::plan(plugin)
         .shards(4)
         .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128")
+        .env("AGGREGATION", aggregation)
         .build()
         .await;
     // Past the gate, which would keep all this in our memory a second time.
@@ -35,7 +41,12 @@ async fn pass(plugin: Plugin) {
     .await;
     let reports = lab.drain().await;
     let peak = lab.function.peak_memory_bytes();
-    println!("{}: peak of {} MiB, {}", plugin.name(), peak >> 20, reports[0]);
+    println!(
+        "{}, {aggregation}: peak of {} MiB, {}",
+        plugin.name(),
+        peak >> 20,
+        reports[0]
+    );
     assert!((1..MEMORY).contains(&peak), "{} MiB were resident", peak >> 20);
     assert_eq!(lab.compare(&["big"]).await.changes().len(), ROWS);
 }

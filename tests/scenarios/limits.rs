@@ -165,6 +165,9 @@ async fn a_stream_that_does_not_look_at_partition_keys_is_refused_or_accepted_as
     lab.function.set("AUTO_DISTRIBUTION", "accept").await;
     lab.drain().await;
     assert_eq!(lab.double().counts().put, 1);
+    // A consumer would drop events from aggregates that lie anywhere, which nobody can want.
+    lab.function.set("AGGREGATION", "kpl").await;
+    tick_fails(&lab, "StreamUnusable", &[lab.stream.as_str(), "AGGREGATION=none"]).await;
 }
 
 async fn a_stream_that_is_deleted_is_missing_and_one_that_is_created_is_awaited() {

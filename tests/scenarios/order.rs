@@ -13,6 +13,7 @@ crate::scenarios![
     records_that_fail_by_themselves_do_not_overtake_each_other,
     requests_that_fail_as_a_whole_do_not_overtake_each_other,
     a_request_that_is_not_answered_in_time_is_sent_again_in_place,
+    a_table_that_gets_a_key_does_not_overtake_what_it_had_without,
     one_hot_key_keeps_its_order,
     large_events_fill_requests_up_to_their_limit_of_bytes,
     throttling_slows_down_and_does_not_fail,
@@ -85,6 +86,28 @@ async fn a_request_that_is_not_answered_in_time_is_sent_again_in_place() {
         "what was put and not answered comes twice"
     );
     drop(held);
+}
+
+/// Its rows travel under the table at first, and under their keys then.
+async fn a_table_that_gets_a_key_does_not_overtake_what_it_had_without() {
+    let lab = Lab::new(Plugin::Pgoutput).await;
+    lab.sql("create table t (id int, n int)").await;
+    lab.sql("insert into t values (1, 1)").await;
+    lab.sql("alter table t add primary key (id)").await;
+    lab.sql("update t set n = 2").await;
+    lab.kinesis_gate.next("PutRecords", Fault::internal());
+    lab.drain().await;
+    let requests = lab.kinesis_gate.seen().requests;
+    let keys: Vec<Vec<&str>> = requests
+        .iter()
+        .map(|request| request.records.iter().map(|(key, _)| key.as_str()).collect())
+        .collect();
+    let (table, row) = ("public.t", r#"{"id":1}"#);
+    assert_eq!(
+        keys,
+        [vec![table], vec![table], vec![row]],
+        "the first one failed"
+    );
 }
 
 async fn one_hot_key_keeps_its_order() {

@@ -48,7 +48,7 @@ pub struct Delivery {
     pub definitions: Vec<(usize, Arrival)>,
     /// Partition keys of records without data. With how many of `arrivals` came before each.
     pub tombstones: Vec<(usize, String)>,
-    /// Records of aggregates that lay in a shard where they do not belong, and that KCL therefore drops.
+    /// Records of aggregates of which one lay in a shard where it does not belong, and that the KCL therefore drops.
     pub dropped: usize,
     /// Records of the stream that were aggregates.
     pub aggregates: usize,
@@ -84,11 +84,12 @@ impl Delivery {
             Ok(None) => self.take_event(partition_key, data),
             Ok(Some(records)) => {
                 self.aggregates += 1;
-                for record in records {
-                    match range.contains(record.hash()) {
-                        true => self.take_event(record.partition_key, record.data),
-                        false => self.dropped += 1,
+                if records.iter().all(|record| range.contains(record.hash())) {
+                    for record in records {
+                        self.take_event(record.partition_key, record.data);
                     }
+                } else {
+                    self.dropped += records.len();
                 }
             }
             Err(error) => self.foreign.push(format!("{partition_key}: {error}")),

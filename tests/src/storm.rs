@@ -67,7 +67,7 @@ pub struct Played {
     pub duplicates: usize,
     /// Splits and merges.
     pub reshards: u64,
-    /// Records of aggregates that KCL drops, because they lie in the wrong shard.
+    /// Records of aggregates that the KCL drops, because one of them lies in the wrong shard.
     pub dropped: usize,
     /// What broke the promise.
     pub broken: Vec<String>,

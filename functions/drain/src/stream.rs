@@ -45,11 +45,9 @@ impl Stream for Kinesis {
     }
 
     async fn shards(&self) -> Result<ShardMap, StreamError> {
-        let map = self.list_shards().await?;
-        if let Some((_, facts)) = &mut *self.known.lock().unwrap_or_else(PoisonError::into_inner) {
-            facts.shards = map.clone();
-        }
-        Ok(map)
+        // Whoever asks found the stream to be another than it was: the next one asks for all of it.
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.list_shards().await
     }
 
     async fn put(&self, records: Vec<Record>) -> Answer {

@@ -116,11 +116,12 @@ fn each_event(double: &Double, dropped: &mut usize, mut each: impl FnMut(&str, &
     double.read(
         |range: HashRange, key: &str, data: &[u8]| match aggregate::split(data) {
             Ok(Some(records)) => {
-                for record in records {
-                    match range.contains(record.hash()) {
-                        true => each(record.partition_key, record.data),
-                        false => *dropped += 1,
+                if records.iter().all(|record| range.contains(record.hash())) {
+                    for record in records {
+                        each(record.partition_key, record.data);
                     }
+                } else {
+                    *dropped += records.len();
                 }
             }
             // One that is broken is no event either.

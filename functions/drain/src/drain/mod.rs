@@ -6,6 +6,7 @@ mod keeper;
 pub mod parts;
 pub mod plan;
 mod reader;
+mod rekeyed;
 pub mod report;
 mod sender;
 #[cfg(test)]

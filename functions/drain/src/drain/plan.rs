@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::continuity::Start;
-use crate::encode::Envelope;
+use crate::encode::{Envelope, Oversize};
 use crate::error::Error;
 use crate::lsn::Lsn;
 use crate::pack::{Figures, Forecast, Ledger};
@@ -41,6 +41,8 @@ pub struct Plan {
     pub changes: u64,
     /// Events made of them.
     pub events: u64,
+    /// Events of which columns would be left out (`OVERSIZE=omit`).
+    pub omitted: u64,
     /// What would be sent.
     #[serde(flatten)]
     pub figures: Figures,
@@ -66,9 +68,12 @@ pub async fn plan<S: Slot>(
     let window = Window { upto, rows };
     let mut peeked = slot.peek(window, time).await?;
     let catalog = slot.catalog().await?;
-    // Events of any size pass; the forecast knows the limit.
+    // Events of any size pass, and the forecast knows the limit; but where columns are left out, so they are here.
     let unlimited = Settings {
-        record_bytes: usize::MAX,
+        record_bytes: match envelope.oversize {
+            Oversize::Fail => usize::MAX,
+            Oversize::Omit => settings.record_bytes,
+        },
         ..settings.clone()
     };
     let mut reader = Reader::new(
@@ -88,7 +93,8 @@ pub async fn plan<S: Slot>(
     );
     let (mut ledger, mut parcels, mut report) = (Ledger::new(start.settled()), Vec::new(), Report::default());
     let (mut count, mut complete) = (0i32, true);
-    loop {
+    // The server ends at the end of a transaction, however many rows that has.
+    while count < rows {
         let row = match tokio::time::timeout_at((began + time).into(), peeked.next()).await {
             Ok(Ok(Some(row))) => row,
             Ok(Ok(None)) => break,
@@ -98,7 +104,7 @@ pub async fn plan<S: Slot>(
             }
             Ok(Err(error)) => return Err(error.into()),
         };
-        count = count.saturating_add(1);
+        count += 1;
         if reader.take(row)? == Wants::LargeCommits {
             let commits = slot.large_commits(window, HOLD_BYTES / 2).await?;
             reader.large_commits(commits)?;
@@ -129,6 +135,7 @@ pub async fn plan<S: Slot>(
         transactions: report.transactions,
         changes: report.changes,
         events: report.events,
+        omitted: report.omitted,
         figures: forecast.finish(report.changes, REQUEST),
         elapsed_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
     })

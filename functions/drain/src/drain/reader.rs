@@ -20,6 +20,7 @@ use crate::position::Positions;
 
 use super::Settings;
 use super::parts::{Commits, ROW_BYTES, Row};
+use super::rekeyed::Keys;
 use super::report::Report;
 
 /// Bytes of rows of one transaction that wait for its commit.
@@ -65,6 +66,7 @@ pub(super) struct Reader<'a, R> {
     /// Wall-clock time of this window, µs since 1970-01-01 UTC.
     now: i64,
     events: Vec<Event>,
+    keys: Keys,
 }
 
 /// What a row turned into.
@@ -96,6 +98,7 @@ impl<'a, R: Row> Reader<'a, R> {
             commits: None,
             now,
             events: Vec::new(),
+            keys: Keys::default(),
         }
     }
 
@@ -262,7 +265,12 @@ impl<'a, R: Row> Reader<'a, R> {
     }
 
     fn send(&mut self, id: TransactionId, out: &mut Output<'_>) -> Result<(), Error> {
-        for event in self.events.drain(..) {
+        for mut event in self.events.drain(..) {
+            // What is on its way under the table's former keys goes first.
+            event.barrier |= event
+                .relation
+                .as_ref()
+                .is_some_and(|relation| self.keys.changed(relation));
             let bytes = event.data.len() + event.partition_key.len();
             if bytes > self.settings.record_bytes {
                 return Err(Error::oversize(

@@ -49,7 +49,7 @@ pub(super) struct Sender<K> {
     stale: Option<u32>,
     /// Nothing more is sent: the stream refused for good.
     closed: bool,
-    /// The last error that stood for a whole request, while nothing has been acknowledged since.
+    /// The last error, while nothing has been acknowledged since.
     pub(super) trouble: Option<StreamError>,
 }
 
@@ -93,9 +93,10 @@ impl<K: Stream> Sender<K> {
         !self.under_way.is_empty()
     }
 
-    /// Whether it has nothing more to do: all has arrived, or the stream refused for good and the last answers are in.
+    /// Whether it has nothing more to do: all has arrived, or the stream refused for good and the last answers are in. That the
+    /// shards are still being asked for is nothing to wait for.
     pub(super) fn is_done(&self) -> bool {
-        self.under_way.is_empty() && (self.closed || self.lanes.is_empty())
+        self.lanes.is_empty() || (self.closed && self.under_way.is_empty())
     }
 
     /// Whether a request could start now that is worth it while more is coming.
@@ -197,22 +198,23 @@ impl<K: Stream> Sender<K> {
                 (vec![fate; answer.records.len()], Some(error))
             }
         };
-        // By shard: records that were meant for it, and whether it throttled.
-        let mut shards: BTreeMap<usize, (usize, bool)> = BTreeMap::new();
+        // By shard: records that were meant for it, how many it took, and whether it throttled.
+        let mut shards: BTreeMap<usize, (usize, usize, bool)> = BTreeMap::new();
         // An answer that is shorter than the request says nothing of the rest: it goes again.
         let fates = fates.into_iter().chain(std::iter::repeat(Fate::Failed));
         for (record, fate) in answer.records.into_iter().zip(fates) {
-            let (sent, throttled) = shards.entry(record.shard()).or_default();
+            let (sent, stored, throttled) = shards.entry(record.shard()).or_default();
             *sent += 1;
+            *stored += usize::from(matches!(fate, Fate::Stored { .. }));
             *throttled |= fate == Fate::Throttled;
             self.settle_record(now, record, fate, report);
         }
-        for (shard, (records, throttled)) in shards {
-            match throttled {
-                true => self
-                    .lanes
-                    .throttled(now, shard, records, |times| backoff(0.05, 0.4, times)),
-                false => self.lanes.flowed(shard),
+        for (shard, (records, stored, throttled)) in shards {
+            if throttled {
+                self.lanes
+                    .throttled(now, shard, records, |times| backoff(0.05, 0.4, times));
+            } else if stored == records {
+                self.lanes.flowed(shard);
             }
         }
         let Some(error) = error else {
@@ -259,15 +261,12 @@ impl<K: Stream> Sender<K> {
     }
 
     /// Whether all events of a record that landed in `shard` are where a consumer takes them for what they are: from an
-    /// aggregate that lies in another shard than its keys it drops them. Either way the map is stale.
+    /// aggregate of which one lies in another shard than its key the KCL drops all. Either way the map is stale.
     fn is_in_place(&mut self, record: &Record, shard: &str) -> bool {
         if !self.keyed || self.lanes.map().shard(record.shard()).id == shard {
             return true;
         }
         self.stale.get_or_insert(0);
-        if record.is_aggregate() {
-            self.in_trouble("it puts records into other shards than ListShards tells");
-        }
         !record.is_aggregate()
     }
 
@@ -292,12 +291,19 @@ impl<K: Stream> Sender<K> {
                 self.lanes.reshard(map);
                 self.stale = None;
             }
-            // The list is behind. An event by itself is right wherever it lies, so there the map need not be.
-            Ok(_) if self.aggregation == Aggregation::None => {
+            // An event by itself is right wherever it lies, so there the map need not be.
+            Ok(_) | Err(_) if self.aggregation == Aggregation::None => {
+                tracing::warn!(
+                    stream = self.stream.name(),
+                    "records land in other shards than ListShards tells"
+                );
                 self.keyed = false;
                 self.stale = None;
             }
-            Ok(_) => self.stale = Some(tries),
+            Ok(_) => {
+                self.stale = Some(tries);
+                self.in_trouble("it puts records into other shards than ListShards tells");
+            }
             Err(error) if error.kind() == Kind::Definite => {
                 self.closed = true;
                 return Err(Error::Stream(error));

@@ -64,7 +64,9 @@ impl Definitions {
             },
         );
         if of_table.len() > MOST {
-            of_table.pop_first();
+            // Not the one that was just noted, or all that follows would be announced again.
+            let oldest = of_table.keys().find(|at| **at != position).copied();
+            oldest.and_then(|oldest| of_table.remove(&oldest));
         }
         Some(announcement)
     }

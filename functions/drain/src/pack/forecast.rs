@@ -71,7 +71,7 @@ struct Key {
 /// The forecast in figures.
 #[derive(Debug, Serialize)]
 pub struct Figures {
-    /// By table, most bytes first; logical messages are under their prefix's key.
+    /// By table, most bytes first; logical messages are under their partition key.
     pub tables: Vec<TableFigures>,
     /// The partition keys with the most events, at most ten.
     pub hottest_keys: Vec<KeyFigures>,
