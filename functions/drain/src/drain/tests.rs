@@ -20,6 +20,8 @@ const MIB: u64 = 1 << 20;
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Step {
     Arrived(String),
+    /// For the shards.
+    Asked,
     Stored(Lsn),
     Advanced(Lsn),
 }
@@ -139,6 +141,7 @@ impl Stream for FakeStream {
     }
 
     async fn shards(&self) -> Result<ShardMap, StreamError> {
+        self.log.add(Step::Asked);
         let mut behind = self.behind.lock().unwrap();
         if *behind > 0 {
             *behind -= 1;
@@ -289,6 +292,7 @@ async fn the_slot_moves_after_the_checkpoint_and_that_after_the_stream() {
                 }
                 stored = to;
             }
+            Step::Asked => {}
             Step::Advanced(to) => assert!(to <= stored, "advanced to {to} with {stored} stored"),
         }
     }
@@ -401,5 +405,7 @@ async fn when_all_has_arrived_nobody_waits_for_the_list_of_shards() {
         let (log, report, outcome) = run_with(&one, start(99, 99, true), &[], None, stream).await;
         outcome.unwrap();
         assert_eq!((log.arrived().len(), report.stopped), (1, Stopped::Empty));
+        let asked = log.steps().iter().filter(|step| **step == Step::Asked).count();
+        assert!(asked <= 2, "asked {asked} times");
     }
 }
