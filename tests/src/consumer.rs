@@ -50,7 +50,9 @@ pub struct Delivery {
     pub tombstones: Vec<(usize, String)>,
     /// Records of aggregates of which one lay in a shard where it does not belong, and that the KCL therefore drops.
     pub dropped: usize,
-    /// Records of the stream that were aggregates.
+    /// Records of the stream.
+    pub records: usize,
+    /// Those of them that were aggregates.
     pub aggregates: usize,
     /// Records that are no events, and why.
     pub foreign: Vec<String>,
@@ -80,6 +82,7 @@ impl Delivery {
 
     /// Takes a record of a shard with this range.
     fn take(&mut self, range: HashRange, partition_key: &str, data: &[u8]) {
+        self.records += 1;
         match aggregate::split(data) {
             Ok(None) => self.take_event(partition_key, data),
             Ok(Some(records)) => {

@@ -98,7 +98,7 @@ pub(crate) async fn pronounce(
     );
     let numbers = [
         ("changes", changes.len().to_string()),
-        ("records", delivery.arrivals.len().to_string()),
+        ("records", delivery.records.to_string()),
         (
             "duplicates, dropped by position",
             delivery.duplicates().to_string(),
