@@ -12,7 +12,7 @@ use crate::function::{Function, Outcome};
 use crate::gate::Gate;
 use crate::kinesis::Kinesis;
 use crate::oracle::{self, Rows};
-use crate::postgres::{Postgres, REPLUSER};
+use crate::postgres::Postgres;
 use crate::ssm::Ssm;
 
 /// The output plugin of the slot.
@@ -183,12 +183,6 @@ impl Plan {
         let parameter = format!("/spillway/{name}");
         let text = |value: &str| value.to_owned();
         let environment = [
-            ("PGHOST", text("127.0.0.1")),
-            ("PGPORT", postgres.port().to_string()),
-            ("PGUSER", text(REPLUSER.0)),
-            ("PGPASSWORD", text(REPLUSER.1)),
-            ("PGDATABASE", name.clone()),
-            ("PGSSLMODE", text("disable")),
             ("DB_AUTH", text("password")),
             ("SLOT_NAME", name.clone()),
             ("STREAM_NAME", name.clone()),
@@ -198,6 +192,7 @@ impl Plan {
         let environment = environment
             .into_iter()
             .map(|(name, value)| (name.to_owned(), value));
+        let environment = postgres.environment(&name).into_iter().chain(environment);
         let function = Function::new(environment.chain(self.environment));
         let lab = Lab {
             postgres,

@@ -183,6 +183,19 @@ impl Postgres {
         self.serve().await;
     }
 
+    /// By which variables a function finds a database here, and gets in: over TCP, without TLS.
+    pub fn environment(&self, database: &str) -> [(String, String); 6] {
+        [
+            ("PGHOST", "127.0.0.1"),
+            ("PGPORT", &self.port().to_string()),
+            ("PGUSER", REPLUSER.0),
+            ("PGPASSWORD", REPLUSER.1),
+            ("PGDATABASE", database),
+            ("PGSSLMODE", "disable"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    }
+
     /// Where it listens.
     pub fn port(&self) -> u16 {
         self.port

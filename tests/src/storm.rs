@@ -15,7 +15,7 @@ use tokio_postgres::Client;
 
 use crate::double::{Double, Faults, Settings};
 use crate::function::{Function, Outcome};
-use crate::postgres::{self, Postgres, REPLUSER};
+use crate::postgres::{self, Postgres};
 use crate::ssm::Ssm;
 
 use verdict::{Expected, Verdict};
@@ -191,14 +191,7 @@ impl Storm {
     }
 
     fn function(&self, name: &str, aggregation: &str, double: &Double, parameter: &str) -> Function {
-        let port = self.postgres.port().to_string();
         let environment = [
-            ("PGHOST", "127.0.0.1"),
-            ("PGPORT", &port),
-            ("PGUSER", REPLUSER.0),
-            ("PGPASSWORD", REPLUSER.1),
-            ("PGDATABASE", DATABASE),
-            ("PGSSLMODE", "disable"),
             ("SLOT_NAME", name),
             ("STREAM_NAME", name),
             // An event names its source, which is the slot unless it is said.
@@ -208,7 +201,8 @@ impl Storm {
             ("AWS_ENDPOINT_URL_KINESIS", double.endpoint()),
             ("AWS_ENDPOINT_URL_SSM", self.ssm.endpoint()),
         ];
-        Function::new(environment.map(|(name, value)| (name.to_owned(), value.to_owned())))
+        let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        Function::new(self.postgres.environment(DATABASE).into_iter().chain(environment))
     }
 
     /// Whether the slot is confirmed to the end of the backlog.

@@ -15,7 +15,7 @@ use scenarios::function::Function;
 use scenarios::kinesis::{Kinesis, Limits};
 use scenarios::lab::Plugin;
 use scenarios::pgbench::Pgbench;
-use scenarios::postgres::{ADMIN, Postgres, REPLUSER, Settings};
+use scenarios::postgres::{ADMIN, Postgres, Settings};
 use scenarios::ssm::Ssm;
 use serde_json::{Value, json};
 use tokio::process::Command;
@@ -267,14 +267,7 @@ async fn timed(mut command: Command) -> Duration {
 
 async fn drain(postgres: &Postgres, kinesis: &Kinesis, ssm: &Ssm, slot: &str) -> Value {
     let aggregation = if slot.ends_with("_kpl") { "kpl" } else { "none" };
-    let port = postgres.port().to_string();
     let environment = [
-        ("PGHOST", "127.0.0.1"),
-        ("PGPORT", &port),
-        ("PGUSER", REPLUSER.0),
-        ("PGPASSWORD", REPLUSER.1),
-        ("PGDATABASE", DATABASE),
-        ("PGSSLMODE", "disable"),
         ("SLOT_NAME", slot),
         ("STREAM_NAME", slot),
         ("AGGREGATION", aggregation),
@@ -282,7 +275,7 @@ async fn drain(postgres: &Postgres, kinesis: &Kinesis, ssm: &Ssm, slot: &str) ->
         ("AWS_ENDPOINT_URL_SSM", ssm.endpoint()),
     ];
     let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let function = Function::new(environment);
+    let function = Function::new(postgres.environment(DATABASE).into_iter().chain(environment));
     function
         .invoke(&json!({}), Duration::from_secs(600))
         .await

@@ -158,14 +158,7 @@ async fn demo(screen: &Screen, plugin: Plugin, fault: bool) -> bool {
 }
 
 fn environment(postgres: &Postgres, kinesis: &Kinesis, ssm: &Ssm, slot: &str) -> Vec<(String, String)> {
-    let port = postgres.port().to_string();
     let variables = [
-        ("PGHOST", "127.0.0.1"),
-        ("PGPORT", &port),
-        ("PGUSER", REPLUSER.0),
-        ("PGPASSWORD", REPLUSER.1),
-        ("PGDATABASE", DATABASE),
-        ("PGSSLMODE", "disable"),
         ("DB_AUTH", "password"),
         ("SLOT_NAME", slot),
         ("STREAM_NAME", STREAM),
@@ -176,6 +169,7 @@ fn environment(postgres: &Postgres, kinesis: &Kinesis, ssm: &Ssm, slot: &str) ->
     variables
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .chain(postgres.environment(DATABASE))
         .chain(given.into_iter().flatten())
         .collect()
 }
