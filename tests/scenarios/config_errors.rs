@@ -62,6 +62,8 @@ async fn a_variable_that_is_wrong_is_named_with_what_it_may_be() {
         ("PARTITION_BY", "moon", "key"),
         ("OVERSIZE", "ignore", "fail"),
         ("LINGER_SECONDS", "1.5", "whole seconds"),
+        ("MARKERS", "yes", "on"),
+        ("STANDBY_ACK", "always", "required"),
         ("LOG_LEVEL", "loud", "info"),
     ];
     for (variable, value, part) in wrong {

@@ -1,9 +1,13 @@
 //! The checkpoint: up to where the stream has everything, and of which history. One JSON document.
 
+use std::cmp::Ordering;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::encode::Counts;
 use crate::lsn::Lsn;
+use crate::marker::Marker;
 
 /// The format this version writes. A later one may mean something else by the same names, so it is refused.
 pub const VERSION: u64 = 1;
@@ -25,17 +29,63 @@ pub struct Checkpoint {
     pub plugin: String,
     /// End of the last commit record up to which the stream has acknowledged every change.
     pub commit_end: Lsn,
-    /// Room for the progress inside a transaction that is larger than one invocation; null in this version.
+    /// How much the stream has of the next transaction, when that is larger than one invocation.
     #[serde(default)]
-    pub progress: Value,
-    /// Room for the last marker that was sent; null in this version.
+    pub progress: Option<Inside>,
+    /// The last marker that was laid.
     #[serde(default)]
-    pub marker: Value,
+    pub marker: Option<Marker>,
     /// When it was stored, ISO 8601 in UTC. For people; nothing is decided by it.
     pub updated_at: String,
     /// What a later version added.
     #[serde(flatten)]
     pub others: Map<String, Value>,
+}
+
+/// A place inside a transaction: its rows up to here are in the stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inside {
+    /// The transaction's id, 32 bits as in the log.
+    pub xid: u32,
+    /// End of its commit record.
+    pub commit_end: Lsn,
+    /// When it was committed, µs since 1970-01-01 UTC, where the plugin tells.
+    pub commit_time: Option<i64>,
+    /// The last row's `lsn`. Rows of one transaction come in the order of theirs.
+    pub lsn: Lsn,
+    /// How many rows with that `lsn` are in the stream.
+    pub rows_at_lsn: u64,
+    /// How many rows of the transaction.
+    pub rows: u64,
+    /// MD5 of the last row as the plugin wrote it, hexadecimal: the row must come again at its place.
+    pub hash: String,
+    /// What its events were numbered up to.
+    pub counts: Counts,
+}
+
+/// Up to where the stream has everything. Ordered as it is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reached {
+    /// End of the last commit record up to which it has every change.
+    pub commit_end: Lsn,
+    /// How much it has of the transaction behind that, if a part.
+    pub inside: Option<Inside>,
+}
+
+impl PartialOrd for Reached {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        let rows = |reached: &Self| reached.inside.as_ref().map_or(0, |inside| inside.rows);
+        Some((self.commit_end, rows(self)).cmp(&(other.commit_end, rows(other))))
+    }
+}
+
+impl From<Lsn> for Reached {
+    fn from(commit_end: Lsn) -> Self {
+        Reached {
+            commit_end,
+            inside: None,
+        }
+    }
 }
 
 /// A stored text that is not a checkpoint of this version.

@@ -9,7 +9,7 @@ use crate::encode::{
 
 /// The variables that Spillway reads, besides those of the AWS SDK and of Lambda itself. A test holds the README's table
 /// and the template against this list.
-pub const VARIABLES: [&str; 26] = [
+pub const VARIABLES: [&str; 28] = [
     "PGHOST",
     "PGPORT",
     "PGUSER",
@@ -30,6 +30,8 @@ pub const VARIABLES: [&str; 26] = [
     "PARTITION_BY",
     "OVERSIZE",
     "LINGER_SECONDS",
+    "MARKERS",
+    "STANDBY_ACK",
     "SOURCE_NAME",
     "DECIMAL_HANDLING_MODE",
     "TIME_PRECISION_MODE",
@@ -59,6 +61,10 @@ pub struct Config {
     pub checkpoint_parameter: String,
     /// How long to stay and poll once the slot is empty.
     pub linger: Duration,
+    /// Whether markers are laid into the server's log.
+    pub markers: bool,
+    /// Whether a standby must have acknowledged what is delivered.
+    pub standby_ack: StandbyAck,
     /// How events are written.
     pub envelope: Envelope,
     /// Filter for what is logged, as `info` or `drain=debug`.
@@ -105,6 +111,17 @@ impl std::fmt::Debug for Password {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("…")
     }
+}
+
+/// Whether transactions that no standby has acknowledged yet are delivered. If the server is lost before one has, they never were.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StandbyAck {
+    /// They are not, where the server lets us see that.
+    Auto,
+    /// They are.
+    Off,
+    /// They are not, and where that cannot be seen, nothing is.
+    Required,
 }
 
 /// libpq's modes, without those that fall back to an open connection.
@@ -302,6 +319,17 @@ impl Config {
             accept_auto_distribution,
             checkpoint_parameter,
             linger,
+            markers: choice(&get, "MARKERS", "on", &[("on", true), ("off", false)])?,
+            standby_ack: choice(
+                &get,
+                "STANDBY_ACK",
+                "auto",
+                &[
+                    ("auto", StandbyAck::Auto),
+                    ("off", StandbyAck::Off),
+                    ("required", StandbyAck::Required),
+                ],
+            )?,
             log_level: choice(
                 &get,
                 "LOG_LEVEL",

@@ -7,9 +7,10 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Inside};
 use crate::decode::Plugin;
 use crate::lsn::Lsn;
+use crate::marker::Marker;
 
 /// What the server says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,23 +65,17 @@ pub struct Start {
     pub confirmed: Lsn,
     /// Up to where the stream has everything: the checkpoint, or the slot's position when there is none.
     pub acknowledged: Lsn,
-    /// Whether transactions up to `acknowledged` are surely the ones that were sent, so that they need not go again. After a
-    /// change of timeline they may not be.
-    pub proved: bool,
+    /// Up to where transactions are surely the ones that were sent, so that they need not go again: the checkpoint. After a change
+    /// of timeline the slot's own position, until a marker proves more.
+    pub settled: Lsn,
+    /// How much the stream has of the transaction behind `settled`.
+    pub inside: Option<Inside>,
+    /// The marker that the slot has to give.
+    pub expected: Option<Marker>,
+    /// Whether the server is on another timeline than when the checkpoint was stored.
+    pub promoted: bool,
     /// Whether a checkpoint was found.
     pub stored: bool,
-}
-
-impl Start {
-    /// Up to where nothing the slot gives need be looked at: the checkpoint, or, when it may be of another history, only the
-    /// slot's own position.
-    pub fn settled(&self) -> Lsn {
-        if self.proved {
-            self.acknowledged
-        } else {
-            self.confirmed
-        }
-    }
 }
 
 /// Why the stream cannot go on by itself.
@@ -167,6 +162,15 @@ pub enum Discontinuity {
         slot: String,
         confirmed: Lsn,
         checkpoint: Lsn,
+    },
+    #[error(
+        "slot {slot} does not give marker {number}, which was laid at {marker}, behind the checkpoint at {acknowledged}: the slot lost its place          in a failover, or the server lost what was committed then, and changes after {acknowledged} may never be read. Look at the          slot's confirmed_flush_lsn with {{\"action\":\"status\"}}, accept the gap there with {{\"action\":\"drain\",\"accept_gap\":\"<lsn>\"}}, and load the tables again"
+    )]
+    MarkerMissing {
+        slot: String,
+        number: u64,
+        marker: Lsn,
+        acknowledged: Lsn,
     },
     #[error(
         "accept_gap names {given}, and slot {slot} stands at {confirmed}: look again with {{\"action\":\"status\"}}, it may have moved"
@@ -265,7 +269,10 @@ pub fn check(
         plugin,
         confirmed,
         acknowledged: confirmed,
-        proved: true,
+        settled: confirmed,
+        inside: None,
+        expected: None,
+        promoted: false,
         stored: false,
     };
     if let Some(given) = accept_gap {
@@ -317,11 +324,28 @@ pub fn check(
             checkpoint,
         });
     }
+    let promoted = known.timeline != server.timeline;
+    // By construction it lies behind what the slot confirmed. On the same timeline, one that lies before the checkpoint came already.
+    let expected = known.marker.clone().filter(|marker| match promoted {
+        true => marker.flushed > confirmed,
+        false => marker.lsn > checkpoint,
+    });
+    if let Some(marker) = expected.as_ref().filter(|marker| marker.lsn > server.flush) {
+        return Err(Discontinuity::MarkerMissing {
+            slot: name(),
+            number: marker.number,
+            marker: marker.lsn,
+            acknowledged: checkpoint,
+        });
+    }
     Ok(Start {
         plugin,
         confirmed,
         acknowledged: checkpoint,
-        proved: known.timeline == server.timeline,
+        settled: if promoted { confirmed } else { checkpoint },
+        inside: known.progress.clone().filter(|_| !promoted),
+        expected,
+        promoted,
         stored: true,
     })
 }

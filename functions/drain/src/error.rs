@@ -52,6 +52,19 @@ pub enum Error {
         /// The row's `lsn` column.
         lsn: Lsn,
     },
+    /// The rows of a transaction of which the stream has a part are not what they were: the options of the plugin or what is
+    /// published changed. The drain begins the transaction again, so this is only logged.
+    #[error(
+        "slot {slot}: transaction {xid}, which ends at {commit_end}, does not go on as it began; all of it is sent again, with the same positions"
+    )]
+    NotResumed {
+        /// The slot.
+        slot: String,
+        /// The transaction's id.
+        xid: u32,
+        /// End of its commit record.
+        commit_end: Lsn,
+    },
     /// Something waited beyond the invocation's time; better to say so than to be killed.
     #[error(
         "the invocation's time is over, and PostgreSQL or AWS has not answered; nothing is lost, and the next tick goes on. Look at the network if it stays so"
@@ -113,6 +126,7 @@ impl Error {
             Error::Undecodable { .. } | Error::OutOfPlace { .. } => "Undecodable",
             Error::Oversize { .. } => "Oversize",
             Error::OutOfTime => "OutOfTime",
+            Error::NotResumed { .. } => "NotResumed",
             Error::Discontinuity(discontinuity) => match **discontinuity {
                 D::NotSetUp { .. } | D::SlotMissing { .. } => "SlotMissing",
                 D::SlotLost { .. } => "SlotLost",
@@ -123,6 +137,7 @@ impl Error {
                 D::SystemChanged { .. } => "SystemChanged",
                 D::Divergence { .. } => "Divergence",
                 D::Gap { .. } => "Gap",
+                D::MarkerMissing { .. } => "MarkerMissing",
                 D::AcceptedElsewhere { .. } => "EventInvalid",
             },
             Error::Slot(error) => match error {
@@ -142,6 +157,7 @@ impl Error {
                 SlotError::TwoServers => "NotWriter",
                 SlotError::PublicationLater { .. } => "PublicationMissing",
                 SlotError::NotAdvanced { .. } => "Divergence",
+                SlotError::StandbyUnseen { .. } => "StandbyUnseen",
                 SlotError::Failed { .. } => "PostgresFailed",
             },
             Error::Stream(error) => match error {
@@ -179,6 +195,7 @@ impl Error {
                 | SlotError::TwoServers
                 | SlotError::Starting { .. }
                 | SlotError::NotAdvanced { .. }
+                | SlotError::StandbyUnseen { transient: true, .. }
                 | SlotError::Failed { transient: true, .. },
             ) => Kind::Transient,
             _ => Kind::Definite,

@@ -126,13 +126,9 @@ impl App {
         if !start.stored {
             tracing::info!(slot = name, lsn = %start.confirmed, "no checkpoint: starting from the slot's own position");
         }
-        if !start.proved {
-            tracing::warn!(slot = name, timeline = server.timeline, from = %start.confirmed, to = %start.acknowledged,
-                "the timeline changed: what the slot gives again is sent again, with the same positions");
-        }
         let envelope = &self.config.envelope;
         let opening = accept_gap.map(|_| gap_accepted(envelope, &start, known.as_ref()));
-        let document = document(name, &server, &start, known);
+        let document = document(name, &server, &start, known, accept_gap.is_some());
         let parts = Parts {
             slot,
             stream: self.stream.clone(),
@@ -149,13 +145,6 @@ impl App {
                 tracing::info!(report = %serde_json::to_string(&report).unwrap_or_default(), "until it failed");
                 return Err(error);
             }
-        }
-        if report.stopped == Stopped::Deadline && report.to == report.from && report.events > 0 {
-            tracing::warn!(
-                slot = name,
-                at = %report.to,
-                "a transaction did not arrive whole in the time there is, and begins again with the next tick: raise the function's Timeout"
-            );
         }
         let oldest = server::oldest_transaction(connector, slot.control());
         if let Ok(Ok(oldest)) = tokio::time::timeout(Duration::from_secs(1), oldest).await {
@@ -223,17 +212,10 @@ impl App {
             keyed,
             bytes_in_flight: self.config.bytes_in_flight(),
             linger: self.config.linger,
+            // pgoutput tells of messages from 14 on.
+            markers: self.config.markers && (start.plugin != Plugin::Pgoutput || server.version >= 140_000),
         };
-        let slot = PgSlot::open(
-            connector,
-            control,
-            name,
-            start.plugin,
-            &server,
-            &self.config.publications,
-            &self.config.tables,
-        )
-        .await?;
+        let slot = PgSlot::open(connector, control, &self.config, start.plugin, &server).await?;
         Ok(Ok(Opened {
             server,
             known,
@@ -267,7 +249,13 @@ struct Opened<'c> {
 }
 
 /// The checkpoint that this invocation will store, but for the position.
-fn document(slot: &str, server: &Server, start: &Start, known: Option<Checkpoint>) -> Checkpoint {
+fn document(
+    slot: &str,
+    server: &Server,
+    start: &Start,
+    known: Option<Checkpoint>,
+    afresh: bool,
+) -> Checkpoint {
     Checkpoint {
         version: VERSION,
         system_identifier: server.system_identifier.clone(),
@@ -276,8 +264,12 @@ fn document(slot: &str, server: &Server, start: &Start, known: Option<Checkpoint
         slot: slot.to_owned(),
         plugin: start.plugin.name().to_owned(),
         commit_end: start.acknowledged,
-        progress: Value::Null,
-        marker: Value::Null,
+        progress: None,
+        // Behind an accepted gap the last one need not come.
+        marker: known
+            .as_ref()
+            .filter(|_| !afresh)
+            .and_then(|known| known.marker.clone()),
         updated_at: String::new(),
         others: known.map(|known| known.others).unwrap_or_default(),
     }

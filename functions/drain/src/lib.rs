@@ -14,7 +14,7 @@
 //! moves only after the checkpoint is stored, and that only after the stream acknowledged every change up to it.
 //!
 //! **The map.** Arrows run one way: `main -> handler -> drain -> pure words`. [`lsn`], [`position`], [`change`], [`catalog`],
-//! [`decode`], [`encode`], [`pack`], [`checkpoint`], [`continuity`], [`event`], [`window`], [`budget`] and [`time`] are pure: they know no SDK, no
+//! [`decode`], [`encode`], [`pack`], [`checkpoint`], [`continuity`], [`marker`], [`event`], [`window`], [`budget`] and [`time`] are pure: they know no SDK, no
 //! runtime, no environment and read no clock. [`slot`], [`server`], [`stream`], [`parameter`] and [`connect`] are the edges; they implement
 //! the three small traits of [`drain::parts`].
 
@@ -33,6 +33,7 @@ pub mod error;
 pub mod event;
 pub mod handler;
 pub mod lsn;
+pub mod marker;
 pub mod pack;
 pub mod parameter;
 pub mod position;

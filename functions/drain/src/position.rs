@@ -43,6 +43,11 @@ impl Positions {
         }
     }
 
+    /// End of the transaction's commit record.
+    pub fn commit_end(&self) -> Lsn {
+        self.commit_end
+    }
+
     /// The position of the next event, whose change was logged at `lsn`.
     pub fn next(&mut self, lsn: Lsn) -> Position {
         let index = match self.last {

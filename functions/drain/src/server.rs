@@ -4,7 +4,7 @@ use postgres_types::PgLsn;
 
 use crate::connect::{Connector, Session};
 use crate::continuity::{Server, SlotState, slot_state};
-use crate::drain::parts::{SlotError, Source};
+use crate::drain::parts::{Emitted, SlotError, Source};
 use crate::drain::report::OldestTransaction;
 use crate::lsn::Lsn;
 
@@ -81,6 +81,96 @@ pub async fn lock(connector: &Connector, session: &Session, slot: &str) -> Resul
         .await
         .map_err(|error| connector.failed("locking the slot", error))?;
     Ok(row.get(0))
+}
+
+/// What the server tells of its standbys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Standbys {
+    /// How many are connected.
+    pub(crate) count: i64,
+    /// Whether we may see how far they are.
+    pub(crate) visible: bool,
+    /// The furthest position that one has on its disk.
+    pub(crate) flushed: Option<Lsn>,
+    /// Whether commits wait for some of them.
+    pub(crate) synchronous: bool,
+}
+
+impl Standbys {
+    /// Up to where the log is surely in a second place, and survives the loss of this server; `None` where that is not known, or
+    /// where there is no second place.
+    ///
+    /// # Errors
+    /// It is `required`, and not known: why, and whether that may pass by itself.
+    pub(crate) fn acknowledged(&self, required: bool) -> Result<Option<Lsn>, (&'static str, bool)> {
+        match (self.visible, self.flushed) {
+            (true, Some(lsn)) => Ok(Some(lsn)),
+            _ if required && self.count == 0 => Err(("no standby is connected", true)),
+            (false, _) if required => Err((
+                "the role may not see how far the standbys are: grant pg_monitor to it",
+                false,
+            )),
+            // Commits wait, and nobody has acknowledged anything: nothing of it can be told to survive.
+            (true, None) if required || self.synchronous => Ok(Some(Lsn::ZERO)),
+            (false, _) if self.synchronous && self.count == 0 => Ok(Some(Lsn::ZERO)),
+            _ => Ok(None),
+        }
+    }
+}
+
+/// How far the physical standbys are.
+///
+/// # Errors
+/// The query failed.
+pub(crate) async fn standbys(connector: &Connector, session: &Session) -> Result<Standbys, SlotError> {
+    // Subscribers and base backups are no standbys. Without the right to see it, all but the process is null.
+    let row = session
+        .client
+        .query_one(
+            "select count(r.pid), pg_has_role(current_user, 'pg_read_all_stats', 'usage'), max(r.flush_lsn),
+                    current_setting('synchronous_standby_names') <> ''
+             from pg_stat_replication r
+             where coalesce(r.state, '') <> 'backup'
+               and not exists (select from pg_replication_slots s where s.active_pid = r.pid and s.slot_type = 'logical')",
+            &[],
+        )
+        .await
+        .map_err(|error| connector.failed("looking at the standbys", error))?;
+    Ok(Standbys {
+        count: row.get(0),
+        visible: row.get(1),
+        flushed: row.get::<_, Option<PgLsn>>(2).map(|lsn| Lsn(lsn.into())),
+        synchronous: row.get(3),
+    })
+}
+
+/// Writes a logical message in a transaction of its own, and waits for its commit as a transaction does that must not be lost.
+///
+/// # Errors
+/// The query failed.
+pub(crate) async fn emit(
+    connector: &Connector,
+    session: &Session,
+    prefix: &str,
+    content: &str,
+) -> Result<Emitted, SlotError> {
+    let failed = |error| connector.failed("laying a marker", error);
+    let row = session
+        .client
+        .query_one(
+            "select pg_logical_emit_message(true, $1::text, $2::text), set_config('synchronous_commit', 'on', true)",
+            &[&prefix, &content],
+        )
+        .await
+        .map_err(failed)?;
+    let lsn = Lsn(row.get::<_, PgLsn>(0).into());
+    let row = session
+        .client
+        .query_one("select pg_current_wal_flush_lsn()", &[])
+        .await
+        .map_err(failed)?;
+    let flushed = Lsn(row.get::<_, PgLsn>(0).into());
+    Ok(Emitted { lsn, flushed })
 }
 
 /// The oldest transaction that is writing, in any database.
@@ -163,4 +253,43 @@ pub(crate) async fn server_of(connector: &Connector, session: &Session) -> Resul
         .await
         .map_err(|error| connector.failed("comparing the sessions' servers", error))?;
     Ok(row.get(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_standby_has_is_held_back_where_that_can_be_seen() {
+        let none = Standbys {
+            count: 0,
+            visible: true,
+            flushed: None,
+            synchronous: false,
+        };
+        let ahead = Standbys {
+            count: 1,
+            flushed: Some(Lsn(7)),
+            ..none
+        };
+        let blind = Standbys {
+            visible: false,
+            flushed: None,
+            ..ahead
+        };
+        let lonely = Standbys {
+            synchronous: true,
+            ..none
+        };
+        let auto = |standbys: Standbys| standbys.acknowledged(false);
+        assert_eq!(auto(none), Ok(None));
+        assert_eq!(auto(ahead), Ok(Some(Lsn(7))));
+        assert_eq!(auto(blind), Ok(None));
+        assert_eq!(auto(lonely), Ok(Some(Lsn::ZERO)));
+        let required = |standbys: Standbys| standbys.acknowledged(true);
+        assert_eq!(required(ahead), Ok(Some(Lsn(7))));
+        for unknown in [none, blind, lonely] {
+            assert!(required(unknown).is_err());
+        }
+    }
 }

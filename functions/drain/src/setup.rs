@@ -6,11 +6,13 @@ use tokio_postgres::error::SqlState;
 use crate::checkpoint::{Checkpoint, VERSION};
 use crate::config::Config;
 use crate::connect::{Connector, Session};
-use crate::continuity;
+use crate::continuity::{self, Server};
 use crate::decode::Plugin;
-use crate::drain::parts::{Checkpoints as _, SlotError};
+use crate::drain::MARKER_TIME;
+use crate::drain::parts::{Checkpoints as _, Emitted, SlotError};
 use crate::error::Error;
 use crate::lsn::Lsn;
+use crate::marker::{self, Marker};
 use crate::parameter::Parameter;
 use crate::server::{self, Look};
 use crate::stream::Kinesis;
@@ -54,7 +56,7 @@ pub(crate) async fn setup(context: &Context<'_>, plugin: Plugin) -> Result<Value
         }
     }
     if state.is_none() {
-        create_slot(context, &session, plugin).await?;
+        create_slot(context, &session, &server, plugin).await?;
         created.push(format!("slot {}", config.slot));
     }
     let Look { server, slot: state } = server::look(connector, &session, &config.slot).await?;
@@ -77,8 +79,8 @@ pub(crate) async fn setup(context: &Context<'_>, plugin: Plugin) -> Result<Value
                 slot: config.slot.clone(),
                 plugin: plugin.name().to_owned(),
                 commit_end: confirmed,
-                progress: Value::Null,
-                marker: Value::Null,
+                progress: None,
+                marker: first_marker(context, &session, &server, plugin).await?,
                 updated_at: iso_utc(now.as_secs()),
                 others: serde_json::Map::new(),
             };
@@ -175,17 +177,51 @@ async fn publish(context: &Context<'_>, session: &Session, publication: &str) ->
     Ok(wanted.len())
 }
 
-async fn create_slot(context: &Context<'_>, session: &Session, plugin: Plugin) -> Result<(), Error> {
+/// The marker behind a new slot's first position, so that nothing of it goes unproved.
+async fn first_marker(
+    context: &Context<'_>,
+    session: &Session,
+    server: &Server,
+    plugin: Plugin,
+) -> Result<Option<Marker>, Error> {
+    if !context.config.markers || (plugin == Plugin::Pgoutput && server.version < 140_000) {
+        return Ok(None);
+    }
+    let (number, nonce) = (1, format!("{:016x}", fastrand::u64(..)));
+    let content = Marker::content(&context.config.slot, number, &nonce);
+    let emitted = server::emit(context.connector, session, marker::PREFIX, &content);
+    let Ok(emitted) = tokio::time::timeout(MARKER_TIME, emitted).await else {
+        // It waits for a standby. The first drain lays one.
+        session.cancel().await;
+        return Ok(None);
+    };
+    let Emitted { lsn, flushed } = emitted?;
+    Ok(Some(Marker {
+        number,
+        nonce,
+        lsn,
+        flushed,
+    }))
+}
+
+async fn create_slot(
+    context: &Context<'_>,
+    session: &Session,
+    server: &Server,
+    plugin: Plugin,
+) -> Result<(), Error> {
     let Context {
         config, connector, ..
     } = context;
+    // From 17 on, a standby can keep a copy of the slot that is good after its promotion.
+    let create = match server.version {
+        170_000.. => "select lsn from pg_create_logical_replication_slot($1, $2, failover => true)",
+        _ => "select lsn from pg_create_logical_replication_slot($1, $2)",
+    };
     // It waits for every transaction that is writing, up to the session's lock_timeout.
     let created = session
         .client
-        .query_one(
-            "select lsn from pg_create_logical_replication_slot($1, $2)",
-            &[&config.slot, &plugin.name()],
-        )
+        .query_one(create, &[&config.slot, &plugin.name()])
         .await;
     let error = match created {
         Ok(_) => return Ok(()),

@@ -12,11 +12,11 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Row as PgRow, RowStream};
 
 use crate::catalog::{Catalog, Known, Table};
-use crate::config::TablePattern;
+use crate::config::{Config, StandbyAck, TablePattern};
 use crate::connect::{Connector, Session};
 use crate::continuity::Server;
 use crate::decode::Plugin;
-use crate::drain::parts::{Commits, ROW_BYTES, Reach, Row, Rows, Slot, SlotError};
+use crate::drain::parts::{Commits, Emitted, ROW_BYTES, Reach, Row, Rows, Slot, SlotError};
 use crate::lsn::Lsn;
 use crate::server;
 use crate::window::Window;
@@ -32,6 +32,7 @@ pub struct PgSlot<'c> {
     options: Vec<String>,
     /// Options that only newer versions of the plugin know; dropped when the server says so.
     newer: Vec<String>,
+    standby_ack: StandbyAck,
 }
 
 impl<'c> PgSlot<'c> {
@@ -42,16 +43,21 @@ impl<'c> PgSlot<'c> {
     pub async fn open(
         connector: &'c Connector,
         control: Session,
-        slot: &str,
+        config: &Config,
         plugin: Plugin,
         server: &Server,
-        publications: &[String],
-        tables: &[TablePattern],
     ) -> Result<Self, SlotError> {
+        let Config {
+            slot,
+            publications,
+            tables,
+            standby_ack,
+            ..
+        } = config;
         if plugin == Plugin::Pgoutput {
             let missing = server::missing_publications(connector, &control, publications).await?;
             if !missing.is_empty() {
-                let (slot, database) = (slot.to_owned(), server.database.clone());
+                let (slot, database) = (slot.clone(), server.database.clone());
                 return Err(SlotError::PublicationMissing {
                     slot,
                     missing: missing.join(", "),
@@ -69,10 +75,11 @@ impl<'c> PgSlot<'c> {
             connector,
             control,
             reader,
-            slot: slot.to_owned(),
+            slot: slot.clone(),
             plugin,
             options,
             newer,
+            standby_ack: *standby_ack,
         })
     }
 
@@ -140,12 +147,35 @@ impl<'c> PgSlot<'c> {
         const PEEK: &str = "select lsn, case when octet_length(data) <= 16777216 then data end,
                     case when octet_length(data) > 16777216 then octet_length(data) end
              from pg_logical_slot_peek_binary_changes($1, $2, $3, variadic $4)";
-        let types = [PgType::NAME, PgType::PG_LSN, PgType::INT4, PgType::TEXT_ARRAY];
-        let statement = self.reader.client.prepare_typed(PEEK, &types).await?;
+        // Of a transaction that is partly sent, the changes before are left out; what describes tables is not.
+        const REST: &str = "select lsn, case when octet_length(data) <= 16777216 then data end,
+                    case when octet_length(data) > 16777216 then octet_length(data) end
+             from pg_logical_slot_peek_binary_changes($1, $2, $3, variadic $4)
+             where not (lsn < $5 and xid::text = $6 and substr(data, $7, 1) = any($8))";
+        let mut types = vec![PgType::NAME, PgType::PG_LSN, PgType::INT4, PgType::TEXT_ARRAY];
         let options: Vec<&String> = self.options.iter().chain(&self.newer).collect();
         let upto = PgLsn::from(window.upto.0);
-        let arguments: [&(dyn ToSql + Sync); 4] = [&self.slot, &upto, &window.rows, &options];
-        let mut rows = Box::pin(self.reader.client.query_raw(&statement, arguments).await?.fuse());
+        let mut arguments: Vec<&(dyn ToSql + Sync)> = vec![&self.slot, &upto, &window.rows, &options];
+        let (before, xid);
+        let (place, heads) = change_heads(self.plugin);
+        let peek = match window.known {
+            None => PEEK,
+            Some(known) => {
+                types.extend([PgType::PG_LSN, PgType::TEXT, PgType::INT4, PgType::BYTEA_ARRAY]);
+                (before, xid) = (PgLsn::from(known.before.0), known.xid.to_string());
+                let rest: [&(dyn ToSql + Sync); 4] = [&before, &xid, &place, &heads];
+                arguments.extend(rest);
+                REST
+            }
+        };
+        let statement = self.reader.client.prepare_typed(peek, &types).await?;
+        let mut rows = Box::pin(
+            self.reader
+                .client
+                .query_raw(&statement, arguments.iter().copied())
+                .await?
+                .fuse(),
+        );
         let first = rows.next().await.transpose()?;
         Ok((
             PgRows {
@@ -156,6 +186,17 @@ impl<'c> PgSlot<'c> {
             },
             first,
         ))
+    }
+}
+
+/// By what a change's row is told from others: the place of a byte, from 1, and what stands there.
+fn change_heads(plugin: Plugin) -> (i32, Vec<&'static [u8]>) {
+    match plugin {
+        Plugin::Pgoutput => (1, vec![b"I", b"U", b"D", b"T", b"M"]),
+        // {"action":"I"
+        Plugin::Wal2json => (12, vec![b"I", b"U", b"D", b"T", b"M"]),
+        // "table …", "message: …"
+        Plugin::TestDecoding => (1, vec![b"t", b"m"]),
     }
 }
 
@@ -229,8 +270,25 @@ impl Slot for PgSlot<'_> {
         let restart = row
             .get::<_, Option<PgLsn>>(1)
             .map_or(Lsn::ZERO, |lsn| Lsn(lsn.into()));
+        // Read before the standbys' positions: what is read now was not yet there to be acknowledged.
+        let flush = Lsn(row.get::<_, PgLsn>(0).into());
+        let readable = match self.standby_ack {
+            StandbyAck::Off => flush,
+            StandbyAck::Auto | StandbyAck::Required => {
+                let standbys = server::standbys(self.connector, &self.control).await?;
+                let required = self.standby_ack == StandbyAck::Required;
+                let acknowledged = standbys.acknowledged(required);
+                let acknowledged = acknowledged.map_err(|(why, transient)| SlotError::StandbyUnseen {
+                    slot: self.slot.clone(),
+                    why,
+                    transient,
+                })?;
+                acknowledged.map_or(flush, |lsn| lsn.min(flush))
+            }
+        };
         Ok(Reach {
-            flush: Lsn(row.get::<_, PgLsn>(0).into()),
+            flush,
+            readable,
             restart,
         })
     }
@@ -381,6 +439,59 @@ impl Slot for PgSlot<'_> {
             ))
         };
         Ok(rows.iter().filter_map(commit).collect())
+    }
+
+    async fn find(
+        &mut self,
+        window: Window,
+        needle: &str,
+        timeout: Duration,
+    ) -> Result<Vec<(Lsn, Vec<u8>)>, SlotError> {
+        const DOING: &str = "looking for a marker";
+        self.limit(&self.reader, timeout)
+            .await
+            .map_err(|error| self.failed(DOING, error))?;
+        let rows = self
+            .reader
+            .client
+            .query(
+                "select lsn, data from pg_logical_slot_peek_binary_changes($1, $2, $3, variadic $4::text[])
+                 where octet_length(data) <= 1024 and position(convert_to($5::text, 'UTF8') in data) > 0",
+                &[
+                    &self.slot,
+                    &PgLsn::from(window.upto.0),
+                    &window.rows,
+                    &self.options,
+                    &needle,
+                ],
+            )
+            .await
+            .map_err(|error| self.failed(DOING, error))?;
+        let row = |row: &PgRow| (Lsn(row.get::<_, PgLsn>(0).into()), row.get(1));
+        Ok(rows.iter().map(row).collect())
+    }
+
+    async fn emit(&mut self, prefix: &str, content: &str) -> Result<Emitted, SlotError> {
+        server::emit(self.connector, &self.control, prefix, content).await
+    }
+
+    async fn holds(&mut self) -> Result<(), SlotError> {
+        let asked = self.control.client.simple_query("select 1");
+        match tokio::time::timeout(Duration::from_secs(2), asked).await {
+            Ok(answer) => answer
+                .map(drop)
+                .map_err(|error| self.failed("asking for the lock", error)),
+            Err(late) => Err(SlotError::Failed {
+                host: self.connector.host().to_owned(),
+                doing: "asking for the lock",
+                transient: true,
+                source: Box::new(late),
+            }),
+        }
+    }
+
+    async fn give_up(&mut self) {
+        self.control.cancel().await;
     }
 
     async fn abandon(&mut self) {

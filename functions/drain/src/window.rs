@@ -13,6 +13,17 @@ pub struct Window {
     pub upto: Lsn,
     /// Rows after which the server stops, at the next end of a transaction.
     pub rows: i32,
+    /// Rows that the stream has, and that the server need not send.
+    pub known: Option<Known>,
+}
+
+/// The beginning of a large transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Known {
+    /// The transaction's id.
+    pub xid: u32,
+    /// Its changes whose `lsn` is smaller are known.
+    pub before: Lsn,
 }
 
 /// Sizes windows by what the last ones cost.
@@ -41,6 +52,7 @@ impl Pace {
         Window {
             upto: flush.min(confirmed.plus(self.wal_bytes)),
             rows: self.rows,
+            known: None,
         }
     }
 
@@ -87,7 +99,8 @@ mod tests {
             pace.window(Lsn(0), Lsn(u64::MAX)),
             Window {
                 upto: Lsn(512 << 20),
-                rows: 400_000
+                rows: 400_000,
+                known: None
             }
         );
         pace.learn(Duration::from_secs(60), Duration::from_secs(4));
@@ -95,7 +108,8 @@ mod tests {
             pace.window(Lsn(0), Lsn(u64::MAX)),
             Window {
                 upto: Lsn(128 << 20),
-                rows: 100_000
+                rows: 100_000,
+                known: None
             }
         );
         while pace.shrink() {}
@@ -103,7 +117,8 @@ mod tests {
             pace.window(Lsn(0), Lsn(u64::MAX)),
             Window {
                 upto: Lsn(1 << 20),
-                rows: 1000
+                rows: 1000,
+                known: None
             }
         );
     }

@@ -53,6 +53,8 @@ fn an_error_names_the_variable() {
         ("TOMBSTONES_ON_DELETE", "1"),
         ("PROVIDE_TRANSACTION_METADATA", "yes"),
         ("LINGER_SECONDS", "901"),
+        ("MARKERS", "yes"),
+        ("STANDBY_ACK", "always"),
         ("LOG_LEVEL", "loud"),
     ];
     for (name, value) in wrong {

@@ -36,8 +36,8 @@ fn verdict(server: &Server, state: Option<&SlotState>, checkpoint: &Checkpoint) 
 fn a_slot_behind_its_checkpoint_goes_on_and_replays_are_known() {
     let start = check("s", &server(), Some(&state("0/60")), Some(&checkpoint()), None).unwrap();
     assert_eq!(
-        (start.confirmed, start.acknowledged, start.proved),
-        (Lsn(0x60), Lsn(0x64), true)
+        (start.confirmed, start.acknowledged, start.settled),
+        (Lsn(0x60), Lsn(0x64), Lsn(0x64))
     );
 }
 
@@ -48,7 +48,8 @@ fn after_a_promotion_replays_are_not_proved() {
         ..server()
     };
     let start = check("s", &server, Some(&state("0/60")), Some(&checkpoint()), None).unwrap();
-    assert!(!start.proved);
+    assert!(start.promoted);
+    assert_eq!((start.settled, start.acknowledged), (Lsn(0x60), Lsn(0x64)));
 }
 
 #[test]

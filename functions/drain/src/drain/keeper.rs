@@ -4,9 +4,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::task::JoinHandle;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Reached};
 use crate::error::Error;
-use crate::lsn::Lsn;
+use crate::marker::Marker;
 use crate::time::iso_utc;
 
 use super::parts::{CheckpointError, Checkpoints, Kind};
@@ -18,25 +18,41 @@ pub(super) struct Keeper<C> {
     checkpoints: C,
     document: Checkpoint,
     /// Up to where the stored checkpoint reaches; `None` before the first.
-    stored: Option<Lsn>,
-    running: Option<(Lsn, JoinHandle<Result<(), CheckpointError>>)>,
+    stored: Option<Reached>,
+    /// Whether the stored one names the last marker.
+    marked: bool,
+    running: Option<(Reached, JoinHandle<Result<(), CheckpointError>>)>,
     last: Instant,
+    closed: bool,
 }
 
 impl<C: Checkpoints> Keeper<C> {
     /// `document` is what will be stored, with the position filled in; `stored` is the position of the one that is there.
-    pub(super) fn new(checkpoints: C, document: Checkpoint, stored: Option<Lsn>) -> Self {
+    pub(super) fn new(checkpoints: C, document: Checkpoint, stored: Option<Reached>) -> Self {
         Keeper {
             checkpoints,
             document,
             stored,
+            marked: true,
             running: None,
             last: Instant::now(),
+            closed: false,
         }
     }
 
-    pub(super) fn stored(&self) -> Option<Lsn> {
-        self.stored
+    /// Nothing more is stored along the way.
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+    }
+
+    pub(super) fn stored(&self) -> Option<&Reached> {
+        self.stored.as_ref()
+    }
+
+    /// What is stored from now on names this marker.
+    pub(super) fn mark(&mut self, marker: Option<Marker>) {
+        self.marked &= self.document.marker == marker;
+        self.document.marker = marker;
     }
 
     /// Whether a store is running.
@@ -46,26 +62,28 @@ impl<C: Checkpoints> Keeper<C> {
 
     /// When the next store is due, for a position that is `acknowledged`; `None` when there is nothing to store. The first
     /// one is not stored along the way: what must come before it is for [`Keeper::store`]'s caller to know.
-    pub(super) fn due(&self, acknowledged: Lsn) -> Option<Instant> {
-        let news = self.running.is_none() && self.stored.is_some_and(|stored| stored < acknowledged);
+    pub(super) fn due(&self, acknowledged: &Reached) -> Option<Instant> {
+        let news = !self.closed
+            && self.running.is_none()
+            && self.stored.as_ref().is_some_and(|stored| stored < acknowledged);
         news.then(|| self.last + PACE)
     }
 
     /// Starts a store, without waiting for it.
-    pub(super) fn start(&mut self, acknowledged: Lsn) {
+    pub(super) fn start(&mut self, acknowledged: &Reached) {
         let (checkpoints, text) = (self.checkpoints.clone(), self.text(acknowledged));
         let store = tokio::spawn(async move { checkpoints.store(text).await });
-        self.running = Some((acknowledged, store));
+        self.running = Some((acknowledged.clone(), store));
         self.last = Instant::now();
     }
 
     /// Waits for the running store. One that failed is not an error yet: the last one of the window decides. May be cancelled.
     pub(super) async fn settle(&mut self) {
-        let Some((lsn, store)) = &mut self.running else {
+        let Some((reached, store)) = &mut self.running else {
             return;
         };
         match store.await {
-            Ok(Ok(())) => self.stored = self.stored.max(Some(*lsn)),
+            Ok(Ok(())) => self.stored = Some(reached.clone()),
             Ok(Err(error)) => tracing::warn!(error = %error, "the checkpoint was not stored, trying again"),
             Err(error) => tracing::warn!(error = %error, "the checkpoint was not stored, trying again"),
         }
@@ -76,7 +94,7 @@ impl<C: Checkpoints> Keeper<C> {
     ///
     /// # Errors
     /// The store is refused for good, or failed until the deadline.
-    pub(super) async fn store(&mut self, acknowledged: Lsn, deadline: Instant) -> Result<(), Error> {
+    pub(super) async fn store(&mut self, acknowledged: &Reached, deadline: Instant) -> Result<(), Error> {
         let stored = tokio::time::timeout_at(deadline.into(), self.try_to_store(acknowledged)).await;
         stored.unwrap_or_else(|_| {
             let parameter = self.checkpoints.name();
@@ -87,13 +105,14 @@ impl<C: Checkpoints> Keeper<C> {
         })
     }
 
-    async fn try_to_store(&mut self, acknowledged: Lsn) -> Result<(), Error> {
+    async fn try_to_store(&mut self, acknowledged: &Reached) -> Result<(), Error> {
         self.settle().await;
         let mut pause = Duration::from_millis(100);
-        while self.stored < Some(acknowledged) {
+        while !self.marked || self.stored.as_ref().is_none_or(|stored| stored < acknowledged) {
             match self.checkpoints.store(self.text(acknowledged)).await {
                 Ok(()) => {
-                    self.stored = Some(acknowledged);
+                    self.stored = Some(acknowledged.clone());
+                    self.marked = true;
                     self.last = Instant::now();
                 }
                 Err(error) if error.kind() == Kind::Transient => {
@@ -107,12 +126,13 @@ impl<C: Checkpoints> Keeper<C> {
         Ok(())
     }
 
-    fn text(&self, acknowledged: Lsn) -> String {
+    fn text(&self, acknowledged: &Reached) -> String {
         let now = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default();
         let document = Checkpoint {
-            commit_end: acknowledged,
+            commit_end: acknowledged.commit_end,
+            progress: acknowledged.inside.clone(),
             updated_at: iso_utc(now.as_secs()),
             ..self.document.clone()
         };

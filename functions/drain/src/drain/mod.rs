@@ -16,19 +16,21 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::budget::Budget;
 use crate::catalog::Catalog;
-use crate::checkpoint::Checkpoint;
+use crate::change::{Change, Item};
+use crate::checkpoint::{Checkpoint, Reached};
 use crate::config::TablePattern;
-use crate::continuity::Start;
-use crate::decode::Plugin;
+use crate::continuity::{Discontinuity, Start};
+use crate::decode::{Decoder, Plugin};
 use crate::encode::{Envelope, Event};
 use crate::error::Error;
 use crate::lsn::Lsn;
+use crate::marker::{self, Marker};
 use crate::pack::{Aggregation, Limits, Parcel, ShardMap};
-use crate::window::{Pace, Window};
+use crate::window::{Known, Pace, Window};
 
 use keeper::Keeper;
-use parts::{Checkpoints, Reach, Row, Rows, Slot, SlotError, Stream, StreamError};
-use reader::{HOLD_BYTES, Output, Reader, Wants};
+use parts::{Checkpoints, Emitted, Reach, Row, Rows, Slot, SlotError, Stream, StreamError};
+use reader::{HOLD_BYTES, Output, Past, Reader, Wants};
 use report::{Report, Stopped};
 use sender::Sender;
 
@@ -44,6 +46,9 @@ pub const AGGREGATE_BYTES: usize = 256 << 10;
 
 /// Log that came in while the last window was read and is not worth another peek before the next tick, bytes.
 const TIP_BYTES: u64 = 1 << 20;
+
+/// A marker may take so long to be committed, where the server waits for standbys.
+pub(crate) const MARKER_TIME: Duration = Duration::from_secs(2);
 
 /// A window is not opened with less time than this.
 const LEAST_TIME: Duration = Duration::from_millis(250);
@@ -69,6 +74,8 @@ pub struct Settings {
     pub bytes_in_flight: usize,
     /// How long to poll once the slot is empty.
     pub linger: Duration,
+    /// Whether markers are laid.
+    pub markers: bool,
 }
 
 /// What a drain works on.
@@ -104,23 +111,42 @@ pub async fn drain<S: Slot, K: Stream, C: Checkpoints>(
         to: start.acknowledged,
         ..Report::default()
     };
+    let marker = document.marker.as_ref().map_or(0, |marker| marker.number);
     let mut drain = Drain {
         settings,
         envelope,
         start,
         budget,
         slot: parts.slot,
-        sender: Sender::new(parts.stream, settings, start.settled()),
+        sender: Sender::new(
+            parts.stream,
+            settings,
+            Reached {
+                commit_end: start.settled,
+                inside: start.inside.clone(),
+            },
+            budget.stop_sending(),
+        ),
         keeper: Keeper::new(
             parts.checkpoints,
             document,
-            start.stored.then_some(start.acknowledged),
+            start.stored.then(|| Reached {
+                commit_end: start.acknowledged,
+                inside: start.inside.clone(),
+            }),
         ),
         confirmed: start.confirmed,
+        settled: start.settled,
+        expected: start.expected.clone(),
+        marker,
+        markers: true,
         report,
     };
     let outcome = drain.run(began, opening).await;
-    drain.report.to = drain.keeper.stored().unwrap_or(start.acknowledged);
+    drain.report.to = drain
+        .keeper
+        .stored()
+        .map_or(start.acknowledged, |stored| stored.commit_end);
     drain.report.elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     (drain.report, drain.slot, outcome)
 }
@@ -135,6 +161,14 @@ struct Drain<'a, S, K, C> {
     keeper: Keeper<C>,
     /// The slot's `confirmed_flush_lsn`.
     confirmed: Lsn,
+    /// See [`Start::settled`].
+    settled: Lsn,
+    /// The marker that the slot has to give next.
+    expected: Option<Marker>,
+    /// The number of the last marker.
+    marker: u64,
+    /// Whether the server takes markers, as far as is known.
+    markers: bool,
     report: Report,
 }
 
@@ -147,6 +181,8 @@ enum End {
     Full,
     /// The server took longer than the window's time.
     TooSlow,
+    /// A transaction did not go on as it began, and is to be read from its beginning.
+    Again,
     /// The invocation's time is over.
     Deadline,
 }
@@ -156,6 +192,9 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
         if self.keeper.stored().is_none() {
             self.open(opening).await?;
         }
+        if self.start.promoted {
+            self.prove().await?;
+        }
         let mut pace = Pace::default();
         let mut hurried = false;
         loop {
@@ -163,11 +202,23 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
             if left < LEAST_TIME {
                 return self.out_of_time();
             }
-            let Reach { flush, restart } = self.slot.reach().await?;
+            let Reach {
+                flush,
+                readable,
+                restart,
+            } = self.slot.reach().await?;
             self.report.lag_bytes = flush.bytes_since(self.confirmed);
+            self.report.held_bytes = flush.bytes_since(readable.max(self.confirmed));
             let opened = Instant::now();
-            if flush > self.confirmed {
-                let window = pace.window(self.confirmed, flush);
+            if readable > self.confirmed {
+                let inside = self.sender.ledger.reached().inside.as_ref();
+                let window = Window {
+                    known: inside.map(|inside| Known {
+                        xid: inside.xid,
+                        before: inside.lsn,
+                    }),
+                    ..pace.window(self.confirmed, readable)
+                };
                 // The server decodes the whole window before it sends the first row. At first it gets half of the time for
                 // that, so that a smaller window can still be tried; then nearly all.
                 let patience = if hurried { left * 9 / 10 } else { left / 2 };
@@ -180,7 +231,8 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
                         continue;
                     }
                     End::TooSlow => return Err(self.too_slow()),
-                    End::Whole if window.upto == flush => {}
+                    End::Whole if window.upto == readable => {}
+                    End::Again => continue,
                     End::Whole | End::Full => {
                         pace.learn(opened.elapsed(), self.budget.for_reading(Instant::now()));
                         continue;
@@ -196,8 +248,10 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
                 continue;
             }
             // Another peek must be worth what it reads again: a twentieth of it, at least.
-            let news = self.slot.reach().await?.flush.bytes_since(self.confirmed);
-            self.report.lag_bytes = news;
+            let reach = self.slot.reach().await?;
+            let news = reach.readable.bytes_since(self.confirmed);
+            self.report.lag_bytes = reach.flush.bytes_since(self.confirmed);
+            self.report.held_bytes = reach.flush.bytes_since(reach.readable.max(self.confirmed));
             if news <= TIP_BYTES.max(flush.bytes_since(restart) / 20) {
                 self.report.stopped = Stopped::Empty;
                 return Ok(());
@@ -225,13 +279,114 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
             }
         }
         self.keeper
-            .store(self.start.acknowledged, self.budget.stop_confirming())
+            .store(&self.start.acknowledged.into(), self.budget.stop_confirming())
             .await
+    }
+
+    /// After a promotion: looks for the last marker. The one that comes back proves that the history before it is the one that was
+    /// drained, so that only what lies behind it need be sent again.
+    ///
+    /// # Errors
+    /// It does not come back.
+    async fn prove(&mut self) -> Result<(), Error> {
+        let Some(expected) = &self.expected else {
+            tracing::warn!(slot = self.settings.slot, from = %self.start.confirmed, to = %self.start.acknowledged,
+                "the timeline changed, and no marker tells whether history did: what the slot gives again is sent again, with the same positions");
+            return Ok(());
+        };
+        let upto = expected.flushed.min(self.slot.reach().await?.flush);
+        let window = Window {
+            upto,
+            rows: i32::MAX,
+            known: None,
+        };
+        let time = self.budget.for_reading(Instant::now());
+        let rows = self.slot.find(window, &expected.nonce, time).await?;
+        // The message stands alone: neither a table nor a row before it is needed to read it.
+        let mut decoder = Decoder::new(self.settings.plugin);
+        let catalog = Catalog::default();
+        let found = rows.iter().any(|(lsn, data)| {
+            let item = decoder.decode(&catalog, *lsn, data);
+            matches!(item, Ok(Item::Change(Change::Message(message))) if expected.is(&self.settings.slot, &message))
+        });
+        if !found {
+            return Err(self.missing(expected));
+        }
+        self.settled = self
+            .start
+            .acknowledged
+            .min(expected.lsn)
+            .max(self.start.confirmed);
+        tracing::info!(slot = self.settings.slot, marker = expected.number, at = %expected.lsn, settled = %self.settled,
+            "the timeline changed, and the marker came back: what was sent before it is skipped");
+        self.sender.ledger.examined(self.settled);
+        self.expected = None;
+        Ok(())
+    }
+
+    fn missing(&self, marker: &Marker) -> Error {
+        Error::from(Discontinuity::MarkerMissing {
+            slot: self.settings.slot.clone(),
+            number: marker.number,
+            marker: marker.lsn,
+            acknowledged: self.start.acknowledged,
+        })
+    }
+
+    /// Lays the next marker, behind everything that is confirmed now. A server that does not take it, or a standby that does not
+    /// acknowledge it in time, costs the proof and not the drain.
+    async fn lay_marker(&mut self) {
+        if !self.settings.markers {
+            return self.keeper.mark(None);
+        }
+        // One that has not come back yet lies behind what is confirmed now, too.
+        if self.expected.is_some() {
+            return;
+        }
+        if !self.markers {
+            return self.keeper.mark(None);
+        }
+        self.marker += 1;
+        let number = self.marker;
+        let nonce = format!("{:016x}", fastrand::u64(..));
+        let content = Marker::content(&self.settings.slot, number, &nonce);
+        let left = self
+            .budget
+            .stop_confirming()
+            .saturating_duration_since(Instant::now());
+        let emitted = tokio::time::timeout(
+            MARKER_TIME.min(left / 3),
+            self.slot.emit(marker::PREFIX, &content),
+        );
+        let problem: Box<dyn std::error::Error> = match emitted.await {
+            Ok(Ok(Emitted { lsn, flushed })) => {
+                let marker = Marker {
+                    number,
+                    nonce,
+                    lsn,
+                    flushed,
+                };
+                self.expected = Some(marker.clone());
+                return self.keeper.mark(Some(marker));
+            }
+            Ok(Err(error)) => error.into(),
+            Err(late) => {
+                self.slot.give_up().await;
+                late.into()
+            }
+        };
+        self.markers = false;
+        self.keeper.mark(None);
+        tracing::warn!(
+            slot = self.settings.slot,
+            number,
+            error = %problem,
+            "the marker was not committed; until the next one nothing but its position tells whether the slot lost its place"
+        );
     }
 
     /// Reads one window, sends it, and confirms what has arrived. The server gets `patience` to decode it.
     async fn window(&mut self, window: Window, patience: Duration) -> Result<End, Error> {
-        let (acknowledged, proved) = (self.start.acknowledged, self.start.proved);
         let now = now();
         self.report.peeks += 1;
         let time = self.budget.for_reading(Instant::now());
@@ -249,11 +404,22 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
         } else {
             self.slot.catalog().await?
         };
-        let mut reader = Reader::new(self.settings, self.envelope, catalog, acknowledged, proved, now);
+        let past = Past {
+            settled: self.settled,
+            acknowledged: self.start.acknowledged,
+            inside: self.sender.ledger.reached().inside.clone(),
+            expected: self.expected.take(),
+            upto: window.upto,
+        };
+        let mut reader = Reader::new(self.settings, self.envelope, catalog, past, now);
         let (read, mut failure) = match self.read(window, &mut rows, &mut reader).await {
             Ok(read) => (read, None),
             Err(error) => (Read::Stopped, Some(error)),
         };
+        if failure.is_none() {
+            reader.stop(&mut self.sender.ledger);
+        }
+        self.expected = reader.expected();
         // The connection can only be told something else once nobody waits for its rows.
         drop(rows);
         if !matches!(read, Read::Whole | Read::Full) {
@@ -266,11 +432,25 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
             match read {
                 Read::Whole => self.sender.ledger.examined(window.upto),
                 Read::Full => {}
-                // The open transaction is read again from its beginning.
+                // The open transaction goes on where its last section ended.
                 Read::TooSlow | Read::Stopped => self.sender.ledger.abandon(),
             }
         }
+        if let (Read::Whole, None, Some(expected)) = (read, &failure, &self.expected)
+            && expected.flushed <= window.upto
+        {
+            return Err(self.missing(expected));
+        }
         let confirmed = self.confirm().await;
+        if let Some(Error::NotResumed { .. }) = &failure {
+            tracing::warn!(
+                slot = self.settings.slot,
+                "{}",
+                failure.map(|failure| failure.chain()).unwrap_or_default()
+            );
+            self.sender.ledger.start_over();
+            return Ok(End::Again);
+        }
         if let Some(failure) = failure {
             if let Err(error) = confirmed {
                 tracing::warn!(slot = self.settings.slot, error = %error.chain(), "what had arrived was not confirmed");
@@ -317,7 +497,7 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
                 }
             }
             let retry = self.sender.next_try();
-            let due = self.keeper.due(self.sender.ledger.acknowledged());
+            let due = self.keeper.due(self.sender.ledger.reached());
             tokio::select! {
                 biased;
                 () = &mut stop => return Ok(Read::Stopped),
@@ -328,7 +508,7 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
                     let row = match row {
                         Ok(Some(row)) => row,
                         Ok(None) if reader.is_open() => return Err(reader.out_of_place(window.upto)),
-                        Ok(None) if count >= window.rows => return Ok(Read::Full),
+                        Ok(None) if count >= window.rows && !reader.is_beyond() => return Ok(Read::Full),
                         Ok(None) => return Ok(Read::Whole),
                         Err(SlotError::Timeout { .. }) => return Ok(Read::TooSlow),
                         Err(error) => return Err(error.into()),
@@ -343,7 +523,7 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
                     }
                 }
                 () = self.keeper.settle(), if self.keeper.waits() => {}
-                () = until(due), if due.is_some() => self.keeper.start(self.sender.ledger.acknowledged()),
+                () = until(due), if due.is_some() => self.store_along_the_way().await?,
                 // Only when no row is there to be taken: until then requests fill up.
                 () = std::future::ready(()), if self.sender.should_send() => self.sender.send(self.sender.has_room()),
                 () = until(retry), if retry.is_some() => self.sender.send(self.sender.has_room()),
@@ -361,7 +541,7 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
                 self.sender.send(false);
             }
             let retry = self.sender.next_try();
-            let due = self.keeper.due(self.sender.ledger.acknowledged());
+            let due = self.keeper.due(self.sender.ledger.reached());
             tokio::select! {
                 biased;
                 () = &mut stop => break,
@@ -370,22 +550,42 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
                     result = result.and(settled);
                 }
                 () = self.keeper.settle(), if self.keeper.waits() => {}
-                () = until(due), if due.is_some() => self.keeper.start(self.sender.ledger.acknowledged()),
+                () = until(due), if due.is_some() => {
+                    if let Err(error) = self.store_along_the_way().await {
+                        // What is under way arrives all the same, but nobody may tell.
+                        result = result.and(Err(error));
+                        self.keeper.close();
+                    }
+                }
                 () = until(retry), if retry.is_some() => self.sender.send(false),
             }
         }
         (result, self.sender.is_empty())
     }
 
+    /// Starts a store, if nobody else can have stored meanwhile.
+    async fn store_along_the_way(&mut self) -> Result<(), Error> {
+        self.slot.holds().await?;
+        self.keeper.start(self.sender.ledger.reached());
+        Ok(())
+    }
+
     /// Stores the checkpoint, then advances the slot: `confirmed_flush <= checkpoint <= acknowledged`. False when the slot was
     /// not advanced in time, which costs nothing but reading: the next invocation skips by position.
     async fn confirm(&mut self) -> Result<bool, Error> {
-        let acknowledged = self.sender.ledger.acknowledged();
+        let reached = self.sender.ledger.reached().clone();
+        let acknowledged = reached.commit_end;
         let end = self.budget.stop_confirming();
-        self.keeper.store(acknowledged, end).await?;
+        if acknowledged > self.confirmed {
+            self.lay_marker().await;
+        }
+        self.slot.holds().await?;
+        self.keeper.store(&reached, end).await?;
         if acknowledged > self.confirmed {
             assert!(
-                self.keeper.stored() >= Some(acknowledged),
+                self.keeper
+                    .stored()
+                    .is_some_and(|stored| stored.commit_end >= acknowledged),
                 "the slot moves after the checkpoint"
             );
             let left = end.saturating_duration_since(Instant::now());

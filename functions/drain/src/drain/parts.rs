@@ -65,6 +65,29 @@ pub trait Slot {
     /// [`ROW_BYTES`] on top. Costs another peek, while the rows of the first are on their way.
     async fn large_commits(&mut self, window: Window, bytes: usize) -> Result<Commits, SlotError>;
 
+    /// Rows of a window that hold `needle`, each row's `lsn` column and its data; rows of more than a kilobyte are not looked at. Costs a
+    /// peek. Gives up after `timeout`.
+    async fn find(
+        &mut self,
+        window: Window,
+        needle: &str,
+        timeout: Duration,
+    ) -> Result<Vec<(Lsn, Vec<u8>)>, SlotError>;
+
+    /// Writes a logical message into the server's log, in a transaction of its own, and waits until it is committed, on the standbys, too,
+    /// where the server waits for them.
+    async fn emit(&mut self, prefix: &str, content: &str) -> Result<Emitted, SlotError>;
+
+    /// That this drainer is still the only one: its session with the lock is there. A sandbox that froze and wakes up has lost it, and
+    /// must not set back what another one has stored meanwhile.
+    ///
+    /// # Errors
+    /// The session is gone, or does not answer.
+    async fn holds(&mut self) -> Result<(), SlotError>;
+
+    /// Stops a message whose transaction is not committed in time.
+    async fn give_up(&mut self);
+
     /// Stops the peek whose rows are no longer wanted, so that the server lets the slot go.
     async fn abandon(&mut self);
 
@@ -73,11 +96,22 @@ pub trait Slot {
     async fn advance(&mut self, to: Lsn, timeout: Duration) -> Result<(), SlotError>;
 }
 
+/// Where a logical message lies.
+#[derive(Debug, Clone, Copy)]
+pub struct Emitted {
+    /// End of its record.
+    pub lsn: Lsn,
+    /// Up to where the log was on disk after its commit.
+    pub flushed: Lsn,
+}
+
 /// How far the server's log reaches.
 #[derive(Debug, Clone, Copy)]
 pub struct Reach {
     /// Up to where it is on disk.
     pub flush: Lsn,
+    /// Up to where it may be read, at most `flush`: less where what no standby has acknowledged is not to be delivered.
+    pub readable: Lsn,
     /// From where a peek of the slot decodes it.
     pub restart: Lsn,
 }
@@ -214,6 +248,12 @@ pub enum SlotError {
         "slot {slot} was not advanced to {to}: the server's log does not reach that far. It was set back since this invocation began; the next one will say how far"
     )]
     NotAdvanced { slot: String, to: Lsn },
+    #[error("slot {slot}: STANDBY_ACK=required, and {why}, so nothing is delivered")]
+    StandbyUnseen {
+        slot: String,
+        why: &'static str,
+        transient: bool,
+    },
     #[error("{doing} failed on {host}")]
     Failed {
         host: String,

@@ -12,7 +12,7 @@ use crate::pack::{Figures, Forecast, Ledger};
 use crate::window::Window;
 
 use super::parts::{Rows as _, Slot, SlotError};
-use super::reader::{HOLD_BYTES, Output, Reader, Wants};
+use super::reader::{HOLD_BYTES, Output, Past, Reader, Wants};
 use super::report::Report;
 use super::{AGGREGATE_BYTES, REQUEST, Settings, now};
 
@@ -64,8 +64,12 @@ pub async fn plan<S: Slot>(
     time: Duration,
 ) -> Result<Plan, Error> {
     let began = Instant::now();
-    let upto = slot.reach().await?.flush;
-    let window = Window { upto, rows };
+    let upto = slot.reach().await?.readable;
+    let window = Window {
+        upto,
+        rows,
+        known: None,
+    };
     let mut peeked = slot.peek(window, time).await?;
     let catalog = slot.catalog().await?;
     // Events of any size pass, and the forecast knows the limit; but where columns are left out, so they are here.
@@ -80,8 +84,13 @@ pub async fn plan<S: Slot>(
         &unlimited,
         envelope,
         catalog,
-        start.acknowledged,
-        start.proved,
+        Past {
+            settled: start.settled,
+            acknowledged: start.acknowledged,
+            inside: start.inside.clone(),
+            expected: None,
+            upto,
+        },
         now(),
     );
     let mut forecast = Forecast::new(
@@ -91,7 +100,8 @@ pub async fn plan<S: Slot>(
         AGGREGATE_BYTES.min(settings.record_bytes),
         settings.bytes_in_flight,
     );
-    let (mut ledger, mut parcels, mut report) = (Ledger::new(start.settled()), Vec::new(), Report::default());
+    let (mut ledger, mut parcels, mut report) =
+        (Ledger::new(start.settled.into()), Vec::new(), Report::default());
     let (mut count, mut complete) = (0i32, true);
     // The server ends at the end of a transaction, however many rows that has.
     while count < rows {

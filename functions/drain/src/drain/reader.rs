@@ -5,16 +5,24 @@
 //! the server is asked for the commits of all such transactions of the window, which costs another peek, and from then on
 //! their rows pass through. Rows that may go are given out one at a time, so that no burst of events exceeds the bound on
 //! what waits.
+//!
+//! A transaction may be larger than one invocation. It is acknowledged in sections, and where the last one ended is where the next
+//! invocation goes on: the rows before are not read again, the last row must be the one it was.
 
 use std::collections::VecDeque;
 
+use md5::{Digest as _, Md5};
+
 use crate::catalog::Catalog;
 use crate::change::{Change, Item, Relation};
+use crate::checkpoint::Inside;
 use crate::config::TablePattern;
+use crate::continuity::Discontinuity;
 use crate::decode::Decoder;
 use crate::encode::{Envelope, Event, Progress, Transaction};
 use crate::error::Error;
 use crate::lsn::Lsn;
+use crate::marker::{Marker, PREFIX};
 use crate::pack::{Ledger, Parcel, TransactionId};
 use crate::position::Positions;
 
@@ -25,6 +33,13 @@ use super::report::Report;
 
 /// Bytes of rows of one transaction that wait for its commit.
 pub(super) const HOLD_BYTES: usize = 8 << 20;
+
+/// Bytes of rows of one transaction after which a section of it ends. A checkpoint is stored about once a second, so smaller ones
+/// would not be of use.
+const SECTION_BYTES: usize = 1 << 20;
+
+/// Tables whose events are counted one by one (Debezium's transaction metadata) in a checkpoint's progress, at most.
+const MOST_TABLES: usize = 16;
 
 /// What the reader needs before it can go on.
 #[derive(Debug, PartialEq, Eq)]
@@ -45,6 +60,40 @@ struct Open {
     /// Whether the stream may have it already.
     replay: bool,
     changes: u64,
+    /// Whether it reaches beyond what may be read: it comes again when that has moved.
+    beyond: bool,
+    /// Its rows so far.
+    rows: Rows,
+    /// What is yet to come of what an earlier invocation sent.
+    resumed: Option<Inside>,
+}
+
+/// The change rows of a transaction, as they were read.
+#[derive(Debug, Clone, Copy, Default)]
+struct Rows {
+    count: u64,
+    /// The last row's `lsn`.
+    lsn: Lsn,
+    /// Rows with that `lsn`.
+    at_lsn: u64,
+    /// Bytes since the last section.
+    bytes: usize,
+}
+
+impl Open {
+    fn new(id: TransactionId, transaction: Transaction) -> Self {
+        Open {
+            id,
+            transaction,
+            progress: None,
+            skip: false,
+            replay: false,
+            changes: 0,
+            beyond: false,
+            rows: Rows::default(),
+            resumed: None,
+        }
+    }
 }
 
 /// Reads the rows of one window.
@@ -53,10 +102,8 @@ pub(super) struct Reader<'a, R> {
     envelope: &'a Envelope,
     decoder: Decoder,
     catalog: Catalog,
-    /// Transactions that end at or before this were acknowledged by the stream.
-    acknowledged: Lsn,
-    /// Whether those are surely the same ones.
-    proved: bool,
+    /// What is known of what was sent before.
+    past: Past,
     open: Option<Open>,
     /// Rows that wait: for the commit of their transaction, or for room.
     rows: VecDeque<R>,
@@ -67,6 +114,25 @@ pub(super) struct Reader<'a, R> {
     now: i64,
     events: Vec<Event>,
     keys: Keys,
+    /// The last change row.
+    last: Vec<u8>,
+    /// See [`Reader::is_beyond`].
+    beyond: bool,
+}
+
+/// What is known of what was sent before this window, and of where it ends.
+#[derive(Debug)]
+pub(super) struct Past {
+    /// Transactions that end at or before this are in the stream, surely as they are in the log now.
+    pub(super) settled: Lsn,
+    /// Transactions that end at or before this were in the stream once.
+    pub(super) acknowledged: Lsn,
+    /// How much of the next one is in the stream.
+    pub(super) inside: Option<Inside>,
+    /// A marker that must come.
+    pub(super) expected: Option<Marker>,
+    /// Transactions that end after this are not to be read yet.
+    pub(super) upto: Lsn,
 }
 
 /// What a row turned into.
@@ -81,8 +147,7 @@ impl<'a, R: Row> Reader<'a, R> {
         settings: &'a Settings,
         envelope: &'a Envelope,
         catalog: Catalog,
-        acknowledged: Lsn,
-        proved: bool,
+        past: Past,
         now: i64,
     ) -> Self {
         Reader {
@@ -90,8 +155,7 @@ impl<'a, R: Row> Reader<'a, R> {
             envelope,
             decoder: Decoder::new(settings.plugin),
             catalog,
-            acknowledged,
-            proved,
+            past,
             open: None,
             rows: VecDeque::new(),
             held_bytes: 0,
@@ -99,12 +163,29 @@ impl<'a, R: Row> Reader<'a, R> {
             now,
             events: Vec::new(),
             keys: Keys::default(),
+            last: Vec::new(),
+            beyond: false,
         }
+    }
+
+    /// The marker that has not come yet.
+    pub(super) fn expected(&mut self) -> Option<Marker> {
+        self.past.expected.take()
+    }
+
+    /// Reading ends here. What was read of the open transaction is its last section.
+    pub(super) fn stop(&mut self, ledger: &mut Ledger) {
+        self.end_section(ledger);
     }
 
     /// Whether a transaction was begun and not ended.
     pub(super) fn is_open(&self) -> bool {
         self.open.is_some()
+    }
+
+    /// Whether a transaction was left out that ends beyond what may be read. Everything before the window's end was seen then.
+    pub(super) fn is_beyond(&self) -> bool {
+        self.beyond
     }
 
     /// Takes the next row of the window.
@@ -172,15 +253,34 @@ impl<'a, R: Row> Reader<'a, R> {
         else {
             return Err(self.out_of_place(lsn));
         };
+        self.held_bytes = 0;
+        self.commit_known(lsn, commit_end, commit_time)
+    }
+
+    /// Where the open transaction ends decides what becomes of it.
+    fn commit_known(&mut self, lsn: Lsn, commit_end: Lsn, commit_time: Option<i64>) -> Result<(), Error> {
+        // Transactions come in the order of their commits.
+        if let Some(marker) = self.past.expected.take_if(|marker| marker.flushed < commit_end) {
+            return Err(self.missing(&marker));
+        }
         let Some(open) = &mut self.open else {
             return Err(self.out_of_place(lsn));
         };
         open.transaction.commit_time = open.transaction.commit_time.or(commit_time);
         open.progress = Some(Progress::new(open.transaction, commit_end));
-        open.skip = self.proved && commit_end <= self.acknowledged;
-        open.replay = commit_end <= self.acknowledged;
-        self.held_bytes = 0;
-        Ok(())
+        open.skip = commit_end <= self.past.settled;
+        open.replay = commit_end <= self.past.acknowledged;
+        open.beyond = commit_end > self.past.upto;
+        self.beyond |= open.beyond;
+        open.resumed = self
+            .past
+            .inside
+            .take_if(|inside| inside.xid == open.transaction.xid);
+        match &open.resumed {
+            // The server may have left rows out.
+            Some(inside) if inside.commit_end != commit_end => Err(not_resumed(&self.settings.slot, inside)),
+            _ => Ok(()),
+        }
     }
 
     fn process(&mut self, lsn: Lsn, data: &[u8], out: &mut Output<'_>) -> Result<(), Error> {
@@ -194,65 +294,61 @@ impl<'a, R: Row> Reader<'a, R> {
                 if self.open.is_some() {
                     return Err(self.out_of_place(lsn));
                 }
-                let known = |end: Lsn| end <= self.acknowledged;
                 let transaction = Transaction { xid, commit_time };
-                self.open = Some(Open {
-                    id: out.ledger.begin(),
-                    transaction,
-                    progress: commit_end.map(|end| Progress::new(transaction, end)),
-                    skip: self.proved && commit_end.is_some_and(known),
-                    replay: commit_end.is_some_and(known),
-                    changes: 0,
-                });
+                self.open = Some(Open::new(out.ledger.begin(), transaction));
+                // The rows that it was known from are not needed to know it again.
+                let commit = commit_end.map(|end| (end, commit_time));
+                let resumed = self.past.inside.as_ref().filter(|inside| inside.xid == xid);
+                let resumed = resumed.map(|inside| (inside.commit_end, inside.commit_time));
+                if let Some((commit_end, commit_time)) = commit.or(resumed) {
+                    self.commit_known(lsn, commit_end, commit_time)?;
+                }
             }
             Item::Commit { commit_end, .. } => {
                 let Some(open) = self.open.take() else {
                     return Err(self.out_of_place(lsn));
                 };
+                if let Some(inside) = &open.resumed {
+                    return Err(not_resumed(&self.settings.slot, inside));
+                }
+                // All of its events were given positions that begin with it.
+                if open
+                    .progress
+                    .as_ref()
+                    .is_some_and(|progress| progress.commit_end() != commit_end)
+                {
+                    return Err(self.out_of_place(lsn));
+                }
+                if open.beyond {
+                    out.ledger.forget(open.id);
+                    return Ok(());
+                }
                 out.report.transactions += u64::from(open.changes > 0 && !open.skip);
                 out.ledger.commit(open.id, commit_end);
             }
+            Item::Change(Change::Message(message)) if message.prefix == PREFIX => {
+                let slot = &self.settings.slot;
+                self.past.expected.take_if(|marker| marker.is(slot, &message));
+                self.count(lsn, data)?;
+            }
             Item::Change(change) => {
-                let Some(change) = wanted(&self.settings.tables, change) else {
-                    return Ok(());
-                };
-                let Some(Open {
-                    id,
-                    progress: Some(progress),
-                    skip,
-                    replay,
-                    changes,
-                    ..
-                }) = &mut self.open
-                else {
-                    return Err(self.out_of_place(lsn));
-                };
-                *changes += 1;
-                if *skip {
-                    out.report.skipped += 1;
-                    self.envelope.skip(progress, lsn, &change);
-                    return Ok(());
-                }
-                out.report.changes += 1;
-                out.report.replayed += u64::from(*replay);
-                let limit = self.settings.record_bytes;
-                out.report.omitted +=
-                    self.envelope
-                        .encode(progress, lsn, &change, self.now, limit, &mut self.events);
-                let id = *id;
-                self.send(id, out)?;
+                self.count(lsn, data)?;
+                self.change(lsn, data, change, out)?;
             }
             // It stands in the log between commits, and is ordered among them by its own end, which is the row's LSN.
             Item::Message(message) => {
                 if self.open.is_some() {
                     return Err(self.out_of_place(lsn));
                 }
+                if lsn > self.past.upto {
+                    return Ok(());
+                }
                 let id = out.ledger.begin();
-                if self.proved && lsn <= self.acknowledged {
+                if lsn <= self.past.settled {
                     out.report.skipped += 1;
                 } else {
                     out.report.changes += 1;
-                    out.report.replayed += u64::from(lsn <= self.acknowledged);
+                    out.report.replayed += u64::from(lsn <= self.past.acknowledged);
                     let position = Positions::new(lsn).next(lsn);
                     self.events
                         .push(self.envelope.message(position, &message, self.now));
@@ -264,6 +360,113 @@ impl<'a, R: Row> Reader<'a, R> {
         Ok(())
     }
 
+    fn change(
+        &mut self,
+        lsn: Lsn,
+        data: &[u8],
+        change: Change<'_>,
+        out: &mut Output<'_>,
+    ) -> Result<(), Error> {
+        let change = wanted(&self.settings.tables, change);
+        let Some(open) = &mut self.open else {
+            return Err(self.out_of_place(lsn));
+        };
+        let (id, progress) = match (&mut open.progress, open.beyond) {
+            (_, true) => return Ok(()),
+            (Some(progress), false) => (open.id, progress),
+            (None, false) => return Err(self.out_of_place(lsn)),
+        };
+        if let Some(inside) = &open.resumed {
+            // What the server was not asked to leave out may come all the same.
+            if lsn < inside.lsn {
+                return Ok(());
+            }
+            if let Some(change) = &change {
+                self.envelope.skip(progress, lsn, change);
+            }
+            out.report.skipped += 1;
+            let last = open.rows.at_lsn >= inside.rows_at_lsn;
+            if lsn > inside.lsn || (last && md5(data) != inside.hash) {
+                return Err(not_resumed(&self.settings.slot, inside));
+            }
+            if last {
+                progress.resume(inside.counts.clone());
+                open.rows.count = inside.rows;
+                open.rows.bytes = 0;
+                open.changes += 1;
+                open.resumed = None;
+            }
+            return Ok(());
+        }
+        let Some(change) = change else {
+            return Ok(());
+        };
+        open.changes += 1;
+        if open.skip {
+            out.report.skipped += 1;
+            self.envelope.skip(progress, lsn, &change);
+            return Ok(());
+        }
+        out.report.changes += 1;
+        out.report.replayed += u64::from(open.replay);
+        let limit = self.settings.record_bytes;
+        out.report.omitted += self
+            .envelope
+            .encode(progress, lsn, &change, self.now, limit, &mut self.events);
+        self.send(id, out)?;
+        let full = self
+            .open
+            .as_ref()
+            .is_some_and(|open| open.rows.bytes >= SECTION_BYTES);
+        if full {
+            self.end_section(out.ledger);
+        }
+        Ok(())
+    }
+
+    /// Counts a change row of the open transaction.
+    fn count(&mut self, lsn: Lsn, data: &[u8]) -> Result<(), Error> {
+        let Some(Open { rows, .. }) = &mut self.open else {
+            return Err(self.out_of_place(lsn));
+        };
+        rows.count += 1;
+        rows.at_lsn = if rows.lsn == lsn { rows.at_lsn + 1 } else { 1 };
+        rows.lsn = lsn;
+        rows.bytes += data.len();
+        self.last.clear();
+        self.last.extend_from_slice(data);
+        Ok(())
+    }
+
+    /// What was sent of the open transaction may count for itself from here on.
+    fn end_section(&mut self, ledger: &mut Ledger) {
+        let Some(open) = &mut self.open else {
+            return;
+        };
+        let Some(progress) = &open.progress else {
+            return;
+        };
+        if open.skip || open.beyond || open.resumed.is_some() || open.rows.count == 0 {
+            return;
+        }
+        let counts = self.envelope.counts(progress);
+        // A checkpoint has 4 KB. Where so many tables are counted, the transaction must pass in one go.
+        if counts.tables.values().map(|tables| tables.len()).sum::<usize>() > MOST_TABLES {
+            return;
+        }
+        let inside = Inside {
+            xid: open.transaction.xid,
+            commit_end: progress.commit_end(),
+            commit_time: open.transaction.commit_time,
+            lsn: open.rows.lsn,
+            rows_at_lsn: open.rows.at_lsn,
+            rows: open.rows.count,
+            hash: md5(&self.last),
+            counts,
+        };
+        open.rows.bytes = 0;
+        open.id = ledger.section(open.id, inside);
+    }
     fn send(&mut self, id: TransactionId, out: &mut Output<'_>) -> Result<(), Error> {
         for mut event in self.events.drain(..) {
             // What is on its way under the table's former keys goes first.
@@ -301,12 +504,37 @@ impl<'a, R: Row> Reader<'a, R> {
             })
     }
 
+    /// The marker did not come before what was committed after it.
+    pub(super) fn missing(&self, marker: &Marker) -> Error {
+        Error::from(Discontinuity::MarkerMissing {
+            slot: self.settings.slot.clone(),
+            number: marker.number,
+            marker: marker.lsn,
+            acknowledged: self.past.acknowledged,
+        })
+    }
+
     pub(super) fn out_of_place(&self, lsn: Lsn) -> Error {
         Error::OutOfPlace {
             slot: self.settings.slot.clone(),
             lsn,
         }
     }
+}
+
+fn not_resumed(slot: &str, inside: &Inside) -> Error {
+    Error::NotResumed {
+        slot: slot.to_owned(),
+        xid: inside.xid,
+        commit_end: inside.commit_end,
+    }
+}
+
+fn md5(data: &[u8]) -> String {
+    Md5::digest(data)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// The change as far as the configuration wants it.
@@ -328,3 +556,6 @@ fn wanted<'c>(tables: &[TablePattern], change: Change<'c>) -> Option<Change<'c>>
         Change::Message(_) => Some(change),
     }
 }
+
+#[cfg(test)]
+mod tests;

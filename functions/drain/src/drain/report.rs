@@ -46,6 +46,8 @@ pub struct Report {
     pub notices: u64,
     /// Bytes of log on the server that are not confirmed yet, ours or not.
     pub lag_bytes: u64,
+    /// Bytes of log that no standby has acknowledged yet, and that are therefore not delivered (`STANDBY_ACK`).
+    pub held_bytes: u64,
     /// The oldest transaction that is writing, since the server must keep and re-read the log from its start.
     pub oldest_transaction: Option<OldestTransaction>,
     /// Why it stopped.

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
+use crate::checkpoint::Reached;
 use crate::error::Error;
-use crate::lsn::Lsn;
 use crate::pack::{Aggregation, Lanes, Ledger, Parcel, Record, ShardMap};
 
 use super::parts::{Answer, Fate, Kind, Stream, StreamError};
@@ -32,6 +32,40 @@ pub(super) enum Done {
     Shards(Result<ShardMap, StreamError>),
 }
 
+/// How fast what waits gets through.
+#[derive(Debug, Default)]
+struct Flow {
+    /// Bytes that got through, of memory.
+    bytes: usize,
+    /// While something was under way.
+    busy: Duration,
+    since: Option<Instant>,
+}
+
+impl Flow {
+    /// Something is under way from now on.
+    fn starts(&mut self) {
+        self.since.get_or_insert_with(Instant::now);
+    }
+
+    /// So much got through; `more` is under way.
+    fn passed(&mut self, bytes: usize, more: bool) {
+        let now = Instant::now();
+        self.bytes += bytes;
+        self.busy += self.since.map_or(Duration::ZERO, |since| now - since);
+        self.since = more.then_some(now);
+    }
+
+    /// Bytes that get through in a time; `None` as long as that is not known.
+    fn within(&self, time: Duration) -> Option<usize> {
+        let known = self.busy >= Duration::from_millis(100) && self.bytes > 0;
+        known.then(|| (self.bytes as f64 * time.as_secs_f64() / self.busy.as_secs_f64()) as usize)
+    }
+}
+
+/// Room there always is, so that little throughput does not look like none.
+const LEAST_ROOM: usize = 256 << 10;
+
 pub(super) struct Sender<K> {
     stream: K,
     aggregation: Aggregation,
@@ -39,6 +73,9 @@ pub(super) struct Sender<K> {
     keyed: bool,
     /// Bytes that may wait here, those under way included.
     capacity: usize,
+    flow: Flow,
+    /// When what waits here must have arrived.
+    deadline: Instant,
     lanes: Lanes,
     pub(super) ledger: Ledger,
     under_way: JoinSet<Done>,
@@ -54,14 +91,16 @@ pub(super) struct Sender<K> {
 }
 
 impl<K: Stream> Sender<K> {
-    pub(super) fn new(stream: K, settings: &Settings, acknowledged: Lsn) -> Self {
+    pub(super) fn new(stream: K, settings: &Settings, reached: Reached, deadline: Instant) -> Self {
         Sender {
             stream,
             aggregation: settings.aggregation,
             keyed: settings.keyed,
             capacity: settings.bytes_in_flight,
+            flow: Flow::default(),
+            deadline,
             lanes: Lanes::new(settings.aggregation, settings.shards.clone()),
-            ledger: Ledger::new(acknowledged),
+            ledger: Ledger::new(reached),
             under_way: JoinSet::new(),
             allowed: MOST_REQUESTS / 2,
             stale: None,
@@ -78,9 +117,15 @@ impl<K: Stream> Sender<K> {
         self.lanes.push(parcel);
     }
 
-    /// Whether more may be read.
+    /// Whether more may be read: towards the deadline only what can still arrive, since what does not is sent again.
     pub(super) fn has_room(&self) -> bool {
-        self.lanes.memory() < self.capacity
+        let waits = self.lanes.memory();
+        if waits < LEAST_ROOM.min(self.capacity) {
+            return true;
+        }
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let room = self.flow.within(left / 2).unwrap_or(usize::MAX);
+        waits < self.capacity.min(room)
     }
 
     /// Whether everything that was pushed has arrived.
@@ -136,6 +181,7 @@ impl<K: Stream> Sender<K> {
         let records = self.lanes.take(Instant::now(), REQUEST, full);
         if !records.is_empty() {
             let stream = self.stream.clone();
+            self.flow.starts();
             self.under_way
                 .spawn(async move { Done::Put(stream.put(records).await) });
         }
@@ -165,8 +211,14 @@ impl<K: Stream> Sender<K> {
     /// # Errors
     /// The stream refuses for good. From then on nothing is sent.
     pub(super) fn settle(&mut self, done: Done, report: &mut Report) -> Result<(), Error> {
+        let waited = self.lanes.memory();
         let settled = match done {
-            Done::Put(answer) => self.settle_request(answer, report),
+            Done::Put(answer) => {
+                let settled = self.settle_request(answer, report);
+                let passed = waited.saturating_sub(self.lanes.memory());
+                self.flow.passed(passed, !self.under_way.is_empty());
+                settled
+            }
             Done::Shards(shards) => self.settle_shards(shards),
         };
         // Lanes change only while nothing is under way.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::parts::{
-    Answer, CheckpointError, Checkpoints, Commits, Fate, Reach, Row, Rows, Slot, SlotError, Stream,
+    Answer, CheckpointError, Checkpoints, Commits, Emitted, Fate, Reach, Row, Rows, Slot, SlotError, Stream,
     StreamError,
 };
 use super::*;
@@ -24,6 +24,8 @@ enum Step {
     Asked,
     Stored(Lsn),
     Advanced(Lsn),
+    /// A marker was laid, whose record ends here.
+    Marked(Lsn),
 }
 
 #[derive(Clone, Default)]
@@ -54,7 +56,20 @@ struct FakeSlot {
     commits: Vec<(Lsn, String)>,
     flush: Lsn,
     confirmed: Lsn,
+    faults: Faults,
 }
+
+/// What is wrong with a slot.
+#[derive(Debug, Clone, Copy, Default)]
+struct Faults {
+    /// From here on it gives what is there, as one that lost its snapshot.
+    blind_to: Lsn,
+    /// Its lock was given to another.
+    lost: bool,
+}
+
+/// What a marker's transaction is told by in place of a table.
+const MARKER: &str = "marker ";
 
 struct FakeRow(Lsn, String);
 
@@ -88,6 +103,7 @@ impl Slot for FakeSlot {
     async fn reach(&mut self) -> Result<Reach, SlotError> {
         Ok(Reach {
             flush: self.flush,
+            readable: self.flush,
             restart: Lsn::ZERO,
         })
     }
@@ -97,10 +113,12 @@ impl Slot for FakeSlot {
     }
 
     async fn peek(&mut self, window: Window, _: Duration) -> Result<FakeRows, SlotError> {
-        let wanted = |(end, _): &&(Lsn, String)| *end > self.confirmed && end.0 - 8 < window.upto.0;
+        let from = self.confirmed.max(self.faults.blind_to);
+        let wanted = |(end, _): &&(Lsn, String)| *end > from && end.0 - 8 < window.upto.0;
         let rows = self.commits.iter().filter(wanted).flat_map(|(end, table)| {
             let change = match table.as_str() {
                 "poison" => "UPSERT".to_owned(),
+                marker if marker.starts_with(MARKER) => message(marker),
                 table => format!("table public.{table}: INSERT: id[integer]:1"),
             };
             [
@@ -116,6 +134,40 @@ impl Slot for FakeSlot {
         Ok(Commits::new())
     }
 
+    async fn find(
+        &mut self,
+        window: Window,
+        needle: &str,
+        timeout: Duration,
+    ) -> Result<Vec<(Lsn, Vec<u8>)>, SlotError> {
+        let rows = self.peek(window, timeout).await?.0.into_iter();
+        let found = rows.filter(|row| row.1.contains(needle));
+        Ok(found.map(|row| (row.0, row.1.into_bytes())).collect())
+    }
+
+    async fn emit(&mut self, prefix: &str, content: &str) -> Result<Emitted, SlotError> {
+        assert_eq!(prefix, crate::marker::PREFIX);
+        let (lsn, flushed) = (self.flush.plus(64), self.flush.plus(128));
+        self.log.add(Step::Marked(lsn));
+        self.commits.push((flushed, format!("{MARKER}{content}")));
+        self.flush = flushed;
+        Ok(Emitted { lsn, flushed })
+    }
+
+    async fn holds(&mut self) -> Result<(), SlotError> {
+        match self.faults.lost {
+            false => Ok(()),
+            true => Err(SlotError::Failed {
+                host: "h".into(),
+                doing: "asking for the lock",
+                transient: true,
+                source: "the session is gone".into(),
+            }),
+        }
+    }
+
+    async fn give_up(&mut self) {}
+
     async fn abandon(&mut self) {}
 
     async fn advance(&mut self, to: Lsn, _: Duration) -> Result<(), SlotError> {
@@ -123,6 +175,13 @@ impl Slot for FakeSlot {
         self.confirmed = to;
         Ok(())
     }
+}
+
+/// As test_decoding writes a marker.
+fn message(marker: &str) -> String {
+    let content = marker.trim_start_matches(MARKER);
+    let (prefix, size) = (crate::marker::PREFIX, content.len());
+    format!("message: transactional: 1 prefix: {prefix}, sz: {size} content:{content}")
 }
 
 /// A stream that refuses each record once before it takes it, and has other shards than it tells at first.
@@ -195,14 +254,18 @@ impl Checkpoints for FakeCheckpoints {
 }
 
 async fn run(commits: &[(u64, &str)], start: Start, refuses: &[&str]) -> (Log, Report, Result<(), Error>) {
-    run_with(
-        commits,
-        start,
-        refuses,
-        None,
-        (Aggregation::None, ShardMap::even(1), 0),
-    )
-    .await
+    let stream = (Aggregation::None, ShardMap::even(1), 0);
+    run_with(commits, start, refuses, None, stream).await
+}
+
+/// Of a slot with which something is wrong.
+async fn run_faulty(
+    commits: &[(u64, &str)],
+    start: Start,
+    faults: Faults,
+) -> (Log, Report, Result<(), Error>) {
+    let stream = (Aggregation::None, ShardMap::even(1), 0);
+    run_on(commits, start, &[], None, stream, faults).await
 }
 
 /// The stream has these shards, is known as one of a single shard, and says so for a while when it is asked.
@@ -211,7 +274,18 @@ async fn run_with(
     start: Start,
     refuses: &[&str],
     opening: Option<Event>,
+    stream: (Aggregation, ShardMap, u32),
+) -> (Log, Report, Result<(), Error>) {
+    run_on(commits, start, refuses, opening, stream, Faults::default()).await
+}
+
+async fn run_on(
+    commits: &[(u64, &str)],
+    start: Start,
+    refuses: &[&str],
+    opening: Option<Event>,
     (aggregation, shards, behind): (Aggregation, ShardMap, u32),
+    faults: Faults,
 ) -> (Log, Report, Result<(), Error>) {
     let log = Log::default();
     let commits: Vec<_> = commits
@@ -226,6 +300,7 @@ async fn run_with(
             commits,
             flush,
             confirmed: start.confirmed,
+            faults,
         },
         stream: FakeStream {
             log: log.clone(),
@@ -245,6 +320,7 @@ async fn run_with(
         keyed: true,
         bytes_in_flight: 1 << 20,
         linger: Duration::ZERO,
+        markers: true,
     };
     let envelope = Envelope {
         form: Form::Wal2json(Wal2json),
@@ -259,15 +335,41 @@ async fn run_with(
     (log, report, outcome)
 }
 
-fn start(confirmed: u64, acknowledged: u64, proved: bool) -> Start {
-    let plugin = Plugin::TestDecoding;
+fn start(confirmed: u64, acknowledged: u64) -> Start {
     Start {
-        plugin,
+        plugin: Plugin::TestDecoding,
         confirmed: Lsn(confirmed * MIB),
         acknowledged: Lsn(acknowledged * MIB),
-        proved,
+        settled: Lsn(acknowledged * MIB),
+        inside: None,
+        expected: None,
+        promoted: false,
         stored: true,
     }
+}
+
+/// The same on another timeline than before.
+fn promoted(confirmed: u64, acknowledged: u64, expected: Option<Marker>) -> Start {
+    Start {
+        settled: Lsn(confirmed * MIB),
+        promoted: true,
+        expected,
+        ..start(confirmed, acknowledged)
+    }
+}
+
+/// A marker at an LSN, and its transaction in the log.
+fn marker(number: u64, mib: u64) -> (Marker, String) {
+    let nonce = format!("{number:016x}");
+    let content = format!("{MARKER}{}", Marker::content("s", number, &nonce));
+    let (lsn, flushed) = (Lsn(mib * MIB - 8), Lsn(mib * MIB));
+    let marker = Marker {
+        number,
+        nonce,
+        lsn,
+        flushed,
+    };
+    (marker, content)
 }
 
 /// Windows are 128 MiB at first, so these lie in several.
@@ -275,7 +377,7 @@ const BACKLOG: &[(u64, &str)] = &[(100, "a"), (200, "b"), (300, "c"), (400, "d")
 
 #[tokio::test]
 async fn the_slot_moves_after_the_checkpoint_and_that_after_the_stream() {
-    let (log, report, outcome) = run(BACKLOG, start(1, 1, true), &["public.b", "public.b", "public.d"]).await;
+    let (log, report, outcome) = run(BACKLOG, start(1, 1), &["public.b", "public.b", "public.d"]).await;
     outcome.unwrap();
     assert_eq!((report.changes, report.records, report.retried), (5, 5, 3));
     let (mut arrived, mut stored) = (Vec::new(), Lsn(MIB));
@@ -292,16 +394,16 @@ async fn the_slot_moves_after_the_checkpoint_and_that_after_the_stream() {
                 }
                 stored = to;
             }
-            Step::Asked => {}
+            Step::Asked | Step::Marked(_) => {}
             Step::Advanced(to) => assert!(to <= stored, "advanced to {to} with {stored} stored"),
         }
     }
-    assert_eq!(stored, Lsn(500 * MIB));
+    assert!(stored >= Lsn(500 * MIB));
 }
 
 #[tokio::test]
 async fn what_the_stream_surely_has_is_not_sent_again() {
-    let (log, report, outcome) = run(BACKLOG, start(1, 300, true), &[]).await;
+    let (log, report, outcome) = run(BACKLOG, start(1, 300), &[]).await;
     outcome.unwrap();
     assert_eq!(log.arrived(), ["public.d", "public.e"]);
     assert_eq!((report.changes, report.replayed), (2, 0));
@@ -309,7 +411,7 @@ async fn what_the_stream_surely_has_is_not_sent_again() {
 
 #[tokio::test]
 async fn after_a_promotion_everything_the_slot_still_gives_is_sent_again() {
-    let (log, report, outcome) = run(BACKLOG, start(1, 300, false), &[]).await;
+    let (log, report, outcome) = run(BACKLOG, promoted(1, 300, None), &[]).await;
     outcome.unwrap();
     assert_eq!(
         log.arrived(),
@@ -321,7 +423,7 @@ async fn after_a_promotion_everything_the_slot_still_gives_is_sent_again() {
 #[tokio::test]
 async fn an_undecodable_row_stops_the_drain_before_it_and_what_came_before_is_confirmed() {
     let backlog = [(100, "a"), (101, "b"), (102, "poison"), (103, "c")];
-    let (log, _, outcome) = run(&backlog, start(1, 1, true), &[]).await;
+    let (log, _, outcome) = run(&backlog, start(1, 1), &[]).await;
     assert_eq!(outcome.unwrap_err().name(), "Undecodable");
     assert_eq!(log.arrived(), ["public.a", "public.b"]);
     assert_eq!(log.steps().last(), Some(&Step::Advanced(Lsn(101 * MIB))));
@@ -331,7 +433,7 @@ async fn an_undecodable_row_stops_the_drain_before_it_and_what_came_before_is_co
 async fn a_gap_is_accepted_in_the_checkpoint_only_after_the_stream_was_told() {
     let start = Start {
         stored: false,
-        ..start(1, 1, true)
+        ..start(1, 1)
     };
     let position = crate::position::Position {
         commit_end: Lsn(MIB),
@@ -367,14 +469,8 @@ async fn what_landed_where_a_consumer_drops_it_is_sent_again() {
     let tables = ["a", "b", "c", "d", "e", "f", "g", "h"];
     let backlog: Vec<_> = (100..).zip(tables).collect();
     let kpl = Aggregation::Kpl { bytes: 1 << 16 };
-    let (log, report, outcome) = run_with(
-        &backlog,
-        start(99, 99, true),
-        &[],
-        None,
-        (kpl, ShardMap::even(3), 2),
-    )
-    .await;
+    let (log, report, outcome) =
+        run_with(&backlog, start(99, 99), &[], None, (kpl, ShardMap::even(3), 2)).await;
     outcome.unwrap();
     let mut arrived = log.arrived();
     arrived.sort();
@@ -386,7 +482,7 @@ async fn what_landed_where_a_consumer_drops_it_is_sent_again() {
 async fn a_single_event_is_right_in_whichever_shard_it_landed() {
     let (log, report, outcome) = run_with(
         BACKLOG,
-        start(1, 1, true),
+        start(1, 1),
         &[],
         None,
         (Aggregation::None, ShardMap::even(3), 2),
@@ -402,10 +498,130 @@ async fn when_all_has_arrived_nobody_waits_for_the_list_of_shards() {
     let one = [(100, "a")];
     for aggregation in [Aggregation::None, Aggregation::Kpl { bytes: 1 << 16 }] {
         let stream = (aggregation, ShardMap::even(64), u32::MAX);
-        let (log, report, outcome) = run_with(&one, start(99, 99, true), &[], None, stream).await;
+        let (log, report, outcome) = run_with(&one, start(99, 99), &[], None, stream).await;
         outcome.unwrap();
         assert_eq!((log.arrived().len(), report.stopped), (1, Stopped::Empty));
         let asked = log.steps().iter().filter(|step| **step == Step::Asked).count();
         assert!(asked <= 2, "asked {asked} times");
     }
+}
+
+#[tokio::test]
+async fn the_slot_never_moves_to_where_no_marker_lies_behind_it() {
+    let (log, _, outcome) = run(BACKLOG, start(1, 1), &[]).await;
+    outcome.unwrap();
+    let mut marked = Lsn::ZERO;
+    for step in log.steps() {
+        match step {
+            Step::Marked(lsn) => marked = lsn,
+            Step::Advanced(to) => assert!(
+                to < marked,
+                "advanced to {to}, and the last marker is at {marked}"
+            ),
+            _ => {}
+        }
+    }
+    assert!(marked > Lsn(500 * MIB));
+}
+
+/// The last commit before is at 250 MiB and the marker at 260, so what comes behind it is new.
+async fn with_marker(start: Start, blind_to: u64) -> (Log, Report, Result<(), Error>) {
+    let (_, content) = marker(7, 260);
+    let backlog = [
+        (100, "a"),
+        (250, "b"),
+        (260, content.as_str()),
+        (270, "c"),
+        (500, "d"),
+    ];
+    let faults = Faults {
+        blind_to: Lsn(blind_to * MIB),
+        ..Faults::default()
+    };
+    run_faulty(&backlog, start, faults).await
+}
+
+#[tokio::test]
+async fn a_marker_that_comes_is_not_delivered_and_all_goes_on() {
+    let expected = Some(marker(7, 260).0);
+    let start = Start {
+        expected,
+        ..start(1, 250)
+    };
+    let (log, _, outcome) = with_marker(start, 0).await;
+    outcome.unwrap();
+    assert_eq!(log.arrived(), ["public.c", "public.d"]);
+}
+
+#[tokio::test]
+async fn a_marker_that_does_not_come_stops_the_drain_and_nothing_moves() {
+    let expected = Some(marker(7, 260).0);
+    let same = Start {
+        expected: expected.clone(),
+        ..start(250, 250)
+    };
+    // With something behind the marker, and with nothing at all: an empty peek is no proof.
+    for (start, blind_to) in [
+        (same.clone(), 265),
+        (same, 501),
+        (promoted(1, 250, expected.clone()), 265),
+        (promoted(1, 250, expected), 501),
+    ] {
+        let (log, _, outcome) = with_marker(start, blind_to).await;
+        let error = outcome.unwrap_err();
+        assert_eq!(error.name(), "MarkerMissing");
+        assert_eq!(error.kind(), super::parts::Kind::Definite);
+        assert_eq!(log.steps(), []);
+    }
+}
+
+#[tokio::test]
+async fn after_a_promotion_what_lies_below_the_marker_is_not_sent_again() {
+    let (marker, content) = marker(7, 260);
+    let backlog = [
+        (100, "a"),
+        (250, "b"),
+        (260, content.as_str()),
+        (270, "c"),
+        (500, "d"),
+    ];
+    // The invocation before had come further than its marker, and died.
+    let (log, report, outcome) = run(&backlog, promoted(1, 270, Some(marker)), &[]).await;
+    outcome.unwrap();
+    assert_eq!(log.arrived(), ["public.c", "public.d"]);
+    // The second lies where the slot was moved to at once.
+    assert_eq!((report.skipped, report.replayed), (1, 1));
+}
+
+#[tokio::test]
+async fn a_marker_of_another_history_is_not_the_marker() {
+    let (expected, _) = marker(7, 260);
+    let other = format!("{MARKER}{}", Marker::content("s", 7, "another"));
+    let backlog = [(100, "a"), (260, other.as_str()), (270, "c")];
+    for start in [
+        promoted(1, 100, Some(expected.clone())),
+        Start {
+            expected: Some(expected),
+            ..start(1, 100)
+        },
+    ] {
+        let (_, _, outcome) = run(&backlog, start, &[]).await;
+        assert_eq!(outcome.unwrap_err().name(), "MarkerMissing");
+    }
+}
+
+#[tokio::test]
+async fn who_lost_the_lock_stores_nothing() {
+    let faults = Faults {
+        lost: true,
+        ..Faults::default()
+    };
+    let (log, _, outcome) = run_faulty(BACKLOG, start(1, 1), faults).await;
+    let error = outcome.unwrap_err();
+    assert_eq!(error.kind(), super::parts::Kind::Transient);
+    assert!(
+        !log.steps()
+            .iter()
+            .any(|step| matches!(step, Step::Stored(_) | Step::Advanced(_)))
+    );
 }

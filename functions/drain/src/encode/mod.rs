@@ -19,7 +19,7 @@ pub use debezium::{Debezium, DecimalMode, Modes, TimeMode};
 pub use definitions::Definitions;
 pub use dms::Dms;
 pub use key::{PartitionBy, hash};
-pub use progress::Progress;
+pub use progress::{Counts, Progress};
 pub use wal2json::Wal2json;
 
 use std::sync::Arc;
@@ -289,6 +289,21 @@ impl Envelope {
             Change::Message(_) => {
                 progress.next_message(lsn);
             }
+        }
+    }
+
+    /// What must be known of a transaction's beginning to go on in its middle: of its tables only where events tell their number.
+    pub fn counts(&self, progress: &Progress) -> Counts {
+        let by_table = match &self.form {
+            Form::Debezium(form) => form.transaction_metadata,
+            Form::Dms(_) | Form::Wal2json(_) => false,
+        };
+        match by_table {
+            true => progress.counts().clone(),
+            false => Counts {
+                events: progress.counts().events,
+                ..Counts::default()
+            },
         }
     }
 

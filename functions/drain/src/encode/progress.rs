@@ -1,7 +1,9 @@
 //! How far the open transaction has come: the positions and numbers of its events. They are counted from its beginning, also over what
 //! is not sent, so that an event gets the same ones every time.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
 
 use super::Transaction;
 use crate::change::Relation;
@@ -13,9 +15,17 @@ use crate::position::{Position, Positions};
 pub struct Progress {
     pub(super) transaction: Transaction,
     positions: Positions,
-    events: u64,
-    /// Events of each table, by schema and name.
-    tables: HashMap<String, HashMap<String, u64>>,
+    counts: Counts,
+}
+
+/// Events of a transaction that were counted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Of all tables, and messages.
+    pub events: u64,
+    /// Of each table, by schema and name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tables: BTreeMap<String, BTreeMap<String, u64>>,
 }
 
 /// Where an event stands.
@@ -46,16 +56,35 @@ impl Progress {
         Progress {
             transaction,
             positions: Positions::new(commit_end),
-            events: 0,
-            tables: HashMap::new(),
+            counts: Counts::default(),
         }
+    }
+
+    /// What was counted so far.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// What was counted up to here, when not all of the transaction was read.
+    pub fn resume(&mut self, counts: Counts) {
+        self.counts = counts;
+    }
+
+    /// The transaction.
+    pub fn transaction(&self) -> Transaction {
+        self.transaction
+    }
+
+    /// End of its commit record.
+    pub fn commit_end(&self) -> Lsn {
+        self.positions.commit_end()
     }
 
     /// The place of the next event, of a change that was logged at `lsn`.
     pub(super) fn next(&mut self, lsn: Lsn, relation: &Relation) -> Place {
-        let tables = match self.tables.get_mut(&relation.schema) {
+        let tables = match self.counts.tables.get_mut(&relation.schema) {
             Some(tables) => tables,
-            None => self.tables.entry(relation.schema.clone()).or_default(),
+            None => self.counts.tables.entry(relation.schema.clone()).or_default(),
         };
         let count = match tables.get_mut(&relation.name) {
             Some(count) => count,
@@ -71,10 +100,10 @@ impl Progress {
 
     /// The place of the next event, about no table.
     pub(super) fn next_message(&mut self, lsn: Lsn) -> Place {
-        self.events += 1;
+        self.counts.events += 1;
         Place {
             position: self.positions.next(lsn),
-            of_transaction: self.events,
+            of_transaction: self.counts.events,
             of_table: 0,
         }
     }

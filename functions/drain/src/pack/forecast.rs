@@ -332,7 +332,7 @@ mod tests {
 
     fn figures(events: impl IntoIterator<Item = (&'static str, usize)>) -> Figures {
         let mut forecast = Forecast::new(Instant::now(), &ShardMap::even(2), 1 << 20, 256 << 10, 32 << 20);
-        let mut ledger = Ledger::new(Lsn(0));
+        let mut ledger = Ledger::new(Lsn(0).into());
         let mut count = 0;
         for (key, size) in events {
             count += 1;

@@ -2,9 +2,10 @@
 
 use std::collections::VecDeque;
 
+use crate::checkpoint::{Inside, Reached};
 use crate::lsn::Lsn;
 
-/// Names a transaction in the ledger; ascending in commit order.
+/// Names a transaction in the ledger, or a section of a large one; ascending in commit order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct TransactionId(u64);
 
@@ -12,8 +13,16 @@ pub struct TransactionId(u64);
 struct Entry {
     /// Events that were opened and not yet acknowledged.
     outstanding: u64,
-    /// Set when the transaction was read to its end.
-    commit_end: Option<Lsn>,
+    /// Set when it was read to its end.
+    end: Option<End>,
+}
+
+#[derive(Debug)]
+enum End {
+    /// The transaction's.
+    Commit(Lsn),
+    /// A section's.
+    Section(Inside),
 }
 
 /// The transactions that are not acknowledged yet, in commit order.
@@ -21,16 +30,16 @@ struct Entry {
 pub struct Ledger {
     first: u64,
     entries: VecDeque<Entry>,
-    acknowledged: Lsn,
+    reached: Reached,
 }
 
 impl Ledger {
-    /// A ledger that starts where everything before `acknowledged` has arrived.
-    pub fn new(acknowledged: Lsn) -> Self {
+    /// A ledger that starts where everything up to `reached` has arrived.
+    pub fn new(reached: Reached) -> Self {
         Ledger {
             first: 0,
             entries: VecDeque::new(),
-            acknowledged,
+            reached,
         }
     }
 
@@ -38,7 +47,7 @@ impl Ledger {
     pub fn begin(&mut self) -> TransactionId {
         self.entries.push_back(Entry {
             outstanding: 0,
-            commit_end: None,
+            end: None,
         });
         TransactionId(self.first + self.entries.len() as u64 - 1)
     }
@@ -53,9 +62,26 @@ impl Ledger {
     /// The transaction was read to its end.
     pub fn commit(&mut self, id: TransactionId, commit_end: Lsn) {
         if let Some(entry) = self.entry(id) {
-            entry.commit_end = Some(commit_end);
+            entry.end = Some(End::Commit(commit_end));
         }
         self.settle();
+    }
+
+    /// The transaction was read up to a place inside of it. What follows belongs to the next section, whose name is returned.
+    pub fn section(&mut self, id: TransactionId, inside: Inside) -> TransactionId {
+        if let Some(entry) = self.entry(id) {
+            entry.end = Some(End::Section(inside));
+        }
+        let next = self.begin();
+        self.settle();
+        next
+    }
+
+    /// The last transaction that was begun is not to be counted after all; nothing was noted of it.
+    pub fn forget(&mut self, id: TransactionId) {
+        if id.0 + 1 == self.first + self.entries.len() as u64 {
+            self.entries.pop_back();
+        }
     }
 
     /// One event of the transaction has arrived.
@@ -67,11 +93,18 @@ impl Ledger {
         self.settle();
     }
 
-    /// The window ends inside a transaction, which will be read again from its beginning. To be called when nothing is
-    /// outstanding.
+    /// The window ends inside a transaction, which will be read again from where its last section ended. To be called when
+    /// nothing is outstanding.
     pub fn abandon(&mut self) {
         self.first += self.entries.len() as u64;
         self.entries.clear();
+    }
+
+    /// What was reached inside a transaction does not count: it is read from its beginning. To be called when nothing is
+    /// outstanding.
+    pub fn start_over(&mut self) {
+        self.abandon();
+        self.reached.inside = None;
     }
 
     /// A window was read completely: there is nothing of ours up to `end`. To be called when nothing is outstanding.
@@ -80,12 +113,26 @@ impl Ledger {
             self.entries.is_empty(),
             "a window that was read completely ends between transactions"
         );
-        self.acknowledged = self.acknowledged.max(end);
+        self.reach(end);
+    }
+
+    /// Up to where every event has arrived.
+    pub fn reached(&self) -> &Reached {
+        &self.reached
     }
 
     /// End of the last commit up to which every event has arrived.
     pub fn acknowledged(&self) -> Lsn {
-        self.acknowledged
+        self.reached.commit_end
+    }
+
+    fn reach(&mut self, commit_end: Lsn) {
+        let Reached {
+            commit_end: reached,
+            inside,
+        } = &mut self.reached;
+        *reached = commit_end.max(*reached);
+        inside.take_if(|inside| inside.commit_end <= *reached);
     }
 
     fn entry(&mut self, id: TransactionId) -> Option<&mut Entry> {
@@ -96,12 +143,25 @@ impl Ledger {
     fn settle(&mut self) {
         while let Some(Entry {
             outstanding: 0,
-            commit_end: Some(end),
+            end: Some(_),
         }) = self.entries.front()
         {
-            self.acknowledged = self.acknowledged.max(*end);
-            self.entries.pop_front();
             self.first += 1;
+            match self.entries.pop_front().and_then(|entry| entry.end) {
+                Some(End::Commit(end)) => self.reach(end),
+                // Of a transaction that is read again, sections end before where it stands.
+                Some(End::Section(inside)) => {
+                    let before = self
+                        .reached
+                        .inside
+                        .as_ref()
+                        .filter(|before| before.xid == inside.xid);
+                    if before.is_none_or(|before| before.rows < inside.rows) {
+                        self.reached.inside = Some(inside);
+                    }
+                }
+                None => {}
+            }
         }
     }
 }
@@ -113,7 +173,7 @@ mod tests {
 
     #[test]
     fn a_transaction_counts_when_it_and_all_before_it_have_arrived() {
-        let mut ledger = Ledger::new(Lsn(1));
+        let mut ledger = Ledger::new(Lsn(1).into());
         let (a, b) = (ledger.begin(), ledger.begin());
         ledger.add(a);
         ledger.add(b);
@@ -127,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_transaction_that_is_still_being_read_does_not_count() {
-        let mut ledger = Ledger::new(Lsn(1));
+        let mut ledger = Ledger::new(Lsn(1).into());
         let a = ledger.begin();
         ledger.add(a);
         ledger.acknowledge(a);
@@ -136,11 +196,58 @@ mod tests {
         assert_eq!(ledger.acknowledged(), Lsn(10));
     }
 
+    fn inside(rows: u64) -> Inside {
+        Inside {
+            xid: 7,
+            commit_end: Lsn(100),
+            commit_time: None,
+            lsn: Lsn(50),
+            rows_at_lsn: 1,
+            rows,
+            hash: String::new(),
+            counts: crate::encode::Counts::default(),
+        }
+    }
+
+    #[test]
+    fn a_section_counts_when_all_before_it_has_arrived_and_no_longer_once_its_transaction_has() {
+        let mut ledger = Ledger::new(Lsn(1).into());
+        let first = ledger.begin();
+        ledger.add(first);
+        let second = ledger.section(first, inside(10));
+        ledger.add(second);
+        let third = ledger.section(second, inside(20));
+        let rows = |ledger: &Ledger| ledger.reached().inside.as_ref().map(|inside| inside.rows);
+        ledger.acknowledge(second);
+        assert_eq!(rows(&ledger), None);
+        ledger.acknowledge(first);
+        assert_eq!((rows(&ledger), ledger.acknowledged()), (Some(20), Lsn(1)));
+        ledger.commit(third, Lsn(100));
+        assert_eq!((rows(&ledger), ledger.acknowledged()), (None, Lsn(100)));
+    }
+
+    #[test]
+    fn what_was_reached_inside_a_transaction_survives_its_being_read_again() {
+        let mut ledger = Ledger::new(Lsn(1).into());
+        let first = ledger.begin();
+        ledger.section(first, inside(10));
+        ledger.abandon();
+        let message = ledger.begin();
+        ledger.commit(message, Lsn(60));
+        assert_eq!(ledger.reached().inside, Some(inside(10)));
+        let forgotten = ledger.begin();
+        ledger.forget(forgotten);
+        ledger.examined(Lsn(99));
+        assert_eq!(ledger.reached().inside, Some(inside(10)));
+        ledger.examined(Lsn(100));
+        assert_eq!(ledger.reached().inside, None);
+    }
+
     proptest! {
         /// Whatever order acknowledgements come in, the ledger never runs ahead of an event that has not arrived.
         #[test]
         fn it_never_runs_ahead(sizes in prop::collection::vec(0usize..4, 1..20), seed: u64) {
-            let mut ledger = Ledger::new(Lsn(0));
+            let mut ledger = Ledger::new(Lsn(0).into());
             let mut open: Vec<(TransactionId, u64)> = Vec::new();
             for (n, size) in sizes.iter().enumerate() {
                 let id = ledger.begin();

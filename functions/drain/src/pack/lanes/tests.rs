@@ -15,7 +15,7 @@ const KPL: Aggregation = Aggregation::Kpl { bytes: 1000 };
 fn lanes(aggregation: Aggregation) -> (Lanes, Ledger, Instant) {
     (
         Lanes::new(aggregation, ShardMap::even(1)),
-        Ledger::new(Lsn(0)),
+        Ledger::new(Lsn(0).into()),
         Instant::now(),
     )
 }
@@ -101,7 +101,7 @@ fn a_refused_event_waits_and_holds_only_its_own_lane() {
 
 #[test]
 fn a_shard_that_throttles_pauses_and_the_others_go_on() {
-    let (mut ledger, now) = (Ledger::new(Lsn(0)), Instant::now());
+    let (mut ledger, now) = (Ledger::new(Lsn(0).into()), Instant::now());
     let mut lanes = Lanes::new(Aggregation::None, ShardMap::even(2));
     let keys: Vec<String> = (0..1000).map(|n| n.to_string()).collect();
     let shard = |key: &String| ShardMap::even(2).at(HashKey::of(key));
@@ -172,7 +172,7 @@ fn a_barrier_waits_for_all_before_it_and_holds_all_after_it() {
 
 #[test]
 fn an_aggregate_holds_the_keys_of_one_shard_up_to_its_size() {
-    let (mut ledger, now) = (Ledger::new(Lsn(0)), Instant::now());
+    let (mut ledger, now) = (Ledger::new(Lsn(0).into()), Instant::now());
     let mut lanes = Lanes::new(KPL, ShardMap::even(4));
     for n in 0..400 {
         lanes.push(parcel(&mut ledger, n, &format!("key {n}"), false));
@@ -215,7 +215,7 @@ fn an_event_at_the_size_of_an_aggregate_goes_alone_and_as_it_is() {
 
 #[test]
 fn what_waits_lines_up_anew_when_the_stream_is_resharded() {
-    let (mut ledger, now) = (Ledger::new(Lsn(0)), Instant::now());
+    let (mut ledger, now) = (Ledger::new(Lsn(0).into()), Instant::now());
     let mut lanes = Lanes::new(KPL, ShardMap::even(3));
     for n in 0..300 {
         lanes.push(parcel(&mut ledger, n, &format!("key {}", n % 50), false));
@@ -257,7 +257,7 @@ proptest! {
         seed: u64,
         aggregated: bool,
     ) {
-        let (mut ledger, mut now) = (Ledger::new(Lsn(0)), Instant::now());
+        let (mut ledger, mut now) = (Ledger::new(Lsn(0).into()), Instant::now());
         let mut lanes = Lanes::new(if aggregated { Aggregation::Kpl { bytes: 150 } } else { Aggregation::None }, ShardMap::even(3));
         let mut dice = fastrand::Rng::with_seed(seed);
         let mut roll = move || dice.u8(..);

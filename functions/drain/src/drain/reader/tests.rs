@@ -1,0 +1,212 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::encode::{Debezium, Form, Modes, Oversize, PartitionBy};
+use crate::pack::{Aggregation, ShardMap};
+
+struct TestRow(Lsn, String);
+
+impl Row for TestRow {
+    fn lsn(&self) -> Lsn {
+        self.0
+    }
+
+    fn data(&self) -> &[u8] {
+        self.1.as_bytes()
+    }
+}
+
+fn settings() -> Settings {
+    Settings {
+        slot: "s".into(),
+        plugin: crate::decode::Plugin::TestDecoding,
+        tables: Vec::new(),
+        record_bytes: 1 << 20,
+        aggregation: Aggregation::None,
+        shards: ShardMap::even(1),
+        keyed: true,
+        bytes_in_flight: 1 << 20,
+        linger: std::time::Duration::ZERO,
+        markers: true,
+    }
+}
+
+fn envelope() -> Envelope {
+    Envelope {
+        form: Form::Debezium(Debezium {
+            name: "n".into(),
+            database: "d".into(),
+            modes: Modes::default(),
+            tombstones: false,
+            transaction_metadata: true,
+        }),
+        partition_by: PartitionBy::Key,
+        oversize: Oversize::Fail,
+    }
+}
+
+fn past(inside: Option<Inside>) -> Past {
+    Past {
+        settled: Lsn(1),
+        acknowledged: Lsn(1),
+        inside,
+        expected: None,
+        upto: Lsn(u64::MAX),
+    }
+}
+
+const COMMIT_END: Lsn = Lsn(1 << 40);
+
+/// One transaction whose changes were logged at these LSNs, of two tables in turn; some change a key and make two events.
+fn transaction(lsns: &[u64]) -> Vec<TestRow> {
+    let change = |(n, lsn): (usize, &u64)| {
+        let table = ["t", "u"][n / 3 % 2];
+        let row = match n % 5 {
+            4 => format!(
+                "table public.{table}: UPDATE: old-key: id[integer]:{n} new-tuple: id[integer]:{} x[text]:'v'",
+                n + 1
+            ),
+            _ => format!("table public.{table}: INSERT: id[integer]:{n} x[text]:'{n}'"),
+        };
+        TestRow(Lsn(*lsn), row)
+    };
+    let begin = TestRow(Lsn(lsns[0]), "BEGIN 7".into());
+    let commit = TestRow(COMMIT_END, "COMMIT 7 (at 2026-11-22 23:50:33.999286+00)".into());
+    let changes = lsns.iter().enumerate().map(change);
+    std::iter::once(begin).chain(changes).chain([commit]).collect()
+}
+
+/// Reads at most `most` changes, and stops there: the events, up to where it came, and whether it failed.
+fn read(
+    rows: Vec<TestRow>,
+    inside: Option<Inside>,
+    most: usize,
+) -> (Vec<Event>, Option<Inside>, Result<(), Error>) {
+    let (settings, envelope) = (settings(), envelope());
+    let mut catalog = Catalog::default();
+    for table in ["t", "u"] {
+        let table_of = crate::catalog::Table {
+            key: vec!["id".into()],
+            primary: vec!["id".into()],
+            deferrable: false,
+            full: false,
+            columns: Vec::new(),
+        };
+        catalog.insert("public".into(), table.into(), table_of);
+    }
+    let reached = crate::checkpoint::Reached {
+        commit_end: Lsn(1),
+        inside: inside.clone(),
+    };
+    let mut ledger = Ledger::new(reached);
+    let (mut parcels, mut report) = (Vec::new(), Report::default());
+    let mut reader = Reader::new(&settings, &envelope, catalog, past(inside), 0);
+    for row in rows {
+        reader.take(row).unwrap();
+        while reader.has_rows() && report.changes < most as u64 {
+            let mut out = Output {
+                ledger: &mut ledger,
+                parcels: &mut parcels,
+                report: &mut report,
+            };
+            if let Err(error) = reader.next(&mut out) {
+                return (Vec::new(), None, Err(error));
+            }
+        }
+    }
+    reader.stop(&mut ledger);
+    for parcel in &parcels {
+        ledger.acknowledge(parcel.transaction);
+    }
+    let events = parcels.into_iter().map(|parcel| parcel.event).collect();
+    (events, ledger.reached().inside.clone(), Ok(()))
+}
+
+fn lsns(gaps: &[u64]) -> Vec<u64> {
+    let mut lsn = 100;
+    let mut next = |gap: &u64| {
+        lsn += gap;
+        lsn
+    };
+    gaps.iter().map(&mut next).collect()
+}
+
+proptest! {
+    /// Wherever invocations stop, together they make the events that one alone makes, whether or not the server leaves out what is
+    /// known.
+    #[test]
+    fn parts_of_a_transaction_are_the_whole(gaps in prop::collection::vec(0u64..3, 1..40), stops in prop::collection::vec(1usize..12, 0..6), left_out: bool) {
+        let lsns = lsns(&gaps);
+        let (whole, inside, _) = read(transaction(&lsns), None, usize::MAX);
+        prop_assert_eq!(inside, None);
+        let (mut parts, mut inside) = (Vec::new(), None::<Inside>);
+        for most in stops.into_iter().chain([usize::MAX]) {
+            let text = serde_json::to_string(&inside).unwrap();
+            inside = serde_json::from_str(&text).unwrap();
+            let known = |row: &TestRow| row.1.starts_with('t') && inside.as_ref().is_some_and(|inside| row.0 < inside.lsn);
+            let rows = transaction(&lsns).into_iter().filter(|row| !(left_out && known(row))).collect();
+            let finished = most == usize::MAX;
+            let (events, reached, outcome) = read(rows, inside.clone(), most);
+            outcome.unwrap();
+            parts.extend(events);
+            inside = reached;
+            if inside.is_none() || finished {
+                break;
+            }
+        }
+        prop_assert!(whole.len() >= lsns.len());
+        prop_assert_eq!(parts.len(), whole.len());
+        for (part, whole) in parts.iter().zip(&whole) {
+            prop_assert_eq!(part, whole);
+        }
+    }
+}
+
+#[test]
+fn a_transaction_whose_rows_are_not_what_they_were_begins_again() {
+    let lsns = lsns(&[1; 10]);
+    let (_, inside, _) = read(transaction(&lsns), None, 5);
+    let inside = inside.unwrap();
+    assert_eq!((inside.rows, inside.lsn), (5, Lsn(105)));
+    let changed = |change: &dyn Fn(&mut Inside)| {
+        let mut inside = inside.clone();
+        change(&mut inside);
+        read(transaction(&lsns), Some(inside), usize::MAX).2
+    };
+    changed(&|_| {}).unwrap();
+    let changes: [&dyn Fn(&mut Inside); 3] = [
+        &|inside| inside.hash = "0".repeat(32),
+        &|inside| inside.rows_at_lsn = 2,
+        &|inside| inside.lsn = Lsn(1 << 30),
+    ];
+    for change in changes {
+        let error = changed(change).unwrap_err();
+        assert_eq!(error.name(), "NotResumed", "{}", error.chain());
+    }
+}
+
+#[test]
+fn a_transaction_that_ends_beyond_what_may_be_read_is_left_for_later() {
+    let (settings, envelope) = (settings(), envelope());
+    let past = Past {
+        upto: Lsn(COMMIT_END.0 - 1),
+        ..past(None)
+    };
+    let mut ledger = Ledger::new(Lsn(1).into());
+    let (mut parcels, mut report) = (Vec::new(), Report::default());
+    let mut reader = Reader::new(&settings, &envelope, Catalog::default(), past, 0);
+    for row in transaction(&[100, 101]) {
+        reader.take(row).unwrap();
+        while reader.has_rows() {
+            let mut out = Output {
+                ledger: &mut ledger,
+                parcels: &mut parcels,
+                report: &mut report,
+            };
+            reader.next(&mut out).unwrap();
+        }
+    }
+    assert!(parcels.is_empty() && reader.is_beyond() && !reader.is_open());
+    ledger.examined(Lsn(COMMIT_END.0 - 1));
+    assert_eq!(ledger.acknowledged(), Lsn(COMMIT_END.0 - 1));
+}
