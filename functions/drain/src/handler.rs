@@ -64,7 +64,9 @@ impl App {
     pub async fn handle(&self, event: &Value, deadline: Instant) -> Result<Value, Error> {
         let action = Action::parse(event)?;
         let lifetime = deadline.saturating_duration_since(Instant::now());
-        let done = tokio::time::timeout(lifetime - lifetime / 100, self.act(action, deadline, lifetime));
+        // On the heap: what a drain holds over its awaits is large.
+        let act = Box::pin(self.act(action, deadline, lifetime));
+        let done = tokio::time::timeout(lifetime - lifetime / 100, act);
         done.await.unwrap_or(Err(Error::OutOfTime))
     }
 

@@ -92,7 +92,7 @@ fn read(
             full: false,
             columns: Vec::new(),
         };
-        catalog.insert("public".into(), table.into(), table_of);
+        catalog.insert("public", table, table_of);
     }
     let reached = crate::checkpoint::Reached {
         commit_end: Lsn(1),
