@@ -54,6 +54,9 @@ pub struct SlotState {
     /// From 16: whether it was invalidated on a standby.
     #[serde(default)]
     pub conflicting: Option<bool>,
+    /// From 17: whether standbys keep a copy that is good after their promotion.
+    #[serde(default)]
+    pub failover: Option<bool>,
 }
 
 /// From where, and how, to go on.

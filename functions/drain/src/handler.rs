@@ -1,5 +1,6 @@
 //! From an event to an action, and from its outcome to an answer.
 
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use aws_config::SdkConfig;
@@ -26,8 +27,9 @@ use crate::server::{self, Look};
 use crate::setup;
 use crate::slot::PgSlot;
 use crate::stream::{Facts, Kinesis};
+use crate::window::Pace;
 
-/// What lives as long as the sandbox: the AWS clients, and with the envelope the definitions of tables that were announced.
+/// What lives as long as the sandbox: the AWS clients, and with the envelope the definitions of tables that were announced, and how large windows may be.
 /// Connections to PostgreSQL do not survive a freeze, and are made anew.
 pub struct App {
     /// What the environment says.
@@ -36,6 +38,7 @@ pub struct App {
     stream: Kinesis,
     parameter: Parameter,
     ssm: aws_sdk_ssm::Client,
+    pace: Mutex<Pace>,
 }
 
 impl App {
@@ -54,6 +57,7 @@ impl App {
             stream,
             parameter,
             ssm,
+            pace: Mutex::default(),
         }
     }
 
@@ -135,6 +139,7 @@ impl App {
             slot,
             stream: self.stream.clone(),
             checkpoints: self.parameter.clone(),
+            pace: &self.pace,
         };
         let (mut report, slot, outcome) =
             drain(parts, &settings, envelope, &start, document, opening, budget).await;

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tokio_postgres::error::SqlState;
 
 use crate::checkpoint::{Checkpoint, VERSION};
-use crate::config::Config;
+use crate::config::{Config, StandbyAck};
 use crate::connect::{Connector, Session};
 use crate::continuity::{self, Server};
 use crate::decode::Plugin;
@@ -278,12 +278,18 @@ pub(crate) async fn status(context: &Context<'_>) -> Result<Value, Error> {
     let known = parameter.load().await?;
     let stream_status = stream.status().await;
     let oldest = server::oldest_transaction(connector, &session).await?;
+    let standbys = server::standbys(connector, &session).await?;
     let verdict = continuity::check(&config.slot, &server, state.as_ref(), known.as_ref(), None);
     let mut problems: Vec<String> = Vec::new();
     let mut plugin = None;
     match verdict {
         Ok(start) => plugin = Some(start.plugin),
         Err(error) => problems.push(Error::from(error).chain()),
+    }
+    if config.standby_ack == StandbyAck::Required
+        && let Err((why, _)) = standbys.acknowledged(true)
+    {
+        problems.push(format!("STANDBY_ACK=required, and {why}"));
     }
     if plugin == Some(Plugin::Pgoutput) {
         let missing = server::missing_publications(connector, &session, &config.publications).await?;
@@ -323,6 +329,11 @@ pub(crate) async fn status(context: &Context<'_>) -> Result<Value, Error> {
         "active_pid": state.as_ref().and_then(|state| state.active_pid),
         "checkpoint": known.as_ref().map(|known| known.commit_end.to_string()),
         "checkpoint_updated_at": known.as_ref().map(|known| known.updated_at.clone()),
+        "marker": known.as_ref().and_then(|known| known.marker.clone()),
+        "rows_of_next_transaction": known.as_ref().and_then(|known| known.progress.as_ref().map(|inside| inside.rows)),
+        "failover": state.as_ref().and_then(|state| state.failover),
+        "standbys": standbys.count,
+        "standby_flush_lsn": text(standbys.flushed),
         "lag_bytes": confirmed.map(|confirmed| server.flush.bytes_since(confirmed)),
         "retained_bytes": restart.map(|restart| server.flush.bytes_since(restart)),
         "oldest_transaction": oldest,

@@ -70,6 +70,12 @@ impl<'c> PgSlot<'c> {
         if server::server_of(connector, &control).await? != server::server_of(connector, &reader).await? {
             return Err(SlotError::TwoServers);
         }
+        // There text is bytes, and the server would refuse to send those that are not UTF-8, and with them all of the window.
+        if server.encoding == "SQL_ASCII" {
+            let raw = "set client_encoding to sql_ascii";
+            let set = reader.client.batch_execute(raw).await;
+            set.map_err(|error| connector.failed("setting up the session", error))?;
+        }
         let (options, newer) = options(plugin, server.version, publications, tables);
         Ok(PgSlot {
             connector,

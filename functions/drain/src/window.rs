@@ -27,10 +27,11 @@ pub struct Known {
 }
 
 /// Sizes windows by what the last ones cost.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {
     wal_bytes: u64,
     rows: i32,
+    timed_out: bool,
 }
 
 const WAL_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=4 << 30;
@@ -42,6 +43,7 @@ impl Default for Pace {
         Pace {
             wal_bytes: 128 << 20,
             rows: 100_000,
+            timed_out: false,
         }
     }
 }
@@ -56,19 +58,31 @@ impl Pace {
         }
     }
 
+    /// How long the server may take to decode a window, which it does before it sends the first row: at first half of the time that is
+    /// left, so that a smaller one can still be tried; once one was too slow, nearly all.
+    pub fn patience(&self, left: Duration) -> Duration {
+        match self.timed_out {
+            true => left * 9 / 10,
+            false => left / 2,
+        }
+    }
+
     /// Takes in what a window cost that was as large as this pace allows. The next should take a quarter of the time that
     /// is left, within half a second to thirty seconds; it grows and shrinks by four at most, since a cost seen once may be
     /// chance.
     pub fn learn(&mut self, took: Duration, left: Duration) {
+        self.timed_out = false;
         let target = (left / 4).clamp(Duration::from_millis(500), Duration::from_secs(30));
         let factor = (target.as_secs_f64() / took.as_secs_f64().max(0.001)).clamp(0.25, 4.0);
         self.scale(factor);
     }
 
-    /// A window did not fit into its time: tries a quarter. False when it is as small as it gets.
+    /// A window did not fit into its time: tries a sixteenth, since an invocation has time for few such attempts. False when it is as
+    /// small as it gets.
     pub fn shrink(&mut self) -> bool {
         let before = (self.wal_bytes, self.rows);
-        self.scale(0.25);
+        self.timed_out = true;
+        self.scale(1.0 / 16.0);
         before != (self.wal_bytes, self.rows)
     }
 
@@ -112,7 +126,14 @@ mod tests {
                 known: None
             }
         );
-        while pace.shrink() {}
+        let minute = Duration::from_secs(60);
+        assert_eq!(pace.patience(minute), minute / 2);
+        let mut shrunk = 0;
+        while pace.shrink() {
+            shrunk += 1;
+        }
+        assert_eq!(shrunk, 2);
+        assert_eq!(pace.patience(minute), minute * 9 / 10);
         assert_eq!(
             pace.window(Lsn(0), Lsn(u64::MAX)),
             Window {

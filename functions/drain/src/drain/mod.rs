@@ -12,6 +12,7 @@ mod sender;
 #[cfg(test)]
 mod tests;
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::budget::Budget;
@@ -80,13 +81,15 @@ pub struct Settings {
 
 /// What a drain works on.
 #[derive(Debug)]
-pub struct Parts<S, K, C> {
+pub struct Parts<'a, S, K, C> {
     /// The slot.
     pub slot: S,
     /// The stream.
     pub stream: K,
     /// The checkpoint's place.
     pub checkpoints: C,
+    /// How large windows may be, as the last invocations found.
+    pub pace: &'a Mutex<Pace>,
 }
 
 /// Drains until the slot is empty or the time is over. `opening` is sent, and acknowledged, before anything else.
@@ -94,7 +97,7 @@ pub struct Parts<S, K, C> {
 /// # Errors
 /// Whatever failed. What was acknowledged until then is stored and confirmed as far as whole transactions reach.
 pub async fn drain<S: Slot, K: Stream, C: Checkpoints>(
-    parts: Parts<S, K, C>,
+    parts: Parts<'_, S, K, C>,
     settings: &Settings,
     envelope: &Envelope,
     start: &Start,
@@ -118,6 +121,7 @@ pub async fn drain<S: Slot, K: Stream, C: Checkpoints>(
         start,
         budget,
         slot: parts.slot,
+        pace: parts.pace,
         sender: Sender::new(
             parts.stream,
             settings,
@@ -157,6 +161,7 @@ struct Drain<'a, S, K, C> {
     start: &'a Start,
     budget: Budget,
     slot: S,
+    pace: &'a Mutex<Pace>,
     sender: Sender<K>,
     keeper: Keeper<C>,
     /// The slot's `confirmed_flush_lsn`.
@@ -195,8 +200,6 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
         if self.start.promoted {
             self.prove().await?;
         }
-        let mut pace = Pace::default();
-        let mut hurried = false;
         loop {
             let left = self.budget.for_reading(Instant::now());
             if left < LEAST_TIME {
@@ -217,24 +220,20 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
                         xid: inside.xid,
                         before: inside.lsn,
                     }),
-                    ..pace.window(self.confirmed, readable)
+                    ..self.pace().window(self.confirmed, readable)
                 };
-                // The server decodes the whole window before it sends the first row. At first it gets half of the time for
-                // that, so that a smaller window can still be tried; then nearly all.
-                let patience = if hurried { left * 9 / 10 } else { left / 2 };
+                let patience = self.pace().patience(left);
                 let end = self.window(window, patience).await?;
                 self.report.lag_bytes = flush.bytes_since(self.confirmed);
                 match end {
                     End::Deadline => return self.out_of_time(),
-                    End::TooSlow if pace.shrink() => {
-                        hurried = true;
-                        continue;
-                    }
+                    End::TooSlow if self.pace().shrink() => continue,
                     End::TooSlow => return Err(self.too_slow()),
                     End::Whole if window.upto == readable => {}
                     End::Again => continue,
                     End::Whole | End::Full => {
-                        pace.learn(opened.elapsed(), self.budget.for_reading(Instant::now()));
+                        let left = self.budget.for_reading(Instant::now());
+                        self.pace().learn(opened.elapsed(), left);
                         continue;
                     }
                 }
@@ -257,6 +256,11 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
                 return Ok(());
             }
         }
+    }
+
+    fn pace(&self) -> MutexGuard<'_, Pace> {
+        // A panic elsewhere leaves nothing half done here.
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// There is no checkpoint yet, or the operator accepted a gap: says so in the stream, and stores one.

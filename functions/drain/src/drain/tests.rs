@@ -1,7 +1,7 @@
 //! The loop over a slot, a stream and a checkpoint of our own, for what a real server cannot be made to do on demand.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::parts::{
@@ -309,6 +309,7 @@ async fn run_on(
             behind: Arc::new(Mutex::new(behind)),
         },
         checkpoints: FakeCheckpoints(log.clone()),
+        pace: &Mutex::default(),
     };
     let settings = Settings {
         slot: "s".into(),
