@@ -5,7 +5,7 @@
 .NOTPARALLEL:
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help demo test check advisories build bench storm invoke plan deploy clean tools-rust tools-demo tools-consumers tools-check tools-build
+.PHONY: help demo test check advisories build bench storm huge invoke plan deploy clean tools-rust tools-demo tools-consumers tools-check tools-build
 
 # Last, so that a cargo of the user's choice wins.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -53,6 +53,10 @@ bench: tools-rust tools-demo ## a backlog drained beside pg_recvlogical, side by
 storm: tools-rust tools-demo ## 200,000 events through a stream that does everything wrong (SEEDS=100, FIRST_SEED=1)
 	cargo build --locked --workspace --bins
 	@target/debug/storm
+
+huge: tools-rust tools-demo ## one transaction of 1.1 GB through invocations of a minute (MEGABYTES, DEADLINE, MEMORY, PLUGIN, AGGREGATION)
+	cargo build --locked --workspace --bins
+	@target/debug/huge
 
 invoke: tools-check ## send EVENT (events/status.json) to the deployed function
 	$(SAM) remote invoke DrainFunction --event-file $(EVENT)

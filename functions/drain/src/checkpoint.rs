@@ -55,7 +55,7 @@ pub struct Inside {
     pub lsn: Lsn,
     /// How many rows with that `lsn` are in the stream.
     pub rows_at_lsn: u64,
-    /// How many rows of the transaction.
+    /// How many rows of the transaction. With none, only its end is known, which costs the server a decode of its own to tell.
     pub rows: u64,
     /// MD5 of the last row as the plugin wrote it, hexadecimal: the row must come again at its place.
     pub hash: String,
@@ -74,7 +74,8 @@ pub struct Reached {
 
 impl PartialOrd for Reached {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        let rows = |reached: &Self| reached.inside.as_ref().map_or(0, |inside| inside.rows);
+        // That its end is known is more than nothing.
+        let rows = |reached: &Self| reached.inside.as_ref().map(|inside| inside.rows);
         Some((self.commit_end, rows(self)).cmp(&(other.commit_end, rows(other))))
     }
 }

@@ -328,11 +328,8 @@ pub fn check(
         });
     }
     let promoted = known.timeline != server.timeline;
-    // By construction it lies behind what the slot confirmed. On the same timeline, one that lies before the checkpoint came already.
-    let expected = known.marker.clone().filter(|marker| match promoted {
-        true => marker.flushed > confirmed,
-        false => marker.lsn > checkpoint,
-    });
+    // By construction it lies behind what the slot confirmed, or touches it.
+    let expected = known.marker.clone().filter(|marker| marker.lsn >= confirmed);
     if let Some(marker) = expected.as_ref().filter(|marker| marker.lsn > server.flush) {
         return Err(Discontinuity::MarkerMissing {
             slot: name(),

@@ -1,5 +1,6 @@
 //! The checkpoint in SSM Parameter Store. There is no conditional put: that only one drainer writes is the lock's promise.
 
+use aws_config::retry::RetryConfig;
 use aws_sdk_ssm::Client;
 use aws_sdk_ssm::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ssm::types::ParameterType;
@@ -28,7 +29,11 @@ impl Checkpoints for Parameter {
             .name(&self.name)
             .value(text)
             .overwrite(true);
+        // Once: a second attempt could arrive after the store of whoever drains next.
+        let once = aws_sdk_ssm::config::Builder::new().retry_config(RetryConfig::disabled());
         put.r#type(ParameterType::String)
+            .customize()
+            .config_override(once)
             .send()
             .await
             .map(drop)

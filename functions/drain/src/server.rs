@@ -127,7 +127,8 @@ pub(crate) async fn standbys(connector: &Connector, session: &Session) -> Result
     let row = session
         .client
         .query_one(
-            "select count(r.pid), pg_has_role(current_user, 'pg_read_all_stats', 'usage'), max(r.flush_lsn),
+            "select count(r.pid), pg_has_role(current_user, 'pg_read_all_stats', 'usage'),
+                    max(r.flush_lsn) filter (where current_setting('synchronous_standby_names') = '' or r.sync_state <> 'async'),
                     current_setting('synchronous_standby_names') <> ''
              from pg_stat_replication r
              where coalesce(r.state, '') <> 'backup'
@@ -142,6 +143,32 @@ pub(crate) async fn standbys(connector: &Connector, session: &Session) -> Result
         flushed: row.get::<_, Option<PgLsn>>(2).map(|lsn| Lsn(lsn.into())),
         synchronous: row.get(3),
     })
+}
+
+/// From 17 on, up to where all standbys of `synchronized_standby_slots` have the log. Reading a failover slot waits for each of them, so
+/// one that is missing holds everything back. `None` where the server waits for none.
+///
+/// # Errors
+/// The query failed.
+pub(crate) async fn awaited_standbys(
+    connector: &Connector,
+    session: &Session,
+    slot: &str,
+) -> Result<Option<Lsn>, SlotError> {
+    let row = session
+        .client
+        .query_opt(
+            "select min(coalesce(s.restart_lsn, '0/0'))
+             from unnest(string_to_array(current_setting('synchronized_standby_slots', true), ',')) w(name)
+             left join pg_replication_slots s on s.slot_name = btrim(w.name, ' \"')
+             where btrim(w.name) <> ''
+               and (select to_jsonb(o) ->> 'failover' from pg_replication_slots o where o.slot_name = $1) = 'true'",
+            &[&slot],
+        )
+        .await
+        .map_err(|error| connector.failed("looking at synchronized_standby_slots", error))?;
+    let lsn = row.and_then(|row| row.get::<_, Option<PgLsn>>(0));
+    Ok(lsn.map(|lsn| Lsn(lsn.into())))
 }
 
 /// Writes a logical message in a transaction of its own, and waits for its commit as a transaction does that must not be lost.

@@ -70,6 +70,9 @@ impl<'c> PgSlot<'c> {
         if server::server_of(connector, &control).await? != server::server_of(connector, &reader).await? {
             return Err(SlotError::TwoServers);
         }
+        // Its rows wait while the stream is slow, and the server would end a connection that takes nothing for so long.
+        let unhurried = reader.client.batch_execute("set tcp_user_timeout = 0").await;
+        unhurried.map_err(|error| connector.failed("setting up the session", error))?;
         // There text is bytes, and the server would refuse to send those that are not UTF-8, and with them all of the window.
         if server.encoding == "SQL_ASCII" {
             let raw = "set client_encoding to sql_ascii";
@@ -292,6 +295,9 @@ impl Slot for PgSlot<'_> {
                 acknowledged.map_or(flush, |lsn| lsn.min(flush))
             }
         };
+        // The server itself waits for these, however long.
+        let awaited = server::awaited_standbys(self.connector, &self.control, &self.slot).await?;
+        let readable = awaited.map_or(readable, |lsn| lsn.min(readable));
         Ok(Reach {
             flush,
             readable,

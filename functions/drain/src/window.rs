@@ -31,7 +31,19 @@ pub struct Known {
 pub struct Pace {
     wal_bytes: u64,
     rows: i32,
-    timed_out: bool,
+    /// Whether a window needs most of an invocation's time.
+    patient: bool,
+}
+
+/// What to do about a window that did not fit into its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Try a smaller one.
+    Smaller,
+    /// Give it nearly all of an invocation's time.
+    Later,
+    /// It had that, and a smaller one would not help.
+    Never,
 }
 
 const WAL_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=4 << 30;
@@ -43,25 +55,27 @@ impl Default for Pace {
         Pace {
             wal_bytes: 128 << 20,
             rows: 100_000,
-            timed_out: false,
+            patient: false,
         }
     }
 }
 
 impl Pace {
-    /// The next window, from `confirmed` towards `flush`.
-    pub fn window(&self, confirmed: Lsn, flush: Lsn) -> Window {
+    /// The next window, from `confirmed` towards `readable`, of a slot that is decoded from `restart`. What is read again on the way to
+    /// it costs as much as what is new, so the window is at least as large.
+    pub fn window(&self, confirmed: Lsn, readable: Lsn, restart: Lsn) -> Window {
+        let again = confirmed.bytes_since(restart).min(*WAL_BYTES.end());
         Window {
-            upto: flush.min(confirmed.plus(self.wal_bytes)),
+            upto: readable.min(confirmed.plus(self.wal_bytes.max(again))),
             rows: self.rows,
             known: None,
         }
     }
 
-    /// How long the server may take to decode a window, which it does before it sends the first row: at first half of the time that is
-    /// left, so that a smaller one can still be tried; once one was too slow, nearly all.
+    /// How long the server may take to decode a window, which it does before it sends the first row: half of the time that is left, so
+    /// that a smaller one can still be tried, or where that was not enough, nearly all.
     pub fn patience(&self, left: Duration) -> Duration {
-        match self.timed_out {
+        match self.patient {
             true => left * 9 / 10,
             false => left / 2,
         }
@@ -71,19 +85,26 @@ impl Pace {
     /// is left, within half a second to thirty seconds; it grows and shrinks by four at most, since a cost seen once may be
     /// chance.
     pub fn learn(&mut self, took: Duration, left: Duration) {
-        self.timed_out = false;
+        self.patient = took > (took + left) / 3;
         let target = (left / 4).clamp(Duration::from_millis(500), Duration::from_secs(30));
         let factor = (target.as_secs_f64() / took.as_secs_f64().max(0.001)).clamp(0.25, 4.0);
         self.scale(factor);
     }
 
-    /// A window did not fit into its time: tries a sixteenth, since an invocation has time for few such attempts. False when it is as
-    /// small as it gets.
-    pub fn shrink(&mut self) -> bool {
+    /// A window did not fit into its time. A sixteenth of it may, since an invocation has time for few attempts, unless most of the
+    /// time goes into what is read again on the way to it.
+    pub fn too_slow(&mut self, window: Window, confirmed: Lsn, restart: Lsn) -> Next {
+        let (new, again) = (window.upto.bytes_since(confirmed), confirmed.bytes_since(restart));
         let before = (self.wal_bytes, self.rows);
-        self.timed_out = true;
-        self.scale(1.0 / 16.0);
-        before != (self.wal_bytes, self.rows)
+        if new > again {
+            self.scale(1.0 / 16.0);
+        }
+        let smaller = before != (self.wal_bytes, self.rows);
+        match (smaller, std::mem::replace(&mut self.patient, true)) {
+            (true, _) => Next::Smaller,
+            (false, false) => Next::Later,
+            (false, true) => Next::Never,
+        }
     }
 
     fn scale(&mut self, factor: f64) {
@@ -98,49 +119,60 @@ impl Pace {
 mod tests {
     use super::*;
 
+    const MINUTE: Duration = Duration::from_secs(60);
+    const END: Lsn = Lsn(u64::MAX);
+
+    /// How large a window is where nothing is read again.
+    fn size(pace: &Pace) -> (u64, i32) {
+        let window = pace.window(Lsn(0), END, Lsn(0));
+        (window.upto.0, window.rows)
+    }
+
     #[test]
-    fn a_window_never_reaches_beyond_the_flush_position() {
+    fn a_window_never_reaches_beyond_what_may_be_read() {
         let pace = Pace::default();
-        assert_eq!(pace.window(Lsn(100), Lsn(200)).upto, Lsn(200));
-        assert_eq!(pace.window(Lsn(100), Lsn(u64::MAX)).upto, Lsn(100 + (128 << 20)));
+        assert_eq!(pace.window(Lsn(100), Lsn(200), Lsn(100)).upto, Lsn(200));
+        assert_eq!(pace.window(Lsn(100), END, Lsn(100)).upto, Lsn(100 + (128 << 20)));
+    }
+
+    #[test]
+    fn a_window_is_at_least_as_large_as_what_is_read_again_for_it() {
+        let pace = Pace::default();
+        assert_eq!(pace.window(Lsn(1 << 30), END, Lsn(0)).upto, Lsn(2 << 30));
+        assert_eq!(
+            pace.window(Lsn(1 << 40), END, Lsn(0)).upto,
+            Lsn((1 << 40) + (4 << 30))
+        );
     }
 
     #[test]
     fn windows_grow_while_they_are_quick_and_shrink_when_they_are_not() {
         let mut pace = Pace::default();
-        pace.learn(Duration::from_millis(10), Duration::from_secs(60));
-        assert_eq!(
-            pace.window(Lsn(0), Lsn(u64::MAX)),
-            Window {
-                upto: Lsn(512 << 20),
-                rows: 400_000,
-                known: None
-            }
-        );
-        pace.learn(Duration::from_secs(60), Duration::from_secs(4));
-        assert_eq!(
-            pace.window(Lsn(0), Lsn(u64::MAX)),
-            Window {
-                upto: Lsn(128 << 20),
-                rows: 100_000,
-                known: None
-            }
-        );
-        let minute = Duration::from_secs(60);
-        assert_eq!(pace.patience(minute), minute / 2);
-        let mut shrunk = 0;
-        while pace.shrink() {
-            shrunk += 1;
-        }
-        assert_eq!(shrunk, 2);
-        assert_eq!(pace.patience(minute), minute * 9 / 10);
-        assert_eq!(
-            pace.window(Lsn(0), Lsn(u64::MAX)),
-            Window {
-                upto: Lsn(1 << 20),
-                rows: 1000,
-                known: None
-            }
-        );
+        pace.learn(Duration::from_millis(10), MINUTE);
+        assert_eq!(size(&pace), (512 << 20, 400_000));
+        assert_eq!(pace.patience(MINUTE), MINUTE / 2);
+        pace.learn(MINUTE, Duration::from_secs(4));
+        assert_eq!(size(&pace), (128 << 20, 100_000));
+        assert_eq!(pace.patience(MINUTE), MINUTE * 9 / 10);
+    }
+
+    #[test]
+    fn a_window_that_is_too_slow_becomes_smaller_until_nothing_helps() {
+        let mut pace = Pace::default();
+        let too_slow = |pace: &mut Pace| pace.too_slow(pace.window(Lsn(0), END, Lsn(0)), Lsn(0), Lsn(0));
+        assert_eq!(too_slow(&mut pace), Next::Smaller);
+        assert_eq!(size(&pace), (8 << 20, 6250));
+        assert_eq!(too_slow(&mut pace), Next::Smaller);
+        assert_eq!(size(&pace), (1 << 20, 1000));
+        assert_eq!(too_slow(&mut pace), Next::Never);
+    }
+
+    #[test]
+    fn where_most_is_read_again_a_window_gets_more_time_and_not_less_log() {
+        let (mut pace, confirmed) = (Pace::default(), Lsn(1 << 30));
+        let window = pace.window(confirmed, confirmed.plus(1 << 20), Lsn(0));
+        assert_eq!(pace.too_slow(window, confirmed, Lsn(0)), Next::Later);
+        assert_eq!(pace.window(confirmed, confirmed.plus(1 << 20), Lsn(0)), window);
+        assert_eq!(pace.too_slow(window, confirmed, Lsn(0)), Next::Never);
     }
 }

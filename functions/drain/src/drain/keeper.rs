@@ -14,6 +14,9 @@ use super::parts::{CheckpointError, Checkpoints, Kind};
 /// SSM takes about three stores a second, for all of an account's functions.
 const PACE: Duration = Duration::from_secs(1);
 
+/// How long a store that was started may still take at the end.
+const LAST: Duration = Duration::from_millis(500);
+
 pub(super) struct Keeper<C> {
     checkpoints: C,
     document: Checkpoint,
@@ -24,6 +27,14 @@ pub(super) struct Keeper<C> {
     running: Option<(Reached, JoinHandle<Result<(), CheckpointError>>)>,
     last: Instant,
     closed: bool,
+}
+
+impl<C> Drop for Keeper<C> {
+    fn drop(&mut self) {
+        if let Some((_, store)) = &self.running {
+            store.abort();
+        }
+    }
 }
 
 impl<C: Checkpoints> Keeper<C> {
@@ -40,9 +51,21 @@ impl<C: Checkpoints> Keeper<C> {
         }
     }
 
-    /// Nothing more is stored along the way.
-    pub(super) fn close(&mut self) {
+    /// Nothing more is stored along the way. A store that is running ends here, one way or the other: it must not arrive after those of
+    /// the next invocation.
+    pub(super) async fn close(&mut self) {
         self.closed = true;
+        if tokio::time::timeout(LAST, self.settle()).await.is_err()
+            && let Some((_, store)) = self.running.take()
+        {
+            store.abort();
+        }
+    }
+
+    /// What is stored reaches further than what can be known to be acknowledged.
+    pub(super) fn set_back(&mut self, reached: Reached) {
+        self.stored = Some(reached);
+        self.marked = false;
     }
 
     pub(super) fn stored(&self) -> Option<&Reached> {

@@ -5,6 +5,7 @@
 mod keeper;
 pub mod parts;
 pub mod plan;
+mod proof;
 mod reader;
 mod rekeyed;
 pub mod report;
@@ -17,20 +18,20 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::budget::Budget;
 use crate::catalog::Catalog;
-use crate::change::{Change, Item};
 use crate::checkpoint::{Checkpoint, Reached};
 use crate::config::TablePattern;
-use crate::continuity::{Discontinuity, Start};
-use crate::decode::{Decoder, Plugin};
+use crate::continuity::Start;
+use crate::decode::Plugin;
 use crate::encode::{Envelope, Event};
 use crate::error::Error;
 use crate::lsn::Lsn;
-use crate::marker::{self, Marker};
+use crate::marker::Marker;
 use crate::pack::{Aggregation, Limits, Parcel, ShardMap};
-use crate::window::{Known, Pace, Window};
+use crate::window::{Known, Next, Pace, Window};
 
 use keeper::Keeper;
-use parts::{Checkpoints, Emitted, Reach, Row, Rows, Slot, SlotError, Stream, StreamError};
+use parts::{Checkpoints, Reach, Row, Rows, Slot, SlotError, Stream, StreamError};
+use proof::Markers;
 use reader::{HOLD_BYTES, Output, Past, Reader, Wants};
 use report::{Report, Stopped};
 use sender::Sender;
@@ -114,7 +115,13 @@ pub async fn drain<S: Slot, K: Stream, C: Checkpoints>(
         to: start.acknowledged,
         ..Report::default()
     };
-    let marker = document.marker.as_ref().map_or(0, |marker| marker.number);
+    let number = document.marker.as_ref().map_or(0, |marker| marker.number);
+    // Nothing that is settled need be read, unless the marker lies in it.
+    let free = |marker: &Marker| marker.lsn >= start.settled;
+    let from = match &start.expected {
+        Some(marker) if !free(marker) => start.confirmed,
+        _ => start.settled,
+    };
     let mut drain = Drain {
         settings,
         envelope,
@@ -126,7 +133,7 @@ pub async fn drain<S: Slot, K: Stream, C: Checkpoints>(
             parts.stream,
             settings,
             Reached {
-                commit_end: start.settled,
+                commit_end: from,
                 inside: start.inside.clone(),
             },
             budget.stop_sending(),
@@ -141,12 +148,15 @@ pub async fn drain<S: Slot, K: Stream, C: Checkpoints>(
         ),
         confirmed: start.confirmed,
         settled: start.settled,
-        expected: start.expected.clone(),
-        marker,
-        markers: true,
+        markers: Markers {
+            number,
+            ahead: start.expected.clone(),
+            ..Markers::default()
+        },
         report,
     };
     let outcome = drain.run(began, opening).await;
+    drain.keeper.close().await;
     drain.report.to = drain
         .keeper
         .stored()
@@ -168,12 +178,7 @@ struct Drain<'a, S, K, C> {
     confirmed: Lsn,
     /// See [`Start::settled`].
     settled: Lsn,
-    /// The marker that the slot has to give next.
-    expected: Option<Marker>,
-    /// The number of the last marker.
-    marker: u64,
-    /// Whether the server takes markers, as far as is known.
-    markers: bool,
+    markers: Markers,
     report: Report,
 }
 
@@ -205,32 +210,48 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
             if left < LEAST_TIME {
                 return self.out_of_time();
             }
+            let opened = Instant::now();
+            let (reach, window) = self.next_window().await?;
             let Reach {
                 flush,
                 readable,
                 restart,
-            } = self.slot.reach().await?;
-            self.report.lag_bytes = flush.bytes_since(self.confirmed);
-            self.report.held_bytes = flush.bytes_since(readable.max(self.confirmed));
-            let opened = Instant::now();
-            if readable > self.confirmed {
+            } = reach;
+            self.report_lag(reach);
+            if window.upto > self.confirmed {
+                let before = self.confirmed;
                 let inside = self.sender.ledger.reached().inside.as_ref();
-                let window = Window {
-                    known: inside.map(|inside| Known {
-                        xid: inside.xid,
-                        before: inside.lsn,
-                    }),
-                    ..self.pace().window(self.confirmed, readable)
+                let known = inside.map(|inside| Known {
+                    xid: inside.xid,
+                    before: inside.lsn,
+                });
+                // The server counts the rows that it leaves out, and we cannot: the log alone bounds such a window. No window makes its
+                // transaction smaller, so it gets nearly all of the time.
+                let (window, patience) = match known {
+                    Some(_) => (
+                        Window {
+                            rows: i32::MAX,
+                            known,
+                            ..window
+                        },
+                        left * 9 / 10,
+                    ),
+                    None => (window, self.pace().patience(left)),
                 };
-                let patience = self.pace().patience(left);
-                let end = self.window(window, patience).await?;
-                self.report.lag_bytes = flush.bytes_since(self.confirmed);
+                let end = self.window(window, readable, patience).await?;
+                self.report_lag(reach);
                 match end {
                     End::Deadline => return self.out_of_time(),
-                    End::TooSlow if self.pace().shrink() => continue,
-                    End::TooSlow => return Err(self.too_slow()),
-                    End::Whole if window.upto == readable => {}
+                    End::TooSlow => {
+                        let next = self.pace().too_slow(window, before, restart);
+                        match next {
+                            Next::Smaller => continue,
+                            Next::Later => return self.out_of_time(),
+                            Next::Never => return Err(self.too_slow()),
+                        }
+                    }
                     End::Again => continue,
+                    End::Whole if window.upto == readable || self.is_touched(window) => {}
                     End::Whole | End::Full => {
                         let left = self.budget.for_reading(Instant::now());
                         self.pace().learn(opened.elapsed(), left);
@@ -249,13 +270,25 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
             // Another peek must be worth what it reads again: a twentieth of it, at least.
             let reach = self.slot.reach().await?;
             let news = reach.readable.bytes_since(self.confirmed);
-            self.report.lag_bytes = reach.flush.bytes_since(self.confirmed);
-            self.report.held_bytes = reach.flush.bytes_since(reach.readable.max(self.confirmed));
+            self.report_lag(reach);
             if news <= TIP_BYTES.max(flush.bytes_since(restart) / 20) {
                 self.report.stopped = Stopped::Empty;
                 return Ok(());
             }
         }
+    }
+
+    /// Whether a window ends where the last marker lies, which was where the log ended.
+    fn is_touched(&self, window: Window) -> bool {
+        self.markers
+            .ahead
+            .as_ref()
+            .is_some_and(|ahead| ahead.lsn == window.upto)
+    }
+
+    fn report_lag(&mut self, reach: Reach) {
+        self.report.lag_bytes = reach.flush.bytes_since(self.confirmed);
+        self.report.held_bytes = reach.flush.bytes_since(reach.readable.max(self.confirmed));
     }
 
     fn pace(&self) -> MutexGuard<'_, Pace> {
@@ -287,110 +320,9 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
             .await
     }
 
-    /// After a promotion: looks for the last marker. The one that comes back proves that the history before it is the one that was
-    /// drained, so that only what lies behind it need be sent again.
-    ///
-    /// # Errors
-    /// It does not come back.
-    async fn prove(&mut self) -> Result<(), Error> {
-        let Some(expected) = &self.expected else {
-            tracing::warn!(slot = self.settings.slot, from = %self.start.confirmed, to = %self.start.acknowledged,
-                "the timeline changed, and no marker tells whether history did: what the slot gives again is sent again, with the same positions");
-            return Ok(());
-        };
-        let upto = expected.flushed.min(self.slot.reach().await?.flush);
-        let window = Window {
-            upto,
-            rows: i32::MAX,
-            known: None,
-        };
-        let time = self.budget.for_reading(Instant::now());
-        let rows = self.slot.find(window, &expected.nonce, time).await?;
-        // The message stands alone: neither a table nor a row before it is needed to read it.
-        let mut decoder = Decoder::new(self.settings.plugin);
-        let catalog = Catalog::default();
-        let found = rows.iter().any(|(lsn, data)| {
-            let item = decoder.decode(&catalog, *lsn, data);
-            matches!(item, Ok(Item::Change(Change::Message(message))) if expected.is(&self.settings.slot, &message))
-        });
-        if !found {
-            return Err(self.missing(expected));
-        }
-        self.settled = self
-            .start
-            .acknowledged
-            .min(expected.lsn)
-            .max(self.start.confirmed);
-        tracing::info!(slot = self.settings.slot, marker = expected.number, at = %expected.lsn, settled = %self.settled,
-            "the timeline changed, and the marker came back: what was sent before it is skipped");
-        self.sender.ledger.examined(self.settled);
-        self.expected = None;
-        Ok(())
-    }
-
-    fn missing(&self, marker: &Marker) -> Error {
-        Error::from(Discontinuity::MarkerMissing {
-            slot: self.settings.slot.clone(),
-            number: marker.number,
-            marker: marker.lsn,
-            acknowledged: self.start.acknowledged,
-        })
-    }
-
-    /// Lays the next marker, behind everything that is confirmed now. A server that does not take it, or a standby that does not
-    /// acknowledge it in time, costs the proof and not the drain.
-    async fn lay_marker(&mut self) {
-        if !self.settings.markers {
-            return self.keeper.mark(None);
-        }
-        // One that has not come back yet lies behind what is confirmed now, too.
-        if self.expected.is_some() {
-            return;
-        }
-        if !self.markers {
-            return self.keeper.mark(None);
-        }
-        self.marker += 1;
-        let number = self.marker;
-        let nonce = format!("{:016x}", fastrand::u64(..));
-        let content = Marker::content(&self.settings.slot, number, &nonce);
-        let left = self
-            .budget
-            .stop_confirming()
-            .saturating_duration_since(Instant::now());
-        let emitted = tokio::time::timeout(
-            MARKER_TIME.min(left / 3),
-            self.slot.emit(marker::PREFIX, &content),
-        );
-        let problem: Box<dyn std::error::Error> = match emitted.await {
-            Ok(Ok(Emitted { lsn, flushed })) => {
-                let marker = Marker {
-                    number,
-                    nonce,
-                    lsn,
-                    flushed,
-                };
-                self.expected = Some(marker.clone());
-                return self.keeper.mark(Some(marker));
-            }
-            Ok(Err(error)) => error.into(),
-            Err(late) => {
-                self.slot.give_up().await;
-                late.into()
-            }
-        };
-        self.markers = false;
-        self.keeper.mark(None);
-        tracing::warn!(
-            slot = self.settings.slot,
-            number,
-            error = %problem,
-            "the marker was not committed; until the next one nothing but its position tells whether the slot lost its place"
-        );
-    }
-
     /// Reads one window, sends it, and confirms what has arrived. The server gets `patience` to decode it.
-    async fn window(&mut self, window: Window, patience: Duration) -> Result<End, Error> {
+    /// Transactions that end behind `readable` are left for later.
+    async fn window(&mut self, window: Window, readable: Lsn, patience: Duration) -> Result<End, Error> {
         let now = now();
         self.report.peeks += 1;
         let time = self.budget.for_reading(Instant::now());
@@ -412,8 +344,8 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
             settled: self.settled,
             acknowledged: self.start.acknowledged,
             inside: self.sender.ledger.reached().inside.clone(),
-            expected: self.expected.take(),
-            upto: window.upto,
+            expected: self.markers.expected.take(),
+            upto: readable,
         };
         let mut reader = Reader::new(self.settings, self.envelope, catalog, past, now);
         let (read, mut failure) = match self.read(window, &mut rows, &mut reader).await {
@@ -423,7 +355,8 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
         if failure.is_none() {
             reader.stop(&mut self.sender.ledger);
         }
-        self.expected = reader.expected();
+        self.markers.expected = reader.expected();
+        let beyond = reader.is_beyond();
         // The connection can only be told something else once nobody waits for its rows.
         drop(rows);
         if !matches!(read, Read::Whole | Read::Full) {
@@ -434,25 +367,32 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
         failure = failure.or(sent.err());
         if all && failure.is_none() {
             match read {
-                Read::Whole => self.sender.ledger.examined(window.upto),
-                Read::Full => {}
+                // What was left for later may begin before the window's end.
+                Read::Whole if !beyond => self.sender.ledger.examined(window.upto),
+                Read::Whole | Read::Full => {}
                 // The open transaction goes on where its last section ended.
                 Read::TooSlow | Read::Stopped => self.sender.ledger.abandon(),
             }
         }
-        if let (Read::Whole, None, Some(expected)) = (read, &failure, &self.expected)
+        if let (Read::Whole, false, None, Some(expected)) = (read, beyond, &failure, &self.markers.expected)
             && expected.flushed <= window.upto
         {
-            return Err(self.missing(expected));
+            failure = Some(self.missing(expected));
+        }
+        // Nothing moves once history is known to be another.
+        if let Some(Error::Discontinuity(_)) = &failure {
+            return failure.map_or(Ok(End::Deadline), Err);
         }
         let confirmed = self.confirm().await;
         if let Some(Error::NotResumed { .. }) = &failure {
+            confirmed?;
             tracing::warn!(
                 slot = self.settings.slot,
                 "{}",
                 failure.map(|failure| failure.chain()).unwrap_or_default()
             );
             self.sender.ledger.start_over();
+            self.keeper.set_back(self.sender.ledger.reached().clone());
             return Ok(End::Again);
         }
         if let Some(failure) = failure {
@@ -521,8 +461,14 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
                     if reader.take(row)? == Wants::LargeCommits {
                         let asked = self.slot.large_commits(window, HOLD_BYTES / 2);
                         match tokio::time::timeout_at(self.budget.stop_reading().into(), asked).await {
-                            Ok(commits) => reader.large_commits(commits?)?,
-                            Err(_) => return Ok(Read::Stopped),
+                            Ok(commits) => {
+                                reader.large_commits(commits?)?;
+                                reader.stop(&mut self.sender.ledger);
+                            }
+                            Err(_) => {
+                                let _ = tokio::time::timeout(Duration::from_secs(1), self.slot.give_up()).await;
+                                return Ok(Read::Stopped);
+                            }
                         }
                     }
                 }
@@ -558,7 +504,7 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
                     if let Err(error) = self.store_along_the_way().await {
                         // What is under way arrives all the same, but nobody may tell.
                         result = result.and(Err(error));
-                        self.keeper.close();
+                        self.keeper.close().await;
                     }
                 }
                 () = until(retry), if retry.is_some() => self.sender.send(false),
@@ -581,7 +527,8 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
         let acknowledged = reached.commit_end;
         let end = self.budget.stop_confirming();
         if acknowledged > self.confirmed {
-            self.lay_marker().await;
+            let marker = self.markers.next().filter(|marker| marker.lsn >= acknowledged);
+            self.keeper.mark(marker.cloned());
         }
         self.slot.holds().await?;
         self.keeper.store(&reached, end).await?;

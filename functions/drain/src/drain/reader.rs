@@ -260,8 +260,10 @@ impl<'a, R: Row> Reader<'a, R> {
     /// Where the open transaction ends decides what becomes of it.
     fn commit_known(&mut self, lsn: Lsn, commit_end: Lsn, commit_time: Option<i64>) -> Result<(), Error> {
         // Transactions come in the order of their commits.
-        if let Some(marker) = self.past.expected.take_if(|marker| marker.flushed < commit_end) {
-            return Err(self.missing(&marker));
+        if let Some(marker) = &self.past.expected
+            && marker.flushed < commit_end
+        {
+            return Err(self.missing(marker));
         }
         let Some(open) = &mut self.open else {
             return Err(self.out_of_place(lsn));
@@ -329,7 +331,6 @@ impl<'a, R: Row> Reader<'a, R> {
             Item::Change(Change::Message(message)) if message.prefix == PREFIX => {
                 let slot = &self.settings.slot;
                 self.past.expected.take_if(|marker| marker.is(slot, &message));
-                self.count(lsn, data)?;
             }
             Item::Change(change) => {
                 self.count(lsn, data)?;
@@ -341,6 +342,7 @@ impl<'a, R: Row> Reader<'a, R> {
                     return Err(self.out_of_place(lsn));
                 }
                 if lsn > self.past.upto {
+                    self.beyond = true;
                     return Ok(());
                 }
                 let id = out.ledger.begin();
@@ -446,9 +448,10 @@ impl<'a, R: Row> Reader<'a, R> {
         let Some(progress) = &open.progress else {
             return;
         };
-        if open.skip || open.beyond || open.resumed.is_some() || open.rows.count == 0 {
+        if open.skip || open.beyond || open.resumed.is_some() {
             return;
         }
+        open.rows.bytes = 0;
         let counts = self.envelope.counts(progress);
         // A checkpoint has 4 KB. Where so many tables are counted, the transaction must pass in one go.
         if counts.tables.values().map(|tables| tables.len()).sum::<usize>() > MOST_TABLES {
@@ -464,7 +467,6 @@ impl<'a, R: Row> Reader<'a, R> {
             hash: md5(&self.last),
             counts,
         };
-        open.rows.bytes = 0;
         open.id = ledger.section(open.id, inside);
     }
     fn send(&mut self, id: TransactionId, out: &mut Output<'_>) -> Result<(), Error> {

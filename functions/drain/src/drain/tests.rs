@@ -66,6 +66,8 @@ struct Faults {
     blind_to: Lsn,
     /// Its lock was given to another.
     lost: bool,
+    /// Up to where a standby has the log.
+    readable: Option<Lsn>,
 }
 
 /// What a marker's transaction is told by in place of a table.
@@ -103,7 +105,7 @@ impl Slot for FakeSlot {
     async fn reach(&mut self) -> Result<Reach, SlotError> {
         Ok(Reach {
             flush: self.flush,
-            readable: self.flush,
+            readable: self.faults.readable.unwrap_or(self.flush),
             restart: Lsn::ZERO,
         })
     }
@@ -114,7 +116,8 @@ impl Slot for FakeSlot {
 
     async fn peek(&mut self, window: Window, _: Duration) -> Result<FakeRows, SlotError> {
         let from = self.confirmed.max(self.faults.blind_to);
-        let wanted = |(end, _): &&(Lsn, String)| *end > from && end.0 - 8 < window.upto.0;
+        // A commit record of eight bytes; by its start the server decides.
+        let wanted = |(end, _): &&(Lsn, String)| (from.0..window.upto.0).contains(&(end.0 - 8));
         let rows = self.commits.iter().filter(wanted).flat_map(|(end, table)| {
             let change = match table.as_str() {
                 "poison" => "UPSERT".to_owned(),
@@ -516,7 +519,7 @@ async fn the_slot_never_moves_to_where_no_marker_lies_behind_it() {
         match step {
             Step::Marked(lsn) => marked = lsn,
             Step::Advanced(to) => assert!(
-                to < marked,
+                to <= marked,
                 "advanced to {to}, and the last marker is at {marked}"
             ),
             _ => {}
@@ -572,7 +575,8 @@ async fn a_marker_that_does_not_come_stops_the_drain_and_nothing_moves() {
         let error = outcome.unwrap_err();
         assert_eq!(error.name(), "MarkerMissing");
         assert_eq!(error.kind(), super::parts::Kind::Definite);
-        assert_eq!(log.steps(), []);
+        // A marker of its own is all that it may leave.
+        assert!(log.steps().iter().all(|step| matches!(step, Step::Marked(_))));
     }
 }
 
@@ -606,8 +610,13 @@ async fn a_marker_of_another_history_is_not_the_marker() {
             ..start(1, 100)
         },
     ] {
-        let (_, _, outcome) = run(&backlog, start, &[]).await;
+        let (log, _, outcome) = run(&backlog, start, &[]).await;
         assert_eq!(outcome.unwrap_err().name(), "MarkerMissing");
+        // Nothing is confirmed from where it should have come on.
+        let moved =
+            |step: &Step| matches!(step, Step::Stored(to) | Step::Advanced(to) if *to > Lsn(260 * MIB - 8));
+        assert!(!log.steps().iter().any(moved), "{:?}", log.steps());
+        assert!(log.arrived().is_empty());
     }
 }
 
@@ -625,4 +634,29 @@ async fn who_lost_the_lock_stores_nothing() {
             .iter()
             .any(|step| matches!(step, Step::Stored(_) | Step::Advanced(_)))
     );
+}
+
+#[tokio::test]
+async fn what_ends_behind_what_a_standby_has_is_not_delivered_and_not_passed() {
+    let held = Lsn(100 * MIB);
+    // Inside of the last commit record, at its end, and a little before it.
+    for (readable, arrives) in [(held.0 - 4, false), (held.0, true), (held.0 - 8, false)] {
+        let faults = Faults {
+            readable: Some(Lsn(readable)),
+            ..Faults::default()
+        };
+        let (log, report, outcome) = run_faulty(&[(99, "a"), (100, "b")], start(1, 1), faults).await;
+        outcome.unwrap();
+        assert_eq!(
+            log.arrived().contains(&"public.b".to_owned()),
+            arrives,
+            "{readable}"
+        );
+        let passed = log
+            .steps()
+            .iter()
+            .any(|step| matches!(step, Step::Advanced(to) if *to > Lsn(held.0 - 8)));
+        assert_eq!(passed, arrives, "{readable}");
+        assert!(report.held_bytes > 0);
+    }
 }
