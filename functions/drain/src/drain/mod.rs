@@ -202,7 +202,10 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
         if self.keeper.stored().is_none() {
             self.open(opening).await?;
         }
-        if self.start.promoted {
+        // On the same timeline, too: a server that was set back to an older copy of its disk has that, and where its log has grown again,
+        // what is skipped would be something else.
+        let skips = self.start.confirmed < self.start.acknowledged && self.start.expected.is_some();
+        if self.start.promoted || skips {
             self.prove().await?;
         }
         loop {

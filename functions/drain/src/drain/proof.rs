@@ -114,8 +114,8 @@ where
         Ok(None)
     }
 
-    /// After a promotion: looks for the last marker. The one that comes back proves that the history before it is the one that was
-    /// drained, so that only what lies behind it need be sent again. What is proved is stored at once, with the new timeline.
+    /// Looks for the last marker before anything is skipped. The one that comes back proves that the history before it is the one that was
+    /// drained; after a promotion, what lies behind it is sent again. What is proved is stored at once, with the new timeline.
     ///
     /// # Errors
     /// It does not come back, or the checkpoint was not stored.
@@ -134,6 +134,7 @@ where
                 };
                 let time = self.budget.for_reading(Instant::now()) / 2;
                 match self.slot.find(window, &expected.nonce, time).await {
+                    Ok(rows) if self.is_among(expected, &rows) && !self.start.promoted => return Ok(()),
                     Ok(rows) if self.is_among(expected, &rows) => {
                         self.settled = to.min(expected.lsn).max(from);
                         tracing::info!(slot, marker = expected.number, at = %expected.lsn, settled = %self.settled,
@@ -141,6 +142,7 @@ where
                     }
                     Ok(_) => return Err(self.missing(expected)),
                     // It is still expected on the way.
+                    Err(SlotError::Timeout { .. }) if !self.start.promoted => return Ok(()),
                     Err(SlotError::Timeout { .. }) => {
                         tracing::warn!(slot, %from, %to, "the timeline changed, and looking for the marker took too long: what the slot gives again is sent again, with the same positions");
                     }
