@@ -5,7 +5,7 @@
 .NOTPARALLEL:
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help demo test check advisories build bench storm huge invoke plan deploy clean tools-rust tools-demo tools-consumers tools-check tools-build
+.PHONY: help demo test check advisories build bench storm huge invoke plan deploy clean tools-rust tools-demo tools-postgres tools-consumers tools-check tools-build
 
 # Last, so that a cargo of the user's choice wins.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -26,7 +26,7 @@ demo: tools-rust tools-demo ## changes of a real PostgreSQL arrive in Kinesis, o
 	@cargo build --locked --workspace --bins
 	@PLUGIN=$(PLUGIN) target/debug/demo
 
-test: tools-rust tools-demo tools-consumers ## all tests, on a real PostgreSQL and with the real binary
+test: tools-rust tools-demo tools-postgres tools-consumers ## all tests, on a real PostgreSQL and with the real binary
 	cargo build --locked --workspace --bins
 	cargo test --locked --workspace
 
@@ -79,6 +79,9 @@ tools-rust:
 tools-demo:
 	@scripts/debian.sh postgresql-15 postgresql-15-wal2json
 	@scripts/venv.sh .tools/venv scripts/requirements/demo.txt
+
+tools-postgres:
+	@scripts/postgres.sh .tools/postgres scripts/requirements/postgres.txt
 
 # Other people's consumers, which the tests let read the stream. Debian's maven brings a Java runtime.
 tools-consumers:

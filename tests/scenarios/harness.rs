@@ -10,10 +10,12 @@ use scenarios::gate::{Fault, Gate, Side};
 use scenarios::kinesis::{Kinesis, Limits};
 use scenarios::lab::{Lab, Plugin};
 use scenarios::postgres::{Postgres, Settings};
+use scenarios::programs::VERSIONS;
 use scenarios::ssm::Ssm;
 use serde_json::json;
 
 crate::scenarios![
+    a_server_of_each_version_is_of_that_version,
     a_crashed_server_comes_back_with_what_it_had_committed,
     a_server_with_tls_lets_the_role_in_by_tls_only,
     a_parameter_is_stored_and_deleted,
@@ -23,6 +25,20 @@ crate::scenarios![
     a_function_answers_fails_exits_and_is_killed_at_its_deadline,
     a_lab_drains_what_sql_wrote,
 ];
+
+async fn a_server_of_each_version_is_of_that_version() {
+    for version in VERSIONS {
+        let postgres = Postgres::start(Settings {
+            version: Some(version),
+            ..Settings::default()
+        })
+        .await;
+        let admin = postgres.admin("postgres").await;
+        let row = admin.query_one("show server_version_num", &[]).await.unwrap();
+        let number: u32 = row.get::<_, String>(0).parse().unwrap();
+        assert_eq!(number / 10_000, version);
+    }
+}
 
 async fn a_crashed_server_comes_back_with_what_it_had_committed() {
     let postgres = Postgres::start(Settings::default()).await;
@@ -63,7 +79,7 @@ async fn a_server_with_tls_lets_the_role_in_by_tls_only() {
             "host={host} port={} user={role} dbname=postgres sslmode={mode}",
             postgres.port()
         );
-        let mut psql = std::process::Command::new(postgres.bin().join("psql"));
+        let mut psql = std::process::Command::new(postgres.clients().join("psql"));
         psql.arg(format!("{to} sslrootcert={}", authority.display()))
             .args(["-Xtc", "select 1"]);
         psql.env("PGPASSWORD", password)

@@ -99,7 +99,7 @@ async fn a_slot_that_somebody_else_reads_is_busy() {
     let (port, database, slot) = (lab.postgres.port(), &lab.database, &lab.slot);
     let to = format!("host=127.0.0.1 port={port} dbname={database} user={}", ADMIN.0);
     // It neither confirms what it reads nor connects again.
-    let mut reader = tokio::process::Command::new(lab.postgres.bin().join("pg_recvlogical"))
+    let mut reader = tokio::process::Command::new(lab.postgres.clients().join("pg_recvlogical"))
         .args([
             "--dbname",
             &to,

@@ -22,6 +22,7 @@ pub mod lab;
 pub mod oracle;
 pub mod pgbench;
 pub mod postgres;
+pub mod programs;
 pub mod public;
 mod put_records;
 pub mod rebuild;

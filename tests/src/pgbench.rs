@@ -59,7 +59,7 @@ impl Pgbench {
 }
 
 fn start(postgres: &Postgres, database: &str, options: &[&str]) -> Pgbench {
-    let program = postgres.bin().join("pgbench");
+    let program = postgres.clients().join("pgbench");
     let child = Command::new(&program)
         .args([
             "-h",

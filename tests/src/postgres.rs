@@ -1,4 +1,4 @@
-//! PostgreSQL: a private server of one version, made by `initdb` in a folder of its own, that can be crashed and
+//! PostgreSQL: a private server of one version, on an empty cluster in a folder of its own, that can be crashed and
 //! started again on the same folder and port.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio_postgres::{Client, NoTls};
 
 use crate::certificates::Certificates;
+use crate::programs::{self, Programs};
 use crate::wait;
 use crate::watchdog::{Watchdog, alive};
 
@@ -20,6 +21,8 @@ pub const REPLUSER: (&str, &str) = ("repluser", "replication of the scenario");
 /// How a server is made.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
+    /// The major version, one of [`programs::VERSIONS`]; `None`: Debian's, the only one sure to have wal2json.
+    pub version: Option<u32>,
     /// Require TLS of everybody but the superuser.
     pub tls: bool,
     /// Let everybody in without a password.
@@ -34,7 +37,7 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct Postgres {
     watchdog: Mutex<Watchdog>,
-    bin: PathBuf,
+    programs: &'static Programs,
     data: PathBuf,
     port: u16,
     process: Mutex<u32>,
@@ -67,53 +70,22 @@ impl Postgres {
         SHARED.get_or_init(|| Self::start(Settings::default())).await
     }
 
-    /// The folder of the server's programs: `PG_BIN`, or where Debian puts those of version 15.
-    pub fn programs() -> PathBuf {
-        let bin = std::env::var_os("PG_BIN").unwrap_or_else(|| "/usr/lib/postgresql/15/bin".into());
-        let bin = PathBuf::from(bin);
-        assert!(
-            bin.join("postgres").exists() && bin.join("initdb").exists(),
-            "no PostgreSQL server in {}: `make tools-demo` installs one, PG_BIN names another",
-            bin.display()
-        );
-        bin
-    }
-
     fn create(settings: &Settings) -> Self {
-        let bin = Self::programs();
-        // initdb and postgres refuse root; the folder must then be one that `postgres` can reach.
-        let root = std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
-        let mut watchdog = match root {
-            true => Watchdog::start(Some("postgres"), Path::new("/tmp")),
-            false => Watchdog::start(None, &std::env::temp_dir()),
-        };
+        let programs = Programs::of(settings.version);
+        let mut watchdog = programs::watchdog();
         let folder = watchdog.folder().to_owned();
         let data = folder.join("data");
-        let (bin_path, data_path) = (bin.display(), data.display());
-        let initdb = format!(
-            "echo '{password}' >'{folder}/password' && '{bin_path}/initdb' -D '{data_path}' -U {user} \
-             --pwfile='{folder}/password' --auth=scram-sha-256 --encoding=UTF8 --locale=C.UTF-8 --no-sync 2>&1",
-            folder = folder.display(),
-            user = ADMIN.0,
-            password = ADMIN.1,
-        );
-        watchdog
-            .order(&initdb)
-            .unwrap_or_else(|printed| panic!("initdb failed:\n{printed}"));
-        let owner = std::fs::metadata(&data).unwrap_or_else(|error| panic!("{data_path}: {error}"));
+        programs.copy_empty(&mut watchdog, &data);
+        let owner = std::fs::metadata(&data).unwrap_or_else(|error| panic!("{}: {error}", data.display()));
 
-        let mut conf = String::from(
+        let mut conf = programs.conf().to_owned();
+        conf.push_str(
             "listen_addresses = '127.0.0.1'\nunix_socket_directories = ''\nwal_level = logical\n\
              max_connections = 200\nmax_replication_slots = 100\nmax_wal_senders = 100\n\
              log_line_prefix = '%m [%p] %d '\n",
         );
         if !settings.fsync {
             conf.push_str("fsync = off\n");
-        }
-        // The minor releases that know this setting refuse wal2json without it, older ones refuse the setting.
-        let known = format!("'{bin_path}/postgres' -D '{data_path}' -C output_plugin_libraries 2>&1");
-        if watchdog.order(&known).is_ok() {
-            conf.push_str("output_plugin_libraries = 'pgoutput, test_decoding, wal2json'\n");
         }
         let certificates = settings.tls.then(|| certify(&folder, &owner));
         if let Some(files) = &certificates {
@@ -136,7 +108,7 @@ impl Postgres {
         let (watchdog, process) = (Mutex::new(watchdog), Mutex::new(0));
         Self {
             watchdog,
-            bin,
+            programs,
             data,
             port: wait::free_port(),
             process,
@@ -148,7 +120,7 @@ impl Postgres {
     async fn serve(&self) {
         let command = format!(
             "'{}/postgres' -D '{}' -p {}",
-            self.bin.display(),
+            self.programs.bin().display(),
             self.data.display(),
             self.port
         );
@@ -201,9 +173,14 @@ impl Postgres {
         self.port
     }
 
-    /// The folder of its programs: `psql`, `pgbench` and their like.
-    pub fn bin(&self) -> &Path {
-        &self.bin
+    /// The folder of client programs, of Debian's version whatever the server's: `psql`, `pgbench` and their like.
+    pub fn clients(&self) -> PathBuf {
+        programs::debian()
+    }
+
+    /// Whether a slot here can have the plugin wal2json.
+    pub fn has_wal2json(&self) -> bool {
+        self.programs.has_wal2json()
     }
 
     /// With [`Settings::tls`]: its certificates.

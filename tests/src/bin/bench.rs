@@ -214,7 +214,7 @@ async fn write_backlog(postgres: &Postgres, transactions: u64) {
 }
 
 fn program(postgres: &Postgres, name: &str) -> Command {
-    let mut command = Command::new(postgres.bin().join(name));
+    let mut command = Command::new(postgres.clients().join(name));
     command.args([
         "-h",
         "127.0.0.1",
