@@ -23,6 +23,7 @@ pub mod oracle;
 pub mod pgbench;
 pub mod postgres;
 pub mod programs;
+pub mod proxy;
 pub mod public;
 mod put_records;
 pub mod rebuild;
