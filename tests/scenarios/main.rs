@@ -25,6 +25,7 @@ mod marks;
 mod omit;
 mod order;
 mod oversize;
+mod pair;
 mod pgbench;
 mod plan;
 mod producer;
@@ -78,6 +79,7 @@ fn main() {
         consumer::all(),
         harness::all(),
         double::all(),
+        pair::all(),
         acknowledged::all(),
         actions::all(),
         aggregation::all(),

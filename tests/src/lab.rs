@@ -12,6 +12,7 @@ use crate::function::{Function, Outcome};
 use crate::gate::Gate;
 use crate::kinesis::Kinesis;
 use crate::oracle::{self, Rows};
+use crate::pair::Pair;
 use crate::postgres::Postgres;
 use crate::ssm::Ssm;
 
@@ -64,8 +65,8 @@ pub const DEADLINE: Duration = Duration::from_secs(60);
 /// A scenario's own world. It is dropped with all it holds.
 #[derive(Debug)]
 pub struct Lab {
-    /// The server: the shared one, or this lab's.
-    pub postgres: Server<Postgres>,
+    /// The server: the shared one, this lab's, or the one of a pair that writes.
+    pub postgres: Host,
     /// Kinesis, which the function reaches through [`Lab::kinesis_gate`], unless the lab is on a double.
     pub kinesis: Server<Kinesis>,
     double: Option<Double>,
@@ -110,13 +111,44 @@ impl<T> std::ops::Deref for Server<T> {
     }
 }
 
+/// Where the database of a lab is.
+#[derive(Debug)]
+pub enum Host {
+    /// On one server.
+    Server(Server<Postgres>),
+    /// On the primary of a pair.
+    Pair(Box<Pair>),
+}
+
+impl Host {
+    /// By which variables a function finds a database here.
+    pub fn environment(&self, database: &str) -> [(String, String); 6] {
+        match self {
+            Self::Server(server) => server.environment(database),
+            Self::Pair(pair) => pair.environment(database),
+        }
+    }
+}
+
+impl std::ops::Deref for Host {
+    type Target = Postgres;
+
+    fn deref(&self) -> &Postgres {
+        match self {
+            Self::Server(server) => server,
+            Self::Pair(pair) => pair.primary(),
+        }
+    }
+}
+
 /// How a lab is put together.
 #[derive(Debug)]
 pub struct Plan {
     plugin: Plugin,
     shards: i32,
     slot: bool,
-    postgres: Option<Postgres>,
+    postgres: Option<Host>,
+    version: Option<u32>,
     kinesis: Option<Kinesis>,
     double: Option<double::Settings>,
     environment: Vec<(String, String)>,
@@ -137,7 +169,20 @@ impl Plan {
 
     /// On this server, which ends with the lab.
     pub fn on(mut self, postgres: Postgres) -> Self {
-        self.postgres = Some(postgres);
+        self.postgres = Some(Host::Server(Server::Private(Box::new(postgres))));
+        self
+    }
+
+    /// On this pair, which ends with the lab: the function connects to its endpoint, and the slot is a failover slot,
+    /// synchronised, where the version has such.
+    pub fn on_pair(mut self, pair: Pair) -> Self {
+        self.postgres = Some(Host::Pair(Box::new(pair)));
+        self
+    }
+
+    /// On the shared server of this major version, instead of Debian's.
+    pub fn version(mut self, version: impl Into<Option<u32>>) -> Self {
+        self.version = version.into();
         self
     }
 
@@ -162,8 +207,8 @@ impl Plan {
     /// Puts it together. The publication `spillway` is for all tables.
     pub async fn build(self) -> Lab {
         let postgres = match self.postgres {
-            Some(server) => Server::Private(Box::new(server)),
-            None => Server::Shared(Postgres::shared().await),
+            Some(host) => host,
+            None => Host::Server(Server::Shared(Postgres::shared_of(self.version).await)),
         };
         let kinesis = match self.kinesis {
             Some(server) => Server::Private(Box::new(server)),
@@ -234,6 +279,7 @@ impl Lab {
             shards: 2,
             slot: true,
             postgres: None,
+            version: None,
             kinesis: None,
             double: None,
             environment: Vec::new(),
@@ -248,13 +294,30 @@ impl Lab {
         self.double.as_ref().expect("this lab is not on a double")
     }
 
+    /// The pair that it is on.
+    ///
+    /// # Panics
+    /// It is on one server.
+    pub fn pair(&self) -> &Pair {
+        match &self.postgres {
+            Host::Pair(pair) => pair,
+            Host::Server(_) => panic!("this lab is not on a pair"),
+        }
+    }
+
     /// Creates the slot, as the superuser.
     pub async fn create_slot(&self) {
         let (slot, plugin) = (&self.slot, self.plugin.name());
+        let failover = matches!(&self.postgres, Host::Pair(pair) if pair.has_failover_slots());
+        let more = if failover { ", false, false, true" } else { "" };
         self.sql(&format!(
-            "select pg_create_logical_replication_slot('{slot}', '{plugin}')"
+            "select pg_create_logical_replication_slot('{slot}', '{plugin}'{more})"
         ))
         .await;
+        if failover {
+            let advance = format!("select pg_replication_slot_advance('{slot}', pg_current_wal_flush_lsn())");
+            self.pair().wait_until_synced(slot, || self.sql(&advance)).await;
+        }
     }
 
     /// A connection of its own to the database, as the superuser.
@@ -319,6 +382,12 @@ impl Lab {
                 reports[99]
             );
         }
+    }
+
+    /// Ticks until the slot stands on the standby of the pair where it stands now, and would outlive a promotion.
+    pub async fn wait_until_synced(&self) {
+        let tick = || async { drop(self.tick().await) };
+        self.pair().wait_until_synced(&self.slot, tick).await;
     }
 
     /// A tick that has to fail: its `errorType` and `errorMessage`.
@@ -399,7 +468,7 @@ impl Drop for Lab {
             self.function.kill9().await;
             drop(self.admin.lock().await.take());
             // What is private goes as a whole.
-            if let Server::Shared(postgres) = self.postgres {
+            if let Host::Server(Server::Shared(postgres)) = self.postgres {
                 postgres.drop_database(&self.database).await;
             }
             if let (Server::Shared(kinesis), None) = (&self.kinesis, &self.double) {

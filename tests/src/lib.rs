@@ -20,6 +20,7 @@ pub mod hash_range;
 pub mod kinesis;
 pub mod lab;
 pub mod oracle;
+pub mod pair;
 pub mod pgbench;
 pub mod postgres;
 pub mod programs;

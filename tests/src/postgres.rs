@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
+use tokio::sync::OnceCell;
 use tokio_postgres::{Client, NoTls};
 
 use crate::certificates::Certificates;
@@ -50,7 +51,7 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 impl Postgres {
     /// Makes a cluster and starts it.
     pub async fn start(settings: Settings) -> Self {
-        let server = tokio::task::block_in_place(|| Self::create(&settings));
+        let server = Self::create(&settings);
         server.serve().await;
         let admin = server.admin("postgres").await;
         let role = format!(
@@ -66,11 +67,26 @@ impl Postgres {
 
     /// The one that the scenarios of this process share: SCRAM, no TLS. Nobody may crash it.
     pub async fn shared() -> &'static Self {
-        static SHARED: tokio::sync::OnceCell<Postgres> = tokio::sync::OnceCell::const_new();
-        SHARED.get_or_init(|| Self::start(Settings::default())).await
+        Self::shared_of(None).await
     }
 
-    fn create(settings: &Settings) -> Self {
+    /// The shared one of a major version; `None`: Debian's.
+    pub async fn shared_of(version: Option<u32>) -> &'static Self {
+        static ALL: [OnceCell<Postgres>; programs::KINDS] = [const { OnceCell::const_new() }; _];
+        let settings = Settings {
+            version,
+            ..Settings::default()
+        };
+        let shared = &ALL[programs::kind(version)];
+        shared.get_or_init(|| Self::start(settings)).await
+    }
+
+    /// Makes a cluster, which has nothing of a server's own yet: the same for each of one version.
+    pub(crate) fn create(settings: &Settings) -> Self {
+        tokio::task::block_in_place(|| Self::create_now(settings))
+    }
+
+    fn create_now(settings: &Settings) -> Self {
         let programs = Programs::of(settings.version);
         let mut watchdog = programs::watchdog();
         let folder = watchdog.folder().to_owned();
@@ -100,7 +116,7 @@ impl Postgres {
         let method = if settings.trust { "trust" } else { "scram-sha-256" };
         let host = if settings.tls { "hostssl" } else { "host" };
         let hba = format!(
-            "host all {} 127.0.0.1/32 {method}\n{host} all all 127.0.0.1/32 {method}\n",
+            "host all,replication {} 127.0.0.1/32 {method}\n{host} all all 127.0.0.1/32 {method}\n",
             ADMIN.0
         );
         std::fs::write(data.join("pg_hba.conf"), hba).unwrap_or_else(|error| panic!("pg_hba.conf: {error}"));
@@ -117,7 +133,7 @@ impl Postgres {
     }
 
     /// Starts the server on its folder, and waits until it lets somebody in.
-    async fn serve(&self) {
+    pub(crate) async fn serve(&self) {
         let command = format!(
             "'{}/postgres' -D '{}' -p {}",
             self.programs.bin().display(),
@@ -150,6 +166,35 @@ impl Postgres {
         tokio::task::block_in_place(|| lock(&self.watchdog).bury());
     }
 
+    /// Shuts the server down in order: everybody is sent away, and a checkpoint is written.
+    pub(crate) async fn stop(&self) {
+        let postmaster = *lock(&self.process);
+        self.order(&format!("kill -INT {postmaster}"));
+        wait::until("PostgreSQL has shut down", START_LIMIT, || async {
+            !alive(postmaster)
+        })
+        .await;
+        tokio::task::block_in_place(|| lock(&self.watchdog).bury());
+    }
+
+    /// Runs one line of shell as the user of the server, in the folder of its cluster; returns what it printed.
+    pub(crate) fn order(&self, order: &str) -> String {
+        let order = format!("(cd '{}' && {order}) 2>&1", self.data.display());
+        let done = tokio::task::block_in_place(|| lock(&self.watchdog).order(&order));
+        done.unwrap_or_else(|printed| panic!("{order}:\n{printed}"))
+    }
+
+    /// Writes a file in the folder of its cluster, as its own.
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        self.order(&format!("touch {name}"));
+        std::fs::write(self.data.join(name), text).unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+
+    /// The folder of its cluster.
+    pub(crate) fn data(&self) -> &Path {
+        &self.data
+    }
+
     /// Starts the crashed server again: same folder, same port, recovery first.
     pub async fn restart(&self) {
         self.serve().await;
@@ -157,9 +202,14 @@ impl Postgres {
 
     /// By which variables a function finds a database here, and gets in: over TCP, without TLS.
     pub fn environment(&self, database: &str) -> [(String, String); 6] {
+        Self::environment_at(self.port, database)
+    }
+
+    /// The same by way of another port.
+    pub(crate) fn environment_at(port: u16, database: &str) -> [(String, String); 6] {
         [
             ("PGHOST", "127.0.0.1"),
-            ("PGPORT", &self.port().to_string()),
+            ("PGPORT", &port.to_string()),
             ("PGUSER", REPLUSER.0),
             ("PGPASSWORD", REPLUSER.1),
             ("PGDATABASE", database),

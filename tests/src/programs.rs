@@ -12,6 +12,17 @@ use crate::watchdog::Watchdog;
 /// The major versions that servers can be of, beside Debian's.
 pub const VERSIONS: [u32; 5] = [14, 15, 16, 17, 18];
 
+/// All of them, and Debian's.
+pub(crate) const KINDS: usize = 1 + VERSIONS.len();
+
+/// Which of [`KINDS`] a major version is; `None`: Debian's.
+pub(crate) fn kind(version: Option<u32>) -> usize {
+    version.map_or(0, |version| {
+        let known = VERSIONS.iter().position(|known| *known == version);
+        1 + known.unwrap_or_else(|| panic!("there are no programs of PostgreSQL {version}"))
+    })
+}
+
 /// The folder of Debian's programs, the only one with clients (`psql`, `pgbench` and their like): `PG_BIN`, or where
 /// Debian puts those of version 15.
 pub fn debian() -> PathBuf {
@@ -41,12 +52,8 @@ pub(crate) struct Programs {
 impl Programs {
     /// Those of a major version; `None`: Debian's.
     pub(crate) fn of(version: Option<u32>) -> &'static Self {
-        static ALL: [OnceLock<Programs>; 1 + VERSIONS.len()] = [const { OnceLock::new() }; _];
-        let at = version.map_or(0, |version| {
-            let known = VERSIONS.iter().position(|known| *known == version);
-            1 + known.unwrap_or_else(|| panic!("there are no programs of PostgreSQL {version}"))
-        });
-        ALL[at].get_or_init(|| Self::make(version))
+        static ALL: [OnceLock<Programs>; KINDS] = [const { OnceLock::new() }; _];
+        ALL[kind(version)].get_or_init(|| Self::make(version))
     }
 
     fn make(version: Option<u32>) -> Self {

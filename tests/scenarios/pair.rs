@@ -1,0 +1,301 @@
+//! A pair of servers fails over as scenarios ask it to, and the proxy before it disturbs connections as they ask.
+
+use std::time::Duration;
+
+use scenarios::lab::{Lab, Plugin};
+use scenarios::pair::{Carried, Pair};
+use scenarios::postgres::{REPLUSER, Settings};
+use scenarios::proxy::{Fault, Proxy, Way};
+use scenarios::wait;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::marks::lsn;
+
+crate::scenarios![
+    a_pair_fails_over_again_and_again,
+    a_commit_waits_for_the_standby,
+    a_slot_that_is_synchronised_no_more_lags_after_a_promotion,
+    a_slot_that_lost_its_snapshots_decodes_nothing_after_a_promotion,
+    a_cut_resets_who_is_connected_and_nobody_else,
+    a_cut_after_some_bytes_lets_exactly_these_through,
+    a_stalled_way_holds_bytes_back_and_loses_none,
+    a_half_closed_way_ends_and_the_other_goes_on,
+    a_refusing_proxy_lets_nobody_in_until_it_is_calm,
+    a_proxy_leads_new_connections_to_where_it_points,
+];
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+async fn pair(version: u32) -> Pair {
+    Pair::start(Settings {
+        version: Some(version),
+        ..Settings::default()
+    })
+    .await
+}
+
+async fn a_pair_fails_over_again_and_again() {
+    for version in [14, 17] {
+        let pair = pair(version).await;
+        pair.primary().create_database("d").await;
+        let admin = pair.primary().admin("d").await;
+        admin.batch_execute("create table t (id int)").await.unwrap();
+        for round in 1..=3 {
+            let writer = pair.primary().port();
+            let admin = pair.primary().admin("d").await;
+            let insert = format!("insert into t values ({round})");
+            admin.batch_execute(&insert).await.unwrap();
+            pair.failover().await;
+            assert_ne!(pair.primary().port(), writer, "the other one writes");
+            let admin = pair.primary().admin("d").await;
+            let row = admin.query_one("select count(*) from t", &[]).await.unwrap();
+            assert_eq!(row.get::<_, i64>(0), round, "what was committed is there");
+            assert_eq!(
+                port_behind(&pair).await,
+                pair.primary().port(),
+                "the endpoint leads there"
+            );
+            pair.rejoin().await;
+        }
+    }
+}
+
+/// Of the server that a function would speak to now.
+async fn port_behind(pair: &Pair) -> u16 {
+    let mut config = tokio_postgres::Config::new();
+    let (user, password) = REPLUSER;
+    config
+        .host("127.0.0.1")
+        .port(pair.endpoint().port())
+        .user(user)
+        .password(password)
+        .dbname("d");
+    let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let row = client.query_one("show port", &[]).await.unwrap();
+    row.get::<_, String>(0).parse().unwrap()
+}
+
+async fn a_commit_waits_for_the_standby() {
+    let pair = pair(17).await;
+    let admin = pair.primary().admin("postgres").await;
+    for way in [Way::ToServer, Way::ToClient] {
+        pair.wire().stall(way);
+        let writer = pair.primary().admin("postgres").await;
+        let waits = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'";
+        let committed = writer.batch_execute("create table t as select 1");
+        let calmed = async {
+            wait::until("the commit waits", LIMIT, || async {
+                let row = admin.query_one(waits, &[]).await.unwrap();
+                row.get::<_, i64>(0) == 1
+            })
+            .await;
+            pair.wire().calm();
+        };
+        let (committed, ()) = tokio::join!(committed, calmed);
+        committed.unwrap();
+        writer.batch_execute("drop table t").await.unwrap();
+    }
+}
+
+async fn a_slot_that_is_synchronised_no_more_lags_after_a_promotion() {
+    let lab = Lab::plan(Plugin::Pgoutput).on_pair(pair(17).await).build().await;
+    lab.sql("create table t (id int primary key); insert into t values (1)")
+        .await;
+    lab.drain().await;
+    lab.wait_until_synced().await;
+    lab.sql("insert into t values (2)").await;
+    lab.drain().await;
+    lab.wait_until_synced().await;
+    let synced = lab.confirmed_flush().await;
+    lab.pair().stop_slot_sync().await;
+    lab.sql("insert into t values (3)").await;
+    lab.drain().await;
+    let stands = lab.confirmed_flush().await;
+    lab.pair().failover().await;
+    let after = lab.confirmed_flush().await;
+    assert!(
+        lsn(&synced) <= lsn(&after) && lsn(&after) < lsn(&stands),
+        "{synced} <= {after} < {stands}"
+    );
+}
+
+async fn a_slot_that_lost_its_snapshots_decodes_nothing_after_a_promotion() {
+    for (version, carried, left) in [
+        (15, Carried::Whole, 2),
+        (15, Carried::WithoutSnapshots, 0),
+        (16, Carried::WithoutSnapshots, 0),
+    ] {
+        let lab = Lab::plan(Plugin::TestDecoding)
+            .on_pair(pair(version).await)
+            .build()
+            .await;
+        lab.sql("create table t (id int primary key)").await;
+        let slot = &lab.slot;
+        let advance = format!("select pg_replication_slot_advance('{slot}', pg_current_wal_flush_lsn())");
+        let peek = format!(
+            "select count(*) from pg_logical_slot_peek_changes('{slot}', null, null, 'include-xids', '0')
+             where data like 'table public.t:%'"
+        );
+        // Where nothing else runs, decoding can begin without a snapshot. So one transaction is open where it restarts,
+        // and another, that began afterwards, is open from then on.
+        let first = lab.connect().await;
+        first
+            .batch_execute("begin; insert into t values (-1)")
+            .await
+            .unwrap();
+        let began = lab.value("select pg_current_wal_insert_lsn()").await.unwrap();
+        lab.sql("checkpoint").await;
+        lab.sql(&advance).await;
+        let second = lab.connect().await;
+        second
+            .batch_execute("begin; insert into t values (-2)")
+            .await
+            .unwrap();
+        first.batch_execute("rollback").await.unwrap();
+        let restarts =
+            format!("select restart_lsn >= '{began}' from pg_replication_slots where slot_name = '{slot}'");
+        wait::until(
+            "the slot restarts beyond the first transaction's beginning",
+            LIMIT,
+            || async {
+                lab.sql("checkpoint").await;
+                lab.sql(&advance).await;
+                lab.value(&restarts).await.as_deref() == Some("t")
+            },
+        )
+        .await;
+        lab.pair().carry_slot(slot, carried).await;
+        lab.sql("insert into t values (1); insert into t values (2)")
+            .await;
+        assert_eq!(
+            lab.value(&peek).await.as_deref(),
+            Some("2"),
+            "before the failover"
+        );
+        lab.pair().failover().await;
+        assert_eq!(lab.value("select count(*) from t").await.as_deref(), Some("2"));
+        let peeked = lab.value(&peek).await.unwrap();
+        assert_eq!(peeked, left.to_string(), "{version} {carried:?}");
+    }
+}
+
+/// A server of its own behind a proxy: hands out what was connected.
+async fn behind() -> (Proxy, TcpListener) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let proxy = Proxy::before(listener.local_addr().unwrap().port()).await;
+    (proxy, listener)
+}
+
+/// Both ends of a new connection, which works.
+async fn connect(proxy: &Proxy, listener: &TcpListener) -> (TcpStream, TcpStream) {
+    let client = TcpStream::connect(("127.0.0.1", proxy.port())).await.unwrap();
+    let mut both = (client, listener.accept().await.unwrap().0);
+    passes(&mut both.0, &mut both.1, b"hello").await;
+    passes(&mut both.1, &mut both.0, b"welcome").await;
+    both
+}
+
+async fn passes(from: &mut TcpStream, to: &mut TcpStream, bytes: &[u8]) {
+    from.write_all(bytes).await.unwrap();
+    let mut read = vec![0; bytes.len()];
+    tokio::time::timeout(LIMIT, to.read_exact(&mut read))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(read, bytes);
+}
+
+/// What still arrives before the end, and whether it ends in order.
+async fn rest(from: &mut TcpStream) -> (Vec<u8>, bool) {
+    let mut read = Vec::new();
+    let ended = tokio::time::timeout(LIMIT, from.read_to_end(&mut read))
+        .await
+        .unwrap();
+    (read, ended.is_ok())
+}
+
+/// A new connection is reset, at once or a moment later.
+async fn assert_refused(proxy: &Proxy) {
+    if let Ok(mut client) = TcpStream::connect(("127.0.0.1", proxy.port())).await {
+        assert_eq!(rest(&mut client).await, (vec![], false));
+    }
+}
+
+async fn a_cut_resets_who_is_connected_and_nobody_else() {
+    let (proxy, listener) = behind().await;
+    let mut cut = connect(&proxy, &listener).await;
+    proxy.suffer(Fault::Cut).await;
+    assert_eq!(rest(&mut cut.0).await, (vec![], false));
+    assert_eq!(rest(&mut cut.1).await, (vec![], false));
+    connect(&proxy, &listener).await;
+}
+
+async fn a_cut_after_some_bytes_lets_exactly_these_through() {
+    for way in [Way::ToServer, Way::ToClient] {
+        let (proxy, listener) = behind().await;
+        let (mut client, mut server) = connect(&proxy, &listener).await;
+        let (mut other, _server) = connect(&proxy, &listener).await;
+        proxy.suffer(Fault::CutAfter(way, 7)).await;
+        let (from, to) = match way {
+            Way::ToServer => (&mut client, &mut server),
+            Way::ToClient => (&mut server, &mut client),
+        };
+        passes(from, to, b"four").await;
+        let mut read = [0; 3];
+        from.write_all(b"more than three").await.unwrap();
+        to.read_exact(&mut read).await.unwrap();
+        assert_eq!(&read, b"mor");
+        assert_eq!(rest(to).await, (vec![], false));
+        assert_eq!(rest(&mut other).await, (vec![], false), "all of them are");
+        connect(&proxy, &listener).await;
+    }
+}
+
+async fn a_stalled_way_holds_bytes_back_and_loses_none() {
+    let (proxy, listener) = behind().await;
+    let (mut client, mut server) = connect(&proxy, &listener).await;
+    proxy.stall(Way::ToServer);
+    client.write_all(b"held").await.unwrap();
+    passes(&mut server, &mut client, b"the other way goes on").await;
+    client.shutdown().await.unwrap();
+    assert!(server.try_read(&mut [0; 8]).is_err(), "neither bytes nor the end");
+    proxy.calm();
+    assert_eq!(rest(&mut server).await, (b"held".to_vec(), true));
+    proxy
+        .suffer(Fault::Stall(Way::ToClient, Duration::from_millis(50)))
+        .await;
+    passes(&mut server, &mut client, b"again").await;
+}
+
+async fn a_half_closed_way_ends_and_the_other_goes_on() {
+    let (proxy, listener) = behind().await;
+    let (mut client, mut server) = connect(&proxy, &listener).await;
+    proxy.suffer(Fault::HalfClose(Way::ToClient)).await;
+    assert_eq!(rest(&mut client).await, (vec![], true));
+    passes(&mut client, &mut server, b"still heard").await;
+    drop(client);
+    assert_eq!(rest(&mut server).await, (vec![], true));
+}
+
+async fn a_refusing_proxy_lets_nobody_in_until_it_is_calm() {
+    let (proxy, listener) = behind().await;
+    let mut before = connect(&proxy, &listener).await;
+    proxy.refuse();
+    assert_eq!(rest(&mut before.0).await, (vec![], false));
+    assert_refused(&proxy).await;
+    proxy.calm();
+    connect(&proxy, &listener).await;
+}
+
+async fn a_proxy_leads_new_connections_to_where_it_points() {
+    let (proxy, listener) = behind().await;
+    let (mut client, mut server) = connect(&proxy, &listener).await;
+    let moved = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    proxy.point_at(moved.local_addr().unwrap().port());
+    connect(&proxy, &moved).await;
+    passes(&mut client, &mut server, b"as before").await;
+    drop(moved);
+    assert_refused(&proxy).await;
+}
