@@ -5,7 +5,7 @@
 .NOTPARALLEL:
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help demo test check advisories build bench storm huge invoke plan deploy clean tools-rust tools-demo tools-postgres tools-consumers tools-check tools-build
+.PHONY: help demo test check advisories build bench storm breaker huge invoke plan deploy clean tools-rust tools-demo tools-postgres tools-consumers tools-check tools-build
 
 # Last, so that a cargo of the user's choice wins.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -57,6 +57,10 @@ storm: tools-rust tools-demo ## 200,000 events through a stream that does everyt
 huge: tools-rust tools-demo ## one transaction of 1.1 GB through invocations of a minute (MEGABYTES, DEADLINE, MEMORY, PLUGIN, AGGREGATION)
 	cargo build --locked --workspace --bins
 	@target/debug/huge
+
+breaker: tools-rust tools-demo tools-postgres ## everything breaks at random while writers write; nothing is lost (SEEDS=10, FIRST_SEED=1, PARALLEL=4)
+	cargo build --locked --workspace --bins
+	@target/debug/breaker
 
 invoke: tools-check ## send EVENT (events/status.json) to the deployed function
 	$(SAM) remote invoke DrainFunction --event-file $(EVENT)

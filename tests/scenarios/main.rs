@@ -9,6 +9,7 @@ mod acknowledged;
 mod actions;
 mod aggregation;
 mod backlog;
+mod breaker;
 mod config_errors;
 mod consumer;
 mod crash;
@@ -80,6 +81,7 @@ fn main() {
         harness::all(),
         double::all(),
         pair::all(),
+        breaker::all(),
         acknowledged::all(),
         actions::all(),
         aggregation::all(),

@@ -131,9 +131,14 @@ impl Double {
     /// Hands every record to `each`, with the range of its shard, its partition key and its data: shard after shard, each
     /// in the order of arrival, and a shard before its children.
     pub fn read(&self, mut each: impl FnMut(HashRange, &str, &[u8])) {
+        self.read_numbered(|_, range, key, data| each(range, key, data));
+    }
+
+    /// The same with the number of each record: the how manieth of [`Counts::put`] it was.
+    pub fn read_numbered(&self, mut each: impl FnMut(u64, HashRange, &str, &[u8])) {
         for shard in &self.shared.state().shards.all {
             for record in &shard.records {
-                each(shard.range, &record.partition_key, &record.data);
+                each(record.number, shard.range, &record.partition_key, &record.data);
             }
         }
     }
@@ -407,9 +412,12 @@ impl State {
             let (kind, why) = match fate {
                 RecordFate::Put => {
                     self.counts.put += 1;
-                    let partition_key = entry.partition_key.as_ref().to_owned();
-                    shard.records.push(Put { partition_key, data });
                     let (sequence, id) = (self.counts.put, shards::id(number));
+                    shard.records.push(Put {
+                        number: sequence,
+                        partition_key: entry.partition_key.as_ref().to_owned(),
+                        data,
+                    });
                     answers[index] = format!(r#"{{"SequenceNumber":"{sequence:056}","ShardId":"{id}"}}"#);
                     continue;
                 }

@@ -8,6 +8,7 @@
 //! Most scenarios need only a [`lab::Lab`].
 
 pub mod aggregate;
+pub mod breaker;
 pub mod cell;
 pub mod certificates;
 pub mod consumer;
@@ -34,6 +35,7 @@ pub mod ssm;
 pub mod storm;
 pub mod wait;
 pub mod watchdog;
+pub mod zipf;
 
 use std::sync::OnceLock;
 

@@ -13,6 +13,8 @@ const RECORDS_A_SECOND: usize = 1_000;
 /// A record that arrived.
 #[derive(Debug)]
 pub(super) struct Put {
+    /// Counted from 1, over all shards.
+    pub(super) number: u64,
     pub(super) partition_key: String,
     pub(super) data: Vec<u8>,
 }

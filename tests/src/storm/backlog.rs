@@ -3,6 +3,8 @@
 
 use tokio_postgres::Client;
 
+use crate::zipf::Zipf;
+
 /// Draws the backlog; every backlog of one size is the same.
 const SEED: u64 = 7;
 
@@ -60,31 +62,4 @@ pub(super) async fn write(admin: &Client, template: &str, events: usize, keys: u
         .await;
     end.unwrap_or_else(|error| panic!("the server does not answer: {error:?}"))
         .get(0)
-}
-
-/// The key of rank r is drawn as often as 1/r says.
-struct Zipf {
-    /// The weights up to and with each rank.
-    up_to: Vec<f64>,
-}
-
-impl Zipf {
-    fn of(keys: usize) -> Self {
-        let weights = (1..=keys).map(|rank| 1.0 / rank as f64);
-        let up_to = weights.scan(0.0, |sum, weight| {
-            *sum += weight;
-            Some(*sum)
-        });
-        Self {
-            up_to: up_to.collect(),
-        }
-    }
-
-    fn draw(&self, random: &mut fastrand::Rng) -> usize {
-        let all = self.up_to.last().copied().unwrap_or_default();
-        let drawn = random.f64() * all;
-        self.up_to
-            .partition_point(|up_to| *up_to <= drawn)
-            .min(self.up_to.len() - 1)
-    }
 }

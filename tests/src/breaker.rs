@@ -1,0 +1,176 @@
+//! The breaker: writers write, ticks drain, and everything fails at random moments. Afterwards nothing is lost.
+//!
+//! A play is a fresh database, slot, stream and checkpoint. What it is played with, what is written and what goes wrong is
+//! drawn from its seed; what meets what is a matter of time, so a seed that failed shows the same weather again, not the
+//! very same run.
+
+mod clock;
+mod draw;
+mod faults;
+mod parameter;
+mod site;
+mod verdict;
+mod world;
+mod writers;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+use tokio_postgres::Client;
+
+use draw::Draw;
+use parameter::lsn;
+use site::Site;
+use world::World;
+use writers::{SCHEMA, Writer};
+
+/// Of the ticks that empty the slot in the end.
+const DEADLINE: Duration = Duration::from_secs(15);
+/// How many of them there may be.
+const MOST_TICKS: usize = 40;
+/// The slot that nobody moves: by it PostgreSQL itself says what was committed.
+const WITNESS: &str = "witness";
+
+/// How one play went.
+#[derive(Debug, Clone, Default)]
+pub struct Played {
+    /// What it was played with.
+    pub with: String,
+    /// How long it took.
+    pub took: Duration,
+    /// Events of what was committed.
+    pub events: usize,
+    /// Invocations by how they ended: `stopped` of a report, `errorType`, `killed` or `timed out`.
+    pub ticks: BTreeMap<String, u64>,
+    /// Faults by kind.
+    pub faults: BTreeMap<&'static str, u64>,
+    /// Changes that the slot gave again and the stream surely had.
+    pub skipped: u64,
+    /// Changes that the slot gave again and that went again.
+    pub replayed: u64,
+    /// Records that were sent again within an invocation.
+    pub retried: u64,
+    /// Events that arrived although they had arrived before.
+    pub duplicates: usize,
+    /// How often slot and checkpoint were held against each other.
+    pub looks: u64,
+    /// Stores of the checkpoint.
+    pub stores: usize,
+    /// Changes that never arrived.
+    pub lost: usize,
+    /// What broke the promise.
+    pub broken: Vec<String>,
+}
+
+/// Plays one seed.
+///
+/// # Panics
+/// A part of the play itself cannot do its work.
+pub async fn play(seed: u64) -> Played {
+    let began = Instant::now();
+    let draw = Draw::of_seed(seed);
+    let slot = format!("seed_{seed}");
+    let site = Site::single(&slot).await;
+    set_up(&site, &slot, draw.plugin).await;
+    let world = World::make(site, &slot, seed, &draw).await;
+    storm(&world, &draw).await;
+    world.calm().await;
+    let client = world.site.connect().await;
+    let client = client.unwrap_or_else(|error| panic!("the server is back, and does not answer: {error:?}"));
+    let emptied = empty(&world, &client).await;
+    world.read_log().await;
+    let stores = world.parameter.stores();
+    let judged = verdict::judge(&client, WITNESS, draw.form, &world.stream, &stores).await;
+    let seen = world.seen().clone();
+    Played {
+        with: format!("{} {} {}", draw.plugin, draw.envelope, draw.aggregation),
+        took: began.elapsed(),
+        events: judged.events,
+        ticks: seen.ticks,
+        faults: seen.faults,
+        skipped: seen.skipped,
+        replayed: seen.replayed,
+        retried: seen.retried,
+        duplicates: judged.duplicates,
+        looks: seen.looks,
+        stores: stores.len(),
+        lost: judged.lost,
+        broken: [seen.broken, emptied.err().into_iter().collect(), judged.broken].concat(),
+    }
+}
+
+async fn set_up(site: &Site, slot: &str, plugin: &str) {
+    let client = site.connect().await;
+    let client = client.unwrap_or_else(|error| panic!("the server was just made: {error:?}"));
+    run(&client, SCHEMA).await;
+    for (slot, plugin) in [(WITNESS, "test_decoding"), (slot, plugin)] {
+        let create = format!("select pg_create_logical_replication_slot('{slot}', '{plugin}')");
+        run(&client, &create).await;
+    }
+}
+
+/// Writers, ticks and all faults at once, until the faults are over.
+async fn storm(world: &World, draw: &Draw) {
+    let (faults, over) = (&draw.faults, Arc::new(AtomicBool::new(false)));
+    let mut writers = JoinSet::new();
+    for (seed, number) in draw.writers.iter().zip(0..) {
+        let writer = Writer::new(number, *seed);
+        writers.spawn(writer.write(Arc::clone(&world.site), Arc::clone(&over)));
+    }
+    let failing = async {
+        tokio::join!(
+            world.befall_function(&faults.function),
+            world.befall_stream(&faults.stream),
+            world.befall_parameter(&faults.parameter),
+            world.befall_server(&faults.server),
+        );
+        over.store(true, Ordering::Relaxed);
+    };
+    tokio::join!(
+        failing,
+        world.tick_until(draw.ticks.clone(), &over),
+        world.look_until(&over),
+    );
+    writers.join_all().await;
+}
+
+/// Ticks until the slot is confirmed beyond all that was written.
+///
+/// # Errors
+/// It did not come to that.
+async fn empty(world: &World, client: &Client) -> Result<(), String> {
+    // Its commit is waited for, and so is on disk, as is all before it.
+    run(
+        client,
+        "set synchronous_commit = on; create table the_end (id int primary key)",
+    )
+    .await;
+    let end = value(client, "select pg_current_wal_flush_lsn()::text").await;
+    let slot = format!(
+        "select confirmed_flush_lsn::text from pg_replication_slots where slot_name = '{}'",
+        world.slot
+    );
+    for _ in 0..MOST_TICKS {
+        let report = world.tick(DEADLINE).await;
+        if report.is_some_and(|report| report["stopped"] == "empty") {
+            let confirmed = value(client, &slot).await;
+            if lsn(&confirmed.clone().into()) >= lsn(&end.clone().into()) {
+                return Ok(());
+            }
+        }
+    }
+    Err(format!("{MOST_TICKS} ticks did not empty the slot"))
+}
+
+async fn run(client: &Client, sql: &str) {
+    let done = client.batch_execute(sql).await;
+    done.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+}
+
+async fn value(client: &Client, sql: &str) -> String {
+    let row = client.query_one(sql, &[]).await;
+    row.unwrap_or_else(|error| panic!("{sql}: {error:?}")).get(0)
+}

@@ -1,0 +1,52 @@
+//! What a play is played with, drawn from its seed.
+
+use fastrand::Rng;
+
+use super::faults::Faults;
+use crate::double;
+use crate::event::Form;
+
+/// All that a seed decides.
+#[derive(Debug, Clone)]
+pub(super) struct Draw {
+    pub(super) plugin: &'static str,
+    pub(super) envelope: &'static str,
+    pub(super) form: Form,
+    pub(super) aggregation: &'static str,
+    pub(super) stream: double::Settings,
+    /// The seed of each writer.
+    pub(super) writers: Vec<u64>,
+    pub(super) faults: Faults,
+    /// Draws the deadlines of ticks.
+    pub(super) ticks: Rng,
+}
+
+impl Draw {
+    /// Draws what the play of `seed` is played with.
+    pub(super) fn of_seed(seed: u64) -> Self {
+        let mut random = Rng::with_seed(seed);
+        let plugin = ["pgoutput", "wal2json", "test_decoding"][random.usize(..3)];
+        let (envelope, form) = match random.u8(..10) {
+            0 => ("dms", Form::Dms),
+            1 => ("wal2json", Form::Wal2json),
+            _ => ("debezium", Form::Debezium),
+        };
+        let aggregation = ["none", "none", "kpl"][random.usize(..3)];
+        let times = if aggregation == "kpl" { 15.0 } else { 4.0 };
+        let stream = double::Settings {
+            shards: random.usize(1..=8),
+            faults: double::Faults::of_seed(seed).times(times),
+            ..double::Settings::default()
+        };
+        Self {
+            plugin,
+            envelope,
+            form,
+            aggregation,
+            stream,
+            writers: (0..random.usize(2..=4)).map(|_| random.u64(..)).collect(),
+            faults: Faults::draw(&mut random),
+            ticks: random,
+        }
+    }
+}

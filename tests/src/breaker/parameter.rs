@@ -1,0 +1,129 @@
+//! SSM with one parameter, the checkpoint's: it keeps what is stored, and how much of the stream had arrived by then. What a
+//! gate before it lets through is applied.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use axum::body::{Body, Bytes};
+use hyper::Response;
+use hyper::http::request::Parts;
+use serde_json::{Value, json};
+
+use crate::double::Double;
+use crate::endpoint::{self, Answerer, Cut, Endpoint, refusal};
+
+/// One store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Store {
+    /// The checkpoint's `commit_end`.
+    pub(super) commit_end: u64,
+    /// Inside the transaction that the checkpoint is in the middle of: where that ends, and the change up to which all
+    /// has arrived, that one not included.
+    pub(super) progress: Option<(u64, u64)>,
+    /// Records that the stream had by then.
+    pub(super) arrived: u64,
+}
+
+/// The parameter, which answers.
+#[derive(Debug)]
+pub(super) struct Parameter {
+    endpoint: Endpoint,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    stream: Arc<Double>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    text: Option<String>,
+    stores: Vec<Store>,
+}
+
+impl Parameter {
+    /// One that does not exist yet, beside this stream.
+    pub(super) async fn beside(stream: Arc<Double>) -> Self {
+        let state = Mutex::default();
+        let shared = Arc::new(Shared { stream, state });
+        Self {
+            endpoint: Endpoint::open(Arc::clone(&shared)).await,
+            shared,
+        }
+    }
+
+    /// As `AWS_ENDPOINT_URL_SSM` takes it.
+    pub(super) fn endpoint(&self) -> &str {
+        self.endpoint.url()
+    }
+
+    /// What is stored now: the last of [`Parameter::stores`].
+    pub(super) fn stored(&self) -> Option<Store> {
+        self.shared.state().stores.last().cloned()
+    }
+
+    /// All stores, in their order.
+    pub(super) fn stores(&self) -> Vec<Store> {
+        self.shared.state().stores.clone()
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn get(&self, name: &Value) -> Response<Body> {
+        let state = self.state();
+        let Some(text) = &state.text else {
+            return refusal(400, "ParameterNotFound", "no such parameter");
+        };
+        let parameter = json!({
+            "Name": name, "Type": "String", "Value": text, "Version": state.stores.len(), "DataType": "text",
+        });
+        endpoint::json(json!({ "Parameter": parameter }).to_string())
+    }
+
+    fn put(&self, text: &str) -> Response<Body> {
+        let checkpoint: Value = serde_json::from_str(text).unwrap_or_default();
+        let Some(commit_end) = lsn(&checkpoint["commit_end"]) else {
+            return refusal(400, "ValidationException", "this is no checkpoint");
+        };
+        let progress = &checkpoint["progress"];
+        let mut state = self.state();
+        state.stores.push(Store {
+            commit_end,
+            progress: lsn(&progress["commit_end"]).zip(lsn(&progress["lsn"])),
+            arrived: self.stream.counts().put,
+        });
+        state.text = Some(text.to_owned());
+        endpoint::json(json!({ "Version": state.stores.len(), "Tier": "Standard" }).to_string())
+    }
+}
+
+impl Answerer for Shared {
+    async fn answer(
+        self: Arc<Self>,
+        operation: String,
+        _: Parts,
+        body: Bytes,
+    ) -> Result<Response<Body>, Cut> {
+        let request: Value = serde_json::from_slice(&body).unwrap_or_default();
+        Ok(match operation.as_str() {
+            "GetParameter" => self.get(&request["Name"]),
+            "PutParameter" => self.put(request["Value"].as_str().unwrap_or_default()),
+            _ => refusal(
+                400,
+                "UnknownOperationException",
+                "not an operation of this double",
+            ),
+        })
+    }
+}
+
+/// An LSN as PostgreSQL writes it.
+pub(super) fn lsn(text: &Value) -> Option<u64> {
+    let (high, low) = text.as_str()?.split_once('/')?;
+    Some(u64::from_str_radix(high, 16).ok()? << 32 | u64::from_str_radix(low, 16).ok()?)
+}
