@@ -1,6 +1,8 @@
 //! Whatever breaks at random while writers write, nothing is lost. `make breaker` plays the same with more seeds.
 
-use scenarios::breaker;
+use std::sync::Arc;
+
+use scenarios::breaker::Breaker;
 use tokio::task::JoinSet;
 
 crate::scenarios![nothing_is_lost_whatever_breaks];
@@ -10,12 +12,14 @@ const SEEDS: u64 = 10;
 const PARALLEL: usize = 4;
 
 async fn nothing_is_lost_whatever_breaks() {
+    let breaker = Arc::new(Breaker::default());
     let (mut waiting, mut playing, mut faults) = (1..=SEEDS, JoinSet::new(), 0);
     loop {
         while playing.len() < PARALLEL
             && let Some(seed) = waiting.next()
         {
-            playing.spawn(async move { (seed, breaker::play(seed).await) });
+            let breaker = Arc::clone(&breaker);
+            playing.spawn(async move { (seed, breaker.play(seed).await) });
         }
         let Some(played) = playing.join_next().await else {
             break;

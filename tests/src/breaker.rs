@@ -14,8 +14,8 @@ mod world;
 mod writers;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
@@ -65,48 +65,79 @@ pub struct Played {
     pub broken: Vec<String>,
 }
 
-/// Plays one seed.
-///
-/// # Panics
-/// A part of the play itself cannot do its work.
-pub async fn play(seed: u64) -> Played {
-    let began = Instant::now();
-    let draw = Draw::of_seed(seed);
-    let slot = format!("seed_{seed}");
-    let site = Site::single(&slot).await;
-    set_up(&site, &slot, draw.plugin).await;
-    let world = World::make(site, &slot, seed, &draw).await;
-    storm(&world, &draw).await;
-    world.calm().await;
-    let client = world.site.connect().await;
-    let client = client.unwrap_or_else(|error| panic!("the server is back, and does not answer: {error:?}"));
-    let emptied = empty(&world, &client).await;
-    world.read_log().await;
-    let stores = world.parameter.stores();
-    let judged = verdict::judge(&client, WITNESS, draw.form, &world.stream, &stores).await;
-    let seen = world.seen().clone();
-    Played {
-        with: format!("{} {} {}", draw.plugin, draw.envelope, draw.aggregation),
-        took: began.elapsed(),
-        events: judged.events,
-        ticks: seen.ticks,
-        faults: seen.faults,
-        skipped: seen.skipped,
-        replayed: seen.replayed,
-        retried: seen.retried,
-        duplicates: judged.duplicates,
-        looks: seen.looks,
-        stores: stores.len(),
-        lost: judged.lost,
-        broken: [seen.broken, emptied.err().into_iter().collect(), judged.broken].concat(),
+/// Servers, which plays take one after the other: making them costs more than a play.
+#[derive(Debug, Default)]
+pub struct Breaker {
+    idle: Mutex<Vec<Site>>,
+}
+
+impl Breaker {
+    /// Plays one seed.
+    ///
+    /// # Panics
+    /// A part of the play itself cannot do its work.
+    pub async fn play(&self, seed: u64) -> Played {
+        let began = Instant::now();
+        let draw = Draw::of_seed(seed);
+        let site = self.site(&format!("seed_{seed}")).await;
+        let world = World::make(site, seed, &draw).await;
+        set_up(&world, draw.plugin).await;
+        storm(&world, &draw).await;
+        world.calm().await;
+        let emptied = empty(&world).await;
+        world.end().await;
+        let client = connect(&world.site).await;
+        let stores = world.parameter.stores();
+        let judged = verdict::judge(&client, WITNESS, draw.plugin, draw.form, &world.stream, &stores).await;
+        drop(client);
+        let seen = world.seen().clone();
+        let played = Played {
+            with: format!("{} {} {}", draw.plugin, draw.envelope, draw.aggregation),
+            took: began.elapsed(),
+            events: judged.events,
+            ticks: seen.ticks,
+            faults: seen.faults,
+            skipped: seen.skipped,
+            replayed: seen.replayed,
+            retried: seen.retried,
+            duplicates: judged.duplicates,
+            looks: seen.looks,
+            stores: stores.len(),
+            lost: judged.lost,
+            broken: [seen.broken, emptied.err().into_iter().collect(), judged.broken].concat(),
+        };
+        // What a promise was broken on is not used again.
+        if let Some(mut site) = Arc::into_inner(world.site).filter(|_| played.broken.is_empty()) {
+            site.clear().await;
+            self.idle().push(site);
+        }
+        played
+    }
+
+    async fn site(&self, database: &str) -> Site {
+        let idle = self.idle().pop();
+        let mut site = match idle {
+            Some(site) => site,
+            None => Site::make().await,
+        };
+        site.settle(database).await;
+        site
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Site>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-async fn set_up(site: &Site, slot: &str, plugin: &str) {
+async fn connect(site: &Site) -> Client {
     let client = site.connect().await;
-    let client = client.unwrap_or_else(|error| panic!("the server was just made: {error:?}"));
+    client.unwrap_or_else(|error| panic!("no fault is on, and the server does not answer: {error:?}"))
+}
+
+async fn set_up(world: &World, plugin: &str) {
+    let client = connect(&world.site).await;
     run(&client, SCHEMA).await;
-    for (slot, plugin) in [(WITNESS, "test_decoding"), (slot, plugin)] {
+    for (slot, plugin) in [(WITNESS, "test_decoding"), (world.slot(), plugin)] {
         let create = format!("select pg_create_logical_replication_slot('{slot}', '{plugin}')");
         run(&client, &create).await;
     }
@@ -141,7 +172,8 @@ async fn storm(world: &World, draw: &Draw) {
 ///
 /// # Errors
 /// It did not come to that.
-async fn empty(world: &World, client: &Client) -> Result<(), String> {
+async fn empty(world: &World) -> Result<(), String> {
+    let client = &connect(&world.site).await;
     // Its commit is waited for, and so is on disk, as is all before it.
     run(
         client,
@@ -151,7 +183,7 @@ async fn empty(world: &World, client: &Client) -> Result<(), String> {
     let end = value(client, "select pg_current_wal_flush_lsn()::text").await;
     let slot = format!(
         "select confirmed_flush_lsn::text from pg_replication_slots where slot_name = '{}'",
-        world.slot
+        world.slot()
     );
     for _ in 0..MOST_TICKS {
         let report = world.tick(DEADLINE).await;

@@ -156,7 +156,7 @@ impl Rebuilt {
             for (key, kept) in &table.keyed {
                 // A truncate that arrived before the rows, from another shard, leaves nothing of them.
                 let same = match others.keyed.get(key) {
-                    Some(its) => its.alive == kept.alive && agree(kept, its),
+                    Some(its) => its.alive == kept.alive && (!kept.alive || agree(kept, its)),
                     None => !kept.alive,
                 };
                 if !same {

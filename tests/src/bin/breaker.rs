@@ -4,9 +4,10 @@
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Instant;
 
-use scenarios::breaker::{self, Played};
+use scenarios::breaker::{Breaker, Played};
 use tokio::task::JoinSet;
 
 fn main() -> ExitCode {
@@ -23,7 +24,7 @@ fn number(name: &str, default: u64) -> u64 {
 async fn run() -> ExitCode {
     let (first, seeds) = (number("FIRST_SEED", 1), number("SEEDS", 10));
     let parallel = number("PARALLEL", 4).max(1) as usize;
-    let began = Instant::now();
+    let (breaker, began) = (Arc::new(Breaker::default()), Instant::now());
     println!(
         "{:>6}{:>9}{:>8}{:>7}{:>7}{:>9}{:>9}{:>9}{:>7}{:>6}  with",
         "seed", "seconds", "events", "ticks", "faults", "skipped", "replayed", "again", "stores", "lost"
@@ -34,7 +35,10 @@ async fn run() -> ExitCode {
         while playing.len() < parallel
             && let Some(seed) = waiting.next()
         {
-            playing.spawn(async move { (seed, tokio::spawn(breaker::play(seed)).await) });
+            let breaker = Arc::clone(&breaker);
+            // A play that panics fails as others do.
+            let play = tokio::spawn(async move { breaker.play(seed).await });
+            playing.spawn(async move { (seed, play.await) });
         }
         let Some(played) = playing.join_next().await else {
             break;
@@ -81,7 +85,7 @@ fn line(seed: u64, played: &Played) {
         played.with
     );
     for broken in &played.broken {
-        println!("       {broken}");
+        println!("       {broken:.600}");
     }
 }
 

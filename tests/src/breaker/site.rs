@@ -17,19 +17,33 @@ pub(super) struct Site {
 const CONF: &str = "autovacuum = off\ndeadlock_timeout = '100ms'\nshared_buffers = '32MB'\n";
 
 impl Site {
-    /// A server of its own with an empty database.
-    pub(super) async fn single(database: &str) -> Self {
+    /// A server of its own, without the database.
+    pub(super) async fn make() -> Self {
         let settings = Settings {
             trust: true,
             conf: CONF.to_owned(),
             ..Settings::default()
         };
-        let postgres = Postgres::start(settings).await;
-        postgres.create_database(database).await;
         Self {
-            postgres,
-            database: database.to_owned(),
+            postgres: Postgres::start(settings).await,
+            database: String::new(),
         }
+    }
+
+    /// An empty database of this name.
+    pub(super) async fn settle(&mut self, database: &str) {
+        self.postgres.create_database(database).await;
+        database.clone_into(&mut self.database);
+    }
+
+    /// Drops the database and its slots.
+    pub(super) async fn clear(&mut self) {
+        self.postgres.drop_database(&self.database).await;
+    }
+
+    /// The database, which has the name of the play.
+    pub(super) fn database(&self) -> &str {
+        &self.database
     }
 
     /// A session of the superuser.

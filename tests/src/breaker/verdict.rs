@@ -3,13 +3,14 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use serde_json::Value;
 use tokio_postgres::Client;
 
 use super::parameter::Store;
 use crate::aggregate;
 use crate::consumer::Delivery;
 use crate::double::Double;
-use crate::event::Form;
+use crate::event::{Form, UNAVAILABLE};
 use crate::oracle::{self, Rows};
 
 /// Cases of one kind that are told.
@@ -32,6 +33,7 @@ pub(super) struct Verdict {
 pub(super) async fn judge(
     client: &Client,
     witness: &str,
+    plugin: &str,
     form: Form,
     stream: &Double,
     stores: &[Store],
@@ -62,7 +64,11 @@ pub(super) async fn judge(
             .take(MOST_CASES)
             .map(|position| format!("never committed: {position}")),
     );
-    broken.extend(delivery.broken());
+    broken.extend(match plugin {
+        // It leaves out a column whose value is stored apart and did not change; a column that was added since looks the same.
+        "wal2json" => without_marks(delivery.clone()).broken(),
+        _ => delivery.broken(),
+    });
     broken.extend(too_early(stream, stores));
     let rebuilt = delivery.rebuild();
     broken.extend(rebuilt.disagreements.iter().take(MOST_CASES).cloned());
@@ -72,6 +78,27 @@ pub(super) async fn judge(
         broken.extend(told.map(|difference| format!("{table}: {difference}")));
     }
     verdict
+}
+
+/// The same events, not telling which columns were left out.
+fn without_marks(mut delivery: Delivery) -> Delivery {
+    for arrival in &mut delivery.arrivals {
+        let mut event = arrival.json();
+        strip(&mut event);
+        arrival.data = event.to_string().into_bytes();
+    }
+    delivery
+}
+
+fn strip(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|name, value| name != "unchanged" && value.as_str() != Some(UNAVAILABLE));
+            fields.values_mut().for_each(strip);
+        }
+        Value::Array(elements) => elements.iter_mut().for_each(strip),
+        _ => {}
+    }
 }
 
 /// Where a checkpoint was stored before all of what it says had arrived.

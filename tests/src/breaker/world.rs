@@ -56,7 +56,6 @@ pub(super) struct Seen {
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) site: Arc<Site>,
-    pub(super) slot: String,
     pub(super) stream: Arc<Double>,
     stream_gate: Gate,
     pub(super) parameter: Parameter,
@@ -69,7 +68,8 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) async fn make(site: Site, slot: &str, seed: u64, draw: &Draw) -> Self {
+    pub(super) async fn make(site: Site, seed: u64, draw: &Draw) -> Self {
+        let slot = site.database();
         let stream = Arc::new(Double::open(slot, draw.stream).await);
         let stream_gate = Gate::before(stream.endpoint()).await;
         let parameter = Parameter::beside(Arc::clone(&stream)).await;
@@ -90,7 +90,6 @@ impl World {
         let twin = function.twin();
         Self {
             site: Arc::new(site),
-            slot: slot.to_owned(),
             stream,
             stream_gate,
             parameter,
@@ -101,6 +100,11 @@ impl World {
             seed,
             seen: Mutex::default(),
         }
+    }
+
+    /// The slot, which has the name of the play.
+    pub(super) fn slot(&self) -> &str {
+        self.site.database()
     }
 
     /// What was seen so far.
@@ -165,7 +169,7 @@ impl World {
     }
 
     /// Ends the function, and looks through all that it logged for what may never happen.
-    pub(super) async fn read_log(&self) {
+    pub(super) async fn end(&self) {
         self.function.kill9().await;
         self.twin.kill9().await;
         let lines = self.function.log().into_iter().chain(self.twin.log());
@@ -183,7 +187,7 @@ impl World {
                 continue;
             };
             while !stop.load(Ordering::Relaxed) {
-                let Ok(row) = client.query_opt(SLOT, &[&self.slot]).await else {
+                let Ok(row) = client.query_opt(SLOT, &[&self.slot()]).await else {
                     break;
                 };
                 let confirmed = row.and_then(|row| row.get::<_, Option<String>>(0));
