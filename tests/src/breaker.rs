@@ -79,7 +79,7 @@ impl Breaker {
     pub async fn play(&self, seed: u64) -> Played {
         let began = Instant::now();
         let draw = Draw::of_seed(seed);
-        let site = self.site(&format!("seed_{seed}")).await;
+        let site = self.site(&format!("seed_{seed}"), &draw).await;
         let world = World::make(site, seed, &draw).await;
         set_up(&world, draw.plugin).await;
         storm(&world, &draw).await;
@@ -92,7 +92,7 @@ impl Breaker {
         drop(client);
         let seen = world.seen().clone();
         let played = Played {
-            with: format!("{} {} {}", draw.plugin, draw.envelope, draw.aggregation),
+            with: draw.to_string(),
             took: began.elapsed(),
             events: judged.events,
             ticks: seen.ticks,
@@ -114,13 +114,17 @@ impl Breaker {
         played
     }
 
-    async fn site(&self, database: &str) -> Site {
-        let idle = self.idle().pop();
+    async fn site(&self, database: &str, draw: &Draw) -> Site {
+        let idle = {
+            let mut idle = self.idle();
+            let fits = idle.iter().position(|site| site.kind() == draw.site);
+            fits.map(|at| idle.swap_remove(at))
+        };
         let mut site = match idle {
             Some(site) => site,
-            None => Site::make().await,
+            None => Site::make(draw.site).await,
         };
-        site.settle(database).await;
+        site.settle(database, draw.sees_standby).await;
         site
     }
 
@@ -137,10 +141,11 @@ async fn connect(site: &Site) -> Client {
 async fn set_up(world: &World, plugin: &str) {
     let client = connect(&world.site).await;
     run(&client, SCHEMA).await;
-    for (slot, plugin) in [(WITNESS, "test_decoding"), (world.slot(), plugin)] {
-        let create = format!("select pg_create_logical_replication_slot('{slot}', '{plugin}')");
-        run(&client, &create).await;
+    let slots = [WITNESS, world.slot()];
+    for (slot, plugin) in slots.into_iter().zip(["test_decoding", plugin]) {
+        world.site.create_slot(&client, slot, plugin).await;
     }
+    world.site.keep_slots(&client, &slots).await;
 }
 
 /// Writers, ticks and all faults at once, until the faults are over.

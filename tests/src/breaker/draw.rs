@@ -1,14 +1,21 @@
 //! What a play is played with, drawn from its seed.
 
+use std::fmt;
+
 use fastrand::Rng;
 
 use super::faults::Faults;
+use super::site::Kind;
 use crate::double;
 use crate::event::Form;
 
 /// All that a seed decides.
 #[derive(Debug, Clone)]
 pub(super) struct Draw {
+    pub(super) site: Kind,
+    /// Whether the function may see how far the standby is.
+    pub(super) sees_standby: bool,
+    pub(super) markers: &'static str,
     pub(super) plugin: &'static str,
     pub(super) envelope: &'static str,
     pub(super) form: Form,
@@ -25,7 +32,13 @@ impl Draw {
     /// Draws what the play of `seed` is played with.
     pub(super) fn of_seed(seed: u64) -> Self {
         let mut random = Rng::with_seed(seed);
-        let plugin = ["pgoutput", "wal2json", "test_decoding"][random.usize(..3)];
+        let site = if random.bool() { Kind::Single } else { Kind::Pair };
+        let plugins: &[&str] = match site {
+            Kind::Single => &["pgoutput", "wal2json", "test_decoding"],
+            Kind::Pair => &["pgoutput", "pgoutput", "test_decoding"],
+        };
+        let plugin = plugins[random.usize(..plugins.len())];
+        let markers = if random.u8(..8) == 0 { "off" } else { "on" };
         let (envelope, form) = match random.u8(..10) {
             0 => ("dms", Form::Dms),
             1 => ("wal2json", Form::Wal2json),
@@ -39,14 +52,31 @@ impl Draw {
             ..double::Settings::default()
         };
         Self {
+            site,
+            sees_standby: random.bool(),
+            markers,
             plugin,
             envelope,
             form,
             aggregation,
             stream,
             writers: (0..random.usize(2..=4)).map(|_| random.u64(..)).collect(),
-            faults: Faults::draw(&mut random),
+            faults: Faults::draw(&mut random, site),
             ticks: random,
+        }
+    }
+}
+
+impl fmt::Display for Draw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let site = match self.site {
+            Kind::Single => "single",
+            Kind::Pair => "pair",
+        };
+        write!(f, "{site} {} {} {}", self.plugin, self.envelope, self.aggregation)?;
+        match self.markers {
+            "on" => Ok(()),
+            _ => f.write_str(", no markers"),
         }
     }
 }

@@ -1,11 +1,14 @@
 //! What goes wrong in a play, drawn from its seed: four rows of faults that run beside each other, one after the other
 //! within a row.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use fastrand::Rng;
 
+use super::site::Kind;
 use crate::gate::Side;
+use crate::proxy;
 
 /// What befalls the function, one thing after the other.
 #[derive(Debug, Clone, Copy)]
@@ -57,6 +60,12 @@ pub(super) enum ParameterFault {
 pub(super) enum ServerFault {
     /// Killed with -9, and started again on its disk after so long.
     Crash(Duration),
+    /// Killed with -9 for ever; after so long the standby takes its place.
+    FailOver(Duration),
+    /// Connections of the function are cut, stall, or end on one side.
+    Network(proxy::Fault),
+    /// The same between standby and primary: commits wait, or are not on the standby.
+    Wire(proxy::Fault),
 }
 
 /// A fault, and how long it waits after the one before it.
@@ -78,13 +87,19 @@ pub(super) struct Faults {
 }
 
 impl Faults {
-    pub(super) fn draw(random: &mut Rng) -> Self {
-        Self {
+    pub(super) fn draw(random: &mut Rng, kind: Kind) -> Self {
+        let mut faults = Self {
             function: row(random, 3..8, function),
             stream: row(random, 1..4, stream),
             parameter: row(random, 1..3, parameter),
-            server: row(random, 1..3, server),
+            server: row(random, 1..4, |random| server(random, kind)),
+        };
+        if kind == Kind::Pair {
+            let fail_over = |random: &mut Rng| ServerFault::FailOver(millis(random, 50..1_500));
+            let at = random.usize(..=faults.server.len());
+            faults.server.splice(at..at, row(random, 1..2, fail_over));
         }
+        faults
     }
 }
 
@@ -99,7 +114,7 @@ fn row<F>(random: &mut Rng, count: std::ops::Range<u32>, mut draw: impl FnMut(&m
     (0..count).map(|_| due(random)).collect()
 }
 
-fn millis(random: &mut Rng, range: std::ops::Range<u64>) -> Duration {
+fn millis(random: &mut Rng, range: Range<u64>) -> Duration {
     Duration::from_millis(random.u64(range))
 }
 
@@ -134,6 +149,12 @@ fn parameter(random: &mut Rng) -> ParameterFault {
     }
 }
 
-fn server(random: &mut Rng) -> ServerFault {
-    ServerFault::Crash(millis(random, 50..1_500))
+fn server(random: &mut Rng, kind: Kind) -> ServerFault {
+    let network = |random: &mut Rng| proxy::Fault::draw(random, Duration::from_millis(2_000));
+    match random.u8(..6) {
+        0..2 => ServerFault::Crash(millis(random, 50..1_500)),
+        2 | 3 if kind == Kind::Single => ServerFault::Crash(millis(random, 50..1_500)),
+        2 | 3 => ServerFault::Wire(network(random)),
+        _ => ServerFault::Network(network(random)),
+    }
 }

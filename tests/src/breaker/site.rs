@@ -1,44 +1,96 @@
-//! Where the database is: a server that crashes and comes back.
+//! Where the database is: a server that crashes and comes back, or a pair of which one takes over; and the network before
+//! it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio_postgres::Client;
 
-use crate::postgres::{Postgres, Settings};
+use crate::pair::Pair;
+use crate::postgres::{Postgres, REPLUSER, Settings};
+use crate::proxy::{Fault, Proxy};
+
+/// Deadlocks are part of the play, and nobody but its writers may write.
+const CONF: &str = "autovacuum = off\ndeadlock_timeout = '100ms'\nshared_buffers = '32MB'\n";
+
+/// The kinds of sites.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Debian's PostgreSQL.
+    Single,
+    /// PostgreSQL 17 and its synchronous standby, with failover slots.
+    Pair,
+}
 
 /// A database, wherever it is now.
 #[derive(Debug)]
 pub(super) struct Site {
-    postgres: Postgres,
+    servers: Servers,
     database: String,
+    failed_over: AtomicBool,
 }
 
-/// Deadlocks are part of the play. Nothing but writers may write.
-const CONF: &str = "autovacuum = off\ndeadlock_timeout = '100ms'\nshared_buffers = '32MB'\n";
+#[derive(Debug)]
+enum Servers {
+    Single(Box<Postgres>, Proxy),
+    Pair(Box<Pair>),
+}
 
 impl Site {
-    /// A server of its own, without the database.
-    pub(super) async fn make() -> Self {
+    /// Servers of their own, without the database.
+    pub(super) async fn make(kind: Kind) -> Self {
         let settings = Settings {
             trust: true,
+            version: (kind == Kind::Pair).then_some(17),
             conf: CONF.to_owned(),
             ..Settings::default()
         };
+        let servers = match kind {
+            Kind::Single => {
+                let postgres = Box::new(Postgres::start(settings).await);
+                let proxy = Proxy::before(postgres.port()).await;
+                Servers::Single(postgres, proxy)
+            }
+            Kind::Pair => Servers::Pair(Box::new(Pair::start(settings).await)),
+        };
         Self {
-            postgres: Postgres::start(settings).await,
+            servers,
             database: String::new(),
+            failed_over: AtomicBool::new(false),
         }
     }
 
-    /// An empty database of this name.
-    pub(super) async fn settle(&mut self, database: &str) {
-        self.postgres.create_database(database).await;
-        database.clone_into(&mut self.database);
+    pub(super) fn kind(&self) -> Kind {
+        match self.servers {
+            Servers::Single(..) => Kind::Single,
+            Servers::Pair(_) => Kind::Pair,
+        }
     }
 
-    /// Drops the database and its slots.
+    /// An empty database of this name. The function may see how far the standby is, or may not.
+    pub(super) async fn settle(&mut self, database: &str, sees_standby: bool) {
+        self.server().create_database(database).await;
+        database.clone_into(&mut self.database);
+        let verb = if sees_standby {
+            "grant pg_monitor to"
+        } else {
+            "revoke pg_monitor from"
+        };
+        let sql = format!("{verb} {}", REPLUSER.0);
+        let admin = self.server().admin("postgres").await;
+        admin
+            .batch_execute(&sql)
+            .await
+            .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+
+    /// Drops the database and its slots, and makes the pair whole again.
     pub(super) async fn clear(&mut self) {
-        self.postgres.drop_database(&self.database).await;
+        self.server().drop_database(&self.database).await;
+        if let (true, Servers::Pair(pair)) = (self.failed_over.swap(false, Ordering::Relaxed), &self.servers)
+        {
+            pair.rejoin().await;
+        }
     }
 
     /// The database, which has the name of the play.
@@ -46,23 +98,92 @@ impl Site {
         &self.database
     }
 
-    /// A session of the superuser.
+    /// A session of the superuser with the server that writes.
     ///
     /// # Errors
     /// The server is down or starts.
     pub(super) async fn connect(&self) -> Result<Client, tokio_postgres::Error> {
-        self.postgres.try_admin(&self.database).await
+        self.server().try_admin(&self.database).await
     }
 
     /// By which variables the function finds it.
     pub(super) fn environment(&self) -> [(String, String); 6] {
-        self.postgres.environment(&self.database)
+        Postgres::environment_at(self.network().port(), &self.database)
     }
 
-    /// The server loses its power for so long, and keeps its disk.
+    /// Creates a slot: one that outlives a failover, on a pair.
+    pub(super) async fn create_slot(&self, client: &Client, slot: &str, plugin: &str) {
+        let failover = match self.kind() {
+            Kind::Single => "",
+            Kind::Pair => ", false, false, true",
+        };
+        let create = format!("select pg_create_logical_replication_slot('{slot}', '{plugin}'{failover})");
+        super::run(client, &create).await;
+    }
+
+    /// Waits until these slots would outlive a failover, which moves them to the end of the log.
+    pub(super) async fn keep_slots(&self, client: &Client, slots: &[&str]) {
+        let Servers::Pair(pair) = &self.servers else {
+            return;
+        };
+        let advance =
+            |slot: &&str| format!("select pg_replication_slot_advance('{slot}', pg_current_wal_flush_lsn())");
+        let advance: Vec<String> = slots.iter().map(advance).collect();
+        let advance = advance.join(";");
+        for slot in slots {
+            pair.wait_until_synced(slot, || super::run(client, &advance))
+                .await;
+        }
+    }
+
+    /// The server that writes loses its power for so long, and keeps its disk.
     pub(super) async fn crash(&self, down: Duration) {
-        self.postgres.crash().await;
+        self.server().crash().await;
         tokio::time::sleep(down).await;
-        self.postgres.restart().await;
+        self.server().restart().await;
+    }
+
+    /// The server that writes loses its power for ever; after so long the standby takes its place.
+    pub(super) async fn fail_over(&self, down: Duration) {
+        if let Servers::Pair(pair) = &self.servers {
+            self.failed_over.store(true, Ordering::Relaxed);
+            pair.kill_primary().await;
+            tokio::time::sleep(down).await;
+            pair.promote().await;
+        }
+    }
+
+    /// The way from the function to the server suffers.
+    pub(super) async fn suffer(&self, fault: Fault) {
+        self.network().suffer(fault).await;
+    }
+
+    /// The way from the standby to the primary suffers.
+    pub(super) async fn suffer_within(&self, fault: Fault) {
+        if let Servers::Pair(pair) = &self.servers {
+            pair.wire().suffer(fault).await;
+        }
+    }
+
+    /// Nothing suffers any more.
+    pub(super) fn calm(&self) {
+        self.network().calm();
+        if let Servers::Pair(pair) = &self.servers {
+            pair.wire().calm();
+        }
+    }
+
+    fn server(&self) -> &Postgres {
+        match &self.servers {
+            Servers::Single(postgres, _) => postgres,
+            Servers::Pair(pair) => pair.primary(),
+        }
+    }
+
+    fn network(&self) -> &Proxy {
+        match &self.servers {
+            Servers::Single(_, proxy) => proxy,
+            Servers::Pair(pair) => pair.endpoint(),
+        }
     }
 }

@@ -16,6 +16,7 @@ use super::site::Site;
 use crate::double::Double;
 use crate::function::{Function, Outcome};
 use crate::gate::{Fault, Gate};
+use crate::proxy;
 
 /// What passes by itself while faults are on.
 const TRANSIENT: [&str; 9] = [
@@ -81,6 +82,7 @@ impl World {
             ("STREAM_NAME", slot),
             ("ENVELOPE", draw.envelope),
             ("AGGREGATION", draw.aggregation),
+            ("MARKERS", draw.markers),
             ("AWS_ENDPOINT_URL_KINESIS", stream_gate.endpoint()),
             ("AWS_ENDPOINT_URL_SSM", parameter_gate.endpoint()),
         ];
@@ -162,6 +164,7 @@ impl World {
     pub(super) async fn calm(&self) {
         self.stream_gate.clear();
         self.parameter_gate.clear();
+        self.site.calm();
         self.clock.jump(0);
         // One that was invoked while its clock was wrong may take its time.
         self.function.kill9().await;
@@ -316,6 +319,23 @@ impl World {
                 ServerFault::Crash(down) => {
                     self.happens("server crash");
                     self.site.crash(down).await;
+                }
+                ServerFault::FailOver(down) => {
+                    self.happens("failover");
+                    self.site.fail_over(down).await;
+                }
+                ServerFault::Network(fault) => {
+                    self.happens(match fault {
+                        proxy::Fault::Cut | proxy::Fault::CutAfter(..) => "network cut",
+                        proxy::Fault::HalfClose(_) => "network half closed",
+                        proxy::Fault::Stall(..) => "network stall",
+                        proxy::Fault::Refuse(_) => "network refuses",
+                    });
+                    self.site.suffer(fault).await;
+                }
+                ServerFault::Wire(fault) => {
+                    self.happens("standby cut off");
+                    self.site.suffer_within(fault).await;
                 }
             }
         }

@@ -55,8 +55,10 @@ pub(super) async fn forward(shared: &Shared, head: &Parts, body: Bytes) -> Resul
         }
         let answer = to_bytes(answer.into_body(), usize::MAX).await.map_err(|_| Cut)?;
         let mut answer: Value = serde_json::from_slice(&answer).map_err(|_| Cut)?;
-        for (at, index) in part.into_iter().enumerate() {
-            answers[index] = answer["Records"][at].take();
+        // An answer may be shorter than its request: what it does not tell of stays failed.
+        let told = answer["Records"].as_array_mut().into_iter().flatten();
+        for (index, told) in part.into_iter().zip(told) {
+            answers[index] = told.take();
         }
     }
     let failed = answers.iter().filter(|it| !it["ErrorCode"].is_null()).count();
