@@ -62,7 +62,7 @@ impl Action {
             let from_eventbridge = fields.contains_key("detail-type") || fields.contains_key("source");
             return match fields.keys().next() {
                 Some(field) if !from_eventbridge => Err(EventError::UnknownField {
-                    field: field.clone(),
+                    field: shortened(field),
                     action: "an event without action",
                     known: "no fields",
                 }),
@@ -104,9 +104,14 @@ impl Action {
             "plan" => only(fields, "plan", &[], "no other fields").map(|()| Action::Plan),
             "teardown" => only(fields, "teardown", &[], "no other fields").map(|()| Action::Teardown),
             "backfill" => Err(EventError::NotInThisVersion(action.to_owned())),
-            other => Err(EventError::UnknownAction(other.chars().take(40).collect())),
+            other => Err(EventError::UnknownAction(shortened(other))),
         }
     }
+}
+
+/// What is recognised by its beginning: an error is no place for a whole payload.
+fn shortened(text: &str) -> String {
+    text.chars().take(40).collect()
 }
 
 fn only(
@@ -120,7 +125,7 @@ fn only(
         .find(|field| *field != "action" && !allowed.contains(&field.as_str()))
     {
         Some(field) => Err(EventError::UnknownField {
-            field: field.chars().take(40).collect(),
+            field: shortened(field),
             action,
             known,
         }),
@@ -194,6 +199,18 @@ mod tests {
         for (event, part) in refused {
             let error = Action::parse(&event).unwrap_err().to_string();
             assert!(error.contains(part), "{event}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_error_does_not_repeat_a_long_payload() {
+        let long = "x".repeat(1000);
+        for event in [
+            json!({&long: 1}),
+            json!({"action": &long}),
+            json!({"action": "status", &long: 1}),
+        ] {
+            assert!(Action::parse(&event).unwrap_err().to_string().len() < 200);
         }
     }
 }
