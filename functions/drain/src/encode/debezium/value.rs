@@ -54,7 +54,7 @@ const MINUS_INFINITY: i64 = -9_223_372_036_832_400_000;
 
 impl Modes {
     /// Appends a value of type `kind`.
-    pub(in crate::encode) fn value(self, out: &mut Vec<u8>, kind: &Type, text: &str) {
+    pub(in super::super) fn value(self, out: &mut Vec<u8>, kind: &Type, text: &str) {
         let written = match kind {
             Type::Bool => {
                 truth(text).map(|value| out.extend_from_slice(if value { b"true" } else { b"false" }))

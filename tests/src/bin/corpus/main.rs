@@ -1,0 +1,210 @@
+//! Writes the inputs that fuzzing starts from, into the folder that is its argument: for each of the three plugins what a real
+//! PostgreSQL sends for a workload that has something of everything, what the catalog says then, and the checkpoints that real
+//! drains store.
+
+use std::path::{Path, PathBuf};
+
+use scenarios::lab::{Lab, Plugin};
+use scenarios::postgres::{Postgres, Settings};
+use tokio_postgres::Client;
+
+const WORKLOAD: &str = include_str!("workload.sql");
+
+/// What a database of no encoding can hold besides: bytes that are no text.
+const ASCII: [(&str, &str); 3] = [
+    (
+        "bytes-that-are-no-text",
+        r"insert into t values (1, E'\xff\xfe'), (2, 'a' || E'\xc3' || 'b')",
+    ),
+    (
+        "a-key-that-is-no-text",
+        r"insert into t values (3, 'x'); update k set v = E'\xe9'; delete from k",
+    ),
+    (
+        "a-message-that-is-no-text",
+        r"select pg_logical_emit_message(true, E'p\xff', 'c'), pg_logical_emit_message(true, 'p', E'\xff')",
+    ),
+];
+
+fn main() {
+    let folder = std::env::args_os().nth(1).map(PathBuf::from);
+    let folder = folder.expect("the argument is the folder to write to");
+    scenarios::block_on(async {
+        rows_of_plugins(&folder).await;
+        checkpoints(&folder).await;
+    });
+}
+
+async fn rows_of_plugins(folder: &Path) {
+    let server = Postgres::start(Settings::default()).await;
+    server.create_database("utf8").await;
+    let client = session(&server, "utf8").await;
+    let mut parts = WORKLOAD
+        .split("--! ")
+        .skip(1)
+        .map(|part| part.split_once('\n').unwrap_or((part, "")));
+    let (_, tables) = parts.next().expect("the workload begins with the tables");
+    run(&client, tables).await;
+    slots(&client, "utf8").await;
+    for (at, (name, statements)) in parts.enumerate() {
+        run(&client, statements).await;
+        // Bit 0 would take the catalog away; the others say how events are written, each some other way.
+        for plugin in Plugin::ALL {
+            peek(&client, "utf8", plugin, folder, name, (at * 2) as u8).await;
+        }
+    }
+    let catalog = folder.join("catalog.json");
+    write(&catalog, described(&client).await.as_bytes());
+
+    run(
+        &server.admin("postgres").await,
+        "create database ascii encoding 'SQL_ASCII' template template0 lc_collate 'C' lc_ctype 'C'",
+    )
+    .await;
+    let client = session(&server, "ascii").await;
+    run(
+        &client,
+        r"create table t (id int primary key, v text); create table k (v text primary key); insert into k values (E'\xff')",
+    )
+    .await;
+    slots(&client, "ascii").await;
+    for (name, statements) in ASCII {
+        run(&client, statements).await;
+        // The server itself refuses to send these by pgoutput.
+        for plugin in [Plugin::Wal2json, Plugin::TestDecoding] {
+            peek(&client, "ascii", plugin, folder, name, 0).await;
+        }
+    }
+}
+
+/// With the settings of the function's sessions that change what plugins write.
+async fn session(server: &Postgres, database: &str) -> Client {
+    let client = server.admin(database).await;
+    run(
+        &client,
+        "set datestyle = 'ISO, YMD'; set timezone = 'UTC'; set intervalstyle = 'iso_8601'; set bytea_output = 'hex';
+         set extra_float_digits = 1; create publication spillway for all tables",
+    )
+    .await;
+    client
+}
+
+async fn run(client: &Client, statements: &str) {
+    let done = client.batch_execute(statements).await;
+    done.unwrap_or_else(|error| panic!("{statements}: {error:?}"));
+}
+
+async fn slots(client: &Client, database: &str) {
+    for plugin in Plugin::ALL.map(Plugin::name) {
+        let create = format!("select pg_create_logical_replication_slot('{database}_{plugin}', '{plugin}')");
+        run(client, &create).await;
+    }
+}
+
+/// Writes what a slot has, and moves it on.
+async fn peek(client: &Client, database: &str, plugin: Plugin, folder: &Path, name: &str, options: u8) {
+    // As the function asks for them.
+    let asked = match plugin {
+        Plugin::Pgoutput => "proto_version 1 publication_names spillway messages true",
+        Plugin::Wal2json => {
+            "format-version 2 include-transaction true include-xids true include-timestamp true include-lsn true \
+             include-types true include-typmod true include-domain-data-type true include-pk true"
+        }
+        Plugin::TestDecoding => "include-xids true include-timestamp true",
+    };
+    let asked: Vec<&str> = asked.split_whitespace().collect();
+    let slot = format!("{database}_{}", plugin.name());
+    let peeked = client
+        .query(
+            "select data from pg_logical_slot_peek_binary_changes($1::text::name, null, null, variadic $2::text[])",
+            &[&slot, &asked],
+        )
+        .await
+        .unwrap_or_else(|error| panic!("{slot}: {error:?}"));
+    let rows: Vec<Vec<u8>> = peeked.iter().map(|row| row.get(0)).collect();
+    write(
+        &folder.join(plugin.name()).join(name.trim()),
+        &input(options, &rows),
+    );
+    run(
+        client,
+        &format!("select pg_replication_slot_advance('{slot}', pg_current_wal_flush_lsn())"),
+    )
+    .await;
+}
+
+/// As the targets take it apart, in `checks/rows.rs`.
+fn input(options: u8, rows: &[Vec<u8>]) -> Vec<u8> {
+    let mut input = vec![options];
+    for row in rows {
+        let length = u16::try_from(row.len()).expect("the workload has no long rows");
+        input.extend(length.to_be_bytes());
+        input.extend(row);
+    }
+    input
+}
+
+/// What the catalog says, as the function asks for it, in JSON.
+async fn described(client: &Client) -> String {
+    const CATALOG: &str = "
+        select json_build_object(
+          'domains', (
+            select json_agg(json_build_array(format_type(oid, null), format_type(typbasetype, typtypmod)) order by oid)
+            from pg_type where typtype = 'd' and oid >= 16384),
+          'tables', json_agg(json_build_object(
+            'schema', n.nspname, 'name', c.relname,
+            'key', (
+              select coalesce(json_agg(a.attname order by k.place), '[]')
+              from pg_index i cross join unnest(i.indkey::int2[]) with ordinality k(attnum, place)
+              join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+              where i.indrelid = c.oid and i.indimmediate
+                and case c.relreplident when 'i' then i.indisreplident else i.indisprimary end),
+            'primary', (
+              select coalesce(json_agg(a.attname order by k.place), '[]')
+              from pg_index i cross join unnest(i.indkey::int2[]) with ordinality k(attnum, place)
+              join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+              where i.indrelid = c.oid and i.indisprimary),
+            'deferrable', exists (select from pg_index i where i.indrelid = c.oid and i.indisprimary and not i.indimmediate),
+            'full', c.relreplident = 'f',
+            'columns', (
+              select coalesce(json_agg(json_build_array(attname, format_type(atttypid, atttypmod), attlen = -1 and attstorage <> 'p')
+                                       order by attnum), '[]')
+              from pg_attribute where attrelid = c.oid and attnum > 0 and not attisdropped)) order by c.oid))::text
+        from pg_class c join pg_namespace n on n.oid = c.relnamespace
+        where c.relkind in ('r', 'p') and n.nspname not in ('pg_catalog', 'information_schema')";
+    let row = client.query_one(CATALOG, &[]).await;
+    row.unwrap_or_else(|error| panic!("{CATALOG}: {error:?}"))
+        .get::<_, String>(0)
+        + "\n"
+}
+
+/// The checkpoint after a first drain, and after one that found something.
+async fn checkpoints(folder: &Path) {
+    for plugin in Plugin::ALL {
+        let lab = Lab::new(plugin).await;
+        for tick in ["first", "later"] {
+            lab.sql("create table if not exists t (id serial primary key); insert into t default values")
+                .await;
+            lab.drain().await;
+            let stored = lab
+                .ssm
+                .get(&lab.parameter)
+                .await
+                .expect("a drain stores its checkpoint");
+            write(
+                &folder
+                    .join("checkpoint")
+                    .join(format!("{}-{tick}", plugin.name())),
+                stored.as_bytes(),
+            );
+        }
+    }
+}
+
+fn write(file: &Path, content: &[u8]) {
+    let written = file
+        .parent()
+        .map_or(Ok(()), std::fs::create_dir_all)
+        .and_then(|()| std::fs::write(file, content));
+    written.unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+}
