@@ -6,22 +6,22 @@ pub const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
 /// Reads `2026-11-22 23:50:33.999286+00` (the offset may carry minutes) as µs since 1970-01-01 UTC.
 pub fn micros_of_timestamp(text: &str) -> Option<i64> {
     let (date, time) = text.split_once(' ')?;
-    let mut parts = date.split('-').map(|part| part.parse::<i64>().ok());
+    // No part needs more than 32 bits; what has more must not overflow the sums.
+    let number = |part: &str| part.parse::<i32>().ok().map(i64::from);
+    let mut parts = date.split('-').map(number);
     let (year, month, day) = (parts.next()??, parts.next()??, parts.next()??);
     let zone_at = time.find(['+', '-'])?;
     let (clock, zone) = time.split_at(zone_at);
     let mut parts = clock.split(':');
-    let (hour, minute): (i64, i64) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    let (hour, minute) = (number(parts.next()?)?, number(parts.next()?)?);
     let (second, fraction) = parts.next().map(|s| s.split_once('.').unwrap_or((s, "")))?;
-    let second: i64 = second.parse().ok()?;
-    let micros: i64 = if fraction.is_empty() {
-        0
-    } else {
-        format!("{fraction:0<6}").get(..6)?.parse().ok()?
+    let second = number(second)?;
+    let micros = match fraction {
+        "" => 0,
+        _ => number(format!("{fraction:0<6}").get(..6)?)?,
     };
-    let mut parts = zone.get(1..)?.split(':');
-    let zone_hour: i64 = parts.next()?.parse().ok()?;
-    let zone_minute: i64 = parts.next().map_or(Some(0), |m| m.parse().ok())?;
+    let mut parts = zone.get(1..)?.split(':').map(number);
+    let (zone_hour, zone_minute) = (parts.next()??, parts.next().unwrap_or(Some(0))?);
     let offset = (zone_hour * 60 + zone_minute) * if zone.starts_with('-') { -60 } else { 60 };
     let bounded = (-4800..300_000).contains(&year) && (1..=12).contains(&month) && (1..=31).contains(&day);
     let bounded =
@@ -116,6 +116,9 @@ mod tests {
             "2024-02-29 12:00:00",
             "2024-13-01 00:00:00+00",
             "x-y-z a:b:c+d",
+            "2024-02-29 12:00:00+9223372036854775807",
+            "2024-02-29 12:00:00-00:9223372036854775807",
+            "-9223372036854775808-01-01 00:00:00+00",
         ] {
             assert_eq!(micros_of_timestamp(text), None, "{text}");
         }
