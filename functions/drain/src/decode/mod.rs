@@ -1,5 +1,8 @@
 //! From the bytes of a plugin to [`Item`]s. Pure: a decoder remembers the tables that the server described, and nothing else.
 
+// What is read here comes from outside: nothing of it may be out of reach. Sums of offsets need no such care, none exceeds a row's length.
+#![warn(clippy::indexing_slicing, clippy::string_slice)]
+
 mod pgoutput;
 mod test_decoding;
 #[cfg(test)]

@@ -235,7 +235,7 @@ impl<'a> Reader<'a> {
         let rest = self.rest();
         let places = rest.windows(SIZE.len()).enumerate();
         for (at, _) in places.filter(|(_, window)| *window == SIZE) {
-            let size = &rest[at + SIZE.len()..];
+            let size = rest.get(at + SIZE.len()..).unwrap_or_default();
             let digits = size.iter().take_while(|b| b.is_ascii_digit()).count();
             let (size, content) = size.split_at(digits);
             let size = std::str::from_utf8(size).ok().and_then(|size| size.parse().ok());

@@ -283,13 +283,16 @@ fn escape_types(data: &[u8]) -> Option<Vec<u8>> {
         }
         let (text, length) = match raw_name(name) {
             // One name in quotes: they are also those of the JSON string.
-            Some(length) if raw_quoted(name) == Some(length) => (&name[1..length - 1], length),
-            Some(length) => (&name[..length], length),
+            Some(length) if raw_quoted(name) == Some(length) => (name.get(1..length - 1)?, length),
+            Some(length) => (name.get(..length)?, length),
             None => {
-                let name = &name[1..];
-                let length =
-                    (0..name.len()).find(|at| ENDS.iter().any(|end| name[*at..].starts_with(end)))?;
-                (&name[..length], length + 2)
+                let name = name.get(1..)?;
+                let ends = |at: &usize| {
+                    name.get(*at..)
+                        .is_some_and(|name| ENDS.iter().any(|end| name.starts_with(end)))
+                };
+                let length = (0..name.len()).find(ends)?;
+                (name.get(..length)?, length + 2)
             }
         };
         out.push(b'"');
@@ -301,7 +304,7 @@ fn escape_types(data: &[u8]) -> Option<Vec<u8>> {
             out.push(*byte);
         }
         out.push(b'"');
-        rest = &rest[length..];
+        rest = rest.get(length..)?;
     }
     out.extend_from_slice(rest);
     escaped.then_some(out)
@@ -313,13 +316,13 @@ fn raw_name(text: &[u8]) -> Option<usize> {
     const BEHIND: [&[u8]; 3] = [br#","value":"#, b"}", br#","typeoid":"#];
     let mut length = raw_quoted(text)?;
     if text.get(length) == Some(&b'.') {
-        let name = &text[length + 1..];
+        let name = text.get(length + 1..)?;
         length += 1 + match name.first() {
             Some(b'"') => raw_quoted(name)?,
             _ => name.iter().position(|byte| matches!(byte, b',' | b'}'))?,
         };
     }
-    let behind = &text[length..];
+    let behind = text.get(length..)?;
     BEHIND.iter().any(|end| behind.starts_with(end)).then_some(length)
 }
 
