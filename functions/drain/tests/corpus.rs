@@ -136,6 +136,13 @@ fn the_densest_rows_of_wal2json_stay_within_the_bound() {
     }
     let types = row("I", "columns", r#"{"name":"","type":""""}"#, 1600);
     checks::rows(Plugin::Wal2json, &input(&[types]));
+    for scale in [1000, 20_000] {
+        let number = format!(r#"{{"name":"","type":"numeric(1,{scale})","value":1}}"#);
+        let mut input = input(&[row("I", "columns", &number, 1100)]);
+        // Decimals as the bytes of the number without its point.
+        input[0] = 0x08;
+        checks::rows(Plugin::Wal2json, &input);
+    }
     tell();
 }
 

@@ -101,7 +101,7 @@ impl Bound {
     pub(super) const CHANGE: Bound = Bound {
         name: "writing a change",
         peak: 96,
-        total: 192,
+        total: 256,
         room: 16 << 10,
         most: {
             static MOST: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];

@@ -1,6 +1,9 @@
 //! A number of any size as Kafka Connect's `Decimal`: its digits without the point, in two's complement, most significant
 //! byte first, and how many of them stand behind the point.
 
+/// The largest scale that a column can fix (documentation, "Arbitrary Precision Numbers").
+const LARGEST_SCALE: i32 = 1000;
+
 /// A number: the bytes of `digits * 10^scale`, and the scale.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Decimal {
@@ -11,8 +14,8 @@ pub(super) struct Decimal {
 }
 
 impl Decimal {
-    /// Reads `-12.50`, with as many digits behind the point as `scale` says, or as are there. `None` when it is no finite number, or
-    /// has more digits than the scale holds.
+    /// Reads `-12.50`, with as many digits behind the point as `scale` says, or as are there. `None` when it is no finite number,
+    /// has more digits than the scale holds, or a column cannot have that scale.
     pub(super) fn parse(text: &str, scale: Option<i32>) -> Option<Decimal> {
         let (negative, text) = match text.strip_prefix('-') {
             Some(rest) => (true, rest),
@@ -24,11 +27,13 @@ impl Decimal {
             return None;
         }
         let has = i32::try_from(fraction.len()).ok()?;
+        if scale.is_some_and(|scale| scale > LARGEST_SCALE) {
+            return None;
+        }
         let scale = scale.unwrap_or(has);
         let more = scale.checked_sub(has)?;
         if more >= 0 {
-            // PostgreSQL's largest scale is 16383.
-            digits.extend(std::iter::repeat_n('0', usize::try_from(more.min(20_000)).ok()?));
+            digits.extend(std::iter::repeat_n('0', usize::try_from(more).ok()?));
         } else {
             let kept = digits.len().saturating_sub(more.unsigned_abs() as usize);
             if digits[kept..].bytes().any(|b| b != b'0') {
@@ -136,6 +141,7 @@ mod tests {
             ("1.2.3", None),
             ("1.25", Some(1)),
             ("12345", Some(-2)),
+            ("1", Some(1001)),
         ] {
             assert_eq!(parse(text, scale), None, "{text}");
         }
