@@ -20,7 +20,7 @@ crate::scenarios![
     an_accepted_gap_replaces_a_checkpoint_that_cannot_be_read,
 ];
 
-fn accept(lsn: &str) -> Value {
+pub(crate) fn accept(lsn: &str) -> Value {
     json!({"action": "drain", "accept_gap": lsn})
 }
 
@@ -35,7 +35,7 @@ async fn advanced(lab: &Lab) -> String {
 }
 
 /// The control events of the stream.
-fn control_events(delivery: &Delivery) -> Vec<Value> {
+pub(crate) fn control_events(delivery: &Delivery) -> Vec<Value> {
     let all = delivery.arrivals.iter().map(|it| it.json());
     all.filter(|event| event["op"] == "m" && event["message"]["prefix"] == "spillway.gap_accepted")
         .collect()

@@ -15,6 +15,7 @@ mod consumer;
 mod crash;
 mod double;
 mod envelopes;
+mod failover;
 mod gap;
 mod harness;
 mod huge;
@@ -60,7 +61,11 @@ macro_rules! scenarios {
     };
 }
 
-fn trial<F: Future<Output = ()> + Send + 'static>(name: &str, scenario: fn() -> F) -> Trial {
+/// A scenario as a trial of that name.
+fn trial<F: Future<Output = ()> + Send + 'static>(
+    name: &str,
+    scenario: impl FnOnce() -> F + Send + 'static,
+) -> Trial {
     let name = name.trim_start_matches("scenarios::").to_owned();
     Trial::test(name, move || {
         scenarios::block_on(async {
@@ -88,6 +93,7 @@ fn main() {
         config_errors::all(),
         crash::all(),
         envelopes::all(),
+        failover::all(),
         gap::all(),
         huge::all(),
         pgbench::all(),

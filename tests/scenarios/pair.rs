@@ -9,6 +9,7 @@ use scenarios::proxy::{Fault, Proxy, Way};
 use scenarios::wait;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_postgres::Client;
 
 use crate::marks::lsn;
 
@@ -27,7 +28,7 @@ crate::scenarios![
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-async fn pair(version: u32) -> Pair {
+pub(crate) async fn pair(version: u32) -> Pair {
     Pair::start(Settings {
         version: Some(version),
         ..Settings::default()
@@ -121,6 +122,39 @@ async fn a_slot_that_is_synchronised_no_more_lags_after_a_promotion() {
     );
 }
 
+/// Lets the slot restart where a transaction is open, and keeps another open from then on: where nothing else runs,
+/// decoding can begin without a snapshot. `step` moves the slot forwards. The table `t` has a column `id` and stays as it is.
+pub(crate) async fn restart_amid<F: Future<Output = ()>>(lab: &Lab, step: impl Fn() -> F) -> Client {
+    let first = lab.connect().await;
+    first
+        .batch_execute("begin; insert into t (id) values (-1)")
+        .await
+        .unwrap();
+    let began = lab.value("select pg_current_wal_insert_lsn()").await.unwrap();
+    lab.sql("checkpoint").await;
+    step().await;
+    let second = lab.connect().await;
+    second
+        .batch_execute("begin; insert into t (id) values (-2)")
+        .await
+        .unwrap();
+    first.batch_execute("rollback").await.unwrap();
+    let slot = &lab.slot;
+    let restarts =
+        format!("select restart_lsn >= '{began}' from pg_replication_slots where slot_name = '{slot}'");
+    wait::until(
+        "the slot restarts after the first transaction began",
+        LIMIT,
+        || async {
+            lab.sql("checkpoint").await;
+            step().await;
+            lab.value(&restarts).await.as_deref() == Some("t")
+        },
+    )
+    .await;
+    second
+}
+
 async fn a_slot_that_lost_its_snapshots_decodes_nothing_after_a_promotion() {
     for (version, carried, left) in [
         (15, Carried::Whole, 2),
@@ -138,34 +172,7 @@ async fn a_slot_that_lost_its_snapshots_decodes_nothing_after_a_promotion() {
             "select count(*) from pg_logical_slot_peek_changes('{slot}', null, null, 'include-xids', '0')
              where data like 'table public.t:%'"
         );
-        // Where nothing else runs, decoding can begin without a snapshot. So one transaction is open where it restarts,
-        // and another, that began afterwards, is open from then on.
-        let first = lab.connect().await;
-        first
-            .batch_execute("begin; insert into t values (-1)")
-            .await
-            .unwrap();
-        let began = lab.value("select pg_current_wal_insert_lsn()").await.unwrap();
-        lab.sql("checkpoint").await;
-        lab.sql(&advance).await;
-        let second = lab.connect().await;
-        second
-            .batch_execute("begin; insert into t values (-2)")
-            .await
-            .unwrap();
-        first.batch_execute("rollback").await.unwrap();
-        let restarts =
-            format!("select restart_lsn >= '{began}' from pg_replication_slots where slot_name = '{slot}'");
-        wait::until(
-            "the slot restarts beyond the first transaction's beginning",
-            LIMIT,
-            || async {
-                lab.sql("checkpoint").await;
-                lab.sql(&advance).await;
-                lab.value(&restarts).await.as_deref() == Some("t")
-            },
-        )
-        .await;
+        let _open = restart_amid(&lab, || lab.sql(&advance)).await;
         lab.pair().carry_slot(slot, carried).await;
         lab.sql("insert into t values (1); insert into t values (2)")
             .await;
