@@ -5,7 +5,7 @@ use std::time::Duration;
 use scenarios::consumer::Delivery;
 use scenarios::function::Outcome;
 use scenarios::kinesis::{Kinesis, Limits};
-use scenarios::lab::{DEADLINE, Lab, Plugin};
+use scenarios::lab::{DEADLINE, Lab, Plan, Plugin};
 use scenarios::postgres::{Postgres, REPLUSER, Settings};
 use scenarios::wait;
 use serde_json::json;
@@ -30,8 +30,8 @@ crate::scenarios![
 ];
 
 /// A database without publication and slot, whose table belongs to the role of the function.
-async fn bare(plugin: Plugin) -> Lab {
-    let lab = Lab::plan(plugin).without_slot().build().await;
+async fn bare(plan: Plan) -> Lab {
+    let lab = plan.without_slot().build().await;
     let (role, database) = (REPLUSER.0, &lab.database);
     lab.sql("create table t (id int primary key)").await;
     lab.sql(&format!(
@@ -42,7 +42,11 @@ async fn bare(plugin: Plugin) -> Lab {
 }
 
 async fn setup_creates_what_is_missing_and_nothing_twice() {
-    let lab = bare(Plugin::Pgoutput).await;
+    set_up(Lab::plan(Plugin::Pgoutput)).await;
+}
+
+pub(crate) async fn set_up(plan: Plan) {
+    let lab = bare(plan).await;
     let first = lab.invoke(json!({"action": "setup"})).await.answer();
     let (slot, parameter) = (
         format!("slot {}", lab.slot),
@@ -86,7 +90,7 @@ async fn setup_creates_what_is_missing_and_nothing_twice() {
 
 async fn setup_needs_no_publication_for_text_plugins() {
     for plugin in [Plugin::Wal2json, Plugin::TestDecoding] {
-        let lab = bare(plugin).await;
+        let lab = bare(Lab::plan(plugin)).await;
         let report = lab
             .invoke(json!({"action": "setup", "plugin": plugin.name()}))
             .await
@@ -131,7 +135,11 @@ async fn setup_says_which_right_it_lacks() {
 }
 
 async fn status_tells_how_things_stand_and_consumes_nothing() {
-    let lab = Lab::new(Plugin::Pgoutput).await;
+    status(Lab::plan(Plugin::Pgoutput)).await;
+}
+
+pub(crate) async fn status(plan: Plan) {
+    let lab = plan.build().await;
     backlog::create(&lab).await;
     lab.drain().await;
     backlog::write(&lab, 1, 100, 20).await;
@@ -184,7 +192,11 @@ async fn status_names_problems_and_is_no_error() {
 }
 
 async fn teardown_drops_slot_and_checkpoint_and_may_be_repeated() {
-    let lab = Lab::new(Plugin::Pgoutput).await;
+    torn_down(Lab::plan(Plugin::Pgoutput)).await;
+}
+
+pub(crate) async fn torn_down(plan: Plan) {
+    let lab = plan.build().await;
     lab.drain().await;
     let report = lab.invoke(json!({"action": "teardown"})).await.answer();
     let dropped = [

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use scenarios::lab::{Lab, Plugin};
+use scenarios::lab::{Lab, Plan, Plugin};
 use scenarios::postgres::{Postgres, Settings};
 use serde_json::{Value, json};
 
@@ -32,47 +32,42 @@ async fn has_reached(lab: &Lab, lsn: &str) -> bool {
 }
 
 async fn an_idle_slot_follows_what_others_write_within_one_tick() {
-    Plugin::each(|plugin| async move {
-        let lab = Lab::plan(plugin)
-            .without_slot()
-            .env("TABLES", "public.ours")
-            .build()
-            .await;
-        lab.sql(
-            "create table ours (id int primary key); create table others (id int primary key, what text)",
-        )
+    Plugin::each(|plugin| follows_others(Lab::plan(plugin))).await;
+}
+
+pub(crate) async fn follows_others(plan: Plan) {
+    let lab = plan.without_slot().env("TABLES", "public.ours").build().await;
+    lab.sql("create table ours (id int primary key); create table others (id int primary key, what text)")
         .await;
-        lab.sql("create publication spillway for table ours").await;
-        lab.create_slot().await;
-        lab.tick().await;
+    lab.sql("create publication spillway for table ours").await;
+    lab.create_slot().await;
+    lab.tick().await;
 
-        lab.sql("insert into others select i, 'x' from generate_series(1, 2000) i")
-            .await;
-        let elsewhere = format!("{}_elsewhere", lab.database);
-        lab.postgres.create_database(&elsewhere).await;
-        let client = lab.postgres.admin(&elsewhere).await;
-        client
-            .batch_execute("create table t as select i from generate_series(1, 2000) i")
-            .await
-            .unwrap();
-        drop(client);
-        lab.postgres.drop_database(&elsewhere).await;
+    lab.sql("insert into others select i, 'x' from generate_series(1, 2000) i")
+        .await;
+    let elsewhere = format!("{}_elsewhere", lab.database);
+    lab.postgres.create_database(&elsewhere).await;
+    let client = lab.postgres.admin(&elsewhere).await;
+    client
+        .batch_execute("create table t as select i from generate_series(1, 2000) i")
+        .await
+        .unwrap();
+    drop(client);
+    lab.postgres.drop_database(&elsewhere).await;
 
-        let written = flush(&lab).await;
-        assert!(!has_reached(&lab, &written).await);
-        let report = lab.tick().await;
-        assert_eq!(
-            (&report["events"], &report["stopped"]),
-            (&json!(0), &json!("empty"))
-        );
-        assert!(has_reached(&lab, &written).await, "{report}");
-        assert_eq!(lab.kinesis_gate.requests("PutRecords"), 0);
+    let written = flush(&lab).await;
+    assert!(!has_reached(&lab, &written).await);
+    let report = lab.tick().await;
+    assert_eq!(
+        (&report["events"], &report["stopped"]),
+        (&json!(0), &json!("empty"))
+    );
+    assert!(has_reached(&lab, &written).await, "{report}");
+    assert_eq!(lab.kinesis_gate.requests("PutRecords"), 0);
 
-        lab.sql("insert into ours values (1)").await;
-        lab.drain().await;
-        assert_eq!(lab.compare(&["ours"]).await.changes().len(), 1);
-    })
-    .await;
+    lab.sql("insert into ours values (1)").await;
+    lab.drain().await;
+    assert_eq!(lab.compare(&["ours"]).await.changes().len(), 1);
 }
 
 async fn filtered_log_larger_than_a_window_is_passed_in_one_tick() {

@@ -2,7 +2,7 @@
 //! own key.
 
 use scenarios::consumer::Delivery;
-use scenarios::lab::{Lab, Plugin};
+use scenarios::lab::{Lab, Plan, Plugin};
 use serde_json::{Value, json};
 
 crate::scenarios![
@@ -151,45 +151,42 @@ async fn keys_can_be_swapped_in_one_transaction() {
 }
 
 async fn a_key_that_was_deleted_can_be_taken_in_the_same_transaction() {
-    Plugin::each(|plugin| async move {
-        let lab = Lab::new(plugin).await;
-        lab.sql("create table t (id int primary key, name text)").await;
-        lab.sql("insert into t values (1, 'one'), (2, 'two'), (3, 'three')")
-            .await;
-        lab.sql("delete from t where id = 1; update t set id = 1 where id = 2")
-            .await;
-        lab.sql(
-            "delete from t where id = 3; insert into t values (3, 'new'); update t set id = 4 where id = 3",
-        )
+    Plugin::each(|plugin| taken_again(Lab::plan(plugin))).await;
+}
+
+pub(crate) async fn taken_again(plan: Plan) {
+    let lab = plan.build().await;
+    lab.sql("create table t (id int primary key, name text)").await;
+    lab.sql("insert into t values (1, 'one'), (2, 'two'), (3, 'three')")
         .await;
-        lab.sql(
-            "insert into t values (5, 'five'); update t set id = 6 where id = 5; delete from t where id = 6",
-        )
+    lab.sql("delete from t where id = 1; update t set id = 1 where id = 2")
         .await;
-        lab.drain().await;
-        let delivery = lab.compare(&["t"]).await;
-        let wanted = [
-            ("c", 1),
-            ("c", 2),
-            ("c", 3),
-            ("d", 1),
-            ("d", 2),
-            ("c", 1),
-            ("d", 3),
-            ("c", 3),
-            ("d", 3),
-            ("c", 4),
-            ("c", 5),
-            ("d", 5),
-            ("c", 6),
-            ("d", 6),
-        ];
-        assert_eq!(
-            steps(&delivery),
-            wanted.map(|(op, id)| (op.to_owned(), format!("{{\"id\":{id}}}")))
-        );
-    })
-    .await;
+    lab.sql("delete from t where id = 3; insert into t values (3, 'new'); update t set id = 4 where id = 3")
+        .await;
+    lab.sql("insert into t values (5, 'five'); update t set id = 6 where id = 5; delete from t where id = 6")
+        .await;
+    lab.drain().await;
+    let delivery = lab.compare(&["t"]).await;
+    let wanted = [
+        ("c", 1),
+        ("c", 2),
+        ("c", 3),
+        ("d", 1),
+        ("d", 2),
+        ("c", 1),
+        ("d", 3),
+        ("c", 3),
+        ("d", 3),
+        ("c", 4),
+        ("c", 5),
+        ("d", 5),
+        ("c", 6),
+        ("d", 6),
+    ];
+    assert_eq!(
+        steps(&delivery),
+        wanted.map(|(op, id)| (op.to_owned(), format!("{{\"id\":{id}}}")))
+    );
 }
 
 async fn keys_that_all_move_by_one_arrive_as_they_are_in_the_end() {

@@ -42,6 +42,7 @@ mod tls;
 mod toast;
 mod truncate;
 mod types;
+mod versions;
 
 use std::time::Duration;
 
@@ -115,6 +116,7 @@ fn main() {
         toast::all(),
         truncate::all(),
         types::all(),
+        versions::all(),
     ];
     libtest_mimic::run(&arguments, all.into_iter().flatten().collect()).exit();
 }

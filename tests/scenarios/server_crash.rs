@@ -20,8 +20,17 @@ crate::scenarios![
 ];
 
 async fn lab() -> Lab {
+    lab_of(None).await
+}
+
+/// On a server of its own of this version.
+async fn lab_of(version: Option<u32>) -> Lab {
+    let settings = Settings {
+        version,
+        ..Settings::default()
+    };
     let lab = Lab::plan(Plugin::Pgoutput)
-        .on(Postgres::start(Settings::default()).await)
+        .on(Postgres::start(settings).await)
         .build()
         .await;
     backlog::create(&lab).await;
@@ -61,7 +70,11 @@ async fn finish(lab: &Lab) -> (u64, usize) {
 }
 
 async fn a_slot_that_went_back_with_its_server_is_skipped_forward() {
-    let lab = lab().await;
+    went_back(None).await;
+}
+
+pub(crate) async fn went_back(version: Option<u32>) {
+    let lab = lab_of(version).await;
     let mut went_back = 0;
     // A slot is also saved when the server notes its running transactions, which it does now and then by itself.
     for round in 1..=2 {

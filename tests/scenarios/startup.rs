@@ -2,7 +2,7 @@
 //! the slot where it is.
 
 use scenarios::function::Outcome;
-use scenarios::lab::{Lab, Plugin};
+use scenarios::lab::{Lab, Plan, Plugin};
 use scenarios::postgres::{Postgres, Settings};
 use serde_json::{Value, json};
 
@@ -89,7 +89,13 @@ async fn a_slot_that_is_gone_is_missing_and_the_error_says_since_when() {
 }
 
 async fn a_slot_whose_log_was_removed_is_lost() {
+    lost(None).await;
+}
+
+/// On a server of its own of this version, which keeps little.
+pub(crate) async fn lost(version: Option<u32>) {
     let settings = Settings {
+        version,
         conf: "max_slot_wal_keep_size = '1MB'\n".to_owned(),
         ..Settings::default()
     };
@@ -221,7 +227,11 @@ async fn a_checkpoint_that_cannot_be_read_is_refused() {
 }
 
 async fn a_publication_that_is_missing_is_named() {
-    let mut lab = lab().await;
+    publication_missing(Lab::plan(Plugin::Pgoutput)).await;
+}
+
+pub(crate) async fn publication_missing(plan: Plan) {
+    let mut lab = drained_once(plan.build().await).await;
     lab.function.set("PUBLICATIONS", "spillway,not there").await;
     tick_fails(
         &lab,

@@ -2,7 +2,7 @@
 //! old row tells it.
 
 use scenarios::event::UNAVAILABLE;
-use scenarios::lab::{Lab, Plugin};
+use scenarios::lab::{Lab, Plan, Plugin};
 use serde_json::{Value, json};
 
 crate::scenarios![
@@ -20,8 +20,8 @@ fn large(seed: u32, bytes: u32) -> String {
     format!("(select string_agg(md5('{seed}' || i), '') from generate_series(1, {bytes} / 32) i)")
 }
 
-async fn documents(plugin: Plugin) -> Lab {
-    let lab = Lab::new(plugin).await;
+async fn documents(plan: Plan) -> Lab {
+    let lab = plan.build().await;
     lab.sql("create table doc (id int primary key, n int, body text, note text)")
         .await;
     lab.sql(&format!(
@@ -33,42 +33,43 @@ async fn documents(plugin: Plugin) -> Lab {
 }
 
 async fn an_untouched_large_value_is_marked_and_never_null() {
-    Plugin::each(|plugin| async move {
-        let lab = documents(plugin).await;
-        lab.sql("update doc set n = 2").await;
-        lab.sql(&format!("update doc set body = {}", large(2, 30_000)))
-            .await;
-        lab.sql("update doc set n = 3, note = 'small'").await;
-        lab.drain().await;
-        let delivery = lab.compare(&["doc"]).await;
-        let events = delivery.of_table("public.doc");
-        let body = |at: usize| {
-            events[at]["after"]["body"]
-                .as_str()
-                .unwrap_or("no text")
-                .to_owned()
-        };
-        assert_eq!(events.len(), 4);
-        assert_eq!((body(0).len(), body(2).len()), (20_000, 29_984));
-        assert_eq!(
-            events[1]["after"],
-            json!({"id": 1, "n": 2, "body": UNAVAILABLE, "note": null})
-        );
-        assert_eq!(
-            events[3]["after"],
-            json!({"id": 1, "n": 3, "body": UNAVAILABLE, "note": "small"})
-        );
-        assert_eq!(
-            (&events[1]["op"], &events[1]["before"]),
-            (&json!("u"), &Value::Null)
-        );
-    })
-    .await;
+    Plugin::each(|plugin| untouched(Lab::plan(plugin))).await;
+}
+
+pub(crate) async fn untouched(plan: Plan) {
+    let lab = documents(plan).await;
+    lab.sql("update doc set n = 2").await;
+    lab.sql(&format!("update doc set body = {}", large(2, 30_000)))
+        .await;
+    lab.sql("update doc set n = 3, note = 'small'").await;
+    lab.drain().await;
+    let delivery = lab.compare(&["doc"]).await;
+    let events = delivery.of_table("public.doc");
+    let body = |at: usize| {
+        events[at]["after"]["body"]
+            .as_str()
+            .unwrap_or("no text")
+            .to_owned()
+    };
+    assert_eq!(events.len(), 4);
+    assert_eq!((body(0).len(), body(2).len()), (20_000, 29_984));
+    assert_eq!(
+        events[1]["after"],
+        json!({"id": 1, "n": 2, "body": UNAVAILABLE, "note": null})
+    );
+    assert_eq!(
+        events[3]["after"],
+        json!({"id": 1, "n": 3, "body": UNAVAILABLE, "note": "small"})
+    );
+    assert_eq!(
+        (&events[1]["op"], &events[1]["before"]),
+        (&json!("u"), &Value::Null)
+    );
 }
 
 async fn the_old_row_completes_what_was_not_touched() {
     Plugin::each(|plugin| async move {
-        let lab = documents(plugin).await;
+        let lab = documents(Lab::plan(plugin)).await;
         lab.sql("update doc set note = 'n', body = body || ''; alter table doc replica identity full")
             .await;
         lab.sql("update doc set n = 2").await;
@@ -135,7 +136,7 @@ async fn a_large_value_of_every_kind_of_type_is_marked() {
 /// The delete of the old key and the create of the new are one change: who applies both has the value.
 async fn a_moved_row_keeps_the_mark() {
     Plugin::each(|plugin| async move {
-        let lab = documents(plugin).await;
+        let lab = documents(Lab::plan(plugin)).await;
         lab.sql("update doc set id = 2; update doc set n = 5").await;
         lab.drain().await;
         let delivery = lab.compare(&["doc"]).await;
@@ -185,7 +186,7 @@ async fn a_large_key_is_never_left_out() {
 
 async fn a_column_that_the_update_sets_to_null_is_null() {
     Plugin::each(|plugin| async move {
-        let lab = documents(plugin).await;
+        let lab = documents(Lab::plan(plugin)).await;
         lab.sql("update doc set body = null").await;
         lab.drain().await;
         let delivery = lab.compare(&["doc"]).await;
@@ -202,7 +203,7 @@ async fn a_column_that_the_update_sets_to_null_is_null() {
 /// like one of them until it was drained.
 async fn a_column_that_was_added_later_is_not_in_earlier_events() {
     Plugin::each(|plugin| async move {
-        let lab = documents(plugin).await;
+        let lab = documents(Lab::plan(plugin)).await;
         lab.sql("update doc set n = 2").await;
         lab.sql("alter table doc add more text; update doc set n = 3; update doc set more = 'm'")
             .await;

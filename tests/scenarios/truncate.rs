@@ -2,7 +2,7 @@
 //! orders it among all keys of the table.
 
 use scenarios::consumer::Delivery;
-use scenarios::lab::{Lab, Plugin};
+use scenarios::lab::{Lab, Plan, Plugin};
 use serde_json::json;
 
 crate::scenarios![
@@ -23,27 +23,28 @@ fn ops(delivery: &Delivery) -> String {
 }
 
 async fn a_truncate_is_an_event_of_its_table_and_nothing_else() {
-    Plugin::each(|plugin| async move {
-        let lab = Lab::new(plugin).await;
-        lab.sql("create table t (id int primary key); insert into t values (1), (2)")
-            .await;
-        lab.sql("truncate t").await;
-        lab.sql("insert into t values (2), (3)").await;
-        lab.drain().await;
-        let delivery = lab.compare(&["t"]).await;
-        assert_eq!(ops(&delivery), "cctcc");
-        let truncate = delivery.changes()[2];
-        assert_eq!(truncate.partition_key, "public.t");
-        let event = truncate.json();
-        let mut fields: Vec<&str> = event.as_object().unwrap().keys().map(String::as_str).collect();
-        fields.retain(|name| !name.starts_with("ts_"));
-        assert_eq!(fields, ["source", "op"]);
-        assert_eq!(
-            (&event["source"]["schema"], &event["source"]["table"]),
-            (&json!("public"), &json!("t"))
-        );
-    })
-    .await;
+    Plugin::each(|plugin| truncated(Lab::plan(plugin))).await;
+}
+
+pub(crate) async fn truncated(plan: Plan) {
+    let lab = plan.build().await;
+    lab.sql("create table t (id int primary key); insert into t values (1), (2)")
+        .await;
+    lab.sql("truncate t").await;
+    lab.sql("insert into t values (2), (3)").await;
+    lab.drain().await;
+    let delivery = lab.compare(&["t"]).await;
+    assert_eq!(ops(&delivery), "cctcc");
+    let truncate = delivery.changes()[2];
+    assert_eq!(truncate.partition_key, "public.t");
+    let event = truncate.json();
+    let mut fields: Vec<&str> = event.as_object().unwrap().keys().map(String::as_str).collect();
+    fields.retain(|name| !name.starts_with("ts_"));
+    assert_eq!(fields, ["source", "op"]);
+    assert_eq!(
+        (&event["source"]["schema"], &event["source"]["table"]),
+        (&json!("public"), &json!("t"))
+    );
 }
 
 async fn a_truncate_waits_for_all_before_it_and_holds_all_after_it() {

@@ -3,7 +3,7 @@
 
 mod values;
 
-use scenarios::lab::{Lab, Plugin};
+use scenarios::lab::{Lab, Plan, Plugin};
 use serde_json::{Value, json};
 
 pub(crate) use values::{OWN_TYPES, VALUES};
@@ -18,60 +18,61 @@ crate::scenarios![
 ];
 
 async fn every_type_arrives_as_its_json() {
-    Plugin::each(|plugin| async move {
-        let lab = Lab::new(plugin).await;
-        let columns: Vec<String> = (0..VALUES.len()).map(|at| format!("c{at}")).collect();
-        let typed: Vec<String> = columns
-            .iter()
-            .zip(VALUES)
-            .map(|(name, (kind, ..))| format!("{name} {kind}"))
-            .collect();
-        let values: Vec<&str> = VALUES.iter().map(|(_, value, _)| *value).collect();
-        let nulls = vec!["null"; VALUES.len()].join(", ");
-        let all = columns.join(", ");
-        lab.sql(&format!(
-            "{OWN_TYPES} create table every (id int primary key, {})",
-            typed.join(", ")
-        ))
-        .await;
-        lab.sql(&format!("insert into every values (1, {})", values.join(", ")))
-            .await;
-        lab.sql("insert into every (id) values (2)").await;
-        lab.sql(&format!(
-            "update every set ({all}) = (select {all} from every where id = 1) where id = 2"
-        ))
-        .await;
-        lab.sql(&format!("update every set ({all}) = ({nulls}) where id = 1"))
-            .await;
-        lab.sql(&format!(
-            "insert into every select 3, {all} from every where id = 2; delete from every where id = 3"
-        ))
-        .await;
-        lab.drain().await;
+    Plugin::each(|plugin| every_type(Lab::plan(plugin))).await;
+}
 
-        let delivery = lab.consume().await;
-        let events = delivery.of_table("public.every");
-        let ops: String = events.iter().filter_map(|event| event["op"].as_str()).collect();
-        assert_eq!(ops, "ccuucd");
-        let mut wrong = Vec::new();
-        for (column, (kind, value, expected)) in columns.iter().zip(VALUES) {
-            let expected: Value = serde_json::from_str(expected).unwrap();
-            let wanted = [&expected, &Value::Null, &expected, &Value::Null, &expected];
-            for (event, wanted) in events.iter().zip(wanted) {
-                if event["after"].get(column) != Some(wanted) {
-                    let (op, got) = (&event["op"], &event["after"][column]);
-                    wrong.push(format!("{kind} {value} ({op}): {got} instead of {wanted}"));
-                }
+pub(crate) async fn every_type(plan: Plan) {
+    let lab = plan.build().await;
+    let columns: Vec<String> = (0..VALUES.len()).map(|at| format!("c{at}")).collect();
+    let typed: Vec<String> = columns
+        .iter()
+        .zip(VALUES)
+        .map(|(name, (kind, ..))| format!("{name} {kind}"))
+        .collect();
+    let values: Vec<&str> = VALUES.iter().map(|(_, value, _)| *value).collect();
+    let nulls = vec!["null"; VALUES.len()].join(", ");
+    let all = columns.join(", ");
+    lab.sql(&format!(
+        "{OWN_TYPES} create table every (id int primary key, {})",
+        typed.join(", ")
+    ))
+    .await;
+    lab.sql(&format!("insert into every values (1, {})", values.join(", ")))
+        .await;
+    lab.sql("insert into every (id) values (2)").await;
+    lab.sql(&format!(
+        "update every set ({all}) = (select {all} from every where id = 1) where id = 2"
+    ))
+    .await;
+    lab.sql(&format!("update every set ({all}) = ({nulls}) where id = 1"))
+        .await;
+    lab.sql(&format!(
+        "insert into every select 3, {all} from every where id = 2; delete from every where id = 3"
+    ))
+    .await;
+    lab.drain().await;
+
+    let delivery = lab.consume().await;
+    let events = delivery.of_table("public.every");
+    let ops: String = events.iter().filter_map(|event| event["op"].as_str()).collect();
+    assert_eq!(ops, "ccuucd");
+    let mut wrong = Vec::new();
+    for (column, (kind, value, expected)) in columns.iter().zip(VALUES) {
+        let expected: Value = serde_json::from_str(expected).unwrap();
+        let wanted = [&expected, &Value::Null, &expected, &Value::Null, &expected];
+        for (event, wanted) in events.iter().zip(wanted) {
+            if event["after"].get(column) != Some(wanted) {
+                let (op, got) = (&event["op"], &event["after"][column]);
+                wrong.push(format!("{kind} {value} ({op}): {got} instead of {wanted}"));
             }
         }
-        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-        assert_eq!(
-            (&events[5]["before"], &events[5]["after"]),
-            (&json!({"id": 3}), &Value::Null)
-        );
-        lab.compare(&["every"]).await;
-    })
-    .await;
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert_eq!(
+        (&events[5]["before"], &events[5]["after"]),
+        (&json!({"id": 3}), &Value::Null)
+    );
+    lab.compare(&["every"]).await;
 }
 
 /// Known limit: wal2json before 2.6 writes null for them, and nothing can tell it from a null.

@@ -40,9 +40,18 @@ impl Plugin {
         }
     }
 
-    /// Plays a scenario with each of them, and says with which one it failed.
+    /// Plays a scenario with each of all, as [`Plugin::each_of`] does.
     pub async fn each<F: Future<Output = ()> + Send + 'static>(scenario: impl Fn(Self) -> F) {
-        let played = Self::ALL.map(|plugin| (plugin, tokio::spawn(scenario(plugin))));
+        Self::each_of(&Self::ALL, scenario).await;
+    }
+
+    /// Plays a scenario with each of these, and says with which one it failed.
+    pub async fn each_of<F>(plugins: &[Self], scenario: impl Fn(Self) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let play = |plugin: &Self| (*plugin, tokio::spawn(scenario(*plugin)));
+        let played: Vec<_> = plugins.iter().map(play).collect();
         for (plugin, played) in played {
             let Err(panic) = played.await.map_err(tokio::task::JoinError::into_panic) else {
                 continue;
