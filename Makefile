@@ -92,6 +92,7 @@ tools-demo:
 
 tools-postgres:
 	@scripts/postgres.sh .tools/postgres scripts/requirements/postgres.txt
+	@scripts/wal2json.sh .tools/postgres/node_modules/17/native trixie
 
 # Other people's consumers, which the tests let read the stream. Debian's maven brings a Java runtime.
 tools-consumers:
