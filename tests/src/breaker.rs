@@ -145,7 +145,10 @@ async fn set_up(world: &World, plugin: &str) {
     for (slot, plugin) in slots.into_iter().zip(["test_decoding", plugin]) {
         world.site.create_slot(&client, slot, plugin).await;
     }
-    world.site.keep_slots(&client, &slots).await;
+    if world.site.keep_slots(&client, &slots).await {
+        // They were moved, and their place at the standby is known to nobody until there is a checkpoint.
+        world.tick(DEADLINE).await;
+    }
 }
 
 /// Writers, ticks and all faults at once, until the faults are over.

@@ -10,8 +10,9 @@ use crate::pair::Pair;
 use crate::postgres::{Postgres, REPLUSER, Settings};
 use crate::proxy::{Fault, Proxy};
 
-/// Deadlocks are part of the play, and nobody but its writers may write.
-const CONF: &str = "autovacuum = off\ndeadlock_timeout = '100ms'\nshared_buffers = '32MB'\n";
+/// Deadlocks are part of the play, and nobody but its writers may write. A standby that was cut off is back soon.
+const CONF: &str = "autovacuum = off\ndeadlock_timeout = '100ms'\nshared_buffers = '32MB'\n\
+     wal_sender_timeout = '2s'\nwal_receiver_timeout = '2s'\n";
 
 /// The kinds of sites.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,10 +122,10 @@ impl Site {
         super::run(client, &create).await;
     }
 
-    /// Waits until these slots would outlive a failover, which moves them to the end of the log.
-    pub(super) async fn keep_slots(&self, client: &Client, slots: &[&str]) {
+    /// Waits until these slots would outlive a failover, which moves them to the end of the log. False when there is none.
+    pub(super) async fn keep_slots(&self, client: &Client, slots: &[&str]) -> bool {
         let Servers::Pair(pair) = &self.servers else {
-            return;
+            return false;
         };
         let advance =
             |slot: &&str| format!("select pg_replication_slot_advance('{slot}', pg_current_wal_flush_lsn())");
@@ -134,6 +135,7 @@ impl Site {
             pair.wait_until_synced(slot, || super::run(client, &advance))
                 .await;
         }
+        true
     }
 
     /// The server that writes loses its power for so long, and keeps its disk.

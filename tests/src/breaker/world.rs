@@ -53,6 +53,15 @@ pub(super) struct Seen {
     pub(super) broken: Vec<String>,
 }
 
+impl Seen {
+    /// Tells what may never happen, the first few times.
+    fn tell(&mut self, what: String) {
+        if self.broken.len() < MOST_CASES {
+            self.broken.push(what);
+        }
+    }
+}
+
 /// All of a play.
 #[derive(Debug)]
 pub(super) struct World {
@@ -145,13 +154,13 @@ impl World {
             }
             Outcome::Error { kind, message } => {
                 if !TRANSIENT.contains(&kind.as_str()) {
-                    seen.broken.push(format!("a tick failed with {kind}: {message}"));
+                    seen.tell(format!("a tick failed with {kind}: {message}"));
                 }
                 (kind, None)
             }
             Outcome::Exited(status) if status.signal() == Some(9) => ("killed".to_owned(), None),
             Outcome::Exited(status) => {
-                seen.broken.push(format!("a tick ended with {status}"));
+                seen.tell(format!("a tick ended with {status}"));
                 ("exited".to_owned(), None)
             }
             Outcome::TimedOut => ("timed out".to_owned(), None),
@@ -207,10 +216,9 @@ impl World {
         seen.looks += 1;
         if let (Some(confirmed), Some(stored)) = (confirmed, stored)
             && confirmed > stored.commit_end
-            && seen.broken.len() < MOST_CASES
         {
             let stored = stored.commit_end;
-            seen.broken.push(format!(
+            seen.tell(format!(
                 "confirmed_flush {confirmed:X} was beyond the checkpoint {stored:X}"
             ));
         }
