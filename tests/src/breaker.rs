@@ -156,7 +156,7 @@ async fn storm(world: &World, draw: &Draw) {
     let (faults, over) = (&draw.faults, Arc::new(AtomicBool::new(false)));
     let mut writers = JoinSet::new();
     for (seed, number) in draw.writers.iter().zip(0..) {
-        let writer = Writer::new(number, *seed);
+        let writer = Writer::new(number, *seed, draw.form);
         writers.spawn(writer.write(Arc::clone(&world.site), Arc::clone(&over)));
     }
     let failing = async {

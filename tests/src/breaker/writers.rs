@@ -8,6 +8,7 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use super::site::Site;
+use crate::event::Form;
 use crate::zipf::Zipf;
 
 /// Keys of each table. They are few, so that transactions meet.
@@ -43,13 +44,15 @@ pub(super) struct Writer {
     number: u32,
     written: u32,
     tables: u32,
+    /// How long some names are.
+    long: usize,
     /// Its `synchronous_commit`.
     commit: &'static str,
 }
 
 impl Writer {
-    /// The writer of this number, counted from 0.
-    pub(super) fn new(number: u32, seed: u64) -> Self {
+    /// The writer of this number, counted from 0, for a consumer of this form.
+    pub(super) fn new(number: u32, seed: u64, form: Form) -> Self {
         let mut random = Rng::with_seed(seed);
         let commit = ["on", "on", "off", "local"][random.usize(..4)];
         Self {
@@ -58,6 +61,8 @@ impl Writer {
             number,
             written: 0,
             tables: 0,
+            // A change of the key tells the old one, and not what it was hashed to; in Debezium's envelope it is two events.
+            long: if form == Form::Debezium { 60 } else { 20 },
             commit,
         }
     }
@@ -210,7 +215,7 @@ impl Writer {
                 }
             }
             6..8 => {
-                let (name, new) = (name(key), name(other));
+                let (name, new) = (name(key, self.long), name(other, self.long));
                 match how {
                     0..5 => format!(
                         "insert into named values ({name}, {n}) on conflict (name) do update set n = excluded.n"
@@ -289,11 +294,11 @@ impl Writer {
 }
 
 /// A key of text, as SQL: quotes, backslashes, control characters, other scripts, and more than a partition key holds.
-fn name(key: usize) -> String {
+fn name(key: usize, long: usize) -> String {
     let text = match key % 5 {
         0 => format!("it''s \"{key}\" \\ {key}"),
         1 => format!("ключ {key} 🔑"),
-        2 => format!("{key}{}", "long ".repeat(60)),
+        2 => format!("{key}{}", "long ".repeat(long)),
         3 => format!("tab\there, line\n{key}"),
         _ => format!("[{key}]: 'quoted'").replace('\'', "''"),
     };
