@@ -5,7 +5,7 @@
 .NOTPARALLEL:
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help demo test check advisories build bench storm fuzz breaker huge invoke plan deploy clean tools-rust tools-demo tools-postgres tools-consumers tools-check tools-build tools-fuzz
+.PHONY: help demo test check advisories build bench storm mutants fuzz breaker huge invoke plan deploy clean tools-rust tools-demo tools-postgres tools-consumers tools-check tools-build tools-fuzz
 
 # Last, so that a cargo of the user's choice wins.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -67,6 +67,10 @@ breaker: tools-rust tools-demo tools-postgres ## everything breaks at random whi
 
 fuzz: tools-rust tools-fuzz ## what reads others' bytes, under a fuzzer (TARGET=pgoutput wal2json test_decoding checkpoint or event, SECONDS=60)
 	@scripts/fuzz.sh $(TARGET) $(SECONDS)
+
+mutants: tools-rust tools-demo ## each hazard's fault is put into the function, and its scenario notices (docs/hazards.md; MUTANTS="03 12")
+	cargo build --locked --workspace --bins
+	@scripts/mutants.sh $(MUTANTS)
 
 invoke: tools-check ## send EVENT (events/status.json) to the deployed function
 	$(SAM) remote invoke DrainFunction --event-file $(EVENT)

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use scenarios::gate::Side;
 use scenarios::lab::{Lab, Plan, Plugin};
 use scenarios::postgres::{Postgres, Settings};
 use serde_json::{Value, json};
@@ -14,6 +15,7 @@ crate::scenarios![
     a_transaction_that_stays_open_over_many_ticks_is_not_lost,
     what_was_rolled_back_never_arrives,
     a_long_open_transaction_is_named,
+    what_is_committed_while_a_window_is_under_way_is_not_passed_over,
     asynchronous_commit_loses_nothing,
 ];
 
@@ -220,15 +222,45 @@ async fn a_long_open_transaction_is_named() {
     assert_eq!(lab.tick().await["oldest_transaction"], Value::Null);
 }
 
-/// On a server of its own, which flushes seldom: what is committed and not flushed must not be passed over.
+async fn what_is_committed_while_a_window_is_under_way_is_not_passed_over() {
+    Plugin::each(|plugin| async move {
+        let lab = Lab::new(plugin).await;
+        lab.sql("create table t (id int primary key)").await;
+        lab.sql("insert into t values (1)").await;
+        let mut held = lab.kinesis_gate.hold("PutRecords", Side::Request);
+        let (outcome, ()) = tokio::join!(lab.invoke(json!({})), async {
+            held.reached().await;
+            lab.sql("insert into t values (2)").await;
+            held.release();
+        });
+        outcome.answer();
+        lab.drain().await;
+        let delivery = lab.compare(&["t"]).await;
+        assert_eq!((delivery.changes().len(), delivery.duplicates()), (2, 0));
+    })
+    .await;
+}
+
+/// On a server of its own, which flushes seldom: what is committed and not flushed must not be passed over. A marker flushes all
+/// before it, so this is shown without them, too.
 async fn asynchronous_commit_loses_nothing() {
+    for markers in ["on", "off"] {
+        commit_asynchronously(markers).await;
+    }
+}
+
+async fn commit_asynchronously(markers: &str) {
     let conf = "wal_writer_delay = '10s'\nwal_writer_flush_after = 0\nautovacuum = off\n".to_owned();
     let postgres = Postgres::start(Settings {
         conf,
         ..Settings::default()
     })
     .await;
-    let lab = Lab::plan(Plugin::Pgoutput).on(postgres).build().await;
+    let lab = Lab::plan(Plugin::Pgoutput)
+        .on(postgres)
+        .env("MARKERS", markers)
+        .build()
+        .await;
     lab.sql("create table t (id int primary key)").await;
     let hasty = lab.connect().await;
     hasty.batch_execute("set synchronous_commit = off").await.unwrap();

@@ -11,15 +11,20 @@ mod aggregation;
 mod backlog;
 mod breaker;
 mod config_errors;
+mod confirm;
 mod consumer;
 mod crash;
 mod double;
 mod envelopes;
 mod failover;
+mod filtered;
+mod frozen;
 mod gap;
 mod harness;
+mod hazards;
 mod huge;
 mod idle;
+mod interleaved;
 mod key_changes;
 mod keyless;
 mod limits;
@@ -30,12 +35,16 @@ mod oversize;
 mod pair;
 mod pgbench;
 mod plan;
+mod poison;
 mod producer;
 mod public_consumers;
 mod random_kills;
 mod refusal;
+mod resumed;
 mod second_drainer;
 mod server_crash;
+mod set_back;
+mod standby;
 mod startup;
 mod storm;
 mod tls;
@@ -44,6 +53,7 @@ mod truncate;
 mod types;
 mod versions;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use libtest_mimic::{Arguments, Trial};
@@ -82,9 +92,19 @@ fn main() {
     arguments.test_threads = arguments.test_threads.or(Some(2));
     // Where it was, and why; a backtrace would lead through tokio and back here.
     std::panic::set_hook(Box::new(|panic| eprintln!("{panic}")));
+    libtest_mimic::run(&arguments, all()).exit();
+}
+
+/// What they are called.
+fn names() -> BTreeSet<String> {
+    all().iter().map(|trial| trial.name().to_owned()).collect()
+}
+
+fn all() -> Vec<Trial> {
     let all = [
         consumer::all(),
         harness::all(),
+        hazards::all(),
         double::all(),
         pair::all(),
         breaker::all(),
@@ -92,14 +112,18 @@ fn main() {
         actions::all(),
         aggregation::all(),
         config_errors::all(),
+        confirm::all(),
         crash::all(),
         envelopes::all(),
         failover::all(),
+        filtered::all(),
+        frozen::all(),
         gap::all(),
         huge::all(),
         pgbench::all(),
         plan::all(),
         idle::all(),
+        interleaved::all(),
         key_changes::all(),
         keyless::all(),
         omit::all(),
@@ -108,9 +132,13 @@ fn main() {
         storm::all(),
         public_consumers::all(),
         oversize::all(),
+        poison::all(),
         random_kills::all(),
+        resumed::all(),
         second_drainer::all(),
         server_crash::all(),
+        set_back::all(),
+        standby::all(),
         startup::all(),
         tls::all(),
         toast::all(),
@@ -118,5 +146,5 @@ fn main() {
         types::all(),
         versions::all(),
     ];
-    libtest_mimic::run(&arguments, all.into_iter().flatten().collect()).exit();
+    all.into_iter().flatten().collect()
 }

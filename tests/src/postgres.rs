@@ -200,6 +200,30 @@ impl Postgres {
         self.serve().await;
     }
 
+    /// Starts the crashed server as a standby that follows nobody: it lets people read, and waits to be promoted.
+    pub async fn restart_as_standby(&self) {
+        let signal = self.data.join("standby.signal");
+        std::fs::write(&signal, "").unwrap_or_else(|error| panic!("{}: {error}", signal.display()));
+        self.serve().await;
+    }
+
+    /// Copies the folder of the crashed server, in place of the copy before.
+    pub fn copy_aside(&self) {
+        let data = self.data.display();
+        self.arrange(&format!("rm -rf '{data}.copy' && cp -a '{data}' '{data}.copy'"));
+    }
+
+    /// Puts the copy in the place of the crashed server's folder, as when a snapshot of its disk is restored.
+    pub fn set_back(&self) {
+        let data = self.data.display();
+        self.arrange(&format!("rm -rf '{data}' && cp -a '{data}.copy' '{data}'"));
+    }
+
+    fn arrange(&self, order: &str) {
+        tokio::task::block_in_place(|| lock(&self.watchdog).order(&format!("{{ {order}; }} 2>&1")))
+            .unwrap_or_else(|printed| panic!("{order}: {printed}"));
+    }
+
     /// By which variables a function finds a database here, and gets in: over TCP, without TLS.
     pub fn environment(&self, database: &str) -> [(String, String); 6] {
         Self::environment_at(self.port, database)

@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Puts each deliberate fault of docs/mutants into a copy of the committed source, and plays the scenario that has to notice it.
+# Arguments: beginnings of the mutants' names, 03 or 12-no-fence; all when there is none. Fails when a mutant is not caught: MISSED, or
+# its scenario is FAILING without it, too.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+root=$PWD
+copy=target/mutants/source
+logs=target/mutants/logs
+rm -rf "$copy" "$logs"
+mkdir -p "$copy" "$logs"
+git archive HEAD | tar -x -C "$copy"
+
+# Dependencies are built already, so only the function is. Cargo may take the copy for the original, and what was built of one for
+# what would be built of the other, unless a file is newer.
+make_drain() { # folder
+    touch "$1"/functions/drain/src/{lib,main}.rs
+    (cd "$1" && CARGO_TARGET_DIR="$root/target" cargo build --quiet --locked --workspace --bin drain)
+}
+build() {
+    make_drain "$copy"
+    mv target/debug/drain target/mutants/drain
+}
+play() { # scenario, log
+    DRAIN_BINARY="$root/target/mutants/drain" \
+        "$scenarios" --exact "$1" >"$2" 2>&1
+}
+field() {
+    sed -n "s/^$1: //p" "$2" | head -1
+}
+scenarios=$(cargo test --locked --workspace --test scenarios --no-run 2>&1 | sed -n 's/.*Executable.*(\(.*\))$/\1/p')
+trap 'make_drain "$root"' EXIT
+
+patches=()
+for patch in docs/mutants/*.patch; do
+    name=$(basename "$patch" .patch)
+    for wanted in "${@:-}"; do
+        case $name in "$wanted"*) patches+=("$patch") && break ;; esac
+    done
+done
+
+build
+# A scenario that fails anyway notices nothing, and neither does one that is not there.
+declare -A sound=()
+for patch in "${patches[@]}"; do
+    scenario=$(field Scenario "$patch")
+    [ -z "${sound[$scenario]:-}" ] || continue
+    sound[$scenario]=no
+    if play "$scenario" "$logs/${scenario/::/.}" && grep -q '[1-9][0-9]* passed' "$logs/${scenario/::/.}"; then sound[$scenario]=yes; fi
+done
+
+missed=0
+format='%-6s  %-22s  %-7s  %s\n'
+printf "$format" hazard mutant result scenario
+for patch in "${patches[@]}"; do
+    name=$(basename "$patch" .patch)
+    scenario=$(field Scenario "$patch")
+    git apply --directory="$copy" "$patch"
+    build
+    result=caught
+    if play "$scenario" "$logs/$name"; then result=MISSED; fi
+    if [ "${sound[$scenario]}" = no ]; then result=FAILING; fi
+    if [ "$result" != caught ]; then missed=1; fi
+    git apply --directory="$copy" --reverse "$patch"
+    printf "$format" "$(field Hazard "$patch")" "${name#*-}" "$result" "$scenario"
+done
+echo "what the scenarios said is in $logs"
+exit "$missed"

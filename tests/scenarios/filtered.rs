@@ -1,0 +1,86 @@
+//! A backlog of others' changes, of which a peek gives no row, and which takes longer to decode than an invocation has: it is
+//! passed piece by piece, and what is ours behind it arrives.
+
+use std::time::{Duration, Instant};
+
+use scenarios::lab::{Lab, Plugin};
+use serde_json::json;
+
+use crate::marks::Marks;
+
+crate::scenarios![a_backlog_of_others_that_takes_longer_than_an_invocation_is_passed];
+
+/// What an invocation is given; it reads for less.
+const SHORT: Duration = Duration::from_secs(4);
+/// Invocations that must do.
+const TICKS: u32 = 40;
+
+/// Log that is slow to decode: many subtransactions, each in a file of its own when memory is short.
+async fn write(lab: &Lab) {
+    lab.sql(
+        "do $$ begin
+            for transaction in 1..8 loop
+                for part in 1..100 loop
+                    begin insert into others values (part, null); exception when division_by_zero then null; end;
+                end loop;
+                insert into others values (0, repeat('x', 1000000));
+                commit;
+            end loop;
+        end $$",
+    )
+    .await;
+    // From here decoding can begin again.
+    lab.sql("checkpoint").await;
+}
+
+/// How long one peek of all of it takes.
+async fn whole(lab: &Lab) -> Duration {
+    let began = Instant::now();
+    let sql = format!(
+        "select count(*) from pg_logical_slot_peek_binary_changes('{}_whole', null, null,
+             'proto_version', '1', 'publication_names', 'spillway')",
+        lab.slot
+    );
+    // A session that begins now has what was set for the database.
+    let count = lab.connect().await.query_one(&sql, &[]).await;
+    let count = count.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    assert_eq!(count.get::<_, i64>(0), 0, "none of it is ours");
+    began.elapsed()
+}
+
+async fn a_backlog_of_others_that_takes_longer_than_an_invocation_is_passed() {
+    let lab = Lab::plan(Plugin::Pgoutput).without_slot().build().await;
+    let database = &lab.database;
+    lab.sql("create table ours (id int primary key); create table others (n int, what text)")
+        .await;
+    lab.sql("alter table others alter what set storage external; create publication spillway for table ours")
+        .await;
+    lab.sql(&format!(
+        "alter database {database} set logical_decoding_work_mem = '64kB'"
+    ))
+    .await;
+    lab.create_slot().await;
+    lab.sql(&format!(
+        "select pg_create_logical_replication_slot('{}_whole', 'pgoutput')",
+        lab.slot
+    ))
+    .await;
+    lab.tick().await;
+    while whole(&lab).await < SHORT {
+        write(&lab).await;
+    }
+    lab.sql("insert into ours values (1)").await;
+
+    let mut ticks = 0;
+    loop {
+        ticks += 1;
+        let report = lab.function.invoke(&json!({}), SHORT).await.answer();
+        Marks::of(&lab).await;
+        if report["stopped"] == "empty" {
+            break;
+        }
+        assert!(ticks < TICKS, "{TICKS} invocations did not pass it: {report}");
+    }
+    assert!(ticks > 1, "one invocation passed it: this shows nothing");
+    assert_eq!(lab.compare(&["ours"]).await.changes().len(), 1);
+}

@@ -1,0 +1,196 @@
+//! Lambda freezes a sandbox while it holds the lock, or takes it for dead: the server lets go of it within seconds, the
+//! next one drains on, and when the old one wakes up it may send again what was sent, and does no other harm.
+
+use std::time::Duration;
+
+use scenarios::function::{Function, Outcome};
+use scenarios::gate::{Held, Side};
+use scenarios::lab::{DEADLINE, Lab, Plugin};
+use scenarios::wait;
+use serde_json::json;
+
+use crate::backlog;
+use crate::marks::Marks;
+
+crate::scenarios![
+    a_frozen_function_keeps_the_lock_no_longer_than_its_invocation,
+    frozen_before_records_are_put_it_wakes_up_and_does_no_harm,
+    frozen_after_records_were_put_it_wakes_up_and_does_no_harm,
+    frozen_after_the_checkpoint_was_stored_it_wakes_up_and_does_no_harm,
+    the_server_asks_a_silent_function_every_few_seconds,
+];
+
+/// A few transactions of one key, so that one request at a time is under way: when it is held, nothing else moves.
+async fn lab() -> Lab {
+    let lab = Lab::new(Plugin::Pgoutput).await;
+    backlog::create(&lab).await;
+    lab.drain().await;
+    lab.sql("insert into t values (1, 0)").await;
+    for _ in 0..5 {
+        lab.sql("update t set n = n + 1").await;
+    }
+    lab
+}
+
+/// Invokes the function, freezes it when the request is held, and plays `meanwhile`. Then it wakes up, and its request
+/// goes on: how it ended.
+async fn frozen_at(lab: &Lab, mut held: Held, deadline: Duration, meanwhile: impl AsyncFnOnce()) -> Outcome {
+    let tick = json!({});
+    let invocation = lab.function.invoke_sparing(&tick, deadline, 2 * DEADLINE);
+    let (outcome, ()) = tokio::join!(invocation, async {
+        held.reached().await;
+        lab.function.freeze();
+        meanwhile().await;
+        lab.function.thaw();
+        held.release();
+    });
+    outcome
+}
+
+/// Another sandbox. It goes past the gate, which would take the two for one that has two records of a key under way.
+async fn second(lab: &Lab) -> Function {
+    let mut second = lab.function.twin();
+    second
+        .set("AWS_ENDPOINT_URL_KINESIS", lab.kinesis.endpoint())
+        .await;
+    second
+}
+
+/// Ticks of another sandbox: once one is let in it drains what there is, and what is committed then.
+async fn takes_over(lab: &Lab, second: &Function) {
+    wait::until("the next one is let in", DEADLINE, || async {
+        let report = second.invoke(&json!({}), DEADLINE).await.answer();
+        report["stopped"] == "empty"
+    })
+    .await;
+    lab.sql("update t set n = n + 1").await;
+    let report = second.invoke(&json!({}), DEADLINE).await.answer();
+    assert_eq!(
+        (&report["stopped"], &report["changes"]),
+        (&json!("empty"), &json!(1)),
+        "{report}"
+    );
+    Marks::of(lab).await;
+}
+
+/// Nothing was lost, the order holds, and so does what slot and checkpoint promise each other.
+async fn finish(lab: &Lab) {
+    Marks::of(lab).await;
+    lab.sql("update t set n = n + 1").await;
+    lab.drain().await;
+    Marks::of(lab).await;
+    let delivery = lab.compare(&[backlog::TABLE]).await;
+    assert_eq!(
+        delivery.changes().len(),
+        backlog::events(lab).await,
+        "every event, and no other"
+    );
+}
+
+/// A stopped process is not a stopped machine: its kernel goes on to answer for it. What ends its sessions here is what
+/// the server knows of the invocation's time.
+async fn a_frozen_function_keeps_the_lock_no_longer_than_its_invocation() {
+    let lab = lab().await;
+    let second = second(&lab).await;
+    let held = lab.kinesis_gate.hold("PutRecords", Side::Request);
+    let old = frozen_at(&lab, held, Duration::from_secs(5), async || {
+        let report = second.invoke(&json!({}), DEADLINE).await.answer();
+        assert_eq!(
+            report["stopped"], "busy",
+            "the lock is held, and nobody runs: {report}"
+        );
+        takes_over(&lab, &second).await;
+    })
+    .await;
+    assert!(
+        matches!(old, Outcome::Answer(_) | Outcome::Error { .. }),
+        "{old:?}"
+    );
+    finish(&lab).await;
+}
+
+/// The server has given it up as [`the_server_asks_a_silent_function_every_few_seconds`], and another one has drained all,
+/// when it wakes up with most of its time before it.
+async fn given_up_and_woken(lab: &Lab, held: Held) {
+    let second = second(lab).await;
+    let old = frozen_at(lab, held, DEADLINE, async || {
+        lab.sql(&format!(
+            "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'spillway {}'",
+            lab.slot
+        ))
+        .await;
+        takes_over(lab, &second).await;
+    })
+    .await;
+    assert!(
+        matches!(old, Outcome::Answer(_) | Outcome::Error { .. }),
+        "{old:?}"
+    );
+    finish(lab).await;
+}
+
+async fn frozen_before_records_are_put_it_wakes_up_and_does_no_harm() {
+    let lab = lab().await;
+    given_up_and_woken(&lab, lab.kinesis_gate.hold("PutRecords", Side::Request)).await;
+    assert!(
+        lab.consume().await.duplicates() > 0,
+        "the old one's records came late"
+    );
+}
+
+async fn frozen_after_records_were_put_it_wakes_up_and_does_no_harm() {
+    let lab = lab().await;
+    given_up_and_woken(&lab, lab.kinesis_gate.hold("PutRecords", Side::Answer)).await;
+    assert!(lab.consume().await.duplicates() > 0, "both put the first");
+}
+
+async fn frozen_after_the_checkpoint_was_stored_it_wakes_up_and_does_no_harm() {
+    let lab = lab().await;
+    given_up_and_woken(&lab, lab.ssm_gate.hold("PutParameter", Side::Answer)).await;
+}
+
+/// A frozen machine does not answer; then the server's kernel ends its sessions. That it does cannot be shown on loopback,
+/// where the kernel answers for itself. That it asks can: its clock for the next question is running.
+async fn the_server_asks_a_silent_function_every_few_seconds() {
+    let lab = lab().await;
+    let mut held = lab.kinesis_gate.hold("PutRecords", Side::Request);
+    let (outcome, ()) = tokio::join!(lab.invoke(json!({})), async {
+        held.reached().await;
+        let ports = format!(
+            "select string_agg(client_port::text, ' ') from pg_stat_activity where application_name = 'spillway {}'",
+            lab.slot
+        );
+        let ports = lab
+            .value(&ports)
+            .await
+            .expect("the function is connected while it drains");
+        for port in ports.split(' ') {
+            let port = port.parse().expect("a port is a number");
+            wait::until("the server will ask within 5 s", DEADLINE, || async {
+                asks_in(lab.postgres.port(), port).is_some_and(|when| when <= Duration::from_secs(5))
+            })
+            .await;
+        }
+        held.release();
+    });
+    outcome.answer();
+}
+
+/// When the kernel asks the other side of a connection on loopback whether it is still there; `None` when something is under
+/// way, or it never asks.
+fn asks_in(ours: u16, theirs: u16) -> Option<Duration> {
+    /// An idle connection that will be asked (proc_net_tcp(5): `tr`, and `tm->when` in hundredths of a second).
+    const KEEPALIVE: &str = "02";
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel lists its connections");
+    let (ours, theirs) = (format!(":{ours:04X}"), format!(":{theirs:04X}"));
+    table.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [_, local, remote, _, _, timer, ..] = fields[..] else {
+            return None;
+        };
+        let (kind, when) = timer.split_once(':')?;
+        let matches = local.ends_with(&ours) && remote.ends_with(&theirs) && kind == KEEPALIVE;
+        let hundredths = u64::from_str_radix(when, 16).ok()?;
+        matches.then(|| Duration::from_millis(10 * hundredths))
+    })
+}

@@ -1,0 +1,88 @@
+//! Transactions write between each other, and PostgreSQL gives them one after the other, as they were committed: the
+//! places of rows in the log go up and down. What is sent, and what is passed by, follows the commits.
+
+use scenarios::lab::{Lab, Plugin};
+use serde_json::{Value, json};
+
+use crate::marks::Marks;
+
+crate::scenarios![
+    rows_arrive_as_they_were_committed_and_not_as_they_were_logged,
+    rows_that_were_logged_before_the_checkpoint_and_committed_after_it_arrive,
+];
+
+/// Two transactions that write in turn, of which the first to begin is the last to end, and before its end says
+/// something that does not wait for it. With a tick after each step, if so wanted.
+async fn interleave(lab: &Lab, ticks: bool) {
+    lab.sql("create table log (n int)").await;
+    let (long, short) = (lab.connect().await, lab.connect().await);
+    for (client, sql) in [
+        (&long, "begin; insert into log values (3)"),
+        (&short, "insert into log values (1)"),
+        (
+            &long,
+            "insert into log values (4); select pg_logical_emit_message(false, 'aside', 'now')",
+        ),
+        (&short, "insert into log values (2)"),
+        (&long, "insert into log values (5); commit"),
+        (&short, "insert into log values (6)"),
+    ] {
+        client
+            .batch_execute(sql)
+            .await
+            .unwrap_or_else(|error| panic!("{sql}: {error}"));
+        if ticks {
+            lab.tick().await;
+            Marks::of(lab).await;
+        }
+    }
+}
+
+/// All of them arrive, once, in the order of their commits; the log has them in another order.
+async fn assert_in_order_of_commits(lab: &Lab) {
+    let delivery = lab.compare(&["log"]).await;
+    assert_eq!(delivery.duplicates(), 0);
+    let rows: Vec<_> = delivery
+        .arrivals
+        .iter()
+        .filter(|it| it.event().op == "c")
+        .collect();
+    let numbers: Vec<Value> = rows.iter().map(|it| it.json()["after"]["n"].clone()).collect();
+    assert_eq!(json!(numbers), json!([1, 2, 3, 4, 5, 6]));
+    let logged = |it: &&scenarios::consumer::Arrival| it.position[17..33].to_owned();
+    assert!(
+        !rows.iter().map(|it| logged(it)).is_sorted(),
+        "the log has them in the same order: this shows nothing"
+    );
+    let aside: Vec<_> = delivery
+        .arrivals
+        .iter()
+        .filter(|it| it.event().op == "m")
+        .collect();
+    assert_eq!(aside.len(), 1);
+    assert!(
+        rows[0].position < aside[0].position && aside[0].position < rows[2].position,
+        "it was said between the first commit and the last: {}",
+        aside[0].position
+    );
+}
+
+async fn rows_arrive_as_they_were_committed_and_not_as_they_were_logged() {
+    Plugin::each(|plugin| async move {
+        let lab = Lab::new(plugin).await;
+        interleave(&lab, false).await;
+        lab.drain().await;
+        assert_in_order_of_commits(&lab).await;
+    })
+    .await;
+}
+
+async fn rows_that_were_logged_before_the_checkpoint_and_committed_after_it_arrive() {
+    Plugin::each(|plugin| async move {
+        let lab = Lab::new(plugin).await;
+        interleave(&lab, true).await;
+        lab.drain().await;
+        assert_in_order_of_commits(&lab).await;
+    })
+    .await;
+}

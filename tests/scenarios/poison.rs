@@ -1,0 +1,82 @@
+//! What somebody else set or wrote does not spoil what is read: settings that change how values are written do not reach
+//! the drain, and bytes that are no text stop it before them, by name.
+
+use scenarios::lab::{Lab, Plugin};
+use scenarios::postgres::{ADMIN, Postgres};
+use serde_json::json;
+
+use crate::marks::Marks;
+
+crate::scenarios![
+    settings_of_the_database_do_not_change_a_value,
+    bytes_that_are_no_text_stop_the_drain_before_them,
+];
+
+async fn settings_of_the_database_do_not_change_a_value() {
+    Plugin::each(|plugin| async move {
+        let lab = Lab::new(plugin).await;
+        lab.sql(
+            "create table v (id int primary key, raw bytea, day date, at timestamptz, long interval, number float8)",
+        )
+        .await;
+        for setting in [
+            "bytea_output = 'escape'",
+            "datestyle = 'German'",
+            "timezone = 'Asia/Kathmandu'",
+            "intervalstyle = 'postgres_verbose'",
+            "extra_float_digits = -10",
+        ] {
+            lab.sql(&format!("alter database {} set {setting}", lab.database))
+                .await;
+        }
+        lab.sql(
+            r"insert into v values (1, '\x00ff5c27', '2024-02-29', '2024-02-29 12:34:56.789+00', '1 day 2 hours', 0.30000000000000004)",
+        )
+        .await;
+        lab.drain().await;
+        let delivery = lab.compare(&["v"]).await;
+        let row = json!({"id": 1, "raw": "AP9cJw==", "day": "2024-02-29Z", "at": "2024-02-29T12:34:56.789Z",
+            "long": "P1DT2H", "number": 0.30000000000000004});
+        assert_eq!(delivery.of_table("public.v")[0]["after"], row);
+    })
+    .await;
+}
+
+/// A database of SQL_ASCII takes any bytes for text.
+async fn bytes_that_are_no_text_stop_the_drain_before_them() {
+    for plugin in Plugin::ALL {
+        let lab = Lab::plan(plugin).without_slot().build().await;
+        let admin = Postgres::shared().await.admin(ADMIN.0).await;
+        let database = &lab.database;
+        for sql in [
+            format!("drop database {database} with (force)"),
+            format!("create database {database} encoding 'SQL_ASCII' locale 'C' template template0"),
+        ] {
+            admin
+                .batch_execute(&sql)
+                .await
+                .unwrap_or_else(|error| panic!("{sql}: {error}"));
+        }
+        lab.sql("create publication spillway for all tables; create table t (id int primary key, what text)")
+            .await;
+        lab.create_slot().await;
+        lab.sql("insert into t values (1, 'größe')").await;
+        lab.sql(r"insert into t values (2, e'\xff\xfe')").await;
+        lab.sql("insert into t values (3, 'more')").await;
+        let (kind, message) = lab.fail().await;
+        assert_eq!(kind, "Undecodable", "{}: {message}", plugin.name());
+        let marks = Marks::of(&lab).await;
+        let (again, repeated) = lab.fail().await;
+        assert_eq!((again, repeated), (kind, message));
+        assert_eq!(Marks::of(&lab).await, marks);
+        let delivery = lab.consume().await;
+        let events = delivery.of_table("public.t");
+        assert_eq!(
+            events.len(),
+            1,
+            "what came before it, once, and nothing behind it"
+        );
+        assert_eq!(events[0]["after"], json!({"id": 1, "what": "größe"}));
+        assert_eq!(delivery.duplicates(), 0);
+    }
+}
