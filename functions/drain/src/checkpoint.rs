@@ -140,6 +140,22 @@ mod tests {
         assert_eq!(Checkpoint::parse(&checkpoint.to_text()).unwrap(), checkpoint);
     }
 
+    /// Otherwise it would drift from store to store.
+    #[test]
+    fn a_number_of_another_version_is_kept_to_its_last_digit() {
+        for number in [
+            "1.9151844674040738e+24",
+            "0.30000000000000004",
+            "5e-324",
+            "18446744073709551615",
+            "-1.5",
+        ] {
+            let stored = STORED.replace("\"green\"", number);
+            let again = Checkpoint::parse(&stored).unwrap().to_text();
+            assert!(again.contains(&format!("\"colour\":{number}")), "{again}");
+        }
+    }
+
     #[test]
     fn another_version_is_refused() {
         let error = Checkpoint::parse(&STORED.replace("\"version\":1", "\"version\":2")).unwrap_err();
