@@ -3,9 +3,12 @@
 //! drains store.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use scenarios::function::Outcome;
 use scenarios::lab::{Lab, Plugin};
 use scenarios::postgres::{Postgres, Settings};
+use serde_json::json;
 use tokio_postgres::Client;
 
 const WORKLOAD: &str = include_str!("workload.sql");
@@ -178,25 +181,34 @@ async fn described(client: &Client) -> String {
         + "\n"
 }
 
-/// The checkpoint after a first drain, and after one that found something.
+/// The checkpoint after a first drain, after one that found something, and after one that ended inside a transaction.
 async fn checkpoints(folder: &Path) {
     for plugin in Plugin::ALL {
         let lab = Lab::new(plugin).await;
+        let keep = async |tick| {
+            let stored = lab.ssm.get(&lab.parameter).await;
+            let stored = stored.expect("a drain stores its checkpoint");
+            let name = format!("{}-{tick}", plugin.name());
+            write(&folder.join("checkpoint").join(name), stored.as_bytes());
+            stored
+        };
+        lab.sql("create table t (id serial primary key)").await;
         for tick in ["first", "later"] {
-            lab.sql("create table if not exists t (id serial primary key); insert into t default values")
-                .await;
+            lab.sql("insert into t default values").await;
             lab.drain().await;
-            let stored = lab
-                .ssm
-                .get(&lab.parameter)
-                .await
-                .expect("a drain stores its checkpoint");
-            write(
-                &folder
-                    .join("checkpoint")
-                    .join(format!("{}-{tick}", plugin.name())),
-                stored.as_bytes(),
-            );
+            keep(tick).await;
+        }
+        lab.sql("insert into t select from generate_series(1, 200000)")
+            .await;
+        // Too short for all of it; how far it comes, and whether it ends in time, is the machine's.
+        let short = Duration::from_secs(6);
+        while !keep("inside").await.contains(r#""progress":{"#) {
+            if let Outcome::Answer(report) = lab.function.invoke(&json!({}), short).await {
+                assert_ne!(
+                    report["stopped"], "empty",
+                    "200,000 rows were drained in {short:?}"
+                );
+            }
         }
     }
 }
