@@ -250,7 +250,8 @@ fn what_waits_lines_up_anew_when_the_stream_is_resharded() {
 
 proptest! {
     /// Whatever fails, whenever, and however the stream is resharded meanwhile: each key's events are acknowledged in the
-    /// order in which they were pushed, no two records of a lane are under way, nothing crosses a barrier, and all arrives.
+    /// order in which they were pushed, no two records of a lane are under way, nothing crosses a barrier, and all arrives. Each
+    /// request keeps to its limits, each aggregate to its size, and a record holds the keys of its shard and the bytes it counts.
     #[test]
     fn order_holds_whatever_fails(
         keys in prop::collection::vec((0u8..6, prop::bool::weighted(0.05)), 1..120),
@@ -268,13 +269,24 @@ proptest! {
             prop_assert!(step < 100_000, "stuck");
             if next < keys.len() && roll() & 1 == 0 {
                 let (key, barrier) = keys[next];
-                lanes.push(parcel(&mut ledger, next as u64, &key.to_string(), barrier));
+                let mut parcel = parcel(&mut ledger, next as u64, &key.to_string(), barrier);
+                parcel.event.data = vec![0; usize::from(roll() % 160)];
+                lanes.push(parcel);
                 next += 1;
             }
             now += Duration::from_millis(10);
             if roll() & 1 == 0 {
                 let full = roll() & 1 == 0 && next < keys.len();
-                under_way.extend(lanes.take(now, Limits { records: 3, bytes: 1 << 20 }, full));
+                let request = lanes.take(now, Limits { records: 3, bytes: 300 }, full);
+                let bytes: usize = request.iter().map(Record::bytes).sum();
+                prop_assert!(request.len() <= 1 || (request.len() <= 3 && bytes <= 300));
+                for record in &request {
+                    prop_assert_eq!(record.bytes(), record.data().len() + record.partition_key().len());
+                    prop_assert!(!record.is_aggregate() || record.bytes() <= 150);
+                    let mut keys = record.parcels().iter().map(|parcel| HashKey::of(&parcel.event.partition_key));
+                    prop_assert!(keys.all(|key| lanes.map().at(key) == record.shard()));
+                }
+                under_way.extend(request);
             }
             let mut busy: Vec<_> = under_way.iter().map(|record| record.lane).collect();
             busy.sort();
