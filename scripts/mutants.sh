@@ -63,6 +63,8 @@ for patch in "${patches[@]}"; do
     if [ "$result" != caught ]; then missed=1; fi
     git apply --directory="$copy" --reverse "$patch"
     printf "$format" "$(field Hazard "$patch")" "${name#*-}" "$result" "$scenario"
+    # So that one sees whether it was the fault that was noticed: a machine that is too slow fails a scenario, too.
+    grep -A 2 -m 1 '^panicked' "$logs/$name" | cut -c 1-160 | sed 's/^/          /' || true
 done
-echo "what the scenarios said is in $logs"
+echo "all that the scenarios said is in $logs"
 exit "$missed"
