@@ -48,6 +48,7 @@ async fn lab(plugin: Plugin) -> Lab {
     let lab = Lab::plan(plugin)
         .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128")
         .env("AGGREGATION", "kpl")
+        .env("PROVIDE_TRANSACTION_METADATA", "true")
         .build()
         .await;
     lab.kinesis_gate
