@@ -101,7 +101,8 @@ impl Postgres {
              log_line_prefix = '%m [%p] %d '\n",
         );
         if !settings.fsync {
-            conf.push_str("fsync = off\n");
+            // Nor write its log's files before they are used.
+            conf.push_str("fsync = off\nwal_init_zero = off\n");
         }
         let certificates = settings.tls.then(|| certify(&folder, &owner));
         if let Some(files) = &certificates {

@@ -105,7 +105,11 @@ impl Programs {
 
     /// Makes the cluster `data` in the folder of `watchdog`. Those of one version all have one system identifier.
     pub(crate) fn copy_empty(&self, watchdog: &mut Watchdog, data: &Path) {
-        let copy = format!("cp -a '{}' '{}' 2>&1", self.empty.display(), data.display());
+        let copy = format!(
+            "cp -a --sparse=always '{}' '{}' 2>&1",
+            self.empty.display(),
+            data.display()
+        );
         let copied = watchdog.order(&copy);
         copied.unwrap_or_else(|printed| panic!("the empty cluster cannot be copied:\n{printed}"));
     }
