@@ -39,11 +39,14 @@ impl Ssm {
                         .endpoint_url(&endpoint)
                         .build(),
                 );
-                return Self {
+                let ssm = Self {
                     endpoint,
                     client,
                     _watchdog: watchdog,
                 };
+                // It loads what it knows of SSM with the first request, which on a busy machine takes longer than a function waits.
+                ssm.get("/first").await;
+                return ssm;
             }
             let log = std::fs::read_to_string(watchdog.folder().join("log")).unwrap_or_default();
             assert!(
