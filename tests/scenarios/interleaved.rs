@@ -51,7 +51,7 @@ async fn assert_in_order_of_commits(lab: &Lab) {
     assert_eq!(json!(numbers), json!([1, 2, 3, 4, 5, 6]));
     let logged = |it: &&scenarios::consumer::Arrival| it.position[17..33].to_owned();
     assert!(
-        !rows.iter().map(|it| logged(it)).is_sorted(),
+        !rows.iter().map(logged).is_sorted(),
         "the log has them in the same order: this shows nothing"
     );
     let aside: Vec<_> = delivery
