@@ -90,7 +90,8 @@ impl Progress {
             Some(count) => count,
             None => tables.entry(relation.name.clone()).or_default(),
         };
-        *count += 1;
+        // What was resumed came from a checkpoint, which somebody may have written by hand.
+        *count = count.saturating_add(1);
         let of_table = *count;
         Place {
             of_table,
@@ -100,7 +101,7 @@ impl Progress {
 
     /// The place of the next event, about no table.
     pub(super) fn next_message(&mut self, lsn: Lsn) -> Place {
-        self.counts.events += 1;
+        self.counts.events = self.counts.events.saturating_add(1);
         Place {
             position: self.positions.next(lsn),
             of_transaction: self.counts.events,
