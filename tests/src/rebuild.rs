@@ -130,7 +130,8 @@ impl Rebuilt {
             let old_row = old.filter(|old| old.alive).map(|old| &old.row);
             // A row that comes to this key is not the one that was there. By arrival that may still be seen, when the truncate that
             // took it away lies in another shard.
-            let same_row = old_row.filter(|_| event.op == "u" && event.moved_from.is_none());
+            let same_row = old_row
+                .filter(|_| event.op == "u" && event.moved_from.as_deref().is_none_or(|from| from == key));
             let row = match event.after {
                 Some(mut row) if alive => {
                     let moved = moved.take().filter(|(of, _)| *of == record).map(|(_, row)| row);
