@@ -75,11 +75,11 @@ impl From<&Delivery> for Rebuilt {
         let mut moved: Option<(String, Row)> = None;
         for change in delivery.changes() {
             let event = change.event();
-            by_position.apply(&change.partition_key, event, &mut moved);
+            by_position.apply(&change.partition_key, event, Some(&mut moved));
         }
         let mut by_arrival = Rebuilt::default();
         for arrival in &delivery.arrivals {
-            by_arrival.apply(&arrival.partition_key, arrival.event(), &mut None);
+            by_arrival.apply(&arrival.partition_key, arrival.event(), None);
         }
         by_position.disagreements = by_position.against(&by_arrival);
         by_position
@@ -87,7 +87,9 @@ impl From<&Delivery> for Rebuilt {
 }
 
 impl Rebuilt {
-    fn apply(&mut self, key: &str, event: Event, moved: &mut Option<(String, Row)>) {
+    /// `moved` keeps the row that left its key last, for the one that it becomes. By arrival there is none: the old key's shard may have
+    /// been read to elsewhere.
+    fn apply(&mut self, key: &str, event: Event, mut moved: Option<&mut Option<(String, Row)>>) {
         let Some(name) = event.table() else { return };
         self.form = event.form;
         // One event that says of two keys what are otherwise two: the row goes from the old one.
@@ -98,7 +100,7 @@ impl Rebuilt {
                 moved_from: None,
                 ..event.clone()
             };
-            self.apply(&old, gone, moved);
+            self.apply(&old, gone, moved.as_deref_mut());
         }
         let position = event.source.position;
         let table = self.tables.entry(name.clone()).or_default();
@@ -134,12 +136,15 @@ impl Rebuilt {
                 .filter(|_| event.op == "u" && event.moved_from.as_deref().is_none_or(|from| from == key));
             let row = match event.after {
                 Some(mut row) if alive => {
-                    let moved = moved.take().filter(|(of, _)| *of == record).map(|(_, row)| row);
+                    let moved = moved.and_then(Option::take);
+                    let moved = moved.filter(|(of, _)| *of == record).map(|(_, row)| row);
                     fill(&mut row, [event.before.as_ref(), same_row, moved.as_ref()]);
                     row
                 }
                 _ => {
-                    *moved = old_row.map(|row| (record, row.clone()));
+                    if let Some(moved) = moved {
+                        *moved = old_row.map(|row| (record, row.clone()));
+                    }
                     event.before.unwrap_or_default()
                 }
             };
