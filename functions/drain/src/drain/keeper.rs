@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::marker::Marker;
 use crate::time::iso_utc;
 
-use super::parts::{CheckpointError, Checkpoints, Kind};
+use super::parts::{CheckpointError, Checkpoints, Kind, SlotError};
 
 /// SSM takes about three stores a second, for all of an account's functions.
 const PACE: Duration = Duration::from_secs(1);
@@ -113,12 +113,18 @@ impl<C: Checkpoints> Keeper<C> {
         self.running = None;
     }
 
-    /// Stores `acknowledged` and waits for it, trying again until `deadline`. Does nothing when it is stored already.
+    /// Stores `acknowledged` and waits for it, trying again until `deadline`. Does nothing when it is stored already. Each attempt is
+    /// preceded by `fence`, which tells whether nobody else can have stored meanwhile.
     ///
     /// # Errors
-    /// The store is refused for good, or failed until the deadline.
-    pub(super) async fn store(&mut self, acknowledged: &Reached, deadline: Instant) -> Result<(), Error> {
-        let stored = tokio::time::timeout_at(deadline.into(), self.try_to_store(acknowledged)).await;
+    /// The store is refused for good, or failed until the deadline, or somebody else may have stored.
+    pub(super) async fn store(
+        &mut self,
+        acknowledged: &Reached,
+        deadline: Instant,
+        fence: impl AsyncFnMut() -> Result<(), SlotError>,
+    ) -> Result<(), Error> {
+        let stored = tokio::time::timeout_at(deadline.into(), self.try_to_store(acknowledged, fence)).await;
         stored.unwrap_or_else(|_| {
             let parameter = self.checkpoints.name();
             Err(Error::Checkpoint(CheckpointError::Unavailable {
@@ -128,10 +134,15 @@ impl<C: Checkpoints> Keeper<C> {
         })
     }
 
-    async fn try_to_store(&mut self, acknowledged: &Reached) -> Result<(), Error> {
+    async fn try_to_store(
+        &mut self,
+        acknowledged: &Reached,
+        mut fence: impl AsyncFnMut() -> Result<(), SlotError>,
+    ) -> Result<(), Error> {
         self.settle().await;
         let mut pause = Duration::from_millis(100);
         while !self.marked || self.stored.as_ref().is_none_or(|stored| stored < acknowledged) {
+            fence().await?;
             match self.checkpoints.store(self.text(acknowledged)).await {
                 Ok(()) => {
                     self.stored = Some(acknowledged.clone());

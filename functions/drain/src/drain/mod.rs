@@ -318,8 +318,9 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
                 return Err(Error::Stream(self.sender.trouble.take().unwrap_or(late)));
             }
         }
+        let (first, end) = (self.start.acknowledged.into(), self.budget.stop_confirming());
         self.keeper
-            .store(&self.start.acknowledged.into(), self.budget.stop_confirming())
+            .store(&first, end, async || self.slot.holds().await)
             .await
     }
 
@@ -533,8 +534,9 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
             let marker = self.markers.next().filter(|marker| marker.lsn >= acknowledged);
             self.keeper.mark(marker.cloned());
         }
-        self.slot.holds().await?;
-        self.keeper.store(&reached, end).await?;
+        self.keeper
+            .store(&reached, end, async || self.slot.holds().await)
+            .await?;
         if acknowledged > self.confirmed {
             assert!(
                 self.keeper

@@ -150,11 +150,13 @@ where
                 }
             }
         }
-        self.slot.holds().await?;
         let proved = Reached::from(self.settled);
         self.sender.ledger.examined(self.settled);
         self.keeper.set_back(proved.clone());
-        self.keeper.store(&proved, self.budget.stop_confirming()).await
+        let end = self.budget.stop_confirming();
+        self.keeper
+            .store(&proved, end, async || self.slot.holds().await)
+            .await
     }
 
     /// Whether a marker is among rows that hold its nonce.
