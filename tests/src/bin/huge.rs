@@ -62,6 +62,10 @@ async fn run() -> ExitCode {
     for invocation in 1.. {
         let report = lab.function.invoke(&json!({}), deadline).await.answer();
         println!("{invocation:3} {report}");
+        // A server that was told to stop may take a while to let the slot go; a tick comes each minute.
+        if report["stopped"] == "busy" {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
         if report["stopped"] == "empty" {
             break;
         }

@@ -208,6 +208,7 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
         if self.start.promoted || skips {
             self.prove().await?;
         }
+        let whole = self.budget.for_reading(began);
         loop {
             let left = self.budget.for_reading(Instant::now());
             if left < LEAST_TIME {
@@ -250,6 +251,8 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
                         match next {
                             Next::Smaller => continue,
                             Next::Later => return self.out_of_time(),
+                            // Attempts before it took the time; the next invocation gives it nearly all.
+                            Next::Never if patience < whole / 2 => return self.out_of_time(),
                             Next::Never => return Err(self.too_slow()),
                         }
                     }
