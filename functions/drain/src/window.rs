@@ -33,6 +33,8 @@ pub struct Pace {
     rows: i32,
     /// Whether a window needs most of an invocation's time.
     patient: bool,
+    /// Whether a window may be as large as what is read again for it.
+    stretch: bool,
 }
 
 /// What to do about a window that did not fit into its time.
@@ -56,15 +58,19 @@ impl Default for Pace {
             wal_bytes: 128 << 20,
             rows: 100_000,
             patient: false,
+            stretch: true,
         }
     }
 }
 
 impl Pace {
     /// The next window, from `confirmed` towards `readable`, of a slot that is decoded from `restart`. What is read again on the way to
-    /// it costs as much as what is new, so the window is at least as large.
+    /// it costs as much as what is new, so the window is at least as large, unless that was too slow.
     pub fn window(&self, confirmed: Lsn, readable: Lsn, restart: Lsn) -> Window {
-        let again = confirmed.bytes_since(restart).min(*WAL_BYTES.end());
+        let again = match self.stretch {
+            true => confirmed.bytes_since(restart).min(*WAL_BYTES.end()),
+            false => 0,
+        };
         Window {
             upto: readable.min(confirmed.plus(self.wal_bytes.max(again))),
             rows: self.rows,
@@ -86,20 +92,20 @@ impl Pace {
     /// chance.
     pub fn learn(&mut self, took: Duration, left: Duration) {
         self.patient = took > (took + left) / 3;
+        self.stretch = !self.patient;
         let target = (left / 4).clamp(Duration::from_millis(500), Duration::from_secs(30));
         let factor = (target.as_secs_f64() / took.as_secs_f64().max(0.001)).clamp(0.25, 4.0);
         self.scale(factor);
     }
 
-    /// A window did not fit into its time. A sixteenth of it may, since an invocation has time for few attempts, unless most of the
-    /// time goes into what is read again on the way to it.
-    pub fn too_slow(&mut self, window: Window, confirmed: Lsn, restart: Lsn) -> Next {
-        let (new, again) = (window.upto.bytes_since(confirmed), confirmed.bytes_since(restart));
-        let before = (self.wal_bytes, self.rows);
-        if new > again {
-            self.scale(1.0 / 16.0);
+    /// A window did not fit into its time: the next is not stretched, or a sixteenth of it, since an invocation has time for few attempts.
+    pub fn too_slow(&mut self, confirmed: Lsn, restart: Lsn) -> Next {
+        let before = *self;
+        match self.stretch && confirmed.bytes_since(restart) > self.wal_bytes {
+            true => self.stretch = false,
+            false => self.scale(1.0 / 16.0),
         }
-        let smaller = before != (self.wal_bytes, self.rows);
+        let smaller = before != *self;
         match (smaller, std::mem::replace(&mut self.patient, true)) {
             (true, _) => Next::Smaller,
             (false, false) => Next::Later,
@@ -159,7 +165,7 @@ mod tests {
     #[test]
     fn a_window_that_is_too_slow_becomes_smaller_until_nothing_helps() {
         let mut pace = Pace::default();
-        let too_slow = |pace: &mut Pace| pace.too_slow(pace.window(Lsn(0), END, Lsn(0)), Lsn(0), Lsn(0));
+        let too_slow = |pace: &mut Pace| pace.too_slow(Lsn(0), Lsn(0));
         assert_eq!(too_slow(&mut pace), Next::Smaller);
         assert_eq!(size(&pace), (8 << 20, 6250));
         assert_eq!(too_slow(&mut pace), Next::Smaller);
@@ -168,11 +174,14 @@ mod tests {
     }
 
     #[test]
-    fn where_most_is_read_again_a_window_gets_more_time_and_not_less_log() {
+    fn where_most_is_read_again_the_window_is_first_no_longer_stretched() {
         let (mut pace, confirmed) = (Pace::default(), Lsn(1 << 30));
-        let window = pace.window(confirmed, confirmed.plus(1 << 20), Lsn(0));
-        assert_eq!(pace.too_slow(window, confirmed, Lsn(0)), Next::Later);
-        assert_eq!(pace.window(confirmed, confirmed.plus(1 << 20), Lsn(0)), window);
-        assert_eq!(pace.too_slow(window, confirmed, Lsn(0)), Next::Never);
+        assert_eq!(pace.too_slow(confirmed, Lsn(0)), Next::Smaller);
+        assert_eq!(
+            pace.window(confirmed, END, Lsn(0)).upto,
+            confirmed.plus(128 << 20)
+        );
+        assert_eq!(pace.too_slow(confirmed, Lsn(0)), Next::Smaller);
+        assert_eq!(pace.window(confirmed, END, Lsn(0)).upto, confirmed.plus(8 << 20));
     }
 }

@@ -247,7 +247,7 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
                 match end {
                     End::Deadline => return self.out_of_time(),
                     End::TooSlow => {
-                        let next = self.pace().too_slow(window, before, restart);
+                        let next = self.pace().too_slow(before, restart);
                         match next {
                             Next::Smaller => continue,
                             Next::Later => return self.out_of_time(),
