@@ -10,7 +10,7 @@ pub use value::{DecimalMode, Modes, TimeMode};
 
 use super::progress::Place;
 use super::value::{base64, names, string};
-use super::{Action, Head, Row, UNAVAILABLE};
+use super::{Action, Head, Row, Snapshot, UNAVAILABLE};
 use crate::change::{Datum, Message, Relation, Tuple};
 use crate::position::Position;
 
@@ -33,6 +33,7 @@ impl Debezium {
     pub(super) fn row(&self, row: &Row<'_>) -> Vec<u8> {
         let (op, before, after) = match row.action {
             Action::Insert => ('c', None, row.new),
+            Action::Read => ('r', None, row.new),
             Action::Update { .. } => ('u', row.old, row.new),
             Action::Delete => ('d', row.old, None),
         };
@@ -85,7 +86,8 @@ impl Debezium {
         out.extend_from_slice(br#"","connector":"postgresql","name":"#);
         string(out, &self.name);
         times(out, head.transaction.commit_time.unwrap_or(0));
-        out.extend_from_slice(br#","snapshot":"false","db":"#);
+        let snapshot = head.snapshot.map_or("false", Snapshot::name);
+        let _ = write!(out, r#","snapshot":"{snapshot}","db":"#);
         string(out, &self.database);
         // Debezium's pair is the end of the last commit and the change's LSN, for ordering. Ours is the end of the
         // change's own commit: it orders the same and does not depend on where reading began.
@@ -111,6 +113,7 @@ impl Debezium {
     }
 
     /// The event's place in its transaction. The id is, as Debezium documents it, that of the transaction and the LSN of the change.
+    /// Rows of a snapshot have no place there.
     fn transaction(&self, out: &mut Vec<u8>, head: &Head) {
         let Place {
             position,
@@ -118,7 +121,7 @@ impl Debezium {
             of_table,
         } = head.place;
         let xid = head.transaction.xid;
-        let _ = if self.transaction_metadata {
+        let _ = if self.transaction_metadata && head.snapshot.is_none() {
             write!(
                 out,
                 r#"{{"id":"{xid}:{}","total_order":{of_transaction},"data_collection_order":{of_table}}}"#,

@@ -1,5 +1,5 @@
 //! The envelope of AWS DMS with Kinesis as its target, `json-unformatted`, with transaction and control details and the schema and table
-//! in the partition key. The fields are DMS's; what is added to `metadata` is `position`, `unchanged` and `omitted`.
+//! in the partition key. The fields are DMS's; what is added to `metadata` is `position`, `snapshot`, `unchanged` and `omitted`.
 //!
 //! What DMS writes is here known from the user guide ("Using Amazon Kinesis Data Streams as a target", "Using a PostgreSQL database as a
 //! source") and from messages that others captured and published with their parsers; where neither tells, it is said below.
@@ -11,6 +11,8 @@
 //!   identity is that: nothing else says which row it was.
 //! - `prev-transaction-id` and `prev-transaction-record-id` are not written: they depend on where reading began, and the same change would
 //!   be two different events.
+//! - What a backfill reads is a `load`, and like DMS's it tells of no transaction: no ids, no `commit-timestamp`; nor does the definition
+//!   before it. The first and the last one of a table say so in `snapshot`.
 //! - A control record carries the position of the change it precedes: positions must be compared among data records.
 
 use std::io::Write as _;
@@ -20,7 +22,7 @@ use super::key::PartitionBy;
 use super::value::{
     ascii, base64, date_and_clock, date_and_clock_in_utc, hex, is_json_number, names, string, truth,
 };
-use super::{Action, Head, Row, UNAVAILABLE};
+use super::{Action, Head, Row, Snapshot, UNAVAILABLE};
 use crate::change::{Column, Datum, Message, Relation, Tuple, Type};
 use crate::lsn::Lsn;
 use crate::time::iso_micros;
@@ -39,6 +41,7 @@ impl Dms {
     pub(super) fn row(&self, row: &Row<'_>, partition_by: PartitionBy) -> Vec<u8> {
         let (operation, data) = match row.action {
             Action::Insert => ("insert", row.new),
+            Action::Read => ("load", row.new),
             Action::Update { .. } => ("update", row.new),
             Action::Delete => ("delete", row.old),
         };
@@ -63,6 +66,9 @@ impl Dms {
             PartitionBy::Transaction => "transaction-id",
         };
         metadata(&mut out, &row.head, "data", operation, by, Some(row.relation));
+        if let Some(snapshot @ (Snapshot::First | Snapshot::Last)) = row.head.snapshot {
+            let _ = write!(out, r#","snapshot":"{}""#, snapshot.name());
+        }
         for (name, mut columns) in [
             ("unchanged", row.unchanged().collect::<Vec<_>>()),
             ("omitted", row.omitted_names().collect()),
@@ -158,14 +164,15 @@ fn metadata(
     out.extend_from_slice(br#","table-name":"#);
     string(out, relation.map_or("", |relation| &relation.name));
     let (place, transaction) = (head.place, head.transaction);
-    if place.of_transaction > 0 {
+    let of_transaction = head.snapshot.is_none();
+    if of_transaction && place.of_transaction > 0 {
         let _ = write!(
             out,
             r#","transaction-id":{},"transaction-record-id":{}"#,
             transaction.xid, place.of_transaction
         );
     }
-    if let Some(time) = transaction.commit_time {
+    if of_transaction && let Some(time) = transaction.commit_time {
         let _ = write!(out, r#","commit-timestamp":"{}""#, iso_micros(time));
     }
     let halves = |lsn: Lsn| format!("{:08X}/{:08X}", lsn.0 >> 32, lsn.0 & 0xFFFF_FFFF);

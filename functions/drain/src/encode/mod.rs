@@ -10,6 +10,7 @@ mod dms;
 mod key;
 mod omit;
 mod progress;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -20,6 +21,7 @@ pub use definitions::Definitions;
 pub use dms::Dms;
 pub use key::{PartitionBy, hash};
 pub use progress::{Counts, Progress};
+pub use snapshot::Snapshot;
 pub use wal2json::Wal2json;
 
 use std::sync::Arc;
@@ -38,7 +40,7 @@ pub struct Event {
     /// What decides the shard, and what must stay in order. Never empty, and not longer than Kinesis takes.
     pub partition_key: String,
     /// Whether everything before it must be acknowledged first and everything after it must wait: a truncate, a table's new
-    /// definition, and a row that moved from one key to another in one event.
+    /// definition, a row that moved from one key to another in one event, and a control message.
     pub barrier: bool,
     /// The table it is about; a message has none.
     pub relation: Option<Arc<Relation>>,
@@ -114,6 +116,8 @@ struct Row<'r> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Action {
     Insert,
+    /// It was there when a backfill read it.
+    Read,
     /// `moved`: to another key.
     Update {
         moved: bool,
@@ -126,6 +130,8 @@ enum Action {
 struct Head {
     transaction: Transaction,
     place: Place,
+    /// Where the row stands among those that a backfill reads; a change has none.
+    snapshot: Option<Snapshot>,
     /// When the change was read, µs since 1970-01-01 UTC: the one thing that differs when an event is sent again.
     now: i64,
 }
@@ -187,6 +193,7 @@ impl Envelope {
             let head = Head {
                 transaction,
                 place,
+                snapshot: None,
                 now,
             };
             let omitted = &Omitted::default();
@@ -239,6 +246,7 @@ impl Envelope {
                     let head = Head {
                         transaction,
                         place,
+                        snapshot: None,
                         now,
                     };
                     out.push(Event {
@@ -322,6 +330,7 @@ impl Envelope {
         let head = Head {
             transaction,
             place,
+            snapshot: None,
             now,
         };
         Event {

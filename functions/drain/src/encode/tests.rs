@@ -114,8 +114,38 @@ fn encode(envelope: &Envelope, changes: &[Change<'_>]) -> Vec<Event> {
     out
 }
 
+/// The events of rows that a backfill read, of one watermark that was logged at 16.
+fn read(envelope: &Envelope, rows: &[(&str, Snapshot)]) -> Vec<Event> {
+    let (mut progress, mut out) = (progress(), Vec::new());
+    for (id, snapshot) in rows {
+        let row = row(&[Some(id), Some("x")]);
+        envelope.read(
+            &mut progress,
+            Lsn(16),
+            &relation(),
+            &row,
+            *snapshot,
+            NOW,
+            usize::MAX,
+            &mut out,
+        );
+    }
+    out
+}
+
+const THREE: &[(&str, Snapshot)] = &[
+    ("1", Snapshot::First),
+    ("2", Snapshot::Within),
+    ("3", Snapshot::Last),
+];
+
 fn parsed(event: &Event) -> Value {
     serde_json::from_slice(&event.data).unwrap()
+}
+
+fn texts(events: &[Event]) -> Vec<&str> {
+    let texts = events.iter().map(|event| std::str::from_utf8(&event.data));
+    texts.collect::<Result<_, _>>().unwrap()
 }
 
 fn position(lsn: u64, index: u32) -> String {
@@ -670,4 +700,140 @@ fn both_images_of_a_row_lose_the_column() {
     let event = parsed(&out[0]);
     assert_eq!(event["before"], event["after"]);
     assert_eq!(event["after"]["name"], "__debezium_unavailable_value");
+}
+
+#[test]
+fn what_a_backfill_reads_is_an_r_of_debezium_that_tells_its_place_among_the_rows() {
+    let form = Debezium {
+        transaction_metadata: true,
+        ..debezium()
+    };
+    let events = read(&envelope(Form::Debezium(form)), THREE);
+    let expected = |id: u32, snapshot: &str| {
+        let version = env!("CARGO_PKG_VERSION");
+        let source = format!(
+            r#"{{"version":"{version}","connector":"postgresql","name":"slot","ts_ms":1700000000123,"ts_us":1700000000123456,"ts_ns":1700000000123456000,"snapshot":"{snapshot}","db":"db","sequence":"[\"32\",\"16\"]","schema":"public","table":"t","txId":7,"lsn":16,"xmin":null,"position":"{}"}}"#,
+            position(16, id - 1)
+        );
+        format!(
+            r#"{{"before":null,"after":{{"id":{id},"name":"x"}},"source":{source},"transaction":null,"op":"r","ts_ms":1700000001000,"ts_us":1700000001000000,"ts_ns":1700000001000000000}}"#
+        )
+    };
+    assert_eq!(
+        texts(&events),
+        [
+            expected(1, "first_in_data_collection"),
+            expected(2, "incremental"),
+            expected(3, "last_in_data_collection")
+        ]
+    );
+}
+
+#[test]
+fn what_a_backfill_reads_is_a_load_of_dms_that_tells_of_no_transaction() {
+    let events = read(&dms(), THREE);
+    let metadata = |kind: &str, operation: &str, id: u32| {
+        format!(
+            r#""metadata":{{"timestamp":"2023-11-14T22:13:21.000000Z","record-type":"{kind}","operation":"{operation}","partition-key-type":"primary-key","schema-name":"public","table-name":"t","stream-position":"00000000/00000020.{id}.00000000/00000010","position":"{}""#,
+            position(16, id - 1)
+        )
+    };
+    let load = |id: u32, snapshot: &str| {
+        let metadata = metadata("data", "load", id);
+        format!("{{\"data\":{{\"id\":{id},\"name\":\"x\"}},{metadata}{snapshot}}}}}\n")
+    };
+    let columns = r#"{"id":{"type":"INT32","nullable":false},"name":{"type":"STRING","nullable":true}},"primary-key":["id"]"#;
+    let control = metadata("control", "create-table", 1);
+    assert_eq!(
+        texts(&events),
+        [
+            format!("{{\"control\":{{\"table-def\":{{\"columns\":{columns}}}}},{control}}}}}\n"),
+            load(1, r#","snapshot":"first_in_data_collection""#),
+            load(2, ""),
+            load(3, r#","snapshot":"last_in_data_collection""#)
+        ]
+    );
+}
+
+#[test]
+fn what_a_backfill_reads_is_an_i_of_wal2json_that_tells_its_place_among_the_rows() {
+    let events = read(&wal2json(), THREE);
+    let expected = |id: u32, snapshot: &str| {
+        format!(
+            r#"{{"action":"I","xid":7,"timestamp":"2023-11-14 22:13:20.123456+00","lsn":"0/10","schema":"public","table":"t","columns":[{{"name":"id","type":"integer","value":{id}}},{{"name":"name","type":"text","value":"x"}}],"pk":[{{"name":"id","type":"integer"}}],"position":"{}","snapshot":"{snapshot}"}}"#,
+            position(16, id - 1)
+        )
+    };
+    assert_eq!(
+        texts(&events),
+        [
+            expected(1, "first_in_data_collection"),
+            expected(2, "incremental"),
+            expected(3, "last_in_data_collection")
+        ]
+    );
+}
+
+#[test]
+fn what_a_backfill_reads_goes_the_way_of_a_change_of_its_row_and_waits_for_nothing() {
+    for form in [
+        Form::Debezium(debezium()),
+        Form::Dms(Dms::default()),
+        Form::Wal2json(Wal2json),
+    ] {
+        for partition_by in [PartitionBy::Key, PartitionBy::Table, PartitionBy::Transaction] {
+            let envelope = Envelope {
+                partition_by,
+                ..envelope(form.clone())
+            };
+            let changed = encode(&envelope, &[insert(relation(), "1", "x")]).pop().unwrap();
+            let read = read(&envelope.afresh(), &[("1", Snapshot::Last)]).pop().unwrap();
+            assert_eq!(
+                (&read.partition_key, &read.relation, read.position, read.barrier),
+                (&changed.partition_key, &changed.relation, changed.position, false)
+            );
+        }
+    }
+}
+
+#[test]
+fn what_a_backfill_reads_and_no_record_can_hold_loses_columns_too() {
+    let (large, mut out) = ("x".repeat(1000), Vec::new());
+    let row = row(&[Some("1"), Some(&large)]);
+    let envelope = Envelope {
+        oversize: Oversize::Omit,
+        ..wal2json()
+    };
+    let omitted = envelope.read(
+        &mut progress(),
+        Lsn(16),
+        &relation(),
+        &row,
+        Snapshot::First,
+        NOW,
+        600,
+        &mut out,
+    );
+    let end = r#","snapshot":"first_in_data_collection","unchanged":["name"],"omitted":["name"]}"#;
+    assert!(omitted == 1 && texts(&out)[0].ends_with(end), "{:?}", texts(&out));
+}
+
+#[test]
+fn a_control_message_is_a_message_of_its_transaction_and_a_barrier() {
+    let Change::Message(said) = message() else {
+        unreachable!()
+    };
+    for envelope in [envelope(Form::Debezium(debezium())), dms(), wal2json()] {
+        let mut progress = progress();
+        let control = envelope.control(&mut progress, Lsn(16), &said, NOW);
+        let expected = encode(&envelope, &[message()]).pop().unwrap();
+        assert!(control.barrier && !expected.barrier);
+        let expected = Event {
+            barrier: true,
+            ..expected
+        };
+        assert_eq!(control, expected);
+        let next = envelope.control(&mut progress, Lsn(16), &said, NOW);
+        assert_eq!(next.position.to_string(), position(16, 1));
+    }
 }

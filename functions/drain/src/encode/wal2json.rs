@@ -1,12 +1,13 @@
 //! The envelope of wal2json's format version 2: one object for each change, as wal2json 2.5 writes it with transaction ids, timestamps,
 //! LSNs, types with modifiers, domains as what they are made of, and primary keys. Behind its fields stand ours: `position`, and where
-//! they are needed `unchanged` and `omitted`.
+//! they are needed `snapshot`, `unchanged` and `omitted`.
 //!
 //! What differs on purpose, whichever plugin the slot has:
 //! - NaN and infinities are strings; wal2json writes them as null.
 //! - An unchanged large value is absent, as in wal2json, but named in `unchanged`; one that the old row tells stands in `columns`.
 //! - A domain is what it is made of at any depth, in arrays too, and its values are written so; wal2json writes them as text.
 //! - The name of a type is always valid JSON, also where wal2json puts the quotes of an identifier into it as they are.
+//! - What a backfill reads is an `I` with `snapshot`: by Debezium's names, where it stands among the rows of its table.
 //! - The content of a message that is no text is base64, and `encoding` says so.
 
 use std::io::Write as _;
@@ -24,7 +25,7 @@ impl Wal2json {
     pub(super) fn row(&self, row: &Row<'_>) -> Vec<u8> {
         let mut out = Vec::with_capacity(512);
         let action = match row.action {
-            Action::Insert => 'I',
+            Action::Insert | Action::Read => 'I',
             Action::Update { .. } => 'U',
             Action::Delete => 'D',
         };
@@ -34,7 +35,7 @@ impl Wal2json {
             out.extend_from_slice(br#","columns":"#);
             fields(&mut out, row, new, false);
         }
-        if row.action != Action::Insert {
+        if matches!(row.action, Action::Update { .. } | Action::Delete) {
             out.extend_from_slice(br#","identity":"#);
             match (row.old, row.new) {
                 (Some(old), _) => fields(&mut out, row, old, false),
@@ -113,6 +114,9 @@ fn table(out: &mut Vec<u8>, relation: &Relation) {
 
 fn close(out: &mut Vec<u8>, head: &Head, unchanged: &[&str], omitted: &[&str]) {
     let _ = write!(out, r#","position":"{}""#, head.place.position);
+    if let Some(snapshot) = head.snapshot {
+        let _ = write!(out, r#","snapshot":"{}""#, snapshot.name());
+    }
     for (name, columns) in [("unchanged", unchanged), ("omitted", omitted)] {
         if !columns.is_empty() {
             let _ = write!(out, r#","{name}":"#);
