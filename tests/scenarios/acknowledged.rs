@@ -1,6 +1,7 @@
 //! The checkpoint, and the slot after it, cover only what the stream has acknowledged: also the checkpoints that are
 //! stored along the way, while requests are under way.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use scenarios::function::Outcome;
@@ -8,7 +9,7 @@ use scenarios::gate::Side;
 use scenarios::lab::{Lab, Plugin};
 use serde_json::json;
 
-use crate::marks::{Marks, let_go};
+use crate::marks::{Marks, commit_end, let_go};
 
 crate::scenarios![an_event_that_is_under_way_holds_the_checkpoint_back];
 
@@ -37,7 +38,20 @@ async fn an_event_that_is_under_way_holds_the_checkpoint_back() {
         matches!(outcome, Outcome::Answer(_) | Outcome::Error { .. }),
         "{outcome:?}"
     );
-    assert_eq!(Marks::of(&lab).await, before);
+    // Requests pass each other on the way, so the one that is held need not hold the first rows of all.
+    let marks = Marks::of(&lab).await;
+    let arrived = lab.consume().await;
+    let ends = arrived.arrivals.iter().map(|arrival| {
+        let event = arrival.event();
+        let id = event.after.and_then(|row| row["id"].as_u64()).unwrap_or(0);
+        (commit_end(&event.source.position), id)
+    });
+    let ends: BTreeMap<u64, u64> = ends.collect();
+    assert!(ends.len() < 2000, "some events are held");
+    let mut covered = ends.range(..=marks.checkpoint).map(|(_, id)| *id);
+    let gapless = covered.zip(1..).all(|(id, expected)| id == expected);
+    assert!(gapless, "the checkpoint covers what has not arrived");
+    assert!(before.checkpoint <= marks.checkpoint);
     lab.function.kill9().await;
     let_go(&lab).await;
     drop(held);
