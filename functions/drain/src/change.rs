@@ -169,7 +169,7 @@ pub enum Datum<'a> {
 }
 
 /// A table as it was when the change was made.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Relation {
     /// The schema's name.
     pub schema: String,
@@ -198,6 +198,12 @@ impl Relation {
     /// Whether rows of this table can be told apart.
     pub fn has_key(&self) -> bool {
         self.columns.iter().any(|column| column.key)
+    }
+
+    /// Where the columns of these names stand.
+    pub fn columns_named(&self, names: &[String]) -> Vec<Option<usize>> {
+        let place = |name: &String| self.columns.iter().position(|column| column.name == *name);
+        names.iter().map(place).collect()
     }
 }
 

@@ -1,7 +1,11 @@
 //! What the environment says. All of it is read and checked before anything runs: a [`Config`] that exists is valid.
 
+use std::fmt::{self, Write as _};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use crate::encode::{
     Debezium, DecimalMode, Dms, Envelope, Form, Modes, Oversize, PartitionBy, TimeMode, Wal2json,
@@ -107,8 +111,8 @@ pub enum Auth {
 #[derive(Clone)]
 pub struct Password(pub String);
 
-impl std::fmt::Debug for Password {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("…")
     }
 }
@@ -137,8 +141,9 @@ pub enum SslMode {
     VerifyFull,
 }
 
-/// `schema.table`, where either may be `*`. Case matters.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// `schema.table`, where either may be `*`. Case matters. A backslash takes the next character as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct TablePattern {
     schema: String,
     table: String,
@@ -148,6 +153,19 @@ impl TablePattern {
     /// Whether a table is meant.
     pub fn matches(&self, schema: &str, table: &str) -> bool {
         (self.schema == "*" || self.schema == schema) && (self.table == "*" || self.table == table)
+    }
+
+    /// Every table.
+    pub fn everything() -> Self {
+        TablePattern {
+            schema: "*".to_owned(),
+            table: "*".to_owned(),
+        }
+    }
+
+    /// Whether it may mean many tables.
+    pub fn is_open(&self) -> bool {
+        self.schema == "*" || self.table == "*"
     }
 
     /// As wal2json's `add-tables` takes it: special characters escaped, the asterisk of a pattern not.
@@ -162,6 +180,64 @@ impl TablePattern {
                 .collect()
         };
         format!("{}.{}", escape(&self.schema), escape(&self.table))
+    }
+}
+
+/// As `TABLES` takes it.
+impl fmt::Display for TablePattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, end) in [(&self.schema, "."), (&self.table, "")] {
+            for c in name.chars() {
+                if matches!(c, '.' | ',' | '\\') {
+                    f.write_char('\\')?;
+                }
+                f.write_char(c)?;
+            }
+            f.write_str(end)?;
+        }
+        Ok(())
+    }
+}
+
+/// The text is not two names with a period between them.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a pattern of tables: expected one like public.orders, public.* or *.orders")]
+pub struct NotATablePattern(String);
+
+impl FromStr for TablePattern {
+    type Err = NotATablePattern;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut parts = vec![String::new()];
+        let mut chars = text.chars();
+        while let Some(c) = chars.next() {
+            match (c, parts.last_mut()) {
+                ('.', _) => parts.push(String::new()),
+                ('\\', Some(part)) => part.extend(chars.next()),
+                (c, Some(part)) => part.push(c),
+                (_, None) => {}
+            }
+        }
+        match <[String; 2]>::try_from(parts) {
+            Ok([schema, table]) if !schema.is_empty() && !table.is_empty() => {
+                Ok(TablePattern { schema, table })
+            }
+            _ => Err(NotATablePattern(text.chars().take(40).collect())),
+        }
+    }
+}
+
+impl TryFrom<String> for TablePattern {
+    type Error = NotATablePattern;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<TablePattern> for String {
+    fn from(pattern: TablePattern) -> String {
+        pattern.to_string()
     }
 }
 
@@ -280,9 +356,12 @@ impl Config {
             ));
         }
         let tables = list(&get("TABLES").unwrap_or_default())
-            .iter()
-            .map(|text| table_pattern(text))
-            .collect::<Result<_, _>>()?;
+            .into_iter()
+            .map(|text| {
+                let expected = "patterns like public.orders, public.* or *.orders, separated by commas";
+                text.parse().map_err(|_| invalid("TABLES", text, expected))
+            })
+            .collect::<Result<Vec<TablePattern>, _>>()?;
         // The contract names more than this version builds; each is refused here rather than ignored.
         let aggregate = choice(&get, "AGGREGATION", "none", &[("none", false), ("kpl", true)])?;
         let accept_auto_distribution = choice(
@@ -489,27 +568,6 @@ fn list(text: &str) -> Vec<String> {
         .map(|item| item.trim().to_owned())
         .filter(|item| !item.is_empty())
         .collect()
-}
-
-fn table_pattern(text: &str) -> Result<TablePattern, ConfigError> {
-    let mut parts = vec![String::new()];
-    let mut chars = text.chars();
-    while let Some(c) = chars.next() {
-        match (c, parts.last_mut()) {
-            ('.', _) => parts.push(String::new()),
-            ('\\', Some(part)) => part.extend(chars.next()),
-            (c, Some(part)) => part.push(c),
-            (_, None) => {}
-        }
-    }
-    match <[String; 2]>::try_from(parts) {
-        Ok([schema, table]) if !schema.is_empty() && !table.is_empty() => Ok(TablePattern { schema, table }),
-        _ => Err(invalid(
-            "TABLES",
-            text.to_owned(),
-            "patterns like public.orders, public.* or *.orders, separated by commas",
-        )),
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Every way in which an invocation fails, with a stable name for alarms to match on and a kind that says whether to wait
 //! or to act.
 
+use crate::backfill::state::StateInvalid;
 use crate::config::ConfigError;
 use crate::continuity::Discontinuity;
 use crate::decode::DecodeError;
@@ -65,6 +66,42 @@ pub enum Error {
         /// End of its commit record.
         commit_end: Lsn,
     },
+    /// A backfill that cannot be done for all tables is not begun.
+    #[error(
+        "slot {slot}: the backfill was not begun, since some of what it names cannot be read: {reasons}. Correct that, or leave them out"
+    )]
+    BackfillRefused {
+        /// The slot.
+        slot: String,
+        /// Each table, and why.
+        reasons: String,
+    },
+    /// There can be one backfill of a slot at a time.
+    #[error(
+        "slot {slot}: a backfill that was begun at {started_at} is not over; ticks carry it on, and status tells how far it is. Wait for it, or end it with          {{\"action\":\"backfill\",\"cancel\":true}}"
+    )]
+    BackfillPending {
+        /// The slot.
+        slot: String,
+        /// ISO 8601 in UTC.
+        started_at: String,
+    },
+    /// There is none to cancel, pause or resume.
+    #[error("slot {slot}: there is no backfill that is not over")]
+    BackfillMissing {
+        /// The slot.
+        slot: String,
+    },
+    /// What is stored of a backfill is not one of this version.
+    #[error(
+        "the backfill parameter {parameter} cannot be read; the drain goes on without it. Repair it, or delete it and begin the backfill anew"
+    )]
+    BackfillInvalid {
+        /// The parameter.
+        parameter: String,
+        /// Why.
+        source: StateInvalid,
+    },
     /// Something waited beyond the invocation's time; better to say so than to be killed.
     #[error(
         "the invocation's time is over, and PostgreSQL or AWS has not answered; nothing is lost, and the next tick goes on. Look at the network if it stays so"
@@ -126,6 +163,10 @@ impl Error {
             Error::Undecodable { .. } | Error::OutOfPlace { .. } => "Undecodable",
             Error::Oversize { .. } => "Oversize",
             Error::OutOfTime => "OutOfTime",
+            Error::BackfillRefused { .. } => "BackfillRefused",
+            Error::BackfillPending { .. } => "BackfillPending",
+            Error::BackfillMissing { .. } => "BackfillMissing",
+            Error::BackfillInvalid { .. } => "BackfillInvalid",
             Error::NotResumed { .. } => "NotResumed",
             Error::Discontinuity(discontinuity) => match **discontinuity {
                 D::NotSetUp { .. } | D::SlotMissing { .. } => "SlotMissing",

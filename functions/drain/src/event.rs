@@ -1,5 +1,9 @@
 //! What an event asks for. Pure.
 
+mod backfill;
+
+pub use backfill::{Backfill, Request};
+
 use serde_json::{Map, Value};
 
 use crate::decode::Plugin;
@@ -13,6 +17,8 @@ pub enum Action {
         /// The slot's position from which the operator wants to go on in spite of a break.
         accept_gap: Option<Lsn>,
     },
+    /// Begin to read whole tables, or go about what was begun.
+    Backfill(Backfill),
     /// Create what is missing: publication, slot, first checkpoint.
     Setup {
         /// The plugin of a slot that is to be created.
@@ -32,13 +38,17 @@ pub enum Action {
 pub enum EventError {
     #[error("it must be a JSON object: {{}} for a tick, or {{\"action\": …}}")]
     NotAnObject,
-    #[error("unknown action {0}: it may be drain, setup, status, plan or teardown")]
+    #[error("unknown action {0}: it may be drain, backfill, setup, status, plan or teardown")]
     UnknownAction(String),
-    #[error("action {0} is not in this version: it may be drain, setup, status, plan or teardown")]
-    NotInThisVersion(String),
     #[error("unknown field {field}: {action} takes {known}")]
     UnknownField {
         field: String,
+        action: &'static str,
+        known: &'static str,
+    },
+    #[error("field {field} is missing: {action} takes {known}")]
+    MissingField {
+        field: &'static str,
         action: &'static str,
         known: &'static str,
     },
@@ -72,7 +82,7 @@ impl Action {
         let Some(action) = action.as_str() else {
             return Err(EventError::Field {
                 field: "action",
-                expected: "the text drain, setup, status, plan or teardown",
+                expected: "the text drain, backfill, setup, status, plan or teardown",
             });
         };
         match action {
@@ -88,6 +98,7 @@ impl Action {
                 };
                 Ok(Action::Drain { accept_gap })
             }
+            "backfill" => Backfill::parse(fields).map(Action::Backfill),
             "setup" => {
                 only(fields, "setup", &["plugin"], "plugin")?;
                 let wrong = EventError::Field {
@@ -103,7 +114,6 @@ impl Action {
             "status" => only(fields, "status", &[], "no other fields").map(|()| Action::Status),
             "plan" => only(fields, "plan", &[], "no other fields").map(|()| Action::Plan),
             "teardown" => only(fields, "teardown", &[], "no other fields").map(|()| Action::Teardown),
-            "backfill" => Err(EventError::NotInThisVersion(action.to_owned())),
             other => Err(EventError::UnknownAction(shortened(other))),
         }
     }
@@ -182,9 +192,8 @@ mod tests {
             (json!({"action": 1}), "field action"),
             (
                 json!({"action": "flush"}),
-                "drain, setup, status, plan or teardown",
+                "drain, backfill, setup, status, plan or teardown",
             ),
-            (json!({"action": "backfill"}), "not in this version"),
             (
                 json!({"action": "drain", "acceptgap": "0/1"}),
                 "drain takes accept_gap",
@@ -209,6 +218,9 @@ mod tests {
             json!({&long: 1}),
             json!({"action": &long}),
             json!({"action": "status", &long: 1}),
+            json!({"action": "backfill", &long: 1}),
+            json!({"action": "backfill", "tables": [&long]}),
+            json!({"action": "backfill", "cancel": true, &long: 1}),
         ] {
             assert!(Action::parse(&event).unwrap_err().to_string().len() < 200);
         }

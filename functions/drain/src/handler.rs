@@ -1,5 +1,7 @@
 //! From an event to an action, and from its outcome to an answer.
 
+pub(crate) mod backfill;
+
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -15,7 +17,7 @@ use crate::decode::Plugin;
 use crate::drain::parts::{CheckpointError, SlotError, StreamError};
 use crate::drain::plan::{Plan, plan};
 use crate::drain::report::{Report, Stopped};
-use crate::drain::{AGGREGATE_BYTES, Parts, Settings, drain};
+use crate::drain::{AGGREGATE_BYTES, Beside, Parts, Settings, drain};
 use crate::encode::Envelope;
 use crate::error::Error;
 use crate::event::Action;
@@ -37,6 +39,8 @@ pub struct App {
     aws: SdkConfig,
     stream: Kinesis,
     parameter: Parameter,
+    /// That of the backfill.
+    backfill: Parameter,
     ssm: aws_sdk_ssm::Client,
     pace: Mutex<Pace>,
 }
@@ -51,11 +55,16 @@ impl App {
             client: ssm.clone(),
             name: config.checkpoint_parameter.clone(),
         };
+        let backfill = Parameter {
+            name: format!("{}.backfill", config.checkpoint_parameter),
+            ..parameter.clone()
+        };
         App {
             config,
             aws,
             stream,
             parameter,
+            backfill,
             ssm,
             pace: Mutex::default(),
         }
@@ -82,6 +91,7 @@ impl App {
                 let report = self.drain(&connector, accept_gap, budget).await?;
                 Ok(serde_json::to_value(report).unwrap_or_default())
             }
+            Action::Backfill(asked) => self.backfill(&connector, asked, budget).await,
             Action::Setup { plugin } => setup::setup(&self.context(&connector), plugin).await,
             Action::Plan => {
                 let plan = self.plan(&connector, budget).await?;
@@ -97,6 +107,7 @@ impl App {
             config: &self.config,
             connector,
             parameter: &self.parameter,
+            backfill: &self.backfill,
             stream: &self.stream,
         }
     }
@@ -107,8 +118,8 @@ impl App {
         accept_gap: Option<Lsn>,
         budget: Budget,
     ) -> Result<Report, Error> {
-        let began = Instant::now();
         let name = &self.config.slot;
+        let began = Instant::now();
         let opened = match self.open(connector, accept_gap).await? {
             Ok(opened) => opened,
             Err(plugin) => {
@@ -122,6 +133,21 @@ impl App {
                 });
             }
         };
+        let carried = self.carried(&opened.server).await;
+        self.run(connector, opened, accept_gap, carried, budget).await
+    }
+
+    /// Drains what was opened, and carries a backfill on.
+    async fn run(
+        &self,
+        connector: &Connector,
+        opened: Opened<'_>,
+        accept_gap: Option<Lsn>,
+        carried: Option<Beside<Parameter>>,
+        budget: Budget,
+    ) -> Result<Report, Error> {
+        let began = Instant::now();
+        let name = &self.config.slot;
         let Opened {
             server,
             known,
@@ -140,6 +166,7 @@ impl App {
             stream: self.stream.clone(),
             checkpoints: self.parameter.clone(),
             pace: &self.pace,
+            backfill: carried,
         };
         let (mut report, slot, outcome) =
             drain(parts, &settings, envelope, &start, document, opening, budget).await;

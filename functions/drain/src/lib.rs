@@ -14,11 +14,12 @@
 //! moves only after the checkpoint is stored, and that only after the stream acknowledged every change up to it.
 //!
 //! **The map.** Arrows run one way: `main -> handler -> drain -> pure words`. [`lsn`], [`position`], [`change`], [`catalog`],
-//! [`decode`], [`encode`], [`pack`], [`checkpoint`], [`continuity`], [`marker`], [`event`], [`window`], [`budget`] and [`time`] are pure: they know no SDK, no
-//! runtime, no environment and read no clock. [`slot`], [`server`], [`stream`], [`parameter`] and [`connect`] are the edges; they implement
+//! [`decode`], [`encode`], [`pack`], [`backfill`], [`checkpoint`], [`continuity`], [`marker`], [`event`], [`window`], [`budget`] and [`time`] are pure: they know no SDK, no
+//! runtime, no environment and read no clock. [`slot`], [`source`], [`server`], [`stream`], [`parameter`] and [`connect`] are the edges; they implement
 //! the three small traits of [`drain::parts`].
 
 mod aws;
+pub mod backfill;
 pub mod budget;
 pub mod catalog;
 pub mod change;
@@ -41,6 +42,7 @@ mod secret;
 pub mod server;
 mod setup;
 pub mod slot;
+pub mod source;
 pub mod stream;
 pub mod time;
 pub mod window;

@@ -42,18 +42,25 @@ impl Checkpoints for Parameter {
 }
 
 impl Parameter {
+    /// Reads its text; `None` when it is not there.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn text(&self) -> Result<Option<String>, CheckpointError> {
+        match self.client.get_parameter().name(&self.name).send().await {
+            Ok(answer) => Ok(answer.parameter.and_then(|parameter| parameter.value)),
+            Err(error) if error.code() == Some("ParameterNotFound") => Ok(None),
+            Err(error) => Err(self.error(error)),
+        }
+    }
+
     /// Reads the checkpoint; `None` when there is none.
     ///
     /// # Errors
     /// It cannot be read, or is not one.
     pub async fn load(&self) -> Result<Option<Checkpoint>, CheckpointError> {
-        let text = match self.client.get_parameter().name(&self.name).send().await {
-            Ok(answer) => answer
-                .parameter
-                .and_then(|parameter| parameter.value)
-                .unwrap_or_default(),
-            Err(error) if error.code() == Some("ParameterNotFound") => return Ok(None),
-            Err(error) => return Err(self.error(error)),
+        let Some(text) = self.text().await? else {
+            return Ok(None);
         };
         let invalid = |source| CheckpointError::Invalid {
             parameter: self.name.clone(),

@@ -1,5 +1,7 @@
 //! What a server says of itself, of a slot, and of what stands in a drain's way.
 
+use std::time::{Duration, Instant};
+
 use postgres_types::PgLsn;
 
 use crate::connect::{Connector, Session};
@@ -67,20 +69,29 @@ pub async fn look(connector: &Connector, session: &Session, slot: &str) -> Resul
     })
 }
 
+/// How long to wait for the lock. The session of an invocation that just ended takes a moment to end on the server.
+const LOCK_TIME: Duration = Duration::from_millis(500);
+
 /// Takes the lock of the one drainer of this slot, for as long as the session lives. False when another one has it.
 ///
 /// # Errors
 /// The query failed.
 pub async fn lock(connector: &Connector, session: &Session, slot: &str) -> Result<bool, SlotError> {
-    let row = session
-        .client
-        .query_one(
-            "select pg_try_advisory_lock(hashtextextended('spillway:' || $1, 0))",
-            &[&slot],
-        )
-        .await
-        .map_err(|error| connector.failed("locking the slot", error))?;
-    Ok(row.get(0))
+    let began = Instant::now();
+    loop {
+        let row = session
+            .client
+            .query_one(
+                "select pg_try_advisory_lock(hashtextextended('spillway:' || $1, 0))",
+                &[&slot],
+            )
+            .await
+            .map_err(|error| connector.failed("locking the slot", error))?;
+        if row.get(0) || began.elapsed() >= LOCK_TIME {
+            return Ok(row.get(0));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// What the server tells of its standbys.
@@ -171,7 +182,16 @@ pub(crate) async fn awaited_standbys(
     Ok(lsn.map(|lsn| Lsn(lsn.into())))
 }
 
-/// Writes a logical message in a transaction of its own, and waits for its commit as a transaction does that must not be lost.
+/// What the commit of a message waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Waits {
+    /// The server's disk.
+    ForDisk,
+    /// The standbys, too, where transactions wait for them that must not be lost.
+    ForStandbys,
+}
+
+/// Writes a logical message in a transaction of its own, and waits for its commit.
 ///
 /// # Errors
 /// The query failed.
@@ -180,13 +200,18 @@ pub(crate) async fn emit(
     session: &Session,
     prefix: &str,
     content: &str,
+    waits: Waits,
 ) -> Result<Emitted, SlotError> {
-    let failed = |error| connector.failed("laying a marker", error);
+    let failed = |error| connector.failed("writing a logical message", error);
+    let commit = match waits {
+        Waits::ForDisk => "local",
+        Waits::ForStandbys => "on",
+    };
     let row = session
         .client
         .query_one(
-            "select pg_logical_emit_message(true, $1::text, $2::text), set_config('synchronous_commit', 'on', true)",
-            &[&prefix, &content],
+            "select pg_logical_emit_message(true, $1::text, $2::text), set_config('synchronous_commit', $3, true)",
+            &[&prefix, &content, &commit],
         )
         .await
         .map_err(failed)?;

@@ -11,10 +11,11 @@ use crate::decode::Plugin;
 use crate::drain::MARKER_TIME;
 use crate::drain::parts::{Checkpoints as _, Emitted, SlotError};
 use crate::error::Error;
+use crate::handler::backfill;
 use crate::lsn::Lsn;
 use crate::marker::{self, Marker};
 use crate::parameter::Parameter;
-use crate::server::{self, Look};
+use crate::server::{self, Look, Waits};
 use crate::stream::Kinesis;
 use crate::time::iso_utc;
 
@@ -23,6 +24,8 @@ pub(crate) struct Context<'a> {
     pub(crate) config: &'a Config,
     pub(crate) connector: &'a Connector,
     pub(crate) parameter: &'a Parameter,
+    /// That of the backfill.
+    pub(crate) backfill: &'a Parameter,
     pub(crate) stream: &'a Kinesis,
 }
 
@@ -33,6 +36,7 @@ pub(crate) async fn setup(context: &Context<'_>, plugin: Plugin) -> Result<Value
         connector,
         parameter,
         stream,
+        ..
     } = context;
     let (session, Look { server, slot: state }) = look(connector, &config.slot).await?;
     may_replicate(connector, &session).await?;
@@ -189,7 +193,13 @@ async fn first_marker(
     }
     let (number, nonce) = (1, format!("{:016x}", fastrand::u64(..)));
     let content = Marker::content(&context.config.slot, number, &nonce);
-    let emitted = server::emit(context.connector, session, marker::PREFIX, &content);
+    let emitted = server::emit(
+        context.connector,
+        session,
+        marker::PREFIX,
+        &content,
+        Waits::ForStandbys,
+    );
     let Ok(emitted) = tokio::time::timeout(MARKER_TIME, emitted).await else {
         // It waits for a standby. The first drain lays one.
         session.cancel().await;
@@ -273,6 +283,7 @@ pub(crate) async fn status(context: &Context<'_>) -> Result<Value, Error> {
         connector,
         parameter,
         stream,
+        ..
     } = context;
     let (session, Look { server, slot: state }) = look(connector, &config.slot).await?;
     let known = parameter.load().await?;
@@ -311,6 +322,16 @@ pub(crate) async fn status(context: &Context<'_>) -> Result<Value, Error> {
             "unknown".to_owned()
         }
     };
+    let backfill = match plugin {
+        Some(plugin) => {
+            let stood = backfill::status(context, &session, &server, plugin, &mut problems).await;
+            stood.unwrap_or_else(|error| {
+                problems.push(error.chain());
+                Value::Null
+            })
+        }
+        None => Value::Null,
+    };
     let confirmed = state.as_ref().and_then(|state| state.confirmed_flush_lsn);
     let restart = state.as_ref().and_then(|state| state.restart_lsn);
     let text = |lsn: Option<Lsn>| lsn.map(|lsn| lsn.to_string());
@@ -339,6 +360,7 @@ pub(crate) async fn status(context: &Context<'_>) -> Result<Value, Error> {
         "oldest_transaction": oldest,
         "stream": config.stream,
         "stream_status": stream_status,
+        "backfill": backfill,
         "problems": problems,
     }))
 }
@@ -377,6 +399,10 @@ pub(crate) async fn teardown(context: &Context<'_>) -> Result<Value, Error> {
     }
     if parameter.delete().await? {
         dropped.push(format!("checkpoint {}", parameter.name));
+    }
+    // An older stack may not let us.
+    if context.backfill.delete().await.unwrap_or(false) {
+        dropped.push(format!("backfill {}", context.backfill.name));
     }
     Ok(json!({"action": "teardown", "slot": config.slot, "dropped": dropped}))
 }

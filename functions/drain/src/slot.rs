@@ -11,23 +11,26 @@ use postgres_types::{PgLsn, ToSql, Type as PgType};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Row as PgRow, RowStream};
 
-use crate::catalog::{Catalog, Known, Table};
+use crate::catalog::Catalog;
 use crate::config::{Config, StandbyAck, TablePattern};
 use crate::connect::{Connector, Session};
 use crate::continuity::Server;
 use crate::decode::Plugin;
 use crate::drain::parts::{Commits, Emitted, ROW_BYTES, Reach, Row, Rows, Slot, SlotError};
 use crate::lsn::Lsn;
-use crate::server;
+use crate::server::{self, Waits};
+use crate::source;
 use crate::window::Window;
 
 /// A slot that is being drained.
 pub struct PgSlot<'c> {
-    connector: &'c Connector,
-    control: Session,
-    reader: Session,
+    pub(crate) connector: &'c Connector,
+    pub(crate) control: Session,
+    pub(crate) reader: Session,
     slot: String,
-    plugin: Plugin,
+    pub(crate) plugin: Plugin,
+    pub(crate) publications: Vec<String>,
+    pub(crate) tables: Vec<TablePattern>,
     /// Options of the plugin, names and values in turn.
     options: Vec<String>,
     /// Options that only newer versions of the plugin know; dropped when the server says so.
@@ -86,6 +89,8 @@ impl<'c> PgSlot<'c> {
             reader,
             slot: slot.clone(),
             plugin,
+            publications: publications.clone(),
+            tables: tables.clone(),
             options,
             newer,
             standby_ack: *standby_ack,
@@ -140,7 +145,7 @@ impl<'c> PgSlot<'c> {
         }
     }
 
-    async fn limit(&self, session: &Session, time: Duration) -> Result<(), tokio_postgres::Error> {
+    pub(crate) async fn limit(&self, session: &Session, time: Duration) -> Result<(), tokio_postgres::Error> {
         let millis = time.as_millis().clamp(1, i32::MAX as u128).to_string();
         session
             .client
@@ -306,78 +311,7 @@ impl Slot for PgSlot<'_> {
     }
 
     async fn catalog(&mut self) -> Result<Catalog, SlotError> {
-        let client = &self.control.client;
-        let failed = |error| self.failed("reading the catalog", error);
-        let mut catalog = Catalog::default();
-        let domains = client
-            .query(
-                "with recursive d(oid, base, modifier) as (
-                   select oid, typbasetype, typtypmod from pg_type where typtype = 'd'
-                   union all
-                   select d.oid, t.typbasetype, t.typtypmod from d join pg_type t on t.oid = d.base where t.typtype = 'd')
-                 select format_type(d.oid, null), format_type(d.base, d.modifier)
-                 from d join pg_type t on t.oid = d.base where t.typtype <> 'd'",
-                &[],
-            )
-            .await
-            .map_err(failed)?;
-        for row in domains {
-            catalog.insert_domain(row.get(0), row.get(1));
-        }
-        let tables = client
-            .query(
-                "select n.nspname::text, c.relname::text,
-                        array(select a.attname::text
-                              from pg_index i cross join unnest(i.indkey::int2[]) with ordinality k(attnum, place)
-                              join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
-                              where i.indrelid = c.oid and k.place <= i.indnkeyatts
-                                and i.indimmediate
-                                and case c.relreplident when 'i' then i.indisreplident else i.indisprimary end
-                              order by k.place),
-                        array(select a.attname::text
-                              from pg_index i cross join unnest(i.indkey::int2[]) with ordinality k(attnum, place)
-                              join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
-                              where i.indrelid = c.oid and k.place <= i.indnkeyatts and i.indisprimary),
-                        exists (select from pg_index i where i.indrelid = c.oid and i.indisprimary and not i.indimmediate),
-                        c.relreplident = 'f',
-                        a.names, a.types, a.toastable
-                 from pg_class c join pg_namespace n on n.oid = c.relnamespace
-                 cross join lateral (
-                   select array_agg(attname::text order by attnum), array_agg(format_type(atttypid, atttypmod) order by attnum),
-                          array_agg(attlen = -1 and attstorage <> 'p' order by attnum)
-                   from pg_attribute where attrelid = c.oid and attnum > 0 and not attisdropped) a(names, types, toastable)
-                 where c.relkind in ('r', 'p') and c.relpersistence = 'p' and n.nspname not in ('pg_catalog', 'information_schema')",
-                &[],
-            )
-            .await
-            .map_err(failed)?;
-        for row in tables {
-            // A table without columns has no lists.
-            let names: Option<Vec<String>> = row.get(6);
-            let types: Option<Vec<String>> = row.get(7);
-            let toastable: Option<Vec<bool>> = row.get(8);
-            let described = names.into_iter().flatten().zip(types.into_iter().flatten());
-            let columns = described
-                .zip(toastable.into_iter().flatten())
-                .map(|((name, type_name), toastable)| Known {
-                    name,
-                    type_name,
-                    toastable,
-                })
-                .collect();
-            catalog.insert(
-                row.get(0),
-                row.get(1),
-                Table {
-                    key: row.get(2),
-                    primary: row.get(3),
-                    deferrable: row.get(4),
-                    full: row.get(5),
-                    columns,
-                },
-            );
-        }
-        Ok(catalog)
+        source::catalog(self.connector, &self.control).await
     }
 
     async fn peek(&mut self, window: Window, timeout: Duration) -> Result<PgRows, SlotError> {
@@ -484,7 +418,7 @@ impl Slot for PgSlot<'_> {
     }
 
     async fn emit(&mut self, prefix: &str, content: &str) -> Result<Emitted, SlotError> {
-        server::emit(self.connector, &self.control, prefix, content).await
+        server::emit(self.connector, &self.control, prefix, content, Waits::ForStandbys).await
     }
 
     async fn holds(&mut self) -> Result<(), SlotError> {

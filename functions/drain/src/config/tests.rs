@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 const GOOD: &[(&str, &str)] = &[
@@ -141,4 +143,45 @@ fn table_patterns_match_and_reach_wal2json_escaped() {
     assert!(!any("Public", "x"));
     let escaped: Vec<_> = config.tables.iter().map(TablePattern::for_wal2json).collect();
     assert_eq!(escaped, ["public.*", "*.log", r"we\.ird.a\,b"]);
+}
+
+#[test]
+fn what_is_no_pattern_of_tables_is_told_what_it_may_be() {
+    for text in [
+        "",
+        "orders",
+        ".",
+        "public.",
+        ".orders",
+        "a.b.c",
+        r"a\.b",
+        "public.orders.",
+        "a.\\",
+    ] {
+        let error = text.parse::<TablePattern>().unwrap_err().to_string();
+        assert!(error.contains("public.orders, public.* or *.orders"), "{error}");
+    }
+    let error = "x".repeat(1000).parse::<TablePattern>().unwrap_err().to_string();
+    assert!(error.len() < 200, "{error}");
+    let error = config(&[("TABLES", "a.b,orders")]).unwrap_err().to_string();
+    let expected = "it must be patterns like public.orders, public.* or *.orders, separated by commas";
+    assert_eq!(error, format!("TABLES=orders is not valid: {expected}"));
+}
+
+#[test]
+fn table_patterns_are_written_as_tables_takes_them() {
+    let written = r"public.*,*.log,we\.ird.a\,b,back\\slash.it's a *";
+    let texts = config(&[("TABLES", written)]).unwrap().tables;
+    let texts: Vec<String> = texts.iter().map(TablePattern::to_string).collect();
+    assert_eq!(texts.join(","), written);
+}
+
+proptest! {
+    #[test]
+    fn every_table_pattern_survives_its_text(schema in ".{1,9}", table in ".{1,9}") {
+        let pattern = TablePattern { schema, table };
+        prop_assert_eq!(pattern.to_string().parse(), Ok(pattern.clone()));
+        let json = serde_json::to_string(&pattern).unwrap();
+        prop_assert_eq!(serde_json::from_str::<TablePattern>(&json).unwrap(), pattern);
+    }
 }

@@ -124,38 +124,21 @@ impl<C: Checkpoints> Keeper<C> {
         deadline: Instant,
         fence: impl AsyncFnMut() -> Result<(), SlotError>,
     ) -> Result<(), Error> {
-        let stored = tokio::time::timeout_at(deadline.into(), self.try_to_store(acknowledged, fence)).await;
-        stored.unwrap_or_else(|_| {
-            let parameter = self.checkpoints.name();
-            Err(Error::Checkpoint(CheckpointError::Unavailable {
-                parameter,
-                source: "it did not answer in time".into(),
-            }))
-        })
+        let stored = tokio::time::timeout_at(deadline.into(), self.store_last(acknowledged, fence)).await;
+        stored.unwrap_or_else(|_| Err(late(&self.checkpoints)))
     }
 
-    async fn try_to_store(
+    async fn store_last(
         &mut self,
         acknowledged: &Reached,
-        mut fence: impl AsyncFnMut() -> Result<(), SlotError>,
+        fence: impl AsyncFnMut() -> Result<(), SlotError>,
     ) -> Result<(), Error> {
         self.settle().await;
-        let mut pause = Duration::from_millis(100);
-        while !self.marked || self.stored.as_ref().is_none_or(|stored| stored < acknowledged) {
-            fence().await?;
-            match self.checkpoints.store(self.text(acknowledged)).await {
-                Ok(()) => {
-                    self.stored = Some(acknowledged.clone());
-                    self.marked = true;
-                    self.last = Instant::now();
-                }
-                Err(error) if error.kind() == Kind::Transient => {
-                    tracing::warn!(error = %error, "the checkpoint was not stored, trying again");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_secs(2));
-                }
-                Err(error) => return Err(Error::Checkpoint(error)),
-            }
+        if !self.marked || self.stored.as_ref().is_none_or(|stored| stored < acknowledged) {
+            try_to_store(&self.checkpoints, self.text(acknowledged), fence).await?;
+            self.stored = Some(acknowledged.clone());
+            self.marked = true;
+            self.last = Instant::now();
         }
         Ok(())
     }
@@ -172,4 +155,45 @@ impl<C: Checkpoints> Keeper<C> {
         };
         document.to_text()
     }
+}
+
+/// Stores a text and waits for it, trying again until `deadline`. Each attempt is preceded by `fence`.
+///
+/// # Errors
+/// As [`Keeper::store`].
+pub(super) async fn store_until<C: Checkpoints>(
+    checkpoints: &C,
+    text: String,
+    deadline: Instant,
+    fence: impl AsyncFnMut() -> Result<(), SlotError>,
+) -> Result<(), Error> {
+    let stored = tokio::time::timeout_at(deadline.into(), try_to_store(checkpoints, text, fence)).await;
+    stored.unwrap_or_else(|_| Err(late(checkpoints)))
+}
+
+async fn try_to_store<C: Checkpoints>(
+    checkpoints: &C,
+    text: String,
+    mut fence: impl AsyncFnMut() -> Result<(), SlotError>,
+) -> Result<(), Error> {
+    let mut pause = Duration::from_millis(100);
+    loop {
+        fence().await?;
+        match checkpoints.store(text.clone()).await {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == Kind::Transient => {
+                tracing::warn!(error = %error, "not stored, trying again");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_secs(2));
+            }
+            Err(error) => return Err(Error::Checkpoint(error)),
+        }
+    }
+}
+
+fn late<C: Checkpoints>(checkpoints: &C) -> Error {
+    Error::Checkpoint(CheckpointError::Unavailable {
+        parameter: checkpoints.name(),
+        source: "it did not answer in time".into(),
+    })
 }

@@ -2,6 +2,7 @@
 //! the slot. Reading and sending overlap; what is read and not yet acknowledged is bounded in bytes, and beyond that bound
 //! nothing more is taken from PostgreSQL.
 
+mod beside;
 mod keeper;
 pub mod parts;
 pub mod plan;
@@ -16,6 +17,7 @@ mod tests;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::backfill::Side;
 use crate::budget::Budget;
 use crate::catalog::Catalog;
 use crate::checkpoint::{Checkpoint, Reached};
@@ -29,12 +31,15 @@ use crate::marker::Marker;
 use crate::pack::{Aggregation, Limits, Parcel, ShardMap};
 use crate::window::{Known, Next, Pace, Window};
 
+use beside::{MOST_LAG, Step};
 use keeper::Keeper;
-use parts::{Checkpoints, Reach, Row, Rows, Slot, SlotError, Stream, StreamError};
+use parts::{Checkpoints, Reach, Row, Rows, Slot, SlotError, Stream, StreamError, Tables};
 use proof::Markers;
 use reader::{HOLD_BYTES, Output, Past, Reader, Wants};
 use report::{Report, Stopped};
 use sender::Sender;
+
+pub use beside::Beside;
 
 /// What one PutRecords request may hold (Kinesis API, PutRecords).
 pub const REQUEST: Limits = Limits {
@@ -51,6 +56,9 @@ const TIP_BYTES: u64 = 1 << 20;
 
 /// A marker may take so long to be committed, where the server waits for standbys.
 pub(crate) const MARKER_TIME: Duration = Duration::from_secs(2);
+
+/// How long a backfill may keep an invocation that has nothing else to do and must wait: each look costs a peek.
+const MOST_WAIT: Duration = Duration::from_secs(5);
 
 /// A window is not opened with less time than this.
 const LEAST_TIME: Duration = Duration::from_millis(250);
@@ -91,13 +99,15 @@ pub struct Parts<'a, S, K, C> {
     pub checkpoints: C,
     /// How large windows may be, as the last invocations found.
     pub pace: &'a Mutex<Pace>,
+    /// A backfill that is to be carried on.
+    pub backfill: Option<Beside<C>>,
 }
 
 /// Drains until the slot is empty or the time is over. `opening` is sent, and acknowledged, before anything else.
 ///
 /// # Errors
 /// Whatever failed. What was acknowledged until then is stored and confirmed as far as whole transactions reach.
-pub async fn drain<S: Slot, K: Stream, C: Checkpoints>(
+pub async fn drain<S: Slot + Tables, K: Stream, C: Checkpoints>(
     parts: Parts<'_, S, K, C>,
     settings: &Settings,
     envelope: &Envelope,
@@ -154,6 +164,7 @@ pub async fn drain<S: Slot, K: Stream, C: Checkpoints>(
             ..Markers::default()
         },
         report,
+        beside: parts.backfill,
     };
     let outcome = drain.run(began, opening).await;
     drain.keeper.close().await;
@@ -161,6 +172,7 @@ pub async fn drain<S: Slot, K: Stream, C: Checkpoints>(
         .keeper
         .stored()
         .map_or(start.acknowledged, |stored| stored.commit_end);
+    drain.report.backfill = drain.beside.as_ref().map(Beside::report);
     drain.report.elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     (drain.report, drain.slot, outcome)
 }
@@ -180,6 +192,7 @@ struct Drain<'a, S, K, C> {
     settled: Lsn,
     markers: Markers,
     report: Report,
+    beside: Option<Beside<C>>,
 }
 
 /// How a window ended.
@@ -197,7 +210,10 @@ enum End {
     Deadline,
 }
 
-impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
+impl<S: Slot + Tables, K: Stream, C: Checkpoints> Drain<'_, S, K, C>
+where
+    <S::Rows as Rows>::Row: Row,
+{
     async fn run(&mut self, began: Instant, opening: Option<Event>) -> Result<(), Error> {
         if self.keeper.stored().is_none() {
             self.open(opening).await?;
@@ -209,6 +225,7 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
             self.prove().await?;
         }
         let whole = self.budget.for_reading(began);
+        let mut waited: Option<Instant> = None;
         loop {
             let left = self.budget.for_reading(Instant::now());
             if left < LEAST_TIME {
@@ -261,9 +278,21 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
                     End::Whole | End::Full => {
                         let left = self.budget.for_reading(Instant::now());
                         self.pace().learn(opened.elapsed(), left);
+                        if readable.bytes_since(self.confirmed) < MOST_LAG {
+                            self.carry_on().await?;
+                        }
                         continue;
                     }
                 }
+            }
+            match self.carry_on().await? {
+                Step::Laid => continue,
+                Step::Waits if waited.is_none_or(|since| since.elapsed() < MOST_WAIT) => {
+                    waited.get_or_insert_with(Instant::now);
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+                Step::Waits | Step::Nothing => {}
             }
             // At the tip. Polling costs the server a decode from restart_lsn each time, so it gets at most a
             // twentieth of the server's time, and a long transaction that pins restart_lsn slows it down.
@@ -331,6 +360,10 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
     /// Transactions that end behind `readable` are left for later.
     async fn window(&mut self, window: Window, readable: Lsn, patience: Duration) -> Result<End, Error> {
         let now = now();
+        let visible = match self.beside.as_ref().is_some_and(Beside::is_running) {
+            true => Some(self.slot.snapshot().await?),
+            false => None,
+        };
         self.report.peeks += 1;
         let time = self.budget.for_reading(Instant::now());
         let mut rows = match tokio::time::timeout(patience, self.slot.peek(window, time)).await {
@@ -354,7 +387,12 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
             expected: self.markers.expected.take(),
             upto: readable,
         };
-        let mut reader = Reader::new(self.settings, self.envelope, catalog, past, now);
+        let side = self.beside.as_mut().filter(|_| visible.is_some());
+        let side = side.map(|beside| Side {
+            visible,
+            ..std::mem::take(&mut beside.side)
+        });
+        let mut reader = Reader::new(self.settings, self.envelope, catalog, past, side, now);
         let (read, mut failure) = match self.read(window, &mut rows, &mut reader).await {
             Ok(read) => (read, None),
             Err(error) => (Read::Stopped, Some(error)),
@@ -364,6 +402,9 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
         }
         self.markers.expected = reader.expected();
         let beyond = reader.is_beyond();
+        if let (Some(beside), Some(side)) = (&mut self.beside, reader.side()) {
+            beside.side = side;
+        }
         // The connection can only be told something else once nobody waits for its rows.
         drop(rows);
         if !matches!(read, Read::Whole | Read::Full) {
@@ -390,7 +431,11 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
         if let Some(Error::Discontinuity(_)) = &failure {
             return failure.map_or(Ok(End::Deadline), Err);
         }
-        let confirmed = self.confirm().await;
+        let is_whole = all && failure.is_none() && matches!(read, Read::Whole | Read::Full);
+        let confirmed = match self.settle_chunk(is_whole).await {
+            Ok(()) => self.confirm().await,
+            Err(error) => Err(error),
+        };
         if let Some(Error::NotResumed { .. }) = &failure {
             confirmed?;
             tracing::warn!(
@@ -442,7 +487,10 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
                 let done = reader.next(&mut out);
                 // Also after an error: what came before the row stands.
                 parcels.drain(..).for_each(|parcel| self.sender.push(parcel));
-                done?;
+                if let Some(wanted) = done? {
+                    let line = self.row_of(&wanted).await?;
+                    reader.found(line);
+                }
                 while self.sender.can_send_full() {
                     self.sender.send(true);
                 }
@@ -458,6 +506,7 @@ impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C> {
                 row = rows.next(), if self.sender.has_room() => {
                     let row = match row {
                         Ok(Some(row)) => row,
+                        Ok(None) if reader.has_rows() => continue,
                         Ok(None) if reader.is_open() => return Err(reader.out_of_place(window.upto)),
                         Ok(None) if count >= window.rows && !reader.is_beyond() => return Ok(Read::Full),
                         Ok(None) => return Ok(Read::Whole),

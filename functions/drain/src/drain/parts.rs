@@ -1,10 +1,13 @@
 //! The three parts that a drain works on, as small as it needs them, and how each may fail. The edges implement them; a
 //! test may, too.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::time::Duration;
 
+use crate::backfill::state::Name;
+use crate::backfill::table::Site;
+use crate::backfill::{Held, Snapshot, Table, Wanted};
 use crate::catalog::Catalog;
 use crate::lsn::Lsn;
 use crate::pack::{BrokenRing, Record, ShardMap};
@@ -94,6 +97,64 @@ pub trait Slot {
     /// Confirms everything before `to`, which must be the end of a commit record or of a window that was read completely.
     /// Refuses when the server's log does not reach that far, and gives up after `timeout`.
     async fn advance(&mut self, to: Lsn, timeout: Duration) -> Result<(), SlotError>;
+}
+
+/// The tables of the slot's database, on the slot's server: what a backfill needs of them.
+#[allow(async_fn_in_trait)]
+pub trait Tables {
+    /// What the server says of its relations, or of one, and of what is published.
+    async fn describe(&mut self, only: Option<&Name>) -> Result<Site, SlotError>;
+
+    /// The transactions that have written to a table and are not over, each told as a person would want it.
+    async fn writers(&mut self, table: &Table) -> Result<Vec<String>, SlotError>;
+
+    /// What is visible now.
+    async fn snapshot(&mut self) -> Result<Snapshot, SlotError>;
+
+    /// Reads rows of a table behind a key, with one snapshot, if that shows all transactions of `delivered`; it removes those that it shows.
+    /// Takes no lock that a writer waits for.
+    async fn read(
+        &mut self,
+        table: &Table,
+        after: Option<&[String]>,
+        bounds: Bounds,
+        delivered: &mut BTreeSet<u32>,
+    ) -> Result<Taken, SlotError>;
+
+    /// The row that has one of two keys, the later rather than the earlier, as `COPY` writes it.
+    async fn row_of(&mut self, table: &Table, wanted: &Wanted) -> Result<Option<Vec<u8>>, SlotError>;
+
+    /// Writes a watermark into the server's log, in a transaction of its own that waits for no standby.
+    async fn lay(&mut self, content: &str) -> Result<(), SlotError>;
+}
+
+/// How much of a table is read at once.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Rows.
+    pub rows: u64,
+    /// Bytes of memory, about.
+    pub bytes: usize,
+    /// Time.
+    pub time: Duration,
+}
+
+/// What reading a table came to.
+#[derive(Debug)]
+pub enum Taken {
+    /// Rows.
+    Rows {
+        /// Them.
+        held: Held,
+        /// Whether there are more behind them.
+        more: bool,
+    },
+    /// The snapshot does not show this transaction, whose changes went out.
+    Unseen(u32),
+    /// The server did not give them in time.
+    TooSlow,
+    /// This table cannot be read: why.
+    Unreadable(String),
 }
 
 /// Where a logical message lies.

@@ -91,6 +91,7 @@ pub async fn plan<S: Slot>(
             expected: None,
             upto,
         },
+        None,
         now(),
     );
     let mut forecast = Forecast::new(

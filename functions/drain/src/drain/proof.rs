@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::parts::{Checkpoints, Emitted, Reach, Row, Rows, Slot, SlotError, Stream};
+use super::parts::{Checkpoints, Emitted, Reach, Row, Rows, Slot, SlotError, Stream, Tables};
 use super::{Drain, MARKER_TIME};
 use crate::catalog::Catalog;
 use crate::change::{Change, Item};
@@ -33,7 +33,7 @@ impl Markers {
     }
 }
 
-impl<S: Slot, K: Stream, C: Checkpoints> Drain<'_, S, K, C>
+impl<S: Slot + Tables, K: Stream, C: Checkpoints> Drain<'_, S, K, C>
 where
     <S::Rows as Rows>::Row: Row,
 {

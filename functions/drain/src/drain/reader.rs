@@ -13,13 +13,14 @@ use std::collections::VecDeque;
 
 use md5::{Digest as _, Md5};
 
+use crate::backfill::{self, Held, Load, Side, WATERMARK, Wanted};
 use crate::catalog::Catalog;
 use crate::change::{Change, Item, Relation};
 use crate::checkpoint::Inside;
 use crate::config::TablePattern;
 use crate::continuity::Discontinuity;
 use crate::decode::Decoder;
-use crate::encode::{Envelope, Event, Progress, Transaction};
+use crate::encode::{self, Envelope, Event, Progress, Transaction};
 use crate::error::Error;
 use crate::lsn::Lsn;
 use crate::marker::{Marker, PREFIX};
@@ -118,6 +119,8 @@ pub(super) struct Reader<'a, R> {
     last: Vec<u8>,
     /// See [`Reader::is_beyond`].
     beyond: bool,
+    /// What is to be done for a backfill.
+    side: Option<Side>,
 }
 
 /// What is known of what was sent before this window, and of where it ends.
@@ -148,6 +151,7 @@ impl<'a, R: Row> Reader<'a, R> {
         envelope: &'a Envelope,
         catalog: Catalog,
         past: Past,
+        side: Option<Side>,
         now: i64,
     ) -> Self {
         Reader {
@@ -165,7 +169,13 @@ impl<'a, R: Row> Reader<'a, R> {
             keys: Keys::default(),
             last: Vec::new(),
             beyond: false,
+            side,
         }
+    }
+
+    /// What it did for a backfill.
+    pub(super) fn side(&mut self) -> Option<Side> {
+        self.side.take()
     }
 
     /// The marker that has not come yet.
@@ -230,17 +240,32 @@ impl<'a, R: Row> Reader<'a, R> {
     /// Whether rows wait that may go.
     pub(super) fn has_rows(&self) -> bool {
         let held = self.open.as_ref().is_some_and(|open| open.progress.is_none());
-        !held && !self.rows.is_empty()
+        !held && (self.gives() || !self.rows.is_empty())
     }
 
-    /// Turns the next row that may go into parcels.
+    /// Turns the next row that may go into parcels: one that the slot gave, or at its watermark one that was read. What is returned must be
+    /// answered by [`Reader::found`] first.
     ///
     /// # Errors
     /// The row is not what its plugin writes, or an event is larger than a record may be. What came before it stands.
-    pub(super) fn next(&mut self, out: &mut Output<'_>) -> Result<(), Error> {
-        match self.rows.pop_front() {
-            Some(row) => self.process(row.lsn(), row.data(), out),
-            None => Ok(()),
+    pub(super) fn next(&mut self, out: &mut Output<'_>) -> Result<Option<Wanted>, Error> {
+        if self.gives() {
+            return self.give(out).map(|()| None);
+        }
+        let Some(row) = self.rows.pop_front() else {
+            return Ok(None);
+        };
+        let wanted = self.process(row.lsn(), row.data(), out)?;
+        if wanted.is_some() {
+            self.rows.push_front(row);
+        }
+        Ok(wanted)
+    }
+
+    /// What the server says of the row that was wanted, as `COPY` wrote it.
+    pub(super) fn found(&mut self, line: Option<Vec<u8>>) {
+        if let Some(side) = &mut self.side {
+            side.found = Some(line);
         }
     }
 
@@ -278,6 +303,8 @@ impl<'a, R: Row> Reader<'a, R> {
             .past
             .inside
             .take_if(|inside| inside.xid == open.transaction.xid);
+        // What is resumed has rows that were sent; that its end is known needs nothing of it to come again.
+        open.resumed.take_if(|inside| inside.rows == 0);
         match &open.resumed {
             // The server may have left rows out.
             Some(inside) if inside.commit_end != commit_end => Err(not_resumed(&self.settings.slot, inside)),
@@ -285,7 +312,7 @@ impl<'a, R: Row> Reader<'a, R> {
         }
     }
 
-    fn process(&mut self, lsn: Lsn, data: &[u8], out: &mut Output<'_>) -> Result<(), Error> {
+    fn process(&mut self, lsn: Lsn, data: &[u8], out: &mut Output<'_>) -> Result<Option<Wanted>, Error> {
         match self.decode(lsn, data)? {
             Item::Nothing => {}
             Item::Begin {
@@ -323,7 +350,7 @@ impl<'a, R: Row> Reader<'a, R> {
                 }
                 if open.beyond {
                     out.ledger.forget(open.id);
-                    return Ok(());
+                    return Ok(None);
                 }
                 out.report.transactions += u64::from(open.changes > 0 && !open.skip);
                 out.ledger.commit(open.id, commit_end);
@@ -332,7 +359,13 @@ impl<'a, R: Row> Reader<'a, R> {
                 let slot = &self.settings.slot;
                 self.past.expected.take_if(|marker| marker.is(slot, &message));
             }
+            Item::Change(Change::Message(message)) if message.prefix == WATERMARK => {
+                self.reach(lsn, &message.content);
+            }
             Item::Change(change) => {
+                if let Some(wanted) = self.wants(&change) {
+                    return Ok(Some(wanted));
+                }
                 self.count(lsn, data)?;
                 self.change(lsn, data, change, out)?;
             }
@@ -343,7 +376,7 @@ impl<'a, R: Row> Reader<'a, R> {
                 }
                 if lsn > self.past.upto {
                     self.beyond = true;
-                    return Ok(());
+                    return Ok(None);
                 }
                 let id = out.ledger.begin();
                 if lsn <= self.past.settled {
@@ -359,7 +392,101 @@ impl<'a, R: Row> Reader<'a, R> {
                 out.ledger.commit(id, lsn);
             }
         }
-        Ok(())
+        Ok(None)
+    }
+
+    /// Whether the server must be asked for a row before this change can go out.
+    fn wants(&self, change: &Change<'_>) -> Option<Wanted> {
+        let (open, side) = (self.open.as_ref()?, self.side.as_ref()?);
+        if open.skip || open.beyond || open.resumed.is_some() || side.found.is_some() {
+            return None;
+        }
+        let held = side.chunk.as_ref().and_then(|chunk| chunk.held());
+        Held::wants(side.table.as_ref()?, held, open.transaction.xid, change)
+    }
+
+    /// A watermark has come.
+    fn reach(&mut self, lsn: Lsn, content: &[u8]) {
+        let (Some(open), Some(side)) = (&self.open, &mut self.side) else {
+            return;
+        };
+        if let Some(chunk) = side.chunk.as_mut().filter(|_| !open.beyond)
+            && chunk.watermark.as_bytes() == content
+        {
+            chunk.reached = Some(lsn);
+        }
+    }
+
+    /// Whether rows that were read go out now.
+    fn gives(&self) -> bool {
+        let chunk = self.side.as_ref().and_then(|side| side.chunk.as_ref());
+        chunk.is_some_and(|chunk| chunk.reached.is_some() && chunk.next.is_some())
+    }
+
+    /// Sends the next row that was read and not overtaken, or what else waited for the watermark.
+    fn give(&mut self, out: &mut Output<'_>) -> Result<(), Error> {
+        let (Some(open), Some(chunk)) = (
+            &mut self.open,
+            self.side.as_mut().and_then(|side| side.chunk.as_mut()),
+        ) else {
+            return Ok(());
+        };
+        let (Some(progress), Some(lsn), Some(from)) = (&mut open.progress, chunk.reached, chunk.next) else {
+            return Ok(());
+        };
+        let id = open.id;
+        match &chunk.load {
+            Load::Repaired(content) => {
+                chunk.next = None;
+                let message = crate::change::Message {
+                    prefix: backfill::REPAIRED.into(),
+                    content: content.as_bytes().into(),
+                };
+                let event = self.envelope.control(progress, lsn, &message, self.now);
+                self.events.push(event);
+            }
+            Load::Rows { held, first, more } => {
+                let Some(at) = held.next(from) else {
+                    chunk.next = None;
+                    return Ok(());
+                };
+                chunk.next = held.next(at + 1);
+                let mark = match (chunk.next, *first && chunk.sent == 0) {
+                    (None, _) if !more => encode::Snapshot::Last,
+                    (_, true) => encode::Snapshot::First,
+                    _ => encode::Snapshot::Within,
+                };
+                let limit = self.settings.record_bytes;
+                let relation = &held.table().relation;
+                match held.row(at) {
+                    Ok(row) => {
+                        out.report.omitted += self.envelope.read(
+                            progress,
+                            lsn,
+                            relation,
+                            &row,
+                            mark,
+                            self.now,
+                            limit,
+                            &mut self.events,
+                        );
+                        chunk.sent += 1;
+                    }
+                    Err(error) => chunk.failed = Some(error.to_string()),
+                }
+                let oversize = |event: &&Event| event.data.len() + event.partition_key.len() > limit;
+                if let Some(event) = self.events.iter().find(oversize) {
+                    let (slot, bytes) = (&self.settings.slot, event.data.len() + event.partition_key.len());
+                    chunk.failed = Some(Error::oversize(slot, event, bytes, limit).chain());
+                }
+                if chunk.failed.is_some() {
+                    chunk.next = None;
+                    self.events.clear();
+                    return Ok(());
+                }
+            }
+        }
+        self.send(id, out)
     }
 
     fn change(
@@ -400,7 +527,7 @@ impl<'a, R: Row> Reader<'a, R> {
             }
             return Ok(());
         }
-        let Some(change) = change else {
+        let Some(mut change) = change else {
             return Ok(());
         };
         open.changes += 1;
@@ -408,6 +535,9 @@ impl<'a, R: Row> Reader<'a, R> {
             out.report.skipped += 1;
             self.envelope.skip(progress, lsn, &change);
             return Ok(());
+        }
+        if let Some(side) = &mut self.side {
+            side.pass(open.transaction.xid, &mut change);
         }
         out.report.changes += 1;
         out.report.replayed += u64::from(open.replay);
@@ -449,6 +579,11 @@ impl<'a, R: Row> Reader<'a, R> {
             return;
         };
         if open.skip || open.beyond || open.resumed.is_some() {
+            return;
+        }
+        // Of a watermark's transaction there is only the whole.
+        let chunk = self.side.as_ref().and_then(|side| side.chunk.as_ref());
+        if open.rows.count == 0 && chunk.is_some_and(|chunk| chunk.reached.is_some()) {
             return;
         }
         open.rows.bytes = 0;

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::backfill::state::Phase;
 use crate::lsn::Lsn;
 
 /// The counts of one invocation.
@@ -52,6 +53,9 @@ pub struct Report {
     pub oldest_transaction: Option<OldestTransaction>,
     /// Why it stopped.
     pub stopped: Stopped,
+    /// How the backfill stands that it carried on, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backfill: Option<BackfillReport>,
     /// Wall-clock time, milliseconds.
     pub elapsed_ms: u64,
 }
@@ -76,4 +80,36 @@ pub struct OldestTransaction {
     pub pid: Option<i32>,
     /// Its age in seconds; null unless the role is a member of `pg_monitor`.
     pub age_seconds: Option<i64>,
+}
+
+/// How a backfill stands, and what an invocation did for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BackfillReport {
+    /// How it stands.
+    pub state: Phase,
+    /// The table that is being read.
+    pub table: Option<String>,
+    /// Rows that arrived since it began.
+    pub rows: u64,
+    /// Its tables.
+    pub tables: TablesReport,
+    /// Chunks that arrived in this invocation.
+    pub chunks: u64,
+    /// Rows of these.
+    pub read: u64,
+    /// Those of them that were not sent, since a change of the row was sent first.
+    pub overtaken: u64,
+    /// What must end before it goes on.
+    pub waits_for: Option<String>,
+}
+
+/// How many tables of a backfill are over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct TablesReport {
+    /// All of their rows arrived.
+    pub done: u64,
+    /// They could not be read on.
+    pub failed: u64,
+    /// They are not over; null where this invocation did not come to look.
+    pub left: Option<u64>,
 }

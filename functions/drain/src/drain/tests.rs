@@ -1,14 +1,17 @@
 //! The loop over a slot, a stream and a checkpoint of our own, for what a real server cannot be made to do on demand.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::parts::{
-    Answer, CheckpointError, Checkpoints, Commits, Emitted, Fate, Reach, Row, Rows, Slot, SlotError, Stream,
-    StreamError,
+    Answer, Bounds, CheckpointError, Checkpoints, Commits, Emitted, Fate, Reach, Row, Rows, Slot, SlotError,
+    Stream, StreamError, Tables, Taken,
 };
 use super::*;
+use crate::backfill::state::Name;
+use crate::backfill::table::Site;
+use crate::backfill::{Snapshot, Table, Wanted};
 use crate::catalog::Catalog;
 use crate::checkpoint::Checkpoint;
 use crate::encode::{Form, Oversize, PartitionBy, Wal2json};
@@ -180,6 +183,39 @@ impl Slot for FakeSlot {
     }
 }
 
+/// No backfill is played here.
+impl Tables for FakeSlot {
+    async fn describe(&mut self, _: Option<&Name>) -> Result<Site, SlotError> {
+        Ok(Site::default())
+    }
+
+    async fn writers(&mut self, _: &Table) -> Result<Vec<String>, SlotError> {
+        Ok(Vec::new())
+    }
+
+    async fn snapshot(&mut self) -> Result<Snapshot, SlotError> {
+        Ok("100:100:".parse().unwrap())
+    }
+
+    async fn read(
+        &mut self,
+        _: &Table,
+        _: Option<&[String]>,
+        _: Bounds,
+        _: &mut BTreeSet<u32>,
+    ) -> Result<Taken, SlotError> {
+        Ok(Taken::TooSlow)
+    }
+
+    async fn row_of(&mut self, _: &Table, _: &Wanted) -> Result<Option<Vec<u8>>, SlotError> {
+        Ok(None)
+    }
+
+    async fn lay(&mut self, _: &str) -> Result<(), SlotError> {
+        Ok(())
+    }
+}
+
 /// As test_decoding writes a marker.
 fn message(marker: &str) -> String {
     let content = marker.trim_start_matches(MARKER);
@@ -313,6 +349,7 @@ async fn run_on(
         },
         checkpoints: FakeCheckpoints(log.clone()),
         pace: &Mutex::default(),
+        backfill: None,
     };
     let settings = Settings {
         slot: "s".into(),

@@ -100,7 +100,7 @@ fn read(
     };
     let mut ledger = Ledger::new(reached);
     let (mut parcels, mut report) = (Vec::new(), Report::default());
-    let mut reader = Reader::new(&settings, &envelope, catalog, past(inside), 0);
+    let mut reader = Reader::new(&settings, &envelope, catalog, past(inside), None, 0);
     for row in rows {
         reader.take(row).unwrap();
         while reader.has_rows() && report.changes < most as u64 {
@@ -194,7 +194,7 @@ fn a_transaction_that_ends_beyond_what_may_be_read_is_left_for_later() {
     };
     let mut ledger = Ledger::new(Lsn(1).into());
     let (mut parcels, mut report) = (Vec::new(), Report::default());
-    let mut reader = Reader::new(&settings, &envelope, Catalog::default(), past, 0);
+    let mut reader = Reader::new(&settings, &envelope, Catalog::default(), past, None, 0);
     for row in transaction(&[100, 101]) {
         reader.take(row).unwrap();
         while reader.has_rows() {

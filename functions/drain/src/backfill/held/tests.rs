@@ -1,0 +1,207 @@
+use std::sync::Arc;
+
+use super::*;
+use crate::backfill::table::{Large, Order};
+use crate::change::{Column, Extent};
+
+fn relation(columns: &[(&str, bool)]) -> Arc<Relation> {
+    let column = |(name, key): &(&str, bool)| Column::new((*name).into(), "text".into(), *key);
+    Arc::new(Relation {
+        schema: "public".into(),
+        name: "t".into(),
+        columns: columns.iter().map(column).collect(),
+        primary: Vec::new(),
+        extent: Extent::Whole,
+    })
+}
+
+fn table() -> Table {
+    Table {
+        relation: relation(&[("id", true), ("body", false), ("n", false)]),
+        key: vec!["id".into()],
+        key_places: vec![0],
+        order: vec![Order {
+            type_name: "text".into(),
+            collation: None,
+        }],
+        wanted: vec![true; 3],
+        large: vec![Large::No; 3],
+        is_root: false,
+        conditions: Vec::new(),
+        estimate: None,
+    }
+}
+
+/// Transactions before 100 are visible.
+fn held(lines: &[&str]) -> Held {
+    let mut held = Held::new(table(), "100:100:".parse().unwrap());
+    for line in lines {
+        held.push(line.as_bytes()).unwrap();
+    }
+    held
+}
+
+fn text(text: &str) -> Datum<'_> {
+    Datum::Text(text.into())
+}
+
+fn left(held: &Held) -> Vec<String> {
+    let mut left = Vec::new();
+    let mut from = 0;
+    while let Some(at) = held.next(from) {
+        match &held.row(at).unwrap()[..] {
+            [Datum::Text(id), ..] => left.push(id.to_string()),
+            other => panic!("{other:?}"),
+        }
+        from = at + 1;
+    }
+    left
+}
+
+fn update<'a>(old: Option<&'a str>, id: &'a str, body: Datum<'a>) -> Change<'a> {
+    Change::Update {
+        relation: table().relation,
+        old: old.map(|old| vec![text(old), Datum::Absent, Datum::Absent]),
+        new: vec![text(id), body, text("new")],
+    }
+}
+
+fn body(change: &Change<'_>) -> String {
+    match change {
+        Change::Update { new, .. } => format!("{:?}", new[1]),
+        other => panic!("{other:?}"),
+    }
+}
+
+const ROWS: [&str; 3] = ["9\ta\tbody a\t1\n", "9\tb\tbody b\t2\n", "9\tc\t\\N\t3\n"];
+
+#[test]
+fn a_change_that_the_snapshot_does_not_show_takes_its_row_away() {
+    let mut rows = held(&ROWS);
+    rows.pass(99, &mut update(None, "a", text("x")));
+    assert_eq!(left(&rows), ["a", "b", "c"]);
+    rows.pass(100, &mut update(None, "a", text("x")));
+    assert_eq!(left(&rows), ["b", "c"]);
+    let old = vec![text("c"), Datum::Absent, Datum::Absent];
+    let relation = table().relation;
+    rows.pass(100, &mut Change::Delete { relation, old });
+    assert_eq!(left(&rows), ["b"]);
+    assert_eq!((rows.overtaken(), rows.last_key()), (2, Some(vec!["c".into()])));
+}
+
+#[test]
+fn a_row_that_moves_takes_both_keys_away_and_an_insert_its_own() {
+    let mut rows = held(&ROWS);
+    rows.pass(100, &mut update(Some("a"), "b", text("x")));
+    assert_eq!(left(&rows), ["c"]);
+    let new = vec![text("c"), Datum::Null, Datum::Null];
+    let relation = table().relation;
+    rows.pass(100, &mut Change::Insert { relation, new });
+    assert!(left(&rows).is_empty());
+}
+
+#[test]
+fn a_large_value_that_was_left_alone_is_filled_from_the_row() {
+    let mut rows = held(&ROWS);
+    let mut change = update(None, "a", Datum::Unchanged);
+    rows.pass(100, &mut change);
+    assert_eq!(body(&change), r#"Text("body a")"#);
+    // It was told then, and may be another by now.
+    let mut change = update(None, "a", Datum::Unchanged);
+    rows.pass(101, &mut change);
+    assert_eq!(body(&change), "Unchanged");
+    let mut change = update(Some("b"), "z", Datum::Unchanged);
+    rows.pass(100, &mut change);
+    assert_eq!(body(&change), r#"Text("body b")"#);
+    let mut change = update(None, "c", Datum::Unchanged);
+    rows.pass(100, &mut change);
+    assert_eq!(body(&change), "Null");
+}
+
+#[test]
+fn a_truncate_or_a_change_of_an_unknown_row_takes_all_away() {
+    let mut rows = held(&ROWS);
+    let relations = vec![table().relation];
+    rows.pass(99, &mut Change::Truncate { relations });
+    assert_eq!(left(&rows).len(), 3);
+    let relations = vec![table().relation];
+    rows.pass(100, &mut Change::Truncate { relations });
+    assert!(left(&rows).is_empty());
+    let mut rows = held(&ROWS);
+    let keyless = relation(&[("id", false), ("body", false), ("n", false)]);
+    let new = vec![text("a"), Datum::Unchanged, Datum::Null];
+    rows.pass(
+        100,
+        &mut Change::Update {
+            relation: keyless,
+            old: None,
+            new,
+        },
+    );
+    assert!(left(&rows).is_empty());
+}
+
+#[test]
+fn another_table_of_the_same_columns_touches_nothing() {
+    let mut rows = held(&ROWS);
+    let other = Relation {
+        name: "u".into(),
+        ..(*table().relation).clone()
+    };
+    let new = vec![text("a"), Datum::Null, Datum::Null];
+    rows.pass(
+        100,
+        &mut Change::Insert {
+            relation: Arc::new(other),
+            new,
+        },
+    );
+    assert_eq!(left(&rows).len(), 3);
+}
+
+#[test]
+fn only_a_move_from_a_key_that_is_not_held_is_asked_for() {
+    let rows = held(&ROWS);
+    let wants = |xid, change: &Change<'_>| Held::wants(&table(), Some(&rows), xid, change);
+    let moved = update(Some("y"), "z", Datum::Unchanged);
+    let wanted = wants(100, &moved).unwrap();
+    assert_eq!(
+        (&wanted.before[..], &wanted.after[..]),
+        (&["y".to_owned()][..], &["z".to_owned()][..])
+    );
+    for change in [
+        update(Some("a"), "z", Datum::Unchanged),
+        update(Some("y"), "z", text("told")),
+        update(None, "z", Datum::Unchanged),
+        update(Some("y"), "y", Datum::Unchanged),
+    ] {
+        assert_eq!(wants(100, &change), None, "{change:?}");
+    }
+    // The snapshot shows it: the row that is held under its old key is another.
+    assert!(wants(99, &update(Some("a"), "z", Datum::Unchanged)).is_some());
+}
+
+#[test]
+fn what_copy_escapes_is_read_back() {
+    let rows = held(&["0\ta\\tb\\\\\t\\n\\r\\b\\f\\v\t\\\\N\n"]);
+    assert_eq!(
+        rows.row(0).unwrap(),
+        [text("a\tb\\"), text("\n\r\u{8}\u{c}\u{b}"), text("\\N")]
+    );
+}
+
+#[test]
+fn what_is_not_a_row_of_the_table_is_refused() {
+    let mut rows = held(&[]);
+    for (line, error) in [
+        (&b"9\ta\tb\n"[..], RowError::Malformed),
+        (b"9\ta\tb\tc\td\n", RowError::Malformed),
+        (b"9\t\\N\tb\tc\n", RowError::Malformed),
+        (b"9\ta\tb\\\tc\n", RowError::Malformed),
+        (b"9\ta\tb\\q\tc\n", RowError::Malformed),
+        (b"9\ta\t\xff\tc\n", RowError::NotText),
+    ] {
+        assert_eq!(rows.push(line), Err(error), "{line:?}");
+    }
+    assert!(rows.is_empty());
+}

@@ -1,0 +1,399 @@
+//! Which tables a request means, and what is known of each: its key, and the columns that the stream has of it. Pure: the server's answers
+//! come from `source`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use crate::catalog::Catalog;
+use crate::change::{Column, Extent, Relation};
+use crate::config::TablePattern;
+use crate::event::Request;
+
+use super::state::Name;
+
+/// A table that can be backfilled.
+#[derive(Debug, Clone)]
+pub struct Table {
+    /// As its rows' events describe it.
+    pub relation: Arc<Relation>,
+    /// The names of the columns by which its rows are told apart and read in order.
+    pub key: Vec<String>,
+    /// Where these stand among the columns of `relation`.
+    pub key_places: Vec<usize>,
+    /// How each of these is compared.
+    pub order: Vec<Order>,
+    /// Which columns of `relation` are read.
+    pub(super) wanted: Vec<bool>,
+    /// Which columns may hold values that are large.
+    pub(super) large: Vec<Large>,
+    /// Whether its rows lie in partitions, of which it is the root.
+    pub(super) is_root: bool,
+    /// SQL conditions that a row must meet: the publications' filter, and the request's.
+    pub(super) conditions: Vec<String>,
+    /// Rows, as the server's statistics estimate them.
+    pub estimate: Option<u64>,
+}
+
+/// How a column of a key is compared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Order {
+    /// The column's type, to read a text as, in SQL.
+    pub type_name: String,
+    /// The collation of the index, in SQL, where it is not the column's.
+    pub collation: Option<String>,
+}
+
+/// How the size of a column's value is told without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Large {
+    /// It is never large.
+    No,
+    /// A text or binary value.
+    Text,
+    /// Another type.
+    Other,
+}
+
+impl Table {
+    /// Whether a change's table is this one.
+    pub fn is(&self, relation: &Relation) -> bool {
+        self.relation.name == relation.name && self.relation.schema == relation.schema
+    }
+
+    /// Whether the column at this place is read.
+    pub fn reads(&self, place: usize) -> bool {
+        self.wanted.get(place).copied().unwrap_or(false)
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.relation.fmt(f)
+    }
+}
+
+/// What the server says of a relation.
+#[derive(Debug, Clone, Default)]
+pub struct Described {
+    /// Its schema.
+    pub schema: String,
+    /// Its name.
+    pub name: String,
+    /// Its object id.
+    pub oid: u32,
+    /// `pg_class.relkind`
+    pub kind: char,
+    /// Whether it is neither temporary nor unlogged.
+    pub is_permanent: bool,
+    /// The partitioned tables above it, by object id.
+    pub roots: Vec<u32>,
+    /// The columns of the best index to read it by; empty when there is none.
+    pub key: Vec<String>,
+    /// How these are compared.
+    pub order: Vec<Order>,
+    /// Its columns, in table order.
+    pub columns: Vec<DescribedColumn>,
+    /// Whether the role may use its schema.
+    pub may_use_schema: bool,
+    /// Whether policies hide rows from the role.
+    pub hides_rows: bool,
+    /// Rows, as the server's statistics estimate them.
+    pub estimate: Option<u64>,
+}
+
+/// What the server says of a column.
+#[derive(Debug, Clone)]
+pub struct DescribedColumn {
+    /// Its name.
+    pub name: String,
+    /// Whether the role may read it.
+    pub may_read: bool,
+    /// Whether it is generated.
+    pub is_generated: bool,
+    /// Whether its value is not stored, but computed each time.
+    pub is_virtual: bool,
+    /// See [`Large`].
+    pub large: Large,
+}
+
+/// What the publications say of a table.
+#[derive(Debug, Clone, Default)]
+pub struct Published {
+    /// Its columns, where the server says so (PostgreSQL 15 on).
+    pub columns: Option<Vec<String>>,
+    /// A row is published that meets one of these; `None` means all.
+    pub filters: Option<Vec<String>>,
+}
+
+/// All that a request is held against.
+#[derive(Debug, Default)]
+pub struct Site {
+    /// The database's relations.
+    pub relations: Vec<Described>,
+    /// By schema and name, what is published; `None` where the plugin needs no publication.
+    pub published: Option<BTreeMap<(String, String), Published>>,
+    /// `TABLES`; empty means all.
+    pub tables: Vec<TablePattern>,
+    /// The types of columns.
+    pub catalog: Catalog,
+}
+
+/// Why a table, or what a pattern means, cannot be backfilled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The table, or the pattern.
+    pub what: String,
+    /// Why.
+    pub why: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.what, self.why)
+    }
+}
+
+impl Described {
+    /// Whether it has this name.
+    pub fn is(&self, name: &Name) -> bool {
+        self.schema == name.0 && self.name == name.1
+    }
+}
+
+impl Site {
+    /// The names of the tables that a request means, whether they can be backfilled or not, in order.
+    pub fn names(&self, request: &Request) -> Vec<Name> {
+        let patterns = request.tables.iter();
+        let everything = TablePattern::everything();
+        let everything = request.tables.is_empty().then_some(&everything);
+        let meant = patterns
+            .chain(everything)
+            .flat_map(|pattern| self.meant_by(pattern));
+        let names: BTreeSet<Name> = meant
+            .map(|described| Name(described.schema.clone(), described.name.clone()))
+            .collect();
+        names.into_iter().collect()
+    }
+
+    /// The tables that a request means, by schema and name.
+    ///
+    /// # Errors
+    /// Each that cannot be backfilled, and each pattern that means none.
+    pub fn tables(&self, request: &Request) -> Result<Vec<Table>, Vec<Refusal>> {
+        let mut meant: BTreeMap<(&str, &str), Result<Table, Refusal>> = BTreeMap::new();
+        let mut refused = Vec::new();
+        let everything = [TablePattern::everything()];
+        let patterns = match request.tables.is_empty() {
+            true => &everything[..],
+            false => &request.tables,
+        };
+        for pattern in patterns {
+            let found = self.meant_by(pattern);
+            if found.is_empty() {
+                let why = match &self.published {
+                    Some(_) if pattern.is_open() => "no published table is meant by it",
+                    _ if pattern.is_open() => "no table is meant by it",
+                    _ => "there is no such table",
+                };
+                refused.push(Refusal {
+                    what: pattern.to_string(),
+                    why: why.to_owned(),
+                });
+            }
+            for described in found {
+                meant
+                    .entry((&described.schema, &described.name))
+                    .or_insert_with(|| self.table(described, request));
+            }
+        }
+        let mut tables = Vec::new();
+        for table in meant.into_values() {
+            match table {
+                Ok(table) => tables.push(table),
+                Err(refusal) => refused.push(refusal),
+            }
+        }
+        match refused.is_empty() {
+            true => Ok(tables),
+            false => Err(refused),
+        }
+    }
+
+    /// The relations that a pattern means. An open one means tables only, and of these what is published and wanted; one name means
+    /// that relation, whatever it is, and of a partitioned table the partitions that hold its rows.
+    fn meant_by(&self, pattern: &TablePattern) -> Vec<&Described> {
+        let open = pattern.is_open();
+        let matching = self
+            .relations
+            .iter()
+            .filter(|relation| pattern.matches(&relation.schema, &relation.name));
+        let mut meant = Vec::new();
+        for relation in matching {
+            let leaves = self.relations.iter().filter(|leaf| {
+                leaf.roots.contains(&relation.oid) && leaf.kind != 'p' && !self.is_root_published(leaf)
+            });
+            match relation.kind {
+                'p' if self.is_published(relation) => meant.push(relation),
+                'p' if open => {}
+                'p' => meant.extend(leaves),
+                'r' if open => {
+                    let drained = self.is_drained(relation) && relation.is_permanent;
+                    if drained && self.is_published(relation) {
+                        meant.push(relation);
+                    }
+                }
+                _ if open => {}
+                _ => meant.push(relation),
+            }
+        }
+        meant
+    }
+
+    /// Whether changes come under this name.
+    fn is_published(&self, relation: &Described) -> bool {
+        match &self.published {
+            Some(published) => published.contains_key(&(relation.schema.clone(), relation.name.clone())),
+            // The other plugins tell of the tables that hold the rows.
+            None => relation.kind != 'p',
+        }
+    }
+
+    /// Whether changes of a partition come under the name of a table above it.
+    fn is_root_published(&self, relation: &Described) -> bool {
+        let roots = self
+            .relations
+            .iter()
+            .filter(|root| relation.roots.contains(&root.oid) && root.oid != relation.oid);
+        self.published.is_some() && roots.into_iter().any(|root| self.is_published(root))
+    }
+
+    fn is_drained(&self, relation: &Described) -> bool {
+        self.tables.is_empty()
+            || self
+                .tables
+                .iter()
+                .any(|pattern| pattern.matches(&relation.schema, &relation.name))
+    }
+
+    /// What is to be read of a relation.
+    ///
+    /// # Errors
+    /// It cannot be backfilled: why.
+    pub fn table(&self, described: &Described, request: &Request) -> Result<Table, Refusal> {
+        let what = format!("{}.{}", described.schema, described.name);
+        let refuse = |why: &str| {
+            Err(Refusal {
+                what: what.clone(),
+                why: why.to_owned(),
+            })
+        };
+        match described.kind {
+            'r' | 'p' => {}
+            'v' | 'm' => return refuse("it is a view: the log does not tell of its changes"),
+            'f' => return refuse("it is a foreign table: its rows and their changes are another server's"),
+            _ => return refuse("it is not a table"),
+        }
+        if !described.is_permanent {
+            return refuse("it is temporary or unlogged: the log does not tell of its changes");
+        }
+        if !self.is_drained(described) {
+            return refuse("TABLES leaves it out, so its changes do not come");
+        }
+        if !self.is_published(described) {
+            return refuse(match self.is_root_published(described) {
+                true => {
+                    "its changes come under the name of the partitioned table above it: backfill that one"
+                }
+                false => "it is not in PUBLICATIONS, so its changes do not come",
+            });
+        }
+        if !described.may_use_schema {
+            return refuse("the role may not use its schema: grant usage on schema to it");
+        }
+        if described.hides_rows {
+            return refuse(
+                "row security hides rows of it from the role: give the role a policy that shows all, or bypassrls",
+            );
+        }
+        if described.key.is_empty() {
+            return refuse(
+                "it has no primary key, and no unique index over not-null columns that is neither partial, nor deferrable, nor over expressions",
+            );
+        }
+        let published = self
+            .published
+            .as_ref()
+            .and_then(|published| published.get(&(described.schema.clone(), described.name.clone())));
+        let columns: Vec<&DescribedColumn> = described
+            .columns
+            .iter()
+            .filter(
+                |column| match published.and_then(|published| published.columns.as_ref()) {
+                    Some(named) => named.contains(&column.name),
+                    None if published.is_some() => !column.is_generated,
+                    None => !column.is_virtual,
+                },
+            )
+            .collect();
+        let has = |name: &String| columns.iter().any(|column| column.name == *name);
+        if let Some(hidden) = described.key.iter().find(|name| !has(name)) {
+            return refuse(&format!("column {hidden} of its key is not published"));
+        }
+        if let Some(unknown) = request.columns.iter().find(|name| !has(name)) {
+            return refuse(&format!("it has no column {unknown} that its changes tell"));
+        }
+        let wanted = |column: &DescribedColumn| {
+            request.columns.is_empty()
+                || request.columns.contains(&column.name)
+                || described.key.contains(&column.name)
+        };
+        if let Some(column) = columns.iter().find(|column| wanted(column) && !column.may_read) {
+            return refuse(&format!(
+                "the role may not read column {}: grant select on the table to it",
+                column.name
+            ));
+        }
+        let known = self.catalog.table(&described.schema, &described.name);
+        let type_name = |name: &str| {
+            let declared = known.and_then(|table| table.columns.iter().find(|column| column.name == name));
+            declared.map_or_else(
+                || "unknown".to_owned(),
+                |column| self.catalog.resolved(&column.type_name),
+            )
+        };
+        // The key of the events is that of live changes, which need not be the one to read by.
+        let is_key = |name: &String| known.is_some_and(|table| table.key.contains(name));
+        let relation = Relation {
+            schema: described.schema.clone(),
+            name: described.name.clone(),
+            columns: columns
+                .iter()
+                .map(|column| Column::new(column.name.clone(), type_name(&column.name), is_key(&column.name)))
+                .collect(),
+            primary: known.map(|table| self.catalog.primary(table)).unwrap_or_default(),
+            // The log tells what a table was, the catalog what it is.
+            extent: match request.columns.is_empty() {
+                true => Extent::Completed,
+                false => Extent::Row,
+            },
+        };
+        let places = relation.columns_named(&described.key);
+        let filters = published.and_then(|published| published.filters.as_ref());
+        let filter = filters.map(|filters| format!("({})", filters.join(") or (")));
+        Ok(Table {
+            key: described.key.clone(),
+            key_places: places.into_iter().flatten().collect(),
+            order: described.order.clone(),
+            wanted: columns.iter().map(|column| wanted(column)).collect(),
+            large: columns.iter().map(|column| column.large).collect(),
+            is_root: described.kind == 'p',
+            conditions: filter.into_iter().chain(request.condition.clone()).collect(),
+            estimate: described.estimate,
+            relation: Arc::new(relation),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

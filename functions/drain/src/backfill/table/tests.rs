@@ -1,0 +1,183 @@
+use super::*;
+
+fn plain(name: &str, oid: u32) -> Described {
+    Described {
+        schema: "public".into(),
+        name: name.into(),
+        oid,
+        kind: 'r',
+        is_permanent: true,
+        key: vec!["id".into()],
+        order: vec![Order {
+            type_name: "bigint".into(),
+            collation: None,
+        }],
+        columns: ["id", "n"].map(column).into(),
+        may_use_schema: true,
+        ..Described::default()
+    }
+}
+
+fn column(name: &str) -> DescribedColumn {
+    DescribedColumn {
+        name: name.into(),
+        may_read: true,
+        is_generated: false,
+        is_virtual: false,
+        large: Large::No,
+    }
+}
+
+fn request(tables: &[&str]) -> Request {
+    Request {
+        tables: tables.iter().map(|text| text.parse().unwrap()).collect(),
+        condition: None,
+        columns: Vec::new(),
+        chunk_rows: None,
+        repair: false,
+    }
+}
+
+fn site(relations: Vec<Described>, published: Option<&[&str]>) -> Site {
+    let publish = |names: &[&str]| {
+        names
+            .iter()
+            .map(|name| (("public".to_owned(), (*name).to_owned()), Published::default()))
+            .collect()
+    };
+    Site {
+        relations,
+        published: published.map(publish),
+        ..Site::default()
+    }
+}
+
+fn names(site: &Site, tables: &[&str]) -> Vec<String> {
+    let tables = site.tables(&request(tables)).unwrap();
+    tables.iter().map(|table| table.relation.name.clone()).collect()
+}
+
+fn refusals(site: &Site, request: &Request) -> String {
+    let refusals = site.tables(request).unwrap_err();
+    refusals
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("; ")
+}
+
+#[test]
+fn patterns_mean_published_tables_in_the_order_of_their_names() {
+    let view = Described {
+        kind: 'v',
+        ..plain("a_view", 1)
+    };
+    let relations = vec![plain("b", 2), plain("a", 3), plain("unpublished", 4), view];
+    let site = site(relations, Some(&["a", "b"]));
+    assert_eq!(names(&site, &[]), ["a", "b"]);
+    assert_eq!(names(&site, &["public.*"]), ["a", "b"]);
+    assert_eq!(names(&site, &["*.b", "public.b"]), ["b"]);
+    assert!(refusals(&site, &request(&["other.*"])).contains("no published table is meant by it"));
+    assert!(refusals(&site, &request(&["public.c"])).contains("public.c: there is no such table"));
+    assert!(refusals(&site, &request(&["public.a_view"])).contains("it is a view"));
+    assert!(refusals(&site, &request(&["public.unpublished"])).contains("not in PUBLICATIONS"));
+}
+
+#[test]
+fn each_table_that_cannot_be_read_is_refused_with_its_reason() {
+    let refused: [(&str, fn(&mut Described)); 8] = [
+        ("it is a foreign table", |it| it.kind = 'f'),
+        ("temporary or unlogged", |it| it.is_permanent = false),
+        ("may not use its schema", |it| it.may_use_schema = false),
+        ("row security hides rows", |it| it.hides_rows = true),
+        ("it has no primary key", |it| it.key.clear()),
+        ("column gone of its key is not published", |it| {
+            it.key = vec!["gone".into()];
+        }),
+        ("may not read column n", |it| it.columns[1].may_read = false),
+        ("it is a view", |it| it.kind = 'm'),
+    ];
+    for (why, spoil) in refused {
+        let mut described = plain("t", 1);
+        spoil(&mut described);
+        let site = site(vec![described, plain("u", 2)], None);
+        let said = refusals(&site, &request(&["public.t", "public.u"]));
+        assert!(said.starts_with("public.t: ") && said.contains(why), "{said}");
+    }
+    let site = site(vec![plain("t", 1)], None);
+    let columns = Request {
+        columns: vec!["x".into()],
+        ..request(&["public.t"])
+    };
+    assert!(refusals(&site, &columns).contains("it has no column x"));
+}
+
+#[test]
+fn a_partitioned_table_is_its_partitions_unless_its_changes_come_under_its_own_name() {
+    let root = Described {
+        kind: 'p',
+        ..plain("p", 1)
+    };
+    let leaf = |name, oid| Described {
+        roots: vec![1],
+        ..plain(name, oid)
+    };
+    let relations = || vec![root.clone(), leaf("p1", 2), leaf("p2", 3)];
+    let by_leaves = site(relations(), Some(&["p1", "p2"]));
+    assert_eq!(names(&by_leaves, &["public.p"]), ["p1", "p2"]);
+    assert_eq!(names(&by_leaves, &[]), ["p1", "p2"]);
+    let without_publications = site(relations(), None);
+    assert_eq!(names(&without_publications, &["public.p"]), ["p1", "p2"]);
+    let by_root = site(relations(), Some(&["p"]));
+    assert_eq!(names(&by_root, &[]), ["p"]);
+    assert_eq!(names(&by_root, &["public.p"]), ["p"]);
+    assert!(refusals(&by_root, &request(&["public.p1"])).contains("under the name of the partitioned table"));
+}
+
+#[test]
+fn columns_and_rows_are_those_that_are_published() {
+    let mut described = plain("t", 1);
+    described.columns.push(DescribedColumn {
+        is_generated: true,
+        ..column("g")
+    });
+    let columns = |site: &Site, request: &Request| {
+        let table = site.tables(request).unwrap().remove(0);
+        let all = table.relation.columns.iter().enumerate();
+        all.map(|(at, column)| (column.name.clone(), table.reads(at)))
+            .collect::<Vec<_>>()
+    };
+    let all = |names: &[(&str, bool)]| -> Vec<(String, bool)> {
+        names
+            .iter()
+            .map(|(name, reads)| ((*name).to_owned(), *reads))
+            .collect()
+    };
+    let plugin_tells_all = site(vec![described.clone()], None);
+    assert_eq!(
+        columns(&plugin_tells_all, &request(&[])),
+        all(&[("id", true), ("n", true), ("g", true)])
+    );
+    let mut published = site(vec![described], Some(&["t"]));
+    assert_eq!(
+        columns(&published, &request(&[])),
+        all(&[("id", true), ("n", true)])
+    );
+    let some = Request {
+        columns: vec!["n".into()],
+        ..request(&[])
+    };
+    assert_eq!(columns(&published, &some), all(&[("id", true), ("n", true)]));
+    let key = ("public".to_owned(), "t".to_owned());
+    let listed = Published {
+        columns: Some(vec!["id".into(), "g".into()]),
+        filters: Some(vec!["id > 1".into(), "id < 0".into()]),
+    };
+    published.published = Some([(key, listed)].into());
+    assert_eq!(
+        columns(&published, &request(&[])),
+        all(&[("id", true), ("g", true)])
+    );
+    let table = published.tables(&request(&[])).unwrap().remove(0);
+    assert_eq!(table.conditions, ["(id > 1) or (id < 0)"]);
+}

@@ -1,0 +1,404 @@
+//! Carries a backfill on between windows: reads the next chunk, lays its watermark, and when all of it has arrived keeps the cursor.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::parts::{Bounds, Checkpoints, Row, Rows, Slot, Stream, Tables, Taken};
+use super::report::{BackfillReport, TablesReport};
+use super::{Drain, keeper, now};
+use crate::backfill::state::{Name, Phase};
+use crate::backfill::{Chunk, Held, Load, Side, State, Table, Wanted};
+use crate::error::Error;
+use crate::lsn::Lsn;
+use crate::time::iso_utc;
+
+/// Log that may be unread when a chunk begins, bytes. Until its watermark is there, it only grows by what is written meanwhile.
+pub(super) const MOST_LAG: u64 = 64 << 20;
+
+/// Rows of a first chunk.
+const FIRST_ROWS: u64 = 10_000;
+
+/// The most rows of a chunk.
+const MOST_ROWS: u64 = 500_000;
+
+/// What a chunk should take, from its reading to its arrival. Much longer than the peek that it costs, and short enough that losing it is cheap.
+const CHUNK_TIME: Duration = Duration::from_secs(3);
+
+/// How often those who wrote before are looked for in one go.
+const LOOKS: usize = 10;
+
+/// A backfill that is carried on.
+#[derive(Debug)]
+pub struct Beside<C> {
+    parameter: C,
+    pub(super) state: State,
+    /// The tables that are not over, in order; not known at first.
+    tables: Option<Vec<Name>>,
+    /// The tables that nobody writes to any more who wrote to it before this invocation.
+    settled: Option<Name>,
+    /// Those who may.
+    writers: Option<Vec<String>>,
+    pub(super) side: Side,
+    /// The table of the last chunk.
+    reading: Option<Arc<Table>>,
+    /// Rows of the next chunk.
+    rows: u64,
+    waits_for: Option<String>,
+    chunks: u64,
+    read: u64,
+    overtaken: u64,
+}
+
+/// What came of carrying it on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// There is nothing to do.
+    Nothing,
+    /// A chunk waits for its watermark, which lies in the log.
+    Laid,
+    /// Something must end first.
+    Waits,
+}
+
+impl<C> Beside<C> {
+    /// To be carried on from what is stored.
+    pub fn new(parameter: C, state: State) -> Self {
+        Beside {
+            parameter,
+            rows: state.request.chunk_rows.map_or(FIRST_ROWS, u64::from),
+            state,
+            tables: None,
+            settled: None,
+            writers: None,
+            side: Side::default(),
+            reading: None,
+            waits_for: None,
+            chunks: 0,
+            read: 0,
+            overtaken: 0,
+        }
+    }
+
+    /// Whether there is something to do for it.
+    pub(super) fn is_running(&self) -> bool {
+        self.state.phase() == Phase::Running
+    }
+
+    /// What is told of it.
+    pub fn report(&self) -> BackfillReport {
+        let phase = match self.state.phase() {
+            Phase::Running if self.waits_for.is_some() => Phase::Waiting,
+            phase => phase,
+        };
+        let reading = self.state.table.as_ref().map(|reading| reading.name.to_string());
+        BackfillReport {
+            state: phase,
+            table: reading,
+            rows: self.state.rows,
+            tables: TablesReport {
+                done: self.state.done,
+                failed: self.state.failed.len() as u64,
+                left: self.tables.as_ref().map(|tables| tables.len() as u64),
+            },
+            chunks: self.chunks,
+            read: self.read,
+            overtaken: self.overtaken,
+            waits_for: self.waits_for.clone(),
+        }
+    }
+}
+
+impl<S: Slot + Tables, K: Stream, C: Checkpoints> Drain<'_, S, K, C>
+where
+    <S::Rows as Rows>::Row: Row,
+{
+    /// Reads the next chunk and lays its watermark, if there is one and time for it.
+    pub(super) async fn carry_on(&mut self) -> Result<Step, Error> {
+        let slot = self.settings.slot.clone();
+        let left = self.budget.for_reading(Instant::now());
+        let Some(beside) = self.beside.as_mut().filter(|beside| beside.is_running()) else {
+            return Ok(Step::Nothing);
+        };
+        if beside.side.chunk.is_some() {
+            return Ok(Step::Waits);
+        }
+        if left < CHUNK_TIME / 2 {
+            return Ok(Step::Nothing);
+        }
+        if beside.tables.is_none() {
+            let site = self.slot.describe(None).await?;
+            let names = site.names(&beside.state.request);
+            beside.tables = Some(
+                names
+                    .into_iter()
+                    .filter(|name| !beside.state.is_over(name))
+                    .collect(),
+            );
+        }
+        loop {
+            let Some(beside) = &mut self.beside else {
+                return Ok(Step::Nothing);
+            };
+            let Some(name) = beside.tables.as_ref().and_then(|tables| tables.first()).cloned() else {
+                return self.end().await;
+            };
+            let table = match self.table(&name).await? {
+                Ok(table) => table,
+                Err(why) => {
+                    self.fail(&name, why).await?;
+                    continue;
+                }
+            };
+            if !self.is_settled(&name, &table).await? {
+                return Ok(Step::Waits);
+            }
+            let Some(beside) = &mut self.beside else {
+                return Ok(Step::Nothing);
+            };
+            let began = Instant::now();
+            let reading = beside.state.reading(&table);
+            let (after, first) = (reading.key.clone(), reading.rows == 0);
+            let bounds = Bounds {
+                rows: beside.rows,
+                bytes: self.settings.bytes_in_flight,
+                time: left / 2,
+            };
+            let taken = self
+                .slot
+                .read(&table, after.as_deref(), bounds, &mut beside.side.delivered)
+                .await?;
+            match taken {
+                Taken::Unseen(xid) => {
+                    beside.waits_for = Some(format!(
+                        "transaction {xid}, which is in the stream and not visible yet: it waits for a standby"
+                    ));
+                    return Ok(Step::Waits);
+                }
+                Taken::TooSlow if beside.rows > 1 => {
+                    beside.rows = (beside.rows / 16).max(1);
+                    return Ok(Step::Waits);
+                }
+                Taken::TooSlow => {
+                    let why = "reading its next row took longer than an invocation has: no index helps the condition";
+                    self.fail(&name, why.to_owned()).await?;
+                }
+                Taken::Unreadable(why) => self.fail(&name, why).await?,
+                Taken::Rows { held, more: false } if held.is_empty() => {
+                    self.finish(&name).await?;
+                }
+                Taken::Rows { held, more } => {
+                    beside.waits_for = None;
+                    let table = Arc::new(table);
+                    beside.reading = Some(Arc::clone(&table));
+                    beside.side.table = Some(table);
+                    tracing::debug!(slot, table = %name, rows = held.len(), "read a chunk");
+                    self.lay(Load::Rows { held, first, more }, began).await?;
+                    return Ok(Step::Laid);
+                }
+            }
+        }
+    }
+
+    /// Lays the watermark of what waits for it.
+    async fn lay(&mut self, load: Load, began: Instant) -> Result<(), Error> {
+        let nonce = format!("{:016x}", fastrand::u64(..));
+        let watermark = json!({"slot": self.settings.slot, "nonce": nonce}).to_string();
+        self.slot.lay(&watermark).await?;
+        if let Some(beside) = &mut self.beside {
+            beside.side.chunk = Some(Chunk::new(watermark, load, began));
+        }
+        Ok(())
+    }
+
+    /// The table as it is now, or why it cannot be read.
+    async fn table(&mut self, name: &Name) -> Result<Result<Table, String>, Error> {
+        let site = self.slot.describe(Some(name)).await?;
+        let Some(beside) = &self.beside else {
+            return Ok(Err(String::new()));
+        };
+        let described = site.relations.iter().find(|described| described.is(name));
+        Ok(match described {
+            None => Err("it is no longer there".to_owned()),
+            Some(described) => site
+                .table(described, &beside.state.request)
+                .map_err(|refusal| refusal.why),
+        })
+    }
+
+    /// Whether everybody has ended who had written to the table when this invocation came to it. What an earlier invocation sent may
+    /// not be visible before.
+    async fn is_settled(&mut self, name: &Name, table: &Table) -> Result<bool, Error> {
+        for look in 0..LOOKS {
+            let Some(beside) = &mut self.beside else {
+                return Ok(false);
+            };
+            if beside.settled.as_ref() == Some(name) {
+                return Ok(true);
+            }
+            if look > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            let writing = self.slot.writers(table).await?;
+            let writers = beside.writers.get_or_insert_with(|| writing.clone());
+            writers.retain(|writer| writing.contains(writer));
+            match writers.first() {
+                None => {
+                    beside.writers = None;
+                    beside.settled = Some(name.clone());
+                }
+                Some(writer) => {
+                    beside.waits_for = Some(format!(
+                        "{writer}, which wrote to {name} before and has not ended"
+                    ));
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    async fn finish(&mut self, name: &Name) -> Result<(), Error> {
+        if let Some(beside) = &mut self.beside {
+            beside.finish(name);
+        }
+        self.store_backfill().await
+    }
+
+    async fn fail(&mut self, name: &Name, why: String) -> Result<(), Error> {
+        tracing::warn!(slot = self.settings.slot, table = %name, why, "the table's backfill failed; the others go on");
+        if let Some(beside) = &mut self.beside {
+            beside.state.fail_table(name.clone(), why);
+            beside.over(name);
+        }
+        self.store_backfill().await
+    }
+
+    /// No table is left. A repair says so in the stream.
+    async fn end(&mut self) -> Result<Step, Error> {
+        let Some(beside) = &mut self.beside else {
+            return Ok(Step::Nothing);
+        };
+        let state = &mut beside.state;
+        if state.request.repair && state.failed.is_empty() && state.done > 0 {
+            // Everything at or before where it began is older than it.
+            let since = format!("{:016x}", state.began.0 + 1);
+            let content = json!({"control": "repaired", "since": since, "tables": state.request.tables});
+            self.lay(Load::Repaired(content.to_string()), Instant::now())
+                .await?;
+            return Ok(Step::Laid);
+        }
+        state.finished_at = Some(now_text());
+        self.store_backfill().await?;
+        Ok(Step::Nothing)
+    }
+
+    /// The window is over: what it sent of the chunk has arrived, or has not and is read again. Cursor and position are stored before the slot
+    /// advances.
+    pub(super) async fn settle_chunk(&mut self, is_whole: bool) -> Result<(), Error> {
+        let acknowledged = self.sender.ledger.acknowledged();
+        let Some(beside) = &mut self.beside else {
+            return Ok(());
+        };
+        let chunk = match (&beside.side.chunk, is_whole) {
+            (None, _) => return Ok(()),
+            (Some(_), false) => {
+                beside.side.chunk = None;
+                return Ok(());
+            }
+            (Some(chunk), true) if chunk.reached.is_none() => return Ok(()),
+            (Some(_), true) => beside.side.chunk.take(),
+        };
+        let Some(chunk) = chunk else { return Ok(()) };
+        match chunk.failed.clone() {
+            Some(why) => match chunk.held().map(|held| Name::from(held.table())) {
+                Some(name) => self.fail(&name, why).await,
+                None => Ok(()),
+            },
+            None => {
+                beside.arrived(&chunk, acknowledged);
+                match &beside.state.table {
+                    Some(reading) if !beside.state.fits() => {
+                        let name = reading.name.clone();
+                        let why =
+                            "the cursor, which is its key, does not fit into the parameter of the backfill";
+                        self.fail(&name, why.to_owned()).await
+                    }
+                    _ => self.store_backfill().await,
+                }
+            }
+        }
+    }
+
+    /// Asks the server for a row whose large values a change leaves open, as `COPY` writes it.
+    pub(super) async fn row_of(&mut self, wanted: &Wanted) -> Result<Option<Vec<u8>>, Error> {
+        let table = self.beside.as_ref().and_then(|beside| beside.reading.clone());
+        match table {
+            Some(table) => Ok(self.slot.row_of(&table, wanted).await?),
+            None => Ok(None),
+        }
+    }
+
+    /// Stores how far the backfill is, as a checkpoint is stored.
+    pub(super) async fn store_backfill(&mut self) -> Result<(), Error> {
+        let Some(beside) = &mut self.beside else {
+            return Ok(());
+        };
+        beside.state.updated_at = now_text();
+        let end = self.budget.stop_confirming();
+        let text = beside.state.to_text();
+        let fence = async || self.slot.holds().await;
+        keeper::store_until(&beside.parameter, text, end, fence).await
+    }
+}
+
+impl<C> Beside<C> {
+    /// A chunk has arrived.
+    fn arrived(&mut self, chunk: &Chunk, acknowledged: Lsn) {
+        self.state.position = Some(acknowledged);
+        let Load::Rows { held, more, .. } = &chunk.load else {
+            self.state.finished_at = Some(now_text());
+            return;
+        };
+        let took = chunk.began.elapsed();
+        self.chunks += 1;
+        self.read += held.len() as u64;
+        self.overtaken += held.overtaken();
+        self.state.rows += chunk.sent;
+        let reading = self.state.reading(held.table());
+        reading.key = held.last_key();
+        reading.rows += chunk.sent;
+        reading.ms += u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        if !more {
+            self.finish(&Name::from(held.table()));
+        }
+        self.size(held, took);
+    }
+
+    /// The next chunk should take [`CHUNK_TIME`], and grows or shrinks by four at most.
+    fn size(&mut self, held: &Held, took: Duration) {
+        if self.state.request.chunk_rows.is_some() {
+            return;
+        }
+        let factor = CHUNK_TIME.as_secs_f64() / took.as_secs_f64().max(0.001);
+        let rows = held.len().max(1) as f64 * factor.clamp(0.25, 4.0);
+        self.rows = (rows as u64).clamp(100, MOST_ROWS);
+    }
+
+    fn finish(&mut self, name: &Name) {
+        tracing::info!(table = %name, "the table is backfilled");
+        self.state.finish_table();
+        self.over(name);
+    }
+
+    fn over(&mut self, name: &Name) {
+        self.side.table = None;
+        if let Some(tables) = &mut self.tables {
+            tables.retain(|left| left != name);
+        }
+    }
+}
+
+fn now_text() -> String {
+    iso_utc(u64::try_from(now() / 1_000_000).unwrap_or_default())
+}

@@ -1,0 +1,333 @@
+//! What an event asks for of a backfill.
+
+use std::collections::BTreeSet;
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value};
+
+use super::{EventError, only};
+use crate::config::TablePattern;
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Backfill {
+    /// Begin one.
+    Start(Request),
+    /// Give up the one that is pending.
+    Cancel,
+    /// Let the one that is pending rest.
+    Pause,
+    /// Go on with the one that rests.
+    Resume,
+}
+
+/// What a backfill is to read. It is stored with the names that the event has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// The tables; empty for all.
+    #[serde(serialize_with = "write_tables", deserialize_with = "stored_tables")]
+    pub tables: Vec<TablePattern>,
+    /// The condition, in SQL, that a row must meet.
+    #[serde(rename = "where", default, skip_serializing_if = "Option::is_none")]
+    pub condition: Option<String>,
+    /// The columns, by name; empty for all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub columns: Vec<String>,
+    /// Most rows of one chunk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chunk_rows: Option<u32>,
+    /// Whether consumers shall be told which rows have vanished.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub repair: bool,
+}
+
+/// What every backfill takes, and those that begin nothing.
+const KNOWN: &str = "tables, where, columns, chunk_rows and repair, or one of cancel, pause and resume";
+
+/// Most rows that a chunk may be asked to have: all of them are held in memory.
+const MOST_ROWS: u32 = 1_000_000;
+
+impl Backfill {
+    pub(super) fn parse(fields: &Map<String, Value>) -> Result<Self, EventError> {
+        for (field, action, backfill) in [
+            ("cancel", "backfill with cancel", Backfill::Cancel),
+            ("pause", "backfill with pause", Backfill::Pause),
+            ("resume", "backfill with resume", Backfill::Resume),
+        ] {
+            if is_set(fields, field)? {
+                only(fields, action, &[field], "no other fields")?;
+                return Ok(backfill);
+            }
+        }
+        Request::parse(fields).map(Backfill::Start)
+    }
+}
+
+impl Request {
+    fn parse(fields: &Map<String, Value>) -> Result<Self, EventError> {
+        let repair = is_set(fields, "repair")?;
+        if repair {
+            let allowed = ["repair", "tables", "chunk_rows"];
+            only(fields, "backfill with repair", &allowed, "tables and chunk_rows")?;
+        } else {
+            only(
+                fields,
+                "backfill",
+                &["tables", "where", "columns", "chunk_rows"],
+                KNOWN,
+            )?;
+        }
+        let expected = "\"all\" or a list of patterns like public.orders, public.* or *.orders";
+        let tables = match optional(fields, "tables", expected, tables)? {
+            Some(tables) => tables,
+            None if repair => Vec::new(),
+            None => {
+                return Err(EventError::MissingField {
+                    field: "tables",
+                    action: "backfill",
+                    known: KNOWN,
+                });
+            }
+        };
+        Ok(Request {
+            tables,
+            condition: optional(fields, "where", "a condition in SQL, as \"id > 5\"", text)?,
+            columns: optional(fields, "columns", "a list of names, each of them once", names)?
+                .unwrap_or_default(),
+            chunk_rows: optional(fields, "chunk_rows", "a whole number from 1 to 1000000", rows)?,
+            repair,
+        })
+    }
+}
+
+/// A field that may be left out.
+fn optional<T>(
+    fields: &Map<String, Value>,
+    field: &'static str,
+    expected: &'static str,
+    read: impl FnOnce(&Value) -> Option<T>,
+) -> Result<Option<T>, EventError> {
+    let wrong = EventError::Field { field, expected };
+    fields
+        .get(field)
+        .map(|value| read(value).ok_or(wrong))
+        .transpose()
+}
+
+/// Whether a field is there. It has only one value.
+fn is_set(fields: &Map<String, Value>, field: &'static str) -> Result<bool, EventError> {
+    let read = |value: &Value| (*value == Value::Bool(true)).then_some(());
+    Ok(optional(fields, field, "true, or left out", read)?.is_some())
+}
+
+/// Tables as an event has them; empty for all.
+fn tables(value: &Value) -> Option<Vec<TablePattern>> {
+    match value {
+        Value::String(word) if word == "all" => Some(Vec::new()),
+        Value::Array(texts) if !texts.is_empty() => {
+            texts.iter().map(|text| text.as_str()?.parse().ok()).collect()
+        }
+        _ => None,
+    }
+}
+
+fn write_tables<S: Serializer>(tables: &[TablePattern], serializer: S) -> Result<S::Ok, S::Error> {
+    match tables {
+        [] => serializer.serialize_str("all"),
+        tables => tables.serialize(serializer),
+    }
+}
+
+fn stored_tables<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<TablePattern>, D::Error> {
+    let value = Value::deserialize(deserializer)?;
+    tables(&value).ok_or_else(|| D::Error::custom("tables are neither \"all\" nor a list of patterns"))
+}
+
+fn text(value: &Value) -> Option<String> {
+    let text = value.as_str()?;
+    (!text.trim().is_empty()).then(|| text.to_owned())
+}
+
+fn names(value: &Value) -> Option<Vec<String>> {
+    let names: Vec<&str> = value
+        .as_array()?
+        .iter()
+        .map(Value::as_str)
+        .collect::<Option<_>>()?;
+    let different: BTreeSet<&str> = names.iter().copied().filter(|name| !name.is_empty()).collect();
+    let sound = !names.is_empty() && different.len() == names.len();
+    sound.then(|| names.into_iter().map(str::to_owned).collect())
+}
+
+fn rows(value: &Value) -> Option<u32> {
+    let rows = u32::try_from(value.as_u64()?).ok()?;
+    (1..=MOST_ROWS).contains(&rows).then_some(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::event::Action;
+
+    /// What an event with these fields asks for.
+    fn parse(mut fields: Value) -> Result<Backfill, EventError> {
+        fields["action"] = json!("backfill");
+        match Action::parse(&fields)? {
+            Action::Backfill(backfill) => Ok(backfill),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn all() -> Request {
+        Request {
+            tables: Vec::new(),
+            condition: None,
+            columns: Vec::new(),
+            chunk_rows: None,
+            repair: false,
+        }
+    }
+
+    fn patterns(texts: &[&str]) -> Vec<TablePattern> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_start_names_tables_and_may_say_more() {
+        assert_eq!(parse(json!({"tables": "all"})), Ok(Backfill::Start(all())));
+        let fields = json!({"tables": ["public.accounts", "audit.*", "a\\.b.c"], "where": "id > 5", "columns": ["b", "a"],
+            "chunk_rows": 1_000_000});
+        let request = Request {
+            tables: patterns(&["public.accounts", "audit.*", "a\\.b.c"]),
+            condition: Some("id > 5".into()),
+            columns: vec!["b".into(), "a".into()],
+            chunk_rows: Some(1_000_000),
+            repair: false,
+        };
+        assert_eq!(parse(fields), Ok(Backfill::Start(request)));
+    }
+
+    #[test]
+    fn a_repair_is_of_all_tables_unless_it_names_some() {
+        let repair = |tables: &[&str], chunk_rows| {
+            let tables = patterns(tables);
+            let request = Request {
+                tables,
+                chunk_rows,
+                repair: true,
+                ..all()
+            };
+            Ok(Backfill::Start(request))
+        };
+        assert_eq!(parse(json!({"repair": true})), repair(&[], None));
+        assert_eq!(parse(json!({"repair": true, "tables": "all"})), repair(&[], None));
+        let fields = json!({"repair": true, "tables": ["*.t"], "chunk_rows": 1});
+        assert_eq!(parse(fields), repair(&["*.t"], Some(1)));
+    }
+
+    #[test]
+    fn the_pending_one_is_cancelled_or_paused_or_resumed() {
+        assert_eq!(parse(json!({"cancel": true})), Ok(Backfill::Cancel));
+        assert_eq!(parse(json!({"pause": true})), Ok(Backfill::Pause));
+        assert_eq!(parse(json!({"resume": true})), Ok(Backfill::Resume));
+    }
+
+    #[test]
+    fn anything_else_is_refused_with_what_is_known() {
+        let takes = "backfill takes tables, where, columns, chunk_rows and repair, or one of cancel, pause and resume";
+        let tables =
+            "field tables must be \"all\" or a list of patterns like public.orders, public.* or *.orders";
+        let columns = "field columns must be a list of names, each of them once";
+        let rows = "field chunk_rows must be a whole number from 1 to 1000000";
+        let refused = [
+            (json!({}), "field tables is missing"),
+            (json!({}), takes),
+            (json!({"where": "id > 5"}), takes),
+            (json!({"table": "public.t"}), "unknown field table"),
+            (json!({"table": "public.t"}), takes),
+            (json!({"tables": null}), tables),
+            (json!({"tables": []}), tables),
+            (json!({"tables": "public.t"}), tables),
+            (json!({"tables": ["all"]}), tables),
+            (json!({"tables": ["public.t", 1]}), tables),
+            (json!({"tables": ["public.t", "a.b.c"]}), tables),
+            (
+                json!({"tables": "all", "where": " "}),
+                "field where must be a condition in SQL",
+            ),
+            (
+                json!({"tables": "all", "where": ["id > 5"]}),
+                "field where must be a condition in SQL",
+            ),
+            (json!({"tables": "all", "columns": "a"}), columns),
+            (json!({"tables": "all", "columns": []}), columns),
+            (json!({"tables": "all", "columns": ["a", ""]}), columns),
+            (json!({"tables": "all", "columns": ["a", "b", "a"]}), columns),
+            (json!({"tables": "all", "chunk_rows": 0}), rows),
+            (json!({"tables": "all", "chunk_rows": 1_000_001}), rows),
+            (json!({"tables": "all", "chunk_rows": 1.5}), rows),
+            (json!({"tables": "all", "chunk_rows": "10"}), rows),
+            (
+                json!({"tables": "all", "repair": false}),
+                "field repair must be true, or left out",
+            ),
+            (
+                json!({"repair": true, "where": "id > 5"}),
+                "field where: backfill with repair takes tables and chunk_rows",
+            ),
+            (
+                json!({"repair": true, "columns": ["a"]}),
+                "field columns: backfill with repair takes tables",
+            ),
+            (json!({"repair": true, "tables": []}), tables),
+            (json!({"cancel": false}), "field cancel must be true, or left out"),
+            (
+                json!({"tables": "all", "pause": false}),
+                "field pause must be true",
+            ),
+            (json!({"resume": 1}), "field resume must be true"),
+            (
+                json!({"cancel": true, "tables": "all"}),
+                "field tables: backfill with cancel takes no other fields",
+            ),
+            (
+                json!({"pause": true, "repair": true}),
+                "field repair: backfill with pause takes no other",
+            ),
+            (
+                json!({"pause": true, "resume": true}),
+                "field resume: backfill with pause takes no other",
+            ),
+            (
+                json!({"resume": true, "x": 1}),
+                "unknown field x: backfill with resume takes no other",
+            ),
+        ];
+        for (fields, part) in refused {
+            let error = parse(fields.clone()).unwrap_err().to_string();
+            assert!(error.contains(part), "{fields}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_request_is_stored_as_it_was_asked_for() {
+        for fields in [
+            json!({"tables": "all"}),
+            json!({"tables": "all", "repair": true}),
+            json!({"tables": ["public.*", "a\\.b.c\\,d"], "where": "id > 5", "columns": ["a", "b"], "chunk_rows": 10_000}),
+        ] {
+            let Ok(Backfill::Start(request)) = parse(fields.clone()) else {
+                panic!("{fields}");
+            };
+            let stored = serde_json::to_value(&request).unwrap();
+            assert_eq!(stored, fields);
+            assert_eq!(serde_json::from_value::<Request>(stored).unwrap(), request);
+        }
+        for tables in [json!([]), json!("some"), json!(["t"])] {
+            assert!(serde_json::from_value::<Request>(json!({"tables": tables})).is_err());
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! The backfill's actions: begin one, let it rest, go on, give it up; and how it stands.
+
+use serde_json::{Value, json};
+
+use super::{App, Opened};
+use crate::backfill::State;
+use crate::backfill::state::{Name, Reading};
+use crate::backfill::table::Site;
+use crate::budget::Budget;
+use crate::connect::{Connector, Session};
+use crate::continuity::Server;
+use crate::decode::Plugin;
+use crate::drain::Beside;
+use crate::drain::parts::{Checkpoints as _, SlotError};
+use crate::error::Error;
+use crate::event::{Backfill, Request};
+use crate::parameter::Parameter;
+use crate::setup::Context;
+use crate::time::iso_utc;
+use crate::{server, source};
+
+/// How the stored backfill is read.
+///
+/// # Errors
+/// It cannot be read, or is not one.
+async fn load(parameter: &Parameter) -> Result<Option<State>, Error> {
+    let Some(text) = parameter.text().await? else {
+        return Ok(None);
+    };
+    State::parse(&text)
+        .map(Some)
+        .map_err(|source| Error::BackfillInvalid {
+            parameter: parameter.name.clone(),
+            source,
+        })
+}
+
+impl App {
+    /// Does what an event asks for of a backfill.
+    pub(super) async fn backfill(
+        &self,
+        connector: &Connector,
+        asked: Backfill,
+        budget: Budget,
+    ) -> Result<Value, Error> {
+        match asked {
+            Backfill::Start(request) => self.begin(connector, request, budget).await,
+            Backfill::Resume => self.resume(connector, budget).await,
+            Backfill::Pause | Backfill::Cancel => {
+                let (session, mut state) = self.pending(connector).await?;
+                match asked {
+                    Backfill::Pause => {
+                        state.paused = true;
+                        state.updated_at = now();
+                        self.backfill.store(state.to_text()).await?;
+                    }
+                    _ => {
+                        self.backfill.delete().await?;
+                    }
+                }
+                // The lock is held until it is stored.
+                drop(session);
+                let report = Beside::new(self.backfill.clone(), state).report();
+                let mut report = json!(report);
+                if asked == Backfill::Cancel {
+                    report["state"] = json!("cancelled");
+                }
+                Ok(json!({"action": "backfill", "slot": self.config.slot, "backfill": report}))
+            }
+        }
+    }
+
+    async fn begin(&self, connector: &Connector, request: Request, budget: Budget) -> Result<Value, Error> {
+        let slot = &self.config.slot;
+        let opened = self.opened(connector).await?;
+        if let Some(State { started_at, .. }) = load(&self.backfill).await?.filter(State::is_pending) {
+            return Err(Error::BackfillPending {
+                slot: slot.clone(),
+                started_at,
+            });
+        }
+        self.check(connector, &opened, &request).await?;
+        let (identifier, began) = (&opened.server.system_identifier, opened.start.acknowledged);
+        let state = State::new(slot, identifier, request, began, &now());
+        if !state.fits() {
+            return Err(Error::BackfillRefused {
+                slot: slot.clone(),
+                reasons: "the request itself does not fit into the 4 KB of a parameter".to_owned(),
+            });
+        }
+        self.backfill.store(state.to_text()).await?;
+        tracing::info!(slot, request = %json!(state.request), "a backfill begins");
+        self.go_on(connector, opened, state, budget).await
+    }
+
+    async fn resume(&self, connector: &Connector, budget: Budget) -> Result<Value, Error> {
+        let opened = self.opened(connector).await?;
+        let state = load(&self.backfill).await?.filter(State::is_pending);
+        let mut state = state.ok_or_else(|| self.no_backfill())?;
+        state.paused = false;
+        self.backfill.store(state.to_text()).await?;
+        self.go_on(connector, opened, state, budget).await
+    }
+
+    async fn go_on(
+        &self,
+        connector: &Connector,
+        opened: Opened<'_>,
+        state: State,
+        budget: Budget,
+    ) -> Result<Value, Error> {
+        let beside = Beside::new(self.backfill.clone(), state);
+        let mut report = self.run(connector, opened, None, Some(beside), budget).await?;
+        report.action = "backfill";
+        Ok(serde_json::to_value(report).unwrap_or_default())
+    }
+
+    async fn opened<'c>(&self, connector: &'c Connector) -> Result<Opened<'c>, Error> {
+        let busy = || SlotError::Busy {
+            slot: self.config.slot.clone(),
+        };
+        Ok(self.open(connector, None).await?.map_err(|_| busy())?)
+    }
+
+    /// The backfill that is not over, under the lock.
+    async fn pending(&self, connector: &Connector) -> Result<(Session, State), Error> {
+        let slot = &self.config.slot;
+        let session = connector.connect().await?;
+        if !server::lock(connector, &session, slot).await? {
+            return Err(SlotError::Busy { slot: slot.clone() }.into());
+        }
+        let state = load(&self.backfill).await?.filter(State::is_pending);
+        Ok((session, state.ok_or_else(|| self.no_backfill())?))
+    }
+
+    fn no_backfill(&self) -> Error {
+        Error::BackfillMissing {
+            slot: self.config.slot.clone(),
+        }
+    }
+
+    /// Whether all of a request can be read.
+    ///
+    /// # Errors
+    /// What cannot, and why.
+    async fn check(
+        &self,
+        connector: &Connector,
+        opened: &Opened<'_>,
+        request: &Request,
+    ) -> Result<(), Error> {
+        let refused = |reasons: Vec<String>| {
+            Err(Error::BackfillRefused {
+                slot: self.config.slot.clone(),
+                reasons: reasons.join("; "),
+            })
+        };
+        let plugin = opened.settings.plugin;
+        if plugin == Plugin::Pgoutput && opened.server.version < 140_000 {
+            let why =
+                "pgoutput does not tell of logical messages before PostgreSQL 14, and so of no watermark";
+            return refused(vec![why.to_owned()]);
+        }
+        let session = opened.slot.control();
+        let site = describe(&self.context(connector), session, plugin).await?;
+        let tables = match site.tables(request) {
+            Ok(tables) => tables,
+            Err(refusals) => return refused(refusals.iter().map(ToString::to_string).collect()),
+        };
+        let mut reasons = Vec::new();
+        for table in &tables {
+            if let Err(why) = source::try_out(connector, session, table).await? {
+                reasons.push(format!("{table}: {why}"));
+            }
+        }
+        match reasons.is_empty() {
+            true => Ok(()),
+            false => refused(reasons),
+        }
+    }
+
+    /// The backfill that a tick carries on, or tells of. What is wrong with it does not keep the drain from its work.
+    pub(super) async fn carried(&self, server: &Server) -> Option<Beside<Parameter>> {
+        let slot = &self.config.slot;
+        match load(&self.backfill).await {
+            Ok(Some(state)) if state.is_pending() => {
+                if state.slot == *slot && state.system_identifier == server.system_identifier {
+                    return Some(Beside::new(self.backfill.clone(), state));
+                }
+                tracing::warn!(
+                    slot,
+                    "the pending backfill is of another slot or server: cancel it"
+                );
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(
+                    slot,
+                    error_type = error.name(),
+                    "the backfill rests: {}",
+                    error.chain()
+                );
+            }
+        }
+        None
+    }
+}
+
+async fn describe(context: &Context<'_>, session: &Session, plugin: Plugin) -> Result<Site, Error> {
+    let (config, connector) = (context.config, context.connector);
+    let (publications, tables) = (&config.publications, &config.tables);
+    Ok(source::describe(connector, session, plugin, publications, tables, None).await?)
+}
+
+/// How the backfill stands, for `status`: null when there is none.
+///
+/// # Errors
+/// A query failed, or the stored backfill cannot be read.
+pub(crate) async fn status(
+    context: &Context<'_>,
+    session: &Session,
+    server: &Server,
+    plugin: Plugin,
+    problems: &mut Vec<String>,
+) -> Result<Value, Error> {
+    let Some(state) = load(context.backfill).await? else {
+        return Ok(Value::Null);
+    };
+    if state.is_pending() && state.system_identifier != server.system_identifier {
+        problems.push("the pending backfill is of another server: cancel it, and begin it anew".to_owned());
+    }
+    for failed in &state.failed {
+        problems.push(format!("backfill of {}: {}", failed.name, failed.why));
+    }
+    let site = describe(context, session, plugin).await?;
+    let names = match state.is_pending() {
+        true => site.names(&state.request),
+        false => state
+            .finished
+            .iter()
+            .map(|finished| finished.name.clone())
+            .chain(state.failed.iter().map(|failed| failed.name.clone()))
+            .collect(),
+    };
+    let tables: Vec<Value> = names.iter().map(|name| of_table(&state, &site, name)).collect();
+    Ok(json!({
+        "state": state.phase(),
+        "tables": tables,
+        "rows": state.rows,
+        "done": state.done,
+        "position": state.position.map(|position| position.to_string()),
+        "request": state.request,
+        "started_at": state.started_at,
+        "updated_at": state.updated_at,
+        "finished_at": state.finished_at,
+    }))
+}
+
+fn of_table(state: &State, site: &Site, name: &Name) -> Value {
+    let described = site.relations.iter().find(|described| described.is(name));
+    let estimate = described.and_then(|described| described.estimate);
+    let reading = state.table.as_ref().filter(|reading| reading.name == *name);
+    let finished = state.finished.iter().find(|finished| finished.name == *name);
+    let failed = state.failed.iter().find(|failed| failed.name == *name);
+    let (phase, rows, ms) = match (reading, finished, failed) {
+        (Some(Reading { rows, ms, .. }), _, _) => ("reading", Some(*rows), *ms),
+        (_, Some(finished), _) => ("done", Some(finished.rows), finished.ms),
+        (_, _, Some(_)) => ("failed", None, 0),
+        // Done so long ago that its figures gave way to others.
+        _ if state.is_over(name) => ("done", None, 0),
+        _ => ("waiting", Some(0), 0),
+    };
+    let rate = rows
+        .filter(|_| ms > 0)
+        .map(|rows| rows as f64 * 1000.0 / ms as f64);
+    let left = estimate.zip(rows).map(|(all, rows)| all.saturating_sub(rows));
+    let seconds_left = match phase {
+        "reading" => rate
+            .zip(left)
+            .filter(|(rate, _)| *rate > 0.0)
+            .map(|(rate, left)| left as f64 / rate),
+        _ => None,
+    };
+    json!({
+        "table": name.to_string(),
+        "state": phase,
+        "rows": rows,
+        "estimate": estimate,
+        "rows_per_second": rate.map(f64::round),
+        "seconds_left": seconds_left.map(f64::round),
+        "reason": failed.map(|failed| failed.why.clone()),
+    })
+}
+
+fn now() -> String {
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    iso_utc(now.as_secs())
+}

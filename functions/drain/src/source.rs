@@ -1,0 +1,436 @@
+//! The tables beside the slot, on a PostgreSQL server: what the catalog says of them, and the rows of a backfill. Reads only, and takes no
+//! lock that a writer waits for.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures_util::TryStreamExt as _;
+use tokio_postgres::Row as PgRow;
+use tokio_postgres::error::SqlState;
+
+use crate::backfill::state::Name;
+use crate::backfill::table::{Described, DescribedColumn, Large, Order, Published, Site};
+use crate::backfill::{Held, Snapshot, Table, WATERMARK, Wanted, query};
+use crate::catalog::{Catalog, Known, Table as Keyed};
+use crate::config::TablePattern;
+use crate::connect::{Connector, Session};
+use crate::decode::Plugin;
+use crate::drain::parts::{Bounds, SlotError, Tables, Taken};
+use crate::server::{self, Waits};
+use crate::slot::PgSlot;
+
+/// What the plugins do not tell about tables.
+///
+/// # Errors
+/// A query failed.
+pub async fn catalog(connector: &Connector, session: &Session) -> Result<Catalog, SlotError> {
+    let client = &session.client;
+    let failed = |error| connector.failed("reading the catalog", error);
+    let mut catalog = Catalog::default();
+    let domains = client
+            .query(
+                "with recursive d(oid, base, modifier) as (
+                   select oid, typbasetype, typtypmod from pg_type where typtype = 'd'
+                   union all
+                   select d.oid, t.typbasetype, t.typtypmod from d join pg_type t on t.oid = d.base where t.typtype = 'd')
+                 select format_type(d.oid, null), format_type(d.base, d.modifier)
+                 from d join pg_type t on t.oid = d.base where t.typtype <> 'd'",
+                &[],
+            )
+            .await
+            .map_err(failed)?;
+    for row in domains {
+        catalog.insert_domain(row.get(0), row.get(1));
+    }
+    let tables = client
+            .query(
+                "select n.nspname::text, c.relname::text,
+                        array(select a.attname::text
+                              from pg_index i cross join unnest(i.indkey::int2[]) with ordinality k(attnum, place)
+                              join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+                              where i.indrelid = c.oid and k.place <= i.indnkeyatts
+                                and i.indimmediate
+                                and case c.relreplident when 'i' then i.indisreplident else i.indisprimary end
+                              order by k.place),
+                        array(select a.attname::text
+                              from pg_index i cross join unnest(i.indkey::int2[]) with ordinality k(attnum, place)
+                              join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+                              where i.indrelid = c.oid and k.place <= i.indnkeyatts and i.indisprimary),
+                        exists (select from pg_index i where i.indrelid = c.oid and i.indisprimary and not i.indimmediate),
+                        c.relreplident = 'f',
+                        a.names, a.types, a.toastable
+                 from pg_class c join pg_namespace n on n.oid = c.relnamespace
+                 cross join lateral (
+                   select array_agg(attname::text order by attnum), array_agg(format_type(atttypid, atttypmod) order by attnum),
+                          array_agg(attlen = -1 and attstorage <> 'p' order by attnum)
+                   from pg_attribute where attrelid = c.oid and attnum > 0 and not attisdropped) a(names, types, toastable)
+                 where c.relkind in ('r', 'p') and c.relpersistence = 'p' and n.nspname not in ('pg_catalog', 'information_schema')",
+                &[],
+            )
+            .await
+            .map_err(failed)?;
+    for row in tables {
+        // A table without columns has no lists.
+        let names: Option<Vec<String>> = row.get(6);
+        let types: Option<Vec<String>> = row.get(7);
+        let toastable: Option<Vec<bool>> = row.get(8);
+        let described = names.into_iter().flatten().zip(types.into_iter().flatten());
+        let columns = described
+            .zip(toastable.into_iter().flatten())
+            .map(|((name, type_name), toastable)| Known {
+                name,
+                type_name,
+                toastable,
+            })
+            .collect();
+        catalog.insert(
+            row.get(0),
+            row.get(1),
+            Keyed {
+                key: row.get(2),
+                primary: row.get(3),
+                deferrable: row.get(4),
+                full: row.get(5),
+                columns,
+            },
+        );
+    }
+    Ok(catalog)
+}
+
+/// What the server says of its relations, or of one, and of what is published.
+///
+/// # Errors
+/// A query failed.
+pub async fn describe(
+    connector: &Connector,
+    session: &Session,
+    plugin: Plugin,
+    publications: &[String],
+    tables: &[TablePattern],
+    only: Option<&Name>,
+) -> Result<Site, SlotError> {
+    let failed = |error| connector.failed("describing the tables", error);
+    let (schema, name) = only.map(|only| (&only.0, &only.1)).unzip();
+    // Of the unique indexes that tell every row from every other, the replica identity's is best: updates always tell its old key.
+    let relations = session
+        .client
+        .query(
+            "select n.nspname::text, c.relname::text, c.oid, c.relkind::text, c.relpersistence = 'p',
+                    case when c.relispartition then array(select relid::oid from pg_partition_ancestors(c.oid) where relid <> c.oid) else '{}' end,
+                    has_schema_privilege(n.oid, 'usage'), row_security_active(c.oid),
+                    case when c.relkind <> 'p' then nullif(c.reltuples, -1)::int8
+                         else (select sum(nullif(l.reltuples, -1))::int8 from pg_partition_tree(c.oid) p join pg_class l on l.oid = p.relid where p.isleaf) end,
+                    k.names, k.types, k.collations, a.names, a.readable, a.generated, a.virtual, a.large
+             from pg_class c join pg_namespace n on n.oid = c.relnamespace
+             cross join lateral (
+               select array_agg(a.attname::text order by k.place), array_agg(format_type(a.atttypid, -1) order by k.place),
+                      array_agg(case when k.collation <> a.attcollation then format('%I.%I', cn.nspname, co.collname) end order by k.place)
+               from pg_index i cross join unnest(i.indkey::int2[], i.indcollation::oid[]) with ordinality k(attnum, collation, place)
+               join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+               left join pg_collation co on co.oid = k.collation left join pg_namespace cn on cn.oid = co.collnamespace
+               where k.place <= i.indnkeyatts and i.indexrelid = (
+                 select u.indexrelid from pg_index u
+                 where u.indrelid = c.oid and u.indisunique and u.indisvalid and u.indimmediate and u.indpred is null and u.indexprs is null
+                   and not exists (select from unnest(u.indkey::int2[]) with ordinality uk(attnum, place)
+                                   join pg_attribute ua on ua.attrelid = c.oid and ua.attnum = uk.attnum
+                                   where uk.place <= u.indnkeyatts and not ua.attnotnull)
+                 order by case c.relreplident when 'i' then u.indisreplident else u.indisprimary end desc, u.indisprimary desc, u.indnkeyatts, u.indexrelid
+                 limit 1)) k(names, types, collations)
+             cross join lateral (
+               select array_agg(a.attname::text order by a.attnum), array_agg(has_column_privilege(c.oid, a.attnum, 'select') order by a.attnum),
+                      array_agg(a.attgenerated <> '' order by a.attnum), array_agg(a.attgenerated = 'v' order by a.attnum),
+                      array_agg(case when a.attlen >= 0 or a.attstorage = 'p' or a.atttypid in ('numeric'::regtype, 'inet'::regtype, 'cidr'::regtype)
+                                       or (a.atttypid in ('varchar'::regtype, 'bpchar'::regtype) and a.atttypmod between 0 and 100000) then 0
+                                     when t.typcategory = 'S' or a.atttypid = 'bytea'::regtype then 1 else 2 end order by a.attnum)
+               from pg_attribute a join pg_type t on t.oid = a.atttypid
+               where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped) a(names, readable, generated, virtual, large)
+             where c.relkind in ('r', 'p', 'v', 'm', 'f') and n.nspname not in ('pg_catalog', 'information_schema') and n.nspname !~ '^pg_(toast|temp)'
+               and ($1::text is null or (n.nspname = $1::text and c.relname = $2::text))",
+            &[&schema, &name],
+        )
+        .await
+        .map_err(failed)?;
+    let published = match plugin {
+        Plugin::Pgoutput => {
+            // Columns and filters are known from 15 on.
+            let rows = session
+                .client
+                .query(
+                    "select t.schemaname::text, t.tablename::text,
+                            case when to_jsonb(t) ? 'attnames' then array(select jsonb_array_elements_text(to_jsonb(t) -> 'attnames')) end,
+                            to_jsonb(t) ->> 'rowfilter'
+                     from pg_publication_tables t
+                     where t.pubname = any($1) and ($2::text is null or (t.schemaname = $2::text and t.tablename = $3::text))",
+                    &[&publications, &schema, &name],
+                )
+                .await
+                .map_err(failed)?;
+            Some(published(&rows))
+        }
+        Plugin::Wal2json | Plugin::TestDecoding => None,
+    };
+    Ok(Site {
+        relations: relations.iter().map(described).collect(),
+        published,
+        tables: tables.to_vec(),
+        catalog: catalog(connector, session).await?,
+    })
+}
+
+fn described(row: &PgRow) -> Described {
+    let names = row.get::<_, Option<Vec<String>>>(9).unwrap_or_default();
+    let types = row.get::<_, Option<Vec<String>>>(10).unwrap_or_default();
+    let collations = row.get::<_, Option<Vec<Option<String>>>>(11).unwrap_or_default();
+    let order = types.into_iter().zip(collations);
+    let list = |at: usize| row.get::<_, Option<Vec<bool>>>(at).unwrap_or_default();
+    let columns = row
+        .get::<_, Option<Vec<String>>>(12)
+        .unwrap_or_default()
+        .into_iter()
+        .zip(list(13))
+        .zip(list(14).into_iter().zip(list(15)))
+        .zip(row.get::<_, Option<Vec<i32>>>(16).unwrap_or_default());
+    Described {
+        schema: row.get(0),
+        name: row.get(1),
+        oid: row.get(2),
+        kind: row.get::<_, String>(3).chars().next().unwrap_or_default(),
+        is_permanent: row.get(4),
+        roots: row.get(5),
+        may_use_schema: row.get(6),
+        hides_rows: row.get(7),
+        estimate: row
+            .get::<_, Option<i64>>(8)
+            .and_then(|rows| u64::try_from(rows).ok()),
+        key: names,
+        order: order
+            .map(|(type_name, collation)| Order { type_name, collation })
+            .collect(),
+        columns: columns
+            .map(
+                |(((name, may_read), (is_generated, is_virtual)), large)| DescribedColumn {
+                    name,
+                    may_read,
+                    is_generated,
+                    is_virtual,
+                    large: match large {
+                        0 => Large::No,
+                        1 => Large::Text,
+                        _ => Large::Other,
+                    },
+                },
+            )
+            .collect(),
+    }
+}
+
+/// A table may be in several publications: then it comes with the columns of any, and a row that any lets through.
+fn published(rows: &[PgRow]) -> BTreeMap<(String, String), Published> {
+    let mut published: BTreeMap<(String, String), Published> = BTreeMap::new();
+    for row in rows {
+        let columns: Option<Vec<String>> = row.get(2);
+        let filters = row.get::<_, Option<String>>(3).map(|filter| vec![filter]);
+        published
+            .entry((row.get(0), row.get(1)))
+            .and_modify(|known| {
+                known.columns = known
+                    .columns
+                    .take()
+                    .zip(columns.clone())
+                    .map(|(one, other)| [one, other].concat());
+                known.filters = known
+                    .filters
+                    .take()
+                    .zip(filters.clone())
+                    .map(|(one, other)| [one, other].concat());
+            })
+            .or_insert(Published { columns, filters });
+    }
+    published
+}
+
+/// Tries what a chunk of a table would ask, without reading a row.
+///
+/// # Errors
+/// The outer one: a query failed. The inner one: what the server says against this one.
+pub async fn try_out(
+    connector: &Connector,
+    session: &Session,
+    table: &Table,
+) -> Result<Result<(), String>, SlotError> {
+    let begun = session
+        .client
+        .batch_execute("begin isolation level repeatable read read only")
+        .await;
+    begun.map_err(|error| connector.failed("trying out a table", error))?;
+    let tried = session.client.batch_execute(&query::explain(table)).await;
+    let ended = session.client.batch_execute("rollback").await;
+    ended.map_err(|error| connector.failed("trying out a table", error))?;
+    match tried {
+        Ok(()) => Ok(Ok(())),
+        Err(error) => refused(connector, error).map(Err),
+    }
+}
+
+/// What the server says against a query.
+///
+/// # Errors
+/// It may pass later.
+fn refused(connector: &Connector, error: tokio_postgres::Error) -> Result<String, SlotError> {
+    const DOING: &str = "reading a table";
+    let said = error
+        .as_db_error()
+        .map_or_else(|| error.to_string(), |refusal| refusal.message().to_owned());
+    match connector.failed(DOING, error) {
+        SlotError::Failed { transient: false, .. } => Ok(said),
+        error => Err(error),
+    }
+}
+
+impl Tables for PgSlot<'_> {
+    async fn describe(&mut self, only: Option<&Name>) -> Result<Site, SlotError> {
+        describe(
+            self.connector,
+            &self.control,
+            self.plugin,
+            &self.publications,
+            &self.tables,
+            only,
+        )
+        .await
+    }
+
+    async fn writers(&mut self, table: &Table) -> Result<Vec<String>, SlotError> {
+        let (schema, name) = (&table.relation.schema, &table.relation.name);
+        // Who writes to a table, or truncates it, keeps its lock until its changes are visible. Everybody may see the locks.
+        let rows = self
+            .control
+            .client
+            .query(
+                "with t(oid) as (select to_regclass(format('%I.%I', $1::text, $2::text))::oid)
+                 select distinct coalesce('process ' || l.pid, 'a prepared transaction') || ' (' || l.virtualtransaction || ')'
+                 from pg_locks l
+                 where l.locktype = 'relation' and l.granted and l.pid is distinct from pg_backend_pid()
+                   and l.database = (select oid from pg_database where datname = current_database())
+                   and l.mode in ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+                   and (l.relation = (select oid from t) or l.relation in (select p.relid from t, pg_partition_tree(t.oid) p))
+                 order by 1",
+                &[schema, name],
+            )
+            .await
+            .map_err(|error| self.connector.failed("looking for who writes to a table", error))?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    async fn snapshot(&mut self) -> Result<Snapshot, SlotError> {
+        snapshot(self.connector, &self.control).await
+    }
+
+    async fn read(
+        &mut self,
+        table: &Table,
+        after: Option<&[String]>,
+        bounds: Bounds,
+        delivered: &mut BTreeSet<u32>,
+    ) -> Result<Taken, SlotError> {
+        let failed = |error| self.connector.failed("reading a table", error);
+        self.limit(&self.reader, bounds.time).await.map_err(failed)?;
+        let client = &self.reader.client;
+        client
+            .batch_execute("begin isolation level repeatable read read only")
+            .await
+            .map_err(failed)?;
+        let snapshot = snapshot(self.connector, &self.reader).await?;
+        delivered.retain(|xid| !snapshot.shows(*xid));
+        let taken = match delivered.first() {
+            Some(xid) => Ok((Taken::Unseen(*xid), false)),
+            None => self.take(table, after, bounds, snapshot).await,
+        };
+        if !matches!(taken, Ok((_, false))) {
+            self.reader.cancel().await;
+        }
+        // The cancel may come late, and takes one statement.
+        if client.batch_execute("rollback").await.is_err() {
+            client.batch_execute("rollback").await.map_err(failed)?;
+        }
+        match taken {
+            Ok((taken, _)) => Ok(taken),
+            Err(error) if error.code() == Some(&SqlState::QUERY_CANCELED) => Ok(Taken::TooSlow),
+            Err(error) => refused(self.connector, error).map(Taken::Unreadable),
+        }
+    }
+
+    async fn row_of(&mut self, table: &Table, wanted: &Wanted) -> Result<Option<Vec<u8>>, SlotError> {
+        let failed = |error| self.connector.failed("reading a row that moved", error);
+        let sql = query::row_of(table, &wanted.after, &wanted.before);
+        let lines = self.control.client.copy_out(&sql).await.map_err(failed)?;
+        let lines: Vec<_> = lines.try_collect().await.map_err(failed)?;
+        let line = lines.first().filter(|line| size(line) <= query::MOST_ROW_BYTES);
+        Ok(line.map(|line| line.to_vec()))
+    }
+
+    async fn lay(&mut self, content: &str) -> Result<(), SlotError> {
+        // Only its place in the log matters. If that is lost with the server, so is the chunk, which is read again.
+        server::emit(self.connector, &self.control, WATERMARK, content, Waits::ForDisk)
+            .await
+            .map(drop)
+    }
+}
+
+impl PgSlot<'_> {
+    /// Takes rows, and tells whether the server was giving more when that was enough.
+    async fn take(
+        &self,
+        table: &Table,
+        after: Option<&[String]>,
+        bounds: Bounds,
+        snapshot: Snapshot,
+    ) -> Result<(Taken, bool), tokio_postgres::Error> {
+        // One more than is taken tells whether there are more.
+        let sql = query::chunk(table, after, bounds.rows.saturating_add(1));
+        let lines = self.reader.client.copy_out(&sql).await?;
+        let mut lines = std::pin::pin!(lines);
+        let mut held = Held::new(table.clone(), snapshot);
+        let unreadable = |why: String| Ok((Taken::Unreadable(why), true));
+        while let Some(line) = lines.try_next().await? {
+            let full = held.len() as u64 >= bounds.rows;
+            if full || (held.memory() >= bounds.bytes && !held.is_empty()) {
+                return Ok((Taken::Rows { held, more: true }, true));
+            }
+            let bytes = size(&line);
+            if bytes > query::MOST_ROW_BYTES {
+                return unreadable(format!(
+                    "a row of it has {bytes} bytes, which no record can hold; it is the first behind the key {:?}",
+                    held.last_key().or_else(|| after.map(<[String]>::to_vec))
+                ));
+            }
+            if let Err(error) = held.push(&line) {
+                return unreadable(error.to_string());
+            }
+        }
+        Ok((Taken::Rows { held, more: false }, false))
+    }
+}
+
+/// A row's size, which stands before it.
+fn size(line: &[u8]) -> u64 {
+    let digits = line.iter().take_while(|byte| byte.is_ascii_digit());
+    digits.fold(0u64, |size, digit| {
+        size.saturating_mul(10).saturating_add(u64::from(digit - b'0'))
+    })
+}
+
+async fn snapshot(connector: &Connector, session: &Session) -> Result<Snapshot, SlotError> {
+    const DOING: &str = "taking a snapshot";
+    let row = session
+        .client
+        .query_one("select pg_current_snapshot()::text", &[])
+        .await
+        .map_err(|error| connector.failed(DOING, error))?;
+    row.get::<_, String>(0).parse().map_err(|()| SlotError::Failed {
+        host: connector.host().to_owned(),
+        doing: DOING,
+        transient: false,
+        source: "it is not written as it should be".into(),
+    })
+}
