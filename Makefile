@@ -5,7 +5,7 @@
 .NOTPARALLEL:
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help demo test check advisories build bench storm mutants fuzz breaker huge invoke plan deploy clean tools-rust tools-demo tools-postgres tools-consumers tools-check tools-build tools-fuzz
+.PHONY: help demo test check advisories build bench storm mutants fuzz breaker backfill huge invoke plan deploy clean tools-rust tools-demo tools-postgres tools-consumers tools-check tools-build tools-fuzz
 
 # Last, so that a cargo of the user's choice wins.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -23,7 +23,7 @@ help: ## what can be made
 
 # The whole workspace, not the function alone: cargo would choose other features of shared crates for it alone, and build them
 # a second time for the tests.
-demo: tools-rust tools-demo ## changes of a real PostgreSQL arrive in Kinesis, on this machine (PLUGIN=pgoutput for the other plugin)
+demo: tools-rust tools-demo ## changes and rows of a real PostgreSQL arrive in Kinesis, on this machine (PLUGIN=pgoutput for the other plugin)
 	@echo "building the function and the demo"
 	@cargo build --locked --workspace --bins
 	@PLUGIN=$(PLUGIN) target/debug/demo
@@ -49,7 +49,7 @@ build: tools-rust tools-build ## what is deployed, for arm64: target/lambda/drai
 	@python3 scripts/artefact.py target/lambda/drain/bootstrap
 
 # Optimised as what is deployed is, so the first time takes some minutes.
-bench: tools-rust tools-demo ## a backlog drained beside pg_recvlogical, side by side (TRANSACTIONS=200000)
+bench: tools-rust tools-demo ## a backlog drained beside pg_recvlogical, a table backfilled beside psql (TRANSACTIONS=200000, ROWS=500000)
 	cargo build --locked --release --workspace --bins
 	@target/release/bench
 
@@ -64,6 +64,10 @@ huge: tools-rust tools-demo ## one transaction of 1.1 GB through invocations of 
 breaker: tools-rust tools-demo tools-postgres ## everything breaks at random while writers write; nothing is lost (SEEDS=10, FIRST_SEED=1, PARALLEL=4)
 	cargo build --locked --workspace --bins
 	@target/debug/breaker
+
+backfill: tools-rust tools-demo tools-postgres ## tables of 2,000,000 rows are read while writers write and everything dies (SEEDS=5, ROWS, FIRST_SEED=1, PARALLEL=1)
+	cargo build --locked --workspace --bins
+	@target/debug/backfill
 
 fuzz: tools-rust tools-fuzz ## what reads others' bytes, under a fuzzer (TARGET=pgoutput wal2json test_decoding checkpoint or event, SECONDS=60)
 	@scripts/fuzz.sh $(TARGET) $(SECONDS)

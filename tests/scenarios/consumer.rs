@@ -1,5 +1,7 @@
 //! The consumer, on whose word every other scenario relies, notices what is wrong and only that.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use scenarios::consumer::Delivery;
 use scenarios::kinesis::{Kinesis, Limits};
 use scenarios::oracle::{self, Rows};
@@ -8,6 +10,8 @@ use serde_json::{Value, json};
 
 crate::scenarios![
     a_consumer_rebuilds_rows_and_drops_duplicates,
+    a_row_that_was_read_is_what_its_key_has_unless_something_newer_is_known,
+    what_a_repair_did_not_find_has_vanished,
     a_consumer_notices_a_broken_promise,
     every_type_is_compared_as_an_event_writes_it,
 ];
@@ -86,6 +90,98 @@ async fn a_consumer_rebuilds_rows_and_drops_duplicates() {
         1,
         "what was before the truncate is gone"
     );
+}
+
+/// What a consumer makes of events of `public.t`, each under the key of its row, and of others under a key of their own.
+fn rebuilt(events: &[Vec<u8>]) -> Vec<Value> {
+    let mut delivery = Delivery::default();
+    for data in events {
+        let event: Value = serde_json::from_slice(data).unwrap();
+        let row = [&event["after"], &event["before"]]
+            .into_iter()
+            .find(|row| !row.is_null());
+        let key = row.map_or_else(|| "other".to_owned(), |row| json!({"id": row["id"]}).to_string());
+        delivery.take_event(&key, data);
+    }
+    delivery.assert_promise();
+    let rebuilt = delivery.rebuild();
+    assert_eq!(rebuilt.disagreements, Vec::<String>::new());
+    let mut rows: Vec<Value> = rebuilt.tables["public.t"]
+        .rows()
+        .cloned()
+        .map(Value::from)
+        .collect();
+    rows.sort_by_key(|row| row["id"].as_i64());
+    rows
+}
+
+async fn a_row_that_was_read_is_what_its_key_has_unless_something_newer_is_known() {
+    let unavailable = "__debezium_unavailable_value";
+    let rows = rebuilt(&[
+        event(
+            1,
+            0,
+            "u",
+            Value::Null,
+            json!({"id": 1, "big": unavailable, "n": 1}),
+        ),
+        event(
+            2,
+            0,
+            "u",
+            Value::Null,
+            json!({"id": 2, "big": unavailable, "n": 1}),
+        ),
+        event(2, 1, "d", json!({"id": 3}), Value::Null),
+        // From a key that was not read yet.
+        event(3, 0, "d", json!({"id": 90}), Value::Null),
+        event(
+            3,
+            1,
+            "c",
+            Value::Null,
+            json!({"id": 4, "big": unavailable, "n": 1}),
+        ),
+        event(5, 0, "r", Value::Null, json!({"id": 1, "big": "read", "n": 1})),
+        event(5, 1, "r", Value::Null, json!({"id": 2, "big": "read", "n": 1})),
+        event(5, 2, "r", Value::Null, json!({"id": 4, "big": "read", "n": 1})),
+        event(
+            6,
+            0,
+            "u",
+            Value::Null,
+            json!({"id": 2, "big": unavailable, "n": 2}),
+        ),
+        event(7, 0, "d", json!({"id": 1}), Value::Null),
+        event(5, 0, "r", Value::Null, json!({"id": 1, "big": "read", "n": 1})),
+    ]);
+    let wanted = [
+        json!({"id": 2, "big": "read", "n": 2}),
+        json!({"id": 4, "big": "read", "n": 1}),
+    ];
+    assert_eq!(rows, wanted);
+}
+
+async fn what_a_repair_did_not_find_has_vanished() {
+    let content = json!({"control": "repaired", "since": format!("{:016x}", 5), "tables": ["public.t"]});
+    let message = json!({"prefix": "spillway.repaired", "content": STANDARD.encode(content.to_string())});
+    let source = json!({"position": format!("{:016x}.{:016x}.{:08x}", 9, 9, 0)});
+    let control = json!({"op": "m", "source": source, "message": message}).to_string();
+    let events = [
+        event(1, 0, "c", Value::Null, json!({"id": 1})),
+        event(1, 1, "c", Value::Null, json!({"id": 2})),
+        event(5, 0, "u", Value::Null, json!({"id": 3})),
+        event(7, 0, "r", Value::Null, json!({"id": 2})),
+        event(7, 1, "r", Value::Null, json!({"id": 4})),
+        event(11, 0, "c", Value::Null, json!({"id": 5})),
+    ];
+    let wanted = [2, 3, 4, 5].map(|id| json!({"id": id}));
+    // Read from another shard, it may come before what it is about.
+    for place in [0, 5, 6] {
+        let mut events = events.to_vec();
+        events.insert(place, control.clone().into_bytes());
+        assert_eq!(rebuilt(&events), wanted);
+    }
 }
 
 async fn a_consumer_notices_a_broken_promise() {

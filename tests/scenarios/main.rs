@@ -8,6 +8,12 @@
 mod acknowledged;
 mod actions;
 mod aggregation;
+mod backfill;
+mod backfill_keys;
+mod backfill_published;
+mod backfill_refused;
+mod backfill_repair;
+mod backfill_visible;
 mod backlog;
 mod breaker;
 mod config_errors;
@@ -111,6 +117,12 @@ fn all() -> Vec<Trial> {
         acknowledged::all(),
         actions::all(),
         aggregation::all(),
+        backfill::all(),
+        backfill_keys::all(),
+        backfill_published::all(),
+        backfill_refused::all(),
+        backfill_repair::all(),
+        backfill_visible::all(),
         config_errors::all(),
         confirm::all(),
         crash::all(),

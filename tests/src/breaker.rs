@@ -7,10 +7,10 @@
 mod clock;
 mod draw;
 mod faults;
-mod parameter;
-mod site;
+pub(crate) mod parameter;
+pub(crate) mod site;
 mod verdict;
-mod world;
+pub(crate) mod world;
 mod writers;
 
 use std::collections::BTreeMap;
@@ -133,7 +133,8 @@ impl Breaker {
     }
 }
 
-async fn connect(site: &Site) -> Client {
+/// A session with a server that has to be up.
+pub(crate) async fn connect(site: &Site) -> Client {
     let client = site.connect().await;
     client.unwrap_or_else(|error| panic!("no fault is on, and the server does not answer: {error:?}"))
 }
@@ -205,12 +206,14 @@ async fn empty(world: &World) -> Result<(), String> {
     Err(format!("{MOST_TICKS} ticks did not empty the slot"))
 }
 
-async fn run(client: &Client, sql: &str) {
+/// Runs SQL that has to succeed.
+pub(crate) async fn run(client: &Client, sql: &str) {
     let done = client.batch_execute(sql).await;
     done.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
 }
 
-async fn value(client: &Client, sql: &str) -> String {
+/// The first column of the first row.
+pub(crate) async fn value(client: &Client, sql: &str) -> String {
     let row = client.query_one(sql, &[]).await;
     row.unwrap_or_else(|error| panic!("{sql}: {error:?}")).get(0)
 }

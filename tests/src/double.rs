@@ -143,6 +143,22 @@ impl Double {
         }
     }
 
+    /// Hands every record to `each` as [`Double::read`] does, and forgets it: what is taken again and again is read as it arrives.
+    pub fn take(&self, mut each: impl FnMut(HashRange, &str, &[u8])) {
+        let taken: Vec<(HashRange, Vec<Put>)> = {
+            let mut state = self.shared.state();
+            let shards = state.shards.all.iter_mut();
+            shards
+                .map(|shard| (shard.range, std::mem::take(&mut shard.records)))
+                .collect()
+        };
+        for (range, records) in &taken {
+            for record in records {
+                each(*range, &record.partition_key, &record.data);
+            }
+        }
+    }
+
     /// Splits the open shard of this place among the open ones, in the order of their ranges.
     pub fn split(&self, place: usize) {
         let mut state = self.shared.state();

@@ -1,5 +1,7 @@
 //! An event as a consumer reads it, whichever envelope it has: the parts that say what happened to which row, and when.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -24,7 +26,7 @@ pub enum Form {
 /// One change.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Event {
-    /// c, u, d, r, t or m, as Debezium calls them in its envelope; `definition` for what describes a table.
+    /// c, u, d, r (a row as a backfill read it), t or m, as Debezium calls them in its envelope; `definition` for what describes a table.
     pub op: String,
     /// The old row, or its key.
     #[serde(default)]
@@ -40,6 +42,18 @@ pub struct Event {
     /// The partition key that the row had before this event gave it another one.
     #[serde(skip)]
     pub moved_from: Option<String>,
+    /// What a logical message says.
+    #[serde(default)]
+    pub message: Option<Message>,
+}
+
+/// A logical message.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Message {
+    /// Its prefix.
+    pub prefix: String,
+    /// Its content: base64, but in the envelope of wal2json, where it is text.
+    pub content: String,
 }
 
 /// What tells one change from every other.
@@ -56,6 +70,10 @@ pub struct Source {
     /// The transaction.
     #[serde(default, rename = "txId")]
     pub transaction: Option<u64>,
+    /// Of a row that a backfill read: `first_in_data_collection`, `last_in_data_collection` or `incremental`. Of a live change `false` or
+    /// nothing, as the envelope has it.
+    #[serde(default)]
+    pub snapshot: Option<String>,
 }
 
 impl Event {
@@ -104,6 +122,7 @@ impl Event {
             before = after.take();
         }
         let (schema, table) = (text("schema-name")?, text("table-name")?);
+        let message = serde_json::from_value(value["control"]["message"].clone()).ok();
         let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let keyed = metadata["partition-key-type"] == "primary-key";
         let moved_from = before.as_ref().filter(|_| op == "u" && keyed).map(|key| {
@@ -119,9 +138,11 @@ impl Event {
                 table: Some(table),
                 position: text("position")?,
                 transaction: metadata["transaction-id"].as_u64(),
+                snapshot: text("snapshot"),
             },
             form: Form::Dms,
             moved_from,
+            message,
         })
     }
 
@@ -134,6 +155,7 @@ impl Event {
                 .collect()
         };
         let op = match value["action"].as_str()? {
+            "I" if value.get("snapshot").is_some() => "r",
             "I" => "c",
             "U" => "u",
             "D" => "d",
@@ -163,6 +185,7 @@ impl Event {
             )
             .to_string()
         });
+        let said = (op == "m").then(|| text("prefix").zip(text("content"))).flatten();
         Some(Event {
             op: op.to_owned(),
             before,
@@ -172,10 +195,25 @@ impl Event {
                 table: text("table"),
                 position: text("position")?,
                 transaction: value["xid"].as_u64(),
+                snapshot: text("snapshot"),
             },
             form: Form::Wal2json,
             moved_from,
+            message: said.map(|(prefix, content)| Message { prefix, content }),
         })
+    }
+
+    /// What a control event of ours says: the JSON of a message whose prefix begins with `spillway.`.
+    pub fn control(&self) -> Option<Value> {
+        let message = self.message.as_ref()?;
+        if !message.prefix.starts_with("spillway.") {
+            return None;
+        }
+        let content = match self.form {
+            Form::Wal2json => message.content.clone().into_bytes(),
+            Form::Debezium | Form::Dms => STANDARD.decode(&message.content).ok()?,
+        };
+        serde_json::from_slice(&content).ok()
     }
 
     /// `schema.table`, which is also the partition key of what has no key of its own.

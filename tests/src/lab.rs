@@ -444,6 +444,12 @@ impl Lab {
         Some(serde_json::from_str(&text).unwrap_or_else(|error| panic!("{text}: {error}")))
     }
 
+    /// The state of the backfill, if one is stored.
+    pub async fn backfill(&self) -> Option<Value> {
+        let text = self.ssm.get(&format!("{}.backfill", self.parameter)).await?;
+        Some(serde_json::from_str(&text).unwrap_or_else(|error| panic!("{text}: {error}")))
+    }
+
     /// Stores a checkpoint, past the gate.
     pub async fn put_checkpoint(&self, checkpoint: &Value) {
         self.ssm.put(&self.parameter, &checkpoint.to_string()).await;
@@ -484,6 +490,7 @@ impl Drop for Lab {
                 kinesis.delete_stream(&self.stream).await;
             }
             self.ssm.delete(&self.parameter).await;
+            self.ssm.delete(&format!("{}.backfill", self.parameter)).await;
         });
     }
 }

@@ -8,6 +8,7 @@
 //! Most scenarios need only a [`lab::Lab`].
 
 pub mod aggregate;
+pub mod backfill;
 pub mod breaker;
 pub mod cell;
 pub mod certificates;

@@ -51,6 +51,10 @@ struct Column {
     key: bool,
 }
 
+/// How a session has to write values.
+const SETTINGS: &str = "set datestyle = 'ISO, YMD'; set intervalstyle = 'iso_8601'; set timezone = 'UTC'; \
+     set bytea_output = 'hex'; set extra_float_digits = 1";
+
 /// One row, its cells in the order of the columns. `None`: an event does not have this column, and need not.
 type Cells = Vec<Option<Cell>>;
 
@@ -124,6 +128,40 @@ fn from_event(row: &Row, columns: &[Column], differences: &mut Vec<String>) -> C
     columns.iter().map(cell).collect()
 }
 
+/// Rows that a scan holds at a time.
+const SCANNED: usize = 10_000;
+
+/// Hands each row of a table to `each`, its cells as events of this form have them, with the names of the columns. It holds few rows
+/// at a time, so that the table may be larger than memory.
+pub(crate) async fn scan(client: &Client, table: &str, form: Form, mut each: impl FnMut(&[(&str, Cell)])) {
+    let (_, columns) = columns(client, table, form).await;
+    let expressions: Vec<&str> = columns.iter().map(|column| column.expression.as_str()).collect();
+    let declare = format!(
+        "{SETTINGS}; begin; declare scanned no scroll cursor for select array[{}]::text[] from {table} as t",
+        expressions.join(", ")
+    );
+    let done = client.batch_execute(&declare).await;
+    done.unwrap_or_else(|error| panic!("{declare}: {error:?}"));
+    let fetch = format!("fetch {SCANNED} from scanned");
+    loop {
+        let rows = client.query(&fetch, &[]).await;
+        let rows = rows.unwrap_or_else(|error| panic!("{fetch}: {error:?}"));
+        if rows.is_empty() {
+            break;
+        }
+        for row in rows {
+            let texts: Vec<Option<String>> = row.get(0);
+            let cells = columns.iter().zip(&texts).map(|(column, text)| {
+                let cell = Cell::of_text(text.as_deref(), column.array, column.float);
+                (column.name.as_str(), cell)
+            });
+            each(&cells.collect::<Vec<_>>());
+        }
+    }
+    let ended = client.batch_execute("commit").await;
+    ended.unwrap_or_else(|error| panic!("the scan of {table} does not end: {error:?}"));
+}
+
 async fn select(client: &Client, table: &str, columns: &[Column], wanted: Option<Vec<Cells>>) -> Vec<Cells> {
     let expressions: Vec<&str> = columns.iter().map(|column| column.expression.as_str()).collect();
     let mut sql = format!(
@@ -159,12 +197,10 @@ async fn select(client: &Client, table: &str, columns: &[Column], wanted: Option
         .iter()
         .map(|list| list as &(dyn tokio_postgres::types::ToSql + Sync))
         .collect();
-    let settings = "set datestyle = 'ISO, YMD'; set intervalstyle = 'iso_8601'; set timezone = 'UTC'; \
-                    set bytea_output = 'hex'; set extra_float_digits = 1";
     client
-        .batch_execute(settings)
+        .batch_execute(SETTINGS)
         .await
-        .unwrap_or_else(|error| panic!("{settings}: {error:?}"));
+        .unwrap_or_else(|error| panic!("{SETTINGS}: {error:?}"));
     let rows = client
         .query(&sql, &parameters)
         .await

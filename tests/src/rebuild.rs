@@ -1,5 +1,6 @@
 //! Tables rebuilt from a stream, in two ways that must agree: in the order of positions, each position once; and in
-//! the order of arrival, dropping what is not newer than the last that was applied to the same key.
+//! the order of arrival, dropping what is not newer than the last that was applied to the same key. A row that a backfill read is a
+//! change like the others: what the key has from its position on, unless something newer is known.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -17,6 +18,8 @@ pub struct Rebuilt {
     pub disagreements: Vec<String>,
     /// The envelope that the events had.
     pub form: Form,
+    /// The tables that a repair has read again, and since which position.
+    repaired: BTreeMap<String, String>,
 }
 
 /// One table.
@@ -77,10 +80,12 @@ impl From<&Delivery> for Rebuilt {
             let event = change.event();
             by_position.apply(&change.partition_key, event, Some(&mut moved));
         }
+        by_position.forget_what_vanished();
         let mut by_arrival = Rebuilt::default();
         for arrival in &delivery.arrivals {
             by_arrival.apply(&arrival.partition_key, arrival.event(), None);
         }
+        by_arrival.forget_what_vanished();
         by_position.disagreements = by_position.against(&by_arrival);
         by_position
     }
@@ -90,6 +95,9 @@ impl Rebuilt {
     /// `moved` keeps the row that left its key last, for the one that it becomes. By arrival there is none: the old key's shard may have
     /// been read to elsewhere.
     fn apply(&mut self, key: &str, event: Event, mut moved: Option<&mut Option<(String, Row)>>) {
+        if let Some(control) = event.control() {
+            return self.note_repair(&control);
+        }
         let Some(name) = event.table() else { return };
         self.form = event.form;
         // One event that says of two keys what are otherwise two: the row goes from the old one.
@@ -149,6 +157,42 @@ impl Rebuilt {
                 }
             };
             table.keyed.insert(key.to_owned(), Kept { row, alive, position });
+        }
+    }
+
+    /// Notes what the event at the end of a repair says; other control events say nothing of rows.
+    fn note_repair(&mut self, control: &Value) {
+        let (Some(since), "repaired") = (
+            control["since"].as_str(),
+            control["control"].as_str().unwrap_or_default(),
+        ) else {
+            return;
+        };
+        for table in control["tables"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+        {
+            let known = self.repaired.entry(table.to_owned()).or_default();
+            if since > known.as_str() {
+                since.clone_into(known);
+            }
+        }
+    }
+
+    /// Takes away the rows that a repair would have read were they still there. At the very end, when all shards have been read:
+    /// what comes after a repair is newer than it, so that it is no matter when.
+    fn forget_what_vanished(&mut self) {
+        for (name, since) in &self.repaired {
+            let kept = self
+                .tables
+                .get_mut(name)
+                .into_iter()
+                .flat_map(|table| table.keyed.values_mut());
+            for vanished in kept.filter(|kept| kept.position < *since) {
+                vanished.alive = false;
+            }
         }
     }
 

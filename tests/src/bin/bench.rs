@@ -5,6 +5,8 @@
 //! A second table tells what a change costs in the stream: records, bytes and put units, without and with aggregation, beside
 //! what it costs to send each message of wal2json with a PutRecord of its own.
 //!
+//! At last a table of `ROWS` (500,000) is backfilled, beside psql, which copies it into /dev/null.
+//!
 //! `TRANSACTIONS` (default 200,000) is the size of the backlog: updates of one row each, spread over a million keys.
 
 use std::io::Write as _;
@@ -15,7 +17,7 @@ use scenarios::function::Function;
 use scenarios::kinesis::{Kinesis, Limits};
 use scenarios::lab::Plugin;
 use scenarios::pgbench::Pgbench;
-use scenarios::postgres::{ADMIN, Postgres, Settings};
+use scenarios::postgres::{ADMIN, Postgres, REPLUSER, Settings};
 use scenarios::ssm::Ssm;
 use serde_json::{Value, json};
 use tokio::process::Command;
@@ -30,17 +32,24 @@ const RUNS: [(&str, Plugin); 4] = [
     ("test_decoding", Plugin::TestDecoding),
 ];
 
+/// The table that is backfilled.
+const FILLED: &str = "filled_accounts";
+
 const SCRIPT: &str =
     "\\set aid random(1, 1000000)\nupdate pgbench_accounts set abalance = abalance + 1 where aid = :aid;\n";
 
 fn main() {
-    let transactions = std::env::var("TRANSACTIONS")
-        .ok()
-        .map_or(200_000, |n| n.parse().expect("TRANSACTIONS is a number"));
-    scenarios::block_on(run(transactions));
+    let number = |name: &str, default: u64| {
+        std::env::var(name).map_or(default, |text| {
+            text.parse()
+                .unwrap_or_else(|_| panic!("{name}={text} is no number"))
+        })
+    };
+    let (transactions, rows) = (number("TRANSACTIONS", 200_000), number("ROWS", 500_000));
+    scenarios::block_on(Box::pin(run(transactions, rows)));
 }
 
-async fn run(transactions: u64) {
+async fn run(transactions: u64, rows: u64) {
     println!(
         "one backlog of {transactions} transactions, each reader in turn; reading pgoutput unless it says otherwise\n"
     );
@@ -52,8 +61,19 @@ async fn run(transactions: u64) {
     postgres.create_database(DATABASE).await;
     Pgbench::init(&postgres, DATABASE, 10).await;
     let admin = postgres.admin(DATABASE).await;
+    // Before any slot, which would have to pass over it.
+    let filled = format!(
+        "create table {FILLED} as select * from pgbench_accounts where aid <= {rows}; alter table {FILLED} add primary key (aid);
+         vacuum analyze {FILLED}"
+    );
+    for sql in filled.split(';') {
+        admin.batch_execute(sql).await.expect("a table can be made");
+    }
+    let role = REPLUSER.0;
     admin
-        .batch_execute("create publication spillway for all tables")
+        .batch_execute(&format!(
+            "create publication spillway for all tables; grant select on {FILLED} to {role}"
+        ))
         .await
         .expect("a publication can be made");
     for (slot, plugin) in [("stream", "pgoutput"), ("peek", "pgoutput")] {
@@ -88,7 +108,7 @@ async fn run(transactions: u64) {
     for (slot, plugin) in RUNS {
         kinesis.create_stream(slot, 16).await;
         let began = Instant::now();
-        let report = drain(&postgres, &kinesis, ssm, slot).await;
+        let report = invoke(&postgres, &kinesis, ssm, slot, &json!({})).await;
         let took = began.elapsed();
         assert_eq!(report["stopped"], "empty", "{report}");
         assert_eq!(report["changes"], transactions, "{report}");
@@ -124,6 +144,7 @@ async fn run(transactions: u64) {
             per(cost.put_units)
         );
     }
+    backfills(&postgres, &admin, &kinesis, ssm, rows).await;
     println!("\nKinesis is an emulator in this process, on the same cores; no limits are enforced.");
 }
 
@@ -182,6 +203,58 @@ async fn one_by_one(admin: &tokio_postgres::Client, kinesis: &Kinesis) -> OneByO
     let took = began.elapsed();
     kinesis.delete_stream(KEY).await;
     OneByOne { cost, put, took }
+}
+
+/// Backfills a table beside psql, without and with aggregation.
+async fn backfills(
+    postgres: &Postgres,
+    admin: &tokio_postgres::Client,
+    kinesis: &Kinesis,
+    ssm: &Ssm,
+    rows: u64,
+) {
+    println!("\na table of {rows} rows");
+    let line = |what: &str, took: Duration, copied: Duration, more: &str| {
+        let rate = rows as f64 / took.as_secs_f64() / 1000.0;
+        let ratio = took.as_secs_f64() / copied.as_secs_f64();
+        println!(
+            "{what:28} {:7.2} s {rate:7.1} k rows/s    {ratio:6.2} x  {more}",
+            took.as_secs_f64()
+        );
+    };
+    let copied = copy(postgres).await;
+    line("psql: copy > /dev/null", copied, copied, "");
+    for slot in ["backfill_kpl", "backfill"] {
+        let sql = format!("select pg_create_logical_replication_slot('{slot}', 'pgoutput')");
+        admin.batch_execute(&sql).await.expect("a slot can be made");
+        kinesis.create_stream(slot, 16).await;
+        let event = json!({"action": "backfill", "tables": [format!("public.{FILLED}")]});
+        let began = Instant::now();
+        let report = invoke(postgres, kinesis, ssm, slot, &event).await;
+        let took = began.elapsed();
+        let backfill = &report["backfill"];
+        assert_eq!(
+            (&backfill["state"], &backfill["rows"]),
+            (&json!("finished"), &json!(rows)),
+            "{report}"
+        );
+        let more = format!(
+            "{} chunks, {} requests, {} MB to Kinesis",
+            backfill["chunks"],
+            report["requests"],
+            megabytes(&report["bytes"])
+        );
+        line(&format!("spillway, {slot}"), took, copied, &more);
+        kinesis.delete_stream(slot).await;
+    }
+}
+
+async fn copy(postgres: &Postgres) -> Duration {
+    let mut command = program(postgres, "psql");
+    command
+        .args(["-qAt", "-c"])
+        .arg(format!("copy (select * from {FILLED}) to stdout"));
+    timed(command).await
 }
 
 fn megabytes(bytes: &Value) -> u64 {
@@ -268,7 +341,7 @@ async fn timed(mut command: Command) -> Duration {
     began.elapsed()
 }
 
-async fn drain(postgres: &Postgres, kinesis: &Kinesis, ssm: &Ssm, slot: &str) -> Value {
+async fn invoke(postgres: &Postgres, kinesis: &Kinesis, ssm: &Ssm, slot: &str, event: &Value) -> Value {
     let aggregation = if slot.ends_with("_kpl") { "kpl" } else { "none" };
     let environment = [
         ("SLOT_NAME", slot),
@@ -279,8 +352,5 @@ async fn drain(postgres: &Postgres, kinesis: &Kinesis, ssm: &Ssm, slot: &str) ->
     ];
     let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
     let function = Function::new(postgres.environment(DATABASE).into_iter().chain(environment));
-    function
-        .invoke(&json!({}), Duration::from_secs(600))
-        .await
-        .answer()
+    function.invoke(event, Duration::from_secs(600)).await.answer()
 }

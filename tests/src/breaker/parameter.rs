@@ -1,5 +1,5 @@
-//! SSM with one parameter, the checkpoint's: it keeps what is stored, and how much of the stream had arrived by then. What a
-//! gate before it lets through is applied.
+//! SSM with two parameters. Of the checkpoint's it keeps what is stored, and how much of the stream had arrived by then; of that of
+//! a backfill the last text. What a gate before it lets through is applied.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,19 +13,19 @@ use crate::endpoint::{self, Answerer, Cut, Endpoint, refusal};
 
 /// One store.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Store {
+pub(crate) struct Store {
     /// The checkpoint's `commit_end`.
-    pub(super) commit_end: u64,
+    pub(crate) commit_end: u64,
     /// Inside the transaction that the checkpoint is in the middle of: where that ends, and the change up to which all
     /// has arrived, that one not included.
-    pub(super) progress: Option<(u64, u64)>,
+    pub(crate) progress: Option<(u64, u64)>,
     /// Records that the stream had by then.
-    pub(super) arrived: u64,
+    pub(crate) arrived: u64,
 }
 
 /// The parameter, which answers.
 #[derive(Debug)]
-pub(super) struct Parameter {
+pub(crate) struct Parameter {
     endpoint: Endpoint,
     shared: Arc<Shared>,
 }
@@ -40,11 +40,12 @@ struct Shared {
 struct State {
     text: Option<String>,
     stores: Vec<Store>,
+    backfill: Option<String>,
 }
 
 impl Parameter {
-    /// One that does not exist yet, beside this stream.
-    pub(super) async fn beside(stream: Arc<Double>) -> Self {
+    /// Ones that do not exist yet, beside this stream.
+    pub(crate) async fn beside(stream: Arc<Double>) -> Self {
         let state = Mutex::default();
         let shared = Arc::new(Shared { stream, state });
         Self {
@@ -54,19 +55,30 @@ impl Parameter {
     }
 
     /// As `AWS_ENDPOINT_URL_SSM` takes it.
-    pub(super) fn endpoint(&self) -> &str {
+    pub(crate) fn endpoint(&self) -> &str {
         self.endpoint.url()
     }
 
     /// What is stored now: the last of [`Parameter::stores`].
-    pub(super) fn stored(&self) -> Option<Store> {
+    pub(crate) fn stored(&self) -> Option<Store> {
         self.shared.state().stores.last().cloned()
     }
 
     /// All stores, in their order.
-    pub(super) fn stores(&self) -> Vec<Store> {
+    pub(crate) fn stores(&self) -> Vec<Store> {
         self.shared.state().stores.clone()
     }
+
+    /// The state of the backfill, if one is stored.
+    pub(crate) fn backfill(&self) -> Option<Value> {
+        let text = self.shared.state().backfill.clone()?;
+        serde_json::from_str(&text).ok()
+    }
+}
+
+/// Whether this is the name of the parameter of the backfill.
+fn is_backfill(name: &Value) -> bool {
+    name.as_str().is_some_and(|name| name.ends_with(".backfill"))
 }
 
 impl Shared {
@@ -76,16 +88,22 @@ impl Shared {
 
     fn get(&self, name: &Value) -> Response<Body> {
         let state = self.state();
-        let Some(text) = &state.text else {
-            return refusal(400, "ParameterNotFound", "no such parameter");
+        let text = match is_backfill(name) {
+            true => &state.backfill,
+            false => &state.text,
         };
+        let Some(text) = text else { return missing() };
         let parameter = json!({
             "Name": name, "Type": "String", "Value": text, "Version": state.stores.len(), "DataType": "text",
         });
         endpoint::json(json!({ "Parameter": parameter }).to_string())
     }
 
-    fn put(&self, text: &str) -> Response<Body> {
+    fn put(&self, name: &Value, text: &str) -> Response<Body> {
+        if is_backfill(name) {
+            self.state().backfill = Some(text.to_owned());
+            return endpoint::json(json!({ "Version": 1, "Tier": "Standard" }).to_string());
+        }
         let checkpoint: Value = serde_json::from_str(text).unwrap_or_default();
         let Some(commit_end) = lsn(&checkpoint["commit_end"]) else {
             return refusal(400, "ValidationException", "this is no checkpoint");
@@ -100,6 +118,22 @@ impl Shared {
         state.text = Some(text.to_owned());
         endpoint::json(json!({ "Version": state.stores.len(), "Tier": "Standard" }).to_string())
     }
+
+    fn delete(&self, name: &Value) -> Response<Body> {
+        let mut state = self.state();
+        let deleted = match is_backfill(name) {
+            true => state.backfill.take(),
+            false => state.text.take(),
+        };
+        match deleted {
+            Some(_) => endpoint::json("{}".to_owned()),
+            None => missing(),
+        }
+    }
+}
+
+fn missing() -> Response<Body> {
+    refusal(400, "ParameterNotFound", "no such parameter")
 }
 
 impl Answerer for Shared {
@@ -112,7 +146,8 @@ impl Answerer for Shared {
         let request: Value = serde_json::from_slice(&body).unwrap_or_default();
         Ok(match operation.as_str() {
             "GetParameter" => self.get(&request["Name"]),
-            "PutParameter" => self.put(request["Value"].as_str().unwrap_or_default()),
+            "PutParameter" => self.put(&request["Name"], request["Value"].as_str().unwrap_or_default()),
+            "DeleteParameter" => self.delete(&request["Name"]),
             _ => refusal(
                 400,
                 "UnknownOperationException",
@@ -123,7 +158,7 @@ impl Answerer for Shared {
 }
 
 /// An LSN as PostgreSQL writes it.
-pub(super) fn lsn(text: &Value) -> Option<u64> {
+pub(crate) fn lsn(text: &Value) -> Option<u64> {
     let (high, low) = text.as_str()?.split_once('/')?;
     Some(u64::from_str_radix(high, 16).ok()? << 32 | u64::from_str_radix(low, 16).ok()?)
 }

@@ -16,7 +16,7 @@ const CONF: &str = "autovacuum = off\ndeadlock_timeout = '100ms'\nshared_buffers
 
 /// The kinds of sites.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// Debian's PostgreSQL.
     Single,
     /// PostgreSQL 17 and its synchronous standby, with failover slots.
@@ -25,7 +25,7 @@ pub(super) enum Kind {
 
 /// A database, wherever it is now.
 #[derive(Debug)]
-pub(super) struct Site {
+pub(crate) struct Site {
     servers: Servers,
     database: String,
     failed_over: AtomicBool,
@@ -39,7 +39,7 @@ enum Servers {
 
 impl Site {
     /// Servers of their own, without the database.
-    pub(super) async fn make(kind: Kind) -> Self {
+    pub(crate) async fn make(kind: Kind) -> Self {
         let settings = Settings {
             trust: true,
             version: (kind == Kind::Pair).then_some(17),
@@ -61,7 +61,7 @@ impl Site {
         }
     }
 
-    pub(super) fn kind(&self) -> Kind {
+    pub(crate) fn kind(&self) -> Kind {
         match self.servers {
             Servers::Single(..) => Kind::Single,
             Servers::Pair(_) => Kind::Pair,
@@ -69,7 +69,7 @@ impl Site {
     }
 
     /// An empty database of this name. The function may see how far the standby is, or may not.
-    pub(super) async fn settle(&mut self, database: &str, sees_standby: bool) {
+    pub(crate) async fn settle(&mut self, database: &str, sees_standby: bool) {
         self.server().create_database(database).await;
         database.clone_into(&mut self.database);
         let verb = if sees_standby {
@@ -86,7 +86,7 @@ impl Site {
     }
 
     /// Drops the database and its slots, and makes the pair whole again.
-    pub(super) async fn clear(&mut self) {
+    pub(crate) async fn clear(&mut self) {
         self.server().drop_database(&self.database).await;
         if let (true, Servers::Pair(pair)) = (self.failed_over.swap(false, Ordering::Relaxed), &self.servers)
         {
@@ -95,7 +95,7 @@ impl Site {
     }
 
     /// The database, which has the name of the play.
-    pub(super) fn database(&self) -> &str {
+    pub(crate) fn database(&self) -> &str {
         &self.database
     }
 
@@ -103,17 +103,17 @@ impl Site {
     ///
     /// # Errors
     /// The server is down or starts.
-    pub(super) async fn connect(&self) -> Result<Client, tokio_postgres::Error> {
+    pub(crate) async fn connect(&self) -> Result<Client, tokio_postgres::Error> {
         self.server().try_admin(&self.database).await
     }
 
     /// By which variables the function finds it.
-    pub(super) fn environment(&self) -> [(String, String); 6] {
+    pub(crate) fn environment(&self) -> [(String, String); 6] {
         Postgres::environment_at(self.network().port(), &self.database)
     }
 
     /// Creates a slot: one that outlives a failover, on a pair.
-    pub(super) async fn create_slot(&self, client: &Client, slot: &str, plugin: &str) {
+    pub(crate) async fn create_slot(&self, client: &Client, slot: &str, plugin: &str) {
         let failover = match self.kind() {
             Kind::Single => "",
             Kind::Pair => ", false, false, true",
@@ -123,7 +123,7 @@ impl Site {
     }
 
     /// Waits until these slots would outlive a failover, which moves them to the end of the log. False when there is none.
-    pub(super) async fn keep_slots(&self, client: &Client, slots: &[&str]) -> bool {
+    pub(crate) async fn keep_slots(&self, client: &Client, slots: &[&str]) -> bool {
         let Servers::Pair(pair) = &self.servers else {
             return false;
         };
@@ -139,14 +139,14 @@ impl Site {
     }
 
     /// The server that writes loses its power for so long, and keeps its disk.
-    pub(super) async fn crash(&self, down: Duration) {
+    pub(crate) async fn crash(&self, down: Duration) {
         self.server().crash().await;
         tokio::time::sleep(down).await;
         self.server().restart().await;
     }
 
     /// The server that writes loses its power for ever; after so long the standby takes its place.
-    pub(super) async fn fail_over(&self, down: Duration) {
+    pub(crate) async fn fail_over(&self, down: Duration) {
         if let Servers::Pair(pair) = &self.servers {
             self.failed_over.store(true, Ordering::Relaxed);
             pair.kill_primary().await;
@@ -156,19 +156,19 @@ impl Site {
     }
 
     /// The way from the function to the server suffers.
-    pub(super) async fn suffer(&self, fault: Fault) {
+    pub(crate) async fn suffer(&self, fault: Fault) {
         self.network().suffer(fault).await;
     }
 
     /// The way from the standby to the primary suffers.
-    pub(super) async fn suffer_within(&self, fault: Fault) {
+    pub(crate) async fn suffer_within(&self, fault: Fault) {
         if let Servers::Pair(pair) = &self.servers {
             pair.wire().suffer(fault).await;
         }
     }
 
     /// Nothing suffers any more.
-    pub(super) fn calm(&self) {
+    pub(crate) fn calm(&self) {
         self.network().calm();
         if let Servers::Pair(pair) = &self.servers {
             pair.wire().calm();

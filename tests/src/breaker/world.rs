@@ -19,7 +19,7 @@ use crate::gate::{Fault, Gate};
 use crate::proxy;
 
 /// What passes by itself while faults are on.
-const TRANSIENT: [&str; 9] = [
+pub(crate) const TRANSIENT: [&str; 9] = [
     "PostgresUnreachable",
     "PostgresFailed",
     "NotWriter",

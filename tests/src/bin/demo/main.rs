@@ -1,6 +1,7 @@
 //! The whole way in a minute: pgbench writes into a real PostgreSQL, ticks of the real binary drain its slot into
-//! Kinesis, the server is killed half-way, and at the end a consumer rebuilds from the stream every row that changed
-//! and compares each with PostgreSQL. It succeeds only when all are the same and none is missing.
+//! Kinesis, a backfill beside them brings the rows that were there before, the server is killed half-way, and at the end a
+//! consumer rebuilds every row from the stream and compares each with PostgreSQL. It succeeds only when all are the same and
+//! none is missing.
 //!
 //! `PLUGIN` chooses the output plugin, `AGGREGATION` and `ENVELOPE` are handed to the function. `DEMO_FAULT=drop` loses one event on its way to the consumer, which must make
 //! the verdict fail.
@@ -26,11 +27,18 @@ const DATABASE: &str = "pgbench";
 const STREAM: &str = "etl_demo";
 /// pgbench's rows of history have no key: all of them are one lane, whose records go one after the other.
 const TRANSACTIONS_A_SECOND: &str = "300";
-const WRITE_SECONDS: u64 = 15;
+/// Of each of the two runs of pgbench.
+const WRITE_SECONDS: u64 = 10;
+/// The tables that were filled before the slot was made. That of history is empty then, and has no key to read it by.
+const FILLED: [&str; 3] = ["pgbench_accounts", "pgbench_tellers", "pgbench_branches"];
+/// The tick that asks for their backfill instead.
+const BACKFILL: usize = 3;
 /// In place of the minute between two ticks in service.
 const TICK: Duration = Duration::from_secs(2);
-/// What Lambda would allow a tick.
+/// What Lambda would allow an invocation.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// Less for a tick, so that the backfill takes several.
+const TICK_DEADLINE: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
@@ -71,6 +79,10 @@ struct Demo<'a> {
     throttled: AtomicU64,
     /// pgbench has nothing more to write.
     written: AtomicBool,
+    /// The backfill was asked for.
+    asked: AtomicBool,
+    /// The backfill has read all.
+    filled: AtomicBool,
 }
 
 async fn demo(screen: &Screen, plugin: Plugin, fault: bool) -> bool {
@@ -95,20 +107,23 @@ async fn demo(screen: &Screen, plugin: Plugin, fault: bool) -> bool {
         &format!("PostgreSQL {version} on port {}", postgres.port()),
     );
     let kinesis = Kinesis::start(Limits::Enforced).await;
-    kinesis.create_stream(STREAM, 4).await;
+    kinesis.create_stream(STREAM, 16).await;
     screen.say(
         Tone::Plain,
         &format!(
-            "Kinesis (ferrokinesis): stream {STREAM}, 4 shards, each limited to 1 MiB/s and 1,000 records/s"
+            "Kinesis (ferrokinesis): stream {STREAM}, 16 shards, each limited to 1 MiB/s and 1,000 records/s"
         ),
     );
     screen.say(Tone::Plain, "SSM (moto) for the checkpoint");
     postgres.create_database(DATABASE).await;
-    Pgbench::init(&postgres, DATABASE, 10).await;
-    screen.say(Tone::Plain, "pgbench -i -s 10: 1,000,000 accounts");
+    Pgbench::init(&postgres, DATABASE, 1).await;
+    screen.say(Tone::Plain, "pgbench -i -s 1: 100,000 accounts");
+    let admin = postgres.admin(DATABASE).await;
+    let grant = format!("grant select on {} to {}", FILLED.join(", "), REPLUSER.0);
+    let granted = admin.batch_execute(&grant).await;
+    granted.unwrap_or_else(|error| panic!("{grant}: {error:?}"));
     if plugin == Plugin::Pgoutput {
         let tables = pgbench::TABLES.join(", ");
-        let admin = postgres.admin(DATABASE).await;
         let made = admin
             .batch_execute(&format!("create publication spillway for table {tables}"))
             .await;
@@ -125,7 +140,7 @@ async fn demo(screen: &Screen, plugin: Plugin, fault: bool) -> bool {
     screen.say(
         Tone::Plain,
         &format!(
-            "the function made slot {slot} as {}, a role with REPLICATION and no other right",
+            "the function made slot {slot} as {}, a role with REPLICATION, and SELECT on three tables",
             REPLUSER.0
         ),
     );
@@ -140,6 +155,8 @@ async fn demo(screen: &Screen, plugin: Plugin, fault: bool) -> bool {
         last_failed: AtomicUsize::new(0),
         throttled: AtomicU64::new(0),
         written: AtomicBool::new(false),
+        asked: AtomicBool::new(false),
+        filled: AtomicBool::new(false),
     };
     let start = Instant::now();
     screen.title(&format!(
@@ -148,10 +165,15 @@ async fn demo(screen: &Screen, plugin: Plugin, fault: bool) -> bool {
     ));
     screen.tick_header();
     tokio::join!(demo.write(), demo.tick_while_written());
-    demo.screen
-        .say(Tone::Plain, "pgbench is done; ticks until the slot is empty");
+    demo.screen.say(
+        Tone::Plain,
+        "pgbench is done; ticks until all is read and the slot is empty",
+    );
     let Some(last) = demo.tick_until_empty().await else {
-        demo.screen.say(Tone::Bad, "the slot does not get empty");
+        demo.screen.say(
+            Tone::Bad,
+            "the slot does not get empty, or the backfill does not end",
+        );
         return false;
     };
     verdict::pronounce(&demo, &kinesis, &last, fault, start).await
@@ -226,11 +248,11 @@ impl Demo<'_> {
         }
     }
 
-    /// The report of the last tick. `None`: the slot does not get empty, or a tick fails.
+    /// The report of the last tick. `None`: the slot does not get empty, the backfill does not end, or a tick fails.
     async fn tick_until_empty(&self) -> Option<Value> {
         for _ in 0..30 {
             let report = self.tick().await?;
-            if report["stopped"] == "empty" {
+            if report["stopped"] == "empty" && self.filled.load(Ordering::Relaxed) {
                 return Some(report);
             }
         }
@@ -239,14 +261,35 @@ impl Demo<'_> {
 
     async fn tick(&self) -> Option<Value> {
         let number = self.ticks.fetch_add(1, Ordering::Relaxed) + 1;
-        let outcome = self.function.invoke(&json!({}), DEADLINE).await;
+        let asks = number >= BACKFILL && !self.asked.load(Ordering::Relaxed);
+        let event = match asks {
+            true => {
+                let tables = FILLED.map(|table| format!("public.{table}"));
+                json!({"action": "backfill", "tables": tables, "chunk_rows": 5_000})
+            }
+            false => json!({}),
+        };
+        if asks {
+            self.screen.say(Tone::Strong, &format!("      {event}"));
+        }
+        let outcome = self.function.invoke(&event, TICK_DEADLINE).await;
         self.ended.fetch_add(1, Ordering::Relaxed);
         if let Outcome::Answer(report) = outcome {
+            self.asked.fetch_or(asks, Ordering::Relaxed);
+            // The report that said so may be lost.
+            let finished = report["backfill"].is_null() && self.asked.load(Ordering::Relaxed);
+            self.filled.fetch_or(
+                finished || report["backfill"]["state"] == "finished",
+                Ordering::Relaxed,
+            );
             self.throttled
                 .fetch_add(report["throttled"].as_u64().unwrap_or(0), Ordering::Relaxed);
             self.screen.tick(number, &report);
             return Some(report);
         }
+        // It had begun although the invocation failed.
+        let pending = matches!(&outcome, Outcome::Error { kind, .. } if kind == "BackfillPending");
+        self.asked.fetch_or(pending, Ordering::Relaxed);
         self.screen
             .say(Tone::Bad, &format!("{number:>4}  {}", told(&outcome)));
         self.failed.fetch_add(1, Ordering::Relaxed);

@@ -85,6 +85,7 @@ impl Screen {
             "records",
             "lag",
             "ms",
+            "backfill",
         ];
         self.say(Tone::Faint, &columns(&names.map(str::to_owned)));
     }
@@ -104,6 +105,7 @@ impl Screen {
             text("records"),
             bytes(report["lag_bytes"].as_u64().unwrap_or(0)),
             text("elapsed_ms"),
+            backfilled(&report["backfill"]),
         ];
         self.say(Tone::Plain, &columns(&cells));
     }
@@ -182,11 +184,34 @@ fn wrapped(json: &str) -> Vec<String> {
     lines
 }
 
-fn columns(cells: &[String; 8]) -> String {
-    let [number, from, to, transactions, changes, records, lag, ms] = cells;
-    format!(
-        "{number:>4}  {from:>11}  {to:>11}  {transactions:>12}  {changes:>7}  {records:>7}  {lag:>8}  {ms:>6}"
-    )
+fn columns(cells: &[String; 9]) -> String {
+    let [
+        number,
+        from,
+        to,
+        transactions,
+        changes,
+        records,
+        lag,
+        ms,
+        backfill,
+    ] = cells;
+    let line = format!(
+        "{number:>4}  {from:>11}  {to:>11}  {transactions:>12}  {changes:>7}  {records:>7}  {lag:>8}  {ms:>6}  {backfill}"
+    );
+    line.trim_end().to_owned()
+}
+
+/// How far the backfill is; nothing when there is none.
+fn backfilled(backfill: &Value) -> String {
+    let Some(state) = backfill["state"].as_str() else {
+        return String::new();
+    };
+    let rows = backfill["rows"].as_u64().unwrap_or(0);
+    match backfill["table"].as_str() {
+        Some(table) if state != "finished" => format!("{state}: {rows} rows, {table}"),
+        _ => format!("{state}: {rows} rows"),
+    }
 }
 
 /// Bytes for people.

@@ -1,0 +1,587 @@
+//! A backfill brings the rows that were there before the slot, chunk by chunk beside the live changes, and the consumer ends with what
+//! PostgreSQL has: through kills, pauses, a truncate and a failover. `make backfill` plays the same with millions of rows.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use scenarios::backfill::Backfill;
+use scenarios::consumer::Delivery;
+use scenarios::function::Outcome;
+use scenarios::gate::{Fault, Side};
+use scenarios::lab::{DEADLINE, Lab, Plan, Plugin};
+use scenarios::postgres::{Postgres, REPLUSER, Settings};
+use scenarios::wait;
+use serde_json::{Value, json};
+
+use crate::marks::{Marks, let_go};
+use crate::pair::pair;
+use crate::refusal::invocation_fails;
+
+crate::scenarios![
+    what_was_there_before_arrives_while_writers_write,
+    each_envelope_tells_what_was_read,
+    a_table_of_one_row_is_its_last_and_an_empty_one_says_nothing,
+    killed_in_the_middle_it_reads_at_most_one_chunk_again,
+    ticks_carry_it_on_and_status_tells_how_far_it_is,
+    it_can_be_paused_resumed_and_cancelled,
+    only_one_can_be_pending,
+    several_tables_are_read_one_after_the_other,
+    a_truncate_in_the_middle_empties_what_was_read,
+    a_failover_in_the_middle_loses_nothing,
+    writers_do_not_wait_and_the_slot_does_not_lag,
+    nothing_is_lost_whatever_dies_in_the_middle,
+];
+
+/// Rows of a table that takes several chunks.
+const ROWS: usize = 5_000;
+
+/// A lab whose tables were made and filled before the slot, and may be read by the function.
+pub(crate) async fn filled(plan: Plan, sql: &str) -> Lab {
+    let lab = plan.without_slot().build().await;
+    lab.sql(sql).await;
+    lab.sql(&format!(
+        "create publication spillway for all tables; grant select on all tables in schema public to {}",
+        REPLUSER.0
+    ))
+    .await;
+    lab.create_slot().await;
+    lab
+}
+
+/// The event that starts one, of these tables.
+pub(crate) fn start(tables: &[&str], chunk_rows: u64) -> Value {
+    json!({"action": "backfill", "tables": tables, "chunk_rows": chunk_rows})
+}
+
+/// An order that has nothing beside it.
+pub(crate) fn order(what: &str) -> Value {
+    json!({"action": "backfill", what: true})
+}
+
+/// What a report says of the backfill's state.
+pub(crate) fn state(report: &Value) -> &str {
+    report["backfill"]["state"].as_str().unwrap_or("none")
+}
+
+/// Goes on from this report with ticks until the backfill is finished; all reports.
+pub(crate) async fn finish_from(lab: &Lab, report: Value) -> Vec<Value> {
+    let mut reports = vec![report];
+    while state(&reports[reports.len() - 1]) != "finished" {
+        assert!(
+            reports.len() < 100,
+            "a hundred ticks did not finish: {}",
+            reports[99]
+        );
+        let report = lab.tick().await;
+        assert_ne!(state(&report), "failed", "{report}");
+        reports.push(report);
+    }
+    reports
+}
+
+/// Starts it, finishes it and drains what is left; all reports.
+pub(crate) async fn run(lab: &Lab, event: Value) -> Vec<Value> {
+    let first = lab.invoke(event).await.answer();
+    assert_eq!(first["action"], "backfill", "{first}");
+    let mut reports = finish_from(lab, first).await;
+    reports.extend(lab.drain().await);
+    reports
+}
+
+/// The events of rows of a table that were read, as plain JSON, in the order of positions.
+pub(crate) fn reads(delivery: &Delivery, table: &str) -> Vec<Value> {
+    let mut events = delivery.of_table(table);
+    events.retain(|event| event["op"] == "r");
+    events
+}
+
+/// The mark of each event that was read.
+fn marks(reads: &[Value]) -> Vec<&str> {
+    reads
+        .iter()
+        .map(|event| event["source"]["snapshot"].as_str().unwrap_or_default())
+        .collect()
+}
+
+/// A table `t` of so many rows, of which each fiftieth has a value that is stored apart.
+pub(crate) fn table(rows: usize) -> String {
+    format!(
+        "create table t (id int primary key, n int not null, body text);
+         alter table t alter body set storage external;
+         insert into t select i, i, case when i % 50 = 0 then repeat(md5(i::text), 70) end from generate_series(1, {rows}) i;
+         analyze t"
+    )
+}
+
+/// Changes rows of `t` until it is told to stop, and never waits for a lock for long; returns how many transactions it made.
+async fn write(lab: &Lab, rows: usize, stop: &AtomicBool) -> u64 {
+    let (client, mut random, mut written) = (lab.connect().await, fastrand::Rng::with_seed(7), 0);
+    client.batch_execute("set lock_timeout = '100ms'").await.unwrap();
+    while !stop.load(Ordering::Relaxed) {
+        let (row, other) = (random.usize(1..=rows), random.usize(1..=rows));
+        let far = rows - random.usize(..rows / 10);
+        let sql = match random.u8(..8) {
+            0..3 => format!("update t set n = -{written} where id = {row}"),
+            3 => format!("delete from t where id = {row}"),
+            4 => format!(
+                "insert into t values ({row}, {written}, null) on conflict (id) do update set n = excluded.n"
+            ),
+            5 => format!(
+                "begin; update t set n = 0 where id = {row}; update t set n = 1 where id = {other}; rollback"
+            ),
+            // From the end of the table to before its beginning, and from there to its middle.
+            6 => format!(
+                "update t set id = -{row} where id = {far} and not exists (select from t where id = -{row})"
+            ),
+            _ => format!(
+                "update t set id = {other} where id = -{row} and not exists (select from t where id = {other})"
+            ),
+        };
+        client.batch_execute(&sql).await.unwrap();
+        written += 1;
+    }
+    written
+}
+
+/// The backfill, with a writer beside it from before its beginning until it is finished; the reports.
+async fn run_beside_a_writer(lab: &Lab, event: Value, rows: usize) -> Vec<Value> {
+    let stop = AtomicBool::new(false);
+    let (reports, written) = tokio::join!(
+        async {
+            let first = lab.invoke(event).await.answer();
+            let reports = finish_from(lab, first).await;
+            stop.store(true, Ordering::Relaxed);
+            reports
+        },
+        write(lab, rows, &stop)
+    );
+    assert!(written > 0, "nobody wrote");
+    lab.drain().await;
+    reports
+}
+
+async fn what_was_there_before_arrives_while_writers_write() {
+    Plugin::each(|plugin| async move {
+        let lab = filled(Lab::plan(plugin), &table(ROWS)).await;
+        lab.kinesis_gate
+            .always("PutRecords", Fault::Delay(Duration::from_millis(20)));
+        let reports = run_beside_a_writer(&lab, start(&["public.t"], 700), ROWS).await;
+        let last = &reports[reports.len() - 1]["backfill"];
+        assert_eq!(
+            last["tables"],
+            json!({"done": 1, "failed": 0, "left": 0}),
+            "{last}"
+        );
+        let delivery = lab.compare(&["t"]).await;
+        let reads = reads(&delivery, "public.t");
+        assert_eq!(last["rows"], reads.len(), "{last}");
+        let marks = marks(&reads);
+        assert_eq!(
+            (marks[0], marks[marks.len() - 1]),
+            ("first_in_data_collection", "last_in_data_collection")
+        );
+        assert!(
+            marks[1..marks.len() - 1]
+                .iter()
+                .all(|mark| *mark == "incremental")
+        );
+        assert!(reads.iter().all(|event| event["before"].is_null()));
+        let mut live = delivery.of_table("public.t");
+        live.retain(|event| event["op"] != "r");
+        assert!(live.iter().all(|event| event["source"]["snapshot"] == "false"));
+        assert!(
+            delivery.counts().keys().all(|name| name == "public.t"),
+            "no watermark is in the stream"
+        );
+    })
+    .await;
+}
+
+async fn each_envelope_tells_what_was_read() {
+    for envelope in ["dms", "wal2json"] {
+        Plugin::each(move |plugin| async move {
+            let plan = Lab::plan(plugin).env("ENVELOPE", envelope);
+            let lab = filled(plan, &table(300)).await;
+            run_beside_a_writer(&lab, start(&["public.t"], 70), 300).await;
+            let delivery = lab.compare(&["t"]).await;
+            let events: Vec<Value> = delivery.changes().iter().map(|it| it.json()).collect();
+            let read = |event: &&Value| match envelope {
+                "dms" => event["metadata"]["operation"] == "load",
+                _ => event["action"] == "I" && event.get("snapshot").is_some(),
+            };
+            let reads: Vec<&Value> = events.iter().filter(read).collect();
+            let mark = |event: &Value| match envelope {
+                "dms" => event["metadata"].get("snapshot").cloned(),
+                _ => event.get("snapshot").cloned(),
+            };
+            let within = (envelope == "wal2json").then(|| json!("incremental"));
+            assert_eq!(mark(reads[0]), Some(json!("first_in_data_collection")));
+            assert_eq!(mark(reads[1]), within);
+            assert_eq!(
+                mark(reads[reads.len() - 1]),
+                Some(json!("last_in_data_collection"))
+            );
+            if envelope == "dms" {
+                let has = |name: &str| reads.iter().any(|event| event["metadata"].get(name).is_some());
+                assert!(!has("transaction-id") && !has("transaction-record-id"));
+            }
+        })
+        .await;
+    }
+}
+
+async fn a_table_of_one_row_is_its_last_and_an_empty_one_says_nothing() {
+    Plugin::each(|plugin| async move {
+        let sql = "create table one (id int primary key); insert into one values (1); create table none (id int primary key)";
+        let lab = filled(Lab::plan(plugin), sql).await;
+        let reports = run(&lab, json!({"action": "backfill", "tables": "all"})).await;
+        let done = reports.iter().find(|report| state(report) == "finished");
+        assert_eq!(done.map(|report| report["backfill"]["tables"]["done"].clone()), Some(json!(2)));
+        let delivery = lab.compare(&["one", "none"]).await;
+        assert_eq!(marks(&reads(&delivery, "public.one")), ["last_in_data_collection"]);
+        assert_eq!(delivery.changes().len(), 1);
+    })
+    .await;
+}
+
+async fn killed_in_the_middle_it_reads_at_most_one_chunk_again() {
+    const CHUNK: usize = 400;
+    for side in [Side::Request, Side::Answer] {
+        Plugin::each(move |plugin| async move {
+            let lab = filled(Lab::plan(plugin), &table(ROWS)).await;
+            // Some requests pass.
+            for _ in 0..6 {
+                lab.kinesis_gate.next("PutRecords", Fault::Delay(Duration::ZERO));
+            }
+            let mut held = lab.kinesis_gate.hold("PutRecords", side);
+            let ended = tokio::select! {
+                ended = lab.invoke(start(&["public.t"], CHUNK as u64)) => Some(ended),
+                () = held.reached() => None,
+            };
+            assert_eq!(ended, None, "it ended before it was killed");
+            lab.function.kill9().await;
+            drop(held);
+            let_go(&lab).await;
+            Marks::of(&lab).await;
+            let stored = lab.backfill().await.expect("the state is stored");
+            assert_eq!(stored["table"], "public.t", "{stored}");
+            let rows = stored["rows"].as_u64().unwrap_or(0) as usize;
+            assert!(0 < rows && rows < ROWS, "{stored}");
+            let report = lab.tick().await;
+            finish_from(&lab, report).await;
+            lab.drain().await;
+            let delivery = lab.compare(&["t"]).await;
+            let read = delivery.arrivals.iter().filter(|it| it.event().op == "r").count();
+            assert!(
+                (ROWS..=ROWS + CHUNK).contains(&read),
+                "{read} rows of {ROWS} were read"
+            );
+        })
+        .await;
+    }
+}
+
+/// A lab on which a backfill of `t` in chunks of a hundred rows takes several invocations of [`SHORT`].
+async fn slow(plugin: Plugin) -> Lab {
+    let lab = filled(Lab::plan(plugin), &table(2_000)).await;
+    slow_down(&lab);
+    lab
+}
+
+fn slow_down(lab: &Lab) {
+    lab.kinesis_gate
+        .always("PutRecords", Fault::Delay(Duration::from_millis(250)));
+}
+
+const SHORT: Duration = Duration::from_secs(3);
+
+async fn short(lab: &Lab, event: Value) -> Value {
+    lab.function.invoke(&event, SHORT).await.answer()
+}
+
+fn rows(report: &Value) -> u64 {
+    report["backfill"]["rows"].as_u64().unwrap_or(0)
+}
+
+async fn ticks_carry_it_on_and_status_tells_how_far_it_is() {
+    Plugin::each(|plugin| async move {
+        let lab = slow(plugin).await;
+        let none = lab.invoke(json!({"action": "status"})).await.answer();
+        assert_eq!(none["backfill"], Value::Null, "{none}");
+        let mut reports = vec![short(&lab, start(&["public.t"], 100)).await];
+        assert_eq!(
+            (state(&reports[0]), &reports[0]["stopped"]),
+            ("running", &json!("deadline")),
+            "{}",
+            reports[0]
+        );
+        assert_eq!(reports[0]["backfill"]["table"], "public.t");
+        let status = lab.invoke(json!({"action": "status"})).await.answer();
+        let told = &status["backfill"];
+        assert_eq!(
+            (&told["state"], &told["rows"]),
+            (&json!("running"), &json!(rows(&reports[0]))),
+            "{told}"
+        );
+        let of_table = &told["tables"][0];
+        assert_eq!(
+            (&of_table["table"], &of_table["state"]),
+            (&json!("public.t"), &json!("reading")),
+            "{told}"
+        );
+        assert_eq!(of_table["rows"], told["rows"], "{told}");
+        assert!(
+            of_table["estimate"]
+                .as_u64()
+                .is_some_and(|rows| (1_000..4_000).contains(&rows)),
+            "{told}"
+        );
+        for name in ["rows_per_second", "seconds_left"] {
+            assert!(
+                of_table[name].as_f64().is_some_and(|it| it > 0.0),
+                "{name}: {told}"
+            );
+        }
+        for name in ["position", "started_at", "updated_at"] {
+            assert!(!told[name].is_null(), "{name}: {told}");
+        }
+        while state(&reports[reports.len() - 1]) != "finished" {
+            let report = short(&lab, json!({})).await;
+            assert_eq!(report["action"], "drain", "{report}");
+            assert!(
+                rows(&report) > rows(&reports[reports.len() - 1]),
+                "each tick comes further: {report}"
+            );
+            reports.push(report);
+        }
+        assert!(reports.len() > 2, "it took {} invocations", reports.len());
+        let sum = |name: &str| -> u64 {
+            reports
+                .iter()
+                .filter_map(|report| report["backfill"][name].as_u64())
+                .sum()
+        };
+        assert_eq!((sum("read"), sum("overtaken")), (2_000, 0), "{reports:#?}");
+        assert!(sum("chunks") >= 20);
+        assert_eq!(rows(&reports[reports.len() - 1]), 2_000);
+        lab.kinesis_gate.clear();
+        lab.drain().await;
+        assert_eq!(lab.compare(&["t"]).await.changes().len(), 2_000);
+    })
+    .await;
+}
+
+async fn it_can_be_paused_resumed_and_cancelled() {
+    let lab = slow(Plugin::Pgoutput).await;
+    let begun = short(&lab, start(&["public.t"], 100)).await;
+    let paused = lab.invoke(order("pause")).await.answer();
+    assert_eq!(
+        (&paused["action"], state(&paused)),
+        (&json!("backfill"), "paused"),
+        "{paused}"
+    );
+    lab.sql("update t set n = -1 where id = 2000").await;
+    let tick = short(&lab, json!({})).await;
+    assert_eq!(
+        (state(&tick), rows(&tick), &tick["changes"]),
+        ("paused", rows(&begun), &json!(1)),
+        "{tick}"
+    );
+    let resumed = short(&lab, order("resume")).await;
+    assert_eq!(
+        (&resumed["action"], rows(&resumed) > rows(&begun)),
+        (&json!("backfill"), true),
+        "{resumed}"
+    );
+    let cancelled = lab.invoke(order("cancel")).await.answer();
+    assert_eq!(cancelled["action"], "backfill", "{cancelled}");
+    let tick = short(&lab, json!({})).await;
+    assert!(["none", "cancelled"].contains(&state(&tick)), "{tick}");
+    let read = reads(&lab.consume().await, "public.t").len();
+    lab.kinesis_gate.clear();
+    lab.drain().await;
+    assert_eq!(
+        reads(&lab.consume().await, "public.t").len(),
+        read,
+        "nothing more is read"
+    );
+    // Whoever cancels may begin anew.
+    run(&lab, start(&["public.t"], 1_000)).await;
+    lab.compare(&["t"]).await;
+}
+
+async fn only_one_can_be_pending() {
+    let lab = slow(Plugin::Pgoutput).await;
+    for what in ["cancel", "pause", "resume"] {
+        invocation_fails(&lab, order(what), "BackfillMissing", &[]).await;
+    }
+    short(&lab, start(&["public.t"], 100)).await;
+    let before = lab.backfill().await;
+    invocation_fails(&lab, start(&["public.t"], 50), "BackfillPending", &["public.t"]).await;
+    assert_eq!(lab.backfill().await, before);
+    lab.kinesis_gate.clear();
+    let report = lab.tick().await;
+    finish_from(&lab, report).await;
+    invocation_fails(&lab, order("cancel"), "BackfillMissing", &[]).await;
+    lab.drain().await;
+    lab.compare(&["t"]).await;
+}
+
+async fn several_tables_are_read_one_after_the_other() {
+    let sql = "create schema audit; create table audit.b (id int primary key); create table audit.a (id int primary key);
+               create table c (id int primary key); create table d (id int primary key);
+               insert into audit.a select generate_series(1, 50); insert into audit.b select generate_series(1, 50);
+               insert into c select generate_series(1, 50); insert into d select generate_series(1, 50)";
+    Plugin::each(move |plugin| async move {
+        let lab = filled(Lab::plan(plugin), sql).await;
+        let role = REPLUSER.0;
+        lab.sql(&format!(
+            "grant usage on schema audit to {role}; grant select on all tables in schema audit to {role}"
+        ))
+        .await;
+        let reports = run(&lab, start(&["audit.*", "public.c"], 20)).await;
+        let done = reports.iter().find(|report| state(report) == "finished").unwrap();
+        assert_eq!(
+            done["backfill"]["tables"],
+            json!({"done": 3, "failed": 0, "left": 0}),
+            "{done}"
+        );
+        let delivery = lab.compare(&["audit.a", "audit.b", "c"]).await;
+        assert_eq!(reads(&delivery, "public.d").len(), 0);
+        let mut order: Vec<String> = delivery
+            .changes()
+            .iter()
+            .filter_map(|it| it.event().table())
+            .collect();
+        order.dedup();
+        assert_eq!(order.len(), 3, "{order:?}");
+    })
+    .await;
+}
+
+/// A condition under which each row takes so many milliseconds to read.
+pub(crate) fn slowly(milliseconds: u64) -> String {
+    format!("pg_sleep({milliseconds} / 1000.0) is not null")
+}
+
+/// Waits until a chunk is being read under [`slowly`].
+pub(crate) async fn until_it_reads(lab: &Lab) {
+    let sql =
+        "select count(*) from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'";
+    wait::until("a chunk is being read", DEADLINE, || async {
+        lab.value(sql).await.as_deref() == Some("1")
+    })
+    .await;
+}
+
+async fn a_truncate_in_the_middle_empties_what_was_read() {
+    Plugin::each(|plugin| async move {
+        let lab = filled(Lab::plan(plugin), &table(60)).await;
+        let event =
+            json!({"action": "backfill", "tables": ["public.t"], "chunk_rows": 20, "where": slowly(20)});
+        let (first, ()) = tokio::join!(lab.invoke(event), async {
+            until_it_reads(&lab).await;
+            // It waits for the chunk that is being read, and is committed before its rows are sent.
+            lab.sql("truncate t; insert into t select i, 0, null from generate_series(10, 80) i")
+                .await;
+        });
+        finish_from(&lab, first.answer()).await;
+        lab.drain().await;
+        lab.compare(&["t"]).await;
+    })
+    .await;
+}
+
+async fn a_failover_in_the_middle_loses_nothing() {
+    for plugin in [Plugin::Pgoutput, Plugin::TestDecoding] {
+        let lab = filled(Lab::plan(plugin).on_pair(pair(17).await), &table(2_000)).await;
+        lab.sql(&format!("grant pg_monitor to {}", REPLUSER.0)).await;
+        lab.drain().await;
+        lab.wait_until_synced().await;
+        lab.kinesis_gate
+            .always("PutRecords", Fault::Delay(Duration::from_millis(50)));
+        let (first, ()) = tokio::join!(lab.invoke(start(&["public.t"], 50)), async {
+            wait::until("some of it was sent", DEADLINE, || async {
+                let stored = lab.backfill().await.unwrap_or_default();
+                stored["rows"].as_u64() > Some(300)
+            })
+            .await;
+            lab.sql("update t set n = -1 where id in (1, 1999); update t set id = -id where id = 2000")
+                .await;
+            lab.pair().failover().await;
+        });
+        assert!(!matches!(first, Outcome::Exited(_)), "{first:?}");
+        lab.kinesis_gate.clear();
+        lab.sql("update t set n = -2 where id in (2, 1000, 1998)").await;
+        let report = lab.tick().await;
+        finish_from(&lab, report).await;
+        lab.drain().await;
+        Marks::of(&lab).await;
+        lab.compare(&["t"]).await;
+    }
+}
+
+/// A writer that waits for a lock for a tenth of a second fails. Nobody else writes here, so that the lag is the backfill's.
+async fn writers_do_not_wait_and_the_slot_does_not_lag() {
+    const MOST_LAG: u64 = 8 << 20;
+    let postgres = Postgres::start(Settings::default()).await;
+    let lab = filled(Lab::plan(Plugin::Pgoutput).on(postgres), &table(ROWS)).await;
+    lab.kinesis_gate
+        .always("PutRecords", Fault::Delay(Duration::from_millis(100)));
+    let (stop, most) = (AtomicBool::new(false), AtomicU64::new(0));
+    let waits = "select count(*) from pg_locks where not granted and database = (select oid from pg_database where datname = current_database())";
+    let (reports, written, waited) = tokio::join!(
+        async {
+            let mut reports = vec![short(&lab, start(&["public.t"], 250)).await];
+            while state(&reports[reports.len() - 1]) != "finished" {
+                most.fetch_max(lab.lag_bytes().await, Ordering::Relaxed);
+                reports.push(short(&lab, json!({})).await);
+            }
+            stop.store(true, Ordering::Relaxed);
+            reports
+        },
+        write(&lab, ROWS, &stop),
+        async {
+            let (client, mut waited) = (lab.connect().await, 0);
+            while !stop.load(Ordering::Relaxed) {
+                waited += client.query_one(waits, &[]).await.unwrap().get::<_, i64>(0);
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            waited
+        }
+    );
+    assert!(reports.len() > 1 && written > 0);
+    assert_eq!(waited, 0, "somebody waited for a lock");
+    let told = reports
+        .iter()
+        .filter_map(|report| report["lag_bytes"].as_u64())
+        .max();
+    let most = most.into_inner();
+    assert!(
+        told <= Some(MOST_LAG) && most <= MOST_LAG,
+        "a lag of {told:?} was told, and {most} seen"
+    );
+    lab.kinesis_gate.clear();
+    lab.drain().await;
+    lab.compare(&["t"]).await;
+}
+
+async fn nothing_is_lost_whatever_dies_in_the_middle() {
+    let backfill = Backfill::default();
+    // A failover, a crash, and a crash with commits that hang.
+    for seed in 1..=3 {
+        let played = Box::pin(backfill.play(seed, ROWS as u64)).await;
+        assert!(
+            played.broken.is_empty(),
+            "seed {seed}, {}: {}",
+            played.with,
+            played.broken.join("\n")
+        );
+        assert_eq!(
+            (played.differences, played.failovers + played.crashes),
+            (0, 1),
+            "{played:?}"
+        );
+        assert!(played.rows > 0 && played.reads > 0, "{played:?}");
+    }
+}

@@ -1,0 +1,206 @@
+//! Whatever the key of a table is, a backfill goes through it in its order, chunk by chunk, and leaves out nothing.
+
+use scenarios::lab::{Lab, Plugin};
+use serde_json::{Value, json};
+
+use crate::backfill::{filled, reads, run, start};
+
+crate::scenarios![
+    keys_of_every_kind_are_read_in_their_order,
+    a_table_with_an_index_as_identity_is_read_by_it,
+    a_condition_chooses_rows,
+    columns_are_those_that_are_asked_for_and_the_key,
+    a_partitioned_table_is_read_as_its_live_changes_are_named,
+];
+
+/// The columns of a table, its key, and SQL whose rows are keys.
+const KEYS: [(&str, &str, &str); 17] = [
+    (
+        "id smallint",
+        "id",
+        "select (i - 12)::smallint from generate_series(1, 23) i",
+    ),
+    (
+        "a int, b text collate \"C\"",
+        "a, b",
+        "select i % 3, chr(97 + i) from generate_series(1, 23) i",
+    ),
+    (
+        "b text, a int",
+        "a, b",
+        "select chr(97 + i), i % 3 from generate_series(1, 23) i",
+    ),
+    (
+        "id text collate \"en-x-icu\"",
+        "id",
+        "select unnest(array['a', 'B', 'c', 'Ä', 'z', 'Z', 'é', 'e', 'E', '', ' ', 'a b', 'ab', 'a-b', '\"', '''', '\\', E'\\t', 'ß', 'ss', '🔑'])",
+    ),
+    (
+        "id text collate \"C\"",
+        "id",
+        "select unnest(array['a', 'B', 'c', 'Ä', 'z', 'Z', 'é', '', ' ', 'a b', 'ab', '\"', '''', '\\', E'\\n', '🔑'])",
+    ),
+    (
+        "id uuid",
+        "id",
+        "select md5(i::text)::uuid from generate_series(1, 23) i",
+    ),
+    (
+        "id bytea",
+        "id",
+        "select decode(substr(md5(i::text), 1, i % 5 * 2), 'hex') || decode(lpad(to_hex(i), 2, '0'), 'hex') from generate_series(1, 23) i",
+    ),
+    (
+        "id numeric",
+        "id",
+        "select unnest(array['NaN', 'Infinity', '-Infinity', 0, 0.1, -0.1, 1e30, -1e30, 12345678901234567890.123456789, 1, 2.50]::numeric[])",
+    ),
+    (
+        "id float8",
+        "id",
+        "select unnest(array['NaN', 'Infinity', '-Infinity', 0, 0.1, -0.1, 1e300, 1e-300, 1]::float8[])",
+    ),
+    (
+        "id timestamptz",
+        "id",
+        "select unnest(array['infinity', '-infinity', '2024-02-29 12:00:00.000001+00', '0044-03-15 00:00+00 BC', '1970-01-01 00:00+00']::timestamptz[])",
+    ),
+    (
+        "id date",
+        "id",
+        "select unnest(array['infinity', '-infinity', '2024-02-29', '0044-03-15 BC', '9999-12-31']::date[])",
+    ),
+    ("id mood", "id", "select unnest(enum_range(null::mood))"),
+    (
+        "id positive",
+        "id",
+        "select i::positive from generate_series(1, 23) i",
+    ),
+    (
+        "id char(5)",
+        "id",
+        "select unnest(array['a', 'b', 'ab', 'abcde', '', 'B'])::char(5)",
+    ),
+    ("id boolean", "id", "select unnest(array[true, false])"),
+    (
+        "id interval",
+        "id",
+        "select unnest(array['1 day', '2 days', '-1 day', '1 month', '29 days', '1 year 2 mons', '00:00:00.000001']::interval[])",
+    ),
+    (
+        "\"Id \"\"x\"\"\" int, \"select\" text",
+        "\"Id \"\"x\"\"\", \"select\"",
+        "select i / 5, 'v' || i from generate_series(1, 23) i",
+    ),
+];
+
+async fn keys_of_every_kind_are_read_in_their_order() {
+    Plugin::each(|plugin| async move {
+        let mut sql = "create type mood as enum ('sad', 'ok', 'happy', 'Angry'); create domain positive as int check (value > 0);".to_owned();
+        // The rows come in any order, and know the place that they have in that of the key.
+        for (at, (columns, key, values)) in KEYS.iter().enumerate() {
+            sql.push_str(&format!(
+                "create table \"K {at}\" ({columns}, n int, primary key ({key})); insert into \"K {at}\" {values};
+                 update \"K {at}\" t set n = o.n from (select ctid, row_number() over (order by {key}) as n from \"K {at}\") o
+                     where t.ctid = o.ctid;"
+            ));
+        }
+        let lab = filled(Lab::plan(plugin), &sql).await;
+        run(&lab, json!({"action": "backfill", "tables": "all", "chunk_rows": 3})).await;
+        let names: Vec<String> = (0..KEYS.len()).map(|at| format!("\"K {at}\"")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let delivery = lab.compare(&names).await;
+        for (at, (columns, ..)) in KEYS.iter().enumerate() {
+            let reads = reads(&delivery, &format!("public.K {at}"));
+            let places: Vec<&Value> = reads.iter().map(|event| &event["after"]["n"]).collect();
+            let wanted: Vec<Value> = (1..=reads.len()).map(Value::from).collect();
+            assert_eq!(places, wanted.iter().collect::<Vec<_>>(), "{columns}");
+            assert!(reads.len() > 1, "{columns}");
+        }
+    })
+    .await;
+}
+
+async fn a_table_with_an_index_as_identity_is_read_by_it() {
+    Plugin::each(|plugin| async move {
+        let lab = filled(
+            Lab::plan(plugin),
+            "create table t (a int not null, b text not null, n int); create unique index t_key on t (b, a);
+             alter table t replica identity using index t_key;
+             insert into t select i, 'b' || i % 4, i from generate_series(1, 50) i",
+        )
+        .await;
+        run(&lab, start(&["public.t"], 7)).await;
+        lab.sql(
+            "update t set n = 0 where a = 7; delete from t where a = 8; update t set a = 100 where a = 9",
+        )
+        .await;
+        lab.drain().await;
+        lab.compare(&["t"]).await;
+    })
+    .await;
+}
+
+async fn a_condition_chooses_rows() {
+    Plugin::each(|plugin| async move {
+        let lab = filled(
+            Lab::plan(plugin),
+            "create table t (id int primary key, n int, what text); insert into t select i, i % 10, 'w''' || i from generate_series(1, 100) i",
+        )
+        .await;
+        let condition = "n = 3 or what = 'w''7' /* and */";
+        let event = json!({"action": "backfill", "tables": ["public.t"], "where": condition, "chunk_rows": 4});
+        run(&lab, event).await;
+        let delivery = lab.consume().await;
+        let ids: Vec<u64> = reads(&delivery, "public.t").iter().filter_map(|event| event["after"]["id"].as_u64()).collect();
+        assert_eq!(ids, [3, 7, 13, 23, 33, 43, 53, 63, 73, 83, 93]);
+    })
+    .await;
+}
+
+async fn columns_are_those_that_are_asked_for_and_the_key() {
+    Plugin::each(|plugin| async move {
+        let lab = filled(
+            Lab::plan(plugin),
+            "create table t (id int primary key, \"N n\" int, secret text); insert into t select i, i, 's' from generate_series(1, 10) i",
+        )
+        .await;
+        let event = json!({"action": "backfill", "tables": ["public.t"], "columns": ["N n"], "chunk_rows": 3});
+        run(&lab, event).await;
+        lab.sql("update t set \"N n\" = 0 where id = 1").await;
+        lab.drain().await;
+        let events = lab.consume().await.of_table("public.t");
+        let after = |at: usize| events[at]["after"].clone();
+        assert_eq!(after(0), json!({"id": 1, "N n": 1}));
+        assert_eq!((events.len(), after(10)), (11, json!({"id": 1, "N n": 0, "secret": "s"})), "live changes have all");
+    })
+    .await;
+}
+
+async fn a_partitioned_table_is_read_as_its_live_changes_are_named() {
+    let sql = "create table parted (id int, kind text, n int, primary key (kind, id)) partition by list (kind);
+               create table leaf_a partition of parted for values in ('a');
+               create table leaf_b partition of parted for values in ('b') partition by range (id);
+               create table leaf_b1 partition of leaf_b for values from (0) to (20);
+               create table leaf_b2 partition of leaf_b for values from (20) to (1000);
+               insert into parted select i, case when i % 2 = 0 then 'a' else 'b' end, i from generate_series(1, 60) i";
+    let changes = "update parted set n = 0 where id < 5; update parted set kind = 'a' where id = 9; delete from parted where id = 11";
+    Plugin::each(move |plugin| async move {
+        let lab = filled(Lab::plan(plugin), sql).await;
+        run(&lab, start(&["public.parted"], 7)).await;
+        lab.sql(changes).await;
+        lab.drain().await;
+        let delivery = lab.compare(&["leaf_a", "leaf_b1", "leaf_b2"]).await;
+        assert!(reads(&delivery, "public.parted").is_empty());
+    })
+    .await;
+    let lab = filled(Lab::plan(Plugin::Pgoutput), sql).await;
+    lab.sql("alter publication spillway set (publish_via_partition_root = true)")
+        .await;
+    run(&lab, start(&["public.parted"], 7)).await;
+    lab.sql(changes).await;
+    lab.drain().await;
+    let delivery = lab.compare(&["parted"]).await;
+    assert_eq!(reads(&delivery, "public.parted").len(), 60);
+    assert_eq!(delivery.counts().len(), 1);
+}

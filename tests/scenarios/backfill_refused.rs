@@ -1,0 +1,165 @@
+//! What cannot be backfilled is refused by name and reason, and then nothing has begun.
+
+use scenarios::lab::{Lab, Plan, Plugin};
+use scenarios::postgres::REPLUSER;
+use serde_json::{Value, json};
+
+use crate::backfill::{filled, run, start};
+use crate::refusal::invocation_fails;
+
+crate::scenarios![
+    a_table_without_a_usable_key_is_refused,
+    what_is_no_table_with_a_log_is_refused,
+    a_table_that_may_not_be_read_as_a_whole_is_refused,
+    a_table_that_is_not_known_is_refused,
+    a_table_that_is_not_published_is_refused,
+    a_condition_that_postgres_does_not_take_is_refused,
+    a_column_that_is_not_there_is_refused,
+    one_bad_table_among_good_ones_keeps_all_from_beginning,
+];
+
+async fn lab(sql: &str) -> Lab {
+    lab_of(Lab::plan(Plugin::Pgoutput), sql).await
+}
+
+async fn lab_of(plan: Plan, sql: &str) -> Lab {
+    filled(
+        plan,
+        &format!("create table good (id int primary key, n int); insert into good values (1, 1); {sql}"),
+    )
+    .await
+}
+
+/// Refused, with all of these parts in the message; nothing has begun.
+async fn refused(lab: &Lab, event: Value, parts: &[&str]) {
+    invocation_fails(lab, event.clone(), "BackfillRefused", parts).await;
+    assert_eq!(lab.backfill().await, None, "{event} began something");
+}
+
+/// A table of this name, for this reason.
+async fn table_refused(lab: &Lab, table: &str, reason: &str) {
+    refused(lab, start(&[table], 10), &[table, reason]).await;
+}
+
+async fn a_table_without_a_usable_key_is_refused() {
+    let lab = lab("create table keyless (n int); insert into keyless values (1);
+         create table later (id int primary key deferrable initially deferred);
+         create table part (id int not null); create unique index on part (id) where id > 0;
+         create table computed (id int not null); create unique index on computed ((id + 1));
+         create table nullable (id int unique)")
+    .await;
+    for table in [
+        "public.keyless",
+        "public.later",
+        "public.part",
+        "public.computed",
+        "public.nullable",
+    ] {
+        table_refused(&lab, table, "key").await;
+    }
+    // All of what is asked for at once is named.
+    refused(
+        &lab,
+        start(&["public.keyless", "public.nullable"], 10),
+        &["public.keyless", "public.nullable"],
+    )
+    .await;
+}
+
+async fn what_is_no_table_with_a_log_is_refused() {
+    let lab = lab(
+        "create view seen as select * from good; create materialized view kept as select * from good;
+         create sequence counted; create unlogged table unlogged (id int primary key)",
+    )
+    .await;
+    table_refused(&lab, "public.seen", "view").await;
+    table_refused(&lab, "public.kept", "view").await;
+    table_refused(&lab, "public.counted", "sequence").await;
+    table_refused(&lab, "public.unlogged", "unlogged").await;
+    let available = "select count(*) from pg_available_extensions where name = 'file_fdw'";
+    if lab.value(available).await.as_deref() == Some("1") {
+        lab.sql(&format!(
+            "create extension file_fdw; create server files foreign data wrapper file_fdw;
+             create foreign table elsewhere (id int) server files options (filename '/dev/null');
+             grant select on elsewhere to {}",
+            REPLUSER.0
+        ))
+        .await;
+        table_refused(&lab, "public.elsewhere", "foreign").await;
+    }
+}
+
+async fn a_table_that_may_not_be_read_as_a_whole_is_refused() {
+    let role = REPLUSER.0;
+    let lab = lab("create table closed (id int primary key); create table rows (id int primary key); alter table rows enable row level security").await;
+    lab.sql(&format!("revoke select on closed from {role}")).await;
+    table_refused(
+        &lab,
+        "public.closed",
+        &format!("grant select on public.closed to {role}"),
+    )
+    .await;
+    table_refused(&lab, "public.rows", "row security").await;
+    lab.sql(&format!(
+        "grant select on closed to {role}; alter table rows disable row level security"
+    ))
+    .await;
+    run(&lab, start(&["public.closed", "public.rows"], 10)).await;
+}
+
+async fn a_table_that_is_not_known_is_refused() {
+    let lab = lab("").await;
+    table_refused(&lab, "public.nowhere", "no table").await;
+    refused(&lab, start(&["elsewhere.*"], 10), &["elsewhere.*", "no table"]).await;
+}
+
+async fn a_table_that_is_not_published_is_refused() {
+    let lab =
+        lab("create table other (id int primary key); create table inserted (id int primary key)").await;
+    lab.sql("drop publication spillway; create publication spillway for table good")
+        .await;
+    table_refused(&lab, "public.other", "publi").await;
+    // The other plugins know no publications.
+    let lab = lab_of(
+        Lab::plan(Plugin::TestDecoding).env("TABLES", "public.good"),
+        "create table other (id int primary key)",
+    )
+    .await;
+    table_refused(&lab, "public.other", "TABLES").await;
+    run(&lab, start(&["public.good"], 10)).await;
+}
+
+async fn a_condition_that_postgres_does_not_take_is_refused() {
+    let lab = lab("").await;
+    for condition in [
+        "n >",
+        "m = 1",
+        "n",
+        "n = 1) or (1 = 1",
+        "n = 1; drop table good",
+        "n = 1 -- all",
+        "sum(n) > 1",
+    ] {
+        let event = json!({"action": "backfill", "tables": ["public.good"], "where": condition});
+        refused(&lab, event, &["public.good", "where"]).await;
+    }
+    assert_eq!(lab.value("select count(*) from good").await.as_deref(), Some("1"));
+}
+
+async fn a_column_that_is_not_there_is_refused() {
+    let lab = lab("").await;
+    let event = json!({"action": "backfill", "tables": ["public.good"], "columns": ["id", "nothing"]});
+    refused(&lab, event, &["public.good", "nothing"]).await;
+}
+
+async fn one_bad_table_among_good_ones_keeps_all_from_beginning() {
+    let lab = lab("create table keyless (n int)").await;
+    refused(
+        &lab,
+        start(&["public.good", "public.keyless"], 10),
+        &["public.keyless"],
+    )
+    .await;
+    lab.drain().await;
+    assert_eq!(lab.consume().await.changes().len(), 0);
+}

@@ -1,0 +1,110 @@
+//! After a gap a repair reads the tables again, and its last event tells consumers since when a row must have been seen to be still there.
+
+use scenarios::consumer::Delivery;
+use scenarios::lab::{Lab, Plugin};
+use serde_json::{Value, json};
+
+use crate::backfill::{filled, reads, run, state};
+use crate::gap::accept;
+
+crate::scenarios![
+    a_repair_brings_what_a_gap_swallowed_and_takes_away_what_vanished,
+    a_repair_of_some_tables_says_nothing_of_others,
+    a_repair_takes_away_nothing_that_is_there,
+];
+
+const ENVELOPES: [&str; 3] = ["debezium", "dms", "wal2json"];
+
+const TABLES: &str =
+    "create table t (id int primary key, n int, body text); alter table t alter body set storage external;
+     create table u (id int primary key, n int)";
+
+/// Two tables that were drained, and then changed in a gap that was accepted.
+async fn after_a_gap(plugin: Plugin, envelope: &str) -> Lab {
+    let lab = filled(Lab::plan(plugin).env("ENVELOPE", envelope), TABLES).await;
+    lab.sql(
+        "insert into t select i, 1, case when i % 5 = 0 then repeat(md5(i::text), 100) end from generate_series(1, 60) i;
+         insert into u select i, 1 from generate_series(1, 20) i",
+    )
+    .await;
+    lab.drain().await;
+    lab.sql(
+        "delete from t where id <= 10; update t set n = 2 where id between 11 and 20; update t set id = id + 1000 where id between 21 and 25;
+         insert into t select i, 3, null from generate_series(101, 110) i; delete from u where id = 1; insert into u values (1000, 1)",
+    )
+    .await;
+    let slot = &lab.slot;
+    lab.sql(&format!(
+        "select pg_replication_slot_advance('{slot}', pg_current_wal_flush_lsn())"
+    ))
+    .await;
+    let confirmed = lab.confirmed_flush().await;
+    lab.invoke(accept(&confirmed)).await.answer();
+    lab
+}
+
+/// What the events at the end of repairs say, each with its position.
+fn repaired(delivery: &Delivery) -> Vec<(Value, String)> {
+    let controls = delivery.changes().into_iter().filter_map(|it| {
+        let event = it.event();
+        let prefix = event.message.as_ref()?.prefix.clone();
+        (prefix == "spillway.repaired").then_some((event.control()?, it.position.clone()))
+    });
+    controls.collect()
+}
+
+async fn a_repair_brings_what_a_gap_swallowed_and_takes_away_what_vanished() {
+    for envelope in ENVELOPES {
+        Plugin::each(move |plugin| async move {
+            let lab = after_a_gap(plugin, envelope).await;
+            // A change of a row that was there all the time, and one that the consumer never heard of.
+            lab.sql("update t set n = 7 where id in (30, 105); insert into t values (1, 9, 'again')")
+                .await;
+            let reports = run(&lab, json!({"action": "backfill", "repair": true})).await;
+            let done = reports.iter().find(|report| state(report) == "finished").unwrap();
+            assert_eq!(done["backfill"]["tables"]["done"], 2, "{done}");
+            lab.sql("update t set n = 8 where id in (31, 106); delete from t where id = 32; insert into t values (2, 9, null)")
+                .await;
+            lab.drain().await;
+            let delivery = lab.compare(&["t", "u"]).await;
+            let said = repaired(&delivery);
+            assert_eq!(said.len(), 1, "{said:?}");
+            let (content, position) = &said[0];
+            assert_eq!(content["control"], "repaired");
+            assert_eq!(content["tables"], json!(["public.t", "public.u"]));
+            let since = content["since"].as_str().unwrap_or_default();
+            assert_eq!(since.len(), 16, "{content}");
+            for arrival in delivery.changes().iter().filter(|it| it.event().op == "r") {
+                assert!(since <= arrival.position.as_str() && arrival.position < *position, "{content}");
+            }
+        })
+        .await;
+    }
+}
+
+async fn a_repair_of_some_tables_says_nothing_of_others() {
+    let lab = after_a_gap(Plugin::Pgoutput, "debezium").await;
+    run(
+        &lab,
+        json!({"action": "backfill", "repair": true, "tables": ["public.u"]}),
+    )
+    .await;
+    let delivery = lab.consume().await;
+    let said = repaired(&delivery);
+    assert_eq!(said[0].0["tables"], json!(["public.u"]));
+    assert!(reads(&delivery, "public.t").is_empty());
+    let of_t = delivery.rebuild().tables["public.t"].len();
+    assert_eq!(of_t, 60, "what was known of it stays");
+    run(&lab, json!({"action": "backfill", "repair": true})).await;
+    assert_eq!(repaired(&lab.compare(&["t", "u"]).await).len(), 2);
+}
+
+/// Without a gap it is a backfill that leaves all as it is.
+async fn a_repair_takes_away_nothing_that_is_there() {
+    let lab = filled(Lab::plan(Plugin::Pgoutput), TABLES).await;
+    lab.sql("insert into t select i, 1, null from generate_series(1, 60) i")
+        .await;
+    run(&lab, json!({"action": "backfill", "repair": true})).await;
+    let delivery = lab.compare(&["t", "u"]).await;
+    assert_eq!(delivery.rebuild().tables["public.t"].len(), 60);
+}

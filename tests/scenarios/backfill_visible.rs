@@ -1,0 +1,262 @@
+//! What a chunk reads may be older than what was delivered, or newer: a commit is in the log before others see it, and for as long as it
+//! waits for the standby. The consumer ends with the newer row, and with the large values that the change did not tell.
+
+use std::time::Duration;
+
+use scenarios::consumer::Delivery;
+use scenarios::event::UNAVAILABLE;
+use scenarios::lab::{DEADLINE, Lab, Plugin};
+use scenarios::proxy::Way;
+use scenarios::wait;
+use serde_json::{Value, json};
+
+use crate::backfill::{filled, finish_from, reads, run, slowly, start, state, until_it_reads};
+use crate::marks::let_go;
+use crate::pair::pair;
+
+crate::scenarios![
+    a_row_is_not_read_as_it_was_before_a_change_that_was_delivered,
+    a_function_that_knows_nothing_of_what_was_delivered_waits_too,
+    a_change_that_hangs_while_its_row_is_read_comes_after_it,
+    a_change_that_comes_while_its_row_is_read_is_completed_from_it,
+    a_key_that_changes_while_its_row_is_read_is_completed_from_it,
+    a_row_that_moves_from_the_unread_end_to_the_read_beginning_is_complete,
+    a_row_that_moves_to_the_unread_end_is_complete,
+    a_row_that_is_deleted_while_it_is_read_stays_away,
+];
+
+const ROWS: usize = 20;
+
+/// Rows with large values that stand apart.
+fn documents() -> String {
+    format!(
+        "create table doc (id int primary key, n int not null, body text);
+         alter table doc alter body set storage external;
+         insert into doc select i, 1, repeat(md5(i::text), 100) from generate_series(1, {ROWS}) i"
+    )
+}
+
+/// On a pair, with a function that does not look at the standby.
+async fn hanging() -> Lab {
+    let plan = Lab::plan(Plugin::Pgoutput)
+        .on_pair(pair(15).await)
+        .env("STANDBY_ACK", "off");
+    let lab = filled(plan, &documents()).await;
+    lab.drain().await;
+    lab
+}
+
+/// Waits until a commit of somebody else than the function hangs.
+async fn until_it_hangs(lab: &Lab) {
+    let sql = "select count(*) from pg_stat_activity where wait_event = 'SyncRep' and datname = current_database() \
+               and application_name not like 'spillway%'";
+    wait::until("the commit hangs", DEADLINE, || async {
+        lab.value(sql).await.as_deref() == Some("1")
+    })
+    .await;
+}
+
+/// What a consumer has of this row in the end, beside what PostgreSQL has.
+async fn compared(lab: &Lab) -> Delivery {
+    let delivery = lab.compare(&["doc"]).await;
+    let rebuilt = delivery.rebuild();
+    let complete = |row: &scenarios::event::Row| row["body"].as_str().is_some_and(|body| body != UNAVAILABLE);
+    assert!(
+        rebuilt.tables["public.doc"].rows().all(complete),
+        "a large value is missing"
+    );
+    delivery
+}
+
+/// The events of a row, each by its operation and its `n`.
+fn of_row(delivery: &Delivery, id: u32) -> Vec<(String, Value)> {
+    let events = delivery.of_table("public.doc").into_iter();
+    let told = events.map(|event| {
+        let row = if event["after"].is_null() {
+            &event["before"]
+        } else {
+            &event["after"]
+        };
+        let op = event["op"].as_str().unwrap_or_default().to_owned();
+        (row["id"].clone(), (op, row["n"].clone()))
+    });
+    told.filter(|(of, _)| *of == id).map(|(_, told)| told).collect()
+}
+
+/// A change is delivered and hangs; the backfill begins then, and waits until the change is visible.
+async fn waits_for_what_was_delivered(kill: bool) {
+    let lab = hanging().await;
+    let client = lab.connect().await;
+    lab.pair().wire().stall(Way::ToServer);
+    let (committed, first) = tokio::join!(client.batch_execute("update doc set n = 2 where id = 3"), async {
+        until_it_hangs(&lab).await;
+        let report = lab.tick().await;
+        assert_eq!(report["changes"], 1, "it is delivered: {report}");
+        if kill {
+            lab.function.kill9().await;
+            let_go(&lab).await;
+        }
+        let deadline = Duration::from_secs(8);
+        let first = lab
+            .function
+            .invoke(&start(&["public.doc"], 5), deadline)
+            .await
+            .answer();
+        assert_eq!(
+            reads(&lab.consume().await, "public.doc"),
+            Vec::<Value>::new(),
+            "{first}"
+        );
+        assert!(
+            first["backfill"]["waits_for"].is_string(),
+            "it says for what it waits: {first}"
+        );
+        assert_eq!(state(&first), "waiting", "{first}");
+        lab.pair().wire().calm();
+        first
+    });
+    committed.unwrap();
+    finish_from(&lab, first).await;
+    lab.drain().await;
+    let told = of_row(&compared(&lab).await, 3);
+    assert_eq!(told, [("u".to_owned(), json!(2)), ("r".to_owned(), json!(2))]);
+}
+
+async fn a_row_is_not_read_as_it_was_before_a_change_that_was_delivered() {
+    waits_for_what_was_delivered(false).await;
+}
+
+async fn a_function_that_knows_nothing_of_what_was_delivered_waits_too() {
+    waits_for_what_was_delivered(true).await;
+}
+
+async fn a_change_that_hangs_while_its_row_is_read_comes_after_it() {
+    let lab = hanging().await;
+    let client = lab.connect().await;
+    let event =
+        json!({"action": "backfill", "tables": ["public.doc"], "chunk_rows": 10, "where": slowly(100)});
+    // The first chunk does not see row 3 change, nor the second row 13: that one hangs, and is delivered, before it.
+    let (first, ()) = tokio::join!(lab.invoke(event), async {
+        until_it_reads(&lab).await;
+        lab.pair().wire().stall(Way::ToServer);
+        let hung = client.batch_execute("update doc set n = 2 where id in (3, 13)");
+        let healed = async {
+            until_it_hangs(&lab).await;
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            lab.pair().wire().calm();
+        };
+        let (hung, ()) = tokio::join!(hung, healed);
+        hung.unwrap();
+    });
+    finish_from(&lab, first.answer()).await;
+    lab.drain().await;
+    let delivery = compared(&lab).await;
+    assert_eq!(of_row(&delivery, 3), [("u".to_owned(), json!(2))]);
+    assert_eq!(
+        of_row(&delivery, 13),
+        [("u".to_owned(), json!(2)), ("r".to_owned(), json!(2))]
+    );
+}
+
+/// Backfills `doc` in chunks of ten rows, and runs this SQL while the first is being read, or the second; the reports.
+async fn amid(lab: &Lab, second: bool, sql: &str) -> Vec<Value> {
+    let event =
+        json!({"action": "backfill", "tables": ["public.doc"], "chunk_rows": 10, "where": slowly(60)});
+    let (first, ()) = tokio::join!(lab.invoke(event), async {
+        until_it_reads(lab).await;
+        if second {
+            wait::until("the first chunk is stored", DEADLINE, || async {
+                let stored = lab.backfill().await.unwrap_or_default();
+                stored["rows"].as_u64() >= Some(10)
+            })
+            .await;
+            until_it_reads(lab).await;
+        }
+        lab.sql(sql).await;
+    });
+    let reports = finish_from(lab, first.answer()).await;
+    lab.drain().await;
+    reports
+}
+
+fn overtaken(reports: &[Value]) -> u64 {
+    let counts = reports
+        .iter()
+        .filter_map(|report| report["backfill"]["overtaken"].as_u64());
+    counts.sum()
+}
+
+async fn a_change_that_comes_while_its_row_is_read_is_completed_from_it() {
+    Plugin::each(|plugin| async move {
+        let lab = filled(Lab::plan(plugin), &documents()).await;
+        let reports = amid(
+            &lab,
+            false,
+            "update doc set n = 2 where id = 3; update doc set n = 3 where id = 3",
+        )
+        .await;
+        assert_eq!(overtaken(&reports), 1, "{reports:#?}");
+        let delivery = compared(&lab).await;
+        assert_eq!(
+            of_row(&delivery, 3),
+            [("u".to_owned(), json!(2)), ("u".to_owned(), json!(3))]
+        );
+        assert_eq!(reads(&delivery, "public.doc").len(), ROWS - 1);
+    })
+    .await;
+}
+
+async fn a_key_that_changes_while_its_row_is_read_is_completed_from_it() {
+    Plugin::each(|plugin| async move {
+        let lab = filled(Lab::plan(plugin), &documents()).await;
+        // To another key of the chunk, to one before all, to one behind all, and round about.
+        let sql = "delete from doc where id = 4; update doc set id = 4 where id = 3; update doc set id = -1 where id = 5;
+                   update doc set id = 1000 where id = 6; update doc set id = 3 where id = 4; update doc set n = 9 where id in (3, -1, 1000)";
+        amid(&lab, false, sql).await;
+        compared(&lab).await;
+    })
+    .await;
+}
+
+async fn a_row_that_moves_from_the_unread_end_to_the_read_beginning_is_complete() {
+    Plugin::each(|plugin| async move {
+        let lab = filled(Lab::plan(plugin), &documents()).await;
+        // One stays there, one changes there, one goes back, and one is deleted.
+        let sql = "update doc set id = -1 where id = 20; update doc set id = -2 where id = 19; update doc set n = 2 where id = -2;
+                   update doc set id = -3 where id = 18; update doc set id = -4 where id = 17";
+        amid(&lab, true, &format!("{sql}; update doc set id = 18 where id = -3; delete from doc where id = -4")).await;
+        compared(&lab).await;
+        // Before the first chunk, too.
+        let lab = filled(Lab::plan(plugin), &documents()).await;
+        lab.sql(sql).await;
+        run(&lab, start(&["public.doc"], 6)).await;
+        compared(&lab).await;
+    })
+    .await;
+}
+
+async fn a_row_that_moves_to_the_unread_end_is_complete() {
+    Plugin::each(|plugin| async move {
+        let lab = filled(Lab::plan(plugin), &documents()).await;
+        amid(
+            &lab,
+            true,
+            "update doc set id = 100 where id = 1; update doc set id = 99 where id = 15",
+        )
+        .await;
+        compared(&lab).await;
+    })
+    .await;
+}
+
+async fn a_row_that_is_deleted_while_it_is_read_stays_away() {
+    Plugin::each(|plugin| async move {
+        let lab = filled(Lab::plan(plugin), &documents()).await;
+        let sql = "delete from doc where id = 2; delete from doc where id = 3; insert into doc values (3, 5, 'new')";
+        let reports = amid(&lab, false, sql).await;
+        assert_eq!(overtaken(&reports), 2, "{reports:#?}");
+        let delivery = compared(&lab).await;
+        assert_eq!(of_row(&delivery, 2), [("d".to_owned(), Value::Null)]);
+    })
+    .await;
+}
