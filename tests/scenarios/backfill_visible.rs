@@ -10,7 +10,7 @@ use scenarios::proxy::Way;
 use scenarios::wait;
 use serde_json::{Value, json};
 
-use crate::backfill::{filled, finish_from, reads, run, slowly, start, state, until_it_reads};
+use crate::backfill::{answered, filled, finish_from, reads, run, slowly, start, state, until_it_reads};
 use crate::marks::let_go;
 use crate::pair::pair;
 
@@ -136,7 +136,7 @@ async fn a_change_that_hangs_while_its_row_is_read_comes_after_it() {
     let event =
         json!({"action": "backfill", "tables": ["public.doc"], "chunk_rows": 10, "where": slowly(100)});
     // The first chunk does not see row 3 change, nor the second row 13: that one hangs, and is delivered, before it.
-    let (first, ()) = tokio::join!(lab.invoke(event), async {
+    let (first, ()) = tokio::join!(answered(&lab, event), async {
         until_it_reads(&lab).await;
         lab.pair().wire().stall(Way::ToServer);
         let hung = client.batch_execute("update doc set n = 2 where id in (3, 13)");
@@ -148,7 +148,7 @@ async fn a_change_that_hangs_while_its_row_is_read_comes_after_it() {
         let (hung, ()) = tokio::join!(hung, healed);
         hung.unwrap();
     });
-    finish_from(&lab, first.answer()).await;
+    finish_from(&lab, first).await;
     lab.drain().await;
     let delivery = compared(&lab).await;
     assert_eq!(of_row(&delivery, 3), [("u".to_owned(), json!(2))]);
@@ -162,7 +162,7 @@ async fn a_change_that_hangs_while_its_row_is_read_comes_after_it() {
 async fn amid(lab: &Lab, second: bool, sql: &str) -> Vec<Value> {
     let event =
         json!({"action": "backfill", "tables": ["public.doc"], "chunk_rows": 10, "where": slowly(60)});
-    let (first, ()) = tokio::join!(lab.invoke(event), async {
+    let (first, ()) = tokio::join!(answered(lab, event), async {
         until_it_reads(lab).await;
         if second {
             wait::until("the first chunk is stored", DEADLINE, || async {
@@ -174,7 +174,7 @@ async fn amid(lab: &Lab, second: bool, sql: &str) -> Vec<Value> {
         }
         lab.sql(sql).await;
     });
-    let reports = finish_from(lab, first.answer()).await;
+    let reports = finish_from(lab, first).await;
     lab.drain().await;
     reports
 }

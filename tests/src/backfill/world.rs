@@ -120,17 +120,18 @@ impl World {
             let deadline = Duration::from_millis(random.u64(3_000..9_000));
             let event = if started { json!({}) } else { start.clone() };
             let report = self.invoke(&event, deadline).await;
-            // One that was killed may have begun.
-            started |= report.is_some() || self.parameter.backfill().is_some();
-            let state = report.map_or(Value::Null, |report| report["backfill"]["state"].clone());
-            match state.as_str() {
-                Some("finished") => return true,
-                Some("failed") => {
+            match report.as_ref().map(|report| report["backfill"]["state"].as_str()) {
+                Some(Some("failed")) => {
                     self.tell(format!("the backfill failed: {:?}", self.parameter.backfill()));
                     return false;
                 }
-                _ => tokio::time::sleep(Duration::from_millis(random.u64(5..100))).await,
+                // The report that said so may have been lost.
+                Some(Some("finished") | None) => return true,
+                Some(Some(_)) => started = true,
+                // One that was killed may have begun.
+                None => started |= self.parameter.backfill().is_some(),
             }
+            tokio::time::sleep(Duration::from_millis(random.u64(5..100))).await;
         }
         false
     }
