@@ -48,7 +48,7 @@ async fn an_event_that_is_under_way_holds_the_checkpoint_back() {
     });
     let ends: BTreeMap<u64, u64> = ends.collect();
     assert!(ends.len() < 2000, "some events are held");
-    let mut covered = ends.range(..=marks.checkpoint).map(|(_, id)| *id);
+    let covered = ends.range(..=marks.checkpoint).map(|(_, id)| *id);
     let gapless = covered.zip(1..).all(|(id, expected)| id == expected);
     assert!(gapless, "the checkpoint covers what has not arrived");
     assert!(before.checkpoint <= marks.checkpoint);

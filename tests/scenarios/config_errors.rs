@@ -276,14 +276,17 @@ async fn services_that_do_not_answer_are_named_before_the_deadline() {
 
 async fn an_event_that_is_wrong_is_told_what_it_may_be() {
     let lab = lab().await;
-    let actions = "drain, setup, status, plan or teardown";
+    let actions = "drain, backfill, setup, status, plan or teardown";
     let wrong = [
         (json!([]), "JSON object"),
         (json!({"actoin": "drain"}), "actoin"),
         (json!({"action": 7}), actions),
         (json!({"action": "flush"}), actions),
-        (json!({"action": "backfill"}), "not in this version"),
-        (json!({"action": "backfill", "tables": []}), "not in this version"),
+        (json!({"action": "backfill"}), "field tables is missing"),
+        (
+            json!({"action": "backfill", "tables": []}),
+            "field tables must be",
+        ),
         (json!({"action": "drain", "accept_gaps": "0/1"}), "accept_gap"),
         (
             json!({"action": "drain", "accept_gap": "yes"}),

@@ -208,22 +208,22 @@ impl FromStr for TablePattern {
     type Err = NotATablePattern;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let mut parts = vec![String::new()];
+        let mut names = [String::new(), String::new()];
+        let mut periods = 0;
         let mut chars = text.chars();
         while let Some(c) = chars.next() {
-            match (c, parts.last_mut()) {
-                ('.', _) => parts.push(String::new()),
-                ('\\', Some(part)) => part.extend(chars.next()),
-                (c, Some(part)) => part.push(c),
-                (_, None) => {}
+            match (c, names.get_mut(periods)) {
+                (_, None) => break,
+                ('.', Some(_)) => periods += 1,
+                ('\\', Some(name)) => name.extend(chars.next()),
+                (c, Some(name)) => name.push(c),
             }
         }
-        match <[String; 2]>::try_from(parts) {
-            Ok([schema, table]) if !schema.is_empty() && !table.is_empty() => {
-                Ok(TablePattern { schema, table })
-            }
-            _ => Err(NotATablePattern(text.chars().take(40).collect())),
+        let [schema, table] = names;
+        if periods != 1 || schema.is_empty() || table.is_empty() {
+            return Err(NotATablePattern(text.chars().take(40).collect()));
         }
+        Ok(TablePattern { schema, table })
     }
 }
 

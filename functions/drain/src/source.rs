@@ -124,10 +124,10 @@ pub async fn describe(
              from pg_class c join pg_namespace n on n.oid = c.relnamespace
              cross join lateral (
                select array_agg(a.attname::text order by k.place), array_agg(format_type(a.atttypid, -1) order by k.place),
-                      array_agg(case when k.collation <> a.attcollation then format('%I.%I', cn.nspname, co.collname) end order by k.place)
-               from pg_index i cross join unnest(i.indkey::int2[], i.indcollation::oid[]) with ordinality k(attnum, collation, place)
+                      array_agg(case when k.coll <> a.attcollation then format('%I.%I', cn.nspname, co.collname) end order by k.place)
+               from pg_index i cross join unnest(i.indkey::int2[], i.indcollation::oid[]) with ordinality k(attnum, coll, place)
                join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
-               left join pg_collation co on co.oid = k.collation left join pg_namespace cn on cn.oid = co.collnamespace
+               left join pg_collation co on co.oid = k.coll left join pg_namespace cn on cn.oid = co.collnamespace
                where k.place <= i.indnkeyatts and i.indexrelid = (
                  select u.indexrelid from pg_index u
                  where u.indrelid = c.oid and u.indisunique and u.indisvalid and u.indimmediate and u.indpred is null and u.indexprs is null
@@ -138,13 +138,13 @@ pub async fn describe(
                  limit 1)) k(names, types, collations)
              cross join lateral (
                select array_agg(a.attname::text order by a.attnum), array_agg(has_column_privilege(c.oid, a.attnum, 'select') order by a.attnum),
-                      array_agg(a.attgenerated <> '' order by a.attnum), array_agg(a.attgenerated = 'v' order by a.attnum),
+                      array_agg(a.attgenerated <> '' and current_setting('server_version_num')::int4 < 180000 order by a.attnum), array_agg(a.attgenerated = 'v' order by a.attnum),
                       array_agg(case when a.attlen >= 0 or a.attstorage = 'p' or a.atttypid in ('numeric'::regtype, 'inet'::regtype, 'cidr'::regtype)
                                        or (a.atttypid in ('varchar'::regtype, 'bpchar'::regtype) and a.atttypmod between 0 and 100000) then 0
                                      when t.typcategory = 'S' or a.atttypid = 'bytea'::regtype then 1 else 2 end order by a.attnum)
                from pg_attribute a join pg_type t on t.oid = a.atttypid
                where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped) a(names, readable, generated, virtual, large)
-             where c.relkind in ('r', 'p', 'v', 'm', 'f') and n.nspname not in ('pg_catalog', 'information_schema') and n.nspname !~ '^pg_(toast|temp)'
+             where c.relkind in ('r', 'p', 'v', 'm', 'f', 'S') and n.nspname not in ('pg_catalog', 'information_schema') and n.nspname !~ '^pg_(toast|temp)'
                and ($1::text is null or (n.nspname = $1::text and c.relname = $2::text))",
             &[&schema, &name],
         )
@@ -174,6 +174,7 @@ pub async fn describe(
         published,
         tables: tables.to_vec(),
         catalog: catalog(connector, session).await?,
+        role: connector.user().to_owned(),
     })
 }
 
@@ -263,7 +264,8 @@ pub async fn try_out(
         .batch_execute("begin isolation level repeatable read read only")
         .await;
     begun.map_err(|error| connector.failed("trying out a table", error))?;
-    let tried = session.client.batch_execute(&query::explain(table)).await;
+    // One statement, whatever a condition says.
+    let tried = session.client.query(&query::explain(table), &[]).await.map(drop);
     let ended = session.client.batch_execute("rollback").await;
     ended.map_err(|error| connector.failed("trying out a table", error))?;
     match tried {

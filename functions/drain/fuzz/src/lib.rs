@@ -8,6 +8,7 @@ mod pure {
     pub mod catalog;
     pub mod change;
     pub mod checkpoint;
+    pub mod config;
     pub mod decode;
     pub mod encode;
     pub mod event;
@@ -21,7 +22,7 @@ pub mod checks;
 mod mutation;
 
 pub use mutation::mutate;
-pub use pure::{catalog, change, checkpoint, decode, encode, event, lsn, marker, position, time};
+pub use pure::{catalog, change, checkpoint, config, decode, encode, event, lsn, marker, position, time};
 
 /// Prints, when the fuzzer ends, how much was allocated at most for a byte of the input.
 pub fn tell_at_the_end() {

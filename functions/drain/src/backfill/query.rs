@@ -13,9 +13,18 @@ pub fn chunk(table: &Table, after: Option<&[String]>, rows: u64) -> String {
     format!("copy ({}) to stdout", rows_behind(table, after, rows))
 }
 
-/// What the server would do for a chunk, which it does not do.
+/// What the server would do for a chunk, which it does not do. Each condition stands there twice, in different brackets, so that one that closes
+/// ours is none.
 pub fn explain(table: &Table) -> String {
-    format!("explain {}", rows_behind(table, None, 1))
+    let again = table
+        .conditions
+        .iter()
+        .map(|condition| format!("(array[{condition}\n])[1]"));
+    let table = Table {
+        conditions: table.conditions.iter().cloned().chain(again).collect(),
+        ..table.clone()
+    };
+    format!("explain {}", rows_behind(&table, None, 1))
 }
 
 fn rows_behind(table: &Table, after: Option<&[String]>, rows: u64) -> String {

@@ -109,7 +109,7 @@ pub struct DescribedColumn {
     pub name: String,
     /// Whether the role may read it.
     pub may_read: bool,
-    /// Whether it is generated.
+    /// Whether it is generated, and pgoutput does not tell of it (before PostgreSQL 18).
     pub is_generated: bool,
     /// Whether its value is not stored, but computed each time.
     pub is_virtual: bool,
@@ -137,6 +137,8 @@ pub struct Site {
     pub tables: Vec<TablePattern>,
     /// The types of columns.
     pub catalog: Catalog,
+    /// Who reads.
+    pub role: String,
 }
 
 /// Why a table, or what a pattern means, cannot be backfilled.
@@ -194,7 +196,7 @@ impl Site {
                 let why = match &self.published {
                     Some(_) if pattern.is_open() => "no published table is meant by it",
                     _ if pattern.is_open() => "no table is meant by it",
-                    _ => "there is no such table",
+                    _ => "there is no table of this name",
                 };
                 refused.push(Refusal {
                     what: pattern.to_string(),
@@ -291,6 +293,7 @@ impl Site {
         match described.kind {
             'r' | 'p' => {}
             'v' | 'm' => return refuse("it is a view: the log does not tell of its changes"),
+            'S' => return refuse("it is a sequence: the log does not tell of its changes"),
             'f' => return refuse("it is a foreign table: its rows and their changes are another server's"),
             _ => return refuse("it is not a table"),
         }
@@ -309,7 +312,10 @@ impl Site {
             });
         }
         if !described.may_use_schema {
-            return refuse("the role may not use its schema: grant usage on schema to it");
+            return refuse(&format!(
+                "the role may not use its schema: grant usage on schema {} to {}",
+                described.schema, self.role
+            ));
         }
         if described.hides_rows {
             return refuse(
@@ -330,7 +336,7 @@ impl Site {
             .iter()
             .filter(
                 |column| match published.and_then(|published| published.columns.as_ref()) {
-                    Some(named) => named.contains(&column.name),
+                    Some(named) => named.contains(&column.name) && !column.is_generated,
                     None if published.is_some() => !column.is_generated,
                     None => !column.is_virtual,
                 },
@@ -350,8 +356,8 @@ impl Site {
         };
         if let Some(column) = columns.iter().find(|column| wanted(column) && !column.may_read) {
             return refuse(&format!(
-                "the role may not read column {}: grant select on the table to it",
-                column.name
+                "the role may not read column {}: grant select on {what} to {}",
+                column.name, self.role
             ));
         }
         let known = self.catalog.table(&described.schema, &described.name);

@@ -9,7 +9,7 @@ use super::parts::{Bounds, Checkpoints, Row, Rows, Slot, Stream, Tables, Taken};
 use super::report::{BackfillReport, TablesReport};
 use super::{Drain, keeper, now};
 use crate::backfill::state::{Name, Phase};
-use crate::backfill::{Chunk, Held, Load, Side, State, Table, Wanted};
+use crate::backfill::{Chunk, Load, Side, State, Table, Wanted};
 use crate::error::Error;
 use crate::lsn::Lsn;
 use crate::time::iso_utc;
@@ -17,14 +17,17 @@ use crate::time::iso_utc;
 /// Log that may be unread when a chunk begins, bytes. Until its watermark is there, it only grows by what is written meanwhile.
 pub(super) const MOST_LAG: u64 = 64 << 20;
 
-/// Rows of a first chunk.
-const FIRST_ROWS: u64 = 10_000;
+/// Rows of a table's first chunk, of which it is not known how fast they go.
+const FIRST_ROWS: u64 = 2_000;
 
 /// The most rows of a chunk.
 const MOST_ROWS: u64 = 500_000;
 
 /// What a chunk should take, from its reading to its arrival. Much longer than the peek that it costs, and short enough that losing it is cheap.
 const CHUNK_TIME: Duration = Duration::from_secs(3);
+
+/// A chunk is not begun with less time than this.
+const LEAST_TIME: Duration = Duration::from_millis(300);
 
 /// How often those who wrote before are looked for in one go.
 const LOOKS: usize = 10;
@@ -43,8 +46,8 @@ pub struct Beside<C> {
     pub(super) side: Side,
     /// The table of the last chunk.
     reading: Option<Arc<Table>>,
-    /// Rows of the next chunk.
-    rows: u64,
+    /// Rows that the next chunk may have at most, after one that was read too slowly.
+    most_rows: u64,
     waits_for: Option<String>,
     chunks: u64,
     read: u64,
@@ -67,7 +70,7 @@ impl<C> Beside<C> {
     pub fn new(parameter: C, state: State) -> Self {
         Beside {
             parameter,
-            rows: state.request.chunk_rows.map_or(FIRST_ROWS, u64::from),
+            most_rows: state.request.chunk_rows.map_or(MOST_ROWS, u64::from),
             state,
             tables: None,
             settled: None,
@@ -114,6 +117,21 @@ impl<S: Slot + Tables, K: Stream, C: Checkpoints> Drain<'_, S, K, C>
 where
     <S::Rows as Rows>::Row: Row,
 {
+    /// A table was read in part, perhaps by an earlier invocation: whatever comes now may bring a row to where it is not read any more.
+    pub(super) async fn watch_changes(&mut self) -> Result<(), Error> {
+        let reading = self
+            .beside
+            .as_ref()
+            .and_then(|beside| beside.state.table.as_ref());
+        let Some(name) = reading.map(|reading| reading.name.clone()) else {
+            return Ok(());
+        };
+        if let (Ok(table), Some(beside)) = (self.table(&name).await?, &mut self.beside) {
+            beside.watch(table);
+        }
+        Ok(())
+    }
+
     /// Reads the next chunk and lays its watermark, if there is one and time for it.
     pub(super) async fn carry_on(&mut self) -> Result<Step, Error> {
         let slot = self.settings.slot.clone();
@@ -124,7 +142,7 @@ where
         if beside.side.chunk.is_some() {
             return Ok(Step::Waits);
         }
-        if left < CHUNK_TIME / 2 {
+        if left < LEAST_TIME {
             return Ok(Step::Nothing);
         }
         if beside.tables.is_none() {
@@ -158,10 +176,11 @@ where
                 return Ok(Step::Nothing);
             };
             let began = Instant::now();
+            let rows = beside.chunk_rows(&table, left);
             let reading = beside.state.reading(&table);
             let (after, first) = (reading.key.clone(), reading.rows == 0);
             let bounds = Bounds {
-                rows: beside.rows,
+                rows,
                 bytes: self.settings.bytes_in_flight,
                 time: left / 2,
             };
@@ -176,8 +195,8 @@ where
                     ));
                     return Ok(Step::Waits);
                 }
-                Taken::TooSlow if beside.rows > 1 => {
-                    beside.rows = (beside.rows / 16).max(1);
+                Taken::TooSlow if rows > 1 => {
+                    beside.most_rows = (rows / 16).max(1);
                     return Ok(Step::Waits);
                 }
                 Taken::TooSlow => {
@@ -190,9 +209,7 @@ where
                 }
                 Taken::Rows { held, more } => {
                     beside.waits_for = None;
-                    let table = Arc::new(table);
-                    beside.reading = Some(Arc::clone(&table));
-                    beside.side.table = Some(table);
+                    beside.watch(table);
                     tracing::debug!(slot, table = %name, rows = held.len(), "read a chunk");
                     self.lay(Load::Rows { held, first, more }, began).await?;
                     return Ok(Step::Laid);
@@ -281,9 +298,11 @@ where
         };
         let state = &mut beside.state;
         if state.request.repair && state.failed.is_empty() && state.done > 0 {
+            let tables = self.slot.describe(None).await?.names(&state.request);
+            let tables: Vec<String> = tables.iter().map(ToString::to_string).collect();
             // Everything at or before where it began is older than it.
             let since = format!("{:016x}", state.began.0 + 1);
-            let content = json!({"control": "repaired", "since": since, "tables": state.request.tables});
+            let content = json!({"control": "repaired", "since": since, "tables": tables});
             self.lay(Load::Repaired(content.to_string()), Instant::now())
                 .await?;
             return Ok(Step::Laid);
@@ -302,9 +321,18 @@ where
         };
         let chunk = match (&beside.side.chunk, is_whole) {
             (None, _) => return Ok(()),
-            (Some(_), false) => {
+            (Some(chunk), false) => {
+                // It was too large for the time that there was, or something failed. Either way the next one is smaller.
+                let took = u64::try_from(chunk.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+                if let (Some(_), Some(reading)) = (chunk.reached, &mut beside.state.table) {
+                    reading.ms = reading.ms.saturating_add(took);
+                }
+                let was_reached = chunk.reached.is_some();
                 beside.side.chunk = None;
-                return Ok(());
+                return match was_reached {
+                    true => self.store_backfill().await,
+                    false => Ok(()),
+                };
             }
             (Some(chunk), true) if chunk.reached.is_none() => return Ok(()),
             (Some(_), true) => beside.side.chunk.take(),
@@ -372,17 +400,28 @@ impl<C> Beside<C> {
         if !more {
             self.finish(&Name::from(held.table()));
         }
-        self.size(held, took);
     }
 
-    /// The next chunk should take [`CHUNK_TIME`], and grows or shrinks by four at most.
-    fn size(&mut self, held: &Held, took: Duration) {
-        if self.state.request.chunk_rows.is_some() {
-            return;
-        }
-        let factor = CHUNK_TIME.as_secs_f64() / took.as_secs_f64().max(0.001);
-        let rows = held.len().max(1) as f64 * factor.clamp(0.25, 4.0);
-        self.rows = (rows as u64).clamp(100, MOST_ROWS);
+    /// Rows of a table's next chunk: as many as will take [`CHUNK_TIME`] at the rate that was seen, or a third of the time that is left; and at
+    /// most as many again as there were.
+    fn chunk_rows(&mut self, table: &Table, left: Duration) -> u64 {
+        let most = self.most_rows;
+        let reading = self.state.reading(table);
+        let time = CHUNK_TIME.min(left / 3).as_secs_f64() * 1000.0;
+        let rows = match reading.ms {
+            0 => FIRST_ROWS,
+            ms => (reading.rows as f64 / ms as f64 * time) as u64,
+        };
+        rows.min(reading.rows.max(FIRST_ROWS))
+            .clamp(100, MOST_ROWS)
+            .min(most)
+    }
+
+    /// Changes of this table are looked at from now on.
+    fn watch(&mut self, table: Table) {
+        let table = Arc::new(table);
+        self.reading = Some(Arc::clone(&table));
+        self.side.table = Some(table);
     }
 
     fn finish(&mut self, name: &Name) {

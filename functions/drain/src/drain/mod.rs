@@ -224,6 +224,7 @@ where
         if self.start.promoted || skips {
             self.prove().await?;
         }
+        self.watch_changes().await?;
         let whole = self.budget.for_reading(began);
         let mut waited: Option<Instant> = None;
         loop {
@@ -387,8 +388,7 @@ where
             expected: self.markers.expected.take(),
             upto: readable,
         };
-        let side = self.beside.as_mut().filter(|_| visible.is_some());
-        let side = side.map(|beside| Side {
+        let side = self.beside.as_mut().map(|beside| Side {
             visible,
             ..std::mem::take(&mut beside.side)
         });

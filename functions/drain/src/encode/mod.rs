@@ -320,6 +320,16 @@ impl Envelope {
         self.event_of_message(Transaction::NONE, Place::alone(position), message, now)
     }
 
+    /// The event of a logical message that stands between the changes of all keys: everything before it must be acknowledged first, and
+    /// everything behind it waits.
+    pub fn control(&self, progress: &mut Progress, lsn: Lsn, message: &Message<'_>, now: i64) -> Event {
+        let place = progress.next_message(lsn);
+        Event {
+            barrier: true,
+            ..self.event_of_message(progress.transaction, place, message, now)
+        }
+    }
+
     fn event_of_message(
         &self,
         transaction: Transaction,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::omit::Omitted;
 use super::{Action, Envelope, Event, Head, Progress, Row};
-use crate::change::{Message, Relation, Tuple};
+use crate::change::{Relation, Tuple};
 use crate::lsn::Lsn;
 
 /// Where a row stands among those that a backfill sends of its table. The names are Debezium's for an incremental snapshot.
@@ -29,8 +29,10 @@ impl Snapshot {
 }
 
 impl Envelope {
-    /// Appends the event of a row that a backfill read, as [`Envelope::encode`] does those of a change: with the next position of the
-    /// open transaction, which is the watermark's, and 1 when something of it was left out, otherwise 0.
+    /// Appends the event of a row that a backfill read, and tells by 1 that something was left out of it because no record of `limit`
+    /// bytes could hold it. What goes before a change of the row goes before it, too.
+    ///
+    /// Its position is the next one of the open transaction, that of the watermark, which was logged at `lsn`.
     #[allow(clippy::too_many_arguments)] // Those of a change, and what a change would hold.
     pub fn read(
         &self,
@@ -58,15 +60,5 @@ impl Envelope {
             omitted: &Omitted::default(),
         };
         self.row(row, limit, out)
-    }
-
-    /// The event of a logical message that tells consumers of something between the changes of all keys: everything before it must be
-    /// acknowledged first, and everything behind it waits.
-    pub fn control(&self, progress: &mut Progress, lsn: Lsn, message: &Message<'_>, now: i64) -> Event {
-        let place = progress.next_message(lsn);
-        Event {
-            barrier: true,
-            ..self.event_of_message(progress.transaction, place, message, now)
-        }
     }
 }

@@ -11,7 +11,7 @@ use crate::connect::{Connector, Session};
 use crate::continuity::Server;
 use crate::decode::Plugin;
 use crate::drain::Beside;
-use crate::drain::parts::{Checkpoints as _, SlotError};
+use crate::drain::parts::{Checkpoints as _, Kind, SlotError};
 use crate::error::Error;
 use crate::event::{Backfill, Request};
 use crate::parameter::Parameter;
@@ -170,7 +170,8 @@ impl App {
         let mut reasons = Vec::new();
         for table in &tables {
             if let Err(why) = source::try_out(connector, session, table).await? {
-                reasons.push(format!("{table}: {why}"));
+                let told = request.condition.as_ref().map_or("", |_| "with this where, ");
+                reasons.push(format!("{table}: {told}PostgreSQL says: {why}"));
             }
         }
         match reasons.is_empty() {
@@ -179,13 +180,17 @@ impl App {
         }
     }
 
-    /// The backfill that a tick carries on, or tells of. What is wrong with it does not keep the drain from its work.
-    pub(super) async fn carried(&self, server: &Server) -> Option<Beside<Parameter>> {
+    /// The backfill that a tick carries on, or tells of.
+    ///
+    /// # Errors
+    /// It cannot be read at the moment. Whether changes must be completed for it is not known then. What is wrong with it for good does not
+    /// keep the drain from its work.
+    pub(super) async fn carried(&self, server: &Server) -> Result<Option<Beside<Parameter>>, Error> {
         let slot = &self.config.slot;
         match load(&self.backfill).await {
             Ok(Some(state)) if state.is_pending() => {
                 if state.slot == *slot && state.system_identifier == server.system_identifier {
-                    return Some(Beside::new(self.backfill.clone(), state));
+                    return Ok(Some(Beside::new(self.backfill.clone(), state)));
                 }
                 tracing::warn!(
                     slot,
@@ -193,6 +198,7 @@ impl App {
                 );
             }
             Ok(_) => {}
+            Err(error) if error.kind() == Kind::Transient => return Err(error),
             Err(error) => {
                 tracing::warn!(
                     slot,
@@ -202,7 +208,7 @@ impl App {
                 );
             }
         }
-        None
+        Ok(None)
     }
 }
 
