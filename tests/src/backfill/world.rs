@@ -117,7 +117,7 @@ impl World {
         let (mut random, began, mut started) = (draw.ticks.clone(), Instant::now(), false);
         let start = json!({"action": "backfill", "tables": ["public.t"], "chunk_rows": draw.chunk_rows});
         while began.elapsed() < limit {
-            let deadline = Duration::from_millis(random.u64(3_000..9_000));
+            let deadline = Duration::from_millis(random.u64(4_000..12_000));
             let event = if started { json!({}) } else { start.clone() };
             let report = self.invoke(&event, deadline).await;
             match report.as_ref().map(|report| report["backfill"]["state"].as_str()) {

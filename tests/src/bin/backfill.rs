@@ -31,7 +31,7 @@ async fn run() -> ExitCode {
     let parallel = number("PARALLEL", 1).max(1) as usize;
     let (backfill, began) = (Arc::new(Backfill::default()), Instant::now());
     println!(
-        "{:>6}{:>9}{:>9}{:>9}{:>10}{:>8}{:>7}{:>9}{:>7}{:>6}{:>7}{:>8}{:>8}{:>6}  with",
+        "{:>6}{:>9}{:>9}{:>9}{:>10}{:>8}{:>7}{:>9}{:>7}{:>6}{:>7}{:>8}{:>8}{:>8}  with",
         "seed",
         "seconds",
         "rows",
@@ -90,7 +90,7 @@ async fn run() -> ExitCode {
 
 fn line(seed: u64, played: &Played) {
     println!(
-        "{seed:6}{:9.1}{:9}{:9}{:10}{:8}{:7}{:9}{:7}{:6}{:7}{:8.1}{:8}{:6}  {}",
+        "{seed:6}{:9.1}{:9}{:9}{:10}{:8}{:7}{:9}{:7}{:6}{:7}{:8.1}{:8}{:8}  {}",
         played.took.as_secs_f64(),
         played.rows,
         played.reads,

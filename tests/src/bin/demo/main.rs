@@ -25,8 +25,8 @@ use screen::{Screen, Tone};
 
 const DATABASE: &str = "pgbench";
 const STREAM: &str = "etl_demo";
-/// pgbench's rows of history have no key: all of them are one lane, whose records go one after the other.
-const TRANSACTIONS_A_SECOND: &str = "300";
+/// pgbench's rows of history have no key, and there is one branch: each is one lane, whose records go one after the other.
+const TRANSACTIONS_A_SECOND: &str = "200";
 /// Of each of the two runs of pgbench.
 const WRITE_SECONDS: u64 = 10;
 /// The tables that were filled before the slot was made. That of history is empty then, and has no key to read it by.
@@ -38,7 +38,7 @@ const TICK: Duration = Duration::from_secs(2);
 /// What Lambda would allow an invocation.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// Less for a tick, so that the backfill takes several.
-const TICK_DEADLINE: Duration = Duration::from_secs(5);
+const TICK_DEADLINE: Duration = Duration::from_secs(8);
 
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
@@ -265,7 +265,7 @@ impl Demo<'_> {
         let event = match asks {
             true => {
                 let tables = FILLED.map(|table| format!("public.{table}"));
-                json!({"action": "backfill", "tables": tables, "chunk_rows": 5_000})
+                json!({"action": "backfill", "tables": tables, "chunk_rows": 10_000})
             }
             false => json!({}),
         };
