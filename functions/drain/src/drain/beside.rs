@@ -63,6 +63,8 @@ pub(super) enum Step {
     Laid,
     /// Something must end first.
     Waits,
+    /// There is something to do, and no time for it.
+    Late,
 }
 
 impl<C> Beside<C> {
@@ -143,7 +145,7 @@ where
             return Ok(Step::Waits);
         }
         if left < LEAST_TIME {
-            return Ok(Step::Nothing);
+            return Ok(Step::Late);
         }
         if beside.tables.is_none() {
             let site = self.slot.describe(None).await?;

@@ -293,6 +293,7 @@ where
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
                 }
+                Step::Late => return self.out_of_time(),
                 Step::Waits | Step::Nothing => {}
             }
             // At the tip. Polling costs the server a decode from restart_lsn each time, so it gets at most a
