@@ -74,7 +74,7 @@ async fn what_is_no_table_with_a_log_is_refused() {
     .await;
     table_refused(&lab, "public.seen", "view").await;
     table_refused(&lab, "public.kept", "view").await;
-    table_refused(&lab, "public.counted", "not a table").await;
+    table_refused(&lab, "public.counted", "sequence").await;
     table_refused(&lab, "public.unlogged", "unlogged").await;
     let available = "select count(*) from pg_available_extensions where name = 'file_fdw'";
     if lab.value(available).await.as_deref() == Some("1") {
@@ -104,7 +104,7 @@ async fn a_table_that_may_not_be_read_as_a_whole_is_refused() {
 
 async fn a_table_that_is_not_known_is_refused() {
     let lab = lab("").await;
-    table_refused(&lab, "public.nowhere", "no such table").await;
+    table_refused(&lab, "public.nowhere", "no table").await;
     refused(
         &lab,
         start(&["elsewhere.*"], 10),

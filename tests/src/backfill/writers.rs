@@ -75,7 +75,7 @@ impl Writer {
                         break;
                     }
                 }
-                tokio::time::sleep(Duration::from_millis(self.random.u64(1..20))).await;
+                tokio::time::sleep(Duration::from_millis(self.random.u64(..6))).await;
             }
         }
     }
