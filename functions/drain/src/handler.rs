@@ -88,10 +88,10 @@ impl App {
         let connector = Connector::new(&self.config, &self.aws, &self.ssm, lifetime).await?;
         match action {
             Action::Drain { accept_gap } => {
-                let report = self.drain(&connector, accept_gap, budget).await?;
+                let report = Box::pin(self.drain(&connector, accept_gap, budget)).await?;
                 Ok(serde_json::to_value(report).unwrap_or_default())
             }
-            Action::Backfill(asked) => self.backfill(&connector, asked, budget).await,
+            Action::Backfill(asked) => Box::pin(self.backfill(&connector, asked, budget)).await,
             Action::Setup { plugin } => setup::setup(&self.context(&connector), plugin).await,
             Action::Plan => {
                 let plan = self.plan(&connector, budget).await?;
@@ -134,7 +134,7 @@ impl App {
             }
         };
         let carried = self.carried(&opened.server).await?;
-        self.run(connector, opened, accept_gap, carried, budget).await
+        Box::pin(self.run(connector, opened, accept_gap, carried, budget)).await
     }
 
     /// Drains what was opened, and carries a backfill on.

@@ -392,7 +392,7 @@ impl PgSlot<'_> {
         let sql = query::chunk(table, after, bounds.rows.saturating_add(1));
         let lines = self.reader.client.copy_out(&sql).await?;
         let mut lines = std::pin::pin!(lines);
-        let mut held = Held::new(table.clone(), snapshot);
+        let mut held = Box::new(Held::new(table.clone(), snapshot));
         let unreadable = |why: String| Ok((Taken::Unreadable(why), true));
         while let Some(line) = lines.try_next().await? {
             let full = held.len() as u64 >= bounds.rows;

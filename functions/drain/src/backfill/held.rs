@@ -138,15 +138,11 @@ impl Held {
     pub fn pass(&mut self, xid: u32, change: &mut Change<'_>) {
         let is_ours = |relation: &Relation| self.table.is(relation);
         match change {
+            _ if self.snapshot.shows(xid) => {}
             Change::Insert { relation, new } if is_ours(relation) => {
-                if !self.snapshot.shows(xid) {
-                    self.touch(&relation.columns_named(&self.table.key), new);
-                }
+                self.touch(&relation.columns_named(&self.table.key), new);
             }
             Change::Update { relation, old, new } if is_ours(relation) => {
-                if self.snapshot.shows(xid) {
-                    return;
-                }
                 let places = relation.columns_named(&self.table.key);
                 let before = old.as_ref().and_then(|old| key_of(&places, old));
                 let after = key_of(&places, new);
@@ -162,14 +158,10 @@ impl Held {
                 }
             }
             Change::Delete { relation, old } if is_ours(relation) => {
-                if !self.snapshot.shows(xid) {
-                    self.touch(&relation.columns_named(&self.table.key), old);
-                }
+                self.touch(&relation.columns_named(&self.table.key), old);
             }
-            Change::Truncate { relations } => {
-                if relations.iter().any(|relation| is_ours(relation)) && !self.snapshot.shows(xid) {
-                    self.drop_all();
-                }
+            Change::Truncate { relations } if relations.iter().any(|relation| is_ours(relation)) => {
+                self.drop_all();
             }
             _ => {}
         }

@@ -75,7 +75,7 @@ pub enum Load {
     /// Rows.
     Rows {
         /// Them.
-        held: Held,
+        held: Box<Held>,
         /// Whether it has the table's first rows.
         first: bool,
         /// Whether there are rows behind them.

@@ -145,7 +145,7 @@ pub enum Taken {
     /// Rows.
     Rows {
         /// Them.
-        held: Held,
+        held: Box<Held>,
         /// Whether there are more behind them.
         more: bool,
     },

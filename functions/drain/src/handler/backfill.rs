@@ -44,8 +44,8 @@ impl App {
         budget: Budget,
     ) -> Result<Value, Error> {
         match asked {
-            Backfill::Start(request) => self.begin(connector, request, budget).await,
-            Backfill::Resume => self.resume(connector, budget).await,
+            Backfill::Start(request) => Box::pin(self.begin(connector, request, budget)).await,
+            Backfill::Resume => Box::pin(self.resume(connector, budget)).await,
             Backfill::Pause | Backfill::Cancel => {
                 let (session, mut state) = self.pending(connector).await?;
                 match asked {
@@ -90,7 +90,7 @@ impl App {
         }
         self.backfill.store(state.to_text()).await?;
         tracing::info!(slot, request = %json!(state.request), "a backfill begins");
-        self.go_on(connector, opened, state, budget).await
+        Box::pin(self.go_on(connector, opened, state, budget)).await
     }
 
     async fn resume(&self, connector: &Connector, budget: Budget) -> Result<Value, Error> {
@@ -99,7 +99,7 @@ impl App {
         let mut state = state.ok_or_else(|| self.no_backfill())?;
         state.paused = false;
         self.backfill.store(state.to_text()).await?;
-        self.go_on(connector, opened, state, budget).await
+        Box::pin(self.go_on(connector, opened, state, budget)).await
     }
 
     async fn go_on(
@@ -110,7 +110,7 @@ impl App {
         budget: Budget,
     ) -> Result<Value, Error> {
         let beside = Beside::new(self.backfill.clone(), state);
-        let mut report = self.run(connector, opened, None, Some(beside), budget).await?;
+        let mut report = Box::pin(self.run(connector, opened, None, Some(beside), budget)).await?;
         report.action = "backfill";
         Ok(serde_json::to_value(report).unwrap_or_default())
     }

@@ -85,7 +85,8 @@ fn patterns_mean_published_tables_in_the_order_of_their_names() {
 
 #[test]
 fn each_table_that_cannot_be_read_is_refused_with_its_reason() {
-    let refused: [(&str, fn(&mut Described)); 8] = [
+    type Spoil = fn(&mut Described);
+    let refused: [(&str, Spoil); 8] = [
         ("it is a foreign table", |it| it.kind = 'f'),
         ("temporary or unlogged", |it| it.is_permanent = false),
         ("may not use its schema", |it| it.may_use_schema = false),
