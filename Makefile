@@ -26,7 +26,7 @@ help: ## what can be made
 demo: tools-rust tools-demo ## changes and rows of a real PostgreSQL arrive in Kinesis, on this machine (PLUGIN=pgoutput for the other plugin)
 	@echo "building the function and the demo"
 	@cargo build --locked --workspace --bins
-	@PLUGIN=$(PLUGIN) target/debug/demo
+	@PLUGIN=$(PLUGIN) target/debug/play demo
 
 test: tools-rust tools-demo tools-postgres tools-consumers ## all tests, on a real PostgreSQL and with the real binary
 	cargo build --locked --workspace --bins
@@ -51,23 +51,23 @@ build: tools-rust tools-build ## what is deployed, for arm64: target/lambda/drai
 # Optimised as what is deployed is, so the first time takes some minutes.
 bench: tools-rust tools-demo ## a backlog drained beside pg_recvlogical, a table backfilled beside psql (TRANSACTIONS=200000, ROWS=500000)
 	cargo build --locked --release --workspace --bins
-	@target/release/bench
+	@target/release/play bench
 
 storm: tools-rust tools-demo ## 200,000 events through a stream that does everything wrong (SEEDS=100, FIRST_SEED=1)
 	cargo build --locked --workspace --bins
-	@target/debug/storm
+	@target/debug/play storm
 
 huge: tools-rust tools-demo ## one transaction of 1.1 GB through invocations of a minute (MEGABYTES, DEADLINE, MEMORY, PLUGIN, AGGREGATION)
 	cargo build --locked --workspace --bins
-	@target/debug/huge
+	@target/debug/play huge
 
 breaker: tools-rust tools-demo tools-postgres ## everything breaks at random while writers write; nothing is lost (SEEDS=10, FIRST_SEED=1, PARALLEL=4)
 	cargo build --locked --workspace --bins
-	@target/debug/breaker
+	@target/debug/play breaker
 
 backfill: tools-rust tools-demo tools-postgres ## tables of 2,000,000 rows are read while writers write and everything dies (SEEDS=5, ROWS, FIRST_SEED=1, PARALLEL=1)
 	cargo build --locked --workspace --bins
-	@target/debug/backfill
+	@target/debug/play backfill
 
 fuzz: tools-rust tools-fuzz ## what reads others' bytes, under a fuzzer (TARGET=pgoutput wal2json test_decoding checkpoint or event, SECONDS=60)
 	@scripts/fuzz.sh $(TARGET) $(SECONDS)

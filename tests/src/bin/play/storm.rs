@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 const KEYS: usize = 5_000;
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     scenarios::block_on(run())
 }
 

@@ -10,7 +10,7 @@ use std::time::Instant;
 use scenarios::breaker::{Breaker, Played};
 use tokio::task::JoinSet;
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     scenarios::block_on(run())
 }
 

@@ -11,7 +11,7 @@ use scenarios::postgres::{Postgres, Settings};
 use serde_json::json;
 use tokio_postgres::Client;
 
-const WORKLOAD: &str = include_str!("workload.sql");
+const WORKLOAD: &str = include_str!("corpus/workload.sql");
 
 /// What a database of no encoding can hold besides: bytes that are no text.
 const ASCII: [(&str, &str); 3] = [
@@ -29,8 +29,8 @@ const ASCII: [(&str, &str); 3] = [
     ),
 ];
 
-fn main() {
-    let folder = std::env::args_os().nth(1).map(PathBuf::from);
+pub(crate) fn main() {
+    let folder = std::env::args_os().nth(2).map(PathBuf::from);
     let folder = folder.expect("the argument is the folder to write to");
     scenarios::block_on(async {
         rows_of_plugins(&folder).await;

@@ -38,7 +38,7 @@ const FILLED: &str = "filled_accounts";
 const SCRIPT: &str =
     "\\set aid random(1, 1000000)\nupdate pgbench_accounts set abalance = abalance + 1 where aid = :aid;\n";
 
-fn main() {
+pub(crate) fn main() {
     let number = |name: &str, default: u64| {
         std::env::var(name).map_or(default, |text| {
             text.parse()

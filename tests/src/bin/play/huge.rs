@@ -12,7 +12,7 @@ use serde_json::json;
 /// Bytes of a row's text.
 const ROW: u64 = 2000;
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     scenarios::block_on(run())
 }
 

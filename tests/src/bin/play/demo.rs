@@ -40,7 +40,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// Less for a tick, so that the backfill takes several.
 const TICK_DEADLINE: Duration = Duration::from_secs(8);
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
         let reason = panic.payload_as_str().unwrap_or("for a reason it cannot tell");
         eprintln!("\nthe demo cannot go on: {reason}");

@@ -11,7 +11,7 @@ use std::time::Instant;
 use scenarios::backfill::{Backfill, Played};
 use tokio::task::JoinSet;
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     scenarios::block_on(run())
 }
 

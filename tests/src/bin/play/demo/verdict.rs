@@ -10,8 +10,8 @@ use scenarios::oracle::{self, Rows};
 use scenarios::pgbench;
 use serde_json::Value;
 
-use crate::screen::{Tone, bytes};
-use crate::{DATABASE, Demo, STREAM};
+use super::screen::{Tone, bytes};
+use super::{DATABASE, Demo, STREAM};
 
 /// Reads, shows and compares; true when the promise was kept.
 pub(crate) async fn pronounce(
