@@ -79,6 +79,9 @@ pub struct Reading {
     pub rows: u64,
     /// Time that its chunks took, ms.
     pub ms: u64,
+    /// Whether reading its next rows takes most of an invocation's time.
+    #[serde(default)]
+    pub slow: bool,
 }
 
 /// A table that is done.
@@ -217,7 +220,22 @@ impl State {
             columns: table.key.clone(),
             rows: 0,
             ms: 0,
+            slow: false,
         }))
+    }
+
+    /// There is a gap behind which nothing is known of what was read before: it begins anew.
+    pub fn begin_anew(&mut self, system_identifier: &str, began: Lsn) {
+        *self = State {
+            paused: self.paused,
+            ..State::new(
+                &self.slot,
+                system_identifier,
+                self.request.clone(),
+                began,
+                &self.started_at,
+            )
+        };
     }
 
     /// The table that is being read is over.
@@ -244,5 +262,91 @@ impl State {
             });
         }
         self.after = Some(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> State {
+        let request = Request {
+            tables: Vec::new(),
+            condition: None,
+            columns: Vec::new(),
+            chunk_rows: None,
+            repair: false,
+        };
+        State::new("s", "7", request, Lsn(0x10), "2026-11-25T12:00:00Z")
+    }
+
+    fn name(number: u32) -> Name {
+        Name("public".into(), format!("table_{number:04}"))
+    }
+
+    #[test]
+    fn it_comes_back_as_it_was_stored_and_another_version_is_refused() {
+        let mut state = state();
+        state.table = Some(Reading {
+            name: name(1),
+            key: Some(vec!["7".into(), "it's".into()]),
+            columns: vec!["a".into(), "b".into()],
+            rows: 9,
+            ms: 3,
+            slow: true,
+        });
+        assert_eq!(State::parse(&state.to_text()).unwrap(), state);
+        let other = state.to_text().replace("\"version\":1", "\"version\":2");
+        assert!(matches!(State::parse(&other), Err(StateInvalid::Version(version)) if version == "2"));
+        assert!(matches!(State::parse("{}"), Err(StateInvalid::Unreadable(_))));
+    }
+
+    #[test]
+    fn it_fits_into_a_parameter_however_many_tables_are_done() {
+        let mut state = state();
+        for number in 0..1000 {
+            state.table = Some(Reading {
+                name: name(number),
+                key: None,
+                columns: vec!["id".into()],
+                rows: 1_000_000,
+                ms: 60_000,
+                slow: false,
+            });
+            state.finish_table();
+            assert!(state.fits());
+        }
+        let stored = State::parse(&state.to_text()).unwrap();
+        assert_eq!(stored.done, 1000);
+        assert!(stored.is_over(&name(0)) && stored.is_over(&name(999)) && !stored.is_over(&name(1000)));
+        assert_eq!(stored.finished.last().unwrap().name, name(999));
+        state.table = Some(Reading {
+            name: name(1000),
+            key: Some(vec!["x".repeat(5000)]),
+            columns: vec!["id".into()],
+            rows: 1,
+            ms: 1,
+            slow: false,
+        });
+        assert!(!state.fits(), "a key that no parameter holds");
+        state.fail_table(name(1000), "too long".into());
+        assert!(state.fits());
+    }
+
+    #[test]
+    fn it_tells_how_it_stands() {
+        let mut state = state();
+        assert_eq!(state.phase(), Phase::Running);
+        state.paused = true;
+        assert_eq!(state.phase(), Phase::Paused);
+        state.finished_at = Some("2026-11-25T12:00:00Z".into());
+        assert_eq!(state.phase(), Phase::Finished);
+        state.fail_table(name(1), "it is no longer there".into());
+        assert_eq!(state.phase(), Phase::Failed);
+        state.begin_anew("8", Lsn(0x20));
+        assert_eq!(
+            (state.phase(), state.began, state.after),
+            (Phase::Paused, Lsn(0x20), None)
+        );
     }
 }

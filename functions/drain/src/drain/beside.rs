@@ -46,8 +46,6 @@ pub struct Beside<C> {
     pub(super) side: Side,
     /// The table of the last chunk.
     reading: Option<Arc<Table>>,
-    /// Rows that the next chunk may have at most, after one that was read too slowly.
-    most_rows: u64,
     waits_for: Option<String>,
     chunks: u64,
     read: u64,
@@ -72,7 +70,6 @@ impl<C> Beside<C> {
     pub fn new(parameter: C, state: State) -> Self {
         Beside {
             parameter,
-            most_rows: state.request.chunk_rows.map_or(MOST_ROWS, u64::from),
             state,
             tables: None,
             settled: None,
@@ -180,11 +177,11 @@ where
             let began = Instant::now();
             let rows = beside.chunk_rows(&table, left);
             let reading = beside.state.reading(&table);
-            let (after, first) = (reading.key.clone(), reading.rows == 0);
+            let (after, first, is_slow) = (reading.key.clone(), reading.rows == 0, reading.slow);
             let bounds = Bounds {
                 rows,
                 bytes: self.settings.bytes_in_flight,
-                time: left / 2,
+                time: if is_slow { left * 9 / 10 } else { left / 2 },
             };
             let taken = self
                 .slot
@@ -197,12 +194,14 @@ where
                     ));
                     return Ok(Step::Waits);
                 }
-                Taken::TooSlow if rows > 1 => {
-                    beside.most_rows = (rows / 16).max(1);
-                    return Ok(Step::Waits);
+                // The next invocation gives it nearly all of its time.
+                Taken::TooSlow if !is_slow || left < self.whole / 2 => {
+                    beside.state.reading(&table).slow = true;
+                    self.store_backfill().await?;
+                    return Ok(Step::Late);
                 }
                 Taken::TooSlow => {
-                    let why = "reading its next row took longer than an invocation has: no index helps the condition";
+                    let why = "reading its next rows took longer than an invocation has: no index helps `where`, or the server is overloaded";
                     self.fail(&name, why.to_owned()).await?;
                 }
                 Taken::Unreadable(why) => self.fail(&name, why).await?,
@@ -300,7 +299,11 @@ where
         };
         let state = &mut beside.state;
         if state.request.repair && state.failed.is_empty() && state.done > 0 {
-            let tables = self.slot.describe(None).await?.names(&state.request);
+            // Of a table that is published only now nothing was read. Where the figures of some gave way to others, all must be as many.
+            let finished: Vec<Name> = state.finished.iter().map(|it| it.name.clone()).collect();
+            let present = self.slot.describe(None).await?.names(&state.request);
+            let is_whole = finished.len() as u64 == state.done || present.len() as u64 != state.done;
+            let tables = if is_whole { finished } else { present };
             let tables: Vec<String> = tables.iter().map(ToString::to_string).collect();
             // Everything at or before where it began is older than it.
             let since = format!("{:016x}", state.began.0 + 1);
@@ -398,6 +401,7 @@ impl<C> Beside<C> {
         let reading = self.state.reading(held.table());
         reading.key = held.last_key();
         reading.rows += chunk.sent;
+        reading.slow = false;
         reading.ms += u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         if !more {
             self.finish(&Name::from(held.table()));
@@ -407,16 +411,15 @@ impl<C> Beside<C> {
     /// Rows of a table's next chunk: as many as will take [`CHUNK_TIME`] at the rate that was seen, or a third of the time that is left; and at
     /// most as many again as there were.
     fn chunk_rows(&mut self, table: &Table, left: Duration) -> u64 {
-        let most = self.most_rows;
+        let most = self.state.request.chunk_rows.map_or(MOST_ROWS, u64::from);
         let reading = self.state.reading(table);
         let time = CHUNK_TIME.min(left / 3).as_secs_f64() * 1000.0;
         let rows = match reading.ms {
             0 => FIRST_ROWS,
             ms => (reading.rows as f64 / ms as f64 * time) as u64,
         };
-        rows.min(reading.rows.max(FIRST_ROWS))
-            .clamp(100, MOST_ROWS)
-            .min(most)
+        let rows = rows.min(reading.rows.max(FIRST_ROWS)).clamp(100, MOST_ROWS);
+        rows.min(if reading.slow { 100 } else { most }).min(most)
     }
 
     /// Changes of this table are looked at from now on.
@@ -434,6 +437,7 @@ impl<C> Beside<C> {
 
     fn over(&mut self, name: &Name) {
         self.side.table = None;
+        self.writers = None;
         if let Some(tables) = &mut self.tables {
             tables.retain(|left| left != name);
         }

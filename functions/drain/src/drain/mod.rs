@@ -158,6 +158,7 @@ pub async fn drain<S: Slot + Tables, K: Stream, C: Checkpoints>(
         ),
         confirmed: start.confirmed,
         settled: start.settled,
+        whole: budget.for_reading(began),
         markers: Markers {
             number,
             ahead: start.expected.clone(),
@@ -190,6 +191,8 @@ struct Drain<'a, S, K, C> {
     confirmed: Lsn,
     /// See [`Start::settled`].
     settled: Lsn,
+    /// Time for reading, when it began.
+    whole: Duration,
     markers: Markers,
     report: Report,
     beside: Option<Beside<C>>,
@@ -225,7 +228,6 @@ where
             self.prove().await?;
         }
         self.watch_changes().await?;
-        let whole = self.budget.for_reading(began);
         let mut waited: Option<Instant> = None;
         loop {
             let left = self.budget.for_reading(Instant::now());
@@ -270,7 +272,7 @@ where
                             Next::Smaller => continue,
                             Next::Later => return self.out_of_time(),
                             // Attempts before it took the time; the next invocation gives it nearly all.
-                            Next::Never if patience < whole / 2 => return self.out_of_time(),
+                            Next::Never if patience < self.whole / 2 => return self.out_of_time(),
                             Next::Never => return Err(self.too_slow()),
                         }
                     }
@@ -287,10 +289,13 @@ where
                 }
             }
             match self.carry_on().await? {
-                Step::Laid => continue,
+                Step::Laid => {
+                    waited = None;
+                    continue;
+                }
                 Step::Waits if waited.is_none_or(|since| since.elapsed() < MOST_WAIT) => {
                     waited.get_or_insert_with(Instant::now);
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    tokio::time::sleep(Duration::from_millis(200)).await;
                     continue;
                 }
                 Step::Late => return self.out_of_time(),

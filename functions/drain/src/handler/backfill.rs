@@ -14,6 +14,7 @@ use crate::drain::Beside;
 use crate::drain::parts::{Checkpoints as _, Kind, SlotError};
 use crate::error::Error;
 use crate::event::{Backfill, Request};
+use crate::lsn::Lsn;
 use crate::parameter::Parameter;
 use crate::setup::Context;
 use crate::time::iso_utc;
@@ -185,9 +186,19 @@ impl App {
     /// # Errors
     /// It cannot be read at the moment. Whether changes must be completed for it is not known then. What is wrong with it for good does not
     /// keep the drain from its work.
-    pub(super) async fn carried(&self, server: &Server) -> Result<Option<Beside<Parameter>>, Error> {
+    pub(super) async fn carried(
+        &self,
+        server: &Server,
+        accepted: Option<Lsn>,
+    ) -> Result<Option<Beside<Parameter>>, Error> {
         let slot = &self.config.slot;
         match load(&self.backfill).await {
+            Ok(Some(mut state)) if state.is_pending() && accepted.is_some() => {
+                tracing::warn!(slot, "behind the gap the pending backfill begins anew");
+                state.begin_anew(&server.system_identifier, accepted.unwrap_or(state.began));
+                self.backfill.store(state.to_text()).await?;
+                return Ok(Some(Beside::new(self.backfill.clone(), state)));
+            }
             Ok(Some(state)) if state.is_pending() => {
                 if state.slot == *slot && state.system_identifier == server.system_identifier {
                     return Ok(Some(Beside::new(self.backfill.clone(), state)));
