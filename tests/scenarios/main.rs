@@ -94,8 +94,8 @@ fn trial<F: Future<Output = ()> + Send + 'static>(
 
 fn main() {
     let mut arguments = Arguments::from_args();
-    // Each has its own database, slot and stream, but they share the cores with three servers.
-    arguments.test_threads = arguments.test_threads.or(Some(2));
+    // Each has its own database, slot and stream, and waits much, but they share the cores with three servers.
+    arguments.test_threads = arguments.test_threads.or(Some(3));
     // Where it was, and why; a backtrace would lead through tokio and back here.
     std::panic::set_hook(Box::new(|panic| eprintln!("{panic}")));
     libtest_mimic::run(&arguments, all()).exit();

@@ -133,7 +133,6 @@ where
 
     /// Reads the next chunk and lays its watermark, if there is one and time for it.
     pub(super) async fn carry_on(&mut self) -> Result<Step, Error> {
-        let slot = self.settings.slot.clone();
         let left = self.budget.for_reading(Instant::now());
         let Some(beside) = self.beside.as_mut().filter(|beside| beside.is_running()) else {
             return Ok(Step::Nothing);
@@ -211,7 +210,6 @@ where
                 Taken::Rows { held, more } => {
                     beside.waits_for = None;
                     beside.watch(table);
-                    tracing::debug!(slot, table = %name, rows = held.len(), "read a chunk");
                     self.lay(Load::Rows { held, first, more }, began).await?;
                     return Ok(Step::Laid);
                 }
@@ -401,6 +399,8 @@ impl<C> Beside<C> {
         let reading = self.state.reading(held.table());
         reading.key = held.last_key();
         reading.rows += chunk.sent;
+        tracing::info!(table = %reading.name, chunk = held.len(), sent = chunk.sent, rows = reading.rows, estimate = held.table().estimate,
+            ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX), "a chunk arrived");
         reading.slow = false;
         reading.ms += u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         if !more {
