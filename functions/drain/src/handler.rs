@@ -133,7 +133,7 @@ impl App {
                 });
             }
         };
-        let carried = self.carried(&opened.server, accept_gap).await?;
+        let carried = self.carried(&opened, accept_gap.is_some()).await?;
         Box::pin(self.run(connector, opened, accept_gap, carried, budget)).await
     }
 

@@ -28,7 +28,7 @@ impl fmt::Display for Position {
 }
 
 /// Hands out the positions of one transaction's events, in the order in which the server gives the changes.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Positions {
     commit_end: Lsn,
     last: Option<(Lsn, u32)>,

@@ -9,7 +9,7 @@ use crate::connect::{Connector, Session};
 use crate::continuity::{self, Server};
 use crate::decode::Plugin;
 use crate::drain::MARKER_TIME;
-use crate::drain::parts::{Checkpoints as _, Emitted, SlotError};
+use crate::drain::parts::{CheckpointError, Checkpoints as _, Emitted, SlotError};
 use crate::error::Error;
 use crate::handler::backfill;
 use crate::lsn::Lsn;
@@ -400,9 +400,12 @@ pub(crate) async fn teardown(context: &Context<'_>) -> Result<Value, Error> {
     if parameter.delete().await? {
         dropped.push(format!("checkpoint {}", parameter.name));
     }
-    // An older stack may not let us.
-    if context.backfill.delete().await.unwrap_or(false) {
-        dropped.push(format!("backfill {}", context.backfill.name));
+    match context.backfill.delete().await {
+        Ok(true) => dropped.push(format!("backfill {}", context.backfill.name)),
+        Ok(false) => {}
+        // An older stack may not let us, and has none.
+        Err(CheckpointError::Denied { .. }) => {}
+        Err(error) => return Err(error.into()),
     }
     Ok(json!({"action": "teardown", "slot": config.slot, "dropped": dropped}))
 }

@@ -116,16 +116,26 @@ pub async fn describe(
         .client
         .query(
             "select n.nspname::text, c.relname::text, c.oid, c.relkind::text, c.relpersistence = 'p',
-                    case when c.relispartition then array(select relid::oid from pg_partition_ancestors(c.oid) where relid <> c.oid) else '{}' end,
+                    case when c.relispartition then array(
+                      with recursive up(oid) as (select inhparent from pg_inherits where inhrelid = c.oid
+                                                 union select i.inhparent from up join pg_inherits i on i.inhrelid = up.oid)
+                      select oid from up) else '{}' end,
                     has_schema_privilege(n.oid, 'usage'), row_security_active(c.oid),
                     case when c.relkind <> 'p' then nullif(c.reltuples, -1)::int8
-                         else (select sum(nullif(l.reltuples, -1))::int8 from pg_partition_tree(c.oid) p join pg_class l on l.oid = p.relid where p.isleaf) end,
-                    k.names, k.types, k.collations, a.names, a.readable, a.generated, a.virtual, a.large
+                         else (
+                      with recursive down(oid) as (select inhrelid from pg_inherits where inhparent = c.oid
+                                                   union select i.inhrelid from down join pg_inherits i on i.inhparent = down.oid)
+                      select sum(nullif(l.reltuples, -1))::int8 from down join pg_class l using (oid) where l.relkind = 'r') end,
+                    k.names, k.operators, k.collations, a.names, a.readable, a.generated, a.virtual, a.large
              from pg_class c join pg_namespace n on n.oid = c.relnamespace
              cross join lateral (
-               select array_agg(a.attname::text order by k.place), array_agg(format_type(a.atttypid, -1) order by k.place),
+               select array_agg(a.attname::text order by k.place), array_agg((
+                        select string_agg(format('operator(%I.%s)', opn.nspname, op.oprname), chr(1) order by am.amopstrategy)
+                        from pg_opclass oc join pg_amop am on am.amopfamily = oc.opcfamily and am.amoplefttype = oc.opcintype and am.amoprighttype = oc.opcintype
+                        join pg_operator op on op.oid = am.amopopr join pg_namespace opn on opn.oid = op.oprnamespace
+                        where oc.oid = k.class and am.amoppurpose = 's' and am.amopstrategy in (1, 3, 4, 5)) order by k.place),
                       array_agg(case when k.coll <> a.attcollation then format('%I.%I', cn.nspname, co.collname) end order by k.place)
-               from pg_index i cross join unnest(i.indkey::int2[], i.indcollation::oid[]) with ordinality k(attnum, coll, place)
+               from pg_index i cross join unnest(i.indkey::int2[], i.indcollation::oid[], i.indclass::oid[]) with ordinality k(attnum, coll, class, place)
                join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
                left join pg_collation co on co.oid = k.coll left join pg_namespace cn on cn.oid = co.collnamespace
                where k.place <= i.indnkeyatts and i.indexrelid = (
@@ -133,9 +143,10 @@ pub async fn describe(
                  where u.indrelid = c.oid and u.indisunique and u.indisvalid and u.indimmediate and u.indpred is null and u.indexprs is null
                    and not exists (select from unnest(u.indkey::int2[]) with ordinality uk(attnum, place)
                                    join pg_attribute ua on ua.attrelid = c.oid and ua.attnum = uk.attnum
-                                   where uk.place <= u.indnkeyatts and not ua.attnotnull)
+                                   where uk.place <= u.indnkeyatts and (not ua.attnotnull or exists (
+                                     select from pg_constraint nn where nn.conrelid = c.oid and nn.contype = 'n' and not nn.convalidated and ua.attnum = any(nn.conkey))))
                  order by case c.relreplident when 'i' then u.indisreplident else u.indisprimary end desc, u.indisprimary desc, u.indnkeyatts, u.indexrelid
-                 limit 1)) k(names, types, collations)
+                 limit 1)) k(names, operators, collations)
              cross join lateral (
                select array_agg(a.attname::text order by a.attnum), array_agg(has_column_privilege(c.oid, a.attnum, 'select') order by a.attnum),
                       array_agg(a.attgenerated <> '' and current_setting('server_version_num')::int4 < 180000 order by a.attnum), array_agg(a.attgenerated = 'v' order by a.attnum),
@@ -180,9 +191,19 @@ pub async fn describe(
 
 fn described(row: &PgRow) -> Described {
     let names = row.get::<_, Option<Vec<String>>>(9).unwrap_or_default();
-    let types = row.get::<_, Option<Vec<String>>>(10).unwrap_or_default();
+    let operators = row.get::<_, Option<Vec<String>>>(10).unwrap_or_default();
     let collations = row.get::<_, Option<Vec<Option<String>>>>(11).unwrap_or_default();
-    let order = types.into_iter().zip(collations);
+    let order = |(operators, collation): (String, Option<String>)| {
+        let mut operators = operators.split('\u{1}').map(str::to_owned);
+        let mut next = || operators.next().unwrap_or_default();
+        Order {
+            less: next(),
+            equal: next(),
+            at_least: next(),
+            greater: next(),
+            collation,
+        }
+    };
     let list = |at: usize| row.get::<_, Option<Vec<bool>>>(at).unwrap_or_default();
     let columns = row
         .get::<_, Option<Vec<String>>>(12)
@@ -204,9 +225,7 @@ fn described(row: &PgRow) -> Described {
             .get::<_, Option<i64>>(8)
             .and_then(|rows| u64::try_from(rows).ok()),
         key: names,
-        order: order
-            .map(|(type_name, collation)| Order { type_name, collation })
-            .collect(),
+        order: operators.into_iter().zip(collations).map(order).collect(),
         columns: columns
             .map(
                 |(((name, may_read), (is_generated, is_virtual)), large)| DescribedColumn {
@@ -309,13 +328,15 @@ impl Tables for PgSlot<'_> {
             .control
             .client
             .query(
-                "with t(oid) as (select to_regclass(format('%I.%I', $1::text, $2::text))::oid)
+                "with recursive t(oid) as (
+                   select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname = $1::text and c.relname = $2::text
+                   union select i.inhrelid from t join pg_inherits i on i.inhparent = t.oid)
                  select distinct coalesce('process ' || l.pid, 'a prepared transaction') || ' (' || l.virtualtransaction || ')'
                  from pg_locks l
                  where l.locktype = 'relation' and l.granted and l.pid is distinct from pg_backend_pid()
                    and l.database = (select oid from pg_database where datname = current_database())
                    and l.mode in ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
-                   and (l.relation = (select oid from t) or l.relation in (select p.relid from t, pg_partition_tree(t.oid) p))
+                   and l.relation in (select oid from t)
                  order by 1",
                 &[schema, name],
             )
@@ -358,16 +379,28 @@ impl Tables for PgSlot<'_> {
         match taken {
             Ok((taken, _)) => Ok(taken),
             Err(error) if error.code() == Some(&SqlState::QUERY_CANCELED) => Ok(Taken::TooSlow),
+            Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => Ok(Taken::Locked),
             Err(error) => refused(self.connector, error).map(Taken::Unreadable),
         }
     }
 
     async fn row_of(&mut self, table: &Table, wanted: &Wanted) -> Result<Option<Vec<u8>>, SlotError> {
-        let sql = query::row_of(table, &wanted.after, &wanted.before);
-        let lines = match self.control.client.copy_out(&sql).await {
+        let failed = |error| self.connector.failed("reading a row that moved", error);
+        let client = &self.control.client;
+        client
+            .batch_execute("begin isolation level repeatable read read only")
+            .await
+            .map_err(failed)?;
+        // As long as the change is not visible, whatever has its new key is another row; once it is, what has the old one.
+        let key = match snapshot(self.connector, &self.control).await?.shows(wanted.xid) {
+            true => &wanted.after,
+            false => &wanted.before,
+        };
+        let lines = match client.copy_out(&query::row_of(table, key)).await {
             Ok(lines) => lines.try_collect::<Vec<_>>().await,
             Err(error) => Err(error),
         };
+        client.batch_execute("rollback").await.map_err(failed)?;
         match lines {
             Ok(lines) => {
                 let line = lines.first().filter(|line| size(line) <= query::MOST_ROW_BYTES);
@@ -405,9 +438,22 @@ impl PgSlot<'_> {
         let mut lines = std::pin::pin!(lines);
         let mut held = Box::new(Held::new(table.clone(), snapshot));
         let unreadable = |why: String| Ok((Taken::Unreadable(why), true));
-        while let Some(line) = lines.try_next().await? {
-            let full = held.len() as u64 >= bounds.rows;
-            if full || (held.memory() >= bounds.bytes && !held.is_empty()) {
+        loop {
+            let line = match lines.try_next().await {
+                Ok(Some(line)) => line,
+                Ok(None) => break,
+                // What came in time is a chunk.
+                Err(error) if error.code() == Some(&SqlState::QUERY_CANCELED) && !held.is_empty() => {
+                    return Ok((Taken::Rows { held, more: true }, false));
+                }
+                Err(error) => return Err(error),
+            };
+            if held.len() as u64 >= bounds.rows {
+                // It was the last one. A cancel would come late, and take what is asked next.
+                while lines.try_next().await?.is_some() {}
+                return Ok((Taken::Rows { held, more: true }, false));
+            }
+            if held.memory() >= bounds.bytes && !held.is_empty() {
                 return Ok((Taken::Rows { held, more: true }, true));
             }
             let bytes = size(&line);

@@ -22,6 +22,8 @@ pub struct Held {
     by_key: HashMap<Box<[u8]>, u32>,
     key_bytes: usize,
     overtaken: u64,
+    /// A change came of which it is not known what row it touched.
+    is_void: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -53,7 +55,13 @@ impl Held {
             by_key: HashMap::new(),
             key_bytes: 0,
             overtaken: 0,
+            is_void: false,
         }
+    }
+
+    /// Whether it must be read again: a change came of which it is not known what row it touched.
+    pub fn is_void(&self) -> bool {
+        self.is_void
     }
 
     /// The table.
@@ -134,8 +142,9 @@ impl Held {
 
     /// Lets a change of the transaction `xid` pass that is about to be sent. What the snapshot shows of it, the rows show, too. What it does
     /// not show came later, and so the rows that it touches are not sent any more; but a large value that it left alone is known only
-    /// from them, and is filled in.
-    pub fn pass(&mut self, xid: u32, change: &mut Change<'_>) {
+    /// from them, and is filled in: returns the places where.
+    pub fn pass(&mut self, xid: u32, change: &mut Change<'_>) -> Vec<usize> {
+        let mut filled = Vec::new();
         let is_ours = |relation: &Relation| self.table.is(relation);
         match change {
             _ if self.snapshot.shows(xid) => {}
@@ -147,11 +156,11 @@ impl Held {
                 let before = old.as_ref().and_then(|old| key_of(&places, old));
                 let after = key_of(&places, new);
                 match (&before, &after) {
-                    (Some(before), _) => self.complete(before, relation, new),
+                    (Some(before), _) => filled = self.complete(before, relation, new),
                     // An update of a row that keeps its key tells no old one.
-                    (None, Some(after)) if relation.has_key() => self.complete(after, relation, new),
+                    (None, Some(after)) if relation.has_key() => filled = self.complete(after, relation, new),
                     // Which row it was is not known.
-                    _ => return self.drop_all(),
+                    _ => self.is_void = true,
                 }
                 for key in [before, after].into_iter().flatten() {
                     self.drop_row(&key);
@@ -165,12 +174,13 @@ impl Held {
             }
             _ => {}
         }
+        filled
     }
 
     fn touch(&mut self, places: &[Option<usize>], tuple: &Tuple<'_>) {
         match key_of(places, tuple) {
             Some(key) => self.drop_row(&key),
-            None => self.drop_all(),
+            None => self.is_void = true,
         }
     }
 
@@ -228,18 +238,20 @@ impl Held {
         Some(Wanted {
             before: texts(old)?,
             after: texts(new)?,
+            xid,
         })
     }
 
     /// Fills the large values that an update left alone from the row that it changed.
-    fn complete(&self, key: &[u8], relation: &Relation, new: &mut Tuple<'_>) {
+    fn complete(&self, key: &[u8], relation: &Relation, new: &mut Tuple<'_>) -> Vec<usize> {
         let row = self.by_key.get(key).and_then(|at| self.rows.get(*at as usize));
         // One that was dropped was touched by a change before, which told the value.
         if let Some(row) = row.filter(|row| !row.dropped)
             && let Ok(tuple) = self.tuple(*row)
         {
-            fill(&self.table, &tuple, relation, new);
+            return fill(&self.table, &tuple, relation, new);
         }
+        Vec::new()
     }
 
     fn tuple(&self, row: Row) -> Result<Tuple<'_>, RowError> {
@@ -262,6 +274,8 @@ pub struct Wanted {
     pub before: Vec<String>,
     /// The same after the change.
     pub after: Vec<String>,
+    /// Whose change it is.
+    pub xid: u32,
 }
 
 /// The values of a row as `COPY` writes it, behind the field that tells its size.
@@ -284,11 +298,12 @@ pub fn fields<'l>(table: &Table, line: &'l [u8]) -> Result<Tuple<'l>, RowError> 
     }
 }
 
-/// Fills what a new row leaves out from what was read of it.
-pub fn fill(table: &Table, read: &Tuple<'_>, relation: &Relation, new: &mut Tuple<'_>) {
+/// Fills what a new row leaves out from what was read of it, and tells the places.
+pub fn fill(table: &Table, read: &Tuple<'_>, relation: &Relation, new: &mut Tuple<'_>) -> Vec<usize> {
+    let mut filled = Vec::new();
     let read = table.relation.columns.iter().zip(read);
     let read: Vec<_> = read.collect();
-    for (column, datum) in relation.columns.iter().zip(new) {
+    for (at, (column, datum)) in relation.columns.iter().zip(new).enumerate() {
         if *datum != Datum::Unchanged {
             continue;
         }
@@ -296,9 +311,11 @@ pub fn fill(table: &Table, read: &Tuple<'_>, relation: &Relation, new: &mut Tupl
         match known.map(|(_, datum)| *datum) {
             Some(Datum::Text(text)) => *datum = Datum::Text(Cow::Owned(text.to_string())),
             Some(Datum::Null) => *datum = Datum::Null,
-            _ => {}
+            _ => continue,
         }
+        filled.push(at);
     }
+    filled
 }
 
 /// The key of a row, where its columns stand at these places: its values, and a zero byte behind each, which no text holds.

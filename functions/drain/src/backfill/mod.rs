@@ -132,19 +132,20 @@ pub struct Side {
 }
 
 impl Side {
-    /// Lets a change of the transaction `xid` pass that is about to go out; see [`Held::pass`].
-    pub fn pass(&mut self, xid: u32, change: &mut Change<'_>) {
+    /// Lets a change of the transaction `xid` pass that is about to go out; see [`Held::pass`]. Returns the places of the new row that were
+    /// filled in.
+    pub fn pass(&mut self, xid: u32, change: &mut Change<'_>) -> Vec<usize> {
         if !self.visible.as_ref().is_some_and(|visible| visible.shows(xid)) {
             self.delivered.insert(xid);
         }
-        if let Some(held) = self.chunk.as_mut().and_then(Chunk::held_mut) {
-            held.pass(xid, change);
-        }
+        let held = self.chunk.as_mut().and_then(Chunk::held_mut);
+        let mut filled = held.map(|held| held.pass(xid, change)).unwrap_or_default();
         if let (Some(Some(line)), Some(table)) = (self.found.take(), &self.table)
             && let Change::Update { relation, new, .. } = change
             && let Ok(read) = fields(table, &line)
         {
-            fill(table, &read, relation, new);
+            filled.extend(fill(table, &read, relation, new));
         }
+        filled
     }
 }

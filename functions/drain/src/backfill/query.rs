@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::table::{Large, Table};
+use super::table::{Large, Order, Table};
 
 /// A row with more bytes than this is not read: no record could hold it, and a row is taken into memory whole.
 pub const MOST_ROW_BYTES: u64 = 16 << 20;
@@ -20,38 +20,41 @@ pub fn explain(table: &Table) -> String {
         .conditions
         .iter()
         .map(|condition| format!("(array[{condition}\n])[1]"));
+    // Nothing is behind null, but what compares with it is looked up.
+    let nothing = vec!["null".to_owned(); table.key.len()];
     let table = Table {
-        conditions: table.conditions.iter().cloned().chain(again).collect(),
+        conditions: table
+            .conditions
+            .iter()
+            .cloned()
+            .chain(again)
+            .chain([behind(table, &nothing)])
+            .collect(),
         ..table.clone()
     };
     format!("explain {}", rows_behind(&table, None, 1))
 }
 
 fn rows_behind(table: &Table, after: Option<&[String]>, rows: u64) -> String {
-    let key = key(table);
     let mut conditions = table.conditions.clone();
     if let Some(after) = after {
-        conditions.push(format!("{} > {}", row(&key), row(&literals(table, after))));
+        conditions.push(behind(table, &literals(after)));
     }
     format!(
         "{}{} order by {} limit {rows}",
         select(table),
         filter(&conditions),
-        key.join(", ")
+        order(table)
     )
 }
 
-/// `COPY … TO STDOUT` of the row that has one of two keys, the first rather than the second.
-pub fn row_of(table: &Table, first: &[String], second: &[String]) -> String {
-    let key = row(&key(table));
-    let is = |values: &[String]| format!("{key} = {}", row(&literals(table, values)));
-    let conditions = [format!("{} or {}", is(first), is(second))];
-    format!(
-        "copy ({}{} order by ({}) desc limit 1) to stdout",
-        select(table),
-        filter(&conditions),
-        is(first)
-    )
+/// `COPY … TO STDOUT` of the row that has a key.
+pub fn row_of(table: &Table, key: &[String]) -> String {
+    let columns = columns(table).into_iter().zip(&table.order).zip(literals(key));
+    let is: Vec<String> = columns
+        .map(|((column, order), value)| format!("{column} {} {value}", order.equal))
+        .collect();
+    format!("copy ({}{}) to stdout", select(table), filter(&is))
 }
 
 fn select(table: &Table) -> String {
@@ -94,7 +97,8 @@ fn select(table: &Table) -> String {
     if is_guarded {
         let _ = write!(
             select,
-            " cross join lateral (select {}) s(spillway_bytes)",
+            // Not pulled up into each of the fields, which would measure the row as often.
+            " cross join lateral (select {} offset 0) s(spillway_bytes)",
             sizes.join(" + ")
         );
     }
@@ -109,8 +113,45 @@ fn filter(conditions: &[String]) -> String {
     }
 }
 
+/// What lies behind a key. The operators are those of the index: by their names alone others may be found.
+fn behind(table: &Table, values: &[String]) -> String {
+    let key = columns(table);
+    let same = table.order.first().map(|order| &order.greater);
+    // As one comparison of rows, where one operator does for all: an index finds it at once.
+    if let Some(greater) = same
+        && table.order.iter().all(|order| order.greater == *greater)
+    {
+        return format!("{} {greater} {}", row(&key), row(values));
+    }
+    let mut parts = key.iter().zip(&table.order).zip(values).rev();
+    let Some(((column, order), value)) = parts.next() else {
+        return "true".to_owned();
+    };
+    let mut behind = format!("{column} {} {value}", order.greater);
+    for ((column, order), value) in parts {
+        let Order {
+            greater,
+            equal,
+            at_least,
+            ..
+        } = order;
+        behind = format!(
+            "{column} {at_least} {value} and ({column} {greater} {value} or ({column} {equal} {value} and {behind}))"
+        );
+    }
+    behind
+}
+
+fn order(table: &Table) -> String {
+    let columns = columns(table).into_iter().zip(&table.order);
+    let columns: Vec<String> = columns
+        .map(|(column, order)| format!("{column} using {}", order.less))
+        .collect();
+    columns.join(", ")
+}
+
 /// The columns of the key, as an index compares them.
-fn key(table: &Table) -> Vec<String> {
+fn columns(table: &Table) -> Vec<String> {
     let columns = table.key.iter().zip(&table.order);
     columns
         .map(|(name, order)| {
@@ -120,11 +161,9 @@ fn key(table: &Table) -> Vec<String> {
         .collect()
 }
 
-fn literals(table: &Table, values: &[String]) -> Vec<String> {
-    let values = values.iter().zip(&table.order);
-    values
-        .map(|(value, order)| format!("{}::{}", literal(value), order.type_name))
-        .collect()
+/// Without their types: an operator takes them for what it compares them with.
+fn literals(values: &[String]) -> Vec<String> {
+    values.iter().map(|value| literal(value)).collect()
 }
 
 fn row(parts: &[String]) -> String {
@@ -141,7 +180,7 @@ fn identifier(name: &str) -> String {
 
 /// A text, whatever `standard_conforming_strings` is.
 fn literal(text: &str) -> String {
-    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
+    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 
 #[cfg(test)]
@@ -169,9 +208,15 @@ mod tests {
             key: key_names,
             order: key
                 .iter()
-                .map(|(_, type_name, collation)| Order {
-                    type_name: (*type_name).to_owned(),
-                    collation: collation.map(str::to_owned),
+                .map(|(_, schema, collation)| {
+                    let operator = |name: &str| format!("operator({schema}.{name})");
+                    Order {
+                        less: operator("<"),
+                        equal: operator("="),
+                        at_least: operator(">="),
+                        greater: operator(">"),
+                        collation: collation.map(str::to_owned),
+                    }
                 })
                 .collect(),
             wanted: vec![true; columns.len()],
@@ -185,33 +230,48 @@ mod tests {
 
     #[test]
     fn the_first_chunk_begins_at_the_beginning_and_the_next_behind_the_last_key() {
-        let table = table(&[("id", Large::No), ("n", Large::No)], &[("id", "bigint", None)]);
+        let table = table(
+            &[("id", Large::No), ("n", Large::No)],
+            &[("id", "pg_catalog", None)],
+        );
         assert_eq!(
             chunk(&table, None, 10),
-            r#"copy (select 0, t."id", t."n" from only "My ""app"""."t" t order by t."id" limit 10) to stdout"#
+            r#"copy (select 0, t."id", t."n" from only "My ""app"""."t" t order by t."id" using operator(pg_catalog.<) limit 10) to stdout"#
         );
         assert_eq!(
             chunk(&table, Some(&["7".into()]), 10),
-            "copy (select 0, t.\"id\", t.\"n\" from only \"My \"\"app\"\"\".\"t\" t where (t.\"id\" > E'7'::bigint\n) order by t.\"id\" limit 10) to stdout"
+            "copy (select 0, t.\"id\", t.\"n\" from only \"My \"\"app\"\"\".\"t\" t where (t.\"id\" operator(pg_catalog.>) E'7'\n) order by t.\"id\" using operator(pg_catalog.<) limit 10) to stdout"
         );
     }
 
     #[test]
     fn a_key_of_several_columns_is_compared_as_its_index_does() {
-        let key = [("a", "text", Some(r#""pg_catalog"."C""#)), ("b", "numeric", None)];
-        let mut table = table(&[("a", Large::No), ("b", Large::No)], &key);
-        table.conditions = vec!["b > 1 -- all".into(), "true".into()];
-        table.is_root = true;
+        let key = [
+            ("a", "pg_catalog", Some(r#""pg_catalog"."C""#)),
+            ("b", "pg_catalog", None),
+        ];
+        let mut two = table(&[("a", Large::No), ("b", Large::No)], &key);
+        two.conditions = vec!["b > 1 -- all".into(), "true".into()];
+        two.is_root = true;
         assert_eq!(
-            chunk(&table, Some(&[r"it's \".into(), "NaN".into()]), 2),
-            "copy (select 0, t.\"a\", t.\"b\" from \"My \"\"app\"\"\".\"t\" t where (b > 1 -- all\n) and (true\n) and ((t.\"a\" collate \"pg_catalog\".\"C\", t.\"b\") > (E'it\\'s \\\\'::text, E'NaN'::numeric)\n) order by t.\"a\" collate \"pg_catalog\".\"C\", t.\"b\" limit 2) to stdout"
+            chunk(&two, Some(&[r"it's \".into(), "NaN".into()]), 2),
+            "copy (select 0, t.\"a\", t.\"b\" from \"My \"\"app\"\"\".\"t\" t where (b > 1 -- all\n) and (true\n) and (\
+             (t.\"a\" collate \"pg_catalog\".\"C\", t.\"b\") operator(pg_catalog.>) (E'it''s \\\\', E'NaN')\n) \
+             order by t.\"a\" collate \"pg_catalog\".\"C\" using operator(pg_catalog.<), t.\"b\" using operator(pg_catalog.<) limit 2) to stdout"
+        );
+        // Where one operator does not do for all.
+        let key = [("a", "ext", None), ("b", "pg_catalog", None)];
+        let mixed = table(&[("a", Large::No), ("b", Large::No)], &key);
+        assert_eq!(
+            behind(&mixed, &["1".into(), "2".into()]),
+            r#"t."a" operator(ext.>=) 1 and (t."a" operator(ext.>) 1 or (t."a" operator(ext.=) 1 and t."b" operator(pg_catalog.>) 2))"#
         );
     }
 
     #[test]
     fn of_a_row_that_is_too_large_only_its_key_comes() {
         let columns = [("id", Large::No), ("body", Large::Text), ("doc", Large::Other)];
-        let mut table = table(&columns, &[("id", "bigint", None)]);
+        let mut table = table(&columns, &[("id", "pg_catalog", None)]);
         let sql = chunk(&table, None, 1);
         assert!(sql.contains(r#"select s.spillway_bytes, t."id", case when s.spillway_bytes <= 16777216 then t."body" end, case when"#), "{sql}");
         assert!(sql.contains(r#"coalesce(octet_length(t."body"), 0)::int8 + coalesce(case when pg_column_compression(t."doc")"#), "{sql}");
@@ -219,7 +279,7 @@ mod tests {
         table.wanted = vec![true, false, false];
         assert_eq!(
             chunk(&table, None, 1),
-            r#"copy (select 0, t."id" from only "My ""app"""."t" t order by t."id" limit 1) to stdout"#
+            r#"copy (select 0, t."id" from only "My ""app"""."t" t order by t."id" using operator(pg_catalog.<) limit 1) to stdout"#
         );
     }
 }

@@ -13,6 +13,12 @@ pub const VERSION: u64 = 1;
 /// What a standard parameter holds (SSM, `PutParameter`), bytes.
 const MOST_BYTES: usize = 4096;
 
+/// The most of a reason that is kept, bytes.
+const MOST_REASON: usize = 120;
+
+/// What a request may take of a parameter, so that there is room for the rest, bytes.
+const MOST_REQUEST: usize = 1536;
+
 /// A backfill.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct State {
@@ -38,8 +44,11 @@ pub struct State {
     pub finished: Vec<Finished>,
     /// How many are done.
     pub done: u64,
-    /// The tables that could not be read on, and why.
+    /// The tables that could not be read on, and why: the first ones.
     pub failed: Vec<Failed>,
+    /// How many could not be read on.
+    #[serde(default)]
+    pub failures: u64,
     /// Rows that arrived, of all tables.
     pub rows: u64,
     /// ISO 8601 in UTC.
@@ -149,6 +158,7 @@ impl State {
             finished: Vec::new(),
             done: 0,
             failed: Vec::new(),
+            failures: 0,
             rows: 0,
             started_at: now.to_owned(),
             updated_at: now.to_owned(),
@@ -176,6 +186,8 @@ impl State {
         loop {
             // Names, numbers and texts always serialise.
             let text = serde_json::to_string(&state).unwrap_or_default();
+            // Two braces stand in a text only, and SSM takes them for the name of another parameter.
+            let text = text.replace("{{", "{\\u007b");
             if text.len() <= MOST_BYTES || state.finished.is_empty() {
                 return text;
             }
@@ -189,6 +201,11 @@ impl State {
         self.to_text().len() <= MOST_BYTES
     }
 
+    /// Whether the request leaves room for all that is kept beside it.
+    pub fn has_room(&self) -> bool {
+        self.to_text().len() <= MOST_REQUEST
+    }
+
     /// Whether ticks have something to do for it.
     pub fn is_pending(&self) -> bool {
         self.finished_at.is_none()
@@ -196,7 +213,7 @@ impl State {
 
     /// How it stands, as far as it tells by itself.
     pub fn phase(&self) -> Phase {
-        match (self.is_pending(), self.paused, self.failed.is_empty()) {
+        match (self.is_pending(), self.paused, self.failures == 0) {
             (true, true, _) => Phase::Paused,
             (true, false, _) => Phase::Running,
             (false, _, true) => Phase::Finished,
@@ -225,11 +242,11 @@ impl State {
     }
 
     /// There is a gap behind which nothing is known of what was read before: it begins anew.
-    pub fn begin_anew(&mut self, system_identifier: &str, began: Lsn) {
+    pub fn begin_anew(&mut self, slot: &str, system_identifier: &str, began: Lsn) {
         *self = State {
             paused: self.paused,
             ..State::new(
-                &self.slot,
+                slot,
                 system_identifier,
                 self.request.clone(),
                 began,
@@ -254,11 +271,14 @@ impl State {
     /// A table cannot be read on.
     pub fn fail_table(&mut self, name: Name, why: String) {
         self.table = None;
+        self.failures += 1;
         // The parameter has little room.
         if self.failed.len() < 8 {
+            let mut why = why;
+            why.truncate(why.floor_char_boundary(MOST_REASON));
             self.failed.push(Failed {
                 name: name.clone(),
-                why: why.chars().take(200).collect(),
+                why,
             });
         }
         self.after = Some(name);
@@ -334,6 +354,21 @@ mod tests {
     }
 
     #[test]
+    fn a_key_with_braces_is_no_reference_to_another_parameter() {
+        let mut state = state();
+        state.table = Some(Reading {
+            name: name(1),
+            key: Some(vec!["{{1,2},{3,4}}".into(), "{{{name}}}".into()]),
+            columns: vec!["a".into(), "b".into()],
+            rows: 9,
+            ms: 3,
+            slow: false,
+        });
+        assert!(!state.to_text().contains("{{"));
+        assert_eq!(State::parse(&state.to_text()).unwrap(), state);
+    }
+
+    #[test]
     fn it_tells_how_it_stands() {
         let mut state = state();
         assert_eq!(state.phase(), Phase::Running);
@@ -343,7 +378,7 @@ mod tests {
         assert_eq!(state.phase(), Phase::Finished);
         state.fail_table(name(1), "it is no longer there".into());
         assert_eq!(state.phase(), Phase::Failed);
-        state.begin_anew("8", Lsn(0x20));
+        state.begin_anew("s", "8", Lsn(0x20));
         assert_eq!(
             (state.phase(), state.began, state.after),
             (Phase::Paused, Lsn(0x20), None)

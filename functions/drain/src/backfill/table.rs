@@ -35,11 +35,17 @@ pub struct Table {
     pub estimate: Option<u64>,
 }
 
-/// How a column of a key is compared.
+/// How a column of a key is compared: the operators of its index, in SQL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Order {
-    /// The column's type, to read a text as, in SQL.
-    pub type_name: String,
+    /// `operator(pg_catalog.<)`
+    pub less: String,
+    /// `operator(pg_catalog.=)`
+    pub equal: String,
+    /// `operator(pg_catalog.>=)`
+    pub at_least: String,
+    /// `operator(pg_catalog.>)`
+    pub greater: String,
     /// The collation of the index, in SQL, where it is not the column's.
     pub collation: Option<String>,
 }
@@ -53,6 +59,21 @@ pub enum Large {
     Text,
     /// Another type.
     Other,
+}
+
+#[cfg(test)]
+impl Order {
+    /// That of PostgreSQL's own types.
+    pub(crate) fn plain(collation: Option<String>) -> Self {
+        let operator = |name: &str| format!("operator(pg_catalog.{name})");
+        Order {
+            less: operator("<"),
+            equal: operator("="),
+            at_least: operator(">="),
+            greater: operator(">"),
+            collation,
+        }
+    }
 }
 
 impl Table {
@@ -236,6 +257,7 @@ impl Site {
                 leaf.roots.contains(&relation.oid) && leaf.kind != 'p' && !self.is_root_published(leaf)
             });
             match relation.kind {
+                _ if open && self.is_root_published(relation) => {}
                 'p' if self.is_published(relation) => meant.push(relation),
                 'p' if open => {}
                 'p' => meant.extend(leaves),
@@ -303,13 +325,13 @@ impl Site {
         if !self.is_drained(described) {
             return refuse("TABLES leaves it out, so its changes do not come");
         }
+        if self.is_root_published(described) {
+            return refuse(
+                "its changes come under the name of the partitioned table above it: backfill that one",
+            );
+        }
         if !self.is_published(described) {
-            return refuse(match self.is_root_published(described) {
-                true => {
-                    "its changes come under the name of the partitioned table above it: backfill that one"
-                }
-                false => "it is not in PUBLICATIONS, so its changes do not come",
-            });
+            return refuse("it is not in PUBLICATIONS, so its changes do not come");
         }
         if !described.may_use_schema {
             return refuse(&format!(
@@ -368,6 +390,11 @@ impl Site {
                 |column| self.catalog.resolved(&column.type_name),
             )
         };
+        if self.published.is_none() && known.is_some_and(|table| table.key.is_empty() && !table.full) {
+            return refuse(
+                "it has no replica identity, so its updates and deletes do not come: alter table … replica identity using index …",
+            );
+        }
         // The key of the events is that of live changes, which need not be the one to read by.
         let is_key = |name: &String| known.is_some_and(|table| table.key.contains(name));
         let relation = Relation {

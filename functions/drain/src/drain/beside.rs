@@ -29,6 +29,9 @@ const CHUNK_TIME: Duration = Duration::from_secs(3);
 /// A chunk is not begun with less time than this.
 const LEAST_TIME: Duration = Duration::from_millis(300);
 
+/// The longest that a chunk may be read, unless that is not enough for a row.
+const MOST_TIME: Duration = Duration::from_secs(10);
+
 /// How often those who wrote before are looked for in one go.
 const LOOKS: usize = 10;
 
@@ -59,8 +62,10 @@ pub(super) enum Step {
     Nothing,
     /// A chunk waits for its watermark, which lies in the log.
     Laid,
-    /// Something must end first.
+    /// Something must end first, which no window brings nearer.
     Waits,
+    /// A chunk waits for its watermark, which may not be read yet.
+    Pending,
     /// There is something to do, and no time for it.
     Late,
 }
@@ -101,7 +106,7 @@ impl<C> Beside<C> {
             rows: self.state.rows,
             tables: TablesReport {
                 done: self.state.done,
-                failed: self.state.failed.len() as u64,
+                failed: self.state.failures,
                 left: self.tables.as_ref().map(|tables| tables.len() as u64),
             },
             chunks: self.chunks,
@@ -138,9 +143,10 @@ where
             return Ok(Step::Nothing);
         };
         if beside.side.chunk.is_some() {
-            return Ok(Step::Waits);
+            return Ok(Step::Pending);
         }
-        if left < LEAST_TIME {
+        // There must be time for its window, too, which the server decodes from `restart_lsn` on, as it did the last one.
+        if left < LEAST_TIME.max(self.peek_took * 3) {
             return Ok(Step::Late);
         }
         if beside.tables.is_none() {
@@ -180,7 +186,11 @@ where
             let bounds = Bounds {
                 rows,
                 bytes: self.settings.bytes_in_flight,
-                time: if is_slow { left * 9 / 10 } else { left / 2 },
+                time: if is_slow {
+                    left * 3 / 4
+                } else {
+                    (left / 2).min(MOST_TIME)
+                },
             };
             let taken = self
                 .slot
@@ -203,10 +213,13 @@ where
                     let why = "reading its next rows took longer than an invocation has: no index helps `where`, or the server is overloaded";
                     self.fail(&name, why.to_owned()).await?;
                 }
-                Taken::Unreadable(why) => self.fail(&name, why).await?,
-                Taken::Rows { held, more: false } if held.is_empty() => {
-                    self.finish(&name).await?;
+                Taken::Locked => {
+                    beside.waits_for =
+                        Some(format!("whoever holds a lock on {name} that forbids reading it"));
+                    return Ok(Step::Waits);
                 }
+                Taken::Unreadable(why) => self.fail(&name, why).await?,
+                // Also of none: until its watermark, a row may still come that leaves a large value open.
                 Taken::Rows { held, more } => {
                     beside.waits_for = None;
                     beside.watch(table);
@@ -274,13 +287,6 @@ where
         Ok(false)
     }
 
-    async fn finish(&mut self, name: &Name) -> Result<(), Error> {
-        if let Some(beside) = &mut self.beside {
-            beside.finish(name);
-        }
-        self.store_backfill().await
-    }
-
     async fn fail(&mut self, name: &Name, why: String) -> Result<(), Error> {
         tracing::warn!(slot = self.settings.slot, table = %name, why, "the table's backfill failed; the others go on");
         if let Some(beside) = &mut self.beside {
@@ -296,16 +302,16 @@ where
             return Ok(Step::Nothing);
         };
         let state = &mut beside.state;
-        if state.request.repair && state.failed.is_empty() && state.done > 0 {
-            // Of a table that is published only now nothing was read. Where the figures of some gave way to others, all must be as many.
-            let finished: Vec<Name> = state.finished.iter().map(|it| it.name.clone()).collect();
-            let present = self.slot.describe(None).await?.names(&state.request);
-            let is_whole = finished.len() as u64 == state.done || present.len() as u64 != state.done;
-            let tables = if is_whole { finished } else { present };
-            let tables: Vec<String> = tables.iter().map(ToString::to_string).collect();
+        if state.request.repair && state.failures == 0 && state.done > 0 {
+            // Those that are known to be read. Where there are very many, some names gave way to others.
+            let tables: Vec<String> = state.finished.iter().map(|it| it.name.to_string()).collect();
+            let is_complete = tables.len() as u64 == state.done;
             // Everything at or before where it began is older than it.
             let since = format!("{:016x}", state.began.0 + 1);
-            let content = json!({"control": "repaired", "since": since, "tables": tables});
+            let content = match is_complete {
+                true => json!({"control": "repaired", "since": since, "tables": tables}),
+                false => json!({"control": "repaired", "since": since, "tables": tables, "complete": false}),
+            };
             self.lay(Load::Repaired(content.to_string()), Instant::now())
                 .await?;
             return Ok(Step::Laid);
@@ -327,20 +333,23 @@ where
             (Some(chunk), false) => {
                 // It was too large for the time that there was, or something failed. Either way the next one is smaller.
                 let took = u64::try_from(chunk.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-                if let (Some(_), Some(reading)) = (chunk.reached, &mut beside.state.table) {
+                if let Some(reading) = &mut beside.state.table {
                     reading.ms = reading.ms.saturating_add(took);
                 }
-                let was_reached = chunk.reached.is_some();
                 beside.side.chunk = None;
-                return match was_reached {
-                    true => self.store_backfill().await,
-                    false => Ok(()),
-                };
+                return self.store_backfill().await;
             }
             (Some(chunk), true) if chunk.reached.is_none() => return Ok(()),
             (Some(_), true) => beside.side.chunk.take(),
         };
         let Some(chunk) = chunk else { return Ok(()) };
+        if chunk.held().is_some_and(|held| held.is_void()) {
+            tracing::info!(
+                slot = self.settings.slot,
+                "a change does not tell its row: the chunk is read again"
+            );
+            return Ok(());
+        }
         match chunk.failed.clone() {
             Some(why) => match chunk.held().map(|held| Name::from(held.table())) {
                 Some(name) => self.fail(&name, why).await,
@@ -397,7 +406,7 @@ impl<C> Beside<C> {
         self.overtaken += held.overtaken();
         self.state.rows += chunk.sent;
         let reading = self.state.reading(held.table());
-        reading.key = held.last_key();
+        reading.key = held.last_key().or(reading.key.take());
         reading.rows += chunk.sent;
         tracing::info!(table = %reading.name, chunk = held.len(), sent = chunk.sent, rows = reading.rows, estimate = held.table().estimate,
             ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX), "a chunk arrived");

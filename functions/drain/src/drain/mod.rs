@@ -159,6 +159,7 @@ pub async fn drain<S: Slot + Tables, K: Stream, C: Checkpoints>(
         confirmed: start.confirmed,
         settled: start.settled,
         whole: budget.for_reading(began),
+        peek_took: Duration::ZERO,
         markers: Markers {
             number,
             ahead: start.expected.clone(),
@@ -193,6 +194,8 @@ struct Drain<'a, S, K, C> {
     settled: Lsn,
     /// Time for reading, when it began.
     whole: Duration,
+    /// What the server needed to decode the last window.
+    peek_took: Duration,
     markers: Markers,
     report: Report,
     beside: Option<Beside<C>>,
@@ -288,18 +291,25 @@ where
                     }
                 }
             }
-            match self.carry_on().await? {
+            let mut step = self.carry_on().await?;
+            // Without further windows: each costs a peek, which brings nothing nearer.
+            while step == Step::Waits && waited.is_none_or(|since| since.elapsed() < MOST_WAIT) {
+                waited.get_or_insert_with(Instant::now);
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                step = self.carry_on().await?;
+            }
+            match step {
                 Step::Laid => {
                     waited = None;
                     continue;
                 }
-                Step::Waits if waited.is_none_or(|since| since.elapsed() < MOST_WAIT) => {
+                Step::Pending if waited.is_none_or(|since| since.elapsed() < MOST_WAIT) => {
                     waited.get_or_insert_with(Instant::now);
-                    tokio::time::sleep(Duration::from_millis(200)).await;
+                    tokio::time::sleep(Duration::from_millis(100)).await;
                     continue;
                 }
                 Step::Late => return self.out_of_time(),
-                Step::Waits | Step::Nothing => {}
+                Step::Waits | Step::Pending | Step::Nothing => {}
             }
             // At the tip. Polling costs the server a decode from restart_lsn each time, so it gets at most a
             // twentieth of the server's time, and a long transaction that pins restart_lsn slows it down.
@@ -373,7 +383,10 @@ where
         };
         self.report.peeks += 1;
         let time = self.budget.for_reading(Instant::now());
-        let mut rows = match tokio::time::timeout(patience, self.slot.peek(window, time)).await {
+        let asked = Instant::now();
+        let peeked = tokio::time::timeout(patience, self.slot.peek(window, time)).await;
+        self.peek_took = asked.elapsed();
+        let mut rows = match peeked {
             Ok(Ok(rows)) => rows,
             Err(_) | Ok(Err(SlotError::Timeout { .. })) => {
                 self.abandon().await;
@@ -438,9 +451,12 @@ where
             return failure.map_or(Ok(End::Deadline), Err);
         }
         let is_whole = all && failure.is_none() && matches!(read, Read::Whole | Read::Full);
-        let confirmed = match self.settle_chunk(is_whole).await {
-            Ok(()) => self.confirm().await,
-            Err(error) => Err(error),
+        let settled = self.settle_chunk(is_whole).await;
+        // Even if the cursor was not stored: one that is behind reads again, and the drain goes on.
+        let confirmed = self.confirm().await;
+        let confirmed = match settled {
+            Ok(()) => confirmed,
+            Err(error) => confirmed.and(Err(error)),
         };
         if let Some(Error::NotResumed { .. }) = &failure {
             confirmed?;
@@ -496,6 +512,10 @@ where
                 if let Some(wanted) = done? {
                     let line = self.row_of(&wanted).await?;
                     reader.found(line);
+                    // Each costs a question, and there may be many.
+                    if Instant::now() >= self.budget.stop_reading() {
+                        return Ok(Read::Stopped);
+                    }
                 }
                 while self.sender.can_send_full() {
                     self.sender.send(true);

@@ -153,6 +153,8 @@ pub enum Taken {
     Unseen(u32),
     /// The server did not give them in time.
     TooSlow,
+    /// Somebody holds a lock on the table that keeps everybody from reading it.
+    Locked,
     /// This table cannot be read: why.
     Unreadable(String),
 }

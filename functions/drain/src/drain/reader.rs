@@ -15,7 +15,7 @@ use md5::{Digest as _, Md5};
 
 use crate::backfill::{self, Held, Load, Side, WATERMARK, Wanted};
 use crate::catalog::Catalog;
-use crate::change::{Change, Item, Relation};
+use crate::change::{Change, Datum, Item, Relation};
 use crate::checkpoint::Inside;
 use crate::config::TablePattern;
 use crate::continuity::Discontinuity;
@@ -536,15 +536,33 @@ impl<'a, R: Row> Reader<'a, R> {
             self.envelope.skip(progress, lsn, &change);
             return Ok(());
         }
-        if let Some(side) = &mut self.side {
-            side.pass(open.transaction.xid, &mut change);
-        }
+        let side = self.side.as_mut();
+        let filled = side.map(|side| side.pass(open.transaction.xid, &mut change));
+        let filled = filled.filter(|filled| !filled.is_empty());
+        let before = filled.as_ref().map(|_| progress.clone());
         out.report.changes += 1;
         out.report.replayed += u64::from(open.replay);
         let limit = self.settings.record_bytes;
-        out.report.omitted += self
+        let mut omitted = self
             .envelope
             .encode(progress, lsn, &change, self.now, limit, &mut self.events);
+        // A change that a record holds must not become too large for what was filled in.
+        let is_large = |event: &Event| event.data.len() + event.partition_key.len() > limit;
+        if let (Some(filled), Some(before), Change::Update { new, .. }) = (filled, before, &mut change)
+            && (omitted > 0 || self.events.iter().any(is_large))
+        {
+            *progress = before;
+            self.events.clear();
+            for at in filled {
+                if let Some(datum) = new.get_mut(at) {
+                    *datum = Datum::Unchanged;
+                }
+            }
+            omitted = self
+                .envelope
+                .encode(progress, lsn, &change, self.now, limit, &mut self.events);
+        }
+        out.report.omitted += omitted;
         self.send(id, out)?;
         let full = self
             .open

@@ -11,7 +11,7 @@ use crate::lsn::Lsn;
 use crate::position::{Position, Positions};
 
 /// The open transaction.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Progress {
     pub(super) transaction: Transaction,
     positions: Positions,

@@ -14,7 +14,6 @@ use crate::drain::Beside;
 use crate::drain::parts::{Checkpoints as _, Kind, SlotError};
 use crate::error::Error;
 use crate::event::{Backfill, Request};
-use crate::lsn::Lsn;
 use crate::parameter::Parameter;
 use crate::setup::Context;
 use crate::time::iso_utc;
@@ -83,10 +82,10 @@ impl App {
         self.check(connector, &opened, &request).await?;
         let (identifier, began) = (&opened.server.system_identifier, opened.start.acknowledged);
         let state = State::new(slot, identifier, request, began, &now());
-        if !state.fits() {
+        if !state.has_room() {
             return Err(Error::BackfillRefused {
                 slot: slot.clone(),
-                reasons: "the request itself does not fit into the 4 KB of a parameter".to_owned(),
+                reasons: "the request is too long for the 4 KB of a parameter; patterns, or several backfills, are shorter".to_owned(),
             });
         }
         self.backfill.store(state.to_text()).await?;
@@ -99,6 +98,7 @@ impl App {
         let state = load(&self.backfill).await?.filter(State::is_pending);
         let mut state = state.ok_or_else(|| self.no_backfill())?;
         state.paused = false;
+        self.begin_anew_where_needed(&mut state, &opened, false);
         self.backfill.store(state.to_text()).await?;
         Box::pin(self.go_on(connector, opened, state, budget)).await
     }
@@ -114,6 +114,22 @@ impl App {
         let mut report = Box::pin(self.run(connector, opened, None, Some(beside), budget)).await?;
         report.action = "backfill";
         Ok(serde_json::to_value(report).unwrap_or_default())
+    }
+
+    /// What was read before a gap, before the slot or its checkpoint was made anew, or on another server, may have changed unseen: a backfill
+    /// that is pending begins anew then. Tells whether it does.
+    fn begin_anew_where_needed(&self, state: &mut State, opened: &Opened<'_>, is_gap: bool) -> bool {
+        let (slot, system) = (&self.config.slot, &opened.server.system_identifier);
+        let is_same = state.slot == *slot && state.system_identifier == *system && opened.start.stored;
+        if is_same && !is_gap {
+            return false;
+        }
+        tracing::warn!(
+            slot,
+            "the changes have a gap, and the pending backfill begins anew behind it"
+        );
+        state.begin_anew(slot, system, opened.start.acknowledged);
+        true
     }
 
     async fn opened<'c>(&self, connector: &'c Connector) -> Result<Opened<'c>, Error> {
@@ -188,25 +204,16 @@ impl App {
     /// keep the drain from its work.
     pub(super) async fn carried(
         &self,
-        server: &Server,
-        accepted: Option<Lsn>,
+        opened: &Opened<'_>,
+        is_gap: bool,
     ) -> Result<Option<Beside<Parameter>>, Error> {
         let slot = &self.config.slot;
         match load(&self.backfill).await {
-            Ok(Some(mut state)) if state.is_pending() && accepted.is_some() => {
-                tracing::warn!(slot, "behind the gap the pending backfill begins anew");
-                state.begin_anew(&server.system_identifier, accepted.unwrap_or(state.began));
-                self.backfill.store(state.to_text()).await?;
-                return Ok(Some(Beside::new(self.backfill.clone(), state)));
-            }
-            Ok(Some(state)) if state.is_pending() => {
-                if state.slot == *slot && state.system_identifier == server.system_identifier {
-                    return Ok(Some(Beside::new(self.backfill.clone(), state)));
+            Ok(Some(mut state)) if state.is_pending() => {
+                if self.begin_anew_where_needed(&mut state, opened, is_gap) {
+                    self.backfill.store(state.to_text()).await?;
                 }
-                tracing::warn!(
-                    slot,
-                    "the pending backfill is of another slot or server: cancel it"
-                );
+                return Ok(Some(Beside::new(self.backfill.clone(), state)));
             }
             Ok(_) => {}
             Err(error) if error.kind() == Kind::Transient => return Err(error),
@@ -243,8 +250,12 @@ pub(crate) async fn status(
     let Some(state) = load(context.backfill).await? else {
         return Ok(Value::Null);
     };
-    if state.is_pending() && state.system_identifier != server.system_identifier {
-        problems.push("the pending backfill is of another server: cancel it, and begin it anew".to_owned());
+    let is_same = state.slot == context.config.slot && state.system_identifier == server.system_identifier;
+    if state.is_pending() && !is_same {
+        problems.push(
+            "the pending backfill was begun with another slot or server: the next tick begins it anew"
+                .to_owned(),
+        );
     }
     for failed in &state.failed {
         problems.push(format!("backfill of {}: {}", failed.name, failed.why));
@@ -284,6 +295,7 @@ fn of_table(state: &State, site: &Site, name: &Name) -> Value {
         (_, Some(finished), _) => ("done", Some(finished.rows), finished.ms),
         (_, _, Some(_)) => ("failed", None, 0),
         // Done so long ago that its figures gave way to others.
+        _ if state.is_over(name) && state.failures > state.failed.len() as u64 => ("over", None, 0),
         _ if state.is_over(name) => ("done", None, 0),
         _ => ("waiting", Some(0), 0),
     };

@@ -8,10 +8,7 @@ fn plain(name: &str, oid: u32) -> Described {
         kind: 'r',
         is_permanent: true,
         key: vec!["id".into()],
-        order: vec![Order {
-            type_name: "bigint".into(),
-            collation: None,
-        }],
+        order: vec![Order::plain(None)],
         columns: ["id", "n"].map(column).into(),
         may_use_schema: true,
         ..Described::default()
