@@ -9,18 +9,20 @@
 //! A transaction may be larger than one invocation. It is acknowledged in sections, and where the last one ended is where the next
 //! invocation goes on: the rows before are not read again, the last row must be the one it was.
 
+mod reads;
+
 use std::collections::VecDeque;
 
 use md5::{Digest as _, Md5};
 
-use crate::backfill::{self, Held, Load, Side, WATERMARK, Wanted};
+use crate::backfill::{Side, WATERMARK, Wanted};
 use crate::catalog::Catalog;
 use crate::change::{Change, Datum, Item, Relation};
 use crate::checkpoint::Inside;
 use crate::config::TablePattern;
 use crate::continuity::Discontinuity;
 use crate::decode::Decoder;
-use crate::encode::{self, Envelope, Event, Progress, Transaction};
+use crate::encode::{Envelope, Event, Progress, Transaction};
 use crate::error::Error;
 use crate::lsn::Lsn;
 use crate::marker::{Marker, PREFIX};
@@ -262,13 +264,6 @@ impl<'a, R: Row> Reader<'a, R> {
         Ok(wanted)
     }
 
-    /// What the server says of the row that was wanted, as `COPY` wrote it.
-    pub(super) fn found(&mut self, line: Option<Vec<u8>>) {
-        if let Some(side) = &mut self.side {
-            side.found = Some(line);
-        }
-    }
-
     /// The commit row of the open transaction: its held rows can go now.
     fn commit_found(&mut self, lsn: Lsn, data: &[u8]) -> Result<(), Error> {
         let Item::Commit {
@@ -393,100 +388,6 @@ impl<'a, R: Row> Reader<'a, R> {
             }
         }
         Ok(None)
-    }
-
-    /// Whether the server must be asked for a row before this change can go out.
-    fn wants(&self, change: &Change<'_>) -> Option<Wanted> {
-        let (open, side) = (self.open.as_ref()?, self.side.as_ref()?);
-        if open.skip || open.beyond || open.resumed.is_some() || side.found.is_some() {
-            return None;
-        }
-        let held = side.chunk.as_ref().and_then(|chunk| chunk.held());
-        Held::wants(side.table.as_ref()?, held, open.transaction.xid, change)
-    }
-
-    /// A watermark has come.
-    fn reach(&mut self, lsn: Lsn, content: &[u8]) {
-        let (Some(open), Some(side)) = (&self.open, &mut self.side) else {
-            return;
-        };
-        if let Some(chunk) = side.chunk.as_mut().filter(|_| !open.beyond)
-            && chunk.watermark.as_bytes() == content
-        {
-            chunk.reached = Some(lsn);
-        }
-    }
-
-    /// Whether rows that were read go out now.
-    fn gives(&self) -> bool {
-        let chunk = self.side.as_ref().and_then(|side| side.chunk.as_ref());
-        chunk.is_some_and(|chunk| chunk.reached.is_some() && chunk.next.is_some())
-    }
-
-    /// Sends the next row that was read and not overtaken, or what else waited for the watermark.
-    fn give(&mut self, out: &mut Output<'_>) -> Result<(), Error> {
-        let (Some(open), Some(chunk)) = (
-            &mut self.open,
-            self.side.as_mut().and_then(|side| side.chunk.as_mut()),
-        ) else {
-            return Ok(());
-        };
-        let (Some(progress), Some(lsn), Some(from)) = (&mut open.progress, chunk.reached, chunk.next) else {
-            return Ok(());
-        };
-        let id = open.id;
-        match &chunk.load {
-            Load::Repaired(content) => {
-                chunk.next = None;
-                let message = crate::change::Message {
-                    prefix: backfill::REPAIRED.into(),
-                    content: content.as_bytes().into(),
-                };
-                let event = self.envelope.control(progress, lsn, &message, self.now);
-                self.events.push(event);
-            }
-            Load::Rows { held, first, more } => {
-                let Some(at) = held.next(from) else {
-                    chunk.next = None;
-                    return Ok(());
-                };
-                chunk.next = held.next(at + 1);
-                let mark = match (chunk.next, *first && chunk.sent == 0) {
-                    (None, _) if !more => encode::Snapshot::Last,
-                    (_, true) => encode::Snapshot::First,
-                    _ => encode::Snapshot::Within,
-                };
-                let limit = self.settings.record_bytes;
-                let relation = &held.table().relation;
-                match held.row(at) {
-                    Ok(row) => {
-                        out.report.omitted += self.envelope.read(
-                            progress,
-                            lsn,
-                            relation,
-                            &row,
-                            mark,
-                            self.now,
-                            limit,
-                            &mut self.events,
-                        );
-                        chunk.sent += 1;
-                    }
-                    Err(error) => chunk.failed = Some(error.to_string()),
-                }
-                let oversize = |event: &&Event| event.data.len() + event.partition_key.len() > limit;
-                if let Some(event) = self.events.iter().find(oversize) {
-                    let (slot, bytes) = (&self.settings.slot, event.data.len() + event.partition_key.len());
-                    chunk.failed = Some(Error::oversize(slot, event, bytes, limit).chain());
-                }
-                if chunk.failed.is_some() {
-                    chunk.next = None;
-                    self.events.clear();
-                    return Ok(());
-                }
-            }
-        }
-        self.send(id, out)
     }
 
     fn change(
