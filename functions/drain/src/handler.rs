@@ -1,6 +1,6 @@
 //! From an event to an action, and from its outcome to an answer.
 
-pub(crate) mod backfill;
+mod backfill;
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};

@@ -1,5 +1,7 @@
 //! The actions around the drain: create what it needs, tell how it stands, take it away. Each may be run again.
 
+pub(crate) mod backfill;
+
 use serde_json::{Value, json};
 use tokio_postgres::error::SqlState;
 
@@ -11,7 +13,6 @@ use crate::decode::Plugin;
 use crate::drain::MARKER_TIME;
 use crate::drain::parts::{CheckpointError, Checkpoints as _, Emitted, SlotError};
 use crate::error::Error;
-use crate::handler::backfill;
 use crate::lsn::Lsn;
 use crate::marker::{self, Marker};
 use crate::parameter::Parameter;
