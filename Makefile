@@ -28,6 +28,8 @@ demo: tools-rust tools-demo ## changes and rows of a real PostgreSQL arrive in K
 	@cargo build --locked --workspace --bins
 	@PLUGIN=$(PLUGIN) target/debug/play demo
 
+# Each scenario makes a database, which is three hundred files: kept in memory, where there is room, that takes a sixth less time.
+test: export SERVERS_IN ?= $(shell df --output=avail -k /dev/shm 2>/dev/null | awk 'NR == 2 && $$1 > 8000000 { print "/dev/shm" }')
 test: tools-rust tools-demo tools-postgres tools-consumers ## all tests, on a real PostgreSQL and with the real binary
 	cargo build --locked --workspace --bins
 	cargo test --locked --workspace

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use scenarios::function::Outcome;
 use scenarios::lab::{Lab, Plugin};
 use serde_json::json;
 
@@ -16,18 +17,18 @@ const SHORT: Duration = Duration::from_secs(4);
 const TICKS: u32 = 40;
 
 /// Log that is slow to decode: many subtransactions, each in a file of its own when memory is short.
-async fn write(lab: &Lab) {
-    lab.sql(
+async fn write(lab: &Lab, transactions: u32) {
+    lab.sql(&format!(
         "do $$ begin
-            for transaction in 1..8 loop
+            for transaction in 1..{transactions} loop
                 for part in 1..100 loop
                     begin insert into others values (part, null); exception when division_by_zero then null; end;
                 end loop;
                 insert into others values (0, repeat('x', 1000000));
                 commit;
             end loop;
-        end $$",
-    )
+        end $$"
+    ))
     .await;
     // From here decoding can begin again.
     lab.sql("checkpoint").await;
@@ -66,20 +67,33 @@ async fn a_backlog_of_others_that_takes_longer_than_an_invocation_is_passed() {
     ))
     .await;
     lab.tick().await;
-    while whole(&lab).await < SHORT {
-        write(&lab).await;
+    let (mut written, mut more) = (0, 32);
+    loop {
+        write(&lab, more).await;
+        written += more;
+        let took = whole(&lab).await;
+        if took >= SHORT {
+            break;
+        }
+        // What seems to be lacking, and a little.
+        let wanted = f64::from(written) * (SHORT.as_secs_f64() * 1.1 / took.as_secs_f64()).min(8.0);
+        more = (wanted as u32).saturating_sub(written).max(8);
     }
     lab.sql("insert into ours values (1)").await;
 
     let mut ticks = 0;
     loop {
         ticks += 1;
-        let report = lab.function.invoke(&json!({}), SHORT).await.answer();
+        let outcome = lab.function.invoke(&json!({}), SHORT).await;
         Marks::of(&lab).await;
-        if report["stopped"] == "empty" {
-            break;
+        match &outcome {
+            Outcome::Answer(report) if report["stopped"] == "empty" => break,
+            Outcome::Answer(_) => {}
+            // Beside others, even the smallest window may take too long for once. The next tick begins where this one did.
+            Outcome::Error { kind, .. } if kind == "PeekTimeout" => {}
+            _ => panic!("it should have answered: {outcome:?}"),
         }
-        assert!(ticks < TICKS, "{TICKS} invocations did not pass it: {report}");
+        assert!(ticks < TICKS, "{TICKS} invocations did not pass it: {outcome:?}");
     }
     assert!(ticks > 1, "one invocation passed it: this shows nothing");
     assert_eq!(lab.compare(&["ours"]).await.changes().len(), 1);

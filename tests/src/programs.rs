@@ -115,12 +115,15 @@ impl Programs {
     }
 }
 
-/// A watchdog as a user that a server runs as: initdb and postgres refuse root.
+/// A watchdog as a user that a server runs as: initdb and postgres refuse root. Its folder is in `SERVERS_IN`, where that is set.
 pub(crate) fn watchdog() -> Watchdog {
+    let wanted = std::env::var_os("SERVERS_IN")
+        .filter(|wanted| !wanted.is_empty())
+        .map(PathBuf::from);
     match std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0) {
-        // Its folder must be one that `postgres` can reach.
-        true => Watchdog::start(Some("postgres"), Path::new("/tmp")),
-        false => Watchdog::start(None, &std::env::temp_dir()),
+        // It must be one that `postgres` can reach.
+        true => Watchdog::start(Some("postgres"), &wanted.unwrap_or_else(|| "/tmp".into())),
+        false => Watchdog::start(None, &wanted.unwrap_or_else(std::env::temp_dir)),
     }
 }
 

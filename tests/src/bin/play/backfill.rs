@@ -9,17 +9,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use scenarios::backfill::{Backfill, Played};
-use tokio::task::JoinSet;
+
+use crate::seeds::{number, play_all, verdict};
 
 pub(crate) fn main() -> ExitCode {
     scenarios::block_on(run())
-}
-
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |text| {
-        text.parse()
-            .unwrap_or_else(|_| panic!("{name}={text} is no number"))
-    })
 }
 
 async fn run() -> ExitCode {
@@ -28,7 +22,6 @@ async fn run() -> ExitCode {
         number("SEEDS", 5),
         number("ROWS", 2_000_000),
     );
-    let parallel = number("PARALLEL", 1).max(1) as usize;
     let (backfill, began) = (Arc::new(Backfill::default()), Instant::now());
     println!(
         "{:>6}{:>9}{:>9}{:>9}{:>10}{:>8}{:>7}{:>9}{:>7}{:>6}{:>7}{:>8}{:>8}{:>8}  with",
@@ -47,45 +40,31 @@ async fn run() -> ExitCode {
         "MiB",
         "differ"
     );
-    let mut waiting = first..first + seeds;
-    let (mut playing, mut total, mut failed) = (JoinSet::new(), Total::default(), Vec::new());
-    loop {
-        while playing.len() < parallel
-            && let Some(seed) = waiting.next()
-        {
-            let backfill = Arc::clone(&backfill);
-            // A play that panics fails as others do.
-            let play = tokio::spawn(async move { backfill.play(seed, rows).await });
-            playing.spawn(async move { (seed, play.await) });
-        }
-        let Some(played) = playing.join_next().await else {
-            break;
-        };
-        let (seed, played) = played.expect("it only waits for a play");
-        let played = played.unwrap_or_else(|panic| Played {
-            broken: vec![format!("the play itself failed: {panic}")],
-            ..Played::default()
-        });
-        line(seed, &played);
-        if !played.broken.is_empty() {
-            failed.push(seed);
-        }
-        total.add(&played);
-    }
+    let (mut total, mut failed) = (Total::default(), Vec::new());
+    let play = |seed: &u64| {
+        let (backfill, seed) = (Arc::clone(&backfill), *seed);
+        async move { backfill.play(seed, rows).await }
+    };
+    play_all(
+        first..first + seeds,
+        number("PARALLEL", 1),
+        play,
+        |seed, played| {
+            let played = played.unwrap_or_else(|why| Played {
+                broken: vec![why],
+                ..Played::default()
+            });
+            line(seed, &played);
+            if !played.broken.is_empty() {
+                failed.push(format!("make backfill ROWS={rows} FIRST_SEED={seed} SEEDS=1"));
+            }
+            total.add(&played);
+        },
+    )
+    .await;
     total.print();
-    println!(
-        "{} of {seeds} plays kept the promise, {} differences, in {:.0} s",
-        seeds - failed.len() as u64,
-        total.differences,
-        began.elapsed().as_secs_f64()
-    );
-    for seed in &failed {
-        println!("failed: make backfill ROWS={rows} FIRST_SEED={seed} SEEDS=1");
-    }
-    match failed.is_empty() {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::FAILURE,
-    }
+    let differences = format!(", {} differences", total.differences);
+    verdict(seeds as usize, &failed, &differences, began)
 }
 
 fn line(seed: u64, played: &Played) {

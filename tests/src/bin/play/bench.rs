@@ -22,6 +22,8 @@ use scenarios::ssm::Ssm;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
+use crate::seeds::number;
+
 const DATABASE: &str = "bench";
 
 /// Slots and streams of Spillway's runs, and their plugins. The first aggregates.
@@ -39,12 +41,6 @@ const SCRIPT: &str =
     "\\set aid random(1, 1000000)\nupdate pgbench_accounts set abalance = abalance + 1 where aid = :aid;\n";
 
 pub(crate) fn main() {
-    let number = |name: &str, default: u64| {
-        std::env::var(name).map_or(default, |text| {
-            text.parse()
-                .unwrap_or_else(|_| panic!("{name}={text} is no number"))
-        })
-    };
     let (transactions, rows) = (number("TRANSACTIONS", 200_000), number("ROWS", 500_000));
     scenarios::block_on(Box::pin(run(transactions, rows)));
 }

@@ -8,66 +8,45 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use scenarios::breaker::{Breaker, Played};
-use tokio::task::JoinSet;
+
+use crate::seeds::{number, play_all, verdict};
 
 pub(crate) fn main() -> ExitCode {
     scenarios::block_on(run())
 }
 
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |text| {
-        text.parse()
-            .unwrap_or_else(|_| panic!("{name}={text} is no number"))
-    })
-}
-
 async fn run() -> ExitCode {
     let (first, seeds) = (number("FIRST_SEED", 1), number("SEEDS", 10));
-    let parallel = number("PARALLEL", 4).max(1) as usize;
     let (breaker, began) = (Arc::new(Breaker::default()), Instant::now());
     println!(
         "{:>6}{:>9}{:>8}{:>7}{:>7}{:>9}{:>9}{:>9}{:>7}{:>6}  with",
         "seed", "seconds", "events", "ticks", "faults", "skipped", "replayed", "again", "stores", "lost"
     );
-    let mut waiting = first..first + seeds;
-    let (mut playing, mut total, mut failed) = (JoinSet::new(), Total::default(), Vec::new());
-    loop {
-        while playing.len() < parallel
-            && let Some(seed) = waiting.next()
-        {
-            let breaker = Arc::clone(&breaker);
-            // A play that panics fails as others do.
-            let play = tokio::spawn(async move { breaker.play(seed).await });
-            playing.spawn(async move { (seed, play.await) });
-        }
-        let Some(played) = playing.join_next().await else {
-            break;
-        };
-        let (seed, played) = played.expect("it only waits for a play");
-        let played = played.unwrap_or_else(|panic| Played {
-            broken: vec![format!("the play itself failed: {panic}")],
-            ..Played::default()
-        });
-        line(seed, &played);
-        if !played.broken.is_empty() {
-            failed.push(seed);
-        }
-        total.add(&played);
-    }
+    let (mut total, mut failed) = (Total::default(), Vec::new());
+    let play = |seed: &u64| {
+        let (breaker, seed) = (Arc::clone(&breaker), *seed);
+        async move { breaker.play(seed).await }
+    };
+    play_all(
+        first..first + seeds,
+        number("PARALLEL", 4),
+        play,
+        |seed, played| {
+            let played = played.unwrap_or_else(|why| Played {
+                broken: vec![why],
+                ..Played::default()
+            });
+            line(seed, &played);
+            if !played.broken.is_empty() {
+                failed.push(format!("make breaker FIRST_SEED={seed} SEEDS=1"));
+            }
+            total.add(&played);
+        },
+    )
+    .await;
     total.print();
-    println!(
-        "{} of {seeds} plays kept the promise, {} changes lost, in {:.0} s",
-        seeds - failed.len() as u64,
-        total.lost,
-        began.elapsed().as_secs_f64()
-    );
-    for seed in &failed {
-        println!("failed: make breaker FIRST_SEED={seed} SEEDS=1");
-    }
-    match failed.is_empty() {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::FAILURE,
-    }
+    let lost = format!(", {} changes lost", total.lost);
+    verdict(seeds as usize, &failed, &lost, began)
 }
 
 fn line(seed: u64, played: &Played) {

@@ -9,6 +9,8 @@ use scenarios::event::Event;
 use scenarios::lab::{Lab, Plugin};
 use serde_json::json;
 
+use crate::seeds::number;
+
 /// Bytes of a row's text.
 const ROW: u64 = 2000;
 
@@ -18,12 +20,6 @@ pub(crate) fn main() -> ExitCode {
 
 fn setting(name: &str, default: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| default.to_owned())
-}
-
-fn number(name: &str, default: u64) -> u64 {
-    let text = setting(name, &default.to_string());
-    text.parse()
-        .unwrap_or_else(|_| panic!("{name}={text} is no number"))
 }
 
 async fn run() -> ExitCode {

@@ -6,6 +6,7 @@ mod breaker;
 mod corpus;
 mod demo;
 mod huge;
+mod seeds;
 mod storm;
 
 use std::process::ExitCode;

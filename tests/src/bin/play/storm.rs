@@ -3,25 +3,18 @@
 //! `SEEDS` (100) from `FIRST_SEED` (1) on, `EVENTS` (200,000), `AGGREGATION` (`none`, `kpl`, or both when it is not set),
 //! `JOBS` (4) at a time. `FIRST_SEED=n SEEDS=1` plays one that failed again.
 
-use std::collections::VecDeque;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
 use scenarios::storm::{Played, Storm};
-use tokio::task::JoinSet;
+
+use crate::seeds::{number, play_all, verdict};
 
 const KEYS: usize = 5_000;
 
 pub(crate) fn main() -> ExitCode {
     scenarios::block_on(run())
-}
-
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |text| {
-        text.parse()
-            .unwrap_or_else(|_| panic!("{name}={text} is no number"))
-    })
 }
 
 async fn run() -> ExitCode {
@@ -48,41 +41,26 @@ async fn run() -> ExitCode {
         "reshards",
         "dropped"
     );
-    let mut waiting: VecDeque<(u64, String)> = (first..first + seeds)
+    let all: Vec<(u64, String)> = (first..first + seeds)
         .flat_map(|seed| modes.iter().map(move |mode| (seed, mode.clone())))
         .collect();
-    let (began, all) = (Instant::now(), waiting.len());
-    let (mut playing, mut failed) = (JoinSet::new(), Vec::new());
-    let jobs = number("JOBS", 4) as usize;
-    while !waiting.is_empty() || !playing.is_empty() {
-        while playing.len() < jobs.max(1)
-            && let Some((seed, mode)) = waiting.pop_front()
-        {
-            let storm = Arc::clone(&storm);
-            playing.spawn(async move { (seed, storm.play(seed, &mode).await, mode) });
-        }
-        let Some(played) = playing.join_next().await else {
-            break;
-        };
-        let (seed, played, mode) = played.expect("what a play finds it tells, it does not panic");
+    let (began, plays, mut failed) = (Instant::now(), all.len(), Vec::new());
+    let play = |(seed, mode): &(u64, String)| {
+        let (storm, seed, mode) = (Arc::clone(&storm), *seed, mode.clone());
+        async move { storm.play(seed, &mode).await }
+    };
+    play_all(all, number("JOBS", 4), play, |(seed, mode), played| {
+        let played = played.unwrap_or_else(|why| Played {
+            broken: vec![why],
+            ..Played::default()
+        });
         line(seed, &mode, &played);
         if !played.broken.is_empty() {
-            failed.push(format!("FIRST_SEED={seed} SEEDS=1 AGGREGATION={mode}"));
+            failed.push(format!("FIRST_SEED={seed} SEEDS=1 AGGREGATION={mode} make storm"));
         }
-    }
-    println!(
-        "{} of {all} plays kept the promise, in {:.0} s",
-        all - failed.len(),
-        began.elapsed().as_secs_f64()
-    );
-    for again in &failed {
-        println!("failed: {again} make storm");
-    }
-    if failed.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    })
+    .await;
+    verdict(plays, &failed, "", began)
 }
 
 fn line(seed: u64, mode: &str, played: &Played) {
