@@ -11,25 +11,20 @@ rm -rf "$copy" "$logs"
 mkdir -p "$copy" "$logs"
 git archive HEAD | tar -x -C "$copy"
 
-# Dependencies are built already, so only the function is. Cargo may take the copy for the original, and what was built of one for
-# what would be built of the other, unless a file is newer.
-make_drain() { # folder
-    touch "$1"/functions/drain/src/{lib,main}.rs
-    (cd "$1" && CARGO_TARGET_DIR="$root/target" cargo build --quiet --locked --workspace --bin drain)
-}
+# In a folder of its own, where dependencies are built once more: a build that is interrupted leaves no mutant behind under the
+# function's name. What is left there of another run is older than a file that is touched.
+touch "$copy"/functions/drain/src/{lib,main}.rs
 build() {
-    make_drain "$copy"
-    mv target/debug/drain target/mutants/drain
+    (cd "$copy" && CARGO_TARGET_DIR="$root/target/mutants/target" cargo build --quiet --locked --workspace --bin drain)
 }
 play() { # scenario, log
-    DRAIN_BINARY="$root/target/mutants/drain" \
+    DRAIN_BINARY="$root/target/mutants/target/debug/drain" \
         "$scenarios" --exact "$1" >"$2" 2>&1
 }
 field() {
     sed -n "s/^$1: //p" "$2" | head -1
 }
 scenarios=$(cargo test --locked --workspace --test scenarios --no-run 2>&1 | sed -n 's/.*Executable.*(\(.*\))$/\1/p')
-trap 'make_drain "$root"' EXIT
 
 patches=()
 for patch in docs/mutants/*.patch; do
