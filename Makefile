@@ -23,7 +23,7 @@ help: ## what can be made
 
 # The whole workspace, not the function alone: cargo would choose other features of shared crates for it alone, and build them
 # a second time for the tests.
-demo: tools-rust tools-demo ## changes and rows of a real PostgreSQL arrive in Kinesis, on this machine (PLUGIN=pgoutput for the other plugin)
+demo: tools-rust tools-demo ## changes and rows of a real PostgreSQL arrive in Kinesis, on this machine (PLUGIN=pgoutput or test_decoding for another plugin)
 	@echo "building the function and the demo"
 	@cargo build --locked --workspace --bins
 	@PLUGIN=$(PLUGIN) target/debug/play demo

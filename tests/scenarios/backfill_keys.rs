@@ -1,12 +1,16 @@
 //! Whatever the key of a table is, a backfill goes through it in its order, chunk by chunk, and leaves out nothing.
 
+use std::time::Duration;
+
 use scenarios::lab::{Lab, Plugin};
 use serde_json::{Value, json};
 
-use crate::backfill::{filled, reads, run, start};
+use crate::backfill::{answered, filled, finish_from, reads, run, slowly, start, until_it_reads};
 
 crate::scenarios![
     keys_of_every_kind_are_read_in_their_order,
+    a_change_finds_its_row_whatever_the_key_is_made_of,
+    a_key_that_is_ordered_otherwise_is_read_from_its_beginning,
     a_table_with_an_index_as_identity_is_read_by_it,
     a_condition_chooses_rows,
     columns_are_those_that_are_asked_for_and_the_key,
@@ -119,6 +123,57 @@ async fn keys_of_every_kind_are_read_in_their_order() {
         }
     })
     .await;
+}
+
+async fn a_change_finds_its_row_whatever_the_key_is_made_of() {
+    let rows = "values (true, '\\x00ff'::bytea, 1.50::numeric, 0.1::float8, '2024-02-29 12:00:00.5+00'::timestamptz, '2024-02-29'::date, 'Angry'::mood, 7::positive, 'ab'::char(5),
+                        '1 year 2 mons'::interval, B'101'::varbit, array['a b', null, '\"'], '10.0.0.1'::inet, E'it''s\\t\\\\', '12:00:00+02'::timetz, '{\"a\": 1}'::jsonb),
+                       (false, '\\x'::bytea, -0.1, 1e300, '0044-03-15 00:00+00 BC', '9999-12-31', 'ok', 1, '', '-1 day', B'', '{}', '::1', '', '00:00:00+00', '[]')";
+    let columns = "a boolean, b bytea, c numeric, d float8, e timestamptz, f date, g mood, h positive, i char(5), j interval, k varbit, l text[], m inet, o text, p timetz, q jsonb";
+    let sql = format!(
+        "create type mood as enum ('sad', 'ok', 'Angry'); create domain positive as int check (value > 0);
+         create table every ({columns}, n int, primary key (a, b, c, d, e, f, g, h, i, j, k, l, m, o, p, q));
+         insert into every select *, 1 from ({rows}) v"
+    );
+    Plugin::each(move |plugin| {
+        let sql = sql.clone();
+        async move {
+            let lab = filled(Lab::plan(plugin), &sql).await;
+            let event = json!({"action": "backfill", "tables": ["public.every"], "where": slowly(300)});
+            let (first, ()) = tokio::join!(answered(&lab, event), async {
+                until_it_reads(&lab).await;
+                lab.sql("update every set n = 2").await;
+            });
+            finish_from(&lab, first).await;
+            lab.drain().await;
+            let delivery = lab.compare(&["every"]).await;
+            assert_eq!(
+                reads(&delivery, "public.every"),
+                Vec::<Value>::new(),
+                "both were changed before"
+            );
+        }
+    })
+    .await;
+}
+
+async fn a_key_that_is_ordered_otherwise_is_read_from_its_beginning() {
+    let lab = filled(
+        Lab::plan(Plugin::Pgoutput),
+        "create table t (id text collate \"C\" primary key, n int);
+         insert into t select unnest(array[chr(64 + i), chr(96 + i)]), i from generate_series(1, 20) i",
+    )
+    .await;
+    // Capital letters come first, and then each comes beside its small one.
+    let event = json!({"action": "backfill", "tables": ["public.t"], "chunk_rows": 8, "where": slowly(100)});
+    let first = lab.function.invoke(&event, Duration::from_secs(4)).await.answer();
+    let rows = first["backfill"]["rows"].as_u64().unwrap();
+    assert!((8..20).contains(&rows), "{first}");
+    lab.sql("alter table t alter id type text collate \"en-x-icu\"")
+        .await;
+    finish_from(&lab, first).await;
+    lab.drain().await;
+    lab.compare(&["t"]).await;
 }
 
 async fn a_table_with_an_index_as_identity_is_read_by_it() {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use scenarios::consumer::Delivery;
 use scenarios::event::UNAVAILABLE;
 use scenarios::lab::{DEADLINE, Lab, Plugin};
+use scenarios::postgres::REPLUSER;
 use scenarios::proxy::Way;
 use scenarios::wait;
 use serde_json::{Value, json};
@@ -23,6 +24,10 @@ crate::scenarios![
     a_row_that_moves_from_the_unread_end_to_the_read_beginning_is_complete,
     a_row_that_moves_to_the_unread_end_is_complete,
     a_row_that_is_deleted_while_it_is_read_stays_away,
+    a_table_that_is_rewritten_while_it_is_read_is_whole,
+    a_row_that_moved_in_a_table_that_is_locked_is_complete_and_the_drain_goes_on,
+    a_change_of_a_row_that_no_record_holds_does_not_hide_that,
+    a_watermark_that_waits_for_a_standby_is_waited_for,
 ];
 
 const ROWS: usize = 20;
@@ -247,6 +252,77 @@ async fn a_row_that_moves_to_the_unread_end_is_complete() {
         compared(&lab).await;
     })
     .await;
+}
+
+async fn a_table_that_is_rewritten_while_it_is_read_is_whole() {
+    let lab = filled(Lab::plan(Plugin::Pgoutput), &documents()).await;
+    // The second chunk's snapshot is older than the rewriting commit, and its query waits for that.
+    let rewrite = "begin; alter table doc alter n type bigint; select pg_sleep(1); commit";
+    let reports = amid(&lab, false, rewrite).await;
+    assert_eq!(
+        reads(&compared(&lab).await, "public.doc").len(),
+        ROWS,
+        "{reports:#?}"
+    );
+}
+
+async fn a_row_that_moved_in_a_table_that_is_locked_is_complete_and_the_drain_goes_on() {
+    let lab = filled(Lab::plan(Plugin::Pgoutput), &documents()).await;
+    let event =
+        json!({"action": "backfill", "tables": ["public.doc"], "chunk_rows": 10, "where": slowly(150)});
+    let first = lab.function.invoke(&event, Duration::from_secs(4)).await.answer();
+    assert_eq!(first["backfill"]["rows"], 10, "{first}");
+    lab.sql("update doc set id = -1 where id = 20").await;
+    let client = lab.connect().await;
+    client
+        .batch_execute("begin; lock table doc in access exclusive mode")
+        .await
+        .unwrap();
+    let deadline = Duration::from_secs(8);
+    let report = lab.function.invoke(&json!({}), deadline).await.answer();
+    assert_eq!(
+        report["changes"], 1,
+        "the change is drained all the same: {report}"
+    );
+    client.batch_execute("commit").await.unwrap();
+    finish_from(&lab, report).await;
+    lab.drain().await;
+    compared(&lab).await;
+}
+
+async fn a_change_of_a_row_that_no_record_holds_does_not_hide_that() {
+    let lab = filled(Lab::plan(Plugin::Pgoutput).env("OVERSIZE", "omit"), &documents()).await;
+    lab.sql("update doc set body = repeat('x', 2000000) where id = 3")
+        .await;
+    lab.drain().await;
+    amid(&lab, false, "update doc set n = 2 where id = 3").await;
+    let delivery = lab.consume().await;
+    let mut read = reads(&delivery, "public.doc");
+    read.retain(|event| event["after"]["id"] == 3);
+    assert_eq!(read.len(), 1);
+    assert_eq!(read[0]["source"]["omitted"], json!(["body"]), "{}", read[0]);
+    assert_eq!(read[0]["after"]["n"], 2);
+}
+
+async fn a_watermark_that_waits_for_a_standby_is_waited_for() {
+    let lab = filled(
+        Lab::plan(Plugin::Pgoutput)
+            .on_pair(pair(15).await)
+            .env("STANDBY_ACK", "required"),
+        &documents(),
+    )
+    .await;
+    lab.sql(&format!("grant pg_monitor to {}", REPLUSER.0)).await;
+    lab.drain().await;
+    lab.pair().wire().stall(Way::ToServer);
+    let deadline = Duration::from_secs(8);
+    let event = start(&["public.doc"], 100);
+    let first = lab.function.invoke(&event, deadline).await.answer();
+    let waits_for = first["backfill"]["waits_for"].as_str().unwrap_or_default();
+    assert!(waits_for.contains("standby"), "{first}");
+    lab.pair().wire().calm();
+    finish_from(&lab, first).await;
+    compared(&lab).await;
 }
 
 async fn a_row_that_is_deleted_while_it_is_read_stays_away() {

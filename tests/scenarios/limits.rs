@@ -5,7 +5,7 @@ use scenarios::double::{Double, Settings};
 use scenarios::gate::Fault;
 use scenarios::lab::{Lab, Plugin};
 use scenarios::postgres::{self, Postgres};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::refusal::tick_fails;
 
@@ -214,22 +214,13 @@ async fn an_expired_token_is_told_as_such() {
     let lab = on_double(Settings::default()).await;
     lab.sql("create table t (id int primary key); insert into t values (1)")
         .await;
-    for operation in ["PutRecords", "DescribeStreamSummary"] {
-        lab.kinesis_gate.next(operation, refused("ExpiredTokenException"));
-    }
-    let outcome: Value = match lab.invoke(json!({})).await {
-        scenarios::function::Outcome::Answer(report) => report,
-        scenarios::function::Outcome::Error { kind, message } => {
-            assert_eq!(kind, "StreamDenied", "{message}");
-            assert!(message.contains("credentials"), "{message}");
-            lab.kinesis_gate.clear();
-            lab.tick().await
-        }
-        other => panic!("{other:?}"),
-    };
-    assert_eq!(
-        outcome["stopped"], "empty",
-        "what passes by itself is tried again"
-    );
+    let expired = || refused("ExpiredTokenException");
+    lab.kinesis_gate.next("DescribeStreamSummary", expired());
+    tick_fails(&lab, "StreamDenied", &[&lab.stream, "credentials"]).await;
+    // What passes by itself is tried again at once.
+    lab.kinesis_gate.next("PutRecords", expired());
+    let before = lab.kinesis_gate.requests("PutRecords");
+    assert_eq!(lab.tick().await["records"], 1);
+    assert_eq!(lab.kinesis_gate.requests("PutRecords"), before + 2);
     assert_eq!(lab.compare(&["public.t"]).await.changes().len(), 1);
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 /// An invocation's time.
 #[derive(Debug, Clone, Copy)]
 pub struct Budget {
+    began: Instant,
     deadline: Instant,
     reserve: Duration,
 }
@@ -18,7 +19,16 @@ impl Budget {
         let reserve = (whole / 10)
             .clamp(Duration::from_millis(1500), Duration::from_secs(10))
             .min(whole / 2);
-        Budget { deadline, reserve }
+        Budget {
+            began: now,
+            deadline,
+            reserve,
+        }
+    }
+
+    /// Wall-clock time since the invocation began, milliseconds.
+    pub fn elapsed_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// When reading stops.

@@ -1,15 +1,13 @@
 //! What the environment says. All of it is read and checked before anything runs: a [`Config`] that exists is valid.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
-
-use serde::{Deserialize, Serialize};
 
 use crate::encode::{
     Debezium, DecimalMode, Dms, Envelope, Form, Modes, Oversize, PartitionBy, TimeMode, Wal2json,
 };
+use crate::pattern::TablePattern;
 
 /// The variables that Spillway reads, besides those of the AWS SDK and of Lambda itself. A test holds the README's table
 /// and the template against this list.
@@ -71,7 +69,7 @@ pub struct Config {
     pub standby_ack: StandbyAck,
     /// How events are written.
     pub envelope: Envelope,
-    /// Filter for what is logged, as `info` or `drain=debug`.
+    /// Filter for what is logged, `error`, `warn`, `info` or `debug`.
     pub log_level: String,
     /// The function's memory, MiB, as Lambda says.
     pub memory_mib: u64,
@@ -139,106 +137,6 @@ pub enum SslMode {
     VerifyCa,
     /// TLS, with a certificate of a trusted authority for this host.
     VerifyFull,
-}
-
-/// `schema.table`, where either may be `*`. Case matters. A backslash takes the next character as it is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct TablePattern {
-    schema: String,
-    table: String,
-}
-
-impl TablePattern {
-    /// Whether a table is meant.
-    pub fn matches(&self, schema: &str, table: &str) -> bool {
-        (self.schema == "*" || self.schema == schema) && (self.table == "*" || self.table == table)
-    }
-
-    /// Every table.
-    pub fn everything() -> Self {
-        TablePattern {
-            schema: "*".to_owned(),
-            table: "*".to_owned(),
-        }
-    }
-
-    /// Whether it may mean many tables.
-    pub fn is_open(&self) -> bool {
-        self.schema == "*" || self.table == "*"
-    }
-
-    /// As wal2json's `add-tables` takes it: special characters escaped, the asterisk of a pattern not.
-    pub fn for_wal2json(&self) -> String {
-        let escape = |name: &str| {
-            if name == "*" {
-                return name.to_owned();
-            }
-            let special = |c| matches!(c, ' ' | ',' | '.' | '*' | '\'' | '\\');
-            name.chars()
-                .flat_map(|c| special(c).then_some('\\').into_iter().chain([c]))
-                .collect()
-        };
-        format!("{}.{}", escape(&self.schema), escape(&self.table))
-    }
-}
-
-/// As `TABLES` takes it.
-impl fmt::Display for TablePattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (name, end) in [(&self.schema, "."), (&self.table, "")] {
-            for c in name.chars() {
-                if matches!(c, '.' | ',' | '\\') {
-                    f.write_char('\\')?;
-                }
-                f.write_char(c)?;
-            }
-            f.write_str(end)?;
-        }
-        Ok(())
-    }
-}
-
-/// The text is not two names with a period between them.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a pattern of tables: expected one like public.orders, public.* or *.orders")]
-pub struct NotATablePattern(String);
-
-impl FromStr for TablePattern {
-    type Err = NotATablePattern;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let mut names = [String::new(), String::new()];
-        let mut periods = 0;
-        let mut chars = text.chars();
-        while let Some(c) = chars.next() {
-            match (c, names.get_mut(periods)) {
-                (_, None) => break,
-                ('.', Some(_)) => periods += 1,
-                ('\\', Some(name)) => name.extend(chars.next()),
-                (c, Some(name)) => name.push(c),
-            }
-        }
-        let [schema, table] = names;
-        if periods != 1 || schema.is_empty() || table.is_empty() {
-            return Err(NotATablePattern(text.chars().take(40).collect()));
-        }
-        Ok(TablePattern { schema, table })
-    }
-}
-
-impl TryFrom<String> for TablePattern {
-    type Error = NotATablePattern;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
-impl From<TablePattern> for String {
-    fn from(pattern: TablePattern) -> String {
-        pattern.to_string()
-    }
 }
 
 /// A variable that is missing or does not say what it should.
@@ -362,7 +260,6 @@ impl Config {
                 text.parse().map_err(|_| invalid("TABLES", text, expected))
             })
             .collect::<Result<Vec<TablePattern>, _>>()?;
-        // The contract names more than this version builds; each is refused here rather than ignored.
         let aggregate = choice(&get, "AGGREGATION", "none", &[("none", false), ("kpl", true)])?;
         let accept_auto_distribution = choice(
             &get,
@@ -547,7 +444,7 @@ fn choice<T: Copy>(
         .map(|(_, choice)| *choice);
     found.ok_or_else(|| {
         let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
-        invalid(variable, value, &format!("{} in this version", names.join(", ")))
+        invalid(variable, value, &format!("one of {}", names.join(", ")))
     })
 }
 

@@ -36,9 +36,6 @@ pub struct SlotState {
     pub plugin: Option<String>,
     /// Null for a physical slot.
     pub database: Option<String>,
-    /// Whether somebody reads it now.
-    #[serde(default)]
-    pub active: bool,
     /// Who reads it now.
     pub active_pid: Option<i32>,
     /// From where a peek decodes. Null when the slot was invalidated.
@@ -147,7 +144,7 @@ pub enum Discontinuity {
     },
     #[error(
         "slot {slot}: the server has written its log up to {flush} only, and the checkpoint is already at {checkpoint}: the server was set \
-         back (restored, or failed over to a standby that was behind), and the stream holds changes that it no longer has. \
+         back (restored, or failed over to a standby that lacked commits), and the stream holds changes that it no longer has. \
          Compare the tables with the stream, then accept the gap at {confirmed}"
     )]
     Divergence {
@@ -167,7 +164,10 @@ pub enum Discontinuity {
         checkpoint: Lsn,
     },
     #[error(
-        "slot {slot} does not give marker {number}, which was laid at {marker}, behind the checkpoint at {acknowledged}: the slot lost its place          in a failover, or the server lost what was committed then, and changes after {acknowledged} may never be read. Look at the          slot's confirmed_flush_lsn with {{\"action\":\"status\"}}, accept the gap there with {{\"action\":\"drain\",\"accept_gap\":\"<lsn>\"}}, and load the tables again"
+        "slot {slot} does not give marker {number}, which was laid at {marker}, after the checkpoint at {acknowledged}: the slot lost its \
+         place in a failover, or the server lost what was committed then, and changes after {acknowledged} may never be read. Look \
+         at the slot's confirmed_flush_lsn with {{\"action\":\"status\"}}, accept the gap there with \
+         {{\"action\":\"drain\",\"accept_gap\":\"<lsn>\"}}, and load the tables again"
     )]
     MarkerMissing {
         slot: String,
@@ -328,7 +328,7 @@ pub fn check(
         });
     }
     let promoted = known.timeline != server.timeline;
-    // By construction it lies behind what the slot confirmed, or touches it.
+    // By construction it is not before what the slot confirmed.
     let expected = known.marker.clone().filter(|marker| marker.lsn >= confirmed);
     if let Some(marker) = expected.as_ref().filter(|marker| marker.lsn > server.flush) {
         return Err(Discontinuity::MarkerMissing {

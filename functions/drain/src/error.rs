@@ -78,7 +78,8 @@ pub enum Error {
     },
     /// There can be one backfill of a slot at a time.
     #[error(
-        "slot {slot}: a backfill that was begun at {started_at} is not over; ticks carry it on, and status tells how far it is. Wait for it, or end it with          {{\"action\":\"backfill\",\"cancel\":true}}"
+        "slot {slot}: a backfill that was begun at {started_at} is not over; ticks carry it on, and status tells how far it is. \
+         Wait for it, or end it with {{\"action\":\"backfill\",\"cancel\":true}}"
     )]
     BackfillPending {
         /// The slot.

@@ -2,7 +2,7 @@
 
 mod backfill;
 
-pub use backfill::{Backfill, Request};
+pub use backfill::{Backfill, MOST_ROWS, Request};
 
 use serde_json::{Map, Value};
 
@@ -28,7 +28,7 @@ pub enum Action {
     Status,
     /// Tell what a drain would send.
     Plan,
-    /// Drop the slot and delete the checkpoint.
+    /// Drop the slot, and delete the checkpoint and what is kept of a backfill.
     Teardown,
 }
 

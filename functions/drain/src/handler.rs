@@ -119,16 +119,15 @@ impl App {
         budget: Budget,
     ) -> Result<Report, Error> {
         let name = &self.config.slot;
-        let began = Instant::now();
         let opened = match self.open(connector, accept_gap).await? {
-            Ok(opened) => opened,
-            Err(plugin) => {
+            Access::Ours(opened) => *opened,
+            Access::Busy(plugin) => {
                 return Ok(Report {
                     action: "drain",
                     slot: name.clone(),
                     plugin: plugin.unwrap_or("unknown"),
                     stopped: Stopped::Busy,
-                    elapsed_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+                    elapsed_ms: budget.elapsed_ms(),
                     ..Report::default()
                 });
             }
@@ -146,7 +145,6 @@ impl App {
         carried: Option<Beside<Parameter>>,
         budget: Budget,
     ) -> Result<Report, Error> {
-        let began = Instant::now();
         let name = &self.config.slot;
         let Opened {
             server,
@@ -171,6 +169,7 @@ impl App {
         let (mut report, slot, outcome) =
             drain(parts, &settings, envelope, &start, document, opening, budget).await;
         report.notices = connector.notices.count();
+        report.elapsed_ms = budget.elapsed_ms();
         match outcome {
             Ok(()) => {}
             // Somebody reads the slot without taking our lock: a person with psql, or a drainer that is just dying.
@@ -184,15 +183,13 @@ impl App {
         if let Ok(Ok(oldest)) = tokio::time::timeout(Duration::from_secs(1), oldest).await {
             report.oldest_transaction = oldest;
         }
-        report.elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        report.elapsed_ms = budget.elapsed_ms();
         Ok(report)
     }
 
     /// Tells what a drain would send; reads half of the time that there is.
     async fn plan(&self, connector: &Connector, budget: Budget) -> Result<Plan, Error> {
-        let mut opened = self.open(connector, None).await?.map_err(|_| SlotError::Busy {
-            slot: self.config.slot.clone(),
-        })?;
+        let mut opened = self.opened(connector).await?;
         // About 1 KiB for each row: what is known of its key, and the row itself where it waits for its commit.
         let rows = i32::try_from(self.config.memory_mib.saturating_mul(500)).unwrap_or(i32::MAX);
         let time = budget.for_reading(Instant::now()) / 2;
@@ -206,12 +203,19 @@ impl App {
         plan(slot, &self.config.stream, settings, &envelope, start, rows, time).await
     }
 
-    /// Looks at everything that a drain needs, under the lock; the name of the slot's plugin when another one has that.
-    async fn open<'c>(
-        &self,
-        connector: &'c Connector,
-        accept_gap: Option<Lsn>,
-    ) -> Result<Result<Opened<'c>, Option<&'static str>>, Error> {
+    /// What cannot be done while another one drains.
+    async fn opened<'c>(&self, connector: &'c Connector) -> Result<Opened<'c>, Error> {
+        match self.open(connector, None).await? {
+            Access::Ours(opened) => Ok(*opened),
+            Access::Busy(_) => Err(SlotError::Busy {
+                slot: self.config.slot.clone(),
+            }
+            .into()),
+        }
+    }
+
+    /// Looks at everything that a drain needs, under the lock.
+    async fn open<'c>(&self, connector: &'c Connector, accept_gap: Option<Lsn>) -> Result<Access<'c>, Error> {
         let name = &self.config.slot;
         let control = connector.connect().await?;
         // Looked at under the lock: whatever another drainer does ends before.
@@ -219,7 +223,7 @@ impl App {
         let Look { server, slot: state } = server::look(connector, &control, name).await?;
         if !locked {
             let plugin = state.and_then(|state| state.plugin?.parse::<Plugin>().ok());
-            return Ok(Err(plugin.map(Plugin::name)));
+            return Ok(Access::Busy(plugin.map(Plugin::name)));
         }
         let known = match self.parameter.load().await {
             Err(CheckpointError::Invalid { .. }) if accept_gap.is_some() => None,
@@ -250,13 +254,13 @@ impl App {
             markers: self.config.markers && (start.plugin != Plugin::Pgoutput || server.version >= 140_000),
         };
         let slot = PgSlot::open(connector, control, &self.config, start.plugin, &server).await?;
-        Ok(Ok(Opened {
+        Ok(Access::Ours(Box::new(Opened {
             server,
             known,
             start,
             settings,
             slot,
-        }))
+        })))
     }
 
     /// What the stream says of itself, if a drain may fill it as it is configured.
@@ -271,6 +275,14 @@ impl App {
         }
         Ok(facts)
     }
+}
+
+/// Whether this invocation may work on the slot.
+enum Access<'c> {
+    /// It has the lock.
+    Ours(Box<Opened<'c>>),
+    /// Another one has it. With the name of the slot's plugin, if there is one that is known.
+    Busy(Option<&'static str>),
 }
 
 /// What a drain works on, looked at and found fit.

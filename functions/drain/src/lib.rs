@@ -14,9 +14,9 @@
 //! moves only after the checkpoint is stored, and that only after the stream acknowledged every change up to it.
 //!
 //! **The map.** Arrows run one way: `main -> handler -> drain -> pure words`. [`lsn`], [`position`], [`change`], [`catalog`],
-//! [`decode`], [`encode`], [`pack`], [`backfill`], [`checkpoint`], [`continuity`], [`marker`], [`event`], [`window`], [`budget`] and [`time`] are pure: they know no SDK, no
-//! runtime, no environment and read no clock. [`slot`], [`source`], [`server`], [`stream`], [`parameter`] and [`connect`] are the edges; they implement
-//! the three small traits of [`drain::parts`].
+//! [`decode`], [`encode`], [`pack`], [`backfill`], [`checkpoint`], [`continuity`], [`marker`], [`event`], [`pattern`], [`window`], [`budget`] and [`time`] are pure: they know no SDK, no
+//! runtime, no environment and read no clock. [`slot`], [`server`], [`stream`], [`parameter`] and [`connect`] are the edges; they implement
+//! the four traits of [`drain::parts`].
 
 mod aws;
 pub mod backfill;
@@ -37,12 +37,12 @@ pub mod lsn;
 pub mod marker;
 pub mod pack;
 pub mod parameter;
+pub mod pattern;
 pub mod position;
 mod secret;
 pub mod server;
 mod setup;
 pub mod slot;
-pub mod source;
 pub mod stream;
 pub mod time;
 pub mod window;

@@ -2,7 +2,7 @@
 //! does proves that the slot reads the history that was drained before; one that does not is a gap. Without one, a slot that lost its
 //! place in a failover and gives nothing looks like a slot that has nothing to give.
 //!
-//! The slot only moves below a marker that lies behind it and is in the checkpoint: `confirmed_flush < marker`. So whatever the slot
+//! The slot only moves below a marker that is not before it and is in the checkpoint: `confirmed_flush <= marker`. So whatever the slot
 //! is after a failover, the first thing that it has to give is known. Markers are Spillway's own and are not delivered.
 
 use serde::{Deserialize, Serialize};

@@ -46,12 +46,7 @@ pub(crate) async fn setup(context: &Context<'_>, plugin: Plugin) -> Result<Value
         Some(state) => continuity::readable(&config.slot, &server, state)?.0,
         None => plugin,
     };
-    if !server::lock(connector, &session, &config.slot).await? {
-        return Err(SlotError::Busy {
-            slot: config.slot.clone(),
-        }
-        .into());
-    }
+    server::lock_or_busy(connector, &session, &config.slot).await?;
     let known = parameter.load().await?;
     let mut created = Vec::new();
     if plugin == Plugin::Pgoutput {
@@ -366,7 +361,7 @@ pub(crate) async fn status(context: &Context<'_>) -> Result<Value, Error> {
     }))
 }
 
-/// Drops the slot, so that the server may remove its log, and deletes the checkpoint. Publications stay: they cost nothing, and
+/// Drops the slot, so that the server may remove its log, and deletes the checkpoint and what is kept of a backfill. Publications stay: they cost nothing, and
 /// others may use them.
 pub(crate) async fn teardown(context: &Context<'_>) -> Result<Value, Error> {
     let Context {
@@ -385,12 +380,7 @@ pub(crate) async fn teardown(context: &Context<'_>) -> Result<Value, Error> {
         {
             continuity::readable(&config.slot, &server, &state)?;
         }
-        if !server::lock(connector, &session, &config.slot).await? {
-            return Err(SlotError::Busy {
-                slot: config.slot.clone(),
-            }
-            .into());
-        }
+        server::lock_or_busy(connector, &session, &config.slot).await?;
         session
             .client
             .query("select pg_drop_replication_slot($1)", &[&config.slot])

@@ -1,6 +1,8 @@
 //! The slot on a PostgreSQL server: what a drain needs of it, over two sessions. One reads; the other holds the lock of
 //! this drainer and answers while the first is busy.
 
+pub mod tables;
+
 use std::pin::Pin;
 use std::sync::Once;
 use std::time::Duration;
@@ -12,25 +14,25 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Row as PgRow, RowStream};
 
 use crate::catalog::Catalog;
-use crate::config::{Config, StandbyAck, TablePattern};
+use crate::config::{Config, StandbyAck};
 use crate::connect::{Connector, Session};
 use crate::continuity::Server;
 use crate::decode::Plugin;
 use crate::drain::parts::{Commits, Emitted, ROW_BYTES, Reach, Row, Rows, Slot, SlotError};
 use crate::lsn::Lsn;
+use crate::pattern::TablePattern;
 use crate::server::{self, Waits};
-use crate::source;
 use crate::window::Window;
 
 /// A slot that is being drained.
 pub struct PgSlot<'c> {
-    pub(crate) connector: &'c Connector,
-    pub(crate) control: Session,
-    pub(crate) reader: Session,
+    connector: &'c Connector,
+    control: Session,
+    reader: Session,
     slot: String,
-    pub(crate) plugin: Plugin,
-    pub(crate) publications: Vec<String>,
-    pub(crate) tables: Vec<TablePattern>,
+    plugin: Plugin,
+    publications: Vec<String>,
+    tables: Vec<TablePattern>,
     /// Options of the plugin, names and values in turn.
     options: Vec<String>,
     /// Options that only newer versions of the plugin know; dropped when the server says so.
@@ -311,7 +313,7 @@ impl Slot for PgSlot<'_> {
     }
 
     async fn catalog(&mut self) -> Result<Catalog, SlotError> {
-        source::catalog(self.connector, &self.control).await
+        server::catalog(self.connector, &self.control).await
     }
 
     async fn peek(&mut self, window: Window, timeout: Duration) -> Result<PgRows, SlotError> {
@@ -438,8 +440,7 @@ impl Slot for PgSlot<'_> {
 
     async fn give_up(&mut self) {
         self.control.cancel().await;
-        // The cancel may come when what it was meant for is over; then this takes it.
-        let _ = self.control.client.simple_query("select 1").await;
+        self.control.outlast_cancel().await;
     }
 
     async fn abandon(&mut self) {

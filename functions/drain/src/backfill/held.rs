@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use crate::change::{Change, Datum, Relation, Tuple};
+use crate::change::{Change, Datum, Relation, Tuple, Type};
 
 use super::snapshot::Snapshot;
 use super::table::Table;
@@ -59,9 +59,14 @@ impl Held {
         }
     }
 
-    /// Whether it must be read again: a change came of which it is not known what row it touched.
+    /// Whether it must be read again: a change came of which it is not known what row it touched, or that could not tell what the row has.
     pub fn is_void(&self) -> bool {
         self.is_void
+    }
+
+    /// Has it read again.
+    pub fn make_void(&mut self) {
+        self.is_void = true;
     }
 
     /// The table.
@@ -149,12 +154,11 @@ impl Held {
         match change {
             _ if self.snapshot.shows(xid) => {}
             Change::Insert { relation, new } if is_ours(relation) => {
-                self.touch(&relation.columns_named(&self.table.key), new);
+                self.touch(relation, new);
             }
             Change::Update { relation, old, new } if is_ours(relation) => {
-                let places = relation.columns_named(&self.table.key);
-                let before = old.as_ref().and_then(|old| key_of(&places, old));
-                let after = key_of(&places, new);
+                let key = |tuple: &Tuple<'_>| key_of(relation, &self.table.key, tuple);
+                let (before, after) = (old.as_ref().and_then(key), key(new));
                 match (&before, &after) {
                     (Some(before), _) => filled = self.complete(before, relation, new),
                     // An update of a row that keeps its key tells no old one.
@@ -167,7 +171,7 @@ impl Held {
                 }
             }
             Change::Delete { relation, old } if is_ours(relation) => {
-                self.touch(&relation.columns_named(&self.table.key), old);
+                self.touch(relation, old);
             }
             Change::Truncate { relations } if relations.iter().any(|relation| is_ours(relation)) => {
                 self.drop_all();
@@ -177,8 +181,8 @@ impl Held {
         filled
     }
 
-    fn touch(&mut self, places: &[Option<usize>], tuple: &Tuple<'_>) {
-        match key_of(places, tuple) {
+    fn touch(&mut self, relation: &Relation, tuple: &Tuple<'_>) {
+        match key_of(relation, &self.table.key, tuple) {
             Some(key) => self.drop_row(&key),
             None => self.is_void = true,
         }
@@ -216,8 +220,8 @@ impl Held {
         if !table.is(relation) || !new.contains(&Datum::Unchanged) {
             return None;
         }
-        let places = relation.columns_named(&table.key);
-        let (before, after) = (key_of(&places, old)?, key_of(&places, new)?);
+        let key = |tuple: &Tuple<'_>| key_of(relation, &table.key, tuple);
+        let (before, after) = (key(old)?, key(new)?);
         let is_held = |held: &Held| {
             let row = held
                 .by_key
@@ -228,6 +232,7 @@ impl Held {
         if before == after || held.is_some_and(is_held) {
             return None;
         }
+        let places = relation.columns_named(&table.key);
         let texts = |tuple: &Tuple<'_>| -> Option<Vec<String>> {
             let text = |at: &Option<usize>| match tuple.get((*at)?)? {
                 Datum::Text(text) => Some(text.to_string()),
@@ -261,9 +266,8 @@ impl Held {
     }
 
     fn key_at(&self, row: Row) -> Result<Box<[u8]>, RowError> {
-        let tuple = self.tuple(row)?;
-        let places: Vec<_> = self.table.key_places.iter().copied().map(Some).collect();
-        key_of(&places, &tuple).ok_or(RowError::Malformed)
+        let (tuple, table) = (self.tuple(row)?, &self.table);
+        key_of(&table.relation, &table.key, &tuple).ok_or(RowError::Malformed)
     }
 }
 
@@ -318,14 +322,21 @@ pub fn fill(table: &Table, read: &Tuple<'_>, relation: &Relation, new: &mut Tupl
     filled
 }
 
-/// The key of a row, where its columns stand at these places: its values, and a zero byte behind each, which no text holds.
-fn key_of(places: &[Option<usize>], tuple: &Tuple<'_>) -> Option<Box<[u8]>> {
+/// The key of a row of this relation: the values of the columns with these names, and a zero byte after each, which no text holds.
+fn key_of(relation: &Relation, names: &[String], tuple: &Tuple<'_>) -> Option<Box<[u8]>> {
     let mut key = Vec::with_capacity(24);
-    for place in places {
-        match tuple.get((*place)?)? {
-            Datum::Text(text) => key.extend_from_slice(text.as_bytes()),
-            _ => return None,
-        }
+    for place in relation.columns_named(names) {
+        let place = place?;
+        let Datum::Text(text) = tuple.get(place)? else {
+            return None;
+        };
+        // The one type that plugins do not write as the server does.
+        let text = match (&relation.columns.get(place)?.kind, text.as_ref()) {
+            (Type::Bool, "true") => "t",
+            (Type::Bool, "false") => "f",
+            (_, text) => text,
+        };
+        key.extend_from_slice(text.as_bytes());
         key.push(0);
     }
     Some(key.into_boxed_slice())

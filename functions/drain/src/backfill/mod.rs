@@ -12,8 +12,8 @@
 //! 2. S does not show X, and X comes while r is held. Then r is older than X, and is not sent.
 //! 3. S does not show X, and X came before r was held. This is the one that log order does not see: a commit can be read from the log while it waits
 //!    for a standby, and is visible to nobody. So S is only used if it shows every transaction whose changes went out before: those of this
-//!    invocation are remembered, and those of earlier ones have ended when everybody who had written to the table at this invocation's
-//!    beginning has ended, since a writer holds its lock on the table until it is visible.
+//!    invocation are remembered, and those of earlier ones have ended when everybody has ended who had written to the table when this
+//!    invocation came to it, since a writer holds its lock on the table until it is visible.
 //!
 //! What commits behind the watermark is behind the read in the stream and in position. Two changes of one key cannot be visible in another order
 //! than they stand in the log, since the second waits for the first one's row lock. So for each key the last event tells what PostgreSQL holds.
@@ -22,6 +22,9 @@
 //! it. Such an update of a held row takes the value from that row, which S shows as it was before ([`Held::pass`]). An update that moves
 //! a row to another key, perhaps from the unread to the read part of the table, has no held row; then the server is asked for the value as it is now
 //! ([`Held::wants`]): if it has changed meanwhile, the change that did it follows.
+//!
+//! **What hides rows.** A rewriting `alter table` that commits after S was taken leaves nothing that S shows. So the table's lock comes first, as a reader has it,
+//! and then a look whether the table is the file that it was for S.
 //!
 //! **What a crash costs.** Held rows are in memory only. Whatever ends the invocation, a deadline, a kill, a failover, the next one reads the chunk
 //! again from the cursor, with another snapshot and another watermark. Rows that had arrived come again, further on and newer.
@@ -123,7 +126,7 @@ pub struct Side {
     pub chunk: Option<Chunk>,
     /// The table whose rows are on their way, once the first chunk of it was read.
     pub table: Option<Arc<Table>>,
-    /// What was visible when the window was opened.
+    /// What was visible when the window was opened; `None` where no chunk will be read any more.
     pub visible: Option<Snapshot>,
     /// Transactions whose changes went out, and that may not be visible yet.
     pub delivered: BTreeSet<u32>,
@@ -135,7 +138,7 @@ impl Side {
     /// Lets a change of the transaction `xid` pass that is about to go out; see [`Held::pass`]. Returns the places of the new row that were
     /// filled in.
     pub fn pass(&mut self, xid: u32, change: &mut Change<'_>) -> Vec<usize> {
-        if !self.visible.as_ref().is_some_and(|visible| visible.shows(xid)) {
+        if self.visible.as_ref().is_some_and(|visible| !visible.shows(xid)) {
             self.delivered.insert(xid);
         }
         let held = self.chunk.as_mut().and_then(Chunk::held_mut);
@@ -147,5 +150,31 @@ impl Side {
             filled.extend(fill(table, &read, relation, new));
         }
         filled
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_delivered_is_remembered_while_it_is_not_visible_and_a_chunk_may_be_read() {
+        let remembered = |visible: Option<&str>| {
+            let mut side = Side {
+                visible: visible.map(|text| text.parse().unwrap()),
+                ..Side::default()
+            };
+            for xid in [99, 103, 104, 110] {
+                side.pass(
+                    xid,
+                    &mut Change::Truncate {
+                        relations: Vec::new(),
+                    },
+                );
+            }
+            side.delivered.into_iter().collect::<Vec<_>>()
+        };
+        assert_eq!(remembered(Some("100:110:103")), [103, 110]);
+        assert!(remembered(None).is_empty());
     }
 }

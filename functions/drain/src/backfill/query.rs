@@ -13,6 +13,11 @@ pub fn chunk(table: &Table, after: Option<&[String]>, rows: u64) -> String {
     format!("copy ({}) to stdout", rows_behind(table, after, rows))
 }
 
+/// Has the server plan the next rows, which takes the lock of a reader.
+pub fn plan(table: &Table, after: Option<&[String]>) -> String {
+    format!("explain {}", rows_behind(table, after, 1))
+}
+
 /// What the server would do for a chunk, which it does not do. Each condition stands there twice, in different brackets, so that one that closes
 /// ours is none.
 pub fn explain(table: &Table) -> String {
@@ -216,6 +221,7 @@ mod tests {
                         at_least: operator(">="),
                         greater: operator(">"),
                         collation: collation.map(str::to_owned),
+                        identity: String::new(),
                     }
                 })
                 .collect(),

@@ -1,5 +1,7 @@
 //! How far a backfill is, as it is kept: one JSON document in a parameter of its own, small whatever the number of tables.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::event::Request;
@@ -19,6 +21,12 @@ const MOST_REASON: usize = 120;
 /// What a request may take of a parameter, so that there is room for the rest, bytes.
 const MOST_REQUEST: usize = 1536;
 
+/// Rows of a table's first chunk, of which it is not known how fast they go.
+const FIRST_ROWS: u64 = 2_000;
+
+/// The fewest rows of a chunk that is to take its time: each costs a snapshot and a window of its own. Also the most of one that was slow.
+const FEW_ROWS: u64 = 100;
+
 /// A backfill.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct State {
@@ -32,7 +40,7 @@ pub struct State {
     pub request: Request,
     /// Up to where the stream had every change when it began.
     pub began: Lsn,
-    /// End of the watermark's transaction of the last chunk that arrived.
+    /// Up to where the stream had every change when the last chunk had arrived.
     pub position: Option<Lsn>,
     /// Whether ticks leave it alone.
     pub paused: bool,
@@ -47,7 +55,6 @@ pub struct State {
     /// The tables that could not be read on, and why: the first ones.
     pub failed: Vec<Failed>,
     /// How many could not be read on.
-    #[serde(default)]
     pub failures: u64,
     /// Rows that arrived, of all tables.
     pub rows: u64,
@@ -82,15 +89,27 @@ pub struct Reading {
     pub name: Name,
     /// The key of the last row that was read: one text for each of `columns`. Those behind it are yet to be read.
     pub key: Option<Vec<String>>,
-    /// The columns of the key.
+    /// The columns of the key and their order: see [`Table::ordering`].
     pub columns: Vec<String>,
     /// Rows that arrived.
     pub rows: u64,
     /// Time that its chunks took, ms.
     pub ms: u64,
     /// Whether reading its next rows takes most of an invocation's time.
-    #[serde(default)]
     pub slow: bool,
+}
+
+impl Reading {
+    /// Rows of the next chunk: as many as will take `time` at the rate so far, at most as many again as there were, and never more than
+    /// `most`.
+    pub fn next_rows(&self, most: u64, time: Duration) -> u64 {
+        let rows = match self.ms {
+            0 => FIRST_ROWS,
+            ms => (self.rows as f64 / ms as f64 * time.as_secs_f64() * 1000.0) as u64,
+        };
+        let rows = rows.min(self.rows.max(FIRST_ROWS)).max(FEW_ROWS);
+        rows.min(if self.slow { FEW_ROWS } else { most }).min(most)
+    }
 }
 
 /// A table that is done.
@@ -226,15 +245,16 @@ impl State {
         self.after.as_ref().is_some_and(|after| name <= after)
     }
 
-    /// How far a table is, and from where its next chunk goes on. A table whose key is made of other columns than it was begins anew.
+    /// How far a table is, and from where its next chunk goes on. A table whose key is made of other columns than it was, or
+    /// ordered otherwise, begins anew.
     pub fn reading(&mut self, table: &Table) -> &mut Reading {
         let name = Name::from(table);
-        let is_same = |reading: &Reading| reading.name == name && reading.columns == table.key;
+        let is_same = |reading: &Reading| reading.name == name && reading.columns == table.ordering();
         let reading = self.table.take().filter(is_same);
         self.table.insert(reading.unwrap_or_else(|| Reading {
             name,
             key: None,
-            columns: table.key.clone(),
+            columns: table.ordering(),
             rows: 0,
             ms: 0,
             slow: false,
@@ -253,6 +273,11 @@ impl State {
                 &self.started_at,
             )
         };
+    }
+
+    /// The table that is being read must be read from its beginning.
+    pub fn read_anew(&mut self) {
+        self.table = None;
     }
 
     /// The table that is being read is over.
@@ -319,6 +344,37 @@ mod tests {
         let other = state.to_text().replace("\"version\":1", "\"version\":2");
         assert!(matches!(State::parse(&other), Err(StateInvalid::Version(version)) if version == "2"));
         assert!(matches!(State::parse("{}"), Err(StateInvalid::Unreadable(_))));
+    }
+
+    #[test]
+    fn a_chunk_has_as_many_rows_as_its_time_allows() {
+        let reading = |rows, ms, slow| Reading {
+            name: name(1),
+            key: None,
+            columns: vec!["id".into()],
+            rows,
+            ms,
+            slow,
+        };
+        for (rows, ms, slow, most, expected) in [
+            // Nothing is known.
+            (0, 0, false, 1_000_000, 2_000),
+            (0, 0, false, 500, 500),
+            // 10 rows a ms.
+            (100_000, 10_000, false, 1_000_000, 30_000),
+            (100_000, 10_000, false, 5, 5),
+            // As fast, but so far there were few.
+            (4_000, 400, false, 1_000_000, 4_000),
+            (1_000, 100, false, 1_000_000, 2_000),
+            // A row takes a second; a chunk was given up before it brought one.
+            (10, 10_000, false, 1_000_000, 100),
+            (0, 5_000, false, 1_000_000, 100),
+            (100_000, 10_000, true, 1_000_000, 100),
+            (100_000, 10_000, true, 50, 50),
+        ] {
+            let next = reading(rows, ms, slow).next_rows(most, Duration::from_secs(3));
+            assert_eq!(next, expected, "{rows} rows in {ms} ms, at most {most}");
+        }
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! Which tables a request means, and what is known of each: its key, and the columns that the stream has of it. Pure: the server's answers
-//! come from `source`.
+//! come from `slot::tables`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use crate::catalog::Catalog;
 use crate::change::{Column, Extent, Relation};
-use crate::config::TablePattern;
 use crate::event::Request;
+use crate::pattern::TablePattern;
 
 use super::state::Name;
 
@@ -48,6 +48,8 @@ pub struct Order {
     pub greater: String,
     /// The collation of the index, in SQL, where it is not the column's.
     pub collation: Option<String>,
+    /// What the order follows from: the object ids of type, operator class and collation.
+    pub identity: String,
 }
 
 /// How the size of a column's value is told without reading it.
@@ -72,6 +74,7 @@ impl Order {
             at_least: operator(">="),
             greater: operator(">"),
             collation,
+            identity: "25 3126 100".to_owned(),
         }
     }
 }
@@ -80,6 +83,14 @@ impl Table {
     /// Whether a change's table is this one.
     pub fn is(&self, relation: &Relation) -> bool {
         self.relation.name == relation.name && self.relation.schema == relation.schema
+    }
+
+    /// The columns of the key, each with what its order follows from.
+    pub fn ordering(&self) -> Vec<String> {
+        let columns = self.key.iter().zip(&self.order);
+        columns
+            .map(|(name, order)| format!("{name} {}", order.identity))
+            .collect()
     }
 
     /// Whether the column at this place is read.
@@ -113,6 +124,8 @@ pub struct Described {
     pub key: Vec<String>,
     /// How these are compared.
     pub order: Vec<Order>,
+    /// Whether updates and deletes tell which row they were of.
+    pub is_identified: bool,
     /// Its columns, in table order.
     pub columns: Vec<DescribedColumn>,
     /// Whether the role may use its schema.
@@ -390,7 +403,8 @@ impl Site {
                 |column| self.catalog.resolved(&column.type_name),
             )
         };
-        if self.published.is_none() && known.is_some_and(|table| table.key.is_empty() && !table.full) {
+        let is_bare = known.is_some_and(|table| table.key.is_empty() && !table.full);
+        if self.published.is_none() && (is_bare || !described.is_identified) {
             return refuse(
                 "it has no replica identity, so its updates and deletes do not come: alter table … replica identity using index …",
             );

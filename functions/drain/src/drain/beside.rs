@@ -5,23 +5,18 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::parts::{Bounds, Checkpoints, Row, Rows, Slot, Stream, Tables, Taken};
-use super::report::{BackfillReport, TablesReport};
+use super::parts::{Bounds, Checkpoints, Looked, Row, Rows, Slot, Stream, Tables, Taken};
+use super::report::BackfillReport;
 use super::{Drain, keeper, now};
 use crate::backfill::state::{Name, Phase};
 use crate::backfill::{Chunk, Load, Side, State, Table, Wanted};
 use crate::error::Error;
+use crate::event::MOST_ROWS;
 use crate::lsn::Lsn;
 use crate::time::iso_utc;
 
 /// Log that may be unread when a chunk begins, bytes. Until its watermark is there, it only grows by what is written meanwhile.
 pub(super) const MOST_LAG: u64 = 64 << 20;
-
-/// Rows of a table's first chunk, of which it is not known how fast they go.
-const FIRST_ROWS: u64 = 2_000;
-
-/// The most rows of a chunk.
-const MOST_ROWS: u64 = 500_000;
 
 /// What a chunk should take, from its reading to its arrival. Much longer than the peek that it costs, and short enough that losing it is cheap.
 const CHUNK_TIME: Duration = Duration::from_secs(3);
@@ -42,9 +37,9 @@ pub struct Beside<C> {
     pub(super) state: State,
     /// The tables that are not over, in order; not known at first.
     tables: Option<Vec<Name>>,
-    /// The tables that nobody writes to any more who wrote to it before this invocation.
+    /// The table that nobody writes to any more of those who were writing when this invocation came to it.
     settled: Option<Name>,
-    /// Those who may.
+    /// Who was writing to the next table when this invocation came to it, and may still be.
     writers: Option<Vec<String>>,
     pub(super) side: Side,
     /// The table of the last chunk.
@@ -99,21 +94,16 @@ impl<C> Beside<C> {
             Phase::Running if self.waits_for.is_some() => Phase::Waiting,
             phase => phase,
         };
-        let reading = self.state.table.as_ref().map(|reading| reading.name.to_string());
-        BackfillReport {
+        let mut report = BackfillReport {
             state: phase,
-            table: reading,
-            rows: self.state.rows,
-            tables: TablesReport {
-                done: self.state.done,
-                failed: self.state.failures,
-                left: self.tables.as_ref().map(|tables| tables.len() as u64),
-            },
             chunks: self.chunks,
             read: self.read,
             overtaken: self.overtaken,
             waits_for: self.waits_for.clone(),
-        }
+            ..BackfillReport::of(&self.state)
+        };
+        report.tables.left = self.tables.as_ref().map(|tables| tables.len() as u64);
+        report
     }
 }
 
@@ -143,10 +133,18 @@ where
             return Ok(Step::Nothing);
         };
         if beside.side.chunk.is_some() {
+            beside.waits_for =
+                Some("a standby, which has not got as far as its chunk's watermark".to_owned());
             return Ok(Step::Pending);
         }
         // There must be time for its window, too, which the server decodes from `restart_lsn` on, as it did the last one.
         if left < LEAST_TIME.max(self.peek_took * 3) {
+            if self.whole < self.peek_took * 3 {
+                beside.waits_for = Some(format!(
+                    "a longer Timeout, or the end of a long transaction: reading the log again takes {} ms",
+                    self.peek_took.as_millis()
+                ));
+            }
             return Ok(Step::Late);
         }
         if beside.tables.is_none() {
@@ -180,8 +178,9 @@ where
                 return Ok(Step::Nothing);
             };
             let began = Instant::now();
-            let rows = beside.chunk_rows(&table, left);
+            let most = beside.state.request.chunk_rows.unwrap_or(MOST_ROWS);
             let reading = beside.state.reading(&table);
+            let rows = reading.next_rows(u64::from(most), CHUNK_TIME.min(left / 3));
             let (after, first, is_slow) = (reading.key.clone(), reading.rows == 0, reading.slow);
             let bounds = Bounds {
                 rows,
@@ -216,6 +215,10 @@ where
                 Taken::Locked => {
                     beside.waits_for =
                         Some(format!("whoever holds a lock on {name} that forbids reading it"));
+                    return Ok(Step::Waits);
+                }
+                Taken::Rewritten => {
+                    beside.waits_for = Some(format!("whoever is rewriting {name}"));
                     return Ok(Step::Waits);
                 }
                 Taken::Unreadable(why) => self.fail(&name, why).await?,
@@ -350,33 +353,34 @@ where
             );
             return Ok(());
         }
-        match chunk.failed.clone() {
-            Some(why) => match chunk.held().map(|held| Name::from(held.table())) {
-                Some(name) => self.fail(&name, why).await,
-                None => Ok(()),
-            },
-            None => {
-                beside.arrived(&chunk, acknowledged);
-                match &beside.state.table {
-                    Some(reading) if !beside.state.fits() => {
-                        let name = reading.name.clone();
-                        let why =
-                            "the cursor, which is its key, does not fit into the parameter of the backfill";
-                        self.fail(&name, why.to_owned()).await
-                    }
-                    _ => self.store_backfill().await,
-                }
+        if let (Some(why), Some(held)) = (&chunk.failed, chunk.held()) {
+            return self.fail(&Name::from(held.table()), why.clone()).await;
+        }
+        beside.arrived(&chunk, acknowledged);
+        match &beside.state.table {
+            Some(reading) if !beside.state.fits() => {
+                let name = reading.name.clone();
+                let why = "the cursor, which is its key, does not fit into the parameter of the backfill";
+                self.fail(&name, why.to_owned()).await
             }
+            _ => self.store_backfill().await,
         }
     }
 
-    /// Asks the server for a row whose large values a change leaves open, as `COPY` writes it.
-    pub(super) async fn row_of(&mut self, wanted: &Wanted) -> Result<Option<Vec<u8>>, Error> {
-        let table = self.beside.as_ref().and_then(|beside| beside.reading.clone());
-        match table {
-            Some(table) => Ok(self.slot.row_of(&table, wanted).await?),
-            None => Ok(None),
+    /// Asks the server for a row whose large values a change leaves open.
+    pub(super) async fn row_of(&mut self, wanted: &Wanted) -> Result<Looked, Error> {
+        let Some(table) = self.beside.as_ref().and_then(|beside| beside.reading.clone()) else {
+            return Ok(Looked::Gone);
+        };
+        let looked = self.slot.row_of(&table, wanted).await?;
+        if let (Looked::Unknown(why), Some(beside)) = (&looked, &mut self.beside) {
+            tracing::warn!(slot = self.settings.slot, table = %table, why, "a row that moved could not be read: the table is read from its beginning");
+            beside.reading = None;
+            beside.state.read_anew();
+            // Before the change is sent, which lacks the value.
+            self.store_backfill().await?;
         }
+        Ok(looked)
     }
 
     /// Stores how far the backfill is, as a checkpoint is stored.
@@ -396,6 +400,7 @@ impl<C> Beside<C> {
     /// A chunk has arrived.
     fn arrived(&mut self, chunk: &Chunk, acknowledged: Lsn) {
         self.state.position = Some(acknowledged);
+        self.waits_for = None;
         let Load::Rows { held, more, .. } = &chunk.load else {
             self.state.finished_at = Some(now_text());
             return;
@@ -415,20 +420,6 @@ impl<C> Beside<C> {
         if !more {
             self.finish(&Name::from(held.table()));
         }
-    }
-
-    /// Rows of a table's next chunk: as many as will take [`CHUNK_TIME`] at the rate that was seen, or a third of the time that is left; and at
-    /// most as many again as there were.
-    fn chunk_rows(&mut self, table: &Table, left: Duration) -> u64 {
-        let most = self.state.request.chunk_rows.map_or(MOST_ROWS, u64::from);
-        let reading = self.state.reading(table);
-        let time = CHUNK_TIME.min(left / 3).as_secs_f64() * 1000.0;
-        let rows = match reading.ms {
-            0 => FIRST_ROWS,
-            ms => (reading.rows as f64 / ms as f64 * time) as u64,
-        };
-        let rows = rows.min(reading.rows.max(FIRST_ROWS)).clamp(100, MOST_ROWS);
-        rows.min(if reading.slow { 100 } else { most }).min(most)
     }
 
     /// Changes of this table are looked at from now on.

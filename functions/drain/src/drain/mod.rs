@@ -20,7 +20,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::budget::Budget;
 use crate::checkpoint::{Checkpoint, Reached};
-use crate::config::TablePattern;
 use crate::continuity::Start;
 use crate::decode::Plugin;
 use crate::encode::{Envelope, Event};
@@ -28,6 +27,7 @@ use crate::error::Error;
 use crate::lsn::Lsn;
 use crate::marker::Marker;
 use crate::pack::{Aggregation, Limits, Parcel, ShardMap};
+use crate::pattern::TablePattern;
 use crate::window::{Known, Next, Pace, Window};
 
 use beside::{MOST_LAG, Step};
@@ -55,8 +55,11 @@ const TIP_BYTES: u64 = 1 << 20;
 /// A marker may take so long to be committed, where the server waits for standbys.
 pub(crate) const MARKER_TIME: Duration = Duration::from_secs(2);
 
-/// How long a backfill may keep an invocation that has nothing else to do and must wait: each look costs a peek.
-const MOST_WAIT: Duration = Duration::from_secs(5);
+/// How long a backfill may keep an invocation that has nothing else to do and must wait; see [`Drain::most_wait`].
+const MOST_WAIT: Duration = Duration::from_secs(60);
+
+/// How long it waits before the log is looked at again.
+const WAIT_ROUND: Duration = Duration::from_secs(5);
 
 /// A window is not opened with less time than this.
 const LEAST_TIME: Duration = Duration::from_millis(250);
@@ -173,7 +176,6 @@ pub async fn drain<S: Slot + Tables, K: Stream, C: Checkpoints>(
         .stored()
         .map_or(start.acknowledged, |stored| stored.commit_end);
     drain.report.backfill = drain.beside.as_ref().map(Beside::report);
-    drain.report.elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     (drain.report, drain.slot, outcome)
 }
 
@@ -289,21 +291,21 @@ where
                     }
                 }
             }
-            let mut step = self.carry_on().await?;
-            // Without further windows: each costs a peek, which brings nothing nearer.
-            while step == Step::Waits && waited.is_none_or(|since| since.elapsed() < MOST_WAIT) {
-                waited.get_or_insert_with(Instant::now);
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                step = self.carry_on().await?;
+            if self.beside.as_ref().is_some_and(Beside::is_running) {
+                // The window may have taken long.
+                let reach = self.slot.reach().await?;
+                if reach.readable.bytes_since(self.confirmed) >= MOST_LAG {
+                    continue;
+                }
             }
-            match step {
+            match self.step(&mut waited).await? {
                 Step::Laid => {
                     waited = None;
                     continue;
                 }
-                Step::Pending if waited.is_none_or(|since| since.elapsed() < MOST_WAIT) => {
-                    waited.get_or_insert_with(Instant::now);
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                Step::Waits | Step::Pending
+                    if waited.is_some_and(|since| since.elapsed() < self.most_wait()) =>
+                {
                     continue;
                 }
                 Step::Late => return self.out_of_time(),
@@ -326,6 +328,34 @@ where
                 return Ok(());
             }
         }
+    }
+
+    /// Carries the backfill on. Where it must wait it does for a while, `waited` tells since when.
+    async fn step(&mut self, waited: &mut Option<Instant>) -> Result<Step, Error> {
+        let mut step = self.carry_on().await?;
+        let began = Instant::now();
+        loop {
+            if !matches!(step, Step::Waits | Step::Pending) {
+                return Ok(step);
+            }
+            let since = *waited.get_or_insert(began);
+            if since.elapsed() >= self.most_wait() {
+                return Ok(step);
+            }
+            let pause = (since.elapsed() / 10).clamp(Duration::from_millis(100), Duration::from_secs(1));
+            tokio::time::sleep(pause).await;
+            // No window brings the end of a transaction nearer, and each costs a peek.
+            if step == Step::Pending || began.elapsed() >= WAIT_ROUND {
+                return Ok(step);
+            }
+            step = self.carry_on().await?;
+        }
+    }
+
+    /// How long a backfill that must wait may keep an invocation that has nothing else to do: transactions that follow each other all day
+    /// must find an end within it.
+    fn most_wait(&self) -> Duration {
+        MOST_WAIT.min(self.whole / 2)
     }
 
     /// Whether a window ends where the last marker lies, which was where the log ended.

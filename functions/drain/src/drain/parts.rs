@@ -1,4 +1,4 @@
-//! The three parts that a drain works on, as small as it needs them, and how each may fail. The edges implement them; a
+//! What a drain works on, the slot, its tables, the stream and the checkpoint, each as small as it needs it, and how each may fail. The edges implement them; a
 //! test may, too.
 
 use std::collections::{BTreeSet, HashMap};
@@ -109,10 +109,16 @@ pub trait Tables {
     async fn writers(&mut self, table: &Table) -> Result<Vec<String>, SlotError>;
 
     /// What is visible now.
+    ///
+    /// # Errors
+    /// The server cannot be asked.
     async fn snapshot(&mut self) -> Result<Snapshot, SlotError>;
 
-    /// Reads rows of a table behind a key, with one snapshot, if that shows all transactions of `delivered`; it removes those that it shows.
-    /// Takes no lock that a writer waits for.
+    /// Reads the rows of a table that follow the key `after` in its order, or the first, with one snapshot, if that shows all transactions of
+    /// `delivered`; it removes those that it shows. Takes no lock that a writer waits for.
+    ///
+    /// # Errors
+    /// The server cannot be asked. What hinders this table only is [`Taken`].
     async fn read(
         &mut self,
         table: &Table,
@@ -122,31 +128,37 @@ pub trait Tables {
     ) -> Result<Taken, SlotError>;
 
     /// The row that has one of two keys, the later rather than the earlier, as `COPY` writes it.
-    async fn row_of(&mut self, table: &Table, wanted: &Wanted) -> Result<Option<Vec<u8>>, SlotError>;
+    ///
+    /// # Errors
+    /// The server cannot be asked.
+    async fn row_of(&mut self, table: &Table, wanted: &Wanted) -> Result<Looked, SlotError>;
 
     /// Writes a watermark into the server's log, in a transaction of its own that waits for no standby.
+    ///
+    /// # Errors
+    /// It is not known to be written.
     async fn lay(&mut self, content: &str) -> Result<(), SlotError>;
 }
 
 /// How much of a table is read at once.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
-    /// Rows.
+    /// Rows, at most.
     pub rows: u64,
-    /// Bytes of memory, about.
+    /// Bytes that they take in memory; the row that exceeds them is the last.
     pub bytes: usize,
-    /// Time.
+    /// Time for the server to give them. With some rows it ends the chunk, without any it is [`Taken::TooSlow`].
     pub time: Duration,
 }
 
 /// What reading a table came to.
 #[derive(Debug)]
 pub enum Taken {
-    /// Rows.
+    /// The next rows, or none at the table's end.
     Rows {
-        /// Them.
+        /// As they are held.
         held: Box<Held>,
-        /// Whether there are more behind them.
+        /// Whether rows may follow them.
         more: bool,
     },
     /// The snapshot does not show this transaction, whose changes went out.
@@ -155,8 +167,21 @@ pub enum Taken {
     TooSlow,
     /// Somebody holds a lock on the table that keeps everybody from reading it.
     Locked,
+    /// Somebody rewrote the table after the snapshot was taken, which shows nothing of it then.
+    Rewritten,
     /// This table cannot be read: why.
     Unreadable(String),
+}
+
+/// What looking for one row came to.
+#[derive(Debug)]
+pub enum Looked {
+    /// It, as `COPY` writes it.
+    Row(Vec<u8>),
+    /// It is not there any more: what took it away follows in the log.
+    Gone,
+    /// It could not be read: why.
+    Unknown(String),
 }
 
 /// Where a logical message lies.
@@ -376,8 +401,6 @@ impl StreamError {
             | StreamError::Unavailable { .. }
             | StreamError::Resharding { .. }
             | StreamError::Credentials { .. } => Kind::Transient,
-            // Nothing more is sent by this invocation, but the next one may.
-            StreamError::Lost { .. } => Kind::Definite,
             _ => Kind::Definite,
         }
     }

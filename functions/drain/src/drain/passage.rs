@@ -170,8 +170,8 @@ where
                 // Also after an error: what came before the row stands.
                 parcels.drain(..).for_each(|parcel| self.sender.push(parcel));
                 if let Some(wanted) = done? {
-                    let line = self.row_of(&wanted).await?;
-                    reader.found(line);
+                    let looked = self.row_of(&wanted).await?;
+                    reader.found(looked);
                     // Each costs a question, and there may be many.
                     if Instant::now() >= self.budget.stop_reading() {
                         return Ok(Read::Stopped);

@@ -15,11 +15,10 @@ use std::collections::VecDeque;
 
 use md5::{Digest as _, Md5};
 
-use crate::backfill::{Side, WATERMARK, Wanted};
+use crate::backfill::{Chunk, Side, WATERMARK, Wanted};
 use crate::catalog::Catalog;
 use crate::change::{Change, Datum, Item, Relation};
 use crate::checkpoint::Inside;
-use crate::config::TablePattern;
 use crate::continuity::Discontinuity;
 use crate::decode::Decoder;
 use crate::encode::{Envelope, Event, Progress, Transaction};
@@ -27,6 +26,7 @@ use crate::error::Error;
 use crate::lsn::Lsn;
 use crate::marker::{Marker, PREFIX};
 use crate::pack::{Ledger, Parcel, TransactionId};
+use crate::pattern::TablePattern;
 use crate::position::Positions;
 
 use super::Settings;
@@ -185,7 +185,7 @@ impl<'a, R: Row> Reader<'a, R> {
         self.past.expected.take()
     }
 
-    /// Reading ends here. What was read of the open transaction is its last section.
+    /// Ends the section of the open transaction here: what was read of it counts once it has arrived.
     pub(super) fn stop(&mut self, ledger: &mut Ledger) {
         self.end_section(ledger);
     }
@@ -454,6 +454,11 @@ impl<'a, R: Row> Reader<'a, R> {
         {
             *progress = before;
             self.events.clear();
+            // The row was taken from what is held. Read again, it fails or loses columns as it has to.
+            let chunk = self.side.as_mut().and_then(|side| side.chunk.as_mut());
+            if let Some(held) = chunk.and_then(Chunk::held_mut) {
+                held.make_void();
+            }
             for at in filled {
                 if let Some(datum) = new.get_mut(at) {
                     *datum = Datum::Unchanged;
@@ -523,6 +528,7 @@ impl<'a, R: Row> Reader<'a, R> {
         };
         open.id = ledger.section(open.id, inside);
     }
+
     fn send(&mut self, id: TransactionId, out: &mut Output<'_>) -> Result<(), Error> {
         for mut event in self.events.drain(..) {
             // What is on its way under the table's former keys goes first.

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::backfill::state::Phase;
+use crate::backfill::state::{Phase, State};
 use crate::lsn::Lsn;
 
 /// The counts of one invocation.
@@ -56,7 +56,7 @@ pub struct Report {
     /// How the backfill stands that it carried on, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backfill: Option<BackfillReport>,
-    /// Wall-clock time, milliseconds.
+    /// Wall-clock time since the event was read, connecting included, milliseconds.
     pub elapsed_ms: u64,
 }
 
@@ -101,6 +101,26 @@ pub struct BackfillReport {
     pub overtaken: u64,
     /// What must end before it goes on.
     pub waits_for: Option<String>,
+}
+
+impl BackfillReport {
+    /// Of one for which nothing was done.
+    pub fn of(state: &State) -> Self {
+        BackfillReport {
+            state: state.phase(),
+            table: state.table.as_ref().map(|reading| reading.name.to_string()),
+            rows: state.rows,
+            tables: TablesReport {
+                done: state.done,
+                failed: state.failures,
+                left: None,
+            },
+            chunks: 0,
+            read: 0,
+            overtaken: 0,
+            waits_for: None,
+        }
+    }
 }
 
 /// How many tables of a backfill are over.

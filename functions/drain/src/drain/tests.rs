@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::parts::{
-    Answer, Bounds, CheckpointError, Checkpoints, Commits, Emitted, Fate, Reach, Row, Rows, Slot, SlotError,
-    Stream, StreamError, Tables, Taken,
+    Answer, Bounds, CheckpointError, Checkpoints, Commits, Emitted, Fate, Looked, Reach, Row, Rows, Slot,
+    SlotError, Stream, StreamError, Tables, Taken,
 };
 use super::*;
 use crate::backfill::state::Name;
@@ -207,8 +207,8 @@ impl Tables for FakeSlot {
         Ok(Taken::TooSlow)
     }
 
-    async fn row_of(&mut self, _: &Table, _: &Wanted) -> Result<Option<Vec<u8>>, SlotError> {
-        Ok(None)
+    async fn row_of(&mut self, _: &Table, _: &Wanted) -> Result<Looked, SlotError> {
+        Ok(Looked::Gone)
     }
 
     async fn lay(&mut self, _: &str) -> Result<(), SlotError> {

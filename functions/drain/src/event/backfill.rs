@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::{EventError, only};
-use crate::config::TablePattern;
+use crate::pattern::TablePattern;
 
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,8 +45,8 @@ pub struct Request {
 /// What every backfill takes, and those that begin nothing.
 const KNOWN: &str = "tables, where, columns, chunk_rows and repair, or one of cancel, pause and resume";
 
-/// Most rows that a chunk may be asked to have: all of them are held in memory.
-const MOST_ROWS: u32 = 1_000_000;
+/// Most rows of a chunk: all of them are held in memory.
+pub const MOST_ROWS: u32 = 1_000_000;
 
 impl Backfill {
     pub(super) fn parse(fields: &Map<String, Value>) -> Result<Self, EventError> {

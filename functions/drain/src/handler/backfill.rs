@@ -8,13 +8,15 @@ use crate::budget::Budget;
 use crate::connect::{Connector, Session};
 use crate::decode::Plugin;
 use crate::drain::Beside;
-use crate::drain::parts::{Checkpoints as _, Kind, SlotError};
+use crate::drain::parts::{Checkpoints as _, Kind};
+use crate::drain::report::BackfillReport;
 use crate::error::Error;
 use crate::event::{Backfill, Request};
 use crate::parameter::Parameter;
+use crate::server;
 use crate::setup::backfill::{describe, load};
+use crate::slot::tables;
 use crate::time::iso_utc;
-use crate::{server, source};
 
 impl App {
     /// Does what an event asks for of a backfill.
@@ -27,28 +29,29 @@ impl App {
         match asked {
             Backfill::Start(request) => Box::pin(self.begin(connector, request, budget)).await,
             Backfill::Resume => Box::pin(self.resume(connector, budget)).await,
-            Backfill::Pause | Backfill::Cancel => {
-                let (session, mut state) = self.pending(connector).await?;
-                match asked {
-                    Backfill::Pause => {
-                        state.paused = true;
-                        state.updated_at = now();
-                        self.backfill.store(state.to_text()).await?;
-                    }
-                    _ => {
-                        self.backfill.delete().await?;
-                    }
-                }
-                // The lock is held until it is stored.
-                drop(session);
-                let report = Beside::new(self.backfill.clone(), state).report();
-                let mut report = json!(report);
-                if asked == Backfill::Cancel {
-                    report["state"] = json!("cancelled");
-                }
-                Ok(json!({"action": "backfill", "slot": self.config.slot, "backfill": report}))
-            }
+            Backfill::Pause => self.pause(connector).await,
+            Backfill::Cancel => self.cancel(connector).await,
         }
+    }
+
+    async fn pause(&self, connector: &Connector) -> Result<Value, Error> {
+        let (_lock, mut state) = self.pending(connector).await?;
+        state.paused = true;
+        state.updated_at = now();
+        self.backfill.store(state.to_text()).await?;
+        Ok(self.told(&json!(BackfillReport::of(&state))))
+    }
+
+    async fn cancel(&self, connector: &Connector) -> Result<Value, Error> {
+        let (_lock, state) = self.pending(connector).await?;
+        self.backfill.delete().await?;
+        let mut report = json!(BackfillReport::of(&state));
+        report["state"] = json!("cancelled");
+        Ok(self.told(&report))
+    }
+
+    fn told(&self, report: &Value) -> Value {
+        json!({"action": "backfill", "slot": self.config.slot, "backfill": report})
     }
 
     async fn begin(&self, connector: &Connector, request: Request, budget: Budget) -> Result<Value, Error> {
@@ -107,26 +110,17 @@ impl App {
         }
         tracing::warn!(
             slot,
-            "the changes have a gap, and the pending backfill begins anew behind it"
+            "the changes have a gap, or are of another slot or server, or the checkpoint was lost: the pending backfill begins anew"
         );
         state.begin_anew(slot, system, opened.start.acknowledged);
         true
-    }
-
-    async fn opened<'c>(&self, connector: &'c Connector) -> Result<Opened<'c>, Error> {
-        let busy = || SlotError::Busy {
-            slot: self.config.slot.clone(),
-        };
-        Ok(self.open(connector, None).await?.map_err(|_| busy())?)
     }
 
     /// The backfill that is not over, under the lock.
     async fn pending(&self, connector: &Connector) -> Result<(Session, State), Error> {
         let slot = &self.config.slot;
         let session = connector.connect().await?;
-        if !server::lock(connector, &session, slot).await? {
-            return Err(SlotError::Busy { slot: slot.clone() }.into());
-        }
+        server::lock_or_busy(connector, &session, slot).await?;
         let state = load(&self.backfill).await?.filter(State::is_pending);
         Ok((session, state.ok_or_else(|| self.no_backfill())?))
     }
@@ -161,13 +155,13 @@ impl App {
         }
         let session = opened.slot.control();
         let site = describe(&self.context(connector), session, plugin).await?;
-        let tables = match site.tables(request) {
-            Ok(tables) => tables,
+        let wanted = match site.tables(request) {
+            Ok(wanted) => wanted,
             Err(refusals) => return refused(refusals.iter().map(ToString::to_string).collect()),
         };
         let mut reasons = Vec::new();
-        for table in &tables {
-            if let Err(why) = source::try_out(connector, session, table).await? {
+        for table in &wanted {
+            if let Err(why) = tables::try_out(connector, session, table).await? {
                 let told = request.condition.as_ref().map_or("", |_| "with this where, ");
                 reasons.push(format!("{table}: {told}PostgreSQL says: {why}"));
             }

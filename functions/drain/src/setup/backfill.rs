@@ -11,7 +11,7 @@ use crate::continuity::Server;
 use crate::decode::Plugin;
 use crate::error::Error;
 use crate::parameter::Parameter;
-use crate::source;
+use crate::slot::tables;
 
 /// How the stored backfill is read.
 ///
@@ -40,7 +40,7 @@ pub(crate) async fn describe(
 ) -> Result<Site, Error> {
     let (config, connector) = (context.config, context.connector);
     let (publications, tables) = (&config.publications, &config.tables);
-    Ok(source::describe(connector, session, plugin, publications, tables, None).await?)
+    Ok(tables::describe(connector, session, plugin, publications, tables, None).await?)
 }
 
 /// How the backfill stands, for `status`: null when there is none.

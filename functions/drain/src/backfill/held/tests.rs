@@ -139,6 +139,47 @@ fn a_truncate_takes_all_away_and_a_change_of_an_unknown_row_has_all_read_again()
 }
 
 #[test]
+fn a_truth_value_in_a_key_is_the_same_however_it_is_written() {
+    let column = |name: &str, kind: &str, key| Column::new(name.into(), kind.into(), key);
+    let columns = vec![
+        column("id", "text", true),
+        column("on", "boolean", true),
+        column("n", "text", false),
+    ];
+    let relation = Arc::new(Relation {
+        columns,
+        ..(*relation(&[])).clone()
+    });
+    let table = Table {
+        relation: Arc::clone(&relation),
+        key: vec!["id".into(), "on".into()],
+        key_places: vec![0, 1],
+        order: vec![Order::plain(None); 2],
+        ..table()
+    };
+    let mut held = Held::new(table, "100:100:".parse().unwrap());
+    for line in ["0\ta\tt\t1", "0\ta\tf\t2", "0\ttrue\tt\t3"] {
+        held.push(line.as_bytes()).unwrap();
+    }
+    for (id, truth, left) in [
+        ("a", "true", 2),
+        ("true", "f", 2),
+        ("a", "false", 1),
+        ("true", "t", 0),
+    ] {
+        let new = vec![text(id), text(truth), text("new")];
+        held.pass(
+            100,
+            &mut Change::Insert {
+                relation: Arc::clone(&relation),
+                new,
+            },
+        );
+        assert_eq!(held.len() as u64 - held.overtaken(), left, "{id} {truth}");
+    }
+}
+
+#[test]
 fn another_table_of_the_same_columns_touches_nothing() {
     let mut rows = held(&ROWS);
     let other = Relation {

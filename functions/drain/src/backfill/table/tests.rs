@@ -7,6 +7,7 @@ fn plain(name: &str, oid: u32) -> Described {
         oid,
         kind: 'r',
         is_permanent: true,
+        is_identified: true,
         key: vec!["id".into()],
         order: vec![Order::plain(None)],
         columns: ["id", "n"].map(column).into(),
@@ -83,7 +84,7 @@ fn patterns_mean_published_tables_in_the_order_of_their_names() {
 #[test]
 fn each_table_that_cannot_be_read_is_refused_with_its_reason() {
     type Spoil = fn(&mut Described);
-    let refused: [(&str, Spoil); 8] = [
+    let refused: [(&str, Spoil); 9] = [
         ("it is a foreign table", |it| it.kind = 'f'),
         ("temporary or unlogged", |it| it.is_permanent = false),
         ("may not use its schema", |it| it.may_use_schema = false),
@@ -94,6 +95,7 @@ fn each_table_that_cannot_be_read_is_refused_with_its_reason() {
         }),
         ("may not read column n", |it| it.columns[1].may_read = false),
         ("it is a view", |it| it.kind = 'm'),
+        ("it has no replica identity", |it| it.is_identified = false),
     ];
     for (why, spoil) in refused {
         let mut described = plain("t", 1);

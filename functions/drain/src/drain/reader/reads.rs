@@ -1,6 +1,6 @@
 //! What a reader does for a backfill: looks at changes before they go out, and at a watermark gives what was read.
 
-use super::super::parts::Row;
+use super::super::parts::{Looked, Row};
 use super::{Output, Reader};
 use crate::backfill::{self, Held, Load, Wanted};
 use crate::change::{Change, Message};
@@ -9,11 +9,20 @@ use crate::error::Error;
 use crate::lsn::Lsn;
 
 impl<R: Row> Reader<'_, R> {
-    /// What the server says of the row that was wanted, as `COPY` wrote it.
-    pub(in crate::drain) fn found(&mut self, line: Option<Vec<u8>>) {
-        if let Some(side) = &mut self.side {
-            side.found = Some(line);
-        }
+    /// What the server says of the row that was wanted.
+    pub(in crate::drain) fn found(&mut self, looked: Looked) {
+        let Some(side) = &mut self.side else {
+            return;
+        };
+        side.found = Some(match looked {
+            Looked::Row(line) => Some(line),
+            Looked::Gone => None,
+            // The table is read from its beginning, and nothing of it is on its way.
+            Looked::Unknown(_) => {
+                (side.chunk, side.table) = (None, None);
+                None
+            }
+        });
     }
 
     /// Whether the server must be asked for a row before this change can go out.

@@ -186,6 +186,24 @@ fn a_transaction_whose_rows_are_not_what_they_were_begins_again() {
 }
 
 #[test]
+fn a_transaction_of_which_only_the_end_is_known_is_read_from_its_beginning() {
+    let lsns = lsns(&[1; 5]);
+    let (whole, ..) = read(transaction(&lsns), None, usize::MAX);
+    let (_, inside, _) = read(transaction(&lsns), None, 2);
+    let known = Inside {
+        lsn: Lsn::ZERO,
+        rows_at_lsn: 0,
+        rows: 0,
+        hash: String::new(),
+        counts: Default::default(),
+        ..inside.unwrap()
+    };
+    let (events, reached, outcome) = read(transaction(&lsns), Some(known), usize::MAX);
+    outcome.unwrap();
+    assert_eq!((events, reached), (whole, None));
+}
+
+#[test]
 fn a_transaction_that_ends_beyond_what_may_be_read_is_left_for_later() {
     let (settings, envelope) = (settings(), envelope());
     let past = Past {

@@ -10,92 +10,13 @@ use tokio_postgres::error::SqlState;
 use crate::backfill::state::Name;
 use crate::backfill::table::{Described, DescribedColumn, Large, Order, Published, Site};
 use crate::backfill::{Held, Snapshot, Table, WATERMARK, Wanted, query};
-use crate::catalog::{Catalog, Known, Table as Keyed};
-use crate::config::TablePattern;
 use crate::connect::{Connector, Session};
 use crate::decode::Plugin;
-use crate::drain::parts::{Bounds, SlotError, Tables, Taken};
+use crate::drain::parts::{Bounds, Looked, SlotError, Tables, Taken};
+use crate::pattern::TablePattern;
 use crate::server::{self, Waits};
-use crate::slot::PgSlot;
 
-/// What the plugins do not tell about tables.
-///
-/// # Errors
-/// A query failed.
-pub async fn catalog(connector: &Connector, session: &Session) -> Result<Catalog, SlotError> {
-    let client = &session.client;
-    let failed = |error| connector.failed("reading the catalog", error);
-    let mut catalog = Catalog::default();
-    let domains = client
-            .query(
-                "with recursive d(oid, base, modifier) as (
-                   select oid, typbasetype, typtypmod from pg_type where typtype = 'd'
-                   union all
-                   select d.oid, t.typbasetype, t.typtypmod from d join pg_type t on t.oid = d.base where t.typtype = 'd')
-                 select format_type(d.oid, null), format_type(d.base, d.modifier)
-                 from d join pg_type t on t.oid = d.base where t.typtype <> 'd'",
-                &[],
-            )
-            .await
-            .map_err(failed)?;
-    for row in domains {
-        catalog.insert_domain(row.get(0), row.get(1));
-    }
-    let tables = client
-            .query(
-                "select n.nspname::text, c.relname::text,
-                        array(select a.attname::text
-                              from pg_index i cross join unnest(i.indkey::int2[]) with ordinality k(attnum, place)
-                              join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
-                              where i.indrelid = c.oid and k.place <= i.indnkeyatts
-                                and i.indimmediate
-                                and case c.relreplident when 'i' then i.indisreplident else i.indisprimary end
-                              order by k.place),
-                        array(select a.attname::text
-                              from pg_index i cross join unnest(i.indkey::int2[]) with ordinality k(attnum, place)
-                              join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
-                              where i.indrelid = c.oid and k.place <= i.indnkeyatts and i.indisprimary),
-                        exists (select from pg_index i where i.indrelid = c.oid and i.indisprimary and not i.indimmediate),
-                        c.relreplident = 'f',
-                        a.names, a.types, a.toastable
-                 from pg_class c join pg_namespace n on n.oid = c.relnamespace
-                 cross join lateral (
-                   select array_agg(attname::text order by attnum), array_agg(format_type(atttypid, atttypmod) order by attnum),
-                          array_agg(attlen = -1 and attstorage <> 'p' order by attnum)
-                   from pg_attribute where attrelid = c.oid and attnum > 0 and not attisdropped) a(names, types, toastable)
-                 where c.relkind in ('r', 'p') and c.relpersistence = 'p' and n.nspname not in ('pg_catalog', 'information_schema')",
-                &[],
-            )
-            .await
-            .map_err(failed)?;
-    for row in tables {
-        // A table without columns has no lists.
-        let names: Option<Vec<String>> = row.get(6);
-        let types: Option<Vec<String>> = row.get(7);
-        let toastable: Option<Vec<bool>> = row.get(8);
-        let described = names.into_iter().flatten().zip(types.into_iter().flatten());
-        let columns = described
-            .zip(toastable.into_iter().flatten())
-            .map(|((name, type_name), toastable)| Known {
-                name,
-                type_name,
-                toastable,
-            })
-            .collect();
-        catalog.insert(
-            row.get(0),
-            row.get(1),
-            Keyed {
-                key: row.get(2),
-                primary: row.get(3),
-                deferrable: row.get(4),
-                full: row.get(5),
-                columns,
-            },
-        );
-    }
-    Ok(catalog)
-}
+use super::PgSlot;
 
 /// What the server says of its relations, or of one, and of what is published.
 ///
@@ -126,7 +47,7 @@ pub async fn describe(
                       with recursive down(oid) as (select inhrelid from pg_inherits where inhparent = c.oid
                                                    union select i.inhrelid from down join pg_inherits i on i.inhparent = down.oid)
                       select sum(nullif(l.reltuples, -1))::int8 from down join pg_class l using (oid) where l.relkind = 'r') end,
-                    k.names, k.operators, k.collations, a.names, a.readable, a.generated, a.virtual, a.large
+                    k.names, k.operators, k.collations, a.names, a.readable, a.generated, a.virtual, a.large, k.identities, c.relreplident <> 'n'
              from pg_class c join pg_namespace n on n.oid = c.relnamespace
              cross join lateral (
                select array_agg(a.attname::text order by k.place), array_agg((
@@ -134,7 +55,8 @@ pub async fn describe(
                         from pg_opclass oc join pg_amop am on am.amopfamily = oc.opcfamily and am.amoplefttype = oc.opcintype and am.amoprighttype = oc.opcintype
                         join pg_operator op on op.oid = am.amopopr join pg_namespace opn on opn.oid = op.oprnamespace
                         where oc.oid = k.class and am.amoppurpose = 's' and am.amopstrategy in (1, 3, 4, 5)) order by k.place),
-                      array_agg(case when k.coll <> a.attcollation then format('%I.%I', cn.nspname, co.collname) end order by k.place)
+                      array_agg(case when k.coll <> a.attcollation then format('%I.%I', cn.nspname, co.collname) end order by k.place),
+                      array_agg(format('%s %s %s', a.atttypid, k.class, k.coll) order by k.place)
                from pg_index i cross join unnest(i.indkey::int2[], i.indcollation::oid[], i.indclass::oid[]) with ordinality k(attnum, coll, class, place)
                join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
                left join pg_collation co on co.oid = k.coll left join pg_namespace cn on cn.oid = co.collnamespace
@@ -146,7 +68,7 @@ pub async fn describe(
                                    where uk.place <= u.indnkeyatts and (not ua.attnotnull or exists (
                                      select from pg_constraint nn where nn.conrelid = c.oid and nn.contype = 'n' and not nn.convalidated and ua.attnum = any(nn.conkey))))
                  order by case c.relreplident when 'i' then u.indisreplident else u.indisprimary end desc, u.indisprimary desc, u.indnkeyatts, u.indexrelid
-                 limit 1)) k(names, operators, collations)
+                 limit 1)) k(names, operators, collations, identities)
              cross join lateral (
                select array_agg(a.attname::text order by a.attnum), array_agg(has_column_privilege(c.oid, a.attnum, 'select') order by a.attnum),
                       array_agg(a.attgenerated <> '' and current_setting('server_version_num')::int4 < 180000 order by a.attnum), array_agg(a.attgenerated = 'v' order by a.attnum),
@@ -184,7 +106,7 @@ pub async fn describe(
         relations: relations.iter().map(described).collect(),
         published,
         tables: tables.to_vec(),
-        catalog: catalog(connector, session).await?,
+        catalog: server::catalog(connector, session).await?,
         role: connector.user().to_owned(),
     })
 }
@@ -193,7 +115,8 @@ fn described(row: &PgRow) -> Described {
     let names = row.get::<_, Option<Vec<String>>>(9).unwrap_or_default();
     let operators = row.get::<_, Option<Vec<String>>>(10).unwrap_or_default();
     let collations = row.get::<_, Option<Vec<Option<String>>>>(11).unwrap_or_default();
-    let order = |(operators, collation): (String, Option<String>)| {
+    let identities = row.get::<_, Option<Vec<String>>>(17).unwrap_or_default();
+    let order = |((operators, collation), identity): ((String, Option<String>), String)| {
         let mut operators = operators.split('\u{1}').map(str::to_owned);
         let mut next = || operators.next().unwrap_or_default();
         Order {
@@ -202,6 +125,7 @@ fn described(row: &PgRow) -> Described {
             at_least: next(),
             greater: next(),
             collation,
+            identity,
         }
     };
     let list = |at: usize| row.get::<_, Option<Vec<bool>>>(at).unwrap_or_default();
@@ -225,7 +149,13 @@ fn described(row: &PgRow) -> Described {
             .get::<_, Option<i64>>(8)
             .and_then(|rows| u64::try_from(rows).ok()),
         key: names,
-        order: operators.into_iter().zip(collations).map(order).collect(),
+        order: operators
+            .into_iter()
+            .zip(collations)
+            .zip(identities)
+            .map(order)
+            .collect(),
+        is_identified: row.get(18),
         columns: columns
             .map(
                 |(((name, may_read), (is_generated, is_virtual)), large)| DescribedColumn {
@@ -302,8 +232,11 @@ fn refused(connector: &Connector, error: tokio_postgres::Error) -> Result<String
     let said = error
         .as_db_error()
         .map_or_else(|| error.to_string(), |refusal| refusal.message().to_owned());
+    let code = error.code().map_or("", SqlState::code).to_owned();
     match connector.failed(DOING, error) {
         SlotError::Failed { transient: false, .. } => Ok(said),
+        // Too large to be sorted, or its file is gone: that does not pass by itself, and is this table's trouble only.
+        SlotError::Failed { .. } if ["53400", "58P01"].contains(&code.as_str()) => Ok(said),
         error => Err(error),
     }
 }
@@ -359,60 +292,28 @@ impl Tables for PgSlot<'_> {
         let failed = |error| self.connector.failed("reading a table", error);
         self.limit(&self.reader, bounds.time).await.map_err(failed)?;
         let client = &self.reader.client;
-        client
-            .batch_execute("begin isolation level repeatable read read only")
-            .await
-            .map_err(failed)?;
-        let snapshot = snapshot(self.connector, &self.reader).await?;
-        delivered.retain(|xid| !snapshot.shows(*xid));
-        let taken = match delivered.first() {
-            Some(xid) => Ok((Taken::Unseen(*xid), false)),
-            None => self.take(table, after, bounds, snapshot).await,
-        };
+        client.batch_execute(BEGIN).await.map_err(failed)?;
+        let taken = self.take(table, after, bounds, delivered).await;
         if !matches!(taken, Ok((_, false))) {
             self.reader.cancel().await;
+            let _ = client.batch_execute("rollback").await;
+            self.reader.outlast_cancel().await;
         }
-        // The cancel may come late, and takes one statement.
-        if client.batch_execute("rollback").await.is_err() {
-            client.batch_execute("rollback").await.map_err(failed)?;
-        }
+        client.batch_execute("rollback").await.map_err(failed)?;
         match taken {
             Ok((taken, _)) => Ok(taken),
-            Err(error) if error.code() == Some(&SqlState::QUERY_CANCELED) => Ok(Taken::TooSlow),
-            Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => Ok(Taken::Locked),
-            Err(error) => refused(self.connector, error).map(Taken::Unreadable),
+            Err(Untaken::Slot(error)) => Err(error),
+            Err(Untaken::Query(error)) => self.untaken(error),
         }
     }
 
-    async fn row_of(&mut self, table: &Table, wanted: &Wanted) -> Result<Option<Vec<u8>>, SlotError> {
+    async fn row_of(&mut self, table: &Table, wanted: &Wanted) -> Result<Looked, SlotError> {
         let failed = |error| self.connector.failed("reading a row that moved", error);
         let client = &self.control.client;
-        client
-            .batch_execute("begin isolation level repeatable read read only")
-            .await
-            .map_err(failed)?;
-        // As long as the change is not visible, whatever has its new key is another row; once it is, what has the old one.
-        let key = match snapshot(self.connector, &self.control).await?.shows(wanted.xid) {
-            true => &wanted.after,
-            false => &wanted.before,
-        };
-        let lines = match client.copy_out(&query::row_of(table, key)).await {
-            Ok(lines) => lines.try_collect::<Vec<_>>().await,
-            Err(error) => Err(error),
-        };
+        client.batch_execute(BEGIN).await.map_err(failed)?;
+        let looked = self.look(table, wanted).await;
         client.batch_execute("rollback").await.map_err(failed)?;
-        match lines {
-            Ok(lines) => {
-                let line = lines.first().filter(|line| size(line) <= query::MOST_ROW_BYTES);
-                Ok(line.map(|line| line.to_vec()))
-            }
-            // The table is another than it was a moment ago, and the drain goes on.
-            Err(error) => {
-                let why = refused(self.connector, error)?;
-                tracing::warn!(table = %table, why, "a large value that a change left alone was not found");
-                Ok(None)
-            }
-        }
+        looked
     }
 
     async fn lay(&mut self, content: &str) -> Result<(), SlotError> {
@@ -423,15 +324,88 @@ impl Tables for PgSlot<'_> {
     }
 }
 
+/// A transaction that reads with one snapshot, and waits for nobody for long.
+const BEGIN: &str = "begin isolation level repeatable read read only; set local lock_timeout = '2s'";
+
+/// Why a chunk was not taken.
+enum Untaken {
+    /// The server refused it, or did not get on with it.
+    Query(tokio_postgres::Error),
+    /// The server could not be asked.
+    Slot(SlotError),
+}
+
+impl From<tokio_postgres::Error> for Untaken {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Untaken::Query(error)
+    }
+}
+
+impl From<SlotError> for Untaken {
+    fn from(error: SlotError) -> Self {
+        Untaken::Slot(error)
+    }
+}
+
+fn is_lock(error: &tokio_postgres::Error) -> bool {
+    error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)
+}
+
 impl PgSlot<'_> {
+    /// What a query that was not answered comes to.
+    fn untaken(&self, error: tokio_postgres::Error) -> Result<Taken, SlotError> {
+        match error.code() {
+            Some(code) if *code == SqlState::QUERY_CANCELED => Ok(Taken::TooSlow),
+            _ if is_lock(&error) => Ok(Taken::Locked),
+            _ => refused(self.connector, error).map(Taken::Unreadable),
+        }
+    }
+
+    /// Looks for one row.
+    async fn look(&self, table: &Table, wanted: &Wanted) -> Result<Looked, SlotError> {
+        // As long as the change is not visible, whatever has its new key is another row; once it is, what has the old one.
+        let key = match snapshot(self.connector, &self.control).await?.shows(wanted.xid) {
+            true => &wanted.after,
+            false => &wanted.before,
+        };
+        let lines = match self.control.client.copy_out(&query::row_of(table, key)).await {
+            Ok(lines) => lines.try_collect::<Vec<_>>().await,
+            Err(error) => Err(error),
+        };
+        match lines {
+            Ok(lines) => match lines.first().filter(|line| size(line) <= query::MOST_ROW_BYTES) {
+                Some(line) => Ok(Looked::Row(line.to_vec())),
+                // The snapshot may show nothing of it any more.
+                None if is_rewritten(self.connector, &self.control, table).await? => {
+                    Ok(Looked::Unknown("it was rewritten meanwhile".to_owned()))
+                }
+                None => Ok(Looked::Gone),
+            },
+            Err(error) if is_lock(&error) => Ok(Looked::Unknown(
+                "somebody holds a lock that forbids reading it".to_owned(),
+            )),
+            Err(error) => refused(self.connector, error).map(Looked::Unknown),
+        }
+    }
+
     /// Takes rows, and tells whether the server was giving more when that was enough.
     async fn take(
         &self,
         table: &Table,
         after: Option<&[String]>,
         bounds: Bounds,
-        snapshot: Snapshot,
-    ) -> Result<(Taken, bool), tokio_postgres::Error> {
+        delivered: &mut BTreeSet<u32>,
+    ) -> Result<(Taken, bool), Untaken> {
+        // Planned first: from then on nobody can rewrite the table. Who did between the snapshot and that took its rows out of it.
+        self.reader.client.query(&query::plan(table, after), &[]).await?;
+        if is_rewritten(self.connector, &self.reader, table).await? {
+            return Ok((Taken::Rewritten, false));
+        }
+        let snapshot = snapshot(self.connector, &self.reader).await?;
+        delivered.retain(|xid| !snapshot.shows(*xid));
+        if let Some(xid) = delivered.first() {
+            return Ok((Taken::Unseen(*xid), false));
+        }
         // One more than is taken tells whether there are more.
         let sql = query::chunk(table, after, bounds.rows.saturating_add(1));
         let lines = self.reader.client.copy_out(&sql).await?;
@@ -446,7 +420,7 @@ impl PgSlot<'_> {
                 Err(error) if error.code() == Some(&SqlState::QUERY_CANCELED) && !held.is_empty() => {
                     return Ok((Taken::Rows { held, more: true }, false));
                 }
-                Err(error) => return Err(error),
+                Err(error) => return Err(error.into()),
             };
             if held.len() as u64 >= bounds.rows {
                 // It was the last one. A cancel would come late, and take what is asked next.
@@ -477,6 +451,30 @@ fn size(line: &[u8]) -> u64 {
     digits.fold(0u64, |size, digit| {
         size.saturating_mul(10).saturating_add(u64::from(digit - b'0'))
     })
+}
+
+/// Whether a table, or a partition of it, is another file than it was when the transaction's snapshot was taken. A rewriting `alter table` gives
+/// all rows its own transaction's id, so that an older snapshot shows none (PostgreSQL documentation, "Serialization Failure Handling", caveats).
+///
+/// # Errors
+/// The query failed.
+async fn is_rewritten(connector: &Connector, session: &Session, table: &Table) -> Result<bool, SlotError> {
+    let (schema, name) = (&table.relation.schema, &table.relation.name);
+    // The catalog is read with that snapshot, and the functions tell what is now.
+    let row = session
+        .client
+        .query_one(
+            "with recursive t(oid) as (
+               select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname = $1::text and c.relname = $2::text
+               union select i.inhrelid from t join pg_inherits i on i.inhparent = t.oid)
+             select not exists (select from t where t.oid = to_regclass(format('%I.%I', $1::text, $2::text))::oid)
+                 or exists (select from t join pg_class c using (oid)
+                            where c.relfilenode <> 0 and c.relfilenode is distinct from pg_relation_filenode(c.oid))",
+            &[schema, name],
+        )
+        .await
+        .map_err(|error| connector.failed("looking at a table", error))?;
+    Ok(row.get(0))
 }
 
 async fn snapshot(connector: &Connector, session: &Session) -> Result<Snapshot, SlotError> {

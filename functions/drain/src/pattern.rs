@@ -1,0 +1,123 @@
+//! Patterns of tables, as the variable `TABLES` and the event of a backfill have them.
+
+use std::fmt::{self, Write as _};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// `schema.table`, where either may be `*`. Case matters. A backslash takes the next character as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TablePattern {
+    schema: String,
+    table: String,
+}
+
+impl TablePattern {
+    /// Whether a table is meant.
+    pub fn matches(&self, schema: &str, table: &str) -> bool {
+        (self.schema == "*" || self.schema == schema) && (self.table == "*" || self.table == table)
+    }
+
+    /// Every table.
+    pub fn everything() -> Self {
+        TablePattern {
+            schema: "*".to_owned(),
+            table: "*".to_owned(),
+        }
+    }
+
+    /// Whether it may mean many tables.
+    pub fn is_open(&self) -> bool {
+        self.schema == "*" || self.table == "*"
+    }
+
+    /// As wal2json's `add-tables` takes it: special characters escaped, the asterisk of a pattern not.
+    pub fn for_wal2json(&self) -> String {
+        let escape = |name: &str| {
+            if name == "*" {
+                return name.to_owned();
+            }
+            let special = |c| matches!(c, ' ' | ',' | '.' | '*' | '\'' | '\\');
+            name.chars()
+                .flat_map(|c| special(c).then_some('\\').into_iter().chain([c]))
+                .collect()
+        };
+        format!("{}.{}", escape(&self.schema), escape(&self.table))
+    }
+}
+
+/// As `TABLES` takes it.
+impl fmt::Display for TablePattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, end) in [(&self.schema, "."), (&self.table, "")] {
+            for c in name.chars() {
+                if matches!(c, '.' | ',' | '\\') {
+                    f.write_char('\\')?;
+                }
+                f.write_char(c)?;
+            }
+            f.write_str(end)?;
+        }
+        Ok(())
+    }
+}
+
+/// The text is not two names with a period between them.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a pattern of tables: expected one like public.orders, public.* or *.orders")]
+pub struct NotATablePattern(String);
+
+impl FromStr for TablePattern {
+    type Err = NotATablePattern;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut names = [String::new(), String::new()];
+        let mut periods = 0;
+        let mut chars = text.chars();
+        while let Some(c) = chars.next() {
+            match (c, names.get_mut(periods)) {
+                (_, None) => break,
+                ('.', Some(_)) => periods += 1,
+                ('\\', Some(name)) => name.extend(chars.next()),
+                (c, Some(name)) => name.push(c),
+            }
+        }
+        let [schema, table] = names;
+        if periods != 1 || schema.is_empty() || table.is_empty() {
+            return Err(NotATablePattern(text.chars().take(40).collect()));
+        }
+        Ok(TablePattern { schema, table })
+    }
+}
+
+impl TryFrom<String> for TablePattern {
+    type Error = NotATablePattern;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<TablePattern> for String {
+    fn from(pattern: TablePattern) -> String {
+        pattern.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn every_table_pattern_survives_its_text(schema in ".{1,9}", table in ".{1,9}") {
+            let pattern = TablePattern { schema, table };
+            prop_assert_eq!(pattern.to_string().parse(), Ok(pattern.clone()));
+            let json = serde_json::to_string(&pattern).unwrap();
+            prop_assert_eq!(serde_json::from_str::<TablePattern>(&json).unwrap(), pattern);
+        }
+    }
+}
