@@ -165,10 +165,10 @@ async fn a_key_that_is_ordered_otherwise_is_read_from_its_beginning() {
     )
     .await;
     // Capital letters come first, and then each comes beside its small one.
-    let event = json!({"action": "backfill", "tables": ["public.t"], "chunk_rows": 8, "where": slowly(100)});
+    let event = json!({"action": "backfill", "tables": ["public.t"], "chunk_rows": 4, "where": slowly(100)});
     let first = lab.function.invoke(&event, Duration::from_secs(4)).await.answer();
     let rows = first["backfill"]["rows"].as_u64().unwrap();
-    assert!((8..20).contains(&rows), "{first}");
+    assert!((1..20).contains(&rows), "{first}");
     lab.sql("alter table t alter id type text collate \"en-x-icu\"")
         .await;
     finish_from(&lab, first).await;

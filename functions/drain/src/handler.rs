@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::budget::Budget;
 use crate::checkpoint::{Checkpoint, VERSION};
+use crate::clock::now_micros;
 use crate::config::Config;
 use crate::connect::Connector;
 use crate::continuity::{self, Server, Start};
@@ -250,8 +251,7 @@ impl App {
             keyed,
             bytes_in_flight: self.config.bytes_in_flight(),
             linger: self.config.linger,
-            // pgoutput tells of messages from 14 on.
-            markers: self.config.markers && (start.plugin != Plugin::Pgoutput || server.version >= 140_000),
+            markers: self.config.markers && start.plugin.tells_messages(server.version),
         };
         let slot = PgSlot::open(connector, control, &self.config, start.plugin, &server).await?;
         Ok(Access::Ours(Box::new(Opened {
@@ -340,9 +340,5 @@ fn gap_accepted(envelope: &Envelope, start: &Start, known: Option<&Checkpoint>) 
         lsn: start.confirmed,
         index: 0,
     };
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default();
-    let now = i64::try_from(now.as_micros()).unwrap_or(i64::MAX);
-    envelope.message(position, &message, now)
+    envelope.message(position, &message, now_micros())
 }

@@ -24,6 +24,7 @@ pub mod budget;
 pub mod catalog;
 pub mod change;
 pub mod checkpoint;
+mod clock;
 pub mod config;
 pub mod connect;
 pub mod continuity;

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use tokio_postgres::error::SqlState;
 
 use crate::checkpoint::{Checkpoint, VERSION};
+use crate::clock::now_text;
 use crate::config::{Config, StandbyAck};
 use crate::connect::{Connector, Session};
 use crate::continuity::{self, Server};
@@ -18,7 +19,6 @@ use crate::marker::{self, Marker};
 use crate::parameter::Parameter;
 use crate::server::{self, Look, Waits};
 use crate::stream::Kinesis;
-use crate::time::iso_utc;
 
 /// What the actions work on.
 pub(crate) struct Context<'a> {
@@ -68,9 +68,6 @@ pub(crate) async fn setup(context: &Context<'_>, plugin: Plugin) -> Result<Value
     let gap = match &known {
         Some(_) => continuity::check(&config.slot, &server, state.as_ref(), known.as_ref(), None).err(),
         None => {
-            let now = std::time::SystemTime::now()
-                .duration_since(std::time::UNIX_EPOCH)
-                .unwrap_or_default();
             let first = Checkpoint {
                 version: VERSION,
                 system_identifier: server.system_identifier.clone(),
@@ -81,7 +78,7 @@ pub(crate) async fn setup(context: &Context<'_>, plugin: Plugin) -> Result<Value
                 commit_end: confirmed,
                 progress: None,
                 marker: first_marker(context, &session, &server, plugin).await?,
-                updated_at: iso_utc(now.as_secs()),
+                updated_at: now_text(),
                 others: serde_json::Map::new(),
             };
             parameter.store(first.to_text()).await?;
@@ -184,7 +181,7 @@ async fn first_marker(
     server: &Server,
     plugin: Plugin,
 ) -> Result<Option<Marker>, Error> {
-    if !context.config.markers || (plugin == Plugin::Pgoutput && server.version < 140_000) {
+    if !context.config.markers || !plugin.tells_messages(server.version) {
         return Ok(None);
     }
     let (number, nonce) = (1, format!("{:016x}", fastrand::u64(..)));

@@ -239,7 +239,7 @@ fn options(
         Plugin::Pgoutput => {
             let mut options: Vec<String> =
                 pairs(&[("proto_version", "1"), ("publication_names", &quoted.join(","))]);
-            if version >= 140_000 {
+            if plugin.tells_messages(version) {
                 options.extend(["messages".to_owned(), "true".to_owned()]);
             }
             (options, Vec::new())

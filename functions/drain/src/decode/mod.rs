@@ -39,6 +39,11 @@ impl Plugin {
             Plugin::TestDecoding => "test_decoding",
         }
     }
+
+    /// Whether it tells of logical messages on a server of this `server_version_num` (pgoutput: PostgreSQL 14 release notes).
+    pub fn tells_messages(self, server_version: i32) -> bool {
+        self != Plugin::Pgoutput || server_version >= 140_000
+    }
 }
 
 impl fmt::Display for Plugin {

@@ -7,13 +7,13 @@ use serde_json::json;
 
 use super::parts::{Bounds, Checkpoints, Looked, Row, Rows, Slot, Stream, Tables, Taken};
 use super::report::BackfillReport;
-use super::{Drain, keeper, now};
+use super::{Drain, keeper};
 use crate::backfill::state::{Name, Phase};
 use crate::backfill::{Chunk, Load, Side, State, Table, Wanted};
+use crate::clock::now_text;
 use crate::error::Error;
 use crate::event::MOST_ROWS;
 use crate::lsn::Lsn;
-use crate::time::iso_utc;
 
 /// Log that may be unread when a chunk begins, bytes. Until its watermark is there, it only grows by what is written meanwhile.
 pub(super) const MOST_LAG: u64 = 64 << 20;
@@ -147,90 +147,103 @@ where
             }
             return Ok(Step::Late);
         }
-        if beside.tables.is_none() {
-            let site = self.slot.describe(None).await?;
-            let names = site.names(&beside.state.request);
-            beside.tables = Some(
-                names
-                    .into_iter()
-                    .filter(|name| !beside.state.is_over(name))
-                    .collect(),
-            );
-        }
+        self.list_tables().await?;
         loop {
-            let Some(beside) = &mut self.beside else {
-                return Ok(Step::Nothing);
-            };
-            let Some(name) = beside.tables.as_ref().and_then(|tables| tables.first()).cloned() else {
+            let Some((name, table)) = self.next_table().await? else {
                 return self.end().await;
-            };
-            let table = match self.table(&name).await? {
-                Ok(table) => table,
-                Err(why) => {
-                    self.fail(&name, why).await?;
-                    continue;
-                }
             };
             if !self.is_settled(&name, &table).await? {
                 return Ok(Step::Waits);
             }
-            let Some(beside) = &mut self.beside else {
-                return Ok(Step::Nothing);
-            };
-            let began = Instant::now();
-            let most = beside.state.request.chunk_rows.unwrap_or(MOST_ROWS);
-            let reading = beside.state.reading(&table);
-            let rows = reading.next_rows(u64::from(most), CHUNK_TIME.min(left / 3));
-            let (after, first, is_slow) = (reading.key.clone(), reading.rows == 0, reading.slow);
-            let bounds = Bounds {
-                rows,
-                bytes: self.settings.bytes_in_flight,
-                time: if is_slow {
-                    left * 3 / 4
-                } else {
-                    (left / 2).min(MOST_TIME)
-                },
-            };
-            let taken = self
-                .slot
-                .read(&table, after.as_deref(), bounds, &mut beside.side.delivered)
-                .await?;
-            match taken {
-                Taken::Unseen(xid) => {
-                    beside.waits_for = Some(format!(
-                        "transaction {xid}, which is in the stream and not visible yet: it waits for a standby"
-                    ));
-                    return Ok(Step::Waits);
-                }
-                // The next invocation gives it nearly all of its time.
-                Taken::TooSlow if !is_slow || left < self.whole / 2 => {
-                    beside.state.reading(&table).slow = true;
-                    self.store_backfill().await?;
-                    return Ok(Step::Late);
-                }
-                Taken::TooSlow => {
-                    let why = "reading its next rows took longer than an invocation has: no index helps `where`, or the server is overloaded";
-                    self.fail(&name, why.to_owned()).await?;
-                }
-                Taken::Locked => {
-                    beside.waits_for =
-                        Some(format!("whoever holds a lock on {name} that forbids reading it"));
-                    return Ok(Step::Waits);
-                }
-                Taken::Rewritten => {
-                    beside.waits_for = Some(format!("whoever is rewriting {name}"));
-                    return Ok(Step::Waits);
-                }
-                Taken::Unreadable(why) => self.fail(&name, why).await?,
-                // Also of none: until its watermark, a row may still come that leaves a large value open.
-                Taken::Rows { held, more } => {
-                    beside.waits_for = None;
-                    beside.watch(table);
-                    self.lay(Load::Rows { held, first, more }, began).await?;
-                    return Ok(Step::Laid);
-                }
+            if let Some(step) = self.read_chunk(&name, table, left).await? {
+                return Ok(step);
             }
         }
+    }
+
+    /// Looks which tables are meant, once in an invocation.
+    async fn list_tables(&mut self) -> Result<(), Error> {
+        if self.beside.as_ref().is_none_or(|beside| beside.tables.is_some()) {
+            return Ok(());
+        }
+        let site = self.slot.describe(None).await?;
+        if let Some(beside) = &mut self.beside {
+            let names = site.names(&beside.state.request).into_iter();
+            beside.tables = Some(names.filter(|name| !beside.state.is_over(name)).collect());
+        }
+        Ok(())
+    }
+
+    /// The first table that is not over and can be read.
+    async fn next_table(&mut self) -> Result<Option<(Name, Table)>, Error> {
+        loop {
+            let tables = self.beside.as_ref().and_then(|beside| beside.tables.as_ref());
+            let Some(name) = tables.and_then(|tables| tables.first()).cloned() else {
+                return Ok(None);
+            };
+            match self.table(&name).await? {
+                Ok(table) => return Ok(Some((name, table))),
+                Err(why) => self.fail(&name, why).await?,
+            }
+        }
+    }
+
+    /// Reads the next rows of a table, and lays their watermark. `None` when the table cannot be read on.
+    async fn read_chunk(&mut self, name: &Name, table: Table, left: Duration) -> Result<Option<Step>, Error> {
+        let Some(beside) = &mut self.beside else {
+            return Ok(Some(Step::Nothing));
+        };
+        let began = Instant::now();
+        let most = beside.state.request.chunk_rows.unwrap_or(MOST_ROWS);
+        let reading = beside.state.reading(&table);
+        let rows = reading.next_rows(u64::from(most), CHUNK_TIME.min(left / 3));
+        let (after, first, is_slow) = (reading.key.clone(), reading.rows == 0, reading.slow);
+        let bounds = Bounds {
+            rows,
+            bytes: self.settings.bytes_in_flight,
+            time: if is_slow {
+                left * 3 / 4
+            } else {
+                (left / 2).min(MOST_TIME)
+            },
+        };
+        let taken = self
+            .slot
+            .read(&table, after.as_deref(), bounds, &mut beside.side.delivered)
+            .await?;
+        let waits_for = match taken {
+            // Also of none: until its watermark, a row may still come that leaves a large value open.
+            Taken::Rows { held, more } => {
+                beside.waits_for = None;
+                beside.watch(table);
+                self.lay(Load::Rows { held, first, more }, began).await?;
+                return Ok(Some(Step::Laid));
+            }
+            // The next invocation gives it nearly all of its time.
+            Taken::TooSlow if !is_slow || left < self.whole / 2 => {
+                beside.state.reading(&table).slow = true;
+                self.store_backfill().await?;
+                return Ok(Some(Step::Late));
+            }
+            Taken::TooSlow => {
+                let why = "reading its next rows took longer than an invocation has: no index helps `where`, or the server is overloaded";
+                self.fail(name, why.to_owned()).await?;
+                return Ok(None);
+            }
+            Taken::Unreadable(why) => {
+                self.fail(name, why).await?;
+                return Ok(None);
+            }
+            Taken::Unseen(xid) => {
+                format!(
+                    "transaction {xid}, which is in the stream and not visible yet: it waits for a standby"
+                )
+            }
+            Taken::Locked => format!("whoever holds a lock on {name} that forbids reading it"),
+            Taken::Rewritten => format!("whoever is rewriting {name}"),
+        };
+        beside.waits_for = Some(waits_for);
+        Ok(Some(Step::Waits))
     }
 
     /// Lays the watermark of what waits for it.
@@ -442,8 +455,4 @@ impl<C> Beside<C> {
             tables.retain(|left| left != name);
         }
     }
-}
-
-fn now_text() -> String {
-    iso_utc(u64::try_from(now() / 1_000_000).unwrap_or_default())
 }

@@ -1,13 +1,13 @@
 //! Keeps the checkpoint up to date: about once a second while events are acknowledged, and always at a window's end.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 
 use crate::checkpoint::{Checkpoint, Reached};
+use crate::clock::now_text;
 use crate::error::Error;
 use crate::marker::Marker;
-use crate::time::iso_utc;
 
 use super::parts::{CheckpointError, Checkpoints, Kind, SlotError};
 
@@ -144,13 +144,10 @@ impl<C: Checkpoints> Keeper<C> {
     }
 
     fn text(&self, acknowledged: &Reached) -> String {
-        let now = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
         let document = Checkpoint {
             commit_end: acknowledged.commit_end,
             progress: acknowledged.inside.clone(),
-            updated_at: iso_utc(now.as_secs()),
+            updated_at: now_text(),
             ..self.document.clone()
         };
         document.to_text()

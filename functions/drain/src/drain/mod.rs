@@ -16,7 +16,7 @@ mod sender;
 mod tests;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crate::budget::Budget;
 use crate::checkpoint::{Checkpoint, Reached};
@@ -455,12 +455,4 @@ where
             source: "the server did not finish decoding it".into(),
         })
     }
-}
-
-/// Wall-clock time, µs since 1970-01-01 UTC.
-fn now() -> i64 {
-    let now = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(now.as_micros()).unwrap_or(i64::MAX)
 }

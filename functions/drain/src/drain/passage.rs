@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use super::parts::{Checkpoints, Row, Rows, Slot, SlotError, Stream, Tables};
 use super::reader::{HOLD_BYTES, Output, Past, Reader, Wants};
-use super::{Beside, Drain, End, now};
+use super::{Beside, Drain, End};
 use crate::backfill::Side;
 use crate::catalog::Catalog;
+use crate::clock::now_micros;
 use crate::error::Error;
 use crate::lsn::Lsn;
 use crate::window::Window;
@@ -36,7 +37,7 @@ where
         readable: Lsn,
         patience: Duration,
     ) -> Result<End, Error> {
-        let now = now();
+        let now = now_micros();
         let visible = match self.beside.as_ref().is_some_and(Beside::is_running) {
             true => Some(self.slot.snapshot().await?),
             false => None,

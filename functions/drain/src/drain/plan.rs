@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::clock::now_micros;
 use crate::continuity::Start;
 use crate::encode::{Envelope, Oversize};
 use crate::error::Error;
@@ -14,7 +15,7 @@ use crate::window::Window;
 use super::parts::{Rows as _, Slot, SlotError};
 use super::reader::{HOLD_BYTES, Output, Past, Reader, Wants};
 use super::report::Report;
-use super::{AGGREGATE_BYTES, REQUEST, Settings, now};
+use super::{AGGREGATE_BYTES, REQUEST, Settings};
 
 /// The answer to `{"action":"plan"}`.
 #[derive(Debug, Serialize)]
@@ -92,7 +93,7 @@ pub async fn plan<S: Slot>(
             upto,
         },
         None,
-        now(),
+        now_micros(),
     );
     let mut forecast = Forecast::new(
         began,

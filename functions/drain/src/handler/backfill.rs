@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use super::{App, Opened};
 use crate::backfill::State;
 use crate::budget::Budget;
+use crate::clock::now_text;
 use crate::connect::{Connector, Session};
-use crate::decode::Plugin;
 use crate::drain::Beside;
 use crate::drain::parts::{Checkpoints as _, Kind};
 use crate::drain::report::BackfillReport;
@@ -16,7 +16,6 @@ use crate::parameter::Parameter;
 use crate::server;
 use crate::setup::backfill::{describe, load};
 use crate::slot::tables;
-use crate::time::iso_utc;
 
 impl App {
     /// Does what an event asks for of a backfill.
@@ -37,7 +36,7 @@ impl App {
     async fn pause(&self, connector: &Connector) -> Result<Value, Error> {
         let (_lock, mut state) = self.pending(connector).await?;
         state.paused = true;
-        state.updated_at = now();
+        state.updated_at = now_text();
         self.backfill.store(state.to_text()).await?;
         Ok(self.told(&json!(BackfillReport::of(&state))))
     }
@@ -65,7 +64,7 @@ impl App {
         }
         self.check(connector, &opened, &request).await?;
         let (identifier, began) = (&opened.server.system_identifier, opened.start.acknowledged);
-        let state = State::new(slot, identifier, request, began, &now());
+        let state = State::new(slot, identifier, request, began, &now_text());
         if !state.has_room() {
             return Err(Error::BackfillRefused {
                 slot: slot.clone(),
@@ -148,7 +147,7 @@ impl App {
             })
         };
         let plugin = opened.settings.plugin;
-        if plugin == Plugin::Pgoutput && opened.server.version < 140_000 {
+        if !plugin.tells_messages(opened.server.version) {
             let why =
                 "pgoutput does not tell of logical messages before PostgreSQL 14, and so of no watermark";
             return refused(vec![why.to_owned()]);
@@ -203,11 +202,4 @@ impl App {
         }
         Ok(None)
     }
-}
-
-fn now() -> String {
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default();
-    iso_utc(now.as_secs())
 }
