@@ -207,8 +207,9 @@ async fn each_envelope_tells_what_was_read() {
     for envelope in ["dms", "wal2json"] {
         Plugin::each(move |plugin| async move {
             let plan = Lab::plan(plugin).env("ENVELOPE", envelope);
-            let lab = filled(plan, &table(300)).await;
-            run_beside_a_writer(&lab, start(&["public.t"], 70), 300).await;
+            let lab = filled(plan, &table(3000)).await;
+            // Not all of the last chunk is overtaken.
+            run_beside_a_writer(&lab, start(&["public.t"], 700), 3000).await;
             let delivery = lab.compare(&["t"]).await;
             let events: Vec<Value> = delivery.changes().iter().map(|it| it.json()).collect();
             let read = |event: &&Value| match envelope {
