@@ -55,6 +55,8 @@ pub struct Played {
     pub crashes: u64,
     /// How often commits hung.
     pub stuck: u64,
+    /// Whether commits were to hang.
+    pub hangs: bool,
     /// Events that arrived although they had arrived before.
     pub duplicates: u64,
     /// Rows and values that are not the same.
@@ -65,6 +67,25 @@ pub struct Played {
     pub peak_memory_bytes: u64,
     /// What broke the promise.
     pub broken: Vec<String>,
+}
+
+impl Played {
+    /// What it would have to be played with and was not: one that was calm shows nothing.
+    pub fn lacks(&self) -> Vec<&'static str> {
+        [
+            ("no kill of the function", self.kills == 0),
+            (
+                "neither a failover nor a crash of the server",
+                self.failovers + self.crashes == 0,
+            ),
+            ("no commit that hung", self.hangs && self.stuck == 0),
+            ("no row that was read", self.reads == 0),
+            ("no row that was overtaken", self.overtaken == 0),
+        ]
+        .into_iter()
+        .filter_map(|(what, lacks)| lacks.then_some(what))
+        .collect()
+    }
 }
 
 /// Servers, which plays take one after the other: making them costs more than a small play.
@@ -104,6 +125,7 @@ impl Backfill {
             failovers: seen.failovers,
             crashes: seen.crashes,
             stuck: seen.stuck,
+            hangs: !draw.stuck.is_empty(),
             duplicates: ledger.duplicates,
             differences: compared.differences,
             lag_bytes: seen.lag_bytes,
@@ -161,8 +183,8 @@ async fn set_up(world: &World, draw: &Draw, rows: u64) {
 async fn storm(world: &World, draw: &Draw, rows: u64) {
     let over = Arc::new(AtomicBool::new(false));
     let mut writers = JoinSet::new();
-    for (seed, number) in draw.writers.iter().zip(0..) {
-        let writer = Writer::new(number, *seed, draw.key, rows);
+    for number in 0..draw.writers.len() as u64 {
+        let writer = Writer::new(number, draw, rows, world.sent());
         writers.spawn(writer.write(Arc::clone(&world.site), Arc::clone(&over)));
     }
     let limit = Duration::from_secs(120 + rows / 1_000);

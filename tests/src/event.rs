@@ -84,14 +84,18 @@ impl Event {
     pub fn parse(data: &[u8]) -> Result<Self, String> {
         let shown = || String::from_utf8_lossy(&data[..data.len().min(300)]).into_owned();
         let read = |error: serde_json::Error| format!("{error}: {}", shown());
-        let value: Value = serde_json::from_slice(data).map_err(read)?;
-        let exact = || serde_json::from_slice(&exact_numbers(data)).map_err(read);
-        let event = if value.get("metadata").is_some() {
-            Self::of_dms(&exact()?).ok_or_else(shown)?
-        } else if value.get("action").is_some() {
-            Self::of_wal2json(&exact()?).ok_or_else(shown)?
-        } else {
-            serde_json::from_value(value).map_err(read)?
+        let event = match serde_json::from_slice::<Self>(data) {
+            Ok(event) => event,
+            Err(error) => {
+                let value: Value = serde_json::from_slice(&exact_numbers(data)).map_err(read)?;
+                if value.get("metadata").is_some() {
+                    Self::of_dms(&value).ok_or_else(shown)?
+                } else if value.get("action").is_some() {
+                    Self::of_wal2json(&value).ok_or_else(shown)?
+                } else {
+                    return Err(read(error));
+                }
+            }
         };
         match is_position(&event.source.position) {
             true => Ok(event),

@@ -98,7 +98,7 @@ impl Postgres {
         conf.push_str(
             "listen_addresses = '127.0.0.1'\nunix_socket_directories = ''\nwal_level = logical\n\
              max_connections = 200\nmax_replication_slots = 100\nmax_wal_senders = 100\n\
-             log_line_prefix = '%m [%p] %d '\n",
+             log_line_prefix = '%m [%p] %d '\ndynamic_shared_memory_type = mmap\n",
         );
         if !settings.fsync {
             // Nor write its log's files before they are used.

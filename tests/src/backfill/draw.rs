@@ -43,6 +43,8 @@ pub(super) struct Draw {
     /// The function does not wait for the standby, and the wire to it is cut so often and so long: what is delivered is then not
     /// visible for a while.
     pub(super) stuck: Vec<Duration>,
+    /// Where commits hang, markers wait with them, and the function with its markers: without any it goes on to read.
+    pub(super) markers: &'static str,
     /// Kills of the function, and how long each waits after the one before it.
     pub(super) kills: Vec<(Duration, Kill)>,
     /// The seed of each writer.
@@ -57,7 +59,7 @@ impl Draw {
         let mut random = Rng::with_seed(seed);
         let millis = |random: &mut Rng, range: std::ops::Range<u64>| Duration::from_millis(random.u64(range));
         let key = KEYS[(seed % KEYS.len() as u64) as usize];
-        let plugin = ["pgoutput", "pgoutput", "test_decoding"][random.usize(..3)];
+        let plugin = ["pgoutput", "pgoutput", "wal2json", "test_decoding"][random.usize(..4)];
         let aggregation = ["none", "kpl", "kpl", "kpl", "kpl"][random.usize(..5)];
         let stream = double::Settings {
             shards: random.usize(1..=8),
@@ -87,6 +89,7 @@ impl Draw {
             server,
             amid: 0.25 + random.f64() / 2.0,
             stuck: (0..stuck).map(|_| millis(&mut random, 500..4_000)).collect(),
+            markers: if seed % 8 == 7 { "off" } else { "on" },
             kills: (0..kills).map(|_| kill(&mut random)).collect(),
             writers: (0..random.usize(2..=4)).map(|_| random.u64(..)).collect(),
             ticks: random,
@@ -105,7 +108,7 @@ impl fmt::Display for Draw {
         write!(f, "{key} {plugin} {aggregation} chunks of {}", self.chunk_rows)?;
         match self.stuck.is_empty() {
             true => Ok(()),
-            false => f.write_str(", commits hang"),
+            false => write!(f, ", commits hang, markers {}", self.markers),
         }
     }
 }

@@ -54,7 +54,7 @@ pub(super) struct World {
     function: Function,
     rows: u64,
     /// Rows that were sent, as the state of the backfill had it last.
-    sent: AtomicU64,
+    sent: Arc<AtomicU64>,
     seen: Mutex<Seen>,
 }
 
@@ -72,6 +72,7 @@ impl World {
             ("STREAM_NAME", slot),
             ("AGGREGATION", draw.aggregation),
             ("STANDBY_ACK", standby),
+            ("MARKERS", draw.markers),
             ("AWS_ENDPOINT_URL_KINESIS", stream_gate.endpoint()),
             ("AWS_ENDPOINT_URL_SSM", parameter_gate.endpoint()),
         ];
@@ -87,7 +88,7 @@ impl World {
             parameter_gate,
             function,
             rows,
-            sent: AtomicU64::new(0),
+            sent: Arc::default(),
             seen: Mutex::default(),
         }
     }
@@ -120,16 +121,18 @@ impl World {
             let deadline = Duration::from_millis(random.u64(4_000..12_000));
             let event = if started { json!({}) } else { start.clone() };
             let report = self.invoke(&event, deadline).await;
+            // What an answer says may be lost, and one that found another drainer says nothing: the state tells.
+            let stored = self.parameter.backfill();
+            // One that was killed may have begun.
+            started |= stored.is_some();
+            let over = stored.is_some_and(|state| !state["finished_at"].is_null());
             match report.as_ref().map(|report| report["backfill"]["state"].as_str()) {
                 Some(Some("failed")) => {
                     self.tell(format!("the backfill failed: {:?}", self.parameter.backfill()));
                     return false;
                 }
-                // The report that said so may have been lost.
-                Some(Some("finished") | None) => return true,
-                Some(Some(_)) => started = true,
-                // One that was killed may have begun.
-                None => started |= self.parameter.backfill().is_some(),
+                _ if over => return true,
+                _ => {}
             }
             tokio::time::sleep(Duration::from_millis(random.u64(5..100))).await;
         }
@@ -172,6 +175,7 @@ impl World {
     /// Reads what arrives until it is told to stop.
     pub(super) async fn consume_until(&self, stop: &AtomicBool) {
         while !stop.load(Ordering::Relaxed) {
+            self.look();
             self.consume();
             tokio::time::sleep(GLANCE).await;
         }
@@ -205,13 +209,23 @@ impl World {
         }
     }
 
+    /// How many rows were sent, for whoever wants to be near.
+    pub(super) fn sent(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.sent)
+    }
+
+    /// Looks how many rows were sent.
+    fn look(&self) -> u64 {
+        let rows = self.parameter.backfill().and_then(|state| state["rows"].as_u64());
+        self.sent.fetch_max(rows.unwrap_or(0), Ordering::Relaxed);
+        self.sent.load(Ordering::Relaxed)
+    }
+
     /// Waits until so much of the table was sent. False when the backfill is over before.
     async fn reaches(&self, part: f64, stop: &AtomicBool) -> bool {
         let wanted = (self.rows as f64 * part) as u64;
         loop {
-            let rows = self.parameter.backfill().and_then(|state| state["rows"].as_u64());
-            let sent = rows.unwrap_or(0).max(self.sent.load(Ordering::Relaxed));
-            self.sent.store(sent, Ordering::Relaxed);
+            let sent = self.look();
             if sent >= wanted || stop.load(Ordering::Relaxed) {
                 return sent >= wanted;
             }

@@ -2,11 +2,12 @@
 //! what is there.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use fastrand::Rng;
 
+use super::draw::Draw;
 use super::key::Key;
 use crate::breaker::site::Site;
 use crate::zipf::Zipf;
@@ -17,6 +18,9 @@ pub(super) const STEP: u64 = 4;
 pub(super) const LARGE: u64 = 50;
 /// Rows that are in most of the changes.
 const HOT: u64 = 64;
+
+/// The longest pause between two transactions, milliseconds.
+const PAUSE: u64 = 12;
 
 /// A large value, as SQL over `{}`: more than two kilobytes.
 const BODY: &str = "repeat(md5({}::text), 70)";
@@ -42,6 +46,10 @@ pub(super) struct Writer {
     hot: Zipf,
     key: Key,
     rows: u64,
+    /// Rows of a chunk.
+    chunk: u64,
+    /// Rows that the backfill has sent: what comes next is being read.
+    sent: Arc<AtomicU64>,
     /// Which one it is: its numbers are its own.
     number: u64,
     written: u64,
@@ -49,12 +57,14 @@ pub(super) struct Writer {
 
 impl Writer {
     /// The writer of this number, counted from 0, on a table that had so many rows.
-    pub(super) fn new(number: u64, seed: u64, key: Key, rows: u64) -> Self {
+    pub(super) fn new(number: u64, draw: &Draw, rows: u64, sent: Arc<AtomicU64>) -> Self {
         Self {
-            random: Rng::with_seed(seed),
+            random: Rng::with_seed(draw.writers[number as usize]),
             hot: Zipf::of(HOT as usize),
-            key,
+            key: draw.key,
             rows,
+            chunk: draw.chunk_rows,
+            sent,
             number,
             written: 0,
         }
@@ -75,7 +85,7 @@ impl Writer {
                         break;
                     }
                 }
-                tokio::time::sleep(Duration::from_millis(self.random.u64(..6))).await;
+                tokio::time::sleep(Duration::from_millis(self.random.u64(..PAUSE))).await;
             }
         }
     }
@@ -138,10 +148,15 @@ impl Writer {
         self.random.u64(..self.rows) * STEP
     }
 
-    /// Of a row that is changed often, or of any.
+    /// Of a row that is about to be read, one that is changed often, or any.
     fn row(&mut self) -> u64 {
-        if self.random.u8(..10) < 4 {
-            return self.cold();
+        match self.random.u8(..10) {
+            0..2 => return self.cold(),
+            2..6 => {
+                let next = self.sent.load(Ordering::Relaxed) + self.random.u64(..self.chunk * 2);
+                return next.min(self.rows - 1) * STEP;
+            }
+            _ => {}
         }
         let rank = self.hot.draw(&mut self.random) as u64;
         // Spread over the table, every third with a large value.

@@ -50,10 +50,14 @@ async fn run() -> ExitCode {
         number("PARALLEL", 1),
         play,
         |seed, played| {
-            let played = played.unwrap_or_else(|why| Played {
+            let mut played = played.unwrap_or_else(|why| Played {
                 broken: vec![why],
                 ..Played::default()
             });
+            let lacks = played.lacks().into_iter();
+            played
+                .broken
+                .extend(lacks.map(|what| format!("it was calm: {what}")));
             line(seed, &played);
             if !played.broken.is_empty() {
                 failed.push(format!("make backfill ROWS={rows} FIRST_SEED={seed} SEEDS=1"));

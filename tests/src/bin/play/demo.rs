@@ -277,7 +277,8 @@ impl Demo<'_> {
         if let Outcome::Answer(report) = outcome {
             self.asked.fetch_or(asks, Ordering::Relaxed);
             // The report that said so may be lost.
-            let finished = report["backfill"].is_null() && self.asked.load(Ordering::Relaxed);
+            let told_nothing = report["backfill"].is_null() && report["stopped"] != "busy";
+            let finished = told_nothing && self.asked.load(Ordering::Relaxed);
             self.filled.fetch_or(
                 finished || report["backfill"]["state"] == "finished",
                 Ordering::Relaxed,
