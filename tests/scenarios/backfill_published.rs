@@ -1,6 +1,6 @@
 //! A backfill reads what the slot would give: the rows and columns that the publication has, and no others.
 
-use scenarios::lab::{Lab, Plugin};
+use scenarios::lab::{Lab, Plan, Plugin};
 use serde_json::{Value, json};
 
 use crate::backfill::{filled, reads, run, start};
@@ -13,8 +13,12 @@ crate::scenarios![
 ];
 
 async fn the_rows_and_columns_of_the_publication_are_read() {
+    of_the_publication(Lab::plan(Plugin::Pgoutput)).await;
+}
+
+pub(crate) async fn of_the_publication(plan: Plan) {
     let lab = filled(
-        Lab::plan(Plugin::Pgoutput),
+        plan,
         "create table t (id int primary key, n int, secret text); insert into t select i, i % 10, 's' from generate_series(1, 100) i",
     )
     .await;
@@ -58,9 +62,13 @@ async fn the_rows_and_columns_of_several_publications_are_read() {
 }
 
 async fn generated_columns_are_as_in_live_changes() {
-    Plugin::each(|plugin| async move {
+    Plugin::each(|plugin| generated(Lab::plan(plugin))).await;
+}
+
+pub(crate) fn generated(plan: Plan) -> impl Future<Output = ()> + Send + 'static {
+    async move {
         let lab = filled(
-            Lab::plan(plugin),
+            plan,
             "create table t (id int primary key, n int, twice int generated always as (n * 2) stored); insert into t (id, n) values (1, 1), (2, 2)",
         )
         .await;
@@ -73,8 +81,7 @@ async fn generated_columns_are_as_in_live_changes() {
             row.into_iter().flat_map(|row| row.keys().cloned()).collect()
         };
         assert_eq!((columns(0), columns(1)), (columns(2), columns(2)));
-    })
-    .await;
+    }
 }
 
 async fn a_table_that_the_function_leaves_out_is_not_read() {

@@ -19,6 +19,7 @@ crate::scenarios![
     a_row_is_not_read_as_it_was_before_a_change_that_was_delivered,
     a_function_that_knows_nothing_of_what_was_delivered_waits_too,
     a_change_that_hangs_while_its_row_is_read_comes_after_it,
+    a_row_that_moves_in_a_commit_that_hangs_keeps_its_new_value,
     a_change_that_comes_while_its_row_is_read_is_completed_from_it,
     a_key_that_changes_while_its_row_is_read_is_completed_from_it,
     a_row_that_moves_from_the_unread_end_to_the_read_beginning_is_complete,
@@ -162,6 +163,41 @@ async fn a_change_that_hangs_while_its_row_is_read_comes_after_it() {
         of_row(&delivery, 13),
         [("u".to_owned(), json!(2)), ("r".to_owned(), json!(2))]
     );
+}
+
+/// It gets another large value, and goes from the unread end to the part that was read, in one transaction that is delivered and not visible.
+async fn a_row_that_moves_in_a_commit_that_hangs_keeps_its_new_value() {
+    let lab = hanging().await;
+    let event = json!({"action": "backfill", "tables": ["public.doc"], "chunk_rows": 5, "where": slowly(60)});
+    let client = lab.connect().await;
+    let (first, committed) = tokio::join!(answered(&lab, event), async {
+        until_it_reads(&lab).await;
+        wait::until("the first chunk is stored", DEADLINE, || async {
+            let stored = lab.backfill().await.unwrap_or_default();
+            stored["rows"].as_u64() >= Some(5)
+        })
+        .await;
+        until_it_reads(&lab).await;
+        lab.pair().wire().stall(Way::ToServer);
+        let sql = "begin; update doc set body = repeat('new ', 1000) where id = 20; update doc set id = -1 where id = 20; commit";
+        let (committed, ()) = tokio::join!(client.batch_execute(sql), async {
+            until_it_hangs(&lab).await;
+            wait::until("the change is delivered", DEADLINE, || async {
+                let delivery = lab.consume().await;
+                delivery
+                    .of_table("public.doc")
+                    .iter()
+                    .any(|event| event["after"]["id"] == -1)
+            })
+            .await;
+            lab.pair().wire().calm();
+        });
+        committed
+    });
+    committed.unwrap();
+    finish_from(&lab, first).await;
+    lab.drain().await;
+    compared(&lab).await;
 }
 
 /// Backfills `doc` in chunks of ten rows, and runs this SQL while the first is being read, or the second; the reports.

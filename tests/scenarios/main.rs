@@ -9,6 +9,8 @@ mod acknowledged;
 mod actions;
 mod aggregation;
 mod backfill;
+mod backfill_altered;
+mod backfill_bounds;
 mod backfill_keys;
 mod backfill_published;
 mod backfill_refused;
@@ -118,6 +120,8 @@ fn all() -> Vec<Trial> {
         actions::all(),
         aggregation::all(),
         backfill::all(),
+        backfill_altered::all(),
+        backfill_bounds::all(),
         backfill_keys::all(),
         backfill_published::all(),
         backfill_refused::all(),

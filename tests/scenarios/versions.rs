@@ -7,7 +7,10 @@ use scenarios::postgres::{Postgres, REPLUSER};
 use scenarios::programs::VERSIONS;
 use serde_json::json;
 
-use crate::{actions, idle, key_changes, server_crash, startup, toast, trial, truncate, types};
+use crate::{
+    actions, backfill, backfill_published, idle, key_changes, server_crash, startup, toast, trial, truncate,
+    types,
+};
 
 /// The scenarios of this file, and those of others that are played on each version.
 pub(crate) fn all() -> Vec<Trial> {
@@ -17,7 +20,7 @@ pub(crate) fn all() -> Vec<Trial> {
 fn on(version: u32) -> Vec<Trial> {
     let name = |what: &str| format!("versions::{what}_on_{version}");
     let own = Some(version);
-    vec![
+    let mut trials = vec![
         trial(&name("every_type_arrives"), move || {
             each(version, types::every_type)
         }),
@@ -37,6 +40,12 @@ fn on(version: u32) -> Vec<Trial> {
             &name("a_large_transaction_with_messages_arrives_whole"),
             move || each(version, large),
         ),
+        trial(&name("a_table_is_backfilled_beside_a_writer"), move || {
+            each(version, backfill::beside_a_writer)
+        }),
+        trial(&name("generated_columns_are_as_in_live_changes"), move || {
+            each(version, backfill_published::generated)
+        }),
         trial(&name("setup_creates_what_is_missing"), move || {
             actions::set_up(pgoutput(version))
         }),
@@ -58,7 +67,13 @@ fn on(version: u32) -> Vec<Trial> {
         trial(&name("a_slot_that_went_back_is_skipped_forward"), move || {
             server_crash::went_back(own)
         }),
-    ]
+    ];
+    // Publications choose rows and columns from there on.
+    if version >= 15 {
+        let published = move || backfill_published::of_the_publication(pgoutput(version));
+        trials.push(trial(&name("what_is_published_is_backfilled"), published));
+    }
+    trials
 }
 
 fn pgoutput(version: u32) -> Plan {

@@ -173,30 +173,7 @@ impl Config {
                 _ => return Err(invalid("PGPORT", text, "a port number from 1 to 65535")),
             },
         };
-        let password = get("PGPASSWORD");
-        let secret = get("DB_SECRET");
-        let auth = match (get("DB_AUTH").as_deref(), password, secret) {
-            (None, Some(password), None) => Auth::Password(Password(password)),
-            (None, _, Some(secret)) => Auth::Secret(secret),
-            (None, None, None) | (Some("iam"), _, _) => Auth::Iam,
-            (Some("password"), Some(password), _) => Auth::Password(Password(password)),
-            (Some("password"), None, _) => {
-                return Err(ConfigError::Missing(
-                    "PGPASSWORD",
-                    "the role's password, or choose DB_AUTH=iam or secret",
-                ));
-            }
-            (Some("secret"), _, Some(secret)) => Auth::Secret(secret),
-            (Some("secret"), _, None) => {
-                return Err(ConfigError::Missing(
-                    "DB_SECRET",
-                    "the name or ARN of a Secrets Manager secret",
-                ));
-            }
-            (Some(other), _, _) => {
-                return Err(invalid("DB_AUTH", other.to_owned(), "iam, secret or password"));
-            }
-        };
+        let auth = auth(&get)?;
         let user = match &auth {
             Auth::Secret(_) => get("PGUSER"),
             _ => Some(need("PGUSER", "the role that reads the slot")?),
@@ -219,33 +196,27 @@ impl Config {
                 "verify-full, verify-ca or require: IAM tokens travel over TLS only",
             ));
         }
-        let slot = need("SLOT_NAME", "the name of the logical replication slot")?;
-        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-        if slot.len() > 63 || !slot.chars().all(plain) {
-            return Err(invalid(
-                "SLOT_NAME",
-                slot,
-                "1 to 63 lower-case letters, digits and underscores, as PostgreSQL demands",
-            ));
-        }
-        let stream = need("STREAM_NAME", "the name of the Kinesis data stream")?;
-        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-        if stream.len() > 128 || !stream.chars().all(plain) {
-            return Err(invalid(
-                "STREAM_NAME",
-                stream,
-                "1 to 128 letters, digits, underscores, hyphens and periods: the name, not the ARN",
-            ));
-        }
-        let checkpoint_parameter = get("CHECKPOINT_PARAMETER").unwrap_or_else(|| format!("/spillway/{slot}"));
-        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '/');
-        if checkpoint_parameter.len() > 900 || !checkpoint_parameter.chars().all(plain) {
-            return Err(invalid(
-                "CHECKPOINT_PARAMETER",
-                checkpoint_parameter,
-                "letters, digits and _-./ as SSM demands",
-            ));
-        }
+        let slot = name(
+            "SLOT_NAME",
+            need("SLOT_NAME", "the name of the logical replication slot")?,
+            63,
+            |c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_',
+            "1 to 63 lower-case letters, digits and underscores, as PostgreSQL demands",
+        )?;
+        let stream = name(
+            "STREAM_NAME",
+            need("STREAM_NAME", "the name of the Kinesis data stream")?,
+            128,
+            |c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'),
+            "1 to 128 letters, digits, underscores, hyphens and periods: the name, not the ARN",
+        )?;
+        let checkpoint_parameter = name(
+            "CHECKPOINT_PARAMETER",
+            get("CHECKPOINT_PARAMETER").unwrap_or_else(|| format!("/spillway/{slot}")),
+            900,
+            |c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '/'),
+            "letters, digits and _-./ as SSM demands",
+        )?;
         let publications = list(&get("PUBLICATIONS").unwrap_or_else(|| "spillway".into()));
         if publications.is_empty() {
             return Err(ConfigError::Missing(
@@ -328,6 +299,41 @@ impl Config {
     /// rows of one transaction whose end is not known yet, and the runtime.
     pub fn bytes_in_flight(&self) -> usize {
         usize::try_from(self.memory_mib.clamp(64, 1024) << 20).unwrap_or(usize::MAX) / 8
+    }
+}
+
+/// How the role logs in. What is set decides, unless `DB_AUTH` does.
+fn auth(get: &impl Fn(&str) -> Option<String>) -> Result<Auth, ConfigError> {
+    let (password, secret) = (get("PGPASSWORD"), get("DB_SECRET"));
+    match (get("DB_AUTH").as_deref(), password, secret) {
+        (None, Some(password), None) => Ok(Auth::Password(Password(password))),
+        (None, _, Some(secret)) => Ok(Auth::Secret(secret)),
+        (None, None, None) | (Some("iam"), _, _) => Ok(Auth::Iam),
+        (Some("password"), Some(password), _) => Ok(Auth::Password(Password(password))),
+        (Some("password"), None, _) => Err(ConfigError::Missing(
+            "PGPASSWORD",
+            "the role's password, or choose DB_AUTH=iam or secret",
+        )),
+        (Some("secret"), _, Some(secret)) => Ok(Auth::Secret(secret)),
+        (Some("secret"), _, None) => Err(ConfigError::Missing(
+            "DB_SECRET",
+            "the name or ARN of a Secrets Manager secret",
+        )),
+        (Some(other), _, _) => Err(invalid("DB_AUTH", other.to_owned(), "iam, secret or password")),
+    }
+}
+
+/// A name as its service takes it: so many characters at most, each of them `plain`.
+fn name(
+    variable: &'static str,
+    value: String,
+    most: usize,
+    plain: impl Fn(char) -> bool,
+    expected: &str,
+) -> Result<String, ConfigError> {
+    match value.len() <= most && value.chars().all(plain) {
+        true => Ok(value),
+        false => Err(invalid(variable, value, expected)),
     }
 }
 

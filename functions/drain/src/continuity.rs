@@ -87,12 +87,14 @@ pub enum Discontinuity {
     #[error(
         "slot {slot} is gone, while the checkpoint says that it was drained to {checkpoint}: what was committed after that \
          may never be read. Create it again ({{\"action\":\"setup\"}}), then accept the gap with \
-         {{\"action\":\"drain\",\"accept_gap\":\"<the new slot's confirmed_flush_lsn>\"}} and load the tables again"
+         {{\"action\":\"drain\",\"accept_gap\":\"<the new slot's confirmed_flush_lsn>\"}} and read the tables again with \
+         {{\"action\":\"backfill\",\"repair\":true}}"
     )]
     SlotMissing { slot: String, checkpoint: Lsn },
     #[error(
         "slot {slot} is lost ({reason}): the server removed write-ahead log after {confirmed} that was not drained. Drop and \
-         create the slot, accept the gap, load the tables again, and raise max_slot_wal_keep_size"
+         create the slot, accept the gap, read the tables again with {{\"action\":\"backfill\",\"repair\":true}}, and raise \
+         max_slot_wal_keep_size"
     )]
     SlotLost {
         slot: String,
@@ -133,7 +135,8 @@ pub enum Discontinuity {
     },
     #[error(
         "slot {slot} is on the cluster {actual}, and the checkpoint at {checkpoint} was made on the cluster {expected}: this is another \
-         database server, whose history is not the one in the stream. Correct PGHOST, or accept the gap at {confirmed}"
+         database server, whose history is not the one in the stream. Correct PGHOST, or accept the gap at {confirmed} and read the \
+         tables again with {{\"action\":\"backfill\",\"repair\":true}}"
     )]
     SystemChanged {
         slot: String,
@@ -145,7 +148,8 @@ pub enum Discontinuity {
     #[error(
         "slot {slot}: the server has written its log up to {flush} only, and the checkpoint is already at {checkpoint}: the server was set \
          back (restored, or failed over to a standby that lacked commits), and the stream holds changes that it no longer has. \
-         Compare the tables with the stream, then accept the gap at {confirmed}"
+         Accept the gap at {confirmed}, and bring the stream to what the tables are now with \
+         {{\"action\":\"backfill\",\"repair\":true}}"
     )]
     Divergence {
         slot: String,
@@ -155,8 +159,9 @@ pub enum Discontinuity {
     },
     #[error(
         "slot {slot} was confirmed to {confirmed}, beyond the checkpoint at {checkpoint}: somebody else read it or made it anew, \
-         and the changes in between are not in the stream. Load the tables again, then accept the gap with \
-         {{\"action\":\"drain\",\"accept_gap\":\"{confirmed}\"}}"
+         and the changes in between are not in the stream. Accept the gap with \
+         {{\"action\":\"drain\",\"accept_gap\":\"{confirmed}\"}}, then read the tables again with \
+         {{\"action\":\"backfill\",\"repair\":true}}"
     )]
     Gap {
         slot: String,
@@ -167,7 +172,8 @@ pub enum Discontinuity {
         "slot {slot} does not give marker {number}, which was laid at {marker}, after the checkpoint at {acknowledged}: the slot lost its \
          place in a failover, or the server lost what was committed then, and changes after {acknowledged} may never be read. Look \
          at the slot's confirmed_flush_lsn with {{\"action\":\"status\"}}, accept the gap there with \
-         {{\"action\":\"drain\",\"accept_gap\":\"<lsn>\"}}, and load the tables again"
+         {{\"action\":\"drain\",\"accept_gap\":\"<lsn>\"}}, and read the tables again with \
+         {{\"action\":\"backfill\",\"repair\":true}}"
     )]
     MarkerMissing {
         slot: String,

@@ -6,7 +6,7 @@ use crate::config::ConfigError;
 use crate::continuity::Discontinuity;
 use crate::decode::DecodeError;
 use crate::drain::parts::{CheckpointError, Kind, SlotError, StreamError};
-use crate::encode::{Event, hash};
+use crate::encode::Event;
 use crate::event::EventError;
 use crate::lsn::Lsn;
 
@@ -88,7 +88,9 @@ pub enum Error {
         started_at: String,
     },
     /// There is none to cancel, pause or resume.
-    #[error("slot {slot}: there is no backfill that is not over")]
+    #[error(
+        "slot {slot}: no backfill is pending; {{\"action\":\"backfill\",\"tables\":[\"public.orders\"]}} begins one"
+    )]
     BackfillMissing {
         /// The slot.
         slot: String,
@@ -138,7 +140,7 @@ impl From<Discontinuity> for Error {
 impl Error {
     /// An event that no record can hold.
     pub fn oversize(slot: &str, event: &Event, bytes: usize, limit: usize) -> Self {
-        let key_hash = hash(&event.partition_key).chars().take(16).collect();
+        let key_hash = event.key_hash();
         let relation = event.relation.as_ref();
         let table = relation.map_or_else(
             || "a logical message".to_owned(),

@@ -32,6 +32,11 @@ impl TablePattern {
         self.schema == "*" || self.table == "*"
     }
 
+    /// Schema and table, unless it may mean many.
+    pub fn name(&self) -> Option<(&str, &str)> {
+        (!self.is_open()).then_some((&self.schema, &self.table))
+    }
+
     /// As wal2json's `add-tables` takes it: special characters escaped, the asterisk of a pattern not.
     pub fn for_wal2json(&self) -> String {
         let escape = |name: &str| {

@@ -220,8 +220,7 @@ impl Held {
         if !table.is(relation) || !new.contains(&Datum::Unchanged) {
             return None;
         }
-        let key = |tuple: &Tuple<'_>| key_of(relation, &table.key, tuple);
-        let (before, after) = (key(old)?, key(new)?);
+        let before = key_of(relation, &table.key, old)?;
         let is_held = |held: &Held| {
             let row = held
                 .by_key
@@ -229,22 +228,15 @@ impl Held {
                 .and_then(|at| held.rows.get(*at as usize));
             row.is_some_and(|row| !row.dropped) && !held.snapshot.shows(xid)
         };
-        if before == after || held.is_some_and(is_held) {
+        if !moves(table, change) || held.is_some_and(is_held) {
             return None;
         }
-        let places = relation.columns_named(&table.key);
-        let texts = |tuple: &Tuple<'_>| -> Option<Vec<String>> {
-            let text = |at: &Option<usize>| match tuple.get((*at)?)? {
-                Datum::Text(text) => Some(text.to_string()),
-                _ => None,
-            };
-            places.iter().map(text).collect()
+        let text = |at: &Option<usize>| match new.get((*at)?)? {
+            Datum::Text(text) => Some(text.to_string()),
+            _ => None,
         };
-        Some(Wanted {
-            before: texts(old)?,
-            after: texts(new)?,
-            xid,
-        })
+        let key: Option<_> = relation.columns_named(&table.key).iter().map(text).collect();
+        Some(Wanted { key: key?, xid })
     }
 
     /// Fills the large values that an update left alone from the row that it changed.
@@ -271,15 +263,30 @@ impl Held {
     }
 }
 
-/// A row whose large values are wanted, by its keys before and after a change.
+/// A row whose large values are wanted, by the key that a change gave it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
     /// One text for each column of the key.
-    pub before: Vec<String>,
-    /// The same after the change.
-    pub after: Vec<String>,
-    /// Whose change it is.
+    pub key: Vec<String>,
+    /// Whose change it is: before that is visible, whatever has this key is another row.
     pub xid: u32,
+}
+
+/// Whether a change of this table gives its row another key.
+pub fn moves(table: &Table, change: &Change<'_>) -> bool {
+    let Change::Update {
+        relation,
+        old: Some(old),
+        new,
+    } = change
+    else {
+        return false;
+    };
+    let key = |tuple: &Tuple<'_>| key_of(relation, &table.key, tuple);
+    table.is(relation)
+        && key(old)
+            .zip(key(new))
+            .is_some_and(|(before, after)| before != after)
 }
 
 /// The values of a row as `COPY` writes it, behind the field that tells its size.

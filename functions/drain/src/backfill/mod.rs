@@ -1,7 +1,7 @@
 //! Backfill: brings the rows that were there before the slot, chunk by chunk beside the live changes, without a lock, and without a stale
 //! row ever following its own update.
 //!
-//! **The way of a chunk.** Drain to the tip. In a read-only transaction with one snapshot S, read the next rows of a table in the order of a unique
+//! **The way of a chunk.** Drain until little of the log is unread. In a read-only transaction with one snapshot S, read the next rows of a table in the order of a unique
 //! index, and hold them. Write a logical message, the watermark, in a transaction of its own. Drain on: a change of a held row of which S
 //! does not know takes that row away. At the watermark's commit, what is still held is sent as reads, positioned there. When all has
 //! arrived, cursor and position are stored, then the slot advances.
@@ -21,7 +21,8 @@
 //! **Large values.** An update does not log a large value that it left alone (TOAST), and a consumer that never had the row does not know
 //! it. Such an update of a held row takes the value from that row, which S shows as it was before ([`Held::pass`]). An update that moves
 //! a row to another key, perhaps from the unread to the read part of the table, has no held row; then the server is asked for the value as it is now
-//! ([`Held::wants`]): if it has changed meanwhile, the change that did it follows.
+//! ([`Held::wants`]): if it has changed meanwhile, the change that did it follows. Where it cannot tell in time, as while the change waits for a
+//! standby and is visible to nobody, the table is read from its beginning.
 //!
 //! **What hides rows.** A rewriting `alter table` that commits after S was taken leaves nothing that S shows. So the table's lock comes first, as a reader has it,
 //! and then a look whether the table is the file that it was for S.
@@ -35,7 +36,7 @@ mod snapshot;
 pub mod state;
 pub mod table;
 
-pub use held::{Held, RowError, Wanted, fields, fill};
+pub use held::{Held, RowError, Wanted, fields, fill, moves};
 pub use snapshot::Snapshot;
 pub use state::State;
 pub use table::Table;
@@ -132,6 +133,8 @@ pub struct Side {
     pub delivered: BTreeSet<u32>,
     /// What the server said of a row that was wanted, as `COPY` wrote it.
     pub found: Option<Option<Vec<u8>>>,
+    /// A row moved that no event can tell as a whole, and the table is to be read from its beginning.
+    pub is_lost: bool,
 }
 
 impl Side {
@@ -150,6 +153,21 @@ impl Side {
             filled.extend(fill(table, &read, relation, new));
         }
         filled
+    }
+
+    /// A change cannot tell what was read for it: its row is to be read again.
+    pub fn lose(&mut self, change: &Change<'_>) {
+        if self.table.as_ref().is_some_and(|table| moves(table, change)) {
+            self.forget();
+            self.is_lost = true;
+        } else if let Some(held) = self.chunk.as_mut().and_then(Chunk::held_mut) {
+            held.make_void();
+        }
+    }
+
+    /// The table is read from its beginning, and nothing of it is on its way.
+    pub fn forget(&mut self) {
+        (self.chunk, self.table) = (None, None);
     }
 }
 

@@ -209,6 +209,7 @@ mod tests {
         };
         let key_names: Vec<String> = key.iter().map(|(name, ..)| (*name).to_owned()).collect();
         Table {
+            oid: 1,
             key_places: relation.columns_named(&key_names).into_iter().flatten().collect(),
             key: key_names,
             order: key

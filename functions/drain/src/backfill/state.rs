@@ -97,18 +97,22 @@ pub struct Reading {
     pub ms: u64,
     /// Whether reading its next rows takes most of an invocation's time.
     pub slow: bool,
+    /// How many chunks in a row did not arrive in time.
+    #[serde(default)]
+    pub late: u32,
 }
 
 impl Reading {
-    /// Rows of the next chunk: as many as will take `time` at the rate so far, at most as many again as there were, and never more than
-    /// `most`.
+    /// Rows of the next chunk, 1 or more: as many as will take `time` at the rate so far, at most as many again as there were, and never more
+    /// than `most`; half of that for each chunk that did not arrive.
     pub fn next_rows(&self, most: u64, time: Duration) -> u64 {
         let rows = match self.ms {
             0 => FIRST_ROWS,
             ms => (self.rows as f64 / ms as f64 * time.as_secs_f64() * 1000.0) as u64,
         };
         let rows = rows.min(self.rows.max(FIRST_ROWS)).max(FEW_ROWS);
-        rows.min(if self.slow { FEW_ROWS } else { most }).min(most)
+        let rows = rows.min(if self.slow { FEW_ROWS } else { most }).min(most);
+        rows.checked_shr(self.late).unwrap_or(0).max(1)
     }
 }
 
@@ -258,6 +262,7 @@ impl State {
             rows: 0,
             ms: 0,
             slow: false,
+            late: 0,
         }))
     }
 
@@ -277,7 +282,9 @@ impl State {
 
     /// The table that is being read must be read from its beginning.
     pub fn read_anew(&mut self) {
-        self.table = None;
+        if let Some(reading) = &mut self.table {
+            (reading.key, reading.rows, reading.ms) = (None, 0, 0);
+        }
     }
 
     /// The table that is being read is over.
@@ -339,6 +346,7 @@ mod tests {
             rows: 9,
             ms: 3,
             slow: true,
+            late: 0,
         });
         assert_eq!(State::parse(&state.to_text()).unwrap(), state);
         let other = state.to_text().replace("\"version\":1", "\"version\":2");
@@ -355,6 +363,7 @@ mod tests {
             rows,
             ms,
             slow,
+            late: 0,
         };
         for (rows, ms, slow, most, expected) in [
             // Nothing is known.
@@ -375,6 +384,15 @@ mod tests {
             let next = reading(rows, ms, slow).next_rows(most, Duration::from_secs(3));
             assert_eq!(next, expected, "{rows} rows in {ms} ms, at most {most}");
         }
+        // One that does not arrive gets smaller, however few it had.
+        for (late, expected) in [(1, 50), (3, 12), (6, 1), (200, 1)] {
+            let reading = Reading {
+                late,
+                ..reading(10, 10_000, false)
+            };
+            let next = reading.next_rows(1_000_000, Duration::from_secs(3));
+            assert_eq!(next, expected, "{late} chunks did not arrive");
+        }
     }
 
     #[test]
@@ -388,6 +406,7 @@ mod tests {
                 rows: 1_000_000,
                 ms: 60_000,
                 slow: false,
+                late: 0,
             });
             state.finish_table();
             assert!(state.fits());
@@ -403,6 +422,7 @@ mod tests {
             rows: 1,
             ms: 1,
             slow: false,
+            late: 0,
         });
         assert!(!state.fits(), "a key that no parameter holds");
         state.fail_table(name(1000), "too long".into());
@@ -419,6 +439,7 @@ mod tests {
             rows: 9,
             ms: 3,
             slow: false,
+            late: 0,
         });
         assert!(!state.to_text().contains("{{"));
         assert_eq!(State::parse(&state.to_text()).unwrap(), state);

@@ -17,6 +17,8 @@ use super::state::Name;
 pub struct Table {
     /// As its rows' events describe it.
     pub relation: Arc<Relation>,
+    /// Its object id.
+    pub oid: u32,
     /// The names of the columns by which its rows are told apart and read in order.
     pub key: Vec<String>,
     /// Where these stand among the columns of `relation`.
@@ -85,12 +87,12 @@ impl Table {
         self.relation.name == relation.name && self.relation.schema == relation.schema
     }
 
-    /// The columns of the key, each with what its order follows from.
+    /// What a cursor is bound to: the table itself, which another may have taken the name of, and the columns of its key, each with what its
+    /// order follows from.
     pub fn ordering(&self) -> Vec<String> {
         let columns = self.key.iter().zip(&self.order);
-        columns
-            .map(|(name, order)| format!("{name} {}", order.identity))
-            .collect()
+        let columns = columns.map(|(name, order)| format!("{name} {}", order.identity));
+        std::iter::once(self.oid.to_string()).chain(columns).collect()
     }
 
     /// Whether the column at this place is read.
@@ -203,12 +205,18 @@ impl Site {
         let patterns = request.tables.iter();
         let everything = TablePattern::everything();
         let everything = request.tables.is_empty().then_some(&everything);
-        let meant = patterns
-            .chain(everything)
-            .flat_map(|pattern| self.meant_by(pattern));
-        let names: BTreeSet<Name> = meant
-            .map(|described| Name(described.schema.clone(), described.name.clone()))
-            .collect();
+        let meant = |pattern: &TablePattern| -> Vec<Name> {
+            let found = self.meant_by(pattern).into_iter();
+            let found: Vec<_> = found
+                .map(|described| Name(described.schema.clone(), described.name.clone()))
+                .collect();
+            match pattern.name() {
+                // One that was asked for by its name and is gone is a failure, and not nothing.
+                Some((schema, table)) if found.is_empty() => vec![Name(schema.to_owned(), table.to_owned())],
+                _ => found,
+            }
+        };
+        let names: BTreeSet<Name> = patterns.chain(everything).flat_map(meant).collect();
         names.into_iter().collect()
     }
 
@@ -319,70 +327,55 @@ impl Site {
     /// It cannot be backfilled: why.
     pub fn table(&self, described: &Described, request: &Request) -> Result<Table, Refusal> {
         let what = format!("{}.{}", described.schema, described.name);
-        let refuse = |why: &str| {
-            Err(Refusal {
-                what: what.clone(),
-                why: why.to_owned(),
-            })
+        self.readable(described)
+            .and_then(|()| self.read_by(described, request, &what))
+            .map_err(|why| Refusal { what, why })
+    }
+
+    /// Whether it is a table whose changes come, and which the role may read in an order.
+    fn readable(&self, described: &Described) -> Result<(), String> {
+        let why = match described.kind {
+            'v' | 'm' => "it is a view: the log does not tell of its changes",
+            'S' => "it is a sequence: the log does not tell of its changes",
+            'f' => "it is a foreign table: its rows and their changes are another server's",
+            kind if !matches!(kind, 'r' | 'p') => "it is not a table",
+            _ if !described.is_permanent => {
+                "it is temporary or unlogged: the log does not tell of its changes"
+            }
+            _ if !self.is_drained(described) => "TABLES leaves it out, so its changes do not come",
+            _ if self.is_root_published(described) => {
+                "its changes come under the name of the partitioned table above it: backfill that one"
+            }
+            _ if !self.is_published(described) => "it is not in PUBLICATIONS, so its changes do not come",
+            _ if !described.may_use_schema => {
+                return Err(format!(
+                    "the role may not use its schema: grant usage on schema {} to {}",
+                    described.schema, self.role
+                ));
+            }
+            _ if described.hides_rows => {
+                "row security may hide rows of it from the role: give the role bypassrls"
+            }
+            _ if described.key.is_empty() => {
+                "it has no primary key, and no unique index over not-null columns that is neither partial, nor deferrable, nor over expressions"
+            }
+            _ => return Ok(()),
         };
-        match described.kind {
-            'r' | 'p' => {}
-            'v' | 'm' => return refuse("it is a view: the log does not tell of its changes"),
-            'S' => return refuse("it is a sequence: the log does not tell of its changes"),
-            'f' => return refuse("it is a foreign table: its rows and their changes are another server's"),
-            _ => return refuse("it is not a table"),
-        }
-        if !described.is_permanent {
-            return refuse("it is temporary or unlogged: the log does not tell of its changes");
-        }
-        if !self.is_drained(described) {
-            return refuse("TABLES leaves it out, so its changes do not come");
-        }
-        if self.is_root_published(described) {
-            return refuse(
-                "its changes come under the name of the partitioned table above it: backfill that one",
-            );
-        }
-        if !self.is_published(described) {
-            return refuse("it is not in PUBLICATIONS, so its changes do not come");
-        }
-        if !described.may_use_schema {
-            return refuse(&format!(
-                "the role may not use its schema: grant usage on schema {} to {}",
-                described.schema, self.role
-            ));
-        }
-        if described.hides_rows {
-            return refuse(
-                "row security hides rows of it from the role: give the role a policy that shows all, or bypassrls",
-            );
-        }
-        if described.key.is_empty() {
-            return refuse(
-                "it has no primary key, and no unique index over not-null columns that is neither partial, nor deferrable, nor over expressions",
-            );
-        }
-        let published = self
-            .published
-            .as_ref()
+        Err(why.to_owned())
+    }
+
+    /// How it is read.
+    fn read_by(&self, described: &Described, request: &Request, what: &str) -> Result<Table, String> {
+        let published = self.published.as_ref();
+        let published = published
             .and_then(|published| published.get(&(described.schema.clone(), described.name.clone())));
-        let columns: Vec<&DescribedColumn> = described
-            .columns
-            .iter()
-            .filter(
-                |column| match published.and_then(|published| published.columns.as_ref()) {
-                    Some(named) => named.contains(&column.name) && !column.is_generated,
-                    None if published.is_some() => !column.is_generated,
-                    None => !column.is_virtual,
-                },
-            )
-            .collect();
+        let columns = told(described, published);
         let has = |name: &String| columns.iter().any(|column| column.name == *name);
         if let Some(hidden) = described.key.iter().find(|name| !has(name)) {
-            return refuse(&format!("column {hidden} of its key is not published"));
+            return Err(format!("column {hidden} of its key is not published"));
         }
         if let Some(unknown) = request.columns.iter().find(|name| !has(name)) {
-            return refuse(&format!("it has no column {unknown} that its changes tell"));
+            return Err(format!("it has no column {unknown} that its changes tell"));
         }
         let wanted = |column: &DescribedColumn| {
             request.columns.is_empty()
@@ -390,12 +383,19 @@ impl Site {
                 || described.key.contains(&column.name)
         };
         if let Some(column) = columns.iter().find(|column| wanted(column) && !column.may_read) {
-            return refuse(&format!(
+            return Err(format!(
                 "the role may not read column {}: grant select on {what} to {}",
                 column.name, self.role
             ));
         }
         let known = self.catalog.table(&described.schema, &described.name);
+        let is_bare = known.is_some_and(|table| table.key.is_empty() && !table.full);
+        if self.published.is_none() && (is_bare || !described.is_identified) {
+            return Err(
+                "it has no replica identity, so its updates and deletes do not come: alter table … replica identity using index …"
+                    .to_owned(),
+            );
+        }
         let type_name = |name: &str| {
             let declared = known.and_then(|table| table.columns.iter().find(|column| column.name == name));
             declared.map_or_else(
@@ -403,12 +403,6 @@ impl Site {
                 |column| self.catalog.resolved(&column.type_name),
             )
         };
-        let is_bare = known.is_some_and(|table| table.key.is_empty() && !table.full);
-        if self.published.is_none() && (is_bare || !described.is_identified) {
-            return refuse(
-                "it has no replica identity, so its updates and deletes do not come: alter table … replica identity using index …",
-            );
-        }
         // The key of the events is that of live changes, which need not be the one to read by.
         let is_key = |name: &String| known.is_some_and(|table| table.key.contains(name));
         let relation = Relation {
@@ -429,6 +423,7 @@ impl Site {
         let filters = published.and_then(|published| published.filters.as_ref());
         let filter = filters.map(|filters| format!("({})", filters.join(") or (")));
         Ok(Table {
+            oid: described.oid,
             key: described.key.clone(),
             key_places: places.into_iter().flatten().collect(),
             order: described.order.clone(),
@@ -442,5 +437,16 @@ impl Site {
     }
 }
 
+/// The columns that its changes tell.
+fn told<'d>(described: &'d Described, published: Option<&Published>) -> Vec<&'d DescribedColumn> {
+    let named = published.and_then(|published| published.columns.as_ref());
+    let is_told = |column: &&DescribedColumn| match (named, published) {
+        (Some(named), _) => named.contains(&column.name) && !column.is_generated,
+        (None, Some(_)) => !column.is_generated,
+        (None, None) => !column.is_virtual,
+    };
+    described.columns.iter().filter(is_told).collect()
+}
+
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -120,10 +120,16 @@ where
         let Some(name) = reading.map(|reading| reading.name.clone()) else {
             return Ok(());
         };
-        if let (Ok(table), Some(beside)) = (self.table(&name).await?, &mut self.beside) {
-            beside.watch(table);
+        match self.table(&name).await? {
+            Ok(table) => {
+                if let Some(beside) = &mut self.beside {
+                    beside.watch(table);
+                }
+                Ok(())
+            }
+            // What moves in it meanwhile is not seen.
+            Err(why) => self.read_anew(&why).await,
         }
-        Ok(())
     }
 
     /// Reads the next chunk and lays its watermark, if there is one and time for it.
@@ -167,11 +173,25 @@ where
             return Ok(());
         }
         let site = self.slot.describe(None).await?;
-        if let Some(beside) = &mut self.beside {
-            let names = site.names(&beside.state.request).into_iter();
-            beside.tables = Some(names.filter(|name| !beside.state.is_over(name)).collect());
+        let Some(beside) = &mut self.beside else {
+            return Ok(());
+        };
+        let mut names = site.names(&beside.state.request);
+        let reading = beside.state.table.as_ref().map(|reading| reading.name.clone());
+        let gone = reading.filter(|reading| !names.contains(reading));
+        if let Some(reading) = &beside.state.table {
+            // One that came to be meant since lies in the log.
+            names.retain(|name| *name >= reading.name);
         }
-        Ok(())
+        names.retain(|name| !beside.state.is_over(name));
+        beside.tables = Some(names);
+        match gone {
+            Some(name) => {
+                let why = "it is no longer there, no longer published or left out by TABLES";
+                self.fail(&name, why.to_owned()).await
+            }
+            None => Ok(()),
+        }
     }
 
     /// The first table that is not over and can be read.
@@ -230,10 +250,20 @@ where
                 self.fail(name, why.to_owned()).await?;
                 return Ok(None);
             }
-            Taken::Unreadable(why) => {
-                self.fail(name, why).await?;
-                return Ok(None);
-            }
+            Taken::Unreadable(why) => match self.table(name).await? {
+                // It was altered since it was described.
+                Ok(now) if now.relation != table.relation || now.ordering() != table.ordering() => {
+                    format!("whoever is altering {name}")
+                }
+                Ok(_) => {
+                    self.fail(name, why).await?;
+                    return Ok(None);
+                }
+                Err(why) => {
+                    self.fail(name, why).await?;
+                    return Ok(None);
+                }
+            },
             Taken::Unseen(xid) => {
                 format!(
                     "transaction {xid}, which is in the stream and not visible yet: it waits for a standby"
@@ -242,7 +272,9 @@ where
             Taken::Locked => format!("whoever holds a lock on {name} that forbids reading it"),
             Taken::Rewritten => format!("whoever is rewriting {name}"),
         };
-        beside.waits_for = Some(waits_for);
+        if let Some(beside) = &mut self.beside {
+            beside.waits_for = Some(waits_for);
+        }
         Ok(Some(Step::Waits))
     }
 
@@ -351,6 +383,13 @@ where
                 let took = u64::try_from(chunk.began.elapsed().as_millis()).unwrap_or(u64::MAX);
                 if let Some(reading) = &mut beside.state.table {
                     reading.ms = reading.ms.saturating_add(took);
+                    reading.late += 1;
+                    beside.waits_for = (reading.late > 1).then(|| {
+                        format!(
+                            "a longer Timeout: {} chunks in a row did not arrive",
+                            reading.late
+                        )
+                    });
                 }
                 beside.side.chunk = None;
                 return self.store_backfill().await;
@@ -386,14 +425,32 @@ where
             return Ok(Looked::Gone);
         };
         let looked = self.slot.row_of(&table, wanted).await?;
-        if let (Looked::Unknown(why), Some(beside)) = (&looked, &mut self.beside) {
-            tracing::warn!(slot = self.settings.slot, table = %table, why, "a row that moved could not be read: the table is read from its beginning");
-            beside.reading = None;
-            beside.state.read_anew();
-            // Before the change is sent, which lacks the value.
-            self.store_backfill().await?;
+        if let Looked::Unknown(why) = &looked {
+            self.read_anew(why).await?;
         }
         Ok(looked)
+    }
+
+    /// The table that is being read is read from its beginning, since a row may move in it of which a large value cannot be told. To be stored
+    /// before its change is sent, which lacks the value.
+    pub(super) async fn read_anew(&mut self, why: &str) -> Result<(), Error> {
+        let Some(beside) = &mut self.beside else {
+            return Ok(());
+        };
+        let table = beside
+            .state
+            .table
+            .as_ref()
+            .map(|reading| reading.name.to_string());
+        tracing::warn!(
+            slot = self.settings.slot,
+            table,
+            why,
+            "a row that moves cannot be read: the table is read from its beginning"
+        );
+        beside.reading = None;
+        beside.state.read_anew();
+        self.store_backfill().await
     }
 
     /// Stores how far the backfill is, as a checkpoint is stored.
@@ -428,7 +485,7 @@ impl<C> Beside<C> {
         reading.rows += chunk.sent;
         tracing::info!(table = %reading.name, chunk = held.len(), sent = chunk.sent, rows = reading.rows, estimate = held.table().estimate,
             ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX), "a chunk arrived");
-        reading.slow = false;
+        (reading.slow, reading.late) = (false, 0);
         reading.ms += u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         if !more {
             self.finish(&Name::from(held.table()));

@@ -216,6 +216,17 @@ enum End {
     Deadline,
 }
 
+/// What comes after a window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Passed {
+    /// There is no more log that may be read now.
+    Tip,
+    /// More log, or the same again.
+    More,
+    /// The invocation's time is over.
+    Late,
+}
+
 impl<S: Slot + Tables, K: Stream, C: Checkpoints> Drain<'_, S, K, C>
 where
     <S::Rows as Rows>::Row: Row,
@@ -239,56 +250,12 @@ where
             }
             let opened = Instant::now();
             let (reach, window) = self.next_window().await?;
-            let Reach {
-                flush,
-                readable,
-                restart,
-            } = reach;
             self.report_lag(reach);
             if window.upto > self.confirmed {
-                let before = self.confirmed;
-                let inside = self.sender.ledger.reached().inside.as_ref();
-                let known = inside.map(|inside| Known {
-                    xid: inside.xid,
-                    before: inside.lsn,
-                });
-                // The server counts the rows that it leaves out, and we cannot: the log alone bounds such a window. No window makes its
-                // transaction smaller, so it gets nearly all of the time.
-                let (window, patience) = match known {
-                    Some(_) => (
-                        Window {
-                            rows: i32::MAX,
-                            known,
-                            ..window
-                        },
-                        left * 9 / 10,
-                    ),
-                    None => (window, self.pace().patience(left)),
-                };
-                let end = self.window(window, readable, patience).await?;
-                self.report_lag(reach);
-                match end {
-                    End::Deadline => return self.out_of_time(),
-                    End::TooSlow => {
-                        let next = self.pace().too_slow(before, restart);
-                        match next {
-                            Next::Smaller => continue,
-                            Next::Later => return self.out_of_time(),
-                            // Attempts before it took the time; the next invocation gives it nearly all.
-                            Next::Never if patience < self.whole / 2 => return self.out_of_time(),
-                            Next::Never => return Err(self.too_slow()),
-                        }
-                    }
-                    End::Again => continue,
-                    End::Whole if window.upto == readable || self.is_touched(window) => {}
-                    End::Whole | End::Full => {
-                        let left = self.budget.for_reading(Instant::now());
-                        self.pace().learn(opened.elapsed(), left);
-                        if readable.bytes_since(self.confirmed) < MOST_LAG {
-                            self.carry_on().await?;
-                        }
-                        continue;
-                    }
+                match self.pass(window, reach, opened, left).await? {
+                    Passed::Tip => {}
+                    Passed::More => continue,
+                    Passed::Late => return self.out_of_time(),
                 }
             }
             if self.beside.as_ref().is_some_and(Beside::is_running) {
@@ -311,23 +278,87 @@ where
                 Step::Late => return self.out_of_time(),
                 Step::Waits | Step::Pending | Step::Nothing => {}
             }
-            // At the tip. Polling costs the server a decode from restart_lsn each time, so it gets at most a
-            // twentieth of the server's time, and a long transaction that pins restart_lsn slows it down.
-            let pause = (opened.elapsed() * 20).clamp(Duration::from_millis(500), Duration::from_secs(30));
-            let stay = began + self.settings.linger;
-            if Instant::now() + pause < stay.min(self.budget.stop_reading() - LEAST_TIME) {
-                tokio::time::sleep(pause).await;
-                continue;
-            }
-            // Another peek must be worth what it reads again: a twentieth of it, at least.
-            let reach = self.slot.reach().await?;
-            let news = reach.readable.bytes_since(self.confirmed);
-            self.report_lag(reach);
-            if news <= TIP_BYTES.max(flush.bytes_since(restart) / 20) {
+            if !self.linger(began, opened, reach).await? {
                 self.report.stopped = Stopped::Empty;
                 return Ok(());
             }
         }
+    }
+
+    /// Drains a window that begins at `opened`, with so much time `left`.
+    async fn pass(
+        &mut self,
+        window: Window,
+        reach: Reach,
+        opened: Instant,
+        left: Duration,
+    ) -> Result<Passed, Error> {
+        let Reach {
+            readable, restart, ..
+        } = reach;
+        let before = self.confirmed;
+        let inside = self.sender.ledger.reached().inside.as_ref();
+        let known = inside.map(|inside| Known {
+            xid: inside.xid,
+            before: inside.lsn,
+        });
+        // The server counts the rows that it leaves out, and we cannot: the log alone bounds such a window. No window makes its
+        // transaction smaller, so it gets nearly all of the time.
+        let (window, patience) = match known {
+            Some(_) => (
+                Window {
+                    rows: i32::MAX,
+                    known,
+                    ..window
+                },
+                left * 9 / 10,
+            ),
+            None => (window, self.pace().patience(left)),
+        };
+        let end = self.window(window, readable, patience).await?;
+        self.report_lag(reach);
+        match end {
+            End::Deadline => Ok(Passed::Late),
+            End::TooSlow => {
+                let next = self.pace().too_slow(before, restart);
+                match next {
+                    Next::Smaller => Ok(Passed::More),
+                    Next::Later => Ok(Passed::Late),
+                    // Attempts before it took the time; the next invocation gives it nearly all.
+                    Next::Never if patience < self.whole / 2 => Ok(Passed::Late),
+                    Next::Never => Err(self.too_slow()),
+                }
+            }
+            End::Again => Ok(Passed::More),
+            End::Whole if window.upto == readable || self.is_touched(window) => Ok(Passed::Tip),
+            End::Whole | End::Full => {
+                let left = self.budget.for_reading(Instant::now());
+                self.pace().learn(opened.elapsed(), left);
+                if readable.bytes_since(self.confirmed) < MOST_LAG {
+                    self.carry_on().await?;
+                }
+                Ok(Passed::More)
+            }
+        }
+    }
+
+    /// At the tip of the log. Stays for a while, if it was asked to, and says whether to look again: `reach` was the log's when that was done last,
+    /// at `opened`.
+    async fn linger(&mut self, began: Instant, opened: Instant, reach: Reach) -> Result<bool, Error> {
+        // Polling costs the server a decode from restart_lsn each time, so it gets at most a twentieth of the server's time, and a long
+        // transaction that pins restart_lsn slows it down.
+        let pause = (opened.elapsed() * 20).clamp(Duration::from_millis(500), Duration::from_secs(30));
+        let stay = began + self.settings.linger;
+        if Instant::now() + pause < stay.min(self.budget.stop_reading() - LEAST_TIME) {
+            tokio::time::sleep(pause).await;
+            return Ok(true);
+        }
+        // Another peek must be worth what it reads again: a twentieth of it, at least.
+        let again = reach.flush.bytes_since(reach.restart) / 20;
+        let reach = self.slot.reach().await?;
+        let news = reach.readable.bytes_since(self.confirmed);
+        self.report_lag(reach);
+        Ok(news > TIP_BYTES.max(again))
     }
 
     /// Carries the backfill on. Where it must wait it does for a while, `waited` tells since when.

@@ -42,18 +42,8 @@ where
             true => Some(self.slot.snapshot().await?),
             false => None,
         };
-        self.report.peeks += 1;
-        let time = self.budget.for_reading(Instant::now());
-        let asked = Instant::now();
-        let peeked = tokio::time::timeout(patience, self.slot.peek(window, time)).await;
-        self.peek_took = asked.elapsed();
-        let mut rows = match peeked {
-            Ok(Ok(rows)) => rows,
-            Err(_) | Ok(Err(SlotError::Timeout { .. })) => {
-                self.abandon().await;
-                return Ok(End::TooSlow);
-            }
-            Ok(Err(error)) => return Err(error.into()),
+        let Some(mut rows) = self.peek(window, patience).await? else {
+            return Ok(End::TooSlow);
         };
         // Read while the rows are on their way, so that a table that is new in them is known; not at all for none.
         let catalog = if rows.is_empty() {
@@ -73,7 +63,7 @@ where
             ..std::mem::take(&mut beside.side)
         });
         let mut reader = Reader::new(self.settings, self.envelope, catalog, past, side, now);
-        let (read, mut failure) = match self.read(window, &mut rows, &mut reader).await {
+        let (read, failure) = match self.read(window, &mut rows, &mut reader).await {
             Ok(read) => (read, None),
             Err(error) => (Read::Stopped, Some(error)),
         };
@@ -90,7 +80,37 @@ where
         if !matches!(read, Read::Whole | Read::Full) {
             self.abandon().await;
         }
-        // Even after a failure: what is under way arrives anyway, and what is stored and confirmed need not be sent again.
+        self.close(window, read, beyond, failure).await
+    }
+
+    /// Opens a window; `None` when the server does not decode it in time.
+    async fn peek(&mut self, window: Window, patience: Duration) -> Result<Option<S::Rows>, Error> {
+        self.report.peeks += 1;
+        let time = self.budget.for_reading(Instant::now());
+        let asked = Instant::now();
+        let peeked = tokio::time::timeout(patience, self.slot.peek(window, time)).await;
+        self.peek_took = asked.elapsed();
+        match peeked {
+            Ok(Ok(rows)) => Ok(Some(rows)),
+            Err(_) | Ok(Err(SlotError::Timeout { .. })) => {
+                self.abandon().await;
+                Ok(None)
+            }
+            Ok(Err(error)) => Err(error.into()),
+        }
+    }
+
+    /// A window was read, as far as it was. Brings home what is under way, and confirms what has arrived: even after a failure, since what is under
+    /// way arrives anyway, and what is stored and confirmed need not be sent again.
+    ///
+    /// `beyond` says that a transaction was left for later, `failure` why reading ended.
+    async fn close(
+        &mut self,
+        window: Window,
+        read: Read,
+        beyond: bool,
+        mut failure: Option<Error>,
+    ) -> Result<End, Error> {
         let (sent, all) = self.bring_home().await;
         failure = failure.or(sent.err());
         if all && failure.is_none() {
@@ -168,6 +188,10 @@ where
                     report,
                 };
                 let done = reader.next(&mut out);
+                if reader.loses() {
+                    self.read_anew("no record holds its change with what was read for it")
+                        .await?;
+                }
                 // Also after an error: what came before the row stands.
                 parcels.drain(..).for_each(|parcel| self.sender.push(parcel));
                 if let Some(wanted) = done? {

@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 
 use md5::{Digest as _, Md5};
 
-use crate::backfill::{Chunk, Side, WATERMARK, Wanted};
+use crate::backfill::{Side, WATERMARK, Wanted};
 use crate::catalog::Catalog;
 use crate::change::{Change, Datum, Item, Relation};
 use crate::checkpoint::Inside;
@@ -390,6 +390,7 @@ impl<'a, R: Row> Reader<'a, R> {
         Ok(None)
     }
 
+    /// A change row of the open transaction, which [`Reader::count`] has counted.
     fn change(
         &mut self,
         lsn: Lsn,
@@ -401,34 +402,16 @@ impl<'a, R: Row> Reader<'a, R> {
         let Some(open) = &mut self.open else {
             return Err(self.out_of_place(lsn));
         };
-        let (id, progress) = match (&mut open.progress, open.beyond) {
-            (_, true) => return Ok(()),
-            (Some(progress), false) => (open.id, progress),
-            (None, false) => return Err(self.out_of_place(lsn)),
-        };
-        if let Some(inside) = &open.resumed {
-            // What the server was not asked to leave out may come all the same.
-            if lsn < inside.lsn {
-                return Ok(());
-            }
-            if let Some(change) = &change {
-                self.envelope.skip(progress, lsn, change);
-            }
-            out.report.skipped += 1;
-            let last = open.rows.at_lsn >= inside.rows_at_lsn;
-            if lsn > inside.lsn || (last && md5(data) != inside.hash) {
-                return Err(not_resumed(&self.settings.slot, inside));
-            }
-            if last {
-                progress.resume(inside.counts.clone());
-                open.rows.count = inside.rows;
-                open.rows.bytes = 0;
-                open.changes += 1;
-                open.resumed = None;
-            }
+        if open.beyond {
             return Ok(());
         }
-        let Some(mut change) = change else {
+        let Some(progress) = &mut open.progress else {
+            return Err(self.out_of_place(lsn));
+        };
+        if open.resumed.is_some() {
+            return self.resume(lsn, data, change.as_ref(), out);
+        }
+        let Some(change) = change else {
             return Ok(());
         };
         open.changes += 1;
@@ -437,47 +420,94 @@ impl<'a, R: Row> Reader<'a, R> {
             self.envelope.skip(progress, lsn, &change);
             return Ok(());
         }
+        let id = open.id;
+        out.report.changes += 1;
+        out.report.replayed += u64::from(open.replay);
+        out.report.omitted += self.encode(lsn, change)?;
+        self.send(id, out)?;
+        let open = self.open.as_ref();
+        if open.is_some_and(|open| open.rows.bytes >= SECTION_BYTES) {
+            self.end_section(out.ledger);
+        }
+        Ok(())
+    }
+
+    /// A row that an earlier invocation sent. The last of them must be the one that it was.
+    fn resume(
+        &mut self,
+        lsn: Lsn,
+        data: &[u8],
+        change: Option<&Change<'_>>,
+        out: &mut Output<'_>,
+    ) -> Result<(), Error> {
+        let Some(open) = &mut self.open else {
+            return Err(self.out_of_place(lsn));
+        };
+        let (Some(progress), Some(inside)) = (&mut open.progress, &open.resumed) else {
+            return Err(self.out_of_place(lsn));
+        };
+        // What the server was not asked to leave out may come all the same.
+        if lsn < inside.lsn {
+            return Ok(());
+        }
+        if let Some(change) = change {
+            self.envelope.skip(progress, lsn, change);
+        }
+        out.report.skipped += 1;
+        let last = open.rows.at_lsn >= inside.rows_at_lsn;
+        if lsn > inside.lsn || (last && md5(data) != inside.hash) {
+            return Err(not_resumed(&self.settings.slot, inside));
+        }
+        if last {
+            progress.resume(inside.counts.clone());
+            open.rows.count = inside.rows;
+            open.rows.bytes = 0;
+            open.changes += 1;
+            open.resumed = None;
+        }
+        Ok(())
+    }
+
+    /// Makes events of a change, which may be completed from a chunk that is held. How many values were left out of them.
+    fn encode(&mut self, lsn: Lsn, mut change: Change<'_>) -> Result<u64, Error> {
+        let Some(open) = &mut self.open else {
+            return Err(self.out_of_place(lsn));
+        };
+        let Some(progress) = &mut open.progress else {
+            return Err(self.out_of_place(lsn));
+        };
         let side = self.side.as_mut();
         let filled = side.map(|side| side.pass(open.transaction.xid, &mut change));
         let filled = filled.filter(|filled| !filled.is_empty());
         let before = filled.as_ref().map(|_| progress.clone());
-        out.report.changes += 1;
-        out.report.replayed += u64::from(open.replay);
         let limit = self.settings.record_bytes;
-        let mut omitted = self
-            .envelope
-            .encode(progress, lsn, &change, self.now, limit, &mut self.events);
+        let encode = |progress: &mut Progress, change: &Change<'_>, events: &mut Vec<Event>| {
+            self.envelope
+                .encode(progress, lsn, change, self.now, limit, events)
+        };
+        let omitted = encode(progress, &change, &mut self.events);
         // A change that a record holds must not become too large for what was filled in.
         let is_large = |event: &Event| event.data.len() + event.partition_key.len() > limit;
-        if let (Some(filled), Some(before), Change::Update { new, .. }) = (filled, before, &mut change)
-            && (omitted > 0 || self.events.iter().any(is_large))
-        {
-            *progress = before;
-            self.events.clear();
-            // The row was taken from what is held. Read again, it fails or loses columns as it has to.
-            let chunk = self.side.as_mut().and_then(|side| side.chunk.as_mut());
-            if let Some(held) = chunk.and_then(Chunk::held_mut) {
-                held.make_void();
-            }
+        let (Some(filled), Some(before)) = (filled, before) else {
+            return Ok(omitted);
+        };
+        if omitted == 0 && !self.events.iter().any(is_large) {
+            return Ok(omitted);
+        }
+        *progress = before;
+        self.events.clear();
+        // Read again, the row fails or loses columns as it has to: with its chunk, or where it may have moved to what was read, with all of the table.
+        if let Some(side) = &mut self.side {
+            side.lose(&change);
+        }
+        if let Change::Update { new, .. } = &mut change {
             for at in filled {
                 if let Some(datum) = new.get_mut(at) {
                     *datum = Datum::Unchanged;
                 }
             }
-            omitted = self
-                .envelope
-                .encode(progress, lsn, &change, self.now, limit, &mut self.events);
         }
-        out.report.omitted += omitted;
-        self.send(id, out)?;
-        let full = self
-            .open
-            .as_ref()
-            .is_some_and(|open| open.rows.bytes >= SECTION_BYTES);
-        if full {
-            self.end_section(out.ledger);
-        }
-        Ok(())
+        Ok(encode(progress, &change, &mut self.events))
     }
 
     /// Counts a change row of the open transaction.

@@ -11,7 +11,8 @@ use super::parts::{
 use super::*;
 use crate::backfill::state::Name;
 use crate::backfill::table::Site;
-use crate::backfill::{Snapshot, Table, Wanted};
+use crate::backfill::table::tests::{plain, request};
+use crate::backfill::{Snapshot, State, Table, Wanted};
 use crate::catalog::Catalog;
 use crate::checkpoint::Checkpoint;
 use crate::encode::{Form, Oversize, PartitionBy, Wal2json};
@@ -29,6 +30,8 @@ enum Step {
     Advanced(Lsn),
     /// A marker was laid, whose record ends here.
     Marked(Lsn),
+    /// The next rows of a table were asked for, while so many bytes of log were not confirmed.
+    Read(u64),
 }
 
 #[derive(Clone, Default)]
@@ -183,10 +186,13 @@ impl Slot for FakeSlot {
     }
 }
 
-/// No backfill is played here.
+/// One table, of which it never gives a row in time.
 impl Tables for FakeSlot {
     async fn describe(&mut self, _: Option<&Name>) -> Result<Site, SlotError> {
-        Ok(Site::default())
+        Ok(Site {
+            relations: vec![plain("t", 1)],
+            ..Site::default()
+        })
     }
 
     async fn writers(&mut self, _: &Table) -> Result<Vec<String>, SlotError> {
@@ -204,6 +210,7 @@ impl Tables for FakeSlot {
         _: Bounds,
         _: &mut BTreeSet<u32>,
     ) -> Result<Taken, SlotError> {
+        self.log.add(Step::Read(self.flush.bytes_since(self.confirmed)));
         Ok(Taken::TooSlow)
     }
 
@@ -286,8 +293,10 @@ impl Checkpoints for FakeCheckpoints {
     }
 
     async fn store(&self, text: String) -> Result<(), CheckpointError> {
-        self.0
-            .add(Step::Stored(Checkpoint::parse(&text).unwrap().commit_end));
+        // The state of a backfill is kept in the same way, and is none.
+        if let Ok(checkpoint) = Checkpoint::parse(&text) {
+            self.0.add(Step::Stored(checkpoint.commit_end));
+        }
         Ok(())
     }
 }
@@ -304,7 +313,14 @@ async fn run_faulty(
     faults: Faults,
 ) -> (Log, Report, Result<(), Error>) {
     let stream = (Aggregation::None, ShardMap::even(1), 0);
-    run_on(commits, start, &[], None, stream, faults).await
+    run_on(commits, start, &[], None, stream, faults, None).await
+}
+
+/// With a backfill of `public.t` beside it.
+async fn run_beside(commits: &[(u64, &str)], start: Start) -> (Log, Report, Result<(), Error>) {
+    let stream = (Aggregation::None, ShardMap::even(1), 0);
+    let state = State::new("s", "7", request(&["public.t"]), start.acknowledged, "");
+    run_on(commits, start, &[], None, stream, Faults::default(), Some(state)).await
 }
 
 /// The stream has these shards, is known as one of a single shard, and says so for a while when it is asked.
@@ -315,7 +331,7 @@ async fn run_with(
     opening: Option<Event>,
     stream: (Aggregation, ShardMap, u32),
 ) -> (Log, Report, Result<(), Error>) {
-    run_on(commits, start, refuses, opening, stream, Faults::default()).await
+    run_on(commits, start, refuses, opening, stream, Faults::default(), None).await
 }
 
 async fn run_on(
@@ -325,6 +341,7 @@ async fn run_on(
     opening: Option<Event>,
     (aggregation, shards, behind): (Aggregation, ShardMap, u32),
     faults: Faults,
+    backfill: Option<State>,
 ) -> (Log, Report, Result<(), Error>) {
     let log = Log::default();
     let commits: Vec<_> = commits
@@ -349,7 +366,7 @@ async fn run_on(
         },
         checkpoints: FakeCheckpoints(log.clone()),
         pace: &Mutex::default(),
-        backfill: None,
+        backfill: backfill.map(|state| Beside::new(FakeCheckpoints(log.clone()), state)),
     };
     let settings = Settings {
         slot: "s".into(),
@@ -435,7 +452,7 @@ async fn the_slot_moves_after_the_checkpoint_and_that_after_the_stream() {
                 }
                 stored = to;
             }
-            Step::Asked | Step::Marked(_) => {}
+            Step::Asked | Step::Marked(_) | Step::Read(_) => {}
             Step::Advanced(to) => assert!(to <= stored, "advanced to {to} with {stored} stored"),
         }
     }
@@ -696,4 +713,18 @@ async fn what_ends_behind_what_a_standby_has_is_not_delivered_and_not_passed() {
         assert_eq!(passed, arrives, "{readable}");
         assert!(report.held_bytes > 0);
     }
+}
+
+#[tokio::test]
+async fn a_chunk_is_not_begun_while_much_of_the_log_is_unread() {
+    let (log, _, outcome) = run_beside(BACKLOG, start(1, 1)).await;
+    outcome.unwrap();
+    let reads = log.steps().into_iter().filter_map(|step| match step {
+        Step::Read(lag) => Some(lag),
+        _ => None,
+    });
+    let reads: Vec<u64> = reads.collect();
+    assert!(!reads.is_empty(), "the table was never read");
+    let most = reads.into_iter().max();
+    assert!(most < Some(MOST_LAG), "{most:?} bytes were unread");
 }

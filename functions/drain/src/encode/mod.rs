@@ -48,6 +48,13 @@ pub struct Event {
     pub data: Vec<u8>,
 }
 
+impl Event {
+    /// What errors call its partition key, which may hold data: the first 16 digits of its SHA-256.
+    pub fn key_hash(&self) -> String {
+        hash(&self.partition_key).chars().take(16).collect()
+    }
+}
+
 /// What Debezium puts for a large value that an update did not touch.
 const UNAVAILABLE: &str = "__debezium_unavailable_value";
 

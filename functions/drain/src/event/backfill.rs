@@ -34,7 +34,7 @@ pub struct Request {
     /// The columns, by name; empty for all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub columns: Vec<String>,
-    /// Most rows of one chunk.
+    /// Most rows of one chunk, 1 to [`MOST_ROWS`]. Time and bytes bound it besides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chunk_rows: Option<u32>,
     /// Whether consumers shall be told which rows have vanished.

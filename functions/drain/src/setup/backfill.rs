@@ -104,7 +104,7 @@ fn of_table(state: &State, site: &Site, name: &Name) -> Value {
         // Done so long ago that its figures gave way to others.
         _ if state.is_over(name) && state.failures > state.failed.len() as u64 => ("over", None, 0),
         _ if state.is_over(name) => ("done", None, 0),
-        _ => ("waiting", Some(0), 0),
+        _ => ("queued", Some(0), 0),
     };
     let rate = rows
         .filter(|_| ms > 0)

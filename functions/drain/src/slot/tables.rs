@@ -2,6 +2,7 @@
 //! lock that a writer waits for.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt as _;
 use tokio_postgres::Row as PgRow;
@@ -294,12 +295,16 @@ impl Tables for PgSlot<'_> {
         let client = &self.reader.client;
         client.batch_execute(BEGIN).await.map_err(failed)?;
         let taken = self.take(table, after, bounds, delivered).await;
+        let mut is_over = false;
         if !matches!(taken, Ok((_, false))) {
             self.reader.cancel().await;
-            let _ = client.batch_execute("rollback").await;
+            // The cancel may hit this one, too.
+            is_over = client.batch_execute("rollback").await.is_ok();
             self.reader.outlast_cancel().await;
         }
-        client.batch_execute("rollback").await.map_err(failed)?;
+        if !is_over {
+            client.batch_execute("rollback").await.map_err(failed)?;
+        }
         match taken {
             Ok((taken, _)) => Ok(taken),
             Err(Untaken::Slot(error)) => Err(error),
@@ -309,11 +314,25 @@ impl Tables for PgSlot<'_> {
 
     async fn row_of(&mut self, table: &Table, wanted: &Wanted) -> Result<Looked, SlotError> {
         let failed = |error| self.connector.failed("reading a row that moved", error);
-        let client = &self.control.client;
-        client.batch_execute(BEGIN).await.map_err(failed)?;
-        let looked = self.look(table, wanted).await;
-        client.batch_execute("rollback").await.map_err(failed)?;
-        looked
+        let began = Instant::now();
+        loop {
+            self.control.client.batch_execute(BEGIN).await.map_err(failed)?;
+            let looked = self.look(table, wanted).await;
+            self.control
+                .client
+                .batch_execute("rollback")
+                .await
+                .map_err(failed)?;
+            // A commit lies in the log a moment before others see it, and for longer where it waits for a standby.
+            match looked? {
+                Some(looked) => return Ok(looked),
+                None if began.elapsed() < UNSEEN => tokio::time::sleep(UNSEEN / 50).await,
+                None => {
+                    let why = format!("transaction {}, which moved it, is not visible yet", wanted.xid);
+                    return Ok(Looked::Unknown(why));
+                }
+            }
+        }
     }
 
     async fn lay(&mut self, content: &str) -> Result<(), SlotError> {
@@ -324,8 +343,11 @@ impl Tables for PgSlot<'_> {
     }
 }
 
-/// A transaction that reads with one snapshot, and waits for nobody for long.
-const BEGIN: &str = "begin isolation level repeatable read read only; set local lock_timeout = '2s'";
+/// A transaction that reads with one snapshot, waits for nobody for long, and fails rather than leave out rows that policies hide.
+const BEGIN: &str = "begin isolation level repeatable read read only; set local lock_timeout = '2s'; set local row_security = off";
+
+/// How long a row is waited for whose change is not visible yet.
+const UNSEEN: Duration = Duration::from_secs(1);
 
 /// Why a chunk was not taken.
 enum Untaken {
@@ -361,19 +383,21 @@ impl PgSlot<'_> {
         }
     }
 
-    /// Looks for one row.
-    async fn look(&self, table: &Table, wanted: &Wanted) -> Result<Looked, SlotError> {
-        // As long as the change is not visible, whatever has its new key is another row; once it is, what has the old one.
-        let key = match snapshot(self.connector, &self.control).await?.shows(wanted.xid) {
-            true => &wanted.after,
-            false => &wanted.before,
-        };
-        let lines = match self.control.client.copy_out(&query::row_of(table, key)).await {
+    /// Looks for one row. `None` when its change is not visible yet.
+    async fn look(&self, table: &Table, wanted: &Wanted) -> Result<Option<Looked>, SlotError> {
+        if !snapshot(self.connector, &self.control).await?.shows(wanted.xid) {
+            return Ok(None);
+        }
+        let sql = query::row_of(table, &wanted.key);
+        let lines = match self.control.client.copy_out(&sql).await {
             Ok(lines) => lines.try_collect::<Vec<_>>().await,
             Err(error) => Err(error),
         };
-        match lines {
-            Ok(lines) => match lines.first().filter(|line| size(line) <= query::MOST_ROW_BYTES) {
+        let looked = match lines {
+            Ok(lines) => match lines.first() {
+                Some(line) if size(line) > query::MOST_ROW_BYTES => Ok(Looked::Unknown(
+                    "it has more bytes than a record can hold".to_owned(),
+                )),
                 Some(line) => Ok(Looked::Row(line.to_vec())),
                 // The snapshot may show nothing of it any more.
                 None if is_rewritten(self.connector, &self.control, table).await? => {
@@ -385,7 +409,8 @@ impl PgSlot<'_> {
                 "somebody holds a lock that forbids reading it".to_owned(),
             )),
             Err(error) => refused(self.connector, error).map(Looked::Unknown),
-        }
+        };
+        looked.map(Some)
     }
 
     /// Takes rows, and tells whether the server was giving more when that was enough.

@@ -17,6 +17,7 @@ fn relation(columns: &[(&str, bool)]) -> Arc<Relation> {
 
 fn table() -> Table {
     Table {
+        oid: 1,
         relation: relation(&[("id", true), ("body", false), ("n", false)]),
         key: vec!["id".into()],
         key_places: vec![0],
@@ -203,10 +204,7 @@ fn only_a_move_from_a_key_that_is_not_held_is_asked_for() {
     let wants = |xid, change: &Change<'_>| Held::wants(&table(), Some(&rows), xid, change);
     let moved = update(Some("y"), "z", Datum::Unchanged);
     let wanted = wants(100, &moved).unwrap();
-    assert_eq!(
-        (&wanted.before[..], &wanted.after[..]),
-        (&["y".to_owned()][..], &["z".to_owned()][..])
-    );
+    assert_eq!((&wanted.key[..], wanted.xid), (&["z".to_owned()][..], 100));
     for change in [
         update(Some("a"), "z", Datum::Unchanged),
         update(Some("y"), "z", text("told")),

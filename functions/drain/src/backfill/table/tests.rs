@@ -1,6 +1,7 @@
 use super::*;
 
-fn plain(name: &str, oid: u32) -> Described {
+/// A table of two columns that can be read by its key.
+pub(crate) fn plain(name: &str, oid: u32) -> Described {
     Described {
         schema: "public".into(),
         name: name.into(),
@@ -26,7 +27,7 @@ fn column(name: &str) -> DescribedColumn {
     }
 }
 
-fn request(tables: &[&str]) -> Request {
+pub(crate) fn request(tables: &[&str]) -> Request {
     Request {
         tables: tables.iter().map(|text| text.parse().unwrap()).collect(),
         condition: None,
@@ -88,7 +89,7 @@ fn each_table_that_cannot_be_read_is_refused_with_its_reason() {
         ("it is a foreign table", |it| it.kind = 'f'),
         ("temporary or unlogged", |it| it.is_permanent = false),
         ("may not use its schema", |it| it.may_use_schema = false),
-        ("row security hides rows", |it| it.hides_rows = true),
+        ("row security may hide rows", |it| it.hides_rows = true),
         ("it has no primary key", |it| it.key.clear()),
         ("column gone of its key is not published", |it| {
             it.key = vec!["gone".into()];

@@ -17,12 +17,17 @@ impl<R: Row> Reader<'_, R> {
         side.found = Some(match looked {
             Looked::Row(line) => Some(line),
             Looked::Gone => None,
-            // The table is read from its beginning, and nothing of it is on its way.
             Looked::Unknown(_) => {
-                (side.chunk, side.table) = (None, None);
+                side.forget();
                 None
             }
         });
+    }
+
+    /// Whether a change that was just turned into parcels has the table read from its beginning, which is to be stored before they are sent.
+    pub(in crate::drain) fn loses(&mut self) -> bool {
+        let side = self.side.as_mut();
+        side.is_some_and(|side| std::mem::take(&mut side.is_lost))
     }
 
     /// Whether the server must be asked for a row before this change can go out.
@@ -106,8 +111,12 @@ impl<R: Row> Reader<'_, R> {
                 }
                 let oversize = |event: &&Event| event.data.len() + event.partition_key.len() > limit;
                 if let Some(event) = self.events.iter().find(oversize) {
-                    let (slot, bytes) = (&self.settings.slot, event.data.len() + event.partition_key.len());
-                    chunk.failed = Some(Error::oversize(slot, event, bytes, limit).chain());
+                    // Short: the state keeps 120 bytes of it.
+                    chunk.failed = Some(format!(
+                        "row with key hash {} has {} bytes, a record may have {limit}: leave a column out, or OVERSIZE=omit",
+                        event.key_hash(),
+                        event.data.len() + event.partition_key.len()
+                    ));
                 }
                 if chunk.failed.is_some() {
                     chunk.next = None;

@@ -1,0 +1,215 @@
+//! Tables that are altered, dropped, swapped or made while a backfill is under way.
+
+use std::time::Duration;
+
+use scenarios::lab::{DEADLINE, Lab, Plugin};
+use scenarios::postgres::REPLUSER;
+use scenarios::wait;
+use serde_json::{Value, json};
+
+use crate::backfill::{
+    answered, filled, finish_from, order, reads, run, slowly, state, table, until_it_reads,
+};
+
+crate::scenarios![
+    a_table_that_is_dropped_while_it_is_paused_fails_and_so_does_one_that_was_asked_for,
+    a_table_that_leaves_the_publication_half_read_fails,
+    a_new_table_does_not_throw_back_the_one_that_is_read,
+    a_table_that_takes_the_name_of_another_is_read_from_its_beginning,
+    a_column_that_is_dropped_beside_a_chunk_is_waited_for,
+    row_security_that_comes_beside_a_chunk_is_an_error_and_hides_nothing,
+    a_row_that_moves_and_fits_no_record_fails_the_table,
+];
+
+const ROWS: u64 = 60;
+
+/// Time for a chunk or two.
+const SHORT: Duration = Duration::from_secs(3);
+
+/// A lab whose backfill was paused in the middle of `t`, after its first chunk.
+async fn paused(plugin: Plugin, more: &str, tables: Value) -> Lab {
+    let lab = filled(Lab::plan(plugin), &format!("{}; {more}", table(ROWS as usize))).await;
+    let event = json!({"action": "backfill", "tables": tables, "chunk_rows": 10, "where": slowly(60)});
+    let mut report = lab.function.invoke(&event, SHORT).await.answer();
+    while report["backfill"]["rows"] == 0 {
+        report = lab.function.invoke(&json!({}), SHORT).await.answer();
+    }
+    let rows = report["backfill"]["rows"].as_u64();
+    assert!(rows < Some(ROWS), "{report}");
+    lab.invoke(order("pause")).await.answer();
+    lab
+}
+
+/// Resumes it, and ticks until it is over; the last report.
+async fn resumed(lab: &Lab) -> Value {
+    let mut report = lab.invoke(order("resume")).await.answer();
+    while ["running", "waiting"].contains(&state(&report)) {
+        report = lab.tick().await;
+    }
+    lab.drain().await;
+    report
+}
+
+/// What `status` says of a table, and why.
+async fn told(lab: &Lab, table: &str) -> (String, String) {
+    let status = lab.invoke(json!({"action": "status"})).await.answer();
+    let tables = status["backfill"]["tables"].as_array().into_iter().flatten();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    tables
+        .filter(|told| told["table"] == table)
+        .map(|told| (text(&told["state"]), text(&told["reason"])))
+        .next()
+        .unwrap_or_else(|| panic!("status does not tell of {table}: {status}"))
+}
+
+async fn a_table_that_is_dropped_while_it_is_paused_fails_and_so_does_one_that_was_asked_for() {
+    let lab = paused(
+        Plugin::Pgoutput,
+        "create table u (id int primary key)",
+        json!(["public.t", "public.u"]),
+    )
+    .await;
+    lab.sql("drop table t; alter table u rename to a").await;
+    let report = resumed(&lab).await;
+    assert_eq!(state(&report), "failed", "{report}");
+    for table in ["public.t", "public.u"] {
+        let (state, reason) = told(&lab, table).await;
+        assert!(
+            state == "failed" && reason.contains("no longer there"),
+            "{table} {state}: {reason}"
+        );
+    }
+}
+
+async fn a_table_that_leaves_the_publication_half_read_fails() {
+    let lab = paused(
+        Plugin::Pgoutput,
+        "create table u (id int primary key)",
+        json!("all"),
+    )
+    .await;
+    lab.sql("drop publication spillway; create publication spillway for table u")
+        .await;
+    let report = resumed(&lab).await;
+    assert_eq!(
+        (state(&report), &report["backfill"]["tables"]),
+        ("failed", &json!({"done": 1, "failed": 1, "left": 0})),
+        "{report}"
+    );
+    let (_, reason) = told(&lab, "public.t").await;
+    assert!(reason.contains("no longer published"), "{reason}");
+}
+
+/// Its name comes before; its rows are in the log.
+async fn a_new_table_does_not_throw_back_the_one_that_is_read() {
+    Plugin::each(|plugin| async move {
+        let lab = paused(plugin, "", json!("all")).await;
+        lab.sql(&format!(
+            "create table a (id int primary key); grant select on a to {}; insert into a select generate_series(1, 10)",
+            REPLUSER.0
+        ))
+        .await;
+        let report = resumed(&lab).await;
+        assert_eq!(state(&report), "finished", "{report}");
+        let delivery = lab.compare(&["t", "a"]).await;
+        assert_eq!(reads(&delivery, "public.t").len() as u64, ROWS, "no row twice");
+    })
+    .await;
+}
+
+async fn a_table_that_takes_the_name_of_another_is_read_from_its_beginning() {
+    Plugin::each(|plugin| async move {
+        let lab = paused(plugin, "", json!(["public.t"])).await;
+        lab.sql(&format!(
+            "create table fresh (like t including all); alter publication spillway set (publish = 'insert, update, delete, truncate');
+             alter table t rename to old; alter table fresh rename to t; grant select on t to {};
+             insert into t select i, -i, null from generate_series(1, 20) i",
+            REPLUSER.0
+        ))
+        .await;
+        let report = resumed(&lab).await;
+        assert_eq!(state(&report), "finished", "{report}");
+        let read: Vec<Value> = reads(&lab.consume().await, "public.t")
+            .into_iter()
+            .filter(|event| event["after"]["n"].as_i64() < Some(0))
+            .map(|event| event["after"]["id"].clone())
+            .collect();
+        assert_eq!(read, (1..=20).map(Value::from).collect::<Vec<_>>());
+    })
+    .await;
+}
+
+/// Runs a backfill, and beside its first chunk a transaction that alters the table and takes some time for it, so that the next chunk is
+/// described before and read behind it. The reports.
+async fn beside_a_chunk(lab: &Lab, alter: &str) -> Vec<Value> {
+    let event = json!({"action": "backfill", "tables": ["public.t"], "chunk_rows": 20, "where": slowly(20)});
+    let client = lab.connect().await;
+    let (first, ()) = tokio::join!(answered(lab, event), async {
+        until_it_reads(lab).await;
+        // It waits for the chunk; what waits for it then has described the table already.
+        client.batch_execute(&format!("begin; {alter}")).await.unwrap();
+        let waits = "select count(*) from pg_locks where not granted and relation = 't'::regclass";
+        wait::until("the next chunk waits", DEADLINE, || async {
+            lab.value(waits).await.as_deref() == Some("1")
+        })
+        .await;
+        client.batch_execute("commit").await.unwrap();
+    });
+    let mut reports = vec![first];
+    while ["running", "waiting"].contains(&state(&reports[reports.len() - 1])) {
+        reports.push(lab.tick().await);
+    }
+    lab.drain().await;
+    reports
+}
+
+async fn a_column_that_is_dropped_beside_a_chunk_is_waited_for() {
+    Plugin::each(|plugin| async move {
+        let lab = filled(Lab::plan(plugin), &table(ROWS as usize)).await;
+        let reports = beside_a_chunk(&lab, "alter table t drop column body").await;
+        let last = &reports[reports.len() - 1];
+        assert_eq!(state(last), "finished", "{last}");
+        let read = reads(&lab.consume().await, "public.t");
+        assert_eq!(read.len() as u64, ROWS);
+        assert!(read[read.len() - 1]["after"].get("body").is_none());
+    })
+    .await;
+}
+
+async fn row_security_that_comes_beside_a_chunk_is_an_error_and_hides_nothing() {
+    let lab = filled(Lab::plan(Plugin::Pgoutput), &table(ROWS as usize)).await;
+    let reports = beside_a_chunk(&lab, "alter table t enable row level security").await;
+    let last = &reports[reports.len() - 1];
+    assert_eq!(state(last), "failed", "{last}");
+    let (_, reason) = told(&lab, "public.t").await;
+    assert!(
+        reason.contains("row security") || reason.contains("row-level security"),
+        "{reason}"
+    );
+    lab.sql("alter table t disable row level security").await;
+    run(&lab, json!({"action": "backfill", "tables": ["public.t"]})).await;
+    lab.compare(&["t"]).await;
+}
+
+/// From the unread end to the part that was read: read there again, it says what is wrong with it.
+async fn a_row_that_moves_and_fits_no_record_fails_the_table() {
+    Plugin::each(|plugin| async move {
+        let lab = paused(
+            plugin,
+            &format!("update t set body = repeat('x', 1100000) where id = {ROWS}"),
+            json!(["public.t"]),
+        )
+        .await;
+        lab.sql(&format!("update t set id = -1 where id = {ROWS}")).await;
+        let report = resumed(&lab).await;
+        assert_eq!(state(&report), "failed", "{report}");
+        let (_, reason) = told(&lab, "public.t").await;
+        assert!(reason.contains("a record may have"), "{reason}");
+        // Small enough, it is read.
+        lab.sql("update t set body = 'small' where id = -1").await;
+        let reports = run(&lab, json!({"action": "backfill", "tables": ["public.t"]})).await;
+        finish_from(&lab, reports[0].clone()).await;
+        lab.compare(&["t"]).await;
+    })
+    .await;
+}
