@@ -170,40 +170,38 @@ async fn what_was_there_before_arrives_while_writers_write() {
     Plugin::each(|plugin| beside_a_writer(Lab::plan(plugin))).await;
 }
 
-pub(crate) fn beside_a_writer(plan: Plan) -> impl Future<Output = ()> + Send + 'static {
-    async move {
-        let lab = filled(plan, &table(ROWS)).await;
-        lab.kinesis_gate
-            .always("PutRecords", Fault::Delay(Duration::from_millis(20)));
-        let reports = run_beside_a_writer(&lab, start(&["public.t"], 700), ROWS).await;
-        let last = &reports[reports.len() - 1]["backfill"];
-        assert_eq!(
-            last["tables"],
-            json!({"done": 1, "failed": 0, "left": 0}),
-            "{last}"
-        );
-        let delivery = lab.compare(&["t"]).await;
-        let reads = reads(&delivery, "public.t");
-        assert_eq!(last["rows"], reads.len(), "{last}");
-        let marks = marks(&reads);
-        assert_eq!(
-            (marks[0], marks[marks.len() - 1]),
-            ("first_in_data_collection", "last_in_data_collection")
-        );
-        assert!(
-            marks[1..marks.len() - 1]
-                .iter()
-                .all(|mark| *mark == "incremental")
-        );
-        assert!(reads.iter().all(|event| event["before"].is_null()));
-        let mut live = delivery.of_table("public.t");
-        live.retain(|event| event["op"] != "r");
-        assert!(live.iter().all(|event| event["source"]["snapshot"] == "false"));
-        assert!(
-            delivery.counts().keys().all(|name| name == "public.t"),
-            "no watermark is in the stream"
-        );
-    }
+pub(crate) async fn beside_a_writer(plan: Plan) {
+    let lab = filled(plan, &table(ROWS)).await;
+    lab.kinesis_gate
+        .always("PutRecords", Fault::Delay(Duration::from_millis(20)));
+    let reports = run_beside_a_writer(&lab, start(&["public.t"], 700), ROWS).await;
+    let last = &reports[reports.len() - 1]["backfill"];
+    assert_eq!(
+        last["tables"],
+        json!({"done": 1, "failed": 0, "left": 0}),
+        "{last}"
+    );
+    let delivery = lab.compare(&["t"]).await;
+    let reads = reads(&delivery, "public.t");
+    assert_eq!(last["rows"], reads.len(), "{last}");
+    let marks = marks(&reads);
+    assert_eq!(
+        (marks[0], marks[marks.len() - 1]),
+        ("first_in_data_collection", "last_in_data_collection")
+    );
+    assert!(
+        marks[1..marks.len() - 1]
+            .iter()
+            .all(|mark| *mark == "incremental")
+    );
+    assert!(reads.iter().all(|event| event["before"].is_null()));
+    let mut live = delivery.of_table("public.t");
+    live.retain(|event| event["op"] != "r");
+    assert!(live.iter().all(|event| event["source"]["snapshot"] == "false"));
+    assert!(
+        delivery.counts().keys().all(|name| name == "public.t"),
+        "no watermark is in the stream"
+    );
 }
 
 async fn each_envelope_tells_what_was_read() {

@@ -65,23 +65,21 @@ async fn generated_columns_are_as_in_live_changes() {
     Plugin::each(|plugin| generated(Lab::plan(plugin))).await;
 }
 
-pub(crate) fn generated(plan: Plan) -> impl Future<Output = ()> + Send + 'static {
-    async move {
-        let lab = filled(
-            plan,
-            "create table t (id int primary key, n int, twice int generated always as (n * 2) stored); insert into t (id, n) values (1, 1), (2, 2)",
-        )
-        .await;
-        run(&lab, start(&["public.t"], 1)).await;
-        lab.sql("insert into t (id, n) values (3, 3)").await;
-        lab.drain().await;
-        let events = lab.compare(&["t"]).await.of_table("public.t");
-        let columns = |at: usize| -> Vec<String> {
-            let row = events[at]["after"].as_object();
-            row.into_iter().flat_map(|row| row.keys().cloned()).collect()
-        };
-        assert_eq!((columns(0), columns(1)), (columns(2), columns(2)));
-    }
+pub(crate) async fn generated(plan: Plan) {
+    let lab = filled(
+        plan,
+        "create table t (id int primary key, n int, twice int generated always as (n * 2) stored); insert into t (id, n) values (1, 1), (2, 2)",
+    )
+    .await;
+    run(&lab, start(&["public.t"], 1)).await;
+    lab.sql("insert into t (id, n) values (3, 3)").await;
+    lab.drain().await;
+    let events = lab.compare(&["t"]).await.of_table("public.t");
+    let columns = |at: usize| -> Vec<String> {
+        let row = events[at]["after"].as_object();
+        row.into_iter().flat_map(|row| row.keys().cloned()).collect()
+    };
+    assert_eq!((columns(0), columns(1)), (columns(2), columns(2)));
 }
 
 async fn a_table_that_the_function_leaves_out_is_not_read() {
