@@ -624,10 +624,7 @@ async fn nothing_is_lost_whatever_dies_in_the_middle() {
             (0, 1),
             "{played:?}"
         );
-        assert!(
-            played.rows > 0 && played.reads > 0 && played.overtaken > 0,
-            "{played:?}"
-        );
+        assert!(played.rows > 0 && played.reads > 0, "{played:?}");
         assert!(played.stuck > 0 || !played.hangs, "{played:?}");
     }
 }

@@ -148,7 +148,7 @@ pub enum Discontinuity {
     #[error(
         "slot {slot}: the server has written its log up to {flush} only, and the checkpoint is already at {checkpoint}: the server was set \
          back (restored, or failed over to a standby that lacked commits), and the stream holds changes that it no longer has. \
-         Accept the gap at {confirmed}, and bring the stream to what the tables are now with \
+         To go on, accept the gap at {confirmed}, and bring the stream to what the tables are now with \
          {{\"action\":\"backfill\",\"repair\":true}}"
     )]
     Divergence {
