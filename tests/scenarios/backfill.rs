@@ -150,7 +150,7 @@ async fn write(lab: &Lab, rows: usize, stop: &AtomicBool) -> u64 {
 }
 
 /// The backfill, with a writer beside it from before its beginning until it is finished; the reports.
-async fn run_beside_a_writer(lab: &Lab, event: Value, rows: usize) -> Vec<Value> {
+pub(crate) async fn run_beside_a_writer(lab: &Lab, event: Value, rows: usize) -> Vec<Value> {
     let stop = AtomicBool::new(false);
     let (reports, written) = tokio::join!(
         async {

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use scenarios::gate::Fault;
 use scenarios::lab::{Lab, Plugin};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::backfill::{
-    answered, filled, finish_from, reads, run, slowly, start, state, table, until_it_reads,
+    answered, filled, finish_from, order, reads, run, slowly, start, state, table, until_it_reads,
 };
-use crate::gap::accept;
+use crate::gap::{accept, advanced};
+use crate::refusal::invocation_fails;
 
 crate::scenarios![
     a_writer_does_not_wait_for_the_chunk_that_is_read,
@@ -18,6 +19,8 @@ crate::scenarios![
     a_table_that_fails_leaves_the_others_alone,
     a_pending_backfill_begins_anew_behind_a_gap,
     a_unique_index_will_do,
+    a_state_that_cannot_be_read_does_not_stop_the_drain,
+    a_teardown_ends_a_pending_backfill,
 ];
 
 /// A chunk takes some seconds to be read, and a writer gives up when it waits for a lock for a part of that.
@@ -150,12 +153,7 @@ async fn a_pending_backfill_begins_anew_behind_a_gap() {
         lab.kinesis_gate.clear();
         lab.sql("update t set n = -1 where id <= 500; insert into t values (0, 0, null)")
             .await;
-        let slot = &lab.slot;
-        lab.sql(&format!(
-            "select pg_replication_slot_advance('{slot}', pg_current_wal_flush_lsn())"
-        ))
-        .await;
-        let confirmed = lab.confirmed_flush().await;
+        let confirmed = advanced(&lab).await;
         let report = lab.invoke(accept(&confirmed)).await.answer();
         finish_from(&lab, report).await;
         lab.drain().await;
@@ -181,4 +179,31 @@ async fn a_unique_index_will_do() {
         assert_eq!(reads(&delivery, "public.t").len(), 100);
     })
     .await;
+}
+
+async fn a_state_that_cannot_be_read_does_not_stop_the_drain() {
+    let lab = filled(Lab::plan(Plugin::Pgoutput), &table(10)).await;
+    for text in ["{", r#"{"version":2}"#] {
+        lab.put_backfill(text).await;
+        lab.sql("update t set n = -n where id = 1").await;
+        let report = lab.tick().await;
+        assert_eq!(
+            (&report["changes"], &report["backfill"]),
+            (&json!(1), &Value::Null),
+            "{report}"
+        );
+        for event in [start(&["public.t"], 10), order("cancel")] {
+            invocation_fails(&lab, event, "BackfillInvalid", &[".backfill", "delete it"]).await;
+        }
+    }
+    lab.drain().await;
+}
+
+async fn a_teardown_ends_a_pending_backfill() {
+    let lab = filled(Lab::plan(Plugin::Pgoutput), &table(100)).await;
+    let event = json!({"action": "backfill", "tables": ["public.t"], "chunk_rows": 10, "where": slowly(60)});
+    let first = lab.function.invoke(&event, Duration::from_secs(3)).await.answer();
+    assert_eq!(state(&first), "running", "{first}");
+    lab.invoke(json!({"action": "teardown"})).await.answer();
+    assert_eq!(lab.backfill().await, None);
 }

@@ -4,13 +4,15 @@ use scenarios::consumer::Delivery;
 use scenarios::lab::{Lab, Plugin};
 use serde_json::{Value, json};
 
-use crate::backfill::{filled, reads, run, state};
-use crate::gap::accept;
+use crate::backfill::{filled, reads, run, run_beside_a_writer, state, table};
+use crate::gap::{accept, advanced};
 
 crate::scenarios![
     a_repair_brings_what_a_gap_swallowed_and_takes_away_what_vanished,
     a_repair_of_some_tables_says_nothing_of_others,
     a_repair_takes_away_nothing_that_is_there,
+    a_repair_beside_a_writer_is_whole,
+    a_repair_of_which_a_table_failed_does_not_say_that_it_is_whole,
 ];
 
 const ENVELOPES: [&str; 3] = ["debezium", "dms", "wal2json"];
@@ -33,14 +35,14 @@ async fn after_a_gap(plugin: Plugin, envelope: &str) -> Lab {
          insert into t select i, 3, null from generate_series(101, 110) i; delete from u where id = 1; insert into u values (1000, 1)",
     )
     .await;
-    let slot = &lab.slot;
-    lab.sql(&format!(
-        "select pg_replication_slot_advance('{slot}', pg_current_wal_flush_lsn())"
-    ))
-    .await;
-    let confirmed = lab.confirmed_flush().await;
-    lab.invoke(accept(&confirmed)).await.answer();
+    advance(&lab).await;
     lab
+}
+
+/// Somebody reads past everything, and that is accepted.
+async fn advance(lab: &Lab) {
+    let confirmed = advanced(lab).await;
+    lab.invoke(accept(&confirmed)).await.answer();
 }
 
 /// What the events at the end of repairs say, each with its position.
@@ -107,4 +109,48 @@ async fn a_repair_takes_away_nothing_that_is_there() {
     run(&lab, json!({"action": "backfill", "repair": true})).await;
     let delivery = lab.compare(&["t", "u"]).await;
     assert_eq!(delivery.rebuild().tables["public.t"].len(), 60);
+}
+
+/// Rows that are overtaken have no read of their own, but the change that overtook them.
+async fn a_repair_beside_a_writer_is_whole() {
+    const ROWS: usize = 1_000;
+    Plugin::each(|plugin| async move {
+        let lab = filled(Lab::plan(plugin), &table(ROWS)).await;
+        lab.sql("update t set n = n + 1").await;
+        lab.drain().await;
+        lab.sql("update t set n = -5 where id % 3 = 0; delete from t where id % 7 = 0")
+            .await;
+        advance(&lab).await;
+        let event = json!({"action": "backfill", "repair": true, "chunk_rows": 100});
+        let reports = run_beside_a_writer(&lab, event, ROWS).await;
+        let overtaken: u64 = reports
+            .iter()
+            .filter_map(|report| report["backfill"]["overtaken"].as_u64())
+            .sum();
+        assert!(overtaken > 0, "{reports:#?}");
+        assert_eq!(repaired(&lab.compare(&["t"]).await).len(), 1);
+    })
+    .await;
+}
+
+async fn a_repair_of_which_a_table_failed_does_not_say_that_it_is_whole() {
+    let lab = after_a_gap(Plugin::Pgoutput, "debezium").await;
+    lab.sql("insert into u select i, i from generate_series(2000, 2100) i; insert into t values (5000, 1, repeat('x', 2000000))")
+        .await;
+    let ((kind, message), stored) = (lab.fail().await, lab.backfill().await);
+    assert_eq!((kind.as_str(), stored), ("Oversize", None), "{message}");
+    advance(&lab).await;
+    let mut report = lab
+        .invoke(json!({"action": "backfill", "repair": true}))
+        .await
+        .answer();
+    while state(&report) == "running" {
+        report = lab.tick().await;
+    }
+    assert_eq!(state(&report), "failed", "{report}");
+    assert!(repaired(&lab.consume().await).is_empty());
+    // Mended, the same says so.
+    lab.sql("delete from t where id = 5000").await;
+    run(&lab, json!({"action": "backfill", "repair": true})).await;
+    assert_eq!(repaired(&lab.compare(&["t", "u"]).await).len(), 1);
 }

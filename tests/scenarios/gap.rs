@@ -25,7 +25,7 @@ pub(crate) fn accept(lsn: &str) -> Value {
 }
 
 /// Somebody reads past everything. Returns where the slot stands then.
-async fn advanced(lab: &Lab) -> String {
+pub(crate) async fn advanced(lab: &Lab) -> String {
     let slot = &lab.slot;
     lab.sql(&format!(
         "select pg_replication_slot_advance('{slot}', pg_current_wal_flush_lsn())"

@@ -4,6 +4,7 @@
 //! The promise, as a consumer can see it: every position always carries the same event, and within one partition key
 //! the positions ascend in the order of their first arrival.
 
+use std::cell::LazyCell;
 use std::collections::{BTreeMap, HashMap};
 
 use serde_json::Value;
@@ -167,6 +168,7 @@ impl Delivery {
             .take(5)
             .map(|it| format!("no event: {it}"))
             .collect();
+        let has_reads = LazyCell::new(|| self.arrivals.iter().any(|it| it.event().op == "r"));
         let mut first: HashMap<&str, &Arrival> = HashMap::new();
         let mut last_of_key: HashMap<&str, &str> = HashMap::new();
         let mut report = |what: String| {
@@ -183,7 +185,7 @@ impl Delivery {
                         earlier.partition_key
                     ));
                 }
-                if !is_same(earlier, arrival) {
+                if !is_same(earlier, arrival, &has_reads) {
                     report(format!(
                         "{position} is not always the same event: {} and {}",
                         String::from_utf8_lossy(&earlier.data),
@@ -235,9 +237,9 @@ fn misplaced(arrival: &Arrival) -> Option<String> {
     })
 }
 
-/// Whether an event that came again is the same. A large value that the change left alone may be told the one time, from what a backfill
-/// read, and not the other.
-fn is_same(one: &Arrival, other: &Arrival) -> bool {
+/// Whether an event that came again is the same. Beside a backfill, a large value that the change left alone may be told the one time, from
+/// what was read, and not the other.
+fn is_same(one: &Arrival, other: &Arrival, has_reads: &LazyCell<bool, impl FnOnce() -> bool>) -> bool {
     fn agree(one: &Value, other: &Value) -> bool {
         match (one, other) {
             (Value::Object(one), Value::Object(other)) => {
@@ -251,7 +253,7 @@ fn is_same(one: &Arrival, other: &Arrival) -> bool {
         }
     }
     match (timeless(&one.data), timeless(&other.data)) {
-        (Some(one), Some(other)) => agree(&one, &other),
+        (Some(one), Some(other)) => one == other || (**has_reads && agree(&one, &other)),
         (one, other) => one == other,
     }
 }

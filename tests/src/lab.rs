@@ -450,6 +450,11 @@ impl Lab {
         Some(serde_json::from_str(&text).unwrap_or_else(|error| panic!("{text}: {error}")))
     }
 
+    /// Stores a text as the state of the backfill, past the gate.
+    pub async fn put_backfill(&self, text: &str) {
+        self.ssm.put(&format!("{}.backfill", self.parameter), text).await;
+    }
+
     /// Stores a checkpoint, past the gate.
     pub async fn put_checkpoint(&self, checkpoint: &Value) {
         self.ssm.put(&self.parameter, &checkpoint.to_string()).await;
