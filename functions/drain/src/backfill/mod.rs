@@ -155,9 +155,10 @@ impl Side {
         filled
     }
 
-    /// A change cannot tell what was read for it: its row is to be read again.
-    pub fn lose(&mut self, change: &Change<'_>) {
-        if self.table.as_ref().is_some_and(|table| moves(table, change)) {
+    /// A change cannot tell what was read for it: its row is to be read again. `fails` says whether a row that no record holds fails its table:
+    /// where it loses columns instead, as the change does now, there is nothing to read for.
+    pub fn lose(&mut self, change: &Change<'_>, fails: bool) {
+        if fails && self.table.as_ref().is_some_and(|table| moves(table, change)) {
             self.forget();
             self.is_lost = true;
         } else if let Some(held) = self.chunk.as_mut().and_then(Chunk::held_mut) {

@@ -87,9 +87,9 @@ impl From<&Table> for Name {
 pub struct Reading {
     /// The table.
     pub name: Name,
-    /// The key of the last row that was read: one text for each of `columns`. Those behind it are yet to be read.
+    /// The key of the last row that was read: one text for each of its columns. Those behind it are yet to be read.
     pub key: Option<Vec<String>>,
-    /// The columns of the key and their order: see [`Table::ordering`].
+    /// The table itself, the columns of the key and their order: see [`Table::ordering`].
     pub columns: Vec<String>,
     /// Rows that arrived.
     pub rows: u64,
@@ -155,7 +155,7 @@ pub enum StateInvalid {
 pub enum Phase {
     /// It is going on.
     Running,
-    /// It waits for transactions that wrote to the table and are not over.
+    /// It waits for something that an answer names in `waits_for`.
     Waiting,
     /// The operator paused it.
     Paused,
@@ -249,8 +249,8 @@ impl State {
         self.after.as_ref().is_some_and(|after| name <= after)
     }
 
-    /// How far a table is, and from where its next chunk goes on. A table whose key is made of other columns than it was, or
-    /// ordered otherwise, begins anew.
+    /// How far a table is, and from where its next chunk goes on. Another table of its
+    /// name begins anew, and so does one whose key is made of other columns than it was, or ordered otherwise.
     pub fn reading(&mut self, table: &Table) -> &mut Reading {
         let name = Name::from(table);
         let is_same = |reading: &Reading| reading.name == name && reading.columns == table.ordering();

@@ -111,12 +111,13 @@ impl<S: Slot + Tables, K: Stream, C: Checkpoints> Drain<'_, S, K, C>
 where
     <S::Rows as Rows>::Row: Row,
 {
-    /// A table was read in part, perhaps by an earlier invocation: whatever comes now may bring a row to where it is not read any more.
+    /// A table was read in part by an earlier invocation: whatever comes now may bring a row to where it is not read any more.
     pub(super) async fn watch_changes(&mut self) -> Result<(), Error> {
         let reading = self
             .beside
             .as_ref()
             .and_then(|beside| beside.state.table.as_ref());
+        let reading = reading.filter(|reading| reading.key.is_some());
         let Some(name) = reading.map(|reading| reading.name.clone()) else {
             return Ok(());
         };
@@ -180,7 +181,7 @@ where
         let reading = beside.state.table.as_ref().map(|reading| reading.name.clone());
         let gone = reading.filter(|reading| !names.contains(reading));
         if let Some(reading) = &beside.state.table {
-            // One that came to be meant since lies in the log.
+            // What was made since lies in the log. To turn back for what was renamed or published since would throw the cursor away.
             names.retain(|name| *name >= reading.name);
         }
         names.retain(|name| !beside.state.is_over(name));
@@ -386,7 +387,7 @@ where
                     reading.late += 1;
                     beside.waits_for = (reading.late > 1).then(|| {
                         format!(
-                            "a longer Timeout: {} chunks in a row did not arrive",
+                            "the stream, or a longer Timeout: {} chunks in a row did not arrive",
                             reading.late
                         )
                     });
@@ -446,7 +447,7 @@ where
             slot = self.settings.slot,
             table,
             why,
-            "a row that moves cannot be read: the table is read from its beginning"
+            "a row that moves could not be told as a whole: the table is read from its beginning"
         );
         beside.reading = None;
         beside.state.read_anew();

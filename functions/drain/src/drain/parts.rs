@@ -129,7 +129,7 @@ pub trait Tables {
         delivered: &mut BTreeSet<u32>,
     ) -> Result<Taken, SlotError>;
 
-    /// The row that has one of two keys, the later rather than the earlier, as `COPY` writes it.
+    /// The row that a change gave a key, as `COPY` writes it. Waits for a second at most until the change is visible.
     ///
     /// # Errors
     /// The server cannot be asked.

@@ -21,7 +21,7 @@ use crate::change::{Change, Datum, Item, Relation};
 use crate::checkpoint::Inside;
 use crate::continuity::Discontinuity;
 use crate::decode::Decoder;
-use crate::encode::{Envelope, Event, Progress, Transaction};
+use crate::encode::{Envelope, Event, Oversize, Progress, Transaction};
 use crate::error::Error;
 use crate::lsn::Lsn;
 use crate::marker::{Marker, PREFIX};
@@ -498,7 +498,7 @@ impl<'a, R: Row> Reader<'a, R> {
         self.events.clear();
         // Read again, the row fails or loses columns as it has to: with its chunk, or where it may have moved to what was read, with all of the table.
         if let Some(side) = &mut self.side {
-            side.lose(&change);
+            side.lose(&change, self.envelope.oversize == Oversize::Fail);
         }
         if let Change::Update { new, .. } = &mut change {
             for at in filled {

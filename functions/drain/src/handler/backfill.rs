@@ -99,21 +99,19 @@ impl App {
         Ok(serde_json::to_value(report).unwrap_or_default())
     }
 
-    /// What was read before a gap, before the slot or its checkpoint was made anew, on another server, or in history that a failover lost, may
-    /// have changed unseen: a backfill that is pending begins anew then. Tells whether it does.
+    /// What was read before a gap, before the slot or its checkpoint was made anew, or on another server, may have changed unseen: a backfill
+    /// that is pending begins anew then. Tells whether it does.
     fn begin_anew_where_needed(&self, state: &mut State, opened: &Opened<'_>, is_gap: bool) -> bool {
         let (slot, system) = (&self.config.slot, &opened.server.system_identifier);
         let is_same = state.slot == *slot && state.system_identifier == *system && opened.start.stored;
-        let acknowledged = opened.start.acknowledged;
-        let is_lost = opened.start.promoted && state.position.is_some_and(|position| position > acknowledged);
-        if is_same && !is_gap && !is_lost {
+        if is_same && !is_gap {
             return false;
         }
         tracing::warn!(
             slot,
-            "the changes have a gap, or are of another slot, server or history, or the checkpoint was lost: the pending backfill begins anew"
+            "the changes have a gap, or are of another slot or server, or the checkpoint was lost: the pending backfill begins anew"
         );
-        state.begin_anew(slot, system, acknowledged);
+        state.begin_anew(slot, system, opened.start.acknowledged);
         true
     }
 

@@ -209,10 +209,7 @@ pub async fn try_out(
     session: &Session,
     table: &Table,
 ) -> Result<Result<(), String>, SlotError> {
-    let begun = session
-        .client
-        .batch_execute("begin isolation level repeatable read read only")
-        .await;
+    let begun = session.client.batch_execute(BEGIN).await;
     begun.map_err(|error| connector.failed("trying out a table", error))?;
     // One statement, whatever a condition says.
     let tried = session.client.query(&query::explain(table), &[]).await.map(drop);
@@ -478,7 +475,7 @@ fn size(line: &[u8]) -> u64 {
     })
 }
 
-/// Whether a table, or a partition of it, is another file than it was when the transaction's snapshot was taken. A rewriting `alter table` gives
+/// Whether another table has the name, or a table or a partition of it is another file than it was when the transaction's snapshot was taken. A rewriting `alter table` gives
 /// all rows its own transaction's id, so that an older snapshot shows none (PostgreSQL documentation, "Serialization Failure Handling", caveats).
 ///
 /// # Errors
@@ -492,10 +489,10 @@ async fn is_rewritten(connector: &Connector, session: &Session, table: &Table) -
             "with recursive t(oid) as (
                select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname = $1::text and c.relname = $2::text
                union select i.inhrelid from t join pg_inherits i on i.inhparent = t.oid)
-             select not exists (select from t where t.oid = to_regclass(format('%I.%I', $1::text, $2::text))::oid)
+             select not exists (select from t where t.oid = $3::oid and t.oid = to_regclass(format('%I.%I', $1::text, $2::text))::oid)
                  or exists (select from t join pg_class c using (oid)
                             where c.relfilenode <> 0 and c.relfilenode is distinct from pg_relation_filenode(c.oid))",
-            &[schema, name],
+            &[schema, name, &table.oid],
         )
         .await
         .map_err(|error| connector.failed("looking at a table", error))?;
