@@ -82,9 +82,14 @@ pub struct Held {
 impl Held {
     /// Waits until the request is there and held.
     pub async fn reached(&mut self) {
+        let is_reached = self.reached_within(Duration::from_secs(60)).await;
+        assert!(is_reached, "{} never came", self.what);
+    }
+
+    /// Whether the request is there and held before this time is over. One whose caller dies first is not.
+    pub async fn reached_within(&mut self, time: Duration) -> bool {
         let reached = self.reached.take().expect("a hold is reached once");
-        let reached = tokio::time::timeout(Duration::from_secs(60), reached).await;
-        assert!(matches!(reached, Ok(Ok(()))), "{} never came", self.what);
+        matches!(tokio::time::timeout(time, reached).await, Ok(Ok(())))
     }
 
     /// Lets the request go on.

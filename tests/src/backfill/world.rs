@@ -202,7 +202,7 @@ impl World {
                 Kill::AtStore(side) => Some(self.parameter_gate.hold("PutParameter", *side)),
             };
             if let Some(held) = &mut held {
-                let _ = tokio::time::timeout(PATIENCE, held.reached()).await;
+                held.reached_within(PATIENCE).await;
             }
             self.function.kill9().await;
             self.seen().kills += 1;

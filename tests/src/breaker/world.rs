@@ -245,7 +245,7 @@ impl World {
                 FunctionFault::KillAtStore(side) => {
                     self.happens("kill at store");
                     let mut held = self.parameter_gate.hold("PutParameter", side);
-                    let _ = tokio::time::timeout(PATIENCE, held.reached()).await;
+                    held.reached_within(PATIENCE).await;
                     tokio::join!(self.function.kill9(), self.twin.kill9());
                 }
                 FunctionFault::Twice(time) => {
