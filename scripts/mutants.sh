@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Puts each deliberate fault of docs/mutants into a copy of the committed source, and plays the scenario that has to notice it.
+# Puts each deliberate fault of tests/mutants into a copy of the committed source, and plays the scenario that has to notice it.
 # Arguments: beginnings of the mutants' names, 03 or 12-no-fence; all when there is none. Fails when a mutant is not caught: MISSED, or
 # its scenario is FAILING without it, too.
 set -euo pipefail
@@ -27,7 +27,7 @@ field() {
 scenarios=$(cargo test --locked --workspace --test scenarios --no-run 2>&1 | sed -n 's/.*Executable.*(\(.*\))$/\1/p')
 
 patches=()
-for patch in docs/mutants/*.patch; do
+for patch in tests/mutants/*.patch; do
     name=$(basename "$patch" .patch)
     for wanted in "${@:-}"; do
         case $name in "$wanted"*) patches+=("$patch") && break ;; esac

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use scenarios::fault_proxy::Side;
+use scenarios::fixture::{Fixture, Plugin};
 use scenarios::function::Outcome;
-use scenarios::gate::Side;
-use scenarios::lab::{Lab, Plugin};
 use serde_json::json;
 
 use crate::marks::{Marks, commit_end, let_go};
@@ -14,33 +14,36 @@ use crate::marks::{Marks, commit_end, let_go};
 crate::scenarios![an_event_that_is_under_way_holds_the_checkpoint_back];
 
 /// Single rows, each a transaction and a key of its own, so many that they are several requests.
-async fn lab() -> Lab {
+async fn fixture() -> Fixture {
     // Nothing of our own in the log, which would be acknowledged before.
-    let lab = Lab::plan(Plugin::Pgoutput).env("MARKERS", "off").build().await;
-    lab.sql("create table t (id int primary key)").await;
-    lab.drain().await;
-    let client = lab.connect().await;
+    let fixture = Fixture::plan(Plugin::Pgoutput)
+        .env("MARKERS", "off")
+        .build()
+        .await;
+    fixture.sql("create table t (id int primary key)").await;
+    fixture.drain().await;
+    let client = fixture.connect().await;
     let rows = "do $$ begin for n in 1..2000 loop insert into t values (n); commit; end loop; end $$";
     client.batch_execute(rows).await.unwrap();
-    lab
+    fixture
 }
 
 async fn an_event_that_is_under_way_holds_the_checkpoint_back() {
-    let lab = lab().await;
-    let before = Marks::of(&lab).await;
-    let mut held = lab.kinesis_gate.hold("PutRecords", Side::Request);
+    let fixture = fixture().await;
+    let before = Marks::of(&fixture).await;
+    let mut held = fixture.kinesis_proxy.hold("PutRecords", Side::Request);
     // Longer than a second, after which a checkpoint is stored along the way, and shorter than the function waits for an answer.
     let (event, deadline) = (json!({}), Duration::from_secs(6));
-    let outcome = tokio::join!(lab.function.invoke(&event, deadline), held.reached()).0;
+    let outcome = tokio::join!(fixture.function.invoke(&event, deadline), held.reached()).0;
     // The first events are in the held request; of the others, which went on, none may count.
-    assert!(lab.kinesis_gate.requests("PutRecords") > 1, "others went on");
+    assert!(fixture.kinesis_proxy.requests("PutRecords") > 1, "others went on");
     assert!(
         matches!(outcome, Outcome::Answer(_) | Outcome::Error { .. }),
         "{outcome:?}"
     );
     // Requests pass each other on the way, so the one that is held need not hold the first rows of all.
-    let marks = Marks::of(&lab).await;
-    let arrived = lab.consume().await;
+    let marks = Marks::of(&fixture).await;
+    let arrived = fixture.consume().await;
     let ends = arrived.arrivals.iter().map(|arrival| {
         let event = arrival.event();
         let id = event.after.and_then(|row| row["id"].as_u64()).unwrap_or(0);
@@ -52,9 +55,9 @@ async fn an_event_that_is_under_way_holds_the_checkpoint_back() {
     let gapless = covered.zip(1..).all(|(id, expected)| id == expected);
     assert!(gapless, "the checkpoint covers what has not arrived");
     assert!(before.checkpoint <= marks.checkpoint);
-    lab.function.kill9().await;
-    let_go(&lab).await;
+    fixture.function.kill9().await;
+    let_go(&fixture).await;
     drop(held);
-    lab.drain().await;
-    lab.compare(&["t"]).await;
+    fixture.drain().await;
+    fixture.compare(&["t"]).await;
 }

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use scenarios::gate::Side;
+use scenarios::fault_proxy::Side;
+use scenarios::fixture::{DEADLINE, Fixture, Plugin};
 use scenarios::kinesis::Kinesis;
-use scenarios::lab::{DEADLINE, Lab, Plugin};
 use serde_json::json;
 
 use crate::backlog;
@@ -18,22 +18,22 @@ crate::scenarios![
     a_truncate_is_a_barrier_for_aggregates_too,
 ];
 
-async fn lab(plugin: Plugin, shards: i32) -> Lab {
-    let lab = Lab::plan(plugin)
+async fn fixture(plugin: Plugin, shards: i32) -> Fixture {
+    let fixture = Fixture::plan(plugin)
         .shards(shards)
         .env("AGGREGATION", "kpl")
         .build()
         .await;
-    backlog::create(&lab).await;
-    lab
+    backlog::create(&fixture).await;
+    fixture
 }
 
 /// Compares the table, and counts the events. Returns how many came more than once.
-async fn arrived(lab: &Lab) -> usize {
-    let delivery = lab.compare(&[backlog::TABLE]).await;
+async fn arrived(fixture: &Fixture) -> usize {
+    let delivery = fixture.compare(&[backlog::TABLE]).await;
     assert_eq!(
         delivery.changes().len(),
-        backlog::events(lab).await,
+        backlog::events(fixture).await,
         "every event, and no other"
     );
     delivery.duplicates()
@@ -41,11 +41,11 @@ async fn arrived(lab: &Lab) -> usize {
 
 async fn every_event_arrives_inside_of_aggregates() {
     Plugin::each(|plugin| async move {
-        let lab = lab(plugin, 3).await;
-        backlog::write(&lab, 1, 2_000, 300).await;
-        let report = lab.tick().await;
+        let fixture = fixture(plugin, 3).await;
+        backlog::write(&fixture, 1, 2_000, 300).await;
+        let report = fixture.tick().await;
         assert_eq!(report["stopped"], "empty", "{report}");
-        assert_eq!(arrived(&lab).await, 0);
+        assert_eq!(arrived(&fixture).await, 0);
         let (records, events) = (
             report["records"].as_u64().unwrap(),
             report["events"].as_u64().unwrap(),
@@ -57,17 +57,17 @@ async fn every_event_arrives_inside_of_aggregates() {
 
 async fn every_envelope_travels_inside_of_aggregates() {
     for (envelope, tombstones) in [("debezium", "true"), ("dms", "false"), ("wal2json", "false")] {
-        let lab = Lab::plan(Plugin::Pgoutput)
+        let fixture = Fixture::plan(Plugin::Pgoutput)
             .shards(3)
             .env("AGGREGATION", "kpl")
             .env("ENVELOPE", envelope)
             .env("TOMBSTONES_ON_DELETE", tombstones)
             .build()
             .await;
-        backlog::create(&lab).await;
-        backlog::write(&lab, 80, 1_000, 100).await;
-        lab.drain().await;
-        let delivery = lab.compare(&[backlog::TABLE]).await;
+        backlog::create(&fixture).await;
+        backlog::write(&fixture, 80, 1_000, 100).await;
+        fixture.drain().await;
+        let delivery = fixture.compare(&[backlog::TABLE]).await;
         let deletes = delivery
             .arrivals
             .iter()
@@ -85,12 +85,12 @@ async fn every_envelope_travels_inside_of_aggregates() {
 
 async fn aggregates_that_fail_keep_the_order_of_every_key() {
     for seed in [1, 2] {
-        let lab = lab(Plugin::Pgoutput, 4).await;
-        backlog::write(&lab, 50 + seed, 3_000, 150).await;
-        lab.kinesis_gate.flaky(u64::from(seed), 40);
-        let reports = lab.drain().await;
+        let fixture = fixture(Plugin::Pgoutput, 4).await;
+        backlog::write(&fixture, 50 + seed, 3_000, 150).await;
+        fixture.kinesis_proxy.flaky(u64::from(seed), 40);
+        let reports = fixture.drain().await;
         assert!(reports.iter().any(|report| report["retried"].as_u64() > Some(0)));
-        arrived(&lab).await;
+        arrived(&fixture).await;
     }
 }
 
@@ -141,13 +141,13 @@ async fn reshard(kinesis: &Kinesis, stream: &str) {
 }
 
 async fn a_split_and_a_merge_in_the_middle_lose_nothing_that_a_consumer_keeps() {
-    let lab = lab(Plugin::Pgoutput, 3).await;
-    backlog::write(&lab, 60, 4_000, 300).await;
-    let mut held = lab.kinesis_gate.hold("PutRecords", Side::Request);
+    let fixture = fixture(Plugin::Pgoutput, 3).await;
+    backlog::write(&fixture, 60, 4_000, 300).await;
+    let mut held = fixture.kinesis_proxy.hold("PutRecords", Side::Request);
     let event = json!({});
-    let (outcome, ()) = tokio::join!(lab.function.invoke(&event, DEADLINE), async {
+    let (outcome, ()) = tokio::join!(fixture.function.invoke(&event, DEADLINE), async {
         held.reached().await;
-        reshard(&lab.kinesis, &lab.stream).await;
+        reshard(&fixture.kinesis, &fixture.stream).await;
         held.release();
     });
     let report = outcome.answer();
@@ -156,39 +156,42 @@ async fn a_split_and_a_merge_in_the_middle_lose_nothing_that_a_consumer_keeps() 
         report["retried"].as_u64() > Some(0),
         "what landed elsewhere goes again: {report}"
     );
-    arrived(&lab).await;
+    arrived(&fixture).await;
     assert_eq!(
-        lab.kinesis_gate.requests("ListShards"),
+        fixture.kinesis_proxy.requests("ListShards"),
         2,
         "once, and once more when it was stale"
     );
     // What is known now holds for the next tick, in the same sandbox.
-    backlog::write(&lab, 61, 500, 300).await;
-    let report = lab.tick().await;
+    backlog::write(&fixture, 61, 500, 300).await;
+    let report = fixture.tick().await;
     assert_eq!(report["retried"], 0, "{report}");
-    arrived(&lab).await;
+    arrived(&fixture).await;
 }
 
 async fn a_truncate_is_a_barrier_for_aggregates_too() {
-    let lab = lab(Plugin::Pgoutput, 4).await;
+    let fixture = fixture(Plugin::Pgoutput, 4).await;
     for round in 0..3 {
-        lab.sql("insert into t select id, 0, 'x' from generate_series(1, 500) as id")
+        fixture
+            .sql("insert into t select id, 0, 'x' from generate_series(1, 500) as id")
             .await;
-        lab.sql("truncate t").await;
-        lab.sql(&format!(
-            "insert into t select id, {round}, 'y' from generate_series(1, 500) as id"
-        ))
-        .await;
-        lab.sql(match round {
-            2 => "select 1",
-            _ => "delete from t",
-        })
-        .await;
+        fixture.sql("truncate t").await;
+        fixture
+            .sql(&format!(
+                "insert into t select id, {round}, 'y' from generate_series(1, 500) as id"
+            ))
+            .await;
+        fixture
+            .sql(match round {
+                2 => "select 1",
+                _ => "delete from t",
+            })
+            .await;
     }
-    lab.kinesis_gate.always(
+    fixture.kinesis_proxy.always(
         "PutRecords",
-        scenarios::gate::Fault::Delay(Duration::from_millis(3)),
+        scenarios::fault_proxy::Fault::Delay(Duration::from_millis(3)),
     );
-    lab.drain().await;
-    lab.compare(&[backlog::TABLE]).await;
+    fixture.drain().await;
+    fixture.compare(&[backlog::TABLE]).await;
 }

@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use scenarios::backfill::Backfill;
 use scenarios::consumer::Delivery;
+use scenarios::fault_proxy::{Fault, Side};
+use scenarios::fixture::{DEADLINE, Fixture, Plan, Plugin};
 use scenarios::function::Outcome;
-use scenarios::gate::{Fault, Side};
-use scenarios::lab::{DEADLINE, Lab, Plan, Plugin};
 use scenarios::postgres::{Postgres, REPLUSER, Settings};
 use scenarios::wait;
 use serde_json::{Value, json};
 
+use crate::cluster::cluster;
 use crate::marks::{Marks, let_go};
-use crate::pair::pair;
 use crate::refusal::invocation_fails;
 
 crate::scenarios![
@@ -36,17 +36,18 @@ crate::scenarios![
 /// Rows of a table that takes several chunks.
 const ROWS: usize = 5_000;
 
-/// A lab whose tables were made and filled before the slot, and may be read by the function.
-pub(crate) async fn filled(plan: Plan, sql: &str) -> Lab {
-    let lab = plan.without_slot().build().await;
-    lab.sql(sql).await;
-    lab.sql(&format!(
-        "create publication spillway for all tables; grant select on all tables in schema public to {}",
-        REPLUSER.0
-    ))
-    .await;
-    lab.create_slot().await;
-    lab
+/// A fixture whose tables were made and filled before the slot, and may be read by the function.
+pub(crate) async fn filled(plan: Plan, sql: &str) -> Fixture {
+    let fixture = plan.without_slot().build().await;
+    fixture.sql(sql).await;
+    fixture
+        .sql(&format!(
+            "create publication spillway for all tables; grant select on all tables in schema public to {}",
+            REPLUSER.0
+        ))
+        .await;
+    fixture.create_slot().await;
+    fixture
 }
 
 /// The event that starts one, of these tables.
@@ -65,12 +66,12 @@ pub(crate) fn state(report: &Value) -> &str {
 }
 
 /// The answer to this event. What is played beside it ends with it when it fails.
-pub(crate) async fn answered(lab: &Lab, event: Value) -> Value {
-    lab.invoke(event).await.answer()
+pub(crate) async fn answered(fixture: &Fixture, event: Value) -> Value {
+    fixture.invoke(event).await.answer()
 }
 
 /// Goes on from this report with ticks until the backfill is finished; all reports.
-pub(crate) async fn finish_from(lab: &Lab, report: Value) -> Vec<Value> {
+pub(crate) async fn finish_from(fixture: &Fixture, report: Value) -> Vec<Value> {
     let mut reports = vec![report];
     while state(&reports[reports.len() - 1]) != "finished" {
         assert!(
@@ -78,7 +79,7 @@ pub(crate) async fn finish_from(lab: &Lab, report: Value) -> Vec<Value> {
             "a hundred ticks did not finish: {}",
             reports[99]
         );
-        let report = lab.tick().await;
+        let report = fixture.tick().await;
         assert_ne!(state(&report), "failed", "{report}");
         reports.push(report);
     }
@@ -86,11 +87,11 @@ pub(crate) async fn finish_from(lab: &Lab, report: Value) -> Vec<Value> {
 }
 
 /// Starts it, finishes it and drains what is left; all reports.
-pub(crate) async fn run(lab: &Lab, event: Value) -> Vec<Value> {
-    let first = lab.invoke(event).await.answer();
+pub(crate) async fn run(fixture: &Fixture, event: Value) -> Vec<Value> {
+    let first = fixture.invoke(event).await.answer();
     assert_eq!(first["action"], "backfill", "{first}");
-    let mut reports = finish_from(lab, first).await;
-    reports.extend(lab.drain().await);
+    let mut reports = finish_from(fixture, first).await;
+    reports.extend(fixture.drain().await);
     reports
 }
 
@@ -120,8 +121,8 @@ pub(crate) fn table(rows: usize) -> String {
 }
 
 /// Changes rows of `t` until it is told to stop, and never waits for a lock for long; returns how many transactions it made.
-async fn write(lab: &Lab, rows: usize, stop: &AtomicBool) -> u64 {
-    let (client, mut random, mut written) = (lab.connect().await, fastrand::Rng::with_seed(7), 0);
+async fn write(fixture: &Fixture, rows: usize, stop: &AtomicBool) -> u64 {
+    let (client, mut random, mut written) = (fixture.connect().await, fastrand::Rng::with_seed(7), 0);
     client.batch_execute("set lock_timeout = '100ms'").await.unwrap();
     while !stop.load(Ordering::Relaxed) {
         let (row, other) = (random.usize(1..=rows), random.usize(1..=rows));
@@ -150,38 +151,39 @@ async fn write(lab: &Lab, rows: usize, stop: &AtomicBool) -> u64 {
 }
 
 /// The backfill, with a writer beside it from before its beginning until it is finished; the reports.
-pub(crate) async fn run_beside_a_writer(lab: &Lab, event: Value, rows: usize) -> Vec<Value> {
+pub(crate) async fn run_beside_a_writer(fixture: &Fixture, event: Value, rows: usize) -> Vec<Value> {
     let stop = AtomicBool::new(false);
     let (reports, written) = tokio::join!(
         async {
-            let first = lab.invoke(event).await.answer();
-            let reports = finish_from(lab, first).await;
+            let first = fixture.invoke(event).await.answer();
+            let reports = finish_from(fixture, first).await;
             stop.store(true, Ordering::Relaxed);
             reports
         },
-        write(lab, rows, &stop)
+        write(fixture, rows, &stop)
     );
     assert!(written > 0, "nobody wrote");
-    lab.drain().await;
+    fixture.drain().await;
     reports
 }
 
 async fn what_was_there_before_arrives_while_writers_write() {
-    Plugin::each(|plugin| beside_a_writer(Lab::plan(plugin))).await;
+    Plugin::each(|plugin| beside_a_writer(Fixture::plan(plugin))).await;
 }
 
 pub(crate) async fn beside_a_writer(plan: Plan) {
-    let lab = filled(plan, &table(ROWS)).await;
-    lab.kinesis_gate
+    let fixture = filled(plan, &table(ROWS)).await;
+    fixture
+        .kinesis_proxy
         .always("PutRecords", Fault::Delay(Duration::from_millis(20)));
-    let reports = run_beside_a_writer(&lab, start(&["public.t"], 700), ROWS).await;
+    let reports = run_beside_a_writer(&fixture, start(&["public.t"], 700), ROWS).await;
     let last = &reports[reports.len() - 1]["backfill"];
     assert_eq!(
         last["tables"],
         json!({"done": 1, "failed": 0, "left": 0}),
         "{last}"
     );
-    let delivery = lab.compare(&["t"]).await;
+    let delivery = fixture.compare(&["t"]).await;
     let reads = reads(&delivery, "public.t");
     assert_eq!(last["rows"], reads.len(), "{last}");
     let marks = marks(&reads);
@@ -207,11 +209,11 @@ pub(crate) async fn beside_a_writer(plan: Plan) {
 async fn each_envelope_tells_what_was_read() {
     for envelope in ["dms", "wal2json"] {
         Plugin::each(move |plugin| async move {
-            let plan = Lab::plan(plugin).env("ENVELOPE", envelope);
-            let lab = filled(plan, &table(3000)).await;
+            let plan = Fixture::plan(plugin).env("ENVELOPE", envelope);
+            let fixture = filled(plan, &table(3000)).await;
             // Not all of the last chunk is overtaken.
-            run_beside_a_writer(&lab, start(&["public.t"], 700), 3000).await;
-            let delivery = lab.compare(&["t"]).await;
+            run_beside_a_writer(&fixture, start(&["public.t"], 700), 3000).await;
+            let delivery = fixture.compare(&["t"]).await;
             let events: Vec<Value> = delivery.changes().iter().map(|it| it.json()).collect();
             let read = |event: &&Value| match envelope {
                 "dms" => event["metadata"]["operation"] == "load",
@@ -241,11 +243,11 @@ async fn each_envelope_tells_what_was_read() {
 async fn a_table_of_one_row_is_its_last_and_an_empty_one_says_nothing() {
     Plugin::each(|plugin| async move {
         let sql = "create table one (id int primary key); insert into one values (1); create table none (id int primary key)";
-        let lab = filled(Lab::plan(plugin), sql).await;
-        let reports = run(&lab, json!({"action": "backfill", "tables": "all"})).await;
+        let fixture = filled(Fixture::plan(plugin), sql).await;
+        let reports = run(&fixture, json!({"action": "backfill", "tables": "all"})).await;
         let done = reports.iter().find(|report| state(report) == "finished");
         assert_eq!(done.map(|report| report["backfill"]["tables"]["done"].clone()), Some(json!(2)));
-        let delivery = lab.compare(&["one", "none"]).await;
+        let delivery = fixture.compare(&["one", "none"]).await;
         assert_eq!(marks(&reads(&delivery, "public.one")), ["last_in_data_collection"]);
         assert_eq!(delivery.changes().len(), 1);
     })
@@ -256,29 +258,31 @@ async fn killed_in_the_middle_it_reads_at_most_one_chunk_again() {
     const CHUNK: usize = 400;
     for side in [Side::Request, Side::Answer] {
         Plugin::each(move |plugin| async move {
-            let lab = filled(Lab::plan(plugin), &table(ROWS)).await;
+            let fixture = filled(Fixture::plan(plugin), &table(ROWS)).await;
             // Some requests pass.
             for _ in 0..6 {
-                lab.kinesis_gate.next("PutRecords", Fault::Delay(Duration::ZERO));
+                fixture
+                    .kinesis_proxy
+                    .next("PutRecords", Fault::Delay(Duration::ZERO));
             }
-            let mut held = lab.kinesis_gate.hold("PutRecords", side);
+            let mut held = fixture.kinesis_proxy.hold("PutRecords", side);
             let ended = tokio::select! {
-                ended = lab.invoke(start(&["public.t"], CHUNK as u64)) => Some(ended),
+                ended = fixture.invoke(start(&["public.t"], CHUNK as u64)) => Some(ended),
                 () = held.reached() => None,
             };
             assert_eq!(ended, None, "it ended before it was killed");
-            lab.function.kill9().await;
+            fixture.function.kill9().await;
             drop(held);
-            let_go(&lab).await;
-            Marks::of(&lab).await;
-            let stored = lab.backfill().await.expect("the state is stored");
+            let_go(&fixture).await;
+            Marks::of(&fixture).await;
+            let stored = fixture.backfill().await.expect("the state is stored");
             assert_eq!(stored["table"]["name"], json!(["public", "t"]), "{stored}");
             let rows = stored["rows"].as_u64().unwrap_or(0) as usize;
             assert!(0 < rows && rows < ROWS, "{stored}");
-            let report = lab.tick().await;
-            finish_from(&lab, report).await;
-            lab.drain().await;
-            let delivery = lab.compare(&["t"]).await;
+            let report = fixture.tick().await;
+            finish_from(&fixture, report).await;
+            fixture.drain().await;
+            let delivery = fixture.compare(&["t"]).await;
             let read = delivery.arrivals.iter().filter(|it| it.event().op == "r").count();
             assert!(
                 (ROWS..=ROWS + CHUNK).contains(&read),
@@ -292,23 +296,24 @@ async fn killed_in_the_middle_it_reads_at_most_one_chunk_again() {
 /// Rows of a table that is read slowly.
 const FEW: u64 = 1_200;
 
-/// A lab on which a backfill of `t` in chunks of a hundred rows takes several invocations of [`SHORT`].
-async fn slow(plugin: Plugin) -> Lab {
-    let lab = filled(Lab::plan(plugin), &table(FEW as usize)).await;
-    slow_down(&lab);
-    lab
+/// A fixture on which a backfill of `t` in chunks of a hundred rows takes several invocations of [`SHORT`].
+async fn slow(plugin: Plugin) -> Fixture {
+    let fixture = filled(Fixture::plan(plugin), &table(FEW as usize)).await;
+    slow_down(&fixture);
+    fixture
 }
 
-fn slow_down(lab: &Lab) {
-    lab.kinesis_gate
+fn slow_down(fixture: &Fixture) {
+    fixture
+        .kinesis_proxy
         .always("PutRecords", Fault::Delay(Duration::from_millis(400)));
 }
 
 /// Long enough for some chunks: none is begun in the last seconds of an invocation.
 const SHORT: Duration = Duration::from_secs(5);
 
-async fn short(lab: &Lab, event: Value) -> Value {
-    lab.function.invoke(&event, SHORT).await.answer()
+async fn short(fixture: &Fixture, event: Value) -> Value {
+    fixture.function.invoke(&event, SHORT).await.answer()
 }
 
 fn rows(report: &Value) -> u64 {
@@ -317,13 +322,13 @@ fn rows(report: &Value) -> u64 {
 
 async fn ticks_carry_it_on_and_status_tells_how_far_it_is() {
     Plugin::each(|plugin| async move {
-        let lab = slow(plugin).await;
-        let none = lab.invoke(json!({"action": "status"})).await.answer();
+        let fixture = slow(plugin).await;
+        let none = fixture.invoke(json!({"action": "status"})).await.answer();
         assert_eq!(none["backfill"], Value::Null, "{none}");
-        let mut reports = vec![short(&lab, start(&["public.t"], 100)).await];
+        let mut reports = vec![short(&fixture, start(&["public.t"], 100)).await];
         assert_eq!(state(&reports[0]), "running", "{}", reports[0]);
         assert_eq!(reports[0]["backfill"]["table"], "public.t");
-        let status = lab.invoke(json!({"action": "status"})).await.answer();
+        let status = fixture.invoke(json!({"action": "status"})).await.answer();
         let told = &status["backfill"];
         assert_eq!(
             (&told["state"], &told["rows"]),
@@ -354,7 +359,7 @@ async fn ticks_carry_it_on_and_status_tells_how_far_it_is() {
             assert!(!told[name].is_null(), "{name}: {told}");
         }
         while state(&reports[reports.len() - 1]) != "finished" {
-            let report = short(&lab, json!({})).await;
+            let report = short(&fixture, json!({})).await;
             assert_eq!(report["action"], "drain", "{report}");
             assert!(
                 rows(&report) > rows(&reports[reports.len() - 1]) || state(&report) == "finished",
@@ -376,71 +381,71 @@ async fn ticks_carry_it_on_and_status_tells_how_far_it_is() {
         assert_eq!((sum("read"), sum("overtaken")), (FEW, 0), "{reports:#?}");
         assert!(sum("chunks") >= FEW / 100);
         assert_eq!(rows(&reports[reports.len() - 1]), FEW);
-        lab.kinesis_gate.clear();
-        lab.drain().await;
-        assert_eq!(lab.compare(&["t"]).await.changes().len(), FEW as usize);
+        fixture.kinesis_proxy.clear();
+        fixture.drain().await;
+        assert_eq!(fixture.compare(&["t"]).await.changes().len(), FEW as usize);
     })
     .await;
 }
 
 async fn it_can_be_paused_resumed_and_cancelled() {
-    let lab = slow(Plugin::Pgoutput).await;
-    let begun = short(&lab, start(&["public.t"], 50)).await;
-    let paused = lab.invoke(order("pause")).await.answer();
+    let fixture = slow(Plugin::Pgoutput).await;
+    let begun = short(&fixture, start(&["public.t"], 50)).await;
+    let paused = fixture.invoke(order("pause")).await.answer();
     assert_eq!(
         (&paused["action"], state(&paused)),
         (&json!("backfill"), "paused"),
         "{paused}"
     );
-    lab.sql("update t set n = -1 where id = 1200").await;
-    let tick = short(&lab, json!({})).await;
+    fixture.sql("update t set n = -1 where id = 1200").await;
+    let tick = short(&fixture, json!({})).await;
     assert_eq!(
         (state(&tick), rows(&tick), &tick["changes"]),
         ("paused", rows(&begun), &json!(1)),
         "{tick}"
     );
-    let resumed = short(&lab, order("resume")).await;
+    let resumed = short(&fixture, order("resume")).await;
     assert_eq!(
         (&resumed["action"], rows(&resumed) > rows(&begun)),
         (&json!("backfill"), true),
         "{resumed}"
     );
-    let cancelled = lab.invoke(order("cancel")).await.answer();
+    let cancelled = fixture.invoke(order("cancel")).await.answer();
     assert_eq!(
         (&cancelled["action"], state(&cancelled)),
         (&json!("backfill"), "cancelled"),
         "{cancelled}"
     );
-    let tick = short(&lab, json!({})).await;
+    let tick = short(&fixture, json!({})).await;
     assert_eq!(state(&tick), "none", "{tick}");
-    let read = reads(&lab.consume().await, "public.t").len();
-    lab.kinesis_gate.clear();
-    lab.drain().await;
+    let read = reads(&fixture.consume().await, "public.t").len();
+    fixture.kinesis_proxy.clear();
+    fixture.drain().await;
     assert_eq!(
-        reads(&lab.consume().await, "public.t").len(),
+        reads(&fixture.consume().await, "public.t").len(),
         read,
         "nothing more is read"
     );
     // Whoever cancels may begin anew.
-    run(&lab, start(&["public.t"], 1_000)).await;
-    lab.compare(&["t"]).await;
+    run(&fixture, start(&["public.t"], 1_000)).await;
+    fixture.compare(&["t"]).await;
 }
 
 async fn only_one_can_be_pending() {
-    let lab = slow(Plugin::Pgoutput).await;
+    let fixture = slow(Plugin::Pgoutput).await;
     for what in ["cancel", "pause", "resume"] {
-        invocation_fails(&lab, order(what), "BackfillMissing", &[]).await;
+        invocation_fails(&fixture, order(what), "BackfillMissing", &[]).await;
     }
-    short(&lab, start(&["public.t"], 100)).await;
-    let before = lab.backfill().await;
-    invocation_fails(&lab, start(&["public.t"], 50), "BackfillPending", &[]).await;
-    assert_eq!(lab.backfill().await, before);
-    lab.kinesis_gate.clear();
-    let report = lab.tick().await;
-    finish_from(&lab, report).await;
-    invocation_fails(&lab, order("cancel"), "BackfillMissing", &[]).await;
-    lab.drain().await;
-    lab.compare(&["t"]).await;
+    short(&fixture, start(&["public.t"], 100)).await;
+    let before = fixture.backfill().await;
+    invocation_fails(&fixture, start(&["public.t"], 50), "BackfillPending", &[]).await;
+    assert_eq!(fixture.backfill().await, before);
+    fixture.kinesis_proxy.clear();
+    let report = fixture.tick().await;
+    finish_from(&fixture, report).await;
+    invocation_fails(&fixture, order("cancel"), "BackfillMissing", &[]).await;
+    fixture.drain().await;
+    fixture.compare(&["t"]).await;
 }
 
 async fn several_tables_are_read_one_after_the_other() {
@@ -449,20 +454,21 @@ async fn several_tables_are_read_one_after_the_other() {
                insert into audit.a select generate_series(1, 50); insert into audit.b select generate_series(1, 50);
                insert into c select generate_series(1, 50); insert into d select generate_series(1, 50)";
     Plugin::each(move |plugin| async move {
-        let lab = filled(Lab::plan(plugin), sql).await;
+        let fixture = filled(Fixture::plan(plugin), sql).await;
         let role = REPLUSER.0;
-        lab.sql(&format!(
-            "grant usage on schema audit to {role}; grant select on all tables in schema audit to {role}"
-        ))
-        .await;
-        let reports = run(&lab, start(&["audit.*", "public.c"], 20)).await;
+        fixture
+            .sql(&format!(
+                "grant usage on schema audit to {role}; grant select on all tables in schema audit to {role}"
+            ))
+            .await;
+        let reports = run(&fixture, start(&["audit.*", "public.c"], 20)).await;
         let done = reports.iter().find(|report| state(report) == "finished").unwrap();
         assert_eq!(
             done["backfill"]["tables"],
             json!({"done": 3, "failed": 0, "left": 0}),
             "{done}"
         );
-        let delivery = lab.compare(&["audit.a", "audit.b", "c"]).await;
+        let delivery = fixture.compare(&["audit.a", "audit.b", "c"]).await;
         assert_eq!(reads(&delivery, "public.d").len(), 0);
         let mut order: Vec<String> = delivery
             .changes()
@@ -477,20 +483,20 @@ async fn several_tables_are_read_one_after_the_other() {
 
 async fn a_row_that_moves_between_two_invocations_is_complete() {
     Plugin::each(|plugin| async move {
-        let lab = slow(plugin).await;
-        let begun = short(&lab, start(&["public.t"], 100)).await;
+        let fixture = slow(plugin).await;
+        let begun = short(&fixture, start(&["public.t"], 100)).await;
         assert!((1..FEW).contains(&rows(&begun)), "{begun}");
         // With large values: to before what was read, where it stays, changes, or from where it goes back, and to the end.
-        lab.sql("update t set id = -1 where id = 1200; update t set id = -2 where id = 1150; update t set id = -3 where id = 1100")
+        fixture.sql("update t set id = -1 where id = 1200; update t set id = -2 where id = 1150; update t set id = -3 where id = 1100")
             .await;
-        lab.sql("update t set n = 0 where id = -2; update t set id = 1100 where id = -3; update t set id = 2000 where id = 50")
+        fixture.sql("update t set n = 0 where id = -2; update t set id = 1100 where id = -3; update t set id = 2000 where id = 50")
             .await;
-        lab.function.kill9().await;
-        lab.kinesis_gate.clear();
-        let report = lab.tick().await;
-        finish_from(&lab, report).await;
-        lab.drain().await;
-        lab.compare(&["t"]).await;
+        fixture.function.kill9().await;
+        fixture.kinesis_proxy.clear();
+        let report = fixture.tick().await;
+        finish_from(&fixture, report).await;
+        fixture.drain().await;
+        fixture.compare(&["t"]).await;
     })
     .await;
 }
@@ -501,59 +507,64 @@ pub(crate) fn slowly(milliseconds: u64) -> String {
 }
 
 /// Waits until a chunk is being read under [`slowly`].
-pub(crate) async fn until_it_reads(lab: &Lab) {
+pub(crate) async fn until_it_reads(fixture: &Fixture) {
     let sql =
         "select count(*) from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'";
     wait::until("a chunk is being read", DEADLINE, || async {
-        lab.value(sql).await.as_deref() == Some("1")
+        fixture.value(sql).await.as_deref() == Some("1")
     })
     .await;
 }
 
 async fn a_truncate_in_the_middle_empties_what_was_read() {
     Plugin::each(|plugin| async move {
-        let lab = filled(Lab::plan(plugin), &table(60)).await;
+        let fixture = filled(Fixture::plan(plugin), &table(60)).await;
         let event =
             json!({"action": "backfill", "tables": ["public.t"], "chunk_rows": 20, "where": slowly(20)});
-        let (first, ()) = tokio::join!(answered(&lab, event), async {
-            until_it_reads(&lab).await;
+        let (first, ()) = tokio::join!(answered(&fixture, event), async {
+            until_it_reads(&fixture).await;
             // It waits for the chunk that is being read, and is committed before its rows are sent.
-            lab.sql("truncate t; insert into t select i, 0, null from generate_series(10, 80) i")
+            fixture
+                .sql("truncate t; insert into t select i, 0, null from generate_series(10, 80) i")
                 .await;
         });
-        finish_from(&lab, first).await;
-        lab.drain().await;
-        lab.compare(&["t"]).await;
+        finish_from(&fixture, first).await;
+        fixture.drain().await;
+        fixture.compare(&["t"]).await;
     })
     .await;
 }
 
 async fn a_failover_in_the_middle_loses_nothing() {
     for plugin in [Plugin::Pgoutput, Plugin::TestDecoding] {
-        let lab = filled(Lab::plan(plugin).on_pair(pair(17).await), &table(2_000)).await;
-        lab.sql(&format!("grant pg_monitor to {}", REPLUSER.0)).await;
-        lab.drain().await;
-        lab.wait_until_synced().await;
-        lab.kinesis_gate
+        let fixture = filled(Fixture::plan(plugin).on_cluster(cluster(17).await), &table(2_000)).await;
+        fixture.sql(&format!("grant pg_monitor to {}", REPLUSER.0)).await;
+        fixture.drain().await;
+        fixture.wait_until_synced().await;
+        fixture
+            .kinesis_proxy
             .always("PutRecords", Fault::Delay(Duration::from_millis(50)));
-        let (first, ()) = tokio::join!(lab.invoke(start(&["public.t"], 50)), async {
+        let (first, ()) = tokio::join!(fixture.invoke(start(&["public.t"], 50)), async {
             wait::until("some of it was sent", DEADLINE, || async {
-                let stored = lab.backfill().await.unwrap_or_default();
+                let stored = fixture.backfill().await.unwrap_or_default();
                 stored["rows"].as_u64() > Some(300)
             })
             .await;
-            lab.sql("update t set n = -1 where id in (1, 1999); update t set id = -id where id = 2000")
+            fixture
+                .sql("update t set n = -1 where id in (1, 1999); update t set id = -id where id = 2000")
                 .await;
-            lab.pair().failover().await;
+            fixture.cluster().failover().await;
         });
         assert!(!matches!(first, Outcome::Exited(_)), "{first:?}");
-        lab.kinesis_gate.clear();
-        lab.sql("update t set n = -2 where id in (2, 1000, 1998)").await;
-        let report = lab.tick().await;
-        finish_from(&lab, report).await;
-        lab.drain().await;
-        Marks::of(&lab).await;
-        let delivery = lab.compare(&["t"]).await;
+        fixture.kinesis_proxy.clear();
+        fixture
+            .sql("update t set n = -2 where id in (2, 1000, 1998)")
+            .await;
+        let report = fixture.tick().await;
+        finish_from(&fixture, report).await;
+        fixture.drain().await;
+        Marks::of(&fixture).await;
+        let delivery = fixture.compare(&["t"]).await;
         let read = delivery.arrivals.iter().filter(|it| it.event().op == "r").count();
         assert!(
             read <= 2_000 + 50,
@@ -566,25 +577,26 @@ async fn a_failover_in_the_middle_loses_nothing() {
 async fn writers_do_not_wait_and_the_slot_does_not_lag() {
     const MOST_LAG: u64 = 8 << 20;
     let postgres = Postgres::start(Settings::default()).await;
-    let lab = filled(Lab::plan(Plugin::Pgoutput).on(postgres), &table(ROWS)).await;
-    lab.kinesis_gate
+    let fixture = filled(Fixture::plan(Plugin::Pgoutput).on(postgres), &table(ROWS)).await;
+    fixture
+        .kinesis_proxy
         .always("PutRecords", Fault::Delay(Duration::from_millis(100)));
     let (stop, most) = (AtomicBool::new(false), AtomicU64::new(0));
     let waits = "select count(*) from pg_locks where not granted and database = (select oid from pg_database where datname = current_database())";
     let (reports, written, waited) = tokio::join!(
         async {
-            let mut reports = vec![short(&lab, start(&["public.t"], 250)).await];
+            let mut reports = vec![short(&fixture, start(&["public.t"], 250)).await];
             while state(&reports[reports.len() - 1]) != "finished" {
                 assert!(reports.len() < 20, "it does not come to an end: {}", reports[19]);
-                most.fetch_max(lab.lag_bytes().await, Ordering::Relaxed);
-                reports.push(short(&lab, json!({})).await);
+                most.fetch_max(fixture.lag_bytes().await, Ordering::Relaxed);
+                reports.push(short(&fixture, json!({})).await);
             }
             stop.store(true, Ordering::Relaxed);
             reports
         },
-        write(&lab, ROWS, &stop),
+        write(&fixture, ROWS, &stop),
         async {
-            let (client, mut waited) = (lab.connect().await, 0);
+            let (client, mut waited) = (fixture.connect().await, 0);
             while !stop.load(Ordering::Relaxed) {
                 waited += client.query_one(waits, &[]).await.unwrap().get::<_, i64>(0);
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -603,9 +615,9 @@ async fn writers_do_not_wait_and_the_slot_does_not_lag() {
         told <= Some(MOST_LAG) && most <= MOST_LAG,
         "a lag of {told:?} was told, and {most} seen"
     );
-    lab.kinesis_gate.clear();
-    lab.drain().await;
-    lab.compare(&["t"]).await;
+    fixture.kinesis_proxy.clear();
+    fixture.drain().await;
+    fixture.compare(&["t"]).await;
 }
 
 async fn nothing_is_lost_whatever_dies_in_the_middle() {

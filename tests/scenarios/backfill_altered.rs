@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use scenarios::lab::{DEADLINE, Lab, Plugin};
+use scenarios::fixture::{DEADLINE, Fixture, Plugin};
 use scenarios::postgres::REPLUSER;
 use scenarios::wait;
 use serde_json::{Value, json};
@@ -26,33 +26,37 @@ const ROWS: u64 = 60;
 /// Time for a chunk or two.
 const SHORT: Duration = Duration::from_secs(3);
 
-/// A lab whose backfill was paused in the middle of `t`, after its first chunk.
-async fn paused(plugin: Plugin, more: &str, tables: Value) -> Lab {
-    let lab = filled(Lab::plan(plugin), &format!("{}; {more}", table(ROWS as usize))).await;
+/// A fixture whose backfill was paused in the middle of `t`, after its first chunk.
+async fn paused(plugin: Plugin, more: &str, tables: Value) -> Fixture {
+    let fixture = filled(
+        Fixture::plan(plugin),
+        &format!("{}; {more}", table(ROWS as usize)),
+    )
+    .await;
     let event = json!({"action": "backfill", "tables": tables, "chunk_rows": 10, "where": slowly(60)});
-    let mut report = lab.function.invoke(&event, SHORT).await.answer();
+    let mut report = fixture.function.invoke(&event, SHORT).await.answer();
     while report["backfill"]["rows"] == 0 {
-        report = lab.function.invoke(&json!({}), SHORT).await.answer();
+        report = fixture.function.invoke(&json!({}), SHORT).await.answer();
     }
     let rows = report["backfill"]["rows"].as_u64();
     assert!(rows < Some(ROWS), "{report}");
-    lab.invoke(order("pause")).await.answer();
-    lab
+    fixture.invoke(order("pause")).await.answer();
+    fixture
 }
 
 /// Resumes it, and ticks until it is over; the last report.
-async fn resumed(lab: &Lab) -> Value {
-    let mut report = lab.invoke(order("resume")).await.answer();
+async fn resumed(fixture: &Fixture) -> Value {
+    let mut report = fixture.invoke(order("resume")).await.answer();
     while ["running", "waiting"].contains(&state(&report)) {
-        report = lab.tick().await;
+        report = fixture.tick().await;
     }
-    lab.drain().await;
+    fixture.drain().await;
     report
 }
 
 /// What `status` says of a table, and why.
-async fn told(lab: &Lab, table: &str) -> (String, String) {
-    let status = lab.invoke(json!({"action": "status"})).await.answer();
+async fn told(fixture: &Fixture, table: &str) -> (String, String) {
+    let status = fixture.invoke(json!({"action": "status"})).await.answer();
     let tables = status["backfill"]["tables"].as_array().into_iter().flatten();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     tables
@@ -63,17 +67,17 @@ async fn told(lab: &Lab, table: &str) -> (String, String) {
 }
 
 async fn a_table_that_is_dropped_while_it_is_paused_fails_and_so_does_one_that_was_asked_for() {
-    let lab = paused(
+    let fixture = paused(
         Plugin::Pgoutput,
         "create table u (id int primary key)",
         json!(["public.t", "public.u"]),
     )
     .await;
-    lab.sql("drop table t; alter table u rename to a").await;
-    let report = resumed(&lab).await;
+    fixture.sql("drop table t; alter table u rename to a").await;
+    let report = resumed(&fixture).await;
     assert_eq!(state(&report), "failed", "{report}");
     for table in ["public.t", "public.u"] {
-        let (state, reason) = told(&lab, table).await;
+        let (state, reason) = told(&fixture, table).await;
         assert!(
             state == "failed" && reason.contains("no longer there"),
             "{table} {state}: {reason}"
@@ -82,36 +86,37 @@ async fn a_table_that_is_dropped_while_it_is_paused_fails_and_so_does_one_that_w
 }
 
 async fn a_table_that_leaves_the_publication_half_read_fails() {
-    let lab = paused(
+    let fixture = paused(
         Plugin::Pgoutput,
         "create table u (id int primary key)",
         json!("all"),
     )
     .await;
-    lab.sql("drop publication spillway; create publication spillway for table u")
+    fixture
+        .sql("drop publication spillway; create publication spillway for table u")
         .await;
-    let report = resumed(&lab).await;
+    let report = resumed(&fixture).await;
     assert_eq!(
         (state(&report), &report["backfill"]["tables"]),
         ("failed", &json!({"done": 1, "failed": 1, "left": 0})),
         "{report}"
     );
-    let (_, reason) = told(&lab, "public.t").await;
+    let (_, reason) = told(&fixture, "public.t").await;
     assert!(reason.contains("no longer published"), "{reason}");
 }
 
 /// Its name comes before; its rows are in the log.
 async fn a_new_table_does_not_throw_back_the_one_that_is_read() {
     Plugin::each(|plugin| async move {
-        let lab = paused(plugin, "", json!("all")).await;
-        lab.sql(&format!(
+        let fixture = paused(plugin, "", json!("all")).await;
+        fixture.sql(&format!(
             "create table a (id int primary key); grant select on a to {}; insert into a select generate_series(1, 10)",
             REPLUSER.0
         ))
         .await;
-        let report = resumed(&lab).await;
+        let report = resumed(&fixture).await;
         assert_eq!(state(&report), "finished", "{report}");
-        let delivery = lab.compare(&["t", "a"]).await;
+        let delivery = fixture.compare(&["t", "a"]).await;
         assert_eq!(reads(&delivery, "public.t").len() as u64, ROWS, "no row twice");
     })
     .await;
@@ -119,17 +124,17 @@ async fn a_new_table_does_not_throw_back_the_one_that_is_read() {
 
 async fn a_table_that_takes_the_name_of_another_is_read_from_its_beginning() {
     Plugin::each(|plugin| async move {
-        let lab = paused(plugin, "", json!(["public.t"])).await;
-        lab.sql(&format!(
+        let fixture = paused(plugin, "", json!(["public.t"])).await;
+        fixture.sql(&format!(
             "create table fresh (like t including all); alter publication spillway set (publish = 'insert, update, delete, truncate');
              alter table t rename to old; alter table fresh rename to t; grant select on t to {};
              insert into t select i, -i, null from generate_series(1, 20) i",
             REPLUSER.0
         ))
         .await;
-        let report = resumed(&lab).await;
+        let report = resumed(&fixture).await;
         assert_eq!(state(&report), "finished", "{report}");
-        let read: Vec<Value> = reads(&lab.consume().await, "public.t")
+        let read: Vec<Value> = reads(&fixture.consume().await, "public.t")
             .into_iter()
             .filter(|event| event["after"]["n"].as_i64() < Some(0))
             .map(|event| event["after"]["id"].clone())
@@ -141,35 +146,35 @@ async fn a_table_that_takes_the_name_of_another_is_read_from_its_beginning() {
 
 /// Runs a backfill, and beside its first chunk a transaction that alters the table and takes some time for it, so that the next chunk is
 /// described before and read behind it. The reports.
-async fn beside_a_chunk(lab: &Lab, alter: &str) -> Vec<Value> {
+async fn beside_a_chunk(fixture: &Fixture, alter: &str) -> Vec<Value> {
     let event = json!({"action": "backfill", "tables": ["public.t"], "chunk_rows": 20, "where": slowly(20)});
-    let client = lab.connect().await;
-    let (first, ()) = tokio::join!(answered(lab, event), async {
-        until_it_reads(lab).await;
+    let client = fixture.connect().await;
+    let (first, ()) = tokio::join!(answered(fixture, event), async {
+        until_it_reads(fixture).await;
         // It waits for the chunk; what waits for it then has described the table already.
         client.batch_execute(&format!("begin; {alter}")).await.unwrap();
         let waits = "select count(*) from pg_locks where not granted and relation = 't'::regclass";
         wait::until("the next chunk waits", DEADLINE, || async {
-            lab.value(waits).await.as_deref() == Some("1")
+            fixture.value(waits).await.as_deref() == Some("1")
         })
         .await;
         client.batch_execute("commit").await.unwrap();
     });
     let mut reports = vec![first];
     while ["running", "waiting"].contains(&state(&reports[reports.len() - 1])) {
-        reports.push(lab.tick().await);
+        reports.push(fixture.tick().await);
     }
-    lab.drain().await;
+    fixture.drain().await;
     reports
 }
 
 async fn a_column_that_is_dropped_beside_a_chunk_is_waited_for() {
     Plugin::each(|plugin| async move {
-        let lab = filled(Lab::plan(plugin), &table(ROWS as usize)).await;
-        let reports = beside_a_chunk(&lab, "alter table t drop column body").await;
+        let fixture = filled(Fixture::plan(plugin), &table(ROWS as usize)).await;
+        let reports = beside_a_chunk(&fixture, "alter table t drop column body").await;
         let last = &reports[reports.len() - 1];
         assert_eq!(state(last), "finished", "{last}");
-        let read = reads(&lab.consume().await, "public.t");
+        let read = reads(&fixture.consume().await, "public.t");
         assert_eq!(read.len() as u64, ROWS);
         assert!(read[read.len() - 1]["after"].get("body").is_none());
     })
@@ -177,39 +182,41 @@ async fn a_column_that_is_dropped_beside_a_chunk_is_waited_for() {
 }
 
 async fn row_security_that_comes_beside_a_chunk_is_an_error_and_hides_nothing() {
-    let lab = filled(Lab::plan(Plugin::Pgoutput), &table(ROWS as usize)).await;
-    let reports = beside_a_chunk(&lab, "alter table t enable row level security").await;
+    let fixture = filled(Fixture::plan(Plugin::Pgoutput), &table(ROWS as usize)).await;
+    let reports = beside_a_chunk(&fixture, "alter table t enable row level security").await;
     let last = &reports[reports.len() - 1];
     assert_eq!(state(last), "failed", "{last}");
-    let (_, reason) = told(&lab, "public.t").await;
+    let (_, reason) = told(&fixture, "public.t").await;
     assert!(
         reason.contains("row security") || reason.contains("row-level security"),
         "{reason}"
     );
-    lab.sql("alter table t disable row level security").await;
-    run(&lab, json!({"action": "backfill", "tables": ["public.t"]})).await;
-    lab.compare(&["t"]).await;
+    fixture.sql("alter table t disable row level security").await;
+    run(&fixture, json!({"action": "backfill", "tables": ["public.t"]})).await;
+    fixture.compare(&["t"]).await;
 }
 
 /// From the unread end to the part that was read: read there again, it says what is wrong with it.
 async fn a_row_that_moves_and_fits_no_record_fails_the_table() {
     Plugin::each(|plugin| async move {
-        let lab = paused(
+        let fixture = paused(
             plugin,
             &format!("update t set body = repeat('x', 1100000) where id = {ROWS}"),
             json!(["public.t"]),
         )
         .await;
-        lab.sql(&format!("update t set id = -1 where id = {ROWS}")).await;
-        let report = resumed(&lab).await;
+        fixture
+            .sql(&format!("update t set id = -1 where id = {ROWS}"))
+            .await;
+        let report = resumed(&fixture).await;
         assert_eq!(state(&report), "failed", "{report}");
-        let (_, reason) = told(&lab, "public.t").await;
+        let (_, reason) = told(&fixture, "public.t").await;
         assert!(reason.contains("a record may have"), "{reason}");
         // Small enough, it is read.
-        lab.sql("update t set body = 'small' where id = -1").await;
-        let reports = run(&lab, json!({"action": "backfill", "tables": ["public.t"]})).await;
-        finish_from(&lab, reports[0].clone()).await;
-        lab.compare(&["t"]).await;
+        fixture.sql("update t set body = 'small' where id = -1").await;
+        let reports = run(&fixture, json!({"action": "backfill", "tables": ["public.t"]})).await;
+        finish_from(&fixture, reports[0].clone()).await;
+        fixture.compare(&["t"]).await;
     })
     .await;
 }

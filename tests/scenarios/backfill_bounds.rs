@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use scenarios::gate::Fault;
-use scenarios::lab::{Lab, Plugin};
+use scenarios::fault_proxy::Fault;
+use scenarios::fixture::{Fixture, Plugin};
 use serde_json::{Value, json};
 
 use crate::backfill::{
@@ -26,12 +26,12 @@ crate::scenarios![
 /// A chunk takes some seconds to be read, and a writer gives up when it waits for a lock for a part of that.
 async fn a_writer_does_not_wait_for_the_chunk_that_is_read() {
     const ROWS: usize = 25;
-    let lab = filled(Lab::plan(Plugin::Pgoutput), &table(ROWS)).await;
+    let fixture = filled(Fixture::plan(Plugin::Pgoutput), &table(ROWS)).await;
     let event =
         json!({"action": "backfill", "tables": ["public.t"], "chunk_rows": ROWS, "where": slowly(200)});
-    let (first, ()) = tokio::join!(answered(&lab, event), async {
-        until_it_reads(&lab).await;
-        let client = lab.connect().await;
+    let (first, ()) = tokio::join!(answered(&fixture, event), async {
+        until_it_reads(&fixture).await;
+        let client = fixture.connect().await;
         client.batch_execute("set lock_timeout = '500ms'").await.unwrap();
         for id in 1..=ROWS {
             let change =
@@ -45,14 +45,14 @@ async fn a_writer_does_not_wait_for_the_chunk_that_is_read() {
         // It was all the time.
         let reading = "select count(*) from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'";
         assert_eq!(
-            lab.value(reading).await.as_deref(),
+            fixture.value(reading).await.as_deref(),
             Some("1"),
             "the chunk was read already"
         );
     });
-    finish_from(&lab, first).await;
-    lab.drain().await;
-    lab.compare(&["t"]).await;
+    finish_from(&fixture, first).await;
+    fixture.drain().await;
+    fixture.compare(&["t"]).await;
 }
 
 /// Rows of most of a megabyte each, several times as much as the function has.
@@ -60,15 +60,15 @@ async fn memory_does_not_grow_with_the_table() {
     const ROWS: usize = 200;
     const MIB: u64 = 128;
     for aggregation in ["none", "kpl"] {
-        let plan = Lab::plan(Plugin::Pgoutput)
+        let plan = Fixture::plan(Plugin::Pgoutput)
             .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", &MIB.to_string())
             .env("AGGREGATION", aggregation);
         let sql = format!(
             "create table t (id int primary key, body text); alter table t alter body set storage external;
              insert into t select i, repeat(md5(i::text), 30000) from generate_series(1, {ROWS}) i"
         );
-        let lab = filled(plan, &sql).await;
-        let reports = run(&lab, start(&["public.t"], 1_000_000)).await;
+        let fixture = filled(plan, &sql).await;
+        let reports = run(&fixture, start(&["public.t"], 1_000_000)).await;
         let chunks: u64 = reports
             .iter()
             .filter_map(|report| report["backfill"]["chunks"].as_u64())
@@ -78,17 +78,17 @@ async fn memory_does_not_grow_with_the_table() {
             reports.iter().all(|report| report["notices"] == 0),
             "{reports:#?}"
         );
-        let peak = lab.function.peak_memory_bytes();
+        let peak = fixture.function.peak_memory_bytes();
         assert!(peak < MIB << 20, "{aggregation}: {peak} bytes");
-        lab.compare(&["t"]).await;
+        fixture.compare(&["t"]).await;
     }
 }
 
 /// Of four tables one has a row that no record holds, one is dropped meanwhile, and one loses its key.
 async fn a_table_that_fails_leaves_the_others_alone() {
     Plugin::each(|plugin| async move {
-        let lab = filled(
-            Lab::plan(plugin),
+        let fixture = filled(
+            Fixture::plan(plugin),
             "create table a (id int primary key, body text); insert into a select i, 'small' from generate_series(1, 30) i;
              insert into a values (31, repeat('x', 2000000));
              create table b (id int primary key); insert into b select generate_series(1, 30);
@@ -97,19 +97,19 @@ async fn a_table_that_fails_leaves_the_others_alone() {
         )
         .await;
         let event = json!({"action": "backfill", "tables": "all", "chunk_rows": 10, "where": slowly(30)});
-        let (mut report, ()) = tokio::join!(answered(&lab, event), async {
-            until_it_reads(&lab).await;
-            lab.sql("drop table b; alter table c drop constraint c_pkey").await;
+        let (mut report, ()) = tokio::join!(answered(&fixture, event), async {
+            until_it_reads(&fixture).await;
+            fixture.sql("drop table b; alter table c drop constraint c_pkey").await;
         });
         while state(&report) == "running" {
-            report = lab.tick().await;
+            report = fixture.tick().await;
         }
         assert_eq!(
             (state(&report), &report["backfill"]["tables"]),
             ("failed", &json!({"done": 1, "failed": 3, "left": 0})),
             "{report}"
         );
-        let status = lab.invoke(json!({"action": "status"})).await.answer();
+        let status = fixture.invoke(json!({"action": "status"})).await.answer();
         let reason = |table: &str| -> String {
             let tables = status["backfill"]["tables"].as_array().into_iter().flatten();
             let mut of_table = tables.filter(|told| told["table"] == table);
@@ -125,14 +125,14 @@ async fn a_table_that_fails_leaves_the_others_alone() {
             let reason = reason(table);
             assert!(parts.iter().all(|part| reason.contains(part)), "{table} {reason}: {status}");
         }
-        lab.drain().await;
-        let delivery = lab.consume().await;
+        fixture.drain().await;
+        let delivery = fixture.consume().await;
         let read = |table: &str| reads(&delivery, table).len();
         assert_eq!((read("public.a"), read("public.d")), (30, 30));
         // What was mended can be read.
-        lab.sql("delete from a where id = 31; alter table c add primary key (id)").await;
-        run(&lab, start(&["public.a", "public.c"], 1_000)).await;
-        lab.compare(&["a", "c", "d"]).await;
+        fixture.sql("delete from a where id = 31; alter table c add primary key (id)").await;
+        run(&fixture, start(&["public.a", "public.c"], 1_000)).await;
+        fixture.compare(&["a", "c", "d"]).await;
     })
     .await;
 }
@@ -140,24 +140,26 @@ async fn a_table_that_fails_leaves_the_others_alone() {
 /// What was read before the gap may have changed in it.
 async fn a_pending_backfill_begins_anew_behind_a_gap() {
     Plugin::each(|plugin| async move {
-        let lab = filled(Lab::plan(plugin), &table(1_000)).await;
-        lab.kinesis_gate
+        let fixture = filled(Fixture::plan(plugin), &table(1_000)).await;
+        fixture
+            .kinesis_proxy
             .always("PutRecords", Fault::Delay(Duration::from_millis(400)));
         let deadline = Duration::from_secs(5);
-        let first = lab
+        let first = fixture
             .function
             .invoke(&start(&["public.t"], 50), deadline)
             .await
             .answer();
         assert_eq!(state(&first), "running", "{first}");
-        lab.kinesis_gate.clear();
-        lab.sql("update t set n = -1 where id <= 500; insert into t values (0, 0, null)")
+        fixture.kinesis_proxy.clear();
+        fixture
+            .sql("update t set n = -1 where id <= 500; insert into t values (0, 0, null)")
             .await;
-        let confirmed = advanced(&lab).await;
-        let report = lab.invoke(accept(&confirmed)).await.answer();
-        finish_from(&lab, report).await;
-        lab.drain().await;
-        lab.compare(&["t"]).await;
+        let confirmed = advanced(&fixture).await;
+        let report = fixture.invoke(accept(&confirmed)).await.answer();
+        finish_from(&fixture, report).await;
+        fixture.drain().await;
+        fixture.compare(&["t"]).await;
     })
     .await;
 }
@@ -165,45 +167,49 @@ async fn a_pending_backfill_begins_anew_behind_a_gap() {
 /// Without a primary key, over columns that are not null. What tells the rows apart in the stream is the replica identity.
 async fn a_unique_index_will_do() {
     Plugin::each(|plugin| async move {
-        let lab = filled(
-            Lab::plan(plugin),
+        let fixture = filled(
+            Fixture::plan(plugin),
             "create table t (a int not null, b text not null, n int); create unique index on t (b, a); alter table t replica identity full;
              insert into t select i % 7, 'b' || i, i from generate_series(1, 100) i",
         )
         .await;
-        run(&lab, start(&["public.t"], 30)).await;
-        lab.sql("update t set n = -1 where n % 10 = 0; delete from t where n % 10 = 1")
+        run(&fixture, start(&["public.t"], 30)).await;
+        fixture.sql("update t set n = -1 where n % 10 = 0; delete from t where n % 10 = 1")
             .await;
-        lab.drain().await;
-        let delivery = lab.compare(&["t"]).await;
+        fixture.drain().await;
+        let delivery = fixture.compare(&["t"]).await;
         assert_eq!(reads(&delivery, "public.t").len(), 100);
     })
     .await;
 }
 
 async fn a_state_that_cannot_be_read_does_not_stop_the_drain() {
-    let lab = filled(Lab::plan(Plugin::Pgoutput), &table(10)).await;
+    let fixture = filled(Fixture::plan(Plugin::Pgoutput), &table(10)).await;
     for text in ["{", r#"{"version":2}"#] {
-        lab.put_backfill(text).await;
-        lab.sql("update t set n = -n where id = 1").await;
-        let report = lab.tick().await;
+        fixture.put_backfill(text).await;
+        fixture.sql("update t set n = -n where id = 1").await;
+        let report = fixture.tick().await;
         assert_eq!(
             (&report["changes"], &report["backfill"]),
             (&json!(1), &Value::Null),
             "{report}"
         );
         for event in [start(&["public.t"], 10), order("cancel")] {
-            invocation_fails(&lab, event, "BackfillInvalid", &[".backfill", "delete it"]).await;
+            invocation_fails(&fixture, event, "BackfillInvalid", &[".backfill", "delete it"]).await;
         }
     }
-    lab.drain().await;
+    fixture.drain().await;
 }
 
 async fn a_teardown_ends_a_pending_backfill() {
-    let lab = filled(Lab::plan(Plugin::Pgoutput), &table(100)).await;
+    let fixture = filled(Fixture::plan(Plugin::Pgoutput), &table(100)).await;
     let event = json!({"action": "backfill", "tables": ["public.t"], "chunk_rows": 10, "where": slowly(60)});
-    let first = lab.function.invoke(&event, Duration::from_secs(3)).await.answer();
+    let first = fixture
+        .function
+        .invoke(&event, Duration::from_secs(3))
+        .await
+        .answer();
     assert_eq!(state(&first), "running", "{first}");
-    lab.invoke(json!({"action": "teardown"})).await.answer();
-    assert_eq!(lab.backfill().await, None);
+    fixture.invoke(json!({"action": "teardown"})).await.answer();
+    assert_eq!(fixture.backfill().await, None);
 }

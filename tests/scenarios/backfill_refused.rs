@@ -1,6 +1,6 @@
 //! What cannot be backfilled is refused by name and reason, and then nothing has begun.
 
-use scenarios::lab::{Lab, Plan, Plugin};
+use scenarios::fixture::{Fixture, Plan, Plugin};
 use scenarios::postgres::REPLUSER;
 use serde_json::{Value, json};
 
@@ -18,11 +18,11 @@ crate::scenarios![
     one_bad_table_among_good_ones_keeps_all_from_beginning,
 ];
 
-async fn lab(sql: &str) -> Lab {
-    lab_of(Lab::plan(Plugin::Pgoutput), sql).await
+async fn fixture(sql: &str) -> Fixture {
+    lab_of(Fixture::plan(Plugin::Pgoutput), sql).await
 }
 
-async fn lab_of(plan: Plan, sql: &str) -> Lab {
+async fn lab_of(plan: Plan, sql: &str) -> Fixture {
     filled(
         plan,
         &format!("create table good (id int primary key, n int); insert into good values (1, 1); {sql}"),
@@ -31,22 +31,24 @@ async fn lab_of(plan: Plan, sql: &str) -> Lab {
 }
 
 /// Refused, with all of these parts in the message; nothing has begun.
-async fn refused(lab: &Lab, event: Value, parts: &[&str]) {
-    invocation_fails(lab, event.clone(), "BackfillRefused", parts).await;
-    assert_eq!(lab.backfill().await, None, "{event} began something");
+async fn refused(fixture: &Fixture, event: Value, parts: &[&str]) {
+    invocation_fails(fixture, event.clone(), "BackfillRefused", parts).await;
+    assert_eq!(fixture.backfill().await, None, "{event} began something");
 }
 
 /// A table of this name, for this reason.
-async fn table_refused(lab: &Lab, table: &str, reason: &str) {
-    refused(lab, start(&[table], 10), &[table, reason]).await;
+async fn table_refused(fixture: &Fixture, table: &str, reason: &str) {
+    refused(fixture, start(&[table], 10), &[table, reason]).await;
 }
 
 async fn a_table_without_a_usable_key_is_refused() {
-    let lab = lab("create table bare (n int); insert into bare values (1);
+    let fixture = fixture(
+        "create table bare (n int); insert into bare values (1);
          create table later (id int primary key deferrable initially deferred);
          create table part (id int not null); create unique index on part (id) where id > 0;
          create table computed (id int not null); create unique index on computed ((id + 1));
-         create table nullable (id int unique)")
+         create table nullable (id int unique)",
+    )
     .await;
     for table in [
         "public.bare",
@@ -55,11 +57,11 @@ async fn a_table_without_a_usable_key_is_refused() {
         "public.computed",
         "public.nullable",
     ] {
-        table_refused(&lab, table, "no primary key, and no unique index").await;
+        table_refused(&fixture, table, "no primary key, and no unique index").await;
     }
     // All of what is asked for at once is named.
     refused(
-        &lab,
+        &fixture,
         start(&["public.bare", "public.nullable"], 10),
         &["public.bare", "public.nullable"],
     )
@@ -67,42 +69,44 @@ async fn a_table_without_a_usable_key_is_refused() {
 }
 
 async fn what_is_no_table_with_a_log_is_refused() {
-    let lab = lab(
+    let fixture = fixture(
         "create view seen as select * from good; create materialized view kept as select * from good;
          create sequence counted; create unlogged table quick (id int primary key)",
     )
     .await;
-    table_refused(&lab, "public.seen", "view").await;
-    table_refused(&lab, "public.kept", "view").await;
-    table_refused(&lab, "public.counted", "sequence").await;
-    table_refused(&lab, "public.quick", "unlogged").await;
-    lab.sql(&format!(
-        "create foreign data wrapper hollow; create server nowhere foreign data wrapper hollow;
+    table_refused(&fixture, "public.seen", "view").await;
+    table_refused(&fixture, "public.kept", "view").await;
+    table_refused(&fixture, "public.counted", "sequence").await;
+    table_refused(&fixture, "public.quick", "unlogged").await;
+    fixture
+        .sql(&format!(
+            "create foreign data wrapper hollow; create server nowhere foreign data wrapper hollow;
          create foreign table remote (id int) server nowhere; grant select on remote to {}",
-        REPLUSER.0
-    ))
-    .await;
-    table_refused(&lab, "public.remote", "foreign table").await;
+            REPLUSER.0
+        ))
+        .await;
+    table_refused(&fixture, "public.remote", "foreign table").await;
 }
 
 async fn a_table_that_may_not_be_read_as_a_whole_is_refused() {
     let role = REPLUSER.0;
-    let lab = lab("create table closed (id int primary key); create table rows (id int primary key); alter table rows enable row level security").await;
-    lab.sql(&format!("revoke select on closed from {role}")).await;
-    table_refused(&lab, "public.closed", "grant select").await;
-    table_refused(&lab, "public.rows", "row security").await;
-    lab.sql(&format!(
-        "grant select on closed to {role}; alter table rows disable row level security"
-    ))
-    .await;
-    run(&lab, start(&["public.closed", "public.rows"], 10)).await;
+    let fixture = fixture("create table closed (id int primary key); create table rows (id int primary key); alter table rows enable row level security").await;
+    fixture.sql(&format!("revoke select on closed from {role}")).await;
+    table_refused(&fixture, "public.closed", "grant select").await;
+    table_refused(&fixture, "public.rows", "row security").await;
+    fixture
+        .sql(&format!(
+            "grant select on closed to {role}; alter table rows disable row level security"
+        ))
+        .await;
+    run(&fixture, start(&["public.closed", "public.rows"], 10)).await;
 }
 
 async fn a_table_that_is_not_known_is_refused() {
-    let lab = lab("").await;
-    table_refused(&lab, "public.nowhere", "no table").await;
+    let fixture = fixture("").await;
+    table_refused(&fixture, "public.nowhere", "no table").await;
     refused(
-        &lab,
+        &fixture,
         start(&["elsewhere.*"], 10),
         &["elsewhere.*", "no published table"],
     )
@@ -110,22 +114,23 @@ async fn a_table_that_is_not_known_is_refused() {
 }
 
 async fn a_table_that_is_not_published_is_refused() {
-    let lab = lab("create table other (id int primary key)").await;
-    lab.sql("drop publication spillway; create publication spillway for table good")
+    let fixture = fixture("create table other (id int primary key)").await;
+    fixture
+        .sql("drop publication spillway; create publication spillway for table good")
         .await;
-    table_refused(&lab, "public.other", "PUBLICATIONS").await;
+    table_refused(&fixture, "public.other", "PUBLICATIONS").await;
     // The other plugins know no publications.
-    let lab = lab_of(
-        Lab::plan(Plugin::TestDecoding).env("TABLES", "public.good"),
+    let fixture = lab_of(
+        Fixture::plan(Plugin::TestDecoding).env("TABLES", "public.good"),
         "create table other (id int primary key)",
     )
     .await;
-    table_refused(&lab, "public.other", "TABLES").await;
-    run(&lab, start(&["public.good"], 10)).await;
+    table_refused(&fixture, "public.other", "TABLES").await;
+    run(&fixture, start(&["public.good"], 10)).await;
 }
 
 async fn a_condition_that_postgres_does_not_take_is_refused() {
-    let lab = lab("").await;
+    let fixture = fixture("").await;
     for condition in [
         "n >",
         "m = 1",
@@ -135,25 +140,28 @@ async fn a_condition_that_postgres_does_not_take_is_refused() {
         "sum(n) > 1",
     ] {
         let event = json!({"action": "backfill", "tables": ["public.good"], "where": condition});
-        refused(&lab, event, &["public.good", "PostgreSQL says"]).await;
+        refused(&fixture, event, &["public.good", "PostgreSQL says"]).await;
     }
-    assert_eq!(lab.value("select count(*) from good").await.as_deref(), Some("1"));
+    assert_eq!(
+        fixture.value("select count(*) from good").await.as_deref(),
+        Some("1")
+    );
 }
 
 async fn a_column_that_is_not_there_is_refused() {
-    let lab = lab("").await;
+    let fixture = fixture("").await;
     let event = json!({"action": "backfill", "tables": ["public.good"], "columns": ["id", "nothing"]});
-    refused(&lab, event, &["public.good", "nothing"]).await;
+    refused(&fixture, event, &["public.good", "nothing"]).await;
 }
 
 async fn one_bad_table_among_good_ones_keeps_all_from_beginning() {
-    let lab = lab("create table keyless (n int)").await;
+    let fixture = fixture("create table keyless (n int)").await;
     refused(
-        &lab,
+        &fixture,
         start(&["public.good", "public.keyless"], 10),
         &["public.keyless"],
     )
     .await;
-    lab.drain().await;
-    assert_eq!(lab.consume().await.changes().len(), 0);
+    fixture.drain().await;
+    assert_eq!(fixture.consume().await.changes().len(), 0);
 }

@@ -1,7 +1,7 @@
 //! After a gap a repair reads the tables again, and its last event tells consumers since when a row must have been seen to be still there.
 
 use scenarios::consumer::Delivery;
-use scenarios::lab::{Lab, Plugin};
+use scenarios::fixture::{Fixture, Plugin};
 use serde_json::{Value, json};
 
 use crate::backfill::{filled, reads, run, run_beside_a_writer, state, table};
@@ -22,27 +22,27 @@ const TABLES: &str =
      create table u (id int primary key, n int)";
 
 /// Two tables that were drained, and then changed in a gap that was accepted.
-async fn after_a_gap(plugin: Plugin, envelope: &str) -> Lab {
-    let lab = filled(Lab::plan(plugin).env("ENVELOPE", envelope), TABLES).await;
-    lab.sql(
+async fn after_a_gap(plugin: Plugin, envelope: &str) -> Fixture {
+    let fixture = filled(Fixture::plan(plugin).env("ENVELOPE", envelope), TABLES).await;
+    fixture.sql(
         "insert into t select i, 1, case when i % 5 = 0 then repeat(md5(i::text), 100) end from generate_series(1, 60) i;
          insert into u select i, 1 from generate_series(1, 20) i",
     )
     .await;
-    lab.drain().await;
-    lab.sql(
+    fixture.drain().await;
+    fixture.sql(
         "delete from t where id <= 10; update t set n = 2 where id between 11 and 20; update t set id = id + 1000 where id between 21 and 25;
          insert into t select i, 3, null from generate_series(101, 110) i; delete from u where id = 1; insert into u values (1000, 1)",
     )
     .await;
-    advance(&lab).await;
-    lab
+    advance(&fixture).await;
+    fixture
 }
 
 /// Somebody reads past everything, and that is accepted.
-async fn advance(lab: &Lab) {
-    let confirmed = advanced(lab).await;
-    lab.invoke(accept(&confirmed)).await.answer();
+async fn advance(fixture: &Fixture) {
+    let confirmed = advanced(fixture).await;
+    fixture.invoke(accept(&confirmed)).await.answer();
 }
 
 /// What the events at the end of repairs say, each with its position.
@@ -58,17 +58,17 @@ fn repaired(delivery: &Delivery) -> Vec<(Value, String)> {
 async fn a_repair_brings_what_a_gap_swallowed_and_takes_away_what_vanished() {
     for envelope in ENVELOPES {
         Plugin::each(move |plugin| async move {
-            let lab = after_a_gap(plugin, envelope).await;
+            let fixture = after_a_gap(plugin, envelope).await;
             // A change of a row that was there all the time, and one that the consumer never heard of.
-            lab.sql("update t set n = 7 where id in (30, 105); insert into t values (1, 9, 'again')")
+            fixture.sql("update t set n = 7 where id in (30, 105); insert into t values (1, 9, 'again')")
                 .await;
-            let reports = run(&lab, json!({"action": "backfill", "repair": true})).await;
+            let reports = run(&fixture, json!({"action": "backfill", "repair": true})).await;
             let done = reports.iter().find(|report| state(report) == "finished").unwrap();
             assert_eq!(done["backfill"]["tables"]["done"], 2, "{done}");
-            lab.sql("update t set n = 8 where id in (31, 106); delete from t where id = 32; insert into t values (2, 9, null)")
+            fixture.sql("update t set n = 8 where id in (31, 106); delete from t where id = 32; insert into t values (2, 9, null)")
                 .await;
-            lab.drain().await;
-            let delivery = lab.compare(&["t", "u"]).await;
+            fixture.drain().await;
+            let delivery = fixture.compare(&["t", "u"]).await;
             let said = repaired(&delivery);
             assert_eq!(said.len(), 1, "{said:?}");
             let (content, position) = &said[0];
@@ -85,29 +85,30 @@ async fn a_repair_brings_what_a_gap_swallowed_and_takes_away_what_vanished() {
 }
 
 async fn a_repair_of_some_tables_says_nothing_of_others() {
-    let lab = after_a_gap(Plugin::Pgoutput, "debezium").await;
+    let fixture = after_a_gap(Plugin::Pgoutput, "debezium").await;
     run(
-        &lab,
+        &fixture,
         json!({"action": "backfill", "repair": true, "tables": ["public.u"]}),
     )
     .await;
-    let delivery = lab.consume().await;
+    let delivery = fixture.consume().await;
     let said = repaired(&delivery);
     assert_eq!(said[0].0["tables"], json!(["public.u"]));
     assert!(reads(&delivery, "public.t").is_empty());
     let of_t = delivery.rebuild().tables["public.t"].len();
     assert_eq!(of_t, 60, "what was known of it stays");
-    run(&lab, json!({"action": "backfill", "repair": true})).await;
-    assert_eq!(repaired(&lab.compare(&["t", "u"]).await).len(), 2);
+    run(&fixture, json!({"action": "backfill", "repair": true})).await;
+    assert_eq!(repaired(&fixture.compare(&["t", "u"]).await).len(), 2);
 }
 
 /// Without a gap it is a backfill that leaves all as it is.
 async fn a_repair_takes_away_nothing_that_is_there() {
-    let lab = filled(Lab::plan(Plugin::Pgoutput), TABLES).await;
-    lab.sql("insert into t select i, 1, null from generate_series(1, 60) i")
+    let fixture = filled(Fixture::plan(Plugin::Pgoutput), TABLES).await;
+    fixture
+        .sql("insert into t select i, 1, null from generate_series(1, 60) i")
         .await;
-    run(&lab, json!({"action": "backfill", "repair": true})).await;
-    let delivery = lab.compare(&["t", "u"]).await;
+    run(&fixture, json!({"action": "backfill", "repair": true})).await;
+    let delivery = fixture.compare(&["t", "u"]).await;
     assert_eq!(delivery.rebuild().tables["public.t"].len(), 60);
 }
 
@@ -115,42 +116,43 @@ async fn a_repair_takes_away_nothing_that_is_there() {
 async fn a_repair_beside_a_writer_is_whole() {
     const ROWS: usize = 1_000;
     Plugin::each(|plugin| async move {
-        let lab = filled(Lab::plan(plugin), &table(ROWS)).await;
-        lab.sql("update t set n = n + 1").await;
-        lab.drain().await;
-        lab.sql("update t set n = -5 where id % 3 = 0; delete from t where id % 7 = 0")
+        let fixture = filled(Fixture::plan(plugin), &table(ROWS)).await;
+        fixture.sql("update t set n = n + 1").await;
+        fixture.drain().await;
+        fixture
+            .sql("update t set n = -5 where id % 3 = 0; delete from t where id % 7 = 0")
             .await;
-        advance(&lab).await;
+        advance(&fixture).await;
         let event = json!({"action": "backfill", "repair": true, "chunk_rows": 100});
-        let reports = run_beside_a_writer(&lab, event, ROWS).await;
+        let reports = run_beside_a_writer(&fixture, event, ROWS).await;
         let overtaken: u64 = reports
             .iter()
             .filter_map(|report| report["backfill"]["overtaken"].as_u64())
             .sum();
         assert!(overtaken > 0, "{reports:#?}");
-        assert_eq!(repaired(&lab.compare(&["t"]).await).len(), 1);
+        assert_eq!(repaired(&fixture.compare(&["t"]).await).len(), 1);
     })
     .await;
 }
 
 async fn a_repair_of_which_a_table_failed_does_not_say_that_it_is_whole() {
-    let lab = after_a_gap(Plugin::Pgoutput, "debezium").await;
-    lab.sql("insert into u select i, i from generate_series(2000, 2100) i; insert into t values (5000, 1, repeat('x', 2000000))")
+    let fixture = after_a_gap(Plugin::Pgoutput, "debezium").await;
+    fixture.sql("insert into u select i, i from generate_series(2000, 2100) i; insert into t values (5000, 1, repeat('x', 2000000))")
         .await;
-    let ((kind, message), stored) = (lab.fail().await, lab.backfill().await);
+    let ((kind, message), stored) = (fixture.fail().await, fixture.backfill().await);
     assert_eq!((kind.as_str(), stored), ("Oversize", None), "{message}");
-    advance(&lab).await;
-    let mut report = lab
+    advance(&fixture).await;
+    let mut report = fixture
         .invoke(json!({"action": "backfill", "repair": true}))
         .await
         .answer();
     while state(&report) == "running" {
-        report = lab.tick().await;
+        report = fixture.tick().await;
     }
     assert_eq!(state(&report), "failed", "{report}");
-    assert!(repaired(&lab.consume().await).is_empty());
+    assert!(repaired(&fixture.consume().await).is_empty());
     // Mended, the same says so.
-    lab.sql("delete from t where id = 5000").await;
-    run(&lab, json!({"action": "backfill", "repair": true})).await;
-    assert_eq!(repaired(&lab.compare(&["t", "u"]).await).len(), 1);
+    fixture.sql("delete from t where id = 5000").await;
+    run(&fixture, json!({"action": "backfill", "repair": true})).await;
+    assert_eq!(repaired(&fixture.compare(&["t", "u"]).await).len(), 1);
 }

@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use scenarios::consumer::Delivery;
 use scenarios::event::UNAVAILABLE;
-use scenarios::lab::{DEADLINE, Lab, Plugin};
+use scenarios::fixture::{DEADLINE, Fixture, Plugin};
 use scenarios::postgres::REPLUSER;
 use scenarios::proxy::Way;
 use scenarios::wait;
 use serde_json::{Value, json};
 
 use crate::backfill::{answered, filled, finish_from, reads, run, slowly, start, state, until_it_reads};
+use crate::cluster::cluster;
 use crate::marks::let_go;
-use crate::pair::pair;
 
 crate::scenarios![
     a_row_is_not_read_as_it_was_before_a_change_that_was_delivered,
@@ -42,30 +42,30 @@ fn documents() -> String {
     )
 }
 
-/// On a pair, with a function that does not look at the standby, and lays no markers, which would wait for it.
-async fn hanging() -> Lab {
-    let plan = Lab::plan(Plugin::Pgoutput)
-        .on_pair(pair(15).await)
+/// On a cluster, with a function that does not look at the standby, and lays no markers, which would wait for it.
+async fn hanging() -> Fixture {
+    let plan = Fixture::plan(Plugin::Pgoutput)
+        .on_cluster(cluster(15).await)
         .env("STANDBY_ACK", "off")
         .env("MARKERS", "off");
-    let lab = filled(plan, &documents()).await;
-    lab.drain().await;
-    lab
+    let fixture = filled(plan, &documents()).await;
+    fixture.drain().await;
+    fixture
 }
 
 /// Waits until a commit of somebody else than the function hangs.
-async fn until_it_hangs(lab: &Lab) {
+async fn until_it_hangs(fixture: &Fixture) {
     let sql = "select count(*) from pg_stat_activity where wait_event = 'SyncRep' and datname = current_database() \
                and application_name not like 'spillway%'";
     wait::until("the commit hangs", DEADLINE, || async {
-        lab.value(sql).await.as_deref() == Some("1")
+        fixture.value(sql).await.as_deref() == Some("1")
     })
     .await;
 }
 
 /// What a consumer has of this row in the end, beside what PostgreSQL has.
-async fn compared(lab: &Lab) -> Delivery {
-    let delivery = lab.compare(&["doc"]).await;
+async fn compared(fixture: &Fixture) -> Delivery {
+    let delivery = fixture.compare(&["doc"]).await;
     let rebuilt = delivery.rebuild();
     let complete = |row: &scenarios::event::Row| row["body"].as_str().is_some_and(|body| body != UNAVAILABLE);
     assert!(
@@ -92,25 +92,25 @@ fn of_row(delivery: &Delivery, id: u32) -> Vec<(String, Value)> {
 
 /// A change is delivered and hangs; the backfill begins then, and waits until the change is visible.
 async fn waits_for_what_was_delivered(kill: bool) {
-    let lab = hanging().await;
-    let client = lab.connect().await;
-    lab.pair().wire().stall(Way::ToServer);
+    let fixture = hanging().await;
+    let client = fixture.connect().await;
+    fixture.cluster().wire().stall(Way::ToServer);
     let (committed, first) = tokio::join!(client.batch_execute("update doc set n = 2 where id = 3"), async {
-        until_it_hangs(&lab).await;
-        let report = lab.tick().await;
+        until_it_hangs(&fixture).await;
+        let report = fixture.tick().await;
         assert_eq!(report["changes"], 1, "it is delivered: {report}");
         if kill {
-            lab.function.kill9().await;
-            let_go(&lab).await;
+            fixture.function.kill9().await;
+            let_go(&fixture).await;
         }
         let deadline = Duration::from_secs(8);
-        let first = lab
+        let first = fixture
             .function
             .invoke(&start(&["public.doc"], 5), deadline)
             .await
             .answer();
         assert_eq!(
-            reads(&lab.consume().await, "public.doc"),
+            reads(&fixture.consume().await, "public.doc"),
             Vec::<Value>::new(),
             "{first}"
         );
@@ -119,13 +119,13 @@ async fn waits_for_what_was_delivered(kill: bool) {
             "it says for what it waits: {first}"
         );
         assert_eq!(state(&first), "waiting", "{first}");
-        lab.pair().wire().calm();
+        fixture.cluster().wire().calm();
         first
     });
     committed.unwrap();
-    finish_from(&lab, first).await;
-    lab.drain().await;
-    let told = of_row(&compared(&lab).await, 3);
+    finish_from(&fixture, first).await;
+    fixture.drain().await;
+    let told = of_row(&compared(&fixture).await, 3);
     assert_eq!(told, [("u".to_owned(), json!(2)), ("r".to_owned(), json!(2))]);
 }
 
@@ -138,26 +138,26 @@ async fn a_function_that_knows_nothing_of_what_was_delivered_waits_too() {
 }
 
 async fn a_change_that_hangs_while_its_row_is_read_comes_after_it() {
-    let lab = hanging().await;
-    let client = lab.connect().await;
+    let fixture = hanging().await;
+    let client = fixture.connect().await;
     let event =
         json!({"action": "backfill", "tables": ["public.doc"], "chunk_rows": 10, "where": slowly(100)});
     // The first chunk does not see row 3 change, nor the second row 13: that one hangs, and is delivered, before it.
-    let (first, ()) = tokio::join!(answered(&lab, event), async {
-        until_it_reads(&lab).await;
-        lab.pair().wire().stall(Way::ToServer);
+    let (first, ()) = tokio::join!(answered(&fixture, event), async {
+        until_it_reads(&fixture).await;
+        fixture.cluster().wire().stall(Way::ToServer);
         let hung = client.batch_execute("update doc set n = 2 where id in (3, 13)");
         let healed = async {
-            until_it_hangs(&lab).await;
+            until_it_hangs(&fixture).await;
             tokio::time::sleep(Duration::from_secs(3)).await;
-            lab.pair().wire().calm();
+            fixture.cluster().wire().calm();
         };
         let (hung, ()) = tokio::join!(hung, healed);
         hung.unwrap();
     });
-    finish_from(&lab, first).await;
-    lab.drain().await;
-    let delivery = compared(&lab).await;
+    finish_from(&fixture, first).await;
+    fixture.drain().await;
+    let delivery = compared(&fixture).await;
     assert_eq!(of_row(&delivery, 3), [("u".to_owned(), json!(2))]);
     assert_eq!(
         of_row(&delivery, 13),
@@ -167,62 +167,62 @@ async fn a_change_that_hangs_while_its_row_is_read_comes_after_it() {
 
 /// It gets another large value, and goes from the unread end to the part that was read, in one transaction that is delivered and not visible.
 async fn a_row_that_moves_in_a_commit_that_hangs_keeps_its_new_value() {
-    let lab = hanging().await;
+    let fixture = hanging().await;
     let event = json!({"action": "backfill", "tables": ["public.doc"], "chunk_rows": 5, "where": slowly(60)});
-    let client = lab.connect().await;
-    let (first, committed) = tokio::join!(answered(&lab, event), async {
-        until_it_reads(&lab).await;
+    let client = fixture.connect().await;
+    let (first, committed) = tokio::join!(answered(&fixture, event), async {
+        until_it_reads(&fixture).await;
         wait::until("the first chunk is stored", DEADLINE, || async {
-            let stored = lab.backfill().await.unwrap_or_default();
+            let stored = fixture.backfill().await.unwrap_or_default();
             stored["rows"].as_u64() >= Some(5)
         })
         .await;
-        until_it_reads(&lab).await;
-        lab.pair().wire().stall(Way::ToServer);
+        until_it_reads(&fixture).await;
+        fixture.cluster().wire().stall(Way::ToServer);
         let sql = "begin; update doc set body = repeat('new ', 1000) where id = 20; update doc set id = -1 where id = 20; commit";
         let (committed, ()) = tokio::join!(client.batch_execute(sql), async {
-            until_it_hangs(&lab).await;
+            until_it_hangs(&fixture).await;
             wait::until("the change is delivered", DEADLINE, || async {
-                let delivery = lab.consume().await;
+                let delivery = fixture.consume().await;
                 delivery
                     .of_table("public.doc")
                     .iter()
                     .any(|event| event["after"]["id"] == -1)
             })
             .await;
-            lab.pair().wire().calm();
+            fixture.cluster().wire().calm();
         });
         committed
     });
     committed.unwrap();
-    finish_from(&lab, first).await;
-    lab.drain().await;
-    compared(&lab).await;
+    finish_from(&fixture, first).await;
+    fixture.drain().await;
+    compared(&fixture).await;
 }
 
 /// Backfills `doc` in chunks of ten rows, and runs this SQL while the first is being read, or the second; the reports.
-async fn amid(lab: &Lab, second: bool, sql: &str) -> Vec<Value> {
-    amid_chunks(lab, 10, second, sql).await
+async fn amid(fixture: &Fixture, second: bool, sql: &str) -> Vec<Value> {
+    amid_chunks(fixture, 10, second, sql).await
 }
 
 /// The same with chunks of another size.
-async fn amid_chunks(lab: &Lab, rows: u64, second: bool, sql: &str) -> Vec<Value> {
+async fn amid_chunks(fixture: &Fixture, rows: u64, second: bool, sql: &str) -> Vec<Value> {
     let event =
         json!({"action": "backfill", "tables": ["public.doc"], "chunk_rows": rows, "where": slowly(60)});
-    let (first, ()) = tokio::join!(answered(lab, event), async {
-        until_it_reads(lab).await;
+    let (first, ()) = tokio::join!(answered(fixture, event), async {
+        until_it_reads(fixture).await;
         if second {
             wait::until("the first chunk is stored", DEADLINE, || async {
-                let stored = lab.backfill().await.unwrap_or_default();
+                let stored = fixture.backfill().await.unwrap_or_default();
                 stored["rows"].as_u64() >= Some(rows)
             })
             .await;
-            until_it_reads(lab).await;
+            until_it_reads(fixture).await;
         }
-        lab.sql(sql).await;
+        fixture.sql(sql).await;
     });
-    let reports = finish_from(lab, first).await;
-    lab.drain().await;
+    let reports = finish_from(fixture, first).await;
+    fixture.drain().await;
     reports
 }
 
@@ -235,15 +235,15 @@ fn overtaken(reports: &[Value]) -> u64 {
 
 async fn a_change_that_comes_while_its_row_is_read_is_completed_from_it() {
     Plugin::each(|plugin| async move {
-        let lab = filled(Lab::plan(plugin), &documents()).await;
+        let fixture = filled(Fixture::plan(plugin), &documents()).await;
         let reports = amid(
-            &lab,
+            &fixture,
             false,
             "update doc set n = 2 where id = 3; update doc set n = 3 where id = 3",
         )
         .await;
         assert_eq!(overtaken(&reports), 1, "{reports:#?}");
-        let delivery = compared(&lab).await;
+        let delivery = compared(&fixture).await;
         assert_eq!(
             of_row(&delivery, 3),
             [("u".to_owned(), json!(2)), ("u".to_owned(), json!(3))]
@@ -255,93 +255,102 @@ async fn a_change_that_comes_while_its_row_is_read_is_completed_from_it() {
 
 async fn a_key_that_changes_while_its_row_is_read_is_completed_from_it() {
     Plugin::each(|plugin| async move {
-        let lab = filled(Lab::plan(plugin), &documents()).await;
+        let fixture = filled(Fixture::plan(plugin), &documents()).await;
         // To another key of the chunk, to one before all, to one behind all, and round about.
         let sql = "delete from doc where id = 4; update doc set id = 4 where id = 3; update doc set id = -1 where id = 5;
                    update doc set id = 1000 where id = 6; update doc set id = 3 where id = 4; update doc set n = 9 where id in (3, -1, 1000)";
-        amid(&lab, false, sql).await;
-        compared(&lab).await;
+        amid(&fixture, false, sql).await;
+        compared(&fixture).await;
     })
     .await;
 }
 
 async fn a_row_that_moves_from_the_unread_end_to_the_read_beginning_is_complete() {
     Plugin::each(|plugin| async move {
-        let lab = filled(Lab::plan(plugin), &documents()).await;
+        let fixture = filled(Fixture::plan(plugin), &documents()).await;
         // One stays there, one changes there, one goes back, and one is deleted.
         let sql = "update doc set id = -1 where id = 20; update doc set id = -2 where id = 19; update doc set n = 2 where id = -2;
                    update doc set id = -3 where id = 18; update doc set id = -4 where id = 17";
         // They are read in the last chunk, which is not held yet.
-        amid_chunks(&lab, 5, true, &format!("{sql}; update doc set id = 18 where id = -3; delete from doc where id = -4")).await;
-        compared(&lab).await;
+        amid_chunks(&fixture, 5, true, &format!("{sql}; update doc set id = 18 where id = -3; delete from doc where id = -4")).await;
+        compared(&fixture).await;
         // Before the first chunk, too.
-        let lab = filled(Lab::plan(plugin), &documents()).await;
-        lab.sql(sql).await;
-        run(&lab, start(&["public.doc"], 6)).await;
-        compared(&lab).await;
+        let fixture = filled(Fixture::plan(plugin), &documents()).await;
+        fixture.sql(sql).await;
+        run(&fixture, start(&["public.doc"], 6)).await;
+        compared(&fixture).await;
     })
     .await;
 }
 
 async fn a_row_that_moves_to_the_unread_end_is_complete() {
     Plugin::each(|plugin| async move {
-        let lab = filled(Lab::plan(plugin), &documents()).await;
+        let fixture = filled(Fixture::plan(plugin), &documents()).await;
         amid(
-            &lab,
+            &fixture,
             true,
             "update doc set id = 100 where id = 1; update doc set id = 99 where id = 15",
         )
         .await;
-        compared(&lab).await;
+        compared(&fixture).await;
     })
     .await;
 }
 
 async fn a_table_that_is_rewritten_while_it_is_read_is_whole() {
-    let lab = filled(Lab::plan(Plugin::Pgoutput), &documents()).await;
+    let fixture = filled(Fixture::plan(Plugin::Pgoutput), &documents()).await;
     // The second chunk's snapshot is older than the rewriting commit, and its query waits for that.
     let rewrite = "begin; alter table doc alter n type bigint; select pg_sleep(1); commit";
-    let reports = amid(&lab, false, rewrite).await;
+    let reports = amid(&fixture, false, rewrite).await;
     assert_eq!(
-        reads(&compared(&lab).await, "public.doc").len(),
+        reads(&compared(&fixture).await, "public.doc").len(),
         ROWS,
         "{reports:#?}"
     );
 }
 
 async fn a_row_that_moved_in_a_table_that_is_locked_is_complete_and_the_drain_goes_on() {
-    let lab = filled(Lab::plan(Plugin::Pgoutput), &documents()).await;
+    let fixture = filled(Fixture::plan(Plugin::Pgoutput), &documents()).await;
     let event =
         json!({"action": "backfill", "tables": ["public.doc"], "chunk_rows": 10, "where": slowly(150)});
-    let first = lab.function.invoke(&event, Duration::from_secs(4)).await.answer();
+    let first = fixture
+        .function
+        .invoke(&event, Duration::from_secs(4))
+        .await
+        .answer();
     // A slow machine reads less of a chunk in its time.
     let rows = first["backfill"]["rows"].as_u64();
     assert!(Some(0) < rows && rows < Some(ROWS as u64), "{first}");
-    lab.sql("update doc set id = -1 where id = 20").await;
-    let client = lab.connect().await;
+    fixture.sql("update doc set id = -1 where id = 20").await;
+    let client = fixture.connect().await;
     client
         .batch_execute("begin; lock table doc in access exclusive mode")
         .await
         .unwrap();
     let deadline = Duration::from_secs(8);
-    let report = lab.function.invoke(&json!({}), deadline).await.answer();
+    let report = fixture.function.invoke(&json!({}), deadline).await.answer();
     assert_eq!(
         report["changes"], 1,
         "the change is drained all the same: {report}"
     );
     client.batch_execute("commit").await.unwrap();
-    finish_from(&lab, report).await;
-    lab.drain().await;
-    compared(&lab).await;
+    finish_from(&fixture, report).await;
+    fixture.drain().await;
+    compared(&fixture).await;
 }
 
 async fn a_change_of_a_row_that_no_record_holds_does_not_hide_that() {
-    let lab = filled(Lab::plan(Plugin::Pgoutput).env("OVERSIZE", "omit"), &documents()).await;
-    lab.sql("update doc set body = repeat('x', 2000000) where id = 3")
+    let fixture = filled(
+        Fixture::plan(Plugin::Pgoutput).env("OVERSIZE", "omit"),
+        &documents(),
+    )
+    .await;
+    fixture
+        .sql("update doc set body = repeat('x', 2000000) where id = 3")
         .await;
-    lab.drain().await;
-    amid(&lab, false, "update doc set n = 2 where id = 3").await;
-    let delivery = lab.consume().await;
+    fixture.drain().await;
+    amid(&fixture, false, "update doc set n = 2 where id = 3").await;
+    let delivery = fixture.consume().await;
     let mut read = reads(&delivery, "public.doc");
     read.retain(|event| event["after"]["id"] == 3);
     assert_eq!(read.len(), 1);
@@ -350,33 +359,33 @@ async fn a_change_of_a_row_that_no_record_holds_does_not_hide_that() {
 }
 
 async fn a_watermark_that_waits_for_a_standby_is_waited_for() {
-    let lab = filled(
-        Lab::plan(Plugin::Pgoutput)
-            .on_pair(pair(15).await)
+    let fixture = filled(
+        Fixture::plan(Plugin::Pgoutput)
+            .on_cluster(cluster(15).await)
             .env("STANDBY_ACK", "required"),
         &documents(),
     )
     .await;
-    lab.sql(&format!("grant pg_monitor to {}", REPLUSER.0)).await;
-    lab.drain().await;
-    lab.pair().wire().stall(Way::ToServer);
+    fixture.sql(&format!("grant pg_monitor to {}", REPLUSER.0)).await;
+    fixture.drain().await;
+    fixture.cluster().wire().stall(Way::ToServer);
     let deadline = Duration::from_secs(8);
     let event = start(&["public.doc"], 100);
-    let first = lab.function.invoke(&event, deadline).await.answer();
+    let first = fixture.function.invoke(&event, deadline).await.answer();
     let waits_for = first["backfill"]["waits_for"].as_str().unwrap_or_default();
     assert!(waits_for.contains("standby"), "{first}");
-    lab.pair().wire().calm();
-    finish_from(&lab, first).await;
-    compared(&lab).await;
+    fixture.cluster().wire().calm();
+    finish_from(&fixture, first).await;
+    compared(&fixture).await;
 }
 
 async fn a_row_that_is_deleted_while_it_is_read_stays_away() {
     Plugin::each(|plugin| async move {
-        let lab = filled(Lab::plan(plugin), &documents()).await;
+        let fixture = filled(Fixture::plan(plugin), &documents()).await;
         let sql = "delete from doc where id = 2; delete from doc where id = 3; insert into doc values (3, 5, 'new')";
-        let reports = amid(&lab, false, sql).await;
+        let reports = amid(&fixture, false, sql).await;
         assert_eq!(overtaken(&reports), 2, "{reports:#?}");
-        let delivery = compared(&lab).await;
+        let delivery = compared(&fixture).await;
         assert_eq!(of_row(&delivery, 2), [("d".to_owned(), Value::Null)]);
     })
     .await;

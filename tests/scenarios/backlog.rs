@@ -1,25 +1,27 @@
 //! Changes for scenarios that care about how changes travel, not about what is in them: one table, many keys, and a
 //! second slot that nobody confirms, by which PostgreSQL itself counts what has to arrive.
 
-use scenarios::lab::Lab;
+use scenarios::fixture::Fixture;
 
 /// The table of the backlog, as oracle and consumer name it.
 pub(crate) const TABLE: &str = "public.t";
 
 /// Creates the empty table and the slot that counts.
-pub(crate) async fn create(lab: &Lab) {
-    lab.sql("create table t (id int primary key, n int not null, note text)")
+pub(crate) async fn create(fixture: &Fixture) {
+    fixture
+        .sql("create table t (id int primary key, n int not null, note text)")
         .await;
-    lab.sql(&format!(
-        "select pg_create_logical_replication_slot('{}_count', 'pgoutput')",
-        lab.slot
-    ))
-    .await;
+    fixture
+        .sql(&format!(
+            "select pg_create_logical_replication_slot('{}_count', 'pgoutput')",
+            fixture.slot
+        ))
+        .await;
 }
 
 /// Writes about so many changes over so many keys, in transactions of about five: inserts and updates, one in ten a
 /// delete, one in ten a change of the key. The same seed on the same rows writes the same.
-pub(crate) async fn write(lab: &Lab, seed: u32, changes: u32, keys: u32) {
+pub(crate) async fn write(fixture: &Fixture, seed: u32, changes: u32, keys: u32) {
     let seed = f64::from(seed % 1000) / 1000.0;
     let sql = format!(
         "do $$
@@ -38,19 +40,19 @@ pub(crate) async fn write(lab: &Lab, seed: u32, changes: u32, keys: u32) {
             end loop;
         end $$"
     );
-    lab.sql(&sql).await;
+    fixture.sql(&sql).await;
 }
 
 /// How many events the stream has to hold for all that was written since [`create`]: PostgreSQL's own count, where a
 /// change of the key counts twice.
-pub(crate) async fn events(lab: &Lab) -> usize {
+pub(crate) async fn events(fixture: &Fixture) -> usize {
     let sql = format!(
         r"select count(*) filter (where substr(data, 1, 1) in ('I', 'U', 'D'))
                + count(*) filter (where substr(data, 1, 1) = 'U' and substr(data, 6, 1) = 'K')
           from pg_logical_slot_peek_binary_changes('{}_count', null, null,
               'proto_version', '1', 'publication_names', 'spillway')",
-        lab.slot
+        fixture.slot
     );
-    let count = lab.value(&sql).await.expect("a count is never null");
+    let count = fixture.value(&sql).await.expect("a count is never null");
     count.parse().unwrap_or_else(|error| panic!("{count}: {error}"))
 }

@@ -4,9 +4,9 @@
 use std::process::Stdio;
 use std::time::Duration;
 
+use scenarios::fault_proxy::Fault;
+use scenarios::fixture::{Fixture, Plugin};
 use scenarios::function::drain_binary;
-use scenarios::gate::Fault;
-use scenarios::lab::{Lab, Plugin};
 use scenarios::postgres::{Postgres, REPLUSER, Settings};
 use scenarios::wait::free_port;
 use serde_json::json;
@@ -30,21 +30,22 @@ crate::scenarios![
 ];
 
 /// A slot with one change in it.
-async fn lab() -> Lab {
-    let lab = Lab::new(Plugin::Pgoutput).await;
-    lab.sql("create table t (id int primary key); insert into t values (1)")
+async fn fixture() -> Fixture {
+    let fixture = Fixture::new(Plugin::Pgoutput).await;
+    fixture
+        .sql("create table t (id int primary key); insert into t values (1)")
         .await;
-    lab
+    fixture
 }
 
 /// The change is still there, once all is well.
-async fn finish(lab: &Lab) {
-    lab.drain().await;
-    assert_eq!(lab.compare(&["public.t"]).await.changes().len(), 1);
+async fn finish(fixture: &Fixture) {
+    fixture.drain().await;
+    assert_eq!(fixture.compare(&["public.t"]).await.changes().len(), 1);
 }
 
 async fn a_variable_that_is_wrong_is_named_with_what_it_may_be() {
-    let mut lab = lab().await;
+    let mut fixture = fixture().await;
     let wrong = [
         ("PGPORT", "postgres", "1 to 65535"),
         ("PGSSLMODE", "prefer", "verify-full"),
@@ -67,24 +68,24 @@ async fn a_variable_that_is_wrong_is_named_with_what_it_may_be() {
         ("LOG_LEVEL", "loud", "info"),
     ];
     for (variable, value, part) in wrong {
-        let before = lab.function.twin();
-        lab.function.set(variable, value).await;
+        let before = fixture.function.twin();
+        fixture.function.set(variable, value).await;
         // The answer to every invocation, not only to the first.
-        assert_eq!(lab.fail().await.0, "ConfigInvalid");
-        tick_fails(&lab, "ConfigInvalid", &[variable, value, part]).await;
-        let lines = lab.function.log();
+        assert_eq!(fixture.fail().await.0, "ConfigInvalid");
+        tick_fails(&fixture, "ConfigInvalid", &[variable, value, part]).await;
+        let lines = fixture.function.log();
         assert_eq!(
             lines.iter().filter(|line| line.contains(value)).count(),
             1,
             "one line: {lines:#?}"
         );
-        lab.function = before;
+        fixture.function = before;
     }
-    finish(&lab).await;
+    finish(&fixture).await;
 }
 
 async fn a_variable_that_is_missing_is_named() {
-    let mut lab = lab().await;
+    let mut fixture = fixture().await;
     for variable in [
         "PGHOST",
         "PGUSER",
@@ -93,19 +94,19 @@ async fn a_variable_that_is_missing_is_named() {
         "SLOT_NAME",
         "STREAM_NAME",
     ] {
-        let before = lab.function.twin();
-        lab.function.unset(variable).await;
-        tick_fails(&lab, "ConfigInvalid", &[variable, "not set"]).await;
-        lab.function.set(variable, "").await;
-        tick_fails(&lab, "ConfigInvalid", &[variable, "not set"]).await;
-        lab.function = before;
+        let before = fixture.function.twin();
+        fixture.function.unset(variable).await;
+        tick_fails(&fixture, "ConfigInvalid", &[variable, "not set"]).await;
+        fixture.function.set(variable, "").await;
+        tick_fails(&fixture, "ConfigInvalid", &[variable, "not set"]).await;
+        fixture.function = before;
     }
-    lab.function.set("DB_AUTH", "secret").await;
-    tick_fails(&lab, "ConfigInvalid", &["DB_SECRET"]).await;
-    lab.function.set("DB_AUTH", "iam").await;
-    tick_fails(&lab, "ConfigInvalid", &["PGSSLMODE", "TLS"]).await;
-    lab.function.set("DB_AUTH", "password").await;
-    finish(&lab).await;
+    fixture.function.set("DB_AUTH", "secret").await;
+    tick_fails(&fixture, "ConfigInvalid", &["DB_SECRET"]).await;
+    fixture.function.set("DB_AUTH", "iam").await;
+    tick_fails(&fixture, "ConfigInvalid", &["PGSSLMODE", "TLS"]).await;
+    fixture.function.set("DB_AUTH", "password").await;
+    finish(&fixture).await;
 }
 
 async fn without_a_runtime_api_it_says_so_and_exits() {
@@ -122,58 +123,70 @@ async fn without_a_runtime_api_it_says_so_and_exits() {
 }
 
 async fn a_role_that_is_not_let_in_is_named_and_its_password_is_not() {
-    let mut lab = lab().await;
-    lab.function.set("LOG_LEVEL", "debug").await;
-    lab.function.set("PGPASSWORD", "not the right one").await;
+    let mut fixture = fixture().await;
+    fixture.function.set("LOG_LEVEL", "debug").await;
+    fixture.function.set("PGPASSWORD", "not the right one").await;
     tick_fails(
-        &lab,
+        &fixture,
         "PostgresAuthentication",
         &[REPLUSER.0, "PGUSER", "PGPASSWORD"],
     )
     .await;
-    keeps_its_secrets(&lab, "not the right one").await;
-    lab.function.set("PGPASSWORD", REPLUSER.1).await;
-    lab.function.set("PGUSER", "nobody we know").await;
-    tick_fails(&lab, "PostgresAuthentication", &["nobody we know", "PGUSER"]).await;
-    lab.function.set("PGUSER", REPLUSER.0).await;
-    finish(&lab).await;
-    keeps_its_secrets(&lab, REPLUSER.1).await;
+    keeps_its_secrets(&fixture, "not the right one").await;
+    fixture.function.set("PGPASSWORD", REPLUSER.1).await;
+    fixture.function.set("PGUSER", "nobody we know").await;
+    tick_fails(&fixture, "PostgresAuthentication", &["nobody we know", "PGUSER"]).await;
+    fixture.function.set("PGUSER", REPLUSER.0).await;
+    finish(&fixture).await;
+    keeps_its_secrets(&fixture, REPLUSER.1).await;
 }
 
 async fn a_database_that_is_not_there_is_named() {
-    let mut lab = lab().await;
-    lab.function.set("PGDATABASE", "not there").await;
-    tick_fails(&lab, "DatabaseMissing", &["not there", "PGDATABASE"]).await;
+    let mut fixture = fixture().await;
+    fixture.function.set("PGDATABASE", "not there").await;
+    tick_fails(&fixture, "DatabaseMissing", &["not there", "PGDATABASE"]).await;
 }
 
 async fn a_host_that_cannot_be_reached_is_named() {
-    let mut lab = lab().await;
+    let mut fixture = fixture().await;
     let port = free_port().to_string();
-    lab.function.set("PGPORT", &port).await;
+    fixture.function.set("PGPORT", &port).await;
     tick_fails(
-        &lab,
+        &fixture,
         "PostgresUnreachable",
         &["127.0.0.1", &port, "PGHOST", "security group"],
     )
     .await;
-    lab.function.set("PGHOST", "no-such-host.invalid").await;
-    tick_fails(&lab, "PostgresUnreachable", &["no-such-host.invalid", "PGHOST"]).await;
+    fixture.function.set("PGHOST", "no-such-host.invalid").await;
+    tick_fails(
+        &fixture,
+        "PostgresUnreachable",
+        &["no-such-host.invalid", "PGHOST"],
+    )
+    .await;
 }
 
 async fn a_role_that_may_not_replicate_is_told_what_to_grant() {
-    let mut lab = lab().await;
-    let role = format!("{}_role", lab.database);
-    lab.sql(&format!("create role {role} login password 'of the role'"))
+    let mut fixture = fixture().await;
+    let role = format!("{}_role", fixture.database);
+    fixture
+        .sql(&format!("create role {role} login password 'of the role'"))
         .await;
-    lab.function.set("PGUSER", &role).await;
-    lab.function.set("PGPASSWORD", "of the role").await;
+    fixture.function.set("PGUSER", &role).await;
+    fixture.function.set("PGPASSWORD", "of the role").await;
     let parts = [role.as_str(), "rds_replication", "replication"];
-    tick_fails(&lab, "RoleLacksReplication", &parts).await;
-    invocation_fails(&lab, json!({"action": "setup"}), "RoleLacksReplication", &parts).await;
-    lab.sql(&format!("alter role {role} replication")).await;
-    finish(&lab).await;
-    lab.function.kill9().await;
-    lab.sql(&format!("drop role {role}")).await;
+    tick_fails(&fixture, "RoleLacksReplication", &parts).await;
+    invocation_fails(
+        &fixture,
+        json!({"action": "setup"}),
+        "RoleLacksReplication",
+        &parts,
+    )
+    .await;
+    fixture.sql(&format!("alter role {role} replication")).await;
+    finish(&fixture).await;
+    fixture.function.kill9().await;
+    fixture.sql(&format!("drop role {role}")).await;
 }
 
 async fn a_server_without_logical_log_is_told_what_to_set() {
@@ -181,23 +194,23 @@ async fn a_server_without_logical_log_is_told_what_to_set() {
         conf: "wal_level = replica\n".to_owned(),
         ..Settings::default()
     };
-    let lab = Lab::plan(Plugin::Wal2json)
+    let fixture = Fixture::plan(Plugin::Wal2json)
         .without_slot()
         .on(Postgres::start(settings).await)
         .build()
         .await;
     let parts = ["rds.logical_replication", "wal_level"];
     let setup = json!({"action": "setup", "plugin": "wal2json"});
-    invocation_fails(&lab, setup, "WalLevelNotLogical", &parts).await;
-    assert_eq!(lab.checkpoint().await, None, "nothing was set up");
+    invocation_fails(&fixture, setup, "WalLevelNotLogical", &parts).await;
+    assert_eq!(fixture.checkpoint().await, None, "nothing was set up");
 }
 
 async fn a_stream_that_is_not_there_is_named() {
-    let mut lab = lab().await;
-    lab.function.set("STREAM_NAME", "not-there").await;
-    tick_fails(&lab, "StreamMissing", &["not-there", "STREAM_NAME"]).await;
-    lab.function.set("STREAM_NAME", &lab.stream).await;
-    finish(&lab).await;
+    let mut fixture = fixture().await;
+    fixture.function.set("STREAM_NAME", "not-there").await;
+    tick_fails(&fixture, "StreamMissing", &["not-there", "STREAM_NAME"]).await;
+    fixture.function.set("STREAM_NAME", &fixture.stream).await;
+    finish(&fixture).await;
 }
 
 fn denied() -> Fault {
@@ -208,74 +221,74 @@ fn denied() -> Fault {
 }
 
 async fn a_denied_stream_names_the_right_that_is_missing() {
-    let lab = lab().await;
-    lab.kinesis_gate.always("PutRecords", denied());
+    let fixture = fixture().await;
+    fixture.kinesis_proxy.always("PutRecords", denied());
     tick_fails(
-        &lab,
+        &fixture,
         "StreamDenied",
-        &[&lab.stream, "kinesis:PutRecords", "is not authorized"],
+        &[&fixture.stream, "kinesis:PutRecords", "is not authorized"],
     )
     .await;
     assert_eq!(
-        lab.kinesis_gate.requests("PutRecords"),
+        fixture.kinesis_proxy.requests("PutRecords"),
         1,
         "it is not tried again"
     );
-    lab.kinesis_gate.clear();
-    finish(&lab).await;
+    fixture.kinesis_proxy.clear();
+    finish(&fixture).await;
 }
 
 async fn a_denied_parameter_names_the_rights_that_are_missing() {
-    let lab = lab().await;
-    lab.ssm_gate.always("GetParameter", denied());
+    let fixture = fixture().await;
+    fixture.ssm_proxy.always("GetParameter", denied());
     tick_fails(
-        &lab,
+        &fixture,
         "CheckpointDenied",
-        &[&lab.parameter, "ssm:GetParameter", "is not authorized"],
+        &[&fixture.parameter, "ssm:GetParameter", "is not authorized"],
     )
     .await;
-    lab.ssm_gate.clear();
-    lab.ssm_gate.always("PutParameter", denied());
+    fixture.ssm_proxy.clear();
+    fixture.ssm_proxy.always("PutParameter", denied());
     tick_fails(
-        &lab,
+        &fixture,
         "CheckpointDenied",
-        &[&lab.parameter, "ssm:PutParameter", "is not authorized"],
+        &[&fixture.parameter, "ssm:PutParameter", "is not authorized"],
     )
     .await;
     assert_eq!(
-        lab.kinesis_gate.requests("PutRecords"),
+        fixture.kinesis_proxy.requests("PutRecords"),
         0,
         "nothing was sent that could not be stored as sent"
     );
-    lab.ssm_gate.clear();
-    lab.drain().await;
-    lab.sql("insert into t values (2)").await;
-    lab.ssm_gate.always("PutParameter", denied());
-    tick_fails(&lab, "CheckpointDenied", &[&lab.parameter]).await;
-    lab.ssm_gate.clear();
-    lab.drain().await;
-    assert_eq!(lab.compare(&["public.t"]).await.changes().len(), 2);
+    fixture.ssm_proxy.clear();
+    fixture.drain().await;
+    fixture.sql("insert into t values (2)").await;
+    fixture.ssm_proxy.always("PutParameter", denied());
+    tick_fails(&fixture, "CheckpointDenied", &[&fixture.parameter]).await;
+    fixture.ssm_proxy.clear();
+    fixture.drain().await;
+    assert_eq!(fixture.compare(&["public.t"]).await.changes().len(), 2);
 }
 
 async fn services_that_do_not_answer_are_named_before_the_deadline() {
-    let lab = lab().await;
+    let fixture = fixture().await;
     let short = Duration::from_secs(4);
     let fails = async |kind: &str, part: &str| {
-        let (found, message) = lab.function.invoke(&json!({}), short).await.error();
+        let (found, message) = fixture.function.invoke(&json!({}), short).await.error();
         assert_eq!(found, kind, "{message}");
         assert!(message.contains(part) && !message.contains('\n'), "{message}");
     };
-    lab.ssm_gate.always("GetParameter", Fault::internal());
-    fails("CheckpointUnavailable", &lab.parameter).await;
-    lab.ssm_gate.clear();
-    lab.kinesis_gate.always("PutRecords", Fault::CutRequest);
-    fails("StreamUnavailable", &lab.stream).await;
-    lab.kinesis_gate.clear();
-    finish(&lab).await;
+    fixture.ssm_proxy.always("GetParameter", Fault::internal());
+    fails("CheckpointUnavailable", &fixture.parameter).await;
+    fixture.ssm_proxy.clear();
+    fixture.kinesis_proxy.always("PutRecords", Fault::CutRequest);
+    fails("StreamUnavailable", &fixture.stream).await;
+    fixture.kinesis_proxy.clear();
+    finish(&fixture).await;
 }
 
 async fn an_event_that_is_wrong_is_told_what_it_may_be() {
-    let lab = lab().await;
+    let fixture = fixture().await;
     let actions = "drain, backfill, setup, status, plan or teardown";
     let wrong = [
         (json!([]), "JSON object"),
@@ -301,7 +314,7 @@ async fn an_event_that_is_wrong_is_told_what_it_may_be() {
         (json!({"action": "teardown", "force": true}), "force"),
     ];
     for (event, part) in wrong {
-        invocation_fails(&lab, event, "EventInvalid", &[part]).await;
+        invocation_fails(&fixture, event, "EventInvalid", &[part]).await;
     }
-    finish(&lab).await;
+    finish(&fixture).await;
 }

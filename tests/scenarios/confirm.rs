@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use scenarios::lab::{Lab, Plugin};
+use scenarios::fixture::{Fixture, Plugin};
 use serde_json::json;
 
 use crate::marks::{Marks, commit_end, lsn};
@@ -13,26 +13,29 @@ crate::scenarios![
     a_slot_that_stops_before_a_transaction_stands_at_the_end_of_the_one_before,
 ];
 
-/// A lab with a table, and a slot of test_decoding, which says of each transaction where its commit record ends.
-async fn lab(plugin: Plugin) -> Lab {
-    let lab = Lab::new(plugin).await;
-    lab.sql("create table t (id int primary key, what text)").await;
-    lab.sql(&format!(
-        "select pg_create_logical_replication_slot('{}_ends', 'test_decoding')",
-        lab.slot
-    ))
-    .await;
-    lab
+/// A fixture with a table, and a slot of test_decoding, which says of each transaction where its commit record ends.
+async fn fixture(plugin: Plugin) -> Fixture {
+    let fixture = Fixture::new(plugin).await;
+    fixture
+        .sql("create table t (id int primary key, what text)")
+        .await;
+    fixture
+        .sql(&format!(
+            "select pg_create_logical_replication_slot('{}_ends', 'test_decoding')",
+            fixture.slot
+        ))
+        .await;
+    fixture
 }
 
 /// The end of each transaction that was committed since, by its id.
-async fn ends(lab: &Lab) -> HashMap<u64, u64> {
+async fn ends(fixture: &Fixture) -> HashMap<u64, u64> {
     let sql = format!(
         "select string_agg(xid || ' ' || lsn, ',')
          from pg_logical_slot_peek_changes('{}_ends', null, null) where data like 'COMMIT %'",
-        lab.slot
+        fixture.slot
     );
-    let all = lab.value(&sql).await.unwrap_or_default();
+    let all = fixture.value(&sql).await.unwrap_or_default();
     let each = all.split(',').map(|pair| {
         let (xid, end) = pair.split_once(' ').expect("an id and a position");
         (xid.parse().expect("an id is a number"), lsn(end))
@@ -42,16 +45,16 @@ async fn ends(lab: &Lab) -> HashMap<u64, u64> {
 
 async fn a_position_begins_with_the_end_of_its_commit_record() {
     Plugin::each(|plugin| async move {
-        let lab = lab(plugin).await;
-        lab.sql("insert into t select i, 'x' from generate_series(1, 10) i")
+        let fixture = fixture(plugin).await;
+        fixture.sql("insert into t select i, 'x' from generate_series(1, 10) i")
             .await;
-        lab.sql("begin; savepoint s; update t set id = 20 where id = 1; rollback to s; delete from t where id = 2; commit")
+        fixture.sql("begin; savepoint s; update t set id = 20 where id = 1; rollback to s; delete from t where id = 2; commit")
             .await;
-        lab.sql("truncate t").await;
-        lab.sql("insert into t values (1, 'again')").await;
-        lab.drain().await;
-        let ends = ends(&lab).await;
-        let delivery = lab.compare(&["t"]).await;
+        fixture.sql("truncate t").await;
+        fixture.sql("insert into t values (1, 'again')").await;
+        fixture.drain().await;
+        let ends = ends(&fixture).await;
+        let delivery = fixture.compare(&["t"]).await;
         assert_eq!(delivery.changes().len(), 13);
         for change in delivery.changes() {
             let transaction = change
@@ -73,24 +76,30 @@ async fn a_position_begins_with_the_end_of_its_commit_record() {
 /// Nothing but the commits before it is behind the slot then, and no log of others that would hide a byte too few or many.
 async fn a_slot_that_stops_before_a_transaction_stands_at_the_end_of_the_one_before() {
     Plugin::each(|plugin| async move {
-        let mut lab = lab(plugin).await;
-        lab.sql("insert into t values (1, 'small')").await;
-        lab.sql("insert into t values (2, 'small')").await;
-        let last = ends(&lab).await.into_values().max().expect("two were committed");
+        let mut fixture = fixture(plugin).await;
+        fixture.sql("insert into t values (1, 'small')").await;
+        fixture.sql("insert into t values (2, 'small')").await;
+        let last = ends(&fixture)
+            .await
+            .into_values()
+            .max()
+            .expect("two were committed");
         // More than a record may have.
-        lab.sql("insert into t values (3, repeat('x', 1 << 20))").await;
-        let (kind, message) = lab.fail().await;
+        fixture
+            .sql("insert into t values (3, repeat('x', 1 << 20))")
+            .await;
+        let (kind, message) = fixture.fail().await;
         assert_eq!(kind, "Oversize", "{message}");
-        let marks = Marks::of(&lab).await;
+        let marks = Marks::of(&fixture).await;
         assert_eq!((marks.confirmed, marks.checkpoint), (last, last));
 
-        lab.function.set("OVERSIZE", "omit").await;
-        let reports = lab.drain().await;
+        fixture.function.set("OVERSIZE", "omit").await;
+        let reports = fixture.drain().await;
         assert_eq!(
             (&reports[0]["skipped"], &reports[0]["changes"]),
             (&json!(0), &json!(1))
         );
-        let delivery = lab.consume().await;
+        let delivery = fixture.consume().await;
         assert_eq!((delivery.changes().len(), delivery.duplicates()), (3, 0));
     })
     .await;

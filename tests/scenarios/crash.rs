@@ -4,9 +4,9 @@
 use std::collections::HashMap;
 
 use scenarios::consumer::Delivery;
+use scenarios::fault_proxy::{Held, Side};
+use scenarios::fixture::{DEADLINE, Fixture, Plugin};
 use scenarios::function::Outcome;
-use scenarios::gate::{Held, Side};
-use scenarios::lab::{DEADLINE, Lab, Plugin};
 use serde_json::json;
 
 use crate::backlog;
@@ -23,27 +23,27 @@ crate::scenarios![
 ];
 
 /// A slot that was drained once, so that a checkpoint is stored, and has a backlog again.
-async fn lab(plugin: Plugin) -> Lab {
-    let lab = Lab::new(plugin).await;
-    backlog::create(&lab).await;
-    backlog::write(&lab, 1, 60, 20).await;
-    lab.drain().await;
-    backlog::write(&lab, 2, 400, 40).await;
-    lab
+async fn fixture(plugin: Plugin) -> Fixture {
+    let fixture = Fixture::new(plugin).await;
+    backlog::create(&fixture).await;
+    backlog::write(&fixture, 1, 60, 20).await;
+    fixture.drain().await;
+    backlog::write(&fixture, 2, 400, 40).await;
+    fixture
 }
 
 /// Invokes the function and kills it when the request is held.
-async fn kill_at(lab: &Lab, held: &mut Held) {
-    let invocation = lab.invoke(json!({}));
+async fn kill_at(fixture: &Fixture, held: &mut Held) {
+    let invocation = fixture.invoke(json!({}));
     tokio::pin!(invocation);
     tokio::select! {
         outcome = &mut invocation => panic!("it never came so far: {outcome:?}"),
         () = held.reached() => {}
     }
-    lab.function.kill9().await;
+    fixture.function.kill9().await;
     let killed = invocation.await;
     assert!(matches!(killed, Outcome::Exited(_)), "{killed:?}");
-    let_go(lab).await;
+    let_go(fixture).await;
 }
 
 /// What was found after the kill, and what the ticks after it did.
@@ -59,19 +59,19 @@ struct Recovery {
 }
 
 /// Ticks to the end, and holds everything to the promise.
-async fn recover(lab: &Lab) -> Recovery {
-    let marks = Marks::of(lab).await;
-    let before = Delivery::read(&lab.kinesis, &lab.stream).await;
-    let reports = lab.drain().await;
+async fn recover(fixture: &Fixture) -> Recovery {
+    let marks = Marks::of(fixture).await;
+    let before = Delivery::read(&fixture.kinesis, &fixture.stream).await;
+    let reports = fixture.drain().await;
     let skipped = reports
         .iter()
         .filter_map(|report| report["skipped"].as_u64())
         .sum();
-    Marks::of(lab).await;
-    let after = lab.compare(&[backlog::TABLE]).await;
+    Marks::of(fixture).await;
+    let after = fixture.compare(&[backlog::TABLE]).await;
     assert_eq!(
         after.changes().len(),
-        backlog::events(lab).await,
+        backlog::events(fixture).await,
         "every event, and no other"
     );
     let covered = |delivery: &Delivery| {
@@ -100,21 +100,21 @@ async fn recover(lab: &Lab) -> Recovery {
 }
 
 async fn killed_before_it_reads_the_checkpoint_it_has_sent_nothing() {
-    let lab = lab(Plugin::Pgoutput).await;
-    let marks = Marks::of(&lab).await;
-    let mut held = lab.ssm_gate.hold("GetParameter", Side::Request);
-    kill_at(&lab, &mut held).await;
-    let recovery = recover(&lab).await;
+    let fixture = fixture(Plugin::Pgoutput).await;
+    let marks = Marks::of(&fixture).await;
+    let mut held = fixture.ssm_proxy.hold("GetParameter", Side::Request);
+    kill_at(&fixture, &mut held).await;
+    let recovery = recover(&fixture).await;
     assert_eq!(recovery.marks, marks);
     assert_eq!((recovery.duplicates, recovery.skipped), (0, 0));
 }
 
 async fn killed_before_records_are_put_it_puts_them_later() {
-    let lab = lab(Plugin::Pgoutput).await;
-    let marks = Marks::of(&lab).await;
-    let mut held = lab.kinesis_gate.hold("PutRecords", Side::Request);
-    kill_at(&lab, &mut held).await;
-    let recovery = recover(&lab).await;
+    let fixture = fixture(Plugin::Pgoutput).await;
+    let marks = Marks::of(&fixture).await;
+    let mut held = fixture.kinesis_proxy.hold("PutRecords", Side::Request);
+    kill_at(&fixture, &mut held).await;
+    let recovery = recover(&fixture).await;
     assert_eq!(recovery.marks.confirmed, marks.confirmed, "not all had arrived");
     assert!(
         recovery.changes.0 < recovery.changes.1,
@@ -124,11 +124,11 @@ async fn killed_before_records_are_put_it_puts_them_later() {
 }
 
 async fn killed_after_records_were_put_it_puts_the_same_again() {
-    let lab = lab(Plugin::Pgoutput).await;
-    let marks = Marks::of(&lab).await;
-    let mut held = lab.kinesis_gate.hold("PutRecords", Side::Answer);
-    kill_at(&lab, &mut held).await;
-    let recovery = recover(&lab).await;
+    let fixture = fixture(Plugin::Pgoutput).await;
+    let marks = Marks::of(&fixture).await;
+    let mut held = fixture.kinesis_proxy.hold("PutRecords", Side::Answer);
+    kill_at(&fixture, &mut held).await;
+    let recovery = recover(&fixture).await;
     assert_eq!(
         recovery.marks.confirmed, marks.confirmed,
         "nobody knew that they had arrived"
@@ -140,11 +140,11 @@ async fn killed_after_records_were_put_it_puts_the_same_again() {
 }
 
 async fn killed_before_the_checkpoint_is_stored_it_sends_the_same_again() {
-    let lab = lab(Plugin::Pgoutput).await;
-    let marks = Marks::of(&lab).await;
-    let mut held = lab.ssm_gate.hold("PutParameter", Side::Request);
-    kill_at(&lab, &mut held).await;
-    let recovery = recover(&lab).await;
+    let fixture = fixture(Plugin::Pgoutput).await;
+    let marks = Marks::of(&fixture).await;
+    let mut held = fixture.ssm_proxy.hold("PutParameter", Side::Request);
+    kill_at(&fixture, &mut held).await;
+    let recovery = recover(&fixture).await;
     assert_eq!(recovery.marks, marks, "neither checkpoint nor slot had moved");
     assert!(recovery.duplicates > 0, "what no checkpoint covers is sent again");
     assert_eq!(recovery.skipped, 0);
@@ -152,11 +152,11 @@ async fn killed_before_the_checkpoint_is_stored_it_sends_the_same_again() {
 
 async fn killed_between_checkpoint_and_advance_it_skips_what_was_sent() {
     Plugin::each(|plugin| async move {
-        let lab = lab(plugin).await;
-        let marks = Marks::of(&lab).await;
-        let mut held = lab.ssm_gate.hold("PutParameter", Side::Answer);
-        kill_at(&lab, &mut held).await;
-        let recovery = recover(&lab).await;
+        let fixture = fixture(plugin).await;
+        let marks = Marks::of(&fixture).await;
+        let mut held = fixture.ssm_proxy.hold("PutParameter", Side::Answer);
+        kill_at(&fixture, &mut held).await;
+        let recovery = recover(&fixture).await;
         assert_eq!(
             recovery.marks.confirmed, marks.confirmed,
             "the slot had not moved"
@@ -168,39 +168,39 @@ async fn killed_between_checkpoint_and_advance_it_skips_what_was_sent() {
 }
 
 async fn killed_after_the_slot_advanced_it_has_nothing_to_do() {
-    let mut lab = lab(Plugin::Pgoutput).await;
-    let target = lsn(&lab
+    let mut fixture = fixture(Plugin::Pgoutput).await;
+    let target = lsn(&fixture
         .value("select pg_current_wal_flush_lsn()")
         .await
         .unwrap_or_default());
     // It stays when all is confirmed, so that it is killed before it answers.
-    lab.function.set("LINGER_SECONDS", "50").await;
-    let (killed, ()) = tokio::join!(lab.invoke(json!({})), async {
+    fixture.function.set("LINGER_SECONDS", "50").await;
+    let (killed, ()) = tokio::join!(fixture.invoke(json!({})), async {
         scenarios::wait::until("the slot advances", DEADLINE, || async {
-            lsn(&lab.confirmed_flush().await) >= target
+            lsn(&fixture.confirmed_flush().await) >= target
         })
         .await;
-        lab.function.kill9().await;
+        fixture.function.kill9().await;
     });
     assert!(matches!(killed, Outcome::Exited(_)), "{killed:?}");
-    let_go(&lab).await;
-    lab.function.unset("LINGER_SECONDS").await;
-    let recovery = recover(&lab).await;
+    let_go(&fixture).await;
+    fixture.function.unset("LINGER_SECONDS").await;
+    let recovery = recover(&fixture).await;
     assert_eq!(recovery.changes.0, recovery.changes.1, "all had arrived");
     assert_eq!((recovery.duplicates, recovery.skipped), (0, 0));
 }
 
 async fn killed_before_its_first_checkpoint_it_starts_from_the_slot() {
-    let lab = Lab::new(Plugin::Pgoutput).await;
-    backlog::create(&lab).await;
-    backlog::write(&lab, 3, 100, 20).await;
-    let slot = lab.confirmed_flush().await;
-    let mut held = lab.ssm_gate.hold("PutParameter", Side::Request);
-    kill_at(&lab, &mut held).await;
-    assert_eq!(lab.checkpoint().await, None);
-    assert_eq!(lab.confirmed_flush().await, slot);
-    lab.drain().await;
-    Marks::of(&lab).await;
-    let delivery = lab.compare(&[backlog::TABLE]).await;
-    assert_eq!(delivery.changes().len(), backlog::events(&lab).await);
+    let fixture = Fixture::new(Plugin::Pgoutput).await;
+    backlog::create(&fixture).await;
+    backlog::write(&fixture, 3, 100, 20).await;
+    let slot = fixture.confirmed_flush().await;
+    let mut held = fixture.ssm_proxy.hold("PutParameter", Side::Request);
+    kill_at(&fixture, &mut held).await;
+    assert_eq!(fixture.checkpoint().await, None);
+    assert_eq!(fixture.confirmed_flush().await, slot);
+    fixture.drain().await;
+    Marks::of(&fixture).await;
+    let delivery = fixture.compare(&[backlog::TABLE]).await;
+    assert_eq!(delivery.changes().len(), backlog::events(&fixture).await);
 }

@@ -2,7 +2,7 @@
 //! has of its own: tombstones, the transaction block, definitions of tables.
 
 use scenarios::consumer::{Arrival, Delivery};
-use scenarios::lab::{Lab, Plan, Plugin};
+use scenarios::fixture::{Fixture, Plan, Plugin};
 use serde_json::{Value, json};
 
 use crate::types::{OWN_TYPES, VALUES};
@@ -23,13 +23,13 @@ crate::scenarios![
 const OTHERS: [&str; 2] = ["dms", "wal2json"];
 
 fn plan(plugin: Plugin, envelope: &str) -> Plan {
-    Lab::plan(plugin).env("ENVELOPE", envelope)
+    Fixture::plan(plugin).env("ENVELOPE", envelope)
 }
 
 async fn what_is_rebuilt_from_each_envelope_is_what_postgres_holds() {
     for envelope in OTHERS {
         Plugin::each(move |plugin| async move {
-            let lab = plan(plugin, envelope).build().await;
+            let fixture = plan(plugin, envelope).build().await;
             let columns: Vec<String> = (0..VALUES.len()).map(|at| format!("c{at}")).collect();
             let typed: Vec<String> = columns
                 .iter()
@@ -37,7 +37,7 @@ async fn what_is_rebuilt_from_each_envelope_is_what_postgres_holds() {
                 .map(|(name, (kind, ..))| format!("{name} {kind}"))
                 .collect();
             let values: Vec<&str> = VALUES.iter().map(|(_, value, _)| *value).collect();
-            lab.sql(&format!(
+            fixture.sql(&format!(
                 "{OWN_TYPES} create table every (id int primary key, {});
                  create table large (id int primary key, n int, body text, rest text);
                  create table keyless (n int, what text); alter table keyless replica identity full;
@@ -46,25 +46,25 @@ async fn what_is_rebuilt_from_each_envelope_is_what_postgres_holds() {
             ))
             .await;
             let (names, values) = (columns.join(", "), values.join(", "));
-            lab.sql(&format!("insert into every values (1, {values}), (3, {values}); insert into every (id) values (2)"))
+            fixture.sql(&format!("insert into every values (1, {values}), (3, {values}); insert into every (id) values (2)"))
                 .await;
-            lab.sql(&format!(
+            fixture.sql(&format!(
                 "update every set ({names}) = (select {names} from every where id = 1) where id = 2; delete from every where id = 3"
             ))
             .await;
-            lab.sql(
+            fixture.sql(
                 "insert into large select i, i, repeat(md5(i::text), 1000), 'r' from generate_series(1, 3) i;
                  update large set n = 10 where id = 1; update large set rest = null where id = 2;
                  update large set id = 30, n = 5 where id = 3; delete from large where id = 2",
             )
             .await;
-            lab.sql("insert into keyless values (1, 'a'), (1, 'a'), (2, null)").await;
-            lab.sql("update keyless set what = 'b' where n = 2; delete from keyless where n = 1").await;
-            lab.sql("insert into emptied values (1), (2)").await;
-            lab.sql("truncate emptied").await;
-            lab.sql("insert into emptied values (2), (3)").await;
-            lab.drain().await;
-            lab.compare(&["every", "large", "keyless", "emptied"]).await;
+            fixture.sql("insert into keyless values (1, 'a'), (1, 'a'), (2, null)").await;
+            fixture.sql("update keyless set what = 'b' where n = 2; delete from keyless where n = 1").await;
+            fixture.sql("insert into emptied values (1), (2)").await;
+            fixture.sql("truncate emptied").await;
+            fixture.sql("insert into emptied values (2), (3)").await;
+            fixture.drain().await;
+            fixture.compare(&["every", "large", "keyless", "emptied"]).await;
         })
         .await;
     }
@@ -73,19 +73,19 @@ async fn what_is_rebuilt_from_each_envelope_is_what_postgres_holds() {
 async fn a_row_that_moves_to_another_key_is_in_order_for_both() {
     for envelope in OTHERS {
         Plugin::each(move |plugin| async move {
-            let lab = plan(plugin, envelope).shards(4).build().await;
-            lab.sql("create table t (id int primary key, n int)").await;
-            lab.sql("insert into t select i, 0 from generate_series(1, 20) i").await;
+            let fixture = plan(plugin, envelope).shards(4).build().await;
+            fixture.sql("create table t (id int primary key, n int)").await;
+            fixture.sql("insert into t select i, 0 from generate_series(1, 20) i").await;
             for round in 1..=5 {
-                lab.sql(&format!(
+                fixture.sql(&format!(
                     "update t set n = {round}; update t set id = id + 100; update t set n = n + 10; update t set id = id - 99 where id <> 120;
                      update t set id = 1 where id = 120"
                 ))
                 .await;
             }
-            lab.kinesis_gate.flaky(3, 20);
-            lab.drain().await;
-            lab.compare(&["t"]).await;
+            fixture.kinesis_proxy.flaky(3, 20);
+            fixture.drain().await;
+            fixture.compare(&["t"]).await;
         })
         .await;
     }
@@ -95,9 +95,9 @@ async fn a_row_that_moves_to_another_key_is_in_order_for_both() {
 async fn wal2jsons_own_rows_come_back_with_a_position() {
     Plugin::each(|plugin| async move {
         // The other slot would give the markers, too.
-        let lab = plan(plugin, "wal2json").env("MARKERS", "off").build().await;
-        lab.sql("select pg_create_logical_replication_slot(current_database() || '_w', 'wal2json')").await;
-        lab.sql(
+        let fixture = plan(plugin, "wal2json").env("MARKERS", "off").build().await;
+        fixture.sql("select pg_create_logical_replication_slot(current_database() || '_w', 'wal2json')").await;
+        fixture.sql(
             r#"create table t (a int, "B c" text, n numeric(10,2), f float8, ok bool, raw bytea, at timestamptz(3), day date, tags text[],
                 v varchar(9), c char(4), b bit(3), i interval, primary key (a, "B c"));
                insert into t values (1, 'x "y"', 1.5, 1e300, true, '\xdead', '2024-02-29 12:34:56.789+00', '2024-02-29', '{a,"b c"}', 'v', 'c', '101', '1 day');
@@ -105,10 +105,10 @@ async fn wal2jsons_own_rows_come_back_with_a_position() {
                select pg_logical_emit_message(true, 'said', 'it'); truncate t"#,
         )
         .await;
-        lab.drain().await;
+        fixture.drain().await;
         let sql = "set intervalstyle = 'iso_8601'; set timezone = 'UTC'";
-        lab.sql(sql).await;
-        let rows = lab
+        fixture.sql(sql).await;
+        let rows = fixture
             .value(
                 "select json_agg(data) from pg_logical_slot_get_changes(current_database() || '_w', null, null, 'format-version', '2',
                  'include-transaction', 'false', 'include-xids', 'true', 'include-timestamp', 'true', 'include-lsn', 'true', 'include-types', 'true',
@@ -116,9 +116,9 @@ async fn wal2jsons_own_rows_come_back_with_a_position() {
             )
             .await
             .unwrap();
-        lab.sql("select pg_drop_replication_slot(current_database() || '_w')").await;
+        fixture.sql("select pg_drop_replication_slot(current_database() || '_w')").await;
         let rows: Vec<String> = serde_json::from_str(&rows).unwrap();
-        let delivery = lab.consume().await;
+        let delivery = fixture.consume().await;
         let ours = delivery.changes().into_iter().map(|it| {
             let text = String::from_utf8(it.data.clone()).unwrap();
             text.split(r#","position":""#).next().unwrap().to_owned() + "}"
@@ -130,13 +130,13 @@ async fn wal2jsons_own_rows_come_back_with_a_position() {
 
 async fn a_tombstone_follows_its_delete_on_its_lane() {
     Plugin::each(|plugin| async move {
-        let lab = Lab::plan(plugin).env("TOMBSTONES_ON_DELETE", "true").build().await;
-        lab.sql("create table t (id int primary key, n int)").await;
-        lab.sql("insert into t values (1, 0), (2, 0); delete from t where id = 1; update t set id = 3 where id = 2").await;
-        lab.sql("insert into t values (1, 1)").await;
-        let reports = lab.drain().await;
+        let fixture = Fixture::plan(plugin).env("TOMBSTONES_ON_DELETE", "true").build().await;
+        fixture.sql("create table t (id int primary key, n int)").await;
+        fixture.sql("insert into t values (1, 0), (2, 0); delete from t where id = 1; update t set id = 3 where id = 2").await;
+        fixture.sql("insert into t values (1, 1)").await;
+        let reports = fixture.drain().await;
         assert_eq!(reports[0]["events"], 8);
-        let delivery = lab.compare(&["t"]).await;
+        let delivery = fixture.compare(&["t"]).await;
         let mut keys: Vec<&str> = delivery.tombstones.iter().map(|(_, key)| key.as_str()).collect();
         keys.sort_unstable();
         assert_eq!(keys, [r#"{"id":1}"#, r#"{"id":2}"#]);
@@ -151,17 +151,19 @@ async fn a_tombstone_follows_its_delete_on_its_lane() {
 
 async fn the_transaction_block_is_the_same_when_it_is_sent_again() {
     Plugin::each(|plugin| async move {
-        let lab = Lab::plan(plugin)
+        let fixture = Fixture::plan(plugin)
             .env("PROVIDE_TRANSACTION_METADATA", "true")
             .build()
             .await;
-        lab.sql("create table t (id int primary key); create table u (id int primary key)")
+        fixture
+            .sql("create table t (id int primary key); create table u (id int primary key)")
             .await;
-        let start = lab.checkpoint().await;
-        lab.sql("insert into t values (1), (2); insert into u values (1); update t set id = 3 where id = 1")
+        let start = fixture.checkpoint().await;
+        fixture
+            .sql("insert into t values (1), (2); insert into u values (1); update t set id = 3 where id = 1")
             .await;
-        lab.drain().await;
-        let delivery = lab.consume().await;
+        fixture.drain().await;
+        let delivery = fixture.consume().await;
         let blocks: Vec<Value> = delivery
             .changes()
             .iter()
@@ -188,24 +190,24 @@ async fn the_transaction_block_is_the_same_when_it_is_sent_again() {
 
 async fn the_modes_of_decimals_and_times_are_debeziums() {
     Plugin::each(|plugin| async move {
-        let lab = Lab::plan(plugin)
+        let fixture = Fixture::plan(plugin)
             .env("DECIMAL_HANDLING_MODE", "precise")
             .env("TIME_PRECISION_MODE", "adaptive")
             .build()
             .await;
-        lab.sql(
+        fixture.sql(
             "create domain price as numeric(12,2);
              create table t (id int primary key, a numeric(10,4), b numeric, c price, d date, e time(3), f time, g timestamp(3), h timestamp,
                i timestamptz, j numeric(10,2)[])",
         )
         .await;
-        lab.sql(
+        fixture.sql(
             "insert into t values (1, 12.345, 1.10, -1, '2024-02-29', '12:34:56.789', '12:34:56.789', '2024-02-29 12:34:56.789',
              '2024-02-29 12:34:56.789001', '2024-02-29 12:34:56+02', '{1.10,null}')",
         )
         .await;
-        lab.drain().await;
-        let delivery = lab.consume().await;
+        fixture.drain().await;
+        let delivery = fixture.consume().await;
         let expected = json!({"id": 1, "a": "AeI6", "b": {"scale": 2, "value": "bg=="}, "c": "nA==", "d": 19782, "e": 45_296_789,
             "f": 45_296_789_000i64, "g": 1_709_210_096_789i64, "h": 1_709_210_096_789_001i64, "i": "2024-02-29T10:34:56Z",
             "j": ["bg==", null]});
@@ -216,14 +218,14 @@ async fn the_modes_of_decimals_and_times_are_debeziums() {
 
 async fn definitions_come_before_what_they_describe_and_their_changes_before_all_that_follows() {
     Plugin::each(|plugin| async move {
-        let lab = plan(plugin, "dms").shards(4).build().await;
-        lab.sql("create table t (id int primary key, a varchar(9)); insert into t select i, 'x' from generate_series(1, 50) i").await;
-        lab.drain().await;
+        let fixture = plan(plugin, "dms").shards(4).build().await;
+        fixture.sql("create table t (id int primary key, a varchar(9)); insert into t select i, 'x' from generate_series(1, 50) i").await;
+        fixture.drain().await;
         // The sandbox knows the table by now.
-        lab.sql("insert into t values (51, 'y')").await;
-        lab.sql("alter table t add b numeric(10,2); insert into t select i, 'x', 1.5 from generate_series(52, 99) i").await;
-        lab.drain().await;
-        let delivery = lab.compare(&["t"]).await;
+        fixture.sql("insert into t values (51, 'y')").await;
+        fixture.sql("alter table t add b numeric(10,2); insert into t select i, 'x', 1.5 from generate_series(52, 99) i").await;
+        fixture.drain().await;
+        let delivery = fixture.compare(&["t"]).await;
         let definitions: Vec<(Value, Value)> = delivery
             .definitions
             .iter()
@@ -253,17 +255,19 @@ async fn definitions_come_before_what_they_describe_and_their_changes_before_all
 async fn partition_keys_are_those_that_are_asked_for() {
     for envelope in ["debezium", "dms", "wal2json"] {
         for by in ["table", "transaction"] {
-            let lab = plan(Plugin::Pgoutput, envelope)
+            let fixture = plan(Plugin::Pgoutput, envelope)
                 .env("PARTITION_BY", by)
                 .build()
                 .await;
-            lab.sql("create table t (id int primary key); create table u (id int)")
+            fixture
+                .sql("create table t (id int primary key); create table u (id int)")
                 .await;
-            lab.sql("insert into t values (1), (2); insert into u values (1)")
+            fixture
+                .sql("insert into t values (1), (2); insert into u values (1)")
                 .await;
-            lab.sql("insert into t values (3)").await;
-            lab.drain().await;
-            let delivery = lab.consume().await;
+            fixture.sql("insert into t values (3)").await;
+            fixture.drain().await;
+            let delivery = fixture.consume().await;
             let keys = |delivery: &Delivery| -> Vec<String> {
                 delivery
                     .changes()
@@ -291,10 +295,10 @@ async fn partition_keys_are_those_that_are_asked_for() {
 async fn messages_come_in_each_envelope() {
     for envelope in OTHERS {
         Plugin::each(move |plugin| async move {
-            let lab = plan(plugin, envelope).build().await;
-            lab.sql("select pg_logical_emit_message(true, 'in', 'a'); select pg_logical_emit_message(false, 'out', 'b')").await;
-            lab.drain().await;
-            let delivery = lab.consume().await;
+            let fixture = plan(plugin, envelope).build().await;
+            fixture.sql("select pg_logical_emit_message(true, 'in', 'a'); select pg_logical_emit_message(false, 'out', 'b')").await;
+            fixture.drain().await;
+            let delivery = fixture.consume().await;
             let said: Vec<(String, Value)> = delivery
                 .changes()
                 .iter()

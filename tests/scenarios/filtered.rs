@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use scenarios::fixture::{Fixture, Plugin};
 use scenarios::function::Outcome;
-use scenarios::lab::{Lab, Plugin};
 use serde_json::json;
 
 use crate::marks::Marks;
@@ -17,8 +17,8 @@ const SHORT: Duration = Duration::from_secs(4);
 const TICKS: u32 = 40;
 
 /// Log that is slow to decode: many subtransactions, each in a file of its own when memory is short.
-async fn write(lab: &Lab) {
-    lab.sql(
+async fn write(fixture: &Fixture) {
+    fixture.sql(
         "do $$ begin
             for transaction in 1..8 loop
                 for part in 1..100 loop
@@ -31,49 +31,53 @@ async fn write(lab: &Lab) {
     )
     .await;
     // From here decoding can begin again.
-    lab.sql("checkpoint").await;
+    fixture.sql("checkpoint").await;
 }
 
 /// How long one peek of all of it takes.
-async fn whole(lab: &Lab) -> Duration {
+async fn whole(fixture: &Fixture) -> Duration {
     let began = Instant::now();
     let sql = format!(
         "select count(*) from pg_logical_slot_peek_binary_changes('{}_whole', null, null,
              'proto_version', '1', 'publication_names', 'spillway')",
-        lab.slot
+        fixture.slot
     );
     // A session that begins now has what was set for the database.
-    let count = lab.connect().await.query_one(&sql, &[]).await;
+    let count = fixture.connect().await.query_one(&sql, &[]).await;
     let count = count.unwrap_or_else(|error| panic!("{sql}: {error}"));
     assert_eq!(count.get::<_, i64>(0), 0, "none of it is ours");
     began.elapsed()
 }
 
 async fn a_backlog_of_others_that_takes_longer_than_an_invocation_is_passed() {
-    let lab = Lab::plan(Plugin::Pgoutput).without_slot().build().await;
-    let database = &lab.database;
-    lab.sql("create table ours (id int primary key); create table others (n int, what text)")
+    let fixture = Fixture::plan(Plugin::Pgoutput).without_slot().build().await;
+    let database = &fixture.database;
+    fixture
+        .sql("create table ours (id int primary key); create table others (n int, what text)")
         .await;
-    lab.sql("alter table others alter what set storage external; create publication spillway for table ours")
+    fixture
+        .sql("alter table others alter what set storage external; create publication spillway for table ours")
         .await;
-    lab.sql(&format!(
-        "alter database {database} set logical_decoding_work_mem = '64kB'"
-    ))
-    .await;
-    lab.create_slot().await;
-    lab.sql(&format!(
-        "select pg_create_logical_replication_slot('{}_whole', 'pgoutput')",
-        lab.slot
-    ))
-    .await;
-    lab.tick().await;
+    fixture
+        .sql(&format!(
+            "alter database {database} set logical_decoding_work_mem = '64kB'"
+        ))
+        .await;
+    fixture.create_slot().await;
+    fixture
+        .sql(&format!(
+            "select pg_create_logical_replication_slot('{}_whole', 'pgoutput')",
+            fixture.slot
+        ))
+        .await;
+    fixture.tick().await;
     let (mut written, mut more) = (0, 4);
     loop {
         for _ in 0..more {
-            write(&lab).await;
+            write(&fixture).await;
         }
         written += more;
-        let took = whole(&lab).await;
+        let took = whole(&fixture).await;
         if took >= SHORT {
             break;
         }
@@ -81,13 +85,13 @@ async fn a_backlog_of_others_that_takes_longer_than_an_invocation_is_passed() {
         let wanted = f64::from(written) * (SHORT.as_secs_f64() * 1.1 / took.as_secs_f64()).min(8.0);
         more = (wanted as u32).saturating_sub(written).max(1);
     }
-    lab.sql("insert into ours values (1)").await;
+    fixture.sql("insert into ours values (1)").await;
 
     let mut ticks = 0;
     loop {
         ticks += 1;
-        let outcome = lab.function.invoke(&json!({}), SHORT).await;
-        Marks::of(&lab).await;
+        let outcome = fixture.function.invoke(&json!({}), SHORT).await;
+        Marks::of(&fixture).await;
         match &outcome {
             Outcome::Answer(report) if report["stopped"] == "empty" => break,
             Outcome::Answer(_) => {}
@@ -98,5 +102,5 @@ async fn a_backlog_of_others_that_takes_longer_than_an_invocation_is_passed() {
         assert!(ticks < TICKS, "{TICKS} invocations did not pass it: {outcome:?}");
     }
     assert!(ticks > 1, "one invocation passed it: this shows nothing");
-    assert_eq!(lab.compare(&["ours"]).await.changes().len(), 1);
+    assert_eq!(fixture.compare(&["ours"]).await.changes().len(), 1);
 }

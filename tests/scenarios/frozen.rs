@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
+use scenarios::fault_proxy::{Held, Side};
+use scenarios::fixture::{DEADLINE, Fixture, Plugin};
 use scenarios::function::{Function, Outcome};
-use scenarios::gate::{Held, Side};
-use scenarios::lab::{DEADLINE, Lab, Plugin};
 use scenarios::wait;
 use serde_json::json;
 
@@ -21,68 +21,73 @@ crate::scenarios![
 ];
 
 /// A few transactions of one key, so that one request at a time is under way: when it is held, nothing else moves.
-async fn lab() -> Lab {
-    let lab = Lab::new(Plugin::Pgoutput).await;
-    backlog::create(&lab).await;
-    lab.drain().await;
-    lab.sql("insert into t values (1, 0)").await;
+async fn fixture() -> Fixture {
+    let fixture = Fixture::new(Plugin::Pgoutput).await;
+    backlog::create(&fixture).await;
+    fixture.drain().await;
+    fixture.sql("insert into t values (1, 0)").await;
     for _ in 0..5 {
-        lab.sql("update t set n = n + 1").await;
+        fixture.sql("update t set n = n + 1").await;
     }
-    lab
+    fixture
 }
 
 /// Invokes the function, freezes it when the request is held, and plays `meanwhile`. Then it wakes up, and its request
 /// goes on: how it ended.
-async fn frozen_at(lab: &Lab, mut held: Held, deadline: Duration, meanwhile: impl AsyncFnOnce()) -> Outcome {
+async fn frozen_at(
+    fixture: &Fixture,
+    mut held: Held,
+    deadline: Duration,
+    meanwhile: impl AsyncFnOnce(),
+) -> Outcome {
     let tick = json!({});
-    let invocation = lab.function.invoke_sparing(&tick, deadline, 2 * DEADLINE);
+    let invocation = fixture.function.invoke_sparing(&tick, deadline, 2 * DEADLINE);
     let (outcome, ()) = tokio::join!(invocation, async {
         held.reached().await;
-        lab.function.freeze();
+        fixture.function.freeze();
         meanwhile().await;
-        lab.function.thaw();
+        fixture.function.thaw();
         held.release();
     });
     outcome
 }
 
-/// Another sandbox. It goes past the gate, which would take the two for one that has two records of a key under way.
-async fn second(lab: &Lab) -> Function {
-    let mut second = lab.function.twin();
+/// Another sandbox. It goes past the fault proxy, which would take the two for one that has two records of a key under way.
+async fn second(fixture: &Fixture) -> Function {
+    let mut second = fixture.function.twin();
     second
-        .set("AWS_ENDPOINT_URL_KINESIS", lab.kinesis.endpoint())
+        .set("AWS_ENDPOINT_URL_KINESIS", fixture.kinesis.endpoint())
         .await;
     second
 }
 
 /// Ticks of another sandbox: once one is let in it drains what there is, and what is committed then.
-async fn takes_over(lab: &Lab, second: &Function) {
+async fn takes_over(fixture: &Fixture, second: &Function) {
     wait::until("the next one is let in", DEADLINE, || async {
         let report = second.invoke(&json!({}), DEADLINE).await.answer();
         report["stopped"] == "empty"
     })
     .await;
-    lab.sql("update t set n = n + 1").await;
+    fixture.sql("update t set n = n + 1").await;
     let report = second.invoke(&json!({}), DEADLINE).await.answer();
     assert_eq!(
         (&report["stopped"], &report["changes"]),
         (&json!("empty"), &json!(1)),
         "{report}"
     );
-    Marks::of(lab).await;
+    Marks::of(fixture).await;
 }
 
 /// Nothing was lost, the order holds, and so does what slot and checkpoint promise each other.
-async fn finish(lab: &Lab) {
-    Marks::of(lab).await;
-    lab.sql("update t set n = n + 1").await;
-    lab.drain().await;
-    Marks::of(lab).await;
-    let delivery = lab.compare(&[backlog::TABLE]).await;
+async fn finish(fixture: &Fixture) {
+    Marks::of(fixture).await;
+    fixture.sql("update t set n = n + 1").await;
+    fixture.drain().await;
+    Marks::of(fixture).await;
+    let delivery = fixture.compare(&[backlog::TABLE]).await;
     assert_eq!(
         delivery.changes().len(),
-        backlog::events(lab).await,
+        backlog::events(fixture).await,
         "every event, and no other"
     );
 }
@@ -90,84 +95,84 @@ async fn finish(lab: &Lab) {
 /// A stopped process is not a stopped machine: its kernel goes on to answer for it. What ends its sessions here is what
 /// the server knows of the invocation's time.
 async fn a_frozen_function_keeps_the_lock_no_longer_than_its_invocation() {
-    let lab = lab().await;
-    let second = second(&lab).await;
-    let held = lab.kinesis_gate.hold("PutRecords", Side::Request);
-    let old = frozen_at(&lab, held, Duration::from_secs(5), async || {
+    let fixture = fixture().await;
+    let second = second(&fixture).await;
+    let held = fixture.kinesis_proxy.hold("PutRecords", Side::Request);
+    let old = frozen_at(&fixture, held, Duration::from_secs(5), async || {
         let report = second.invoke(&json!({}), DEADLINE).await.answer();
         assert_eq!(
             report["stopped"], "busy",
             "the lock is held, and nobody runs: {report}"
         );
-        takes_over(&lab, &second).await;
+        takes_over(&fixture, &second).await;
     })
     .await;
     assert!(
         matches!(old, Outcome::Answer(_) | Outcome::Error { .. }),
         "{old:?}"
     );
-    finish(&lab).await;
+    finish(&fixture).await;
 }
 
 /// The server has given it up as [`the_server_asks_a_silent_function_every_few_seconds`], and another one has drained all,
 /// when it wakes up with most of its time before it.
-async fn given_up_and_woken(lab: &Lab, held: Held) {
-    let second = second(lab).await;
-    let old = frozen_at(lab, held, DEADLINE, async || {
-        lab.sql(&format!(
+async fn given_up_and_woken(fixture: &Fixture, held: Held) {
+    let second = second(fixture).await;
+    let old = frozen_at(fixture, held, DEADLINE, async || {
+        fixture.sql(&format!(
             "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'spillway {}'",
-            lab.slot
+            fixture.slot
         ))
         .await;
-        takes_over(lab, &second).await;
+        takes_over(fixture, &second).await;
     })
     .await;
     assert!(
         matches!(old, Outcome::Answer(_) | Outcome::Error { .. }),
         "{old:?}"
     );
-    finish(lab).await;
+    finish(fixture).await;
 }
 
 async fn frozen_before_records_are_put_it_wakes_up_and_does_no_harm() {
-    let lab = lab().await;
-    given_up_and_woken(&lab, lab.kinesis_gate.hold("PutRecords", Side::Request)).await;
+    let fixture = fixture().await;
+    given_up_and_woken(&fixture, fixture.kinesis_proxy.hold("PutRecords", Side::Request)).await;
     assert!(
-        lab.consume().await.duplicates() > 0,
+        fixture.consume().await.duplicates() > 0,
         "the old one's records came late"
     );
 }
 
 async fn frozen_after_records_were_put_it_wakes_up_and_does_no_harm() {
-    let lab = lab().await;
-    given_up_and_woken(&lab, lab.kinesis_gate.hold("PutRecords", Side::Answer)).await;
-    assert!(lab.consume().await.duplicates() > 0, "both put the first");
+    let fixture = fixture().await;
+    given_up_and_woken(&fixture, fixture.kinesis_proxy.hold("PutRecords", Side::Answer)).await;
+    assert!(fixture.consume().await.duplicates() > 0, "both put the first");
 }
 
 async fn frozen_after_the_checkpoint_was_stored_it_wakes_up_and_does_no_harm() {
-    let lab = lab().await;
-    given_up_and_woken(&lab, lab.ssm_gate.hold("PutParameter", Side::Answer)).await;
+    let fixture = fixture().await;
+    given_up_and_woken(&fixture, fixture.ssm_proxy.hold("PutParameter", Side::Answer)).await;
 }
 
 /// A frozen machine does not answer; then the server's kernel ends its sessions. That it does cannot be shown on loopback,
 /// where the kernel answers for itself. That it asks can: its clock for the next question is running.
 async fn the_server_asks_a_silent_function_every_few_seconds() {
-    let lab = lab().await;
-    let mut held = lab.kinesis_gate.hold("PutRecords", Side::Request);
-    let (outcome, ()) = tokio::join!(lab.invoke(json!({})), async {
+    let fixture = fixture().await;
+    let mut held = fixture.kinesis_proxy.hold("PutRecords", Side::Request);
+    let (outcome, ()) = tokio::join!(fixture.invoke(json!({})), async {
         held.reached().await;
         let ports = format!(
             "select string_agg(client_port::text, ' ') from pg_stat_activity where application_name = 'spillway {}'",
-            lab.slot
+            fixture.slot
         );
-        let ports = lab
+        let ports = fixture
             .value(&ports)
             .await
             .expect("the function is connected while it drains");
         for port in ports.split(' ') {
             let port = port.parse().expect("a port is a number");
             wait::until("the server will ask within 5 s", DEADLINE, || async {
-                asks_in(lab.postgres.port(), port).is_some_and(|when| when <= Duration::from_secs(5))
+                asks_in(fixture.postgres.port(), port).is_some_and(|when| when <= Duration::from_secs(5))
             })
             .await;
         }

@@ -4,13 +4,13 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use scenarios::consumer::Delivery;
-use scenarios::lab::Lab;
+use scenarios::fixture::Fixture;
 use serde_json::{Value, json};
 
 use crate::backlog;
 use crate::marks::Marks;
 use crate::refusal::{invocation_fails, tick_fails};
-use crate::startup::{lab, stored};
+use crate::startup::{fixture, stored};
 
 crate::scenarios![
     a_slot_that_somebody_else_advanced_has_a_gap,
@@ -25,13 +25,14 @@ pub(crate) fn accept(lsn: &str) -> Value {
 }
 
 /// Somebody reads past everything. Returns where the slot stands then.
-pub(crate) async fn advanced(lab: &Lab) -> String {
-    let slot = &lab.slot;
-    lab.sql(&format!(
-        "select pg_replication_slot_advance('{slot}', pg_current_wal_flush_lsn())"
-    ))
-    .await;
-    lab.confirmed_flush().await
+pub(crate) async fn advanced(fixture: &Fixture) -> String {
+    let slot = &fixture.slot;
+    fixture
+        .sql(&format!(
+            "select pg_replication_slot_advance('{slot}', pg_current_wal_flush_lsn())"
+        ))
+        .await;
+    fixture.confirmed_flush().await
 }
 
 /// The control events of the stream.
@@ -42,59 +43,65 @@ pub(crate) fn control_events(delivery: &Delivery) -> Vec<Value> {
 }
 
 async fn a_slot_that_somebody_else_advanced_has_a_gap() {
-    let lab = lab().await;
-    let (checkpoint, confirmed) = (stored(&lab).await, advanced(&lab).await);
+    let fixture = fixture().await;
+    let (checkpoint, confirmed) = (stored(&fixture).await, advanced(&fixture).await);
     for _ in 0..2 {
         let way_out = format!(r#"{{"action":"drain","accept_gap":"{confirmed}"}}"#);
-        tick_fails(&lab, "Gap", &[&lab.slot, &checkpoint, &confirmed, &way_out]).await;
+        tick_fails(
+            &fixture,
+            "Gap",
+            &[&fixture.slot, &checkpoint, &confirmed, &way_out],
+        )
+        .await;
     }
-    assert_eq!(stored(&lab).await, checkpoint);
+    assert_eq!(stored(&fixture).await, checkpoint);
 }
 
 async fn a_slot_that_was_made_anew_has_a_gap() {
-    let lab = lab().await;
-    let checkpoint = stored(&lab).await;
-    lab.sql(&format!("select pg_drop_replication_slot('{}')", lab.slot))
+    let fixture = fixture().await;
+    let checkpoint = stored(&fixture).await;
+    fixture
+        .sql(&format!("select pg_drop_replication_slot('{}')", fixture.slot))
         .await;
-    lab.create_slot().await;
-    let confirmed = lab.confirmed_flush().await;
-    tick_fails(&lab, "Gap", &[&lab.slot, &checkpoint, &confirmed]).await;
+    fixture.create_slot().await;
+    let confirmed = fixture.confirmed_flush().await;
+    tick_fails(&fixture, "Gap", &[&fixture.slot, &checkpoint, &confirmed]).await;
     // Setup has nothing to create, and does not hide it.
-    let report = lab.invoke(json!({"action": "setup"})).await.answer();
+    let report = fixture.invoke(json!({"action": "setup"})).await.answer();
     assert_eq!(report["created"], json!([]), "{report}");
     assert!(report["problems"].to_string().contains(&confirmed), "{report}");
-    tick_fails(&lab, "Gap", &[&confirmed]).await;
-    assert_eq!(stored(&lab).await, checkpoint);
+    tick_fails(&fixture, "Gap", &[&confirmed]).await;
+    assert_eq!(stored(&fixture).await, checkpoint);
 }
 
 async fn only_the_slots_own_position_can_be_accepted() {
-    let lab = lab().await;
-    let (checkpoint, confirmed) = (stored(&lab).await, advanced(&lab).await);
+    let fixture = fixture().await;
+    let (checkpoint, confirmed) = (stored(&fixture).await, advanced(&fixture).await);
     for wrong in [checkpoint.as_str(), "FF/10"] {
         invocation_fails(
-            &lab,
+            &fixture,
             accept(wrong),
             "EventInvalid",
             &[wrong, &confirmed, "status"],
         )
         .await;
     }
-    assert_eq!(stored(&lab).await, checkpoint);
-    assert_eq!(control_events(&lab.consume().await), Vec::<Value>::new());
-    tick_fails(&lab, "Gap", &[&confirmed]).await;
+    assert_eq!(stored(&fixture).await, checkpoint);
+    assert_eq!(control_events(&fixture.consume().await), Vec::<Value>::new());
+    tick_fails(&fixture, "Gap", &[&confirmed]).await;
 }
 
 async fn an_accepted_gap_is_told_to_consumers_and_draining_goes_on() {
-    let lab = lab().await;
-    let (checkpoint, confirmed) = (stored(&lab).await, advanced(&lab).await);
-    lab.sql("insert into t values (1000000, 1)").await;
-    let report = lab.invoke(accept(&confirmed)).await.answer();
+    let fixture = fixture().await;
+    let (checkpoint, confirmed) = (stored(&fixture).await, advanced(&fixture).await);
+    fixture.sql("insert into t values (1000000, 1)").await;
+    let report = fixture.invoke(accept(&confirmed)).await.answer();
     assert_eq!(report["stopped"], "empty", "{report}");
-    lab.sql("insert into t values (1000001, 1)").await;
-    lab.drain().await;
-    Marks::of(&lab).await;
+    fixture.sql("insert into t values (1000001, 1)").await;
+    fixture.drain().await;
+    Marks::of(&fixture).await;
 
-    let delivery = lab.consume().await;
+    let delivery = fixture.consume().await;
     let control = control_events(&delivery);
     assert_eq!(control.len(), 1, "{control:?}");
     let content = control[0]["message"]["content"]
@@ -131,18 +138,18 @@ async fn an_accepted_gap_is_told_to_consumers_and_draining_goes_on() {
 }
 
 async fn an_accepted_gap_replaces_a_checkpoint_that_cannot_be_read() {
-    let lab = lab().await;
-    lab.ssm.put(&lab.parameter, "soon").await;
-    tick_fails(&lab, "CheckpointInvalid", &[&lab.parameter]).await;
-    let confirmed = lab.confirmed_flush().await;
-    lab.invoke(accept(&confirmed)).await.answer();
-    lab.drain().await;
-    Marks::of(&lab).await;
-    let delivery = lab.compare(&[backlog::TABLE]).await;
+    let fixture = fixture().await;
+    fixture.ssm.put(&fixture.parameter, "soon").await;
+    tick_fails(&fixture, "CheckpointInvalid", &[&fixture.parameter]).await;
+    let confirmed = fixture.confirmed_flush().await;
+    fixture.invoke(accept(&confirmed)).await.answer();
+    fixture.drain().await;
+    Marks::of(&fixture).await;
+    let delivery = fixture.compare(&[backlog::TABLE]).await;
     assert_eq!(control_events(&delivery).len(), 1);
     assert_eq!(
         delivery.changes().len(),
-        backlog::events(&lab).await + 1,
+        backlog::events(&fixture).await + 1,
         "every event, and the control event"
     );
 }

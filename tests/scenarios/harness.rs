@@ -5,10 +5,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use scenarios::consumer::Delivery;
+use scenarios::fault_proxy::{Fault, FaultProxy, Side};
+use scenarios::fixture::{Fixture, Plugin};
 use scenarios::function::{Function, Outcome};
-use scenarios::gate::{Fault, Gate, Side};
 use scenarios::kinesis::{Kinesis, Limits};
-use scenarios::lab::{Lab, Plugin};
 use scenarios::postgres::{Postgres, Settings};
 use scenarios::programs::VERSIONS;
 use scenarios::ssm::Ssm;
@@ -113,8 +113,8 @@ async fn a_parameter_is_stored_and_deleted() {
     assert_eq!(ssm.get(&name).await, None);
 }
 
-/// A client that goes through the gate.
-fn through(gate: &Gate) -> aws_sdk_kinesis::Client {
+/// A client that goes through the fault proxy.
+fn through(proxy: &FaultProxy) -> aws_sdk_kinesis::Client {
     use aws_sdk_kinesis::config::{BehaviorVersion, Credentials, Region};
     aws_sdk_kinesis::Client::from_conf(
         aws_sdk_kinesis::Config::builder()
@@ -122,12 +122,12 @@ fn through(gate: &Gate) -> aws_sdk_kinesis::Client {
             .region(Region::new("eu-central-1"))
             .credentials_provider(Credentials::new("id", "secret", None, None, "scenario"))
             .retry_config(aws_sdk_kinesis::config::retry::RetryConfig::disabled())
-            .endpoint_url(gate.endpoint())
+            .endpoint_url(proxy.endpoint())
             .build(),
     )
 }
 
-async fn put(gate: &Gate, stream: &str, keys: &[&str]) -> Result<Vec<Option<String>>, String> {
+async fn put(proxy: &FaultProxy, stream: &str, keys: &[&str]) -> Result<Vec<Option<String>>, String> {
     use aws_sdk_kinesis::{primitives::Blob, types::PutRecordsRequestEntry};
     let entry = |key: &&str| {
         PutRecordsRequestEntry::builder()
@@ -137,7 +137,7 @@ async fn put(gate: &Gate, stream: &str, keys: &[&str]) -> Result<Vec<Option<Stri
             .unwrap()
     };
     let records: Vec<PutRecordsRequestEntry> = keys.iter().map(entry).collect();
-    let put = through(gate)
+    let put = through(proxy)
         .put_records()
         .stream_name(stream)
         .set_records(Some(records))
@@ -163,12 +163,12 @@ async fn count(kinesis: &Kinesis, stream: &str) -> usize {
 async fn a_held_request_is_applied_only_after_its_release() {
     let kinesis = Kinesis::start(Limits::Off).await;
     kinesis.create_stream("s", 1).await;
-    let gate = std::sync::Arc::new(Gate::before(kinesis.endpoint()).await);
-    let mut before = gate.hold("PutRecords", Side::Request);
-    let mut after = gate.hold("PutRecords", Side::Answer);
+    let proxy = std::sync::Arc::new(FaultProxy::before(kinesis.endpoint()).await);
+    let mut before = proxy.hold("PutRecords", Side::Request);
+    let mut after = proxy.hold("PutRecords", Side::Answer);
     let putting = tokio::spawn({
-        let gate = std::sync::Arc::clone(&gate);
-        async move { (put(&gate, "s", &["a"]).await, put(&gate, "s", &["b"]).await) }
+        let proxy = std::sync::Arc::clone(&proxy);
+        async move { (put(&proxy, "s", &["a"]).await, put(&proxy, "s", &["b"]).await) }
     });
     before.reached().await;
     assert_eq!(count(&kinesis, "s").await, 0);
@@ -187,49 +187,49 @@ async fn a_held_request_is_applied_only_after_its_release() {
 async fn a_flaky_gate_fails_some_records_and_puts_the_others() {
     let kinesis = Kinesis::start(Limits::Off).await;
     kinesis.create_stream("s", 4).await;
-    let gate = Gate::before(kinesis.endpoint()).await;
-    gate.flaky(1, 50);
+    let proxy = FaultProxy::before(kinesis.endpoint()).await;
+    proxy.flaky(1, 50);
     let keys: Vec<String> = (0..100).map(|number| number.to_string()).collect();
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-    let codes = put(&gate, "s", &keys).await.unwrap();
+    let codes = put(&proxy, "s", &keys).await.unwrap();
     let failed = codes.iter().flatten().count();
     assert!((20..80).contains(&failed), "about half of them: {failed}");
     assert!(codes.contains(&Some("InternalFailure".into())));
     assert!(codes.contains(&Some("ProvisionedThroughputExceededException".into())));
     assert_eq!(count(&kinesis, "s").await, 100 - failed);
-    gate.flaky(1, 100);
-    assert!(put(&gate, "s", &["a"]).await.unwrap()[0].is_some());
-    gate.clear();
-    assert_eq!(put(&gate, "s", &["a"]).await, Ok(vec![None]));
-    gate.seen().assert_within_limits();
+    proxy.flaky(1, 100);
+    assert!(put(&proxy, "s", &["a"]).await.unwrap()[0].is_some());
+    proxy.clear();
+    assert_eq!(put(&proxy, "s", &["a"]).await, Ok(vec![None]));
+    proxy.put_log().assert_within_limits();
 }
 
 async fn a_gate_refuses_cuts_and_notices_keys_in_flight() {
     let kinesis = Kinesis::start(Limits::Off).await;
     kinesis.create_stream("s", 1).await;
-    let gate = Gate::before(kinesis.endpoint()).await;
-    gate.next("PutRecords", Fault::refuse("AccessDeniedException", "not you"));
-    gate.next("PutRecords", Fault::CutRequest);
-    gate.next("PutRecords", Fault::CutAnswer);
+    let proxy = FaultProxy::before(kinesis.endpoint()).await;
+    proxy.next("PutRecords", Fault::refuse("AccessDeniedException", "not you"));
+    proxy.next("PutRecords", Fault::CutRequest);
+    proxy.next("PutRecords", Fault::CutAnswer);
     assert!(
-        put(&gate, "s", &["a"])
+        put(&proxy, "s", &["a"])
             .await
             .unwrap_err()
             .contains("AccessDeniedException")
     );
-    assert!(put(&gate, "s", &["a"]).await.is_err());
+    assert!(put(&proxy, "s", &["a"]).await.is_err());
     assert_eq!(count(&kinesis, "s").await, 0);
-    assert!(put(&gate, "s", &["a"]).await.is_err());
+    assert!(put(&proxy, "s", &["a"]).await.is_err());
     assert_eq!(
         count(&kinesis, "s").await,
         1,
         "applied, but the caller does not know"
     );
-    gate.seen().assert_within_limits();
-    assert_eq!(put(&gate, "s", &["b", "b"]).await, Ok(vec![None, None]));
-    assert!(gate.seen().shared_keys.contains("b"));
-    assert_eq!(gate.requests("PutRecords"), 4);
-    assert_eq!(gate.seen().requests[3].bytes(), 4);
+    proxy.put_log().assert_within_limits();
+    assert_eq!(put(&proxy, "s", &["b", "b"]).await, Ok(vec![None, None]));
+    assert!(proxy.put_log().shared_keys.contains("b"));
+    assert_eq!(proxy.requests("PutRecords"), 4);
+    assert_eq!(proxy.put_log().requests[3].bytes(), 4);
 }
 
 /// A bootstrap in shell: answers its event, fails, exits or hangs, as the event says.
@@ -293,19 +293,23 @@ async fn a_function_answers_fails_exits_and_is_killed_at_its_deadline() {
 
 async fn a_lab_drains_what_sql_wrote() {
     for plugin in Plugin::ALL {
-        let lab = Lab::new(plugin).await;
-        lab.sql("create table t (id int primary key, name text)").await;
-        lab.sql("insert into t select n, 'row ' || n from generate_series(1, 1000) n")
+        let fixture = Fixture::new(plugin).await;
+        fixture
+            .sql("create table t (id int primary key, name text)")
             .await;
-        lab.sql("update t set name = 'other' where id % 2 = 0; delete from t where id % 3 = 0")
+        fixture
+            .sql("insert into t select n, 'row ' || n from generate_series(1, 1000) n")
             .await;
-        lab.kinesis_gate.flaky(7, 10);
-        let reports = lab.drain().await;
+        fixture
+            .sql("update t set name = 'other' where id % 2 = 0; delete from t where id % 3 = 0")
+            .await;
+        fixture.kinesis_proxy.flaky(7, 10);
+        let reports = fixture.drain().await;
         assert_eq!(reports.last().unwrap()["stopped"], "empty");
-        let delivery = lab.compare(&["t"]).await;
+        let delivery = fixture.compare(&["t"]).await;
         assert_eq!(delivery.counts()["public.t"], 1000 + 500 + 333);
-        assert!(lab.checkpoint().await.is_some());
+        assert!(fixture.checkpoint().await.is_some());
         // How far the server's log reaches by now is others' doing too; the slot stands where the last tick said.
-        assert_eq!(reports.last().unwrap()["to"], lab.confirmed_flush().await);
+        assert_eq!(reports.last().unwrap()["to"], fixture.confirmed_flush().await);
     }
 }

@@ -1,6 +1,6 @@
 //! A transaction of any size passes through the memory of a small function.
 
-use scenarios::lab::{Lab, Plugin};
+use scenarios::fixture::{Fixture, Plugin};
 
 crate::scenarios![
     a_transaction_of_a_hundred_megabytes_passes_through_pgoutput,
@@ -26,22 +26,25 @@ async fn a_transaction_of_a_hundred_megabytes_passes_through_aggregates() {
 }
 
 async fn pass(plugin: Plugin, aggregation: &str) {
-    let mut lab = Lab::plan(plugin)
+    let mut fixture = Fixture::plan(plugin)
         .shards(4)
         .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128")
         .env("AGGREGATION", aggregation)
         .build()
         .await;
-    // Past the gate, which would keep all this in our memory a second time.
-    let endpoint = lab.kinesis.endpoint().to_owned();
-    lab.function.set("AWS_ENDPOINT_URL_KINESIS", &endpoint).await;
-    lab.sql("create table big (id int primary key, what text)").await;
-    lab.sql(&format!(
-        "insert into big select i, repeat(md5(i::text), 12) from generate_series(1, {ROWS}) i"
-    ))
-    .await;
-    let reports = lab.drain().await;
-    let peak = lab.function.peak_memory_bytes();
+    // Past the fault proxy, which would keep all this in our memory a second time.
+    let endpoint = fixture.kinesis.endpoint().to_owned();
+    fixture.function.set("AWS_ENDPOINT_URL_KINESIS", &endpoint).await;
+    fixture
+        .sql("create table big (id int primary key, what text)")
+        .await;
+    fixture
+        .sql(&format!(
+            "insert into big select i, repeat(md5(i::text), 12) from generate_series(1, {ROWS}) i"
+        ))
+        .await;
+    let reports = fixture.drain().await;
+    let peak = fixture.function.peak_memory_bytes();
     println!(
         "{}, {aggregation}: peak of {} MiB, {}",
         plugin.name(),
@@ -49,5 +52,5 @@ async fn pass(plugin: Plugin, aggregation: &str) {
         reports[0]
     );
     assert!((1..MEMORY).contains(&peak), "{} MiB were resident", peak >> 20);
-    assert_eq!(lab.compare(&["big"]).await.changes().len(), ROWS);
+    assert_eq!(fixture.compare(&["big"]).await.changes().len(), ROWS);
 }

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use scenarios::gate::Side;
-use scenarios::lab::{Lab, Plan, Plugin};
+use scenarios::fault_proxy::Side;
+use scenarios::fixture::{Fixture, Plan, Plugin};
 use scenarios::postgres::{Postgres, Settings};
 use serde_json::{Value, json};
 
@@ -20,119 +20,126 @@ crate::scenarios![
 ];
 
 /// Where the server's disk has the log.
-async fn flush(lab: &Lab) -> String {
-    lab.value("select pg_current_wal_flush_lsn()").await.unwrap()
+async fn flush(fixture: &Fixture) -> String {
+    fixture.value("select pg_current_wal_flush_lsn()").await.unwrap()
 }
 
 /// Whether slot and checkpoint have reached `lsn`.
-async fn has_reached(lab: &Lab, lsn: &str) -> bool {
-    let checkpoint = lab.checkpoint().await.unwrap_or_default();
+async fn has_reached(fixture: &Fixture, lsn: &str) -> bool {
+    let checkpoint = fixture.checkpoint().await.unwrap_or_default();
     let stored = checkpoint["commit_end"].as_str().unwrap_or("0/0").to_owned();
-    let confirmed = lab.confirmed_flush().await;
+    let confirmed = fixture.confirmed_flush().await;
     let sql = format!("select '{confirmed}'::pg_lsn >= '{lsn}' and '{stored}'::pg_lsn >= '{confirmed}'");
-    lab.value(&sql).await.as_deref() == Some("t")
+    fixture.value(&sql).await.as_deref() == Some("t")
 }
 
 async fn an_idle_slot_follows_what_others_write_within_one_tick() {
-    Plugin::each(|plugin| follows_others(Lab::plan(plugin))).await;
+    Plugin::each(|plugin| follows_others(Fixture::plan(plugin))).await;
 }
 
 pub(crate) async fn follows_others(plan: Plan) {
-    let lab = plan.without_slot().env("TABLES", "public.ours").build().await;
-    lab.sql("create table ours (id int primary key); create table others (id int primary key, what text)")
+    let fixture = plan.without_slot().env("TABLES", "public.ours").build().await;
+    fixture
+        .sql("create table ours (id int primary key); create table others (id int primary key, what text)")
         .await;
-    lab.sql("create publication spillway for table ours").await;
-    lab.create_slot().await;
-    lab.tick().await;
+    fixture.sql("create publication spillway for table ours").await;
+    fixture.create_slot().await;
+    fixture.tick().await;
 
-    lab.sql("insert into others select i, 'x' from generate_series(1, 2000) i")
+    fixture
+        .sql("insert into others select i, 'x' from generate_series(1, 2000) i")
         .await;
-    let elsewhere = format!("{}_elsewhere", lab.database);
-    lab.postgres.create_database(&elsewhere).await;
-    let client = lab.postgres.admin(&elsewhere).await;
+    let elsewhere = format!("{}_elsewhere", fixture.database);
+    fixture.postgres.create_database(&elsewhere).await;
+    let client = fixture.postgres.admin(&elsewhere).await;
     client
         .batch_execute("create table t as select i from generate_series(1, 2000) i")
         .await
         .unwrap();
     drop(client);
-    lab.postgres.drop_database(&elsewhere).await;
+    fixture.postgres.drop_database(&elsewhere).await;
 
-    let written = flush(&lab).await;
-    assert!(!has_reached(&lab, &written).await);
-    let report = lab.tick().await;
+    let written = flush(&fixture).await;
+    assert!(!has_reached(&fixture, &written).await);
+    let report = fixture.tick().await;
     assert_eq!(
         (&report["events"], &report["stopped"]),
         (&json!(0), &json!("empty"))
     );
-    assert!(has_reached(&lab, &written).await, "{report}");
-    assert_eq!(lab.kinesis_gate.requests("PutRecords"), 0);
+    assert!(has_reached(&fixture, &written).await, "{report}");
+    assert_eq!(fixture.kinesis_proxy.requests("PutRecords"), 0);
 
-    lab.sql("insert into ours values (1)").await;
-    lab.drain().await;
-    assert_eq!(lab.compare(&["ours"]).await.changes().len(), 1);
+    fixture.sql("insert into ours values (1)").await;
+    fixture.drain().await;
+    assert_eq!(fixture.compare(&["ours"]).await.changes().len(), 1);
 }
 
 async fn filtered_log_larger_than_a_window_is_passed_in_one_tick() {
-    let lab = Lab::plan(Plugin::Pgoutput).without_slot().build().await;
-    lab.sql("create table ours (id int primary key); create table others (what text)")
+    let fixture = Fixture::plan(Plugin::Pgoutput).without_slot().build().await;
+    fixture
+        .sql("create table ours (id int primary key); create table others (what text)")
         .await;
-    lab.sql("alter table others alter what set storage external; create publication spillway for table ours")
+    fixture
+        .sql("alter table others alter what set storage external; create publication spillway for table ours")
         .await;
-    lab.create_slot().await;
-    lab.sql("insert into ours values (1)").await;
-    lab.sql("insert into others select repeat('x', 1000000) from generate_series(1, 150)")
+    fixture.create_slot().await;
+    fixture.sql("insert into ours values (1)").await;
+    fixture
+        .sql("insert into others select repeat('x', 1000000) from generate_series(1, 150)")
         .await;
-    let written = flush(&lab).await;
-    let report = lab.tick().await;
+    let written = flush(&fixture).await;
+    let report = fixture.tick().await;
     assert!(
         report["peeks"].as_u64() >= Some(2),
         "more than one window: {report}"
     );
-    assert!(has_reached(&lab, &written).await, "{report}");
-    lab.sql("insert into ours values (2)").await;
-    lab.drain().await;
-    assert_eq!(lab.compare(&["ours"]).await.changes().len(), 2);
+    assert!(has_reached(&fixture, &written).await, "{report}");
+    fixture.sql("insert into ours values (2)").await;
+    fixture.drain().await;
+    assert_eq!(fixture.compare(&["ours"]).await.changes().len(), 2);
 }
 
 async fn a_backlog_larger_than_a_window_passes_in_one_tick() {
-    let lab = Lab::new(Plugin::Pgoutput).await;
-    lab.sql("create table t (id int primary key, n int)").await;
+    let fixture = Fixture::new(Plugin::Pgoutput).await;
+    fixture.sql("create table t (id int primary key, n int)").await;
     for n in 0..11 {
         let (from, to) = (n * 10_000, n * 10_000 + 9_999);
-        lab.sql(&format!(
-            "insert into t select i, {n} from generate_series({from}, {to}) i"
-        ))
-        .await;
+        fixture
+            .sql(&format!(
+                "insert into t select i, {n} from generate_series({from}, {to}) i"
+            ))
+            .await;
     }
-    lab.sql("update t set n = -1 where id % 1000 = 0").await;
-    let written = flush(&lab).await;
-    let report = lab.tick().await;
+    fixture.sql("update t set n = -1 where id % 1000 = 0").await;
+    let written = flush(&fixture).await;
+    let report = fixture.tick().await;
     assert!(
         report["peeks"].as_u64() >= Some(2),
         "more than one window: {report}"
     );
-    assert!(has_reached(&lab, &written).await, "{report}");
-    assert_eq!(lab.compare(&["t"]).await.changes().len(), 110_110);
+    assert!(has_reached(&fixture, &written).await, "{report}");
+    assert_eq!(fixture.compare(&["t"]).await.changes().len(), 110_110);
 }
 
 async fn a_transaction_that_stays_open_over_many_ticks_is_not_lost() {
     Plugin::each(|plugin| async move {
-        let lab = Lab::new(plugin).await;
-        lab.sql("create table t (id int primary key, what text); create table noise (id int primary key)")
+        let fixture = Fixture::new(plugin).await;
+        fixture
+            .sql("create table t (id int primary key, what text); create table noise (id int primary key)")
             .await;
-        lab.tick().await;
-        let open = lab.connect().await;
+        fixture.tick().await;
+        let open = fixture.connect().await;
         open.batch_execute("begin; insert into t values (0, 'before all ticks')")
             .await
             .unwrap();
         for id in 1..=4 {
-            lab.sql(&format!("insert into noise values ({id})")).await;
+            fixture.sql(&format!("insert into noise values ({id})")).await;
             // Writes the list of open transactions into the log, from which decoding restarts.
-            lab.sql("checkpoint").await;
-            let written = flush(&lab).await;
-            lab.tick().await;
+            fixture.sql("checkpoint").await;
+            let written = flush(&fixture).await;
+            fixture.tick().await;
             assert!(
-                has_reached(&lab, &written).await,
+                has_reached(&fixture, &written).await,
                 "the open transaction holds nothing up"
             );
             let sql = format!(
@@ -141,13 +148,13 @@ async fn a_transaction_that_stays_open_over_many_ticks_is_not_lost() {
             );
             open.batch_execute(&sql).await.unwrap();
             // A tick with nothing but the open transaction's writes.
-            lab.tick().await;
+            fixture.tick().await;
         }
         open.batch_execute("update t set what = 'at the end' where id = 0; commit")
             .await
             .unwrap();
-        lab.drain().await;
-        let delivery = lab.compare(&["t", "noise"]).await;
+        fixture.drain().await;
+        let delivery = fixture.compare(&["t", "noise"]).await;
         assert_eq!(delivery.counts()["public.t"], 6);
         assert_eq!(delivery.duplicates(), 0);
     })
@@ -156,13 +163,13 @@ async fn a_transaction_that_stays_open_over_many_ticks_is_not_lost() {
 
 async fn what_was_rolled_back_never_arrives() {
     Plugin::each(|plugin| async move {
-        let lab = Lab::new(plugin).await;
-        lab.sql("create table t (id int primary key)").await;
-        let open = lab.connect().await;
+        let fixture = Fixture::new(plugin).await;
+        fixture.sql("create table t (id int primary key)").await;
+        let open = fixture.connect().await;
         open.batch_execute("begin; insert into t values (1)")
             .await
             .unwrap();
-        lab.tick().await;
+        fixture.tick().await;
         open.batch_execute("insert into t values (2); rollback")
             .await
             .unwrap();
@@ -171,8 +178,8 @@ async fn what_was_rolled_back_never_arrives() {
         )
         .await
         .unwrap();
-        lab.drain().await;
-        assert_eq!(lab.compare(&["t"]).await.changes().len(), 1);
+        fixture.drain().await;
+        assert_eq!(fixture.compare(&["t"]).await.changes().len(), 1);
     })
     .await;
 }
@@ -180,12 +187,12 @@ async fn what_was_rolled_back_never_arrives() {
 /// On a server of its own: the oldest transaction is that of the whole server.
 async fn a_long_open_transaction_is_named() {
     let postgres = Postgres::start(Settings::default()).await;
-    let lab = Lab::plan(Plugin::Pgoutput).on(postgres).build().await;
-    let named = lab.tick().await;
+    let fixture = Fixture::plan(Plugin::Pgoutput).on(postgres).build().await;
+    let named = fixture.tick().await;
     assert_eq!(named["oldest_transaction"], Value::Null);
 
     // It pins the slot from another database too.
-    let open = lab.postgres.admin("postgres").await;
+    let open = fixture.postgres.admin("postgres").await;
     open.batch_execute("create table t (id int); begin; insert into t values (1)")
         .await
         .unwrap();
@@ -194,24 +201,24 @@ async fn a_long_open_transaction_is_named() {
         .await
         .unwrap()
         .get(0);
-    let report = lab.tick().await;
+    let report = fixture.tick().await;
     assert_eq!(
         report["oldest_transaction"],
         json!({"pid": pid, "age_seconds": null})
     );
 
     // When it began is told to members of pg_monitor only, and what is younger than five seconds is not long.
-    lab.sql("grant pg_monitor to repluser").await;
+    fixture.sql("grant pg_monitor to repluser").await;
     scenarios::wait::until(
         "the transaction is five seconds old",
         Duration::from_secs(20),
         || async {
             let age = "select clock_timestamp() - xact_start > '5 s' from pg_stat_activity where pid =";
-            lab.value(&format!("{age} {pid}")).await.as_deref() == Some("t")
+            fixture.value(&format!("{age} {pid}")).await.as_deref() == Some("t")
         },
     )
     .await;
-    let report = lab.tick().await;
+    let report = fixture.tick().await;
     assert_eq!(report["oldest_transaction"]["pid"], pid);
     assert!(
         report["oldest_transaction"]["age_seconds"].as_i64() >= Some(5),
@@ -219,23 +226,23 @@ async fn a_long_open_transaction_is_named() {
     );
 
     open.batch_execute("rollback").await.unwrap();
-    assert_eq!(lab.tick().await["oldest_transaction"], Value::Null);
+    assert_eq!(fixture.tick().await["oldest_transaction"], Value::Null);
 }
 
 async fn what_is_committed_while_a_window_is_under_way_is_not_passed_over() {
     Plugin::each(|plugin| async move {
-        let lab = Lab::new(plugin).await;
-        lab.sql("create table t (id int primary key)").await;
-        lab.sql("insert into t values (1)").await;
-        let mut held = lab.kinesis_gate.hold("PutRecords", Side::Request);
-        let (outcome, ()) = tokio::join!(lab.invoke(json!({})), async {
+        let fixture = Fixture::new(plugin).await;
+        fixture.sql("create table t (id int primary key)").await;
+        fixture.sql("insert into t values (1)").await;
+        let mut held = fixture.kinesis_proxy.hold("PutRecords", Side::Request);
+        let (outcome, ()) = tokio::join!(fixture.invoke(json!({})), async {
             held.reached().await;
-            lab.sql("insert into t values (2)").await;
+            fixture.sql("insert into t values (2)").await;
             held.release();
         });
         outcome.answer();
-        lab.drain().await;
-        let delivery = lab.compare(&["t"]).await;
+        fixture.drain().await;
+        let delivery = fixture.compare(&["t"]).await;
         assert_eq!((delivery.changes().len(), delivery.duplicates()), (2, 0));
     })
     .await;
@@ -256,13 +263,13 @@ async fn commit_asynchronously(markers: &str) {
         ..Settings::default()
     })
     .await;
-    let lab = Lab::plan(Plugin::Pgoutput)
+    let fixture = Fixture::plan(Plugin::Pgoutput)
         .on(postgres)
         .env("MARKERS", markers)
         .build()
         .await;
-    lab.sql("create table t (id int primary key)").await;
-    let hasty = lab.connect().await;
+    fixture.sql("create table t (id int primary key)").await;
+    let hasty = fixture.connect().await;
     hasty.batch_execute("set synchronous_commit = off").await.unwrap();
     let mut unflushed = 0;
     for id in 0..16 {
@@ -270,22 +277,22 @@ async fn commit_asynchronously(markers: &str) {
             .batch_execute(&format!("insert into t values ({id})"))
             .await
             .unwrap();
-        let behind = lab
+        let behind = fixture
             .value("select pg_current_wal_insert_lsn() > pg_current_wal_flush_lsn()")
             .await;
         unflushed += u32::from(behind.as_deref() == Some("t"));
-        lab.tick().await;
-        let confirmed = lab.confirmed_flush().await;
-        let within = lab
+        fixture.tick().await;
+        let confirmed = fixture.confirmed_flush().await;
+        let within = fixture
             .value(&format!("select '{confirmed}' <= pg_current_wal_flush_lsn()"))
             .await;
         assert_eq!(within.as_deref(), Some("t"));
         if id % 4 == 3 {
             // A synchronous commit flushes all before it.
-            lab.sql(&format!("insert into t values (1000 + {id})")).await;
+            fixture.sql(&format!("insert into t values (1000 + {id})")).await;
         }
     }
     assert!(unflushed > 0, "no tick came between a commit and its flush");
-    lab.drain().await;
-    assert_eq!(lab.compare(&["t"]).await.changes().len(), 20);
+    fixture.drain().await;
+    assert_eq!(fixture.compare(&["t"]).await.changes().len(), 20);
 }

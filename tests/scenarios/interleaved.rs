@@ -1,7 +1,7 @@
 //! Transactions write between each other, and PostgreSQL gives them one after the other, as they were committed: the
 //! places of rows in the log go up and down. What is sent, and what is passed by, follows the commits.
 
-use scenarios::lab::{Lab, Plugin};
+use scenarios::fixture::{Fixture, Plugin};
 use serde_json::{Value, json};
 
 use crate::marks::Marks;
@@ -13,9 +13,9 @@ crate::scenarios![
 
 /// Two transactions that write in turn, of which the first to begin is the last to end, and before its end says
 /// something that does not wait for it. With a tick after each step, if so wanted.
-async fn interleave(lab: &Lab, ticks: bool) {
-    lab.sql("create table log (n int)").await;
-    let (long, short) = (lab.connect().await, lab.connect().await);
+async fn interleave(fixture: &Fixture, ticks: bool) {
+    fixture.sql("create table log (n int)").await;
+    let (long, short) = (fixture.connect().await, fixture.connect().await);
     for (client, sql) in [
         (&long, "begin; insert into log values (3)"),
         (&short, "insert into log values (1)"),
@@ -32,15 +32,15 @@ async fn interleave(lab: &Lab, ticks: bool) {
             .await
             .unwrap_or_else(|error| panic!("{sql}: {error}"));
         if ticks {
-            lab.tick().await;
-            Marks::of(lab).await;
+            fixture.tick().await;
+            Marks::of(fixture).await;
         }
     }
 }
 
 /// All of them arrive, once, in the order of their commits; the log has them in another order.
-async fn assert_in_order_of_commits(lab: &Lab) {
-    let delivery = lab.compare(&["log"]).await;
+async fn assert_in_order_of_commits(fixture: &Fixture) {
+    let delivery = fixture.compare(&["log"]).await;
     assert_eq!(delivery.duplicates(), 0);
     let rows: Vec<_> = delivery
         .arrivals
@@ -69,20 +69,20 @@ async fn assert_in_order_of_commits(lab: &Lab) {
 
 async fn rows_arrive_as_they_were_committed_and_not_as_they_were_logged() {
     Plugin::each(|plugin| async move {
-        let lab = Lab::new(plugin).await;
-        interleave(&lab, false).await;
-        lab.drain().await;
-        assert_in_order_of_commits(&lab).await;
+        let fixture = Fixture::new(plugin).await;
+        interleave(&fixture, false).await;
+        fixture.drain().await;
+        assert_in_order_of_commits(&fixture).await;
     })
     .await;
 }
 
 async fn rows_that_were_logged_before_the_checkpoint_and_committed_after_it_arrive() {
     Plugin::each(|plugin| async move {
-        let lab = Lab::new(plugin).await;
-        interleave(&lab, true).await;
-        lab.drain().await;
-        assert_in_order_of_commits(&lab).await;
+        let fixture = Fixture::new(plugin).await;
+        interleave(&fixture, true).await;
+        fixture.drain().await;
+        assert_in_order_of_commits(&fixture).await;
     })
     .await;
 }

@@ -2,7 +2,7 @@
 //! own key.
 
 use scenarios::consumer::Delivery;
-use scenarios::lab::{Lab, Plan, Plugin};
+use scenarios::fixture::{Fixture, Plan, Plugin};
 use serde_json::{Value, json};
 
 crate::scenarios![
@@ -34,12 +34,13 @@ fn expected(steps: &[(&str, &str)]) -> Vec<(String, String)> {
 
 async fn a_changed_key_is_a_delete_and_then_a_create() {
     Plugin::each(|plugin| async move {
-        let lab = Lab::new(plugin).await;
-        lab.sql("create table t (id int primary key, name text); insert into t values (1, 'x')")
+        let fixture = Fixture::new(plugin).await;
+        fixture
+            .sql("create table t (id int primary key, name text); insert into t values (1, 'x')")
             .await;
-        lab.sql("update t set id = 2, name = 'y'").await;
-        lab.drain().await;
-        let delivery = lab.compare(&["t"]).await;
+        fixture.sql("update t set id = 2, name = 'y'").await;
+        fixture.drain().await;
+        let delivery = fixture.compare(&["t"]).await;
         assert_eq!(
             steps(&delivery),
             expected(&[("c", r#"{"id":1}"#), ("d", r#"{"id":1}"#), ("c", r#"{"id":2}"#)])
@@ -74,19 +75,24 @@ async fn a_changed_key_is_a_delete_and_then_a_create() {
 
 async fn a_composite_key_changes_in_any_part() {
     Plugin::each(|plugin| async move {
-        let lab = Lab::new(plugin).await;
+        let fixture = Fixture::new(plugin).await;
         // The key's order is not the table's.
-        lab.sql("create table t (note text, b text, a int, primary key (a, b))")
+        fixture
+            .sql("create table t (note text, b text, a int, primary key (a, b))")
             .await;
-        lab.sql("insert into t values ('n', 'x', 1), ('m', 'y', 1)").await;
-        lab.sql("update t set a = 2 where b = 'x'").await;
-        lab.sql("update t set b = 'z' where a = 2").await;
-        lab.sql("update t set a = 3, b = 'w', note = null where a = 2")
+        fixture
+            .sql("insert into t values ('n', 'x', 1), ('m', 'y', 1)")
             .await;
-        lab.sql("update t set note = 'o' where a = 1; delete from t where a = 3")
+        fixture.sql("update t set a = 2 where b = 'x'").await;
+        fixture.sql("update t set b = 'z' where a = 2").await;
+        fixture
+            .sql("update t set a = 3, b = 'w', note = null where a = 2")
             .await;
-        lab.drain().await;
-        let delivery = lab.compare(&["t"]).await;
+        fixture
+            .sql("update t set note = 'o' where a = 1; delete from t where a = 3")
+            .await;
+        fixture.drain().await;
+        let delivery = fixture.compare(&["t"]).await;
         let key = |a: i32, b: &str| json!({"b": b, "a": a});
         let kept: Vec<(String, Value)> = steps(&delivery)
             .into_iter()
@@ -117,14 +123,14 @@ async fn a_composite_key_changes_in_any_part() {
 
 async fn an_update_that_writes_the_same_key_is_an_update() {
     Plugin::each(|plugin| async move {
-        let lab = Lab::new(plugin).await;
-        lab.sql("create table t (id int primary key, n numeric); insert into t values (1, 1.0)").await;
-        lab.sql("update t set id = 1, n = 2; update t set id = id").await;
-        lab.sql("create table decimal_key (k numeric primary key, n int); insert into decimal_key values (1.0, 1)").await;
+        let fixture = Fixture::new(plugin).await;
+        fixture.sql("create table t (id int primary key, n numeric); insert into t values (1, 1.0)").await;
+        fixture.sql("update t set id = 1, n = 2; update t set id = id").await;
+        fixture.sql("create table decimal_key (k numeric primary key, n int); insert into decimal_key values (1.0, 1)").await;
         // Equal to PostgreSQL, and another text: the consumer's key changes.
-        lab.sql("update decimal_key set k = 1.00").await;
-        lab.drain().await;
-        let delivery = lab.compare(&["t", "decimal_key"]).await;
+        fixture.sql("update decimal_key set k = 1.00").await;
+        fixture.drain().await;
+        let delivery = fixture.compare(&["t", "decimal_key"]).await;
         let one = r#"{"id":1}"#;
         let wanted = [("c", one), ("u", one), ("u", one), ("c", r#"{"k":"1.0"}"#), ("d", r#"{"k":"1.0"}"#), ("c", r#"{"k":"1.00"}"#)];
         assert_eq!(steps(&delivery), expected(&wanted));
@@ -134,14 +140,14 @@ async fn an_update_that_writes_the_same_key_is_an_update() {
 
 async fn keys_can_be_swapped_in_one_transaction() {
     Plugin::each(|plugin| async move {
-        let lab = Lab::new(plugin).await;
-        lab.sql("create table t (id int primary key, name text); insert into t values (1, 'one'), (2, 'two')").await;
+        let fixture = Fixture::new(plugin).await;
+        fixture.sql("create table t (id int primary key, name text); insert into t values (1, 'one'), (2, 'two')").await;
         for _ in 0..3 {
-            lab.sql("update t set id = 0 where id = 1; update t set id = 1 where id = 2; update t set id = 2 where id = 0")
+            fixture.sql("update t set id = 0 where id = 1; update t set id = 1 where id = 2; update t set id = 2 where id = 0")
                 .await;
         }
-        lab.drain().await;
-        let delivery = lab.compare(&["t"]).await;
+        fixture.drain().await;
+        let delivery = fixture.compare(&["t"]).await;
         assert_eq!(delivery.changes().len(), 2 + 3 * 6);
         let rows = &delivery.rebuild().tables["public.t"].keyed;
         assert_eq!(rows[r#"{"id":1}"#].row["name"], "two");
@@ -151,22 +157,28 @@ async fn keys_can_be_swapped_in_one_transaction() {
 }
 
 async fn a_key_that_was_deleted_can_be_taken_in_the_same_transaction() {
-    Plugin::each(|plugin| taken_again(Lab::plan(plugin))).await;
+    Plugin::each(|plugin| taken_again(Fixture::plan(plugin))).await;
 }
 
 pub(crate) async fn taken_again(plan: Plan) {
-    let lab = plan.build().await;
-    lab.sql("create table t (id int primary key, name text)").await;
-    lab.sql("insert into t values (1, 'one'), (2, 'two'), (3, 'three')")
+    let fixture = plan.build().await;
+    fixture
+        .sql("create table t (id int primary key, name text)")
         .await;
-    lab.sql("delete from t where id = 1; update t set id = 1 where id = 2")
+    fixture
+        .sql("insert into t values (1, 'one'), (2, 'two'), (3, 'three')")
         .await;
-    lab.sql("delete from t where id = 3; insert into t values (3, 'new'); update t set id = 4 where id = 3")
+    fixture
+        .sql("delete from t where id = 1; update t set id = 1 where id = 2")
         .await;
-    lab.sql("insert into t values (5, 'five'); update t set id = 6 where id = 5; delete from t where id = 6")
+    fixture
+        .sql("delete from t where id = 3; insert into t values (3, 'new'); update t set id = 4 where id = 3")
         .await;
-    lab.drain().await;
-    let delivery = lab.compare(&["t"]).await;
+    fixture
+        .sql("insert into t values (5, 'five'); update t set id = 6 where id = 5; delete from t where id = 6")
+        .await;
+    fixture.drain().await;
+    let delivery = fixture.compare(&["t"]).await;
     let wanted = [
         ("c", 1),
         ("c", 2),
@@ -191,15 +203,18 @@ pub(crate) async fn taken_again(plan: Plan) {
 
 async fn keys_that_all_move_by_one_arrive_as_they_are_in_the_end() {
     Plugin::each(|plugin| async move {
-        let lab = Lab::new(plugin).await;
-        lab.sql("create table t (id int primary key, name text)").await;
-        lab.sql("insert into t select i, 'row ' || i from generate_series(1, 200) i order by i desc")
+        let fixture = Fixture::new(plugin).await;
+        fixture
+            .sql("create table t (id int primary key, name text)")
+            .await;
+        fixture
+            .sql("insert into t select i, 'row ' || i from generate_series(1, 200) i order by i desc")
             .await;
         // From the highest, so that no two rows have one key meanwhile: the heap has them in that order.
-        lab.sql("update t set id = id + 1").await;
-        lab.sql("update t set id = id + 1000 where id % 2 = 0").await;
-        lab.drain().await;
-        let delivery = lab.compare(&["t"]).await;
+        fixture.sql("update t set id = id + 1").await;
+        fixture.sql("update t set id = id + 1000 where id % 2 = 0").await;
+        fixture.drain().await;
+        let delivery = fixture.compare(&["t"]).await;
         assert_eq!(delivery.changes().len(), 200 + 400 + 200);
     })
     .await;
@@ -208,15 +223,15 @@ async fn keys_that_all_move_by_one_arrive_as_they_are_in_the_end() {
 /// A constraint that is checked at the end lets two rows have one key meanwhile, so such a key tells no rows apart.
 async fn rows_that_swap_keys_under_a_deferred_constraint_are_both_kept() {
     Plugin::each(|plugin| async move {
-        let lab = Lab::new(plugin).await;
-        lab.sql(
+        let fixture = Fixture::new(plugin).await;
+        fixture.sql(
             "create table t (id int primary key deferrable, name text); alter table t replica identity full",
         )
         .await;
-        lab.sql("insert into t values (1, 'one'), (2, 'two')").await;
-        lab.sql("update t set id = 3 - id").await;
-        lab.drain().await;
-        let delivery = lab.consume().await;
+        fixture.sql("insert into t values (1, 'one'), (2, 'two')").await;
+        fixture.sql("update t set id = 3 - id").await;
+        fixture.drain().await;
+        let delivery = fixture.consume().await;
         let rebuilt = delivery.rebuild();
         let mut rows: Vec<Value> = rebuilt.tables["public.t"]
             .rows()
@@ -233,15 +248,15 @@ async fn rows_that_swap_keys_under_a_deferred_constraint_are_both_kept() {
 
 async fn a_key_that_wanders_keeps_its_order_through_partial_failures() {
     Plugin::each(|plugin| async move {
-        let lab = Lab::new(plugin).await;
-        lab.kinesis_gate.flaky(7, 30);
-        lab.sql("create table t (id int primary key, n int); insert into t select i, 0 from generate_series(0, 9) i").await;
+        let fixture = Fixture::new(plugin).await;
+        fixture.kinesis_proxy.flaky(7, 30);
+        fixture.sql("create table t (id int primary key, n int); insert into t select i, 0 from generate_series(0, 9) i").await;
         for n in 1..=12 {
             // Ten rows over twenty keys: each key is left and taken again and again.
-            lab.sql(&format!("update t set id = (id + 10) % 20, n = {n}")).await;
+            fixture.sql(&format!("update t set id = (id + 10) % 20, n = {n}")).await;
         }
-        lab.drain().await;
-        let delivery = lab.compare(&["t"]).await;
+        fixture.drain().await;
+        let delivery = fixture.compare(&["t"]).await;
         assert_eq!(delivery.changes().len(), 10 + 12 * 20);
     })
     .await;

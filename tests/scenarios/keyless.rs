@@ -2,7 +2,7 @@
 //! identity; with the whole row as identity it is the primary key, where there is one.
 
 use scenarios::consumer::Delivery;
-use scenarios::lab::{Lab, Plugin};
+use scenarios::fixture::{Fixture, Plugin};
 use serde_json::{Value, json};
 
 crate::scenarios![
@@ -38,15 +38,15 @@ fn lanes(delivery: &Delivery) -> Vec<String> {
 
 async fn rows_without_a_key_keep_the_order_of_their_table() {
     Plugin::each(|plugin| async move {
-        let lab = Lab::plan(plugin).shards(4).build().await;
-        lab.sql("create table log (n int, what text); create table other (n int)").await;
+        let fixture = Fixture::plan(plugin).shards(4).build().await;
+        fixture.sql("create table log (n int, what text); create table other (n int)").await;
         for n in 0..10 {
-            lab.sql(&format!("insert into log select {n} * 10 + i, 'x' from generate_series(0, 9) i; insert into other values (1)"))
+            fixture.sql(&format!("insert into log select {n} * 10 + i, 'x' from generate_series(0, 9) i; insert into other values (1)"))
                 .await;
         }
-        lab.kinesis_gate.flaky(5, 20);
-        lab.drain().await;
-        let delivery = lab.compare(&["log", "other"]).await;
+        fixture.kinesis_proxy.flaky(5, 20);
+        fixture.drain().await;
+        let delivery = fixture.compare(&["log", "other"]).await;
         let arrived: Vec<Value> =
             delivery.arrivals.iter().filter(|it| it.partition_key == "public.log").map(|it| it.json()["after"]["n"].clone()).collect();
         let ordered: Vec<Value> = (0..100).map(Value::from).collect();
@@ -58,16 +58,19 @@ async fn rows_without_a_key_keep_the_order_of_their_table() {
 
 async fn the_whole_row_as_identity_brings_the_whole_row_before() {
     Plugin::each(|plugin| async move {
-        let lab = Lab::new(plugin).await;
-        lab.sql("create table t (n int, what text); alter table t replica identity full")
+        let fixture = Fixture::new(plugin).await;
+        fixture
+            .sql("create table t (n int, what text); alter table t replica identity full")
             .await;
-        lab.sql("insert into t values (1, 'a'), (1, 'a'), (2, 'b'), (3, 'c')")
+        fixture
+            .sql("insert into t values (1, 'a'), (1, 'a'), (2, 'b'), (3, 'c')")
             .await;
-        lab.sql("update t set what = 'z' where n = 2").await;
-        lab.sql("delete from t where n = 3; update t set n = 5 where n = 1")
+        fixture.sql("update t set what = 'z' where n = 2").await;
+        fixture
+            .sql("delete from t where n = 3; update t set n = 5 where n = 1")
             .await;
-        lab.drain().await;
-        let delivery = lab.compare(&["t"]).await;
+        fixture.drain().await;
+        let delivery = fixture.compare(&["t"]).await;
         let events = delivery.of_table("public.t");
         let ops: String = events.iter().filter_map(|event| event["op"].as_str()).collect();
         assert_eq!(
@@ -84,33 +87,35 @@ async fn the_whole_row_as_identity_brings_the_whole_row_before() {
 /// Without them a consumer cannot find the row that a keyless update means.
 async fn nulls_of_a_whole_old_row_are_told_too() {
     Plugin::each(|plugin| async move {
-        let lab = Lab::new(plugin).await;
-        lab.sql("create table t (n int, what text); alter table t replica identity full").await;
-        lab.sql("create table k (id int primary key, what text); alter table k replica identity full").await;
-        lab.sql("insert into t values (1, null), (null, 'b'), (3, 'c'); insert into k values (1, null), (2, null)").await;
-        lab.sql("update t set what = 'z' where n = 1; delete from t where n is null").await;
-        lab.sql("update k set what = 'w' where id = 1; delete from k where id = 2").await;
-        lab.drain().await;
-        let delivery = lab.consume().await;
+        let fixture = Fixture::new(plugin).await;
+        fixture.sql("create table t (n int, what text); alter table t replica identity full").await;
+        fixture.sql("create table k (id int primary key, what text); alter table k replica identity full").await;
+        fixture.sql("insert into t values (1, null), (null, 'b'), (3, 'c'); insert into k values (1, null), (2, null)").await;
+        fixture.sql("update t set what = 'z' where n = 1; delete from t where n is null").await;
+        fixture.sql("update k set what = 'w' where id = 1; delete from k where id = 2").await;
+        fixture.drain().await;
+        let delivery = fixture.consume().await;
         let (t, k) = (delivery.of_table("public.t"), delivery.of_table("public.k"));
         assert_eq!(t[3]["before"], json!({"n": 1, "what": null}));
         assert_eq!(t[4]["before"], json!({"n": null, "what": "b"}));
         assert_eq!(k[2]["before"], json!({"id": 1, "what": null}));
         assert_eq!(k[3]["before"], json!({"id": 2, "what": null}));
-        lab.compare(&["t", "k"]).await;
+        fixture.compare(&["t", "k"]).await;
     })
     .await;
 }
 
 async fn the_whole_row_as_identity_keeps_the_lane_of_the_primary_key() {
     Plugin::each(|plugin| async move {
-        let lab = Lab::new(plugin).await;
-        lab.sql("create table t (what text, id int primary key); alter table t replica identity full")
+        let fixture = Fixture::new(plugin).await;
+        fixture
+            .sql("create table t (what text, id int primary key); alter table t replica identity full")
             .await;
-        lab.sql("insert into t values ('a', 1); update t set what = 'b'; update t set id = 2; delete from t")
+        fixture
+            .sql("insert into t values ('a', 1); update t set what = 'b'; update t set id = 2; delete from t")
             .await;
-        lab.drain().await;
-        let delivery = lab.compare(&["t"]).await;
+        fixture.drain().await;
+        let delivery = fixture.compare(&["t"]).await;
         let (one, two) = (r#"{"id":1}"#, r#"{"id":2}"#);
         let wanted = [("c", one), ("u", one), ("d", one), ("c", two), ("d", two)];
         assert_eq!(
@@ -127,21 +132,24 @@ async fn the_whole_row_as_identity_keeps_the_lane_of_the_primary_key() {
 
 async fn an_index_as_identity_is_the_key() {
     Plugin::each(|plugin| async move {
-        let lab = Lab::new(plugin).await;
-        lab.sql(
-            "create table t (id int primary key, code text not null, part int not null, n int);
+        let fixture = Fixture::new(plugin).await;
+        fixture
+            .sql(
+                "create table t (id int primary key, code text not null, part int not null, n int);
             create unique index by_code on t (part, code) include (n);
             alter table t replica identity using index by_code",
-        )
-        .await;
-        lab.sql("insert into t values (1, 'x', 7, 0), (2, 'y', 7, 0)")
+            )
             .await;
-        lab.sql("update t set n = 1 where id = 1").await;
-        lab.sql("update t set id = 9 where id = 1").await;
-        lab.sql("update t set code = 'z' where id = 9; delete from t where id = 2")
+        fixture
+            .sql("insert into t values (1, 'x', 7, 0), (2, 'y', 7, 0)")
             .await;
-        lab.drain().await;
-        let delivery = lab.compare(&["t"]).await;
+        fixture.sql("update t set n = 1 where id = 1").await;
+        fixture.sql("update t set id = 9 where id = 1").await;
+        fixture
+            .sql("update t set code = 'z' where id = 9; delete from t where id = 2")
+            .await;
+        fixture.drain().await;
+        let delivery = fixture.compare(&["t"]).await;
         let key = |code: &str| json!({"code": code, "part": 7});
         let got: Vec<(String, Value)> = steps(&delivery)
             .into_iter()
@@ -167,46 +175,50 @@ async fn an_index_as_identity_is_the_key() {
 }
 
 async fn updates_that_wal2json_drops_are_counted() {
-    let lab = Lab::plan(Plugin::Wal2json).without_slot().build().await;
-    lab.create_slot().await;
-    lab.sql(
+    let fixture = Fixture::plan(Plugin::Wal2json).without_slot().build().await;
+    fixture.create_slot().await;
+    fixture.sql(
         "create table t (n int); create table k (id int primary key); alter table k replica identity nothing",
     )
     .await;
-    lab.sql("insert into t values (1), (2); insert into k values (1)")
+    fixture
+        .sql("insert into t values (1), (2); insert into k values (1)")
         .await;
-    let quiet = lab.tick().await;
+    let quiet = fixture.tick().await;
     assert_eq!((&quiet["notices"], &quiet["changes"]), (&json!(0), &json!(3)));
-    lab.sql("update t set n = 9 where n = 1; delete from t where n = 2; delete from k")
+    fixture
+        .sql("update t set n = 9 where n = 1; delete from t where n = 2; delete from k")
         .await;
-    lab.sql("insert into t values (3)").await;
-    let report = lab.tick().await;
+    fixture.sql("insert into t values (3)").await;
+    let report = fixture.tick().await;
     assert!(
         report["notices"].as_u64() >= Some(3),
         "an update and two deletes were dropped: {report}"
     );
     assert_eq!(report["changes"], 1);
-    let log = lab.function.log();
+    let log = fixture.function.log();
     assert!(
         log.iter()
             .any(|line| line.contains("WARN") && line.contains("no tuple identifier")),
         "{}",
         log.join("\n")
     );
-    let delivery = lab.consume().await;
+    let delivery = fixture.consume().await;
     assert!(delivery.changes().iter().all(|change| change.event().op == "c"));
 }
 
 /// It has no old row for them, and says so; they still come, in the lane of the table.
 async fn changes_without_identity_come_as_test_decoding_tells_them() {
-    let lab = Lab::plan(Plugin::TestDecoding).without_slot().build().await;
-    lab.create_slot().await;
-    lab.sql("create table t (n int); insert into t values (1), (2)")
+    let fixture = Fixture::plan(Plugin::TestDecoding).without_slot().build().await;
+    fixture.create_slot().await;
+    fixture
+        .sql("create table t (n int); insert into t values (1), (2)")
         .await;
-    lab.sql("update t set n = 9 where n = 1; delete from t where n = 2")
+    fixture
+        .sql("update t set n = 9 where n = 1; delete from t where n = 2")
         .await;
-    lab.drain().await;
-    let delivery = lab.consume().await;
+    fixture.drain().await;
+    let delivery = fixture.consume().await;
     let events = delivery.of_table("public.t");
     let ops: String = events.iter().filter_map(|event| event["op"].as_str()).collect();
     assert_eq!(
@@ -226,15 +238,17 @@ async fn changes_without_identity_come_as_test_decoding_tells_them() {
 /// pgoutput and wal2json tell the key with each change. test_decoding does not: it is read by the key of now.
 async fn a_table_that_gets_its_key_later_is_read_by_what_it_has() {
     Plugin::each(|plugin| async move {
-        let lab = Lab::new(plugin).await;
-        lab.sql("create table t (id int not null, n int); insert into t values (1, 1)")
+        let fixture = Fixture::new(plugin).await;
+        fixture
+            .sql("create table t (id int not null, n int); insert into t values (1, 1)")
             .await;
-        lab.drain().await;
-        lab.sql("alter table t add primary key (id)").await;
-        lab.sql("insert into t values (2, 2); update t set n = 3 where id = 2")
+        fixture.drain().await;
+        fixture.sql("alter table t add primary key (id)").await;
+        fixture
+            .sql("insert into t values (2, 2); update t set n = 3 where id = 2")
             .await;
-        lab.drain().await;
-        let delivery = lab.consume().await;
+        fixture.drain().await;
+        let delivery = fixture.consume().await;
         let two = r#"{"id":2}"#;
         let wanted = [("c", "public.t"), ("c", two), ("u", two)];
         assert_eq!(

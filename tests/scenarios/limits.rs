@@ -1,9 +1,9 @@
 //! Requests and records are filled to the limits of Kinesis and not beyond: of the stream as it is, not as streams are by
 //! default. A stream that cannot be used is refused by name before anything is sent.
 
-use scenarios::double::{Double, Settings};
-use scenarios::gate::Fault;
-use scenarios::lab::{Lab, Plugin};
+use scenarios::fake_kinesis::{FakeKinesis, Settings};
+use scenarios::fault_proxy::Fault;
+use scenarios::fixture::{Fixture, Plugin};
 use scenarios::postgres::{self, Postgres};
 use serde_json::json;
 
@@ -20,13 +20,16 @@ crate::scenarios![
     an_expired_token_is_told_as_such,
 ];
 
-async fn on_double(settings: Settings) -> Lab {
-    Lab::plan(Plugin::Pgoutput).on_double(settings).build().await
+async fn on_fake_kinesis(settings: Settings) -> Fixture {
+    Fixture::plan(Plugin::Pgoutput)
+        .on_fake_kinesis(settings)
+        .build()
+        .await
 }
 
 /// Each request's records and bytes, as they came.
-fn requests(double: &Double) -> Vec<(usize, usize)> {
-    let requests = double.seen().requests;
+fn requests(fake_kinesis: &FakeKinesis) -> Vec<(usize, usize)> {
+    let requests = fake_kinesis.put_log().requests;
     requests
         .iter()
         .map(|request| (request.records.len(), request.bytes()))
@@ -35,13 +38,14 @@ fn requests(double: &Double) -> Vec<(usize, usize)> {
 
 async fn requests_hold_as_many_records_as_kinesis_takes() {
     for waiting in [499, 500, 501] {
-        let lab = on_double(Settings::default()).await;
-        lab.sql("create table t (id int primary key)").await;
-        lab.sql(&format!("insert into t select generate_series(1, {waiting})"))
+        let fixture = on_fake_kinesis(Settings::default()).await;
+        fixture.sql("create table t (id int primary key)").await;
+        fixture
+            .sql(&format!("insert into t select generate_series(1, {waiting})"))
             .await;
-        lab.drain().await;
-        assert_eq!(lab.compare(&["public.t"]).await.changes().len(), waiting);
-        let records: Vec<usize> = requests(lab.double())
+        fixture.drain().await;
+        assert_eq!(fixture.compare(&["public.t"]).await.changes().len(), waiting);
+        let records: Vec<usize> = requests(fixture.fake_kinesis())
             .iter()
             .map(|(records, _)| *records)
             .collect();
@@ -56,25 +60,25 @@ async fn requests_hold_as_many_records_as_kinesis_takes() {
     }
 }
 
-/// A lab whose server is young: its positions and transaction ids do not get a digit longer while it is in use, so that an
+/// A fixture whose server is young: its positions and transaction ids do not get a digit longer while it is in use, so that an
 /// event's length follows from its row's. And the bytes that a row of `(id int primary key, x text)`, with an id and a
 /// table's name of two characters, has on its way beside its text.
-async fn measured(settings: Settings) -> (Lab, usize) {
-    let lab = Lab::plan(Plugin::Pgoutput)
+async fn measured(settings: Settings) -> (Fixture, usize) {
+    let fixture = Fixture::plan(Plugin::Pgoutput)
         .on(Postgres::start(postgres::Settings::default()).await)
-        .on_double(settings)
+        .on_fake_kinesis(settings)
         // A slot moves over its marker, and here it is to stay where it is.
         .env("MARKERS", "off")
         .build()
         .await;
-    lab.sql("create table t0 (id int primary key, x text)").await;
+    fixture.sql("create table t0 (id int primary key, x text)").await;
     // The first event of a slot is shorter: it follows no other.
     for id in [10, 11] {
-        lab.sql(&format!("insert into t0 values ({id}, '')")).await;
-        lab.drain().await;
+        fixture.sql(&format!("insert into t0 values ({id}, '')")).await;
+        fixture.drain().await;
     }
-    let envelope = requests(lab.double())[1].1;
-    (lab, envelope)
+    let envelope = requests(fixture.fake_kinesis())[1].1;
+    (fixture, envelope)
 }
 
 async fn requests_hold_as_many_bytes_as_kinesis_takes() {
@@ -82,19 +86,20 @@ async fn requests_hold_as_many_bytes_as_kinesis_takes() {
         record_kib: 2048,
         ..Settings::default()
     };
-    let (lab, envelope) = measured(settings).await;
+    let (fixture, envelope) = measured(settings).await;
     let tenth = (10 << 20) / 10;
     for (table, bytes, fit) in [("t1", tenth - 1, 10), ("t2", tenth, 10), ("t3", tenth + 1, 9)] {
-        let (rows, before) = (80, lab.double().seen().requests.len());
+        let (rows, before) = (80, fixture.fake_kinesis().put_log().requests.len());
         let text = bytes - envelope;
-        lab.sql(&format!("create table {table} (id int primary key, x text)"))
+        fixture
+            .sql(&format!("create table {table} (id int primary key, x text)"))
             .await;
-        lab.sql(&format!(
+        fixture.sql(&format!(
             "insert into {table} select id, repeat('x', {text}) from generate_series(10, 9 + {rows}) as id"
         ))
         .await;
-        lab.drain().await;
-        let requests = requests(lab.double()).split_off(before);
+        fixture.drain().await;
+        let requests = requests(fixture.fake_kinesis()).split_off(before);
         let all: (usize, usize) = requests
             .iter()
             .fold((0, 0), |sum, it| (sum.0 + it.0, sum.1 + it.1));
@@ -102,7 +107,7 @@ async fn requests_hold_as_many_bytes_as_kinesis_takes() {
         let fullest = requests.iter().map(|(records, _)| *records).max();
         assert_eq!(fullest, Some(fit), "records of {bytes} bytes: {requests:?}");
     }
-    lab.compare(&["public.t1", "public.t2", "public.t3"]).await;
+    fixture.compare(&["public.t1", "public.t2", "public.t3"]).await;
 }
 
 async fn records_are_as_large_as_their_stream_takes() {
@@ -111,36 +116,38 @@ async fn records_are_as_large_as_their_stream_takes() {
             record_kib,
             ..Settings::default()
         };
-        let (lab, envelope) = measured(settings).await;
-        let (limit, before) = (record_kib << 10, requests(lab.double()).len());
+        let (fixture, envelope) = measured(settings).await;
+        let (limit, before) = (record_kib << 10, requests(fixture.fake_kinesis()).len());
         for (table, bytes) in [("t1", limit - 1), ("t2", limit), ("t3", limit + 1)] {
             let text = bytes - envelope;
-            lab.sql(&format!("create table {table} (id int primary key, x text)"))
+            fixture
+                .sql(&format!("create table {table} (id int primary key, x text)"))
                 .await;
-            lab.sql(&format!("insert into {table} values (10, repeat('x', {text}))"))
+            fixture
+                .sql(&format!("insert into {table} values (10, repeat('x', {text}))"))
                 .await;
             if bytes <= limit {
-                lab.drain().await;
+                fixture.drain().await;
             }
         }
         let (size, most) = ((limit + 1).to_string(), limit.to_string());
-        tick_fails(&lab, "Oversize", &["public.t3", "key hash", &size, &most]).await;
-        let sent = requests(lab.double()).split_off(before);
+        tick_fails(&fixture, "Oversize", &["public.t3", "key hash", &size, &most]).await;
+        let sent = requests(fixture.fake_kinesis()).split_off(before);
         assert_eq!(sent, [(1, limit - 1), (1, limit)], "and nothing more");
-        lab.compare(&["public.t1", "public.t2"]).await;
+        fixture.compare(&["public.t1", "public.t2"]).await;
     }
 }
 
 async fn partition_keys_over_256_characters_are_hashed() {
-    let lab = on_double(Settings::default()).await;
-    lab.sql("create table t (k text primary key)").await;
+    let fixture = on_fake_kinesis(Settings::default()).await;
+    fixture.sql("create table t (k text primary key)").await;
     // `{"k":""}` has 8 characters.
     let keys = [255, 256, 257].map(|characters: usize| "é".repeat(characters - 8));
     for key in &keys {
-        lab.sql(&format!("insert into t values ('{key}')")).await;
+        fixture.sql(&format!("insert into t values ('{key}')")).await;
     }
-    lab.drain().await;
-    let delivery = lab.compare(&["public.t"]).await;
+    fixture.drain().await;
+    let delivery = fixture.compare(&["public.t"]).await;
     let changes = delivery.changes();
     let found: Vec<&str> = changes.iter().map(|it| it.partition_key.as_str()).collect();
     let whole = |key: &str| json!({ "k": key }).to_string();
@@ -158,36 +165,43 @@ async fn a_stream_that_does_not_look_at_partition_keys_is_refused_or_accepted_as
         distribution: "AUTO",
         ..Settings::default()
     };
-    let mut lab = on_double(settings).await;
-    lab.sql("create table t (id int primary key); insert into t values (1)")
+    let mut fixture = on_fake_kinesis(settings).await;
+    fixture
+        .sql("create table t (id int primary key); insert into t values (1)")
         .await;
-    let parts = [lab.stream.as_str(), "AUTO", "AUTO_DISTRIBUTION"];
-    tick_fails(&lab, "StreamUnusable", &parts).await;
-    assert_eq!(lab.double().requests("PutRecords"), 0);
-    lab.function.set("AUTO_DISTRIBUTION", "accept").await;
-    lab.drain().await;
-    assert_eq!(lab.double().counts().put, 1);
+    let parts = [fixture.stream.as_str(), "AUTO", "AUTO_DISTRIBUTION"];
+    tick_fails(&fixture, "StreamUnusable", &parts).await;
+    assert_eq!(fixture.fake_kinesis().requests("PutRecords"), 0);
+    fixture.function.set("AUTO_DISTRIBUTION", "accept").await;
+    fixture.drain().await;
+    assert_eq!(fixture.fake_kinesis().counts().put, 1);
     // A consumer would drop events from aggregates that lie anywhere, which nobody can want.
-    lab.function.set("AGGREGATION", "kpl").await;
-    tick_fails(&lab, "StreamUnusable", &[lab.stream.as_str(), "AGGREGATION=none"]).await;
+    fixture.function.set("AGGREGATION", "kpl").await;
+    tick_fails(
+        &fixture,
+        "StreamUnusable",
+        &[fixture.stream.as_str(), "AGGREGATION=none"],
+    )
+    .await;
 }
 
 async fn a_stream_that_is_deleted_is_missing_and_one_that_is_created_is_awaited() {
-    let lab = on_double(Settings {
+    let fixture = on_fake_kinesis(Settings {
         status: "CREATING",
         ..Settings::default()
     })
     .await;
-    lab.sql("create table t (id int primary key); insert into t values (1)")
+    fixture
+        .sql("create table t (id int primary key); insert into t values (1)")
         .await;
-    tick_fails(&lab, "StreamUnavailable", &[&lab.stream, "created"]).await;
-    lab.double().set_status("DELETING");
-    tick_fails(&lab, "StreamMissing", &[&lab.stream]).await;
+    tick_fails(&fixture, "StreamUnavailable", &[&fixture.stream, "created"]).await;
+    fixture.fake_kinesis().set_status("DELETING");
+    tick_fails(&fixture, "StreamMissing", &[&fixture.stream]).await;
     for status in ["UPDATING", "ACTIVE"] {
-        lab.double().set_status(status);
-        assert_eq!(lab.tick().await["stopped"], "empty");
+        fixture.fake_kinesis().set_status(status);
+        assert_eq!(fixture.tick().await["stopped"], "empty");
     }
-    assert_eq!(lab.compare(&["public.t"]).await.changes().len(), 1);
+    assert_eq!(fixture.compare(&["public.t"]).await.changes().len(), 1);
 }
 
 fn refused(kind: &str) -> Fault {
@@ -195,32 +209,40 @@ fn refused(kind: &str) -> Fault {
 }
 
 async fn a_call_that_is_denied_is_named() {
-    let mut lab = on_double(Settings::default()).await;
-    lab.sql("create table t (id int primary key); insert into t values (1)")
+    let mut fixture = on_fake_kinesis(Settings::default()).await;
+    fixture
+        .sql("create table t (id int primary key); insert into t values (1)")
         .await;
     for operation in ["PutRecords", "DescribeStreamSummary", "ListShards"] {
         let aggregation = if operation == "ListShards" { "kpl" } else { "none" };
-        lab.function.set("AGGREGATION", aggregation).await;
-        lab.kinesis_gate
+        fixture.function.set("AGGREGATION", aggregation).await;
+        fixture
+            .kinesis_proxy
             .always(operation, refused("AccessDeniedException"));
-        tick_fails(&lab, "StreamDenied", &[&lab.stream, "kinesis:", operation]).await;
-        lab.kinesis_gate.clear();
+        tick_fails(
+            &fixture,
+            "StreamDenied",
+            &[&fixture.stream, "kinesis:", operation],
+        )
+        .await;
+        fixture.kinesis_proxy.clear();
     }
-    lab.drain().await;
-    assert_eq!(lab.compare(&["public.t"]).await.changes().len(), 1);
+    fixture.drain().await;
+    assert_eq!(fixture.compare(&["public.t"]).await.changes().len(), 1);
 }
 
 async fn an_expired_token_is_told_as_such() {
-    let lab = on_double(Settings::default()).await;
-    lab.sql("create table t (id int primary key); insert into t values (1)")
+    let fixture = on_fake_kinesis(Settings::default()).await;
+    fixture
+        .sql("create table t (id int primary key); insert into t values (1)")
         .await;
     let expired = || refused("ExpiredTokenException");
-    lab.kinesis_gate.next("DescribeStreamSummary", expired());
-    tick_fails(&lab, "StreamDenied", &[&lab.stream, "credentials"]).await;
+    fixture.kinesis_proxy.next("DescribeStreamSummary", expired());
+    tick_fails(&fixture, "StreamDenied", &[&fixture.stream, "credentials"]).await;
     // What passes by itself is tried again at once.
-    lab.kinesis_gate.next("PutRecords", expired());
-    let before = lab.kinesis_gate.requests("PutRecords");
-    assert_eq!(lab.tick().await["records"], 1);
-    assert_eq!(lab.kinesis_gate.requests("PutRecords"), before + 2);
-    assert_eq!(lab.compare(&["public.t"]).await.changes().len(), 1);
+    fixture.kinesis_proxy.next("PutRecords", expired());
+    let before = fixture.kinesis_proxy.requests("PutRecords");
+    assert_eq!(fixture.tick().await["records"], 1);
+    assert_eq!(fixture.kinesis_proxy.requests("PutRecords"), before + 2);
+    assert_eq!(fixture.compare(&["public.t"]).await.changes().len(), 1);
 }

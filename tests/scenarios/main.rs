@@ -18,13 +18,14 @@ mod backfill_repair;
 mod backfill_visible;
 mod backlog;
 mod breaker;
+mod cluster;
 mod config_errors;
 mod confirm;
 mod consumer;
 mod crash;
-mod double;
 mod envelopes;
 mod failover;
+mod fake_kinesis;
 mod filtered;
 mod frozen;
 mod gap;
@@ -40,12 +41,10 @@ mod marks;
 mod omit;
 mod order;
 mod oversize;
-mod pair;
 mod pgbench;
 mod plan;
 mod poison;
 mod producer;
-mod public_consumers;
 mod random_kills;
 mod refusal;
 mod resumed;
@@ -55,6 +54,7 @@ mod set_back;
 mod standby;
 mod startup;
 mod storm;
+mod third_party_consumers;
 mod tls;
 mod toast;
 mod truncate;
@@ -113,8 +113,8 @@ fn all() -> Vec<Trial> {
         consumer::all(),
         harness::all(),
         hazards::all(),
-        double::all(),
-        pair::all(),
+        fake_kinesis::all(),
+        cluster::all(),
         breaker::all(),
         acknowledged::all(),
         actions::all(),
@@ -146,7 +146,7 @@ fn all() -> Vec<Trial> {
         order::all(),
         limits::all(),
         storm::all(),
-        public_consumers::all(),
+        third_party_consumers::all(),
         oversize::all(),
         poison::all(),
         random_kills::all(),

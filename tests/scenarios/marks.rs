@@ -1,6 +1,6 @@
 //! Where a slot and its checkpoint stand, and the inequality that holds between them at every moment.
 
-use scenarios::lab::{DEADLINE, Lab};
+use scenarios::fixture::{DEADLINE, Fixture};
 
 /// An LSN as PostgreSQL writes it, as a number.
 pub(crate) fn lsn(text: &str) -> u64 {
@@ -29,10 +29,10 @@ impl Marks {
     ///
     /// # Panics
     /// There is no checkpoint, or the slot is beyond it.
-    pub(crate) async fn of(lab: &Lab) -> Self {
+    pub(crate) async fn of(fixture: &Fixture) -> Self {
         // In this order, since both only grow while somebody drains.
-        let confirmed = lsn(&lab.confirmed_flush().await);
-        let checkpoint = lab.checkpoint().await.expect("a checkpoint is stored");
+        let confirmed = lsn(&fixture.confirmed_flush().await);
+        let checkpoint = fixture.checkpoint().await.expect("a checkpoint is stored");
         let checkpoint = lsn(checkpoint["commit_end"].as_str().unwrap_or_default());
         assert!(
             confirmed <= checkpoint,
@@ -47,13 +47,13 @@ impl Marks {
 
 /// Waits until no session of the function is left on the server: a process that was killed with -9 is not missed at
 /// once.
-pub(crate) async fn let_go(lab: &Lab) {
+pub(crate) async fn let_go(fixture: &Fixture) {
     let sql = format!(
         "select count(*) from pg_stat_activity where application_name = 'spillway {}'",
-        lab.slot
+        fixture.slot
     );
     scenarios::wait::until("the sessions of the killed function end", DEADLINE, || async {
-        lab.value(&sql).await.as_deref() == Some("0")
+        fixture.value(&sql).await.as_deref() == Some("0")
     })
     .await;
 }

@@ -1,7 +1,7 @@
 //! `OVERSIZE=omit`: an event of exactly a record's size goes as it is; one byte more, and its largest column is left out by name.
 
 use scenarios::consumer::Arrival;
-use scenarios::lab::{Lab, Plugin};
+use scenarios::fixture::{Fixture, Plugin};
 
 crate::scenarios![
     what_one_byte_too_many_costs_is_the_largest_column,
@@ -36,30 +36,32 @@ async fn what_one_byte_too_many_costs_is_the_largest_column() {
         ),
     ] {
         Plugin::each(move |plugin| async move {
-            let lab = Lab::plan(plugin)
+            let fixture = Fixture::plan(plugin)
                 .env("ENVELOPE", envelope)
                 .env("OVERSIZE", "omit")
                 .build()
                 .await;
-            lab.sql("create table t (id int primary key, small text, large text)")
+            fixture
+                .sql("create table t (id int primary key, small text, large text)")
                 .await;
             let insert = async |id: usize, bytes: usize| {
-                lab.sql(&format!(
-                    "insert into t values ({id}, 'small', repeat('x', {bytes}))"
-                ))
-                .await;
+                fixture
+                    .sql(&format!(
+                        "insert into t values ({id}, 'small', repeat('x', {bytes}))"
+                    ))
+                    .await;
             };
             insert(1, PROBE).await;
-            lab.drain().await;
+            fixture.drain().await;
             let size = |it: &Arrival| it.data.len() + it.partition_key.len();
-            let probe = lab.consume().await.arrivals[0].clone();
+            let probe = fixture.consume().await.arrivals[0].clone();
             // Not all of an event has a fixed width, so that some will be smaller and some larger.
             let most = RECORD - (size(&probe) - PROBE);
             for id in 2..10 {
                 insert(id, most - 5 + id).await;
             }
-            let reports = lab.drain().await;
-            let delivery = lab.consume().await;
+            let reports = fixture.drain().await;
+            let delivery = fixture.consume().await;
             let mut omitted = 0;
             for (id, it) in (1..).zip(delivery.changes()).skip(1) {
                 match it.json().pointer(place) {
@@ -85,14 +87,19 @@ async fn what_one_byte_too_many_costs_is_the_largest_column() {
 }
 
 async fn what_has_no_column_to_leave_out_stops_the_drain() {
-    let lab = Lab::plan(Plugin::Pgoutput).env("OVERSIZE", "omit").build().await;
-    lab.sql("create table t (large text, small text)").await;
-    lab.sql("insert into t values (repeat('x', 2 << 20), 'small')")
+    let fixture = Fixture::plan(Plugin::Pgoutput)
+        .env("OVERSIZE", "omit")
+        .build()
         .await;
-    let reports = lab.drain().await;
+    fixture.sql("create table t (large text, small text)").await;
+    fixture
+        .sql("insert into t values (repeat('x', 2 << 20), 'small')")
+        .await;
+    let reports = fixture.drain().await;
     assert_eq!(reports[0]["omitted"], 1);
-    lab.sql("select pg_logical_emit_message(true, 'large', repeat('x', 2 << 20))")
+    fixture
+        .sql("select pg_logical_emit_message(true, 'large', repeat('x', 2 << 20))")
         .await;
-    let (kind, message) = lab.fail().await;
+    let (kind, message) = fixture.fail().await;
     assert_eq!(kind, "Oversize", "{message}");
 }

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use scenarios::gate::{Fault, Gate, Side};
+use scenarios::fault_proxy::{Fault, FaultProxy, Side};
+use scenarios::fixture::{Fixture, Plugin};
 use scenarios::kinesis::{Kinesis, Limits};
-use scenarios::lab::{Lab, Plugin};
 
 use crate::backlog;
 
@@ -19,13 +19,13 @@ crate::scenarios![
     throttling_slows_down_and_does_not_fail,
 ];
 
-/// Drains a backlog through the gate, and counts what arrived. Returns how many records were sent again.
-async fn drained(lab: &Lab) -> u64 {
-    let reports = lab.drain().await;
-    let delivery = lab.compare(&[backlog::TABLE]).await;
+/// Drains a backlog through the fault proxy, and counts what arrived. Returns how many records were sent again.
+async fn drained(fixture: &Fixture) -> u64 {
+    let reports = fixture.drain().await;
+    let delivery = fixture.compare(&[backlog::TABLE]).await;
     assert_eq!(
         delivery.changes().len(),
-        backlog::events(lab).await,
+        backlog::events(fixture).await,
         "every event, and no other"
     );
     reports
@@ -36,16 +36,16 @@ async fn drained(lab: &Lab) -> u64 {
 
 async fn records_that_fail_by_themselves_do_not_overtake_each_other() {
     for (seed, percent) in [(1, 5), (2, 30), (3, 60)] {
-        let lab = Lab::plan(Plugin::Pgoutput).shards(4).build().await;
-        backlog::create(&lab).await;
-        backlog::write(&lab, 10 + seed, 1_500, 150).await;
-        lab.kinesis_gate.flaky(u64::from(seed), percent);
-        assert!(drained(&lab).await > 0, "seed {seed}: none was sent again");
+        let fixture = Fixture::plan(Plugin::Pgoutput).shards(4).build().await;
+        backlog::create(&fixture).await;
+        backlog::write(&fixture, 10 + seed, 1_500, 150).await;
+        fixture.kinesis_proxy.flaky(u64::from(seed), percent);
+        assert!(drained(&fixture).await > 0, "seed {seed}: none was sent again");
     }
 }
 
 /// Plans a fate for each of the next requests: two in three pass, sooner or later, the others fail in every way.
-fn torment(gate: &Gate, seed: u64) {
+fn torment(gate: &FaultProxy, seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
     let throttled = || Fault::refuse("ProvisionedThroughputExceededException", "Rate exceeded");
     for _ in 0..120 {
@@ -63,26 +63,26 @@ fn torment(gate: &Gate, seed: u64) {
 async fn requests_that_fail_as_a_whole_do_not_overtake_each_other() {
     let mut duplicates = 0;
     for seed in [4, 5, 6] {
-        let lab = Lab::plan(Plugin::Pgoutput).shards(4).build().await;
-        backlog::create(&lab).await;
-        backlog::write(&lab, 20, 1_500, 120).await;
-        torment(&lab.kinesis_gate, seed);
-        lab.kinesis_gate.flaky(seed, 10);
-        assert!(drained(&lab).await > 0, "seed {seed}: none was sent again");
-        duplicates += lab.consume().await.duplicates();
+        let fixture = Fixture::plan(Plugin::Pgoutput).shards(4).build().await;
+        backlog::create(&fixture).await;
+        backlog::write(&fixture, 20, 1_500, 120).await;
+        torment(&fixture.kinesis_proxy, seed);
+        fixture.kinesis_proxy.flaky(seed, 10);
+        assert!(drained(&fixture).await > 0, "seed {seed}: none was sent again");
+        duplicates += fixture.consume().await.duplicates();
     }
     assert!(duplicates > 0, "an answer that was cut makes duplicates");
 }
 
 /// Longer than the function waits for an answer, so that it cannot know whether the records were put. They were.
 async fn a_request_that_is_not_answered_in_time_is_sent_again_in_place() {
-    let lab = Lab::new(Plugin::Pgoutput).await;
-    backlog::create(&lab).await;
-    backlog::write(&lab, 25, 300, 20).await;
-    let held = lab.kinesis_gate.hold("PutRecords", Side::Answer);
-    assert!(drained(&lab).await > 0, "none was sent again");
+    let fixture = Fixture::new(Plugin::Pgoutput).await;
+    backlog::create(&fixture).await;
+    backlog::write(&fixture, 25, 300, 20).await;
+    let held = fixture.kinesis_proxy.hold("PutRecords", Side::Answer);
+    assert!(drained(&fixture).await > 0, "none was sent again");
     assert!(
-        lab.consume().await.duplicates() > 0,
+        fixture.consume().await.duplicates() > 0,
         "what was put and not answered comes twice"
     );
     drop(held);
@@ -90,14 +90,14 @@ async fn a_request_that_is_not_answered_in_time_is_sent_again_in_place() {
 
 /// Its rows travel under the table at first, and under their keys then.
 async fn a_table_that_gets_a_key_does_not_overtake_what_it_had_without() {
-    let lab = Lab::new(Plugin::Pgoutput).await;
-    lab.sql("create table t (id int, n int)").await;
-    lab.sql("insert into t values (1, 1)").await;
-    lab.sql("alter table t add primary key (id)").await;
-    lab.sql("update t set n = 2").await;
-    lab.kinesis_gate.next("PutRecords", Fault::internal());
-    lab.drain().await;
-    let requests = lab.kinesis_gate.seen().requests;
+    let fixture = Fixture::new(Plugin::Pgoutput).await;
+    fixture.sql("create table t (id int, n int)").await;
+    fixture.sql("insert into t values (1, 1)").await;
+    fixture.sql("alter table t add primary key (id)").await;
+    fixture.sql("update t set n = 2").await;
+    fixture.kinesis_proxy.next("PutRecords", Fault::internal());
+    fixture.drain().await;
+    let requests = fixture.kinesis_proxy.put_log().requests;
     let keys: Vec<Vec<&str>> = requests
         .iter()
         .map(|request| request.records.iter().map(|(key, _)| key.as_str()).collect())
@@ -111,20 +111,21 @@ async fn a_table_that_gets_a_key_does_not_overtake_what_it_had_without() {
 }
 
 async fn one_hot_key_keeps_its_order() {
-    let lab = Lab::new(Plugin::Pgoutput).await;
-    backlog::create(&lab).await;
-    backlog::write(&lab, 30, 150, 1).await;
-    lab.kinesis_gate.flaky(7, 30);
-    drained(&lab).await;
+    let fixture = Fixture::new(Plugin::Pgoutput).await;
+    backlog::create(&fixture).await;
+    backlog::write(&fixture, 30, 150, 1).await;
+    fixture.kinesis_proxy.flaky(7, 30);
+    drained(&fixture).await;
 }
 
 async fn large_events_fill_requests_up_to_their_limit_of_bytes() {
-    let lab = Lab::new(Plugin::Pgoutput).await;
-    backlog::create(&lab).await;
-    lab.sql("insert into t select id, 0, repeat('x', 100000) from generate_series(1, 200) as id")
+    let fixture = Fixture::new(Plugin::Pgoutput).await;
+    backlog::create(&fixture).await;
+    fixture
+        .sql("insert into t select id, 0, repeat('x', 100000) from generate_series(1, 200) as id")
         .await;
-    drained(&lab).await;
-    let seen = lab.kinesis_gate.seen();
+    drained(&fixture).await;
+    let seen = fixture.kinesis_proxy.put_log();
     let fullest = seen.requests.iter().map(|request| request.bytes()).max();
     assert!(
         fullest > Some(4 << 20),
@@ -134,19 +135,19 @@ async fn large_events_fill_requests_up_to_their_limit_of_bytes() {
 
 async fn throttling_slows_down_and_does_not_fail() {
     let kinesis = Kinesis::start(Limits::Enforced).await;
-    let lab = Lab::plan(Plugin::Pgoutput)
+    let fixture = Fixture::plan(Plugin::Pgoutput)
         .shards(1)
         .with_kinesis(kinesis)
         .build()
         .await;
-    backlog::create(&lab).await;
-    backlog::write(&lab, 40, 4_000, 1_000).await;
-    let report = lab.tick().await;
+    backlog::create(&fixture).await;
+    backlog::write(&fixture, 40, 4_000, 1_000).await;
+    let report = fixture.tick().await;
     assert_eq!(report["stopped"], "empty", "{report}");
     assert!(
         report["throttled"].as_u64() > Some(0),
         "one shard takes a thousand records a second: {report}"
     );
-    let delivery = lab.compare(&[backlog::TABLE]).await;
-    assert_eq!(delivery.changes().len(), backlog::events(&lab).await);
+    let delivery = fixture.compare(&[backlog::TABLE]).await;
+    assert_eq!(delivery.changes().len(), backlog::events(&fixture).await);
 }

@@ -1,7 +1,7 @@
 //! An event that no record can hold stops the drain before its transaction, by name; everything before it has arrived
 //! and is confirmed, and nothing behind it is sent.
 
-use scenarios::lab::{Lab, Plugin};
+use scenarios::fixture::{Fixture, Plugin};
 
 use crate::marks::Marks;
 
@@ -12,34 +12,37 @@ crate::scenarios![
 
 /// Drains a small row, one of `bytes`, and another small one. The middle one must be refused.
 async fn refused(plugin: Plugin, bytes: usize) -> String {
-    let lab = Lab::plan(plugin)
+    let fixture = Fixture::plan(plugin)
         .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128")
         .build()
         .await;
-    lab.sql("create table t (id int primary key, large text)").await;
-    lab.sql("insert into t values (1, 'small')").await;
-    lab.sql(&format!("insert into t values (2, repeat('x', {bytes}))"))
+    fixture
+        .sql("create table t (id int primary key, large text)")
         .await;
-    lab.sql("insert into t values (3, 'small')").await;
-    let (kind, message) = lab.fail().await;
+    fixture.sql("insert into t values (1, 'small')").await;
+    fixture
+        .sql(&format!("insert into t values (2, repeat('x', {bytes}))"))
+        .await;
+    fixture.sql("insert into t values (3, 'small')").await;
+    let (kind, message) = fixture.fail().await;
     assert_eq!(kind, "Oversize", "{message}");
-    let before = Marks::of(&lab).await;
+    let before = Marks::of(&fixture).await;
     assert_eq!(
         before.confirmed,
         before.checkpoint,
         "what came before is confirmed: {}",
-        lab.function.log().join("\n")
+        fixture.function.log().join("\n")
     );
-    let (again, _) = lab.fail().await;
-    assert_eq!((again.as_str(), Marks::of(&lab).await), ("Oversize", before));
-    let delivery = lab.consume().await;
+    let (again, _) = fixture.fail().await;
+    assert_eq!((again.as_str(), Marks::of(&fixture).await), ("Oversize", before));
+    let delivery = fixture.consume().await;
     let keys: Vec<_> = delivery
         .changes()
         .iter()
         .map(|it| it.json()["after"]["id"].clone())
         .collect();
     assert_eq!(keys, [1], "the one before it, once");
-    let peak = lab.function.peak_memory_bytes();
+    let peak = fixture.function.peak_memory_bytes();
     assert!(peak < 128 << 20, "{plugin:?} took {peak} bytes: {message}");
     message
 }

@@ -7,8 +7,8 @@
 use std::time::{Duration, Instant};
 
 use scenarios::consumer::Delivery;
+use scenarios::fixture::{Fixture, Plugin};
 use scenarios::function::Function;
-use scenarios::lab::{Lab, Plugin};
 use scenarios::oracle::{self, Rows};
 use scenarios::pgbench::{Pgbench, TABLES};
 use serde_json::{Value, json};
@@ -28,24 +28,25 @@ struct Lane {
 
 async fn every_row_of_pgbench_is_what_the_consumer_holds() {
     let transactions = std::env::var("TRANSACTIONS").map_or(TRANSACTIONS, |text| text.parse().unwrap());
-    let lab = Lab::plan(Plugin::Pgoutput).without_slot().build().await;
-    Pgbench::init(&lab.postgres, &lab.database, 1).await;
-    lab.sql("create publication spillway for all tables").await;
+    let fixture = Fixture::plan(Plugin::Pgoutput).without_slot().build().await;
+    Pgbench::init(&fixture.postgres, &fixture.database, 1).await;
+    fixture.sql("create publication spillway for all tables").await;
     let mut lanes = Vec::new();
     for plugin in Plugin::ALL {
-        let name = format!("{}_{}", lab.slot, plugin.name());
-        lab.sql(&format!(
-            "select pg_create_logical_replication_slot('{name}', '{}')",
-            plugin.name()
-        ))
-        .await;
-        lab.kinesis.create_stream(&name, 4).await;
-        let mut function = lab.function.twin();
+        let name = format!("{}_{}", fixture.slot, plugin.name());
+        fixture
+            .sql(&format!(
+                "select pg_create_logical_replication_slot('{name}', '{}')",
+                plugin.name()
+            ))
+            .await;
+        fixture.kinesis.create_stream(&name, 4).await;
+        let mut function = fixture.function.twin();
         function.set("SLOT_NAME", &name).await;
         function.set("STREAM_NAME", &name).await;
-        // Past the gate, which would keep a note of each of these requests.
+        // Past the fault proxy, which would keep a note of each of these requests.
         function
-            .set("AWS_ENDPOINT_URL_KINESIS", lab.kinesis.endpoint())
+            .set("AWS_ENDPOINT_URL_KINESIS", fixture.kinesis.endpoint())
             .await;
         lanes.push(Lane {
             plugin,
@@ -56,8 +57,8 @@ async fn every_row_of_pgbench_is_what_the_consumer_holds() {
 
     let each = (transactions / CLIENTS).to_string();
     let running = Pgbench::run(
-        &lab.postgres,
-        &lab.database,
+        &fixture.postgres,
+        &fixture.database,
         &["-c", &CLIENTS.to_string(), "-t", &each],
     );
     // The first ticks run while it writes.
@@ -76,9 +77,9 @@ async fn every_row_of_pgbench_is_what_the_consumer_holds() {
     );
 
     for lane in lanes {
-        let delivery = Delivery::read(&lab.kinesis, &lane.stream).await;
-        lab.kinesis.delete_stream(&lane.stream).await;
-        lab.ssm.delete(&format!("/spillway/{}", lane.stream)).await;
+        let delivery = Delivery::read(&fixture.kinesis, &lane.stream).await;
+        fixture.kinesis.delete_stream(&lane.stream).await;
+        fixture.ssm.delete(&format!("/spillway/{}", lane.stream)).await;
         delivery.assert_promise();
         let with = lane.plugin.name();
         assert_eq!(
@@ -93,7 +94,7 @@ async fn every_row_of_pgbench_is_what_the_consumer_holds() {
             "{with}: {}",
             rebuilt.disagreements.join("\n")
         );
-        let client = lab.connect().await;
+        let client = fixture.connect().await;
         for table in TABLES {
             // The others were filled before the slot was made.
             let which = if table == "pgbench_history" {

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use scenarios::lab::{Lab, Plugin};
+use scenarios::fixture::{Fixture, Plugin};
 use serde_json::{Value, json};
 
 use crate::backlog;
@@ -16,8 +16,8 @@ crate::scenarios![
     a_person_can_read_a_plan,
 ];
 
-async fn plan(lab: &Lab) -> Value {
-    lab.invoke(json!({"action": "plan"})).await.answer()
+async fn plan(fixture: &Fixture) -> Value {
+    fixture.invoke(json!({"action": "plan"})).await.answer()
 }
 
 async fn what_was_planned_is_what_a_drain_sends() {
@@ -27,22 +27,26 @@ async fn what_was_planned_is_what_a_drain_sends() {
         (Plugin::Wal2json, "none"),
         (Plugin::TestDecoding, "kpl"),
     ] {
-        let lab = Lab::plan(plugin)
+        let fixture = Fixture::plan(plugin)
             .shards(4)
             .env("AGGREGATION", aggregation)
             .build()
             .await;
-        backlog::create(&lab).await;
-        lab.drain().await;
-        backlog::write(&lab, 70, 2_000, 200).await;
-        let before = Marks::of(&lab).await;
-        let plan = plan(&lab).await;
-        assert_eq!(Marks::of(&lab).await, before, "nothing moved");
-        assert_eq!(lab.kinesis_gate.requests("PutRecords"), 0, "nothing was sent");
+        backlog::create(&fixture).await;
+        fixture.drain().await;
+        backlog::write(&fixture, 70, 2_000, 200).await;
+        let before = Marks::of(&fixture).await;
+        let plan = plan(&fixture).await;
+        assert_eq!(Marks::of(&fixture).await, before, "nothing moved");
+        assert_eq!(
+            fixture.kinesis_proxy.requests("PutRecords"),
+            0,
+            "nothing was sent"
+        );
         assert_eq!(plan["complete"], true, "{plan}");
         assert_eq!(plan["aggregation"], aggregation);
 
-        let report = lab.tick().await;
+        let report = fixture.tick().await;
         for figure in ["transactions", "changes", "events"] {
             assert_eq!(plan[figure], report[figure], "{figure}");
         }
@@ -52,7 +56,7 @@ async fn what_was_planned_is_what_a_drain_sends() {
             (&json!("public.t"), &report["events"])
         );
         let way = &plan[aggregation];
-        let delivery = lab.compare(&[backlog::TABLE]).await;
+        let delivery = fixture.compare(&[backlog::TABLE]).await;
         let mut keys: Vec<&str> = delivery
             .arrivals
             .iter()
@@ -86,23 +90,26 @@ async fn what_was_planned_is_what_a_drain_sends() {
 }
 
 async fn a_plan_counts_what_no_record_can_hold_and_goes_on() {
-    let lab = Lab::new(Plugin::Pgoutput).await;
-    lab.sql("create table t (id int primary key, large text)").await;
-    lab.sql("insert into t values (1, 'small'), (2, repeat('x', 1048576)), (3, 'small')")
+    let fixture = Fixture::new(Plugin::Pgoutput).await;
+    fixture
+        .sql("create table t (id int primary key, large text)")
         .await;
-    let plan = plan(&lab).await;
+    fixture
+        .sql("insert into t values (1, 'small'), (2, repeat('x', 1048576)), (3, 'small')")
+        .await;
+    let plan = plan(&fixture).await;
     assert_eq!(
         (&plan["oversize"], &plan["events"]),
         (&json!(1), &json!(3)),
         "{plan}"
     );
     assert_eq!(plan["record_limit_bytes"], 1 << 20);
-    assert_eq!(lab.fail().await.0, "Oversize");
+    assert_eq!(fixture.fail().await.0, "Oversize");
 }
 
 async fn a_plan_of_nothing_is_empty() {
-    let lab = Lab::new(Plugin::Wal2json).await;
-    let plan = plan(&lab).await;
+    let fixture = Fixture::new(Plugin::Wal2json).await;
+    let plan = plan(&fixture).await;
     assert_eq!(
         (&plan["events"], &plan["tables"]),
         (&json!(0), &json!([])),
@@ -112,15 +119,15 @@ async fn a_plan_of_nothing_is_empty() {
 }
 
 async fn a_person_can_read_a_plan() {
-    let lab = Lab::new(Plugin::Pgoutput).await;
-    backlog::create(&lab).await;
+    let fixture = Fixture::new(Plugin::Pgoutput).await;
+    backlog::create(&fixture).await;
     // One key of three has half of the events, and a shard gets more than it takes in a second.
-    lab.sql("insert into t values (1, 0), (2, 0), (3, 0)").await;
-    lab.sql(
+    fixture.sql("insert into t values (1, 0), (2, 0), (3, 0)").await;
+    fixture.sql(
         "do $$ begin for i in 1..3000 loop update t set n = i where id in (1, 2 + i % 2); end loop; end $$",
     )
     .await;
-    let plan = plan(&lab).await;
+    let plan = plan(&fixture).await;
     assert_eq!(plan["hottest_keys"][0]["key"], r#"{"id":1}"#);
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/plan.py");
     let mut child = Command::new("python3")

@@ -1,7 +1,7 @@
 //! What somebody else set or wrote does not spoil what is read: settings that change how values are written do not reach
 //! the drain, and bytes that are no text stop it before them, by name.
 
-use scenarios::lab::{Lab, Plugin};
+use scenarios::fixture::{Fixture, Plugin};
 use scenarios::postgres::{ADMIN, Postgres};
 use serde_json::json;
 
@@ -14,8 +14,8 @@ crate::scenarios![
 
 async fn settings_of_the_database_do_not_change_a_value() {
     Plugin::each(|plugin| async move {
-        let lab = Lab::new(plugin).await;
-        lab.sql(
+        let fixture = Fixture::new(plugin).await;
+        fixture.sql(
             "create table v (id int primary key, raw bytea, day date, at timestamptz, long interval, number float8)",
         )
         .await;
@@ -26,15 +26,15 @@ async fn settings_of_the_database_do_not_change_a_value() {
             "intervalstyle = 'postgres_verbose'",
             "extra_float_digits = -10",
         ] {
-            lab.sql(&format!("alter database {} set {setting}", lab.database))
+            fixture.sql(&format!("alter database {} set {setting}", fixture.database))
                 .await;
         }
-        lab.sql(
+        fixture.sql(
             r"insert into v values (1, '\x00ff5c27', '2024-02-29', '2024-02-29 12:34:56.789+00', '1 day 2 hours', 0.30000000000000004)",
         )
         .await;
-        lab.drain().await;
-        let delivery = lab.compare(&["v"]).await;
+        fixture.drain().await;
+        let delivery = fixture.compare(&["v"]).await;
         let row = json!({"id": 1, "raw": "AP9cJw==", "day": "2024-02-29Z", "at": "2024-02-29T12:34:56.789Z",
             "long": "P1DT2H", "number": 0.30000000000000004});
         assert_eq!(delivery.of_table("public.v")[0]["after"], row);
@@ -45,9 +45,9 @@ async fn settings_of_the_database_do_not_change_a_value() {
 /// A database of SQL_ASCII takes any bytes for text.
 async fn bytes_that_are_no_text_stop_the_drain_before_them() {
     for plugin in Plugin::ALL {
-        let lab = Lab::plan(plugin).without_slot().build().await;
+        let fixture = Fixture::plan(plugin).without_slot().build().await;
         let admin = Postgres::shared().await.admin(ADMIN.0).await;
-        let database = &lab.database;
+        let database = &fixture.database;
         for sql in [
             format!("drop database {database} with (force)"),
             format!("create database {database} encoding 'SQL_ASCII' locale 'C' template template0"),
@@ -57,19 +57,20 @@ async fn bytes_that_are_no_text_stop_the_drain_before_them() {
                 .await
                 .unwrap_or_else(|error| panic!("{sql}: {error}"));
         }
-        lab.sql("create publication spillway for all tables; create table t (id int primary key, what text)")
+        fixture
+            .sql("create publication spillway for all tables; create table t (id int primary key, what text)")
             .await;
-        lab.create_slot().await;
-        lab.sql("insert into t values (1, 'größe')").await;
-        lab.sql(r"insert into t values (2, e'\xff\xfe')").await;
-        lab.sql("insert into t values (3, 'more')").await;
-        let (kind, message) = lab.fail().await;
+        fixture.create_slot().await;
+        fixture.sql("insert into t values (1, 'größe')").await;
+        fixture.sql(r"insert into t values (2, e'\xff\xfe')").await;
+        fixture.sql("insert into t values (3, 'more')").await;
+        let (kind, message) = fixture.fail().await;
         assert_eq!(kind, "Undecodable", "{}: {message}", plugin.name());
-        let marks = Marks::of(&lab).await;
-        let (again, repeated) = lab.fail().await;
+        let marks = Marks::of(&fixture).await;
+        let (again, repeated) = fixture.fail().await;
         assert_eq!((again, repeated), (kind, message));
-        assert_eq!(Marks::of(&lab).await, marks);
-        let delivery = lab.consume().await;
+        assert_eq!(Marks::of(&fixture).await, marks);
+        let delivery = fixture.consume().await;
         let events = delivery.of_table("public.t");
         assert_eq!(
             events.len(),

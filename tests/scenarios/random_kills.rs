@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use fastrand::Rng;
-use scenarios::gate::{Fault, Side};
-use scenarios::lab::{Lab, Plugin};
+use scenarios::fault_proxy::{Fault, Side};
+use scenarios::fixture::{Fixture, Plugin};
 use serde_json::json;
 
 use crate::backlog;
@@ -33,7 +33,7 @@ fn number(variable: &str) -> Option<u64> {
 enum Moment {
     /// So long after it was invoked.
     Elapsed(Duration),
-    /// When the gate saw so many requests more.
+    /// When the fault proxy saw so many requests more.
     Requests(u64),
     /// At the next store of the checkpoint, before or after it is applied.
     Store(Side),
@@ -49,22 +49,22 @@ fn moment(random: &mut Rng) -> Moment {
     }
 }
 
-fn requests(lab: &Lab) -> u64 {
-    lab.kinesis_gate.requests("PutRecords") + lab.ssm_gate.requests("PutParameter")
+fn requests(fixture: &Fixture) -> u64 {
+    fixture.kinesis_proxy.requests("PutRecords") + fixture.ssm_proxy.requests("PutParameter")
 }
 
 /// Invokes the function and kills it at that moment. False when it had answered before.
-async fn kill(lab: &Lab, moment: Moment) -> bool {
-    let from = requests(lab);
+async fn kill(fixture: &Fixture, moment: Moment) -> bool {
+    let from = requests(fixture);
     let mut held = match moment {
-        Moment::Store(side) => Some(lab.ssm_gate.hold("PutParameter", side)),
+        Moment::Store(side) => Some(fixture.ssm_proxy.hold("PutParameter", side)),
         _ => None,
     };
     let come = async {
         match (moment, &mut held) {
             (Moment::Elapsed(time), _) => tokio::time::sleep(time).await,
             (Moment::Requests(count), _) => {
-                while requests(lab) < from + count {
+                while requests(fixture) < from + count {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
             }
@@ -73,15 +73,15 @@ async fn kill(lab: &Lab, moment: Moment) -> bool {
         }
     };
     let answered = tokio::select! {
-        outcome = lab.invoke(json!({})) => Some(outcome.answer()),
+        outcome = fixture.invoke(json!({})) => Some(outcome.answer()),
         () = come => None,
     };
     if answered.is_some() {
-        lab.ssm_gate.clear();
+        fixture.ssm_proxy.clear();
         return false;
     }
-    lab.function.kill9().await;
-    let_go(lab).await;
+    fixture.function.kill9().await;
+    let_go(fixture).await;
     true
 }
 
@@ -91,32 +91,33 @@ async fn killed_at_random_points_of_a_backlog_it_loses_nothing() {
     eprintln!("random_kills: {kills} kills, SEED={seed}");
     let mut random = Rng::with_seed(seed);
 
-    let lab = Lab::plan(Plugin::Pgoutput).shards(8).build().await;
-    backlog::create(&lab).await;
-    lab.drain().await;
-    backlog::write(&lab, random.u32(..), CHANGES, KEYS).await;
+    let fixture = Fixture::plan(Plugin::Pgoutput).shards(8).build().await;
+    backlog::create(&fixture).await;
+    fixture.drain().await;
+    backlog::write(&fixture, random.u32(..), CHANGES, KEYS).await;
     // A drain of all of it then takes longer than the pause between two stores of the checkpoint, so that some kills
     // find a part confirmed.
-    lab.kinesis_gate
+    fixture
+        .kinesis_proxy
         .always("PutRecords", Fault::Delay(Duration::from_millis(150)));
     let (mut killed, mut missed, mut ahead) = (0, 0, 0);
     while killed < kills {
         let moment = moment(&mut random);
-        if kill(&lab, moment).await {
+        if kill(&fixture, moment).await {
             killed += 1;
         } else {
             missed += 1;
-            backlog::write(&lab, random.u32(..), MORE, KEYS).await;
+            backlog::write(&fixture, random.u32(..), MORE, KEYS).await;
         }
-        let marks = Marks::of(&lab).await;
+        let marks = Marks::of(&fixture).await;
         ahead += u32::from(marks.confirmed < marks.checkpoint);
     }
-    lab.kinesis_gate.clear();
-    lab.drain().await;
-    let delivery = lab.compare(&[backlog::TABLE]).await;
+    fixture.kinesis_proxy.clear();
+    fixture.drain().await;
+    let delivery = fixture.compare(&[backlog::TABLE]).await;
     assert_eq!(
         delivery.changes().len(),
-        backlog::events(&lab).await,
+        backlog::events(&fixture).await,
         "every event, and no other"
     );
     let (changes, duplicates) = (delivery.changes().len(), delivery.duplicates());

@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use scenarios::consumer::{Arrival, Delivery};
+use scenarios::fault_proxy::Fault;
+use scenarios::fixture::{DEADLINE, Fixture, Plugin};
 use scenarios::function::Outcome;
-use scenarios::gate::Fault;
 use scenarios::kinesis::Kinesis;
-use scenarios::lab::{DEADLINE, Lab, Plugin};
 use scenarios::wait;
 use serde_json::{Value, json};
 
@@ -44,36 +44,40 @@ async fn killed_inside_of_a_transaction_of_wal2json_it_goes_on_where_the_checkpo
 
 /// A slot behind which a transaction of forty megabytes lies, and a small one; a second slot as the first; and a stream of two
 /// shards, each of which takes an aggregate of 256 KiB in a fifth of a second.
-async fn lab(plugin: Plugin) -> Lab {
-    let lab = Lab::plan(plugin)
+async fn fixture(plugin: Plugin) -> Fixture {
+    let fixture = Fixture::plan(plugin)
         .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128")
         .env("AGGREGATION", "kpl")
         .env("PROVIDE_TRANSACTION_METADATA", "true")
         .build()
         .await;
-    lab.kinesis_gate
+    fixture
+        .kinesis_proxy
         .always("PutRecords", Fault::Delay(Duration::from_millis(200)));
-    lab.sql("create table big (id int primary key, what text)").await;
-    lab.drain().await;
+    fixture
+        .sql("create table big (id int primary key, what text)")
+        .await;
+    fixture.drain().await;
     let copy = format!(
         "select pg_copy_logical_replication_slot('{0}', '{0}_whole')",
-        lab.slot
+        fixture.slot
     );
-    lab.sql(&copy).await;
-    lab.sql(&format!(
-        "insert into big select i, repeat(md5(i::text), 30) from generate_series(1, {ROWS}) i"
-    ))
-    .await;
-    lab.sql("insert into big values (0, 'behind it')").await;
-    lab
+    fixture.sql(&copy).await;
+    fixture
+        .sql(&format!(
+            "insert into big select i, repeat(md5(i::text), 30) from generate_series(1, {ROWS}) i"
+        ))
+        .await;
+    fixture.sql("insert into big values (0, 'behind it')").await;
+    fixture
 }
 
 /// What one invocation sends of the second slot, to a stream that takes all.
-async fn in_one_go(lab: &Lab) -> Delivery {
-    let name = format!("{}_whole", lab.slot);
+async fn in_one_go(fixture: &Fixture) -> Delivery {
+    let name = format!("{}_whole", fixture.slot);
     let kinesis = Kinesis::shared().await;
     kinesis.create_stream(&name, 4).await;
-    let mut other = lab.function.twin();
+    let mut other = fixture.function.twin();
     other.set("SLOT_NAME", &name).await;
     other.set("STREAM_NAME", &name).await;
     other.set("AWS_ENDPOINT_URL_KINESIS", kinesis.endpoint()).await;
@@ -81,7 +85,7 @@ async fn in_one_go(lab: &Lab) -> Delivery {
     assert_eq!(report["stopped"], "empty", "{report}");
     let delivery = Delivery::read(kinesis, &name).await;
     kinesis.delete_stream(&name).await;
-    lab.ssm.delete(&format!("/spillway/{name}")).await;
+    fixture.ssm.delete(&format!("/spillway/{name}")).await;
     delivery
 }
 
@@ -106,65 +110,65 @@ fn changes(report: &Value) -> usize {
 }
 
 /// Ticks that are short, until one finds nothing more.
-async fn drained(lab: &Lab) -> Vec<Value> {
+async fn drained(fixture: &Fixture) -> Vec<Value> {
     let mut reports: Vec<Value> = Vec::new();
     while reports.last().is_none_or(|last| last["stopped"] != "empty") {
         assert!(reports.len() < 30, "{reports:#?}");
-        reports.push(lab.function.invoke(&json!({}), SHORT).await.answer());
-        Marks::of(lab).await;
+        reports.push(fixture.function.invoke(&json!({}), SHORT).await.answer());
+        Marks::of(fixture).await;
     }
     reports
 }
 
 async fn pass(plugin: Plugin) {
-    let lab = lab(plugin).await;
-    let reports = drained(&lab).await;
+    let fixture = fixture(plugin).await;
+    let reports = drained(&fixture).await;
     println!("{}: {} invocations", plugin.name(), reports.len());
     assert!(
         reports.len() > 2,
         "it takes several invocations, or shows nothing: {reports:#?}"
     );
-    let peak = lab.function.peak_memory_bytes();
+    let peak = fixture.function.peak_memory_bytes();
     assert!((1..MEMORY).contains(&peak), "{} MiB were resident", peak >> 20);
 
-    let delivery = lab.compare(&["big"]).await;
+    let delivery = fixture.compare(&["big"]).await;
     assert_eq!(delivery.changes().len(), ROWS + 1);
     // Once, but for what was still under way when an invocation's time was over: on a machine that stutters, a few requests.
     let twice = delivery.duplicates();
     println!("{twice} of them twice");
     assert!(twice < ROWS / 10, "{twice} arrived twice: {reports:#?}");
     assert!(
-        gist(&delivery) == gist(&in_one_go(&lab).await),
+        gist(&delivery) == gist(&in_one_go(&fixture).await),
         "one invocation sends other events"
     );
 }
 
 async fn killed(plugin: Plugin) {
-    let lab = lab(plugin).await;
-    let before = Marks::of(&lab).await;
-    let progress = async || lab.checkpoint().await.unwrap_or_default()["progress"].clone();
-    let (killed, ()) = tokio::join!(lab.invoke(json!({})), async {
+    let fixture = fixture(plugin).await;
+    let before = Marks::of(&fixture).await;
+    let progress = async || fixture.checkpoint().await.unwrap_or_default()["progress"].clone();
+    let (killed, ()) = tokio::join!(fixture.invoke(json!({})), async {
         wait::until("a part of it is stored as sent", DEADLINE, || async {
             // With no rows, only where it ends is known.
             progress().await["rows"].as_u64() > Some(0)
         })
         .await;
-        lab.function.kill9().await;
+        fixture.function.kill9().await;
     });
     assert!(matches!(killed, Outcome::Exited(_)), "{killed:?}");
-    let_go(&lab).await;
+    let_go(&fixture).await;
     assert_eq!(
-        Marks::of(&lab).await.confirmed,
+        Marks::of(&fixture).await.confirmed,
         before.confirmed,
         "a part of a transaction does not move the slot"
     );
     let stored = progress().await["rows"]
         .as_u64()
         .and_then(|rows| usize::try_from(rows).ok());
-    let stored = stored.unwrap_or_else(|| panic!("{}", lab.function.log().join("\n")));
+    let stored = stored.unwrap_or_else(|| panic!("{}", fixture.function.log().join("\n")));
     assert!((1..ROWS).contains(&stored), "{stored}");
 
-    let reports = drained(&lab).await;
+    let reports = drained(&fixture).await;
     let sent: usize = reports.iter().map(changes).sum();
     println!("{}: killed after {stored}, then {sent} were sent", plugin.name());
     assert_eq!(
@@ -172,10 +176,10 @@ async fn killed(plugin: Plugin) {
         ROWS + 1 - stored,
         "what is stored as sent is not sent again: {reports:#?}"
     );
-    let delivery = lab.compare(&["big"]).await;
+    let delivery = fixture.compare(&["big"]).await;
     assert_eq!(delivery.changes().len(), ROWS + 1);
     assert!(
-        gist(&delivery) == gist(&in_one_go(&lab).await),
+        gist(&delivery) == gist(&in_one_go(&fixture).await),
         "one invocation sends other events"
     );
 }

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
+use scenarios::fault_proxy::{Fault, Held, Side};
+use scenarios::fixture::{Fixture, Plugin};
 use scenarios::function::Outcome;
-use scenarios::gate::{Fault, Held, Side};
-use scenarios::lab::{Lab, Plugin};
 use scenarios::postgres::{Postgres, Settings};
 use serde_json::json;
 
@@ -19,47 +19,51 @@ crate::scenarios![
     a_server_that_dies_while_it_sends_rows_comes_back_and_goes_on,
 ];
 
-async fn lab() -> Lab {
+async fn fixture() -> Fixture {
     lab_of(None).await
 }
 
 /// On a server of its own of this version.
-async fn lab_of(version: Option<u32>) -> Lab {
+async fn lab_of(version: Option<u32>) -> Fixture {
     let settings = Settings {
         version,
         ..Settings::default()
     };
-    let lab = Lab::plan(Plugin::Pgoutput)
+    let fixture = Fixture::plan(Plugin::Pgoutput)
         .on(Postgres::start(settings).await)
         .build()
         .await;
-    backlog::create(&lab).await;
-    lab
+    backlog::create(&fixture).await;
+    fixture
 }
 
 /// An error after which the next tick may succeed by itself, as the log says for alarms.
-async fn assert_transient(lab: &Lab, outcome: Outcome) -> String {
+async fn assert_transient(fixture: &Fixture, outcome: Outcome) -> String {
     let (kind, message) = outcome.error();
     assert!(
         ["PostgresFailed", "PostgresUnreachable"].contains(&kind.as_str()),
         "{kind}: {message}"
     );
     // Only then all of its log was read.
-    lab.function.kill9().await;
-    let transient = lab.function.log().iter().any(|line| {
+    fixture.function.kill9().await;
+    let transient = fixture.function.log().iter().any(|line| {
         line.contains(&format!(r#""error_type":"{kind}""#)) && line.contains(r#""kind":"Transient""#)
     });
-    assert!(transient, "{kind} should be transient: {:#?}", lab.function.log());
+    assert!(
+        transient,
+        "{kind} should be transient: {:#?}",
+        fixture.function.log()
+    );
     message
 }
 
-async fn finish(lab: &Lab) -> (u64, usize) {
-    let reports = lab.drain().await;
-    Marks::of(lab).await;
-    let delivery = lab.compare(&[backlog::TABLE]).await;
+async fn finish(fixture: &Fixture) -> (u64, usize) {
+    let reports = fixture.drain().await;
+    Marks::of(fixture).await;
+    let delivery = fixture.compare(&[backlog::TABLE]).await;
     assert_eq!(
         delivery.changes().len(),
-        backlog::events(lab).await,
+        backlog::events(fixture).await,
         "every event, and no other"
     );
     let skipped = reports
@@ -74,21 +78,21 @@ async fn a_slot_that_went_back_with_its_server_is_skipped_forward() {
 }
 
 pub(crate) async fn went_back(version: Option<u32>) {
-    let lab = lab_of(version).await;
+    let fixture = lab_of(version).await;
     let mut went_back = 0;
     // A slot is also saved when the server notes its running transactions, which it does now and then by itself.
     for round in 1..=2 {
-        backlog::write(&lab, round, 300, 50).await;
-        lab.drain().await;
-        let before = Marks::of(&lab).await;
-        lab.postgres.crash().await;
-        let (kind, message) = lab.fail().await;
+        backlog::write(&fixture, round, 300, 50).await;
+        fixture.drain().await;
+        let before = Marks::of(&fixture).await;
+        fixture.postgres.crash().await;
+        let (kind, message) = fixture.fail().await;
         assert_eq!(kind, "PostgresUnreachable", "{message}");
-        lab.postgres.restart().await;
-        let after = Marks::of(&lab).await;
+        fixture.postgres.restart().await;
+        let after = Marks::of(&fixture).await;
         assert_eq!(after.checkpoint, before.checkpoint);
-        backlog::write(&lab, 10 + round, 50, 50).await;
-        let (skipped, duplicates) = finish(&lab).await;
+        backlog::write(&fixture, 10 + round, 50, 50).await;
+        let (skipped, duplicates) = finish(&fixture).await;
         assert_eq!(duplicates, 0, "what is stored as sent is not sent again");
         if after.confirmed < before.confirmed {
             went_back += 1;
@@ -99,49 +103,53 @@ pub(crate) async fn went_back(version: Option<u32>) {
 }
 
 /// Kills the server when the request is held, and lets the request go on.
-async fn crash_at(lab: &Lab, mut held: Held) -> String {
-    let (outcome, ()) = tokio::join!(lab.invoke(json!({})), async {
+async fn crash_at(fixture: &Fixture, mut held: Held) -> String {
+    let (outcome, ()) = tokio::join!(fixture.invoke(json!({})), async {
         held.reached().await;
-        lab.postgres.crash().await;
+        fixture.postgres.crash().await;
         held.release();
     });
-    let message = assert_transient(lab, outcome).await;
-    lab.postgres.restart().await;
+    let message = assert_transient(fixture, outcome).await;
+    fixture.postgres.restart().await;
     message
 }
 
 async fn a_server_that_dies_while_records_are_put_comes_back_and_goes_on() {
-    let lab = lab().await;
-    backlog::write(&lab, 3, 400, 40).await;
-    crash_at(&lab, lab.kinesis_gate.hold("PutRecords", Side::Answer)).await;
-    finish(&lab).await;
+    let fixture = fixture().await;
+    backlog::write(&fixture, 3, 400, 40).await;
+    crash_at(&fixture, fixture.kinesis_proxy.hold("PutRecords", Side::Answer)).await;
+    finish(&fixture).await;
 }
 
 async fn a_server_that_dies_before_the_slot_advanced_comes_back_and_goes_on() {
-    let lab = lab().await;
+    let fixture = fixture().await;
     // So that the next store is the one after the records.
-    lab.drain().await;
-    backlog::write(&lab, 4, 400, 40).await;
-    crash_at(&lab, lab.ssm_gate.hold("PutParameter", Side::Answer)).await;
-    let marks = Marks::of(&lab).await;
+    fixture.drain().await;
+    backlog::write(&fixture, 4, 400, 40).await;
+    crash_at(&fixture, fixture.ssm_proxy.hold("PutParameter", Side::Answer)).await;
+    let marks = Marks::of(&fixture).await;
     assert!(marks.confirmed < marks.checkpoint, "{marks:?}");
-    let (skipped, _) = finish(&lab).await;
+    let (skipped, _) = finish(&fixture).await;
     assert!(skipped > 0, "what is stored as sent is skipped");
 }
 
 async fn a_server_that_dies_while_it_sends_rows_comes_back_and_goes_on() {
-    let mut lab = lab().await;
+    let mut fixture = fixture().await;
     // It takes 8 MiB at a time and the stream is slow: most of 40 MB are still with the server.
-    lab.function.set("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "64").await;
-    lab.kinesis_gate
+    fixture
+        .function
+        .set("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "64")
+        .await;
+    fixture
+        .kinesis_proxy
         .always("PutRecords", Fault::Delay(Duration::from_millis(500)));
     let rows = "do $$ begin for i in 1..40 loop insert into t select 100 * i + k, i, repeat('x', 25000)
                 from generate_series(1, 40) k; commit; end loop; end $$";
-    lab.sql(rows).await;
-    let message = crash_at(&lab, lab.kinesis_gate.hold("PutRecords", Side::Request)).await;
+    fixture.sql(rows).await;
+    let message = crash_at(&fixture, fixture.kinesis_proxy.hold("PutRecords", Side::Request)).await;
     // It asks for the lock about once a second, before it stores.
     let told = ["reading a window", "asking for the lock"];
     assert!(told.iter().any(|what| message.contains(what)), "{message}");
-    lab.kinesis_gate.clear();
-    finish(&lab).await;
+    fixture.kinesis_proxy.clear();
+    finish(&fixture).await;
 }

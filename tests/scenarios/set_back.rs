@@ -1,7 +1,7 @@
 //! A server that comes back from an older copy of its disk, with the same name and the same timeline, as a restored snapshot
 //! does: what the checkpoint says of it is no longer true, whether or not its log has grown beyond the checkpoint since.
 
-use scenarios::lab::{Lab, Plugin};
+use scenarios::fixture::{Fixture, Plugin};
 use scenarios::postgres::{Postgres, Settings};
 
 use crate::backlog;
@@ -19,51 +19,53 @@ const FAR: u32 = 150;
 
 /// A slot that was drained, and whose server then went back to what it was before its last changes. Returns the
 /// checkpoint. Beside them there were so many megabytes of others.
-async fn set_back(others: u32) -> (Lab, String) {
-    let lab = Lab::plan(Plugin::Pgoutput)
+async fn set_back(others: u32) -> (Fixture, String) {
+    let fixture = Fixture::plan(Plugin::Pgoutput)
         .on(Postgres::start(Settings::default()).await)
         .without_slot()
         .build()
         .await;
-    backlog::create(&lab).await;
-    lab.sql("create table others (what text); alter table others alter what set storage external")
+    backlog::create(&fixture).await;
+    fixture
+        .sql("create table others (what text); alter table others alter what set storage external")
         .await;
-    lab.sql("create publication spillway for table t").await;
-    lab.create_slot().await;
-    backlog::write(&lab, 1, 100, 20).await;
-    lab.drain().await;
-    lab.postgres.crash().await;
-    lab.postgres.copy_aside();
-    lab.postgres.restart().await;
-    backlog::write(&lab, 2, 2_000, 20).await;
-    write_others(&lab, others).await;
-    lab.drain().await;
-    let checkpoint = stored(&lab).await;
-    lab.postgres.crash().await;
-    lab.postgres.set_back();
-    lab.postgres.restart().await;
-    (lab, checkpoint)
+    fixture.sql("create publication spillway for table t").await;
+    fixture.create_slot().await;
+    backlog::write(&fixture, 1, 100, 20).await;
+    fixture.drain().await;
+    fixture.postgres.crash().await;
+    fixture.postgres.copy_aside();
+    fixture.postgres.restart().await;
+    backlog::write(&fixture, 2, 2_000, 20).await;
+    write_others(&fixture, others).await;
+    fixture.drain().await;
+    let checkpoint = stored(&fixture).await;
+    fixture.postgres.crash().await;
+    fixture.postgres.set_back();
+    fixture.postgres.restart().await;
+    (fixture, checkpoint)
 }
 
-async fn write_others(lab: &Lab, megabytes: u32) {
-    lab.sql(&format!(
-        "insert into others select repeat('x', 1000000) from generate_series(1, {megabytes})"
-    ))
-    .await;
+async fn write_others(fixture: &Fixture, megabytes: u32) {
+    fixture
+        .sql(&format!(
+            "insert into others select repeat('x', 1000000) from generate_series(1, {megabytes})"
+        ))
+        .await;
 }
 
 async fn a_server_set_back_behind_the_checkpoint_has_diverged() {
-    let (lab, checkpoint) = set_back(0).await;
-    let confirmed = lab.confirmed_flush().await;
+    let (fixture, checkpoint) = set_back(0).await;
+    let confirmed = fixture.confirmed_flush().await;
     for _ in 0..2 {
         tick_fails(
-            &lab,
+            &fixture,
             "Divergence",
-            &[&lab.slot, &checkpoint, &confirmed, "accept the gap"],
+            &[&fixture.slot, &checkpoint, &confirmed, "accept the gap"],
         )
         .await;
     }
-    assert_eq!(stored(&lab).await, checkpoint);
+    assert_eq!(stored(&fixture).await, checkpoint);
 }
 
 async fn a_server_set_back_that_has_overtaken_the_checkpoint_lacks_the_marker() {
@@ -76,17 +78,17 @@ async fn a_server_set_back_far_that_has_overtaken_the_checkpoint_lacks_the_marke
 
 /// By positions alone the new changes would be those that were sent.
 async fn overtaken(others: u32) {
-    let (lab, checkpoint) = set_back(others).await;
-    backlog::write(&lab, 3, 4_000, 20).await;
-    write_others(&lab, others).await;
+    let (fixture, checkpoint) = set_back(others).await;
+    backlog::write(&fixture, 3, 4_000, 20).await;
+    write_others(&fixture, others).await;
     let beyond = format!("select pg_current_wal_flush_lsn() > '{checkpoint}'");
     assert_eq!(
-        lab.value(&beyond).await.as_deref(),
+        fixture.value(&beyond).await.as_deref(),
         Some("t"),
         "its log did not overtake the checkpoint"
     );
     for _ in 0..2 {
-        tick_fails(&lab, "MarkerMissing", &[&lab.slot, &checkpoint]).await;
+        tick_fails(&fixture, "MarkerMissing", &[&fixture.slot, &checkpoint]).await;
     }
-    assert_eq!(stored(&lab).await, checkpoint);
+    assert_eq!(stored(&fixture).await, checkpoint);
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use scenarios::certificates::HOST;
-use scenarios::lab::{Lab, Plugin};
+use scenarios::fixture::{Fixture, Plugin};
 use scenarios::postgres::{Postgres, Settings};
 
 use crate::refusal::tick_fails;
@@ -13,16 +13,17 @@ crate::scenarios![
     a_server_without_tls_is_refused_unless_tls_is_disabled,
 ];
 
-async fn configure(lab: &mut Lab, mode: &str, host: &str, authority: Option<&Path>) {
-    lab.function.set("PGSSLMODE", mode).await;
-    lab.function.set("PGHOST", host).await;
+async fn configure(fixture: &mut Fixture, mode: &str, host: &str, authority: Option<&Path>) {
+    fixture.function.set("PGSSLMODE", mode).await;
+    fixture.function.set("PGHOST", host).await;
     match authority {
         Some(file) => {
-            lab.function
+            fixture
+                .function
                 .set("PGSSLROOTCERT", &file.display().to_string())
                 .await
         }
-        None => lab.function.unset("PGSSLROOTCERT").await,
+        None => fixture.function.unset("PGSSLROOTCERT").await,
     }
 }
 
@@ -32,9 +33,9 @@ async fn each_mode_trusts_whom_it_should_and_nobody_else() {
         ..Settings::default()
     })
     .await;
-    let mut lab = Lab::plan(Plugin::Pgoutput).on(postgres).build().await;
-    lab.sql("create table t (id int primary key)").await;
-    let files = lab.postgres.certificates().clone();
+    let mut fixture = Fixture::plan(Plugin::Pgoutput).on(postgres).build().await;
+    fixture.sql("create table t (id int primary key)").await;
+    let files = fixture.postgres.certificates().clone();
     let (right, wrong) = (Some(files.authority.as_path()), Some(files.stranger.as_path()));
     let trusted = [
         ("verify-full", HOST, right),
@@ -44,12 +45,12 @@ async fn each_mode_trusts_whom_it_should_and_nobody_else() {
         ("require", "127.0.0.1", None),
     ];
     for (id, (mode, host, authority)) in trusted.into_iter().enumerate() {
-        configure(&mut lab, mode, host, authority).await;
-        lab.sql(&format!("insert into t values ({id})")).await;
-        lab.tick().await;
-        let tls = lab.function.log();
+        configure(&mut fixture, mode, host, authority).await;
+        fixture.sql(&format!("insert into t values ({id})")).await;
+        fixture.tick().await;
+        let tls = fixture.function.log();
         assert_eq!(
-            lab.consume().await.changes().len(),
+            fixture.consume().await.changes().len(),
             id + 1,
             "{mode} to {host}: {tls:#?}"
         );
@@ -63,19 +64,19 @@ async fn each_mode_trusts_whom_it_should_and_nobody_else() {
         ("verify-full", HOST, None),
     ];
     for (mode, host, authority) in refused {
-        configure(&mut lab, mode, host, authority).await;
-        tick_fails(&lab, "PostgresTls", &[host, "PGSSLMODE", "PGSSLROOTCERT"]).await;
+        configure(&mut fixture, mode, host, authority).await;
+        tick_fails(&fixture, "PostgresTls", &[host, "PGSSLMODE", "PGSSLROOTCERT"]).await;
     }
     // What is not set is verified in full.
-    lab.function.unset("PGSSLMODE").await;
-    tick_fails(&lab, "PostgresTls", &[HOST]).await;
+    fixture.function.unset("PGSSLMODE").await;
+    tick_fails(&fixture, "PostgresTls", &[HOST]).await;
     // The server wants TLS of this role.
-    configure(&mut lab, "disable", HOST, None).await;
-    tick_fails(&lab, "PostgresAuthentication", &["encryption"]).await;
+    configure(&mut fixture, "disable", HOST, None).await;
+    tick_fails(&fixture, "PostgresAuthentication", &["encryption"]).await;
     for unusable in [Path::new("/not/there.pem"), &files.key] {
-        configure(&mut lab, "verify-full", HOST, Some(unusable)).await;
+        configure(&mut fixture, "verify-full", HOST, Some(unusable)).await;
         tick_fails(
-            &lab,
+            &fixture,
             "PostgresTls",
             &["PGSSLROOTCERT", &unusable.display().to_string()],
         )
@@ -84,11 +85,11 @@ async fn each_mode_trusts_whom_it_should_and_nobody_else() {
 }
 
 async fn a_server_without_tls_is_refused_unless_tls_is_disabled() {
-    let mut lab = Lab::new(Plugin::Pgoutput).await;
+    let mut fixture = Fixture::new(Plugin::Pgoutput).await;
     for mode in ["verify-full", "verify-ca", "require"] {
-        lab.function.set("PGSSLMODE", mode).await;
-        tick_fails(&lab, "PostgresTls", &["127.0.0.1", "PGSSLMODE"]).await;
+        fixture.function.set("PGSSLMODE", mode).await;
+        tick_fails(&fixture, "PostgresTls", &["127.0.0.1", "PGSSLMODE"]).await;
     }
-    lab.function.set("PGSSLMODE", "disable").await;
-    lab.tick().await;
+    fixture.function.set("PGSSLMODE", "disable").await;
+    fixture.tick().await;
 }

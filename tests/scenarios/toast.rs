@@ -2,7 +2,7 @@
 //! old row tells it.
 
 use scenarios::event::UNAVAILABLE;
-use scenarios::lab::{Lab, Plan, Plugin};
+use scenarios::fixture::{Fixture, Plan, Plugin};
 use serde_json::{Value, json};
 
 crate::scenarios![
@@ -20,30 +20,33 @@ fn large(seed: u32, bytes: u32) -> String {
     format!("(select string_agg(md5('{seed}' || i), '') from generate_series(1, {bytes} / 32) i)")
 }
 
-async fn documents(plan: Plan) -> Lab {
-    let lab = plan.build().await;
-    lab.sql("create table doc (id int primary key, n int, body text, note text)")
+async fn documents(plan: Plan) -> Fixture {
+    let fixture = plan.build().await;
+    fixture
+        .sql("create table doc (id int primary key, n int, body text, note text)")
         .await;
-    lab.sql(&format!(
-        "insert into doc values (1, 1, {}, null)",
-        large(1, 20_000)
-    ))
-    .await;
-    lab
+    fixture
+        .sql(&format!(
+            "insert into doc values (1, 1, {}, null)",
+            large(1, 20_000)
+        ))
+        .await;
+    fixture
 }
 
 async fn an_untouched_large_value_is_marked_and_never_null() {
-    Plugin::each(|plugin| untouched(Lab::plan(plugin))).await;
+    Plugin::each(|plugin| untouched(Fixture::plan(plugin))).await;
 }
 
 pub(crate) async fn untouched(plan: Plan) {
-    let lab = documents(plan).await;
-    lab.sql("update doc set n = 2").await;
-    lab.sql(&format!("update doc set body = {}", large(2, 30_000)))
+    let fixture = documents(plan).await;
+    fixture.sql("update doc set n = 2").await;
+    fixture
+        .sql(&format!("update doc set body = {}", large(2, 30_000)))
         .await;
-    lab.sql("update doc set n = 3, note = 'small'").await;
-    lab.drain().await;
-    let delivery = lab.compare(&["doc"]).await;
+    fixture.sql("update doc set n = 3, note = 'small'").await;
+    fixture.drain().await;
+    let delivery = fixture.compare(&["doc"]).await;
     let events = delivery.of_table("public.doc");
     let body = |at: usize| {
         events[at]["after"]["body"]
@@ -69,13 +72,14 @@ pub(crate) async fn untouched(plan: Plan) {
 
 async fn the_old_row_completes_what_was_not_touched() {
     Plugin::each(|plugin| async move {
-        let lab = documents(Lab::plan(plugin)).await;
-        lab.sql("update doc set note = 'n', body = body || ''; alter table doc replica identity full")
+        let fixture = documents(Fixture::plan(plugin)).await;
+        fixture
+            .sql("update doc set note = 'n', body = body || ''; alter table doc replica identity full")
             .await;
-        lab.sql("update doc set n = 2").await;
-        lab.sql("update doc set id = 7").await;
-        lab.drain().await;
-        let delivery = lab.compare(&["doc"]).await;
+        fixture.sql("update doc set n = 2").await;
+        fixture.sql("update doc set id = 7").await;
+        fixture.drain().await;
+        let delivery = fixture.compare(&["doc"]).await;
         let events = delivery.of_table("public.doc");
         let body = &events[0]["after"]["body"];
         let events = &events[1..];
@@ -106,8 +110,8 @@ async fn the_old_row_completes_what_was_not_touched() {
 
 async fn a_large_value_of_every_kind_of_type_is_marked() {
     Plugin::each(|plugin| async move {
-        let lab = Lab::new(plugin).await;
-        lab.sql(
+        let fixture = Fixture::new(plugin).await;
+        fixture.sql(
             "create domain story as text;
             create table kinds (id int primary key, n int, v varchar, b bytea, j jsonb, js json, a text[], ia int[],
                 s story, num numeric, x xml, g text generated always as (v || 'x') stored)",
@@ -115,16 +119,16 @@ async fn a_large_value_of_every_kind_of_type_is_marked() {
         .await;
         let text = large(3, 9_000);
         let list = format!("(select array_agg(md5(i::text)) from generate_series(1, 900) i where {text} is not null)");
-        lab.sql(&format!(
+        fixture.sql(&format!(
             "insert into kinds values (1, 1, {text}, convert_to({text}, 'UTF8'), jsonb_build_object('k', {text}),
                 json_build_object('k', {text}), {list}, (select array_agg((random() * 1e9)::int) from generate_series(1, 4000)),
                 {text}, (select string_agg((random() * 1e9)::int::text, '')::numeric from generate_series(1, 2000)),
                 xmlelement(name k, {text}))"
         ))
         .await;
-        lab.sql("update kinds set n = 2").await;
-        lab.drain().await;
-        let delivery = lab.compare(&["kinds"]).await;
+        fixture.sql("update kinds set n = 2").await;
+        fixture.drain().await;
+        let delivery = fixture.compare(&["kinds"]).await;
         let after = &delivery.of_table("public.kinds")[1]["after"];
         for column in ["v", "b", "j", "js", "a", "ia", "s", "num", "x"] {
             assert_eq!(after[column], UNAVAILABLE, "{column}");
@@ -136,10 +140,10 @@ async fn a_large_value_of_every_kind_of_type_is_marked() {
 /// The delete of the old key and the create of the new are one change: who applies both has the value.
 async fn a_moved_row_keeps_the_mark() {
     Plugin::each(|plugin| async move {
-        let lab = documents(Lab::plan(plugin)).await;
-        lab.sql("update doc set id = 2; update doc set n = 5").await;
-        lab.drain().await;
-        let delivery = lab.compare(&["doc"]).await;
+        let fixture = documents(Fixture::plan(plugin)).await;
+        fixture.sql("update doc set id = 2; update doc set n = 5").await;
+        fixture.drain().await;
+        let delivery = fixture.compare(&["doc"]).await;
         let events = delivery.of_table("public.doc");
         let ops: String = events.iter().filter_map(|event| event["op"].as_str()).collect();
         assert_eq!(ops, "cdcu");
@@ -154,15 +158,20 @@ async fn a_moved_row_keeps_the_mark() {
 /// PostgreSQL then sends the old key with every update, although the key is the same.
 async fn a_large_key_is_never_left_out() {
     Plugin::each(|plugin| async move {
-        let lab = Lab::new(plugin).await;
-        lab.sql("create table wide (name text primary key, n int)").await;
-        lab.sql("alter table wide alter name set storage external").await;
-        lab.sql(&format!("insert into wide values ({}, 1)", large(4, 2_400)))
+        let fixture = Fixture::new(plugin).await;
+        fixture
+            .sql("create table wide (name text primary key, n int)")
             .await;
-        lab.sql("update wide set n = 2").await;
-        lab.sql("update wide set n = 3, name = 'short'").await;
-        lab.drain().await;
-        let delivery = lab.compare(&["wide"]).await;
+        fixture
+            .sql("alter table wide alter name set storage external")
+            .await;
+        fixture
+            .sql(&format!("insert into wide values ({}, 1)", large(4, 2_400)))
+            .await;
+        fixture.sql("update wide set n = 2").await;
+        fixture.sql("update wide set n = 3, name = 'short'").await;
+        fixture.drain().await;
+        let delivery = fixture.compare(&["wide"]).await;
         let events = delivery.of_table("public.wide");
         let ops: String = events.iter().filter_map(|event| event["op"].as_str()).collect();
         assert_eq!(ops, "cudc");
@@ -186,10 +195,10 @@ async fn a_large_key_is_never_left_out() {
 
 async fn a_column_that_the_update_sets_to_null_is_null() {
     Plugin::each(|plugin| async move {
-        let lab = documents(Lab::plan(plugin)).await;
-        lab.sql("update doc set body = null").await;
-        lab.drain().await;
-        let delivery = lab.compare(&["doc"]).await;
+        let fixture = documents(Fixture::plan(plugin)).await;
+        fixture.sql("update doc set body = null").await;
+        fixture.drain().await;
+        let delivery = fixture.compare(&["doc"]).await;
         let events = delivery.of_table("public.doc");
         assert_eq!(
             events[1]["after"],
@@ -203,12 +212,13 @@ async fn a_column_that_the_update_sets_to_null_is_null() {
 /// like one of them until it was drained.
 async fn a_column_that_was_added_later_is_not_in_earlier_events() {
     Plugin::each(|plugin| async move {
-        let lab = documents(Lab::plan(plugin)).await;
-        lab.sql("update doc set n = 2").await;
-        lab.sql("alter table doc add more text; update doc set n = 3; update doc set more = 'm'")
+        let fixture = documents(Fixture::plan(plugin)).await;
+        fixture.sql("update doc set n = 2").await;
+        fixture
+            .sql("alter table doc add more text; update doc set n = 3; update doc set more = 'm'")
             .await;
-        lab.drain().await;
-        let delivery = lab.compare(&["doc"]).await;
+        fixture.drain().await;
+        let delivery = fixture.compare(&["doc"]).await;
         let events = delivery.of_table("public.doc");
         let more = |at: usize| events[at]["after"].get("more").cloned();
         assert_eq!(

@@ -2,7 +2,7 @@
 //! orders it among all keys of the table.
 
 use scenarios::consumer::Delivery;
-use scenarios::lab::{Lab, Plan, Plugin};
+use scenarios::fixture::{Fixture, Plan, Plugin};
 use serde_json::json;
 
 crate::scenarios![
@@ -23,17 +23,18 @@ fn ops(delivery: &Delivery) -> String {
 }
 
 async fn a_truncate_is_an_event_of_its_table_and_nothing_else() {
-    Plugin::each(|plugin| truncated(Lab::plan(plugin))).await;
+    Plugin::each(|plugin| truncated(Fixture::plan(plugin))).await;
 }
 
 pub(crate) async fn truncated(plan: Plan) {
-    let lab = plan.build().await;
-    lab.sql("create table t (id int primary key); insert into t values (1), (2)")
+    let fixture = plan.build().await;
+    fixture
+        .sql("create table t (id int primary key); insert into t values (1), (2)")
         .await;
-    lab.sql("truncate t").await;
-    lab.sql("insert into t values (2), (3)").await;
-    lab.drain().await;
-    let delivery = lab.compare(&["t"]).await;
+    fixture.sql("truncate t").await;
+    fixture.sql("insert into t values (2), (3)").await;
+    fixture.drain().await;
+    let delivery = fixture.compare(&["t"]).await;
     assert_eq!(ops(&delivery), "cctcc");
     let truncate = delivery.changes()[2];
     assert_eq!(truncate.partition_key, "public.t");
@@ -49,24 +50,25 @@ pub(crate) async fn truncated(plan: Plan) {
 
 async fn a_truncate_waits_for_all_before_it_and_holds_all_after_it() {
     Plugin::each(|plugin| async move {
-        let lab = Lab::plan(plugin).shards(4).build().await;
-        lab.sql("create table t (id int primary key, n int)").await;
+        let fixture = Fixture::plan(plugin).shards(4).build().await;
+        fixture.sql("create table t (id int primary key, n int)").await;
         // Keys tell the side: 0 to 99 before the first truncate, then 100 to 199, then 200 to 299.
         for round in 0..3 {
             if round > 0 {
-                lab.sql("truncate t").await;
+                fixture.sql("truncate t").await;
             }
             let (from, to) = (round * 100, round * 100 + 99);
-            lab.sql(&format!(
-                "insert into t select i, {round} from generate_series({from}, {to}) i"
-            ))
-            .await;
-            lab.sql("update t set n = n + 1").await;
+            fixture
+                .sql(&format!(
+                    "insert into t select i, {round} from generate_series({from}, {to}) i"
+                ))
+                .await;
+            fixture.sql("update t set n = n + 1").await;
         }
         // Every request loses some of its records, the truncates perhaps too: they go again.
-        lab.kinesis_gate.flaky(11, 20);
-        lab.drain().await;
-        let delivery = lab.compare(&["t"]).await;
+        fixture.kinesis_proxy.flaky(11, 20);
+        fixture.drain().await;
+        let delivery = fixture.compare(&["t"]).await;
         assert_eq!(delivery.changes().len(), 3 * 200 + 2);
 
         let side = |key: &str| match key
@@ -78,7 +80,7 @@ async fn a_truncate_waits_for_all_before_it_and_holds_all_after_it() {
         };
         let mut truncates = 0;
         let mut last = 0;
-        for request in lab.kinesis_gate.seen().requests {
+        for request in fixture.kinesis_proxy.put_log().requests {
             let mut sides: Vec<u32> = request.records.iter().map(|(key, _)| side(key)).collect();
             sides.dedup();
             assert_eq!(
@@ -102,14 +104,14 @@ async fn a_truncate_waits_for_all_before_it_and_holds_all_after_it() {
 
 async fn rows_of_the_same_transaction_are_on_their_side_of_the_truncate() {
     Plugin::each(|plugin| async move {
-        let lab = Lab::new(plugin).await;
-        lab.sql("create table t (id int primary key, n int); insert into t values (1, 1), (2, 1)").await;
-        lab.sql("update t set n = 2 where id = 1; insert into t values (3, 3); truncate t; insert into t values (1, 4), (4, 4)")
+        let fixture = Fixture::new(plugin).await;
+        fixture.sql("create table t (id int primary key, n int); insert into t values (1, 1), (2, 1)").await;
+        fixture.sql("update t set n = 2 where id = 1; insert into t values (3, 3); truncate t; insert into t values (1, 4), (4, 4)")
             .await;
-        lab.sql("insert into t values (5, 5); truncate t; truncate t; insert into t values (2, 6); delete from t").await;
-        lab.sql("insert into t values (7, 7)").await;
-        lab.drain().await;
-        let delivery = lab.compare(&["t"]).await;
+        fixture.sql("insert into t values (5, 5); truncate t; truncate t; insert into t values (2, 6); delete from t").await;
+        fixture.sql("insert into t values (7, 7)").await;
+        fixture.drain().await;
+        let delivery = fixture.compare(&["t"]).await;
         assert_eq!(ops(&delivery), "ccuctccctt".to_owned() + "cdc");
         assert_eq!(delivery.rebuild().tables["public.t"].len(), 1);
     })
@@ -118,18 +120,18 @@ async fn rows_of_the_same_transaction_are_on_their_side_of_the_truncate() {
 
 async fn one_truncate_of_several_tables_is_an_event_of_each() {
     Plugin::each(|plugin| async move {
-        let lab = Lab::new(plugin).await;
-        lab.sql(
+        let fixture = Fixture::new(plugin).await;
+        fixture.sql(
             "create table a (id int primary key); create table b (id int primary key, a int references a);
             create schema \"S x\"; create table \"S x\".c (id int primary key); create table d (id int primary key)",
         )
         .await;
-        lab.sql("insert into a values (1), (2); insert into b values (1, 1)").await;
-        lab.sql("insert into \"S x\".c values (1); insert into d values (1)").await;
-        lab.sql("truncate a, \"S x\".c restart identity cascade").await;
-        lab.sql("insert into a values (3)").await;
-        lab.drain().await;
-        let delivery = lab.compare(&["a", "b", "\"S x\".c", "d"]).await;
+        fixture.sql("insert into a values (1), (2); insert into b values (1, 1)").await;
+        fixture.sql("insert into \"S x\".c values (1); insert into d values (1)").await;
+        fixture.sql("truncate a, \"S x\".c restart identity cascade").await;
+        fixture.sql("insert into a values (3)").await;
+        fixture.drain().await;
+        let delivery = fixture.compare(&["a", "b", "\"S x\".c", "d"]).await;
         assert_eq!(ops(&delivery), "cccccttt".to_owned() + "c");
         let mut emptied: Vec<String> = delivery.changes()[5..8].iter().map(|it| it.partition_key.clone()).collect();
         emptied.sort();
@@ -140,12 +142,12 @@ async fn one_truncate_of_several_tables_is_an_event_of_each() {
 
 async fn a_table_that_is_not_wanted_takes_no_part_in_a_truncate() {
     Plugin::each(|plugin| async move {
-        let lab = Lab::plan(plugin).env("TABLES", "public.a").build().await;
-        lab.sql("create table a (id int primary key); create table b (id int primary key)").await;
-        lab.sql("insert into a values (1); insert into b values (1); truncate a, b; truncate b; insert into a values (2)")
+        let fixture = Fixture::plan(plugin).env("TABLES", "public.a").build().await;
+        fixture.sql("create table a (id int primary key); create table b (id int primary key)").await;
+        fixture.sql("insert into a values (1); insert into b values (1); truncate a, b; truncate b; insert into a values (2)")
             .await;
-        lab.drain().await;
-        let delivery = lab.compare(&["a"]).await;
+        fixture.drain().await;
+        let delivery = fixture.compare(&["a"]).await;
         assert_eq!(ops(&delivery), "ctc");
         assert_eq!(delivery.counts().len(), 1);
     })
@@ -154,12 +156,13 @@ async fn a_table_that_is_not_wanted_takes_no_part_in_a_truncate() {
 
 async fn a_table_without_a_key_is_emptied_too() {
     Plugin::each(|plugin| async move {
-        let lab = Lab::new(plugin).await;
-        lab.sql("create table t (n int); insert into t values (1), (1), (2)")
+        let fixture = Fixture::new(plugin).await;
+        fixture
+            .sql("create table t (n int); insert into t values (1), (1), (2)")
             .await;
-        lab.sql("truncate t; insert into t values (1)").await;
-        lab.drain().await;
-        let delivery = lab.compare(&["t"]).await;
+        fixture.sql("truncate t; insert into t values (1)").await;
+        fixture.drain().await;
+        let delivery = fixture.compare(&["t"]).await;
         assert_eq!(ops(&delivery), "ccctc");
         assert!(
             delivery

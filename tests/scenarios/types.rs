@@ -3,7 +3,7 @@
 
 mod values;
 
-use scenarios::lab::{Lab, Plan, Plugin};
+use scenarios::fixture::{Fixture, Plan, Plugin};
 use serde_json::{Value, json};
 
 pub(crate) use values::{OWN_TYPES, VALUES};
@@ -18,11 +18,11 @@ crate::scenarios![
 ];
 
 async fn every_type_arrives_as_its_json() {
-    Plugin::each(|plugin| every_type(Lab::plan(plugin))).await;
+    Plugin::each(|plugin| every_type(Fixture::plan(plugin))).await;
 }
 
 pub(crate) async fn every_type(plan: Plan) {
-    let lab = plan.build().await;
+    let fixture = plan.build().await;
     let columns: Vec<String> = (0..VALUES.len()).map(|at| format!("c{at}")).collect();
     let typed: Vec<String> = columns
         .iter()
@@ -32,27 +32,32 @@ pub(crate) async fn every_type(plan: Plan) {
     let values: Vec<&str> = VALUES.iter().map(|(_, value, _)| *value).collect();
     let nulls = vec!["null"; VALUES.len()].join(", ");
     let all = columns.join(", ");
-    lab.sql(&format!(
-        "{OWN_TYPES} create table every (id int primary key, {})",
-        typed.join(", ")
-    ))
-    .await;
-    lab.sql(&format!("insert into every values (1, {})", values.join(", ")))
+    fixture
+        .sql(&format!(
+            "{OWN_TYPES} create table every (id int primary key, {})",
+            typed.join(", ")
+        ))
         .await;
-    lab.sql("insert into every (id) values (2)").await;
-    lab.sql(&format!(
-        "update every set ({all}) = (select {all} from every where id = 1) where id = 2"
-    ))
-    .await;
-    lab.sql(&format!("update every set ({all}) = ({nulls}) where id = 1"))
+    fixture
+        .sql(&format!("insert into every values (1, {})", values.join(", ")))
         .await;
-    lab.sql(&format!(
-        "insert into every select 3, {all} from every where id = 2; delete from every where id = 3"
-    ))
-    .await;
-    lab.drain().await;
+    fixture.sql("insert into every (id) values (2)").await;
+    fixture
+        .sql(&format!(
+            "update every set ({all}) = (select {all} from every where id = 1) where id = 2"
+        ))
+        .await;
+    fixture
+        .sql(&format!("update every set ({all}) = ({nulls}) where id = 1"))
+        .await;
+    fixture
+        .sql(&format!(
+            "insert into every select 3, {all} from every where id = 2; delete from every where id = 3"
+        ))
+        .await;
+    fixture.drain().await;
 
-    let delivery = lab.consume().await;
+    let delivery = fixture.consume().await;
     let events = delivery.of_table("public.every");
     let ops: String = events.iter().filter_map(|event| event["op"].as_str()).collect();
     assert_eq!(ops, "ccuucd");
@@ -72,22 +77,25 @@ pub(crate) async fn every_type(plan: Plan) {
         (&events[5]["before"], &events[5]["after"]),
         (&json!({"id": 3}), &Value::Null)
     );
-    lab.compare(&["every"]).await;
+    fixture.compare(&["every"]).await;
 }
 
 /// Known limit: wal2json before 2.6 writes null for them, and nothing can tell it from a null.
 async fn what_is_no_number_is_said_by_name() {
     Plugin::each(|plugin| async move {
-        let lab = Lab::new(plugin).await;
-        lab.sql("create table special (id int primary key, a float4, b float8, c numeric, d numeric)")
+        let fixture = Fixture::new(plugin).await;
+        fixture
+            .sql("create table special (id int primary key, a float4, b float8, c numeric, d numeric)")
             .await;
-        lab.sql("insert into special values (1, 'NaN', 'Infinity', 'NaN', '-Infinity')")
+        fixture
+            .sql("insert into special values (1, 'NaN', 'Infinity', 'NaN', '-Infinity')")
             .await;
-        lab.sql("update special set a = '-Infinity', b = 'NaN', c = 'Infinity', d = 'NaN'")
+        fixture
+            .sql("update special set a = '-Infinity', b = 'NaN', c = 'Infinity', d = 'NaN'")
             .await;
-        lab.drain().await;
+        fixture.drain().await;
         let blind = plugin == Plugin::Wal2json
-            && lab
+            && fixture
                 .function
                 .log()
                 .iter()
@@ -96,12 +104,12 @@ async fn what_is_no_number_is_said_by_name() {
             true => json!({"id": 1, "a": null, "b": null, "c": null, "d": null}),
             false => json!({"id": 1, "a": a, "b": b, "c": c, "d": d}),
         };
-        let delivery = lab.consume().await;
+        let delivery = fixture.consume().await;
         let events = delivery.of_table("public.special");
         assert_eq!(events[0]["after"], row(["NaN", "Infinity", "NaN", "-Infinity"]));
         assert_eq!(events[1]["after"], row(["-Infinity", "NaN", "Infinity", "NaN"]));
         if !blind {
-            lab.compare(&["special"]).await;
+            fixture.compare(&["special"]).await;
         }
     })
     .await;
@@ -110,16 +118,16 @@ async fn what_is_no_number_is_said_by_name() {
 /// Known limit: pgoutput sends them from PostgreSQL 18 on, and only where the publication says so.
 async fn a_generated_column_arrives_where_the_plugin_sends_it() {
     Plugin::each(|plugin| async move {
-        let lab = Lab::new(plugin).await;
-        lab.sql(
+        let fixture = Fixture::new(plugin).await;
+        fixture.sql(
             "create table product (id int primary key, price numeric,
              gross numeric generated always as (price * 1.2) stored, label text generated always as ('#' || id) stored);
              insert into product values (1, 10); update product set price = 20; delete from product;
              insert into product values (2, 30)",
         )
         .await;
-        lab.drain().await;
-        let delivery = lab.compare(&["product"]).await;
+        fixture.drain().await;
+        let delivery = fixture.compare(&["product"]).await;
         let row = |price: &str, gross: &str| match plugin {
             Plugin::Pgoutput => json!({"id": 1, "price": price}),
             _ => json!({"id": 1, "price": price, "gross": gross, "label": "#1"}),
@@ -134,9 +142,9 @@ async fn a_generated_column_arrives_where_the_plugin_sends_it() {
 
 async fn quoted_and_unicode_names_arrive_as_they_are() {
     Plugin::each(|plugin| async move {
-        let lab = Lab::new(plugin).await;
+        let fixture = Fixture::new(plugin).await;
         let table = r#""Sché ma.1"."Ta ""ble"", x: y [é]""#;
-        lab.sql(&format!(
+        fixture.sql(&format!(
             r#"create schema "Sché ma.1";
             create domain "Sché ma.1"."Do]m" as int;
             create table {table} ("Key [1]" "Sché ma.1"."Do]m", "a b" text, "q""uote" text, "do.t" int, "UPPER" int,
@@ -145,13 +153,13 @@ async fn quoted_and_unicode_names_arrive_as_they_are() {
         ))
         .await;
         let values = r"1, 'x', 'y', 2, 3, 4, 'back\', ' new-tuple:', 'co:', 5, 6";
-        lab.sql(&format!("insert into {table} values ({values})")).await;
-        lab.sql(&format!(r#"update {table} set "UPPER" = 30; update {table} set "Key [1]" = 9"#)).await;
-        lab.sql(&format!(r#"insert into {table} ("Key [1]", "q""uote") values (2, '')"#)).await;
-        lab.sql(&format!(r#"delete from {table} where "do.t" is null"#)).await;
-        lab.drain().await;
+        fixture.sql(&format!("insert into {table} values ({values})")).await;
+        fixture.sql(&format!(r#"update {table} set "UPPER" = 30; update {table} set "Key [1]" = 9"#)).await;
+        fixture.sql(&format!(r#"insert into {table} ("Key [1]", "q""uote") values (2, '')"#)).await;
+        fixture.sql(&format!(r#"delete from {table} where "do.t" is null"#)).await;
+        fixture.drain().await;
 
-        let delivery = lab.compare(&[table]).await;
+        let delivery = fixture.compare(&[table]).await;
         let events = delivery.of_table(r#"Sché ma.1.Ta "ble", x: y [é]"#);
         let ops: String = events.iter().filter_map(|event| event["op"].as_str()).collect();
         assert_eq!(ops, "cudccd");
@@ -175,8 +183,8 @@ async fn quoted_and_unicode_names_arrive_as_they_are() {
 /// wal2json 2.5 does not escape the quotes around the name of a type.
 async fn types_with_quoted_names_are_no_hindrance() {
     Plugin::each(|plugin| async move {
-        let lab = Lab::new(plugin).await;
-        lab.sql(
+        let fixture = Fixture::new(plugin).await;
+        fixture.sql(
             r#"create schema "My app"; create type "Mood" as enum ('a b'); create type "My app"."Mo [od" as enum ('c,d');
             create domain "My app"."Small" as int;
             create table moods (id "My app"."Small" primary key, one "Mood", many "Mood"[], other "My app"."Mo [od",
@@ -186,8 +194,8 @@ async fn types_with_quoted_names_are_no_hindrance() {
             insert into moods values (3, 'a b')"#,
         )
         .await;
-        lab.drain().await;
-        let delivery = lab.compare(&["moods"]).await;
+        fixture.drain().await;
+        let delivery = fixture.compare(&["moods"]).await;
         let row =
             json!({"id": 1, "one": "a b", "many": ["a b"], "other": "c,d", "others": ["c,d"], "last": "\"type\":\""});
         let events = delivery.of_table("public.moods");
@@ -198,8 +206,9 @@ async fn types_with_quoted_names_are_no_hindrance() {
 
 async fn text_that_looks_like_syntax_stays_text() {
     Plugin::each(|plugin| async move {
-        let lab = Lab::new(plugin).await;
-        lab.sql("create table says (id int primary key, what text, more text)")
+        let fixture = Fixture::new(plugin).await;
+        fixture
+            .sql("create table says (id int primary key, what text, more text)")
             .await;
         let texts = [
             "null",
@@ -229,15 +238,18 @@ async fn text_that_looks_like_syntax_stays_text() {
         ];
         for (id, text) in texts.iter().enumerate() {
             let text = text.replace('\'', "''");
-            lab.sql(&format!("insert into says values ({id}, '{text}', 'end')"))
+            fixture
+                .sql(&format!("insert into says values ({id}, '{text}', 'end')"))
                 .await;
         }
-        lab.sql("update says set more = what; alter table says replica identity full")
+        fixture
+            .sql("update says set more = what; alter table says replica identity full")
             .await;
-        lab.sql("update says set what = more || 'x'; delete from says where id = 0")
+        fixture
+            .sql("update says set what = more || 'x'; delete from says where id = 0")
             .await;
-        lab.drain().await;
-        let delivery = lab.compare(&["says"]).await;
+        fixture.drain().await;
+        let delivery = fixture.compare(&["says"]).await;
         let events = delivery.of_table("public.says");
         assert_eq!(events.len(), 3 * texts.len() + 1);
         for (event, text) in events.iter().zip(texts) {

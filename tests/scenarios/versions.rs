@@ -2,7 +2,7 @@
 //! slots move and get lost, what the catalogs tell.
 
 use libtest_mimic::Trial;
-use scenarios::lab::{Lab, Plan, Plugin};
+use scenarios::fixture::{Fixture, Plan, Plugin};
 use scenarios::postgres::{Postgres, REPLUSER};
 use scenarios::programs::VERSIONS;
 use serde_json::json;
@@ -77,7 +77,7 @@ fn on(version: u32) -> Vec<Trial> {
 }
 
 fn pgoutput(version: u32) -> Plan {
-    Lab::plan(Plugin::Pgoutput).version(version)
+    Fixture::plan(Plugin::Pgoutput).version(version)
 }
 
 /// With each plugin that the version has here.
@@ -85,32 +85,37 @@ async fn each<F: Future<Output = ()> + Send + 'static>(version: u32, scenario: f
     let wal2json = Postgres::shared_of(Some(version)).await.has_wal2json();
     let mut plugins = Plugin::ALL.to_vec();
     plugins.retain(|plugin| *plugin != Plugin::Wal2json || wal2json);
-    Plugin::each_of(&plugins, |plugin| scenario(Lab::plan(plugin).version(version))).await;
+    Plugin::each_of(&plugins, |plugin| {
+        scenario(Fixture::plan(plugin).version(version))
+    })
+    .await;
 }
 
 /// Larger than what the server keeps in memory while it decodes: it is spilled to disk, and read from there.
 async fn large(plan: Plan) {
-    let lab = plan.build().await;
-    let (role, database) = (REPLUSER.0, &lab.database);
-    lab.sql(&format!(
-        "alter role {role} in database {database} set logical_decoding_work_mem = '64kB';
+    let fixture = plan.build().await;
+    let (role, database) = (REPLUSER.0, &fixture.database);
+    fixture
+        .sql(&format!(
+            "alter role {role} in database {database} set logical_decoding_work_mem = '64kB';
          create table t (id int primary key, what text)"
-    ))
-    .await;
-    lab.sql(
-        "insert into t select i, repeat('x', 100) from generate_series(1, 10000) i;
+        ))
+        .await;
+    fixture
+        .sql(
+            "insert into t select i, repeat('x', 100) from generate_series(1, 10000) i;
          select pg_logical_emit_message(true, 'in', 'a'), pg_logical_emit_message(false, 'out', 'b');
          update t set what = 'y' where id % 10 = 0",
-    )
-    .await;
-    let report = lab.drain().await.remove(0);
+        )
+        .await;
+    let report = fixture.drain().await.remove(0);
     assert_eq!(report["transactions"], json!(1), "{report}");
     let spilled = format!(
         "select spill_txns > 0 from pg_stat_replication_slots where slot_name = '{}'",
-        lab.slot
+        fixture.slot
     );
-    assert_eq!(lab.value(&spilled).await.as_deref(), Some("t"));
-    let delivery = lab.compare(&["t"]).await;
+    assert_eq!(fixture.value(&spilled).await.as_deref(), Some("t"));
+    let delivery = fixture.compare(&["t"]).await;
     let said: Vec<String> = delivery
         .changes()
         .iter()
@@ -123,15 +128,16 @@ async fn large(plan: Plan) {
 
 /// What a slot can be differs by version, and so do the columns that tell it.
 async fn failover_slot(version: u32) {
-    let lab = pgoutput(version).without_slot().build().await;
-    let (role, database) = (REPLUSER.0, &lab.database);
-    lab.sql(&format!("grant create on database {database} to {role}"))
+    let fixture = pgoutput(version).without_slot().build().await;
+    let (role, database) = (REPLUSER.0, &fixture.database);
+    fixture
+        .sql(&format!("grant create on database {database} to {role}"))
         .await;
-    lab.invoke(json!({"action": "setup"})).await.answer();
+    fixture.invoke(json!({"action": "setup"})).await.answer();
     let sql = format!(
         "select coalesce(to_jsonb(s) ->> 'failover', 'unknown') from pg_replication_slots s where slot_name = '{}'",
-        lab.slot
+        fixture.slot
     );
     let failover = if version >= 17 { "true" } else { "unknown" };
-    assert_eq!(lab.value(&sql).await.as_deref(), Some(failover));
+    assert_eq!(fixture.value(&sql).await.as_deref(), Some(failover));
 }

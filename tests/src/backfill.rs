@@ -150,7 +150,7 @@ impl Backfill {
         let idle = self.idle().pop();
         let mut site = match idle {
             Some(site) => site,
-            None => Site::make(Kind::Pair).await,
+            None => Site::make(Kind::Cluster).await,
         };
         site.settle(database, true).await;
         site

@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, HashMap};
 use serde_json::Value;
 
 use crate::aggregate;
-use crate::double::Double;
 use crate::event::{Event, Form, UNAVAILABLE, timeless};
+use crate::fake_kinesis::FakeKinesis;
 use crate::hash_range::HashRange;
 use crate::kinesis::Kinesis;
 use crate::rebuild::Rebuilt;
@@ -75,9 +75,9 @@ impl Delivery {
     }
 
     /// Reads all that arrived at `double`.
-    pub fn of(double: &Double) -> Self {
+    pub fn of(fake_kinesis: &FakeKinesis) -> Self {
         let mut read = Self::default();
-        double.read(|range, key, data| read.take(range, key, data));
+        fake_kinesis.read(|range, key, data| read.take(range, key, data));
         read
     }
 

@@ -5,35 +5,35 @@
 //! tell, and goes no further. Every server and every process listens on loopback, on a port that was free, and goes
 //! away with the process that started it, even when that is killed (see [`watchdog`]).
 //!
-//! Most scenarios need only a [`lab::Lab`].
+//! Most scenarios need only a [`fixture::Fixture`].
 
 pub mod aggregate;
 pub mod backfill;
 pub mod breaker;
-pub mod cell;
 pub mod certificates;
+pub mod cluster;
 pub mod consumer;
-pub mod double;
 mod endpoint;
 pub mod event;
+pub mod fake_kinesis;
+pub mod fault_proxy;
+pub mod fixture;
 pub mod function;
-pub mod gate;
 pub mod hash_range;
 pub mod kinesis;
-pub mod lab;
 pub mod oracle;
-pub mod pair;
 pub mod pgbench;
 pub mod postgres;
 pub mod programs;
 pub mod proxy;
-pub mod public;
+pub mod put_log;
 mod put_records;
 pub mod rebuild;
 pub mod runtime_api;
-pub mod seen;
 pub mod ssm;
 pub mod storm;
+pub mod third_party;
+pub mod value;
 pub mod wait;
 pub mod watchdog;
 pub mod zipf;

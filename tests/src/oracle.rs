@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use tokio_postgres::Client;
 
-use crate::cell::Cell;
 use crate::event::{Form, Row};
 use crate::rebuild::{Rebuilt, Table};
+use crate::value::ColumnValue;
 
 /// What a comparison found.
 #[derive(Debug, Clone)]
@@ -56,7 +56,7 @@ const SETTINGS: &str = "set datestyle = 'ISO, YMD'; set intervalstyle = 'iso_860
      set bytea_output = 'hex'; set extra_float_digits = 1";
 
 /// One row, its cells in the order of the columns. `None`: an event does not have this column, and need not.
-type Cells = Vec<Option<Cell>>;
+type Cells = Vec<Option<ColumnValue>>;
 
 /// Compares one table (as SQL names it) with the rebuilt one.
 ///
@@ -121,9 +121,9 @@ fn from_event(row: &Row, columns: &[Column], differences: &mut Vec<String>) -> C
         differences.push(format!("an event has the column {extra}, the table has not"));
     }
     let cell = |column: &Column| match row.get(&column.name) {
-        Some(value) => Some(Cell::of(value, column.float)),
+        Some(value) => Some(ColumnValue::of(value, column.float)),
         // Not every plugin sends generated columns. Another one that is absent was added later, and then null.
-        None => (!column.generated).then_some(Cell::Null),
+        None => (!column.generated).then_some(ColumnValue::Null),
     };
     columns.iter().map(cell).collect()
 }
@@ -133,7 +133,12 @@ const SCANNED: usize = 10_000;
 
 /// Hands each row of a table to `each`, its cells as events of this form have them, with the names of the columns. It holds few rows
 /// at a time, so that the table may be larger than memory.
-pub(crate) async fn scan(client: &Client, table: &str, form: Form, mut each: impl FnMut(&[(&str, Cell)])) {
+pub(crate) async fn scan(
+    client: &Client,
+    table: &str,
+    form: Form,
+    mut each: impl FnMut(&[(&str, ColumnValue)]),
+) {
     let (_, columns) = columns(client, table, form).await;
     let expressions: Vec<&str> = columns.iter().map(|column| column.expression.as_str()).collect();
     let declare = format!(
@@ -152,7 +157,7 @@ pub(crate) async fn scan(client: &Client, table: &str, form: Form, mut each: imp
         for row in rows {
             let texts: Vec<Option<String>> = row.get(0);
             let cells = columns.iter().zip(&texts).map(|(column, text)| {
-                let cell = Cell::of_text(text.as_deref(), column.array, column.float);
+                let cell = ColumnValue::of_text(text.as_deref(), column.array, column.float);
                 (column.name.as_str(), cell)
             });
             each(&cells.collect::<Vec<_>>());
@@ -172,7 +177,7 @@ async fn select(client: &Client, table: &str, columns: &[Column], wanted: Option
     let mut lists: Vec<Vec<Option<String>>> = Vec::new();
     if let Some(wanted) = wanted {
         let text = |cells: &Cells, index: usize| match &cells[index] {
-            Some(Cell::Text(text)) => Some(text.clone()),
+            Some(ColumnValue::Text(text)) => Some(text.clone()),
             _ => None,
         };
         lists = keys
@@ -208,14 +213,14 @@ async fn select(client: &Client, table: &str, columns: &[Column], wanted: Option
     let cells = |texts: Vec<Option<String>>| -> Cells {
         let texts = texts.iter().zip(columns);
         texts
-            .map(|(text, column)| Some(Cell::of_text(text.as_deref(), column.array, column.float)))
+            .map(|(text, column)| Some(ColumnValue::of_text(text.as_deref(), column.array, column.float)))
             .collect()
     };
     rows.into_iter().map(|row| cells(row.get(0))).collect()
 }
 
 fn by_key(ours: Vec<Cells>, theirs: Vec<Cells>, columns: &[Column], differences: &mut Vec<String>) {
-    let key = |cells: &Cells| -> Vec<Option<Cell>> {
+    let key = |cells: &Cells| -> Vec<Option<ColumnValue>> {
         columns
             .iter()
             .zip(cells)
@@ -223,7 +228,7 @@ fn by_key(ours: Vec<Cells>, theirs: Vec<Cells>, columns: &[Column], differences:
             .map(|(_, cell)| cell.clone())
             .collect()
     };
-    let mut by_key: HashMap<Vec<Option<Cell>>, Cells> = HashMap::new();
+    let mut by_key: HashMap<Vec<Option<ColumnValue>>, Cells> = HashMap::new();
     for cells in ours {
         let key = key(&cells);
         if by_key.insert(key.clone(), cells).is_some() {

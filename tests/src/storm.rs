@@ -1,4 +1,4 @@
-//! The storm: one backlog whose keys follow Zipf's law, drained again and again into a double that does everything wrong
+//! The storm: one backlog whose keys follow Zipf's law, drained again and again into a fake Kinesis that does everything wrong
 //! that Kinesis may do. However it went, every event has arrived, and those of one key in order.
 //!
 //! Each play has its own copy of the slot, its own stream and checkpoint; what happens to it is drawn from its seed. Answers
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tokio_postgres::Client;
 
-use crate::double::{Double, Faults, Settings};
+use crate::fake_kinesis::{FakeKinesis, Faults, Settings};
 use crate::function::{Function, Outcome};
 use crate::postgres::{self, Postgres};
 use crate::ssm::Ssm;
@@ -99,13 +99,13 @@ impl Storm {
             shards: 8,
             ..Settings::default()
         };
-        let (double, played) = storm.drain("calm", "none", settings).await;
+        let (fake_kinesis, played) = storm.drain("calm", "none", settings).await;
         assert!(
             played.broken.is_empty(),
             "it fails in calm weather: {:?}",
             played.broken
         );
-        storm.expected = Expected::of(&double);
+        storm.expected = Expected::of(&fake_kinesis);
         storm.calm = played.took;
         assert_eq!(
             storm.expected.events(),
@@ -126,15 +126,15 @@ impl Storm {
             ..Settings::default()
         };
         let name = format!("seed_{seed}_{aggregation}");
-        let (double, mut played) = self.drain(&name, aggregation, settings).await;
+        let (fake_kinesis, mut played) = self.drain(&name, aggregation, settings).await;
         let Verdict {
             duplicates,
             dropped,
             broken,
-        } = self.expected.judge(&double);
+        } = self.expected.judge(&fake_kinesis);
         (played.duplicates, played.dropped) = (duplicates, dropped);
         played.broken.extend(broken);
-        let log = double.seen();
+        let log = fake_kinesis.put_log();
         let under_way = log.shared_keys.iter().take(3);
         played
             .broken
@@ -142,14 +142,14 @@ impl Storm {
         played
     }
 
-    /// Drains a copy of the slot to its end into a new double, tick after tick.
-    async fn drain(&self, name: &str, aggregation: &str, settings: Settings) -> (Double, Played) {
+    /// Drains a copy of the slot to its end into a new fake_kinesis, tick after tick.
+    async fn drain(&self, name: &str, aggregation: &str, settings: Settings) -> (FakeKinesis, Played) {
         let admin = self.postgres.admin(DATABASE).await;
         let copy = format!("select pg_copy_logical_replication_slot('{TEMPLATE}', '{name}')");
         run(&admin, &copy).await;
-        let double = Double::open(name, settings).await;
+        let fake_kinesis = FakeKinesis::open(name, settings).await;
         let parameter = format!("/spillway/{}", crate::unique(name));
-        let function = self.function(name, aggregation, &double, &parameter);
+        let function = self.function(name, aggregation, &fake_kinesis, &parameter);
         let began = Instant::now();
         let mut played = Played::default();
         loop {
@@ -177,7 +177,7 @@ impl Storm {
         }
         played.took = began.elapsed();
         function.kill9().await;
-        let counts = double.counts();
+        let counts = fake_kinesis.counts();
         (played.requests, played.tried, played.put) = (counts.requests, counts.tried, counts.put);
         played.reshards = counts.reshards;
         self.ssm.delete(&parameter).await;
@@ -187,10 +187,16 @@ impl Storm {
             admin.batch_execute(&drop).await.is_ok()
         })
         .await;
-        (double, played)
+        (fake_kinesis, played)
     }
 
-    fn function(&self, name: &str, aggregation: &str, double: &Double, parameter: &str) -> Function {
+    fn function(
+        &self,
+        name: &str,
+        aggregation: &str,
+        fake_kinesis: &FakeKinesis,
+        parameter: &str,
+    ) -> Function {
         let environment = [
             ("SLOT_NAME", name),
             ("STREAM_NAME", name),
@@ -198,7 +204,7 @@ impl Storm {
             ("SOURCE_NAME", DATABASE),
             ("CHECKPOINT_PARAMETER", parameter),
             ("AGGREGATION", aggregation),
-            ("AWS_ENDPOINT_URL_KINESIS", double.endpoint()),
+            ("AWS_ENDPOINT_URL_KINESIS", fake_kinesis.endpoint()),
             ("AWS_ENDPOINT_URL_SSM", self.ssm.endpoint()),
         ];
         let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));

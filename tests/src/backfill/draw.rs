@@ -6,8 +6,8 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use super::key::{KEYS, Key};
-use crate::double;
-use crate::gate::Side;
+use crate::fake_kinesis;
+use crate::fault_proxy::Side;
 
 /// What becomes of the server once so much of the table has been read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub(super) struct Draw {
     pub(super) key: Key,
     pub(super) plugin: &'static str,
     pub(super) aggregation: &'static str,
-    pub(super) stream: double::Settings,
+    pub(super) stream: fake_kinesis::Settings,
     pub(super) chunk_rows: u64,
     pub(super) server: ServerFault,
     /// The part of the table after which that befalls it.
@@ -61,10 +61,10 @@ impl Draw {
         let key = KEYS[(seed % KEYS.len() as u64) as usize];
         let plugin = ["pgoutput", "pgoutput", "wal2json", "test_decoding"][random.usize(..4)];
         let aggregation = ["none", "kpl", "kpl", "kpl", "kpl"][random.usize(..5)];
-        let stream = double::Settings {
+        let stream = fake_kinesis::Settings {
             shards: random.usize(1..=8),
-            faults: double::Faults::of_seed(seed),
-            ..double::Settings::default()
+            faults: fake_kinesis::Faults::of_seed(seed),
+            ..fake_kinesis::Settings::default()
         };
         let down = millis(&mut random, 50..1_500);
         // Every second seed fails over, and of the others every second has commits that hang.

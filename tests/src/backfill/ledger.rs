@@ -11,10 +11,10 @@ use serde_json::Value;
 use tokio_postgres::Client;
 
 use crate::aggregate;
-use crate::cell::Cell;
 use crate::event::{Event, Form, Row, UNAVAILABLE};
 use crate::hash_range::HashRange;
 use crate::oracle;
+use crate::value::ColumnValue;
 
 /// The columns of a row that are not its key.
 const VALUES: [&str; 3] = ["n", "small", "body"];
@@ -175,10 +175,13 @@ impl Ledger {
     }
 
     fn key_of(&self, row: &Row) -> u64 {
-        let cells: Vec<Cell> = self
+        let cells: Vec<ColumnValue> = self
             .key
             .iter()
-            .map(|name| row.get(*name).map_or(Cell::Null, |value| Cell::of(value, false)))
+            .map(|name| {
+                row.get(*name)
+                    .map_or(ColumnValue::Null, |value| ColumnValue::of(value, false))
+            })
             .collect();
         hash(&cells)
     }
@@ -211,7 +214,7 @@ impl Ledger {
                     .find(|(column, _)| *column == name)
                     .map(|(_, cell)| cell)
             };
-            let key: Vec<&Cell> = self.key.iter().filter_map(|name| cell(name)).collect();
+            let key: Vec<&ColumnValue> = self.key.iter().filter_map(|name| cell(name)).collect();
             let mut differs = |what: String| {
                 compared.differences += 1;
                 if compared.told.len() < MOST_CASES {
@@ -255,7 +258,7 @@ fn position(text: &str) -> Position {
 fn hash_of(value: &Value) -> u64 {
     match value.as_str() {
         Some(UNAVAILABLE) => UNKNOWN,
-        _ => hash(&Cell::of(value, false)),
+        _ => hash(&ColumnValue::of(value, false)),
     }
 }
 

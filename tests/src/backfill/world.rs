@@ -12,9 +12,9 @@ use super::ledger::Ledger;
 use crate::breaker::parameter::Parameter;
 use crate::breaker::site::Site;
 use crate::breaker::world::TRANSIENT;
-use crate::double::Double;
+use crate::fake_kinesis::FakeKinesis;
+use crate::fault_proxy::FaultProxy;
 use crate::function::{Function, Outcome};
-use crate::gate::Gate;
 use crate::proxy::{self, Way};
 
 /// The longest that a kill waits for its moment.
@@ -47,10 +47,10 @@ pub(super) struct Seen {
 pub(super) struct World {
     pub(super) site: Arc<Site>,
     pub(super) ledger: Mutex<Ledger>,
-    stream: Arc<Double>,
-    stream_gate: Gate,
+    stream: Arc<FakeKinesis>,
+    stream_proxy: FaultProxy,
     parameter: Parameter,
-    parameter_gate: Gate,
+    parameter_proxy: FaultProxy,
     function: Function,
     rows: u64,
     /// Rows that were sent, as the state of the backfill had it last.
@@ -61,10 +61,10 @@ pub(super) struct World {
 impl World {
     pub(super) async fn make(site: Site, draw: &Draw, rows: u64) -> Self {
         let slot = site.database();
-        let stream = Arc::new(Double::open(slot, draw.stream).await);
-        let stream_gate = Gate::before(stream.endpoint()).await;
+        let stream = Arc::new(FakeKinesis::open(slot, draw.stream).await);
+        let stream_proxy = FaultProxy::before(stream.endpoint()).await;
         let parameter = Parameter::beside(Arc::clone(&stream)).await;
-        let parameter_gate = Gate::before(parameter.endpoint()).await;
+        let parameter_proxy = FaultProxy::before(parameter.endpoint()).await;
         let standby = if draw.stuck.is_empty() { "auto" } else { "off" };
         let environment = [
             ("DB_AUTH", "password"),
@@ -73,8 +73,8 @@ impl World {
             ("AGGREGATION", draw.aggregation),
             ("STANDBY_ACK", standby),
             ("MARKERS", draw.markers),
-            ("AWS_ENDPOINT_URL_KINESIS", stream_gate.endpoint()),
-            ("AWS_ENDPOINT_URL_SSM", parameter_gate.endpoint()),
+            ("AWS_ENDPOINT_URL_KINESIS", stream_proxy.endpoint()),
+            ("AWS_ENDPOINT_URL_SSM", parameter_proxy.endpoint()),
         ];
         let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let function = Function::new(site.environment().into_iter().chain(environment));
@@ -83,9 +83,9 @@ impl World {
             site: Arc::new(site),
             ledger: Mutex::new(Ledger::of(key)),
             stream,
-            stream_gate,
+            stream_proxy,
             parameter,
-            parameter_gate,
+            parameter_proxy,
             function,
             rows,
             sent: Arc::default(),
@@ -198,8 +198,8 @@ impl World {
             }
             let mut held = match kill {
                 Kill::Now => None,
-                Kill::AtPut(side) => Some(self.stream_gate.hold("PutRecords", *side)),
-                Kill::AtStore(side) => Some(self.parameter_gate.hold("PutParameter", *side)),
+                Kill::AtPut(side) => Some(self.stream_proxy.hold("PutRecords", *side)),
+                Kill::AtStore(side) => Some(self.parameter_proxy.hold("PutParameter", *side)),
             };
             if let Some(held) = &mut held {
                 held.reached_within(PATIENCE).await;
@@ -266,8 +266,8 @@ impl World {
 
     /// Everything goes well from now on.
     pub(super) async fn calm(&self) {
-        self.stream_gate.clear();
-        self.parameter_gate.clear();
+        self.stream_proxy.clear();
+        self.parameter_proxy.clear();
         self.site.calm();
         self.function.kill9().await;
     }

@@ -6,8 +6,8 @@ use fastrand::Rng;
 
 use super::faults::Faults;
 use super::site::Kind;
-use crate::double;
 use crate::event::Form;
+use crate::fake_kinesis;
 
 /// All that a seed decides.
 #[derive(Debug, Clone)]
@@ -20,7 +20,7 @@ pub(super) struct Draw {
     pub(super) envelope: &'static str,
     pub(super) form: Form,
     pub(super) aggregation: &'static str,
-    pub(super) stream: double::Settings,
+    pub(super) stream: fake_kinesis::Settings,
     /// The seed of each writer.
     pub(super) writers: Vec<u64>,
     pub(super) faults: Faults,
@@ -32,10 +32,14 @@ impl Draw {
     /// Draws what the play of `seed` is played with.
     pub(super) fn of_seed(seed: u64) -> Self {
         let mut random = Rng::with_seed(seed);
-        let site = if random.bool() { Kind::Single } else { Kind::Pair };
+        let site = if random.bool() {
+            Kind::Single
+        } else {
+            Kind::Cluster
+        };
         let plugins: &[&str] = match site {
             Kind::Single => &["pgoutput", "wal2json", "test_decoding"],
-            Kind::Pair => &["pgoutput", "pgoutput", "test_decoding"],
+            Kind::Cluster => &["pgoutput", "pgoutput", "test_decoding"],
         };
         let plugin = plugins[random.usize(..plugins.len())];
         let markers = if random.u8(..8) == 0 { "off" } else { "on" };
@@ -46,10 +50,10 @@ impl Draw {
         };
         let aggregation = ["none", "none", "kpl"][random.usize(..3)];
         let times = if aggregation == "kpl" { 15.0 } else { 4.0 };
-        let stream = double::Settings {
+        let stream = fake_kinesis::Settings {
             shards: random.usize(1..=8),
-            faults: double::Faults::of_seed(seed).times(times),
-            ..double::Settings::default()
+            faults: fake_kinesis::Faults::of_seed(seed).times(times),
+            ..fake_kinesis::Settings::default()
         };
         Self {
             site,
@@ -71,7 +75,7 @@ impl fmt::Display for Draw {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let site = match self.site {
             Kind::Single => "single",
-            Kind::Pair => "pair",
+            Kind::Cluster => "pair",
         };
         write!(f, "{site} {} {} {}", self.plugin, self.envelope, self.aggregation)?;
         match self.markers {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use super::site::Kind;
-use crate::gate::Side;
+use crate::fault_proxy::Side;
 use crate::proxy;
 
 /// What befalls the function, one thing after the other.
@@ -94,7 +94,7 @@ impl Faults {
             parameter: row(random, 1..3, parameter),
             server: row(random, 1..4, |random| server(random, kind)),
         };
-        if kind == Kind::Pair {
+        if kind == Kind::Cluster {
             let fail_over = |random: &mut Rng| ServerFault::FailOver(millis(random, 50..1_500));
             let at = random.usize(..=faults.server.len());
             faults.server.splice(at..at, row(random, 1..2, fail_over));

@@ -1,5 +1,5 @@
 //! SSM with two parameters. Of the checkpoint's it keeps what is stored, and how much of the stream had arrived by then; of that of
-//! a backfill the last text. What a gate before it lets through is applied.
+//! a backfill the last text. What a fault proxy before it lets through is applied.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,8 +8,8 @@ use hyper::Response;
 use hyper::http::request::Parts;
 use serde_json::{Value, json};
 
-use crate::double::Double;
 use crate::endpoint::{self, Answerer, Cut, Endpoint, refusal};
+use crate::fake_kinesis::FakeKinesis;
 
 /// One store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub(crate) struct Parameter {
 
 #[derive(Debug)]
 struct Shared {
-    stream: Arc<Double>,
+    stream: Arc<FakeKinesis>,
     state: Mutex<State>,
 }
 
@@ -45,7 +45,7 @@ struct State {
 
 impl Parameter {
     /// Ones that do not exist yet, beside this stream.
-    pub(crate) async fn beside(stream: Arc<Double>) -> Self {
+    pub(crate) async fn beside(stream: Arc<FakeKinesis>) -> Self {
         let state = Mutex::default();
         let shared = Arc::new(Shared { stream, state });
         Self {
@@ -148,11 +148,7 @@ impl Answerer for Shared {
             "GetParameter" => self.get(&request["Name"]),
             "PutParameter" => self.put(&request["Name"], request["Value"].as_str().unwrap_or_default()),
             "DeleteParameter" => self.delete(&request["Name"]),
-            _ => refusal(
-                400,
-                "UnknownOperationException",
-                "not an operation of this double",
-            ),
+            _ => refusal(400, "UnknownOperationException", "not an operation of this fake"),
         })
     }
 }

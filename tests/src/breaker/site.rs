@@ -1,4 +1,4 @@
-//! Where the database is: a server that crashes and comes back, or a pair of which one takes over; and the network before
+//! Where the database is: a server that crashes and comes back, or a cluster of which one takes over; and the network before
 //! it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio_postgres::Client;
 
-use crate::pair::Pair;
+use crate::cluster::Cluster;
 use crate::postgres::{Postgres, REPLUSER, Settings};
 use crate::proxy::{Fault, Proxy};
 
@@ -20,7 +20,7 @@ pub(crate) enum Kind {
     /// Debian's PostgreSQL.
     Single,
     /// PostgreSQL 17 and its synchronous standby, with failover slots.
-    Pair,
+    Cluster,
 }
 
 /// A database, wherever it is now.
@@ -34,7 +34,7 @@ pub(crate) struct Site {
 #[derive(Debug)]
 enum Servers {
     Single(Box<Postgres>, Proxy),
-    Pair(Box<Pair>),
+    Cluster(Box<Cluster>),
 }
 
 impl Site {
@@ -42,7 +42,7 @@ impl Site {
     pub(crate) async fn make(kind: Kind) -> Self {
         let settings = Settings {
             trust: true,
-            version: (kind == Kind::Pair).then_some(17),
+            version: (kind == Kind::Cluster).then_some(17),
             conf: CONF.to_owned(),
             ..Settings::default()
         };
@@ -52,7 +52,7 @@ impl Site {
                 let proxy = Proxy::before(postgres.port()).await;
                 Servers::Single(postgres, proxy)
             }
-            Kind::Pair => Servers::Pair(Box::new(Pair::start(settings).await)),
+            Kind::Cluster => Servers::Cluster(Box::new(Cluster::start(settings).await)),
         };
         Self {
             servers,
@@ -64,7 +64,7 @@ impl Site {
     pub(crate) fn kind(&self) -> Kind {
         match self.servers {
             Servers::Single(..) => Kind::Single,
-            Servers::Pair(_) => Kind::Pair,
+            Servers::Cluster(_) => Kind::Cluster,
         }
     }
 
@@ -85,12 +85,13 @@ impl Site {
             .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     }
 
-    /// Drops the database and its slots, and makes the pair whole again.
+    /// Drops the database and its slots, and makes the cluster whole again.
     pub(crate) async fn clear(&mut self) {
         self.server().drop_database(&self.database).await;
-        if let (true, Servers::Pair(pair)) = (self.failed_over.swap(false, Ordering::Relaxed), &self.servers)
+        if let (true, Servers::Cluster(cluster)) =
+            (self.failed_over.swap(false, Ordering::Relaxed), &self.servers)
         {
-            pair.rejoin().await;
+            cluster.rejoin().await;
         }
     }
 
@@ -112,11 +113,11 @@ impl Site {
         Postgres::environment_at(self.network().port(), &self.database)
     }
 
-    /// Creates a slot: one that outlives a failover, on a pair.
+    /// Creates a slot: one that outlives a failover, on a cluster.
     pub(crate) async fn create_slot(&self, client: &Client, slot: &str, plugin: &str) {
         let failover = match self.kind() {
             Kind::Single => "",
-            Kind::Pair => ", false, false, true",
+            Kind::Cluster => ", false, false, true",
         };
         let create = format!("select pg_create_logical_replication_slot('{slot}', '{plugin}'{failover})");
         super::run(client, &create).await;
@@ -124,7 +125,7 @@ impl Site {
 
     /// Waits until these slots would outlive a failover, which moves them to the end of the log. False when there is none.
     pub(crate) async fn keep_slots(&self, client: &Client, slots: &[&str]) -> bool {
-        let Servers::Pair(pair) = &self.servers else {
+        let Servers::Cluster(cluster) = &self.servers else {
             return false;
         };
         let advance =
@@ -132,7 +133,8 @@ impl Site {
         let advance: Vec<String> = slots.iter().map(advance).collect();
         let advance = advance.join(";");
         for slot in slots {
-            pair.wait_until_synced(slot, || super::run(client, &advance))
+            cluster
+                .wait_until_synced(slot, || super::run(client, &advance))
                 .await;
         }
         true
@@ -147,11 +149,11 @@ impl Site {
 
     /// The server that writes loses its power for ever; after so long the standby takes its place.
     pub(crate) async fn fail_over(&self, down: Duration) {
-        if let Servers::Pair(pair) = &self.servers {
+        if let Servers::Cluster(cluster) = &self.servers {
             self.failed_over.store(true, Ordering::Relaxed);
-            pair.kill_primary().await;
+            cluster.kill_primary().await;
             tokio::time::sleep(down).await;
-            pair.promote().await;
+            cluster.promote().await;
         }
     }
 
@@ -162,30 +164,30 @@ impl Site {
 
     /// The way from the standby to the primary suffers.
     pub(crate) async fn suffer_within(&self, fault: Fault) {
-        if let Servers::Pair(pair) = &self.servers {
-            pair.wire().suffer(fault).await;
+        if let Servers::Cluster(cluster) = &self.servers {
+            cluster.wire().suffer(fault).await;
         }
     }
 
     /// Nothing suffers any more.
     pub(crate) fn calm(&self) {
         self.network().calm();
-        if let Servers::Pair(pair) = &self.servers {
-            pair.wire().calm();
+        if let Servers::Cluster(cluster) = &self.servers {
+            cluster.wire().calm();
         }
     }
 
     fn server(&self) -> &Postgres {
         match &self.servers {
             Servers::Single(postgres, _) => postgres,
-            Servers::Pair(pair) => pair.primary(),
+            Servers::Cluster(cluster) => cluster.primary(),
         }
     }
 
     fn network(&self) -> &Proxy {
         match &self.servers {
             Servers::Single(_, proxy) => proxy,
-            Servers::Pair(pair) => pair.endpoint(),
+            Servers::Cluster(cluster) => cluster.endpoint(),
         }
     }
 }

@@ -9,8 +9,8 @@ use tokio_postgres::Client;
 use super::parameter::Store;
 use crate::aggregate;
 use crate::consumer::Delivery;
-use crate::double::Double;
 use crate::event::{Form, UNAVAILABLE};
+use crate::fake_kinesis::FakeKinesis;
 use crate::oracle::{self, Rows};
 
 /// Cases of one kind that are told.
@@ -35,7 +35,7 @@ pub(super) async fn judge(
     witness: &str,
     plugin: &str,
     form: Form,
-    stream: &Double,
+    stream: &FakeKinesis,
     stores: &[Store],
 ) -> Verdict {
     let delivery = Delivery::of(stream);
@@ -102,7 +102,7 @@ fn strip(value: &mut Value) {
 }
 
 /// Where a checkpoint was stored before all of what it says had arrived.
-fn too_early(stream: &Double, stores: &[Store]) -> Vec<String> {
+fn too_early(stream: &FakeKinesis, stores: &[Store]) -> Vec<String> {
     let mut first: HashMap<String, u64> = HashMap::new();
     let mut note = |number: u64, key: &str, data: &[u8]| {
         let mut one = Delivery::default();

@@ -13,9 +13,9 @@ use super::draw::Draw;
 use super::faults::{Due, FunctionFault, ParameterFault, ServerFault, StreamFault};
 use super::parameter::{self, Parameter};
 use super::site::Site;
-use crate::double::Double;
+use crate::fake_kinesis::FakeKinesis;
+use crate::fault_proxy::{Fault, FaultProxy};
 use crate::function::{Function, Outcome};
-use crate::gate::{Fault, Gate};
 use crate::proxy;
 
 /// What passes by itself while faults are on.
@@ -66,10 +66,10 @@ impl Seen {
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) site: Arc<Site>,
-    pub(super) stream: Arc<Double>,
-    stream_gate: Gate,
+    pub(super) stream: Arc<FakeKinesis>,
+    stream_proxy: FaultProxy,
     pub(super) parameter: Parameter,
-    parameter_gate: Gate,
+    parameter_proxy: FaultProxy,
     function: Function,
     twin: Function,
     clock: Clock,
@@ -80,10 +80,10 @@ pub(super) struct World {
 impl World {
     pub(super) async fn make(site: Site, seed: u64, draw: &Draw) -> Self {
         let slot = site.database();
-        let stream = Arc::new(Double::open(slot, draw.stream).await);
-        let stream_gate = Gate::before(stream.endpoint()).await;
+        let stream = Arc::new(FakeKinesis::open(slot, draw.stream).await);
+        let stream_proxy = FaultProxy::before(stream.endpoint()).await;
         let parameter = Parameter::beside(Arc::clone(&stream)).await;
-        let parameter_gate = Gate::before(parameter.endpoint()).await;
+        let parameter_proxy = FaultProxy::before(parameter.endpoint()).await;
         let clock = Clock::new();
         let environment = [
             ("DB_AUTH", "password"),
@@ -92,8 +92,8 @@ impl World {
             ("ENVELOPE", draw.envelope),
             ("AGGREGATION", draw.aggregation),
             ("MARKERS", draw.markers),
-            ("AWS_ENDPOINT_URL_KINESIS", stream_gate.endpoint()),
-            ("AWS_ENDPOINT_URL_SSM", parameter_gate.endpoint()),
+            ("AWS_ENDPOINT_URL_KINESIS", stream_proxy.endpoint()),
+            ("AWS_ENDPOINT_URL_SSM", parameter_proxy.endpoint()),
         ];
         let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let environment = site.environment().into_iter().chain(environment);
@@ -102,9 +102,9 @@ impl World {
         Self {
             site: Arc::new(site),
             stream,
-            stream_gate,
+            stream_proxy,
             parameter,
-            parameter_gate,
+            parameter_proxy,
             function,
             twin,
             clock,
@@ -171,8 +171,8 @@ impl World {
 
     /// Everything goes well from now on.
     pub(super) async fn calm(&self) {
-        self.stream_gate.clear();
-        self.parameter_gate.clear();
+        self.stream_proxy.clear();
+        self.parameter_proxy.clear();
         self.site.calm();
         self.clock.jump(0);
         // One that was invoked while its clock was wrong may take its time.
@@ -235,16 +235,16 @@ impl World {
                 }
                 FunctionFault::KillAtRecords(more) => {
                     self.happens("kill at records");
-                    let upto = self.stream_gate.requests("PutRecords") + more;
+                    let upto = self.stream_proxy.requests("PutRecords") + more;
                     let began = Instant::now();
-                    while self.stream_gate.requests("PutRecords") < upto && began.elapsed() < PATIENCE {
+                    while self.stream_proxy.requests("PutRecords") < upto && began.elapsed() < PATIENCE {
                         tokio::time::sleep(Duration::from_millis(2)).await;
                     }
                     self.function.kill9().await;
                 }
                 FunctionFault::KillAtStore(side) => {
                     self.happens("kill at store");
-                    let mut held = self.parameter_gate.hold("PutParameter", side);
+                    let mut held = self.parameter_proxy.hold("PutParameter", side);
                     held.reached_within(PATIENCE).await;
                     tokio::join!(self.function.kill9(), self.twin.kill9());
                 }
@@ -268,7 +268,7 @@ impl World {
             tokio::time::sleep(due.after).await;
             let (name, fault) = match due.fault {
                 StreamFault::Partial(percent) => {
-                    self.stream_gate.flaky(self.seed + number as u64, percent);
+                    self.stream_proxy.flaky(self.seed + number as u64, percent);
                     ("kinesis partial failure", None)
                 }
                 StreamFault::Throttling => {
@@ -286,14 +286,14 @@ impl World {
             self.happens(name);
             let Some(fault) = fault else {
                 tokio::time::sleep(due.lasts).await;
-                self.stream_gate.clear();
+                self.stream_proxy.clear();
                 continue;
             };
             let also = match fault {
                 Fault::CutRequest => &["PutRecords", "ListShards", "DescribeStreamSummary"][..],
                 _ => &["PutRecords"],
             };
-            befall(&self.stream_gate, also, fault, due.lasts).await;
+            befall(&self.stream_proxy, also, fault, due.lasts).await;
         }
     }
 
@@ -310,7 +310,7 @@ impl World {
             };
             self.happens(name);
             befall(
-                &self.parameter_gate,
+                &self.parameter_proxy,
                 &["PutParameter", "GetParameter"],
                 fault,
                 due.lasts,
@@ -350,13 +350,13 @@ impl World {
     }
 }
 
-async fn befall(gate: &Gate, operations: &[&str], fault: Fault, lasts: Duration) {
+async fn befall(proxy: &FaultProxy, operations: &[&str], fault: Fault, lasts: Duration) {
     for operation in operations {
-        gate.always(operation, fault.clone());
+        proxy.always(operation, fault.clone());
     }
     tokio::time::sleep(lasts).await;
     for operation in operations {
         // Not cleared: what is held for a kill stays planned.
-        gate.always(operation, Fault::Delay(Duration::ZERO));
+        proxy.always(operation, Fault::Delay(Duration::ZERO));
     }
 }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::aggregate;
-use crate::double::Double;
+use crate::fake_kinesis::FakeKinesis;
 use crate::hash_range::HashRange;
 
 /// Cases that are told of one play.
@@ -41,11 +41,11 @@ pub(super) struct Verdict {
 
 impl Expected {
     /// What arrived in calm weather. A tick that had to be repeated may have brought an event twice.
-    pub(super) fn of(double: &Double) -> Self {
+    pub(super) fn of(fake_kinesis: &FakeKinesis) -> Self {
         let mut expected = Self::default();
         let mut keys: HashMap<String, usize> = HashMap::new();
         let mut dropped = 0;
-        each_event(double, &mut dropped, |key, data| {
+        each_event(fake_kinesis, &mut dropped, |key, data| {
             let (position, fingerprint) = read(key, data).unwrap_or_else(|| panic!("{key} has no event"));
             let number = keys.len();
             let key = *keys.entry(key.to_owned()).or_insert(number);
@@ -72,7 +72,7 @@ impl Expected {
     }
 
     /// Holds what arrived against it.
-    pub(super) fn judge(&self, double: &Double) -> Verdict {
+    pub(super) fn judge(&self, fake_kinesis: &FakeKinesis) -> Verdict {
         let mut verdict = Verdict::default();
         let (mut broken, mut duplicates) = (Vec::new(), 0);
         let mut arrived = vec![false; self.events.len()];
@@ -83,7 +83,7 @@ impl Expected {
                 broken.push(what);
             }
         };
-        each_event(double, &mut verdict.dropped, |key, data| {
+        each_event(fake_kinesis, &mut verdict.dropped, |key, data| {
             let Some((position, fingerprint)) = read(key, data) else {
                 return tell(format!("{key} has a record that is no event"));
             };
@@ -112,8 +112,8 @@ impl Expected {
 }
 
 /// Every event as KCL hands it on, and its partition key.
-fn each_event(double: &Double, dropped: &mut usize, mut each: impl FnMut(&str, &[u8])) {
-    double.read(
+fn each_event(fake_kinesis: &FakeKinesis, dropped: &mut usize, mut each: impl FnMut(&str, &[u8])) {
+    fake_kinesis.read(
         |range: HashRange, key: &str, data: &[u8]| match aggregate::split(data) {
             Ok(Some(records)) => {
                 if records.iter().all(|record| range.contains(record.hash())) {

@@ -13,9 +13,9 @@ use std::io::Write as _;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use scenarios::fixture::Plugin;
 use scenarios::function::Function;
 use scenarios::kinesis::{Kinesis, Limits};
-use scenarios::lab::Plugin;
 use scenarios::pgbench::Pgbench;
 use scenarios::postgres::{ADMIN, Postgres, REPLUSER, Settings};
 use scenarios::ssm::Ssm;

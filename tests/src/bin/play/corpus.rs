@@ -5,8 +5,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use scenarios::fixture::{Fixture, Plugin};
 use scenarios::function::Outcome;
-use scenarios::lab::{Lab, Plugin};
 use scenarios::postgres::{Postgres, Settings};
 use serde_json::json;
 use tokio_postgres::Client;
@@ -184,26 +184,27 @@ async fn described(client: &Client) -> String {
 /// The checkpoint after a first drain, after one that found something, and after one that ended inside a transaction.
 async fn checkpoints(folder: &Path) {
     for plugin in Plugin::ALL {
-        let lab = Lab::new(plugin).await;
+        let fixture = Fixture::new(plugin).await;
         let keep = async |tick| {
-            let stored = lab.ssm.get(&lab.parameter).await;
+            let stored = fixture.ssm.get(&fixture.parameter).await;
             let stored = stored.expect("a drain stores its checkpoint");
             let name = format!("{}-{tick}", plugin.name());
             write(&folder.join("checkpoint").join(name), stored.as_bytes());
             stored
         };
-        lab.sql("create table t (id serial primary key)").await;
+        fixture.sql("create table t (id serial primary key)").await;
         for tick in ["first", "later"] {
-            lab.sql("insert into t default values").await;
-            lab.drain().await;
+            fixture.sql("insert into t default values").await;
+            fixture.drain().await;
             keep(tick).await;
         }
-        lab.sql("insert into t select from generate_series(1, 200000)")
+        fixture
+            .sql("insert into t select from generate_series(1, 200000)")
             .await;
         // Too short for all of it; how far it comes, and whether it ends in time, is the machine's.
         let short = Duration::from_secs(6);
         while !keep("inside").await.contains(r#""progress":{"#) {
-            if let Outcome::Answer(report) = lab.function.invoke(&json!({}), short).await {
+            if let Outcome::Answer(report) = fixture.function.invoke(&json!({}), short).await {
                 assert_ne!(
                     report["stopped"], "empty",
                     "200,000 rows were drained in {short:?}"

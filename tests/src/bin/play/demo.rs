@@ -13,9 +13,9 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use scenarios::fixture::Plugin;
 use scenarios::function::{Function, Outcome};
 use scenarios::kinesis::{Kinesis, Limits};
-use scenarios::lab::Plugin;
 use scenarios::pgbench::{self, Pgbench};
 use scenarios::postgres::{Postgres, REPLUSER, Settings};
 use scenarios::ssm::Ssm;

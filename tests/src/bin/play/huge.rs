@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use scenarios::event::Event;
-use scenarios::lab::{Lab, Plugin};
+use scenarios::fixture::{Fixture, Plugin};
 use serde_json::json;
 
 use crate::seeds::number;
@@ -28,35 +28,38 @@ async fn run() -> ExitCode {
     let memory = number("MEMORY", 128);
     let plugin = setting("PLUGIN", "pgoutput");
     let plugin = Plugin::named(&plugin).unwrap_or_else(|| panic!("PLUGIN={plugin} is none of ours"));
-    let mut lab = Lab::plan(plugin)
+    let mut fixture = Fixture::plan(plugin)
         .shards(4)
         .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", &memory.to_string())
         .env("AGGREGATION", &setting("AGGREGATION", "none"))
         .build()
         .await;
-    // Past the gate, which would keep all this in our memory a second time.
-    let endpoint = lab.kinesis.endpoint().to_owned();
-    lab.function.set("AWS_ENDPOINT_URL_KINESIS", &endpoint).await;
-    lab.sql("create table big (id int primary key, what text)").await;
-    lab.drain().await;
+    // Past the fault proxy, which would keep all this in our memory a second time.
+    let endpoint = fixture.kinesis.endpoint().to_owned();
+    fixture.function.set("AWS_ENDPOINT_URL_KINESIS", &endpoint).await;
+    fixture
+        .sql("create table big (id int primary key, what text)")
+        .await;
+    fixture.drain().await;
     // What tells where the server puts each change, whichever plugin the function reads.
-    let oracle = format!("{}_oracle", lab.slot);
-    lab.sql(&format!(
-        "select pg_create_logical_replication_slot('{oracle}', 'test_decoding')"
-    ))
-    .await;
+    let oracle = format!("{}_oracle", fixture.slot);
+    fixture
+        .sql(&format!(
+            "select pg_create_logical_replication_slot('{oracle}', 'test_decoding')"
+        ))
+        .await;
     println!(
         "{}: one transaction of {rows} rows of {ROW} bytes, invocations of {} s, a function of {memory} MiB",
         plugin.name(),
         deadline.as_secs()
     );
-    lab.sql(&format!(
+    fixture.sql(&format!(
         "alter table big alter what set storage external; insert into big select i, rpad(i::text, {ROW}, 'x') from generate_series(1, {rows}) i"
     ))
     .await;
     let began = Instant::now();
     for invocation in 1.. {
-        let report = lab.function.invoke(&json!({}), deadline).await.answer();
+        let report = fixture.function.invoke(&json!({}), deadline).await.answer();
         println!("{invocation:3} {report}");
         // A server that was told to stop may take a while to let the slot go; a tick comes each minute.
         if report["stopped"] == "busy" {
@@ -68,23 +71,25 @@ async fn run() -> ExitCode {
         assert!(invocation < 100, "a hundred invocations were not enough");
     }
     let took = began.elapsed();
-    let peak = lab.function.peak_memory_bytes() >> 20;
+    let peak = fixture.function.peak_memory_bytes() >> 20;
 
     let mut arrived = Vec::new();
-    for shard in lab.kinesis.shards(&lab.stream).await {
+    for shard in fixture.kinesis.shards(&fixture.stream).await {
         let mut take = |_: &str, data: &[u8]| match scenarios::aggregate::split(data) {
             Ok(Some(records)) => arrived.extend(records.iter().map(|record| position(record.data))),
             _ => arrived.push(position(data)),
         };
-        lab.kinesis
-            .read_shard(&lab.stream, shard.shard_id(), &mut take)
+        fixture
+            .kinesis
+            .read_shard(&fixture.stream, shard.shard_id(), &mut take)
             .await;
     }
     arrived.sort_unstable();
     let all = arrived.len();
     arrived.dedup();
-    let expected = expected(&lab, &oracle).await;
-    lab.sql(&format!("select pg_drop_replication_slot('{oracle}')"))
+    let expected = expected(&fixture, &oracle).await;
+    fixture
+        .sql(&format!("select pg_drop_replication_slot('{oracle}')"))
         .await;
     let lost = expected
         .iter()
@@ -106,8 +111,8 @@ fn position(data: &[u8]) -> String {
 }
 
 /// The positions of all inserts, in order, from a peek of our own.
-async fn expected(lab: &Lab, oracle: &str) -> Vec<String> {
-    let client = lab.connect().await;
+async fn expected(fixture: &Fixture, oracle: &str) -> Vec<String> {
+    let client = fixture.connect().await;
     let sql = format!(
         "select (lsn - '0/0')::int8, left(data, 1) from pg_logical_slot_peek_changes('{oracle}', null, null) where left(data, 5) in ('table', 'COMMI')"
     );

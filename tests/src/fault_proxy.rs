@@ -1,4 +1,4 @@
-//! A gate in front of an AWS endpoint: requests pass, and scenarios say which of them are held, refused, damaged or
+//! A fault proxy in front of an AWS endpoint: requests pass, and scenarios say which of them are held, refused, damaged or
 //! cut. What went through PutRecords is written down.
 
 mod put_records;
@@ -16,7 +16,7 @@ use hyper_util::rt::TokioExecutor;
 use tokio::sync::oneshot;
 
 use crate::endpoint::{Answerer, Cut, Endpoint, refusal};
-use crate::seen::{Log, Seen};
+use crate::put_log::{PutLog, SharedPutLog};
 
 /// What happens to one request of an operation.
 #[derive(Debug, Clone)]
@@ -128,17 +128,17 @@ struct Shared {
     /// Of one PutRecords that is forwarded.
     most_bytes: Option<usize>,
     state: Mutex<State>,
-    log: Log,
+    log: SharedPutLog,
 }
 
-/// A gate in front of one endpoint.
+/// A fault proxy in front of one endpoint.
 #[derive(Debug)]
-pub struct Gate {
+pub struct FaultProxy {
     endpoint: Endpoint,
     shared: Arc<Shared>,
 }
 
-impl Gate {
+impl FaultProxy {
     /// Opens one before `upstream`, an endpoint as the SDK takes it.
     pub async fn before(upstream: &str) -> Self {
         Self::open(upstream, None).await
@@ -156,7 +156,7 @@ impl Gate {
             client: Client::builder(TokioExecutor::new()).build_http(),
             most_bytes,
             state: Mutex::default(),
-            log: Log::default(),
+            log: SharedPutLog::default(),
         });
         Self {
             endpoint: Endpoint::open(Arc::clone(&shared)).await,
@@ -175,7 +175,7 @@ impl Gate {
         self.plan(operation, Plan::Once(fault));
     }
 
-    /// Every request of `operation` suffers `fault`, until [`Gate::clear`].
+    /// Every request of `operation` suffers `fault`, until [`FaultProxy::clear`].
     pub fn always(&self, operation: &str, fault: Fault) {
         self.state().always.insert(operation.to_owned(), fault);
     }
@@ -211,8 +211,8 @@ impl Gate {
     }
 
     /// What PutRecords brought so far.
-    pub fn seen(&self) -> Seen {
-        self.shared.log.seen().clone()
+    pub fn put_log(&self) -> PutLog {
+        self.shared.log.lock().clone()
     }
 
     /// Requests of `operation` so far, refused ones included.

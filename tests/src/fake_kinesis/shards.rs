@@ -1,4 +1,4 @@
-//! The shards of a double, closed ones included, and what lies in them.
+//! The shards of a fake Kinesis, closed ones included, and what lies in them.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::hash_range::HashRange;
 
-/// Bytes and records that a shard takes in a second, if its double enforces that.
+/// Bytes and records that a shard takes in a second, if its fake Kinesis enforces that.
 const BYTES_A_SECOND: usize = 1 << 20;
 const RECORDS_A_SECOND: usize = 1_000;
 

@@ -1,4 +1,4 @@
-//! PutRecords on its way through a gate: the partial failures that no emulator makes, and the requests of 10 MiB that none
+//! PutRecords on its way through a fault proxy: the partial failures that no emulator makes, and the requests of 10 MiB that none
 //! takes.
 
 use axum::body::{Body, Bytes, to_bytes};
@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use super::Shared;
 use crate::endpoint::{self, Cut};
+use crate::put_log::UnderWay;
 use crate::put_records::PutRecords;
-use crate::seen::UnderWay;
 
 /// Writes the request down, and its records into flight.
 pub(super) fn note(shared: &Shared, body: &Bytes) -> UnderWay {
@@ -30,7 +30,7 @@ fn parse(body: &Bytes) -> PutRecords<'_> {
         .unwrap_or_else(|error| panic!("a PutRecords that is not application/x-amz-json-1.1: {error}"))
 }
 
-/// Forwards a request: but for the records that a flaky gate fails, and in parts where the emulator takes no more at once.
+/// Forwards a request: but for the records that a flaky fault proxy fails, and in parts where the emulator takes no more at once.
 pub(super) async fn forward(shared: &Shared, head: &Parts, body: Bytes) -> Result<Response<Body>, Cut> {
     let sizes: Vec<usize> = parse(&body).records.iter().map(|entry| entry.bytes()).collect();
     let fails = victims(shared, sizes.len());

@@ -4,16 +4,16 @@ use serde_json::Value;
 
 /// A value, whatever it came from.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Cell {
+pub enum ColumnValue {
     /// Null.
     Null,
     /// Its text.
     Text(String),
     /// The elements of an array, all dimensions in one list.
-    List(Vec<Cell>),
+    List(Vec<ColumnValue>),
 }
 
-impl Cell {
+impl ColumnValue {
     /// From an event. Numbers of a `float` column become the shortest text of their double, since JSON and PostgreSQL
     /// write exponents differently.
     pub fn of(value: &Value, float: bool) -> Self {

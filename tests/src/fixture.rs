@@ -1,4 +1,4 @@
-//! What a scenario needs, put together: a database and its slot, a stream, the parameter of the checkpoint, gates in
+//! What a scenario needs, put together: a database and its slot, a stream, the parameter of the checkpoint, fault proxies in
 //! front of AWS, and the function configured for all of them. Names are unique; everything is dropped at the end.
 
 use std::time::Duration;
@@ -6,13 +6,13 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
+use crate::cluster::Cluster;
 use crate::consumer::Delivery;
-use crate::double::{self, Double};
+use crate::fake_kinesis::{self, FakeKinesis};
+use crate::fault_proxy::FaultProxy;
 use crate::function::{Function, Outcome};
-use crate::gate::Gate;
 use crate::kinesis::Kinesis;
 use crate::oracle::{self, Rows};
-use crate::pair::Pair;
 use crate::postgres::Postgres;
 use crate::ssm::Ssm;
 
@@ -73,18 +73,18 @@ pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A scenario's own world. It is dropped with all it holds.
 #[derive(Debug)]
-pub struct Lab {
-    /// The server: the shared one, this lab's, or the one of a pair that writes.
+pub struct Fixture {
+    /// The server: the shared one, this fixture's, or the one of a cluster that writes.
     pub postgres: Host,
-    /// Kinesis, which the function reaches through [`Lab::kinesis_gate`], unless the lab is on a double.
+    /// Kinesis, which the function reaches through [`Fixture::kinesis_proxy`], unless the fixture is on a fake Kinesis.
     pub kinesis: Server<Kinesis>,
-    double: Option<Double>,
-    /// SSM, which the function reaches through [`Lab::ssm_gate`].
+    fake_kinesis: Option<FakeKinesis>,
+    /// SSM, which the function reaches through [`Fixture::ssm_proxy`].
     pub ssm: &'static Ssm,
     /// Between the function and Kinesis.
-    pub kinesis_gate: Gate,
+    pub kinesis_proxy: FaultProxy,
     /// Between the function and SSM.
-    pub ssm_gate: Gate,
+    pub ssm_proxy: FaultProxy,
     /// The function, configured; change it with [`Function::set`].
     pub function: Function,
     /// The plugin of the slot.
@@ -100,7 +100,7 @@ pub struct Lab {
     admin: tokio::sync::Mutex<Option<Client>>,
 }
 
-/// Shared by the process, or owned by one lab.
+/// Shared by the process, or owned by one fixture.
 #[derive(Debug)]
 pub enum Server<T: 'static> {
     /// By the process.
@@ -120,13 +120,13 @@ impl<T> std::ops::Deref for Server<T> {
     }
 }
 
-/// Where the database of a lab is.
+/// Where the database of a fixture is.
 #[derive(Debug)]
 pub enum Host {
     /// On one server.
     Server(Server<Postgres>),
-    /// On the primary of a pair.
-    Pair(Box<Pair>),
+    /// On the primary of a cluster.
+    Cluster(Box<Cluster>),
 }
 
 impl Host {
@@ -134,7 +134,7 @@ impl Host {
     pub fn environment(&self, database: &str) -> [(String, String); 6] {
         match self {
             Self::Server(server) => server.environment(database),
-            Self::Pair(pair) => pair.environment(database),
+            Self::Cluster(cluster) => cluster.environment(database),
         }
     }
 }
@@ -145,12 +145,12 @@ impl std::ops::Deref for Host {
     fn deref(&self) -> &Postgres {
         match self {
             Self::Server(server) => server,
-            Self::Pair(pair) => pair.primary(),
+            Self::Cluster(cluster) => cluster.primary(),
         }
     }
 }
 
-/// How a lab is put together.
+/// How a fixture is put together.
 #[derive(Debug)]
 pub struct Plan {
     plugin: Plugin,
@@ -159,7 +159,7 @@ pub struct Plan {
     postgres: Option<Host>,
     version: Option<u32>,
     kinesis: Option<Kinesis>,
-    double: Option<double::Settings>,
+    fake_kinesis: Option<fake_kinesis::Settings>,
     environment: Vec<(String, String)>,
 }
 
@@ -176,16 +176,16 @@ impl Plan {
         self
     }
 
-    /// On this server, which ends with the lab.
+    /// On this server, which ends with the fixture.
     pub fn on(mut self, postgres: Postgres) -> Self {
         self.postgres = Some(Host::Server(Server::Private(Box::new(postgres))));
         self
     }
 
-    /// On this pair, which ends with the lab: the function connects to its endpoint, and the slot is a failover slot,
+    /// On this cluster, which ends with the fixture: the function connects to its endpoint, and the slot is a failover slot,
     /// synchronised, where the version has such.
-    pub fn on_pair(mut self, pair: Pair) -> Self {
-        self.postgres = Some(Host::Pair(Box::new(pair)));
+    pub fn on_cluster(mut self, cluster: Cluster) -> Self {
+        self.postgres = Some(Host::Cluster(Box::new(cluster)));
         self
     }
 
@@ -195,15 +195,15 @@ impl Plan {
         self
     }
 
-    /// With this Kinesis, which ends with the lab.
+    /// With this Kinesis, which ends with the fixture.
     pub fn with_kinesis(mut self, kinesis: Kinesis) -> Self {
         self.kinesis = Some(kinesis);
         self
     }
 
-    /// With a double in place of the stream on Kinesis; it brings its own shards.
-    pub fn on_double(mut self, settings: double::Settings) -> Self {
-        self.double = Some(settings);
+    /// With a fake Kinesis in place of the stream on Kinesis; it brings its own shards.
+    pub fn on_fake_kinesis(mut self, settings: fake_kinesis::Settings) -> Self {
+        self.fake_kinesis = Some(settings);
         self
     }
 
@@ -214,7 +214,7 @@ impl Plan {
     }
 
     /// Puts it together. The publication `spillway` is for all tables.
-    pub async fn build(self) -> Lab {
+    pub async fn build(self) -> Fixture {
         let postgres = match self.postgres {
             Some(host) => host,
             None => Host::Server(Server::Shared(Postgres::shared_of(self.version).await)),
@@ -224,37 +224,37 @@ impl Plan {
             None => Server::Shared(Kinesis::shared().await),
         };
         let ssm = Ssm::shared().await;
-        let name = crate::unique("lab");
-        let double = match self.double {
-            Some(settings) => Some(Double::open(&name, settings).await),
+        let name = crate::unique("fixture");
+        let fake_kinesis = match self.fake_kinesis {
+            Some(settings) => Some(FakeKinesis::open(&name, settings).await),
             None => None,
         };
-        let kinesis_gate = match &double {
-            Some(double) => Gate::before(double.endpoint()).await,
-            None => Gate::before_emulator(kinesis.endpoint(), Kinesis::MOST_BYTES).await,
+        let kinesis_proxy = match &fake_kinesis {
+            Some(fake_kinesis) => FaultProxy::before(fake_kinesis.endpoint()).await,
+            None => FaultProxy::before_emulator(kinesis.endpoint(), Kinesis::MOST_BYTES).await,
         };
-        let ssm_gate = Gate::before(ssm.endpoint()).await;
+        let ssm_proxy = FaultProxy::before(ssm.endpoint()).await;
         let parameter = format!("/spillway/{name}");
         let text = |value: &str| value.to_owned();
         let environment = [
             ("DB_AUTH", text("password")),
             ("SLOT_NAME", name.clone()),
             ("STREAM_NAME", name.clone()),
-            ("AWS_ENDPOINT_URL_KINESIS", text(kinesis_gate.endpoint())),
-            ("AWS_ENDPOINT_URL_SSM", text(ssm_gate.endpoint())),
+            ("AWS_ENDPOINT_URL_KINESIS", text(kinesis_proxy.endpoint())),
+            ("AWS_ENDPOINT_URL_SSM", text(ssm_proxy.endpoint())),
         ];
         let environment = environment
             .into_iter()
             .map(|(name, value)| (name.to_owned(), value));
         let environment = postgres.environment(&name).into_iter().chain(environment);
         let function = Function::new(environment.chain(self.environment));
-        let lab = Lab {
+        let fixture = Fixture {
             postgres,
             kinesis,
-            double,
+            fake_kinesis,
             ssm,
-            kinesis_gate,
-            ssm_gate,
+            kinesis_proxy,
+            ssm_proxy,
             function,
             plugin: self.plugin,
             database: name.clone(),
@@ -263,19 +263,19 @@ impl Plan {
             parameter,
             admin: tokio::sync::Mutex::default(),
         };
-        lab.postgres.create_database(&lab.database).await;
-        if lab.double.is_none() {
-            lab.kinesis.create_stream(&lab.stream, self.shards).await;
+        fixture.postgres.create_database(&fixture.database).await;
+        if fixture.fake_kinesis.is_none() {
+            fixture.kinesis.create_stream(&fixture.stream, self.shards).await;
         }
         if self.slot {
-            lab.sql("create publication spillway for all tables").await;
-            lab.create_slot().await;
+            fixture.sql("create publication spillway for all tables").await;
+            fixture.create_slot().await;
         }
-        lab
+        fixture
     }
 }
 
-impl Lab {
+impl Fixture {
     /// On the shared servers.
     pub async fn new(plugin: Plugin) -> Self {
         Self::plan(plugin).build().await
@@ -290,7 +290,7 @@ impl Lab {
             postgres: None,
             version: None,
             kinesis: None,
-            double: None,
+            fake_kinesis: None,
             environment: Vec::new(),
         }
     }
@@ -299,25 +299,27 @@ impl Lab {
     ///
     /// # Panics
     /// It is on an emulator.
-    pub fn double(&self) -> &Double {
-        self.double.as_ref().expect("this lab is not on a double")
+    pub fn fake_kinesis(&self) -> &FakeKinesis {
+        self.fake_kinesis
+            .as_ref()
+            .expect("this fixture is not on a fake Kinesis")
     }
 
     /// The pair that it is on.
     ///
     /// # Panics
     /// It is on one server.
-    pub fn pair(&self) -> &Pair {
+    pub fn cluster(&self) -> &Cluster {
         match &self.postgres {
-            Host::Pair(pair) => pair,
-            Host::Server(_) => panic!("this lab is not on a pair"),
+            Host::Cluster(cluster) => cluster,
+            Host::Server(_) => panic!("this fixture is not on a cluster"),
         }
     }
 
     /// Creates the slot, as the superuser.
     pub async fn create_slot(&self) {
         let (slot, plugin) = (&self.slot, self.plugin.name());
-        let failover = matches!(&self.postgres, Host::Pair(pair) if pair.has_failover_slots());
+        let failover = matches!(&self.postgres, Host::Cluster(cluster) if cluster.has_failover_slots());
         let more = if failover { ", false, false, true" } else { "" };
         self.sql(&format!(
             "select pg_create_logical_replication_slot('{slot}', '{plugin}'{more})"
@@ -325,7 +327,9 @@ impl Lab {
         .await;
         if failover {
             let advance = format!("select pg_replication_slot_advance('{slot}', pg_current_wal_flush_lsn())");
-            self.pair().wait_until_synced(slot, || self.sql(&advance)).await;
+            self.cluster()
+                .wait_until_synced(slot, || self.sql(&advance))
+                .await;
         }
     }
 
@@ -393,10 +397,10 @@ impl Lab {
         }
     }
 
-    /// Ticks until the slot stands on the standby of the pair where it stands now, and would outlive a promotion.
+    /// Ticks until the slot stands on the standby of the cluster where it stands now, and would outlive a promotion.
     pub async fn wait_until_synced(&self) {
         let tick = || async { drop(self.tick().await) };
-        self.pair().wait_until_synced(&self.slot, tick).await;
+        self.cluster().wait_until_synced(&self.slot, tick).await;
     }
 
     /// A tick that has to fail: its `errorType` and `errorMessage`.
@@ -406,13 +410,13 @@ impl Lab {
 
     /// Reads the stream from its beginning, and holds it to the promise and PutRecords to its limits.
     pub async fn consume(&self) -> Delivery {
-        let delivery = match &self.double {
-            Some(double) => {
-                double.assert_within_limits();
-                Delivery::of(double)
+        let delivery = match &self.fake_kinesis {
+            Some(fake_kinesis) => {
+                fake_kinesis.assert_within_limits();
+                Delivery::of(fake_kinesis)
             }
             None => {
-                self.kinesis_gate.seen().assert_within_limits();
+                self.kinesis_proxy.put_log().assert_within_limits();
                 Delivery::read(&self.kinesis, &self.stream).await
             }
         };
@@ -450,12 +454,12 @@ impl Lab {
         Some(serde_json::from_str(&text).unwrap_or_else(|error| panic!("{text}: {error}")))
     }
 
-    /// Stores a text as the state of the backfill, past the gate.
+    /// Stores a text as the state of the backfill, past the fault proxy.
     pub async fn put_backfill(&self, text: &str) {
         self.ssm.put(&format!("{}.backfill", self.parameter), text).await;
     }
 
-    /// Stores a checkpoint, past the gate.
+    /// Stores a checkpoint, past the fault proxy.
     pub async fn put_checkpoint(&self, checkpoint: &Value) {
         self.ssm.put(&self.parameter, &checkpoint.to_string()).await;
     }
@@ -482,7 +486,7 @@ impl Lab {
     }
 }
 
-impl Drop for Lab {
+impl Drop for Fixture {
     fn drop(&mut self) {
         crate::finish(async {
             self.function.kill9().await;
@@ -491,7 +495,7 @@ impl Drop for Lab {
             if let Host::Server(Server::Shared(postgres)) = self.postgres {
                 postgres.drop_database(&self.database).await;
             }
-            if let (Server::Shared(kinesis), None) = (&self.kinesis, &self.double) {
+            if let (Server::Shared(kinesis), None) = (&self.kinesis, &self.fake_kinesis) {
                 kinesis.delete_stream(&self.stream).await;
             }
             self.ssm.delete(&self.parameter).await;

@@ -1,4 +1,4 @@
-//! What a double does wrong, drawn from a seed.
+//! What a fake Kinesis does wrong, drawn from a seed.
 
 use std::time::Duration;
 

@@ -31,9 +31,9 @@ impl Request {
     }
 }
 
-/// All that PutRecords brought to a gate or a double.
+/// All that PutRecords brought to a fault proxy or a fake Kinesis.
 #[derive(Debug, Clone, Default)]
-pub struct Seen {
+pub struct PutLog {
     /// The requests in the order of their arrival.
     pub requests: Vec<Request>,
     /// Partition keys of which two records were unacknowledged at the same time; those inside of aggregates count, those
@@ -48,11 +48,11 @@ type Events = Vec<u64>;
 
 /// What was seen, shared with the requests that are under way.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Log(Arc<Mutex<Seen>>);
+pub(crate) struct SharedPutLog(Arc<Mutex<PutLog>>);
 
-impl Log {
+impl SharedPutLog {
     /// What was seen so far.
-    pub(crate) fn seen(&self) -> MutexGuard<'_, Seen> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, PutLog> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -62,7 +62,7 @@ impl Log {
         stream: &str,
         records: impl Iterator<Item = (&'a str, &'a [u8])>,
     ) -> UnderWay {
-        let records = self.seen().enter(stream, records);
+        let records = self.lock().enter(stream, records);
         UnderWay {
             log: self.clone(),
             records,
@@ -73,18 +73,18 @@ impl Log {
 /// The records of one request. Drop it when that is over, answered or not.
 #[derive(Debug)]
 pub(crate) struct UnderWay {
-    log: Log,
+    log: SharedPutLog,
     records: Vec<((String, String), Events)>,
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
         let records = std::mem::take(&mut self.records);
-        self.log.seen().leave(records);
+        self.log.lock().leave(records);
     }
 }
 
-impl Seen {
+impl PutLog {
     /// Records that were put, each as often as it was tried.
     pub fn records(&self) -> usize {
         self.requests.iter().map(|request| request.records.len()).sum()

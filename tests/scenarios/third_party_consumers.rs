@@ -4,9 +4,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use scenarios::consumer::Delivery;
 use scenarios::event::timeless;
+use scenarios::fixture::{Fixture, Plugin};
 use scenarios::kinesis::{Kinesis, Limits};
-use scenarios::lab::{Lab, Plugin};
-use scenarios::public::Public;
+use scenarios::third_party::ThirdPartyConsumer;
 use serde_json::{Value, json};
 
 crate::scenarios![
@@ -27,7 +27,7 @@ const TABLE: &str = r#"
 const FLINK: &str = "ROW<id INT, name STRING, price DECIMAL(24, 4), ratio DOUBLE, paid BOOLEAN, \
                      `at` TIMESTAMP_LTZ(6), photo BYTES, doc STRING, tags ARRAY<STRING>>";
 
-/// Inserts, updates, deletes, changed keys, nulls, and what does not fit into a double.
+/// Inserts, updates, deletes, changed keys, nulls, and what does not fit into a fake Kinesis.
 const CHANGES: &[&str] = &[
     r#"insert into t values
         (1, 'Zoë "q" \ 😀', 12345678901234567890.1234, -2.5e-300, true, '2024-02-29 12:34:56.789+02', '\x00ff', '{"a": [1, null]}',
@@ -66,19 +66,22 @@ const LAST: &str = "
 
 async fn flink_reads_the_debezium_envelope() {
     Plugin::each(|plugin| async move {
-        let lab = Lab::new(plugin).await;
-        lab.sql(TABLE).await;
+        let fixture = Fixture::new(plugin).await;
+        fixture.sql(TABLE).await;
         for sql in CHANGES {
-            lab.sql(sql).await;
+            fixture.sql(sql).await;
         }
         // wal2json says that these are null.
         if plugin != Plugin::Wal2json {
-            lab.sql("update t set ratio = 'NaN' where id = 1; update t set ratio = '-Infinity' where id = 2")
+            fixture
+                .sql("update t set ratio = 'NaN' where id = 1; update t set ratio = '-Infinity' where id = 2")
                 .await;
         }
-        lab.drain().await;
-        let lines = Public::Debezium(FLINK).read(&lab.kinesis, &lab.stream).await;
-        let client = lab.connect().await;
+        fixture.drain().await;
+        let lines = ThirdPartyConsumer::Debezium(FLINK)
+            .read(&fixture.kinesis, &fixture.stream)
+            .await;
+        let client = fixture.connect().await;
         let left = client.query(CHANGELOG, &[&lines]).await.unwrap();
         let wrong = left.iter().find(|row| row.get::<_, i64>(1) != 1);
         assert!(wrong.is_none(), "left {} times", wrong.unwrap().get::<_, i64>(1));
@@ -116,7 +119,7 @@ async fn paimon_reads_the_messages_of_dms() {
     for message in messages {
         kinesis.put("s", "k", format!("{message}\n").as_bytes()).await;
     }
-    let lines = Public::Dms.read(&kinesis, "s").await;
+    let lines = ThirdPartyConsumer::Dms.read(&kinesis, "s").await;
     let lines: Vec<Value> = lines
         .iter()
         .map(|line| serde_json::from_str(line).unwrap())
@@ -136,23 +139,28 @@ async fn paimon_reads_the_messages_of_dms() {
 /// nothing takes again here, are read past it.
 async fn paimon_reads_the_dms_envelope() {
     Plugin::each(|plugin| async move {
-        let lab = Lab::plan(plugin).env("ENVELOPE", "dms").build().await;
-        lab.sql(TABLE).await;
+        let fixture = Fixture::plan(plugin).env("ENVELOPE", "dms").build().await;
+        fixture.sql(TABLE).await;
         for sql in CHANGES {
-            lab.sql(sql).await;
+            fixture.sql(sql).await;
         }
-        lab.drain().await;
+        fixture.drain().await;
         let mut left = Vec::new();
-        for shard in lab.kinesis.shards(&lab.stream).await {
+        for shard in fixture.kinesis.shards(&fixture.stream).await {
             let each = |_: &str, data: &[u8]| {
                 let message: Value = serde_json::from_slice(data).unwrap();
                 left.extend(message["before-image"]["id"].as_i64().map(|id| id.to_string()));
             };
-            lab.kinesis.read_shard(&lab.stream, shard.shard_id(), each).await;
+            fixture
+                .kinesis
+                .read_shard(&fixture.stream, shard.shard_id(), each)
+                .await;
         }
         assert!(left.len() > 20, "only {} keys were left", left.len());
-        let lines = Public::Dms.read(&lab.kinesis, &lab.stream).await;
-        let client = lab.connect().await;
+        let lines = ThirdPartyConsumer::Dms
+            .read(&fixture.kinesis, &fixture.stream)
+            .await;
+        let client = fixture.connect().await;
         let rows = client.query(LAST, &[&lines, &left]).await.unwrap();
         let rows: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
         assert_same(&client, &rows, "hex").await;
@@ -163,33 +171,36 @@ async fn paimon_reads_the_dms_envelope() {
 /// What is read without it and with it: two slots with the same changes, drained into two streams.
 async fn aws_kinesis_agg_finds_the_events_in_aggregates() {
     Plugin::each(|plugin| async move {
-        let mut lab = Lab::plan(plugin)
+        let mut fixture = Fixture::plan(plugin)
             .shards(4)
             .env("SOURCE_NAME", "one")
             .build()
             .await;
-        let (slot, stream) = (format!("{}_kpl", lab.slot), format!("{}_kpl", lab.stream));
-        lab.sql(&format!(
-            "select pg_copy_logical_replication_slot('{}', '{slot}')",
-            lab.slot
-        ))
-        .await;
-        lab.sql(TABLE).await;
+        let (slot, stream) = (format!("{}_kpl", fixture.slot), format!("{}_kpl", fixture.stream));
+        fixture
+            .sql(&format!(
+                "select pg_copy_logical_replication_slot('{}', '{slot}')",
+                fixture.slot
+            ))
+            .await;
+        fixture.sql(TABLE).await;
         for sql in CHANGES {
-            lab.sql(sql).await;
+            fixture.sql(sql).await;
         }
-        lab.drain().await;
-        let single = lab.compare(&["t"]).await;
+        fixture.drain().await;
+        let single = fixture.compare(&["t"]).await;
 
-        lab.kinesis.create_stream(&stream, 4).await;
+        fixture.kinesis.create_stream(&stream, 4).await;
         for (name, value) in [("SLOT_NAME", &slot), ("STREAM_NAME", &stream)] {
-            lab.function.set(name, value).await;
+            fixture.function.set(name, value).await;
         }
-        lab.function.set("AGGREGATION", "kpl").await;
-        lab.drain().await;
-        let lines = Public::Deaggregator.read(&lab.kinesis, &stream).await;
-        lab.kinesis.delete_stream(&stream).await;
-        lab.ssm.delete(&format!("/spillway/{slot}")).await;
+        fixture.function.set("AGGREGATION", "kpl").await;
+        fixture.drain().await;
+        let lines = ThirdPartyConsumer::Deaggregator
+            .read(&fixture.kinesis, &stream)
+            .await;
+        fixture.kinesis.delete_stream(&stream).await;
+        fixture.ssm.delete(&format!("/spillway/{slot}")).await;
 
         let mut aggregated = Delivery::default();
         for line in &lines {

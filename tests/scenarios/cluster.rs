@@ -1,9 +1,9 @@
-//! A pair of servers fails over as scenarios ask it to, and the proxy before it disturbs connections as they ask.
+//! A cluster of servers fails over as scenarios ask it to, and the proxy before it disturbs connections as they ask.
 
 use std::time::Duration;
 
-use scenarios::lab::{Lab, Plugin};
-use scenarios::pair::{Carried, Pair};
+use scenarios::cluster::{Carried, Cluster};
+use scenarios::fixture::{Fixture, Plugin};
 use scenarios::postgres::{REPLUSER, Settings};
 use scenarios::proxy::{Fault, Proxy, Way};
 use scenarios::wait;
@@ -28,8 +28,8 @@ crate::scenarios![
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-pub(crate) async fn pair(version: u32) -> Pair {
-    Pair::start(Settings {
+pub(crate) async fn cluster(version: u32) -> Cluster {
+    Cluster::start(Settings {
         version: Some(version),
         ..Settings::default()
     })
@@ -38,37 +38,37 @@ pub(crate) async fn pair(version: u32) -> Pair {
 
 async fn a_pair_fails_over_again_and_again() {
     for version in [14, 17] {
-        let pair = pair(version).await;
-        pair.primary().create_database("d").await;
-        let admin = pair.primary().admin("d").await;
+        let cluster = cluster(version).await;
+        cluster.primary().create_database("d").await;
+        let admin = cluster.primary().admin("d").await;
         admin.batch_execute("create table t (id int)").await.unwrap();
         for round in 1..=3 {
-            let writer = pair.primary().port();
-            let admin = pair.primary().admin("d").await;
+            let writer = cluster.primary().port();
+            let admin = cluster.primary().admin("d").await;
             let insert = format!("insert into t values ({round})");
             admin.batch_execute(&insert).await.unwrap();
-            pair.failover().await;
-            assert_ne!(pair.primary().port(), writer, "the other one writes");
-            let admin = pair.primary().admin("d").await;
+            cluster.failover().await;
+            assert_ne!(cluster.primary().port(), writer, "the other one writes");
+            let admin = cluster.primary().admin("d").await;
             let row = admin.query_one("select count(*) from t", &[]).await.unwrap();
             assert_eq!(row.get::<_, i64>(0), round, "what was committed is there");
             assert_eq!(
-                port_behind(&pair).await,
-                pair.primary().port(),
+                port_behind(&cluster).await,
+                cluster.primary().port(),
                 "the endpoint leads there"
             );
-            pair.rejoin().await;
+            cluster.rejoin().await;
         }
     }
 }
 
 /// Of the server that a function would speak to now.
-async fn port_behind(pair: &Pair) -> u16 {
+async fn port_behind(cluster: &Cluster) -> u16 {
     let mut config = tokio_postgres::Config::new();
     let (user, password) = REPLUSER;
     config
         .host("127.0.0.1")
-        .port(pair.endpoint().port())
+        .port(cluster.endpoint().port())
         .user(user)
         .password(password)
         .dbname("d");
@@ -79,11 +79,11 @@ async fn port_behind(pair: &Pair) -> u16 {
 }
 
 async fn a_commit_waits_for_the_standby() {
-    let pair = pair(17).await;
-    let admin = pair.primary().admin("postgres").await;
+    let cluster = cluster(17).await;
+    let admin = cluster.primary().admin("postgres").await;
     for way in [Way::ToServer, Way::ToClient] {
-        pair.wire().stall(way);
-        let writer = pair.primary().admin("postgres").await;
+        cluster.wire().stall(way);
+        let writer = cluster.primary().admin("postgres").await;
         let waits = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'";
         let committed = writer.batch_execute("create table t as select 1");
         let calmed = async {
@@ -92,7 +92,7 @@ async fn a_commit_waits_for_the_standby() {
                 row.get::<_, i64>(0) == 1
             })
             .await;
-            pair.wire().calm();
+            cluster.wire().calm();
         };
         let (committed, ()) = tokio::join!(committed, calmed);
         committed.unwrap();
@@ -101,21 +101,25 @@ async fn a_commit_waits_for_the_standby() {
 }
 
 async fn a_slot_that_is_synchronised_no_more_lags_after_a_promotion() {
-    let lab = Lab::plan(Plugin::Pgoutput).on_pair(pair(17).await).build().await;
-    lab.sql("create table t (id int primary key); insert into t values (1)")
+    let fixture = Fixture::plan(Plugin::Pgoutput)
+        .on_cluster(cluster(17).await)
+        .build()
         .await;
-    lab.drain().await;
-    lab.wait_until_synced().await;
-    lab.sql("insert into t values (2)").await;
-    lab.drain().await;
-    lab.wait_until_synced().await;
-    let synced = lab.confirmed_flush().await;
-    lab.pair().stop_slot_sync().await;
-    lab.sql("insert into t values (3)").await;
-    lab.drain().await;
-    let stands = lab.confirmed_flush().await;
-    lab.pair().failover().await;
-    let after = lab.confirmed_flush().await;
+    fixture
+        .sql("create table t (id int primary key); insert into t values (1)")
+        .await;
+    fixture.drain().await;
+    fixture.wait_until_synced().await;
+    fixture.sql("insert into t values (2)").await;
+    fixture.drain().await;
+    fixture.wait_until_synced().await;
+    let synced = fixture.confirmed_flush().await;
+    fixture.cluster().stop_slot_sync().await;
+    fixture.sql("insert into t values (3)").await;
+    fixture.drain().await;
+    let stands = fixture.confirmed_flush().await;
+    fixture.cluster().failover().await;
+    let after = fixture.confirmed_flush().await;
     assert!(
         lsn(&synced) <= lsn(&after) && lsn(&after) < lsn(&stands),
         "{synced} <= {after} < {stands}"
@@ -124,31 +128,31 @@ async fn a_slot_that_is_synchronised_no_more_lags_after_a_promotion() {
 
 /// Lets the slot restart where a transaction is open, and keeps another open from then on: where nothing else runs,
 /// decoding can begin without a snapshot. `step` moves the slot forwards. The table `t` has a column `id` and stays as it is.
-pub(crate) async fn restart_amid<F: Future<Output = ()>>(lab: &Lab, step: impl Fn() -> F) -> Client {
-    let first = lab.connect().await;
+pub(crate) async fn restart_amid<F: Future<Output = ()>>(fixture: &Fixture, step: impl Fn() -> F) -> Client {
+    let first = fixture.connect().await;
     first
         .batch_execute("begin; insert into t (id) values (-1)")
         .await
         .unwrap();
-    let began = lab.value("select pg_current_wal_insert_lsn()").await.unwrap();
-    lab.sql("checkpoint").await;
+    let began = fixture.value("select pg_current_wal_insert_lsn()").await.unwrap();
+    fixture.sql("checkpoint").await;
     step().await;
-    let second = lab.connect().await;
+    let second = fixture.connect().await;
     second
         .batch_execute("begin; insert into t (id) values (-2)")
         .await
         .unwrap();
     first.batch_execute("rollback").await.unwrap();
-    let slot = &lab.slot;
+    let slot = &fixture.slot;
     let restarts =
         format!("select restart_lsn >= '{began}' from pg_replication_slots where slot_name = '{slot}'");
     wait::until(
         "the slot restarts after the first transaction began",
         LIMIT,
         || async {
-            lab.sql("checkpoint").await;
+            fixture.sql("checkpoint").await;
             step().await;
-            lab.value(&restarts).await.as_deref() == Some("t")
+            fixture.value(&restarts).await.as_deref() == Some("t")
         },
     )
     .await;
@@ -161,29 +165,33 @@ async fn a_slot_that_lost_its_snapshots_decodes_nothing_after_a_promotion() {
         (15, Carried::WithoutSnapshots, 0),
         (16, Carried::WithoutSnapshots, 0),
     ] {
-        let lab = Lab::plan(Plugin::TestDecoding)
-            .on_pair(pair(version).await)
+        let fixture = Fixture::plan(Plugin::TestDecoding)
+            .on_cluster(cluster(version).await)
             .build()
             .await;
-        lab.sql("create table t (id int primary key)").await;
-        let slot = &lab.slot;
+        fixture.sql("create table t (id int primary key)").await;
+        let slot = &fixture.slot;
         let advance = format!("select pg_replication_slot_advance('{slot}', pg_current_wal_flush_lsn())");
         let peek = format!(
             "select count(*) from pg_logical_slot_peek_changes('{slot}', null, null, 'include-xids', '0')
              where data like 'table public.t:%'"
         );
-        let _open = restart_amid(&lab, || lab.sql(&advance)).await;
-        lab.pair().carry_slot(slot, carried).await;
-        lab.sql("insert into t values (1); insert into t values (2)")
+        let _open = restart_amid(&fixture, || fixture.sql(&advance)).await;
+        fixture.cluster().carry_slot(slot, carried).await;
+        fixture
+            .sql("insert into t values (1); insert into t values (2)")
             .await;
         assert_eq!(
-            lab.value(&peek).await.as_deref(),
+            fixture.value(&peek).await.as_deref(),
             Some("2"),
             "before the failover"
         );
-        lab.pair().failover().await;
-        assert_eq!(lab.value("select count(*) from t").await.as_deref(), Some("2"));
-        let peeked = lab.value(&peek).await.unwrap();
+        fixture.cluster().failover().await;
+        assert_eq!(
+            fixture.value("select count(*) from t").await.as_deref(),
+            Some("2")
+        );
+        let peeked = fixture.value(&peek).await.unwrap();
         assert_eq!(peeked, left.to_string(), "{version} {carried:?}");
     }
 }

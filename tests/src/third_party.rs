@@ -14,7 +14,7 @@ use crate::kinesis::Kinesis;
 
 /// A consumer that others wrote.
 #[derive(Debug, Clone, Copy)]
-pub enum Public<'a> {
+pub enum ThirdPartyConsumer<'a> {
     /// `aws-kinesis-agg`, Amazon's own Python package that takes apart what the KPL has put together.
     Deaggregator,
     /// Apache Flink's format `debezium-json`, for a table whose row type is declared so. What most people read Debezium's
@@ -25,7 +25,7 @@ pub enum Public<'a> {
     Dms,
 }
 
-impl Public<'_> {
+impl ThirdPartyConsumer<'_> {
     /// Lets it read `stream` from its beginning to its end, shard after shard, and returns the lines that the program
     /// prints: JSON objects, whose fields the program itself describes.
     ///

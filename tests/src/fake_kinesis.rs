@@ -1,4 +1,4 @@
-//! A double of one Kinesis stream, for what no emulator does: requests of 10 MiB and records of up to 10 MiB, resharding in
+//! A fake Kinesis of one Kinesis stream, for what no emulator does: requests of 10 MiB and records of up to 10 MiB, resharding in
 //! the middle, and every fault that a producer has to live with (see [`Faults`]). It keeps what arrived, shard by shard, and
 //! a scenario reads that in the same process.
 //!
@@ -20,15 +20,15 @@ use serde_json::{Value, json};
 
 use crate::endpoint::{self, Answerer, Cut, Endpoint, refusal};
 use crate::hash_range::{HashRange, hash_of};
+use crate::put_log::{MOST_BYTES, MOST_RECORDS, PutLog, SharedPutLog};
 use crate::put_records::{Entry, PutRecords};
-use crate::seen::{Log, MOST_BYTES, MOST_RECORDS, Seen};
 
 use faults::{Draw, Fate, RecordFate, Slow};
 use shards::{Put, Shards};
 
 pub use faults::Faults;
 
-/// How a double is made.
+/// How a fake Kinesis is made.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
     /// Shards that it has at first.
@@ -62,7 +62,7 @@ impl Default for Settings {
     }
 }
 
-/// What a double has done so far.
+/// What a fake Kinesis has done so far.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Counts {
     /// PutRecords requests.
@@ -77,9 +77,9 @@ pub struct Counts {
     pub open_shards: usize,
 }
 
-/// A double that answers.
+/// A fake Kinesis that answers.
 #[derive(Debug)]
-pub struct Double {
+pub struct FakeKinesis {
     endpoint: Endpoint,
     shared: Arc<Shared>,
 }
@@ -89,7 +89,7 @@ struct Shared {
     stream: String,
     settings: Settings,
     state: Mutex<State>,
-    log: Log,
+    log: SharedPutLog,
 }
 
 #[derive(Debug)]
@@ -101,7 +101,7 @@ struct State {
     operations: HashMap<String, u64>,
 }
 
-impl Double {
+impl FakeKinesis {
     /// Opens one that holds `stream`.
     pub async fn open(stream: &str, settings: Settings) -> Self {
         let state = State {
@@ -115,7 +115,7 @@ impl Double {
             stream: stream.to_owned(),
             settings,
             state: Mutex::new(state),
-            log: Log::default(),
+            log: SharedPutLog::default(),
         });
         Self {
             endpoint: Endpoint::open(Arc::clone(&shared)).await,
@@ -143,7 +143,7 @@ impl Double {
         }
     }
 
-    /// Hands every record to `each` as [`Double::read`] does, and forgets it: what is taken again and again is read as it arrives.
+    /// Hands every record to `each` as [`FakeKinesis::read`] does, and forgets it: what is taken again and again is read as it arrives.
     pub fn take(&self, mut each: impl FnMut(HashRange, &str, &[u8])) {
         let taken: Vec<(HashRange, Vec<Put>)> = {
             let mut state = self.shared.state();
@@ -179,8 +179,8 @@ impl Double {
     }
 
     /// What PutRecords brought so far.
-    pub fn seen(&self) -> Seen {
-        self.shared.log.seen().clone()
+    pub fn put_log(&self) -> PutLog {
+        self.shared.log.lock().clone()
     }
 
     /// Holds what PutRecords brought against the limits of this stream and the order of lanes.
@@ -189,7 +189,7 @@ impl Double {
     /// One of them was broken.
     pub fn assert_within_limits(&self) {
         let record_bytes = self.shared.settings.record_kib << 10;
-        self.shared.log.seen().assert_within(record_bytes);
+        self.shared.log.lock().assert_within(record_bytes);
     }
 
     /// What it has done so far.
@@ -235,7 +235,11 @@ impl Answerer for Shared {
         Ok(match operation.as_str() {
             "ListShards" => self.list_shards(&request),
             "DescribeStreamSummary" => self.describe(),
-            _ => refusal(400, "UnknownOperationException", "not an operation of the double"),
+            _ => refusal(
+                400,
+                "UnknownOperationException",
+                "not an operation of the fake Kinesis",
+            ),
         })
     }
 }

@@ -1,11 +1,11 @@
-//! The double of Kinesis does what Kinesis does and no emulator, and a consumer reads aggregates as KCL reads them.
+//! The fake_kinesis of Kinesis does what Kinesis does and no emulator, and a consumer reads aggregates as KCL reads them.
 
 use std::time::Duration;
 
 use scenarios::aggregate::{self, SubRecord};
 use scenarios::consumer::Delivery;
-use scenarios::double::{Double, Faults, Settings};
-use scenarios::gate::Gate;
+use scenarios::fake_kinesis::{FakeKinesis, Faults, Settings};
+use scenarios::fault_proxy::FaultProxy;
 use scenarios::hash_range::{HashRange, hash_of};
 use scenarios::kinesis::{Kinesis, Limits};
 
@@ -73,12 +73,12 @@ async fn a_consumer_takes_aggregates_apart_and_drops_one_that_is_not_all_of_its_
             record("tombstone", b""),
         ]
     };
-    let double = Double::open("s", Settings::default()).await;
-    put(&client(double.endpoint()), records()).await.unwrap();
+    let fake_kinesis = FakeKinesis::open("s", Settings::default()).await;
+    put(&client(fake_kinesis.endpoint()), records()).await.unwrap();
     let emulator = Kinesis::start(Limits::Off).await;
     emulator.create_stream("s", 2).await;
     put(emulator.client(), records()).await.unwrap();
-    for read in [Delivery::of(&double), Delivery::read(&emulator, "s").await] {
+    for read in [Delivery::of(&fake_kinesis), Delivery::read(&emulator, "s").await] {
         read.assert_promise();
         assert_eq!(
             (read.records, read.aggregates, read.dropped, read.tombstones.len()),
@@ -94,8 +94,8 @@ async fn a_double_keeps_to_the_limits_of_its_stream() {
         record_kib: 2048,
         ..Settings::default()
     };
-    let double = Double::open("s", settings).await;
-    let client = client(double.endpoint());
+    let fake_kinesis = FakeKinesis::open("s", settings).await;
+    let client = client(fake_kinesis.endpoint());
     let many = |records: usize, bytes: usize| {
         let data = vec![0; bytes - 1];
         (0..records).map(|_| record("k", &data)).collect::<Vec<_>>()
@@ -149,8 +149,8 @@ async fn a_double_places_records_by_hash_and_moves_them_when_it_is_resharded() {
         },
         ..Settings::default()
     };
-    let double = Double::open("s", settings).await;
-    let client = client(double.endpoint());
+    let fake_kinesis = FakeKinesis::open("s", settings).await;
+    let client = client(fake_kinesis.endpoint());
     let [lower, upper] = HashRange::ALL.halves();
     let keys = [lower, upper].map(|half| half.halves().map(key_in)).concat();
     let place = async || {
@@ -169,14 +169,14 @@ async fn a_double_places_records_by_hash_and_moves_them_when_it_is_resharded() {
         shards
     };
     assert_eq!((place().await, listed().await), (vec![0, 0, 1, 1], 2));
-    double.split(0);
+    fake_kinesis.split(0);
     assert_eq!(place().await, [2, 3, 1, 1]);
     assert_eq!(
         [listed().await, listed().await, listed().await],
         [2, 2, 4],
         "it tells twice what was"
     );
-    double.merge(1);
+    fake_kinesis.merge(1);
     assert_eq!(place().await, [2, 4, 4, 4]);
     let by_hash = record("any", b"x");
     let by_hash = aws_sdk_kinesis::types::PutRecordsRequestEntry::builder()
@@ -187,7 +187,7 @@ async fn a_double_places_records_by_hash_and_moves_them_when_it_is_resharded() {
     let placed = put(&client, vec![by_hash.unwrap()]).await.unwrap();
     assert_eq!(placed, [Ok("shardId-000000000002".to_owned())]);
     let mut read = Vec::new();
-    double.read(|_, key, _| read.push(key.to_owned()));
+    fake_kinesis.read(|_, key, _| read.push(key.to_owned()));
     let of_upper: Vec<_> = read.iter().filter(|key| **key == keys[3]).collect();
     assert_eq!((read.len(), of_upper.len()), (13, 3));
 }
@@ -198,10 +198,10 @@ async fn a_double_throttles_a_shard_that_has_had_its_second() {
         shards: 1,
         ..Settings::default()
     };
-    let double = Double::open("s", settings).await;
+    let fake_kinesis = FakeKinesis::open("s", settings).await;
     let large = vec![0; 400_000];
     let records = (0..3).map(|_| record("k", &large)).collect();
-    let answered = put(&client(double.endpoint()), records).await.unwrap();
+    let answered = put(&client(fake_kinesis.endpoint()), records).await.unwrap();
     let throttled = Err("ProvisionedThroughputExceededException".to_owned());
     assert_eq!(answered.iter().filter(|it| **it == throttled).count(), 1);
 }
@@ -221,7 +221,7 @@ async fn a_double_fails_requests_and_records_as_drawn() {
         reshards: 0.1,
         stale_maps: 0,
     };
-    let double = Double::open(
+    let fake_kinesis = FakeKinesis::open(
         "s",
         Settings {
             faults,
@@ -229,7 +229,7 @@ async fn a_double_fails_requests_and_records_as_drawn() {
         },
     )
     .await;
-    let client = client(double.endpoint());
+    let client = client(fake_kinesis.endpoint());
     let (mut errors, mut codes, mut short, mut told) = (Vec::new(), Vec::new(), 0, 0);
     for _ in 0..200 {
         let records = (0..20).map(|number| record(&number.to_string(), b"x")).collect();
@@ -242,7 +242,7 @@ async fn a_double_fails_requests_and_records_as_drawn() {
             Err(error) => errors.push(error),
         }
     }
-    let counts = double.counts();
+    let counts = fake_kinesis.counts();
     assert!(counts.put > told, "some arrived of which nobody was told");
     assert!(short > 5 && counts.reshards > 5, "{short} {counts:?}");
     for code in ["ProvisionedThroughputExceededException", "InternalFailure"] {
@@ -259,19 +259,19 @@ async fn a_double_fails_requests_and_records_as_drawn() {
 async fn a_gate_takes_ten_mebibytes_for_an_emulator_that_takes_five() {
     let kinesis = Kinesis::start(Limits::Off).await;
     kinesis.create_stream("s", 4).await;
-    let gate = Gate::before_emulator(kinesis.endpoint(), Kinesis::MOST_BYTES).await;
-    let client = client(gate.endpoint());
+    let proxy = FaultProxy::before_emulator(kinesis.endpoint(), Kinesis::MOST_BYTES).await;
+    let client = client(proxy.endpoint());
     let data = vec![b'x'; (1 << 20) - 10];
     let records = || (0..10).map(|key| record(&key.to_string(), &data)).collect();
     assert!(put(&client, records()).await.unwrap().iter().all(Result::is_ok));
-    gate.flaky(1, 50);
+    proxy.flaky(1, 50);
     let answered = put(&client, records()).await.unwrap();
     let put = answered.iter().flatten().count();
     assert!((1..10).contains(&put), "{answered:?}");
     assert_eq!(Delivery::read(&kinesis, "s").await.foreign.len(), 10 + put);
-    gate.seen().assert_within_limits();
+    proxy.put_log().assert_within_limits();
     assert!(
-        gate.seen().requests[0].bytes() > 2 * Kinesis::MOST_BYTES - 200,
+        proxy.put_log().requests[0].bytes() > 2 * Kinesis::MOST_BYTES - 200,
         "as it was sent"
     );
 }
@@ -279,22 +279,22 @@ async fn a_gate_takes_ten_mebibytes_for_an_emulator_that_takes_five() {
 async fn a_gate_notices_keys_in_flight_inside_of_aggregates() {
     let kinesis = Kinesis::start(Limits::Off).await;
     kinesis.create_stream("s", 1).await;
-    let gate = Gate::before(kinesis.endpoint()).await;
-    let client = client(gate.endpoint());
+    let proxy = FaultProxy::before(kinesis.endpoint()).await;
+    let client = client(proxy.endpoint());
     let one = aggregate(&[("a", b"1"), ("b", b"1"), ("a", b"2")]);
     put(&client, vec![record("a", &one), record("c", b"1")])
         .await
         .unwrap();
-    gate.seen().assert_within_limits();
+    proxy.put_log().assert_within_limits();
     let other = aggregate(&[("d", b"1"), ("b", b"2")]);
     put(&client, vec![record("a", &one), record("d", &other)])
         .await
         .unwrap();
-    let shared = gate.seen().shared_keys;
+    let shared = proxy.put_log().shared_keys;
     assert_eq!(shared.into_iter().collect::<Vec<_>>(), ["b"]);
 
     // The first is held, and its caller gives up and sends it again.
-    let mut held = gate.hold("PutRecords", scenarios::gate::Side::Request);
+    let mut held = proxy.hold("PutRecords", scenarios::fault_proxy::Side::Request);
     let first = tokio::spawn({
         let (client, one) = (client.clone(), one.clone());
         async move { put(&client, vec![record("a", &one)]).await }
@@ -302,10 +302,10 @@ async fn a_gate_notices_keys_in_flight_inside_of_aggregates() {
     held.reached().await;
     let later = aggregate(&[("a", b"3")]);
     put(&client, vec![record("a", &one)]).await.unwrap();
-    assert_eq!(gate.seen().shared_keys.len(), 1, "the same once more");
+    assert_eq!(proxy.put_log().shared_keys.len(), 1, "the same once more");
     put(&client, vec![record("a", &later)]).await.unwrap();
     assert!(
-        gate.seen().shared_keys.contains("a"),
+        proxy.put_log().shared_keys.contains("a"),
         "a later one of the same key"
     );
     held.release();

@@ -22,7 +22,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// A writer, its standby, and the endpoint.
 #[derive(Debug)]
-pub struct Pair {
+pub struct Cluster {
     instances: [Postgres; 2],
     writer: AtomicUsize,
     version: u32,
@@ -39,7 +39,7 @@ pub enum Carried {
     WithoutSnapshots,
 }
 
-impl Pair {
+impl Cluster {
     /// Makes both. Ready when the standby follows: from then on a commit waits for its disk.
     pub async fn start(mut settings: Settings) -> Self {
         settings.conf.push_str(
@@ -55,15 +55,15 @@ impl Pair {
             .await;
         let number = row.map(|row| row.get::<_, String>(0).parse().unwrap_or(0));
         let number: u32 = number.unwrap_or_else(|error| panic!("which version is it? {error:?}"));
-        let pair = Self {
+        let cluster = Self {
             endpoint: Proxy::before(primary.port()).await,
             wire: Proxy::before(primary.port()).await,
             instances: [primary, standby],
             writer: AtomicUsize::new(0),
             version: number / 10_000,
         };
-        pair.follow().await;
-        pair
+        cluster.follow().await;
+        cluster
     }
 
     /// The instance that writes, or wrote last.
@@ -152,7 +152,7 @@ impl Pair {
         self.wait_until_synchronous().await;
     }
 
-    /// Kills the primary and every process of it with -9. Nobody writes until [`Pair::promote`].
+    /// Kills the primary and every process of it with -9. Nobody writes until [`Cluster::promote`].
     pub async fn kill_primary(&self) {
         self.primary().crash().await;
     }
