@@ -7,18 +7,19 @@
 use std::collections::HashMap;
 
 use crate::change::format_type::base;
+use crate::table_name::TableName;
 
 /// The tables of one database.
 #[derive(Debug, Default)]
 pub struct Catalog {
-    tables: HashMap<String, HashMap<String, Table>>,
+    tables: HashMap<TableName, CatalogTable>,
     /// By their names without quotes: wal2json leaves them out.
     domains: HashMap<String, String>,
 }
 
 /// What the catalog knows of one table.
 #[derive(Debug, Default, Clone)]
-pub struct Table {
+pub struct CatalogTable {
     /// Columns of the replica identity's index; of the primary key when the identity is the whole row or nothing. May be empty.
     pub key: Vec<String>,
     /// Columns of the primary key, in any order. May be empty.
@@ -29,12 +30,12 @@ pub struct Table {
     /// Whether the replica identity is the whole row.
     pub full: bool,
     /// All columns, in table order.
-    pub columns: Vec<Known>,
+    pub columns: Vec<CatalogColumn>,
 }
 
 /// What the catalog knows of a column.
 #[derive(Debug, Clone)]
-pub struct Known {
+pub struct CatalogColumn {
     /// Its name.
     pub name: String,
     /// Its type as it was declared, perhaps a domain, as `format_type` prints it.
@@ -43,9 +44,9 @@ pub struct Known {
     pub toastable: bool,
 }
 
-impl Table {
+impl CatalogTable {
     /// The columns that an update may leave out.
-    pub fn toastable(&self) -> impl DoubleEndedIterator<Item = &Known> {
+    pub fn toastable(&self) -> impl DoubleEndedIterator<Item = &CatalogColumn> {
         self.columns.iter().filter(|column| column.toastable)
     }
 }
@@ -55,11 +56,8 @@ const MOST_LEVELS: usize = 8;
 
 impl Catalog {
     /// Adds a table.
-    pub fn insert(&mut self, schema: &str, name: &str, table: Table) {
-        self.tables
-            .entry(schema.to_owned())
-            .or_default()
-            .insert(name.to_owned(), table);
+    pub fn insert(&mut self, name: TableName, table: CatalogTable) {
+        self.tables.insert(name, table);
     }
 
     /// Adds a domain and what it is made of, by the names that `format_type` prints.
@@ -68,13 +66,13 @@ impl Catalog {
     }
 
     /// A table; `None` when it was dropped or renamed since, or came after the catalog was read.
-    pub fn table(&self, schema: &str, name: &str) -> Option<&Table> {
-        self.tables.get(schema)?.get(name)
+    pub fn table(&self, name: &TableName) -> Option<&CatalogTable> {
+        self.tables.get(name)
     }
 
     /// The name of a column's type, domains resolved. `told` is what the plugin says of it, perhaps without modifier or quotes;
     /// these are taken from the column as it is now, if that is still of this type.
-    pub fn type_name(&self, table: Option<&Table>, column: &str, told: &str) -> String {
+    pub fn type_name(&self, table: Option<&CatalogTable>, column: &str, told: &str) -> String {
         let resolved = self.resolved(told);
         let declared = table.and_then(|table| table.columns.iter().find(|known| known.name == column));
         let Some(declared) = declared.map(|known| self.resolved(&known.type_name)) else {
@@ -88,7 +86,7 @@ impl Catalog {
     }
 
     /// Names and types of the columns of a table's primary key, in table order.
-    pub fn primary(&self, table: &Table) -> Vec<(String, String)> {
+    pub fn primary(&self, table: &CatalogTable) -> Vec<(String, String)> {
         let columns = table.columns.iter();
         columns
             .filter(|known| table.primary.contains(&known.name))
@@ -124,7 +122,7 @@ mod tests {
         let mut catalog = Catalog::default();
         catalog.insert_domain("price", "numeric(12,2)".into());
         catalog.insert_domain("\"Price list\"", "price[]".into());
-        let known = |name: &str, type_name: &str| Known {
+        let known = |name: &str, type_name: &str| CatalogColumn {
             name: name.into(),
             type_name: type_name.into(),
             toastable: false,
@@ -135,11 +133,10 @@ mod tests {
             known("c", "\"Mood\""),
         ];
         catalog.insert(
-            "public",
-            "t",
-            Table {
+            TableName::new("public", "t"),
+            CatalogTable {
                 columns,
-                ..Table::default()
+                ..CatalogTable::default()
             },
         );
         catalog
@@ -168,7 +165,7 @@ mod tests {
     #[test]
     fn what_the_plugin_leaves_out_of_a_type_is_filled_in_while_it_is_still_that_type() {
         let catalog = catalog();
-        let table = catalog.table("public", "t");
+        let table = catalog.table(&TableName::new("public", "t"));
         for (column, told, expected) in [
             ("a", "numeric", "numeric(10,4)"),
             ("a", "integer", "integer"),

@@ -9,6 +9,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::lsn::Lsn;
+use crate::pattern::{self, TablePattern};
+use crate::table_name::TableName;
 
 pub use kind::Type;
 
@@ -103,7 +105,25 @@ pub enum Change<'a> {
 }
 
 impl Change<'_> {
-    fn into_owned(self) -> Change<'static> {
+    /// The change, as far as it is about tables that match a pattern; `None` where no table of it does.
+    ///
+    /// A truncate keeps the tables that match. A message always matches.
+    pub fn filtered(self, patterns: &[TablePattern]) -> Option<Self> {
+        let is_wanted = |relation: &Relation| pattern::matches_any(patterns, &relation.table);
+        match self {
+            Change::Insert { ref relation, .. }
+            | Change::Update { ref relation, .. }
+            | Change::Delete { ref relation, .. } => is_wanted(relation).then_some(self),
+            Change::Truncate { mut relations } => {
+                relations.retain(|relation| is_wanted(relation));
+                (!relations.is_empty()).then_some(Change::Truncate { relations })
+            }
+            Change::Message(_) => Some(self),
+        }
+    }
+
+    /// The same change, borrowing nothing.
+    pub fn into_owned(self) -> Change<'static> {
         match self {
             Change::Insert { relation, new } => Change::Insert {
                 relation,
@@ -171,21 +191,19 @@ pub enum Datum<'a> {
 /// A table as it was when the change was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Relation {
-    /// The schema's name.
-    pub schema: String,
     /// The table's name.
-    pub name: String,
+    pub table: TableName,
     /// The columns that the plugin sends, in table order.
     pub columns: Vec<Column>,
     /// Names and types of the primary key's columns, in table order. Not always among `columns`; empty where it is not known.
     pub primary: Vec<(String, String)>,
     /// Whether `columns` are all that the table has.
-    pub extent: Extent,
+    pub extent: ColumnCoverage,
 }
 
 /// How far the columns of a [`Relation`] are those of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Extent {
+pub enum ColumnCoverage {
     /// All: the server described the table, or the row holds every column.
     Whole,
     /// All as far as is known: the row left some out, and the catalog, which shows the present, named them.
@@ -207,10 +225,10 @@ impl Relation {
     }
 }
 
-/// `schema.table`
+/// The table's name, as errors show it.
 impl fmt::Display for Relation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.schema, self.name)
+        self.table.fmt(f)
     }
 }
 

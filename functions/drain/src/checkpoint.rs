@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use crate::encode::Counts;
 use crate::lsn::Lsn;
 use crate::marker::Marker;
+use crate::stored_document::{self, InvalidDocument};
 
 /// The format this version writes. A later one may mean something else by the same names, so it is refused.
 pub const VERSION: u64 = 1;
@@ -31,7 +32,7 @@ pub struct Checkpoint {
     pub commit_end: Lsn,
     /// How much the stream has of the next transaction, when that is larger than one invocation.
     #[serde(default)]
-    pub progress: Option<Inside>,
+    pub progress: Option<ResumePoint>,
     /// The last marker that was laid.
     #[serde(default)]
     pub marker: Option<Marker>,
@@ -44,7 +45,7 @@ pub struct Checkpoint {
 
 /// A place inside a transaction: its rows up to here are in the stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Inside {
+pub struct ResumePoint {
     /// The transaction's id, 32 bits as in the log.
     pub xid: u32,
     /// End of its commit record.
@@ -65,41 +66,28 @@ pub struct Inside {
 
 /// Up to where the stream has everything. Ordered as it is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reached {
+pub struct AckPosition {
     /// End of the last commit record up to which it has every change.
     pub commit_end: Lsn,
     /// How much it has of the transaction behind that, if a part.
-    pub inside: Option<Inside>,
+    pub resume: Option<ResumePoint>,
 }
 
-impl PartialOrd for Reached {
+impl PartialOrd for AckPosition {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         // That its end is known is more than nothing.
-        let rows = |reached: &Self| reached.inside.as_ref().map(|inside| inside.rows);
+        let rows = |position: &Self| position.resume.as_ref().map(|resume| resume.rows);
         Some((self.commit_end, rows(self)).cmp(&(other.commit_end, rows(other))))
     }
 }
 
-impl From<Lsn> for Reached {
+impl From<Lsn> for AckPosition {
     fn from(commit_end: Lsn) -> Self {
-        Reached {
+        AckPosition {
             commit_end,
-            inside: None,
+            resume: None,
         }
     }
-}
-
-/// A stored text that is not a checkpoint of this version.
-#[derive(Debug, thiserror::Error)]
-pub enum CheckpointInvalid {
-    /// Not the JSON it should be.
-    #[error("it is not a checkpoint")]
-    Unreadable(#[from] serde_json::Error),
-    /// Another version.
-    #[error(
-        "it has format version {0}, and this Spillway reads version {VERSION}: deploy the version that wrote it, or a later one"
-    )]
-    Version(String),
 }
 
 impl Checkpoint {
@@ -107,20 +95,13 @@ impl Checkpoint {
     ///
     /// # Errors
     /// It is not JSON, not a checkpoint, or of another format version.
-    pub fn parse(text: &str) -> Result<Self, CheckpointInvalid> {
-        let value: Value = serde_json::from_str(text)?;
-        match value.get("version") {
-            Some(version) if version.as_u64() != Some(VERSION) => {
-                Err(CheckpointInvalid::Version(version.to_string()))
-            }
-            _ => Ok(serde_json::from_value(value)?),
-        }
+    pub fn parse(text: &str) -> Result<Self, InvalidDocument> {
+        stored_document::parse("checkpoint", VERSION, text)
     }
 
     /// The text to store: under 4 KB, a standard parameter's size, unless another version filled `others`.
     pub fn to_text(&self) -> String {
-        // A map with string keys and plain values always serialises.
-        serde_json::to_string(self).unwrap_or_default()
+        stored_document::to_text(self)
     }
 }
 
@@ -156,10 +137,21 @@ mod tests {
         }
     }
 
+    /// SSM refuses a value that holds `{{name}}`: it takes that for a reference to another parameter.
+    #[test]
+    fn a_database_named_with_braces_is_no_reference_to_another_parameter() {
+        let stored = Checkpoint {
+            database: "{{ssm:secret}}".into(),
+            ..Checkpoint::parse(STORED).unwrap()
+        };
+        assert!(!stored.to_text().contains("{{"), "{}", stored.to_text());
+        assert_eq!(Checkpoint::parse(&stored.to_text()).unwrap(), stored);
+    }
+
     #[test]
     fn another_version_is_refused() {
         let error = Checkpoint::parse(&STORED.replace("\"version\":1", "\"version\":2")).unwrap_err();
-        assert!(matches!(error, CheckpointInvalid::Version(version) if version == "2"));
+        assert!(matches!(error, InvalidDocument::Version { found, .. } if found == "2"));
     }
 
     #[test]
@@ -173,7 +165,7 @@ mod tests {
             &STORED.replace("0/16B3748", "soon"),
         ] {
             assert!(
-                matches!(Checkpoint::parse(text), Err(CheckpointInvalid::Unreadable(_))),
+                matches!(Checkpoint::parse(text), Err(InvalidDocument::Unreadable { .. })),
                 "{text}"
             );
         }

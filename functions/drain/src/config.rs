@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::encode::{
-    Debezium, DecimalMode, Dms, Envelope, Form, Modes, Oversize, PartitionBy, TimeMode, Wal2json,
+    Debezium, DebeziumModes, DecimalMode, Dms, Envelope, EnvelopeForm, Oversize, PartitionBy, TimeMode,
+    Wal2json,
 };
 use crate::pattern::TablePattern;
 
@@ -412,15 +413,15 @@ fn envelope(
         return Err(invalid(variable, value, "left out unless ENVELOPE is debezium"));
     }
     let form = match named {
-        Named::Debezium => Form::Debezium(Debezium {
+        Named::Debezium => EnvelopeForm::Debezium(Debezium {
             name: get("SOURCE_NAME").unwrap_or_else(|| slot.to_owned()),
             database: database.to_owned(),
-            modes: Modes { decimal, time },
+            modes: DebeziumModes { decimal, time },
             tombstones,
             transaction_metadata,
         }),
-        Named::Dms => Form::Dms(Dms::default()),
-        Named::Wal2json => Form::Wal2json(Wal2json),
+        Named::Dms => EnvelopeForm::Dms(Dms::default()),
+        Named::Wal2json => EnvelopeForm::Wal2json(Wal2json),
     };
     Ok(Envelope {
         form,

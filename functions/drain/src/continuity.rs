@@ -5,16 +5,16 @@
 //! what was flushed is ever read.
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use crate::checkpoint::{Checkpoint, Inside};
-use crate::decode::Plugin;
+use crate::checkpoint::{self, Checkpoint, ResumePoint};
 use crate::lsn::Lsn;
 use crate::marker::Marker;
+use crate::plugin::Plugin;
 
 /// What the server says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Server {
+pub struct ServerInfo {
     /// As `server_version_num`: 150018 is 15.18.
     pub version: i32,
     /// See [`Checkpoint::system_identifier`].
@@ -27,6 +27,25 @@ pub struct Server {
     pub encoding: String,
     /// Up to where the write-ahead log is on disk.
     pub flush: Lsn,
+}
+
+impl ServerInfo {
+    /// The first checkpoint of a slot on this server: nothing is resumed, and no marker was written.
+    pub fn first_checkpoint(&self, slot: &str, plugin: Plugin, commit_end: Lsn) -> Checkpoint {
+        Checkpoint {
+            version: checkpoint::VERSION,
+            system_identifier: self.system_identifier.clone(),
+            timeline: self.timeline,
+            database: self.database.clone(),
+            slot: slot.to_owned(),
+            plugin: plugin.name().to_owned(),
+            commit_end,
+            progress: None,
+            marker: None,
+            updated_at: String::new(),
+            others: Map::new(),
+        }
+    }
 }
 
 /// A row of `pg_replication_slots`. The columns differ between versions, so each that is not in all of them has a default.
@@ -58,7 +77,7 @@ pub struct SlotState {
 
 /// From where, and how, to go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Start {
+pub struct StartPosition {
     /// How to read the slot.
     pub plugin: Plugin,
     /// The slot's own position.
@@ -69,7 +88,7 @@ pub struct Start {
     /// of timeline the slot's own position, until a marker proves more.
     pub settled: Lsn,
     /// How much the stream has of the transaction behind `settled`.
-    pub inside: Option<Inside>,
+    pub resume: Option<ResumePoint>,
     /// The marker that the slot has to give.
     pub expected: Option<Marker>,
     /// Whether the server is on another timeline than when the checkpoint was stored.
@@ -170,7 +189,7 @@ pub enum Discontinuity {
     },
     #[error(
         "slot {slot} does not give marker {number}, which was laid at {marker}, after the checkpoint at {acknowledged}: the slot lost its \
-         place in a failover, or the server lost what was committed then, and changes after {acknowledged} may never be read. Look \
+         place in a failover, or the server lost what was committed then, and changes after {acknowledged} may never be read. Inspection \
          at the slot's confirmed_flush_lsn with {{\"action\":\"status\"}}, accept the gap there with \
          {{\"action\":\"drain\",\"accept_gap\":\"<lsn>\"}}, and read the tables again with \
          {{\"action\":\"backfill\",\"repair\":true}}"
@@ -191,6 +210,25 @@ pub enum Discontinuity {
     },
 }
 
+impl Discontinuity {
+    /// The stable `errorType`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Discontinuity::NotSetUp { .. } | Discontinuity::SlotMissing { .. } => "SlotMissing",
+            Discontinuity::SlotLost { .. } => "SlotLost",
+            Discontinuity::WrongDatabase { .. } => "SlotWrongDatabase",
+            Discontinuity::Physical { .. } | Discontinuity::Encoding { .. } => "SlotUnusable",
+            Discontinuity::PluginUnsupported { .. } => "PluginUnsupported",
+            Discontinuity::CheckpointMismatch { .. } => "CheckpointMismatch",
+            Discontinuity::SystemChanged { .. } => "SystemChanged",
+            Discontinuity::Divergence { .. } => "Divergence",
+            Discontinuity::Gap { .. } => "Gap",
+            Discontinuity::MarkerMissing { .. } => "MarkerMissing",
+            Discontinuity::AcceptedElsewhere { .. } => "EventInvalid",
+        }
+    }
+}
+
 /// Reads a row of `pg_replication_slots` that the server gave as JSON.
 ///
 /// # Errors
@@ -203,7 +241,7 @@ pub fn slot_state(row: Value) -> Result<SlotState, serde_json::Error> {
 ///
 /// # Errors
 /// The slot is lost, or not one that this function can read.
-pub fn readable(slot: &str, server: &Server, state: &SlotState) -> Result<(Plugin, Lsn), Discontinuity> {
+pub fn readable(slot: &str, server: &ServerInfo, state: &SlotState) -> Result<(Plugin, Lsn), Discontinuity> {
     let slot = slot.to_owned();
     let (Some(plugin), Some(database)) = (&state.plugin, &state.database) else {
         return Err(Discontinuity::Physical { slot });
@@ -257,11 +295,11 @@ pub fn readable(slot: &str, server: &Server, state: &SlotState) -> Result<(Plugi
 /// Each break of continuity is its own definite error; see [`Discontinuity`].
 pub fn check(
     slot: &str,
-    server: &Server,
+    server: &ServerInfo,
     state: Option<&SlotState>,
     checkpoint: Option<&Checkpoint>,
     accept_gap: Option<Lsn>,
-) -> Result<Start, Discontinuity> {
+) -> Result<StartPosition, Discontinuity> {
     let name = || slot.to_owned();
     let state = match (state, checkpoint) {
         (Some(state), _) => state,
@@ -274,12 +312,12 @@ pub fn check(
         }
     };
     let (plugin, confirmed) = readable(slot, server, state)?;
-    let afresh = Start {
+    let afresh = StartPosition {
         plugin,
         confirmed,
         acknowledged: confirmed,
         settled: confirmed,
-        inside: None,
+        resume: None,
         expected: None,
         promoted: false,
         stored: false,
@@ -344,12 +382,12 @@ pub fn check(
             acknowledged: checkpoint,
         });
     }
-    Ok(Start {
+    Ok(StartPosition {
         plugin,
         confirmed,
         acknowledged: checkpoint,
         settled: if promoted { confirmed } else { checkpoint },
-        inside: known.progress.clone().filter(|_| !promoted),
+        resume: known.progress.clone().filter(|_| !promoted),
         expected,
         promoted,
         stored: true,

@@ -1,14 +1,14 @@
 //! Every way in which an invocation fails, with a stable name for alarms to match on and a kind that says whether to wait
 //! or to act.
 
-use crate::backfill::state::StateInvalid;
 use crate::config::ConfigError;
 use crate::continuity::Discontinuity;
 use crate::decode::DecodeError;
-use crate::drain::parts::{CheckpointError, Kind, SlotError, StreamError};
 use crate::encode::Event;
 use crate::event::EventError;
 use crate::lsn::Lsn;
+use crate::ports::{CheckpointError, ErrorKind, SlotError, StreamError};
+use crate::stored_document::InvalidDocument;
 
 /// Why an invocation failed.
 #[derive(Debug, thiserror::Error)]
@@ -103,7 +103,7 @@ pub enum Error {
         /// The parameter.
         parameter: String,
         /// Why.
-        source: StateInvalid,
+        source: InvalidDocument,
     },
     /// Something waited beyond the invocation's time; better to say so than to be killed.
     #[error(
@@ -157,9 +157,8 @@ impl Error {
         }
     }
 
-    /// A stable name of the cause.
+    /// The stable `errorType` of the cause. Alarms match on it.
     pub fn name(&self) -> &'static str {
-        use Discontinuity as D;
         match self {
             Error::Config(_) => "ConfigInvalid",
             Error::Event(_) => "EventInvalid",
@@ -171,78 +170,21 @@ impl Error {
             Error::BackfillMissing { .. } => "BackfillMissing",
             Error::BackfillInvalid { .. } => "BackfillInvalid",
             Error::NotResumed { .. } => "NotResumed",
-            Error::Discontinuity(discontinuity) => match **discontinuity {
-                D::NotSetUp { .. } | D::SlotMissing { .. } => "SlotMissing",
-                D::SlotLost { .. } => "SlotLost",
-                D::WrongDatabase { .. } => "SlotWrongDatabase",
-                D::Physical { .. } | D::Encoding { .. } => "SlotUnusable",
-                D::PluginUnsupported { .. } => "PluginUnsupported",
-                D::CheckpointMismatch { .. } => "CheckpointMismatch",
-                D::SystemChanged { .. } => "SystemChanged",
-                D::Divergence { .. } => "Divergence",
-                D::Gap { .. } => "Gap",
-                D::MarkerMissing { .. } => "MarkerMissing",
-                D::AcceptedElsewhere { .. } => "EventInvalid",
-            },
-            Error::Slot(error) => match error {
-                SlotError::Unreachable { .. } | SlotError::Starting { .. } => "PostgresUnreachable",
-                SlotError::Authentication { .. } | SlotError::Secret { .. } => "PostgresAuthentication",
-                SlotError::Tls { .. } | SlotError::RootCertificates { .. } => "PostgresTls",
-                SlotError::DatabaseMissing { .. } => "DatabaseMissing",
-                SlotError::NotWriter { .. } => "NotWriter",
-                SlotError::RoleLacksReplication { .. } => "RoleLacksReplication",
-                SlotError::WalLevelNotLogical { .. } => "WalLevelNotLogical",
-                SlotError::Busy { .. } => "Busy",
-                SlotError::PluginNotAllowed { .. } => "PluginNotAllowed",
-                SlotError::PublicationMissing { .. } => "PublicationMissing",
-                SlotError::Timeout { .. } => "PeekTimeout",
-                SlotError::RowTooLarge { .. } => "Oversize",
-                SlotError::CreationWaits { .. } => "PostgresFailed",
-                SlotError::TwoServers => "NotWriter",
-                SlotError::PublicationLater { .. } => "PublicationMissing",
-                SlotError::NotAdvanced { .. } => "Divergence",
-                SlotError::StandbyUnseen { .. } => "StandbyUnseen",
-                SlotError::Failed { .. } => "PostgresFailed",
-            },
-            Error::Stream(error) => match error {
-                StreamError::Missing { .. } | StreamError::Deleting { .. } => "StreamMissing",
-                StreamError::Unordered { .. } | StreamError::Scattering { .. } => "StreamUnusable",
-                StreamError::Denied { .. } => "StreamDenied",
-                StreamError::Refused { .. } => "StreamRefused",
-                StreamError::Credentials { .. } => "StreamDenied",
-                StreamError::Throttled { .. }
-                | StreamError::Unavailable { .. }
-                | StreamError::Resharding { .. }
-                | StreamError::Lost { .. } => "StreamUnavailable",
-            },
-            Error::Checkpoint(error) => match error {
-                CheckpointError::Denied { .. } => "CheckpointDenied",
-                CheckpointError::Refused { .. } => "CheckpointRefused",
-                CheckpointError::Unavailable { .. } => "CheckpointUnavailable",
-                CheckpointError::Invalid { .. } => "CheckpointInvalid",
-            },
+            Error::Discontinuity(discontinuity) => discontinuity.name(),
+            Error::Slot(error) => error.name(),
+            Error::Stream(error) => error.name(),
+            Error::Checkpoint(error) => error.name(),
         }
     }
 
     /// Whether the next tick may succeed by itself.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::OutOfTime | Error::Stream(StreamError::Lost { .. }) => Kind::Transient,
+            Error::OutOfTime | Error::Stream(StreamError::Lost { .. }) => ErrorKind::Transient,
             Error::Stream(error) => error.kind(),
             Error::Checkpoint(error) => error.kind(),
-            Error::Slot(
-                SlotError::Unreachable { .. }
-                | SlotError::NotWriter { .. }
-                | SlotError::Busy { .. }
-                | SlotError::Timeout { .. }
-                | SlotError::CreationWaits { .. }
-                | SlotError::TwoServers
-                | SlotError::Starting { .. }
-                | SlotError::NotAdvanced { .. }
-                | SlotError::StandbyUnseen { transient: true, .. }
-                | SlotError::Failed { transient: true, .. },
-            ) => Kind::Transient,
-            _ => Kind::Definite,
+            Error::Slot(error) => error.kind(),
+            _ => ErrorKind::Definite,
         }
     }
 

@@ -2,12 +2,12 @@
 
 mod backfill;
 
-pub use backfill::{Backfill, MOST_ROWS, Request};
+pub use backfill::{BackfillCommand, BackfillRequest, MOST_ROWS};
 
 use serde_json::{Map, Value};
 
-use crate::decode::Plugin;
 use crate::lsn::Lsn;
+use crate::plugin::Plugin;
 
 /// What an invocation is asked to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub enum Action {
         accept_gap: Option<Lsn>,
     },
     /// Begin to read whole tables, or go about what was begun.
-    Backfill(Backfill),
+    Backfill(BackfillCommand),
     /// Create what is missing: publication, slot, first checkpoint.
     Setup {
         /// The plugin of a slot that is to be created.
@@ -98,7 +98,7 @@ impl Action {
                 };
                 Ok(Action::Drain { accept_gap })
             }
-            "backfill" => Backfill::parse(fields).map(Action::Backfill),
+            "backfill" => BackfillCommand::parse(fields).map(Action::Backfill),
             "setup" => {
                 only(fields, "setup", &["plugin"], "plugin")?;
                 let wrong = EventError::Field {

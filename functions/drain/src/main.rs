@@ -4,9 +4,10 @@ use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 
+use drain::actions::app::App;
 use drain::config::Config;
 use drain::error::Error;
-use drain::handler::App;
+use drain::handler::handle;
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
 use serde_json::Value;
 use tracing_subscriber::EnvFilter;
@@ -59,7 +60,7 @@ async fn serve(config: Result<Config, Error>) -> Result<(), lambda_runtime::Erro
     let app = &app;
     lambda_runtime::run(service_fn(move |event: LambdaEvent<Value>| async move {
         let outcome = match app {
-            Ok(app) => app.handle(&event.payload, deadline(event.context.deadline)).await,
+            Ok(app) => handle(app, &event.payload, deadline(event.context.deadline)).await,
             Err(error) => return Err(diagnostic(error)),
         };
         match outcome {

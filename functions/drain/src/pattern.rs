@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::table_name::TableName;
+
 /// `schema.table`, where either may be `*`. Case matters. A backslash takes the next character as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -15,8 +17,8 @@ pub struct TablePattern {
 
 impl TablePattern {
     /// Whether a table is meant.
-    pub fn matches(&self, schema: &str, table: &str) -> bool {
-        (self.schema == "*" || self.schema == schema) && (self.table == "*" || self.table == table)
+    pub fn matches(&self, table: &TableName) -> bool {
+        (self.schema == "*" || self.schema == table.schema) && (self.table == "*" || self.table == table.name)
     }
 
     /// Every table.
@@ -33,8 +35,8 @@ impl TablePattern {
     }
 
     /// Schema and table, unless it may mean many.
-    pub fn name(&self) -> Option<(&str, &str)> {
-        (!self.is_open()).then_some((&self.schema, &self.table))
+    pub fn name(&self) -> Option<TableName> {
+        (!self.is_open()).then(|| TableName::new(&self.schema, &self.table))
     }
 
     /// As wal2json's `add-tables` takes it: special characters escaped, the asterisk of a pattern not.
@@ -50,6 +52,11 @@ impl TablePattern {
         };
         format!("{}.{}", escape(&self.schema), escape(&self.table))
     }
+}
+
+/// Whether one of the patterns matches a table. Without patterns every table matches.
+pub fn matches_any(patterns: &[TablePattern], table: &TableName) -> bool {
+    patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(table))
 }
 
 /// As `TABLES` takes it.

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use drain::decode::Plugin;
+use drain::plugin::Plugin;
 
 #[path = "../fuzz/src/checks/mod.rs"]
 pub mod checks;

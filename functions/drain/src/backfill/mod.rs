@@ -1,45 +1,56 @@
-//! Backfill: brings the rows that were there before the slot, chunk by chunk beside the live changes, without a lock, and without a stale
-//! row ever following its own update.
+//! Backfill: reads the rows that existed before the slot, in chunks beside the live changes.
 //!
-//! **The way of a chunk.** Drain until little of the log is unread. In a read-only transaction with one snapshot S, read the next rows of a table in the order of a unique
-//! index, and hold them. Write a logical message, the watermark, in a transaction of its own. Drain on: a change of a held row of which S
-//! does not know takes that row away. At the watermark's commit, what is still held is sent as reads, positioned there. When all has
-//! arrived, cursor and position are stored, then the slot advances.
+//! It takes no lock that a writer waits for, and never sends a stale row behind its own update.
 //!
-//! **Why it is right.** Let r be a held row with key k. Each transaction X that changed k, and came through the slot, is one of three.
-//! 1. S shows X. Then r has what X did, or what came after. X was committed before S was taken, so it stands in the log before the watermark, and
-//!    the read follows it.
-//! 2. S does not show X, and X comes while r is held. Then r is older than X, and is not sent.
-//! 3. S does not show X, and X came before r was held. This is the one that log order does not see: a commit can be read from the log while it waits
-//!    for a standby, and is visible to nobody. So S is only used if it shows every transaction whose changes went out before: those of this
-//!    invocation are remembered, and those of earlier ones have ended when everybody has ended who had written to the table when this
-//!    invocation came to it, since a writer holds its lock on the table until it is visible.
+//! **The path of a chunk.**
+//! 1. Drain until little of the log is unread.
+//! 2. In a read-only transaction with one snapshot S, read the next rows of a table in the order of a unique index. Keep
+//!    them in memory.
+//! 3. Write a logical message, the watermark, in a transaction of its own.
+//! 4. Drain on. A change of a kept row that S does not show drops that row.
+//! 5. At the watermark's commit, emit the rows that are still kept as reads, positioned there.
+//! 6. When all of them are acknowledged, store cursor and position, then advance the slot.
 //!
-//! What commits behind the watermark is behind the read in the stream and in position. Two changes of one key cannot be visible in another order
-//! than they stand in the log, since the second waits for the first one's row lock. So for each key the last event tells what PostgreSQL holds.
+//! **Why this is right.** Let r be a kept row with key k. Each transaction X that changed k is one of three.
+//! 1. S shows X. Then r has what X wrote, or something newer. X committed before S was taken, so X stands in the log before
+//!    the watermark, and the read follows it.
+//! 2. S does not show X, and X is read while r is kept. Then r is older than X, and is not sent.
+//! 3. S does not show X, and X was read before r was kept. The order of the log does not reveal this case: a commit can be
+//!    decoded while it waits for a standby and no SELECT sees it. So S is used only if it shows every transaction whose
+//!    changes were sent before. Transactions of this invocation are remembered. Transactions of earlier invocations
+//!    have ended once every writer has ended that had written to the table when this invocation reached it: a writer
+//!    keeps its lock on the table until its changes are visible.
 //!
-//! **Large values.** An update does not log a large value that it left alone (TOAST), and a consumer that never had the row does not know
-//! it. Such an update of a held row takes the value from that row, which S shows as it was before ([`Held::pass`]). An update that moves
-//! a row to another key, perhaps from the unread to the read part of the table, has no held row; then the server is asked for the value as it is now
-//! ([`Held::wants`]): if it has changed meanwhile, the change that did it follows. Where it cannot tell in time, as while the change waits for a
-//! standby and is visible to nobody, the table is read from its beginning.
+//! Whatever commits behind the watermark stands behind the read, in the stream and in position. Two changes of one key
+//! become visible in the order of the log, since the second waits for the first one's row lock. So the last event of each
+//! key states what PostgreSQL holds.
 //!
-//! **What hides rows.** A rewriting `alter table` that commits after S was taken leaves nothing that S shows. So the table's lock comes first, as a reader has it,
-//! and then a look whether the table is the file that it was for S.
+//! **Large values.** An update does not log a large value that it left unchanged (TOAST), and a consumer that never had the
+//! row does not know it. An update of a kept row takes the value from that row, which S shows as it was before
+//! ([`ChunkRows::apply_change`]). An update may also move a row to another key, perhaps from the unread to the read part
+//! of the table. Then no kept row has the value, and the server is asked for its present state
+//! ([`ChunkRows::row_request`]). If the value has changed meanwhile, the change that did it follows in the log. If the
+//! server cannot answer in time, the table is read from its beginning.
 //!
-//! **What a crash costs.** Held rows are in memory only. Whatever ends the invocation, a deadline, a kill, a failover, the next one reads the chunk
-//! again from the cursor, with another snapshot and another watermark. Rows that had arrived come again, further on and newer.
+//! **Rewritten tables.** A rewriting `alter table` that commits after S was taken leaves no row that S shows. So the reader
+//! takes the table's lock first, and then compares the table's file with the one of S.
+//!
+//! **Crashes.** Kept rows are in memory only. After a deadline, a kill or a failover the next invocation reads the chunk
+//! again from the cursor, with a new snapshot and a new watermark. Rows that had arrived are sent again, newer and
+//! further on.
 
-mod held;
+mod chunk_rows;
 pub mod query;
+mod row_lookup;
 mod snapshot;
 pub mod state;
 pub mod table;
 
-pub use held::{Held, RowError, Wanted, fields, fill, moves};
+pub use chunk_rows::{ChunkRows, RowError};
+pub use row_lookup::{RowLookup, RowRequest};
 pub use snapshot::Snapshot;
-pub use state::State;
-pub use table::Table;
+pub use state::BackfillState;
+pub use table::BackfillTable;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -47,25 +58,26 @@ use std::time::Instant;
 
 use crate::change::Change;
 use crate::lsn::Lsn;
+use chunk_rows::{changes_key, fields, fill};
 
-/// The prefix of the logical messages that are watermarks. They are Spillway's own and are not delivered.
+/// The prefix of the logical messages that are watermarks. They are Spillway's own and are not sent.
 pub const WATERMARK: &str = "spillway.watermark";
 
 /// The prefix of the message that ends a repair.
 pub const REPAIRED: &str = "spillway.repaired";
 
-/// What waits for its watermark.
+/// Rows or a message that wait for their watermark.
 #[derive(Debug)]
 pub struct Chunk {
-    /// The content of its watermark, which no other has.
+    /// The content of its watermark, which is unique.
     pub watermark: String,
-    /// What is sent there.
-    pub load: Load,
+    /// What is sent at the watermark.
+    pub payload: ChunkPayload,
     /// When reading it began.
     pub began: Instant,
-    /// The LSN of the watermark's row, once it has come.
+    /// The LSN of the watermark's row, once that was read.
     pub reached: Option<Lsn>,
-    /// The place of the next row to send; `None` once there is none.
+    /// The place of the next row to send; `None` once all are sent.
     pub next: Option<usize>,
     /// Rows that were sent.
     pub sent: u64,
@@ -75,14 +87,14 @@ pub struct Chunk {
 
 /// What a chunk sends at its watermark.
 #[derive(Debug)]
-pub enum Load {
-    /// Rows.
+pub enum ChunkPayload {
+    /// Rows of a table.
     Rows {
-        /// Them.
-        held: Box<Held>,
+        /// The rows.
+        rows: Box<ChunkRows>,
         /// Whether it has the table's first rows.
         first: bool,
-        /// Whether there are rows behind them.
+        /// Whether the table has rows behind these.
         more: bool,
     },
     /// The content of the control event that ends a repair.
@@ -90,11 +102,11 @@ pub enum Load {
 }
 
 impl Chunk {
-    /// One that was just read.
-    pub fn new(watermark: String, load: Load, began: Instant) -> Self {
+    /// A chunk that was just read.
+    pub fn new(watermark: String, payload: ChunkPayload, began: Instant) -> Self {
         Chunk {
             watermark,
-            load,
+            payload,
             began,
             reached: None,
             next: Some(0),
@@ -103,50 +115,67 @@ impl Chunk {
         }
     }
 
-    /// The rows, if it is rows.
-    pub fn held(&self) -> Option<&Held> {
-        match &self.load {
-            Load::Rows { held, .. } => Some(held),
-            Load::Repaired(_) => None,
+    /// Its rows, unless it is a message.
+    pub fn rows(&self) -> Option<&ChunkRows> {
+        match &self.payload {
+            ChunkPayload::Rows { rows, .. } => Some(rows),
+            ChunkPayload::Repaired(_) => None,
         }
     }
 
-    /// The rows, if it is rows.
-    pub fn held_mut(&mut self) -> Option<&mut Held> {
-        match &mut self.load {
-            Load::Rows { held, .. } => Some(held),
-            Load::Repaired(_) => None,
+    /// Its rows, unless it is a message.
+    pub fn rows_mut(&mut self) -> Option<&mut ChunkRows> {
+        match &mut self.payload {
+            ChunkPayload::Rows { rows, .. } => Some(rows),
+            ChunkPayload::Repaired(_) => None,
         }
     }
 }
 
-/// What a reader of the log keeps for a backfill.
+/// What the reader of the log keeps for a backfill.
 #[derive(Debug, Default)]
-pub struct Side {
-    /// What waits for its watermark.
+pub struct ChunkContext {
+    /// The chunk that waits for its watermark.
     pub chunk: Option<Chunk>,
-    /// The table whose rows are on their way, once the first chunk of it was read.
-    pub table: Option<Arc<Table>>,
-    /// What was visible when the window was opened; `None` where no chunk will be read any more.
+    /// The table that is being read, from its first chunk on.
+    pub table: Option<Arc<BackfillTable>>,
+    /// What was visible when the window was opened; `None` where no further chunk is read.
     pub visible: Option<Snapshot>,
-    /// Transactions whose changes went out, and that may not be visible yet.
+    /// Transactions whose changes were sent, and that may not be visible yet.
     pub delivered: BTreeSet<u32>,
-    /// What the server said of a row that was wanted, as `COPY` wrote it.
-    pub found: Option<Option<Vec<u8>>>,
-    /// A row moved that no event can tell as a whole, and the table is to be read from its beginning.
-    pub is_lost: bool,
+    /// The row that a change needed, as `COPY` wrote it.
+    found: Option<Vec<u8>>,
+    must_restart_table: bool,
 }
 
-impl Side {
-    /// Lets a change of the transaction `xid` pass that is about to go out; see [`Held::pass`]. Returns the places of the new row that were
-    /// filled in.
-    pub fn pass(&mut self, xid: u32, change: &mut Change<'_>) -> Vec<usize> {
+impl ChunkContext {
+    /// Whether the watermark of its chunk was read.
+    pub fn is_at_watermark(&self) -> bool {
+        self.chunk.as_ref().is_some_and(|chunk| chunk.reached.is_some())
+    }
+
+    /// Adds what the server answered to a [`RowRequest`].
+    pub fn add_lookup(&mut self, lookup: RowLookup) {
+        match lookup {
+            RowLookup::Row(line) => self.found = Some(line),
+            // The change that deleted or moved it follows in the log.
+            RowLookup::Gone => {}
+            RowLookup::Unknown(_) => self.clear(),
+        }
+    }
+
+    /// Applies a change of transaction `xid` that is about to be encoded; see [`ChunkRows::apply_change`].
+    ///
+    /// Returns the places of the new row that were filled in.
+    pub fn apply_change(&mut self, xid: u32, change: &mut Change<'_>) -> Vec<usize> {
         if self.visible.as_ref().is_some_and(|visible| !visible.shows(xid)) {
             self.delivered.insert(xid);
         }
-        let held = self.chunk.as_mut().and_then(Chunk::held_mut);
-        let mut filled = held.map(|held| held.pass(xid, change)).unwrap_or_default();
-        if let (Some(Some(line)), Some(table)) = (self.found.take(), &self.table)
+        let rows = self.chunk.as_mut().and_then(Chunk::rows_mut);
+        let mut filled = rows
+            .map(|rows| rows.apply_change(xid, change))
+            .unwrap_or_default();
+        if let (Some(line), Some(table)) = (self.found.take(), &self.table)
             && let Change::Update { relation, new, .. } = change
             && let Ok(read) = fields(table, &line)
         {
@@ -155,19 +184,27 @@ impl Side {
         filled
     }
 
-    /// A change cannot tell what was read for it: its row is to be read again. `fails` says whether a row that no record holds fails its table:
-    /// where it loses columns instead, as the change does now, there is nothing to read for.
-    pub fn lose(&mut self, change: &Change<'_>, fails: bool) {
-        if fails && self.table.as_ref().is_some_and(|table| moves(table, change)) {
-            self.forget();
-            self.is_lost = true;
-        } else if let Some(held) = self.chunk.as_mut().and_then(Chunk::held_mut) {
-            held.make_void();
+    /// Has the row of a change read again, since the change cannot carry the values that were filled in.
+    ///
+    /// `fails` says whether a row that fits no record fails its table. Where such a row loses columns instead, as the change
+    /// does now, there is no reason to read the whole table again.
+    pub fn discard_filled(&mut self, change: &Change<'_>, fails: bool) {
+        let is_moved = |table: &Arc<BackfillTable>| changes_key(table, change);
+        if fails && self.table.as_ref().is_some_and(is_moved) {
+            self.clear();
+            self.must_restart_table = true;
+        } else if let Some(rows) = self.chunk.as_mut().and_then(Chunk::rows_mut) {
+            rows.invalidate();
         }
     }
 
-    /// The table is read from its beginning, and nothing of it is on its way.
-    pub fn forget(&mut self) {
+    /// Whether the last change requires that its table is read from its beginning. Answers `true` once.
+    pub fn take_table_restart(&mut self) -> bool {
+        std::mem::take(&mut self.must_restart_table)
+    }
+
+    /// Drops the chunk, and forgets the table.
+    pub fn clear(&mut self) {
         (self.chunk, self.table) = (None, None);
     }
 }
@@ -177,21 +214,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_delivered_is_remembered_while_it_is_not_visible_and_a_chunk_may_be_read() {
+    fn a_sent_transaction_is_remembered_while_it_is_not_visible_and_a_chunk_may_follow() {
         let remembered = |visible: Option<&str>| {
-            let mut side = Side {
+            let mut context = ChunkContext {
                 visible: visible.map(|text| text.parse().unwrap()),
-                ..Side::default()
+                ..ChunkContext::default()
             };
             for xid in [99, 103, 104, 110] {
-                side.pass(
-                    xid,
-                    &mut Change::Truncate {
-                        relations: Vec::new(),
-                    },
-                );
+                let mut change = Change::Truncate {
+                    relations: Vec::new(),
+                };
+                context.apply_change(xid, &mut change);
             }
-            side.delivered.into_iter().collect::<Vec<_>>()
+            context.delivered.into_iter().collect::<Vec<_>>()
         };
         assert_eq!(remembered(Some("100:110:103")), [103, 110]);
         assert!(remembered(None).is_empty());

@@ -2,32 +2,34 @@
 
 use std::fmt::Write as _;
 
-use super::table::{Large, Order, Table};
+use crate::table_name::quoted;
+
+use super::table::{BackfillTable, KeyOrder, SizeProbe};
 
 /// A row with more bytes than this is not read: no record could hold it, and a row is taken into memory whole.
 pub const MOST_ROW_BYTES: u64 = 16 << 20;
 
 /// `COPY … TO STDOUT` of the next rows behind `after`. Values come as the types' output functions write them, as in the log. The first field is
 /// a row's size in bytes, about; of one that is too large only the key comes.
-pub fn chunk(table: &Table, after: Option<&[String]>, rows: u64) -> String {
+pub fn chunk(table: &BackfillTable, after: Option<&[String]>, rows: u64) -> String {
     format!("copy ({}) to stdout", rows_behind(table, after, rows))
 }
 
 /// Has the server plan the next rows, which takes the lock of a reader.
-pub fn plan(table: &Table, after: Option<&[String]>) -> String {
+pub fn plan(table: &BackfillTable, after: Option<&[String]>) -> String {
     format!("explain {}", rows_behind(table, after, 1))
 }
 
 /// What the server would do for a chunk, which it does not do. Each condition stands there twice, in different brackets, so that one that closes
 /// ours is none.
-pub fn explain(table: &Table) -> String {
+pub fn explain(table: &BackfillTable) -> String {
     let again = table
         .conditions
         .iter()
         .map(|condition| format!("(array[{condition}\n])[1]"));
     // Nothing is behind null, but what compares with it is looked up.
     let nothing = vec!["null".to_owned(); table.key.len()];
-    let table = Table {
+    let table = BackfillTable {
         conditions: table
             .conditions
             .iter()
@@ -40,7 +42,7 @@ pub fn explain(table: &Table) -> String {
     format!("explain {}", rows_behind(&table, None, 1))
 }
 
-fn rows_behind(table: &Table, after: Option<&[String]>, rows: u64) -> String {
+fn rows_behind(table: &BackfillTable, after: Option<&[String]>, rows: u64) -> String {
     let mut conditions = table.conditions.clone();
     if let Some(after) = after {
         conditions.push(behind(table, &literals(after)));
@@ -54,7 +56,7 @@ fn rows_behind(table: &Table, after: Option<&[String]>, rows: u64) -> String {
 }
 
 /// `COPY … TO STDOUT` of the row that has a key.
-pub fn row_of(table: &Table, key: &[String]) -> String {
+pub fn row_of(table: &BackfillTable, key: &[String]) -> String {
     let columns = columns(table).into_iter().zip(&table.order).zip(literals(key));
     let is: Vec<String> = columns
         .map(|((column, order), value)| format!("{column} {} {value}", order.equal))
@@ -62,19 +64,19 @@ pub fn row_of(table: &Table, key: &[String]) -> String {
     format!("copy ({}{}) to stdout", select(table), filter(&is))
 }
 
-fn select(table: &Table) -> String {
+fn select(table: &BackfillTable) -> String {
     let columns = table.relation.columns.iter().enumerate();
     let read: Vec<_> = columns.filter(|(at, _)| table.reads(*at)).collect();
     let sizes: Vec<String> = read
         .iter()
         .filter_map(|(at, column)| {
-            let name = format!("t.{}", identifier(&column.name));
+            let name = format!("t.{}", quoted(&column.name));
             match table.large.get(*at)? {
-                Large::No => None,
+                SizeProbe::No => None,
                 // These two tell it without reading the value.
-                Large::Text => Some(format!("coalesce(octet_length({name}), 0)::int8")),
+                SizeProbe::Text => Some(format!("coalesce(octet_length({name}), 0)::int8")),
                 // A compressed one must be read, which happens to few.
-                Large::Other => Some(format!(
+                SizeProbe::Other => Some(format!(
                     "coalesce(case when pg_column_compression({name}) is null then pg_column_size({name}) else octet_length({name}::text) end, 0)::int8"
                 )),
             }
@@ -84,7 +86,7 @@ fn select(table: &Table) -> String {
     let fields: Vec<String> = read
         .iter()
         .map(|(at, column)| {
-            let name = format!("t.{}", identifier(&column.name));
+            let name = format!("t.{}", quoted(&column.name));
             match is_guarded && !table.key_places.contains(at) {
                 true => format!("case when s.spillway_bytes <= {MOST_ROW_BYTES} then {name} end"),
                 false => name,
@@ -92,12 +94,11 @@ fn select(table: &Table) -> String {
         })
         .collect();
     let mut select = format!(
-        "select {}, {} from {}{}.{} t",
+        "select {}, {} from {}{} t",
         if is_guarded { "s.spillway_bytes" } else { "0" },
         fields.join(", "),
         if table.is_root { "" } else { "only " },
-        identifier(&table.relation.schema),
-        identifier(&table.relation.name)
+        table.name().to_sql()
     );
     if is_guarded {
         let _ = write!(
@@ -119,7 +120,7 @@ fn filter(conditions: &[String]) -> String {
 }
 
 /// What lies behind a key. The operators are those of the index: by their names alone others may be found.
-fn behind(table: &Table, values: &[String]) -> String {
+fn behind(table: &BackfillTable, values: &[String]) -> String {
     let key = columns(table);
     let same = table.order.first().map(|order| &order.greater);
     // As one comparison of rows, where one operator does for all: an index finds it at once.
@@ -134,7 +135,7 @@ fn behind(table: &Table, values: &[String]) -> String {
     };
     let mut behind = format!("{column} {} {value}", order.greater);
     for ((column, order), value) in parts {
-        let Order {
+        let KeyOrder {
             greater,
             equal,
             at_least,
@@ -147,7 +148,7 @@ fn behind(table: &Table, values: &[String]) -> String {
     behind
 }
 
-fn order(table: &Table) -> String {
+fn order(table: &BackfillTable) -> String {
     let columns = columns(table).into_iter().zip(&table.order);
     let columns: Vec<String> = columns
         .map(|(column, order)| format!("{column} using {}", order.less))
@@ -156,12 +157,12 @@ fn order(table: &Table) -> String {
 }
 
 /// The columns of the key, as an index compares them.
-fn columns(table: &Table) -> Vec<String> {
+fn columns(table: &BackfillTable) -> Vec<String> {
     let columns = table.key.iter().zip(&table.order);
     columns
         .map(|(name, order)| {
             let collation = order.collation.as_ref().map(|name| format!(" collate {name}"));
-            format!("t.{}{}", identifier(name), collation.unwrap_or_default())
+            format!("t.{}{}", quoted(name), collation.unwrap_or_default())
         })
         .collect()
 }
@@ -178,11 +179,6 @@ fn row(parts: &[String]) -> String {
     }
 }
 
-/// A name in quotes.
-fn identifier(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
 /// A text, whatever `standard_conforming_strings` is.
 fn literal(text: &str) -> String {
     format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
@@ -193,22 +189,22 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::backfill::table::Order;
-    use crate::change::{Column, Extent, Relation};
+    use crate::backfill::table::KeyOrder;
+    use crate::change::{Column, ColumnCoverage, Relation};
+    use crate::table_name::TableName;
 
-    fn table(columns: &[(&str, Large)], key: &[(&str, &str, Option<&str>)]) -> Table {
+    fn table(columns: &[(&str, SizeProbe)], key: &[(&str, &str, Option<&str>)]) -> BackfillTable {
         let relation = Relation {
-            schema: "My \"app\"".into(),
-            name: "t".into(),
+            table: TableName::new("My \"app\"", "t"),
             columns: columns
                 .iter()
                 .map(|(name, _)| Column::new((*name).into(), "text".into(), false))
                 .collect(),
             primary: Vec::new(),
-            extent: Extent::Whole,
+            extent: ColumnCoverage::Whole,
         };
         let key_names: Vec<String> = key.iter().map(|(name, ..)| (*name).to_owned()).collect();
-        Table {
+        BackfillTable {
             oid: 1,
             key_places: relation.columns_named(&key_names).into_iter().flatten().collect(),
             key: key_names,
@@ -216,7 +212,7 @@ mod tests {
                 .iter()
                 .map(|(_, schema, collation)| {
                     let operator = |name: &str| format!("operator({schema}.{name})");
-                    Order {
+                    KeyOrder {
                         less: operator("<"),
                         equal: operator("="),
                         at_least: operator(">="),
@@ -238,7 +234,7 @@ mod tests {
     #[test]
     fn the_first_chunk_begins_at_the_beginning_and_the_next_behind_the_last_key() {
         let table = table(
-            &[("id", Large::No), ("n", Large::No)],
+            &[("id", SizeProbe::No), ("n", SizeProbe::No)],
             &[("id", "pg_catalog", None)],
         );
         assert_eq!(
@@ -257,7 +253,7 @@ mod tests {
             ("a", "pg_catalog", Some(r#""pg_catalog"."C""#)),
             ("b", "pg_catalog", None),
         ];
-        let mut two = table(&[("a", Large::No), ("b", Large::No)], &key);
+        let mut two = table(&[("a", SizeProbe::No), ("b", SizeProbe::No)], &key);
         two.conditions = vec!["b > 1 -- all".into(), "true".into()];
         two.is_root = true;
         assert_eq!(
@@ -268,7 +264,7 @@ mod tests {
         );
         // Where one operator does not do for all.
         let key = [("a", "ext", None), ("b", "pg_catalog", None)];
-        let mixed = table(&[("a", Large::No), ("b", Large::No)], &key);
+        let mixed = table(&[("a", SizeProbe::No), ("b", SizeProbe::No)], &key);
         assert_eq!(
             behind(&mixed, &["1".into(), "2".into()]),
             r#"t."a" operator(ext.>=) 1 and (t."a" operator(ext.>) 1 or (t."a" operator(ext.=) 1 and t."b" operator(pg_catalog.>) 2))"#
@@ -277,7 +273,11 @@ mod tests {
 
     #[test]
     fn of_a_row_that_is_too_large_only_its_key_comes() {
-        let columns = [("id", Large::No), ("body", Large::Text), ("doc", Large::Other)];
+        let columns = [
+            ("id", SizeProbe::No),
+            ("body", SizeProbe::Text),
+            ("doc", SizeProbe::Other),
+        ];
         let mut table = table(&columns, &[("id", "pg_catalog", None)]);
         let sql = chunk(&table, None, 1);
         assert!(sql.contains(r#"select s.spillway_bytes, t."id", case when s.spillway_bytes <= 16777216 then t."body" end, case when"#), "{sql}");

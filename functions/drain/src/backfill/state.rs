@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::Request;
+use crate::event::BackfillRequest;
 use crate::lsn::Lsn;
 
-use super::table::Table;
+use super::table::BackfillTable;
+use crate::stored_document::{self, InvalidDocument};
+use crate::table_name::TableName;
 
 /// The format that this version writes.
 pub const VERSION: u64 = 1;
@@ -29,7 +31,7 @@ const FEW_ROWS: u64 = 100;
 
 /// A backfill.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct State {
+pub struct BackfillState {
     /// Always [`VERSION`].
     pub version: u64,
     /// The slot whose changes it stands beside.
@@ -37,7 +39,7 @@ pub struct State {
     /// The server, by its `system_identifier`.
     pub system_identifier: String,
     /// What was asked for.
-    pub request: Request,
+    pub request: BackfillRequest,
     /// Up to where the stream had every change when it began.
     pub began: Lsn,
     /// Up to where the stream had every change when the last chunk had arrived.
@@ -45,15 +47,15 @@ pub struct State {
     /// Whether ticks leave it alone.
     pub paused: bool,
     /// The table that is being read.
-    pub table: Option<Reading>,
+    pub table: Option<TableProgress>,
     /// The last table that is over; tables are read in the order of their names.
-    pub after: Option<Name>,
+    pub after: Option<TableName>,
     /// The tables that are done, the last ones as far as they find room.
-    pub finished: Vec<Finished>,
+    pub finished: Vec<FinishedTable>,
     /// How many are done.
     pub done: u64,
     /// The tables that could not be read on, and why: the first ones.
-    pub failed: Vec<Failed>,
+    pub failed: Vec<FailedTable>,
     /// How many could not be read on.
     pub failures: u64,
     /// Rows that arrived, of all tables.
@@ -66,30 +68,14 @@ pub struct State {
     pub finished_at: Option<String>,
 }
 
-/// A table's name. Ordered by schema, then name.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Name(pub String, pub String);
-
-impl std::fmt::Display for Name {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.{}", self.0, self.1)
-    }
-}
-
-impl From<&Table> for Name {
-    fn from(table: &Table) -> Self {
-        Name(table.relation.schema.clone(), table.relation.name.clone())
-    }
-}
-
 /// How far a table is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Reading {
+pub struct TableProgress {
     /// The table.
-    pub name: Name,
+    pub name: TableName,
     /// The key of the last row that was read: one text for each of its columns. Those behind it are yet to be read.
     pub key: Option<Vec<String>>,
-    /// The table itself, the columns of the key and their order: see [`Table::ordering`].
+    /// The table itself, the columns of the key and their order: see [`BackfillTable::ordering`].
     pub columns: Vec<String>,
     /// Rows that arrived.
     pub rows: u64,
@@ -102,7 +88,7 @@ pub struct Reading {
     pub late: u32,
 }
 
-impl Reading {
+impl TableProgress {
     /// Rows of the next chunk, 1 or more: as many as will take `time` at the rate so far, at most as many again as there were, and never more
     /// than `most`; half of that for each chunk that did not arrive.
     pub fn next_rows(&self, most: u64, time: Duration) -> u64 {
@@ -118,9 +104,9 @@ impl Reading {
 
 /// A table that is done.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Finished {
+pub struct FinishedTable {
     /// The table.
-    pub name: Name,
+    pub name: TableName,
     /// Rows that arrived.
     pub rows: u64,
     /// Time that its chunks took, ms.
@@ -129,30 +115,17 @@ pub struct Finished {
 
 /// A table that could not be read on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Failed {
+pub struct FailedTable {
     /// The table.
-    pub name: Name,
+    pub name: TableName,
     /// Why.
     pub why: String,
-}
-
-/// A stored text that is not a backfill of this version.
-#[derive(Debug, thiserror::Error)]
-pub enum StateInvalid {
-    /// Not the JSON it should be.
-    #[error("it is not a backfill")]
-    Unreadable(#[from] serde_json::Error),
-    /// Another version.
-    #[error(
-        "it has format version {0}, and this Spillway reads version {VERSION}: deploy the version that wrote it, or a later one"
-    )]
-    Version(String),
 }
 
 /// How a backfill stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Phase {
+pub enum BackfillPhase {
     /// It is going on.
     Running,
     /// It waits for something that an answer names in `waits_for`.
@@ -165,10 +138,10 @@ pub enum Phase {
     Failed,
 }
 
-impl State {
+impl BackfillState {
     /// One that has not begun.
-    pub fn new(slot: &str, system_identifier: &str, request: Request, began: Lsn, now: &str) -> Self {
-        State {
+    pub fn new(slot: &str, system_identifier: &str, request: BackfillRequest, began: Lsn, now: &str) -> Self {
+        BackfillState {
             version: VERSION,
             slot: slot.to_owned(),
             system_identifier: system_identifier.to_owned(),
@@ -193,24 +166,15 @@ impl State {
     ///
     /// # Errors
     /// It is not JSON, not a backfill, or of another format version.
-    pub fn parse(text: &str) -> Result<Self, StateInvalid> {
-        let value: serde_json::Value = serde_json::from_str(text)?;
-        match value.get("version") {
-            Some(version) if version.as_u64() != Some(VERSION) => {
-                Err(StateInvalid::Version(version.to_string()))
-            }
-            _ => Ok(serde_json::from_value(value)?),
-        }
+    pub fn parse(text: &str) -> Result<Self, InvalidDocument> {
+        stored_document::parse("backfill", VERSION, text)
     }
 
     /// The text to store. Of the tables that are over, the oldest give way where it would not fit otherwise.
     pub fn to_text(&self) -> String {
         let mut state = self.clone();
         loop {
-            // Names, numbers and texts always serialise.
-            let text = serde_json::to_string(&state).unwrap_or_default();
-            // Two braces stand in a text only, and SSM takes them for the name of another parameter.
-            let text = text.replace("{{", "{\\u007b");
+            let text = stored_document::to_text(&state);
             if text.len() <= MOST_BYTES || state.finished.is_empty() {
                 return text;
             }
@@ -235,27 +199,27 @@ impl State {
     }
 
     /// How it stands, as far as it tells by itself.
-    pub fn phase(&self) -> Phase {
+    pub fn phase(&self) -> BackfillPhase {
         match (self.is_pending(), self.paused, self.failures == 0) {
-            (true, true, _) => Phase::Paused,
-            (true, false, _) => Phase::Running,
-            (false, _, true) => Phase::Finished,
-            (false, _, false) => Phase::Failed,
+            (true, true, _) => BackfillPhase::Paused,
+            (true, false, _) => BackfillPhase::Running,
+            (false, _, true) => BackfillPhase::Finished,
+            (false, _, false) => BackfillPhase::Failed,
         }
     }
 
     /// Whether a table is over, done or not.
-    pub fn is_over(&self, name: &Name) -> bool {
+    pub fn is_over(&self, name: &TableName) -> bool {
         self.after.as_ref().is_some_and(|after| name <= after)
     }
 
     /// How far a table is, and from where its next chunk goes on. Another table of its
     /// name begins anew, and so does one whose key is made of other columns than it was, or ordered otherwise.
-    pub fn reading(&mut self, table: &Table) -> &mut Reading {
-        let name = Name::from(table);
-        let is_same = |reading: &Reading| reading.name == name && reading.columns == table.ordering();
+    pub fn table_progress(&mut self, table: &BackfillTable) -> &mut TableProgress {
+        let name = table.name().clone();
+        let is_same = |reading: &TableProgress| reading.name == name && reading.columns == table.ordering();
         let reading = self.table.take().filter(is_same);
-        self.table.insert(reading.unwrap_or_else(|| Reading {
+        self.table.insert(reading.unwrap_or_else(|| TableProgress {
             name,
             key: None,
             columns: table.ordering(),
@@ -267,10 +231,10 @@ impl State {
     }
 
     /// There is a gap behind which nothing is known of what was read before: it begins anew.
-    pub fn begin_anew(&mut self, slot: &str, system_identifier: &str, began: Lsn) {
-        *self = State {
+    pub fn restart(&mut self, slot: &str, system_identifier: &str, began: Lsn) {
+        *self = BackfillState {
             paused: self.paused,
-            ..State::new(
+            ..BackfillState::new(
                 slot,
                 system_identifier,
                 self.request.clone(),
@@ -281,7 +245,7 @@ impl State {
     }
 
     /// The table that is being read must be read from its beginning.
-    pub fn read_anew(&mut self) {
+    pub fn restart_table(&mut self) {
         if let Some(reading) = &mut self.table {
             (reading.key, reading.rows, reading.ms) = (None, 0, 0);
         }
@@ -289,9 +253,9 @@ impl State {
 
     /// The table that is being read is over.
     pub fn finish_table(&mut self) {
-        if let Some(Reading { name, rows, ms, .. }) = self.table.take() {
+        if let Some(TableProgress { name, rows, ms, .. }) = self.table.take() {
             self.done += 1;
-            self.finished.push(Finished {
+            self.finished.push(FinishedTable {
                 name: name.clone(),
                 rows,
                 ms,
@@ -301,14 +265,14 @@ impl State {
     }
 
     /// A table cannot be read on.
-    pub fn fail_table(&mut self, name: Name, why: String) {
+    pub fn fail_table(&mut self, name: TableName, why: String) {
         self.table = None;
         self.failures += 1;
         // The parameter has little room.
         if self.failed.len() < 8 {
             let mut why = why;
             why.truncate(why.floor_char_boundary(MOST_REASON));
-            self.failed.push(Failed {
+            self.failed.push(FailedTable {
                 name: name.clone(),
                 why,
             });
@@ -321,25 +285,25 @@ impl State {
 mod tests {
     use super::*;
 
-    fn state() -> State {
-        let request = Request {
+    fn state() -> BackfillState {
+        let request = BackfillRequest {
             tables: Vec::new(),
             condition: None,
             columns: Vec::new(),
             chunk_rows: None,
             repair: false,
         };
-        State::new("s", "7", request, Lsn(0x10), "2026-11-25T12:00:00Z")
+        BackfillState::new("s", "7", request, Lsn(0x10), "2026-11-25T12:00:00Z")
     }
 
-    fn name(number: u32) -> Name {
-        Name("public".into(), format!("table_{number:04}"))
+    fn name(number: u32) -> TableName {
+        TableName::new("public", format!("table_{number:04}"))
     }
 
     #[test]
     fn it_comes_back_as_it_was_stored_and_another_version_is_refused() {
         let mut state = state();
-        state.table = Some(Reading {
+        state.table = Some(TableProgress {
             name: name(1),
             key: Some(vec!["7".into(), "it's".into()]),
             columns: vec!["a".into(), "b".into()],
@@ -348,15 +312,20 @@ mod tests {
             slow: true,
             late: 0,
         });
-        assert_eq!(State::parse(&state.to_text()).unwrap(), state);
+        assert_eq!(BackfillState::parse(&state.to_text()).unwrap(), state);
         let other = state.to_text().replace("\"version\":1", "\"version\":2");
-        assert!(matches!(State::parse(&other), Err(StateInvalid::Version(version)) if version == "2"));
-        assert!(matches!(State::parse("{}"), Err(StateInvalid::Unreadable(_))));
+        assert!(
+            matches!(BackfillState::parse(&other), Err(InvalidDocument::Version { found, .. }) if found == "2")
+        );
+        assert!(matches!(
+            BackfillState::parse("{}"),
+            Err(InvalidDocument::Unreadable { .. })
+        ));
     }
 
     #[test]
     fn a_chunk_has_as_many_rows_as_its_time_allows() {
-        let reading = |rows, ms, slow| Reading {
+        let reading = |rows, ms, slow| TableProgress {
             name: name(1),
             key: None,
             columns: vec!["id".into()],
@@ -386,7 +355,7 @@ mod tests {
         }
         // One that does not arrive gets smaller, however few it had.
         for (late, expected) in [(1, 50), (3, 12), (6, 1), (200, 1)] {
-            let reading = Reading {
+            let reading = TableProgress {
                 late,
                 ..reading(10, 10_000, false)
             };
@@ -399,7 +368,7 @@ mod tests {
     fn it_fits_into_a_parameter_however_many_tables_are_done() {
         let mut state = state();
         for number in 0..1000 {
-            state.table = Some(Reading {
+            state.table = Some(TableProgress {
                 name: name(number),
                 key: None,
                 columns: vec!["id".into()],
@@ -411,11 +380,11 @@ mod tests {
             state.finish_table();
             assert!(state.fits());
         }
-        let stored = State::parse(&state.to_text()).unwrap();
+        let stored = BackfillState::parse(&state.to_text()).unwrap();
         assert_eq!(stored.done, 1000);
         assert!(stored.is_over(&name(0)) && stored.is_over(&name(999)) && !stored.is_over(&name(1000)));
         assert_eq!(stored.finished.last().unwrap().name, name(999));
-        state.table = Some(Reading {
+        state.table = Some(TableProgress {
             name: name(1000),
             key: Some(vec!["x".repeat(5000)]),
             columns: vec!["id".into()],
@@ -432,7 +401,7 @@ mod tests {
     #[test]
     fn a_key_with_braces_is_no_reference_to_another_parameter() {
         let mut state = state();
-        state.table = Some(Reading {
+        state.table = Some(TableProgress {
             name: name(1),
             key: Some(vec!["{{1,2},{3,4}}".into(), "{{{name}}}".into()]),
             columns: vec!["a".into(), "b".into()],
@@ -442,23 +411,23 @@ mod tests {
             late: 0,
         });
         assert!(!state.to_text().contains("{{"));
-        assert_eq!(State::parse(&state.to_text()).unwrap(), state);
+        assert_eq!(BackfillState::parse(&state.to_text()).unwrap(), state);
     }
 
     #[test]
     fn it_tells_how_it_stands() {
         let mut state = state();
-        assert_eq!(state.phase(), Phase::Running);
+        assert_eq!(state.phase(), BackfillPhase::Running);
         state.paused = true;
-        assert_eq!(state.phase(), Phase::Paused);
+        assert_eq!(state.phase(), BackfillPhase::Paused);
         state.finished_at = Some("2026-11-25T12:00:00Z".into());
-        assert_eq!(state.phase(), Phase::Finished);
+        assert_eq!(state.phase(), BackfillPhase::Finished);
         state.fail_table(name(1), "it is no longer there".into());
-        assert_eq!(state.phase(), Phase::Failed);
-        state.begin_anew("s", "8", Lsn(0x20));
+        assert_eq!(state.phase(), BackfillPhase::Failed);
+        state.restart("s", "8", Lsn(0x20));
         assert_eq!(
             (state.phase(), state.began, state.after),
-            (Phase::Paused, Lsn(0x20), None)
+            (BackfillPhase::Paused, Lsn(0x20), None)
         );
     }
 }

@@ -6,15 +6,15 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::catalog::Catalog;
-use crate::change::{Column, Extent, Relation};
-use crate::event::Request;
-use crate::pattern::TablePattern;
+use crate::change::{Column, ColumnCoverage, Relation};
+use crate::event::BackfillRequest;
+use crate::pattern::{self, TablePattern};
 
-use super::state::Name;
+use crate::table_name::{TableName, quoted_if_needed};
 
 /// A table that can be backfilled.
 #[derive(Debug, Clone)]
-pub struct Table {
+pub struct BackfillTable {
     /// As its rows' events describe it.
     pub relation: Arc<Relation>,
     /// Its object id.
@@ -24,11 +24,11 @@ pub struct Table {
     /// Where these stand among the columns of `relation`.
     pub key_places: Vec<usize>,
     /// How each of these is compared.
-    pub order: Vec<Order>,
+    pub order: Vec<KeyOrder>,
     /// Which columns of `relation` are read.
     pub(super) wanted: Vec<bool>,
     /// Which columns may hold values that are large.
-    pub(super) large: Vec<Large>,
+    pub(super) large: Vec<SizeProbe>,
     /// Whether its rows lie in partitions, of which it is the root.
     pub(super) is_root: bool,
     /// SQL conditions that a row must meet: the publications' filter, and the request's.
@@ -39,7 +39,7 @@ pub struct Table {
 
 /// How a column of a key is compared: the operators of its index, in SQL.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Order {
+pub struct KeyOrder {
     /// `operator(pg_catalog.<)`
     pub less: String,
     /// `operator(pg_catalog.=)`
@@ -56,7 +56,7 @@ pub struct Order {
 
 /// How the size of a column's value is told without reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Large {
+pub enum SizeProbe {
     /// It is never large.
     No,
     /// A text or binary value.
@@ -66,11 +66,11 @@ pub enum Large {
 }
 
 #[cfg(test)]
-impl Order {
+impl KeyOrder {
     /// That of PostgreSQL's own types.
     pub(crate) fn plain(collation: Option<String>) -> Self {
         let operator = |name: &str| format!("operator(pg_catalog.{name})");
-        Order {
+        KeyOrder {
             less: operator("<"),
             equal: operator("="),
             at_least: operator(">="),
@@ -81,10 +81,15 @@ impl Order {
     }
 }
 
-impl Table {
+impl BackfillTable {
     /// Whether a change's table is this one.
     pub fn is(&self, relation: &Relation) -> bool {
-        self.relation.name == relation.name && self.relation.schema == relation.schema
+        self.relation.table == relation.table
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &TableName {
+        &self.relation.table
     }
 
     /// What a cursor is bound to: the table itself, which another may have taken the name of, and the columns of its key, each with what its
@@ -101,7 +106,7 @@ impl Table {
     }
 }
 
-impl fmt::Display for Table {
+impl fmt::Display for BackfillTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.relation.fmt(f)
     }
@@ -109,11 +114,9 @@ impl fmt::Display for Table {
 
 /// What the server says of a relation.
 #[derive(Debug, Clone, Default)]
-pub struct Described {
-    /// Its schema.
-    pub schema: String,
+pub struct RelationInfo {
     /// Its name.
-    pub name: String,
+    pub table: TableName,
     /// Its object id.
     pub oid: u32,
     /// `pg_class.relkind`
@@ -125,11 +128,11 @@ pub struct Described {
     /// The columns of the best index to read it by; empty when there is none.
     pub key: Vec<String>,
     /// How these are compared.
-    pub order: Vec<Order>,
+    pub order: Vec<KeyOrder>,
     /// Whether updates and deletes tell which row they were of.
     pub is_identified: bool,
     /// Its columns, in table order.
-    pub columns: Vec<DescribedColumn>,
+    pub columns: Vec<ColumnInfo>,
     /// Whether the role may use its schema.
     pub may_use_schema: bool,
     /// Whether policies hide rows from the role.
@@ -140,7 +143,7 @@ pub struct Described {
 
 /// What the server says of a column.
 #[derive(Debug, Clone)]
-pub struct DescribedColumn {
+pub struct ColumnInfo {
     /// Its name.
     pub name: String,
     /// Whether the role may read it.
@@ -149,13 +152,13 @@ pub struct DescribedColumn {
     pub is_generated: bool,
     /// Whether its value is not stored, but computed each time.
     pub is_virtual: bool,
-    /// See [`Large`].
-    pub large: Large,
+    /// See [`SizeProbe`].
+    pub large: SizeProbe,
 }
 
 /// What the publications say of a table.
 #[derive(Debug, Clone, Default)]
-pub struct Published {
+pub struct PublicationInfo {
     /// Its columns, where the server says so (PostgreSQL 15 on).
     pub columns: Option<Vec<String>>,
     /// A row is published that meets one of these; `None` means all.
@@ -164,11 +167,11 @@ pub struct Published {
 
 /// All that a request is held against.
 #[derive(Debug, Default)]
-pub struct Site {
+pub struct DatabaseSchema {
     /// The database's relations.
-    pub relations: Vec<Described>,
+    pub relations: Vec<RelationInfo>,
     /// By schema and name, what is published; `None` where the plugin needs no publication.
-    pub published: Option<BTreeMap<(String, String), Published>>,
+    pub published: Option<BTreeMap<TableName, PublicationInfo>>,
     /// `TABLES`; empty means all.
     pub tables: Vec<TablePattern>,
     /// The types of columns.
@@ -179,44 +182,35 @@ pub struct Site {
 
 /// Why a table, or what a pattern means, cannot be backfilled.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
+pub struct TableRefusal {
     /// The table, or the pattern.
     pub what: String,
     /// Why.
     pub why: String,
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for TableRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.what, self.why)
     }
 }
 
-impl Described {
-    /// Whether it has this name.
-    pub fn is(&self, name: &Name) -> bool {
-        self.schema == name.0 && self.name == name.1
-    }
-}
-
-impl Site {
+impl DatabaseSchema {
     /// The names of the tables that a request means, whether they can be backfilled or not, in order.
-    pub fn names(&self, request: &Request) -> Vec<Name> {
+    pub fn names(&self, request: &BackfillRequest) -> Vec<TableName> {
         let patterns = request.tables.iter();
         let everything = TablePattern::everything();
         let everything = request.tables.is_empty().then_some(&everything);
-        let meant = |pattern: &TablePattern| -> Vec<Name> {
+        let meant = |pattern: &TablePattern| -> Vec<TableName> {
             let found = self.meant_by(pattern).into_iter();
-            let found: Vec<_> = found
-                .map(|described| Name(described.schema.clone(), described.name.clone()))
-                .collect();
+            let found: Vec<_> = found.map(|info| info.table.clone()).collect();
             match pattern.name() {
-                // One that was asked for by its name and is gone is a failure, and not nothing.
-                Some((schema, table)) if found.is_empty() => vec![Name(schema.to_owned(), table.to_owned())],
+                // A table that was named and is gone is a failure. It is not passed over.
+                Some(name) if found.is_empty() => vec![name],
                 _ => found,
             }
         };
-        let names: BTreeSet<Name> = patterns.chain(everything).flat_map(meant).collect();
+        let names: BTreeSet<TableName> = patterns.chain(everything).flat_map(meant).collect();
         names.into_iter().collect()
     }
 
@@ -224,8 +218,8 @@ impl Site {
     ///
     /// # Errors
     /// Each that cannot be backfilled, and each pattern that means none.
-    pub fn tables(&self, request: &Request) -> Result<Vec<Table>, Vec<Refusal>> {
-        let mut meant: BTreeMap<(&str, &str), Result<Table, Refusal>> = BTreeMap::new();
+    pub fn tables(&self, request: &BackfillRequest) -> Result<Vec<BackfillTable>, Vec<TableRefusal>> {
+        let mut meant: BTreeMap<&TableName, Result<BackfillTable, TableRefusal>> = BTreeMap::new();
         let mut refused = Vec::new();
         let everything = [TablePattern::everything()];
         let patterns = match request.tables.is_empty() {
@@ -240,14 +234,14 @@ impl Site {
                     _ if pattern.is_open() => "no table is meant by it",
                     _ => "there is no table of this name",
                 };
-                refused.push(Refusal {
+                refused.push(TableRefusal {
                     what: pattern.to_string(),
                     why: why.to_owned(),
                 });
             }
             for described in found {
                 meant
-                    .entry((&described.schema, &described.name))
+                    .entry(&described.table)
                     .or_insert_with(|| self.table(described, request));
             }
         }
@@ -266,12 +260,12 @@ impl Site {
 
     /// The relations that a pattern means. An open one means tables only, and of these what is published and wanted; one name means
     /// that relation, whatever it is, and of a partitioned table the partitions that hold its rows.
-    fn meant_by(&self, pattern: &TablePattern) -> Vec<&Described> {
+    fn meant_by(&self, pattern: &TablePattern) -> Vec<&RelationInfo> {
         let open = pattern.is_open();
         let matching = self
             .relations
             .iter()
-            .filter(|relation| pattern.matches(&relation.schema, &relation.name));
+            .filter(|relation| pattern.matches(&relation.table));
         let mut meant = Vec::new();
         for relation in matching {
             let leaves = self.relations.iter().filter(|leaf| {
@@ -296,16 +290,16 @@ impl Site {
     }
 
     /// Whether changes come under this name.
-    fn is_published(&self, relation: &Described) -> bool {
+    fn is_published(&self, relation: &RelationInfo) -> bool {
         match &self.published {
-            Some(published) => published.contains_key(&(relation.schema.clone(), relation.name.clone())),
+            Some(published) => published.contains_key(&relation.table),
             // The other plugins tell of the tables that hold the rows.
             None => relation.kind != 'p',
         }
     }
 
     /// Whether changes of a partition come under the name of a table above it.
-    fn is_root_published(&self, relation: &Described) -> bool {
+    fn is_root_published(&self, relation: &RelationInfo) -> bool {
         let roots = self
             .relations
             .iter()
@@ -313,27 +307,27 @@ impl Site {
         self.published.is_some() && roots.into_iter().any(|root| self.is_published(root))
     }
 
-    fn is_drained(&self, relation: &Described) -> bool {
-        self.tables.is_empty()
-            || self
-                .tables
-                .iter()
-                .any(|pattern| pattern.matches(&relation.schema, &relation.name))
+    fn is_drained(&self, relation: &RelationInfo) -> bool {
+        pattern::matches_any(&self.tables, &relation.table)
     }
 
     /// What is to be read of a relation.
     ///
     /// # Errors
     /// It cannot be backfilled: why.
-    pub fn table(&self, described: &Described, request: &Request) -> Result<Table, Refusal> {
-        let what = format!("{}.{}", described.schema, described.name);
+    pub fn table(
+        &self,
+        described: &RelationInfo,
+        request: &BackfillRequest,
+    ) -> Result<BackfillTable, TableRefusal> {
+        let what = described.table.to_string();
         self.readable(described)
             .and_then(|()| self.read_by(described, request, &what))
-            .map_err(|why| Refusal { what, why })
+            .map_err(|why| TableRefusal { what, why })
     }
 
     /// Whether it is a table whose changes come, and which the role may read in an order.
-    fn readable(&self, described: &Described) -> Result<(), String> {
+    fn readable(&self, described: &RelationInfo) -> Result<(), String> {
         let why = match described.kind {
             'v' | 'm' => "it is a view: the log does not tell of its changes",
             'S' => "it is a sequence: the log does not tell of its changes",
@@ -350,7 +344,8 @@ impl Site {
             _ if !described.may_use_schema => {
                 return Err(format!(
                     "the role may not use its schema: grant usage on schema {} to {}",
-                    described.schema, self.role
+                    quoted_if_needed(&described.table.schema),
+                    self.role
                 ));
             }
             _ if described.hides_rows => {
@@ -365,10 +360,14 @@ impl Site {
     }
 
     /// How it is read.
-    fn read_by(&self, described: &Described, request: &Request, what: &str) -> Result<Table, String> {
+    fn read_by(
+        &self,
+        described: &RelationInfo,
+        request: &BackfillRequest,
+        what: &str,
+    ) -> Result<BackfillTable, String> {
         let published = self.published.as_ref();
-        let published = published
-            .and_then(|published| published.get(&(described.schema.clone(), described.name.clone())));
+        let published = published.and_then(|published| published.get(&described.table));
         let columns = told(described, published);
         let has = |name: &String| columns.iter().any(|column| column.name == *name);
         if let Some(hidden) = described.key.iter().find(|name| !has(name)) {
@@ -377,7 +376,7 @@ impl Site {
         if let Some(unknown) = request.columns.iter().find(|name| !has(name)) {
             return Err(format!("it has no column {unknown} that its changes tell"));
         }
-        let wanted = |column: &DescribedColumn| {
+        let wanted = |column: &ColumnInfo| {
             request.columns.is_empty()
                 || request.columns.contains(&column.name)
                 || described.key.contains(&column.name)
@@ -388,7 +387,7 @@ impl Site {
                 column.name, self.role
             ));
         }
-        let known = self.catalog.table(&described.schema, &described.name);
+        let known = self.catalog.table(&described.table);
         let is_bare = known.is_some_and(|table| table.key.is_empty() && !table.full);
         if self.published.is_none() && (is_bare || !described.is_identified) {
             return Err(
@@ -406,8 +405,7 @@ impl Site {
         // The key of the events is that of live changes, which need not be the one to read by.
         let is_key = |name: &String| known.is_some_and(|table| table.key.contains(name));
         let relation = Relation {
-            schema: described.schema.clone(),
-            name: described.name.clone(),
+            table: described.table.clone(),
             columns: columns
                 .iter()
                 .map(|column| Column::new(column.name.clone(), type_name(&column.name), is_key(&column.name)))
@@ -415,14 +413,14 @@ impl Site {
             primary: known.map(|table| self.catalog.primary(table)).unwrap_or_default(),
             // The log tells what a table was, the catalog what it is.
             extent: match request.columns.is_empty() {
-                true => Extent::Completed,
-                false => Extent::Row,
+                true => ColumnCoverage::Completed,
+                false => ColumnCoverage::Row,
             },
         };
         let places = relation.columns_named(&described.key);
         let filters = published.and_then(|published| published.filters.as_ref());
         let filter = filters.map(|filters| format!("({})", filters.join(") or (")));
-        Ok(Table {
+        Ok(BackfillTable {
             oid: described.oid,
             key: described.key.clone(),
             key_places: places.into_iter().flatten().collect(),
@@ -438,9 +436,9 @@ impl Site {
 }
 
 /// The columns that its changes tell.
-fn told<'d>(described: &'d Described, published: Option<&Published>) -> Vec<&'d DescribedColumn> {
+fn told<'d>(described: &'d RelationInfo, published: Option<&PublicationInfo>) -> Vec<&'d ColumnInfo> {
     let named = published.and_then(|published| published.columns.as_ref());
-    let is_told = |column: &&DescribedColumn| match (named, published) {
+    let is_told = |column: &&ColumnInfo| match (named, published) {
         (Some(named), _) => named.contains(&column.name) && !column.is_generated,
         (None, Some(_)) => !column.is_generated,
         (None, None) => !column.is_virtual,

@@ -1,8 +1,8 @@
 use super::*;
 use serde_json::json;
 
-fn server() -> Server {
-    Server {
+fn server() -> ServerInfo {
+    ServerInfo {
         version: 150_018,
         system_identifier: "7".into(),
         timeline: 1,
@@ -28,7 +28,7 @@ fn checkpoint() -> Checkpoint {
     .unwrap()
 }
 
-fn verdict(server: &Server, state: Option<&SlotState>, checkpoint: &Checkpoint) -> Discontinuity {
+fn verdict(server: &ServerInfo, state: Option<&SlotState>, checkpoint: &Checkpoint) -> Discontinuity {
     check("s", server, state, Some(checkpoint), None).unwrap_err()
 }
 
@@ -43,7 +43,7 @@ fn a_slot_behind_its_checkpoint_goes_on_and_replays_are_known() {
 
 #[test]
 fn after_a_promotion_replays_are_not_proved() {
-    let server = Server {
+    let server = ServerInfo {
         timeline: 2,
         ..server()
     };

@@ -9,59 +9,10 @@ mod test_decoding;
 mod tests;
 mod wal2json;
 
-use std::fmt;
-use std::str::FromStr;
-
 use crate::catalog::Catalog;
 use crate::change::{Datum, Item, Relation, Tuple};
 use crate::lsn::Lsn;
-
-/// The output plugins that Spillway reads.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Plugin {
-    /// PostgreSQL's own, and the one to prefer: exact values, least bytes.
-    Pgoutput,
-    /// Version 2.5 or later, read in its format version 2.
-    Wal2json,
-    /// Text, for troubleshooting.
-    TestDecoding,
-}
-
-impl Plugin {
-    /// Every plugin, in the order of preference.
-    pub const ALL: [Plugin; 3] = [Plugin::Pgoutput, Plugin::Wal2json, Plugin::TestDecoding];
-
-    /// The name PostgreSQL knows it by.
-    pub fn name(self) -> &'static str {
-        match self {
-            Plugin::Pgoutput => "pgoutput",
-            Plugin::Wal2json => "wal2json",
-            Plugin::TestDecoding => "test_decoding",
-        }
-    }
-
-    /// Whether it tells of logical messages on a server of this `server_version_num` (pgoutput: PostgreSQL 14 release notes).
-    pub fn tells_messages(self, server_version: i32) -> bool {
-        self != Plugin::Pgoutput || server_version >= 140_000
-    }
-}
-
-impl fmt::Display for Plugin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for Plugin {
-    type Err = ();
-
-    fn from_str(name: &str) -> Result<Self, ()> {
-        Plugin::ALL
-            .into_iter()
-            .find(|plugin| plugin.name() == name)
-            .ok_or(())
-    }
-}
+use crate::plugin::Plugin;
 
 /// A row that is not what its plugin writes. Says where and what was expected, never the row's values.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -117,10 +68,14 @@ impl Decoder {
 
     /// Whether this row closes its transaction, told from its first bytes without decoding the rest.
     pub fn is_commit(&self, data: &[u8]) -> bool {
+        data.starts_with(self.plugin().commit_mark())
+    }
+
+    fn plugin(&self) -> Plugin {
         match self {
-            Decoder::Pgoutput(_) => data.starts_with(b"C"),
-            Decoder::Wal2json(_) => data.starts_with(br#"{"action":"C""#),
-            Decoder::TestDecoding => data.starts_with(b"COMMIT"),
+            Decoder::Pgoutput(_) => Plugin::Pgoutput,
+            Decoder::Wal2json(_) => Plugin::Wal2json,
+            Decoder::TestDecoding => Plugin::TestDecoding,
         }
     }
 

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use super::{DecodeError, Plugin, complete};
 use crate::catalog::Catalog;
-use crate::change::{Change, Column, Datum, Extent, Item, Message, Relation, Tuple, format_type};
+use crate::change::{Change, Column, ColumnCoverage, Datum, Item, Message, Relation, Tuple, format_type};
 use crate::lsn::Lsn;
+use crate::table_name::TableName;
 use crate::time::POSTGRES_EPOCH;
 
 /// The tables and types that the server described so far, by OID.
@@ -21,7 +22,7 @@ pub struct Relations {
 
 impl Relations {
     pub(super) fn decode<'a>(&mut self, catalog: &Catalog, data: &'a [u8]) -> Result<Item<'a>, DecodeError> {
-        let mut read = Reader { data, at: 0 };
+        let mut read = ByteReader { data, at: 0 };
         let item = match read.u8()? {
             b'B' => {
                 // The commit record's start; its end comes with the commit.
@@ -126,26 +127,26 @@ impl Relations {
         }
     }
 
-    fn known(&self, read: &mut Reader<'_>) -> Result<Arc<Relation>, DecodeError> {
+    fn known(&self, read: &mut ByteReader<'_>) -> Result<Arc<Relation>, DecodeError> {
         let at = read.at;
         let oid = read.u32()?;
         self.relations
             .get(&oid)
             .cloned()
-            .ok_or_else(|| Reader { at, ..*read }.expected("a table that was described"))
+            .ok_or_else(|| ByteReader { at, ..*read }.expected("a table that was described"))
     }
 
-    fn relation(&self, catalog: &Catalog, read: &mut Reader<'_>) -> Result<(u32, Relation), DecodeError> {
+    fn relation(&self, catalog: &Catalog, read: &mut ByteReader<'_>) -> Result<(u32, Relation), DecodeError> {
         let oid = read.u32()?;
         // pg_catalog is sent as an empty name.
         let schema = match read.str()? {
             "" => "pg_catalog",
             schema => schema,
         };
-        let name = read.str()?;
+        let name = TableName::new(schema, read.str()?);
         let identity = read.u8()?;
         let count = read.u16()?;
-        let table = catalog.table(schema, name);
+        let table = catalog.table(&name);
         // Flags, a name of no letters, type and modifier.
         let mut columns = Vec::with_capacity(read.at_most(count.into(), 10));
         let mut primaries = Vec::new();
@@ -175,23 +176,22 @@ impl Relations {
         Ok((
             oid,
             Relation {
-                schema: schema.to_owned(),
-                name: name.to_owned(),
+                table: name,
                 columns,
                 primary: primaries,
-                extent: Extent::Whole,
+                extent: ColumnCoverage::Whole,
             },
         ))
     }
 }
 
 #[derive(Clone, Copy)]
-struct Reader<'a> {
+struct ByteReader<'a> {
     data: &'a [u8],
     at: usize,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> ByteReader<'a> {
     fn expected(&self, expected: &'static str) -> DecodeError {
         DecodeError {
             plugin: Plugin::Pgoutput,
@@ -258,7 +258,7 @@ impl<'a> Reader<'a> {
         let at = self.at;
         std::str::from_utf8(self.bytes(length)?).map_err(|e| {
             let at = at + e.valid_up_to();
-            Reader { at, ..*self }.expected("UTF-8 text")
+            ByteReader { at, ..*self }.expected("UTF-8 text")
         })
     }
 

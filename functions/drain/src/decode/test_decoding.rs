@@ -5,13 +5,14 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::{DecodeError, Plugin, complete};
-use crate::catalog::{Catalog, Known};
-use crate::change::{Change, Column, Datum, Extent, Item, Message, Relation, Tuple};
+use crate::catalog::{Catalog, CatalogColumn};
+use crate::change::{Change, Column, ColumnCoverage, Datum, Item, Message, Relation, Tuple};
 use crate::lsn::Lsn;
+use crate::table_name::TableName;
 use crate::time::micros_of_timestamp;
 
 pub(super) fn decode<'a>(catalog: &Catalog, lsn: Lsn, data: &'a [u8]) -> Result<Item<'a>, DecodeError> {
-    let mut read = Reader { data, at: 0 };
+    let mut read = TextReader { data, at: 0 };
     if read.skip("BEGIN ") {
         let xid = read
             .rest_text()?
@@ -63,7 +64,7 @@ pub(super) fn decode<'a>(catalog: &Catalog, lsn: Lsn, data: &'a [u8]) -> Result<
     if read.skip("TRUNCATE:") {
         let relations = tables
             .iter()
-            .map(|table| Arc::new(relation(catalog, table, &[], Extent::Row)))
+            .map(|table| Arc::new(relation(catalog, table, &[], ColumnCoverage::Row)))
             .collect();
         return Ok(Item::Change(Change::Truncate { relations }));
     }
@@ -72,7 +73,7 @@ pub(super) fn decode<'a>(catalog: &Catalog, lsn: Lsn, data: &'a [u8]) -> Result<
     };
     let change = if read.skip("INSERT:") {
         let new = read.row()?;
-        let (relation, new) = row(catalog, table, new, Extent::Whole);
+        let (relation, new) = row(catalog, table, new, ColumnCoverage::Whole);
         Change::Insert { relation, new }
     } else if read.skip("UPDATE:") {
         let old = if read.skip(" old-key:") {
@@ -81,8 +82,8 @@ pub(super) fn decode<'a>(catalog: &Catalog, lsn: Lsn, data: &'a [u8]) -> Result<
             None
         };
         let new = read.row()?;
-        let (relation, mut new) = row(catalog, table, new, Extent::Whole);
-        let whole = catalog.table(&table.0, &table.1).is_some_and(|table| table.full);
+        let (relation, mut new) = row(catalog, table, new, ColumnCoverage::Whole);
+        let whole = catalog.table(table).is_some_and(|table| table.full);
         let missing = if whole { Datum::Null } else { Datum::Absent };
         let old = match old {
             Some(old) => Some(
@@ -96,7 +97,7 @@ pub(super) fn decode<'a>(catalog: &Catalog, lsn: Lsn, data: &'a [u8]) -> Result<
     } else if read.skip("DELETE:") {
         // Without an identity there is no tuple data: all that is known is that a row went.
         let old = with_nulls(catalog, table, read.values("")?);
-        let (relation, old) = row(catalog, table, old, Extent::Row);
+        let (relation, old) = row(catalog, table, old, ColumnCoverage::Row);
         Change::Delete { relation, old }
     } else {
         return Err(read.expected("INSERT, UPDATE, DELETE or TRUNCATE"));
@@ -110,13 +111,8 @@ struct Value<'a> {
     datum: Datum<'a>,
 }
 
-fn relation(
-    catalog: &Catalog,
-    (schema, name): &(Cow<'_, str>, Cow<'_, str>),
-    values: &[Value<'_>],
-    extent: Extent,
-) -> Relation {
-    let table = catalog.table(schema, name);
+fn relation(catalog: &Catalog, name: &TableName, values: &[Value<'_>], extent: ColumnCoverage) -> Relation {
+    let table = catalog.table(name);
     let column = |value: &Value<'_>| {
         let among = |names: &[String]| names.iter().any(|key| *key == value.name);
         Column::new(
@@ -126,8 +122,7 @@ fn relation(
         )
     };
     Relation {
-        schema: schema.to_string(),
-        name: name.to_string(),
+        table: name.clone(),
         columns: values.iter().map(column).collect(),
         primary: table.map(|table| catalog.primary(table)).unwrap_or_default(),
         extent,
@@ -137,9 +132,9 @@ fn relation(
 /// A row that is itself all that is known of its table's columns.
 fn row<'a>(
     catalog: &Catalog,
-    table: &(Cow<'_, str>, Cow<'_, str>),
+    table: &TableName,
     values: Vec<Value<'a>>,
-    extent: Extent,
+    extent: ColumnCoverage,
 ) -> (Arc<Relation>, Tuple<'a>) {
     let relation = Arc::new(relation(catalog, table, &values, extent));
     (relation, values.into_iter().map(|value| value.datum).collect())
@@ -147,19 +142,15 @@ fn row<'a>(
 
 /// The old row of a delete with the nulls that it leaves out where it is the whole row. As far as the catalog, which tells the
 /// columns then, still knows those of the row.
-fn with_nulls<'a>(
-    catalog: &Catalog,
-    (schema, name): &(Cow<'_, str>, Cow<'_, str>),
-    values: Vec<Value<'a>>,
-) -> Vec<Value<'a>> {
-    let full = catalog.table(schema, name).filter(|table| table.full);
+fn with_nulls<'a>(catalog: &Catalog, name: &TableName, values: Vec<Value<'a>>) -> Vec<Value<'a>> {
+    let full = catalog.table(name).filter(|table| table.full);
     let whole = full.map(|table| table.columns.as_slice()).unwrap_or_default();
     let known: HashSet<&str> = whole.iter().map(|known| known.name.as_str()).collect();
     if values.is_empty() || !values.iter().all(|value| known.contains(&*value.name)) {
         return values;
     }
     let mut values = values.into_iter().peekable();
-    let column = |known: &Known| {
+    let column = |known: &CatalogColumn| {
         let null = || Value {
             name: known.name.clone().into(),
             kind: known.type_name.clone().into(),
@@ -186,12 +177,12 @@ fn old_tuple<'a>(relation: &Relation, values: Vec<Value<'a>>, missing: &Datum<'s
     values.next().is_none().then_some(tuple)
 }
 
-struct Reader<'a> {
+struct TextReader<'a> {
     data: &'a [u8],
     at: usize,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> TextReader<'a> {
     fn expected(&self, expected: &'static str) -> DecodeError {
         DecodeError {
             plugin: Plugin::TestDecoding,
@@ -284,12 +275,12 @@ impl<'a> Reader<'a> {
         )?))
     }
 
-    fn table(&mut self) -> Result<(Cow<'a, str>, Cow<'a, str>), DecodeError> {
+    fn table(&mut self) -> Result<TableName, DecodeError> {
         let schema = self.identifier(b".")?;
         if !self.skip(".") {
             return Err(self.expected("schema.table"));
         }
-        Ok((schema, self.identifier(b":,")?))
+        Ok(TableName::new(schema, self.identifier(b":,")?))
     }
 
     /// A type in brackets, which may itself hold brackets (`integer[]`) and quoted names.

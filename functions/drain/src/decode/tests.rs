@@ -10,12 +10,14 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::catalog::{Known, Table};
+use crate::catalog::{CatalogColumn, CatalogTable};
 use crate::change::Change;
 use crate::encode::{
-    Debezium, Dms, Envelope, Event, Form, Modes, Oversize, PartitionBy, Progress, Transaction, Wal2json,
+    Debezium, DebeziumModes, Dms, Envelope, EnvelopeForm, Event, Oversize, PartitionBy, Progress,
+    Transaction, Wal2json,
 };
 use crate::position::Position;
+use crate::table_name::TableName;
 use crate::time::micros_of_timestamp;
 
 /// A statement of the capture.
@@ -63,19 +65,19 @@ pub(super) fn captured() -> (Catalog, Vec<Captured>) {
                 type Names = Vec<String>;
                 type Written = (String, String, Names, Names, Vec<(String, String, bool)>);
                 let (schema, name, key, primary, columns): Written = serde_json::from_str(rest).unwrap();
-                let known = |(name, type_name, toastable)| Known {
+                let known = |(name, type_name, toastable)| CatalogColumn {
                     name,
                     type_name,
                     toastable,
                 };
                 let columns = columns.into_iter().map(known).collect();
-                let table = Table {
+                let table = CatalogTable {
                     key,
                     primary,
                     columns,
-                    ..Table::default()
+                    ..CatalogTable::default()
                 };
-                catalog.insert(&schema, &name, table);
+                catalog.insert(TableName::new(schema, name), table);
             }
             "#" => statements.push(Captured {
                 statement: rest,
@@ -159,17 +161,17 @@ fn lines(lsn: Lsn, item: &Item<'_>) -> Vec<String> {
     events.into_iter().map(line).collect()
 }
 
-fn debezium() -> Form {
-    Form::Debezium(Debezium {
+fn debezium() -> EnvelopeForm {
+    EnvelopeForm::Debezium(Debezium {
         name: "slot".into(),
         database: "db".into(),
-        modes: Modes::default(),
+        modes: DebeziumModes::default(),
         tombstones: false,
         transaction_metadata: false,
     })
 }
 
-fn envelope(form: Form) -> Envelope {
+fn envelope(form: EnvelopeForm) -> Envelope {
     Envelope {
         form,
         partition_by: PartitionBy::Key,
@@ -186,7 +188,10 @@ fn encoded(envelope: &Envelope, progress: &mut Progress, lsn: Lsn, change: &Chan
 /// What an item is in each envelope must be JSON.
 fn assert_json(lsn: Lsn, item: &Item<'_>) {
     lines(lsn, item);
-    for form in [Form::Dms(Dms::default()), Form::Wal2json(Wal2json)] {
+    for form in [
+        EnvelopeForm::Dms(Dms::default()),
+        EnvelopeForm::Wal2json(Wal2json),
+    ] {
         let progress = &mut Progress::new(Transaction::NONE, lsn);
         for event in events(&envelope(form), progress, lsn, item) {
             let parsed = serde_json::from_slice::<serde_json::Value>(&event.data);
@@ -211,7 +216,7 @@ fn events(envelope: &Envelope, progress: &mut Progress, lsn: Lsn, item: &Item<'_
 }
 
 /// The events of one plugin's rows of a statement, as text.
-fn written(plugin: Plugin, catalog: &Catalog, statement: &Captured, form: Form) -> Vec<String> {
+fn written(plugin: Plugin, catalog: &Catalog, statement: &Captured, form: EnvelopeForm) -> Vec<String> {
     let envelope = envelope(form);
     let mut decoder = Decoder::new(plugin);
     // Where it ends is the same for all, and beside the point.
@@ -283,7 +288,7 @@ fn what_wal2json_wrote_is_written_again_whichever_plugin_read_it() {
             if others || (!blind && tells_less(plugin, text)) {
                 continue;
             }
-            let ours: Vec<String> = written(plugin, &catalog, statement, Form::Wal2json(Wal2json))
+            let ours: Vec<String> = written(plugin, &catalog, statement, EnvelopeForm::Wal2json(Wal2json))
                 .iter()
                 .map(|event| event.split(r#","position":""#).next().unwrap().to_owned() + "}")
                 .collect();
@@ -300,8 +305,8 @@ fn the_same_statement_is_the_same_events_in_every_envelope() {
     for statement in &statements {
         let text = statement.statement;
         for form in [
-            || Form::Dms(Dms::default()),
-            || Form::Wal2json(Wal2json),
+            || EnvelopeForm::Dms(Dms::default()),
+            || EnvelopeForm::Wal2json(Wal2json),
             debezium,
         ] {
             let told: Vec<_> = Plugin::ALL

@@ -11,12 +11,13 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::{DecodeError, Plugin, complete};
-use crate::catalog::{Catalog, Table};
-use crate::change::{Change, Column, Datum, Extent, Item, Message, Relation, Tuple, Type};
+use crate::catalog::{Catalog, CatalogTable};
+use crate::change::{Change, Column, ColumnCoverage, Datum, Item, Message, Relation, Tuple, Type};
+use crate::table_name::TableName;
 use crate::time::micros_of_timestamp;
 
 #[derive(Deserialize)]
-struct Row<'a> {
+struct JsonRow<'a> {
     #[serde(borrow)]
     action: Cow<'a, str>,
     xid: Option<u32>,
@@ -54,7 +55,11 @@ struct Field<'a> {
 
 /// Tables by schema and name, each in the shapes in which its rows came: an update leaves untouched large values out.
 #[derive(Debug, Default)]
-pub struct Relations(HashMap<String, HashMap<String, Vec<Shape>>>);
+pub struct Relations {
+    shapes: HashMap<TableName, Vec<Shape>>,
+    /// The name of the last row's table. Kept to be filled again: a map cannot be asked by borrowed parts.
+    name: TableName,
+}
 
 /// Shapes of one table that are remembered. A table with many large columns has a shape for each set of them
 /// that an update may leave alone, and looking through all of those would cost more than making one anew.
@@ -65,7 +70,7 @@ const MOST_COLUMNS: usize = 1600;
 
 #[derive(Debug)]
 struct Shape {
-    action: Action,
+    action: JsonAction,
     /// Names and types as the row gave them: with the names below, what tells one shape from another.
     fields: Vec<(String, String)>,
     identity: Vec<String>,
@@ -94,7 +99,7 @@ impl Relations {
             expected,
         };
         // Not all of it need be text: see `Content`.
-        let row: Row<'a> = serde_json::from_slice(data).map_err(|e| match std::str::from_utf8(data) {
+        let row: JsonRow<'a> = serde_json::from_slice(data).map_err(|e| match std::str::from_utf8(data) {
             Err(e) => expected(e.valid_up_to(), "UTF-8 text"),
             // A row is one line, so the column is the byte.
             Ok(_) => expected(e.column().saturating_sub(1), "a JSON object of format version 2"),
@@ -133,13 +138,13 @@ impl Relations {
                     return Err(expected(0, "schema and table in I, U, D and T"));
                 };
                 let (action, columns, identity) = match action {
-                    "T" => (Action::Truncate, &[][..], &[][..]),
-                    "I" => (Action::Insert, &row.columns[..], &[][..]),
-                    "D" => (Action::Delete, &row.identity[..], &[][..]),
-                    "U" => (Action::Update, &row.columns[..], &row.identity[..]),
+                    "T" => (JsonAction::Truncate, &[][..], &[][..]),
+                    "I" => (JsonAction::Insert, &row.columns[..], &[][..]),
+                    "D" => (JsonAction::Delete, &row.identity[..], &[][..]),
+                    "U" => (JsonAction::Update, &row.columns[..], &row.identity[..]),
                     _ => return Err(expected(0, "an action of I, U, D, T, M, B or C")),
                 };
-                let described = Described {
+                let described = RowDescription {
                     action,
                     columns,
                     identity,
@@ -151,18 +156,18 @@ impl Relations {
                         .ok_or_else(|| expected(0, "values that are text, in the table's order"))
                 };
                 Item::Change(match action {
-                    Action::Truncate => Change::Truncate {
+                    JsonAction::Truncate => Change::Truncate {
                         relations: vec![relation],
                     },
-                    Action::Insert => Change::Insert {
+                    JsonAction::Insert => Change::Insert {
                         new: tuple(columns, &Datum::Absent)?,
                         relation,
                     },
-                    Action::Delete => Change::Delete {
+                    JsonAction::Delete => Change::Delete {
                         old: tuple(columns, &Datum::Absent)?,
                         relation,
                     },
-                    Action::Update => {
+                    JsonAction::Update => {
                         let mut new = tuple(columns, &Datum::Unchanged)?;
                         let old = tuple(identity, &Datum::Absent)?;
                         let old = complete(&relation, &old, &mut new).then_some(old);
@@ -180,22 +185,23 @@ impl Relations {
         catalog: &Catalog,
         schema: &str,
         name: &str,
-        described: Described<'_, '_>,
+        described: RowDescription<'_, '_>,
     ) -> Arc<Relation> {
-        if let Some(shape) = self
-            .0
-            .get(schema)
-            .and_then(|tables| tables.get(name)?.iter().find(|shape| shape.fits(&described)))
-        {
+        self.name.schema.clear();
+        self.name.schema.push_str(schema);
+        self.name.name.clear();
+        self.name.name.push_str(name);
+        let shapes = self.shapes.get(&self.name);
+        if let Some(shape) = shapes.and_then(|shapes| shapes.iter().find(|shape| shape.fits(&described))) {
             return Arc::clone(&shape.relation);
         }
-        let Described {
+        let RowDescription {
             action,
             columns: fields,
             identity,
             pk,
         } = described;
-        let table = catalog.table(schema, name);
+        let table = catalog.table(&self.name);
         let key = described.key(table);
         let column = |name: &str, type_name| Column::new(name.to_owned(), type_name, key.contains(&name));
         let type_name = |field: &Field<'_>| {
@@ -208,20 +214,20 @@ impl Relations {
         let typed = |field: &Field<'_>| column(&field.name, type_name(field));
         let mut columns: Vec<Column> = fields.iter().map(typed).collect();
         let mut extent = match action {
-            Action::Insert => Extent::Whole,
-            Action::Delete | Action::Truncate => Extent::Row,
-            Action::Update => {
+            JsonAction::Insert => ColumnCoverage::Whole,
+            JsonAction::Delete | JsonAction::Truncate => ColumnCoverage::Row,
+            JsonAction::Update => {
                 merge(&mut columns, identity.iter().map(typed));
                 // Without the catalog it is not known whether the row left something out.
                 if table.is_some() {
-                    Extent::Whole
+                    ColumnCoverage::Whole
                 } else {
-                    Extent::Row
+                    ColumnCoverage::Row
                 }
             }
         };
         let toastable = table
-            .filter(|_| action == Action::Update)
+            .filter(|_| action == JsonAction::Update)
             .map(|table| table.toastable());
         if let Some(toastable) = toastable {
             let told = columns.len();
@@ -230,12 +236,11 @@ impl Relations {
                 toastable.map(|known| column(&known.name, catalog.resolved(&known.type_name))),
             );
             if columns.len() > told {
-                extent = Extent::Completed;
+                extent = ColumnCoverage::Completed;
             }
         }
         let relation = Arc::new(Relation {
-            schema: schema.to_owned(),
-            name: name.to_owned(),
+            table: self.name.clone(),
             columns,
             primary: pk
                 .iter()
@@ -243,12 +248,7 @@ impl Relations {
                 .collect(),
             extent,
         });
-        let shapes = self
-            .0
-            .entry(schema.to_owned())
-            .or_default()
-            .entry(name.to_owned())
-            .or_default();
+        let shapes = self.shapes.entry(self.name.clone()).or_default();
         if shapes.len() == MOST_SHAPES {
             shapes.clear();
         }
@@ -339,7 +339,7 @@ fn raw_quoted(text: &[u8]) -> Option<usize> {
 }
 
 impl Shape {
-    fn fits(&self, row: &Described<'_, '_>) -> bool {
+    fn fits(&self, row: &RowDescription<'_, '_>) -> bool {
         let same = |names: &[String], fields: &[Field<'_>]| {
             names.len() == fields.len() && names.iter().zip(fields).all(|(name, field)| *name == field.name)
         };
@@ -354,8 +354,8 @@ impl Shape {
 
 /// What a row tells of its table.
 #[derive(Clone, Copy)]
-struct Described<'r, 'a> {
-    action: Action,
+struct RowDescription<'r, 'a> {
+    action: JsonAction,
     /// The columns of the row; of a delete, those of its identity.
     columns: &'r [Field<'a>],
     /// The columns of an update's old row.
@@ -365,17 +365,17 @@ struct Described<'r, 'a> {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Action {
+enum JsonAction {
     Insert,
     Update,
     Delete,
     Truncate,
 }
 
-impl Described<'_, '_> {
+impl RowDescription<'_, '_> {
     /// The names of the key's columns. The catalog knows an identity other than the primary key, but may have
     /// changed since: it is believed as far as the row bears it out.
-    fn key<'k>(&'k self, table: Option<&'k Table>) -> Vec<&'k str> {
+    fn key<'k>(&'k self, table: Option<&'k CatalogTable>) -> Vec<&'k str> {
         fn names<'k>(fields: &'k [Field<'_>]) -> Vec<&'k str> {
             fields.iter().map(|field| &*field.name).collect()
         }
@@ -400,7 +400,7 @@ impl Described<'_, '_> {
         }
         // There is a key, and it is not in the old row: then the old row is an identity of its own, and not
         // the whole row.
-        if self.action == Action::Delete && candidates.iter().any(|key| !key.is_empty()) {
+        if self.action == JsonAction::Delete && candidates.iter().any(|key| !key.is_empty()) {
             return seen;
         }
         Vec::new()

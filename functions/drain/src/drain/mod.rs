@@ -1,477 +1,495 @@
-//! The loop: peek a window, decode, encode, send by lane, and when all of it has arrived store the checkpoint and advance
-//! the slot. Reading and sending overlap; what is read and not yet acknowledged is bounded in bytes, and beyond that bound
-//! nothing more is taken from PostgreSQL.
+//! The loop: peek a window, decode, encode, send by lane; then store the checkpoint and advance the slot.
+//!
+//! Reading and sending overlap. Bytes that were read and not yet acknowledged are bounded. At the bound the loop takes no
+//! more rows from PostgreSQL.
 
-mod beside;
-mod keeper;
-pub mod parts;
-mod passage;
-pub mod plan;
-mod proof;
-mod reader;
-mod rekeyed;
+mod backfill;
+mod checkpointer;
+mod key_changes;
+mod markers;
+pub(crate) mod reader;
 pub mod report;
 mod sender;
+mod settings;
 #[cfg(test)]
 mod tests;
+mod window;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::budget::Budget;
-use crate::checkpoint::{Checkpoint, Reached};
-use crate::continuity::Start;
-use crate::decode::Plugin;
+use crate::checkpoint::{AckPosition, Checkpoint};
+use crate::continuity::StartPosition;
 use crate::encode::{Envelope, Event};
 use crate::error::Error;
 use crate::lsn::Lsn;
-use crate::marker::Marker;
-use crate::pack::{Aggregation, Limits, Parcel, ShardMap};
-use crate::pattern::TablePattern;
-use crate::window::{Known, Next, Pace, Window};
-
-use beside::{MOST_LAG, Step};
-use keeper::Keeper;
-use parts::{Checkpoints, Reach, Row, Rows, Slot, SlotError, Stream, StreamError, Tables};
-use proof::Markers;
-use report::{Report, Stopped};
-use sender::Sender;
-
-pub use beside::Beside;
-
-/// What one PutRecords request may hold (Kinesis API, PutRecords).
-pub const REQUEST: Limits = Limits {
-    records: 500,
-    bytes: 10 << 20,
+use crate::pack::QueuedEvent;
+use crate::ports::{
+    PeekRow, PeekRows, Slot, SlotError, StateStore, Stream, StreamError, TableSource, WalPositions,
 };
+use crate::window_sizing::{SentPrefix, SizingStep, Window, WindowSizing};
 
-/// Most bytes of an aggregate. A shard takes 1 MB a second from all its producers together: a record of a quarter of that finds
-/// room beside others, and leaves little of a put unit (25 KB) unused. A shard has one under way, so this is what it gets a round trip.
-pub const AGGREGATE_BYTES: usize = 256 << 10;
+use backfill::{BackfillStep, ChunkEnvironment, MOST_LAG_BYTES};
+use checkpointer::Checkpointer;
+use markers::{HistoryProof, Markers};
+use report::{Report, StopReason};
+use sender::Sender;
+use window::WindowOutcome;
 
-/// Log that came in while the last window was read and is not worth another peek before the next tick, bytes.
+pub use backfill::BackfillRunner;
+pub(crate) use markers::MARKER_TIME;
+pub use settings::{AGGREGATE_BYTES, REQUEST, Settings};
+
+/// New log at the end of a window that is not worth another peek before the next tick, bytes.
 const TIP_BYTES: u64 = 1 << 20;
 
-/// A marker may take so long to be committed, where the server waits for standbys.
-pub(crate) const MARKER_TIME: Duration = Duration::from_secs(2);
-
-/// How long a backfill may keep an invocation that has nothing else to do and must wait; see [`Drain::most_wait`].
+/// How long a blocked backfill may keep an invocation that has nothing else to do; see [`Drain::most_wait`].
 const MOST_WAIT: Duration = Duration::from_secs(60);
 
-/// How long it waits before the log is looked at again.
+/// How long a blocked backfill waits before the loop reads the log again.
 const WAIT_ROUND: Duration = Duration::from_secs(5);
 
 /// A window is not opened with less time than this.
-const LEAST_TIME: Duration = Duration::from_millis(250);
+const WINDOW_MIN_TIME: Duration = Duration::from_millis(250);
 
-/// What a drain is to do.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// The slot's name.
-    pub slot: String,
-    /// The slot's plugin.
-    pub plugin: Plugin,
-    /// Tables to drain; empty means all that come.
-    pub tables: Vec<TablePattern>,
-    /// Most bytes of one record, data and partition key.
-    pub record_bytes: usize,
-    /// How events become records.
-    pub aggregation: Aggregation,
-    /// The stream's shards, as far as is known.
-    pub shards: ShardMap,
-    /// Whether the partition key decides the shard.
-    pub keyed: bool,
-    /// Bytes that may be read and not yet acknowledged.
-    pub bytes_in_flight: usize,
-    /// How long to poll once the slot is empty.
-    pub linger: Duration,
-    /// Whether markers are laid.
-    pub markers: bool,
-}
-
-/// What a drain works on.
+/// The ports of a drain, and what outlives it.
 #[derive(Debug)]
-pub struct Parts<'a, S, K, C> {
-    /// The slot.
-    pub slot: S,
+pub struct DrainPorts<'a, S, K, C> {
+    /// The slot, and the tables beside it.
+    pub slot: &'a mut S,
     /// The stream.
     pub stream: K,
-    /// The checkpoint's place.
+    /// The place of the checkpoint.
     pub checkpoints: C,
-    /// How large windows may be, as the last invocations found.
-    pub pace: &'a Mutex<Pace>,
-    /// A backfill that is to be carried on.
-    pub backfill: Option<Beside<C>>,
+    /// How large windows may be, as earlier invocations measured.
+    pub sizing: &'a Mutex<WindowSizing>,
+    /// The pending backfill.
+    pub backfill: Option<BackfillRunner<C>>,
 }
 
-/// Drains until the slot is empty or the time is over. `opening` is sent, and acknowledged, before anything else.
+/// One drain: where it starts, and what it writes.
+#[derive(Debug)]
+pub struct DrainTask<'a> {
+    /// What the drain is configured to do.
+    pub settings: &'a Settings,
+    /// How events are written.
+    pub envelope: &'a Envelope,
+    /// Where the drain starts.
+    pub start: &'a StartPosition,
+    /// The checkpoint to store; the drain fills in its position.
+    pub checkpoint: Checkpoint,
+    /// An event that must be acknowledged before everything else.
+    pub first_event: Option<Event>,
+    /// The invocation's time.
+    pub budget: Budget,
+}
+
+/// The outcome of a drain.
+#[derive(Debug)]
+pub struct Drained {
+    /// What it did, also until it failed.
+    pub report: Report,
+    /// Why it failed, if it did.
+    pub result: Result<(), Error>,
+}
+
+/// Drains until the slot is empty or the time is over.
 ///
-/// # Errors
-/// Whatever failed. What was acknowledged until then is stored and confirmed as far as whole transactions reach.
-pub async fn drain<S: Slot + Tables, K: Stream, C: Checkpoints>(
-    parts: Parts<'_, S, K, C>,
-    settings: &Settings,
-    envelope: &Envelope,
-    start: &Start,
-    document: Checkpoint,
-    opening: Option<Event>,
-    budget: Budget,
-) -> (Report, S, Result<(), Error>) {
+/// After a failure, whatever was acknowledged until then is stored and confirmed, as far as whole transactions reach.
+pub async fn drain<S: Slot + TableSource, K: Stream, C: StateStore>(
+    ports: DrainPorts<'_, S, K, C>,
+    task: DrainTask<'_>,
+) -> Drained {
     let began = Instant::now();
-    let report = Report {
-        action: "drain",
-        slot: settings.slot.clone(),
-        plugin: settings.plugin.name(),
-        from: start.acknowledged,
-        to: start.acknowledged,
-        ..Report::default()
-    };
-    let number = document.marker.as_ref().map_or(0, |marker| marker.number);
-    // Nothing that is settled need be read, unless the marker lies in it.
-    let free = |marker: &Marker| marker.lsn >= start.settled;
-    let from = match &start.expected {
-        Some(marker) if !free(marker) => start.confirmed,
-        _ => start.settled,
-    };
-    let mut drain = Drain {
-        settings,
-        envelope,
-        start,
-        budget,
-        slot: parts.slot,
-        pace: parts.pace,
-        sender: Sender::new(
-            parts.stream,
-            settings,
-            Reached {
-                commit_end: from,
-                inside: start.inside.clone(),
-            },
-            budget.stop_sending(),
-        ),
-        keeper: Keeper::new(
-            parts.checkpoints,
-            document,
-            start.stored.then(|| Reached {
-                commit_end: start.acknowledged,
-                inside: start.inside.clone(),
-            }),
-        ),
-        confirmed: start.confirmed,
-        settled: start.settled,
-        whole: budget.for_reading(began),
-        peek_took: Duration::ZERO,
-        markers: Markers {
-            number,
-            ahead: start.expected.clone(),
-            ..Markers::default()
-        },
-        report,
-        beside: parts.backfill,
-    };
-    let outcome = drain.run(began, opening).await;
-    drain.keeper.close().await;
-    drain.report.to = drain
-        .keeper
-        .stored()
-        .map_or(start.acknowledged, |stored| stored.commit_end);
-    drain.report.backfill = drain.beside.as_ref().map(Beside::report);
-    (drain.report, drain.slot, outcome)
+    let first_event = task.first_event.clone();
+    let start = task.start;
+    let mut drain = Drain::new(ports, task, began);
+    let result = drain.run(began, first_event).await;
+    drain.checkpointer.close().await;
+    let stored = drain.checkpointer.stored();
+    drain.report.to = stored.map_or(start.acknowledged, |stored| stored.commit_end);
+    drain.report.backfill = drain.backfill.as_ref().map(BackfillRunner::report);
+    Drained {
+        report: drain.report,
+        result,
+    }
 }
 
 struct Drain<'a, S, K, C> {
     settings: &'a Settings,
     envelope: &'a Envelope,
-    start: &'a Start,
+    start: &'a StartPosition,
     budget: Budget,
-    slot: S,
-    pace: &'a Mutex<Pace>,
+    slot: &'a mut S,
+    sizing: &'a Mutex<WindowSizing>,
     sender: Sender<K>,
-    keeper: Keeper<C>,
+    checkpointer: Checkpointer<C>,
+    markers: Markers,
+    backfill: Option<BackfillRunner<C>>,
     /// The slot's `confirmed_flush_lsn`.
     confirmed: Lsn,
-    /// See [`Start::settled`].
+    /// See [`StartPosition::settled`].
     settled: Lsn,
-    /// Time for reading, when it began.
-    whole: Duration,
-    /// What the server needed to decode the last window.
+    /// Time for reading when the drain began.
+    reading_time: Duration,
+    /// Time that the server needed to decode the last window.
     peek_took: Duration,
-    markers: Markers,
     report: Report,
-    beside: Option<Beside<C>>,
 }
 
-/// How a window ended.
+/// What follows a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    /// Everything up to its bound was read and has arrived.
-    Whole,
-    /// The row bound was met; everything that was read has arrived.
-    Full,
-    /// The server took longer than the window's time.
-    TooSlow,
-    /// A transaction did not go on as it began, and is to be read from its beginning.
-    Again,
-    /// The invocation's time is over.
-    Deadline,
+enum NextWindow {
+    /// None: the log was read to its readable end.
+    AtTip,
+    /// Another one.
+    Another,
+    /// None: the invocation's time is over.
+    OutOfTime,
 }
 
-/// What comes after a window.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Passed {
-    /// There is no more log that may be read now.
-    Tip,
-    /// More log, or the same again.
-    More,
-    /// The invocation's time is over.
-    Late,
-}
-
-impl<S: Slot + Tables, K: Stream, C: Checkpoints> Drain<'_, S, K, C>
+impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> Drain<'a, S, K, C>
 where
-    <S::Rows as Rows>::Row: Row,
+    <S::Rows as PeekRows>::Row: PeekRow,
 {
-    async fn run(&mut self, began: Instant, opening: Option<Event>) -> Result<(), Error> {
-        if self.keeper.stored().is_none() {
-            self.open(opening).await?;
+    fn new(ports: DrainPorts<'a, S, K, C>, task: DrainTask<'a>, began: Instant) -> Self {
+        let DrainTask {
+            settings,
+            envelope,
+            start,
+            budget,
+            ..
+        } = task;
+        // Log before `settled` need not be read, unless the expected marker stands in it.
+        let read_from = match &start.expected {
+            Some(marker) if marker.lsn < start.settled => start.confirmed,
+            _ => start.settled,
+        };
+        let position = |commit_end| AckPosition {
+            commit_end,
+            resume: start.resume.clone(),
+        };
+        let stored = start.stored.then(|| position(start.acknowledged));
+        Drain {
+            settings,
+            envelope,
+            start,
+            budget,
+            slot: ports.slot,
+            sizing: ports.sizing,
+            sender: Sender::new(ports.stream, settings, position(read_from), budget.stop_sending()),
+            markers: Markers::new(settings, task.checkpoint.marker.as_ref(), start.expected.clone()),
+            checkpointer: Checkpointer::new(ports.checkpoints, task.checkpoint, stored),
+            backfill: ports.backfill,
+            confirmed: start.confirmed,
+            settled: start.settled,
+            reading_time: budget.for_reading(began),
+            peek_took: Duration::ZERO,
+            report: Report {
+                action: "drain",
+                slot: settings.slot.clone(),
+                plugin: settings.plugin.name(),
+                from: start.acknowledged,
+                to: start.acknowledged,
+                ..Report::default()
+            },
         }
-        // On the same timeline, too: a server that was set back to an older copy of its disk has that, and where its log has grown again,
-        // what is skipped would be something else.
-        let skips = self.start.confirmed < self.start.acknowledged && self.start.expected.is_some();
-        if self.start.promoted || skips {
-            self.prove().await?;
+    }
+
+    async fn run(&mut self, began: Instant, first_event: Option<Event>) -> Result<(), Error> {
+        if self.checkpointer.stored().is_none() {
+            self.store_first_position(first_event).await?;
         }
-        self.watch_changes().await?;
-        let mut waited: Option<Instant> = None;
+        self.prove_history().await?;
+        if let Some(backfill) = &mut self.backfill {
+            backfill.watch_resumed_table(self.slot, self.budget).await?;
+        }
+        let mut blocked_since: Option<Instant> = None;
         loop {
-            let left = self.budget.for_reading(Instant::now());
-            if left < LEAST_TIME {
-                return self.out_of_time();
+            let time_left = self.budget.for_reading(Instant::now());
+            if time_left < WINDOW_MIN_TIME {
+                return self.stop_at_deadline();
             }
             let opened = Instant::now();
-            let (reach, window) = self.next_window().await?;
-            self.report_lag(reach);
+            let sizing = *self.sizing();
+            let next = self
+                .markers
+                .next_window(self.slot, sizing, self.confirmed, self.budget);
+            let (positions, window) = next.await?;
+            self.report_lag(positions);
             if window.upto > self.confirmed {
-                match self.pass(window, reach, opened, left).await? {
-                    Passed::Tip => {}
-                    Passed::More => continue,
-                    Passed::Late => return self.out_of_time(),
+                match self.drain_window(window, positions, opened, time_left).await? {
+                    NextWindow::AtTip => {}
+                    NextWindow::Another => continue,
+                    NextWindow::OutOfTime => return self.stop_at_deadline(),
                 }
             }
-            if self.beside.as_ref().is_some_and(Beside::is_running) {
-                // The window may have taken long.
-                let reach = self.slot.reach().await?;
-                if reach.readable.bytes_since(self.confirmed) >= MOST_LAG {
-                    continue;
-                }
+            if self.has_backlog().await? {
+                continue;
             }
-            match self.step(&mut waited).await? {
-                Step::Laid => {
-                    waited = None;
+            match self.step_backfill(&mut blocked_since).await? {
+                BackfillStep::WatermarkEmitted => {
+                    blocked_since = None;
                     continue;
                 }
-                Step::Waits | Step::Pending
-                    if waited.is_some_and(|since| since.elapsed() < self.most_wait()) =>
-                {
+                BackfillStep::Blocked | BackfillStep::Pending if !self.is_wait_over(blocked_since) => {
                     continue;
                 }
-                Step::Late => return self.out_of_time(),
-                Step::Waits | Step::Pending | Step::Nothing => {}
+                BackfillStep::OutOfTime => return self.stop_at_deadline(),
+                BackfillStep::Blocked | BackfillStep::Pending | BackfillStep::Idle => {}
             }
-            if !self.linger(began, opened, reach).await? {
-                self.report.stopped = Stopped::Empty;
+            if !self.linger(began, opened, positions).await? {
+                self.report.stopped = StopReason::Empty;
                 return Ok(());
             }
         }
     }
 
-    /// Drains a window that begins at `opened`, with so much time `left`.
-    async fn pass(
+    /// Stores the first position: there is no checkpoint yet, or the operator accepted a gap, which `first_event` says.
+    async fn store_first_position(&mut self, first_event: Option<Event>) -> Result<(), Error> {
+        if let Some(event) = first_event {
+            let acknowledgements = &mut self.sender.acknowledgements;
+            let transaction = acknowledgements.begin();
+            acknowledgements.add(transaction);
+            acknowledgements.commit(transaction, self.start.acknowledged);
+            self.report.events += 1;
+            self.sender.push(QueuedEvent { event, transaction });
+            let (result, is_all_sent) = self.send_rest().await;
+            result?;
+            if !is_all_sent {
+                let late = StreamError::Unavailable {
+                    stream: self.sender.stream_name(),
+                    source: "it did not take the first event in time".into(),
+                };
+                return Err(Error::Stream(self.sender.trouble.take().unwrap_or(late)));
+            }
+        }
+        self.store(&self.start.acknowledged.into()).await
+    }
+
+    /// Looks for the last marker where the slot may be of another history than the checkpoint.
+    ///
+    /// That is after a promotion, and wherever transactions are to be skipped: a server that was set back to an older copy
+    /// of its disk has the same timeline, and its log may have grown beyond the checkpoint again.
+    async fn prove_history(&mut self) -> Result<(), Error> {
+        let skips = self.start.confirmed < self.start.acknowledged && self.start.expected.is_some();
+        if !self.start.promoted && !skips {
+            return Ok(());
+        }
+        let proof = self
+            .markers
+            .prove_history(self.slot, self.settings, self.start, self.budget);
+        let HistoryProof::Settled(settled) = proof.await? else {
+            return Ok(());
+        };
+        self.settled = settled;
+        let position = AckPosition::from(settled);
+        self.sender.acknowledgements.examined(settled);
+        self.checkpointer.set_back(position.clone());
+        self.store(&position).await
+    }
+
+    /// Drains a window that was opened at `opened`, with `time_left` for it.
+    async fn drain_window(
         &mut self,
         window: Window,
-        reach: Reach,
+        positions: WalPositions,
         opened: Instant,
-        left: Duration,
-    ) -> Result<Passed, Error> {
-        let Reach {
-            readable, restart, ..
-        } = reach;
-        let before = self.confirmed;
-        let inside = self.sender.ledger.reached().inside.as_ref();
-        let known = inside.map(|inside| Known {
-            xid: inside.xid,
-            before: inside.lsn,
-        });
-        // The server counts the rows that it leaves out, and we cannot: the log alone bounds such a window. No window makes its
-        // transaction smaller, so it gets nearly all of the time.
-        let (window, patience) = match known {
-            Some(_) => (
-                Window {
-                    rows: i32::MAX,
-                    known,
-                    ..window
-                },
-                left * 9 / 10,
-            ),
-            None => (window, self.pace().patience(left)),
+        time_left: Duration,
+    ) -> Result<NextWindow, Error> {
+        let confirmed_before = self.confirmed;
+        let (window, patience) = self.with_resume_point(window, time_left);
+        let outcome = self.run_window(window, positions.readable, patience).await?;
+        self.report_lag(positions);
+        match outcome {
+            WindowOutcome::OutOfTime => Ok(NextWindow::OutOfTime),
+            WindowOutcome::TooSlow => {
+                let step = self.sizing().too_slow(confirmed_before, positions.restart);
+                match step {
+                    SizingStep::Smaller => Ok(NextWindow::Another),
+                    SizingStep::Later => Ok(NextWindow::OutOfTime),
+                    // Earlier attempts took the time. The next invocation gives it nearly all of its own.
+                    SizingStep::Never if patience < self.reading_time / 2 => Ok(NextWindow::OutOfTime),
+                    SizingStep::Never => Err(self.too_slow()),
+                }
+            }
+            WindowOutcome::ReadAgain => Ok(NextWindow::Another),
+            WindowOutcome::Whole if window.upto == positions.readable || self.markers.ends_at(window) => {
+                Ok(NextWindow::AtTip)
+            }
+            WindowOutcome::Whole | WindowOutcome::RowBound => {
+                let time_left = self.budget.for_reading(Instant::now());
+                self.sizing().learn(opened.elapsed(), time_left);
+                if positions.readable.bytes_since(self.confirmed) < MOST_LAG_BYTES {
+                    self.next_chunk().await?;
+                }
+                Ok(NextWindow::Another)
+            }
+        }
+    }
+
+    /// The window, and the server's time to decode it, where a transaction is resumed.
+    ///
+    /// The server counts the rows that it leaves out, and Spillway cannot: only the log bounds such a window. A smaller
+    /// window would not make its transaction smaller, so it gets nearly all of the time.
+    fn with_resume_point(&self, window: Window, time_left: Duration) -> (Window, Duration) {
+        let Some(resume) = &self.sender.acknowledgements.position().resume else {
+            return (window, self.sizing().patience(time_left));
         };
-        let end = self.window(window, readable, patience).await?;
-        self.report_lag(reach);
-        match end {
-            End::Deadline => Ok(Passed::Late),
-            End::TooSlow => {
-                let next = self.pace().too_slow(before, restart);
-                match next {
-                    Next::Smaller => Ok(Passed::More),
-                    Next::Later => Ok(Passed::Late),
-                    // Attempts before it took the time; the next invocation gives it nearly all.
-                    Next::Never if patience < self.whole / 2 => Ok(Passed::Late),
-                    Next::Never => Err(self.too_slow()),
-                }
-            }
-            End::Again => Ok(Passed::More),
-            End::Whole if window.upto == readable || self.is_touched(window) => Ok(Passed::Tip),
-            End::Whole | End::Full => {
-                let left = self.budget.for_reading(Instant::now());
-                self.pace().learn(opened.elapsed(), left);
-                if readable.bytes_since(self.confirmed) < MOST_LAG {
-                    self.carry_on().await?;
-                }
-                Ok(Passed::More)
-            }
+        let known = Some(SentPrefix {
+            xid: resume.xid,
+            before: resume.lsn,
+        });
+        let window = Window {
+            rows: i32::MAX,
+            known,
+            ..window
+        };
+        (window, time_left * 9 / 10)
+    }
+
+    /// Whether a running backfill must wait, since much of the log is unread. The last window may have taken long.
+    async fn has_backlog(&mut self) -> Result<bool, Error> {
+        if !self.backfill.as_ref().is_some_and(BackfillRunner::is_running) {
+            return Ok(false);
+        }
+        let positions = self.slot.wal_positions().await?;
+        Ok(positions.readable.bytes_since(self.confirmed) >= MOST_LAG_BYTES)
+    }
+
+    /// Reads the next chunk of the backfill, if it is running.
+    async fn next_chunk(&mut self) -> Result<BackfillStep, Error> {
+        let environment = ChunkEnvironment {
+            settings: self.settings,
+            budget: self.budget,
+            reading_time: self.reading_time,
+            peek_took: self.peek_took,
+        };
+        match &mut self.backfill {
+            Some(backfill) => backfill.next_chunk(self.slot, &environment).await,
+            None => Ok(BackfillStep::Idle),
         }
     }
 
-    /// At the tip of the log. Stays for a while, if it was asked to, and says whether to look again: `reach` was the log's when that was done last,
-    /// at `opened`.
-    async fn linger(&mut self, began: Instant, opened: Instant, reach: Reach) -> Result<bool, Error> {
-        // Polling costs the server a decode from restart_lsn each time, so it gets at most a twentieth of the server's time, and a long
-        // transaction that pins restart_lsn slows it down.
-        let pause = (opened.elapsed() * 20).clamp(Duration::from_millis(500), Duration::from_secs(30));
-        let stay = began + self.settings.linger;
-        if Instant::now() + pause < stay.min(self.budget.stop_reading() - LEAST_TIME) {
-            tokio::time::sleep(pause).await;
-            return Ok(true);
-        }
-        // Another peek must be worth what it reads again: a twentieth of it, at least.
-        let again = reach.flush.bytes_since(reach.restart) / 20;
-        let reach = self.slot.reach().await?;
-        let news = reach.readable.bytes_since(self.confirmed);
-        self.report_lag(reach);
-        Ok(news > TIP_BYTES.max(again))
-    }
-
-    /// Carries the backfill on. Where it must wait it does for a while, `waited` tells since when.
-    async fn step(&mut self, waited: &mut Option<Instant>) -> Result<Step, Error> {
-        let mut step = self.carry_on().await?;
+    /// Takes a step of the backfill. While it is blocked, waits a while and tries again.
+    ///
+    /// `blocked_since` is when the wait began.
+    async fn step_backfill(&mut self, blocked_since: &mut Option<Instant>) -> Result<BackfillStep, Error> {
+        let mut step = self.next_chunk().await?;
         let began = Instant::now();
         loop {
-            if !matches!(step, Step::Waits | Step::Pending) {
+            if !matches!(step, BackfillStep::Blocked | BackfillStep::Pending) {
                 return Ok(step);
             }
-            let since = *waited.get_or_insert(began);
+            let since = *blocked_since.get_or_insert(began);
             if since.elapsed() >= self.most_wait() {
                 return Ok(step);
             }
             let pause = (since.elapsed() / 10).clamp(Duration::from_millis(100), Duration::from_secs(1));
             tokio::time::sleep(pause).await;
-            // No window brings the end of a transaction nearer, and each costs a peek.
-            if step == Step::Pending || began.elapsed() >= WAIT_ROUND {
+            // A window does not end the transaction that blocks, and each window costs a peek.
+            if step == BackfillStep::Pending || began.elapsed() >= WAIT_ROUND {
                 return Ok(step);
             }
-            step = self.carry_on().await?;
+            step = self.next_chunk().await?;
         }
     }
 
-    /// How long a backfill that must wait may keep an invocation that has nothing else to do: transactions that follow each other all day
-    /// must find an end within it.
+    fn is_wait_over(&self, blocked_since: Option<Instant>) -> bool {
+        blocked_since.is_none_or(|since| since.elapsed() >= self.most_wait())
+    }
+
+    /// How long a blocked backfill may keep an invocation that has nothing else to do.
+    ///
+    /// Long enough that transactions which overlap all day leave a gap within it.
     fn most_wait(&self) -> Duration {
-        MOST_WAIT.min(self.whole / 2)
+        MOST_WAIT.min(self.reading_time / 2)
     }
 
-    /// Whether a window ends where the last marker lies, which was where the log ended.
-    fn is_touched(&self, window: Window) -> bool {
-        self.markers
-            .ahead
-            .as_ref()
-            .is_some_and(|ahead| ahead.lsn == window.upto)
-    }
-
-    fn report_lag(&mut self, reach: Reach) {
-        self.report.lag_bytes = reach.flush.bytes_since(self.confirmed);
-        self.report.held_bytes = reach.flush.bytes_since(reach.readable.max(self.confirmed));
-    }
-
-    fn pace(&self) -> MutexGuard<'_, Pace> {
-        // A panic elsewhere leaves nothing half done here.
-        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// There is no checkpoint yet, or the operator accepted a gap: says so in the stream, and stores one.
-    async fn open(&mut self, opening: Option<Event>) -> Result<(), Error> {
-        if let Some(event) = opening {
-            let transaction = self.sender.ledger.begin();
-            self.sender.ledger.add(transaction);
-            self.sender.ledger.commit(transaction, self.start.acknowledged);
-            self.report.events += 1;
-            self.sender.push(Parcel { event, transaction });
-            let (result, all) = self.bring_home().await;
-            result?;
-            if !all {
-                let (stream, source) = (
-                    self.sender.stream_name(),
-                    "it did not take the first event in time".into(),
-                );
-                let late = StreamError::Unavailable { stream, source };
-                return Err(Error::Stream(self.sender.trouble.take().unwrap_or(late)));
-            }
+    /// Stays at the tip of the log, if configured. Returns whether to open another window.
+    ///
+    /// `positions` are those of the last window, which was opened at `opened`.
+    async fn linger(
+        &mut self,
+        began: Instant,
+        opened: Instant,
+        positions: WalPositions,
+    ) -> Result<bool, Error> {
+        // A poll costs the server a decode from restart_lsn. So polls take at most a twentieth of the server's time, and a
+        // long transaction that pins restart_lsn makes them rarer.
+        let pause = (opened.elapsed() * 20).clamp(Duration::from_millis(500), Duration::from_secs(30));
+        let stay = began + self.settings.linger;
+        if Instant::now() + pause < stay.min(self.budget.stop_reading() - WINDOW_MIN_TIME) {
+            tokio::time::sleep(pause).await;
+            return Ok(true);
         }
-        let (first, end) = (self.start.acknowledged.into(), self.budget.stop_confirming());
-        self.keeper
-            .store(&first, end, async || self.slot.holds().await)
+        // Another peek must bring at least a twentieth of what it decodes again.
+        let decoded_again = positions.flush.bytes_since(positions.restart) / 20;
+        let positions = self.slot.wal_positions().await?;
+        self.report_lag(positions);
+        let unread = positions.readable.bytes_since(self.confirmed);
+        Ok(unread > TIP_BYTES.max(decoded_again))
+    }
+
+    fn report_lag(&mut self, positions: WalPositions) {
+        self.report.lag_bytes = positions.flush.bytes_since(self.confirmed);
+        let readable = positions.readable.max(self.confirmed);
+        self.report.held_bytes = positions.flush.bytes_since(readable);
+    }
+
+    fn sizing(&self) -> MutexGuard<'_, WindowSizing> {
+        // A panic elsewhere leaves no half-done change here.
+        self.sizing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Stores a position as the checkpoint, and waits for it.
+    async fn store(&mut self, position: &AckPosition) -> Result<(), Error> {
+        let deadline = self.budget.stop_confirming();
+        let slot = &mut *self.slot;
+        self.checkpointer
+            .store(position, deadline, async || slot.check_lock().await)
             .await
     }
 
-    /// Stores the checkpoint, then advances the slot: `confirmed_flush <= checkpoint <= acknowledged`. False when the slot was
-    /// not advanced in time, which costs nothing but reading: the next invocation skips by position.
+    /// Stores the checkpoint, then advances the slot: `confirmed_flush <= checkpoint <= acknowledged`.
+    ///
+    /// Returns `false` when the slot was not advanced in time. That costs only reading: the next invocation skips by
+    /// position.
     async fn confirm(&mut self) -> Result<bool, Error> {
-        let reached = self.sender.ledger.reached().clone();
-        let acknowledged = reached.commit_end;
-        let end = self.budget.stop_confirming();
+        let position = self.sender.acknowledgements.position().clone();
+        let acknowledged = position.commit_end;
         if acknowledged > self.confirmed {
-            let marker = self.markers.next().filter(|marker| marker.lsn >= acknowledged);
-            self.keeper.mark(marker.cloned());
+            self.checkpointer
+                .set_marker(self.markers.for_checkpoint(acknowledged));
         }
-        self.keeper
-            .store(&reached, end, async || self.slot.holds().await)
-            .await?;
-        if acknowledged > self.confirmed {
-            assert!(
-                self.keeper
-                    .stored()
-                    .is_some_and(|stored| stored.commit_end >= acknowledged),
-                "the slot moves after the checkpoint"
-            );
-            let left = end.saturating_duration_since(Instant::now());
-            match tokio::time::timeout(left, self.slot.advance(acknowledged, left)).await {
-                Ok(Ok(())) => self.confirmed = acknowledged,
-                Err(_) | Ok(Err(SlotError::Timeout { .. })) => {
-                    tracing::warn!(slot = self.settings.slot, to = %acknowledged, "the slot was not advanced in time");
-                    return Ok(false);
-                }
-                Ok(Err(error)) => return Err(error.into()),
+        self.store(&position).await?;
+        if acknowledged <= self.confirmed {
+            return Ok(true);
+        }
+        let stored = self.checkpointer.stored();
+        assert!(
+            stored.is_some_and(|stored| stored.commit_end >= acknowledged),
+            "the slot moves after the checkpoint"
+        );
+        let deadline = self.budget.stop_confirming();
+        let time_left = deadline.saturating_duration_since(Instant::now());
+        match tokio::time::timeout(time_left, self.slot.advance(acknowledged, time_left)).await {
+            Ok(Ok(())) => {
+                self.confirmed = acknowledged;
+                Ok(true)
             }
+            Err(_) | Ok(Err(SlotError::Timeout { .. })) => {
+                tracing::warn!(slot = self.settings.slot, to = %acknowledged, "the slot was not advanced in time");
+                Ok(false)
+            }
+            Ok(Err(error)) => Err(error.into()),
         }
-        Ok(true)
     }
 
-    fn out_of_time(&mut self) -> Result<(), Error> {
-        self.report.stopped = Stopped::Deadline;
-        self.unless_in_trouble()
-    }
-
-    /// The time is over. That nothing at all came through is worth an error, not a report that looks like a backlog.
-    fn unless_in_trouble(&mut self) -> Result<(), Error> {
+    /// Stops since the time is over. That the stream took nothing at all is an error: a report would look like a backlog.
+    fn stop_at_deadline(&mut self) -> Result<(), Error> {
+        self.report.stopped = StopReason::Deadline;
         match self.sender.trouble.take() {
             Some(error) if !self.sender.is_empty() => Err(Error::Stream(error)),
             _ => Ok(()),
@@ -479,10 +497,9 @@ where
     }
 
     fn too_slow(&self) -> Error {
-        let (slot, doing) = (self.settings.slot.clone(), "reading the smallest window");
         Error::Slot(SlotError::Timeout {
-            slot,
-            doing,
+            slot: self.settings.slot.clone(),
+            doing: "reading the smallest window",
             source: "the server did not finish decoding it".into(),
         })
     }

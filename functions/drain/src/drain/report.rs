@@ -2,8 +2,9 @@
 
 use serde::Serialize;
 
-use crate::backfill::state::{Phase, State};
+use crate::backfill::state::{BackfillPhase, BackfillState};
 use crate::lsn::Lsn;
+use crate::ports::OldestTransaction;
 
 /// The counts of one invocation.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -52,7 +53,7 @@ pub struct Report {
     /// The oldest transaction that is writing, since the server must keep and re-read the log from its start.
     pub oldest_transaction: Option<OldestTransaction>,
     /// Why it stopped.
-    pub stopped: Stopped,
+    pub stopped: StopReason,
     /// How the backfill stands that it carried on, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backfill: Option<BackfillReport>,
@@ -63,7 +64,7 @@ pub struct Report {
 /// Why a drain stopped.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Stopped {
+pub enum StopReason {
     /// There was nothing more to read.
     #[default]
     Empty,
@@ -73,20 +74,11 @@ pub enum Stopped {
     Busy,
 }
 
-/// A transaction that holds the slot's `restart_lsn` back.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct OldestTransaction {
-    /// The server process; null for a prepared transaction, which has none (see `pg_prepared_xacts`).
-    pub pid: Option<i32>,
-    /// Its age in seconds; null unless the role is a member of `pg_monitor`.
-    pub age_seconds: Option<i64>,
-}
-
 /// How a backfill stands, and what an invocation did for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BackfillReport {
     /// How it stands.
-    pub state: Phase,
+    pub state: BackfillPhase,
     /// The table that is being read.
     pub table: Option<String>,
     /// Rows that arrived since it began.
@@ -105,10 +97,10 @@ pub struct BackfillReport {
 
 impl BackfillReport {
     /// Of one for which nothing was done.
-    pub fn of(state: &State) -> Self {
+    pub fn of(state: &BackfillState) -> Self {
         BackfillReport {
             state: state.phase(),
-            table: state.table.as_ref().map(|reading| reading.name.to_string()),
+            table: state.table.as_ref().map(|reading| reading.name.unquoted()),
             rows: state.rows,
             tables: TablesReport {
                 done: state.done,

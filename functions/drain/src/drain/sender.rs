@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
-use crate::checkpoint::Reached;
+use crate::checkpoint::AckPosition;
 use crate::error::Error;
-use crate::pack::{Aggregation, Lanes, Ledger, Parcel, Record, ShardMap};
+use crate::pack::{Acknowledgements, Aggregation, Lanes, QueuedEvent, Record, ShardMap};
 
-use super::parts::{Answer, Fate, Kind, Stream, StreamError};
 use super::report::Report;
-use super::{REQUEST, Settings};
+use super::settings::{REQUEST, Settings};
+use crate::ports::{ErrorKind, PutAnswer, RecordOutcome, Stream, StreamError};
 
 /// Requests under way at once. More do not help: a lane has one record under way, and a shard takes 1,000 records a second.
 const MOST_REQUESTS: usize = 16;
@@ -25,16 +25,16 @@ const FEW_REQUESTS: usize = 4;
 const WORTH_RECORDS: usize = 100;
 
 /// What was awaited.
-pub(super) enum Done {
+pub(super) enum SenderEvent {
     /// A request.
-    Put(Answer),
+    Put(PutAnswer),
     /// The shards, asked for anew.
     Shards(Result<ShardMap, StreamError>),
 }
 
 /// How fast what waits gets through.
 #[derive(Debug, Default)]
-struct Flow {
+struct Throughput {
     /// Bytes that got through, of memory.
     bytes: usize,
     /// While something was under way.
@@ -42,7 +42,7 @@ struct Flow {
     since: Option<Instant>,
 }
 
-impl Flow {
+impl Throughput {
     /// Something is under way from now on.
     fn starts(&mut self) {
         self.since.get_or_insert_with(Instant::now);
@@ -73,12 +73,12 @@ pub(super) struct Sender<K> {
     keyed: bool,
     /// Bytes that may wait here, those under way included.
     capacity: usize,
-    flow: Flow,
+    flow: Throughput,
     /// When what waits here must have arrived.
     deadline: Instant,
     lanes: Lanes,
-    pub(super) ledger: Ledger,
-    under_way: JoinSet<Done>,
+    pub(super) acknowledgements: Acknowledgements,
+    under_way: JoinSet<SenderEvent>,
     /// Requests that may be under way: halved when one fails as a whole, one more after each answer.
     allowed: usize,
     /// How often in a row the shards were asked for in vain, while the map is stale: a record landed elsewhere than it
@@ -91,16 +91,16 @@ pub(super) struct Sender<K> {
 }
 
 impl<K: Stream> Sender<K> {
-    pub(super) fn new(stream: K, settings: &Settings, reached: Reached, deadline: Instant) -> Self {
+    pub(super) fn new(stream: K, settings: &Settings, position: AckPosition, deadline: Instant) -> Self {
         Sender {
             stream,
             aggregation: settings.aggregation,
             keyed: settings.keyed,
             capacity: settings.bytes_in_flight,
-            flow: Flow::default(),
+            flow: Throughput::default(),
             deadline,
             lanes: Lanes::new(settings.aggregation, settings.shards.clone()),
-            ledger: Ledger::new(reached),
+            acknowledgements: Acknowledgements::new(position),
             under_way: JoinSet::new(),
             allowed: MOST_REQUESTS / 2,
             stale: None,
@@ -113,8 +113,8 @@ impl<K: Stream> Sender<K> {
         self.stream.name()
     }
 
-    pub(super) fn push(&mut self, parcel: Parcel) {
-        self.lanes.push(parcel);
+    pub(super) fn push(&mut self, event: QueuedEvent) {
+        self.lanes.push(event);
     }
 
     /// Whether more may be read: towards the deadline only what can still arrive, since what does not is sent again.
@@ -134,7 +134,7 @@ impl<K: Stream> Sender<K> {
     }
 
     /// Whether answers are awaited.
-    pub(super) fn waits(&self) -> bool {
+    pub(super) fn is_waiting(&self) -> bool {
         !self.under_way.is_empty()
     }
 
@@ -183,7 +183,7 @@ impl<K: Stream> Sender<K> {
             let stream = self.stream.clone();
             self.flow.starts();
             self.under_way
-                .spawn(async move { Done::Put(stream.put(records).await) });
+                .spawn(async move { SenderEvent::Put(stream.put(records).await) });
         }
     }
 
@@ -192,7 +192,7 @@ impl<K: Stream> Sender<K> {
     /// # Errors
     /// A request was lost, by a panic in what sends it. Its events are gone with it: the ledger never passes them, nothing more
     /// is sent, and the next invocation reads them again.
-    pub(super) async fn next_answer(&mut self) -> Result<Done, Error> {
+    pub(super) async fn next_answer(&mut self) -> Result<SenderEvent, Error> {
         match self.under_way.join_next().await {
             Some(Ok(done)) => Ok(done),
             Some(Err(error)) => {
@@ -210,16 +210,16 @@ impl<K: Stream> Sender<K> {
     ///
     /// # Errors
     /// The stream refuses for good. From then on nothing is sent.
-    pub(super) fn settle(&mut self, done: Done, report: &mut Report) -> Result<(), Error> {
+    pub(super) fn settle(&mut self, done: SenderEvent, report: &mut Report) -> Result<(), Error> {
         let waited = self.lanes.memory();
         let settled = match done {
-            Done::Put(answer) => {
+            SenderEvent::Put(answer) => {
                 let settled = self.settle_request(answer, report);
                 let passed = waited.saturating_sub(self.lanes.memory());
                 self.flow.passed(passed, !self.under_way.is_empty());
                 settled
             }
-            Done::Shards(shards) => self.settle_shards(shards),
+            SenderEvent::Shards(shards) => self.settle_shards(shards),
         };
         // Lanes change only while nothing is under way.
         if let Some(tries) = self.stale
@@ -231,21 +231,21 @@ impl<K: Stream> Sender<K> {
                 if tries > 0 {
                     tokio::time::sleep(backoff(0.05, 1.0, tries)).await;
                 }
-                Done::Shards(stream.shards().await)
+                SenderEvent::Shards(stream.shards().await)
             });
         }
         settled
     }
 
-    fn settle_request(&mut self, answer: Answer, report: &mut Report) -> Result<(), Error> {
+    fn settle_request(&mut self, answer: PutAnswer, report: &mut Report) -> Result<(), Error> {
         let now = Instant::now();
         report.requests += 1;
         let (fates, error) = match answer.outcome {
             Ok(fates) => (fates, None),
             Err(error) => {
                 let fate = match error {
-                    StreamError::Throttled { .. } => Fate::Throttled,
-                    _ => Fate::Failed,
+                    StreamError::Throttled { .. } => RecordOutcome::Throttled,
+                    _ => RecordOutcome::Failed,
                 };
                 (vec![fate; answer.records.len()], Some(error))
             }
@@ -253,12 +253,12 @@ impl<K: Stream> Sender<K> {
         // By shard: records that were meant for it, how many it took, and whether it throttled.
         let mut shards: BTreeMap<usize, (usize, usize, bool)> = BTreeMap::new();
         // An answer that is shorter than the request says nothing of the rest: it goes again.
-        let fates = fates.into_iter().chain(std::iter::repeat(Fate::Failed));
+        let fates = fates.into_iter().chain(std::iter::repeat(RecordOutcome::Failed));
         for (record, fate) in answer.records.into_iter().zip(fates) {
             let (sent, stored, throttled) = shards.entry(record.shard()).or_default();
             *sent += 1;
-            *stored += usize::from(matches!(fate, Fate::Stored { .. }));
-            *throttled |= fate == Fate::Throttled;
+            *stored += usize::from(matches!(fate, RecordOutcome::Stored { .. }));
+            *throttled |= fate == RecordOutcome::Throttled;
             self.settle_record(now, record, fate, report);
         }
         for (shard, (records, stored, throttled)) in shards {
@@ -274,7 +274,7 @@ impl<K: Stream> Sender<K> {
             return Ok(());
         };
         self.allowed = (self.allowed / 2).max(1);
-        if error.kind() == Kind::Definite {
+        if error.kind() == ErrorKind::Definite {
             self.closed = true;
             return Err(Error::Stream(error));
         }
@@ -283,16 +283,16 @@ impl<K: Stream> Sender<K> {
         Ok(())
     }
 
-    fn settle_record(&mut self, now: Instant, record: Record, fate: Fate, report: &mut Report) {
+    fn settle_record(&mut self, now: Instant, record: Record, fate: RecordOutcome, report: &mut Report) {
         let stored = match fate {
-            Fate::Stored { shard } => self.is_in_place(&record, &shard),
-            Fate::Throttled => {
+            RecordOutcome::Stored { shard } => self.is_in_place(&record, &shard),
+            RecordOutcome::Throttled => {
                 report.throttled += 1;
                 report.retried += 1;
                 // All of its shard pauses. If this lane waited longer, younger ones would take its place.
                 return self.lanes.refuse(now, record, |_| Duration::ZERO);
             }
-            Fate::Failed => {
+            RecordOutcome::Failed => {
                 self.in_trouble("it refuses records with an internal failure");
                 false
             }
@@ -306,8 +306,8 @@ impl<K: Stream> Sender<K> {
         self.trouble = None;
         report.records += 1;
         report.bytes += record.bytes() as u64;
-        for parcel in record.parcels() {
-            self.ledger.acknowledge(parcel.transaction);
+        for event in record.events() {
+            self.acknowledgements.acknowledge(event.transaction);
         }
         self.lanes.acknowledge(record);
     }
@@ -356,7 +356,7 @@ impl<K: Stream> Sender<K> {
                 self.stale = Some(tries);
                 self.in_trouble("it puts records into other shards than ListShards tells");
             }
-            Err(error) if error.kind() == Kind::Definite => {
+            Err(error) if error.kind() == ErrorKind::Definite => {
                 self.closed = true;
                 return Err(Error::Stream(error));
             }

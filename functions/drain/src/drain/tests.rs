@@ -4,25 +4,27 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::parts::{
-    Answer, Bounds, CheckpointError, Checkpoints, Commits, Emitted, Fate, Looked, Reach, Row, Rows, Slot,
-    SlotError, Stream, StreamError, Tables, Taken,
-};
 use super::*;
-use crate::backfill::state::Name;
-use crate::backfill::table::Site;
+use crate::backfill::table::DatabaseSchema;
 use crate::backfill::table::tests::{plain, request};
-use crate::backfill::{Snapshot, State, Table, Wanted};
+use crate::backfill::{BackfillState, BackfillTable, RowLookup, RowRequest, Snapshot};
 use crate::catalog::Catalog;
 use crate::checkpoint::Checkpoint;
-use crate::encode::{Form, Oversize, PartitionBy, Wal2json};
+use crate::encode::{EnvelopeForm, Oversize, PartitionBy, Wal2json};
+use crate::marker::Marker;
 use crate::pack::{Aggregation, HashKey, Record, ShardMap};
+use crate::plugin::Plugin;
+use crate::ports::{
+    CheckpointError, ChunkBounds, ChunkRead, CommitRows, EmittedMessage, PeekRow, PeekRows, PutAnswer,
+    RecordOutcome, Slot, SlotError, StateStore, Stream, StreamError, TableSource, WalPositions,
+};
+use crate::table_name::TableName;
 
 const MIB: u64 = 1 << 20;
 
 /// What happened, in order, as far as it concerns the promise.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Step {
+enum LogEntry {
     Arrived(String),
     /// For the shards.
     Asked,
@@ -35,20 +37,20 @@ enum Step {
 }
 
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<Step>>>);
+struct Log(Arc<Mutex<Vec<LogEntry>>>);
 
 impl Log {
-    fn add(&self, step: Step) {
+    fn add(&self, step: LogEntry) {
         self.0.lock().unwrap().push(step);
     }
 
-    fn steps(&self) -> Vec<Step> {
+    fn steps(&self) -> Vec<LogEntry> {
         self.0.lock().unwrap().clone()
     }
 
     fn arrived(&self) -> Vec<String> {
         let arrived = |step| match step {
-            Step::Arrived(key) => Some(key),
+            LogEntry::Arrived(key) => Some(key),
             _ => None,
         };
         self.steps().into_iter().filter_map(arrived).collect()
@@ -81,7 +83,7 @@ const MARKER: &str = "marker ";
 
 struct FakeRow(Lsn, String);
 
-impl Row for FakeRow {
+impl PeekRow for FakeRow {
     fn lsn(&self) -> Lsn {
         self.0
     }
@@ -93,7 +95,7 @@ impl Row for FakeRow {
 
 struct FakeRows(VecDeque<FakeRow>);
 
-impl Rows for FakeRows {
+impl PeekRows for FakeRows {
     type Row = FakeRow;
 
     fn is_empty(&self) -> bool {
@@ -108,8 +110,8 @@ impl Rows for FakeRows {
 impl Slot for FakeSlot {
     type Rows = FakeRows;
 
-    async fn reach(&mut self) -> Result<Reach, SlotError> {
-        Ok(Reach {
+    async fn wal_positions(&mut self) -> Result<WalPositions, SlotError> {
+        Ok(WalPositions {
             flush: self.flush,
             readable: self.faults.readable.unwrap_or(self.flush),
             restart: Lsn::ZERO,
@@ -139,8 +141,8 @@ impl Slot for FakeSlot {
         Ok(FakeRows(rows.collect()))
     }
 
-    async fn large_commits(&mut self, _: Window, _: usize) -> Result<Commits, SlotError> {
-        Ok(Commits::new())
+    async fn large_commits(&mut self, _: Window, _: usize) -> Result<CommitRows, SlotError> {
+        Ok(CommitRows::new())
     }
 
     async fn find(
@@ -154,16 +156,16 @@ impl Slot for FakeSlot {
         Ok(found.map(|row| (row.0, row.1.into_bytes())).collect())
     }
 
-    async fn emit(&mut self, prefix: &str, content: &str) -> Result<Emitted, SlotError> {
+    async fn emit(&mut self, prefix: &str, content: &str) -> Result<EmittedMessage, SlotError> {
         assert_eq!(prefix, crate::marker::PREFIX);
         let (lsn, flushed) = (self.flush.plus(64), self.flush.plus(128));
-        self.log.add(Step::Marked(lsn));
+        self.log.add(LogEntry::Marked(lsn));
         self.commits.push((flushed, format!("{MARKER}{content}")));
         self.flush = flushed;
-        Ok(Emitted { lsn, flushed })
+        Ok(EmittedMessage { lsn, flushed })
     }
 
-    async fn holds(&mut self) -> Result<(), SlotError> {
+    async fn check_lock(&mut self) -> Result<(), SlotError> {
         match self.faults.lost {
             false => Ok(()),
             true => Err(SlotError::Failed {
@@ -175,27 +177,27 @@ impl Slot for FakeSlot {
         }
     }
 
-    async fn give_up(&mut self) {}
+    async fn cancel_control(&mut self) {}
 
-    async fn abandon(&mut self) {}
+    async fn cancel_peek(&mut self) {}
 
     async fn advance(&mut self, to: Lsn, _: Duration) -> Result<(), SlotError> {
-        self.log.add(Step::Advanced(to));
+        self.log.add(LogEntry::Advanced(to));
         self.confirmed = to;
         Ok(())
     }
 }
 
 /// One table, of which it never gives a row in time.
-impl Tables for FakeSlot {
-    async fn describe(&mut self, _: Option<&Name>) -> Result<Site, SlotError> {
-        Ok(Site {
+impl TableSource for FakeSlot {
+    async fn describe(&mut self, _: Option<&TableName>) -> Result<DatabaseSchema, SlotError> {
+        Ok(DatabaseSchema {
             relations: vec![plain("t", 1)],
-            ..Site::default()
+            ..DatabaseSchema::default()
         })
     }
 
-    async fn writers(&mut self, _: &Table) -> Result<Vec<String>, SlotError> {
+    async fn writers(&mut self, _: &BackfillTable) -> Result<Vec<String>, SlotError> {
         Ok(Vec::new())
     }
 
@@ -205,20 +207,21 @@ impl Tables for FakeSlot {
 
     async fn read(
         &mut self,
-        _: &Table,
+        _: &BackfillTable,
         _: Option<&[String]>,
-        _: Bounds,
+        _: ChunkBounds,
         _: &mut BTreeSet<u32>,
-    ) -> Result<Taken, SlotError> {
-        self.log.add(Step::Read(self.flush.bytes_since(self.confirmed)));
-        Ok(Taken::TooSlow)
+    ) -> Result<ChunkRead, SlotError> {
+        self.log
+            .add(LogEntry::Read(self.flush.bytes_since(self.confirmed)));
+        Ok(ChunkRead::TooSlow)
     }
 
-    async fn row_of(&mut self, _: &Table, _: &Wanted) -> Result<Looked, SlotError> {
-        Ok(Looked::Gone)
+    async fn find_row(&mut self, _: &BackfillTable, _: &RowRequest) -> Result<RowLookup, SlotError> {
+        Ok(RowLookup::Gone)
     }
 
-    async fn lay(&mut self, _: &str) -> Result<(), SlotError> {
+    async fn emit_watermark(&mut self, _: &str) -> Result<(), SlotError> {
         Ok(())
     }
 }
@@ -246,7 +249,7 @@ impl Stream for FakeStream {
     }
 
     async fn shards(&self) -> Result<ShardMap, StreamError> {
-        self.log.add(Step::Asked);
+        self.log.add(LogEntry::Asked);
         let mut behind = self.behind.lock().unwrap();
         if *behind > 0 {
             *behind -= 1;
@@ -255,39 +258,39 @@ impl Stream for FakeStream {
         Ok(self.shards.clone())
     }
 
-    async fn put(&self, records: Vec<Record>) -> Answer {
+    async fn put(&self, records: Vec<Record>) -> PutAnswer {
         let mut refuses = self.refuses.lock().unwrap();
         let outcome = records.iter().map(|record| {
             let key = record.partition_key();
             if let Some(at) = refuses.iter().position(|refused| refused == key) {
                 refuses.swap_remove(at);
-                return Fate::Throttled;
+                return RecordOutcome::Throttled;
             }
             let shard = self.shards.shard(self.shards.at(HashKey::of(key)));
             // A consumer drops an aggregate that is not all of its shard.
-            let is_here = |parcel: &crate::pack::Parcel| {
-                (shard.first..=shard.last).contains(&HashKey::of(&parcel.event.partition_key))
+            let is_here = |event: &crate::pack::QueuedEvent| {
+                (shard.first..=shard.last).contains(&HashKey::of(&event.event.partition_key))
             };
-            let whole = record.parcels().iter().all(is_here);
-            for parcel in record.parcels() {
-                let key = &parcel.event.partition_key;
+            let whole = record.events().iter().all(is_here);
+            for event in record.events() {
+                let key = &event.event.partition_key;
                 if !record.is_aggregate() || whole {
-                    self.log.add(Step::Arrived(key.clone()));
+                    self.log.add(LogEntry::Arrived(key.clone()));
                 }
             }
-            Fate::Stored {
+            RecordOutcome::Stored {
                 shard: shard.id.clone(),
             }
         });
         let outcome = Ok(outcome.collect());
-        Answer { records, outcome }
+        PutAnswer { records, outcome }
     }
 }
 
 #[derive(Clone)]
 struct FakeCheckpoints(Log);
 
-impl Checkpoints for FakeCheckpoints {
+impl StateStore for FakeCheckpoints {
     fn name(&self) -> String {
         "/p".to_owned()
     }
@@ -295,13 +298,17 @@ impl Checkpoints for FakeCheckpoints {
     async fn store(&self, text: String) -> Result<(), CheckpointError> {
         // The state of a backfill is kept in the same way, and is none.
         if let Ok(checkpoint) = Checkpoint::parse(&text) {
-            self.0.add(Step::Stored(checkpoint.commit_end));
+            self.0.add(LogEntry::Stored(checkpoint.commit_end));
         }
         Ok(())
     }
 }
 
-async fn run(commits: &[(u64, &str)], start: Start, refuses: &[&str]) -> (Log, Report, Result<(), Error>) {
+async fn run(
+    commits: &[(u64, &str)],
+    start: StartPosition,
+    refuses: &[&str],
+) -> (Log, Report, Result<(), Error>) {
     let stream = (Aggregation::None, ShardMap::even(1), 0);
     run_with(commits, start, refuses, None, stream).await
 }
@@ -309,7 +316,7 @@ async fn run(commits: &[(u64, &str)], start: Start, refuses: &[&str]) -> (Log, R
 /// Of a slot with which something is wrong.
 async fn run_faulty(
     commits: &[(u64, &str)],
-    start: Start,
+    start: StartPosition,
     faults: Faults,
 ) -> (Log, Report, Result<(), Error>) {
     let stream = (Aggregation::None, ShardMap::even(1), 0);
@@ -317,16 +324,16 @@ async fn run_faulty(
 }
 
 /// With a backfill of `public.t` beside it.
-async fn run_beside(commits: &[(u64, &str)], start: Start) -> (Log, Report, Result<(), Error>) {
+async fn run_beside(commits: &[(u64, &str)], start: StartPosition) -> (Log, Report, Result<(), Error>) {
     let stream = (Aggregation::None, ShardMap::even(1), 0);
-    let state = State::new("s", "7", request(&["public.t"]), start.acknowledged, "");
+    let state = BackfillState::new("s", "7", request(&["public.t"]), start.acknowledged, "");
     run_on(commits, start, &[], None, stream, Faults::default(), Some(state)).await
 }
 
 /// The stream has these shards, is known as one of a single shard, and says so for a while when it is asked.
 async fn run_with(
     commits: &[(u64, &str)],
-    start: Start,
+    start: StartPosition,
     refuses: &[&str],
     opening: Option<Event>,
     stream: (Aggregation, ShardMap, u32),
@@ -336,12 +343,12 @@ async fn run_with(
 
 async fn run_on(
     commits: &[(u64, &str)],
-    start: Start,
+    start: StartPosition,
     refuses: &[&str],
     opening: Option<Event>,
     (aggregation, shards, behind): (Aggregation, ShardMap, u32),
     faults: Faults,
-    backfill: Option<State>,
+    backfill: Option<BackfillState>,
 ) -> (Log, Report, Result<(), Error>) {
     let log = Log::default();
     let commits: Vec<_> = commits
@@ -350,14 +357,15 @@ async fn run_on(
         .collect();
     let flush = commits.last().unwrap().0;
     let refuses = Arc::new(Mutex::new(refuses.iter().map(|key| (*key).to_owned()).collect()));
-    let parts = Parts {
-        slot: FakeSlot {
-            log: log.clone(),
-            commits,
-            flush,
-            confirmed: start.confirmed,
-            faults,
-        },
+    let mut slot = FakeSlot {
+        log: log.clone(),
+        commits,
+        flush,
+        confirmed: start.confirmed,
+        faults,
+    };
+    let ports = DrainPorts {
+        slot: &mut slot,
         stream: FakeStream {
             log: log.clone(),
             refuses,
@@ -365,8 +373,8 @@ async fn run_on(
             behind: Arc::new(Mutex::new(behind)),
         },
         checkpoints: FakeCheckpoints(log.clone()),
-        pace: &Mutex::default(),
-        backfill: backfill.map(|state| Beside::new(FakeCheckpoints(log.clone()), state)),
+        sizing: &Mutex::default(),
+        backfill: backfill.map(|state| BackfillRunner::new(FakeCheckpoints(log.clone()), state)),
     };
     let settings = Settings {
         slot: "s".into(),
@@ -381,7 +389,7 @@ async fn run_on(
         markers: true,
     };
     let envelope = Envelope {
-        form: Form::Wal2json(Wal2json),
+        form: EnvelopeForm::Wal2json(Wal2json),
         partition_by: PartitionBy::Table,
         oversize: Oversize::Fail,
     };
@@ -389,17 +397,25 @@ async fn run_on(
         "commit_end":"0/0","updated_at":""}"#;
     let document = Checkpoint::parse(document).unwrap();
     let budget = Budget::new(Instant::now(), Instant::now() + Duration::from_secs(60));
-    let (report, _, outcome) = drain(parts, &settings, &envelope, &start, document, opening, budget).await;
-    (log, report, outcome)
+    let task = DrainTask {
+        settings: &settings,
+        envelope: &envelope,
+        start: &start,
+        checkpoint: document,
+        first_event: opening,
+        budget,
+    };
+    let drained = drain(ports, task).await;
+    (log, drained.report, drained.result)
 }
 
-fn start(confirmed: u64, acknowledged: u64) -> Start {
-    Start {
+fn start(confirmed: u64, acknowledged: u64) -> StartPosition {
+    StartPosition {
         plugin: Plugin::TestDecoding,
         confirmed: Lsn(confirmed * MIB),
         acknowledged: Lsn(acknowledged * MIB),
         settled: Lsn(acknowledged * MIB),
-        inside: None,
+        resume: None,
         expected: None,
         promoted: false,
         stored: true,
@@ -407,8 +423,8 @@ fn start(confirmed: u64, acknowledged: u64) -> Start {
 }
 
 /// The same on another timeline than before.
-fn promoted(confirmed: u64, acknowledged: u64, expected: Option<Marker>) -> Start {
-    Start {
+fn promoted(confirmed: u64, acknowledged: u64, expected: Option<Marker>) -> StartPosition {
+    StartPosition {
         settled: Lsn(confirmed * MIB),
         promoted: true,
         expected,
@@ -441,8 +457,8 @@ async fn the_slot_moves_after_the_checkpoint_and_that_after_the_stream() {
     let (mut arrived, mut stored) = (Vec::new(), Lsn(MIB));
     for step in log.steps() {
         match step {
-            Step::Arrived(key) => arrived.push(key),
-            Step::Stored(to) => {
+            LogEntry::Arrived(key) => arrived.push(key),
+            LogEntry::Stored(to) => {
                 let covered = BACKLOG.iter().filter(|(end, _)| Lsn(end * MIB) <= to);
                 for (_, table) in covered {
                     assert!(
@@ -452,8 +468,8 @@ async fn the_slot_moves_after_the_checkpoint_and_that_after_the_stream() {
                 }
                 stored = to;
             }
-            Step::Asked | Step::Marked(_) | Step::Read(_) => {}
-            Step::Advanced(to) => assert!(to <= stored, "advanced to {to} with {stored} stored"),
+            LogEntry::Asked | LogEntry::Marked(_) | LogEntry::Read(_) => {}
+            LogEntry::Advanced(to) => assert!(to <= stored, "advanced to {to} with {stored} stored"),
         }
     }
     assert!(stored >= Lsn(500 * MIB));
@@ -484,12 +500,12 @@ async fn an_undecodable_row_stops_the_drain_before_it_and_what_came_before_is_co
     let (log, _, outcome) = run(&backlog, start(1, 1), &[]).await;
     assert_eq!(outcome.unwrap_err().name(), "Undecodable");
     assert_eq!(log.arrived(), ["public.a", "public.b"]);
-    assert_eq!(log.steps().last(), Some(&Step::Advanced(Lsn(101 * MIB))));
+    assert_eq!(log.steps().last(), Some(&LogEntry::Advanced(Lsn(101 * MIB))));
 }
 
 #[tokio::test]
 async fn a_gap_is_accepted_in_the_checkpoint_only_after_the_stream_was_told() {
-    let start = Start {
+    let start = StartPosition {
         stored: false,
         ..start(1, 1)
     };
@@ -517,7 +533,7 @@ async fn a_gap_is_accepted_in_the_checkpoint_only_after_the_stream_was_told() {
     outcome.unwrap();
     assert_eq!(
         log.steps()[..2],
-        [Step::Arrived("told".into()), Step::Stored(Lsn(MIB))]
+        [LogEntry::Arrived("told".into()), LogEntry::Stored(Lsn(MIB))]
     );
 }
 
@@ -558,8 +574,12 @@ async fn when_all_has_arrived_nobody_waits_for_the_list_of_shards() {
         let stream = (aggregation, ShardMap::even(64), u32::MAX);
         let (log, report, outcome) = run_with(&one, start(99, 99), &[], None, stream).await;
         outcome.unwrap();
-        assert_eq!((log.arrived().len(), report.stopped), (1, Stopped::Empty));
-        let asked = log.steps().iter().filter(|step| **step == Step::Asked).count();
+        assert_eq!((log.arrived().len(), report.stopped), (1, StopReason::Empty));
+        let asked = log
+            .steps()
+            .iter()
+            .filter(|step| **step == LogEntry::Asked)
+            .count();
         assert!(asked <= 2, "asked {asked} times");
     }
 }
@@ -571,8 +591,8 @@ async fn the_slot_never_moves_to_where_no_marker_lies_behind_it() {
     let mut marked = Lsn::ZERO;
     for step in log.steps() {
         match step {
-            Step::Marked(lsn) => marked = lsn,
-            Step::Advanced(to) => assert!(
+            LogEntry::Marked(lsn) => marked = lsn,
+            LogEntry::Advanced(to) => assert!(
                 to <= marked,
                 "advanced to {to}, and the last marker is at {marked}"
             ),
@@ -583,7 +603,7 @@ async fn the_slot_never_moves_to_where_no_marker_lies_behind_it() {
 }
 
 /// The last commit before is at 250 MiB and the marker at 260, so what comes behind it is new.
-async fn with_marker(start: Start, blind_to: u64) -> (Log, Report, Result<(), Error>) {
+async fn with_marker(start: StartPosition, blind_to: u64) -> (Log, Report, Result<(), Error>) {
     let (_, content) = marker(7, 260);
     let backlog = [
         (100, "a"),
@@ -602,7 +622,7 @@ async fn with_marker(start: Start, blind_to: u64) -> (Log, Report, Result<(), Er
 #[tokio::test]
 async fn a_marker_that_comes_is_not_delivered_and_all_goes_on() {
     let expected = Some(marker(7, 260).0);
-    let start = Start {
+    let start = StartPosition {
         expected,
         ..start(1, 250)
     };
@@ -614,7 +634,7 @@ async fn a_marker_that_comes_is_not_delivered_and_all_goes_on() {
 #[tokio::test]
 async fn a_marker_that_does_not_come_stops_the_drain_and_nothing_moves() {
     let expected = Some(marker(7, 260).0);
-    let same = Start {
+    let same = StartPosition {
         expected: expected.clone(),
         ..start(250, 250)
     };
@@ -628,9 +648,9 @@ async fn a_marker_that_does_not_come_stops_the_drain_and_nothing_moves() {
         let (log, _, outcome) = with_marker(start, blind_to).await;
         let error = outcome.unwrap_err();
         assert_eq!(error.name(), "MarkerMissing");
-        assert_eq!(error.kind(), super::parts::Kind::Definite);
+        assert_eq!(error.kind(), crate::ports::ErrorKind::Definite);
         // A marker of its own is all that it may leave.
-        assert!(log.steps().iter().all(|step| matches!(step, Step::Marked(_))));
+        assert!(log.steps().iter().all(|step| matches!(step, LogEntry::Marked(_))));
     }
 }
 
@@ -659,7 +679,7 @@ async fn a_marker_of_another_history_is_not_the_marker() {
     let backlog = [(100, "a"), (260, other.as_str()), (270, "c")];
     for start in [
         promoted(1, 100, Some(expected.clone())),
-        Start {
+        StartPosition {
             expected: Some(expected),
             ..start(1, 100)
         },
@@ -667,8 +687,7 @@ async fn a_marker_of_another_history_is_not_the_marker() {
         let (log, _, outcome) = run(&backlog, start, &[]).await;
         assert_eq!(outcome.unwrap_err().name(), "MarkerMissing");
         // Nothing is confirmed from where it should have come on.
-        let moved =
-            |step: &Step| matches!(step, Step::Stored(to) | Step::Advanced(to) if *to > Lsn(260 * MIB - 8));
+        let moved = |step: &LogEntry| matches!(step, LogEntry::Stored(to) | LogEntry::Advanced(to) if *to > Lsn(260 * MIB - 8));
         assert!(!log.steps().iter().any(moved), "{:?}", log.steps());
         assert!(log.arrived().is_empty());
     }
@@ -682,11 +701,11 @@ async fn who_lost_the_lock_stores_nothing() {
     };
     let (log, _, outcome) = run_faulty(BACKLOG, start(1, 1), faults).await;
     let error = outcome.unwrap_err();
-    assert_eq!(error.kind(), super::parts::Kind::Transient);
+    assert_eq!(error.kind(), crate::ports::ErrorKind::Transient);
     assert!(
         !log.steps()
             .iter()
-            .any(|step| matches!(step, Step::Stored(_) | Step::Advanced(_)))
+            .any(|step| matches!(step, LogEntry::Stored(_) | LogEntry::Advanced(_)))
     );
 }
 
@@ -709,7 +728,7 @@ async fn what_ends_behind_what_a_standby_has_is_not_delivered_and_not_passed() {
         let passed = log
             .steps()
             .iter()
-            .any(|step| matches!(step, Step::Advanced(to) if *to > Lsn(held.0 - 8)));
+            .any(|step| matches!(step, LogEntry::Advanced(to) if *to > Lsn(held.0 - 8)));
         assert_eq!(passed, arrives, "{readable}");
         assert!(report.held_bytes > 0);
     }
@@ -720,11 +739,11 @@ async fn a_chunk_is_not_begun_while_much_of_the_log_is_unread() {
     let (log, _, outcome) = run_beside(BACKLOG, start(1, 1)).await;
     outcome.unwrap();
     let reads = log.steps().into_iter().filter_map(|step| match step {
-        Step::Read(lag) => Some(lag),
+        LogEntry::Read(lag) => Some(lag),
         _ => None,
     });
     let reads: Vec<u64> = reads.collect();
     assert!(!reads.is_empty(), "the table was never read");
     let most = reads.into_iter().max();
-    assert!(most < Some(MOST_LAG), "{most:?} bytes were unread");
+    assert!(most < Some(MOST_LAG_BYTES), "{most:?} bytes were unread");
 }

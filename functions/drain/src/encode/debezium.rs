@@ -6,11 +6,11 @@ mod value;
 
 use std::io::Write as _;
 
-pub use value::{DecimalMode, Modes, TimeMode};
+pub use value::{DebeziumModes, DecimalMode, TimeMode};
 
-use super::progress::Place;
+use super::progress::EventPlace;
 use super::value::{base64, names, string};
-use super::{Action, Head, Row, Snapshot, UNAVAILABLE};
+use super::{EventHead, RowEvent, RowOperation, SnapshotMark, UNAVAILABLE};
 use crate::change::{Datum, Message, Relation, Tuple};
 use crate::position::Position;
 
@@ -22,7 +22,7 @@ pub struct Debezium {
     /// `source.db`
     pub database: String,
     /// How decimals and times are written.
-    pub modes: Modes,
+    pub modes: DebeziumModes,
     /// Whether a delete is followed by a record of the same key without data (`tombstones.on.delete`).
     pub tombstones: bool,
     /// Whether an event tells its place in its transaction (`provide.transaction.metadata`).
@@ -30,12 +30,12 @@ pub struct Debezium {
 }
 
 impl Debezium {
-    pub(super) fn row(&self, row: &Row<'_>) -> Vec<u8> {
+    pub(super) fn row(&self, row: &RowEvent<'_>) -> Vec<u8> {
         let (op, before, after) = match row.action {
-            Action::Insert => ('c', None, row.new),
-            Action::Read => ('r', None, row.new),
-            Action::Update { .. } => ('u', row.old, row.new),
-            Action::Delete => ('d', row.old, None),
+            RowOperation::Insert => ('c', None, row.new),
+            RowOperation::Read => ('r', None, row.new),
+            RowOperation::Update { .. } => ('u', row.old, row.new),
+            RowOperation::Delete => ('d', row.old, None),
         };
         let mut data = Vec::with_capacity(512);
         data.extend_from_slice(br#"{"before":"#);
@@ -51,7 +51,7 @@ impl Debezium {
         data
     }
 
-    pub(super) fn truncate(&self, head: &Head, relation: &Relation) -> Vec<u8> {
+    pub(super) fn truncate(&self, head: &EventHead, relation: &Relation) -> Vec<u8> {
         let mut data = br#"{"source":"#.to_vec();
         self.source(&mut data, head, relation, &[]);
         if self.transaction_metadata {
@@ -62,7 +62,7 @@ impl Debezium {
         data
     }
 
-    pub(super) fn message(&self, head: &Head, message: &Message<'_>) -> Vec<u8> {
+    pub(super) fn message(&self, head: &EventHead, message: &Message<'_>) -> Vec<u8> {
         let mut data = br#"{"source":"#.to_vec();
         self.source_of(&mut data, head, "", "", &[]);
         data.extend_from_slice(br#","message":{"prefix":"#);
@@ -74,11 +74,11 @@ impl Debezium {
         data
     }
 
-    fn source(&self, out: &mut Vec<u8>, head: &Head, relation: &Relation, omitted: &[&str]) {
-        self.source_of(out, head, &relation.schema, &relation.name, omitted);
+    fn source(&self, out: &mut Vec<u8>, head: &EventHead, relation: &Relation, omitted: &[&str]) {
+        self.source_of(out, head, &relation.table.schema, &relation.table.name, omitted);
     }
 
-    fn source_of(&self, out: &mut Vec<u8>, head: &Head, schema: &str, table: &str, omitted: &[&str]) {
+    fn source_of(&self, out: &mut Vec<u8>, head: &EventHead, schema: &str, table: &str, omitted: &[&str]) {
         let position = head.place.position;
         let Position { commit_end, lsn, .. } = position;
         out.extend_from_slice(br#"{"version":""#);
@@ -86,7 +86,7 @@ impl Debezium {
         out.extend_from_slice(br#"","connector":"postgresql","name":"#);
         string(out, &self.name);
         times(out, head.transaction.commit_time.unwrap_or(0));
-        let snapshot = head.snapshot.map_or("false", Snapshot::name);
+        let snapshot = head.snapshot.map_or("false", SnapshotMark::name);
         let _ = write!(out, r#","snapshot":"{snapshot}","db":"#);
         string(out, &self.database);
         // Debezium's pair is the end of the last commit and the change's LSN, for ordering. Ours is the end of the
@@ -114,8 +114,8 @@ impl Debezium {
 
     /// The event's place in its transaction. The id is, as Debezium documents it, that of the transaction and the LSN of the change.
     /// Rows of a snapshot have no place there.
-    fn transaction(&self, out: &mut Vec<u8>, head: &Head) {
-        let Place {
+    fn transaction(&self, out: &mut Vec<u8>, head: &EventHead) {
+        let EventPlace {
             position,
             of_transaction,
             of_table,
@@ -133,7 +133,7 @@ impl Debezium {
     }
 
     /// A row as a JSON object, without the columns that are not known.
-    fn image(&self, out: &mut Vec<u8>, row: &Row<'_>, tuple: Option<&Tuple<'_>>) {
+    fn image(&self, out: &mut Vec<u8>, row: &RowEvent<'_>, tuple: Option<&Tuple<'_>>) {
         let Some(tuple) = tuple else {
             out.extend_from_slice(b"null");
             return;
@@ -180,7 +180,7 @@ pub(super) fn key(relation: &Relation, tuple: &Tuple<'_>) -> String {
         string(&mut key, &column.name);
         key.push(b':');
         match datum {
-            Datum::Text(text) => Modes::default().value(&mut key, &column.kind, text),
+            Datum::Text(text) => DebeziumModes::default().value(&mut key, &column.kind, text),
             _ => key.extend_from_slice(b"null"),
         }
     }

@@ -4,20 +4,19 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
-use crate::change::{Extent, Relation};
+use crate::change::{ColumnCoverage, Relation};
 use crate::position::Position;
+use crate::table_name::TableName;
 
 /// Announcements that are remembered of one table: more than a window that is read again can bring.
 const MOST: usize = 16;
 
 /// What was announced. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub struct Definitions(Arc<Mutex<HashMap<String, Tables>>>);
-
-type Tables = HashMap<String, BTreeMap<Position, Announced>>;
+pub struct Definitions(Arc<Mutex<HashMap<TableName, BTreeMap<Position, AnnouncedTable>>>>);
 
 #[derive(Debug)]
-struct Announced {
+struct AnnouncedTable {
     relation: Arc<Relation>,
     announcement: Announcement,
 }
@@ -34,31 +33,27 @@ pub(super) enum Announcement {
 impl Definitions {
     /// Whether the table of a change must be announced before it. Only what describes a whole table can tell.
     pub(super) fn announce(&self, relation: &Arc<Relation>, position: Position) -> Option<Announcement> {
-        if relation.extent == Extent::Row {
+        if relation.extent == ColumnCoverage::Row {
             return None;
         }
         // A panic elsewhere leaves nothing half done here.
         let mut tables = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let of_schema = match tables.get_mut(&relation.schema) {
-            Some(of_schema) => of_schema,
-            None => tables.entry(relation.schema.clone()).or_default(),
-        };
-        let of_table = match of_schema.get_mut(&relation.name) {
+        let of_table = match tables.get_mut(&relation.table) {
             Some(of_table) => of_table,
-            None => of_schema.entry(relation.name.clone()).or_default(),
+            None => tables.entry(relation.table.clone()).or_default(),
         };
         let announcement = match of_table.range(..=position).next_back() {
             Some((at, before)) if *at == position => return Some(before.announcement),
             Some((_, before)) if same(&before.relation, relation) => return None,
             // Some of its columns were only supposed.
-            Some(_) if relation.extent == Extent::Completed => return None,
+            Some(_) if relation.extent == ColumnCoverage::Completed => return None,
             Some(_) => Announcement::Changed,
             None => Announcement::First,
         };
         let relation = Arc::clone(relation);
         of_table.insert(
             position,
-            Announced {
+            AnnouncedTable {
                 relation,
                 announcement,
             },
@@ -82,11 +77,10 @@ mod tests {
     use crate::change::Column;
     use crate::lsn::Lsn;
 
-    fn relation(columns: &[&str], extent: Extent) -> Arc<Relation> {
+    fn relation(columns: &[&str], extent: ColumnCoverage) -> Arc<Relation> {
         let column = |name: &&str| Column::new((*name).into(), "text".into(), false);
         Arc::new(Relation {
-            schema: "public".into(),
-            name: "t".into(),
+            table: TableName::new("public", "t"),
             columns: columns.iter().map(column).collect(),
             primary: Vec::new(),
             extent,
@@ -105,8 +99,8 @@ mod tests {
     fn a_table_is_announced_when_it_is_first_seen_and_when_it_has_changed() {
         let definitions = Definitions::default();
         let (old, new) = (
-            relation(&["a"], Extent::Whole),
-            relation(&["a", "b"], Extent::Whole),
+            relation(&["a"], ColumnCoverage::Whole),
+            relation(&["a", "b"], ColumnCoverage::Whole),
         );
         let told: Vec<_> = [(1, &old), (2, &old), (3, &new), (4, &new), (5, &old)]
             .iter()
@@ -120,8 +114,8 @@ mod tests {
     fn a_change_that_is_sent_again_is_announced_again_and_the_others_are_not() {
         let definitions = Definitions::default();
         let (old, new) = (
-            relation(&["a"], Extent::Whole),
-            relation(&["a", "b"], Extent::Whole),
+            relation(&["a"], ColumnCoverage::Whole),
+            relation(&["a", "b"], ColumnCoverage::Whole),
         );
         let play = || -> Vec<_> {
             [(1, &old), (2, &old), (3, &new), (4, &new)]
@@ -135,12 +129,18 @@ mod tests {
     #[test]
     fn a_row_that_does_not_describe_its_whole_table_announces_nothing() {
         let definitions = Definitions::default();
-        assert_eq!(definitions.announce(&relation(&["a"], Extent::Row), at(1)), None);
-        let whole = relation(&["a", "b"], Extent::Whole);
-        assert_eq!(definitions.announce(&whole, at(2)), Some(Announcement::First));
-        assert_eq!(definitions.announce(&relation(&["b"], Extent::Row), at(3)), None);
         assert_eq!(
-            definitions.announce(&relation(&["a", "b", "c"], Extent::Completed), at(4)),
+            definitions.announce(&relation(&["a"], ColumnCoverage::Row), at(1)),
+            None
+        );
+        let whole = relation(&["a", "b"], ColumnCoverage::Whole);
+        assert_eq!(definitions.announce(&whole, at(2)), Some(Announcement::First));
+        assert_eq!(
+            definitions.announce(&relation(&["b"], ColumnCoverage::Row), at(3)),
+            None
+        );
+        assert_eq!(
+            definitions.announce(&relation(&["a", "b", "c"], ColumnCoverage::Completed), at(4)),
             None
         );
     }

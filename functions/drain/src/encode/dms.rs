@@ -22,7 +22,7 @@ use super::key::PartitionBy;
 use super::value::{
     ascii, base64, date_and_clock, date_and_clock_in_utc, hex, is_json_number, names, string, truth,
 };
-use super::{Action, Head, Row, Snapshot, UNAVAILABLE};
+use super::{EventHead, RowEvent, RowOperation, SnapshotMark, UNAVAILABLE};
 use crate::change::{Column, Datum, Message, Relation, Tuple, Type};
 use crate::lsn::Lsn;
 use crate::time::iso_micros;
@@ -38,23 +38,23 @@ pub struct Dms {
 }
 
 impl Dms {
-    pub(super) fn row(&self, row: &Row<'_>, partition_by: PartitionBy) -> Vec<u8> {
+    pub(super) fn row(&self, row: &RowEvent<'_>, partition_by: PartitionBy) -> Vec<u8> {
         let (operation, data) = match row.action {
-            Action::Insert => ("insert", row.new),
-            Action::Read => ("load", row.new),
-            Action::Update { .. } => ("update", row.new),
-            Action::Delete => ("delete", row.old),
+            RowOperation::Insert => ("insert", row.new),
+            RowOperation::Read => ("load", row.new),
+            RowOperation::Update { .. } => ("update", row.new),
+            RowOperation::Delete => ("delete", row.old),
         };
         let mut out = Vec::with_capacity(512);
         out.extend_from_slice(br#"{"data":"#);
         image(&mut out, row, data, |_| true);
         let keyed = row.relation.has_key();
         match (row.action, row.old) {
-            (Action::Update { moved: true }, old @ Some(_)) => {
+            (RowOperation::Update { moved: true }, old @ Some(_)) => {
                 out.extend_from_slice(br#","before-image":"#);
                 image(&mut out, row, old, |column| column.key);
             }
-            (Action::Update { .. }, old @ Some(_)) if !keyed => {
+            (RowOperation::Update { .. }, old @ Some(_)) if !keyed => {
                 out.extend_from_slice(br#","before-image":"#);
                 image(&mut out, row, old, |_| true);
             }
@@ -66,7 +66,7 @@ impl Dms {
             PartitionBy::Transaction => "transaction-id",
         };
         metadata(&mut out, &row.head, "data", operation, by, Some(row.relation));
-        if let Some(snapshot @ (Snapshot::First | Snapshot::Last)) = row.head.snapshot {
+        if let Some(snapshot @ (SnapshotMark::First | SnapshotMark::Last)) = row.head.snapshot {
             let _ = write!(out, r#","snapshot":"{}""#, snapshot.name());
         }
         for (name, mut columns) in [
@@ -86,7 +86,11 @@ impl Dms {
     ///
     /// A first definition is `create-table`, though the table may be old: DMS begins with it, too, and consumers learn the key from it.
     /// A new one is `change-columns`, which DMS names among its operations for tables; that it holds the whole definition is ours.
-    pub(super) fn definition(&self, row: &Row<'_>, partition_by: PartitionBy) -> Option<(bool, Vec<u8>)> {
+    pub(super) fn definition(
+        &self,
+        row: &RowEvent<'_>,
+        partition_by: PartitionBy,
+    ) -> Option<(bool, Vec<u8>)> {
         let announcement = self.definitions.announce(row.relation, row.head.place.position)?;
         let (changed, operation) = match announcement {
             Announcement::First => (false, "create-table"),
@@ -118,7 +122,12 @@ impl Dms {
     }
 
     /// A control record `truncate-table`. DMS documents none for it, and to say nothing would keep rows that are gone.
-    pub(super) fn truncate(&self, head: &Head, relation: &Relation, partition_by: PartitionBy) -> Vec<u8> {
+    pub(super) fn truncate(
+        &self,
+        head: &EventHead,
+        relation: &Relation,
+        partition_by: PartitionBy,
+    ) -> Vec<u8> {
         let mut out = br#"{"control":{}"#.to_vec();
         let by = of_table(partition_by);
         metadata(&mut out, head, "control", "truncate-table", by, Some(relation));
@@ -127,7 +136,7 @@ impl Dms {
     }
 
     /// A control record `logical-message`, which DMS does not have.
-    pub(super) fn message(&self, head: &Head, message: &Message<'_>) -> Vec<u8> {
+    pub(super) fn message(&self, head: &EventHead, message: &Message<'_>) -> Vec<u8> {
         let mut out = br#"{"control":{"message":{"prefix":"#.to_vec();
         string(&mut out, &message.prefix);
         out.extend_from_slice(br#","content":"#);
@@ -149,7 +158,7 @@ fn of_table(partition_by: PartitionBy) -> &'static str {
 /// `,"metadata":{…`, to be closed.
 fn metadata(
     out: &mut Vec<u8>,
-    head: &Head,
+    head: &EventHead,
     record_type: &str,
     operation: &str,
     partition_key_type: &str,
@@ -160,9 +169,9 @@ fn metadata(
         r#","metadata":{{"timestamp":"{}","record-type":"{record_type}","operation":"{operation}","partition-key-type":"{partition_key_type}","schema-name":"#,
         iso_micros(head.now)
     );
-    string(out, relation.map_or("", |relation| &relation.schema));
+    string(out, relation.map_or("", |relation| &relation.table.schema));
     out.extend_from_slice(br#","table-name":"#);
-    string(out, relation.map_or("", |relation| &relation.name));
+    string(out, relation.map_or("", |relation| &relation.table.name));
     let (place, transaction) = (head.place, head.transaction);
     let of_transaction = head.snapshot.is_none();
     if of_transaction && place.of_transaction > 0 {
@@ -187,7 +196,7 @@ fn metadata(
 }
 
 /// The columns of a row that are wanted and not null, as a JSON object.
-fn image(out: &mut Vec<u8>, row: &Row<'_>, tuple: Option<&Tuple<'_>>, wanted: impl Fn(&Column) -> bool) {
+fn image(out: &mut Vec<u8>, row: &RowEvent<'_>, tuple: Option<&Tuple<'_>>, wanted: impl Fn(&Column) -> bool) {
     out.push(b'{');
     let mut first = true;
     for (column, datum) in tuple.into_iter().flat_map(|tuple| row.image(tuple)) {

@@ -1,7 +1,5 @@
 //! Partition keys: what places an event on a shard, and what must stay in order.
 
-use std::fmt::Write as _;
-
 use sha2::{Digest, Sha256};
 
 use crate::change::{Relation, Tuple};
@@ -34,7 +32,7 @@ impl PartitionBy {
     ) -> String {
         let mut key = match self {
             PartitionBy::Key if relation.has_key() => own(relation, tuple),
-            PartitionBy::Key | PartitionBy::Table => relation.to_string(),
+            PartitionBy::Key | PartitionBy::Table => relation.table.unquoted(),
             PartitionBy::Transaction => of_transaction(xid, position),
         };
         shorten_key(&mut key);
@@ -44,7 +42,7 @@ impl PartitionBy {
     /// The key of an event about a table.
     pub(super) fn of_table(self, relation: &Relation, xid: u32, position: Position) -> String {
         let mut key = match self {
-            PartitionBy::Key | PartitionBy::Table => relation.to_string(),
+            PartitionBy::Key | PartitionBy::Table => relation.table.unquoted(),
             PartitionBy::Transaction => of_transaction(xid, position),
         };
         shorten_key(&mut key);
@@ -80,15 +78,9 @@ fn shorten_key(key: &mut String) {
     }
 }
 
-/// SHA-256 of a key as 64 hexadecimal digits: names a key in an error without telling its values.
+/// SHA-256 of a key as 64 hexadecimal digits: names a key in an error without its values.
 pub fn hash(key: &str) -> String {
-    Sha256::digest(key.as_bytes())
-        .iter()
-        .fold(String::with_capacity(64), |mut text, byte| {
-            // Writing to a String does not fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+    hex::encode(Sha256::digest(key.as_bytes()))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ mod debezium;
 mod definitions;
 mod dms;
 mod key;
-mod omit;
+mod oversize;
 mod progress;
 mod snapshot;
 #[cfg(test)]
@@ -16,12 +16,12 @@ mod tests;
 mod value;
 mod wal2json;
 
-pub use debezium::{Debezium, DecimalMode, Modes, TimeMode};
+pub use debezium::{Debezium, DebeziumModes, DecimalMode, TimeMode};
 pub use definitions::Definitions;
 pub use dms::Dms;
 pub use key::{PartitionBy, hash};
 pub use progress::{Counts, Progress};
-pub use snapshot::Snapshot;
+pub use snapshot::{ReadRow, SnapshotMark};
 pub use wal2json::Wal2json;
 
 use std::sync::Arc;
@@ -29,8 +29,8 @@ use std::sync::Arc;
 use crate::change::{Change, Column, Datum, Message, Relation, Tuple};
 use crate::lsn::Lsn;
 use crate::position::Position;
-use omit::Omitted;
-use progress::Place;
+use oversize::OmittedColumns;
+use progress::EventPlace;
 
 /// A change in its envelope.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +49,11 @@ pub struct Event {
 }
 
 impl Event {
+    /// Bytes that count against a record: data and partition key.
+    pub fn bytes(&self) -> usize {
+        self.data.len() + self.partition_key.len()
+    }
+
     /// What errors call its partition key, which may hold data: the first 16 digits of its SHA-256.
     pub fn key_hash(&self) -> String {
         hash(&self.partition_key).chars().take(16).collect()
@@ -89,7 +94,7 @@ pub enum Oversize {
 #[derive(Debug, Clone)]
 pub struct Envelope {
     /// How they are written.
-    pub form: Form,
+    pub form: EnvelopeForm,
     /// What their partition keys are made of.
     pub partition_by: PartitionBy,
     /// What becomes of those that are too large.
@@ -98,7 +103,7 @@ pub struct Envelope {
 
 /// The forms of events that consumers know.
 #[derive(Debug, Clone)]
-pub enum Form {
+pub enum EnvelopeForm {
     /// Debezium's PostgreSQL connector, as its JSON converter writes it.
     Debezium(Debezium),
     /// AWS DMS with Kinesis as its target.
@@ -108,20 +113,20 @@ pub enum Form {
 }
 
 /// An event about a row.
-struct Row<'r> {
-    action: Action,
+struct RowEvent<'r> {
+    action: RowOperation,
     relation: &'r Arc<Relation>,
     /// What is known of the row before.
     old: Option<&'r Tuple<'r>>,
     /// The row after; a delete has none.
     new: Option<&'r Tuple<'r>>,
-    head: Head,
-    omitted: &'r Omitted,
+    head: EventHead,
+    omitted: &'r OmittedColumns,
 }
 
 /// What happened to a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Action {
+enum RowOperation {
     Insert,
     /// It was there when a backfill read it.
     Read,
@@ -134,16 +139,16 @@ enum Action {
 
 /// What every event has.
 #[derive(Debug, Clone, Copy)]
-struct Head {
+struct EventHead {
     transaction: Transaction,
-    place: Place,
+    place: EventPlace,
     /// Where the row stands among those that a backfill reads; a change has none.
-    snapshot: Option<Snapshot>,
+    snapshot: Option<SnapshotMark>,
     /// When the change was read, µs since 1970-01-01 UTC: the one thing that differs when an event is sent again.
     now: i64,
 }
 
-impl<'r> Row<'r> {
+impl<'r> RowEvent<'r> {
     /// The row by whose key the event is placed.
     fn placed_by(&self) -> &'r Tuple<'r> {
         const NOTHING: &Tuple<'static> = &Vec::new();
@@ -171,9 +176,9 @@ impl<'r> Row<'r> {
 
 impl Envelope {
     /// The same for events that are not sent: what it announces of tables does not count as announced.
-    pub fn afresh(&self) -> Self {
+    pub fn without_announcements(&self) -> Self {
         let mut envelope = self.clone();
-        if let Form::Dms(form) = &mut envelope.form {
+        if let EnvelopeForm::Dms(form) = &mut envelope.form {
             form.definitions = Definitions::default();
         }
         envelope
@@ -197,14 +202,14 @@ impl Envelope {
     ) -> u64 {
         let transaction = progress.transaction;
         let mut row = |place, action, relation, old, new| {
-            let head = Head {
+            let head = EventHead {
                 transaction,
                 place,
                 snapshot: None,
                 now,
             };
-            let omitted = &Omitted::default();
-            let row = Row {
+            let omitted = &OmittedColumns::default();
+            let row = RowEvent {
                 action,
                 relation,
                 old,
@@ -217,14 +222,14 @@ impl Envelope {
         match change {
             Change::Insert { relation, new } => row(
                 progress.next(lsn, relation),
-                Action::Insert,
+                RowOperation::Insert,
                 relation,
                 None,
                 Some(new),
             ),
             Change::Delete { relation, old } => row(
                 progress.next(lsn, relation),
-                Action::Delete,
+                RowOperation::Delete,
                 relation,
                 Some(old),
                 None,
@@ -232,25 +237,31 @@ impl Envelope {
             Change::Update { relation, old, new } => {
                 let moved = moved(relation, old.as_ref(), new);
                 match (&self.form, moved, old) {
-                    (Form::Debezium(_), true, Some(old)) => {
+                    (EnvelopeForm::Debezium(_), true, Some(old)) => {
                         let gone = progress.next(lsn, relation);
-                        let gone = row(gone, Action::Delete, relation, Some(old), None);
+                        let gone = row(gone, RowOperation::Delete, relation, Some(old), None);
                         let come = progress.next(lsn, relation);
-                        gone + row(come, Action::Insert, relation, None, Some(new))
+                        gone + row(come, RowOperation::Insert, relation, None, Some(new))
                     }
                     _ => {
                         let place = progress.next(lsn, relation);
                         if moved {
                             progress.pass(lsn);
                         }
-                        row(place, Action::Update { moved }, relation, old.as_ref(), Some(new))
+                        row(
+                            place,
+                            RowOperation::Update { moved },
+                            relation,
+                            old.as_ref(),
+                            Some(new),
+                        )
                     }
                 }
             }
             Change::Truncate { relations } => {
                 for relation in relations {
                     let place = progress.next(lsn, relation);
-                    let head = Head {
+                    let head = EventHead {
                         transaction,
                         place,
                         snapshot: None,
@@ -264,9 +275,9 @@ impl Envelope {
                         barrier: true,
                         relation: Some(Arc::clone(relation)),
                         data: match &self.form {
-                            Form::Debezium(form) => form.truncate(&head, relation),
-                            Form::Dms(form) => form.truncate(&head, relation, self.partition_by),
-                            Form::Wal2json(form) => form.truncate(&head, relation),
+                            EnvelopeForm::Debezium(form) => form.truncate(&head, relation),
+                            EnvelopeForm::Dms(form) => form.truncate(&head, relation, self.partition_by),
+                            EnvelopeForm::Wal2json(form) => form.truncate(&head, relation),
                         },
                     });
                 }
@@ -290,10 +301,10 @@ impl Envelope {
                 progress.next(lsn, relation);
                 match &self.form {
                     _ if !moved(relation, old.as_ref(), new) => {}
-                    Form::Debezium(_) => {
+                    EnvelopeForm::Debezium(_) => {
                         progress.next(lsn, relation);
                     }
-                    Form::Dms(_) | Form::Wal2json(_) => progress.pass(lsn),
+                    EnvelopeForm::Dms(_) | EnvelopeForm::Wal2json(_) => progress.pass(lsn),
                 }
             }
             Change::Truncate { relations } => {
@@ -310,8 +321,8 @@ impl Envelope {
     /// What must be known of a transaction's beginning to go on in its middle: of its tables only where events tell their number.
     pub fn counts(&self, progress: &Progress) -> Counts {
         let by_table = match &self.form {
-            Form::Debezium(form) => form.transaction_metadata,
-            Form::Dms(_) | Form::Wal2json(_) => false,
+            EnvelopeForm::Debezium(form) => form.transaction_metadata,
+            EnvelopeForm::Dms(_) | EnvelopeForm::Wal2json(_) => false,
         };
         match by_table {
             true => progress.counts().clone(),
@@ -324,7 +335,7 @@ impl Envelope {
 
     /// The event of a logical message that belongs to no transaction.
     pub fn message(&self, position: Position, message: &Message<'_>, now: i64) -> Event {
-        self.event_of_message(Transaction::NONE, Place::alone(position), message, now)
+        self.event_of_message(Transaction::NONE, EventPlace::alone(position), message, now)
     }
 
     /// The event of a logical message that stands between the changes of all keys: everything before it must be acknowledged first, and
@@ -340,11 +351,11 @@ impl Envelope {
     fn event_of_message(
         &self,
         transaction: Transaction,
-        place: Place,
+        place: EventPlace,
         message: &Message<'_>,
         now: i64,
     ) -> Event {
-        let head = Head {
+        let head = EventHead {
             transaction,
             place,
             snapshot: None,
@@ -358,27 +369,27 @@ impl Envelope {
             barrier: false,
             relation: None,
             data: match &self.form {
-                Form::Debezium(form) => form.message(&head, message),
-                Form::Dms(form) => form.message(&head, message),
-                Form::Wal2json(form) => form.message(&head, message),
+                EnvelopeForm::Debezium(form) => form.message(&head, message),
+                EnvelopeForm::Dms(form) => form.message(&head, message),
+                EnvelopeForm::Wal2json(form) => form.message(&head, message),
             },
         }
     }
 
     /// Appends the event of a row, with what goes before and behind it. 1 when something of it was left out, otherwise 0.
-    fn row(&self, row: Row<'_>, limit: usize, out: &mut Vec<Event>) -> u64 {
+    fn row(&self, row: RowEvent<'_>, limit: usize, out: &mut Vec<Event>) -> u64 {
         let (xid, position) = (row.head.transaction.xid, row.head.place.position);
         let own = |relation: &Relation, tuple: &Tuple<'_>| match &self.form {
-            Form::Debezium(_) | Form::Wal2json(_) => debezium::key(relation, tuple),
-            Form::Dms(_) => dms::key(relation, tuple),
+            EnvelopeForm::Debezium(_) | EnvelopeForm::Wal2json(_) => debezium::key(relation, tuple),
+            EnvelopeForm::Dms(_) => dms::key(relation, tuple),
         };
         let partition_key = self
             .partition_by
             .of_row(row.relation, row.placed_by(), xid, position, own);
-        let data = |row: &Row<'_>| match &self.form {
-            Form::Debezium(form) => form.row(row),
-            Form::Dms(form) => form.row(row, self.partition_by),
-            Form::Wal2json(form) => form.row(row),
+        let data = |row: &RowEvent<'_>| match &self.form {
+            EnvelopeForm::Debezium(form) => form.row(row),
+            EnvelopeForm::Dms(form) => form.row(row, self.partition_by),
+            EnvelopeForm::Wal2json(form) => form.row(row),
         };
         let event = |barrier, partition_key, mut data: Vec<u8>| {
             // It waits, perhaps with many others, and what waits is counted by what it occupies.
@@ -391,7 +402,7 @@ impl Envelope {
                 data,
             }
         };
-        if let Form::Dms(form) = &self.form
+        if let EnvelopeForm::Dms(form) = &self.form
             && let Some((changed, control)) = form.definition(&row, self.partition_by)
         {
             // A first definition goes the way of the row that it came with; a new one concerns all rows.
@@ -404,15 +415,15 @@ impl Envelope {
         }
         let room = limit.saturating_sub(partition_key.len());
         let mut written = data(&row);
-        let mut omitted = Omitted::default();
+        let mut omitted = OmittedColumns::default();
         if self.oversize == Oversize::Omit && written.len() > room {
-            let mut candidates = omit::candidates(&row, |out, kind, text| self.value(out, kind, text))
+            let mut candidates = oversize::candidates(&row, |out, kind, text| self.value(out, kind, text))
                 .into_iter()
                 .peekable();
             while let Some(left_out) = candidates.next() {
                 omitted.add(left_out, written.len() - room);
                 if omitted.may_do() || candidates.peek().is_none() {
-                    written = data(&Row {
+                    written = data(&RowEvent {
                         omitted: &omitted,
                         ..row
                     });
@@ -425,11 +436,11 @@ impl Envelope {
         }
         // Of the two keys that a move concerns, the event lies on the lane of one. With everything before it acknowledged and everything
         // behind it waiting, it is in order for both.
-        let moved = row.action == Action::Update { moved: true };
+        let moved = row.action == RowOperation::Update { moved: true };
         let barrier = moved && self.partition_by == PartitionBy::Key;
         let tombstone = match &self.form {
-            Form::Debezium(form) => form.tombstones && row.action == Action::Delete,
-            Form::Dms(_) | Form::Wal2json(_) => false,
+            EnvelopeForm::Debezium(form) => form.tombstones && row.action == RowOperation::Delete,
+            EnvelopeForm::Dms(_) | EnvelopeForm::Wal2json(_) => false,
         };
         out.push(event(barrier, partition_key.clone(), written));
         if tombstone {
@@ -440,9 +451,9 @@ impl Envelope {
 
     fn value(&self, out: &mut Vec<u8>, column: &Column, text: &str) {
         match &self.form {
-            Form::Debezium(form) => form.modes.value(out, &column.kind, text),
-            Form::Dms(_) => dms::value(out, &column.kind, text),
-            Form::Wal2json(_) => wal2json::value(out, &column.kind, text),
+            EnvelopeForm::Debezium(form) => form.modes.value(out, &column.kind, text),
+            EnvelopeForm::Dms(_) => dms::value(out, &column.kind, text),
+            EnvelopeForm::Wal2json(_) => wal2json::value(out, &column.kind, text),
         }
     }
 }

@@ -9,6 +9,7 @@ use super::Transaction;
 use crate::change::Relation;
 use crate::lsn::Lsn;
 use crate::position::{Position, Positions};
+use crate::table_name::TableName;
 
 /// The open transaction.
 #[derive(Debug, Clone)]
@@ -23,14 +24,14 @@ pub struct Progress {
 pub struct Counts {
     /// Of all tables, and messages.
     pub events: u64,
-    /// Of each table, by schema and name.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub tables: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Of each table.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", with = "by_schema")]
+    pub tables: BTreeMap<TableName, u64>,
 }
 
 /// Where an event stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct EventPlace {
     /// In the committed history.
     pub(super) position: Position,
     /// Among the events of its transaction, from 1; 0 for what belongs to none.
@@ -39,10 +40,44 @@ pub(super) struct Place {
     pub(super) of_table: u64,
 }
 
-impl Place {
+/// The stored form of counts by table: `{"schema":{"table":count}}`.
+mod by_schema {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::table_name::TableName;
+
+    type Nested = BTreeMap<String, BTreeMap<String, u64>>;
+
+    pub(super) fn serialize<S: Serializer>(
+        counts: &BTreeMap<TableName, u64>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let mut nested = Nested::new();
+        for (table, count) in counts {
+            let tables = nested.entry(table.schema.clone()).or_default();
+            tables.insert(table.name.clone(), *count);
+        }
+        nested.serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<BTreeMap<TableName, u64>, D::Error> {
+        let nested = Nested::deserialize(deserializer)?;
+        let flat = nested.into_iter().flat_map(|(schema, tables)| {
+            let table = move |(name, count)| (TableName::new(schema.clone(), name), count);
+            tables.into_iter().map(table)
+        });
+        Ok(flat.collect())
+    }
+}
+
+impl EventPlace {
     /// Of an event that belongs to no transaction.
     pub(super) fn alone(position: Position) -> Self {
-        Place {
+        EventPlace {
             position,
             of_transaction: 0,
             of_table: 0,
@@ -81,28 +116,24 @@ impl Progress {
     }
 
     /// The place of the next event, of a change that was logged at `lsn`.
-    pub(super) fn next(&mut self, lsn: Lsn, relation: &Relation) -> Place {
-        let tables = match self.counts.tables.get_mut(&relation.schema) {
-            Some(tables) => tables,
-            None => self.counts.tables.entry(relation.schema.clone()).or_default(),
-        };
-        let count = match tables.get_mut(&relation.name) {
+    pub(super) fn next(&mut self, lsn: Lsn, relation: &Relation) -> EventPlace {
+        let count = match self.counts.tables.get_mut(&relation.table) {
             Some(count) => count,
-            None => tables.entry(relation.name.clone()).or_default(),
+            None => self.counts.tables.entry(relation.table.clone()).or_default(),
         };
         // What was resumed came from a checkpoint, which somebody may have written by hand.
         *count = count.saturating_add(1);
         let of_table = *count;
-        Place {
+        EventPlace {
             of_table,
             ..self.next_message(lsn)
         }
     }
 
     /// The place of the next event, about no table.
-    pub(super) fn next_message(&mut self, lsn: Lsn) -> Place {
+    pub(super) fn next_message(&mut self, lsn: Lsn) -> EventPlace {
         self.counts.events = self.counts.events.saturating_add(1);
-        Place {
+        EventPlace {
             position: self.positions.next(lsn),
             of_transaction: self.counts.events,
             of_table: 0,

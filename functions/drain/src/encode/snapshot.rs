@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use super::omit::Omitted;
-use super::{Action, Envelope, Event, Head, Progress, Row};
+use super::oversize::OmittedColumns;
+use super::{Envelope, Event, EventHead, Progress, RowEvent, RowOperation};
 use crate::change::{Relation, Tuple};
 use crate::lsn::Lsn;
 
 /// Where a row stands among those that a backfill sends of its table. The names are Debezium's for an incremental snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Snapshot {
+pub enum SnapshotMark {
     /// It is the first of several.
     First,
     /// It is neither the first nor the last.
@@ -18,46 +18,55 @@ pub enum Snapshot {
     Last,
 }
 
-impl Snapshot {
+impl SnapshotMark {
     pub(super) fn name(self) -> &'static str {
         match self {
-            Snapshot::First => "first_in_data_collection",
-            Snapshot::Within => "incremental",
-            Snapshot::Last => "last_in_data_collection",
+            SnapshotMark::First => "first_in_data_collection",
+            SnapshotMark::Within => "incremental",
+            SnapshotMark::Last => "last_in_data_collection",
         }
     }
 }
 
+/// A row that a backfill read.
+#[derive(Debug, Clone, Copy)]
+pub struct ReadRow<'r> {
+    /// The table.
+    pub relation: &'r Arc<Relation>,
+    /// The values.
+    pub values: &'r Tuple<'r>,
+    /// The row's place among those of its table.
+    pub mark: SnapshotMark,
+}
+
 impl Envelope {
-    /// Appends the event of a row that a backfill read, and tells by 1 that something was left out of it because no record of `limit`
-    /// bytes could hold it. What goes before a change of the row goes before it, too.
+    /// Appends the event of a row that a backfill read. Returns 1 when columns were left out, otherwise 0.
     ///
-    /// Its position is the next one of the open transaction, that of the watermark, which was logged at `lsn`.
-    #[allow(clippy::too_many_arguments)] // Those of a change, and what a change would hold.
+    /// Columns are left out where no record of `limit` bytes could hold the event. Whatever precedes a change of the row
+    /// precedes this event, too. Its position is the next one of the open transaction, the watermark's, which was
+    /// logged at `lsn`. `now` is in µs since 1970-01-01 UTC.
     pub fn read(
         &self,
         progress: &mut Progress,
         lsn: Lsn,
-        relation: &Arc<Relation>,
-        row: &Tuple<'_>,
-        snapshot: Snapshot,
+        row: &ReadRow<'_>,
         now: i64,
         limit: usize,
         out: &mut Vec<Event>,
     ) -> u64 {
-        let head = Head {
+        let head = EventHead {
             transaction: progress.transaction,
-            place: progress.next(lsn, relation),
-            snapshot: Some(snapshot),
+            place: progress.next(lsn, row.relation),
+            snapshot: Some(row.mark),
             now,
         };
-        let row = Row {
-            action: Action::Read,
-            relation,
+        let row = RowEvent {
+            action: RowOperation::Read,
+            relation: row.relation,
             old: None,
-            new: Some(row),
+            new: Some(row.values),
             head,
-            omitted: &Omitted::default(),
+            omitted: &OmittedColumns::default(),
         };
         self.row(row, limit, out)
     }

@@ -1,7 +1,8 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::change::{Extent, Type};
+use crate::change::{ColumnCoverage, Type};
+use crate::table_name::TableName;
 
 const NOW: i64 = 1_700_000_001_000_000;
 const COMMITTED: i64 = 1_700_000_000_123_456;
@@ -12,13 +13,12 @@ fn table(columns: &[(&str, &str, bool)]) -> Arc<Relation> {
     };
     let primary = columns.iter().filter(|(_, _, key)| *key);
     Arc::new(Relation {
-        schema: "public".into(),
-        name: "t".into(),
+        table: TableName::new("public", "t"),
         columns: columns.iter().map(column).collect(),
         primary: primary
             .map(|(name, type_name, _)| ((*name).to_owned(), (*type_name).to_owned()))
             .collect(),
-        extent: Extent::Whole,
+        extent: ColumnCoverage::Whole,
     })
 }
 
@@ -68,13 +68,13 @@ fn debezium() -> Debezium {
     Debezium {
         name: "slot".into(),
         database: "db".into(),
-        modes: Modes::default(),
+        modes: DebeziumModes::default(),
         tombstones: false,
         transaction_metadata: false,
     }
 }
 
-fn envelope(form: Form) -> Envelope {
+fn envelope(form: EnvelopeForm) -> Envelope {
     Envelope {
         form,
         partition_by: PartitionBy::Key,
@@ -83,11 +83,11 @@ fn envelope(form: Form) -> Envelope {
 }
 
 fn dms() -> Envelope {
-    envelope(Form::Dms(Dms::default()))
+    envelope(EnvelopeForm::Dms(Dms::default()))
 }
 
 fn wal2json() -> Envelope {
-    envelope(Form::Wal2json(Wal2json))
+    envelope(EnvelopeForm::Wal2json(Wal2json))
 }
 
 fn progress() -> Progress {
@@ -115,16 +115,18 @@ fn encode(envelope: &Envelope, changes: &[Change<'_>]) -> Vec<Event> {
 }
 
 /// The events of rows that a backfill read, of one watermark that was logged at 16.
-fn read(envelope: &Envelope, rows: &[(&str, Snapshot)]) -> Vec<Event> {
+fn read(envelope: &Envelope, rows: &[(&str, SnapshotMark)]) -> Vec<Event> {
     let (mut progress, mut out) = (progress(), Vec::new());
     for (id, snapshot) in rows {
         let row = row(&[Some(id), Some("x")]);
         envelope.read(
             &mut progress,
             Lsn(16),
-            &relation(),
-            &row,
-            *snapshot,
+            &ReadRow {
+                relation: &relation(),
+                values: &row,
+                mark: *snapshot,
+            },
             NOW,
             usize::MAX,
             &mut out,
@@ -133,10 +135,10 @@ fn read(envelope: &Envelope, rows: &[(&str, Snapshot)]) -> Vec<Event> {
     out
 }
 
-const THREE: &[(&str, Snapshot)] = &[
-    ("1", Snapshot::First),
-    ("2", Snapshot::Within),
-    ("3", Snapshot::Last),
+const THREE: &[(&str, SnapshotMark)] = &[
+    ("1", SnapshotMark::First),
+    ("2", SnapshotMark::Within),
+    ("3", SnapshotMark::Last),
 ];
 
 fn parsed(event: &Event) -> Value {
@@ -155,7 +157,7 @@ fn position(lsn: u64, index: u32) -> String {
 #[test]
 fn an_insert_is_a_create_with_debeziums_fields() {
     let events = encode(
-        &envelope(Form::Debezium(debezium())),
+        &envelope(EnvelopeForm::Debezium(debezium())),
         &[insert(relation(), "1", "x")],
     );
     let source = json!({"version": env!("CARGO_PKG_VERSION"), "connector": "postgresql", "name": "slot",
@@ -172,7 +174,7 @@ fn an_insert_is_a_create_with_debeziums_fields() {
 
 #[test]
 fn a_changed_key_is_for_debezium_a_delete_of_the_old_and_a_create_of_the_new() {
-    let events = encode(&envelope(Form::Debezium(debezium())), &[moving()]);
+    let events = encode(&envelope(EnvelopeForm::Debezium(debezium())), &[moving()]);
     let seen: Vec<_> = events
         .iter()
         .map(|event| {
@@ -205,7 +207,7 @@ fn a_tombstone_follows_its_delete_with_the_same_key_and_position_and_without_dat
         ..debezium()
     };
     let with = encode(
-        &envelope(Form::Debezium(form)),
+        &envelope(EnvelopeForm::Debezium(form)),
         &[delete(relation()), moving(), insert(relation(), "3", "y")],
     );
     let seen: Vec<_> = with
@@ -240,7 +242,7 @@ fn the_transaction_block_counts_all_events_and_those_of_each_table() {
     };
     let mut other = relation();
     if let Some(other) = Arc::get_mut(&mut other) {
-        other.name = "other".into();
+        other.table.name = "other".into();
     }
     let changes = [
         insert(relation(), "1", "x"),
@@ -250,7 +252,7 @@ fn the_transaction_block_counts_all_events_and_those_of_each_table() {
             relations: vec![relation()],
         },
     ];
-    let events = encode(&envelope(Form::Debezium(form)), &changes);
+    let events = encode(&envelope(EnvelopeForm::Debezium(form)), &changes);
     let blocks: Vec<Value> = events
         .iter()
         .map(|event| parsed(event)["transaction"].clone())
@@ -284,9 +286,9 @@ fn what_is_skipped_counts_as_if_it_had_been_sent() {
         },
     ];
     for form in [
-        Form::Debezium(metadata),
-        Form::Dms(Dms::default()),
-        Form::Wal2json(Wal2json),
+        EnvelopeForm::Debezium(metadata),
+        EnvelopeForm::Dms(Dms::default()),
+        EnvelopeForm::Wal2json(Wal2json),
     ] {
         let envelope = envelope(form);
         // Announces the table, so that the last change comes alone both times.
@@ -317,7 +319,7 @@ fn an_untouched_large_value_is_marked_in_each_envelope_and_never_null() {
         old: None,
         new: vec![Datum::Text("1".into()), Datum::Unchanged],
     }];
-    let events = encode(&envelope(Form::Debezium(debezium())), &change);
+    let events = encode(&envelope(EnvelopeForm::Debezium(debezium())), &change);
     assert_eq!(parsed(&events[0])["after"], json!({"id": 1, "name": UNAVAILABLE}));
     let event = parsed(encode(&dms(), &change).last().unwrap());
     assert_eq!(
@@ -576,9 +578,9 @@ fn each_type_has_its_json_in_dms_and_in_wal2json() {
 #[test]
 fn the_partition_key_is_the_rows_key_or_the_table_or_the_transaction() {
     for (form, key) in [
-        (Form::Debezium(debezium()), r#"{"id":1}"#),
-        (Form::Dms(Dms::default()), "public.t.1"),
-        (Form::Wal2json(Wal2json), r#"{"id":1}"#),
+        (EnvelopeForm::Debezium(debezium()), r#"{"id":1}"#),
+        (EnvelopeForm::Dms(Dms::default()), "public.t.1"),
+        (EnvelopeForm::Wal2json(Wal2json), r#"{"id":1}"#),
     ] {
         for (partition_by, keyed, without, said) in [
             (PartitionBy::Key, key, "public.t", r#"{"prefix":"p"}"#),
@@ -610,9 +612,9 @@ fn a_key_of_many_characters_is_hashed_in_each_envelope() {
     let relation = table(&[("id", "text", true), ("name", "text", false)]);
     let long = "x".repeat(300);
     for form in [
-        Form::Debezium(debezium()),
-        Form::Dms(Dms::default()),
-        Form::Wal2json(Wal2json),
+        EnvelopeForm::Debezium(debezium()),
+        EnvelopeForm::Dms(Dms::default()),
+        EnvelopeForm::Wal2json(Wal2json),
     ] {
         let events = encode(&envelope(form), &[insert(Arc::clone(&relation), &long, "y")]);
         assert_eq!(events[0].partition_key.len(), 64);
@@ -633,9 +635,9 @@ fn what_no_record_can_hold_loses_its_largest_columns_outside_the_key_and_says_so
         new: row(&[Some(&key), Some(&small), Some(&large), Some(&larger)]),
     };
     for form in [
-        Form::Debezium(debezium()),
-        Form::Dms(Dms::default()),
-        Form::Wal2json(Wal2json),
+        EnvelopeForm::Debezium(debezium()),
+        EnvelopeForm::Dms(Dms::default()),
+        EnvelopeForm::Wal2json(Wal2json),
     ] {
         let envelope = Envelope {
             oversize: Oversize::Omit,
@@ -675,9 +677,9 @@ fn what_no_record_can_hold_loses_its_largest_columns_outside_the_key_and_says_so
             (1, Some(json!(["small", "large", "larger"])))
         );
         match &envelope.form {
-            Form::Debezium(_) => assert_eq!(event["after"]["small"], "__debezium_unavailable_value"),
-            Form::Dms(_) => assert_eq!(event["metadata"]["unchanged"], event["metadata"]["omitted"]),
-            Form::Wal2json(_) => assert_eq!(event["unchanged"], event["omitted"]),
+            EnvelopeForm::Debezium(_) => assert_eq!(event["after"]["small"], "__debezium_unavailable_value"),
+            EnvelopeForm::Dms(_) => assert_eq!(event["metadata"]["unchanged"], event["metadata"]["omitted"]),
+            EnvelopeForm::Wal2json(_) => assert_eq!(event["unchanged"], event["omitted"]),
         }
     }
 }
@@ -693,7 +695,7 @@ fn both_images_of_a_row_lose_the_column() {
     };
     let envelope = Envelope {
         oversize: Oversize::Omit,
-        ..envelope(Form::Debezium(debezium()))
+        ..envelope(EnvelopeForm::Debezium(debezium()))
     };
     let mut out = Vec::new();
     envelope.encode(&mut progress(), Lsn(16), &change, NOW, 600, &mut out);
@@ -708,7 +710,7 @@ fn what_a_backfill_reads_is_an_r_of_debezium_that_tells_its_place_among_the_rows
         transaction_metadata: true,
         ..debezium()
     };
-    let events = read(&envelope(Form::Debezium(form)), THREE);
+    let events = read(&envelope(EnvelopeForm::Debezium(form)), THREE);
     let expected = |id: u32, snapshot: &str| {
         let version = env!("CARGO_PKG_VERSION");
         let source = format!(
@@ -777,9 +779,9 @@ fn what_a_backfill_reads_is_an_i_of_wal2json_that_tells_its_place_among_the_rows
 #[test]
 fn what_a_backfill_reads_goes_the_way_of_a_change_of_its_row_and_waits_for_nothing() {
     for form in [
-        Form::Debezium(debezium()),
-        Form::Dms(Dms::default()),
-        Form::Wal2json(Wal2json),
+        EnvelopeForm::Debezium(debezium()),
+        EnvelopeForm::Dms(Dms::default()),
+        EnvelopeForm::Wal2json(Wal2json),
     ] {
         for partition_by in [PartitionBy::Key, PartitionBy::Table, PartitionBy::Transaction] {
             let envelope = Envelope {
@@ -787,7 +789,9 @@ fn what_a_backfill_reads_goes_the_way_of_a_change_of_its_row_and_waits_for_nothi
                 ..envelope(form.clone())
             };
             let changed = encode(&envelope, &[insert(relation(), "1", "x")]).pop().unwrap();
-            let read = read(&envelope.afresh(), &[("1", Snapshot::Last)]).pop().unwrap();
+            let read = read(&envelope.without_announcements(), &[("1", SnapshotMark::Last)])
+                .pop()
+                .unwrap();
             assert_eq!(
                 (&read.partition_key, &read.relation, read.position, read.barrier),
                 (&changed.partition_key, &changed.relation, changed.position, false)
@@ -807,9 +811,11 @@ fn what_a_backfill_reads_and_no_record_can_hold_loses_columns_too() {
     let omitted = envelope.read(
         &mut progress(),
         Lsn(16),
-        &relation(),
-        &row,
-        Snapshot::First,
+        &ReadRow {
+            relation: &relation(),
+            values: &row,
+            mark: SnapshotMark::First,
+        },
         NOW,
         600,
         &mut out,
@@ -823,7 +829,7 @@ fn a_control_message_is_a_message_of_its_transaction_and_a_barrier() {
     let Change::Message(said) = message() else {
         unreachable!()
     };
-    for envelope in [envelope(Form::Debezium(debezium())), dms(), wal2json()] {
+    for envelope in [envelope(EnvelopeForm::Debezium(debezium())), dms(), wal2json()] {
         let mut progress = progress();
         let control = envelope.control(&mut progress, Lsn(16), &said, NOW);
         let expected = encode(&envelope, &[message()]).pop().unwrap();

@@ -13,7 +13,7 @@
 use std::io::Write as _;
 
 use super::value::{ascii, base64, hex, is_json_number, names, string, truth};
-use super::{Action, Head, Row};
+use super::{EventHead, RowEvent, RowOperation};
 use crate::change::{Datum, Message, Relation, Tuple, Type};
 use crate::time::iso_micros;
 
@@ -22,12 +22,12 @@ use crate::time::iso_micros;
 pub struct Wal2json;
 
 impl Wal2json {
-    pub(super) fn row(&self, row: &Row<'_>) -> Vec<u8> {
+    pub(super) fn row(&self, row: &RowEvent<'_>) -> Vec<u8> {
         let mut out = Vec::with_capacity(512);
         let action = match row.action {
-            Action::Insert | Action::Read => 'I',
-            Action::Update { .. } => 'U',
-            Action::Delete => 'D',
+            RowOperation::Insert | RowOperation::Read => 'I',
+            RowOperation::Update { .. } => 'U',
+            RowOperation::Delete => 'D',
         };
         open(&mut out, action, &row.head);
         table(&mut out, row.relation);
@@ -35,7 +35,7 @@ impl Wal2json {
             out.extend_from_slice(br#","columns":"#);
             fields(&mut out, row, new, false);
         }
-        if matches!(row.action, Action::Update { .. } | Action::Delete) {
+        if matches!(row.action, RowOperation::Update { .. } | RowOperation::Delete) {
             out.extend_from_slice(br#","identity":"#);
             match (row.old, row.new) {
                 (Some(old), _) => fields(&mut out, row, old, false),
@@ -57,7 +57,7 @@ impl Wal2json {
         out
     }
 
-    pub(super) fn truncate(&self, head: &Head, relation: &Relation) -> Vec<u8> {
+    pub(super) fn truncate(&self, head: &EventHead, relation: &Relation) -> Vec<u8> {
         let mut out = Vec::new();
         open(&mut out, 'T', head);
         table(&mut out, relation);
@@ -65,7 +65,7 @@ impl Wal2json {
         out
     }
 
-    pub(super) fn message(&self, head: &Head, message: &Message<'_>) -> Vec<u8> {
+    pub(super) fn message(&self, head: &EventHead, message: &Message<'_>) -> Vec<u8> {
         let mut out = Vec::new();
         open(&mut out, 'M', head);
         let transactional = head.place.of_transaction > 0;
@@ -84,7 +84,7 @@ impl Wal2json {
     }
 }
 
-fn open(out: &mut Vec<u8>, action: char, head: &Head) {
+fn open(out: &mut Vec<u8>, action: char, head: &EventHead) {
     let _ = write!(out, r#"{{"action":"{action}","xid":"#);
     let lsn = head.place.position.lsn;
     let _ = match head.place.of_transaction {
@@ -107,12 +107,12 @@ fn timestamp(micros: i64) -> String {
 
 fn table(out: &mut Vec<u8>, relation: &Relation) {
     out.extend_from_slice(br#","schema":"#);
-    string(out, &relation.schema);
+    string(out, &relation.table.schema);
     out.extend_from_slice(br#","table":"#);
-    string(out, &relation.name);
+    string(out, &relation.table.name);
 }
 
-fn close(out: &mut Vec<u8>, head: &Head, unchanged: &[&str], omitted: &[&str]) {
+fn close(out: &mut Vec<u8>, head: &EventHead, unchanged: &[&str], omitted: &[&str]) {
     let _ = write!(out, r#","position":"{}""#, head.place.position);
     if let Some(snapshot) = head.snapshot {
         let _ = write!(out, r#","snapshot":"{}""#, snapshot.name());
@@ -127,7 +127,7 @@ fn close(out: &mut Vec<u8>, head: &Head, unchanged: &[&str], omitted: &[&str]) {
 }
 
 /// A row, or only its key, as a list of names, types and values.
-fn fields(out: &mut Vec<u8>, row: &Row<'_>, tuple: &Tuple<'_>, key_only: bool) {
+fn fields(out: &mut Vec<u8>, row: &RowEvent<'_>, tuple: &Tuple<'_>, key_only: bool) {
     out.push(b'[');
     let mut first = true;
     for (column, datum) in row.image(tuple) {

@@ -11,9 +11,9 @@ use crate::pattern::TablePattern;
 
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Backfill {
+pub enum BackfillCommand {
     /// Begin one.
-    Start(Request),
+    Start(BackfillRequest),
     /// Give up the one that is pending.
     Cancel,
     /// Let the one that is pending rest.
@@ -24,7 +24,7 @@ pub enum Backfill {
 
 /// What a backfill is to read. It is stored with the names that the event has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Request {
+pub struct BackfillRequest {
     /// The tables; empty for all.
     #[serde(serialize_with = "write_tables", deserialize_with = "stored_tables")]
     pub tables: Vec<TablePattern>,
@@ -48,23 +48,23 @@ const KNOWN: &str = "tables, where, columns, chunk_rows and repair, or one of ca
 /// Most rows of a chunk: all of them are held in memory.
 pub const MOST_ROWS: u32 = 1_000_000;
 
-impl Backfill {
+impl BackfillCommand {
     pub(super) fn parse(fields: &Map<String, Value>) -> Result<Self, EventError> {
         for (field, action, backfill) in [
-            ("cancel", "backfill with cancel", Backfill::Cancel),
-            ("pause", "backfill with pause", Backfill::Pause),
-            ("resume", "backfill with resume", Backfill::Resume),
+            ("cancel", "backfill with cancel", BackfillCommand::Cancel),
+            ("pause", "backfill with pause", BackfillCommand::Pause),
+            ("resume", "backfill with resume", BackfillCommand::Resume),
         ] {
             if is_set(fields, field)? {
                 only(fields, action, &[field], "no other fields")?;
                 return Ok(backfill);
             }
         }
-        Request::parse(fields).map(Backfill::Start)
+        BackfillRequest::parse(fields).map(BackfillCommand::Start)
     }
 }
 
-impl Request {
+impl BackfillRequest {
     fn parse(fields: &Map<String, Value>) -> Result<Self, EventError> {
         let repair = is_set(fields, "repair")?;
         if repair {
@@ -90,7 +90,7 @@ impl Request {
                 });
             }
         };
-        Ok(Request {
+        Ok(BackfillRequest {
             tables,
             condition: optional(fields, "where", "a condition in SQL, as \"id > 5\"", text)?,
             columns: optional(fields, "columns", "a list of names, each of them once", names)?
@@ -173,7 +173,7 @@ mod tests {
     use crate::event::Action;
 
     /// What an event with these fields asks for.
-    fn parse(mut fields: Value) -> Result<Backfill, EventError> {
+    fn parse(mut fields: Value) -> Result<BackfillCommand, EventError> {
         fields["action"] = json!("backfill");
         match Action::parse(&fields)? {
             Action::Backfill(backfill) => Ok(backfill),
@@ -181,8 +181,8 @@ mod tests {
         }
     }
 
-    fn all() -> Request {
-        Request {
+    fn all() -> BackfillRequest {
+        BackfillRequest {
             tables: Vec::new(),
             condition: None,
             columns: Vec::new(),
@@ -197,30 +197,30 @@ mod tests {
 
     #[test]
     fn a_start_names_tables_and_may_say_more() {
-        assert_eq!(parse(json!({"tables": "all"})), Ok(Backfill::Start(all())));
+        assert_eq!(parse(json!({"tables": "all"})), Ok(BackfillCommand::Start(all())));
         let fields = json!({"tables": ["public.accounts", "audit.*", "a\\.b.c"], "where": "id > 5", "columns": ["b", "a"],
             "chunk_rows": 1_000_000});
-        let request = Request {
+        let request = BackfillRequest {
             tables: patterns(&["public.accounts", "audit.*", "a\\.b.c"]),
             condition: Some("id > 5".into()),
             columns: vec!["b".into(), "a".into()],
             chunk_rows: Some(1_000_000),
             repair: false,
         };
-        assert_eq!(parse(fields), Ok(Backfill::Start(request)));
+        assert_eq!(parse(fields), Ok(BackfillCommand::Start(request)));
     }
 
     #[test]
     fn a_repair_is_of_all_tables_unless_it_names_some() {
         let repair = |tables: &[&str], chunk_rows| {
             let tables = patterns(tables);
-            let request = Request {
+            let request = BackfillRequest {
                 tables,
                 chunk_rows,
                 repair: true,
                 ..all()
             };
-            Ok(Backfill::Start(request))
+            Ok(BackfillCommand::Start(request))
         };
         assert_eq!(parse(json!({"repair": true})), repair(&[], None));
         assert_eq!(parse(json!({"repair": true, "tables": "all"})), repair(&[], None));
@@ -230,9 +230,9 @@ mod tests {
 
     #[test]
     fn the_pending_one_is_cancelled_or_paused_or_resumed() {
-        assert_eq!(parse(json!({"cancel": true})), Ok(Backfill::Cancel));
-        assert_eq!(parse(json!({"pause": true})), Ok(Backfill::Pause));
-        assert_eq!(parse(json!({"resume": true})), Ok(Backfill::Resume));
+        assert_eq!(parse(json!({"cancel": true})), Ok(BackfillCommand::Cancel));
+        assert_eq!(parse(json!({"pause": true})), Ok(BackfillCommand::Pause));
+        assert_eq!(parse(json!({"resume": true})), Ok(BackfillCommand::Resume));
     }
 
     #[test]
@@ -319,15 +319,18 @@ mod tests {
             json!({"tables": "all", "repair": true}),
             json!({"tables": ["public.*", "a\\.b.c\\,d"], "where": "id > 5", "columns": ["a", "b"], "chunk_rows": 10_000}),
         ] {
-            let Ok(Backfill::Start(request)) = parse(fields.clone()) else {
+            let Ok(BackfillCommand::Start(request)) = parse(fields.clone()) else {
                 panic!("{fields}");
             };
             let stored = serde_json::to_value(&request).unwrap();
             assert_eq!(stored, fields);
-            assert_eq!(serde_json::from_value::<Request>(stored).unwrap(), request);
+            assert_eq!(
+                serde_json::from_value::<BackfillRequest>(stored).unwrap(),
+                request
+            );
         }
         for tables in [json!([]), json!("some"), json!(["t"])] {
-            assert!(serde_json::from_value::<Request>(json!({"tables": tables})).is_err());
+            assert!(serde_json::from_value::<BackfillRequest>(json!({"tables": tables})).is_err());
         }
     }
 }

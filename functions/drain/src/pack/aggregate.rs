@@ -24,22 +24,22 @@ const RECORD_DATA: u8 = 3 << 3 | 2;
 
 /// How large an aggregate gets, event by event, before any of it is written.
 #[derive(Debug)]
-pub(super) struct Size<'e> {
+pub(super) struct AggregateSize<'e> {
     keys: HashMap<&'e str, u64>,
     /// Bytes so far, with what stands around the message.
     bytes: usize,
 }
 
-impl Default for Size<'_> {
+impl Default for AggregateSize<'_> {
     fn default() -> Self {
-        Size {
+        AggregateSize {
             keys: HashMap::new(),
             bytes: MAGIC.len() + MD5_BYTES,
         }
     }
 }
 
-impl<'e> Size<'e> {
+impl<'e> AggregateSize<'e> {
     /// Adds an event, and returns the size of the aggregate with it, bytes.
     pub(super) fn add(&mut self, partition_key: &'e str, data: &[u8]) -> usize {
         let next = self.keys.len() as u64;
@@ -54,7 +54,7 @@ impl<'e> Size<'e> {
 
 /// The aggregate of some events, given as partition key and data, in this order.
 pub(super) fn aggregate<'e>(events: impl Iterator<Item = (&'e str, &'e [u8])> + Clone) -> Vec<u8> {
-    let mut size = Size::default();
+    let mut size = AggregateSize::default();
     let length = events
         .clone()
         .fold(0, |_, (partition_key, data)| size.add(partition_key, data));
@@ -169,7 +169,7 @@ mod tests {
             events in prop::collection::vec(("[a-d]{1,2}|.{1,200}", prop::collection::vec(any::<u8>(), 0..300)), 0..60),
         ) {
             let made = aggregate(events.iter().map(|(key, data)| (key.as_str(), data.as_slice())));
-            let mut size = Size::default();
+            let mut size = AggregateSize::default();
             let mut known = MAGIC.len() + MD5_BYTES;
             for (key, data) in &events {
                 known = size.add(key, data);

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::{Aggregation, HashKey, Lanes, Limits, Parcel, Record, ShardMap};
+use super::{Aggregation, HashKey, Lanes, QueuedEvent, Record, RequestLimits, ShardMap};
 
 /// Payload that one put unit of a provisioned stream pays for, bytes.
 const PUT_UNIT: u64 = 25 << 10;
@@ -32,16 +32,16 @@ pub struct Forecast {
     now: Instant,
     record_bytes: usize,
     capacity: usize,
-    ways: [Way; 2],
-    tables: BTreeMap<String, Table>,
-    keys: HashMap<HashKey, Key>,
+    ways: [Packing; 2],
+    tables: BTreeMap<String, TableTotals>,
+    keys: HashMap<HashKey, KeyTotals>,
     oversize: u64,
     events: u64,
 }
 
 /// One way of packing.
 #[derive(Debug)]
-struct Way {
+struct Packing {
     lanes: Lanes,
     requests: u64,
     records: u64,
@@ -52,7 +52,7 @@ struct Way {
 }
 
 #[derive(Debug, Default)]
-struct Table {
+struct TableTotals {
     events: u64,
     bytes: u64,
     largest: usize,
@@ -61,7 +61,7 @@ struct Table {
 }
 
 #[derive(Debug)]
-struct Key {
+struct KeyTotals {
     text: Box<str>,
     table: Box<str>,
     events: u64,
@@ -70,7 +70,7 @@ struct Key {
 
 /// The forecast in figures.
 #[derive(Debug, Serialize)]
-pub struct Figures {
+pub struct PlanFigures {
     /// By table, most bytes first; logical messages are under their partition key.
     pub tables: Vec<TableFigures>,
     /// The partition keys with the most events, at most ten.
@@ -80,9 +80,9 @@ pub struct Figures {
     /// Most bytes of a record, data and partition key.
     pub record_limit_bytes: usize,
     /// With every event a record.
-    pub none: WayFigures,
+    pub none: PackingFigures,
     /// With aggregates.
-    pub kpl: WayFigures,
+    pub kpl: PackingFigures,
 }
 
 /// What comes of one table.
@@ -119,7 +119,7 @@ pub struct KeyFigures {
 
 /// What one way of packing would send.
 #[derive(Debug, Serialize)]
-pub struct WayFigures {
+pub struct PackingFigures {
     /// Records.
     pub records: u64,
     /// PutRecords requests, when each is answered before the next.
@@ -157,7 +157,7 @@ impl Forecast {
     /// An empty one for a stream. `aggregate` is the most bytes of an aggregate, `capacity` the bytes that a drain would keep in
     /// flight.
     pub fn new(now: Instant, map: &ShardMap, record_bytes: usize, aggregate: usize, capacity: usize) -> Self {
-        let way = |aggregation| Way {
+        let way = |aggregation| Packing {
             lanes: Lanes::new(aggregation, map.clone()),
             requests: 0,
             records: 0,
@@ -179,15 +179,15 @@ impl Forecast {
     }
 
     /// Adds an event.
-    pub fn add(&mut self, parcel: Parcel, limits: Limits) {
-        let (event, bytes) = (&parcel.event, parcel.bytes());
-        let table = event.relation.as_ref().map(|relation| relation.to_string());
+    pub fn add(&mut self, queued: QueuedEvent, limits: RequestLimits) {
+        let (event, bytes) = (&queued.event, queued.bytes());
+        let table = event.relation.as_ref().map(|relation| relation.table.unquoted());
         let table = table.unwrap_or_else(|| event.partition_key.clone());
         let place = HashKey::of(&event.partition_key);
         let too_large = u64::from(bytes > self.record_bytes);
         self.oversize += too_large;
         self.events += 1;
-        let key = self.keys.entry(place).or_insert_with(|| Key {
+        let key = self.keys.entry(place).or_insert_with(|| KeyTotals {
             text: event.partition_key.chars().take(64).collect(),
             table: table.as_str().into(),
             events: 0,
@@ -202,12 +202,12 @@ impl Forecast {
         table.oversize += too_large;
         table.keys.insert(place);
         let [one, other] = &mut self.ways;
-        one.push(parcel.clone(), self.now, limits, self.capacity);
-        other.push(parcel, self.now, limits, self.capacity);
+        one.push(queued.clone(), self.now, limits, self.capacity);
+        other.push(queued, self.now, limits, self.capacity);
     }
 
     /// The figures of all events, which were made of so many `changes`.
-    pub fn finish(mut self, changes: u64, limits: Limits) -> Figures {
+    pub fn finish(mut self, changes: u64, limits: RequestLimits) -> PlanFigures {
         let mut tables: Vec<TableFigures> = std::mem::take(&mut self.tables)
             .into_iter()
             .map(|(table, of)| TableFigures {
@@ -220,7 +220,7 @@ impl Forecast {
             })
             .collect();
         tables.sort_by_key(|table| Reverse(table.bytes));
-        let mut keys: Vec<Key> = self.keys.into_values().collect();
+        let mut keys: Vec<KeyTotals> = self.keys.into_values().collect();
         keys.sort_by(|one, other| {
             other
                 .events
@@ -237,7 +237,7 @@ impl Forecast {
         });
         let hottest_keys = hottest_keys.collect();
         let [none, kpl] = self.ways.map(|way| way.finish(self.now, limits, changes));
-        Figures {
+        PlanFigures {
             tables,
             hottest_keys,
             oversize: self.oversize,
@@ -248,9 +248,9 @@ impl Forecast {
     }
 }
 
-impl Way {
-    fn push(&mut self, parcel: Parcel, now: Instant, limits: Limits, capacity: usize) {
-        self.lanes.push(parcel);
+impl Packing {
+    fn push(&mut self, event: QueuedEvent, now: Instant, limits: RequestLimits, capacity: usize) {
+        self.lanes.push(event);
         while self.lanes.worth_a_request(limits) {
             self.send(now, limits, true);
         }
@@ -259,7 +259,7 @@ impl Way {
         }
     }
 
-    fn send(&mut self, now: Instant, limits: Limits, full: bool) {
+    fn send(&mut self, now: Instant, limits: RequestLimits, full: bool) {
         let request = self.lanes.take(now, limits, full);
         self.requests += 1;
         for record in request {
@@ -280,7 +280,7 @@ impl Way {
         *sum += bytes;
     }
 
-    fn finish(mut self, now: Instant, limits: Limits, changes: u64) -> WayFigures {
+    fn finish(mut self, now: Instant, limits: RequestLimits, changes: u64) -> PackingFigures {
         while !self.lanes.is_empty() {
             self.send(now, limits, false);
         }
@@ -298,7 +298,7 @@ impl Way {
         let mut shards: Vec<ShardFigures> = shards.collect();
         shards.sort_by(|one, other| other.seconds.total_cmp(&one.seconds));
         let million = |amount: f64| rounded(amount * 1e6 / changes.max(1) as f64);
-        WayFigures {
+        PackingFigures {
             records: self.records,
             requests: self.requests,
             bytes: self.bytes,
@@ -322,17 +322,17 @@ mod tests {
     use super::*;
     use crate::encode::Event;
     use crate::lsn::Lsn;
-    use crate::pack::Ledger;
+    use crate::pack::Acknowledgements;
     use crate::position::Position;
 
-    const LIMITS: Limits = Limits {
+    const LIMITS: RequestLimits = RequestLimits {
         records: 500,
         bytes: 10 << 20,
     };
 
-    fn figures(events: impl IntoIterator<Item = (&'static str, usize)>) -> Figures {
+    fn figures(events: impl IntoIterator<Item = (&'static str, usize)>) -> PlanFigures {
         let mut forecast = Forecast::new(Instant::now(), &ShardMap::even(2), 1 << 20, 256 << 10, 32 << 20);
-        let mut ledger = Ledger::new(Lsn(0).into());
+        let mut ledger = Acknowledgements::new(Lsn(0).into());
         let mut count = 0;
         for (key, size) in events {
             count += 1;
@@ -349,7 +349,7 @@ mod tests {
                 data: vec![b'x'; size - key.len()],
             };
             let transaction = ledger.begin();
-            forecast.add(Parcel { event, transaction }, LIMITS);
+            forecast.add(QueuedEvent { event, transaction }, LIMITS);
         }
         forecast.finish(count, LIMITS)
     }

@@ -5,15 +5,15 @@
 //! sent, so neither a partly failed request nor one whose answer was lost lets a later event overtake. A barrier (a
 //! truncate) empties the road: everything before it is acknowledged first, everything after it waits.
 //!
-//! The lanes of a shard share its [`flow`](super::flow). When the stream was resharded, [`Lanes::reshard`] lines all that
+//! The lanes of a shard share its [`flow`](super::shard_pacing). When the stream was resharded, [`Lanes::reshard`] lines all that
 //! waits up anew.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::flow::Flow;
-use super::record::{Aggregation, Limits, Parcel, Record};
+use super::record::{Aggregation, QueuedEvent, Record, RequestLimits};
+use super::shard_pacing::ShardPacing;
 use super::shards::{HashKey, ShardMap};
 use crate::encode::Event;
 
@@ -21,7 +21,7 @@ use crate::encode::Event;
 /// in `resting` when that must wait, and in neither while a record is under way.
 #[derive(Debug, Default)]
 struct Lane {
-    waiting: VecDeque<Parcel>,
+    waiting: VecDeque<QueuedEvent>,
     /// Of all that waits.
     bytes: usize,
     /// Failures in a row.
@@ -35,13 +35,13 @@ pub struct Lanes {
     map: ShardMap,
     lanes: HashMap<HashKey, Lane>,
     /// One for each shard of the map.
-    flows: Vec<Flow>,
+    flows: Vec<ShardPacing>,
     /// Lanes whose first record failed, until they may try again.
     resting: BinaryHeap<Reverse<(Instant, HashKey)>>,
     /// Flows that pause, until they go on.
     pausing: BinaryHeap<Reverse<(Instant, usize)>>,
     /// What came behind a barrier, the barrier first.
-    held: VecDeque<Parcel>,
+    held: VecDeque<QueuedEvent>,
     /// Whether a barrier is waiting or under way.
     barred: bool,
     /// Records that the flows could send now, and how many of these are as large as they get.
@@ -59,7 +59,7 @@ impl Lanes {
     pub fn new(aggregation: Aggregation, map: ShardMap) -> Self {
         Lanes {
             aggregation,
-            flows: (0..map.len()).map(|_| Flow::default()).collect(),
+            flows: (0..map.len()).map(|_| ShardPacing::default()).collect(),
             map,
             lanes: HashMap::new(),
             resting: BinaryHeap::new(),
@@ -79,24 +79,24 @@ impl Lanes {
         &self.map
     }
 
-    /// Puts a parcel behind everything that came before it in its lane.
-    pub fn push(&mut self, parcel: Parcel) {
-        self.memory += parcel.memory();
-        if self.barred || parcel.event.barrier {
+    /// Puts an event behind everything that came before it in its lane.
+    pub fn push(&mut self, event: QueuedEvent) {
+        self.memory += event.memory();
+        if self.barred || event.event.barrier {
             self.barred = true;
-            self.held.push_back(parcel);
+            self.held.push_back(event);
             self.lift_barriers();
         } else {
-            self.enter(parcel);
+            self.enter(event);
         }
     }
 
     /// Takes records of different lanes for one request, oldest first; empty when none may go now. With `full`, only
     /// aggregates that are as large as they get.
-    pub fn take(&mut self, now: Instant, limits: Limits, full: bool) -> Vec<Record> {
+    pub fn take(&mut self, now: Instant, limits: RequestLimits, full: bool) -> Vec<Record> {
         self.wake(now);
         let full = full && !self.barred && self.aggregation != Aggregation::None;
-        let next = |flow: &Flow| match full {
+        let next = |flow: &ShardPacing| match full {
             true if flow.full() == 0 => None,
             _ => flow.next(),
         };
@@ -134,8 +134,8 @@ impl Lanes {
     pub fn acknowledge(&mut self, record: Record) {
         let key = record.lane;
         let number = self.arrive(&record);
-        for parcel in record.into_parcels() {
-            self.memory -= parcel.memory();
+        for event in record.into_events() {
+            self.memory -= event.memory();
             self.outstanding -= 1;
         }
         if let Some(lane) = self.lanes.get_mut(&key) {
@@ -155,9 +155,9 @@ impl Lanes {
         let key = record.lane;
         let number = self.arrive(&record);
         let lane = self.lanes.entry(key).or_default();
-        for parcel in record.into_parcels().into_iter().rev() {
-            lane.bytes += parcel.bytes();
-            lane.waiting.push_front(parcel);
+        for event in record.into_events().into_iter().rev() {
+            lane.bytes += event.bytes();
+            lane.waiting.push_front(event);
         }
         lane.failures += 1;
         self.resting.push(Reverse((now + rest(lane.failures), key)));
@@ -192,17 +192,17 @@ impl Lanes {
     /// A record is under way: its events could be overtaken.
     pub fn reshard(&mut self, map: ShardMap) {
         assert_eq!(self.under_way, 0, "lanes change only while nothing is under way");
-        let mut waiting: Vec<Parcel> = Vec::with_capacity(self.outstanding);
+        let mut waiting: Vec<QueuedEvent> = Vec::with_capacity(self.outstanding);
         waiting.extend(self.lanes.drain().flat_map(|(_, lane)| lane.waiting));
         // Stable: what shares a position came in one lane, in its order.
-        waiting.sort_by_key(|parcel| parcel.event.position);
-        self.flows = (0..map.len()).map(|_| Flow::default()).collect();
+        waiting.sort_by_key(|event| event.event.position);
+        self.flows = (0..map.len()).map(|_| ShardPacing::default()).collect();
         self.map = map;
         self.resting.clear();
         self.pausing.clear();
         (self.sendable, self.full) = (0, 0);
-        for parcel in waiting {
-            self.line_up(parcel);
+        for event in waiting {
+            self.line_up(event);
         }
     }
 
@@ -219,7 +219,7 @@ impl Lanes {
     }
 
     /// Whether a request of what could go now would be as full as it gets, or need not become so.
-    pub fn worth_a_request(&self, limits: Limits) -> bool {
+    pub fn worth_a_request(&self, limits: RequestLimits) -> bool {
         match self.aggregation {
             Aggregation::None => self.sendable >= limits.records,
             Aggregation::Kpl { .. } => self.full > 0 || (self.barred && self.sendable > 0),
@@ -231,7 +231,7 @@ impl Lanes {
         self.outstanding == 0 && self.held.is_empty()
     }
 
-    /// Bytes that all parcels occupy, those under way included.
+    /// Bytes that all events occupy, those under way included.
     pub fn memory(&self) -> usize {
         self.memory
     }
@@ -248,31 +248,31 @@ impl Lanes {
     /// Bytes that the next record of a lane cannot exceed.
     fn most_bytes(&self, lane: HashKey) -> usize {
         let first = self.lanes.get(&lane).and_then(|lane| lane.waiting.front());
-        let first = first.map_or(0, Parcel::bytes);
+        let first = first.map_or(0, QueuedEvent::bytes);
         match self.aggregation {
             Aggregation::None => first,
             Aggregation::Kpl { bytes } => first.max(bytes),
         }
     }
 
-    fn enter(&mut self, parcel: Parcel) {
+    fn enter(&mut self, event: QueuedEvent) {
         self.outstanding += 1;
-        self.line_up(parcel);
+        self.line_up(event);
     }
 
-    fn line_up(&mut self, parcel: Parcel) {
-        let (key, number) = self.lane_of(&parcel.event);
+    fn line_up(&mut self, event: QueuedEvent) {
+        let (key, number) = self.lane_of(&event.event);
         // In a lane that exists its turn comes when the ones before it are through.
         let lane = self.lanes.entry(key).or_insert_with(|| {
-            self.flows[number].line_up(parcel.event.position, key);
+            self.flows[number].line_up(event.event.position, key);
             // Most lanes never hold more than one.
             Lane {
                 waiting: VecDeque::with_capacity(1),
                 ..Lane::default()
             }
         });
-        lane.bytes += parcel.bytes();
-        lane.waiting.push_back(parcel);
+        lane.bytes += event.bytes();
+        lane.waiting.push_back(event);
         self.recount(number);
     }
 
@@ -280,7 +280,7 @@ impl Lanes {
     fn depart(&mut self, key: HashKey, number: usize) -> Option<Record> {
         let lane = self.lanes.get_mut(&key)?;
         let record = Record::of(&mut lane.waiting, key, number, self.aggregation)?;
-        lane.bytes -= record.parcels().iter().map(Parcel::bytes).sum::<usize>();
+        lane.bytes -= record.events().iter().map(QueuedEvent::bytes).sum::<usize>();
         Some(record)
     }
 
@@ -306,7 +306,7 @@ impl Lanes {
         self.full = self.full - full + flow.full();
     }
 
-    /// Lets held parcels in: a barrier when the road is empty, and what follows it when it is through.
+    /// Lets held events in: a barrier when the road is empty, and what follows it when it is through.
     fn lift_barriers(&mut self) {
         while self.barred {
             let Some(first) = self.held.front() else {
@@ -324,9 +324,9 @@ impl Lanes {
                 }
                 return;
             }
-            while self.held.front().is_some_and(|parcel| !parcel.event.barrier) {
-                if let Some(parcel) = self.held.pop_front() {
-                    self.enter(parcel);
+            while self.held.front().is_some_and(|event| !event.event.barrier) {
+                if let Some(event) = self.held.pop_front() {
+                    self.enter(event);
                 }
             }
             if self.held.is_empty() {
@@ -340,9 +340,9 @@ impl Lanes {
             let Some(Reverse((_, key))) = self.resting.pop() else {
                 return;
             };
-            if let Some(parcel) = self.lanes.get(&key).and_then(|lane| lane.waiting.front()) {
-                let (_, number) = self.lane_of(&parcel.event);
-                self.flows[number].line_up(parcel.event.position, key);
+            if let Some(event) = self.lanes.get(&key).and_then(|lane| lane.waiting.front()) {
+                let (_, number) = self.lane_of(&event.event);
+                self.flows[number].line_up(event.event.position, key);
                 self.recount(number);
             }
         }

@@ -1,15 +1,17 @@
 //! From events to requests: what may travel together, what must wait, and up to where everything has arrived. Pure.
 
+mod acknowledgements;
 mod aggregate;
-mod flow;
+
 mod forecast;
 mod lanes;
-mod ledger;
+
 mod record;
+mod shard_pacing;
 mod shards;
 
-pub use forecast::{Figures, Forecast, KeyFigures, ShardFigures, TableFigures, WayFigures};
+pub use acknowledgements::{Acknowledgements, TransactionId};
+pub use forecast::{Forecast, KeyFigures, PackingFigures, PlanFigures, ShardFigures, TableFigures};
 pub use lanes::Lanes;
-pub use ledger::{Ledger, TransactionId};
-pub use record::{Aggregation, Limits, Parcel, Record};
-pub use shards::{BrokenRing, HashKey, Shard, ShardMap};
+pub use record::{Aggregation, QueuedEvent, Record, RequestLimits};
+pub use shards::{HashKey, InvalidShardMap, Shard, ShardMap};

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::TransactionId;
-use super::aggregate::{Size, aggregate};
+use super::aggregate::{AggregateSize, aggregate};
 use super::shards::HashKey;
 use crate::encode::Event;
 
@@ -31,7 +31,7 @@ impl Aggregation {
 
 /// What one request may hold.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct RequestLimits {
     /// Records.
     pub records: usize,
     /// Bytes of data and partition keys together. One record that is larger goes alone.
@@ -40,14 +40,14 @@ pub struct Limits {
 
 /// An event on its way, and the transaction it counts for.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Parcel {
+pub struct QueuedEvent {
     /// What is sent.
     pub event: Event,
     /// Whom its acknowledgement belongs to.
     pub transaction: TransactionId,
 }
 
-impl Parcel {
+impl QueuedEvent {
     /// Bytes that count against a request when it goes alone.
     pub fn bytes(&self) -> usize {
         self.event.data.len() + self.event.partition_key.len()
@@ -63,7 +63,7 @@ impl Parcel {
 #[derive(Debug, PartialEq)]
 pub struct Record {
     /// Never empty.
-    parcels: Vec<Parcel>,
+    events: Vec<QueuedEvent>,
     pub(super) lane: HashKey,
     /// The number of the shard that it should land in.
     shard: usize,
@@ -74,7 +74,7 @@ pub struct Record {
 impl Record {
     /// Makes one of the first of `waiting`, as many as it may hold; `None` when there are none.
     pub(super) fn of(
-        waiting: &mut std::collections::VecDeque<Parcel>,
+        waiting: &mut std::collections::VecDeque<QueuedEvent>,
         lane: HashKey,
         shard: usize,
         aggregation: Aggregation,
@@ -84,19 +84,19 @@ impl Record {
         // A barrier is alone on the road anyway.
         if let Aggregation::Kpl { bytes: most } = aggregation {
             let outside = first.event.partition_key.len();
-            let mut size = Size::default();
+            let mut size = AggregateSize::default();
             size.add(&first.event.partition_key, &first.event.data);
-            for parcel in waiting.iter().skip(1) {
-                let with = outside + size.add(&parcel.event.partition_key, &parcel.event.data);
+            for event in waiting.iter().skip(1) {
+                let with = outside + size.add(&event.event.partition_key, &event.event.data);
                 if with > most {
                     break;
                 }
                 (count, bytes) = (count + 1, with);
             }
         }
-        let parcels = waiting.drain(..count).collect();
+        let events = waiting.drain(..count).collect();
         Some(Record {
-            parcels,
+            events,
             lane,
             shard,
             bytes,
@@ -104,12 +104,12 @@ impl Record {
     }
 
     /// The events, oldest first; at least one.
-    pub fn parcels(&self) -> &[Parcel] {
-        &self.parcels
+    pub fn events(&self) -> &[QueuedEvent] {
+        &self.events
     }
 
-    pub(super) fn into_parcels(self) -> Vec<Parcel> {
-        self.parcels
+    pub(super) fn into_events(self) -> Vec<QueuedEvent> {
+        self.events
     }
 
     /// The number of the shard that it should land in.
@@ -124,23 +124,23 @@ impl Record {
 
     /// What decides the shard: the first event's, and all of an aggregate lie in one shard.
     pub fn partition_key(&self) -> &str {
-        self.parcels
-            .first()
-            .map_or("", |parcel| &parcel.event.partition_key)
+        self.events.first().map_or("", |event| &event.event.partition_key)
     }
 
     /// Whether it holds more than one event, so that a reader must take it apart.
     pub fn is_aggregate(&self) -> bool {
-        self.parcels.len() > 1
+        self.events.len() > 1
     }
 
     /// The data, written now where it is an aggregate.
     pub fn data(&self) -> Cow<'_, [u8]> {
-        match &self.parcels[..] {
+        match &self.events[..] {
             [only] => Cow::Borrowed(&only.event.data),
-            many => Cow::Owned(aggregate(many.iter().map(|parcel| {
-                (parcel.event.partition_key.as_str(), parcel.event.data.as_slice())
-            }))),
+            many => {
+                Cow::Owned(aggregate(many.iter().map(|event| {
+                    (event.event.partition_key.as_str(), event.event.data.as_slice())
+                })))
+            }
         }
     }
 }

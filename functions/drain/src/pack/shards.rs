@@ -36,7 +36,7 @@ pub struct ShardMap {
 #[error(
     "the open shards do not make a whole ring: {count} of them, and beside {id} one is missing or too many"
 )]
-pub struct BrokenRing {
+pub struct InvalidShardMap {
     count: usize,
     id: String,
 }
@@ -46,9 +46,9 @@ impl ShardMap {
     ///
     /// # Errors
     /// They do not make a whole ring.
-    pub fn new(mut shards: Vec<Shard>) -> Result<Self, BrokenRing> {
+    pub fn new(mut shards: Vec<Shard>) -> Result<Self, InvalidShardMap> {
         shards.sort_by_key(|shard| shard.first);
-        let broken = |id: &str| BrokenRing {
+        let broken = |id: &str| InvalidShardMap {
             count: shards.len(),
             id: id.to_owned(),
         };

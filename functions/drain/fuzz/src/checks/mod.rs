@@ -7,13 +7,15 @@ mod written;
 
 use std::sync::OnceLock;
 
-use drain::catalog::{Catalog, Known, Table};
+use drain::catalog::{Catalog, CatalogColumn, CatalogTable};
 use drain::change::{Change, Item};
 use drain::checkpoint::Checkpoint;
-use drain::decode::{Decoder, Plugin};
+use drain::decode::Decoder;
 use drain::event::Action;
 use drain::lsn::Lsn;
 use drain::marker::Marker;
+use drain::plugin::Plugin;
+use drain::table_name::TableName;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -150,21 +152,21 @@ fn catalog() -> &'static Catalog {
             catalog.insert_domain(&name, made_of);
         }
         for table in written.tables {
-            let known = |(name, type_name, toastable)| Known {
+            let known = |(name, type_name, toastable)| CatalogColumn {
                 name,
                 type_name,
                 toastable,
             };
             let columns = table.columns.into_iter().map(known).collect();
             let (key, primary, deferrable, full) = (table.key, table.primary, table.deferrable, table.full);
-            let described = Table {
+            let described = CatalogTable {
                 key,
                 primary,
                 deferrable,
                 full,
                 columns,
             };
-            catalog.insert(&table.schema, &table.name, described);
+            catalog.insert(TableName::new(&table.schema, &table.name), described);
         }
         catalog
     })

@@ -3,8 +3,8 @@
 
 use drain::change::{Change, Datum, Item, Message, Relation};
 use drain::encode::{
-    Debezium, DecimalMode, Dms, Envelope, Event, Form, Modes, Oversize, PartitionBy, Progress, TimeMode,
-    Transaction, Wal2json,
+    Debezium, DebeziumModes, DecimalMode, Dms, Envelope, EnvelopeForm, Event, Oversize, PartitionBy,
+    Progress, TimeMode, Transaction, Wal2json,
 };
 use drain::lsn::Lsn;
 use drain::position::{Position, Positions};
@@ -44,7 +44,7 @@ impl Envelopes {
         let debezium = Debezium {
             name: "slot".to_owned(),
             database: "db".to_owned(),
-            modes: Modes { decimal, time },
+            modes: DebeziumModes { decimal, time },
             tombstones: more,
             transaction_metadata: more,
         };
@@ -66,9 +66,9 @@ impl Envelopes {
         };
         Envelopes(
             [
-                Form::Debezium(debezium),
-                Form::Dms(Dms::default()),
-                Form::Wal2json(Wal2json),
+                EnvelopeForm::Debezium(debezium),
+                EnvelopeForm::Dms(Dms::default()),
+                EnvelopeForm::Wal2json(Wal2json),
             ]
             .map(of)
             .into(),
@@ -148,7 +148,7 @@ fn bytes(change: &Change<'_>) -> usize {
             .primary
             .iter()
             .map(|(name, type_name)| name.len() + type_name.len() + FRAME);
-        relation.schema.len() + relation.name.len() + columns.chain(primary).sum::<usize>()
+        relation.table.schema.len() + relation.table.name.len() + columns.chain(primary).sum::<usize>()
     };
     let of_tuple = |tuple: &Vec<Datum<'_>>| {
         let texts = tuple.iter().map(|datum| match datum {

@@ -1,34 +1,33 @@
 use super::*;
 
 /// A table of two columns that can be read by its key.
-pub(crate) fn plain(name: &str, oid: u32) -> Described {
-    Described {
-        schema: "public".into(),
-        name: name.into(),
+pub(crate) fn plain(name: &str, oid: u32) -> RelationInfo {
+    RelationInfo {
+        table: TableName::new("public", name),
         oid,
         kind: 'r',
         is_permanent: true,
         is_identified: true,
         key: vec!["id".into()],
-        order: vec![Order::plain(None)],
+        order: vec![KeyOrder::plain(None)],
         columns: ["id", "n"].map(column).into(),
         may_use_schema: true,
-        ..Described::default()
+        ..RelationInfo::default()
     }
 }
 
-fn column(name: &str) -> DescribedColumn {
-    DescribedColumn {
+fn column(name: &str) -> ColumnInfo {
+    ColumnInfo {
         name: name.into(),
         may_read: true,
         is_generated: false,
         is_virtual: false,
-        large: Large::No,
+        large: SizeProbe::No,
     }
 }
 
-pub(crate) fn request(tables: &[&str]) -> Request {
-    Request {
+pub(crate) fn request(tables: &[&str]) -> BackfillRequest {
+    BackfillRequest {
         tables: tables.iter().map(|text| text.parse().unwrap()).collect(),
         condition: None,
         columns: Vec::new(),
@@ -37,26 +36,26 @@ pub(crate) fn request(tables: &[&str]) -> Request {
     }
 }
 
-fn site(relations: Vec<Described>, published: Option<&[&str]>) -> Site {
+fn site(relations: Vec<RelationInfo>, published: Option<&[&str]>) -> DatabaseSchema {
     let publish = |names: &[&str]| {
         names
             .iter()
-            .map(|name| (("public".to_owned(), (*name).to_owned()), Published::default()))
+            .map(|name| (TableName::new("public", *name), PublicationInfo::default()))
             .collect()
     };
-    Site {
+    DatabaseSchema {
         relations,
         published: published.map(publish),
-        ..Site::default()
+        ..DatabaseSchema::default()
     }
 }
 
-fn names(site: &Site, tables: &[&str]) -> Vec<String> {
+fn names(site: &DatabaseSchema, tables: &[&str]) -> Vec<String> {
     let tables = site.tables(&request(tables)).unwrap();
-    tables.iter().map(|table| table.relation.name.clone()).collect()
+    tables.iter().map(|table| table.name().name.clone()).collect()
 }
 
-fn refusals(site: &Site, request: &Request) -> String {
+fn refusals(site: &DatabaseSchema, request: &BackfillRequest) -> String {
     let refusals = site.tables(request).unwrap_err();
     refusals
         .iter()
@@ -67,7 +66,7 @@ fn refusals(site: &Site, request: &Request) -> String {
 
 #[test]
 fn patterns_mean_published_tables_in_the_order_of_their_names() {
-    let view = Described {
+    let view = RelationInfo {
         kind: 'v',
         ..plain("a_view", 1)
     };
@@ -84,7 +83,7 @@ fn patterns_mean_published_tables_in_the_order_of_their_names() {
 
 #[test]
 fn each_table_that_cannot_be_read_is_refused_with_its_reason() {
-    type Spoil = fn(&mut Described);
+    type Spoil = fn(&mut RelationInfo);
     let refused: [(&str, Spoil); 9] = [
         ("it is a foreign table", |it| it.kind = 'f'),
         ("temporary or unlogged", |it| it.is_permanent = false),
@@ -106,7 +105,7 @@ fn each_table_that_cannot_be_read_is_refused_with_its_reason() {
         assert!(said.starts_with("public.t: ") && said.contains(why), "{said}");
     }
     let site = site(vec![plain("t", 1)], None);
-    let columns = Request {
+    let columns = BackfillRequest {
         columns: vec!["x".into()],
         ..request(&["public.t"])
     };
@@ -115,11 +114,11 @@ fn each_table_that_cannot_be_read_is_refused_with_its_reason() {
 
 #[test]
 fn a_partitioned_table_is_its_partitions_unless_its_changes_come_under_its_own_name() {
-    let root = Described {
+    let root = RelationInfo {
         kind: 'p',
         ..plain("p", 1)
     };
-    let leaf = |name, oid| Described {
+    let leaf = |name, oid| RelationInfo {
         roots: vec![1],
         ..plain(name, oid)
     };
@@ -138,11 +137,11 @@ fn a_partitioned_table_is_its_partitions_unless_its_changes_come_under_its_own_n
 #[test]
 fn columns_and_rows_are_those_that_are_published() {
     let mut described = plain("t", 1);
-    described.columns.push(DescribedColumn {
+    described.columns.push(ColumnInfo {
         is_generated: true,
         ..column("g")
     });
-    let columns = |site: &Site, request: &Request| {
+    let columns = |site: &DatabaseSchema, request: &BackfillRequest| {
         let table = site.tables(request).unwrap().remove(0);
         let all = table.relation.columns.iter().enumerate();
         all.map(|(at, column)| (column.name.clone(), table.reads(at)))
@@ -164,13 +163,13 @@ fn columns_and_rows_are_those_that_are_published() {
         columns(&published, &request(&[])),
         all(&[("id", true), ("n", true)])
     );
-    let some = Request {
+    let some = BackfillRequest {
         columns: vec!["n".into()],
         ..request(&[])
     };
     assert_eq!(columns(&published, &some), all(&[("id", true), ("n", true)]));
-    let key = ("public".to_owned(), "t".to_owned());
-    let listed = Published {
+    let key = TableName::new("public", "t");
+    let listed = PublicationInfo {
         columns: Some(vec!["id".into(), "x".into()]),
         filters: Some(vec!["id > 1".into(), "id < 0".into()]),
     };

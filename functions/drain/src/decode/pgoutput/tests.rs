@@ -2,8 +2,9 @@ use proptest::prelude::*;
 
 use super::super::tests::rows_of;
 use super::*;
-use crate::catalog::{Known, Table};
+use crate::catalog::{CatalogColumn, CatalogTable};
 use crate::change::Type;
+use crate::table_name::TableName;
 
 fn message(parts: &[&[u8]]) -> Vec<u8> {
     parts.concat()
@@ -147,11 +148,10 @@ fn where_the_identity_is_the_whole_row_or_nothing_the_catalog_tells_the_key() {
     let mut catalog = Catalog::default();
     let key = vec!["v".to_owned()];
     catalog.insert(
-        "s",
-        "t",
-        Table {
+        TableName::new("s", "t"),
+        CatalogTable {
             key,
-            ..Table::default()
+            ..CatalogTable::default()
         },
     );
     for (identity, keys) in [
@@ -204,18 +204,17 @@ fn a_users_own_type_is_what_it_is_made_of_and_not_what_it_is_called() {
 fn a_type_has_the_modifier_that_the_message_or_for_a_domain_the_catalog_tells() {
     let mut catalog = Catalog::default();
     catalog.insert_domain("price", "numeric(12,2)".into());
-    let known = Known {
+    let known = CatalogColumn {
         name: "v".into(),
         type_name: "price".into(),
         toastable: true,
     };
     let columns = vec![known];
     catalog.insert(
-        "s",
-        "t",
-        Table {
+        TableName::new("s", "t"),
+        CatalogTable {
             columns,
-            ..Table::default()
+            ..CatalogTable::default()
         },
     );
     let mut relations = Relations::default();
@@ -259,7 +258,7 @@ fn a_count_that_claims_more_than_there_is_is_refused() {
 proptest! {
     #[test]
     fn room_is_made_only_for_what_the_bytes_can_hold(data: Vec<u8>, at in 0..100usize, count: usize, each in 1..20usize) {
-        let read = Reader { data: &data, at };
+        let read = ByteReader { data: &data, at };
         let room = read.at_most(count, each);
         prop_assert!(room <= count && room * each <= data.len());
     }

@@ -1,16 +1,16 @@
 use super::super::tests::rows_of;
 use super::*;
-use crate::catalog::{Known, Table};
+use crate::catalog::{CatalogColumn, CatalogTable};
+use crate::table_name::TableName;
 
 fn decode(data: &str) -> Result<Item<'_>, DecodeError> {
     let mut catalog = Catalog::default();
     let key = vec!["id".to_owned()];
     catalog.insert(
-        "s",
-        "t",
-        Table {
+        TableName::new("s", "t"),
+        CatalogTable {
             key,
-            ..Table::default()
+            ..CatalogTable::default()
         },
     );
     super::decode(&catalog, Lsn(9), data.as_bytes())
@@ -105,7 +105,7 @@ fn names_and_types_may_hold_every_mark_of_the_format() {
     };
     let names: Vec<_> = relations
         .iter()
-        .map(|r| (r.schema.as_str(), r.name.as_str()))
+        .map(|r| (r.table.schema.as_str(), r.table.name.as_str()))
         .collect();
     assert_eq!(names, [("a.b", "c: d"), ("e", "f, g")]);
 }
@@ -217,19 +217,18 @@ fn a_wide_row_takes_time_in_proportion() {
 fn a_whole_old_row_says_null_of_what_it_leaves_out() {
     let mut catalog = Catalog::default();
     let columns = [("n", "integer"), ("what", "text")]
-        .map(|(name, type_name)| Known {
+        .map(|(name, type_name)| CatalogColumn {
             name: name.into(),
             type_name: type_name.into(),
             toastable: false,
         })
         .into();
     catalog.insert(
-        "public",
-        "t",
-        Table {
+        TableName::new("public", "t"),
+        CatalogTable {
             full: true,
             columns,
-            ..Table::default()
+            ..CatalogTable::default()
         },
     );
     let one = || Datum::Text("1".into());

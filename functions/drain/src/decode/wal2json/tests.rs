@@ -1,23 +1,24 @@
 use super::super::tests::rows_of;
 use super::*;
-use crate::catalog::Known;
+use crate::catalog::CatalogColumn;
+use crate::table_name::TableName;
 
 /// `s.t`, whose key the catalog says is `key` and whose large columns are `large`.
 fn catalog(key: &[&str], large: &[&str]) -> Catalog {
     let mut catalog = Catalog::default();
-    let table = Table {
+    let table = CatalogTable {
         key: key.iter().map(|name| (*name).to_owned()).collect(),
         columns: large
             .iter()
-            .map(|name| Known {
+            .map(|name| CatalogColumn {
                 name: (*name).to_owned(),
                 type_name: "text".into(),
                 toastable: true,
             })
             .collect(),
-        ..Table::default()
+        ..CatalogTable::default()
     };
-    catalog.insert("s", "t", table);
+    catalog.insert(TableName::new("s", "t"), table);
     catalog
 }
 
@@ -245,7 +246,7 @@ fn rows_of_ever_new_shapes_do_not_fill_the_memory() {
         relations
             .decode(&Catalog::default(), &row("U", &new, &[], "a"))
             .unwrap();
-        assert!(relations.0["s"]["t"].len() <= MOST_SHAPES);
+        assert!(relations.shapes[&TableName::new("s", "t")].len() <= MOST_SHAPES);
     }
 }
 

@@ -1,12 +1,13 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::encode::{Debezium, Form, Modes, Oversize, PartitionBy};
+use crate::encode::{Debezium, DebeziumModes, EnvelopeForm, Oversize, PartitionBy};
 use crate::pack::{Aggregation, ShardMap};
+use crate::table_name::TableName;
 
 struct TestRow(Lsn, String);
 
-impl Row for TestRow {
+impl PeekRow for TestRow {
     fn lsn(&self) -> Lsn {
         self.0
     }
@@ -19,7 +20,7 @@ impl Row for TestRow {
 fn settings() -> Settings {
     Settings {
         slot: "s".into(),
-        plugin: crate::decode::Plugin::TestDecoding,
+        plugin: crate::plugin::Plugin::TestDecoding,
         tables: Vec::new(),
         record_bytes: 1 << 20,
         aggregation: Aggregation::None,
@@ -33,10 +34,10 @@ fn settings() -> Settings {
 
 fn envelope() -> Envelope {
     Envelope {
-        form: Form::Debezium(Debezium {
+        form: EnvelopeForm::Debezium(Debezium {
             name: "n".into(),
             database: "d".into(),
-            modes: Modes::default(),
+            modes: DebeziumModes::default(),
             tombstones: false,
             transaction_metadata: true,
         }),
@@ -45,11 +46,11 @@ fn envelope() -> Envelope {
     }
 }
 
-fn past(inside: Option<Inside>) -> Past {
-    Past {
+fn past(inside: Option<ResumePoint>) -> SentHistory {
+    SentHistory {
         settled: Lsn(1),
         acknowledged: Lsn(1),
-        inside,
+        resume: inside,
         expected: None,
         upto: Lsn(u64::MAX),
     }
@@ -79,47 +80,48 @@ fn transaction(lsns: &[u64]) -> Vec<TestRow> {
 /// Reads at most `most` changes, and stops there: the events, up to where it came, and whether it failed.
 fn read(
     rows: Vec<TestRow>,
-    inside: Option<Inside>,
+    inside: Option<ResumePoint>,
     most: usize,
-) -> (Vec<Event>, Option<Inside>, Result<(), Error>) {
+) -> (Vec<Event>, Option<ResumePoint>, Result<(), Error>) {
     let (settings, envelope) = (settings(), envelope());
     let mut catalog = Catalog::default();
     for table in ["t", "u"] {
-        let table_of = crate::catalog::Table {
+        let table_of = crate::catalog::CatalogTable {
             key: vec!["id".into()],
             primary: vec!["id".into()],
             deferrable: false,
             full: false,
             columns: Vec::new(),
         };
-        catalog.insert("public", table, table_of);
+        catalog.insert(TableName::new("public", table), table_of);
     }
-    let reached = crate::checkpoint::Reached {
+    let reached = crate::checkpoint::AckPosition {
         commit_end: Lsn(1),
-        inside: inside.clone(),
+        resume: inside.clone(),
     };
-    let mut ledger = Ledger::new(reached);
+    let mut ledger = Acknowledgements::new(reached);
     let (mut parcels, mut report) = (Vec::new(), Report::default());
-    let mut reader = Reader::new(&settings, &envelope, catalog, past(inside), None, 0);
+    let mut reader = WindowReader::new(&settings, &envelope, catalog, past(inside), 0);
     for row in rows {
         reader.take(row).unwrap();
-        while reader.has_rows() && report.changes < most as u64 {
-            let mut out = Output {
-                ledger: &mut ledger,
-                parcels: &mut parcels,
+        while reader.has_rows(None) && report.changes < most as u64 {
+            let mut out = ReaderOutput {
+                acknowledgements: &mut ledger,
+                events: &mut parcels,
                 report: &mut report,
+                chunk: None,
             };
             if let Err(error) = reader.next(&mut out) {
                 return (Vec::new(), None, Err(error));
             }
         }
     }
-    reader.stop(&mut ledger);
+    reader.end_section(&mut ledger, None);
     for parcel in &parcels {
         ledger.acknowledge(parcel.transaction);
     }
     let events = parcels.into_iter().map(|parcel| parcel.event).collect();
-    (events, ledger.reached().inside.clone(), Ok(()))
+    (events, ledger.position().resume.clone(), Ok(()))
 }
 
 fn lsns(gaps: &[u64]) -> Vec<u64> {
@@ -139,7 +141,7 @@ proptest! {
         let lsns = lsns(&gaps);
         let (whole, inside, _) = read(transaction(&lsns), None, usize::MAX);
         prop_assert_eq!(inside, None);
-        let (mut parts, mut inside) = (Vec::new(), None::<Inside>);
+        let (mut parts, mut inside) = (Vec::new(), None::<ResumePoint>);
         for most in stops.into_iter().chain([usize::MAX]) {
             let text = serde_json::to_string(&inside).unwrap();
             inside = serde_json::from_str(&text).unwrap();
@@ -168,13 +170,13 @@ fn a_transaction_whose_rows_are_not_what_they_were_begins_again() {
     let (_, inside, _) = read(transaction(&lsns), None, 5);
     let inside = inside.unwrap();
     assert_eq!((inside.rows, inside.lsn), (5, Lsn(105)));
-    let changed = |change: &dyn Fn(&mut Inside)| {
+    let changed = |change: &dyn Fn(&mut ResumePoint)| {
         let mut inside = inside.clone();
         change(&mut inside);
         read(transaction(&lsns), Some(inside), usize::MAX).2
     };
     changed(&|_| {}).unwrap();
-    let changes: [&dyn Fn(&mut Inside); 3] = [
+    let changes: [&dyn Fn(&mut ResumePoint); 3] = [
         &|inside| inside.hash = "0".repeat(32),
         &|inside| inside.rows_at_lsn = 2,
         &|inside| inside.lsn = Lsn(1 << 30),
@@ -190,7 +192,7 @@ fn a_transaction_of_which_only_the_end_is_known_is_read_from_its_beginning() {
     let lsns = lsns(&[1; 5]);
     let (whole, ..) = read(transaction(&lsns), None, usize::MAX);
     let (_, inside, _) = read(transaction(&lsns), None, 2);
-    let known = Inside {
+    let known = ResumePoint {
         lsn: Lsn::ZERO,
         rows_at_lsn: 0,
         rows: 0,
@@ -206,25 +208,26 @@ fn a_transaction_of_which_only_the_end_is_known_is_read_from_its_beginning() {
 #[test]
 fn a_transaction_that_ends_beyond_what_may_be_read_is_left_for_later() {
     let (settings, envelope) = (settings(), envelope());
-    let past = Past {
+    let past = SentHistory {
         upto: Lsn(COMMIT_END.0 - 1),
         ..past(None)
     };
-    let mut ledger = Ledger::new(Lsn(1).into());
+    let mut ledger = Acknowledgements::new(Lsn(1).into());
     let (mut parcels, mut report) = (Vec::new(), Report::default());
-    let mut reader = Reader::new(&settings, &envelope, Catalog::default(), past, None, 0);
+    let mut reader = WindowReader::new(&settings, &envelope, Catalog::default(), past, 0);
     for row in transaction(&[100, 101]) {
         reader.take(row).unwrap();
-        while reader.has_rows() {
-            let mut out = Output {
-                ledger: &mut ledger,
-                parcels: &mut parcels,
+        while reader.has_rows(None) {
+            let mut out = ReaderOutput {
+                acknowledgements: &mut ledger,
+                events: &mut parcels,
                 report: &mut report,
+                chunk: None,
             };
             reader.next(&mut out).unwrap();
         }
     }
-    assert!(parcels.is_empty() && reader.is_beyond() && !reader.is_open());
+    assert!(parcels.is_empty() && reader.has_left_out() && !reader.is_open());
     // The slot's next position must not lie behind the beginning of its commit record.
     assert_eq!(ledger.acknowledged(), Lsn(1));
 }

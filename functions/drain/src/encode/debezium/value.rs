@@ -40,7 +40,7 @@ pub enum TimeMode {
 
 /// The modes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Modes {
+pub struct DebeziumModes {
     /// For decimals.
     pub decimal: DecimalMode,
     /// For times.
@@ -52,7 +52,7 @@ pub struct Modes {
 const INFINITY: i64 = 9_223_372_036_825_200_000;
 const MINUS_INFINITY: i64 = -9_223_372_036_832_400_000;
 
-impl Modes {
+impl DebeziumModes {
     /// Appends a value of type `kind`.
     pub(in super::super) fn value(self, out: &mut Vec<u8>, kind: &Type, text: &str) {
         let written = match kind {

@@ -2,25 +2,25 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::lsn::Lsn;
-use crate::pack::Ledger;
+use crate::pack::Acknowledgements;
 use crate::position::Position;
 
-const LIMITS: Limits = Limits {
+const LIMITS: RequestLimits = RequestLimits {
     records: 500,
     bytes: 10 << 20,
 };
 
 const KPL: Aggregation = Aggregation::Kpl { bytes: 1000 };
 
-fn lanes(aggregation: Aggregation) -> (Lanes, Ledger, Instant) {
+fn lanes(aggregation: Aggregation) -> (Lanes, Acknowledgements, Instant) {
     (
         Lanes::new(aggregation, ShardMap::even(1)),
-        Ledger::new(Lsn(0).into()),
+        Acknowledgements::new(Lsn(0).into()),
         Instant::now(),
     )
 }
 
-fn parcel(ledger: &mut Ledger, n: u64, key: &str, barrier: bool) -> Parcel {
+fn event(ledger: &mut Acknowledgements, n: u64, key: &str, barrier: bool) -> QueuedEvent {
     let transaction = ledger.begin();
     ledger.add(transaction);
     ledger.commit(transaction, Lsn(n));
@@ -36,15 +36,15 @@ fn parcel(ledger: &mut Ledger, n: u64, key: &str, barrier: bool) -> Parcel {
         relation: None,
         data: vec![0; 10],
     };
-    Parcel { event, transaction }
+    QueuedEvent { event, transaction }
 }
 
 /// The events of a record, by number.
 fn numbers(record: &Record) -> Vec<u64> {
     record
-        .parcels()
+        .events()
         .iter()
-        .map(|parcel| parcel.event.position.commit_end.0)
+        .map(|event| event.event.position.commit_end.0)
         .collect()
 }
 
@@ -56,7 +56,7 @@ fn order(request: &[Record]) -> Vec<u64> {
 fn a_request_holds_one_event_of_a_key() {
     let (mut lanes, mut ledger, now) = lanes(Aggregation::None);
     for (n, key) in [(1, "a"), (2, "a"), (3, "b")] {
-        lanes.push(parcel(&mut ledger, n, key, false));
+        lanes.push(event(&mut ledger, n, key, false));
     }
     let request = lanes.take(now, LIMITS, false);
     assert_eq!(order(&request), [1, 3]);
@@ -71,11 +71,11 @@ fn a_request_holds_one_event_of_a_key() {
 fn a_request_keeps_to_its_limits_and_a_larger_event_goes_alone() {
     let (mut lanes, mut ledger, now) = lanes(Aggregation::None);
     for n in 0..5 {
-        lanes.push(parcel(&mut ledger, n, &n.to_string(), false));
+        lanes.push(event(&mut ledger, n, &n.to_string(), false));
     }
     for (records, bytes, taken) in [(2, 1000, &[0, 1][..]), (2, 21, &[2]), (2, 1, &[3]), (2, 22, &[4])] {
         assert_eq!(
-            order(&lanes.take(now, Limits { records, bytes }, false)),
+            order(&lanes.take(now, RequestLimits { records, bytes }, false)),
             taken,
             "{bytes}"
         );
@@ -86,7 +86,7 @@ fn a_request_keeps_to_its_limits_and_a_larger_event_goes_alone() {
 fn a_refused_event_waits_and_holds_only_its_own_lane() {
     let (mut lanes, mut ledger, now) = lanes(Aggregation::None);
     for (n, key) in [(1, "a"), (2, "a"), (3, "b")] {
-        lanes.push(parcel(&mut ledger, n, key, false));
+        lanes.push(event(&mut ledger, n, key, false));
     }
     let mut request = lanes.take(now, LIMITS, false);
     lanes.refuse(now, request.remove(0), |_| Duration::from_secs(1));
@@ -101,12 +101,12 @@ fn a_refused_event_waits_and_holds_only_its_own_lane() {
 
 #[test]
 fn a_shard_that_throttles_pauses_and_the_others_go_on() {
-    let (mut ledger, now) = (Ledger::new(Lsn(0).into()), Instant::now());
+    let (mut ledger, now) = (Acknowledgements::new(Lsn(0).into()), Instant::now());
     let mut lanes = Lanes::new(Aggregation::None, ShardMap::even(2));
     let keys: Vec<String> = (0..1000).map(|n| n.to_string()).collect();
     let shard = |key: &String| ShardMap::even(2).at(HashKey::of(key));
     for (n, key) in (0..).zip(&keys) {
-        lanes.push(parcel(&mut ledger, n, key, false));
+        lanes.push(event(&mut ledger, n, key, false));
     }
     let request = lanes.take(now, LIMITS, false);
     let refused = request.iter().filter(|record| record.shard() == 0).count();
@@ -147,7 +147,7 @@ fn a_barrier_waits_for_all_before_it_and_holds_all_after_it() {
             (4, "t", true),
             (5, "c", false),
         ] {
-            lanes.push(parcel(&mut ledger, n, key, barrier));
+            lanes.push(event(&mut ledger, n, key, barrier));
         }
         for expected in 1..=5 {
             assert!(lanes.worth_a_request(LIMITS) || aggregation == Aggregation::None);
@@ -165,17 +165,17 @@ fn a_barrier_waits_for_all_before_it_and_holds_all_after_it() {
             }
         }
         assert!(lanes.is_empty());
-        lanes.push(parcel(&mut ledger, 6, "d", false));
+        lanes.push(event(&mut ledger, 6, "d", false));
         assert_eq!(order(&lanes.take(now, LIMITS, false)), [6]);
     }
 }
 
 #[test]
 fn an_aggregate_holds_the_keys_of_one_shard_up_to_its_size() {
-    let (mut ledger, now) = (Ledger::new(Lsn(0).into()), Instant::now());
+    let (mut ledger, now) = (Acknowledgements::new(Lsn(0).into()), Instant::now());
     let mut lanes = Lanes::new(KPL, ShardMap::even(4));
     for n in 0..400 {
-        lanes.push(parcel(&mut ledger, n, &format!("key {n}"), false));
+        lanes.push(event(&mut ledger, n, &format!("key {n}"), false));
         assert_eq!(lanes.worth_a_request(LIMITS), lanes.full > 0);
     }
     let request = lanes.take(now, LIMITS, true);
@@ -184,9 +184,9 @@ fn an_aggregate_holds_the_keys_of_one_shard_up_to_its_size() {
         let size = record.data().len() + record.partition_key().len();
         assert_eq!(record.bytes(), size);
         assert!((950..=1000).contains(&size), "{size}");
-        for parcel in record.parcels() {
+        for event in record.events() {
             assert_eq!(
-                ShardMap::even(4).at(HashKey::of(&parcel.event.partition_key)),
+                ShardMap::even(4).at(HashKey::of(&event.event.partition_key)),
                 record.shard()
             );
         }
@@ -201,9 +201,9 @@ fn an_aggregate_holds_the_keys_of_one_shard_up_to_its_size() {
 fn an_event_at_the_size_of_an_aggregate_goes_alone_and_as_it_is() {
     let (mut lanes, mut ledger, now) = lanes(KPL);
     for (n, size) in [(1, 5000), (2, 980), (3, 10)] {
-        let mut parcel = parcel(&mut ledger, n, "k", false);
-        parcel.event.data = vec![b'x'; size];
-        lanes.push(parcel);
+        let mut event = event(&mut ledger, n, "k", false);
+        event.event.data = vec![b'x'; size];
+        lanes.push(event);
     }
     for (n, size) in [(1, 5000), (2, 980), (3, 10)] {
         let mut request = lanes.take(now, LIMITS, false);
@@ -215,10 +215,10 @@ fn an_event_at_the_size_of_an_aggregate_goes_alone_and_as_it_is() {
 
 #[test]
 fn what_waits_lines_up_anew_when_the_stream_is_resharded() {
-    let (mut ledger, now) = (Ledger::new(Lsn(0).into()), Instant::now());
+    let (mut ledger, now) = (Acknowledgements::new(Lsn(0).into()), Instant::now());
     let mut lanes = Lanes::new(KPL, ShardMap::even(3));
     for n in 0..300 {
-        lanes.push(parcel(&mut ledger, n, &format!("key {}", n % 50), false));
+        lanes.push(event(&mut ledger, n, &format!("key {}", n % 50), false));
     }
     let mut arrived = Vec::new();
     for shards in [2, 7, 1] {
@@ -258,7 +258,7 @@ proptest! {
         seed: u64,
         aggregated: bool,
     ) {
-        let (mut ledger, mut now) = (Ledger::new(Lsn(0).into()), Instant::now());
+        let (mut ledger, mut now) = (Acknowledgements::new(Lsn(0).into()), Instant::now());
         let mut lanes = Lanes::new(if aggregated { Aggregation::Kpl { bytes: 150 } } else { Aggregation::None }, ShardMap::even(3));
         let mut dice = fastrand::Rng::with_seed(seed);
         let mut roll = move || dice.u8(..);
@@ -269,21 +269,21 @@ proptest! {
             prop_assert!(step < 100_000, "stuck");
             if next < keys.len() && roll() & 1 == 0 {
                 let (key, barrier) = keys[next];
-                let mut parcel = parcel(&mut ledger, next as u64, &key.to_string(), barrier);
-                parcel.event.data = vec![0; usize::from(roll() % 160)];
-                lanes.push(parcel);
+                let mut event = event(&mut ledger, next as u64, &key.to_string(), barrier);
+                event.event.data = vec![0; usize::from(roll() % 160)];
+                lanes.push(event);
                 next += 1;
             }
             now += Duration::from_millis(10);
             if roll() & 1 == 0 {
                 let full = roll() & 1 == 0 && next < keys.len();
-                let request = lanes.take(now, Limits { records: 3, bytes: 300 }, full);
+                let request = lanes.take(now, RequestLimits { records: 3, bytes: 300 }, full);
                 let bytes: usize = request.iter().map(Record::bytes).sum();
                 prop_assert!(request.len() <= 1 || (request.len() <= 3 && bytes <= 300));
                 for record in &request {
                     prop_assert_eq!(record.bytes(), record.data().len() + record.partition_key().len());
                     prop_assert!(!record.is_aggregate() || record.bytes() <= 150);
-                    let mut keys = record.parcels().iter().map(|parcel| HashKey::of(&parcel.event.partition_key));
+                    let mut keys = record.events().iter().map(|event| HashKey::of(&event.event.partition_key));
                     prop_assert!(keys.all(|key| lanes.map().at(key) == record.shard()));
                 }
                 under_way.extend(request);

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn json(modes: Modes, kind: Type, text: &str) -> String {
+fn json(modes: DebeziumModes, kind: Type, text: &str) -> String {
     let mut out = Vec::new();
     modes.value(&mut out, &kind, text);
     String::from_utf8(out).unwrap()
@@ -73,7 +73,7 @@ fn each_type_has_its_json() {
     ];
     for (kind, text, expected) in table {
         assert_eq!(
-            json(Modes::default(), kind.clone(), text),
+            json(DebeziumModes::default(), kind.clone(), text),
             expected,
             "{kind:?} {text}"
         );
@@ -110,15 +110,15 @@ fn a_decimal_is_what_its_mode_says_and_its_text_where_that_cannot_be() {
         (Double, Type::Numeric(None), "NaN", r#""NaN""#),
         (Double, array(Type::Numeric(None)), "{1.50}", "[1.5]"),
     ] {
-        let modes = Modes {
+        let modes = DebeziumModes {
             decimal,
-            ..Modes::default()
+            ..DebeziumModes::default()
         };
         assert_eq!(json(modes, kind, text), expected, "{decimal:?} {text}");
     }
-    let modes = Modes {
+    let modes = DebeziumModes {
         decimal: Double,
-        ..Modes::default()
+        ..DebeziumModes::default()
     };
     let large = "9".repeat(400);
     assert_eq!(json(modes, Type::Numeric(None), &large), format!("\"{large}\""));
@@ -189,9 +189,9 @@ fn a_time_is_a_number_in_the_unit_of_its_mode_and_its_text_where_that_cannot_be(
         (array(Type::Date), "{1970-01-02,NULL}", "[1,null]", "[1,null]"),
     ] {
         for (time, expected) in [(Adaptive, adaptive), (Microseconds, microseconds)] {
-            let modes = Modes {
+            let modes = DebeziumModes {
                 time,
-                ..Modes::default()
+                ..DebeziumModes::default()
             };
             assert_eq!(json(modes, kind.clone(), text), expected, "{time:?} {text}");
         }
@@ -208,7 +208,7 @@ fn every_short_text_of_the_marks_of_an_array_is_json() {
                 text.push(char::from(MARKS[number % MARKS.len()]));
                 number /= MARKS.len();
             }
-            let written = json(Modes::default(), array(Type::Integer), &text);
+            let written = json(DebeziumModes::default(), array(Type::Integer), &text);
             let parsed = serde_json::from_str::<serde_json::Value>(&written);
             assert!(parsed.is_ok(), "{text} is written as {written}");
         }
@@ -216,9 +216,9 @@ fn every_short_text_of_the_marks_of_an_array_is_json() {
 }
 
 /// All modes.
-fn modes() -> impl Strategy<Value = Modes> {
+fn modes() -> impl Strategy<Value = DebeziumModes> {
     use {DecimalMode as D, TimeMode as T};
-    (0..3usize, 0..3usize).prop_map(|(decimal, time)| Modes {
+    (0..3usize, 0..3usize).prop_map(|(decimal, time)| DebeziumModes {
         decimal: [D::String, D::Precise, D::Double][decimal],
         time: [T::IsoString, T::Adaptive, T::Microseconds][time],
     })
@@ -243,7 +243,7 @@ proptest! {
 
     #[test]
     fn text_that_looks_like_an_array_is_json(text in r#"[\[\]{}",\\a1= ]{0,12}"#) {
-        let written = json(Modes::default(), array(Type::Text), &text);
+        let written = json(DebeziumModes::default(), array(Type::Text), &text);
         prop_assert!(serde_json::from_str::<serde_json::Value>(&written).is_ok(), "{}", written);
     }
 }

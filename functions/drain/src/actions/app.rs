@@ -1,0 +1,211 @@
+//! What lives as long as the sandbox, and what an action opens under the slot's lock.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use aws_config::SdkConfig;
+
+use crate::aws::kinesis::{Kinesis, StreamInfo};
+use crate::aws::parameter_store::Parameter;
+use crate::aws::{client, rds_token, secret};
+use crate::checkpoint::Checkpoint;
+use crate::config::{Auth, Config, Password};
+use crate::continuity::{self, ServerInfo, StartPosition};
+use crate::drain::{AGGREGATE_BYTES, Settings};
+use crate::error::Error;
+use crate::lsn::Lsn;
+use crate::pack::Aggregation;
+use crate::plugin::Plugin;
+use crate::ports::{CheckpointError, SlotError, StreamError};
+use crate::postgres::connection::{Connector, Credentials, Session};
+use crate::postgres::server::{self, Inspection};
+use crate::postgres::slot::PgSlot;
+use crate::window_sizing::WindowSizing;
+
+/// The configuration, the AWS clients, and what invocations of one sandbox learn.
+///
+/// With the envelope it keeps the definitions of tables that were announced. Connections to PostgreSQL do not survive a
+/// freeze of the sandbox: each invocation opens its own.
+pub struct App {
+    /// What the environment says.
+    pub config: Config,
+    aws: SdkConfig,
+    ssm: aws_sdk_ssm::Client,
+    pub(super) stream: Kinesis,
+    /// The parameter of the checkpoint.
+    pub(super) checkpoint: Parameter,
+    /// The parameter of the backfill's state.
+    pub(super) backfill: Parameter,
+    /// How large windows may be.
+    pub(super) sizing: Mutex<WindowSizing>,
+}
+
+impl App {
+    /// Builds the clients; connects to nothing yet.
+    pub async fn new(config: Config) -> Self {
+        let aws = client::config().await;
+        let ssm = aws_sdk_ssm::Client::new(&aws);
+        let stream = Kinesis::new(client::kinesis(&aws), config.stream.clone());
+        let checkpoint = Parameter {
+            client: ssm.clone(),
+            name: config.checkpoint_parameter.clone(),
+        };
+        let backfill = Parameter {
+            name: format!("{}.backfill", config.checkpoint_parameter),
+            ..checkpoint.clone()
+        };
+        App {
+            config,
+            aws,
+            ssm,
+            stream,
+            checkpoint,
+            backfill,
+            sizing: Mutex::default(),
+        }
+    }
+
+    /// A connector whose sessions end soon after `lifetime`.
+    ///
+    /// # Errors
+    /// The root certificates, the secret or the AWS credentials cannot be read.
+    pub(crate) async fn connector(&self, lifetime: Duration) -> Result<Connector, SlotError> {
+        Connector::new(&self.config, self.credentials().await?, lifetime)
+    }
+
+    /// The role and its password.
+    async fn credentials(&self) -> Result<Credentials, SlotError> {
+        let database = &self.config.database;
+        let (user, password) = match &database.auth {
+            Auth::Password(Password(password)) => (database.user.clone(), password.clone()),
+            Auth::Iam => {
+                let token = rds_token::iam_token(database, &self.aws).await?;
+                (database.user.clone(), token)
+            }
+            Auth::Secret(name) => {
+                let fetched = secret::fetch(&self.ssm, name).await;
+                let secret = fetched.map_err(|source| SlotError::Secret {
+                    secret: name.clone(),
+                    source,
+                })?;
+                (database.user.clone().or(secret.username), secret.password)
+            }
+        };
+        Ok(Credentials {
+            user: user.unwrap_or_default(),
+            password: Password(password),
+        })
+    }
+
+    /// Opens a session, and inspects the server and the slot through it.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or is a standby.
+    pub(super) async fn inspect(&self, connector: &Connector) -> Result<(Session, Inspection), SlotError> {
+        let session = connector.connect().await?;
+        let inspection = server::inspect(connector, &session, &self.config.slot).await?;
+        Ok((session, inspection))
+    }
+
+    /// Opens the slot for an action that cannot run beside another drainer.
+    ///
+    /// # Errors
+    /// Those of [`App::open`], and [`SlotError::Busy`] while another drainer has the lock.
+    pub(super) async fn open_or_busy<'c>(&self, connector: &'c Connector) -> Result<OpenedSlot<'c>, Error> {
+        match self.open(connector, None).await? {
+            SlotAccess::Locked(opened) => Ok(*opened),
+            SlotAccess::Busy(_) => Err(Error::Slot(SlotError::Busy {
+                slot: self.config.slot.clone(),
+            })),
+        }
+    }
+
+    /// Takes the slot's lock, and checks everything that a drain needs.
+    ///
+    /// # Errors
+    /// The server, the slot, the checkpoint or the stream is not fit for a drain: each error says why.
+    pub(super) async fn open<'c>(
+        &self,
+        connector: &'c Connector,
+        accept_gap: Option<Lsn>,
+    ) -> Result<SlotAccess<'c>, Error> {
+        let name = &self.config.slot;
+        let control = connector.connect().await?;
+        // The inspection follows the lock, so that it sees whatever an earlier drainer did.
+        let locked = server::lock(connector, &control, name).await?;
+        let Inspection { server, slot: state } = server::inspect(connector, &control, name).await?;
+        if !locked {
+            let plugin = state.and_then(|state| state.plugin?.parse::<Plugin>().ok());
+            return Ok(SlotAccess::Busy(plugin.map(Plugin::name)));
+        }
+        let stored = match self.checkpoint.load().await {
+            Err(CheckpointError::Invalid { .. }) if accept_gap.is_some() => None,
+            loaded => loaded?,
+        };
+        let start = continuity::check(name, &server, state.as_ref(), stored.as_ref(), accept_gap)?;
+        let settings = self.settings(&server, &start, self.usable_stream().await?);
+        let slot = PgSlot::open(connector, control, &self.config, start.plugin, &server).await?;
+        Ok(SlotAccess::Locked(Box::new(OpenedSlot {
+            server,
+            stored,
+            start,
+            settings,
+            slot,
+        })))
+    }
+
+    fn settings(&self, server: &ServerInfo, start: &StartPosition, stream: StreamInfo) -> Settings {
+        let config = &self.config;
+        Settings {
+            slot: config.slot.clone(),
+            plugin: start.plugin,
+            tables: config.tables.clone(),
+            record_bytes: stream.record_bytes,
+            aggregation: match config.aggregate {
+                true => Aggregation::Kpl {
+                    bytes: AGGREGATE_BYTES.min(stream.record_bytes),
+                },
+                false => Aggregation::None,
+            },
+            shards: stream.shards,
+            keyed: stream.keyed,
+            bytes_in_flight: config.bytes_in_flight(),
+            linger: config.linger,
+            markers: config.markers && start.plugin.sends_messages(server.version),
+        }
+    }
+
+    /// The stream's limits and shards.
+    ///
+    /// # Errors
+    /// The stream cannot be described, or distributes records by itself although the configuration needs keys.
+    async fn usable_stream(&self) -> Result<StreamInfo, StreamError> {
+        let info = self.stream.info().await?;
+        let stream = || self.config.stream.clone();
+        if !info.keyed && self.config.aggregate {
+            return Err(StreamError::Scattering { stream: stream() });
+        }
+        if !info.keyed && !self.config.accept_auto_distribution {
+            return Err(StreamError::Unordered { stream: stream() });
+        }
+        Ok(info)
+    }
+}
+
+/// Whether this invocation may work on the slot.
+pub(super) enum SlotAccess<'c> {
+    /// It has the lock.
+    Locked(Box<OpenedSlot<'c>>),
+    /// Another drainer has the lock. Holds the name of the slot's plugin, if Spillway knows it.
+    Busy(Option<&'static str>),
+}
+
+/// A slot under its lock, found fit for a drain.
+pub(super) struct OpenedSlot<'c> {
+    pub(super) server: ServerInfo,
+    /// The checkpoint that was stored before this invocation.
+    pub(super) stored: Option<Checkpoint>,
+    pub(super) start: StartPosition,
+    pub(super) settings: Settings,
+    pub(super) slot: PgSlot<'c>,
+}

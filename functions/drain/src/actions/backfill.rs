@@ -1,0 +1,215 @@
+//! The action `backfill`: starts, pauses, resumes or cancels one.
+
+use serde_json::{Value, json};
+
+use super::app::{App, OpenedSlot};
+use super::backfill_status::{database_schema, load};
+use super::drain::drain_opened;
+use crate::aws::parameter_store::Parameter;
+use crate::backfill::BackfillState;
+use crate::budget::Budget;
+use crate::clock::now_text;
+use crate::drain::BackfillRunner;
+use crate::drain::report::BackfillReport;
+use crate::error::Error;
+use crate::event::{BackfillCommand, BackfillRequest};
+use crate::ports::{ErrorKind, StateStore as _};
+use crate::postgres::connection::{Connector, Session};
+use crate::postgres::{server, tables};
+
+/// Runs a command about the backfill. `start` and `resume` then drain, as a tick does.
+///
+/// # Errors
+/// The request cannot be met, there is no pending backfill or one too many, or whatever stops a drain.
+pub(crate) async fn run(
+    app: &App,
+    connector: &Connector,
+    command: BackfillCommand,
+    budget: Budget,
+) -> Result<Value, Error> {
+    match command {
+        BackfillCommand::Start(request) => Box::pin(start(app, connector, request, budget)).await,
+        BackfillCommand::Resume => Box::pin(resume(app, connector, budget)).await,
+        BackfillCommand::Pause => pause(app, connector).await,
+        BackfillCommand::Cancel => cancel(app, connector).await,
+    }
+}
+
+/// The pending backfill that a tick runs between its windows, if there is one.
+///
+/// A state that can never be read does not keep the drain from its work: the log names the reason.
+///
+/// # Errors
+/// The state cannot be read at the moment. Then it is not known whether changes must be completed for it.
+pub(super) async fn pending_runner(
+    app: &App,
+    opened: &OpenedSlot<'_>,
+    is_gap: bool,
+) -> Result<Option<BackfillRunner<Parameter>>, Error> {
+    match load(&app.backfill).await {
+        Ok(Some(mut state)) if state.is_pending() => {
+            if restart_if_needed(app, &mut state, opened, is_gap) {
+                app.backfill.store(state.to_text()).await?;
+            }
+            Ok(Some(BackfillRunner::new(app.backfill.clone(), state)))
+        }
+        Ok(_) => Ok(None),
+        Err(error) if error.kind() == ErrorKind::Transient => Err(error),
+        Err(error) => {
+            tracing::warn!(
+                slot = app.config.slot,
+                error_type = error.name(),
+                "the backfill does not run: {}",
+                error.chain()
+            );
+            Ok(None)
+        }
+    }
+}
+
+async fn start(
+    app: &App,
+    connector: &Connector,
+    request: BackfillRequest,
+    budget: Budget,
+) -> Result<Value, Error> {
+    let slot = &app.config.slot;
+    let opened = app.open_or_busy(connector).await?;
+    if let Some(pending) = load(&app.backfill).await?.filter(BackfillState::is_pending) {
+        return Err(Error::BackfillPending {
+            slot: slot.clone(),
+            started_at: pending.started_at,
+        });
+    }
+    check(app, connector, &opened, &request).await?;
+    let system = &opened.server.system_identifier;
+    let state = BackfillState::new(slot, system, request, opened.start.acknowledged, &now_text());
+    if !state.has_room() {
+        return Err(Error::BackfillRefused {
+            slot: slot.clone(),
+            reasons:
+                "the request is too long for the 4 KB of a parameter; patterns, or several backfills, are \
+                      shorter"
+                    .to_owned(),
+        });
+    }
+    app.backfill.store(state.to_text()).await?;
+    tracing::info!(slot, request = %json!(state.request), "a backfill starts");
+    drain_with(app, connector, opened, state, budget).await
+}
+
+async fn resume(app: &App, connector: &Connector, budget: Budget) -> Result<Value, Error> {
+    let opened = app.open_or_busy(connector).await?;
+    let pending = load(&app.backfill).await?.filter(BackfillState::is_pending);
+    let mut state = pending.ok_or_else(|| no_backfill(app))?;
+    state.paused = false;
+    restart_if_needed(app, &mut state, &opened, false);
+    app.backfill.store(state.to_text()).await?;
+    drain_with(app, connector, opened, state, budget).await
+}
+
+async fn drain_with(
+    app: &App,
+    connector: &Connector,
+    opened: OpenedSlot<'_>,
+    state: BackfillState,
+    budget: Budget,
+) -> Result<Value, Error> {
+    let runner = BackfillRunner::new(app.backfill.clone(), state);
+    let drained = drain_opened(app, connector, opened, None, Some(runner), budget);
+    let mut report = Box::pin(drained).await?;
+    report.action = "backfill";
+    Ok(json!(report))
+}
+
+async fn pause(app: &App, connector: &Connector) -> Result<Value, Error> {
+    let (_lock, mut state) = lock_pending(app, connector).await?;
+    state.paused = true;
+    state.updated_at = now_text();
+    app.backfill.store(state.to_text()).await?;
+    Ok(answer(app, &json!(BackfillReport::of(&state))))
+}
+
+async fn cancel(app: &App, connector: &Connector) -> Result<Value, Error> {
+    let (_lock, state) = lock_pending(app, connector).await?;
+    app.backfill.delete().await?;
+    let mut report = json!(BackfillReport::of(&state));
+    report["state"] = json!("cancelled");
+    Ok(answer(app, &report))
+}
+
+fn answer(app: &App, report: &Value) -> Value {
+    json!({"action": "backfill", "slot": app.config.slot, "backfill": report})
+}
+
+/// Restarts a pending backfill behind a gap, on another slot or server, or after the checkpoint was lost.
+///
+/// Rows that were read before may have changed unseen. Returns whether it did.
+fn restart_if_needed(app: &App, state: &mut BackfillState, opened: &OpenedSlot<'_>, is_gap: bool) -> bool {
+    let (slot, system) = (&app.config.slot, &opened.server.system_identifier);
+    let is_same = state.slot == *slot && state.system_identifier == *system && opened.start.stored;
+    if is_same && !is_gap {
+        return false;
+    }
+    tracing::warn!(
+        slot,
+        "the changes have a gap, or belong to another slot or server, or the checkpoint was lost: \
+         the pending backfill restarts"
+    );
+    state.restart(slot, system, opened.start.acknowledged);
+    true
+}
+
+/// The pending backfill, and the session that holds the slot's lock.
+async fn lock_pending(app: &App, connector: &Connector) -> Result<(Session, BackfillState), Error> {
+    let session = connector.connect().await?;
+    server::lock_or_busy(connector, &session, &app.config.slot).await?;
+    let pending = load(&app.backfill).await?.filter(BackfillState::is_pending);
+    Ok((session, pending.ok_or_else(|| no_backfill(app))?))
+}
+
+fn no_backfill(app: &App) -> Error {
+    Error::BackfillMissing {
+        slot: app.config.slot.clone(),
+    }
+}
+
+/// Checks that every table of a request can be read.
+///
+/// # Errors
+/// [`Error::BackfillRefused`] names each table that cannot be read, and why.
+async fn check(
+    app: &App,
+    connector: &Connector,
+    opened: &OpenedSlot<'_>,
+    request: &BackfillRequest,
+) -> Result<(), Error> {
+    let refused = |reasons: Vec<String>| {
+        Err(Error::BackfillRefused {
+            slot: app.config.slot.clone(),
+            reasons: reasons.join("; "),
+        })
+    };
+    let plugin = opened.settings.plugin;
+    if !plugin.sends_messages(opened.server.version) {
+        let why = "pgoutput sends no logical messages before PostgreSQL 14, and so no watermark";
+        return refused(vec![why.to_owned()]);
+    }
+    let session = opened.slot.control();
+    let schema = database_schema(app, connector, session, plugin).await?;
+    let meant = match schema.tables(request) {
+        Ok(meant) => meant,
+        Err(refusals) => return refused(refusals.iter().map(ToString::to_string).collect()),
+    };
+    let mut reasons = Vec::new();
+    for table in &meant {
+        if let Err(why) = tables::try_query(connector, session, table).await? {
+            let with = request.condition.as_ref().map_or("", |_| "with this where, ");
+            reasons.push(format!("{table}: {with}PostgreSQL says: {why}"));
+        }
+    }
+    match reasons.is_empty() {
+        true => Ok(()),
+        false => refused(reasons),
+    }
+}

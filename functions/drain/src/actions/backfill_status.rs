@@ -1,0 +1,138 @@
+//! The state of the backfill: how it is loaded, and how `status` shows it.
+
+use serde_json::{Value, json};
+
+use super::app::App;
+use crate::aws::parameter_store::Parameter;
+use crate::backfill::BackfillState;
+use crate::backfill::state::TableProgress;
+use crate::backfill::table::DatabaseSchema;
+use crate::continuity::ServerInfo;
+use crate::error::Error;
+use crate::plugin::Plugin;
+use crate::postgres::connection::{Connector, Session};
+use crate::postgres::tables;
+use crate::table_name::TableName;
+
+/// Loads the stored state; `None` when there is none.
+///
+/// # Errors
+/// The parameter cannot be read, or holds no state of this version.
+pub(super) async fn load(parameter: &Parameter) -> Result<Option<BackfillState>, Error> {
+    let Some(text) = parameter.text().await? else {
+        return Ok(None);
+    };
+    let parsed = BackfillState::parse(&text);
+    parsed.map(Some).map_err(|source| Error::BackfillInvalid {
+        parameter: parameter.name.clone(),
+        source,
+    })
+}
+
+/// Describes all relations of the database, and what is published of them.
+///
+/// # Errors
+/// A query failed.
+pub(super) async fn database_schema(
+    app: &App,
+    connector: &Connector,
+    session: &Session,
+    plugin: Plugin,
+) -> Result<DatabaseSchema, Error> {
+    let (publications, patterns) = (&app.config.publications, &app.config.tables);
+    Ok(tables::describe(connector, session, plugin, publications, patterns, None).await?)
+}
+
+/// The backfill's part of the answer, null when there is none; and the problems it has.
+///
+/// # Errors
+/// A query failed, or the stored state cannot be read.
+pub(super) async fn describe(
+    app: &App,
+    connector: &Connector,
+    session: &Session,
+    server: &ServerInfo,
+    plugin: Plugin,
+) -> Result<(Value, Vec<String>), Error> {
+    let Some(state) = load(&app.backfill).await? else {
+        return Ok((Value::Null, Vec::new()));
+    };
+    let schema = database_schema(app, connector, session, plugin).await?;
+    let names = match state.is_pending() {
+        true => schema.names(&state.request),
+        false => {
+            let finished = state.finished.iter().map(|table| &table.name);
+            let failed = state.failed.iter().map(|table| &table.name);
+            finished.chain(failed).cloned().collect()
+        }
+    };
+    let tables: Vec<Value> = names
+        .iter()
+        .map(|name| describe_table(&state, &schema, name))
+        .collect();
+    let status = json!({
+        "state": state.phase(),
+        "tables": tables,
+        "rows": state.rows,
+        "done": state.done,
+        "position": state.position.map(|position| position.to_string()),
+        "request": state.request,
+        "started_at": state.started_at,
+        "updated_at": state.updated_at,
+        "finished_at": state.finished_at,
+    });
+    Ok((status, problems(app, server, &state)))
+}
+
+fn problems(app: &App, server: &ServerInfo, state: &BackfillState) -> Vec<String> {
+    let is_same = state.slot == app.config.slot && state.system_identifier == server.system_identifier;
+    let restarts = (state.is_pending() && !is_same).then(|| {
+        "the pending backfill belongs to another slot or server: the next tick restarts it".to_owned()
+    });
+    let failed = state.failed.iter();
+    let failed = failed.map(|table| format!("backfill of {}: {}", table.name, table.why));
+    restarts.into_iter().chain(failed).collect()
+}
+
+fn describe_table(state: &BackfillState, schema: &DatabaseSchema, name: &TableName) -> Value {
+    let info = schema.relations.iter().find(|info| info.table == *name);
+    let estimate = info.and_then(|info| info.estimate);
+    let failed = state.failed.iter().find(|table| table.name == *name);
+    let (phase, rows, ms) = table_progress(state, name);
+    let rate = rows
+        .filter(|_| ms > 0)
+        .map(|rows| rows as f64 * 1000.0 / ms as f64);
+    let remaining = estimate.zip(rows).map(|(all, rows)| all.saturating_sub(rows));
+    let seconds_left = rate
+        .zip(remaining)
+        .filter(|(rate, _)| phase == "reading" && *rate > 0.0)
+        .map(|(rate, remaining)| remaining as f64 / rate);
+    json!({
+        "table": name.unquoted(),
+        "state": phase,
+        "rows": rows,
+        "estimate": estimate,
+        "rows_per_second": rate.map(f64::round),
+        "seconds_left": seconds_left.map(f64::round),
+        "reason": failed.map(|table| table.why.clone()),
+    })
+}
+
+/// The state of one table, its rows that arrived if known, and the milliseconds that its chunks took.
+fn table_progress(state: &BackfillState, name: &TableName) -> (&'static str, Option<u64>, u64) {
+    if let Some(TableProgress { rows, ms, .. }) = state.table.as_ref().filter(|table| table.name == *name) {
+        return ("reading", Some(*rows), *ms);
+    }
+    if let Some(finished) = state.finished.iter().find(|table| table.name == *name) {
+        return ("done", Some(finished.rows), finished.ms);
+    }
+    if state.failed.iter().any(|table| table.name == *name) {
+        return ("failed", None, 0);
+    }
+    match state.is_over(name) {
+        false => ("queued", Some(0), 0),
+        // The state had no room for the figures of this table, nor for all failures.
+        true if state.failures > state.failed.len() as u64 => ("over", None, 0),
+        true => ("done", None, 0),
+    }
+}

@@ -1,0 +1,10 @@
+//! The actions: one file for each action of an event, and the application that they share.
+
+pub mod app;
+pub(crate) mod backfill;
+mod backfill_status;
+pub(crate) mod drain;
+pub mod plan;
+pub(crate) mod setup;
+pub(crate) mod status;
+pub(crate) mod teardown;

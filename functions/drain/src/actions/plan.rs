@@ -1,0 +1,224 @@
+//! The action `plan`: what a drain would send now. Sends, stores and confirms nothing.
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::app::{App, OpenedSlot};
+use crate::budget::Budget;
+use crate::clock::now_micros;
+use crate::continuity::StartPosition;
+use crate::drain::reader::{HOLD_BYTES, ReaderNeed, ReaderOutput, SentHistory, WindowReader};
+use crate::drain::report::Report;
+use crate::drain::{AGGREGATE_BYTES, REQUEST, Settings};
+use crate::encode::{Envelope, Oversize};
+use crate::error::Error;
+use crate::lsn::Lsn;
+use crate::pack::{Acknowledgements, Forecast, PlanFigures};
+use crate::ports::{PeekRow, PeekRows, Slot, SlotError};
+use crate::postgres::connection::Connector;
+use crate::window_sizing::Window;
+
+/// The answer to `{"action":"plan"}`.
+#[derive(Debug, Serialize)]
+pub struct Plan {
+    /// `plan`
+    pub action: &'static str,
+    /// The slot.
+    pub slot: String,
+    /// The slot's plugin.
+    pub plugin: &'static str,
+    /// The stream.
+    pub stream: String,
+    /// How the function is configured: `none` or `kpl`.
+    pub aggregation: &'static str,
+    /// Up to where the stream has everything.
+    pub from: Lsn,
+    /// Up to where this was to be read: the end of the server's log.
+    pub upto: Lsn,
+    /// Whether it was read to its end; otherwise there is more than one peek should hold, and the figures are of its beginning.
+    pub complete: bool,
+    /// Transactions that brought at least one change.
+    pub transactions: u64,
+    /// Changes.
+    pub changes: u64,
+    /// Events made of them.
+    pub events: u64,
+    /// Events of which columns would be left out (`OVERSIZE=omit`).
+    pub omitted: u64,
+    /// What would be sent.
+    #[serde(flatten)]
+    pub figures: PlanFigures,
+    /// Wall-clock time, milliseconds.
+    pub elapsed_ms: u64,
+}
+
+/// Answers with a [`Plan`]. Reads for at most half of the invocation's time.
+///
+/// # Errors
+/// What would stop a drain, too, except for events that are too large: these are counted.
+pub(crate) async fn run(app: &App, connector: &Connector, budget: Budget) -> Result<Value, Error> {
+    let mut opened = app.open_or_busy(connector).await?;
+    // About 1 KiB for each row: what the forecast keeps of its key, and the row itself while it waits for its commit.
+    let rows = i32::try_from(app.config.memory_mib.saturating_mul(500)).unwrap_or(i32::MAX);
+    let OpenedSlot {
+        slot,
+        settings,
+        start,
+        ..
+    } = &mut opened;
+    let input = PlanInput {
+        stream: &app.config.stream,
+        settings,
+        envelope: &app.config.envelope.without_announcements(),
+        start,
+        rows,
+        time: budget.for_reading(Instant::now()) / 2,
+    };
+    Ok(json!(plan(slot, input).await?))
+}
+
+/// What a plan is made from, and its bounds.
+pub(crate) struct PlanInput<'a> {
+    pub(crate) stream: &'a str,
+    pub(crate) settings: &'a Settings,
+    pub(crate) envelope: &'a Envelope,
+    pub(crate) start: &'a StartPosition,
+    /// Most rows of the peek, about.
+    pub(crate) rows: i32,
+    /// Time for reading.
+    pub(crate) time: Duration,
+}
+
+/// Peeks once, and forecasts what a drain would send.
+///
+/// # Errors
+/// See [`run`].
+pub(crate) async fn plan<S: Slot>(slot: &mut S, input: PlanInput<'_>) -> Result<Plan, Error> {
+    let began = Instant::now();
+    let PlanInput {
+        stream,
+        settings,
+        start,
+        rows,
+        ..
+    } = input;
+    let upto = slot.wal_positions().await?.readable;
+    let window = Window {
+        upto,
+        rows,
+        known: None,
+    };
+    let mut peeked = slot.peek(window, input.time).await?;
+    let reader_settings = reader_settings(&input);
+    let history = SentHistory {
+        settled: start.settled,
+        acknowledged: start.acknowledged,
+        resume: start.resume.clone(),
+        expected: None,
+        upto,
+    };
+    let catalog = slot.catalog().await?;
+    let reader = WindowReader::new(&reader_settings, input.envelope, catalog, history, now_micros());
+    let mut forecaster = Forecaster {
+        reader,
+        forecast: Forecast::new(
+            began,
+            &settings.shards,
+            settings.record_bytes,
+            AGGREGATE_BYTES.min(settings.record_bytes),
+            settings.bytes_in_flight,
+        ),
+        acknowledgements: Acknowledgements::new(start.settled.into()),
+        report: Report::default(),
+    };
+    let complete = forecaster
+        .read(slot, &mut peeked, window, began + input.time)
+        .await?;
+    drop(peeked);
+    slot.cancel_peek().await;
+    let Forecaster { forecast, report, .. } = forecaster;
+    Ok(Plan {
+        action: "plan",
+        slot: settings.slot.clone(),
+        plugin: settings.plugin.name(),
+        stream: stream.to_owned(),
+        aggregation: settings.aggregation.name(),
+        from: start.acknowledged,
+        upto,
+        complete,
+        transactions: report.transactions,
+        changes: report.changes,
+        events: report.events,
+        omitted: report.omitted,
+        figures: forecast.finish(report.changes, REQUEST),
+        elapsed_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+    })
+}
+
+/// The settings of the reader: events of any size pass, since the forecast counts those that are too large.
+///
+/// Where columns are left out for size, they are left out here, too.
+fn reader_settings(input: &PlanInput<'_>) -> Settings {
+    Settings {
+        record_bytes: match input.envelope.oversize {
+            Oversize::Fail => usize::MAX,
+            Oversize::Omit => input.settings.record_bytes,
+        },
+        ..input.settings.clone()
+    }
+}
+
+struct Forecaster<'a, R> {
+    reader: WindowReader<'a, R>,
+    forecast: Forecast,
+    acknowledgements: Acknowledgements,
+    report: Report,
+}
+
+impl<R: PeekRow> Forecaster<'_, R> {
+    /// Adds the rows of a peek to the forecast until `end`. Returns whether the window was read to its bound in the log.
+    async fn read<S: Slot>(
+        &mut self,
+        slot: &mut S,
+        peeked: &mut impl PeekRows<Row = R>,
+        window: Window,
+        end: Instant,
+    ) -> Result<bool, Error> {
+        let mut count = 0i32;
+        // The server ends at the end of a transaction, however many rows that has.
+        while count < window.rows {
+            let row = match tokio::time::timeout_at(end.into(), peeked.next()).await {
+                Ok(Ok(Some(row))) => row,
+                Ok(Ok(None)) => return Ok(true),
+                Err(_) | Ok(Err(SlotError::Timeout { .. })) => return Ok(false),
+                Ok(Err(error)) => return Err(error.into()),
+            };
+            count += 1;
+            if self.reader.take(row)? == ReaderNeed::LargeCommits {
+                let commits = slot.large_commits(window, HOLD_BYTES / 2).await?;
+                self.reader.add_large_commits(commits)?;
+            }
+            self.add_events()?;
+        }
+        Ok(false)
+    }
+
+    fn add_events(&mut self) -> Result<(), Error> {
+        let mut events = Vec::new();
+        while self.reader.has_rows(None) {
+            let mut out = ReaderOutput {
+                acknowledgements: &mut self.acknowledgements,
+                events: &mut events,
+                report: &mut self.report,
+                chunk: None,
+            };
+            self.reader.next(&mut out)?;
+            for event in events.drain(..) {
+                self.forecast.add(event, REQUEST);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,155 @@
+//! The action `setup`: creates the publications, the slot and the first checkpoint. May be run again.
+
+use serde_json::{Value, json};
+
+use super::app::App;
+use crate::checkpoint::Checkpoint;
+use crate::clock::now_text;
+use crate::config::Config;
+use crate::continuity::{self, ServerInfo};
+use crate::drain::MARKER_TIME;
+use crate::error::Error;
+use crate::lsn::Lsn;
+use crate::marker::{self, Marker};
+use crate::nonce::random_nonce;
+use crate::plugin::Plugin;
+use crate::ports::{EmittedMessage, StateStore as _};
+use crate::postgres::connection::{Connector, Session};
+use crate::postgres::provisioning;
+use crate::postgres::server::{self, CommitWait, Inspection};
+
+/// Checks the role and the stream, then creates what is missing. `plugin` is that of a new slot.
+///
+/// # Errors
+/// The role or the stream is not fit, another drainer has the slot, or PostgreSQL or AWS refused.
+pub(crate) async fn run(app: &App, connector: &Connector, plugin: Plugin) -> Result<Value, Error> {
+    let config = &app.config;
+    let (session, Inspection { server, slot: state }) = app.inspect(connector).await?;
+    provisioning::check_replication_right(connector, &session).await?;
+    let stream_status = app.stream.status().await?;
+    let plugin = match &state {
+        Some(state) => continuity::readable(&config.slot, &server, state)?.0,
+        None => plugin,
+    };
+    server::lock_or_busy(connector, &session, &config.slot).await?;
+    let stored = app.checkpoint.load().await?;
+    let mut created = create_publications(config, connector, &session, plugin).await?;
+    if state.is_none() {
+        provisioning::create_slot(connector, &session, &config.slot, plugin, server.version).await?;
+        created.push(format!("slot {}", config.slot));
+    }
+    let Inspection { server, slot: state } = server::inspect(connector, &session, &config.slot).await?;
+    let confirmed = state.as_ref().and_then(|state| state.confirmed_flush_lsn);
+    let confirmed = confirmed.unwrap_or(Lsn::ZERO);
+    let mut problems = Vec::new();
+    match &stored {
+        // An old checkpoint is not overwritten: beside a new slot it shows the gap.
+        Some(stored) => {
+            let checked = continuity::check(&config.slot, &server, state.as_ref(), Some(stored), None);
+            problems.extend(checked.err().map(|gap| Error::from(gap).chain()));
+        }
+        None => {
+            store_first_checkpoint(app, connector, &session, &server, plugin, confirmed).await?;
+            created.push(format!("checkpoint {}", app.checkpoint.name));
+        }
+    }
+    problems.extend(empty_publications(config, connector, &session, plugin).await?);
+    Ok(json!({
+        "action": "setup",
+        "slot": config.slot,
+        "plugin": plugin.name(),
+        "database": server.database,
+        "confirmed_flush_lsn": confirmed.to_string(),
+        "stream": config.stream,
+        "stream_status": stream_status,
+        "created": created,
+        "problems": problems,
+    }))
+}
+
+/// Creates the publications that are missing. Returns a sentence for each.
+async fn create_publications(
+    config: &Config,
+    connector: &Connector,
+    session: &Session,
+    plugin: Plugin,
+) -> Result<Vec<String>, Error> {
+    let mut created = Vec::new();
+    if plugin == Plugin::Pgoutput {
+        for name in server::missing_publications(connector, session, &config.publications).await? {
+            let tables = provisioning::create_publication(connector, session, &name, &config.tables).await?;
+            created.push(format!("publication {name} of {tables} tables"));
+        }
+    }
+    Ok(created)
+}
+
+/// The problem that publications without tables are, if pgoutput reads such.
+pub(super) async fn empty_publications(
+    config: &Config,
+    connector: &Connector,
+    session: &Session,
+    plugin: Plugin,
+) -> Result<Option<String>, Error> {
+    if plugin != Plugin::Pgoutput
+        || server::published_tables(connector, session, &config.publications).await? > 0
+    {
+        return Ok(None);
+    }
+    let names = config.publications.join(", ");
+    Ok(Some(format!(
+        "the publications {names} hold no tables: let the tables' owner run alter publication … add table …"
+    )))
+}
+
+/// Stores the first checkpoint, at the slot's own position.
+async fn store_first_checkpoint(
+    app: &App,
+    connector: &Connector,
+    session: &Session,
+    server: &ServerInfo,
+    plugin: Plugin,
+    confirmed: Lsn,
+) -> Result<(), Error> {
+    let first = Checkpoint {
+        marker: first_marker(app, connector, session, server, plugin).await?,
+        updated_at: now_text(),
+        ..server.first_checkpoint(&app.config.slot, plugin, confirmed)
+    };
+    app.checkpoint.store(first.to_text()).await?;
+    Ok(())
+}
+
+/// The marker behind a new slot's first position: it proves that nothing from there on was lost.
+async fn first_marker(
+    app: &App,
+    connector: &Connector,
+    session: &Session,
+    server: &ServerInfo,
+    plugin: Plugin,
+) -> Result<Option<Marker>, Error> {
+    if !app.config.markers || !plugin.sends_messages(server.version) {
+        return Ok(None);
+    }
+    let (number, nonce) = (1, random_nonce());
+    let content = Marker::content(&app.config.slot, number, &nonce);
+    let emitted = server::emit(
+        connector,
+        session,
+        marker::PREFIX,
+        &content,
+        CommitWait::ForStandbys,
+    );
+    let Ok(emitted) = tokio::time::timeout(MARKER_TIME, emitted).await else {
+        // The commit waits for a standby. The first drain emits a marker.
+        session.cancel().await;
+        return Ok(None);
+    };
+    let EmittedMessage { lsn, flushed } = emitted?;
+    Ok(Some(Marker {
+        number,
+        nonce,
+        lsn,
+        flushed,
+    }))
+}

@@ -1,0 +1,123 @@
+//! The action `status`: the state of server, slot, checkpoint, stream and backfill, and what is wrong. Changes nothing.
+
+use serde_json::{Value, json};
+
+use super::app::App;
+use super::{backfill_status, setup};
+use crate::checkpoint::Checkpoint;
+use crate::config::StandbyAck;
+use crate::continuity::{self, ServerInfo, SlotState};
+use crate::error::Error;
+use crate::lsn::Lsn;
+use crate::plugin::Plugin;
+use crate::postgres::connection::{Connector, Session};
+use crate::postgres::server::{self, Inspection, StandbyInfo};
+
+/// Answers with the state of everything that a drain uses, and with the problems that would stop one.
+///
+/// # Errors
+/// PostgreSQL or SSM cannot be asked. A stream that cannot be asked is a problem in the answer.
+pub(crate) async fn run(app: &App, connector: &Connector) -> Result<Value, Error> {
+    let config = &app.config;
+    let (session, inspection) = app.inspect(connector).await?;
+    let Inspection { server, slot: state } = &inspection;
+    let stored = app.checkpoint.load().await?;
+    let mut problems: Vec<String> = Vec::new();
+    let stream_status = app.stream.status().await;
+    let oldest = server::oldest_transaction(connector, &session).await?;
+    let standbys = server::standbys(connector, &session).await?;
+    let checked = continuity::check(&config.slot, server, state.as_ref(), stored.as_ref(), None);
+    let plugin = match checked {
+        Ok(start) => Some(start.plugin),
+        Err(error) => {
+            problems.push(Error::from(error).chain());
+            None
+        }
+    };
+    problems.extend(standby_problem(config.standby_ack, &standbys));
+    if let Some(plugin) = plugin {
+        problems.extend(publication_problems(app, connector, &session, plugin).await?);
+    }
+    let stream_status = stream_status.unwrap_or_else(|error| {
+        problems.push(Error::from(error).chain());
+        "unknown".to_owned()
+    });
+    let mut backfill = Value::Null;
+    if let Some(plugin) = plugin {
+        let described = backfill_status::describe(app, connector, &session, server, plugin).await;
+        match described {
+            Ok((status, more)) => {
+                backfill = status;
+                problems.extend(more);
+            }
+            Err(error) => problems.push(error.chain()),
+        }
+    }
+    let mut answer = positions(&inspection, stored.as_ref(), &standbys);
+    answer["action"] = json!("status");
+    answer["slot"] = json!(config.slot);
+    answer["oldest_transaction"] = json!(oldest);
+    answer["stream"] = json!(config.stream);
+    answer["stream_status"] = json!(stream_status);
+    answer["backfill"] = backfill;
+    answer["problems"] = json!(problems);
+    Ok(answer)
+}
+
+/// The fields of the answer that state positions of the server, the slot and the checkpoint.
+fn positions(inspection: &Inspection, stored: Option<&Checkpoint>, standbys: &StandbyInfo) -> Value {
+    let server: &ServerInfo = &inspection.server;
+    let slot: Option<&SlotState> = inspection.slot.as_ref();
+    let confirmed = slot.and_then(|slot| slot.confirmed_flush_lsn);
+    let restart = slot.and_then(|slot| slot.restart_lsn);
+    let text = |lsn: Option<Lsn>| lsn.map(|lsn| lsn.to_string());
+    json!({
+        "action": Value::Null,
+        "slot": Value::Null,
+        "plugin": slot.and_then(|slot| slot.plugin.clone()),
+        "database": server.database,
+        "server_version": server.version,
+        "timeline": server.timeline,
+        "flush_lsn": server.flush.to_string(),
+        "confirmed_flush_lsn": text(confirmed),
+        "restart_lsn": text(restart),
+        "wal_status": slot.and_then(|slot| slot.wal_status.clone()),
+        "safe_wal_size": slot.and_then(|slot| slot.safe_wal_size),
+        "active_pid": slot.and_then(|slot| slot.active_pid),
+        "checkpoint": stored.map(|stored| stored.commit_end.to_string()),
+        "checkpoint_updated_at": stored.map(|stored| stored.updated_at.clone()),
+        "marker": stored.and_then(|stored| stored.marker.clone()),
+        "rows_of_next_transaction": stored.and_then(|stored| stored.progress.as_ref().map(|resume| resume.rows)),
+        "failover": slot.and_then(|slot| slot.failover),
+        "standbys": standbys.count,
+        "standby_flush_lsn": text(standbys.flushed),
+        "lag_bytes": confirmed.map(|confirmed| server.flush.bytes_since(confirmed)),
+        "retained_bytes": restart.map(|restart| server.flush.bytes_since(restart)),
+    })
+}
+
+fn standby_problem(standby_ack: StandbyAck, standbys: &StandbyInfo) -> Option<String> {
+    if standby_ack != StandbyAck::Required {
+        return None;
+    }
+    let (why, _) = standbys.acknowledged(true).err()?;
+    Some(format!("STANDBY_ACK=required, and {why}"))
+}
+
+async fn publication_problems(
+    app: &App,
+    connector: &Connector,
+    session: &Session,
+    plugin: Plugin,
+) -> Result<Vec<String>, Error> {
+    if plugin != Plugin::Pgoutput {
+        return Ok(Vec::new());
+    }
+    let missing = server::missing_publications(connector, session, &app.config.publications).await?;
+    if missing.is_empty() {
+        let empty = setup::empty_publications(&app.config, connector, session, plugin).await?;
+        return Ok(empty.into_iter().collect());
+    }
+    let problem = |name: &String| format!("publication {name} is missing: run {{\"action\":\"setup\"}}");
+    Ok(missing.iter().map(problem).collect())
+}

@@ -1,0 +1,54 @@
+//! The action `teardown`: drops the slot, and deletes the checkpoint and the backfill's state. May be run again.
+
+use serde_json::{Value, json};
+
+use super::app::App;
+use crate::continuity::{self, ServerInfo, SlotState};
+use crate::error::Error;
+use crate::ports::CheckpointError;
+use crate::postgres::connection::{Connector, Session};
+use crate::postgres::provisioning;
+use crate::postgres::server::{self, Inspection};
+
+/// Drops the slot, so that the server may remove its log, and deletes what Spillway stored.
+///
+/// Publications stay: they cost nothing, and others may use them.
+///
+/// # Errors
+/// Another drainer has the slot, or PostgreSQL or SSM refused.
+pub(crate) async fn run(app: &App, connector: &Connector) -> Result<Value, Error> {
+    let (session, Inspection { server, slot }) = app.inspect(connector).await?;
+    let mut dropped = Vec::new();
+    if let Some(state) = slot {
+        drop_slot(app, connector, &session, &server, &state).await?;
+        dropped.push(format!("slot {}", app.config.slot));
+    }
+    if app.checkpoint.delete().await? {
+        dropped.push(format!("checkpoint {}", app.checkpoint.name));
+    }
+    match app.backfill.delete().await {
+        Ok(true) => dropped.push(format!("backfill {}", app.backfill.name)),
+        Ok(false) => {}
+        // The role of an older stack lacks the permission, and such a stack has no backfill.
+        Err(CheckpointError::Denied { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(json!({"action": "teardown", "slot": app.config.slot, "dropped": dropped}))
+}
+
+async fn drop_slot(
+    app: &App,
+    connector: &Connector,
+    session: &Session,
+    server: &ServerInfo,
+    state: &SlotState,
+) -> Result<(), Error> {
+    let slot = &app.config.slot;
+    let database = state.database.as_ref();
+    if database.is_some_and(|database| *database != server.database) {
+        continuity::readable(slot, server, state)?;
+    }
+    server::lock_or_busy(connector, session, slot).await?;
+    provisioning::drop_slot(connector, session, slot).await?;
+    Ok(())
+}

@@ -1,0 +1,7 @@
+//! The edges to AWS: Kinesis, SSM Parameter Store, Secrets Manager through SSM, and the IAM token of RDS.
+
+pub(crate) mod client;
+pub(crate) mod kinesis;
+pub(crate) mod parameter_store;
+pub(crate) mod rds_token;
+pub(crate) mod secret;

@@ -1,0 +1,243 @@
+use std::sync::Arc;
+
+use super::*;
+use crate::backfill::table::{KeyOrder, SizeProbe};
+use crate::change::{Column, ColumnCoverage};
+use crate::table_name::TableName;
+
+fn relation(columns: &[(&str, bool)]) -> Arc<Relation> {
+    let column = |(name, key): &(&str, bool)| Column::new((*name).into(), "text".into(), *key);
+    Arc::new(Relation {
+        table: TableName::new("public", "t"),
+        columns: columns.iter().map(column).collect(),
+        primary: Vec::new(),
+        extent: ColumnCoverage::Whole,
+    })
+}
+
+fn table() -> BackfillTable {
+    BackfillTable {
+        oid: 1,
+        relation: relation(&[("id", true), ("body", false), ("n", false)]),
+        key: vec!["id".into()],
+        key_places: vec![0],
+        order: vec![KeyOrder::plain(None)],
+        wanted: vec![true; 3],
+        large: vec![SizeProbe::No; 3],
+        is_root: false,
+        conditions: Vec::new(),
+        estimate: None,
+    }
+}
+
+/// Transactions before 100 are visible.
+fn held(lines: &[&str]) -> ChunkRows {
+    let mut held = ChunkRows::new(table(), "100:100:".parse().unwrap());
+    for line in lines {
+        held.push(line.as_bytes()).unwrap();
+    }
+    held
+}
+
+fn text(text: &str) -> Datum<'_> {
+    Datum::Text(text.into())
+}
+
+fn left(held: &ChunkRows) -> Vec<String> {
+    let mut left = Vec::new();
+    let mut from = 0;
+    while let Some(at) = held.next_row(from) {
+        match &held.row(at).unwrap()[..] {
+            [Datum::Text(id), ..] => left.push(id.to_string()),
+            other => panic!("{other:?}"),
+        }
+        from = at + 1;
+    }
+    left
+}
+
+fn update<'a>(old: Option<&'a str>, id: &'a str, body: Datum<'a>) -> Change<'a> {
+    Change::Update {
+        relation: table().relation,
+        old: old.map(|old| vec![text(old), Datum::Absent, Datum::Absent]),
+        new: vec![text(id), body, text("new")],
+    }
+}
+
+fn body(change: &Change<'_>) -> String {
+    match change {
+        Change::Update { new, .. } => format!("{:?}", new[1]),
+        other => panic!("{other:?}"),
+    }
+}
+
+const ROWS: [&str; 3] = ["9\ta\tbody a\t1\n", "9\tb\tbody b\t2\n", "9\tc\t\\N\t3\n"];
+
+#[test]
+fn a_change_that_the_snapshot_does_not_show_takes_its_row_away() {
+    let mut rows = held(&ROWS);
+    rows.apply_change(99, &mut update(None, "a", text("x")));
+    assert_eq!(left(&rows), ["a", "b", "c"]);
+    rows.apply_change(100, &mut update(None, "a", text("x")));
+    assert_eq!(left(&rows), ["b", "c"]);
+    let old = vec![text("c"), Datum::Absent, Datum::Absent];
+    let relation = table().relation;
+    rows.apply_change(100, &mut Change::Delete { relation, old });
+    assert_eq!(left(&rows), ["b"]);
+    assert_eq!((rows.overtaken(), rows.last_key()), (2, Some(vec!["c".into()])));
+}
+
+#[test]
+fn a_row_that_moves_takes_both_keys_away_and_an_insert_its_own() {
+    let mut rows = held(&ROWS);
+    rows.apply_change(100, &mut update(Some("a"), "b", text("x")));
+    assert_eq!(left(&rows), ["c"]);
+    let new = vec![text("c"), Datum::Null, Datum::Null];
+    let relation = table().relation;
+    rows.apply_change(100, &mut Change::Insert { relation, new });
+    assert!(left(&rows).is_empty());
+}
+
+#[test]
+fn a_large_value_that_was_left_alone_is_filled_from_the_row() {
+    let mut rows = held(&ROWS);
+    let mut change = update(None, "a", Datum::Unchanged);
+    rows.apply_change(100, &mut change);
+    assert_eq!(body(&change), r#"Text("body a")"#);
+    // It was told then, and may be another by now.
+    let mut change = update(None, "a", Datum::Unchanged);
+    rows.apply_change(101, &mut change);
+    assert_eq!(body(&change), "Unchanged");
+    let mut change = update(Some("b"), "z", Datum::Unchanged);
+    rows.apply_change(100, &mut change);
+    assert_eq!(body(&change), r#"Text("body b")"#);
+    let mut change = update(None, "c", Datum::Unchanged);
+    rows.apply_change(100, &mut change);
+    assert_eq!(body(&change), "Null");
+}
+
+#[test]
+fn a_truncate_takes_all_away_and_a_change_of_an_unknown_row_has_all_read_again() {
+    let mut rows = held(&ROWS);
+    let relations = vec![table().relation];
+    rows.apply_change(99, &mut Change::Truncate { relations });
+    assert_eq!(left(&rows).len(), 3);
+    let relations = vec![table().relation];
+    rows.apply_change(100, &mut Change::Truncate { relations });
+    assert!(left(&rows).is_empty());
+    let mut rows = held(&ROWS);
+    let keyless = relation(&[("id", false), ("body", false), ("n", false)]);
+    let new = vec![text("a"), Datum::Unchanged, Datum::Null];
+    rows.apply_change(
+        100,
+        &mut Change::Update {
+            relation: keyless,
+            old: None,
+            new,
+        },
+    );
+    assert!(rows.is_invalid());
+}
+
+#[test]
+fn a_truth_value_in_a_key_is_the_same_however_it_is_written() {
+    let column = |name: &str, kind: &str, key| Column::new(name.into(), kind.into(), key);
+    let columns = vec![
+        column("id", "text", true),
+        column("on", "boolean", true),
+        column("n", "text", false),
+    ];
+    let relation = Arc::new(Relation {
+        columns,
+        ..(*relation(&[])).clone()
+    });
+    let table = BackfillTable {
+        relation: Arc::clone(&relation),
+        key: vec!["id".into(), "on".into()],
+        key_places: vec![0, 1],
+        order: vec![KeyOrder::plain(None); 2],
+        ..table()
+    };
+    let mut held = ChunkRows::new(table, "100:100:".parse().unwrap());
+    for line in ["0\ta\tt\t1", "0\ta\tf\t2", "0\ttrue\tt\t3"] {
+        held.push(line.as_bytes()).unwrap();
+    }
+    for (id, truth, left) in [
+        ("a", "true", 2),
+        ("true", "f", 2),
+        ("a", "false", 1),
+        ("true", "t", 0),
+    ] {
+        let new = vec![text(id), text(truth), text("new")];
+        held.apply_change(
+            100,
+            &mut Change::Insert {
+                relation: Arc::clone(&relation),
+                new,
+            },
+        );
+        assert_eq!(held.len() as u64 - held.overtaken(), left, "{id} {truth}");
+    }
+}
+
+#[test]
+fn another_table_of_the_same_columns_touches_nothing() {
+    let mut rows = held(&ROWS);
+    let other = Relation {
+        table: TableName::new("public", "u"),
+        ..(*table().relation).clone()
+    };
+    let new = vec![text("a"), Datum::Null, Datum::Null];
+    rows.apply_change(
+        100,
+        &mut Change::Insert {
+            relation: Arc::new(other),
+            new,
+        },
+    );
+    assert_eq!(left(&rows).len(), 3);
+}
+
+#[test]
+fn only_a_move_from_a_key_that_is_not_held_is_asked_for() {
+    let rows = held(&ROWS);
+    let wants = |xid, change: &Change<'_>| ChunkRows::row_request(&table(), Some(&rows), xid, change);
+    let moved = update(Some("y"), "z", Datum::Unchanged);
+    let wanted = wants(100, &moved).unwrap();
+    assert_eq!((&wanted.key[..], wanted.xid), (&["z".to_owned()][..], 100));
+    for change in [
+        update(Some("a"), "z", Datum::Unchanged),
+        update(Some("y"), "z", text("told")),
+        update(None, "z", Datum::Unchanged),
+        update(Some("y"), "y", Datum::Unchanged),
+    ] {
+        assert_eq!(wants(100, &change), None, "{change:?}");
+    }
+    // The snapshot shows it: the row that is held under its old key is another.
+    assert!(wants(99, &update(Some("a"), "z", Datum::Unchanged)).is_some());
+}
+
+#[test]
+fn what_copy_escapes_is_read_back() {
+    let rows = held(&["0\ta\\tb\\\\\t\\n\\r\\b\\f\\v\t\\\\N\n"]);
+    assert_eq!(
+        rows.row(0).unwrap(),
+        [text("a\tb\\"), text("\n\r\u{8}\u{c}\u{b}"), text("\\N")]
+    );
+}
+
+#[test]
+fn what_is_not_a_row_of_the_table_is_refused() {
+    let mut rows = held(&[]);
+    for (line, error) in [
+        (&b"9\ta\tb\n"[..], RowError::Malformed),
+        (b"9\ta\tb\tc\td\n", RowError::Malformed),
+        (b"9\t\\N\tb\tc\n", RowError::Malformed),
+        (b"9\ta\tb\\\tc\n", RowError::Malformed),
+        (b"9\ta\tb\\q\tc\n", RowError::Malformed),
+        (b"9\ta\t\xff\tc\n", RowError::NotText),
+    ] {
+        assert_eq!(rows.push(line), Err(error), "{line:?}");
+    }
+    assert!(rows.is_empty());
+}

@@ -1,0 +1,622 @@
+//! The runner of a backfill: between windows it reads the next chunk, and stores the cursor once the chunk has arrived.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::checkpointer;
+use super::report::BackfillReport;
+use super::settings::Settings;
+use crate::backfill::state::BackfillPhase;
+use crate::backfill::{
+    BackfillState, BackfillTable, Chunk, ChunkContext, ChunkPayload, RowLookup, RowRequest,
+};
+use crate::budget::Budget;
+use crate::clock::now_text;
+use crate::error::Error;
+use crate::event::MOST_ROWS;
+use crate::lsn::Lsn;
+use crate::nonce::random_nonce;
+use crate::ports::{ChunkBounds, ChunkRead, Slot, StateStore, TableSource};
+use crate::table_name::TableName;
+
+/// Most log that may be unread when a chunk begins, bytes.
+///
+/// Until the watermark is written, only concurrent writes add to it.
+pub(super) const MOST_LAG_BYTES: u64 = 64 << 20;
+
+/// What a chunk should take, from its reading to its acknowledgement.
+///
+/// Much longer than the peek that it costs, and short enough that losing it is cheap.
+const CHUNK_TIME: Duration = Duration::from_secs(3);
+
+/// A chunk is not begun with less time than this.
+const CHUNK_MIN_TIME: Duration = Duration::from_millis(300);
+
+/// How long a chunk may be read, unless a single row needs more.
+const CHUNK_MAX_TIME: Duration = Duration::from_secs(10);
+
+/// How often the runner looks for earlier writers in one step.
+const WRITER_CHECKS: usize = 10;
+
+/// Time between two of these checks.
+const WRITER_CHECK_PAUSE: Duration = Duration::from_millis(5);
+
+/// Runs a backfill between the windows of a drain.
+#[derive(Debug)]
+pub struct BackfillRunner<C> {
+    store: C,
+    state: BackfillState,
+    /// Tables that are not over, in order; `None` until this invocation listed them.
+    tables: Option<Vec<TableName>>,
+    /// Table whose writers, as of the start of this invocation, have all ended.
+    settled: Option<TableName>,
+    /// Writers of the next table as of the start of this invocation, as far as they have not ended.
+    writers: Option<Vec<String>>,
+    /// What the reader of the log keeps for the backfill.
+    pub(super) context: ChunkContext,
+    waits_for: Option<String>,
+    chunks: u64,
+    read: u64,
+    overtaken: u64,
+}
+
+/// The outcome of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BackfillStep {
+    /// There is nothing to do.
+    Idle,
+    /// A chunk waits for its watermark, which was written.
+    WatermarkEmitted,
+    /// Another session must end first. A window does not help.
+    Blocked,
+    /// A chunk waits for its watermark, which may not be read yet.
+    Pending,
+    /// There is something to do, and no time for it.
+    OutOfTime,
+}
+
+/// What a step may use.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ChunkEnvironment<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) budget: Budget,
+    /// Time for reading when the invocation began.
+    pub(super) reading_time: Duration,
+    /// Time that the server needed to decode the last window.
+    pub(super) peek_took: Duration,
+}
+
+impl<C> BackfillRunner<C> {
+    /// A runner of a stored backfill. `store` is the place of its state.
+    pub fn new(store: C, state: BackfillState) -> Self {
+        BackfillRunner {
+            store,
+            state,
+            tables: None,
+            settled: None,
+            writers: None,
+            context: ChunkContext::default(),
+            waits_for: None,
+            chunks: 0,
+            read: 0,
+            overtaken: 0,
+        }
+    }
+
+    /// Whether it has something to do.
+    pub(super) fn is_running(&self) -> bool {
+        self.state.phase() == BackfillPhase::Running
+    }
+
+    /// Its part of the answer.
+    pub fn report(&self) -> BackfillReport {
+        let phase = match self.state.phase() {
+            BackfillPhase::Running if self.waits_for.is_some() => BackfillPhase::Waiting,
+            phase => phase,
+        };
+        let mut report = BackfillReport {
+            state: phase,
+            chunks: self.chunks,
+            read: self.read,
+            overtaken: self.overtaken,
+            waits_for: self.waits_for.clone(),
+            ..BackfillReport::of(&self.state)
+        };
+        report.tables.left = self.tables.as_ref().map(|tables| tables.len() as u64);
+        report
+    }
+}
+
+impl<C: StateStore> BackfillRunner<C> {
+    /// Watches the changes of a table that an earlier invocation read in part: they may move a row out of the unread part.
+    ///
+    /// # Errors
+    /// The server cannot be asked, or the state cannot be stored.
+    pub(super) async fn watch_resumed_table<S: Slot + TableSource>(
+        &mut self,
+        slot: &mut S,
+        budget: Budget,
+    ) -> Result<(), Error> {
+        let resumed = self.state.table.as_ref().filter(|table| table.key.is_some());
+        let Some(name) = resumed.map(|table| table.name.clone()) else {
+            return Ok(());
+        };
+        match self.describe_table(slot, &name).await? {
+            Ok(table) => {
+                self.context.table = Some(Arc::new(table));
+                Ok(())
+            }
+            // Rows that move in it cannot be completed.
+            Err(why) => self.restart_table(slot, &why, budget).await,
+        }
+    }
+
+    /// Notes what is visible now, for the window that is about to be opened.
+    ///
+    /// # Errors
+    /// The server cannot be asked.
+    pub(super) async fn refresh_visible<S: TableSource>(&mut self, slot: &mut S) -> Result<(), Error> {
+        self.context.visible = match self.is_running() {
+            true => Some(slot.snapshot().await?),
+            false => None,
+        };
+        Ok(())
+    }
+
+    /// Reads the next chunk and writes its watermark, if there is one and time for it.
+    ///
+    /// # Errors
+    /// The server cannot be asked, or the state cannot be stored.
+    pub(super) async fn next_chunk<S: Slot + TableSource>(
+        &mut self,
+        slot: &mut S,
+        environment: &ChunkEnvironment<'_>,
+    ) -> Result<BackfillStep, Error> {
+        if !self.is_running() {
+            return Ok(BackfillStep::Idle);
+        }
+        if self.context.chunk.is_some() {
+            self.waits_for = Some("a standby, which has not got as far as its chunk's watermark".to_owned());
+            return Ok(BackfillStep::Pending);
+        }
+        let budget = environment.budget;
+        let time_left = budget.for_reading(Instant::now());
+        if !self.has_time(environment, time_left) {
+            return Ok(BackfillStep::OutOfTime);
+        }
+        self.list_tables(slot, budget).await?;
+        loop {
+            let Some((name, table)) = self.next_table(slot, budget).await? else {
+                return self.finish(slot, environment).await;
+            };
+            if !self.is_settled(slot, &name, &table).await? {
+                return Ok(BackfillStep::Blocked);
+            }
+            if let Some(step) = self
+                .read_chunk(slot, &name, table, time_left, environment)
+                .await?
+            {
+                return Ok(step);
+            }
+        }
+    }
+
+    /// Whether there is time for a chunk and its window. The server decodes that from `restart_lsn`, as it did the last one.
+    fn has_time(&mut self, environment: &ChunkEnvironment<'_>, time_left: Duration) -> bool {
+        let needed = CHUNK_MIN_TIME.max(environment.peek_took * 3);
+        if time_left < needed && environment.reading_time < environment.peek_took * 3 {
+            self.waits_for = Some(format!(
+                "a longer Timeout, or the end of a long transaction: reading the log again takes {} ms",
+                environment.peek_took.as_millis()
+            ));
+        }
+        time_left >= needed
+    }
+
+    /// Lists the tables of the request, once in an invocation.
+    async fn list_tables<S: Slot + TableSource>(
+        &mut self,
+        slot: &mut S,
+        budget: Budget,
+    ) -> Result<(), Error> {
+        if self.tables.is_some() {
+            return Ok(());
+        }
+        let schema = slot.describe(None).await?;
+        let mut names = schema.names(&self.state.request);
+        let reading = self.state.table.as_ref().map(|table| table.name.clone());
+        let missing = reading
+            .as_ref()
+            .filter(|reading| !names.contains(reading))
+            .cloned();
+        if let Some(reading) = &reading {
+            // A table that was created since is in the log. To go back for one that was renamed or published since would
+            // throw the cursor away.
+            names.retain(|name| name >= reading);
+        }
+        names.retain(|name| !self.state.is_over(name));
+        self.tables = Some(names);
+        match missing {
+            Some(name) => {
+                let why = "it is no longer there, no longer published or left out by TABLES";
+                self.fail_table(slot, &name, why.to_owned(), budget).await
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The first table that is not over and can be read.
+    async fn next_table<S: Slot + TableSource>(
+        &mut self,
+        slot: &mut S,
+        budget: Budget,
+    ) -> Result<Option<(TableName, BackfillTable)>, Error> {
+        loop {
+            let next = self.tables.as_ref().and_then(|tables| tables.first());
+            let Some(name) = next.cloned() else {
+                return Ok(None);
+            };
+            match self.describe_table(slot, &name).await? {
+                Ok(table) => return Ok(Some((name, table))),
+                Err(why) => self.fail_table(slot, &name, why, budget).await?,
+            }
+        }
+    }
+
+    /// The present description of a table, or why it cannot be read.
+    async fn describe_table<S: TableSource>(
+        &self,
+        slot: &mut S,
+        name: &TableName,
+    ) -> Result<Result<BackfillTable, String>, Error> {
+        let schema = slot.describe(Some(name)).await?;
+        let info = schema.relations.iter().find(|info| info.table == *name);
+        Ok(match info {
+            None => Err("it is no longer there".to_owned()),
+            Some(info) => schema
+                .table(info, &self.state.request)
+                .map_err(|refusal| refusal.why),
+        })
+    }
+
+    /// Whether every writer has ended that had written to the table when this invocation reached it.
+    ///
+    /// Changes that an earlier invocation sent may not be visible before.
+    async fn is_settled<S: TableSource>(
+        &mut self,
+        slot: &mut S,
+        name: &TableName,
+        table: &BackfillTable,
+    ) -> Result<bool, Error> {
+        for check in 0..WRITER_CHECKS {
+            if self.settled.as_ref() == Some(name) {
+                return Ok(true);
+            }
+            if check > 0 {
+                tokio::time::sleep(WRITER_CHECK_PAUSE).await;
+            }
+            let writing = slot.writers(table).await?;
+            let writers = self.writers.get_or_insert_with(|| writing.clone());
+            writers.retain(|writer| writing.contains(writer));
+            match writers.first() {
+                None => {
+                    self.writers = None;
+                    self.settled = Some(name.clone());
+                }
+                Some(writer) => {
+                    self.waits_for = Some(format!(
+                        "{writer}, which wrote to {name} before and has not ended"
+                    ));
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Reads the next rows of a table, and writes their watermark. `None` when the table failed.
+    async fn read_chunk<S: Slot + TableSource>(
+        &mut self,
+        slot: &mut S,
+        name: &TableName,
+        table: BackfillTable,
+        time_left: Duration,
+        environment: &ChunkEnvironment<'_>,
+    ) -> Result<Option<BackfillStep>, Error> {
+        let began = Instant::now();
+        let budget = environment.budget;
+        let most = self.state.request.chunk_rows.unwrap_or(MOST_ROWS);
+        let progress = self.state.table_progress(&table);
+        let rows = progress.next_rows(u64::from(most), CHUNK_TIME.min(time_left / 3));
+        let (after, first, is_slow) = (progress.key.clone(), progress.rows == 0, progress.slow);
+        let bounds = ChunkBounds {
+            rows,
+            bytes: environment.settings.bytes_in_flight,
+            time: match is_slow {
+                true => time_left * 3 / 4,
+                false => (time_left / 2).min(CHUNK_MAX_TIME),
+            },
+        };
+        let read = slot
+            .read(&table, after.as_deref(), bounds, &mut self.context.delivered)
+            .await?;
+        let waits_for = match read {
+            // An empty chunk has a watermark, too: until it, a change may still need a row looked up.
+            ChunkRead::Rows { rows, more } => {
+                self.waits_for = None;
+                self.context.table = Some(Arc::new(table));
+                let payload = ChunkPayload::Rows { rows, first, more };
+                self.emit_watermark(slot, payload, began, environment).await?;
+                return Ok(Some(BackfillStep::WatermarkEmitted));
+            }
+            // The next invocation gives it nearly all of its time.
+            ChunkRead::TooSlow if !is_slow || time_left < environment.reading_time / 2 => {
+                self.state.table_progress(&table).slow = true;
+                self.store_state(slot, budget).await?;
+                return Ok(Some(BackfillStep::OutOfTime));
+            }
+            ChunkRead::TooSlow => {
+                let why = "reading its next rows took longer than an invocation has: no index helps `where`, or the \
+                           server is overloaded";
+                self.fail_table(slot, name, why.to_owned(), budget).await?;
+                return Ok(None);
+            }
+            ChunkRead::Unreadable(why) => match self.reason_to_fail(slot, name, &table, why).await? {
+                Some(why) => {
+                    self.fail_table(slot, name, why, budget).await?;
+                    return Ok(None);
+                }
+                None => format!("whoever is altering {name}"),
+            },
+            ChunkRead::Unseen(xid) => {
+                format!(
+                    "transaction {xid}, which is in the stream and not visible yet: it waits for a standby"
+                )
+            }
+            ChunkRead::Locked => format!("whoever holds a lock on {name} that forbids reading it"),
+            ChunkRead::Rewritten => format!("whoever is rewriting {name}"),
+        };
+        self.waits_for = Some(waits_for);
+        Ok(Some(BackfillStep::Blocked))
+    }
+
+    /// Why a table that could not be read must fail; `None` when it was altered since it was described.
+    async fn reason_to_fail<S: TableSource>(
+        &self,
+        slot: &mut S,
+        name: &TableName,
+        table: &BackfillTable,
+        why: String,
+    ) -> Result<Option<String>, Error> {
+        Ok(match self.describe_table(slot, name).await? {
+            Ok(now) if now.relation != table.relation || now.ordering() != table.ordering() => None,
+            Ok(_) => Some(why),
+            Err(why) => Some(why),
+        })
+    }
+
+    /// Writes the watermark of a payload, which then waits for it.
+    async fn emit_watermark<S: TableSource>(
+        &mut self,
+        slot: &mut S,
+        payload: ChunkPayload,
+        began: Instant,
+        environment: &ChunkEnvironment<'_>,
+    ) -> Result<(), Error> {
+        let watermark = json!({"slot": environment.settings.slot, "nonce": random_nonce()}).to_string();
+        slot.emit_watermark(&watermark).await?;
+        self.context.chunk = Some(Chunk::new(watermark, payload, began));
+        Ok(())
+    }
+
+    async fn fail_table<S: Slot>(
+        &mut self,
+        slot: &mut S,
+        name: &TableName,
+        why: String,
+        budget: Budget,
+    ) -> Result<(), Error> {
+        let of = &self.state.slot;
+        tracing::warn!(slot = of, table = %name, why, "the table's backfill failed; the others continue");
+        self.state.fail_table(name.clone(), why);
+        self.leave_table(name);
+        self.store_state(slot, budget).await
+    }
+
+    /// Finishes the backfill, since no table is left. A repair first writes its control event.
+    async fn finish<S: Slot + TableSource>(
+        &mut self,
+        slot: &mut S,
+        environment: &ChunkEnvironment<'_>,
+    ) -> Result<BackfillStep, Error> {
+        let state = &mut self.state;
+        if state.request.repair && state.failures == 0 && state.done > 0 {
+            let payload = ChunkPayload::Repaired(repaired(state));
+            self.emit_watermark(slot, payload, Instant::now(), environment)
+                .await?;
+            return Ok(BackfillStep::WatermarkEmitted);
+        }
+        state.finished_at = Some(now_text());
+        self.store_state(slot, environment.budget).await?;
+        Ok(BackfillStep::Idle)
+    }
+
+    /// Settles the chunk at the end of a window: stores the cursor if all of it was acknowledged.
+    ///
+    /// Cursor and position are stored before the slot advances. `is_whole` says whether the window was.
+    ///
+    /// # Errors
+    /// The state cannot be stored.
+    pub(super) async fn settle_chunk<S: Slot>(
+        &mut self,
+        slot: &mut S,
+        is_whole: bool,
+        acknowledged: Lsn,
+        budget: Budget,
+    ) -> Result<(), Error> {
+        let Some(chunk) = &self.context.chunk else {
+            return Ok(());
+        };
+        if !is_whole {
+            self.lose_chunk();
+            return self.store_state(slot, budget).await;
+        }
+        if chunk.reached.is_none() {
+            return Ok(());
+        }
+        let Some(chunk) = self.context.chunk.take() else {
+            return Ok(());
+        };
+        if chunk.rows().is_some_and(|rows| rows.is_invalid()) {
+            tracing::info!(
+                slot = self.state.slot,
+                "a change does not say its row: the chunk is read again"
+            );
+            return Ok(());
+        }
+        if let (Some(why), Some(rows)) = (&chunk.failed, chunk.rows()) {
+            let name = rows.table().relation.table.clone();
+            return self.fail_table(slot, &name, why.clone(), budget).await;
+        }
+        self.apply_arrived(&chunk, acknowledged);
+        match &self.state.table {
+            Some(progress) if !self.state.fits() => {
+                let name = progress.name.clone();
+                let why = "the cursor, which is its key, does not fit into the parameter of the backfill";
+                self.fail_table(slot, &name, why.to_owned(), budget).await
+            }
+            _ => self.store_state(slot, budget).await,
+        }
+    }
+
+    /// Drops a chunk that did not arrive. It was too large for the time, or something failed: the next one is smaller.
+    fn lose_chunk(&mut self) {
+        let Some(chunk) = self.context.chunk.take() else {
+            return;
+        };
+        if let Some(progress) = &mut self.state.table {
+            progress.ms = progress.ms.saturating_add(millis(chunk.began.elapsed()));
+            progress.late += 1;
+            self.waits_for = (progress.late > 1).then(|| {
+                format!(
+                    "the stream, or a longer Timeout: {} chunks in a row did not arrive",
+                    progress.late
+                )
+            });
+        }
+    }
+
+    /// Moves the cursor behind a chunk that was acknowledged.
+    fn apply_arrived(&mut self, chunk: &Chunk, acknowledged: Lsn) {
+        self.state.position = Some(acknowledged);
+        self.waits_for = None;
+        let ChunkPayload::Rows { rows, more, .. } = &chunk.payload else {
+            self.state.finished_at = Some(now_text());
+            return;
+        };
+        let ms = millis(chunk.began.elapsed());
+        self.chunks += 1;
+        self.read += rows.len() as u64;
+        self.overtaken += rows.overtaken();
+        self.state.rows += chunk.sent;
+        let progress = self.state.table_progress(rows.table());
+        progress.key = rows.last_key().or(progress.key.take());
+        progress.rows += chunk.sent;
+        (progress.slow, progress.late) = (false, 0);
+        progress.ms += ms;
+        tracing::info!(
+            table = %progress.name,
+            chunk = rows.len(),
+            sent = chunk.sent,
+            rows = progress.rows,
+            estimate = rows.table().estimate,
+            ms,
+            "a chunk arrived"
+        );
+        if !more {
+            let name = rows.table().relation.table.clone();
+            tracing::info!(table = %name, "the table is backfilled");
+            self.state.finish_table();
+            self.leave_table(&name);
+        }
+    }
+
+    fn leave_table(&mut self, name: &TableName) {
+        self.context.table = None;
+        self.writers = None;
+        if let Some(tables) = &mut self.tables {
+            tables.retain(|table| table != name);
+        }
+    }
+
+    /// Asks the server for a row that a change needs, and gives the answer to the chunk's context.
+    ///
+    /// # Errors
+    /// The server cannot be asked, or the state cannot be stored.
+    pub(super) async fn look_up<S: Slot + TableSource>(
+        &mut self,
+        slot: &mut S,
+        request: &RowRequest,
+        budget: Budget,
+    ) -> Result<(), Error> {
+        let Some(table) = self.context.table.clone() else {
+            return Ok(());
+        };
+        let lookup = slot.find_row(&table, request).await?;
+        if let RowLookup::Unknown(why) = &lookup {
+            self.restart_table(slot, why, budget).await?;
+        }
+        self.context.add_lookup(lookup);
+        Ok(())
+    }
+
+    /// Has the current table read from its beginning, since a moved row has a large value that cannot be looked up.
+    ///
+    /// The state is stored before the change is sent, which lacks the value.
+    ///
+    /// # Errors
+    /// The state cannot be stored.
+    pub(super) async fn restart_table<S: Slot>(
+        &mut self,
+        slot: &mut S,
+        why: &str,
+        budget: Budget,
+    ) -> Result<(), Error> {
+        let table = self.state.table.as_ref().map(|table| table.name.to_string());
+        tracing::warn!(
+            slot = self.state.slot,
+            table,
+            why,
+            "a moved row could not be completed: the table is read from its beginning"
+        );
+        self.state.restart_table();
+        self.store_state(slot, budget).await
+    }
+
+    /// Stores the state, as a checkpoint is stored: only while this drainer has the lock.
+    async fn store_state<S: Slot>(&mut self, slot: &mut S, budget: Budget) -> Result<(), Error> {
+        self.state.updated_at = now_text();
+        let text = self.state.to_text();
+        let fence = async || slot.check_lock().await;
+        checkpointer::store_until(&self.store, text, budget.stop_confirming(), fence).await
+    }
+}
+
+/// The content of the control event that ends a repair.
+fn repaired(state: &BackfillState) -> String {
+    // The state may have had no room for all names.
+    let tables: Vec<String> = state.finished.iter().map(|table| table.name.unquoted()).collect();
+    let is_complete = tables.len() as u64 == state.done;
+    // Every event at or before the beginning is older than the repair.
+    let since = format!("{:016x}", state.began.0 + 1);
+    let content = match is_complete {
+        true => json!({"control": "repaired", "since": since, "tables": tables}),
+        false => json!({"control": "repaired", "since": since, "tables": tables, "complete": false}),
+    };
+    content.to_string()
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,112 @@
+//! What the reader does for a backfill: completes changes, and at a watermark emits the rows of the chunk.
+
+use super::{ReaderOutput, WindowReader};
+use crate::backfill::{self, ChunkContext, ChunkPayload, ChunkRows, RowRequest};
+use crate::change::{Change, Message};
+use crate::encode::{ReadRow, SnapshotMark};
+use crate::error::Error;
+use crate::lsn::Lsn;
+use crate::ports::PeekRow;
+
+/// Whether rows of the chunk go out now: its watermark was read, and some are left.
+pub(super) fn is_due(chunk: Option<&ChunkContext>) -> bool {
+    let chunk = chunk.and_then(|chunk| chunk.chunk.as_ref());
+    chunk.is_some_and(|chunk| chunk.reached.is_some() && chunk.next.is_some())
+}
+
+impl<R: PeekRow> WindowReader<'_, R> {
+    /// The row that the server must be asked for before this change can be encoded.
+    pub(super) fn row_request(
+        &self,
+        change: &Change<'_>,
+        context: Option<&ChunkContext>,
+    ) -> Option<RowRequest> {
+        let (open, context) = (self.open.as_ref()?, context?);
+        if open.is_sent || open.left_out || open.resumes.is_some() {
+            return None;
+        }
+        let rows = context.chunk.as_ref().and_then(|chunk| chunk.rows());
+        ChunkRows::row_request(context.table.as_ref()?, rows, open.transaction.xid, change)
+    }
+
+    /// Notes that the watermark of the chunk was read, if this is it.
+    pub(super) fn reach_watermark(&mut self, lsn: Lsn, content: &[u8], out: &mut ReaderOutput<'_>) {
+        let (Some(open), Some(context)) = (&self.open, out.chunk.as_deref_mut()) else {
+            return;
+        };
+        let chunk = context.chunk.as_mut().filter(|_| !open.left_out);
+        if let Some(chunk) = chunk
+            && chunk.watermark.as_bytes() == content
+        {
+            chunk.reached = Some(lsn);
+        }
+    }
+
+    /// Queues the next row of the chunk that no change overtook, or the control event that waited for the watermark.
+    pub(super) fn emit_chunk_row(&mut self, out: &mut ReaderOutput<'_>) -> Result<(), Error> {
+        let chunk = out
+            .chunk
+            .as_deref_mut()
+            .and_then(|context| context.chunk.as_mut());
+        let (Some(open), Some(chunk)) = (&mut self.open, chunk) else {
+            return Ok(());
+        };
+        let (Some(progress), Some(lsn), Some(from)) = (&mut open.progress, chunk.reached, chunk.next) else {
+            return Ok(());
+        };
+        let id = open.id;
+        match &chunk.payload {
+            ChunkPayload::Repaired(content) => {
+                chunk.next = None;
+                let message = Message {
+                    prefix: backfill::REPAIRED.into(),
+                    content: content.as_bytes().into(),
+                };
+                let event = self.envelope.control(progress, lsn, &message, self.now);
+                self.events.push(event);
+            }
+            ChunkPayload::Rows { rows, first, more } => {
+                let Some(at) = rows.next_row(from) else {
+                    chunk.next = None;
+                    return Ok(());
+                };
+                chunk.next = rows.next_row(at + 1);
+                let mark = match (chunk.next, *first && chunk.sent == 0) {
+                    (None, _) if !more => SnapshotMark::Last,
+                    (_, true) => SnapshotMark::First,
+                    _ => SnapshotMark::Within,
+                };
+                let limit = self.settings.record_bytes;
+                match rows.row(at) {
+                    Ok(values) => {
+                        let row = ReadRow {
+                            relation: &rows.table().relation,
+                            values: &values,
+                            mark,
+                        };
+                        let omitted =
+                            self.envelope
+                                .read(progress, lsn, &row, self.now, limit, &mut self.events);
+                        out.report.omitted += omitted;
+                        chunk.sent += 1;
+                    }
+                    Err(error) => chunk.failed = Some(error.to_string()),
+                }
+                if let Some(event) = self.events.iter().find(|event| event.bytes() > limit) {
+                    // Short: the stored state keeps 120 bytes of it.
+                    chunk.failed = Some(format!(
+                        "row with key hash {} has {} bytes, a record may have {limit}: leave a column out, or OVERSIZE=omit",
+                        event.key_hash(),
+                        event.bytes()
+                    ));
+                }
+                if chunk.failed.is_some() {
+                    chunk.next = None;
+                    self.events.clear();
+                    return Ok(());
+                }
+            }
+        }
+        self.queue_events(id, out)
+    }
+}

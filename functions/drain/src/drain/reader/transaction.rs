@@ -1,0 +1,186 @@
+//! The open transaction: its rows, its sections, and how it resumes what an earlier invocation sent.
+
+use md5::{Digest as _, Md5};
+
+use super::{ReaderOutput, SentHistory, WindowReader};
+use crate::backfill::ChunkContext;
+use crate::change::Change;
+use crate::checkpoint::ResumePoint;
+use crate::encode::{Progress, Transaction};
+use crate::error::Error;
+use crate::lsn::Lsn;
+use crate::pack::{Acknowledgements, TransactionId};
+use crate::ports::PeekRow;
+
+/// Most tables whose events a resume point counts one by one (Debezium's transaction metadata).
+///
+/// A checkpoint has 4 KB.
+const MOST_COUNTED_TABLES: usize = 16;
+
+/// A transaction between its first row and its commit.
+pub(super) struct OpenTransaction {
+    pub(super) id: TransactionId,
+    pub(super) transaction: Transaction,
+    /// Set once the end of the commit record is known: with the first row, or when the commit was read.
+    pub(super) progress: Option<Progress>,
+    /// Whether the stream surely has it.
+    pub(super) is_sent: bool,
+    /// Whether the stream may have it, perhaps of another history.
+    pub(super) is_replayed: bool,
+    pub(super) changes: u64,
+    /// Whether it ends beyond the window's bound. A later window reads it.
+    pub(super) left_out: bool,
+    pub(super) rows: RowCounts,
+    /// Where it resumes, until that row is reached.
+    pub(super) resumes: Option<ResumePoint>,
+}
+
+/// Counts of a transaction's change rows.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct RowCounts {
+    pub(super) count: u64,
+    /// The last row's `lsn`.
+    pub(super) lsn: Lsn,
+    /// Rows with that `lsn`.
+    pub(super) at_lsn: u64,
+    /// Bytes since the last section.
+    pub(super) bytes: usize,
+}
+
+impl OpenTransaction {
+    pub(super) fn new(id: TransactionId, transaction: Transaction) -> Self {
+        OpenTransaction {
+            id,
+            transaction,
+            progress: None,
+            is_sent: false,
+            is_replayed: false,
+            changes: 0,
+            left_out: false,
+            rows: RowCounts::default(),
+            resumes: None,
+        }
+    }
+
+    /// Starts to count its events, now that the end of its commit record is known.
+    pub(super) fn start_progress(
+        &mut self,
+        commit_end: Lsn,
+        commit_time: Option<i64>,
+        history: &mut SentHistory,
+    ) {
+        self.transaction.commit_time = self.transaction.commit_time.or(commit_time);
+        self.progress = Some(Progress::new(self.transaction, commit_end));
+        self.is_sent = commit_end <= history.settled;
+        self.is_replayed = commit_end <= history.acknowledged;
+        self.left_out = commit_end > history.upto;
+        let xid = self.transaction.xid;
+        self.resumes = history.resume.take_if(|resume| resume.xid == xid);
+        // A resume point without rows only tells where the transaction ends.
+        self.resumes.take_if(|resume| resume.rows == 0);
+    }
+}
+
+impl<R: PeekRow> WindowReader<'_, R> {
+    /// Counts a change row of the open transaction.
+    pub(super) fn count(&mut self, lsn: Lsn, data: &[u8]) -> Result<(), Error> {
+        let Some(OpenTransaction { rows, .. }) = &mut self.open else {
+            return Err(self.out_of_place(lsn));
+        };
+        rows.count += 1;
+        rows.at_lsn = if rows.lsn == lsn { rows.at_lsn + 1 } else { 1 };
+        rows.lsn = lsn;
+        rows.bytes += data.len();
+        self.last_row.clear();
+        self.last_row.extend_from_slice(data);
+        Ok(())
+    }
+
+    /// Skips a row that an earlier invocation sent. The last of them must be the same row.
+    pub(super) fn skip_resumed(
+        &mut self,
+        lsn: Lsn,
+        data: &[u8],
+        change: Option<&Change<'_>>,
+        out: &mut ReaderOutput<'_>,
+    ) -> Result<(), Error> {
+        let Some(open) = &mut self.open else {
+            return Err(self.out_of_place(lsn));
+        };
+        let (Some(progress), Some(resume)) = (&mut open.progress, &open.resumes) else {
+            return Err(self.out_of_place(lsn));
+        };
+        // The server leaves out rows before the resume point only where it was asked to.
+        if lsn < resume.lsn {
+            return Ok(());
+        }
+        if let Some(change) = change {
+            self.envelope.skip(progress, lsn, change);
+        }
+        out.report.skipped += 1;
+        let is_last = open.rows.at_lsn >= resume.rows_at_lsn;
+        if lsn > resume.lsn || (is_last && md5(data) != resume.hash) {
+            return Err(not_resumed(&self.settings.slot, resume));
+        }
+        if is_last {
+            progress.resume(resume.counts.clone());
+            open.rows.count = resume.rows;
+            open.rows.bytes = 0;
+            open.changes += 1;
+            open.resumes = None;
+        }
+        Ok(())
+    }
+
+    /// Ends a section of the open transaction: its rows up to here count once they are acknowledged.
+    pub(crate) fn end_section(
+        &mut self,
+        acknowledgements: &mut Acknowledgements,
+        chunk: Option<&ChunkContext>,
+    ) {
+        let Some(open) = &mut self.open else {
+            return;
+        };
+        let Some(progress) = &open.progress else {
+            return;
+        };
+        if open.is_sent || open.left_out || open.resumes.is_some() {
+            return;
+        }
+        // The transaction of a watermark has no sections: its chunk counts as a whole.
+        let is_at_watermark = chunk.is_some_and(ChunkContext::is_at_watermark);
+        if open.rows.count == 0 && is_at_watermark {
+            return;
+        }
+        open.rows.bytes = 0;
+        let counts = self.envelope.counts(progress);
+        // The checkpoint has no room for so many counts: this transaction must pass in one invocation.
+        if counts.tables.len() > MOST_COUNTED_TABLES {
+            return;
+        }
+        let resume = ResumePoint {
+            xid: open.transaction.xid,
+            commit_end: progress.commit_end(),
+            commit_time: open.transaction.commit_time,
+            lsn: open.rows.lsn,
+            rows_at_lsn: open.rows.at_lsn,
+            rows: open.rows.count,
+            hash: md5(&self.last_row),
+            counts,
+        };
+        open.id = acknowledgements.section(open.id, resume);
+    }
+}
+
+pub(super) fn not_resumed(slot: &str, resume: &ResumePoint) -> Error {
+    Error::NotResumed {
+        slot: slot.to_owned(),
+        xid: resume.xid,
+        commit_end: resume.commit_end,
+    }
+}
+
+/// MD5 of a row, in hexadecimal.
+fn md5(data: &[u8]) -> String {
+    hex::encode(Md5::digest(data))
+}

@@ -1,0 +1,45 @@
+//! What a drain is configured to do, and the limits of its requests.
+
+use std::time::Duration;
+
+use crate::pack::{Aggregation, RequestLimits, ShardMap};
+use crate::pattern::TablePattern;
+use crate::plugin::Plugin;
+
+/// Limits of one PutRecords request (Kinesis API, PutRecords).
+pub const REQUEST: RequestLimits = RequestLimits {
+    records: 500,
+    bytes: 10 << 20,
+};
+
+/// Most bytes of an aggregate.
+///
+/// A shard takes 1 MB a second from all its producers together. A record of a quarter of that finds room beside others, and
+/// leaves little of a put unit (25 KB) unused. One aggregate of a shard is in flight at a time, so this is also what a shard
+/// gets in a round trip.
+pub const AGGREGATE_BYTES: usize = 256 << 10;
+
+/// What a drain is to do.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The slot's name.
+    pub slot: String,
+    /// The slot's plugin.
+    pub plugin: Plugin,
+    /// Tables to drain; empty means all that the plugin sends.
+    pub tables: Vec<TablePattern>,
+    /// Most bytes of one record, data and partition key.
+    pub record_bytes: usize,
+    /// How events become records.
+    pub aggregation: Aggregation,
+    /// The stream's shards, as far as they are known.
+    pub shards: ShardMap,
+    /// Whether the partition key decides the shard.
+    pub keyed: bool,
+    /// Bytes that may be read and not yet acknowledged.
+    pub bytes_in_flight: usize,
+    /// How long to poll once the slot is empty.
+    pub linger: Duration,
+    /// Whether markers are written.
+    pub markers: bool,
+}

@@ -1,0 +1,390 @@
+//! One window: its rows are read and sent at the same time; then everything that was acknowledged is confirmed.
+
+use std::time::{Duration, Instant};
+
+use super::reader::{HOLD_BYTES, ReaderNeed, ReaderOutput, SentHistory, WindowReader};
+use super::{BackfillRunner, Drain};
+use crate::backfill::{ChunkContext, RowRequest};
+use crate::catalog::Catalog;
+use crate::clock::now_micros;
+use crate::error::Error;
+use crate::lsn::Lsn;
+use crate::pack::QueuedEvent;
+use crate::ports::{PeekRow, PeekRows, Slot, SlotError, StateStore, Stream, TableSource};
+use crate::window_sizing::Window;
+
+/// How long a cancel may take. The server may be gone, and events in flight must not wait for it.
+const CANCEL_TIME: Duration = Duration::from_secs(1);
+
+/// How a window ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum WindowOutcome {
+    /// Everything up to its bound was read and acknowledged.
+    Whole,
+    /// The row bound was met; everything that was read was acknowledged.
+    RowBound,
+    /// The server took longer than the window's time.
+    TooSlow,
+    /// A transaction did not resume, and must be read from its beginning.
+    ReadAgain,
+    /// The invocation's time is over.
+    OutOfTime,
+}
+
+/// How reading a window ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ReadOutcome {
+    /// Everything up to its bound was read.
+    Whole,
+    /// The row bound was met.
+    RowBound,
+    /// The server took longer than it had.
+    TooSlow,
+    /// The time for reading is over, or something failed.
+    Stopped,
+}
+
+impl ReadOutcome {
+    /// Whether every row of the peek was read.
+    fn is_complete(self) -> bool {
+        matches!(self, ReadOutcome::Whole | ReadOutcome::RowBound)
+    }
+}
+
+impl<S: Slot + TableSource, K: Stream, C: StateStore> Drain<'_, S, K, C>
+where
+    <S::Rows as PeekRows>::Row: PeekRow,
+{
+    /// Reads one window, sends it, and confirms what was acknowledged. The server has `patience` to decode it.
+    /// Transactions that end behind `readable` are left for a later window.
+    pub(super) async fn run_window(
+        &mut self,
+        window: Window,
+        readable: Lsn,
+        patience: Duration,
+    ) -> Result<WindowOutcome, Error> {
+        let now = now_micros();
+        if let Some(backfill) = &mut self.backfill {
+            backfill.refresh_visible(self.slot).await?;
+        }
+        let Some(mut rows) = self.peek(window, patience).await? else {
+            return Ok(WindowOutcome::TooSlow);
+        };
+        // Read while the rows are in transit, so that a table which is new in them is known. Without rows it is not needed.
+        let catalog = match rows.is_empty() {
+            true => Catalog::default(),
+            false => self.slot.catalog().await?,
+        };
+        let history = SentHistory {
+            settled: self.settled,
+            acknowledged: self.start.acknowledged,
+            resume: self.sender.acknowledgements.position().resume.clone(),
+            expected: self.markers.expected.take(),
+            upto: readable,
+        };
+        let mut reader = WindowReader::new(self.settings, self.envelope, catalog, history, now);
+        let (read, failure) = match self.read(window, &mut rows, &mut reader).await {
+            Ok(read) => (read, None),
+            Err(error) => (ReadOutcome::Stopped, Some(error)),
+        };
+        if failure.is_none() {
+            reader.end_section(&mut self.sender.acknowledgements, context(&self.backfill));
+        }
+        self.markers.expected = reader.take_expected();
+        let has_left_out = reader.has_left_out();
+        // The connection takes another statement only when nobody waits for its rows.
+        drop(rows);
+        if !read.is_complete() {
+            self.cancel_peek().await;
+        }
+        self.close_window(window, read, has_left_out, failure).await
+    }
+
+    /// Opens a window; `None` when the server does not decode it in time.
+    async fn peek(&mut self, window: Window, patience: Duration) -> Result<Option<S::Rows>, Error> {
+        self.report.peeks += 1;
+        let time = self.budget.for_reading(Instant::now());
+        let began = Instant::now();
+        let peeked = tokio::time::timeout(patience, self.slot.peek(window, time)).await;
+        self.peek_took = began.elapsed();
+        match peeked {
+            Ok(Ok(rows)) => Ok(Some(rows)),
+            Err(_) | Ok(Err(SlotError::Timeout { .. })) => {
+                self.cancel_peek().await;
+                Ok(None)
+            }
+            Ok(Err(error)) => Err(error.into()),
+        }
+    }
+
+    async fn cancel_peek(&mut self) {
+        let _ = tokio::time::timeout(CANCEL_TIME, self.slot.cancel_peek()).await;
+    }
+
+    /// Waits for the acknowledgements of a window, and confirms them.
+    ///
+    /// It does so after a failure, too: events in flight arrive anyway, and what is stored and confirmed need not be sent
+    /// again. `has_left_out` says that a transaction was left for a later window, `failure` why reading ended.
+    async fn close_window(
+        &mut self,
+        window: Window,
+        read: ReadOutcome,
+        has_left_out: bool,
+        failure: Option<Error>,
+    ) -> Result<WindowOutcome, Error> {
+        let (sent, is_all_sent) = self.send_rest().await;
+        let mut failure = failure.or(sent.err());
+        if is_all_sent && failure.is_none() {
+            match read {
+                // A transaction that was left out may begin before the window's end.
+                ReadOutcome::Whole if !has_left_out => self.sender.acknowledgements.examined(window.upto),
+                ReadOutcome::Whole | ReadOutcome::RowBound => {}
+                // The open transaction resumes where its last section ended.
+                ReadOutcome::TooSlow | ReadOutcome::Stopped => self.sender.acknowledgements.abandon(),
+            }
+        }
+        if read == ReadOutcome::Whole && !has_left_out && failure.is_none() {
+            failure = self.overdue_marker(window);
+        }
+        // Nothing moves once the history is known to be another one.
+        if let Some(error @ Error::Discontinuity(_)) = failure {
+            return Err(error);
+        }
+        let is_whole = is_all_sent && failure.is_none() && read.is_complete();
+        let settled = self.settle_chunk(is_whole).await;
+        // The slot advances even if the cursor was not stored: the chunk is then read again, and the drain continues.
+        let confirmed = self.confirm().await;
+        let confirmed = match settled {
+            Ok(()) => confirmed,
+            Err(error) => confirmed.and(Err(error)),
+        };
+        if let Some(failure) = failure {
+            return self.close_failed(failure, confirmed);
+        }
+        let confirmed = confirmed? && is_all_sent;
+        Ok(match read {
+            ReadOutcome::Whole if confirmed => WindowOutcome::Whole,
+            ReadOutcome::RowBound if confirmed => WindowOutcome::RowBound,
+            ReadOutcome::TooSlow if confirmed => WindowOutcome::TooSlow,
+            _ => WindowOutcome::OutOfTime,
+        })
+    }
+
+    /// Ends a window that failed. A transaction that did not resume is read again from its beginning.
+    fn close_failed(
+        &mut self,
+        failure: Error,
+        confirmed: Result<bool, Error>,
+    ) -> Result<WindowOutcome, Error> {
+        if let Error::NotResumed { .. } = &failure {
+            confirmed?;
+            tracing::warn!(slot = self.settings.slot, "{}", failure.chain());
+            self.sender.acknowledgements.start_over();
+            let position = self.sender.acknowledgements.position().clone();
+            self.checkpointer.set_back(position);
+            return Ok(WindowOutcome::ReadAgain);
+        }
+        if let Err(error) = confirmed {
+            tracing::warn!(
+                slot = self.settings.slot,
+                error = %error.chain(),
+                "acknowledged changes were not confirmed"
+            );
+        }
+        Err(failure)
+    }
+
+    /// The error of a marker that a complete window should have sent, and did not.
+    fn overdue_marker(&self, window: Window) -> Option<Error> {
+        let expected = self.markers.expected.as_ref()?;
+        let is_overdue = expected.flushed <= window.upto;
+        is_overdue.then(|| self.markers.missing(expected, self.start.acknowledged))
+    }
+
+    /// Settles the chunk of the backfill at the end of a window.
+    async fn settle_chunk(&mut self, is_whole: bool) -> Result<(), Error> {
+        let acknowledged = self.sender.acknowledgements.acknowledged();
+        match &mut self.backfill {
+            Some(backfill) => {
+                let settled = backfill.settle_chunk(self.slot, is_whole, acknowledged, self.budget);
+                settled.await
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Takes rows until there are no more or the time for reading is over, and sends meanwhile.
+    async fn read<R: PeekRow>(
+        &mut self,
+        window: Window,
+        rows: &mut impl PeekRows<Row = R>,
+        reader: &mut WindowReader<'_, R>,
+    ) -> Result<ReadOutcome, Error> {
+        let stop = tokio::time::sleep_until(self.budget.stop_reading().into());
+        tokio::pin!(stop);
+        let (mut count, mut events) = (0i32, Vec::new());
+        loop {
+            if !self.queue_events(reader, &mut events).await? {
+                return Ok(ReadOutcome::Stopped);
+            }
+            let retry = self.sender.next_try();
+            let due = self.checkpointer.due(self.sender.acknowledgements.position());
+            tokio::select! {
+                biased;
+                () = &mut stop => return Ok(ReadOutcome::Stopped),
+                answer = self.sender.next_answer(), if self.sender.is_waiting() => {
+                    self.sender.settle(answer?, &mut self.report)?;
+                }
+                row = rows.next(), if self.sender.has_room() => {
+                    let row = match row {
+                        Ok(Some(row)) => row,
+                        Ok(None) if reader.has_rows(context(&self.backfill)) => continue,
+                        Ok(None) => return end_of_rows(reader, window, count),
+                        Err(SlotError::Timeout { .. }) => return Ok(ReadOutcome::TooSlow),
+                        Err(error) => return Err(error.into()),
+                    };
+                    count = count.saturating_add(1);
+                    let needs_commits = reader.take(row)? == ReaderNeed::LargeCommits;
+                    if needs_commits && !self.add_large_commits(window, reader).await? {
+                        return Ok(ReadOutcome::Stopped);
+                    }
+                }
+                () = self.checkpointer.settle(), if self.checkpointer.is_storing() => {}
+                () = sleep_until(due), if due.is_some() => self.store_while_reading().await?,
+                // Only when no row is there to be taken: until then requests fill up.
+                () = std::future::ready(()), if self.sender.should_send() => {
+                    self.sender.send(self.sender.has_room());
+                }
+                () = sleep_until(retry), if retry.is_some() => self.sender.send(self.sender.has_room()),
+            }
+        }
+    }
+
+    /// Queues the events of the rows that the reader has, as far as there is room, and starts full requests.
+    ///
+    /// Returns `false` when the time for reading is over.
+    async fn queue_events<R: PeekRow>(
+        &mut self,
+        reader: &mut WindowReader<'_, R>,
+        events: &mut Vec<QueuedEvent>,
+    ) -> Result<bool, Error> {
+        while reader.has_rows(context(&self.backfill)) && self.sender.has_room() {
+            let mut out = ReaderOutput {
+                acknowledgements: &mut self.sender.acknowledgements,
+                events,
+                report: &mut self.report,
+                chunk: self.backfill.as_mut().map(|backfill| &mut backfill.context),
+            };
+            let next = reader.next(&mut out);
+            if let Some(backfill) = &mut self.backfill
+                && backfill.context.take_table_restart()
+            {
+                let why = "no record holds its change with the values that were read for it";
+                backfill.restart_table(self.slot, why, self.budget).await?;
+            }
+            // Also after an error: events before the failed row stand.
+            events.drain(..).for_each(|event| self.sender.push(event));
+            if let Some(request) = next? {
+                self.look_up(&request).await?;
+                // Each lookup costs a round trip, and there may be many.
+                if Instant::now() >= self.budget.stop_reading() {
+                    return Ok(false);
+                }
+            }
+            while self.sender.can_send_full() {
+                self.sender.send(true);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Asks the server for a row that a change needs.
+    async fn look_up(&mut self, request: &RowRequest) -> Result<(), Error> {
+        match &mut self.backfill {
+            Some(backfill) => backfill.look_up(self.slot, request, self.budget).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Asks the server for the commits of the window's large transactions. Returns `false` when the time is over.
+    async fn add_large_commits<R: PeekRow>(
+        &mut self,
+        window: Window,
+        reader: &mut WindowReader<'_, R>,
+    ) -> Result<bool, Error> {
+        let asked = self.slot.large_commits(window, HOLD_BYTES / 2);
+        let Ok(commits) = tokio::time::timeout_at(self.budget.stop_reading().into(), asked).await else {
+            let _ = tokio::time::timeout(CANCEL_TIME, self.slot.cancel_control()).await;
+            return Ok(false);
+        };
+        reader.add_large_commits(commits?)?;
+        reader.end_section(&mut self.sender.acknowledgements, context(&self.backfill));
+        Ok(true)
+    }
+
+    /// Sends until everything that was read is acknowledged (then `true`), or the time for that is over.
+    pub(super) async fn send_rest(&mut self) -> (Result<(), Error>, bool) {
+        let stop = tokio::time::sleep_until(self.budget.stop_sending().into());
+        tokio::pin!(stop);
+        let mut result = Ok(());
+        while !self.sender.is_done() {
+            while self.sender.can_send_rest() {
+                self.sender.send(false);
+            }
+            let retry = self.sender.next_try();
+            let due = self.checkpointer.due(self.sender.acknowledgements.position());
+            tokio::select! {
+                biased;
+                () = &mut stop => break,
+                answer = self.sender.next_answer(), if self.sender.is_waiting() => {
+                    let settled = answer.and_then(|answer| self.sender.settle(answer, &mut self.report));
+                    result = result.and(settled);
+                }
+                () = self.checkpointer.settle(), if self.checkpointer.is_storing() => {}
+                () = sleep_until(due), if due.is_some() => {
+                    if let Err(error) = self.store_while_reading().await {
+                        // Events in flight arrive all the same, but no checkpoint may say so.
+                        result = result.and(Err(error));
+                        self.checkpointer.close().await;
+                    }
+                }
+                () = sleep_until(retry), if retry.is_some() => self.sender.send(false),
+            }
+        }
+        (result, self.sender.is_empty())
+    }
+
+    /// Starts a store, if no other drainer can have stored meanwhile.
+    async fn store_while_reading(&mut self) -> Result<(), Error> {
+        self.slot.check_lock().await?;
+        self.checkpointer.start(self.sender.acknowledgements.position());
+        Ok(())
+    }
+}
+
+/// How reading ended when the server has no more rows. `count` rows were read.
+fn end_of_rows<R: PeekRow>(
+    reader: &WindowReader<'_, R>,
+    window: Window,
+    count: i32,
+) -> Result<ReadOutcome, Error> {
+    if reader.is_open() {
+        return Err(reader.out_of_place(window.upto));
+    }
+    match count >= window.rows && !reader.has_left_out() {
+        true => Ok(ReadOutcome::RowBound),
+        false => Ok(ReadOutcome::Whole),
+    }
+}
+
+/// The chunk's context, if there is a backfill.
+fn context<C>(backfill: &Option<BackfillRunner<C>>) -> Option<&ChunkContext> {
+    backfill.as_ref().map(|backfill| &backfill.context)
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

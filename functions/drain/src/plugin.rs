@@ -1,0 +1,187 @@
+//! Output plugins: their names, their options, and how their rows are recognised.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::pattern::TablePattern;
+use crate::table_name::quoted;
+
+/// An output plugin that Spillway reads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Plugin {
+    /// PostgreSQL's own plugin, and the best choice: exact values, fewest bytes.
+    Pgoutput,
+    /// wal2json 2.5 or later, read in its format version 2.
+    Wal2json,
+    /// Text, for troubleshooting.
+    TestDecoding,
+}
+
+/// The options that a peek passes to the plugin, names and values in turn.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PluginOptions {
+    /// Options that every version knows.
+    pub common: Vec<String>,
+    /// Options that only newer versions know. A server that does not know one names it in its error.
+    pub newer: Vec<String>,
+}
+
+/// How the rows of changes are told from the rows that describe tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChangeMark {
+    /// Place of the byte in the row, counted from 1 as SQL's `substr` does.
+    pub place: i32,
+    /// What the byte is in a row of a change.
+    pub bytes: &'static [&'static [u8]],
+}
+
+impl Plugin {
+    /// Every plugin, the best choice first.
+    pub const ALL: [Plugin; 3] = [Plugin::Pgoutput, Plugin::Wal2json, Plugin::TestDecoding];
+
+    /// The name by which PostgreSQL knows it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Plugin::Pgoutput => "pgoutput",
+            Plugin::Wal2json => "wal2json",
+            Plugin::TestDecoding => "test_decoding",
+        }
+    }
+
+    /// Whether it sends logical messages on a server of this `server_version_num`.
+    ///
+    /// pgoutput does so from PostgreSQL 14 on (release notes of 14).
+    pub fn sends_messages(self, server_version: i32) -> bool {
+        self != Plugin::Pgoutput || server_version >= 140_000
+    }
+
+    /// The first bytes of the row that commits a transaction, and of no other row.
+    pub fn commit_mark(self) -> &'static [u8] {
+        match self {
+            Plugin::Pgoutput => b"C",
+            Plugin::Wal2json => br#"{"action":"C""#,
+            Plugin::TestDecoding => b"COMMIT ",
+        }
+    }
+
+    /// What tells the row of a change from every other row.
+    pub fn change_mark(self) -> ChangeMark {
+        match self {
+            Plugin::Pgoutput => ChangeMark {
+                place: 1,
+                bytes: &[b"I", b"U", b"D", b"T", b"M"],
+            },
+            // {"action":"I"
+            Plugin::Wal2json => ChangeMark {
+                place: 12,
+                bytes: &[b"I", b"U", b"D", b"T", b"M"],
+            },
+            // "table …" and "message: …"
+            Plugin::TestDecoding => ChangeMark {
+                place: 1,
+                bytes: &[b"t", b"m"],
+            },
+        }
+    }
+
+    /// The options of a peek. pgoutput needs `publications`, wal2json filters by `tables`.
+    pub fn options(
+        self,
+        server_version: i32,
+        publications: &[String],
+        tables: &[TablePattern],
+    ) -> PluginOptions {
+        match self {
+            Plugin::Pgoutput => self.pgoutput_options(server_version, publications),
+            Plugin::Wal2json => wal2json_options(tables),
+            Plugin::TestDecoding => PluginOptions {
+                common: flattened(&[("include-xids", "true"), ("include-timestamp", "true")]),
+                newer: Vec::new(),
+            },
+        }
+    }
+
+    fn pgoutput_options(self, server_version: i32, publications: &[String]) -> PluginOptions {
+        let names: Vec<String> = publications.iter().map(|name| quoted(name)).collect();
+        let mut common = flattened(&[("proto_version", "1"), ("publication_names", &names.join(","))]);
+        if self.sends_messages(server_version) {
+            common.extend(flattened(&[("messages", "true")]));
+        }
+        PluginOptions {
+            common,
+            newer: Vec::new(),
+        }
+    }
+}
+
+fn wal2json_options(tables: &[TablePattern]) -> PluginOptions {
+    let mut common = flattened(&[
+        ("format-version", "2"),
+        ("include-transaction", "true"),
+        ("include-xids", "true"),
+        ("include-timestamp", "true"),
+        ("include-lsn", "true"),
+        ("include-types", "true"),
+        ("include-typmod", "true"),
+        ("include-domain-data-type", "true"),
+        ("include-pk", "true"),
+    ]);
+    if !tables.is_empty() {
+        let patterns: Vec<String> = tables.iter().map(TablePattern::for_wal2json).collect();
+        common.extend(flattened(&[("add-tables", &patterns.join(","))]));
+    }
+    PluginOptions {
+        common,
+        // Without it NaN and Infinity arrive as null. wal2json knows it from 2.6 on.
+        newer: flattened(&[("numeric-data-types-as-string", "true")]),
+    }
+}
+
+fn flattened(options: &[(&str, &str)]) -> Vec<String> {
+    let parts = options.iter().flat_map(|(name, value)| [*name, *value]);
+    parts.map(str::to_owned).collect()
+}
+
+impl fmt::Display for Plugin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Plugin {
+    type Err = ();
+
+    fn from_str(name: &str) -> Result<Self, ()> {
+        Plugin::ALL
+            .into_iter()
+            .find(|plugin| plugin.name() == name)
+            .ok_or(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pgoutput_is_asked_for_messages_where_it_can_send_them() {
+        let options = |version| Plugin::Pgoutput.options(version, &["a\"b".into()], &[]).common;
+        assert_eq!(
+            options(130_000),
+            ["proto_version", "1", "publication_names", "\"a\"\"b\""]
+        );
+        assert!(options(140_000).ends_with(&["messages".into(), "true".into()]));
+    }
+
+    #[test]
+    fn wal2json_filters_by_the_configured_tables() {
+        let tables = ["public.*".parse().unwrap(), "a\\.b.c d".parse().unwrap()];
+        let options = Plugin::Wal2json.options(150_000, &[], &tables);
+        assert!(
+            options
+                .common
+                .ends_with(&["add-tables".into(), "public.*,a\\.b.c\\ d".into()])
+        );
+        assert_eq!(options.newer, ["numeric-data-types-as-string", "true"]);
+    }
+}

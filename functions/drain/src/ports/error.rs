@@ -1,0 +1,276 @@
+//! How the parts of a drain fail: what happened to what, and what to do.
+
+use crate::lsn::Lsn;
+use crate::pack::InvalidShardMap;
+
+/// Where an error came from, as the library gave it.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Whether trying again may help without anybody doing anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// It may: the next tick is the retry.
+    Transient,
+    /// It will not: somebody has to act.
+    Definite,
+}
+
+/// How reading a slot fails.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // The messages say what each means.
+pub enum SlotError {
+    #[error(
+        "cannot reach PostgreSQL at {host}:{port}: check PGHOST and PGPORT, the function's subnets and the cluster's security group"
+    )]
+    Unreachable {
+        host: String,
+        port: u16,
+        source: BoxError,
+    },
+    #[error("PostgreSQL refused role {user}: check PGUSER, and {hint}")]
+    Authentication {
+        user: String,
+        hint: &'static str,
+        source: BoxError,
+    },
+    #[error(
+        "no trusted TLS connection to {host}: check PGSSLMODE, PGSSLROOTCERT and that PGHOST is the name in the certificate"
+    )]
+    Tls { host: String, source: BoxError },
+    #[error("cannot use the certificates of PGSSLROOTCERT={path}")]
+    RootCertificates { path: String, source: BoxError },
+    #[error(
+        "cannot get the password from DB_SECRET={secret}: check the name and the function's permission to read it"
+    )]
+    Secret { secret: String, source: BoxError },
+    #[error("there is no database {database}: check PGDATABASE")]
+    DatabaseMissing { database: String, source: BoxError },
+    #[error("{host} is a reader, or is just being promoted: PGHOST must be the cluster's writer endpoint")]
+    NotWriter { host: String },
+    #[error(
+        "role {user} may not use replication slots: grant rds_replication to {user}, or on your own server: alter role {user} replication"
+    )]
+    RoleLacksReplication { user: String, source: BoxError },
+    #[error(
+        "the server does not write logical information to its log: set rds.logical_replication=1 in the cluster's parameter group (wal_level=logical) and reboot it"
+    )]
+    WalLevelNotLogical { source: BoxError },
+    #[error("slot {slot} is read by another session")]
+    Busy { slot: String },
+    #[error(
+        "slot {slot}: the server does not allow or have the plugin {plugin}: install it and add it to output_plugin_libraries, or use pgoutput"
+    )]
+    PluginNotAllowed {
+        slot: String,
+        plugin: String,
+        source: BoxError,
+    },
+    #[error(
+        "slot {slot} needs the publications {missing}, which database {database} does not have: create them ({{\"action\":\"setup\"}}) or correct PUBLICATIONS"
+    )]
+    PublicationMissing {
+        slot: String,
+        missing: String,
+        database: String,
+    },
+    #[error(
+        "slot {slot}: {doing} took longer than it may. A long transaction may make the server read much log again (oldest_transaction \
+         in status names it), or it is overloaded; a larger Timeout of the function gives it longer"
+    )]
+    Timeout {
+        slot: String,
+        doing: &'static str,
+        source: BoxError,
+    },
+    #[error(
+        "slot {slot}: the row at {lsn} has {bytes} bytes, which no record can hold; the slot stays before its transaction. Leave the \
+         large column out of the publication, or move the slot past it"
+    )]
+    RowTooLarge { slot: String, lsn: Lsn, bytes: i64 },
+    #[error(
+        "slot {slot} was not created: it waits for process {pid}, whose transaction is writing. End it, or try again"
+    )]
+    CreationWaits {
+        slot: String,
+        pid: i32,
+        source: BoxError,
+    },
+    #[error("PostgreSQL on {host} is starting or recovering: the next tick tries again")]
+    Starting { host: String, source: BoxError },
+    #[error("the two sessions reached different servers: a failover is under way")]
+    TwoServers,
+    #[error(
+        "slot {slot} stands before its publication was made, so the server cannot read on: teardown and setup make the slot anew (what was \
+         committed until then is not read); then read the tables with {{\"action\":\"backfill\",\"repair\":true}}"
+    )]
+    PublicationLater { slot: String, source: BoxError },
+    #[error(
+        "slot {slot} was not advanced to {to}: the server's log does not reach that far. It was set back since this invocation began; the next one will say how far"
+    )]
+    NotAdvanced { slot: String, to: Lsn },
+    #[error("slot {slot}: STANDBY_ACK=required, and {why}, so nothing is delivered")]
+    StandbyUnseen {
+        slot: String,
+        why: &'static str,
+        transient: bool,
+    },
+    #[error("{doing} failed on {host}")]
+    Failed {
+        host: String,
+        doing: &'static str,
+        transient: bool,
+        source: BoxError,
+    },
+}
+
+impl SlotError {
+    /// Whether the next tick may succeed by itself.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            SlotError::Unreachable { .. }
+            | SlotError::NotWriter { .. }
+            | SlotError::Busy { .. }
+            | SlotError::Timeout { .. }
+            | SlotError::CreationWaits { .. }
+            | SlotError::TwoServers
+            | SlotError::Starting { .. }
+            | SlotError::NotAdvanced { .. }
+            | SlotError::StandbyUnseen { transient: true, .. }
+            | SlotError::Failed { transient: true, .. } => ErrorKind::Transient,
+            _ => ErrorKind::Definite,
+        }
+    }
+
+    /// The stable `errorType`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            SlotError::Unreachable { .. } | SlotError::Starting { .. } => "PostgresUnreachable",
+            SlotError::Authentication { .. } | SlotError::Secret { .. } => "PostgresAuthentication",
+            SlotError::Tls { .. } | SlotError::RootCertificates { .. } => "PostgresTls",
+            SlotError::DatabaseMissing { .. } => "DatabaseMissing",
+            SlotError::NotWriter { .. } | SlotError::TwoServers => "NotWriter",
+            SlotError::RoleLacksReplication { .. } => "RoleLacksReplication",
+            SlotError::WalLevelNotLogical { .. } => "WalLevelNotLogical",
+            SlotError::Busy { .. } => "Busy",
+            SlotError::PluginNotAllowed { .. } => "PluginNotAllowed",
+            SlotError::PublicationMissing { .. } | SlotError::PublicationLater { .. } => "PublicationMissing",
+            SlotError::Timeout { .. } => "PeekTimeout",
+            SlotError::RowTooLarge { .. } => "Oversize",
+            SlotError::NotAdvanced { .. } => "Divergence",
+            SlotError::StandbyUnseen { .. } => "StandbyUnseen",
+            SlotError::CreationWaits { .. } | SlotError::Failed { .. } => "PostgresFailed",
+        }
+    }
+}
+
+/// How writing to the stream fails, for a whole request.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum StreamError {
+    #[error("there is no stream {stream}: check STREAM_NAME and the region")]
+    Missing { stream: String, source: BoxError },
+    #[error(
+        "may not use stream {stream}: allow kinesis:PutRecords, ListShards and DescribeStreamSummary on it (and its KMS key) to the function's role"
+    )]
+    Denied { stream: String, source: BoxError },
+    #[error("stream {stream} refused a request")]
+    Refused { stream: String, source: BoxError },
+    #[error(
+        "the function's AWS credentials are not accepted for stream {stream} now: they expired, or its clock is wrong"
+    )]
+    Credentials { stream: String, source: BoxError },
+    #[error(
+        "a request to stream {stream} was lost inside the function; what it held is sent again by the next tick"
+    )]
+    Lost { stream: String, source: BoxError },
+    #[error("stream {stream} is being deleted: set STREAM_NAME to another, or create it again")]
+    Deleting { stream: String },
+    #[error(
+        "stream {stream} distributes records by itself (AUTO), so that changes of one key arrive in any order: set it to USER_PARTITION_KEY, or accept \
+         that with AUTO_DISTRIBUTION=accept"
+    )]
+    Unordered { stream: String },
+    #[error(
+        "stream {stream} distributes records by itself (AUTO), and from an aggregate that lies in another shard than its keys consumers drop events: \
+         set it to USER_PARTITION_KEY, or AGGREGATION=none"
+    )]
+    Scattering { stream: String },
+    #[error("stream {stream} is being resharded")]
+    Resharding { stream: String, source: InvalidShardMap },
+    #[error("stream {stream} throttles whole requests")]
+    Throttled { stream: String, source: BoxError },
+    #[error(
+        "stream {stream} does not answer: check the endpoint, the function's subnets and the state of Kinesis"
+    )]
+    Unavailable { stream: String, source: BoxError },
+}
+
+impl StreamError {
+    /// Whether the same request may succeed later.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            StreamError::Throttled { .. }
+            | StreamError::Unavailable { .. }
+            | StreamError::Resharding { .. }
+            | StreamError::Credentials { .. } => ErrorKind::Transient,
+            _ => ErrorKind::Definite,
+        }
+    }
+
+    /// The stable `errorType`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            StreamError::Missing { .. } | StreamError::Deleting { .. } => "StreamMissing",
+            StreamError::Unordered { .. } | StreamError::Scattering { .. } => "StreamUnusable",
+            StreamError::Denied { .. } | StreamError::Credentials { .. } => "StreamDenied",
+            StreamError::Refused { .. } => "StreamRefused",
+            StreamError::Throttled { .. }
+            | StreamError::Unavailable { .. }
+            | StreamError::Resharding { .. }
+            | StreamError::Lost { .. } => "StreamUnavailable",
+        }
+    }
+}
+
+/// How keeping the checkpoint fails.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum CheckpointError {
+    #[error(
+        "may not read or write the checkpoint parameter {parameter}: allow ssm:GetParameter and ssm:PutParameter on it to the function's role"
+    )]
+    Denied { parameter: String, source: BoxError },
+    #[error("the checkpoint parameter {parameter} cannot be used")]
+    Refused { parameter: String, source: BoxError },
+    #[error(
+        "the checkpoint parameter {parameter} cannot be reached: check the endpoint, the function's subnets and the state of SSM"
+    )]
+    Unavailable { parameter: String, source: BoxError },
+    #[error(
+        "the checkpoint parameter {parameter} cannot be read; repair it, or delete it to start from the slot's own position"
+    )]
+    Invalid {
+        parameter: String,
+        source: crate::stored_document::InvalidDocument,
+    },
+}
+
+impl CheckpointError {
+    /// Whether the same call may succeed later.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            CheckpointError::Unavailable { .. } => ErrorKind::Transient,
+            _ => ErrorKind::Definite,
+        }
+    }
+
+    /// The stable `errorType`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            CheckpointError::Denied { .. } => "CheckpointDenied",
+            CheckpointError::Refused { .. } => "CheckpointRefused",
+            CheckpointError::Unavailable { .. } => "CheckpointUnavailable",
+            CheckpointError::Invalid { .. } => "CheckpointInvalid",
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! Ports: the traits by which the loop and the actions reach PostgreSQL, Kinesis and SSM, and their errors.
+//!
+//! Each trait is as small as its caller needs it. The edges implement them; so do the fakes of the tests.
+
+mod error;
+mod slot;
+mod state_store;
+mod stream;
+mod tables;
+
+pub use error::{BoxError, CheckpointError, ErrorKind, SlotError, StreamError};
+pub use slot::{
+    CommitRows, EmittedMessage, OldestTransaction, PEEK_ROW_BYTES, PeekRow, PeekRows, Slot, WalPositions,
+};
+pub use state_store::StateStore;
+pub use stream::{PutAnswer, RecordOutcome, Stream};
+pub use tables::{ChunkBounds, ChunkRead, TableSource};

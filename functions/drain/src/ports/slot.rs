@@ -1,0 +1,125 @@
+//! The port to a logical replication slot.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::SlotError;
+use crate::catalog::Catalog;
+use crate::lsn::Lsn;
+use crate::window_sizing::Window;
+
+/// Bytes that a held row takes besides its data, about: its share of the buffer and its own structure.
+pub const PEEK_ROW_BYTES: usize = 160;
+
+/// A row of a peek.
+pub trait PeekRow {
+    /// The row's `lsn` column. It is not monotone over rows: see `position.rs`.
+    fn lsn(&self) -> Lsn;
+    /// What the plugin wrote.
+    fn data(&self) -> &[u8];
+}
+
+/// The rows of a peek, one after the other. Rows that were not requested stay on the server.
+#[allow(async_fn_in_trait)] // Only this crate calls it, on one task.
+pub trait PeekRows {
+    /// The type of a row.
+    type Row: PeekRow;
+
+    /// Whether there is no row at all.
+    fn is_empty(&self) -> bool;
+
+    /// The next row; `None` after the last. A cancelled call loses no row.
+    async fn next(&mut self) -> Result<Option<Self::Row>, SlotError>;
+}
+
+/// The commit rows of some transactions, by transaction id: each row's `lsn` column and its data.
+pub type CommitRows = HashMap<u32, (Lsn, Vec<u8>)>;
+
+/// A logical replication slot.
+///
+/// # Errors
+/// Each call asks the server. It fails where the server cannot be reached, refuses, or takes too long: [`SlotError`]
+/// says which. A method that fails for more reasons says so.
+#[allow(async_fn_in_trait)]
+pub trait Slot {
+    /// The rows of a peek.
+    type Rows: PeekRows;
+
+    /// The positions of the server's log and of the slot.
+    async fn wal_positions(&mut self) -> Result<WalPositions, SlotError>;
+
+    /// What the system catalog says of tables, and the plugins do not.
+    async fn catalog(&mut self) -> Result<Catalog, SlotError>;
+
+    /// Opens a window; consumes nothing. Returns when the server has decoded all of it, and gives up after `timeout`.
+    async fn peek(&mut self, window: Window, timeout: Duration) -> Result<Self::Rows, SlotError>;
+
+    /// The commit rows of those transactions of a window whose rows take more than `bytes`, with [`PEEK_ROW_BYTES`]
+    /// added for each row. Costs a second peek while the rows of the first are in transit.
+    async fn large_commits(&mut self, window: Window, bytes: usize) -> Result<CommitRows, SlotError>;
+
+    /// Rows of a window that contain `needle`: each row's `lsn` column and its data. Rows over one kilobyte are left out.
+    /// Costs a peek, and gives up after `timeout`.
+    async fn find(
+        &mut self,
+        window: Window,
+        needle: &str,
+        timeout: Duration,
+    ) -> Result<Vec<(Lsn, Vec<u8>)>, SlotError>;
+
+    /// Writes a logical message in a transaction of its own, and waits for its commit. Where the server waits for
+    /// standbys, so does this.
+    async fn emit(&mut self, prefix: &str, content: &str) -> Result<EmittedMessage, SlotError>;
+
+    /// Checks that the session that holds the lock still exists.
+    ///
+    /// A sandbox that froze may have lost it. It must not set back what another drainer has stored meanwhile.
+    ///
+    /// # Errors
+    /// The session is gone, or does not answer.
+    async fn check_lock(&mut self) -> Result<(), SlotError>;
+
+    /// Cancels a statement of the session that holds the lock, such as a message that is not committed in time.
+    async fn cancel_control(&mut self);
+
+    /// Cancels the peek whose rows are no longer needed, so that the server releases the slot.
+    async fn cancel_peek(&mut self);
+
+    /// Confirms everything before `to`: the end of a commit record, or of a window that was read completely.
+    /// Gives up after `timeout`.
+    ///
+    /// # Errors
+    /// [`SlotError::NotAdvanced`] when the server's log does not reach that far.
+    async fn advance(&mut self, to: Lsn, timeout: Duration) -> Result<(), SlotError>;
+}
+
+/// Positions of the server's log and of the slot.
+#[derive(Debug, Clone, Copy)]
+pub struct WalPositions {
+    /// Up to where the log is on disk.
+    pub flush: Lsn,
+    /// Up to where the log may be read, at most `flush`. It is less where changes wait for a standby.
+    pub readable: Lsn,
+    /// From where a peek of the slot decodes.
+    pub restart: Lsn,
+}
+
+/// A logical message that was committed.
+#[derive(Debug, Clone, Copy)]
+pub struct EmittedMessage {
+    /// End of its record.
+    pub lsn: Lsn,
+    /// Up to where the log was on disk after its commit.
+    pub flushed: Lsn,
+}
+
+/// A transaction that keeps the slot's `restart_lsn` from moving.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct OldestTransaction {
+    /// The server process; null for a prepared transaction, which has none (see `pg_prepared_xacts`).
+    pub pid: Option<i32>,
+    /// Its age in seconds; null unless the role is a member of `pg_monitor`.
+    pub age_seconds: Option<i64>,
+}

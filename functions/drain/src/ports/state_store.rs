@@ -1,0 +1,17 @@
+//! The port to the place of a stored document: the checkpoint's, or that of the backfill's state.
+
+use std::future::Future;
+
+use super::CheckpointError;
+
+/// The place of one document.
+pub trait StateStore: Clone + Send + Sync + 'static {
+    /// The name of the place, for errors.
+    fn name(&self) -> String;
+
+    /// Stores a text in place of the last one.
+    ///
+    /// # Errors
+    /// The store was refused, or did not answer. Without an answer it may have been stored.
+    fn store(&self, text: String) -> impl Future<Output = Result<(), CheckpointError>> + Send;
+}

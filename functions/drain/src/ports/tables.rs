@@ -1,0 +1,80 @@
+//! The port to the tables of the slot's database: what a backfill reads.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::SlotError;
+use crate::backfill::table::DatabaseSchema;
+use crate::backfill::{BackfillTable, ChunkRows, RowLookup, RowRequest, Snapshot};
+use crate::table_name::TableName;
+
+/// The tables of the slot's database.
+///
+/// # Errors
+/// Each call fails where the server cannot be asked. A problem of one table is part of the answer instead.
+#[allow(async_fn_in_trait)] // Only this crate calls it, on one task.
+pub trait TableSource {
+    /// Describes all relations, or one of them, and what is published.
+    async fn describe(&mut self, only: Option<&TableName>) -> Result<DatabaseSchema, SlotError>;
+
+    /// The open transactions that have written to a table, each described for the operator.
+    async fn writers(&mut self, table: &BackfillTable) -> Result<Vec<String>, SlotError>;
+
+    /// The present snapshot.
+    async fn snapshot(&mut self) -> Result<Snapshot, SlotError>;
+
+    /// Reads the rows of a table behind the key `after`, or its first rows, with one snapshot.
+    ///
+    /// The snapshot must show all transactions of `delivered`; those that it shows are removed from the set. Takes no lock
+    /// that a writer waits for.
+    async fn read(
+        &mut self,
+        table: &BackfillTable,
+        after: Option<&[String]>,
+        bounds: ChunkBounds,
+        delivered: &mut BTreeSet<u32>,
+    ) -> Result<ChunkRead, SlotError>;
+
+    /// Looks up the row that a change moved. Waits at most a second until the change is visible.
+    async fn find_row(&mut self, table: &BackfillTable, request: &RowRequest)
+    -> Result<RowLookup, SlotError>;
+
+    /// Writes a watermark in a transaction of its own, which waits for no standby.
+    ///
+    /// # Errors
+    /// The watermark may not have been written.
+    async fn emit_watermark(&mut self, content: &str) -> Result<(), SlotError>;
+}
+
+/// Bounds of one chunk.
+#[derive(Debug, Clone, Copy)]
+pub struct ChunkBounds {
+    /// Most rows.
+    pub rows: u64,
+    /// Bytes in memory; the row that exceeds them is the last.
+    pub bytes: usize,
+    /// Time for the server. Rows that came within it are a chunk; without any it is [`ChunkRead::TooSlow`].
+    pub time: Duration,
+}
+
+/// The outcome of reading a chunk.
+#[derive(Debug)]
+pub enum ChunkRead {
+    /// The next rows; none at the table's end.
+    Rows {
+        /// The rows.
+        rows: Box<ChunkRows>,
+        /// Whether the table has rows behind these.
+        more: bool,
+    },
+    /// The snapshot does not show this transaction, whose changes were sent.
+    Unseen(u32),
+    /// The server sent no row in time.
+    TooSlow,
+    /// Another session holds a lock on the table that forbids reading.
+    Locked,
+    /// Another session rewrote the table after the snapshot was taken, which shows no row of it then.
+    Rewritten,
+    /// The table cannot be read, and why.
+    Unreadable(String),
+}

@@ -1,0 +1,145 @@
+//! What `setup` creates and `teardown` drops on the server: publications and the slot.
+
+use tokio_postgres::error::SqlState;
+
+use super::connection::{Connector, Session};
+use super::server;
+use super::sql_error::SlotRefusal;
+use crate::pattern::{self, TablePattern};
+use crate::plugin::Plugin;
+use crate::ports::SlotError;
+use crate::table_name::{TableName, quoted};
+
+/// Checks that the role may use replication slots.
+///
+/// # Errors
+/// [`SlotError::RoleLacksReplication`], or the query failed.
+pub(crate) async fn check_replication_right(
+    connector: &Connector,
+    session: &Session,
+) -> Result<(), SlotError> {
+    let row = session
+        .client
+        .query_one(
+            "select r.rolsuper or r.rolreplication or exists (
+                 select from pg_roles m
+                 where m.rolname = 'rds_replication' and pg_has_role(current_user, m.oid, 'member')
+             ) as may_replicate
+             from pg_roles r where r.rolname = current_user",
+            &[],
+        )
+        .await
+        .map_err(|error| connector.failed("checking the role", error))?;
+    match row.get("may_replicate") {
+        true => Ok(()),
+        false => Err(SlotError::RoleLacksReplication {
+            user: connector.user().to_owned(),
+            source: "the role has neither the attribute nor the membership".into(),
+        }),
+    }
+}
+
+/// Creates a publication of the tables that the role owns and `patterns` name; empty patterns name all.
+///
+/// `for all tables` would need a superuser, and would make updates of tables without a replica identity fail in the
+/// application. So the publication lists tables that have one. Returns how many.
+///
+/// # Errors
+/// A query failed, for example since the role may not create in the database.
+pub(crate) async fn create_publication(
+    connector: &Connector,
+    session: &Session,
+    publication: &str,
+    patterns: &[TablePattern],
+) -> Result<usize, SlotError> {
+    const DOING: &str = "creating the publication (the role must own the tables and may need create on the \
+         database; otherwise let their owner run create publication)";
+    let failed = |error| connector.failed(DOING, error);
+    let rows = session
+        .client
+        .query(PUBLISHABLE_TABLES, &[])
+        .await
+        .map_err(failed)?;
+    let tables: Vec<String> = rows
+        .iter()
+        .map(|row| TableName::new(row.get::<_, String>("schema"), row.get::<_, String>("name")))
+        .filter(|table| pattern::matches_any(patterns, table))
+        .map(|table| table.to_sql())
+        .collect();
+    let publication = quoted(publication);
+    let statement = match tables.is_empty() {
+        true => format!("create publication {publication}"),
+        false => format!("create publication {publication} for table {}", tables.join(", ")),
+    };
+    session.client.batch_execute(&statement).await.map_err(failed)?;
+    Ok(tables.len())
+}
+
+/// Permanent tables of the role whose updates and deletes say which row they are about.
+const PUBLISHABLE_TABLES: &str = "
+    select n.nspname::text as schema, c.relname::text as name
+    from pg_class c
+    join pg_namespace n on n.oid = c.relnamespace
+    where c.relkind in ('r', 'p') and not c.relispartition and c.relpersistence = 'p'
+      and n.nspname not in ('pg_catalog', 'information_schema')
+      and pg_has_role(current_user, c.relowner, 'usage')
+      and (c.relreplident = 'f' or exists (
+        select from pg_index i
+        where i.indrelid = c.oid and i.indisvalid and i.indimmediate
+          and case c.relreplident when 'd' then i.indisprimary when 'i' then i.indisreplident else false end))
+    order by format('%I.%I', n.nspname, c.relname)";
+
+/// Creates the slot. From PostgreSQL 17 on it is a failover slot: standbys keep a copy that survives their promotion.
+///
+/// The server waits for every transaction that is writing, up to the session's `lock_timeout`.
+///
+/// # Errors
+/// [`SlotError::CreationWaits`] names the oldest of these transactions. Others say what the server refused.
+pub(crate) async fn create_slot(
+    connector: &Connector,
+    session: &Session,
+    slot: &str,
+    plugin: Plugin,
+    server_version: i32,
+) -> Result<(), SlotError> {
+    let statement = match server_version {
+        170_000.. => "select lsn from pg_create_logical_replication_slot($1, $2, failover => true)",
+        _ => "select lsn from pg_create_logical_replication_slot($1, $2)",
+    };
+    let created = session
+        .client
+        .query_one(statement, &[&slot, &plugin.name()])
+        .await;
+    let Err(error) = created else {
+        return Ok(());
+    };
+    if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) {
+        let oldest = server::oldest_transaction(connector, session).await?;
+        if let Some(pid) = oldest.and_then(|oldest| oldest.pid) {
+            return Err(SlotError::CreationWaits {
+                slot: slot.to_owned(),
+                pid,
+                source: Box::new(error),
+            });
+        }
+    }
+    let refusal = SlotRefusal {
+        connector,
+        slot,
+        plugin,
+    };
+    Err(refusal.error("creating the slot", error))
+}
+
+/// Drops the slot.
+///
+/// # Errors
+/// The query failed, for example since another session reads the slot.
+pub(crate) async fn drop_slot(connector: &Connector, session: &Session, slot: &str) -> Result<(), SlotError> {
+    session
+        .client
+        .execute("select pg_drop_replication_slot($1)", &[&slot])
+        .await
+        .map(drop)
+        .map_err(|error| connector.failed("dropping the slot", error))
+}

@@ -1,0 +1,59 @@
+//! Stored documents: JSON with a format version, kept in an SSM parameter.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+/// A stored text that is not a document of the expected version.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidDocument {
+    /// The text is not the expected JSON.
+    #[error("it is not a {document}")]
+    Unreadable {
+        /// What it should be: `checkpoint` or `backfill`.
+        document: &'static str,
+        /// What does not fit.
+        source: serde_json::Error,
+    },
+    /// The document has another format version. A later version may mean something else by the same names.
+    #[error(
+        "it has format version {found}, and this Spillway reads version {expected}: deploy the version that wrote it, \
+         or a later one"
+    )]
+    Version {
+        /// The version of the text.
+        found: String,
+        /// The version that this Spillway reads.
+        expected: u64,
+    },
+}
+
+/// Reads a document of format version `expected`. `document` names it in errors.
+///
+/// # Errors
+/// The text is not JSON, not such a document, or of another version.
+pub fn parse<T: DeserializeOwned>(
+    document: &'static str,
+    expected: u64,
+    text: &str,
+) -> Result<T, InvalidDocument> {
+    let unreadable = |source| InvalidDocument::Unreadable { document, source };
+    let value: Value = serde_json::from_str(text).map_err(unreadable)?;
+    match value.get("version") {
+        Some(version) if version.as_u64() != Some(expected) => Err(InvalidDocument::Version {
+            found: version.to_string(),
+            expected,
+        }),
+        _ => serde_json::from_value(value).map_err(unreadable),
+    }
+}
+
+/// The text to store.
+///
+/// SSM reads `{{name}}` in a value as a reference to another parameter, and refuses the value. Two opening braces can only
+/// stand inside a JSON string here, so the second one is escaped.
+pub fn to_text<T: Serialize>(document: &T) -> String {
+    // Maps with text keys, numbers and texts always serialise.
+    let text = serde_json::to_string(document).unwrap_or_default();
+    text.replace("{{", "{\\u007b")
+}

@@ -1,0 +1,111 @@
+//! The name of a table: its schema and its own name, as the catalog spells them.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A table's full name. Ordered by schema, then by name.
+///
+/// Stored documents hold it as a pair: `["public","orders"]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(from = "(String, String)", into = "(String, String)")]
+pub struct TableName {
+    /// The schema, without quotes.
+    pub schema: String,
+    /// The table, without quotes.
+    pub name: String,
+}
+
+impl TableName {
+    /// A name from its parts, which carry no quotes.
+    pub fn new(schema: impl Into<String>, name: impl Into<String>) -> Self {
+        TableName {
+            schema: schema.into(),
+            name: name.into(),
+        }
+    }
+
+    /// Schema and name with a period between them, never quoted.
+    ///
+    /// Partition keys use this form: a change of it would move a table's rows to another lane.
+    pub fn unquoted(&self) -> String {
+        format!("{}.{}", self.schema, self.name)
+    }
+
+    /// Both parts in quotes, for SQL that Spillway runs.
+    pub fn to_sql(&self) -> String {
+        format!("{}.{}", quoted(&self.schema), quoted(&self.name))
+    }
+}
+
+/// As PostgreSQL's `quote_ident` writes it: quotes stand only where a part needs them.
+impl fmt::Display for TableName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}.{}",
+            quoted_if_needed(&self.schema),
+            quoted_if_needed(&self.name)
+        )
+    }
+}
+
+impl From<(String, String)> for TableName {
+    fn from((schema, name): (String, String)) -> Self {
+        TableName { schema, name }
+    }
+}
+
+impl From<TableName> for (String, String) {
+    fn from(table: TableName) -> Self {
+        (table.schema, table.name)
+    }
+}
+
+/// An SQL identifier in quotes; a quote inside it is doubled.
+pub fn quoted(identifier: &str) -> String {
+    format!("\"{}\"", identifier.replace('"', "\"\""))
+}
+
+/// An SQL identifier, in quotes unless it is plain: lower-case ASCII letters, digits and underscores, no digit first.
+///
+/// Reserved words stay without quotes: `format_type` and a name behind a period do not need them.
+pub fn quoted_if_needed(identifier: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    let starts_with_digit = identifier.starts_with(|c: char| c.is_ascii_digit());
+    match !identifier.is_empty() && !starts_with_digit && identifier.chars().all(is_plain) {
+        true => identifier.to_owned(),
+        false => quoted(identifier),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_quoted_only_where_sql_needs_it() {
+        for (schema, name, shown) in [
+            ("public", "orders", "public.orders"),
+            ("My app", "status", "\"My app\".status"),
+            ("app", "Order\"s", "app.\"Order\"\"s\""),
+            ("app", "2024", "app.\"2024\""),
+            ("app", "a.b", "app.\"a.b\""),
+        ] {
+            assert_eq!(TableName::new(schema, name).to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn sql_that_spillway_runs_quotes_both_parts() {
+        assert_eq!(TableName::new("a\"b", "c").to_sql(), "\"a\"\"b\".\"c\"");
+    }
+
+    #[test]
+    fn a_stored_name_is_a_pair() {
+        let table = TableName::new("public", "orders");
+        let text = serde_json::to_string(&table).unwrap();
+        assert_eq!(text, r#"["public","orders"]"#);
+        assert_eq!(serde_json::from_str::<TableName>(&text).unwrap(), table);
+    }
+}
