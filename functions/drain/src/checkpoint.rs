@@ -1,4 +1,4 @@
-//! The checkpoint: up to where the stream has everything, and of which history. One JSON document.
+//! The checkpoint: the position up to which the stream has everything, and its history. One JSON document.
 
 use std::cmp::Ordering;
 
@@ -10,17 +10,17 @@ use crate::lsn::Lsn;
 use crate::marker::Marker;
 use crate::stored_document::{self, InvalidDocument};
 
-/// The format this version writes. A later one may mean something else by the same names, so it is refused.
+/// The format version that this Spillway writes. A later one may mean something else by the same names.
 pub const VERSION: u64 = 1;
 
-/// The document. Fields that this version does not know are kept as they are.
+/// The stored document. It keeps fields that this version does not know.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Checkpoint {
     /// Format version, [`VERSION`].
     pub version: u64,
-    /// `pg_control_system()`: names the cluster's data, and survives failover.
+    /// Identifies the cluster's data, and survives a failover (`pg_control_system()`).
     pub system_identifier: String,
-    /// Changes at each promotion of a standby.
+    /// Timeline of the server. Each promotion of a standby starts a new one.
     pub timeline: u32,
     /// The slot's database.
     pub database: String,
@@ -30,52 +30,56 @@ pub struct Checkpoint {
     pub plugin: String,
     /// End of the last commit record up to which the stream has acknowledged every change.
     pub commit_end: Lsn,
-    /// How much the stream has of the next transaction, when that is larger than one invocation.
+    /// How much the stream has of the next transaction, if that is larger than one invocation.
     #[serde(default)]
     pub progress: Option<ResumePoint>,
-    /// The last marker that was laid.
+    /// The last marker that was written.
     #[serde(default)]
     pub marker: Option<Marker>,
-    /// When it was stored, ISO 8601 in UTC. For people; nothing is decided by it.
+    /// When it was stored, ISO 8601 in UTC. For people; the drain does not use it.
     pub updated_at: String,
-    /// What a later version added.
+    /// Fields that a later version added.
     #[serde(flatten)]
     pub others: Map<String, Value>,
 }
 
-/// A place inside a transaction: its rows up to here are in the stream.
+/// A place inside a transaction: the stream has its rows up to here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResumePoint {
     /// The transaction's id, 32 bits as in the log.
     pub xid: u32,
     /// End of its commit record.
     pub commit_end: Lsn,
-    /// When it was committed, µs since 1970-01-01 UTC, where the plugin tells.
+    /// When it was committed, µs since 1970-01-01 UTC, if the plugin sends that.
     pub commit_time: Option<i64>,
-    /// The last row's `lsn`. Rows of one transaction come in the order of theirs.
+    /// The last row's `lsn`. Rows of one transaction arrive in the order of their LSNs.
     pub lsn: Lsn,
-    /// How many rows with that `lsn` are in the stream.
+    /// Rows with that `lsn` that are in the stream.
     pub rows_at_lsn: u64,
-    /// How many rows of the transaction. With none, only its end is known, which costs the server a decode of its own to tell.
+    /// Rows of the transaction that are in the stream.
+    ///
+    /// With none, the point only states where the transaction ends: the server needed a decode of its own to
+    /// find that.
     pub rows: u64,
-    /// MD5 of the last row as the plugin wrote it, hexadecimal: the row must come again at its place.
+    /// MD5 of the last row as the plugin wrote it, hexadecimal. The same row must arrive again at this place.
     pub hash: String,
-    /// What its events were numbered up to.
+    /// The numbers of its events so far.
     pub counts: Counts,
 }
 
-/// Up to where the stream has everything. Ordered as it is reached.
+/// The position up to which the stream has everything.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AckPosition {
-    /// End of the last commit record up to which it has every change.
+    /// End of the last commit record up to which the stream has every change.
     pub commit_end: Lsn,
     /// How much it has of the transaction behind that, if a part.
     pub resume: Option<ResumePoint>,
 }
 
+/// Later positions are greater.
 impl PartialOrd for AckPosition {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        // That its end is known is more than nothing.
+        // A resume point without rows is more than none: it states where the transaction ends.
         let rows = |position: &Self| position.resume.as_ref().map(|resume| resume.rows);
         Some((self.commit_end, rows(self)).cmp(&(other.commit_end, rows(other))))
     }

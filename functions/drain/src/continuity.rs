@@ -1,27 +1,29 @@
-//! Whether the stream can go on where it stopped: what the server says of itself and of the slot, held against the
-//! checkpoint. Pure; every answer but "go on" names both sides and the way out, and leaves the slot where it is.
+//! Continuity: whether the stream can continue where it stopped.
 //!
-//! By construction `confirmed_flush <= checkpoint <= flush` holds: the slot moves after the checkpoint is stored, and only
-//! what was flushed is ever read.
+//! What the server says of itself and of the slot is compared with the checkpoint. Pure. Every answer but
+//! "continue" names both sides and what to do, and leaves the slot where it is.
+//!
+//! By construction `confirmed_flush <= checkpoint <= flush` holds: the slot moves after the checkpoint is
+//! stored, and only flushed log is ever read.
 
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Map;
 
 use crate::checkpoint::{self, Checkpoint, ResumePoint};
 use crate::lsn::Lsn;
 use crate::marker::Marker;
 use crate::plugin::Plugin;
 
-/// What the server says of itself.
+/// The server, as it describes itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerInfo {
-    /// As `server_version_num`: 150018 is 15.18.
+    /// `server_version_num`: 150018 is 15.18.
     pub version: i32,
     /// See [`Checkpoint::system_identifier`].
     pub system_identifier: String,
     /// See [`Checkpoint::timeline`].
     pub timeline: u32,
-    /// The database that we are connected to.
+    /// The database of the connection.
     pub database: String,
     /// `server_encoding`; text plugins write in it.
     pub encoding: String,
@@ -48,72 +50,76 @@ impl ServerInfo {
     }
 }
 
-/// A row of `pg_replication_slots`. The columns differ between versions, so each that is not in all of them has a default.
+/// A row of `pg_replication_slots`.
+///
+/// The columns differ between versions. A column that some version lacks has a default.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct SlotState {
     /// Null for a physical slot.
     pub plugin: Option<String>,
     /// Null for a physical slot.
     pub database: Option<String>,
-    /// Who reads it now.
+    /// The process that reads the slot now.
     pub active_pid: Option<i32>,
     /// From where a peek decodes. Null when the slot was invalidated.
     pub restart_lsn: Option<Lsn>,
-    /// What was confirmed. Null for a physical slot.
+    /// Up to where the slot is confirmed. Null for a physical slot.
     pub confirmed_flush_lsn: Option<Lsn>,
-    /// From 13: `lost` when the log it needs is gone.
+    /// From 13: `lost` when the server removed log that the slot needs.
     pub wal_status: Option<String>,
-    /// From 13, with `max_slot_wal_keep_size`: bytes until the slot may be lost.
+    /// From 13, with `max_slot_wal_keep_size`: bytes of log until the slot may be lost.
     pub safe_wal_size: Option<i64>,
-    /// From 17: why the server gave the slot up.
+    /// From 17: why the server invalidated the slot.
     pub invalidation_reason: Option<String>,
     /// From 16: whether it was invalidated on a standby.
     #[serde(default)]
     pub conflicting: Option<bool>,
-    /// From 17: whether standbys keep a copy that is good after their promotion.
+    /// From 17: whether standbys keep a copy that survives their promotion.
     #[serde(default)]
     pub failover: Option<bool>,
 }
 
-/// From where, and how, to go on.
+/// Where, and how, a drain starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StartPosition {
-    /// How to read the slot.
+    /// The slot's plugin.
     pub plugin: Plugin,
     /// The slot's own position.
     pub confirmed: Lsn,
-    /// Up to where the stream has everything: the checkpoint, or the slot's position when there is none.
+    /// Up to where the stream has everything: the checkpoint, or the slot's position without one.
     pub acknowledged: Lsn,
-    /// Up to where transactions are surely the ones that were sent, so that they need not go again: the checkpoint. After a change
-    /// of timeline the slot's own position, until a marker proves more.
+    /// Up to where transactions are surely the ones that were sent, and need not be sent again.
+    ///
+    /// This is the checkpoint. After a change of timeline it is the slot's own position, until a marker
+    /// proves more.
     pub settled: Lsn,
     /// How much the stream has of the transaction behind `settled`.
     pub resume: Option<ResumePoint>,
-    /// The marker that the slot has to give.
+    /// The marker that the slot has to send.
     pub expected: Option<Marker>,
-    /// Whether the server is on another timeline than when the checkpoint was stored.
+    /// Whether the server's timeline is another one than the checkpoint's.
     pub promoted: bool,
     /// Whether a checkpoint was found.
     pub stored: bool,
 }
 
-/// Why the stream cannot go on by itself.
+/// Why the stream cannot continue by itself.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)] // The messages say what each means.
 pub enum Discontinuity {
     #[error("there is no slot {slot}: run {{\"action\":\"setup\"}}")]
     NotSetUp { slot: String },
     #[error(
-        "slot {slot} is gone, while the checkpoint says that it was drained to {checkpoint}: what was committed after that \
-         may never be read. Create it again ({{\"action\":\"setup\"}}), then accept the gap with \
-         {{\"action\":\"drain\",\"accept_gap\":\"<the new slot's confirmed_flush_lsn>\"}} and read the tables again with \
-         {{\"action\":\"backfill\",\"repair\":true}}"
+        "slot {slot} is gone, and the checkpoint says that it was drained to {checkpoint}: changes that were \
+         committed after that may be lost. Create it again ({{\"action\":\"setup\"}}), then accept the gap \
+         with {{\"action\":\"drain\",\"accept_gap\":\"<the new slot's confirmed_flush_lsn>\"}} and read the \
+         tables again with {{\"action\":\"backfill\",\"repair\":true}}"
     )]
     SlotMissing { slot: String, checkpoint: Lsn },
     #[error(
-        "slot {slot} is lost ({reason}): the server removed write-ahead log after {confirmed} that was not drained. Drop and \
-         create the slot, accept the gap, read the tables again with {{\"action\":\"backfill\",\"repair\":true}}, and raise \
-         max_slot_wal_keep_size"
+        "slot {slot} is lost ({reason}): the server removed write-ahead log after {confirmed} that was not \
+         drained. Drop and create the slot, accept the gap, read the tables again with \
+         {{\"action\":\"backfill\",\"repair\":true}}, and raise max_slot_wal_keep_size"
     )]
     SlotLost {
         slot: String,
@@ -121,7 +127,8 @@ pub enum Discontinuity {
         confirmed: Lsn,
     },
     #[error(
-        "slot {slot} belongs to database {actual}, and PGDATABASE is {expected}: set PGDATABASE={actual}, or SLOT_NAME to a slot of {expected}"
+        "slot {slot} belongs to database {actual}, and PGDATABASE is {expected}: set PGDATABASE={actual}, or \
+         SLOT_NAME to a slot of {expected}"
     )]
     WrongDatabase {
         slot: String,
@@ -133,7 +140,8 @@ pub enum Discontinuity {
     #[error("slot {slot} uses the plugin {plugin}: Spillway reads pgoutput, wal2json and test_decoding")]
     PluginUnsupported { slot: String, plugin: String },
     #[error(
-        "database {database} is encoded in {encoding}, which {plugin} writes as it is: use pgoutput, which converts to UTF-8"
+        "database {database} is encoded in {encoding}, and {plugin} does not convert it: use pgoutput, which \
+         converts to UTF-8"
     )]
     Encoding {
         database: String,
@@ -141,8 +149,9 @@ pub enum Discontinuity {
         plugin: Plugin,
     },
     #[error(
-        "the checkpoint belongs to slot {slot} ({plugin}) of database {database}, and this is slot {this_slot} ({this_plugin}) of database \
-         {this_database}: give every slot a CHECKPOINT_PARAMETER of its own, or accept the gap if the slot was made anew"
+        "the checkpoint belongs to slot {slot} ({plugin}) of database {database}, and this is slot \
+         {this_slot} ({this_plugin}) of database {this_database}: give every slot a CHECKPOINT_PARAMETER of \
+         its own, or accept the gap if the slot was created again"
     )]
     CheckpointMismatch {
         slot: String,
@@ -153,9 +162,10 @@ pub enum Discontinuity {
         this_database: String,
     },
     #[error(
-        "slot {slot} is on the cluster {actual}, and the checkpoint at {checkpoint} was made on the cluster {expected}: this is another \
-         database server, whose history is not the one in the stream. Correct PGHOST, or accept the gap at {confirmed} and read the \
-         tables again with {{\"action\":\"backfill\",\"repair\":true}}"
+        "slot {slot} is on the cluster {actual}, and the checkpoint at {checkpoint} was made on the cluster \
+         {expected}: this is another database server, and its history is not the one in the stream. Correct \
+         PGHOST, or accept the gap at {confirmed} and read the tables again with \
+         {{\"action\":\"backfill\",\"repair\":true}}"
     )]
     SystemChanged {
         slot: String,
@@ -165,10 +175,10 @@ pub enum Discontinuity {
         confirmed: Lsn,
     },
     #[error(
-        "slot {slot}: the server has written its log up to {flush} only, and the checkpoint is already at {checkpoint}: the server was set \
-         back (restored, or failed over to a standby that lacked commits), and the stream holds changes that it no longer has. \
-         To go on, accept the gap at {confirmed}, and bring the stream to what the tables are now with \
-         {{\"action\":\"backfill\",\"repair\":true}}"
+        "slot {slot}: the server's log ends at {flush}, and the checkpoint is already at {checkpoint}. The \
+         server was set back (restored, or failed over to a standby that lacked commits), and the stream \
+         holds changes that the server no longer has. To continue, accept the gap at {confirmed}, and repair \
+         the stream with {{\"action\":\"backfill\",\"repair\":true}}"
     )]
     Divergence {
         slot: String,
@@ -177,8 +187,8 @@ pub enum Discontinuity {
         confirmed: Lsn,
     },
     #[error(
-        "slot {slot} was confirmed to {confirmed}, beyond the checkpoint at {checkpoint}: somebody else read it or made it anew, \
-         and the changes in between are not in the stream. Accept the gap with \
+        "slot {slot} was confirmed to {confirmed}, beyond the checkpoint at {checkpoint}: another program \
+         read it, or it was created again. The changes in between are not in the stream. Accept the gap with \
          {{\"action\":\"drain\",\"accept_gap\":\"{confirmed}\"}}, then read the tables again with \
          {{\"action\":\"backfill\",\"repair\":true}}"
     )]
@@ -188,11 +198,11 @@ pub enum Discontinuity {
         checkpoint: Lsn,
     },
     #[error(
-        "slot {slot} does not give marker {number}, which was laid at {marker}, after the checkpoint at {acknowledged}: the slot lost its \
-         place in a failover, or the server lost what was committed then, and changes after {acknowledged} may never be read. Inspection \
-         at the slot's confirmed_flush_lsn with {{\"action\":\"status\"}}, accept the gap there with \
-         {{\"action\":\"drain\",\"accept_gap\":\"<lsn>\"}}, and read the tables again with \
-         {{\"action\":\"backfill\",\"repair\":true}}"
+        "slot {slot} does not send marker {number}, which was written at {marker}, after the checkpoint at \
+         {acknowledged}: the slot lost its place in a failover, or the server lost commits. Changes after \
+         {acknowledged} may be lost. Read the slot's confirmed_flush_lsn with {{\"action\":\"status\"}}, \
+         accept the gap there with {{\"action\":\"drain\",\"accept_gap\":\"<lsn>\"}}, and read the tables \
+         again with {{\"action\":\"backfill\",\"repair\":true}}"
     )]
     MarkerMissing {
         slot: String,
@@ -201,7 +211,8 @@ pub enum Discontinuity {
         acknowledged: Lsn,
     },
     #[error(
-        "accept_gap names {given}, and slot {slot} stands at {confirmed}: look again with {{\"action\":\"status\"}}, it may have moved"
+        "accept_gap names {given}, and slot {slot} is at {confirmed}: it may have moved. Ask again with \
+         {{\"action\":\"status\"}}"
     )]
     AcceptedElsewhere {
         slot: String,
@@ -229,18 +240,10 @@ impl Discontinuity {
     }
 }
 
-/// Reads a row of `pg_replication_slots` that the server gave as JSON.
+/// The plugin and the position of a slot that can be read at all. The checkpoint is not considered.
 ///
 /// # Errors
-/// A column that is known has another form than in PostgreSQL 13 to 18.
-pub fn slot_state(row: Value) -> Result<SlotState, serde_json::Error> {
-    serde_json::from_value(row)
-}
-
-/// What can be read from the slot at all, before any checkpoint is looked at.
-///
-/// # Errors
-/// The slot is lost, or not one that this function can read.
+/// The slot is lost, or is not one that Spillway can read.
 pub fn readable(slot: &str, server: &ServerInfo, state: &SlotState) -> Result<(Plugin, Lsn), Discontinuity> {
     let slot = slot.to_owned();
     let (Some(plugin), Some(database)) = (&state.plugin, &state.database) else {
@@ -254,20 +257,7 @@ pub fn readable(slot: &str, server: &ServerInfo, state: &SlotState) -> Result<(P
         });
     }
     let confirmed = state.confirmed_flush_lsn.unwrap_or(Lsn::ZERO);
-    let reason = match (
-        &state.invalidation_reason,
-        state.wal_status.as_deref(),
-        state.conflicting,
-    ) {
-        (Some(reason), _, _) => Some(reason.clone()),
-        (None, Some("lost"), _) => Some("its write-ahead log was removed".to_owned()),
-        (None, _, Some(true)) => Some("it conflicted with recovery".to_owned()),
-        _ if state.restart_lsn.is_none() || state.confirmed_flush_lsn.is_none() => {
-            Some("it has no position".to_owned())
-        }
-        _ => None,
-    };
-    if let Some(reason) = reason {
+    if let Some(reason) = loss(state) {
         return Err(Discontinuity::SlotLost {
             slot,
             reason,
@@ -279,17 +269,31 @@ pub fn readable(slot: &str, server: &ServerInfo, state: &SlotState) -> Result<(P
         plugin: plugin.clone(),
     })?;
     if plugin != Plugin::Pgoutput && server.encoding != "UTF8" && server.encoding != "SQL_ASCII" {
-        let (database, encoding) = (server.database.clone(), server.encoding.clone());
         return Err(Discontinuity::Encoding {
-            database,
-            encoding,
+            database: server.database.clone(),
+            encoding: server.encoding.clone(),
             plugin,
         });
     }
     Ok((plugin, confirmed))
 }
 
-/// Whether, and from where, to go on.
+/// Why a slot is lost, if it is.
+fn loss(state: &SlotState) -> Option<String> {
+    if let Some(reason) = &state.invalidation_reason {
+        return Some(reason.clone());
+    }
+    let reason = match (state.wal_status.as_deref(), state.conflicting) {
+        (Some("lost"), _) => "its write-ahead log was removed",
+        (_, Some(true)) => "it conflicted with recovery",
+        _ if state.restart_lsn.is_none() || state.confirmed_flush_lsn.is_none() => "it has no position",
+        _ => return None,
+    };
+    Some(reason.to_owned())
+}
+
+/// Where a drain starts. `accept_gap` is the slot's position from which the operator continues in spite of a
+/// break.
 ///
 /// # Errors
 /// Each break of continuity is its own definite error; see [`Discontinuity`].
@@ -300,19 +304,11 @@ pub fn check(
     checkpoint: Option<&Checkpoint>,
     accept_gap: Option<Lsn>,
 ) -> Result<StartPosition, Discontinuity> {
-    let name = || slot.to_owned();
-    let state = match (state, checkpoint) {
-        (Some(state), _) => state,
-        (None, None) => return Err(Discontinuity::NotSetUp { slot: name() }),
-        (None, Some(known)) => {
-            return Err(Discontinuity::SlotMissing {
-                slot: name(),
-                checkpoint: known.commit_end,
-            });
-        }
+    let Some(state) = state else {
+        return Err(missing_slot(slot, checkpoint));
     };
     let (plugin, confirmed) = readable(slot, server, state)?;
-    let afresh = StartPosition {
+    let without_checkpoint = StartPosition {
         plugin,
         confirmed,
         acknowledged: confirmed,
@@ -322,43 +318,72 @@ pub fn check(
         promoted: false,
         stored: false,
     };
-    if let Some(given) = accept_gap {
-        return match given == confirmed {
-            true => Ok(afresh),
-            false => Err(Discontinuity::AcceptedElsewhere {
-                slot: name(),
-                given,
-                confirmed,
-            }),
-        };
+    match (accept_gap, checkpoint) {
+        (Some(given), _) if given != confirmed => Err(Discontinuity::AcceptedElsewhere {
+            slot: slot.to_owned(),
+            given,
+            confirmed,
+        }),
+        (Some(_), _) | (None, None) => Ok(without_checkpoint),
+        (None, Some(stored)) => {
+            check_owner(slot, server, plugin, stored)?;
+            check_history(slot, server, confirmed, stored)?;
+            continue_at(slot, server, without_checkpoint, stored)
+        }
     }
-    let Some(known) = checkpoint else {
-        return Ok(afresh);
-    };
-    if known.slot != slot || known.database != server.database || known.plugin != plugin.name() {
-        return Err(Discontinuity::CheckpointMismatch {
-            slot: known.slot.clone(),
-            plugin: known.plugin.clone(),
-            database: known.database.clone(),
-            this_slot: name(),
-            this_plugin: plugin,
-            this_database: server.database.clone(),
-        });
+}
+
+fn missing_slot(slot: &str, checkpoint: Option<&Checkpoint>) -> Discontinuity {
+    let slot = slot.to_owned();
+    match checkpoint {
+        None => Discontinuity::NotSetUp { slot },
+        Some(stored) => Discontinuity::SlotMissing {
+            slot,
+            checkpoint: stored.commit_end,
+        },
     }
-    let checkpoint = known.commit_end;
-    if known.system_identifier != server.system_identifier {
-        let (actual, expected) = (server.system_identifier.clone(), known.system_identifier.clone());
+}
+
+/// Checks that the checkpoint belongs to this slot.
+fn check_owner(
+    slot: &str,
+    server: &ServerInfo,
+    plugin: Plugin,
+    stored: &Checkpoint,
+) -> Result<(), Discontinuity> {
+    if stored.slot == slot && stored.database == server.database && stored.plugin == plugin.name() {
+        return Ok(());
+    }
+    Err(Discontinuity::CheckpointMismatch {
+        slot: stored.slot.clone(),
+        plugin: stored.plugin.clone(),
+        database: stored.database.clone(),
+        this_slot: slot.to_owned(),
+        this_plugin: plugin,
+        this_database: server.database.clone(),
+    })
+}
+
+/// Checks that the server is the checkpoint's, and `confirmed_flush <= checkpoint <= flush`.
+fn check_history(
+    slot: &str,
+    server: &ServerInfo,
+    confirmed: Lsn,
+    stored: &Checkpoint,
+) -> Result<(), Discontinuity> {
+    let (slot, checkpoint) = (slot.to_owned(), stored.commit_end);
+    if stored.system_identifier != server.system_identifier {
         return Err(Discontinuity::SystemChanged {
-            slot: name(),
-            actual,
-            expected,
+            slot,
+            actual: server.system_identifier.clone(),
+            expected: stored.system_identifier.clone(),
             checkpoint,
             confirmed,
         });
     }
     if server.flush < checkpoint {
         return Err(Discontinuity::Divergence {
-            slot: name(),
+            slot,
             flush: server.flush,
             checkpoint,
             confirmed,
@@ -366,31 +391,41 @@ pub fn check(
     }
     if confirmed > checkpoint {
         return Err(Discontinuity::Gap {
-            slot: name(),
+            slot,
             confirmed,
             checkpoint,
         });
     }
-    let promoted = known.timeline != server.timeline;
-    // By construction it is not before what the slot confirmed.
-    let expected = known.marker.clone().filter(|marker| marker.lsn >= confirmed);
+    Ok(())
+}
+
+/// The start at a checkpoint that belongs to this history.
+fn continue_at(
+    slot: &str,
+    server: &ServerInfo,
+    start: StartPosition,
+    stored: &Checkpoint,
+) -> Result<StartPosition, Discontinuity> {
+    let (confirmed, checkpoint) = (start.confirmed, stored.commit_end);
+    let promoted = stored.timeline != server.timeline;
+    // By construction the marker does not stand before the confirmed position.
+    let expected = stored.marker.clone().filter(|marker| marker.lsn >= confirmed);
     if let Some(marker) = expected.as_ref().filter(|marker| marker.lsn > server.flush) {
         return Err(Discontinuity::MarkerMissing {
-            slot: name(),
+            slot: slot.to_owned(),
             number: marker.number,
             marker: marker.lsn,
             acknowledged: checkpoint,
         });
     }
     Ok(StartPosition {
-        plugin,
-        confirmed,
         acknowledged: checkpoint,
         settled: if promoted { confirmed } else { checkpoint },
-        resume: known.progress.clone().filter(|_| !promoted),
+        resume: stored.progress.clone().filter(|_| !promoted),
         expected,
         promoted,
         stored: true,
+        ..start
     })
 }
 

@@ -1,5 +1,4 @@
-//! Every way in which an invocation fails, with a stable name for alarms to match on and a kind that says whether to wait
-//! or to act.
+//! The error of an invocation, with a stable name for alarms and a kind that says whether to wait or to act.
 
 use crate::config::ConfigError;
 use crate::continuity::Discontinuity;
@@ -13,13 +12,13 @@ use crate::stored_document::InvalidDocument;
 /// Why an invocation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The environment.
+    /// A variable of the environment.
     #[error("configuration: {0}")]
     Config(#[from] ConfigError),
-    /// The event that was sent.
+    /// The event of the invocation.
     #[error("event: {0}")]
     Event(#[from] EventError),
-    /// The history does not go on where the stream stopped.
+    /// The server's history does not continue where the stream stopped.
     #[error(transparent)]
     Discontinuity(Box<Discontinuity>),
     /// PostgreSQL.
@@ -31,9 +30,10 @@ pub enum Error {
     /// SSM.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// A row that its plugin does not write. Everything before it is in the stream and confirmed.
+    /// A row that its plugin does not write. Every change before it is in the stream and confirmed.
     #[error(
-        "slot {slot}: the row at {lsn} cannot be decoded; the slot stays before its transaction. Report it with the PostgreSQL and plugin versions"
+        "slot {slot}: the row at {lsn} cannot be decoded; the slot stays before its transaction. Report it \
+         with the PostgreSQL and plugin versions"
     )]
     Undecodable {
         /// The slot.
@@ -43,9 +43,10 @@ pub enum Error {
         /// What did not fit.
         source: DecodeError,
     },
-    /// A row in an order in which no plugin sends them.
+    /// A row in an order in which no plugin sends rows.
     #[error(
-        "slot {slot}: the row at {lsn} stands outside of its transaction; the slot stays before it. Report it with the PostgreSQL and plugin versions"
+        "slot {slot}: the row at {lsn} is outside of its transaction; the slot stays before it. Report it \
+         with the PostgreSQL and plugin versions"
     )]
     OutOfPlace {
         /// The slot.
@@ -53,10 +54,12 @@ pub enum Error {
         /// The row's `lsn` column.
         lsn: Lsn,
     },
-    /// The rows of a transaction of which the stream has a part are not what they were: the options of the plugin or what is
-    /// published changed. The drain begins the transaction again, so this is only logged.
+    /// A transaction whose rows differ from those that were sent in part: options or publications changed.
+    ///
+    /// The drain reads the transaction again from its beginning, so this is only logged.
     #[error(
-        "slot {slot}: transaction {xid}, which ends at {commit_end}, does not go on as it began; all of it is sent again, with the same positions"
+        "slot {slot}: the rows of transaction {xid}, which ends at {commit_end}, are not those that were \
+         sent in part; all of it is sent again, with the same positions"
     )]
     NotResumed {
         /// The slot.
@@ -66,9 +69,10 @@ pub enum Error {
         /// End of its commit record.
         commit_end: Lsn,
     },
-    /// A backfill that cannot be done for all tables is not begun.
+    /// A backfill of which some table cannot be read. Nothing was started.
     #[error(
-        "slot {slot}: the backfill was not begun, since some of what it names cannot be read: {reasons}. Correct that, or leave them out"
+        "slot {slot}: the backfill was not started, since some of its tables cannot be read: {reasons}. \
+         Correct that, or leave them out"
     )]
     BackfillRefused {
         /// The slot.
@@ -76,10 +80,10 @@ pub enum Error {
         /// Each table, and why.
         reasons: String,
     },
-    /// There can be one backfill of a slot at a time.
+    /// A second backfill beside one that is pending.
     #[error(
-        "slot {slot}: a backfill that was begun at {started_at} is not over; ticks carry it on, and status tells how far it is. \
-         Wait for it, or end it with {{\"action\":\"backfill\",\"cancel\":true}}"
+        "slot {slot}: the backfill that was started at {started_at} is pending; ticks continue it, and \
+         status shows its progress. Wait for it, or end it with {{\"action\":\"backfill\",\"cancel\":true}}"
     )]
     BackfillPending {
         /// The slot.
@@ -87,17 +91,19 @@ pub enum Error {
         /// ISO 8601 in UTC.
         started_at: String,
     },
-    /// There is none to cancel, pause or resume.
+    /// No backfill to cancel, pause or resume.
     #[error(
-        "slot {slot}: no backfill is pending; {{\"action\":\"backfill\",\"tables\":[\"public.orders\"]}} begins one"
+        "slot {slot}: no backfill is pending; {{\"action\":\"backfill\",\"tables\":[\"public.orders\"]}} \
+         starts one"
     )]
     BackfillMissing {
         /// The slot.
         slot: String,
     },
-    /// What is stored of a backfill is not one of this version.
+    /// A stored state of a backfill that this version cannot read.
     #[error(
-        "the backfill parameter {parameter} cannot be read; the drain goes on without it. Repair it, or delete it and begin the backfill anew"
+        "the backfill parameter {parameter} cannot be read; the drain continues without it. Repair it, or \
+         delete it and start the backfill again"
     )]
     BackfillInvalid {
         /// The parameter.
@@ -105,15 +111,17 @@ pub enum Error {
         /// Why.
         source: InvalidDocument,
     },
-    /// Something waited beyond the invocation's time; better to say so than to be killed.
+    /// An action that outlasted the invocation's time. Lambda would kill it without a word.
     #[error(
-        "the invocation's time is over, and PostgreSQL or AWS has not answered; nothing is lost, and the next tick goes on. Look at the network if it stays so"
+        "the invocation's time is over, and PostgreSQL or AWS has not answered; nothing is lost, and the \
+         next tick continues. If it happens again, check the network"
     )]
     OutOfTime,
-    /// An event that no record can hold. Everything before it is in the stream and confirmed.
+    /// An event that no record can hold. Every change before it is in the stream and confirmed.
     #[error(
-        "slot {slot}: the event at position {position}, of {table}, key hash {key_hash}, has {bytes} bytes and a record may have {limit}; the slot \
-         stays before its transaction. Leave the table or its large column out of the publication, or move the slot past it"
+        "slot {slot}: the event at position {position}, of {table}, key hash {key_hash}, has {bytes} bytes \
+         and a record may have {limit}; the slot stays before its transaction. Leave the table or its large \
+         column out of the publication, or move the slot past it"
     )]
     Oversize {
         /// The slot.

@@ -1,8 +1,8 @@
 //! Spillway's function: drains a PostgreSQL logical replication slot into a Kinesis data stream.
 //!
-//! **The promise.** Every committed change reaches the stream at least once and is never silently skipped. Changes of
-//! one key arrive in commit order. A change has the same [`position`] every time it is sent. Where continuity cannot be
-//! proved, the drain stops and says what it knows ([`continuity`]).
+//! **The promise.** Every committed change reaches the stream at least once and is never silently skipped.
+//! Changes of one key arrive in commit order. A change has the same [`position`] every time it is sent. Where
+//! continuity cannot be proved, the drain stops and says what it knows ([`continuity`]).
 //!
 //! **The path of a change.**
 //! ```text
@@ -10,12 +10,12 @@
 //!                                              checkpoint.store(position) -> slot.advance(position)
 //! ```
 //!
-//! **The invariant**, over ends of commit records: `confirmed_flush <= checkpoint <= acknowledged <= peeked <= flush`.
-//! The slot moves only after the checkpoint is stored. The checkpoint is stored only after the stream acknowledged
-//! every change up to it.
+//! **The invariant**, over ends of commit records: `confirmed_flush <= checkpoint <= acknowledged <= peeked
+//! <= flush`. The slot moves only after the checkpoint is stored. The checkpoint is stored only after the
+//! stream acknowledged every change up to it.
 //!
-//! **The order of modules.** A module imports only modules that stand below it. `ARCHITECTURE.md` states the order, and
-//! `scripts/module_order.py` checks it.
+//! **The order of modules.** A module imports only modules that stand below it. `ARCHITECTURE.md` states the
+//! order, and `scripts/module_order.py` checks it.
 
 pub mod actions;
 mod aws;

@@ -1,9 +1,12 @@
-//! Markers: numbered logical messages that a drain lays into the server's log, and that must come back through the slot. One that
-//! does proves that the slot reads the history that was drained before; one that does not is a gap. Without one, a slot that lost its
-//! place in a failover and gives nothing looks like a slot that has nothing to give.
+//! Markers: numbered logical messages that a drain writes, and that must come back through the slot.
 //!
-//! The slot only moves below a marker that is not before it and is in the checkpoint: `confirmed_flush <= marker`. So whatever the slot
-//! is after a failover, the first thing that it has to give is known. Markers are Spillway's own and are not delivered.
+//! A marker that comes back proves that the slot reads the history that was drained before. A marker that
+//! does not is a gap. Without markers, a slot that lost its place in a failover and sends nothing looks like
+//! a slot without changes.
+//!
+//! The slot is only confirmed below a marker that is in the checkpoint: `confirmed_flush <= marker`. So after
+//! any failover the first message that the slot has to send is known. Markers are Spillway's own and are not
+//! sent to the stream.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -14,31 +17,31 @@ use crate::lsn::Lsn;
 /// The prefix of the messages.
 pub const PREFIX: &str = "spillway.marker";
 
-/// A marker that was laid, as the checkpoint remembers it.
+/// A marker that was written, as the checkpoint stores it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Marker {
-    /// Counts the markers of a slot.
+    /// Its number among the markers of the slot.
     pub number: u64,
-    /// Tells it from one of the same number in another history: 16 hexadecimal digits, drawn at random.
+    /// Distinguishes it from a marker of the same number in another history: 16 random hexadecimal digits.
     pub nonce: String,
-    /// End of its record, as `pg_logical_emit_message` returned it. What was committed at or before this came before it.
+    /// End of its record, as `pg_logical_emit_message` returned it. Commits at or before this LSN precede it.
     pub lsn: Lsn,
-    /// Up to where the log was on disk once it was committed: its commit record ends at or before this.
+    /// Up to where the log was on disk after its commit: its commit record ends at or before this.
     pub flushed: Lsn,
 }
 
 impl Marker {
-    /// What the message says: JSON.
+    /// The content of the message: JSON.
     pub fn content(slot: &str, number: u64, nonce: &str) -> String {
         serde_json::json!({"slot": slot, "number": number, "nonce": nonce}).to_string()
     }
 
     /// Whether a message is this marker.
     pub fn is(&self, slot: &str, message: &Message<'_>) -> bool {
-        let said = serde_json::from_slice::<Value>(&message.content);
+        let content = serde_json::from_slice::<Value>(&message.content);
         message.prefix == PREFIX
-            && said.is_ok_and(|said| {
-                said["slot"] == slot && said["number"] == self.number && said["nonce"] == self.nonce
+            && content.is_ok_and(|content| {
+                content["slot"] == slot && content["number"] == self.number && content["nonce"] == self.nonce
             })
     }
 }
@@ -55,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_same_marker_is_the_marker() {
+    fn a_message_is_the_marker_only_with_the_same_slot_number_and_nonce() {
         let marker = Marker {
             number: 7,
             nonce: "0123456789abcdef".into(),

@@ -24,8 +24,8 @@ use crate::window_sizing::WindowSizing;
 
 /// The configuration, the AWS clients, and what invocations of one sandbox learn.
 ///
-/// With the envelope it keeps the definitions of tables that were announced. Connections to PostgreSQL do not survive a
-/// freeze of the sandbox: each invocation opens its own.
+/// With the envelope it keeps the definitions of tables that were announced. Connections to PostgreSQL do not
+/// survive a freeze of the sandbox: each invocation opens its own.
 pub struct App {
     /// What the environment says.
     pub config: Config,
@@ -177,8 +177,8 @@ impl App {
 
     /// The stream's limits and shards.
     ///
-    /// # Errors
-    /// The stream cannot be described, or distributes records by itself although the configuration needs keys.
+    /// # Errors The stream cannot be described, or distributes records by itself although the configuration
+    /// needs keys.
     async fn usable_stream(&self) -> Result<StreamInfo, StreamError> {
         let info = self.stream.info().await?;
         let stream = || self.config.stream.clone();

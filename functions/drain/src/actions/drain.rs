@@ -78,7 +78,8 @@ pub(super) async fn drain_opened(
     } = opened;
     let name = &app.config.slot;
     if !start.stored {
-        tracing::info!(slot = name, lsn = %start.confirmed, "no checkpoint: starting from the slot's own position");
+        let lsn = start.confirmed;
+        tracing::info!(slot = name, %lsn, "no checkpoint: starting from the slot's own position");
     }
     let envelope = &app.config.envelope;
     let task = DrainTask {
@@ -102,7 +103,8 @@ pub(super) async fn drain_opened(
     report.elapsed_ms = budget.elapsed_ms();
     match drained.result {
         Ok(()) => {}
-        // Another session reads the slot without taking Spillway's lock: a person with psql, or a drainer that is ending.
+        // Another session reads the slot without taking Spillway's lock: a person with psql, or a drainer
+        // that is ending.
         Err(Error::Slot(SlotError::Busy { .. })) => report.stopped = StopReason::Busy,
         Err(error) => {
             tracing::info!(report = %json!(report), "the drain failed after this much");

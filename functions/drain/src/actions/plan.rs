@@ -37,7 +37,8 @@ pub struct Plan {
     pub from: Lsn,
     /// Up to where this was to be read: the end of the server's log.
     pub upto: Lsn,
-    /// Whether it was read to its end; otherwise there is more than one peek should hold, and the figures are of its beginning.
+    /// Whether it was read to its end; otherwise there is more than one peek should hold, and the figures are
+    /// of its beginning.
     pub complete: bool,
     /// Transactions that brought at least one change.
     pub transactions: u64,
@@ -60,7 +61,8 @@ pub struct Plan {
 /// What would stop a drain, too, except for events that are too large: these are counted.
 pub(crate) async fn run(app: &App, connector: &Connector, budget: Budget) -> Result<Value, Error> {
     let mut opened = app.open_or_busy(connector).await?;
-    // About 1 KiB for each row: what the forecast keeps of its key, and the row itself while it waits for its commit.
+    // About 1 KiB for each row: what the forecast keeps of its key, and the row itself while it waits for its
+    // commit.
     let rows = i32::try_from(app.config.memory_mib.saturating_mul(500)).unwrap_or(i32::MAX);
     let OpenedSlot {
         slot,
@@ -178,7 +180,8 @@ struct Forecaster<'a, R> {
 }
 
 impl<R: PeekRow> Forecaster<'_, R> {
-    /// Adds the rows of a peek to the forecast until `end`. Returns whether the window was read to its bound in the log.
+    /// Adds the rows of a peek to the forecast until `end`. Returns whether the window was read to its bound
+    /// in the log.
     async fn read<S: Slot>(
         &mut self,
         slot: &mut S,

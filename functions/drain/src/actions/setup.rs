@@ -98,7 +98,8 @@ pub(super) async fn empty_publications(
     }
     let names = config.publications.join(", ");
     Ok(Some(format!(
-        "the publications {names} hold no tables: let the tables' owner run alter publication … add table …"
+        "the publications {names} hold no tables: let the tables' owner run alter publication … add \
+         table …"
     )))
 }
 

@@ -1,4 +1,5 @@
-//! The action `status`: the state of server, slot, checkpoint, stream and backfill, and what is wrong. Changes nothing.
+//! The action `status`: the state of server, slot, checkpoint, stream and backfill, and what is wrong.
+//! Changes nothing.
 
 use serde_json::{Value, json};
 
@@ -70,6 +71,7 @@ fn positions(inspection: &Inspection, stored: Option<&Checkpoint>, standbys: &St
     let slot: Option<&SlotState> = inspection.slot.as_ref();
     let confirmed = slot.and_then(|slot| slot.confirmed_flush_lsn);
     let restart = slot.and_then(|slot| slot.restart_lsn);
+    let resume = stored.and_then(|stored| stored.progress.as_ref());
     let text = |lsn: Option<Lsn>| lsn.map(|lsn| lsn.to_string());
     json!({
         "action": Value::Null,
@@ -87,7 +89,7 @@ fn positions(inspection: &Inspection, stored: Option<&Checkpoint>, standbys: &St
         "checkpoint": stored.map(|stored| stored.commit_end.to_string()),
         "checkpoint_updated_at": stored.map(|stored| stored.updated_at.clone()),
         "marker": stored.and_then(|stored| stored.marker.clone()),
-        "rows_of_next_transaction": stored.and_then(|stored| stored.progress.as_ref().map(|resume| resume.rows)),
+        "rows_of_next_transaction": resume.map(|resume| resume.rows),
         "failover": slot.and_then(|slot| slot.failover),
         "standbys": standbys.count,
         "standby_flush_lsn": text(standbys.flushed),

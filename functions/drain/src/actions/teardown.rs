@@ -1,4 +1,5 @@
-//! The action `teardown`: drops the slot, and deletes the checkpoint and the backfill's state. May be run again.
+//! The action `teardown`: drops the slot, and deletes the checkpoint and the backfill's state. May be run
+//! again.
 
 use serde_json::{Value, json};
 

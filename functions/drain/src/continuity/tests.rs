@@ -13,7 +13,7 @@ fn server() -> ServerInfo {
 }
 
 fn state(confirmed: &str) -> SlotState {
-    slot_state(
+    serde_json::from_value(
         json!({"plugin": "pgoutput", "database": "d", "active": false, "restart_lsn": "0/1",
         "confirmed_flush_lsn": confirmed, "wal_status": "reserved", "a_column_of_tomorrow": 1}),
     )

@@ -1,4 +1,7 @@
-//! The runner of a backfill: between windows it reads the next chunk, and stores the cursor once the chunk has arrived.
+//! The runner of a backfill: between windows it reads the next chunk, and stores the cursor once the chunk
+//! has arrived.
+
+mod arrival;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +19,6 @@ use crate::budget::Budget;
 use crate::clock::now_text;
 use crate::error::Error;
 use crate::event::MOST_ROWS;
-use crate::lsn::Lsn;
 use crate::nonce::random_nonce;
 use crate::ports::{ChunkBounds, ChunkRead, Slot, StateStore, TableSource};
 use crate::table_name::TableName;
@@ -130,7 +132,8 @@ impl<C> BackfillRunner<C> {
 }
 
 impl<C: StateStore> BackfillRunner<C> {
-    /// Watches the changes of a table that an earlier invocation read in part: they may move a row out of the unread part.
+    /// Watches the changes of a table that an earlier invocation read in part: they may move a row out of the
+    /// unread part.
     ///
     /// # Errors
     /// The server cannot be asked, or the state cannot be stored.
@@ -203,7 +206,8 @@ impl<C: StateStore> BackfillRunner<C> {
         }
     }
 
-    /// Whether there is time for a chunk and its window. The server decodes that from `restart_lsn`, as it did the last one.
+    /// Whether there is time for a chunk and its window. The server decodes that from `restart_lsn`, as it
+    /// did the last one.
     fn has_time(&mut self, environment: &ChunkEnvironment<'_>, time_left: Duration) -> bool {
         let needed = CHUNK_MIN_TIME.max(environment.peek_took * 3);
         if time_left < needed && environment.reading_time < environment.peek_took * 3 {
@@ -232,8 +236,8 @@ impl<C: StateStore> BackfillRunner<C> {
             .filter(|reading| !names.contains(reading))
             .cloned();
         if let Some(reading) = &reading {
-            // A table that was created since is in the log. To go back for one that was renamed or published since would
-            // throw the cursor away.
+            // A table that was created since is in the log. To go back for one that was renamed or published
+            // since would throw the cursor away.
             names.retain(|name| name >= reading);
         }
         names.retain(|name| !self.state.is_over(name));
@@ -357,8 +361,8 @@ impl<C: StateStore> BackfillRunner<C> {
                 return Ok(Some(BackfillStep::OutOfTime));
             }
             ChunkRead::TooSlow => {
-                let why = "reading its next rows took longer than an invocation has: no index helps `where`, or the \
-                           server is overloaded";
+                let why = "reading its next rows took longer than an invocation has: no index helps `where`, \
+                           or the server is overloaded";
                 self.fail_table(slot, name, why.to_owned(), budget).await?;
                 return Ok(None);
             }
@@ -424,132 +428,6 @@ impl<C: StateStore> BackfillRunner<C> {
         self.store_state(slot, budget).await
     }
 
-    /// Finishes the backfill, since no table is left. A repair first writes its control event.
-    async fn finish<S: Slot + TableSource>(
-        &mut self,
-        slot: &mut S,
-        environment: &ChunkEnvironment<'_>,
-    ) -> Result<BackfillStep, Error> {
-        let state = &mut self.state;
-        if state.request.repair && state.failures == 0 && state.done > 0 {
-            let payload = ChunkPayload::Repaired(repaired(state));
-            self.emit_watermark(slot, payload, Instant::now(), environment)
-                .await?;
-            return Ok(BackfillStep::WatermarkEmitted);
-        }
-        state.finished_at = Some(now_text());
-        self.store_state(slot, environment.budget).await?;
-        Ok(BackfillStep::Idle)
-    }
-
-    /// Settles the chunk at the end of a window: stores the cursor if all of it was acknowledged.
-    ///
-    /// Cursor and position are stored before the slot advances. `is_whole` says whether the window was.
-    ///
-    /// # Errors
-    /// The state cannot be stored.
-    pub(super) async fn settle_chunk<S: Slot>(
-        &mut self,
-        slot: &mut S,
-        is_whole: bool,
-        acknowledged: Lsn,
-        budget: Budget,
-    ) -> Result<(), Error> {
-        let Some(chunk) = &self.context.chunk else {
-            return Ok(());
-        };
-        if !is_whole {
-            self.lose_chunk();
-            return self.store_state(slot, budget).await;
-        }
-        if chunk.reached.is_none() {
-            return Ok(());
-        }
-        let Some(chunk) = self.context.chunk.take() else {
-            return Ok(());
-        };
-        if chunk.rows().is_some_and(|rows| rows.is_invalid()) {
-            tracing::info!(
-                slot = self.state.slot,
-                "a change does not say its row: the chunk is read again"
-            );
-            return Ok(());
-        }
-        if let (Some(why), Some(rows)) = (&chunk.failed, chunk.rows()) {
-            let name = rows.table().relation.table.clone();
-            return self.fail_table(slot, &name, why.clone(), budget).await;
-        }
-        self.apply_arrived(&chunk, acknowledged);
-        match &self.state.table {
-            Some(progress) if !self.state.fits() => {
-                let name = progress.name.clone();
-                let why = "the cursor, which is its key, does not fit into the parameter of the backfill";
-                self.fail_table(slot, &name, why.to_owned(), budget).await
-            }
-            _ => self.store_state(slot, budget).await,
-        }
-    }
-
-    /// Drops a chunk that did not arrive. It was too large for the time, or something failed: the next one is smaller.
-    fn lose_chunk(&mut self) {
-        let Some(chunk) = self.context.chunk.take() else {
-            return;
-        };
-        if let Some(progress) = &mut self.state.table {
-            progress.ms = progress.ms.saturating_add(millis(chunk.began.elapsed()));
-            progress.late += 1;
-            self.waits_for = (progress.late > 1).then(|| {
-                format!(
-                    "the stream, or a longer Timeout: {} chunks in a row did not arrive",
-                    progress.late
-                )
-            });
-        }
-    }
-
-    /// Moves the cursor behind a chunk that was acknowledged.
-    fn apply_arrived(&mut self, chunk: &Chunk, acknowledged: Lsn) {
-        self.state.position = Some(acknowledged);
-        self.waits_for = None;
-        let ChunkPayload::Rows { rows, more, .. } = &chunk.payload else {
-            self.state.finished_at = Some(now_text());
-            return;
-        };
-        let ms = millis(chunk.began.elapsed());
-        self.chunks += 1;
-        self.read += rows.len() as u64;
-        self.overtaken += rows.overtaken();
-        self.state.rows += chunk.sent;
-        let progress = self.state.table_progress(rows.table());
-        progress.key = rows.last_key().or(progress.key.take());
-        progress.rows += chunk.sent;
-        (progress.slow, progress.late) = (false, 0);
-        progress.ms += ms;
-        tracing::info!(
-            table = %progress.name,
-            chunk = rows.len(),
-            sent = chunk.sent,
-            rows = progress.rows,
-            estimate = rows.table().estimate,
-            ms,
-            "a chunk arrived"
-        );
-        if !more {
-            let name = rows.table().relation.table.clone();
-            tracing::info!(table = %name, "the table is backfilled");
-            self.state.finish_table();
-            self.leave_table(&name);
-        }
-    }
-
-    fn leave_table(&mut self, name: &TableName) {
-        self.context.table = None;
-        self.writers = None;
-        if let Some(tables) = &mut self.tables {
-            tables.retain(|table| table != name);
-        }
-    }
-
     /// Asks the server for a row that a change needs, and gives the answer to the chunk's context.
     ///
     /// # Errors
@@ -571,7 +449,8 @@ impl<C: StateStore> BackfillRunner<C> {
         Ok(())
     }
 
-    /// Has the current table read from its beginning, since a moved row has a large value that cannot be looked up.
+    /// Has the current table read from its beginning, since a moved row has a large value that cannot be
+    /// looked up.
     ///
     /// The state is stored before the change is sent, which lacks the value.
     ///
@@ -601,22 +480,4 @@ impl<C: StateStore> BackfillRunner<C> {
         let fence = async || slot.check_lock().await;
         checkpointer::store_until(&self.store, text, budget.stop_confirming(), fence).await
     }
-}
-
-/// The content of the control event that ends a repair.
-fn repaired(state: &BackfillState) -> String {
-    // The state may have had no room for all names.
-    let tables: Vec<String> = state.finished.iter().map(|table| table.name.unquoted()).collect();
-    let is_complete = tables.len() as u64 == state.done;
-    // Every event at or before the beginning is older than the repair.
-    let since = format!("{:016x}", state.began.0 + 1);
-    let content = match is_complete {
-        true => json!({"control": "repaired", "since": since, "tables": tables}),
-        false => json!({"control": "repaired", "since": since, "tables": tables, "complete": false}),
-    };
-    content.to_string()
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,4 +1,5 @@
-//! Keeps the checkpoint up to date: about once a second while events are acknowledged, and always at a window's end.
+//! Paced writer of the checkpoint: about once a second while events are acknowledged, and at the end of a
+//! window.
 
 use std::time::{Duration, Instant};
 
@@ -8,25 +9,27 @@ use crate::checkpoint::{AckPosition, Checkpoint};
 use crate::clock::now_text;
 use crate::error::Error;
 use crate::marker::Marker;
-
 use crate::ports::{CheckpointError, ErrorKind, SlotError, StateStore};
 
-/// SSM takes about three stores a second, for all of an account's functions.
-const PACE: Duration = Duration::from_secs(1);
+/// Time between two stores while events are acknowledged.
+///
+/// SSM takes about three stores a second, for all functions of an account.
+const STORE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a store that was started may still take at the end.
-const LAST: Duration = Duration::from_millis(500);
+/// How long a running store may still take when the drain ends.
+const CLOSE_TIME: Duration = Duration::from_millis(500);
 
+/// Stores the checkpoint of one drain.
 pub(super) struct Checkpointer<C> {
     checkpoints: C,
     document: Checkpoint,
-    /// Up to where the stored checkpoint reaches; `None` before the first.
+    /// The stored position; `None` before the first store.
     stored: Option<AckPosition>,
-    /// Whether the stored one names the last marker.
-    marked: bool,
+    /// Whether the stored checkpoint names the last marker.
+    is_marker_stored: bool,
     running: Option<(AckPosition, JoinHandle<Result<(), CheckpointError>>)>,
-    last: Instant,
-    closed: bool,
+    last_start: Instant,
+    is_closed: bool,
 }
 
 impl<C> Drop for Checkpointer<C> {
@@ -38,43 +41,46 @@ impl<C> Drop for Checkpointer<C> {
 }
 
 impl<C: StateStore> Checkpointer<C> {
-    /// `document` is what will be stored, with the position filled in; `stored` is the position of the one that is there.
+    /// `document` is the checkpoint to store, without its position. `stored` is the position of the stored
+    /// one.
     pub(super) fn new(checkpoints: C, document: Checkpoint, stored: Option<AckPosition>) -> Self {
         Checkpointer {
             checkpoints,
             document,
             stored,
-            marked: true,
+            is_marker_stored: true,
             running: None,
-            last: Instant::now(),
-            closed: false,
+            last_start: Instant::now(),
+            is_closed: false,
         }
     }
 
-    /// Nothing more is stored along the way. A store that is running ends here, one way or the other: it must not arrive after those of
-    /// the next invocation.
+    /// Stops the paced stores, and ends the running one.
+    ///
+    /// It must not arrive after a store of the next invocation: it is aborted if it does not end in time.
     pub(super) async fn close(&mut self) {
-        self.closed = true;
-        if tokio::time::timeout(LAST, self.settle()).await.is_err()
+        self.is_closed = true;
+        if tokio::time::timeout(CLOSE_TIME, self.settle()).await.is_err()
             && let Some((_, store)) = self.running.take()
         {
             store.abort();
         }
     }
 
-    /// What is stored reaches further than what can be known to be acknowledged.
+    /// Sets the stored position back to one that is proved. The next store replaces the checkpoint.
     pub(super) fn set_back(&mut self, position: AckPosition) {
         self.stored = Some(position);
-        self.marked = false;
+        self.is_marker_stored = false;
     }
 
+    /// The stored position.
     pub(super) fn stored(&self) -> Option<&AckPosition> {
         self.stored.as_ref()
     }
 
-    /// What is stored from now on names this marker.
+    /// Sets the marker that later stores name.
     pub(super) fn set_marker(&mut self, marker: Option<Marker>) {
-        self.marked &= self.document.marker == marker;
+        self.is_marker_stored &= self.document.marker == marker;
         self.document.marker = marker;
     }
 
@@ -83,13 +89,15 @@ impl<C: StateStore> Checkpointer<C> {
         self.running.is_some()
     }
 
-    /// When the next store is due, for a position that is `acknowledged`; `None` when there is nothing to store. The first
-    /// one is not stored along the way: what must come before it is for [`Checkpointer::store`]'s caller to know.
+    /// When the next paced store is due, if `acknowledged` is further than the stored position.
+    ///
+    /// The first checkpoint is never stored here: the caller of [`Checkpointer::store`] knows what must
+    /// precede it.
     pub(super) fn due(&self, acknowledged: &AckPosition) -> Option<Instant> {
-        let news = !self.closed
-            && self.running.is_none()
-            && self.stored.as_ref().is_some_and(|stored| stored < acknowledged);
-        news.then(|| self.last + PACE)
+        let stored = self.stored.as_ref();
+        let is_behind = stored.is_some_and(|stored| stored < acknowledged);
+        let is_due = is_behind && !self.is_closed && self.running.is_none();
+        is_due.then(|| self.last_start + STORE_INTERVAL)
     }
 
     /// Starts a store, without waiting for it.
@@ -97,10 +105,12 @@ impl<C: StateStore> Checkpointer<C> {
         let (checkpoints, text) = (self.checkpoints.clone(), self.text(acknowledged));
         let store = tokio::spawn(async move { checkpoints.store(text).await });
         self.running = Some((acknowledged.clone(), store));
-        self.last = Instant::now();
+        self.last_start = Instant::now();
     }
 
-    /// Waits for the running store. One that failed is not an error yet: the last one of the window decides. May be cancelled.
+    /// Waits for the running store. May be cancelled.
+    ///
+    /// A failed store is no error yet: the store at the end of the window decides.
     pub(super) async fn settle(&mut self) {
         let Some((position, store)) = &mut self.running else {
             return;
@@ -113,32 +123,36 @@ impl<C: StateStore> Checkpointer<C> {
         self.running = None;
     }
 
-    /// Stores `acknowledged` and waits for it, trying again until `deadline`. Does nothing when it is stored already. Each attempt is
-    /// preceded by `fence`, which tells whether nobody else can have stored meanwhile.
+    /// Stores `acknowledged` and waits for it, with retries until `deadline`. Does nothing if it is stored
+    /// already.
+    ///
+    /// `fence` runs before each attempt. It checks that no other drainer can have stored meanwhile.
     ///
     /// # Errors
-    /// The store is refused for good, or failed until the deadline, or somebody else may have stored.
+    /// The store is refused for good, or failed until the deadline, or the fence failed.
     pub(super) async fn store(
         &mut self,
         acknowledged: &AckPosition,
         deadline: Instant,
         fence: impl AsyncFnMut() -> Result<(), SlotError>,
     ) -> Result<(), Error> {
-        let stored = tokio::time::timeout_at(deadline.into(), self.store_last(acknowledged, fence)).await;
+        let storing = self.store_if_needed(acknowledged, fence);
+        let stored = tokio::time::timeout_at(deadline.into(), storing).await;
         stored.unwrap_or_else(|_| Err(late(&self.checkpoints)))
     }
 
-    async fn store_last(
+    async fn store_if_needed(
         &mut self,
         acknowledged: &AckPosition,
         fence: impl AsyncFnMut() -> Result<(), SlotError>,
     ) -> Result<(), Error> {
         self.settle().await;
-        if !self.marked || self.stored.as_ref().is_none_or(|stored| stored < acknowledged) {
-            try_to_store(&self.checkpoints, self.text(acknowledged), fence).await?;
+        let stored = self.stored.as_ref();
+        if !self.is_marker_stored || stored.is_none_or(|stored| stored < acknowledged) {
+            store_with_retries(&self.checkpoints, self.text(acknowledged), fence).await?;
             self.stored = Some(acknowledged.clone());
-            self.marked = true;
-            self.last = Instant::now();
+            self.is_marker_stored = true;
+            self.last_start = Instant::now();
         }
         Ok(())
     }
@@ -154,29 +168,30 @@ impl<C: StateStore> Checkpointer<C> {
     }
 }
 
-/// Stores a text and waits for it, trying again until `deadline`. Each attempt is preceded by `fence`.
+/// Stores a text and waits for it, with retries until `deadline`. `fence` runs before each attempt.
 ///
 /// # Errors
 /// As [`Checkpointer::store`].
 pub(super) async fn store_until<C: StateStore>(
-    checkpoints: &C,
+    store: &C,
     text: String,
     deadline: Instant,
     fence: impl AsyncFnMut() -> Result<(), SlotError>,
 ) -> Result<(), Error> {
-    let stored = tokio::time::timeout_at(deadline.into(), try_to_store(checkpoints, text, fence)).await;
-    stored.unwrap_or_else(|_| Err(late(checkpoints)))
+    let storing = store_with_retries(store, text, fence);
+    let stored = tokio::time::timeout_at(deadline.into(), storing).await;
+    stored.unwrap_or_else(|_| Err(late(store)))
 }
 
-async fn try_to_store<C: StateStore>(
-    checkpoints: &C,
+async fn store_with_retries<C: StateStore>(
+    store: &C,
     text: String,
     mut fence: impl AsyncFnMut() -> Result<(), SlotError>,
 ) -> Result<(), Error> {
     let mut pause = Duration::from_millis(100);
     loop {
         fence().await?;
-        match checkpoints.store(text.clone()).await {
+        match store.store(text.clone()).await {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == ErrorKind::Transient => {
                 tracing::warn!(error = %error, "not stored, trying again");
@@ -188,9 +203,9 @@ async fn try_to_store<C: StateStore>(
     }
 }
 
-fn late<C: StateStore>(checkpoints: &C) -> Error {
+fn late<C: StateStore>(store: &C) -> Error {
     Error::Checkpoint(CheckpointError::Unavailable {
-        parameter: checkpoints.name(),
+        parameter: store.name(),
         source: "it did not answer in time".into(),
     })
 }

@@ -1,5 +1,6 @@
-//! Notices when a table's key becomes another: columns were added to it, renamed, or given another type. Rows then travel under
-//! other partition keys than before, and what is on its way under the old ones must not be overtaken.
+//! Detector of changed keys: columns of a table's key were added, renamed, or got another type.
+//!
+//! Rows then have other partition keys than before. Events under the former keys must be acknowledged first.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,16 +8,16 @@ use std::sync::Arc;
 use crate::change::Relation;
 use crate::table_name::TableName;
 
-/// The keys of the tables that were seen in one window; nothing is on its way between two.
+/// The keys of the tables of one window. Between two windows no event is in flight.
 #[derive(Debug, Default)]
 pub(super) struct KeyChanges {
     tables: HashMap<TableName, Vec<(String, String)>>,
-    /// The table that was looked at last, which mostly comes again.
+    /// The last table, since consecutive changes are mostly of one table.
     last: Option<Arc<Relation>>,
 }
 
 impl KeyChanges {
-    /// Whether the key of this table is made of other columns than it was.
+    /// Whether the key of this table has other columns or types than at its last change.
     pub(super) fn is_changed(&mut self, relation: &Arc<Relation>) -> bool {
         if self.last.as_ref().is_some_and(|last| Arc::ptr_eq(last, relation)) {
             return false;
@@ -57,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_of_other_columns_or_types_is_another_and_other_columns_do_not_matter() {
+    fn only_the_columns_and_types_of_the_key_make_it_another_key() {
         let mut keys = KeyChanges::default();
         let (id, x) = (("id", "integer", true), ("x", "text", false));
         for (columns, changed) in [

@@ -71,8 +71,8 @@ impl Markers {
 
     /// The positions of the log, and the next window.
     ///
-    /// A marker is written before a window that would read the last one, and the window ends at the new marker. So there is
-    /// no log between the confirmed position and its marker that could be lost unnoticed.
+    /// A marker is written before a window that would read the last one, and the window ends at the new
+    /// marker. So there is no log between the confirmed position and its marker that could be lost unnoticed.
     ///
     /// # Errors
     /// The server cannot be asked.
@@ -102,7 +102,8 @@ impl Markers {
         Ok((positions, window))
     }
 
-    /// Writes the next marker. If the server or a standby does not take it in time, the drain goes on without it.
+    /// Writes the next marker. If the server or a standby does not take it in time, the drain goes on without
+    /// it.
     async fn write<S: Slot>(&mut self, slot: &mut S, budget: Budget) -> Result<Option<Marker>, Error> {
         self.number += 1;
         let (number, nonce) = (self.number, random_nonce());
@@ -130,7 +131,8 @@ impl Markers {
             slot = self.slot,
             number,
             error = %problem,
-            "the marker was not committed; until the next marker only positions can show that the slot lost its place"
+            "the marker was not committed; until the next one only positions can show that the slot lost its \
+             place"
         );
         Ok(None)
     }
@@ -155,8 +157,8 @@ impl Markers {
 
     /// Searches the log for the expected marker, before anything is skipped.
     ///
-    /// A marker that comes back proves that the log before it is the one that was drained. After a promotion, transactions
-    /// behind it are sent again.
+    /// A marker that comes back proves that the log before it is the one that was drained. After a promotion,
+    /// transactions behind it are sent again.
     ///
     /// # Errors
     /// The marker does not come back, or the server cannot be asked.
@@ -170,8 +172,8 @@ impl Markers {
         let (from, to) = (start.confirmed, start.acknowledged);
         let Some(expected) = &self.ahead else {
             tracing::warn!(slot = self.slot, %from, %to,
-                "the timeline changed, and there is no marker to compare: changes of this range are sent again, with the \
-                 same positions");
+                "the timeline changed, and there is no marker to compare: changes of this range are sent \
+                 again, with the same positions");
             return Ok(HistoryProof::Settled(start.settled));
         };
         let window = Window {
@@ -186,15 +188,16 @@ impl Markers {
             Ok(_) => {
                 let settled = to.min(expected.lsn).max(from);
                 tracing::info!(slot = self.slot, marker = expected.number, at = %expected.lsn, %settled,
-                    "the timeline changed, and the marker came back: changes that were sent before it are skipped");
+                    "the timeline changed, and the marker came back: changes that were sent before it are \
+                     skipped");
                 Ok(HistoryProof::Settled(settled))
             }
             // A window will show whether the marker comes back.
             Err(SlotError::Timeout { .. }) if !start.promoted => Ok(HistoryProof::Unchanged),
             Err(SlotError::Timeout { .. }) => {
                 tracing::warn!(slot = self.slot, %from, %to,
-                    "the timeline changed, and the search for the marker took too long: changes of this range are sent \
-                     again, with the same positions");
+                    "the timeline changed, and the search for the marker took too long: changes of this \
+                     range are sent again, with the same positions");
                 Ok(HistoryProof::Settled(start.settled))
             }
             Err(error) => Err(error.into()),

@@ -1,7 +1,7 @@
 //! The loop: peek a window, decode, encode, send by lane; then store the checkpoint and advance the slot.
 //!
-//! Reading and sending overlap. Bytes that were read and not yet acknowledged are bounded. At the bound the loop takes no
-//! more rows from PostgreSQL.
+//! Reading and sending overlap. Bytes that were read and not yet acknowledged are bounded. At the bound the
+//! loop takes no more rows from PostgreSQL.
 
 mod backfill;
 mod checkpointer;
@@ -11,6 +11,7 @@ pub(crate) mod reader;
 pub mod report;
 mod sender;
 mod settings;
+mod task;
 #[cfg(test)]
 mod tests;
 mod window;
@@ -19,7 +20,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::budget::Budget;
-use crate::checkpoint::{AckPosition, Checkpoint};
+use crate::checkpoint::AckPosition;
 use crate::continuity::StartPosition;
 use crate::encode::{Envelope, Event};
 use crate::error::Error;
@@ -40,6 +41,7 @@ use window::WindowOutcome;
 pub use backfill::BackfillRunner;
 pub(crate) use markers::MARKER_TIME;
 pub use settings::{AGGREGATE_BYTES, REQUEST, Settings};
+pub use task::{DrainPorts, DrainTask, Drained};
 
 /// New log at the end of a window that is not worth another peek before the next tick, bytes.
 const TIP_BYTES: u64 = 1 << 20;
@@ -53,50 +55,10 @@ const WAIT_ROUND: Duration = Duration::from_secs(5);
 /// A window is not opened with less time than this.
 const WINDOW_MIN_TIME: Duration = Duration::from_millis(250);
 
-/// The ports of a drain, and what outlives it.
-#[derive(Debug)]
-pub struct DrainPorts<'a, S, K, C> {
-    /// The slot, and the tables beside it.
-    pub slot: &'a mut S,
-    /// The stream.
-    pub stream: K,
-    /// The place of the checkpoint.
-    pub checkpoints: C,
-    /// How large windows may be, as earlier invocations measured.
-    pub sizing: &'a Mutex<WindowSizing>,
-    /// The pending backfill.
-    pub backfill: Option<BackfillRunner<C>>,
-}
-
-/// One drain: where it starts, and what it writes.
-#[derive(Debug)]
-pub struct DrainTask<'a> {
-    /// What the drain is configured to do.
-    pub settings: &'a Settings,
-    /// How events are written.
-    pub envelope: &'a Envelope,
-    /// Where the drain starts.
-    pub start: &'a StartPosition,
-    /// The checkpoint to store; the drain fills in its position.
-    pub checkpoint: Checkpoint,
-    /// An event that must be acknowledged before everything else.
-    pub first_event: Option<Event>,
-    /// The invocation's time.
-    pub budget: Budget,
-}
-
-/// The outcome of a drain.
-#[derive(Debug)]
-pub struct Drained {
-    /// What it did, also until it failed.
-    pub report: Report,
-    /// Why it failed, if it did.
-    pub result: Result<(), Error>,
-}
-
 /// Drains until the slot is empty or the time is over.
 ///
-/// After a failure, whatever was acknowledged until then is stored and confirmed, as far as whole transactions reach.
+/// After a failure, whatever was acknowledged until then is stored and confirmed, as far as whole
+/// transactions reach.
 pub async fn drain<S: Slot + TableSource, K: Stream, C: StateStore>(
     ports: DrainPorts<'_, S, K, C>,
     task: DrainTask<'_>,
@@ -246,7 +208,8 @@ where
         }
     }
 
-    /// Stores the first position: there is no checkpoint yet, or the operator accepted a gap, which `first_event` says.
+    /// Stores the first position: there is no checkpoint yet, or the operator accepted a gap, which
+    /// `first_event` says.
     async fn store_first_position(&mut self, first_event: Option<Event>) -> Result<(), Error> {
         if let Some(event) = first_event {
             let acknowledgements = &mut self.sender.acknowledgements;
@@ -270,8 +233,9 @@ where
 
     /// Looks for the last marker where the slot may be of another history than the checkpoint.
     ///
-    /// That is after a promotion, and wherever transactions are to be skipped: a server that was set back to an older copy
-    /// of its disk has the same timeline, and its log may have grown beyond the checkpoint again.
+    /// That is after a promotion, and wherever transactions are to be skipped: a server that was set back to
+    /// an older copy of its disk has the same timeline, and its log may have grown beyond the checkpoint
+    /// again.
     async fn prove_history(&mut self) -> Result<(), Error> {
         let skips = self.start.confirmed < self.start.acknowledged && self.start.expected.is_some();
         if !self.start.promoted && !skips {
@@ -331,8 +295,8 @@ where
 
     /// The window, and the server's time to decode it, where a transaction is resumed.
     ///
-    /// The server counts the rows that it leaves out, and Spillway cannot: only the log bounds such a window. A smaller
-    /// window would not make its transaction smaller, so it gets nearly all of the time.
+    /// The server counts the rows that it leaves out, and Spillway cannot: only the log bounds such a window.
+    /// A smaller window would not make its transaction smaller, so it gets nearly all of the time.
     fn with_resume_point(&self, window: Window, time_left: Duration) -> (Window, Duration) {
         let Some(resume) = &self.sender.acknowledgements.position().resume else {
             return (window, self.sizing().patience(time_left));
@@ -349,7 +313,8 @@ where
         (window, time_left * 9 / 10)
     }
 
-    /// Whether a running backfill must wait, since much of the log is unread. The last window may have taken long.
+    /// Whether a running backfill must wait, since much of the log is unread. The last window may have taken
+    /// long.
     async fn has_backlog(&mut self) -> Result<bool, Error> {
         if !self.backfill.as_ref().is_some_and(BackfillRunner::is_running) {
             return Ok(false);
@@ -416,8 +381,8 @@ where
         opened: Instant,
         positions: WalPositions,
     ) -> Result<bool, Error> {
-        // A poll costs the server a decode from restart_lsn. So polls take at most a twentieth of the server's time, and a
-        // long transaction that pins restart_lsn makes them rarer.
+        // A poll costs the server a decode from restart_lsn. So polls take at most a twentieth of the
+        // server's time, and a long transaction that pins restart_lsn makes them rarer.
         let pause = (opened.elapsed() * 20).clamp(Duration::from_millis(500), Duration::from_secs(30));
         let stay = began + self.settings.linger;
         if Instant::now() + pause < stay.min(self.budget.stop_reading() - WINDOW_MIN_TIME) {
@@ -454,8 +419,8 @@ where
 
     /// Stores the checkpoint, then advances the slot: `confirmed_flush <= checkpoint <= acknowledged`.
     ///
-    /// Returns `false` when the slot was not advanced in time. That costs only reading: the next invocation skips by
-    /// position.
+    /// Returns `false` when the slot was not advanced in time. That costs only reading: the next invocation
+    /// skips by position.
     async fn confirm(&mut self) -> Result<bool, Error> {
         let position = self.sender.acknowledgements.position().clone();
         let acknowledged = position.commit_end;
@@ -480,14 +445,16 @@ where
                 Ok(true)
             }
             Err(_) | Ok(Err(SlotError::Timeout { .. })) => {
-                tracing::warn!(slot = self.settings.slot, to = %acknowledged, "the slot was not advanced in time");
+                let slot = &self.settings.slot;
+                tracing::warn!(slot, to = %acknowledged, "the slot was not advanced in time");
                 Ok(false)
             }
             Ok(Err(error)) => Err(error.into()),
         }
     }
 
-    /// Stops since the time is over. That the stream took nothing at all is an error: a report would look like a backlog.
+    /// Stops since the time is over. That the stream took nothing at all is an error: a report would look
+    /// like a backlog.
     fn stop_at_deadline(&mut self) -> Result<(), Error> {
         self.report.stopped = StopReason::Deadline;
         match self.sender.trouble.take() {

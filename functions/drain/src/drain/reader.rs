@@ -1,31 +1,35 @@
-//! The reader of a window: turns rows of a peek into queued events, with positions, and skips what the stream has.
+//! The reader of a window: turns rows of a peek into queued events, with positions, and skips what the stream
+//! has.
 //!
-//! **Held rows.** A position begins with the end of the commit record. pgoutput and test_decoding send that end only with
-//! the commit. So the rows of such a transaction are held until their commit arrives. A transaction that outgrows
-//! [`HOLD_BYTES`] is not held further: the server is asked for the commits of all large transactions of the window, at the
-//! cost of another peek. From then on their rows pass at once.
+//! **Held rows.** A position begins with the end of the commit record. pgoutput and test_decoding send that
+//! end only with the commit. So the rows of such a transaction are held until their commit arrives. A
+//! transaction that outgrows [`HOLD_BYTES`] is not held further: the server is asked for the commits of all
+//! large transactions of the window, at the cost of another peek. From then on their rows pass at once.
 //!
-//! **Bounds.** Rows leave the reader one at a time, so that no burst of events exceeds the bound on bytes in flight.
+//! **Bounds.** Rows leave the reader one at a time, so that no burst of events exceeds the bound on bytes in
+//! flight.
 //!
-//! **Large transactions.** A transaction may be larger than one invocation. It is acknowledged in sections. The next
-//! invocation resumes where the last section ended: it skips the rows before, and the last skipped row must be the same.
+//! **Large transactions.** A transaction may be larger than one invocation. It is acknowledged in sections.
+//! The next invocation resumes where the last section ended: it skips the rows before, and the last skipped
+//! row must be the same.
 
 mod chunk;
+mod events;
 mod transaction;
 
 use std::collections::VecDeque;
 
 use crate::backfill::{ChunkContext, RowRequest, WATERMARK};
 use crate::catalog::Catalog;
-use crate::change::{Change, Datum, Item, Message};
+use crate::change::{Change, Item, Message};
 use crate::checkpoint::ResumePoint;
 use crate::continuity::Discontinuity;
 use crate::decode::Decoder;
-use crate::encode::{Envelope, Event, Oversize, Progress, Transaction};
+use crate::encode::{Envelope, Event, Progress, Transaction};
 use crate::error::Error;
 use crate::lsn::Lsn;
 use crate::marker::{Marker, PREFIX};
-use crate::pack::{Acknowledgements, QueuedEvent, TransactionId};
+use crate::pack::{Acknowledgements, QueuedEvent};
 use crate::ports::{CommitRows, PEEK_ROW_BYTES, PeekRow};
 use crate::position::Positions;
 
@@ -183,11 +187,11 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
 
     /// Turns the next row into queued events: a row of the peek, or at its watermark a row of the chunk.
     ///
-    /// Returns the row that the server must be asked for first: answer it with [`ChunkContext::add_lookup`], then call
-    /// `next` again.
+    /// Returns the row that the server must be asked for first: answer it with [`ChunkContext::add_lookup`],
+    /// then call `next` again.
     ///
-    /// # Errors
-    /// The plugin does not write such a row, or an event is larger than a record may be. What was queued before stands.
+    /// # Errors The plugin does not write such a row, or an event is larger than a record may be. What was
+    /// queued before stands.
     pub(crate) fn next(&mut self, out: &mut ReaderOutput<'_>) -> Result<Option<RowRequest>, Error> {
         if chunk::is_due(out.chunk.as_deref()) {
             return self.emit_chunk_row(out).map(|()| None);
@@ -253,13 +257,15 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         open.start_progress(commit_end, commit_time, &mut self.history);
         self.has_left_out |= open.left_out;
         match &open.resumes {
-            // The server may have left out rows by the resume point, which would be wrong for another transaction.
+            // The server may have left out rows by the resume point, which would be wrong for another
+            // transaction.
             Some(resume) if resume.commit_end != commit_end => Err(not_resumed(&self.settings.slot, resume)),
             _ => Ok(()),
         }
     }
 
-    /// Processes one row of the peek. Returns a change that needs a row of the server first, and the request for it.
+    /// Processes one row of the peek. Returns a change that needs a row of the server first, and the request
+    /// for it.
     fn process(
         &mut self,
         lsn: Lsn,
@@ -335,7 +341,8 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         Ok(())
     }
 
-    /// A logical message outside of transactions. It stands between commits, and its own end orders it among them.
+    /// A logical message outside of transactions. It stands between commits, and its own end orders it among
+    /// them.
     fn message(&mut self, lsn: Lsn, message: &Message<'_>, out: &mut ReaderOutput<'_>) -> Result<(), Error> {
         if self.open.is_some() {
             return Err(self.out_of_place(lsn));
@@ -397,71 +404,6 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         let is_section_full = |open: &OpenTransaction| open.rows.bytes >= SECTION_BYTES;
         if self.open.as_ref().is_some_and(is_section_full) {
             self.end_section(out.acknowledgements, out.chunk.as_deref());
-        }
-        Ok(())
-    }
-
-    /// Encodes a change, and completes it from the chunk. Returns of how many events columns were left out.
-    fn encode(
-        &mut self,
-        lsn: Lsn,
-        mut change: Change<'_>,
-        mut chunk: Option<&mut ChunkContext>,
-    ) -> Result<u64, Error> {
-        let Some(open) = &mut self.open else {
-            return Err(self.out_of_place(lsn));
-        };
-        let Some(progress) = &mut open.progress else {
-            return Err(self.out_of_place(lsn));
-        };
-        let xid = open.transaction.xid;
-        let filled = chunk.as_mut().map(|chunk| chunk.apply_change(xid, &mut change));
-        let filled = filled.unwrap_or_default();
-        let before = (!filled.is_empty()).then(|| progress.clone());
-        let limit = self.settings.record_bytes;
-        let encode = |progress: &mut Progress, change: &Change<'_>, events: &mut Vec<Event>| {
-            self.envelope
-                .encode(progress, lsn, change, self.now, limit, events)
-        };
-        let omitted = encode(progress, &change, &mut self.events);
-        let is_too_large = omitted > 0 || self.events.iter().any(|event| event.bytes() > limit);
-        let Some(before) = before.filter(|_| is_too_large) else {
-            return Ok(omitted);
-        };
-        // The change fits into a record without the values that were filled in. They must not make it fail: it is encoded
-        // without them, and its row is read again. With its chunk, or with its table, the row then fails by itself.
-        if let Some(chunk) = chunk {
-            chunk.discard_filled(&change, self.envelope.oversize == Oversize::Fail);
-        }
-        *progress = before;
-        self.events.clear();
-        if let Change::Update { new, .. } = &mut change {
-            for place in filled {
-                if let Some(datum) = new.get_mut(place) {
-                    *datum = Datum::Unchanged;
-                }
-            }
-        }
-        Ok(encode(progress, &change, &mut self.events))
-    }
-
-    /// Queues the events that were encoded.
-    fn queue_events(&mut self, id: TransactionId, out: &mut ReaderOutput<'_>) -> Result<(), Error> {
-        let limit = self.settings.record_bytes;
-        for mut event in self.events.drain(..) {
-            // Events under the former key of the table must be acknowledged first.
-            let relation = event.relation.as_ref();
-            event.barrier |= relation.is_some_and(|relation| self.key_changes.is_changed(relation));
-            let bytes = event.bytes();
-            if bytes > limit {
-                return Err(Error::oversize(&self.settings.slot, &event, bytes, limit));
-            }
-            out.report.events += 1;
-            out.acknowledgements.add(id);
-            out.events.push(QueuedEvent {
-                event,
-                transaction: id,
-            });
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! What a drain did: its answer, and its one summary line in the log.
+//! The report of a drain: its answer, and its summary line in the log.
 
 use serde::Serialize;
 
@@ -6,7 +6,7 @@ use crate::backfill::state::{BackfillPhase, BackfillState};
 use crate::lsn::Lsn;
 use crate::ports::OldestTransaction;
 
-/// The counts of one invocation.
+/// The report of one invocation.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Report {
     /// `drain`
@@ -15,49 +15,50 @@ pub struct Report {
     pub slot: String,
     /// The slot's plugin.
     pub plugin: &'static str,
-    /// Up to where the stream had everything before.
+    /// Up to where the stream had every change before.
     pub from: Lsn,
-    /// Up to where it has everything now.
+    /// Up to where it has every change now.
     pub to: Lsn,
-    /// Transactions that brought at least one change, skipped ones not counted.
+    /// Transactions with at least one change; skipped ones are not counted.
     pub transactions: u64,
-    /// Changes read, skipped ones not counted.
+    /// Changes that were read; skipped ones are not counted.
     pub changes: u64,
-    /// Events made of them.
+    /// Events that they became.
     pub events: u64,
-    /// Records that the stream acknowledged.
+    /// Records that were acknowledged.
     pub records: u64,
     /// PutRecords requests that were answered.
     pub requests: u64,
     /// Bytes of the acknowledged records, partition keys included.
     pub bytes: u64,
-    /// Events that no record could have held, of which columns were left out (`OVERSIZE=omit`).
+    /// Events that were too large for a record, and lost columns (`OVERSIZE=omit`).
     pub omitted: u64,
-    /// Changes that the slot gave again and the stream surely has.
+    /// Changes that the slot sent again and the stream surely has.
     pub skipped: u64,
-    /// Changes that the slot gave again and that were sent again, since a change of timeline leaves open whether they are
-    /// the same.
+    /// Changes that the slot sent again and that were put again: after a change of timeline they may be
+    /// others.
     pub replayed: u64,
     /// Records that were sent again within this invocation.
     pub retried: u64,
-    /// Records that were refused because their shard takes no more.
+    /// Records that their shard throttled.
     pub throttled: u64,
     /// Windows that were opened.
     pub peeks: u64,
-    /// Warnings that the server gave; each distinct text is logged once.
+    /// Warnings of the server; the log has each distinct text once.
     pub notices: u64,
-    /// Bytes of log on the server that are not confirmed yet, ours or not.
+    /// Bytes of log that are not confirmed yet, of any table.
     pub lag_bytes: u64,
-    /// Bytes of log that no standby has acknowledged yet, and that are therefore not delivered (`STANDBY_ACK`).
+    /// Bytes of log that are not sent since no standby has acknowledged them (`STANDBY_ACK`).
     pub held_bytes: u64,
-    /// The oldest transaction that is writing, since the server must keep and re-read the log from its start.
+    /// The oldest transaction that is writing: the server keeps the log, and decodes it again, from its
+    /// start.
     pub oldest_transaction: Option<OldestTransaction>,
     /// Why it stopped.
     pub stopped: StopReason,
-    /// How the backfill stands that it carried on, if there is one.
+    /// The pending backfill, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backfill: Option<BackfillReport>,
-    /// Wall-clock time since the event was read, connecting included, milliseconds.
+    /// Wall-clock time since the event was parsed, with connecting, milliseconds.
     pub elapsed_ms: u64,
 }
 
@@ -65,42 +66,42 @@ pub struct Report {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StopReason {
-    /// There was nothing more to read.
+    /// The slot was empty.
     #[default]
     Empty,
-    /// Its time was over; the next tick goes on.
+    /// The time was over; the next tick continues.
     Deadline,
-    /// Another one is draining this slot.
+    /// Another drainer has this slot.
     Busy,
 }
 
-/// How a backfill stands, and what an invocation did for it.
+/// The state of a backfill, and what this invocation did for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BackfillReport {
-    /// How it stands.
+    /// Its state.
     pub state: BackfillPhase,
     /// The table that is being read.
     pub table: Option<String>,
-    /// Rows that arrived since it began.
+    /// Rows that were acknowledged since it began.
     pub rows: u64,
     /// Its tables.
     pub tables: TablesReport,
-    /// Chunks that arrived in this invocation.
+    /// Chunks of this invocation.
     pub chunks: u64,
-    /// Rows of these.
+    /// Rows of these chunks.
     pub read: u64,
-    /// Those of them that were not sent, since a change of the row was sent first.
+    /// Rows of these chunks that were not sent, since a change of the row was sent first.
     pub overtaken: u64,
-    /// What must end before it goes on.
+    /// What must end before it continues.
     pub waits_for: Option<String>,
 }
 
 impl BackfillReport {
-    /// Of one for which nothing was done.
+    /// The report of a backfill for which nothing was done.
     pub fn of(state: &BackfillState) -> Self {
         BackfillReport {
             state: state.phase(),
-            table: state.table.as_ref().map(|reading| reading.name.unquoted()),
+            table: state.table.as_ref().map(|table| table.name.unquoted()),
             rows: state.rows,
             tables: TablesReport {
                 done: state.done,
@@ -115,13 +116,13 @@ impl BackfillReport {
     }
 }
 
-/// How many tables of a backfill are over.
+/// Counts of a backfill's tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct TablesReport {
-    /// All of their rows arrived.
+    /// Tables whose rows were all acknowledged.
     pub done: u64,
-    /// They could not be read on.
+    /// Tables that failed.
     pub failed: u64,
-    /// They are not over; null where this invocation did not come to look.
+    /// Tables that are not over; null if this invocation did not list them.
     pub left: Option<u64>,
 }

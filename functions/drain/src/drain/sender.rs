@@ -1,156 +1,180 @@
-//! From parcels to acknowledged records: keeps requests under way, sends again what was refused, slows down where a shard
-//! throttles, and follows the stream when it is resharded.
+//! The sender: from queued events to acknowledged records.
+//!
+//! It keeps requests in flight, sends refused records again, slows down where a shard throttles, and follows
+//! the stream when it is resharded.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
+use super::report::Report;
+use super::settings::{REQUEST, Settings};
 use crate::checkpoint::AckPosition;
 use crate::error::Error;
 use crate::pack::{Acknowledgements, Aggregation, Lanes, QueuedEvent, Record, ShardMap};
-
-use super::report::Report;
-use super::settings::{REQUEST, Settings};
 use crate::ports::{ErrorKind, PutAnswer, RecordOutcome, Stream, StreamError};
 
-/// Requests under way at once. More do not help: a lane has one record under way, and a shard takes 1,000 records a second.
-const MOST_REQUESTS: usize = 16;
+/// Most requests in flight.
+///
+/// More do not help: a lane has one record in flight, and a shard takes 1,000 records a second.
+const MAX_REQUESTS: usize = 16;
 
-/// When so many requests are under way, a further one must hold [`WORTH_RECORDS`]: what comes free one by one, as each answer frees
-/// the next event of its keys, would go one by one otherwise.
+/// With so many requests in flight, another one must hold [`WORTHWHILE_RECORDS`].
+///
+/// Each answer frees the next event of its keys. Without this bound these events would be sent one by one.
 const FEW_REQUESTS: usize = 4;
 
 /// See [`FEW_REQUESTS`].
-const WORTH_RECORDS: usize = 100;
+const WORTHWHILE_RECORDS: usize = 100;
 
-/// What was awaited.
-pub(super) enum SenderEvent {
-    /// A request.
+/// Bytes that may always wait, so that a low throughput does not stop all reading.
+const MIN_ROOM: usize = 256 << 10;
+
+/// How long a throughput must be measured before it is used.
+const MEASURED_TIME: Duration = Duration::from_millis(100);
+
+/// First and longest pause, in seconds, after a record failed.
+const RECORD_BACKOFF: (f64, f64) = (0.05, 2.0);
+/// First and longest pause after a shard throttled.
+const SHARD_BACKOFF: (f64, f64) = (0.05, 0.4);
+/// First and longest pause between two ListShards requests.
+const LIST_BACKOFF: (f64, f64) = (0.05, 1.0);
+
+/// An answer of the stream.
+pub(super) enum StreamAnswer {
+    /// To a PutRecords request.
     Put(PutAnswer),
-    /// The shards, asked for anew.
+    /// To a ListShards request.
     Shards(Result<ShardMap, StreamError>),
 }
 
-/// How fast what waits gets through.
+/// Bytes of memory that the stream acknowledges in a time.
 #[derive(Debug, Default)]
 struct Throughput {
-    /// Bytes that got through, of memory.
     bytes: usize,
-    /// While something was under way.
+    /// Time during which a request was in flight.
     busy: Duration,
-    since: Option<Instant>,
+    busy_since: Option<Instant>,
 }
 
 impl Throughput {
-    /// Something is under way from now on.
-    fn starts(&mut self) {
-        self.since.get_or_insert_with(Instant::now);
+    /// A request is in flight from now on.
+    fn start(&mut self) {
+        self.busy_since.get_or_insert_with(Instant::now);
     }
 
-    /// So much got through; `more` is under way.
-    fn passed(&mut self, bytes: usize, more: bool) {
+    /// Adds acknowledged bytes. `is_busy` says whether another request is in flight.
+    fn add(&mut self, bytes: usize, is_busy: bool) {
         let now = Instant::now();
         self.bytes += bytes;
-        self.busy += self.since.map_or(Duration::ZERO, |since| now - since);
-        self.since = more.then_some(now);
+        self.busy += self.busy_since.map_or(Duration::ZERO, |since| now - since);
+        self.busy_since = is_busy.then_some(now);
     }
 
-    /// Bytes that get through in a time; `None` as long as that is not known.
-    fn within(&self, time: Duration) -> Option<usize> {
-        let known = self.busy >= Duration::from_millis(100) && self.bytes > 0;
-        known.then(|| (self.bytes as f64 * time.as_secs_f64() / self.busy.as_secs_f64()) as usize)
+    /// Bytes that the stream is expected to accept within `time`; `None` before the first measurement.
+    fn bytes_within(&self, time: Duration) -> Option<usize> {
+        let is_measured = self.busy >= MEASURED_TIME && self.bytes > 0;
+        is_measured.then(|| (self.bytes as f64 * time.as_secs_f64() / self.busy.as_secs_f64()) as usize)
     }
 }
 
-/// Room there always is, so that little throughput does not look like none.
-const LEAST_ROOM: usize = 256 << 10;
-
+/// Sends the events of one drain.
 pub(super) struct Sender<K> {
     stream: K,
     aggregation: Aggregation,
     /// Whether the partition key decides the shard.
     keyed: bool,
-    /// Bytes that may wait here, those under way included.
+    /// Most bytes that may wait, those in flight included.
     capacity: usize,
-    flow: Throughput,
-    /// When what waits here must have arrived.
+    throughput: Throughput,
+    /// When every event must be acknowledged.
     deadline: Instant,
     lanes: Lanes,
     pub(super) acknowledgements: Acknowledgements,
-    under_way: JoinSet<SenderEvent>,
-    /// Requests that may be under way: halved when one fails as a whole, one more after each answer.
+    in_flight: JoinSet<StreamAnswer>,
+    /// Requests that may be in flight: halved when one fails as a whole, one more after each answer.
     allowed: usize,
-    /// How often in a row the shards were asked for in vain, while the map is stale: a record landed elsewhere than it
-    /// says. Nothing is sent until the map is another.
-    stale: Option<u32>,
-    /// Nothing more is sent: the stream refused for good.
-    closed: bool,
-    /// The last error, while nothing has been acknowledged since.
+    /// Set while the shard map is stale: how often in a row ListShards returned the same map.
+    ///
+    /// A record was stored in another shard than the map says. Sending stops until ListShards returns a
+    /// different map.
+    stale_answers: Option<u32>,
+    /// Whether the stream refused for good. Then nothing more is sent.
+    is_closed: bool,
+    /// The last error, until a record is acknowledged.
     pub(super) trouble: Option<StreamError>,
 }
 
 impl<K: Stream> Sender<K> {
+    /// A sender that starts at `position`. Every event must be acknowledged before `deadline`.
     pub(super) fn new(stream: K, settings: &Settings, position: AckPosition, deadline: Instant) -> Self {
         Sender {
             stream,
             aggregation: settings.aggregation,
             keyed: settings.keyed,
             capacity: settings.bytes_in_flight,
-            flow: Throughput::default(),
+            throughput: Throughput::default(),
             deadline,
             lanes: Lanes::new(settings.aggregation, settings.shards.clone()),
             acknowledgements: Acknowledgements::new(position),
-            under_way: JoinSet::new(),
-            allowed: MOST_REQUESTS / 2,
-            stale: None,
-            closed: false,
+            in_flight: JoinSet::new(),
+            allowed: MAX_REQUESTS / 2,
+            stale_answers: None,
+            is_closed: false,
             trouble: None,
         }
     }
 
+    /// The stream's name, for errors.
     pub(super) fn stream_name(&self) -> String {
         self.stream.name()
     }
 
+    /// Adds an event to its lane.
     pub(super) fn push(&mut self, event: QueuedEvent) {
         self.lanes.push(event);
     }
 
-    /// Whether more may be read: towards the deadline only what can still arrive, since what does not is sent again.
+    /// Whether more events may be read.
+    ///
+    /// Near the deadline that is only what the stream can still accept: the next invocation sends the rest
+    /// again.
     pub(super) fn has_room(&self) -> bool {
-        let waits = self.lanes.memory();
-        if waits < LEAST_ROOM.min(self.capacity) {
+        let waiting = self.lanes.memory();
+        if waiting < MIN_ROOM.min(self.capacity) {
             return true;
         }
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        let room = self.flow.within(left / 2).unwrap_or(usize::MAX);
-        waits < self.capacity.min(room)
+        let time_left = self.deadline.saturating_duration_since(Instant::now());
+        let accepted = self.throughput.bytes_within(time_left / 2);
+        waiting < self.capacity.min(accepted.unwrap_or(usize::MAX))
     }
 
-    /// Whether everything that was pushed has arrived.
+    /// Whether every event was acknowledged.
     pub(super) fn is_empty(&self) -> bool {
         self.lanes.is_empty()
     }
 
-    /// Whether answers are awaited.
+    /// Whether an answer is outstanding.
     pub(super) fn is_waiting(&self) -> bool {
-        !self.under_way.is_empty()
+        !self.in_flight.is_empty()
     }
 
-    /// Whether it has nothing more to do: all has arrived, or the stream refused for good and the last answers are in. That the
-    /// shards are still being asked for is nothing to wait for.
+    /// Whether it has nothing more to do: every event was acknowledged, or the stream refused for good and
+    /// the last answers arrived. An outstanding ListShards does not count.
     pub(super) fn is_done(&self) -> bool {
-        self.lanes.is_empty() || (self.closed && self.under_way.is_empty())
+        self.lanes.is_empty() || (self.is_closed && self.in_flight.is_empty())
     }
 
-    /// Whether a request could start now that is worth it while more is coming.
+    /// Whether a full request can be sent now.
     pub(super) fn can_send_full(&self) -> bool {
         self.may_send() && self.lanes.worth_a_request(REQUEST)
     }
 
-    /// Whether a request should start now, since no row is there to be taken. Aggregates wait for more as long as there is
-    /// room for it: a shard's next one cannot go before this one is through.
+    /// Whether a request should be sent now, since no row is waiting to be taken.
+    ///
+    /// Aggregates wait for more events as long as there is room: a shard's next one cannot be sent before
+    /// this one is acknowledged.
     pub(super) fn should_send(&self) -> bool {
         match self.aggregation {
             Aggregation::Kpl { .. } if self.has_room() => self.can_send_full(),
@@ -158,45 +182,45 @@ impl<K: Stream> Sender<K> {
         }
     }
 
-    /// Whether a request should start now, since nothing more is coming.
+    /// Whether a request should be sent now, since no more events follow.
     pub(super) fn can_send_rest(&self) -> bool {
-        let worth = match self.under_way.len() {
+        let worthwhile = match self.in_flight.len() {
             0..FEW_REQUESTS => 1,
-            _ => WORTH_RECORDS,
+            _ => WORTHWHILE_RECORDS,
         };
-        self.may_send() && self.lanes.sendable() >= worth
+        self.may_send() && self.lanes.sendable() >= worthwhile
     }
 
     fn may_send(&self) -> bool {
-        !self.closed && self.stale.is_none() && self.under_way.len() < self.allowed
+        !self.is_closed && self.stale_answers.is_none() && self.in_flight.len() < self.allowed
     }
 
-    /// When something can go that cannot go now; `None` when only an answer can change that.
+    /// When a record that waits after a failure may be sent; `None` when only an answer can change that.
     pub(super) fn next_try(&self) -> Option<Instant> {
         self.lanes.next_retry().filter(|_| self.may_send())
     }
 
-    /// Starts one request with what may go, the oldest first; with `full`, only with what need not wait for more.
+    /// Sends one request of the oldest events that may go. With `full`, only records that need not wait for
+    /// more.
     pub(super) fn send(&mut self, full: bool) {
         let records = self.lanes.take(Instant::now(), REQUEST, full);
         if !records.is_empty() {
             let stream = self.stream.clone();
-            self.flow.starts();
-            self.under_way
-                .spawn(async move { SenderEvent::Put(stream.put(records).await) });
+            self.throughput.start();
+            self.in_flight
+                .spawn(async move { StreamAnswer::Put(stream.put(records).await) });
         }
     }
 
-    /// The next answer. Waits for ever when none is awaited. May be cancelled without losing one.
+    /// The next answer. Waits for ever when none is outstanding. A cancelled call loses no answer.
     ///
-    /// # Errors
-    /// A request was lost, by a panic in what sends it. Its events are gone with it: the ledger never passes them, nothing more
-    /// is sent, and the next invocation reads them again.
-    pub(super) async fn next_answer(&mut self) -> Result<SenderEvent, Error> {
-        match self.under_way.join_next().await {
-            Some(Ok(done)) => Ok(done),
+    /// # Errors A request was lost by a panic in the task that sent it, and its events with it. They are
+    /// never acknowledged, nothing more is sent, and the next invocation reads them again.
+    pub(super) async fn next_answer(&mut self) -> Result<StreamAnswer, Error> {
+        match self.in_flight.join_next().await {
+            Some(Ok(answer)) => Ok(answer),
             Some(Err(error)) => {
-                self.closed = true;
+                self.is_closed = true;
                 Err(Error::Stream(StreamError::Lost {
                     stream: self.stream.name(),
                     source: Box::new(error),
@@ -206,76 +230,61 @@ impl<K: Stream> Sender<K> {
         }
     }
 
-    /// Takes an answer in.
+    /// Applies an answer.
     ///
     /// # Errors
-    /// The stream refuses for good. From then on nothing is sent.
-    pub(super) fn settle(&mut self, done: SenderEvent, report: &mut Report) -> Result<(), Error> {
-        let waited = self.lanes.memory();
-        let settled = match done {
-            SenderEvent::Put(answer) => {
+    /// The stream refused for good. From then on nothing is sent.
+    pub(super) fn settle(&mut self, answer: StreamAnswer, report: &mut Report) -> Result<(), Error> {
+        let memory_before = self.lanes.memory();
+        let settled = match answer {
+            StreamAnswer::Put(answer) => {
                 let settled = self.settle_request(answer, report);
-                let passed = waited.saturating_sub(self.lanes.memory());
-                self.flow.passed(passed, !self.under_way.is_empty());
+                let acknowledged = memory_before.saturating_sub(self.lanes.memory());
+                self.throughput.add(acknowledged, !self.in_flight.is_empty());
                 settled
             }
-            SenderEvent::Shards(shards) => self.settle_shards(shards),
+            StreamAnswer::Shards(shards) => self.settle_shards(shards),
         };
-        // Lanes change only while nothing is under way.
-        if let Some(tries) = self.stale
-            && self.under_way.is_empty()
-            && !self.closed
-        {
-            let stream = self.stream.clone();
-            self.under_way.spawn(async move {
-                if tries > 0 {
-                    tokio::time::sleep(backoff(0.05, 1.0, tries)).await;
-                }
-                SenderEvent::Shards(stream.shards().await)
-            });
-        }
+        self.list_shards_if_stale();
         settled
     }
 
+    /// Asks for the shards while the map is stale. Lanes change only while nothing is in flight.
+    fn list_shards_if_stale(&mut self) {
+        let Some(answers) = self.stale_answers else {
+            return;
+        };
+        if self.in_flight.is_empty() && !self.is_closed {
+            let stream = self.stream.clone();
+            self.in_flight.spawn(async move {
+                if answers > 0 {
+                    tokio::time::sleep(backoff(LIST_BACKOFF, answers)).await;
+                }
+                StreamAnswer::Shards(stream.shards().await)
+            });
+        }
+    }
+
     fn settle_request(&mut self, answer: PutAnswer, report: &mut Report) -> Result<(), Error> {
-        let now = Instant::now();
         report.requests += 1;
-        let (fates, error) = match answer.outcome {
-            Ok(fates) => (fates, None),
+        let (outcomes, error) = match answer.outcome {
+            Ok(outcomes) => (outcomes, None),
             Err(error) => {
-                let fate = match error {
+                let outcome = match error {
                     StreamError::Throttled { .. } => RecordOutcome::Throttled,
                     _ => RecordOutcome::Failed,
                 };
-                (vec![fate; answer.records.len()], Some(error))
+                (vec![outcome; answer.records.len()], Some(error))
             }
         };
-        // By shard: records that were meant for it, how many it took, and whether it throttled.
-        let mut shards: BTreeMap<usize, (usize, usize, bool)> = BTreeMap::new();
-        // An answer that is shorter than the request says nothing of the rest: it goes again.
-        let fates = fates.into_iter().chain(std::iter::repeat(RecordOutcome::Failed));
-        for (record, fate) in answer.records.into_iter().zip(fates) {
-            let (sent, stored, throttled) = shards.entry(record.shard()).or_default();
-            *sent += 1;
-            *stored += usize::from(matches!(fate, RecordOutcome::Stored { .. }));
-            *throttled |= fate == RecordOutcome::Throttled;
-            self.settle_record(now, record, fate, report);
-        }
-        for (shard, (records, stored, throttled)) in shards {
-            if throttled {
-                self.lanes
-                    .throttled(now, shard, records, |times| backoff(0.05, 0.4, times));
-            } else if stored == records {
-                self.lanes.flowed(shard);
-            }
-        }
+        self.settle_records(answer.records, outcomes, report);
         let Some(error) = error else {
-            self.allowed = (self.allowed + 1).min(MOST_REQUESTS);
+            self.allowed = (self.allowed + 1).min(MAX_REQUESTS);
             return Ok(());
         };
         self.allowed = (self.allowed / 2).max(1);
         if error.kind() == ErrorKind::Definite {
-            self.closed = true;
+            self.is_closed = true;
             return Err(Error::Stream(error));
         }
         tracing::debug!(error = %error, "request failed, sending again");
@@ -283,25 +292,49 @@ impl<K: Stream> Sender<K> {
         Ok(())
     }
 
-    fn settle_record(&mut self, now: Instant, record: Record, fate: RecordOutcome, report: &mut Report) {
-        let stored = match fate {
+    fn settle_records(&mut self, records: Vec<Record>, outcomes: Vec<RecordOutcome>, report: &mut Report) {
+        let now = Instant::now();
+        // By shard: records that were sent to it, how many it stored, and whether it throttled.
+        let mut shards: BTreeMap<usize, (usize, usize, bool)> = BTreeMap::new();
+        // An answer that is shorter than the request says nothing of the rest: those records are sent again.
+        let outcomes = outcomes
+            .into_iter()
+            .chain(std::iter::repeat(RecordOutcome::Failed));
+        for (record, outcome) in records.into_iter().zip(outcomes) {
+            let (sent, stored, is_throttled) = shards.entry(record.shard()).or_default();
+            *sent += 1;
+            *stored += usize::from(matches!(outcome, RecordOutcome::Stored { .. }));
+            *is_throttled |= outcome == RecordOutcome::Throttled;
+            self.settle_record(now, record, outcome, report);
+        }
+        for (shard, (sent, stored, is_throttled)) in shards {
+            if is_throttled {
+                let pause = |times| backoff(SHARD_BACKOFF, times);
+                self.lanes.throttled(now, shard, sent, pause);
+            } else if stored == sent {
+                self.lanes.flowed(shard);
+            }
+        }
+    }
+
+    fn settle_record(&mut self, now: Instant, record: Record, outcome: RecordOutcome, report: &mut Report) {
+        let is_stored = match outcome {
             RecordOutcome::Stored { shard } => self.is_in_place(&record, &shard),
             RecordOutcome::Throttled => {
                 report.throttled += 1;
                 report.retried += 1;
-                // All of its shard pauses. If this lane waited longer, younger ones would take its place.
+                // The whole shard pauses. If this lane waited longer, younger lanes would take its turn.
                 return self.lanes.refuse(now, record, |_| Duration::ZERO);
             }
             RecordOutcome::Failed => {
-                self.in_trouble("it refuses records with an internal failure");
+                self.set_trouble("it refuses records with an internal failure");
                 false
             }
         };
-        if !stored {
+        if !is_stored {
             report.retried += 1;
-            return self
-                .lanes
-                .refuse(now, record, |failures| backoff(0.05, 2.0, failures));
+            let pause = |failures| backoff(RECORD_BACKOFF, failures);
+            return self.lanes.refuse(now, record, pause);
         }
         self.trouble = None;
         report.records += 1;
@@ -312,17 +345,19 @@ impl<K: Stream> Sender<K> {
         self.lanes.acknowledge(record);
     }
 
-    /// Whether all events of a record that landed in `shard` are where a consumer takes them for what they are: from an
-    /// aggregate of which one lies in another shard than its key the KCL drops all. Either way the map is stale.
+    /// Whether consumers accept a record that was stored in `shard`. If it is the wrong one, the map is
+    /// stale.
+    ///
+    /// From an aggregate of which one key belongs to another shard the KCL drops every event.
     fn is_in_place(&mut self, record: &Record, shard: &str) -> bool {
         if !self.keyed || self.lanes.map().shard(record.shard()).id == shard {
             return true;
         }
-        self.stale.get_or_insert(0);
+        self.stale_answers.get_or_insert(0);
         !record.is_aggregate()
     }
 
-    fn in_trouble(&mut self, why: &'static str) {
+    fn set_trouble(&mut self, why: &'static str) {
         if self.trouble.is_none() {
             self.trouble = Some(StreamError::Unavailable {
                 stream: self.stream.name(),
@@ -332,36 +367,30 @@ impl<K: Stream> Sender<K> {
     }
 
     fn settle_shards(&mut self, shards: Result<ShardMap, StreamError>) -> Result<(), Error> {
-        let tries = self.stale.unwrap_or(0) + 1;
+        let answers = self.stale_answers.unwrap_or(0) + 1;
+        let stream = self.stream.name();
         match shards {
             Ok(map) if map != *self.lanes.map() => {
-                tracing::info!(
-                    stream = self.stream.name(),
-                    shards = map.len(),
-                    "the stream was resharded"
-                );
+                tracing::info!(stream, shards = map.len(), "the stream was resharded");
                 self.lanes.reshard(map);
-                self.stale = None;
+                self.stale_answers = None;
             }
-            // An event by itself is right wherever it lies, so there the map need not be.
+            // A record of one event is right in any shard, so the map need not be.
             Ok(_) | Err(_) if self.aggregation == Aggregation::None => {
-                tracing::warn!(
-                    stream = self.stream.name(),
-                    "records land in other shards than ListShards tells"
-                );
+                tracing::warn!(stream, "records are stored in other shards than ListShards says");
                 self.keyed = false;
-                self.stale = None;
+                self.stale_answers = None;
             }
             Ok(_) => {
-                self.stale = Some(tries);
-                self.in_trouble("it puts records into other shards than ListShards tells");
+                self.stale_answers = Some(answers);
+                self.set_trouble("it stores records in other shards than ListShards says");
             }
             Err(error) if error.kind() == ErrorKind::Definite => {
-                self.closed = true;
+                self.is_closed = true;
                 return Err(Error::Stream(error));
             }
             Err(error) => {
-                self.stale = Some(tries);
+                self.stale_answers = Some(answers);
                 self.trouble = Some(error);
             }
         }
@@ -369,9 +398,12 @@ impl<K: Stream> Sender<K> {
     }
 }
 
-/// Doubles with each failure in a row, from `first` to `most` seconds; of that, anything from half to all, so that what failed
-/// together does not come back together.
-fn backoff(first: f64, most: f64, failures: u32) -> Duration {
-    let full = (first * 2f64.powi(failures.clamp(1, 16) as i32 - 1)).min(most);
+/// The pause after `failures` in a row: doubled each time, between the first and the longest of `bounds`, in
+/// seconds.
+///
+/// Of that, a random half to whole, so that records which failed together are not sent together again.
+fn backoff(bounds: (f64, f64), failures: u32) -> Duration {
+    let (first, longest) = bounds;
+    let full = (first * 2f64.powi(failures.clamp(1, 16) as i32 - 1)).min(longest);
     Duration::from_secs_f64(full * (0.5 + 0.5 * fastrand::f64()))
 }

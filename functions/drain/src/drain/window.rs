@@ -1,4 +1,5 @@
-//! One window: its rows are read and sent at the same time; then everything that was acknowledged is confirmed.
+//! One window: its rows are read and sent at the same time; then everything that was acknowledged is
+//! confirmed.
 
 use std::time::{Duration, Instant};
 
@@ -55,8 +56,8 @@ impl<S: Slot + TableSource, K: Stream, C: StateStore> Drain<'_, S, K, C>
 where
     <S::Rows as PeekRows>::Row: PeekRow,
 {
-    /// Reads one window, sends it, and confirms what was acknowledged. The server has `patience` to decode it.
-    /// Transactions that end behind `readable` are left for a later window.
+    /// Reads one window, sends it, and confirms what was acknowledged. The server has `patience` to decode
+    /// it. Transactions that end behind `readable` are left for a later window.
     pub(super) async fn run_window(
         &mut self,
         window: Window,
@@ -70,7 +71,8 @@ where
         let Some(mut rows) = self.peek(window, patience).await? else {
             return Ok(WindowOutcome::TooSlow);
         };
-        // Read while the rows are in transit, so that a table which is new in them is known. Without rows it is not needed.
+        // Read while the rows are in transit, so that a table which is new in them is known. Without rows it
+        // is not needed.
         let catalog = match rows.is_empty() {
             true => Catalog::default(),
             false => self.slot.catalog().await?,
@@ -123,8 +125,9 @@ where
 
     /// Waits for the acknowledgements of a window, and confirms them.
     ///
-    /// It does so after a failure, too: events in flight arrive anyway, and what is stored and confirmed need not be sent
-    /// again. `has_left_out` says that a transaction was left for a later window, `failure` why reading ended.
+    /// It does so after a failure, too: events in flight arrive anyway, and what is stored and confirmed need
+    /// not be sent again. `has_left_out` says that a transaction was left for a later window, `failure` why
+    /// reading ended.
     async fn close_window(
         &mut self,
         window: Window,
@@ -152,7 +155,8 @@ where
         }
         let is_whole = is_all_sent && failure.is_none() && read.is_complete();
         let settled = self.settle_chunk(is_whole).await;
-        // The slot advances even if the cursor was not stored: the chunk is then read again, and the drain continues.
+        // The slot advances even if the cursor was not stored: the chunk is then read again, and the drain
+        // continues.
         let confirmed = self.confirm().await;
         let confirmed = match settled {
             Ok(()) => confirmed,
@@ -306,7 +310,8 @@ where
         }
     }
 
-    /// Asks the server for the commits of the window's large transactions. Returns `false` when the time is over.
+    /// Asks the server for the commits of the window's large transactions. Returns `false` when the time is
+    /// over.
     async fn add_large_commits<R: PeekRow>(
         &mut self,
         window: Window,

@@ -1,26 +1,28 @@
-//! How the parts of a drain fail: what happened to what, and what to do.
+//! Errors of the ports: what happened to what, and what to do.
 
 use crate::lsn::Lsn;
 use crate::pack::InvalidShardMap;
+use crate::stored_document::InvalidDocument;
 
-/// Where an error came from, as the library gave it.
+/// The cause of an error, as a library returned it.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Whether trying again may help without anybody doing anything.
+/// Whether another attempt may succeed without anybody's help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
     /// It may: the next tick is the retry.
     Transient,
-    /// It will not: somebody has to act.
+    /// It will not: the operator has to act.
     Definite,
 }
 
-/// How reading a slot fails.
+/// Error of PostgreSQL, the slot or its tables.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // The messages say what each means.
 pub enum SlotError {
     #[error(
-        "cannot reach PostgreSQL at {host}:{port}: check PGHOST and PGPORT, the function's subnets and the cluster's security group"
+        "cannot reach PostgreSQL at {host}:{port}: check PGHOST and PGPORT, the function's subnets and the \
+         cluster's security group"
     )]
     Unreachable {
         host: String,
@@ -34,13 +36,15 @@ pub enum SlotError {
         source: BoxError,
     },
     #[error(
-        "no trusted TLS connection to {host}: check PGSSLMODE, PGSSLROOTCERT and that PGHOST is the name in the certificate"
+        "no trusted TLS connection to {host}: check PGSSLMODE, PGSSLROOTCERT and that PGHOST is the name in \
+         the certificate"
     )]
     Tls { host: String, source: BoxError },
     #[error("cannot use the certificates of PGSSLROOTCERT={path}")]
     RootCertificates { path: String, source: BoxError },
     #[error(
-        "cannot get the password from DB_SECRET={secret}: check the name and the function's permission to read it"
+        "cannot get the password from DB_SECRET={secret}: check the name and the function's permission to \
+         read it"
     )]
     Secret { secret: String, source: BoxError },
     #[error("there is no database {database}: check PGDATABASE")]
@@ -48,17 +52,20 @@ pub enum SlotError {
     #[error("{host} is a reader, or is just being promoted: PGHOST must be the cluster's writer endpoint")]
     NotWriter { host: String },
     #[error(
-        "role {user} may not use replication slots: grant rds_replication to {user}, or on your own server: alter role {user} replication"
+        "role {user} may not use replication slots: grant rds_replication to {user}, or on your own server: \
+         alter role {user} replication"
     )]
     RoleLacksReplication { user: String, source: BoxError },
     #[error(
-        "the server does not write logical information to its log: set rds.logical_replication=1 in the cluster's parameter group (wal_level=logical) and reboot it"
+        "the server does not write logical information to its log: set rds.logical_replication=1 in the \
+         cluster's parameter group (wal_level=logical) and reboot it"
     )]
     WalLevelNotLogical { source: BoxError },
-    #[error("slot {slot} is read by another session")]
+    #[error("another session reads slot {slot}")]
     Busy { slot: String },
     #[error(
-        "slot {slot}: the server does not allow or have the plugin {plugin}: install it and add it to output_plugin_libraries, or use pgoutput"
+        "slot {slot}: the server does not allow or have the plugin {plugin}: install it and add it to \
+         output_plugin_libraries, or use pgoutput"
     )]
     PluginNotAllowed {
         slot: String,
@@ -66,7 +73,8 @@ pub enum SlotError {
         source: BoxError,
     },
     #[error(
-        "slot {slot} needs the publications {missing}, which database {database} does not have: create them ({{\"action\":\"setup\"}}) or correct PUBLICATIONS"
+        "slot {slot} needs the publications {missing}, which database {database} does not have: create them \
+         ({{\"action\":\"setup\"}}) or correct PUBLICATIONS"
     )]
     PublicationMissing {
         slot: String,
@@ -74,8 +82,9 @@ pub enum SlotError {
         database: String,
     },
     #[error(
-        "slot {slot}: {doing} took longer than it may. A long transaction may make the server read much log again (oldest_transaction \
-         in status names it), or it is overloaded; a larger Timeout of the function gives it longer"
+        "slot {slot}: {doing} took longer than it may. A long transaction may make the server read much log \
+         again (oldest_transaction in status names it), or the server is overloaded. A larger Timeout of the \
+         function gives it longer"
     )]
     Timeout {
         slot: String,
@@ -83,12 +92,13 @@ pub enum SlotError {
         source: BoxError,
     },
     #[error(
-        "slot {slot}: the row at {lsn} has {bytes} bytes, which no record can hold; the slot stays before its transaction. Leave the \
-         large column out of the publication, or move the slot past it"
+        "slot {slot}: the row at {lsn} has {bytes} bytes, which no record can hold; the slot stays before \
+         its transaction. Leave the large column out of the publication, or move the slot past it"
     )]
     RowTooLarge { slot: String, lsn: Lsn, bytes: i64 },
     #[error(
-        "slot {slot} was not created: it waits for process {pid}, whose transaction is writing. End it, or try again"
+        "slot {slot} was not created: it waits for process {pid}, whose transaction is writing. End it, or try \
+         again"
     )]
     CreationWaits {
         slot: String,
@@ -97,18 +107,22 @@ pub enum SlotError {
     },
     #[error("PostgreSQL on {host} is starting or recovering: the next tick tries again")]
     Starting { host: String, source: BoxError },
-    #[error("the two sessions reached different servers: a failover is under way")]
+    #[error(
+        "the two sessions reached different servers: a failover is under way, and the next tick tries again"
+    )]
     TwoServers,
     #[error(
-        "slot {slot} stands before its publication was made, so the server cannot read on: teardown and setup make the slot anew (what was \
-         committed until then is not read); then read the tables with {{\"action\":\"backfill\",\"repair\":true}}"
+        "slot {slot} is older than its publication, so the server cannot read on. Make the slot anew with \
+         teardown and setup (changes that were committed until then are not read), then read the tables with \
+         {{\"action\":\"backfill\",\"repair\":true}}"
     )]
     PublicationLater { slot: String, source: BoxError },
     #[error(
-        "slot {slot} was not advanced to {to}: the server's log does not reach that far. It was set back since this invocation began; the next one will say how far"
+        "slot {slot} was not advanced to {to}: the server's log does not reach that far. The server was set \
+         back since this invocation began; the next invocation names the positions"
     )]
     NotAdvanced { slot: String, to: Lsn },
-    #[error("slot {slot}: STANDBY_ACK=required, and {why}, so nothing is delivered")]
+    #[error("slot {slot}: STANDBY_ACK=required, and {why}, so nothing is sent")]
     StandbyUnseen {
         slot: String,
         why: &'static str,
@@ -163,36 +177,38 @@ impl SlotError {
     }
 }
 
-/// How writing to the stream fails, for a whole request.
+/// Error of the stream, for a whole request.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)]
+#[allow(missing_docs)] // The messages say what each means.
 pub enum StreamError {
     #[error("there is no stream {stream}: check STREAM_NAME and the region")]
     Missing { stream: String, source: BoxError },
     #[error(
-        "may not use stream {stream}: allow kinesis:PutRecords, ListShards and DescribeStreamSummary on it (and its KMS key) to the function's role"
+        "may not use stream {stream}: allow kinesis:PutRecords, ListShards and DescribeStreamSummary on it \
+         (and its KMS key) to the function's role"
     )]
     Denied { stream: String, source: BoxError },
     #[error("stream {stream} refused a request")]
     Refused { stream: String, source: BoxError },
     #[error(
-        "the function's AWS credentials are not accepted for stream {stream} now: they expired, or its clock is wrong"
+        "stream {stream} does not accept the function's AWS credentials now: they expired, or the function's \
+         clock is wrong"
     )]
     Credentials { stream: String, source: BoxError },
     #[error(
-        "a request to stream {stream} was lost inside the function; what it held is sent again by the next tick"
+        "a request to stream {stream} was lost inside the function; the next tick sends its records again"
     )]
     Lost { stream: String, source: BoxError },
     #[error("stream {stream} is being deleted: set STREAM_NAME to another, or create it again")]
     Deleting { stream: String },
     #[error(
-        "stream {stream} distributes records by itself (AUTO), so that changes of one key arrive in any order: set it to USER_PARTITION_KEY, or accept \
-         that with AUTO_DISTRIBUTION=accept"
+        "stream {stream} distributes records by itself (AUTO), so that changes of one key arrive in any \
+         order: set it to USER_PARTITION_KEY, or accept that with AUTO_DISTRIBUTION=accept"
     )]
     Unordered { stream: String },
     #[error(
-        "stream {stream} distributes records by itself (AUTO), and from an aggregate that lies in another shard than its keys consumers drop events: \
-         set it to USER_PARTITION_KEY, or AGGREGATION=none"
+        "stream {stream} distributes records by itself (AUTO), and consumers drop an aggregate in another \
+         shard than its keys: set the stream to USER_PARTITION_KEY, or AGGREGATION=none"
     )]
     Scattering { stream: String },
     #[error("stream {stream} is being resharded")]
@@ -232,26 +248,29 @@ impl StreamError {
     }
 }
 
-/// How keeping the checkpoint fails.
+/// Error of the place where a document is stored.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)]
+#[allow(missing_docs)] // The messages say what each means.
 pub enum CheckpointError {
     #[error(
-        "may not read or write the checkpoint parameter {parameter}: allow ssm:GetParameter and ssm:PutParameter on it to the function's role"
+        "may not read or write the checkpoint parameter {parameter}: allow ssm:GetParameter and \
+         ssm:PutParameter on it to the function's role"
     )]
     Denied { parameter: String, source: BoxError },
     #[error("the checkpoint parameter {parameter} cannot be used")]
     Refused { parameter: String, source: BoxError },
     #[error(
-        "the checkpoint parameter {parameter} cannot be reached: check the endpoint, the function's subnets and the state of SSM"
+        "the checkpoint parameter {parameter} cannot be reached: check the endpoint, the function's subnets \
+         and the state of SSM"
     )]
     Unavailable { parameter: String, source: BoxError },
     #[error(
-        "the checkpoint parameter {parameter} cannot be read; repair it, or delete it to start from the slot's own position"
+        "the checkpoint parameter {parameter} cannot be read; repair it, or delete it to start from the \
+         slot's own position"
     )]
     Invalid {
         parameter: String,
-        source: crate::stored_document::InvalidDocument,
+        source: InvalidDocument,
     },
 }
 

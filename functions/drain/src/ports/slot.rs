@@ -39,9 +39,8 @@ pub type CommitRows = HashMap<u32, (Lsn, Vec<u8>)>;
 
 /// A logical replication slot.
 ///
-/// # Errors
-/// Each call asks the server. It fails where the server cannot be reached, refuses, or takes too long: [`SlotError`]
-/// says which. A method that fails for more reasons says so.
+/// # Errors Each call asks the server. It fails where the server cannot be reached, refuses, or takes too
+/// long: [`SlotError`] says which. A method that fails for more reasons says so.
 #[allow(async_fn_in_trait)]
 pub trait Slot {
     /// The rows of a peek.
@@ -53,15 +52,16 @@ pub trait Slot {
     /// What the system catalog says of tables, and the plugins do not.
     async fn catalog(&mut self) -> Result<Catalog, SlotError>;
 
-    /// Opens a window; consumes nothing. Returns when the server has decoded all of it, and gives up after `timeout`.
+    /// Opens a window; consumes nothing. Returns when the server has decoded all of it, and gives up after
+    /// `timeout`.
     async fn peek(&mut self, window: Window, timeout: Duration) -> Result<Self::Rows, SlotError>;
 
-    /// The commit rows of those transactions of a window whose rows take more than `bytes`, with [`PEEK_ROW_BYTES`]
-    /// added for each row. Costs a second peek while the rows of the first are in transit.
+    /// The commit rows of those transactions of a window whose rows take more than `bytes`, with
+    /// [`PEEK_ROW_BYTES`] added for each row. Costs a second peek while the rows of the first are in transit.
     async fn large_commits(&mut self, window: Window, bytes: usize) -> Result<CommitRows, SlotError>;
 
-    /// Rows of a window that contain `needle`: each row's `lsn` column and its data. Rows over one kilobyte are left out.
-    /// Costs a peek, and gives up after `timeout`.
+    /// Rows of a window that contain `needle`: each row's `lsn` column and its data. Rows over one kilobyte
+    /// are left out. Costs a peek, and gives up after `timeout`.
     async fn find(
         &mut self,
         window: Window,
@@ -69,8 +69,8 @@ pub trait Slot {
         timeout: Duration,
     ) -> Result<Vec<(Lsn, Vec<u8>)>, SlotError>;
 
-    /// Writes a logical message in a transaction of its own, and waits for its commit. Where the server waits for
-    /// standbys, so does this.
+    /// Writes a logical message in a transaction of its own, and waits for its commit. Where the server waits
+    /// for standbys, so does this.
     async fn emit(&mut self, prefix: &str, content: &str) -> Result<EmittedMessage, SlotError>;
 
     /// Checks that the session that holds the lock still exists.
@@ -81,7 +81,8 @@ pub trait Slot {
     /// The session is gone, or does not answer.
     async fn check_lock(&mut self) -> Result<(), SlotError>;
 
-    /// Cancels a statement of the session that holds the lock, such as a message that is not committed in time.
+    /// Cancels a statement of the session that holds the lock, such as a message that is not committed in
+    /// time.
     async fn cancel_control(&mut self);
 
     /// Cancels the peek whose rows are no longer needed, so that the server releases the slot.

@@ -25,8 +25,8 @@ pub trait TableSource {
 
     /// Reads the rows of a table behind the key `after`, or its first rows, with one snapshot.
     ///
-    /// The snapshot must show all transactions of `delivered`; those that it shows are removed from the set. Takes no lock
-    /// that a writer waits for.
+    /// The snapshot must show all transactions of `delivered`; those that it shows are removed from the set.
+    /// Takes no lock that a writer waits for.
     async fn read(
         &mut self,
         table: &BackfillTable,

@@ -42,7 +42,8 @@ impl<R: PeekRow> WindowReader<'_, R> {
         }
     }
 
-    /// Queues the next row of the chunk that no change overtook, or the control event that waited for the watermark.
+    /// Queues the next row of the chunk that no change overtook, or the control event that waited for the
+    /// watermark.
     pub(super) fn emit_chunk_row(&mut self, out: &mut ReaderOutput<'_>) -> Result<(), Error> {
         let chunk = out
             .chunk
@@ -95,7 +96,8 @@ impl<R: PeekRow> WindowReader<'_, R> {
                 if let Some(event) = self.events.iter().find(|event| event.bytes() > limit) {
                     // Short: the stored state keeps 120 bytes of it.
                     chunk.failed = Some(format!(
-                        "row with key hash {} has {} bytes, a record may have {limit}: leave a column out, or OVERSIZE=omit",
+                        "row with key hash {} has {} bytes, a record may have {limit}: leave a column out, \
+                         or OVERSIZE=omit",
                         event.key_hash(),
                         event.bytes()
                     ));

@@ -58,7 +58,8 @@ fn past(inside: Option<ResumePoint>) -> SentHistory {
 
 const COMMIT_END: Lsn = Lsn(1 << 40);
 
-/// One transaction whose changes were logged at these LSNs, of two tables in turn; some change a key and make two events.
+/// One transaction whose changes were logged at these LSNs, of two tables in turn; some change a key and make
+/// two events.
 fn transaction(lsns: &[u64]) -> Vec<TestRow> {
     let change = |(n, lsn): (usize, &u64)| {
         let table = ["t", "u"][n / 3 % 2];
@@ -134,8 +135,8 @@ fn lsns(gaps: &[u64]) -> Vec<u64> {
 }
 
 proptest! {
-    /// Wherever invocations stop, together they make the events that one alone makes, whether or not the server leaves out what is
-    /// known.
+    /// Wherever invocations stop, together they make the events that one alone makes, whether or not the
+    /// server leaves out what is known.
     #[test]
     fn parts_of_a_transaction_are_the_whole(gaps in prop::collection::vec(0u64..3, 1..40), stops in prop::collection::vec(1usize..12, 0..6), left_out: bool) {
         let lsns = lsns(&gaps);

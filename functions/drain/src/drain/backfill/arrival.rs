@@ -1,0 +1,161 @@
+//! The end of a chunk: its cursor is stored, or it is read again; and the end of a table and of the backfill.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::{BackfillRunner, BackfillStep, ChunkEnvironment};
+use crate::backfill::{BackfillState, Chunk, ChunkPayload};
+use crate::budget::Budget;
+use crate::clock::now_text;
+use crate::error::Error;
+use crate::lsn::Lsn;
+use crate::ports::{Slot, StateStore, TableSource};
+use crate::table_name::TableName;
+
+impl<C: StateStore> BackfillRunner<C> {
+    /// Finishes the backfill, since no table is left. A repair first writes its control event.
+    pub(super) async fn finish<S: Slot + TableSource>(
+        &mut self,
+        slot: &mut S,
+        environment: &ChunkEnvironment<'_>,
+    ) -> Result<BackfillStep, Error> {
+        let state = &mut self.state;
+        if state.request.repair && state.failures == 0 && state.done > 0 {
+            let payload = ChunkPayload::Repaired(repaired(state));
+            self.emit_watermark(slot, payload, Instant::now(), environment)
+                .await?;
+            return Ok(BackfillStep::WatermarkEmitted);
+        }
+        state.finished_at = Some(now_text());
+        self.store_state(slot, environment.budget).await?;
+        Ok(BackfillStep::Idle)
+    }
+
+    /// Settles the chunk at the end of a window: stores the cursor if all of it was acknowledged.
+    ///
+    /// Cursor and position are stored before the slot advances. `is_whole` says whether the window was.
+    ///
+    /// # Errors
+    /// The state cannot be stored.
+    pub(in crate::drain) async fn settle_chunk<S: Slot>(
+        &mut self,
+        slot: &mut S,
+        is_whole: bool,
+        acknowledged: Lsn,
+        budget: Budget,
+    ) -> Result<(), Error> {
+        let Some(chunk) = &self.context.chunk else {
+            return Ok(());
+        };
+        if !is_whole {
+            self.lose_chunk();
+            return self.store_state(slot, budget).await;
+        }
+        if chunk.reached.is_none() {
+            return Ok(());
+        }
+        let Some(chunk) = self.context.chunk.take() else {
+            return Ok(());
+        };
+        if chunk.rows().is_some_and(|rows| rows.is_invalid()) {
+            tracing::info!(
+                slot = self.state.slot,
+                "a change does not say its row: the chunk is read again"
+            );
+            return Ok(());
+        }
+        if let (Some(why), Some(rows)) = (&chunk.failed, chunk.rows()) {
+            let name = rows.table().relation.table.clone();
+            return self.fail_table(slot, &name, why.clone(), budget).await;
+        }
+        self.apply_arrived(&chunk, acknowledged);
+        match &self.state.table {
+            Some(progress) if !self.state.fits() => {
+                let name = progress.name.clone();
+                let why = "the cursor, which is its key, does not fit into the parameter of the backfill";
+                self.fail_table(slot, &name, why.to_owned(), budget).await
+            }
+            _ => self.store_state(slot, budget).await,
+        }
+    }
+
+    /// Drops a chunk that did not arrive. It was too large for the time, or something failed: the next one is
+    /// smaller.
+    fn lose_chunk(&mut self) {
+        let Some(chunk) = self.context.chunk.take() else {
+            return;
+        };
+        if let Some(progress) = &mut self.state.table {
+            progress.ms = progress.ms.saturating_add(millis(chunk.began.elapsed()));
+            progress.late += 1;
+            self.waits_for = (progress.late > 1).then(|| {
+                format!(
+                    "the stream, or a longer Timeout: {} chunks in a row did not arrive",
+                    progress.late
+                )
+            });
+        }
+    }
+
+    /// Moves the cursor behind a chunk that was acknowledged.
+    fn apply_arrived(&mut self, chunk: &Chunk, acknowledged: Lsn) {
+        self.state.position = Some(acknowledged);
+        self.waits_for = None;
+        let ChunkPayload::Rows { rows, more, .. } = &chunk.payload else {
+            self.state.finished_at = Some(now_text());
+            return;
+        };
+        let ms = millis(chunk.began.elapsed());
+        self.chunks += 1;
+        self.read += rows.len() as u64;
+        self.overtaken += rows.overtaken();
+        self.state.rows += chunk.sent;
+        let progress = self.state.table_progress(rows.table());
+        progress.key = rows.last_key().or(progress.key.take());
+        progress.rows += chunk.sent;
+        (progress.slow, progress.late) = (false, 0);
+        progress.ms += ms;
+        tracing::info!(
+            table = %progress.name,
+            chunk = rows.len(),
+            sent = chunk.sent,
+            rows = progress.rows,
+            estimate = rows.table().estimate,
+            ms,
+            "a chunk arrived"
+        );
+        if !more {
+            let name = rows.table().relation.table.clone();
+            tracing::info!(table = %name, "the table is backfilled");
+            self.state.finish_table();
+            self.leave_table(&name);
+        }
+    }
+
+    pub(super) fn leave_table(&mut self, name: &TableName) {
+        self.context.table = None;
+        self.writers = None;
+        if let Some(tables) = &mut self.tables {
+            tables.retain(|table| table != name);
+        }
+    }
+}
+
+/// The content of the control event that ends a repair.
+fn repaired(state: &BackfillState) -> String {
+    // The state may have had no room for all names.
+    let tables: Vec<String> = state.finished.iter().map(|table| table.name.unquoted()).collect();
+    let is_complete = tables.len() as u64 == state.done;
+    // Every event at or before the beginning is older than the repair.
+    let since = format!("{:016x}", state.began.0 + 1);
+    let content = match is_complete {
+        true => json!({"control": "repaired", "since": since, "tables": tables}),
+        false => json!({"control": "repaired", "since": since, "tables": tables, "complete": false}),
+    };
+    content.to_string()
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

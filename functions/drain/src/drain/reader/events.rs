@@ -1,0 +1,82 @@
+//! From a change to queued events.
+
+use super::{ReaderOutput, WindowReader};
+use crate::backfill::ChunkContext;
+use crate::change::{Change, Datum};
+use crate::encode::{Event, Oversize, Progress};
+use crate::error::Error;
+use crate::lsn::Lsn;
+use crate::pack::{QueuedEvent, TransactionId};
+use crate::ports::PeekRow;
+
+impl<R: PeekRow> WindowReader<'_, R> {
+    /// Encodes a change, and completes it from the chunk. Returns of how many events columns were left out.
+    pub(super) fn encode(
+        &mut self,
+        lsn: Lsn,
+        mut change: Change<'_>,
+        mut chunk: Option<&mut ChunkContext>,
+    ) -> Result<u64, Error> {
+        let Some(open) = &mut self.open else {
+            return Err(self.out_of_place(lsn));
+        };
+        let Some(progress) = &mut open.progress else {
+            return Err(self.out_of_place(lsn));
+        };
+        let xid = open.transaction.xid;
+        let filled = chunk.as_mut().map(|chunk| chunk.apply_change(xid, &mut change));
+        let filled = filled.unwrap_or_default();
+        let before = (!filled.is_empty()).then(|| progress.clone());
+        let limit = self.settings.record_bytes;
+        let encode = |progress: &mut Progress, change: &Change<'_>, events: &mut Vec<Event>| {
+            self.envelope
+                .encode(progress, lsn, change, self.now, limit, events)
+        };
+        let omitted = encode(progress, &change, &mut self.events);
+        let is_too_large = omitted > 0 || self.events.iter().any(|event| event.bytes() > limit);
+        let Some(before) = before.filter(|_| is_too_large) else {
+            return Ok(omitted);
+        };
+        // The change fits into a record without the values that were filled in. They must not make it fail:
+        // it is encoded without them, and its row is read again. With its chunk, or with its table, the row
+        // then fails by itself.
+        if let Some(chunk) = chunk {
+            chunk.discard_filled(&change, self.envelope.oversize == Oversize::Fail);
+        }
+        *progress = before;
+        self.events.clear();
+        if let Change::Update { new, .. } = &mut change {
+            for place in filled {
+                if let Some(datum) = new.get_mut(place) {
+                    *datum = Datum::Unchanged;
+                }
+            }
+        }
+        Ok(encode(progress, &change, &mut self.events))
+    }
+
+    /// Queues the events that were encoded.
+    pub(super) fn queue_events(
+        &mut self,
+        id: TransactionId,
+        out: &mut ReaderOutput<'_>,
+    ) -> Result<(), Error> {
+        let limit = self.settings.record_bytes;
+        for mut event in self.events.drain(..) {
+            // Events under the former key of the table must be acknowledged first.
+            let relation = event.relation.as_ref();
+            event.barrier |= relation.is_some_and(|relation| self.key_changes.is_changed(relation));
+            let bytes = event.bytes();
+            if bytes > limit {
+                return Err(Error::oversize(&self.settings.slot, &event, bytes, limit));
+            }
+            out.report.events += 1;
+            out.acknowledgements.add(id);
+            out.events.push(QueuedEvent {
+                event,
+                transaction: id,
+            });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,287 @@
+//! A slot, a stream and a checkpoint in memory, and the log of what the drain did with them.
+
+use super::*;
+
+pub(super) const MIB: u64 = 1 << 20;
+
+/// What happened, in order, as far as it concerns the promise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum LogEntry {
+    Arrived(String),
+    /// For the shards.
+    Asked,
+    Stored(Lsn),
+    Advanced(Lsn),
+    /// A marker was laid, whose record ends here.
+    Marked(Lsn),
+    /// The next rows of a table were asked for, while so many bytes of log were not confirmed.
+    Read(u64),
+}
+
+#[derive(Clone, Default)]
+pub(super) struct Log(Arc<Mutex<Vec<LogEntry>>>);
+
+impl Log {
+    pub(super) fn add(&self, step: LogEntry) {
+        self.0.lock().unwrap().push(step);
+    }
+
+    pub(super) fn steps(&self) -> Vec<LogEntry> {
+        self.0.lock().unwrap().clone()
+    }
+
+    pub(super) fn arrived(&self) -> Vec<String> {
+        let arrived = |step| match step {
+            LogEntry::Arrived(key) => Some(key),
+            _ => None,
+        };
+        self.steps().into_iter().filter_map(arrived).collect()
+    }
+}
+
+/// A slot with one transaction at each of some LSNs. The commit record ends there; the change before it is an
+/// insert into the table of that name.
+pub(super) struct FakeSlot {
+    pub(super) log: Log,
+    pub(super) commits: Vec<(Lsn, String)>,
+    pub(super) flush: Lsn,
+    pub(super) confirmed: Lsn,
+    pub(super) faults: Faults,
+}
+
+/// What is wrong with a slot.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Faults {
+    /// From here on it gives what is there, as one that lost its snapshot.
+    pub(super) blind_to: Lsn,
+    /// Its lock was given to another.
+    pub(super) lost: bool,
+    /// Up to where a standby has the log.
+    pub(super) readable: Option<Lsn>,
+}
+
+/// What a marker's transaction is told by in place of a table.
+pub(super) const MARKER: &str = "marker ";
+
+pub(super) struct FakeRow(Lsn, String);
+
+impl PeekRow for FakeRow {
+    fn lsn(&self) -> Lsn {
+        self.0
+    }
+
+    fn data(&self) -> &[u8] {
+        self.1.as_bytes()
+    }
+}
+
+pub(super) struct FakeRows(VecDeque<FakeRow>);
+
+impl PeekRows for FakeRows {
+    type Row = FakeRow;
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    async fn next(&mut self) -> Result<Option<FakeRow>, SlotError> {
+        Ok(self.0.pop_front())
+    }
+}
+
+impl Slot for FakeSlot {
+    type Rows = FakeRows;
+
+    async fn wal_positions(&mut self) -> Result<WalPositions, SlotError> {
+        Ok(WalPositions {
+            flush: self.flush,
+            readable: self.faults.readable.unwrap_or(self.flush),
+            restart: Lsn::ZERO,
+        })
+    }
+
+    async fn catalog(&mut self) -> Result<Catalog, SlotError> {
+        Ok(Catalog::default())
+    }
+
+    async fn peek(&mut self, window: Window, _: Duration) -> Result<FakeRows, SlotError> {
+        let from = self.confirmed.max(self.faults.blind_to);
+        // A commit record of eight bytes; by its start the server decides.
+        let wanted = |(end, _): &&(Lsn, String)| (from.0..window.upto.0).contains(&(end.0 - 8));
+        let rows = self.commits.iter().filter(wanted).flat_map(|(end, table)| {
+            let change = match table.as_str() {
+                "poison" => "UPSERT".to_owned(),
+                marker if marker.starts_with(MARKER) => message(marker),
+                table => format!("table public.{table}: INSERT: id[integer]:1"),
+            };
+            [
+                FakeRow(Lsn(end.0 - 32), "BEGIN 7".to_owned()),
+                FakeRow(Lsn(end.0 - 32), change),
+                FakeRow(*end, "COMMIT 7".to_owned()),
+            ]
+        });
+        Ok(FakeRows(rows.collect()))
+    }
+
+    async fn large_commits(&mut self, _: Window, _: usize) -> Result<CommitRows, SlotError> {
+        Ok(CommitRows::new())
+    }
+
+    async fn find(
+        &mut self,
+        window: Window,
+        needle: &str,
+        timeout: Duration,
+    ) -> Result<Vec<(Lsn, Vec<u8>)>, SlotError> {
+        let rows = self.peek(window, timeout).await?.0.into_iter();
+        let found = rows.filter(|row| row.1.contains(needle));
+        Ok(found.map(|row| (row.0, row.1.into_bytes())).collect())
+    }
+
+    async fn emit(&mut self, prefix: &str, content: &str) -> Result<EmittedMessage, SlotError> {
+        assert_eq!(prefix, crate::marker::PREFIX);
+        let (lsn, flushed) = (self.flush.plus(64), self.flush.plus(128));
+        self.log.add(LogEntry::Marked(lsn));
+        self.commits.push((flushed, format!("{MARKER}{content}")));
+        self.flush = flushed;
+        Ok(EmittedMessage { lsn, flushed })
+    }
+
+    async fn check_lock(&mut self) -> Result<(), SlotError> {
+        match self.faults.lost {
+            false => Ok(()),
+            true => Err(SlotError::Failed {
+                host: "h".into(),
+                doing: "asking for the lock",
+                transient: true,
+                source: "the session is gone".into(),
+            }),
+        }
+    }
+
+    async fn cancel_control(&mut self) {}
+
+    async fn cancel_peek(&mut self) {}
+
+    async fn advance(&mut self, to: Lsn, _: Duration) -> Result<(), SlotError> {
+        self.log.add(LogEntry::Advanced(to));
+        self.confirmed = to;
+        Ok(())
+    }
+}
+
+/// One table, of which it never gives a row in time.
+impl TableSource for FakeSlot {
+    async fn describe(&mut self, _: Option<&TableName>) -> Result<DatabaseSchema, SlotError> {
+        Ok(DatabaseSchema {
+            relations: vec![plain("t", 1)],
+            ..DatabaseSchema::default()
+        })
+    }
+
+    async fn writers(&mut self, _: &BackfillTable) -> Result<Vec<String>, SlotError> {
+        Ok(Vec::new())
+    }
+
+    async fn snapshot(&mut self) -> Result<Snapshot, SlotError> {
+        Ok("100:100:".parse().unwrap())
+    }
+
+    async fn read(
+        &mut self,
+        _: &BackfillTable,
+        _: Option<&[String]>,
+        _: ChunkBounds,
+        _: &mut BTreeSet<u32>,
+    ) -> Result<ChunkRead, SlotError> {
+        self.log
+            .add(LogEntry::Read(self.flush.bytes_since(self.confirmed)));
+        Ok(ChunkRead::TooSlow)
+    }
+
+    async fn find_row(&mut self, _: &BackfillTable, _: &RowRequest) -> Result<RowLookup, SlotError> {
+        Ok(RowLookup::Gone)
+    }
+
+    async fn emit_watermark(&mut self, _: &str) -> Result<(), SlotError> {
+        Ok(())
+    }
+}
+
+/// As test_decoding writes a marker.
+pub(super) fn message(marker: &str) -> String {
+    let content = marker.trim_start_matches(MARKER);
+    let (prefix, size) = (crate::marker::PREFIX, content.len());
+    format!("message: transactional: 1 prefix: {prefix}, sz: {size} content:{content}")
+}
+
+/// A stream that refuses each record once before it takes it, and has other shards than it tells at first.
+#[derive(Clone)]
+pub(super) struct FakeStream {
+    pub(super) log: Log,
+    pub(super) refuses: Arc<Mutex<Vec<String>>>,
+    pub(super) shards: ShardMap,
+    /// How often it tells of the shards it had before.
+    pub(super) behind: Arc<Mutex<u32>>,
+}
+
+impl Stream for FakeStream {
+    fn name(&self) -> String {
+        "k".to_owned()
+    }
+
+    async fn shards(&self) -> Result<ShardMap, StreamError> {
+        self.log.add(LogEntry::Asked);
+        let mut behind = self.behind.lock().unwrap();
+        if *behind > 0 {
+            *behind -= 1;
+            return Ok(ShardMap::even(1));
+        }
+        Ok(self.shards.clone())
+    }
+
+    async fn put(&self, records: Vec<Record>) -> PutAnswer {
+        let mut refuses = self.refuses.lock().unwrap();
+        let outcome = records.iter().map(|record| {
+            let key = record.partition_key();
+            if let Some(at) = refuses.iter().position(|refused| refused == key) {
+                refuses.swap_remove(at);
+                return RecordOutcome::Throttled;
+            }
+            let shard = self.shards.shard(self.shards.at(HashKey::of(key)));
+            // A consumer drops an aggregate that is not all of its shard.
+            let is_here = |event: &crate::pack::QueuedEvent| {
+                (shard.first..=shard.last).contains(&HashKey::of(&event.event.partition_key))
+            };
+            let whole = record.events().iter().all(is_here);
+            for event in record.events() {
+                let key = &event.event.partition_key;
+                if !record.is_aggregate() || whole {
+                    self.log.add(LogEntry::Arrived(key.clone()));
+                }
+            }
+            RecordOutcome::Stored {
+                shard: shard.id.clone(),
+            }
+        });
+        let outcome = Ok(outcome.collect());
+        PutAnswer { records, outcome }
+    }
+}
+
+#[derive(Clone)]
+pub(super) struct FakeCheckpoints(pub(super) Log);
+
+impl StateStore for FakeCheckpoints {
+    fn name(&self) -> String {
+        "/p".to_owned()
+    }
+
+    async fn store(&self, text: String) -> Result<(), CheckpointError> {
+        // The state of a backfill is kept in the same way, and is none.
+        if let Ok(checkpoint) = Checkpoint::parse(&text) {
+            self.0.add(LogEntry::Stored(checkpoint.commit_end));
+        }
+        Ok(())
+    }
+}
