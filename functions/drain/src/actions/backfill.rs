@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 
 use super::app::{App, OpenedSlot};
-use super::backfill_status::{database_schema, load};
+use super::backfill_status::database_schema;
 use super::drain::drain_opened;
-use crate::aws::parameter_store::Parameter;
+use super::pending_backfill::{load, restart_if_needed};
 use crate::backfill::BackfillState;
 use crate::budget::Budget;
 use crate::clock::now_text;
@@ -13,7 +13,7 @@ use crate::drain::BackfillRunner;
 use crate::drain::report::BackfillReport;
 use crate::error::Error;
 use crate::event::{BackfillCommand, BackfillRequest};
-use crate::ports::{ErrorKind, StateStore as _};
+use crate::ports::StateStore as _;
 use crate::postgres::connection::{Connector, Session};
 use crate::postgres::{server, tables};
 
@@ -32,38 +32,6 @@ pub(crate) async fn run(
         BackfillCommand::Resume => Box::pin(resume(app, connector, budget)).await,
         BackfillCommand::Pause => pause(app, connector).await,
         BackfillCommand::Cancel => cancel(app, connector).await,
-    }
-}
-
-/// The pending backfill that a tick runs between its windows, if there is one.
-///
-/// A state that can never be read does not keep the drain from its work: the log names the reason.
-///
-/// # Errors
-/// The state cannot be read at the moment. Then it is not known whether changes must be completed for it.
-pub(super) async fn pending_runner(
-    app: &App,
-    opened: &OpenedSlot<'_>,
-    is_gap: bool,
-) -> Result<Option<BackfillRunner<Parameter>>, Error> {
-    match load(&app.backfill).await {
-        Ok(Some(mut state)) if state.is_pending() => {
-            if restart_if_needed(app, &mut state, opened, is_gap) {
-                app.backfill.store(state.to_text()).await?;
-            }
-            Ok(Some(BackfillRunner::new(app.backfill.clone(), state)))
-        }
-        Ok(_) => Ok(None),
-        Err(error) if error.kind() == ErrorKind::Transient => Err(error),
-        Err(error) => {
-            tracing::warn!(
-                slot = app.config.slot,
-                error_type = error.name(),
-                "the backfill does not run: {}",
-                error.chain()
-            );
-            Ok(None)
-        }
     }
 }
 
@@ -140,24 +108,6 @@ async fn cancel(app: &App, connector: &Connector) -> Result<Value, Error> {
 
 fn answer(app: &App, report: &Value) -> Value {
     json!({"action": "backfill", "slot": app.config.slot, "backfill": report})
-}
-
-/// Restarts a pending backfill behind a gap, on another slot or server, or after the checkpoint was lost.
-///
-/// Rows that were read before may have changed unseen. Returns whether it did.
-fn restart_if_needed(app: &App, state: &mut BackfillState, opened: &OpenedSlot<'_>, is_gap: bool) -> bool {
-    let (slot, system) = (&app.config.slot, &opened.server.system_identifier);
-    let is_same = state.slot == *slot && state.system_identifier == *system && opened.start.stored;
-    if is_same && !is_gap {
-        return false;
-    }
-    tracing::warn!(
-        slot,
-        "the changes have a gap, or belong to another slot or server, or the checkpoint was lost: \
-         the pending backfill restarts"
-    );
-    state.restart(slot, system, opened.start.acknowledged);
-    true
 }
 
 /// The pending backfill, and the session that holds the slot's lock.

@@ -1,9 +1,9 @@
-//! The state of the backfill: how it is loaded, and how `status` shows it.
+//! The state of the backfill, as `status` shows it.
 
 use serde_json::{Value, json};
 
 use super::app::App;
-use crate::aws::parameter_store::Parameter;
+use super::pending_backfill::load;
 use crate::backfill::BackfillState;
 use crate::backfill::state::TableProgress;
 use crate::backfill::table::DatabaseSchema;
@@ -13,21 +13,6 @@ use crate::plugin::Plugin;
 use crate::postgres::connection::{Connector, Session};
 use crate::postgres::tables;
 use crate::table_name::TableName;
-
-/// Loads the stored state; `None` when there is none.
-///
-/// # Errors
-/// The parameter cannot be read, or holds no state of this version.
-pub(super) async fn load(parameter: &Parameter) -> Result<Option<BackfillState>, Error> {
-    let Some(text) = parameter.text().await? else {
-        return Ok(None);
-    };
-    let parsed = BackfillState::parse(&text);
-    parsed.map(Some).map_err(|source| Error::BackfillInvalid {
-        parameter: parameter.name.clone(),
-        source,
-    })
-}
 
 /// Describes all relations of the database, and what is published of them.
 ///

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::app::{App, OpenedSlot, SlotAccess};
-use super::backfill;
+use super::pending_backfill::pending_runner;
 use crate::aws::parameter_store::Parameter;
 use crate::budget::Budget;
 use crate::change::Message;
@@ -41,7 +41,7 @@ pub(crate) async fn run(
         SlotAccess::Locked(opened) => *opened,
         SlotAccess::Busy(plugin) => return Ok(json!(busy_report(app, plugin, budget))),
     };
-    let pending = backfill::pending_runner(app, &opened, accept_gap.is_some()).await?;
+    let pending = pending_runner(app, &opened, accept_gap.is_some()).await?;
     let report = Box::pin(drain_opened(app, connector, opened, accept_gap, pending, budget)).await?;
     Ok(json!(report))
 }

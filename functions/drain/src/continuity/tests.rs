@@ -33,7 +33,7 @@ fn verdict(server: &ServerInfo, state: Option<&SlotState>, checkpoint: &Checkpoi
 }
 
 #[test]
-fn a_slot_behind_its_checkpoint_goes_on_and_replays_are_known() {
+fn a_slot_behind_its_checkpoint_continues_and_skips_to_the_checkpoint() {
     let start = check("s", &server(), Some(&state("0/60")), Some(&checkpoint()), None).unwrap();
     assert_eq!(
         (start.confirmed, start.acknowledged, start.settled),
@@ -42,7 +42,7 @@ fn a_slot_behind_its_checkpoint_goes_on_and_replays_are_known() {
 }
 
 #[test]
-fn after_a_promotion_replays_are_not_proved() {
+fn after_a_promotion_only_the_slots_position_is_settled() {
     let server = ServerInfo {
         timeline: 2,
         ..server()
@@ -53,7 +53,7 @@ fn after_a_promotion_replays_are_not_proved() {
 }
 
 #[test]
-fn without_a_checkpoint_the_slots_own_position_is_the_start() {
+fn a_drain_without_a_checkpoint_starts_at_the_slots_position() {
     let start = check("s", &server(), Some(&state("0/60")), None, None).unwrap();
     assert_eq!((start.acknowledged, start.stored), (Lsn(0x60), false));
 }

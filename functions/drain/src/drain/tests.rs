@@ -1,4 +1,4 @@
-//! The loop over a slot, a stream and a checkpoint of our own, for what a real server cannot be made to do on
+//! The loop with a slot, a stream and a checkpoint in memory: faults that a real server cannot make on
 //! demand.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -28,13 +28,13 @@ use fakes::*;
 async fn run(
     commits: &[(u64, &str)],
     start: StartPosition,
-    refuses: &[&str],
+    throttled: &[&str],
 ) -> (Log, Report, Result<(), Error>) {
     let stream = (Aggregation::None, ShardMap::even(1), 0);
-    run_with(commits, start, refuses, None, stream).await
+    run_with(commits, start, throttled, None, stream).await
 }
 
-/// Of a slot with which something is wrong.
+/// Drains a slot that has faults.
 async fn run_faulty(
     commits: &[(u64, &str)],
     start: StartPosition,
@@ -44,30 +44,43 @@ async fn run_faulty(
     run_on(commits, start, &[], None, stream, faults, None).await
 }
 
-/// With a backfill of `public.t` beside it.
-async fn run_beside(commits: &[(u64, &str)], start: StartPosition) -> (Log, Report, Result<(), Error>) {
+/// Drains with a pending backfill of `public.t`.
+async fn run_with_backfill(
+    commits: &[(u64, &str)],
+    start: StartPosition,
+) -> (Log, Report, Result<(), Error>) {
     let stream = (Aggregation::None, ShardMap::even(1), 0);
     let state = BackfillState::new("s", "7", request(&["public.t"]), start.acknowledged, "");
     run_on(commits, start, &[], None, stream, Faults::default(), Some(state)).await
 }
 
-/// The stream has these shards, is known as one of a single shard, and says so for a while when it is asked.
+/// Drains into a stream with these shards. The sender knows one shard, and ListShards returns that for a
+/// while.
 async fn run_with(
     commits: &[(u64, &str)],
     start: StartPosition,
-    refuses: &[&str],
-    opening: Option<Event>,
+    throttled: &[&str],
+    first_event: Option<Event>,
     stream: (Aggregation, ShardMap, u32),
 ) -> (Log, Report, Result<(), Error>) {
-    run_on(commits, start, refuses, opening, stream, Faults::default(), None).await
+    run_on(
+        commits,
+        start,
+        throttled,
+        first_event,
+        stream,
+        Faults::default(),
+        None,
+    )
+    .await
 }
 
 async fn run_on(
     commits: &[(u64, &str)],
     start: StartPosition,
-    refuses: &[&str],
-    opening: Option<Event>,
-    (aggregation, shards, behind): (Aggregation, ShardMap, u32),
+    throttled: &[&str],
+    first_event: Option<Event>,
+    (aggregation, shards, stale_lists): (Aggregation, ShardMap, u32),
     faults: Faults,
     backfill: Option<BackfillState>,
 ) -> (Log, Report, Result<(), Error>) {
@@ -77,7 +90,9 @@ async fn run_on(
         .map(|(mib, table)| (Lsn(mib * MIB), (*table).to_owned()))
         .collect();
     let flush = commits.last().unwrap().0;
-    let refuses = Arc::new(Mutex::new(refuses.iter().map(|key| (*key).to_owned()).collect()));
+    let throttles = Arc::new(Mutex::new(
+        throttled.iter().map(|key| (*key).to_owned()).collect(),
+    ));
     let mut slot = FakeSlot {
         log: log.clone(),
         commits,
@@ -89,9 +104,9 @@ async fn run_on(
         slot: &mut slot,
         stream: FakeStream {
             log: log.clone(),
-            refuses,
+            throttles,
             shards,
-            behind: Arc::new(Mutex::new(behind)),
+            stale_lists: Arc::new(Mutex::new(stale_lists)),
         },
         checkpoints: FakeCheckpoints(log.clone()),
         sizing: &Mutex::default(),
@@ -114,16 +129,16 @@ async fn run_on(
         partition_by: PartitionBy::Table,
         oversize: Oversize::Fail,
     };
-    let document = r#"{"version":1,"system_identifier":"7","timeline":1,"database":"d","slot":"s","plugin":"test_decoding",
-        "commit_end":"0/0","updated_at":""}"#;
-    let document = Checkpoint::parse(document).unwrap();
+    let checkpoint = r#"{"version":1,"system_identifier":"7","timeline":1,"database":"d","slot":"s",
+        "plugin":"test_decoding","commit_end":"0/0","updated_at":""}"#;
+    let checkpoint = Checkpoint::parse(checkpoint).unwrap();
     let budget = Budget::new(Instant::now(), Instant::now() + Duration::from_secs(60));
     let task = DrainTask {
         settings: &settings,
         envelope: &envelope,
         start: &start,
-        checkpoint: document,
-        first_event: opening,
+        checkpoint,
+        first_event,
         budget,
     };
     let drained = drain(ports, task).await;
@@ -143,7 +158,7 @@ fn start(confirmed: u64, acknowledged: u64) -> StartPosition {
     }
 }
 
-/// The same on another timeline than before.
+/// The same start on another timeline.
 fn promoted(confirmed: u64, acknowledged: u64, expected: Option<Marker>) -> StartPosition {
     StartPosition {
         settled: Lsn(confirmed * MIB),
@@ -167,17 +182,17 @@ fn marker(number: u64, mib: u64) -> (Marker, String) {
     (marker, content)
 }
 
-/// Windows are 128 MiB at first, so these lie in several.
+/// The first windows have 128 MiB, so these commits are in several.
 const BACKLOG: &[(u64, &str)] = &[(100, "a"), (200, "b"), (300, "c"), (400, "d"), (500, "e")];
 
 #[tokio::test]
-async fn the_slot_moves_after_the_checkpoint_and_that_after_the_stream() {
+async fn the_slot_advances_after_the_checkpoint_and_the_checkpoint_follows_the_acknowledgement() {
     let (log, report, outcome) = run(BACKLOG, start(1, 1), &["public.b", "public.b", "public.d"]).await;
     outcome.unwrap();
     assert_eq!((report.changes, report.records, report.retried), (5, 5, 3));
     let (mut arrived, mut stored) = (Vec::new(), Lsn(MIB));
-    for step in log.steps() {
-        match step {
+    for entry in log.entries() {
+        match entry {
             LogEntry::Arrived(key) => arrived.push(key),
             LogEntry::Stored(to) => {
                 let covered = BACKLOG.iter().filter(|(end, _)| Lsn(end * MIB) <= to);
@@ -189,7 +204,7 @@ async fn the_slot_moves_after_the_checkpoint_and_that_after_the_stream() {
                 }
                 stored = to;
             }
-            LogEntry::Asked | LogEntry::Marked(_) | LogEntry::Read(_) => {}
+            LogEntry::ShardsListed | LogEntry::MarkerWritten(_) | LogEntry::ChunkRead(_) => {}
             LogEntry::Advanced(to) => assert!(to <= stored, "advanced to {to} with {stored} stored"),
         }
     }
@@ -197,7 +212,7 @@ async fn the_slot_moves_after_the_checkpoint_and_that_after_the_stream() {
 }
 
 #[tokio::test]
-async fn what_the_stream_surely_has_is_not_sent_again() {
+async fn a_transaction_before_the_checkpoint_is_not_sent_again() {
     let (log, report, outcome) = run(BACKLOG, start(1, 300), &[]).await;
     outcome.unwrap();
     assert_eq!(log.arrived(), ["public.d", "public.e"]);
@@ -205,7 +220,7 @@ async fn what_the_stream_surely_has_is_not_sent_again() {
 }
 
 #[tokio::test]
-async fn after_a_promotion_everything_the_slot_still_gives_is_sent_again() {
+async fn after_a_promotion_without_a_marker_every_transaction_of_the_slot_is_sent_again() {
     let (log, report, outcome) = run(BACKLOG, promoted(1, 300, None), &[]).await;
     outcome.unwrap();
     assert_eq!(
@@ -216,16 +231,16 @@ async fn after_a_promotion_everything_the_slot_still_gives_is_sent_again() {
 }
 
 #[tokio::test]
-async fn an_undecodable_row_stops_the_drain_before_it_and_what_came_before_is_confirmed() {
+async fn an_undecodable_row_stops_the_drain_and_earlier_transactions_are_confirmed() {
     let backlog = [(100, "a"), (101, "b"), (102, "poison"), (103, "c")];
     let (log, _, outcome) = run(&backlog, start(1, 1), &[]).await;
     assert_eq!(outcome.unwrap_err().name(), "Undecodable");
     assert_eq!(log.arrived(), ["public.a", "public.b"]);
-    assert_eq!(log.steps().last(), Some(&LogEntry::Advanced(Lsn(101 * MIB))));
+    assert_eq!(log.entries().last(), Some(&LogEntry::Advanced(Lsn(101 * MIB))));
 }
 
 #[tokio::test]
-async fn a_gap_is_accepted_in_the_checkpoint_only_after_the_stream_was_told() {
+async fn an_accepted_gap_is_stored_only_after_its_control_event_is_acknowledged() {
     let start = StartPosition {
         stored: false,
         ..start(1, 1)
@@ -235,32 +250,32 @@ async fn a_gap_is_accepted_in_the_checkpoint_only_after_the_stream_was_told() {
         lsn: Lsn(MIB),
         index: 0,
     };
-    let told = Event {
+    let control = Event {
         position,
-        partition_key: "told".into(),
+        partition_key: "control".into(),
         barrier: false,
         relation: None,
         data: b"{}".to_vec(),
     };
-    // So often that more than a second passes, after which a checkpoint is stored along the way.
+    // Refused so often that more than a second passes: then a paced store would be due.
     let (log, _, outcome) = run_with(
         BACKLOG,
         start,
-        &["told"; 5],
-        Some(told),
+        &["control"; 5],
+        Some(control),
         (Aggregation::None, ShardMap::even(1), 0),
     )
     .await;
     outcome.unwrap();
     assert_eq!(
-        log.steps()[..2],
-        [LogEntry::Arrived("told".into()), LogEntry::Stored(Lsn(MIB))]
+        log.entries()[..2],
+        [LogEntry::Arrived("control".into()), LogEntry::Stored(Lsn(MIB))]
     );
 }
 
 #[tokio::test]
-async fn what_landed_where_a_consumer_drops_it_is_sent_again() {
-    // In one window, so that they are one aggregate as long as the stream is thought to have one shard.
+async fn an_aggregate_in_the_wrong_shard_is_sent_again() {
+    // In one window, so that they are one aggregate while the sender knows one shard.
     let tables = ["a", "b", "c", "d", "e", "f", "g", "h"];
     let backlog: Vec<_> = (100..).zip(tables).collect();
     let kpl = Aggregation::Kpl { bytes: 1 << 16 };
@@ -274,7 +289,7 @@ async fn what_landed_where_a_consumer_drops_it_is_sent_again() {
 }
 
 #[tokio::test]
-async fn a_single_event_is_right_in_whichever_shard_it_landed() {
+async fn a_single_event_in_another_shard_is_not_sent_again() {
     let (log, report, outcome) = run_with(
         BACKLOG,
         start(1, 1),
@@ -289,30 +304,30 @@ async fn a_single_event_is_right_in_whichever_shard_it_landed() {
 }
 
 #[tokio::test]
-async fn when_all_has_arrived_nobody_waits_for_the_list_of_shards() {
+async fn a_drain_does_not_wait_for_list_shards_when_everything_is_acknowledged() {
     let one = [(100, "a")];
     for aggregation in [Aggregation::None, Aggregation::Kpl { bytes: 1 << 16 }] {
         let stream = (aggregation, ShardMap::even(64), u32::MAX);
         let (log, report, outcome) = run_with(&one, start(99, 99), &[], None, stream).await;
         outcome.unwrap();
         assert_eq!((log.arrived().len(), report.stopped), (1, StopReason::Empty));
-        let asked = log
-            .steps()
+        let listed = log
+            .entries()
             .iter()
-            .filter(|step| **step == LogEntry::Asked)
+            .filter(|entry| **entry == LogEntry::ShardsListed)
             .count();
-        assert!(asked <= 2, "asked {asked} times");
+        assert!(listed <= 2, "the shards were listed {listed} times");
     }
 }
 
 #[tokio::test]
-async fn the_slot_never_moves_to_where_no_marker_lies_behind_it() {
+async fn the_slot_never_advances_beyond_the_last_marker() {
     let (log, _, outcome) = run(BACKLOG, start(1, 1), &[]).await;
     outcome.unwrap();
     let mut marked = Lsn::ZERO;
-    for step in log.steps() {
-        match step {
-            LogEntry::Marked(lsn) => marked = lsn,
+    for entry in log.entries() {
+        match entry {
+            LogEntry::MarkerWritten(lsn) => marked = lsn,
             LogEntry::Advanced(to) => assert!(
                 to <= marked,
                 "advanced to {to}, and the last marker is at {marked}"
@@ -323,7 +338,7 @@ async fn the_slot_never_moves_to_where_no_marker_lies_behind_it() {
     assert!(marked > Lsn(500 * MIB));
 }
 
-/// The last commit before is at 250 MiB and the marker at 260, so what comes behind it is new.
+/// The last commit before the marker ends at 250 MiB, the marker at 260 MiB: later commits are new.
 async fn with_marker(start: StartPosition, blind_to: u64) -> (Log, Report, Result<(), Error>) {
     let (_, content) = marker(7, 260);
     let backlog = [
@@ -341,7 +356,7 @@ async fn with_marker(start: StartPosition, blind_to: u64) -> (Log, Report, Resul
 }
 
 #[tokio::test]
-async fn a_marker_that_comes_is_not_delivered_and_all_goes_on() {
+async fn a_marker_that_returns_is_not_sent_and_the_drain_continues() {
     let expected = Some(marker(7, 260).0);
     let start = StartPosition {
         expected,
@@ -353,13 +368,13 @@ async fn a_marker_that_comes_is_not_delivered_and_all_goes_on() {
 }
 
 #[tokio::test]
-async fn a_marker_that_does_not_come_stops_the_drain_and_nothing_moves() {
+async fn a_marker_that_does_not_return_stops_the_drain_before_it_stores_or_advances() {
     let expected = Some(marker(7, 260).0);
     let same = StartPosition {
         expected: expected.clone(),
         ..start(250, 250)
     };
-    // With something behind the marker, and with nothing at all: an empty peek is no proof.
+    // With a commit behind the marker, and without any: an empty peek is no proof.
     for (start, blind_to) in [
         (same.clone(), 265),
         (same, 501),
@@ -370,13 +385,17 @@ async fn a_marker_that_does_not_come_stops_the_drain_and_nothing_moves() {
         let error = outcome.unwrap_err();
         assert_eq!(error.name(), "MarkerMissing");
         assert_eq!(error.kind(), crate::ports::ErrorKind::Definite);
-        // A marker of its own is all that it may leave.
-        assert!(log.steps().iter().all(|step| matches!(step, LogEntry::Marked(_))));
+        // It may write a marker of its own, and nothing else.
+        assert!(
+            log.entries()
+                .iter()
+                .all(|entry| matches!(entry, LogEntry::MarkerWritten(_)))
+        );
     }
 }
 
 #[tokio::test]
-async fn after_a_promotion_what_lies_below_the_marker_is_not_sent_again() {
+async fn after_a_promotion_a_transaction_before_the_marker_is_not_sent_again() {
     let (marker, content) = marker(7, 260);
     let backlog = [
         (100, "a"),
@@ -385,11 +404,11 @@ async fn after_a_promotion_what_lies_below_the_marker_is_not_sent_again() {
         (270, "c"),
         (500, "d"),
     ];
-    // The invocation before had come further than its marker, and died.
+    // The earlier invocation sent more than its marker covers, and died.
     let (log, report, outcome) = run(&backlog, promoted(1, 270, Some(marker)), &[]).await;
     outcome.unwrap();
     assert_eq!(log.arrived(), ["public.c", "public.d"]);
-    // The second lies where the slot was moved to at once.
+    // The slot was advanced over the other transaction at once.
     assert_eq!((report.skipped, report.replayed), (1, 1));
 }
 
@@ -407,34 +426,40 @@ async fn a_marker_of_another_history_is_not_the_marker() {
     ] {
         let (log, _, outcome) = run(&backlog, start, &[]).await;
         assert_eq!(outcome.unwrap_err().name(), "MarkerMissing");
-        // Nothing is confirmed from where it should have come on.
-        let moved = |step: &LogEntry| matches!(step, LogEntry::Stored(to) | LogEntry::Advanced(to) if *to > Lsn(260 * MIB - 8));
-        assert!(!log.steps().iter().any(moved), "{:?}", log.steps());
+        // Nothing from the place of the marker on is confirmed.
+        let place = Lsn(260 * MIB - 8);
+        let moved =
+            |entry: &LogEntry| matches!(entry, LogEntry::Stored(to) | LogEntry::Advanced(to) if *to > place);
+        assert!(!log.entries().iter().any(moved), "{:?}", log.entries());
         assert!(log.arrived().is_empty());
     }
 }
 
 #[tokio::test]
-async fn who_lost_the_lock_stores_nothing() {
+async fn a_drainer_that_lost_the_lock_stores_nothing() {
     let faults = Faults {
-        lost: true,
+        lock_lost: true,
         ..Faults::default()
     };
     let (log, _, outcome) = run_faulty(BACKLOG, start(1, 1), faults).await;
     let error = outcome.unwrap_err();
     assert_eq!(error.kind(), crate::ports::ErrorKind::Transient);
     assert!(
-        !log.steps()
+        !log.entries()
             .iter()
-            .any(|step| matches!(step, LogEntry::Stored(_) | LogEntry::Advanced(_)))
+            .any(|entry| matches!(entry, LogEntry::Stored(_) | LogEntry::Advanced(_)))
     );
 }
 
 #[tokio::test]
-async fn what_ends_behind_what_a_standby_has_is_not_delivered_and_not_passed() {
-    let held = Lsn(100 * MIB);
-    // Inside of the last commit record, at its end, and a little before it.
-    for (readable, arrives) in [(held.0 - 4, false), (held.0, true), (held.0 - 8, false)] {
+async fn a_transaction_that_no_standby_has_is_neither_sent_nor_confirmed() {
+    let commit_end = Lsn(100 * MIB);
+    // Inside the last commit record, at its end, and before it.
+    for (readable, arrives) in [
+        (commit_end.0 - 4, false),
+        (commit_end.0, true),
+        (commit_end.0 - 8, false),
+    ] {
         let faults = Faults {
             readable: Some(Lsn(readable)),
             ..Faults::default()
@@ -447,9 +472,9 @@ async fn what_ends_behind_what_a_standby_has_is_not_delivered_and_not_passed() {
             "{readable}"
         );
         let passed = log
-            .steps()
+            .entries()
             .iter()
-            .any(|step| matches!(step, LogEntry::Advanced(to) if *to > Lsn(held.0 - 8)));
+            .any(|entry| matches!(entry, LogEntry::Advanced(to) if *to > Lsn(commit_end.0 - 8)));
         assert_eq!(passed, arrives, "{readable}");
         assert!(report.held_bytes > 0);
     }
@@ -457,10 +482,10 @@ async fn what_ends_behind_what_a_standby_has_is_not_delivered_and_not_passed() {
 
 #[tokio::test]
 async fn a_chunk_is_not_begun_while_much_of_the_log_is_unread() {
-    let (log, _, outcome) = run_beside(BACKLOG, start(1, 1)).await;
+    let (log, _, outcome) = run_with_backfill(BACKLOG, start(1, 1)).await;
     outcome.unwrap();
-    let reads = log.steps().into_iter().filter_map(|step| match step {
-        LogEntry::Read(lag) => Some(lag),
+    let reads = log.entries().into_iter().filter_map(|entry| match entry {
+        LogEntry::ChunkRead(lag) => Some(lag),
         _ => None,
     });
     let reads: Vec<u64> = reads.collect();

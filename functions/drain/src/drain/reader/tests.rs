@@ -46,11 +46,11 @@ fn envelope() -> Envelope {
     }
 }
 
-fn past(inside: Option<ResumePoint>) -> SentHistory {
+fn history(resume: Option<ResumePoint>) -> SentHistory {
     SentHistory {
         settled: Lsn(1),
         acknowledged: Lsn(1),
-        resume: inside,
+        resume,
         expected: None,
         upto: Lsn(u64::MAX),
     }
@@ -58,7 +58,7 @@ fn past(inside: Option<ResumePoint>) -> SentHistory {
 
 const COMMIT_END: Lsn = Lsn(1 << 40);
 
-/// One transaction whose changes were logged at these LSNs, of two tables in turn; some change a key and make
+/// One transaction with a change at each of these LSNs, of two tables in turn. Some change a key and become
 /// two events.
 fn transaction(lsns: &[u64]) -> Vec<TestRow> {
     let change = |(n, lsn): (usize, &u64)| {
@@ -78,10 +78,10 @@ fn transaction(lsns: &[u64]) -> Vec<TestRow> {
     std::iter::once(begin).chain(changes).chain([commit]).collect()
 }
 
-/// Reads at most `most` changes, and stops there: the events, up to where it came, and whether it failed.
+/// Reads at most `most` changes. Returns the events, the resume point, and whether it failed.
 fn read(
     rows: Vec<TestRow>,
-    inside: Option<ResumePoint>,
+    resume: Option<ResumePoint>,
     most: usize,
 ) -> (Vec<Event>, Option<ResumePoint>, Result<(), Error>) {
     let (settings, envelope) = (settings(), envelope());
@@ -96,19 +96,19 @@ fn read(
         };
         catalog.insert(TableName::new("public", table), table_of);
     }
-    let reached = crate::checkpoint::AckPosition {
+    let position = crate::checkpoint::AckPosition {
         commit_end: Lsn(1),
-        resume: inside.clone(),
+        resume: resume.clone(),
     };
-    let mut ledger = Acknowledgements::new(reached);
-    let (mut parcels, mut report) = (Vec::new(), Report::default());
-    let mut reader = WindowReader::new(&settings, &envelope, catalog, past(inside), 0);
+    let mut acknowledgements = Acknowledgements::new(position);
+    let (mut queued, mut report) = (Vec::new(), Report::default());
+    let mut reader = WindowReader::new(&settings, &envelope, catalog, history(resume), 0);
     for row in rows {
         reader.take(row).unwrap();
         while reader.has_rows(None) && report.changes < most as u64 {
             let mut out = ReaderOutput {
-                acknowledgements: &mut ledger,
-                events: &mut parcels,
+                acknowledgements: &mut acknowledgements,
+                events: &mut queued,
                 report: &mut report,
                 chunk: None,
             };
@@ -117,12 +117,12 @@ fn read(
             }
         }
     }
-    reader.end_section(&mut ledger, None);
-    for parcel in &parcels {
-        ledger.acknowledge(parcel.transaction);
+    reader.end_section(&mut acknowledgements, None);
+    for event in &queued {
+        acknowledgements.acknowledge(event.transaction);
     }
-    let events = parcels.into_iter().map(|parcel| parcel.event).collect();
-    (events, ledger.position().resume.clone(), Ok(()))
+    let events = queued.into_iter().map(|queued| queued.event).collect();
+    (events, acknowledgements.position().resume.clone(), Ok(()))
 }
 
 fn lsns(gaps: &[u64]) -> Vec<u64> {
@@ -135,25 +135,31 @@ fn lsns(gaps: &[u64]) -> Vec<u64> {
 }
 
 proptest! {
-    /// Wherever invocations stop, together they make the events that one alone makes, whether or not the
-    /// server leaves out what is known.
+    /// Wherever invocations stop, together they make the same events as one invocation.
+    ///
+    /// That holds whether or not the server leaves out the rows that were sent.
     #[test]
-    fn parts_of_a_transaction_are_the_whole(gaps in prop::collection::vec(0u64..3, 1..40), stops in prop::collection::vec(1usize..12, 0..6), left_out: bool) {
+    fn a_transaction_read_in_parts_makes_the_events_of_the_whole(
+        gaps in prop::collection::vec(0u64..3, 1..40),
+        stops in prop::collection::vec(1usize..12, 0..6),
+        left_out: bool,
+    ) {
         let lsns = lsns(&gaps);
-        let (whole, inside, _) = read(transaction(&lsns), None, usize::MAX);
-        prop_assert_eq!(inside, None);
-        let (mut parts, mut inside) = (Vec::new(), None::<ResumePoint>);
+        let (whole, resume, _) = read(transaction(&lsns), None, usize::MAX);
+        prop_assert_eq!(resume, None);
+        let (mut parts, mut resume) = (Vec::new(), None::<ResumePoint>);
         for most in stops.into_iter().chain([usize::MAX]) {
-            let text = serde_json::to_string(&inside).unwrap();
-            inside = serde_json::from_str(&text).unwrap();
-            let known = |row: &TestRow| row.1.starts_with('t') && inside.as_ref().is_some_and(|inside| row.0 < inside.lsn);
+            let text = serde_json::to_string(&resume).unwrap();
+            resume = serde_json::from_str(&text).unwrap();
+            let is_before = |row: &TestRow| resume.as_ref().is_some_and(|point| row.0 < point.lsn);
+            let known = |row: &TestRow| row.1.starts_with('t') && is_before(row);
             let rows = transaction(&lsns).into_iter().filter(|row| !(left_out && known(row))).collect();
             let finished = most == usize::MAX;
-            let (events, reached, outcome) = read(rows, inside.clone(), most);
+            let (events, next, outcome) = read(rows, resume.clone(), most);
             outcome.unwrap();
             parts.extend(events);
-            inside = reached;
-            if inside.is_none() || finished {
+            resume = next;
+            if resume.is_none() || finished {
                 break;
             }
         }
@@ -166,21 +172,21 @@ proptest! {
 }
 
 #[test]
-fn a_transaction_whose_rows_are_not_what_they_were_begins_again() {
+fn a_transaction_with_other_rows_than_before_is_not_resumed() {
     let lsns = lsns(&[1; 10]);
-    let (_, inside, _) = read(transaction(&lsns), None, 5);
-    let inside = inside.unwrap();
-    assert_eq!((inside.rows, inside.lsn), (5, Lsn(105)));
+    let (_, resume, _) = read(transaction(&lsns), None, 5);
+    let resume = resume.unwrap();
+    assert_eq!((resume.rows, resume.lsn), (5, Lsn(105)));
     let changed = |change: &dyn Fn(&mut ResumePoint)| {
-        let mut inside = inside.clone();
-        change(&mut inside);
-        read(transaction(&lsns), Some(inside), usize::MAX).2
+        let mut resume = resume.clone();
+        change(&mut resume);
+        read(transaction(&lsns), Some(resume), usize::MAX).2
     };
     changed(&|_| {}).unwrap();
     let changes: [&dyn Fn(&mut ResumePoint); 3] = [
-        &|inside| inside.hash = "0".repeat(32),
-        &|inside| inside.rows_at_lsn = 2,
-        &|inside| inside.lsn = Lsn(1 << 30),
+        &|resume| resume.hash = "0".repeat(32),
+        &|resume| resume.rows_at_lsn = 2,
+        &|resume| resume.lsn = Lsn(1 << 30),
     ];
     for change in changes {
         let error = changed(change).unwrap_err();
@@ -189,46 +195,46 @@ fn a_transaction_whose_rows_are_not_what_they_were_begins_again() {
 }
 
 #[test]
-fn a_transaction_of_which_only_the_end_is_known_is_read_from_its_beginning() {
+fn a_resume_point_without_rows_reads_the_transaction_from_its_beginning() {
     let lsns = lsns(&[1; 5]);
     let (whole, ..) = read(transaction(&lsns), None, usize::MAX);
-    let (_, inside, _) = read(transaction(&lsns), None, 2);
+    let (_, resume, _) = read(transaction(&lsns), None, 2);
     let known = ResumePoint {
         lsn: Lsn::ZERO,
         rows_at_lsn: 0,
         rows: 0,
         hash: String::new(),
         counts: Default::default(),
-        ..inside.unwrap()
+        ..resume.unwrap()
     };
-    let (events, reached, outcome) = read(transaction(&lsns), Some(known), usize::MAX);
+    let (events, next, outcome) = read(transaction(&lsns), Some(known), usize::MAX);
     outcome.unwrap();
-    assert_eq!((events, reached), (whole, None));
+    assert_eq!((events, next), (whole, None));
 }
 
 #[test]
-fn a_transaction_that_ends_beyond_what_may_be_read_is_left_for_later() {
+fn a_transaction_that_ends_beyond_the_bound_is_left_out() {
     let (settings, envelope) = (settings(), envelope());
-    let past = SentHistory {
+    let history = SentHistory {
         upto: Lsn(COMMIT_END.0 - 1),
-        ..past(None)
+        ..history(None)
     };
-    let mut ledger = Acknowledgements::new(Lsn(1).into());
-    let (mut parcels, mut report) = (Vec::new(), Report::default());
-    let mut reader = WindowReader::new(&settings, &envelope, Catalog::default(), past, 0);
+    let mut acknowledgements = Acknowledgements::new(Lsn(1).into());
+    let (mut queued, mut report) = (Vec::new(), Report::default());
+    let mut reader = WindowReader::new(&settings, &envelope, Catalog::default(), history, 0);
     for row in transaction(&[100, 101]) {
         reader.take(row).unwrap();
         while reader.has_rows(None) {
             let mut out = ReaderOutput {
-                acknowledgements: &mut ledger,
-                events: &mut parcels,
+                acknowledgements: &mut acknowledgements,
+                events: &mut queued,
                 report: &mut report,
                 chunk: None,
             };
             reader.next(&mut out).unwrap();
         }
     }
-    assert!(parcels.is_empty() && reader.has_left_out() && !reader.is_open());
-    // The slot's next position must not lie behind the beginning of its commit record.
-    assert_eq!(ledger.acknowledged(), Lsn(1));
+    assert!(queued.is_empty() && reader.has_left_out() && !reader.is_open());
+    // The slot must not advance beyond the start of its commit record.
+    assert_eq!(acknowledgements.acknowledged(), Lsn(1));
 }

@@ -4,43 +4,43 @@ use super::*;
 
 pub(super) const MIB: u64 = 1 << 20;
 
-/// What happened, in order, as far as it concerns the promise.
+/// What the drain did to its ports, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum LogEntry {
     Arrived(String),
-    /// For the shards.
-    Asked,
+    /// ListShards was requested.
+    ShardsListed,
     Stored(Lsn),
     Advanced(Lsn),
-    /// A marker was laid, whose record ends here.
-    Marked(Lsn),
-    /// The next rows of a table were asked for, while so many bytes of log were not confirmed.
-    Read(u64),
+    /// A marker was written, whose record ends here.
+    MarkerWritten(Lsn),
+    /// A chunk was read, while so many bytes of log were not confirmed.
+    ChunkRead(u64),
 }
 
 #[derive(Clone, Default)]
 pub(super) struct Log(Arc<Mutex<Vec<LogEntry>>>);
 
 impl Log {
-    pub(super) fn add(&self, step: LogEntry) {
-        self.0.lock().unwrap().push(step);
+    pub(super) fn add(&self, entry: LogEntry) {
+        self.0.lock().unwrap().push(entry);
     }
 
-    pub(super) fn steps(&self) -> Vec<LogEntry> {
+    pub(super) fn entries(&self) -> Vec<LogEntry> {
         self.0.lock().unwrap().clone()
     }
 
     pub(super) fn arrived(&self) -> Vec<String> {
-        let arrived = |step| match step {
+        let arrived = |entry| match entry {
             LogEntry::Arrived(key) => Some(key),
             _ => None,
         };
-        self.steps().into_iter().filter_map(arrived).collect()
+        self.entries().into_iter().filter_map(arrived).collect()
     }
 }
 
-/// A slot with one transaction at each of some LSNs. The commit record ends there; the change before it is an
-/// insert into the table of that name.
+/// A slot with one transaction for each entry of `commits`: the end of its commit record, and the table of
+/// its insert.
 pub(super) struct FakeSlot {
     pub(super) log: Log,
     pub(super) commits: Vec<(Lsn, String)>,
@@ -49,18 +49,18 @@ pub(super) struct FakeSlot {
     pub(super) faults: Faults,
 }
 
-/// What is wrong with a slot.
+/// Faults of a slot.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Faults {
-    /// From here on it gives what is there, as one that lost its snapshot.
+    /// It sends only transactions from here on, like a slot that lost its snapshot.
     pub(super) blind_to: Lsn,
-    /// Its lock was given to another.
-    pub(super) lost: bool,
+    /// Another drainer has its lock.
+    pub(super) lock_lost: bool,
     /// Up to where a standby has the log.
     pub(super) readable: Option<Lsn>,
 }
 
-/// What a marker's transaction is told by in place of a table.
+/// Stands in place of a table's name where the transaction is a marker.
 pub(super) const MARKER: &str = "marker ";
 
 pub(super) struct FakeRow(Lsn, String);
@@ -106,9 +106,9 @@ impl Slot for FakeSlot {
 
     async fn peek(&mut self, window: Window, _: Duration) -> Result<FakeRows, SlotError> {
         let from = self.confirmed.max(self.faults.blind_to);
-        // A commit record of eight bytes; by its start the server decides.
-        let wanted = |(end, _): &&(Lsn, String)| (from.0..window.upto.0).contains(&(end.0 - 8));
-        let rows = self.commits.iter().filter(wanted).flat_map(|(end, table)| {
+        // A commit record has eight bytes here. The server decides by its start.
+        let in_window = |(end, _): &&(Lsn, String)| (from.0..window.upto.0).contains(&(end.0 - 8));
+        let rows = self.commits.iter().filter(in_window).flat_map(|(end, table)| {
             let change = match table.as_str() {
                 "poison" => "UPSERT".to_owned(),
                 marker if marker.starts_with(MARKER) => message(marker),
@@ -141,14 +141,14 @@ impl Slot for FakeSlot {
     async fn emit(&mut self, prefix: &str, content: &str) -> Result<EmittedMessage, SlotError> {
         assert_eq!(prefix, crate::marker::PREFIX);
         let (lsn, flushed) = (self.flush.plus(64), self.flush.plus(128));
-        self.log.add(LogEntry::Marked(lsn));
+        self.log.add(LogEntry::MarkerWritten(lsn));
         self.commits.push((flushed, format!("{MARKER}{content}")));
         self.flush = flushed;
         Ok(EmittedMessage { lsn, flushed })
     }
 
     async fn check_lock(&mut self) -> Result<(), SlotError> {
-        match self.faults.lost {
+        match self.faults.lock_lost {
             false => Ok(()),
             true => Err(SlotError::Failed {
                 host: "h".into(),
@@ -170,7 +170,7 @@ impl Slot for FakeSlot {
     }
 }
 
-/// One table, of which it never gives a row in time.
+/// One table, whose rows never arrive in time.
 impl TableSource for FakeSlot {
     async fn describe(&mut self, _: Option<&TableName>) -> Result<DatabaseSchema, SlotError> {
         Ok(DatabaseSchema {
@@ -195,7 +195,7 @@ impl TableSource for FakeSlot {
         _: &mut BTreeSet<u32>,
     ) -> Result<ChunkRead, SlotError> {
         self.log
-            .add(LogEntry::Read(self.flush.bytes_since(self.confirmed)));
+            .add(LogEntry::ChunkRead(self.flush.bytes_since(self.confirmed)));
         Ok(ChunkRead::TooSlow)
     }
 
@@ -208,21 +208,21 @@ impl TableSource for FakeSlot {
     }
 }
 
-/// As test_decoding writes a marker.
+/// A marker as test_decoding writes it.
 pub(super) fn message(marker: &str) -> String {
     let content = marker.trim_start_matches(MARKER);
     let (prefix, size) = (crate::marker::PREFIX, content.len());
     format!("message: transactional: 1 prefix: {prefix}, sz: {size} content:{content}")
 }
 
-/// A stream that refuses each record once before it takes it, and has other shards than it tells at first.
+/// A stream that throttles some records, and has other shards than ListShards says at first.
 #[derive(Clone)]
 pub(super) struct FakeStream {
     pub(super) log: Log,
-    pub(super) refuses: Arc<Mutex<Vec<String>>>,
+    pub(super) throttles: Arc<Mutex<Vec<String>>>,
     pub(super) shards: ShardMap,
-    /// How often it tells of the shards it had before.
-    pub(super) behind: Arc<Mutex<u32>>,
+    /// How often ListShards returns the former shards.
+    pub(super) stale_lists: Arc<Mutex<u32>>,
 }
 
 impl Stream for FakeStream {
@@ -231,25 +231,25 @@ impl Stream for FakeStream {
     }
 
     async fn shards(&self) -> Result<ShardMap, StreamError> {
-        self.log.add(LogEntry::Asked);
-        let mut behind = self.behind.lock().unwrap();
-        if *behind > 0 {
-            *behind -= 1;
+        self.log.add(LogEntry::ShardsListed);
+        let mut stale = self.stale_lists.lock().unwrap();
+        if *stale > 0 {
+            *stale -= 1;
             return Ok(ShardMap::even(1));
         }
         Ok(self.shards.clone())
     }
 
     async fn put(&self, records: Vec<Record>) -> PutAnswer {
-        let mut refuses = self.refuses.lock().unwrap();
+        let mut throttles = self.throttles.lock().unwrap();
         let outcome = records.iter().map(|record| {
             let key = record.partition_key();
-            if let Some(at) = refuses.iter().position(|refused| refused == key) {
-                refuses.swap_remove(at);
+            if let Some(at) = throttles.iter().position(|refused| refused == key) {
+                throttles.swap_remove(at);
                 return RecordOutcome::Throttled;
             }
             let shard = self.shards.shard(self.shards.at(HashKey::of(key)));
-            // A consumer drops an aggregate that is not all of its shard.
+            // A consumer drops an aggregate whose keys are not all in its shard.
             let is_here = |event: &crate::pack::QueuedEvent| {
                 (shard.first..=shard.last).contains(&HashKey::of(&event.event.partition_key))
             };
@@ -278,7 +278,7 @@ impl StateStore for FakeCheckpoints {
     }
 
     async fn store(&self, text: String) -> Result<(), CheckpointError> {
-        // The state of a backfill is kept in the same way, and is none.
+        // The state of a backfill is stored in the same way. It is no checkpoint.
         if let Ok(checkpoint) = Checkpoint::parse(&text) {
             self.0.add(LogEntry::Stored(checkpoint.commit_end));
         }

@@ -1,0 +1,78 @@
+//! The stored backfill: how it is loaded, and whether a tick continues it.
+
+use super::app::{App, OpenedSlot};
+use crate::aws::parameter_store::Parameter;
+use crate::backfill::BackfillState;
+use crate::drain::BackfillRunner;
+use crate::error::Error;
+use crate::ports::{ErrorKind, StateStore as _};
+
+/// Loads the stored state; `None` when there is none.
+///
+/// # Errors
+/// The parameter cannot be read, or holds no state of this version.
+pub(super) async fn load(parameter: &Parameter) -> Result<Option<BackfillState>, Error> {
+    let Some(text) = parameter.text().await? else {
+        return Ok(None);
+    };
+    let parsed = BackfillState::parse(&text);
+    parsed.map(Some).map_err(|source| Error::BackfillInvalid {
+        parameter: parameter.name.clone(),
+        source,
+    })
+}
+
+/// The pending backfill that a tick runs between its windows, if there is one.
+///
+/// A state that can never be read does not keep the drain from its work: the log names the reason.
+///
+/// # Errors
+/// The state cannot be read at the moment. Then it is not known whether changes must be completed for it.
+pub(super) async fn pending_runner(
+    app: &App,
+    opened: &OpenedSlot<'_>,
+    is_gap: bool,
+) -> Result<Option<BackfillRunner<Parameter>>, Error> {
+    match load(&app.backfill).await {
+        Ok(Some(mut state)) if state.is_pending() => {
+            if restart_if_needed(app, &mut state, opened, is_gap) {
+                app.backfill.store(state.to_text()).await?;
+            }
+            Ok(Some(BackfillRunner::new(app.backfill.clone(), state)))
+        }
+        Ok(_) => Ok(None),
+        Err(error) if error.kind() == ErrorKind::Transient => Err(error),
+        Err(error) => {
+            tracing::warn!(
+                slot = app.config.slot,
+                error_type = error.name(),
+                "the backfill does not run: {}",
+                error.chain()
+            );
+            Ok(None)
+        }
+    }
+}
+
+/// Restarts a pending backfill behind a gap, on another slot or server, or after the checkpoint was lost.
+///
+/// Rows that were read before may have changed unseen. Returns whether it did.
+pub(super) fn restart_if_needed(
+    app: &App,
+    state: &mut BackfillState,
+    opened: &OpenedSlot<'_>,
+    is_gap: bool,
+) -> bool {
+    let (slot, system) = (&app.config.slot, &opened.server.system_identifier);
+    let is_same = state.slot == *slot && state.system_identifier == *system && opened.start.stored;
+    if is_same && !is_gap {
+        return false;
+    }
+    tracing::warn!(
+        slot,
+        "the changes have a gap, or belong to another slot or server, or the checkpoint was lost: \
+         the pending backfill restarts"
+    );
+    state.restart(slot, system, opened.start.acknowledged);
+    true
+}
