@@ -29,15 +29,15 @@ impl fmt::Display for Position {
 
 /// Hands out the positions of one transaction's events, in the order in which the server gives the changes.
 #[derive(Debug, Clone)]
-pub struct Positions {
+pub struct PositionSequence {
     commit_end: Lsn,
     last: Option<(Lsn, u32)>,
 }
 
-impl Positions {
-    /// Positions in the transaction whose commit record ends at `commit_end`.
+impl PositionSequence {
+    /// PositionSequence in the transaction whose commit record ends at `commit_end`.
     pub fn new(commit_end: Lsn) -> Self {
-        Positions {
+        PositionSequence {
             commit_end,
             last: None,
         }
@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn events_of_one_log_record_are_counted() {
-        let mut positions = Positions::new(Lsn(9));
+        let mut positions = PositionSequence::new(Lsn(9));
         let got: Vec<_> = [5, 5, 6, 7, 7].map(|lsn| positions.next(Lsn(lsn)).index).into();
         assert_eq!(got, [0, 1, 0, 0, 1]);
     }

@@ -9,7 +9,7 @@ use drain::encode::{
     Progress, TimeMode, Transaction, Wal2json,
 };
 use drain::lsn::Lsn;
-use drain::position::{Position, Positions};
+use drain::position::{Position, PositionSequence};
 use serde::de::IgnoredAny;
 
 use super::allocation::{AllocationBound, AllocationSum};
@@ -112,7 +112,7 @@ impl EnvelopeChecks {
                     events.iter().for_each(assert_event);
                 }
                 Item::Message(message) => {
-                    assert_event(&envelope.message(Positions::new(lsn).next(lsn), message, NOW));
+                    assert_event(&envelope.message(PositionSequence::new(lsn).next(lsn), message, NOW));
                 }
                 Item::Begin { .. } | Item::Commit { .. } | Item::Nothing => {}
             }
