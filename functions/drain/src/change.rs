@@ -198,7 +198,7 @@ pub struct Relation {
     /// Names and types of the primary key's columns, in table order. Not always among `columns`; empty where it is not known.
     pub primary: Vec<(String, String)>,
     /// Whether `columns` are all that the table has.
-    pub extent: ColumnCoverage,
+    pub coverage: ColumnCoverage,
 }
 
 /// How far the columns of a [`Relation`] are those of the table.

@@ -201,7 +201,7 @@ mod tests {
                 .map(|(name, _)| Column::new((*name).into(), "text".into(), false))
                 .collect(),
             primary: Vec::new(),
-            extent: ColumnCoverage::Whole,
+            coverage: ColumnCoverage::Whole,
         };
         let key_names: Vec<String> = key.iter().map(|(name, ..)| (*name).to_owned()).collect();
         BackfillTable {

@@ -412,7 +412,7 @@ impl DatabaseSchema {
                 .collect(),
             primary: known.map(|table| self.catalog.primary(table)).unwrap_or_default(),
             // The log tells what a table was, the catalog what it is.
-            extent: match request.columns.is_empty() {
+            coverage: match request.columns.is_empty() {
                 true => ColumnCoverage::Completed,
                 false => ColumnCoverage::Row,
             },

@@ -179,7 +179,7 @@ impl Relations {
                 table: name,
                 columns,
                 primary: primaries,
-                extent: ColumnCoverage::Whole,
+                coverage: ColumnCoverage::Whole,
             },
         ))
     }

@@ -111,7 +111,7 @@ struct Value<'a> {
     datum: Datum<'a>,
 }
 
-fn relation(catalog: &Catalog, name: &TableName, values: &[Value<'_>], extent: ColumnCoverage) -> Relation {
+fn relation(catalog: &Catalog, name: &TableName, values: &[Value<'_>], coverage: ColumnCoverage) -> Relation {
     let table = catalog.table(name);
     let column = |value: &Value<'_>| {
         let among = |names: &[String]| names.iter().any(|key| *key == value.name);
@@ -125,7 +125,7 @@ fn relation(catalog: &Catalog, name: &TableName, values: &[Value<'_>], extent: C
         table: name.clone(),
         columns: values.iter().map(column).collect(),
         primary: table.map(|table| catalog.primary(table)).unwrap_or_default(),
-        extent,
+        coverage,
     }
 }
 
@@ -134,9 +134,9 @@ fn row<'a>(
     catalog: &Catalog,
     table: &TableName,
     values: Vec<Value<'a>>,
-    extent: ColumnCoverage,
+    coverage: ColumnCoverage,
 ) -> (Arc<Relation>, Tuple<'a>) {
-    let relation = Arc::new(relation(catalog, table, &values, extent));
+    let relation = Arc::new(relation(catalog, table, &values, coverage));
     (relation, values.into_iter().map(|value| value.datum).collect())
 }
 

@@ -213,7 +213,7 @@ impl Relations {
         };
         let typed = |field: &Field<'_>| column(&field.name, type_name(field));
         let mut columns: Vec<Column> = fields.iter().map(typed).collect();
-        let mut extent = match action {
+        let mut coverage = match action {
             JsonAction::Insert => ColumnCoverage::Whole,
             JsonAction::Delete | JsonAction::Truncate => ColumnCoverage::Row,
             JsonAction::Update => {
@@ -236,7 +236,7 @@ impl Relations {
                 toastable.map(|known| column(&known.name, catalog.resolved(&known.type_name))),
             );
             if columns.len() > told {
-                extent = ColumnCoverage::Completed;
+                coverage = ColumnCoverage::Completed;
             }
         }
         let relation = Arc::new(Relation {
@@ -246,7 +246,7 @@ impl Relations {
                 .iter()
                 .map(|field| (field.name.to_string(), type_name(field)))
                 .collect(),
-            extent,
+            coverage,
         });
         let shapes = self.shapes.entry(self.name.clone()).or_default();
         if shapes.len() == MOST_SHAPES {

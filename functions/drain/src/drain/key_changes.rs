@@ -52,7 +52,7 @@ mod tests {
             table: TableName::new("public", name),
             columns: columns.iter().map(column).collect(),
             primary: Vec::new(),
-            extent: ColumnCoverage::Whole,
+            coverage: ColumnCoverage::Whole,
         })
     }
 

@@ -18,7 +18,7 @@ fn table(columns: &[(&str, &str, bool)]) -> Arc<Relation> {
         primary: primary
             .map(|(name, type_name, _)| ((*name).to_owned(), (*type_name).to_owned()))
             .collect(),
-        extent: ColumnCoverage::Whole,
+        coverage: ColumnCoverage::Whole,
     })
 }
 

@@ -11,7 +11,7 @@ fn relation(columns: &[(&str, bool)]) -> Arc<Relation> {
         table: TableName::new("public", "t"),
         columns: columns.iter().map(column).collect(),
         primary: Vec::new(),
-        extent: ColumnCoverage::Whole,
+        coverage: ColumnCoverage::Whole,
     })
 }
 
