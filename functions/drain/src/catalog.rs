@@ -23,7 +23,7 @@ pub struct CatalogTable {
     /// Columns of the replica identity's index; of the primary key when the identity is the whole row or nothing. May be empty.
     pub key: Vec<String>,
     /// Columns of the primary key, in any order. May be empty.
-    pub primary: Vec<String>,
+    pub primary_key: Vec<String>,
     /// Whether the primary key is deferrable: inside a transaction two rows may share it, so that it orders nothing. It is
     /// not in `key` then.
     pub deferrable: bool,
@@ -86,10 +86,10 @@ impl Catalog {
     }
 
     /// Names and types of the columns of a table's primary key, in table order.
-    pub fn primary(&self, table: &CatalogTable) -> Vec<(String, String)> {
+    pub fn primary_key_columns(&self, table: &CatalogTable) -> Vec<(String, String)> {
         let columns = table.columns.iter();
         columns
-            .filter(|known| table.primary.contains(&known.name))
+            .filter(|known| table.primary_key.contains(&known.name))
             .map(|known| (known.name.clone(), self.resolved(&known.type_name)))
             .collect()
     }

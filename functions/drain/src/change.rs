@@ -196,7 +196,7 @@ pub struct Relation {
     /// The columns that the plugin sends, in table order.
     pub columns: Vec<Column>,
     /// Names and types of the primary key's columns, in table order. Not always among `columns`; empty where it is not known.
-    pub primary: Vec<(String, String)>,
+    pub primary_key: Vec<(String, String)>,
     /// Whether `columns` are all that the table has.
     pub coverage: ColumnCoverage,
 }

@@ -200,7 +200,7 @@ mod tests {
                 .iter()
                 .map(|(name, _)| Column::new((*name).into(), "text".into(), false))
                 .collect(),
-            primary: Vec::new(),
+            primary_key: Vec::new(),
             coverage: ColumnCoverage::Whole,
         };
         let key_names: Vec<String> = key.iter().map(|(name, ..)| (*name).to_owned()).collect();

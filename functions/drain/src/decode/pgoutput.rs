@@ -162,7 +162,7 @@ impl Relations {
             };
             let primary = match identity {
                 b'd' => in_identity,
-                _ => table.is_some_and(|table| among(&table.primary)),
+                _ => table.is_some_and(|table| among(&table.primary_key)),
             };
             let type_name = format_type::of_oid(oid, modifier).unwrap_or_else(|| {
                 let told = self.types.get(&oid).map_or("unknown", String::as_str);
@@ -178,7 +178,7 @@ impl Relations {
             Relation {
                 table: name,
                 columns,
-                primary: primaries,
+                primary_key: primaries,
                 coverage: ColumnCoverage::Whole,
             },
         ))

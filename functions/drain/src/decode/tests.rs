@@ -73,7 +73,7 @@ pub(super) fn captured() -> (Catalog, Vec<Captured>) {
                 let columns = columns.into_iter().map(known).collect();
                 let table = CatalogTable {
                     key,
-                    primary,
+                    primary_key: primary,
                     columns,
                     ..CatalogTable::default()
                 };

@@ -242,7 +242,7 @@ impl Relations {
         let relation = Arc::new(Relation {
             table: self.name.clone(),
             columns,
-            primary: pk
+            primary_key: pk
                 .iter()
                 .map(|field| (field.name.to_string(), type_name(field)))
                 .collect(),

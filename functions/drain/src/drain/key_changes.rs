@@ -51,7 +51,7 @@ mod tests {
         Arc::new(Relation {
             table: TableName::new("public", name),
             columns: columns.iter().map(column).collect(),
-            primary: Vec::new(),
+            primary_key: Vec::new(),
             coverage: ColumnCoverage::Whole,
         })
     }

@@ -82,7 +82,7 @@ mod tests {
         Arc::new(Relation {
             table: TableName::new("public", "t"),
             columns: columns.iter().map(column).collect(),
-            primary: Vec::new(),
+            primary_key: Vec::new(),
             coverage,
         })
     }

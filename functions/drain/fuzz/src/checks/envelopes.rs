@@ -170,7 +170,7 @@ fn bytes(change: &Change<'_>) -> usize {
             .iter()
             .map(|column| column.name.len() + column.type_name.len() + OVERHEAD);
         let primary = relation
-            .primary
+            .primary_key
             .iter()
             .map(|(name, type_name)| name.len() + type_name.len() + OVERHEAD);
         relation.table.schema.len() + relation.table.name.len() + columns.chain(primary).sum::<usize>()

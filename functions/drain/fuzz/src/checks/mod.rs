@@ -163,7 +163,7 @@ fn catalog() -> &'static Catalog {
             };
             let catalog_table = CatalogTable {
                 key: table.key,
-                primary: table.primary,
+                primary_key: table.primary,
                 deferrable: table.deferrable,
                 full: table.full,
                 columns: table.columns.into_iter().map(column).collect(),

@@ -10,7 +10,7 @@ fn relation(columns: &[(&str, bool)]) -> Arc<Relation> {
     Arc::new(Relation {
         table: TableName::new("public", "t"),
         columns: columns.iter().map(column).collect(),
-        primary: Vec::new(),
+        primary_key: Vec::new(),
         coverage: ColumnCoverage::Whole,
     })
 }

@@ -285,7 +285,7 @@ fn a_type_whose_schema_needs_quotes_does_not_cost_the_value() {
             "Mood"
         ]
     );
-    assert_eq!(relation.primary, [("s".to_owned(), status.to_owned())]);
+    assert_eq!(relation.primary_key, [("s".to_owned(), status.to_owned())]);
     assert_eq!(new[0], Datum::Text("x".into()));
     assert_eq!(new[2], Datum::Text("c,d".into()));
     assert_eq!(new[4], Datum::Null);

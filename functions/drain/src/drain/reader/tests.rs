@@ -88,7 +88,7 @@ fn read(
     for table in ["t", "u"] {
         let table_of = crate::catalog::CatalogTable {
             key: vec!["id".into()],
-            primary: vec!["id".into()],
+            primary_key: vec!["id".into()],
             deferrable: false,
             full: false,
             columns: Vec::new(),
