@@ -219,7 +219,7 @@ impl Relation {
     }
 
     /// Where the columns of these names stand.
-    pub fn columns_named(&self, names: &[String]) -> Vec<Option<usize>> {
+    pub fn column_indexes(&self, names: &[String]) -> Vec<Option<usize>> {
         let place = |name: &String| self.columns.iter().position(|column| column.name == *name);
         names.iter().map(place).collect()
     }

@@ -417,7 +417,7 @@ impl DatabaseSchema {
                 false => ColumnCoverage::Row,
             },
         };
-        let places = relation.columns_named(&described.key);
+        let places = relation.column_indexes(&described.key);
         let filters = published.and_then(|published| published.filters.as_ref());
         let filter = filters.map(|filters| format!("({})", filters.join(") or (")));
         Ok(BackfillTable {
