@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use crate::change::format_type::base;
+use crate::change::format_type::bare_name;
 use crate::table_name::TableName;
 
 /// The tables of one database.
@@ -28,7 +28,7 @@ pub struct CatalogTable {
     /// not in `key` then.
     pub deferrable: bool,
     /// Whether the replica identity is the whole row.
-    pub full: bool,
+    pub identity_full: bool,
     /// All columns, in table order.
     pub columns: Vec<CatalogColumn>,
 }
@@ -72,13 +72,13 @@ impl Catalog {
 
     /// The name of a column's type, domains resolved. `told` is what the plugin says of it, perhaps without modifier or quotes;
     /// these are taken from the column as it is now, if that is still of this type.
-    pub fn type_name(&self, table: Option<&CatalogTable>, column: &str, told: &str) -> String {
-        let resolved = self.resolved(told);
+    pub fn column_type(&self, table: Option<&CatalogTable>, column: &str, told: &str) -> String {
+        let resolved = self.base_type(told);
         let declared = table.and_then(|table| table.columns.iter().find(|known| known.name == column));
-        let Some(declared) = declared.map(|known| self.resolved(&known.type_name)) else {
+        let Some(declared) = declared.map(|known| self.base_type(&known.type_name)) else {
             return resolved;
         };
-        if base(&declared) == base(&resolved) {
+        if bare_name(&declared) == bare_name(&resolved) {
             declared
         } else {
             resolved
@@ -90,12 +90,12 @@ impl Catalog {
         let columns = table.columns.iter();
         columns
             .filter(|known| table.primary_key.contains(&known.name))
-            .map(|known| (known.name.clone(), self.resolved(&known.type_name)))
+            .map(|known| (known.name.clone(), self.base_type(&known.type_name)))
             .collect()
     }
 
     /// A type by the name that `format_type` prints, as what it is made of if it is a domain, or an array of a domain.
-    pub fn resolved(&self, name: &str) -> String {
+    pub fn base_type(&self, name: &str) -> String {
         let mut name = name.to_owned();
         for _ in 0..MOST_LEVELS {
             let element = name.trim_end_matches("[]");
@@ -151,7 +151,7 @@ mod tests {
             ("Price list", "numeric(12,2)[]"),
             ("integer[]", "integer[]"),
         ] {
-            assert_eq!(catalog().resolved(name), expected);
+            assert_eq!(catalog().base_type(name), expected);
         }
     }
 
@@ -159,7 +159,7 @@ mod tests {
     fn a_domain_of_itself_does_not_go_on_for_ever() {
         let mut catalog = Catalog::default();
         catalog.insert_domain("d", "d[]".into());
-        assert_eq!(catalog.resolved("d"), "d[][]");
+        assert_eq!(catalog.base_type("d"), "d[][]");
     }
 
     #[test]
@@ -174,8 +174,8 @@ mod tests {
             ("c", "Mood", "\"Mood\""),
             ("gone", "text", "text"),
         ] {
-            assert_eq!(catalog.type_name(table, column, told), expected);
+            assert_eq!(catalog.column_type(table, column, told), expected);
         }
-        assert_eq!(catalog.type_name(None, "a", "numeric"), "numeric");
+        assert_eq!(catalog.column_type(None, "a", "numeric"), "numeric");
     }
 }

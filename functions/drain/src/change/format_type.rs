@@ -41,7 +41,7 @@ pub fn of_catalog_name(schema: &str, name: &str) -> String {
 }
 
 /// A name without its modifier and its quotes: in what the plugins agree, whether or not they tell modifiers and quote names.
-pub fn base(name: &str) -> String {
+pub fn bare_name(name: &str) -> String {
     let element = name.trim_end_matches("[]");
     let mut base = match (element.find('('), element.find(')')) {
         (Some(open), Some(close)) if open < close => [&element[..open], &element[close + 1..]].concat(),
@@ -211,8 +211,8 @@ mod tests {
             ("bit(3)", "\"bit\""),
             ("\"My app\".\"Mo[od\"", "My app.Mo[od"),
         ] {
-            assert_eq!(base(one), base(other));
+            assert_eq!(bare_name(one), bare_name(other));
         }
-        assert_ne!(base("integer"), base("integer[]"));
+        assert_ne!(bare_name("integer"), bare_name("integer[]"));
     }
 }

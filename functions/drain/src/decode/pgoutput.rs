@@ -166,7 +166,7 @@ impl Relations {
             };
             let type_name = format_type::of_oid(oid, modifier).unwrap_or_else(|| {
                 let told = self.types.get(&oid).map_or("unknown", String::as_str);
-                catalog.type_name(table, name, told)
+                catalog.column_type(table, name, told)
             });
             if primary {
                 primaries.push((name.to_owned(), type_name.clone()));

@@ -83,7 +83,7 @@ pub(super) fn decode<'a>(catalog: &Catalog, lsn: Lsn, data: &'a [u8]) -> Result<
         };
         let new = read.row()?;
         let (relation, mut new) = row(catalog, table, new, ColumnCoverage::Whole);
-        let whole = catalog.table(table).is_some_and(|table| table.full);
+        let whole = catalog.table(table).is_some_and(|table| table.identity_full);
         let missing = if whole { Datum::Null } else { Datum::Absent };
         let old = match old {
             Some(old) => Some(
@@ -117,7 +117,7 @@ fn relation(catalog: &Catalog, name: &TableName, values: &[Value<'_>], coverage:
         let among = |names: &[String]| names.iter().any(|key| *key == value.name);
         Column::new(
             value.name.to_string(),
-            catalog.type_name(table, &value.name, &value.kind),
+            catalog.column_type(table, &value.name, &value.kind),
             table.is_some_and(|table| among(&table.key)),
         )
     };
@@ -143,7 +143,7 @@ fn row<'a>(
 /// The old row of a delete with the nulls that it leaves out where it is the whole row. As far as the catalog, which tells the
 /// columns then, still knows those of the row.
 fn with_nulls<'a>(catalog: &Catalog, name: &TableName, values: Vec<Value<'a>>) -> Vec<Value<'a>> {
-    let full = catalog.table(name).filter(|table| table.full);
+    let full = catalog.table(name).filter(|table| table.identity_full);
     let whole = full.map(|table| table.columns.as_slice()).unwrap_or_default();
     let known: HashSet<&str> = whole.iter().map(|known| known.name.as_str()).collect();
     if values.is_empty() || !values.iter().all(|value| known.contains(&*value.name)) {

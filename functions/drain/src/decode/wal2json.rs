@@ -206,8 +206,8 @@ impl Relations {
         let column = |name: &str, type_name| Column::new(name.to_owned(), type_name, key.contains(&name));
         let type_name = |field: &Field<'_>| {
             // Only a domain comes without its modifier, and only a name in quotes without these.
-            let told = catalog.resolved(&field.kind);
-            let known = catalog.type_name(table, &field.name, &field.kind);
+            let told = catalog.base_type(&field.kind);
+            let known = catalog.column_type(table, &field.name, &field.kind);
             let lacks = told != field.kind || known.starts_with('"');
             if lacks { known } else { told }
         };
@@ -233,7 +233,7 @@ impl Relations {
             let told = columns.len();
             merge(
                 &mut columns,
-                toastable.map(|known| column(&known.name, catalog.resolved(&known.type_name))),
+                toastable.map(|known| column(&known.name, catalog.base_type(&known.type_name))),
             );
             if columns.len() > told {
                 coverage = ColumnCoverage::Completed;

@@ -75,7 +75,7 @@ pub(super) async fn read(connector: &Connector, session: &Session) -> Result<Cat
                 key: row.get(2),
                 primary_key: row.get(3),
                 deferrable: row.get(4),
-                full: row.get(5),
+                identity_full: row.get(5),
                 columns,
             },
         );

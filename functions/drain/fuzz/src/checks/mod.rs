@@ -165,7 +165,7 @@ fn catalog() -> &'static Catalog {
                 key: table.key,
                 primary_key: table.primary,
                 deferrable: table.deferrable,
-                full: table.full,
+                identity_full: table.full,
                 columns: table.columns.into_iter().map(column).collect(),
             };
             catalog.insert(TableName::new(table.schema, table.name), catalog_table);

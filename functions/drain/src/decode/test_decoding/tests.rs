@@ -226,7 +226,7 @@ fn a_whole_old_row_says_null_of_what_it_leaves_out() {
     catalog.insert(
         TableName::new("public", "t"),
         CatalogTable {
-            full: true,
+            identity_full: true,
             columns,
             ..CatalogTable::default()
         },

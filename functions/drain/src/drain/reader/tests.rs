@@ -90,7 +90,7 @@ fn read(
             key: vec!["id".into()],
             primary_key: vec!["id".into()],
             deferrable: false,
-            full: false,
+            identity_full: false,
             columns: Vec::new(),
         };
         catalog.insert(TableName::new("public", table), table_of);
