@@ -206,7 +206,11 @@ mod tests {
         let key_names: Vec<String> = key.iter().map(|(name, ..)| (*name).to_owned()).collect();
         BackfillTable {
             oid: 1,
-            key_places: relation.column_indexes(&key_names).into_iter().flatten().collect(),
+            key_places: relation
+                .column_indexes(&key_names)
+                .into_iter()
+                .flatten()
+                .collect(),
             key: key_names,
             order: key
                 .iter()

@@ -410,7 +410,9 @@ impl DatabaseSchema {
                 .iter()
                 .map(|column| Column::new(column.name.clone(), type_name(&column.name), is_key(&column.name)))
                 .collect(),
-            primary_key: known.map(|table| self.catalog.primary_key_columns(table)).unwrap_or_default(),
+            primary_key: known
+                .map(|table| self.catalog.primary_key_columns(table))
+                .unwrap_or_default(),
             // The log tells what a table was, the catalog what it is.
             coverage: match request.columns.is_empty() {
                 true => ColumnCoverage::Completed,

@@ -124,7 +124,9 @@ fn relation(catalog: &Catalog, name: &TableName, values: &[Value<'_>], coverage:
     Relation {
         table: name.clone(),
         columns: values.iter().map(column).collect(),
-        primary_key: table.map(|table| catalog.primary_key_columns(table)).unwrap_or_default(),
+        primary_key: table
+            .map(|table| catalog.primary_key_columns(table))
+            .unwrap_or_default(),
         coverage,
     }
 }

@@ -95,7 +95,7 @@ pub trait Slot {
     async fn advance(&mut self, to: Lsn, timeout: Duration) -> Result<(), SlotError>;
 }
 
-/// PositionSequence of the server's log and of the slot.
+/// Positions of the server's log and of the slot.
 #[derive(Debug, Clone, Copy)]
 pub struct WalPositions {
     /// Up to where the log is on disk.
