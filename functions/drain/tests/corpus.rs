@@ -26,8 +26,8 @@ fn inputs(folder: &str) -> Vec<(String, Vec<u8>)> {
 
 fn check_rows(plugin: Plugin) {
     let inputs = inputs(&format!("fuzz/corpus/{plugin}"));
-    // Two kinds of input may be refused: bytes that are not text, from a database with the encoding SQL_ASCII,
-    // and inputs that the fuzzer found.
+    // Two kinds of input may be refused: inputs that the fuzzer found, and bytes that are not text, from a
+    // database with the encoding SQL_ASCII.
     let must_decode = |name: &str| !name.ends_with("no-text") && !name.starts_with("found-");
     let mut decoded = 0;
     for (name, input) in inputs {
