@@ -1,116 +1,134 @@
-//! What the plugins do not tell, read from the system catalog before a window is opened: the keys of tables, the columns an
-//! update may leave out, the modifiers of types, and what a domain is made of.
+//! Catalog information that the output plugins do not send.
 //!
-//! The catalog shows the present and the log tells of the past. So the catalog only fills in; where a plugin does tell,
-//! the plugin is believed.
+//! It holds the keys of tables, the columns that an update may omit, the modifiers of types, and the base
+//! types of domains. Spillway reads it from the system catalog before it opens a window.
+//!
+//! The catalog shows the present, and the log describes the past. So information from a plugin takes
+//! precedence, and the catalog only adds what the plugin does not send.
 
 use std::collections::HashMap;
 
-use crate::change::format_type::base;
+use crate::change::format_type::bare_name;
 use crate::table_name::TableName;
 
-/// The tables of one database.
+/// The tables and domains of one database.
 #[derive(Debug, Default)]
 pub struct Catalog {
     tables: HashMap<TableName, CatalogTable>,
-    /// By their names without quotes: wal2json leaves them out.
+    /// Base types by the domain's name without quotes: wal2json sends names without quotes.
     domains: HashMap<String, String>,
 }
 
-/// What the catalog knows of one table.
+/// Catalog information about one table.
 #[derive(Debug, Default, Clone)]
 pub struct CatalogTable {
-    /// Columns of the replica identity's index; of the primary key when the identity is the whole row or nothing. May be empty.
+    /// Columns of the key; may be empty.
+    ///
+    /// They are the columns of the replica identity's index. If the replica identity is `full` or `nothing`,
+    /// they are those of the primary key.
     pub key: Vec<String>,
     /// Columns of the primary key, in any order. May be empty.
-    pub primary: Vec<String>,
-    /// Whether the primary key is deferrable: inside a transaction two rows may share it, so that it orders nothing. It is
-    /// not in `key` then.
+    pub primary_key: Vec<String>,
+    /// Whether the primary key is deferrable.
+    ///
+    /// Two rows may then have the same key inside a transaction, so the key defines no order. `key` does not
+    /// hold its columns.
     pub deferrable: bool,
-    /// Whether the replica identity is the whole row.
-    pub full: bool,
+    /// Whether the replica identity is `full`.
+    pub identity_full: bool,
     /// All columns, in table order.
     pub columns: Vec<CatalogColumn>,
 }
 
-/// What the catalog knows of a column.
+/// Catalog information about one column.
 #[derive(Debug, Clone)]
 pub struct CatalogColumn {
-    /// Its name.
+    /// The column's name.
     pub name: String,
-    /// Its type as it was declared, perhaps a domain, as `format_type` prints it.
+    /// The declared type as `format_type` prints it; may be a domain.
     pub type_name: String,
-    /// Whether its large values may stand outside the row. An update that leaves such a value alone does not log it.
+    /// Whether large values may be stored outside the row (TOAST).
+    ///
+    /// The log does not hold such a value if an update does not change it.
     pub toastable: bool,
 }
 
 impl CatalogTable {
-    /// The columns that an update may leave out.
+    /// The columns that an update may omit.
     pub fn toastable(&self) -> impl DoubleEndedIterator<Item = &CatalogColumn> {
         self.columns.iter().filter(|column| column.toastable)
     }
 }
 
-/// Domains may be made of arrays of domains, and so on; nobody goes further than this.
-const MOST_LEVELS: usize = 8;
+/// The most levels of nested domains that are resolved.
+///
+/// The base type of a domain may be an array of another domain. The bound ends the loop for every catalog.
+const MAX_DOMAIN_LEVELS: usize = 8;
 
 impl Catalog {
-    /// Adds a table.
+    /// Adds or replaces a table.
     pub fn insert(&mut self, name: TableName, table: CatalogTable) {
         self.tables.insert(name, table);
     }
 
-    /// Adds a domain and what it is made of, by the names that `format_type` prints.
-    pub fn insert_domain(&mut self, name: &str, made_of: String) {
-        self.domains.insert(unquoted(name), made_of);
+    /// Adds a domain and its base type, both named as `format_type` prints them.
+    pub fn insert_domain(&mut self, name: &str, base_type: String) {
+        self.domains.insert(without_quotes(name), base_type);
     }
 
-    /// A table; `None` when it was dropped or renamed since, or came after the catalog was read.
+    /// The table of this name; `None` if the catalog does not hold it.
+    ///
+    /// The table was then dropped or renamed, or it was created after the catalog was read.
     pub fn table(&self, name: &TableName) -> Option<&CatalogTable> {
         self.tables.get(name)
     }
 
-    /// The name of a column's type, domains resolved. `told` is what the plugin says of it, perhaps without modifier or quotes;
-    /// these are taken from the column as it is now, if that is still of this type.
-    pub fn type_name(&self, table: Option<&CatalogTable>, column: &str, told: &str) -> String {
-        let resolved = self.resolved(told);
-        let declared = table.and_then(|table| table.columns.iter().find(|known| known.name == column));
-        let Some(declared) = declared.map(|known| self.resolved(&known.type_name)) else {
-            return resolved;
+    /// The type of a column, with domains replaced by their base types.
+    ///
+    /// `sent` is the plugin's name of the type, which may lack the modifier or the quotes. The declared type
+    /// adds them if the column still has the same type.
+    pub fn column_type(&self, table: Option<&CatalogTable>, column: &str, sent: &str) -> String {
+        let sent = self.base_type(sent);
+        let catalog_column = table.and_then(|table| table.columns.iter().find(|it| it.name == column));
+        let Some(declared) = catalog_column.map(|column| self.base_type(&column.type_name)) else {
+            return sent;
         };
-        if base(&declared) == base(&resolved) {
+        if bare_name(&declared) == bare_name(&sent) {
             declared
         } else {
-            resolved
+            sent
         }
     }
 
-    /// Names and types of the columns of a table's primary key, in table order.
-    pub fn primary(&self, table: &CatalogTable) -> Vec<(String, String)> {
+    /// Names and types of the primary key's columns, in table order.
+    pub fn primary_key_columns(&self, table: &CatalogTable) -> Vec<(String, String)> {
         let columns = table.columns.iter();
         columns
-            .filter(|known| table.primary.contains(&known.name))
-            .map(|known| (known.name.clone(), self.resolved(&known.type_name)))
+            .filter(|column| table.primary_key.contains(&column.name))
+            .map(|column| (column.name.clone(), self.base_type(&column.type_name)))
             .collect()
     }
 
-    /// A type by the name that `format_type` prints, as what it is made of if it is a domain, or an array of a domain.
-    pub fn resolved(&self, name: &str) -> String {
+    /// The base type of a domain; another type is its own base type.
+    ///
+    /// `name` is the type's name as `format_type` prints it. An array of a domain becomes an array of its
+    /// base type.
+    pub fn base_type(&self, name: &str) -> String {
         let mut name = name.to_owned();
-        for _ in 0..MOST_LEVELS {
+        for _ in 0..MAX_DOMAIN_LEVELS {
             let element = name.trim_end_matches("[]");
-            let Some(made_of) = self.domains.get(&unquoted(element)) else {
+            let Some(base_type) = self.domains.get(&without_quotes(element)) else {
                 break;
             };
-            // An array of any dimension has one pair of brackets.
+            // The name of an array has one pair of brackets, whatever its number of dimensions.
             let brackets = if element.len() < name.len() { "[]" } else { "" };
-            name = format!("{made_of}{brackets}");
+            name = format!("{base_type}{brackets}");
         }
         name
     }
 }
 
-fn unquoted(name: &str) -> String {
+fn without_quotes(name: &str) -> String {
     name.chars().filter(|c| *c != '"').collect()
 }
 
@@ -122,15 +140,15 @@ mod tests {
         let mut catalog = Catalog::default();
         catalog.insert_domain("price", "numeric(12,2)".into());
         catalog.insert_domain("\"Price list\"", "price[]".into());
-        let known = |name: &str, type_name: &str| CatalogColumn {
+        let column = |name: &str, type_name: &str| CatalogColumn {
             name: name.into(),
             type_name: type_name.into(),
             toastable: false,
         };
         let columns = vec![
-            known("a", "numeric(10,4)"),
-            known("b", "price"),
-            known("c", "\"Mood\""),
+            column("a", "numeric(10,4)"),
+            column("b", "price"),
+            column("c", "\"Mood\""),
         ];
         catalog.insert(
             TableName::new("public", "t"),
@@ -143,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_domain_and_an_array_of_it_are_what_the_domain_is_made_of() {
+    fn a_domain_and_an_array_of_a_domain_have_base_types() {
         for (name, expected) in [
             ("price", "numeric(12,2)"),
             ("price[]", "numeric(12,2)[]"),
@@ -151,22 +169,22 @@ mod tests {
             ("Price list", "numeric(12,2)[]"),
             ("integer[]", "integer[]"),
         ] {
-            assert_eq!(catalog().resolved(name), expected);
+            assert_eq!(catalog().base_type(name), expected);
         }
     }
 
     #[test]
-    fn a_domain_of_itself_does_not_go_on_for_ever() {
+    fn a_domain_of_itself_ends_the_search() {
         let mut catalog = Catalog::default();
         catalog.insert_domain("d", "d[]".into());
-        assert_eq!(catalog.resolved("d"), "d[][]");
+        assert_eq!(catalog.base_type("d"), "d[][]");
     }
 
     #[test]
-    fn what_the_plugin_leaves_out_of_a_type_is_filled_in_while_it_is_still_that_type() {
+    fn the_catalog_adds_modifier_and_quotes_while_the_column_has_the_same_type() {
         let catalog = catalog();
         let table = catalog.table(&TableName::new("public", "t"));
-        for (column, told, expected) in [
+        for (column, sent, expected) in [
             ("a", "numeric", "numeric(10,4)"),
             ("a", "integer", "integer"),
             ("b", "numeric", "numeric(12,2)"),
@@ -174,8 +192,8 @@ mod tests {
             ("c", "Mood", "\"Mood\""),
             ("gone", "text", "text"),
         ] {
-            assert_eq!(catalog.type_name(table, column, told), expected);
+            assert_eq!(catalog.column_type(table, column, sent), expected);
         }
-        assert_eq!(catalog.type_name(None, "a", "numeric"), "numeric");
+        assert_eq!(catalog.column_type(None, "a", "numeric"), "numeric");
     }
 }

@@ -1,5 +1,7 @@
-//! What a plugin tells, whichever plugin it was: transactions, and the changes in them. Values stay text, as
-//! PostgreSQL's output functions wrote them, and are borrowed from the server's row wherever they can be.
+//! Decoded transactions and changes, the same for every output plugin.
+//!
+//! Values stay the text that PostgreSQL's output functions wrote. They borrow from the server's row where
+//! possible.
 
 pub mod format_type;
 mod kind;
@@ -14,35 +16,41 @@ use crate::table_name::TableName;
 
 pub use kind::Type;
 
-/// One row that the server's peek returned, decoded.
+/// Decoded row of a peek.
 #[derive(Debug, PartialEq)]
 pub enum Item<'a> {
-    /// A transaction begins. What the plugin only tells at the commit is `None`.
+    /// Begin of a transaction.
+    ///
+    /// A field is `None` if the plugin sends it only with the commit.
     Begin {
-        /// The transaction's id, 32 bits as in the log.
+        /// The transaction's id: 32 bits, as in the log.
         xid: u32,
         /// End of the commit record.
         commit_end: Option<Lsn>,
         /// When it was committed, µs since 1970-01-01 UTC.
         commit_time: Option<i64>,
     },
-    /// The transaction ends; its commit record ends at `commit_end` (exclusive: the next record may start there).
+    /// Commit of a transaction.
+    ///
+    /// Its commit record ends at `commit_end` (exclusive: the next record may start there).
     Commit {
         /// End of the commit record.
         commit_end: Lsn,
         /// When it was committed, µs since 1970-01-01 UTC.
         commit_time: Option<i64>,
     },
-    /// A change of the transaction that is open.
+    /// A change of the open transaction.
     Change(Change<'a>),
-    /// A logical message that belongs to no transaction; the row's LSN is the end of its record.
+    /// A logical message outside any transaction.
+    ///
+    /// The row's LSN is the end of the message's log record.
     Message(Message<'a>),
-    /// Something that only the decoder needed, such as a table's definition.
+    /// Information for the decoder only, such as a table's definition.
     Nothing,
 }
 
 impl Item<'_> {
-    /// The same, borrowing nothing.
+    /// The same item with owned values.
     pub fn into_owned(self) -> Item<'static> {
         match self {
             Item::Begin {
@@ -71,31 +79,33 @@ impl Item<'_> {
 /// A committed change.
 #[derive(Debug, PartialEq)]
 pub enum Change<'a> {
-    /// A row came.
+    /// A row was inserted.
     Insert {
         /// The table.
         relation: Arc<Relation>,
-        /// The row.
+        /// The new row.
         new: Tuple<'a>,
     },
-    /// A row changed.
+    /// A row was updated.
     Update {
         /// The table.
         relation: Arc<Relation>,
-        /// What is known of the row before: the key columns when the key changed, all columns with
-        /// `replica identity full`, otherwise nothing.
+        /// The old row, as far as the log holds it.
+        ///
+        /// It has all columns with `replica identity full`, else the key columns. It is `None` if the key did
+        /// not change and the old row has no other column.
         old: Option<Tuple<'a>>,
-        /// The row after.
+        /// The new row.
         new: Tuple<'a>,
     },
-    /// A row went.
+    /// A row was deleted.
     Delete {
         /// The table.
         relation: Arc<Relation>,
-        /// The key columns, or all columns with `replica identity full`.
+        /// The old row: all columns with `replica identity full`, else the key columns.
         old: Tuple<'a>,
     },
-    /// Tables were emptied.
+    /// Tables were truncated.
     Truncate {
         /// The tables, in the server's order.
         relations: Vec<Arc<Relation>>,
@@ -105,24 +115,25 @@ pub enum Change<'a> {
 }
 
 impl Change<'_> {
-    /// The change, as far as it is about tables that match a pattern; `None` where no table of it does.
+    /// The change without the tables that match no pattern.
     ///
-    /// A truncate keeps the tables that match. A message always matches.
+    /// Returns `None` if none of its tables matches. A truncate keeps the tables that match. A message always
+    /// matches.
     pub fn filtered(self, patterns: &[TablePattern]) -> Option<Self> {
-        let is_wanted = |relation: &Relation| pattern::matches_any(patterns, &relation.table);
+        let is_included = |relation: &Relation| pattern::matches_any(patterns, &relation.table);
         match self {
             Change::Insert { ref relation, .. }
             | Change::Update { ref relation, .. }
-            | Change::Delete { ref relation, .. } => is_wanted(relation).then_some(self),
+            | Change::Delete { ref relation, .. } => is_included(relation).then_some(self),
             Change::Truncate { mut relations } => {
-                relations.retain(|relation| is_wanted(relation));
+                relations.retain(|relation| is_included(relation));
                 (!relations.is_empty()).then_some(Change::Truncate { relations })
             }
             Change::Message(_) => Some(self),
         }
     }
 
-    /// The same change, borrowing nothing.
+    /// The same change with owned values.
     pub fn into_owned(self) -> Change<'static> {
         match self {
             Change::Insert { relation, new } => Change::Insert {
@@ -144,26 +155,28 @@ impl Change<'_> {
     }
 }
 
+/// The same row with owned values.
 fn owned(tuple: Tuple<'_>) -> Tuple<'static> {
-    let datum = |datum| match datum {
+    let owned_datum = |datum| match datum {
         Datum::Null => Datum::Null,
         Datum::Unchanged => Datum::Unchanged,
         Datum::Absent => Datum::Absent,
         Datum::Text(text) => Datum::Text(Cow::Owned(text.into_owned())),
     };
-    tuple.into_iter().map(datum).collect()
+    tuple.into_iter().map(owned_datum).collect()
 }
 
-/// A message written by `pg_logical_emit_message`.
+/// Logical message that `pg_logical_emit_message` wrote.
 #[derive(Debug, PartialEq)]
 pub struct Message<'a> {
-    /// The prefix that the writer gave.
+    /// The prefix that the writer passed.
     pub prefix: Cow<'a, str>,
-    /// The content, which need not be text.
+    /// The content; it may be bytes that are not text.
     pub content: Cow<'a, [u8]>,
 }
 
 impl Message<'_> {
+    /// The same message with owned values.
     fn into_owned(self) -> Message<'static> {
         Message {
             prefix: Cow::Owned(self.prefix.into_owned()),
@@ -172,81 +185,90 @@ impl Message<'_> {
     }
 }
 
-/// The values of a row, one for each column of its [`Relation`], in the same order.
+/// Values of a row, one for each column of its [`Relation`], in that order.
 pub type Tuple<'a> = Vec<Datum<'a>>;
 
-/// One value.
+/// Value of one column in a row.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Datum<'a> {
     /// SQL null.
     Null,
-    /// A large value that the update did not touch and the log therefore does not hold (TOAST).
+    /// A large value (TOAST) that the update did not change. The log does not hold it.
     Unchanged,
-    /// The plugin did not send this column, as the columns outside the key of an old row.
+    /// The plugin did not send this column. An old row, for example, may have only the key columns.
     Absent,
     /// The value in PostgreSQL's text form.
     Text(Cow<'a, str>),
 }
 
-/// A table as it was when the change was made.
+/// Table as it was at the time of the change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Relation {
     /// The table's name.
     pub table: TableName,
     /// The columns that the plugin sends, in table order.
     pub columns: Vec<Column>,
-    /// Names and types of the primary key's columns, in table order. Not always among `columns`; empty where it is not known.
-    pub primary: Vec<(String, String)>,
-    /// Whether `columns` are all that the table has.
-    pub extent: ColumnCoverage,
+    /// Names and types of the primary key's columns, in table order.
+    ///
+    /// `columns` may lack some of them. The list is empty if the primary key is not known.
+    pub primary_key: Vec<(String, String)>,
+    /// How many of the table's columns `columns` holds.
+    pub coverage: ColumnCoverage,
 }
 
-/// How far the columns of a [`Relation`] are those of the table.
+/// Which of a table's columns a [`Relation`] has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ColumnCoverage {
-    /// All: the server described the table, or the row holds every column.
+    /// All columns: the server described the table, or the row has every column.
     Whole,
-    /// All as far as is known: the row left some out, and the catalog, which shows the present, named them.
+    /// The columns of the row, and those that the catalog added.
+    ///
+    /// The row omitted some columns. The catalog shows the present, so these columns may differ from those at
+    /// the time of the change.
     Completed,
-    /// Those of this row, which need not be all.
+    /// The columns of the row only; the table may have more.
     Row,
 }
 
 impl Relation {
-    /// Whether rows of this table can be told apart.
+    /// Whether the table has a key that identifies its rows.
     pub fn has_key(&self) -> bool {
         self.columns.iter().any(|column| column.key)
     }
 
-    /// Where the columns of these names stand.
-    pub fn columns_named(&self, names: &[String]) -> Vec<Option<usize>> {
-        let place = |name: &String| self.columns.iter().position(|column| column.name == *name);
-        names.iter().map(place).collect()
+    /// Indexes in `columns` of the columns with these names; `None` for an unknown name.
+    pub fn column_indexes(&self, names: &[String]) -> Vec<Option<usize>> {
+        let index = |name: &String| self.columns.iter().position(|column| column.name == *name);
+        names.iter().map(index).collect()
     }
 }
 
-/// The table's name, as errors show it.
+/// The table's name, quoted as in SQL.
 impl fmt::Display for Relation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.table.fmt(f)
     }
 }
 
-/// A column.
+/// Column of a [`Relation`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Column {
-    /// Its name.
+    /// The column's name.
     pub name: String,
-    /// Its type as `format_type` prints it with its modifier: `numeric(10,2)`, `integer[]`. A domain is what it is made of.
+    /// The type as `format_type` prints it with its modifier: `numeric(10,2)`, `integer[]`.
+    ///
+    /// A domain is replaced by its base type.
     pub type_name: String,
-    /// How its text is to be read.
+    /// The type by which an envelope writes the value.
     pub kind: Type,
-    /// Whether it belongs to the key: the replica identity, or the primary key where the whole row is the identity.
+    /// Whether the column belongs to the key.
+    ///
+    /// The key is the replica identity. If that is the whole row, the key is the primary key.
     pub key: bool,
 }
 
 impl Column {
-    /// A column of a type by its name, which may not be a domain's.
+    /// A column with the type of this name, which must not be a domain.
     pub fn new(name: String, type_name: String, key: bool) -> Self {
         let kind = Type::of_name(&type_name);
         Column {

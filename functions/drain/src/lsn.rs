@@ -1,25 +1,29 @@
-//! A place in the write-ahead log, as PostgreSQL counts it.
+//! Log sequence numbers of PostgreSQL.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A log sequence number: a byte offset into the write-ahead log, written `16/B374D848` (two halves of 32 bits, hexadecimal).
+/// A log sequence number: a byte offset into the write-ahead log.
+///
+/// Its text is `16/B374D848`: two halves of 32 bits in hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Lsn(pub u64);
 
 impl Lsn {
-    /// The smallest LSN. PostgreSQL uses it for "none", and no record starts there.
+    /// The smallest LSN.
+    ///
+    /// PostgreSQL uses it for "none". No log record starts there.
     pub const ZERO: Lsn = Lsn(0);
 
-    /// Bytes of write-ahead log from `earlier` to here; zero when `earlier` is not earlier.
+    /// Bytes of write-ahead log since `earlier`; zero if `earlier` is not earlier.
     pub fn bytes_since(self, earlier: Lsn) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// The LSN `bytes` further on; stays at the end of the number range instead of wrapping.
+    /// The LSN `bytes` later; the largest LSN if the sum overflows.
     pub fn plus(self, bytes: u64) -> Lsn {
         Lsn(self.0.saturating_add(bytes))
     }
@@ -31,28 +35,30 @@ impl fmt::Display for Lsn {
     }
 }
 
-/// The text is not two hexadecimal halves of at most eight digits with a slash between them.
+/// Error for a text that is not an LSN.
+///
+/// An LSN has two halves of one to eight hexadecimal digits, and a slash between them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not an LSN: expected two hexadecimal numbers as in 16/B374D848")]
-pub struct NotAnLsn(String);
+pub struct LsnParseError(String);
 
 impl FromStr for Lsn {
-    type Err = NotAnLsn;
+    type Err = LsnParseError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let half = |digits: &str| {
-            // `from_str_radix` would take a sign too.
-            let plain = (1..=8).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_hexdigit());
-            plain.then(|| u64::from_str_radix(digits, 16).ok()).flatten()
+            // `from_str_radix` alone would accept a sign.
+            let is_plain = (1..=8).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_hexdigit());
+            is_plain.then(|| u64::from_str_radix(digits, 16).ok()).flatten()
         };
         text.split_once('/')
             .and_then(|(high, low)| Some(Lsn(half(high)? << 32 | half(low)?)))
-            .ok_or_else(|| NotAnLsn(text.chars().take(40).collect()))
+            .ok_or_else(|| LsnParseError(text.chars().take(40).collect()))
     }
 }
 
 impl TryFrom<String> for Lsn {
-    type Error = NotAnLsn;
+    type Error = LsnParseError;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
         text.parse()
@@ -71,13 +77,13 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn what_postgres_prints_is_read_back() {
+    fn an_lsn_is_read_and_written_as_postgresql_prints_it() {
         assert_eq!("16/B374D848".parse(), Ok(Lsn(0x16_B374_D848)));
         assert_eq!(Lsn(0x1_0000_0001).to_string(), "1/1");
     }
 
     #[test]
-    fn anything_else_is_refused() {
+    fn a_text_that_is_not_an_lsn_is_refused() {
         for text in [
             "",
             "/",
@@ -96,7 +102,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_lsn_survives_its_text(n: u64) {
+        fn every_lsn_is_read_from_its_own_text(n: u64) {
             prop_assert_eq!(Lsn(n).to_string().parse(), Ok(Lsn(n)));
         }
     }

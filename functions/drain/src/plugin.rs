@@ -1,4 +1,4 @@
-//! Output plugins: their names, their options, and how their rows are recognised.
+//! Output plugins: their names, their options and the marks of their rows.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,29 +9,31 @@ use crate::table_name::quoted;
 /// An output plugin that Spillway reads.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Plugin {
-    /// PostgreSQL's own plugin, and the best choice: exact values, fewest bytes.
+    /// PostgreSQL's own plugin, and the best choice: exact values and the fewest bytes.
     Pgoutput,
     /// wal2json 2.5 or later, read in its format version 2.
     Wal2json,
-    /// Text, for troubleshooting.
+    /// Readable text, for troubleshooting.
     TestDecoding,
 }
 
-/// The options that a peek passes to the plugin, names and values in turn.
+/// Options that a peek passes to the plugin: a name, its value, the next name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PluginOptions {
     /// Options that every version knows.
     pub common: Vec<String>,
-    /// Options that only newer versions know. A server that does not know one names it in its error.
+    /// Options that only newer versions know.
+    ///
+    /// A server that does not know an option names it in its error.
     pub newer: Vec<String>,
 }
 
-/// How the rows of changes are told from the rows that describe tables.
+/// Byte that distinguishes the row of a change from every other row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChangeMark {
     /// Place of the byte in the row, counted from 1 as SQL's `substr` does.
     pub place: i32,
-    /// What the byte is in a row of a change.
+    /// The values of the byte in the row of a change.
     pub bytes: &'static [&'static [u8]],
 }
 
@@ -39,7 +41,7 @@ impl Plugin {
     /// Every plugin, the best choice first.
     pub const ALL: [Plugin; 3] = [Plugin::Pgoutput, Plugin::Wal2json, Plugin::TestDecoding];
 
-    /// The name by which PostgreSQL knows it.
+    /// The plugin's name in PostgreSQL.
     pub fn name(self) -> &'static str {
         match self {
             Plugin::Pgoutput => "pgoutput",
@@ -48,9 +50,9 @@ impl Plugin {
         }
     }
 
-    /// Whether it sends logical messages on a server of this `server_version_num`.
+    /// Whether the plugin sends logical messages on a server of this `server_version_num`.
     ///
-    /// pgoutput does so from PostgreSQL 14 on (release notes of 14).
+    /// pgoutput sends them since PostgreSQL 14 (release notes of 14).
     pub fn sends_messages(self, server_version: i32) -> bool {
         self != Plugin::Pgoutput || server_version >= 140_000
     }
@@ -64,7 +66,7 @@ impl Plugin {
         }
     }
 
-    /// What tells the row of a change from every other row.
+    /// The byte that distinguishes the row of a change from every other row.
     pub fn change_mark(self) -> ChangeMark {
         match self {
             Plugin::Pgoutput => ChangeMark {
@@ -132,14 +134,15 @@ fn wal2json_options(tables: &[TablePattern]) -> PluginOptions {
     }
     PluginOptions {
         common,
-        // Without it NaN and Infinity arrive as null. wal2json knows it from 2.6 on.
+        // Without this option wal2json sends NaN and Infinity as null. wal2json 2.6 introduced it.
         newer: flattened(&[("numeric-data-types-as-string", "true")]),
     }
 }
 
+/// The options as one list: a name, its value, the next name.
 fn flattened(options: &[(&str, &str)]) -> Vec<String> {
-    let parts = options.iter().flat_map(|(name, value)| [*name, *value]);
-    parts.map(str::to_owned).collect()
+    let names_and_values = options.iter().flat_map(|(name, value)| [*name, *value]);
+    names_and_values.map(str::to_owned).collect()
 }
 
 impl fmt::Display for Plugin {
@@ -164,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pgoutput_is_asked_for_messages_where_it_can_send_them() {
+    fn pgoutput_sends_messages_from_postgresql_14_on() {
         let options = |version| Plugin::Pgoutput.options(version, &["a\"b".into()], &[]).common;
         assert_eq!(
             options(130_000),
@@ -174,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn wal2json_filters_by_the_configured_tables() {
+    fn wal2json_sends_only_the_configured_tables() {
         let tables = ["public.*".parse().unwrap(), "a\\.b.c d".parse().unwrap()];
         let options = Plugin::Wal2json.options(150_000, &[], &tables);
         assert!(

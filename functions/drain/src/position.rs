@@ -1,22 +1,32 @@
-//! The position of an event: where in the committed history it stands. The same change gets the same position every
-//! time it is sent, and positions, compared as strings, order as the events do.
+//! Positions of events in the committed history.
+//!
+//! A change has the same position each time it is sent. Positions that are compared as strings have the order
+//! of their events.
 
 use std::fmt;
 
 use crate::lsn::Lsn;
 
-/// Where an event stands. Ordered by commit, then by place in the log, then by place within one log record.
+/// Position of an event in the committed history.
+///
+/// Positions are ordered by commit, then by log record, then by the event's number in the log record.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Position {
-    /// End of the commit record of the event's transaction: what confirming it would set the slot to.
+    /// End of the commit record of the event's transaction.
+    ///
+    /// Confirming the transaction advances the slot to this LSN.
     pub commit_end: Lsn,
     /// Start of the log record that holds the change.
     pub lsn: Lsn,
-    /// Counts the events that share `lsn`: one record of a `COPY` holds many rows, a changed key makes two events.
+    /// Number of the event among those with the same `lsn`, from 0.
+    ///
+    /// One log record of a `COPY` holds many rows, and an update of a key makes two events.
     pub index: u32,
 }
 
-/// Fixed width, so that strings order as positions: 16, 16 and 8 hexadecimal digits.
+/// Text of fixed width: 16, 16 and 8 hexadecimal digits.
+///
+/// The fixed width makes the order of the strings the order of the positions.
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -27,17 +37,17 @@ impl fmt::Display for Position {
     }
 }
 
-/// Hands out the positions of one transaction's events, in the order in which the server gives the changes.
+/// The positions of one transaction's events, in the order in which the server sends the changes.
 #[derive(Debug, Clone)]
-pub struct Positions {
+pub struct PositionSequence {
     commit_end: Lsn,
     last: Option<(Lsn, u32)>,
 }
 
-impl Positions {
-    /// Positions in the transaction whose commit record ends at `commit_end`.
+impl PositionSequence {
+    /// The positions in the transaction whose commit record ends at `commit_end`.
     pub fn new(commit_end: Lsn) -> Self {
-        Positions {
+        PositionSequence {
             commit_end,
             last: None,
         }
@@ -69,15 +79,15 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn events_of_one_log_record_are_counted() {
-        let mut positions = Positions::new(Lsn(9));
+    fn events_of_one_log_record_have_numbers_from_zero() {
+        let mut positions = PositionSequence::new(Lsn(9));
         let got: Vec<_> = [5, 5, 6, 7, 7].map(|lsn| positions.next(Lsn(lsn)).index).into();
         assert_eq!(got, [0, 1, 0, 0, 1]);
     }
 
     proptest! {
         #[test]
-        fn strings_order_as_positions(a: (u64, u64, u32), b: (u64, u64, u32)) {
+        fn strings_have_the_order_of_their_positions(a: (u64, u64, u32), b: (u64, u64, u32)) {
             let position = |(c, l, i)| Position { commit_end: Lsn(c), lsn: Lsn(l), index: i };
             let (a, b) = (position(a), position(b));
             prop_assert_eq!(a.cmp(&b), a.to_string().cmp(&b.to_string()));

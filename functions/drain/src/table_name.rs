@@ -1,12 +1,13 @@
-//! The name of a table: its schema and its own name, as the catalog spells them.
+//! Names of tables, and quoting of SQL identifiers.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A table's full name. Ordered by schema, then by name.
+/// Name of a table with its schema.
 ///
-/// Stored documents hold it as a pair: `["public","orders"]`.
+/// Both parts are spelled as in the catalog. Names are ordered by schema, then by name. A stored document
+/// holds a name as a pair: `["public","orders"]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(from = "(String, String)", into = "(String, String)")]
 pub struct TableName {
@@ -17,7 +18,7 @@ pub struct TableName {
 }
 
 impl TableName {
-    /// A name from its parts, which carry no quotes.
+    /// The name with these parts, which have no quotes.
     pub fn new(schema: impl Into<String>, name: impl Into<String>) -> Self {
         TableName {
             schema: schema.into(),
@@ -27,7 +28,7 @@ impl TableName {
 
     /// Schema and name with a period between them, never quoted.
     ///
-    /// Partition keys use this form: a change of it would move a table's rows to another lane.
+    /// Partition keys have this form. If it changed, the rows of a table would move to another lane.
     pub fn unquoted(&self) -> String {
         format!("{}.{}", self.schema, self.name)
     }
@@ -38,7 +39,7 @@ impl TableName {
     }
 }
 
-/// As PostgreSQL's `quote_ident` writes it: quotes stand only where a part needs them.
+/// The name as PostgreSQL's `quote_ident` writes it: only a part that needs quotes has them.
 impl fmt::Display for TableName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -67,9 +68,10 @@ pub fn quoted(identifier: &str) -> String {
     format!("\"{}\"", identifier.replace('"', "\"\""))
 }
 
-/// An SQL identifier, in quotes unless it is plain: lower-case ASCII letters, digits and underscores, no digit first.
+/// An SQL identifier, in quotes unless it is plain.
 ///
-/// Reserved words stay without quotes: `format_type` and a name behind a period do not need them.
+/// A plain identifier consists of lower-case ASCII letters, digits and underscores, and does not start with a
+/// digit. Reserved words have no quotes here: a name after a period does not need them.
 pub fn quoted_if_needed(identifier: &str) -> String {
     let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     let starts_with_digit = identifier.starts_with(|c: char| c.is_ascii_digit());
@@ -84,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_quoted_only_where_sql_needs_it() {
+    fn a_part_of_a_name_has_quotes_only_if_sql_needs_them() {
         for (schema, name, shown) in [
             ("public", "orders", "public.orders"),
             ("My app", "status", "\"My app\".status"),
@@ -97,12 +99,12 @@ mod tests {
     }
 
     #[test]
-    fn sql_that_spillway_runs_quotes_both_parts() {
+    fn the_sql_form_quotes_both_parts() {
         assert_eq!(TableName::new("a\"b", "c").to_sql(), "\"a\"\"b\".\"c\"");
     }
 
     #[test]
-    fn a_stored_name_is_a_pair() {
+    fn a_stored_document_holds_a_name_as_a_pair() {
         let table = TableName::new("public", "orders");
         let text = serde_json::to_string(&table).unwrap();
         assert_eq!(text, r#"["public","orders"]"#);

@@ -1,12 +1,14 @@
-//! Points in time: the text that PostgreSQL prints under `datestyle = iso`, its own epoch, and ISO 8601.
+//! Timestamps: PostgreSQL's text under `datestyle = iso`, PostgreSQL's epoch, and ISO 8601.
 
 /// µs from 1970-01-01 to 2000-01-01, PostgreSQL's epoch.
 pub const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
 
-/// Reads `2026-11-22 23:50:33.999286+00` (the offset may carry minutes) as µs since 1970-01-01 UTC.
+/// µs since 1970-01-01 UTC of a timestamp such as `2026-11-22 23:50:33.999286+00`.
+///
+/// The offset may have minutes. Returns `None` for any other text.
 pub fn micros_of_timestamp(text: &str) -> Option<i64> {
     let (date, time) = text.split_once(' ')?;
-    // No part needs more than 32 bits; what has more must not overflow the sums.
+    // No valid part needs more than 32 bits. A larger one would overflow the sums.
     let number = |part: &str| part.parse::<i32>().ok().map(i64::from);
     let mut parts = date.split('-').map(number);
     let (year, month, day) = (parts.next()??, parts.next()??, parts.next()??);
@@ -23,18 +25,17 @@ pub fn micros_of_timestamp(text: &str) -> Option<i64> {
     let mut parts = zone.get(1..)?.split(':').map(number);
     let (zone_hour, zone_minute) = (parts.next()??, parts.next().unwrap_or(Some(0))?);
     let offset = (zone_hour * 60 + zone_minute) * if zone.starts_with('-') { -60 } else { 60 };
-    let bounded = (-4800..300_000).contains(&year) && (1..=12).contains(&month) && (1..=31).contains(&day);
-    let bounded =
-        bounded && (0..=24).contains(&hour) && (0..60).contains(&minute) && (0..=60).contains(&second);
-    let bounded = bounded && (0..1_000_000).contains(&micros) && offset.abs() <= 86_400;
-    bounded.then(|| {
+    let is_date = (-4800..300_000).contains(&year) && (1..=12).contains(&month) && (1..=31).contains(&day);
+    let is_clock = (0..=24).contains(&hour) && (0..60).contains(&minute) && (0..=60).contains(&second);
+    let is_fraction = (0..1_000_000).contains(&micros);
+    (is_date && is_clock && is_fraction && offset.abs() <= 86_400).then(|| {
         let seconds =
             days_from_civil(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second - offset;
         seconds * 1_000_000 + micros
     })
 }
 
-/// Seconds since 1970-01-01 UTC as `2026-11-23T12:00:00Z`.
+/// ISO 8601 text of seconds since 1970-01-01 UTC: `2026-11-23T12:00:00Z`.
 pub fn iso_utc(seconds: u64) -> String {
     let (year, month, day) = civil_from_days((seconds / 86_400) as i64);
     let second = seconds % 86_400;
@@ -46,7 +47,7 @@ pub fn iso_utc(seconds: u64) -> String {
     )
 }
 
-/// µs since 1970-01-01 UTC as `2026-11-23T12:00:00.000001Z`.
+/// ISO 8601 text of µs since 1970-01-01 UTC: `2026-11-23T12:00:00.000001Z`.
 pub fn iso_micros(micros: i64) -> String {
     let seconds = iso_utc(u64::try_from(micros.div_euclid(1_000_000)).unwrap_or_default());
     format!(
@@ -56,8 +57,10 @@ pub fn iso_micros(micros: i64) -> String {
     )
 }
 
-/// Days since 1970-01-01 in the proleptic Gregorian calendar: years are counted from March, so that a leap day is a year's
-/// last, and 400 years always have 146,097 days.
+/// Days since 1970-01-01 of a date in the proleptic Gregorian calendar.
+///
+/// The calculation counts years from March, so a leap day is the last day of its year. 400 years always have
+/// 146,097 days.
 pub fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let era = year.div_euclid(400);
@@ -99,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_day_and_its_date_are_each_others_inverse() {
+    fn days_and_dates_convert_both_ways() {
         for days in (-800_000..800_000).step_by(97) {
             let (year, month, day) = civil_from_days(days);
             assert_eq!(days_from_civil(year, month, day), days);
@@ -108,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused() {
+    fn a_text_that_is_not_a_timestamp_is_refused() {
         for text in [
             "",
             "infinity",

@@ -1,5 +1,7 @@
-//! What fuzzing starts from, and what it found, once more through the checks that the fuzzer makes: `../fuzz`. And the inputs that
-//! cost most for a byte, which a fuzzer would find only by chance.
+//! The fuzzer's checks (`../fuzz`) on the inputs of its corpus and on the densest inputs.
+//!
+//! The corpus holds the inputs from which fuzzing starts, and inputs that fuzzing found. The densest inputs
+//! allocate the most bytes for each byte of input. A fuzzer would find those only by chance.
 
 use std::fs;
 use std::path::Path;
@@ -9,58 +11,59 @@ use drain::plugin::Plugin;
 #[path = "../fuzz/src/checks/mod.rs"]
 pub mod checks;
 
-/// Each input of a folder, by its name.
+/// Names and bytes of the inputs in a folder.
 fn inputs(folder: &str) -> Vec<(String, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let files = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     files
         .map(|file| {
             let file = file.expect("a folder lists its files");
-            let input = fs::read(file.path()).expect("what is kept can be read");
+            let input = fs::read(file.path()).expect("an input can be read");
             (file.file_name().to_string_lossy().into_owned(), input)
         })
         .collect()
 }
 
-fn each_row(plugin: Plugin) {
+fn check_rows(plugin: Plugin) {
     let inputs = inputs(&format!("fuzz/corpus/{plugin}"));
-    // What the server sent, the bytes apart that a database of no encoding holds, and what the fuzzer made of it.
-    let sent = |name: &str| !name.ends_with("no-text") && !name.starts_with("found-");
-    let mut read = 0;
+    // Two kinds of input may be refused: inputs that the fuzzer found, and bytes that are not text, from a
+    // database with the encoding SQL_ASCII.
+    let must_decode = |name: &str| !name.ends_with("no-text") && !name.starts_with("found-");
+    let mut decoded = 0;
     for (name, input) in inputs {
-        // As it is kept, in other ways of writing, and without the catalog.
+        // The stored options, then other modes of the envelopes, with and without the catalog.
         let first = input.first().copied().unwrap_or_default();
         for options in [first, 0x2A, 0x7C, 0x9A, 0xE0, 0x01, 0x9B] {
             println!("{name}, {options:#x}");
             let input = [&[options], input.get(1..).unwrap_or_default()].concat();
             let refused = checks::rows(plugin, &input);
-            assert!(refused == 0 || !sent(&name), "{refused} rows of {name}");
+            assert!(refused == 0 || !must_decode(&name), "{refused} rows of {name}");
         }
-        read += usize::from(sent(&name));
+        decoded += usize::from(must_decode(&name));
     }
-    assert!(read >= 39, "{read}");
-    tell();
+    assert!(decoded >= 39, "{decoded}");
+    print_largest_factors();
 }
 
-fn tell() {
-    for (what, peak, total) in checks::most() {
-        println!("{what}: {peak} bytes at one time, {total} in all");
+fn print_largest_factors() {
+    for (work, peak, total) in checks::largest_factors() {
+        println!("{work}: {peak} bytes at one time, {total} in all, for one byte of input");
     }
 }
 
 #[test]
-fn rows_of_pgoutput_are_read_or_refused() {
-    each_row(Plugin::Pgoutput);
+fn rows_of_pgoutput_are_decoded_or_refused() {
+    check_rows(Plugin::Pgoutput);
 }
 
 #[test]
-fn rows_of_wal2json_are_read_or_refused() {
-    each_row(Plugin::Wal2json);
+fn rows_of_wal2json_are_decoded_or_refused() {
+    check_rows(Plugin::Wal2json);
 }
 
 #[test]
-fn rows_of_test_decoding_are_read_or_refused() {
-    each_row(Plugin::TestDecoding);
+fn rows_of_test_decoding_are_decoded_or_refused() {
+    check_rows(Plugin::TestDecoding);
 }
 
 #[test]
@@ -79,21 +82,25 @@ fn events_are_read_or_refused() {
     inputs.iter().for_each(|(_, input)| checks::event(input));
 }
 
-/// A row behind its length, as `checks::rows` takes it.
+/// The rows in the input format of `checks::rows`.
 fn input(rows: &[Vec<u8>]) -> Vec<u8> {
     let mut input = vec![0];
     for row in rows {
-        input.extend(u16::try_from(row.len()).expect("a row that fits").to_be_bytes());
+        input.extend(
+            u16::try_from(row.len())
+                .expect("a row is shorter than 64 KiB")
+                .to_be_bytes(),
+        );
         input.extend(row);
     }
     input
 }
 
 #[test]
-fn the_densest_rows_of_pgoutput_stay_within_the_bound() {
-    // A little more than a list of twice its size has room for.
+fn the_densest_rows_of_pgoutput_allocate_within_the_bound() {
+    // Just above 4,096: the last growth of a list then doubles its memory.
     let columns = 4100u16;
-    // A table of columns without names, a row of nothing but nulls, and a truncate of the one table many times.
+    // A table whose columns have empty names, a row of nulls, and a truncate that repeats the table.
     let table = [b"R\0\0\x40\0s\0t\0d".as_slice(), &columns.to_be_bytes()].concat();
     let column = b"\x01\0\0\0\0\x17\xff\xff\xff\xff".repeat(columns.into());
     let nulls = [
@@ -111,11 +118,11 @@ fn the_densest_rows_of_pgoutput_stay_within_the_bound() {
         &input(&[[table, column].concat(), insert, truncate]),
     );
     checks::rows(Plugin::Pgoutput, &input(&types.chain(tables).collect::<Vec<_>>()));
-    tell();
+    print_largest_factors();
 }
 
 #[test]
-fn the_densest_rows_of_wal2json_stay_within_the_bound() {
+fn the_densest_rows_of_wal2json_allocate_within_the_bound() {
     let row = |action: &str, fields: &str, field: &str, count| {
         let list = vec![field; count].join(",");
         format!(r#"{{"action":"{action}","schema":"","table":"","{fields}":[{list}]}}"#).into_bytes()
@@ -139,15 +146,15 @@ fn the_densest_rows_of_wal2json_stay_within_the_bound() {
     for scale in [1000, 20_000] {
         let number = format!(r#"{{"name":"","type":"numeric(1,{scale})","value":1}}"#);
         let mut input = input(&[row("I", "columns", &number, 1100)]);
-        // Decimals as the bytes of the number without its point.
+        // This option writes decimals as the bytes of their unscaled value.
         input[0] = 0x08;
         checks::rows(Plugin::Wal2json, &input);
     }
-    tell();
+    print_largest_factors();
 }
 
 #[test]
-fn the_densest_rows_of_test_decoding_stay_within_the_bound() {
+fn the_densest_rows_of_test_decoding_allocate_within_the_bound() {
     let columns = " []:".repeat(8200);
     let tables = vec!["."; 8200].join(", ");
     for row in [
@@ -159,15 +166,15 @@ fn the_densest_rows_of_test_decoding_stay_within_the_bound() {
     ] {
         checks::rows(Plugin::TestDecoding, &input(&[row.into_bytes()]));
     }
-    tell();
+    print_largest_factors();
 }
 
 #[test]
-fn the_densest_checkpoints_stay_within_the_bound() {
-    let stored = |others: String| {
+fn the_densest_checkpoints_allocate_within_the_bound() {
+    let checkpoint = |others: String| {
         format!(
-            r#"{{"version":1,"system_identifier":"7","timeline":1,"database":"d","slot":"s","plugin":"pgoutput",
-            "commit_end":"0/1","updated_at":"",{others}}}"#
+            r#"{{"version":1,"system_identifier":"7","timeline":1,"database":"d","slot":"s",
+            "plugin":"pgoutput","commit_end":"0/1","updated_at":"",{others}}}"#
         )
     };
     let tables: Vec<String> = (0..2100).map(|n| format!(r#""{n}":{{"":1}}"#)).collect();
@@ -177,13 +184,13 @@ fn the_densest_checkpoints_stay_within_the_bound() {
         format!(r#""x":[{}]"#, vec![r#"{"":0}"#; 4100].join(",")),
         format!(r#""x":[{}]"#, vec!["[]"; 8200].join(",")),
         format!(
-            r#""progress":{{"xid":1,"commit_end":"0/1","commit_time":null,"lsn":"0/1","rows_at_lsn":1,"rows":1,"hash":"",
-            "counts":{{"events":1,"tables":{{{}}}}}}}"#,
+            r#""progress":{{"xid":1,"commit_end":"0/1","commit_time":null,"lsn":"0/1","rows_at_lsn":1,
+            "rows":1,"hash":"","counts":{{"events":1,"tables":{{{}}}}}}}"#,
             tables.join(",")
         ),
         fields.join(","),
     ] {
-        assert!(checks::checkpoint(stored(others).as_bytes()));
+        assert!(checks::checkpoint(checkpoint(others).as_bytes()));
     }
-    tell();
+    print_largest_factors();
 }

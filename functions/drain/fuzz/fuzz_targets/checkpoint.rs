@@ -1,9 +1,9 @@
-//! The text of a checkpoint.
+//! Fuzz target: the text of a checkpoint.
 #![no_main]
 
-use drain_fuzz::{checks, tell_at_the_end};
+use drain_fuzz::{checks, report_allocations_at_exit};
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(init: tell_at_the_end(), |input: &[u8]| {
+fuzz_target!(init: report_allocations_at_exit(), |input: &[u8]| {
     checks::checkpoint(input);
 });

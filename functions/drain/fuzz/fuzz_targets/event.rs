@@ -1,7 +1,7 @@
-//! The text of an event.
+//! Fuzz target: the JSON text of an event.
 #![no_main]
 
-use drain_fuzz::{checks, tell_at_the_end};
+use drain_fuzz::{checks, report_allocations_at_exit};
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(init: tell_at_the_end(), |input: &[u8]| checks::event(input));
+fuzz_target!(init: report_allocations_at_exit(), |input: &[u8]| checks::event(input));

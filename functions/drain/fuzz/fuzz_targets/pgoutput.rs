@@ -1,10 +1,10 @@
-//! Rows of pgoutput.
+//! Fuzz target: the rows of one peek, as pgoutput writes them.
 #![no_main]
 
-use drain_fuzz::{checks, decode::Plugin, mutate, tell_at_the_end};
+use drain_fuzz::{checks, mutate, plugin::Plugin, report_allocations_at_exit};
 use libfuzzer_sys::{fuzz_mutator, fuzz_target};
 
-fuzz_target!(init: tell_at_the_end(), |input: &[u8]| {
+fuzz_target!(init: report_allocations_at_exit(), |input: &[u8]| {
     checks::rows(Plugin::Pgoutput, input);
 });
 fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {

@@ -1,5 +1,6 @@
-//! Spillway's drain, as far as it is pure, under a fuzzer: its own modules, without the edges and without what those are built
-//! on, so that all of it is instrumented and a build takes seconds.
+//! The pure modules of the crate `drain`, built for a fuzzer.
+//!
+//! The edges and their dependencies stay out. So all code is instrumented, and a build takes seconds.
 
 extern crate self as drain;
 
@@ -14,7 +15,11 @@ mod pure {
     pub mod event;
     pub mod lsn;
     pub mod marker;
+    pub mod pattern;
+    pub mod plugin;
     pub mod position;
+    pub mod stored_document;
+    pub mod table_name;
     pub mod time;
 }
 
@@ -22,18 +27,23 @@ pub mod checks;
 mod mutation;
 
 pub use mutation::mutate;
-pub use pure::{catalog, change, checkpoint, config, decode, encode, event, lsn, marker, position, time};
+pub use pure::{
+    catalog, change, checkpoint, config, decode, encode, event, lsn, marker, pattern, plugin, position,
+    stored_document, table_name, time,
+};
 
-/// Prints, when the fuzzer ends, how much was allocated at most for a byte of the input.
-pub fn tell_at_the_end() {
-    extern "C" fn tell() {
-        for (what, peak, total) in checks::most().filter(|(_, _, total)| *total > 0.0) {
-            eprintln!("{what}: at most {peak:.1} bytes at one time and {total:.1} in all for a byte");
+/// Registers a report for the fuzzer's end: the most bytes allocated for one byte of input.
+pub fn report_allocations_at_exit() {
+    extern "C" fn report() {
+        for (work, peak, total) in checks::largest_factors().filter(|(_, _, total)| *total > 0.0) {
+            eprintln!(
+                "{work}: at most {peak:.1} bytes at one time and {total:.1} in all for one byte of input"
+            );
         }
     }
     unsafe extern "C" {
-        fn atexit(tell: extern "C" fn()) -> i32;
+        fn atexit(report: extern "C" fn()) -> i32;
     }
-    // SAFETY: the C library's function, called once and before anything ends.
-    unsafe { atexit(tell) };
+    // SAFETY: `atexit` belongs to the C library. This calls it once, before the process ends.
+    unsafe { atexit(report) };
 }

@@ -241,7 +241,7 @@ impl ChunkRows {
             Datum::Text(text) => Some(text.to_string()),
             _ => None,
         };
-        let key: Option<_> = relation.columns_named(&table.key).iter().map(text).collect();
+        let key: Option<_> = relation.column_indexes(&table.key).iter().map(text).collect();
         Some(RowRequest { key: key?, xid })
     }
 
@@ -334,7 +334,7 @@ pub(super) fn fill(
 /// The key of a row of this relation: the values of the columns with these names, and a zero byte after each, which no text holds.
 fn key_of(relation: &Relation, names: &[String], tuple: &Tuple<'_>) -> Option<Box<[u8]>> {
     let mut key = Vec::with_capacity(24);
-    for place in relation.columns_named(names) {
+    for place in relation.column_indexes(names) {
         let place = place?;
         let Datum::Text(text) = tuple.get(place)? else {
             return None;

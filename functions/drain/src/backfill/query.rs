@@ -200,13 +200,17 @@ mod tests {
                 .iter()
                 .map(|(name, _)| Column::new((*name).into(), "text".into(), false))
                 .collect(),
-            primary: Vec::new(),
-            extent: ColumnCoverage::Whole,
+            primary_key: Vec::new(),
+            coverage: ColumnCoverage::Whole,
         };
         let key_names: Vec<String> = key.iter().map(|(name, ..)| (*name).to_owned()).collect();
         BackfillTable {
             oid: 1,
-            key_places: relation.columns_named(&key_names).into_iter().flatten().collect(),
+            key_places: relation
+                .column_indexes(&key_names)
+                .into_iter()
+                .flatten()
+                .collect(),
             key: key_names,
             order: key
                 .iter()

@@ -388,7 +388,7 @@ impl DatabaseSchema {
             ));
         }
         let known = self.catalog.table(&described.table);
-        let is_bare = known.is_some_and(|table| table.key.is_empty() && !table.full);
+        let is_bare = known.is_some_and(|table| table.key.is_empty() && !table.identity_full);
         if self.published.is_none() && (is_bare || !described.is_identified) {
             return Err(
                 "it has no replica identity, so its updates and deletes do not come: alter table … replica identity using index …"
@@ -399,7 +399,7 @@ impl DatabaseSchema {
             let declared = known.and_then(|table| table.columns.iter().find(|column| column.name == name));
             declared.map_or_else(
                 || "unknown".to_owned(),
-                |column| self.catalog.resolved(&column.type_name),
+                |column| self.catalog.base_type(&column.type_name),
             )
         };
         // The key of the events is that of live changes, which need not be the one to read by.
@@ -410,14 +410,16 @@ impl DatabaseSchema {
                 .iter()
                 .map(|column| Column::new(column.name.clone(), type_name(&column.name), is_key(&column.name)))
                 .collect(),
-            primary: known.map(|table| self.catalog.primary(table)).unwrap_or_default(),
+            primary_key: known
+                .map(|table| self.catalog.primary_key_columns(table))
+                .unwrap_or_default(),
             // The log tells what a table was, the catalog what it is.
-            extent: match request.columns.is_empty() {
+            coverage: match request.columns.is_empty() {
                 true => ColumnCoverage::Completed,
                 false => ColumnCoverage::Row,
             },
         };
-        let places = relation.columns_named(&described.key);
+        let places = relation.column_indexes(&described.key);
         let filters = published.and_then(|published| published.filters.as_ref());
         let filter = filters.map(|filters| format!("({})", filters.join(") or (")));
         Ok(BackfillTable {

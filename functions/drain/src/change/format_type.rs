@@ -1,22 +1,30 @@
-//! Names of types as PostgreSQL's function `format_type` prints them, for plugins that tell a type in another way.
+//! Names of types as PostgreSQL's function `format_type` prints them.
+//!
+//! pgoutput sends types by their OIDs and catalog names instead.
 
 use postgres_types::{Kind, Type as BuiltIn};
 
-/// The first OID that a user's object can get (`FirstNormalObjectId`).
+use super::Type;
+use crate::table_name::quoted_if_needed;
+
+/// The lowest OID of an object that a user creates (`FirstNormalObjectId`).
 const FIRST_USER_OID: u32 = 16_384;
 
-/// What a variable-length modifier is larger by than the length it stands for (`VARHDRSZ`).
-const HEADER: i32 = 4;
+/// Difference between a variable-length type's modifier and its length (`VARHDRSZ`).
+const MODIFIER_HEADER: i32 = 4;
 
-/// The name of a built-in type by its OID (`pg_type.dat`; these never change) and its modifier, -1 for none. `None` for a type
-/// that the server must describe.
+/// Name of the built-in type with this OID and this modifier; -1 is no modifier.
+///
+/// Returns `None` for a type that is not built in: the server must describe it. The OIDs of built-in types
+/// never change (`pg_type.dat`).
 pub fn of_oid(oid: u32, modifier: i32) -> Option<String> {
     if oid >= FIRST_USER_OID {
         return None;
     }
     let built_in = BuiltIn::from_oid(oid)?;
     Some(match built_in.kind() {
-        // The two vectors are arrays to the type system, but not in their text nor by their names.
+        // `int2vector` and `oidvector` are arrays in the type system, but neither their names nor their text
+        // are those of arrays.
         Kind::Array(element) if built_in.name().starts_with('_') => {
             format!("{}[]", of_built_in(element.name(), modifier))
         }
@@ -24,51 +32,63 @@ pub fn of_oid(oid: u32, modifier: i32) -> Option<String> {
     })
 }
 
-/// The name of a type by its schema and its name in `pg_type`, as pgoutput describes the types that are not built in: users' own, and
-/// what a domain is made of, then without a modifier. The schema pg_catalog is sent as an empty name.
+/// Name of the type with this schema and this name in `pg_type`.
 ///
-/// `format_type` leaves out the schema where the search path finds the type without it, which is here taken to be `public`.
+/// pgoutput sends these two names for a type that is not built in. For a domain it sends its base type,
+/// without its modifier. An empty schema is `pg_catalog`.
+///
+/// `format_type` omits the schema if the search path finds the type without it. This function assumes the
+/// search path `public`.
 pub fn of_catalog_name(schema: &str, name: &str) -> String {
-    // An array's type is named after its element's, with an underscore before it; a second one only avoids a name that is taken.
+    // The name of an array's type is an underscore and the name of its element's type. PostgreSQL adds
+    // another underscore if that name is already used.
     let element = name.trim_start_matches('_');
     let brackets = if element.len() == name.len() { "" } else { "[]" };
     match schema {
         "" => of_built_in(element, -1) + brackets,
-        // One that bears the name of a built-in type is found only by its full name.
-        "public" if super::Type::of_name(element) == super::Type::Text => quoted(element) + brackets,
-        _ => format!("{}.{}{brackets}", quoted(schema), quoted(element)),
+        // A type in `public` with the name of a built-in type needs its schema: the search path finds the
+        // built-in type first.
+        "public" if Type::of_name(element) == Type::Text => quoted_if_needed(element) + brackets,
+        _ => format!(
+            "{}.{}{brackets}",
+            quoted_if_needed(schema),
+            quoted_if_needed(element)
+        ),
     }
 }
 
-/// A name without its modifier and its quotes: in what the plugins agree, whether or not they tell modifiers and quote names.
-pub fn base(name: &str) -> String {
+/// Name of a type without its modifier and its quotes.
+///
+/// The plugins' names of one type differ only in modifiers and quotes.
+pub fn bare_name(name: &str) -> String {
     let element = name.trim_end_matches("[]");
-    let mut base = match (element.find('('), element.find(')')) {
+    let mut bare = match (element.find('('), element.find(')')) {
         (Some(open), Some(close)) if open < close => [&element[..open], &element[close + 1..]].concat(),
         _ => element.to_owned(),
     };
-    base.retain(|c| c != '"');
-    if base.starts_with("interval ") {
-        base.truncate("interval".len());
+    bare.retain(|c| c != '"');
+    if bare.starts_with("interval ") {
+        bare.truncate("interval".len());
     }
-    // A character type without a length is printed so.
-    if base == "bpchar" {
-        base.replace_range(.., "character");
+    // `format_type` prints `character` without a length as `bpchar`.
+    if bare == "bpchar" {
+        bare.replace_range(.., "character");
     }
     if element.len() < name.len() {
-        base.push_str("[]");
+        bare.push_str("[]");
     }
-    base
+    bare
 }
 
+/// `format_type`'s name of the built-in type with this name in `pg_type`.
 fn of_built_in(name: &str, modifier: i32) -> String {
     let with = |name: &str, number: Option<i32>| match number {
         Some(number) => format!("{name}({number})"),
         None => name.to_owned(),
     };
-    let given = (modifier >= 0).then_some(modifier);
-    let length = given.map(|given| given - HEADER);
-    let zoned = |name: &str, zone: &str| format!("{} {zone} time zone", with(name, given));
+    let modifier = (modifier >= 0).then_some(modifier);
+    let length = modifier.map(|modifier| modifier - MODIFIER_HEADER);
+    let zoned = |name: &str, zone: &str| format!("{} {zone} time zone", with(name, modifier));
     match name {
         "bool" => "boolean".to_owned(),
         "int2" => "smallint".to_owned(),
@@ -79,12 +99,13 @@ fn of_built_in(name: &str, modifier: i32) -> String {
         "char" => "\"char\"".to_owned(),
         "bpchar" if length.is_some() => with("character", length),
         "varchar" => with("character varying", length),
-        // Without a length it is not what `bit` means in SQL.
-        "bit" if given.is_none() => "\"bit\"".to_owned(),
-        "bit" => with("bit", given),
-        "varbit" => with("bit varying", given),
+        // In SQL, `bit` without quotes means `bit(1)`.
+        "bit" if modifier.is_none() => "\"bit\"".to_owned(),
+        "bit" => with("bit", modifier),
+        "varbit" => with("bit varying", modifier),
         "numeric" => match length {
-            // 11 bits of scale, signed (from PostgreSQL 15 on; before, it was never so large as to differ).
+            // The scale has 11 bits and a sign since PostgreSQL 15. The scales of earlier versions are the
+            // same in this form: they were never that large.
             Some(packed) => {
                 let (precision, scale) = (packed >> 16 & 0xFFFF, ((packed & 0x7FF) ^ 1024) - 1024);
                 format!("numeric({precision},{scale})")
@@ -95,7 +116,7 @@ fn of_built_in(name: &str, modifier: i32) -> String {
         "timetz" => zoned("time", "with"),
         "timestamp" => zoned("timestamp", "without"),
         "timestamptz" => zoned("timestamp", "with"),
-        "interval" => match given {
+        "interval" => match modifier {
             Some(packed) => interval(packed),
             None => "interval".to_owned(),
         },
@@ -103,7 +124,7 @@ fn of_built_in(name: &str, modifier: i32) -> String {
     }
 }
 
-/// An interval with its fields and its digits of a second (`intervaltypmodout`).
+/// Name of an interval with its fields and its fractional digits of a second (`intervaltypmodout`).
 fn interval(packed: i32) -> String {
     const FIELDS: [(i32, &str); 6] = [
         (2, "year"),
@@ -132,22 +153,13 @@ fn interval(packed: i32) -> String {
     name
 }
 
-fn quoted(name: &str) -> String {
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-    if name.chars().all(plain) && !name.starts_with(|c: char| c.is_ascii_digit()) {
-        return name.to_owned();
-    }
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::Type;
     use super::*;
 
-    /// As PostgreSQL 15 printed them for the columns of a table, with their `atttypid` and `atttypmod`.
+    /// The names are PostgreSQL 15's for columns with this `atttypid` and this `atttypmod`.
     #[test]
-    fn an_oid_and_a_modifier_are_named_as_the_server_names_them() {
+    fn an_oid_and_a_modifier_have_the_name_that_the_server_prints() {
         for (oid, modifier, name) in [
             (16, -1, "boolean"),
             (20, -1, "bigint"),
@@ -185,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_described_type_is_named_by_its_schema_unless_the_search_path_finds_it() {
+    fn a_type_has_its_schema_in_its_name_unless_the_search_path_finds_it() {
         for (schema, name, expected) in [
             ("", "int4", "integer"),
             ("", "_text", "text[]"),
@@ -202,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn names_agree_in_what_is_neither_modifier_nor_quotes() {
+    fn names_of_one_type_are_equal_without_modifiers_and_quotes() {
         for (one, other) in [
             ("numeric(10,2)[]", "numeric[]"),
             ("timestamp(3) without time zone", "timestamp without time zone"),
@@ -211,8 +223,8 @@ mod tests {
             ("bit(3)", "\"bit\""),
             ("\"My app\".\"Mo[od\"", "My app.Mo[od"),
         ] {
-            assert_eq!(base(one), base(other));
+            assert_eq!(bare_name(one), bare_name(other));
         }
-        assert_ne!(base("integer"), base("integer[]"));
+        assert_ne!(bare_name("integer"), bare_name("integer[]"));
     }
 }

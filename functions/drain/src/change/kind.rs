@@ -1,51 +1,55 @@
-//! How the text of a type is to be read: what an envelope needs to know of a type to write its values as JSON.
+//! Types of columns, as far as an envelope writes their values in different ways.
 
-/// The types that JSON, or some envelope, does not treat as text.
+/// Type of a column, as far as an envelope does not write its values as text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Type {
     /// `boolean`
     Bool,
-    /// `smallint`, `integer`, `bigint`, `oid`: digits that JSON takes as they are
+    /// `smallint`, `integer`, `bigint`, `oid`: their text is a JSON number
     Integer,
     /// `real`, `double precision`
     Float,
-    /// `numeric`, with the digits behind the point that its modifier fixes; may be negative
+    /// `numeric`, with the scale of its modifier, which may be negative
     Numeric(Option<i32>),
     /// `bytea`
     Bytea,
     /// `date`
     Date,
-    /// `time without time zone`, with its digits of a second, 0 to 6
+    /// `time without time zone`, with its fractional digits of a second, 0 to 6
     Time(u8),
     /// `time with time zone`
     TimeTz,
-    /// `timestamp without time zone`, with its digits of a second, 0 to 6
+    /// `timestamp without time zone`, with its fractional digits of a second, 0 to 6
     Timestamp(u8),
     /// `timestamp with time zone`
     TimestampTz,
-    /// An array of any dimension.
+    /// An array with any number of dimensions.
     Array(Box<Type>),
-    /// Everything else, which is a string in JSON.
+    /// Every other type; its values are JSON strings.
     Text,
 }
 
-/// Digits of a second that a type without a modifier keeps.
-const MICROSECONDS: u8 = 6;
+/// Fractional digits of a second of a type without a modifier.
+const DEFAULT_DIGITS: u8 = 6;
 
 impl Type {
-    /// By the name that `format_type` prints, with or without a modifier: `numeric(10,2)`, `timestamp(3) with time zone`, `integer[]`.
+    /// The type of this name, as `format_type` prints it, with or without a modifier.
+    ///
+    /// Examples: `numeric(10,2)`, `timestamp(3) with time zone`, `integer[]`.
     pub fn of_name(name: &str) -> Type {
-        // An array of any dimension has one pair of brackets; an array of a domain that is an array itself has two. To count
-        // them, and no further, keeps this from descending.
+        // The name of an array has one pair of brackets, whatever its number of dimensions. The name of an
+        // array of a domain that is an array itself has two. More pairs are ignored: a name may hold any
+        // number of them, and each would be a level of recursion.
         let element = name.trim_end_matches("[]");
         let depth = (name.len() - element.len()) / 2;
-        // Alone of all, an array of boxes is separated by semicolons (`typdelim`).
+        // `box` is the only type whose array has semicolons as separators (`typdelim`).
         if depth > 0 && element == "box" {
             return Type::Text;
         }
-        (0..depth.min(2)).fold(Type::of_element(element), |of, _| Type::Array(Box::new(of)))
+        (0..depth.min(2)).fold(Type::of_element(element), |inner, _| Type::Array(Box::new(inner)))
     }
 
+    /// The type of a name without brackets at its end.
     fn of_element(name: &str) -> Type {
         let (base, modifier, rest) = match (name.find('('), name.find(')')) {
             (Some(open), Some(close)) if open < close => {
@@ -53,7 +57,7 @@ impl Type {
             }
             _ => (name, "", ""),
         };
-        let digits = || modifier.parse().unwrap_or(MICROSECONDS);
+        let digits = || modifier.parse().unwrap_or(DEFAULT_DIGITS);
         match (base, rest) {
             ("boolean", _) => Type::Bool,
             ("smallint" | "integer" | "bigint" | "oid", _) => Type::Integer,
@@ -78,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_modifier_is_read_where_it_changes_how_a_value_is_written() {
+    fn a_type_keeps_the_modifier_that_an_envelope_needs() {
         let array = |element| Type::Array(Box::new(element));
         for (name, kind) in [
             ("numeric", Type::Numeric(None)),
@@ -99,12 +103,12 @@ mod tests {
     }
 
     #[test]
-    fn an_array_of_boxes_stays_text_because_it_is_separated_by_semicolons() {
+    fn an_array_of_boxes_is_text_because_its_separator_is_a_semicolon() {
         assert_eq!(Type::of_name("box[]"), Type::Text);
     }
 
     #[test]
-    fn a_name_of_nothing_but_brackets_does_not_exhaust_the_stack() {
+    fn a_name_of_many_brackets_does_not_overflow_the_stack() {
         assert!(matches!(Type::of_name(&"[]".repeat(1_000_000)), Type::Array(_)));
     }
 }

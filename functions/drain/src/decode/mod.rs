@@ -1,6 +1,9 @@
-//! From the bytes of a plugin to [`Item`]s. Pure: a decoder remembers the tables that the server described, and nothing else.
+//! Decoders from the rows of an output plugin to [`Item`]s.
+//!
+//! They are pure: a decoder remembers the tables that the server described, and nothing else.
 
-// What is read here comes from outside: nothing of it may be out of reach. Sums of offsets need no such care, none exceeds a row's length.
+// The rows come from outside the program, so no index may be out of range and panic. Sums of offsets need no
+// such check: none exceeds the length of a row.
 #![warn(clippy::indexing_slicing, clippy::string_slice)]
 
 mod pgoutput;
@@ -14,59 +17,48 @@ use crate::change::{Datum, Item, Relation, Tuple};
 use crate::lsn::Lsn;
 use crate::plugin::Plugin;
 
-/// A row that is not what its plugin writes. Says where and what was expected, never the row's values.
+/// Error for a row that its plugin does not write.
+///
+/// It names the place and the expected syntax, and never the values of the row.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{plugin} row of {length} bytes, at byte {at}: expected {expected}")]
 pub struct DecodeError {
-    /// Whose row.
+    /// The plugin of the row.
     pub plugin: Plugin,
-    /// Its length.
+    /// Length of the row in bytes.
     pub length: usize,
-    /// Offset of the first byte that did not fit.
+    /// Offset of the first unexpected byte.
     pub at: usize,
-    /// What should have stood there.
+    /// The syntax that the decoder expected there.
     pub expected: &'static str,
-}
-
-/// Fills in from the old row what the new one left out, and tells whether the old row says anything more:
-/// where it is nothing but the key, and the key is the same, it does not. PostgreSQL sends such a one with
-/// each update of a row whose key holds a large value, wal2json with every update.
-fn complete<'a>(relation: &Relation, old: &Tuple<'a>, new: &mut Tuple<'a>) -> bool {
-    let mut tells = false;
-    for ((column, new), old) in relation.columns.iter().zip(new).zip(old) {
-        if *old == Datum::Absent {
-            continue;
-        }
-        if *new == Datum::Unchanged {
-            *new = old.clone();
-        }
-        tells |= !column.key || new != old;
-    }
-    tells
 }
 
 /// The decoder of one session's rows.
 #[derive(Debug)]
 pub enum Decoder {
-    /// See [`Plugin::Pgoutput`].
-    Pgoutput(pgoutput::Relations),
-    /// See [`Plugin::Wal2json`].
-    Wal2json(wal2json::Relations),
-    /// See [`Plugin::TestDecoding`].
+    /// The decoder of [`Plugin::Pgoutput`].
+    Pgoutput(pgoutput::PgoutputDecoder),
+    /// The decoder of [`Plugin::Wal2json`].
+    Wal2json(wal2json::Wal2jsonDecoder),
+    /// The decoder of [`Plugin::TestDecoding`].
     TestDecoding,
 }
 
 impl Decoder {
-    /// A decoder that has seen nothing yet. Each peek describes its tables anew, so each window starts with one.
+    /// A decoder that knows no table yet.
+    ///
+    /// Each peek describes its tables again, so each window starts with a new decoder.
     pub fn new(plugin: Plugin) -> Self {
         match plugin {
-            Plugin::Pgoutput => Decoder::Pgoutput(pgoutput::Relations::default()),
-            Plugin::Wal2json => Decoder::Wal2json(wal2json::Relations::default()),
+            Plugin::Pgoutput => Decoder::Pgoutput(pgoutput::PgoutputDecoder::default()),
+            Plugin::Wal2json => Decoder::Wal2json(wal2json::Wal2jsonDecoder::default()),
             Plugin::TestDecoding => Decoder::TestDecoding,
         }
     }
 
-    /// Whether this row closes its transaction, told from its first bytes without decoding the rest.
+    /// Whether this row commits its transaction.
+    ///
+    /// The first bytes decide: the rest of the row is not decoded.
     pub fn is_commit(&self, data: &[u8]) -> bool {
         data.starts_with(self.plugin().commit_mark())
     }
@@ -82,7 +74,7 @@ impl Decoder {
     /// Decodes one row of the peek; `lsn` is its `lsn` column.
     ///
     /// # Errors
-    /// The bytes are not what the plugin writes. Nothing is skipped: the caller stops before this row.
+    /// The bytes are not what the plugin writes. No row is skipped: the caller stops before this row.
     pub fn decode<'a>(
         &mut self,
         catalog: &Catalog,
@@ -90,9 +82,27 @@ impl Decoder {
         data: &'a [u8],
     ) -> Result<Item<'a>, DecodeError> {
         match self {
-            Decoder::Pgoutput(relations) => relations.decode(catalog, data),
-            Decoder::Wal2json(relations) => relations.decode(catalog, data),
+            Decoder::Pgoutput(decoder) => decoder.decode(catalog, data),
+            Decoder::Wal2json(decoder) => decoder.decode(catalog, data),
             Decoder::TestDecoding => test_decoding::decode(catalog, lsn, data),
         }
     }
+}
+
+/// The old row of an update; `None` if it only repeats the key of the new row.
+///
+/// Replaces the unchanged values of the new row by those of the old row. PostgreSQL sends an old row that
+/// repeats the key if the key holds a large value. wal2json sends one with every update.
+fn merge_old_row<'a>(relation: &Relation, old: Tuple<'a>, new: &mut Tuple<'a>) -> Option<Tuple<'a>> {
+    let mut is_informative = false;
+    for ((column, new), old) in relation.columns.iter().zip(new).zip(&old) {
+        if *old == Datum::Absent {
+            continue;
+        }
+        if *new == Datum::Unchanged {
+            *new = old.clone();
+        }
+        is_informative |= !column.key || new != old;
+    }
+    is_informative.then_some(old)
 }

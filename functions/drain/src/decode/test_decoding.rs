@@ -1,171 +1,115 @@
-//! test_decoding: text made for people's eyes, read back. For troubleshooting; it tells no keys, which the catalog must.
+//! Decoder of test_decoding, whose rows are text for human readers; for troubleshooting.
+//!
+//! test_decoding sends no keys. The catalog must hold them.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::{DecodeError, Plugin, complete};
+use super::{DecodeError, Plugin, merge_old_row};
 use crate::catalog::{Catalog, CatalogColumn};
 use crate::change::{Change, Column, ColumnCoverage, Datum, Item, Message, Relation, Tuple};
 use crate::lsn::Lsn;
 use crate::table_name::TableName;
 use crate::time::micros_of_timestamp;
 
+/// Decodes one row; `lsn` is its `lsn` column.
+///
+/// # Errors
+/// The bytes are not a row of test_decoding.
 pub(super) fn decode<'a>(catalog: &Catalog, lsn: Lsn, data: &'a [u8]) -> Result<Item<'a>, DecodeError> {
-    let mut read = TextReader { data, at: 0 };
-    if read.skip("BEGIN ") {
-        let xid = read
-            .rest_text()?
-            .parse()
-            .map_err(|_| read.expected("a transaction's id"))?;
-        return Ok(Item::Begin {
-            xid,
-            commit_end: None,
-            commit_time: None,
-        });
-    }
-    if read.skip("COMMIT ") {
-        let text = read.rest_text()?;
-        let time = text
-            .split_once("(at ")
-            .and_then(|(_, rest)| micros_of_timestamp(rest.strip_suffix(')')?));
-        // This row's `lsn` column is the end of the commit record.
-        return Ok(Item::Commit {
-            commit_end: lsn,
-            commit_time: time,
-        });
-    }
-    if read.skip("message: transactional: ") {
-        let transactional = read.skip("1");
-        if !transactional && !read.skip("0") || !read.skip(" prefix: ") {
-            return Err(read.expected("transactional: 0 or 1, and a prefix"));
-        }
-        let (prefix, content) = read.message()?;
-        let message = Message {
-            prefix: Cow::Borrowed(prefix),
-            content: Cow::Borrowed(content),
-        };
-        return Ok(if transactional {
-            Item::Change(Change::Message(message))
-        } else {
-            Item::Message(message)
-        });
-    }
-    if !read.skip("table ") {
-        return Err(read.expected("BEGIN, COMMIT, message or table"));
-    }
-    let mut tables = vec![read.table()?];
-    while read.skip(", ") {
-        tables.push(read.table()?);
-    }
-    if !read.skip(": ") {
-        return Err(read.expected("a colon after the table"));
-    }
-    if read.skip("TRUNCATE:") {
-        let relations = tables
-            .iter()
-            .map(|table| Arc::new(relation(catalog, table, &[], ColumnCoverage::Row)))
-            .collect();
-        return Ok(Item::Change(Change::Truncate { relations }));
-    }
-    let [table] = &tables[..] else {
-        return Err(read.expected("TRUNCATE behind several tables"));
-    };
-    let change = if read.skip("INSERT:") {
-        let new = read.row()?;
-        let (relation, new) = row(catalog, table, new, ColumnCoverage::Whole);
-        Change::Insert { relation, new }
-    } else if read.skip("UPDATE:") {
-        let old = if read.skip(" old-key:") {
-            Some(read.values(" new-tuple:")?)
-        } else {
-            None
-        };
-        let new = read.row()?;
-        let (relation, mut new) = row(catalog, table, new, ColumnCoverage::Whole);
-        let whole = catalog.table(table).is_some_and(|table| table.full);
-        let missing = if whole { Datum::Null } else { Datum::Absent };
-        let old = match old {
-            Some(old) => Some(
-                old_tuple(&relation, old, &missing)
-                    .ok_or_else(|| read.expected("an old row of columns that the new row has"))?,
-            ),
-            None => None,
-        };
-        let old = old.filter(|old| complete(&relation, old, &mut new));
-        Change::Update { relation, old, new }
-    } else if read.skip("DELETE:") {
-        // Without an identity there is no tuple data: all that is known is that a row went.
-        let old = with_nulls(catalog, table, read.values("")?);
-        let (relation, old) = row(catalog, table, old, ColumnCoverage::Row);
-        Change::Delete { relation, old }
+    let mut reader = TextReader { data, at: 0 };
+    if reader.skip("BEGIN ") {
+        reader.begin()
+    } else if reader.skip("COMMIT ") {
+        reader.commit(lsn)
+    } else if reader.skip("message: transactional: ") {
+        reader.message()
+    } else if reader.skip("table ") {
+        reader.change(catalog).map(Item::Change)
     } else {
-        return Err(read.expected("INSERT, UPDATE, DELETE or TRUNCATE"));
-    };
-    Ok(Item::Change(change))
+        Err(reader.expected("BEGIN, COMMIT, message or table"))
+    }
 }
 
-struct Value<'a> {
+/// Column of a row with its value.
+struct ColumnValue<'a> {
     name: Cow<'a, str>,
-    kind: Cow<'a, str>,
+    type_name: Cow<'a, str>,
     datum: Datum<'a>,
 }
 
-fn relation(catalog: &Catalog, name: &TableName, values: &[Value<'_>], extent: ColumnCoverage) -> Relation {
+/// The table with the columns of a row.
+fn relation(
+    catalog: &Catalog,
+    name: &TableName,
+    values: &[ColumnValue<'_>],
+    coverage: ColumnCoverage,
+) -> Relation {
     let table = catalog.table(name);
-    let column = |value: &Value<'_>| {
-        let among = |names: &[String]| names.iter().any(|key| *key == value.name);
+    let column = |value: &ColumnValue<'_>| {
+        let is_among = |names: &[String]| names.iter().any(|key| *key == value.name);
         Column::new(
             value.name.to_string(),
-            catalog.type_name(table, &value.name, &value.kind),
-            table.is_some_and(|table| among(&table.key)),
+            catalog.column_type(table, &value.name, &value.type_name),
+            table.is_some_and(|table| is_among(&table.key)),
         )
     };
     Relation {
         table: name.clone(),
         columns: values.iter().map(column).collect(),
-        primary: table.map(|table| catalog.primary(table)).unwrap_or_default(),
-        extent,
+        primary_key: table
+            .map(|table| catalog.primary_key_columns(table))
+            .unwrap_or_default(),
+        coverage,
     }
 }
 
-/// A row that is itself all that is known of its table's columns.
+/// A row as its table and its values. The table has the columns of the row.
 fn row<'a>(
     catalog: &Catalog,
     table: &TableName,
-    values: Vec<Value<'a>>,
-    extent: ColumnCoverage,
+    values: Vec<ColumnValue<'a>>,
+    coverage: ColumnCoverage,
 ) -> (Arc<Relation>, Tuple<'a>) {
-    let relation = Arc::new(relation(catalog, table, &values, extent));
+    let relation = Arc::new(relation(catalog, table, &values, coverage));
     (relation, values.into_iter().map(|value| value.datum).collect())
 }
 
-/// The old row of a delete with the nulls that it leaves out where it is the whole row. As far as the catalog, which tells the
-/// columns then, still knows those of the row.
-fn with_nulls<'a>(catalog: &Catalog, name: &TableName, values: Vec<Value<'a>>) -> Vec<Value<'a>> {
-    let full = catalog.table(name).filter(|table| table.full);
-    let whole = full.map(|table| table.columns.as_slice()).unwrap_or_default();
-    let known: HashSet<&str> = whole.iter().map(|known| known.name.as_str()).collect();
-    if values.is_empty() || !values.iter().all(|value| known.contains(&*value.name)) {
+/// The old row of a delete, with its nulls if it is a whole row.
+///
+/// test_decoding omits the nulls of an old row. Only the catalog holds the columns then, so the nulls are
+/// added only if the catalog still has every column of the row.
+fn with_nulls<'a>(catalog: &Catalog, name: &TableName, values: Vec<ColumnValue<'a>>) -> Vec<ColumnValue<'a>> {
+    let table = catalog.table(name).filter(|table| table.identity_full);
+    let columns = table.map(|table| table.columns.as_slice()).unwrap_or_default();
+    let names: HashSet<&str> = columns.iter().map(|column| column.name.as_str()).collect();
+    if values.is_empty() || !values.iter().all(|value| names.contains(&*value.name)) {
         return values;
     }
     let mut values = values.into_iter().peekable();
-    let column = |known: &CatalogColumn| {
-        let null = || Value {
-            name: known.name.clone().into(),
-            kind: known.type_name.clone().into(),
+    let value_or_null = |column: &CatalogColumn| {
+        let null = || ColumnValue {
+            name: column.name.clone().into(),
+            type_name: column.type_name.clone().into(),
             datum: Datum::Null,
         };
         values
-            .next_if(|value| value.name == known.name)
+            .next_if(|value| value.name == column.name)
             .unwrap_or_else(null)
     };
-    whole.iter().map(column).collect()
+    columns.iter().map(value_or_null).collect()
 }
 
-/// An old row. It leaves out the columns outside the key, or with `replica identity full` those that were null, which is what
-/// `missing` says. `None` when it holds something that the new row does not. Both are in table order.
-fn old_tuple<'a>(relation: &Relation, values: Vec<Value<'a>>, missing: &Datum<'static>) -> Option<Tuple<'a>> {
+/// The values of an update's old row in the relation's order, with `missing` for each column that the row
+/// lacks.
+///
+/// Both are in table order. Returns `None` if the old row has a column that the relation lacks.
+fn old_tuple<'a>(
+    relation: &Relation,
+    values: Vec<ColumnValue<'a>>,
+    missing: &Datum<'static>,
+) -> Option<Tuple<'a>> {
     let mut values = values.into_iter().peekable();
     let columns = relation.columns.iter();
     let tuple = columns
@@ -177,8 +121,10 @@ fn old_tuple<'a>(relation: &Relation, values: Vec<Value<'a>>, missing: &Datum<'s
     values.next().is_none().then_some(tuple)
 }
 
+/// Reader of the text of one row.
 struct TextReader<'a> {
     data: &'a [u8],
+    /// Offset of the next byte.
     at: usize,
 }
 
@@ -192,10 +138,101 @@ impl<'a> TextReader<'a> {
         }
     }
 
+    fn begin(&mut self) -> Result<Item<'a>, DecodeError> {
+        let text = self.rest_text()?;
+        let xid = text.parse().map_err(|_| self.expected("a transaction's id"))?;
+        Ok(Item::Begin {
+            xid,
+            commit_end: None,
+            commit_time: None,
+        })
+    }
+
+    fn commit(&mut self, lsn: Lsn) -> Result<Item<'a>, DecodeError> {
+        let text = self.rest_text()?;
+        let time = text
+            .split_once("(at ")
+            .and_then(|(_, rest)| micros_of_timestamp(rest.strip_suffix(')')?));
+        // The `lsn` column of this row is the end of the commit record.
+        Ok(Item::Commit {
+            commit_end: lsn,
+            commit_time: time,
+        })
+    }
+
+    fn message(&mut self) -> Result<Item<'a>, DecodeError> {
+        let is_transactional = self.skip("1");
+        if !is_transactional && !self.skip("0") || !self.skip(" prefix: ") {
+            return Err(self.expected("transactional: 0 or 1, and a prefix"));
+        }
+        let (prefix, content) = self.prefix_and_content()?;
+        let message = Message {
+            prefix: Cow::Borrowed(prefix),
+            content: Cow::Borrowed(content),
+        };
+        Ok(if is_transactional {
+            Item::Change(Change::Message(message))
+        } else {
+            Item::Message(message)
+        })
+    }
+
+    fn change(&mut self, catalog: &Catalog) -> Result<Change<'a>, DecodeError> {
+        let mut tables = vec![self.table()?];
+        while self.skip(", ") {
+            tables.push(self.table()?);
+        }
+        if !self.skip(": ") {
+            return Err(self.expected("a colon after the table"));
+        }
+        if self.skip("TRUNCATE:") {
+            let relation = |table| Arc::new(relation(catalog, table, &[], ColumnCoverage::Row));
+            let relations = tables.iter().map(relation).collect();
+            return Ok(Change::Truncate { relations });
+        }
+        let [table] = &tables[..] else {
+            return Err(self.expected("TRUNCATE after several tables"));
+        };
+        if self.skip("INSERT:") {
+            let (relation, new) = row(catalog, table, self.new_row()?, ColumnCoverage::Whole);
+            Ok(Change::Insert { relation, new })
+        } else if self.skip("UPDATE:") {
+            self.update(catalog, table)
+        } else if self.skip("DELETE:") {
+            // Without a replica identity the row has no values: only the delete itself is known.
+            let old = with_nulls(catalog, table, self.values("")?);
+            let (relation, old) = row(catalog, table, old, ColumnCoverage::Row);
+            Ok(Change::Delete { relation, old })
+        } else {
+            Err(self.expected("INSERT, UPDATE, DELETE or TRUNCATE"))
+        }
+    }
+
+    fn update(&mut self, catalog: &Catalog, table: &TableName) -> Result<Change<'a>, DecodeError> {
+        let old = match self.skip(" old-key:") {
+            true => Some(self.values(" new-tuple:")?),
+            false => None,
+        };
+        let (relation, mut new) = row(catalog, table, self.new_row()?, ColumnCoverage::Whole);
+        // An old row omits the columns outside the key, but with `replica identity full` the nulls.
+        let is_full = catalog.table(table).is_some_and(|table| table.identity_full);
+        let missing = if is_full { Datum::Null } else { Datum::Absent };
+        let old = match old {
+            Some(old) => {
+                let old = old_tuple(&relation, old, &missing)
+                    .ok_or_else(|| self.expected("an old row of columns that the new row has"))?;
+                merge_old_row(&relation, old, &mut new)
+            }
+            None => None,
+        };
+        Ok(Change::Update { relation, old, new })
+    }
+
     fn rest(&self) -> &'a [u8] {
         self.data.get(self.at..).unwrap_or_default()
     }
 
+    /// Skips `text` if it is next; returns whether it was.
     fn skip(&mut self, text: &str) -> bool {
         let found = self.rest().starts_with(text.as_bytes());
         self.at += if found { text.len() } else { 0 };
@@ -204,28 +241,30 @@ impl<'a> TextReader<'a> {
 
     fn rest_text(&mut self) -> Result<&'a str, DecodeError> {
         let rest = self.rest();
-        self.take(rest.len())
+        self.text(rest.len())
     }
 
     /// The next `length` bytes as text.
-    fn take(&mut self, length: usize) -> Result<&'a str, DecodeError> {
-        let taken = self
+    fn text(&mut self, length: usize) -> Result<&'a str, DecodeError> {
+        let bytes = self
             .rest()
             .get(..length)
             .ok_or_else(|| self.expected("more bytes"))?;
-        let text = std::str::from_utf8(taken).map_err(|_| self.expected("UTF-8 text"))?;
+        let text = std::str::from_utf8(bytes).map_err(|_| self.expected("UTF-8 text"))?;
         self.at += length;
         Ok(text)
     }
 
-    /// A message's prefix and content, `prefix, sz: 4 content:abcd`. Nothing is quoted, and both may hold
-    /// what stands between them: it is where the size is that of the rest. Where that is so twice, the
-    /// content is believed to quote such a row, rather than the prefix.
-    fn message(&mut self) -> Result<(&'a str, &'a [u8]), DecodeError> {
+    /// The prefix and the content of a message: `prefix, sz: 4 content:abcd`.
+    ///
+    /// Neither has quotes, and both may contain the separator. The separator is the one whose size is that of
+    /// the rest. If several fit, the first is taken: the content rather than the prefix then contains the
+    /// text of a row.
+    fn prefix_and_content(&mut self) -> Result<(&'a str, &'a [u8]), DecodeError> {
         const SIZE: &[u8] = b", sz: ";
         let rest = self.rest();
-        let places = rest.windows(SIZE.len()).enumerate();
-        for (at, _) in places.filter(|(_, window)| *window == SIZE) {
+        let windows = rest.windows(SIZE.len()).enumerate();
+        for (at, _) in windows.filter(|(_, window)| *window == SIZE) {
             let size = rest.get(at + SIZE.len()..).unwrap_or_default();
             let digits = size.iter().take_while(|b| b.is_ascii_digit()).count();
             let (size, content) = size.split_at(digits);
@@ -233,15 +272,15 @@ impl<'a> TextReader<'a> {
             if let Some(content) = content.strip_prefix(b" content:")
                 && size == Some(content.len())
             {
-                let prefix = self.take(at)?;
+                let prefix = self.text(at)?;
                 self.at = self.data.len();
                 return Ok((prefix, content));
             }
         }
-        Err(self.expected("a prefix, and content of the size that is told"))
+        Err(self.expected("a prefix, and content of the given size"))
     }
 
-    /// What a pair of quotes encloses, a doubled quote standing for one. The opening quote was read already.
+    /// The text before a closing quote, after the opening quote; a doubled quote is one quote of the text.
     fn quoted(&mut self, quote: u8) -> Result<Cow<'a, str>, DecodeError> {
         let mut text = Cow::Borrowed("");
         loop {
@@ -250,29 +289,30 @@ impl<'a> TextReader<'a> {
                 .iter()
                 .position(|b| *b == quote)
                 .ok_or_else(|| self.expected("a closing quote"))?;
-            let doubled = self.rest().get(end + 1) == Some(&quote);
-            let piece = self.take(end + usize::from(doubled))?;
+            let is_doubled = self.rest().get(end + 1) == Some(&quote);
+            let piece = self.text(end + usize::from(is_doubled))?;
             self.at += 1;
             if text.is_empty() {
                 text = Cow::Borrowed(piece);
             } else {
                 text.to_mut().push_str(piece);
             }
-            if !doubled {
+            if !is_doubled {
                 return Ok(text);
             }
         }
     }
 
-    /// An identifier as `quote_identifier` writes it, up to one of `ends`.
+    /// An identifier as PostgreSQL's `quote_identifier` writes it.
+    ///
+    /// Without quotes it ends before one of `ends`.
     fn identifier(&mut self, ends: &[u8]) -> Result<Cow<'a, str>, DecodeError> {
         if self.skip("\"") {
             return self.quoted(b'"');
         }
         let length = self.rest().iter().position(|b| ends.contains(b));
-        Ok(Cow::Borrowed(self.take(
-            length.ok_or_else(|| self.expected("the end of a name"))?,
-        )?))
+        let length = length.ok_or_else(|| self.expected("the end of a name"))?;
+        Ok(Cow::Borrowed(self.text(length)?))
     }
 
     fn table(&mut self) -> Result<TableName, DecodeError> {
@@ -283,8 +323,8 @@ impl<'a> TextReader<'a> {
         Ok(TableName::new(schema, self.identifier(b":,")?))
     }
 
-    /// A type in brackets, which may itself hold brackets (`integer[]`) and quoted names.
-    fn kind(&mut self) -> Result<&'a str, DecodeError> {
+    /// A type in brackets; its name may contain brackets (`integer[]`) and quoted identifiers.
+    fn type_name(&mut self) -> Result<&'a str, DecodeError> {
         let rest = self.rest();
         if !rest.starts_with(b"[") {
             return Err(self.expected("a type in brackets"));
@@ -296,9 +336,9 @@ impl<'a> TextReader<'a> {
                 b'[' if !in_quotes => depth += 1,
                 b']' if !in_quotes && depth == 1 => {
                     self.at += 1;
-                    let kind = self.take(at - 1)?;
+                    let type_name = self.text(at - 1)?;
                     self.at += 1;
-                    return Ok(kind);
+                    return Ok(type_name);
                 }
                 b']' if !in_quotes => depth -= 1,
                 _ => {}
@@ -307,18 +347,23 @@ impl<'a> TextReader<'a> {
         Err(self.expected("a type in brackets"))
     }
 
-    /// A new row. One without tuple data is refused: an event of it would say that the row is empty.
-    fn row(&mut self) -> Result<Vec<Value<'a>>, DecodeError> {
+    /// The values of a new row.
+    ///
+    /// # Errors
+    /// The row has no values. An event without values would say that the row is empty.
+    fn new_row(&mut self) -> Result<Vec<ColumnValue<'a>>, DecodeError> {
         if self.rest() == b" (no-tuple-data)" {
             return Err(self.expected("the new row"));
         }
         self.values("")
     }
 
-    /// ` name[type]:value …` up to `end`, which is read too; an empty `end` means the end of the row.
-    fn values(&mut self, end: &str) -> Result<Vec<Value<'a>>, DecodeError> {
+    /// The values before `end`, each as ` name[type]:value`.
+    ///
+    /// `end` is skipped; an empty `end` is the end of the row.
+    fn values(&mut self, end: &str) -> Result<Vec<ColumnValue<'a>>, DecodeError> {
         let mut values = Vec::new();
-        // Not the start of a column: its name would be quoted.
+        // This text cannot be the start of a column: a column's name would have quotes.
         self.skip(" (no-tuple-data)");
         while !(if end.is_empty() {
             self.rest().is_empty()
@@ -329,13 +374,13 @@ impl<'a> TextReader<'a> {
                 return Err(self.expected("a space before a column"));
             }
             let name = self.identifier(b"[")?;
-            let kind = self.kind()?;
+            let type_name = self.type_name()?;
             if !self.skip(":") {
                 return Err(self.expected("a colon after the type"));
             }
-            values.push(Value {
+            values.push(ColumnValue {
                 name,
-                kind: Cow::Borrowed(kind),
+                type_name: Cow::Borrowed(type_name),
                 datum: self.datum()?,
             });
         }
@@ -351,7 +396,7 @@ impl<'a> TextReader<'a> {
             .iter()
             .position(|b| *b == b' ')
             .unwrap_or(self.rest().len());
-        Ok(match self.take(length)? {
+        Ok(match self.text(length)? {
             "null" => Datum::Null,
             "unchanged-toast-datum" => Datum::Unchanged,
             text => Datum::Text(Cow::Borrowed(text)),

@@ -1,11 +1,12 @@
-//! All three decoders on the rows that one server wrote for the same statements, `tests/captured.txt`: each
-//! tells the same events, in each envelope. And what no row may do to any of them.
+//! Tests of all three decoders on the rows that one server wrote for the same statements.
 //!
-//! The file is PostgreSQL 15.18's and wal2json 2.5's own output, with the options of `slot.rs` and the
-//! session settings of `connect.rs`: first what the catalog said, then for each statement the rows of the
-//! three plugins (pgoutput as hex, the others as text, or as `hex …` where they are none) and the events that
-//! they stand for, `=` for all plugins or `=plugin` for one. Begin and commit are there for the first
-//! statement only. `↵` is a newline, `«a*9»` is nine times a.
+//! Each decoder yields the same events in each envelope. No row makes a decoder panic.
+//!
+//! `tests/captured.txt` holds the rows. PostgreSQL 15.18 and wal2json 2.5 wrote them, with the options of
+//! `plugin.rs` and the session settings of `postgres/connection.rs`. The file starts with the catalog. Then
+//! each statement has the rows of the three plugins, and their events: `=` for all plugins, `=plugin` for
+//! one. Rows of pgoutput are hex. Rows of the others are text, or `hex …` if they are not text. Only the
+//! first statement has begin and commit. `↵` is a newline, and `«a*9»` is nine times a.
 
 use proptest::prelude::*;
 
@@ -20,13 +21,14 @@ use crate::position::Position;
 use crate::table_name::TableName;
 use crate::time::micros_of_timestamp;
 
-/// A statement of the capture.
-pub(super) struct Captured {
+/// Statement of `tests/captured.txt`.
+pub(super) struct CapturedStatement {
     pub(super) statement: &'static str,
     pub(super) rows: Vec<(Plugin, Lsn, Vec<u8>)>,
     expected: Vec<(Option<Plugin>, String)>,
 }
 
+/// The text with its repetitions `«a*9»` written out.
 fn expanded(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;
@@ -40,17 +42,13 @@ fn expanded(text: &str) -> String {
     out + rest
 }
 
-pub(super) fn unhex(hex: &str) -> Vec<u8> {
-    let digits = expanded(hex);
-    let digits = digits.as_bytes().chunks(2);
-    digits
-        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
-        .collect()
+fn decode_hex(digits: &str) -> Vec<u8> {
+    hex::decode(expanded(digits)).unwrap()
 }
 
-/// The catalog as it was at the end, and the statements.
-pub(super) fn captured() -> (Catalog, Vec<Captured>) {
-    let (mut catalog, mut statements) = (Catalog::default(), Vec::<Captured>::new());
+/// The catalog after the last statement, and the statements.
+pub(super) fn captured() -> (Catalog, Vec<CapturedStatement>) {
+    let (mut catalog, mut statements) = (Catalog::default(), Vec::<CapturedStatement>::new());
     for line in include_str!("tests/captured.txt")
         .lines()
         .filter(|line| !line.is_empty())
@@ -63,23 +61,24 @@ pub(super) fn captured() -> (Catalog, Vec<Captured>) {
             }
             "table" => {
                 type Names = Vec<String>;
-                type Written = (String, String, Names, Names, Vec<(String, String, bool)>);
-                let (schema, name, key, primary, columns): Written = serde_json::from_str(rest).unwrap();
-                let known = |(name, type_name, toastable)| CatalogColumn {
+                type TableLine = (String, String, Names, Names, Vec<(String, String, bool)>);
+                let (schema, name, key, primary_key, columns): TableLine =
+                    serde_json::from_str(rest).unwrap();
+                let column = |(name, type_name, toastable)| CatalogColumn {
                     name,
                     type_name,
                     toastable,
                 };
-                let columns = columns.into_iter().map(known).collect();
+                let columns = columns.into_iter().map(column).collect();
                 let table = CatalogTable {
                     key,
-                    primary,
+                    primary_key,
                     columns,
                     ..CatalogTable::default()
                 };
                 catalog.insert(TableName::new(schema, name), table);
             }
-            "#" => statements.push(Captured {
+            "#" => statements.push(CapturedStatement {
                 statement: rest,
                 rows: Vec::new(),
                 expected: Vec::new(),
@@ -93,8 +92,8 @@ pub(super) fn captured() -> (Catalog, Vec<Captured>) {
                 let (lsn, data) = rest.split_once(' ').unwrap();
                 let plugin: Plugin = word.parse().unwrap();
                 let data = match (plugin, data.strip_prefix("hex ")) {
-                    (Plugin::Pgoutput, _) => unhex(data),
-                    (_, Some(hex)) => unhex(hex),
+                    (Plugin::Pgoutput, _) => decode_hex(data),
+                    (_, Some(digits)) => decode_hex(digits),
                     _ => expanded(data).replace('↵', "\n").into_bytes(),
                 };
                 statement.rows.push((plugin, lsn.parse().unwrap(), data));
@@ -104,12 +103,12 @@ pub(super) fn captured() -> (Catalog, Vec<Captured>) {
     (catalog, statements)
 }
 
-/// The rows of one plugin for the one statement that starts so.
-pub(super) fn rows_of(plugin: Plugin, statement: &str) -> Vec<(Lsn, Vec<u8>)> {
+/// The rows of one plugin for the first statement that starts with `start`.
+pub(super) fn rows_of(plugin: Plugin, start: &str) -> Vec<(Lsn, Vec<u8>)> {
     let (_, statements) = captured();
     let mut found = statements
         .into_iter()
-        .filter(|c| c.statement.starts_with(statement));
+        .filter(|captured| captured.statement.starts_with(start));
     let rows = found.next().unwrap().rows;
     rows.into_iter()
         .filter(|(of, ..)| *of == plugin)
@@ -117,7 +116,7 @@ pub(super) fn rows_of(plugin: Plugin, statement: &str) -> Vec<(Lsn, Vec<u8>)> {
         .collect()
 }
 
-/// What an item says, in a line for each event.
+/// The events of an item, one line for each.
 fn lines(lsn: Lsn, item: &Item<'_>) -> Vec<String> {
     let change = match item {
         Item::Begin {
@@ -149,7 +148,7 @@ fn lines(lsn: Lsn, item: &Item<'_>) -> Vec<String> {
         match op {
             "t" => format!("t {key}"),
             "m" => format!("m {key} {}", value["message"]["content"]),
-            // As it was written: the order of the columns is part of it.
+            // The text and not the parsed value: the order of the columns is part of the event.
             _ => format!(
                 "{op} {key} {}}}",
                 data.split(r#","source":{"version""#).next().unwrap()
@@ -185,7 +184,7 @@ fn encoded(envelope: &Envelope, progress: &mut Progress, lsn: Lsn, change: &Chan
     events
 }
 
-/// What an item is in each envelope must be JSON.
+/// Checks that each envelope writes an item as JSON.
 fn assert_json(lsn: Lsn, item: &Item<'_>) {
     lines(lsn, item);
     for form in [
@@ -215,35 +214,40 @@ fn events(envelope: &Envelope, progress: &mut Progress, lsn: Lsn, item: &Item<'_
     }
 }
 
-/// The events of one plugin's rows of a statement, as text.
-fn written(plugin: Plugin, catalog: &Catalog, statement: &Captured, form: EnvelopeForm) -> Vec<String> {
+/// The events that an envelope writes for one plugin's rows of a statement, as text.
+fn event_texts(
+    plugin: Plugin,
+    catalog: &Catalog,
+    statement: &CapturedStatement,
+    form: EnvelopeForm,
+) -> Vec<String> {
     let envelope = envelope(form);
     let mut decoder = Decoder::new(plugin);
-    // Where it ends is the same for all, and beside the point.
+    // The end of the transaction does not matter here, and it is the same for all plugins.
     let mut progress = Progress::new(statement.transaction(), Lsn(u64::MAX));
-    let mut written = Vec::new();
+    let mut texts = Vec::new();
     for (_, lsn, data) in statement.rows.iter().filter(|row| row.0 == plugin) {
         let item = decoder.decode(catalog, *lsn, data).unwrap();
         let events = events(&envelope, &mut progress, *lsn, &item);
-        written.extend(events.into_iter().map(|e| String::from_utf8(e.data).unwrap()));
+        texts.extend(events.into_iter().map(|e| String::from_utf8(e.data).unwrap()));
     }
-    written
+    texts
 }
 
-impl Captured {
-    /// What wal2json told of the statement's transaction.
+impl CapturedStatement {
+    /// The transaction of the statement, from the rows of wal2json.
     fn transaction(&self) -> Transaction {
-        let told = self.wal2json().find_map(|row| {
+        let transaction = self.wal2json().find_map(|row| {
             let row: serde_json::Value = serde_json::from_str(row).ok()?;
             Some(Transaction {
                 xid: u32::try_from(row["xid"].as_u64()?).ok()?,
                 commit_time: micros_of_timestamp(row["timestamp"].as_str()?),
             })
         });
-        told.unwrap_or(Transaction::NONE)
+        transaction.unwrap_or(Transaction::NONE)
     }
 
-    /// The rows of wal2json about changes.
+    /// The rows of wal2json, without begin and commit.
     fn wal2json(&self) -> impl Iterator<Item = &str> {
         let rows = self.rows.iter().filter(|row| row.0 == Plugin::Wal2json);
         rows.filter_map(|(_, _, data)| std::str::from_utf8(data).ok())
@@ -251,56 +255,63 @@ impl Captured {
     }
 }
 
-/// What one plugin does not tell, so that its events are not those of the others.
-fn tells_less(plugin: Plugin, statement: &str) -> bool {
-    let less: &[&str] = match plugin {
-        // Generated columns.
+/// Whether the plugin sends less for this statement than the others, so that its events differ.
+fn sends_less(plugin: Plugin, statement: &str) -> bool {
+    let parts: &[&str] = match plugin {
+        // pgoutput does not send generated columns.
         Plugin::Pgoutput => &["generated"],
-        // NaN; what an update left out if the table was altered since.
+        // wal2json does not send NaN, nor a column that an update omits if the table was altered since.
         Plugin::Wal2json => &["'NaN'", "into altered", "pg_logical_emit_message(true, 'zero'"],
-        // Nulls of a whole old row, where the catalog does not say that it is one; the identity is not needed for a row.
+        // test_decoding omits the nulls of a whole old row. Here the catalog does not know that the row is
+        // whole. Without a replica identity, only test_decoding sends updates and deletes.
         Plugin::TestDecoding => &["update full_id set id", "delete from full_id", "nothing_id"],
     };
-    less.iter().any(|part| statement.contains(part))
+    parts.iter().any(|part| statement.contains(part))
 }
 
 #[test]
-fn what_wal2json_wrote_is_written_again_whichever_plugin_read_it() {
+fn the_wal2json_envelope_writes_wal2jsons_own_rows_for_every_plugin() {
     let (catalog, statements) = captured();
     let mut compared = 0;
     for statement in &statements {
         let text = statement.statement;
-        // On purpose: domains, bytes that are no text, and large values that the old row tells.
-        let differs = [
+        // The envelope differs on purpose: in domains, bytes that are not text, and large values of the old
+        // row.
+        let differing = [
             "own_types",
             "into arrays",
             "'bytes'",
             "update full_id",
             "update large_key",
         ];
-        if differs.iter().any(|part| text.contains(part)) {
+        if differing.iter().any(|part| text.contains(part)) {
             continue;
         }
         let expected: Vec<&str> = statement.wal2json().collect();
         for plugin in Plugin::ALL {
-            let blind = text.contains("'NaN'") || text.contains("'zero'");
-            let others = blind && plugin != Plugin::Wal2json;
-            if others || (!blind && tells_less(plugin, text)) {
+            // wal2json alone lacks these values.
+            let wal2json_differs = text.contains("'NaN'") || text.contains("'zero'");
+            let is_skipped = match wal2json_differs {
+                true => plugin != Plugin::Wal2json,
+                false => sends_less(plugin, text),
+            };
+            if is_skipped {
                 continue;
             }
-            let ours: Vec<String> = written(plugin, &catalog, statement, EnvelopeForm::Wal2json(Wal2json))
-                .iter()
-                .map(|event| event.split(r#","position":""#).next().unwrap().to_owned() + "}")
-                .collect();
-            assert_eq!(ours, expected, "{plugin}: {text}");
-            compared += ours.len();
+            let events: Vec<String> =
+                event_texts(plugin, &catalog, statement, EnvelopeForm::Wal2json(Wal2json))
+                    .iter()
+                    .map(|event| event.split(r#","position":""#).next().unwrap().to_owned() + "}")
+                    .collect();
+            assert_eq!(events, expected, "{plugin}: {text}");
+            compared += events.len();
         }
     }
     assert!(compared > 100, "{compared}");
 }
 
 #[test]
-fn the_same_statement_is_the_same_events_in_every_envelope() {
+fn every_plugin_yields_the_same_events_in_each_envelope() {
     let (catalog, statements) = captured();
     for statement in &statements {
         let text = statement.statement;
@@ -309,10 +320,10 @@ fn the_same_statement_is_the_same_events_in_every_envelope() {
             || EnvelopeForm::Wal2json(Wal2json),
             debezium,
         ] {
-            let told: Vec<_> = Plugin::ALL
+            let events: Vec<_> = Plugin::ALL
                 .into_iter()
-                .filter(|plugin| !tells_less(*plugin, text))
-                .map(|plugin| (plugin, written(plugin, &catalog, statement, form())))
+                .filter(|plugin| !sends_less(*plugin, text))
+                .map(|plugin| (plugin, event_texts(plugin, &catalog, statement, form())))
                 // Only pgoutput describes a table before a delete.
                 .map(|(plugin, mut events)| {
                     events.retain(|event| !text.starts_with("delete") || !event.starts_with(r#"{"control""#));
@@ -320,15 +331,15 @@ fn the_same_statement_is_the_same_events_in_every_envelope() {
                 })
                 .filter(|(_, events)| !events.is_empty())
                 .collect();
-            for pair in told.windows(2) {
+            for pair in events.windows(2) {
                 assert_eq!(pair[0].1, pair[1].1, "{} and {}: {text}", pair[0].0, pair[1].0);
             }
         }
     }
 }
 
-/// A decoder that has been told of every table of the capture.
-fn primed(plugin: Plugin, catalog: &Catalog, statements: &[Captured]) -> Decoder {
+/// A decoder that has read the descriptions of every captured table.
+fn primed_decoder(plugin: Plugin, catalog: &Catalog, statements: &[CapturedStatement]) -> Decoder {
     let mut decoder = Decoder::new(plugin);
     for (_, lsn, data) in statements
         .iter()
@@ -343,33 +354,33 @@ fn primed(plugin: Plugin, catalog: &Catalog, statements: &[Captured]) -> Decoder
 }
 
 #[test]
-fn the_same_statement_is_the_same_events_whichever_plugin_tells_it() {
+fn every_plugin_yields_the_expected_events_of_each_statement() {
     let (catalog, statements) = captured();
     for plugin in Plugin::ALL {
         let mut decoder = Decoder::new(plugin);
-        for Captured {
+        for CapturedStatement {
             statement,
             rows,
             expected,
         } in &statements
         {
-            let mut told = Vec::new();
+            let mut events = Vec::new();
             for (_, lsn, data) in rows.iter().filter(|row| row.0 == plugin) {
                 let item = decoder.decode(&catalog, *lsn, data);
-                told.extend(lines(*lsn, &item.unwrap_or_else(|e| panic!("{statement}: {e}"))));
+                events.extend(lines(*lsn, &item.unwrap_or_else(|e| panic!("{statement}: {e}"))));
             }
             let expected: Vec<_> = expected
                 .iter()
                 .filter(|(of, _)| of.is_none_or(|of| of == plugin))
                 .map(|(_, line)| line.clone())
                 .collect();
-            assert_eq!(told, expected, "{plugin}: {statement}");
+            assert_eq!(events, expected, "{plugin}: {statement}");
         }
     }
 }
 
 #[test]
-fn a_commit_is_told_from_its_first_bytes() {
+fn the_first_bytes_of_a_row_show_whether_it_is_a_commit() {
     for (plugin, _, data) in captured().1.into_iter().flat_map(|statement| statement.rows) {
         let decoder = Decoder::new(plugin);
         let commit: &[u8] = match plugin {
@@ -382,20 +393,20 @@ fn a_commit_is_told_from_its_first_bytes() {
 }
 
 #[test]
-fn a_row_that_was_cut_off_is_an_error_or_a_row_and_never_a_panic() {
+fn the_start_of_a_row_is_refused_or_decoded_and_never_panics() {
     let (catalog, statements) = captured();
     for plugin in Plugin::ALL {
-        let mut decoder = primed(plugin, &catalog, &statements);
+        let mut decoder = primed_decoder(plugin, &catalog, &statements);
         for (_, lsn, data) in statements
             .iter()
             .flat_map(|s| &s.rows)
             .filter(|row| row.0 == plugin)
         {
-            // The long rows are long runs of one letter.
+            // The long rows repeat one letter, so a sample of their lengths is enough.
             for end in (0..data.len()).step_by(1 + data.len() / 1000) {
                 let item = decoder.decode(&catalog, *lsn, &data[..end]);
-                // Only text has rows that are rows without their end: pgoutput counts, and JSON has its
-                // brackets.
+                // Only test_decoding has rows whose start is a row: pgoutput has lengths, and JSON has
+                // closing brackets.
                 assert!(plugin == Plugin::TestDecoding || item.is_err(), "{plugin} {end}");
                 if let Ok(item) = item {
                     assert_json(*lsn, &item);
@@ -405,7 +416,7 @@ fn a_row_that_was_cut_off_is_an_error_or_a_row_and_never_a_panic() {
     }
 }
 
-/// Edits of a row: where (in thousandths of its length), what is done, and with which byte.
+/// Edits of a row: the place in thousandths of its length, the kind of edit, and its byte.
 fn edits() -> impl Strategy<Value = Vec<(usize, u8, u8)>> {
     proptest::collection::vec((0..1000usize, 0..5u8, any::<u8>()), 1..6)
 }
@@ -414,7 +425,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn a_row_that_was_tampered_with_does_not_panic_and_what_it_yields_is_json(
+    fn an_edited_row_does_not_panic_and_its_events_are_json(
         row in any::<proptest::sample::Index>(),
         edits in edits(),
     ) {
@@ -422,25 +433,25 @@ proptest! {
         let rows: Vec<_> = statements.iter().flat_map(|s| &s.rows).collect();
         let (plugin, lsn, data) = row.get(&rows);
         let mut data = data.clone();
-        for (place, what, byte) in edits {
-            let at = place * data.len() / 1000;
-            match what {
+        for (thousandth, kind, byte) in edits {
+            let at = thousandth * data.len() / 1000;
+            match kind {
                 0 if at < data.len() => data[at] = byte,
                 1 if at < data.len() => data[at] ^= 1 << (byte % 8),
                 2 if at < data.len() => drop(data.remove(at)),
                 3 => data.insert(at, byte),
-                // What the formats are made of.
+                // Bytes of the formats' own syntax.
                 _ => data.insert(at, b"{}[]\":,\\' \0\xff"[usize::from(byte) % 12]),
             }
         }
-        let mut decoder = primed(*plugin, &catalog, &statements);
+        let mut decoder = primed_decoder(*plugin, &catalog, &statements);
         if let Ok(item) = decoder.decode(&catalog, *lsn, &data) {
             assert_json(*lsn, &item);
         }
     }
 
     #[test]
-    fn no_bytes_panic(of in 0..3usize, start in 0..8usize, data: Vec<u8>) {
+    fn no_row_panics(of in 0..3usize, start in 0..8usize, data: Vec<u8>) {
         let plugin = Plugin::ALL[of];
         let start: &str = match plugin {
             Plugin::Pgoutput => ["", "I", "U", "D", "T", "R", "M", "Y"][start],

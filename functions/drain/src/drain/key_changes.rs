@@ -52,8 +52,8 @@ mod tests {
         Arc::new(Relation {
             table: TableName::new("public", name),
             columns: columns.iter().map(column).collect(),
-            primary: Vec::new(),
-            extent: ColumnCoverage::Whole,
+            primary_key: Vec::new(),
+            coverage: ColumnCoverage::Whole,
         })
     }
 

@@ -31,7 +31,7 @@ use crate::lsn::Lsn;
 use crate::marker::{Marker, PREFIX};
 use crate::pack::{Acknowledgements, QueuedEvent};
 use crate::ports::{CommitRows, PEEK_ROW_BYTES, PeekRow};
-use crate::position::Positions;
+use crate::position::PositionSequence;
 
 use super::key_changes::KeyChanges;
 use super::report::Report;
@@ -357,7 +357,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         } else {
             out.report.changes += 1;
             out.report.replayed += u64::from(lsn <= self.history.acknowledged);
-            let position = Positions::new(lsn).next(lsn);
+            let position = PositionSequence::new(lsn).next(lsn);
             let event = self.envelope.message(position, message, self.now);
             self.events.push(event);
             self.queue_events(id, out)?;

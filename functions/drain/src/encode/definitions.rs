@@ -33,7 +33,7 @@ pub(super) enum Announcement {
 impl Definitions {
     /// Whether the table of a change must be announced before it. Only what describes a whole table can tell.
     pub(super) fn announce(&self, relation: &Arc<Relation>, position: Position) -> Option<Announcement> {
-        if relation.extent == ColumnCoverage::Row {
+        if relation.coverage == ColumnCoverage::Row {
             return None;
         }
         // A panic elsewhere leaves nothing half done here.
@@ -46,7 +46,7 @@ impl Definitions {
             Some((at, before)) if *at == position => return Some(before.announcement),
             Some((_, before)) if same(&before.relation, relation) => return None,
             // Some of its columns were only supposed.
-            Some(_) if relation.extent == ColumnCoverage::Completed => return None,
+            Some(_) if relation.coverage == ColumnCoverage::Completed => return None,
             Some(_) => Announcement::Changed,
             None => Announcement::First,
         };
@@ -77,13 +77,13 @@ mod tests {
     use crate::change::Column;
     use crate::lsn::Lsn;
 
-    fn relation(columns: &[&str], extent: ColumnCoverage) -> Arc<Relation> {
+    fn relation(columns: &[&str], coverage: ColumnCoverage) -> Arc<Relation> {
         let column = |name: &&str| Column::new((*name).into(), "text".into(), false);
         Arc::new(Relation {
             table: TableName::new("public", "t"),
             columns: columns.iter().map(column).collect(),
-            primary: Vec::new(),
-            extent,
+            primary_key: Vec::new(),
+            coverage,
         })
     }
 

@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 use super::Transaction;
 use crate::change::Relation;
 use crate::lsn::Lsn;
-use crate::position::{Position, Positions};
+use crate::position::{Position, PositionSequence};
 use crate::table_name::TableName;
 
 /// The open transaction.
 #[derive(Debug, Clone)]
 pub struct Progress {
     pub(super) transaction: Transaction,
-    positions: Positions,
+    positions: PositionSequence,
     counts: Counts,
 }
 
@@ -90,7 +90,7 @@ impl Progress {
     pub fn new(transaction: Transaction, commit_end: Lsn) -> Self {
         Progress {
             transaction,
-            positions: Positions::new(commit_end),
+            positions: PositionSequence::new(commit_end),
             counts: Counts::default(),
         }
     }

@@ -15,10 +15,10 @@ fn table(columns: &[(&str, &str, bool)]) -> Arc<Relation> {
     Arc::new(Relation {
         table: TableName::new("public", "t"),
         columns: columns.iter().map(column).collect(),
-        primary: primary
+        primary_key: primary
             .map(|(name, type_name, _)| ((*name).to_owned(), (*type_name).to_owned()))
             .collect(),
-        extent: ColumnCoverage::Whole,
+        coverage: ColumnCoverage::Whole,
     })
 }
 

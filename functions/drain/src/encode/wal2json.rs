@@ -45,7 +45,7 @@ impl Wal2json {
             }
         }
         out.extend_from_slice(br#","pk":["#);
-        for (at, (name, type_name)) in row.relation.primary.iter().enumerate() {
+        for (at, (name, type_name)) in row.relation.primary_key.iter().enumerate() {
             out.extend_from_slice(if at > 0 { b",{" } else { b"{" });
             typed(&mut out, name, type_name);
             out.push(b'}');

@@ -73,9 +73,9 @@ pub(super) async fn read(connector: &Connector, session: &Session) -> Result<Cat
             TableName::new(row.get::<_, String>(0), row.get::<_, String>(1)),
             CatalogTable {
                 key: row.get(2),
-                primary: row.get(3),
+                primary_key: row.get(3),
                 deferrable: row.get(4),
-                full: row.get(5),
+                identity_full: row.get(5),
                 columns,
             },
         );

@@ -1,9 +1,10 @@
-//! What must hold of any input to what reads other people's bytes. The fuzzer's targets call these, and so does an ordinary test
-//! with the inputs that are kept in `corpus/`.
+//! Checks that hold for every input of a decoder, a checkpoint or an event.
+//!
+//! The fuzz targets call them. `tests/corpus.rs` calls them, too, with the inputs in `corpus/`.
 
-mod allocated;
+mod allocation;
+mod envelopes;
 pub mod rows;
-mod written;
 
 use std::sync::OnceLock;
 
@@ -19,54 +20,57 @@ use drain::table_name::TableName;
 use serde::Deserialize;
 use serde_json::Value;
 
-use allocated::Bound;
-pub use allocated::most;
+use allocation::{AllocationBound, AllocationSum};
+use envelopes::EnvelopeChecks;
 
-/// The rows of a peek: each is decoded or refused, and what was decoded can be written in every envelope. Returns how many were
-/// refused.
+pub use allocation::largest_factors;
+
+/// Checks the rows of a peek; returns how many of them the decoder refused.
+///
+/// Every row is either decoded or refused. Every decoded row can be encoded in each envelope.
 ///
 /// # Panics
-/// A promise is broken.
+/// A check fails.
 pub fn rows(plugin: Plugin, input: &[u8]) -> usize {
     let (options, rows) = rows::split(input);
     let catalog = if options & 1 == 0 {
         catalog()
     } else {
-        nothing_known()
+        empty_catalog()
     };
     let mut decoder = Decoder::new(plugin);
-    let mut envelopes = written::Envelopes::new(options);
-    let (mut spent, mut refused) = (allocated::Sum::default(), 0);
+    let mut envelopes = EnvelopeChecks::new(options);
+    let (mut allocated, mut refused) = (AllocationSum::default(), 0);
     for (at, row) in (1u64..).zip(rows) {
         let lsn = Lsn(at * 8);
-        // A drain stops at the first row that is refused. To go on finds more.
-        let Ok(item) = spent.add(|| decoder.decode(catalog, lsn, row)) else {
+        // A drain stops at the first refused row. The rows after it may still break a check.
+        let Ok(item) = allocated.add(|| decoder.decode(catalog, lsn, row)) else {
             refused += 1;
             continue;
         };
         if let Item::Change(change) = &item {
-            assert_whole(change);
+            assert_value_per_column(change);
         }
         if let Item::Change(Change::Message(message)) = &item {
-            // One that nobody laid.
+            // Spillway wrote no marker with this nonce.
             assert!(!marker().is("another slot", message));
         }
         if plugin != Plugin::Wal2json {
             assert_eq!(matches!(item, Item::Commit { .. }), decoder.is_commit(row));
         }
-        envelopes.write(lsn, &item);
-        // Now that its table is known.
+        envelopes.encode(lsn, &item);
+        // The decoder knows the row's table now. Its answer must be the same.
         let again = decoder.decode(catalog, lsn, row);
         assert_eq!(again.as_ref(), Ok(&item));
         assert_eq!(again, Ok(item.into_owned()));
     }
-    spent.assert_within(Bound::ROWS, input.len());
-    envelopes.agree();
+    allocated.assert_within(AllocationBound::ROWS, input.len());
+    envelopes.assert_positions_agree();
     refused
 }
 
-/// A row has a value for each column, and nothing of it is out of reach.
-fn assert_whole(change: &Change<'_>) {
+/// Checks that each row has one value for each column.
+fn assert_value_per_column(change: &Change<'_>) {
     let (relation, tuples) = match change {
         Change::Insert { relation, new } => (relation, [Some(new), None]),
         Change::Update { relation, old, new } => (relation, [Some(new), old.as_ref()]),
@@ -78,42 +82,42 @@ fn assert_whole(change: &Change<'_>) {
     }
 }
 
-/// A stored text: it is refused, or read, and what is then stored is read as the same. Returns whether it was read.
+/// Checks the text of a checkpoint; returns whether it was read.
+///
+/// A checkpoint that was read and stored is the same when it is read again.
 ///
 /// # Panics
-/// A promise is broken.
+/// A check fails.
 pub fn checkpoint(input: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(input) else {
         return false;
     };
-    let mut spent = allocated::Sum::default();
-    let parsed = spent.add(|| Checkpoint::parse(text));
-    spent.assert_within(Bound::CHECKPOINT, input.len());
+    let mut allocated = AllocationSum::default();
+    let parsed = allocated.add(|| Checkpoint::parse(text));
+    allocated.assert_within(AllocationBound::CHECKPOINT, input.len());
     let Ok(checkpoint) = parsed else {
         return false;
     };
     let stored = checkpoint.to_text();
-    let again = Checkpoint::parse(&stored).expect("what was stored can be read");
+    let again = Checkpoint::parse(&stored).expect("a stored checkpoint can be read");
     assert_eq!(again.to_text(), stored);
     true
 }
 
-/// A payload: it is an action, or refused in a few words.
+/// Checks the JSON text of an event: it is an action, or its error is short.
 ///
 /// # Panics
-/// A promise is broken.
+/// A check fails.
 pub fn event(input: &[u8]) {
     let Ok(payload) = serde_json::from_slice::<Value>(input) else {
         return;
     };
-    let mut spent = allocated::Sum::default();
-    let action = spent.add(|| Action::parse(&payload));
-    spent.assert_within(Bound::EVENT, input.len());
-    if let Err(refused) = action {
-        assert!(
-            refused.to_string().chars().count() < 300,
-            "an error repeats its input"
-        );
+    let mut allocated = AllocationSum::default();
+    let action = allocated.add(|| Action::parse(&payload));
+    allocated.assert_within(AllocationBound::EVENT, input.len());
+    if let Err(error) = action {
+        let characters = error.to_string().chars().count();
+        assert!(characters < 300, "an error repeats its input");
     }
 }
 
@@ -126,15 +130,15 @@ fn marker() -> Marker {
     }
 }
 
-/// What the catalog said when the corpus was made.
+/// The catalog of the database from which the corpus was made.
 fn catalog() -> &'static Catalog {
     #[derive(Deserialize)]
-    struct Written {
+    struct CatalogFile {
         domains: Vec<(String, String)>,
-        tables: Vec<Described>,
+        tables: Vec<TableEntry>,
     }
     #[derive(Deserialize)]
-    struct Described {
+    struct TableEntry {
         schema: String,
         name: String,
         key: Vec<String>,
@@ -145,34 +149,32 @@ fn catalog() -> &'static Catalog {
     }
     static CATALOG: OnceLock<Catalog> = OnceLock::new();
     CATALOG.get_or_init(|| {
-        let written: Written = serde_json::from_str(include_str!("../../corpus/catalog.json"))
-            .expect("the catalog is as the corpus' maker wrote it");
+        let file: CatalogFile = serde_json::from_str(include_str!("../../corpus/catalog.json"))
+            .expect("corpus/catalog.json has the fields of CatalogFile");
         let mut catalog = Catalog::default();
-        for (name, made_of) in written.domains {
-            catalog.insert_domain(&name, made_of);
+        for (name, base_type) in file.domains {
+            catalog.insert_domain(&name, base_type);
         }
-        for table in written.tables {
-            let known = |(name, type_name, toastable)| CatalogColumn {
+        for table in file.tables {
+            let column = |(name, type_name, toastable)| CatalogColumn {
                 name,
                 type_name,
                 toastable,
             };
-            let columns = table.columns.into_iter().map(known).collect();
-            let (key, primary, deferrable, full) = (table.key, table.primary, table.deferrable, table.full);
-            let described = CatalogTable {
-                key,
-                primary,
-                deferrable,
-                full,
-                columns,
+            let catalog_table = CatalogTable {
+                key: table.key,
+                primary_key: table.primary,
+                deferrable: table.deferrable,
+                identity_full: table.full,
+                columns: table.columns.into_iter().map(column).collect(),
             };
-            catalog.insert(TableName::new(&table.schema, &table.name), described);
+            catalog.insert(TableName::new(table.schema, table.name), catalog_table);
         }
         catalog
     })
 }
 
-fn nothing_known() -> &'static Catalog {
-    static NOTHING: OnceLock<Catalog> = OnceLock::new();
-    NOTHING.get_or_init(Catalog::default)
+fn empty_catalog() -> &'static Catalog {
+    static EMPTY: OnceLock<Catalog> = OnceLock::new();
+    EMPTY.get_or_init(Catalog::default)
 }

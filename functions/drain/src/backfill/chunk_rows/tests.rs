@@ -10,8 +10,8 @@ fn relation(columns: &[(&str, bool)]) -> Arc<Relation> {
     Arc::new(Relation {
         table: TableName::new("public", "t"),
         columns: columns.iter().map(column).collect(),
-        primary: Vec::new(),
-        extent: ColumnCoverage::Whole,
+        primary_key: Vec::new(),
+        coverage: ColumnCoverage::Whole,
     })
 }
 

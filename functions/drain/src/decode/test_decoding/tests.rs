@@ -50,7 +50,7 @@ fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
 }
 
 #[test]
-fn the_commits_row_stands_at_the_end_of_the_commit_record() {
+fn the_lsn_of_the_commit_row_is_the_end_of_the_commit_record() {
     let rows = rows_of(Plugin::TestDecoding, "insert into numbers");
     let (lsn, data) = &rows[2];
     let Item::Commit {
@@ -65,7 +65,7 @@ fn the_commits_row_stands_at_the_end_of_the_commit_record() {
 }
 
 #[test]
-fn quotes_in_a_value_are_doubled_and_nothing_else_in_it_means_anything() {
+fn a_value_has_doubled_quotes_and_no_other_syntax() {
     let row =
         " a[text]:'' b[text]:'''' c[text]:'it''s b[text]:''x''' d[text]:'\\n\n' e[bit]:B'101' f[text]:'null'";
     let expected = pairs(&[
@@ -80,7 +80,7 @@ fn quotes_in_a_value_are_doubled_and_nothing_else_in_it_means_anything() {
 }
 
 #[test]
-fn what_is_not_quoted_is_a_number_null_or_an_untouched_large_value() {
+fn a_value_without_quotes_is_a_number_a_null_or_an_unchanged_large_value() {
     let row =
         " a[integer]:-1 b[double precision]:NaN c[text]:null d[text]:unchanged-toast-datum e[boolean]:true";
     let expected = pairs(&[
@@ -94,7 +94,7 @@ fn what_is_not_quoted_is_a_number_null_or_an_untouched_large_value() {
 }
 
 #[test]
-fn names_and_types_may_hold_every_mark_of_the_format() {
+fn names_and_types_may_contain_every_separator_of_the_format() {
     let row = r#" "a ""[x]: '"[integer[]]:null "new-tuple:"["a]"".[""b"]:1 ä[s."t: x"[]]:null"#;
     let names = insert(row).into_iter().map(|(name, _)| name);
     assert_eq!(names.collect::<Vec<_>>(), ["a \"[x]: '", "new-tuple:", "ä"]);
@@ -111,7 +111,7 @@ fn names_and_types_may_hold_every_mark_of_the_format() {
 }
 
 #[test]
-fn brackets_that_do_not_match_are_refused() {
+fn a_type_with_unmatched_brackets_is_refused() {
     for row in ["a[:1", "a[[b]:1", "\"a\"x[b]:1", "\"a\"][[b]:1"] {
         assert_eq!(
             refused(&format!("table s.t: INSERT: {row}")),
@@ -122,7 +122,7 @@ fn brackets_that_do_not_match_are_refused() {
 }
 
 #[test]
-fn a_message_is_divided_where_its_size_fits() {
+fn the_size_of_a_message_decides_where_its_content_starts() {
     let content = |of, prefix: &str, content: &str| {
         let row = format!("message: transactional: 1 prefix: {prefix}, sz: {of} content:{content}");
         assert_eq!(message(&row), (prefix.to_owned(), content.to_owned()), "{row}");
@@ -131,12 +131,12 @@ fn a_message_is_divided_where_its_size_fits() {
     content(0, "", "");
     content(2, "p, sz: 9 content:x", "ab");
     content(2, "p, sz: , sz: x, sz: 99999999999999999999999", "ab");
-    // Here it fits twice.
+    // Two separators fit.
     content(21, "p", "x, sz: 4 content:abcd");
 }
 
 #[test]
-fn a_message_of_another_size_than_it_tells_is_refused() {
+fn a_message_whose_size_is_wrong_is_refused() {
     for row in [
         "p, sz: 2 content:abc",
         "p, sz: 4 content:abc",
@@ -145,12 +145,12 @@ fn a_message_of_another_size_than_it_tells_is_refused() {
         "p",
     ] {
         let refused = refused(&format!("message: transactional: 1 prefix: {row}"));
-        assert_eq!(refused, "a prefix, and content of the size that is told", "{row}");
+        assert_eq!(refused, "a prefix, and content of the given size", "{row}");
     }
 }
 
 #[test]
-fn a_delete_without_identity_has_no_row_and_other_rows_must_be_there() {
+fn only_a_delete_may_have_no_values() {
     let Item::Change(Change::Delete { relation, old }) =
         decode("table s.t: DELETE: (no-tuple-data)").unwrap()
     else {
@@ -166,31 +166,35 @@ fn a_delete_without_identity_has_no_row_and_other_rows_must_be_there() {
 }
 
 #[test]
-fn an_old_key_says_something_only_if_it_is_another() {
+fn an_old_row_that_only_repeats_the_key_is_dropped() {
     let update = |row| match decode(row).unwrap() {
         Item::Change(Change::Update { old, new, .. }) => (old, new),
         other => panic!("{other:?}"),
     };
     let text = |text: &'static str| Datum::Text(Cow::Borrowed(text));
-    let same =
+    let same_key =
         "table s.t: UPDATE: old-key: id[text]:'1' new-tuple: id[text]:unchanged-toast-datum v[text]:'x'";
-    assert_eq!(update(same), (None, vec![text("1"), text("x")]));
-    let other = "table s.t: UPDATE: old-key: id[text]:'1' new-tuple: id[text]:'2' v[text]:'x'";
+    assert_eq!(update(same_key), (None, vec![text("1"), text("x")]));
+    let other_key = "table s.t: UPDATE: old-key: id[text]:'1' new-tuple: id[text]:'2' v[text]:'x'";
     let old = vec![text("1"), Datum::Absent];
-    assert_eq!(update(other), (Some(old), vec![text("2"), text("x")]));
-    let whole = "table s.t: UPDATE: old-key: id[text]:'1' v[text]:'y' new-tuple: id[text]:'1' v[text]:unchanged-toast-datum";
+    assert_eq!(update(other_key), (Some(old), vec![text("2"), text("x")]));
+    let whole_row = "table s.t: UPDATE: old-key: id[text]:'1' v[text]:'y' \
+        new-tuple: id[text]:'1' v[text]:unchanged-toast-datum";
     let row = vec![text("1"), text("y")];
-    assert_eq!(update(whole), (Some(row.clone()), row));
+    assert_eq!(update(whole_row), (Some(row.clone()), row));
 }
 
 #[test]
-fn nothing_that_a_row_says_is_left_out() {
-    let unknown =
+fn a_row_with_unknown_syntax_is_refused() {
+    let unknown_column =
         "table s.t: UPDATE: old-key: id[integer]:1 w[integer]:1 new-tuple: id[integer]:1 v[integer]:2";
-    assert_eq!(refused(unknown), "an old row of columns that the new row has");
+    assert_eq!(
+        refused(unknown_column),
+        "an old row of columns that the new row has"
+    );
     assert_eq!(
         refused("table s.t, s.u: INSERT: id[integer]:1"),
-        "TRUNCATE behind several tables"
+        "TRUNCATE after several tables"
     );
     assert_eq!(
         refused("table s.t: MERGE: id[integer]:1"),
@@ -203,8 +207,8 @@ fn nothing_that_a_row_says_is_left_out() {
 }
 
 #[test]
-fn a_wide_row_takes_time_in_proportion() {
-    // If each column looked through all others this would take minutes.
+fn the_time_for_a_row_is_proportional_to_its_columns() {
+    // A search of all columns for each column would take minutes.
     let columns: String = (0..200_000).map(|i| format!(" c{i}[integer]:{i}")).collect();
     let row = format!("table s.t: UPDATE: old-key:{columns} new-tuple:{columns}");
     let Item::Change(Change::Update { new, .. }) = decode(&row).unwrap() else {
@@ -214,7 +218,7 @@ fn a_wide_row_takes_time_in_proportion() {
 }
 
 #[test]
-fn a_whole_old_row_says_null_of_what_it_leaves_out() {
+fn a_whole_old_row_has_nulls_for_the_columns_that_it_omits() {
     let mut catalog = Catalog::default();
     let columns = [("n", "integer"), ("what", "text")]
         .map(|(name, type_name)| CatalogColumn {
@@ -226,7 +230,7 @@ fn a_whole_old_row_says_null_of_what_it_leaves_out() {
     catalog.insert(
         TableName::new("public", "t"),
         CatalogTable {
-            full: true,
+            identity_full: true,
             columns,
             ..CatalogTable::default()
         },

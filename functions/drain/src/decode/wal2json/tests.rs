@@ -1,9 +1,12 @@
+use std::sync::Arc;
+
 use super::super::tests::rows_of;
+use super::relations::MAX_SHAPES;
 use super::*;
-use crate::catalog::CatalogColumn;
+use crate::catalog::{CatalogColumn, CatalogTable};
 use crate::table_name::TableName;
 
-/// `s.t`, whose key the catalog says is `key` and whose large columns are `large`.
+/// A catalog with the table `s.t`, its key and its columns that may be large.
 fn catalog(key: &[&str], large: &[&str]) -> Catalog {
     let mut catalog = Catalog::default();
     let table = CatalogTable {
@@ -29,7 +32,7 @@ fn columns(list: &[(&str, &str)]) -> String {
     format!("[{}]", list.collect::<Vec<_>>().join(","))
 }
 
-/// A row of `s.t`; the primary key is `pk`.
+/// A row of `s.t` with the primary key `pk`.
 fn row(action: &str, new: &[(&str, &str)], identity: &[(&str, &str)], pk: &str) -> Vec<u8> {
     let (new, identity) = (columns(new), columns(identity));
     format!(
@@ -41,7 +44,7 @@ fn row(action: &str, new: &[(&str, &str)], identity: &[(&str, &str)], pk: &str) 
 
 fn change(catalog: &Catalog, data: &[u8]) -> (Arc<Relation>, Option<Vec<String>>, Option<Vec<String>>) {
     let shown = |tuple: Tuple<'_>| tuple.iter().map(|datum| format!("{datum:?}")).collect();
-    match Relations::default().decode(catalog, data).unwrap() {
+    match Wal2jsonDecoder::default().decode(catalog, data).unwrap() {
         Item::Change(Change::Insert { relation, new }) => (relation, None, Some(shown(new))),
         Item::Change(Change::Update { relation, old, new }) => (relation, old.map(shown), Some(shown(new))),
         Item::Change(Change::Delete { relation, old }) => (relation, Some(shown(old)), None),
@@ -55,10 +58,9 @@ fn key(relation: &Relation) -> Vec<&str> {
 }
 
 fn value(kind: &str, json: &str) -> Result<String, DecodeError> {
-    let data = format!(
-        r#"{{"action":"I","schema":"s","table":"t","columns":[{{"name":"v","type":"{kind}","value":{json}}}]}}"#
-    );
-    match Relations::default().decode(&Catalog::default(), data.as_bytes())? {
+    let column = format!(r#"{{"name":"v","type":"{kind}","value":{json}}}"#);
+    let data = format!(r#"{{"action":"I","schema":"s","table":"t","columns":[{column}]}}"#);
+    match Wal2jsonDecoder::default().decode(&Catalog::default(), data.as_bytes())? {
         Item::Change(Change::Insert { new, .. }) => match &new[..] {
             [Datum::Text(text)] => Ok(text.to_string()),
             other => Ok(format!("{other:?}")),
@@ -72,11 +74,15 @@ const B: (&str, &str) = ("b", r#""2""#);
 const C: (&str, &str) = ("c", r#""3""#);
 
 #[test]
-fn both_ends_of_a_transaction_tell_the_end_of_the_commit_record() {
+fn begin_and_commit_both_hold_the_end_of_the_commit_record() {
     let rows = rows_of(Plugin::Wal2json, "insert into numbers");
     let items: Vec<_> = [&rows[0], &rows[2]]
         .iter()
-        .map(|(_, data)| Relations::default().decode(&Catalog::default(), data).unwrap())
+        .map(|(_, data)| {
+            Wal2jsonDecoder::default()
+                .decode(&Catalog::default(), data)
+                .unwrap()
+        })
         .collect();
     let [
         Item::Begin {
@@ -91,7 +97,7 @@ fn both_ends_of_a_transaction_tell_the_end_of_the_commit_record() {
 }
 
 #[test]
-fn an_old_row_that_is_not_the_whole_row_is_the_key_whatever_the_catalog_says_by_now() {
+fn an_old_row_that_is_not_the_whole_row_is_the_key_whatever_the_catalog_holds() {
     for catalog in [catalog(&["a"], &[]), catalog(&["gone"], &[]), Catalog::default()] {
         let (relation, old, _) = change(&catalog, &row("U", &[A, B, C], &[B, C], "a"));
         assert_eq!((key(&relation), old), (vec!["b", "c"], None));
@@ -101,7 +107,7 @@ fn an_old_row_that_is_not_the_whole_row_is_the_key_whatever_the_catalog_says_by_
 }
 
 #[test]
-fn of_a_whole_old_row_the_catalog_tells_the_key_and_without_it_the_primary_key_is_it() {
+fn the_key_of_a_whole_old_row_is_the_catalogs_or_else_the_primary_key() {
     let all = [A, B, C];
     for (catalog, expected) in [
         (catalog(&["b"], &[]), "b"),
@@ -120,7 +126,7 @@ fn of_a_whole_old_row_the_catalog_tells_the_key_and_without_it_the_primary_key_i
 }
 
 #[test]
-fn a_key_stands_in_table_order_even_if_the_row_leaves_out_its_first_column() {
+fn a_key_has_table_order_even_if_the_row_omits_its_first_column() {
     let (relation, old, new) = change(&catalog(&["a", "b"], &["a", "c"]), &row("U", &[B], &[A, B], "a"));
     let names: Vec<_> = relation
         .columns
@@ -134,7 +140,7 @@ fn a_key_stands_in_table_order_even_if_the_row_leaves_out_its_first_column() {
 }
 
 #[test]
-fn a_whole_old_row_fills_in_a_large_value_even_if_the_catalog_does_not_know_the_table() {
+fn a_whole_old_row_adds_a_large_value_even_if_the_catalog_lacks_the_table() {
     let (relation, old, new) = change(&Catalog::default(), &row("U", &[A, C], &[A, B, C], "a"));
     assert_eq!(key(&relation), ["a"]);
     assert_eq!(old, new);
@@ -142,14 +148,14 @@ fn a_whole_old_row_fills_in_a_large_value_even_if_the_catalog_does_not_know_the_
 }
 
 #[test]
-fn a_large_value_that_an_update_left_alone_is_unchanged_and_one_set_to_null_is_null() {
+fn a_large_value_that_an_update_omits_is_unchanged_and_a_null_is_null() {
     let catalog = catalog(&["a"], &["b", "c"]);
     let (_, _, new) = change(&catalog, &row("U", &[A, ("c", "null")], &[A], "a"));
     assert_eq!(new.unwrap(), [r#"Text("1")"#, "Unchanged", "Null"]);
 }
 
 #[test]
-fn a_number_keeps_its_text_whether_or_not_it_comes_as_a_string() {
+fn a_number_keeps_its_text_whether_or_not_it_is_a_json_string() {
     for (kind, number) in [
         ("double precision", "1e400"),
         ("numeric(10,2)", "-0.10"),
@@ -159,13 +165,13 @@ fn a_number_keeps_its_text_whether_or_not_it_comes_as_a_string() {
         assert_eq!(value(kind, number).unwrap(), number);
         assert_eq!(value(kind, &format!("\"{number}\"")).unwrap(), number);
     }
-    // From 2.6 on.
+    // wal2json writes it since version 2.6.
     assert_eq!(value("real", r#""NaN""#).unwrap(), "NaN");
     assert_eq!(value("numeric", "null").unwrap(), "[Null]");
 }
 
 #[test]
-fn escapes_are_undone_once() {
+fn an_escape_is_decoded_once() {
     assert_eq!(
         value("text", r#""\"\\\/\b\f\n\r\t\u00fc\ud83d\ude00""#).unwrap(),
         "\"\\/\u{8}\u{c}\n\r\tü😀"
@@ -175,35 +181,40 @@ fn escapes_are_undone_once() {
 }
 
 #[test]
-fn half_a_surrogate_pair_is_refused_and_not_passed_on_as_it_is() {
+fn half_a_surrogate_pair_is_refused() {
     assert!(value("text", r#""\ud83d""#).is_err());
     assert!(value("text", r#""\ud83dx""#).is_err());
 }
 
 #[test]
-fn bytes_are_the_same_with_and_without_their_mark() {
-    // Without it for a column of type bytea, with it for one whose type is a domain of bytea.
+fn a_bytea_has_its_prefix_whether_or_not_the_row_has_it() {
+    // A column of type bytea lacks the prefix; a column whose type is a domain of bytea has it.
     assert_eq!(value("bytea", r#""dead""#).unwrap(), "\\xdead");
     assert_eq!(value("bytea", r#""\\xdead""#).unwrap(), "\\xdead");
     assert_eq!(value("bytea", r#""""#).unwrap(), "\\x");
 }
 
 #[test]
-fn a_message_may_hold_bytes_that_are_no_text_and_a_row_may_not() {
+fn a_message_may_hold_bytes_that_are_not_text_and_a_row_may_not() {
     let message =
         b"{\"action\":\"M\",\"xid\":null,\"transactional\":false,\"prefix\":\"p\",\"content\":\"\xff\\n\"}";
-    let Item::Message(message) = Relations::default().decode(&Catalog::default(), message).unwrap() else {
+    let Item::Message(message) = Wal2jsonDecoder::default()
+        .decode(&Catalog::default(), message)
+        .unwrap()
+    else {
         panic!();
     };
     assert_eq!(&*message.content, b"\xff\n");
     let row = b"{\"action\":\"I\",\"schema\":\"s\",\"table\":\"t\",\
         \"columns\":[{\"name\":\"v\",\"type\":\"text\",\"value\":\"\xff\"}]}";
-    let refused = Relations::default().decode(&Catalog::default(), row).unwrap_err();
+    let refused = Wal2jsonDecoder::default()
+        .decode(&Catalog::default(), row)
+        .unwrap_err();
     assert_eq!((refused.at, refused.expected), (row.len() - 5, "UTF-8 text"));
 }
 
 #[test]
-fn what_a_row_cannot_do_without_is_asked_for() {
+fn a_row_without_a_required_field_is_refused() {
     for (row, expected) in [
         (r#"{"action":"B"}"#, "an xid in B"),
         (r#"{"action":"B","xid":1}"#, "nextlsn in B"),
@@ -220,7 +231,7 @@ fn what_a_row_cannot_do_without_is_asked_for() {
         (r#"{"change":[]}"#, "a JSON object of format version 2"),
         (r#"{"action":"C"} {}"#, "a JSON object of format version 2"),
     ] {
-        let refused = Relations::default()
+        let refused = Wal2jsonDecoder::default()
             .decode(&Catalog::default(), row.as_bytes())
             .unwrap_err();
         assert_eq!(refused.expected, expected, "{row}");
@@ -228,35 +239,37 @@ fn what_a_row_cannot_do_without_is_asked_for() {
 }
 
 #[test]
-fn an_old_row_in_another_order_than_the_new_is_refused_rather_than_mixed_up() {
+fn an_old_row_in_another_order_than_the_new_row_is_refused() {
     let data = row("U", &[A, B, C], &[B, A], "a");
-    let refused = Relations::default()
+    let refused = Wal2jsonDecoder::default()
         .decode(&Catalog::default(), &data)
         .unwrap_err();
     assert_eq!(refused.expected, "values that are text, in the table's order");
 }
 
 #[test]
-fn rows_of_ever_new_shapes_do_not_fill_the_memory() {
+fn rows_of_many_shapes_use_bounded_memory() {
     let names: Vec<String> = (0..12).map(|i| format!("c{i}")).collect();
-    let mut relations = Relations::default();
+    let mut decoder = Wal2jsonDecoder::default();
     for set in 0..4096u32 {
         let new = names.iter().enumerate().filter(|(i, _)| set >> i & 1 == 1);
         let new: Vec<_> = new.map(|(_, name)| (name.as_str(), "null")).collect();
-        relations
+        decoder
             .decode(&Catalog::default(), &row("U", &new, &[], "a"))
             .unwrap();
-        assert!(relations.shapes[&TableName::new("s", "t")].len() <= MOST_SHAPES);
+        assert!(decoder.relations.shapes[&TableName::new("s", "t")].len() <= MAX_SHAPES);
     }
 }
 
 #[test]
 fn a_row_has_no_more_columns_than_a_table_can_have() {
-    let names: Vec<String> = (0..=MOST_COLUMNS).map(|i| format!("c{i}")).collect();
+    let names: Vec<String> = (0..=MAX_COLUMNS).map(|i| format!("c{i}")).collect();
     let all: Vec<_> = names.iter().map(|name| (name.as_str(), "1")).collect();
     let decode = |fields: &[(&str, &str)]| {
         let data = row("U", fields, fields, "c0");
-        Relations::default().decode(&Catalog::default(), &data).map(drop)
+        Wal2jsonDecoder::default()
+            .decode(&Catalog::default(), &data)
+            .map(drop)
     };
     assert_eq!(decode(&all[1..]), Ok(()));
     assert_eq!(
@@ -265,11 +278,22 @@ fn a_row_has_no_more_columns_than_a_table_can_have() {
     );
 }
 
-/// As wal2json 2.5 wrote it for an enum `"My app".status`, and one `"My app"."Mo [od"` and an array of it.
+/// wal2json 2.5 wrote this row for two enums, `"My app".status` and `"My app"."Mo [od"`, and an array of the
+/// second.
 #[test]
-fn a_type_whose_schema_needs_quotes_does_not_cost_the_value() {
-    let row = br#"{"action":"I","schema":"public","table":"t","columns":[{"name":"s","type":"My app".status,"value":"x"},{"name":"o","type":"name","value":"n"},{"name":"c","type":"My app"."Mo [od","value":"c,d"},{"name":"d","type":"\"My app\".\"Mo [od\"[]","value":"{\"c,d\"}"},{"name":"e","type":"Mood","value":null}],"pk":[{"name":"s","type":"My app".status}]}"#;
-    let item = Relations::default().decode(&Catalog::default(), row).unwrap();
+fn a_value_is_decoded_although_the_schema_of_its_type_needs_quotes() {
+    let row = concat!(
+        r#"{"action":"I","schema":"public","table":"t","columns":["#,
+        r#"{"name":"s","type":"My app".status,"value":"x"},"#,
+        r#"{"name":"o","type":"name","value":"n"},"#,
+        r#"{"name":"c","type":"My app"."Mo [od","value":"c,d"},"#,
+        r#"{"name":"d","type":"\"My app\".\"Mo [od\"[]","value":"{\"c,d\"}"},"#,
+        r#"{"name":"e","type":"Mood","value":null}],"#,
+        r#""pk":[{"name":"s","type":"My app".status}]}"#,
+    );
+    let item = Wal2jsonDecoder::default()
+        .decode(&Catalog::default(), row.as_bytes())
+        .unwrap();
     let Item::Change(Change::Insert { relation, new }) = item else {
         panic!("{item:?}")
     };
@@ -285,16 +309,24 @@ fn a_type_whose_schema_needs_quotes_does_not_cost_the_value() {
             "Mood"
         ]
     );
-    assert_eq!(relation.primary, [("s".to_owned(), status.to_owned())]);
+    assert_eq!(relation.primary_key, [("s".to_owned(), status.to_owned())]);
     assert_eq!(new[0], Datum::Text("x".into()));
     assert_eq!(new[2], Datum::Text("c,d".into()));
     assert_eq!(new[4], Datum::Null);
 }
 
 #[test]
-fn a_type_whose_name_needs_quotes_is_read_although_its_row_is_not_json() {
-    let row = br#"{"action":"I","schema":"public","table":"t","columns":[{"name":"id","type":"integer","value":1},{"name":"s","type":""Order Status"","value":"a \"type\":\" b"},{"name":"a","type":""Order Status"[]","value":"{x}"}],"pk":[{"name":"id","type":"integer"}]}"#;
-    let item = Relations::default().decode(&Catalog::default(), row).unwrap();
+fn a_row_is_decoded_although_the_quotes_of_a_type_name_break_its_json() {
+    let row = concat!(
+        r#"{"action":"I","schema":"public","table":"t","columns":["#,
+        r#"{"name":"id","type":"integer","value":1},"#,
+        r#"{"name":"s","type":""Order Status"","value":"a \"type\":\" b"},"#,
+        r#"{"name":"a","type":""Order Status"[]","value":"{x}"}],"#,
+        r#""pk":[{"name":"id","type":"integer"}]}"#,
+    );
+    let item = Wal2jsonDecoder::default()
+        .decode(&Catalog::default(), row.as_bytes())
+        .unwrap();
     let Item::Change(Change::Insert { relation, new }) = item else {
         panic!("{item:?}")
     };

@@ -89,9 +89,9 @@ fn read(
     for table in ["t", "u"] {
         let table_of = crate::catalog::CatalogTable {
             key: vec!["id".into()],
-            primary: vec!["id".into()],
+            primary_key: vec!["id".into()],
             deferrable: false,
-            full: false,
+            identity_full: false,
             columns: Vec::new(),
         };
         catalog.insert(TableName::new("public", table), table_of);

@@ -1,5 +1,7 @@
-//! What was decoded, in every envelope: it is JSON, has a partition key that the stream takes, and the same position whether or not what
-//! came before it was sent.
+//! Checks of the events that each envelope writes for a decoded row.
+//!
+//! An event is JSON, and its partition key is one that Kinesis accepts. The position of an event is the same
+//! whether the changes before it were encoded or skipped.
 
 use drain::change::{Change, Datum, Item, Message, Relation};
 use drain::encode::{
@@ -7,21 +9,36 @@ use drain::encode::{
     Progress, TimeMode, Transaction, Wal2json,
 };
 use drain::lsn::Lsn;
-use drain::position::{Position, Positions};
+use drain::position::{Position, PositionSequence};
 use serde::de::IgnoredAny;
 
-use super::allocated::{Bound, Sum};
+use super::allocation::{AllocationBound, AllocationSum};
 
+/// The time of every event, µs since 1970-01-01 UTC.
 const NOW: i64 = 1_700_000_001_000_000;
 
-/// Unicode characters of a partition key (Kinesis API, PutRecordsRequestEntry).
-const KEY_CHARACTERS: usize = 256;
+/// The most Unicode characters of a partition key (Kinesis API, PutRecordsRequestEntry).
+const MAX_KEY_CHARACTERS: usize = 256;
 
-/// Each envelope with how far it has come in a transaction that has no end, and how far it would have if nothing had been sent.
-pub(super) struct Envelopes(Vec<(Envelope, usize, Progress, Progress)>);
+/// One envelope, and its progress in a transaction that does not end.
+struct EnvelopeCheck {
+    envelope: Envelope,
+    /// The most bytes of an event.
+    limit: usize,
+    /// The progress if every change is encoded.
+    encoded: Progress,
+    /// The progress if every change is skipped.
+    skipped: Progress,
+}
 
-impl Envelopes {
-    /// `options`: bits 1 to 2 the key, 3 to 4 decimals, 5 times, 6 what else Debezium can be asked for, 7 a record's size.
+/// The checks of every envelope.
+pub(super) struct EnvelopeChecks(Vec<EnvelopeCheck>);
+
+impl EnvelopeChecks {
+    /// The checks in the modes that the bits of `options` choose.
+    ///
+    /// Bits 1 and 2 choose the partition key, bits 3 and 4 the form of decimals, bit 5 the form of times.
+    /// Bit 6 adds tombstones and transaction metadata, bit 7 limits the size of an event.
     pub(super) fn new(options: u8) -> Self {
         let bits = |from: u8, mask: u8| usize::from(options >> from & mask);
         let partition_by = [
@@ -40,13 +57,13 @@ impl Envelopes {
             TimeMode::IsoString,
             [TimeMode::Adaptive, TimeMode::Microseconds][bits(4, 1)],
         ][bits(5, 1)];
-        let more = bits(6, 1) == 1;
+        let is_extended = bits(6, 1) == 1;
         let debezium = Debezium {
             name: "slot".to_owned(),
             database: "db".to_owned(),
             modes: DebeziumModes { decimal, time },
-            tombstones: more,
-            transaction_metadata: more,
+            tombstones: is_extended,
+            transaction_metadata: is_extended,
         };
         let (oversize, limit) = [(Oversize::Fail, usize::MAX), (Oversize::Omit, 600)][bits(7, 1)];
         let progress = || {
@@ -56,52 +73,60 @@ impl Envelopes {
             };
             Progress::new(transaction, Lsn(u64::MAX))
         };
-        let of = |form| {
-            let envelope = Envelope {
+        let check = |form| EnvelopeCheck {
+            envelope: Envelope {
                 form,
                 partition_by,
                 oversize,
-            };
-            (envelope, limit, progress(), progress())
+            },
+            limit,
+            encoded: progress(),
+            skipped: progress(),
         };
-        Envelopes(
+        EnvelopeChecks(
             [
                 EnvelopeForm::Debezium(debezium),
                 EnvelopeForm::Dms(Dms::default()),
                 EnvelopeForm::Wal2json(Wal2json),
             ]
-            .map(of)
+            .map(check)
             .into(),
         )
     }
 
-    /// Writes what an item tells.
-    pub(super) fn write(&mut self, lsn: Lsn, item: &Item<'_>) {
-        for (envelope, limit, sent, skipped) in &mut self.0 {
+    /// Encodes an item in each envelope and checks its events.
+    pub(super) fn encode(&mut self, lsn: Lsn, item: &Item<'_>) {
+        for check in &mut self.0 {
+            let envelope = &check.envelope;
             match item {
                 Item::Change(change) => {
-                    let (mut spent, mut events) = (Sum::default(), Vec::new());
-                    let left_out = spent.add(|| envelope.encode(sent, lsn, change, NOW, *limit, &mut events));
+                    let (mut allocated, mut events) = (AllocationSum::default(), Vec::new());
+                    let (progress, limit) = (&mut check.encoded, check.limit);
+                    let omitted =
+                        allocated.add(|| envelope.encode(progress, lsn, change, NOW, limit, &mut events));
                     if envelope.oversize == Oversize::Fail {
-                        assert_eq!(left_out, 0);
-                        spent.assert_within(Bound::CHANGE, bytes(change));
+                        assert_eq!(omitted, 0);
+                        allocated.assert_within(AllocationBound::CHANGE, bytes(change));
                     }
-                    envelope.skip(skipped, lsn, change);
+                    envelope.skip(&mut check.skipped, lsn, change);
                     events.iter().for_each(assert_event);
                 }
                 Item::Message(message) => {
-                    assert_event(&envelope.message(Positions::new(lsn).next(lsn), message, NOW));
+                    assert_event(&envelope.message(PositionSequence::new(lsn).next(lsn), message, NOW));
                 }
                 Item::Begin { .. } | Item::Commit { .. } | Item::Nothing => {}
             }
         }
     }
 
-    /// What comes next has the same position in each, and stands at the same place of the transaction, sent or not.
-    pub(super) fn agree(self) {
+    /// Checks that the next event has the same position in every envelope.
+    ///
+    /// The event is the same, too, whether the changes before it were encoded or skipped.
+    pub(super) fn assert_positions_agree(self) {
         let mut positions: Vec<Position> = Vec::new();
-        for (envelope, limit, sent, skipped) in self.0 {
-            let [next, after_nothing] = [sent, skipped].map(|mut progress| {
+        for check in self.0 {
+            let EnvelopeCheck { envelope, limit, .. } = check;
+            let [after_encoded, after_skipped] = [check.encoded, check.skipped].map(|mut progress| {
                 let message = Change::Message(Message {
                     prefix: "next".into(),
                     content: b"".into(),
@@ -110,8 +135,8 @@ impl Envelopes {
                 envelope.encode(&mut progress, Lsn(u64::MAX), &message, NOW, limit, &mut events);
                 events
             });
-            assert_eq!(next, after_nothing);
-            positions.extend(next.iter().map(|event| event.position));
+            assert_eq!(after_encoded, after_skipped);
+            positions.extend(after_encoded.iter().map(|event| event.position));
         }
         positions.dedup();
         assert_eq!(positions.len(), 1, "the envelopes differ in a position");
@@ -121,33 +146,33 @@ impl Envelopes {
 fn assert_event(event: &Event) {
     let characters = event.partition_key.chars().count();
     assert!(
-        (1..=KEY_CHARACTERS).contains(&characters),
+        (1..=MAX_KEY_CHARACTERS).contains(&characters),
         "a key of {characters} characters"
     );
     if event.data.is_empty() {
         return;
     }
     let text = std::str::from_utf8(&event.data).expect("an event is text");
-    // Numbers are not looked at: PostgreSQL's have more digits than Rust's.
+    // The check ignores the values of numbers: PostgreSQL's have more digits than Rust's.
     if let Err(error) = serde_json::from_str::<IgnoredAny>(text) {
-        panic!("an event is no JSON, {error}: {text}");
+        panic!("an event is not JSON, {error}: {text}");
     }
 }
 
-/// About what frames a table, a column or a value in an event, bytes.
-const FRAME: usize = 16;
+/// Bytes that an event adds to a table, a column or a value, about.
+const OVERHEAD: usize = 16;
 
-/// Bytes of all that an event of a change can hold.
+/// Bytes of the names, types and values that an event of a change can hold.
 fn bytes(change: &Change<'_>) -> usize {
     let of_relation = |relation: &Relation| {
         let columns = relation
             .columns
             .iter()
-            .map(|column| column.name.len() + column.type_name.len() + FRAME);
+            .map(|column| column.name.len() + column.type_name.len() + OVERHEAD);
         let primary = relation
-            .primary
+            .primary_key
             .iter()
-            .map(|(name, type_name)| name.len() + type_name.len() + FRAME);
+            .map(|(name, type_name)| name.len() + type_name.len() + OVERHEAD);
         relation.table.schema.len() + relation.table.name.len() + columns.chain(primary).sum::<usize>()
     };
     let of_tuple = |tuple: &Vec<Datum<'_>>| {
@@ -163,10 +188,10 @@ fn bytes(change: &Change<'_>) -> usize {
             of_relation(relation) + of_tuple(new) + old.as_ref().map_or(0, of_tuple)
         }
         Change::Delete { relation, old } => of_relation(relation) + of_tuple(old),
-        // An event each.
+        // Each table has an event of its own.
         Change::Truncate { relations } => relations
             .iter()
-            .map(|relation| of_relation(relation) + FRAME)
+            .map(|relation| of_relation(relation) + OVERHEAD)
             .sum(),
         Change::Message(message) => message.prefix.len() + message.content.len(),
     }

@@ -1,0 +1,211 @@
+//! Relations that the rows of wal2json describe.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::JsonColumn;
+use crate::catalog::{Catalog, CatalogTable};
+use crate::change::{Column, ColumnCoverage, Relation};
+use crate::table_name::TableName;
+
+/// The most shapes of one table that are stored.
+///
+/// An update may omit any set of large columns, and each set is a shape. Beyond this number a search of the
+/// shapes costs more than a new relation.
+pub(super) const MAX_SHAPES: usize = 64;
+
+/// Relations by table and by the shape of the row.
+///
+/// Rows of one table differ in shape, because an update omits large values that it did not change.
+#[derive(Debug, Default)]
+pub(super) struct RelationCache {
+    pub(super) shapes: HashMap<TableName, Vec<RowShape>>,
+    /// Buffer for the name of a row's table: a lookup needs a whole `TableName`, and a new one would allocate
+    /// twice.
+    name: TableName,
+}
+
+impl RelationCache {
+    /// The table in the shape of this row.
+    ///
+    /// The relation of an update also has the columns that the row may have omitted.
+    pub(super) fn relation(
+        &mut self,
+        catalog: &Catalog,
+        schema: &str,
+        name: &str,
+        row: RowDescription<'_, '_>,
+    ) -> Arc<Relation> {
+        self.name.schema.clear();
+        self.name.schema.push_str(schema);
+        self.name.name.clear();
+        self.name.name.push_str(name);
+        let shapes = self.shapes.get(&self.name);
+        if let Some(shape) = shapes.and_then(|shapes| shapes.iter().find(|shape| shape.fits(&row))) {
+            return Arc::clone(&shape.relation);
+        }
+        let relation = Arc::new(row.relation(catalog, self.name.clone()));
+        let shapes = self.shapes.entry(self.name.clone()).or_default();
+        if shapes.len() == MAX_SHAPES {
+            shapes.clear();
+        }
+        shapes.push(RowShape::new(&row, Arc::clone(&relation)));
+        relation
+    }
+}
+
+/// Action and columns that determine the relation of a row.
+#[derive(Debug)]
+pub(super) struct RowShape {
+    action: JsonAction,
+    /// Names and types as the row has them.
+    columns: Vec<(String, String)>,
+    identity: Vec<String>,
+    primary_key: Vec<String>,
+    relation: Arc<Relation>,
+}
+
+impl RowShape {
+    fn new(row: &RowDescription<'_, '_>, relation: Arc<Relation>) -> Self {
+        let name = |column: &JsonColumn<'_>| column.name.to_string();
+        let columns = row.columns.iter();
+        RowShape {
+            action: row.action,
+            columns: columns
+                .map(|column| (name(column), column.type_name.to_string()))
+                .collect(),
+            identity: row.identity.iter().map(name).collect(),
+            primary_key: row.primary_key.iter().map(name).collect(),
+            relation,
+        }
+    }
+
+    fn fits(&self, row: &RowDescription<'_, '_>) -> bool {
+        let have_names = |columns: &[JsonColumn<'_>], names: &[String]| {
+            names.len() == columns.len()
+                && names
+                    .iter()
+                    .zip(columns)
+                    .all(|(name, column)| *name == column.name)
+        };
+        let mut columns = self.columns.iter().zip(row.columns);
+        self.action == row.action
+            && self.columns.len() == row.columns.len()
+            && columns
+                .all(|((name, type_name), column)| *name == column.name && *type_name == column.type_name)
+            && have_names(row.identity, &self.identity)
+            && have_names(row.primary_key, &self.primary_key)
+    }
+}
+
+/// Action of a row that changes a table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum JsonAction {
+    Insert,
+    Update,
+    Delete,
+    Truncate,
+}
+
+/// The part of a row that describes its table.
+#[derive(Clone, Copy)]
+pub(super) struct RowDescription<'r, 'a> {
+    pub(super) action: JsonAction,
+    /// The columns of the row. For a delete they are the columns of its old row.
+    pub(super) columns: &'r [JsonColumn<'a>],
+    /// The columns of an update's old row.
+    pub(super) identity: &'r [JsonColumn<'a>],
+    pub(super) primary_key: &'r [JsonColumn<'a>],
+}
+
+impl RowDescription<'_, '_> {
+    /// The table as this row and the catalog describe it.
+    fn relation(&self, catalog: &Catalog, name: TableName) -> Relation {
+        let table = catalog.table(&name);
+        let key = self.key(table);
+        let new_column = |name: &str, type_name| Column::new(name.to_owned(), type_name, key.contains(&name));
+        let typed = |column: &JsonColumn<'_>| new_column(&column.name, type_name(catalog, table, column));
+        let mut columns: Vec<Column> = self.columns.iter().map(typed).collect();
+        let coverage = match self.action {
+            JsonAction::Insert => ColumnCoverage::Whole,
+            JsonAction::Delete | JsonAction::Truncate => ColumnCoverage::Row,
+            JsonAction::Update => {
+                merge(&mut columns, self.identity.iter().map(typed));
+                let sent = columns.len();
+                let toastable = table.into_iter().flat_map(CatalogTable::toastable);
+                let toastable =
+                    toastable.map(|column| new_column(&column.name, catalog.base_type(&column.type_name)));
+                merge(&mut columns, toastable);
+                match table {
+                    Some(_) if columns.len() > sent => ColumnCoverage::Completed,
+                    Some(_) => ColumnCoverage::Whole,
+                    // Only the catalog shows whether the row omitted a column.
+                    None => ColumnCoverage::Row,
+                }
+            }
+        };
+        let primary_key = self.primary_key.iter();
+        Relation {
+            table: name,
+            columns,
+            primary_key: primary_key
+                .map(|column| (column.name.to_string(), type_name(catalog, table, column)))
+                .collect(),
+            coverage,
+        }
+    }
+
+    /// The names of the key's columns.
+    ///
+    /// The catalog may hold a replica identity other than the primary key. It may have changed since the row
+    /// was written, so it counts only if the row has all columns of that key.
+    fn key<'k>(&'k self, table: Option<&'k CatalogTable>) -> Vec<&'k str> {
+        fn names<'k>(columns: &'k [JsonColumn<'_>]) -> Vec<&'k str> {
+            columns.iter().map(|column| &*column.name).collect()
+        }
+        if table.is_some_and(|table| table.deferrable) {
+            return Vec::new();
+        }
+        let (columns, identity) = (names(self.columns), names(self.identity));
+        if !identity.is_empty() && !columns.iter().all(|column| identity.contains(column)) {
+            // An old row that is not the whole row is the key.
+            return identity;
+        }
+        let sent = if identity.is_empty() { columns } else { identity };
+        let catalog_key = table.into_iter().flat_map(|table| &table.key);
+        let candidates = [catalog_key.map(String::as_str).collect(), names(self.primary_key)];
+        let is_sent = |key: &&Vec<&str>| !key.is_empty() && key.iter().all(|column| sent.contains(column));
+        if let Some(key) = candidates.iter().find(is_sent) {
+            return key.clone();
+        }
+        // The table has a key, but the old row lacks it. So the old row is not the whole row: it is the
+        // replica identity.
+        if self.action == JsonAction::Delete && candidates.iter().any(|key| !key.is_empty()) {
+            return sent;
+        }
+        Vec::new()
+    }
+}
+
+/// The name of a column's type, with its modifier and its quotes.
+fn type_name(catalog: &Catalog, table: Option<&CatalogTable>, column: &JsonColumn<'_>) -> String {
+    let sent = catalog.base_type(&column.type_name);
+    let completed = catalog.column_type(table, &column.name, &column.type_name);
+    // wal2json omits a modifier only if the type is a domain, and quotes only if the name needs them.
+    let is_incomplete = sent != column.type_name || completed.starts_with('"');
+    if is_incomplete { completed } else { sent }
+}
+
+/// Adds the columns of `more` that `columns` lacks, in table order.
+///
+/// Both lists are in table order. A new column is placed before the column that follows it in `more`. So the
+/// columns of a key have the same order whichever of them a row omits.
+fn merge(columns: &mut Vec<Column>, more: impl DoubleEndedIterator<Item = Column>) {
+    let mut index = columns.len();
+    for column in more.rev() {
+        match columns.iter().position(|it| it.name == column.name) {
+            Some(at) => index = at,
+            None => columns.insert(index, column),
+        }
+    }
+}
