@@ -1,43 +1,47 @@
-//! The table of hazards in docs/ names scenarios that there are, and mutants that there are.
+//! docs/hazards.md names scenarios and mutants that exist.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 crate::scenarios![
-    the_table_of_hazards_names_scenarios_that_exist,
-    every_mutant_is_in_the_table_with_the_scenario_that_catches_it,
+    the_page_of_hazards_names_scenarios_that_exist,
+    the_page_of_hazards_names_every_mutant_with_its_scenario,
 ];
 
-fn docs() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs")
+/// A folder or file of the repository.
+fn in_repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
 }
 
 fn read(file: &Path) -> String {
     std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
-/// What stands between backticks in a row of the table.
-fn quoted(row: &str) -> BTreeSet<&str> {
-    row.split('`').skip(1).step_by(2).collect()
+/// The texts between backticks in a section.
+fn quoted(section: &str) -> BTreeSet<&str> {
+    section.split('`').skip(1).step_by(2).collect()
 }
 
-/// The rows of the table, each with the hazard's number.
-fn rows(table: &str) -> Vec<(u32, &str)> {
-    let rows = table.lines().filter_map(|line| {
-        let number = line.strip_prefix("| ")?.split(' ').next()?;
-        Some((number.parse().ok()?, line))
+/// The sections whose headings have a number, `## 7. …`, each with that number.
+fn sections(page: &str) -> Vec<(u32, &str)> {
+    let sections = page.split("\n## ").filter_map(|section| {
+        let (number, _) = section.split_once('.')?;
+        Some((number.parse().ok()?, section))
     });
-    rows.collect()
+    sections.collect()
 }
 
-async fn the_table_of_hazards_names_scenarios_that_exist() {
-    let table = read(&docs().join("hazards.md"));
+async fn the_page_of_hazards_names_scenarios_that_exist() {
+    let page = read(&in_repository("docs/hazards.md"));
     let known = crate::names();
-    let rows = rows(&table);
-    let numbers: Vec<u32> = rows.iter().map(|(number, _)| *number).collect();
+    let sections = sections(&page);
+    let numbers: Vec<u32> = sections.iter().map(|(number, _)| *number).collect();
     assert_eq!(numbers, (1..=14).collect::<Vec<_>>());
-    for (number, row) in rows {
-        let named: Vec<&str> = quoted(row).into_iter().filter(|it| it.contains("::")).collect();
+    for (number, section) in sections {
+        let named: Vec<&str> = quoted(section)
+            .into_iter()
+            .filter(|it| it.contains("::"))
+            .collect();
         assert!(!named.is_empty(), "hazard {number} has no scenario");
         for scenario in named {
             assert!(
@@ -48,10 +52,10 @@ async fn the_table_of_hazards_names_scenarios_that_exist() {
     }
 }
 
-async fn every_mutant_is_in_the_table_with_the_scenario_that_catches_it() {
-    let table = read(&docs().join("hazards.md"));
-    let rows = rows(&table);
-    let files = std::fs::read_dir(docs().join("mutants")).expect("there are mutants");
+async fn the_page_of_hazards_names_every_mutant_with_its_scenario() {
+    let page = read(&in_repository("docs/hazards.md"));
+    let sections = sections(&page);
+    let files = std::fs::read_dir(in_repository("tests/mutants")).expect("there are mutants");
     let mut found = BTreeSet::new();
     for file in files {
         let file = file.expect("a folder can be read").path();
@@ -66,21 +70,22 @@ async fn every_mutant_is_in_the_table_with_the_scenario_that_catches_it() {
             line.unwrap_or_else(|| panic!("{}: no {name}", file.display()))
         };
         let hazard: u32 = field("Hazard: ").parse().expect("a hazard is a number");
-        let row = rows.iter().find(|(number, _)| *number == hazard);
-        let row = quoted(
-            row.unwrap_or_else(|| panic!("{name}: there is no hazard {hazard}"))
-                .1,
-        );
+        let section = sections.iter().find(|(number, _)| *number == hazard);
+        let (_, section) = section.unwrap_or_else(|| panic!("{name}: there is no hazard {hazard}"));
+        let named = quoted(section);
         assert!(
-            row.contains(name.as_str()),
+            named.contains(name.as_str()),
             "hazard {hazard} does not name {name}"
         );
         let scenario = field("Scenario: ");
-        assert!(row.contains(scenario), "hazard {hazard} does not name {scenario}");
+        assert!(
+            named.contains(scenario),
+            "hazard {hazard} does not name {scenario}"
+        );
         found.insert(name);
     }
-    for (number, row) in rows {
-        for mutant in quoted(row) {
+    for (number, section) in sections {
+        for mutant in quoted(section) {
             let is_mutant = mutant.starts_with(|first: char| first.is_ascii_digit());
             assert!(
                 !is_mutant || found.contains(mutant),

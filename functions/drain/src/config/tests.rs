@@ -110,9 +110,9 @@ fn the_way_to_log_in_follows_from_what_is_given() {
 }
 
 #[test]
-fn the_readme_and_the_template_know_the_same_variables_as_the_code() {
-    let readme = include_str!("../../../../README.md");
-    let (_, table) = readme.split_once("| variable | default | meaning |").unwrap();
+fn the_documentation_and_the_template_list_the_variables_of_the_code() {
+    let documentation = include_str!("../../../../docs/configuration.md");
+    let (_, table) = documentation.split_once("| variable | default | meaning |").unwrap();
     let rows = table
         .lines()
         .skip(1)
@@ -131,7 +131,7 @@ fn the_readme_and_the_template_know_the_same_variables_as_the_code() {
     for names in [&mut documented, &mut set, &mut known] {
         names.sort_unstable();
     }
-    assert_eq!(documented, known, "README.md");
+    assert_eq!(documented, known, "docs/configuration.md");
     assert_eq!(set, known, "template.yaml");
 }
 
