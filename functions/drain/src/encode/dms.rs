@@ -281,7 +281,7 @@ fn definition(out: &mut Vec<u8>, column: &Column) {
 /// `public.foo.42`: schema, table and the values of the key, as DMS joins them with `PartitionIncludeSchemaTable`. What stands between
 /// the values of a key of several columns is not documented; that two keys may share a lane does no harm.
 pub(super) fn key(relation: &Relation, tuple: &Tuple<'_>) -> String {
-    let mut key = relation.to_string();
+    let mut key = relation.table.unquoted();
     let columns = relation.columns.iter().zip(tuple);
     for (_, datum) in columns.filter(|(column, _)| column.key) {
         key.push('.');

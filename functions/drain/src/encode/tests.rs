@@ -608,6 +608,17 @@ fn the_partition_key_is_the_rows_key_or_the_table_or_the_transaction() {
 }
 
 #[test]
+fn a_partition_key_of_dms_never_quotes_the_name_of_its_table() {
+    let mut relation = relation();
+    if let Some(relation) = Arc::get_mut(&mut relation) {
+        relation.table = TableName::new("My app", "Order\"s");
+    }
+    let events = encode(&dms(), &[insert(relation, "1", "x")]);
+    let keys: Vec<&str> = events.iter().map(|event| event.partition_key.as_str()).collect();
+    assert_eq!(keys, ["My app.Order\"s.1", "My app.Order\"s.1"]);
+}
+
+#[test]
 fn a_key_of_many_characters_is_hashed_in_each_envelope() {
     let relation = table(&[("id", "text", true), ("name", "text", false)]);
     let long = "x".repeat(300);
