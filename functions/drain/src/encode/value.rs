@@ -73,11 +73,7 @@ pub(super) fn hex(text: &str) -> Option<&str> {
 
 /// The bytes of a bytea.
 pub(super) fn bytes(text: &str) -> Option<Vec<u8>> {
-    let nibble = |b: u8| char::from(b).to_digit(16);
-    let pairs = hex(text)?.as_bytes().chunks(2);
-    pairs
-        .map(|pair| u8::try_from(nibble(pair[0])? << 4 | nibble(pair[1])?).ok())
-        .collect()
+    hex::decode(text.strip_prefix("\\x")?).ok()
 }
 
 /// `2024-02-29`, and years beyond 9999; not `infinity`, not a year before Christ.
