@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::encode::Counts;
+use crate::encode::EventCounts;
 use crate::lsn::Lsn;
 use crate::marker::Marker;
 use crate::stored_document::{self, InvalidDocument};
@@ -61,7 +61,7 @@ pub struct ResumePoint {
     /// MD5 of the last row as the plugin wrote it, hexadecimal: the row must come again at its place.
     pub hash: String,
     /// What its events were numbered up to.
-    pub counts: Counts,
+    pub counts: EventCounts,
 }
 
 /// Up to where the stream has everything. Ordered as it is reached.

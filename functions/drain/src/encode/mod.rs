@@ -20,7 +20,7 @@ pub use debezium::{Debezium, DebeziumModes, DecimalMode, TimeMode};
 pub use definitions::Definitions;
 pub use dms::Dms;
 pub use key::{PartitionBy, hash};
-pub use progress::{Counts, Progress};
+pub use progress::{EventCounts, Progress};
 pub use snapshot::{ReadRow, SnapshotMark};
 pub use wal2json::Wal2json;
 
@@ -319,16 +319,16 @@ impl Envelope {
     }
 
     /// What must be known of a transaction's beginning to go on in its middle: of its tables only where events tell their number.
-    pub fn counts(&self, progress: &Progress) -> Counts {
+    pub fn counts(&self, progress: &Progress) -> EventCounts {
         let by_table = match &self.form {
             EnvelopeForm::Debezium(form) => form.transaction_metadata,
             EnvelopeForm::Dms(_) | EnvelopeForm::Wal2json(_) => false,
         };
         match by_table {
             true => progress.counts().clone(),
-            false => Counts {
+            false => EventCounts {
                 events: progress.counts().events,
-                ..Counts::default()
+                ..EventCounts::default()
             },
         }
     }

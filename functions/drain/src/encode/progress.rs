@@ -16,12 +16,12 @@ use crate::table_name::TableName;
 pub struct Progress {
     pub(super) transaction: Transaction,
     positions: Positions,
-    counts: Counts,
+    counts: EventCounts,
 }
 
 /// Events of a transaction that were counted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counts {
+pub struct EventCounts {
     /// Of all tables, and messages.
     pub events: u64,
     /// Of each table.
@@ -91,17 +91,17 @@ impl Progress {
         Progress {
             transaction,
             positions: Positions::new(commit_end),
-            counts: Counts::default(),
+            counts: EventCounts::default(),
         }
     }
 
     /// What was counted so far.
-    pub fn counts(&self) -> &Counts {
+    pub fn counts(&self) -> &EventCounts {
         &self.counts
     }
 
     /// What was counted up to here, when not all of the transaction was read.
-    pub fn resume(&mut self, counts: Counts) {
+    pub fn resume(&mut self, counts: EventCounts) {
         self.counts = counts;
     }
 
