@@ -21,7 +21,7 @@ pub use definitions::Definitions;
 pub use dms::Dms;
 pub use key::{PartitionBy, hash};
 pub use progress::{EventCounts, Progress};
-pub use snapshot::{ReadRow, SnapshotMark};
+pub use snapshot::{BackfillRow, SnapshotMark};
 pub use wal2json::Wal2json;
 
 use std::sync::Arc;

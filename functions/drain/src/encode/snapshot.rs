@@ -30,7 +30,7 @@ impl SnapshotMark {
 
 /// A row that a backfill read.
 #[derive(Debug, Clone, Copy)]
-pub struct ReadRow<'r> {
+pub struct BackfillRow<'r> {
     /// The table.
     pub relation: &'r Arc<Relation>,
     /// The values.
@@ -45,11 +45,11 @@ impl Envelope {
     /// Columns are left out where no record of `limit` bytes could hold the event. Whatever precedes a change of the row
     /// precedes this event, too. Its position is the next one of the open transaction, the watermark's, which was
     /// logged at `lsn`. `now` is in µs since 1970-01-01 UTC.
-    pub fn read(
+    pub fn encode_backfill_row(
         &self,
         progress: &mut Progress,
         lsn: Lsn,
-        row: &ReadRow<'_>,
+        row: &BackfillRow<'_>,
         now: i64,
         limit: usize,
         out: &mut Vec<Event>,

@@ -119,10 +119,10 @@ fn read(envelope: &Envelope, rows: &[(&str, SnapshotMark)]) -> Vec<Event> {
     let (mut progress, mut out) = (progress(), Vec::new());
     for (id, snapshot) in rows {
         let row = row(&[Some(id), Some("x")]);
-        envelope.read(
+        envelope.encode_backfill_row(
             &mut progress,
             Lsn(16),
-            &ReadRow {
+            &BackfillRow {
                 relation: &relation(),
                 values: &row,
                 mark: *snapshot,
@@ -819,10 +819,10 @@ fn what_a_backfill_reads_and_no_record_can_hold_loses_columns_too() {
         oversize: Oversize::Omit,
         ..wal2json()
     };
-    let omitted = envelope.read(
+    let omitted = envelope.encode_backfill_row(
         &mut progress(),
         Lsn(16),
-        &ReadRow {
+        &BackfillRow {
             relation: &relation(),
             values: &row,
             mark: SnapshotMark::First,

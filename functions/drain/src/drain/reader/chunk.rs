@@ -3,7 +3,7 @@
 use super::{ReaderOutput, WindowReader};
 use crate::backfill::{self, ChunkContext, ChunkPayload, ChunkRows, RowRequest};
 use crate::change::{Change, Message};
-use crate::encode::{ReadRow, SnapshotMark};
+use crate::encode::{BackfillRow, SnapshotMark};
 use crate::error::Error;
 use crate::lsn::Lsn;
 use crate::ports::PeekRow;
@@ -79,14 +79,19 @@ impl<R: PeekRow> WindowReader<'_, R> {
                 let limit = self.settings.record_bytes;
                 match rows.row(at) {
                     Ok(values) => {
-                        let row = ReadRow {
+                        let row = BackfillRow {
                             relation: &rows.table().relation,
                             values: &values,
                             mark,
                         };
-                        let omitted =
-                            self.envelope
-                                .read(progress, lsn, &row, self.now, limit, &mut self.events);
+                        let omitted = self.envelope.encode_backfill_row(
+                            progress,
+                            lsn,
+                            &row,
+                            self.now,
+                            limit,
+                            &mut self.events,
+                        );
                         out.report.omitted += omitted;
                         chunk.sent += 1;
                     }
