@@ -10,7 +10,7 @@ pub use value::{DebeziumModes, DecimalMode, TimeMode};
 
 use super::progress::EventPlace;
 use super::value::{base64, names, string};
-use super::{EventHead, RowEvent, RowOperation, SnapshotMark, UNAVAILABLE};
+use super::{EventHead, RowEvent, RowOperation, SnapshotPlace, UNAVAILABLE};
 use crate::change::{Datum, Message, Relation, Tuple};
 use crate::position::Position;
 
@@ -86,7 +86,7 @@ impl Debezium {
         out.extend_from_slice(br#"","connector":"postgresql","name":"#);
         string(out, &self.name);
         times(out, head.transaction.commit_time.unwrap_or(0));
-        let snapshot = head.snapshot.map_or("false", SnapshotMark::name);
+        let snapshot = head.snapshot.map_or("false", SnapshotPlace::name);
         let _ = write!(out, r#","snapshot":"{snapshot}","db":"#);
         string(out, &self.database);
         // Debezium's pair is the end of the last commit and the change's LSN, for ordering. Ours is the end of the

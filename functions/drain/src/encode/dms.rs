@@ -22,7 +22,7 @@ use super::key::PartitionBy;
 use super::value::{
     ascii, base64, date_and_clock, date_and_clock_in_utc, hex, is_json_number, names, string, truth,
 };
-use super::{EventHead, RowEvent, RowOperation, SnapshotMark, UNAVAILABLE};
+use super::{EventHead, RowEvent, RowOperation, SnapshotPlace, UNAVAILABLE};
 use crate::change::{Column, Datum, Message, Relation, Tuple, Type};
 use crate::lsn::Lsn;
 use crate::time::iso_micros;
@@ -66,7 +66,7 @@ impl Dms {
             PartitionBy::Transaction => "transaction-id",
         };
         metadata(&mut out, &row.head, "data", operation, by, Some(row.relation));
-        if let Some(snapshot @ (SnapshotMark::First | SnapshotMark::Last)) = row.head.snapshot {
+        if let Some(snapshot @ (SnapshotPlace::First | SnapshotPlace::Last)) = row.head.snapshot {
             let _ = write!(out, r#","snapshot":"{}""#, snapshot.name());
         }
         for (name, mut columns) in [

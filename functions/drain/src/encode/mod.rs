@@ -21,7 +21,7 @@ pub use definitions::Definitions;
 pub use dms::Dms;
 pub use key::{PartitionBy, hash};
 pub use progress::{EventCounts, Progress};
-pub use snapshot::{BackfillRow, SnapshotMark};
+pub use snapshot::{BackfillRow, SnapshotPlace};
 pub use wal2json::Wal2json;
 
 use std::sync::Arc;
@@ -143,7 +143,7 @@ struct EventHead {
     transaction: Transaction,
     place: EventPlace,
     /// Where the row stands among those that a backfill reads; a change has none.
-    snapshot: Option<SnapshotMark>,
+    snapshot: Option<SnapshotPlace>,
     /// When the change was read, µs since 1970-01-01 UTC: the one thing that differs when an event is sent again.
     now: i64,
 }

@@ -9,7 +9,7 @@ use crate::lsn::Lsn;
 
 /// Where a row stands among those that a backfill sends of its table. The names are Debezium's for an incremental snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SnapshotMark {
+pub enum SnapshotPlace {
     /// It is the first of several.
     First,
     /// It is neither the first nor the last.
@@ -18,12 +18,12 @@ pub enum SnapshotMark {
     Last,
 }
 
-impl SnapshotMark {
+impl SnapshotPlace {
     pub(super) fn name(self) -> &'static str {
         match self {
-            SnapshotMark::First => "first_in_data_collection",
-            SnapshotMark::Within => "incremental",
-            SnapshotMark::Last => "last_in_data_collection",
+            SnapshotPlace::First => "first_in_data_collection",
+            SnapshotPlace::Within => "incremental",
+            SnapshotPlace::Last => "last_in_data_collection",
         }
     }
 }
@@ -36,7 +36,7 @@ pub struct BackfillRow<'r> {
     /// The values.
     pub values: &'r Tuple<'r>,
     /// The row's place among those of its table.
-    pub mark: SnapshotMark,
+    pub place: SnapshotPlace,
 }
 
 impl Envelope {
@@ -57,7 +57,7 @@ impl Envelope {
         let head = EventHead {
             transaction: progress.transaction,
             place: progress.next(lsn, row.relation),
-            snapshot: Some(row.mark),
+            snapshot: Some(row.place),
             now,
         };
         let row = RowEvent {

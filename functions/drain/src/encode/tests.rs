@@ -115,7 +115,7 @@ fn encode(envelope: &Envelope, changes: &[Change<'_>]) -> Vec<Event> {
 }
 
 /// The events of rows that a backfill read, of one watermark that was logged at 16.
-fn read(envelope: &Envelope, rows: &[(&str, SnapshotMark)]) -> Vec<Event> {
+fn read(envelope: &Envelope, rows: &[(&str, SnapshotPlace)]) -> Vec<Event> {
     let (mut progress, mut out) = (progress(), Vec::new());
     for (id, snapshot) in rows {
         let row = row(&[Some(id), Some("x")]);
@@ -125,7 +125,7 @@ fn read(envelope: &Envelope, rows: &[(&str, SnapshotMark)]) -> Vec<Event> {
             &BackfillRow {
                 relation: &relation(),
                 values: &row,
-                mark: *snapshot,
+                place: *snapshot,
             },
             NOW,
             usize::MAX,
@@ -135,10 +135,10 @@ fn read(envelope: &Envelope, rows: &[(&str, SnapshotMark)]) -> Vec<Event> {
     out
 }
 
-const THREE: &[(&str, SnapshotMark)] = &[
-    ("1", SnapshotMark::First),
-    ("2", SnapshotMark::Within),
-    ("3", SnapshotMark::Last),
+const THREE: &[(&str, SnapshotPlace)] = &[
+    ("1", SnapshotPlace::First),
+    ("2", SnapshotPlace::Within),
+    ("3", SnapshotPlace::Last),
 ];
 
 fn parsed(event: &Event) -> Value {
@@ -800,7 +800,7 @@ fn what_a_backfill_reads_goes_the_way_of_a_change_of_its_row_and_waits_for_nothi
                 ..envelope(form.clone())
             };
             let changed = encode(&envelope, &[insert(relation(), "1", "x")]).pop().unwrap();
-            let read = read(&envelope.without_announcements(), &[("1", SnapshotMark::Last)])
+            let read = read(&envelope.without_announcements(), &[("1", SnapshotPlace::Last)])
                 .pop()
                 .unwrap();
             assert_eq!(
@@ -825,7 +825,7 @@ fn what_a_backfill_reads_and_no_record_can_hold_loses_columns_too() {
         &BackfillRow {
             relation: &relation(),
             values: &row,
-            mark: SnapshotMark::First,
+            place: SnapshotPlace::First,
         },
         NOW,
         600,

@@ -3,7 +3,7 @@
 use super::{ReaderOutput, WindowReader};
 use crate::backfill::{self, ChunkContext, ChunkPayload, ChunkRows, RowRequest};
 use crate::change::{Change, Message};
-use crate::encode::{BackfillRow, SnapshotMark};
+use crate::encode::{BackfillRow, SnapshotPlace};
 use crate::error::Error;
 use crate::lsn::Lsn;
 use crate::ports::PeekRow;
@@ -71,10 +71,10 @@ impl<R: PeekRow> WindowReader<'_, R> {
                     return Ok(());
                 };
                 chunk.next = rows.next_row(at + 1);
-                let mark = match (chunk.next, *first && chunk.sent == 0) {
-                    (None, _) if !more => SnapshotMark::Last,
-                    (_, true) => SnapshotMark::First,
-                    _ => SnapshotMark::Within,
+                let place = match (chunk.next, *first && chunk.sent == 0) {
+                    (None, _) if !more => SnapshotPlace::Last,
+                    (_, true) => SnapshotPlace::First,
+                    _ => SnapshotPlace::Within,
                 };
                 let limit = self.settings.record_bytes;
                 match rows.row(at) {
@@ -82,7 +82,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
                         let row = BackfillRow {
                             relation: &rows.table().relation,
                             values: &values,
-                            mark,
+                            place,
                         };
                         let omitted = self.envelope.encode_backfill_row(
                             progress,
