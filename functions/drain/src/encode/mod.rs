@@ -334,13 +334,19 @@ impl Envelope {
     }
 
     /// The event of a logical message that belongs to no transaction.
-    pub fn message(&self, position: Position, message: &Message<'_>, now: i64) -> Event {
+    pub fn encode_message(&self, position: Position, message: &Message<'_>, now: i64) -> Event {
         self.event_of_message(Transaction::NONE, EventPlace::alone(position), message, now)
     }
 
     /// The event of a logical message that stands between the changes of all keys: everything before it must be acknowledged first, and
     /// everything behind it waits.
-    pub fn control(&self, progress: &mut Progress, lsn: Lsn, message: &Message<'_>, now: i64) -> Event {
+    pub fn encode_control_message(
+        &self,
+        progress: &mut Progress,
+        lsn: Lsn,
+        message: &Message<'_>,
+        now: i64,
+    ) -> Event {
         let place = progress.next_message(lsn);
         Event {
             barrier: true,

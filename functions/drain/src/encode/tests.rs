@@ -495,12 +495,12 @@ fn truncates_and_messages_are_control_records_of_dms_and_actions_of_wal2json() {
     let Change::Message(message) = message() else {
         unreachable!()
     };
-    let event = parsed(&wal2json().message(alone, &message, NOW));
+    let event = parsed(&wal2json().encode_message(alone, &message, NOW));
     assert_eq!(
         (&event["xid"], &event["transactional"]),
         (&Value::Null, &json!(false))
     );
-    let event = parsed(&dms().message(alone, &message, NOW));
+    let event = parsed(&dms().encode_message(alone, &message, NOW));
     assert_eq!(event["metadata"].get("transaction-id"), None);
 }
 
@@ -842,7 +842,7 @@ fn a_control_message_is_a_message_of_its_transaction_and_a_barrier() {
     };
     for envelope in [envelope(EnvelopeForm::Debezium(debezium())), dms(), wal2json()] {
         let mut progress = progress();
-        let control = envelope.control(&mut progress, Lsn(16), &said, NOW);
+        let control = envelope.encode_control_message(&mut progress, Lsn(16), &said, NOW);
         let expected = encode(&envelope, &[message()]).pop().unwrap();
         assert!(control.barrier && !expected.barrier);
         let expected = Event {
@@ -850,7 +850,7 @@ fn a_control_message_is_a_message_of_its_transaction_and_a_barrier() {
             ..expected
         };
         assert_eq!(control, expected);
-        let next = envelope.control(&mut progress, Lsn(16), &said, NOW);
+        let next = envelope.encode_control_message(&mut progress, Lsn(16), &said, NOW);
         assert_eq!(next.position.to_string(), position(16, 1));
     }
 }

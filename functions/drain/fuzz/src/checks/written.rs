@@ -90,7 +90,7 @@ impl Envelopes {
                     events.iter().for_each(assert_event);
                 }
                 Item::Message(message) => {
-                    assert_event(&envelope.message(Positions::new(lsn).next(lsn), message, NOW));
+                    assert_event(&envelope.encode_message(Positions::new(lsn).next(lsn), message, NOW));
                 }
                 Item::Begin { .. } | Item::Commit { .. } | Item::Nothing => {}
             }

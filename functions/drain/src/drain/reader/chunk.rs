@@ -62,7 +62,9 @@ impl<R: PeekRow> WindowReader<'_, R> {
                     prefix: backfill::REPAIRED.into(),
                     content: content.as_bytes().into(),
                 };
-                let event = self.envelope.control(progress, lsn, &message, self.now);
+                let event = self
+                    .envelope
+                    .encode_control_message(progress, lsn, &message, self.now);
                 self.events.push(event);
             }
             ChunkPayload::Rows { rows, first, more } => {
