@@ -101,7 +101,7 @@ impl Progress {
     }
 
     /// What was counted up to here, when not all of the transaction was read.
-    pub fn resume(&mut self, counts: EventCounts) {
+    pub fn restore_counts(&mut self, counts: EventCounts) {
         self.counts = counts;
     }
 
