@@ -176,7 +176,7 @@ impl<'r> RowEvent<'r> {
 
 impl Envelope {
     /// The same for events that are not sent: what it announces of tables does not count as announced.
-    pub fn without_announcements(&self) -> Self {
+    pub fn with_empty_definitions(&self) -> Self {
         let mut envelope = self.clone();
         if let EnvelopeForm::Dms(form) = &mut envelope.form {
             form.definitions = Definitions::default();

@@ -800,7 +800,7 @@ fn what_a_backfill_reads_goes_the_way_of_a_change_of_its_row_and_waits_for_nothi
                 ..envelope(form.clone())
             };
             let changed = encode(&envelope, &[insert(relation(), "1", "x")]).pop().unwrap();
-            let read = read(&envelope.without_announcements(), &[("1", SnapshotPlace::Last)])
+            let read = read(&envelope.with_empty_definitions(), &[("1", SnapshotPlace::Last)])
                 .pop()
                 .unwrap();
             assert_eq!(
