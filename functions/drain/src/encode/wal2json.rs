@@ -6,8 +6,8 @@
 //!
 //! Intended differences from wal2json, with every output plugin of the slot:
 //! - NaN and infinities are strings; wal2json writes them as null.
-//! - An unchanged large value is absent, as in wal2json, but `unchanged` names its column. If the old row
-//!   holds the value, it stands in `columns`.
+//! - An unchanged large value is absent, as in wal2json, but `unchanged` names its column. `columns` has
+//!   the value if the old row holds it.
 //! - A domain has its base type at any depth, in arrays too, and its values are written so. wal2json writes
 //!   them as text.
 //! - The name of a type is always valid JSON. wal2json copies the quotes of an identifier without escapes.
