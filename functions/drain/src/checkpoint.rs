@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::encode::Counts;
+use crate::encode::EventCounts;
 use crate::lsn::Lsn;
 use crate::marker::Marker;
 use crate::stored_document::{self, InvalidDocument};
@@ -64,7 +64,7 @@ pub struct ResumePoint {
     /// MD5 of the last row as the plugin wrote it, hexadecimal. The same row must arrive again at this place.
     pub hash: String,
     /// The numbers of its events so far.
-    pub counts: Counts,
+    pub counts: EventCounts,
 }
 
 /// The position up to which the stream has everything.

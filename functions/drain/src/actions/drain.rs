@@ -159,5 +159,5 @@ fn gap_accepted(envelope: &Envelope, start: &StartPosition, stored: Option<&Chec
         lsn: start.confirmed,
         index: 0,
     };
-    envelope.message(position, &message, now_micros())
+    envelope.encode_message(position, &message, now_micros())
 }

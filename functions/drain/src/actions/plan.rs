@@ -73,7 +73,7 @@ pub(crate) async fn run(app: &App, connector: &Connector, budget: Budget) -> Res
     let input = PlanInput {
         stream: &app.config.stream,
         settings,
-        envelope: &app.config.envelope.without_announcements(),
+        envelope: &app.config.envelope.with_empty_definitions(),
         start,
         rows,
         time: budget.for_reading(Instant::now()) / 2,

@@ -208,7 +208,7 @@ fn events(envelope: &Envelope, progress: &mut Progress, lsn: Lsn, item: &Item<'_
                 lsn,
                 index: 0,
             };
-            vec![envelope.message(position, message, 0)]
+            vec![envelope.encode_message(position, message, 0)]
         }
         _ => Vec::new(),
     }

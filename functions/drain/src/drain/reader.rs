@@ -358,7 +358,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
             out.report.changes += 1;
             out.report.replayed += u64::from(lsn <= self.history.acknowledged);
             let position = PositionSequence::new(lsn).next(lsn);
-            let event = self.envelope.message(position, message, self.now);
+            let event = self.envelope.encode_message(position, message, self.now);
             self.events.push(event);
             self.queue_events(id, out)?;
         }

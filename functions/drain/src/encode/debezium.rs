@@ -1,5 +1,7 @@
-//! The envelope of Debezium's PostgreSQL connector, as its JSON converter writes it without schemas. The fields and
-//! their order are Debezium's; what is added is `source.position`, and `source.omitted` where something was left out for its size.
+//! The envelope of Debezium's PostgreSQL connector, as its JSON converter writes it without schemas.
+//!
+//! The fields and their order are Debezium's. Two fields are added: `source.position`, and `source.omitted`
+//! in an event that lost columns for its size.
 
 mod decimal;
 mod value;
@@ -9,29 +11,33 @@ use std::io::Write as _;
 pub use value::{DebeziumModes, DecimalMode, TimeMode};
 
 use super::progress::EventPlace;
-use super::value::{base64, names, string};
-use super::{EventHead, RowEvent, RowOperation, SnapshotMark, UNAVAILABLE};
+use super::snapshot::SnapshotPlace;
+use super::value::{write_base64, write_names, write_string};
+use super::{EventHead, RowEvent, RowOperation};
 use crate::change::{Datum, Message, Relation, Tuple};
 use crate::position::Position;
 
-/// Writes events of one database as Debezium does.
+/// Value of a large column that an update did not change (Debezium's `unavailable.value.placeholder`).
+pub(super) const UNAVAILABLE_VALUE: &str = "__debezium_unavailable_value";
+
+/// Debezium form for the events of one database.
 #[derive(Debug, Clone)]
 pub struct Debezium {
-    /// `source.name`: tells databases apart in a stream that many share.
+    /// `source.name`: distinguishes databases that share a stream.
     pub name: String,
-    /// `source.db`
+    /// `source.db`.
     pub database: String,
-    /// How decimals and times are written.
+    /// Forms of decimals and times.
     pub modes: DebeziumModes,
-    /// Whether a delete is followed by a record of the same key without data (`tombstones.on.delete`).
+    /// Whether a record without data follows each delete, with the same key (`tombstones.on.delete`).
     pub tombstones: bool,
-    /// Whether an event tells its place in its transaction (`provide.transaction.metadata`).
+    /// Whether an event carries its order in its transaction (`provide.transaction.metadata`).
     pub transaction_metadata: bool,
 }
 
 impl Debezium {
-    pub(super) fn row(&self, row: &RowEvent<'_>) -> Vec<u8> {
-        let (op, before, after) = match row.action {
+    pub(super) fn encode_row(&self, row: &RowEvent<'_>) -> Vec<u8> {
+        let (op, before, after) = match row.operation {
             RowOperation::Insert => ('c', None, row.new),
             RowOperation::Read => ('r', None, row.new),
             RowOperation::Update { .. } => ('u', row.old, row.new),
@@ -39,66 +45,70 @@ impl Debezium {
         };
         let mut data = Vec::with_capacity(512);
         data.extend_from_slice(br#"{"before":"#);
-        self.image(&mut data, row, before);
+        self.write_image(&mut data, row, before);
         data.extend_from_slice(br#","after":"#);
-        self.image(&mut data, row, after);
+        self.write_image(&mut data, row, after);
         data.extend_from_slice(br#","source":"#);
         let omitted: Vec<&str> = row.omitted_names().collect();
-        self.source(&mut data, &row.head, row.relation, &omitted);
+        self.write_source(&mut data, &row.head, Some(row.relation), &omitted);
         data.extend_from_slice(br#","transaction":"#);
-        self.transaction(&mut data, &row.head);
-        close(&mut data, op, row.head.now);
+        self.write_transaction(&mut data, &row.head);
+        write_end(&mut data, op, row.head.now);
         data
     }
 
-    pub(super) fn truncate(&self, head: &EventHead, relation: &Relation) -> Vec<u8> {
+    pub(super) fn encode_truncate(&self, head: &EventHead, relation: &Relation) -> Vec<u8> {
         let mut data = br#"{"source":"#.to_vec();
-        self.source(&mut data, head, relation, &[]);
+        self.write_source(&mut data, head, Some(relation), &[]);
         if self.transaction_metadata {
             data.extend_from_slice(br#","transaction":"#);
-            self.transaction(&mut data, head);
+            self.write_transaction(&mut data, head);
         }
-        close(&mut data, 't', head.now);
+        write_end(&mut data, 't', head.now);
         data
     }
 
-    pub(super) fn message(&self, head: &EventHead, message: &Message<'_>) -> Vec<u8> {
+    pub(super) fn encode_message(&self, head: &EventHead, message: &Message<'_>) -> Vec<u8> {
         let mut data = br#"{"source":"#.to_vec();
-        self.source_of(&mut data, head, "", "", &[]);
+        self.write_source(&mut data, head, None, &[]);
         data.extend_from_slice(br#","message":{"prefix":"#);
-        string(&mut data, &message.prefix);
+        write_string(&mut data, &message.prefix);
         data.extend_from_slice(br#","content":"#);
-        base64(&mut data, &message.content);
+        write_base64(&mut data, &message.content);
         data.push(b'}');
-        close(&mut data, 'm', head.now);
+        write_end(&mut data, 'm', head.now);
         data
     }
 
-    fn source(&self, out: &mut Vec<u8>, head: &EventHead, relation: &Relation, omitted: &[&str]) {
-        self.source_of(out, head, &relation.table.schema, &relation.table.name, omitted);
-    }
-
-    fn source_of(&self, out: &mut Vec<u8>, head: &EventHead, schema: &str, table: &str, omitted: &[&str]) {
+    /// Appends the `source` block. A message has no relation; schema and table are then empty.
+    fn write_source(
+        &self,
+        out: &mut Vec<u8>,
+        head: &EventHead,
+        relation: Option<&Relation>,
+        omitted: &[&str],
+    ) {
         let position = head.place.position;
         let Position { commit_end, lsn, .. } = position;
         out.extend_from_slice(br#"{"version":""#);
         out.extend_from_slice(env!("CARGO_PKG_VERSION").as_bytes());
         out.extend_from_slice(br#"","connector":"postgresql","name":"#);
-        string(out, &self.name);
-        times(out, head.transaction.commit_time.unwrap_or(0));
-        let snapshot = head.snapshot.map_or("false", SnapshotMark::name);
+        write_string(out, &self.name);
+        write_timestamps(out, head.transaction.commit_time.unwrap_or(0));
+        let snapshot = head.snapshot.map_or("false", SnapshotPlace::name);
         let _ = write!(out, r#","snapshot":"{snapshot}","db":"#);
-        string(out, &self.database);
-        // Debezium's pair is the end of the last commit and the change's LSN, for ordering. Ours is the end of the
-        // change's own commit: it orders the same and does not depend on where reading began.
+        write_string(out, &self.database);
+        // Consumers order events by this pair. Debezium writes the end of the last commit and the change's
+        // LSN. The end of the change's own commit orders events the same, and does not depend on where
+        // reading began.
         let _ = write!(
             out,
             r#","sequence":"[\"{}\",\"{}\"]","schema":"#,
             commit_end.0, lsn.0
         );
-        string(out, schema);
+        write_string(out, relation.map_or("", |relation| &relation.table.schema));
         out.extend_from_slice(br#","table":"#);
-        string(out, table);
+        write_string(out, relation.map_or("", |relation| &relation.table.name));
         let xid = head.transaction.xid;
         let _ = write!(
             out,
@@ -107,47 +117,48 @@ impl Debezium {
         );
         if !omitted.is_empty() {
             out.extend_from_slice(br#","omitted":"#);
-            names(out, omitted.iter().copied());
+            write_names(out, omitted.iter().copied());
         }
         out.push(b'}');
     }
 
-    /// The event's place in its transaction. The id is, as Debezium documents it, that of the transaction and the LSN of the change.
-    /// Rows of a snapshot have no place there.
-    fn transaction(&self, out: &mut Vec<u8>, head: &EventHead) {
+    /// Appends the event's order in its transaction; `null` for a row of a backfill.
+    ///
+    /// The id joins the transaction's id and the change's LSN, as Debezium documents it.
+    fn write_transaction(&self, out: &mut Vec<u8>, head: &EventHead) {
+        if !self.transaction_metadata || head.snapshot.is_some() {
+            out.extend_from_slice(b"null");
+            return;
+        }
         let EventPlace {
             position,
-            of_transaction,
-            of_table,
+            transaction_order,
+            table_order,
         } = head.place;
-        let xid = head.transaction.xid;
-        let _ = if self.transaction_metadata && head.snapshot.is_none() {
-            write!(
-                out,
-                r#"{{"id":"{xid}:{}","total_order":{of_transaction},"data_collection_order":{of_table}}}"#,
-                position.lsn.0
-            )
-        } else {
-            write!(out, "null")
-        };
+        let (xid, lsn) = (head.transaction.xid, position.lsn.0);
+        let _ = write!(
+            out,
+            r#"{{"id":"{xid}:{lsn}","total_order":{},"data_collection_order":{}}}"#,
+            transaction_order, table_order
+        );
     }
 
-    /// A row as a JSON object, without the columns that are not known.
-    fn image(&self, out: &mut Vec<u8>, row: &RowEvent<'_>, tuple: Option<&Tuple<'_>>) {
+    /// Appends an image as a JSON object of its known columns; `null` without an image.
+    fn write_image(&self, out: &mut Vec<u8>, row: &RowEvent<'_>, tuple: Option<&Tuple<'_>>) {
         let Some(tuple) = tuple else {
             out.extend_from_slice(b"null");
             return;
         };
         out.push(b'{');
-        for (at, (column, datum)) in row.image(tuple).enumerate() {
-            if at > 0 {
+        for (index, (column, datum)) in row.image_columns(tuple).enumerate() {
+            if index > 0 {
                 out.push(b',');
             }
-            string(out, &column.name);
+            write_string(out, &column.name);
             out.push(b':');
             match datum {
-                Datum::Text(text) => self.modes.value(out, &column.kind, text),
-                Datum::Unchanged => string(out, UNAVAILABLE),
+                Datum::Text(text) => self.modes.write_value(out, &column.kind, text),
+                Datum::Unchanged => write_string(out, UNAVAILABLE_VALUE),
                 Datum::Null | Datum::Absent => out.extend_from_slice(b"null"),
             }
         }
@@ -155,8 +166,10 @@ impl Debezium {
     }
 }
 
-/// `,"ts_ms":…,"ts_us":…,"ts_ns":…`; the last one only as far as 64 bits carry it (the year 2262).
-fn times(out: &mut Vec<u8>, micros: i64) {
+/// Appends `,"ts_ms":…,"ts_us":…,"ts_ns":…`.
+///
+/// 64 bits hold nanoseconds until the year 2262; later times have the largest number.
+fn write_timestamps(out: &mut Vec<u8>, micros: i64) {
     let _ = write!(
         out,
         r#","ts_ms":{},"ts_us":{micros},"ts_ns":{}"#,
@@ -165,25 +178,28 @@ fn times(out: &mut Vec<u8>, micros: i64) {
     );
 }
 
-fn close(out: &mut Vec<u8>, op: char, now: i64) {
+/// Appends operation and time of reading, and closes the event.
+fn write_end(out: &mut Vec<u8>, op: char, now: i64) {
     let _ = write!(out, r#","op":"{op}""#);
-    times(out, now);
+    write_timestamps(out, now);
     out.push(b'}');
 }
 
-/// The serialized key, `{"id":1}`, whatever the modes: a change of them must not move rows to other lanes.
-pub(super) fn key(relation: &Relation, tuple: &Tuple<'_>) -> String {
+/// The serialized key, `{"id":1}`.
+///
+/// The modes do not apply to it: a change of the modes must not move rows to other lanes.
+pub(super) fn format_key(relation: &Relation, tuple: &Tuple<'_>) -> String {
     let mut key = Vec::with_capacity(32);
     let columns = relation.columns.iter().zip(tuple);
     for (column, datum) in columns.filter(|(column, _)| column.key) {
         key.push(if key.is_empty() { b'{' } else { b',' });
-        string(&mut key, &column.name);
+        write_string(&mut key, &column.name);
         key.push(b':');
         match datum {
-            Datum::Text(text) => DebeziumModes::default().value(&mut key, &column.kind, text),
+            Datum::Text(text) => DebeziumModes::default().write_value(&mut key, &column.kind, text),
             _ => key.extend_from_slice(b"null"),
         }
     }
     key.push(b'}');
-    super::text(key)
+    super::into_string(key)
 }

@@ -1,5 +1,7 @@
-//! The definitions of tables as they were announced: which change came with which. Kept as long as the sandbox lives, so that a table
-//! is announced once, and again when it has changed; and when a change is sent again, so is what it came with.
+//! Table definitions that the DMS envelope announced, by the position of the change that they preceded.
+//!
+//! They are kept for the lifetime of the Lambda sandbox. A table is announced once, and again after a change
+//! of its definition. A change that is sent again is preceded by the same definition again.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
@@ -8,66 +10,66 @@ use crate::change::{ColumnCoverage, Relation};
 use crate::position::Position;
 use crate::table_name::TableName;
 
-/// Announcements that are remembered of one table: more than a window that is read again can bring.
-const MOST: usize = 16;
+/// Definitions remembered per table: more than a window that is read again can contain.
+const MAX_PER_TABLE: usize = 16;
 
-/// What was announced. Clones share it.
+/// Announced definitions of all tables. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct Definitions(Arc<Mutex<HashMap<TableName, BTreeMap<Position, AnnouncedTable>>>>);
+pub struct Definitions(Arc<Mutex<HashMap<TableName, BTreeMap<Position, Definition>>>>);
 
+/// An announced definition of one table.
 #[derive(Debug)]
-struct AnnouncedTable {
+struct Definition {
     relation: Arc<Relation>,
-    announcement: Announcement,
+    operation: TableOperation,
 }
 
-/// What is to be said of a table before a change of it.
+/// Operation that announces a definition. The names are those of DMS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Announcement {
-    /// It was not seen before.
-    First,
-    /// It is not as it was before.
-    Changed,
+pub(super) enum TableOperation {
+    /// The definition is the first one of its table.
+    CreateTable,
+    /// The definition differs from the one before.
+    ChangeColumns,
 }
 
 impl Definitions {
-    /// Whether the table of a change must be announced before it. Only what describes a whole table can tell.
-    pub(super) fn announce(&self, relation: &Arc<Relation>, position: Position) -> Option<Announcement> {
+    /// Records the table definition at a change. Returns the operation that must announce it before the
+    /// change.
+    ///
+    /// `None` means that no announcement is due. A relation that holds only the columns of one row is never
+    /// announced.
+    pub(super) fn announce(&self, relation: &Arc<Relation>, position: Position) -> Option<TableOperation> {
         if relation.coverage == ColumnCoverage::Row {
             return None;
         }
-        // A panic elsewhere leaves nothing half done here.
+        // A panic elsewhere cannot leave the map half changed: each insert below is complete by itself.
         let mut tables = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let of_table = match tables.get_mut(&relation.table) {
-            Some(of_table) => of_table,
+        let definitions = match tables.get_mut(&relation.table) {
+            Some(definitions) => definitions,
             None => tables.entry(relation.table.clone()).or_default(),
         };
-        let announcement = match of_table.range(..=position).next_back() {
-            Some((at, before)) if *at == position => return Some(before.announcement),
-            Some((_, before)) if same(&before.relation, relation) => return None,
-            // Some of its columns were only supposed.
+        let operation = match definitions.range(..=position).next_back() {
+            Some((at, definition)) if *at == position => return Some(definition.operation),
+            Some((_, definition)) if has_same_columns(&definition.relation, relation) => return None,
+            // Some columns of a completed relation are assumed from the catalog, so a difference proves
+            // nothing.
             Some(_) if relation.coverage == ColumnCoverage::Completed => return None,
-            Some(_) => Announcement::Changed,
-            None => Announcement::First,
+            Some(_) => TableOperation::ChangeColumns,
+            None => TableOperation::CreateTable,
         };
         let relation = Arc::clone(relation);
-        of_table.insert(
-            position,
-            AnnouncedTable {
-                relation,
-                announcement,
-            },
-        );
-        if of_table.len() > MOST {
-            // Not the one that was just noted, or all that follows would be announced again.
-            let oldest = of_table.keys().find(|at| **at != position).copied();
-            oldest.and_then(|oldest| of_table.remove(&oldest));
+        definitions.insert(position, Definition { relation, operation });
+        if definitions.len() > MAX_PER_TABLE {
+            // Without the new definition, every later change would be announced again.
+            let oldest = definitions.keys().find(|at| **at != position).copied();
+            oldest.and_then(|oldest| definitions.remove(&oldest));
         }
-        Some(announcement)
+        Some(operation)
     }
 }
 
-fn same(one: &Arc<Relation>, other: &Arc<Relation>) -> bool {
+fn has_same_columns(one: &Arc<Relation>, other: &Arc<Relation>) -> bool {
     Arc::ptr_eq(one, other) || one.columns == other.columns
 }
 
@@ -95,53 +97,51 @@ mod tests {
         }
     }
 
+    /// Announcements of changes at positions 1, 2 and so on, with these columns of the table.
+    fn announce_all(definitions: &Definitions, changes: &[&[&str]]) -> Vec<Option<TableOperation>> {
+        (1..)
+            .zip(changes)
+            .map(|(n, columns)| definitions.announce(&relation(columns, ColumnCoverage::Whole), at(n)))
+            .collect()
+    }
+
+    const OLD: &[&str] = &["a"];
+    const NEW: &[&str] = &["a", "b"];
+
     #[test]
-    fn a_table_is_announced_when_it_is_first_seen_and_when_it_has_changed() {
-        let definitions = Definitions::default();
-        let (old, new) = (
-            relation(&["a"], ColumnCoverage::Whole),
-            relation(&["a", "b"], ColumnCoverage::Whole),
+    fn a_table_is_announced_at_its_first_change_and_after_each_change_of_its_definition() {
+        let announced = announce_all(&Definitions::default(), &[OLD, OLD, NEW, NEW, OLD]);
+        use TableOperation::{ChangeColumns, CreateTable};
+        assert_eq!(
+            announced,
+            [
+                Some(CreateTable),
+                None,
+                Some(ChangeColumns),
+                None,
+                Some(ChangeColumns)
+            ]
         );
-        let told: Vec<_> = [(1, &old), (2, &old), (3, &new), (4, &new), (5, &old)]
-            .iter()
-            .map(|(n, relation)| definitions.announce(relation, at(*n)))
-            .collect();
-        use Announcement::{Changed, First};
-        assert_eq!(told, [Some(First), None, Some(Changed), None, Some(Changed)]);
     }
 
     #[test]
-    fn a_change_that_is_sent_again_is_announced_again_and_the_others_are_not() {
+    fn changes_that_are_sent_again_have_the_same_announcements() {
         let definitions = Definitions::default();
-        let (old, new) = (
-            relation(&["a"], ColumnCoverage::Whole),
-            relation(&["a", "b"], ColumnCoverage::Whole),
-        );
-        let play = || -> Vec<_> {
-            [(1, &old), (2, &old), (3, &new), (4, &new)]
-                .iter()
-                .map(|(n, relation)| definitions.announce(relation, at(*n)))
-                .collect()
-        };
-        assert_eq!(play(), play());
+        let changes = [OLD, OLD, NEW, NEW];
+        let first = announce_all(&definitions, &changes);
+        assert_eq!(announce_all(&definitions, &changes), first);
     }
 
     #[test]
-    fn a_row_that_does_not_describe_its_whole_table_announces_nothing() {
+    fn a_relation_with_uncertain_columns_is_not_announced_as_changed() {
         let definitions = Definitions::default();
+        let announce = |columns: &[&str], extent, n| definitions.announce(&relation(columns, extent), at(n));
+        assert_eq!(announce(&["a"], ColumnCoverage::Row, 1), None);
         assert_eq!(
-            definitions.announce(&relation(&["a"], ColumnCoverage::Row), at(1)),
-            None
+            announce(NEW, ColumnCoverage::Whole, 2),
+            Some(TableOperation::CreateTable)
         );
-        let whole = relation(&["a", "b"], ColumnCoverage::Whole);
-        assert_eq!(definitions.announce(&whole, at(2)), Some(Announcement::First));
-        assert_eq!(
-            definitions.announce(&relation(&["b"], ColumnCoverage::Row), at(3)),
-            None
-        );
-        assert_eq!(
-            definitions.announce(&relation(&["a", "b", "c"], ColumnCoverage::Completed), at(4)),
-            None
-        );
+        assert_eq!(announce(&["b"], ColumnCoverage::Row, 3), None);
+        assert_eq!(announce(&["a", "b", "c"], ColumnCoverage::Completed, 4), None);
     }
 }

@@ -1,45 +1,62 @@
-//! The envelope of AWS DMS with Kinesis as its target, `json-unformatted`, with transaction and control details and the schema and table
-//! in the partition key. The fields are DMS's; what is added to `metadata` is `position`, `snapshot`, `unchanged` and `omitted`.
+//! The envelope of AWS DMS with Kinesis as its target.
 //!
-//! What DMS writes is here known from the user guide ("Using Amazon Kinesis Data Streams as a target", "Using a PostgreSQL database as a
-//! source") and from messages that others captured and published with their parsers; where neither tells, it is said below.
+//! Its settings in DMS: `json-unformatted`, transaction and control details, schema and table in the
+//! partition key. The fields are those of DMS; `metadata` has four more: `position`, `snapshot`, `unchanged`
+//! and `omitted`.
 //!
-//! - Nulls are left out, as by default. A large value that an update did not touch must therefore not be left out: it is Debezium's marker,
-//!   and `unchanged` lists it. DMS itself would read the value from the table, where it may be another by now.
-//! - Each message ends with a new line, by which Firehose's files in S3 can be told apart into messages.
-//! - `before-image` holds the old key of a row that moved to another one. Of a row without a key it holds the whole old row, if the replica
-//!   identity is that: nothing else says which row it was.
-//! - `prev-transaction-id` and `prev-transaction-record-id` are not written: they depend on where reading began, and the same change would
-//!   be two different events.
-//! - What a backfill reads is a `load`, and like DMS's it tells of no transaction: no ids, no `commit-timestamp`; nor does the definition
-//!   before it. The first and the last one of a table say so in `snapshot`.
-//! - A control record carries the position of the change it precedes: positions must be compared among data records.
+//! Two sources describe the output of DMS. One is the user guide ("Using Amazon Kinesis Data Streams as a
+//! target", "Using a PostgreSQL database as a source"). The other is messages that third parties captured and
+//! published with their parsers. The code marks each decision that neither source supports.
+//!
+//! - Nulls are left out, as by default. An unchanged large value must therefore be present: it is Debezium's
+//!   marker, and `unchanged` names its column. DMS itself would read the value from the table, where it may
+//!   differ by then.
+//! - Each message ends with a newline, by which a reader separates messages in Firehose's files in S3.
+//! - `before-image` holds the old key of an update that changed the key. For a row without a key it holds the
+//!   whole old row, if the replica identity provides it: nothing else identifies the row.
+//! - `prev-transaction-id` and `prev-transaction-record-id` are not written. They depend on where reading
+//!   began, so the same change could become two different events.
+//! - A row that a backfill read is a `load` without transaction ids and `commit-timestamp`, as in DMS. The
+//!   same holds for the definition before it. `snapshot` marks the first and the last row of a table.
+//! - A control record has the position of the change that it precedes. Consumers must therefore compare the
+//!   positions of data records only.
 
 use std::io::Write as _;
 
-use super::definitions::{Announcement, Definitions};
+use super::debezium::UNAVAILABLE_VALUE;
+use super::definitions::{Definitions, TableOperation};
 use super::key::PartitionBy;
+use super::snapshot::SnapshotPlace;
 use super::value::{
-    ascii, base64, date_and_clock, date_and_clock_in_utc, hex, is_json_number, names, string, truth,
+    hex_digits, parse_bool, split_timestamp, split_timestamptz, write_ascii, write_base64, write_names,
+    write_number, write_string,
 };
-use super::{EventHead, RowEvent, RowOperation, SnapshotMark, UNAVAILABLE};
+use super::{EventHead, RowEvent, RowOperation};
 use crate::change::{Column, Datum, Message, Relation, Tuple, Type};
 use crate::lsn::Lsn;
 use crate::time::iso_micros;
 
-/// Ends `metadata` and the message.
+/// End of `metadata` and of the message.
 const END: &[u8] = b"}}\n";
 
-/// Writes events as DMS does.
+/// DMS form.
 #[derive(Debug, Clone, Default)]
 pub struct Dms {
-    /// The definitions of tables that were announced.
+    /// Announced table definitions.
     pub definitions: Definitions,
 }
 
+/// Fields of `metadata` that describe the record itself.
+struct RecordKind {
+    /// `data` or `control`.
+    record_type: &'static str,
+    operation: &'static str,
+    partition_key_type: &'static str,
+}
+
 impl Dms {
-    pub(super) fn row(&self, row: &RowEvent<'_>, partition_by: PartitionBy) -> Vec<u8> {
-        let (operation, data) = match row.action {
+    pub(super) fn encode_row(&self, row: &RowEvent<'_>, partition_by: PartitionBy) -> Vec<u8> {
+        let (operation, image) = match row.operation {
             RowOperation::Insert => ("insert", row.new),
             RowOperation::Read => ("load", row.new),
             RowOperation::Update { .. } => ("update", row.new),
@@ -47,170 +64,194 @@ impl Dms {
         };
         let mut out = Vec::with_capacity(512);
         out.extend_from_slice(br#"{"data":"#);
-        image(&mut out, row, data, |_| true);
-        let keyed = row.relation.has_key();
-        match (row.action, row.old) {
-            (RowOperation::Update { moved: true }, old @ Some(_)) => {
-                out.extend_from_slice(br#","before-image":"#);
-                image(&mut out, row, old, |column| column.key);
-            }
-            (RowOperation::Update { .. }, old @ Some(_)) if !keyed => {
-                out.extend_from_slice(br#","before-image":"#);
-                image(&mut out, row, old, |_| true);
-            }
-            _ => {}
-        }
-        let by = match partition_by {
-            PartitionBy::Key if keyed => "primary-key",
-            PartitionBy::Key | PartitionBy::Table => "schema-table",
-            PartitionBy::Transaction => "transaction-id",
+        write_image(&mut out, row, image, |_| true);
+        write_before_image(&mut out, row);
+        let kind = RecordKind {
+            record_type: "data",
+            operation,
+            partition_key_type: row_key_type(partition_by, row.relation),
         };
-        metadata(&mut out, &row.head, "data", operation, by, Some(row.relation));
-        if let Some(snapshot @ (SnapshotMark::First | SnapshotMark::Last)) = row.head.snapshot {
+        write_metadata(&mut out, &row.head, &kind, Some(row.relation));
+        if let Some(snapshot @ (SnapshotPlace::First | SnapshotPlace::Last)) = row.head.snapshot {
             let _ = write!(out, r#","snapshot":"{}""#, snapshot.name());
         }
-        for (name, mut columns) in [
-            ("unchanged", row.unchanged().collect::<Vec<_>>()),
-            ("omitted", row.omitted_names().collect()),
-        ] {
+        let unchanged: Vec<&str> = row.unchanged_names().collect();
+        let omitted: Vec<&str> = row.omitted_names().collect();
+        for (field, columns) in [("unchanged", unchanged), ("omitted", omitted)] {
             if !columns.is_empty() {
-                let _ = write!(out, r#","{name}":"#);
-                names(&mut out, columns.drain(..));
+                let _ = write!(out, r#","{field}":"#);
+                write_names(&mut out, columns.into_iter());
             }
         }
         out.extend_from_slice(END);
         out
     }
 
-    /// What is to be said of a row's table before it, and whether that is news of a table that was announced before.
+    /// Control record that announces the table before a row, and whether the definition has changed.
     ///
-    /// A first definition is `create-table`, though the table may be old: DMS begins with it, too, and consumers learn the key from it.
-    /// A new one is `change-columns`, which DMS names among its operations for tables; that it holds the whole definition is ours.
-    pub(super) fn definition(
+    /// `None` if no announcement is due. The first definition is a `create-table`, even if the table is old:
+    /// DMS starts with it, too, and consumers learn the key from it. A changed definition is a
+    /// `change-columns`, which DMS lists among its operations on tables. That it holds the whole definition
+    /// is Spillway's decision.
+    pub(super) fn encode_definition(
         &self,
         row: &RowEvent<'_>,
         partition_by: PartitionBy,
     ) -> Option<(bool, Vec<u8>)> {
-        let announcement = self.definitions.announce(row.relation, row.head.place.position)?;
-        let (changed, operation) = match announcement {
-            Announcement::First => (false, "create-table"),
-            Announcement::Changed => (true, "change-columns"),
+        let operation = self.definitions.announce(row.relation, row.head.place.position)?;
+        let (changed, operation, partition_key_type) = match operation {
+            TableOperation::CreateTable => (false, "create-table", row_key_type(partition_by, row.relation)),
+            TableOperation::ChangeColumns => (true, "change-columns", table_key_type(partition_by)),
         };
-        let mut out = br#"{"control":{"table-def":{"columns":{"#.to_vec();
-        for (at, column) in row.relation.columns.iter().enumerate() {
-            if at > 0 {
-                out.push(b',');
-            }
-            string(&mut out, &column.name);
-            out.push(b':');
-            definition(&mut out, column);
-        }
+        let mut out = br#"{"control":{"table-def":"#.to_vec();
+        write_definition(&mut out, row.relation);
         out.push(b'}');
-        if row.relation.has_key() {
-            out.extend_from_slice(br#","primary-key":"#);
-            let key = row.relation.columns.iter().filter(|column| column.key);
-            names(&mut out, key.map(|column| column.name.as_str()));
-        }
-        out.extend_from_slice(b"}}");
-        let by = match partition_by {
-            PartitionBy::Key if !changed && row.relation.has_key() => "primary-key",
-            other => of_table(other),
+        let kind = RecordKind {
+            record_type: "control",
+            operation,
+            partition_key_type,
         };
-        metadata(&mut out, &row.head, "control", operation, by, Some(row.relation));
+        write_metadata(&mut out, &row.head, &kind, Some(row.relation));
         out.extend_from_slice(END);
         Some((changed, out))
     }
 
-    /// A control record `truncate-table`. DMS documents none for it, and to say nothing would keep rows that are gone.
-    pub(super) fn truncate(
+    /// Control record `truncate-table`.
+    ///
+    /// DMS documents no record for a truncate. Without one, consumers would keep rows that no longer exist.
+    pub(super) fn encode_truncate(
         &self,
         head: &EventHead,
         relation: &Relation,
         partition_by: PartitionBy,
     ) -> Vec<u8> {
         let mut out = br#"{"control":{}"#.to_vec();
-        let by = of_table(partition_by);
-        metadata(&mut out, head, "control", "truncate-table", by, Some(relation));
+        let kind = RecordKind {
+            record_type: "control",
+            operation: "truncate-table",
+            partition_key_type: table_key_type(partition_by),
+        };
+        write_metadata(&mut out, head, &kind, Some(relation));
         out.extend_from_slice(END);
         out
     }
 
-    /// A control record `logical-message`, which DMS does not have.
-    pub(super) fn message(&self, head: &EventHead, message: &Message<'_>) -> Vec<u8> {
+    /// Control record `logical-message`, which DMS does not have.
+    pub(super) fn encode_message(&self, head: &EventHead, message: &Message<'_>) -> Vec<u8> {
         let mut out = br#"{"control":{"message":{"prefix":"#.to_vec();
-        string(&mut out, &message.prefix);
+        write_string(&mut out, &message.prefix);
         out.extend_from_slice(br#","content":"#);
-        base64(&mut out, &message.content);
+        write_base64(&mut out, &message.content);
         out.extend_from_slice(b"}}");
-        metadata(&mut out, head, "control", "logical-message", "prefix", None);
+        let kind = RecordKind {
+            record_type: "control",
+            operation: "logical-message",
+            partition_key_type: "prefix",
+        };
+        write_metadata(&mut out, head, &kind, None);
         out.extend_from_slice(END);
         out
     }
 }
 
-fn of_table(partition_by: PartitionBy) -> &'static str {
+/// `partition-key-type` of a row's record.
+fn row_key_type(partition_by: PartitionBy, relation: &Relation) -> &'static str {
+    match partition_by {
+        PartitionBy::Key if relation.has_key() => "primary-key",
+        _ => table_key_type(partition_by),
+    }
+}
+
+/// `partition-key-type` of a record about a table.
+fn table_key_type(partition_by: PartitionBy) -> &'static str {
     match partition_by {
         PartitionBy::Key | PartitionBy::Table => "schema-table",
         PartitionBy::Transaction => "transaction-id",
     }
 }
 
-/// `,"metadata":{…`, to be closed.
-fn metadata(
-    out: &mut Vec<u8>,
-    head: &EventHead,
-    record_type: &str,
-    operation: &str,
-    partition_key_type: &str,
-    relation: Option<&Relation>,
-) {
+/// Appends `,"metadata":{…` without its end. A message has no relation; schema and table are then empty.
+fn write_metadata(out: &mut Vec<u8>, head: &EventHead, kind: &RecordKind, relation: Option<&Relation>) {
+    let RecordKind {
+        record_type,
+        operation,
+        partition_key_type,
+    } = kind;
     let _ = write!(
         out,
-        r#","metadata":{{"timestamp":"{}","record-type":"{record_type}","operation":"{operation}","partition-key-type":"{partition_key_type}","schema-name":"#,
-        iso_micros(head.now)
+        concat!(
+            r#","metadata":{{"timestamp":"{}","record-type":"{}","operation":"{}","#,
+            r#""partition-key-type":"{}","schema-name":"#
+        ),
+        iso_micros(head.now),
+        record_type,
+        operation,
+        partition_key_type
     );
-    string(out, relation.map_or("", |relation| &relation.table.schema));
+    write_string(out, relation.map_or("", |relation| &relation.table.schema));
     out.extend_from_slice(br#","table-name":"#);
-    string(out, relation.map_or("", |relation| &relation.table.name));
+    write_string(out, relation.map_or("", |relation| &relation.table.name));
     let (place, transaction) = (head.place, head.transaction);
-    let of_transaction = head.snapshot.is_none();
-    if of_transaction && place.of_transaction > 0 {
+    let is_change = head.snapshot.is_none();
+    if is_change && place.transaction_order > 0 {
         let _ = write!(
             out,
             r#","transaction-id":{},"transaction-record-id":{}"#,
-            transaction.xid, place.of_transaction
+            transaction.xid, place.transaction_order
         );
     }
-    if of_transaction && let Some(time) = transaction.commit_time {
+    if is_change && let Some(time) = transaction.commit_time {
         let _ = write!(out, r#","commit-timestamp":"{}""#, iso_micros(time));
     }
-    let halves = |lsn: Lsn| format!("{:08X}/{:08X}", lsn.0 >> 32, lsn.0 & 0xFFFF_FFFF);
     let position = place.position;
     let _ = write!(
         out,
         r#","stream-position":"{}.{}.{}","position":"{position}""#,
-        halves(position.commit_end),
-        place.of_transaction,
-        halves(position.lsn)
+        format_lsn(position.commit_end),
+        place.transaction_order,
+        format_lsn(position.lsn)
     );
 }
 
-/// The columns of a row that are wanted and not null, as a JSON object.
-fn image(out: &mut Vec<u8>, row: &RowEvent<'_>, tuple: Option<&Tuple<'_>>, wanted: impl Fn(&Column) -> bool) {
+/// Both halves of an LSN with eight hexadecimal digits each, as DMS writes them.
+fn format_lsn(lsn: Lsn) -> String {
+    format!("{:08X}/{:08X}", lsn.0 >> 32, lsn.0 & 0xFFFF_FFFF)
+}
+
+/// Appends `before-image`, if the event has one.
+fn write_before_image(out: &mut Vec<u8>, row: &RowEvent<'_>) {
+    let RowOperation::Update { key_changed } = row.operation else {
+        return;
+    };
+    let is_keyed = row.relation.has_key();
+    if row.old.is_none() || (is_keyed && !key_changed) {
+        return;
+    }
+    out.extend_from_slice(br#","before-image":"#);
+    write_image(out, row, row.old, |column| column.key || !is_keyed);
+}
+
+/// Appends the columns of an image that are included and not null, as a JSON object.
+fn write_image(
+    out: &mut Vec<u8>,
+    row: &RowEvent<'_>,
+    tuple: Option<&Tuple<'_>>,
+    is_included: impl Fn(&Column) -> bool,
+) {
     out.push(b'{');
-    let mut first = true;
-    for (column, datum) in tuple.into_iter().flat_map(|tuple| row.image(tuple)) {
-        if matches!(datum, Datum::Null | Datum::Absent) || !wanted(column) {
+    let mut is_first = true;
+    for (column, datum) in tuple.into_iter().flat_map(|tuple| row.image_columns(tuple)) {
+        if matches!(datum, Datum::Null | Datum::Absent) || !is_included(column) {
             continue;
         }
-        if !std::mem::take(&mut first) {
+        if !std::mem::take(&mut is_first) {
             out.push(b',');
         }
-        string(out, &column.name);
+        write_string(out, &column.name);
         out.push(b':');
         match datum {
-            Datum::Text(text) => value(out, &column.kind, text),
-            _ => string(out, UNAVAILABLE),
+            Datum::Text(text) => write_value(out, &column.kind, text),
+            _ => write_string(out, UNAVAILABLE_VALUE),
         }
     }
     out.push(b'}');
@@ -218,48 +259,59 @@ fn image(out: &mut Vec<u8>, row: &RowEvent<'_>, tuple: Option<&Tuple<'_>>, wante
 
 /// Appends a value as DMS writes it.
 ///
-/// A boolean is text, since DMS takes it for a `varchar(5)` unless told otherwise (`MapBooleanAsBoolean`); json and arrays are text, bytea
-/// is hexadecimal without a mark, points in time are ISO 8601 in UTC. A numeric keeps all its digits, which DMS rounds.
-pub(super) fn value(out: &mut Vec<u8>, kind: &Type, text: &str) {
+/// A boolean is text: DMS treats it as `varchar(5)` unless `MapBooleanAsBoolean` is set. json and arrays are
+/// text, bytea is hexadecimal without a prefix, and timestamps are ISO 8601 in UTC. A numeric keeps all its
+/// digits, which DMS rounds.
+pub(super) fn write_value(out: &mut Vec<u8>, kind: &Type, text: &str) {
     let written = match kind {
-        Type::Bool => truth(text).map(|value| ascii(out, &[if value { "true" } else { "false" }])),
-        Type::Integer | Type::Float | Type::Numeric(_) => {
-            is_json_number(text).then(|| out.extend_from_slice(text.as_bytes()))
+        Type::Bool => parse_bool(text).map(|value| write_ascii(out, &[if value { "true" } else { "false" }])),
+        Type::Integer | Type::Float | Type::Numeric(_) => write_number(out, text),
+        Type::Bytea => hex_digits(text).map(|digits| write_ascii(out, &[digits])),
+        Type::Timestamp(_) => {
+            split_timestamp(text).map(|(date, time)| write_ascii(out, &[date, "T", time, "Z"]))
         }
-        Type::Bytea => hex(text).map(|digits| ascii(out, &[digits])),
-        Type::Timestamp(_) => date_and_clock(text).map(|(date, clock)| ascii(out, &[date, "T", clock, "Z"])),
         Type::TimestampTz => {
-            date_and_clock_in_utc(text).map(|(date, clock)| ascii(out, &[date, "T", clock, "Z"]))
+            split_timestamptz(text).map(|(date, time)| write_ascii(out, &[date, "T", time, "Z"]))
         }
         Type::Date | Type::Time(_) | Type::TimeTz | Type::Array(_) | Type::Text => None,
     };
     if written.is_none() {
-        string(out, text);
+        write_string(out, text);
     }
 }
 
-/// A column's definition. `INT32`, `STRING` and `TIMESTAMP` were seen in messages of DMS, the others are the user guide's general types.
-/// Whether a column may be null is not told by the log: a key may not.
-fn definition(out: &mut Vec<u8>, column: &Column) {
-    let kind = match (&column.kind, &*column.type_name) {
-        (_, "smallint") => "INT16",
-        (_, "integer") => "INT32",
-        (Type::Integer, _) => "INT64",
-        (_, "real") => "REAL4",
-        (Type::Float, _) => "REAL8",
-        (Type::Numeric(_), _) => "NUMERIC",
-        (Type::Bytea, _) => "BYTES",
-        (Type::Date, _) => "DATE",
-        (Type::Time(_), _) => "TIME",
-        (Type::Timestamp(_) | Type::TimestampTz, _) => "TIMESTAMP",
-        (Type::Bool | Type::TimeTz | Type::Array(_) | Type::Text, _) => "STRING",
-    };
-    let _ = write!(out, r#"{{"type":"{kind}""#);
+/// Appends a table's definition: its columns, and its key if it has one.
+fn write_definition(out: &mut Vec<u8>, relation: &Relation) {
+    out.extend_from_slice(br#"{"columns":{"#);
+    for (index, column) in relation.columns.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        write_string(out, &column.name);
+        out.push(b':');
+        write_column_definition(out, column);
+    }
+    out.push(b'}');
+    if relation.has_key() {
+        out.extend_from_slice(br#","primary-key":"#);
+        let key = relation.columns.iter().filter(|column| column.key);
+        write_names(out, key.map(|column| column.name.as_str()));
+    }
+    out.push(b'}');
+}
+
+/// Appends a column's definition.
+///
+/// `INT32`, `STRING` and `TIMESTAMP` occur in captured messages of DMS; the other types are the general types
+/// of the user guide. The log does not record whether a column may be null, so all columns outside the key
+/// are nullable.
+fn write_column_definition(out: &mut Vec<u8>, column: &Column) {
+    let _ = write!(out, r#"{{"type":"{}""#, dms_type(column));
     let modifier = column
         .type_name
         .strip_suffix(')')
         .and_then(|name| name.split_once('('));
-    // What is no number is no modifier.
+    // A modifier that is no number is left out.
     let number = |text: &str| text.parse::<i32>().ok();
     match (modifier, &column.kind) {
         (_, Type::Bool) => out.extend_from_slice(br#","length":5"#),
@@ -278,10 +330,29 @@ fn definition(out: &mut Vec<u8>, column: &Column) {
     let _ = write!(out, r#","nullable":{}}}"#, !column.key);
 }
 
-/// `public.foo.42`: schema, table and the values of the key, as DMS joins them with `PartitionIncludeSchemaTable`. What stands between
-/// the values of a key of several columns is not documented; that two keys may share a lane does no harm.
-pub(super) fn key(relation: &Relation, tuple: &Tuple<'_>) -> String {
-    let mut key = relation.to_string();
+/// DMS's name of a column's type.
+fn dms_type(column: &Column) -> &'static str {
+    match (&column.kind, &*column.type_name) {
+        (_, "smallint") => "INT16",
+        (_, "integer") => "INT32",
+        (Type::Integer, _) => "INT64",
+        (_, "real") => "REAL4",
+        (Type::Float, _) => "REAL8",
+        (Type::Numeric(_), _) => "NUMERIC",
+        (Type::Bytea, _) => "BYTES",
+        (Type::Date, _) => "DATE",
+        (Type::Time(_), _) => "TIME",
+        (Type::Timestamp(_) | Type::TimestampTz, _) => "TIMESTAMP",
+        (Type::Bool | Type::TimeTz | Type::Array(_) | Type::Text, _) => "STRING",
+    }
+}
+
+/// A row's key, `public.foo.42`, as DMS writes it with `PartitionIncludeSchemaTable`.
+///
+/// Schema, table and key values are joined. The separator between several key values is not documented by
+/// DMS. Two keys with the same text share a lane, which keeps their order.
+pub(super) fn format_key(relation: &Relation, tuple: &Tuple<'_>) -> String {
+    let mut key = relation.table.unquoted();
     let columns = relation.columns.iter().zip(tuple);
     for (_, datum) in columns.filter(|(column, _)| column.key) {
         key.push('.');

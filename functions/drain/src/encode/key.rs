@@ -1,85 +1,84 @@
-//! Partition keys: what places an event on a shard, and what must stay in order.
+//! Partition keys: they decide an event's shard, and which events keep their order.
 
 use sha2::{Digest, Sha256};
 
+use super::{EventHead, RowEvent};
 use crate::change::{Relation, Tuple};
-use crate::position::Position;
 
-/// What an event's partition key is made of.
+/// Source of an event's partition key.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum PartitionBy {
-    /// The row's key; the table for a row that has none.
+    /// The row's key; the table for a row without a key.
     #[default]
     Key,
     /// The table.
     Table,
-    /// The transaction: rows of one key keep their order only within it.
+    /// The transaction. Rows of one key keep their order only within a transaction.
     Transaction,
 }
 
 /// Unicode characters that a partition key may have (Kinesis API, PutRecordsRequestEntry).
-const MOST_CHARACTERS: usize = 256;
+const MAX_KEY_CHARACTERS: usize = 256;
 
 impl PartitionBy {
-    /// The key of an event about a row, not longer than Kinesis takes. `own` is how the envelope writes the row's key.
-    pub(super) fn of_row(
+    /// Partition key of a row's event. `format_key` writes the row's key as the envelope does.
+    pub(super) fn row_key(
         self,
-        relation: &Relation,
-        tuple: &Tuple<'_>,
-        xid: u32,
-        position: Position,
-        own: impl Fn(&Relation, &Tuple<'_>) -> String,
+        row: &RowEvent<'_>,
+        format_key: impl Fn(&Relation, &Tuple<'_>) -> String,
     ) -> String {
-        let mut key = match self {
-            PartitionBy::Key if relation.has_key() => own(relation, tuple),
-            PartitionBy::Key | PartitionBy::Table => relation.table.unquoted(),
-            PartitionBy::Transaction => of_transaction(xid, position),
-        };
-        shorten_key(&mut key);
-        key
+        match self {
+            PartitionBy::Key if row.relation.has_key() => {
+                shorten_key(format_key(row.relation, row.current_row()))
+            }
+            _ => self.table_key(&row.head, row.relation),
+        }
     }
 
-    /// The key of an event about a table.
-    pub(super) fn of_table(self, relation: &Relation, xid: u32, position: Position) -> String {
-        let mut key = match self {
+    /// Partition key of an event about a table.
+    pub(super) fn table_key(self, head: &EventHead, relation: &Relation) -> String {
+        shorten_key(match self {
             PartitionBy::Key | PartitionBy::Table => relation.table.unquoted(),
-            PartitionBy::Transaction => of_transaction(xid, position),
-        };
-        shorten_key(&mut key);
-        key
+            PartitionBy::Transaction => transaction_key(head),
+        })
     }
 
-    /// The key of a logical message, which is about no table: its prefix, unless it is asked for transactions.
-    pub(super) fn of_message(self, prefix: &str, xid: u32, position: Position) -> String {
-        let mut key = match self {
+    /// Partition key of a logical message: the transaction, or else the message's prefix.
+    pub(super) fn message_key(self, head: &EventHead, prefix: &str) -> String {
+        shorten_key(match self {
             PartitionBy::Key | PartitionBy::Table => {
                 let mut key = br#"{"prefix":"#.to_vec();
-                super::value::string(&mut key, prefix);
+                super::value::write_string(&mut key, prefix);
                 key.push(b'}');
-                super::text(key)
+                super::into_string(key)
             }
-            PartitionBy::Transaction => of_transaction(xid, position),
-        };
-        shorten_key(&mut key);
-        key
+            PartitionBy::Transaction => transaction_key(head),
+        })
     }
 }
 
-/// The transaction's id and the end of its commit record, since ids come again. A message outside of any transaction has 0 and its
-/// own end.
-fn of_transaction(xid: u32, position: Position) -> String {
-    format!("{xid}.{:016x}", position.commit_end.0)
+/// The transaction's id and the end of its commit record.
+///
+/// PostgreSQL reuses ids, so the id alone is not unique. A message outside any transaction has id 0 and the
+/// end of its own record.
+fn transaction_key(head: &EventHead) -> String {
+    format!(
+        "{}.{:016x}",
+        head.transaction.xid, head.place.position.commit_end.0
+    )
 }
 
-/// Puts a hash in the place of a key that is too long: 64 hexadecimal digits of SHA-256, the same every time.
-fn shorten_key(key: &mut String) {
-    if key.len() > MOST_CHARACTERS && key.chars().count() > MOST_CHARACTERS {
-        *key = hash(key);
+/// Replaces a key that is too long by 64 hexadecimal digits of its SHA-256, the same every time.
+fn shorten_key(key: String) -> String {
+    // Characters are counted only where the bytes leave it open.
+    if key.len() > MAX_KEY_CHARACTERS && key.chars().count() > MAX_KEY_CHARACTERS {
+        return sha256_hex(&key);
     }
+    key
 }
 
-/// SHA-256 of a key as 64 hexadecimal digits: names a key in an error without its values.
-pub fn hash(key: &str) -> String {
+/// SHA-256 of a key as 64 hexadecimal digits.
+pub(super) fn sha256_hex(key: &str) -> String {
     hex::encode(Sha256::digest(key.as_bytes()))
 }
 
@@ -88,16 +87,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_at_the_limit_stays_and_one_beyond_it_is_hashed() {
-        for (key, stays) in [
-            ("é".repeat(255), true),
-            ("é".repeat(256), true),
-            ("é".repeat(257), false),
-        ] {
-            let mut shortened = key.clone();
-            shorten_key(&mut shortened);
-            assert_eq!(shortened == key, stays);
-            assert!(shortened.chars().count() <= MOST_CHARACTERS);
+    fn a_key_over_the_limit_is_replaced_by_its_hash() {
+        for (length, is_kept) in [(255, true), (256, true), (257, false)] {
+            let key = "é".repeat(length);
+            let shortened = shorten_key(key.clone());
+            assert_eq!(shortened == key, is_kept, "{length}");
+            assert!(shortened.chars().count() <= MAX_KEY_CHARACTERS);
         }
     }
 }

@@ -1,93 +1,118 @@
-//! What is left out of an event that no record can hold: the largest columns outside the key, until the rest fits. The same event
-//! always loses the same columns.
+//! Omission of columns from an event that exceeds a record.
+//!
+//! The largest columns outside the key are omitted until the event fits. The same event always loses the same
+//! columns.
 
-use super::RowEvent;
+use super::{Envelope, Oversize, RowEvent};
 use crate::change::{Column, Datum};
 
-/// The columns that were left out.
+/// Columns omitted from an event, as indexes into the relation's columns.
 #[derive(Debug, Default)]
-pub(super) struct OmittedColumns {
-    /// Places in the relation.
-    columns: Vec<usize>,
-    /// Bytes that the event had too many when it was last written, less what was left out since.
-    excess: usize,
-    /// Whether `excess` is known.
-    measured: bool,
-}
+pub(super) struct OmittedColumns(Vec<usize>);
 
-/// A column that may be left out, and about how many bytes that saves.
+/// A column that may be omitted.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Candidate {
+struct OmissionCandidate {
+    /// Index into the relation's columns.
     column: usize,
+    /// Bytes that the omission saves, approximately.
     bytes: usize,
 }
 
 impl OmittedColumns {
+    /// No column is omitted.
+    pub(super) const NONE: OmittedColumns = OmittedColumns(Vec::new());
+
     pub(super) fn is_empty(&self) -> bool {
-        self.columns.is_empty()
+        self.0.is_empty()
     }
 
-    /// Whether the column at a place of the relation is left out.
-    pub(super) fn has(&self, column: usize) -> bool {
-        self.columns.contains(&column)
-    }
-
-    /// Leaves one more out of an event that was last `excess` bytes too large.
-    pub(super) fn add(&mut self, candidate: Candidate, excess: usize) {
-        if !self.measured {
-            (self.measured, self.excess) = (true, excess);
-        }
-        self.columns.push(candidate.column);
-        self.excess = self.excess.saturating_sub(candidate.bytes);
-    }
-
-    /// Whether it is worth writing the event again.
-    pub(super) fn may_do(&self) -> bool {
-        self.excess == 0
-    }
-
-    /// It was written again, and was still too large.
-    pub(super) fn did_not_do(&mut self) {
-        self.measured = false;
+    /// Whether the column at an index of the relation's columns is omitted.
+    pub(super) fn contains(&self, column: usize) -> bool {
+        self.0.contains(&column)
     }
 }
 
 impl RowEvent<'_> {
-    /// The names of the columns that were left out, in table order.
+    /// Names of the omitted columns, in table order.
     pub(super) fn omitted_names(&self) -> impl Iterator<Item = &str> {
         let columns = self.relation.columns.iter().enumerate();
         columns
-            .filter(|(at, _)| self.omitted.has(*at))
+            .filter(|(index, _)| self.omitted.contains(*index))
             .map(|(_, column)| column.name.as_str())
     }
 }
 
-/// The columns outside the key, those that take most bytes in both images first; of equal ones the first of the table.
-pub(super) fn candidates(row: &RowEvent<'_>, write: impl Fn(&mut Vec<u8>, &Column, &str)) -> Vec<Candidate> {
-    let mut scratch = Vec::new();
-    let mut bytes_of = |column: &Column, at: usize| {
+impl Envelope {
+    /// Encodes a row's event in at most `limit` bytes where the policy and the columns allow that.
+    ///
+    /// Returns the data and the omitted columns.
+    pub(super) fn encode_row_within(&self, row: &RowEvent<'_>, limit: usize) -> (Vec<u8>, OmittedColumns) {
+        let mut data = self.form.encode_row(row, self.partition_by);
+        let mut omitted = OmittedColumns::default();
+        if self.oversize == Oversize::Fail || data.len() <= limit {
+            return (data, omitted);
+        }
+        let mut excess = data.len() - limit;
+        let mut candidates = self.omission_candidates(row).into_iter().peekable();
+        while let Some(candidate) = candidates.next() {
+            omitted.0.push(candidate.column);
+            excess = excess.saturating_sub(candidate.bytes);
+            // The whole event is encoded again only when the estimate says that it fits, or at the last
+            // column.
+            if excess > 0 && candidates.peek().is_some() {
+                continue;
+            }
+            let shortened = RowEvent {
+                omitted: &omitted,
+                ..*row
+            };
+            data = self.form.encode_row(&shortened, self.partition_by);
+            if data.len() <= limit {
+                break;
+            }
+            excess = data.len() - limit;
+        }
+        (data, omitted)
+    }
+
+    /// Columns outside the key, the largest first.
+    ///
+    /// The size of a column is the sum over both images. Columns of equal size are in table order.
+    fn omission_candidates(&self, row: &RowEvent<'_>) -> Vec<OmissionCandidate> {
+        let mut scratch = Vec::new();
+        let columns = row.relation.columns.iter().enumerate();
+        let mut candidates: Vec<OmissionCandidate> = columns
+            .filter(|(_, column)| !column.key)
+            .map(|(index, column)| OmissionCandidate {
+                column: index,
+                bytes: self.encoded_bytes(row, index, column, &mut scratch),
+            })
+            .filter(|candidate| candidate.bytes > 0)
+            .collect();
+        candidates.sort_by_key(|candidate| (std::cmp::Reverse(candidate.bytes), candidate.column));
+        candidates
+    }
+
+    /// Bytes of a column's encoded values in both images.
+    fn encoded_bytes(
+        &self,
+        row: &RowEvent<'_>,
+        index: usize,
+        column: &Column,
+        scratch: &mut Vec<u8>,
+    ) -> usize {
         let images = [row.old, row.new].into_iter().flatten();
-        let texts = images.filter_map(|tuple| match tuple.get(at) {
+        let texts = images.filter_map(|tuple| match tuple.get(index) {
             Some(Datum::Text(text)) => Some(text),
             _ => None,
         });
         texts
             .map(|text| {
                 scratch.clear();
-                write(&mut scratch, column, text);
+                self.form.write_value(scratch, column, text);
                 scratch.len()
             })
             .sum()
-    };
-    let columns = row.relation.columns.iter().enumerate();
-    let mut candidates: Vec<Candidate> = columns
-        .filter(|(_, column)| !column.key)
-        .map(|(at, column)| Candidate {
-            column: at,
-            bytes: bytes_of(column, at),
-        })
-        .filter(|candidate| candidate.bytes > 0)
-        .collect();
-    candidates.sort_by_key(|candidate| (std::cmp::Reverse(candidate.bytes), candidate.column));
-    candidates
+    }
 }

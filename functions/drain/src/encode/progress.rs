@@ -1,5 +1,7 @@
-//! How far the open transaction has come: the positions and numbers of its events. They are counted from its beginning, also over what
-//! is not sent, so that an event gets the same ones every time.
+//! PositionSequence and counts of the open transaction's events.
+//!
+//! Counting starts at the beginning of the transaction and includes events that are not sent. An event
+//! therefore gets the same position and counts each time.
 
 use std::collections::BTreeMap;
 
@@ -11,36 +13,36 @@ use crate::lsn::Lsn;
 use crate::position::{Position, PositionSequence};
 use crate::table_name::TableName;
 
-/// The open transaction.
+/// Progress of the open transaction.
 #[derive(Debug, Clone)]
 pub struct Progress {
     pub(super) transaction: Transaction,
     positions: PositionSequence,
-    counts: Counts,
+    counts: EventCounts,
 }
 
-/// Events of a transaction that were counted.
+/// Counts of a transaction's events.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counts {
-    /// Of all tables, and messages.
+pub struct EventCounts {
+    /// Events of all tables, and messages.
     pub events: u64,
-    /// Of each table.
+    /// Events of each table.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty", with = "by_schema")]
     pub tables: BTreeMap<TableName, u64>,
 }
 
-/// Where an event stands.
+/// Position of an event and its order in its transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct EventPlace {
-    /// In the committed history.
+    /// Position in the committed history.
     pub(super) position: Position,
-    /// Among the events of its transaction, from 1; 0 for what belongs to none.
-    pub(super) of_transaction: u64,
-    /// Among those of its table, from 1; 0 for what is about none.
-    pub(super) of_table: u64,
+    /// Order among the events of its transaction, from 1; 0 outside any transaction.
+    pub(super) transaction_order: u64,
+    /// Order among the transaction's events of its table, from 1; 0 for a message.
+    pub(super) table_order: u64,
 }
 
-/// The stored form of counts by table: `{"schema":{"table":count}}`.
+/// Stored form of the counts by table: `{"schema":{"table":count}}`.
 mod by_schema {
     use std::collections::BTreeMap;
 
@@ -48,13 +50,13 @@ mod by_schema {
 
     use crate::table_name::TableName;
 
-    type Nested = BTreeMap<String, BTreeMap<String, u64>>;
+    type CountsBySchema = BTreeMap<String, BTreeMap<String, u64>>;
 
     pub(super) fn serialize<S: Serializer>(
         counts: &BTreeMap<TableName, u64>,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
-        let mut nested = Nested::new();
+        let mut nested = CountsBySchema::new();
         for (table, count) in counts {
             let tables = nested.entry(table.schema.clone()).or_default();
             tables.insert(table.name.clone(), *count);
@@ -65,7 +67,7 @@ mod by_schema {
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<BTreeMap<TableName, u64>, D::Error> {
-        let nested = Nested::deserialize(deserializer)?;
+        let nested = CountsBySchema::deserialize(deserializer)?;
         let flat = nested.into_iter().flat_map(|(schema, tables)| {
             let table = move |(name, count)| (TableName::new(schema.clone(), name), count);
             tables.into_iter().map(table)
@@ -75,73 +77,78 @@ mod by_schema {
 }
 
 impl EventPlace {
-    /// Of an event that belongs to no transaction.
-    pub(super) fn alone(position: Position) -> Self {
+    /// Place of an event that belongs to no transaction.
+    pub(super) fn outside_transaction(position: Position) -> Self {
         EventPlace {
             position,
-            of_transaction: 0,
-            of_table: 0,
+            transaction_order: 0,
+            table_order: 0,
         }
     }
 }
 
 impl Progress {
-    /// At the beginning of a transaction whose commit record ends at `commit_end`.
+    /// Progress at the beginning of a transaction whose commit record ends at `commit_end`.
     pub fn new(transaction: Transaction, commit_end: Lsn) -> Self {
         Progress {
             transaction,
             positions: PositionSequence::new(commit_end),
-            counts: Counts::default(),
+            counts: EventCounts::default(),
         }
     }
 
-    /// What was counted so far.
-    pub fn counts(&self) -> &Counts {
+    /// Events counted so far.
+    pub fn counts(&self) -> &EventCounts {
         &self.counts
     }
 
-    /// What was counted up to here, when not all of the transaction was read.
-    pub fn resume(&mut self, counts: Counts) {
+    /// Sets the counts to those of a checkpoint, for a transaction that is read from its middle.
+    pub fn restore_counts(&mut self, counts: EventCounts) {
         self.counts = counts;
     }
 
-    /// The transaction.
+    /// The open transaction.
     pub fn transaction(&self) -> Transaction {
         self.transaction
     }
 
-    /// End of its commit record.
+    /// End of the transaction's commit record.
     pub fn commit_end(&self) -> Lsn {
         self.positions.commit_end()
     }
 
-    /// The place of the next event, of a change that was logged at `lsn`.
-    pub(super) fn next(&mut self, lsn: Lsn, relation: &Relation) -> EventPlace {
+    /// Counts the next event of a table and returns its place. The change was logged at `lsn`.
+    pub(super) fn next_place(&mut self, lsn: Lsn, relation: &Relation) -> EventPlace {
+        // The name is cloned only for a table that has no count yet.
         let count = match self.counts.tables.get_mut(&relation.table) {
             Some(count) => count,
             None => self.counts.tables.entry(relation.table.clone()).or_default(),
         };
-        // What was resumed came from a checkpoint, which somebody may have written by hand.
+        // Restored counts are those of a checkpoint, which an operator may have edited: any number is
+        // possible.
         *count = count.saturating_add(1);
-        let of_table = *count;
+        let table_order = *count;
         EventPlace {
-            of_table,
-            ..self.next_message(lsn)
+            table_order,
+            ..self.next_message_place(lsn)
         }
     }
 
-    /// The place of the next event, about no table.
-    pub(super) fn next_message(&mut self, lsn: Lsn) -> EventPlace {
+    /// Counts the next event without a table and returns its place. The message was logged at `lsn`.
+    pub(super) fn next_message_place(&mut self, lsn: Lsn) -> EventPlace {
         self.counts.events = self.counts.events.saturating_add(1);
         EventPlace {
             position: self.positions.next(lsn),
-            of_transaction: self.counts.events,
-            of_table: 0,
+            transaction_order: self.counts.events,
+            table_order: 0,
         }
     }
 
-    /// Leaves a position out that another envelope would use: what follows has the same position in each.
-    pub(super) fn pass(&mut self, lsn: Lsn) {
+    /// Skips a position that another envelope uses.
+    ///
+    /// A changed key is two events in one envelope and one event in the others. With the skip, later events
+    /// have the same positions in every envelope.
+    pub(super) fn skip_position(&mut self, lsn: Lsn) {
         self.positions.next(lsn);
     }
 }

@@ -1,73 +1,71 @@
-//! The rows that a backfill reads, which no change of the log brought.
+//! Rows that a backfill read; no change of the log holds them.
 
 use std::sync::Arc;
 
-use super::oversize::OmittedColumns;
-use super::{Envelope, Event, EventHead, Progress, RowEvent, RowOperation};
+use super::encoder::EventEncoder;
+use super::{Envelope, Event, Progress};
 use crate::change::{Relation, Tuple};
 use crate::lsn::Lsn;
 
-/// Where a row stands among those that a backfill sends of its table. The names are Debezium's for an incremental snapshot.
+/// Place of a row among the rows of its table that a backfill sends.
+///
+/// The names are Debezium's for an incremental snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SnapshotMark {
-    /// It is the first of several.
+pub enum SnapshotPlace {
+    /// The first of several rows.
     First,
-    /// It is neither the first nor the last.
+    /// A row between the first and the last.
     Within,
-    /// It is the last, or the only one.
+    /// The last row, or the only one.
     Last,
 }
 
-impl SnapshotMark {
+impl SnapshotPlace {
+    /// Value of the field `snapshot`.
     pub(super) fn name(self) -> &'static str {
         match self {
-            SnapshotMark::First => "first_in_data_collection",
-            SnapshotMark::Within => "incremental",
-            SnapshotMark::Last => "last_in_data_collection",
+            SnapshotPlace::First => "first_in_data_collection",
+            SnapshotPlace::Within => "incremental",
+            SnapshotPlace::Last => "last_in_data_collection",
         }
     }
 }
 
 /// A row that a backfill read.
 #[derive(Debug, Clone, Copy)]
-pub struct ReadRow<'r> {
+pub struct BackfillRow<'r> {
     /// The table.
     pub relation: &'r Arc<Relation>,
     /// The values.
     pub values: &'r Tuple<'r>,
-    /// The row's place among those of its table.
-    pub mark: SnapshotMark,
+    /// The row's place among the rows of its table.
+    pub place: SnapshotPlace,
 }
 
 impl Envelope {
-    /// Appends the event of a row that a backfill read. Returns 1 when columns were left out, otherwise 0.
+    /// Appends the event of a row that a backfill read. Returns 1 if columns were omitted, otherwise 0.
     ///
-    /// Columns are left out where no record of `limit` bytes could hold the event. Whatever precedes a change of the row
-    /// precedes this event, too. Its position is the next one of the open transaction, the watermark's, which was
-    /// logged at `lsn`. `now` is in µs since 1970-01-01 UTC.
-    pub fn read(
+    /// Columns are omitted as in [`Envelope::encode`], from an event that would exceed `limit` bytes. A table
+    /// definition precedes the event where it would precede a change of the row. The event's position is the
+    /// next one of the open transaction. That transaction is the watermark's, which was logged at `lsn`.
+    /// `now` is in µs since 1970-01-01 UTC.
+    pub fn encode_backfill_row(
         &self,
         progress: &mut Progress,
         lsn: Lsn,
-        row: &ReadRow<'_>,
+        row: &BackfillRow<'_>,
         now: i64,
         limit: usize,
         out: &mut Vec<Event>,
     ) -> u64 {
-        let head = EventHead {
-            transaction: progress.transaction,
-            place: progress.next(lsn, row.relation),
-            snapshot: Some(row.mark),
+        let mut encoder = EventEncoder {
+            envelope: self,
+            progress,
+            lsn,
             now,
+            limit,
+            out,
         };
-        let row = RowEvent {
-            action: RowOperation::Read,
-            relation: row.relation,
-            old: None,
-            new: Some(row.values),
-            head,
-            omitted: &OmittedColumns::default(),
-        };
-        self.row(row, limit, out)
+        encoder.push_backfill_row(row)
     }
 }

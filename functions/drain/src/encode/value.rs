@@ -1,26 +1,27 @@
-//! PostgreSQL's text forms, taken apart and written as JSON: what the envelopes share. The session's settings are pinned
-//! (`connect.rs`): ISO dates, UTC, hexadecimal bytea, ISO 8601 intervals, shortest exact floats.
+//! Values in PostgreSQL's text forms: parsing and JSON that the envelopes share.
 //!
-//! Nothing is guessed: a text that does not have the form of its type is for the caller to write as a string, as it is.
+//! The session pins the settings that the forms depend on (`postgres/connection.rs`): ISO dates, UTC,
+//! hexadecimal bytea, ISO 8601 intervals, shortest exact floats. A text without the form of its type is never
+//! interpreted: the caller writes it unchanged, as a string.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 /// Appends `text` as a JSON string.
-pub(super) fn string(out: &mut Vec<u8>, text: &str) {
-    // Writing to a Vec does not fail, and a str is always serialisable.
+pub(super) fn write_string(out: &mut Vec<u8>, text: &str) {
+    // Writing to a Vec does not fail, and every str can be serialised.
     let _ = serde_json::to_writer(out, text);
 }
 
 /// Appends bytes as a JSON string in base64.
-pub(super) fn base64(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(super) fn write_base64(out: &mut Vec<u8>, bytes: &[u8]) {
     out.push(b'"');
     out.extend_from_slice(STANDARD.encode(bytes).as_bytes());
     out.push(b'"');
 }
 
-/// Appends a JSON string of pieces that need no escapes.
-pub(super) fn ascii(out: &mut Vec<u8>, pieces: &[&str]) {
+/// Appends the pieces, which need no escapes, as one JSON string.
+pub(super) fn write_ascii(out: &mut Vec<u8>, pieces: &[&str]) {
     out.push(b'"');
     for piece in pieces {
         out.extend_from_slice(piece.as_bytes());
@@ -29,19 +30,24 @@ pub(super) fn ascii(out: &mut Vec<u8>, pieces: &[&str]) {
 }
 
 /// Appends names as a JSON list of strings.
-pub(super) fn names<'n>(out: &mut Vec<u8>, names: impl Iterator<Item = &'n str>) {
+pub(super) fn write_names<'n>(out: &mut Vec<u8>, names: impl Iterator<Item = &'n str>) {
     out.push(b'[');
-    for (at, name) in names.enumerate() {
-        if at > 0 {
+    for (index, name) in names.enumerate() {
+        if index > 0 {
             out.push(b',');
         }
-        string(out, name);
+        write_string(out, name);
     }
     out.push(b']');
 }
 
-/// A truth value, as any plugin writes it.
-pub(super) fn truth(text: &str) -> Option<bool> {
+/// Appends a number's text where JSON accepts it as a number.
+pub(super) fn write_number(out: &mut Vec<u8>, text: &str) -> Option<()> {
+    is_json_number(text).then(|| out.extend_from_slice(text.as_bytes()))
+}
+
+/// A boolean in the form of any output plugin.
+pub(super) fn parse_bool(text: &str) -> Option<bool> {
     match text {
         "t" | "true" => Some(true),
         "f" | "false" => Some(false),
@@ -49,8 +55,8 @@ pub(super) fn truth(text: &str) -> Option<bool> {
     }
 }
 
-/// What JSON takes as a number; not `NaN`, not `Infinity`.
-pub(super) fn is_json_number(text: &str) -> bool {
+/// Whether JSON accepts the text as a number. It accepts neither `NaN` nor `Infinity`.
+fn is_json_number(text: &str) -> bool {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let text = text.strip_prefix('-').unwrap_or(text);
     let (mantissa, exponent) = text
@@ -66,21 +72,19 @@ pub(super) fn is_json_number(text: &str) -> bool {
 }
 
 /// The hexadecimal digits of a bytea.
-pub(super) fn hex(text: &str) -> Option<&str> {
+pub(super) fn hex_digits(text: &str) -> Option<&str> {
     let digits = text.strip_prefix("\\x")?;
     (digits.len() % 2 == 0 && digits.bytes().all(|b| b.is_ascii_hexdigit())).then_some(digits)
 }
 
 /// The bytes of a bytea.
-pub(super) fn bytes(text: &str) -> Option<Vec<u8>> {
-    let nibble = |b: u8| char::from(b).to_digit(16);
-    let pairs = hex(text)?.as_bytes().chunks(2);
-    pairs
-        .map(|pair| u8::try_from(nibble(pair[0])? << 4 | nibble(pair[1])?).ok())
-        .collect()
+pub(super) fn parse_bytea(text: &str) -> Option<Vec<u8>> {
+    hex::decode(text.strip_prefix("\\x")?).ok()
 }
 
-/// `2024-02-29`, and years beyond 9999; not `infinity`, not a year before Christ.
+/// Whether the text is a date such as `2024-02-29`.
+///
+/// The year may exceed 9999. `infinity` and years before Christ are no dates here.
 pub(super) fn is_date(text: &str) -> bool {
     let mut parts = text
         .split('-')
@@ -91,101 +95,114 @@ pub(super) fn is_date(text: &str) -> bool {
     )
 }
 
-/// `12:34:56` or `12:34:56.789`
-pub(super) fn is_clock(text: &str) -> bool {
+/// Whether the text is a time of day, such as `12:34:56` or `12:34:56.789`.
+pub(super) fn is_time(text: &str) -> bool {
     text.len() >= 8 && text.bytes().all(|b| b.is_ascii_digit() || b == b':' || b == b'.')
 }
 
-/// The date and the clock of a timestamp without a zone.
-pub(super) fn date_and_clock(text: &str) -> Option<(&str, &str)> {
+/// The date and the time of a timestamp without a zone.
+pub(super) fn split_timestamp(text: &str) -> Option<(&str, &str)> {
     text.split_once(' ')
-        .filter(|(date, clock)| is_date(date) && is_clock(clock))
+        .filter(|(date, time)| is_date(date) && is_time(time))
 }
 
-/// The date and the clock, in UTC, of a timestamp with a zone. The session's time zone is UTC, so the offset is always +00.
-pub(super) fn date_and_clock_in_utc(text: &str) -> Option<(&str, &str)> {
-    text.strip_suffix("+00").and_then(date_and_clock)
+/// The date and the time, in UTC, of a timestamp with a zone.
+///
+/// The session's time zone is UTC, so the offset is always `+00`.
+pub(super) fn split_timestamptz(text: &str) -> Option<(&str, &str)> {
+    text.strip_suffix("+00").and_then(split_timestamp)
 }
 
-/// `12:34:56.789+05:30` as the clock in UTC. A day has no place in it: what leaves it comes in at the other end.
-pub(super) fn clock_in_utc(text: &str) -> Option<String> {
-    let (clock, zone) = text.split_at(text.rfind(['+', '-'])?);
-    // No part has more than two digits; what has more must not overflow the sum.
+/// The time in UTC of a time with a zone, such as `12:34:56.789+05:30`.
+///
+/// The type has no date, so a time outside 0 to 24 hours wraps around.
+pub(super) fn timetz_in_utc(text: &str) -> Option<String> {
+    let (time, zone) = text.split_at(text.rfind(['+', '-'])?);
+    // PostgreSQL prints at most two digits per part. The type u8 keeps longer numbers from overflowing the
+    // sums.
     let number = |part: Option<&str>| part.map_or(Some(0), |part| part.parse::<u8>().map(i64::from).ok());
     let mut parts = zone[1..].split(':');
     let offset = number(parts.next())? * 3600 + number(parts.next())? * 60 + number(parts.next())?;
     let offset = if zone.starts_with('-') { -offset } else { offset };
-    let (whole, fraction) = clock
+    let (whole, fraction) = time
         .split_once('.')
-        .map_or((clock, ""), |(whole, _)| (whole, &clock[whole.len()..]));
+        .map_or((time, ""), |(whole, _)| (whole, &time[whole.len()..]));
     let mut parts = whole.split(':');
     let seconds = number(parts.next())? * 3600 + number(parts.next())? * 60 + number(parts.next())?;
     let utc = (seconds - offset).rem_euclid(86_400);
-    is_clock(clock).then(|| format!("{:02}:{:02}:{:02}{fraction}", utc / 3600, utc / 60 % 60, utc % 60))
+    is_time(time).then(|| format!("{:02}:{:02}:{:02}{fraction}", utc / 3600, utc / 60 % 60, utc % 60))
 }
 
-/// An array's text, `{1,NULL,"a b",{…}}`, as a JSON list whose items `item` writes. `None` when it is not the text of an array; `out`
-/// is then half written.
-pub(super) fn array(out: &mut Vec<u8>, text: &str, item: impl Fn(&mut Vec<u8>, &str)) -> Option<()> {
-    // Bounds other than 1 stand before it: `[0:1]={…}`.
-    let text = if text.starts_with('[') {
-        text.split_once('=')?.1
-    } else {
-        text
+/// Appends an array's text, `{1,NULL,"a b",{…}}`, as a JSON list. `write_item` writes the items.
+///
+/// Returns `None` if the text is no array; `out` then ends with an incomplete list.
+pub(super) fn write_array(
+    out: &mut Vec<u8>,
+    text: &str,
+    write_item: impl Fn(&mut Vec<u8>, &str),
+) -> Option<()> {
+    // Bounds other than 1 precede the array: `[0:1]={…}`.
+    let text = match text.starts_with('[') {
+        true => text.split_once('=')?.1,
+        false => text,
     };
     let bytes = text.as_bytes();
     let (mut at, mut depth) = (0, 0);
-    // Behind an item comes a comma or the end of its list; behind a brace or a comma comes an item. `{}` is
-    // the one list that may hold nothing.
-    let mut behind_item = false;
+    // A comma or the end of its list follows an item; an item follows a brace or a comma. Only `{}` is an
+    // empty list.
+    let mut after_item = false;
     loop {
-        let byte = *bytes.get(at)?;
-        match byte {
-            b'}' if behind_item || text == "{}" => {
+        match *bytes.get(at)? {
+            b'}' if after_item || text == "{}" => {
                 out.push(b']');
                 depth -= 1;
                 at += 1;
-                behind_item = true;
+                after_item = true;
                 if depth == 0 {
                     return (at == bytes.len()).then_some(());
                 }
-                continue;
             }
-            b',' if behind_item => {
+            b',' if after_item => {
                 out.push(b',');
                 at += 1;
-                behind_item = false;
-                continue;
+                after_item = false;
             }
             b'}' | b',' => return None,
-            _ if behind_item => return None,
+            _ if after_item => return None,
             b'{' => {
                 out.push(b'[');
                 depth += 1;
                 at += 1;
-                continue;
             }
             _ if depth == 0 => return None,
             b'"' => {
-                let mut unescaped = Vec::new();
-                at += 1;
-                while bytes.get(at)? != &b'"' {
-                    at += usize::from(bytes[at] == b'\\');
-                    unescaped.push(*bytes.get(at)?);
-                    at += 1;
-                }
-                at += 1;
-                item(out, std::str::from_utf8(&unescaped).ok()?);
+                let (item, end) = read_quoted_item(bytes, at)?;
+                write_item(out, std::str::from_utf8(&item).ok()?);
+                at = end;
+                after_item = true;
             }
             _ => {
                 let end = at + text.get(at..)?.find([',', '}'])?;
                 match &text[at..end] {
                     "NULL" => out.extend_from_slice(b"null"),
-                    text => item(out, text),
+                    item => write_item(out, item),
                 }
                 at = end;
+                after_item = true;
             }
         }
-        behind_item = true;
     }
+}
+
+/// The item whose opening quote is at `start`, without quotes and escapes, and the index behind its closing
+/// quote.
+fn read_quoted_item(bytes: &[u8], start: usize) -> Option<(Vec<u8>, usize)> {
+    let mut item = Vec::new();
+    let mut at = start + 1;
+    while bytes.get(at)? != &b'"' {
+        at += usize::from(bytes[at] == b'\\');
+        item.push(*bytes.get(at)?);
+        at += 1;
+    }
+    Some((item, at + 1))
 }

@@ -202,7 +202,7 @@ mod tests {
             rows_at_lsn: 1,
             rows,
             hash: String::new(),
-            counts: crate::encode::Counts::default(),
+            counts: crate::encode::EventCounts::default(),
         }
     }
 

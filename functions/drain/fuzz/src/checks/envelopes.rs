@@ -112,7 +112,11 @@ impl EnvelopeChecks {
                     events.iter().for_each(assert_event);
                 }
                 Item::Message(message) => {
-                    assert_event(&envelope.message(PositionSequence::new(lsn).next(lsn), message, NOW));
+                    assert_event(&envelope.encode_message(
+                        PositionSequence::new(lsn).next(lsn),
+                        message,
+                        NOW,
+                    ));
                 }
                 Item::Begin { .. } | Item::Commit { .. } | Item::Nothing => {}
             }

@@ -3,7 +3,7 @@
 use super::{ReaderOutput, WindowReader};
 use crate::backfill::{self, ChunkContext, ChunkPayload, ChunkRows, RowRequest};
 use crate::change::{Change, Message};
-use crate::encode::{ReadRow, SnapshotMark};
+use crate::encode::{BackfillRow, SnapshotPlace};
 use crate::error::Error;
 use crate::lsn::Lsn;
 use crate::ports::PeekRow;
@@ -63,7 +63,9 @@ impl<R: PeekRow> WindowReader<'_, R> {
                     prefix: backfill::REPAIRED.into(),
                     content: content.as_bytes().into(),
                 };
-                let event = self.envelope.control(progress, lsn, &message, self.now);
+                let event = self
+                    .envelope
+                    .encode_control_message(progress, lsn, &message, self.now);
                 self.events.push(event);
             }
             ChunkPayload::Rows { rows, first, more } => {
@@ -72,22 +74,27 @@ impl<R: PeekRow> WindowReader<'_, R> {
                     return Ok(());
                 };
                 chunk.next = rows.next_row(at + 1);
-                let mark = match (chunk.next, *first && chunk.sent == 0) {
-                    (None, _) if !more => SnapshotMark::Last,
-                    (_, true) => SnapshotMark::First,
-                    _ => SnapshotMark::Within,
+                let place = match (chunk.next, *first && chunk.sent == 0) {
+                    (None, _) if !more => SnapshotPlace::Last,
+                    (_, true) => SnapshotPlace::First,
+                    _ => SnapshotPlace::Within,
                 };
                 let limit = self.settings.record_bytes;
                 match rows.row(at) {
                     Ok(values) => {
-                        let row = ReadRow {
+                        let row = BackfillRow {
                             relation: &rows.table().relation,
                             values: &values,
-                            mark,
+                            place,
                         };
-                        let omitted =
-                            self.envelope
-                                .read(progress, lsn, &row, self.now, limit, &mut self.events);
+                        let omitted = self.envelope.encode_backfill_row(
+                            progress,
+                            lsn,
+                            &row,
+                            self.now,
+                            limit,
+                            &mut self.events,
+                        );
                         out.report.omitted += omitted;
                         chunk.sent += 1;
                     }

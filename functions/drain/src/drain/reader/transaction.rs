@@ -123,7 +123,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
             return Err(not_resumed(&self.settings.slot, resume));
         }
         if is_last {
-            progress.resume(resume.counts.clone());
+            progress.restore_counts(resume.counts.clone());
             open.rows.count = resume.rows;
             open.rows.bytes = 0;
             open.changes += 1;

@@ -4,7 +4,7 @@ use super::*;
 
 fn json(modes: DebeziumModes, kind: Type, text: &str) -> String {
     let mut out = Vec::new();
-    modes.value(&mut out, &kind, text);
+    modes.write_value(&mut out, &kind, text);
     String::from_utf8(out).unwrap()
 }
 
@@ -13,7 +13,7 @@ fn array(element: Type) -> Type {
 }
 
 #[test]
-fn each_type_has_its_json() {
+fn each_type_is_written_in_its_json_form() {
     let table = [
         (Type::Bool, "t", "true"),
         (Type::Bool, "false", "false"),
@@ -81,10 +81,10 @@ fn each_type_has_its_json() {
 }
 
 #[test]
-fn a_decimal_is_what_its_mode_says_and_its_text_where_that_cannot_be() {
+fn a_decimal_has_the_form_of_its_mode_or_stays_text() {
     use DecimalMode::{Double, Precise};
     for (decimal, kind, text, expected) in [
-        // As Debezium documents them: the bytes of 110, and of 123450.
+        // The encodings are those of Debezium's documentation: the bytes of 110 and of 123450.
         (Precise, Type::Numeric(Some(2)), "1.10", r#""bg==""#),
         (Precise, Type::Numeric(Some(4)), "12.3450", r#""AeI6""#),
         (Precise, Type::Numeric(Some(0)), "-1", r#""/w==""#),
@@ -125,7 +125,7 @@ fn a_decimal_is_what_its_mode_says_and_its_text_where_that_cannot_be() {
 }
 
 #[test]
-fn a_time_is_a_number_in_the_unit_of_its_mode_and_its_text_where_that_cannot_be() {
+fn a_time_is_a_number_in_the_unit_of_its_mode_or_stays_text() {
     use TimeMode::{Adaptive, Microseconds};
     for (kind, text, adaptive, microseconds) in [
         (Type::Date, "1970-01-02", "1", "1"),
@@ -199,23 +199,23 @@ fn a_time_is_a_number_in_the_unit_of_its_mode_and_its_text_where_that_cannot_be(
 }
 
 #[test]
-fn every_short_text_of_the_marks_of_an_array_is_json() {
-    const MARKS: &[u8] = b"{}\",\\1N";
+fn every_short_text_of_array_syntax_is_written_as_json() {
+    const SYNTAX: &[u8] = b"{}\",\\1N";
     for length in 0..7u32 {
-        for mut number in 0..MARKS.len().pow(length) {
+        for mut number in 0..SYNTAX.len().pow(length) {
             let mut text = String::new();
             for _ in 0..length {
-                text.push(char::from(MARKS[number % MARKS.len()]));
-                number /= MARKS.len();
+                text.push(char::from(SYNTAX[number % SYNTAX.len()]));
+                number /= SYNTAX.len();
             }
             let written = json(DebeziumModes::default(), array(Type::Integer), &text);
             let parsed = serde_json::from_str::<serde_json::Value>(&written);
-            assert!(parsed.is_ok(), "{text} is written as {written}");
+            assert!(parsed.is_ok(), "{text} is written as invalid JSON: {written}");
         }
     }
 }
 
-/// All modes.
+/// Any combination of modes.
 fn modes() -> impl Strategy<Value = DebeziumModes> {
     use {DecimalMode as D, TimeMode as T};
     (0..3usize, 0..3usize).prop_map(|(decimal, time)| DebeziumModes {
@@ -226,23 +226,28 @@ fn modes() -> impl Strategy<Value = DebeziumModes> {
 
 proptest! {
     #[test]
-    fn any_text_of_any_type_is_json(modes in modes(), text: String, of in 0..12usize) {
-        let kinds = ["boolean", "integer", "real", "numeric", "bytea", "date", "time without time zone", "time with time zone",
-            "timestamp without time zone", "timestamp with time zone", "text", "integer[]"];
-        let written = json(modes, Type::of_name(kinds[of]), &text);
+    fn any_text_of_any_type_is_written_as_json(modes in modes(), text: String, index in 0..12usize) {
+        let names = ["boolean", "integer", "real", "numeric", "bytea", "date", "time without time zone",
+            "time with time zone", "timestamp without time zone", "timestamp with time zone", "text",
+            "integer[]"];
+        let written = json(modes, Type::of_name(names[index]), &text);
         prop_assert!(serde_json::from_str::<serde_json::Value>(&written).is_ok(), "{}", written);
     }
 
     #[test]
-    fn text_that_looks_like_a_time_or_a_number_is_json(modes in modes(), text in "[-0-9:. +BC]{0,24}", of in 0..6usize) {
-        let kinds = ["numeric(9,2)", "date", "time(3) without time zone", "time with time zone", "timestamp without time zone",
-            "timestamp with time zone"];
-        let written = json(modes, Type::of_name(kinds[of]), &text);
+    fn text_that_looks_like_a_time_or_a_number_is_written_as_json(
+        modes in modes(),
+        text in "[-0-9:. +BC]{0,24}",
+        index in 0..6usize,
+    ) {
+        let names = ["numeric(9,2)", "date", "time(3) without time zone", "time with time zone",
+            "timestamp without time zone", "timestamp with time zone"];
+        let written = json(modes, Type::of_name(names[index]), &text);
         prop_assert!(serde_json::from_str::<serde_json::Value>(&written).is_ok(), "{}", written);
     }
 
     #[test]
-    fn text_that_looks_like_an_array_is_json(text in r#"[\[\]{}",\\a1= ]{0,12}"#) {
+    fn text_that_looks_like_an_array_is_written_as_json(text in r#"[\[\]{}",\\a1= ]{0,12}"#) {
         let written = json(DebeziumModes::default(), array(Type::Text), &text);
         prop_assert!(serde_json::from_str::<serde_json::Value>(&written).is_ok(), "{}", written);
     }

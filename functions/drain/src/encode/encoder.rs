@@ -1,0 +1,187 @@
+//! The steps from one change to its events.
+
+use std::sync::Arc;
+
+use super::key::PartitionBy;
+use super::oversize::OmittedColumns;
+use super::snapshot::BackfillRow;
+use super::{Envelope, EnvelopeForm, Event, EventHead, Progress, RowEvent, RowOperation, is_key_changed};
+use crate::change::{Change, Message, Relation, Tuple};
+use crate::lsn::Lsn;
+
+/// No column is omitted before the size of an event is known.
+const NO_OMITTED_COLUMNS: &OmittedColumns = &OmittedColumns::NONE;
+
+/// Encoder of one change or one row of a backfill.
+pub(super) struct EventEncoder<'a> {
+    pub(super) envelope: &'a Envelope,
+    pub(super) progress: &'a mut Progress,
+    /// LSN of the change's row in the peek.
+    pub(super) lsn: Lsn,
+    /// µs since 1970-01-01 UTC.
+    pub(super) now: i64,
+    /// Bytes that a record may hold, partition key included.
+    pub(super) limit: usize,
+    pub(super) out: &'a mut Vec<Event>,
+}
+
+impl EventEncoder<'_> {
+    /// Appends the events of a change. Returns how many of them lost columns.
+    pub(super) fn push_change(&mut self, change: &Change<'_>) -> u64 {
+        match change {
+            Change::Insert { relation, new } => self.push_insert(relation, new),
+            Change::Delete { relation, old } => self.push_delete(relation, old),
+            Change::Update { relation, old, new } => self.push_update(relation, old.as_ref(), new),
+            Change::Truncate { relations } => {
+                for relation in relations {
+                    self.push_truncate(relation);
+                }
+                0
+            }
+            Change::Message(message) => {
+                self.push_message(message);
+                0
+            }
+        }
+    }
+
+    /// Appends the events of a row that a backfill read. Returns how many of them lost columns.
+    pub(super) fn push_backfill_row(&mut self, row: &BackfillRow<'_>) -> u64 {
+        let head = EventHead {
+            snapshot: Some(row.place),
+            ..self.next_head(row.relation)
+        };
+        self.push_row(&RowEvent {
+            operation: RowOperation::Read,
+            relation: row.relation,
+            old: None,
+            new: Some(row.values),
+            head,
+            omitted: NO_OMITTED_COLUMNS,
+        })
+    }
+
+    fn push_insert(&mut self, relation: &Arc<Relation>, new: &Tuple<'_>) -> u64 {
+        let head = self.next_head(relation);
+        self.push_row(&RowEvent {
+            operation: RowOperation::Insert,
+            relation,
+            old: None,
+            new: Some(new),
+            head,
+            omitted: NO_OMITTED_COLUMNS,
+        })
+    }
+
+    fn push_delete(&mut self, relation: &Arc<Relation>, old: &Tuple<'_>) -> u64 {
+        let head = self.next_head(relation);
+        self.push_row(&RowEvent {
+            operation: RowOperation::Delete,
+            relation,
+            old: Some(old),
+            new: None,
+            head,
+            omitted: NO_OMITTED_COLUMNS,
+        })
+    }
+
+    fn push_update(&mut self, relation: &Arc<Relation>, old: Option<&Tuple<'_>>, new: &Tuple<'_>) -> u64 {
+        let key_changed = is_key_changed(relation, old, new);
+        if let Some(old) = old
+            && key_changed
+            && self.envelope.form.splits_key_changes()
+        {
+            return self.push_delete(relation, old) + self.push_insert(relation, new);
+        }
+        let head = self.next_head(relation);
+        if key_changed {
+            self.progress.skip_position(self.lsn);
+        }
+        self.push_row(&RowEvent {
+            operation: RowOperation::Update { key_changed },
+            relation,
+            old,
+            new: Some(new),
+            head,
+            omitted: NO_OMITTED_COLUMNS,
+        })
+    }
+
+    fn push_truncate(&mut self, relation: &Arc<Relation>) {
+        let head = self.next_head(relation);
+        let Envelope {
+            form, partition_by, ..
+        } = self.envelope;
+        self.out.push(Event {
+            position: head.place.position,
+            partition_key: partition_by.table_key(&head, relation),
+            barrier: true,
+            relation: Some(Arc::clone(relation)),
+            data: form.encode_truncate(&head, relation, *partition_by),
+        });
+    }
+
+    fn push_message(&mut self, message: &Message<'_>) {
+        let place = self.progress.next_message_place(self.lsn);
+        let head = EventHead::new(self.progress.transaction, place, self.now);
+        self.out.push(self.envelope.message_event(&head, message));
+    }
+
+    /// Head of the next event of a table.
+    fn next_head(&mut self, relation: &Relation) -> EventHead {
+        let place = self.progress.next_place(self.lsn, relation);
+        EventHead::new(self.progress.transaction, place, self.now)
+    }
+
+    /// Appends a row's event, its table definition before it and its tombstone behind it.
+    ///
+    /// Returns 1 if the event lost columns, otherwise 0.
+    fn push_row(&mut self, row: &RowEvent<'_>) -> u64 {
+        let Envelope {
+            form, partition_by, ..
+        } = self.envelope;
+        let key = partition_by.row_key(row, |relation, tuple| form.format_key(relation, tuple));
+        self.push_definition(row, &key);
+        let (data, omitted) = self
+            .envelope
+            .encode_row_within(row, self.limit.saturating_sub(key.len()));
+        // One event of a changed key concerns two keys and travels in the lane of one. As a barrier it is in
+        // order for both.
+        let key_changed = row.operation == RowOperation::Update { key_changed: true };
+        let barrier = key_changed && *partition_by == PartitionBy::Key;
+        self.push_event(row, barrier, key.clone(), data);
+        if form.has_tombstones() && row.operation == RowOperation::Delete {
+            self.push_event(row, false, key, Vec::new());
+        }
+        u64::from(!omitted.is_empty())
+    }
+
+    /// Appends the definition of a row's table, if the form announces one before this row.
+    fn push_definition(&mut self, row: &RowEvent<'_>, row_key: &str) {
+        let partition_by = self.envelope.partition_by;
+        let EnvelopeForm::Dms(form) = &self.envelope.form else {
+            return;
+        };
+        let Some((changed, control)) = form.encode_definition(row, partition_by) else {
+            return;
+        };
+        // A first definition travels in the lane of its row; a changed one concerns all rows of the table.
+        let key = match changed {
+            true => partition_by.table_key(&row.head, row.relation),
+            false => row_key.to_owned(),
+        };
+        self.push_event(row, changed, key, control);
+    }
+
+    fn push_event(&mut self, row: &RowEvent<'_>, barrier: bool, partition_key: String, mut data: Vec<u8>) {
+        // Many events may be queued, and memory is counted by the bytes that they occupy.
+        data.shrink_to_fit();
+        self.out.push(Event {
+            position: row.head.place.position,
+            partition_key,
+            barrier,
+            relation: Some(Arc::clone(row.relation)),
+            data,
+        });
+    }
+}

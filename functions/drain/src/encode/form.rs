@@ -1,0 +1,82 @@
+//! The forms of events, and the dispatch to their envelopes.
+
+use super::key::PartitionBy;
+use super::{Debezium, Dms, EventHead, RowEvent, Wal2json, debezium, dms, wal2json};
+use crate::change::{Column, Message, Relation, Tuple};
+
+/// A form of events that consumers know.
+#[derive(Debug, Clone)]
+pub enum EnvelopeForm {
+    /// Debezium's PostgreSQL connector, as its JSON converter writes it.
+    Debezium(Debezium),
+    /// AWS DMS with Kinesis as its target.
+    Dms(Dms),
+    /// wal2json in its format version 2.
+    Wal2json(Wal2json),
+}
+
+impl EnvelopeForm {
+    /// Data of a row's event.
+    pub(super) fn encode_row(&self, row: &RowEvent<'_>, partition_by: PartitionBy) -> Vec<u8> {
+        match self {
+            EnvelopeForm::Debezium(form) => form.encode_row(row),
+            EnvelopeForm::Dms(form) => form.encode_row(row, partition_by),
+            EnvelopeForm::Wal2json(form) => form.encode_row(row),
+        }
+    }
+
+    /// Data of a truncate's event about one table.
+    pub(super) fn encode_truncate(
+        &self,
+        head: &EventHead,
+        relation: &Relation,
+        partition_by: PartitionBy,
+    ) -> Vec<u8> {
+        match self {
+            EnvelopeForm::Debezium(form) => form.encode_truncate(head, relation),
+            EnvelopeForm::Dms(form) => form.encode_truncate(head, relation, partition_by),
+            EnvelopeForm::Wal2json(form) => form.encode_truncate(head, relation),
+        }
+    }
+
+    /// Data of a logical message's event.
+    pub(super) fn encode_message(&self, head: &EventHead, message: &Message<'_>) -> Vec<u8> {
+        match self {
+            EnvelopeForm::Debezium(form) => form.encode_message(head, message),
+            EnvelopeForm::Dms(form) => form.encode_message(head, message),
+            EnvelopeForm::Wal2json(form) => form.encode_message(head, message),
+        }
+    }
+
+    /// The text of a row's key, as the form writes it into a partition key.
+    pub(super) fn format_key(&self, relation: &Relation, tuple: &Tuple<'_>) -> String {
+        match self {
+            EnvelopeForm::Debezium(_) | EnvelopeForm::Wal2json(_) => debezium::format_key(relation, tuple),
+            EnvelopeForm::Dms(_) => dms::format_key(relation, tuple),
+        }
+    }
+
+    /// Appends a column's value as the form writes it.
+    pub(super) fn write_value(&self, out: &mut Vec<u8>, column: &Column, text: &str) {
+        match self {
+            EnvelopeForm::Debezium(form) => form.modes.write_value(out, &column.kind, text),
+            EnvelopeForm::Dms(_) => dms::write_value(out, &column.kind, text),
+            EnvelopeForm::Wal2json(_) => wal2json::write_value(out, &column.kind, text),
+        }
+    }
+
+    /// Whether a changed key makes two events: a delete of the old key and a create of the new key.
+    pub(super) fn splits_key_changes(&self) -> bool {
+        matches!(self, EnvelopeForm::Debezium(_))
+    }
+
+    /// Whether a tombstone follows each delete.
+    pub(super) fn has_tombstones(&self) -> bool {
+        matches!(self, EnvelopeForm::Debezium(form) if form.tombstones)
+    }
+
+    /// Whether events carry their order among the events of their table.
+    pub(super) fn carries_table_counts(&self) -> bool {
+        matches!(self, EnvelopeForm::Debezium(form) if form.transaction_metadata)
+    }
+}

@@ -1,0 +1,105 @@
+//! The event of one row before it is encoded.
+
+use std::sync::Arc;
+
+use super::Transaction;
+use super::oversize::OmittedColumns;
+use super::progress::EventPlace;
+use super::snapshot::SnapshotPlace;
+use crate::change::{Column, Datum, Relation, Tuple};
+
+/// The event of a row: operation, table and both images.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RowEvent<'r> {
+    pub(super) operation: RowOperation,
+    pub(super) relation: &'r Arc<Relation>,
+    /// Known values of the row before the change.
+    pub(super) old: Option<&'r Tuple<'r>>,
+    /// The row after the change; `None` for a delete.
+    pub(super) new: Option<&'r Tuple<'r>>,
+    pub(super) head: EventHead,
+    pub(super) omitted: &'r OmittedColumns,
+}
+
+/// Operation on a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RowOperation {
+    Insert,
+    /// A backfill read the row.
+    Read,
+    /// `key_changed`: the row has another key than before.
+    Update {
+        key_changed: bool,
+    },
+    Delete,
+}
+
+/// Facts that events of every kind carry.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct EventHead {
+    pub(super) transaction: Transaction,
+    pub(super) place: EventPlace,
+    /// Place of a backfill's row among the rows of its table; `None` for a change.
+    pub(super) snapshot: Option<SnapshotPlace>,
+    /// Time when the change was read, µs since 1970-01-01 UTC.
+    ///
+    /// Nothing else differs when an event is sent again.
+    pub(super) now: i64,
+}
+
+impl EventHead {
+    /// Head of a change's event.
+    pub(super) fn new(transaction: Transaction, place: EventPlace, now: i64) -> Self {
+        EventHead {
+            transaction,
+            place,
+            snapshot: None,
+            now,
+        }
+    }
+}
+
+impl<'r> RowEvent<'r> {
+    /// The image whose key decides the partition key: the new row, or the old row of a delete.
+    pub(super) fn current_row(&self) -> &'r Tuple<'r> {
+        const NO_VALUES: &Tuple<'static> = &Vec::new();
+        self.new.or(self.old).unwrap_or(NO_VALUES)
+    }
+
+    /// Known columns of an image, with the value to write.
+    ///
+    /// An omitted column counts as unchanged.
+    pub(super) fn image_columns(
+        &self,
+        tuple: &'r Tuple<'r>,
+    ) -> impl Iterator<Item = (&'r Column, &'r Datum<'r>)> + use<'r> {
+        const UNCHANGED: &Datum<'static> = &Datum::Unchanged;
+        let omitted = self.omitted;
+        let columns = self.relation.columns.iter().zip(tuple).enumerate();
+        columns
+            .map(move |(index, (column, datum))| match omitted.contains(index) {
+                true => (column, UNCHANGED),
+                false => (column, datum),
+            })
+            .filter(|(_, datum)| **datum != Datum::Absent)
+    }
+
+    /// Names of the columns whose values the new row does not hold.
+    pub(super) fn unchanged_names(&self) -> impl Iterator<Item = &'r str> {
+        let columns = self.new.into_iter().flat_map(|new| self.image_columns(new));
+        columns
+            .filter(|(_, datum)| **datum == Datum::Unchanged)
+            .map(|(column, _)| column.name.as_str())
+    }
+}
+
+/// Whether an update changed the row's key.
+pub(super) fn is_key_changed(relation: &Relation, old: Option<&Tuple<'_>>, new: &Tuple<'_>) -> bool {
+    let Some(old) = old else {
+        return false;
+    };
+    let pairs = relation.columns.iter().zip(old.iter().zip(new));
+    pairs
+        .filter(|(column, _)| column.key)
+        .any(|(_, (old, new))| *old != Datum::Absent && old != new)
+}

@@ -1,0 +1,87 @@
+//! Events that exceed a record.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+#[test]
+fn an_event_that_exceeds_a_record_loses_and_names_its_largest_columns_outside_the_key() {
+    let relation = table(&[
+        ("id", "text", true),
+        ("small", "text", false),
+        ("large", "text", false),
+        ("larger", "text", false),
+    ]);
+    let (key, small, large, larger) = ("k".repeat(400), "s".repeat(20), "l".repeat(200), "m".repeat(210));
+    let change = Change::Insert {
+        relation,
+        new: row(&[Some(&key), Some(&small), Some(&large), Some(&larger)]),
+    };
+    for form in all_forms() {
+        let envelope = Envelope {
+            oversize: Oversize::Omit,
+            ..envelope(form)
+        };
+        let encode_within = |limit: usize| {
+            let mut out = Vec::new();
+            let omitted = envelope.encode(&mut progress(), Lsn(16), &change, NOW, limit, &mut out);
+            let event = out.pop().unwrap();
+            let size = event.data.len() + event.partition_key.len();
+            (size, omitted, parsed(&event))
+        };
+        let omitted_names = |event: &Value| {
+            let fields = [
+                &event["source"]["omitted"],
+                &event["metadata"]["omitted"],
+                &event["omitted"],
+            ];
+            fields.into_iter().find(|names| !names.is_null()).cloned()
+        };
+        let (whole, ..) = encode_within(usize::MAX);
+        for limit in [whole, whole + 1] {
+            let (size, omitted, event) = encode_within(limit);
+            assert_eq!((size, omitted, omitted_names(&event)), (whole, 0, None));
+        }
+        let (less, omitted, event) = encode_within(whole - 1);
+        assert_eq!((omitted, omitted_names(&event)), (1, Some(json!(["larger"]))));
+        assert_eq!(encode_within(less).2, event);
+        let (size, omitted, event) = encode_within(less - 1);
+        assert!(size < less);
+        assert_eq!(
+            (omitted, omitted_names(&event)),
+            (1, Some(json!(["large", "larger"])))
+        );
+        // The key is never omitted, so this event exceeds the limit.
+        let (size, omitted, event) = encode_within(10);
+        assert!(size > 10 && event.to_string().contains(&key));
+        assert_eq!(
+            (omitted, omitted_names(&event)),
+            (1, Some(json!(["small", "large", "larger"])))
+        );
+        match &envelope.form {
+            EnvelopeForm::Debezium(_) => assert_eq!(event["after"]["small"], "__debezium_unavailable_value"),
+            EnvelopeForm::Dms(_) => assert_eq!(event["metadata"]["unchanged"], event["metadata"]["omitted"]),
+            EnvelopeForm::Wal2json(_) => assert_eq!(event["unchanged"], event["omitted"]),
+        }
+    }
+}
+
+#[test]
+fn a_column_is_omitted_from_both_images() {
+    let relation = relation();
+    let (old, new) = ("a".repeat(100), "b".repeat(100));
+    let change = Change::Update {
+        relation,
+        old: Some(row(&[Some("1"), Some(&old)])),
+        new: row(&[Some("1"), Some(&new)]),
+    };
+    let envelope = Envelope {
+        oversize: Oversize::Omit,
+        ..debezium()
+    };
+    let mut out = Vec::new();
+    envelope.encode(&mut progress(), Lsn(16), &change, NOW, 600, &mut out);
+    let event = parsed(&out[0]);
+    assert_eq!(event["before"], event["after"]);
+    assert_eq!(event["after"]["name"], "__debezium_unavailable_value");
+}

@@ -1,0 +1,83 @@
+//! Partition keys, and barriers of changed keys.
+
+use serde_json::json;
+
+use super::*;
+
+#[test]
+fn the_partition_key_is_the_rows_key_or_the_table_or_the_transaction() {
+    for (form, key) in [
+        (EnvelopeForm::Debezium(debezium_form()), r#"{"id":1}"#),
+        (EnvelopeForm::Dms(Dms::default()), "public.t.1"),
+        (EnvelopeForm::Wal2json(Wal2json), r#"{"id":1}"#),
+    ] {
+        for (partition_by, row_key, keyless_key, message_key) in [
+            (PartitionBy::Key, key, "public.t", r#"{"prefix":"p"}"#),
+            (PartitionBy::Table, "public.t", "public.t", r#"{"prefix":"p"}"#),
+            (
+                PartitionBy::Transaction,
+                "7.0000000000000020",
+                "7.0000000000000020",
+                "7.0000000000000020",
+            ),
+        ] {
+            let envelope = Envelope {
+                partition_by,
+                ..envelope(form.clone())
+            };
+            let changes = [
+                insert(relation(), "1", "x"),
+                insert(keyless(), "1", "x"),
+                message(),
+            ];
+            let keys = changes.map(|change| encode(&envelope, &[change]).pop().unwrap().partition_key);
+            assert_eq!(keys, [row_key, keyless_key, message_key], "{partition_by:?}");
+        }
+    }
+}
+
+#[test]
+fn a_partition_key_of_dms_never_quotes_the_name_of_its_table() {
+    let mut relation = relation();
+    if let Some(relation) = Arc::get_mut(&mut relation) {
+        relation.table = TableName::new("My app", "Order\"s");
+    }
+    let events = encode(&dms(), &[insert(relation, "1", "x")]);
+    let keys: Vec<&str> = events.iter().map(|event| event.partition_key.as_str()).collect();
+    assert_eq!(keys, ["My app.Order\"s.1", "My app.Order\"s.1"]);
+}
+
+#[test]
+fn each_envelope_hashes_a_key_over_the_limit() {
+    let relation = table(&[("id", "text", true), ("name", "text", false)]);
+    let long_key = "x".repeat(300);
+    for form in all_forms() {
+        let events = encode(&envelope(form), &[insert(Arc::clone(&relation), &long_key, "y")]);
+        assert_eq!(events[0].partition_key.len(), 64);
+    }
+}
+
+#[test]
+fn a_changed_key_is_one_event_and_a_barrier_in_dms_and_wal2json() {
+    for (envelope, key) in [(dms(), "public.t.2"), (wal2json(), r#"{"id":2}"#)] {
+        let events = encode(&envelope, &[key_change()]);
+        let event = events.last().unwrap();
+        assert_eq!((event.partition_key.as_str(), event.barrier), (key, true));
+        assert_eq!(event.position.to_string(), position(16, 0));
+        let by_table = Envelope {
+            partition_by: PartitionBy::Table,
+            ..envelope
+        };
+        assert!(!encode(&by_table, &[key_change()]).last().unwrap().barrier);
+    }
+    let event = parsed(encode(&dms(), &[key_change()]).last().unwrap());
+    assert_eq!(
+        (&event["data"], &event["before-image"]),
+        (&json!({"id": 2, "name": "x"}), &json!({"id": 1}))
+    );
+    let event = parsed(&encode(&wal2json(), &[key_change()])[0]);
+    assert_eq!(
+        event["identity"],
+        json!([{"name": "id", "type": "integer", "value": 1}])
+    );
+}
