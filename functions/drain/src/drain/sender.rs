@@ -146,7 +146,7 @@ impl<K: Stream> Sender<K> {
 
     /// Whether a request could start now that is worth it while more is coming.
     pub(super) fn can_send_full(&self) -> bool {
-        self.may_send() && self.lanes.worth_a_request(REQUEST)
+        self.may_send() && self.lanes.has_full_request(REQUEST)
     }
 
     /// Whether a request should start now, since no row is there to be taken. Aggregates wait for more as long as there is
@@ -164,7 +164,7 @@ impl<K: Stream> Sender<K> {
             0..FEW_REQUESTS => 1,
             _ => WORTH_RECORDS,
         };
-        self.may_send() && self.lanes.sendable() >= worth
+        self.may_send() && self.lanes.sendable_records() >= worth
     }
 
     fn may_send(&self) -> bool {
@@ -178,7 +178,7 @@ impl<K: Stream> Sender<K> {
 
     /// Starts one request with what may go, the oldest first; with `full`, only with what need not wait for more.
     pub(super) fn send(&mut self, full: bool) {
-        let records = self.lanes.take(Instant::now(), REQUEST, full);
+        let records = self.lanes.next_request(Instant::now(), REQUEST, full);
         if !records.is_empty() {
             let stream = self.stream.clone();
             self.flow.starts();
@@ -264,9 +264,9 @@ impl<K: Stream> Sender<K> {
         for (shard, (records, stored, throttled)) in shards {
             if throttled {
                 self.lanes
-                    .throttled(now, shard, records, |times| backoff(0.05, 0.4, times));
+                    .pause_shard(now, shard, records, |times| backoff(0.05, 0.4, times));
             } else if stored == records {
-                self.lanes.flowed(shard);
+                self.lanes.raise_share(shard);
             }
         }
         let Some(error) = error else {
@@ -290,7 +290,7 @@ impl<K: Stream> Sender<K> {
                 report.throttled += 1;
                 report.retried += 1;
                 // All of its shard pauses. If this lane waited longer, younger ones would take its place.
-                return self.lanes.refuse(now, record, |_| Duration::ZERO);
+                return self.lanes.retry(now, record, |_| Duration::ZERO);
             }
             RecordOutcome::Failed => {
                 self.in_trouble("it refuses records with an internal failure");
@@ -301,7 +301,7 @@ impl<K: Stream> Sender<K> {
             report.retried += 1;
             return self
                 .lanes
-                .refuse(now, record, |failures| backoff(0.05, 2.0, failures));
+                .retry(now, record, |failures| backoff(0.05, 2.0, failures));
         }
         self.trouble = None;
         report.records += 1;

@@ -251,7 +251,7 @@ impl Forecast {
 impl Packing {
     fn push(&mut self, event: QueuedEvent, now: Instant, limits: RequestLimits, capacity: usize) {
         self.lanes.push(event);
-        while self.lanes.worth_a_request(limits) {
+        while self.lanes.has_full_request(limits) {
             self.send(now, limits, true);
         }
         while self.lanes.memory() >= capacity {
@@ -260,11 +260,11 @@ impl Packing {
     }
 
     fn send(&mut self, now: Instant, limits: RequestLimits, full: bool) {
-        let request = self.lanes.take(now, limits, full);
+        let request = self.lanes.next_request(now, limits, full);
         self.requests += 1;
         for record in request {
             self.count(&record);
-            self.lanes.flowed(record.shard());
+            self.lanes.raise_share(record.shard());
             self.lanes.acknowledge(record);
         }
     }

@@ -93,7 +93,7 @@ impl Lanes {
 
     /// Takes records of different lanes for one request, oldest first; empty when none may go now. With `full`, only
     /// aggregates that are as large as they get.
-    pub fn take(&mut self, now: Instant, limits: RequestLimits, full: bool) -> Vec<Record> {
+    pub fn next_request(&mut self, now: Instant, limits: RequestLimits, full: bool) -> Vec<Record> {
         self.wake(now);
         let full = full && !self.barred && self.aggregation != Aggregation::None;
         let next = |flow: &ShardPacing| match full {
@@ -151,7 +151,7 @@ impl Lanes {
 
     /// A record was refused, or its fate is unknown: its events go again, before anything later of their lane, after
     /// `rest(failures in a row)`.
-    pub fn refuse(&mut self, now: Instant, record: Record, rest: impl FnOnce(u32) -> Duration) {
+    pub fn retry(&mut self, now: Instant, record: Record, rest: impl FnOnce(u32) -> Duration) {
         let key = record.lane;
         let number = self.arrive(&record);
         let lane = self.lanes.entry(key).or_default();
@@ -165,14 +165,14 @@ impl Lanes {
     }
 
     /// A shard took all of an answer's records that were meant for it.
-    pub fn flowed(&mut self, shard: usize) {
+    pub fn raise_share(&mut self, shard: usize) {
         self.flows[shard].quicken();
         self.recount(shard);
     }
 
     /// A shard takes no more at the moment, when it was sent so many `records`: all its lanes pause for `pause(throttled
     /// answers in a row)`.
-    pub fn throttled(
+    pub fn pause_shard(
         &mut self,
         now: Instant,
         shard: usize,
@@ -214,12 +214,12 @@ impl Lanes {
     }
 
     /// Records that could go now; what rests or pauses until now is not counted.
-    pub fn sendable(&self) -> usize {
+    pub fn sendable_records(&self) -> usize {
         self.sendable
     }
 
     /// Whether a request of what could go now would be as full as it gets, or need not become so.
-    pub fn worth_a_request(&self, limits: RequestLimits) -> bool {
+    pub fn has_full_request(&self, limits: RequestLimits) -> bool {
         match self.aggregation {
             Aggregation::None => self.sendable >= limits.records,
             Aggregation::Kpl { .. } => self.full > 0 || (self.barred && self.sendable > 0),

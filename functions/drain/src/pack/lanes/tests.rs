@@ -58,13 +58,13 @@ fn a_request_holds_one_event_of_a_key() {
     for (n, key) in [(1, "a"), (2, "a"), (3, "b")] {
         lanes.push(event(&mut ledger, n, key, false));
     }
-    let request = lanes.take(now, LIMITS, false);
+    let request = lanes.next_request(now, LIMITS, false);
     assert_eq!(order(&request), [1, 3]);
-    assert!(lanes.take(now, LIMITS, false).is_empty());
+    assert!(lanes.next_request(now, LIMITS, false).is_empty());
     for record in request {
         lanes.acknowledge(record);
     }
-    assert_eq!(order(&lanes.take(now, LIMITS, false)), [2]);
+    assert_eq!(order(&lanes.next_request(now, LIMITS, false)), [2]);
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn a_request_keeps_to_its_limits_and_a_larger_event_goes_alone() {
     }
     for (records, bytes, taken) in [(2, 1000, &[0, 1][..]), (2, 21, &[2]), (2, 1, &[3]), (2, 22, &[4])] {
         assert_eq!(
-            order(&lanes.take(now, RequestLimits { records, bytes }, false)),
+            order(&lanes.next_request(now, RequestLimits { records, bytes }, false)),
             taken,
             "{bytes}"
         );
@@ -88,13 +88,13 @@ fn a_refused_event_waits_and_holds_only_its_own_lane() {
     for (n, key) in [(1, "a"), (2, "a"), (3, "b")] {
         lanes.push(event(&mut ledger, n, key, false));
     }
-    let mut request = lanes.take(now, LIMITS, false);
-    lanes.refuse(now, request.remove(0), |_| Duration::from_secs(1));
+    let mut request = lanes.next_request(now, LIMITS, false);
+    lanes.retry(now, request.remove(0), |_| Duration::from_secs(1));
     lanes.acknowledge(request.remove(0));
-    assert!(lanes.take(now, LIMITS, false).is_empty());
+    assert!(lanes.next_request(now, LIMITS, false).is_empty());
     assert_eq!(lanes.next_retry(), Some(now + Duration::from_secs(1)));
     assert_eq!(
-        order(&lanes.take(now + Duration::from_secs(1), LIMITS, false)),
+        order(&lanes.next_request(now + Duration::from_secs(1), LIMITS, false)),
         [1]
     );
 }
@@ -108,21 +108,21 @@ fn a_shard_that_throttles_pauses_and_the_others_go_on() {
     for (n, key) in (0..).zip(&keys) {
         lanes.push(event(&mut ledger, n, key, false));
     }
-    let request = lanes.take(now, LIMITS, false);
+    let request = lanes.next_request(now, LIMITS, false);
     let refused = request.iter().filter(|record| record.shard() == 0).count();
     for record in request {
         match record.shard() {
-            0 => lanes.refuse(now, record, |_| Duration::ZERO),
+            0 => lanes.retry(now, record, |_| Duration::ZERO),
             _ => lanes.acknowledge(record),
         }
     }
     let pause = Duration::from_millis(100);
-    lanes.throttled(now, 0, refused, |_| pause);
-    let rest = lanes.take(now, LIMITS, false);
+    lanes.pause_shard(now, 0, refused, |_| pause);
+    let rest = lanes.next_request(now, LIMITS, false);
     assert!(!rest.is_empty() && rest.iter().all(|record| record.shard() == 1));
     assert_eq!(lanes.next_retry(), Some(now + pause));
     // The oldest first, and half of what was too much.
-    let again = lanes.take(now + pause, LIMITS, false);
+    let again = lanes.next_request(now + pause, LIMITS, false);
     let of_first: Vec<u64> = (0..)
         .zip(&keys)
         .filter(|(_, key)| shard(key) == 0)
@@ -150,15 +150,15 @@ fn a_barrier_waits_for_all_before_it_and_holds_all_after_it() {
             lanes.push(event(&mut ledger, n, key, barrier));
         }
         for expected in 1..=5 {
-            assert!(lanes.worth_a_request(LIMITS) || aggregation == Aggregation::None);
-            let mut request = lanes.take(now, LIMITS, true);
+            assert!(lanes.has_full_request(LIMITS) || aggregation == Aggregation::None);
+            let mut request = lanes.next_request(now, LIMITS, true);
             assert_eq!(order(&request), [expected]);
-            assert!(lanes.take(now, LIMITS, true).is_empty());
+            assert!(lanes.next_request(now, LIMITS, true).is_empty());
             lanes.acknowledge(request.remove(0));
             if expected == 4 {
                 // Nothing is barred any more, and what is left is small.
-                assert!(!lanes.worth_a_request(LIMITS));
-                let mut last = lanes.take(now, LIMITS, false);
+                assert!(!lanes.has_full_request(LIMITS));
+                let mut last = lanes.next_request(now, LIMITS, false);
                 assert_eq!(order(&last), [5]);
                 lanes.acknowledge(last.remove(0));
                 break;
@@ -166,7 +166,7 @@ fn a_barrier_waits_for_all_before_it_and_holds_all_after_it() {
         }
         assert!(lanes.is_empty());
         lanes.push(event(&mut ledger, 6, "d", false));
-        assert_eq!(order(&lanes.take(now, LIMITS, false)), [6]);
+        assert_eq!(order(&lanes.next_request(now, LIMITS, false)), [6]);
     }
 }
 
@@ -176,9 +176,9 @@ fn an_aggregate_holds_the_keys_of_one_shard_up_to_its_size() {
     let mut lanes = Lanes::new(KPL, ShardMap::even(4));
     for n in 0..400 {
         lanes.push(event(&mut ledger, n, &format!("key {n}"), false));
-        assert_eq!(lanes.worth_a_request(LIMITS), lanes.full > 0);
+        assert_eq!(lanes.has_full_request(LIMITS), lanes.full > 0);
     }
-    let request = lanes.take(now, LIMITS, true);
+    let request = lanes.next_request(now, LIMITS, true);
     assert_eq!(request.len(), 4, "one of each shard");
     for record in &request {
         let size = record.data().len() + record.partition_key().len();
@@ -192,7 +192,7 @@ fn an_aggregate_holds_the_keys_of_one_shard_up_to_its_size() {
         }
     }
     assert!(
-        lanes.take(now, LIMITS, false).is_empty(),
+        lanes.next_request(now, LIMITS, false).is_empty(),
         "one of a shard is under way"
     );
 }
@@ -206,7 +206,7 @@ fn an_event_at_the_size_of_an_aggregate_goes_alone_and_as_it_is() {
         lanes.push(event);
     }
     for (n, size) in [(1, 5000), (2, 980), (3, 10)] {
-        let mut request = lanes.take(now, LIMITS, false);
+        let mut request = lanes.next_request(now, LIMITS, false);
         assert_eq!(order(&request), [n]);
         assert_eq!(request[0].data(), vec![b'x'; size]);
         lanes.acknowledge(request.remove(0));
@@ -222,10 +222,10 @@ fn what_waits_lines_up_anew_when_the_stream_is_resharded() {
     }
     let mut arrived = Vec::new();
     for shards in [2, 7, 1] {
-        let request = lanes.take(now, LIMITS, false);
+        let request = lanes.next_request(now, LIMITS, false);
         for (at, record) in request.into_iter().enumerate() {
             match at % 2 {
-                0 => lanes.refuse(now, record, |_| Duration::from_secs(9)),
+                0 => lanes.retry(now, record, |_| Duration::from_secs(9)),
                 _ => {
                     arrived.extend(numbers(&record));
                     lanes.acknowledge(record);
@@ -236,7 +236,7 @@ fn what_waits_lines_up_anew_when_the_stream_is_resharded() {
         assert_eq!(lanes.map().len(), usize::try_from(shards).unwrap());
     }
     while !lanes.is_empty() {
-        for record in lanes.take(now, LIMITS, false) {
+        for record in lanes.next_request(now, LIMITS, false) {
             arrived.extend(numbers(&record));
             lanes.acknowledge(record);
         }
@@ -277,7 +277,7 @@ proptest! {
             now += Duration::from_millis(10);
             if roll() & 1 == 0 {
                 let full = roll() & 1 == 0 && next < keys.len();
-                let request = lanes.take(now, RequestLimits { records: 3, bytes: 300 }, full);
+                let request = lanes.next_request(now, RequestLimits { records: 3, bytes: 300 }, full);
                 let bytes: usize = request.iter().map(Record::bytes).sum();
                 prop_assert!(request.len() <= 1 || (request.len() <= 3 && bytes <= 300));
                 for record in &request {
@@ -296,15 +296,15 @@ proptest! {
                 let record = under_way.swap_remove(usize::from(roll()) % under_way.len());
                 let shard = record.shard();
                 match roll() {
-                    0..60 => lanes.refuse(now, record, |n| Duration::from_millis(u64::from(n) * 7)),
+                    0..60 => lanes.retry(now, record, |n| Duration::from_millis(u64::from(n) * 7)),
                     60..90 => {
-                        lanes.refuse(now, record, |_| Duration::ZERO);
-                        lanes.throttled(now, shard, 1, |n| Duration::from_millis(u64::from(n) * 5));
+                        lanes.retry(now, record, |_| Duration::ZERO);
+                        lanes.pause_shard(now, shard, 1, |n| Duration::from_millis(u64::from(n) * 5));
                     }
                     _ => {
                         arrived.extend(numbers(&record));
                         lanes.acknowledge(record);
-                        lanes.flowed(shard);
+                        lanes.raise_share(shard);
                     }
                 }
             } else if roll() < 20 {
@@ -314,7 +314,7 @@ proptest! {
                 break;
             }
         }
-        prop_assert_eq!((lanes.memory(), lanes.sendable(), lanes.full), (0, 0, 0));
+        prop_assert_eq!((lanes.memory(), lanes.sendable_records(), lanes.full), (0, 0, 0));
         prop_assert_eq!(arrived.len(), keys.len());
         for (at, n) in arrived.iter().enumerate() {
             for later in &arrived[at + 1..] {
