@@ -251,7 +251,7 @@ where
         if let Some(event) = first_event {
             let acknowledgements = &mut self.sender.acknowledgements;
             let transaction = acknowledgements.begin();
-            acknowledgements.add(transaction);
+            acknowledgements.add_event(transaction);
             acknowledgements.commit(transaction, self.start.acknowledged);
             self.report.events += 1;
             self.sender.push(QueuedEvent { event, transaction });
@@ -285,7 +285,7 @@ where
         };
         self.settled = settled;
         let position = AckPosition::from(settled);
-        self.sender.acknowledgements.examined(settled);
+        self.sender.acknowledgements.complete_window(settled);
         self.checkpointer.set_back(position.clone());
         self.store(&position).await
     }

@@ -327,7 +327,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
             return Err(self.out_of_place(lsn));
         }
         if open.left_out {
-            out.acknowledgements.forget(open.id);
+            out.acknowledgements.discard(open.id);
             return Ok(());
         }
         out.report.transactions += u64::from(open.changes > 0 && !open.is_sent);
@@ -457,7 +457,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
                 return Err(Error::oversize(&self.settings.slot, &event, bytes, limit));
             }
             out.report.events += 1;
-            out.acknowledgements.add(id);
+            out.acknowledgements.add_event(id);
             out.events.push(QueuedEvent {
                 event,
                 transaction: id,

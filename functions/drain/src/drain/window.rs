@@ -137,10 +137,14 @@ where
         if is_all_sent && failure.is_none() {
             match read {
                 // A transaction that was left out may begin before the window's end.
-                ReadOutcome::Whole if !has_left_out => self.sender.acknowledgements.examined(window.upto),
+                ReadOutcome::Whole if !has_left_out => {
+                    self.sender.acknowledgements.complete_window(window.upto)
+                }
                 ReadOutcome::Whole | ReadOutcome::RowBound => {}
                 // The open transaction resumes where its last section ended.
-                ReadOutcome::TooSlow | ReadOutcome::Stopped => self.sender.acknowledgements.abandon(),
+                ReadOutcome::TooSlow | ReadOutcome::Stopped => {
+                    self.sender.acknowledgements.discard_unfinished()
+                }
             }
         }
         if read == ReadOutcome::Whole && !has_left_out && failure.is_none() {
@@ -179,7 +183,7 @@ where
         if let Error::NotResumed { .. } = &failure {
             confirmed?;
             tracing::warn!(slot = self.settings.slot, "{}", failure.chain());
-            self.sender.acknowledgements.start_over();
+            self.sender.acknowledgements.restart_transaction();
             let position = self.sender.acknowledgements.position().clone();
             self.checkpointer.set_back(position);
             return Ok(WindowOutcome::ReadAgain);

@@ -53,7 +53,7 @@ impl Acknowledgements {
     }
 
     /// Notes one event of the transaction.
-    pub fn add(&mut self, id: TransactionId) {
+    pub fn add_event(&mut self, id: TransactionId) {
         if let Some(entry) = self.entry(id) {
             entry.outstanding += 1;
         }
@@ -68,7 +68,7 @@ impl Acknowledgements {
     }
 
     /// The transaction was read up to a place inside of it. What follows belongs to the next section, whose name is returned.
-    pub fn section(&mut self, id: TransactionId, resume: ResumePoint) -> TransactionId {
+    pub fn begin_section(&mut self, id: TransactionId, resume: ResumePoint) -> TransactionId {
         if let Some(entry) = self.entry(id) {
             entry.end = Some(SpanEnd::Section(resume));
         }
@@ -78,7 +78,7 @@ impl Acknowledgements {
     }
 
     /// The last transaction that was begun is not to be counted after all; nothing was noted of it.
-    pub fn forget(&mut self, id: TransactionId) {
+    pub fn discard(&mut self, id: TransactionId) {
         if id.0 + 1 == self.first + self.entries.len() as u64 {
             self.entries.pop_back();
         }
@@ -95,20 +95,20 @@ impl Acknowledgements {
 
     /// The window ends inside a transaction, which will be read again from where its last section ended. To be called when
     /// nothing is outstanding.
-    pub fn abandon(&mut self) {
+    pub fn discard_unfinished(&mut self) {
         self.first += self.entries.len() as u64;
         self.entries.clear();
     }
 
     /// What was reached inside a transaction does not count: it is read from its beginning. To be called when nothing is
     /// outstanding.
-    pub fn start_over(&mut self) {
-        self.abandon();
+    pub fn restart_transaction(&mut self) {
+        self.discard_unfinished();
         self.position.resume = None;
     }
 
     /// A window was read completely: there is nothing of ours up to `end`. To be called when nothing is outstanding.
-    pub fn examined(&mut self, end: Lsn) {
+    pub fn complete_window(&mut self, end: Lsn) {
         assert!(
             self.entries.is_empty(),
             "a window that was read completely ends between transactions"
@@ -172,8 +172,8 @@ mod tests {
     fn a_transaction_counts_when_it_and_all_before_it_have_arrived() {
         let mut ledger = Acknowledgements::new(Lsn(1).into());
         let (a, b) = (ledger.begin(), ledger.begin());
-        ledger.add(a);
-        ledger.add(b);
+        ledger.add_event(a);
+        ledger.add_event(b);
         ledger.commit(a, Lsn(10));
         ledger.commit(b, Lsn(20));
         ledger.acknowledge(b);
@@ -186,7 +186,7 @@ mod tests {
     fn a_transaction_that_is_still_being_read_does_not_count() {
         let mut ledger = Acknowledgements::new(Lsn(1).into());
         let a = ledger.begin();
-        ledger.add(a);
+        ledger.add_event(a);
         ledger.acknowledge(a);
         assert_eq!(ledger.acknowledged(), Lsn(1));
         ledger.commit(a, Lsn(10));
@@ -210,10 +210,10 @@ mod tests {
     fn a_section_counts_when_all_before_it_has_arrived_and_no_longer_once_its_transaction_has() {
         let mut ledger = Acknowledgements::new(Lsn(1).into());
         let first = ledger.begin();
-        ledger.add(first);
-        let second = ledger.section(first, inside(10));
-        ledger.add(second);
-        let third = ledger.section(second, inside(20));
+        ledger.add_event(first);
+        let second = ledger.begin_section(first, inside(10));
+        ledger.add_event(second);
+        let third = ledger.begin_section(second, inside(20));
         let rows = |ledger: &Acknowledgements| ledger.position().resume.as_ref().map(|inside| inside.rows);
         ledger.acknowledge(second);
         assert_eq!(rows(&ledger), None);
@@ -227,16 +227,16 @@ mod tests {
     fn what_was_reached_inside_a_transaction_survives_its_being_read_again() {
         let mut ledger = Acknowledgements::new(Lsn(1).into());
         let first = ledger.begin();
-        ledger.section(first, inside(10));
-        ledger.abandon();
+        ledger.begin_section(first, inside(10));
+        ledger.discard_unfinished();
         let message = ledger.begin();
         ledger.commit(message, Lsn(60));
         assert_eq!(ledger.position().resume, Some(inside(10)));
         let forgotten = ledger.begin();
-        ledger.forget(forgotten);
-        ledger.examined(Lsn(99));
+        ledger.discard(forgotten);
+        ledger.complete_window(Lsn(99));
         assert_eq!(ledger.position().resume, Some(inside(10)));
-        ledger.examined(Lsn(100));
+        ledger.complete_window(Lsn(100));
         assert_eq!(ledger.position().resume, None);
     }
 
@@ -255,12 +255,12 @@ mod tests {
                 match step {
                     0..4 => {
                         rows += 1;
-                        ledger.add(id);
+                        ledger.add_event(id);
                         open.push((id, (number - 1, before)));
                     }
                     4 => {
                         let commit_end = Lsn(number);
-                        id = ledger.section(id, ResumePoint { commit_end, ..inside(rows) });
+                        id = ledger.begin_section(id, ResumePoint { commit_end, ..inside(rows) });
                         before = rows;
                     }
                     5 => {

@@ -22,7 +22,7 @@ fn lanes(aggregation: Aggregation) -> (Lanes, Acknowledgements, Instant) {
 
 fn event(ledger: &mut Acknowledgements, n: u64, key: &str, barrier: bool) -> QueuedEvent {
     let transaction = ledger.begin();
-    ledger.add(transaction);
+    ledger.add_event(transaction);
     ledger.commit(transaction, Lsn(n));
     let position = Position {
         commit_end: Lsn(n),
