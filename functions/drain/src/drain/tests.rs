@@ -266,7 +266,7 @@ impl Stream for FakeStream {
                 refuses.swap_remove(at);
                 return RecordOutcome::Throttled;
             }
-            let shard = self.shards.shard(self.shards.at(HashKey::of(key)));
+            let shard = self.shards.shard(self.shards.shard_number(HashKey::of(key)));
             // A consumer drops an aggregate that is not all of its shard.
             let is_here = |event: &crate::pack::QueuedEvent| {
                 (shard.first..=shard.last).contains(&HashKey::of(&event.event.partition_key))

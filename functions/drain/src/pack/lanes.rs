@@ -238,7 +238,7 @@ impl Lanes {
 
     fn lane_of(&self, event: &Event) -> (HashKey, usize) {
         let place = HashKey::of(&event.partition_key);
-        let shard = self.map.at(place);
+        let shard = self.map.shard_number(place);
         match self.aggregation {
             Aggregation::None => (place, shard),
             Aggregation::Kpl { .. } => (self.map.shard(shard).first, shard),

@@ -72,7 +72,7 @@ impl ShardMap {
     }
 
     /// The number of the shard that takes a place, from 0 to [`ShardMap::len`] exclusive.
-    pub fn at(&self, place: HashKey) -> usize {
+    pub fn shard_number(&self, place: HashKey) -> usize {
         self.shards.partition_point(|shard| shard.last < place)
     }
 
@@ -133,7 +133,8 @@ mod tests {
             shard("c", 200, u128::MAX),
         ];
         let map = ShardMap::new(shards).unwrap();
-        let ids = [0, 99, 100, 199, 200, u128::MAX].map(|place| &*map.shard(map.at(HashKey(place))).id);
+        let ids =
+            [0, 99, 100, 199, 200, u128::MAX].map(|place| &*map.shard(map.shard_number(HashKey(place))).id);
         assert_eq!(ids, ["a", "a", "b", "b", "c", "c"]);
     }
 
@@ -159,7 +160,7 @@ mod tests {
             let lasts = firsts[1..].iter().map(|first| first - 1).chain([u128::MAX]);
             let shards = firsts.iter().zip(lasts).map(|(first, last)| shard("s", *first, last)).collect();
             let map = ShardMap::new(shards).unwrap();
-            let found = map.shard(map.at(HashKey(place)));
+            let found = map.shard(map.shard_number(HashKey(place)));
             prop_assert!((found.first..=found.last).contains(&HashKey(place)));
         }
     }

@@ -104,7 +104,7 @@ fn a_shard_that_throttles_pauses_and_the_others_go_on() {
     let (mut ledger, now) = (Acknowledgements::new(Lsn(0).into()), Instant::now());
     let mut lanes = Lanes::new(Aggregation::None, ShardMap::even(2));
     let keys: Vec<String> = (0..1000).map(|n| n.to_string()).collect();
-    let shard = |key: &String| ShardMap::even(2).at(HashKey::of(key));
+    let shard = |key: &String| ShardMap::even(2).shard_number(HashKey::of(key));
     for (n, key) in (0..).zip(&keys) {
         lanes.push(event(&mut ledger, n, key, false));
     }
@@ -186,7 +186,7 @@ fn an_aggregate_holds_the_keys_of_one_shard_up_to_its_size() {
         assert!((950..=1000).contains(&size), "{size}");
         for event in record.events() {
             assert_eq!(
-                ShardMap::even(4).at(HashKey::of(&event.event.partition_key)),
+                ShardMap::even(4).shard_number(HashKey::of(&event.event.partition_key)),
                 record.shard()
             );
         }
@@ -284,7 +284,7 @@ proptest! {
                     prop_assert_eq!(record.bytes(), record.data().len() + record.partition_key().len());
                     prop_assert!(!record.is_aggregate() || record.bytes() <= 150);
                     let mut keys = record.events().iter().map(|event| HashKey::of(&event.event.partition_key));
-                    prop_assert!(keys.all(|key| lanes.map().at(key) == record.shard()));
+                    prop_assert!(keys.all(|key| lanes.map().shard_number(key) == record.shard()));
                 }
                 under_way.extend(request);
             }
