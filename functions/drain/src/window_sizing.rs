@@ -14,7 +14,7 @@ pub struct Window {
     /// Rows after which the server stops, at the next end of a transaction.
     pub rows: i32,
     /// Rows that the stream has, and that the server need not send.
-    pub known: Option<SentPrefix>,
+    pub sent_prefix: Option<SentPrefix>,
 }
 
 /// The beginning of a large transaction.
@@ -43,9 +43,9 @@ pub enum SizingStep {
     /// Try a smaller one.
     Smaller,
     /// Give it nearly all of an invocation's time.
-    Later,
+    NextInvocation,
     /// It had that, and a smaller one would not help.
-    Never,
+    Impossible,
 }
 
 const WAL_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=4 << 30;
@@ -66,7 +66,7 @@ impl Default for WindowSizing {
 impl WindowSizing {
     /// The next window, from `confirmed` towards `readable`, of a slot that is decoded from `restart`. What is read again on the way to
     /// it costs as much as what is new, so the window is at least as large, unless that was too slow.
-    pub fn window(&self, confirmed: Lsn, readable: Lsn, restart: Lsn) -> Window {
+    pub fn next_window(&self, confirmed: Lsn, readable: Lsn, restart: Lsn) -> Window {
         let again = match self.stretch {
             true => confirmed.bytes_since(restart).min(*WAL_BYTES.end()),
             false => 0,
@@ -74,13 +74,13 @@ impl WindowSizing {
         Window {
             upto: readable.min(confirmed.plus(self.wal_bytes.max(again))),
             rows: self.rows,
-            known: None,
+            sent_prefix: None,
         }
     }
 
     /// How long the server may take to decode a window, which it does before it sends the first row: half of the time that is left, so
     /// that a smaller one can still be tried, or where that was not enough, nearly all.
-    pub fn patience(&self, left: Duration) -> Duration {
+    pub fn decode_timeout(&self, left: Duration) -> Duration {
         match self.patient {
             true => left * 9 / 10,
             false => left / 2,
@@ -90,7 +90,7 @@ impl WindowSizing {
     /// Takes in what a window cost that was as large as this pace allows. The next should take a quarter of the time that
     /// is left, within half a second to thirty seconds; it grows and shrinks by four at most, since a cost seen once may be
     /// chance.
-    pub fn learn(&mut self, took: Duration, left: Duration) {
+    pub fn adjust(&mut self, took: Duration, left: Duration) {
         self.patient = took > (took + left) / 3;
         self.stretch = !self.patient;
         let target = (left / 4).clamp(Duration::from_millis(500), Duration::from_secs(30));
@@ -99,7 +99,7 @@ impl WindowSizing {
     }
 
     /// A window did not fit into its time: the next is not stretched, or a sixteenth of it, since an invocation has time for few attempts.
-    pub fn too_slow(&mut self, confirmed: Lsn, restart: Lsn) -> SizingStep {
+    pub fn shrink(&mut self, confirmed: Lsn, restart: Lsn) -> SizingStep {
         let before = *self;
         match self.stretch && confirmed.bytes_since(restart) > self.wal_bytes {
             true => self.stretch = false,
@@ -108,8 +108,8 @@ impl WindowSizing {
         let smaller = before != *self;
         match (smaller, std::mem::replace(&mut self.patient, true)) {
             (true, _) => SizingStep::Smaller,
-            (false, false) => SizingStep::Later,
-            (false, true) => SizingStep::Never,
+            (false, false) => SizingStep::NextInvocation,
+            (false, true) => SizingStep::Impossible,
         }
     }
 
@@ -130,23 +130,26 @@ mod tests {
 
     /// How large a window is where nothing is read again.
     fn size(pace: &WindowSizing) -> (u64, i32) {
-        let window = pace.window(Lsn(0), END, Lsn(0));
+        let window = pace.next_window(Lsn(0), END, Lsn(0));
         (window.upto.0, window.rows)
     }
 
     #[test]
     fn a_window_never_reaches_beyond_what_may_be_read() {
         let pace = WindowSizing::default();
-        assert_eq!(pace.window(Lsn(100), Lsn(200), Lsn(100)).upto, Lsn(200));
-        assert_eq!(pace.window(Lsn(100), END, Lsn(100)).upto, Lsn(100 + (128 << 20)));
+        assert_eq!(pace.next_window(Lsn(100), Lsn(200), Lsn(100)).upto, Lsn(200));
+        assert_eq!(
+            pace.next_window(Lsn(100), END, Lsn(100)).upto,
+            Lsn(100 + (128 << 20))
+        );
     }
 
     #[test]
     fn a_window_is_at_least_as_large_as_what_is_read_again_for_it() {
         let pace = WindowSizing::default();
-        assert_eq!(pace.window(Lsn(1 << 30), END, Lsn(0)).upto, Lsn(2 << 30));
+        assert_eq!(pace.next_window(Lsn(1 << 30), END, Lsn(0)).upto, Lsn(2 << 30));
         assert_eq!(
-            pace.window(Lsn(1 << 40), END, Lsn(0)).upto,
+            pace.next_window(Lsn(1 << 40), END, Lsn(0)).upto,
             Lsn((1 << 40) + (4 << 30))
         );
     }
@@ -154,34 +157,37 @@ mod tests {
     #[test]
     fn windows_grow_while_they_are_quick_and_shrink_when_they_are_not() {
         let mut pace = WindowSizing::default();
-        pace.learn(Duration::from_millis(10), MINUTE);
+        pace.adjust(Duration::from_millis(10), MINUTE);
         assert_eq!(size(&pace), (512 << 20, 400_000));
-        assert_eq!(pace.patience(MINUTE), MINUTE / 2);
-        pace.learn(MINUTE, Duration::from_secs(4));
+        assert_eq!(pace.decode_timeout(MINUTE), MINUTE / 2);
+        pace.adjust(MINUTE, Duration::from_secs(4));
         assert_eq!(size(&pace), (128 << 20, 100_000));
-        assert_eq!(pace.patience(MINUTE), MINUTE * 9 / 10);
+        assert_eq!(pace.decode_timeout(MINUTE), MINUTE * 9 / 10);
     }
 
     #[test]
     fn a_window_that_is_too_slow_becomes_smaller_until_nothing_helps() {
         let mut pace = WindowSizing::default();
-        let too_slow = |pace: &mut WindowSizing| pace.too_slow(Lsn(0), Lsn(0));
+        let too_slow = |pace: &mut WindowSizing| pace.shrink(Lsn(0), Lsn(0));
         assert_eq!(too_slow(&mut pace), SizingStep::Smaller);
         assert_eq!(size(&pace), (8 << 20, 6250));
         assert_eq!(too_slow(&mut pace), SizingStep::Smaller);
         assert_eq!(size(&pace), (1 << 20, 1000));
-        assert_eq!(too_slow(&mut pace), SizingStep::Never);
+        assert_eq!(too_slow(&mut pace), SizingStep::Impossible);
     }
 
     #[test]
     fn where_most_is_read_again_the_window_is_first_no_longer_stretched() {
         let (mut pace, confirmed) = (WindowSizing::default(), Lsn(1 << 30));
-        assert_eq!(pace.too_slow(confirmed, Lsn(0)), SizingStep::Smaller);
+        assert_eq!(pace.shrink(confirmed, Lsn(0)), SizingStep::Smaller);
         assert_eq!(
-            pace.window(confirmed, END, Lsn(0)).upto,
+            pace.next_window(confirmed, END, Lsn(0)).upto,
             confirmed.plus(128 << 20)
         );
-        assert_eq!(pace.too_slow(confirmed, Lsn(0)), SizingStep::Smaller);
-        assert_eq!(pace.window(confirmed, END, Lsn(0)).upto, confirmed.plus(8 << 20));
+        assert_eq!(pace.shrink(confirmed, Lsn(0)), SizingStep::Smaller);
+        assert_eq!(
+            pace.next_window(confirmed, END, Lsn(0)).upto,
+            confirmed.plus(8 << 20)
+        );
     }
 }

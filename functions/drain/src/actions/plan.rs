@@ -108,7 +108,7 @@ pub(crate) async fn plan<S: Slot>(slot: &mut S, input: PlanInput<'_>) -> Result<
     let window = Window {
         upto,
         rows,
-        known: None,
+        sent_prefix: None,
     };
     let mut peeked = slot.peek(window, input.time).await?;
     let reader_settings = reader_settings(&input);

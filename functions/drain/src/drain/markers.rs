@@ -177,7 +177,7 @@ impl Markers {
         let window = Window {
             upto: expected.flushed.min(slot.wal_positions().await?.flush),
             rows: i32::MAX,
-            known: None,
+            sent_prefix: None,
         };
         let time = budget.for_reading(Instant::now()) / 2;
         match slot.find(window, &expected.nonce, time).await {

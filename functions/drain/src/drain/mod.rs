@@ -299,19 +299,23 @@ where
         time_left: Duration,
     ) -> Result<NextWindow, Error> {
         let confirmed_before = self.confirmed;
-        let (window, patience) = self.with_resume_point(window, time_left);
-        let outcome = self.run_window(window, positions.readable, patience).await?;
+        let (window, decode_timeout) = self.with_resume_point(window, time_left);
+        let outcome = self
+            .run_window(window, positions.readable, decode_timeout)
+            .await?;
         self.report_lag(positions);
         match outcome {
             WindowOutcome::OutOfTime => Ok(NextWindow::OutOfTime),
             WindowOutcome::TooSlow => {
-                let step = self.sizing().too_slow(confirmed_before, positions.restart);
+                let step = self.sizing().shrink(confirmed_before, positions.restart);
                 match step {
                     SizingStep::Smaller => Ok(NextWindow::Another),
-                    SizingStep::Later => Ok(NextWindow::OutOfTime),
+                    SizingStep::NextInvocation => Ok(NextWindow::OutOfTime),
                     // Earlier attempts took the time. The next invocation gives it nearly all of its own.
-                    SizingStep::Never if patience < self.reading_time / 2 => Ok(NextWindow::OutOfTime),
-                    SizingStep::Never => Err(self.too_slow()),
+                    SizingStep::Impossible if decode_timeout < self.reading_time / 2 => {
+                        Ok(NextWindow::OutOfTime)
+                    }
+                    SizingStep::Impossible => Err(self.too_slow()),
                 }
             }
             WindowOutcome::ReadAgain => Ok(NextWindow::Another),
@@ -320,7 +324,7 @@ where
             }
             WindowOutcome::Whole | WindowOutcome::RowBound => {
                 let time_left = self.budget.for_reading(Instant::now());
-                self.sizing().learn(opened.elapsed(), time_left);
+                self.sizing().adjust(opened.elapsed(), time_left);
                 if positions.readable.bytes_since(self.confirmed) < MOST_LAG_BYTES {
                     self.next_chunk().await?;
                 }
@@ -335,15 +339,15 @@ where
     /// window would not make its transaction smaller, so it gets nearly all of the time.
     fn with_resume_point(&self, window: Window, time_left: Duration) -> (Window, Duration) {
         let Some(resume) = &self.sender.acknowledgements.position().resume else {
-            return (window, self.sizing().patience(time_left));
+            return (window, self.sizing().decode_timeout(time_left));
         };
-        let known = Some(SentPrefix {
+        let sent_prefix = Some(SentPrefix {
             xid: resume.xid,
             before: resume.lsn,
         });
         let window = Window {
             rows: i32::MAX,
-            known,
+            sent_prefix,
             ..window
         };
         (window, time_left * 9 / 10)

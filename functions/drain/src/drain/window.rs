@@ -55,19 +55,19 @@ impl<S: Slot + TableSource, K: Stream, C: StateStore> Drain<'_, S, K, C>
 where
     <S::Rows as PeekRows>::Row: PeekRow,
 {
-    /// Reads one window, sends it, and confirms what was acknowledged. The server has `patience` to decode it.
+    /// Reads one window, sends it, and confirms what was acknowledged. The server has `decode_timeout` to decode it.
     /// Transactions that end behind `readable` are left for a later window.
     pub(super) async fn run_window(
         &mut self,
         window: Window,
         readable: Lsn,
-        patience: Duration,
+        decode_timeout: Duration,
     ) -> Result<WindowOutcome, Error> {
         let now = now_micros();
         if let Some(backfill) = &mut self.backfill {
             backfill.refresh_visible(self.slot).await?;
         }
-        let Some(mut rows) = self.peek(window, patience).await? else {
+        let Some(mut rows) = self.peek(window, decode_timeout).await? else {
             return Ok(WindowOutcome::TooSlow);
         };
         // Read while the rows are in transit, so that a table which is new in them is known. Without rows it is not needed.
@@ -101,11 +101,11 @@ where
     }
 
     /// Opens a window; `None` when the server does not decode it in time.
-    async fn peek(&mut self, window: Window, patience: Duration) -> Result<Option<S::Rows>, Error> {
+    async fn peek(&mut self, window: Window, decode_timeout: Duration) -> Result<Option<S::Rows>, Error> {
         self.report.peeks += 1;
         let time = self.budget.for_reading(Instant::now());
         let began = Instant::now();
-        let peeked = tokio::time::timeout(patience, self.slot.peek(window, time)).await;
+        let peeked = tokio::time::timeout(decode_timeout, self.slot.peek(window, time)).await;
         self.peek_took = began.elapsed();
         match peeked {
             Ok(Ok(rows)) => Ok(Some(rows)),
