@@ -32,22 +32,22 @@ impl Budget {
     }
 
     /// When reading stops.
-    pub fn stop_reading(&self) -> Instant {
+    pub fn reading_deadline(&self) -> Instant {
         self.deadline - self.reserve
     }
 
     /// When waiting for acknowledgements stops; what has none by then is sent again by the next invocation.
-    pub fn stop_sending(&self) -> Instant {
+    pub fn sending_deadline(&self) -> Instant {
         self.deadline - self.reserve * 2 / 3
     }
 
     /// When the last checkpoint must be stored and the slot advanced.
-    pub fn stop_confirming(&self) -> Instant {
+    pub fn confirming_deadline(&self) -> Instant {
         self.deadline - self.reserve / 10
     }
 
     /// Time left for reading.
-    pub fn for_reading(&self, now: Instant) -> Duration {
-        self.stop_reading().saturating_duration_since(now)
+    pub fn reading_time_left(&self, now: Instant) -> Duration {
+        self.reading_deadline().saturating_duration_since(now)
     }
 }

@@ -74,7 +74,7 @@ pub(crate) async fn run(app: &App, connector: &Connector, budget: Budget) -> Res
         envelope: &app.config.envelope.without_announcements(),
         start,
         rows,
-        time: budget.for_reading(Instant::now()) / 2,
+        time: budget.reading_time_left(Instant::now()) / 2,
     };
     Ok(json!(plan(slot, input).await?))
 }

@@ -182,7 +182,7 @@ impl<C: StateStore> BackfillRunner<C> {
             return Ok(BackfillStep::Pending);
         }
         let budget = environment.budget;
-        let time_left = budget.for_reading(Instant::now());
+        let time_left = budget.reading_time_left(Instant::now());
         if !self.has_time(environment, time_left) {
             return Ok(BackfillStep::OutOfTime);
         }
@@ -599,7 +599,7 @@ impl<C: StateStore> BackfillRunner<C> {
         self.state.updated_at = now_text();
         let text = self.state.to_text();
         let fence = async || slot.check_lock().await;
-        checkpointer::store_until(&self.store, text, budget.stop_confirming(), fence).await
+        checkpointer::store_until(&self.store, text, budget.confirming_deadline(), fence).await
     }
 }
 

@@ -107,7 +107,7 @@ impl Markers {
         self.number += 1;
         let (number, nonce) = (self.number, random_nonce());
         let content = Marker::content(&self.slot, number, &nonce);
-        let end = Instant::now() + MARKER_TIME.min(budget.for_reading(Instant::now()) / 4);
+        let end = Instant::now() + MARKER_TIME.min(budget.reading_time_left(Instant::now()) / 4);
         let emitted = slot.emit(marker::PREFIX, &content);
         let problem: BoxError = match tokio::time::timeout_at(end.into(), emitted).await {
             Ok(Ok(EmittedMessage { lsn, flushed })) => {
@@ -179,7 +179,7 @@ impl Markers {
             rows: i32::MAX,
             sent_prefix: None,
         };
-        let time = budget.for_reading(Instant::now()) / 2;
+        let time = budget.reading_time_left(Instant::now()) / 2;
         match slot.find(window, &expected.nonce, time).await {
             Ok(rows) if !self.contains(settings.plugin, expected, &rows) => Err(self.missing(expected, to)),
             Ok(_) if !start.promoted => Ok(HistoryProof::Unchanged),

@@ -178,13 +178,18 @@ where
             budget,
             slot: ports.slot,
             sizing: ports.sizing,
-            sender: Sender::new(ports.stream, settings, position(read_from), budget.stop_sending()),
+            sender: Sender::new(
+                ports.stream,
+                settings,
+                position(read_from),
+                budget.sending_deadline(),
+            ),
             markers: Markers::new(settings, task.checkpoint.marker.as_ref(), start.expected.clone()),
             checkpointer: Checkpointer::new(ports.checkpoints, task.checkpoint, stored),
             backfill: ports.backfill,
             confirmed: start.confirmed,
             settled: start.settled,
-            reading_time: budget.for_reading(began),
+            reading_time: budget.reading_time_left(began),
             peek_took: Duration::ZERO,
             report: Report {
                 action: "drain",
@@ -207,7 +212,7 @@ where
         }
         let mut blocked_since: Option<Instant> = None;
         loop {
-            let time_left = self.budget.for_reading(Instant::now());
+            let time_left = self.budget.reading_time_left(Instant::now());
             if time_left < WINDOW_MIN_TIME {
                 return self.stop_at_deadline();
             }
@@ -323,7 +328,7 @@ where
                 Ok(NextWindow::AtTip)
             }
             WindowOutcome::Whole | WindowOutcome::RowBound => {
-                let time_left = self.budget.for_reading(Instant::now());
+                let time_left = self.budget.reading_time_left(Instant::now());
                 self.sizing().adjust(opened.elapsed(), time_left);
                 if positions.readable.bytes_since(self.confirmed) < MOST_LAG_BYTES {
                     self.next_chunk().await?;
@@ -424,7 +429,7 @@ where
         // long transaction that pins restart_lsn makes them rarer.
         let pause = (opened.elapsed() * 20).clamp(Duration::from_millis(500), Duration::from_secs(30));
         let stay = began + self.settings.linger;
-        if Instant::now() + pause < stay.min(self.budget.stop_reading() - WINDOW_MIN_TIME) {
+        if Instant::now() + pause < stay.min(self.budget.reading_deadline() - WINDOW_MIN_TIME) {
             tokio::time::sleep(pause).await;
             return Ok(true);
         }
@@ -449,7 +454,7 @@ where
 
     /// Stores a position as the checkpoint, and waits for it.
     async fn store(&mut self, position: &AckPosition) -> Result<(), Error> {
-        let deadline = self.budget.stop_confirming();
+        let deadline = self.budget.confirming_deadline();
         let slot = &mut *self.slot;
         self.checkpointer
             .store(position, deadline, async || slot.check_lock().await)
@@ -476,7 +481,7 @@ where
             stored.is_some_and(|stored| stored.commit_end >= acknowledged),
             "the slot moves after the checkpoint"
         );
-        let deadline = self.budget.stop_confirming();
+        let deadline = self.budget.confirming_deadline();
         let time_left = deadline.saturating_duration_since(Instant::now());
         match tokio::time::timeout(time_left, self.slot.advance(acknowledged, time_left)).await {
             Ok(Ok(())) => {

@@ -103,7 +103,7 @@ where
     /// Opens a window; `None` when the server does not decode it in time.
     async fn peek(&mut self, window: Window, decode_timeout: Duration) -> Result<Option<S::Rows>, Error> {
         self.report.peeks += 1;
-        let time = self.budget.for_reading(Instant::now());
+        let time = self.budget.reading_time_left(Instant::now());
         let began = Instant::now();
         let peeked = tokio::time::timeout(decode_timeout, self.slot.peek(window, time)).await;
         self.peek_took = began.elapsed();
@@ -224,7 +224,7 @@ where
         rows: &mut impl PeekRows<Row = R>,
         reader: &mut WindowReader<'_, R>,
     ) -> Result<ReadOutcome, Error> {
-        let stop = tokio::time::sleep_until(self.budget.stop_reading().into());
+        let stop = tokio::time::sleep_until(self.budget.reading_deadline().into());
         tokio::pin!(stop);
         let (mut count, mut events) = (0i32, Vec::new());
         loop {
@@ -291,7 +291,7 @@ where
             if let Some(request) = next? {
                 self.look_up(&request).await?;
                 // Each lookup costs a round trip, and there may be many.
-                if Instant::now() >= self.budget.stop_reading() {
+                if Instant::now() >= self.budget.reading_deadline() {
                     return Ok(false);
                 }
             }
@@ -317,7 +317,7 @@ where
         reader: &mut WindowReader<'_, R>,
     ) -> Result<bool, Error> {
         let asked = self.slot.large_commits(window, HOLD_BYTES / 2);
-        let Ok(commits) = tokio::time::timeout_at(self.budget.stop_reading().into(), asked).await else {
+        let Ok(commits) = tokio::time::timeout_at(self.budget.reading_deadline().into(), asked).await else {
             let _ = tokio::time::timeout(CANCEL_TIME, self.slot.cancel_control()).await;
             return Ok(false);
         };
@@ -328,7 +328,7 @@ where
 
     /// Sends until everything that was read is acknowledged (then `true`), or the time for that is over.
     pub(super) async fn send_rest(&mut self) -> (Result<(), Error>, bool) {
-        let stop = tokio::time::sleep_until(self.budget.stop_sending().into());
+        let stop = tokio::time::sleep_until(self.budget.sending_deadline().into());
         tokio::pin!(stop);
         let mut result = Ok(());
         while !self.sender.is_done() {
