@@ -2,7 +2,7 @@
 
 mod backfill;
 
-pub use backfill::{BackfillCommand, BackfillRequest, MOST_ROWS};
+pub use backfill::{BackfillCommand, BackfillRequest, MAX_CHUNK_ROWS};
 
 use serde_json::{Map, Value};
 

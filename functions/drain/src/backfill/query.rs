@@ -7,7 +7,7 @@ use crate::table_name::quoted;
 use super::table::{BackfillTable, KeyOrder, SizeProbe};
 
 /// A row with more bytes than this is not read: no record could hold it, and a row is taken into memory whole.
-pub const MOST_ROW_BYTES: u64 = 16 << 20;
+pub const MAX_ROW_BYTES: u64 = 16 << 20;
 
 /// `COPY … TO STDOUT` of the next rows behind `after`. Values come as the types' output functions write them, as in the log. The first field is
 /// a row's size in bytes, about; of one that is too large only the key comes.
@@ -88,7 +88,7 @@ fn select(table: &BackfillTable) -> String {
         .map(|(at, column)| {
             let name = format!("t.{}", quoted(&column.name));
             match is_guarded && !table.key_places.contains(at) {
-                true => format!("case when s.spillway_bytes <= {MOST_ROW_BYTES} then {name} end"),
+                true => format!("case when s.spillway_bytes <= {MAX_ROW_BYTES} then {name} end"),
                 false => name,
             }
         })

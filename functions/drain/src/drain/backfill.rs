@@ -15,7 +15,7 @@ use crate::backfill::{
 use crate::budget::Budget;
 use crate::clock::now_text;
 use crate::error::Error;
-use crate::event::MOST_ROWS;
+use crate::event::MAX_CHUNK_ROWS;
 use crate::lsn::Lsn;
 use crate::nonce::random_nonce;
 use crate::ports::{ChunkBounds, ChunkRead, Slot, StateStore, TableSource};
@@ -326,7 +326,7 @@ impl<C: StateStore> BackfillRunner<C> {
     ) -> Result<Option<BackfillStep>, Error> {
         let began = Instant::now();
         let budget = environment.budget;
-        let most = self.state.request.chunk_rows.unwrap_or(MOST_ROWS);
+        let most = self.state.request.chunk_rows.unwrap_or(MAX_CHUNK_ROWS);
         let progress = self.state.table_progress(&table);
         let rows = progress.next_rows(u64::from(most), CHUNK_TIME.min(time_left / 3));
         let (after, first, is_slow) = (progress.key.clone(), progress.rows == 0, progress.slow);

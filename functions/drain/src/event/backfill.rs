@@ -34,7 +34,7 @@ pub struct BackfillRequest {
     /// The columns, by name; empty for all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub columns: Vec<String>,
-    /// Most rows of one chunk, 1 to [`MOST_ROWS`]. Time and bytes bound it besides.
+    /// Most rows of one chunk, 1 to [`MAX_CHUNK_ROWS`]. Time and bytes bound it besides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chunk_rows: Option<u32>,
     /// Whether consumers shall be told which rows have vanished.
@@ -46,7 +46,7 @@ pub struct BackfillRequest {
 const KNOWN: &str = "tables, where, columns, chunk_rows and repair, or one of cancel, pause and resume";
 
 /// Most rows of a chunk: all of them are held in memory.
-pub const MOST_ROWS: u32 = 1_000_000;
+pub const MAX_CHUNK_ROWS: u32 = 1_000_000;
 
 impl BackfillCommand {
     pub(super) fn parse(fields: &Map<String, Value>) -> Result<Self, EventError> {
@@ -162,7 +162,7 @@ fn names(value: &Value) -> Option<Vec<String>> {
 
 fn rows(value: &Value) -> Option<u32> {
     let rows = u32::try_from(value.as_u64()?).ok()?;
-    (1..=MOST_ROWS).contains(&rows).then_some(rows)
+    (1..=MAX_CHUNK_ROWS).contains(&rows).then_some(rows)
 }
 
 #[cfg(test)]

@@ -404,7 +404,7 @@ impl PgSlot<'_> {
         };
         let looked = match lines {
             Ok(lines) => match lines.first() {
-                Some(line) if size(line) > query::MOST_ROW_BYTES => Ok(RowLookup::Unknown(
+                Some(line) if size(line) > query::MAX_ROW_BYTES => Ok(RowLookup::Unknown(
                     "it has more bytes than a record can hold".to_owned(),
                 )),
                 Some(line) => Ok(RowLookup::Row(line.to_vec())),
@@ -483,7 +483,7 @@ impl PgSlot<'_> {
                 ));
             }
             let bytes = size(&line);
-            if bytes > query::MOST_ROW_BYTES {
+            if bytes > query::MAX_ROW_BYTES {
                 return unreadable(format!(
                     "a row of it has {bytes} bytes, which no record can hold; it is the first behind the key {:?}",
                     held.last_key().or_else(|| after.map(<[String]>::to_vec))
