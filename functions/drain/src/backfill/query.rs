@@ -11,18 +11,18 @@ pub const MAX_ROW_BYTES: u64 = 16 << 20;
 
 /// `COPY … TO STDOUT` of the next rows behind `after`. Values come as the types' output functions write them, as in the log. The first field is
 /// a row's size in bytes, about; of one that is too large only the key comes.
-pub fn chunk(table: &BackfillTable, after: Option<&[String]>, rows: u64) -> String {
+pub fn copy_chunk(table: &BackfillTable, after: Option<&[String]>, rows: u64) -> String {
     format!("copy ({}) to stdout", rows_behind(table, after, rows))
 }
 
 /// Has the server plan the next rows, which takes the lock of a reader.
-pub fn plan(table: &BackfillTable, after: Option<&[String]>) -> String {
+pub fn explain_chunk(table: &BackfillTable, after: Option<&[String]>) -> String {
     format!("explain {}", rows_behind(table, after, 1))
 }
 
 /// What the server would do for a chunk, which it does not do. Each condition stands there twice, in different brackets, so that one that closes
 /// ours is none.
-pub fn explain(table: &BackfillTable) -> String {
+pub fn explain_table(table: &BackfillTable) -> String {
     let again = table
         .conditions
         .iter()
@@ -56,7 +56,7 @@ fn rows_behind(table: &BackfillTable, after: Option<&[String]>, rows: u64) -> St
 }
 
 /// `COPY … TO STDOUT` of the row that has a key.
-pub fn row_of(table: &BackfillTable, key: &[String]) -> String {
+pub fn copy_row(table: &BackfillTable, key: &[String]) -> String {
     let columns = columns(table).into_iter().zip(&table.order).zip(literals(key));
     let is: Vec<String> = columns
         .map(|((column, order), value)| format!("{column} {} {value}", order.equal))
@@ -238,11 +238,11 @@ mod tests {
             &[("id", "pg_catalog", None)],
         );
         assert_eq!(
-            chunk(&table, None, 10),
+            copy_chunk(&table, None, 10),
             r#"copy (select 0, t."id", t."n" from only "My ""app"""."t" t order by t."id" using operator(pg_catalog.<) limit 10) to stdout"#
         );
         assert_eq!(
-            chunk(&table, Some(&["7".into()]), 10),
+            copy_chunk(&table, Some(&["7".into()]), 10),
             "copy (select 0, t.\"id\", t.\"n\" from only \"My \"\"app\"\"\".\"t\" t where (t.\"id\" operator(pg_catalog.>) E'7'\n) order by t.\"id\" using operator(pg_catalog.<) limit 10) to stdout"
         );
     }
@@ -257,7 +257,7 @@ mod tests {
         two.conditions = vec!["b > 1 -- all".into(), "true".into()];
         two.is_root = true;
         assert_eq!(
-            chunk(&two, Some(&[r"it's \".into(), "NaN".into()]), 2),
+            copy_chunk(&two, Some(&[r"it's \".into(), "NaN".into()]), 2),
             "copy (select 0, t.\"a\", t.\"b\" from \"My \"\"app\"\"\".\"t\" t where (b > 1 -- all\n) and (true\n) and (\
              (t.\"a\" collate \"pg_catalog\".\"C\", t.\"b\") operator(pg_catalog.>) (E'it''s \\\\', E'NaN')\n) \
              order by t.\"a\" collate \"pg_catalog\".\"C\" using operator(pg_catalog.<), t.\"b\" using operator(pg_catalog.<) limit 2) to stdout"
@@ -279,13 +279,13 @@ mod tests {
             ("doc", SizeProbe::Other),
         ];
         let mut table = table(&columns, &[("id", "pg_catalog", None)]);
-        let sql = chunk(&table, None, 1);
+        let sql = copy_chunk(&table, None, 1);
         assert!(sql.contains(r#"select s.spillway_bytes, t."id", case when s.spillway_bytes <= 16777216 then t."body" end, case when"#), "{sql}");
         assert!(sql.contains(r#"coalesce(octet_length(t."body"), 0)::int8 + coalesce(case when pg_column_compression(t."doc")"#), "{sql}");
         // What is not read need not be measured.
         table.wanted = vec![true, false, false];
         assert_eq!(
-            chunk(&table, None, 1),
+            copy_chunk(&table, None, 1),
             r#"copy (select 0, t."id" from only "My ""app"""."t" t order by t."id" using operator(pg_catalog.<) limit 1) to stdout"#
         );
     }

@@ -214,7 +214,11 @@ pub(crate) async fn try_query(
     let begun = session.client.batch_execute(BEGIN).await;
     begun.map_err(|error| connector.failed("trying out a table", error))?;
     // One statement, whatever a condition says.
-    let tried = session.client.query(&query::explain(table), &[]).await.map(drop);
+    let tried = session
+        .client
+        .query(&query::explain_table(table), &[])
+        .await
+        .map(drop);
     let ended = session.client.batch_execute("rollback").await;
     ended.map_err(|error| connector.failed("trying out a table", error))?;
     match tried {
@@ -397,7 +401,7 @@ impl PgSlot<'_> {
         if !snapshot(self.connector, &self.control).await?.shows(request.xid) {
             return Ok(None);
         }
-        let sql = query::row_of(table, &request.key);
+        let sql = query::copy_row(table, &request.key);
         let lines = match self.control.client.copy_out(&sql).await {
             Ok(lines) => lines.try_collect::<Vec<_>>().await,
             Err(error) => Err(error),
@@ -431,7 +435,10 @@ impl PgSlot<'_> {
         delivered: &mut BTreeSet<u32>,
     ) -> Result<(ChunkRead, bool), ChunkReadError> {
         // Planned first: from then on nobody can rewrite the table. Who did between the snapshot and that took its rows out of it.
-        self.reader.client.query(&query::plan(table, after), &[]).await?;
+        self.reader
+            .client
+            .query(&query::explain_chunk(table, after), &[])
+            .await?;
         if is_rewritten(self.connector, &self.reader, table).await? {
             return Ok((ChunkRead::Rewritten, false));
         }
@@ -441,7 +448,7 @@ impl PgSlot<'_> {
             return Ok((ChunkRead::Unseen(*xid), false));
         }
         // One more than is taken tells whether there are more.
-        let sql = query::chunk(table, after, bounds.rows.saturating_add(1));
+        let sql = query::copy_chunk(table, after, bounds.rows.saturating_add(1));
         let lines = self.reader.client.copy_out(&sql).await?;
         let mut lines = std::pin::pin!(lines);
         let mut held = Box::new(ChunkRows::new(table.clone(), snapshot));
