@@ -22,7 +22,7 @@ impl TablePattern {
     }
 
     /// Every table.
-    pub fn everything() -> Self {
+    pub fn all() -> Self {
         TablePattern {
             schema: "*".to_owned(),
             table: "*".to_owned(),
@@ -30,17 +30,17 @@ impl TablePattern {
     }
 
     /// Whether it may mean many tables.
-    pub fn is_open(&self) -> bool {
+    pub fn has_wildcard(&self) -> bool {
         self.schema == "*" || self.table == "*"
     }
 
     /// Schema and table, unless it may mean many.
-    pub fn name(&self) -> Option<TableName> {
-        (!self.is_open()).then(|| TableName::new(&self.schema, &self.table))
+    pub fn exact_name(&self) -> Option<TableName> {
+        (!self.has_wildcard()).then(|| TableName::new(&self.schema, &self.table))
     }
 
     /// As wal2json's `add-tables` takes it: special characters escaped, the asterisk of a pattern not.
-    pub fn for_wal2json(&self) -> String {
+    pub fn to_wal2json(&self) -> String {
         let escape = |name: &str| {
             if name == "*" {
                 return name.to_owned();
@@ -78,10 +78,10 @@ impl fmt::Display for TablePattern {
 /// The text is not two names with a period between them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a pattern of tables: expected one like public.orders, public.* or *.orders")]
-pub struct NotATablePattern(String);
+pub struct InvalidTablePattern(String);
 
 impl FromStr for TablePattern {
-    type Err = NotATablePattern;
+    type Err = InvalidTablePattern;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let mut names = [String::new(), String::new()];
@@ -97,14 +97,14 @@ impl FromStr for TablePattern {
         }
         let [schema, table] = names;
         if periods != 1 || schema.is_empty() || table.is_empty() {
-            return Err(NotATablePattern(text.chars().take(40).collect()));
+            return Err(InvalidTablePattern(text.chars().take(40).collect()));
         }
         Ok(TablePattern { schema, table })
     }
 }
 
 impl TryFrom<String> for TablePattern {
-    type Error = NotATablePattern;
+    type Error = InvalidTablePattern;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
         text.parse()

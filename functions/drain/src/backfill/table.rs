@@ -199,12 +199,12 @@ impl DatabaseSchema {
     /// The names of the tables that a request means, whether they can be backfilled or not, in order.
     pub fn names(&self, request: &BackfillRequest) -> Vec<TableName> {
         let patterns = request.tables.iter();
-        let everything = TablePattern::everything();
+        let everything = TablePattern::all();
         let everything = request.tables.is_empty().then_some(&everything);
         let meant = |pattern: &TablePattern| -> Vec<TableName> {
             let found = self.meant_by(pattern).into_iter();
             let found: Vec<_> = found.map(|info| info.table.clone()).collect();
-            match pattern.name() {
+            match pattern.exact_name() {
                 // A table that was named and is gone is a failure. It is not passed over.
                 Some(name) if found.is_empty() => vec![name],
                 _ => found,
@@ -221,7 +221,7 @@ impl DatabaseSchema {
     pub fn tables(&self, request: &BackfillRequest) -> Result<Vec<BackfillTable>, Vec<TableRefusal>> {
         let mut meant: BTreeMap<&TableName, Result<BackfillTable, TableRefusal>> = BTreeMap::new();
         let mut refused = Vec::new();
-        let everything = [TablePattern::everything()];
+        let everything = [TablePattern::all()];
         let patterns = match request.tables.is_empty() {
             true => &everything[..],
             false => &request.tables,
@@ -230,8 +230,8 @@ impl DatabaseSchema {
             let found = self.meant_by(pattern);
             if found.is_empty() {
                 let why = match &self.published {
-                    Some(_) if pattern.is_open() => "no published table is meant by it",
-                    _ if pattern.is_open() => "no table is meant by it",
+                    Some(_) if pattern.has_wildcard() => "no published table is meant by it",
+                    _ if pattern.has_wildcard() => "no table is meant by it",
                     _ => "there is no table of this name",
                 };
                 refused.push(TableRefusal {
@@ -261,7 +261,7 @@ impl DatabaseSchema {
     /// The relations that a pattern means. An open one means tables only, and of these what is published and wanted; one name means
     /// that relation, whatever it is, and of a partitioned table the partitions that hold its rows.
     fn meant_by(&self, pattern: &TablePattern) -> Vec<&RelationInfo> {
-        let open = pattern.is_open();
+        let open = pattern.has_wildcard();
         let matching = self
             .relations
             .iter()
