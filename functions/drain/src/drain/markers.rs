@@ -85,7 +85,7 @@ impl Markers {
     ) -> Result<(WalPositions, Window), Error> {
         let mut positions = slot.wal_positions().await?;
         let next_window =
-            |positions: &WalPositions| sizing.window(confirmed, positions.readable, positions.restart);
+            |positions: &WalPositions| sizing.next_window(confirmed, positions.readable, positions.restart);
         let upto = next_window(&positions).upto;
         let reads_ahead = self.ahead.as_ref().is_none_or(|ahead| ahead.lsn < upto);
         if upto > confirmed && reads_ahead && self.expected.is_none() {
