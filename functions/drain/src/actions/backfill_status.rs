@@ -59,7 +59,7 @@ pub(super) async fn describe(
     };
     let schema = database_schema(app, connector, session, plugin).await?;
     let names = match state.is_pending() {
-        true => schema.names(&state.request),
+        true => schema.table_names(&state.request),
         false => {
             let finished = state.finished.iter().map(|table| &table.name);
             let failed = state.failed.iter().map(|table| &table.name);

@@ -184,25 +184,25 @@ pub struct DatabaseSchema {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableRefusal {
     /// The table, or the pattern.
-    pub what: String,
+    pub subject: String,
     /// Why.
-    pub why: String,
+    pub reason: String,
 }
 
 impl fmt::Display for TableRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.what, self.why)
+        write!(f, "{}: {}", self.subject, self.reason)
     }
 }
 
 impl DatabaseSchema {
     /// The names of the tables that a request means, whether they can be backfilled or not, in order.
-    pub fn names(&self, request: &BackfillRequest) -> Vec<TableName> {
+    pub fn table_names(&self, request: &BackfillRequest) -> Vec<TableName> {
         let patterns = request.tables.iter();
         let everything = TablePattern::all();
         let everything = request.tables.is_empty().then_some(&everything);
         let meant = |pattern: &TablePattern| -> Vec<TableName> {
-            let found = self.meant_by(pattern).into_iter();
+            let found = self.matching_relations(pattern).into_iter();
             let found: Vec<_> = found.map(|info| info.table.clone()).collect();
             match pattern.exact_name() {
                 // A table that was named and is gone is a failure. It is not passed over.
@@ -218,7 +218,10 @@ impl DatabaseSchema {
     ///
     /// # Errors
     /// Each that cannot be backfilled, and each pattern that means none.
-    pub fn tables(&self, request: &BackfillRequest) -> Result<Vec<BackfillTable>, Vec<TableRefusal>> {
+    pub fn backfill_tables(
+        &self,
+        request: &BackfillRequest,
+    ) -> Result<Vec<BackfillTable>, Vec<TableRefusal>> {
         let mut meant: BTreeMap<&TableName, Result<BackfillTable, TableRefusal>> = BTreeMap::new();
         let mut refused = Vec::new();
         let everything = [TablePattern::all()];
@@ -227,22 +230,22 @@ impl DatabaseSchema {
             false => &request.tables,
         };
         for pattern in patterns {
-            let found = self.meant_by(pattern);
+            let found = self.matching_relations(pattern);
             if found.is_empty() {
-                let why = match &self.published {
+                let reason = match &self.published {
                     Some(_) if pattern.has_wildcard() => "no published table is meant by it",
                     _ if pattern.has_wildcard() => "no table is meant by it",
                     _ => "there is no table of this name",
                 };
                 refused.push(TableRefusal {
-                    what: pattern.to_string(),
-                    why: why.to_owned(),
+                    subject: pattern.to_string(),
+                    reason: reason.to_owned(),
                 });
             }
             for described in found {
                 meant
                     .entry(&described.table)
-                    .or_insert_with(|| self.table(described, request));
+                    .or_insert_with(|| self.backfill_table(described, request));
             }
         }
         let mut tables = Vec::new();
@@ -260,7 +263,7 @@ impl DatabaseSchema {
 
     /// The relations that a pattern means. An open one means tables only, and of these what is published and wanted; one name means
     /// that relation, whatever it is, and of a partitioned table the partitions that hold its rows.
-    fn meant_by(&self, pattern: &TablePattern) -> Vec<&RelationInfo> {
+    fn matching_relations(&self, pattern: &TablePattern) -> Vec<&RelationInfo> {
         let open = pattern.has_wildcard();
         let matching = self
             .relations
@@ -277,7 +280,7 @@ impl DatabaseSchema {
                 'p' if open => {}
                 'p' => meant.extend(leaves),
                 'r' if open => {
-                    let drained = self.is_drained(relation) && relation.is_permanent;
+                    let drained = self.is_included(relation) && relation.is_permanent;
                     if drained && self.is_published(relation) {
                         meant.push(relation);
                     }
@@ -307,7 +310,7 @@ impl DatabaseSchema {
         self.published.is_some() && roots.into_iter().any(|root| self.is_published(root))
     }
 
-    fn is_drained(&self, relation: &RelationInfo) -> bool {
+    fn is_included(&self, relation: &RelationInfo) -> bool {
         pattern::matches_any(&self.tables, &relation.table)
     }
 
@@ -315,19 +318,19 @@ impl DatabaseSchema {
     ///
     /// # Errors
     /// It cannot be backfilled: why.
-    pub fn table(
+    pub fn backfill_table(
         &self,
         described: &RelationInfo,
         request: &BackfillRequest,
     ) -> Result<BackfillTable, TableRefusal> {
-        let what = described.table.to_string();
-        self.readable(described)
-            .and_then(|()| self.read_by(described, request, &what))
-            .map_err(|why| TableRefusal { what, why })
+        let subject = described.table.to_string();
+        self.check_readable(described)
+            .and_then(|()| self.build_table(described, request, &subject))
+            .map_err(|reason| TableRefusal { subject, reason })
     }
 
     /// Whether it is a table whose changes come, and which the role may read in an order.
-    fn readable(&self, described: &RelationInfo) -> Result<(), String> {
+    fn check_readable(&self, described: &RelationInfo) -> Result<(), String> {
         let why = match described.kind {
             'v' | 'm' => "it is a view: the log does not tell of its changes",
             'S' => "it is a sequence: the log does not tell of its changes",
@@ -336,7 +339,7 @@ impl DatabaseSchema {
             _ if !described.is_permanent => {
                 "it is temporary or unlogged: the log does not tell of its changes"
             }
-            _ if !self.is_drained(described) => "TABLES leaves it out, so its changes do not come",
+            _ if !self.is_included(described) => "TABLES leaves it out, so its changes do not come",
             _ if self.is_root_published(described) => {
                 "its changes come under the name of the partitioned table above it: backfill that one"
             }
@@ -360,7 +363,7 @@ impl DatabaseSchema {
     }
 
     /// How it is read.
-    fn read_by(
+    fn build_table(
         &self,
         described: &RelationInfo,
         request: &BackfillRequest,
@@ -368,7 +371,7 @@ impl DatabaseSchema {
     ) -> Result<BackfillTable, String> {
         let published = self.published.as_ref();
         let published = published.and_then(|published| published.get(&described.table));
-        let columns = told(described, published);
+        let columns = published_columns(described, published);
         let has = |name: &String| columns.iter().any(|column| column.name == *name);
         if let Some(hidden) = described.key.iter().find(|name| !has(name)) {
             return Err(format!("column {hidden} of its key is not published"));
@@ -436,14 +439,17 @@ impl DatabaseSchema {
 }
 
 /// The columns that its changes tell.
-fn told<'d>(described: &'d RelationInfo, published: Option<&PublicationInfo>) -> Vec<&'d ColumnInfo> {
+fn published_columns<'d>(
+    described: &'d RelationInfo,
+    published: Option<&PublicationInfo>,
+) -> Vec<&'d ColumnInfo> {
     let named = published.and_then(|published| published.columns.as_ref());
-    let is_told = |column: &&ColumnInfo| match (named, published) {
+    let is_published = |column: &&ColumnInfo| match (named, published) {
         (Some(named), _) => named.contains(&column.name) && !column.is_generated,
         (None, Some(_)) => !column.is_generated,
         (None, None) => !column.is_virtual,
     };
-    described.columns.iter().filter(is_told).collect()
+    described.columns.iter().filter(is_published).collect()
 }
 
 #[cfg(test)]

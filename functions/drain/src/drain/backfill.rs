@@ -225,7 +225,7 @@ impl<C: StateStore> BackfillRunner<C> {
             return Ok(());
         }
         let schema = slot.describe(None).await?;
-        let mut names = schema.names(&self.state.request);
+        let mut names = schema.table_names(&self.state.request);
         let reading = self.state.table.as_ref().map(|table| table.name.clone());
         let missing = reading
             .as_ref()
@@ -276,8 +276,8 @@ impl<C: StateStore> BackfillRunner<C> {
         Ok(match info {
             None => Err("it is no longer there".to_owned()),
             Some(info) => schema
-                .table(info, &self.state.request)
-                .map_err(|refusal| refusal.why),
+                .backfill_table(info, &self.state.request)
+                .map_err(|refusal| refusal.reason),
         })
     }
 

@@ -51,12 +51,12 @@ fn site(relations: Vec<RelationInfo>, published: Option<&[&str]>) -> DatabaseSch
 }
 
 fn names(site: &DatabaseSchema, tables: &[&str]) -> Vec<String> {
-    let tables = site.tables(&request(tables)).unwrap();
+    let tables = site.backfill_tables(&request(tables)).unwrap();
     tables.iter().map(|table| table.name().name.clone()).collect()
 }
 
 fn refusals(site: &DatabaseSchema, request: &BackfillRequest) -> String {
-    let refusals = site.tables(request).unwrap_err();
+    let refusals = site.backfill_tables(request).unwrap_err();
     refusals
         .iter()
         .map(ToString::to_string)
@@ -142,7 +142,7 @@ fn columns_and_rows_are_those_that_are_published() {
         ..column("g")
     });
     let columns = |site: &DatabaseSchema, request: &BackfillRequest| {
-        let table = site.tables(request).unwrap().remove(0);
+        let table = site.backfill_tables(request).unwrap().remove(0);
         let all = table.relation.columns.iter().enumerate();
         all.map(|(at, column)| (column.name.clone(), table.reads(at)))
             .collect::<Vec<_>>()
@@ -175,6 +175,6 @@ fn columns_and_rows_are_those_that_are_published() {
     };
     published.published = Some([(key, listed)].into());
     assert_eq!(columns(&published, &request(&[])), all(&[("id", true)]));
-    let table = published.tables(&request(&[])).unwrap().remove(0);
+    let table = published.backfill_tables(&request(&[])).unwrap().remove(0);
     assert_eq!(table.conditions, ["(id > 1) or (id < 0)"]);
 }
