@@ -127,7 +127,7 @@ impl ChunkRows {
             Some(Datum::Text(text)) => Some(text.to_string()),
             _ => None,
         };
-        self.table.key_places.iter().map(text).collect()
+        self.table.key_indexes.iter().map(text).collect()
     }
 
     /// The place of the next row at or behind `from` that is to be sent.
@@ -151,7 +151,7 @@ impl ChunkRows {
     /// from them, and is filled in: returns the places where.
     pub fn apply_change(&mut self, xid: u32, change: &mut Change<'_>) -> Vec<usize> {
         let mut filled = Vec::new();
-        let is_ours = |relation: &Relation| self.table.is(relation);
+        let is_ours = |relation: &Relation| self.table.matches(relation);
         match change {
             _ if self.snapshot.shows(xid) => {}
             Change::Insert { relation, new } if is_ours(relation) => {
@@ -223,7 +223,7 @@ impl ChunkRows {
         else {
             return None;
         };
-        if !table.is(relation) || !new.contains(&Datum::Unchanged) {
+        if !table.matches(relation) || !new.contains(&Datum::Unchanged) {
             return None;
         }
         let before = key_of(relation, &table.key, old)?;
@@ -280,7 +280,7 @@ pub(super) fn changes_key(table: &BackfillTable, change: &Change<'_>) -> bool {
         return false;
     };
     let key = |tuple: &Tuple<'_>| key_of(relation, &table.key, tuple);
-    table.is(relation)
+    table.matches(relation)
         && key(old)
             .zip(key(new))
             .is_some_and(|(before, after)| before != after)
@@ -295,7 +295,7 @@ pub(super) fn fields<'l>(table: &BackfillTable, line: &'l [u8]) -> Result<Tuple<
     let mut fields = line.split(|byte| *byte == b'\t').skip(1);
     let columns = table.relation.columns.iter().enumerate();
     let tuple = columns
-        .map(|(at, _)| match table.reads(at) {
+        .map(|(at, _)| match table.selects(at) {
             true => fields.next().ok_or(RowError::Malformed).and_then(value),
             false => Ok(Datum::Absent),
         })

@@ -57,7 +57,10 @@ fn rows_behind(table: &BackfillTable, after: Option<&[String]>, rows: u64) -> St
 
 /// `COPY … TO STDOUT` of the row that has a key.
 pub fn copy_row(table: &BackfillTable, key: &[String]) -> String {
-    let columns = columns(table).into_iter().zip(&table.order).zip(literals(key));
+    let columns = columns(table)
+        .into_iter()
+        .zip(&table.key_order)
+        .zip(literals(key));
     let is: Vec<String> = columns
         .map(|((column, order), value)| format!("{column} {} {value}", order.equal))
         .collect();
@@ -66,12 +69,12 @@ pub fn copy_row(table: &BackfillTable, key: &[String]) -> String {
 
 fn select(table: &BackfillTable) -> String {
     let columns = table.relation.columns.iter().enumerate();
-    let read: Vec<_> = columns.filter(|(at, _)| table.reads(*at)).collect();
+    let read: Vec<_> = columns.filter(|(at, _)| table.selects(*at)).collect();
     let sizes: Vec<String> = read
         .iter()
         .filter_map(|(at, column)| {
             let name = format!("t.{}", quoted(&column.name));
-            match table.large.get(*at)? {
+            match table.size_probes.get(*at)? {
                 SizeProbe::No => None,
                 // These two tell it without reading the value.
                 SizeProbe::Text => Some(format!("coalesce(octet_length({name}), 0)::int8")),
@@ -87,7 +90,7 @@ fn select(table: &BackfillTable) -> String {
         .iter()
         .map(|(at, column)| {
             let name = format!("t.{}", quoted(&column.name));
-            match is_guarded && !table.key_places.contains(at) {
+            match is_guarded && !table.key_indexes.contains(at) {
                 true => format!("case when s.spillway_bytes <= {MAX_ROW_BYTES} then {name} end"),
                 false => name,
             }
@@ -122,14 +125,14 @@ fn filter(conditions: &[String]) -> String {
 /// What lies behind a key. The operators are those of the index: by their names alone others may be found.
 fn behind(table: &BackfillTable, values: &[String]) -> String {
     let key = columns(table);
-    let same = table.order.first().map(|order| &order.greater);
+    let same = table.key_order.first().map(|order| &order.greater);
     // As one comparison of rows, where one operator does for all: an index finds it at once.
     if let Some(greater) = same
-        && table.order.iter().all(|order| order.greater == *greater)
+        && table.key_order.iter().all(|order| order.greater == *greater)
     {
         return format!("{} {greater} {}", row(&key), row(values));
     }
-    let mut parts = key.iter().zip(&table.order).zip(values).rev();
+    let mut parts = key.iter().zip(&table.key_order).zip(values).rev();
     let Some(((column, order), value)) = parts.next() else {
         return "true".to_owned();
     };
@@ -149,7 +152,7 @@ fn behind(table: &BackfillTable, values: &[String]) -> String {
 }
 
 fn order(table: &BackfillTable) -> String {
-    let columns = columns(table).into_iter().zip(&table.order);
+    let columns = columns(table).into_iter().zip(&table.key_order);
     let columns: Vec<String> = columns
         .map(|(column, order)| format!("{column} using {}", order.less))
         .collect();
@@ -158,7 +161,7 @@ fn order(table: &BackfillTable) -> String {
 
 /// The columns of the key, as an index compares them.
 fn columns(table: &BackfillTable) -> Vec<String> {
-    let columns = table.key.iter().zip(&table.order);
+    let columns = table.key.iter().zip(&table.key_order);
     columns
         .map(|(name, order)| {
             let collation = order.collation.as_ref().map(|name| format!(" collate {name}"));
@@ -206,9 +209,9 @@ mod tests {
         let key_names: Vec<String> = key.iter().map(|(name, ..)| (*name).to_owned()).collect();
         BackfillTable {
             oid: 1,
-            key_places: relation.columns_named(&key_names).into_iter().flatten().collect(),
+            key_indexes: relation.columns_named(&key_names).into_iter().flatten().collect(),
             key: key_names,
-            order: key
+            key_order: key
                 .iter()
                 .map(|(_, schema, collation)| {
                     let operator = |name: &str| format!("operator({schema}.{name})");
@@ -222,8 +225,8 @@ mod tests {
                     }
                 })
                 .collect(),
-            wanted: vec![true; columns.len()],
-            large: columns.iter().map(|(_, large)| *large).collect(),
+            selected: vec![true; columns.len()],
+            size_probes: columns.iter().map(|(_, large)| *large).collect(),
             is_root: false,
             conditions: Vec::new(),
             estimate: None,
@@ -283,7 +286,7 @@ mod tests {
         assert!(sql.contains(r#"select s.spillway_bytes, t."id", case when s.spillway_bytes <= 16777216 then t."body" end, case when"#), "{sql}");
         assert!(sql.contains(r#"coalesce(octet_length(t."body"), 0)::int8 + coalesce(case when pg_column_compression(t."doc")"#), "{sql}");
         // What is not read need not be measured.
-        table.wanted = vec![true, false, false];
+        table.selected = vec![true, false, false];
         assert_eq!(
             copy_chunk(&table, None, 1),
             r#"copy (select 0, t."id" from only "My ""app"""."t" t order by t."id" using operator(pg_catalog.<) limit 1) to stdout"#

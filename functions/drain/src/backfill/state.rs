@@ -75,7 +75,7 @@ pub struct TableProgress {
     pub name: TableName,
     /// The key of the last row that was read: one text for each of its columns. Those behind it are yet to be read.
     pub key: Option<Vec<String>>,
-    /// The table itself, the columns of the key and their order: see [`BackfillTable::ordering`].
+    /// The table itself, the columns of the key and their order: see [`BackfillTable::cursor_identity`].
     pub columns: Vec<String>,
     /// Rows that arrived.
     pub rows: u64,
@@ -217,12 +217,13 @@ impl BackfillState {
     /// name begins anew, and so does one whose key is made of other columns than it was, or ordered otherwise.
     pub fn table_progress(&mut self, table: &BackfillTable) -> &mut TableProgress {
         let name = table.name().clone();
-        let is_same = |reading: &TableProgress| reading.name == name && reading.columns == table.ordering();
+        let is_same =
+            |reading: &TableProgress| reading.name == name && reading.columns == table.cursor_identity();
         let reading = self.table.take().filter(is_same);
         self.table.insert(reading.unwrap_or_else(|| TableProgress {
             name,
             key: None,
-            columns: table.ordering(),
+            columns: table.cursor_identity(),
             rows: 0,
             ms: 0,
             slow: false,

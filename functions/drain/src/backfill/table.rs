@@ -22,13 +22,13 @@ pub struct BackfillTable {
     /// The names of the columns by which its rows are told apart and read in order.
     pub key: Vec<String>,
     /// Where these stand among the columns of `relation`.
-    pub key_places: Vec<usize>,
+    pub key_indexes: Vec<usize>,
     /// How each of these is compared.
-    pub order: Vec<KeyOrder>,
+    pub key_order: Vec<KeyOrder>,
     /// Which columns of `relation` are read.
-    pub(super) wanted: Vec<bool>,
+    pub(super) selected: Vec<bool>,
     /// Which columns may hold values that are large.
-    pub(super) large: Vec<SizeProbe>,
+    pub(super) size_probes: Vec<SizeProbe>,
     /// Whether its rows lie in partitions, of which it is the root.
     pub(super) is_root: bool,
     /// SQL conditions that a row must meet: the publications' filter, and the request's.
@@ -83,7 +83,7 @@ impl KeyOrder {
 
 impl BackfillTable {
     /// Whether a change's table is this one.
-    pub fn is(&self, relation: &Relation) -> bool {
+    pub fn matches(&self, relation: &Relation) -> bool {
         self.relation.table == relation.table
     }
 
@@ -94,15 +94,15 @@ impl BackfillTable {
 
     /// What a cursor is bound to: the table itself, which another may have taken the name of, and the columns of its key, each with what its
     /// order follows from.
-    pub fn ordering(&self) -> Vec<String> {
-        let columns = self.key.iter().zip(&self.order);
+    pub fn cursor_identity(&self) -> Vec<String> {
+        let columns = self.key.iter().zip(&self.key_order);
         let columns = columns.map(|(name, order)| format!("{name} {}", order.identity));
         std::iter::once(self.oid.to_string()).chain(columns).collect()
     }
 
     /// Whether the column at this place is read.
-    pub fn reads(&self, place: usize) -> bool {
-        self.wanted.get(place).copied().unwrap_or(false)
+    pub fn selects(&self, place: usize) -> bool {
+        self.selected.get(place).copied().unwrap_or(false)
     }
 }
 
@@ -128,7 +128,7 @@ pub struct RelationInfo {
     /// The columns of the best index to read it by; empty when there is none.
     pub key: Vec<String>,
     /// How these are compared.
-    pub order: Vec<KeyOrder>,
+    pub key_order: Vec<KeyOrder>,
     /// Whether updates and deletes tell which row they were of.
     pub is_identified: bool,
     /// Its columns, in table order.
@@ -153,7 +153,7 @@ pub struct ColumnInfo {
     /// Whether its value is not stored, but computed each time.
     pub is_virtual: bool,
     /// See [`SizeProbe`].
-    pub large: SizeProbe,
+    pub size_probe: SizeProbe,
 }
 
 /// What the publications say of a table.
@@ -426,10 +426,10 @@ impl DatabaseSchema {
         Ok(BackfillTable {
             oid: described.oid,
             key: described.key.clone(),
-            key_places: places.into_iter().flatten().collect(),
-            order: described.order.clone(),
-            wanted: columns.iter().map(|column| wanted(column)).collect(),
-            large: columns.iter().map(|column| column.large).collect(),
+            key_indexes: places.into_iter().flatten().collect(),
+            key_order: described.key_order.clone(),
+            selected: columns.iter().map(|column| wanted(column)).collect(),
+            size_probes: columns.iter().map(|column| column.size_probe).collect(),
             is_root: described.kind == 'p',
             conditions: filter.into_iter().chain(request.condition.clone()).collect(),
             estimate: described.estimate,

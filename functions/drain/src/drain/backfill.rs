@@ -390,7 +390,9 @@ impl<C: StateStore> BackfillRunner<C> {
         why: String,
     ) -> Result<Option<String>, Error> {
         Ok(match self.describe_table(slot, name).await? {
-            Ok(now) if now.relation != table.relation || now.ordering() != table.ordering() => None,
+            Ok(now) if now.relation != table.relation || now.cursor_identity() != table.cursor_identity() => {
+                None
+            }
             Ok(_) => Some(why),
             Err(why) => Some(why),
         })

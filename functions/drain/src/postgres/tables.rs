@@ -152,7 +152,7 @@ fn described(row: &PgRow) -> RelationInfo {
             .get::<_, Option<i64>>(8)
             .and_then(|rows| u64::try_from(rows).ok()),
         key: names,
-        order: operators
+        key_order: operators
             .into_iter()
             .zip(collations)
             .zip(identities)
@@ -166,7 +166,7 @@ fn described(row: &PgRow) -> RelationInfo {
                     may_read,
                     is_generated,
                     is_virtual,
-                    large: match large {
+                    size_probe: match large {
                         0 => SizeProbe::No,
                         1 => SizeProbe::Text,
                         _ => SizeProbe::Other,

@@ -20,10 +20,10 @@ fn table() -> BackfillTable {
         oid: 1,
         relation: relation(&[("id", true), ("body", false), ("n", false)]),
         key: vec!["id".into()],
-        key_places: vec![0],
-        order: vec![KeyOrder::plain(None)],
-        wanted: vec![true; 3],
-        large: vec![SizeProbe::No; 3],
+        key_indexes: vec![0],
+        key_order: vec![KeyOrder::plain(None)],
+        selected: vec![true; 3],
+        size_probes: vec![SizeProbe::No; 3],
         is_root: false,
         conditions: Vec::new(),
         estimate: None,
@@ -154,8 +154,8 @@ fn a_truth_value_in_a_key_is_the_same_however_it_is_written() {
     let table = BackfillTable {
         relation: Arc::clone(&relation),
         key: vec!["id".into(), "on".into()],
-        key_places: vec![0, 1],
-        order: vec![KeyOrder::plain(None); 2],
+        key_indexes: vec![0, 1],
+        key_order: vec![KeyOrder::plain(None); 2],
         ..table()
     };
     let mut held = ChunkRows::new(table, "100:100:".parse().unwrap());

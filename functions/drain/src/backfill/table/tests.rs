@@ -9,7 +9,7 @@ pub(crate) fn plain(name: &str, oid: u32) -> RelationInfo {
         is_permanent: true,
         is_identified: true,
         key: vec!["id".into()],
-        order: vec![KeyOrder::plain(None)],
+        key_order: vec![KeyOrder::plain(None)],
         columns: ["id", "n"].map(column).into(),
         may_use_schema: true,
         ..RelationInfo::default()
@@ -22,7 +22,7 @@ fn column(name: &str) -> ColumnInfo {
         may_read: true,
         is_generated: false,
         is_virtual: false,
-        large: SizeProbe::No,
+        size_probe: SizeProbe::No,
     }
 }
 
@@ -144,7 +144,7 @@ fn columns_and_rows_are_those_that_are_published() {
     let columns = |site: &DatabaseSchema, request: &BackfillRequest| {
         let table = site.backfill_tables(request).unwrap().remove(0);
         let all = table.relation.columns.iter().enumerate();
-        all.map(|(at, column)| (column.name.clone(), table.reads(at)))
+        all.map(|(at, column)| (column.name.clone(), table.selects(at)))
             .collect::<Vec<_>>()
     };
     let all = |names: &[(&str, bool)]| -> Vec<(String, bool)> {
