@@ -42,6 +42,7 @@
 mod chunk_rows;
 pub mod query;
 mod row_lookup;
+pub mod schema;
 mod snapshot;
 pub mod state;
 pub mod table;

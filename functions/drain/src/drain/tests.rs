@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::backfill::table::DatabaseSchema;
-use crate::backfill::table::tests::{plain, request};
+use crate::backfill::schema::DatabaseSchema;
+use crate::backfill::schema::tests::{request, table_info};
 use crate::backfill::{BackfillState, BackfillTable, RowLookup, RowRequest, Snapshot};
 use crate::catalog::Catalog;
 use crate::checkpoint::Checkpoint;
@@ -192,7 +192,7 @@ impl Slot for FakeSlot {
 impl TableSource for FakeSlot {
     async fn describe(&mut self, _: Option<&TableName>) -> Result<DatabaseSchema, SlotError> {
         Ok(DatabaseSchema {
-            relations: vec![plain("t", 1)],
+            relations: vec![table_info("t", 1)],
             ..DatabaseSchema::default()
         })
     }

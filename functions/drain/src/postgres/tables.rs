@@ -11,9 +11,8 @@ use tokio_postgres::error::SqlState;
 use super::connection::{Connector, Session};
 use super::server::{self, CommitWait};
 use super::sql_error::{is_cancelled, is_lock_timeout};
-use crate::backfill::table::{
-    ColumnInfo, DatabaseSchema, KeyOrder, PublicationInfo, RelationInfo, SizeProbe,
-};
+use crate::backfill::schema::{ColumnInfo, DatabaseSchema, PublicationInfo, RelationInfo};
+use crate::backfill::table::{KeyOrder, SizeProbe};
 use crate::backfill::{BackfillTable, ChunkRows, RowLookup, RowRequest, Snapshot, WATERMARK, query};
 use crate::pattern::TablePattern;
 use crate::plugin::Plugin;
