@@ -60,7 +60,8 @@ impl ChunkRows {
         }
     }
 
-    /// Whether it must be read again: a change came of which it is not known what row it touched, or that could not tell what the row has.
+    /// Whether it must be read again: a change came of which it is not known what row it touched, or that
+    /// could not tell what the row has.
     pub fn is_invalid(&self) -> bool {
         self.is_invalid
     }
@@ -95,7 +96,8 @@ impl ChunkRows {
         self.text.len() + self.key_bytes + self.rows.len() * CHUNK_ROW_BYTES
     }
 
-    /// Takes a row as `COPY … TO STDOUT` writes it, a line with or without its end. Its first field is not of the table: see `query`.
+    /// Takes a row as `COPY … TO STDOUT` writes it, a line with or without its end. Its first field is not of
+    /// the table: see `query`.
     ///
     /// # Errors
     /// It is not one of this table.
@@ -146,9 +148,10 @@ impl ChunkRows {
             .and_then(|row| self.tuple(*row))
     }
 
-    /// Lets a change of the transaction `xid` pass that is about to be sent. What the snapshot shows of it, the rows show, too. What it does
-    /// not show came later, and so the rows that it touches are not sent any more; but a large value that it left alone is known only
-    /// from them, and is filled in: returns the places where.
+    /// Lets a change of the transaction `xid` pass that is about to be sent. What the snapshot shows of it,
+    /// the rows show, too. What it does not show came later, and so the rows that it touches are not sent any
+    /// more; but a large value that it left alone is known only from them, and is filled in: returns the
+    /// places where.
     pub fn apply_change(&mut self, xid: u32, change: &mut Change<'_>) -> Vec<usize> {
         let mut filled = Vec::new();
         let is_ours = |relation: &Relation| self.table.matches(relation);
@@ -207,8 +210,9 @@ impl ChunkRows {
         }
     }
 
-    /// Whether a change brings a row to its key of which it does not tell a large value, and which nobody can know: this table's rows are on
-    /// their way to the stream, the row left a key that is not held, and that may not have been sent.
+    /// Whether a change brings a row to its key of which it does not tell a large value, and which nobody can
+    /// know: this table's rows are on their way to the stream, the row left a key that is not held, and that
+    /// may not have been sent.
     pub fn row_request(
         table: &BackfillTable,
         held: Option<&ChunkRows>,
@@ -331,7 +335,8 @@ pub(super) fn fill(
     filled
 }
 
-/// The key of a row of this relation: the values of the columns with these names, and a zero byte after each, which no text holds.
+/// The key of a row of this relation: the values of the columns with these names, and a zero byte after each,
+/// which no text holds.
 fn key_of(relation: &Relation, names: &[String], tuple: &Tuple<'_>) -> Option<Box<[u8]>> {
     let mut key = Vec::with_capacity(24);
     for place in relation.columns_named(names) {

@@ -21,23 +21,23 @@
 //!    have ended once every writer has ended that had written to the table when this invocation reached it: a writer
 //!    keeps its lock on the table until its changes are visible.
 //!
-//! Whatever commits behind the watermark stands behind the read, in the stream and in position. Two changes of one key
-//! become visible in the order of the log, since the second waits for the first one's row lock. So the last event of each
-//! key states what PostgreSQL holds.
+//! Whatever commits behind the watermark stands behind the read, in the stream and in position. Two changes
+//! of one key become visible in the order of the log, since the second waits for the first one's row lock. So
+//! the last event of each key states what PostgreSQL holds.
 //!
-//! **Large values.** An update does not log a large value that it left unchanged (TOAST), and a consumer that never had the
-//! row does not know it. An update of a kept row takes the value from that row, which S shows as it was before
-//! ([`ChunkRows::apply_change`]). An update may also move a row to another key, perhaps from the unread to the read part
-//! of the table. Then no kept row has the value, and the server is asked for its present state
-//! ([`ChunkRows::row_request`]). If the value has changed meanwhile, the change that did it follows in the log. If the
-//! server cannot answer in time, the table is read from its beginning.
+//! **Large values.** An update does not log a large value that it left unchanged (TOAST), and a consumer that
+//! never had the row does not know it. An update of a kept row takes the value from that row, which S shows
+//! as it was before ([`ChunkRows::apply_change`]). An update may also move a row to another key, perhaps from
+//! the unread to the read part of the table. Then no kept row has the value, and the server is asked for its
+//! present state ([`ChunkRows::row_request`]). If the value has changed meanwhile, the change that did it
+//! follows in the log. If the server cannot answer in time, the table is read from its beginning.
 //!
-//! **Rewritten tables.** A rewriting `alter table` that commits after S was taken leaves no row that S shows. So the reader
-//! takes the table's lock first, and then compares the table's file with the one of S.
+//! **Rewritten tables.** A rewriting `alter table` that commits after S was taken leaves no row that S shows.
+//! So the reader takes the table's lock first, and then compares the table's file with the one of S.
 //!
-//! **Crashes.** Kept rows are in memory only. After a deadline, a kill or a failover the next invocation reads the chunk
-//! again from the cursor, with a new snapshot and a new watermark. Rows that had arrived are sent again, newer and
-//! further on.
+//! **Crashes.** Kept rows are in memory only. After a deadline, a kill or a failover the next invocation
+//! reads the chunk again from the cursor, with a new snapshot and a new watermark. Rows that had arrived are
+//! sent again, newer and further on.
 
 mod chunk_rows;
 pub mod query;
@@ -187,8 +187,8 @@ impl ChunkContext {
 
     /// Has the row of a change read again, since the change cannot carry the values that were filled in.
     ///
-    /// `fails` says whether a row that fits no record fails its table. Where such a row loses columns instead, as the change
-    /// does now, there is no reason to read the whole table again.
+    /// `fails` says whether a row that fits no record fails its table. Where such a row loses columns
+    /// instead, as the change does now, there is no reason to read the whole table again.
     pub fn discard_filled(&mut self, change: &Change<'_>, fails: bool) {
         let is_moved = |table: &Arc<BackfillTable>| changes_key(table, change);
         if fails && self.table.as_ref().is_some_and(is_moved) {

@@ -164,9 +164,9 @@ impl DatabaseSchema {
 
     /// The relations that a pattern selects.
     ///
-    /// A pattern with a wildcard selects tables only, and only those that are published and match `TABLES`. A name
-    /// selects its relation, whatever that is. The name of a partitioned table selects the partitions that hold its
-    /// rows, unless its changes have the partitioned table's name.
+    /// A pattern with a wildcard selects tables only, and only those that are published and match `TABLES`. A
+    /// name selects its relation, whatever that is. The name of a partitioned table selects the partitions
+    /// that hold its rows, unless its changes have the partitioned table's name.
     fn matching_relations(&self, pattern: &TablePattern) -> Vec<&RelationInfo> {
         let has_wildcard = pattern.has_wildcard();
         let matching = self
@@ -315,7 +315,8 @@ impl DatabaseSchema {
         }
     }
 
-    /// Builds the table to read of a relation that passed the checks. `columns` are those that its changes have.
+    /// Builds the table to read of a relation that passed the checks. `columns` are those that its changes
+    /// have.
     fn build_table(
         &self,
         info: &RelationInfo,

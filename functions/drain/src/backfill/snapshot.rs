@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::str::FromStr;
 
-/// A `pg_snapshot`, as `pg_current_snapshot()` prints it: `xmin:xmax:xip,…`, ids of 64 bits, top-level transactions only.
+/// A `pg_snapshot`, as `pg_current_snapshot()` prints it: `xmin:xmax:xip,…`, ids of 64 bits, top-level
+/// transactions only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
     /// All before this are over.
@@ -15,8 +16,8 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Whether a transaction is visible that is known to have been committed. `xid` is its id in the log, 32 bits: it belongs to the
-    /// ids that are nearest to this snapshot, as PostgreSQL itself takes it.
+    /// Whether a transaction is visible that is known to have been committed. `xid` is its id in the log, 32
+    /// bits: it belongs to the ids that are nearest to this snapshot, as PostgreSQL itself takes it.
     pub fn shows(&self, xid: u32) -> bool {
         let near = self.xmax as u32;
         let ahead = i64::from(xid.wrapping_sub(near) as i32);

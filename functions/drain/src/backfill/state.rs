@@ -1,4 +1,5 @@
-//! How far a backfill is, as it is kept: one JSON document in a parameter of its own, small whatever the number of tables.
+//! How far a backfill is, as it is kept: one JSON document in a parameter of its own, small whatever the
+//! number of tables.
 
 use std::time::Duration;
 
@@ -26,7 +27,8 @@ const MOST_REQUEST: usize = 1536;
 /// Rows of a table's first chunk, of which it is not known how fast they go.
 const FIRST_ROWS: u64 = 2_000;
 
-/// The fewest rows of a chunk that is to take its time: each costs a snapshot and a window of its own. Also the most of one that was slow.
+/// The fewest rows of a chunk that is to take its time: each costs a snapshot and a window of its own. Also
+/// the most of one that was slow.
 const FEW_ROWS: u64 = 100;
 
 /// A backfill.
@@ -73,7 +75,8 @@ pub struct BackfillState {
 pub struct TableProgress {
     /// The table.
     pub name: TableName,
-    /// The key of the last row that was read: one text for each of its columns. Those behind it are yet to be read.
+    /// The key of the last row that was read: one text for each of its columns. Those behind it are yet to be
+    /// read.
     pub key: Option<Vec<String>>,
     /// The table itself, the columns of the key and their order: see [`BackfillTable::cursor_identity`].
     pub columns: Vec<String>,
@@ -89,8 +92,8 @@ pub struct TableProgress {
 }
 
 impl TableProgress {
-    /// Rows of the next chunk, 1 or more: as many as will take `time` at the rate so far, at most as many again as there were, and never more
-    /// than `most`; half of that for each chunk that did not arrive.
+    /// Rows of the next chunk, 1 or more: as many as will take `time` at the rate so far, at most as many
+    /// again as there were, and never more than `most`; half of that for each chunk that did not arrive.
     pub fn next_rows(&self, most: u64, time: Duration) -> u64 {
         let rows = match self.ms {
             0 => FIRST_ROWS,
@@ -213,8 +216,8 @@ impl BackfillState {
         self.after.as_ref().is_some_and(|after| name <= after)
     }
 
-    /// How far a table is, and from where its next chunk goes on. Another table of its
-    /// name begins anew, and so does one whose key is made of other columns than it was, or ordered otherwise.
+    /// How far a table is, and from where its next chunk goes on. Another table of its name begins anew, and
+    /// so does one whose key is made of other columns than it was, or ordered otherwise.
     pub fn table_progress(&mut self, table: &BackfillTable) -> &mut TableProgress {
         let name = table.name().clone();
         let is_same =

@@ -25,7 +25,8 @@ pub struct BackfillTable {
     pub(super) size_probes: Vec<SizeProbe>,
     /// Whether it is a partitioned table, whose rows are in its partitions.
     pub(super) is_root: bool,
-    /// SQL conditions that a row must meet: the row filter of the publications, and the condition of the request.
+    /// SQL conditions that a row must meet: the row filter of the publications, and the condition of the
+    /// request.
     pub(super) conditions: Vec<String>,
     /// The number of rows that the server's statistics estimate.
     pub estimate: Option<u64>,
@@ -88,8 +89,8 @@ impl BackfillTable {
 
     /// The identity that a cursor of this table is valid for.
     ///
-    /// It has the table's object id, since another table may have taken the name, and each key column with the
-    /// identity of its order.
+    /// It has the table's object id, since another table may have taken the name, and each key column with
+    /// the identity of its order.
     pub fn cursor_identity(&self) -> Vec<String> {
         let columns = self.key.iter().zip(&self.key_order);
         let columns = columns.map(|(name, order)| format!("{name} {}", order.identity));
