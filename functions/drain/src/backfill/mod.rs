@@ -74,16 +74,16 @@ pub struct Chunk {
     pub watermark: String,
     /// What is sent at the watermark.
     pub payload: ChunkPayload,
-    /// When reading it began.
-    pub began: Instant,
-    /// The LSN of the watermark's row, once that was read.
-    pub reached: Option<Lsn>,
-    /// The place of the next row to send; `None` once all are sent.
-    pub next: Option<usize>,
-    /// Rows that were sent.
-    pub sent: u64,
-    /// Why a row of it cannot be sent.
-    pub failed: Option<String>,
+    /// When its reading started.
+    pub started: Instant,
+    /// The LSN of the watermark's row; `None` until that row was read.
+    pub watermark_lsn: Option<Lsn>,
+    /// The index of the next row to send; `None` once all are sent.
+    pub next_row: Option<usize>,
+    /// The number of rows that were sent.
+    pub rows_sent: u64,
+    /// The reason why one of its rows cannot be sent.
+    pub failure: Option<String>,
 }
 
 /// What a chunk sends at its watermark.
@@ -104,15 +104,15 @@ pub enum ChunkPayload {
 
 impl Chunk {
     /// A chunk that was just read.
-    pub fn new(watermark: String, payload: ChunkPayload, began: Instant) -> Self {
+    pub fn new(watermark: String, payload: ChunkPayload, started: Instant) -> Self {
         Chunk {
             watermark,
             payload,
-            began,
-            reached: None,
-            next: Some(0),
-            sent: 0,
-            failed: None,
+            started,
+            watermark_lsn: None,
+            next_row: Some(0),
+            rows_sent: 0,
+            failure: None,
         }
     }
 
@@ -152,7 +152,9 @@ pub struct ChunkContext {
 impl ChunkContext {
     /// Whether the watermark of its chunk was read.
     pub fn is_at_watermark(&self) -> bool {
-        self.chunk.as_ref().is_some_and(|chunk| chunk.reached.is_some())
+        self.chunk
+            .as_ref()
+            .is_some_and(|chunk| chunk.watermark_lsn.is_some())
     }
 
     /// Adds what the server answered to a [`RowRequest`].
