@@ -1,4 +1,5 @@
-//! Which transactions have arrived whole. Events are acknowledged in any order; the ledger tells up to where all of them were.
+//! Which transactions have arrived whole. Events are acknowledged in any order; the ledger tells up to where
+//! all of them were.
 
 use std::collections::VecDeque;
 
@@ -67,7 +68,8 @@ impl Acknowledgements {
         self.settle();
     }
 
-    /// The transaction was read up to a place inside of it. What follows belongs to the next section, whose name is returned.
+    /// The transaction was read up to a place inside of it. What follows belongs to the next section, whose
+    /// name is returned.
     pub fn begin_section(&mut self, id: TransactionId, resume: ResumePoint) -> TransactionId {
         if let Some(entry) = self.entry(id) {
             entry.end = Some(SpanEnd::Section(resume));
@@ -93,21 +95,22 @@ impl Acknowledgements {
         self.settle();
     }
 
-    /// The window ends inside a transaction, which will be read again from where its last section ended. To be called when
-    /// nothing is outstanding.
+    /// The window ends inside a transaction, which will be read again from where its last section ended. To
+    /// be called when nothing is outstanding.
     pub fn discard_unfinished(&mut self) {
         self.first += self.entries.len() as u64;
         self.entries.clear();
     }
 
-    /// What was reached inside a transaction does not count: it is read from its beginning. To be called when nothing is
-    /// outstanding.
+    /// What was reached inside a transaction does not count: it is read from its beginning. To be called when
+    /// nothing is outstanding.
     pub fn restart_transaction(&mut self) {
         self.discard_unfinished();
         self.position.resume = None;
     }
 
-    /// A window was read completely: there is nothing of ours up to `end`. To be called when nothing is outstanding.
+    /// A window was read completely: there is nothing of ours up to `end`. To be called when nothing is
+    /// outstanding.
     pub fn complete_window(&mut self, end: Lsn) {
         assert!(
             self.entries.is_empty(),
@@ -241,8 +244,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is read and whatever arrives when, the ledger never runs ahead of an event that has not arrived, neither by a
-        /// transaction nor by a section of one.
+        /// Whatever is read and whatever arrives when, the ledger never runs ahead of an event that has not
+        /// arrived, neither by a transaction nor by a section of one.
         #[test]
         fn it_never_runs_ahead(steps in prop::collection::vec((0u8..10, any::<prop::sample::Index>()), 1..200)) {
             let mut ledger = Acknowledgements::new(Lsn(0).into());

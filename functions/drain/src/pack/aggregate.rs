@@ -1,13 +1,14 @@
-//! The aggregated record format of the Kinesis Producer Library: many events in one record, as any KCL, Firehose or
-//! de-aggregation library takes it apart.
+//! The aggregated record format of the Kinesis Producer Library: many events in one record, as any KCL,
+//! Firehose or de-aggregation library takes it apart.
 //!
 //! ```text
-//! F3 89 9A C2 | message AggregatedRecord { repeated string partition_key_table = 1; repeated Record records = 3; } | MD5 of the message
+//! F3 89 9A C2 | message AggregatedRecord { repeated string partition_key_table = 1; repeated Record records
+//! = 3; } | MD5 of the message
 //!               message Record { required uint64 partition_key_index = 1; required bytes data = 3; }
 //! ```
-//! The format's explicit hash keys (field 2) and tags are optional and not used. The KCL drops an
-//! aggregate of which one partition key lies outside of the range of the shard that it was read from (`AggregatorUtil`): an aggregate
-//! holds keys of one shard only, which its maker sees to.
+//! The format's explicit hash keys (field 2) and tags are optional and not used. The KCL drops an aggregate
+//! of which one partition key lies outside of the range of the shard that it was read from
+//! (`AggregatorUtil`): an aggregate holds keys of one shard only, which its maker sees to.
 
 use std::collections::HashMap;
 

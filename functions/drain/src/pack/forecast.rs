@@ -1,5 +1,5 @@
-//! What a drain would send, without sending it: events pass through the same lanes as those of a drain, and each record that
-//! comes out is counted and acknowledged at once.
+//! What a drain would send, without sending it: events pass through the same lanes as those of a drain, and
+//! each record that comes out is counted and acknowledged at once.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -15,7 +15,8 @@ const PUT_UNIT: u64 = 25 << 10;
 /// To what a record of an on-demand stream is rounded up, bytes.
 const ROUNDED: u64 = 1 << 10;
 
-/// What a million put units cost, and a GB (10^9 bytes) written on demand: list prices of us-east-1, in US dollars.
+/// What a million put units cost, and a GB (10^9 bytes) written on demand: list prices of us-east-1, in US
+/// dollars.
 const USD_A_MILLION_UNITS: f64 = 0.014;
 const USD_A_GB: f64 = 0.08;
 
@@ -154,8 +155,8 @@ pub struct ShardFigures {
 }
 
 impl Forecast {
-    /// An empty one for a stream. `aggregate` is the most bytes of an aggregate, `capacity` the bytes that a drain would keep in
-    /// flight.
+    /// An empty one for a stream. `aggregate` is the most bytes of an aggregate, `capacity` the bytes that a
+    /// drain would keep in flight.
     pub fn new(now: Instant, map: &ShardMap, record_bytes: usize, aggregate: usize, capacity: usize) -> Self {
         let way = |aggregation| Packing {
             lanes: Lanes::new(aggregation, map.clone()),
