@@ -1,9 +1,11 @@
-//! The time that is left to an invocation. Lambda kills at its deadline; a reserve before it belongs to bringing home
-//! what is under way.
+//! The time of an invocation, which Lambda ends at its deadline.
+//!
+//! A reserve before the deadline is for the acknowledgements of the records in flight, the last checkpoint
+//! and the slot.
 
 use std::time::{Duration, Instant};
 
-/// An invocation's time.
+/// The time budget of an invocation.
 #[derive(Debug, Clone, Copy)]
 pub struct Budget {
     began: Instant,
@@ -12,13 +14,15 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Time until `deadline`. The reserve is a tenth of what there is now, at least one and a half seconds and at most ten, and
-    /// never more than half: a third of it for acknowledgements, the rest for the last checkpoint and the slot.
+    /// The budget from `now` to `deadline`.
+    ///
+    /// The reserve is a tenth of this time, at least 1.5 seconds and at most 10, but never more than half. A
+    /// third of it is for acknowledgements, the rest for the last checkpoint and the slot.
     pub fn new(now: Instant, deadline: Instant) -> Self {
-        let whole = deadline.saturating_duration_since(now);
-        let reserve = (whole / 10)
+        let total = deadline.saturating_duration_since(now);
+        let reserve = (total / 10)
             .clamp(Duration::from_millis(1500), Duration::from_secs(10))
-            .min(whole / 2);
+            .min(total / 2);
         Budget {
             began: now,
             deadline,
@@ -26,28 +30,30 @@ impl Budget {
         }
     }
 
-    /// Wall-clock time since the invocation began, milliseconds.
+    /// The wall-clock time since the invocation began, in milliseconds.
     pub fn elapsed_ms(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// When reading stops.
-    pub fn stop_reading(&self) -> Instant {
+    /// The time at which reading stops.
+    pub fn reading_deadline(&self) -> Instant {
         self.deadline - self.reserve
     }
 
-    /// When waiting for acknowledgements stops; what has none by then is sent again by the next invocation.
-    pub fn stop_sending(&self) -> Instant {
+    /// The time at which the wait for acknowledgements stops.
+    ///
+    /// The next invocation sends again what is not acknowledged by then.
+    pub fn sending_deadline(&self) -> Instant {
         self.deadline - self.reserve * 2 / 3
     }
 
-    /// When the last checkpoint must be stored and the slot advanced.
-    pub fn stop_confirming(&self) -> Instant {
+    /// The time by which the last checkpoint must be stored and the slot advanced.
+    pub fn confirming_deadline(&self) -> Instant {
         self.deadline - self.reserve / 10
     }
 
-    /// Time left for reading.
-    pub fn for_reading(&self, now: Instant) -> Duration {
-        self.stop_reading().saturating_duration_since(now)
+    /// The time that is left for reading.
+    pub fn reading_time_left(&self, now: Instant) -> Duration {
+        self.reading_deadline().saturating_duration_since(now)
     }
 }

@@ -1,40 +1,40 @@
-//! What an event asks for. Pure.
+//! The action that an event requests. Pure.
 
 mod backfill;
 
-pub use backfill::{BackfillCommand, BackfillRequest, MOST_ROWS};
+pub use backfill::{BackfillCommand, BackfillRequest, MAX_CHUNK_ROWS};
 
 use serde_json::{Map, Value};
 
 use crate::lsn::Lsn;
 use crate::plugin::Plugin;
 
-/// What an invocation is asked to do.
+/// The action of an invocation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// Drain the slot, as a tick does.
     Drain {
-        /// The slot's position from which the operator wants to go on in spite of a break.
+        /// The slot's position from which the operator accepts to continue after a gap.
         accept_gap: Option<Lsn>,
     },
-    /// Begin to read whole tables, or go about what was begun.
+    /// Start a backfill, or control the pending one.
     Backfill(BackfillCommand),
-    /// Create what is missing: publication, slot, first checkpoint.
+    /// Create the publication, the slot and the first checkpoint, as far as they are missing.
     Setup {
-        /// The plugin of a slot that is to be created.
+        /// The plugin of a slot that is created.
         plugin: Plugin,
     },
-    /// Tell how things stand.
+    /// Report the state of slot, stream and backfill.
     Status,
-    /// Tell what a drain would send.
+    /// Forecast what a drain would send.
     Plan,
-    /// Drop the slot, and delete the checkpoint and what is kept of a backfill.
+    /// Drop the slot, and delete the checkpoint and the state of the backfill.
     Teardown,
 }
 
-/// An event that says what cannot be done.
+/// An event that requests no valid action.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs)] // The messages say what each means.
+#[allow(missing_docs)] // The messages describe the variants.
 pub enum EventError {
     #[error("it must be a JSON object: {{}} for a tick, or {{\"action\": …}}")]
     NotAnObject,
@@ -53,78 +53,91 @@ pub enum EventError {
         known: &'static str,
     },
     #[error("field {field} must be {expected}")]
-    Field {
+    InvalidField {
         field: &'static str,
         expected: &'static str,
     },
 }
 
+/// The known fields of an action without fields.
+const NO_OTHER_FIELDS: &str = "no other fields";
+
 impl Action {
-    /// Reads an event. `{}` and whatever EventBridge or its scheduler sends is a tick.
+    /// Parses an event. `{}` is a tick, and so is any event of EventBridge or its scheduler.
     ///
     /// # Errors
-    /// An unknown action or field; the error lists the known ones.
+    /// An action or field is unknown, or a field is missing or invalid. The error lists the known ones.
     pub fn parse(event: &Value) -> Result<Self, EventError> {
         let Value::Object(fields) = event else {
             return Err(EventError::NotAnObject);
         };
         let Some(action) = fields.get("action") else {
-            let from_eventbridge = fields.contains_key("detail-type") || fields.contains_key("source");
-            return match fields.keys().next() {
-                Some(field) if !from_eventbridge => Err(EventError::UnknownField {
-                    field: shortened(field),
-                    action: "an event without action",
-                    known: "no fields",
-                }),
-                _ => Ok(Action::Drain { accept_gap: None }),
-            };
+            return parse_tick(fields);
         };
         let Some(action) = action.as_str() else {
-            return Err(EventError::Field {
+            return Err(EventError::InvalidField {
                 field: "action",
                 expected: "the text drain, backfill, setup, status, plan or teardown",
             });
         };
         match action {
-            "drain" => {
-                only(fields, "drain", &["accept_gap"], "accept_gap")?;
-                let wrong = EventError::Field {
-                    field: "accept_gap",
-                    expected: "the slot's confirmed_flush_lsn, as \"16/B374D848\"",
-                };
-                let accept_gap = match fields.get("accept_gap") {
-                    None => None,
-                    Some(lsn) => Some(lsn.as_str().and_then(|lsn| lsn.parse().ok()).ok_or(wrong)?),
-                };
-                Ok(Action::Drain { accept_gap })
-            }
+            "drain" => parse_drain(fields),
             "backfill" => BackfillCommand::parse(fields).map(Action::Backfill),
-            "setup" => {
-                only(fields, "setup", &["plugin"], "plugin")?;
-                let wrong = EventError::Field {
-                    field: "plugin",
-                    expected: "pgoutput, wal2json or test_decoding",
-                };
-                let plugin = match fields.get("plugin") {
-                    None => Plugin::Pgoutput,
-                    Some(name) => name.as_str().and_then(|name| name.parse().ok()).ok_or(wrong)?,
-                };
-                Ok(Action::Setup { plugin })
-            }
-            "status" => only(fields, "status", &[], "no other fields").map(|()| Action::Status),
-            "plan" => only(fields, "plan", &[], "no other fields").map(|()| Action::Plan),
-            "teardown" => only(fields, "teardown", &[], "no other fields").map(|()| Action::Teardown),
+            "setup" => parse_setup(fields),
+            "status" => check_fields(fields, "status", &[], NO_OTHER_FIELDS).map(|()| Action::Status),
+            "plan" => check_fields(fields, "plan", &[], NO_OTHER_FIELDS).map(|()| Action::Plan),
+            "teardown" => check_fields(fields, "teardown", &[], NO_OTHER_FIELDS).map(|()| Action::Teardown),
             other => Err(EventError::UnknownAction(shortened(other))),
         }
     }
 }
 
-/// What is recognised by its beginning: an error is no place for a whole payload.
+/// Parses an event without an action.
+fn parse_tick(fields: &Map<String, Value>) -> Result<Action, EventError> {
+    let is_from_eventbridge = fields.contains_key("detail-type") || fields.contains_key("source");
+    match fields.keys().next() {
+        Some(field) if !is_from_eventbridge => Err(EventError::UnknownField {
+            field: shortened(field),
+            action: "an event without action",
+            known: "no fields",
+        }),
+        _ => Ok(Action::Drain { accept_gap: None }),
+    }
+}
+
+fn parse_drain(fields: &Map<String, Value>) -> Result<Action, EventError> {
+    check_fields(fields, "drain", &["accept_gap"], "accept_gap")?;
+    let invalid = EventError::InvalidField {
+        field: "accept_gap",
+        expected: "the slot's confirmed_flush_lsn, as \"16/B374D848\"",
+    };
+    let accept_gap = match fields.get("accept_gap") {
+        None => None,
+        Some(lsn) => Some(lsn.as_str().and_then(|lsn| lsn.parse().ok()).ok_or(invalid)?),
+    };
+    Ok(Action::Drain { accept_gap })
+}
+
+fn parse_setup(fields: &Map<String, Value>) -> Result<Action, EventError> {
+    check_fields(fields, "setup", &["plugin"], "plugin")?;
+    let invalid = EventError::InvalidField {
+        field: "plugin",
+        expected: "pgoutput, wal2json or test_decoding",
+    };
+    let plugin = match fields.get("plugin") {
+        None => Plugin::Pgoutput,
+        Some(name) => name.as_str().and_then(|name| name.parse().ok()).ok_or(invalid)?,
+    };
+    Ok(Action::Setup { plugin })
+}
+
+/// The first 40 characters of a text, since an error must not repeat a whole payload.
 fn shortened(text: &str) -> String {
     text.chars().take(40).collect()
 }
 
-fn only(
+/// Checks that an event has no other fields than `action` and the allowed ones.
+fn check_fields(
     fields: &Map<String, Value>,
     action: &'static str,
     allowed: &[&str],
@@ -150,16 +163,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tick_is_an_empty_object_or_what_eventbridge_sends() {
+    fn an_empty_object_or_an_event_of_eventbridge_is_a_tick() {
         let tick = Ok(Action::Drain { accept_gap: None });
         assert_eq!(Action::parse(&json!({})), tick);
-        let scheduled = json!({"version": "0", "id": "x", "detail-type": "Scheduled Event", "source": "aws.scheduler", "detail": "{}"});
+        let scheduled = json!({
+            "version": "0", "id": "x", "detail-type": "Scheduled Event", "source": "aws.scheduler",
+            "detail": "{}",
+        });
         assert_eq!(Action::parse(&scheduled), tick);
         assert_eq!(Action::parse(&json!({"action": "drain"})), tick);
     }
 
     #[test]
-    fn actions_are_read_with_their_fields() {
+    fn actions_are_parsed_with_their_fields() {
         assert_eq!(Action::parse(&json!({"action": "status"})), Ok(Action::Status));
         assert_eq!(
             Action::parse(&json!({"action": "setup"})),
@@ -184,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused_with_what_is_known() {
+    fn other_events_are_refused_with_the_known_fields() {
         let refused = [
             (json!(null), "must be a JSON object"),
             (json!([]), "must be a JSON object"),

@@ -1,4 +1,4 @@
-//! Patterns of tables, as the variable `TABLES` and the event of a backfill have them.
+//! Table patterns, for the variable `TABLES` and for backfill requests.
 
 use std::fmt::{self, Write as _};
 use std::str::FromStr;
@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::table_name::TableName;
 
-/// `schema.table`, where either may be `*`. Case matters. A backslash takes the next character as it is.
+/// A pattern `schema.table`, where each part is a name or `*`.
+///
+/// Case matters. A backslash escapes the next character.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct TablePattern {
@@ -16,31 +18,33 @@ pub struct TablePattern {
 }
 
 impl TablePattern {
-    /// Whether a table is meant.
+    /// Whether the pattern matches a table.
     pub fn matches(&self, table: &TableName) -> bool {
         (self.schema == "*" || self.schema == table.schema) && (self.table == "*" || self.table == table.name)
     }
 
-    /// Every table.
-    pub fn everything() -> Self {
+    /// The pattern that matches every table.
+    pub fn all() -> Self {
         TablePattern {
             schema: "*".to_owned(),
             table: "*".to_owned(),
         }
     }
 
-    /// Whether it may mean many tables.
-    pub fn is_open(&self) -> bool {
+    /// Whether it has a `*`, and so may match many tables.
+    pub fn has_wildcard(&self) -> bool {
         self.schema == "*" || self.table == "*"
     }
 
-    /// Schema and table, unless it may mean many.
-    pub fn name(&self) -> Option<TableName> {
-        (!self.is_open()).then(|| TableName::new(&self.schema, &self.table))
+    /// The table name of a pattern without wildcard.
+    pub fn exact_name(&self) -> Option<TableName> {
+        (!self.has_wildcard()).then(|| TableName::new(&self.schema, &self.table))
     }
 
-    /// As wal2json's `add-tables` takes it: special characters escaped, the asterisk of a pattern not.
-    pub fn for_wal2json(&self) -> String {
+    /// The pattern in the form of wal2json's `add-tables`.
+    ///
+    /// Special characters are escaped, except for a `*` that is a wildcard.
+    pub fn to_wal2json(&self) -> String {
         let escape = |name: &str| {
             if name == "*" {
                 return name.to_owned();
@@ -59,7 +63,7 @@ pub fn matches_any(patterns: &[TablePattern], table: &TableName) -> bool {
     patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(table))
 }
 
-/// As `TABLES` takes it.
+/// The form of `TABLES`.
 impl fmt::Display for TablePattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (name, end) in [(&self.schema, "."), (&self.table, "")] {
@@ -75,13 +79,13 @@ impl fmt::Display for TablePattern {
     }
 }
 
-/// The text is not two names with a period between them.
+/// A text that is not two names with a period between them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a pattern of tables: expected one like public.orders, public.* or *.orders")]
-pub struct NotATablePattern(String);
+#[error("`{0}` is not a table pattern: expected one like public.orders, public.* or *.orders")]
+pub struct InvalidTablePattern(String);
 
 impl FromStr for TablePattern {
-    type Err = NotATablePattern;
+    type Err = InvalidTablePattern;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let mut names = [String::new(), String::new()];
@@ -97,14 +101,14 @@ impl FromStr for TablePattern {
         }
         let [schema, table] = names;
         if periods != 1 || schema.is_empty() || table.is_empty() {
-            return Err(NotATablePattern(text.chars().take(40).collect()));
+            return Err(InvalidTablePattern(text.chars().take(40).collect()));
         }
         Ok(TablePattern { schema, table })
     }
 }
 
 impl TryFrom<String> for TablePattern {
-    type Error = NotATablePattern;
+    type Error = InvalidTablePattern;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
         text.parse()
@@ -125,7 +129,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_table_pattern_survives_its_text(schema in ".{1,9}", table in ".{1,9}") {
+        fn every_pattern_is_read_back_from_its_text(schema in ".{1,9}", table in ".{1,9}") {
             let pattern = TablePattern { schema, table };
             prop_assert_eq!(pattern.to_string().parse(), Ok(pattern.clone()));
             let json = serde_json::to_string(&pattern).unwrap();

@@ -129,7 +129,7 @@ fn wal2json_options(tables: &[TablePattern]) -> PluginOptions {
         ("include-pk", "true"),
     ]);
     if !tables.is_empty() {
-        let patterns: Vec<String> = tables.iter().map(TablePattern::for_wal2json).collect();
+        let patterns: Vec<String> = tables.iter().map(TablePattern::to_wal2json).collect();
         common.extend(flattened(&[("add-tables", &patterns.join(","))]));
     }
     PluginOptions {

@@ -10,18 +10,18 @@ pub enum InvalidDocument {
     /// The text is not the expected JSON.
     #[error("it is not a {document}")]
     Unreadable {
-        /// What it should be: `checkpoint` or `backfill`.
+        /// The expected document: `checkpoint` or `backfill`.
         document: &'static str,
-        /// What does not fit.
+        /// The cause.
         source: serde_json::Error,
     },
-    /// The document has another format version. A later version may mean something else by the same names.
+    /// The document has another format version, which may give the same names another meaning.
     #[error(
-        "it has format version {found}, and this Spillway reads version {expected}: deploy the version that wrote it, \
-         or a later one"
+        "it has format version {found}, and this Spillway reads version {expected}: \
+         deploy the version that wrote it, or a later one"
     )]
     Version {
-        /// The version of the text.
+        /// The version of the document.
         found: String,
         /// The version that this Spillway reads.
         expected: u64,
@@ -50,10 +50,10 @@ pub fn parse<T: DeserializeOwned>(
 
 /// The text to store.
 ///
-/// SSM reads `{{name}}` in a value as a reference to another parameter, and refuses the value. Two opening braces can only
-/// stand inside a JSON string here, so the second one is escaped.
+/// SSM reads `{{name}}` in a value as a reference to another parameter, and refuses the value. Two opening
+/// braces occur only inside a JSON string, so the second one is escaped.
 pub fn to_text<T: Serialize>(document: &T) -> String {
-    // Maps with text keys, numbers and texts always serialise.
+    // Documents have only texts, numbers, and maps with text keys. These always serialise.
     let text = serde_json::to_string(document).unwrap_or_default();
     text.replace("{{", "{\\u007b")
 }

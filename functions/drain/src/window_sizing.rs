@@ -1,6 +1,10 @@
-//! How much to peek at once. Every peek decodes again from the slot's `restart_lsn`, which moves seldom, so few large
-//! windows cost least; but a window must fit into the time that is left, and the server keeps its result in temporary files.
+//! The size of windows: how much of the log one peek reads.
+//!
+//! Each peek decodes again from the slot's `restart_lsn`, which rarely advances, so few large windows cost
+//! least. But a window must fit into the time that is left, and the server keeps its result in temporary
+//! files.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::lsn::Lsn;
@@ -8,113 +12,126 @@ use crate::lsn::Lsn;
 /// A range of the write-ahead log, read by one peek.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {
-    /// Up to here: every record that starts before it is examined, unless the row bound is met first. Never beyond the
-    /// flush position.
+    /// The end of the window. Never after the flush position.
+    ///
+    /// Each record that starts before it is read, unless the window has more than `rows` rows.
     pub upto: Lsn,
-    /// Rows after which the server stops, at the next end of a transaction.
+    /// The number of rows after which the server stops, at the next end of a transaction.
     pub rows: i32,
-    /// Rows that the stream has, and that the server need not send.
-    pub known: Option<SentPrefix>,
+    /// Rows that were acknowledged before, and that the server need not send.
+    pub sent_prefix: Option<SentPrefix>,
 }
 
-/// The beginning of a large transaction.
+/// The first part of a large transaction, which was acknowledged before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SentPrefix {
     /// The transaction's id.
     pub xid: u32,
-    /// Its changes whose `lsn` is smaller are known.
+    /// Its changes with a smaller `lsn` were acknowledged.
     pub before: Lsn,
 }
 
-/// Sizes windows by what the last ones cost.
+/// Sizes windows by the cost of the previous ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WindowSizing {
     wal_bytes: u64,
     rows: i32,
-    /// Whether a window needs most of an invocation's time.
-    patient: bool,
-    /// Whether a window may be as large as what is read again for it.
-    stretch: bool,
+    /// Whether a window needs most of an invocation's time to decode.
+    is_slow: bool,
+    /// Whether a window may be as large as the part of the log that is decoded again before it.
+    may_stretch: bool,
 }
 
-/// What to do about a window that did not fit into its time.
+/// The step after a window that did not fit into its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SizingStep {
-    /// Try a smaller one.
+    /// Try a smaller window.
     Smaller,
-    /// Give it nearly all of an invocation's time.
-    Later,
-    /// It had that, and a smaller one would not help.
-    Never,
+    /// Give the window nearly all of an invocation's time, in the next invocation.
+    NextInvocation,
+    /// Give up: the smallest window had nearly all of an invocation's time.
+    Impossible,
 }
 
-const WAL_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=4 << 30;
-const ROWS: std::ops::RangeInclusive<i32> = 1_000..=2_000_000;
+/// Bounds of the part of the log that a window covers, in bytes.
+const WAL_BYTES: RangeInclusive<u64> = 1 << 20..=4 << 30;
+/// Bounds of the rows of a window.
+const ROWS: RangeInclusive<i32> = 1_000..=2_000_000;
 
 impl Default for WindowSizing {
-    /// Small enough for a second or two on a small instance, whatever the log holds.
+    /// A size that a small instance decodes in a second or two, for any content of the log.
     fn default() -> Self {
         WindowSizing {
             wal_bytes: 128 << 20,
             rows: 100_000,
-            patient: false,
-            stretch: true,
+            is_slow: false,
+            may_stretch: true,
         }
     }
 }
 
 impl WindowSizing {
-    /// The next window, from `confirmed` towards `readable`, of a slot that is decoded from `restart`. What is read again on the way to
-    /// it costs as much as what is new, so the window is at least as large, unless that was too slow.
-    pub fn window(&self, confirmed: Lsn, readable: Lsn, restart: Lsn) -> Window {
-        let again = match self.stretch {
+    /// The next window, from `confirmed` towards `readable`, of a slot that is decoded from `restart`.
+    ///
+    /// The log from `restart` to `confirmed` is decoded again, which costs as much as new log of that size.
+    /// So the window is at least as large, unless that was too slow.
+    pub fn next_window(&self, confirmed: Lsn, readable: Lsn, restart: Lsn) -> Window {
+        let decoded_again = match self.may_stretch {
             true => confirmed.bytes_since(restart).min(*WAL_BYTES.end()),
             false => 0,
         };
         Window {
-            upto: readable.min(confirmed.plus(self.wal_bytes.max(again))),
+            upto: readable.min(confirmed.plus(self.wal_bytes.max(decoded_again))),
             rows: self.rows,
-            known: None,
+            sent_prefix: None,
         }
     }
 
-    /// How long the server may take to decode a window, which it does before it sends the first row: half of the time that is left, so
-    /// that a smaller one can still be tried, or where that was not enough, nearly all.
-    pub fn patience(&self, left: Duration) -> Duration {
-        match self.patient {
+    /// The time that the server may take to decode a window, with `left` of the invocation's time.
+    ///
+    /// The server decodes a window before it sends the first row. It gets half of the time, so that a smaller
+    /// window can still be tried. If half was not enough before, it gets nearly all.
+    pub fn decode_timeout(&self, left: Duration) -> Duration {
+        match self.is_slow {
             true => left * 9 / 10,
             false => left / 2,
         }
     }
 
-    /// Takes in what a window cost that was as large as this pace allows. The next should take a quarter of the time that
-    /// is left, within half a second to thirty seconds; it grows and shrinks by four at most, since a cost seen once may be
+    /// Adjusts the size after a window of this size that took `took`.
+    ///
+    /// The next window should take a quarter of the time that is left, but at least half a second and at most
+    /// thirty seconds. Its size changes by at most a factor of four, since a single measurement may be
     /// chance.
-    pub fn learn(&mut self, took: Duration, left: Duration) {
-        self.patient = took > (took + left) / 3;
-        self.stretch = !self.patient;
+    pub fn adjust(&mut self, took: Duration, left: Duration) {
+        self.is_slow = took > (took + left) / 3;
+        self.may_stretch = !self.is_slow;
         let target = (left / 4).clamp(Duration::from_millis(500), Duration::from_secs(30));
         let factor = (target.as_secs_f64() / took.as_secs_f64().max(0.001)).clamp(0.25, 4.0);
         self.scale(factor);
     }
 
-    /// A window did not fit into its time: the next is not stretched, or a sixteenth of it, since an invocation has time for few attempts.
-    pub fn too_slow(&mut self, confirmed: Lsn, restart: Lsn) -> SizingStep {
+    /// Makes the next window smaller, after one that did not fit into its time.
+    ///
+    /// First it is no longer stretched. After that its size is divided by 16, since an invocation has time
+    /// for few attempts.
+    pub fn shrink(&mut self, confirmed: Lsn, restart: Lsn) -> SizingStep {
         let before = *self;
-        match self.stretch && confirmed.bytes_since(restart) > self.wal_bytes {
-            true => self.stretch = false,
+        match self.may_stretch && confirmed.bytes_since(restart) > self.wal_bytes {
+            true => self.may_stretch = false,
             false => self.scale(1.0 / 16.0),
         }
-        let smaller = before != *self;
-        match (smaller, std::mem::replace(&mut self.patient, true)) {
+        let is_smaller = before != *self;
+        match (is_smaller, std::mem::replace(&mut self.is_slow, true)) {
             (true, _) => SizingStep::Smaller,
-            (false, false) => SizingStep::Later,
-            (false, true) => SizingStep::Never,
+            (false, false) => SizingStep::NextInvocation,
+            (false, true) => SizingStep::Impossible,
         }
     }
 
+    /// Multiplies the size, within its bounds.
     fn scale(&mut self, factor: f64) {
-        // The casts saturate, and the bounds hold both numbers.
+        // The casts saturate, and both types can represent their bounds.
         self.wal_bytes =
             ((self.wal_bytes as f64 * factor) as u64).clamp(*WAL_BYTES.start(), *WAL_BYTES.end());
         self.rows = ((f64::from(self.rows) * factor) as i32).clamp(*ROWS.start(), *ROWS.end());
@@ -128,60 +145,66 @@ mod tests {
     const MINUTE: Duration = Duration::from_secs(60);
     const END: Lsn = Lsn(u64::MAX);
 
-    /// How large a window is where nothing is read again.
-    fn size(pace: &WindowSizing) -> (u64, i32) {
-        let window = pace.window(Lsn(0), END, Lsn(0));
+    /// The size of a window without log that is decoded again.
+    fn size(sizing: &WindowSizing) -> (u64, i32) {
+        let window = sizing.next_window(Lsn(0), END, Lsn(0));
         (window.upto.0, window.rows)
     }
 
     #[test]
-    fn a_window_never_reaches_beyond_what_may_be_read() {
-        let pace = WindowSizing::default();
-        assert_eq!(pace.window(Lsn(100), Lsn(200), Lsn(100)).upto, Lsn(200));
-        assert_eq!(pace.window(Lsn(100), END, Lsn(100)).upto, Lsn(100 + (128 << 20)));
+    fn a_window_never_ends_after_the_readable_position() {
+        let sizing = WindowSizing::default();
+        assert_eq!(sizing.next_window(Lsn(100), Lsn(200), Lsn(100)).upto, Lsn(200));
+        assert_eq!(
+            sizing.next_window(Lsn(100), END, Lsn(100)).upto,
+            Lsn(100 + (128 << 20))
+        );
     }
 
     #[test]
-    fn a_window_is_at_least_as_large_as_what_is_read_again_for_it() {
-        let pace = WindowSizing::default();
-        assert_eq!(pace.window(Lsn(1 << 30), END, Lsn(0)).upto, Lsn(2 << 30));
+    fn a_window_is_at_least_as_large_as_the_log_that_is_decoded_again() {
+        let sizing = WindowSizing::default();
+        assert_eq!(sizing.next_window(Lsn(1 << 30), END, Lsn(0)).upto, Lsn(2 << 30));
         assert_eq!(
-            pace.window(Lsn(1 << 40), END, Lsn(0)).upto,
+            sizing.next_window(Lsn(1 << 40), END, Lsn(0)).upto,
             Lsn((1 << 40) + (4 << 30))
         );
     }
 
     #[test]
-    fn windows_grow_while_they_are_quick_and_shrink_when_they_are_not() {
-        let mut pace = WindowSizing::default();
-        pace.learn(Duration::from_millis(10), MINUTE);
-        assert_eq!(size(&pace), (512 << 20, 400_000));
-        assert_eq!(pace.patience(MINUTE), MINUTE / 2);
-        pace.learn(MINUTE, Duration::from_secs(4));
-        assert_eq!(size(&pace), (128 << 20, 100_000));
-        assert_eq!(pace.patience(MINUTE), MINUTE * 9 / 10);
+    fn windows_grow_while_they_are_fast_and_shrink_when_they_are_slow() {
+        let mut sizing = WindowSizing::default();
+        sizing.adjust(Duration::from_millis(10), MINUTE);
+        assert_eq!(size(&sizing), (512 << 20, 400_000));
+        assert_eq!(sizing.decode_timeout(MINUTE), MINUTE / 2);
+        sizing.adjust(MINUTE, Duration::from_secs(4));
+        assert_eq!(size(&sizing), (128 << 20, 100_000));
+        assert_eq!(sizing.decode_timeout(MINUTE), MINUTE * 9 / 10);
     }
 
     #[test]
-    fn a_window_that_is_too_slow_becomes_smaller_until_nothing_helps() {
-        let mut pace = WindowSizing::default();
-        let too_slow = |pace: &mut WindowSizing| pace.too_slow(Lsn(0), Lsn(0));
-        assert_eq!(too_slow(&mut pace), SizingStep::Smaller);
-        assert_eq!(size(&pace), (8 << 20, 6250));
-        assert_eq!(too_slow(&mut pace), SizingStep::Smaller);
-        assert_eq!(size(&pace), (1 << 20, 1000));
-        assert_eq!(too_slow(&mut pace), SizingStep::Never);
+    fn a_window_that_is_too_slow_shrinks_to_the_minimum() {
+        let mut sizing = WindowSizing::default();
+        let shrink = |sizing: &mut WindowSizing| sizing.shrink(Lsn(0), Lsn(0));
+        assert_eq!(shrink(&mut sizing), SizingStep::Smaller);
+        assert_eq!(size(&sizing), (8 << 20, 6250));
+        assert_eq!(shrink(&mut sizing), SizingStep::Smaller);
+        assert_eq!(size(&sizing), (1 << 20, 1000));
+        assert_eq!(shrink(&mut sizing), SizingStep::Impossible);
     }
 
     #[test]
-    fn where_most_is_read_again_the_window_is_first_no_longer_stretched() {
-        let (mut pace, confirmed) = (WindowSizing::default(), Lsn(1 << 30));
-        assert_eq!(pace.too_slow(confirmed, Lsn(0)), SizingStep::Smaller);
+    fn a_stretched_window_first_shrinks_to_its_own_size() {
+        let (mut sizing, confirmed) = (WindowSizing::default(), Lsn(1 << 30));
+        assert_eq!(sizing.shrink(confirmed, Lsn(0)), SizingStep::Smaller);
         assert_eq!(
-            pace.window(confirmed, END, Lsn(0)).upto,
+            sizing.next_window(confirmed, END, Lsn(0)).upto,
             confirmed.plus(128 << 20)
         );
-        assert_eq!(pace.too_slow(confirmed, Lsn(0)), SizingStep::Smaller);
-        assert_eq!(pace.window(confirmed, END, Lsn(0)).upto, confirmed.plus(8 << 20));
+        assert_eq!(sizing.shrink(confirmed, Lsn(0)), SizingStep::Smaller);
+        assert_eq!(
+            sizing.next_window(confirmed, END, Lsn(0)).upto,
+            confirmed.plus(8 << 20)
+        );
     }
 }

@@ -147,7 +147,7 @@ async fn check(
     }
     let session = opened.slot.control();
     let schema = database_schema(app, connector, session, plugin).await?;
-    let meant = match schema.tables(request) {
+    let meant = match schema.backfill_tables(request) {
         Ok(meant) => meant,
         Err(refusals) => return refused(refusals.iter().map(ToString::to_string).collect()),
     };

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use super::app::App;
 use super::pending_backfill::load;
 use crate::backfill::BackfillState;
+use crate::backfill::schema::DatabaseSchema;
 use crate::backfill::state::TableProgress;
-use crate::backfill::table::DatabaseSchema;
 use crate::continuity::ServerInfo;
 use crate::error::Error;
 use crate::plugin::Plugin;
@@ -44,7 +44,7 @@ pub(super) async fn describe(
     };
     let schema = database_schema(app, connector, session, plugin).await?;
     let names = match state.is_pending() {
-        true => schema.names(&state.request),
+        true => schema.table_names(&state.request),
         false => {
             let finished = state.finished.iter().map(|table| &table.name);
             let failed = state.failed.iter().map(|table| &table.name);

@@ -76,7 +76,7 @@ pub(crate) async fn run(app: &App, connector: &Connector, budget: Budget) -> Res
         envelope: &app.config.envelope.with_empty_definitions(),
         start,
         rows,
-        time: budget.for_reading(Instant::now()) / 2,
+        time: budget.reading_time_left(Instant::now()) / 2,
     };
     Ok(json!(plan(slot, input).await?))
 }
@@ -110,7 +110,7 @@ pub(crate) async fn plan<S: Slot>(slot: &mut S, input: PlanInput<'_>) -> Result<
     let window = Window {
         upto,
         rows,
-        known: None,
+        sent_prefix: None,
     };
     let mut peeked = slot.peek(window, input.time).await?;
     let reader_settings = reader_settings(&input);

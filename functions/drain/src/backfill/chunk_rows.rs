@@ -1,4 +1,4 @@
-//! The rows of one chunk, between their snapshot and their watermark: what a change does to them.
+//! The rows of one chunk, between their snapshot and their watermark, and how changes affect them.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -9,7 +9,7 @@ use super::row_lookup::RowRequest;
 use super::snapshot::Snapshot;
 use super::table::BackfillTable;
 
-/// What a row that is held occupies besides its bytes, about: its entry, and its key's in the map.
+/// Memory that a row needs besides its text and key, about, in bytes: its entry, and the map's entry.
 const CHUNK_ROW_BYTES: usize = 96;
 
 /// The rows of a chunk, in the order of their keys.
@@ -17,36 +17,37 @@ const CHUNK_ROW_BYTES: usize = 96;
 pub struct ChunkRows {
     table: BackfillTable,
     snapshot: Snapshot,
-    /// Each row as `COPY` wrote it, one behind the other.
+    /// The rows as `COPY` wrote them, one after the other.
     text: Vec<u8>,
     rows: Vec<ChunkRow>,
     by_key: HashMap<Box<[u8]>, u32>,
     key_bytes: usize,
     overtaken: u64,
-    /// A change came of which it is not known what row it touched.
     is_invalid: bool,
 }
 
+/// A row's place in the text, in bytes.
 #[derive(Debug, Clone, Copy)]
 struct ChunkRow {
     start: usize,
     length: usize,
-    dropped: bool,
+    /// Whether a newer change was sent, so that the row must not be sent.
+    is_dropped: bool,
 }
 
-/// A row that is not what `COPY` writes of this table.
+/// A line that is not a row of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RowError {
-    /// Other columns, or an escape that `COPY` does not know.
+    /// It has other columns, or an escape that `COPY` does not write.
     #[error("it is not a row of this table")]
     Malformed,
-    /// A text that is not UTF-8, which only a database with the encoding SQL_ASCII can hold.
-    #[error("a row of it holds bytes that are no UTF-8 text")]
+    /// A text is not UTF-8. Only a database with the encoding SQL_ASCII can store one.
+    #[error("a row of it has a text that is not UTF-8")]
     NotText,
 }
 
 impl ChunkRows {
-    /// Nothing yet, of what this snapshot shows of a table.
+    /// No rows yet. They will be read from `table` with `snapshot`.
     pub fn new(table: BackfillTable, snapshot: Snapshot) -> Self {
         ChunkRows {
             table,
@@ -60,12 +61,15 @@ impl ChunkRows {
         }
     }
 
-    /// Whether it must be read again: a change came of which it is not known what row it touched, or that could not tell what the row has.
+    /// Whether the chunk must be read again.
+    ///
+    /// That is so after a change whose row is not known, and after a change that no record holds with the
+    /// values that were filled in.
     pub fn is_invalid(&self) -> bool {
         self.is_invalid
     }
 
-    /// Has it read again.
+    /// Requires that the chunk is read again.
     pub fn invalidate(&mut self) {
         self.is_invalid = true;
     }
@@ -75,39 +79,41 @@ impl ChunkRows {
         &self.table
     }
 
-    /// How many rows there are, dropped ones too.
+    /// The number of rows, dropped ones included.
     pub fn len(&self) -> usize {
         self.rows.len()
     }
 
-    /// Whether there are none.
+    /// Whether it has no rows.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
 
-    /// Rows that a change was there for before their watermark.
+    /// The number of rows that a change before the watermark dropped.
     pub fn overtaken(&self) -> u64 {
         self.overtaken
     }
 
-    /// Bytes of memory.
+    /// The memory that the rows need, about, in bytes.
     pub fn memory(&self) -> usize {
         self.text.len() + self.key_bytes + self.rows.len() * CHUNK_ROW_BYTES
     }
 
-    /// Takes a row as `COPY … TO STDOUT` writes it, a line with or without its end. Its first field is not of the table: see `query`.
+    /// Adds a row as `COPY … TO STDOUT` writes it, a line with or without its line break.
+    ///
+    /// The first field is the row's size, and no column: see `query`.
     ///
     /// # Errors
-    /// It is not one of this table.
+    /// The line is not a row of this table.
     pub fn push(&mut self, line: &[u8]) -> Result<(), RowError> {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         let row = ChunkRow {
             start: self.text.len(),
             length: line.len(),
-            dropped: false,
+            is_dropped: false,
         };
         self.text.extend_from_slice(line);
-        let key = match self.key_at(row) {
+        let key = match self.key(row) {
             Ok(key) => key,
             Err(error) => {
                 self.text.truncate(row.start);
@@ -123,48 +129,54 @@ impl ChunkRows {
     /// The key of the last row, one text for each of its columns.
     pub fn last_key(&self) -> Option<Vec<String>> {
         let tuple = self.tuple(*self.rows.last()?).ok()?;
-        let text = |at: &usize| match tuple.get(*at) {
+        let text = |index: &usize| match tuple.get(*index) {
             Some(Datum::Text(text)) => Some(text.to_string()),
             _ => None,
         };
-        self.table.key_places.iter().map(text).collect()
+        self.table.key_indexes.iter().map(text).collect()
     }
 
-    /// The place of the next row at or behind `from` that is to be sent.
+    /// The index of the next row that is to be sent, `from` or a later one.
     pub fn next_row(&self, from: usize) -> Option<usize> {
-        (from..self.rows.len()).find(|at| self.rows.get(*at).is_some_and(|row| !row.dropped))
+        (from..self.rows.len()).find(|index| self.rows.get(*index).is_some_and(|row| !row.is_dropped))
     }
 
-    /// A row's values.
+    /// The values of the row at `index`.
     ///
     /// # Errors
-    /// It is not what `COPY` writes.
-    pub fn row(&self, at: usize) -> Result<Tuple<'_>, RowError> {
+    /// There is no such row.
+    pub fn row(&self, index: usize) -> Result<Tuple<'_>, RowError> {
         self.rows
-            .get(at)
+            .get(index)
             .ok_or(RowError::Malformed)
             .and_then(|row| self.tuple(*row))
     }
 
-    /// Lets a change of the transaction `xid` pass that is about to be sent. What the snapshot shows of it, the rows show, too. What it does
-    /// not show came later, and so the rows that it touches are not sent any more; but a large value that it left alone is known only
-    /// from them, and is filled in: returns the places where.
+    /// Applies a change of transaction `xid` that is about to be sent.
+    ///
+    /// If the snapshot shows the transaction, the rows have its changes already. Otherwise the change is
+    /// newer: the rows that it affects are dropped. An update does not have the large values that it left
+    /// unchanged. They are filled in from the rows.
+    ///
+    /// Returns the indexes of the new row's columns that were filled in.
     pub fn apply_change(&mut self, xid: u32, change: &mut Change<'_>) -> Vec<usize> {
         let mut filled = Vec::new();
-        let is_ours = |relation: &Relation| self.table.is(relation);
+        let is_ours = |relation: &Relation| self.table.matches(relation);
         match change {
             _ if self.snapshot.shows(xid) => {}
             Change::Insert { relation, new } if is_ours(relation) => {
-                self.touch(relation, new);
+                self.drop_row_of(relation, new);
             }
             Change::Update { relation, old, new } if is_ours(relation) => {
                 let key = |tuple: &Tuple<'_>| key_of(relation, &self.table.key, tuple);
                 let (before, after) = (old.as_ref().and_then(key), key(new));
                 match (&before, &after) {
-                    (Some(before), _) => filled = self.complete(before, relation, new),
-                    // An update of a row that keeps its key tells no old one.
-                    (None, Some(after)) if relation.has_key() => filled = self.complete(after, relation, new),
-                    // Which row it was is not known.
+                    (Some(before), _) => filled = self.fill_from_row(before, relation, new),
+                    // An update that does not change the key has no old row.
+                    (None, Some(after)) if relation.has_key() => {
+                        filled = self.fill_from_row(after, relation, new)
+                    }
+                    // The updated row is not known.
                     _ => self.is_invalid = true,
                 }
                 for key in [before, after].into_iter().flatten() {
@@ -172,7 +184,7 @@ impl ChunkRows {
                 }
             }
             Change::Delete { relation, old } if is_ours(relation) => {
-                self.touch(relation, old);
+                self.drop_row_of(relation, old);
             }
             Change::Truncate { relations } if relations.iter().any(|relation| is_ours(relation)) => {
                 self.drop_all();
@@ -182,7 +194,8 @@ impl ChunkRows {
         filled
     }
 
-    fn touch(&mut self, relation: &Relation, tuple: &Tuple<'_>) {
+    /// Drops the row with the key of this tuple.
+    fn drop_row_of(&mut self, relation: &Relation, tuple: &Tuple<'_>) {
         match key_of(relation, &self.table.key, tuple) {
             Some(key) => self.drop_row(&key),
             None => self.is_invalid = true,
@@ -193,25 +206,29 @@ impl ChunkRows {
         let row = self
             .by_key
             .get(key)
-            .and_then(|at| self.rows.get_mut(*at as usize));
-        if let Some(row) = row.filter(|row| !row.dropped) {
-            row.dropped = true;
+            .and_then(|index| self.rows.get_mut(*index as usize));
+        if let Some(row) = row.filter(|row| !row.is_dropped) {
+            row.is_dropped = true;
             self.overtaken += 1;
         }
     }
 
     fn drop_all(&mut self) {
-        for row in self.rows.iter_mut().filter(|row| !row.dropped) {
-            row.dropped = true;
+        for row in self.rows.iter_mut().filter(|row| !row.is_dropped) {
+            row.is_dropped = true;
             self.overtaken += 1;
         }
     }
 
-    /// Whether a change brings a row to its key of which it does not tell a large value, and which nobody can know: this table's rows are on
-    /// their way to the stream, the row left a key that is not held, and that may not have been sent.
+    /// The request for the row of a change whose unchanged large values are not known; `None` if none is
+    /// needed.
+    ///
+    /// `table` is the table that is being read, `rows` are those of the current chunk. Only an update that
+    /// moves its row to another key needs a request, and only if `rows` do not have the row at its old key. A
+    /// consumer may not have received that row yet.
     pub fn row_request(
         table: &BackfillTable,
-        held: Option<&ChunkRows>,
+        rows: Option<&ChunkRows>,
         xid: u32,
         change: &Change<'_>,
     ) -> Option<RowRequest> {
@@ -223,21 +240,15 @@ impl ChunkRows {
         else {
             return None;
         };
-        if !table.is(relation) || !new.contains(&Datum::Unchanged) {
+        if !table.matches(relation) || !new.contains(&Datum::Unchanged) {
             return None;
         }
-        let before = key_of(relation, &table.key, old)?;
-        let is_held = |held: &ChunkRows| {
-            let row = held
-                .by_key
-                .get(&before)
-                .and_then(|at| held.rows.get(*at as usize));
-            row.is_some_and(|row| !row.dropped) && !held.snapshot.shows(xid)
-        };
-        if !changes_key(table, change) || held.is_some_and(is_held) {
+        let old_key = key_of(relation, &table.key, old)?;
+        let is_known = |rows: &ChunkRows| rows.live_row(&old_key).is_some() && !rows.snapshot.shows(xid);
+        if !changes_key(table, change) || rows.is_some_and(is_known) {
             return None;
         }
-        let text = |at: &Option<usize>| match new.get((*at)?)? {
+        let text = |index: &Option<usize>| match new.get((*index)?)? {
             Datum::Text(text) => Some(text.to_string()),
             _ => None,
         };
@@ -245,16 +256,22 @@ impl ChunkRows {
         Some(RowRequest { key: key?, xid })
     }
 
-    /// Fills the large values that an update left alone from the row that it changed.
-    fn complete(&self, key: &[u8], relation: &Relation, new: &mut Tuple<'_>) -> Vec<usize> {
-        let row = self.by_key.get(key).and_then(|at| self.rows.get(*at as usize));
-        // One that was dropped was touched by a change before, which told the value.
-        if let Some(row) = row.filter(|row| !row.dropped)
-            && let Ok(tuple) = self.tuple(*row)
+    /// Fills the large values that an update left unchanged from the row that it changed.
+    fn fill_from_row(&self, key: &[u8], relation: &Relation, new: &mut Tuple<'_>) -> Vec<usize> {
+        // A dropped row was affected by an earlier change, which had the value.
+        if let Some(row) = self.live_row(key)
+            && let Ok(tuple) = self.tuple(row)
         {
             return fill(&self.table, &tuple, relation, new);
         }
         Vec::new()
+    }
+
+    /// The row with this key, unless it was dropped.
+    fn live_row(&self, key: &[u8]) -> Option<ChunkRow> {
+        let index = *self.by_key.get(key)?;
+        let row = self.rows.get(index as usize)?;
+        (!row.is_dropped).then_some(*row)
     }
 
     fn tuple(&self, row: ChunkRow) -> Result<Tuple<'_>, RowError> {
@@ -263,7 +280,7 @@ impl ChunkRows {
             .and_then(|line| fields(&self.table, line))
     }
 
-    fn key_at(&self, row: ChunkRow) -> Result<Box<[u8]>, RowError> {
+    fn key(&self, row: ChunkRow) -> Result<Box<[u8]>, RowError> {
         let (tuple, table) = (self.tuple(row)?, &self.table);
         key_of(&table.relation, &table.key, &tuple).ok_or(RowError::Malformed)
     }
@@ -280,22 +297,22 @@ pub(super) fn changes_key(table: &BackfillTable, change: &Change<'_>) -> bool {
         return false;
     };
     let key = |tuple: &Tuple<'_>| key_of(relation, &table.key, tuple);
-    table.is(relation)
+    table.matches(relation)
         && key(old)
             .zip(key(new))
             .is_some_and(|(before, after)| before != after)
 }
 
-/// The values of a row as `COPY` writes it, behind the field that tells its size.
+/// The values of a row as `COPY` writes it. The first field is the row's size, and is skipped.
 ///
 /// # Errors
-/// It is not one of this table.
+/// The line is not a row of this table.
 pub(super) fn fields<'l>(table: &BackfillTable, line: &'l [u8]) -> Result<Tuple<'l>, RowError> {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     let mut fields = line.split(|byte| *byte == b'\t').skip(1);
     let columns = table.relation.columns.iter().enumerate();
     let tuple = columns
-        .map(|(at, _)| match table.reads(at) {
+        .map(|(index, _)| match table.selects(index) {
             true => fields.next().ok_or(RowError::Malformed).and_then(value),
             false => Ok(Datum::Absent),
         })
@@ -306,7 +323,9 @@ pub(super) fn fields<'l>(table: &BackfillTable, line: &'l [u8]) -> Result<Tuple<
     }
 }
 
-/// Fills what a new row leaves out from what was read of it, and tells the places.
+/// Fills the unchanged values of a new row from the row `read`, which has the columns of `table`.
+///
+/// Returns the indexes of the columns that were filled in.
 pub(super) fn fill(
     table: &BackfillTable,
     read: &Tuple<'_>,
@@ -314,33 +333,34 @@ pub(super) fn fill(
     new: &mut Tuple<'_>,
 ) -> Vec<usize> {
     let mut filled = Vec::new();
-    let read = table.relation.columns.iter().zip(read);
-    let read: Vec<_> = read.collect();
-    for (at, (column, datum)) in relation.columns.iter().zip(new).enumerate() {
+    let read: Vec<_> = table.relation.columns.iter().zip(read).collect();
+    for (index, (column, datum)) in relation.columns.iter().zip(new).enumerate() {
         if *datum != Datum::Unchanged {
             continue;
         }
-        let known = read.iter().find(|(known, _)| known.name == column.name);
-        match known.map(|(_, datum)| *datum) {
+        let value = read.iter().find(|(other, _)| other.name == column.name);
+        match value.map(|(_, datum)| *datum) {
             Some(Datum::Text(text)) => *datum = Datum::Text(Cow::Owned(text.to_string())),
             Some(Datum::Null) => *datum = Datum::Null,
             _ => continue,
         }
-        filled.push(at);
+        filled.push(index);
     }
     filled
 }
 
-/// The key of a row of this relation: the values of the columns with these names, and a zero byte after each, which no text holds.
+/// The key of a row: the texts of the columns with these names, each followed by a zero byte.
+///
+/// No text of PostgreSQL contains a zero byte. `None` if a value is null or not known.
 fn key_of(relation: &Relation, names: &[String], tuple: &Tuple<'_>) -> Option<Box<[u8]>> {
     let mut key = Vec::with_capacity(24);
-    for place in relation.column_indexes(names) {
-        let place = place?;
-        let Datum::Text(text) = tuple.get(place)? else {
+    for index in relation.column_indexes(names) {
+        let index = index?;
+        let Datum::Text(text) = tuple.get(index)? else {
             return None;
         };
-        // The one type that plugins do not write as the server does.
-        let text = match (&relation.columns.get(place)?.kind, text.as_ref()) {
+        // Boolean is the only type that some plugins write otherwise than its output function does.
+        let text = match (&relation.columns.get(index)?.kind, text.as_ref()) {
             (Type::Bool, "true") => "t",
             (Type::Bool, "false") => "f",
             (_, text) => text,
@@ -351,7 +371,7 @@ fn key_of(relation: &Relation, names: &[String], tuple: &Tuple<'_>) -> Option<Bo
     Some(key.into_boxed_slice())
 }
 
-/// One field of `COPY`'s text format (PostgreSQL documentation, COPY, "Text Format").
+/// The value of a field in `COPY`'s text format (PostgreSQL documentation, COPY, "Text Format").
 fn value(field: &[u8]) -> Result<Datum<'_>, RowError> {
     if field == b"\\N" {
         return Ok(Datum::Null);

@@ -1,47 +1,55 @@
 //! Backfill: reads the rows that existed before the slot, in chunks beside the live changes.
 //!
-//! It takes no lock that a writer waits for, and never sends a stale row behind its own update.
+//! It takes no lock that a writer waits for. It never sends a stale row after a newer change of that row.
 //!
-//! **The path of a chunk.**
+//! # The path of a chunk
 //! 1. Drain until little of the log is unread.
-//! 2. In a read-only transaction with one snapshot S, read the next rows of a table in the order of a unique index. Keep
-//!    them in memory.
+//! 2. In a read-only transaction with one snapshot S, read the next rows of a table in the order of a
+//!    unique index. Keep them in memory.
 //! 3. Write a logical message, the watermark, in a transaction of its own.
-//! 4. Drain on. A change of a kept row that S does not show drops that row.
-//! 5. At the watermark's commit, emit the rows that are still kept as reads, positioned there.
+//! 4. Continue to drain. A change of a kept row that S does not show drops that row.
+//! 5. At the watermark's commit, emit the rows that are still kept as reads, with the watermark's position.
 //! 6. When all of them are acknowledged, store cursor and position, then advance the slot.
 //!
-//! **Why this is right.** Let r be a kept row with key k. Each transaction X that changed k is one of three.
-//! 1. S shows X. Then r has what X wrote, or something newer. X committed before S was taken, so X stands in the log before
-//!    the watermark, and the read follows it.
+//! # Why the order is right
+//! Let r be a kept row with key k. Each transaction X that changed k belongs to one of three cases.
+//! 1. S shows X. Then r has the values that X wrote, or newer ones. X committed before S was taken, so X
+//!    precedes the watermark in the log, and the read follows X.
 //! 2. S does not show X, and X is read while r is kept. Then r is older than X, and is not sent.
-//! 3. S does not show X, and X was read before r was kept. The order of the log does not reveal this case: a commit can be
-//!    decoded while it waits for a standby and no SELECT sees it. So S is used only if it shows every transaction whose
-//!    changes were sent before. Transactions of this invocation are remembered. Transactions of earlier invocations
-//!    have ended once every writer has ended that had written to the table when this invocation reached it: a writer
-//!    keeps its lock on the table until its changes are visible.
+//! 3. S does not show X, and X was read before r was kept. The order of the log does not reveal this case:
+//!    a commit that waits for a standby can be decoded before any SELECT sees it. So S is used only if it
+//!    shows every transaction whose changes were sent before. Transactions of this invocation are
+//!    remembered. For earlier invocations, the chunk waits until every writer has ended that had written to
+//!    the table when this invocation reached it. A writer keeps its lock on the table until its changes are
+//!    visible.
 //!
-//! Whatever commits behind the watermark stands behind the read, in the stream and in position. Two changes of one key
-//! become visible in the order of the log, since the second waits for the first one's row lock. So the last event of each
-//! key states what PostgreSQL holds.
+//! A commit after the watermark follows the read, in the stream and in position. Two changes of one key
+//! become visible in the order of the log, since the second waits for the first one's row lock. So the last
+//! event of each key has the values that PostgreSQL holds.
 //!
-//! **Large values.** An update does not log a large value that it left unchanged (TOAST), and a consumer that never had the
-//! row does not know it. An update of a kept row takes the value from that row, which S shows as it was before
-//! ([`ChunkRows::apply_change`]). An update may also move a row to another key, perhaps from the unread to the read part
-//! of the table. Then no kept row has the value, and the server is asked for its present state
-//! ([`ChunkRows::row_request`]). If the value has changed meanwhile, the change that did it follows in the log. If the
-//! server cannot answer in time, the table is read from its beginning.
+//! # Large values
+//! An update does not log a large value that it left unchanged (TOAST). A consumer that never received the
+//! row does not know that value. An update of a kept row takes the value from that row, which S shows as it
+//! was before the update ([`ChunkRows::apply_change`]).
 //!
-//! **Rewritten tables.** A rewriting `alter table` that commits after S was taken leaves no row that S shows. So the reader
-//! takes the table's lock first, and then compares the table's file with the one of S.
+//! An update may also move a row to another key, perhaps from the unread to the read part of the table.
+//! Then no kept row has the value, and Spillway reads the row's present state from the server
+//! ([`ChunkRows::row_request`]). If the value has changed meanwhile, the change of it follows in the log. If
+//! the server cannot answer in time, the table is read again from its first row.
 //!
-//! **Crashes.** Kept rows are in memory only. After a deadline, a kill or a failover the next invocation reads the chunk
-//! again from the cursor, with a new snapshot and a new watermark. Rows that had arrived are sent again, newer and
-//! further on.
+//! # Rewritten tables
+//! An `alter table` that rewrites the table and commits after S was taken leaves no row that S shows. So the
+//! reader takes the table's lock first, and then compares the table's file with the file that S shows.
+//!
+//! # Crashes
+//! Kept rows are in memory only. After a deadline, a kill or a failover the next invocation reads the chunk
+//! again from the cursor, with a new snapshot and a new watermark. Rows that were acknowledged before are
+//! sent again, with newer values and a later position.
 
 mod chunk_rows;
 pub mod query;
 mod row_lookup;
+pub mod schema;
 mod snapshot;
 pub mod state;
 pub mod table;
@@ -60,7 +68,7 @@ use crate::change::Change;
 use crate::lsn::Lsn;
 use chunk_rows::{changes_key, fields, fill};
 
-/// The prefix of the logical messages that are watermarks. They are Spillway's own and are not sent.
+/// The prefix of the logical messages that are watermarks. They are not sent.
 pub const WATERMARK: &str = "spillway.watermark";
 
 /// The prefix of the message that ends a repair.
@@ -71,30 +79,30 @@ pub const REPAIRED: &str = "spillway.repaired";
 pub struct Chunk {
     /// The content of its watermark, which is unique.
     pub watermark: String,
-    /// What is sent at the watermark.
+    /// The payload, which is sent at the watermark.
     pub payload: ChunkPayload,
-    /// When reading it began.
-    pub began: Instant,
-    /// The LSN of the watermark's row, once that was read.
-    pub reached: Option<Lsn>,
-    /// The place of the next row to send; `None` once all are sent.
-    pub next: Option<usize>,
-    /// Rows that were sent.
-    pub sent: u64,
-    /// Why a row of it cannot be sent.
-    pub failed: Option<String>,
+    /// When its reading started.
+    pub started: Instant,
+    /// The LSN of the watermark's row; `None` until that row was read.
+    pub watermark_lsn: Option<Lsn>,
+    /// The index of the next row to send; `None` once all are sent.
+    pub next_row: Option<usize>,
+    /// The number of rows that were sent.
+    pub rows_sent: u64,
+    /// The reason why one of its rows cannot be sent.
+    pub failure: Option<String>,
 }
 
-/// What a chunk sends at its watermark.
+/// The payload of a chunk, which is sent at its watermark.
 #[derive(Debug)]
 pub enum ChunkPayload {
     /// Rows of a table.
     Rows {
         /// The rows.
         rows: Box<ChunkRows>,
-        /// Whether it has the table's first rows.
+        /// Whether these are the table's first rows.
         first: bool,
-        /// Whether the table has rows behind these.
+        /// Whether the table has further rows after these.
         more: bool,
     },
     /// The content of the control event that ends a repair.
@@ -103,19 +111,19 @@ pub enum ChunkPayload {
 
 impl Chunk {
     /// A chunk that was just read.
-    pub fn new(watermark: String, payload: ChunkPayload, began: Instant) -> Self {
+    pub fn new(watermark: String, payload: ChunkPayload, started: Instant) -> Self {
         Chunk {
             watermark,
             payload,
-            began,
-            reached: None,
-            next: Some(0),
-            sent: 0,
-            failed: None,
+            started,
+            watermark_lsn: None,
+            next_row: Some(0),
+            rows_sent: 0,
+            failure: None,
         }
     }
 
-    /// Its rows, unless it is a message.
+    /// Its rows; `None` if it is a message.
     pub fn rows(&self) -> Option<&ChunkRows> {
         match &self.payload {
             ChunkPayload::Rows { rows, .. } => Some(rows),
@@ -123,7 +131,7 @@ impl Chunk {
         }
     }
 
-    /// Its rows, unless it is a message.
+    /// Its rows; `None` if it is a message.
     pub fn rows_mut(&mut self) -> Option<&mut ChunkRows> {
         match &mut self.payload {
             ChunkPayload::Rows { rows, .. } => Some(rows),
@@ -132,32 +140,34 @@ impl Chunk {
     }
 }
 
-/// What the reader of the log keeps for a backfill.
+/// The reader's state for a backfill.
 #[derive(Debug, Default)]
 pub struct ChunkContext {
     /// The chunk that waits for its watermark.
     pub chunk: Option<Chunk>,
-    /// The table that is being read, from its first chunk on.
+    /// The table that is being read; `None` before its first chunk.
     pub table: Option<Arc<BackfillTable>>,
-    /// What was visible when the window was opened; `None` where no further chunk is read.
+    /// The snapshot at the opening of the window; `None` if no further chunk is read.
     pub visible: Option<Snapshot>,
     /// Transactions whose changes were sent, and that may not be visible yet.
     pub delivered: BTreeSet<u32>,
-    /// The row that a change needed, as `COPY` wrote it.
-    found: Option<Vec<u8>>,
+    /// The row that was looked up for the next change, as `COPY` wrote it.
+    looked_up_row: Option<Vec<u8>>,
     must_restart_table: bool,
 }
 
 impl ChunkContext {
     /// Whether the watermark of its chunk was read.
     pub fn is_at_watermark(&self) -> bool {
-        self.chunk.as_ref().is_some_and(|chunk| chunk.reached.is_some())
+        self.chunk
+            .as_ref()
+            .is_some_and(|chunk| chunk.watermark_lsn.is_some())
     }
 
-    /// Adds what the server answered to a [`RowRequest`].
+    /// Adds the server's answer to a [`RowRequest`].
     pub fn add_lookup(&mut self, lookup: RowLookup) {
         match lookup {
-            RowLookup::Row(line) => self.found = Some(line),
+            RowLookup::Row(line) => self.looked_up_row = Some(line),
             // The change that deleted or moved it follows in the log.
             RowLookup::Gone => {}
             RowLookup::Unknown(_) => self.clear(),
@@ -166,7 +176,7 @@ impl ChunkContext {
 
     /// Applies a change of transaction `xid` that is about to be encoded; see [`ChunkRows::apply_change`].
     ///
-    /// Returns the places of the new row that were filled in.
+    /// Returns the indexes of the new row's columns that were filled in.
     pub fn apply_change(&mut self, xid: u32, change: &mut Change<'_>) -> Vec<usize> {
         if self.visible.as_ref().is_some_and(|visible| !visible.shows(xid)) {
             self.delivered.insert(xid);
@@ -175,7 +185,7 @@ impl ChunkContext {
         let mut filled = rows
             .map(|rows| rows.apply_change(xid, change))
             .unwrap_or_default();
-        if let (Some(line), Some(table)) = (self.found.take(), &self.table)
+        if let (Some(line), Some(table)) = (self.looked_up_row.take(), &self.table)
             && let Change::Update { relation, new, .. } = change
             && let Ok(read) = fields(table, &line)
         {
@@ -184,10 +194,10 @@ impl ChunkContext {
         filled
     }
 
-    /// Has the row of a change read again, since the change cannot carry the values that were filled in.
+    /// Requires that the row of a change is read again, since no record holds the filled-in values.
     ///
-    /// `fails` says whether a row that fits no record fails its table. Where such a row loses columns instead, as the change
-    /// does now, there is no reason to read the whole table again.
+    /// `fails` says whether a row that fits no record fails its table. Otherwise the row would lose columns,
+    /// as the change does now, and the whole table need not be read again.
     pub fn discard_filled(&mut self, change: &Change<'_>, fails: bool) {
         let is_moved = |table: &Arc<BackfillTable>| changes_key(table, change);
         if fails && self.table.as_ref().is_some_and(is_moved) {
@@ -198,12 +208,14 @@ impl ChunkContext {
         }
     }
 
-    /// Whether the last change requires that its table is read from its beginning. Answers `true` once.
+    /// Whether the last change requires that its table is read again from its first row.
+    ///
+    /// Returns `true` once, and resets the flag.
     pub fn take_table_restart(&mut self) -> bool {
         std::mem::take(&mut self.must_restart_table)
     }
 
-    /// Drops the chunk, and forgets the table.
+    /// Drops the chunk and the table.
     pub fn clear(&mut self) {
         (self.chunk, self.table) = (None, None);
     }
@@ -214,7 +226,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sent_transaction_is_remembered_while_it_is_not_visible_and_a_chunk_may_follow() {
+    fn a_sent_transaction_is_remembered_if_it_is_not_visible_and_a_chunk_may_follow() {
         let remembered = |visible: Option<&str>| {
             let mut context = ChunkContext {
                 visible: visible.map(|text| text.parse().unwrap()),

@@ -1,4 +1,4 @@
-//! The SQL of a chunk: the rows behind a key, in the order of an index, as many as are asked for.
+//! The SQL of a chunk: the next rows after a key, in the order of an index.
 
 use std::fmt::Write as _;
 
@@ -6,104 +6,113 @@ use crate::table_name::quoted;
 
 use super::table::{BackfillTable, KeyOrder, SizeProbe};
 
-/// A row with more bytes than this is not read: no record could hold it, and a row is taken into memory whole.
-pub const MOST_ROW_BYTES: u64 = 16 << 20;
+/// Most bytes of a row that is read.
+///
+/// No record can hold a larger row, and a row is in memory as a whole.
+pub const MAX_ROW_BYTES: u64 = 16 << 20;
 
-/// `COPY … TO STDOUT` of the next rows behind `after`. Values come as the types' output functions write them, as in the log. The first field is
-/// a row's size in bytes, about; of one that is too large only the key comes.
-pub fn chunk(table: &BackfillTable, after: Option<&[String]>, rows: u64) -> String {
-    format!("copy ({}) to stdout", rows_behind(table, after, rows))
+/// `COPY … TO STDOUT` of the next `rows` rows after the key `after`.
+///
+/// The types' output functions write the values, as they do for logical decoding. The first field is the
+/// row's size, about, in bytes. A row that is larger than [`MAX_ROW_BYTES`] has only its key.
+pub fn copy_chunk(table: &BackfillTable, after: Option<&[String]>, rows: u64) -> String {
+    format!("copy ({}) to stdout", rows_after(table, after, rows))
 }
 
-/// Has the server plan the next rows, which takes the lock of a reader.
-pub fn plan(table: &BackfillTable, after: Option<&[String]>) -> String {
-    format!("explain {}", rows_behind(table, after, 1))
+/// `EXPLAIN` of the next rows after the key `after`.
+///
+/// Planning takes the lock of a reader on the table.
+pub fn explain_chunk(table: &BackfillTable, after: Option<&[String]>) -> String {
+    format!("explain {}", rows_after(table, after, 1))
 }
 
-/// What the server would do for a chunk, which it does not do. Each condition stands there twice, in different brackets, so that one that closes
-/// ours is none.
-pub fn explain(table: &BackfillTable) -> String {
-    let again = table
+/// `EXPLAIN` of a chunk, which checks the conditions and operators without reading a row.
+///
+/// The statement has each condition twice, in different brackets. A condition that closes the brackets around
+/// it is therefore a syntax error.
+pub fn explain_table(table: &BackfillTable) -> String {
+    let bracketed_again = table
         .conditions
         .iter()
         .map(|condition| format!("(array[{condition}\n])[1]"));
-    // Nothing is behind null, but what compares with it is looked up.
-    let nothing = vec!["null".to_owned(); table.key.len()];
+    // No row is after null, but the server still resolves the operators.
+    let nulls = vec!["null".to_owned(); table.key.len()];
     let table = BackfillTable {
         conditions: table
             .conditions
             .iter()
             .cloned()
-            .chain(again)
-            .chain([behind(table, &nothing)])
+            .chain(bracketed_again)
+            .chain([after_key(table, &nulls)])
             .collect(),
         ..table.clone()
     };
-    format!("explain {}", rows_behind(&table, None, 1))
+    format!("explain {}", rows_after(&table, None, 1))
 }
 
-fn rows_behind(table: &BackfillTable, after: Option<&[String]>, rows: u64) -> String {
+/// The query of the next `rows` rows after the key `after`.
+fn rows_after(table: &BackfillTable, after: Option<&[String]>, rows: u64) -> String {
     let mut conditions = table.conditions.clone();
-    if let Some(after) = after {
-        conditions.push(behind(table, &literals(after)));
+    if let Some(key) = after {
+        conditions.push(after_key(table, &literals(key)));
     }
     format!(
         "{}{} order by {} limit {rows}",
-        select(table),
-        filter(&conditions),
-        order(table)
+        select_clause(table),
+        where_clause(&conditions),
+        order_list(table)
     )
 }
 
-/// `COPY … TO STDOUT` of the row that has a key.
-pub fn row_of(table: &BackfillTable, key: &[String]) -> String {
-    let columns = columns(table).into_iter().zip(&table.order).zip(literals(key));
-    let is: Vec<String> = columns
+/// `COPY … TO STDOUT` of the row with a key.
+pub fn copy_row(table: &BackfillTable, key: &[String]) -> String {
+    let columns = key_columns(table)
+        .into_iter()
+        .zip(&table.key_order)
+        .zip(literals(key));
+    let is_equal: Vec<String> = columns
         .map(|((column, order), value)| format!("{column} {} {value}", order.equal))
         .collect();
-    format!("copy ({}{}) to stdout", select(table), filter(&is))
+    format!(
+        "copy ({}{}) to stdout",
+        select_clause(table),
+        where_clause(&is_equal)
+    )
 }
 
-fn select(table: &BackfillTable) -> String {
+/// `select … from …` of the row's size and its selected columns.
+fn select_clause(table: &BackfillTable) -> String {
     let columns = table.relation.columns.iter().enumerate();
-    let read: Vec<_> = columns.filter(|(at, _)| table.reads(*at)).collect();
-    let sizes: Vec<String> = read
-        .iter()
-        .filter_map(|(at, column)| {
-            let name = format!("t.{}", quoted(&column.name));
-            match table.large.get(*at)? {
-                SizeProbe::No => None,
-                // These two tell it without reading the value.
-                SizeProbe::Text => Some(format!("coalesce(octet_length({name}), 0)::int8")),
-                // A compressed one must be read, which happens to few.
-                SizeProbe::Other => Some(format!(
-                    "coalesce(case when pg_column_compression({name}) is null then pg_column_size({name}) else octet_length({name}::text) end, 0)::int8"
-                )),
-            }
-        })
+    let selected: Vec<(usize, String)> = columns
+        .filter(|(index, _)| table.selects(*index))
+        .map(|(index, column)| (index, format!("t.{}", quoted(&column.name))))
         .collect();
-    let is_guarded = !sizes.is_empty();
-    let fields: Vec<String> = read
+    let sizes: Vec<String> = selected
         .iter()
-        .map(|(at, column)| {
-            let name = format!("t.{}", quoted(&column.name));
-            match is_guarded && !table.key_places.contains(at) {
-                true => format!("case when s.spillway_bytes <= {MOST_ROW_BYTES} then {name} end"),
-                false => name,
-            }
-        })
+        .filter_map(|(index, name)| size_expression(*table.size_probes.get(*index)?, name))
+        .collect();
+    let is_measured = !sizes.is_empty();
+    let fields: Vec<String> = selected
+        .iter()
+        .map(
+            |(index, name)| match is_measured && !table.key_indexes.contains(index) {
+                true => format!("case when s.spillway_bytes <= {MAX_ROW_BYTES} then {name} end"),
+                false => name.clone(),
+            },
+        )
         .collect();
     let mut select = format!(
         "select {}, {} from {}{} t",
-        if is_guarded { "s.spillway_bytes" } else { "0" },
+        if is_measured { "s.spillway_bytes" } else { "0" },
         fields.join(", "),
         if table.is_root { "" } else { "only " },
         table.name().to_sql()
     );
-    if is_guarded {
+    if is_measured {
         let _ = write!(
             select,
-            // Not pulled up into each of the fields, which would measure the row as often.
+            // `offset 0` keeps the planner from copying the expression into each field, which would measure
+            // the row once for each of them.
             " cross join lateral (select {} offset 0) s(spillway_bytes)",
             sizes.join(" + ")
         );
@@ -111,29 +120,45 @@ fn select(table: &BackfillTable) -> String {
     select
 }
 
-fn filter(conditions: &[String]) -> String {
+/// The SQL expression of a value's size in bytes; `None` where the value is never large.
+fn size_expression(probe: SizeProbe, column: &str) -> Option<String> {
+    match probe {
+        SizeProbe::No => None,
+        // For text and binary values `octet_length` does not read the value.
+        SizeProbe::Text => Some(format!("coalesce(octet_length({column}), 0)::int8")),
+        // The size of a compressed value is known only after it was read. Few values are compressed.
+        SizeProbe::Other => Some(format!(
+            "coalesce(case when pg_column_compression({column}) is null then pg_column_size({column}) \
+             else octet_length({column}::text) end, 0)::int8"
+        )),
+    }
+}
+
+fn where_clause(conditions: &[String]) -> String {
     match conditions.is_empty() {
         true => String::new(),
-        // Each ends with a line of its own, so that a comment in it ends, too.
+        // A line break after each condition ends a comment in it.
         false => format!(" where ({}\n)", conditions.join("\n) and (")),
     }
 }
 
-/// What lies behind a key. The operators are those of the index: by their names alone others may be found.
-fn behind(table: &BackfillTable, values: &[String]) -> String {
-    let key = columns(table);
-    let same = table.order.first().map(|order| &order.greater);
-    // As one comparison of rows, where one operator does for all: an index finds it at once.
-    if let Some(greater) = same
-        && table.order.iter().all(|order| order.greater == *greater)
+/// The condition of the rows after a key.
+///
+/// It uses the operators of the index. Their names alone may find other operators.
+fn after_key(table: &BackfillTable, values: &[String]) -> String {
+    let columns = key_columns(table);
+    let first = table.key_order.first().map(|order| &order.greater);
+    // With one operator for all columns, a single comparison of rows lets an index scan start at the key.
+    if let Some(greater) = first
+        && table.key_order.iter().all(|order| order.greater == *greater)
     {
-        return format!("{} {greater} {}", row(&key), row(values));
+        return format!("{} {greater} {}", row(&columns), row(values));
     }
-    let mut parts = key.iter().zip(&table.order).zip(values).rev();
+    let mut parts = columns.iter().zip(&table.key_order).zip(values).rev();
     let Some(((column, order), value)) = parts.next() else {
         return "true".to_owned();
     };
-    let mut behind = format!("{column} {} {value}", order.greater);
+    let mut condition = format!("{column} {} {value}", order.greater);
     for ((column, order), value) in parts {
         let KeyOrder {
             greater,
@@ -141,24 +166,26 @@ fn behind(table: &BackfillTable, values: &[String]) -> String {
             at_least,
             ..
         } = order;
-        behind = format!(
-            "{column} {at_least} {value} and ({column} {greater} {value} or ({column} {equal} {value} and {behind}))"
+        condition = format!(
+            "{column} {at_least} {value} and \
+             ({column} {greater} {value} or ({column} {equal} {value} and {condition}))"
         );
     }
-    behind
+    condition
 }
 
-fn order(table: &BackfillTable) -> String {
-    let columns = columns(table).into_iter().zip(&table.order);
+/// The list of `order by`.
+fn order_list(table: &BackfillTable) -> String {
+    let columns = key_columns(table).into_iter().zip(&table.key_order);
     let columns: Vec<String> = columns
         .map(|(column, order)| format!("{column} using {}", order.less))
         .collect();
     columns.join(", ")
 }
 
-/// The columns of the key, as an index compares them.
-fn columns(table: &BackfillTable) -> Vec<String> {
-    let columns = table.key.iter().zip(&table.order);
+/// The columns of the key, with the collation of the index.
+fn key_columns(table: &BackfillTable) -> Vec<String> {
+    let columns = table.key.iter().zip(&table.key_order);
     columns
         .map(|(name, order)| {
             let collation = order.collation.as_ref().map(|name| format!(" collate {name}"));
@@ -167,11 +194,12 @@ fn columns(table: &BackfillTable) -> Vec<String> {
         .collect()
 }
 
-/// Without their types: an operator takes them for what it compares them with.
+/// Literals without a type: the operator gives each the type of its other operand.
 fn literals(values: &[String]) -> Vec<String> {
     values.iter().map(|value| literal(value)).collect()
 }
 
+/// One column or value, or a row of several.
 fn row(parts: &[String]) -> String {
     match parts {
         [one] => one.clone(),
@@ -179,7 +207,7 @@ fn row(parts: &[String]) -> String {
     }
 }
 
-/// A text, whatever `standard_conforming_strings` is.
+/// A text literal that does not depend on `standard_conforming_strings`.
 fn literal(text: &str) -> String {
     format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
@@ -206,13 +234,13 @@ mod tests {
         let key_names: Vec<String> = key.iter().map(|(name, ..)| (*name).to_owned()).collect();
         BackfillTable {
             oid: 1,
-            key_places: relation
+            key_indexes: relation
                 .column_indexes(&key_names)
                 .into_iter()
                 .flatten()
                 .collect(),
             key: key_names,
-            order: key
+            key_order: key
                 .iter()
                 .map(|(_, schema, collation)| {
                     let operator = |name: &str| format!("operator({schema}.{name})");
@@ -226,8 +254,8 @@ mod tests {
                     }
                 })
                 .collect(),
-            wanted: vec![true; columns.len()],
-            large: columns.iter().map(|(_, large)| *large).collect(),
+            selected: vec![true; columns.len()],
+            size_probes: columns.iter().map(|(_, large)| *large).collect(),
             is_root: false,
             conditions: Vec::new(),
             estimate: None,
@@ -236,23 +264,31 @@ mod tests {
     }
 
     #[test]
-    fn the_first_chunk_begins_at_the_beginning_and_the_next_behind_the_last_key() {
+    fn the_first_chunk_starts_at_the_first_row_and_the_next_after_the_last_key() {
         let table = table(
             &[("id", SizeProbe::No), ("n", SizeProbe::No)],
             &[("id", "pg_catalog", None)],
         );
         assert_eq!(
-            chunk(&table, None, 10),
-            r#"copy (select 0, t."id", t."n" from only "My ""app"""."t" t order by t."id" using operator(pg_catalog.<) limit 10) to stdout"#
+            copy_chunk(&table, None, 10),
+            concat!(
+                r#"copy (select 0, t."id", t."n" from only "My ""app"""."t" t "#,
+                r#"order by t."id" using operator(pg_catalog.<) limit 10) to stdout"#
+            )
         );
         assert_eq!(
-            chunk(&table, Some(&["7".into()]), 10),
-            "copy (select 0, t.\"id\", t.\"n\" from only \"My \"\"app\"\"\".\"t\" t where (t.\"id\" operator(pg_catalog.>) E'7'\n) order by t.\"id\" using operator(pg_catalog.<) limit 10) to stdout"
+            copy_chunk(&table, Some(&["7".into()]), 10),
+            concat!(
+                r#"copy (select 0, t."id", t."n" from only "My ""app"""."t" t "#,
+                r#"where (t."id" operator(pg_catalog.>) E'7'"#,
+                "\n",
+                r#") order by t."id" using operator(pg_catalog.<) limit 10) to stdout"#
+            )
         );
     }
 
     #[test]
-    fn a_key_of_several_columns_is_compared_as_its_index_does() {
+    fn a_key_of_several_columns_is_compared_as_its_index_compares_it() {
         let key = [
             ("a", "pg_catalog", Some(r#""pg_catalog"."C""#)),
             ("b", "pg_catalog", None),
@@ -261,36 +297,55 @@ mod tests {
         two.conditions = vec!["b > 1 -- all".into(), "true".into()];
         two.is_root = true;
         assert_eq!(
-            chunk(&two, Some(&[r"it's \".into(), "NaN".into()]), 2),
-            "copy (select 0, t.\"a\", t.\"b\" from \"My \"\"app\"\"\".\"t\" t where (b > 1 -- all\n) and (true\n) and (\
-             (t.\"a\" collate \"pg_catalog\".\"C\", t.\"b\") operator(pg_catalog.>) (E'it''s \\\\', E'NaN')\n) \
-             order by t.\"a\" collate \"pg_catalog\".\"C\" using operator(pg_catalog.<), t.\"b\" using operator(pg_catalog.<) limit 2) to stdout"
+            copy_chunk(&two, Some(&[r"it's \".into(), "NaN".into()]), 2),
+            concat!(
+                r#"copy (select 0, t."a", t."b" from "My ""app"""."t" t where (b > 1 -- all"#,
+                "\n) and (true\n) and (",
+                r#"(t."a" collate "pg_catalog"."C", t."b") operator(pg_catalog.>) (E'it''s \\', E'NaN')"#,
+                "\n) ",
+                r#"order by t."a" collate "pg_catalog"."C" using operator(pg_catalog.<), "#,
+                r#"t."b" using operator(pg_catalog.<) limit 2) to stdout"#
+            )
         );
-        // Where one operator does not do for all.
+        // The columns have different operators.
         let key = [("a", "ext", None), ("b", "pg_catalog", None)];
         let mixed = table(&[("a", SizeProbe::No), ("b", SizeProbe::No)], &key);
         assert_eq!(
-            behind(&mixed, &["1".into(), "2".into()]),
-            r#"t."a" operator(ext.>=) 1 and (t."a" operator(ext.>) 1 or (t."a" operator(ext.=) 1 and t."b" operator(pg_catalog.>) 2))"#
+            after_key(&mixed, &["1".into(), "2".into()]),
+            concat!(
+                r#"t."a" operator(ext.>=) 1 and (t."a" operator(ext.>) 1 or "#,
+                r#"(t."a" operator(ext.=) 1 and t."b" operator(pg_catalog.>) 2))"#
+            )
         );
     }
 
     #[test]
-    fn of_a_row_that_is_too_large_only_its_key_comes() {
+    fn a_row_that_is_too_large_is_read_with_only_its_key() {
         let columns = [
             ("id", SizeProbe::No),
             ("body", SizeProbe::Text),
             ("doc", SizeProbe::Other),
         ];
         let mut table = table(&columns, &[("id", "pg_catalog", None)]);
-        let sql = chunk(&table, None, 1);
-        assert!(sql.contains(r#"select s.spillway_bytes, t."id", case when s.spillway_bytes <= 16777216 then t."body" end, case when"#), "{sql}");
-        assert!(sql.contains(r#"coalesce(octet_length(t."body"), 0)::int8 + coalesce(case when pg_column_compression(t."doc")"#), "{sql}");
-        // What is not read need not be measured.
-        table.wanted = vec![true, false, false];
+        let sql = copy_chunk(&table, None, 1);
+        let fields = concat!(
+            r#"select s.spillway_bytes, t."id", "#,
+            r#"case when s.spillway_bytes <= 16777216 then t."body" end, case when"#
+        );
+        assert!(sql.contains(fields), "{sql}");
+        let sizes = concat!(
+            r#"coalesce(octet_length(t."body"), 0)::int8 + "#,
+            r#"coalesce(case when pg_column_compression(t."doc")"#
+        );
+        assert!(sql.contains(sizes), "{sql}");
+        // A column that is not read is not measured.
+        table.selected = vec![true, false, false];
         assert_eq!(
-            chunk(&table, None, 1),
-            r#"copy (select 0, t."id" from only "My ""app"""."t" t order by t."id" using operator(pg_catalog.<) limit 1) to stdout"#
+            copy_chunk(&table, None, 1),
+            concat!(
+                r#"copy (select 0, t."id" from only "My ""app"""."t" t "#,
+                r#"order by t."id" using operator(pg_catalog.<) limit 1) to stdout"#
+            )
         );
     }
 }

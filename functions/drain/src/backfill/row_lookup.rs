@@ -1,11 +1,11 @@
-//! A row that a change needs from the server: the request, and its answer.
+//! The lookup of a row that a change needs from the server: request and answer.
 
-/// A request for a row that has unchanged large values, by the key that a change gave it.
+/// A request for the row that a change moved to another key, to read its unchanged large values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowRequest {
-    /// The key, one text for each of its columns.
+    /// The new key of the row, one text for each of its columns.
     pub key: Vec<String>,
-    /// The transaction of the change. Before it is visible, another row has this key.
+    /// The transaction of the change. Until it is visible, another row may have this key.
     pub xid: u32,
 }
 
@@ -16,6 +16,6 @@ pub enum RowLookup {
     Row(Vec<u8>),
     /// No row has this key any more. The change that deleted or moved it follows in the log.
     Gone,
-    /// The row could not be read, and why.
+    /// The row could not be read, for this reason.
     Unknown(String),
 }

@@ -1,26 +1,30 @@
-//! What a server's snapshot shows: which transactions are visible in it.
+//! A server's snapshot: the transactions that are visible in it.
 
 use std::collections::BTreeSet;
 use std::str::FromStr;
 
-/// A `pg_snapshot`, as `pg_current_snapshot()` prints it: `xmin:xmax:xip,…`, ids of 64 bits, top-level transactions only.
+/// A `pg_snapshot`, as `pg_current_snapshot()` prints it: `xmin:xmax:xip,…`.
+///
+/// Its ids have 64 bits and are those of top-level transactions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
-    /// All before this are over.
+    /// All transactions before this id have ended.
     xmin: u64,
-    /// All from this on had not ended, or not begun.
+    /// All transactions from this id on had not ended, or not begun.
     xmax: u64,
-    /// Those between that had not ended.
+    /// The transactions in between that had not ended.
     running: BTreeSet<u64>,
 }
 
 impl Snapshot {
-    /// Whether a transaction is visible that is known to have been committed. `xid` is its id in the log, 32 bits: it belongs to the
-    /// ids that are nearest to this snapshot, as PostgreSQL itself takes it.
+    /// Whether a transaction is visible that the log shows as committed.
+    ///
+    /// `xid` is its id in the log, which has 32 bits. It stands for the 64-bit id that is nearest to this
+    /// snapshot. PostgreSQL compares ids in the same way.
     pub fn shows(&self, xid: u32) -> bool {
-        let near = self.xmax as u32;
-        let ahead = i64::from(xid.wrapping_sub(near) as i32);
-        let xid = self.xmax.saturating_add_signed(ahead);
+        let xmax_low = self.xmax as u32;
+        let distance = i64::from(xid.wrapping_sub(xmax_low) as i32);
+        let xid = self.xmax.saturating_add_signed(distance);
         xid < self.xmin || (xid < self.xmax && !self.running.contains(&xid))
     }
 }
@@ -47,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_had_ended_is_visible_and_what_ran_or_came_later_is_not() {
+    fn only_transactions_that_had_ended_are_visible() {
         let snapshot: Snapshot = "100:110:103,107".parse().unwrap();
         for (xid, shown) in [
             (3, true),
@@ -65,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_of_the_log_wrap_around() {
+    fn transaction_ids_of_the_log_wrap_around() {
         let epoch = 1u64 << 32;
         let snapshot: Snapshot = format!("{}:{}:{}", epoch - 5, epoch + 5, epoch + 2)
             .parse()
@@ -84,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_snapshot_is_none() {
+    fn a_text_of_another_form_is_refused() {
         for text in ["", "1", "1:2", "a:2:", "1:2:x", "1:2:3,x"] {
             assert!(text.parse::<Snapshot>().is_err(), "{text}");
         }

@@ -1,145 +1,155 @@
-//! How far a backfill is, as it is kept: one JSON document in a parameter of its own, small whatever the number of tables.
+//! The stored state of a backfill: one JSON document in a parameter of its own.
+//!
+//! Its size does not grow with the number of tables.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::table::BackfillTable;
 use crate::event::BackfillRequest;
 use crate::lsn::Lsn;
-
-use super::table::BackfillTable;
 use crate::stored_document::{self, InvalidDocument};
 use crate::table_name::TableName;
 
-/// The format that this version writes.
+/// The format version that this Spillway writes.
 pub const VERSION: u64 = 1;
 
-/// What a standard parameter holds (SSM, `PutParameter`), bytes.
-const MOST_BYTES: usize = 4096;
+/// Most bytes of a standard parameter (SSM, `PutParameter`).
+const MAX_PARAMETER_BYTES: usize = 4096;
 
-/// The most of a reason that is kept, bytes.
-const MOST_REASON: usize = 120;
+/// Most bytes of a stored failure reason.
+const MAX_REASON_BYTES: usize = 120;
 
-/// What a request may take of a parameter, so that there is room for the rest, bytes.
-const MOST_REQUEST: usize = 1536;
+/// Most failed tables that are stored with their reasons. The parameter has little room.
+const MAX_FAILED_TABLES: usize = 8;
 
-/// Rows of a table's first chunk, of which it is not known how fast they go.
-const FIRST_ROWS: u64 = 2_000;
+/// Most bytes of a new state, so that there is room for its progress.
+const MAX_NEW_STATE_BYTES: usize = 1536;
 
-/// The fewest rows of a chunk that is to take its time: each costs a snapshot and a window of its own. Also the most of one that was slow.
-const FEW_ROWS: u64 = 100;
+/// Rows of a table's first chunk, whose rate is not known yet.
+const FIRST_CHUNK_ROWS: u64 = 2_000;
 
-/// A backfill.
+/// Fewest rows of a chunk that is sized by its rate, and most rows of a table that was slow.
+///
+/// Each chunk costs a snapshot and a window of its own.
+const SLOW_CHUNK_ROWS: u64 = 100;
+
+/// The state of a backfill.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BackfillState {
-    /// Always [`VERSION`].
+    /// The format version, always [`VERSION`].
     pub version: u64,
-    /// The slot whose changes it stands beside.
+    /// The slot that it runs beside.
     pub slot: String,
-    /// The server, by its `system_identifier`.
+    /// The server's `system_identifier`.
     pub system_identifier: String,
-    /// What was asked for.
+    /// The request.
     pub request: BackfillRequest,
-    /// Up to where the stream had every change when it began.
+    /// The end of the last commit that was acknowledged when the backfill began.
     pub began: Lsn,
-    /// Up to where the stream had every change when the last chunk had arrived.
+    /// The end of the last commit that was acknowledged when the last chunk was.
     pub position: Option<Lsn>,
-    /// Whether ticks leave it alone.
+    /// Whether the operator paused it. Ticks then do not run it.
     pub paused: bool,
     /// The table that is being read.
     pub table: Option<TableProgress>,
-    /// The last table that is over; tables are read in the order of their names.
+    /// The last table that is finished or failed. Tables are read in the order of their names.
     pub after: Option<TableName>,
-    /// The tables that are done, the last ones as far as they find room.
+    /// The finished tables. The oldest are left out if there is no room.
     pub finished: Vec<FinishedTable>,
-    /// How many are done.
+    /// The number of finished tables.
     pub done: u64,
-    /// The tables that could not be read on, and why: the first ones.
+    /// The tables that failed. Only the first ones are stored.
     pub failed: Vec<FailedTable>,
-    /// How many could not be read on.
+    /// The number of tables that failed.
     pub failures: u64,
-    /// Rows that arrived, of all tables.
+    /// The number of acknowledged rows, of all tables.
     pub rows: u64,
-    /// ISO 8601 in UTC.
+    /// When it was requested, ISO 8601 in UTC.
     pub started_at: String,
-    /// ISO 8601 in UTC.
+    /// When it was stored, ISO 8601 in UTC.
     pub updated_at: String,
-    /// Set when nothing is left to do. ISO 8601 in UTC.
+    /// When its last table ended, ISO 8601 in UTC; `None` while it is pending.
     pub finished_at: Option<String>,
 }
 
-/// How far a table is.
+/// The progress of the table that is being read.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TableProgress {
     /// The table.
     pub name: TableName,
-    /// The key of the last row that was read: one text for each of its columns. Those behind it are yet to be read.
+    /// The cursor: the key of the last row of the last acknowledged chunk, one text for each column.
+    ///
+    /// `None` before the first chunk was acknowledged.
     pub key: Option<Vec<String>>,
-    /// The table itself, the columns of the key and their order: see [`BackfillTable::ordering`].
+    /// The identity that the cursor is valid for: see [`BackfillTable::cursor_identity`].
     pub columns: Vec<String>,
-    /// Rows that arrived.
+    /// The number of acknowledged rows.
     pub rows: u64,
-    /// Time that its chunks took, ms.
+    /// The time that its chunks took, in milliseconds.
     pub ms: u64,
-    /// Whether reading its next rows takes most of an invocation's time.
+    /// Whether a read of its next rows takes most of an invocation's time.
     pub slow: bool,
-    /// How many chunks in a row did not arrive in time.
+    /// The number of consecutive chunks that were not acknowledged in time.
     #[serde(default)]
     pub late: u32,
 }
 
 impl TableProgress {
-    /// Rows of the next chunk, 1 or more: as many as will take `time` at the rate so far, at most as many again as there were, and never more
-    /// than `most`; half of that for each chunk that did not arrive.
+    /// The number of rows of the next chunk, at least 1 and at most `most`.
+    ///
+    /// These are the rows that take `time` at the rate so far, but at most as many as were read before. Each
+    /// consecutive chunk that was not acknowledged in time halves the number.
     pub fn next_rows(&self, most: u64, time: Duration) -> u64 {
         let rows = match self.ms {
-            0 => FIRST_ROWS,
+            0 => FIRST_CHUNK_ROWS,
             ms => (self.rows as f64 / ms as f64 * time.as_secs_f64() * 1000.0) as u64,
         };
-        let rows = rows.min(self.rows.max(FIRST_ROWS)).max(FEW_ROWS);
-        let rows = rows.min(if self.slow { FEW_ROWS } else { most }).min(most);
+        let rows = rows.min(self.rows.max(FIRST_CHUNK_ROWS)).max(SLOW_CHUNK_ROWS);
+        let rows = rows.min(if self.slow { SLOW_CHUNK_ROWS } else { most }).min(most);
         rows.checked_shr(self.late).unwrap_or(0).max(1)
     }
 }
 
-/// A table that is done.
+/// A finished table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FinishedTable {
     /// The table.
     pub name: TableName,
-    /// Rows that arrived.
+    /// The number of acknowledged rows.
     pub rows: u64,
-    /// Time that its chunks took, ms.
+    /// The time that its chunks took, in milliseconds.
     pub ms: u64,
 }
 
-/// A table that could not be read on.
+/// A table that failed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FailedTable {
     /// The table.
     pub name: TableName,
-    /// Why.
+    /// The reason, at most 120 bytes.
     pub why: String,
 }
 
-/// How a backfill stands.
+/// The phase of a backfill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BackfillPhase {
-    /// It is going on.
+    /// Each tick reads further chunks.
     Running,
-    /// It waits for something that an answer names in `waits_for`.
+    /// It waits for an event that the answer names in `waits_for`.
     Waiting,
     /// The operator paused it.
     Paused,
-    /// Everything was read.
+    /// All tables were read.
     Finished,
-    /// Nothing is left to do, and some tables could not be read.
+    /// It ended, and some tables failed.
     Failed,
 }
 
 impl BackfillState {
-    /// One that has not begun.
+    /// The state of a backfill that has read nothing yet.
     pub fn new(slot: &str, system_identifier: &str, request: BackfillRequest, began: Lsn, now: &str) -> Self {
         BackfillState {
             version: VERSION,
@@ -165,17 +175,19 @@ impl BackfillState {
     /// Reads the stored text.
     ///
     /// # Errors
-    /// It is not JSON, not a backfill, or of another format version.
+    /// The text is not JSON, is no state of a backfill, or has another format version.
     pub fn parse(text: &str) -> Result<Self, InvalidDocument> {
         stored_document::parse("backfill", VERSION, text)
     }
 
-    /// The text to store. Of the tables that are over, the oldest give way where it would not fit otherwise.
+    /// The text to store.
+    ///
+    /// If it does not fit into a parameter, the oldest finished tables are left out.
     pub fn to_text(&self) -> String {
         let mut state = self.clone();
         loop {
             let text = stored_document::to_text(&state);
-            if text.len() <= MOST_BYTES || state.finished.is_empty() {
+            if text.len() <= MAX_PARAMETER_BYTES || state.finished.is_empty() {
                 return text;
             }
             let surplus = state.finished.len().div_ceil(4);
@@ -183,22 +195,22 @@ impl BackfillState {
         }
     }
 
-    /// Whether the text is small enough to be stored.
+    /// Whether the text fits into a parameter.
     pub fn fits(&self) -> bool {
-        self.to_text().len() <= MOST_BYTES
+        self.to_text().len() <= MAX_PARAMETER_BYTES
     }
 
-    /// Whether the request leaves room for all that is kept beside it.
+    /// Whether the request leaves enough room in the parameter for the progress.
     pub fn has_room(&self) -> bool {
-        self.to_text().len() <= MOST_REQUEST
+        self.to_text().len() <= MAX_NEW_STATE_BYTES
     }
 
-    /// Whether ticks have something to do for it.
+    /// Whether it has not ended yet.
     pub fn is_pending(&self) -> bool {
         self.finished_at.is_none()
     }
 
-    /// How it stands, as far as it tells by itself.
+    /// Its phase. The state itself does not know whether it is waiting.
     pub fn phase(&self) -> BackfillPhase {
         match (self.is_pending(), self.paused, self.failures == 0) {
             (true, true, _) => BackfillPhase::Paused,
@@ -208,21 +220,24 @@ impl BackfillState {
         }
     }
 
-    /// Whether a table is over, done or not.
+    /// Whether a table is finished or failed.
     pub fn is_over(&self, name: &TableName) -> bool {
         self.after.as_ref().is_some_and(|after| name <= after)
     }
 
-    /// How far a table is, and from where its next chunk goes on. Another table of its
-    /// name begins anew, and so does one whose key is made of other columns than it was, or ordered otherwise.
+    /// The progress of a table, which becomes the table that is being read.
+    ///
+    /// The progress starts again for another table of the same name, and for a table whose key has other
+    /// columns or another order than before.
     pub fn table_progress(&mut self, table: &BackfillTable) -> &mut TableProgress {
         let name = table.name().clone();
-        let is_same = |reading: &TableProgress| reading.name == name && reading.columns == table.ordering();
-        let reading = self.table.take().filter(is_same);
-        self.table.insert(reading.unwrap_or_else(|| TableProgress {
+        let is_same =
+            |progress: &TableProgress| progress.name == name && progress.columns == table.cursor_identity();
+        let progress = self.table.take().filter(is_same);
+        self.table.insert(progress.unwrap_or_else(|| TableProgress {
             name,
             key: None,
-            columns: table.ordering(),
+            columns: table.cursor_identity(),
             rows: 0,
             ms: 0,
             slow: false,
@@ -230,7 +245,7 @@ impl BackfillState {
         }))
     }
 
-    /// There is a gap behind which nothing is known of what was read before: it begins anew.
+    /// Starts it again after a gap, since the rows that were read before it may be outdated.
     pub fn restart(&mut self, slot: &str, system_identifier: &str, began: Lsn) {
         *self = BackfillState {
             paused: self.paused,
@@ -244,14 +259,14 @@ impl BackfillState {
         };
     }
 
-    /// The table that is being read must be read from its beginning.
+    /// Sets the cursor back to the first row of the table that is being read.
     pub fn restart_table(&mut self) {
-        if let Some(reading) = &mut self.table {
-            (reading.key, reading.rows, reading.ms) = (None, 0, 0);
+        if let Some(progress) = &mut self.table {
+            (progress.key, progress.rows, progress.ms) = (None, 0, 0);
         }
     }
 
-    /// The table that is being read is over.
+    /// Moves the table that is being read to the finished tables.
     pub fn finish_table(&mut self) {
         if let Some(TableProgress { name, rows, ms, .. }) = self.table.take() {
             self.done += 1;
@@ -264,14 +279,12 @@ impl BackfillState {
         }
     }
 
-    /// A table cannot be read on.
-    pub fn fail_table(&mut self, name: TableName, why: String) {
+    /// Ends a table that cannot be read. `why` is cut to 120 bytes.
+    pub fn fail_table(&mut self, name: TableName, mut why: String) {
         self.table = None;
         self.failures += 1;
-        // The parameter has little room.
-        if self.failed.len() < 8 {
-            let mut why = why;
-            why.truncate(why.floor_char_boundary(MOST_REASON));
+        if self.failed.len() < MAX_FAILED_TABLES {
+            why.truncate(why.floor_char_boundary(MAX_REASON_BYTES));
             self.failed.push(FailedTable {
                 name: name.clone(),
                 why,
@@ -301,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn it_comes_back_as_it_was_stored_and_another_version_is_refused() {
+    fn a_stored_state_is_read_back_and_another_version_is_refused() {
         let mut state = state();
         state.table = Some(TableProgress {
             name: name(1),
@@ -314,9 +327,8 @@ mod tests {
         });
         assert_eq!(BackfillState::parse(&state.to_text()).unwrap(), state);
         let other = state.to_text().replace("\"version\":1", "\"version\":2");
-        assert!(
-            matches!(BackfillState::parse(&other), Err(InvalidDocument::Version { found, .. }) if found == "2")
-        );
+        let error = BackfillState::parse(&other).unwrap_err();
+        assert!(matches!(error, InvalidDocument::Version { found, .. } if found == "2"));
         assert!(matches!(
             BackfillState::parse("{}"),
             Err(InvalidDocument::Unreadable { .. })
@@ -324,8 +336,8 @@ mod tests {
     }
 
     #[test]
-    fn a_chunk_has_as_many_rows_as_its_time_allows() {
-        let reading = |rows, ms, slow| TableProgress {
+    fn the_rate_and_the_time_bound_the_rows_of_a_chunk() {
+        let progress = |rows, ms, slow| TableProgress {
             name: name(1),
             key: None,
             columns: vec!["id".into()],
@@ -335,37 +347,37 @@ mod tests {
             late: 0,
         };
         for (rows, ms, slow, most, expected) in [
-            // Nothing is known.
+            // The rate is not known yet.
             (0, 0, false, 1_000_000, 2_000),
             (0, 0, false, 500, 500),
-            // 10 rows a ms.
+            // 10 rows take 1 ms.
             (100_000, 10_000, false, 1_000_000, 30_000),
             (100_000, 10_000, false, 5, 5),
-            // As fast, but so far there were few.
+            // The rate is the same, but few rows were read so far.
             (4_000, 400, false, 1_000_000, 4_000),
             (1_000, 100, false, 1_000_000, 2_000),
-            // A row takes a second; a chunk was given up before it brought one.
+            // A row takes a second. In the next case a chunk was dropped before its first row.
             (10, 10_000, false, 1_000_000, 100),
             (0, 5_000, false, 1_000_000, 100),
             (100_000, 10_000, true, 1_000_000, 100),
             (100_000, 10_000, true, 50, 50),
         ] {
-            let next = reading(rows, ms, slow).next_rows(most, Duration::from_secs(3));
+            let next = progress(rows, ms, slow).next_rows(most, Duration::from_secs(3));
             assert_eq!(next, expected, "{rows} rows in {ms} ms, at most {most}");
         }
-        // One that does not arrive gets smaller, however few it had.
+        // Each chunk that is not acknowledged makes the next one smaller, down to one row.
         for (late, expected) in [(1, 50), (3, 12), (6, 1), (200, 1)] {
-            let reading = TableProgress {
+            let progress = TableProgress {
                 late,
-                ..reading(10, 10_000, false)
+                ..progress(10, 10_000, false)
             };
-            let next = reading.next_rows(1_000_000, Duration::from_secs(3));
-            assert_eq!(next, expected, "{late} chunks did not arrive");
+            let next = progress.next_rows(1_000_000, Duration::from_secs(3));
+            assert_eq!(next, expected, "{late} chunks were not acknowledged");
         }
     }
 
     #[test]
-    fn it_fits_into_a_parameter_however_many_tables_are_done() {
+    fn a_state_with_many_finished_tables_fits_into_a_parameter() {
         let mut state = state();
         for number in 0..1000 {
             state.table = Some(TableProgress {
@@ -393,13 +405,13 @@ mod tests {
             slow: false,
             late: 0,
         });
-        assert!(!state.fits(), "a key that no parameter holds");
+        assert!(!state.fits(), "the key is larger than a parameter");
         state.fail_table(name(1000), "too long".into());
         assert!(state.fits());
     }
 
     #[test]
-    fn a_key_with_braces_is_no_reference_to_another_parameter() {
+    fn a_key_with_braces_is_stored_without_a_parameter_reference() {
         let mut state = state();
         state.table = Some(TableProgress {
             name: name(1),
@@ -415,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn it_tells_how_it_stands() {
+    fn the_phase_follows_from_the_state() {
         let mut state = state();
         assert_eq!(state.phase(), BackfillPhase::Running);
         state.paused = true;

@@ -143,7 +143,7 @@ fn table_patterns_match_and_reach_wal2json_escaped() {
     let any = |schema: &str, name: &str| pattern::matches_any(&config.tables, &TableName::new(schema, name));
     assert!(any("public", "x") && any("other", "log") && any("we.ird", "a,b"));
     assert!(!any("Public", "x"));
-    let escaped: Vec<_> = config.tables.iter().map(TablePattern::for_wal2json).collect();
+    let escaped: Vec<_> = config.tables.iter().map(TablePattern::to_wal2json).collect();
     assert_eq!(escaped, ["public.*", "*.log", r"we\.ird.a\,b"]);
 }
 

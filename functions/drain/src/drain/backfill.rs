@@ -18,7 +18,7 @@ use crate::backfill::{
 use crate::budget::Budget;
 use crate::clock::now_text;
 use crate::error::Error;
-use crate::event::MOST_ROWS;
+use crate::event::MAX_CHUNK_ROWS;
 use crate::nonce::random_nonce;
 use crate::ports::{ChunkBounds, ChunkRead, Slot, StateStore, TableSource};
 use crate::table_name::TableName;
@@ -185,7 +185,7 @@ impl<C: StateStore> BackfillRunner<C> {
             return Ok(BackfillStep::Pending);
         }
         let budget = environment.budget;
-        let time_left = budget.for_reading(Instant::now());
+        let time_left = budget.reading_time_left(Instant::now());
         if !self.has_time(environment, time_left) {
             return Ok(BackfillStep::OutOfTime);
         }
@@ -229,7 +229,7 @@ impl<C: StateStore> BackfillRunner<C> {
             return Ok(());
         }
         let schema = slot.describe(None).await?;
-        let mut names = schema.names(&self.state.request);
+        let mut names = schema.table_names(&self.state.request);
         let reading = self.state.table.as_ref().map(|table| table.name.clone());
         let missing = reading
             .as_ref()
@@ -280,8 +280,8 @@ impl<C: StateStore> BackfillRunner<C> {
         Ok(match info {
             None => Err("it is no longer there".to_owned()),
             Some(info) => schema
-                .table(info, &self.state.request)
-                .map_err(|refusal| refusal.why),
+                .backfill_table(info, &self.state.request)
+                .map_err(|refusal| refusal.reason),
         })
     }
 
@@ -330,7 +330,7 @@ impl<C: StateStore> BackfillRunner<C> {
     ) -> Result<Option<BackfillStep>, Error> {
         let began = Instant::now();
         let budget = environment.budget;
-        let most = self.state.request.chunk_rows.unwrap_or(MOST_ROWS);
+        let most = self.state.request.chunk_rows.unwrap_or(MAX_CHUNK_ROWS);
         let progress = self.state.table_progress(&table);
         let rows = progress.next_rows(u64::from(most), CHUNK_TIME.min(time_left / 3));
         let (after, first, is_slow) = (progress.key.clone(), progress.rows == 0, progress.slow);
@@ -394,7 +394,9 @@ impl<C: StateStore> BackfillRunner<C> {
         why: String,
     ) -> Result<Option<String>, Error> {
         Ok(match self.describe_table(slot, name).await? {
-            Ok(now) if now.relation != table.relation || now.ordering() != table.ordering() => None,
+            Ok(now) if now.relation != table.relation || now.cursor_identity() != table.cursor_identity() => {
+                None
+            }
             Ok(_) => Some(why),
             Err(why) => Some(why),
         })
@@ -478,6 +480,6 @@ impl<C: StateStore> BackfillRunner<C> {
         self.state.updated_at = now_text();
         let text = self.state.to_text();
         let fence = async || slot.check_lock().await;
-        checkpointer::store_until(&self.store, text, budget.stop_confirming(), fence).await
+        checkpointer::store_until(&self.store, text, budget.confirming_deadline(), fence).await
     }
 }

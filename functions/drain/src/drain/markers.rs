@@ -85,7 +85,7 @@ impl Markers {
     ) -> Result<(WalPositions, Window), Error> {
         let mut positions = slot.wal_positions().await?;
         let next_window =
-            |positions: &WalPositions| sizing.window(confirmed, positions.readable, positions.restart);
+            |positions: &WalPositions| sizing.next_window(confirmed, positions.readable, positions.restart);
         let upto = next_window(&positions).upto;
         let reads_ahead = self.ahead.as_ref().is_none_or(|ahead| ahead.lsn < upto);
         if upto > confirmed && reads_ahead && self.expected.is_none() {
@@ -108,7 +108,7 @@ impl Markers {
         self.number += 1;
         let (number, nonce) = (self.number, random_nonce());
         let content = Marker::content(&self.slot, number, &nonce);
-        let end = Instant::now() + MARKER_TIME.min(budget.for_reading(Instant::now()) / 4);
+        let end = Instant::now() + MARKER_TIME.min(budget.reading_time_left(Instant::now()) / 4);
         let emitted = slot.emit(marker::PREFIX, &content);
         let problem: BoxError = match tokio::time::timeout_at(end.into(), emitted).await {
             Ok(Ok(EmittedMessage { lsn, flushed })) => {
@@ -179,9 +179,9 @@ impl Markers {
         let window = Window {
             upto: expected.flushed.min(slot.wal_positions().await?.flush),
             rows: i32::MAX,
-            known: None,
+            sent_prefix: None,
         };
-        let time = budget.for_reading(Instant::now()) / 2;
+        let time = budget.reading_time_left(Instant::now()) / 2;
         match slot.find(window, &expected.nonce, time).await {
             Ok(rows) if !self.contains(settings.plugin, expected, &rows) => Err(self.missing(expected, to)),
             Ok(_) if !start.promoted => Ok(HistoryProof::Unchanged),

@@ -140,13 +140,18 @@ where
             budget,
             slot: ports.slot,
             sizing: ports.sizing,
-            sender: Sender::new(ports.stream, settings, position(read_from), budget.stop_sending()),
+            sender: Sender::new(
+                ports.stream,
+                settings,
+                position(read_from),
+                budget.sending_deadline(),
+            ),
             markers: Markers::new(settings, task.checkpoint.marker.as_ref(), start.expected.clone()),
             checkpointer: Checkpointer::new(ports.checkpoints, task.checkpoint, stored),
             backfill: ports.backfill,
             confirmed: start.confirmed,
             settled: start.settled,
-            reading_time: budget.for_reading(began),
+            reading_time: budget.reading_time_left(began),
             peek_took: Duration::ZERO,
             report: Report {
                 action: "drain",
@@ -169,7 +174,7 @@ where
         }
         let mut blocked_since: Option<Instant> = None;
         loop {
-            let time_left = self.budget.for_reading(Instant::now());
+            let time_left = self.budget.reading_time_left(Instant::now());
             if time_left < WINDOW_MIN_TIME {
                 return self.stop_at_deadline();
             }
@@ -214,7 +219,7 @@ where
         if let Some(event) = first_event {
             let acknowledgements = &mut self.sender.acknowledgements;
             let transaction = acknowledgements.begin();
-            acknowledgements.add(transaction);
+            acknowledgements.add_event(transaction);
             acknowledgements.commit(transaction, self.start.acknowledged);
             self.report.events += 1;
             self.sender.push(QueuedEvent { event, transaction });
@@ -249,7 +254,7 @@ where
         };
         self.settled = settled;
         let position = AckPosition::from(settled);
-        self.sender.acknowledgements.examined(settled);
+        self.sender.acknowledgements.complete_window(settled);
         self.checkpointer.set_back(position.clone());
         self.store(&position).await
     }
@@ -263,19 +268,23 @@ where
         time_left: Duration,
     ) -> Result<NextWindow, Error> {
         let confirmed_before = self.confirmed;
-        let (window, patience) = self.with_resume_point(window, time_left);
-        let outcome = self.run_window(window, positions.readable, patience).await?;
+        let (window, decode_timeout) = self.with_resume_point(window, time_left);
+        let outcome = self
+            .run_window(window, positions.readable, decode_timeout)
+            .await?;
         self.report_lag(positions);
         match outcome {
             WindowOutcome::OutOfTime => Ok(NextWindow::OutOfTime),
             WindowOutcome::TooSlow => {
-                let step = self.sizing().too_slow(confirmed_before, positions.restart);
+                let step = self.sizing().shrink(confirmed_before, positions.restart);
                 match step {
                     SizingStep::Smaller => Ok(NextWindow::Another),
-                    SizingStep::Later => Ok(NextWindow::OutOfTime),
+                    SizingStep::NextInvocation => Ok(NextWindow::OutOfTime),
                     // Earlier attempts took the time. The next invocation gives it nearly all of its own.
-                    SizingStep::Never if patience < self.reading_time / 2 => Ok(NextWindow::OutOfTime),
-                    SizingStep::Never => Err(self.too_slow()),
+                    SizingStep::Impossible if decode_timeout < self.reading_time / 2 => {
+                        Ok(NextWindow::OutOfTime)
+                    }
+                    SizingStep::Impossible => Err(self.too_slow()),
                 }
             }
             WindowOutcome::ReadAgain => Ok(NextWindow::Another),
@@ -283,8 +292,8 @@ where
                 Ok(NextWindow::AtTip)
             }
             WindowOutcome::Whole | WindowOutcome::RowBound => {
-                let time_left = self.budget.for_reading(Instant::now());
-                self.sizing().learn(opened.elapsed(), time_left);
+                let time_left = self.budget.reading_time_left(Instant::now());
+                self.sizing().adjust(opened.elapsed(), time_left);
                 if positions.readable.bytes_since(self.confirmed) < MOST_LAG_BYTES {
                     self.next_chunk().await?;
                 }
@@ -299,15 +308,15 @@ where
     /// A smaller window would not make its transaction smaller, so it gets nearly all of the time.
     fn with_resume_point(&self, window: Window, time_left: Duration) -> (Window, Duration) {
         let Some(resume) = &self.sender.acknowledgements.position().resume else {
-            return (window, self.sizing().patience(time_left));
+            return (window, self.sizing().decode_timeout(time_left));
         };
-        let known = Some(SentPrefix {
+        let sent_prefix = Some(SentPrefix {
             xid: resume.xid,
             before: resume.lsn,
         });
         let window = Window {
             rows: i32::MAX,
-            known,
+            sent_prefix,
             ..window
         };
         (window, time_left * 9 / 10)
@@ -385,7 +394,7 @@ where
         // server's time, and a long transaction that pins restart_lsn makes them rarer.
         let pause = (opened.elapsed() * 20).clamp(Duration::from_millis(500), Duration::from_secs(30));
         let stay = began + self.settings.linger;
-        if Instant::now() + pause < stay.min(self.budget.stop_reading() - WINDOW_MIN_TIME) {
+        if Instant::now() + pause < stay.min(self.budget.reading_deadline() - WINDOW_MIN_TIME) {
             tokio::time::sleep(pause).await;
             return Ok(true);
         }
@@ -410,7 +419,7 @@ where
 
     /// Stores a position as the checkpoint, and waits for it.
     async fn store(&mut self, position: &AckPosition) -> Result<(), Error> {
-        let deadline = self.budget.stop_confirming();
+        let deadline = self.budget.confirming_deadline();
         let slot = &mut *self.slot;
         self.checkpointer
             .store(position, deadline, async || slot.check_lock().await)
@@ -437,7 +446,7 @@ where
             stored.is_some_and(|stored| stored.commit_end >= acknowledged),
             "the slot moves after the checkpoint"
         );
-        let deadline = self.budget.stop_confirming();
+        let deadline = self.budget.confirming_deadline();
         let time_left = deadline.saturating_duration_since(Instant::now());
         match tokio::time::timeout(time_left, self.slot.advance(acknowledged, time_left)).await {
             Ok(Ok(())) => {

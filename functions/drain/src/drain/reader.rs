@@ -333,7 +333,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
             return Err(self.out_of_place(lsn));
         }
         if open.left_out {
-            out.acknowledgements.forget(open.id);
+            out.acknowledgements.discard(open.id);
             return Ok(());
         }
         out.report.transactions += u64::from(open.changes > 0 && !open.is_sent);

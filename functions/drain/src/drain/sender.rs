@@ -168,7 +168,7 @@ impl<K: Stream> Sender<K> {
 
     /// Whether a full request can be sent now.
     pub(super) fn can_send_full(&self) -> bool {
-        self.may_send() && self.lanes.worth_a_request(REQUEST)
+        self.may_send() && self.lanes.has_full_request(REQUEST)
     }
 
     /// Whether a request should be sent now, since no row is waiting to be taken.
@@ -188,7 +188,7 @@ impl<K: Stream> Sender<K> {
             0..FEW_REQUESTS => 1,
             _ => WORTHWHILE_RECORDS,
         };
-        self.may_send() && self.lanes.sendable() >= worthwhile
+        self.may_send() && self.lanes.sendable_records() >= worthwhile
     }
 
     fn may_send(&self) -> bool {
@@ -203,7 +203,7 @@ impl<K: Stream> Sender<K> {
     /// Sends one request of the oldest events that may go. With `full`, only records that need not wait for
     /// more.
     pub(super) fn send(&mut self, full: bool) {
-        let records = self.lanes.take(Instant::now(), REQUEST, full);
+        let records = self.lanes.next_request(Instant::now(), REQUEST, full);
         if !records.is_empty() {
             let stream = self.stream.clone();
             self.throughput.start();
@@ -310,9 +310,9 @@ impl<K: Stream> Sender<K> {
         for (shard, (sent, stored, is_throttled)) in shards {
             if is_throttled {
                 let pause = |times| backoff(SHARD_BACKOFF, times);
-                self.lanes.throttled(now, shard, sent, pause);
+                self.lanes.pause_shard(now, shard, sent, pause);
             } else if stored == sent {
-                self.lanes.flowed(shard);
+                self.lanes.raise_share(shard);
             }
         }
     }
@@ -324,7 +324,7 @@ impl<K: Stream> Sender<K> {
                 report.throttled += 1;
                 report.retried += 1;
                 // The whole shard pauses. If this lane waited longer, younger lanes would take its turn.
-                return self.lanes.refuse(now, record, |_| Duration::ZERO);
+                return self.lanes.retry(now, record, |_| Duration::ZERO);
             }
             RecordOutcome::Failed => {
                 self.set_trouble("it refuses records with an internal failure");
@@ -334,7 +334,7 @@ impl<K: Stream> Sender<K> {
         if !is_stored {
             report.retried += 1;
             let pause = |failures| backoff(RECORD_BACKOFF, failures);
-            return self.lanes.refuse(now, record, pause);
+            return self.lanes.retry(now, record, pause);
         }
         self.trouble = None;
         report.records += 1;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::backfill::table::DatabaseSchema;
-use crate::backfill::table::tests::{plain, request};
+use crate::backfill::schema::DatabaseSchema;
+use crate::backfill::schema::tests::{request, table_info};
 use crate::backfill::{BackfillState, BackfillTable, RowLookup, RowRequest, Snapshot};
 use crate::catalog::Catalog;
 use crate::checkpoint::Checkpoint;

@@ -105,7 +105,7 @@ where
     /// Opens a window; `None` when the server does not decode it in time.
     async fn peek(&mut self, window: Window, patience: Duration) -> Result<Option<S::Rows>, Error> {
         self.report.peeks += 1;
-        let time = self.budget.for_reading(Instant::now());
+        let time = self.budget.reading_time_left(Instant::now());
         let began = Instant::now();
         let peeked = tokio::time::timeout(patience, self.slot.peek(window, time)).await;
         self.peek_took = began.elapsed();
@@ -140,10 +140,14 @@ where
         if is_all_sent && failure.is_none() {
             match read {
                 // A transaction that was left out may begin before the window's end.
-                ReadOutcome::Whole if !has_left_out => self.sender.acknowledgements.examined(window.upto),
+                ReadOutcome::Whole if !has_left_out => {
+                    self.sender.acknowledgements.complete_window(window.upto)
+                }
                 ReadOutcome::Whole | ReadOutcome::RowBound => {}
                 // The open transaction resumes where its last section ended.
-                ReadOutcome::TooSlow | ReadOutcome::Stopped => self.sender.acknowledgements.abandon(),
+                ReadOutcome::TooSlow | ReadOutcome::Stopped => {
+                    self.sender.acknowledgements.discard_unfinished()
+                }
             }
         }
         if read == ReadOutcome::Whole && !has_left_out && failure.is_none() {
@@ -183,7 +187,7 @@ where
         if let Error::NotResumed { .. } = &failure {
             confirmed?;
             tracing::warn!(slot = self.settings.slot, "{}", failure.chain());
-            self.sender.acknowledgements.start_over();
+            self.sender.acknowledgements.restart_transaction();
             let position = self.sender.acknowledgements.position().clone();
             self.checkpointer.set_back(position);
             return Ok(WindowOutcome::ReadAgain);
@@ -224,7 +228,7 @@ where
         rows: &mut impl PeekRows<Row = R>,
         reader: &mut WindowReader<'_, R>,
     ) -> Result<ReadOutcome, Error> {
-        let stop = tokio::time::sleep_until(self.budget.stop_reading().into());
+        let stop = tokio::time::sleep_until(self.budget.reading_deadline().into());
         tokio::pin!(stop);
         let (mut count, mut events) = (0i32, Vec::new());
         loop {
@@ -291,7 +295,7 @@ where
             if let Some(request) = next? {
                 self.look_up(&request).await?;
                 // Each lookup costs a round trip, and there may be many.
-                if Instant::now() >= self.budget.stop_reading() {
+                if Instant::now() >= self.budget.reading_deadline() {
                     return Ok(false);
                 }
             }
@@ -318,7 +322,7 @@ where
         reader: &mut WindowReader<'_, R>,
     ) -> Result<bool, Error> {
         let asked = self.slot.large_commits(window, HOLD_BYTES / 2);
-        let Ok(commits) = tokio::time::timeout_at(self.budget.stop_reading().into(), asked).await else {
+        let Ok(commits) = tokio::time::timeout_at(self.budget.reading_deadline().into(), asked).await else {
             let _ = tokio::time::timeout(CANCEL_TIME, self.slot.cancel_control()).await;
             return Ok(false);
         };
@@ -329,7 +333,7 @@ where
 
     /// Sends until everything that was read is acknowledged (then `true`), or the time for that is over.
     pub(super) async fn send_rest(&mut self) -> (Result<(), Error>, bool) {
-        let stop = tokio::time::sleep_until(self.budget.stop_sending().into());
+        let stop = tokio::time::sleep_until(self.budget.sending_deadline().into());
         tokio::pin!(stop);
         let mut result = Ok(());
         while !self.sender.is_done() {

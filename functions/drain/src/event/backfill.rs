@@ -1,4 +1,4 @@
-//! What an event asks for of a backfill.
+//! The part of an event that starts or controls a backfill.
 
 use std::collections::BTreeSet;
 
@@ -6,58 +6,60 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use super::{EventError, only};
+use super::{EventError, NO_OTHER_FIELDS, check_fields};
 use crate::pattern::TablePattern;
 
-/// What is to be done.
+/// The command to a backfill.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BackfillCommand {
-    /// Begin one.
+    /// Start a backfill.
     Start(BackfillRequest),
-    /// Give up the one that is pending.
+    /// Cancel the pending backfill.
     Cancel,
-    /// Let the one that is pending rest.
+    /// Pause the pending backfill.
     Pause,
-    /// Go on with the one that rests.
+    /// Resume the paused backfill.
     Resume,
 }
 
-/// What a backfill is to read. It is stored with the names that the event has.
+/// The request of a backfill: tables, rows and columns to read.
+///
+/// It is stored with the field names of the event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackfillRequest {
     /// The tables; empty for all.
     #[serde(serialize_with = "write_tables", deserialize_with = "stored_tables")]
     pub tables: Vec<TablePattern>,
-    /// The condition, in SQL, that a row must meet.
+    /// The SQL condition that a row must meet.
     #[serde(rename = "where", default, skip_serializing_if = "Option::is_none")]
     pub condition: Option<String>,
     /// The columns, by name; empty for all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub columns: Vec<String>,
-    /// Most rows of one chunk, 1 to [`MOST_ROWS`]. Time and bytes bound it besides.
+    /// Most rows of one chunk, from 1 to [`MAX_CHUNK_ROWS`]. Time and bytes bound it, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chunk_rows: Option<u32>,
-    /// Whether consumers shall be told which rows have vanished.
+    /// Whether a control event at the end lets consumers delete the rows that no longer exist.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub repair: bool,
 }
 
-/// What every backfill takes, and those that begin nothing.
+/// The fields of a backfill event.
 const KNOWN: &str = "tables, where, columns, chunk_rows and repair, or one of cancel, pause and resume";
 
-/// Most rows of a chunk: all of them are held in memory.
-pub const MOST_ROWS: u32 = 1_000_000;
+/// Most rows of a chunk, all of which are in memory.
+pub const MAX_CHUNK_ROWS: u32 = 1_000_000;
 
 impl BackfillCommand {
     pub(super) fn parse(fields: &Map<String, Value>) -> Result<Self, EventError> {
-        for (field, action, backfill) in [
+        for (field, action, command) in [
             ("cancel", "backfill with cancel", BackfillCommand::Cancel),
             ("pause", "backfill with pause", BackfillCommand::Pause),
             ("resume", "backfill with resume", BackfillCommand::Resume),
         ] {
             if is_set(fields, field)? {
-                only(fields, action, &[field], "no other fields")?;
-                return Ok(backfill);
+                check_fields(fields, action, &[field], NO_OTHER_FIELDS)?;
+                return Ok(command);
             }
         }
         BackfillRequest::parse(fields).map(BackfillCommand::Start)
@@ -69,9 +71,9 @@ impl BackfillRequest {
         let repair = is_set(fields, "repair")?;
         if repair {
             let allowed = ["repair", "tables", "chunk_rows"];
-            only(fields, "backfill with repair", &allowed, "tables and chunk_rows")?;
+            check_fields(fields, "backfill with repair", &allowed, "tables and chunk_rows")?;
         } else {
-            only(
+            check_fields(
                 fields,
                 "backfill",
                 &["tables", "where", "columns", "chunk_rows"],
@@ -101,27 +103,27 @@ impl BackfillRequest {
     }
 }
 
-/// A field that may be left out.
+/// The value of an optional field, as `parse` returns it; `None` if the field is missing.
 fn optional<T>(
     fields: &Map<String, Value>,
     field: &'static str,
     expected: &'static str,
-    read: impl FnOnce(&Value) -> Option<T>,
+    parse: impl FnOnce(&Value) -> Option<T>,
 ) -> Result<Option<T>, EventError> {
-    let wrong = EventError::Field { field, expected };
+    let invalid = EventError::InvalidField { field, expected };
     fields
         .get(field)
-        .map(|value| read(value).ok_or(wrong))
+        .map(|value| parse(value).ok_or(invalid))
         .transpose()
 }
 
-/// Whether a field is there. It has only one value.
+/// Whether a field is set. Its only value is `true`.
 fn is_set(fields: &Map<String, Value>, field: &'static str) -> Result<bool, EventError> {
-    let read = |value: &Value| (*value == Value::Bool(true)).then_some(());
-    Ok(optional(fields, field, "true, or left out", read)?.is_some())
+    let parse = |value: &Value| (*value == Value::Bool(true)).then_some(());
+    Ok(optional(fields, field, "true, or left out", parse)?.is_some())
 }
 
-/// Tables as an event has them; empty for all.
+/// The table patterns of an event; empty for all.
 fn tables(value: &Value) -> Option<Vec<TablePattern>> {
     match value {
         Value::String(word) if word == "all" => Some(Vec::new()),
@@ -155,14 +157,14 @@ fn names(value: &Value) -> Option<Vec<String>> {
         .iter()
         .map(Value::as_str)
         .collect::<Option<_>>()?;
-    let different: BTreeSet<&str> = names.iter().copied().filter(|name| !name.is_empty()).collect();
-    let sound = !names.is_empty() && different.len() == names.len();
-    sound.then(|| names.into_iter().map(str::to_owned).collect())
+    let distinct: BTreeSet<&str> = names.iter().copied().filter(|name| !name.is_empty()).collect();
+    let is_valid = !names.is_empty() && distinct.len() == names.len();
+    is_valid.then(|| names.into_iter().map(str::to_owned).collect())
 }
 
 fn rows(value: &Value) -> Option<u32> {
     let rows = u32::try_from(value.as_u64()?).ok()?;
-    (1..=MOST_ROWS).contains(&rows).then_some(rows)
+    (1..=MAX_CHUNK_ROWS).contains(&rows).then_some(rows)
 }
 
 #[cfg(test)]
@@ -172,7 +174,7 @@ mod tests {
     use super::*;
     use crate::event::Action;
 
-    /// What an event with these fields asks for.
+    /// The command of an event with these fields.
     fn parse(mut fields: Value) -> Result<BackfillCommand, EventError> {
         fields["action"] = json!("backfill");
         match Action::parse(&fields)? {
@@ -196,10 +198,12 @@ mod tests {
     }
 
     #[test]
-    fn a_start_names_tables_and_may_say_more() {
+    fn a_start_has_tables_and_optional_fields() {
         assert_eq!(parse(json!({"tables": "all"})), Ok(BackfillCommand::Start(all())));
-        let fields = json!({"tables": ["public.accounts", "audit.*", "a\\.b.c"], "where": "id > 5", "columns": ["b", "a"],
-            "chunk_rows": 1_000_000});
+        let fields = json!({
+            "tables": ["public.accounts", "audit.*", "a\\.b.c"], "where": "id > 5", "columns": ["b", "a"],
+            "chunk_rows": 1_000_000,
+        });
         let request = BackfillRequest {
             tables: patterns(&["public.accounts", "audit.*", "a\\.b.c"]),
             condition: Some("id > 5".into()),
@@ -211,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repair_is_of_all_tables_unless_it_names_some() {
+    fn a_repair_without_tables_repairs_all() {
         let repair = |tables: &[&str], chunk_rows| {
             let tables = patterns(tables);
             let request = BackfillRequest {
@@ -229,15 +233,16 @@ mod tests {
     }
 
     #[test]
-    fn the_pending_one_is_cancelled_or_paused_or_resumed() {
+    fn the_pending_backfill_is_cancelled_paused_or_resumed() {
         assert_eq!(parse(json!({"cancel": true})), Ok(BackfillCommand::Cancel));
         assert_eq!(parse(json!({"pause": true})), Ok(BackfillCommand::Pause));
         assert_eq!(parse(json!({"resume": true})), Ok(BackfillCommand::Resume));
     }
 
     #[test]
-    fn anything_else_is_refused_with_what_is_known() {
-        let takes = "backfill takes tables, where, columns, chunk_rows and repair, or one of cancel, pause and resume";
+    fn other_events_are_refused_with_the_known_fields() {
+        let takes = "backfill takes tables, where, columns, chunk_rows and repair, \
+                     or one of cancel, pause and resume";
         let tables =
             "field tables must be \"all\" or a list of patterns like public.orders, public.* or *.orders";
         let columns = "field columns must be a list of names, each of them once";
@@ -313,11 +318,14 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_stored_as_it_was_asked_for() {
+    fn a_request_is_stored_with_the_fields_of_its_event() {
         for fields in [
             json!({"tables": "all"}),
             json!({"tables": "all", "repair": true}),
-            json!({"tables": ["public.*", "a\\.b.c\\,d"], "where": "id > 5", "columns": ["a", "b"], "chunk_rows": 10_000}),
+            json!({
+                "tables": ["public.*", "a\\.b.c\\,d"], "where": "id > 5", "columns": ["a", "b"],
+                "chunk_rows": 10_000,
+            }),
         ] {
             let Ok(BackfillCommand::Start(request)) = parse(fields.clone()) else {
                 panic!("{fields}");

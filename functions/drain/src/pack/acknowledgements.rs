@@ -1,127 +1,141 @@
-//! Which transactions have arrived whole. Events are acknowledged in any order; the ledger tells up to where all of them were.
+//! The position up to which every event is acknowledged.
+//!
+//! Events are acknowledged in any order. The position moves only past transactions whose events all are.
 
 use std::collections::VecDeque;
 
 use crate::checkpoint::{AckPosition, ResumePoint};
 use crate::lsn::Lsn;
 
-/// Names a transaction in the ledger, or a section of a large one; ascending in commit order.
+/// The id of a transaction, or of a section of a large one. Ids ascend in commit order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct TransactionId(u64);
 
+/// A transaction, or a section of one.
 #[derive(Debug)]
 struct Span {
-    /// Events that were opened and not yet acknowledged.
+    /// Events that are not acknowledged yet.
     outstanding: u64,
-    /// Set when it was read to its end.
+    /// Its end; `None` until it was read to there.
     end: Option<SpanEnd>,
 }
 
+/// The end of a span.
 #[derive(Debug)]
 enum SpanEnd {
-    /// The transaction's.
+    /// The end of the transaction's commit record.
     Commit(Lsn),
-    /// A section's.
+    /// The end of a section inside the transaction.
     Section(ResumePoint),
 }
 
-/// The transactions that are not acknowledged yet, in commit order.
+/// The transactions that are not fully acknowledged, in commit order.
 #[derive(Debug)]
 pub struct Acknowledgements {
+    /// The id of the first span.
     first: u64,
-    entries: VecDeque<Span>,
+    spans: VecDeque<Span>,
     position: AckPosition,
 }
 
 impl Acknowledgements {
-    /// A ledger that starts where everything up to `reached` has arrived.
+    /// No transactions. Everything up to `position` was acknowledged before.
     pub fn new(position: AckPosition) -> Self {
         Acknowledgements {
             first: 0,
-            entries: VecDeque::new(),
+            spans: VecDeque::new(),
             position,
         }
     }
 
-    /// Opens the next transaction.
+    /// Begins the next transaction. Returns its id.
     pub fn begin(&mut self) -> TransactionId {
-        self.entries.push_back(Span {
+        self.spans.push_back(Span {
             outstanding: 0,
             end: None,
         });
-        TransactionId(self.first + self.entries.len() as u64 - 1)
+        TransactionId(self.first + self.spans.len() as u64 - 1)
     }
 
-    /// Notes one event of the transaction.
-    pub fn add(&mut self, id: TransactionId) {
-        if let Some(entry) = self.entry(id) {
-            entry.outstanding += 1;
+    /// Adds an event of a transaction. It is not acknowledged yet.
+    pub fn add_event(&mut self, id: TransactionId) {
+        if let Some(span) = self.span(id) {
+            span.outstanding += 1;
         }
     }
 
-    /// The transaction was read to its end.
+    /// Ends a transaction that was read to its commit.
     pub fn commit(&mut self, id: TransactionId, commit_end: Lsn) {
-        if let Some(entry) = self.entry(id) {
-            entry.end = Some(SpanEnd::Commit(commit_end));
+        if let Some(span) = self.span(id) {
+            span.end = Some(SpanEnd::Commit(commit_end));
         }
         self.settle();
     }
 
-    /// The transaction was read up to a place inside of it. What follows belongs to the next section, whose name is returned.
-    pub fn section(&mut self, id: TransactionId, resume: ResumePoint) -> TransactionId {
-        if let Some(entry) = self.entry(id) {
-            entry.end = Some(SpanEnd::Section(resume));
+    /// Ends a section of a transaction that was read up to `resume`.
+    ///
+    /// Returns the id of the next section. The following events belong to it.
+    pub fn begin_section(&mut self, id: TransactionId, resume: ResumePoint) -> TransactionId {
+        if let Some(span) = self.span(id) {
+            span.end = Some(SpanEnd::Section(resume));
         }
         let next = self.begin();
         self.settle();
         next
     }
 
-    /// The last transaction that was begun is not to be counted after all; nothing was noted of it.
-    pub fn forget(&mut self, id: TransactionId) {
-        if id.0 + 1 == self.first + self.entries.len() as u64 {
-            self.entries.pop_back();
+    /// Removes the last transaction, which must have no events.
+    pub fn discard(&mut self, id: TransactionId) {
+        if id.0 + 1 == self.first + self.spans.len() as u64 {
+            self.spans.pop_back();
         }
     }
 
-    /// One event of the transaction has arrived.
+    /// Acknowledges one event of a transaction.
     pub fn acknowledge(&mut self, id: TransactionId) {
-        if let Some(entry) = self.entry(id) {
-            debug_assert!(entry.outstanding > 0, "acknowledged more than was sent");
-            entry.outstanding = entry.outstanding.saturating_sub(1);
+        if let Some(span) = self.span(id) {
+            debug_assert!(span.outstanding > 0, "more events were acknowledged than added");
+            span.outstanding = span.outstanding.saturating_sub(1);
         }
         self.settle();
     }
 
-    /// The window ends inside a transaction, which will be read again from where its last section ended. To be called when
-    /// nothing is outstanding.
-    pub fn abandon(&mut self) {
-        self.first += self.entries.len() as u64;
-        self.entries.clear();
+    /// Removes the transaction that was not read to its end.
+    ///
+    /// It is read again from the end of its last section. All events must be acknowledged.
+    pub fn discard_unfinished(&mut self) {
+        self.first += self.spans.len() as u64;
+        self.spans.clear();
     }
 
-    /// What was reached inside a transaction does not count: it is read from its beginning. To be called when nothing is
-    /// outstanding.
-    pub fn start_over(&mut self) {
-        self.abandon();
+    /// Sets the position back to the beginning of a transaction that is read again.
+    ///
+    /// All events must be acknowledged.
+    pub fn restart_transaction(&mut self) {
+        self.discard_unfinished();
         self.position.resume = None;
     }
 
-    /// A window was read completely: there is nothing of ours up to `end`. To be called when nothing is outstanding.
-    pub fn examined(&mut self, end: Lsn) {
+    /// Moves the position to the end of a window that was read completely.
+    ///
+    /// All events must be acknowledged.
+    ///
+    /// # Panics
+    /// A transaction is open.
+    pub fn complete_window(&mut self, end: Lsn) {
         assert!(
-            self.entries.is_empty(),
-            "a window that was read completely ends between transactions"
+            self.spans.is_empty(),
+            "a complete window ends between transactions"
         );
         self.advance_to(end);
     }
 
-    /// Up to where every event has arrived.
+    /// The position up to which every event is acknowledged.
     pub fn position(&self) -> &AckPosition {
         &self.position
     }
 
-    /// End of the last commit up to which every event has arrived.
+    /// The end of the last commit up to which every event is acknowledged.
     pub fn acknowledged(&self) -> Lsn {
         self.position.commit_end
     }
@@ -135,25 +149,26 @@ impl Acknowledgements {
         resume.take_if(|resume| resume.commit_end <= *known);
     }
 
-    fn entry(&mut self, id: TransactionId) -> Option<&mut Span> {
-        let at = usize::try_from(id.0.checked_sub(self.first)?).ok()?;
-        self.entries.get_mut(at)
+    fn span(&mut self, id: TransactionId) -> Option<&mut Span> {
+        let index = usize::try_from(id.0.checked_sub(self.first)?).ok()?;
+        self.spans.get_mut(index)
     }
 
+    /// Removes the first spans that ended and are acknowledged, and moves the position past them.
     fn settle(&mut self) {
         while let Some(Span {
             outstanding: 0,
             end: Some(_),
-        }) = self.entries.front()
+        }) = self.spans.front()
         {
             self.first += 1;
-            match self.entries.pop_front().and_then(|entry| entry.end) {
+            match self.spans.pop_front().and_then(|span| span.end) {
                 Some(SpanEnd::Commit(end)) => self.advance_to(end),
-                // The sections of a transaction that is read again end before its resume point.
+                // A transaction that is read again has sections that end before its resume point.
                 Some(SpanEnd::Section(resume)) => {
-                    let before = self.position.resume.as_ref();
-                    let before = before.filter(|before| before.xid == resume.xid);
-                    if before.is_none_or(|before| before.rows < resume.rows) {
+                    let known = self.position.resume.as_ref();
+                    let known = known.filter(|known| known.xid == resume.xid);
+                    if known.is_none_or(|known| known.rows < resume.rows) {
                         self.position.resume = Some(resume);
                     }
                 }
@@ -169,31 +184,31 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_transaction_counts_when_it_and_all_before_it_have_arrived() {
-        let mut ledger = Acknowledgements::new(Lsn(1).into());
-        let (a, b) = (ledger.begin(), ledger.begin());
-        ledger.add(a);
-        ledger.add(b);
-        ledger.commit(a, Lsn(10));
-        ledger.commit(b, Lsn(20));
-        ledger.acknowledge(b);
-        assert_eq!(ledger.acknowledged(), Lsn(1));
-        ledger.acknowledge(a);
-        assert_eq!(ledger.acknowledged(), Lsn(20));
+    fn the_position_moves_once_all_earlier_transactions_are_acknowledged() {
+        let mut acknowledgements = Acknowledgements::new(Lsn(1).into());
+        let (a, b) = (acknowledgements.begin(), acknowledgements.begin());
+        acknowledgements.add_event(a);
+        acknowledgements.add_event(b);
+        acknowledgements.commit(a, Lsn(10));
+        acknowledgements.commit(b, Lsn(20));
+        acknowledgements.acknowledge(b);
+        assert_eq!(acknowledgements.acknowledged(), Lsn(1));
+        acknowledgements.acknowledge(a);
+        assert_eq!(acknowledgements.acknowledged(), Lsn(20));
     }
 
     #[test]
-    fn a_transaction_that_is_still_being_read_does_not_count() {
-        let mut ledger = Acknowledgements::new(Lsn(1).into());
-        let a = ledger.begin();
-        ledger.add(a);
-        ledger.acknowledge(a);
-        assert_eq!(ledger.acknowledged(), Lsn(1));
-        ledger.commit(a, Lsn(10));
-        assert_eq!(ledger.acknowledged(), Lsn(10));
+    fn the_position_does_not_move_past_an_open_transaction() {
+        let mut acknowledgements = Acknowledgements::new(Lsn(1).into());
+        let a = acknowledgements.begin();
+        acknowledgements.add_event(a);
+        acknowledgements.acknowledge(a);
+        assert_eq!(acknowledgements.acknowledged(), Lsn(1));
+        acknowledgements.commit(a, Lsn(10));
+        assert_eq!(acknowledgements.acknowledged(), Lsn(10));
     }
 
-    fn inside(rows: u64) -> ResumePoint {
+    fn resume_point(rows: u64) -> ResumePoint {
         ResumePoint {
             xid: 7,
             commit_end: Lsn(100),
@@ -207,79 +222,98 @@ mod tests {
     }
 
     #[test]
-    fn a_section_counts_when_all_before_it_has_arrived_and_no_longer_once_its_transaction_has() {
-        let mut ledger = Acknowledgements::new(Lsn(1).into());
-        let first = ledger.begin();
-        ledger.add(first);
-        let second = ledger.section(first, inside(10));
-        ledger.add(second);
-        let third = ledger.section(second, inside(20));
-        let rows = |ledger: &Acknowledgements| ledger.position().resume.as_ref().map(|inside| inside.rows);
-        ledger.acknowledge(second);
-        assert_eq!(rows(&ledger), None);
-        ledger.acknowledge(first);
-        assert_eq!((rows(&ledger), ledger.acknowledged()), (Some(20), Lsn(1)));
-        ledger.commit(third, Lsn(100));
-        assert_eq!((rows(&ledger), ledger.acknowledged()), (None, Lsn(100)));
+    fn a_section_counts_until_its_transaction_is_acknowledged() {
+        let mut acknowledgements = Acknowledgements::new(Lsn(1).into());
+        let first = acknowledgements.begin();
+        acknowledgements.add_event(first);
+        let second = acknowledgements.begin_section(first, resume_point(10));
+        acknowledgements.add_event(second);
+        let third = acknowledgements.begin_section(second, resume_point(20));
+        let rows = |acknowledgements: &Acknowledgements| {
+            acknowledgements
+                .position()
+                .resume
+                .as_ref()
+                .map(|resume| resume.rows)
+        };
+        acknowledgements.acknowledge(second);
+        assert_eq!(rows(&acknowledgements), None);
+        acknowledgements.acknowledge(first);
+        assert_eq!(
+            (rows(&acknowledgements), acknowledgements.acknowledged()),
+            (Some(20), Lsn(1))
+        );
+        acknowledgements.commit(third, Lsn(100));
+        assert_eq!(
+            (rows(&acknowledgements), acknowledgements.acknowledged()),
+            (None, Lsn(100))
+        );
     }
 
     #[test]
-    fn what_was_reached_inside_a_transaction_survives_its_being_read_again() {
-        let mut ledger = Acknowledgements::new(Lsn(1).into());
-        let first = ledger.begin();
-        ledger.section(first, inside(10));
-        ledger.abandon();
-        let message = ledger.begin();
-        ledger.commit(message, Lsn(60));
-        assert_eq!(ledger.position().resume, Some(inside(10)));
-        let forgotten = ledger.begin();
-        ledger.forget(forgotten);
-        ledger.examined(Lsn(99));
-        assert_eq!(ledger.position().resume, Some(inside(10)));
-        ledger.examined(Lsn(100));
-        assert_eq!(ledger.position().resume, None);
+    fn a_resume_point_stays_while_its_transaction_is_read_again() {
+        let mut acknowledgements = Acknowledgements::new(Lsn(1).into());
+        let first = acknowledgements.begin();
+        acknowledgements.begin_section(first, resume_point(10));
+        acknowledgements.discard_unfinished();
+        let message = acknowledgements.begin();
+        acknowledgements.commit(message, Lsn(60));
+        assert_eq!(acknowledgements.position().resume, Some(resume_point(10)));
+        let discarded = acknowledgements.begin();
+        acknowledgements.discard(discarded);
+        acknowledgements.complete_window(Lsn(99));
+        assert_eq!(acknowledgements.position().resume, Some(resume_point(10)));
+        acknowledgements.complete_window(Lsn(100));
+        assert_eq!(acknowledgements.position().resume, None);
     }
 
     proptest! {
-        /// Whatever is read and whatever arrives when, the ledger never runs ahead of an event that has not arrived, neither by a
-        /// transaction nor by a section of one.
+        /// The position never passes an event that is not acknowledged, neither by a transaction nor by a
+        /// section.
         #[test]
-        fn it_never_runs_ahead(steps in prop::collection::vec((0u8..10, any::<prop::sample::Index>()), 1..200)) {
-            let mut ledger = Acknowledgements::new(Lsn(0).into());
-            // Of the open transaction its number, its rows, and how many of these stand before its section.
+        fn the_position_never_passes_an_outstanding_event(
+            steps in prop::collection::vec((0u8..10, any::<prop::sample::Index>()), 1..200),
+        ) {
+            let mut acknowledgements = Acknowledgements::new(Lsn(0).into());
+            // The open transaction: its number, its rows, and the rows before its current section.
             let (mut number, mut rows, mut before) = (1, 0, 0);
-            let mut id = ledger.begin();
-            // What has not arrived, with how far the ledger may be meanwhile.
+            let mut id = acknowledgements.begin();
+            // The outstanding events, each with the last position that may be acknowledged meanwhile.
             let mut open: Vec<(TransactionId, (u64, u64))> = Vec::new();
             for (step, which) in steps {
                 match step {
                     0..4 => {
                         rows += 1;
-                        ledger.add(id);
+                        acknowledgements.add_event(id);
                         open.push((id, (number - 1, before)));
                     }
                     4 => {
                         let commit_end = Lsn(number);
-                        id = ledger.section(id, ResumePoint { commit_end, ..inside(rows) });
+                        let resume = ResumePoint { commit_end, ..resume_point(rows) };
+                        id = acknowledgements.begin_section(id, resume);
                         before = rows;
                     }
                     5 => {
-                        ledger.commit(id, Lsn(number));
-                        id = ledger.begin();
+                        acknowledgements.commit(id, Lsn(number));
+                        id = acknowledgements.begin();
                         (number, rows, before) = (number + 1, 0, 0);
                     }
                     _ if open.is_empty() => {}
-                    _ => ledger.acknowledge(open.swap_remove(which.index(open.len())).0),
+                    _ => acknowledgements.acknowledge(open.swap_remove(which.index(open.len())).0),
                 }
-                let inside = ledger.position().resume.as_ref();
-                let reached = (ledger.acknowledged().0, inside.map_or(0, |inside| inside.rows));
-                prop_assert!(open.iter().all(|(_, most)| reached <= *most), "{:?} of {:?}", reached, open);
+                let resume = acknowledgements.position().resume.as_ref();
+                let reached = (
+                    acknowledgements.acknowledged().0,
+                    resume.map_or(0, |resume| resume.rows),
+                );
+                let is_behind = open.iter().all(|(_, most)| reached <= *most);
+                prop_assert!(is_behind, "{:?} of {:?}", reached, open);
             }
             for (id, _) in open {
-                ledger.acknowledge(id);
+                acknowledgements.acknowledge(id);
             }
-            ledger.commit(id, Lsn(number));
-            prop_assert_eq!(ledger.position(), &Lsn(number).into());
+            acknowledgements.commit(id, Lsn(number));
+            prop_assert_eq!(acknowledgements.position(), &Lsn(number).into());
         }
     }
 }

@@ -1,13 +1,16 @@
-//! The aggregated record format of the Kinesis Producer Library: many events in one record, as any KCL, Firehose or
-//! de-aggregation library takes it apart.
+//! The aggregated record format of the Kinesis Producer Library: many events in one record.
+//!
+//! The KCL, Firehose and de-aggregation libraries read it.
 //!
 //! ```text
-//! F3 89 9A C2 | message AggregatedRecord { repeated string partition_key_table = 1; repeated Record records = 3; } | MD5 of the message
-//!               message Record { required uint64 partition_key_index = 1; required bytes data = 3; }
+//! F3 89 9A C2 | message AggregatedRecord | MD5 of the message
+//!
+//! message AggregatedRecord { repeated string partition_key_table = 1; repeated Record records = 3; }
+//! message Record { required uint64 partition_key_index = 1; required bytes data = 3; }
 //! ```
-//! The format's explicit hash keys (field 2) and tags are optional and not used. The KCL drops an
-//! aggregate of which one partition key lies outside of the range of the shard that it was read from (`AggregatorUtil`): an aggregate
-//! holds keys of one shard only, which its maker sees to.
+//! The format's explicit hash keys (field 2) and tags are optional and not used. The KCL drops an aggregate
+//! if one of its partition keys is outside the hash key range of the shard that it was read from
+//! (`AggregatorUtil`). So an aggregate has the keys of one shard only. The caller ensures that.
 
 use std::collections::HashMap;
 
@@ -16,17 +19,17 @@ use md5::{Digest as _, Md5};
 const MAGIC: [u8; 4] = [0xF3, 0x89, 0x9A, 0xC2];
 const MD5_BYTES: usize = 16;
 
-// Protobuf: the field's number, then 2 for what has a length, 0 for a number.
+// Protobuf tags: the field's number, then wire type 2 for a field with a length or 0 for a varint.
 const PARTITION_KEY: u8 = 1 << 3 | 2;
 const RECORD: u8 = 3 << 3 | 2;
 const RECORD_KEY_INDEX: u8 = 1 << 3;
 const RECORD_DATA: u8 = 3 << 3 | 2;
 
-/// How large an aggregate gets, event by event, before any of it is written.
+/// The size of an aggregate that is not written yet.
 #[derive(Debug)]
 pub(super) struct AggregateSize<'e> {
     keys: HashMap<&'e str, u64>,
-    /// Bytes so far, with what stands around the message.
+    /// Bytes so far, including the magic number and the MD5.
     bytes: usize,
 }
 
@@ -40,19 +43,19 @@ impl Default for AggregateSize<'_> {
 }
 
 impl<'e> AggregateSize<'e> {
-    /// Adds an event, and returns the size of the aggregate with it, bytes.
+    /// Adds an event. Returns the size of the aggregate with it, in bytes.
     pub(super) fn add(&mut self, partition_key: &'e str, data: &[u8]) -> usize {
         let next = self.keys.len() as u64;
         let index = *self.keys.entry(partition_key).or_insert(next);
         if index == next {
-            self.bytes += field(partition_key.len());
+            self.bytes += field_bytes(partition_key.len());
         }
-        self.bytes += field(record(index, data.len()));
+        self.bytes += field_bytes(record_bytes(index, data.len()));
         self.bytes
     }
 }
 
-/// The aggregate of some events, given as partition key and data, in this order.
+/// The aggregate of events, each given as partition key and data, in this order.
 pub(super) fn aggregate<'e>(events: impl Iterator<Item = (&'e str, &'e [u8])> + Clone) -> Vec<u8> {
     let mut size = AggregateSize::default();
     let length = events
@@ -60,22 +63,22 @@ pub(super) fn aggregate<'e>(events: impl Iterator<Item = (&'e str, &'e [u8])> + 
         .fold(0, |_, (partition_key, data)| size.add(partition_key, data));
     let mut out = Vec::with_capacity(length);
     out.extend_from_slice(&MAGIC);
-    // The table stands before what refers to it, though a reader must not lean on that.
+    // The table precedes the records that refer to it. A reader must not depend on that.
     let mut keys: Vec<(&str, u64)> = size.keys.iter().map(|(key, index)| (*key, *index)).collect();
     keys.sort_unstable_by_key(|(_, index)| *index);
     for (key, _) in keys {
         out.push(PARTITION_KEY);
-        varint(&mut out, key.len() as u64);
+        write_varint(&mut out, key.len() as u64);
         out.extend_from_slice(key.as_bytes());
     }
     for (partition_key, data) in events {
         let index = size.keys[partition_key];
         out.push(RECORD);
-        varint(&mut out, record(index, data.len()) as u64);
+        write_varint(&mut out, record_bytes(index, data.len()) as u64);
         out.push(RECORD_KEY_INDEX);
-        varint(&mut out, index);
+        write_varint(&mut out, index);
         out.push(RECORD_DATA);
-        varint(&mut out, data.len() as u64);
+        write_varint(&mut out, data.len() as u64);
         out.extend_from_slice(data);
     }
     let digest = Md5::digest(&out[MAGIC.len()..]);
@@ -83,24 +86,24 @@ pub(super) fn aggregate<'e>(events: impl Iterator<Item = (&'e str, &'e [u8])> + 
     out
 }
 
-/// Bytes of a `Record`'s inside.
-fn record(index: u64, data: usize) -> usize {
-    1 + varint_bytes(index) + field(data)
+/// The bytes of a `Record` message without its tag and length.
+fn record_bytes(index: u64, data: usize) -> usize {
+    1 + varint_bytes(index) + field_bytes(data)
 }
 
-/// Bytes of a field with a length: its mark, the length, and so many bytes.
-fn field(length: usize) -> usize {
+/// The bytes of a field with a length: its tag, the length and the content.
+fn field_bytes(length: usize) -> usize {
     1 + varint_bytes(length as u64) + length
 }
 
 fn varint_bytes(number: u64) -> usize {
-    // Seven bits a byte, and zero has one too.
+    // Each byte has seven bits. Zero needs one byte, too.
     (64 - (number | 1).leading_zeros() as usize).div_ceil(7)
 }
 
-fn varint(out: &mut Vec<u8>, mut number: u64) {
+fn write_varint(out: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
-        // The cast keeps the lowest bits, which is what is meant.
+        // The cast keeps the lowest eight bits, as intended.
         out.push(number as u8 | 0x80);
         number >>= 7;
     }
@@ -112,7 +115,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Takes one apart, by the letter of the format.
+    /// The events of an aggregate, decoded by the definition of the format.
     fn deaggregate(mut bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
         fn varint(bytes: &mut &[u8]) -> usize {
             let mut number = 0;
@@ -126,11 +129,11 @@ mod tests {
             }
             unreachable!()
         }
-        fn taken<'b>(bytes: &mut &'b [u8]) -> &'b [u8] {
+        fn read_field<'b>(bytes: &mut &'b [u8]) -> &'b [u8] {
             let length = varint(bytes);
-            let (taken, rest) = bytes.split_at(length);
+            let (field, rest) = bytes.split_at(length);
             *bytes = rest;
-            taken
+            field
         }
         bytes = bytes.strip_prefix(&MAGIC).unwrap();
         let (mut message, digest) = bytes.split_at(bytes.len() - MD5_BYTES);
@@ -138,13 +141,13 @@ mod tests {
         let (mut keys, mut records) = (Vec::new(), Vec::new());
         while !message.is_empty() {
             match varint(&mut message) {
-                10 => keys.push(String::from_utf8(taken(&mut message).to_vec()).unwrap()),
+                10 => keys.push(String::from_utf8(read_field(&mut message).to_vec()).unwrap()),
                 26 => {
-                    let mut record = taken(&mut message);
+                    let mut record = read_field(&mut message);
                     assert_eq!(varint(&mut record), 8);
                     let index = varint(&mut record);
                     assert_eq!(varint(&mut record), 26);
-                    records.push((index, taken(&mut record).to_vec()));
+                    records.push((index, read_field(&mut record).to_vec()));
                     assert!(record.is_empty());
                 }
                 other => panic!("field {other}"),
@@ -155,34 +158,39 @@ mod tests {
     }
 
     #[test]
-    fn an_aggregate_is_what_the_format_says_byte_by_byte() {
-        let made = aggregate([("k", &b"one"[..]), ("k", b""), ("other", b"x")].into_iter());
-        let message = b"\x0a\x01k\x0a\x05other\x1a\x07\x08\x00\x1a\x03one\x1a\x04\x08\x00\x1a\x00\x1a\x05\x08\x01\x1a\x01x";
-        assert_eq!(made[..4], MAGIC);
-        assert_eq!(&made[4..made.len() - 16], message);
-        assert_eq!(made[made.len() - 16..], Md5::digest(message)[..]);
+    fn an_aggregate_has_the_bytes_that_the_format_defines() {
+        let bytes = aggregate([("k", &b"one"[..]), ("k", b""), ("other", b"x")].into_iter());
+        let table = b"\x0a\x01k\x0a\x05other";
+        let records = b"\x1a\x07\x08\x00\x1a\x03one\x1a\x04\x08\x00\x1a\x00\x1a\x05\x08\x01\x1a\x01x";
+        let message = [&table[..], records].concat();
+        assert_eq!(bytes[..4], MAGIC);
+        assert_eq!(&bytes[4..bytes.len() - 16], message);
+        assert_eq!(bytes[bytes.len() - 16..], Md5::digest(message)[..]);
     }
 
     proptest! {
         #[test]
-        fn what_goes_in_comes_out_and_its_size_was_known(
-            events in prop::collection::vec(("[a-d]{1,2}|.{1,200}", prop::collection::vec(any::<u8>(), 0..300)), 0..60),
+        fn the_events_are_read_back_and_the_size_was_known(
+            events in prop::collection::vec(
+                ("[a-d]{1,2}|.{1,200}", prop::collection::vec(any::<u8>(), 0..300)),
+                0..60,
+            ),
         ) {
-            let made = aggregate(events.iter().map(|(key, data)| (key.as_str(), data.as_slice())));
+            let bytes = aggregate(events.iter().map(|(key, data)| (key.as_str(), data.as_slice())));
             let mut size = AggregateSize::default();
             let mut known = MAGIC.len() + MD5_BYTES;
             for (key, data) in &events {
                 known = size.add(key, data);
             }
-            prop_assert_eq!(made.len(), known);
-            prop_assert_eq!(deaggregate(&made), events);
+            prop_assert_eq!(bytes.len(), known);
+            prop_assert_eq!(deaggregate(&bytes), events);
         }
 
         #[test]
-        fn a_number_takes_the_bytes_that_were_counted(number: u64) {
+        fn a_varint_has_the_bytes_that_were_counted(number: u64) {
             for number in [number, number >> (number % 64)] {
                 let mut out = Vec::new();
-                varint(&mut out, number);
+                write_varint(&mut out, number);
                 prop_assert_eq!(out.len(), varint_bytes(number));
             }
         }

@@ -1,5 +1,6 @@
-//! What a drain would send, without sending it: events pass through the same lanes as those of a drain, and each record that
-//! comes out is counted and acknowledged at once.
+//! The forecast of what a drain would send, without sending it.
+//!
+//! Events pass through the same lanes as those of a drain. Each record is counted and acknowledged at once.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -9,45 +10,51 @@ use serde::Serialize;
 
 use super::{Aggregation, HashKey, Lanes, QueuedEvent, Record, RequestLimits, ShardMap};
 
-/// Payload that one put unit of a provisioned stream pays for, bytes.
-const PUT_UNIT: u64 = 25 << 10;
+/// Payload that one put unit of a provisioned stream covers, in bytes.
+const PUT_UNIT_BYTES: u64 = 25 << 10;
 
-/// To what a record of an on-demand stream is rounded up, bytes.
-const ROUNDED: u64 = 1 << 10;
+/// The unit to which a record of an on-demand stream is rounded up, in bytes.
+const ON_DEMAND_UNIT_BYTES: u64 = 1 << 10;
 
-/// What a million put units cost, and a GB (10^9 bytes) written on demand: list prices of us-east-1, in US dollars.
-const USD_A_MILLION_UNITS: f64 = 0.014;
-const USD_A_GB: f64 = 0.08;
+/// Price of a million put units, in US dollars (list price of us-east-1).
+const USD_PER_MILLION_UNITS: f64 = 0.014;
 
-/// What a shard takes in a second.
-const SHARD_RECORDS: f64 = 1000.0;
-const SHARD_BYTES: f64 = (1 << 20) as f64;
+/// Price of a GB (10^9 bytes) written on demand, in US dollars (list price of us-east-1).
+const USD_PER_GB: f64 = 0.08;
 
-/// Keys that are named.
-const HOTTEST: usize = 10;
+/// Records that a shard accepts in a second.
+const SHARD_RECORDS_PER_SECOND: f64 = 1000.0;
 
-/// The events so far.
+/// Bytes that a shard accepts in a second.
+const SHARD_BYTES_PER_SECOND: f64 = (1 << 20) as f64;
+
+/// Most keys that are named.
+const MAX_HOTTEST_KEYS: usize = 10;
+
+/// The forecast of the events that were added.
 #[derive(Debug)]
 pub struct Forecast {
     now: Instant,
     record_bytes: usize,
     capacity: usize,
-    ways: [Packing; 2],
+    packings: [Packing; 2],
     tables: BTreeMap<String, TableTotals>,
     keys: HashMap<HashKey, KeyTotals>,
     oversize: u64,
     events: u64,
 }
 
-/// One way of packing.
+/// The records and requests of one packing strategy.
 #[derive(Debug)]
 struct Packing {
     lanes: Lanes,
     requests: u64,
     records: u64,
     bytes: u64,
-    rounded: u64,
+    /// Bytes with each record rounded up to [`ON_DEMAND_UNIT_BYTES`].
+    on_demand_bytes: u64,
     put_units: u64,
+    /// Records and bytes of each shard.
     shards: Vec<(u64, u64)>,
 }
 
@@ -68,48 +75,48 @@ struct KeyTotals {
     bytes: u64,
 }
 
-/// The forecast in figures.
+/// The figures of a forecast.
 #[derive(Debug, Serialize)]
 pub struct PlanFigures {
-    /// By table, most bytes first; logical messages are under their partition key.
+    /// The tables, most bytes first. Logical messages are listed under their partition key.
     pub tables: Vec<TableFigures>,
-    /// The partition keys with the most events, at most ten.
+    /// The partition keys with the most events, at most 10.
     pub hottest_keys: Vec<KeyFigures>,
-    /// Events that no record of the stream can hold.
+    /// The number of events that are larger than a record of the stream.
     pub oversize: u64,
-    /// Most bytes of a record, data and partition key.
+    /// Most bytes of a record: data and partition key.
     pub record_limit_bytes: usize,
-    /// With every event a record.
+    /// The figures if each event is a record.
     pub none: PackingFigures,
-    /// With aggregates.
+    /// The figures with aggregates.
     pub kpl: PackingFigures,
 }
 
-/// What comes of one table.
+/// The figures of one table.
 #[derive(Debug, Serialize)]
 pub struct TableFigures {
     /// `schema.table`
     pub table: String,
-    /// Events.
+    /// The number of events.
     pub events: u64,
     /// Bytes of data and partition keys.
     pub bytes: u64,
-    /// Different partition keys.
+    /// The number of distinct partition keys.
     pub keys: usize,
-    /// Bytes of the largest event.
+    /// The bytes of the largest event.
     pub largest_bytes: usize,
-    /// Events that no record can hold.
+    /// The number of events that are larger than a record.
     pub oversize: u64,
 }
 
-/// What comes of one partition key.
+/// The figures of one partition key.
 #[derive(Debug, Serialize)]
 pub struct KeyFigures {
     /// Its first 64 characters.
     pub key: String,
     /// The table of its first event.
     pub table: String,
-    /// Events.
+    /// The number of events.
     pub events: u64,
     /// Bytes of data and partition keys.
     pub bytes: u64,
@@ -117,52 +124,62 @@ pub struct KeyFigures {
     pub share: f64,
 }
 
-/// What one way of packing would send.
+/// The figures of one packing strategy.
 #[derive(Debug, Serialize)]
 pub struct PackingFigures {
-    /// Records.
+    /// The number of records.
     pub records: u64,
-    /// PutRecords requests, when each is answered before the next.
+    /// The number of PutRecords requests, if each is answered before the next.
     pub requests: u64,
     /// Bytes of data and partition keys.
     pub bytes: u64,
-    /// Units of 25 KB, which a provisioned stream bills.
+    /// The put units of 25 KB, which a provisioned stream bills.
     pub put_units: u64,
-    /// Put units of a million changes like these.
+    /// The put units of a million changes like these.
     pub put_units_per_million_changes: f64,
-    /// What these cost, US dollars.
+    /// The price of these put units, in US dollars.
     pub usd_per_million_changes_provisioned: f64,
-    /// What a million changes like these cost on demand, where each record is rounded up to 1 KB, US dollars.
+    /// The price of a million changes like these on demand, in US dollars. Each record is rounded up to 1 KB.
     pub usd_per_million_changes_on_demand: f64,
-    /// By shard, the busiest first.
+    /// The shards, the busiest first.
     pub shards: Vec<ShardFigures>,
-    /// What the busiest shard needs at least to take its share: beyond a second it throttles a drain.
+    /// The least time that the busiest shard needs to accept its records, in seconds.
+    ///
+    /// Above one second the shard throttles a drain.
     pub seconds_at_capacity: f64,
 }
 
-/// What would land in one shard.
+/// The figures of one shard.
 #[derive(Debug, Serialize)]
 pub struct ShardFigures {
     /// Its name.
     pub shard: String,
-    /// Records.
+    /// The number of records.
     pub records: u64,
     /// Bytes of data and partition keys.
     pub bytes: u64,
-    /// What it needs at least to take them, at 1,000 records and 1 MiB a second.
+    /// The least time that it needs to accept them at 1,000 records and 1 MiB a second, in seconds.
     pub seconds: f64,
 }
 
 impl Forecast {
-    /// An empty one for a stream. `aggregate` is the most bytes of an aggregate, `capacity` the bytes that a drain would keep in
-    /// flight.
-    pub fn new(now: Instant, map: &ShardMap, record_bytes: usize, aggregate: usize, capacity: usize) -> Self {
-        let way = |aggregation| Packing {
+    /// An empty forecast for a stream.
+    ///
+    /// `aggregate_bytes` is the most bytes of an aggregate, `capacity` the most bytes that a drain keeps in
+    /// memory.
+    pub fn new(
+        now: Instant,
+        map: &ShardMap,
+        record_bytes: usize,
+        aggregate_bytes: usize,
+        capacity: usize,
+    ) -> Self {
+        let packing = |aggregation| Packing {
             lanes: Lanes::new(aggregation, map.clone()),
             requests: 0,
             records: 0,
             bytes: 0,
-            rounded: 0,
+            on_demand_bytes: 0,
             put_units: 0,
             shards: vec![(0, 0); map.len()],
         };
@@ -170,7 +187,12 @@ impl Forecast {
             now,
             record_bytes,
             capacity,
-            ways: [way(Aggregation::None), way(Aggregation::Kpl { bytes: aggregate })],
+            packings: [
+                packing(Aggregation::None),
+                packing(Aggregation::Kpl {
+                    bytes: aggregate_bytes,
+                }),
+            ],
             tables: BTreeMap::new(),
             keys: HashMap::new(),
             oversize: 0,
@@ -180,14 +202,22 @@ impl Forecast {
 
     /// Adds an event.
     pub fn add(&mut self, queued: QueuedEvent, limits: RequestLimits) {
+        self.count(&queued);
+        let [none, kpl] = &mut self.packings;
+        none.push(queued.clone(), self.now, limits, self.capacity);
+        kpl.push(queued, self.now, limits, self.capacity);
+    }
+
+    /// Counts an event for its table and its key.
+    fn count(&mut self, queued: &QueuedEvent) {
         let (event, bytes) = (&queued.event, queued.bytes());
         let table = event.relation.as_ref().map(|relation| relation.table.unquoted());
         let table = table.unwrap_or_else(|| event.partition_key.clone());
-        let place = HashKey::of(&event.partition_key);
-        let too_large = u64::from(bytes > self.record_bytes);
-        self.oversize += too_large;
+        let hash_key = HashKey::of(&event.partition_key);
+        let oversize = u64::from(bytes > self.record_bytes);
+        self.oversize += oversize;
         self.events += 1;
-        let key = self.keys.entry(place).or_insert_with(|| KeyTotals {
+        let key = self.keys.entry(hash_key).or_insert_with(|| KeyTotals {
             text: event.partition_key.chars().take(64).collect(),
             table: table.as_str().into(),
             events: 0,
@@ -199,47 +229,18 @@ impl Forecast {
         table.events += 1;
         table.bytes += bytes as u64;
         table.largest = table.largest.max(bytes);
-        table.oversize += too_large;
-        table.keys.insert(place);
-        let [one, other] = &mut self.ways;
-        one.push(queued.clone(), self.now, limits, self.capacity);
-        other.push(queued, self.now, limits, self.capacity);
+        table.oversize += oversize;
+        table.keys.insert(hash_key);
     }
 
-    /// The figures of all events, which were made of so many `changes`.
-    pub fn finish(mut self, changes: u64, limits: RequestLimits) -> PlanFigures {
-        let mut tables: Vec<TableFigures> = std::mem::take(&mut self.tables)
-            .into_iter()
-            .map(|(table, of)| TableFigures {
-                table,
-                events: of.events,
-                bytes: of.bytes,
-                keys: of.keys.len(),
-                largest_bytes: of.largest,
-                oversize: of.oversize,
-            })
-            .collect();
-        tables.sort_by_key(|table| Reverse(table.bytes));
-        let mut keys: Vec<KeyTotals> = self.keys.into_values().collect();
-        keys.sort_by(|one, other| {
-            other
-                .events
-                .cmp(&one.events)
-                .then_with(|| one.text.cmp(&other.text))
-        });
-        keys.truncate(HOTTEST);
-        let hottest_keys = keys.into_iter().map(|key| KeyFigures {
-            key: key.text.into(),
-            table: key.table.into(),
-            events: key.events,
-            bytes: key.bytes,
-            share: rounded(key.events as f64 / self.events as f64),
-        });
-        let hottest_keys = hottest_keys.collect();
-        let [none, kpl] = self.ways.map(|way| way.finish(self.now, limits, changes));
+    /// The figures of all events, which were encoded from `changes` changes.
+    pub fn finish(self, changes: u64, limits: RequestLimits) -> PlanFigures {
+        let [none, kpl] = self
+            .packings
+            .map(|packing| packing.finish(self.now, limits, changes));
         PlanFigures {
-            tables,
-            hottest_keys,
+            tables: table_figures(self.tables),
+            hottest_keys: hottest_keys(self.keys, self.events),
             oversize: self.oversize,
             record_limit_bytes: self.record_bytes,
             none,
@@ -248,10 +249,40 @@ impl Forecast {
     }
 }
 
+fn table_figures(tables: BTreeMap<String, TableTotals>) -> Vec<TableFigures> {
+    let figures = tables.into_iter().map(|(table, totals)| TableFigures {
+        table,
+        events: totals.events,
+        bytes: totals.bytes,
+        keys: totals.keys.len(),
+        largest_bytes: totals.largest,
+        oversize: totals.oversize,
+    });
+    let mut figures: Vec<TableFigures> = figures.collect();
+    figures.sort_by_key(|table| Reverse(table.bytes));
+    figures
+}
+
+/// The keys with the most of all `events`.
+fn hottest_keys(keys: HashMap<HashKey, KeyTotals>, events: u64) -> Vec<KeyFigures> {
+    let mut keys: Vec<KeyTotals> = keys.into_values().collect();
+    keys.sort_by(|a, b| b.events.cmp(&a.events).then_with(|| a.text.cmp(&b.text)));
+    keys.truncate(MAX_HOTTEST_KEYS);
+    let figures = keys.into_iter().map(|key| KeyFigures {
+        key: key.text.into(),
+        table: key.table.into(),
+        events: key.events,
+        bytes: key.bytes,
+        share: rounded(key.events as f64 / events as f64),
+    });
+    figures.collect()
+}
+
 impl Packing {
+    /// Queues an event, and sends what a drain would send now.
     fn push(&mut self, event: QueuedEvent, now: Instant, limits: RequestLimits, capacity: usize) {
         self.lanes.push(event);
-        while self.lanes.worth_a_request(limits) {
+        while self.lanes.has_full_request(limits) {
             self.send(now, limits, true);
         }
         while self.lanes.memory() >= capacity {
@@ -260,11 +291,11 @@ impl Packing {
     }
 
     fn send(&mut self, now: Instant, limits: RequestLimits, full: bool) {
-        let request = self.lanes.take(now, limits, full);
+        let request = self.lanes.next_request(now, limits, full);
         self.requests += 1;
         for record in request {
             self.count(&record);
-            self.lanes.flowed(record.shard());
+            self.lanes.raise_share(record.shard());
             self.lanes.acknowledge(record);
         }
     }
@@ -273,46 +304,53 @@ impl Packing {
         let bytes = record.bytes() as u64;
         self.records += 1;
         self.bytes += bytes;
-        self.rounded += bytes.next_multiple_of(ROUNDED);
-        self.put_units += bytes.div_ceil(PUT_UNIT);
-        let (records, sum) = &mut self.shards[record.shard()];
-        *records += 1;
-        *sum += bytes;
+        self.on_demand_bytes += bytes.next_multiple_of(ON_DEMAND_UNIT_BYTES);
+        self.put_units += bytes.div_ceil(PUT_UNIT_BYTES);
+        let (shard_records, shard_bytes) = &mut self.shards[record.shard()];
+        *shard_records += 1;
+        *shard_bytes += bytes;
     }
 
     fn finish(mut self, now: Instant, limits: RequestLimits, changes: u64) -> PackingFigures {
         while !self.lanes.is_empty() {
             self.send(now, limits, false);
         }
-        let map = self.lanes.map();
-        let shards = self
-            .shards
-            .iter()
-            .enumerate()
-            .map(|(number, (records, bytes))| ShardFigures {
-                shard: map.shard(number).id.clone(),
-                records: *records,
-                bytes: *bytes,
-                seconds: rounded((*records as f64 / SHARD_RECORDS).max(*bytes as f64 / SHARD_BYTES)),
-            });
-        let mut shards: Vec<ShardFigures> = shards.collect();
-        shards.sort_by(|one, other| other.seconds.total_cmp(&one.seconds));
-        let million = |amount: f64| rounded(amount * 1e6 / changes.max(1) as f64);
+        let shards = self.shard_figures();
+        let per_million = |amount: f64| rounded(amount * 1e6 / changes.max(1) as f64);
         PackingFigures {
             records: self.records,
             requests: self.requests,
             bytes: self.bytes,
             put_units: self.put_units,
-            put_units_per_million_changes: million(self.put_units as f64),
-            usd_per_million_changes_provisioned: million(self.put_units as f64 * USD_A_MILLION_UNITS / 1e6),
-            usd_per_million_changes_on_demand: million(self.rounded as f64 * USD_A_GB / 1e9),
+            put_units_per_million_changes: per_million(self.put_units as f64),
+            usd_per_million_changes_provisioned: per_million(
+                self.put_units as f64 * USD_PER_MILLION_UNITS / 1e6,
+            ),
+            usd_per_million_changes_on_demand: per_million(self.on_demand_bytes as f64 * USD_PER_GB / 1e9),
             seconds_at_capacity: shards.first().map_or(0.0, |shard| shard.seconds),
             shards,
         }
     }
+
+    fn shard_figures(&self) -> Vec<ShardFigures> {
+        let map = self.lanes.map();
+        let shards = self.shards.iter().enumerate().map(|(shard, (records, bytes))| {
+            let seconds_by_records = *records as f64 / SHARD_RECORDS_PER_SECOND;
+            let seconds_by_bytes = *bytes as f64 / SHARD_BYTES_PER_SECOND;
+            ShardFigures {
+                shard: map.shard(shard).id.clone(),
+                records: *records,
+                bytes: *bytes,
+                seconds: rounded(seconds_by_records.max(seconds_by_bytes)),
+            }
+        });
+        let mut shards: Vec<ShardFigures> = shards.collect();
+        shards.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+        shards
+    }
 }
 
-/// To six digits behind the point: more would only say how it was computed.
+/// Rounds to six decimals. More digits would only reflect the computation.
 fn rounded(number: f64) -> f64 {
     (number * 1e6).round() / 1e6
 }
@@ -332,7 +370,7 @@ mod tests {
 
     fn figures(events: impl IntoIterator<Item = (&'static str, usize)>) -> PlanFigures {
         let mut forecast = Forecast::new(Instant::now(), &ShardMap::even(2), 1 << 20, 256 << 10, 32 << 20);
-        let mut ledger = Acknowledgements::new(Lsn(0).into());
+        let mut acknowledgements = Acknowledgements::new(Lsn(0).into());
         let mut count = 0;
         for (key, size) in events {
             count += 1;
@@ -348,15 +386,15 @@ mod tests {
                 relation: None,
                 data: vec![b'x'; size - key.len()],
             };
-            let transaction = ledger.begin();
+            let transaction = acknowledgements.begin();
             forecast.add(QueuedEvent { event, transaction }, LIMITS);
         }
         forecast.finish(count, LIMITS)
     }
 
     #[test]
-    fn a_record_costs_whole_units_and_aggregates_share_them() {
-        // MD5 puts "abc" into the upper half of the ring.
+    fn a_record_costs_whole_put_units_and_aggregates_share_them() {
+        // The MD5 of "abc" is in the upper half of the hash keys.
         let figures = figures([("abc", 25_600), ("abc", 25_601), ("abc", 100), ("abc", 100)]);
         let (none, kpl) = (&figures.none, &figures.kpl);
         assert_eq!(
@@ -383,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_record_can_hold_is_counted() {
+    fn events_larger_than_a_record_are_counted() {
         let limit = 1 << 20;
         let figures = figures([("a", limit - 1), ("a", limit), ("b", limit + 1)]);
         assert_eq!(figures.oversize, 1);
@@ -395,10 +433,10 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_takes_a_thousand_records_a_second() {
+    fn a_shard_accepts_a_thousand_records_a_second() {
         let figures = figures((0..3000).map(|_| ("abc", 200)));
         assert_eq!(figures.none.seconds_at_capacity, 3.0);
-        assert_eq!(figures.none.requests, 3000, "one of a key at a time");
+        assert_eq!(figures.none.requests, 3000, "one record of a key at a time");
         assert!(figures.kpl.seconds_at_capacity < 0.6, "{:?}", figures.kpl);
     }
 }

@@ -1,12 +1,16 @@
-//! Lanes: what must stay in order waits in one queue, and of each queue at most one record is under way.
+//! Lanes: queues of events that must stay in order, with at most one record in flight each.
 //!
-//! A lane is a place on the stream's ring: that of one partition key, or with aggregation that of a shard, since then one
-//! record holds many keys. Events leave their lane when they were acknowledged; until then nothing later of the lane is
-//! sent, so neither a partly failed request nor one whose answer was lost lets a later event overtake. A barrier (a
-//! truncate) empties the road: everything before it is acknowledged first, everything after it waits.
+//! A lane is a place in the hash key space. Without aggregation it is the hash key of one partition key. With
+//! aggregation it is a shard, since one record then holds many keys.
 //!
-//! The lanes of a shard share its [`flow`](super::shard_pacing). When the stream was resharded, [`Lanes::reshard`] lines all that
-//! waits up anew.
+//! Events leave their lane when they are acknowledged. Until then no later event of the lane is sent. So
+//! neither a partly failed request nor a lost answer lets a later event overtake an earlier one.
+//!
+//! A barrier (a truncate) waits until everything before it is acknowledged. Everything after it waits for the
+//! barrier.
+//!
+//! The lanes of a shard share its [`ShardPacing`]. After a resharding, [`Lanes::reshard`] queues all waiting
+//! events again.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -17,14 +21,17 @@ use super::shard_pacing::ShardPacing;
 use super::shards::{HashKey, ShardMap};
 use crate::encode::Event;
 
-/// A lane exists while something of it waits or is under way. It is named in its flow's `ready` when its first event may go,
-/// in `resting` when that must wait, and in neither while a record is under way.
+/// A queue of events that are sent in order.
+///
+/// A lane exists while it has events that wait or are in flight. If its first event may be sent, the pacing
+/// of its shard lists it as ready. If its first event must wait after a failure, `delayed` lists it. While it
+/// has a record in flight, neither does.
 #[derive(Debug, Default)]
 struct Lane {
     waiting: VecDeque<QueuedEvent>,
-    /// Of all that waits.
+    /// Bytes of all waiting events.
     bytes: usize,
-    /// Failures in a row.
+    /// Consecutive failures.
     failures: u32,
 }
 
@@ -34,22 +41,23 @@ pub struct Lanes {
     aggregation: Aggregation,
     map: ShardMap,
     lanes: HashMap<HashKey, Lane>,
-    /// One for each shard of the map.
-    flows: Vec<ShardPacing>,
-    /// Lanes whose first record failed, until they may try again.
-    resting: BinaryHeap<Reverse<(Instant, HashKey)>>,
-    /// Flows that pause, until they go on.
-    pausing: BinaryHeap<Reverse<(Instant, usize)>>,
-    /// What came behind a barrier, the barrier first.
-    held: VecDeque<QueuedEvent>,
-    /// Whether a barrier is waiting or under way.
-    barred: bool,
-    /// Records that the flows could send now, and how many of these are as large as they get.
+    /// The pacing of each shard of the map.
+    pacings: Vec<ShardPacing>,
+    /// Lanes whose first record failed, each with the time of its next attempt.
+    delayed: BinaryHeap<Reverse<(Instant, HashKey)>>,
+    /// Shards that pause, each with the end of its pause.
+    paused: BinaryHeap<Reverse<(Instant, usize)>>,
+    /// A barrier that waits and everything after it.
+    behind_barrier: VecDeque<QueuedEvent>,
+    /// Whether a barrier waits or is in flight.
+    has_barrier: bool,
+    /// Records that could be sent now.
     sendable: usize,
+    /// Shards whose next record is full.
     full: usize,
-    /// Records under way.
-    under_way: usize,
-    /// Parcels in lanes or under way; not those in `held`.
+    /// Records in flight.
+    in_flight: usize,
+    /// Events in lanes or in flight; those in `behind_barrier` are not counted.
     outstanding: usize,
     memory: usize,
 }
@@ -59,81 +67,83 @@ impl Lanes {
     pub fn new(aggregation: Aggregation, map: ShardMap) -> Self {
         Lanes {
             aggregation,
-            flows: (0..map.len()).map(|_| ShardPacing::default()).collect(),
+            pacings: (0..map.len()).map(|_| ShardPacing::default()).collect(),
             map,
             lanes: HashMap::new(),
-            resting: BinaryHeap::new(),
-            pausing: BinaryHeap::new(),
-            held: VecDeque::new(),
-            barred: false,
+            delayed: BinaryHeap::new(),
+            paused: BinaryHeap::new(),
+            behind_barrier: VecDeque::new(),
+            has_barrier: false,
             sendable: 0,
             full: 0,
-            under_way: 0,
+            in_flight: 0,
             outstanding: 0,
             memory: 0,
         }
     }
 
-    /// The shards that records are meant for.
+    /// The shards that records are assigned to.
     pub fn map(&self) -> &ShardMap {
         &self.map
     }
 
-    /// Puts an event behind everything that came before it in its lane.
+    /// Queues an event after all earlier events of its lane.
     pub fn push(&mut self, event: QueuedEvent) {
         self.memory += event.memory();
-        if self.barred || event.event.barrier {
-            self.barred = true;
-            self.held.push_back(event);
-            self.lift_barriers();
+        if self.has_barrier || event.event.barrier {
+            self.has_barrier = true;
+            self.behind_barrier.push_back(event);
+            self.release_barriers();
         } else {
-            self.enter(event);
+            self.add(event);
         }
     }
 
-    /// Takes records of different lanes for one request, oldest first; empty when none may go now. With `full`, only
-    /// aggregates that are as large as they get.
-    pub fn take(&mut self, now: Instant, limits: RequestLimits, full: bool) -> Vec<Record> {
-        self.wake(now);
-        let full = full && !self.barred && self.aggregation != Aggregation::None;
-        let next = |flow: &ShardPacing| match full {
-            true if flow.full() == 0 => None,
-            _ => flow.next(),
+    /// The records of the next request, each of another lane, oldest first; empty if none may be sent now.
+    ///
+    /// With `full`, only aggregates that cannot grow are sent.
+    pub fn next_request(&mut self, now: Instant, limits: RequestLimits, full: bool) -> Vec<Record> {
+        self.end_delays(now);
+        let full = full && !self.has_barrier && self.aggregation != Aggregation::None;
+        let next_position = |pacing: &ShardPacing| match full {
+            true if pacing.full() == 0 => None,
+            _ => pacing.next_position(),
         };
-        let mut flows: BinaryHeap<_> = self
-            .flows
+        let mut shards: BinaryHeap<_> = self
+            .pacings
             .iter()
             .enumerate()
-            .filter_map(|(number, flow)| Some(Reverse((next(flow)?, number))))
+            .filter_map(|(shard, pacing)| Some(Reverse((next_position(pacing)?, shard))))
             .collect();
         let (mut request, mut bytes) = (Vec::new(), 0);
         while request.len() < limits.records {
-            let Some(Reverse((_, number))) = flows.pop() else {
+            let Some(Reverse((_, shard))) = shards.pop() else {
                 break;
             };
-            let Some(lane) = self.flows[number].first() else {
+            let Some(lane) = self.pacings[shard].first_lane() else {
                 continue;
             };
             let room = limits.bytes.saturating_sub(bytes);
-            if !request.is_empty() && self.most_bytes(lane) > room {
+            if !request.is_empty() && self.max_record_bytes(lane) > room {
                 break;
             }
-            self.flows[number].depart();
+            self.pacings[shard].start_first();
             request.extend(
-                self.depart(lane, number)
+                self.next_record(lane, shard)
                     .inspect(|record| bytes += record.bytes()),
             );
-            self.recount(number);
-            flows.extend(next(&self.flows[number]).map(|position| Reverse((position, number))));
+            self.update_counts(shard);
+            let position = next_position(&self.pacings[shard]);
+            shards.extend(position.map(|position| Reverse((position, shard))));
         }
-        self.under_way += request.len();
+        self.in_flight += request.len();
         request
     }
 
-    /// A record has arrived; its lane goes on.
+    /// Removes an acknowledged record. The next event of its lane may then be sent.
     pub fn acknowledge(&mut self, record: Record) {
         let key = record.lane;
-        let number = self.arrive(&record);
+        let shard = self.end_flight(&record);
         for event in record.into_events() {
             self.memory -= event.memory();
             self.outstanding -= 1;
@@ -141,112 +151,121 @@ impl Lanes {
         if let Some(lane) = self.lanes.get_mut(&key) {
             lane.failures = 0;
             match lane.waiting.front() {
-                Some(next) => self.flows[number].line_up(next.event.position, key),
+                Some(next) => self.pacings[shard].add_ready(next.event.position, key),
                 None => drop(self.lanes.remove(&key)),
             }
         }
-        self.recount(number);
-        self.lift_barriers();
+        self.update_counts(shard);
+        self.release_barriers();
     }
 
-    /// A record was refused, or its fate is unknown: its events go again, before anything later of their lane, after
-    /// `rest(failures in a row)`.
-    pub fn refuse(&mut self, now: Instant, record: Record, rest: impl FnOnce(u32) -> Duration) {
+    /// Queues the events of a failed record again, before all later events of their lane.
+    ///
+    /// The stream refused the record, or its outcome is unknown. The next attempt follows after `delay`,
+    /// which gets the number of consecutive failures.
+    pub fn retry(&mut self, now: Instant, record: Record, delay: impl FnOnce(u32) -> Duration) {
         let key = record.lane;
-        let number = self.arrive(&record);
+        let shard = self.end_flight(&record);
         let lane = self.lanes.entry(key).or_default();
         for event in record.into_events().into_iter().rev() {
             lane.bytes += event.bytes();
             lane.waiting.push_front(event);
         }
         lane.failures += 1;
-        self.resting.push(Reverse((now + rest(lane.failures), key)));
-        self.recount(number);
+        self.delayed.push(Reverse((now + delay(lane.failures), key)));
+        self.update_counts(shard);
     }
 
-    /// A shard took all of an answer's records that were meant for it.
-    pub fn flowed(&mut self, shard: usize) {
-        self.flows[shard].quicken();
-        self.recount(shard);
+    /// Raises the share of a shard that stored all records of an answer.
+    pub fn raise_share(&mut self, shard: usize) {
+        self.pacings[shard].raise_share();
+        self.update_counts(shard);
     }
 
-    /// A shard takes no more at the moment, when it was sent so many `records`: all its lanes pause for `pause(throttled
-    /// answers in a row)`.
-    pub fn throttled(
+    /// Pauses all lanes of a shard that throttled when it was sent `records` records.
+    ///
+    /// `pause` gets the number of consecutive throttled answers.
+    pub fn pause_shard(
         &mut self,
         now: Instant,
         shard: usize,
         records: usize,
         pause: impl FnOnce(u32) -> Duration,
     ) {
-        let flow = &mut self.flows[shard];
-        let until = now + pause(flow.slow_down(records));
-        flow.pause(until);
-        self.pausing.push(Reverse((until, shard)));
-        self.recount(shard);
+        let pacing = &mut self.pacings[shard];
+        let until = now + pause(pacing.reduce_share(records));
+        pacing.pause(until);
+        self.paused.push(Reverse((until, shard)));
+        self.update_counts(shard);
     }
 
-    /// The stream's shards are others now: lines up anew, in the order of positions, all that waits.
+    /// Queues all waiting events again, in the order of their positions, for another shard map.
     ///
     /// # Panics
-    /// A record is under way: its events could be overtaken.
+    /// A record is in flight. Its events could be overtaken.
     pub fn reshard(&mut self, map: ShardMap) {
-        assert_eq!(self.under_way, 0, "lanes change only while nothing is under way");
+        assert_eq!(
+            self.in_flight, 0,
+            "lanes change only while no record is in flight"
+        );
         let mut waiting: Vec<QueuedEvent> = Vec::with_capacity(self.outstanding);
         waiting.extend(self.lanes.drain().flat_map(|(_, lane)| lane.waiting));
-        // Stable: what shares a position came in one lane, in its order.
+        // The sort is stable. Events with the same position are in one lane, in their order.
         waiting.sort_by_key(|event| event.event.position);
-        self.flows = (0..map.len()).map(|_| ShardPacing::default()).collect();
+        self.pacings = (0..map.len()).map(|_| ShardPacing::default()).collect();
         self.map = map;
-        self.resting.clear();
-        self.pausing.clear();
+        self.delayed.clear();
+        self.paused.clear();
         (self.sendable, self.full) = (0, 0);
         for event in waiting {
-            self.line_up(event);
+            self.queue(event);
         }
     }
 
-    /// When something that waits because of a failure or of throttling may go.
+    /// When the next delay or pause ends; `None` if there is none.
     pub fn next_retry(&self) -> Option<Instant> {
-        let resting = self.resting.peek().map(|Reverse((at, _))| *at);
-        let pausing = self.pausing.peek().map(|Reverse((at, _))| *at);
-        resting.into_iter().chain(pausing).min()
+        let delayed = self.delayed.peek().map(|Reverse((at, _))| *at);
+        let paused = self.paused.peek().map(|Reverse((at, _))| *at);
+        delayed.into_iter().chain(paused).min()
     }
 
-    /// Records that could go now; what rests or pauses until now is not counted.
-    pub fn sendable(&self) -> usize {
+    /// The number of records that could be sent now.
+    ///
+    /// A delay or a pause that has ended counts only after the next request.
+    pub fn sendable_records(&self) -> usize {
         self.sendable
     }
 
-    /// Whether a request of what could go now would be as full as it gets, or need not become so.
-    pub fn worth_a_request(&self, limits: RequestLimits) -> bool {
+    /// Whether the next request would be full, or need not wait for more events.
+    pub fn has_full_request(&self, limits: RequestLimits) -> bool {
         match self.aggregation {
             Aggregation::None => self.sendable >= limits.records,
-            Aggregation::Kpl { .. } => self.full > 0 || (self.barred && self.sendable > 0),
+            Aggregation::Kpl { .. } => self.full > 0 || (self.has_barrier && self.sendable > 0),
         }
     }
 
-    /// Whether nothing waits and nothing is under way.
+    /// Whether no event waits or is in flight.
     pub fn is_empty(&self) -> bool {
-        self.outstanding == 0 && self.held.is_empty()
+        self.outstanding == 0 && self.behind_barrier.is_empty()
     }
 
-    /// Bytes that all events occupy, those under way included.
+    /// The memory of all events, about, in bytes; events in flight are included.
     pub fn memory(&self) -> usize {
         self.memory
     }
 
+    /// The lane of an event, and the number of its shard.
     fn lane_of(&self, event: &Event) -> (HashKey, usize) {
-        let place = HashKey::of(&event.partition_key);
-        let shard = self.map.at(place);
+        let hash_key = HashKey::of(&event.partition_key);
+        let shard = self.map.shard_number(hash_key);
         match self.aggregation {
-            Aggregation::None => (place, shard),
+            Aggregation::None => (hash_key, shard),
             Aggregation::Kpl { .. } => (self.map.shard(shard).first, shard),
         }
     }
 
-    /// Bytes that the next record of a lane cannot exceed.
-    fn most_bytes(&self, lane: HashKey) -> usize {
+    /// Most bytes of a lane's next record.
+    fn max_record_bytes(&self, lane: HashKey) -> usize {
         let first = self.lanes.get(&lane).and_then(|lane| lane.waiting.front());
         let first = first.map_or(0, QueuedEvent::bytes);
         match self.aggregation {
@@ -255,17 +274,19 @@ impl Lanes {
         }
     }
 
-    fn enter(&mut self, event: QueuedEvent) {
+    /// Adds an event to its lane.
+    fn add(&mut self, event: QueuedEvent) {
         self.outstanding += 1;
-        self.line_up(event);
+        self.queue(event);
     }
 
-    fn line_up(&mut self, event: QueuedEvent) {
-        let (key, number) = self.lane_of(&event.event);
-        // In a lane that exists its turn comes when the ones before it are through.
+    /// Queues an event in its lane.
+    fn queue(&mut self, event: QueuedEvent) {
+        let (key, shard) = self.lane_of(&event.event);
+        // In a lane that exists, the event becomes ready after the events before it.
         let lane = self.lanes.entry(key).or_insert_with(|| {
-            self.flows[number].line_up(event.event.position, key);
-            // Most lanes never hold more than one.
+            self.pacings[shard].add_ready(event.event.position, key);
+            // Most lanes never hold more than one event.
             Lane {
                 waiting: VecDeque::with_capacity(1),
                 ..Lane::default()
@@ -273,85 +294,92 @@ impl Lanes {
         });
         lane.bytes += event.bytes();
         lane.waiting.push_back(event);
-        self.recount(number);
+        self.update_counts(shard);
     }
 
-    /// The next record of a lane.
-    fn depart(&mut self, key: HashKey, number: usize) -> Option<Record> {
+    /// The next record of a lane, whose events leave the queue.
+    fn next_record(&mut self, key: HashKey, shard: usize) -> Option<Record> {
         let lane = self.lanes.get_mut(&key)?;
-        let record = Record::of(&mut lane.waiting, key, number, self.aggregation)?;
+        let record = Record::from_queue(&mut lane.waiting, key, shard, self.aggregation)?;
         lane.bytes -= record.events().iter().map(QueuedEvent::bytes).sum::<usize>();
         Some(record)
     }
 
-    /// A record is no longer under way. Returns the number of its flow.
-    fn arrive(&mut self, record: &Record) -> usize {
-        self.under_way -= 1;
-        self.flows[record.shard()].arrive();
+    /// Counts a record as no longer in flight. Returns the number of its shard.
+    fn end_flight(&mut self, record: &Record) -> usize {
+        self.in_flight -= 1;
+        self.pacings[record.shard()].end_flight();
         record.shard()
     }
 
-    /// Brings the sums up to date with a flow that changed.
-    fn recount(&mut self, number: usize) {
-        let flow = &mut self.flows[number];
-        let (sendable, full) = (flow.sendable(), flow.full());
+    /// Updates the sums after a change of a shard's pacing or of its first lane.
+    fn update_counts(&mut self, shard: usize) {
+        let pacing = &mut self.pacings[shard];
+        let (sendable, full) = (pacing.sendable(), pacing.full());
         let most = match self.aggregation {
             Aggregation::None => usize::MAX,
             Aggregation::Kpl { bytes } => bytes,
         };
-        let lane = flow.first().and_then(|key| self.lanes.get(&key));
+        let lane = pacing.first_lane().and_then(|key| self.lanes.get(&key));
         let is_full = lane.is_some_and(|lane| lane.bytes >= most);
-        flow.count(is_full);
-        self.sendable = self.sendable - sendable + flow.sendable();
-        self.full = self.full - full + flow.full();
+        pacing.update_counts(is_full);
+        self.sendable = self.sendable - sendable + pacing.sendable();
+        self.full = self.full - full + pacing.full();
     }
 
-    /// Lets held events in: a barrier when the road is empty, and what follows it when it is through.
-    fn lift_barriers(&mut self) {
-        while self.barred {
-            let Some(first) = self.held.front() else {
-                // The barrier itself may still be under way.
-                self.barred = self.outstanding > 0;
+    /// Adds a waiting barrier once all before it is acknowledged, and the events after it once the barrier
+    /// is.
+    fn release_barriers(&mut self) {
+        while self.has_barrier {
+            let Some(first) = self.behind_barrier.front() else {
+                // The barrier itself may still be in flight.
+                self.has_barrier = self.outstanding > 0;
                 return;
             };
-            // A barrier waits for all before it, and what follows a barrier waits for that, which is then alone on the road.
+            // A barrier waits for all events before it. Events after it wait for the barrier, which is then
+            // the only outstanding event.
             if self.outstanding > 0 {
                 return;
             }
             if first.event.barrier {
-                if let Some(barrier) = self.held.pop_front() {
-                    self.enter(barrier);
+                if let Some(barrier) = self.behind_barrier.pop_front() {
+                    self.add(barrier);
                 }
                 return;
             }
-            while self.held.front().is_some_and(|event| !event.event.barrier) {
-                if let Some(event) = self.held.pop_front() {
-                    self.enter(event);
+            while self
+                .behind_barrier
+                .front()
+                .is_some_and(|event| !event.event.barrier)
+            {
+                if let Some(event) = self.behind_barrier.pop_front() {
+                    self.add(event);
                 }
             }
-            if self.held.is_empty() {
-                self.barred = false;
+            if self.behind_barrier.is_empty() {
+                self.has_barrier = false;
             }
         }
     }
 
-    fn wake(&mut self, now: Instant) {
-        while self.resting.peek().is_some_and(|Reverse((at, _))| *at <= now) {
-            let Some(Reverse((_, key))) = self.resting.pop() else {
+    /// Ends the delays and pauses that are over.
+    fn end_delays(&mut self, now: Instant) {
+        while self.delayed.peek().is_some_and(|Reverse((at, _))| *at <= now) {
+            let Some(Reverse((_, key))) = self.delayed.pop() else {
                 return;
             };
             if let Some(event) = self.lanes.get(&key).and_then(|lane| lane.waiting.front()) {
-                let (_, number) = self.lane_of(&event.event);
-                self.flows[number].line_up(event.event.position, key);
-                self.recount(number);
+                let (_, shard) = self.lane_of(&event.event);
+                self.pacings[shard].add_ready(event.event.position, key);
+                self.update_counts(shard);
             }
         }
-        while self.pausing.peek().is_some_and(|Reverse((at, _))| *at <= now) {
-            let Some(Reverse((_, number))) = self.pausing.pop() else {
+        while self.paused.peek().is_some_and(|Reverse((at, _))| *at <= now) {
+            let Some(Reverse((_, shard))) = self.paused.pop() else {
                 return;
             };
-            self.flows[number].go_on(now);
-            self.recount(number);
+            self.pacings[shard].end_pause(now);
+            self.update_counts(shard);
         }
     }
 }

@@ -1,11 +1,9 @@
-//! From events to requests: what may travel together, what must wait, and up to where everything has arrived. Pure.
+//! From events to requests: lanes, records, shards and acknowledgements. Pure.
 
 mod acknowledgements;
 mod aggregate;
-
 mod forecast;
 mod lanes;
-
 mod record;
 mod shard_pacing;
 mod shards;

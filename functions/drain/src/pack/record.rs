@@ -1,6 +1,7 @@
-//! What travels: an event and the transaction it counts for, and the record that holds one event or many.
+//! A queued event with its transaction, and the record that holds one event or many.
 
 use std::borrow::Cow;
+use std::collections::VecDeque;
 
 use super::TransactionId;
 use super::aggregate::{AggregateSize, aggregate};
@@ -10,17 +11,17 @@ use crate::encode::Event;
 /// How events become records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Aggregation {
-    /// A record is an event. A lane is a partition key.
+    /// Each record is one event. A lane is a partition key.
     None,
-    /// A record is an aggregate of the Kinesis Producer Library, or an event where there is only one. A lane is a shard.
+    /// Each record is an aggregate of the Kinesis Producer Library, or a single event. A lane is a shard.
     Kpl {
-        /// Most bytes of an aggregate, its partition key included. An event that is larger goes alone.
+        /// Most bytes of an aggregate, its partition key included. A larger event is a record of its own.
         bytes: usize,
     },
 }
 
 impl Aggregation {
-    /// As the environment calls it.
+    /// Its name in the environment.
     pub fn name(self) -> &'static str {
         match self {
             Aggregation::None => "none",
@@ -29,33 +30,36 @@ impl Aggregation {
     }
 }
 
-/// What one request may hold.
+/// The limits of one request.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestLimits {
-    /// Records.
+    /// Most records.
     pub records: usize,
-    /// Bytes of data and partition keys together. One record that is larger goes alone.
+    /// Most bytes of data and partition keys. A larger record is a request of its own.
     pub bytes: usize,
 }
 
-/// An event on its way, and the transaction it counts for.
+/// Memory of an event besides its data and key, about, in bytes: its structures, and its share of the queue.
+const STRUCT_BYTES: usize = 360;
+
+/// An event to send, with the transaction that it belongs to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QueuedEvent {
-    /// What is sent.
+    /// The event.
     pub event: Event,
-    /// Whom its acknowledgement belongs to.
+    /// The transaction whose acknowledgements it counts for.
     pub transaction: TransactionId,
 }
 
 impl QueuedEvent {
-    /// Bytes that count against a request when it goes alone.
+    /// The bytes that count towards a request if it is a record of its own: data and partition key.
     pub fn bytes(&self) -> usize {
         self.event.data.len() + self.event.partition_key.len()
     }
 
-    /// Bytes that it occupies here, about: its data, its key, and its structures' and queue's share.
+    /// The memory that it needs, about, in bytes.
     pub(super) fn memory(&self) -> usize {
-        self.event.data.capacity() + self.event.partition_key.capacity() + 360
+        self.event.data.capacity() + self.event.partition_key.capacity() + STRUCT_BYTES
     }
 }
 
@@ -65,33 +69,33 @@ pub struct Record {
     /// Never empty.
     events: Vec<QueuedEvent>,
     pub(super) lane: HashKey,
-    /// The number of the shard that it should land in.
+    /// The number of the shard that it is assigned to.
     shard: usize,
     /// Bytes of data and partition key.
     bytes: usize,
 }
 
 impl Record {
-    /// Makes one of the first of `waiting`, as many as it may hold; `None` when there are none.
-    pub(super) fn of(
-        waiting: &mut std::collections::VecDeque<QueuedEvent>,
+    /// A record of the first events of `waiting`, as many as fit; `None` if the queue is empty.
+    pub(super) fn from_queue(
+        waiting: &mut VecDeque<QueuedEvent>,
         lane: HashKey,
         shard: usize,
         aggregation: Aggregation,
     ) -> Option<Self> {
         let first = waiting.front()?;
         let (mut count, mut bytes) = (1, first.bytes());
-        // A barrier is alone on the road anyway.
+        // A barrier is always the only event in the queue.
         if let Aggregation::Kpl { bytes: most } = aggregation {
-            let outside = first.event.partition_key.len();
+            let key_bytes = first.event.partition_key.len();
             let mut size = AggregateSize::default();
             size.add(&first.event.partition_key, &first.event.data);
             for event in waiting.iter().skip(1) {
-                let with = outside + size.add(&event.event.partition_key, &event.event.data);
-                if with > most {
+                let next_bytes = key_bytes + size.add(&event.event.partition_key, &event.event.data);
+                if next_bytes > most {
                     break;
                 }
-                (count, bytes) = (count + 1, with);
+                (count, bytes) = (count + 1, next_bytes);
             }
         }
         let events = waiting.drain(..count).collect();
@@ -112,27 +116,29 @@ impl Record {
         self.events
     }
 
-    /// The number of the shard that it should land in.
+    /// The number of the shard that it is assigned to.
     pub fn shard(&self) -> usize {
         self.shard
     }
 
-    /// Bytes that count against a request: data and partition key.
+    /// The bytes that count towards a request: data and partition key.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// What decides the shard: the first event's, and all of an aggregate lie in one shard.
+    /// Its partition key: that of the first event.
+    ///
+    /// All partition keys of an aggregate belong to one shard.
     pub fn partition_key(&self) -> &str {
         self.events.first().map_or("", |event| &event.event.partition_key)
     }
 
-    /// Whether it holds more than one event, so that a reader must take it apart.
+    /// Whether it holds more than one event, so that a consumer must de-aggregate it.
     pub fn is_aggregate(&self) -> bool {
         self.events.len() > 1
     }
 
-    /// The data, written now where it is an aggregate.
+    /// Its data. That of an aggregate is written at each call.
     pub fn data(&self) -> Cow<'_, [u8]> {
         match &self.events[..] {
             [only] => Cow::Borrowed(&only.event.data),

@@ -1,6 +1,8 @@
-//! The flow of one shard: which of its lanes may send, and how much of it at once. A shard takes 1,000 records and 1 MB a
-//! second; what exceeds that is refused record by record. Then the whole shard pauses, for if one lane waited longer than
-//! another, younger events would take the place of older ones, and only what is acknowledged without a gap counts.
+//! The pacing of one shard: which of its lanes may send, and how many records at once.
+//!
+//! A shard accepts 1,000 records and 1 MB a second, and refuses each record beyond that. Then the whole shard
+//! pauses. If only the lanes of the refused records waited, younger events would be sent before older ones.
+//! An acknowledgement counts only when all events before it are acknowledged, too.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -9,115 +11,121 @@ use std::time::Instant;
 use super::shards::HashKey;
 use crate::position::Position;
 
-/// Records of one shard that may be under way while it throttles, at least.
-const LEAST: usize = 25;
+/// Fewest records that may be in flight to a shard that throttles.
+const MIN_SHARE: usize = 25;
 
-/// Records of one shard under way, at most: eight full requests.
-const MOST: usize = 4_000;
+/// Most records that may be in flight to one shard: eight full requests.
+const MAX_SHARE: usize = 4_000;
 
+/// The pacing of one shard.
 #[derive(Debug)]
 pub(super) struct ShardPacing {
-    /// Lanes that may send, the one with the oldest event first: what is acknowledged counts only when all before it is.
+    /// Lanes that may send. The lane with the oldest event is first, since acknowledgements count in order.
     ready: BinaryHeap<Reverse<(Position, HashKey)>>,
-    under_way: usize,
-    /// Records that may be under way: half of what was too much when the shard throttled, doubled by each answer that it took
-    /// whole.
+    in_flight: usize,
+    /// Records that may be in flight.
+    ///
+    /// A throttled answer sets it to half of the records that were sent. An answer without a refusal doubles
+    /// it.
     share: usize,
-    /// Throttled answers in a row.
+    /// Consecutive throttled answers.
     throttles: u32,
-    /// Until when it pauses.
-    until: Option<Instant>,
-    /// What it could send when it was last counted, and whether the first of that is as large as it gets.
+    /// The end of the pause; `None` while the shard does not pause.
+    paused_until: Option<Instant>,
+    /// Records that could be sent at the last update.
     sendable: usize,
-    full: bool,
+    /// Whether the first of these was full at the last update.
+    is_full: bool,
 }
 
 impl Default for ShardPacing {
     fn default() -> Self {
         ShardPacing {
             ready: BinaryHeap::new(),
-            under_way: 0,
-            share: MOST,
+            in_flight: 0,
+            share: MAX_SHARE,
             throttles: 0,
-            until: None,
+            paused_until: None,
             sendable: 0,
-            full: false,
+            is_full: false,
         }
     }
 }
 
 impl ShardPacing {
-    /// A lane may send; its oldest event stands at `position`.
-    pub(super) fn line_up(&mut self, position: Position, lane: HashKey) {
+    /// Adds a lane that may send. `position` is that of its oldest event.
+    pub(super) fn add_ready(&mut self, position: Position, lane: HashKey) {
         self.ready.push(Reverse((position, lane)));
     }
 
-    /// The lane that goes first.
-    pub(super) fn first(&self) -> Option<HashKey> {
+    /// The lane that sends next.
+    pub(super) fn first_lane(&self) -> Option<HashKey> {
         self.ready.peek().map(|Reverse((_, lane))| *lane)
     }
 
-    /// Where the oldest event stands that could go now.
-    pub(super) fn next(&self) -> Option<Position> {
-        let may = self.may_send() > 0;
+    /// The position of the oldest event that may be sent now.
+    pub(super) fn next_position(&self) -> Option<Position> {
+        let may_send = self.sendable_now() > 0;
         let first = self.ready.peek().map(|Reverse((position, _))| *position);
-        first.filter(|_| may)
+        first.filter(|_| may_send)
     }
 
-    /// A record of the first lane goes.
-    pub(super) fn depart(&mut self) {
+    /// Counts a record of the first lane as in flight. The lane is no longer ready.
+    pub(super) fn start_first(&mut self) {
         self.ready.pop();
-        self.under_way += 1;
+        self.in_flight += 1;
     }
 
-    /// A record is no longer under way.
-    pub(super) fn arrive(&mut self) {
-        self.under_way -= 1;
+    /// Counts a record as no longer in flight.
+    pub(super) fn end_flight(&mut self) {
+        self.in_flight -= 1;
     }
 
-    /// It took an answer's records whole.
-    pub(super) fn quicken(&mut self) {
+    /// Doubles the share, after an answer without a refusal.
+    pub(super) fn raise_share(&mut self) {
         self.throttles = 0;
-        self.share = (self.share * 2).min(MOST);
+        self.share = (self.share * 2).min(MAX_SHARE);
     }
 
-    /// It throttled when it was sent so many records. Returns how many answers in a row have said so.
-    pub(super) fn slow_down(&mut self, records: usize) -> u32 {
-        self.share = (self.share.min(records) / 2).max(LEAST);
+    /// Reduces the share, after the shard throttled when it was sent `records` records.
+    ///
+    /// Returns the number of consecutive throttled answers.
+    pub(super) fn reduce_share(&mut self, records: usize) -> u32 {
+        self.share = (self.share.min(records) / 2).max(MIN_SHARE);
         self.throttles += 1;
         self.throttles
     }
 
-    /// Nothing goes until then.
+    /// Sends nothing until then. A pause that ends later stays.
     pub(super) fn pause(&mut self, until: Instant) {
-        self.until = self.until.max(Some(until));
+        self.paused_until = self.paused_until.max(Some(until));
     }
 
-    /// Ends a pause that is over.
-    pub(super) fn go_on(&mut self, now: Instant) {
-        self.until = self.until.filter(|until| *until > now);
+    /// Ends the pause if it is over.
+    pub(super) fn end_pause(&mut self, now: Instant) {
+        self.paused_until = self.paused_until.filter(|until| *until > now);
     }
 
-    /// Takes stock of what it could send; `full` tells whether its first lane has as much as a record holds.
-    pub(super) fn count(&mut self, full: bool) {
-        self.sendable = self.may_send();
-        self.full = full && self.sendable > 0;
+    /// Updates the counts. `is_full` says whether the first lane has a full record.
+    pub(super) fn update_counts(&mut self, is_full: bool) {
+        self.sendable = self.sendable_now();
+        self.is_full = is_full && self.sendable > 0;
     }
 
-    /// Records that it could send when it was last counted.
+    /// Records that could be sent at the last update.
     pub(super) fn sendable(&self) -> usize {
         self.sendable
     }
 
-    /// One when the first of these was as large as a record gets.
+    /// 1 if the first of these was full, otherwise 0.
     pub(super) fn full(&self) -> usize {
-        usize::from(self.full)
+        usize::from(self.is_full)
     }
 
-    fn may_send(&self) -> usize {
-        match self.until {
+    fn sendable_now(&self) -> usize {
+        match self.paused_until {
             Some(_) => 0,
-            None => self.ready.len().min(self.share.saturating_sub(self.under_way)),
+            None => self.ready.len().min(self.share.saturating_sub(self.in_flight)),
         }
     }
 }

@@ -1,40 +1,43 @@
-//! Where partition keys lie: a stream is a ring of 2^128 places, and each open shard takes a range of it.
+//! The shards of a stream: 2^128 hash keys, of which each open shard has a range.
 
 use md5::{Digest as _, Md5};
 
-/// A place on the ring.
+/// A hash key: the value that decides the shard of a record.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct HashKey(pub u128);
 
 impl HashKey {
-    /// Where Kinesis puts a partition key: its MD5, read as a big-endian number (Kinesis API, PutRecordsRequestEntry).
+    /// The hash key of a partition key: its MD5 as a big-endian number.
+    ///
+    /// Source: Kinesis API, `PutRecordsRequestEntry`.
     pub fn of(partition_key: &str) -> Self {
         HashKey(u128::from_be_bytes(Md5::digest(partition_key.as_bytes()).into()))
     }
 }
 
-/// A shard that takes records.
+/// An open shard.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Shard {
     /// Its name, `shardId-000000000000`.
     pub id: String,
-    /// The first place of its range.
+    /// The first hash key of its range.
     pub first: HashKey,
-    /// The last place of its range, which belongs to it.
+    /// The last hash key of its range, inclusive.
     pub last: HashKey,
 }
 
-/// The open shards of a stream, which together are the whole ring.
+/// The open shards of a stream, whose ranges cover all hash keys.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ShardMap {
     /// In the order of their ranges; never empty.
     shards: Vec<Shard>,
 }
 
-/// The shards leave a part of the ring out, or claim one twice: a list that was read while the stream was being resharded.
+/// The ranges of the shards have a gap or overlap: the list was read during a resharding.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
-    "the open shards do not make a whole ring: {count} of them, and beside {id} one is missing or too many"
+    "the hash key ranges of the {count} open shards do not cover all hash keys exactly once: \
+     the range next to shard {id} is missing or overlaps"
 )]
 pub struct InvalidShardMap {
     count: usize,
@@ -42,44 +45,44 @@ pub struct InvalidShardMap {
 }
 
 impl ShardMap {
-    /// A map of these shards, in whatever order they come.
+    /// A map of these shards, which may be in any order.
     ///
     /// # Errors
-    /// They do not make a whole ring.
+    /// Their ranges have a gap or overlap.
     pub fn new(mut shards: Vec<Shard>) -> Result<Self, InvalidShardMap> {
         shards.sort_by_key(|shard| shard.first);
-        let broken = |id: &str| InvalidShardMap {
+        let invalid = |id: &str| InvalidShardMap {
             count: shards.len(),
             id: id.to_owned(),
         };
         let mut next = Some(0);
         for shard in &shards {
             if next != Some(shard.first.0) || shard.last < shard.first {
-                return Err(broken(&shard.id));
+                return Err(invalid(&shard.id));
             }
             next = shard.last.0.checked_add(1);
         }
         match (next, shards.last()) {
             (None, Some(_)) => Ok(ShardMap { shards }),
-            (_, last) => Err(broken(last.map_or("none", |shard| &shard.id))),
+            (_, last) => Err(invalid(last.map_or("none", |shard| &shard.id))),
         }
     }
 
-    /// How many there are; at least one.
-    #[allow(clippy::len_without_is_empty)] // It never is.
+    /// The number of shards, at least 1.
+    #[allow(clippy::len_without_is_empty)] // A map is never empty.
     pub fn len(&self) -> usize {
         self.shards.len()
     }
 
-    /// The number of the shard that takes a place, from 0 to [`ShardMap::len`] exclusive.
-    pub fn at(&self, place: HashKey) -> usize {
-        self.shards.partition_point(|shard| shard.last < place)
+    /// The number of the shard with this hash key, from 0 to [`ShardMap::len`] exclusive.
+    pub fn shard_number(&self, hash_key: HashKey) -> usize {
+        self.shards.partition_point(|shard| shard.last < hash_key)
     }
 
-    /// The shard of that number.
+    /// The shard with this number.
     ///
     /// # Panics
-    /// There is none: the number is of another map.
+    /// The number belongs to another map.
     pub fn shard(&self, number: usize) -> &Shard {
         &self.shards[number]
     }
@@ -87,7 +90,7 @@ impl ShardMap {
 
 #[cfg(test)]
 impl ShardMap {
-    /// So many shards of one size, called by their number and how many they are.
+    /// Shards of equal size. Each is named `{number} of {shards}`.
     pub(crate) fn even(shards: u128) -> Self {
         let size = u128::MAX / shards;
         let shard = |number: u128| Shard {
@@ -117,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_lies_where_its_md5_says() {
+    fn the_md5_of_a_partition_key_is_its_hash_key() {
         // RFC 1321, A.5: the MD5 of "abc".
         assert_eq!(
             HashKey::of("abc"),
@@ -126,19 +129,20 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_takes_its_range_with_both_ends() {
+    fn a_shard_has_both_ends_of_its_range() {
         let shards = vec![
             shard("b", 100, 199),
             shard("a", 0, 99),
             shard("c", 200, u128::MAX),
         ];
         let map = ShardMap::new(shards).unwrap();
-        let ids = [0, 99, 100, 199, 200, u128::MAX].map(|place| &*map.shard(map.at(HashKey(place))).id);
+        let ids = [0, 99, 100, 199, 200, u128::MAX]
+            .map(|hash_key| &*map.shard(map.shard_number(HashKey(hash_key))).id);
         assert_eq!(ids, ["a", "a", "b", "b", "c", "c"]);
     }
 
     #[test]
-    fn what_is_not_a_whole_ring_is_no_map() {
+    fn ranges_with_a_gap_or_an_overlap_are_refused() {
         for shards in [
             vec![],
             vec![shard("a", 0, 99)],
@@ -153,14 +157,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_place_lies_in_the_range_of_its_shard(mut cuts in prop::collection::btree_set(1u128.., 0..20), place: u128) {
-            cuts.insert(0);
-            let firsts: Vec<u128> = cuts.into_iter().collect();
+        fn every_hash_key_is_in_the_range_of_its_shard(
+            mut firsts in prop::collection::btree_set(1u128.., 0..20),
+            hash_key: u128,
+        ) {
+            firsts.insert(0);
+            let firsts: Vec<u128> = firsts.into_iter().collect();
             let lasts = firsts[1..].iter().map(|first| first - 1).chain([u128::MAX]);
-            let shards = firsts.iter().zip(lasts).map(|(first, last)| shard("s", *first, last)).collect();
+            let ranges = firsts.iter().zip(lasts);
+            let shards = ranges.map(|(first, last)| shard("s", *first, last)).collect();
             let map = ShardMap::new(shards).unwrap();
-            let found = map.shard(map.at(HashKey(place)));
-            prop_assert!((found.first..=found.last).contains(&HashKey(place)));
+            let found = map.shard(map.shard_number(HashKey(hash_key)));
+            prop_assert!((found.first..=found.last).contains(&HashKey(hash_key)));
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::SlotError;
-use crate::backfill::table::DatabaseSchema;
+use crate::backfill::schema::DatabaseSchema;
 use crate::backfill::{BackfillTable, ChunkRows, RowLookup, RowRequest, Snapshot};
 use crate::table_name::TableName;
 

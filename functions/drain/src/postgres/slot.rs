@@ -141,7 +141,7 @@ impl<'c> PgSlot<'c> {
         let mut arguments: Vec<&(dyn ToSql + Sync)> = vec![&self.slot, &upto, &window.rows, &options];
         let (before, xid);
         let mark = self.plugin.change_mark();
-        let peek = match window.known {
+        let peek = match window.sent_prefix {
             None => PEEK,
             Some(known) => {
                 types.extend([PgType::PG_LSN, PgType::TEXT, PgType::INT4, PgType::BYTEA_ARRAY]);

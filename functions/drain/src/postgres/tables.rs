@@ -11,9 +11,8 @@ use tokio_postgres::error::SqlState;
 use super::connection::{Connector, Session};
 use super::server::{self, CommitWait};
 use super::sql_error::{is_cancelled, is_lock_timeout};
-use crate::backfill::table::{
-    ColumnInfo, DatabaseSchema, KeyOrder, PublicationInfo, RelationInfo, SizeProbe,
-};
+use crate::backfill::schema::{ColumnInfo, DatabaseSchema, PublicationInfo, RelationInfo};
+use crate::backfill::table::{KeyOrder, SizeProbe};
 use crate::backfill::{BackfillTable, ChunkRows, RowLookup, RowRequest, Snapshot, WATERMARK, query};
 use crate::pattern::TablePattern;
 use crate::plugin::Plugin;
@@ -152,7 +151,7 @@ fn described(row: &PgRow) -> RelationInfo {
             .get::<_, Option<i64>>(8)
             .and_then(|rows| u64::try_from(rows).ok()),
         key: names,
-        order: operators
+        key_order: operators
             .into_iter()
             .zip(collations)
             .zip(identities)
@@ -166,7 +165,7 @@ fn described(row: &PgRow) -> RelationInfo {
                     may_read,
                     is_generated,
                     is_virtual,
-                    large: match large {
+                    size_probe: match large {
                         0 => SizeProbe::No,
                         1 => SizeProbe::Text,
                         _ => SizeProbe::Other,
@@ -214,7 +213,11 @@ pub(crate) async fn try_query(
     let begun = session.client.batch_execute(BEGIN).await;
     begun.map_err(|error| connector.failed("trying out a table", error))?;
     // One statement, whatever a condition says.
-    let tried = session.client.query(&query::explain(table), &[]).await.map(drop);
+    let tried = session
+        .client
+        .query(&query::explain_table(table), &[])
+        .await
+        .map(drop);
     let ended = session.client.batch_execute("rollback").await;
     ended.map_err(|error| connector.failed("trying out a table", error))?;
     match tried {
@@ -397,14 +400,14 @@ impl PgSlot<'_> {
         if !snapshot(self.connector, &self.control).await?.shows(request.xid) {
             return Ok(None);
         }
-        let sql = query::row_of(table, &request.key);
+        let sql = query::copy_row(table, &request.key);
         let lines = match self.control.client.copy_out(&sql).await {
             Ok(lines) => lines.try_collect::<Vec<_>>().await,
             Err(error) => Err(error),
         };
         let looked = match lines {
             Ok(lines) => match lines.first() {
-                Some(line) if size(line) > query::MOST_ROW_BYTES => Ok(RowLookup::Unknown(
+                Some(line) if size(line) > query::MAX_ROW_BYTES => Ok(RowLookup::Unknown(
                     "it has more bytes than a record can hold".to_owned(),
                 )),
                 Some(line) => Ok(RowLookup::Row(line.to_vec())),
@@ -431,7 +434,10 @@ impl PgSlot<'_> {
         delivered: &mut BTreeSet<u32>,
     ) -> Result<(ChunkRead, bool), ChunkReadError> {
         // Planned first: from then on nobody can rewrite the table. Who did between the snapshot and that took its rows out of it.
-        self.reader.client.query(&query::plan(table, after), &[]).await?;
+        self.reader
+            .client
+            .query(&query::explain_chunk(table, after), &[])
+            .await?;
         if is_rewritten(self.connector, &self.reader, table).await? {
             return Ok((ChunkRead::Rewritten, false));
         }
@@ -441,7 +447,7 @@ impl PgSlot<'_> {
             return Ok((ChunkRead::Unseen(*xid), false));
         }
         // One more than is taken tells whether there are more.
-        let sql = query::chunk(table, after, bounds.rows.saturating_add(1));
+        let sql = query::copy_chunk(table, after, bounds.rows.saturating_add(1));
         let lines = self.reader.client.copy_out(&sql).await?;
         let mut lines = std::pin::pin!(lines);
         let mut held = Box::new(ChunkRows::new(table.clone(), snapshot));
@@ -483,7 +489,7 @@ impl PgSlot<'_> {
                 ));
             }
             let bytes = size(&line);
-            if bytes > query::MOST_ROW_BYTES {
+            if bytes > query::MAX_ROW_BYTES {
                 return unreadable(format!(
                     "a row of it has {bytes} bytes, which no record can hold; it is the first behind the key {:?}",
                     held.last_key().or_else(|| after.map(<[String]>::to_vec))

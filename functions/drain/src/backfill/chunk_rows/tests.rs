@@ -20,40 +20,41 @@ fn table() -> BackfillTable {
         oid: 1,
         relation: relation(&[("id", true), ("body", false), ("n", false)]),
         key: vec!["id".into()],
-        key_places: vec![0],
-        order: vec![KeyOrder::plain(None)],
-        wanted: vec![true; 3],
-        large: vec![SizeProbe::No; 3],
+        key_indexes: vec![0],
+        key_order: vec![KeyOrder::plain(None)],
+        selected: vec![true; 3],
+        size_probes: vec![SizeProbe::No; 3],
         is_root: false,
         conditions: Vec::new(),
         estimate: None,
     }
 }
 
-/// Transactions before 100 are visible.
-fn held(lines: &[&str]) -> ChunkRows {
-    let mut held = ChunkRows::new(table(), "100:100:".parse().unwrap());
+/// Rows of a snapshot that shows the transactions before 100.
+fn chunk_rows(lines: &[&str]) -> ChunkRows {
+    let mut rows = ChunkRows::new(table(), "100:100:".parse().unwrap());
     for line in lines {
-        held.push(line.as_bytes()).unwrap();
+        rows.push(line.as_bytes()).unwrap();
     }
-    held
+    rows
 }
 
 fn text(text: &str) -> Datum<'_> {
     Datum::Text(text.into())
 }
 
-fn left(held: &ChunkRows) -> Vec<String> {
-    let mut left = Vec::new();
+/// The ids of the rows that would be sent.
+fn remaining_ids(rows: &ChunkRows) -> Vec<String> {
+    let mut ids = Vec::new();
     let mut from = 0;
-    while let Some(at) = held.next_row(from) {
-        match &held.row(at).unwrap()[..] {
-            [Datum::Text(id), ..] => left.push(id.to_string()),
+    while let Some(index) = rows.next_row(from) {
+        match &rows.row(index).unwrap()[..] {
+            [Datum::Text(id), ..] => ids.push(id.to_string()),
             other => panic!("{other:?}"),
         }
-        from = at + 1;
+        from = index + 1;
     }
-    left
+    ids
 }
 
 fn update<'a>(old: Option<&'a str>, id: &'a str, body: Datum<'a>) -> Change<'a> {
@@ -74,37 +75,37 @@ fn body(change: &Change<'_>) -> String {
 const ROWS: [&str; 3] = ["9\ta\tbody a\t1\n", "9\tb\tbody b\t2\n", "9\tc\t\\N\t3\n"];
 
 #[test]
-fn a_change_that_the_snapshot_does_not_show_takes_its_row_away() {
-    let mut rows = held(&ROWS);
+fn a_change_that_the_snapshot_does_not_show_drops_its_row() {
+    let mut rows = chunk_rows(&ROWS);
     rows.apply_change(99, &mut update(None, "a", text("x")));
-    assert_eq!(left(&rows), ["a", "b", "c"]);
+    assert_eq!(remaining_ids(&rows), ["a", "b", "c"]);
     rows.apply_change(100, &mut update(None, "a", text("x")));
-    assert_eq!(left(&rows), ["b", "c"]);
+    assert_eq!(remaining_ids(&rows), ["b", "c"]);
     let old = vec![text("c"), Datum::Absent, Datum::Absent];
     let relation = table().relation;
     rows.apply_change(100, &mut Change::Delete { relation, old });
-    assert_eq!(left(&rows), ["b"]);
+    assert_eq!(remaining_ids(&rows), ["b"]);
     assert_eq!((rows.overtaken(), rows.last_key()), (2, Some(vec!["c".into()])));
 }
 
 #[test]
-fn a_row_that_moves_takes_both_keys_away_and_an_insert_its_own() {
-    let mut rows = held(&ROWS);
+fn an_update_of_the_key_drops_the_rows_of_both_keys_and_an_insert_drops_its_own() {
+    let mut rows = chunk_rows(&ROWS);
     rows.apply_change(100, &mut update(Some("a"), "b", text("x")));
-    assert_eq!(left(&rows), ["c"]);
+    assert_eq!(remaining_ids(&rows), ["c"]);
     let new = vec![text("c"), Datum::Null, Datum::Null];
     let relation = table().relation;
     rows.apply_change(100, &mut Change::Insert { relation, new });
-    assert!(left(&rows).is_empty());
+    assert!(remaining_ids(&rows).is_empty());
 }
 
 #[test]
-fn a_large_value_that_was_left_alone_is_filled_from_the_row() {
-    let mut rows = held(&ROWS);
+fn an_unchanged_large_value_is_filled_in_from_the_row() {
+    let mut rows = chunk_rows(&ROWS);
     let mut change = update(None, "a", Datum::Unchanged);
     rows.apply_change(100, &mut change);
     assert_eq!(body(&change), r#"Text("body a")"#);
-    // It was told then, and may be another by now.
+    // The first change was sent with the value. A later one may have changed it.
     let mut change = update(None, "a", Datum::Unchanged);
     rows.apply_change(101, &mut change);
     assert_eq!(body(&change), "Unchanged");
@@ -117,15 +118,15 @@ fn a_large_value_that_was_left_alone_is_filled_from_the_row() {
 }
 
 #[test]
-fn a_truncate_takes_all_away_and_a_change_of_an_unknown_row_has_all_read_again() {
-    let mut rows = held(&ROWS);
+fn a_truncate_drops_all_rows_and_an_update_of_an_unknown_row_invalidates_the_chunk() {
+    let mut rows = chunk_rows(&ROWS);
     let relations = vec![table().relation];
     rows.apply_change(99, &mut Change::Truncate { relations });
-    assert_eq!(left(&rows).len(), 3);
+    assert_eq!(remaining_ids(&rows).len(), 3);
     let relations = vec![table().relation];
     rows.apply_change(100, &mut Change::Truncate { relations });
-    assert!(left(&rows).is_empty());
-    let mut rows = held(&ROWS);
+    assert!(remaining_ids(&rows).is_empty());
+    let mut rows = chunk_rows(&ROWS);
     let keyless = relation(&[("id", false), ("body", false), ("n", false)]);
     let new = vec![text("a"), Datum::Unchanged, Datum::Null];
     rows.apply_change(
@@ -140,7 +141,7 @@ fn a_truncate_takes_all_away_and_a_change_of_an_unknown_row_has_all_read_again()
 }
 
 #[test]
-fn a_truth_value_in_a_key_is_the_same_however_it_is_written() {
+fn a_boolean_in_a_key_is_the_same_in_both_spellings() {
     let column = |name: &str, kind: &str, key| Column::new(name.into(), kind.into(), key);
     let columns = vec![
         column("id", "text", true),
@@ -154,35 +155,35 @@ fn a_truth_value_in_a_key_is_the_same_however_it_is_written() {
     let table = BackfillTable {
         relation: Arc::clone(&relation),
         key: vec!["id".into(), "on".into()],
-        key_places: vec![0, 1],
-        order: vec![KeyOrder::plain(None); 2],
+        key_indexes: vec![0, 1],
+        key_order: vec![KeyOrder::plain(None); 2],
         ..table()
     };
-    let mut held = ChunkRows::new(table, "100:100:".parse().unwrap());
+    let mut rows = ChunkRows::new(table, "100:100:".parse().unwrap());
     for line in ["0\ta\tt\t1", "0\ta\tf\t2", "0\ttrue\tt\t3"] {
-        held.push(line.as_bytes()).unwrap();
+        rows.push(line.as_bytes()).unwrap();
     }
-    for (id, truth, left) in [
+    for (id, on, remaining) in [
         ("a", "true", 2),
         ("true", "f", 2),
         ("a", "false", 1),
         ("true", "t", 0),
     ] {
-        let new = vec![text(id), text(truth), text("new")];
-        held.apply_change(
+        let new = vec![text(id), text(on), text("new")];
+        rows.apply_change(
             100,
             &mut Change::Insert {
                 relation: Arc::clone(&relation),
                 new,
             },
         );
-        assert_eq!(held.len() as u64 - held.overtaken(), left, "{id} {truth}");
+        assert_eq!(rows.len() as u64 - rows.overtaken(), remaining, "{id} {on}");
     }
 }
 
 #[test]
-fn another_table_of_the_same_columns_touches_nothing() {
-    let mut rows = held(&ROWS);
+fn a_change_of_another_table_with_the_same_columns_drops_no_row() {
+    let mut rows = chunk_rows(&ROWS);
     let other = Relation {
         table: TableName::new("public", "u"),
         ..(*table().relation).clone()
@@ -195,31 +196,31 @@ fn another_table_of_the_same_columns_touches_nothing() {
             new,
         },
     );
-    assert_eq!(left(&rows).len(), 3);
+    assert_eq!(remaining_ids(&rows).len(), 3);
 }
 
 #[test]
-fn only_a_move_from_a_key_that_is_not_held_is_asked_for() {
-    let rows = held(&ROWS);
-    let wants = |xid, change: &Change<'_>| ChunkRows::row_request(&table(), Some(&rows), xid, change);
+fn only_an_update_of_an_unknown_key_requests_its_row() {
+    let rows = chunk_rows(&ROWS);
+    let request = |xid, change: &Change<'_>| ChunkRows::row_request(&table(), Some(&rows), xid, change);
     let moved = update(Some("y"), "z", Datum::Unchanged);
-    let wanted = wants(100, &moved).unwrap();
-    assert_eq!((&wanted.key[..], wanted.xid), (&["z".to_owned()][..], 100));
+    let found = request(100, &moved).unwrap();
+    assert_eq!((&found.key[..], found.xid), (&["z".to_owned()][..], 100));
     for change in [
         update(Some("a"), "z", Datum::Unchanged),
-        update(Some("y"), "z", text("told")),
+        update(Some("y"), "z", text("known")),
         update(None, "z", Datum::Unchanged),
         update(Some("y"), "y", Datum::Unchanged),
     ] {
-        assert_eq!(wants(100, &change), None, "{change:?}");
+        assert_eq!(request(100, &change), None, "{change:?}");
     }
-    // The snapshot shows it: the row that is held under its old key is another.
-    assert!(wants(99, &update(Some("a"), "z", Datum::Unchanged)).is_some());
+    // The snapshot shows the update: the row of the chunk with its old key is another row.
+    assert!(request(99, &update(Some("a"), "z", Datum::Unchanged)).is_some());
 }
 
 #[test]
-fn what_copy_escapes_is_read_back() {
-    let rows = held(&["0\ta\\tb\\\\\t\\n\\r\\b\\f\\v\t\\\\N\n"]);
+fn escapes_of_copy_are_decoded() {
+    let rows = chunk_rows(&["0\ta\\tb\\\\\t\\n\\r\\b\\f\\v\t\\\\N\n"]);
     assert_eq!(
         rows.row(0).unwrap(),
         [text("a\tb\\"), text("\n\r\u{8}\u{c}\u{b}"), text("\\N")]
@@ -227,8 +228,8 @@ fn what_copy_escapes_is_read_back() {
 }
 
 #[test]
-fn what_is_not_a_row_of_the_table_is_refused() {
-    let mut rows = held(&[]);
+fn a_line_that_is_not_a_row_of_the_table_is_refused() {
+    let mut rows = chunk_rows(&[]);
     for (line, error) in [
         (&b"9\ta\tb\n"[..], RowError::Malformed),
         (b"9\ta\tb\tc\td\n", RowError::Malformed),

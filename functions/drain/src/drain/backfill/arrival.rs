@@ -52,7 +52,7 @@ impl<C: StateStore> BackfillRunner<C> {
             self.lose_chunk();
             return self.store_state(slot, budget).await;
         }
-        if chunk.reached.is_none() {
+        if chunk.watermark_lsn.is_none() {
             return Ok(());
         }
         let Some(chunk) = self.context.chunk.take() else {
@@ -65,7 +65,7 @@ impl<C: StateStore> BackfillRunner<C> {
             );
             return Ok(());
         }
-        if let (Some(why), Some(rows)) = (&chunk.failed, chunk.rows()) {
+        if let (Some(why), Some(rows)) = (&chunk.failure, chunk.rows()) {
             let name = rows.table().relation.table.clone();
             return self.fail_table(slot, &name, why.clone(), budget).await;
         }
@@ -87,7 +87,7 @@ impl<C: StateStore> BackfillRunner<C> {
             return;
         };
         if let Some(progress) = &mut self.state.table {
-            progress.ms = progress.ms.saturating_add(millis(chunk.began.elapsed()));
+            progress.ms = progress.ms.saturating_add(millis(chunk.started.elapsed()));
             progress.late += 1;
             self.waits_for = (progress.late > 1).then(|| {
                 format!(
@@ -106,20 +106,20 @@ impl<C: StateStore> BackfillRunner<C> {
             self.state.finished_at = Some(now_text());
             return;
         };
-        let ms = millis(chunk.began.elapsed());
+        let ms = millis(chunk.started.elapsed());
         self.chunks += 1;
         self.read += rows.len() as u64;
         self.overtaken += rows.overtaken();
-        self.state.rows += chunk.sent;
+        self.state.rows += chunk.rows_sent;
         let progress = self.state.table_progress(rows.table());
         progress.key = rows.last_key().or(progress.key.take());
-        progress.rows += chunk.sent;
+        progress.rows += chunk.rows_sent;
         (progress.slow, progress.late) = (false, 0);
         progress.ms += ms;
         tracing::info!(
             table = %progress.name,
             chunk = rows.len(),
-            sent = chunk.sent,
+            sent = chunk.rows_sent,
             rows = progress.rows,
             estimate = rows.table().estimate,
             ms,

@@ -11,7 +11,7 @@ use crate::ports::PeekRow;
 /// Whether rows of the chunk go out now: its watermark was read, and some are left.
 pub(super) fn is_due(chunk: Option<&ChunkContext>) -> bool {
     let chunk = chunk.and_then(|chunk| chunk.chunk.as_ref());
-    chunk.is_some_and(|chunk| chunk.reached.is_some() && chunk.next.is_some())
+    chunk.is_some_and(|chunk| chunk.watermark_lsn.is_some() && chunk.next_row.is_some())
 }
 
 impl<R: PeekRow> WindowReader<'_, R> {
@@ -38,7 +38,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
         if let Some(chunk) = chunk
             && chunk.watermark.as_bytes() == content
         {
-            chunk.reached = Some(lsn);
+            chunk.watermark_lsn = Some(lsn);
         }
     }
 
@@ -52,13 +52,15 @@ impl<R: PeekRow> WindowReader<'_, R> {
         let (Some(open), Some(chunk)) = (&mut self.open, chunk) else {
             return Ok(());
         };
-        let (Some(progress), Some(lsn), Some(from)) = (&mut open.progress, chunk.reached, chunk.next) else {
+        let (Some(progress), Some(lsn), Some(from)) =
+            (&mut open.progress, chunk.watermark_lsn, chunk.next_row)
+        else {
             return Ok(());
         };
         let id = open.id;
         match &chunk.payload {
             ChunkPayload::Repaired(content) => {
-                chunk.next = None;
+                chunk.next_row = None;
                 let message = Message {
                     prefix: backfill::REPAIRED.into(),
                     content: content.as_bytes().into(),
@@ -70,11 +72,11 @@ impl<R: PeekRow> WindowReader<'_, R> {
             }
             ChunkPayload::Rows { rows, first, more } => {
                 let Some(at) = rows.next_row(from) else {
-                    chunk.next = None;
+                    chunk.next_row = None;
                     return Ok(());
                 };
-                chunk.next = rows.next_row(at + 1);
-                let place = match (chunk.next, *first && chunk.sent == 0) {
+                chunk.next_row = rows.next_row(at + 1);
+                let place = match (chunk.next_row, *first && chunk.rows_sent == 0) {
                     (None, _) if !more => SnapshotPlace::Last,
                     (_, true) => SnapshotPlace::First,
                     _ => SnapshotPlace::Within,
@@ -96,21 +98,21 @@ impl<R: PeekRow> WindowReader<'_, R> {
                             &mut self.events,
                         );
                         out.report.omitted += omitted;
-                        chunk.sent += 1;
+                        chunk.rows_sent += 1;
                     }
-                    Err(error) => chunk.failed = Some(error.to_string()),
+                    Err(error) => chunk.failure = Some(error.to_string()),
                 }
                 if let Some(event) = self.events.iter().find(|event| event.bytes() > limit) {
                     // Short: the stored state keeps 120 bytes of it.
-                    chunk.failed = Some(format!(
+                    chunk.failure = Some(format!(
                         "row with key hash {} has {} bytes, a record may have {limit}: leave a column out, \
                          or OVERSIZE=omit",
                         event.key_hash(),
                         event.bytes()
                     ));
                 }
-                if chunk.failed.is_some() {
-                    chunk.next = None;
+                if chunk.failure.is_some() {
+                    chunk.next_row = None;
                     self.events.clear();
                     return Ok(());
                 }

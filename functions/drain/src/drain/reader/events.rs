@@ -71,7 +71,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
                 return Err(Error::oversize(&self.settings.slot, &event, bytes, limit));
             }
             out.report.events += 1;
-            out.acknowledgements.add(id);
+            out.acknowledgements.add_event(id);
             out.events.push(QueuedEvent {
                 event,
                 transaction: id,

@@ -168,7 +168,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
             hash: md5(&self.last_row),
             counts,
         };
-        open.id = acknowledgements.section(open.id, resume);
+        open.id = acknowledgements.begin_section(open.id, resume);
     }
 }
 

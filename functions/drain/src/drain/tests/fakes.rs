@@ -174,7 +174,7 @@ impl Slot for FakeSlot {
 impl TableSource for FakeSlot {
     async fn describe(&mut self, _: Option<&TableName>) -> Result<DatabaseSchema, SlotError> {
         Ok(DatabaseSchema {
-            relations: vec![plain("t", 1)],
+            relations: vec![table_info("t", 1)],
             ..DatabaseSchema::default()
         })
     }
@@ -248,7 +248,7 @@ impl Stream for FakeStream {
                 throttles.swap_remove(at);
                 return RecordOutcome::Throttled;
             }
-            let shard = self.shards.shard(self.shards.at(HashKey::of(key)));
+            let shard = self.shards.shard(self.shards.shard_number(HashKey::of(key)));
             // A consumer drops an aggregate whose keys are not all in its shard.
             let is_here = |event: &crate::pack::QueuedEvent| {
                 (shard.first..=shard.last).contains(&HashKey::of(&event.event.partition_key))

@@ -20,10 +20,10 @@ fn lanes(aggregation: Aggregation) -> (Lanes, Acknowledgements, Instant) {
     )
 }
 
-fn event(ledger: &mut Acknowledgements, n: u64, key: &str, barrier: bool) -> QueuedEvent {
-    let transaction = ledger.begin();
-    ledger.add(transaction);
-    ledger.commit(transaction, Lsn(n));
+fn event(acknowledgements: &mut Acknowledgements, n: u64, key: &str, barrier: bool) -> QueuedEvent {
+    let transaction = acknowledgements.begin();
+    acknowledgements.add_event(transaction);
+    acknowledgements.commit(transaction, Lsn(n));
     let position = Position {
         commit_end: Lsn(n),
         lsn: Lsn(n),
@@ -39,7 +39,7 @@ fn event(ledger: &mut Acknowledgements, n: u64, key: &str, barrier: bool) -> Que
     QueuedEvent { event, transaction }
 }
 
-/// The events of a record, by number.
+/// The numbers of a record's events.
 fn numbers(record: &Record) -> Vec<u64> {
     record
         .events()
@@ -48,82 +48,82 @@ fn numbers(record: &Record) -> Vec<u64> {
         .collect()
 }
 
-fn order(request: &[Record]) -> Vec<u64> {
+fn request_numbers(request: &[Record]) -> Vec<u64> {
     request.iter().flat_map(numbers).collect()
 }
 
 #[test]
 fn a_request_holds_one_event_of_a_key() {
-    let (mut lanes, mut ledger, now) = lanes(Aggregation::None);
+    let (mut lanes, mut acknowledgements, now) = lanes(Aggregation::None);
     for (n, key) in [(1, "a"), (2, "a"), (3, "b")] {
-        lanes.push(event(&mut ledger, n, key, false));
+        lanes.push(event(&mut acknowledgements, n, key, false));
     }
-    let request = lanes.take(now, LIMITS, false);
-    assert_eq!(order(&request), [1, 3]);
-    assert!(lanes.take(now, LIMITS, false).is_empty());
+    let request = lanes.next_request(now, LIMITS, false);
+    assert_eq!(request_numbers(&request), [1, 3]);
+    assert!(lanes.next_request(now, LIMITS, false).is_empty());
     for record in request {
         lanes.acknowledge(record);
     }
-    assert_eq!(order(&lanes.take(now, LIMITS, false)), [2]);
+    assert_eq!(request_numbers(&lanes.next_request(now, LIMITS, false)), [2]);
 }
 
 #[test]
-fn a_request_keeps_to_its_limits_and_a_larger_event_goes_alone() {
-    let (mut lanes, mut ledger, now) = lanes(Aggregation::None);
+fn a_request_keeps_its_limits_and_a_larger_event_has_a_request_of_its_own() {
+    let (mut lanes, mut acknowledgements, now) = lanes(Aggregation::None);
     for n in 0..5 {
-        lanes.push(event(&mut ledger, n, &n.to_string(), false));
+        lanes.push(event(&mut acknowledgements, n, &n.to_string(), false));
     }
-    for (records, bytes, taken) in [(2, 1000, &[0, 1][..]), (2, 21, &[2]), (2, 1, &[3]), (2, 22, &[4])] {
+    for (records, bytes, expected) in [(2, 1000, &[0, 1][..]), (2, 21, &[2]), (2, 1, &[3]), (2, 22, &[4])] {
         assert_eq!(
-            order(&lanes.take(now, RequestLimits { records, bytes }, false)),
-            taken,
+            request_numbers(&lanes.next_request(now, RequestLimits { records, bytes }, false)),
+            expected,
             "{bytes}"
         );
     }
 }
 
 #[test]
-fn a_refused_event_waits_and_holds_only_its_own_lane() {
-    let (mut lanes, mut ledger, now) = lanes(Aggregation::None);
+fn a_retried_event_delays_only_its_own_lane() {
+    let (mut lanes, mut acknowledgements, now) = lanes(Aggregation::None);
     for (n, key) in [(1, "a"), (2, "a"), (3, "b")] {
-        lanes.push(event(&mut ledger, n, key, false));
+        lanes.push(event(&mut acknowledgements, n, key, false));
     }
-    let mut request = lanes.take(now, LIMITS, false);
-    lanes.refuse(now, request.remove(0), |_| Duration::from_secs(1));
+    let mut request = lanes.next_request(now, LIMITS, false);
+    lanes.retry(now, request.remove(0), |_| Duration::from_secs(1));
     lanes.acknowledge(request.remove(0));
-    assert!(lanes.take(now, LIMITS, false).is_empty());
+    assert!(lanes.next_request(now, LIMITS, false).is_empty());
     assert_eq!(lanes.next_retry(), Some(now + Duration::from_secs(1)));
     assert_eq!(
-        order(&lanes.take(now + Duration::from_secs(1), LIMITS, false)),
+        request_numbers(&lanes.next_request(now + Duration::from_secs(1), LIMITS, false)),
         [1]
     );
 }
 
 #[test]
-fn a_shard_that_throttles_pauses_and_the_others_go_on() {
-    let (mut ledger, now) = (Acknowledgements::new(Lsn(0).into()), Instant::now());
+fn a_shard_that_throttles_pauses_and_the_others_continue() {
+    let (mut acknowledgements, now) = (Acknowledgements::new(Lsn(0).into()), Instant::now());
     let mut lanes = Lanes::new(Aggregation::None, ShardMap::even(2));
     let keys: Vec<String> = (0..1000).map(|n| n.to_string()).collect();
-    let shard = |key: &String| ShardMap::even(2).at(HashKey::of(key));
+    let shard = |key: &String| ShardMap::even(2).shard_number(HashKey::of(key));
     for (n, key) in (0..).zip(&keys) {
-        lanes.push(event(&mut ledger, n, key, false));
+        lanes.push(event(&mut acknowledgements, n, key, false));
     }
-    let request = lanes.take(now, LIMITS, false);
+    let request = lanes.next_request(now, LIMITS, false);
     let refused = request.iter().filter(|record| record.shard() == 0).count();
     for record in request {
         match record.shard() {
-            0 => lanes.refuse(now, record, |_| Duration::ZERO),
+            0 => lanes.retry(now, record, |_| Duration::ZERO),
             _ => lanes.acknowledge(record),
         }
     }
     let pause = Duration::from_millis(100);
-    lanes.throttled(now, 0, refused, |_| pause);
-    let rest = lanes.take(now, LIMITS, false);
+    lanes.pause_shard(now, 0, refused, |_| pause);
+    let rest = lanes.next_request(now, LIMITS, false);
     assert!(!rest.is_empty() && rest.iter().all(|record| record.shard() == 1));
     assert_eq!(lanes.next_retry(), Some(now + pause));
-    // The oldest first, and half of what was too much.
-    let again = lanes.take(now + pause, LIMITS, false);
-    let of_first: Vec<u64> = (0..)
+    // The oldest events are first, and the share is half of the refused records.
+    let again = lanes.next_request(now + pause, LIMITS, false);
+    let first_shard: Vec<u64> = (0..)
         .zip(&keys)
         .filter(|(_, key)| shard(key) == 0)
         .map(|(n, _)| n)
@@ -133,13 +133,13 @@ fn a_shard_that_throttles_pauses_and_the_others_go_on() {
         .filter(|record| record.shard() == 0)
         .flat_map(numbers)
         .collect();
-    assert_eq!(again, of_first[..refused / 2]);
+    assert_eq!(again, first_shard[..refused / 2]);
 }
 
 #[test]
-fn a_barrier_waits_for_all_before_it_and_holds_all_after_it() {
+fn a_barrier_waits_for_all_events_before_it_and_delays_all_after_it() {
     for aggregation in [Aggregation::None, KPL] {
-        let (mut lanes, mut ledger, now) = lanes(aggregation);
+        let (mut lanes, mut acknowledgements, now) = lanes(aggregation);
         for (n, key, barrier) in [
             (1, "a", false),
             (2, "t", true),
@@ -147,87 +147,87 @@ fn a_barrier_waits_for_all_before_it_and_holds_all_after_it() {
             (4, "t", true),
             (5, "c", false),
         ] {
-            lanes.push(event(&mut ledger, n, key, barrier));
+            lanes.push(event(&mut acknowledgements, n, key, barrier));
         }
         for expected in 1..=5 {
-            assert!(lanes.worth_a_request(LIMITS) || aggregation == Aggregation::None);
-            let mut request = lanes.take(now, LIMITS, true);
-            assert_eq!(order(&request), [expected]);
-            assert!(lanes.take(now, LIMITS, true).is_empty());
+            assert!(lanes.has_full_request(LIMITS) || aggregation == Aggregation::None);
+            let mut request = lanes.next_request(now, LIMITS, true);
+            assert_eq!(request_numbers(&request), [expected]);
+            assert!(lanes.next_request(now, LIMITS, true).is_empty());
             lanes.acknowledge(request.remove(0));
             if expected == 4 {
-                // Nothing is barred any more, and what is left is small.
-                assert!(!lanes.worth_a_request(LIMITS));
-                let mut last = lanes.take(now, LIMITS, false);
-                assert_eq!(order(&last), [5]);
+                // No barrier is left, and the last event is small.
+                assert!(!lanes.has_full_request(LIMITS));
+                let mut last = lanes.next_request(now, LIMITS, false);
+                assert_eq!(request_numbers(&last), [5]);
                 lanes.acknowledge(last.remove(0));
                 break;
             }
         }
         assert!(lanes.is_empty());
-        lanes.push(event(&mut ledger, 6, "d", false));
-        assert_eq!(order(&lanes.take(now, LIMITS, false)), [6]);
+        lanes.push(event(&mut acknowledgements, 6, "d", false));
+        assert_eq!(request_numbers(&lanes.next_request(now, LIMITS, false)), [6]);
     }
 }
 
 #[test]
-fn an_aggregate_holds_the_keys_of_one_shard_up_to_its_size() {
-    let (mut ledger, now) = (Acknowledgements::new(Lsn(0).into()), Instant::now());
+fn an_aggregate_has_the_keys_of_one_shard_up_to_its_limit() {
+    let (mut acknowledgements, now) = (Acknowledgements::new(Lsn(0).into()), Instant::now());
     let mut lanes = Lanes::new(KPL, ShardMap::even(4));
     for n in 0..400 {
-        lanes.push(event(&mut ledger, n, &format!("key {n}"), false));
-        assert_eq!(lanes.worth_a_request(LIMITS), lanes.full > 0);
+        lanes.push(event(&mut acknowledgements, n, &format!("key {n}"), false));
+        assert_eq!(lanes.has_full_request(LIMITS), lanes.full > 0);
     }
-    let request = lanes.take(now, LIMITS, true);
-    assert_eq!(request.len(), 4, "one of each shard");
+    let request = lanes.next_request(now, LIMITS, true);
+    assert_eq!(request.len(), 4, "one record of each shard");
     for record in &request {
         let size = record.data().len() + record.partition_key().len();
         assert_eq!(record.bytes(), size);
         assert!((950..=1000).contains(&size), "{size}");
         for event in record.events() {
             assert_eq!(
-                ShardMap::even(4).at(HashKey::of(&event.event.partition_key)),
+                ShardMap::even(4).shard_number(HashKey::of(&event.event.partition_key)),
                 record.shard()
             );
         }
     }
     assert!(
-        lanes.take(now, LIMITS, false).is_empty(),
-        "one of a shard is under way"
+        lanes.next_request(now, LIMITS, false).is_empty(),
+        "each shard has a record in flight"
     );
 }
 
 #[test]
-fn an_event_at_the_size_of_an_aggregate_goes_alone_and_as_it_is() {
-    let (mut lanes, mut ledger, now) = lanes(KPL);
+fn an_event_as_large_as_an_aggregate_is_a_record_of_its_own() {
+    let (mut lanes, mut acknowledgements, now) = lanes(KPL);
     for (n, size) in [(1, 5000), (2, 980), (3, 10)] {
-        let mut event = event(&mut ledger, n, "k", false);
+        let mut event = event(&mut acknowledgements, n, "k", false);
         event.event.data = vec![b'x'; size];
         lanes.push(event);
     }
     for (n, size) in [(1, 5000), (2, 980), (3, 10)] {
-        let mut request = lanes.take(now, LIMITS, false);
-        assert_eq!(order(&request), [n]);
+        let mut request = lanes.next_request(now, LIMITS, false);
+        assert_eq!(request_numbers(&request), [n]);
         assert_eq!(request[0].data(), vec![b'x'; size]);
         lanes.acknowledge(request.remove(0));
     }
 }
 
 #[test]
-fn what_waits_lines_up_anew_when_the_stream_is_resharded() {
-    let (mut ledger, now) = (Acknowledgements::new(Lsn(0).into()), Instant::now());
+fn waiting_events_are_queued_again_after_a_resharding() {
+    let (mut acknowledgements, now) = (Acknowledgements::new(Lsn(0).into()), Instant::now());
     let mut lanes = Lanes::new(KPL, ShardMap::even(3));
     for n in 0..300 {
-        lanes.push(event(&mut ledger, n, &format!("key {}", n % 50), false));
+        lanes.push(event(&mut acknowledgements, n, &format!("key {}", n % 50), false));
     }
-    let mut arrived = Vec::new();
+    let mut acknowledged = Vec::new();
     for shards in [2, 7, 1] {
-        let request = lanes.take(now, LIMITS, false);
-        for (at, record) in request.into_iter().enumerate() {
-            match at % 2 {
-                0 => lanes.refuse(now, record, |_| Duration::from_secs(9)),
+        let request = lanes.next_request(now, LIMITS, false);
+        for (index, record) in request.into_iter().enumerate() {
+            match index % 2 {
+                0 => lanes.retry(now, record, |_| Duration::from_secs(9)),
                 _ => {
-                    arrived.extend(numbers(&record));
+                    acknowledged.extend(numbers(&record));
                     lanes.acknowledge(record);
                 }
             }
@@ -236,91 +236,181 @@ fn what_waits_lines_up_anew_when_the_stream_is_resharded() {
         assert_eq!(lanes.map().len(), usize::try_from(shards).unwrap());
     }
     while !lanes.is_empty() {
-        for record in lanes.take(now, LIMITS, false) {
-            arrived.extend(numbers(&record));
+        for record in lanes.next_request(now, LIMITS, false) {
+            acknowledged.extend(numbers(&record));
             lanes.acknowledge(record);
         }
     }
-    assert_eq!(arrived.len(), 300);
+    assert_eq!(acknowledged.len(), 300);
     for key in 0..50 {
-        let of_key: Vec<u64> = arrived.iter().copied().filter(|n| n % 50 == key).collect();
+        let of_key: Vec<u64> = acknowledged.iter().copied().filter(|n| n % 50 == key).collect();
         assert!(of_key.is_sorted(), "{of_key:?}");
     }
 }
 
+/// Lanes under random pushes, requests, answers and reshardings.
+struct RandomRun {
+    lanes: Lanes,
+    acknowledgements: Acknowledgements,
+    random: fastrand::Rng,
+    now: Instant,
+    /// The partition key of each event, and whether it is a barrier.
+    keys: Vec<(u8, bool)>,
+    pushed: usize,
+    in_flight: Vec<Record>,
+    /// The numbers of the events, in the order of their acknowledgement.
+    acknowledged: Vec<u64>,
+}
+
+impl RandomRun {
+    fn new(keys: Vec<(u8, bool)>, seed: u64, aggregated: bool) -> Self {
+        let aggregation = match aggregated {
+            true => Aggregation::Kpl { bytes: 150 },
+            false => Aggregation::None,
+        };
+        RandomRun {
+            lanes: Lanes::new(aggregation, ShardMap::even(3)),
+            acknowledgements: Acknowledgements::new(Lsn(0).into()),
+            random: fastrand::Rng::with_seed(seed),
+            now: Instant::now(),
+            keys,
+            pushed: 0,
+            in_flight: Vec::new(),
+            acknowledged: Vec::new(),
+        }
+    }
+
+    fn roll(&mut self) -> u8 {
+        self.random.u8(..)
+    }
+
+    fn is_done(&self) -> bool {
+        self.pushed == self.keys.len() && self.lanes.is_empty()
+    }
+
+    fn push_next(&mut self) {
+        if self.pushed < self.keys.len() && self.roll() & 1 == 0 {
+            let (key, barrier) = self.keys[self.pushed];
+            let number = self.pushed as u64;
+            let mut event = event(&mut self.acknowledgements, number, &key.to_string(), barrier);
+            event.event.data = vec![0; usize::from(self.roll() % 160)];
+            self.lanes.push(event);
+            self.pushed += 1;
+        }
+    }
+
+    /// Starts a request, and checks its limits and its records.
+    fn send(&mut self) -> Result<(), TestCaseError> {
+        self.now += Duration::from_millis(10);
+        if self.roll() & 1 != 0 {
+            return Ok(());
+        }
+        let full = self.roll() & 1 == 0 && self.pushed < self.keys.len();
+        let limits = RequestLimits {
+            records: 3,
+            bytes: 300,
+        };
+        let request = self.lanes.next_request(self.now, limits, full);
+        let bytes: usize = request.iter().map(Record::bytes).sum();
+        prop_assert!(request.len() <= 1 || (request.len() <= 3 && bytes <= 300));
+        for record in &request {
+            prop_assert_eq!(record.bytes(), record.data().len() + record.partition_key().len());
+            prop_assert!(!record.is_aggregate() || record.bytes() <= 150);
+            let events = record.events().iter();
+            let mut keys = events.map(|event| HashKey::of(&event.event.partition_key));
+            prop_assert!(keys.all(|key| self.lanes.map().shard_number(key) == record.shard()));
+        }
+        self.in_flight.extend(request);
+        Ok(())
+    }
+
+    /// Checks that each record in flight is of another lane.
+    fn check_lanes_in_flight(&self) -> Result<(), TestCaseError> {
+        let mut lanes: Vec<_> = self.in_flight.iter().map(|record| record.lane).collect();
+        lanes.sort();
+        lanes.dedup();
+        prop_assert_eq!(
+            lanes.len(),
+            self.in_flight.len(),
+            "two records of one lane are in flight"
+        );
+        Ok(())
+    }
+
+    /// Answers one record, or reshards the stream while none is in flight.
+    fn answer(&mut self) {
+        if self.in_flight.is_empty() {
+            if self.roll() < 20 {
+                let shards = 1 + u128::from(self.roll() % 5);
+                self.lanes.reshard(ShardMap::even(shards));
+            }
+            return;
+        }
+        let index = usize::from(self.roll()) % self.in_flight.len();
+        let record = self.in_flight.swap_remove(index);
+        let (now, shard) = (self.now, record.shard());
+        match self.roll() {
+            0..60 => {
+                let delay = |failures| Duration::from_millis(u64::from(failures) * 7);
+                self.lanes.retry(now, record, delay);
+            }
+            60..90 => {
+                self.lanes.retry(now, record, |_| Duration::ZERO);
+                let pause = |throttles| Duration::from_millis(u64::from(throttles) * 5);
+                self.lanes.pause_shard(now, shard, 1, pause);
+            }
+            _ => {
+                self.acknowledged.extend(numbers(&record));
+                self.lanes.acknowledge(record);
+                self.lanes.raise_share(shard);
+            }
+        }
+    }
+
+    /// Checks that all events were acknowledged in order, and that nothing is left.
+    fn check_result(&self) -> Result<(), TestCaseError> {
+        let lanes = &self.lanes;
+        prop_assert_eq!((lanes.memory(), lanes.sendable_records(), lanes.full), (0, 0, 0));
+        prop_assert_eq!(self.acknowledged.len(), self.keys.len());
+        for (index, number) in self.acknowledged.iter().enumerate() {
+            for later in &self.acknowledged[index + 1..] {
+                let (a, b) = (self.keys[*number as usize], self.keys[*later as usize]);
+                let may_overtake = !(a.0 == b.0 || a.1 || b.1);
+                prop_assert!(
+                    number < later || may_overtake,
+                    "{} was acknowledged before {}",
+                    number,
+                    later
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
 proptest! {
-    /// Whatever fails, whenever, and however the stream is resharded meanwhile: each key's events are acknowledged in the
-    /// order in which they were pushed, no two records of a lane are under way, nothing crosses a barrier, and all arrives. Each
-    /// request keeps to its limits, each aggregate to its size, and a record holds the keys of its shard and the bytes it counts.
+    /// The order holds for any failures and reshardings.
+    ///
+    /// Events of a key are acknowledged in the order in which they were pushed. No two records of a lane are
+    /// in flight, nothing overtakes a barrier, and every event is acknowledged. Each request keeps its
+    /// limits, each aggregate its size. A record has the keys of its shard and reports its bytes.
     #[test]
-    fn order_holds_whatever_fails(
+    fn failures_and_reshardings_keep_the_order(
         keys in prop::collection::vec((0u8..6, prop::bool::weighted(0.05)), 1..120),
         seed: u64,
         aggregated: bool,
     ) {
-        let (mut ledger, mut now) = (Acknowledgements::new(Lsn(0).into()), Instant::now());
-        let mut lanes = Lanes::new(if aggregated { Aggregation::Kpl { bytes: 150 } } else { Aggregation::None }, ShardMap::even(3));
-        let mut dice = fastrand::Rng::with_seed(seed);
-        let mut roll = move || dice.u8(..);
-        let mut arrived: Vec<u64> = Vec::new();
-        let mut under_way: Vec<Record> = Vec::new();
-        let mut next = 0;
+        let mut run = RandomRun::new(keys, seed, aggregated);
         for step in 0u32.. {
-            prop_assert!(step < 100_000, "stuck");
-            if next < keys.len() && roll() & 1 == 0 {
-                let (key, barrier) = keys[next];
-                let mut event = event(&mut ledger, next as u64, &key.to_string(), barrier);
-                event.event.data = vec![0; usize::from(roll() % 160)];
-                lanes.push(event);
-                next += 1;
-            }
-            now += Duration::from_millis(10);
-            if roll() & 1 == 0 {
-                let full = roll() & 1 == 0 && next < keys.len();
-                let request = lanes.take(now, RequestLimits { records: 3, bytes: 300 }, full);
-                let bytes: usize = request.iter().map(Record::bytes).sum();
-                prop_assert!(request.len() <= 1 || (request.len() <= 3 && bytes <= 300));
-                for record in &request {
-                    prop_assert_eq!(record.bytes(), record.data().len() + record.partition_key().len());
-                    prop_assert!(!record.is_aggregate() || record.bytes() <= 150);
-                    let mut keys = record.events().iter().map(|event| HashKey::of(&event.event.partition_key));
-                    prop_assert!(keys.all(|key| lanes.map().at(key) == record.shard()));
-                }
-                under_way.extend(request);
-            }
-            let mut busy: Vec<_> = under_way.iter().map(|record| record.lane).collect();
-            busy.sort();
-            busy.dedup();
-            prop_assert_eq!(busy.len(), under_way.len(), "two of one lane under way");
-            if !under_way.is_empty() {
-                let record = under_way.swap_remove(usize::from(roll()) % under_way.len());
-                let shard = record.shard();
-                match roll() {
-                    0..60 => lanes.refuse(now, record, |n| Duration::from_millis(u64::from(n) * 7)),
-                    60..90 => {
-                        lanes.refuse(now, record, |_| Duration::ZERO);
-                        lanes.throttled(now, shard, 1, |n| Duration::from_millis(u64::from(n) * 5));
-                    }
-                    _ => {
-                        arrived.extend(numbers(&record));
-                        lanes.acknowledge(record);
-                        lanes.flowed(shard);
-                    }
-                }
-            } else if roll() < 20 {
-                lanes.reshard(ShardMap::even(1 + u128::from(roll() % 5)));
-            }
-            if next == keys.len() && lanes.is_empty() {
+            prop_assert!(step < 100_000, "the run does not end");
+            run.push_next();
+            run.send()?;
+            run.check_lanes_in_flight()?;
+            run.answer();
+            if run.is_done() {
                 break;
             }
         }
-        prop_assert_eq!((lanes.memory(), lanes.sendable(), lanes.full), (0, 0, 0));
-        prop_assert_eq!(arrived.len(), keys.len());
-        for (at, n) in arrived.iter().enumerate() {
-            for later in &arrived[at + 1..] {
-                let (a, b) = (keys[*n as usize], keys[*later as usize]);
-                prop_assert!(n < later || !(a.0 == b.0 || a.1 || b.1), "{} arrived before {}", n, later);
-            }
-        }
+        run.check_result()?;
     }
 }

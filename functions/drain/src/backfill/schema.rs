@@ -1,0 +1,432 @@
+//! The relations of a database, and which of them a backfill request selects.
+//!
+//! Pure: the queries are in `postgres::tables`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use super::table::{BackfillTable, KeyOrder, SizeProbe};
+use crate::catalog::{Catalog, CatalogTable};
+use crate::change::{Column, ColumnCoverage, Relation};
+use crate::event::BackfillRequest;
+use crate::pattern::{self, TablePattern};
+use crate::table_name::{TableName, quoted_if_needed};
+
+/// The server's description of a relation.
+#[derive(Debug, Clone, Default)]
+pub struct RelationInfo {
+    /// Its name.
+    pub table: TableName,
+    /// Its object id.
+    pub oid: u32,
+    /// `pg_class.relkind`
+    pub kind: char,
+    /// Whether it is neither temporary nor unlogged.
+    pub is_permanent: bool,
+    /// The object ids of the partitioned tables above it.
+    pub roots: Vec<u32>,
+    /// The columns of the best index to read it by; empty when no index is usable.
+    pub key: Vec<String>,
+    /// The order of each of these columns.
+    pub key_order: Vec<KeyOrder>,
+    /// Whether its updates and deletes identify their row.
+    pub is_identified: bool,
+    /// Its columns, in table order.
+    pub columns: Vec<ColumnInfo>,
+    /// Whether the role may use its schema.
+    pub may_use_schema: bool,
+    /// Whether row security policies hide rows from the role.
+    pub hides_rows: bool,
+    /// The number of rows that the server's statistics estimate.
+    pub estimate: Option<u64>,
+}
+
+/// The server's description of a column.
+#[derive(Debug, Clone)]
+pub struct ColumnInfo {
+    /// Its name.
+    pub name: String,
+    /// Whether the role may read it.
+    pub may_read: bool,
+    /// Whether it is generated and pgoutput does not send it (before PostgreSQL 18).
+    pub is_generated: bool,
+    /// Whether its value is not stored, but computed at each read.
+    pub is_virtual: bool,
+    /// How the size of its values is measured.
+    pub size_probe: SizeProbe,
+}
+
+/// What the publications publish of a table.
+#[derive(Debug, Clone, Default)]
+pub struct PublicationInfo {
+    /// The published columns; `None` before PostgreSQL 15, which has no column lists.
+    pub columns: Option<Vec<String>>,
+    /// The row filters. A row that meets one of them is published; `None` means all rows.
+    pub filters: Option<Vec<String>>,
+}
+
+/// The description of a database that requests are checked against.
+#[derive(Debug, Default)]
+pub struct DatabaseSchema {
+    /// The database's relations.
+    pub relations: Vec<RelationInfo>,
+    /// The published tables; `None` where the plugin needs no publication.
+    pub published: Option<BTreeMap<TableName, PublicationInfo>>,
+    /// The patterns of `TABLES`; empty means all.
+    pub tables: Vec<TablePattern>,
+    /// The types of columns, and the keys of tables.
+    pub catalog: Catalog,
+    /// The role that reads the tables.
+    pub role: String,
+}
+
+/// The reason why a table or a pattern cannot be backfilled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableRefusal {
+    /// The table or the pattern.
+    pub subject: String,
+    /// The reason.
+    pub reason: String,
+}
+
+impl fmt::Display for TableRefusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.subject, self.reason)
+    }
+}
+
+impl DatabaseSchema {
+    /// The names of the tables that a request selects, in order.
+    ///
+    /// Tables that cannot be backfilled are among them.
+    pub fn table_names(&self, request: &BackfillRequest) -> Vec<TableName> {
+        let matching_names = |pattern: &TablePattern| -> Vec<TableName> {
+            let relations = self.matching_relations(pattern).into_iter();
+            let names: Vec<_> = relations.map(|info| info.table.clone()).collect();
+            match pattern.exact_name() {
+                // A table that the request names and that was dropped must fail. It is not skipped.
+                Some(name) if names.is_empty() => vec![name],
+                _ => names,
+            }
+        };
+        let patterns = patterns_of(request);
+        let names: BTreeSet<TableName> = patterns.iter().flat_map(matching_names).collect();
+        names.into_iter().collect()
+    }
+
+    /// The tables that a request selects, in the order of their names.
+    ///
+    /// # Errors
+    /// One refusal for each table that cannot be backfilled, and for each pattern that matches none.
+    pub fn backfill_tables(
+        &self,
+        request: &BackfillRequest,
+    ) -> Result<Vec<BackfillTable>, Vec<TableRefusal>> {
+        let mut selected: BTreeMap<&TableName, Result<BackfillTable, TableRefusal>> = BTreeMap::new();
+        let mut refusals = Vec::new();
+        for pattern in &patterns_of(request) {
+            let matching = self.matching_relations(pattern);
+            if matching.is_empty() {
+                refusals.push(self.no_match(pattern));
+            }
+            for info in matching {
+                selected
+                    .entry(&info.table)
+                    .or_insert_with(|| self.backfill_table(info, request));
+            }
+        }
+        let mut tables = Vec::new();
+        for table in selected.into_values() {
+            match table {
+                Ok(table) => tables.push(table),
+                Err(refusal) => refusals.push(refusal),
+            }
+        }
+        match refusals.is_empty() {
+            true => Ok(tables),
+            false => Err(refusals),
+        }
+    }
+
+    /// The refusal of a pattern that matches no relation.
+    fn no_match(&self, pattern: &TablePattern) -> TableRefusal {
+        let reason = match &self.published {
+            Some(_) if pattern.has_wildcard() => "no published table matches it",
+            _ if pattern.has_wildcard() => "no table matches it",
+            _ => "there is no table of this name",
+        };
+        TableRefusal {
+            subject: pattern.to_string(),
+            reason: reason.to_owned(),
+        }
+    }
+
+    /// The relations that a pattern selects.
+    ///
+    /// A pattern with a wildcard selects tables only, and only those that are published and match `TABLES`. A
+    /// name selects its relation, whatever that is. The name of a partitioned table selects the partitions
+    /// that hold its rows, unless its changes have the partitioned table's name.
+    fn matching_relations(&self, pattern: &TablePattern) -> Vec<&RelationInfo> {
+        let has_wildcard = pattern.has_wildcard();
+        let matching = self
+            .relations
+            .iter()
+            .filter(|relation| pattern.matches(&relation.table));
+        let mut selected = Vec::new();
+        for relation in matching {
+            match relation.kind {
+                _ if has_wildcard && self.is_root_published(relation) => {}
+                'p' if self.is_published(relation) => selected.push(relation),
+                'p' if has_wildcard => {}
+                'p' => selected.extend(self.unpublished_root_leaves(relation)),
+                'r' if has_wildcard => {
+                    let is_sent = self.is_included(relation) && relation.is_permanent;
+                    if is_sent && self.is_published(relation) {
+                        selected.push(relation);
+                    }
+                }
+                _ if has_wildcard => {}
+                _ => selected.push(relation),
+            }
+        }
+        selected
+    }
+
+    /// The partitions below `root` that hold rows, and whose changes have their own name.
+    fn unpublished_root_leaves(&self, root: &RelationInfo) -> impl Iterator<Item = &RelationInfo> {
+        let oid = root.oid;
+        self.relations.iter().filter(move |leaf| {
+            leaf.roots.contains(&oid) && leaf.kind != 'p' && !self.is_root_published(leaf)
+        })
+    }
+
+    /// Whether changes have the name of this relation.
+    fn is_published(&self, relation: &RelationInfo) -> bool {
+        match &self.published {
+            Some(published) => published.contains_key(&relation.table),
+            // The plugins without publications name the partition that holds the row.
+            None => relation.kind != 'p',
+        }
+    }
+
+    /// Whether changes of a partition have the name of a partitioned table above it.
+    fn is_root_published(&self, relation: &RelationInfo) -> bool {
+        let mut roots = self
+            .relations
+            .iter()
+            .filter(|root| relation.roots.contains(&root.oid) && root.oid != relation.oid);
+        self.published.is_some() && roots.any(|root| self.is_published(root))
+    }
+
+    /// Whether `TABLES` includes it.
+    fn is_included(&self, relation: &RelationInfo) -> bool {
+        pattern::matches_any(&self.tables, &relation.table)
+    }
+
+    /// The table to read of a relation.
+    ///
+    /// # Errors
+    /// The reason why it cannot be backfilled.
+    pub fn backfill_table(
+        &self,
+        info: &RelationInfo,
+        request: &BackfillRequest,
+    ) -> Result<BackfillTable, TableRefusal> {
+        let columns = self.published_columns(info);
+        let checked = self
+            .check_relation(info)
+            .and_then(|()| check_names(info, &columns, request))
+            .and_then(|()| self.check_privileges(info, &columns, request))
+            .and_then(|()| self.check_replica_identity(info));
+        match checked {
+            Ok(()) => Ok(self.build_table(info, &columns, request)),
+            Err(reason) => Err(TableRefusal {
+                subject: info.table.to_string(),
+                reason,
+            }),
+        }
+    }
+
+    /// Checks that it is a table whose changes are sent, and that the role may read it in the order of a key.
+    fn check_relation(&self, info: &RelationInfo) -> Result<(), String> {
+        let reason = match info.kind {
+            'v' | 'm' => "it is a view: logical decoding emits no changes of it",
+            'S' => "it is a sequence: logical decoding emits no changes of it",
+            'f' => "it is a foreign table: another server holds its rows and their changes",
+            kind if !matches!(kind, 'r' | 'p') => "it is not a table",
+            _ if !info.is_permanent => "it is temporary or unlogged: the log has no changes of it",
+            _ if !self.is_included(info) => "TABLES does not include it, so its changes are not sent",
+            _ if self.is_root_published(info) => {
+                "its changes are sent under the name of the partitioned table above it: backfill that table"
+            }
+            _ if !self.is_published(info) => "it is not in PUBLICATIONS, so its changes are not sent",
+            _ if !info.may_use_schema => {
+                return Err(format!(
+                    "the role may not use its schema: grant usage on schema {} to {}",
+                    quoted_if_needed(&info.table.schema),
+                    self.role
+                ));
+            }
+            _ if info.hides_rows => {
+                "row security may hide rows of it from the role: give the role the attribute bypassrls"
+            }
+            _ if info.key.is_empty() => {
+                "it has no primary key, and no unique index over not-null columns that is neither partial, \
+                 nor deferrable, nor over expressions"
+            }
+            _ => return Ok(()),
+        };
+        Err(reason.to_owned())
+    }
+
+    /// Checks that the role may read all columns that the request selects.
+    fn check_privileges(
+        &self,
+        info: &RelationInfo,
+        columns: &[&ColumnInfo],
+        request: &BackfillRequest,
+    ) -> Result<(), String> {
+        let unreadable = columns
+            .iter()
+            .find(|column| is_selected(info, request, column) && !column.may_read);
+        match unreadable {
+            Some(column) => Err(format!(
+                "the role may not read column {}: grant select on {} to {}",
+                column.name, info.table, self.role
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks that the log has updates and deletes of it. With publications the server refuses these itself.
+    fn check_replica_identity(&self, info: &RelationInfo) -> Result<(), String> {
+        let is_bare = self
+            .catalog
+            .table(&info.table)
+            .is_some_and(|table| table.key.is_empty() && !table.identity_full);
+        match self.published.is_none() && (is_bare || !info.is_identified) {
+            true => Err(
+                "it has no replica identity, so its updates and deletes are not sent: \
+                 alter table … replica identity using index …"
+                    .to_owned(),
+            ),
+            false => Ok(()),
+        }
+    }
+
+    /// Builds the table to read of a relation that passed the checks. `columns` are those that its changes
+    /// have.
+    fn build_table(
+        &self,
+        info: &RelationInfo,
+        columns: &[&ColumnInfo],
+        request: &BackfillRequest,
+    ) -> BackfillTable {
+        let relation = self.relation_of(info, columns, request);
+        let filters = self.publication(info).and_then(|info| info.filters.as_ref());
+        let filter = filters.map(|filters| format!("({})", filters.join(") or (")));
+        BackfillTable {
+            oid: info.oid,
+            key: info.key.clone(),
+            key_indexes: relation.column_indexes(&info.key).into_iter().flatten().collect(),
+            key_order: info.key_order.clone(),
+            selected: columns
+                .iter()
+                .map(|column| is_selected(info, request, column))
+                .collect(),
+            size_probes: columns.iter().map(|column| column.size_probe).collect(),
+            is_root: info.kind == 'p',
+            conditions: filter.into_iter().chain(request.condition.clone()).collect(),
+            estimate: info.estimate,
+            relation: Arc::new(relation),
+        }
+    }
+
+    /// The relation of the table's events.
+    fn relation_of(
+        &self,
+        info: &RelationInfo,
+        columns: &[&ColumnInfo],
+        request: &BackfillRequest,
+    ) -> Relation {
+        let table = self.catalog.table(&info.table);
+        // Events of live changes have this key. It need not be the key that the table is read by.
+        let is_key = |name: &String| table.is_some_and(|table| table.key.contains(name));
+        let columns = columns.iter().map(|column| {
+            let type_name = self.type_name(table, &column.name);
+            Column::new(column.name.clone(), type_name, is_key(&column.name))
+        });
+        Relation {
+            table: info.table.clone(),
+            columns: columns.collect(),
+            primary_key: table
+                .map(|table| self.catalog.primary_key_columns(table))
+                .unwrap_or_default(),
+            // The log shows the table as it was, the catalog shows it as it is now.
+            coverage: match request.columns.is_empty() {
+                true => ColumnCoverage::Completed,
+                false => ColumnCoverage::Row,
+            },
+        }
+    }
+
+    /// The type of a column, with domains resolved; `unknown` where the catalog does not have the column.
+    fn type_name(&self, table: Option<&CatalogTable>, name: &str) -> String {
+        let declared = table.and_then(|table| table.columns.iter().find(|column| column.name == name));
+        match declared {
+            Some(column) => self.catalog.base_type(&column.type_name),
+            None => "unknown".to_owned(),
+        }
+    }
+
+    /// The columns that its changes have.
+    fn published_columns<'d>(&self, info: &'d RelationInfo) -> Vec<&'d ColumnInfo> {
+        let publication = self.publication(info);
+        let listed = publication.and_then(|publication| publication.columns.as_ref());
+        let is_published = |column: &&ColumnInfo| match (listed, publication) {
+            (Some(listed), _) => listed.contains(&column.name) && !column.is_generated,
+            (None, Some(_)) => !column.is_generated,
+            (None, None) => !column.is_virtual,
+        };
+        info.columns.iter().filter(is_published).collect()
+    }
+
+    fn publication(&self, info: &RelationInfo) -> Option<&PublicationInfo> {
+        self.published
+            .as_ref()
+            .and_then(|published| published.get(&info.table))
+    }
+}
+
+/// The patterns of a request. A request without patterns selects all tables.
+fn patterns_of(request: &BackfillRequest) -> Vec<TablePattern> {
+    match request.tables.is_empty() {
+        true => vec![TablePattern::all()],
+        false => request.tables.clone(),
+    }
+}
+
+/// Whether a request selects a column. The columns of the key are always selected.
+fn is_selected(info: &RelationInfo, request: &BackfillRequest, column: &ColumnInfo) -> bool {
+    request.columns.is_empty() || request.columns.contains(&column.name) || info.key.contains(&column.name)
+}
+
+/// Checks that the changes have the columns of the key and of the request.
+fn check_names(
+    info: &RelationInfo,
+    columns: &[&ColumnInfo],
+    request: &BackfillRequest,
+) -> Result<(), String> {
+    let is_missing = |name: &&String| !columns.iter().any(|column| column.name == **name);
+    if let Some(hidden) = info.key.iter().find(is_missing) {
+        return Err(format!("column {hidden} of its key is not published"));
+    }
+    match request.columns.iter().find(is_missing) {
+        Some(unknown) => Err(format!("its changes have no column {unknown}")),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;
