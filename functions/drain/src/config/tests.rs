@@ -112,7 +112,9 @@ fn the_way_to_log_in_follows_from_what_is_given() {
 #[test]
 fn the_documentation_and_the_template_list_the_variables_of_the_code() {
     let documentation = include_str!("../../../../docs/configuration.md");
-    let (_, table) = documentation.split_once("| variable | default | meaning |").unwrap();
+    let (_, table) = documentation
+        .split_once("| variable | default | meaning |")
+        .unwrap();
     let rows = table
         .lines()
         .skip(1)
