@@ -1,10 +1,10 @@
-//! The wall clock, of which only what is written down wants to know.
+//! The wall clock, for times that are stored or reported.
 
 use std::time::SystemTime;
 
 use crate::time::iso_utc;
 
-/// µs since 1970-01-01 UTC.
+/// The present time in µs since 1970-01-01 UTC.
 pub(crate) fn now_micros() -> i64 {
     let now = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
@@ -12,7 +12,7 @@ pub(crate) fn now_micros() -> i64 {
     i64::try_from(now.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// ISO 8601 in UTC, to the second.
+/// The present time in ISO 8601, UTC, whole seconds.
 pub(crate) fn now_text() -> String {
     iso_utc(u64::try_from(now_micros() / 1_000_000).unwrap_or_default())
 }

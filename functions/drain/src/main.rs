@@ -19,7 +19,7 @@ fn main() -> ExitCode {
         .json()
         .flatten_event(true)
         .with_current_span(false)
-        // The runtime logs each failed invocation once more.
+        // The runtime would log each failed invocation a second time.
         .with_env_filter(EnvFilter::new(format!(
             "warn,lambda_runtime::layers::panic=off,drain={level}"
         )))
@@ -27,7 +27,8 @@ fn main() -> ExitCode {
         .init();
     if std::env::var_os("AWS_LAMBDA_RUNTIME_API").is_none() {
         eprintln!(
-            "drain: AWS_LAMBDA_RUNTIME_API is not set: this is an AWS Lambda bootstrap and serves only that API; `make demo` shows it at work"
+            "drain: AWS_LAMBDA_RUNTIME_API is not set: this is an AWS Lambda bootstrap and serves only that \
+             API; `make demo` runs it on this machine"
         );
         return ExitCode::from(2);
     }
@@ -47,8 +48,13 @@ fn main() -> ExitCode {
     }
 }
 
-/// Serves invocations. A configuration that is not valid is the answer to each of them, where the caller sees it; a
-/// process that exits would only show as a crash.
+/// Serves invocations.
+///
+/// If the configuration is not valid, each invocation returns that error, so the caller sees it. An exit of
+/// the process would only look like a crash.
+///
+/// # Errors
+/// The Lambda Runtime API failed.
 async fn serve(config: Result<Config, Error>) -> Result<(), lambda_runtime::Error> {
     let app = match config {
         Ok(config) => Ok(App::new(config).await),
@@ -65,7 +71,7 @@ async fn serve(config: Result<Config, Error>) -> Result<(), lambda_runtime::Erro
         };
         match outcome {
             Ok(answer) => {
-                // The one summary line, as it is answered: metric filters read it.
+                // The summary line: the answer as one line of JSON. Metric filters parse it.
                 let line = format!("{answer}\n");
                 let _ = std::io::stderr().write_all(line.as_bytes());
                 Ok(answer)
@@ -86,17 +92,17 @@ fn diagnostic(error: &Error) -> Diagnostic {
     }
 }
 
-/// Lambda's deadline, ms since 1970, on the clock that does not jump. One that lies in the past, as some local runtimes send, means
-/// a minute.
+/// The deadline on the monotonic clock. `millis` is Lambda's deadline, ms since 1970-01-01 UTC.
+///
+/// Some local runtimes send a deadline in the past. It then counts as one minute from now.
 fn deadline(millis: u64) -> Instant {
     let now = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
     let left = Duration::from_millis(millis).saturating_sub(now);
-    Instant::now()
-        + if left.is_zero() {
-            Duration::from_secs(60)
-        } else {
-            left
-        }
+    let left = match left.is_zero() {
+        true => Duration::from_secs(60),
+        false => left,
+    };
+    Instant::now() + left
 }

@@ -1,6 +1,6 @@
-//! Nonces: random texts that tell one logical message from every other.
+//! Nonces: random texts that identify logical messages.
 
-/// 16 hexadecimal digits, drawn at random.
+/// 16 random hexadecimal digits.
 pub(crate) fn random_nonce() -> String {
     format!("{:016x}", fastrand::u64(..))
 }

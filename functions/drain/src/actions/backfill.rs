@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::event::{BackfillCommand, BackfillRequest};
 use crate::ports::StateStore as _;
 use crate::postgres::connection::{Connector, Session};
-use crate::postgres::{server, tables};
+use crate::postgres::{chunk_reader, server};
 
 /// Runs a command about the backfill. `start` and `resume` then drain, as a tick does.
 ///
@@ -153,7 +153,7 @@ async fn check(
     };
     let mut reasons = Vec::new();
     for table in &meant {
-        if let Err(why) = tables::try_query(connector, session, table).await? {
+        if let Err(why) = chunk_reader::check_query(connector, session, table).await? {
             let with = request.condition.as_ref().map_or("", |_| "with this where, ");
             reasons.push(format!("{table}: {with}PostgreSQL says: {why}"));
         }

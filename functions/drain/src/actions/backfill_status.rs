@@ -11,7 +11,7 @@ use crate::continuity::ServerInfo;
 use crate::error::Error;
 use crate::plugin::Plugin;
 use crate::postgres::connection::{Connector, Session};
-use crate::postgres::tables;
+use crate::postgres::schema;
 use crate::table_name::TableName;
 
 /// Describes all relations of the database, and what is published of them.
@@ -25,7 +25,7 @@ pub(super) async fn database_schema(
     plugin: Plugin,
 ) -> Result<DatabaseSchema, Error> {
     let (publications, patterns) = (&app.config.publications, &app.config.tables);
-    Ok(tables::describe(connector, session, plugin, publications, patterns, None).await?)
+    Ok(schema::describe(connector, session, plugin, publications, patterns, None).await?)
 }
 
 /// The backfill's part of the answer, null when there is none; and the problems it has.

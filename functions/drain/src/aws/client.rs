@@ -1,4 +1,4 @@
-//! What the AWS edges share: the settings of the clients, and the classification of error codes.
+//! Settings of the AWS clients, and the classes of AWS error codes.
 
 use std::time::Duration;
 
@@ -9,7 +9,9 @@ use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
 
 use crate::ports::BoxError;
 
-/// The clients' settings. Built once; the clients keep their connections between invocations.
+/// Settings of the clients.
+///
+/// They are loaded once, so the clients keep their connections between invocations.
 pub(crate) async fn config() -> SdkConfig {
     aws_config::defaults(BehaviorVersion::latest())
         .timeout_config(
@@ -23,33 +25,35 @@ pub(crate) async fn config() -> SdkConfig {
         .await
 }
 
-/// A Kinesis client that sends a request once: what failed is sent again by whoever knows the order.
+/// A Kinesis client that sends each request once.
+///
+/// The sender knows the order of the events, so it alone sends failed records again.
 pub(crate) fn kinesis(config: &SdkConfig) -> aws_sdk_kinesis::Client {
     let once = aws_sdk_kinesis::config::Builder::from(config).retry_config(RetryConfig::disabled());
     aws_sdk_kinesis::Client::from_conf(once.build())
 }
 
-/// Why a service refused a request, by its error code.
+/// Class of a failed request, by the service's error code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// The function's role lacks a permission, or the account an activation.
+    /// The function's role lacks a permission, or the account has not activated the service.
     Denied,
     /// The credentials expired, or the clock is wrong.
     Expired,
     /// The service throttles.
     Throttled,
-    /// What the request names does not exist.
+    /// The resource that the request names does not exist.
     NotFound,
-    /// No answer, a cut answer, or a failure inside the service.
+    /// The answer is missing or incomplete, or the service failed internally.
     Unavailable,
     /// Any other refusal.
     Other,
 }
 
-/// Why a request failed, and the error as one line.
+/// The class of a failed request, and its error as one line.
 ///
-/// The line is what the service said. Without that, it is the error with its causes, since the SDK's own texts name only
-/// the outermost.
+/// The line has the service's code and message. Without them, it has the error and all its causes, because
+/// the SDK's own texts name only the outermost error.
 pub(crate) fn classify<E>(error: &SdkError<E>) -> (Refusal, BoxError)
 where
     E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
@@ -57,15 +61,15 @@ where
     let status = error
         .raw_response()
         .map_or(0, |response| response.status().as_u16());
-    // A server error says nothing reliable by its code.
+    // The code of a server error (5xx) is not reliable.
     let refusal = match error.code() {
-        Some(code) if status < 500 => refusal(code),
+        Some(code) if status < 500 => refusal_of_code(code),
         _ => Refusal::Unavailable,
     };
-    (refusal, line(error).into())
+    (refusal, one_line(error).into())
 }
 
-fn refusal(code: &str) -> Refusal {
+fn refusal_of_code(code: &str) -> Refusal {
     match code {
         "AccessDeniedException"
         | "AccessDenied"
@@ -89,14 +93,14 @@ fn refusal(code: &str) -> Refusal {
         | "InternalFailure"
         | "InternalServerError"
         | "ServiceUnavailable"
-        // A stream that is being created, updated or deleted. The first two pass.
+        // Kinesis is creating, updating or deleting the stream. The first two states pass.
         | "ResourceInUseException" => Refusal::Unavailable,
         _ if code.starts_with("KMS") => Refusal::Denied,
         _ => Refusal::Other,
     }
 }
 
-fn line<E>(error: &SdkError<E>) -> String
+fn one_line<E>(error: &SdkError<E>) -> String
 where
     E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
 {

@@ -1,4 +1,4 @@
-//! The stream on Kinesis: what it says of itself, and PutRecords with what its answer means.
+//! The Kinesis data stream: its description, its shards, and PutRecords.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kinesis::primitives::Blob;
 use aws_sdk_kinesis::types::{
-    PutRecordsRequestEntry, RecordDistributionStrategy, ShardFilter, ShardFilterType,
+    PutRecordsRequestEntry, RecordDistributionStrategy, Shard as KinesisShard, ShardFilter, ShardFilterType,
     StreamDescriptionSummary, StreamStatus,
 };
 
@@ -15,26 +15,29 @@ use super::client::{Refusal, classify};
 use crate::pack::{HashKey, Record, Shard, ShardMap};
 use crate::ports::{BoxError, PutAnswer, RecordOutcome, Stream, StreamError};
 
-/// Most bytes of a record of a stream that does not say (Kinesis API, `MaxRecordSizeInKiB`).
+/// Most bytes of a record, when the stream's description has no limit (Kinesis API, `MaxRecordSizeInKiB`).
 const RECORD_BYTES: usize = 1 << 20;
 
-/// For how long a stream's word is taken. All functions of an account share 20 DescribeStreamSummary a second.
-const FRESH: Duration = Duration::from_secs(600);
+/// Time for which a description is reused.
+///
+/// All functions of an account share 20 DescribeStreamSummary requests a second.
+const REUSE_TIME: Duration = Duration::from_secs(600);
 
 /// A Kinesis data stream, by name.
 #[derive(Debug, Clone)]
 pub(crate) struct Kinesis {
     client: Client,
     stream: String,
-    known: Arc<Mutex<Option<(Instant, StreamInfo)>>>,
+    /// The last description, and when it was read.
+    cached: Arc<Mutex<Option<(Instant, StreamInfo)>>>,
 }
 
-/// What a stream says of itself.
+/// Description of a stream.
 #[derive(Debug, Clone)]
 pub(crate) struct StreamInfo {
     /// Most bytes of one record, data and partition key.
     pub record_bytes: usize,
-    /// Whether the partition key decides the shard; otherwise Kinesis does, and order is gone.
+    /// Whether the partition key determines the shard. Otherwise Kinesis chooses one, and no order holds.
     pub keyed: bool,
     /// The open shards.
     pub shards: ShardMap,
@@ -46,8 +49,8 @@ impl Stream for Kinesis {
     }
 
     async fn shards(&self) -> Result<ShardMap, StreamError> {
-        // Whoever asks found the stream to be another than it was: the next one asks for all of it.
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        // The caller has noticed a change of the stream, so the cached description is out of date.
+        self.set_cached(None);
         self.list_shards().await
     }
 
@@ -58,12 +61,14 @@ impl Stream for Kinesis {
 }
 
 impl Kinesis {
-    /// The stream of that name. The client must not retry by itself: order needs to know of every failure.
+    /// The stream of this name.
+    ///
+    /// The client must not retry by itself: the sender keeps the order, and needs to know of every failure.
     pub(crate) fn new(client: Client, stream: String) -> Self {
         Kinesis {
             client,
             stream,
-            known: Arc::default(),
+            cached: Arc::default(),
         }
     }
 
@@ -77,7 +82,7 @@ impl Kinesis {
             request = request.records(entry.map_err(|error| self.unexpected(Box::new(error)))?);
         }
         let answer = request.send().await.map_err(|error| self.error(&error))?;
-        // `FailedRecordCount` is not asked: what counts is whether a record has an error code.
+        // The error code of each record decides, and not `FailedRecordCount`.
         Ok(answer
             .records
             .into_iter()
@@ -93,13 +98,13 @@ impl Kinesis {
             .collect())
     }
 
-    /// What the stream said of itself within the last minutes, or says now.
+    /// The stream's description, at most ten minutes old.
     ///
     /// # Errors
-    /// As for a request; and it is being deleted or created.
+    /// A request failed, or Kinesis is creating, deleting or resharding the stream.
     pub(crate) async fn info(&self) -> Result<StreamInfo, StreamError> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some((_, info)) = known.filter(|(at, _)| at.elapsed() < FRESH) {
+        let cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((_, info)) = cached.filter(|(at, _)| at.elapsed() < REUSE_TIME) {
             return Ok(info);
         }
         let summary = self.summary().await?;
@@ -107,10 +112,9 @@ impl Kinesis {
         match summary.stream_status {
             StreamStatus::Deleting => return Err(StreamError::Deleting { stream: stream() }),
             StreamStatus::Creating => {
-                let source = "it is being created".into();
                 return Err(StreamError::Unavailable {
                     stream: stream(),
-                    source,
+                    source: "Kinesis is creating the stream".into(),
                 });
             }
             _ => {}
@@ -123,55 +127,49 @@ impl Kinesis {
             keyed: summary.record_distribution_strategy != Some(RecordDistributionStrategy::Auto),
             shards: self.list_shards().await?,
         };
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), info.clone()));
+        self.set_cached(Some((Instant::now(), info.clone())));
         Ok(info)
     }
 
-    /// The stream's state, as `ACTIVE`.
+    /// The stream's status as Kinesis spells it, such as `ACTIVE`.
     ///
     /// # Errors
-    /// As for a request.
+    /// The request failed.
     pub(crate) async fn status(&self) -> Result<String, StreamError> {
         Ok(self.summary().await?.stream_status.as_str().to_owned())
     }
 
-    async fn summary(&self) -> Result<StreamDescriptionSummary, StreamError> {
-        let asked = self.client.describe_stream_summary().stream_name(&self.stream);
-        let answer = asked.send().await.map_err(|error| self.error(&error))?;
-        let summary = answer.stream_description_summary;
-        summary.ok_or_else(|| self.unexpected("it says nothing of itself".into()))
+    fn set_cached(&self, cached: Option<(Instant, StreamInfo)>) {
+        *self.cached.lock().unwrap_or_else(PoisonError::into_inner) = cached;
     }
 
+    async fn summary(&self) -> Result<StreamDescriptionSummary, StreamError> {
+        let request = self.client.describe_stream_summary().stream_name(&self.stream);
+        let answer = request.send().await.map_err(|error| self.error(&error))?;
+        let summary = answer.stream_description_summary;
+        summary.ok_or_else(|| self.unexpected("the answer has no description".into()))
+    }
+
+    /// The open shards.
+    ///
+    /// # Errors
+    /// A request failed, or the shards do not cover all hash keys: Kinesis is resharding the stream.
     async fn list_shards(&self) -> Result<ShardMap, StreamError> {
         let latest = ShardFilter::builder().r#type(ShardFilterType::AtLatest).build();
         let latest = latest.map_err(|error| self.unexpected(Box::new(error)))?;
-        let (mut shards, mut next) = (Vec::new(), None);
+        let (mut shards, mut next_token) = (Vec::new(), None);
         loop {
-            let asked = self.client.list_shards();
-            let asked = match next {
-                Some(token) => asked.next_token(token),
-                None => asked.stream_name(&self.stream).shard_filter(latest.clone()),
+            let request = self.client.list_shards();
+            let request = match next_token {
+                Some(token) => request.next_token(token),
+                None => request.stream_name(&self.stream).shard_filter(latest.clone()),
             };
-            let page = asked.send().await.map_err(|error| self.error(&error))?;
+            let page = request.send().await.map_err(|error| self.error(&error))?;
             for shard in page.shards.unwrap_or_default() {
-                let closed = shard
-                    .sequence_number_range
-                    .is_some_and(|range| range.ending_sequence_number.is_some());
-                let range = shard.hash_key_range.as_ref();
-                let place = |text: Option<&String>| {
-                    let place = text.and_then(|text| text.parse().ok()).map(HashKey);
-                    place.ok_or_else(|| self.unexpected("a shard has no range of hash keys".into()))
-                };
-                if !closed {
-                    shards.push(Shard {
-                        first: place(range.map(|range| &range.starting_hash_key))?,
-                        last: place(range.map(|range| &range.ending_hash_key))?,
-                        id: shard.shard_id,
-                    });
-                }
+                shards.extend(self.open_shard(shard)?);
             }
-            next = page.next_token;
-            if next.is_none() {
+            next_token = page.next_token;
+            if next_token.is_none() {
                 break;
             }
         }
@@ -179,6 +177,29 @@ impl Kinesis {
             stream: self.stream.clone(),
             source,
         })
+    }
+
+    /// The shard, unless it is closed: a closed shard has a last sequence number.
+    ///
+    /// # Errors
+    /// The shard has no range of hash keys.
+    fn open_shard(&self, shard: KinesisShard) -> Result<Option<Shard>, StreamError> {
+        let is_closed = shard
+            .sequence_number_range
+            .is_some_and(|range| range.ending_sequence_number.is_some());
+        let range = shard.hash_key_range.as_ref();
+        let hash_key = |text: Option<&String>| {
+            let key = text.and_then(|text| text.parse().ok()).map(HashKey);
+            key.ok_or_else(|| self.unexpected("a shard has no range of hash keys".into()))
+        };
+        if is_closed {
+            return Ok(None);
+        }
+        Ok(Some(Shard {
+            first: hash_key(range.map(|range| &range.starting_hash_key))?,
+            last: hash_key(range.map(|range| &range.ending_hash_key))?,
+            id: shard.shard_id,
+        }))
     }
 
     fn error<E>(&self, error: &SdkError<E>) -> StreamError
@@ -197,7 +218,7 @@ impl Kinesis {
         }
     }
 
-    /// An answer, or a request, that is not as the API describes it.
+    /// The error of a request or an answer that differs from the API's description.
     fn unexpected(&self, source: BoxError) -> StreamError {
         StreamError::Unavailable {
             stream: self.stream.clone(),

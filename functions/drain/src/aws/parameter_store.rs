@@ -1,4 +1,6 @@
-//! The checkpoint in SSM Parameter Store. There is no conditional put: that only one drainer writes is the lock's promise.
+//! The checkpoint in SSM Parameter Store.
+//!
+//! Parameter Store has no conditional put. The slot's lock ensures that only one drainer writes.
 
 use aws_config::retry::RetryConfig;
 use aws_sdk_ssm::Client;
@@ -9,7 +11,7 @@ use super::client::{Refusal, classify};
 use crate::checkpoint::Checkpoint;
 use crate::ports::{CheckpointError, StateStore};
 
-/// A parameter, by name.
+/// A parameter of SSM Parameter Store, by name.
 #[derive(Debug, Clone)]
 pub(crate) struct Parameter {
     /// The client.
@@ -24,17 +26,17 @@ impl StateStore for Parameter {
     }
 
     async fn store(&self, text: String) -> Result<(), CheckpointError> {
-        let put = self
-            .client
+        // A retry could arrive after the next drainer's store, and set the checkpoint back. So each store is
+        // sent once.
+        let no_retry = aws_sdk_ssm::config::Builder::new().retry_config(RetryConfig::disabled());
+        self.client
             .put_parameter()
             .name(&self.name)
             .value(text)
-            .overwrite(true);
-        // Once: a second attempt could arrive after the store of whoever drains next.
-        let once = aws_sdk_ssm::config::Builder::new().retry_config(RetryConfig::disabled());
-        put.r#type(ParameterType::String)
+            .overwrite(true)
+            .r#type(ParameterType::String)
             .customize()
-            .config_override(once)
+            .config_override(no_retry)
             .send()
             .await
             .map(drop)
@@ -43,10 +45,10 @@ impl StateStore for Parameter {
 }
 
 impl Parameter {
-    /// Reads its text; `None` when it is not there.
+    /// The parameter's text; `None` when the parameter does not exist.
     ///
     /// # Errors
-    /// It cannot be read.
+    /// The parameter cannot be read.
     pub(crate) async fn text(&self) -> Result<Option<String>, CheckpointError> {
         match self.client.get_parameter().name(&self.name).send().await {
             Ok(answer) => Ok(answer.parameter.and_then(|parameter| parameter.value)),
@@ -55,10 +57,10 @@ impl Parameter {
         }
     }
 
-    /// Reads the checkpoint; `None` when there is none.
+    /// The stored checkpoint; `None` when the parameter does not exist.
     ///
     /// # Errors
-    /// It cannot be read, or is not one.
+    /// The parameter cannot be read, or its text is not a checkpoint.
     pub(crate) async fn load(&self) -> Result<Option<Checkpoint>, CheckpointError> {
         let Some(text) = self.text().await? else {
             return Ok(None);
@@ -70,10 +72,10 @@ impl Parameter {
         Checkpoint::parse(&text).map(Some).map_err(invalid)
     }
 
-    /// Deletes it; false when it was not there.
+    /// Deletes the parameter. Returns false when it does not exist.
     ///
     /// # Errors
-    /// It cannot be deleted.
+    /// The parameter cannot be deleted.
     pub(crate) async fn delete(&self) -> Result<bool, CheckpointError> {
         match self.client.delete_parameter().name(&self.name).send().await {
             Err(error) if error.code() == Some("ParameterNotFound") => Ok(false),

@@ -1,4 +1,4 @@
-//! IAM token: the password of a role that signs in to PostgreSQL on RDS by IAM.
+//! IAM token: the password of a role that logs in to PostgreSQL on RDS by IAM.
 
 use std::fmt::Display;
 use std::time::{Duration, SystemTime};
@@ -10,8 +10,13 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use crate::config::Database;
 use crate::ports::{BoxError, SlotError};
 
-/// A token that PostgreSQL on RDS takes as a password: a signed request for `connect`, without its scheme. Valid for 15
-/// minutes from now, which counts at connect only.
+/// A token that PostgreSQL on RDS accepts as a password.
+///
+/// The token is a signed URL for the action `connect`, without its scheme. It is valid for 15 minutes.
+/// PostgreSQL checks that at login only, so an open session outlives its token.
+///
+/// # Errors
+/// [`SlotError::Authentication`]: the credentials or the region are missing, or the request cannot be signed.
 pub(crate) async fn iam_token(database: &Database, aws: &SdkConfig) -> Result<String, SlotError> {
     use aws_sigv4::http_request::{SignableBody, SignableRequest, SignatureLocation, SigningSettings, sign};
     use aws_sigv4::sign::v4;
@@ -19,12 +24,12 @@ pub(crate) async fn iam_token(database: &Database, aws: &SdkConfig) -> Result<St
     let user = database.user.clone().unwrap_or_default();
     let failed = |source: BoxError| SlotError::Authentication {
         user: user.clone(),
-        hint: "the function's own AWS credentials and region, from which the IAM token is made",
+        hint: "the function's AWS credentials and region, which sign the IAM token",
         source,
     };
     let provider = aws
         .credentials_provider()
-        .ok_or_else(|| failed("there are no AWS credentials".into()))?;
+        .ok_or_else(|| failed("the function has no AWS credentials".into()))?;
     let identity = provider
         .provide_credentials()
         .await
@@ -59,15 +64,15 @@ pub(crate) async fn iam_token(database: &Database, aws: &SdkConfig) -> Result<St
     Ok(signed.trim_start_matches("https://").to_owned())
 }
 
-/// RFC 3986: everything is encoded but the unreserved characters.
-const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
+/// Characters to encode: all but the unreserved ones of RFC 3986.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'_')
     .remove(b'.')
     .remove(b'~');
 
 fn percent_encoded(text: &str) -> impl Display {
-    utf8_percent_encode(text, RESERVED)
+    utf8_percent_encode(text, ENCODED)
 }
 
 #[cfg(test)]
@@ -76,7 +81,7 @@ mod tests {
     use crate::config::{Auth, SslMode};
 
     #[tokio::test]
-    async fn an_iam_token_is_a_signed_connect_for_this_role_and_host() {
+    async fn an_iam_token_is_a_signed_connect_request_for_the_role_and_host() {
         let credentials = aws_credential_types::Credentials::new(
             "AKIDEXAMPLE",
             "secret",

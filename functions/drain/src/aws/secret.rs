@@ -1,19 +1,25 @@
-//! A role and its password out of Secrets Manager, by way of SSM, which saves a second SDK.
+//! A role and its password from Secrets Manager.
+//!
+//! SSM Parameter Store returns the secret, so the function needs no further SDK.
 
 use serde::Deserialize;
 
 use crate::ports::BoxError;
 
-/// What RDS and its rotation keep in a secret; other fields do not matter here.
+/// Login fields of a secret, as RDS and its rotation store them.
 #[derive(Deserialize)]
 pub(crate) struct Secret {
     pub(crate) username: Option<String>,
     pub(crate) password: String,
 }
 
-/// Fetches a secret by name or ARN.
+/// Reads a secret by its name or ARN.
+///
+/// # Errors
+/// SSM refused the request, or the secret is not JSON with a password.
 pub(crate) async fn fetch(ssm: &aws_sdk_ssm::Client, name: &str) -> Result<Secret, BoxError> {
-    // SSM takes the name that stands behind `secret:` in an ARN, without the six characters Secrets Manager added.
+    // SSM needs the name. In an ARN, the name follows `:secret:`, and Secrets Manager adds a hyphen and six
+    // random characters.
     let name = match name.rsplit_once(":secret:") {
         Some((_, name)) => name
             .rsplit_once('-')
@@ -32,6 +38,6 @@ pub(crate) async fn fetch(ssm: &aws_sdk_ssm::Client, name: &str) -> Result<Secre
         .parameter
         .and_then(|parameter| parameter.value)
         .unwrap_or_default();
-    // The error of a secret that is not JSON names line and column, never content.
+    // If the secret is not JSON, serde_json names the line and the column, and never the content.
     Ok(serde_json::from_str(&text)?)
 }

@@ -1,8 +1,9 @@
 use super::*;
+use crate::encode::EnvelopeForm;
 use crate::pattern;
 use crate::table_name::TableName;
 
-const GOOD: &[(&str, &str)] = &[
+const VALID: &[(&str, &str)] = &[
     ("PGHOST", "h"),
     ("PGUSER", "u"),
     ("PGDATABASE", "d"),
@@ -14,23 +15,23 @@ const GOOD: &[(&str, &str)] = &[
 fn config(changes: &[(&str, &str)]) -> Result<Config, ConfigError> {
     let find =
         |list: &[(&str, &str)], name: &str| list.iter().find(|(n, _)| *n == name).map(|(_, v)| v.to_string());
-    Config::from_env(|name| find(changes, name).or_else(|| find(GOOD, name)))
+    Config::from_env(|name| find(changes, name).or_else(|| find(VALID, name)))
 }
 
 #[test]
-fn what_is_not_set_has_a_default_that_is_safe() {
+fn a_variable_that_is_not_set_has_a_safe_default() {
     let config = config(&[]).unwrap();
     assert_eq!(config.database.port, 5432);
     assert_eq!(config.database.tls, SslMode::VerifyFull);
     assert_eq!(config.checkpoint_parameter, "/spillway/s");
     assert_eq!(config.publications, ["spillway"]);
-    assert!(matches!(config.envelope.form, EnvelopeForm::Debezium(Debezium { name, .. }) if name == "s"));
+    assert!(matches!(config.envelope.form, EnvelopeForm::Debezium(form) if form.name == "s"));
     assert!(config.linger.is_zero() && config.tables.is_empty());
 }
 
 #[test]
 fn an_error_names_the_variable() {
-    let wrong = [
+    let invalid = [
         ("PGHOST", ""),
         ("PGPORT", "0"),
         ("PGPORT", "x"),
@@ -59,7 +60,7 @@ fn an_error_names_the_variable() {
         ("STANDBY_ACK", "always"),
         ("LOG_LEVEL", "loud"),
     ];
-    for (name, value) in wrong {
+    for (name, value) in invalid {
         let error = config(&[(name, value)]).unwrap_err().to_string();
         assert!(error.starts_with(name), "{name}={value}: {error}");
     }
@@ -84,7 +85,7 @@ fn an_error_names_the_variable() {
 }
 
 #[test]
-fn what_only_debezium_knows_is_refused_with_another_envelope_unless_it_changes_nothing() {
+fn an_option_of_debezium_is_refused_with_another_envelope_unless_it_is_the_default() {
     for (name, default, other) in [
         ("DECIMAL_HANDLING_MODE", "string", "precise"),
         ("TIME_PRECISION_MODE", "isostring", "adaptive"),
@@ -101,7 +102,7 @@ fn what_only_debezium_knows_is_refused_with_another_envelope_unless_it_changes_n
 }
 
 #[test]
-fn the_way_to_log_in_follows_from_what_is_given() {
+fn the_authentication_follows_from_the_variables_that_are_set() {
     let auth = |changes: &[(&str, &str)]| config(changes).unwrap().database.auth;
     assert!(matches!(auth(&[]), Auth::Password(_)));
     assert!(matches!(auth(&[("PGPASSWORD", "")]), Auth::Iam));
@@ -127,7 +128,7 @@ fn the_documentation_and_the_template_list_the_variables_of_the_code() {
         .filter_map(|line| line.trim().split_once(':'))
         .filter(|(name, _)| !name.starts_with('#'));
     let mut set: Vec<&str> = names.map(|(name, _)| name).collect();
-    // A password has no place in a template, and the certificates of RDS are built in.
+    // The template has no variable for a password, and none for certificates: those of RDS are built in.
     set.extend(["PGPASSWORD", "PGSSLROOTCERT"]);
     let mut known = VARIABLES.to_vec();
     for names in [&mut documented, &mut set, &mut known] {
@@ -138,17 +139,18 @@ fn the_documentation_and_the_template_list_the_variables_of_the_code() {
 }
 
 #[test]
-fn table_patterns_match_and_reach_wal2json_escaped() {
+fn table_patterns_match_and_are_escaped_for_wal2json() {
     let config = config(&[("TABLES", r"public.*, *.log, we\.ird.a\,b")]).unwrap();
-    let any = |schema: &str, name: &str| pattern::matches_any(&config.tables, &TableName::new(schema, name));
-    assert!(any("public", "x") && any("other", "log") && any("we.ird", "a,b"));
-    assert!(!any("Public", "x"));
+    let matches =
+        |schema: &str, name: &str| pattern::matches_any(&config.tables, &TableName::new(schema, name));
+    assert!(matches("public", "x") && matches("other", "log") && matches("we.ird", "a,b"));
+    assert!(!matches("Public", "x"));
     let escaped: Vec<_> = config.tables.iter().map(TablePattern::to_wal2json).collect();
     assert_eq!(escaped, ["public.*", "*.log", r"we\.ird.a\,b"]);
 }
 
 #[test]
-fn what_is_no_pattern_of_tables_is_told_what_it_may_be() {
+fn the_error_of_an_invalid_table_pattern_shows_valid_ones() {
     for text in [
         "",
         "orders",
@@ -171,7 +173,7 @@ fn what_is_no_pattern_of_tables_is_told_what_it_may_be() {
 }
 
 #[test]
-fn table_patterns_are_written_as_tables_takes_them() {
+fn table_patterns_are_printed_as_tables_accepts_them() {
     let written = r"public.*,*.log,we\.ird.a\,b,back\\slash.it's a *";
     let texts = config(&[("TABLES", written)]).unwrap().tables;
     let texts: Vec<String> = texts.iter().map(TablePattern::to_string).collect();

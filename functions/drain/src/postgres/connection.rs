@@ -1,11 +1,12 @@
-//! Connections to PostgreSQL: TLS, the ways to log in, and the session settings that what we read depends on.
+//! Sessions with PostgreSQL: TLS, login, and the settings on which decoding depends.
 
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{AsyncMessage, Client, Config as PgConfig};
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{AsyncMessage, Client, Config as PgConfig, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::sql_error::is_transient;
@@ -13,21 +14,25 @@ use super::tls;
 use crate::config::{Auth, Config, Database, Password, SslMode};
 use crate::ports::{BoxError, SlotError};
 
-/// How long to wait for a connection. A security group that does not let us in answers nothing at all.
+/// Longest wait for a TCP connection.
+///
+/// A security group that blocks the function sends no answer at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Settings that change what the plugins write, or how long a session outlives its client. Those that a server's version
-/// does not know are left out.
+/// Settings of every session, by name and value.
+///
+/// They change the text that the plugins write, or the time that a session survives its client. A setting
+/// that the server's version does not have is left out.
 const SETTINGS: [(&str, &str); 12] = [
     ("datestyle", "ISO, YMD"),
     ("timezone", "UTC"),
     ("intervalstyle", "iso_8601"),
     ("bytea_output", "hex"),
     ("extra_float_digits", "1"),
-    // Warnings are counted; notices are chatter.
+    // Warnings are counted. Notices are of no interest.
     ("client_min_messages", "warning"),
     ("lock_timeout", "10s"),
-    // A sandbox that died must let the slot and the lock go within seconds.
+    // When a sandbox dies, the server must release its slot and its lock within seconds.
     ("tcp_keepalives_idle", "5"),
     ("tcp_keepalives_interval", "2"),
     ("tcp_keepalives_count", "3"),
@@ -35,57 +40,70 @@ const SETTINGS: [(&str, &str); 12] = [
     ("client_connection_check_interval", "2s"),
 ];
 
-/// Warnings of all sessions of an invocation.
-#[derive(Debug, Default, Clone)]
-pub(crate) struct Notices(Arc<Mutex<(u64, Vec<String>)>>);
-
-/// Distinct warnings that are logged; a server that warns of every row must not fill the log.
+/// Most distinct warnings that are logged. A server that warns about every row must not fill the log.
 const MOST_LOGGED: usize = 20;
+
+/// The server's warnings in all sessions of an invocation.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Notices(Arc<Mutex<NoticeLog>>);
+
+#[derive(Debug, Default)]
+struct NoticeLog {
+    count: u64,
+    /// The distinct warnings that were logged.
+    logged: Vec<String>,
+}
 
 impl Notices {
     fn add(&self, text: &str) {
-        let Ok(mut inner) = self.0.lock() else { return };
-        inner.0 += 1;
-        if inner.1.len() < MOST_LOGGED && !inner.1.iter().any(|seen| seen == text) {
-            inner.1.push(text.to_owned());
-            tracing::warn!(notice = text, "the server warns");
+        let Ok(mut log) = self.0.lock() else { return };
+        log.count += 1;
+        if log.logged.len() < MOST_LOGGED && !log.logged.iter().any(|logged| logged == text) {
+            log.logged.push(text.to_owned());
+            tracing::warn!(notice = text, "PostgreSQL sent a warning");
         }
     }
 
-    /// How many there were.
+    /// The number of warnings.
     pub(crate) fn count(&self) -> u64 {
-        self.0.lock().map_or(0, |inner| inner.0)
+        self.0.lock().map_or(0, |log| log.count)
     }
 }
 
-/// A session, and what is needed to cancel its query.
+/// A session, which can cancel its own query.
 pub(crate) struct Session {
-    /// The connection.
+    /// The client of the connection.
     pub client: Client,
     tls: MakeRustlsConnect,
-    plain: bool,
+    /// Whether the connection has no TLS.
+    is_plain: bool,
 }
 
 impl Session {
-    /// Asks the server to stop what this session is doing. Best effort: it may have stopped by itself.
+    /// Requests the cancel of this session's statement.
+    ///
+    /// Best effort: the statement may have ended by itself.
     pub(crate) async fn cancel(&self) {
         let token = self.client.cancel_token();
-        let cancelled = match self.plain {
+        let cancelled = match self.is_plain {
             true => token.cancel_query(tokio_postgres::NoTls).await,
             false => token.cancel_query(self.tls.clone()).await,
         };
         if let Err(error) = cancelled {
-            tracing::debug!(error = %error, "the query was not cancelled");
+            tracing::debug!(error = %error, "the statement was not cancelled");
         }
     }
 
-    /// A cancel may come when what it was meant for is over, and takes what is asked next: this, if it comes soon.
+    /// Runs a short statement for a late cancel to hit.
+    ///
+    /// A cancel may arrive after the end of the statement that it was meant for. It then hits the next
+    /// statement: this one, if it arrives within 50 ms.
     pub(crate) async fn outlast_cancel(&self) {
         let _ = self.client.simple_query("select pg_sleep(0.05)").await;
     }
 }
 
-/// The role and its password, or the token that serves as one.
+/// A role and its password, or its IAM token.
 #[derive(Debug)]
 pub(crate) struct Credentials {
     pub(crate) user: String,
@@ -97,14 +115,14 @@ pub(crate) struct Connector {
     database: Database,
     config: PgConfig,
     tls: MakeRustlsConnect,
-    /// What the sessions of this connector warned of.
+    /// The warnings in all sessions of this connector.
     pub notices: Notices,
-    /// When the invocation ends: an idle session that is still there some time after it belongs to a frozen sandbox.
+    /// Time until the invocation ends. A session that is idle for longer belongs to a frozen sandbox.
     lifetime: Duration,
 }
 
 impl Connector {
-    /// Prepares to connect with these credentials. Sessions end a few seconds after `lifetime`.
+    /// A connector with these credentials. Its sessions end five seconds after `lifetime`.
     ///
     /// # Errors
     /// The root certificates cannot be read.
@@ -148,64 +166,68 @@ impl Connector {
         })
     }
 
-    /// Opens a session with the settings pinned.
+    /// Opens a session with the settings above.
     ///
     /// # Errors
-    /// See [`SlotError`]: not reached, not trusted, not let in.
+    /// The server is not reachable, not trusted, or refuses the login: [`SlotError`] says which.
     pub(crate) async fn connect(&self) -> Result<Session, SlotError> {
-        // The client's own limit is for the TCP handshake only; a server that hangs can hang later.
+        // The client's own limit covers only the TCP handshake. A server may also hang after it.
         tokio::time::timeout(CONNECT_TIMEOUT * 2, self.open())
             .await
             .unwrap_or_else(|_| {
-                let (host, port) = (self.database.host.clone(), self.database.port);
                 Err(SlotError::Unreachable {
-                    host,
-                    port,
-                    source: "it did not let us in within 20 s".into(),
+                    host: self.database.host.clone(),
+                    port: self.database.port,
+                    source: "it opened no session within 20 s".into(),
                 })
             })
     }
 
     async fn open(&self) -> Result<Session, SlotError> {
-        let plain = self.database.tls == SslMode::Disable;
-        let notices = self.notices.clone();
-        let client = if plain {
-            let (client, connection) = self
-                .config
-                .connect(tokio_postgres::NoTls)
-                .await
-                .map_err(|error| self.refused(error))?;
-            tokio::spawn(drive(connection, notices));
-            client
-        } else {
-            let (client, connection) = self
-                .config
-                .connect(self.tls.clone())
-                .await
-                .map_err(|error| self.refused(error))?;
-            tokio::spawn(drive(connection, notices));
-            client
+        let is_plain = self.database.tls == SslMode::Disable;
+        let client = match is_plain {
+            true => self.client(tokio_postgres::NoTls).await?,
+            false => self.client(self.tls.clone()).await?,
         };
-        let lifetime = format!("{}ms", (self.lifetime + Duration::from_secs(5)).as_millis());
-        let (mut names, mut values): (Vec<&str>, Vec<&str>) = SETTINGS.iter().copied().unzip();
-        // From PostgreSQL 14.
-        names.push("idle_session_timeout");
-        values.push(&lifetime);
-        names.push("statement_timeout");
-        values.push(&lifetime);
-        client
-            .query(
-                "select set_config(s.name, v.value, false)
-                 from unnest($1::text[], $2::text[]) v(name, value) join pg_settings s on lower(s.name) = v.name",
-                &[&names, &values],
-            )
+        self.apply_settings(&client)
             .await
             .map_err(|error| self.failed("setting up the session", error))?;
         Ok(Session {
             client,
             tls: self.tls.clone(),
-            plain,
+            is_plain,
         })
+    }
+
+    /// Connects, and spawns the task that serves the connection.
+    async fn client<T>(&self, tls: T) -> Result<Client, SlotError>
+    where
+        T: MakeTlsConnect<Socket>,
+        T::Stream: Send + 'static,
+    {
+        let connected = self.config.connect(tls).await;
+        let (client, connection) = connected.map_err(|error| self.connect_error(error))?;
+        tokio::spawn(serve_connection(connection, self.notices.clone()));
+        Ok(client)
+    }
+
+    async fn apply_settings(&self, client: &Client) -> Result<(), tokio_postgres::Error> {
+        let lifetime = format!("{}ms", (self.lifetime + Duration::from_secs(5)).as_millis());
+        let (mut names, mut values): (Vec<&str>, Vec<&str>) = SETTINGS.iter().copied().unzip();
+        // `idle_session_timeout` exists from PostgreSQL 14 on.
+        for name in ["idle_session_timeout", "statement_timeout"] {
+            names.push(name);
+            values.push(&lifetime);
+        }
+        client
+            .query(
+                "select set_config(s.name, v.value, false)
+                 from unnest($1::text[], $2::text[]) v(name, value)
+                 join pg_settings s on lower(s.name) = v.name",
+                &[&names, &values],
+            )
+            .await
+            .map(drop)
     }
 
     /// The host, for errors.
@@ -218,7 +240,7 @@ impl Connector {
         self.database.user.as_deref().unwrap_or_default()
     }
 
-    /// A query that failed.
+    /// The error of a statement that failed. `doing` names the step.
     pub(crate) fn failed(&self, doing: &'static str, error: tokio_postgres::Error) -> SlotError {
         let transient = is_transient(&error);
         SlotError::Failed {
@@ -229,39 +251,49 @@ impl Connector {
         }
     }
 
-    fn refused(&self, error: tokio_postgres::Error) -> SlotError {
+    /// The error of a connection that was not opened.
+    fn connect_error(&self, error: tokio_postgres::Error) -> SlotError {
+        match error.code().cloned() {
+            Some(state) => self.login_error(&state, Box::new(error)),
+            None => self.handshake_error(error),
+        }
+    }
+
+    /// The error of a connection that failed before PostgreSQL sent a SQLSTATE.
+    ///
+    /// tokio-postgres has no types for these errors, so their texts decide. A failed TLS handshake contains
+    /// the error of rustls, or the server's refusal of TLS.
+    fn handshake_error(&self, error: tokio_postgres::Error) -> SlotError {
         let host = self.database.host.clone();
-        let Some(state) = error.code().cloned() else {
-            let text = std::error::Error::source(&error)
-                .map(ToString::to_string)
-                .unwrap_or_default();
-            // tokio-postgres does not tell them apart by type: a failed handshake carries rustls' error, or the server's "no".
-            let outer = error.to_string();
-            if outer.contains("TLS") || text.contains("certificate") {
-                return SlotError::Tls {
-                    host,
-                    source: Box::new(error),
-                };
-            }
-            if outer.contains("authentication") {
-                let hint = "that the server offers it a password method (SCRAM, MD5 or rds_iam)";
-                return SlotError::Authentication {
-                    user: self.user().to_owned(),
-                    hint,
-                    source: Box::new(error),
-                };
-            }
-            return SlotError::Unreachable {
-                host,
-                port: self.database.port,
-                source: Box::new(error),
+        let text = error.to_string();
+        let cause = std::error::Error::source(&error)
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        let source = Box::new(error);
+        if text.contains("TLS") || cause.contains("certificate") {
+            return SlotError::Tls { host, source };
+        }
+        if text.contains("authentication") {
+            return SlotError::Authentication {
+                user: self.user().to_owned(),
+                hint: "that the server offers it a password method (SCRAM, MD5 or rds_iam)",
+                source,
             };
-        };
-        let source: BoxError = Box::new(error);
-        match state {
+        }
+        SlotError::Unreachable {
+            host,
+            port: self.database.port,
+            source,
+        }
+    }
+
+    /// The error of a login that PostgreSQL refused.
+    fn login_error(&self, state: &SqlState, source: BoxError) -> SlotError {
+        let host = self.database.host.clone();
+        match *state {
             SqlState::INVALID_PASSWORD | SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
                 let hint = match self.database.auth {
-                    _ if source.to_string().contains("no encryption") => "PGSSLMODE: the server wants TLS",
+                    _ if source.to_string().contains("no encryption") => "PGSSLMODE: the server requires TLS",
                     Auth::Iam => "grant rds_iam to the role and rds-db:connect to the function",
                     Auth::Secret(_) => "that DB_SECRET holds the role's present password",
                     Auth::Password(_) => "PGPASSWORD",
@@ -277,7 +309,7 @@ impl Connector {
                 source,
             },
             SqlState::CANNOT_CONNECT_NOW => SlotError::Starting { host, source },
-            // Shutting down, too many connections: it is there, and will be again.
+            // The server shuts down, or has too many connections. Both pass.
             _ => SlotError::Failed {
                 host,
                 doing: "connecting",
@@ -288,7 +320,8 @@ impl Connector {
     }
 }
 
-async fn drive<S, T>(mut connection: tokio_postgres::Connection<S, T>, notices: Notices)
+/// Serves a connection until it ends, and counts its warnings.
+async fn serve_connection<S, T>(mut connection: tokio_postgres::Connection<S, T>, notices: Notices)
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
@@ -297,7 +330,8 @@ where
         match std::future::poll_fn(|context| connection.poll_message(context)).await {
             Some(Ok(AsyncMessage::Notice(notice))) => notices.add(notice.message()),
             Some(Ok(_)) => {}
-            // Whoever waits for an answer on this connection is told that it is closed, but not why.
+            // A caller that waits for an answer gets the error "connection closed", without the cause. So the
+            // log has it.
             Some(Err(error)) => {
                 tracing::warn!(error = %error, "a connection to PostgreSQL broke");
                 return;

@@ -1,10 +1,12 @@
-//! The edges to PostgreSQL: connections, the server's own state, the catalog, the slot and its tables.
+//! The edges to PostgreSQL: sessions, the server's state, the catalog, the slot and the tables.
 
 pub(crate) mod catalog;
+pub(crate) mod chunk_reader;
 pub(crate) mod connection;
+mod peek_rows;
 pub(crate) mod provisioning;
+pub(crate) mod schema;
 pub(crate) mod server;
 pub(crate) mod slot;
 mod sql_error;
-pub(crate) mod tables;
 mod tls;

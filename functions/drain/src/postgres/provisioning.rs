@@ -1,10 +1,8 @@
-//! What `setup` creates and `teardown` drops on the server: publications and the slot.
-
-use tokio_postgres::error::SqlState;
+//! Creates and drops the slot and its publications.
 
 use super::connection::{Connector, Session};
 use super::server;
-use super::sql_error::SlotRefusal;
+use super::sql_error::{SlotContext, is_lock_timeout};
 use crate::pattern::{self, TablePattern};
 use crate::plugin::Plugin;
 use crate::ports::SlotError;
@@ -41,11 +39,12 @@ pub(crate) async fn check_replication_right(
 
 /// Creates a publication of the tables that the role owns and `patterns` name; empty patterns name all.
 ///
-/// `for all tables` would need a superuser, and would make updates of tables without a replica identity fail in the
-/// application. So the publication lists tables that have one. Returns how many.
+/// Returns the number of its tables. `for all tables` would need a superuser, and would make updates of
+/// tables without a replica identity fail in the application. So the publication lists only tables that have
+/// one.
 ///
 /// # Errors
-/// A query failed, for example since the role may not create in the database.
+/// A query failed, for example because the role may not create objects in the database.
 pub(crate) async fn create_publication(
     connector: &Connector,
     session: &Session,
@@ -75,7 +74,7 @@ pub(crate) async fn create_publication(
     Ok(tables.len())
 }
 
-/// Permanent tables of the role whose updates and deletes say which row they are about.
+/// Permanent tables of the role whose updates and deletes log the identity of their row.
 const PUBLISHABLE_TABLES: &str = "
     select n.nspname::text as schema, c.relname::text as name
     from pg_class c
@@ -89,12 +88,14 @@ const PUBLISHABLE_TABLES: &str = "
           and case c.relreplident when 'd' then i.indisprimary when 'i' then i.indisreplident else false end))
     order by format('%I.%I', n.nspname, c.relname)";
 
-/// Creates the slot. From PostgreSQL 17 on it is a failover slot: standbys keep a copy that survives their promotion.
+/// Creates the slot. From PostgreSQL 17 on it is a failover slot: standbys keep a copy that survives their
+/// promotion.
 ///
-/// The server waits for every transaction that is writing, up to the session's `lock_timeout`.
+/// The server waits for every transaction that has written, for at most the session's `lock_timeout`.
 ///
 /// # Errors
-/// [`SlotError::CreationWaits`] names the oldest of these transactions. Others say what the server refused.
+/// [`SlotError::CreationWaits`] names the oldest of these transactions. Other errors name the server's
+/// refusal.
 pub(crate) async fn create_slot(
     connector: &Connector,
     session: &Session,
@@ -113,7 +114,7 @@ pub(crate) async fn create_slot(
     let Err(error) = created else {
         return Ok(());
     };
-    if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) {
+    if is_lock_timeout(&error) {
         let oldest = server::oldest_transaction(connector, session).await?;
         if let Some(pid) = oldest.and_then(|oldest| oldest.pid) {
             return Err(SlotError::CreationWaits {
@@ -123,18 +124,18 @@ pub(crate) async fn create_slot(
             });
         }
     }
-    let refusal = SlotRefusal {
+    let context = SlotContext {
         connector,
         slot,
         plugin,
     };
-    Err(refusal.error("creating the slot", error))
+    Err(context.error("creating the slot", error))
 }
 
 /// Drops the slot.
 ///
 /// # Errors
-/// The query failed, for example since another session reads the slot.
+/// The query failed, for example because another session reads the slot.
 pub(crate) async fn drop_slot(connector: &Connector, session: &Session, slot: &str) -> Result<(), SlotError> {
     session
         .client

@@ -1,25 +1,25 @@
-//! What a server says of itself, of a slot, of its tables' keys, and of what stands in a drain's way.
+//! State of the server: its identity, the slot, the lock, the standbys, the transactions and the
+//! publications.
 
 use std::time::{Duration, Instant};
 
 use postgres_types::PgLsn;
 
+use super::connection::{Connector, Session};
 use crate::continuity::{ServerInfo, SlotState};
 use crate::lsn::Lsn;
-use crate::ports::OldestTransaction;
-use crate::ports::{BoxError, EmittedMessage, SlotError};
-use crate::postgres::connection::{Connector, Session};
+use crate::ports::{BoxError, EmittedMessage, OldestTransaction, SlotError};
 
-/// What the server and the slot say of themselves.
+/// State of the server and of one slot.
 #[derive(Debug)]
 pub(crate) struct Inspection {
     /// The server.
     pub server: ServerInfo,
-    /// The slot, if there is one by this name.
+    /// The slot; `None` when the server has no slot of this name.
     pub slot: Option<SlotState>,
 }
 
-/// Looks at the server and at a slot.
+/// Reads the state of the server and of a slot.
 ///
 /// # Errors
 /// The server is a standby, or the query failed.
@@ -28,55 +28,65 @@ pub(crate) async fn inspect(
     session: &Session,
     slot: &str,
 ) -> Result<Inspection, SlotError> {
-    const DOING: &str = "looking at the server and the slot";
-    let failed = |error| connector.failed(DOING, error);
+    const DOING: &str = "inspecting the server and the slot";
     let row = session
         .client
-        .query_one(
-            "select current_setting('server_version_num')::int4,
-                    (select system_identifier::text from pg_control_system()),
-                    case when not pg_is_in_recovery() then pg_current_wal_flush_lsn() end,
-                    case when not pg_is_in_recovery() then left(pg_walfile_name(pg_current_wal_lsn()), 8) end,
-                    current_database()::text,
-                    current_setting('server_encoding'),
-                    (select to_jsonb(s)::text from pg_replication_slots s where s.slot_name = $1)",
-            &[&slot],
-        )
+        .query_one(INSPECTION, &[&slot])
         .await
-        .map_err(failed)?;
-    let (Some(flush), Some(timeline)) = (row.get::<_, Option<PgLsn>>(2), row.get::<_, Option<String>>(3))
-    else {
+        .map_err(|error| connector.failed(DOING, error))?;
+    let (Some(flush), Some(timeline)) = (
+        row.get::<_, Option<PgLsn>>("flush_lsn"),
+        row.get::<_, Option<String>>("timeline"),
+    ) else {
         return Err(SlotError::NotWriter {
             host: connector.host().to_owned(),
         });
     };
-    let broken = |source: BoxError| SlotError::Failed {
+    let undecodable = |source: BoxError| SlotError::Failed {
         host: connector.host().to_owned(),
         doing: DOING,
         transient: false,
         source,
     };
-    let state = row
-        .get::<_, Option<String>>(6)
+    let slot = row
+        .get::<_, Option<String>>("slot")
         .map(|text| serde_json::from_str::<SlotState>(&text))
         .transpose();
     Ok(Inspection {
         server: ServerInfo {
-            version: row.get(0),
-            system_identifier: row.get(1),
-            timeline: u32::from_str_radix(&timeline, 16).map_err(|error| broken(Box::new(error)))?,
-            database: row.get(4),
-            encoding: row.get(5),
+            version: row.get("version"),
+            system_identifier: row.get("system_identifier"),
+            timeline: u32::from_str_radix(&timeline, 16).map_err(|error| undecodable(Box::new(error)))?,
+            database: row.get("database"),
+            encoding: row.get("encoding"),
             flush: Lsn(flush.into()),
         },
-        slot: state.map_err(|error| broken(Box::new(error)))?,
+        slot: slot.map_err(|error| undecodable(Box::new(error)))?,
     })
 }
 
-/// How long to wait for the lock. The session of an invocation that just ended takes a moment to end on the server.
+/// The server, and the slot $1 as JSON: the columns of `pg_replication_slots` depend on the server's version.
+///
+/// The position and the timeline are null on a standby. The first eight hexadecimal digits of a WAL file's
+/// name are the timeline.
+const INSPECTION: &str = "
+    select current_setting('server_version_num')::int4 as version,
+           (select system_identifier::text from pg_control_system()) as system_identifier,
+           case when not pg_is_in_recovery() then pg_current_wal_flush_lsn() end as flush_lsn,
+           case when not pg_is_in_recovery()
+                then left(pg_walfile_name(pg_current_wal_lsn()), 8) end as timeline,
+           current_database()::text as database,
+           current_setting('server_encoding') as encoding,
+           (select to_jsonb(s)::text from pg_replication_slots s where s.slot_name = $1) as slot";
+
+/// Longest wait for the lock.
+///
+/// When an invocation has just ended, its session ends on the server a moment later.
 const LOCK_TIME: Duration = Duration::from_millis(500);
 
-/// Takes the lock of the one drainer of this slot, for as long as the session lives. False when another one has it.
+/// Acquires the lock of the slot's only drainer, and holds it until the session ends.
+///
+/// Returns false when another session has the lock.
 ///
 /// # Errors
 /// The query failed.
@@ -86,22 +96,23 @@ pub(crate) async fn lock(connector: &Connector, session: &Session, slot: &str) -
         let row = session
             .client
             .query_one(
-                "select pg_try_advisory_lock(hashtextextended('spillway:' || $1, 0))",
+                "select pg_try_advisory_lock(hashtextextended('spillway:' || $1, 0)) as is_locked",
                 &[&slot],
             )
             .await
             .map_err(|error| connector.failed("locking the slot", error))?;
-        if row.get(0) || began.elapsed() >= LOCK_TIME {
-            return Ok(row.get(0));
+        let is_locked = row.get("is_locked");
+        if is_locked || began.elapsed() >= LOCK_TIME {
+            return Ok(is_locked);
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
-/// Takes the lock where nothing can be done without it.
+/// Acquires the lock for an action that cannot run without it.
 ///
 /// # Errors
-/// Another one has it, or the query failed.
+/// [`SlotError::Busy`] when another session has the lock, or the query failed.
 pub(crate) async fn lock_or_busy(
     connector: &Connector,
     session: &Session,
@@ -115,34 +126,37 @@ pub(crate) async fn lock_or_busy(
     }
 }
 
-/// What the server tells of its standbys.
+/// State of the server's physical standbys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StandbyInfo {
-    /// How many are connected.
+    /// The number of connected standbys.
     pub(crate) count: i64,
-    /// Whether we may see how far they are.
+    /// Whether the role may read their positions.
     pub(crate) visible: bool,
-    /// The furthest position that one has on its disk.
+    /// The highest position that a standby has flushed to disk.
     pub(crate) flushed: Option<Lsn>,
-    /// Whether commits wait for some of them.
+    /// Whether `synchronous_standby_names` is set, so that commits wait for standbys.
     pub(crate) synchronous: bool,
 }
 
 impl StandbyInfo {
-    /// Up to where the log is surely in a second place, and survives the loss of this server; `None` where that is not known, or
-    /// where there is no second place.
+    /// Position up to which a standby has the log; `None` where nothing shows it.
+    ///
+    /// The log up to this position survives the loss of this server. The position is `None` when there is no
+    /// standby, or when the role may not read it.
     ///
     /// # Errors
-    /// It is `required`, and not known: why, and whether that may pass by itself.
+    /// The position is `required` and unknown: the reason, and whether the reason may pass by itself.
     pub(crate) fn acknowledged(&self, required: bool) -> Result<Option<Lsn>, (&'static str, bool)> {
         match (self.visible, self.flushed) {
             (true, Some(lsn)) => Ok(Some(lsn)),
             _ if required && self.count == 0 => Err(("no standby is connected", true)),
             (false, _) if required => Err((
-                "the role may not see how far the standbys are: grant pg_monitor to it",
+                "the role may not read the positions of the standbys: grant pg_monitor to it",
                 false,
             )),
-            // Commits wait, and nobody has acknowledged anything: nothing of it can be told to survive.
+            // Commits wait, and no standby has acknowledged any position. So no part of the log is known to
+            // survive.
             (true, None) if required || self.synchronous => Ok(Some(Lsn::ZERO)),
             (false, _) if self.synchronous && self.count == 0 => Ok(Some(Lsn::ZERO)),
             _ => Ok(None),
@@ -150,35 +164,44 @@ impl StandbyInfo {
     }
 }
 
-/// How far the physical standbys are.
+/// Reads the state of the physical standbys.
 ///
 /// # Errors
 /// The query failed.
 pub(crate) async fn standbys(connector: &Connector, session: &Session) -> Result<StandbyInfo, SlotError> {
-    // Subscribers and base backups are no standbys. Without the right to see it, all but the process is null.
     let row = session
         .client
-        .query_one(
-            "select count(r.pid), pg_has_role(current_user, 'pg_read_all_stats', 'usage'),
-                    max(r.flush_lsn) filter (where current_setting('synchronous_standby_names') = '' or r.sync_state <> 'async'),
-                    current_setting('synchronous_standby_names') <> ''
-             from pg_stat_replication r
-             where coalesce(r.state, '') <> 'backup'
-               and not exists (select from pg_replication_slots s where s.active_pid = r.pid and s.slot_type = 'logical')",
-            &[],
-        )
+        .query_one(STANDBYS, &[])
         .await
-        .map_err(|error| connector.failed("looking at the standbys", error))?;
+        .map_err(|error| connector.failed("reading the positions of the standbys", error))?;
     Ok(StandbyInfo {
-        count: row.get(0),
-        visible: row.get(1),
-        flushed: row.get::<_, Option<PgLsn>>(2).map(|lsn| Lsn(lsn.into())),
-        synchronous: row.get(3),
+        count: row.get("count"),
+        visible: row.get("is_visible"),
+        flushed: row
+            .get::<_, Option<PgLsn>>("flush_lsn")
+            .map(|lsn| Lsn(lsn.into())),
+        synchronous: row.get("is_synchronous"),
     })
 }
 
-/// From 17 on, up to where all standbys of `synchronized_standby_slots` have the log. Reading a failover slot waits for each of them, so
-/// one that is missing holds everything back. `None` where the server waits for none.
+/// The physical standbys. Subscribers and base backups are none.
+///
+/// A role without the right to read the positions sees null in every column but the process id.
+const STANDBYS: &str = "
+    select count(r.pid) as count,
+           pg_has_role(current_user, 'pg_read_all_stats', 'usage') as is_visible,
+           max(r.flush_lsn) filter (
+             where current_setting('synchronous_standby_names') = '' or r.sync_state <> 'async') as flush_lsn,
+           current_setting('synchronous_standby_names') <> '' as is_synchronous
+    from pg_stat_replication r
+    where coalesce(r.state, '') <> 'backup'
+      and not exists (
+        select from pg_replication_slots s where s.active_pid = r.pid and s.slot_type = 'logical')";
+
+/// Position up to which all standbys of `synchronized_standby_slots` have the log.
+///
+/// From PostgreSQL 17 on, reading a failover slot waits for each of these standbys. One missing standby stops
+/// all reading. `None` when the server waits for no standby.
 ///
 /// # Errors
 /// The query failed.
@@ -190,25 +213,26 @@ pub(crate) async fn awaited_standbys(
     let row = session
         .client
         .query_opt(
-            "select min(coalesce(s.restart_lsn, '0/0'))
+            "select min(coalesce(s.restart_lsn, '0/0')) as awaited_lsn
              from unnest(string_to_array(current_setting('synchronized_standby_slots', true), ',')) w(name)
              left join pg_replication_slots s on s.slot_name = btrim(w.name, ' \"')
              where btrim(w.name) <> ''
-               and (select to_jsonb(o) ->> 'failover' from pg_replication_slots o where o.slot_name = $1) = 'true'",
+               and (select to_jsonb(o) ->> 'failover' from pg_replication_slots o
+                    where o.slot_name = $1) = 'true'",
             &[&slot],
         )
         .await
-        .map_err(|error| connector.failed("looking at synchronized_standby_slots", error))?;
-    let lsn = row.and_then(|row| row.get::<_, Option<PgLsn>>(0));
+        .map_err(|error| connector.failed("reading synchronized_standby_slots", error))?;
+    let lsn = row.and_then(|row| row.get::<_, Option<PgLsn>>("awaited_lsn"));
     Ok(lsn.map(|lsn| Lsn(lsn.into())))
 }
 
-/// What the commit of a message waits for.
+/// The event that the commit of a message waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CommitWait {
-    /// The server's disk.
+    /// The flush to the server's own disk.
     ForDisk,
-    /// The standbys, too, where transactions wait for them that must not be lost.
+    /// Also the synchronous standbys, where the server has any.
     ForStandbys,
 }
 
@@ -221,32 +245,35 @@ pub(crate) async fn emit(
     session: &Session,
     prefix: &str,
     content: &str,
-    waits: CommitWait,
+    commit_wait: CommitWait,
 ) -> Result<EmittedMessage, SlotError> {
     let failed = |error| connector.failed("writing a logical message", error);
-    let commit = match waits {
+    let synchronous_commit = match commit_wait {
         CommitWait::ForDisk => "local",
         CommitWait::ForStandbys => "on",
     };
     let row = session
         .client
         .query_one(
-            "select pg_logical_emit_message(true, $1::text, $2::text), set_config('synchronous_commit', $3, true)",
-            &[&prefix, &content, &commit],
+            "select pg_logical_emit_message(true, $1::text, $2::text) as lsn,
+                    set_config('synchronous_commit', $3, true)",
+            &[&prefix, &content, &synchronous_commit],
         )
         .await
         .map_err(failed)?;
-    let lsn = Lsn(row.get::<_, PgLsn>(0).into());
+    let lsn = Lsn(row.get::<_, PgLsn>("lsn").into());
     let row = session
         .client
-        .query_one("select pg_current_wal_flush_lsn()", &[])
+        .query_one("select pg_current_wal_flush_lsn() as flush_lsn", &[])
         .await
         .map_err(failed)?;
-    let flushed = Lsn(row.get::<_, PgLsn>(0).into());
+    let flushed = Lsn(row.get::<_, PgLsn>("flush_lsn").into());
     Ok(EmittedMessage { lsn, flushed })
 }
 
-/// The oldest transaction that is writing, in any database.
+/// The oldest open transaction that has written, in any database.
+///
+/// Transactions that began less than five seconds ago are left out: they are normal.
 ///
 /// # Errors
 /// The query failed.
@@ -254,12 +281,11 @@ pub(crate) async fn oldest_transaction(
     connector: &Connector,
     session: &Session,
 ) -> Result<Option<OldestTransaction>, SlotError> {
-    // Everybody may see the locks; when a transaction began, only members of pg_monitor. A transaction of less than five
-    // seconds is everyday life.
+    // Every role may read the locks. Only members of pg_monitor may read when a transaction began.
     let row = session
         .client
         .query_opt(
-            "select l.pid, extract(epoch from clock_timestamp() - a.xact_start)::int8
+            "select l.pid as pid, extract(epoch from clock_timestamp() - a.xact_start)::int8 as age_seconds
              from pg_locks l left join pg_stat_activity a using (pid)
              where l.locktype = 'transactionid' and l.mode = 'ExclusiveLock' and l.granted
                and l.pid is distinct from pg_backend_pid()
@@ -268,34 +294,35 @@ pub(crate) async fn oldest_transaction(
             &[],
         )
         .await
-        .map_err(|error| connector.failed("looking for old transactions", error))?;
+        .map_err(|error| connector.failed("searching for old transactions", error))?;
     Ok(row.map(|row| OldestTransaction {
-        pid: row.get(0),
-        age_seconds: row.get(1),
+        pid: row.get("pid"),
+        age_seconds: row.get("age_seconds"),
     }))
 }
 
-/// Publications of `wanted` that the database does not have.
+/// Those of the `publications` that the database does not have.
 ///
 /// # Errors
 /// The query failed.
 pub(crate) async fn missing_publications(
     connector: &Connector,
     session: &Session,
-    wanted: &[String],
+    publications: &[String],
 ) -> Result<Vec<String>, SlotError> {
     let rows = session
         .client
         .query(
-            "select w from unnest($1::text[]) w where not exists (select from pg_publication where pubname = w)",
-            &[&wanted],
+            "select p.name as name from unnest($1::text[]) p(name)
+             where not exists (select from pg_publication where pubname = p.name)",
+            &[&publications],
         )
         .await
-        .map_err(|error| connector.failed("looking for publications", error))?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
+        .map_err(|error| connector.failed("checking the publications", error))?;
+    Ok(rows.iter().map(|row| row.get("name")).collect())
 }
 
-/// How many tables the publications hold together.
+/// The number of tables in the `publications` together.
 ///
 /// # Errors
 /// The query failed.
@@ -307,25 +334,28 @@ pub(crate) async fn published_tables(
     let row = session
         .client
         .query_one(
-            "select count(*) from pg_publication_tables where pubname = any($1)",
+            "select count(*) as count from pg_publication_tables where pubname = any($1)",
             &[&publications],
         )
         .await
         .map_err(|error| connector.failed("counting the published tables", error))?;
-    Ok(row.get(0))
+    Ok(row.get("count"))
 }
 
-/// Tells one server from another, and from itself before a restart.
-pub(crate) async fn server_of(connector: &Connector, session: &Session) -> Result<String, SlotError> {
+/// Identity of the running server: another server has another, and so has this one after a restart.
+///
+/// # Errors
+/// The query failed.
+pub(crate) async fn instance(connector: &Connector, session: &Session) -> Result<String, SlotError> {
     let row = session
         .client
         .query_one(
-            "select pg_postmaster_start_time()::text || coalesce(host(inet_server_addr()), '')",
+            "select pg_postmaster_start_time()::text || coalesce(host(inet_server_addr()), '') as instance",
             &[],
         )
         .await
         .map_err(|error| connector.failed("comparing the sessions' servers", error))?;
-    Ok(row.get(0))
+    Ok(row.get("instance"))
 }
 
 #[cfg(test)]
@@ -333,35 +363,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_no_standby_has_is_held_back_where_that_can_be_seen() {
-        let none = StandbyInfo {
+    fn a_position_that_no_standby_has_is_not_acknowledged() {
+        let no_standby = StandbyInfo {
             count: 0,
             visible: true,
             flushed: None,
             synchronous: false,
         };
-        let ahead = StandbyInfo {
+        let one_standby = StandbyInfo {
             count: 1,
             flushed: Some(Lsn(7)),
-            ..none
+            ..no_standby
         };
-        let blind = StandbyInfo {
+        let invisible_standby = StandbyInfo {
             visible: false,
             flushed: None,
-            ..ahead
+            ..one_standby
         };
-        let lonely = StandbyInfo {
+        let missing_standby = StandbyInfo {
             synchronous: true,
-            ..none
+            ..no_standby
         };
         let auto = |standbys: StandbyInfo| standbys.acknowledged(false);
-        assert_eq!(auto(none), Ok(None));
-        assert_eq!(auto(ahead), Ok(Some(Lsn(7))));
-        assert_eq!(auto(blind), Ok(None));
-        assert_eq!(auto(lonely), Ok(Some(Lsn::ZERO)));
+        assert_eq!(auto(no_standby), Ok(None));
+        assert_eq!(auto(one_standby), Ok(Some(Lsn(7))));
+        assert_eq!(auto(invisible_standby), Ok(None));
+        assert_eq!(auto(missing_standby), Ok(Some(Lsn::ZERO)));
         let required = |standbys: StandbyInfo| standbys.acknowledged(true);
-        assert_eq!(required(ahead), Ok(Some(Lsn(7))));
-        for unknown in [none, blind, lonely] {
+        assert_eq!(required(one_standby), Ok(Some(Lsn(7))));
+        for unknown in [no_standby, invisible_standby, missing_standby] {
             assert!(required(unknown).is_err());
         }
     }

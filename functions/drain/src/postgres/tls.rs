@@ -1,4 +1,4 @@
-//! What libpq's `sslmode` and `sslrootcert` mean, in rustls.
+//! TLS settings of rustls for libpq's `sslmode` and `sslrootcert`.
 
 use std::sync::Arc;
 
@@ -14,9 +14,15 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootC
 use crate::config::{Database, SslMode};
 use crate::ports::{BoxError, SlotError};
 
-/// The authorities of Amazon RDS. Each region has its own; see the folder's own note for which, and until when.
-const RDS: &[u8] = include_bytes!("../../certs/rds-global-bundle.pem");
+/// The certificate authorities of Amazon RDS.
+///
+/// Each region has its own. `certs/README.md` lists the regions and the last days.
+const RDS_AUTHORITIES: &[u8] = include_bytes!("../../certs/rds-global-bundle.pem");
 
+/// The client's TLS settings for the database's `sslmode` and certificates.
+///
+/// # Errors
+/// The root certificates cannot be read, or rustls refuses them.
 pub(super) fn client_config(database: &Database) -> Result<ClientConfig, SlotError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -24,7 +30,7 @@ pub(super) fn client_config(database: &Database) -> Result<ClientConfig, SlotErr
         .map_err(|error| tls_error(database, Box::new(error)))?;
     if matches!(database.tls, SslMode::Disable | SslMode::Require) {
         let verifier = Arc::new(LenientVerifier {
-            inner: None,
+            chain: None,
             algorithms: provider.signature_verification_algorithms,
         });
         return Ok(builder
@@ -32,13 +38,13 @@ pub(super) fn client_config(database: &Database) -> Result<ClientConfig, SlotErr
             .with_custom_certificate_verifier(verifier)
             .with_no_client_auth());
     }
-    let roots = roots(database)?;
+    let roots = root_store(database)?;
     if database.tls == SslMode::VerifyFull {
         return Ok(builder.with_root_certificates(roots).with_no_client_auth());
     }
-    let inner = verifier(roots, &provider).map_err(|error| tls_error(database, error))?;
+    let chain = chain_verifier(roots, &provider).map_err(|error| tls_error(database, error))?;
     let verifier = Arc::new(LenientVerifier {
-        inner: Some(inner),
+        chain: Some(chain),
         algorithms: provider.signature_verification_algorithms,
     });
     Ok(builder
@@ -47,7 +53,7 @@ pub(super) fn client_config(database: &Database) -> Result<ClientConfig, SlotErr
         .with_no_client_auth())
 }
 
-fn verifier(
+fn chain_verifier(
     roots: RootCertStore,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<WebPkiServerVerifier>, BoxError> {
@@ -61,32 +67,35 @@ fn tls_error(database: &Database, source: BoxError) -> SlotError {
     }
 }
 
-fn roots(database: &Database) -> Result<RootCertStore, SlotError> {
+fn root_store(database: &Database) -> Result<RootCertStore, SlotError> {
     let path = database.root_certificates.as_ref();
     let failed = |source: BoxError| SlotError::RootCertificates {
         path: path.map(|path| path.display().to_string()).unwrap_or_default(),
         source,
     };
-    let own = path
+    let configured = path
         .map(std::fs::read)
         .transpose()
         .map_err(|error| failed(Box::new(error)))?;
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(own.as_deref().unwrap_or(RDS)) {
+    for certificate in CertificateDer::pem_slice_iter(configured.as_deref().unwrap_or(RDS_AUTHORITIES)) {
         let certificate = certificate.map_err(|error| failed(Box::new(error)))?;
         roots.add(certificate).map_err(|error| failed(Box::new(error)))?;
     }
     if roots.is_empty() {
-        return Err(failed("it holds no certificate".into()));
+        return Err(failed("the file contains no certificate".into()));
     }
     Ok(roots)
 }
 
-/// `require` takes any certificate; `verify-ca` one of a trusted authority, whatever its name. Both check that the server
-/// holds the certificate's key.
+/// Certificate verifier of the modes `require` and `verify-ca`.
+///
+/// `require` accepts any certificate. `verify-ca` accepts a certificate of a trusted authority for any host
+/// name. Both check that the server has the certificate's private key.
 #[derive(Debug)]
 struct LenientVerifier {
-    inner: Option<Arc<WebPkiServerVerifier>>,
+    /// Verifies the chain; `None` accepts any certificate.
+    chain: Option<Arc<WebPkiServerVerifier>>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -99,11 +108,11 @@ impl ServerCertVerifier for LenientVerifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let Some(inner) = &self.inner else {
+        let Some(chain) = &self.chain else {
             return Ok(ServerCertVerified::assertion());
         };
-        match inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-            // The name is looked at last, after the chain was found good.
+        match chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+            // rustls checks the name last, so the chain is valid here.
             Err(Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) => Ok(ServerCertVerified::assertion()),

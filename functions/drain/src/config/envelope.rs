@@ -1,0 +1,121 @@
+//! The variables of the events' form.
+
+use super::ConfigError;
+use super::variables::{Variables, invalid};
+use crate::encode::{
+    Debezium, DebeziumModes, DecimalMode, Dms, Envelope, EnvelopeForm, Oversize, PartitionBy, TimeMode,
+    Wal2json,
+};
+
+/// The values of `ENVELOPE`.
+#[derive(Clone, Copy, PartialEq)]
+enum EnvelopeName {
+    Debezium,
+    Dms,
+    Wal2json,
+}
+
+/// The values of the variables that only the Debezium envelope uses.
+struct DebeziumOptions {
+    modes: DebeziumModes,
+    tombstones: bool,
+    transaction_metadata: bool,
+}
+
+pub(super) fn read(variables: &Variables<'_>, slot: &str, database: &str) -> Result<Envelope, ConfigError> {
+    let name = envelope_name(variables)?;
+    let partition_by = partition_by(variables)?;
+    let choices = [("fail", Oversize::Fail), ("omit", Oversize::Omit)];
+    let oversize = variables.choice("OVERSIZE", "fail", &choices)?;
+    let options = debezium_options(variables)?;
+    if name != EnvelopeName::Debezium {
+        check_debezium_defaults(variables, &options)?;
+    }
+    let form = match name {
+        EnvelopeName::Debezium => EnvelopeForm::Debezium(Debezium {
+            name: variables.get("SOURCE_NAME").unwrap_or_else(|| slot.to_owned()),
+            database: database.to_owned(),
+            modes: options.modes,
+            tombstones: options.tombstones,
+            transaction_metadata: options.transaction_metadata,
+        }),
+        EnvelopeName::Dms => EnvelopeForm::Dms(Dms::default()),
+        EnvelopeName::Wal2json => EnvelopeForm::Wal2json(Wal2json),
+    };
+    Ok(Envelope {
+        form,
+        partition_by,
+        oversize,
+    })
+}
+
+fn envelope_name(variables: &Variables<'_>) -> Result<EnvelopeName, ConfigError> {
+    variables.choice(
+        "ENVELOPE",
+        "debezium",
+        &[
+            ("debezium", EnvelopeName::Debezium),
+            ("dms", EnvelopeName::Dms),
+            ("wal2json", EnvelopeName::Wal2json),
+        ],
+    )
+}
+
+fn partition_by(variables: &Variables<'_>) -> Result<PartitionBy, ConfigError> {
+    variables.choice(
+        "PARTITION_BY",
+        "key",
+        &[
+            ("key", PartitionBy::Key),
+            ("table", PartitionBy::Table),
+            ("transaction", PartitionBy::Transaction),
+        ],
+    )
+}
+
+fn debezium_options(variables: &Variables<'_>) -> Result<DebeziumOptions, ConfigError> {
+    let decimal = variables.choice(
+        "DECIMAL_HANDLING_MODE",
+        "string",
+        &[
+            ("string", DecimalMode::String),
+            ("precise", DecimalMode::Precise),
+            ("double", DecimalMode::Double),
+        ],
+    )?;
+    let time = variables.choice(
+        "TIME_PRECISION_MODE",
+        "isostring",
+        &[
+            ("isostring", TimeMode::IsoString),
+            ("adaptive", TimeMode::Adaptive),
+            ("microseconds", TimeMode::Microseconds),
+        ],
+    )?;
+    let switch = |variable| variables.choice(variable, "false", &[("false", false), ("true", true)]);
+    Ok(DebeziumOptions {
+        modes: DebeziumModes { decimal, time },
+        tombstones: switch("TOMBSTONES_ON_DELETE")?,
+        transaction_metadata: switch("PROVIDE_TRANSACTION_METADATA")?,
+    })
+}
+
+/// Checks that each option has its default value: another envelope would ignore the option.
+fn check_debezium_defaults(variables: &Variables<'_>, options: &DebeziumOptions) -> Result<(), ConfigError> {
+    let changed = [
+        (
+            "DECIMAL_HANDLING_MODE",
+            options.modes.decimal != DecimalMode::default(),
+        ),
+        ("TIME_PRECISION_MODE", options.modes.time != TimeMode::default()),
+        ("TOMBSTONES_ON_DELETE", options.tombstones),
+        ("PROVIDE_TRANSACTION_METADATA", options.transaction_metadata),
+    ];
+    match changed.into_iter().find(|(_, is_changed)| *is_changed) {
+        None => Ok(()),
+        Some((variable, _)) => {
+            let value = variables.get(variable).unwrap_or_default();
+            Err(invalid(variable, value, "left out unless ENVELOPE is debezium"))
+        }
+    }
+}

@@ -1,0 +1,394 @@
+//! Reads chunks and single rows of the tables on a PostgreSQL server.
+//!
+//! Every statement only reads, and takes no lock that a writer waits for.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use futures_util::TryStreamExt as _;
+
+use super::connection::{Connector, Session};
+use super::schema;
+use super::server::{self, CommitWait};
+use super::slot::PgSlot;
+use super::sql_error::{is_cancelled, is_lock_timeout, table_refusal};
+use crate::backfill::schema::DatabaseSchema;
+use crate::backfill::{BackfillTable, ChunkRows, RowLookup, RowRequest, Snapshot, WATERMARK, query};
+use crate::ports::{ChunkBounds, ChunkRead, SlotError, TableSource};
+use crate::table_name::TableName;
+
+/// Begins a read-only transaction with one snapshot.
+///
+/// It waits for a lock for at most two seconds. A query fails where row security would hide rows from it.
+const BEGIN: &str = "begin isolation level repeatable read read only; \
+     set local lock_timeout = '2s'; set local row_security = off";
+
+/// Longest wait until the change that moved a row is visible.
+const VISIBILITY_TIME: Duration = Duration::from_secs(1);
+
+/// The open transactions that hold a writer's lock on the table $1.$2 or on a partition of it.
+///
+/// A transaction that writes to a table, or truncates it, keeps its lock until its changes are visible. Every
+/// role may read `pg_locks`.
+const WRITERS: &str = "
+    with recursive t(oid) as (
+      select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
+      where n.nspname = $1::text and c.relname = $2::text
+      union
+      select i.inhrelid from t join pg_inherits i on i.inhparent = t.oid)
+    select distinct
+      coalesce('process ' || l.pid, 'a prepared transaction') || ' (' || l.virtualtransaction || ')' as writer
+    from pg_locks l
+    where l.locktype = 'relation' and l.granted and l.pid is distinct from pg_backend_pid()
+      and l.database = (select oid from pg_database where datname = current_database())
+      and l.mode in ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+      and l.relation in (select oid from t)
+    order by writer";
+
+/// Whether the table $1.$2 with the object id $3 was rewritten or replaced since the transaction's snapshot.
+///
+/// The snapshot decides what the catalog's tables show. The functions `to_regclass` and
+/// `pg_relation_filenode` return the present state instead, so a difference between the two is a later
+/// change.
+const IS_REWRITTEN: &str = "
+    with recursive t(oid) as (
+      select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
+      where n.nspname = $1::text and c.relname = $2::text
+      union
+      select i.inhrelid from t join pg_inherits i on i.inhparent = t.oid)
+    select not exists (
+             select from t
+             where t.oid = $3::oid and t.oid = to_regclass(format('%I.%I', $1::text, $2::text))::oid)
+        or exists (
+             select from t join pg_class c using (oid)
+             where c.relfilenode <> 0 and c.relfilenode is distinct from pg_relation_filenode(c.oid))
+           as is_rewritten";
+
+/// Checks the query of a table's chunks without reading a row.
+///
+/// # Errors
+/// The outer error: the server cannot be asked. The inner one: PostgreSQL's message about this query.
+pub(crate) async fn check_query(
+    connector: &Connector,
+    session: &Session,
+    table: &BackfillTable,
+) -> Result<Result<(), String>, SlotError> {
+    let failed = |error| connector.failed("checking the query of a table", error);
+    session.client.batch_execute(BEGIN).await.map_err(failed)?;
+    // The extended protocol takes one statement only, whatever text the request's condition has.
+    let explained = session.client.query(&query::explain_table(table), &[]).await;
+    session.client.batch_execute("rollback").await.map_err(failed)?;
+    match explained {
+        Ok(_) => Ok(Ok(())),
+        Err(error) => table_refusal(connector, error).map(Err),
+    }
+}
+
+impl TableSource for PgSlot<'_> {
+    async fn describe(&mut self, only: Option<&TableName>) -> Result<DatabaseSchema, SlotError> {
+        schema::describe(
+            self.connector,
+            &self.control,
+            self.plugin,
+            &self.publications,
+            &self.tables,
+            only,
+        )
+        .await
+    }
+
+    async fn writers(&mut self, table: &BackfillTable) -> Result<Vec<String>, SlotError> {
+        let TableName { schema, name } = table.name();
+        let rows = self.control.client.query(WRITERS, &[schema, name]).await;
+        let rows = rows.map_err(|error| self.connector.failed("listing the writers of a table", error))?;
+        Ok(rows.iter().map(|row| row.get("writer")).collect())
+    }
+
+    async fn snapshot(&mut self) -> Result<Snapshot, SlotError> {
+        snapshot(self.connector, &self.control).await
+    }
+
+    async fn read(
+        &mut self,
+        table: &BackfillTable,
+        after: Option<&[String]>,
+        bounds: ChunkBounds,
+        delivered: &mut BTreeSet<u32>,
+    ) -> Result<ChunkRead, SlotError> {
+        let failed = |error| self.connector.failed("reading a table", error);
+        self.set_timeout(&self.reader, bounds.time)
+            .await
+            .map_err(failed)?;
+        let client = &self.reader.client;
+        client.batch_execute(BEGIN).await.map_err(failed)?;
+        let read = self.read_chunk(table, after, bounds, delivered).await;
+        let mut is_rolled_back = false;
+        if !matches!(&read, Ok(read) if read.is_idle) {
+            self.reader.cancel().await;
+            // The cancel may hit this rollback instead of the query.
+            is_rolled_back = client.batch_execute("rollback").await.is_ok();
+            self.reader.outlast_cancel().await;
+        }
+        if !is_rolled_back {
+            client.batch_execute("rollback").await.map_err(failed)?;
+        }
+        match read {
+            Ok(read) => Ok(read.chunk),
+            Err(ChunkReadError::Slot(error)) => Err(error),
+            Err(ChunkReadError::Query(error)) => self.chunk_refusal(error),
+        }
+    }
+
+    async fn find_row(
+        &mut self,
+        table: &BackfillTable,
+        request: &RowRequest,
+    ) -> Result<RowLookup, SlotError> {
+        let failed = |error| self.connector.failed("reading a row that moved", error);
+        let client = &self.control.client;
+        let began = Instant::now();
+        loop {
+            client.batch_execute(BEGIN).await.map_err(failed)?;
+            let lookup = self.visible_row(table, request).await;
+            client.batch_execute("rollback").await.map_err(failed)?;
+            // A commit is in the log a moment before other sessions see it. Where the commit waits for a
+            // standby, that takes longer.
+            match lookup? {
+                Some(lookup) => return Ok(lookup),
+                None if began.elapsed() < VISIBILITY_TIME => tokio::time::sleep(VISIBILITY_TIME / 50).await,
+                None => {
+                    let why = format!("transaction {}, which moved it, is not visible yet", request.xid);
+                    return Ok(RowLookup::Unknown(why));
+                }
+            }
+        }
+    }
+
+    async fn emit_watermark(&mut self, content: &str) -> Result<(), SlotError> {
+        // Only the watermark's place in the log matters. If the server is lost and the watermark with it, the
+        // chunk is lost, too, and is read again.
+        server::emit(
+            self.connector,
+            &self.control,
+            WATERMARK,
+            content,
+            CommitWait::ForDisk,
+        )
+        .await
+        .map(drop)
+    }
+}
+
+/// A chunk, and the state in which its query left the session.
+struct SessionRead {
+    chunk: ChunkRead,
+    /// Whether the session runs no query any more. Otherwise the server still sends rows, and needs a cancel.
+    is_idle: bool,
+}
+
+impl SessionRead {
+    fn idle(chunk: ChunkRead) -> Self {
+        SessionRead { chunk, is_idle: true }
+    }
+
+    fn still_sending(chunk: ChunkRead) -> Self {
+        SessionRead {
+            chunk,
+            is_idle: false,
+        }
+    }
+}
+
+/// Why a chunk could not be read.
+enum ChunkReadError {
+    /// The server refused or ended the query.
+    Query(tokio_postgres::Error),
+    /// The server could not be asked.
+    Slot(SlotError),
+}
+
+impl From<tokio_postgres::Error> for ChunkReadError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        ChunkReadError::Query(error)
+    }
+}
+
+impl From<SlotError> for ChunkReadError {
+    fn from(error: SlotError) -> Self {
+        ChunkReadError::Slot(error)
+    }
+}
+
+impl PgSlot<'_> {
+    /// The outcome of a chunk whose query failed.
+    ///
+    /// # Errors
+    /// The query may succeed later.
+    fn chunk_refusal(&self, error: tokio_postgres::Error) -> Result<ChunkRead, SlotError> {
+        match error.code() {
+            _ if is_cancelled(&error) => Ok(ChunkRead::TooSlow),
+            _ if is_lock_timeout(&error) => Ok(ChunkRead::Locked),
+            _ => table_refusal(self.connector, error).map(ChunkRead::Unreadable),
+        }
+    }
+
+    /// The row of a request, read in the open transaction; `None` while its change is not visible.
+    async fn visible_row(
+        &self,
+        table: &BackfillTable,
+        request: &RowRequest,
+    ) -> Result<Option<RowLookup>, SlotError> {
+        let snapshot = snapshot(self.connector, &self.control).await?;
+        if !snapshot.shows(request.xid) {
+            return Ok(None);
+        }
+        let sql = query::copy_row(table, &request.key);
+        let lines = match self.control.client.copy_out(&sql).await {
+            Ok(lines) => lines.try_collect::<Vec<_>>().await,
+            Err(error) => Err(error),
+        };
+        let unknown = |why: &str| Ok(RowLookup::Unknown(why.to_owned()));
+        let lookup = match lines {
+            Ok(lines) => match lines.first() {
+                Some(line) if row_bytes(line) > query::MAX_ROW_BYTES => {
+                    unknown("it has more bytes than a record can hold")
+                }
+                Some(line) => Ok(RowLookup::Row(line.to_vec())),
+                // After a rewrite, an older snapshot shows no row of the table.
+                None if is_rewritten(self.connector, &self.control, table).await? => {
+                    unknown("its table was rewritten meanwhile")
+                }
+                None => Ok(RowLookup::Gone),
+            },
+            Err(error) if is_lock_timeout(&error) => {
+                unknown("another session holds a lock that forbids reading it")
+            }
+            Err(error) => table_refusal(self.connector, error).map(RowLookup::Unknown),
+        };
+        lookup.map(Some)
+    }
+
+    /// Reads a chunk in the open transaction.
+    async fn read_chunk(
+        &self,
+        table: &BackfillTable,
+        after: Option<&[String]>,
+        bounds: ChunkBounds,
+        delivered: &mut BTreeSet<u32>,
+    ) -> Result<SessionRead, ChunkReadError> {
+        // Planning takes the lock of a reader, so nobody can rewrite the table from here on. A rewrite
+        // between the snapshot and this lock would hide all rows from the snapshot.
+        self.reader
+            .client
+            .query(&query::explain_chunk(table, after), &[])
+            .await?;
+        if is_rewritten(self.connector, &self.reader, table).await? {
+            return Ok(SessionRead::idle(ChunkRead::Rewritten));
+        }
+        let snapshot = snapshot(self.connector, &self.reader).await?;
+        delivered.retain(|xid| !snapshot.shows(*xid));
+        if let Some(xid) = delivered.first() {
+            return Ok(SessionRead::idle(ChunkRead::Unseen(*xid)));
+        }
+        self.copy_rows(table, after, bounds, snapshot).await
+    }
+
+    /// Copies rows until the table or one of the bounds ends.
+    async fn copy_rows(
+        &self,
+        table: &BackfillTable,
+        after: Option<&[String]>,
+        bounds: ChunkBounds,
+        snapshot: Snapshot,
+    ) -> Result<SessionRead, ChunkReadError> {
+        // One row more than the chunk takes shows whether the table has more rows.
+        let sql = query::copy_chunk(table, after, bounds.rows.saturating_add(1));
+        let lines = self.reader.client.copy_out(&sql).await?;
+        let mut lines = std::pin::pin!(lines);
+        let mut rows = Box::new(ChunkRows::new(table.clone(), snapshot));
+        loop {
+            let line = match lines.try_next().await {
+                Ok(Some(line)) => line,
+                Ok(None) => return Ok(SessionRead::idle(ChunkRead::Rows { rows, more: false })),
+                // The rows that arrived in time are a chunk.
+                Err(error) if is_cancelled(&error) && !rows.is_empty() => {
+                    return Ok(SessionRead::idle(ChunkRead::Rows { rows, more: true }));
+                }
+                Err(error) => return Err(error.into()),
+            };
+            if rows.len() as u64 >= bounds.rows {
+                // The query ends by itself after this row. A cancel would be late, and hit the next
+                // statement.
+                while lines.try_next().await?.is_some() {}
+                return Ok(SessionRead::idle(ChunkRead::Rows { rows, more: true }));
+            }
+            if rows.memory() >= bounds.bytes && !rows.is_empty() {
+                return Ok(SessionRead::still_sending(ChunkRead::Rows { rows, more: true }));
+            }
+            if let Err(why) = push_line(&mut rows, &line, after) {
+                return Ok(SessionRead::still_sending(ChunkRead::Unreadable(why)));
+            }
+        }
+    }
+}
+
+/// Adds a line of `COPY` to the rows of a chunk that begins behind the key `after`.
+///
+/// # Errors
+/// The row is too large for a record, or not decodable: why.
+fn push_line(rows: &mut ChunkRows, line: &[u8], after: Option<&[String]>) -> Result<(), String> {
+    let bytes = row_bytes(line);
+    if bytes > query::MAX_ROW_BYTES {
+        let key = rows.last_key().or_else(|| after.map(<[String]>::to_vec));
+        return Err(format!(
+            "a row of it has {bytes} bytes, which no record can hold; it is the first behind the key {key:?}"
+        ));
+    }
+    rows.push(line).map_err(|error| error.to_string())
+}
+
+/// The size of a row, bytes: the first field of its line.
+fn row_bytes(line: &[u8]) -> u64 {
+    let digits = line.iter().take_while(|byte| byte.is_ascii_digit());
+    digits.fold(0u64, |size, digit| {
+        size.saturating_mul(10).saturating_add(u64::from(digit - b'0'))
+    })
+}
+
+/// Whether the table was rewritten or replaced since the transaction's snapshot.
+///
+/// Replaced: another table has the name. Rewritten: the table or a partition of it has another file. An
+/// `alter table` that rewrites gives all rows the id of its own transaction, so an older snapshot shows none
+/// (PostgreSQL documentation, "Serialization Failure Handling", caveats).
+///
+/// # Errors
+/// The query failed.
+async fn is_rewritten(
+    connector: &Connector,
+    session: &Session,
+    table: &BackfillTable,
+) -> Result<bool, SlotError> {
+    let TableName { schema, name } = table.name();
+    let row = session
+        .client
+        .query_one(IS_REWRITTEN, &[schema, name, &table.oid])
+        .await
+        .map_err(|error| connector.failed("checking a table for a rewrite", error))?;
+    Ok(row.get("is_rewritten"))
+}
+
+async fn snapshot(connector: &Connector, session: &Session) -> Result<Snapshot, SlotError> {
+    const DOING: &str = "taking a snapshot";
+    let row = session
+        .client
+        .query_one("select pg_current_snapshot()::text as snapshot", &[])
+        .await
+        .map_err(|error| connector.failed(DOING, error))?;
+    let text: String = row.get("snapshot");
+    text.parse().map_err(|()| SlotError::Failed {
+        host: connector.host().to_owned(),
+        doing: DOING,
+        transient: false,
+        source: "PostgreSQL printed it in an unknown form".into(),
+    })
+}

@@ -1,0 +1,104 @@
+-- The relations of the database; with a schema $1 and a name $2, only that one. Both are null for all
+-- relations.
+--
+-- The key_… columns describe the best index to read a relation by: unique, valid, not deferrable, not
+-- partial, not over expressions, and over not-null columns only. Among those, the index of the replica
+-- identity is the best one, because updates always log its old key. A not-null constraint that is not
+-- validated does not count: rows may still be null.
+select
+  n.nspname::text as schema,
+  c.relname::text as name,
+  c.oid as oid,
+  c.relkind::text as kind,
+  c.relpersistence = 'p' as is_permanent,
+  case when c.relispartition then array(
+    with recursive up(oid) as (
+      select inhparent from pg_inherits where inhrelid = c.oid
+      union
+      select i.inhparent from up join pg_inherits i on i.inhrelid = up.oid)
+    select oid from up) else '{}' end as roots,
+  has_schema_privilege(n.oid, 'usage') as may_use_schema,
+  row_security_active(c.oid) as hides_rows,
+  -- The rows of a partitioned table are those of its leaves.
+  case when c.relkind <> 'p' then nullif(c.reltuples, -1)::int8 else (
+    with recursive down(oid) as (
+      select inhrelid from pg_inherits where inhparent = c.oid
+      union
+      select i.inhrelid from down join pg_inherits i on i.inhparent = down.oid)
+    select sum(nullif(l.reltuples, -1))::int8
+    from down join pg_class l using (oid)
+    where l.relkind = 'r') end as estimated_rows,
+  k.names as key_names,
+  k.operators as key_operators,
+  k.collations as key_collations,
+  k.identities as key_identities,
+  c.relreplident <> 'n' as is_identified,
+  a.names as column_names,
+  a.readable as column_readable,
+  a.generated as column_generated,
+  a.virtual as column_virtual,
+  a.size_probes as column_size_probes
+from pg_class c
+join pg_namespace n on n.oid = c.relnamespace
+cross join lateral (
+  select
+    array_agg(a.attname::text order by k.place),
+    -- The strategies 1, 3, 4 and 5 of a B-tree: less, equal, at least, greater.
+    array_agg((
+      select string_agg(format('operator(%I.%s)', opn.nspname, op.oprname), chr(1) order by am.amopstrategy)
+      from pg_opclass oc
+      join pg_amop am
+        on am.amopfamily = oc.opcfamily and am.amoplefttype = oc.opcintype and am.amoprighttype = oc.opcintype
+      join pg_operator op on op.oid = am.amopopr
+      join pg_namespace opn on opn.oid = op.oprnamespace
+      where oc.oid = k.class and am.amoppurpose = 's' and am.amopstrategy in (1, 3, 4, 5)) order by k.place),
+    array_agg(
+      case when k.coll <> a.attcollation then format('%I.%I', cn.nspname, co.collname) end order by k.place),
+    array_agg(format('%s %s %s', a.atttypid, k.class, k.coll) order by k.place)
+  from pg_index i
+  cross join unnest(i.indkey::int2[], i.indcollation::oid[], i.indclass::oid[])
+    with ordinality k(attnum, coll, class, place)
+  join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+  left join pg_collation co on co.oid = k.coll
+  left join pg_namespace cn on cn.oid = co.collnamespace
+  where k.place <= i.indnkeyatts and i.indexrelid = (
+    select u.indexrelid
+    from pg_index u
+    where u.indrelid = c.oid and u.indisunique and u.indisvalid and u.indimmediate
+      and u.indpred is null and u.indexprs is null
+      and not exists (
+        select from unnest(u.indkey::int2[]) with ordinality uk(attnum, place)
+        join pg_attribute ua on ua.attrelid = c.oid and ua.attnum = uk.attnum
+        where uk.place <= u.indnkeyatts and (not ua.attnotnull or exists (
+          select from pg_constraint nn
+          where nn.conrelid = c.oid and nn.contype = 'n' and not nn.convalidated
+            and ua.attnum = any(nn.conkey))))
+    order by
+      case c.relreplident when 'i' then u.indisreplident else u.indisprimary end desc,
+      u.indisprimary desc, u.indnkeyatts, u.indexrelid
+    limit 1)) k(names, operators, collations, identities)
+cross join lateral (
+  select
+    array_agg(a.attname::text order by a.attnum),
+    array_agg(has_column_privilege(c.oid, a.attnum, 'select') order by a.attnum),
+    -- pgoutput sends generated columns from PostgreSQL 18 on.
+    array_agg(
+      a.attgenerated <> '' and current_setting('server_version_num')::int4 < 180000 order by a.attnum),
+    array_agg(a.attgenerated = 'v' order by a.attnum),
+    -- 0: never large. 1: a text or binary value. 2: another type. See SizeProbe.
+    array_agg(
+      case
+        when a.attlen >= 0 or a.attstorage = 'p'
+          or a.atttypid in ('numeric'::regtype, 'inet'::regtype, 'cidr'::regtype)
+          or (a.atttypid in ('varchar'::regtype, 'bpchar'::regtype) and a.atttypmod between 0 and 100000)
+          then 0
+        when t.typcategory = 'S' or a.atttypid = 'bytea'::regtype then 1
+        else 2
+      end order by a.attnum)
+  from pg_attribute a
+  join pg_type t on t.oid = a.atttypid
+  where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+) a(names, readable, generated, virtual, size_probes)
+where c.relkind in ('r', 'p', 'v', 'm', 'f', 'S')
+  and n.nspname not in ('pg_catalog', 'information_schema') and n.nspname !~ '^pg_(toast|temp)'
+  and ($1::text is null or (n.nspname = $1::text and c.relname = $2::text))
