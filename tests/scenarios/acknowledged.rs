@@ -9,7 +9,7 @@ use scenarios::fixture::{Fixture, Plugin};
 use scenarios::function::Outcome;
 use serde_json::json;
 
-use crate::marks::{Marks, commit_end, let_go};
+use crate::support::positions::{SlotPositions, commit_end, wait_until_sessions_end};
 
 crate::scenarios![an_event_that_is_under_way_holds_the_checkpoint_back];
 
@@ -30,7 +30,7 @@ async fn fixture() -> Fixture {
 
 async fn an_event_that_is_under_way_holds_the_checkpoint_back() {
     let fixture = fixture().await;
-    let before = Marks::of(&fixture).await;
+    let before = SlotPositions::read(&fixture).await;
     let mut held = fixture.kinesis_proxy.hold("PutRecords", Side::Request);
     // Longer than a second, after which a checkpoint is stored along the way, and shorter than the function waits for an answer.
     let (event, deadline) = (json!({}), Duration::from_secs(6));
@@ -42,7 +42,7 @@ async fn an_event_that_is_under_way_holds_the_checkpoint_back() {
         "{outcome:?}"
     );
     // Requests pass each other on the way, so the one that is held need not hold the first rows of all.
-    let marks = Marks::of(&fixture).await;
+    let marks = SlotPositions::read(&fixture).await;
     let arrived = fixture.consume().await;
     let ends = arrived.arrivals.iter().map(|arrival| {
         let event = arrival.event();
@@ -56,7 +56,7 @@ async fn an_event_that_is_under_way_holds_the_checkpoint_back() {
     assert!(gapless, "the checkpoint covers what has not arrived");
     assert!(before.checkpoint <= marks.checkpoint);
     fixture.function.kill9().await;
-    let_go(&fixture).await;
+    wait_until_sessions_end(&fixture).await;
     drop(held);
     fixture.drain().await;
     fixture.compare(&["t"]).await;

@@ -10,9 +10,10 @@ use scenarios::postgres::{Postgres, REPLUSER, Settings};
 use scenarios::wait;
 use serde_json::json;
 
-use crate::backlog;
-use crate::marks::{Marks, let_go, lsn};
-use crate::refusal::invocation_fails;
+use crate::support::backlog;
+use crate::support::expected_errors::assert_invocation_fails;
+use crate::support::positions::{SlotPositions, parse_lsn, wait_until_sessions_end};
+use crate::support::versions::pgoutput;
 
 crate::scenarios![
     setup_creates_what_is_missing_and_nothing_twice,
@@ -27,6 +28,12 @@ crate::scenarios![
     a_publication_without_tables_is_a_problem,
     lingering_ends_before_the_deadline,
     a_backlog_that_does_not_fit_ends_before_the_deadline_and_goes_on,
+];
+
+crate::version_scenarios![
+    setup_creates_what_is_missing,
+    status_tells_how_things_stand,
+    teardown_drops_what_setup_made
 ];
 
 /// A database without publication and slot, whose table belongs to the role of the function.
@@ -46,7 +53,7 @@ async fn setup_creates_what_is_missing_and_nothing_twice() {
     set_up(Fixture::plan(Plugin::Pgoutput)).await;
 }
 
-pub(crate) async fn set_up(plan: Plan) {
+async fn set_up(plan: Plan) {
     let fixture = bare(plan).await;
     let first = fixture.invoke(json!({"action": "setup"})).await.answer();
     let (slot, parameter) = (
@@ -63,7 +70,7 @@ pub(crate) async fn set_up(plan: Plan) {
         (&json!("pgoutput"), &json!([])),
         "{first}"
     );
-    let marks = Marks::of(&fixture).await;
+    let marks = SlotPositions::read(&fixture).await;
     assert_eq!(marks.confirmed, marks.checkpoint);
 
     fixture.sql("insert into t values (1)").await;
@@ -73,7 +80,11 @@ pub(crate) async fn set_up(plan: Plan) {
         (&json!([]), &json!([])),
         "{second}"
     );
-    assert_eq!(Marks::of(&fixture).await, marks, "what was there stays as it was");
+    assert_eq!(
+        SlotPositions::read(&fixture).await,
+        marks,
+        "what was there stays as it was"
+    );
     fixture.drain().await;
     assert_eq!(fixture.compare(&["public.t"]).await.changes().len(), 1);
 
@@ -125,7 +136,7 @@ async fn setup_says_which_right_it_lacks() {
         "create on the database",
         "permission denied",
     ];
-    invocation_fails(&fixture, json!({"action": "setup"}), "PostgresFailed", &parts).await;
+    assert_invocation_fails(&fixture, json!({"action": "setup"}), "PostgresFailed", &parts).await;
     let slots = format!(
         "select count(*) from pg_replication_slots where slot_name = '{}'",
         fixture.slot
@@ -142,12 +153,12 @@ async fn status_tells_how_things_stand_and_consumes_nothing() {
     status(Fixture::plan(Plugin::Pgoutput)).await;
 }
 
-pub(crate) async fn status(plan: Plan) {
+async fn status(plan: Plan) {
     let fixture = plan.build().await;
     backlog::create(&fixture).await;
     fixture.drain().await;
     backlog::write(&fixture, 1, 100, 20).await;
-    let (marks, checkpoint) = (Marks::of(&fixture).await, fixture.checkpoint().await);
+    let (marks, checkpoint) = (SlotPositions::read(&fixture).await, fixture.checkpoint().await);
     for _ in 0..2 {
         let status = fixture.invoke(json!({"action": "status"})).await.answer();
         let text = |name: &str| {
@@ -156,9 +167,9 @@ pub(crate) async fn status(plan: Plan) {
                 .unwrap_or_else(|| panic!("{name}: {status}"))
                 .to_owned()
         };
-        assert_eq!(lsn(&text("confirmed_flush_lsn")), marks.confirmed);
-        assert_eq!(lsn(&text("checkpoint")), marks.checkpoint);
-        assert!(lsn(&text("flush_lsn")) > marks.confirmed);
+        assert_eq!(parse_lsn(&text("confirmed_flush_lsn")), marks.confirmed);
+        assert_eq!(parse_lsn(&text("checkpoint")), marks.checkpoint);
+        assert!(parse_lsn(&text("flush_lsn")) > marks.confirmed);
         assert!(status["lag_bytes"].as_u64() > Some(0), "{status}");
         assert_eq!(status["problems"], json!([]), "{status}");
         assert_eq!(
@@ -167,7 +178,7 @@ pub(crate) async fn status(plan: Plan) {
         );
     }
     assert_eq!(
-        (Marks::of(&fixture).await, fixture.checkpoint().await),
+        (SlotPositions::read(&fixture).await, fixture.checkpoint().await),
         (marks, checkpoint)
     );
     assert_eq!(fixture.kinesis_proxy.requests("PutRecords"), 0);
@@ -199,7 +210,7 @@ async fn teardown_drops_slot_and_checkpoint_and_may_be_repeated() {
     torn_down(Fixture::plan(Plugin::Pgoutput)).await;
 }
 
-pub(crate) async fn torn_down(plan: Plan) {
+async fn torn_down(plan: Plan) {
     let fixture = plan.build().await;
     fixture.drain().await;
     let report = fixture.invoke(json!({"action": "teardown"})).await.answer();
@@ -270,7 +281,7 @@ async fn a_function_that_lingers_picks_up_what_is_committed_meanwhile() {
         matches!(ended, Outcome::Exited(_)),
         "one invocation did it all: {ended:?}"
     );
-    let_go(&fixture).await;
+    wait_until_sessions_end(&fixture).await;
     fixture.function.unset("LINGER_SECONDS").await;
     fixture.drain().await;
     fixture.compare(&["public.t"]).await;
@@ -298,21 +309,21 @@ async fn a_backlog_that_does_not_fit_ends_before_the_deadline_and_goes_on() {
     fixture.drain().await;
     // At a thousand records a second it takes nine seconds.
     backlog::write(&fixture, 1, 10_000, 2_000).await;
-    let mut to = Marks::of(&fixture).await.checkpoint;
+    let mut to = SlotPositions::read(&fixture).await.checkpoint;
     let mut stopped = Vec::new();
     while stopped.last().is_none_or(|last| last != "empty") {
         let outcome = fixture.function.invoke(&json!({}), Duration::from_secs(4)).await;
         let report = outcome.answer();
-        let moved = lsn(report["to"].as_str().unwrap_or_default());
+        let moved = parse_lsn(report["to"].as_str().unwrap_or_default());
         assert_eq!(
-            lsn(report["from"].as_str().unwrap_or_default()),
+            parse_lsn(report["from"].as_str().unwrap_or_default()),
             to,
             "it goes on where it stopped: {report}"
         );
         assert!(moved > to, "each tick comes further: {report}");
         assert_eq!(
-            Marks::of(&fixture).await,
-            Marks {
+            SlotPositions::read(&fixture).await,
+            SlotPositions {
                 confirmed: moved,
                 checkpoint: moved
             }
@@ -371,4 +382,16 @@ async fn a_publication_without_tables_is_a_problem() {
             "{answer}"
         );
     }
+}
+
+async fn setup_creates_what_is_missing(version: u32) {
+    set_up(pgoutput(version)).await;
+}
+
+async fn status_tells_how_things_stand(version: u32) {
+    status(pgoutput(version)).await;
+}
+
+async fn teardown_drops_what_setup_made(version: u32) {
+    torn_down(pgoutput(version)).await;
 }

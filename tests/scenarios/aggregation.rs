@@ -8,7 +8,7 @@ use scenarios::fixture::{DEADLINE, Fixture, Plugin};
 use scenarios::kinesis::Kinesis;
 use serde_json::json;
 
-use crate::backlog;
+use crate::support::backlog;
 
 crate::scenarios![
     every_event_arrives_inside_of_aggregates,

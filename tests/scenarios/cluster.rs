@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use scenarios::cluster::{Carried, Cluster};
 use scenarios::fixture::{Fixture, Plugin};
-use scenarios::postgres::{REPLUSER, Settings};
+use scenarios::postgres::REPLUSER;
 use scenarios::proxy::{Fault, Proxy, Way};
 use scenarios::wait;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_postgres::Client;
 
-use crate::marks::lsn;
+use crate::support::cluster::{restart_slot_mid_transaction, start_cluster};
+use crate::support::positions::parse_lsn;
 
 crate::scenarios![
     a_pair_fails_over_again_and_again,
@@ -28,17 +28,9 @@ crate::scenarios![
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-pub(crate) async fn cluster(version: u32) -> Cluster {
-    Cluster::start(Settings {
-        version: Some(version),
-        ..Settings::default()
-    })
-    .await
-}
-
 async fn a_pair_fails_over_again_and_again() {
     for version in [14, 17] {
-        let cluster = cluster(version).await;
+        let cluster = start_cluster(version).await;
         cluster.primary().create_database("d").await;
         let admin = cluster.primary().admin("d").await;
         admin.batch_execute("create table t (id int)").await.unwrap();
@@ -79,7 +71,7 @@ async fn port_behind(cluster: &Cluster) -> u16 {
 }
 
 async fn a_commit_waits_for_the_standby() {
-    let cluster = cluster(17).await;
+    let cluster = start_cluster(17).await;
     let admin = cluster.primary().admin("postgres").await;
     for way in [Way::ToServer, Way::ToClient] {
         cluster.wire().stall(way);
@@ -102,7 +94,7 @@ async fn a_commit_waits_for_the_standby() {
 
 async fn a_slot_that_is_synchronised_no_more_lags_after_a_promotion() {
     let fixture = Fixture::plan(Plugin::Pgoutput)
-        .on_cluster(cluster(17).await)
+        .on_cluster(start_cluster(17).await)
         .build()
         .await;
     fixture
@@ -121,42 +113,9 @@ async fn a_slot_that_is_synchronised_no_more_lags_after_a_promotion() {
     fixture.cluster().failover().await;
     let after = fixture.confirmed_flush().await;
     assert!(
-        lsn(&synced) <= lsn(&after) && lsn(&after) < lsn(&stands),
+        parse_lsn(&synced) <= parse_lsn(&after) && parse_lsn(&after) < parse_lsn(&stands),
         "{synced} <= {after} < {stands}"
     );
-}
-
-/// Lets the slot restart where a transaction is open, and keeps another open from then on: where nothing else runs,
-/// decoding can begin without a snapshot. `step` moves the slot forwards. The table `t` has a column `id` and stays as it is.
-pub(crate) async fn restart_amid<F: Future<Output = ()>>(fixture: &Fixture, step: impl Fn() -> F) -> Client {
-    let first = fixture.connect().await;
-    first
-        .batch_execute("begin; insert into t (id) values (-1)")
-        .await
-        .unwrap();
-    let began = fixture.value("select pg_current_wal_insert_lsn()").await.unwrap();
-    fixture.sql("checkpoint").await;
-    step().await;
-    let second = fixture.connect().await;
-    second
-        .batch_execute("begin; insert into t (id) values (-2)")
-        .await
-        .unwrap();
-    first.batch_execute("rollback").await.unwrap();
-    let slot = &fixture.slot;
-    let restarts =
-        format!("select restart_lsn >= '{began}' from pg_replication_slots where slot_name = '{slot}'");
-    wait::until(
-        "the slot restarts after the first transaction began",
-        LIMIT,
-        || async {
-            fixture.sql("checkpoint").await;
-            step().await;
-            fixture.value(&restarts).await.as_deref() == Some("t")
-        },
-    )
-    .await;
-    second
 }
 
 async fn a_slot_that_lost_its_snapshots_decodes_nothing_after_a_promotion() {
@@ -166,7 +125,7 @@ async fn a_slot_that_lost_its_snapshots_decodes_nothing_after_a_promotion() {
         (16, Carried::WithoutSnapshots, 0),
     ] {
         let fixture = Fixture::plan(Plugin::TestDecoding)
-            .on_cluster(cluster(version).await)
+            .on_cluster(start_cluster(version).await)
             .build()
             .await;
         fixture.sql("create table t (id int primary key)").await;
@@ -176,7 +135,7 @@ async fn a_slot_that_lost_its_snapshots_decodes_nothing_after_a_promotion() {
             "select count(*) from pg_logical_slot_peek_changes('{slot}', null, null, 'include-xids', '0')
              where data like 'table public.t:%'"
         );
-        let _open = restart_amid(&fixture, || fixture.sql(&advance)).await;
+        let _open = restart_slot_mid_transaction(&fixture, || fixture.sql(&advance)).await;
         fixture.cluster().carry_slot(slot, carried).await;
         fixture
             .sql("insert into t values (1); insert into t values (2)")

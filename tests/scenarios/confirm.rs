@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use scenarios::fixture::{Fixture, Plugin};
 use serde_json::json;
 
-use crate::marks::{Marks, commit_end, lsn};
+use crate::support::positions::{SlotPositions, commit_end, parse_lsn};
 
 crate::scenarios![
     a_position_begins_with_the_end_of_its_commit_record,
@@ -38,7 +38,7 @@ async fn ends(fixture: &Fixture) -> HashMap<u64, u64> {
     let all = fixture.value(&sql).await.unwrap_or_default();
     let each = all.split(',').map(|pair| {
         let (xid, end) = pair.split_once(' ').expect("an id and a position");
-        (xid.parse().expect("an id is a number"), lsn(end))
+        (xid.parse().expect("an id is a number"), parse_lsn(end))
     });
     each.collect()
 }
@@ -90,7 +90,7 @@ async fn a_slot_that_stops_before_a_transaction_stands_at_the_end_of_the_one_bef
             .await;
         let (kind, message) = fixture.fail().await;
         assert_eq!(kind, "Oversize", "{message}");
-        let marks = Marks::of(&fixture).await;
+        let marks = SlotPositions::read(&fixture).await;
         assert_eq!((marks.confirmed, marks.checkpoint), (last, last));
 
         fixture.function.set("OVERSIZE", "omit").await;

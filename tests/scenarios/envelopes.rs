@@ -5,7 +5,7 @@ use scenarios::consumer::{Arrival, Delivery};
 use scenarios::fixture::{Fixture, Plan, Plugin};
 use serde_json::{Value, json};
 
-use crate::types::{OWN_TYPES, VALUES};
+use crate::support::type_values::{OWN_TYPES, VALUES};
 
 crate::scenarios![
     what_is_rebuilt_from_each_envelope_is_what_postgres_holds,

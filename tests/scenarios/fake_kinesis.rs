@@ -9,7 +9,7 @@ use scenarios::fault_proxy::FaultProxy;
 use scenarios::hash_range::{HashRange, hash_of};
 use scenarios::kinesis::{Kinesis, Limits};
 
-use crate::producer::{aggregate, client, put, record};
+use crate::support::kinesis_producer::{aggregate, client, put, record};
 
 crate::scenarios![
     an_aggregate_is_read_strictly,

@@ -7,7 +7,7 @@ use scenarios::fixture::{Fixture, Plugin};
 use scenarios::function::Outcome;
 use serde_json::json;
 
-use crate::marks::Marks;
+use crate::support::positions::SlotPositions;
 
 crate::scenarios![a_backlog_of_others_that_takes_longer_than_an_invocation_is_passed];
 
@@ -91,7 +91,7 @@ async fn a_backlog_of_others_that_takes_longer_than_an_invocation_is_passed() {
     loop {
         ticks += 1;
         let outcome = fixture.function.invoke(&json!({}), SHORT).await;
-        Marks::of(&fixture).await;
+        SlotPositions::read(&fixture).await;
         match &outcome {
             Outcome::Answer(report) if report["stopped"] == "empty" => break,
             Outcome::Answer(_) => {}

@@ -9,8 +9,8 @@ use scenarios::function::{Function, Outcome};
 use scenarios::wait;
 use serde_json::json;
 
-use crate::backlog;
-use crate::marks::Marks;
+use crate::support::backlog;
+use crate::support::positions::SlotPositions;
 
 crate::scenarios![
     a_frozen_function_keeps_the_lock_no_longer_than_its_invocation,
@@ -75,15 +75,15 @@ async fn takes_over(fixture: &Fixture, second: &Function) {
         (&json!("empty"), &json!(1)),
         "{report}"
     );
-    Marks::of(fixture).await;
+    SlotPositions::read(fixture).await;
 }
 
 /// Nothing was lost, the order holds, and so does what slot and checkpoint promise each other.
 async fn finish(fixture: &Fixture) {
-    Marks::of(fixture).await;
+    SlotPositions::read(fixture).await;
     fixture.sql("update t set n = n + 1").await;
     fixture.drain().await;
-    Marks::of(fixture).await;
+    SlotPositions::read(fixture).await;
     let delivery = fixture.compare(&[backlog::TABLE]).await;
     assert_eq!(
         delivery.changes().len(),

@@ -8,6 +8,8 @@ use scenarios::fixture::{Fixture, Plan, Plugin};
 use scenarios::postgres::{Postgres, Settings};
 use serde_json::{Value, json};
 
+use crate::support::versions::with_each_plugin;
+
 crate::scenarios![
     an_idle_slot_follows_what_others_write_within_one_tick,
     filtered_log_larger_than_a_window_is_passed_in_one_tick,
@@ -18,6 +20,8 @@ crate::scenarios![
     what_is_committed_while_a_window_is_under_way_is_not_passed_over,
     asynchronous_commit_loses_nothing,
 ];
+
+crate::version_scenarios![an_idle_slot_follows_others];
 
 /// Where the server's disk has the log.
 async fn flush(fixture: &Fixture) -> String {
@@ -37,7 +41,7 @@ async fn an_idle_slot_follows_what_others_write_within_one_tick() {
     Plugin::each(|plugin| follows_others(Fixture::plan(plugin))).await;
 }
 
-pub(crate) async fn follows_others(plan: Plan) {
+async fn follows_others(plan: Plan) {
     let fixture = plan.without_slot().env("TABLES", "public.ours").build().await;
     fixture
         .sql("create table ours (id int primary key); create table others (id int primary key, what text)")
@@ -295,4 +299,8 @@ async fn commit_asynchronously(markers: &str) {
     assert!(unflushed > 0, "no tick came between a commit and its flush");
     fixture.drain().await;
     assert_eq!(fixture.compare(&["t"]).await.changes().len(), 20);
+}
+
+async fn an_idle_slot_follows_others(version: u32) {
+    with_each_plugin(version, follows_others).await;
 }

@@ -5,6 +5,8 @@ use scenarios::consumer::Delivery;
 use scenarios::fixture::{Fixture, Plan, Plugin};
 use serde_json::{Value, json};
 
+use crate::support::versions::with_each_plugin;
+
 crate::scenarios![
     a_changed_key_is_a_delete_and_then_a_create,
     a_composite_key_changes_in_any_part,
@@ -15,6 +17,8 @@ crate::scenarios![
     rows_that_swap_keys_under_a_deferred_constraint_are_both_kept,
     a_key_that_wanders_keeps_its_order_through_partial_failures,
 ];
+
+crate::version_scenarios![a_key_can_be_taken_again];
 
 /// Operation and partition key of every change, in the order of positions.
 fn steps(delivery: &Delivery) -> Vec<(String, String)> {
@@ -160,7 +164,7 @@ async fn a_key_that_was_deleted_can_be_taken_in_the_same_transaction() {
     Plugin::each(|plugin| taken_again(Fixture::plan(plugin))).await;
 }
 
-pub(crate) async fn taken_again(plan: Plan) {
+async fn taken_again(plan: Plan) {
     let fixture = plan.build().await;
     fixture
         .sql("create table t (id int primary key, name text)")
@@ -260,4 +264,8 @@ async fn a_key_that_wanders_keeps_its_order_through_partial_failures() {
         assert_eq!(delivery.changes().len(), 10 + 12 * 20);
     })
     .await;
+}
+
+async fn a_key_can_be_taken_again(version: u32) {
+    with_each_plugin(version, taken_again).await;
 }

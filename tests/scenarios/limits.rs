@@ -7,7 +7,7 @@ use scenarios::fixture::{Fixture, Plugin};
 use scenarios::postgres::{self, Postgres};
 use serde_json::json;
 
-use crate::refusal::tick_fails;
+use crate::support::expected_errors::assert_tick_fails;
 
 crate::scenarios![
     requests_hold_as_many_records_as_kinesis_takes,
@@ -131,7 +131,7 @@ async fn records_are_as_large_as_their_stream_takes() {
             }
         }
         let (size, most) = ((limit + 1).to_string(), limit.to_string());
-        tick_fails(&fixture, "Oversize", &["public.t3", "key hash", &size, &most]).await;
+        assert_tick_fails(&fixture, "Oversize", &["public.t3", "key hash", &size, &most]).await;
         let sent = requests(fixture.fake_kinesis()).split_off(before);
         assert_eq!(sent, [(1, limit - 1), (1, limit)], "and nothing more");
         fixture.compare(&["public.t1", "public.t2"]).await;
@@ -170,14 +170,14 @@ async fn a_stream_that_does_not_look_at_partition_keys_is_refused_or_accepted_as
         .sql("create table t (id int primary key); insert into t values (1)")
         .await;
     let parts = [fixture.stream.as_str(), "AUTO", "AUTO_DISTRIBUTION"];
-    tick_fails(&fixture, "StreamUnusable", &parts).await;
+    assert_tick_fails(&fixture, "StreamUnusable", &parts).await;
     assert_eq!(fixture.fake_kinesis().requests("PutRecords"), 0);
     fixture.function.set("AUTO_DISTRIBUTION", "accept").await;
     fixture.drain().await;
     assert_eq!(fixture.fake_kinesis().counts().put, 1);
     // A consumer would drop events from aggregates that lie anywhere, which nobody can want.
     fixture.function.set("AGGREGATION", "kpl").await;
-    tick_fails(
+    assert_tick_fails(
         &fixture,
         "StreamUnusable",
         &[fixture.stream.as_str(), "AGGREGATION=none"],
@@ -194,9 +194,9 @@ async fn a_stream_that_is_deleted_is_missing_and_one_that_is_created_is_awaited(
     fixture
         .sql("create table t (id int primary key); insert into t values (1)")
         .await;
-    tick_fails(&fixture, "StreamUnavailable", &[&fixture.stream, "created"]).await;
+    assert_tick_fails(&fixture, "StreamUnavailable", &[&fixture.stream, "created"]).await;
     fixture.fake_kinesis().set_status("DELETING");
-    tick_fails(&fixture, "StreamMissing", &[&fixture.stream]).await;
+    assert_tick_fails(&fixture, "StreamMissing", &[&fixture.stream]).await;
     for status in ["UPDATING", "ACTIVE"] {
         fixture.fake_kinesis().set_status(status);
         assert_eq!(fixture.tick().await["stopped"], "empty");
@@ -219,7 +219,7 @@ async fn a_call_that_is_denied_is_named() {
         fixture
             .kinesis_proxy
             .always(operation, refused("AccessDeniedException"));
-        tick_fails(
+        assert_tick_fails(
             &fixture,
             "StreamDenied",
             &[&fixture.stream, "kinesis:", operation],
@@ -238,7 +238,7 @@ async fn an_expired_token_is_told_as_such() {
         .await;
     let expired = || refused("ExpiredTokenException");
     fixture.kinesis_proxy.next("DescribeStreamSummary", expired());
-    tick_fails(&fixture, "StreamDenied", &[&fixture.stream, "credentials"]).await;
+    assert_tick_fails(&fixture, "StreamDenied", &[&fixture.stream, "credentials"]).await;
     // What passes by itself is tried again at once.
     fixture.kinesis_proxy.next("PutRecords", expired());
     let before = fixture.kinesis_proxy.requests("PutRecords");

@@ -7,7 +7,7 @@ use scenarios::fault_proxy::{Fault, FaultProxy, Side};
 use scenarios::fixture::{Fixture, Plugin};
 use scenarios::kinesis::{Kinesis, Limits};
 
-use crate::backlog;
+use crate::support::backlog;
 
 crate::scenarios![
     records_that_fail_by_themselves_do_not_overtake_each_other,

@@ -3,7 +3,7 @@
 
 use scenarios::fixture::{Fixture, Plugin};
 
-use crate::marks::Marks;
+use crate::support::positions::SlotPositions;
 
 crate::scenarios![
     an_event_larger_than_a_record_stops_the_drain_before_it,
@@ -26,7 +26,7 @@ async fn refused(plugin: Plugin, bytes: usize) -> String {
     fixture.sql("insert into t values (3, 'small')").await;
     let (kind, message) = fixture.fail().await;
     assert_eq!(kind, "Oversize", "{message}");
-    let before = Marks::of(&fixture).await;
+    let before = SlotPositions::read(&fixture).await;
     assert_eq!(
         before.confirmed,
         before.checkpoint,
@@ -34,7 +34,10 @@ async fn refused(plugin: Plugin, bytes: usize) -> String {
         fixture.function.log().join("\n")
     );
     let (again, _) = fixture.fail().await;
-    assert_eq!((again.as_str(), Marks::of(&fixture).await), ("Oversize", before));
+    assert_eq!(
+        (again.as_str(), SlotPositions::read(&fixture).await),
+        ("Oversize", before)
+    );
     let delivery = fixture.consume().await;
     let keys: Vec<_> = delivery
         .changes()

@@ -5,7 +5,7 @@ use scenarios::fixture::{Fixture, Plugin};
 use scenarios::postgres::{ADMIN, Postgres};
 use serde_json::json;
 
-use crate::marks::Marks;
+use crate::support::positions::SlotPositions;
 
 crate::scenarios![
     settings_of_the_database_do_not_change_a_value,
@@ -66,10 +66,10 @@ async fn bytes_that_are_no_text_stop_the_drain_before_them() {
         fixture.sql("insert into t values (3, 'more')").await;
         let (kind, message) = fixture.fail().await;
         assert_eq!(kind, "Undecodable", "{}: {message}", plugin.name());
-        let marks = Marks::of(&fixture).await;
+        let marks = SlotPositions::read(&fixture).await;
         let (again, repeated) = fixture.fail().await;
         assert_eq!((again, repeated), (kind, message));
-        assert_eq!(Marks::of(&fixture).await, marks);
+        assert_eq!(SlotPositions::read(&fixture).await, marks);
         let delivery = fixture.consume().await;
         let events = delivery.of_table("public.t");
         assert_eq!(

@@ -10,8 +10,8 @@ use scenarios::fault_proxy::{Fault, Side};
 use scenarios::fixture::{Fixture, Plugin};
 use serde_json::json;
 
-use crate::backlog;
-use crate::marks::{Marks, let_go};
+use crate::support::backlog;
+use crate::support::positions::{SlotPositions, wait_until_sessions_end};
 
 crate::scenarios![killed_at_random_points_of_a_backlog_it_loses_nothing];
 
@@ -81,7 +81,7 @@ async fn kill(fixture: &Fixture, moment: Moment) -> bool {
         return false;
     }
     fixture.function.kill9().await;
-    let_go(fixture).await;
+    wait_until_sessions_end(fixture).await;
     true
 }
 
@@ -109,7 +109,7 @@ async fn killed_at_random_points_of_a_backlog_it_loses_nothing() {
             missed += 1;
             backlog::write(&fixture, random.u32(..), MORE, KEYS).await;
         }
-        let marks = Marks::of(&fixture).await;
+        let marks = SlotPositions::read(&fixture).await;
         ahead += u32::from(marks.confirmed < marks.checkpoint);
     }
     fixture.kinesis_proxy.clear();

@@ -11,7 +11,7 @@ use scenarios::kinesis::Kinesis;
 use scenarios::wait;
 use serde_json::{Value, json};
 
-use crate::marks::{Marks, let_go};
+use crate::support::positions::{SlotPositions, wait_until_sessions_end};
 
 crate::scenarios![
     a_transaction_of_pgoutput_that_takes_several_invocations_arrives_as_if_it_took_one,
@@ -115,7 +115,7 @@ async fn drained(fixture: &Fixture) -> Vec<Value> {
     while reports.last().is_none_or(|last| last["stopped"] != "empty") {
         assert!(reports.len() < 30, "{reports:#?}");
         reports.push(fixture.function.invoke(&json!({}), SHORT).await.answer());
-        Marks::of(fixture).await;
+        SlotPositions::read(fixture).await;
     }
     reports
 }
@@ -145,7 +145,7 @@ async fn pass(plugin: Plugin) {
 
 async fn killed(plugin: Plugin) {
     let fixture = fixture(plugin).await;
-    let before = Marks::of(&fixture).await;
+    let before = SlotPositions::read(&fixture).await;
     let progress = async || fixture.checkpoint().await.unwrap_or_default()["progress"].clone();
     let (killed, ()) = tokio::join!(fixture.invoke(json!({})), async {
         wait::until("a part of it is stored as sent", DEADLINE, || async {
@@ -156,9 +156,9 @@ async fn killed(plugin: Plugin) {
         fixture.function.kill9().await;
     });
     assert!(matches!(killed, Outcome::Exited(_)), "{killed:?}");
-    let_go(&fixture).await;
+    wait_until_sessions_end(&fixture).await;
     assert_eq!(
-        Marks::of(&fixture).await.confirmed,
+        SlotPositions::read(&fixture).await.confirmed,
         before.confirmed,
         "a part of a transaction does not move the slot"
     );

@@ -10,7 +10,7 @@ use scenarios::postgres::ADMIN;
 use scenarios::wait;
 use serde_json::{Value, json};
 
-use crate::backlog;
+use crate::support::backlog;
 
 crate::scenarios![
     a_second_drainer_is_busy_and_touches_nothing,

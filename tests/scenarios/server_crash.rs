@@ -9,8 +9,8 @@ use scenarios::function::Outcome;
 use scenarios::postgres::{Postgres, Settings};
 use serde_json::json;
 
-use crate::backlog;
-use crate::marks::Marks;
+use crate::support::backlog;
+use crate::support::positions::SlotPositions;
 
 crate::scenarios![
     a_slot_that_went_back_with_its_server_is_skipped_forward,
@@ -18,6 +18,8 @@ crate::scenarios![
     a_server_that_dies_before_the_slot_advanced_comes_back_and_goes_on,
     a_server_that_dies_while_it_sends_rows_comes_back_and_goes_on,
 ];
+
+crate::version_scenarios![a_slot_that_went_back_is_skipped_forward];
 
 async fn fixture() -> Fixture {
     lab_of(None).await
@@ -59,7 +61,7 @@ async fn assert_transient(fixture: &Fixture, outcome: Outcome) -> String {
 
 async fn finish(fixture: &Fixture) -> (u64, usize) {
     let reports = fixture.drain().await;
-    Marks::of(fixture).await;
+    SlotPositions::read(fixture).await;
     let delivery = fixture.compare(&[backlog::TABLE]).await;
     assert_eq!(
         delivery.changes().len(),
@@ -77,19 +79,19 @@ async fn a_slot_that_went_back_with_its_server_is_skipped_forward() {
     went_back(None).await;
 }
 
-pub(crate) async fn went_back(version: Option<u32>) {
+async fn went_back(version: Option<u32>) {
     let fixture = lab_of(version).await;
     let mut went_back = 0;
     // A slot is also saved when the server notes its running transactions, which it does now and then by itself.
     for round in 1..=2 {
         backlog::write(&fixture, round, 300, 50).await;
         fixture.drain().await;
-        let before = Marks::of(&fixture).await;
+        let before = SlotPositions::read(&fixture).await;
         fixture.postgres.crash().await;
         let (kind, message) = fixture.fail().await;
         assert_eq!(kind, "PostgresUnreachable", "{message}");
         fixture.postgres.restart().await;
-        let after = Marks::of(&fixture).await;
+        let after = SlotPositions::read(&fixture).await;
         assert_eq!(after.checkpoint, before.checkpoint);
         backlog::write(&fixture, 10 + round, 50, 50).await;
         let (skipped, duplicates) = finish(&fixture).await;
@@ -127,7 +129,7 @@ async fn a_server_that_dies_before_the_slot_advanced_comes_back_and_goes_on() {
     fixture.drain().await;
     backlog::write(&fixture, 4, 400, 40).await;
     crash_at(&fixture, fixture.ssm_proxy.hold("PutParameter", Side::Answer)).await;
-    let marks = Marks::of(&fixture).await;
+    let marks = SlotPositions::read(&fixture).await;
     assert!(marks.confirmed < marks.checkpoint, "{marks:?}");
     let (skipped, _) = finish(&fixture).await;
     assert!(skipped > 0, "what is stored as sent is skipped");
@@ -152,4 +154,8 @@ async fn a_server_that_dies_while_it_sends_rows_comes_back_and_goes_on() {
     assert!(told.iter().any(|what| message.contains(what)), "{message}");
     fixture.kinesis_proxy.clear();
     finish(&fixture).await;
+}
+
+async fn a_slot_that_went_back_is_skipped_forward(version: u32) {
+    went_back(Some(version)).await;
 }

@@ -4,9 +4,9 @@
 use scenarios::fixture::{Fixture, Plugin};
 use scenarios::postgres::{Postgres, Settings};
 
-use crate::backlog;
-use crate::refusal::tick_fails;
-use crate::startup::stored;
+use crate::support::backlog;
+use crate::support::expected_errors::assert_tick_fails;
+use crate::support::positions::checkpoint_lsn;
 
 crate::scenarios![
     a_server_set_back_behind_the_checkpoint_has_diverged,
@@ -39,7 +39,7 @@ async fn set_back(others: u32) -> (Fixture, String) {
     backlog::write(&fixture, 2, 2_000, 20).await;
     write_others(&fixture, others).await;
     fixture.drain().await;
-    let checkpoint = stored(&fixture).await;
+    let checkpoint = checkpoint_lsn(&fixture).await;
     fixture.postgres.crash().await;
     fixture.postgres.set_back();
     fixture.postgres.restart().await;
@@ -58,14 +58,14 @@ async fn a_server_set_back_behind_the_checkpoint_has_diverged() {
     let (fixture, checkpoint) = set_back(0).await;
     let confirmed = fixture.confirmed_flush().await;
     for _ in 0..2 {
-        tick_fails(
+        assert_tick_fails(
             &fixture,
             "Divergence",
             &[&fixture.slot, &checkpoint, &confirmed, "accept the gap"],
         )
         .await;
     }
-    assert_eq!(stored(&fixture).await, checkpoint);
+    assert_eq!(checkpoint_lsn(&fixture).await, checkpoint);
 }
 
 async fn a_server_set_back_that_has_overtaken_the_checkpoint_lacks_the_marker() {
@@ -88,7 +88,7 @@ async fn overtaken(others: u32) {
         "its log did not overtake the checkpoint"
     );
     for _ in 0..2 {
-        tick_fails(&fixture, "MarkerMissing", &[&fixture.slot, &checkpoint]).await;
+        assert_tick_fails(&fixture, "MarkerMissing", &[&fixture.slot, &checkpoint]).await;
     }
-    assert_eq!(stored(&fixture).await, checkpoint);
+    assert_eq!(checkpoint_lsn(&fixture).await, checkpoint);
 }

@@ -5,6 +5,8 @@ use scenarios::event::UNAVAILABLE;
 use scenarios::fixture::{Fixture, Plan, Plugin};
 use serde_json::{Value, json};
 
+use crate::support::versions::with_each_plugin;
+
 crate::scenarios![
     an_untouched_large_value_is_marked_and_never_null,
     the_old_row_completes_what_was_not_touched,
@@ -14,6 +16,8 @@ crate::scenarios![
     a_column_that_the_update_sets_to_null_is_null,
     a_column_that_was_added_later_is_not_in_earlier_events,
 ];
+
+crate::version_scenarios![an_untouched_large_value_is_marked];
 
 /// A value of that many bytes that does not compress, so that it stands outside its row.
 fn large(seed: u32, bytes: u32) -> String {
@@ -38,7 +42,7 @@ async fn an_untouched_large_value_is_marked_and_never_null() {
     Plugin::each(|plugin| untouched(Fixture::plan(plugin))).await;
 }
 
-pub(crate) async fn untouched(plan: Plan) {
+async fn untouched(plan: Plan) {
     let fixture = documents(plan).await;
     fixture.sql("update doc set n = 2").await;
     fixture
@@ -228,4 +232,8 @@ async fn a_column_that_was_added_later_is_not_in_earlier_events() {
         assert_eq!(more(1), (plugin == Plugin::Wal2json).then(|| json!(UNAVAILABLE)));
     })
     .await;
+}
+
+async fn an_untouched_large_value_is_marked(version: u32) {
+    with_each_plugin(version, untouched).await;
 }

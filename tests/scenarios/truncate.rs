@@ -5,6 +5,8 @@ use scenarios::consumer::Delivery;
 use scenarios::fixture::{Fixture, Plan, Plugin};
 use serde_json::json;
 
+use crate::support::versions::with_each_plugin;
+
 crate::scenarios![
     a_truncate_is_an_event_of_its_table_and_nothing_else,
     a_truncate_waits_for_all_before_it_and_holds_all_after_it,
@@ -13,6 +15,8 @@ crate::scenarios![
     a_table_that_is_not_wanted_takes_no_part_in_a_truncate,
     a_table_without_a_key_is_emptied_too,
 ];
+
+crate::version_scenarios![a_truncate_is_an_event];
 
 fn ops(delivery: &Delivery) -> String {
     delivery
@@ -26,7 +30,7 @@ async fn a_truncate_is_an_event_of_its_table_and_nothing_else() {
     Plugin::each(|plugin| truncated(Fixture::plan(plugin))).await;
 }
 
-pub(crate) async fn truncated(plan: Plan) {
+async fn truncated(plan: Plan) {
     let fixture = plan.build().await;
     fixture
         .sql("create table t (id int primary key); insert into t values (1), (2)")
@@ -172,4 +176,8 @@ async fn a_table_without_a_key_is_emptied_too() {
         );
     })
     .await;
+}
+
+async fn a_truncate_is_an_event(version: u32) {
+    with_each_plugin(version, truncated).await;
 }

@@ -1,9 +1,10 @@
 //! Where a slot and its checkpoint stand, and the inequality that holds between them at every moment.
 
 use scenarios::fixture::{DEADLINE, Fixture};
+use serde_json::Value;
 
 /// An LSN as PostgreSQL writes it, as a number.
-pub(crate) fn lsn(text: &str) -> u64 {
+pub(crate) fn parse_lsn(text: &str) -> u64 {
     let halves = text.split_once('/').and_then(|(high, low)| {
         Some(u64::from_str_radix(high, 16).ok()? << 32 | u64::from_str_radix(low, 16).ok()?)
     });
@@ -17,23 +18,23 @@ pub(crate) fn commit_end(position: &str) -> u64 {
 
 /// What is confirmed, and what is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Marks {
+pub(crate) struct SlotPositions {
     /// `confirmed_flush_lsn` of the slot.
     pub(crate) confirmed: u64,
     /// `commit_end` of the checkpoint.
     pub(crate) checkpoint: u64,
 }
 
-impl Marks {
+impl SlotPositions {
     /// Looks at both.
     ///
     /// # Panics
     /// There is no checkpoint, or the slot is beyond it.
-    pub(crate) async fn of(fixture: &Fixture) -> Self {
+    pub(crate) async fn read(fixture: &Fixture) -> Self {
         // In this order, since both only grow while somebody drains.
-        let confirmed = lsn(&fixture.confirmed_flush().await);
+        let confirmed = parse_lsn(&fixture.confirmed_flush().await);
         let checkpoint = fixture.checkpoint().await.expect("a checkpoint is stored");
-        let checkpoint = lsn(checkpoint["commit_end"].as_str().unwrap_or_default());
+        let checkpoint = parse_lsn(checkpoint["commit_end"].as_str().unwrap_or_default());
         assert!(
             confirmed <= checkpoint,
             "the slot ({confirmed:X}) is beyond the checkpoint ({checkpoint:X})"
@@ -47,7 +48,7 @@ impl Marks {
 
 /// Waits until no session of the function is left on the server: a process that was killed with -9 is not missed at
 /// once.
-pub(crate) async fn let_go(fixture: &Fixture) {
+pub(crate) async fn wait_until_sessions_end(fixture: &Fixture) {
     let sql = format!(
         "select count(*) from pg_stat_activity where application_name = 'spillway {}'",
         fixture.slot
@@ -56,4 +57,17 @@ pub(crate) async fn let_go(fixture: &Fixture) {
         fixture.value(&sql).await.as_deref() == Some("0")
     })
     .await;
+}
+
+/// The checkpoint, which is there.
+pub(crate) async fn stored_checkpoint(fixture: &Fixture) -> Value {
+    fixture.checkpoint().await.expect("a checkpoint is stored")
+}
+
+/// `commit_end` of the checkpoint.
+pub(crate) async fn checkpoint_lsn(fixture: &Fixture) -> String {
+    stored_checkpoint(fixture).await["commit_end"]
+        .as_str()
+        .expect("an LSN is text")
+        .to_owned()
 }

@@ -6,12 +6,12 @@ use scenarios::postgres::REPLUSER;
 use serde_json::{Value, json};
 
 /// A tick that fails so.
-pub(crate) async fn tick_fails(fixture: &Fixture, kind: &str, parts: &[&str]) {
-    invocation_fails(fixture, json!({}), kind, parts).await;
+pub(crate) async fn assert_tick_fails(fixture: &Fixture, kind: &str, parts: &[&str]) {
+    assert_invocation_fails(fixture, json!({}), kind, parts).await;
 }
 
 /// An invocation that fails with this `errorType`, in one line that has all of `parts`.
-pub(crate) async fn invocation_fails(fixture: &Fixture, event: Value, kind: &str, parts: &[&str]) {
+pub(crate) async fn assert_invocation_fails(fixture: &Fixture, event: Value, kind: &str, parts: &[&str]) {
     let before = position(fixture).await;
     let (found, message) = fixture.invoke(event).await.error();
     assert_eq!(found, kind, "{message}");
@@ -26,12 +26,12 @@ pub(crate) async fn invocation_fails(fixture: &Fixture, event: Value, kind: &str
         !message.contains(REPLUSER.1),
         "the password is in the message: {message}"
     );
-    keeps_its_secrets(fixture, REPLUSER.1).await;
+    assert_not_logged(fixture, REPLUSER.1).await;
     assert_eq!(position(fixture).await, before, "{kind} moved the slot");
 }
 
 /// Nothing that the function ever logged has `secret` in it. Ends its sandbox: only then all of its log was read.
-pub(crate) async fn keeps_its_secrets(fixture: &Fixture, secret: &str) {
+pub(crate) async fn assert_not_logged(fixture: &Fixture, secret: &str) {
     fixture.function.kill9().await;
     let told = fixture
         .function

@@ -1,7 +1,7 @@
 //! Changes for scenarios that care about how changes travel, not about what is in them: one table, many keys, and a
 //! second slot that nobody confirms, by which PostgreSQL itself counts what has to arrive.
 
-use scenarios::fixture::Fixture;
+use scenarios::fixture::{Fixture, Plugin};
 
 /// The table of the backlog, as oracle and consumer name it.
 pub(crate) const TABLE: &str = "public.t";
@@ -55,4 +55,18 @@ pub(crate) async fn events(fixture: &Fixture) -> usize {
     );
     let count = fixture.value(&sql).await.expect("a count is never null");
     count.parse().unwrap_or_else(|error| panic!("{count}: {error}"))
+}
+
+/// Fixture whose slot was drained once and has a backlog.
+pub(crate) async fn fixture_with_backlog() -> Fixture {
+    drain_and_refill(Fixture::new(Plugin::Pgoutput).await).await
+}
+
+/// Drains a first backlog, and writes a second one.
+pub(crate) async fn drain_and_refill(fixture: Fixture) -> Fixture {
+    create(&fixture).await;
+    write(&fixture, 1, 40, 20).await;
+    fixture.drain().await;
+    write(&fixture, 2, 40, 20).await;
+    fixture
 }

@@ -1,0 +1,147 @@
+//! Backfills: tables to read, events that start and control one, and ticks until it is finished.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use scenarios::consumer::Delivery;
+use scenarios::fixture::{DEADLINE, Fixture, Plan};
+use scenarios::postgres::REPLUSER;
+use scenarios::wait;
+use serde_json::{Value, json};
+
+/// A fixture whose tables were made and filled before the slot, and may be read by the function.
+pub(crate) async fn fixture_with_tables(plan: Plan, sql: &str) -> Fixture {
+    let fixture = plan.without_slot().build().await;
+    fixture.sql(sql).await;
+    fixture
+        .sql(&format!(
+            "create publication spillway for all tables; grant select on all tables in schema public to {}",
+            REPLUSER.0
+        ))
+        .await;
+    fixture.create_slot().await;
+    fixture
+}
+
+/// The event that starts one, of these tables.
+pub(crate) fn start_event(tables: &[&str], chunk_rows: u64) -> Value {
+    json!({"action": "backfill", "tables": tables, "chunk_rows": chunk_rows})
+}
+
+/// An order that has nothing beside it.
+pub(crate) fn command_event(what: &str) -> Value {
+    json!({"action": "backfill", what: true})
+}
+
+/// What a report says of the backfill's state.
+pub(crate) fn backfill_state(report: &Value) -> &str {
+    report["backfill"]["state"].as_str().unwrap_or("none")
+}
+
+/// The answer to this event. What is played beside it ends with it when it fails.
+pub(crate) async fn invoke_ok(fixture: &Fixture, event: Value) -> Value {
+    fixture.invoke(event).await.answer()
+}
+
+/// Goes on from this report with ticks until the backfill is finished; all reports.
+pub(crate) async fn tick_until_finished(fixture: &Fixture, report: Value) -> Vec<Value> {
+    let mut reports = vec![report];
+    while backfill_state(&reports[reports.len() - 1]) != "finished" {
+        assert!(
+            reports.len() < 100,
+            "a hundred ticks did not finish: {}",
+            reports[99]
+        );
+        let report = fixture.tick().await;
+        assert_ne!(backfill_state(&report), "failed", "{report}");
+        reports.push(report);
+    }
+    reports
+}
+
+/// Starts it, finishes it and drains what is left; all reports.
+pub(crate) async fn run_backfill(fixture: &Fixture, event: Value) -> Vec<Value> {
+    let first = fixture.invoke(event).await.answer();
+    assert_eq!(first["action"], "backfill", "{first}");
+    let mut reports = tick_until_finished(fixture, first).await;
+    reports.extend(fixture.drain().await);
+    reports
+}
+
+/// The events of rows of a table that were read, as plain JSON, in the order of positions.
+pub(crate) fn read_events(delivery: &Delivery, table: &str) -> Vec<Value> {
+    let mut events = delivery.of_table(table);
+    events.retain(|event| event["op"] == "r");
+    events
+}
+
+/// A table `t` of so many rows, of which each fiftieth has a value that is stored apart.
+pub(crate) fn create_table_sql(rows: usize) -> String {
+    format!(
+        "create table t (id int primary key, n int not null, body text);
+         alter table t alter body set storage external;
+         insert into t select i, i, case when i % 50 = 0 then repeat(md5(i::text), 70) end from generate_series(1, {rows}) i;
+         analyze t"
+    )
+}
+
+/// Changes rows of `t` until it is told to stop, and never waits for a lock for long; returns how many transactions it made.
+pub(crate) async fn change_rows_until(fixture: &Fixture, rows: usize, stop: &AtomicBool) -> u64 {
+    let (client, mut random, mut written) = (fixture.connect().await, fastrand::Rng::with_seed(7), 0);
+    client.batch_execute("set lock_timeout = '100ms'").await.unwrap();
+    while !stop.load(Ordering::Relaxed) {
+        let (row, other) = (random.usize(1..=rows), random.usize(1..=rows));
+        let far = rows - random.usize(..rows / 10);
+        let sql = match random.u8(..8) {
+            0..3 => format!("update t set n = -{written} where id = {row}"),
+            3 => format!("delete from t where id = {row}"),
+            4 => format!(
+                "insert into t values ({row}, {written}, null) on conflict (id) do update set n = excluded.n"
+            ),
+            5 => format!(
+                "begin; update t set n = 0 where id = {row}; update t set n = 1 where id = {other}; rollback"
+            ),
+            // From the end of the table to before its beginning, and from there to its middle.
+            6 => format!(
+                "update t set id = -{row} where id = {far} and not exists (select from t where id = -{row})"
+            ),
+            _ => format!(
+                "update t set id = {other} where id = -{row} and not exists (select from t where id = {other})"
+            ),
+        };
+        client.batch_execute(&sql).await.unwrap();
+        written += 1;
+    }
+    written
+}
+
+/// The backfill, with a writer beside it from before its beginning until it is finished; the reports.
+pub(crate) async fn run_beside_writer(fixture: &Fixture, event: Value, rows: usize) -> Vec<Value> {
+    let stop = AtomicBool::new(false);
+    let (reports, written) = tokio::join!(
+        async {
+            let first = fixture.invoke(event).await.answer();
+            let reports = tick_until_finished(fixture, first).await;
+            stop.store(true, Ordering::Relaxed);
+            reports
+        },
+        change_rows_until(fixture, rows, &stop)
+    );
+    assert!(written > 0, "nobody wrote");
+    fixture.drain().await;
+    reports
+}
+
+/// A condition under which each row takes so many milliseconds to read.
+pub(crate) fn slow_condition(milliseconds: u64) -> String {
+    format!("pg_sleep({milliseconds} / 1000.0) is not null")
+}
+
+/// Waits until a chunk is being read under [`slow_condition`].
+pub(crate) async fn wait_until_chunk_is_read(fixture: &Fixture) {
+    let sql =
+        "select count(*) from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'";
+    wait::until("a chunk is being read", DEADLINE, || async {
+        fixture.value(sql).await.as_deref() == Some("1")
+    })
+    .await;
+}

@@ -1,0 +1,57 @@
+//! Clusters of servers, and slots that restart inside a transaction.
+
+use std::time::Duration;
+
+use scenarios::cluster::Cluster;
+use scenarios::fixture::Fixture;
+use scenarios::postgres::Settings;
+use scenarios::wait;
+use tokio_postgres::Client;
+
+/// Time for PostgreSQL to move a slot's restart position.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A running cluster of servers of this version.
+pub(crate) async fn start_cluster(version: u32) -> Cluster {
+    Cluster::start(Settings {
+        version: Some(version),
+        ..Settings::default()
+    })
+    .await
+}
+
+/// Lets the slot restart where a transaction is open, and keeps another open from then on: where nothing else runs,
+/// decoding can begin without a snapshot. `step` moves the slot forwards. The table `t` has a column `id` and stays as it is.
+pub(crate) async fn restart_slot_mid_transaction<F: Future<Output = ()>>(
+    fixture: &Fixture,
+    step: impl Fn() -> F,
+) -> Client {
+    let first = fixture.connect().await;
+    first
+        .batch_execute("begin; insert into t (id) values (-1)")
+        .await
+        .unwrap();
+    let began = fixture.value("select pg_current_wal_insert_lsn()").await.unwrap();
+    fixture.sql("checkpoint").await;
+    step().await;
+    let second = fixture.connect().await;
+    second
+        .batch_execute("begin; insert into t (id) values (-2)")
+        .await
+        .unwrap();
+    first.batch_execute("rollback").await.unwrap();
+    let slot = &fixture.slot;
+    let restarts =
+        format!("select restart_lsn >= '{began}' from pg_replication_slots where slot_name = '{slot}'");
+    wait::until(
+        "the slot restarts after the first transaction began",
+        LIMIT,
+        || async {
+            fixture.sql("checkpoint").await;
+            step().await;
+            fixture.value(&restarts).await.as_deref() == Some("t")
+        },
+    )
+    .await;
+    second
+}
