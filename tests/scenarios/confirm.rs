@@ -11,6 +11,7 @@ use crate::support::positions::{SlotPositions, commit_end, parse_lsn};
 crate::scenarios![
     a_position_begins_with_the_end_of_its_commit_record,
     a_slot_that_stops_before_a_transaction_stands_at_the_end_of_the_one_before,
+    a_drain_reports_the_position_that_it_confirmed,
 ];
 
 /// A fixture with a table, and a slot of test_decoding, which says of each transaction where its commit record ends.
@@ -101,6 +102,27 @@ async fn a_slot_that_stops_before_a_transaction_stands_at_the_end_of_the_one_bef
         );
         let delivery = fixture.consume().await;
         assert_eq!((delivery.changes().len(), delivery.duplicates()), (3, 0));
+    })
+    .await;
+}
+
+async fn a_drain_reports_the_position_that_it_confirmed() {
+    Plugin::each(|plugin| async move {
+        let fixture = Fixture::new(plugin).await;
+        fixture
+            .sql(
+                "create table t (id int primary key, name text);
+                 insert into t select n, 'row ' || n from generate_series(1, 1000) n;
+                 update t set name = 'other' where id % 2 = 0; delete from t where id % 3 = 0",
+            )
+            .await;
+        fixture.kinesis_proxy.flaky(7, 10);
+        let reports = fixture.drain().await;
+        let last = &reports[reports.len() - 1];
+        assert_eq!(last["stopped"], "empty", "{last}");
+        assert_eq!(last["to"], fixture.confirmed_flush().await, "{last}");
+        let delivery = fixture.compare(&["t"]).await;
+        assert_eq!(delivery.counts()["public.t"], 1000 + 500 + 333);
     })
     .await;
 }

@@ -2,11 +2,16 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use scenarios::aggregate::{self, SubRecord};
 use scenarios::consumer::Delivery;
+use scenarios::fake_kinesis::{FakeKinesis, Settings};
+use scenarios::hash_range::{HashRange, hash_of};
 use scenarios::kinesis::{Kinesis, Limits};
 use scenarios::oracle::{self, Rows};
 use scenarios::postgres::Postgres;
 use serde_json::{Value, json};
+
+use crate::support::kinesis_producer::{aggregate, client, put, record};
 
 crate::scenarios![
     a_consumer_rebuilds_rows_and_drops_duplicates,
@@ -14,6 +19,8 @@ crate::scenarios![
     what_a_repair_did_not_find_has_vanished,
     a_consumer_notices_a_broken_promise,
     every_type_is_compared_as_an_event_writes_it,
+    an_aggregate_is_read_strictly,
+    a_consumer_splits_aggregates_and_drops_one_that_spans_shards,
 ];
 
 /// An event of table `public.t` at the given transaction and index.
@@ -277,4 +284,63 @@ async fn every_type_is_compared_as_an_event_writes_it() {
     );
     drop(client);
     postgres.drop_database(&database).await;
+}
+
+async fn an_aggregate_is_read_strictly() {
+    let long = "x".repeat(300);
+    let good = aggregate(&[("a", b"1"), (&long, long.as_bytes()), ("a", b"")]);
+    let read = |partition_key, data| SubRecord {
+        partition_key,
+        explicit_hash_key: None,
+        data,
+    };
+    let expected = vec![read("a", &b"1"[..]), read(&long, long.as_bytes()), read("a", b"")];
+    assert_eq!(aggregate::split(&good), Ok(Some(expected)));
+    assert_eq!(aggregate::split(b"{}"), Ok(None), "a record of its own");
+    assert_eq!(aggregate::split(b""), Ok(None));
+    assert!(aggregate::split(&good[..good.len() - 1]).is_err(), "cut off");
+    assert!(aggregate::split(&good[..10]).is_err(), "no place for an MD5");
+    let mut other = good.clone();
+    other[6] ^= 1;
+    let error = aggregate::split(&other).unwrap_err().to_string();
+    assert!(error.contains("MD5"), "{error}");
+    let none = aggregate::split(&aggregate(&[])).unwrap_err().to_string();
+    assert!(none.contains("no records"), "{none}");
+}
+
+/// A partition key whose hash lies in `range`.
+fn key_in(range: HashRange) -> String {
+    let mut keys = (0..).map(|number: u32| format!("key {number}"));
+    keys.find(|key| range.contains(hash_of(key))).unwrap()
+}
+
+async fn a_consumer_splits_aggregates_and_drops_one_that_spans_shards() {
+    let at = |at: u32| event(at, 0, "c", Value::Null, json!({"id": at}));
+    let [lower, upper] = HashRange::ALL.halves().map(key_in);
+    let (one, two, three) = (at(1), at(2), at(3));
+    let packed = aggregate(&[(&lower, &one), (&lower, b""), (&lower, &three)]);
+    let mixed = aggregate(&[(&lower, &one), (&upper, &two)]);
+    let records = || {
+        let plain = record(&upper, &at(4));
+        vec![
+            record(&lower, &packed),
+            record(&lower, &mixed),
+            plain,
+            record("tombstone", b""),
+        ]
+    };
+    let fake_kinesis = FakeKinesis::open("s", Settings::default()).await;
+    put(&client(fake_kinesis.endpoint()), records()).await.unwrap();
+    let emulator = Kinesis::start(Limits::Off).await;
+    emulator.create_stream("s", 2).await;
+    put(emulator.client(), records()).await.unwrap();
+    for read in [Delivery::of(&fake_kinesis), Delivery::read(&emulator, "s").await] {
+        read.assert_promise();
+        assert_eq!(
+            (read.records, read.aggregates, read.dropped, read.tombstones.len()),
+            (4, 2, 2, 2)
+        );
+        let keys: Vec<_> = read.arrivals.iter().map(|it| it.partition_key.as_str()).collect();
+        assert_eq!(keys, [&lower, &lower, &upper]);
+    }
 }

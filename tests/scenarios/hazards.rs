@@ -1,43 +1,53 @@
-//! The table of hazards in docs/ names scenarios that there are, and mutants that there are.
+//! The page of hazards in docs/ names only scenarios and mutants that exist, and every mutant.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 crate::scenarios![
-    the_table_of_hazards_names_scenarios_that_exist,
-    every_mutant_is_in_the_table_with_the_scenario_that_catches_it,
+    the_page_of_hazards_names_scenarios_that_exist,
+    every_mutant_is_on_the_page_with_the_scenario_that_catches_it,
 ];
 
-fn docs() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs")
+/// Number of the last hazard.
+const HAZARDS: u32 = 14;
+
+/// A path below the crate of the scenarios.
+fn path(relative: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(relative)
 }
 
 fn read(file: &Path) -> String {
     std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
-/// What stands between backticks in a row of the table.
-fn quoted(row: &str) -> BTreeSet<&str> {
-    row.split('`').skip(1).step_by(2).collect()
+/// The texts between backticks.
+fn quoted(text: &str) -> BTreeSet<&str> {
+    text.split('`').skip(1).step_by(2).collect()
 }
 
-/// The rows of the table, each with the hazard's number.
-fn rows(table: &str) -> Vec<(u32, &str)> {
-    let rows = table.lines().filter_map(|line| {
-        let number = line.strip_prefix("| ")?.split(' ').next()?;
-        Some((number.parse().ok()?, line))
-    });
-    rows.collect()
+/// The text of each hazard, by its number: from its heading `## 1. …`, or its row `| 1 …`, to the next one.
+fn hazards(page: &str) -> BTreeMap<u32, String> {
+    let mut hazards: BTreeMap<u32, String> = BTreeMap::new();
+    for line in page.lines() {
+        let title = line.strip_prefix("## ").or_else(|| line.strip_prefix("| "));
+        let number = title.and_then(|title| title.split(['.', ' ']).next()?.parse().ok());
+        if let Some(number) = number {
+            hazards.insert(number, String::new());
+        }
+        if let Some(mut text) = hazards.last_entry() {
+            text.get_mut().push_str(line);
+            text.get_mut().push('\n');
+        }
+    }
+    hazards
 }
 
-async fn the_table_of_hazards_names_scenarios_that_exist() {
-    let table = read(&docs().join("hazards.md"));
+async fn the_page_of_hazards_names_scenarios_that_exist() {
+    let hazards = hazards(&read(&path("../docs/hazards.md")));
     let known = crate::names();
-    let rows = rows(&table);
-    let numbers: Vec<u32> = rows.iter().map(|(number, _)| *number).collect();
-    assert_eq!(numbers, (1..=14).collect::<Vec<_>>());
-    for (number, row) in rows {
-        let named: Vec<&str> = quoted(row).into_iter().filter(|it| it.contains("::")).collect();
+    assert!(hazards.keys().copied().eq(1..=HAZARDS), "{:?}", hazards.keys());
+    for (number, text) in &hazards {
+        let named: Vec<&str> = quoted(text).into_iter().filter(|it| it.contains("::")).collect();
         assert!(!named.is_empty(), "hazard {number} has no scenario");
         for scenario in named {
             assert!(
@@ -48,39 +58,35 @@ async fn the_table_of_hazards_names_scenarios_that_exist() {
     }
 }
 
-async fn every_mutant_is_in_the_table_with_the_scenario_that_catches_it() {
-    let table = read(&docs().join("hazards.md"));
-    let rows = rows(&table);
-    let files = std::fs::read_dir(docs().join("mutants")).expect("there are mutants");
+async fn every_mutant_is_on_the_page_with_the_scenario_that_catches_it() {
+    let hazards = hazards(&read(&path("../docs/hazards.md")));
+    let files = std::fs::read_dir(path("mutants")).expect("there are mutants");
     let mut found = BTreeSet::new();
     for file in files {
         let file = file.expect("a folder can be read").path();
         let name = file
             .file_stem()
             .and_then(|name| name.to_str())
-            .unwrap_or_default()
-            .to_owned();
+            .unwrap_or_default();
         let patch = read(&file);
-        let field = |name: &str| {
-            let line = patch.lines().find_map(|line| line.strip_prefix(name));
-            line.unwrap_or_else(|| panic!("{}: no {name}", file.display()))
+        let field = |field: &str| {
+            let line = patch.lines().find_map(|line| line.strip_prefix(field));
+            line.unwrap_or_else(|| panic!("{name}: no {field}"))
         };
-        let hazard: u32 = field("Hazard: ").parse().expect("a hazard is a number");
-        let row = rows.iter().find(|(number, _)| *number == hazard);
-        let row = quoted(
-            row.unwrap_or_else(|| panic!("{name}: there is no hazard {hazard}"))
-                .1,
-        );
-        assert!(
-            row.contains(name.as_str()),
-            "hazard {hazard} does not name {name}"
-        );
-        let scenario = field("Scenario: ");
-        assert!(row.contains(scenario), "hazard {hazard} does not name {scenario}");
-        found.insert(name);
+        let number: u32 = field("Hazard: ").parse().expect("a hazard is a number");
+        let hazard = hazards.get(&number);
+        let hazard = hazard.unwrap_or_else(|| panic!("{name}: there is no hazard {number}"));
+        for named in [name, field("Scenario: ")] {
+            assert!(
+                quoted(hazard).contains(named),
+                "hazard {number} does not name {named}"
+            );
+        }
+        found.insert(name.to_owned());
     }
-    for (number, row) in rows {
-        for mutant in quoted(row) {
+    for (number, text) in &hazards {
+        for mutant in quoted(text) {
+            // Names of mutants begin with the number of their hazard: `01-commit-start`.
             let is_mutant = mutant.starts_with(|first: char| first.is_ascii_digit());
             assert!(
                 !is_mutant || found.contains(mutant),

@@ -5,6 +5,7 @@ pub(crate) mod backlog;
 pub(crate) mod cluster;
 pub(crate) mod expected_errors;
 pub(crate) mod gap;
+pub(crate) mod keys;
 pub(crate) mod kinesis_producer;
 pub(crate) mod positions;
 pub(crate) mod type_values;
