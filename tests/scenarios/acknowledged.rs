@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use scenarios::fault_proxy::Side;
+use scenarios::aws::fault_proxy::Side;
 use scenarios::fixture::{Fixture, Plugin};
-use scenarios::function::Outcome;
+use scenarios::lambda::function::Outcome;
 use serde_json::json;
 
 use crate::support::positions::{SlotPositions, commit_end, wait_until_sessions_end};

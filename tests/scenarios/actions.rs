@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use scenarios::aws::kinesis::{Kinesis, Limits};
 use scenarios::consumer::Delivery;
 use scenarios::fixture::{DEADLINE, Fixture, Plan, Plugin};
-use scenarios::function::Outcome;
-use scenarios::kinesis::{Kinesis, Limits};
+use scenarios::lambda::function::Outcome;
 use scenarios::postgres::{Postgres, REPLUSER, Settings};
 use scenarios::wait;
 use serde_json::json;

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use scenarios::fault_proxy::Side;
+use scenarios::aws::fault_proxy::Side;
+use scenarios::aws::kinesis::Kinesis;
 use scenarios::fixture::{DEADLINE, Fixture, Plugin};
-use scenarios::kinesis::Kinesis;
 use serde_json::json;
 
 use crate::support::backlog;
@@ -190,7 +190,7 @@ async fn a_truncate_is_a_barrier_for_aggregates_too() {
     }
     fixture.kinesis_proxy.always(
         "PutRecords",
-        scenarios::fault_proxy::Fault::Delay(Duration::from_millis(3)),
+        scenarios::aws::fault_proxy::Fault::Delay(Duration::from_millis(3)),
     );
     fixture.drain().await;
     fixture.compare(&[backlog::TABLE]).await;

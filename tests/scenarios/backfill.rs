@@ -4,10 +4,10 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use scenarios::aws::fault_proxy::{Fault, Side};
 use scenarios::backfill::Backfill;
-use scenarios::fault_proxy::{Fault, Side};
 use scenarios::fixture::{DEADLINE, Fixture, Plan, Plugin};
-use scenarios::function::Outcome;
+use scenarios::lambda::function::Outcome;
 use scenarios::postgres::{Postgres, REPLUSER, Settings};
 use scenarios::wait;
 use serde_json::{Value, json};

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use scenarios::fault_proxy::Fault;
+use scenarios::aws::fault_proxy::Fault;
 use scenarios::fixture::{Fixture, Plugin};
 use serde_json::{Value, json};
 

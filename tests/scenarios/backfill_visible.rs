@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use scenarios::consumer::Delivery;
-use scenarios::event::UNAVAILABLE;
+use scenarios::consumer::event::UNAVAILABLE;
 use scenarios::fixture::{DEADLINE, Fixture, Plugin};
 use scenarios::postgres::REPLUSER;
-use scenarios::proxy::Way;
+use scenarios::postgres::tcp_proxy::Way;
 use scenarios::wait;
 use serde_json::{Value, json};
 
@@ -70,7 +70,8 @@ async fn until_it_hangs(fixture: &Fixture) {
 async fn compared(fixture: &Fixture) -> Delivery {
     let delivery = fixture.compare(&["doc"]).await;
     let rebuilt = delivery.rebuild();
-    let complete = |row: &scenarios::event::Row| row["body"].as_str().is_some_and(|body| body != UNAVAILABLE);
+    let complete =
+        |row: &scenarios::consumer::event::Row| row["body"].as_str().is_some_and(|body| body != UNAVAILABLE);
     assert!(
         rebuilt.tables["public.doc"].rows().all(complete),
         "a large value is missing"

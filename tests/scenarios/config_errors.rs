@@ -4,9 +4,9 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use scenarios::fault_proxy::Fault;
+use scenarios::aws::fault_proxy::Fault;
 use scenarios::fixture::{Fixture, Plugin};
-use scenarios::function::drain_binary;
+use scenarios::lambda::function::drain_binary;
 use scenarios::postgres::{Postgres, REPLUSER, Settings};
 use scenarios::wait::free_port;
 use serde_json::json;

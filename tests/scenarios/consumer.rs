@@ -2,12 +2,12 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use scenarios::aggregate::{self, SubRecord};
+use scenarios::aws::aggregate::{self, SubRecord};
+use scenarios::aws::fake_kinesis::{FakeKinesis, Settings};
+use scenarios::aws::hash_range::{HashRange, hash_of};
+use scenarios::aws::kinesis::{Kinesis, Limits};
 use scenarios::consumer::Delivery;
-use scenarios::fake_kinesis::{FakeKinesis, Settings};
-use scenarios::hash_range::{HashRange, hash_of};
-use scenarios::kinesis::{Kinesis, Limits};
-use scenarios::oracle::{self, Rows};
+use scenarios::consumer::oracle::{self, Rows};
 use scenarios::postgres::Postgres;
 use serde_json::{Value, json};
 

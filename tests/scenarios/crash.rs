@@ -3,10 +3,10 @@
 
 use std::collections::HashMap;
 
+use scenarios::aws::fault_proxy::{Held, Side};
 use scenarios::consumer::Delivery;
-use scenarios::fault_proxy::{Held, Side};
 use scenarios::fixture::{DEADLINE, Fixture, Plugin};
-use scenarios::function::Outcome;
+use scenarios::lambda::function::Outcome;
 use serde_json::json;
 
 use crate::support::backlog;

@@ -4,11 +4,11 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use scenarios::cluster::Carried;
 use scenarios::fixture::{Fixture, Plugin};
-use scenarios::function::Outcome;
+use scenarios::lambda::function::Outcome;
+use scenarios::postgres::cluster::Carried;
+use scenarios::postgres::tcp_proxy::Way;
 use scenarios::postgres::{ADMIN, REPLUSER};
-use scenarios::proxy::Way;
 use scenarios::wait;
 use serde_json::{Value, json};
 use tokio_postgres::{Client, NoTls};

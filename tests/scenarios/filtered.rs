@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use scenarios::fixture::{Fixture, Plugin};
-use scenarios::function::Outcome;
+use scenarios::lambda::function::Outcome;
 use serde_json::json;
 
 use crate::support::positions::SlotPositions;

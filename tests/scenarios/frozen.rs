@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use scenarios::fault_proxy::{Held, Side};
+use scenarios::aws::fault_proxy::{Held, Side};
 use scenarios::fixture::{DEADLINE, Fixture, Plugin};
-use scenarios::function::{Function, Outcome};
+use scenarios::lambda::function::{Function, Outcome};
 use scenarios::wait;
 use serde_json::json;
 

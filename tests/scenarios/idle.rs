@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use scenarios::fault_proxy::Side;
+use scenarios::aws::fault_proxy::Side;
 use scenarios::fixture::{Fixture, Plan, Plugin};
 use scenarios::postgres::{Postgres, Settings};
 use serde_json::{Value, json};

@@ -1,8 +1,8 @@
 //! Requests and records are filled to the limits of Kinesis and not beyond: of the stream as it is, not as streams are by
 //! default. A stream that cannot be used is refused by name before anything is sent.
 
-use scenarios::fake_kinesis::{FakeKinesis, Settings};
-use scenarios::fault_proxy::Fault;
+use scenarios::aws::fake_kinesis::{FakeKinesis, Settings};
+use scenarios::aws::fault_proxy::Fault;
 use scenarios::fixture::{Fixture, Plugin};
 use scenarios::postgres::{self, Postgres};
 use serde_json::json;

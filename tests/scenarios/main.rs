@@ -104,7 +104,7 @@ macro_rules! version_scenarios {
                 module: module_path!(),
                 trials: || {
                     let mut trials = Vec::new();
-                    for version in scenarios::programs::VERSIONS {
+                    for version in scenarios::postgres::programs::VERSIONS {
                         if version >= $first {
                             $(
                                 let name = format!("{}_on_{version}", stringify!($name));

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use scenarios::fault_proxy::{Fault, FaultProxy, Side};
+use scenarios::aws::fault_proxy::{Fault, FaultProxy, Side};
+use scenarios::aws::kinesis::{Kinesis, Limits};
 use scenarios::fixture::{Fixture, Plugin};
-use scenarios::kinesis::{Kinesis, Limits};
 
 use crate::support::backlog;
 

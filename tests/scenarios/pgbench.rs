@@ -7,10 +7,10 @@
 use std::time::{Duration, Instant};
 
 use scenarios::consumer::Delivery;
+use scenarios::consumer::oracle::{self, Rows};
 use scenarios::fixture::{Fixture, Plugin};
-use scenarios::function::Function;
-use scenarios::oracle::{self, Rows};
-use scenarios::pgbench::{Pgbench, TABLES};
+use scenarios::lambda::function::Function;
+use scenarios::postgres::pgbench::{Pgbench, TABLES};
 use serde_json::{Value, json};
 
 crate::scenarios![every_row_of_pgbench_is_what_the_consumer_holds];

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use fastrand::Rng;
-use scenarios::fault_proxy::{Fault, Side};
+use scenarios::aws::fault_proxy::{Fault, Side};
 use scenarios::fixture::{Fixture, Plugin};
 use serde_json::json;
 

@@ -1,8 +1,8 @@
 //! What watches every PutRecords of the other scenarios: the limits of Kinesis, and one record in flight for each key.
 
-use scenarios::fake_kinesis::{FakeKinesis, Settings};
-use scenarios::fault_proxy::{FaultProxy, Side};
-use scenarios::kinesis::{Kinesis, Limits};
+use scenarios::aws::fake_kinesis::{FakeKinesis, Settings};
+use scenarios::aws::fault_proxy::{FaultProxy, Side};
+use scenarios::aws::kinesis::{Kinesis, Limits};
 
 use crate::support::kinesis_producer::{aggregate, client, put, record};
 

@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
+use scenarios::aws::fault_proxy::Fault;
+use scenarios::aws::kinesis::Kinesis;
 use scenarios::consumer::{Arrival, Delivery};
-use scenarios::fault_proxy::Fault;
 use scenarios::fixture::{DEADLINE, Fixture, Plugin};
-use scenarios::function::Outcome;
-use scenarios::kinesis::Kinesis;
+use scenarios::lambda::function::Outcome;
 use scenarios::wait;
 use serde_json::{Value, json};
 

@@ -3,9 +3,9 @@
 
 use std::process::Stdio;
 
-use scenarios::fault_proxy::Side;
+use scenarios::aws::fault_proxy::Side;
 use scenarios::fixture::{DEADLINE, Fixture, Plugin};
-use scenarios::function::{Function, Outcome};
+use scenarios::lambda::function::{Function, Outcome};
 use scenarios::postgres::ADMIN;
 use scenarios::wait;
 use serde_json::{Value, json};

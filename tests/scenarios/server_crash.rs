@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use scenarios::fault_proxy::{Fault, Held, Side};
+use scenarios::aws::fault_proxy::{Fault, Held, Side};
 use scenarios::fixture::{Fixture, Plugin};
-use scenarios::function::Outcome;
+use scenarios::lambda::function::Outcome;
 use scenarios::postgres::{Postgres, Settings};
 use serde_json::json;
 

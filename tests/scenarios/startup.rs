@@ -2,7 +2,7 @@
 //! the slot where it is.
 
 use scenarios::fixture::{Fixture, Plan, Plugin};
-use scenarios::function::Outcome;
+use scenarios::lambda::function::Outcome;
 use scenarios::postgres::{Postgres, Settings};
 use serde_json::{Value, json};
 

@@ -2,11 +2,11 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use scenarios::aws::kinesis::{Kinesis, Limits};
 use scenarios::consumer::Delivery;
-use scenarios::event::timeless;
+use scenarios::consumer::event::timeless;
+use scenarios::consumer::third_party::ThirdPartyConsumer;
 use scenarios::fixture::{Fixture, Plugin};
-use scenarios::kinesis::{Kinesis, Limits};
-use scenarios::third_party::ThirdPartyConsumer;
 use serde_json::{Value, json};
 
 crate::scenarios![

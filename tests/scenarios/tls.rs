@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use scenarios::certificates::HOST;
 use scenarios::fixture::{Fixture, Plugin};
+use scenarios::postgres::certificates::HOST;
 use scenarios::postgres::{Postgres, Settings};
 
 use crate::support::expected_errors::assert_tick_fails;

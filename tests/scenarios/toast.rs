@@ -1,7 +1,7 @@
 //! A large value that an update did not touch is not in the log. It is marked, never null; and it is completed where the
 //! old row tells it.
 
-use scenarios::event::UNAVAILABLE;
+use scenarios::consumer::event::UNAVAILABLE;
 use scenarios::fixture::{Fixture, Plan, Plugin};
 use serde_json::{Value, json};
 

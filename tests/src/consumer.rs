@@ -4,17 +4,23 @@
 //! The promise, as a consumer can see it: every position always carries the same event, and within one partition key
 //! the positions ascend in the order of their first arrival.
 
+pub mod column_value;
+pub mod event;
+pub mod oracle;
+pub mod rebuild;
+pub mod third_party;
+
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, HashMap};
 
 use serde_json::Value;
 
-use crate::aggregate;
-use crate::event::{Event, Form, UNAVAILABLE, timeless};
-use crate::fake_kinesis::FakeKinesis;
-use crate::hash_range::HashRange;
-use crate::kinesis::Kinesis;
-use crate::rebuild::Rebuilt;
+use crate::aws::aggregate;
+use crate::aws::fake_kinesis::FakeKinesis;
+use crate::aws::hash_range::HashRange;
+use crate::aws::kinesis::Kinesis;
+use crate::consumer::event::{Event, Form, UNAVAILABLE, timeless};
+use crate::consumer::rebuild::Rebuilt;
 
 /// One event as it was read: a record, or a part of an aggregate.
 #[derive(Debug, Clone)]
@@ -217,7 +223,7 @@ impl Delivery {
 
 /// Why a partition key is not that of its event. One that is no JSON object is hashed, or names the table.
 fn misplaced(arrival: &Arrival) -> Option<String> {
-    let key: crate::event::Row = serde_json::from_str(&arrival.partition_key).ok()?;
+    let key: crate::consumer::event::Row = serde_json::from_str(&arrival.partition_key).ok()?;
     let event = arrival.event();
     // The others write values as the source has them, and the key as Debezium does.
     if event.form != Form::Debezium {

@@ -6,15 +6,15 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use crate::cluster::Cluster;
+use crate::aws::fake_kinesis::{self, FakeKinesis};
+use crate::aws::fault_proxy::FaultProxy;
+use crate::aws::kinesis::Kinesis;
+use crate::aws::ssm::Ssm;
 use crate::consumer::Delivery;
-use crate::fake_kinesis::{self, FakeKinesis};
-use crate::fault_proxy::FaultProxy;
-use crate::function::{Function, Outcome};
-use crate::kinesis::Kinesis;
-use crate::oracle::{self, Rows};
+use crate::consumer::oracle::{self, Rows};
+use crate::lambda::function::{Function, Outcome};
 use crate::postgres::Postgres;
-use crate::ssm::Ssm;
+use crate::postgres::cluster::Cluster;
 
 /// The output plugin of the slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,12 @@
 //! PostgreSQL: a private server of one version, on an empty cluster in a folder of its own, that can be crashed and
 //! started again on the same folder and port.
 
+pub mod certificates;
+pub mod cluster;
+pub mod pgbench;
+pub mod programs;
+pub mod tcp_proxy;
+
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -9,8 +15,8 @@ use std::time::Duration;
 use tokio::sync::OnceCell;
 use tokio_postgres::{Client, NoTls};
 
-use crate::certificates::Certificates;
-use crate::programs::{self, Programs};
+use crate::postgres::certificates::Certificates;
+use crate::postgres::programs::Programs;
 use crate::wait;
 use crate::watchdog::{Watchdog, alive};
 

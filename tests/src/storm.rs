@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tokio_postgres::Client;
 
-use crate::fake_kinesis::{FakeKinesis, Faults, Settings};
-use crate::function::{Function, Outcome};
+use crate::aws::fake_kinesis::{FakeKinesis, Faults, Settings};
+use crate::aws::ssm::Ssm;
+use crate::lambda::function::{Function, Outcome};
 use crate::postgres::{self, Postgres};
-use crate::ssm::Ssm;
 
 use verdict::{Expected, Verdict};
 

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use scenarios::cluster::Cluster;
 use scenarios::fixture::Fixture;
 use scenarios::postgres::Settings;
+use scenarios::postgres::cluster::Cluster;
 use scenarios::wait;
 use tokio_postgres::Client;
 

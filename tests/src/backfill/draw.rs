@@ -6,8 +6,8 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use super::key::{KEYS, Key};
-use crate::fake_kinesis;
-use crate::fault_proxy::Side;
+use crate::aws::fake_kinesis;
+use crate::aws::fault_proxy::Side;
 
 /// What becomes of the server once so much of the table has been read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,11 +10,11 @@ use std::hash::{Hash, Hasher};
 use serde_json::Value;
 use tokio_postgres::Client;
 
-use crate::aggregate;
-use crate::event::{Event, Form, Row, UNAVAILABLE};
-use crate::hash_range::HashRange;
-use crate::oracle;
-use crate::value::ColumnValue;
+use crate::aws::aggregate;
+use crate::aws::hash_range::HashRange;
+use crate::consumer::column_value::ColumnValue;
+use crate::consumer::event::{Event, Form, Row, UNAVAILABLE};
+use crate::consumer::oracle;
 
 /// The columns of a row that are not its key.
 const VALUES: [&str; 3] = ["n", "small", "body"];

@@ -9,13 +9,13 @@ use serde_json::{Value, json};
 
 use super::draw::{Draw, Kill, ServerFault};
 use super::ledger::Ledger;
+use crate::aws::fake_kinesis::FakeKinesis;
+use crate::aws::fault_proxy::FaultProxy;
 use crate::breaker::parameter::Parameter;
 use crate::breaker::site::Site;
 use crate::breaker::world::TRANSIENT;
-use crate::fake_kinesis::FakeKinesis;
-use crate::fault_proxy::FaultProxy;
-use crate::function::{Function, Outcome};
-use crate::proxy::{self, Way};
+use crate::lambda::function::{Function, Outcome};
+use crate::postgres::tcp_proxy::{self, Way};
 
 /// The longest that a kill waits for its moment.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -259,7 +259,7 @@ impl World {
             }
             self.seen().stuck += 1;
             self.site
-                .suffer_within(proxy::Fault::Stall(Way::ToServer, *lasts))
+                .suffer_within(tcp_proxy::Fault::Stall(Way::ToServer, *lasts))
                 .await;
         }
     }

@@ -6,8 +6,8 @@ use fastrand::Rng;
 
 use super::faults::Faults;
 use super::site::Kind;
-use crate::event::Form;
-use crate::fake_kinesis;
+use crate::aws::fake_kinesis;
+use crate::consumer::event::Form;
 
 /// All that a seed decides.
 #[derive(Debug, Clone)]

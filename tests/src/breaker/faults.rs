@@ -7,8 +7,8 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use super::site::Kind;
-use crate::fault_proxy::Side;
-use crate::proxy;
+use crate::aws::fault_proxy::Side;
+use crate::postgres::tcp_proxy;
 
 /// What befalls the function, one thing after the other.
 #[derive(Debug, Clone, Copy)]
@@ -63,9 +63,9 @@ pub(super) enum ServerFault {
     /// Killed with -9 for ever; after so long the standby takes its place.
     FailOver(Duration),
     /// Connections of the function are cut, stall, or end on one side.
-    Network(proxy::Fault),
+    Network(tcp_proxy::Fault),
     /// The same between standby and primary: commits wait, or are not on the standby.
-    Wire(proxy::Fault),
+    Wire(tcp_proxy::Fault),
 }
 
 /// A fault, and how long it waits after the one before it.
@@ -150,7 +150,7 @@ fn parameter(random: &mut Rng) -> ParameterFault {
 }
 
 fn server(random: &mut Rng, kind: Kind) -> ServerFault {
-    let network = |random: &mut Rng| proxy::Fault::draw(random, Duration::from_millis(2_000));
+    let network = |random: &mut Rng| tcp_proxy::Fault::draw(random, Duration::from_millis(2_000));
     match random.u8(..6) {
         0..2 => ServerFault::Crash(millis(random, 50..1_500)),
         2 | 3 if kind == Kind::Single => ServerFault::Crash(millis(random, 50..1_500)),

@@ -8,8 +8,8 @@ use hyper::Response;
 use hyper::http::request::Parts;
 use serde_json::{Value, json};
 
-use crate::endpoint::{self, Answerer, Cut, Endpoint, refusal};
-use crate::fake_kinesis::FakeKinesis;
+use crate::aws::endpoint::{self, Answerer, Cut, Endpoint, refusal};
+use crate::aws::fake_kinesis::FakeKinesis;
 
 /// One store.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use tokio_postgres::Client;
 
-use crate::cluster::Cluster;
+use crate::postgres::cluster::Cluster;
+use crate::postgres::tcp_proxy::{Fault, Proxy};
 use crate::postgres::{Postgres, REPLUSER, Settings};
-use crate::proxy::{Fault, Proxy};
 
 /// Deadlocks are part of the play, and nobody but its writers may write. A standby that was cut off is back soon.
 const CONF: &str = "autovacuum = off\ndeadlock_timeout = '100ms'\nshared_buffers = '32MB'\n\

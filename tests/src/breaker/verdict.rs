@@ -7,11 +7,11 @@ use serde_json::Value;
 use tokio_postgres::Client;
 
 use super::parameter::Store;
-use crate::aggregate;
+use crate::aws::aggregate;
+use crate::aws::fake_kinesis::FakeKinesis;
 use crate::consumer::Delivery;
-use crate::event::{Form, UNAVAILABLE};
-use crate::fake_kinesis::FakeKinesis;
-use crate::oracle::{self, Rows};
+use crate::consumer::event::{Form, UNAVAILABLE};
+use crate::consumer::oracle::{self, Rows};
 
 /// Cases of one kind that are told.
 const MOST_CASES: usize = 5;

@@ -13,10 +13,10 @@ use super::draw::Draw;
 use super::faults::{Due, FunctionFault, ParameterFault, ServerFault, StreamFault};
 use super::parameter::{self, Parameter};
 use super::site::Site;
-use crate::fake_kinesis::FakeKinesis;
-use crate::fault_proxy::{Fault, FaultProxy};
-use crate::function::{Function, Outcome};
-use crate::proxy;
+use crate::aws::fake_kinesis::FakeKinesis;
+use crate::aws::fault_proxy::{Fault, FaultProxy};
+use crate::lambda::function::{Function, Outcome};
+use crate::postgres::tcp_proxy;
 
 /// What passes by itself while faults are on.
 pub(crate) const TRANSIENT: [&str; 9] = [
@@ -334,10 +334,10 @@ impl World {
                 }
                 ServerFault::Network(fault) => {
                     self.happens(match fault {
-                        proxy::Fault::Cut | proxy::Fault::CutAfter(..) => "network cut",
-                        proxy::Fault::HalfClose(_) => "network half closed",
-                        proxy::Fault::Stall(..) => "network stall",
-                        proxy::Fault::Refuse(_) => "network refuses",
+                        tcp_proxy::Fault::Cut | tcp_proxy::Fault::CutAfter(..) => "network cut",
+                        tcp_proxy::Fault::HalfClose(_) => "network half closed",
+                        tcp_proxy::Fault::Stall(..) => "network stall",
+                        tcp_proxy::Fault::Refuse(_) => "network refuses",
                     });
                     self.site.suffer(fault).await;
                 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use super::site::Site;
-use crate::event::Form;
+use crate::consumer::event::Form;
 use crate::zipf::Zipf;
 
 /// Keys of each table. They are few, so that transactions meet.

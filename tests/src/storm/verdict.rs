@@ -9,9 +9,9 @@ use std::hash::{Hash, Hasher};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::aggregate;
-use crate::fake_kinesis::FakeKinesis;
-use crate::hash_range::HashRange;
+use crate::aws::aggregate;
+use crate::aws::fake_kinesis::FakeKinesis;
+use crate::aws::hash_range::HashRange;
 
 /// Cases that are told of one play.
 const MOST_CASES: usize = 10;

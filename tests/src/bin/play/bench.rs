@@ -13,12 +13,12 @@ use std::io::Write as _;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use scenarios::aws::kinesis::{Kinesis, Limits};
+use scenarios::aws::ssm::Ssm;
 use scenarios::fixture::Plugin;
-use scenarios::function::Function;
-use scenarios::kinesis::{Kinesis, Limits};
-use scenarios::pgbench::Pgbench;
+use scenarios::lambda::function::Function;
+use scenarios::postgres::pgbench::Pgbench;
 use scenarios::postgres::{ADMIN, Postgres, REPLUSER, Settings};
-use scenarios::ssm::Ssm;
 use serde_json::{Value, json};
 use tokio::process::Command;
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use scenarios::fixture::{Fixture, Plugin};
-use scenarios::function::Outcome;
+use scenarios::lambda::function::Outcome;
 use scenarios::postgres::{Postgres, Settings};
 use serde_json::json;
 use tokio_postgres::Client;

@@ -13,12 +13,12 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use scenarios::aws::kinesis::{Kinesis, Limits};
+use scenarios::aws::ssm::Ssm;
 use scenarios::fixture::Plugin;
-use scenarios::function::{Function, Outcome};
-use scenarios::kinesis::{Kinesis, Limits};
-use scenarios::pgbench::{self, Pgbench};
+use scenarios::lambda::function::{Function, Outcome};
+use scenarios::postgres::pgbench::{self, Pgbench};
 use scenarios::postgres::{Postgres, REPLUSER, Settings};
-use scenarios::ssm::Ssm;
 use serde_json::{Value, json};
 
 use screen::{Screen, Tone};

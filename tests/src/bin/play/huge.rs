@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use scenarios::event::Event;
+use scenarios::consumer::event::Event;
 use scenarios::fixture::{Fixture, Plugin};
 use serde_json::json;
 
@@ -75,7 +75,7 @@ async fn run() -> ExitCode {
 
     let mut arrived = Vec::new();
     for shard in fixture.kinesis.shards(&fixture.stream).await {
-        let mut take = |_: &str, data: &[u8]| match scenarios::aggregate::split(data) {
+        let mut take = |_: &str, data: &[u8]| match scenarios::aws::aggregate::split(data) {
             Ok(Some(records)) => arrived.extend(records.iter().map(|record| position(record.data))),
             _ => arrived.push(position(data)),
         };

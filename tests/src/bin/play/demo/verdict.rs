@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use scenarios::aws::kinesis::Kinesis;
 use scenarios::consumer::Delivery;
-use scenarios::kinesis::Kinesis;
-use scenarios::oracle::{self, Rows};
-use scenarios::pgbench;
+use scenarios::consumer::oracle::{self, Rows};
+use scenarios::postgres::pgbench;
 use serde_json::Value;
 
 use super::screen::{Tone, bytes};

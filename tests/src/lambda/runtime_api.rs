@@ -130,7 +130,7 @@ async fn next(State(shared): State<Arc<Shared>>) -> Response {
             "Lambda-Runtime-Invoked-Function-Arn",
             format!(
                 "arn:aws:lambda:{}:000000000000:function:drain",
-                crate::kinesis::REGION
+                crate::aws::kinesis::REGION
             ),
         ),
     ];

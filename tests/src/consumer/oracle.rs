@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use tokio_postgres::Client;
 
-use crate::event::{Form, Row};
-use crate::rebuild::{Rebuilt, Table};
-use crate::value::ColumnValue;
+use crate::consumer::column_value::ColumnValue;
+use crate::consumer::event::{Form, Row};
+use crate::consumer::rebuild::{Rebuilt, Table};
 
 /// What a comparison found.
 #[derive(Debug, Clone)]

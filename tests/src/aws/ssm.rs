@@ -9,7 +9,7 @@ use aws_sdk_ssm::Client;
 use aws_sdk_ssm::config::{BehaviorVersion, Region};
 use aws_sdk_ssm::types::ParameterType;
 
-use crate::kinesis::{KEY_ID, REGION, SECRET};
+use crate::aws::kinesis::{KEY_ID, REGION, SECRET};
 use crate::wait;
 use crate::watchdog::{Watchdog, alive};
 

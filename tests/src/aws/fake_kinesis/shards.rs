@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::hash_range::HashRange;
+use crate::aws::hash_range::HashRange;
 
 /// Bytes and records that a shard takes in a second, if its fake Kinesis enforces that.
 const BYTES_A_SECOND: usize = 1 << 20;

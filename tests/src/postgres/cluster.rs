@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use tokio_postgres::Client;
 
+use crate::postgres::tcp_proxy::Proxy;
 use crate::postgres::{ADMIN, Postgres, Settings};
-use crate::proxy::Proxy;
 use crate::wait;
 
 /// As instances call themselves in `application_name`, and their slots at the writer.

@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
-use crate::kinesis::Kinesis;
+use crate::aws::kinesis::Kinesis;
 
 /// A consumer that others wrote.
 #[derive(Debug, Clone, Copy)]

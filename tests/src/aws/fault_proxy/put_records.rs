@@ -7,9 +7,9 @@ use hyper::http::request::Parts;
 use serde_json::{Value, json};
 
 use super::Shared;
-use crate::endpoint::{self, Cut};
-use crate::put_log::UnderWay;
-use crate::put_records::PutRecords;
+use crate::aws::endpoint::{self, Cut};
+use crate::aws::put_log::UnderWay;
+use crate::aws::put_records::PutRecords;
 
 /// Writes the request down, and its records into flight.
 pub(super) fn note(shared: &Shared, body: &Bytes) -> UnderWay {

@@ -15,8 +15,8 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use tokio::sync::oneshot;
 
-use crate::endpoint::{Answerer, Cut, Endpoint, refusal};
-use crate::put_log::{PutLog, SharedPutLog};
+use crate::aws::endpoint::{Answerer, Cut, Endpoint, refusal};
+use crate::aws::put_log::{PutLog, SharedPutLog};
 
 /// What happens to one request of an operation.
 #[derive(Debug, Clone)]

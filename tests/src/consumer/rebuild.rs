@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde_json::Value;
 
 use crate::consumer::Delivery;
-use crate::event::{Event, Form, Row, UNAVAILABLE};
+use crate::consumer::event::{Event, Form, Row, UNAVAILABLE};
 
 /// All tables of a stream, by `schema.table`.
 #[derive(Debug, Clone, Default)]

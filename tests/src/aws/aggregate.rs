@@ -6,7 +6,7 @@
 
 use md5::{Digest, Md5};
 
-use crate::hash_range::hash_of;
+use crate::aws::hash_range::hash_of;
 
 const MAGIC: [u8; 4] = [0xf3, 0x89, 0x9a, 0xc2];
 const DIGEST: usize = 16;

@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::aggregate;
+use crate::aws::aggregate;
 
 /// Records of a request.
 pub const MOST_RECORDS: usize = 500;

@@ -13,8 +13,8 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::{Notify, watch};
 
-use crate::kinesis;
-use crate::runtime_api::RuntimeApi;
+use crate::aws::kinesis;
+use crate::lambda::runtime_api::RuntimeApi;
 use crate::watchdog::Guarded;
 
 /// A deployed function: its environment, and the sandbox that is warm, if one is.

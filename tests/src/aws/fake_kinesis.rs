@@ -18,10 +18,10 @@ use hyper::Response;
 use hyper::http::request::Parts;
 use serde_json::{Value, json};
 
-use crate::endpoint::{self, Answerer, Cut, Endpoint, refusal};
-use crate::hash_range::{HashRange, hash_of};
-use crate::put_log::{MOST_BYTES, MOST_RECORDS, PutLog, SharedPutLog};
-use crate::put_records::{Entry, PutRecords};
+use crate::aws::endpoint::{self, Answerer, Cut, Endpoint, refusal};
+use crate::aws::hash_range::{HashRange, hash_of};
+use crate::aws::put_log::{MOST_BYTES, MOST_RECORDS, PutLog, SharedPutLog};
+use crate::aws::put_records::{Entry, PutRecords};
 
 use faults::{Draw, Fate, RecordFate, Slow};
 use shards::{Put, Shards};
@@ -258,7 +258,7 @@ impl Shared {
         let state = self.state();
         let summary = json!({
             "StreamName": self.stream,
-            "StreamARN": format!("arn:aws:kinesis:{}:000000000000:stream/{}", crate::kinesis::REGION, self.stream),
+            "StreamARN": format!("arn:aws:kinesis:{}:000000000000:stream/{}", crate::aws::kinesis::REGION, self.stream),
             "StreamStatus": state.status,
             "StreamModeDetails": { "StreamMode": "ON_DEMAND" },
             "RetentionPeriodHours": 24,
