@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use scenarios::aws::fault_proxy::Side;
+use scenarios::aws::fault_proxy::FaultSide;
 use scenarios::fixture::{Fixture, Plugin};
 use scenarios::lambda::function::Outcome;
 use serde_json::json;
@@ -16,7 +16,7 @@ crate::scenarios![an_event_that_is_under_way_holds_the_checkpoint_back];
 /// Single rows, each a transaction and a key of its own, so many that they are several requests.
 async fn fixture() -> Fixture {
     // Nothing of our own in the log, which would be acknowledged before.
-    let fixture = Fixture::plan(Plugin::Pgoutput)
+    let fixture = Fixture::builder(Plugin::Pgoutput)
         .env("MARKERS", "off")
         .build()
         .await;
@@ -31,10 +31,10 @@ async fn fixture() -> Fixture {
 async fn an_event_that_is_under_way_holds_the_checkpoint_back() {
     let fixture = fixture().await;
     let before = SlotPositions::read(&fixture).await;
-    let mut held = fixture.kinesis_proxy.hold("PutRecords", Side::Request);
+    let mut held = fixture.kinesis_proxy.hold("PutRecords", FaultSide::Request);
     // Longer than a second, after which a checkpoint is stored along the way, and shorter than the function waits for an answer.
     let (event, deadline) = (json!({}), Duration::from_secs(6));
-    let outcome = tokio::join!(fixture.function.invoke(&event, deadline), held.reached()).0;
+    let outcome = tokio::join!(fixture.function.invoke(&event, deadline), held.wait_until_held()).0;
     // The first events are in the held request; of the others, which went on, none may count.
     assert!(fixture.kinesis_proxy.requests("PutRecords") > 1, "others went on");
     assert!(

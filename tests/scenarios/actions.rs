@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use scenarios::aws::kinesis::{Kinesis, Limits};
 use scenarios::consumer::Delivery;
-use scenarios::fixture::{DEADLINE, Fixture, Plan, Plugin};
+use scenarios::fixture::{DEADLINE, Fixture, FixtureBuilder, Plugin};
 use scenarios::lambda::function::Outcome;
-use scenarios::postgres::{Postgres, REPLUSER, Settings};
+use scenarios::postgres::{Postgres, PostgresSettings, REPLUSER};
 use scenarios::wait;
 use serde_json::json;
 
@@ -37,8 +37,8 @@ crate::version_scenarios![
 ];
 
 /// A database without publication and slot, whose table belongs to the role of the function.
-async fn bare(plan: Plan) -> Fixture {
-    let fixture = plan.without_slot().build().await;
+async fn bare(builder: FixtureBuilder) -> Fixture {
+    let fixture = builder.without_slot().build().await;
     let (role, database) = (REPLUSER.0, &fixture.database);
     fixture.sql("create table t (id int primary key)").await;
     fixture
@@ -50,11 +50,11 @@ async fn bare(plan: Plan) -> Fixture {
 }
 
 async fn setup_creates_what_is_missing_and_nothing_twice() {
-    set_up(Fixture::plan(Plugin::Pgoutput)).await;
+    set_up(Fixture::builder(Plugin::Pgoutput)).await;
 }
 
-async fn set_up(plan: Plan) {
-    let fixture = bare(plan).await;
+async fn set_up(builder: FixtureBuilder) {
+    let fixture = bare(builder).await;
     let first = fixture.invoke(json!({"action": "setup"})).await.answer();
     let (slot, parameter) = (
         format!("slot {}", fixture.slot),
@@ -102,7 +102,7 @@ async fn set_up(plan: Plan) {
 
 async fn setup_needs_no_publication_for_text_plugins() {
     for plugin in [Plugin::Wal2json, Plugin::TestDecoding] {
-        let fixture = bare(Fixture::plan(plugin)).await;
+        let fixture = bare(Fixture::builder(plugin)).await;
         let report = fixture
             .invoke(json!({"action": "setup", "plugin": plugin.name()}))
             .await
@@ -130,7 +130,7 @@ async fn setup_needs_no_publication_for_text_plugins() {
 }
 
 async fn setup_says_which_right_it_lacks() {
-    let fixture = Fixture::plan(Plugin::Pgoutput).without_slot().build().await;
+    let fixture = Fixture::builder(Plugin::Pgoutput).without_slot().build().await;
     let parts = [
         "creating the publication",
         "create on the database",
@@ -150,11 +150,11 @@ async fn setup_says_which_right_it_lacks() {
 }
 
 async fn status_tells_how_things_stand_and_consumes_nothing() {
-    status(Fixture::plan(Plugin::Pgoutput)).await;
+    status(Fixture::builder(Plugin::Pgoutput)).await;
 }
 
-async fn status(plan: Plan) {
-    let fixture = plan.build().await;
+async fn status(builder: FixtureBuilder) {
+    let fixture = builder.build().await;
     backlog::create(&fixture).await;
     fixture.drain().await;
     backlog::write(&fixture, 1, 100, 20).await;
@@ -190,7 +190,7 @@ async fn status(plan: Plan) {
 }
 
 async fn status_names_problems_and_is_no_error() {
-    let mut fixture = Fixture::plan(Plugin::Pgoutput).without_slot().build().await;
+    let mut fixture = Fixture::builder(Plugin::Pgoutput).without_slot().build().await;
     fixture.function.set("STREAM_NAME", "not-there").await;
     let status = fixture.invoke(json!({"action": "status"})).await.answer();
     let problems = status["problems"].to_string();
@@ -207,11 +207,11 @@ async fn status_names_problems_and_is_no_error() {
 }
 
 async fn teardown_drops_slot_and_checkpoint_and_may_be_repeated() {
-    torn_down(Fixture::plan(Plugin::Pgoutput)).await;
+    torn_down(Fixture::builder(Plugin::Pgoutput)).await;
 }
 
-async fn torn_down(plan: Plan) {
-    let fixture = plan.build().await;
+async fn torn_down(builder: FixtureBuilder) {
+    let fixture = builder.build().await;
     fixture.drain().await;
     let report = fixture.invoke(json!({"action": "teardown"})).await.answer();
     let dropped = [
@@ -227,7 +227,7 @@ async fn torn_down(plan: Plan) {
     assert_eq!(fixture.checkpoint().await, None);
     let again = fixture.invoke(json!({"action": "teardown"})).await.answer();
     assert_eq!(again["dropped"], json!([]), "nothing was there: {again}");
-    let (kind, _) = fixture.fail().await;
+    let (kind, _) = fixture.failing_tick().await;
     assert_eq!(kind, "SlotMissing");
 }
 
@@ -288,7 +288,7 @@ async fn a_function_that_lingers_picks_up_what_is_committed_meanwhile() {
 }
 
 async fn lingering_ends_before_the_deadline() {
-    let fixture = Fixture::plan(Plugin::Pgoutput)
+    let fixture = Fixture::builder(Plugin::Pgoutput)
         .env("LINGER_SECONDS", "900")
         .build()
         .await;
@@ -300,9 +300,9 @@ async fn lingering_ends_before_the_deadline() {
 
 async fn a_backlog_that_does_not_fit_ends_before_the_deadline_and_goes_on() {
     let kinesis = Kinesis::start(Limits::Enforced).await;
-    let fixture = Fixture::plan(Plugin::Pgoutput)
+    let fixture = Fixture::builder(Plugin::Pgoutput)
         .shards(1)
-        .with_kinesis(kinesis)
+        .on_kinesis(kinesis)
         .build()
         .await;
     backlog::create(&fixture).await;
@@ -346,9 +346,9 @@ async fn a_backlog_that_does_not_fit_ends_before_the_deadline_and_goes_on() {
 
 async fn a_slot_that_waits_for_a_transaction_names_it() {
     // Not the shared server, where others write all the time.
-    let postgres = Postgres::start(Settings::default()).await;
-    let fixture = Fixture::plan(Plugin::TestDecoding)
-        .on(postgres)
+    let postgres = Postgres::start(PostgresSettings::default()).await;
+    let fixture = Fixture::builder(Plugin::TestDecoding)
+        .on_server(postgres)
         .without_slot()
         .build()
         .await;
@@ -373,7 +373,7 @@ async fn a_slot_that_waits_for_a_transaction_names_it() {
 }
 
 async fn a_publication_without_tables_is_a_problem() {
-    let fixture = Fixture::plan(Plugin::Pgoutput).without_slot().build().await;
+    let fixture = Fixture::builder(Plugin::Pgoutput).without_slot().build().await;
     fixture.sql("create publication spillway").await;
     for action in ["setup", "status"] {
         let answer = fixture.invoke(json!({"action": action})).await.answer();

@@ -4,11 +4,11 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use scenarios::aws::fault_proxy::{Fault, Side};
+use scenarios::aws::fault_proxy::{Fault, FaultSide};
 use scenarios::backfill::Backfill;
-use scenarios::fixture::{DEADLINE, Fixture, Plan, Plugin};
+use scenarios::fixture::{DEADLINE, Fixture, FixtureBuilder, Plugin};
 use scenarios::lambda::function::Outcome;
-use scenarios::postgres::{Postgres, REPLUSER, Settings};
+use scenarios::postgres::{Postgres, PostgresSettings, REPLUSER};
 use scenarios::wait;
 use serde_json::{Value, json};
 
@@ -52,14 +52,14 @@ fn marks(reads: &[Value]) -> Vec<&str> {
 }
 
 async fn what_was_there_before_arrives_while_writers_write() {
-    Plugin::each(|plugin| beside_a_writer(Fixture::plan(plugin))).await;
+    Plugin::each(|plugin| beside_a_writer(Fixture::builder(plugin))).await;
 }
 
-async fn beside_a_writer(plan: Plan) {
-    let fixture = fixture_with_tables(plan, &create_table_sql(ROWS)).await;
+async fn beside_a_writer(builder: FixtureBuilder) {
+    let fixture = fixture_with_tables(builder, &create_table_sql(ROWS)).await;
     fixture
         .kinesis_proxy
-        .always("PutRecords", Fault::Delay(Duration::from_millis(20)));
+        .inject("PutRecords", Fault::Delay(Duration::from_millis(20)));
     let reports = run_beside_writer(&fixture, start_event(&["public.t"], 700), ROWS).await;
     let last = &reports[reports.len() - 1]["backfill"];
     assert_eq!(
@@ -93,8 +93,8 @@ async fn beside_a_writer(plan: Plan) {
 async fn each_envelope_tells_what_was_read() {
     for envelope in ["dms", "wal2json"] {
         Plugin::each(move |plugin| async move {
-            let plan = Fixture::plan(plugin).env("ENVELOPE", envelope);
-            let fixture = fixture_with_tables(plan, &create_table_sql(3000)).await;
+            let builder = Fixture::builder(plugin).env("ENVELOPE", envelope);
+            let fixture = fixture_with_tables(builder, &create_table_sql(3000)).await;
             // Not all of the last chunk is overtaken.
             run_beside_writer(&fixture, start_event(&["public.t"], 700), 3000).await;
             let delivery = fixture.compare(&["t"]).await;
@@ -127,7 +127,7 @@ async fn each_envelope_tells_what_was_read() {
 async fn a_table_of_one_row_is_its_last_and_an_empty_one_says_nothing() {
     Plugin::each(|plugin| async move {
         let sql = "create table one (id int primary key); insert into one values (1); create table none (id int primary key)";
-        let fixture = fixture_with_tables(Fixture::plan(plugin), sql).await;
+        let fixture = fixture_with_tables(Fixture::builder(plugin), sql).await;
         let reports = run_backfill(&fixture, json!({"action": "backfill", "tables": "all"})).await;
         let done = reports.iter().find(|report| backfill_state(report) == "finished");
         assert_eq!(done.map(|report| report["backfill"]["tables"]["done"].clone()), Some(json!(2)));
@@ -140,26 +140,26 @@ async fn a_table_of_one_row_is_its_last_and_an_empty_one_says_nothing() {
 
 async fn killed_in_the_middle_it_reads_at_most_one_chunk_again() {
     const CHUNK: usize = 400;
-    for side in [Side::Request, Side::Answer] {
+    for side in [FaultSide::Request, FaultSide::Answer] {
         Plugin::each(move |plugin| async move {
-            let fixture = fixture_with_tables(Fixture::plan(plugin), &create_table_sql(ROWS)).await;
+            let fixture = fixture_with_tables(Fixture::builder(plugin), &create_table_sql(ROWS)).await;
             // Some requests pass.
             for _ in 0..6 {
                 fixture
                     .kinesis_proxy
-                    .next("PutRecords", Fault::Delay(Duration::ZERO));
+                    .inject_once("PutRecords", Fault::Delay(Duration::ZERO));
             }
             let mut held = fixture.kinesis_proxy.hold("PutRecords", side);
             let ended = tokio::select! {
                 ended = fixture.invoke(start_event(&["public.t"], CHUNK as u64)) => Some(ended),
-                () = held.reached() => None,
+                () = held.wait_until_held() => None,
             };
             assert_eq!(ended, None, "it ended before it was killed");
             fixture.function.kill9().await;
             drop(held);
             wait_until_sessions_end(&fixture).await;
             SlotPositions::read(&fixture).await;
-            let stored = fixture.backfill().await.expect("the state is stored");
+            let stored = fixture.backfill_state().await.expect("the state is stored");
             assert_eq!(stored["table"]["name"], json!(["public", "t"]), "{stored}");
             let rows = stored["rows"].as_u64().unwrap_or(0) as usize;
             assert!(0 < rows && rows < ROWS, "{stored}");
@@ -182,7 +182,7 @@ const FEW: u64 = 1_200;
 
 /// A fixture on which a backfill of `t` in chunks of a hundred rows takes several invocations of [`SHORT`].
 async fn slow(plugin: Plugin) -> Fixture {
-    let fixture = fixture_with_tables(Fixture::plan(plugin), &create_table_sql(FEW as usize)).await;
+    let fixture = fixture_with_tables(Fixture::builder(plugin), &create_table_sql(FEW as usize)).await;
     slow_down(&fixture);
     fixture
 }
@@ -190,7 +190,7 @@ async fn slow(plugin: Plugin) -> Fixture {
 fn slow_down(fixture: &Fixture) {
     fixture
         .kinesis_proxy
-        .always("PutRecords", Fault::Delay(Duration::from_millis(400)));
+        .inject("PutRecords", Fault::Delay(Duration::from_millis(400)));
 }
 
 /// Long enough for some chunks: none is begun in the last seconds of an invocation.
@@ -321,9 +321,9 @@ async fn only_one_can_be_pending() {
         assert_invocation_fails(&fixture, command_event(what), "BackfillMissing", &[]).await;
     }
     short(&fixture, start_event(&["public.t"], 100)).await;
-    let before = fixture.backfill().await;
+    let before = fixture.backfill_state().await;
     assert_invocation_fails(&fixture, start_event(&["public.t"], 50), "BackfillPending", &[]).await;
-    assert_eq!(fixture.backfill().await, before);
+    assert_eq!(fixture.backfill_state().await, before);
     fixture.kinesis_proxy.clear();
     let report = fixture.tick().await;
     tick_until_finished(&fixture, report).await;
@@ -338,7 +338,7 @@ async fn several_tables_are_read_one_after_the_other() {
                insert into audit.a select generate_series(1, 50); insert into audit.b select generate_series(1, 50);
                insert into c select generate_series(1, 50); insert into d select generate_series(1, 50)";
     Plugin::each(move |plugin| async move {
-        let fixture = fixture_with_tables(Fixture::plan(plugin), sql).await;
+        let fixture = fixture_with_tables(Fixture::builder(plugin), sql).await;
         let role = REPLUSER.0;
         fixture
             .sql(&format!(
@@ -390,7 +390,7 @@ async fn a_row_that_moves_between_two_invocations_is_complete() {
 
 async fn a_truncate_in_the_middle_empties_what_was_read() {
     Plugin::each(|plugin| async move {
-        let fixture = fixture_with_tables(Fixture::plan(plugin), &create_table_sql(60)).await;
+        let fixture = fixture_with_tables(Fixture::builder(plugin), &create_table_sql(60)).await;
         let event =
             json!({"action": "backfill", "tables": ["public.t"], "chunk_rows": 20, "where": slow_condition(20)});
         let (first, ()) = tokio::join!(invoke_ok(&fixture, event), async {
@@ -410,7 +410,7 @@ async fn a_truncate_in_the_middle_empties_what_was_read() {
 async fn a_failover_in_the_middle_loses_nothing() {
     for plugin in [Plugin::Pgoutput, Plugin::TestDecoding] {
         let fixture = fixture_with_tables(
-            Fixture::plan(plugin).on_cluster(start_cluster(17).await),
+            Fixture::builder(plugin).on_cluster(start_cluster(17).await),
             &create_table_sql(2_000),
         )
         .await;
@@ -419,10 +419,10 @@ async fn a_failover_in_the_middle_loses_nothing() {
         fixture.wait_until_synced().await;
         fixture
             .kinesis_proxy
-            .always("PutRecords", Fault::Delay(Duration::from_millis(50)));
+            .inject("PutRecords", Fault::Delay(Duration::from_millis(50)));
         let (first, ()) = tokio::join!(fixture.invoke(start_event(&["public.t"], 50)), async {
             wait::until("some of it was sent", DEADLINE, || async {
-                let stored = fixture.backfill().await.unwrap_or_default();
+                let stored = fixture.backfill_state().await.unwrap_or_default();
                 stored["rows"].as_u64() > Some(300)
             })
             .await;
@@ -452,15 +452,15 @@ async fn a_failover_in_the_middle_loses_nothing() {
 /// A writer that waits for a lock for a tenth of a second fails. Nobody else writes here, so that the lag is the backfill's.
 async fn writers_do_not_wait_and_the_slot_does_not_lag() {
     const MOST_LAG: u64 = 8 << 20;
-    let postgres = Postgres::start(Settings::default()).await;
+    let postgres = Postgres::start(PostgresSettings::default()).await;
     let fixture = fixture_with_tables(
-        Fixture::plan(Plugin::Pgoutput).on(postgres),
+        Fixture::builder(Plugin::Pgoutput).on_server(postgres),
         &create_table_sql(ROWS),
     )
     .await;
     fixture
         .kinesis_proxy
-        .always("PutRecords", Fault::Delay(Duration::from_millis(100)));
+        .inject("PutRecords", Fault::Delay(Duration::from_millis(100)));
     let (stop, most) = (AtomicBool::new(false), AtomicU64::new(0));
     let waits = "select count(*) from pg_locks where not granted and database = (select oid from pg_database where datname = current_database())";
     let (reports, written, waited) = tokio::join!(

@@ -30,7 +30,7 @@ const SHORT: Duration = Duration::from_secs(3);
 /// A fixture whose backfill was paused in the middle of `t`, after its first chunk.
 async fn paused(plugin: Plugin, more: &str, tables: Value) -> Fixture {
     let fixture = fixture_with_tables(
-        Fixture::plan(plugin),
+        Fixture::builder(plugin),
         &format!("{}; {more}", create_table_sql(ROWS as usize)),
     )
     .await;
@@ -173,7 +173,7 @@ async fn beside_a_chunk(fixture: &Fixture, alter: &str) -> Vec<Value> {
 
 async fn a_column_that_is_dropped_beside_a_chunk_is_waited_for() {
     Plugin::each(|plugin| async move {
-        let fixture = fixture_with_tables(Fixture::plan(plugin), &create_table_sql(ROWS as usize)).await;
+        let fixture = fixture_with_tables(Fixture::builder(plugin), &create_table_sql(ROWS as usize)).await;
         let reports = beside_a_chunk(&fixture, "alter table t drop column body").await;
         let last = &reports[reports.len() - 1];
         assert_eq!(backfill_state(last), "finished", "{last}");
@@ -185,8 +185,11 @@ async fn a_column_that_is_dropped_beside_a_chunk_is_waited_for() {
 }
 
 async fn row_security_that_comes_beside_a_chunk_is_an_error_and_hides_nothing() {
-    let fixture =
-        fixture_with_tables(Fixture::plan(Plugin::Pgoutput), &create_table_sql(ROWS as usize)).await;
+    let fixture = fixture_with_tables(
+        Fixture::builder(Plugin::Pgoutput),
+        &create_table_sql(ROWS as usize),
+    )
+    .await;
     let reports = beside_a_chunk(&fixture, "alter table t enable row level security").await;
     let last = &reports[reports.len() - 1];
     assert_eq!(backfill_state(last), "failed", "{last}");

@@ -27,7 +27,7 @@ crate::scenarios![
 /// A chunk takes some seconds to be read, and a writer gives up when it waits for a lock for a part of that.
 async fn a_writer_does_not_wait_for_the_chunk_that_is_read() {
     const ROWS: usize = 25;
-    let fixture = fixture_with_tables(Fixture::plan(Plugin::Pgoutput), &create_table_sql(ROWS)).await;
+    let fixture = fixture_with_tables(Fixture::builder(Plugin::Pgoutput), &create_table_sql(ROWS)).await;
     let event = json!({"action": "backfill", "tables": ["public.t"], "chunk_rows": ROWS, "where": slow_condition(200)});
     let (first, ()) = tokio::join!(invoke_ok(&fixture, event), async {
         wait_until_chunk_is_read(&fixture).await;
@@ -60,14 +60,14 @@ async fn memory_does_not_grow_with_the_table() {
     const ROWS: usize = 200;
     const MIB: u64 = 128;
     for aggregation in ["none", "kpl"] {
-        let plan = Fixture::plan(Plugin::Pgoutput)
+        let builder = Fixture::builder(Plugin::Pgoutput)
             .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", &MIB.to_string())
             .env("AGGREGATION", aggregation);
         let sql = format!(
             "create table t (id int primary key, body text); alter table t alter body set storage external;
              insert into t select i, repeat(md5(i::text), 30000) from generate_series(1, {ROWS}) i"
         );
-        let fixture = fixture_with_tables(plan, &sql).await;
+        let fixture = fixture_with_tables(builder, &sql).await;
         let reports = run_backfill(&fixture, start_event(&["public.t"], 1_000_000)).await;
         let chunks: u64 = reports
             .iter()
@@ -88,7 +88,7 @@ async fn memory_does_not_grow_with_the_table() {
 async fn a_table_that_fails_leaves_the_others_alone() {
     Plugin::each(|plugin| async move {
         let fixture = fixture_with_tables(
-            Fixture::plan(plugin),
+            Fixture::builder(plugin),
             "create table a (id int primary key, body text); insert into a select i, 'small' from generate_series(1, 30) i;
              insert into a values (31, repeat('x', 2000000));
              create table b (id int primary key); insert into b select generate_series(1, 30);
@@ -140,10 +140,10 @@ async fn a_table_that_fails_leaves_the_others_alone() {
 /// What was read before the gap may have changed in it.
 async fn a_pending_backfill_begins_anew_behind_a_gap() {
     Plugin::each(|plugin| async move {
-        let fixture = fixture_with_tables(Fixture::plan(plugin), &create_table_sql(1_000)).await;
+        let fixture = fixture_with_tables(Fixture::builder(plugin), &create_table_sql(1_000)).await;
         fixture
             .kinesis_proxy
-            .always("PutRecords", Fault::Delay(Duration::from_millis(400)));
+            .inject("PutRecords", Fault::Delay(Duration::from_millis(400)));
         let deadline = Duration::from_secs(5);
         let first = fixture
             .function
@@ -168,7 +168,7 @@ async fn a_pending_backfill_begins_anew_behind_a_gap() {
 async fn a_unique_index_will_do() {
     Plugin::each(|plugin| async move {
         let fixture = fixture_with_tables(
-            Fixture::plan(plugin),
+            Fixture::builder(plugin),
             "create table t (a int not null, b text not null, n int); create unique index on t (b, a); alter table t replica identity full;
              insert into t select i % 7, 'b' || i, i from generate_series(1, 100) i",
         )
@@ -184,7 +184,7 @@ async fn a_unique_index_will_do() {
 }
 
 async fn a_state_that_cannot_be_read_does_not_stop_the_drain() {
-    let fixture = fixture_with_tables(Fixture::plan(Plugin::Pgoutput), &create_table_sql(10)).await;
+    let fixture = fixture_with_tables(Fixture::builder(Plugin::Pgoutput), &create_table_sql(10)).await;
     for text in ["{", r#"{"version":2}"#] {
         fixture.put_backfill(text).await;
         fixture.sql("update t set n = -n where id = 1").await;
@@ -202,7 +202,7 @@ async fn a_state_that_cannot_be_read_does_not_stop_the_drain() {
 }
 
 async fn a_teardown_ends_a_pending_backfill() {
-    let fixture = fixture_with_tables(Fixture::plan(Plugin::Pgoutput), &create_table_sql(100)).await;
+    let fixture = fixture_with_tables(Fixture::builder(Plugin::Pgoutput), &create_table_sql(100)).await;
     let event =
         json!({"action": "backfill", "tables": ["public.t"], "chunk_rows": 10, "where": slow_condition(60)});
     let first = fixture
@@ -212,5 +212,5 @@ async fn a_teardown_ends_a_pending_backfill() {
         .answer();
     assert_eq!(backfill_state(&first), "running", "{first}");
     fixture.invoke(json!({"action": "teardown"})).await.answer();
-    assert_eq!(fixture.backfill().await, None);
+    assert_eq!(fixture.backfill_state().await, None);
 }

@@ -112,7 +112,7 @@ async fn keys_of_every_kind_are_read_in_their_order() {
                      where t.ctid = o.ctid;"
             ));
         }
-        let fixture = fixture_with_tables(Fixture::plan(plugin), &sql).await;
+        let fixture = fixture_with_tables(Fixture::builder(plugin), &sql).await;
         run_backfill(&fixture, json!({"action": "backfill", "tables": "all", "chunk_rows": 3})).await;
         let names: Vec<String> = (0..KEYS.len()).map(|at| format!("\"K {at}\"")).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -141,7 +141,7 @@ async fn a_change_finds_its_row_whatever_the_key_is_made_of() {
     Plugin::each(move |plugin| {
         let sql = sql.clone();
         async move {
-            let fixture = fixture_with_tables(Fixture::plan(plugin), &sql).await;
+            let fixture = fixture_with_tables(Fixture::builder(plugin), &sql).await;
             let event =
                 json!({"action": "backfill", "tables": ["public.every"], "where": slow_condition(300)});
             let (first, ()) = tokio::join!(invoke_ok(&fixture, event), async {
@@ -163,7 +163,7 @@ async fn a_change_finds_its_row_whatever_the_key_is_made_of() {
 
 async fn a_key_that_is_ordered_otherwise_is_read_from_its_beginning() {
     let fixture = fixture_with_tables(
-        Fixture::plan(Plugin::Pgoutput),
+        Fixture::builder(Plugin::Pgoutput),
         "create table t (id text collate \"C\" primary key, n int);
          insert into t select unnest(array[chr(64 + i), chr(96 + i)]), i from generate_series(1, 20) i",
     )
@@ -189,7 +189,7 @@ async fn a_key_that_is_ordered_otherwise_is_read_from_its_beginning() {
 async fn a_table_with_an_index_as_identity_is_read_by_it() {
     Plugin::each(|plugin| async move {
         let fixture = fixture_with_tables(
-            Fixture::plan(plugin),
+            Fixture::builder(plugin),
             "create table t (a int not null, b text not null, n int); create unique index t_key on t (b, a);
              alter table t replica identity using index t_key;
              insert into t select i, 'b' || i % 4, i from generate_series(1, 50) i",
@@ -210,7 +210,7 @@ async fn a_table_with_an_index_as_identity_is_read_by_it() {
 async fn a_condition_chooses_rows() {
     Plugin::each(|plugin| async move {
         let fixture = fixture_with_tables(
-            Fixture::plan(plugin),
+            Fixture::builder(plugin),
             "create table t (id int primary key, n int, what text); insert into t select i, i % 10, 'w''' || i from generate_series(1, 100) i",
         )
         .await;
@@ -227,7 +227,7 @@ async fn a_condition_chooses_rows() {
 async fn columns_are_those_that_are_asked_for_and_the_key() {
     Plugin::each(|plugin| async move {
         let fixture = fixture_with_tables(
-            Fixture::plan(plugin),
+            Fixture::builder(plugin),
             "create table t (id int primary key, \"N n\" int, secret text); insert into t select i, i, 's' from generate_series(1, 10) i",
         )
         .await;
@@ -252,7 +252,7 @@ async fn a_partitioned_table_is_read_as_its_live_changes_are_named() {
                insert into parted select i, case when i % 2 = 0 then 'a' else 'b' end, i from generate_series(1, 60) i";
     let changes = "update parted set n = 0 where id < 5; update parted set kind = 'a' where id = 9; delete from parted where id = 11";
     Plugin::each(move |plugin| async move {
-        let fixture = fixture_with_tables(Fixture::plan(plugin), sql).await;
+        let fixture = fixture_with_tables(Fixture::builder(plugin), sql).await;
         run_backfill(&fixture, start_event(&["public.parted"], 7)).await;
         fixture.sql(changes).await;
         fixture.drain().await;
@@ -260,7 +260,7 @@ async fn a_partitioned_table_is_read_as_its_live_changes_are_named() {
         assert!(read_events(&delivery, "public.parted").is_empty());
     })
     .await;
-    let fixture = fixture_with_tables(Fixture::plan(Plugin::Pgoutput), sql).await;
+    let fixture = fixture_with_tables(Fixture::builder(Plugin::Pgoutput), sql).await;
     fixture
         .sql("alter publication spillway set (publish_via_partition_root = true)")
         .await;

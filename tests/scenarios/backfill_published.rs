@@ -1,6 +1,6 @@
 //! A backfill reads what the slot would give: the rows and columns that the publication has, and no others.
 
-use scenarios::fixture::{Fixture, Plan, Plugin};
+use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
 use serde_json::{Value, json};
 
 use crate::support::backfill::{fixture_with_tables, read_events, run_backfill, start_event};
@@ -18,12 +18,12 @@ crate::version_scenarios![generated_columns_arrive_as_in_live_changes];
 crate::version_scenarios![since 15: what_is_published_is_backfilled];
 
 async fn the_rows_and_columns_of_the_publication_are_read() {
-    of_the_publication(Fixture::plan(Plugin::Pgoutput)).await;
+    of_the_publication(Fixture::builder(Plugin::Pgoutput)).await;
 }
 
-async fn of_the_publication(plan: Plan) {
+async fn of_the_publication(builder: FixtureBuilder) {
     let fixture = fixture_with_tables(
-        plan,
+        builder,
         "create table t (id int primary key, n int, secret text); insert into t select i, i % 10, 's' from generate_series(1, 100) i",
     )
     .await;
@@ -48,7 +48,7 @@ async fn of_the_publication(plan: Plan) {
 /// A row is published when one of them has it, and a column filter they share.
 async fn the_rows_and_columns_of_several_publications_are_read() {
     let fixture = fixture_with_tables(
-        Fixture::plan(Plugin::Pgoutput).env("PUBLICATIONS", "spillway,more"),
+        Fixture::builder(Plugin::Pgoutput).env("PUBLICATIONS", "spillway,more"),
         "create table t (id int primary key, n int, secret text); insert into t select i, i % 10, 's' from generate_series(1, 30) i",
     )
     .await;
@@ -69,12 +69,12 @@ async fn the_rows_and_columns_of_several_publications_are_read() {
 }
 
 async fn generated_columns_are_as_in_live_changes() {
-    Plugin::each(|plugin| generated(Fixture::plan(plugin))).await;
+    Plugin::each(|plugin| generated(Fixture::builder(plugin))).await;
 }
 
-async fn generated(plan: Plan) {
+async fn generated(builder: FixtureBuilder) {
     let fixture = fixture_with_tables(
-        plan,
+        builder,
         "create table t (id int primary key, n int, twice int generated always as (n * 2) stored); insert into t (id, n) values (1, 1), (2, 2)",
     )
     .await;
@@ -92,7 +92,7 @@ async fn generated(plan: Plan) {
 async fn a_table_that_the_function_leaves_out_is_not_read() {
     Plugin::each(|plugin| async move {
         let fixture = fixture_with_tables(
-            Fixture::plan(plugin).env("TABLES", "public.t"),
+            Fixture::builder(plugin).env("TABLES", "public.t"),
             "create table t (id int primary key); create table u (id int primary key); insert into t values (1); insert into u values (1)",
         )
         .await;

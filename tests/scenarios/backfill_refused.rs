@@ -1,6 +1,6 @@
 //! What cannot be backfilled is refused by name and reason, and then nothing has begun.
 
-use scenarios::fixture::{Fixture, Plan, Plugin};
+use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
 use scenarios::postgres::REPLUSER;
 use serde_json::{Value, json};
 
@@ -19,12 +19,12 @@ crate::scenarios![
 ];
 
 async fn fixture(sql: &str) -> Fixture {
-    lab_of(Fixture::plan(Plugin::Pgoutput), sql).await
+    lab_of(Fixture::builder(Plugin::Pgoutput), sql).await
 }
 
-async fn lab_of(plan: Plan, sql: &str) -> Fixture {
+async fn lab_of(builder: FixtureBuilder, sql: &str) -> Fixture {
     fixture_with_tables(
-        plan,
+        builder,
         &format!("create table good (id int primary key, n int); insert into good values (1, 1); {sql}"),
     )
     .await
@@ -33,7 +33,7 @@ async fn lab_of(plan: Plan, sql: &str) -> Fixture {
 /// Refused, with all of these parts in the message; nothing has begun.
 async fn refused(fixture: &Fixture, event: Value, parts: &[&str]) {
     assert_invocation_fails(fixture, event.clone(), "BackfillRefused", parts).await;
-    assert_eq!(fixture.backfill().await, None, "{event} began something");
+    assert_eq!(fixture.backfill_state().await, None, "{event} began something");
 }
 
 /// A table of this name, for this reason.
@@ -121,7 +121,7 @@ async fn a_table_that_is_not_published_is_refused() {
     table_refused(&fixture, "public.other", "PUBLICATIONS").await;
     // The other plugins know no publications.
     let fixture = lab_of(
-        Fixture::plan(Plugin::TestDecoding).env("TABLES", "public.good"),
+        Fixture::builder(Plugin::TestDecoding).env("TABLES", "public.good"),
         "create table other (id int primary key)",
     )
     .await;

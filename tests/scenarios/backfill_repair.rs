@@ -25,7 +25,7 @@ const TABLES: &str =
 
 /// Two tables that were drained, and then changed in a gap that was accepted.
 async fn after_a_gap(plugin: Plugin, envelope: &str) -> Fixture {
-    let fixture = fixture_with_tables(Fixture::plan(plugin).env("ENVELOPE", envelope), TABLES).await;
+    let fixture = fixture_with_tables(Fixture::builder(plugin).env("ENVELOPE", envelope), TABLES).await;
     fixture.sql(
         "insert into t select i, 1, case when i % 5 = 0 then repeat(md5(i::text), 100) end from generate_series(1, 60) i;
          insert into u select i, 1 from generate_series(1, 20) i",
@@ -105,7 +105,7 @@ async fn a_repair_of_some_tables_says_nothing_of_others() {
 
 /// Without a gap it is a backfill that leaves all as it is.
 async fn a_repair_takes_away_nothing_that_is_there() {
-    let fixture = fixture_with_tables(Fixture::plan(Plugin::Pgoutput), TABLES).await;
+    let fixture = fixture_with_tables(Fixture::builder(Plugin::Pgoutput), TABLES).await;
     fixture
         .sql("insert into t select i, 1, null from generate_series(1, 60) i")
         .await;
@@ -118,7 +118,7 @@ async fn a_repair_takes_away_nothing_that_is_there() {
 async fn a_repair_beside_a_writer_is_whole() {
     const ROWS: usize = 1_000;
     Plugin::each(|plugin| async move {
-        let fixture = fixture_with_tables(Fixture::plan(plugin), &create_table_sql(ROWS)).await;
+        let fixture = fixture_with_tables(Fixture::builder(plugin), &create_table_sql(ROWS)).await;
         fixture.sql("update t set n = n + 1").await;
         fixture.drain().await;
         fixture
@@ -141,7 +141,7 @@ async fn a_repair_of_which_a_table_failed_does_not_say_that_it_is_whole() {
     let fixture = after_a_gap(Plugin::Pgoutput, "debezium").await;
     fixture.sql("insert into u select i, i from generate_series(2000, 2100) i; insert into t values (5000, 1, repeat('x', 2000000))")
         .await;
-    let ((kind, message), stored) = (fixture.fail().await, fixture.backfill().await);
+    let ((kind, message), stored) = (fixture.failing_tick().await, fixture.backfill_state().await);
     assert_eq!((kind.as_str(), stored), ("Oversize", None), "{message}");
     advance(&fixture).await;
     let mut report = fixture

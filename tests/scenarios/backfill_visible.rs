@@ -7,7 +7,7 @@ use scenarios::consumer::Delivery;
 use scenarios::consumer::event::UNAVAILABLE;
 use scenarios::fixture::{DEADLINE, Fixture, Plugin};
 use scenarios::postgres::REPLUSER;
-use scenarios::postgres::tcp_proxy::Way;
+use scenarios::postgres::tcp_proxy::Direction;
 use scenarios::wait;
 use serde_json::{Value, json};
 
@@ -47,11 +47,11 @@ fn documents() -> String {
 
 /// On a cluster, with a function that does not look at the standby, and lays no markers, which would wait for it.
 async fn hanging() -> Fixture {
-    let plan = Fixture::plan(Plugin::Pgoutput)
+    let builder = Fixture::builder(Plugin::Pgoutput)
         .on_cluster(start_cluster(15).await)
         .env("STANDBY_ACK", "off")
         .env("MARKERS", "off");
-    let fixture = fixture_with_tables(plan, &documents()).await;
+    let fixture = fixture_with_tables(builder, &documents()).await;
     fixture.drain().await;
     fixture
 }
@@ -98,7 +98,7 @@ fn of_row(delivery: &Delivery, id: u32) -> Vec<(String, Value)> {
 async fn waits_for_what_was_delivered(kill: bool) {
     let fixture = hanging().await;
     let client = fixture.connect().await;
-    fixture.cluster().wire().stall(Way::ToServer);
+    fixture.cluster().replication_proxy().stall(Direction::ToServer);
     let (committed, first) = tokio::join!(client.batch_execute("update doc set n = 2 where id = 3"), async {
         until_it_hangs(&fixture).await;
         let report = fixture.tick().await;
@@ -123,7 +123,7 @@ async fn waits_for_what_was_delivered(kill: bool) {
             "it says for what it waits: {first}"
         );
         assert_eq!(backfill_state(&first), "waiting", "{first}");
-        fixture.cluster().wire().calm();
+        fixture.cluster().replication_proxy().clear();
         first
     });
     committed.unwrap();
@@ -148,12 +148,12 @@ async fn a_change_that_hangs_while_its_row_is_read_comes_after_it() {
     // The first chunk does not see row 3 change, nor the second row 13: that one hangs, and is delivered, before it.
     let (first, ()) = tokio::join!(invoke_ok(&fixture, event), async {
         wait_until_chunk_is_read(&fixture).await;
-        fixture.cluster().wire().stall(Way::ToServer);
+        fixture.cluster().replication_proxy().stall(Direction::ToServer);
         let hung = client.batch_execute("update doc set n = 2 where id in (3, 13)");
         let healed = async {
             until_it_hangs(&fixture).await;
             tokio::time::sleep(Duration::from_secs(3)).await;
-            fixture.cluster().wire().calm();
+            fixture.cluster().replication_proxy().clear();
         };
         let (hung, ()) = tokio::join!(hung, healed);
         hung.unwrap();
@@ -177,12 +177,12 @@ async fn a_row_that_moves_in_a_commit_that_hangs_keeps_its_new_value() {
     let (first, committed) = tokio::join!(invoke_ok(&fixture, event), async {
         wait_until_chunk_is_read(&fixture).await;
         wait::until("the first chunk is stored", DEADLINE, || async {
-            let stored = fixture.backfill().await.unwrap_or_default();
+            let stored = fixture.backfill_state().await.unwrap_or_default();
             stored["rows"].as_u64() >= Some(5)
         })
         .await;
         wait_until_chunk_is_read(&fixture).await;
-        fixture.cluster().wire().stall(Way::ToServer);
+        fixture.cluster().replication_proxy().stall(Direction::ToServer);
         let sql = "begin; update doc set body = repeat('new ', 1000) where id = 20; update doc set id = -1 where id = 20; commit";
         let (committed, ()) = tokio::join!(client.batch_execute(sql), async {
             until_it_hangs(&fixture).await;
@@ -194,7 +194,7 @@ async fn a_row_that_moves_in_a_commit_that_hangs_keeps_its_new_value() {
                     .any(|event| event["after"]["id"] == -1)
             })
             .await;
-            fixture.cluster().wire().calm();
+            fixture.cluster().replication_proxy().clear();
         });
         committed
     });
@@ -216,7 +216,7 @@ async fn amid_chunks(fixture: &Fixture, rows: u64, second: bool, sql: &str) -> V
         wait_until_chunk_is_read(fixture).await;
         if second {
             wait::until("the first chunk is stored", DEADLINE, || async {
-                let stored = fixture.backfill().await.unwrap_or_default();
+                let stored = fixture.backfill_state().await.unwrap_or_default();
                 stored["rows"].as_u64() >= Some(rows)
             })
             .await;
@@ -238,7 +238,7 @@ fn overtaken(reports: &[Value]) -> u64 {
 
 async fn a_change_that_comes_while_its_row_is_read_is_completed_from_it() {
     Plugin::each(|plugin| async move {
-        let fixture = fixture_with_tables(Fixture::plan(plugin), &documents()).await;
+        let fixture = fixture_with_tables(Fixture::builder(plugin), &documents()).await;
         let reports = amid(
             &fixture,
             false,
@@ -258,7 +258,7 @@ async fn a_change_that_comes_while_its_row_is_read_is_completed_from_it() {
 
 async fn a_key_that_changes_while_its_row_is_read_is_completed_from_it() {
     Plugin::each(|plugin| async move {
-        let fixture = fixture_with_tables(Fixture::plan(plugin), &documents()).await;
+        let fixture = fixture_with_tables(Fixture::builder(plugin), &documents()).await;
         // To another key of the chunk, to one before all, to one behind all, and round about.
         let sql = "delete from doc where id = 4; update doc set id = 4 where id = 3; update doc set id = -1 where id = 5;
                    update doc set id = 1000 where id = 6; update doc set id = 3 where id = 4; update doc set n = 9 where id in (3, -1, 1000)";
@@ -270,7 +270,7 @@ async fn a_key_that_changes_while_its_row_is_read_is_completed_from_it() {
 
 async fn a_row_that_moves_from_the_unread_end_to_the_read_beginning_is_complete() {
     Plugin::each(|plugin| async move {
-        let fixture = fixture_with_tables(Fixture::plan(plugin), &documents()).await;
+        let fixture = fixture_with_tables(Fixture::builder(plugin), &documents()).await;
         // One stays there, one changes there, one goes back, and one is deleted.
         let sql = "update doc set id = -1 where id = 20; update doc set id = -2 where id = 19; update doc set n = 2 where id = -2;
                    update doc set id = -3 where id = 18; update doc set id = -4 where id = 17";
@@ -278,7 +278,7 @@ async fn a_row_that_moves_from_the_unread_end_to_the_read_beginning_is_complete(
         amid_chunks(&fixture, 5, true, &format!("{sql}; update doc set id = 18 where id = -3; delete from doc where id = -4")).await;
         compared(&fixture).await;
         // Before the first chunk, too.
-        let fixture = fixture_with_tables(Fixture::plan(plugin), &documents()).await;
+        let fixture = fixture_with_tables(Fixture::builder(plugin), &documents()).await;
         fixture.sql(sql).await;
         run_backfill(&fixture, start_event(&["public.doc"], 6)).await;
         compared(&fixture).await;
@@ -288,7 +288,7 @@ async fn a_row_that_moves_from_the_unread_end_to_the_read_beginning_is_complete(
 
 async fn a_row_that_moves_to_the_unread_end_is_complete() {
     Plugin::each(|plugin| async move {
-        let fixture = fixture_with_tables(Fixture::plan(plugin), &documents()).await;
+        let fixture = fixture_with_tables(Fixture::builder(plugin), &documents()).await;
         amid(
             &fixture,
             true,
@@ -301,7 +301,7 @@ async fn a_row_that_moves_to_the_unread_end_is_complete() {
 }
 
 async fn a_table_that_is_rewritten_while_it_is_read_is_whole() {
-    let fixture = fixture_with_tables(Fixture::plan(Plugin::Pgoutput), &documents()).await;
+    let fixture = fixture_with_tables(Fixture::builder(Plugin::Pgoutput), &documents()).await;
     // The second chunk's snapshot is older than the rewriting commit, and its query waits for that.
     let rewrite = "begin; alter table doc alter n type bigint; select pg_sleep(1); commit";
     let reports = amid(&fixture, false, rewrite).await;
@@ -313,7 +313,7 @@ async fn a_table_that_is_rewritten_while_it_is_read_is_whole() {
 }
 
 async fn a_row_that_moved_in_a_table_that_is_locked_is_complete_and_the_drain_goes_on() {
-    let fixture = fixture_with_tables(Fixture::plan(Plugin::Pgoutput), &documents()).await;
+    let fixture = fixture_with_tables(Fixture::builder(Plugin::Pgoutput), &documents()).await;
     let event = json!({"action": "backfill", "tables": ["public.doc"], "chunk_rows": 10, "where": slow_condition(150)});
     let first = fixture
         .function
@@ -343,7 +343,7 @@ async fn a_row_that_moved_in_a_table_that_is_locked_is_complete_and_the_drain_go
 
 async fn a_change_of_a_row_that_no_record_holds_does_not_hide_that() {
     let fixture = fixture_with_tables(
-        Fixture::plan(Plugin::Pgoutput).env("OVERSIZE", "omit"),
+        Fixture::builder(Plugin::Pgoutput).env("OVERSIZE", "omit"),
         &documents(),
     )
     .await;
@@ -362,7 +362,7 @@ async fn a_change_of_a_row_that_no_record_holds_does_not_hide_that() {
 
 async fn a_watermark_that_waits_for_a_standby_is_waited_for() {
     let fixture = fixture_with_tables(
-        Fixture::plan(Plugin::Pgoutput)
+        Fixture::builder(Plugin::Pgoutput)
             .on_cluster(start_cluster(15).await)
             .env("STANDBY_ACK", "required"),
         &documents(),
@@ -370,20 +370,20 @@ async fn a_watermark_that_waits_for_a_standby_is_waited_for() {
     .await;
     fixture.sql(&format!("grant pg_monitor to {}", REPLUSER.0)).await;
     fixture.drain().await;
-    fixture.cluster().wire().stall(Way::ToServer);
+    fixture.cluster().replication_proxy().stall(Direction::ToServer);
     let deadline = Duration::from_secs(8);
     let event = start_event(&["public.doc"], 100);
     let first = fixture.function.invoke(&event, deadline).await.answer();
     let waits_for = first["backfill"]["waits_for"].as_str().unwrap_or_default();
     assert!(waits_for.contains("standby"), "{first}");
-    fixture.cluster().wire().calm();
+    fixture.cluster().replication_proxy().clear();
     tick_until_finished(&fixture, first).await;
     compared(&fixture).await;
 }
 
 async fn a_row_that_is_deleted_while_it_is_read_stays_away() {
     Plugin::each(|plugin| async move {
-        let fixture = fixture_with_tables(Fixture::plan(plugin), &documents()).await;
+        let fixture = fixture_with_tables(Fixture::builder(plugin), &documents()).await;
         let sql = "delete from doc where id = 2; delete from doc where id = 3; insert into doc values (3, 5, 'new')";
         let reports = amid(&fixture, false, sql).await;
         assert_eq!(overtaken(&reports), 2, "{reports:#?}");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use scenarios::aws::fault_proxy::Fault;
 use scenarios::fixture::{Fixture, Plugin};
 use scenarios::lambda::function::drain_binary;
-use scenarios::postgres::{Postgres, REPLUSER, Settings};
+use scenarios::postgres::{Postgres, PostgresSettings, REPLUSER};
 use scenarios::wait::free_port;
 use serde_json::json;
 
@@ -68,10 +68,10 @@ async fn a_variable_that_is_wrong_is_named_with_what_it_may_be() {
         ("LOG_LEVEL", "loud", "info"),
     ];
     for (variable, value, part) in wrong {
-        let before = fixture.function.twin();
+        let before = fixture.function.second_instance();
         fixture.function.set(variable, value).await;
         // The answer to every invocation, not only to the first.
-        assert_eq!(fixture.fail().await.0, "ConfigInvalid");
+        assert_eq!(fixture.failing_tick().await.0, "ConfigInvalid");
         assert_tick_fails(&fixture, "ConfigInvalid", &[variable, value, part]).await;
         let lines = fixture.function.log();
         assert_eq!(
@@ -94,7 +94,7 @@ async fn a_variable_that_is_missing_is_named() {
         "SLOT_NAME",
         "STREAM_NAME",
     ] {
-        let before = fixture.function.twin();
+        let before = fixture.function.second_instance();
         fixture.function.unset(variable).await;
         assert_tick_fails(&fixture, "ConfigInvalid", &[variable, "not set"]).await;
         fixture.function.set(variable, "").await;
@@ -190,13 +190,13 @@ async fn a_role_that_may_not_replicate_is_told_what_to_grant() {
 }
 
 async fn a_server_without_logical_log_is_told_what_to_set() {
-    let settings = Settings {
+    let settings = PostgresSettings {
         conf: "wal_level = replica\n".to_owned(),
-        ..Settings::default()
+        ..PostgresSettings::default()
     };
-    let fixture = Fixture::plan(Plugin::Wal2json)
+    let fixture = Fixture::builder(Plugin::Wal2json)
         .without_slot()
-        .on(Postgres::start(settings).await)
+        .on_server(Postgres::start(settings).await)
         .build()
         .await;
     let parts = ["rds.logical_replication", "wal_level"];
@@ -222,7 +222,7 @@ fn denied() -> Fault {
 
 async fn a_denied_stream_names_the_right_that_is_missing() {
     let fixture = fixture().await;
-    fixture.kinesis_proxy.always("PutRecords", denied());
+    fixture.kinesis_proxy.inject("PutRecords", denied());
     assert_tick_fails(
         &fixture,
         "StreamDenied",
@@ -240,7 +240,7 @@ async fn a_denied_stream_names_the_right_that_is_missing() {
 
 async fn a_denied_parameter_names_the_rights_that_are_missing() {
     let fixture = fixture().await;
-    fixture.ssm_proxy.always("GetParameter", denied());
+    fixture.ssm_proxy.inject("GetParameter", denied());
     assert_tick_fails(
         &fixture,
         "CheckpointDenied",
@@ -248,7 +248,7 @@ async fn a_denied_parameter_names_the_rights_that_are_missing() {
     )
     .await;
     fixture.ssm_proxy.clear();
-    fixture.ssm_proxy.always("PutParameter", denied());
+    fixture.ssm_proxy.inject("PutParameter", denied());
     assert_tick_fails(
         &fixture,
         "CheckpointDenied",
@@ -263,7 +263,7 @@ async fn a_denied_parameter_names_the_rights_that_are_missing() {
     fixture.ssm_proxy.clear();
     fixture.drain().await;
     fixture.sql("insert into t values (2)").await;
-    fixture.ssm_proxy.always("PutParameter", denied());
+    fixture.ssm_proxy.inject("PutParameter", denied());
     assert_tick_fails(&fixture, "CheckpointDenied", &[&fixture.parameter]).await;
     fixture.ssm_proxy.clear();
     fixture.drain().await;
@@ -278,10 +278,10 @@ async fn services_that_do_not_answer_are_named_before_the_deadline() {
         assert_eq!(found, kind, "{message}");
         assert!(message.contains(part) && !message.contains('\n'), "{message}");
     };
-    fixture.ssm_proxy.always("GetParameter", Fault::internal());
+    fixture.ssm_proxy.inject("GetParameter", Fault::internal());
     fails("CheckpointUnavailable", &fixture.parameter).await;
     fixture.ssm_proxy.clear();
-    fixture.kinesis_proxy.always("PutRecords", Fault::CutRequest);
+    fixture.kinesis_proxy.inject("PutRecords", Fault::CutRequest);
     fails("StreamUnavailable", &fixture.stream).await;
     fixture.kinesis_proxy.clear();
     finish(&fixture).await;

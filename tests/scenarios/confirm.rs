@@ -89,7 +89,7 @@ async fn a_slot_that_stops_before_a_transaction_stands_at_the_end_of_the_one_bef
         fixture
             .sql("insert into t values (3, repeat('x', 1 << 20))")
             .await;
-        let (kind, message) = fixture.fail().await;
+        let (kind, message) = fixture.failing_tick().await;
         assert_eq!(kind, "Oversize", "{message}");
         let marks = SlotPositions::read(&fixture).await;
         assert_eq!((marks.confirmed, marks.checkpoint), (last, last));

@@ -3,11 +3,11 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use scenarios::aws::aggregate::{self, SubRecord};
-use scenarios::aws::fake_kinesis::{FakeKinesis, Settings};
+use scenarios::aws::fake_kinesis::{FakeKinesis, FakeKinesisSettings};
 use scenarios::aws::hash_range::{HashRange, hash_of};
 use scenarios::aws::kinesis::{Kinesis, Limits};
 use scenarios::consumer::Delivery;
-use scenarios::consumer::oracle::{self, Rows};
+use scenarios::consumer::oracle::{self, ComparedRows};
 use scenarios::postgres::Postgres;
 use serde_json::{Value, json};
 
@@ -249,7 +249,7 @@ async fn every_type_is_compared_as_an_event_writes_it() {
         .put("s", r#"{"id":1}"#, &event(1, 0, "c", Value::Null, row.clone()))
         .await;
     let rebuilt = Delivery::read(&kinesis, "s").await.rebuild();
-    for rows in [Rows::All, Rows::Changed] {
+    for rows in [ComparedRows::All, ComparedRows::Changed] {
         let compared = oracle::compare(&client, "public.t", &rebuilt, rows).await;
         compared.assert_equal();
         assert_eq!(compared.rows, 1);
@@ -259,7 +259,7 @@ async fn every_type_is_compared_as_an_event_writes_it() {
         .put("s", r#"{"id":1}"#, &event(2, 0, "u", Value::Null, row))
         .await;
     let rebuilt = Delivery::read(&kinesis, "s").await.rebuild();
-    let compared = oracle::compare(&client, "public.t", &rebuilt, Rows::All).await;
+    let compared = oracle::compare(&client, "public.t", &rebuilt, ComparedRows::All).await;
     assert!(
         compared.differences.len() == 1 && compared.differences[0].contains("ia"),
         "{compared:?}"
@@ -269,14 +269,14 @@ async fn every_type_is_compared_as_an_event_writes_it() {
         .await
         .unwrap();
     assert_eq!(
-        oracle::compare(&client, "t", &rebuilt, Rows::All)
+        oracle::compare(&client, "t", &rebuilt, ComparedRows::All)
             .await
             .differences
             .len(),
         2
     );
     assert_eq!(
-        oracle::compare(&client, "t", &rebuilt, Rows::Changed)
+        oracle::compare(&client, "t", &rebuilt, ComparedRows::Changed)
             .await
             .differences
             .len(),
@@ -329,12 +329,15 @@ async fn a_consumer_splits_aggregates_and_drops_one_that_spans_shards() {
             record("tombstone", b""),
         ]
     };
-    let fake_kinesis = FakeKinesis::open("s", Settings::default()).await;
+    let fake_kinesis = FakeKinesis::open("s", FakeKinesisSettings::default()).await;
     put(&client(fake_kinesis.endpoint()), records()).await.unwrap();
     let emulator = Kinesis::start(Limits::Off).await;
     emulator.create_stream("s", 2).await;
     put(emulator.client(), records()).await.unwrap();
-    for read in [Delivery::of(&fake_kinesis), Delivery::read(&emulator, "s").await] {
+    for read in [
+        Delivery::from_fake(&fake_kinesis),
+        Delivery::read(&emulator, "s").await,
+    ] {
         read.assert_promise();
         assert_eq!(
             (read.records, read.aggregates, read.dropped, read.tombstones.len()),

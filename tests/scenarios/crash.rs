@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use scenarios::aws::fault_proxy::{Held, Side};
+use scenarios::aws::fault_proxy::{FaultSide, HeldRequest};
 use scenarios::consumer::Delivery;
 use scenarios::fixture::{DEADLINE, Fixture, Plugin};
 use scenarios::lambda::function::Outcome;
@@ -33,12 +33,12 @@ async fn fixture(plugin: Plugin) -> Fixture {
 }
 
 /// Invokes the function and kills it when the request is held.
-async fn kill_at(fixture: &Fixture, held: &mut Held) {
+async fn kill_at(fixture: &Fixture, held: &mut HeldRequest) {
     let invocation = fixture.invoke(json!({}));
     tokio::pin!(invocation);
     tokio::select! {
         outcome = &mut invocation => panic!("it never came so far: {outcome:?}"),
-        () = held.reached() => {}
+        () = held.wait_until_held() => {}
     }
     fixture.function.kill9().await;
     let killed = invocation.await;
@@ -102,7 +102,7 @@ async fn recover(fixture: &Fixture) -> Recovery {
 async fn killed_before_it_reads_the_checkpoint_it_has_sent_nothing() {
     let fixture = fixture(Plugin::Pgoutput).await;
     let marks = SlotPositions::read(&fixture).await;
-    let mut held = fixture.ssm_proxy.hold("GetParameter", Side::Request);
+    let mut held = fixture.ssm_proxy.hold("GetParameter", FaultSide::Request);
     kill_at(&fixture, &mut held).await;
     let recovery = recover(&fixture).await;
     assert_eq!(recovery.marks, marks);
@@ -112,7 +112,7 @@ async fn killed_before_it_reads_the_checkpoint_it_has_sent_nothing() {
 async fn killed_before_records_are_put_it_puts_them_later() {
     let fixture = fixture(Plugin::Pgoutput).await;
     let marks = SlotPositions::read(&fixture).await;
-    let mut held = fixture.kinesis_proxy.hold("PutRecords", Side::Request);
+    let mut held = fixture.kinesis_proxy.hold("PutRecords", FaultSide::Request);
     kill_at(&fixture, &mut held).await;
     let recovery = recover(&fixture).await;
     assert_eq!(recovery.marks.confirmed, marks.confirmed, "not all had arrived");
@@ -126,7 +126,7 @@ async fn killed_before_records_are_put_it_puts_them_later() {
 async fn killed_after_records_were_put_it_puts_the_same_again() {
     let fixture = fixture(Plugin::Pgoutput).await;
     let marks = SlotPositions::read(&fixture).await;
-    let mut held = fixture.kinesis_proxy.hold("PutRecords", Side::Answer);
+    let mut held = fixture.kinesis_proxy.hold("PutRecords", FaultSide::Answer);
     kill_at(&fixture, &mut held).await;
     let recovery = recover(&fixture).await;
     assert_eq!(
@@ -142,7 +142,7 @@ async fn killed_after_records_were_put_it_puts_the_same_again() {
 async fn killed_before_the_checkpoint_is_stored_it_sends_the_same_again() {
     let fixture = fixture(Plugin::Pgoutput).await;
     let marks = SlotPositions::read(&fixture).await;
-    let mut held = fixture.ssm_proxy.hold("PutParameter", Side::Request);
+    let mut held = fixture.ssm_proxy.hold("PutParameter", FaultSide::Request);
     kill_at(&fixture, &mut held).await;
     let recovery = recover(&fixture).await;
     assert_eq!(recovery.marks, marks, "neither checkpoint nor slot had moved");
@@ -154,7 +154,7 @@ async fn killed_between_checkpoint_and_advance_it_skips_what_was_sent() {
     Plugin::each(|plugin| async move {
         let fixture = fixture(plugin).await;
         let marks = SlotPositions::read(&fixture).await;
-        let mut held = fixture.ssm_proxy.hold("PutParameter", Side::Answer);
+        let mut held = fixture.ssm_proxy.hold("PutParameter", FaultSide::Answer);
         kill_at(&fixture, &mut held).await;
         let recovery = recover(&fixture).await;
         assert_eq!(
@@ -197,7 +197,7 @@ async fn killed_before_its_first_checkpoint_it_starts_from_the_slot() {
     backlog::create(&fixture).await;
     backlog::write(&fixture, 3, 100, 20).await;
     let slot = fixture.confirmed_flush().await;
-    let mut held = fixture.ssm_proxy.hold("PutParameter", Side::Request);
+    let mut held = fixture.ssm_proxy.hold("PutParameter", FaultSide::Request);
     kill_at(&fixture, &mut held).await;
     assert_eq!(fixture.checkpoint().await, None);
     assert_eq!(fixture.confirmed_flush().await, slot);

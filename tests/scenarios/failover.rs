@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use scenarios::fixture::{Fixture, Plugin};
 use scenarios::lambda::function::Outcome;
-use scenarios::postgres::cluster::Carried;
-use scenarios::postgres::tcp_proxy::Way;
+use scenarios::postgres::cluster::SlotCopy;
+use scenarios::postgres::tcp_proxy::Direction;
 use scenarios::postgres::{ADMIN, REPLUSER};
 use scenarios::wait;
 use serde_json::{Value, json};
@@ -31,7 +31,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// On a cluster whose standby's acknowledgements the function may see.
 async fn fixture(plugin: Plugin, version: u32) -> Fixture {
-    let fixture = Fixture::plan(plugin)
+    let fixture = Fixture::builder(plugin)
         .on_cluster(start_cluster(version).await)
         .build()
         .await;
@@ -187,7 +187,7 @@ async fn a_promoted_slot_that_lost_its_snapshots_is_a_missing_marker() {
         let _open = restart_slot_mid_transaction(&fixture, tick).await;
         fixture
             .cluster()
-            .carry_slot(&fixture.slot, Carried::WithoutSnapshots)
+            .carry_slot(&fixture.slot, SlotCopy::WithoutSnapshots)
             .await;
         fixture.sql("insert into t values (1, 1)").await;
         fixture.tick().await;
@@ -236,9 +236,12 @@ async fn what_no_standby_has_is_held_back_and_dies_with_its_server() {
         if fixture.cluster().has_failover_slots() {
             fixture.wait_until_synced().await;
         } else {
-            fixture.cluster().carry_slot(&fixture.slot, Carried::Whole).await;
+            fixture
+                .cluster()
+                .carry_slot(&fixture.slot, SlotCopy::Complete)
+                .await;
         }
-        fixture.cluster().wire().stall(Way::ToClient);
+        fixture.cluster().replication_proxy().stall(Direction::ToClient);
         let waiting = fixture.connect().await;
         let failover = async {
             let waits = "select count(*) from pg_stat_activity where wait_event = 'SyncRep' and datname = current_database()";
@@ -266,7 +269,7 @@ async fn what_no_standby_has_is_held_back_and_dies_with_its_server() {
 }
 
 async fn a_standby_that_is_required_has_to_be_seen() {
-    let fixture = Fixture::plan(Plugin::Pgoutput)
+    let fixture = Fixture::builder(Plugin::Pgoutput)
         .on_cluster(start_cluster(17).await)
         .env("STANDBY_ACK", "required")
         .build()
@@ -288,7 +291,7 @@ async fn a_standby_that_is_required_has_to_be_seen() {
 }
 
 async fn setup_makes_a_failover_slot_where_the_server_knows_them() {
-    let fixture = Fixture::plan(Plugin::Pgoutput)
+    let fixture = Fixture::builder(Plugin::Pgoutput)
         .without_slot()
         .on_cluster(start_cluster(17).await)
         .build()

@@ -50,7 +50,7 @@ async fn whole(fixture: &Fixture) -> Duration {
 }
 
 async fn a_backlog_of_others_that_takes_longer_than_an_invocation_is_passed() {
-    let fixture = Fixture::plan(Plugin::Pgoutput).without_slot().build().await;
+    let fixture = Fixture::builder(Plugin::Pgoutput).without_slot().build().await;
     let database = &fixture.database;
     fixture
         .sql("create table ours (id int primary key); create table others (n int, what text)")

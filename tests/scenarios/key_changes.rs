@@ -1,7 +1,7 @@
 //! An update that changes the key is a delete of the old key and then a create of the new one, each in the lane of its
 //! own key.
 
-use scenarios::fixture::{Fixture, Plan, Plugin};
+use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
 use serde_json::{Value, json};
 
 use crate::support::keys::{assert_json_steps, assert_steps, execute_and_drain};
@@ -141,11 +141,11 @@ async fn keys_can_be_swapped_in_one_transaction() {
 }
 
 async fn a_key_that_was_deleted_can_be_taken_in_the_same_transaction() {
-    Plugin::each(|plugin| taken_again(Fixture::plan(plugin))).await;
+    Plugin::each(|plugin| taken_again(Fixture::builder(plugin))).await;
 }
 
-async fn taken_again(plan: Plan) {
-    let fixture = plan.build().await;
+async fn taken_again(builder: FixtureBuilder) {
+    let fixture = builder.build().await;
     execute_and_drain(
         &fixture,
         &[

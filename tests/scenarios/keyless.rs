@@ -31,7 +31,7 @@ fn lanes(delivery: &Delivery) -> Vec<String> {
 
 async fn rows_without_a_key_keep_the_order_of_their_table() {
     Plugin::each(|plugin| async move {
-        let fixture = Fixture::plan(plugin).shards(4).build().await;
+        let fixture = Fixture::builder(plugin).shards(4).build().await;
         fixture.sql("create table log (n int, what text); create table other (n int)").await;
         for n in 0..10 {
             fixture.sql(&format!("insert into log select {n} * 10 + i, 'x' from generate_series(0, 9) i; insert into other values (1)"))
@@ -164,7 +164,7 @@ async fn an_index_as_identity_is_the_key() {
 }
 
 async fn updates_that_wal2json_drops_are_counted() {
-    let fixture = Fixture::plan(Plugin::Wal2json).without_slot().build().await;
+    let fixture = Fixture::builder(Plugin::Wal2json).without_slot().build().await;
     fixture.create_slot().await;
     fixture.sql(
         "create table t (n int); create table k (id int primary key); alter table k replica identity nothing",
@@ -198,7 +198,10 @@ async fn updates_that_wal2json_drops_are_counted() {
 
 /// It has no old row for them, and says so; they still come, in the lane of the table.
 async fn changes_without_identity_come_as_test_decoding_tells_them() {
-    let fixture = Fixture::plan(Plugin::TestDecoding).without_slot().build().await;
+    let fixture = Fixture::builder(Plugin::TestDecoding)
+        .without_slot()
+        .build()
+        .await;
     fixture.create_slot().await;
     execute_and_drain(
         &fixture,

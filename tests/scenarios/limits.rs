@@ -1,7 +1,7 @@
 //! Requests and records are filled to the limits of Kinesis and not beyond: of the stream as it is, not as streams are by
 //! default. A stream that cannot be used is refused by name before anything is sent.
 
-use scenarios::aws::fake_kinesis::{FakeKinesis, Settings};
+use scenarios::aws::fake_kinesis::{FakeKinesis, FakeKinesisSettings};
 use scenarios::aws::fault_proxy::Fault;
 use scenarios::fixture::{Fixture, Plugin};
 use scenarios::postgres::{self, Postgres};
@@ -20,8 +20,8 @@ crate::scenarios![
     an_expired_token_is_told_as_such,
 ];
 
-async fn on_fake_kinesis(settings: Settings) -> Fixture {
-    Fixture::plan(Plugin::Pgoutput)
+async fn on_fake_kinesis(settings: FakeKinesisSettings) -> Fixture {
+    Fixture::builder(Plugin::Pgoutput)
         .on_fake_kinesis(settings)
         .build()
         .await
@@ -38,7 +38,7 @@ fn requests(fake_kinesis: &FakeKinesis) -> Vec<(usize, usize)> {
 
 async fn requests_hold_as_many_records_as_kinesis_takes() {
     for waiting in [499, 500, 501] {
-        let fixture = on_fake_kinesis(Settings::default()).await;
+        let fixture = on_fake_kinesis(FakeKinesisSettings::default()).await;
         fixture.sql("create table t (id int primary key)").await;
         fixture
             .sql(&format!("insert into t select generate_series(1, {waiting})"))
@@ -63,9 +63,9 @@ async fn requests_hold_as_many_records_as_kinesis_takes() {
 /// A fixture whose server is young: its positions and transaction ids do not get a digit longer while it is in use, so that an
 /// event's length follows from its row's. And the bytes that a row of `(id int primary key, x text)`, with an id and a
 /// table's name of two characters, has on its way beside its text.
-async fn measured(settings: Settings) -> (Fixture, usize) {
-    let fixture = Fixture::plan(Plugin::Pgoutput)
-        .on(Postgres::start(postgres::Settings::default()).await)
+async fn measured(settings: FakeKinesisSettings) -> (Fixture, usize) {
+    let fixture = Fixture::builder(Plugin::Pgoutput)
+        .on_server(Postgres::start(postgres::PostgresSettings::default()).await)
         .on_fake_kinesis(settings)
         // A slot moves over its marker, and here it is to stay where it is.
         .env("MARKERS", "off")
@@ -82,9 +82,9 @@ async fn measured(settings: Settings) -> (Fixture, usize) {
 }
 
 async fn requests_hold_as_many_bytes_as_kinesis_takes() {
-    let settings = Settings {
+    let settings = FakeKinesisSettings {
         record_kib: 2048,
-        ..Settings::default()
+        ..FakeKinesisSettings::default()
     };
     let (fixture, envelope) = measured(settings).await;
     let tenth = (10 << 20) / 10;
@@ -112,9 +112,9 @@ async fn requests_hold_as_many_bytes_as_kinesis_takes() {
 
 async fn records_are_as_large_as_their_stream_takes() {
     for record_kib in [1024, 2048] {
-        let settings = Settings {
+        let settings = FakeKinesisSettings {
             record_kib,
-            ..Settings::default()
+            ..FakeKinesisSettings::default()
         };
         let (fixture, envelope) = measured(settings).await;
         let (limit, before) = (record_kib << 10, requests(fixture.fake_kinesis()).len());
@@ -139,7 +139,7 @@ async fn records_are_as_large_as_their_stream_takes() {
 }
 
 async fn partition_keys_over_256_characters_are_hashed() {
-    let fixture = on_fake_kinesis(Settings::default()).await;
+    let fixture = on_fake_kinesis(FakeKinesisSettings::default()).await;
     fixture.sql("create table t (k text primary key)").await;
     // `{"k":""}` has 8 characters.
     let keys = [255, 256, 257].map(|characters: usize| "é".repeat(characters - 8));
@@ -161,9 +161,9 @@ async fn partition_keys_over_256_characters_are_hashed() {
 }
 
 async fn a_stream_that_does_not_look_at_partition_keys_is_refused_or_accepted_as_configured() {
-    let settings = Settings {
+    let settings = FakeKinesisSettings {
         distribution: "AUTO",
-        ..Settings::default()
+        ..FakeKinesisSettings::default()
     };
     let mut fixture = on_fake_kinesis(settings).await;
     fixture
@@ -186,9 +186,9 @@ async fn a_stream_that_does_not_look_at_partition_keys_is_refused_or_accepted_as
 }
 
 async fn a_stream_that_is_deleted_is_missing_and_one_that_is_created_is_awaited() {
-    let fixture = on_fake_kinesis(Settings {
+    let fixture = on_fake_kinesis(FakeKinesisSettings {
         status: "CREATING",
-        ..Settings::default()
+        ..FakeKinesisSettings::default()
     })
     .await;
     fixture
@@ -209,7 +209,7 @@ fn refused(kind: &str) -> Fault {
 }
 
 async fn a_call_that_is_denied_is_named() {
-    let mut fixture = on_fake_kinesis(Settings::default()).await;
+    let mut fixture = on_fake_kinesis(FakeKinesisSettings::default()).await;
     fixture
         .sql("create table t (id int primary key); insert into t values (1)")
         .await;
@@ -218,7 +218,7 @@ async fn a_call_that_is_denied_is_named() {
         fixture.function.set("AGGREGATION", aggregation).await;
         fixture
             .kinesis_proxy
-            .always(operation, refused("AccessDeniedException"));
+            .inject(operation, refused("AccessDeniedException"));
         assert_tick_fails(
             &fixture,
             "StreamDenied",
@@ -232,15 +232,17 @@ async fn a_call_that_is_denied_is_named() {
 }
 
 async fn an_expired_token_is_told_as_such() {
-    let fixture = on_fake_kinesis(Settings::default()).await;
+    let fixture = on_fake_kinesis(FakeKinesisSettings::default()).await;
     fixture
         .sql("create table t (id int primary key); insert into t values (1)")
         .await;
     let expired = || refused("ExpiredTokenException");
-    fixture.kinesis_proxy.next("DescribeStreamSummary", expired());
+    fixture
+        .kinesis_proxy
+        .inject_once("DescribeStreamSummary", expired());
     assert_tick_fails(&fixture, "StreamDenied", &[&fixture.stream, "credentials"]).await;
     // What passes by itself is tried again at once.
-    fixture.kinesis_proxy.next("PutRecords", expired());
+    fixture.kinesis_proxy.inject_once("PutRecords", expired());
     let before = fixture.kinesis_proxy.requests("PutRecords");
     assert_eq!(fixture.tick().await["records"], 1);
     assert_eq!(fixture.kinesis_proxy.requests("PutRecords"), before + 2);

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use scenarios::aws::fault_proxy::{Fault, FaultProxy, Side};
+use scenarios::aws::fault_proxy::{Fault, FaultProxy, FaultSide};
 use scenarios::aws::kinesis::{Kinesis, Limits};
 use scenarios::fixture::{Fixture, Plugin};
 
@@ -36,7 +36,7 @@ async fn drained(fixture: &Fixture) -> u64 {
 
 async fn records_that_fail_by_themselves_do_not_overtake_each_other() {
     for (seed, percent) in [(1, 5), (2, 30), (3, 60)] {
-        let fixture = Fixture::plan(Plugin::Pgoutput).shards(4).build().await;
+        let fixture = Fixture::builder(Plugin::Pgoutput).shards(4).build().await;
         backlog::create(&fixture).await;
         backlog::write(&fixture, 10 + seed, 1_500, 150).await;
         fixture.kinesis_proxy.flaky(u64::from(seed), percent);
@@ -56,14 +56,14 @@ fn torment(gate: &FaultProxy, seed: u64) {
             3 => Fault::CutRequest,
             _ => Fault::Delay(Duration::from_millis(random.u64(..8))),
         };
-        gate.next("PutRecords", fault);
+        gate.inject_once("PutRecords", fault);
     }
 }
 
 async fn requests_that_fail_as_a_whole_do_not_overtake_each_other() {
     let mut duplicates = 0;
     for seed in [4, 5, 6] {
-        let fixture = Fixture::plan(Plugin::Pgoutput).shards(4).build().await;
+        let fixture = Fixture::builder(Plugin::Pgoutput).shards(4).build().await;
         backlog::create(&fixture).await;
         backlog::write(&fixture, 20, 1_500, 120).await;
         torment(&fixture.kinesis_proxy, seed);
@@ -79,7 +79,7 @@ async fn a_request_that_is_not_answered_in_time_is_sent_again_in_place() {
     let fixture = Fixture::new(Plugin::Pgoutput).await;
     backlog::create(&fixture).await;
     backlog::write(&fixture, 25, 300, 20).await;
-    let held = fixture.kinesis_proxy.hold("PutRecords", Side::Answer);
+    let held = fixture.kinesis_proxy.hold("PutRecords", FaultSide::Answer);
     assert!(drained(&fixture).await > 0, "none was sent again");
     assert!(
         fixture.consume().await.duplicates() > 0,
@@ -95,7 +95,7 @@ async fn a_table_that_gets_a_key_does_not_overtake_what_it_had_without() {
     fixture.sql("insert into t values (1, 1)").await;
     fixture.sql("alter table t add primary key (id)").await;
     fixture.sql("update t set n = 2").await;
-    fixture.kinesis_proxy.next("PutRecords", Fault::internal());
+    fixture.kinesis_proxy.inject_once("PutRecords", Fault::internal());
     fixture.drain().await;
     let requests = fixture.kinesis_proxy.put_log().requests;
     let keys: Vec<Vec<&str>> = requests
@@ -135,9 +135,9 @@ async fn large_events_fill_requests_up_to_their_limit_of_bytes() {
 
 async fn throttling_slows_down_and_does_not_fail() {
     let kinesis = Kinesis::start(Limits::Enforced).await;
-    let fixture = Fixture::plan(Plugin::Pgoutput)
+    let fixture = Fixture::builder(Plugin::Pgoutput)
         .shards(1)
-        .with_kinesis(kinesis)
+        .on_kinesis(kinesis)
         .build()
         .await;
     backlog::create(&fixture).await;

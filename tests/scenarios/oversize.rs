@@ -12,7 +12,7 @@ crate::scenarios![
 
 /// Drains a small row, one of `bytes`, and another small one. The middle one must be refused.
 async fn refused(plugin: Plugin, bytes: usize) -> String {
-    let fixture = Fixture::plan(plugin)
+    let fixture = Fixture::builder(plugin)
         .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128")
         .build()
         .await;
@@ -24,7 +24,7 @@ async fn refused(plugin: Plugin, bytes: usize) -> String {
         .sql(&format!("insert into t values (2, repeat('x', {bytes}))"))
         .await;
     fixture.sql("insert into t values (3, 'small')").await;
-    let (kind, message) = fixture.fail().await;
+    let (kind, message) = fixture.failing_tick().await;
     assert_eq!(kind, "Oversize", "{message}");
     let before = SlotPositions::read(&fixture).await;
     assert_eq!(
@@ -33,7 +33,7 @@ async fn refused(plugin: Plugin, bytes: usize) -> String {
         "what came before is confirmed: {}",
         fixture.function.log().join("\n")
     );
-    let (again, _) = fixture.fail().await;
+    let (again, _) = fixture.failing_tick().await;
     assert_eq!(
         (again.as_str(), SlotPositions::read(&fixture).await),
         ("Oversize", before)

@@ -27,7 +27,7 @@ async fn what_was_planned_is_what_a_drain_sends() {
         (Plugin::Wal2json, "none"),
         (Plugin::TestDecoding, "kpl"),
     ] {
-        let fixture = Fixture::plan(plugin)
+        let fixture = Fixture::builder(plugin)
             .shards(4)
             .env("AGGREGATION", aggregation)
             .build()
@@ -104,7 +104,7 @@ async fn a_plan_counts_what_no_record_can_hold_and_goes_on() {
         "{plan}"
     );
     assert_eq!(plan["record_limit_bytes"], 1 << 20);
-    assert_eq!(fixture.fail().await.0, "Oversize");
+    assert_eq!(fixture.failing_tick().await.0, "Oversize");
 }
 
 async fn a_plan_of_nothing_is_empty() {

@@ -1,7 +1,7 @@
 //! What watches every PutRecords of the other scenarios: the limits of Kinesis, and one record in flight for each key.
 
-use scenarios::aws::fake_kinesis::{FakeKinesis, Settings};
-use scenarios::aws::fault_proxy::{FaultProxy, Side};
+use scenarios::aws::fake_kinesis::{FakeKinesis, FakeKinesisSettings};
+use scenarios::aws::fault_proxy::{FaultProxy, FaultSide};
 use scenarios::aws::kinesis::{Kinesis, Limits};
 
 use crate::support::kinesis_producer::{aggregate, client, put, record};
@@ -12,9 +12,9 @@ crate::scenarios![
 ];
 
 async fn a_fake_stream_refuses_requests_beyond_the_limits_of_kinesis() {
-    let settings = Settings {
+    let settings = FakeKinesisSettings {
         record_kib: 2048,
-        ..Settings::default()
+        ..FakeKinesisSettings::default()
     };
     let fake_kinesis = FakeKinesis::open("s", settings).await;
     let client = client(fake_kinesis.endpoint());
@@ -47,7 +47,7 @@ async fn a_fake_stream_refuses_requests_beyond_the_limits_of_kinesis() {
 async fn a_key_with_two_records_in_flight_is_noticed() {
     let kinesis = Kinesis::start(Limits::Off).await;
     kinesis.create_stream("s", 1).await;
-    let proxy = FaultProxy::before(kinesis.endpoint()).await;
+    let proxy = FaultProxy::open(kinesis.endpoint()).await;
     let client = client(proxy.endpoint());
     let one = aggregate(&[("a", b"1"), ("b", b"1"), ("a", b"2")]);
     put(&client, vec![record("a", &one), record("c", b"1")])
@@ -62,12 +62,12 @@ async fn a_key_with_two_records_in_flight_is_noticed() {
     assert_eq!(shared.into_iter().collect::<Vec<_>>(), ["b"]);
 
     // The first is held, and its caller gives up and sends it again.
-    let mut held = proxy.hold("PutRecords", Side::Request);
+    let mut held = proxy.hold("PutRecords", FaultSide::Request);
     let first = tokio::spawn({
         let (client, one) = (client.clone(), one.clone());
         async move { put(&client, vec![record("a", &one)]).await }
     });
-    held.reached().await;
+    held.wait_until_held().await;
     let later = aggregate(&[("a", b"3")]);
     put(&client, vec![record("a", &one)]).await.unwrap();
     assert_eq!(proxy.put_log().shared_keys.len(), 1, "the same once more");

@@ -45,7 +45,7 @@ async fn killed_inside_of_a_transaction_of_wal2json_it_goes_on_where_the_checkpo
 /// A slot behind which a transaction of forty megabytes lies, and a small one; a second slot as the first; and a stream of two
 /// shards, each of which takes an aggregate of 256 KiB in a fifth of a second.
 async fn fixture(plugin: Plugin) -> Fixture {
-    let fixture = Fixture::plan(plugin)
+    let fixture = Fixture::builder(plugin)
         .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128")
         .env("AGGREGATION", "kpl")
         .env("PROVIDE_TRANSACTION_METADATA", "true")
@@ -53,7 +53,7 @@ async fn fixture(plugin: Plugin) -> Fixture {
         .await;
     fixture
         .kinesis_proxy
-        .always("PutRecords", Fault::Delay(Duration::from_millis(200)));
+        .inject("PutRecords", Fault::Delay(Duration::from_millis(200)));
     fixture
         .sql("create table big (id int primary key, what text)")
         .await;
@@ -77,7 +77,7 @@ async fn in_one_go(fixture: &Fixture) -> Delivery {
     let name = format!("{}_whole", fixture.slot);
     let kinesis = Kinesis::shared().await;
     kinesis.create_stream(&name, 4).await;
-    let mut other = fixture.function.twin();
+    let mut other = fixture.function.second_instance();
     other.set("SLOT_NAME", &name).await;
     other.set("STREAM_NAME", &name).await;
     other.set("AWS_ENDPOINT_URL_KINESIS", kinesis.endpoint()).await;

@@ -3,7 +3,7 @@
 
 use std::process::Stdio;
 
-use scenarios::aws::fault_proxy::Side;
+use scenarios::aws::fault_proxy::FaultSide;
 use scenarios::fixture::{DEADLINE, Fixture, Plugin};
 use scenarios::lambda::function::{Function, Outcome};
 use scenarios::postgres::ADMIN;
@@ -55,9 +55,9 @@ async fn finish(fixture: &Fixture) {
 
 /// Outcome of an invocation whose first PutRecords is held while `meanwhile` runs.
 async fn invoke_with_held_put(fixture: &Fixture, meanwhile: impl AsyncFnOnce()) -> Outcome {
-    let mut held = fixture.kinesis_proxy.hold("PutRecords", Side::Request);
+    let mut held = fixture.kinesis_proxy.hold("PutRecords", FaultSide::Request);
     let (outcome, ()) = tokio::join!(fixture.invoke(json!({})), async {
-        held.reached().await;
+        held.wait_until_held().await;
         meanwhile().await;
         held.release();
     });
@@ -79,7 +79,7 @@ async fn assert_busy(fixture: &Fixture, function: &Function) {
 
 async fn a_second_drainer_is_busy_and_touches_nothing() {
     let fixture = fixture().await;
-    let second = fixture.function.twin();
+    let second = fixture.function.second_instance();
     let first = invoke_with_held_put(&fixture, async || assert_busy(&fixture, &second).await).await;
     assert_eq!(first.answer()["stopped"], "empty");
     let after = second.invoke(&json!({}), DEADLINE).await.answer();
@@ -90,7 +90,7 @@ async fn a_second_drainer_is_busy_and_touches_nothing() {
 
 async fn a_drainer_that_was_killed_lets_the_next_one_in() {
     let fixture = fixture().await;
-    let second = fixture.function.twin();
+    let second = fixture.function.second_instance();
     let first = invoke_with_held_put(&fixture, async || {
         assert_busy(&fixture, &second).await;
         fixture.function.kill9().await;
@@ -110,7 +110,7 @@ fn start_reader(fixture: &Fixture) -> tokio::process::Child {
     let (port, database) = (fixture.postgres.port(), &fixture.database);
     let to = format!("host=127.0.0.1 port={port} dbname={database} user={}", ADMIN.0);
     let slot = fixture.slot.as_str();
-    tokio::process::Command::new(fixture.postgres.clients().join("pg_recvlogical"))
+    tokio::process::Command::new(fixture.postgres.client_programs().join("pg_recvlogical"))
         .args(["--dbname", &to, "--slot", slot, "--start", "--no-loop"])
         .args(["--file", "/dev/null", "--status-interval", "0"])
         .args([
@@ -150,7 +150,7 @@ async fn a_slot_that_somebody_else_reads_is_busy() {
 
 async fn a_slot_that_is_being_drained_is_not_torn_down() {
     let fixture = fixture().await;
-    let second = fixture.function.twin();
+    let second = fixture.function.second_instance();
     let first = invoke_with_held_put(&fixture, async || {
         let before = traces(&fixture).await;
         let teardown = json!({"action": "teardown"});

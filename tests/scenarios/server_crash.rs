@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use scenarios::aws::fault_proxy::{Fault, Held, Side};
+use scenarios::aws::fault_proxy::{Fault, FaultSide, HeldRequest};
 use scenarios::fixture::{Fixture, Plugin};
 use scenarios::lambda::function::Outcome;
-use scenarios::postgres::{Postgres, Settings};
+use scenarios::postgres::{Postgres, PostgresSettings};
 use serde_json::json;
 
 use crate::support::backlog;
@@ -27,12 +27,12 @@ async fn fixture() -> Fixture {
 
 /// On a server of its own of this version.
 async fn lab_of(version: Option<u32>) -> Fixture {
-    let settings = Settings {
+    let settings = PostgresSettings {
         version,
-        ..Settings::default()
+        ..PostgresSettings::default()
     };
-    let fixture = Fixture::plan(Plugin::Pgoutput)
-        .on(Postgres::start(settings).await)
+    let fixture = Fixture::builder(Plugin::Pgoutput)
+        .on_server(Postgres::start(settings).await)
         .build()
         .await;
     backlog::create(&fixture).await;
@@ -88,7 +88,7 @@ async fn went_back(version: Option<u32>) {
         fixture.drain().await;
         let before = SlotPositions::read(&fixture).await;
         fixture.postgres.crash().await;
-        let (kind, message) = fixture.fail().await;
+        let (kind, message) = fixture.failing_tick().await;
         assert_eq!(kind, "PostgresUnreachable", "{message}");
         fixture.postgres.restart().await;
         let after = SlotPositions::read(&fixture).await;
@@ -105,9 +105,9 @@ async fn went_back(version: Option<u32>) {
 }
 
 /// Kills the server when the request is held, and lets the request go on.
-async fn crash_at(fixture: &Fixture, mut held: Held) -> String {
+async fn crash_at(fixture: &Fixture, mut held: HeldRequest) -> String {
     let (outcome, ()) = tokio::join!(fixture.invoke(json!({})), async {
-        held.reached().await;
+        held.wait_until_held().await;
         fixture.postgres.crash().await;
         held.release();
     });
@@ -119,7 +119,11 @@ async fn crash_at(fixture: &Fixture, mut held: Held) -> String {
 async fn a_server_that_dies_while_records_are_put_comes_back_and_goes_on() {
     let fixture = fixture().await;
     backlog::write(&fixture, 3, 400, 40).await;
-    crash_at(&fixture, fixture.kinesis_proxy.hold("PutRecords", Side::Answer)).await;
+    crash_at(
+        &fixture,
+        fixture.kinesis_proxy.hold("PutRecords", FaultSide::Answer),
+    )
+    .await;
     finish(&fixture).await;
 }
 
@@ -128,7 +132,11 @@ async fn a_server_that_dies_before_the_slot_advanced_comes_back_and_goes_on() {
     // So that the next store is the one after the records.
     fixture.drain().await;
     backlog::write(&fixture, 4, 400, 40).await;
-    crash_at(&fixture, fixture.ssm_proxy.hold("PutParameter", Side::Answer)).await;
+    crash_at(
+        &fixture,
+        fixture.ssm_proxy.hold("PutParameter", FaultSide::Answer),
+    )
+    .await;
     let marks = SlotPositions::read(&fixture).await;
     assert!(marks.confirmed < marks.checkpoint, "{marks:?}");
     let (skipped, _) = finish(&fixture).await;
@@ -144,11 +152,15 @@ async fn a_server_that_dies_while_it_sends_rows_comes_back_and_goes_on() {
         .await;
     fixture
         .kinesis_proxy
-        .always("PutRecords", Fault::Delay(Duration::from_millis(500)));
+        .inject("PutRecords", Fault::Delay(Duration::from_millis(500)));
     let rows = "do $$ begin for i in 1..40 loop insert into t select 100 * i + k, i, repeat('x', 25000)
                 from generate_series(1, 40) k; commit; end loop; end $$";
     fixture.sql(rows).await;
-    let message = crash_at(&fixture, fixture.kinesis_proxy.hold("PutRecords", Side::Request)).await;
+    let message = crash_at(
+        &fixture,
+        fixture.kinesis_proxy.hold("PutRecords", FaultSide::Request),
+    )
+    .await;
     // It asks for the lock about once a second, before it stores.
     let told = ["reading a window", "asking for the lock"];
     assert!(told.iter().any(|what| message.contains(what)), "{message}");

@@ -2,7 +2,7 @@
 //! does: what the checkpoint says of it is no longer true, whether or not its log has grown beyond the checkpoint since.
 
 use scenarios::fixture::{Fixture, Plugin};
-use scenarios::postgres::{Postgres, Settings};
+use scenarios::postgres::{Postgres, PostgresSettings};
 
 use crate::support::backlog;
 use crate::support::expected_errors::assert_tick_fails;
@@ -20,8 +20,8 @@ const FAR: u32 = 150;
 /// A slot that was drained, and whose server then went back to what it was before its last changes. Returns the
 /// checkpoint. Beside them there were so many megabytes of others.
 async fn set_back(others: u32) -> (Fixture, String) {
-    let fixture = Fixture::plan(Plugin::Pgoutput)
-        .on(Postgres::start(Settings::default()).await)
+    let fixture = Fixture::builder(Plugin::Pgoutput)
+        .on_server(Postgres::start(PostgresSettings::default()).await)
         .without_slot()
         .build()
         .await;
@@ -34,14 +34,14 @@ async fn set_back(others: u32) -> (Fixture, String) {
     backlog::write(&fixture, 1, 100, 20).await;
     fixture.drain().await;
     fixture.postgres.crash().await;
-    fixture.postgres.copy_aside();
+    fixture.postgres.copy_data();
     fixture.postgres.restart().await;
     backlog::write(&fixture, 2, 2_000, 20).await;
     write_others(&fixture, others).await;
     fixture.drain().await;
     let checkpoint = checkpoint_lsn(&fixture).await;
     fixture.postgres.crash().await;
-    fixture.postgres.set_back();
+    fixture.postgres.restore_data();
     fixture.postgres.restart().await;
     (fixture, checkpoint)
 }

@@ -2,7 +2,7 @@
 //! and goes on when the server has been promoted.
 
 use scenarios::fixture::{DEADLINE, Fixture, Plugin};
-use scenarios::postgres::{Postgres, Settings};
+use scenarios::postgres::{Postgres, PostgresSettings};
 use scenarios::wait;
 
 use crate::support::backlog;
@@ -12,8 +12,8 @@ use crate::support::positions::SlotPositions;
 crate::scenarios![a_standby_is_not_drained_until_it_is_promoted];
 
 async fn a_standby_is_not_drained_until_it_is_promoted() {
-    let fixture = Fixture::plan(Plugin::Pgoutput)
-        .on(Postgres::start(Settings::default()).await)
+    let fixture = Fixture::builder(Plugin::Pgoutput)
+        .on_server(Postgres::start(PostgresSettings::default()).await)
         .build()
         .await;
     backlog::create(&fixture).await;

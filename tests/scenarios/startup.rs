@@ -1,9 +1,9 @@
 //! What a tick finds when it starts: every break of continuity is its own error, which names both sides, and leaves
 //! the slot where it is.
 
-use scenarios::fixture::{Fixture, Plan, Plugin};
+use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
 use scenarios::lambda::function::Outcome;
-use scenarios::postgres::{Postgres, Settings};
+use scenarios::postgres::{Postgres, PostgresSettings};
 use serde_json::{Value, json};
 
 use crate::support::backlog::{self, drain_and_refill, fixture_with_backlog};
@@ -55,7 +55,7 @@ async fn finish(fixture: &Fixture) {
 }
 
 async fn a_slot_that_was_never_made_is_missing() {
-    let fixture = Fixture::plan(Plugin::Pgoutput).without_slot().build().await;
+    let fixture = Fixture::builder(Plugin::Pgoutput).without_slot().build().await;
     assert_tick_fails(&fixture, "SlotMissing", &[&fixture.slot, r#"{"action":"setup"}"#]).await;
     assert_eq!(fixture.checkpoint().await, None);
 }
@@ -76,13 +76,13 @@ async fn a_slot_whose_log_was_removed_is_lost() {
 
 /// On a server of its own of this version, which keeps little.
 async fn lost(version: Option<u32>) {
-    let settings = Settings {
+    let settings = PostgresSettings {
         version,
         conf: "max_slot_wal_keep_size = '1MB'\n".to_owned(),
-        ..Settings::default()
+        ..PostgresSettings::default()
     };
-    let fixture = Fixture::plan(Plugin::Pgoutput)
-        .on(Postgres::start(settings).await)
+    let fixture = Fixture::builder(Plugin::Pgoutput)
+        .on_server(Postgres::start(settings).await)
         .build()
         .await;
     fixture.sql("create table t (id int primary key)").await;
@@ -119,7 +119,7 @@ async fn a_slot_of_another_database_is_refused() {
 }
 
 async fn a_physical_slot_is_refused() {
-    let fixture = Fixture::plan(Plugin::Pgoutput).without_slot().build().await;
+    let fixture = Fixture::builder(Plugin::Pgoutput).without_slot().build().await;
     fixture
         .sql(&format!(
             "select pg_create_physical_replication_slot('{}', true)",
@@ -211,11 +211,11 @@ async fn a_checkpoint_that_cannot_be_read_is_refused() {
 }
 
 async fn a_publication_that_is_missing_is_named() {
-    publication_missing(Fixture::plan(Plugin::Pgoutput)).await;
+    publication_missing(Fixture::builder(Plugin::Pgoutput)).await;
 }
 
-async fn publication_missing(plan: Plan) {
-    let mut fixture = drain_and_refill(plan.build().await).await;
+async fn publication_missing(builder: FixtureBuilder) {
+    let mut fixture = drain_and_refill(builder.build().await).await;
     fixture.function.set("PUBLICATIONS", "spillway,not there").await;
     assert_tick_fails(
         &fixture,

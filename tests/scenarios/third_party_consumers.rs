@@ -139,7 +139,7 @@ async fn paimon_reads_the_messages_of_dms() {
 /// nothing takes again here, are read past it.
 async fn paimon_reads_the_dms_envelope() {
     Plugin::each(|plugin| async move {
-        let fixture = Fixture::plan(plugin).env("ENVELOPE", "dms").build().await;
+        let fixture = Fixture::builder(plugin).env("ENVELOPE", "dms").build().await;
         fixture.sql(TABLE).await;
         for sql in CHANGES {
             fixture.sql(sql).await;
@@ -171,7 +171,7 @@ async fn paimon_reads_the_dms_envelope() {
 /// What is read without it and with it: two slots with the same changes, drained into two streams.
 async fn aws_kinesis_agg_finds_the_events_in_aggregates() {
     Plugin::each(|plugin| async move {
-        let mut fixture = Fixture::plan(plugin)
+        let mut fixture = Fixture::builder(plugin)
             .shards(4)
             .env("SOURCE_NAME", "one")
             .build()

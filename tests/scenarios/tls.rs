@@ -4,7 +4,7 @@ use std::path::Path;
 
 use scenarios::fixture::{Fixture, Plugin};
 use scenarios::postgres::certificates::HOST;
-use scenarios::postgres::{Postgres, Settings};
+use scenarios::postgres::{Postgres, PostgresSettings};
 
 use crate::support::expected_errors::assert_tick_fails;
 
@@ -28,12 +28,15 @@ async fn configure(fixture: &mut Fixture, mode: &str, host: &str, authority: Opt
 }
 
 async fn each_mode_trusts_whom_it_should_and_nobody_else() {
-    let postgres = Postgres::start(Settings {
+    let postgres = Postgres::start(PostgresSettings {
         tls: true,
-        ..Settings::default()
+        ..PostgresSettings::default()
     })
     .await;
-    let mut fixture = Fixture::plan(Plugin::Pgoutput).on(postgres).build().await;
+    let mut fixture = Fixture::builder(Plugin::Pgoutput)
+        .on_server(postgres)
+        .build()
+        .await;
     fixture.sql("create table t (id int primary key)").await;
     let files = fixture.postgres.certificates().clone();
     let (right, wrong) = (Some(files.authority.as_path()), Some(files.stranger.as_path()));

@@ -1,7 +1,7 @@
 //! Every value arrives as PostgreSQL has it, in the JSON that Debezium writes for its type, whichever plugin read it;
 //! and names are names, whatever letters they have.
 
-use scenarios::fixture::{Fixture, Plan, Plugin};
+use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
 use serde_json::{Value, json};
 
 use crate::support::type_values::{OWN_TYPES, VALUES};
@@ -19,11 +19,11 @@ crate::scenarios![
 crate::version_scenarios![every_type_arrives];
 
 async fn every_type_arrives_as_its_json() {
-    Plugin::each(|plugin| every_type(Fixture::plan(plugin))).await;
+    Plugin::each(|plugin| every_type(Fixture::builder(plugin))).await;
 }
 
-async fn every_type(plan: Plan) {
-    let fixture = plan.build().await;
+async fn every_type(builder: FixtureBuilder) {
+    let fixture = builder.build().await;
     let columns: Vec<String> = (0..VALUES.len()).map(|at| format!("c{at}")).collect();
     let typed: Vec<String> = columns
         .iter()

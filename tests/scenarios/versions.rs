@@ -2,7 +2,7 @@
 //!
 //! Other files register their scenarios on each version, too: filter for `_on_14` to run all of version 14.
 
-use scenarios::fixture::Plan;
+use scenarios::fixture::FixtureBuilder;
 use scenarios::postgres::REPLUSER;
 use serde_json::json;
 
@@ -18,8 +18,8 @@ async fn a_large_transaction_with_messages_arrives_whole(version: u32) {
 }
 
 /// Larger than what the server keeps in memory while it decodes: it is spilled to disk, and read from there.
-async fn large(plan: Plan) {
-    let fixture = plan.build().await;
+async fn large(builder: FixtureBuilder) {
+    let fixture = builder.build().await;
     let (role, database) = (REPLUSER.0, &fixture.database);
     fixture
         .sql(&format!(

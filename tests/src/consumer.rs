@@ -19,8 +19,8 @@ use crate::aws::aggregate;
 use crate::aws::fake_kinesis::FakeKinesis;
 use crate::aws::hash_range::HashRange;
 use crate::aws::kinesis::Kinesis;
-use crate::consumer::event::{Event, Form, UNAVAILABLE, timeless};
-use crate::consumer::rebuild::Rebuilt;
+use crate::consumer::event::{Envelope, Event, UNAVAILABLE, timeless};
+use crate::consumer::rebuild::RebuiltTables;
 
 /// One event as it was read: a record, or a part of an aggregate.
 #[derive(Debug, Clone)]
@@ -81,7 +81,7 @@ impl Delivery {
     }
 
     /// Reads all that arrived at `double`.
-    pub fn of(fake_kinesis: &FakeKinesis) -> Self {
+    pub fn from_fake(fake_kinesis: &FakeKinesis) -> Self {
         let mut read = Self::default();
         fake_kinesis.read(|range, key, data| read.take(range, key, data));
         read
@@ -162,8 +162,8 @@ impl Delivery {
     }
 
     /// The tables as a consumer keeps them. Also says where two ways of applying the same records disagree.
-    pub fn rebuild(&self) -> Rebuilt {
-        Rebuilt::from(self)
+    pub fn rebuild(&self) -> RebuiltTables {
+        RebuiltTables::from(self)
     }
 
     /// Where the delivery breaks the promise: at most the first few cases of each kind.
@@ -226,7 +226,7 @@ fn misplaced(arrival: &Arrival) -> Option<String> {
     let key: crate::consumer::event::Row = serde_json::from_str(&arrival.partition_key).ok()?;
     let event = arrival.event();
     // The others write values as the source has them, and the key as Debezium does.
-    if event.form != Form::Debezium {
+    if event.envelope != Envelope::Debezium {
         return None;
     }
     let row = if event.op == "d" {

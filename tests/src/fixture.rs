@@ -11,7 +11,7 @@ use crate::aws::fault_proxy::FaultProxy;
 use crate::aws::kinesis::Kinesis;
 use crate::aws::ssm::Ssm;
 use crate::consumer::Delivery;
-use crate::consumer::oracle::{self, Rows};
+use crate::consumer::oracle::{self, ComparedRows};
 use crate::lambda::function::{Function, Outcome};
 use crate::postgres::Postgres;
 use crate::postgres::cluster::Cluster;
@@ -63,7 +63,7 @@ impl Plugin {
     }
 
     /// The plugin of that name.
-    pub fn named(name: &str) -> Option<Self> {
+    pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|plugin| plugin.name() == name)
     }
 }
@@ -75,9 +75,9 @@ pub const DEADLINE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Fixture {
     /// The server: the shared one, this fixture's, or the one of a cluster that writes.
-    pub postgres: Host,
+    pub postgres: PostgresHost,
     /// Kinesis, which the function reaches through [`Fixture::kinesis_proxy`], unless the fixture is on a fake Kinesis.
-    pub kinesis: Server<Kinesis>,
+    pub kinesis: ServerHandle<Kinesis>,
     fake_kinesis: Option<FakeKinesis>,
     /// SSM, which the function reaches through [`Fixture::ssm_proxy`].
     pub ssm: &'static Ssm,
@@ -102,49 +102,49 @@ pub struct Fixture {
 
 /// Shared by the process, or owned by one fixture.
 #[derive(Debug)]
-pub enum Server<T: 'static> {
+pub enum ServerHandle<T: 'static> {
     /// By the process.
     Shared(&'static T),
     /// By one.
-    Private(Box<T>),
+    Owned(Box<T>),
 }
 
-impl<T> std::ops::Deref for Server<T> {
+impl<T> std::ops::Deref for ServerHandle<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
         match self {
             Self::Shared(server) => server,
-            Self::Private(server) => server,
+            Self::Owned(server) => server,
         }
     }
 }
 
 /// Where the database of a fixture is.
 #[derive(Debug)]
-pub enum Host {
+pub enum PostgresHost {
     /// On one server.
-    Server(Server<Postgres>),
+    Single(ServerHandle<Postgres>),
     /// On the primary of a cluster.
     Cluster(Box<Cluster>),
 }
 
-impl Host {
+impl PostgresHost {
     /// By which variables a function finds a database here.
     pub fn environment(&self, database: &str) -> [(String, String); 6] {
         match self {
-            Self::Server(server) => server.environment(database),
+            Self::Single(server) => server.environment(database),
             Self::Cluster(cluster) => cluster.environment(database),
         }
     }
 }
 
-impl std::ops::Deref for Host {
+impl std::ops::Deref for PostgresHost {
     type Target = Postgres;
 
     fn deref(&self) -> &Postgres {
         match self {
-            Self::Server(server) => server,
+            Self::Single(server) => server,
             Self::Cluster(cluster) => cluster.primary(),
         }
     }
@@ -152,18 +152,18 @@ impl std::ops::Deref for Host {
 
 /// How a fixture is put together.
 #[derive(Debug)]
-pub struct Plan {
+pub struct FixtureBuilder {
     plugin: Plugin,
     shards: i32,
     slot: bool,
-    postgres: Option<Host>,
+    postgres: Option<PostgresHost>,
     version: Option<u32>,
     kinesis: Option<Kinesis>,
-    fake_kinesis: Option<fake_kinesis::Settings>,
+    fake_kinesis: Option<fake_kinesis::FakeKinesisSettings>,
     environment: Vec<(String, String)>,
 }
 
-impl Plan {
+impl FixtureBuilder {
     /// With so many shards, instead of two.
     pub fn shards(mut self, shards: i32) -> Self {
         self.shards = shards;
@@ -177,15 +177,15 @@ impl Plan {
     }
 
     /// On this server, which ends with the fixture.
-    pub fn on(mut self, postgres: Postgres) -> Self {
-        self.postgres = Some(Host::Server(Server::Private(Box::new(postgres))));
+    pub fn on_server(mut self, postgres: Postgres) -> Self {
+        self.postgres = Some(PostgresHost::Single(ServerHandle::Owned(Box::new(postgres))));
         self
     }
 
     /// On this cluster, which ends with the fixture: the function connects to its endpoint, and the slot is a failover slot,
     /// synchronised, where the version has such.
     pub fn on_cluster(mut self, cluster: Cluster) -> Self {
-        self.postgres = Some(Host::Cluster(Box::new(cluster)));
+        self.postgres = Some(PostgresHost::Cluster(Box::new(cluster)));
         self
     }
 
@@ -196,13 +196,13 @@ impl Plan {
     }
 
     /// With this Kinesis, which ends with the fixture.
-    pub fn with_kinesis(mut self, kinesis: Kinesis) -> Self {
+    pub fn on_kinesis(mut self, kinesis: Kinesis) -> Self {
         self.kinesis = Some(kinesis);
         self
     }
 
     /// With a fake Kinesis in place of the stream on Kinesis; it brings its own shards.
-    pub fn on_fake_kinesis(mut self, settings: fake_kinesis::Settings) -> Self {
+    pub fn on_fake_kinesis(mut self, settings: fake_kinesis::FakeKinesisSettings) -> Self {
         self.fake_kinesis = Some(settings);
         self
     }
@@ -217,11 +217,11 @@ impl Plan {
     pub async fn build(self) -> Fixture {
         let postgres = match self.postgres {
             Some(host) => host,
-            None => Host::Server(Server::Shared(Postgres::shared_of(self.version).await)),
+            None => PostgresHost::Single(ServerHandle::Shared(Postgres::shared_of(self.version).await)),
         };
         let kinesis = match self.kinesis {
-            Some(server) => Server::Private(Box::new(server)),
-            None => Server::Shared(Kinesis::shared().await),
+            Some(server) => ServerHandle::Owned(Box::new(server)),
+            None => ServerHandle::Shared(Kinesis::shared().await),
         };
         let ssm = Ssm::shared().await;
         let name = crate::unique("fixture");
@@ -230,10 +230,10 @@ impl Plan {
             None => None,
         };
         let kinesis_proxy = match &fake_kinesis {
-            Some(fake_kinesis) => FaultProxy::before(fake_kinesis.endpoint()).await,
-            None => FaultProxy::before_emulator(kinesis.endpoint(), Kinesis::MOST_BYTES).await,
+            Some(fake_kinesis) => FaultProxy::open(fake_kinesis.endpoint()).await,
+            None => FaultProxy::open_for_emulator(kinesis.endpoint(), Kinesis::MOST_BYTES).await,
         };
-        let ssm_proxy = FaultProxy::before(ssm.endpoint()).await;
+        let ssm_proxy = FaultProxy::open(ssm.endpoint()).await;
         let parameter = format!("/spillway/{name}");
         let text = |value: &str| value.to_owned();
         let environment = [
@@ -278,12 +278,12 @@ impl Plan {
 impl Fixture {
     /// On the shared servers.
     pub async fn new(plugin: Plugin) -> Self {
-        Self::plan(plugin).build().await
+        Self::builder(plugin).build().await
     }
 
     /// To be changed before it is built.
-    pub fn plan(plugin: Plugin) -> Plan {
-        Plan {
+    pub fn builder(plugin: Plugin) -> FixtureBuilder {
+        FixtureBuilder {
             plugin,
             shards: 2,
             slot: true,
@@ -311,15 +311,16 @@ impl Fixture {
     /// It is on one server.
     pub fn cluster(&self) -> &Cluster {
         match &self.postgres {
-            Host::Cluster(cluster) => cluster,
-            Host::Server(_) => panic!("this fixture is not on a cluster"),
+            PostgresHost::Cluster(cluster) => cluster,
+            PostgresHost::Single(_) => panic!("this fixture is not on a cluster"),
         }
     }
 
     /// Creates the slot, as the superuser.
     pub async fn create_slot(&self) {
         let (slot, plugin) = (&self.slot, self.plugin.name());
-        let failover = matches!(&self.postgres, Host::Cluster(cluster) if cluster.has_failover_slots());
+        let failover =
+            matches!(&self.postgres, PostgresHost::Cluster(cluster) if cluster.has_failover_slots());
         let more = if failover { ", false, false, true" } else { "" };
         self.sql(&format!(
             "select pg_create_logical_replication_slot('{slot}', '{plugin}'{more})"
@@ -404,7 +405,7 @@ impl Fixture {
     }
 
     /// A tick that has to fail: its `errorType` and `errorMessage`.
-    pub async fn fail(&self) -> (String, String) {
+    pub async fn failing_tick(&self) -> (String, String) {
         self.invoke(json!({})).await.error()
     }
 
@@ -413,7 +414,7 @@ impl Fixture {
         let delivery = match &self.fake_kinesis {
             Some(fake_kinesis) => {
                 fake_kinesis.assert_within_limits();
-                Delivery::of(fake_kinesis)
+                Delivery::from_fake(fake_kinesis)
             }
             None => {
                 self.kinesis_proxy.put_log().assert_within_limits();
@@ -435,7 +436,7 @@ impl Fixture {
         );
         let client = self.connect().await;
         for table in tables {
-            oracle::compare(&client, table, &rebuilt, Rows::All)
+            oracle::compare(&client, table, &rebuilt, ComparedRows::All)
                 .await
                 .assert_equal();
         }
@@ -449,7 +450,7 @@ impl Fixture {
     }
 
     /// The state of the backfill, if one is stored.
-    pub async fn backfill(&self) -> Option<Value> {
+    pub async fn backfill_state(&self) -> Option<Value> {
         let text = self.ssm.get(&format!("{}.backfill", self.parameter)).await?;
         Some(serde_json::from_str(&text).unwrap_or_else(|error| panic!("{text}: {error}")))
     }
@@ -492,10 +493,10 @@ impl Drop for Fixture {
             self.function.kill9().await;
             drop(self.admin.lock().await.take());
             // What is private goes as a whole.
-            if let Host::Server(Server::Shared(postgres)) = self.postgres {
+            if let PostgresHost::Single(ServerHandle::Shared(postgres)) = self.postgres {
                 postgres.drop_database(&self.database).await;
             }
-            if let (Server::Shared(kinesis), None) = (&self.kinesis, &self.fake_kinesis) {
+            if let (ServerHandle::Shared(kinesis), None) = (&self.kinesis, &self.fake_kinesis) {
                 kinesis.delete_stream(&self.stream).await;
             }
             self.ssm.delete(&self.parameter).await;

@@ -27,7 +27,7 @@ pub const REPLUSER: (&str, &str) = ("repluser", "replication of the scenario");
 
 /// How a server is made.
 #[derive(Debug, Clone, Default)]
-pub struct Settings {
+pub struct PostgresSettings {
     /// The major version, one of [`programs::VERSIONS`]; `None`: Debian's, the only one sure to have wal2json.
     pub version: Option<u32>,
     /// Require TLS of everybody but the superuser.
@@ -56,7 +56,7 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 
 impl Postgres {
     /// Makes a cluster and starts it.
-    pub async fn start(settings: Settings) -> Self {
+    pub async fn start(settings: PostgresSettings) -> Self {
         let server = Self::create(&settings);
         server.serve().await;
         let admin = server.admin("postgres").await;
@@ -79,20 +79,20 @@ impl Postgres {
     /// The shared one of a major version; `None`: Debian's.
     pub async fn shared_of(version: Option<u32>) -> &'static Self {
         static ALL: [OnceCell<Postgres>; programs::KINDS] = [const { OnceCell::const_new() }; _];
-        let settings = Settings {
+        let settings = PostgresSettings {
             version,
-            ..Settings::default()
+            ..PostgresSettings::default()
         };
         let shared = &ALL[programs::kind(version)];
         shared.get_or_init(|| Self::start(settings)).await
     }
 
     /// Makes a cluster, which has nothing of a server's own yet: the same for each of one version.
-    pub(crate) fn create(settings: &Settings) -> Self {
+    pub(crate) fn create(settings: &PostgresSettings) -> Self {
         tokio::task::block_in_place(|| Self::create_now(settings))
     }
 
-    fn create_now(settings: &Settings) -> Self {
+    fn create_now(settings: &PostgresSettings) -> Self {
         let programs = Programs::of(settings.version);
         let mut watchdog = programs::watchdog();
         let folder = watchdog.folder().to_owned();
@@ -215,13 +215,13 @@ impl Postgres {
     }
 
     /// Copies the folder of the crashed server, in place of the copy before.
-    pub fn copy_aside(&self) {
+    pub fn copy_data(&self) {
         let data = self.data.display();
         self.arrange(&format!("rm -rf '{data}.copy' && cp -a '{data}' '{data}.copy'"));
     }
 
     /// Puts the copy in the place of the crashed server's folder, as when a snapshot of its disk is restored.
-    pub fn set_back(&self) {
+    pub fn restore_data(&self) {
         let data = self.data.display();
         self.arrange(&format!("rm -rf '{data}' && cp -a '{data}.copy' '{data}'"));
     }
@@ -255,7 +255,7 @@ impl Postgres {
     }
 
     /// The folder of client programs, of Debian's version whatever the server's: `psql`, `pgbench` and their like.
-    pub fn clients(&self) -> PathBuf {
+    pub fn client_programs(&self) -> PathBuf {
         programs::debian()
     }
 
@@ -264,7 +264,7 @@ impl Postgres {
         self.programs.has_wal2json()
     }
 
-    /// With [`Settings::tls`]: its certificates.
+    /// With [`PostgresSettings::tls`]: its certificates.
     pub fn certificates(&self) -> &Certificates {
         self.certificates
             .as_ref()

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tokio_postgres::Client;
 
-use crate::aws::fake_kinesis::{FakeKinesis, Faults, Settings};
+use crate::aws::fake_kinesis::{FakeKinesis, FakeKinesisSettings, Faults};
 use crate::aws::ssm::Ssm;
 use crate::lambda::function::{Function, Outcome};
 use crate::postgres::{self, Postgres};
@@ -79,10 +79,10 @@ impl Storm {
     /// # Panics
     /// That drain did not bring exactly what PostgreSQL counts.
     pub async fn brew(events: usize, keys: usize) -> Self {
-        let settings = postgres::Settings {
+        let settings = postgres::PostgresSettings {
             // Nothing but the backlog is to be decoded.
             conf: "max_wal_size = '8GB'\nautovacuum = off\n".to_owned(),
-            ..postgres::Settings::default()
+            ..postgres::PostgresSettings::default()
         };
         let postgres = Postgres::start(settings).await;
         postgres.create_database(DATABASE).await;
@@ -95,9 +95,9 @@ impl Storm {
             expected: Expected::default(),
             calm: Duration::ZERO,
         };
-        let settings = Settings {
+        let settings = FakeKinesisSettings {
             shards: 8,
-            ..Settings::default()
+            ..FakeKinesisSettings::default()
         };
         let (fake_kinesis, played) = storm.drain("calm", "none", settings).await;
         assert!(
@@ -120,10 +120,10 @@ impl Storm {
         let mut random = fastrand::Rng::with_seed(seed);
         // Aggregates are few, and so are their requests: each has to fear more.
         let times = if aggregation == "kpl" { 15.0 } else { 1.0 };
-        let settings = Settings {
+        let settings = FakeKinesisSettings {
             shards: random.usize(4..=16),
             faults: Faults::of_seed(seed).times(times),
-            ..Settings::default()
+            ..FakeKinesisSettings::default()
         };
         let name = format!("seed_{seed}_{aggregation}");
         let (fake_kinesis, mut played) = self.drain(&name, aggregation, settings).await;
@@ -143,7 +143,12 @@ impl Storm {
     }
 
     /// Drains a copy of the slot to its end into a new fake_kinesis, tick after tick.
-    async fn drain(&self, name: &str, aggregation: &str, settings: Settings) -> (FakeKinesis, Played) {
+    async fn drain(
+        &self,
+        name: &str,
+        aggregation: &str,
+        settings: FakeKinesisSettings,
+    ) -> (FakeKinesis, Played) {
         let admin = self.postgres.admin(DATABASE).await;
         let copy = format!("select pg_copy_logical_replication_slot('{TEMPLATE}', '{name}')");
         run(&admin, &copy).await;

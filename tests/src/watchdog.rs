@@ -144,11 +144,11 @@ fn line(from: &mut BufReader<ChildStdout>) -> Option<String> {
 
 /// A process that ends at the latest with us, for those whose output and status we read ourselves.
 #[derive(Debug)]
-pub struct Guarded(u32);
+pub struct ProcessGuard(u32);
 
 static GUARDED: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
 
-impl Guarded {
+impl ProcessGuard {
     /// Puts `pid`, a child of ours, under guard until this value is dropped. Drop it as soon as the child has been
     /// waited for: afterwards its id may belong to somebody else.
     pub fn new(pid: u32) -> Self {
@@ -157,7 +157,7 @@ impl Guarded {
     }
 }
 
-impl Drop for Guarded {
+impl Drop for ProcessGuard {
     fn drop(&mut self) {
         tell(self.0, false);
     }

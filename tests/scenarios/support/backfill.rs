@@ -3,14 +3,14 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use scenarios::consumer::Delivery;
-use scenarios::fixture::{DEADLINE, Fixture, Plan};
+use scenarios::fixture::{DEADLINE, Fixture, FixtureBuilder};
 use scenarios::postgres::REPLUSER;
 use scenarios::wait;
 use serde_json::{Value, json};
 
 /// A fixture whose tables were made and filled before the slot, and may be read by the function.
-pub(crate) async fn fixture_with_tables(plan: Plan, sql: &str) -> Fixture {
-    let fixture = plan.without_slot().build().await;
+pub(crate) async fn fixture_with_tables(builder: FixtureBuilder, sql: &str) -> Fixture {
+    let fixture = builder.without_slot().build().await;
     fixture.sql(sql).await;
     fixture
         .sql(&format!(

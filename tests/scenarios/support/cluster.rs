@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use scenarios::fixture::Fixture;
-use scenarios::postgres::Settings;
+use scenarios::postgres::PostgresSettings;
 use scenarios::postgres::cluster::Cluster;
 use scenarios::wait;
 use tokio_postgres::Client;
@@ -13,9 +13,9 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 /// A running cluster of servers of this version.
 pub(crate) async fn start_cluster(version: u32) -> Cluster {
-    Cluster::start(Settings {
+    Cluster::start(PostgresSettings {
         version: Some(version),
-        ..Settings::default()
+        ..PostgresSettings::default()
     })
     .await
 }

@@ -21,16 +21,16 @@ use serde_json::{Value, json};
 use crate::aws::endpoint::{self, Answerer, Cut, Endpoint, refusal};
 use crate::aws::hash_range::{HashRange, hash_of};
 use crate::aws::put_log::{MOST_BYTES, MOST_RECORDS, PutLog, SharedPutLog};
-use crate::aws::put_records::{Entry, PutRecords};
+use crate::aws::put_records::{PutRecordsEntry, PutRecordsRequest};
 
-use faults::{Draw, Fate, RecordFate, Slow};
-use shards::{Put, Shards};
+use faults::{FaultGenerator, RecordOutcome, RequestDelay, RequestOutcome};
+use shards::{Shards, StoredRecord};
 
 pub use faults::Faults;
 
 /// How a fake Kinesis is made.
 #[derive(Debug, Clone, Copy)]
-pub struct Settings {
+pub struct FakeKinesisSettings {
     /// Shards that it has at first.
     pub shards: usize,
     /// `MaxRecordSizeInKiB`: what a record may have, data and partition key.
@@ -47,7 +47,7 @@ pub struct Settings {
     pub faults: Faults,
 }
 
-impl Default for Settings {
+impl Default for FakeKinesisSettings {
     /// Two shards, the limits of a stream that nobody changed, and no faults.
     fn default() -> Self {
         Self {
@@ -87,7 +87,7 @@ pub struct FakeKinesis {
 #[derive(Debug)]
 struct Shared {
     stream: String,
-    settings: Settings,
+    settings: FakeKinesisSettings,
     state: Mutex<State>,
     log: SharedPutLog,
 }
@@ -95,7 +95,7 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     shards: Shards,
-    draw: Draw,
+    draw: FaultGenerator,
     status: &'static str,
     counts: Counts,
     operations: HashMap<String, u64>,
@@ -103,10 +103,10 @@ struct State {
 
 impl FakeKinesis {
     /// Opens one that holds `stream`.
-    pub async fn open(stream: &str, settings: Settings) -> Self {
+    pub async fn open(stream: &str, settings: FakeKinesisSettings) -> Self {
         let state = State {
             shards: Shards::new(settings.shards),
-            draw: Draw::new(settings.faults),
+            draw: FaultGenerator::new(settings.faults),
             status: settings.status,
             counts: Counts::default(),
             operations: HashMap::new(),
@@ -145,7 +145,7 @@ impl FakeKinesis {
 
     /// Hands every record to `each` as [`FakeKinesis::read`] does, and forgets it: what is taken again and again is read as it arrives.
     pub fn take(&self, mut each: impl FnMut(HashRange, &str, &[u8])) {
-        let taken: Vec<(HashRange, Vec<Put>)> = {
+        let taken: Vec<(HashRange, Vec<StoredRecord>)> = {
             let mut state = self.shared.state();
             let shards = state.shards.all.iter_mut();
             shards
@@ -294,7 +294,7 @@ impl Shared {
     }
 
     async fn put_records(self: Arc<Self>, body: &[u8]) -> Result<Response<Body>, Cut> {
-        let request = match PutRecords::parse(body) {
+        let request = match PutRecordsRequest::parse(body) {
             Ok(request) => request,
             Err(error) => return Ok(refusal(400, "SerializationException", &error.to_string())),
         };
@@ -317,35 +317,35 @@ impl Shared {
         if let Err(refused) = self.check(&request) {
             return Ok(*refused);
         }
-        if let Slow::BeforePut(time) = slow {
+        if let RequestDelay::BeforePut(time) = slow {
             tokio::time::sleep(time).await;
         }
         match fate {
-            Fate::CutRequest => return Err(Cut),
-            Fate::Failed(false) => return Ok(internal()),
-            Fate::Throttled => {
+            RequestOutcome::CutRequest => return Err(Cut),
+            RequestOutcome::Failed(false) => return Ok(internal()),
+            RequestOutcome::Throttled => {
                 let message = "Rate exceeded for the stream.";
                 return Ok(refusal(400, "ProvisionedThroughputExceededException", message));
             }
             _ => {}
         }
-        let short = fate == Fate::ShortAnswer;
+        let short = fate == RequestOutcome::ShortAnswer;
         let answer = match self.state().put(&request.records, data, self.settings, short) {
             Ok(answer) => answer,
             Err(refused) => return Ok(*refused),
         };
-        if let Slow::BeforeAnswer(time) = slow {
+        if let RequestDelay::BeforeAnswer(time) = slow {
             tokio::time::sleep(time).await;
         }
         match fate {
-            Fate::CutAnswer => Err(Cut),
-            Fate::Failed(true) => Ok(internal()),
+            RequestOutcome::CutAnswer => Err(Cut),
+            RequestOutcome::Failed(true) => Ok(internal()),
             _ => Ok(endpoint::json(answer)),
         }
     }
 
     /// What Kinesis refuses a whole request for.
-    fn check(&self, request: &PutRecords<'_>) -> Result<(), Box<Response<Body>>> {
+    fn check(&self, request: &PutRecordsRequest<'_>) -> Result<(), Box<Response<Body>>> {
         if request.stream() != self.stream {
             return Err(Box::new(not_found(request.stream())));
         }
@@ -395,9 +395,9 @@ impl State {
     /// records any more.
     fn put(
         &mut self,
-        entries: &[Entry<'_>],
+        entries: &[PutRecordsEntry<'_>],
         data: Vec<Vec<u8>>,
-        settings: Settings,
+        settings: FakeKinesisSettings,
         short: bool,
     ) -> Result<String, Box<Response<Body>>> {
         if !["ACTIVE", "UPDATING"].contains(&self.status) {
@@ -426,14 +426,14 @@ impl State {
             let number = self.shards.holding(hash);
             let shard = &mut self.shards.all[number];
             let mut fate = self.draw.record();
-            if settings.throughput && fate == RecordFate::Put && !shard.has_room(now, entry.bytes()) {
-                fate = RecordFate::Throttled;
+            if settings.throughput && fate == RecordOutcome::Put && !shard.has_room(now, entry.bytes()) {
+                fate = RecordOutcome::Throttled;
             }
             let (kind, why) = match fate {
-                RecordFate::Put => {
+                RecordOutcome::Put => {
                     self.counts.put += 1;
                     let (sequence, id) = (self.counts.put, shards::id(number));
-                    shard.records.push(Put {
+                    shard.records.push(StoredRecord {
                         number: sequence,
                         partition_key: entry.partition_key.as_ref().to_owned(),
                         data,
@@ -441,11 +441,11 @@ impl State {
                     answers[index] = format!(r#"{{"SequenceNumber":"{sequence:056}","ShardId":"{id}"}}"#);
                     continue;
                 }
-                RecordFate::Throttled => (
+                RecordOutcome::Throttled => (
                     "ProvisionedThroughputExceededException",
                     format!("Rate exceeded for shard {}", shards::id(number)),
                 ),
-                RecordFate::Failed => ("InternalFailure", "Internal service failure.".to_owned()),
+                RecordOutcome::Failed => ("InternalFailure", "Internal service failure.".to_owned()),
             };
             failed += 1;
             answers[index] = format!(r#"{{"ErrorCode":"{kind}","ErrorMessage":"{why}"}}"#);

@@ -64,7 +64,7 @@ impl Fault {
 
 /// At which side of a request it is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
+pub enum FaultSide {
     /// Before it is forwarded: nothing is applied when the caller dies meanwhile.
     Request,
     /// After it was applied, before the caller hears of it.
@@ -73,21 +73,21 @@ pub enum Side {
 
 /// A request that is, or is going to be, held. Dropping it lets the request go on.
 #[derive(Debug)]
-pub struct Held {
+pub struct HeldRequest {
     what: String,
     reached: Option<oneshot::Receiver<()>>,
     release: Option<oneshot::Sender<()>>,
 }
 
-impl Held {
+impl HeldRequest {
     /// Waits until the request is there and held.
-    pub async fn reached(&mut self) {
-        let is_reached = self.reached_within(Duration::from_secs(60)).await;
+    pub async fn wait_until_held(&mut self) {
+        let is_reached = self.is_held_within(Duration::from_secs(60)).await;
         assert!(is_reached, "{} never came", self.what);
     }
 
     /// Whether the request is there and held before this time is over. One whose caller dies first is not.
-    pub async fn reached_within(&mut self, time: Duration) -> bool {
+    pub async fn is_held_within(&mut self, time: Duration) -> bool {
         let reached = self.reached.take().expect("a hold is reached once");
         matches!(tokio::time::timeout(time, reached).await, Ok(Ok(())))
     }
@@ -102,14 +102,14 @@ impl Held {
 }
 
 #[derive(Debug)]
-enum Plan {
+enum PlannedFault {
     Once(Fault),
-    Hold(Side, oneshot::Sender<()>, oneshot::Receiver<()>),
+    Hold(FaultSide, oneshot::Sender<()>, oneshot::Receiver<()>),
 }
 
 #[derive(Debug, Default)]
 struct State {
-    plans: HashMap<String, VecDeque<Plan>>,
+    plans: HashMap<String, VecDeque<PlannedFault>>,
     always: HashMap<String, Fault>,
     flaky: Option<Flaky>,
     requests: HashMap<String, u64>,
@@ -140,17 +140,17 @@ pub struct FaultProxy {
 
 impl FaultProxy {
     /// Opens one before `upstream`, an endpoint as the SDK takes it.
-    pub async fn before(upstream: &str) -> Self {
-        Self::open(upstream, None).await
+    pub async fn open(upstream: &str) -> Self {
+        Self::serve(upstream, None).await
     }
 
     /// Opens one before an emulator of Kinesis that refuses a PutRecords of more than `most_bytes`: a larger one, as Kinesis
     /// takes it, is forwarded in parts, one after the other.
-    pub async fn before_emulator(upstream: &str, most_bytes: usize) -> Self {
-        Self::open(upstream, Some(most_bytes)).await
+    pub async fn open_for_emulator(upstream: &str, most_bytes: usize) -> Self {
+        Self::serve(upstream, Some(most_bytes)).await
     }
 
-    async fn open(upstream: &str, most_bytes: Option<usize>) -> Self {
+    async fn serve(upstream: &str, most_bytes: Option<usize>) -> Self {
         let shared = Arc::new(Shared {
             upstream: upstream.trim_end_matches('/').to_owned(),
             client: Client::builder(TokioExecutor::new()).build_http(),
@@ -171,22 +171,22 @@ impl FaultProxy {
 
     /// The next request of `operation` (`PutRecords`, `PutParameter`, …) for which nothing is planned yet suffers
     /// `fault`.
-    pub fn next(&self, operation: &str, fault: Fault) {
-        self.plan(operation, Plan::Once(fault));
+    pub fn inject_once(&self, operation: &str, fault: Fault) {
+        self.plan(operation, PlannedFault::Once(fault));
     }
 
     /// Every request of `operation` suffers `fault`, until [`FaultProxy::clear`].
-    pub fn always(&self, operation: &str, fault: Fault) {
+    pub fn inject(&self, operation: &str, fault: Fault) {
         self.state().always.insert(operation.to_owned(), fault);
     }
 
     /// Holds the next request of `operation` for which nothing is planned yet.
-    pub fn hold(&self, operation: &str, side: Side) -> Held {
+    pub fn hold(&self, operation: &str, side: FaultSide) -> HeldRequest {
         let (reaching, reached) = oneshot::channel();
         let (release, released) = oneshot::channel();
-        self.plan(operation, Plan::Hold(side, reaching, released));
+        self.plan(operation, PlannedFault::Hold(side, reaching, released));
         let what = format!("{operation}, which was to be held,");
-        Held {
+        HeldRequest {
             what,
             reached: Some(reached),
             release: Some(release),
@@ -220,12 +220,12 @@ impl FaultProxy {
         self.state().requests.get(operation).copied().unwrap_or(0)
     }
 
-    fn plan(&self, operation: &str, plan: Plan) {
+    fn plan(&self, operation: &str, fault: PlannedFault) {
         self.state()
             .plans
             .entry(operation.to_owned())
             .or_default()
-            .push_back(plan);
+            .push_back(fault);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -275,15 +275,15 @@ impl Answerer for Shared {
         let mut held_answer = None;
         let mut cut_answer = false;
         let fault = match plan {
-            Some(Plan::Hold(Side::Request, reaching, released)) => {
+            Some(PlannedFault::Hold(FaultSide::Request, reaching, released)) => {
                 hold(reaching, released).await;
                 None
             }
-            Some(Plan::Hold(Side::Answer, reaching, released)) => {
+            Some(PlannedFault::Hold(FaultSide::Answer, reaching, released)) => {
                 held_answer = Some((reaching, released));
                 None
             }
-            Some(Plan::Once(fault)) => Some(fault),
+            Some(PlannedFault::Once(fault)) => Some(fault),
             None => always,
         };
         match fault {

@@ -17,14 +17,14 @@ pub const MOST_RECORD_BYTES: usize = 1 << 20;
 
 /// One PutRecords request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Request {
+pub struct PutRequest {
     /// The stream it names.
     pub stream: String,
     /// Partition key and size in bytes of the data, in the order of the request.
     pub records: Vec<(String, usize)>,
 }
 
-impl Request {
+impl PutRequest {
     /// As Kinesis counts a request: data and partition keys.
     pub fn bytes(&self) -> usize {
         self.records.iter().map(|(key, data)| key.len() + data).sum()
@@ -35,12 +35,12 @@ impl Request {
 #[derive(Debug, Clone, Default)]
 pub struct PutLog {
     /// The requests in the order of their arrival.
-    pub requests: Vec<Request>,
+    pub requests: Vec<PutRequest>,
     /// Partition keys of which two records were unacknowledged at the same time; those inside of aggregates count, those
     /// of an aggregate itself do not.
     pub shared_keys: BTreeSet<String>,
     /// What of a stream and a key is unacknowledged, each record with the events of that key.
-    under_way: HashMap<(String, String), Vec<Events>>,
+    in_flight: HashMap<(String, String), Vec<Events>>,
 }
 
 /// The events of one key in one record, each as the hash of its data.
@@ -61,9 +61,9 @@ impl SharedPutLog {
         &self,
         stream: &str,
         records: impl Iterator<Item = (&'a str, &'a [u8])>,
-    ) -> UnderWay {
+    ) -> InFlightRecords {
         let records = self.lock().enter(stream, records);
-        UnderWay {
+        InFlightRecords {
             log: self.clone(),
             records,
         }
@@ -72,12 +72,12 @@ impl SharedPutLog {
 
 /// The records of one request. Drop it when that is over, answered or not.
 #[derive(Debug)]
-pub(crate) struct UnderWay {
+pub(crate) struct InFlightRecords {
     log: SharedPutLog,
     records: Vec<((String, String), Events)>,
 }
 
-impl Drop for UnderWay {
+impl Drop for InFlightRecords {
     fn drop(&mut self) {
         let records = std::mem::take(&mut self.records);
         self.log.lock().leave(records);
@@ -140,7 +140,7 @@ impl PutLog {
             request.push((key.to_owned(), data.len()));
             for (key, events) in by_key(key, data) {
                 let of_stream = (stream.to_owned(), key.to_owned());
-                let others = self.under_way.entry(of_stream.clone()).or_default();
+                let others = self.in_flight.entry(of_stream.clone()).or_default();
                 // What is sent again may still be under way, as far as this side knows: its caller gave up.
                 if !keys.insert(key) || others.iter().any(|other| !is_same_again(other, &events)) {
                     self.shared_keys.insert(key.to_owned());
@@ -149,7 +149,7 @@ impl PutLog {
                 entered.push((of_stream, events));
             }
         }
-        self.requests.push(Request {
+        self.requests.push(PutRequest {
             stream: stream.to_owned(),
             records: request,
         });
@@ -158,14 +158,14 @@ impl PutLog {
 
     fn leave(&mut self, records: Vec<((String, String), Events)>) {
         for (key, events) in records {
-            let Some(others) = self.under_way.get_mut(&key) else {
+            let Some(others) = self.in_flight.get_mut(&key) else {
                 continue;
             };
             if let Some(at) = others.iter().position(|other| *other == events) {
                 others.swap_remove(at);
             }
             if others.is_empty() {
-                self.under_way.remove(&key);
+                self.in_flight.remove(&key);
             }
         }
     }

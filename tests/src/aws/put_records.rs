@@ -1,4 +1,4 @@
-//! A PutRecords request as it travels.
+//! A PutRecordsRequest request as it travels.
 
 use std::borrow::Cow;
 
@@ -9,20 +9,20 @@ use serde::Deserialize;
 /// A request, borrowed from its JSON.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub(crate) struct PutRecords<'a> {
+pub(crate) struct PutRecordsRequest<'a> {
     #[serde(borrow)]
     stream_name: Option<Cow<'a, str>>,
     #[serde(borrow, rename = "StreamARN")]
     stream_arn: Option<Cow<'a, str>>,
     /// Its records, in their order.
     #[serde(borrow)]
-    pub(crate) records: Vec<Entry<'a>>,
+    pub(crate) records: Vec<PutRecordsEntry<'a>>,
 }
 
 /// A record of a request.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub(crate) struct Entry<'a> {
+pub(crate) struct PutRecordsEntry<'a> {
     /// Its partition key.
     #[serde(borrow)]
     pub(crate) partition_key: Cow<'a, str>,
@@ -34,11 +34,11 @@ pub(crate) struct Entry<'a> {
     data: Cow<'a, str>,
 }
 
-impl<'a> PutRecords<'a> {
+impl<'a> PutRecordsRequest<'a> {
     /// Reads one.
     ///
     /// # Errors
-    /// It is not application/x-amz-json-1.1, or no PutRecords.
+    /// It is not application/x-amz-json-1.1, or no PutRecordsRequest.
     pub(crate) fn parse(body: &'a [u8]) -> Result<Self, serde_json::Error> {
         serde_json::from_slice(body)
     }
@@ -50,7 +50,7 @@ impl<'a> PutRecords<'a> {
     }
 }
 
-impl Entry<'_> {
+impl PutRecordsEntry<'_> {
     /// Its data; `None` when it is no base64.
     pub(crate) fn data(&self) -> Option<Vec<u8>> {
         STANDARD.decode(self.data.as_bytes()).ok()

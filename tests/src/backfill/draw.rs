@@ -7,7 +7,7 @@ use fastrand::Rng;
 
 use super::key::{KEYS, Key};
 use crate::aws::fake_kinesis;
-use crate::aws::fault_proxy::Side;
+use crate::aws::fault_proxy::FaultSide;
 
 /// What becomes of the server once so much of the table has been read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,9 +24,9 @@ pub(super) enum Kill {
     /// There and then.
     Now,
     /// When it puts records, before or after they are put.
-    AtPut(Side),
+    AtPut(FaultSide),
     /// When it stores a parameter, before or after that is stored.
-    AtStore(Side),
+    AtStore(FaultSide),
 }
 
 /// All that a seed decides.
@@ -35,7 +35,7 @@ pub(super) struct Draw {
     pub(super) key: Key,
     pub(super) plugin: &'static str,
     pub(super) aggregation: &'static str,
-    pub(super) stream: fake_kinesis::Settings,
+    pub(super) stream: fake_kinesis::FakeKinesisSettings,
     pub(super) chunk_rows: u64,
     pub(super) server: ServerFault,
     /// The part of the table after which that befalls it.
@@ -61,10 +61,10 @@ impl Draw {
         let key = KEYS[(seed % KEYS.len() as u64) as usize];
         let plugin = ["pgoutput", "pgoutput", "wal2json", "test_decoding"][random.usize(..4)];
         let aggregation = ["none", "kpl", "kpl", "kpl", "kpl"][random.usize(..5)];
-        let stream = fake_kinesis::Settings {
+        let stream = fake_kinesis::FakeKinesisSettings {
             shards: random.usize(1..=8),
             faults: fake_kinesis::Faults::of_seed(seed),
-            ..fake_kinesis::Settings::default()
+            ..fake_kinesis::FakeKinesisSettings::default()
         };
         let down = millis(&mut random, 50..1_500);
         // Every second seed fails over, and of the others every second has commits that hang.
@@ -75,7 +75,7 @@ impl Draw {
         };
         let longest = (rows / 400).clamp(700, 5_000);
         let kill = |random: &mut Rng| {
-            let side = [Side::Request, Side::Answer][random.usize(..2)];
+            let side = [FaultSide::Request, FaultSide::Answer][random.usize(..2)];
             let kill = [Kill::Now, Kill::Now, Kill::AtPut(side), Kill::AtStore(side)][random.usize(..4)];
             (millis(random, 150..longest), kill)
         };

@@ -13,7 +13,7 @@ use tokio_postgres::Client;
 use crate::aws::aggregate;
 use crate::aws::hash_range::HashRange;
 use crate::consumer::column_value::ColumnValue;
-use crate::consumer::event::{Event, Form, Row, UNAVAILABLE};
+use crate::consumer::event::{Envelope, Event, Row, UNAVAILABLE};
 use crate::consumer::oracle;
 
 /// The columns of a row that are not its key.
@@ -206,7 +206,7 @@ impl Ledger {
     pub(super) async fn compare(&self, client: &Client, table: &str) -> Compared {
         let mut compared = Compared::default();
         let mut matched = 0_u64;
-        oracle::scan(client, table, Form::Debezium, |cells| {
+        oracle::scan(client, table, Envelope::Debezium, |cells| {
             compared.rows += 1;
             let cell = |name: &str| {
                 cells

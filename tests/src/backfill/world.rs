@@ -15,7 +15,7 @@ use crate::breaker::parameter::Parameter;
 use crate::breaker::site::Site;
 use crate::breaker::world::TRANSIENT;
 use crate::lambda::function::{Function, Outcome};
-use crate::postgres::tcp_proxy::{self, Way};
+use crate::postgres::tcp_proxy::{self, Direction};
 
 /// The longest that a kill waits for its moment.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -62,9 +62,9 @@ impl World {
     pub(super) async fn make(site: Site, draw: &Draw, rows: u64) -> Self {
         let slot = site.database();
         let stream = Arc::new(FakeKinesis::open(slot, draw.stream).await);
-        let stream_proxy = FaultProxy::before(stream.endpoint()).await;
+        let stream_proxy = FaultProxy::open(stream.endpoint()).await;
         let parameter = Parameter::beside(Arc::clone(&stream)).await;
-        let parameter_proxy = FaultProxy::before(parameter.endpoint()).await;
+        let parameter_proxy = FaultProxy::open(parameter.endpoint()).await;
         let standby = if draw.stuck.is_empty() { "auto" } else { "off" };
         let environment = [
             ("DB_AUTH", "password"),
@@ -202,7 +202,7 @@ impl World {
                 Kill::AtStore(side) => Some(self.parameter_proxy.hold("PutParameter", *side)),
             };
             if let Some(held) = &mut held {
-                held.reached_within(PATIENCE).await;
+                held.is_held_within(PATIENCE).await;
             }
             self.function.kill9().await;
             self.seen().kills += 1;
@@ -259,7 +259,7 @@ impl World {
             }
             self.seen().stuck += 1;
             self.site
-                .suffer_within(tcp_proxy::Fault::Stall(Way::ToServer, *lasts))
+                .suffer_within(tcp_proxy::ConnectionFault::Stall(Direction::ToServer, *lasts))
                 .await;
         }
     }

@@ -7,7 +7,7 @@ use fastrand::Rng;
 use super::faults::Faults;
 use super::site::Kind;
 use crate::aws::fake_kinesis;
-use crate::consumer::event::Form;
+use crate::consumer::event::Envelope;
 
 /// All that a seed decides.
 #[derive(Debug, Clone)]
@@ -18,9 +18,9 @@ pub(super) struct Draw {
     pub(super) markers: &'static str,
     pub(super) plugin: &'static str,
     pub(super) envelope: &'static str,
-    pub(super) form: Form,
+    pub(super) form: Envelope,
     pub(super) aggregation: &'static str,
-    pub(super) stream: fake_kinesis::Settings,
+    pub(super) stream: fake_kinesis::FakeKinesisSettings,
     /// The seed of each writer.
     pub(super) writers: Vec<u64>,
     pub(super) faults: Faults,
@@ -44,16 +44,16 @@ impl Draw {
         let plugin = plugins[random.usize(..plugins.len())];
         let markers = if random.u8(..8) == 0 { "off" } else { "on" };
         let (envelope, form) = match random.u8(..10) {
-            0 => ("dms", Form::Dms),
-            1 => ("wal2json", Form::Wal2json),
-            _ => ("debezium", Form::Debezium),
+            0 => ("dms", Envelope::Dms),
+            1 => ("wal2json", Envelope::Wal2json),
+            _ => ("debezium", Envelope::Debezium),
         };
         let aggregation = ["none", "none", "kpl"][random.usize(..3)];
         let times = if aggregation == "kpl" { 15.0 } else { 4.0 };
-        let stream = fake_kinesis::Settings {
+        let stream = fake_kinesis::FakeKinesisSettings {
             shards: random.usize(1..=8),
             faults: fake_kinesis::Faults::of_seed(seed).times(times),
-            ..fake_kinesis::Settings::default()
+            ..fake_kinesis::FakeKinesisSettings::default()
         };
         Self {
             site,

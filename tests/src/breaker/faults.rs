@@ -7,7 +7,7 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use super::site::Kind;
-use crate::aws::fault_proxy::Side;
+use crate::aws::fault_proxy::FaultSide;
 use crate::postgres::tcp_proxy;
 
 /// What befalls the function, one thing after the other.
@@ -18,7 +18,7 @@ pub(super) enum FunctionFault {
     /// Killed when so many more requests have brought records.
     KillAtRecords(u64),
     /// Killed at its next store of the checkpoint, before or after that is applied.
-    KillAtStore(Side),
+    KillAtStore(FaultSide),
     /// Invoked a second time, beside itself, with so much time.
     Twice(Duration),
     /// Its clock jumps by so many seconds.
@@ -63,9 +63,9 @@ pub(super) enum ServerFault {
     /// Killed with -9 for ever; after so long the standby takes its place.
     FailOver(Duration),
     /// Connections of the function are cut, stall, or end on one side.
-    Network(tcp_proxy::Fault),
+    Network(tcp_proxy::ConnectionFault),
     /// The same between standby and primary: commits wait, or are not on the standby.
-    Wire(tcp_proxy::Fault),
+    Wire(tcp_proxy::ConnectionFault),
 }
 
 /// A fault, and how long it waits after the one before it.
@@ -122,8 +122,8 @@ fn function(random: &mut Rng) -> FunctionFault {
     match random.u8(..10) {
         0..3 => FunctionFault::Kill,
         3..5 => FunctionFault::KillAtRecords(random.u64(1..12)),
-        5 => FunctionFault::KillAtStore(Side::Request),
-        6 => FunctionFault::KillAtStore(Side::Answer),
+        5 => FunctionFault::KillAtStore(FaultSide::Request),
+        6 => FunctionFault::KillAtStore(FaultSide::Answer),
         7 | 8 => FunctionFault::Twice(millis(random, 2_000..5_000)),
         _ => FunctionFault::Clock([-86_400, -90, -3, 2, 3, 90, 86_400][random.usize(..7)]),
     }
@@ -150,7 +150,7 @@ fn parameter(random: &mut Rng) -> ParameterFault {
 }
 
 fn server(random: &mut Rng, kind: Kind) -> ServerFault {
-    let network = |random: &mut Rng| tcp_proxy::Fault::draw(random, Duration::from_millis(2_000));
+    let network = |random: &mut Rng| tcp_proxy::ConnectionFault::draw(random, Duration::from_millis(2_000));
     match random.u8(..6) {
         0..2 => ServerFault::Crash(millis(random, 50..1_500)),
         2 | 3 if kind == Kind::Single => ServerFault::Crash(millis(random, 50..1_500)),

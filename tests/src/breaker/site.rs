@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio_postgres::Client;
 
 use crate::postgres::cluster::Cluster;
-use crate::postgres::tcp_proxy::{Fault, Proxy};
-use crate::postgres::{Postgres, REPLUSER, Settings};
+use crate::postgres::tcp_proxy::{ConnectionFault, TcpProxy};
+use crate::postgres::{Postgres, PostgresSettings, REPLUSER};
 
 /// Deadlocks are part of the play, and nobody but its writers may write. A standby that was cut off is back soon.
 const CONF: &str = "autovacuum = off\ndeadlock_timeout = '100ms'\nshared_buffers = '32MB'\n\
@@ -33,23 +33,23 @@ pub(crate) struct Site {
 
 #[derive(Debug)]
 enum Servers {
-    Single(Box<Postgres>, Proxy),
+    Single(Box<Postgres>, TcpProxy),
     Cluster(Box<Cluster>),
 }
 
 impl Site {
     /// Servers of their own, without the database.
     pub(crate) async fn make(kind: Kind) -> Self {
-        let settings = Settings {
+        let settings = PostgresSettings {
             trust: true,
             version: (kind == Kind::Cluster).then_some(17),
             conf: CONF.to_owned(),
-            ..Settings::default()
+            ..PostgresSettings::default()
         };
         let servers = match kind {
             Kind::Single => {
                 let postgres = Box::new(Postgres::start(settings).await);
-                let proxy = Proxy::before(postgres.port()).await;
+                let proxy = TcpProxy::open(postgres.port()).await;
                 Servers::Single(postgres, proxy)
             }
             Kind::Cluster => Servers::Cluster(Box::new(Cluster::start(settings).await)),
@@ -158,22 +158,22 @@ impl Site {
     }
 
     /// The way from the function to the server suffers.
-    pub(crate) async fn suffer(&self, fault: Fault) {
-        self.network().suffer(fault).await;
+    pub(crate) async fn suffer(&self, fault: ConnectionFault) {
+        self.network().inject(fault).await;
     }
 
     /// The way from the standby to the primary suffers.
-    pub(crate) async fn suffer_within(&self, fault: Fault) {
+    pub(crate) async fn suffer_within(&self, fault: ConnectionFault) {
         if let Servers::Cluster(cluster) = &self.servers {
-            cluster.wire().suffer(fault).await;
+            cluster.replication_proxy().inject(fault).await;
         }
     }
 
     /// Nothing suffers any more.
     pub(crate) fn calm(&self) {
-        self.network().calm();
+        self.network().clear();
         if let Servers::Cluster(cluster) = &self.servers {
-            cluster.wire().calm();
+            cluster.replication_proxy().clear();
         }
     }
 
@@ -184,7 +184,7 @@ impl Site {
         }
     }
 
-    fn network(&self) -> &Proxy {
+    fn network(&self) -> &TcpProxy {
         match &self.servers {
             Servers::Single(_, proxy) => proxy,
             Servers::Cluster(cluster) => cluster.endpoint(),

@@ -10,8 +10,8 @@ use super::parameter::Store;
 use crate::aws::aggregate;
 use crate::aws::fake_kinesis::FakeKinesis;
 use crate::consumer::Delivery;
-use crate::consumer::event::{Form, UNAVAILABLE};
-use crate::consumer::oracle::{self, Rows};
+use crate::consumer::event::{Envelope, UNAVAILABLE};
+use crate::consumer::oracle::{self, ComparedRows};
 
 /// Cases of one kind that are told.
 const MOST_CASES: usize = 5;
@@ -34,11 +34,11 @@ pub(super) async fn judge(
     client: &Client,
     witness: &str,
     plugin: &str,
-    form: Form,
+    form: Envelope,
     stream: &FakeKinesis,
     stores: &[Store],
 ) -> Verdict {
-    let delivery = Delivery::of(stream);
+    let delivery = Delivery::from_fake(stream);
     let arrived: HashSet<&str> = delivery.arrivals.iter().map(|it| it.position.as_str()).collect();
     let expected = expected(client, witness, form).await;
     let lost: Vec<&String> = expected
@@ -73,7 +73,7 @@ pub(super) async fn judge(
     let rebuilt = delivery.rebuild();
     broken.extend(rebuilt.disagreements.iter().take(MOST_CASES).cloned());
     for table in tables(client).await {
-        let compared = oracle::compare(client, &table, &rebuilt, Rows::All).await;
+        let compared = oracle::compare(client, &table, &rebuilt, ComparedRows::All).await;
         let told = compared.differences.into_iter().take(MOST_CASES);
         broken.extend(told.map(|difference| format!("{table}: {difference}")));
     }
@@ -143,7 +143,7 @@ fn too_early(stream: &FakeKinesis, stores: &[Store]) -> Vec<String> {
 }
 
 /// The positions of all events that PostgreSQL's own text of its log makes, and what each is about.
-async fn expected(client: &Client, witness: &str, form: Form) -> BTreeMap<String, String> {
+async fn expected(client: &Client, witness: &str, form: Envelope) -> BTreeMap<String, String> {
     let sql = format!(
         "select (lsn - '0/0')::int8, data from pg_logical_slot_peek_changes('{witness}', null, null, 'include-xids', '1')"
     );
@@ -186,7 +186,7 @@ fn place(commit_end: u64, changes: Vec<(u64, String, usize)>, expected: &mut BTr
 }
 
 /// What a row of `test_decoding` is about, without values, and how many events that makes.
-fn events(data: &str, form: Form) -> (String, usize) {
+fn events(data: &str, form: Envelope) -> (String, usize) {
     let Some((tables, rest)) = data.strip_prefix("table ").and_then(|it| it.split_once(": ")) else {
         let marker = data.contains("prefix: spillway.marker,");
         return ("message".to_owned(), usize::from(!marker));
@@ -196,7 +196,7 @@ fn events(data: &str, form: Form) -> (String, usize) {
     let events = match form {
         _ if what == "TRUNCATE" => tables.split(", ").count(),
         // The old key goes, the new one comes.
-        Form::Debezium if moves => 2,
+        Envelope::Debezium if moves => 2,
         _ => 1,
     };
     (format!("{what} of {tables}"), events)

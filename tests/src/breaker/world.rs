@@ -81,9 +81,9 @@ impl World {
     pub(super) async fn make(site: Site, seed: u64, draw: &Draw) -> Self {
         let slot = site.database();
         let stream = Arc::new(FakeKinesis::open(slot, draw.stream).await);
-        let stream_proxy = FaultProxy::before(stream.endpoint()).await;
+        let stream_proxy = FaultProxy::open(stream.endpoint()).await;
         let parameter = Parameter::beside(Arc::clone(&stream)).await;
-        let parameter_proxy = FaultProxy::before(parameter.endpoint()).await;
+        let parameter_proxy = FaultProxy::open(parameter.endpoint()).await;
         let clock = Clock::new();
         let environment = [
             ("DB_AUTH", "password"),
@@ -98,7 +98,7 @@ impl World {
         let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let environment = site.environment().into_iter().chain(environment);
         let function = Function::new(environment.chain(clock.environment()));
-        let twin = function.twin();
+        let twin = function.second_instance();
         Self {
             site: Arc::new(site),
             stream,
@@ -245,7 +245,7 @@ impl World {
                 FunctionFault::KillAtStore(side) => {
                     self.happens("kill at store");
                     let mut held = self.parameter_proxy.hold("PutParameter", side);
-                    held.reached_within(PATIENCE).await;
+                    held.is_held_within(PATIENCE).await;
                     tokio::join!(self.function.kill9(), self.twin.kill9());
                 }
                 FunctionFault::Twice(time) => {
@@ -334,10 +334,12 @@ impl World {
                 }
                 ServerFault::Network(fault) => {
                     self.happens(match fault {
-                        tcp_proxy::Fault::Cut | tcp_proxy::Fault::CutAfter(..) => "network cut",
-                        tcp_proxy::Fault::HalfClose(_) => "network half closed",
-                        tcp_proxy::Fault::Stall(..) => "network stall",
-                        tcp_proxy::Fault::Refuse(_) => "network refuses",
+                        tcp_proxy::ConnectionFault::Cut | tcp_proxy::ConnectionFault::CutAfter(..) => {
+                            "network cut"
+                        }
+                        tcp_proxy::ConnectionFault::HalfClose(_) => "network half closed",
+                        tcp_proxy::ConnectionFault::Stall(..) => "network stall",
+                        tcp_proxy::ConnectionFault::Refuse(_) => "network refuses",
                     });
                     self.site.suffer(fault).await;
                 }
@@ -352,11 +354,11 @@ impl World {
 
 async fn befall(proxy: &FaultProxy, operations: &[&str], fault: Fault, lasts: Duration) {
     for operation in operations {
-        proxy.always(operation, fault.clone());
+        proxy.inject(operation, fault.clone());
     }
     tokio::time::sleep(lasts).await;
     for operation in operations {
         // Not cleared: what is held for a kill stays planned.
-        proxy.always(operation, Fault::Delay(Duration::ZERO));
+        proxy.inject(operation, Fault::Delay(Duration::ZERO));
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use super::site::Site;
-use crate::consumer::event::Form;
+use crate::consumer::event::Envelope;
 use crate::zipf::Zipf;
 
 /// Keys of each table. They are few, so that transactions meet.
@@ -52,7 +52,7 @@ pub(super) struct Writer {
 
 impl Writer {
     /// The writer of this number, counted from 0, for a consumer of this form.
-    pub(super) fn new(number: u32, seed: u64, form: Form) -> Self {
+    pub(super) fn new(number: u32, seed: u64, form: Envelope) -> Self {
         let mut random = Rng::with_seed(seed);
         let commit = ["on", "on", "off", "local"][random.usize(..4)];
         Self {
@@ -62,7 +62,7 @@ impl Writer {
             written: 0,
             tables: 0,
             // A change of the key tells the old one, and not what it was hashed to; in Debezium's envelope it is two events.
-            long: if form == Form::Debezium { 60 } else { 20 },
+            long: if form == Envelope::Debezium { 60 } else { 20 },
             commit,
         }
     }

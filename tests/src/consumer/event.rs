@@ -13,7 +13,7 @@ pub const UNAVAILABLE: &str = "__debezium_unavailable_value";
 
 /// The envelopes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Form {
+pub enum Envelope {
     /// Debezium's.
     #[default]
     Debezium,
@@ -38,7 +38,7 @@ pub struct Event {
     pub source: Source,
     /// The envelope.
     #[serde(skip)]
-    pub form: Form,
+    pub envelope: Envelope,
     /// The partition key that the row had before this event gave it another one.
     #[serde(skip)]
     pub moved_from: Option<String>,
@@ -144,7 +144,7 @@ impl Event {
                 transaction: metadata["transaction-id"].as_u64(),
                 snapshot: text("snapshot"),
             },
-            form: Form::Dms,
+            envelope: Envelope::Dms,
             moved_from,
             message,
         })
@@ -201,7 +201,7 @@ impl Event {
                 transaction: value["xid"].as_u64(),
                 snapshot: text("snapshot"),
             },
-            form: Form::Wal2json,
+            envelope: Envelope::Wal2json,
             moved_from,
             message: said.map(|(prefix, content)| Message { prefix, content }),
         })
@@ -213,9 +213,9 @@ impl Event {
         if !message.prefix.starts_with("spillway.") {
             return None;
         }
-        let content = match self.form {
-            Form::Wal2json => message.content.clone().into_bytes(),
-            Form::Debezium | Form::Dms => STANDARD.decode(&message.content).ok()?,
+        let content = match self.envelope {
+            Envelope::Wal2json => message.content.clone().into_bytes(),
+            Envelope::Debezium | Envelope::Dms => STANDARD.decode(&message.content).ok()?,
         };
         serde_json::from_slice(&content).ok()
     }

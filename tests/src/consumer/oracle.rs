@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use tokio_postgres::Client;
 
 use crate::consumer::column_value::ColumnValue;
-use crate::consumer::event::{Form, Row};
-use crate::consumer::rebuild::{Rebuilt, Table};
+use crate::consumer::event::{Envelope, Row};
+use crate::consumer::rebuild::{RebuiltTable, RebuiltTables};
 
 /// What a comparison found.
 #[derive(Debug, Clone)]
@@ -34,7 +34,7 @@ impl Comparison {
 
 /// Which rows of the table have to be the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rows {
+pub enum ComparedRows {
     /// All: the table was empty when the slot was made.
     All,
     /// Those whose keys the stream has: the others have not changed since.
@@ -61,9 +61,14 @@ type Cells = Vec<Option<ColumnValue>>;
 /// Compares one table (as SQL names it) with the rebuilt one.
 ///
 /// Two snapshots are no use: write nothing meanwhile, and drain first.
-pub async fn compare(client: &Client, table: &str, rebuilt: &Rebuilt, which: Rows) -> Comparison {
-    let (name, columns) = columns(client, table, rebuilt.form).await;
-    let empty = Table::default();
+pub async fn compare(
+    client: &Client,
+    table: &str,
+    rebuilt: &RebuiltTables,
+    which: ComparedRows,
+) -> Comparison {
+    let (name, columns) = columns(client, table, rebuilt.envelope).await;
+    let empty = RebuiltTable::default();
     let rebuilt = rebuilt.tables.get(&name).unwrap_or(&empty);
     let keyed = columns.iter().any(|column| column.key);
     let mut differences = Vec::new();
@@ -92,7 +97,7 @@ pub async fn compare(client: &Client, table: &str, rebuilt: &Rebuilt, which: Row
             "a table without a key: {unmatched} unmatched rows, {keyed} with a key"
         ));
     }
-    let wanted = (keyed && which == Rows::Changed).then(|| {
+    let wanted = (keyed && which == ComparedRows::Changed).then(|| {
         rebuilt
             .keyed
             .values()
@@ -131,15 +136,15 @@ fn from_event(row: &Row, columns: &[Column], differences: &mut Vec<String>) -> C
 /// Rows that a scan holds at a time.
 const SCANNED: usize = 10_000;
 
-/// Hands each row of a table to `each`, its cells as events of this form have them, with the names of the columns. It holds few rows
+/// Hands each row of a table to `each`, its cells as events of this envelope have them, with the names of the columns. It holds few rows
 /// at a time, so that the table may be larger than memory.
 pub(crate) async fn scan(
     client: &Client,
     table: &str,
-    form: Form,
+    envelope: Envelope,
     mut each: impl FnMut(&[(&str, ColumnValue)]),
 ) {
-    let (_, columns) = columns(client, table, form).await;
+    let (_, columns) = columns(client, table, envelope).await;
     let expressions: Vec<&str> = columns.iter().map(|column| column.expression.as_str()).collect();
     let declare = format!(
         "{SETTINGS}; begin; declare scanned no scroll cursor for select array[{}]::text[] from {table} as t",
@@ -319,7 +324,7 @@ select named.name, base.name, quote_ident(base.name), generated, base.attnum in 
 from named, base join pg_type t on t.oid = type left join pg_type e on e.oid = t.typelem and t.typcategory = 'A'
 where t.typtype <> 'd' order by base.attnum";
 
-async fn columns(client: &Client, table: &str, form: Form) -> (String, Vec<Column>) {
+async fn columns(client: &Client, table: &str, envelope: Envelope) -> (String, Vec<Column>) {
     let rows = client
         .query(COLUMNS, &[&table])
         .await
@@ -333,11 +338,11 @@ async fn columns(client: &Client, table: &str, form: Form) -> (String, Vec<Colum
         let value = format!("t.{quoted}");
         let kind: String = element.clone().unwrap_or_else(|| row.get(5));
         let expression = match (&element, row.get::<_, bool>(7)) {
-            (None, _) => rendered(form, &kind, &value),
-            (Some(_), _) if form != Form::Debezium => format!("{value}::text"),
+            (None, _) => rendered(envelope, &kind, &value),
+            (Some(_), _) if envelope != Envelope::Debezium => format!("{value}::text"),
             (Some(_), composite) => list(&kind, &value, composite),
         };
-        let array = element.is_some() && form == Form::Debezium;
+        let array = element.is_some() && envelope == Envelope::Debezium;
         let float = matches!(kind.as_str(), "float4" | "float8") && (array || element.is_none());
         let (name, generated, key) = (row.get(1), row.get(3), row.get(4));
         Column {
@@ -353,15 +358,15 @@ async fn columns(client: &Client, table: &str, form: Form) -> (String, Vec<Colum
 }
 
 /// The text that an event has for a value of this type.
-fn rendered(form: Form, kind: &str, value: &str) -> String {
+fn rendered(envelope: Envelope, kind: &str, value: &str) -> String {
     // ISO 8601 has no infinity, and another way to write years before Christ.
     let plain = format!("isfinite({value}) and {value}::text not like '%BC'");
     let finite = |text: &str| format!("case when {plain} then {text} || 'Z' else {value}::text end");
     match kind {
         "bool" => format!("{value}::text"),
-        "bytea" if form != Form::Debezium => format!("encode({value}, 'hex')"),
-        "date" | "time" | "timetz" if form == Form::Dms => format!("{value}::text"),
-        "date" | "time" | "timetz" | "timestamp" | "timestamptz" if form == Form::Wal2json => {
+        "bytea" if envelope != Envelope::Debezium => format!("encode({value}, 'hex')"),
+        "date" | "time" | "timetz" if envelope == Envelope::Dms => format!("{value}::text"),
+        "date" | "time" | "timetz" | "timestamp" | "timestamptz" if envelope == Envelope::Wal2json => {
             format!("{value}::text")
         }
         "bytea" => format!("translate(encode({value}, 'base64'), E'\\n', '')"),
@@ -388,7 +393,7 @@ fn list(kind: &str, array: &str, composite: bool) -> String {
             format!("unnest({array}) with ordinality as u(e, i)"),
         ),
     };
-    let text = rendered(Form::Debezium, kind, &element);
+    let text = rendered(Envelope::Debezium, kind, &element);
     format!(
         "case when {array} is not null then \
          (select coalesce(jsonb_agg({text} order by i), '[]')::text from {from}) end"

@@ -7,26 +7,26 @@ use std::collections::{BTreeMap, HashMap};
 use serde_json::Value;
 
 use crate::consumer::Delivery;
-use crate::consumer::event::{Event, Form, Row, UNAVAILABLE};
+use crate::consumer::event::{Envelope, Event, Row, UNAVAILABLE};
 
 /// All tables of a stream, by `schema.table`.
 #[derive(Debug, Clone, Default)]
-pub struct Rebuilt {
+pub struct RebuiltTables {
     /// The tables.
-    pub tables: BTreeMap<String, Table>,
+    pub tables: BTreeMap<String, RebuiltTable>,
     /// Where the two ways disagree.
     pub disagreements: Vec<String>,
     /// The envelope that the events had.
-    pub form: Form,
+    pub envelope: Envelope,
     /// The tables that a repair has read again, and since which position.
     repaired: BTreeMap<String, String>,
 }
 
 /// One table.
 #[derive(Debug, Clone, Default)]
-pub struct Table {
+pub struct RebuiltTable {
     /// Rows with a key, by partition key; deleted ones are kept for their position.
-    pub keyed: HashMap<String, Kept>,
+    pub keyed: HashMap<String, KeyState>,
     /// Rows without one.
     pub keyless: Vec<Row>,
     /// Changes of keyless rows that no earlier event had brought.
@@ -39,7 +39,7 @@ pub struct Table {
 
 /// The last that is known of a key.
 #[derive(Debug, Clone)]
-pub struct Kept {
+pub struct KeyState {
     /// The row, or what a delete told of it.
     pub row: Row,
     /// Whether it is there.
@@ -48,7 +48,7 @@ pub struct Kept {
     pub position: String,
 }
 
-impl Table {
+impl RebuiltTable {
     /// The rows it holds, in no order.
     pub fn rows(&self) -> impl Iterator<Item = &Row> {
         let keyed = self
@@ -70,9 +70,9 @@ impl Table {
     }
 }
 
-impl From<&Delivery> for Rebuilt {
+impl From<&Delivery> for RebuiltTables {
     fn from(delivery: &Delivery) -> Self {
-        let mut by_position = Rebuilt::default();
+        let mut by_position = RebuiltTables::default();
         // A key change deletes under the old key, and the new row may leave out what did not change: the row that was
         // just deleted has it.
         let mut moved: Option<(String, Row)> = None;
@@ -81,7 +81,7 @@ impl From<&Delivery> for Rebuilt {
             by_position.apply(&change.partition_key, event, Some(&mut moved));
         }
         by_position.forget_what_vanished();
-        let mut by_arrival = Rebuilt::default();
+        let mut by_arrival = RebuiltTables::default();
         for arrival in &delivery.arrivals {
             by_arrival.apply(&arrival.partition_key, arrival.event(), None);
         }
@@ -91,7 +91,7 @@ impl From<&Delivery> for Rebuilt {
     }
 }
 
-impl Rebuilt {
+impl RebuiltTables {
     /// `moved` keeps the row that left its key last, for the one that it becomes. By arrival there is none: the old key's shard may have
     /// been read to elsewhere.
     fn apply(&mut self, key: &str, event: Event, mut moved: Option<&mut Option<(String, Row)>>) {
@@ -99,7 +99,7 @@ impl Rebuilt {
             return self.note_repair(&control);
         }
         let Some(name) = event.table() else { return };
-        self.form = event.form;
+        self.envelope = event.envelope;
         // One event that says of two keys what are otherwise two: the row goes from the old one.
         if let Some(old) = event.moved_from.clone().filter(|old| old != key && key != name) {
             let gone = Event {
@@ -156,7 +156,9 @@ impl Rebuilt {
                     event.before.unwrap_or_default()
                 }
             };
-            table.keyed.insert(key.to_owned(), Kept { row, alive, position });
+            table
+                .keyed
+                .insert(key.to_owned(), KeyState { row, alive, position });
         }
     }
 
@@ -226,7 +228,7 @@ impl Rebuilt {
 }
 
 /// By arrival alone a moved row cannot be completed: such a column proves nothing.
-fn agree(by_position: &Kept, by_arrival: &Kept) -> bool {
+fn agree(by_position: &KeyState, by_arrival: &KeyState) -> bool {
     by_arrival
         .row
         .iter()
@@ -250,7 +252,7 @@ fn fill(row: &mut Row, from: [Option<&Row>; 3]) {
     }
 }
 
-impl Table {
+impl RebuiltTable {
     fn apply_keyless(&mut self, before: Option<Row>, after: Option<Row>) {
         if let Some(before) = &before {
             match self.keyless.iter().position(|row| row == before) {

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::aws::kinesis;
 use crate::lambda::runtime_api::RuntimeApi;
-use crate::watchdog::Guarded;
+use crate::watchdog::ProcessGuard;
 
 /// A deployed function: its environment, and the sandbox that is warm, if one is.
 #[derive(Debug)]
@@ -79,7 +79,7 @@ impl Function {
     }
 
     /// Another program in its place.
-    pub fn of_program(program: PathBuf, environment: impl IntoIterator<Item = (String, String)>) -> Self {
+    fn of_program(program: PathBuf, environment: impl IntoIterator<Item = (String, String)>) -> Self {
         Self {
             program,
             environment: environment.into_iter().collect(),
@@ -91,7 +91,7 @@ impl Function {
     }
 
     /// Another sandbox with the same configuration, as when two invocations overlap.
-    pub fn twin(&self) -> Self {
+    pub fn second_instance(&self) -> Self {
         Self::of_program(self.program.clone(), self.environment.clone())
     }
 
@@ -109,12 +109,12 @@ impl Function {
 
     /// Invokes the function, in the warm sandbox if there is one. Invocations of one `Function` queue.
     pub async fn invoke(&self, event: &Value, deadline: Duration) -> Outcome {
-        self.invoke_sparing(event, deadline, deadline).await
+        self.invoke_with_limit(event, deadline, deadline).await
     }
 
     /// As [`Function::invoke`], but it is killed only after `limit`, whatever deadline it was told: where a sandbox
     /// froze, the clock of who would have killed it stood still, too.
-    pub async fn invoke_sparing(&self, event: &Value, deadline: Duration, limit: Duration) -> Outcome {
+    pub async fn invoke_with_limit(&self, event: &Value, deadline: Duration, limit: Duration) -> Outcome {
         let _turn = self.turn.lock().await;
         let warm = self.sandbox().filter(|sandbox| sandbox.exit.borrow().is_none());
         let sandbox = match warm {
@@ -214,7 +214,13 @@ impl Function {
         ];
         let kill = Arc::new(Notify::new());
         let (told, exit) = watch::channel(None);
-        tokio::spawn(attend(child, Guarded::new(pid), Arc::clone(&kill), readers, told));
+        tokio::spawn(attend(
+            child,
+            ProcessGuard::new(pid),
+            Arc::clone(&kill),
+            readers,
+            told,
+        ));
         let sandbox = Arc::new(Sandbox { api, pid, kill, exit });
         *self.sandbox.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&sandbox));
         sandbox
@@ -259,7 +265,7 @@ impl Drop for Sandbox {
 /// Owns the process to its end: tells it when all it wrote has been read, so that the log is complete.
 async fn attend(
     mut child: Child,
-    guarded: Guarded,
+    guarded: ProcessGuard,
     kill: Arc<Notify>,
     readers: [tokio::task::JoinHandle<()>; 2],
     told: watch::Sender<Option<ExitStatus>>,

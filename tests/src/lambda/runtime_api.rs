@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
 /// What the function posted for one invocation: its answer, or the body of its error.
-pub type Posted = Result<Value, Value>;
+pub type InvocationResult = Result<Value, Value>;
 
 /// One served API, for one process.
 #[derive(Debug)]
@@ -28,13 +28,13 @@ pub struct RuntimeApi {
 struct Invocation {
     event: String,
     deadline_ms: u128,
-    posted: oneshot::Sender<Posted>,
+    posted: oneshot::Sender<InvocationResult>,
 }
 
 #[derive(Debug)]
 struct Shared {
     waiting: tokio::sync::Mutex<mpsc::UnboundedReceiver<Invocation>>,
-    running: Mutex<Option<(String, oneshot::Sender<Posted>)>>,
+    running: Mutex<Option<(String, oneshot::Sender<InvocationResult>)>>,
     init_error: Mutex<Option<Value>>,
 }
 
@@ -82,7 +82,7 @@ impl RuntimeApi {
 
     /// Hands `event` to the process when it asks next. The answer comes over the channel, which closes when there
     /// will be none.
-    pub fn hand_out(&self, event: &Value, deadline: Duration) -> oneshot::Receiver<Posted> {
+    pub fn hand_out(&self, event: &Value, deadline: Duration) -> oneshot::Receiver<InvocationResult> {
         let (posted, answer) = oneshot::channel();
         let end = SystemTime::now() + deadline;
         let deadline_ms = end
@@ -150,7 +150,7 @@ async fn init_error(State(shared): State<Arc<Shared>>, body: String) -> StatusCo
     StatusCode::ACCEPTED
 }
 
-fn post_one(shared: &Shared, id: &str, posted: Posted) -> StatusCode {
+fn post_one(shared: &Shared, id: &str, posted: InvocationResult) -> StatusCode {
     let mut running = shared.running.lock().unwrap_or_else(PoisonError::into_inner);
     match running.take_if(|(expected, _)| expected == id) {
         Some((_, waiting)) => {

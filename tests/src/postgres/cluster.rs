@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use tokio_postgres::Client;
 
-use crate::postgres::tcp_proxy::Proxy;
-use crate::postgres::{ADMIN, Postgres, Settings};
+use crate::postgres::tcp_proxy::TcpProxy;
+use crate::postgres::{ADMIN, Postgres, PostgresSettings};
 use crate::wait;
 
 /// As instances call themselves in `application_name`, and their slots at the writer.
@@ -26,22 +26,22 @@ pub struct Cluster {
     instances: [Postgres; 2],
     writer: AtomicUsize,
     version: u32,
-    endpoint: Proxy,
-    wire: Proxy,
+    endpoint: TcpProxy,
+    replication_proxy: TcpProxy,
 }
 
 /// What of a slot reaches the standby with its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Carried {
+pub enum SlotCopy {
     /// Also the snapshots from which decoding goes on.
-    Whole,
+    Complete,
     /// The file alone: after a promotion it may decode nothing, without an error.
     WithoutSnapshots,
 }
 
 impl Cluster {
     /// Makes both. Ready when the standby follows: from then on a commit waits for its disk.
-    pub async fn start(mut settings: Settings) -> Self {
+    pub async fn start(mut settings: PostgresSettings) -> Self {
         settings.conf.push_str(
             "hot_standby_feedback = on\nwal_receiver_status_interval = '1s'\nwal_retrieve_retry_interval = '100ms'\n",
         );
@@ -56,8 +56,8 @@ impl Cluster {
         let number = row.map(|row| row.get::<_, String>(0).parse().unwrap_or(0));
         let number: u32 = number.unwrap_or_else(|error| panic!("which version is it? {error:?}"));
         let cluster = Self {
-            endpoint: Proxy::before(primary.port()).await,
-            wire: Proxy::before(primary.port()).await,
+            endpoint: TcpProxy::open(primary.port()).await,
+            replication_proxy: TcpProxy::open(primary.port()).await,
             instances: [primary, standby],
             writer: AtomicUsize::new(0),
             version: number / 10_000,
@@ -77,14 +77,14 @@ impl Cluster {
     }
 
     /// What a function connects to. It can be made to cut connections, too.
-    pub fn endpoint(&self) -> &Proxy {
+    pub fn endpoint(&self) -> &TcpProxy {
         &self.endpoint
     }
 
     /// Between the standby and the primary: stalled to the client, the log does not arrive at the standby; to the server,
     /// its acknowledgements do not arrive at the primary. Either way commits wait.
-    pub fn wire(&self) -> &Proxy {
-        &self.wire
+    pub fn replication_proxy(&self) -> &TcpProxy {
+        &self.replication_proxy
     }
 
     /// By which variables a function finds a database, whichever instance writes.
@@ -136,14 +136,14 @@ impl Cluster {
 
     /// Puts the slot as it is now on the standby, as the files that it consists of: before 17 there is no other way, and
     /// it is how RDS does it. The standby is shut down meanwhile, and no commit returns.
-    pub async fn carry_slot(&self, slot: &str, carried: Carried) {
+    pub async fn carry_slot(&self, slot: &str, copy: SlotCopy) {
         // A slot is saved when it moved, but its last steps may be in memory only.
         query(&self.primary_admin().await, "checkpoint").await;
         self.standby().stop().await;
         let from = self.primary().data().display();
-        let snapshots = match carried {
-            Carried::Whole => format!("cp -a '{from}'/pg_logical/snapshots pg_logical/"),
-            Carried::WithoutSnapshots => "rm -f pg_logical/snapshots/*".to_owned(),
+        let snapshots = match copy {
+            SlotCopy::Complete => format!("cp -a '{from}'/pg_logical/snapshots pg_logical/"),
+            SlotCopy::WithoutSnapshots => "rm -f pg_logical/snapshots/*".to_owned(),
         };
         self.standby().order(&format!(
             "rm -rf 'pg_replslot/{slot}' && cp -a '{from}/pg_replslot/{slot}' pg_replslot/ && {snapshots}"
@@ -168,7 +168,7 @@ impl Cluster {
         );
         let writer = 1 - self.writer.load(Ordering::SeqCst);
         self.writer.store(writer, Ordering::SeqCst);
-        self.endpoint.point_at(self.primary().port());
+        self.endpoint.set_target(self.primary().port());
     }
 
     /// Kills the primary and promotes the standby.
@@ -208,8 +208,8 @@ impl Cluster {
     /// Starts the standby on its cluster, and waits until commits wait for it.
     async fn follow(&self) {
         self.reserve().await;
-        self.wire.point_at(self.primary().port());
-        self.wire.calm();
+        self.replication_proxy.set_target(self.primary().port());
+        self.replication_proxy.clear();
         let name = NAMES[1 - self.writer.load(Ordering::SeqCst)];
         let sync = if self.has_failover_slots() {
             "sync_replication_slots = on\n"
@@ -219,7 +219,7 @@ impl Cluster {
         let conf = format!(
             "primary_conninfo = 'host=127.0.0.1 port={port} user={user} password=''{password}'' dbname=postgres \
              application_name={name}'\nprimary_slot_name = '{name}'\n{sync}",
-            port = self.wire.port(),
+            port = self.replication_proxy.port(),
             user = ADMIN.0,
             password = ADMIN.1,
         );

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use tokio::process::{Child, Command};
 
 use crate::postgres::{ADMIN, Postgres};
-use crate::watchdog::Guarded;
+use crate::watchdog::ProcessGuard;
 
 /// The tables that its transactions change: one row of each of the first three, one new row in the last, which has
 /// no key.
@@ -20,7 +20,7 @@ pub const TABLES: [&str; 4] = [
 #[derive(Debug)]
 pub struct Pgbench {
     child: Child,
-    _guarded: Guarded,
+    _guarded: ProcessGuard,
 }
 
 impl Pgbench {
@@ -59,7 +59,7 @@ impl Pgbench {
 }
 
 fn start(postgres: &Postgres, database: &str, options: &[&str]) -> Pgbench {
-    let program = postgres.clients().join("pgbench");
+    let program = postgres.client_programs().join("pgbench");
     let child = Command::new(&program)
         .args([
             "-h",
@@ -81,6 +81,6 @@ fn start(postgres: &Postgres, database: &str, options: &[&str]) -> Pgbench {
     let pid = child.id().expect("a process that was just started has an id");
     Pgbench {
         child,
-        _guarded: Guarded::new(pid),
+        _guarded: ProcessGuard::new(pid),
     }
 }

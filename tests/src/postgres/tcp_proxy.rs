@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 /// One direction of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
+pub enum Direction {
     /// From whoever connected to the server.
     ToServer,
     /// Back.
@@ -19,26 +19,26 @@ pub enum Way {
 
 /// What happens to all connections at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub enum ConnectionFault {
     /// They are reset at both ends.
     Cut,
-    /// They are reset once so many more bytes, of all of them together, have gone this way.
-    CutAfter(Way, u64),
-    /// They end this way, as if the sender had closed it, and go on the other way.
-    HalfClose(Way),
-    /// For so long nothing goes this way, and nobody hears of it.
-    Stall(Way, Duration),
+    /// They are reset once so many more bytes, of all of them together, have gone this direction.
+    CutAfter(Direction, u64),
+    /// They end this direction, as if the sender had closed it, and go on the other direction.
+    HalfClose(Direction),
+    /// For so long nothing goes this direction, and nobody hears of it.
+    Stall(Direction, Duration),
     /// They are reset, and for so long new ones are too.
     Refuse(Duration),
 }
 
-impl Fault {
+impl ConnectionFault {
     /// Any of them, for at most `longest` where it lasts.
     pub fn draw(random: &mut fastrand::Rng, longest: Duration) -> Self {
-        let way = if random.bool() {
-            Way::ToServer
+        let direction = if random.bool() {
+            Direction::ToServer
         } else {
-            Way::ToClient
+            Direction::ToClient
         };
         let lasts = longest.mul_f64(random.f64());
         match random.u8(..5) {
@@ -46,10 +46,10 @@ impl Fault {
             // Of any length up to that of a large window.
             1 => {
                 let magnitude = random.u8(4..24);
-                Self::CutAfter(way, random.u64(..1 << magnitude))
+                Self::CutAfter(direction, random.u64(..1 << magnitude))
             }
-            2 => Self::HalfClose(way),
-            3 => Self::Stall(way, lasts),
+            2 => Self::HalfClose(direction),
+            3 => Self::Stall(direction, lasts),
             _ => Self::Refuse(lasts),
         }
     }
@@ -70,15 +70,15 @@ struct State {
 
 /// An open proxy. It ends, with all its connections, when it is dropped.
 #[derive(Debug)]
-pub struct Proxy {
+pub struct TcpProxy {
     port: u16,
     state: Arc<watch::Sender<State>>,
     task: tokio::task::JoinHandle<()>,
 }
 
-impl Proxy {
+impl TcpProxy {
     /// Opens one before the server at this port of 127.0.0.1.
-    pub async fn before(port: u16) -> Self {
+    pub async fn open(port: u16) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0))
             .await
             .expect("loopback has a free port");
@@ -105,7 +105,7 @@ impl Proxy {
     }
 
     /// Connects from now on to the server at this port. Who is connected stays where he is.
-    pub fn point_at(&self, port: u16) {
+    pub fn set_target(&self, port: u16) {
         self.state.send_modify(|state| state.port = port);
     }
 
@@ -114,23 +114,25 @@ impl Proxy {
         self.state.send_modify(|state| state.cuts += 1);
     }
 
-    /// Lets `bytes` more pass this way, of all connections together, and then resets all of them.
-    pub fn cut_after(&self, way: Way, bytes: u64) {
+    /// Lets `bytes` more pass this direction, of all connections together, and then resets all of them.
+    pub fn cut_after(&self, direction: Direction, bytes: u64) {
         self.state
-            .send_modify(|state| state.left[way as usize] = Some(bytes));
+            .send_modify(|state| state.left[direction as usize] = Some(bytes));
     }
 
-    /// Ends all connections this way; the other way goes on.
-    pub fn half_close(&self, way: Way) {
-        self.state.send_modify(|state| state.closed[way as usize] += 1);
+    /// Ends all connections this direction; the other direction goes on.
+    pub fn half_close(&self, direction: Direction) {
+        self.state
+            .send_modify(|state| state.closed[direction as usize] += 1);
     }
 
-    /// Forwards nothing this way until [`Proxy::calm`], neither bytes nor the end of a connection.
-    pub fn stall(&self, way: Way) {
-        self.state.send_modify(|state| state.stalled[way as usize] = true);
+    /// Forwards nothing this direction until [`TcpProxy::clear`], neither bytes nor the end of a connection.
+    pub fn stall(&self, direction: Direction) {
+        self.state
+            .send_modify(|state| state.stalled[direction as usize] = true);
     }
 
-    /// Resets all connections, and new ones as soon as they are made, until [`Proxy::calm`].
+    /// Resets all connections, and new ones as soon as they are made, until [`TcpProxy::clear`].
     pub fn refuse(&self) {
         self.state.send_modify(|state| {
             state.refuses = true;
@@ -139,7 +141,7 @@ impl Proxy {
     }
 
     /// Everything passes again.
-    pub fn calm(&self) {
+    pub fn clear(&self) {
         self.state.send_modify(|state| {
             state.refuses = false;
             state.stalled = [false; 2];
@@ -148,26 +150,26 @@ impl Proxy {
     }
 
     /// Lets a fault happen, and its time pass. One that lasts ends all others too.
-    pub async fn suffer(&self, fault: Fault) {
+    pub async fn inject(&self, fault: ConnectionFault) {
         let lasts = match fault {
-            Fault::Cut => return self.cut(),
-            Fault::CutAfter(way, bytes) => return self.cut_after(way, bytes),
-            Fault::HalfClose(way) => return self.half_close(way),
-            Fault::Stall(way, lasts) => {
-                self.stall(way);
+            ConnectionFault::Cut => return self.cut(),
+            ConnectionFault::CutAfter(direction, bytes) => return self.cut_after(direction, bytes),
+            ConnectionFault::HalfClose(direction) => return self.half_close(direction),
+            ConnectionFault::Stall(direction, lasts) => {
+                self.stall(direction);
                 lasts
             }
-            Fault::Refuse(lasts) => {
+            ConnectionFault::Refuse(lasts) => {
                 self.refuse();
                 lasts
             }
         };
         tokio::time::sleep(lasts).await;
-        self.calm();
+        self.clear();
     }
 }
 
-impl Drop for Proxy {
+impl Drop for TcpProxy {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -204,8 +206,8 @@ async fn connect(mut client: TcpStream, born: State, state: Arc<watch::Sender<St
         _ = watched.wait_for(|now| now.cuts != born.cuts) => Err(()),
         both = async {
             tokio::try_join!(
-                forward(Way::ToServer, &mut from_client, &mut to_server, born, &state),
-                forward(Way::ToClient, &mut from_server, &mut to_client, born, &state),
+                forward(Direction::ToServer, &mut from_client, &mut to_server, born, &state),
+                forward(Direction::ToClient, &mut from_server, &mut to_client, born, &state),
             )
         } => both.map(|_| ()),
     };
@@ -217,7 +219,7 @@ async fn connect(mut client: TcpStream, born: State, state: Arc<watch::Sender<St
 
 /// Forwards one direction until its end, and the end as well; fails when an end of the connection is broken.
 async fn forward(
-    way: Way,
+    direction: Direction,
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
     born: State,
@@ -227,18 +229,18 @@ async fn forward(
     let mut buffer = vec![0; 64 << 10];
     loop {
         let now = *watched.borrow_and_update();
-        if now.closed[way as usize] != born.closed[way as usize] {
+        if now.closed[direction as usize] != born.closed[direction as usize] {
             break;
         }
         let read = tokio::select! {
             biased;
             _ = watched.changed() => continue,
-            read = from.read(&mut buffer), if !now.stalled[way as usize] => read.map_err(|_| ())?,
+            read = from.read(&mut buffer), if !now.stalled[direction as usize] => read.map_err(|_| ())?,
         };
         if read == 0 {
             break;
         }
-        let (pass, cut) = allowance(way, read, state);
+        let (pass, cut) = allowance(direction, read, state);
         to.write_all(&buffer[..pass]).await.map_err(|_| ())?;
         if cut {
             state.send_modify(|state| state.cuts += 1);
@@ -249,10 +251,10 @@ async fn forward(
 }
 
 /// How many of `bytes` may pass, and whether it ends with them.
-fn allowance(way: Way, bytes: usize, state: &watch::Sender<State>) -> (usize, bool) {
+fn allowance(direction: Direction, bytes: usize, state: &watch::Sender<State>) -> (usize, bool) {
     let mut allowed = (bytes, false);
     state.send_if_modified(|state| {
-        let left = &mut state.left[way as usize];
+        let left = &mut state.left[direction as usize];
         if let Some(before) = *left {
             let pass = before.min(bytes as u64);
             allowed = (pass as usize, pass == before);

@@ -72,7 +72,7 @@ impl Faults {
 
 /// What becomes of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(super) enum RequestOutcome {
     Passes,
     Throttled,
     /// Whether it is applied.
@@ -84,7 +84,7 @@ pub(super) enum Fate {
 
 /// What becomes of one record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum RecordFate {
+pub(super) enum RecordOutcome {
     Put,
     Throttled,
     Failed,
@@ -92,7 +92,7 @@ pub(super) enum RecordFate {
 
 /// When a request waits, and how long.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Slow {
+pub(super) enum RequestDelay {
     No,
     BeforePut(Duration),
     BeforeAnswer(Duration),
@@ -100,44 +100,44 @@ pub(super) enum Slow {
 
 /// Draws faults.
 #[derive(Debug)]
-pub(super) struct Draw {
+pub(super) struct FaultGenerator {
     faults: Faults,
     pub(super) random: fastrand::Rng,
 }
 
-impl Draw {
+impl FaultGenerator {
     pub(super) fn new(faults: Faults) -> Self {
         let random = fastrand::Rng::with_seed(faults.seed);
         Self { faults, random }
     }
 
-    pub(super) fn request(&mut self) -> (Fate, Slow) {
+    pub(super) fn request(&mut self) -> (RequestOutcome, RequestDelay) {
         let faults = self.faults;
         let kinds = [
-            (faults.throttled_requests, Fate::Throttled),
-            (faults.failed_requests / 2.0, Fate::Failed(false)),
-            (faults.failed_requests / 2.0, Fate::Failed(true)),
-            (faults.cut_answers, Fate::CutAnswer),
-            (faults.cut_requests, Fate::CutRequest),
-            (faults.short_answers, Fate::ShortAnswer),
+            (faults.throttled_requests, RequestOutcome::Throttled),
+            (faults.failed_requests / 2.0, RequestOutcome::Failed(false)),
+            (faults.failed_requests / 2.0, RequestOutcome::Failed(true)),
+            (faults.cut_answers, RequestOutcome::CutAnswer),
+            (faults.cut_requests, RequestOutcome::CutRequest),
+            (faults.short_answers, RequestOutcome::ShortAnswer),
         ];
-        let fate = self.one_of(&kinds).unwrap_or(Fate::Passes);
+        let fate = self.one_of(&kinds).unwrap_or(RequestOutcome::Passes);
         if self.random.f64() >= faults.slow_requests {
-            return (fate, Slow::No);
+            return (fate, RequestDelay::No);
         }
         let time = faults.slowest.mul_f64(self.random.f64());
         match self.random.bool() {
-            true => (fate, Slow::BeforePut(time)),
-            false => (fate, Slow::BeforeAnswer(time)),
+            true => (fate, RequestDelay::BeforePut(time)),
+            false => (fate, RequestDelay::BeforeAnswer(time)),
         }
     }
 
-    pub(super) fn record(&mut self) -> RecordFate {
+    pub(super) fn record(&mut self) -> RecordOutcome {
         let kinds = [
-            (self.faults.throttled_records, RecordFate::Throttled),
-            (self.faults.failed_records, RecordFate::Failed),
+            (self.faults.throttled_records, RecordOutcome::Throttled),
+            (self.faults.failed_records, RecordOutcome::Failed),
         ];
-        self.one_of(&kinds).unwrap_or(RecordFate::Put)
+        self.one_of(&kinds).unwrap_or(RecordOutcome::Put)
     }
 
     pub(super) fn reshards(&mut self) -> bool {

@@ -12,7 +12,7 @@ const RECORDS_A_SECOND: usize = 1_000;
 
 /// A record that arrived.
 #[derive(Debug)]
-pub(super) struct Put {
+pub(super) struct StoredRecord {
     /// Counted from 1, over all shards.
     pub(super) number: u64,
     pub(super) partition_key: String,
@@ -25,7 +25,7 @@ pub(super) struct Shard {
     /// The one it was split from, or the two it was merged from.
     parents: Vec<usize>,
     open: bool,
-    pub(super) records: Vec<Put>,
+    pub(super) records: Vec<StoredRecord>,
     /// The second that runs, and what it has brought.
     second: Option<Instant>,
     taken: (usize, usize),
@@ -64,8 +64,8 @@ impl Shard {
 #[derive(Debug)]
 pub(super) struct Shards {
     pub(super) all: Vec<Shard>,
-    /// As ListShards last told them.
-    told: Vec<Value>,
+    /// As ListShards last listed them.
+    listed: Vec<Value>,
     /// How many more times it tells that.
     stale: u32,
     pub(super) reshards: u64,
@@ -77,11 +77,11 @@ impl Shards {
         let all = ranges.map(|range| Shard::new(range, Vec::new())).collect();
         let mut shards = Self {
             all,
-            told: Vec::new(),
+            listed: Vec::new(),
             stale: 0,
             reshards: 0,
         };
-        shards.told = shards.describe();
+        shards.listed = shards.describe();
         shards
     }
 
@@ -146,14 +146,14 @@ impl Shards {
     }
 
     /// The shards as ListShards tells them, which may be those of before a reshard.
-    /// A later page goes on with what the first one told.
+    /// A later page goes on with what the first one listed.
     pub(super) fn list(&mut self, first_page: bool) -> &[Value] {
         match self.stale {
             _ if !first_page => {}
-            0 => self.told = self.describe(),
+            0 => self.listed = self.describe(),
             _ => self.stale -= 1,
         }
-        &self.told
+        &self.listed
     }
 
     fn describe(&self) -> Vec<Value> {

@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 
 use super::Shared;
 use crate::aws::endpoint::{self, Cut};
-use crate::aws::put_log::UnderWay;
-use crate::aws::put_records::PutRecords;
+use crate::aws::put_log::InFlightRecords;
+use crate::aws::put_records::PutRecordsRequest;
 
 /// Writes the request down, and its records into flight.
-pub(super) fn note(shared: &Shared, body: &Bytes) -> UnderWay {
+pub(super) fn note(shared: &Shared, body: &Bytes) -> InFlightRecords {
     let request = parse(body);
     let data: Vec<Vec<u8>> = request
         .records
@@ -25,8 +25,8 @@ pub(super) fn note(shared: &Shared, body: &Bytes) -> UnderWay {
         .enter(request.stream(), keys.zip(data.iter().map(Vec::as_slice)))
 }
 
-fn parse(body: &Bytes) -> PutRecords<'_> {
-    PutRecords::parse(body)
+fn parse(body: &Bytes) -> PutRecordsRequest<'_> {
+    PutRecordsRequest::parse(body)
         .unwrap_or_else(|error| panic!("a PutRecords that is not application/x-amz-json-1.1: {error}"))
 }
 

@@ -18,7 +18,7 @@ use scenarios::aws::ssm::Ssm;
 use scenarios::fixture::Plugin;
 use scenarios::lambda::function::Function;
 use scenarios::postgres::pgbench::Pgbench;
-use scenarios::postgres::{ADMIN, Postgres, REPLUSER, Settings};
+use scenarios::postgres::{ADMIN, Postgres, PostgresSettings, REPLUSER};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -49,9 +49,9 @@ async fn run(transactions: u64, rows: u64) {
     println!(
         "one backlog of {transactions} transactions, each reader in turn; reading pgoutput unless it says otherwise\n"
     );
-    let postgres = Postgres::start(Settings {
+    let postgres = Postgres::start(PostgresSettings {
         conf: "max_wal_size = '16GB'\n".to_owned(),
-        ..Settings::default()
+        ..PostgresSettings::default()
     })
     .await;
     postgres.create_database(DATABASE).await;
@@ -283,7 +283,7 @@ async fn write_backlog(postgres: &Postgres, transactions: u64) {
 }
 
 fn program(postgres: &Postgres, name: &str) -> Command {
-    let mut command = Command::new(postgres.clients().join(name));
+    let mut command = Command::new(postgres.client_programs().join(name));
     command.args([
         "-h",
         "127.0.0.1",

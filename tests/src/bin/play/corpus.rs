@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use scenarios::fixture::{Fixture, Plugin};
 use scenarios::lambda::function::Outcome;
-use scenarios::postgres::{Postgres, Settings};
+use scenarios::postgres::{Postgres, PostgresSettings};
 use serde_json::json;
 use tokio_postgres::Client;
 
@@ -39,7 +39,7 @@ pub(crate) fn main() {
 }
 
 async fn rows_of_plugins(folder: &Path) {
-    let server = Postgres::start(Settings::default()).await;
+    let server = Postgres::start(PostgresSettings::default()).await;
     server.create_database("utf8").await;
     let client = session(&server, "utf8").await;
     let mut parts = WORKLOAD

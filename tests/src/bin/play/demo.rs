@@ -18,7 +18,7 @@ use scenarios::aws::ssm::Ssm;
 use scenarios::fixture::Plugin;
 use scenarios::lambda::function::{Function, Outcome};
 use scenarios::postgres::pgbench::{self, Pgbench};
-use scenarios::postgres::{Postgres, REPLUSER, Settings};
+use scenarios::postgres::{Postgres, PostgresSettings, REPLUSER};
 use serde_json::{Value, json};
 
 use screen::{Screen, Tone};
@@ -46,7 +46,7 @@ pub(crate) fn main() -> ExitCode {
         eprintln!("\nthe demo cannot go on: {reason}");
     }));
     let plugin = std::env::var("PLUGIN").unwrap_or_else(|_| "wal2json".to_owned());
-    let Some(plugin) = Plugin::named(&plugin) else {
+    let Some(plugin) = Plugin::from_name(&plugin) else {
         eprintln!("PLUGIN={plugin}: it is wal2json, pgoutput or test_decoding");
         return ExitCode::from(2);
     };
@@ -89,9 +89,9 @@ async fn demo(screen: &Screen, plugin: Plugin, fault: bool) -> bool {
     screen.picture();
     screen.title("Setting up");
     let slot = format!("etl_slot_{}", plugin.name());
-    let settings = Settings {
+    let settings = PostgresSettings {
         fsync: true,
-        ..Settings::default()
+        ..PostgresSettings::default()
     };
     let (postgres, ssm) = tokio::join!(Postgres::start(settings), Ssm::start());
     let version = postgres

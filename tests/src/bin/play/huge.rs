@@ -27,8 +27,8 @@ async fn run() -> ExitCode {
     let deadline = Duration::from_secs(number("DEADLINE", 60));
     let memory = number("MEMORY", 128);
     let plugin = setting("PLUGIN", "pgoutput");
-    let plugin = Plugin::named(&plugin).unwrap_or_else(|| panic!("PLUGIN={plugin} is none of ours"));
-    let mut fixture = Fixture::plan(plugin)
+    let plugin = Plugin::from_name(&plugin).unwrap_or_else(|| panic!("PLUGIN={plugin} is none of ours"));
+    let mut fixture = Fixture::builder(plugin)
         .shards(4)
         .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", &memory.to_string())
         .env("AGGREGATION", &setting("AGGREGATION", "none"))

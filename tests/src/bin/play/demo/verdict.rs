@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use scenarios::aws::kinesis::Kinesis;
 use scenarios::consumer::Delivery;
-use scenarios::consumer::oracle::{self, Rows};
+use scenarios::consumer::oracle::{self, ComparedRows};
 use scenarios::postgres::pgbench;
 use serde_json::Value;
 
@@ -72,7 +72,7 @@ pub(crate) async fn pronounce(
     let mut table = vec![header.map(str::to_owned).to_vec()];
     let mut rows = 0;
     for name in pgbench::TABLES {
-        let compared = oracle::compare(&client, name, &rebuilt, Rows::All).await;
+        let compared = oracle::compare(&client, name, &rebuilt, ComparedRows::All).await;
         rows += compared.rows;
         let of_table = Some(format!("public.{name}"));
         let count = |counts: &HashMap<Option<String>, i64>| counts.get(&of_table).copied().unwrap_or(0);
