@@ -108,7 +108,7 @@ fn rebuilt(events: &[Vec<u8>]) -> Vec<Value> {
             .into_iter()
             .find(|row| !row.is_null());
         let key = row.map_or_else(|| "other".to_owned(), |row| json!({"id": row["id"]}).to_string());
-        delivery.take_event(&key, data);
+        delivery.add_event(&key, data);
     }
     delivery.assert_promise();
     let rebuilt = delivery.rebuild();

@@ -206,7 +206,7 @@ async fn aws_kinesis_agg_finds_the_events_in_aggregates() {
         for line in &lines {
             let line: Value = serde_json::from_str(line).unwrap();
             let data = STANDARD.decode(line["data"].as_str().unwrap()).unwrap();
-            aggregated.take_event(line["partition_key"].as_str().unwrap(), &data);
+            aggregated.add_event(line["partition_key"].as_str().unwrap(), &data);
             assert_eq!(line["aggregated"], true);
         }
         aggregated.assert_promise();

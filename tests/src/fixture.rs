@@ -1,7 +1,8 @@
 //! Everything that one scenario needs.
 //!
-//! A fixture has a database with its slot, a stream, the parameter of the checkpoint, fault proxies in front of AWS,
-//! and the function that is configured for them. Names are unique. All of it is dropped with the fixture.
+//! A fixture has a database with its slot, a stream, the parameter of the checkpoint, fault proxies in front
+//! of AWS, and the function that is configured for them. Names are unique. All of it is dropped with the
+//! fixture.
 
 mod builder;
 mod plugin;

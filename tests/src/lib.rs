@@ -6,9 +6,9 @@
 //! - [`consumer`]: a consumer that rebuilds tables from the stream, and the comparison with PostgreSQL.
 //! - [`fixture`]: all of these for one scenario. Most scenarios need only this.
 //!
-//! A part that fails panics with a sentence about the cause: the panic is the scenario's report. Servers and processes
-//! listen on loopback, on a free port. They end with the process that started them, even when it is killed (see
-//! [`watchdog`]).
+//! A part that fails panics with a sentence about the cause: the panic is the scenario's report. Servers and
+//! processes listen on loopback, on a free port. They end with the process that started them, even when it is
+//! killed (see [`watchdog`]).
 
 pub mod aws;
 pub mod backfill;
@@ -24,9 +24,9 @@ pub mod zipf;
 
 use std::sync::OnceLock;
 
-/// Runs one scenario (or a whole program) on the process's only tokio runtime.
+/// Runs a scenario, or a whole program, on the only tokio runtime of the process.
 ///
-/// One for all, because servers shared by scenarios live on it longer than any of them.
+/// There is only one, because servers that scenarios share run on it longer than any scenario.
 pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     static RUNTIME: OnceLock<tokio::runtime::Runtime> = OnceLock::new();
     RUNTIME
@@ -40,12 +40,12 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
         .block_on(future)
 }
 
-/// Runs `future` to its end inside a `drop`, which cannot wait otherwise.
+/// Runs `future` to its end inside a `drop`, which cannot await.
 pub(crate) fn finish<T>(future: impl Future<Output = T>) -> T {
     tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(future))
 }
 
-/// Unique in this process and among processes that run beside it; letters, digits and underscores.
+/// A name that no other running process uses, of letters, digits and underscores.
 pub fn unique(prefix: &str) -> String {
     use std::sync::atomic::{AtomicU32, Ordering};
     static NEXT: AtomicU32 = AtomicU32::new(1);

@@ -1,4 +1,6 @@
-//! An HTTP/1 endpoint on loopback in the protocol of AWS JSON: a function answers its requests, or cuts the connection.
+//! HTTP/1 endpoint on loopback for the JSON protocol of AWS.
+//!
+//! An [`Answerer`] answers each request, or cuts the connection.
 
 use std::sync::Arc;
 
@@ -9,7 +11,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 
-/// The connection ends without an answer.
+/// Error of an answerer that cuts the connection.
 #[derive(Debug)]
 pub(crate) struct Cut;
 
@@ -21,9 +23,11 @@ impl std::fmt::Display for Cut {
 
 impl std::error::Error for Cut {}
 
-/// What answers.
+/// Answers the requests of an endpoint.
 pub(crate) trait Answerer: Send + Sync + 'static {
-    /// Answers one request for `operation` (`PutRecords`, …). Dropped at once when the caller closes the connection.
+    /// Answers one request for `operation` (`PutRecords`, …).
+    ///
+    /// The future is dropped at once when the caller closes the connection.
     fn answer(
         self: Arc<Self>,
         operation: String,
@@ -32,7 +36,7 @@ pub(crate) trait Answerer: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Response<Body>, Cut>> + Send;
 }
 
-/// An open endpoint. It ends, with all its connections, when it is dropped.
+/// An open endpoint. Dropping it closes all its connections.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     url: String,
@@ -40,7 +44,7 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    /// Opens one on a free port.
+    /// Opens an endpoint on a free port.
     pub(crate) async fn open(answerer: Arc<impl Answerer>) -> Self {
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0))
             .await
@@ -52,7 +56,7 @@ impl Endpoint {
         }
     }
 
-    /// As the SDK takes it.
+    /// URL for the SDK.
     pub(crate) fn url(&self) -> &str {
         &self.url
     }
@@ -65,7 +69,7 @@ impl Drop for Endpoint {
 }
 
 async fn serve(listener: tokio::net::TcpListener, answerer: Arc<impl Answerer>) {
-    // Dropped with this task, so that no connection outlives its endpoint.
+    // Dropped with this task, so no connection outlives its endpoint.
     let mut connections = tokio::task::JoinSet::new();
     loop {
         let Ok((stream, _)) = listener.accept().await else {
@@ -90,7 +94,7 @@ async fn read(answerer: Arc<impl Answerer>, request: Request<Incoming>) -> Resul
     answerer.answer(operation, head, body).await
 }
 
-/// An answer of JSON.
+/// Answer with status 200 and this JSON.
 pub(crate) fn json(body: String) -> Response<Body> {
     let mut answer = Response::new(Body::from(body));
     let json = hyper::header::HeaderValue::from_static("application/x-amz-json-1.1");
@@ -98,11 +102,12 @@ pub(crate) fn json(body: String) -> Response<Body> {
     answer
 }
 
-/// An error: HTTP status, `__type` and `message`.
+/// Error answer with HTTP status, `__type` and `message`.
 pub(crate) fn refusal(status: u16, kind: &str, message: &str) -> Response<Body> {
-    // Services differ in how they spell it, and the SDK reads a modelled error in its service's spelling only.
+    // Services spell `message` differently, and the SDK reads a modelled error only in the spelling of its
+    // service.
     let body = serde_json::json!({ "__type": kind, "message": message, "Message": message });
     let mut answer = json(body.to_string());
-    *answer.status_mut() = StatusCode::from_u16(status).expect("scenarios refuse with a status of HTTP");
+    *answer.status_mut() = StatusCode::from_u16(status).expect("the status is one of HTTP");
     answer
 }

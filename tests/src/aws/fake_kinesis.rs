@@ -1,9 +1,11 @@
-//! A fake Kinesis of one Kinesis stream, for what no emulator does: requests of 10 MiB and records of up to 10 MiB, resharding in
-//! the middle, and every fault that a producer has to live with (see [`Faults`]). It keeps what arrived, shard by shard, and
-//! a scenario reads that in the same process.
+//! A fake Kinesis with one stream, for what no emulator does.
 //!
-//! It knows PutRecords, ListShards and DescribeStreamSummary. The records of one request are put in any order, as Kinesis
-//! may.
+//! It accepts requests and records of up to 10 MiB, reshards while records arrive, and injects every fault
+//! that a producer has to expect (see [`Faults`]). It keeps the records shard by shard; a scenario reads them
+//! in the same process.
+//!
+//! It implements PutRecords, ListShards and DescribeStreamSummary. It puts the records of one request in any
+//! order, as Kinesis may.
 
 mod faults;
 mod shards;
@@ -28,27 +30,27 @@ use shards::{Shards, StoredRecord};
 
 pub use faults::Faults;
 
-/// How a fake Kinesis is made.
+/// Settings of a fake Kinesis.
 #[derive(Debug, Clone, Copy)]
 pub struct FakeKinesisSettings {
-    /// Shards that it has at first.
+    /// Number of shards at the start.
     pub shards: usize,
-    /// `MaxRecordSizeInKiB`: what a record may have, data and partition key.
+    /// `MaxRecordSizeInKiB`: limit of a record, data and partition key.
     pub record_kib: usize,
-    /// `StreamStatus`: one that is not `ACTIVE` or `UPDATING` takes no records.
+    /// `StreamStatus`: a stream that is neither `ACTIVE` nor `UPDATING` refuses records.
     pub status: &'static str,
-    /// `RecordDistributionStrategy`: `USER_PARTITION_KEY`, or `AUTO`, which does not look at partition keys.
+    /// `RecordDistributionStrategy`: `USER_PARTITION_KEY`, or `AUTO`, which ignores partition keys.
     pub distribution: &'static str,
-    /// Whether a shard takes 1 MiB and 1,000 records a second and no more.
+    /// Whether a shard throttles beyond 1 MiB or 1,000 records a second.
     pub throughput: bool,
-    /// Shards on one page of ListShards.
+    /// Number of shards on one page of ListShards.
     pub page: usize,
-    /// What it does wrong.
+    /// Faults that it injects.
     pub faults: Faults,
 }
 
 impl Default for FakeKinesisSettings {
-    /// Two shards, the limits of a stream that nobody changed, and no faults.
+    /// Two shards, the default limits of Kinesis, and no faults.
     fn default() -> Self {
         Self {
             shards: 2,
@@ -62,22 +64,22 @@ impl Default for FakeKinesisSettings {
     }
 }
 
-/// What a fake Kinesis has done so far.
+/// Counters of a fake Kinesis.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Counts {
-    /// PutRecords requests.
+    /// Number of PutRecords requests.
     pub requests: u64,
-    /// Records of them, each as often as it was tried.
+    /// Number of their records, each counted as often as it was sent.
     pub tried: u64,
-    /// Records that it put.
+    /// Number of stored records.
     pub put: u64,
-    /// Splits and merges.
+    /// Number of splits and merges.
     pub reshards: u64,
-    /// Shards that are open now.
+    /// Number of open shards.
     pub open_shards: usize,
 }
 
-/// A fake Kinesis that answers.
+/// A running fake Kinesis.
 #[derive(Debug)]
 pub struct FakeKinesis {
     endpoint: Endpoint,
@@ -95,18 +97,18 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     shards: Shards,
-    draw: FaultGenerator,
+    faults: FaultGenerator,
     status: &'static str,
     counts: Counts,
     operations: HashMap<String, u64>,
 }
 
 impl FakeKinesis {
-    /// Opens one that holds `stream`.
+    /// Opens a fake Kinesis with this stream.
     pub async fn open(stream: &str, settings: FakeKinesisSettings) -> Self {
         let state = State {
             shards: Shards::new(settings.shards),
-            draw: FaultGenerator::new(settings.faults),
+            faults: FaultGenerator::new(settings.faults),
             status: settings.status,
             counts: Counts::default(),
             operations: HashMap::new(),
@@ -123,18 +125,20 @@ impl FakeKinesis {
         }
     }
 
-    /// As `AWS_ENDPOINT_URL_KINESIS` takes it.
+    /// URL for `AWS_ENDPOINT_URL_KINESIS`.
     pub fn endpoint(&self) -> &str {
         self.endpoint.url()
     }
 
-    /// Hands every record to `each`, with the range of its shard, its partition key and its data: shard after shard, each
-    /// in the order of arrival, and a shard before its children.
+    /// Calls `each` with the range of the shard, the partition key and the data of every record.
+    ///
+    /// Shards follow one after the other, a shard before its children. Records of a shard are in the order of
+    /// arrival.
     pub fn read(&self, mut each: impl FnMut(HashRange, &str, &[u8])) {
         self.read_numbered(|_, range, key, data| each(range, key, data));
     }
 
-    /// The same with the number of each record: the how manieth of [`Counts::put`] it was.
+    /// The same, with the ordinal number of each record, counted from 1 as [`Counts::put`].
     pub fn read_numbered(&self, mut each: impl FnMut(u64, HashRange, &str, &[u8])) {
         for shard in &self.shared.state().shards.all {
             for record in &shard.records {
@@ -143,56 +147,57 @@ impl FakeKinesis {
         }
     }
 
-    /// Hands every record to `each` as [`FakeKinesis::read`] does, and forgets it: what is taken again and again is read as it arrives.
+    /// Calls `each` as [`FakeKinesis::read`] does, and removes the records: the next call reads only newer
+    /// ones.
     pub fn take(&self, mut each: impl FnMut(HashRange, &str, &[u8])) {
-        let taken: Vec<(HashRange, Vec<StoredRecord>)> = {
+        let removed: Vec<(HashRange, Vec<StoredRecord>)> = {
             let mut state = self.shared.state();
             let shards = state.shards.all.iter_mut();
             shards
                 .map(|shard| (shard.range, std::mem::take(&mut shard.records)))
                 .collect()
         };
-        for (range, records) in &taken {
+        for (range, records) in &removed {
             for record in records {
                 each(*range, &record.partition_key, &record.data);
             }
         }
     }
 
-    /// Splits the open shard of this place among the open ones, in the order of their ranges.
+    /// Splits the open shard at this index in the order of ranges.
     pub fn split(&self, place: usize) {
         let mut state = self.shared.state();
-        let (shard, stale) = (state.shards.open()[place], state.draw.stale_maps());
+        let (shard, stale) = (state.shards.open()[place], state.faults.stale_maps());
         state.shards.split(shard, stale);
     }
 
-    /// Merges the open shard of this place with the next one.
+    /// Merges the open shard at this index in the order of ranges with the next one.
     pub fn merge(&self, place: usize) {
         let mut state = self.shared.state();
-        let (open, stale) = (state.shards.open(), state.draw.stale_maps());
+        let (open, stale) = (state.shards.open(), state.faults.stale_maps());
         state.shards.merge(open[place], open[place + 1], stale);
     }
 
-    /// From now on it has this `StreamStatus`.
+    /// Sets the `StreamStatus`.
     pub fn set_status(&self, status: &'static str) {
         self.shared.state().status = status;
     }
 
-    /// What PutRecords brought so far.
+    /// Log of all PutRecords so far.
     pub fn put_log(&self) -> PutLog {
         self.shared.log.lock().clone()
     }
 
-    /// Holds what PutRecords brought against the limits of this stream and the order of lanes.
+    /// Checks all PutRecords against the limits of this stream, and that no key had two records in flight.
     ///
     /// # Panics
-    /// One of them was broken.
+    /// A request breaks one of them.
     pub fn assert_within_limits(&self) {
         let record_bytes = self.shared.settings.record_kib << 10;
         self.shared.log.lock().assert_within(record_bytes);
     }
 
-    /// What it has done so far.
+    /// Counters so far.
     pub fn counts(&self) -> Counts {
         let state = self.shared.state();
         Counts {
@@ -202,7 +207,7 @@ impl FakeKinesis {
         }
     }
 
-    /// Requests of `operation` so far.
+    /// Number of requests of `operation` so far.
     pub fn requests(&self, operation: &str) -> u64 {
         self.shared
             .state()
@@ -238,7 +243,7 @@ impl Answerer for Shared {
             _ => refusal(
                 400,
                 "UnknownOperationException",
-                "not an operation of the fake Kinesis",
+                "the fake Kinesis lacks this operation",
             ),
         })
     }
@@ -272,7 +277,7 @@ impl Shared {
         endpoint::json(json!({ "StreamDescriptionSummary": summary }).to_string())
     }
 
-    /// A page is named by the place of its first shard.
+    /// Answers ListShards. The token of a page is the index of its first shard.
     fn list_shards(&self, request: &Value) -> Response<Body> {
         let mut state = self.state();
         let open_only = request["ShardFilter"]["Type"] == "AT_LATEST";
@@ -302,17 +307,17 @@ impl Shared {
         for entry in &request.records {
             match entry.data() {
                 Some(bytes) => data.push(bytes),
-                None => return Ok(refusal(400, "SerializationException", "data that is no base64")),
+                None => return Ok(refusal(400, "SerializationException", "the data is not base64")),
             }
         }
         let keys = request.records.iter().map(|entry| entry.partition_key.as_ref());
         let records = keys.zip(data.iter().map(Vec::as_slice));
-        let _under_way = self.log.enter(request.stream(), records);
+        let _in_flight = self.log.enter(request.stream(), records);
         let (fate, slow) = {
             let mut state = self.state();
             state.counts.requests += 1;
             state.counts.tried += data.len() as u64;
-            state.draw.request()
+            state.faults.request()
         };
         if let Err(refused) = self.check(&request) {
             return Ok(*refused);
@@ -344,7 +349,7 @@ impl Shared {
         }
     }
 
-    /// What Kinesis refuses a whole request for.
+    /// Refuses a whole request for the reasons of Kinesis.
     fn check(&self, request: &PutRecordsRequest<'_>) -> Result<(), Box<Response<Body>>> {
         if request.stream() != self.stream {
             return Err(Box::new(not_found(request.stream())));
@@ -391,8 +396,9 @@ impl Shared {
 }
 
 impl State {
-    /// Puts the records, those that the seed lets through, and answers for all of them. Refused when the stream takes no
-    /// records any more.
+    /// Stores the records that the seed does not fail, and answers for all of them.
+    ///
+    /// Refused when the stream is not active any more.
     fn put(
         &mut self,
         entries: &[PutRecordsEntry<'_>],
@@ -404,14 +410,14 @@ impl State {
             let refused = refusal(400, "ResourceNotFoundException", "the stream is not active");
             return Err(Box::new(refused));
         }
-        if self.draw.reshards() {
-            let stale = self.draw.stale_maps();
-            self.shards.reshard(&mut self.draw.random, stale);
+        if self.faults.reshards() {
+            let stale = self.faults.stale_maps();
+            self.shards.reshard(&mut self.faults.random, stale);
         }
         let now = Instant::now();
         let mut answers = vec![String::new(); entries.len()];
         let mut records: Vec<(usize, Vec<u8>)> = data.into_iter().enumerate().collect();
-        self.draw.random.shuffle(&mut records);
+        self.faults.random.shuffle(&mut records);
         let mut failed = 0;
         for (index, data) in records {
             let entry = &entries[index];
@@ -420,12 +426,12 @@ impl State {
                 .as_ref()
                 .and_then(|key| key.parse::<u128>().ok());
             let hash = match settings.distribution {
-                "AUTO" => self.draw.random.u128(..),
+                "AUTO" => self.faults.random.u128(..),
                 _ => given.unwrap_or_else(|| hash_of(&entry.partition_key)),
             };
             let number = self.shards.holding(hash);
             let shard = &mut self.shards.all[number];
-            let mut fate = self.draw.record();
+            let mut fate = self.faults.record();
             if settings.throughput && fate == RecordOutcome::Put && !shard.has_room(now, entry.bytes()) {
                 fate = RecordOutcome::Throttled;
             }
@@ -451,10 +457,10 @@ impl State {
             answers[index] = format!(r#"{{"ErrorCode":"{kind}","ErrorMessage":"{why}"}}"#);
         }
         if short {
-            answers.truncate(self.draw.random.usize(..entries.len()));
+            answers.truncate(self.faults.random.usize(..entries.len()));
         }
         let mut answer = String::with_capacity(answers.len() * 120 + 50);
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = write!(answer, r#"{{"FailedRecordCount":{failed},"Records":["#);
         for (at, record) in answers.iter().enumerate() {
             answer.push_str(if at == 0 { "" } else { "," });

@@ -1,5 +1,7 @@
-//! A fault proxy in front of an AWS endpoint: requests pass, and scenarios say which of them are held, refused, damaged or
-//! cut. What went through PutRecords is written down.
+//! A fault proxy in front of an AWS endpoint.
+//!
+//! It forwards requests. Scenarios choose which of them it holds, refuses, delays or cuts. It logs every
+//! PutRecords.
 
 mod put_records;
 
@@ -18,10 +20,10 @@ use tokio::sync::oneshot;
 use crate::aws::endpoint::{Answerer, Cut, Endpoint, refusal};
 use crate::aws::put_log::{PutLog, SharedPutLog};
 
-/// What happens to one request of an operation.
+/// A fault of one request.
 #[derive(Debug, Clone)]
 pub enum Fault {
-    /// It is not forwarded, and answered with this error.
+    /// Not forwarded, and answered with this error.
     Refuse {
         /// HTTP status, 400 or 500.
         status: u16,
@@ -30,16 +32,16 @@ pub enum Fault {
         /// `message`.
         message: String,
     },
-    /// It is forwarded and applied, and the connection cut instead of an answer.
+    /// Forwarded and applied; the connection is cut instead of an answer.
     CutAnswer,
-    /// The connection is cut, nothing was applied.
+    /// The connection is cut before anything is applied.
     CutRequest,
-    /// It waits so long, then passes.
+    /// Forwarded after this time.
     Delay(Duration),
 }
 
 impl Fault {
-    /// An error that the caller is to blame for.
+    /// Refusal with status 400 and this error.
     pub fn refuse(kind: &str, message: &str) -> Self {
         Self::Refuse {
             status: 400,
@@ -48,7 +50,7 @@ impl Fault {
         }
     }
 
-    /// `InternalFailure`, status 500.
+    /// Refusal with status 500 and `InternalFailure`.
     pub fn internal() -> Self {
         let (kind, message) = (
             "InternalFailure".to_owned(),
@@ -62,16 +64,16 @@ impl Fault {
     }
 }
 
-/// At which side of a request it is held.
+/// Point at which a request is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FaultSide {
-    /// Before it is forwarded: nothing is applied when the caller dies meanwhile.
+    /// Before it is forwarded. Nothing is applied when the caller dies meanwhile.
     Request,
-    /// After it was applied, before the caller hears of it.
+    /// After it was applied, before it is answered.
     Answer,
 }
 
-/// A request that is, or is going to be, held. Dropping it lets the request go on.
+/// A request that the proxy holds, or will hold. Dropping this value releases the request.
 #[derive(Debug)]
 pub struct HeldRequest {
     what: String,
@@ -80,22 +82,25 @@ pub struct HeldRequest {
 }
 
 impl HeldRequest {
-    /// Waits until the request is there and held.
+    /// Waits until the request has arrived and is held.
+    ///
+    /// # Panics
+    /// It does not arrive within a minute.
     pub async fn wait_until_held(&mut self) {
         let is_reached = self.is_held_within(Duration::from_secs(60)).await;
-        assert!(is_reached, "{} never came", self.what);
+        assert!(is_reached, "{} did not arrive", self.what);
     }
 
-    /// Whether the request is there and held before this time is over. One whose caller dies first is not.
+    /// Whether the request arrives and is held within this time. False when its caller dies first.
     pub async fn is_held_within(&mut self, time: Duration) -> bool {
         let reached = self.reached.take().expect("a hold is reached once");
         matches!(tokio::time::timeout(time, reached).await, Ok(Ok(())))
     }
 
-    /// Lets the request go on.
+    /// Releases the request.
     pub fn release(mut self) {
         if let Some(release) = self.release.take() {
-            // Nobody waits when its caller has gone.
+            // The receiver is gone when the caller closed its connection.
             let _ = release.send(());
         }
     }
@@ -125,7 +130,7 @@ struct Flaky {
 struct Shared {
     upstream: String,
     client: Client<HttpConnector, Body>,
-    /// Of one PutRecords that is forwarded.
+    /// Limit for one forwarded PutRecords, in bytes of data and partition keys; `None` without a limit.
     most_bytes: Option<usize>,
     state: Mutex<State>,
     log: SharedPutLog,
@@ -139,13 +144,14 @@ pub struct FaultProxy {
 }
 
 impl FaultProxy {
-    /// Opens one before `upstream`, an endpoint as the SDK takes it.
+    /// Opens a proxy in front of `upstream`, the URL of an endpoint.
     pub async fn open(upstream: &str) -> Self {
         Self::serve(upstream, None).await
     }
 
-    /// Opens one before an emulator of Kinesis that refuses a PutRecords of more than `most_bytes`: a larger one, as Kinesis
-    /// takes it, is forwarded in parts, one after the other.
+    /// Opens a proxy in front of a Kinesis emulator that accepts at most `most_bytes` in one PutRecords.
+    ///
+    /// The proxy forwards a larger request, which Kinesis accepts, in parts, one after the other.
     pub async fn open_for_emulator(upstream: &str, most_bytes: usize) -> Self {
         Self::serve(upstream, Some(most_bytes)).await
     }
@@ -164,28 +170,28 @@ impl FaultProxy {
         }
     }
 
-    /// Where the caller finds it.
+    /// URL of the proxy.
     pub fn endpoint(&self) -> &str {
         self.endpoint.url()
     }
 
-    /// The next request of `operation` (`PutRecords`, `PutParameter`, …) for which nothing is planned yet suffers
-    /// `fault`.
+    /// Injects `fault` into the next request of `operation` (`PutRecords`, `PutParameter`, …) that has no
+    /// planned fault.
     pub fn inject_once(&self, operation: &str, fault: Fault) {
         self.plan(operation, PlannedFault::Once(fault));
     }
 
-    /// Every request of `operation` suffers `fault`, until [`FaultProxy::clear`].
+    /// Injects `fault` into every request of `operation` until [`FaultProxy::clear`].
     pub fn inject(&self, operation: &str, fault: Fault) {
         self.state().always.insert(operation.to_owned(), fault);
     }
 
-    /// Holds the next request of `operation` for which nothing is planned yet.
+    /// Holds the next request of `operation` that has no planned fault.
     pub fn hold(&self, operation: &str, side: FaultSide) -> HeldRequest {
         let (reaching, reached) = oneshot::channel();
         let (release, released) = oneshot::channel();
         self.plan(operation, PlannedFault::Hold(side, reaching, released));
-        let what = format!("{operation}, which was to be held,");
+        let what = format!("the {operation} to hold");
         HeldRequest {
             what,
             reached: Some(reached),
@@ -193,8 +199,10 @@ impl FaultProxy {
         }
     }
 
-    /// From now on, so many of a hundred records of every PutRecords fail by themselves, throttled or with an
-    /// internal failure, while the others are put. The same seed fails the same ones of the same requests.
+    /// Fails `percent` of the records of each PutRecords from now on, and puts the others.
+    ///
+    /// A failed record is throttled or has an internal failure. The same seed fails the same records of the
+    /// same requests.
     pub fn flaky(&self, seed: u64, percent: u8) {
         self.state().flaky = Some(Flaky {
             random: fastrand::Rng::with_seed(seed),
@@ -202,7 +210,7 @@ impl FaultProxy {
         });
     }
 
-    /// Everything passes again. What is held stays held.
+    /// Removes all faults. A held request stays held.
     pub fn clear(&self) {
         let mut state = self.state();
         state.plans.clear();
@@ -210,12 +218,12 @@ impl FaultProxy {
         state.flaky = None;
     }
 
-    /// What PutRecords brought so far.
+    /// Log of all PutRecords so far.
     pub fn put_log(&self) -> PutLog {
         self.shared.log.lock().clone()
     }
 
-    /// Requests of `operation` so far, refused ones included.
+    /// Number of requests of `operation` so far, refused ones included.
     pub fn requests(&self, operation: &str) -> u64 {
         self.state().requests.get(operation).copied().unwrap_or(0)
     }
@@ -238,14 +246,14 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends a request on as it is, but for its body.
+    /// Forwards a request with its own headers and this body.
     async fn forward(&self, head: &Parts, body: Bytes) -> Result<Response<Body>, Cut> {
         let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
         let mut request = Request::builder()
             .method(head.method.clone())
             .uri(format!("{}{path}", self.upstream));
         for (name, value) in &head.headers {
-            // The client sets its own for the body it is given.
+            // The client sets both headers itself, for the new body.
             if name != hyper::header::CONTENT_LENGTH && name != hyper::header::HOST {
                 request = request.header(name, value);
             }
@@ -257,8 +265,10 @@ impl Shared {
 }
 
 impl Answerer for Shared {
-    /// A connection that is closed by its caller drops this future at once: a request that was held before it was
-    /// forwarded is then never applied.
+    /// Answers one request.
+    ///
+    /// When the caller closes the connection, this future is dropped at once. A request that is held before
+    /// it is forwarded is then never applied.
     async fn answer(
         self: Arc<Self>,
         operation: String,
@@ -310,6 +320,6 @@ impl Answerer for Shared {
 
 async fn hold(reaching: oneshot::Sender<()>, released: oneshot::Receiver<()>) {
     let _ = reaching.send(());
-    // Released, or dropped: both let it go on.
+    // A dropped sender releases the request, too.
     let _ = released.await;
 }

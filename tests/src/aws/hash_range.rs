@@ -1,13 +1,16 @@
-//! Which shard a record belongs to: the MD5 of its partition key, or its explicit hash key, lies in the shard's range.
+//! Hash keys of records and ranges of shards.
+//!
+//! The hash key is the MD5 of the partition key, or the explicit hash key. A shard takes the records in its
+//! range.
 
 use md5::{Digest, Md5};
 
-/// Hash keys from `first` to `last`, both of them included.
+/// Range of hash keys, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HashRange {
-    /// The lowest.
+    /// Lowest hash key.
     pub first: u128,
-    /// The highest.
+    /// Highest hash key.
     pub last: u128,
 }
 
@@ -18,25 +21,25 @@ impl HashRange {
         last: u128::MAX,
     };
 
-    /// From the decimal numbers that Kinesis writes; `None` when they are none.
+    /// Range from the decimal numbers of Kinesis; `None` when they are not numbers.
     pub fn parse(first: &str, last: &str) -> Option<Self> {
         let (first, last) = (first.parse().ok()?, last.parse().ok()?);
         Some(Self { first, last })
     }
 
-    /// Whether it holds `hash`.
+    /// Whether `hash` is in the range.
     pub fn contains(&self, hash: u128) -> bool {
         (self.first..=self.last).contains(&hash)
     }
 
-    /// Its two halves. It must hold more than one hash key.
+    /// Both halves of the range. It must have more than one hash key.
     pub fn halves(&self) -> [Self; 2] {
         let middle = self.first + (self.last - self.first) / 2;
         let (lower, upper) = ((self.first, middle), (middle + 1, self.last));
         [lower, upper].map(|(first, last)| Self { first, last })
     }
 
-    /// All hash keys in `parts` ranges of the same length, as near as it goes.
+    /// All hash keys in `parts` ranges of equal length. The last takes the remainder.
     pub fn parts(parts: usize) -> Vec<Self> {
         let parts = parts as u128;
         let length = u128::MAX / parts;
@@ -52,7 +55,7 @@ impl HashRange {
     }
 }
 
-/// The hash key of a partition key.
+/// Hash key of a partition key.
 pub fn hash_of(partition_key: &str) -> u128 {
     u128::from_be_bytes(Md5::digest(partition_key.as_bytes()).into())
 }

@@ -1,4 +1,6 @@
-//! Kinesis: ferrokinesis inside this process. It holds every record in memory until its stream is deleted.
+//! Kinesis emulator: ferrokinesis inside this process.
+//!
+//! It keeps every record in memory until its stream is deleted.
 
 use std::time::Duration;
 
@@ -10,12 +12,12 @@ use ferrokinesis::store::StoreOptions;
 
 use crate::wait;
 
-/// The region and the keys of all our doubles; none of them checks.
+/// Region of all emulators; none of them checks it, nor the keys.
 pub const REGION: &str = "eu-central-1";
 pub(crate) const KEY_ID: &str = "AKIDSCENARIO";
 pub(crate) const SECRET: &str = "scenario";
 
-/// A region of Kinesis for ourselves.
+/// A running Kinesis emulator.
 #[derive(Debug)]
 pub struct Kinesis {
     endpoint: String,
@@ -23,20 +25,20 @@ pub struct Kinesis {
     task: tokio::task::JoinHandle<()>,
 }
 
-/// Whether shards take 1 MiB and 1,000 records a second, record by record, as Amazon's do, or all they are given.
+/// Throughput limits of shards: 1 MiB and 1,000 records a second, as in Kinesis, or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limits {
-    /// As Amazon's: more is throttled.
+    /// Records beyond the limits are throttled.
     Enforced,
-    /// None.
+    /// No record is throttled.
     Off,
 }
 
 impl Kinesis {
-    /// What the emulator takes at most in one PutRecords: half of what Kinesis takes.
+    /// Limit of one PutRecords in bytes: half the limit of Kinesis.
     pub const MOST_BYTES: usize = 5 << 20;
 
-    /// Starts one on a free port.
+    /// Starts an emulator on a free port.
     pub async fn start(limits: Limits) -> Self {
         let (app, _store) = ferrokinesis::create_app(StoreOptions {
             create_stream_ms: 0,
@@ -47,7 +49,8 @@ impl Kinesis {
             aws_region: REGION.to_owned(),
             ..StoreOptions::default()
         });
-        // As its own program does, or axum refuses more than 2 MB: 5 MiB are 7 in base64.
+        // The default of axum is 2 MB. A request of 5 MiB has 7 MiB in base64. Its own program sets the same
+        // limit.
         let app = app.layer(axum::extract::DefaultBodyLimit::max(8 << 20));
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0))
             .await
@@ -57,7 +60,7 @@ impl Kinesis {
             listener.local_addr().expect("a bound socket has an address")
         );
         let task = tokio::spawn(async move {
-            // The emulator has limits of its own, on what a request says; axum's is on the bytes that say it.
+            // The emulator checks the decoded size itself. The limit of axum is for the encoded size.
             let app = app.layer(axum::extract::DefaultBodyLimit::disable());
             if let Err(error) = axum::serve(listener, app).await {
                 eprintln!("ferrokinesis ended: {error}");
@@ -78,18 +81,18 @@ impl Kinesis {
         }
     }
 
-    /// The one without limits that the scenarios of this process share.
+    /// The emulator without limits that all scenarios of this process share.
     pub async fn shared() -> &'static Self {
         static SHARED: tokio::sync::OnceCell<Kinesis> = tokio::sync::OnceCell::const_new();
         SHARED.get_or_init(|| Self::start(Limits::Off)).await
     }
 
-    /// As `AWS_ENDPOINT_URL_KINESIS` takes it.
+    /// URL for `AWS_ENDPOINT_URL_KINESIS`.
     pub fn endpoint(&self) -> &str {
         &self.endpoint
     }
 
-    /// The SDK's client, straight to the emulator.
+    /// SDK client of the emulator, without a fault proxy.
     pub fn client(&self) -> &Client {
         &self.client
     }
@@ -119,7 +122,7 @@ impl Kinesis {
         .await;
     }
 
-    /// Deletes a stream with all it holds; one that is not there is not missed.
+    /// Deletes a stream with its records. A missing stream is no error.
     pub async fn delete_stream(&self, name: &str) {
         let _ = self
             .client
@@ -130,7 +133,7 @@ impl Kinesis {
             .await;
     }
 
-    /// Puts one record, as a producer that is not ours would.
+    /// Puts one record, as a foreign producer does.
     pub async fn put(&self, stream: &str, partition_key: &str, data: &[u8]) {
         let data = aws_sdk_kinesis::primitives::Blob::new(data);
         let put = self
@@ -162,12 +165,12 @@ impl Kinesis {
                 break;
             }
         }
-        // Numbered in the order in which they were made.
+        // Shard ids are numbered in the order of creation.
         shards.sort_by(|one, other| one.shard_id().cmp(other.shard_id()));
         shards
     }
 
-    /// Hands every record of one shard, oldest first, to `each`: partition key and data.
+    /// Calls `each` with partition key and data of every record of a shard, oldest first.
     pub async fn read_shard(&self, stream: &str, shard: &str, mut each: impl FnMut(&str, &[u8])) {
         let start = self
             .client
@@ -206,7 +209,7 @@ impl Drop for Kinesis {
     }
 }
 
-/// Credentials and region as Lambda sets them in a function's environment.
+/// Credentials and region that Lambda sets in the environment of a function.
 pub(crate) const ENVIRONMENT: [(&str, &str); 4] = [
     ("AWS_ACCESS_KEY_ID", KEY_ID),
     ("AWS_SECRET_ACCESS_KEY", SECRET),

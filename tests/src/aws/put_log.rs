@@ -1,5 +1,7 @@
-//! What PutRecords brought: its requests, held against the limits of Kinesis, and its records under way, held against the
-//! order of lanes.
+//! Log of PutRecords requests.
+//!
+//! It is checked against the limits of Kinesis, and against the rule that a key has at most one record in
+//! flight.
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -8,55 +10,56 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::aws::aggregate;
 
-/// Records of a request.
+/// Limit of records in one request.
 pub const MOST_RECORDS: usize = 500;
-/// Bytes of a request: data and partition keys.
+/// Limit of one request, in bytes of data and partition keys.
 pub const MOST_BYTES: usize = 10 << 20;
-/// Bytes of a record, data and partition key, unless its stream says otherwise.
+/// Limit of one record, in bytes of data and partition key, unless its stream has another.
 pub const MOST_RECORD_BYTES: usize = 1 << 20;
 
 /// One PutRecords request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PutRequest {
-    /// The stream it names.
+    /// Name of the stream.
     pub stream: String,
     /// Partition key and size in bytes of the data, in the order of the request.
     pub records: Vec<(String, usize)>,
 }
 
 impl PutRequest {
-    /// As Kinesis counts a request: data and partition keys.
+    /// Bytes of the request as Kinesis counts them: data and partition keys.
     pub fn bytes(&self) -> usize {
         self.records.iter().map(|(key, data)| key.len() + data).sum()
     }
 }
 
-/// All that PutRecords brought to a fault proxy or a fake Kinesis.
+/// All PutRecords requests to a fault proxy or a fake Kinesis.
 #[derive(Debug, Clone, Default)]
 pub struct PutLog {
     /// The requests in the order of their arrival.
     pub requests: Vec<PutRequest>,
-    /// Partition keys of which two records were unacknowledged at the same time; those inside of aggregates count, those
-    /// of an aggregate itself do not.
+    /// Partition keys that had two different records in flight at the same time.
+    ///
+    /// The keys inside an aggregate count; the key of the aggregate itself does not.
     pub shared_keys: BTreeSet<String>,
-    /// What of a stream and a key is unacknowledged, each record with the events of that key.
+    /// Records in flight by stream and key: for each record its events of that key.
     in_flight: HashMap<(String, String), Vec<Events>>,
 }
 
 /// The events of one key in one record, each as the hash of its data.
 type Events = Vec<u64>;
 
-/// What was seen, shared with the requests that are under way.
+/// A log that requests in flight share.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct SharedPutLog(Arc<Mutex<PutLog>>);
 
 impl SharedPutLog {
-    /// What was seen so far.
+    /// The log so far.
     pub(crate) fn lock(&self) -> MutexGuard<'_, PutLog> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes a request down (partition keys and data), and its records into flight.
+    /// Logs a request (partition keys and data), and marks its records as in flight.
     pub(crate) fn enter<'a>(
         &self,
         stream: &str,
@@ -70,7 +73,7 @@ impl SharedPutLog {
     }
 }
 
-/// The records of one request. Drop it when that is over, answered or not.
+/// Records in flight of one request. Drop it when the request ends, answered or not.
 #[derive(Debug)]
 pub(crate) struct InFlightRecords {
     log: SharedPutLog,
@@ -85,24 +88,23 @@ impl Drop for InFlightRecords {
 }
 
 impl PutLog {
-    /// Records that were put, each as often as it was tried.
+    /// Number of records, each counted as often as it was sent.
     pub fn records(&self) -> usize {
         self.requests.iter().map(|request| request.records.len()).sum()
     }
 
-    /// Holds what was seen against the limits of PutRecords, and against the rule that a lane has at most one
-    /// unacknowledged record.
+    /// Checks the limits of PutRecords, and that no key had two records in flight.
     ///
     /// # Panics
-    /// One of them was broken.
+    /// A request breaks one of them.
     pub fn assert_within_limits(&self) {
         self.assert_within(MOST_RECORD_BYTES);
     }
 
-    /// The same for a stream whose records may have so many bytes.
+    /// The same check for a stream that accepts records of up to `record_bytes`.
     ///
     /// # Panics
-    /// One of them was broken.
+    /// A request breaks a limit, or the rule.
     pub fn assert_within(&self, record_bytes: usize) {
         for request in &self.requests {
             let (records, bytes) = (request.records.len(), request.bytes());
@@ -141,7 +143,8 @@ impl PutLog {
             for (key, events) in by_key(key, data) {
                 let of_stream = (stream.to_owned(), key.to_owned());
                 let others = self.in_flight.entry(of_stream.clone()).or_default();
-                // What is sent again may still be under way, as far as this side knows: its caller gave up.
+                // After a timeout the caller sends a record again, while this side still has the first one in
+                // flight.
                 if !keys.insert(key) || others.iter().any(|other| !is_same_again(other, &events)) {
                     self.shared_keys.insert(key.to_owned());
                 }
@@ -171,7 +174,7 @@ impl PutLog {
     }
 }
 
-/// Each key of a record and its events, in their order.
+/// Keys of a record with their events, in the order of the record.
 fn by_key<'a>(key: &'a str, data: &'a [u8]) -> Vec<(&'a str, Events)> {
     let Ok(Some(records)) = aggregate::split(data) else {
         return vec![(key, vec![fingerprint(data)])];
@@ -185,7 +188,7 @@ fn by_key<'a>(key: &'a str, data: &'a [u8]) -> Vec<(&'a str, Events)> {
     keys.into_iter().collect()
 }
 
-/// Whether one holds the other: the same events sent again, perhaps in a record that was cut differently.
+/// Whether one contains the other: events sent again, possibly grouped into other records.
 fn is_same_again(one: &[u64], other: &[u64]) -> bool {
     let holds = |one: &[u64], other: &[u64]| one.windows(other.len()).any(|part| part == other);
     holds(one, other) || holds(other, one)

@@ -1,4 +1,4 @@
-//! A PutRecordsRequest request as it travels.
+//! PutRecords requests in the JSON protocol of AWS.
 
 use std::borrow::Cow;
 
@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
-/// A request, borrowed from its JSON.
+/// A PutRecords request, borrowed from its JSON.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct PutRecordsRequest<'a> {
@@ -14,36 +14,36 @@ pub(crate) struct PutRecordsRequest<'a> {
     stream_name: Option<Cow<'a, str>>,
     #[serde(borrow, rename = "StreamARN")]
     stream_arn: Option<Cow<'a, str>>,
-    /// Its records, in their order.
+    /// Records in the order of the request.
     #[serde(borrow)]
     pub(crate) records: Vec<PutRecordsEntry<'a>>,
 }
 
-/// A record of a request.
+/// A record of a PutRecords request.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct PutRecordsEntry<'a> {
-    /// Its partition key.
+    /// Partition key.
     #[serde(borrow)]
     pub(crate) partition_key: Cow<'a, str>,
-    /// A decimal number, when it is given.
+    /// Explicit hash key, a decimal number.
     #[serde(borrow)]
     pub(crate) explicit_hash_key: Option<Cow<'a, str>>,
-    /// Its data, in base64.
+    /// Data in base64.
     #[serde(borrow)]
     data: Cow<'a, str>,
 }
 
 impl<'a> PutRecordsRequest<'a> {
-    /// Reads one.
+    /// Parses the body of a request.
     ///
     /// # Errors
-    /// It is not application/x-amz-json-1.1, or no PutRecordsRequest.
+    /// The body is not JSON, or not a PutRecords.
     pub(crate) fn parse(body: &'a [u8]) -> Result<Self, serde_json::Error> {
         serde_json::from_slice(body)
     }
 
-    /// The name of its stream.
+    /// Name of the stream.
     pub(crate) fn stream(&self) -> &str {
         let arn = self.stream_arn.as_deref().and_then(|arn| arn.rsplit('/').next());
         self.stream_name.as_deref().or(arn).unwrap_or_default()
@@ -51,12 +51,13 @@ impl<'a> PutRecordsRequest<'a> {
 }
 
 impl PutRecordsEntry<'_> {
-    /// Its data; `None` when it is no base64.
+    /// Data; `None` when it is not base64.
     pub(crate) fn data(&self) -> Option<Vec<u8>> {
         STANDARD.decode(self.data.as_bytes()).ok()
     }
 
-    /// As Kinesis counts a record: data and partition key. From the length of the base64 alone.
+    /// Bytes of the record as Kinesis counts them: data and partition key. Computed from the length of the
+    /// base64.
     pub(crate) fn bytes(&self) -> usize {
         let padding = self.data.bytes().rev().take_while(|byte| *byte == b'=').count();
         self.partition_key.len() + self.data.len() / 4 * 3 - padding

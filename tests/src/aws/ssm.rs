@@ -1,5 +1,6 @@
-//! SSM: moto's server. Python starts slowly, so one serves all scenarios of the process, and starts with the first
-//! that asks.
+//! SSM emulator: the server of moto.
+//!
+//! Python starts slowly. So all scenarios of a process share one server, which starts on first use.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,9 +12,9 @@ use aws_sdk_ssm::types::ParameterType;
 
 use crate::aws::kinesis::{KEY_ID, REGION, SECRET};
 use crate::wait;
-use crate::watchdog::{Watchdog, alive};
+use crate::watchdog::{Watchdog, is_alive};
 
-/// A region of SSM for ourselves.
+/// A running SSM emulator.
 #[derive(Debug)]
 pub struct Ssm {
     endpoint: String,
@@ -22,13 +23,14 @@ pub struct Ssm {
 }
 
 impl Ssm {
-    /// Starts one on a free port, and waits until it answers.
+    /// Starts an emulator on a free port, and waits until it answers.
     pub async fn start() -> Self {
         let program = program();
         for _ in 0..5 {
             let mut watchdog = Watchdog::start(None, &std::env::temp_dir());
             let port = wait::free_port();
-            let pid = watchdog.serve(&format!("'{}' -H 127.0.0.1 -p {port}", program.display()), "log");
+            let pid =
+                watchdog.start_server(&format!("'{}' -H 127.0.0.1 -p {port}", program.display()), "log");
             if answers(port, pid).await {
                 let endpoint = format!("http://127.0.0.1:{port}");
                 let client = Client::from_conf(
@@ -44,7 +46,8 @@ impl Ssm {
                     client,
                     _watchdog: watchdog,
                 };
-                // It loads what it knows of SSM with the first request, which on a busy machine takes longer than a function waits.
+                // moto loads its SSM model with the first request. On a busy machine that exceeds the
+                // function's timeout.
                 ssm.get("/first").await;
                 return ssm;
             }
@@ -56,23 +59,23 @@ impl Ssm {
             );
         }
         panic!(
-            "five ports that were free were taken before {} could have them",
+            "{} found five ports in use that were free before",
             program.display()
         );
     }
 
-    /// The one that the scenarios of this process share.
+    /// The emulator that all scenarios of this process share.
     pub async fn shared() -> &'static Self {
         static SHARED: tokio::sync::OnceCell<Ssm> = tokio::sync::OnceCell::const_new();
         SHARED.get_or_init(Self::start).await
     }
 
-    /// As `AWS_ENDPOINT_URL_SSM` takes it.
+    /// URL for `AWS_ENDPOINT_URL_SSM`.
     pub fn endpoint(&self) -> &str {
         &self.endpoint
     }
 
-    /// The value of a parameter, `None` when there is no such parameter.
+    /// Value of a parameter; `None` when it does not exist.
     pub async fn get(&self, name: &str) -> Option<String> {
         match self.client.get_parameter().name(name).send().await {
             Ok(found) => found
@@ -102,7 +105,7 @@ impl Ssm {
         put.unwrap_or_else(|error| panic!("cannot put parameter {name}: {error:?}"));
     }
 
-    /// Deletes a parameter; one that is not there is not missed.
+    /// Deletes a parameter. A missing parameter is no error.
     pub async fn delete(&self, name: &str) {
         let _ = self.client.delete_parameter().name(name).send().await;
     }
@@ -121,13 +124,13 @@ fn program() -> PathBuf {
     program
 }
 
-/// Whether the server answers; false when its process ended first.
+/// Waits until the server accepts connections; false when its process ends first.
 async fn answers(port: u16, pid: u32) -> bool {
     wait::until_some("moto_server answers", Duration::from_secs(60), || async {
         if tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
-            return Some(alive(pid));
+            return Some(is_alive(pid));
         }
-        (!alive(pid)).then_some(false)
+        (!is_alive(pid)).then_some(false)
     })
     .await
 }

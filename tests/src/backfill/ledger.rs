@@ -86,11 +86,11 @@ impl Ledger {
     /// Takes a record of a shard with this range.
     pub(super) fn take(&mut self, range: HashRange, data: &[u8]) {
         match aggregate::split(data) {
-            Ok(None) => self.take_event(data),
+            Ok(None) => self.add_event(data),
             // The KCL drops all of an aggregate of which one part lies in the wrong shard.
             Ok(Some(records)) if records.iter().all(|record| range.contains(record.hash())) => {
                 for record in records {
-                    self.take_event(record.data);
+                    self.add_event(record.data);
                 }
             }
             Ok(Some(_)) => {}
@@ -98,7 +98,7 @@ impl Ledger {
         }
     }
 
-    fn take_event(&mut self, data: &[u8]) {
+    fn add_event(&mut self, data: &[u8]) {
         match Event::parse(data) {
             Ok(event) if event.source.table.is_some() => self.apply(&event),
             Ok(_) => {}

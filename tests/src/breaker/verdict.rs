@@ -106,7 +106,7 @@ fn too_early(stream: &FakeKinesis, stores: &[Store]) -> Vec<String> {
     let mut first: HashMap<String, u64> = HashMap::new();
     let mut note = |number: u64, key: &str, data: &[u8]| {
         let mut one = Delivery::default();
-        one.take_event(key, data);
+        one.add_event(key, data);
         for arrival in one.arrivals {
             let known = first.entry(arrival.position).or_insert(number);
             *known = number.min(*known);

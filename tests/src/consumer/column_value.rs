@@ -1,21 +1,23 @@
-//! One value of one column as text that two sides can be compared by.
+//! Values of columns in a form that events and PostgreSQL share.
 
 use serde_json::Value;
 
-/// A value, whatever it came from.
+/// A value of a column, from an event or from PostgreSQL.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ColumnValue {
     /// Null.
     Null,
-    /// Its text.
+    /// Text of the value.
     Text(String),
-    /// The elements of an array, all dimensions in one list.
+    /// Elements of an array, all dimensions in one list.
     List(Vec<ColumnValue>),
 }
 
 impl ColumnValue {
-    /// From an event. Numbers of a `float` column become the shortest text of their double, since JSON and PostgreSQL
-    /// write exponents differently.
+    /// Value from an event.
+    ///
+    /// Numbers of a `float` column become the shortest text of their double: JSON and PostgreSQL write
+    /// exponents differently.
     pub fn of(value: &Value, float: bool) -> Self {
         match value {
             Value::Null => Self::Null,
@@ -38,7 +40,7 @@ impl ColumnValue {
         }
     }
 
-    /// From PostgreSQL: text, or for an array the text of a JSON list of texts.
+    /// Value from PostgreSQL: its text, or for an array a JSON list of texts.
     pub fn of_text(text: Option<&str>, array: bool, float: bool) -> Self {
         let Some(text) = text else { return Self::Null };
         if array {

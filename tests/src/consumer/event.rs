@@ -1,48 +1,49 @@
-//! An event as a consumer reads it, whichever envelope it has: the parts that say what happened to which row, and when.
+//! Events of all envelopes in one form: the operation, the rows and the source.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-/// Columns and their values.
+/// Values by column.
 pub type Row = Map<String, Value>;
 
-/// What stands for a column that was not sent because it did not change.
+/// Value of a column that was not sent because it did not change.
 pub const UNAVAILABLE: &str = "__debezium_unavailable_value";
 
-/// The envelopes.
+/// Envelope of an event.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Envelope {
-    /// Debezium's.
+    /// Envelope of Debezium.
     #[default]
     Debezium,
-    /// That of AWS DMS.
+    /// Envelope of AWS DMS.
     Dms,
-    /// That of wal2json's format version 2.
+    /// Format version 2 of wal2json.
     Wal2json,
 }
 
-/// One change.
+/// An event of the stream.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Event {
-    /// c, u, d, r (a row as a backfill read it), t or m, as Debezium calls them in its envelope; `definition` for what describes a table.
+    /// Operation as in Debezium: c, u, d, r (a row of a backfill), t or m; `definition` for a table
+    /// definition.
     pub op: String,
-    /// The old row, or its key.
+    /// Old row, or its key.
     #[serde(default)]
     pub before: Option<Row>,
-    /// The new row.
+    /// New row.
     #[serde(default)]
     pub after: Option<Row>,
-    /// Where it comes from.
+    /// Source of the event.
     pub source: Source,
-    /// The envelope.
+    /// Envelope of the event.
     #[serde(skip)]
     pub envelope: Envelope,
-    /// The partition key that the row had before this event gave it another one.
+    /// Former partition key of a row whose key this event changes.
     #[serde(skip)]
     pub moved_from: Option<String>,
-    /// What a logical message says.
+    /// Logical message, if the event is one.
     #[serde(default)]
     pub message: Option<Message>,
 }
@@ -50,37 +51,38 @@ pub struct Event {
 /// A logical message.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Message {
-    /// Its prefix.
+    /// Prefix.
     pub prefix: String,
-    /// Its content: base64, but in the envelope of wal2json, where it is text.
+    /// Content: text in the envelope of wal2json, base64 in the others.
     pub content: String,
 }
 
-/// What tells one change from every other.
+/// Source of an event: table, position and transaction.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Source {
-    /// Schema, of an event about a table.
+    /// Schema of the table, if the event has a table.
     #[serde(default)]
     pub schema: Option<String>,
-    /// Table, of an event about a table.
+    /// Name of the table, if the event has one.
     #[serde(default)]
     pub table: Option<String>,
-    /// `<commit end>.<change lsn>.<index>`: 16, 16 and 8 hexadecimal digits. They order as strings.
+    /// `<commit end>.<change lsn>.<index>`: 16, 16 and 8 hexadecimal digits. Positions order as strings.
     pub position: String,
-    /// The transaction.
+    /// Id of the transaction.
     #[serde(default, rename = "txId")]
     pub transaction: Option<u64>,
-    /// Of a row that a backfill read: `first_in_data_collection`, `last_in_data_collection` or `incremental`. Of a live change `false` or
-    /// nothing, as the envelope has it.
+    /// For a row of a backfill: `first_in_data_collection`, `last_in_data_collection` or `incremental`.
+    ///
+    /// For a live change `false` or nothing, depending on the envelope.
     #[serde(default)]
     pub snapshot: Option<String>,
 }
 
 impl Event {
-    /// Reads the data of one record.
+    /// Parses the data of one record.
     ///
     /// # Errors
-    /// It is no event, or its position is none.
+    /// It is not an event, or its position is malformed.
     pub fn parse(data: &[u8]) -> Result<Self, String> {
         let shown = || String::from_utf8_lossy(&data[..data.len().min(300)]).into_owned();
         let read = |error: serde_json::Error| format!("{error}: {}", shown());
@@ -99,7 +101,11 @@ impl Event {
         };
         match is_position(&event.source.position) {
             true => Ok(event),
-            false => Err(format!("{:?} is no position: {}", event.source.position, shown())),
+            false => Err(format!(
+                "{:?} is not a position: {}",
+                event.source.position,
+                shown()
+            )),
         }
     }
 
@@ -170,7 +176,7 @@ impl Event {
         for name in strings(&value["unchanged"]) {
             after.as_mut()?.insert(name, UNAVAILABLE.into());
         }
-        // The key is the identity, or the primary key where that is the whole row.
+        // The key is the identity. It is the primary key where the identity is the whole row.
         let whole = before.as_ref().map(Row::len) == after.as_ref().map(Row::len);
         let primary: Vec<&str> = value["pk"]
             .as_array()
@@ -207,7 +213,7 @@ impl Event {
         })
     }
 
-    /// What a control event of ours says: the JSON of a message whose prefix begins with `spillway.`.
+    /// Content of a control event: the JSON of a message whose prefix begins with `spillway.`.
     pub fn control(&self) -> Option<Value> {
         let message = self.message.as_ref()?;
         if !message.prefix.starts_with("spillway.") {
@@ -220,7 +226,7 @@ impl Event {
         serde_json::from_slice(&content).ok()
     }
 
-    /// `schema.table`, which is also the partition key of what has no key of its own.
+    /// `schema.table`, which is also the partition key of rows without a key.
     pub fn table(&self) -> Option<String> {
         Some(format!(
             "{}.{}",
@@ -230,7 +236,7 @@ impl Event {
     }
 }
 
-/// The same JSON, with text for the numbers that would not keep their digits.
+/// The same JSON, with strings for numbers that would lose digits.
 fn exact_numbers(data: &[u8]) -> Vec<u8> {
     let (mut out, mut rest, mut in_string) = (Vec::with_capacity(data.len()), data, false);
     while let [first, ..] = rest {
@@ -267,7 +273,7 @@ fn is_position(text: &str) -> bool {
     lengths == [16, 16, 8] && parts.iter().all(hex)
 }
 
-/// The whole event without the times at which it was made, which differ when it is sent again.
+/// The event without the times of its encoding, which differ when it is sent again.
 pub fn timeless(data: &[u8]) -> Option<Value> {
     let mut event: Value = serde_json::from_slice(data).ok()?;
     if let Some(fields) = event.as_object_mut() {

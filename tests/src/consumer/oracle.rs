@@ -1,4 +1,4 @@
-//! PostgreSQL is the oracle: what a consumer rebuilt is compared with what SQL says, column by column.
+//! Comparison of rebuilt tables with PostgreSQL, column by column.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,14 +8,14 @@ use crate::consumer::column_value::ColumnValue;
 use crate::consumer::event::{Envelope, Row};
 use crate::consumer::rebuild::{RebuiltTable, RebuiltTables};
 
-/// What a comparison found.
+/// Result of a comparison.
 #[derive(Debug, Clone)]
 pub struct Comparison {
-    /// The table, as it was asked for.
+    /// Name of the table, as it was passed.
     pub table: String,
-    /// Rows that were compared.
+    /// Number of compared rows.
     pub rows: usize,
-    /// At most the first twenty.
+    /// The first twenty differences.
     pub differences: Vec<String>,
 }
 
@@ -32,18 +32,18 @@ impl Comparison {
     }
 }
 
-/// Which rows of the table have to be the same.
+/// Rows of a table to compare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ComparedRows {
-    /// All: the table was empty when the slot was made.
+    /// All rows: the table was empty when the slot was created.
     All,
-    /// Those whose keys the stream has: the others have not changed since.
+    /// Rows whose keys the stream has. Other rows have not changed.
     Changed,
 }
 
 struct Column {
     name: String,
-    /// Renders the value as the event should.
+    /// SQL expression of the text that an event has for the value.
     expression: String,
     array: bool,
     float: bool,
@@ -51,16 +51,16 @@ struct Column {
     key: bool,
 }
 
-/// How a session has to write values.
+/// Session settings for the text form of values.
 const SETTINGS: &str = "set datestyle = 'ISO, YMD'; set intervalstyle = 'iso_8601'; set timezone = 'UTC'; \
      set bytea_output = 'hex'; set extra_float_digits = 1";
 
-/// One row, its cells in the order of the columns. `None`: an event does not have this column, and need not.
+/// Cells of a row in the order of the columns. `None` is a column that an event may omit.
 type Cells = Vec<Option<ColumnValue>>;
 
-/// Compares one table (as SQL names it) with the rebuilt one.
+/// Compares a table (its name in SQL) with the rebuilt one.
 ///
-/// Two snapshots are no use: write nothing meanwhile, and drain first.
+/// Drain before, and write nothing meanwhile: the comparison has no common snapshot.
 pub async fn compare(
     client: &Client,
     table: &str,
@@ -87,14 +87,14 @@ pub async fn compare(
     .collect();
     if keyed && !rebuilt.keyless.is_empty() {
         differences.push(format!(
-            "{} events without a key, in a table that has one",
+            "{} events without a key, in a table with a key",
             rebuilt.keyless.len()
         ));
     }
     if !keyed && (rebuilt.unmatched > 0 || !rebuilt.keyed.is_empty()) {
         let (unmatched, keyed) = (rebuilt.unmatched, rebuilt.keyed.len());
         differences.push(format!(
-            "a table without a key: {unmatched} unmatched rows, {keyed} with a key"
+            "a table without a key has {unmatched} unmatched rows and {keyed} with a key"
         ));
     }
     let wanted = (keyed && which == ComparedRows::Changed).then(|| {
@@ -123,21 +123,22 @@ fn from_event(row: &Row, columns: &[Column], differences: &mut Vec<String>) -> C
         .keys()
         .find(|name| !columns.iter().any(|column| column.name == **name))
     {
-        differences.push(format!("an event has the column {extra}, the table has not"));
+        differences.push(format!("an event has the column {extra}, and the table does not"));
     }
     let cell = |column: &Column| match row.get(&column.name) {
         Some(value) => Some(ColumnValue::of(value, column.float)),
-        // Not every plugin sends generated columns. Another one that is absent was added later, and then null.
+        // Not every plugin sends generated columns. Any other missing column was added later, and is null.
         None => (!column.generated).then_some(ColumnValue::Null),
     };
     columns.iter().map(cell).collect()
 }
 
-/// Rows that a scan holds at a time.
-const SCANNED: usize = 10_000;
+/// Number of rows that a scan fetches at a time.
+const FETCH_ROWS: usize = 10_000;
 
-/// Hands each row of a table to `each`, its cells as events of this envelope have them, with the names of the columns. It holds few rows
-/// at a time, so that the table may be larger than memory.
+/// Calls `each` with every row of a table: its columns, in the text form of this envelope.
+///
+/// It fetches few rows at a time, so the table may be larger than memory.
 pub(crate) async fn scan(
     client: &Client,
     table: &str,
@@ -152,7 +153,7 @@ pub(crate) async fn scan(
     );
     let done = client.batch_execute(&declare).await;
     done.unwrap_or_else(|error| panic!("{declare}: {error:?}"));
-    let fetch = format!("fetch {SCANNED} from scanned");
+    let fetch = format!("fetch {FETCH_ROWS} from scanned");
     loop {
         let rows = client.query(&fetch, &[]).await;
         let rows = rows.unwrap_or_else(|error| panic!("{fetch}: {error:?}"));
@@ -169,7 +170,7 @@ pub(crate) async fn scan(
         }
     }
     let ended = client.batch_execute("commit").await;
-    ended.unwrap_or_else(|error| panic!("the scan of {table} does not end: {error:?}"));
+    ended.unwrap_or_else(|error| panic!("cannot end the scan of {table}: {error:?}"));
 }
 
 async fn select(client: &Client, table: &str, columns: &[Column], wanted: Option<Vec<Cells>>) -> Vec<Cells> {
@@ -269,7 +270,7 @@ fn by_key(ours: Vec<Cells>, theirs: Vec<Cells>, columns: &[Column], differences:
 
 fn as_multiset(ours: Vec<Cells>, theirs: Vec<Cells>, columns: &[Column], differences: &mut Vec<String>) {
     let mut counts: BTreeMap<Cells, i64> = BTreeMap::new();
-    // What the events leave out cannot be compared.
+    // Columns that events omit cannot be compared.
     let blind: Vec<bool> = (0..columns.len())
         .map(|at| ours.iter().any(|cells| cells[at].is_none()))
         .collect();
@@ -357,9 +358,9 @@ async fn columns(client: &Client, table: &str, envelope: Envelope) -> (String, V
     (name, rows.into_iter().map(column).collect())
 }
 
-/// The text that an event has for a value of this type.
+/// SQL expression of the text that an event has for a value of this type.
 fn rendered(envelope: Envelope, kind: &str, value: &str) -> String {
-    // ISO 8601 has no infinity, and another way to write years before Christ.
+    // ISO 8601 has no infinity, and writes years before Christ differently.
     let plain = format!("isfinite({value}) and {value}::text not like '%BC'");
     let finite = |text: &str| format!("case when {plain} then {text} || 'Z' else {value}::text end");
     match kind {
@@ -375,14 +376,14 @@ fn rendered(envelope: Envelope, kind: &str, value: &str) -> String {
         "timestamptz" => finite(&format!("replace(({value} at time zone 'UTC')::text, ' ', 'T')")),
         "time" => format!("{value}::text || 'Z'"),
         "timetz" => format!("({value} at time zone 'UTC')::time::text || 'Z'"),
-        // As the type's output function writes it: a cast to text would strip the blanks of a char(n).
+        // The type's output function: a cast to text would strip the blanks of a char(n).
         _ => format!("case when num_nulls({value}) = 0 then format('%s', {value}) end"),
     }
 }
 
-/// A JSON list of the texts of an array's elements.
+/// SQL expression of a JSON list with the texts of an array's elements.
 fn list(kind: &str, array: &str, composite: bool) -> String {
-    // unnest would take composite elements apart.
+    // unnest would expand composite elements into columns.
     let (element, from) = match composite {
         true => (
             format!("({array})[i]"),

@@ -1,6 +1,11 @@
-//! Tables rebuilt from a stream, in two ways that must agree: in the order of positions, each position once; and in
-//! the order of arrival, dropping what is not newer than the last that was applied to the same key. A row that a backfill read is a
-//! change like the others: what the key has from its position on, unless something newer is known.
+//! Tables that a consumer rebuilds from a stream.
+//!
+//! They are rebuilt in two ways that must agree. The first applies each position once, in the order of
+//! positions. The second applies events in the order of arrival, and drops an event that is not newer than
+//! the last of its key.
+//!
+//! A row of a backfill is a change like others: the state of its key from its position on, unless a newer one
+//! is known.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -12,44 +17,44 @@ use crate::consumer::event::{Envelope, Event, Row, UNAVAILABLE};
 /// All tables of a stream, by `schema.table`.
 #[derive(Debug, Clone, Default)]
 pub struct RebuiltTables {
-    /// The tables.
+    /// Tables by `schema.table`.
     pub tables: BTreeMap<String, RebuiltTable>,
-    /// Where the two ways disagree.
+    /// Differences between the two ways.
     pub disagreements: Vec<String>,
-    /// The envelope that the events had.
+    /// Envelope of the events.
     pub envelope: Envelope,
-    /// The tables that a repair has read again, and since which position.
+    /// Tables that a repair read again, with the position since which their rows were read.
     repaired: BTreeMap<String, String>,
 }
 
-/// One table.
+/// A rebuilt table.
 #[derive(Debug, Clone, Default)]
 pub struct RebuiltTable {
-    /// Rows with a key, by partition key; deleted ones are kept for their position.
+    /// Rows with a key, by partition key. Deleted rows stay for their position.
     pub keyed: HashMap<String, KeyState>,
-    /// Rows without one.
+    /// Rows without a key.
     pub keyless: Vec<Row>,
-    /// Changes of keyless rows that no earlier event had brought.
+    /// Number of changes of keyless rows that no earlier event had.
     pub unmatched: usize,
-    /// The last truncate.
+    /// Position of the last truncate.
     truncated: String,
-    /// The last change of a keyless row.
+    /// Position of the last change of a keyless row.
     keyless_position: String,
 }
 
-/// The last that is known of a key.
+/// Last known state of a key.
 #[derive(Debug, Clone)]
 pub struct KeyState {
-    /// The row, or what a delete told of it.
+    /// The row, or the old row of a delete.
     pub row: Row,
-    /// Whether it is there.
+    /// Whether the row exists.
     pub alive: bool,
-    /// The change that made it so.
+    /// Position of the last change.
     pub position: String,
 }
 
 impl RebuiltTable {
-    /// The rows it holds, in no order.
+    /// Existing rows in any order.
     pub fn rows(&self) -> impl Iterator<Item = &Row> {
         let keyed = self
             .keyed
@@ -59,12 +64,12 @@ impl RebuiltTable {
         keyed.chain(&self.keyless)
     }
 
-    /// How many rows the table holds.
+    /// Number of existing rows.
     pub fn len(&self) -> usize {
         self.keyed.values().filter(|kept| kept.alive).count() + self.keyless.len()
     }
 
-    /// Whether it holds none.
+    /// Whether no row exists.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -73,34 +78,35 @@ impl RebuiltTable {
 impl From<&Delivery> for RebuiltTables {
     fn from(delivery: &Delivery) -> Self {
         let mut by_position = RebuiltTables::default();
-        // A key change deletes under the old key, and the new row may leave out what did not change: the row that was
-        // just deleted has it.
+        // A key change deletes the old key. The new row may omit unchanged values; the deleted row has them.
         let mut moved: Option<(String, Row)> = None;
         for change in delivery.changes() {
             let event = change.event();
             by_position.apply(&change.partition_key, event, Some(&mut moved));
         }
-        by_position.forget_what_vanished();
+        by_position.remove_vanished_rows();
         let mut by_arrival = RebuiltTables::default();
         for arrival in &delivery.arrivals {
             by_arrival.apply(&arrival.partition_key, arrival.event(), None);
         }
-        by_arrival.forget_what_vanished();
-        by_position.disagreements = by_position.against(&by_arrival);
+        by_arrival.remove_vanished_rows();
+        by_position.disagreements = by_position.differences(&by_arrival);
         by_position
     }
 }
 
 impl RebuiltTables {
-    /// `moved` keeps the row that left its key last, for the one that it becomes. By arrival there is none: the old key's shard may have
-    /// been read to elsewhere.
+    /// Applies an event to its table.
+    ///
+    /// `moved` is the row that lost its key last, for the row that it becomes. In the order of arrival it is
+    /// `None`: the shard of the old key may have been read to another point.
     fn apply(&mut self, key: &str, event: Event, mut moved: Option<&mut Option<(String, Row)>>) {
         if let Some(control) = event.control() {
             return self.note_repair(&control);
         }
         let Some(name) = event.table() else { return };
         self.envelope = event.envelope;
-        // One event that says of two keys what are otherwise two: the row goes from the old one.
+        // This event changes two keys: it also deletes the row under its old key.
         if let Some(old) = event.moved_from.clone().filter(|old| old != key && key != name) {
             let gone = Event {
                 op: "d".to_owned(),
@@ -138,8 +144,8 @@ impl RebuiltTables {
                 .map_or("", |(record, _)| record)
                 .to_owned();
             let old_row = old.filter(|old| old.alive).map(|old| &old.row);
-            // A row that comes to this key is not the one that was there. By arrival that may still be seen, when the truncate that
-            // took it away lies in another shard.
+            // A row that moves to this key is not the row that was there. In the order of arrival that one
+            // may still exist, when the truncate that removed it is in another shard.
             let same_row = old_row
                 .filter(|_| event.op == "u" && event.moved_from.as_deref().is_none_or(|from| from == key));
             let row = match event.after {
@@ -162,7 +168,7 @@ impl RebuiltTables {
         }
     }
 
-    /// Notes what the event at the end of a repair says; other control events say nothing of rows.
+    /// Notes the tables of an event at the end of a repair. Other control events do not concern rows.
     fn note_repair(&mut self, control: &Value) {
         let (Some(since), "repaired") = (
             control["since"].as_str(),
@@ -183,9 +189,11 @@ impl RebuiltTables {
         }
     }
 
-    /// Takes away the rows that a repair would have read were they still there. At the very end, when all shards have been read:
-    /// what comes after a repair is newer than it, so that it is no matter when.
-    fn forget_what_vanished(&mut self) {
+    /// Removes the rows that a repair did not read, so they no longer exist in PostgreSQL.
+    ///
+    /// This happens after all shards were read. Changes after the repair are newer, so the time does not
+    /// matter.
+    fn remove_vanished_rows(&mut self) {
         for (name, since) in &self.repaired {
             let kept = self
                 .tables
@@ -198,7 +206,7 @@ impl RebuiltTables {
         }
     }
 
-    fn against(&self, other: &Self) -> Vec<String> {
+    fn differences(&self, other: &Self) -> Vec<String> {
         let mut found = Vec::new();
         for (name, table) in &self.tables {
             let Some(others) = other.tables.get(name) else {
@@ -209,7 +217,7 @@ impl RebuiltTables {
                 found.push(format!("{name}: {} rows and {}", table.len(), others.len()));
             }
             for (key, kept) in &table.keyed {
-                // A truncate that arrived before the rows, from another shard, leaves nothing of them.
+                // When the truncate arrives before the rows, from another shard, they are never applied.
                 let same = match others.keyed.get(key) {
                     Some(its) => its.alive == kept.alive && (!kept.alive || agree(kept, its)),
                     None => !kept.alive,
@@ -227,7 +235,7 @@ impl RebuiltTables {
     }
 }
 
-/// By arrival alone a moved row cannot be completed: such a column proves nothing.
+/// Whether both rows agree. In the order of arrival a moved row stays incomplete; such a column is ignored.
 fn agree(by_position: &KeyState, by_arrival: &KeyState) -> bool {
     by_arrival
         .row
@@ -239,7 +247,7 @@ fn is_unavailable(value: &Value) -> bool {
     value.as_str() == Some(UNAVAILABLE)
 }
 
-/// Fills unavailable columns from the first of the rows that has them.
+/// Fills unavailable columns from the first row that has them.
 fn fill(row: &mut Row, from: [Option<&Row>; 3]) {
     for (column, value) in row.iter_mut().filter(|(_, value)| is_unavailable(value)) {
         let rows = from.iter().flatten();

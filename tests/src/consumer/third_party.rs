@@ -1,5 +1,6 @@
-//! Other people's consumers, which know nothing of us: programs of `tests/consumers` hand them the records of a stream and
-//! print what they make of them.
+//! Third-party consumers of the stream.
+//!
+//! Programs in `tests/consumers` pass the records of a stream to them, and print the results.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -12,25 +13,30 @@ use tokio::process::Command;
 
 use crate::aws::kinesis::Kinesis;
 
-/// A consumer that others wrote.
+/// A third-party consumer.
 #[derive(Debug, Clone, Copy)]
 pub enum ThirdPartyConsumer<'a> {
-    /// `aws-kinesis-agg`, Amazon's own Python package that takes apart what the KPL has put together.
+    /// `aws-kinesis-agg`, Amazon's Python package that splits aggregates of the KPL.
     Deaggregator,
-    /// Apache Flink's format `debezium-json`, for a table whose row type is declared so. What most people read Debezium's
-    /// messages with when there is no Kafka Connect; and it is strict, it stops at what it does not expect.
+    /// Apache Flink's format `debezium-json`, for a table with this row type.
+    ///
+    /// It is the most common reader of Debezium's messages without Kafka Connect. It is strict: it fails on
+    /// unexpected input.
     Debezium(&'a str),
-    /// Apache Paimon's format `aws-dms-json`. The one maintained parser of the messages that DMS writes to Kinesis and Kafka
-    /// which we found in public; others are samples.
+    /// Apache Paimon's format `aws-dms-json`.
+    ///
+    /// It is the only maintained public parser of DMS messages for Kinesis and Kafka that we found; others
+    /// are samples.
     Dms,
 }
 
 impl ThirdPartyConsumer<'_> {
-    /// Lets it read `stream` from its beginning to its end, shard after shard, and returns the lines that the program
-    /// prints: JSON objects, whose fields the program itself describes.
+    /// Reads `stream` to its end with this consumer, shard after shard, and returns its output.
+    ///
+    /// Each line is a JSON object; the program in `tests/consumers` describes its fields.
     ///
     /// # Panics
-    /// It does not take what the stream holds; the message ends with its own complaint.
+    /// The consumer rejects the stream. The message has its standard error.
     pub async fn read(self, kinesis: &Kinesis, stream: &str) -> Vec<String> {
         let mut records = String::new();
         for shard in kinesis.shards(stream).await {
@@ -73,8 +79,9 @@ impl ThirdPartyConsumer<'_> {
         let mut child = command
             .spawn()
             .unwrap_or_else(|error| panic!("{program}: {error}"));
-        let mut input = child.stdin.take().expect("it is piped");
-        // Together, or both would wait for room in a pipe. One that fails early does not read to the end.
+        let mut input = child.stdin.take().expect("standard input is a pipe");
+        // Concurrently, or both sides could block on full pipes. A consumer that fails early does not read
+        // all input.
         let write = async move {
             let _ = input.write_all(records.as_bytes()).await;
         };
@@ -82,7 +89,7 @@ impl ThirdPartyConsumer<'_> {
         let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
         assert!(
             output.status.success(),
-            "{program} does not take it:\n{}",
+            "{program} rejects the stream:\n{}",
             String::from_utf8_lossy(&output.stderr)
         );
         let text = String::from_utf8_lossy(&output.stdout);

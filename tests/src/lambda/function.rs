@@ -1,5 +1,7 @@
-//! The function as Lambda runs it: the real binary in a sandbox that is kept between invocations, killed at the
-//! deadline, and replaced when it has gone.
+//! The function as Lambda runs it.
+//!
+//! The real binary runs in a sandbox that stays between invocations. It is killed at the deadline, and
+//! replaced when it has ended.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,33 +19,33 @@ use crate::aws::kinesis;
 use crate::lambda::runtime_api::RuntimeApi;
 use crate::watchdog::ProcessGuard;
 
-/// A deployed function: its environment, and the sandbox that is warm, if one is.
+/// A deployed function: its environment, and its warm sandbox, if any.
 #[derive(Debug)]
 pub struct Function {
     program: PathBuf,
     environment: BTreeMap<String, String>,
-    /// Held by the invocation that runs.
+    /// Held by the running invocation.
     turn: tokio::sync::Mutex<()>,
     sandbox: Mutex<Option<Arc<Sandbox>>>,
     log: Arc<Mutex<Vec<String>>>,
     peak_memory: AtomicU64,
 }
 
-/// How an invocation ended.
+/// Outcome of an invocation.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
-    /// It answered.
+    /// The answer of the function.
     Answer(Value),
-    /// It answered with an error.
+    /// The error of the function.
     Error {
-        /// `errorType`: the stable name of the cause.
+        /// `errorType`: stable name of the cause.
         kind: String,
-        /// `errorMessage`: what to tell a person.
+        /// `errorMessage`: text for people.
         message: String,
     },
     /// The process ended before it answered.
     Exited(ExitStatus),
-    /// It was killed at the deadline.
+    /// The process was killed at the deadline.
     TimedOut,
 }
 
@@ -51,7 +53,7 @@ impl Outcome {
     /// The answer.
     ///
     /// # Panics
-    /// There was none.
+    /// The outcome is no answer.
     pub fn answer(self) -> Value {
         match self {
             Self::Answer(answer) => answer,
@@ -62,7 +64,7 @@ impl Outcome {
     /// `errorType` and `errorMessage`.
     ///
     /// # Panics
-    /// It was no error.
+    /// The outcome is no error.
     pub fn error(self) -> (String, String) {
         match self {
             Self::Error { kind, message } => (kind, message),
@@ -72,13 +74,14 @@ impl Outcome {
 }
 
 impl Function {
-    /// The function `drain`, built beside this program, with these variables and those that Lambda adds. Nothing of
-    /// our own environment reaches it.
+    /// The binary `drain`, with these variables and those of Lambda.
+    ///
+    /// It inherits nothing of the environment of this process.
     pub fn new(environment: impl IntoIterator<Item = (String, String)>) -> Self {
         Self::of_program(drain_binary(), environment)
     }
 
-    /// Another program in its place.
+    /// Another program in place of `drain`.
     fn of_program(program: PathBuf, environment: impl IntoIterator<Item = (String, String)>) -> Self {
         Self {
             program,
@@ -90,12 +93,12 @@ impl Function {
         }
     }
 
-    /// Another sandbox with the same configuration, as when two invocations overlap.
+    /// A function with the same configuration and a sandbox of its own, for invocations that overlap.
     pub fn second_instance(&self) -> Self {
         Self::of_program(self.program.clone(), self.environment.clone())
     }
 
-    /// Changes the configuration, which ends the sandbox.
+    /// Sets a variable, which ends the sandbox.
     pub async fn set(&mut self, name: &str, value: &str) {
         self.environment.insert(name.to_owned(), value.to_owned());
         self.kill9().await;
@@ -107,13 +110,14 @@ impl Function {
         self.kill9().await;
     }
 
-    /// Invokes the function, in the warm sandbox if there is one. Invocations of one `Function` queue.
+    /// Invokes the function, in its warm sandbox if it has one. Invocations of one `Function` queue.
     pub async fn invoke(&self, event: &Value, deadline: Duration) -> Outcome {
         self.invoke_with_limit(event, deadline, deadline).await
     }
 
-    /// As [`Function::invoke`], but it is killed only after `limit`, whatever deadline it was told: where a sandbox
-    /// froze, the clock of who would have killed it stood still, too.
+    /// Invokes as [`Function::invoke`], and kills the process after `limit` instead of `deadline`.
+    ///
+    /// While Lambda freezes a sandbox, the time for its deadline stops, too.
     pub async fn invoke_with_limit(&self, event: &Value, deadline: Duration, limit: Duration) -> Outcome {
         let _turn = self.turn.lock().await;
         let warm = self.sandbox().filter(|sandbox| sandbox.exit.borrow().is_none());
@@ -121,7 +125,7 @@ impl Function {
             Some(warm) => warm,
             None => self.start().await,
         };
-        let answer = sandbox.api.hand_out(event, deadline);
+        let answer = sandbox.api.invoke(event, deadline);
         let mut exit = sandbox.exit.clone();
         let outcome = tokio::select! {
             biased;
@@ -143,25 +147,25 @@ impl Function {
         outcome
     }
 
-    /// Kills the process with -9, whatever it does, and waits until it is gone. The next invocation starts another.
+    /// Kills the process with SIGKILL, and waits until it has ended. The next invocation starts a new one.
     pub async fn kill9(&self) {
         if let Some(sandbox) = self.sandbox() {
             sandbox.kill9().await;
         }
     }
 
-    /// Stops the process where it is, with all that it has open, as Lambda freezes a sandbox.
+    /// Stops the process with its connections open, as Lambda freezes a sandbox.
     pub fn freeze(&self) {
         self.signal("STOP");
     }
 
-    /// Lets a frozen process go on where it was.
+    /// Continues a frozen process.
     pub fn thaw(&self) {
         self.signal("CONT");
     }
 
     fn signal(&self, name: &str) {
-        let sandbox = self.sandbox().expect("a function that was invoked has a sandbox");
+        let sandbox = self.sandbox().expect("an invoked function has a sandbox");
         let kill = std::process::Command::new("sh")
             .args(["-c", "kill -s \"$0\" \"$1\"", name, &sandbox.pid.to_string()])
             .status();
@@ -171,12 +175,12 @@ impl Function {
         );
     }
 
-    /// All lines that its processes have written so far.
+    /// All lines that its processes have written so far, on both outputs.
     pub fn log(&self) -> Vec<String> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The most memory that a process had resident (`VmHWM`) by the end of an invocation, in bytes.
+    /// Largest resident memory (`VmHWM`) of a process at the end of an invocation, in bytes.
     pub fn peak_memory_bytes(&self) -> u64 {
         self.peak_memory.load(Ordering::Relaxed)
     }
@@ -213,13 +217,13 @@ impl Function {
             tokio::spawn(collect(child.stderr.take(), Arc::clone(&self.log))),
         ];
         let kill = Arc::new(Notify::new());
-        let (told, exit) = watch::channel(None);
-        tokio::spawn(attend(
+        let (status_sender, exit) = watch::channel(None);
+        tokio::spawn(wait_for_end(
             child,
             ProcessGuard::new(pid),
             Arc::clone(&kill),
             readers,
-            told,
+            status_sender,
         ));
         let sandbox = Arc::new(Sandbox { api, pid, kill, exit });
         *self.sandbox.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&sandbox));
@@ -227,7 +231,7 @@ impl Function {
     }
 }
 
-/// One process and the API that drives it.
+/// A process and its Runtime API.
 #[derive(Debug)]
 struct Sandbox {
     api: RuntimeApi,
@@ -262,34 +266,34 @@ impl Drop for Sandbox {
     }
 }
 
-/// Owns the process to its end: tells it when all it wrote has been read, so that the log is complete.
-async fn attend(
+/// Waits for the end of the process, and sends its status when all its output is in the log.
+async fn wait_for_end(
     mut child: Child,
     guarded: ProcessGuard,
     kill: Arc<Notify>,
     readers: [tokio::task::JoinHandle<()>; 2],
-    told: watch::Sender<Option<ExitStatus>>,
+    status_sender: watch::Sender<Option<ExitStatus>>,
 ) {
     let status = tokio::select! {
-        status = child.wait() => status,
-        () = kill.notified() => {
-            // It fails when the process has just gone by itself.
-            let _ = child.start_kill();
-            child.wait().await
-        }
-    };
+            status = child.wait() => status,
+            () = kill.notified() => {
+    // It fails when the process has just ended.
+                let _ = child.start_kill();
+                child.wait().await
+            }
+        };
     drop(guarded);
     for reader in readers {
         let _ = reader.await;
     }
-    let _ = told.send(Some(status.expect("a child can be waited for")));
+    let _ = status_sender.send(Some(status.expect("a child can be waited for")));
 }
 
 async fn exited(exit: &mut watch::Receiver<Option<ExitStatus>>) -> ExitStatus {
     let status = exit
         .wait_for(Option::is_some)
         .await
-        .expect("the process is attended to its end");
+        .expect("the task sends a status at the end");
     status.expect("it was waited for")
 }
 
@@ -312,13 +316,13 @@ fn failed(error: &Value) -> Outcome {
     }
 }
 
-/// `DRAIN_BINARY`, or `drain` in the folder of this profile: beside a program of ours, one above a test of ours.
+/// `DRAIN_BINARY`, or `drain` in the target folder: beside this program, or one above this test.
 pub fn drain_binary() -> PathBuf {
     if let Some(binary) = std::env::var_os("DRAIN_BINARY") {
         return PathBuf::from(binary);
     }
-    let ours = std::env::current_exe().expect("a running program has a path");
-    let found = ours
+    let program = std::env::current_exe().expect("a running program has a path");
+    let found = program
         .ancestors()
         .skip(1)
         .take(2)
@@ -326,8 +330,8 @@ pub fn drain_binary() -> PathBuf {
         .find(|path| path.is_file());
     found.unwrap_or_else(|| {
         panic!(
-            "no drain beside {}: `cargo build -p drain` builds it, DRAIN_BINARY names another",
-            ours.display()
+            "no drain beside {}: `cargo build -p drain` builds it, DRAIN_BINARY sets another path",
+            program.display()
         )
     })
 }

@@ -1,5 +1,6 @@
-//! The Lambda Runtime API, as far as a function needs it: one invocation at a time is handed out by
-//! `invocation/next` and answered by `response` or `error`.
+//! The part of the Lambda Runtime API that a function needs.
+//!
+//! `invocation/next` returns one invocation at a time; the function answers it with `response` or `error`.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,10 +13,10 @@ use axum::routing::{get, post};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
-/// What the function posted for one invocation: its answer, or the body of its error.
+/// Result of one invocation: the answer of the function, or the body of its error.
 pub type InvocationResult = Result<Value, Value>;
 
-/// One served API, for one process.
+/// A running API for one process.
 #[derive(Debug)]
 pub struct RuntimeApi {
     address: String,
@@ -39,7 +40,7 @@ struct Shared {
 }
 
 impl RuntimeApi {
-    /// Serves one on a free port.
+    /// Starts an API on a free port.
     pub async fn start() -> Self {
         let (invocations, waiting) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
@@ -52,7 +53,7 @@ impl RuntimeApi {
             .route("/2018-06-01/runtime/invocation/{id}/response", post(response))
             .route("/2018-06-01/runtime/invocation/{id}/error", post(error))
             .route("/2018-06-01/runtime/init/error", post(init_error))
-            // What Lambda allows a synchronous answer.
+            // Limit of Lambda for a synchronous answer.
             .layer(DefaultBodyLimit::max(6 * 1024 * 1024))
             .with_state(Arc::clone(&shared));
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0))
@@ -75,14 +76,15 @@ impl RuntimeApi {
         }
     }
 
-    /// As `AWS_LAMBDA_RUNTIME_API` takes it.
+    /// Address for `AWS_LAMBDA_RUNTIME_API`.
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// Hands `event` to the process when it asks next. The answer comes over the channel, which closes when there
-    /// will be none.
-    pub fn hand_out(&self, event: &Value, deadline: Duration) -> oneshot::Receiver<InvocationResult> {
+    /// Queues `event` for the next `invocation/next`.
+    ///
+    /// The channel receives the result. It closes when there will be none.
+    pub fn invoke(&self, event: &Value, deadline: Duration) -> oneshot::Receiver<InvocationResult> {
         let (posted, answer) = oneshot::channel();
         let end = SystemTime::now() + deadline;
         let deadline_ms = end
@@ -100,7 +102,7 @@ impl RuntimeApi {
         answer
     }
 
-    /// What the function posted to `init/error`, if it did.
+    /// Body that the function posted to `init/error`, if any.
     pub fn init_error(&self) -> Option<Value> {
         self.shared
             .init_error
@@ -117,7 +119,7 @@ impl Drop for RuntimeApi {
 }
 
 async fn next(State(shared): State<Arc<Shared>>) -> Response {
-    // Held over the await on purpose: a second poller waits for its turn.
+    // The lock is held over the await on purpose: a second poller waits for its turn.
     let Some(invocation) = shared.waiting.lock().await.recv().await else {
         return StatusCode::GONE.into_response();
     };
@@ -138,11 +140,11 @@ async fn next(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 async fn response(State(shared): State<Arc<Shared>>, Path(id): Path<String>, body: String) -> StatusCode {
-    post_one(&shared, &id, Ok(parse(&body)))
+    complete(&shared, &id, Ok(parse(&body)))
 }
 
 async fn error(State(shared): State<Arc<Shared>>, Path(id): Path<String>, body: String) -> StatusCode {
-    post_one(&shared, &id, Err(parse(&body)))
+    complete(&shared, &id, Err(parse(&body)))
 }
 
 async fn init_error(State(shared): State<Arc<Shared>>, body: String) -> StatusCode {
@@ -150,11 +152,11 @@ async fn init_error(State(shared): State<Arc<Shared>>, body: String) -> StatusCo
     StatusCode::ACCEPTED
 }
 
-fn post_one(shared: &Shared, id: &str, posted: InvocationResult) -> StatusCode {
+fn complete(shared: &Shared, id: &str, posted: InvocationResult) -> StatusCode {
     let mut running = shared.running.lock().unwrap_or_else(PoisonError::into_inner);
     match running.take_if(|(expected, _)| expected == id) {
         Some((_, waiting)) => {
-            // Nobody listens any more when the deadline has passed.
+            // The receiver is gone when the deadline has passed.
             let _ = waiting.send(posted);
             StatusCode::ACCEPTED
         }
@@ -162,7 +164,7 @@ fn post_one(shared: &Shared, id: &str, posted: InvocationResult) -> StatusCode {
     }
 }
 
-/// An answer that is no JSON is kept as text: the assertion that fails on it shows it.
+/// Parses a body. One that is not JSON is kept as text, for the message of the failing assertion.
 fn parse(body: &str) -> Value {
     serde_json::from_str(body).unwrap_or_else(|_| Value::String(body.to_owned()))
 }

@@ -1,23 +1,25 @@
-//! Certificates for a server of ours, made by `openssl`: two authorities that do not know each other, and a server
-//! certificate for the name `localhost` alone, signed by the first. `PGHOST=127.0.0.1` is then the wrong host.
+//! Certificates for TLS, created with `openssl`.
+//!
+//! There are two authorities. The first signs a server certificate for the name `localhost` only, so
+//! `PGHOST=127.0.0.1` is the wrong host.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Where the files lie.
+/// Paths of the files.
 #[derive(Debug, Clone)]
 pub struct Certificates {
-    /// The authority that signed the server's certificate.
+    /// Authority that signed the server's certificate.
     pub authority: PathBuf,
-    /// One that did not.
+    /// Another authority.
     pub stranger: PathBuf,
-    /// The server's certificate.
+    /// Certificate of the server.
     pub certificate: PathBuf,
-    /// Its private key.
+    /// Private key of the server.
     pub key: PathBuf,
 }
 
-/// The only host name in the server's certificate.
+/// Only host name in the server's certificate.
 pub const HOST: &str = "localhost";
 
 const SCRIPT: &str = r#"
@@ -33,7 +35,7 @@ openssl x509 -req -in server.csr -CA authority.pem -CAkey authority.key -CAcreat
 "#;
 
 impl Certificates {
-    /// Makes them in `folder`.
+    /// Creates the files in `folder`.
     pub fn make(folder: &Path) -> Self {
         let made = Command::new("sh")
             .args(["-c", SCRIPT, "certificates", HOST])

@@ -1,9 +1,10 @@
-//! Two servers of which one writes and the other follows it synchronously, and an endpoint that leads to the one that
-//! writes: what a Multi-AZ DB cluster is to the function. The writer can be killed, the standby promoted, the endpoint
-//! moves, and a new standby joins.
+//! A cluster of a primary and a synchronous standby, behind one endpoint.
 //!
-//! From PostgreSQL 17 on failover slots are synchronised to the standby, by PostgreSQL itself. Before, as on RDS, the
-//! files of a slot can be carried over.
+//! To the function it looks like a Multi-AZ DB cluster. The primary can be killed and the standby promoted.
+//! The endpoint moves to the new primary, and the old one rejoins as a standby.
+//!
+//! From PostgreSQL 17 on the server synchronises failover slots to the standby. For older versions the files
+//! of a slot can be copied to the standby, as RDS does it.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -14,13 +15,13 @@ use crate::postgres::tcp_proxy::TcpProxy;
 use crate::postgres::{ADMIN, Postgres, PostgresSettings};
 use crate::wait;
 
-/// As instances call themselves in `application_name`, and their slots at the writer.
+/// Names of the instances: `application_name`, and physical slot at the primary.
 const NAMES: [&str; 2] = ["one", "two"];
 
-/// Longer than any step takes on a slow machine.
+/// Limit for one step, long enough for a slow machine.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A writer, its standby, and the endpoint.
+/// A primary, its standby, and their endpoint.
 #[derive(Debug)]
 pub struct Cluster {
     instances: [Postgres; 2],
@@ -30,22 +31,22 @@ pub struct Cluster {
     replication_proxy: TcpProxy,
 }
 
-/// What of a slot reaches the standby with its file.
+/// Which files of a slot are copied to the standby.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SlotCopy {
-    /// Also the snapshots from which decoding goes on.
+    /// The slot, and the snapshots from which decoding resumes.
     Complete,
-    /// The file alone: after a promotion it may decode nothing, without an error.
+    /// The slot alone. After a promotion it may decode nothing, and reports no error.
     WithoutSnapshots,
 }
 
 impl Cluster {
-    /// Makes both. Ready when the standby follows: from then on a commit waits for its disk.
+    /// Starts both servers. From then on a commit waits for the disk of the standby.
     pub async fn start(mut settings: PostgresSettings) -> Self {
         settings.conf.push_str(
             "hot_standby_feedback = on\nwal_receiver_status_interval = '1s'\nwal_retrieve_retry_interval = '100ms'\n",
         );
-        // Both begin as copies of one empty cluster, so that the standby needs no backup.
+        // Both start with the same data directory, so the standby needs no backup.
         let standby = Postgres::create(&settings);
         let primary = Postgres::start(settings).await;
         let row = primary
@@ -54,7 +55,7 @@ impl Cluster {
             .query_one("show server_version_num", &[])
             .await;
         let number = row.map(|row| row.get::<_, String>(0).parse().unwrap_or(0));
-        let number: u32 = number.unwrap_or_else(|error| panic!("which version is it? {error:?}"));
+        let number: u32 = number.unwrap_or_else(|error| panic!("the server has no version: {error:?}"));
         let cluster = Self {
             endpoint: TcpProxy::open(primary.port()).await,
             replication_proxy: TcpProxy::open(primary.port()).await,
@@ -62,58 +63,62 @@ impl Cluster {
             writer: AtomicUsize::new(0),
             version: number / 10_000,
         };
-        cluster.follow().await;
+        cluster.start_standby().await;
         cluster
     }
 
-    /// The instance that writes, or wrote last.
+    /// The current primary, or the last one.
     pub fn primary(&self) -> &Postgres {
         &self.instances[self.writer.load(Ordering::SeqCst)]
     }
 
-    /// The other one.
+    /// The current standby, or the former primary after a failover.
     pub fn standby(&self) -> &Postgres {
         &self.instances[1 - self.writer.load(Ordering::SeqCst)]
     }
 
-    /// What a function connects to. It can be made to cut connections, too.
+    /// Endpoint of the cluster, to which the function connects. It can inject faults.
     pub fn endpoint(&self) -> &TcpProxy {
         &self.endpoint
     }
 
-    /// Between the standby and the primary: stalled to the client, the log does not arrive at the standby; to the server,
-    /// its acknowledgements do not arrive at the primary. Either way commits wait.
+    /// Proxy of the replication connection from the standby to the primary.
+    ///
+    /// Stalled to the client, the standby gets no WAL. Stalled to the server, the primary gets no
+    /// acknowledgements. In both cases commits wait.
     pub fn replication_proxy(&self) -> &TcpProxy {
         &self.replication_proxy
     }
 
-    /// By which variables a function finds a database, whichever instance writes.
+    /// Variables by which a function connects to a database through the endpoint.
     pub fn environment(&self, database: &str) -> [(String, String); 6] {
         Postgres::environment_at(self.endpoint.port(), database)
     }
 
-    /// Whether the server itself can keep slots on the standby.
+    /// Whether the server synchronises failover slots.
     pub fn has_failover_slots(&self) -> bool {
         self.version >= 17
     }
 
-    /// Waits until the failover slot stands on the standby where it stands now on the primary, and would outlive a
-    /// promotion. `step` has to move the slot forwards, again and again: an idle one never gets so far.
+    /// Waits until the standby has the failover slot at its current position, so that it survives a
+    /// promotion.
+    ///
+    /// `step` has to advance the slot each time: an idle slot is never synchronised.
     pub async fn wait_until_synced<F: Future<Output = ()>>(&self, slot: &str, step: impl Fn() -> F) {
         let (primary, standby) = (self.primary_admin().await, self.standby_admin().await);
-        let stands =
+        let position =
             format!("select confirmed_flush_lsn::text from pg_replication_slots where slot_name = '{slot}'");
         let synced = format!(
             "select synced and not temporary and invalidation_reason is null and confirmed_flush_lsn >= $1::text::pg_lsn
              from pg_replication_slots where slot_name = '{slot}'"
         );
-        let wanted: String = value(&primary, &stands)
+        let wanted: String = value(&primary, &position)
             .await
             .unwrap_or_else(|| panic!("there is no slot {slot}"));
         wait::until("the slot is synchronised", LIMIT, || async {
             query(&primary, "select pg_log_standby_snapshot()").await;
             step().await;
-            // The worker looks seldom where little happens; a reload wakes it.
+            // The worker sleeps long when little changes; a reload wakes it.
             query(&standby, "select pg_reload_conf()").await;
             let row = standby.query_opt(&synced, &[&wanted]).await;
             let row = row.unwrap_or_else(|error| panic!("{synced}: {error:?}"));
@@ -122,7 +127,7 @@ impl Cluster {
         .await;
     }
 
-    /// No slot is synchronised any more: those on the standby lag from now on.
+    /// Stops the synchronisation of slots: those on the standby lag from now on.
     pub async fn stop_slot_sync(&self) {
         let standby = self.standby_admin().await;
         query(&standby, "alter system set sync_replication_slots = off").await;
@@ -134,10 +139,11 @@ impl Cluster {
         .await;
     }
 
-    /// Puts the slot as it is now on the standby, as the files that it consists of: before 17 there is no other way, and
-    /// it is how RDS does it. The standby is shut down meanwhile, and no commit returns.
+    /// Copies the current files of a slot to the standby, as RDS does.
+    ///
+    /// Before PostgreSQL 17 there is no other way. The standby is down meanwhile, and no commit returns.
     pub async fn carry_slot(&self, slot: &str, copy: SlotCopy) {
-        // A slot is saved when it moved, but its last steps may be in memory only.
+        // The last positions of a slot may be in memory only; a checkpoint writes them to disk.
         query(&self.primary_admin().await, "checkpoint").await;
         self.standby().stop().await;
         let from = self.primary().data().display();
@@ -145,19 +151,19 @@ impl Cluster {
             SlotCopy::Complete => format!("cp -a '{from}'/pg_logical/snapshots pg_logical/"),
             SlotCopy::WithoutSnapshots => "rm -f pg_logical/snapshots/*".to_owned(),
         };
-        self.standby().order(&format!(
+        self.standby().run_shell(&format!(
             "rm -rf 'pg_replslot/{slot}' && cp -a '{from}/pg_replslot/{slot}' pg_replslot/ && {snapshots}"
         ));
-        self.standby().serve().await;
+        self.standby().start_process().await;
         self.wait_until_synchronous().await;
     }
 
-    /// Kills the primary and every process of it with -9. Nobody writes until [`Cluster::promote`].
+    /// Kills all processes of the primary with SIGKILL. There is no primary until [`Cluster::promote`].
     pub async fn kill_primary(&self) {
         self.primary().crash().await;
     }
 
-    /// The standby becomes the primary, which waits for nobody, and the endpoint leads to it.
+    /// Promotes the standby, and moves the endpoint to it. Its commits wait for no standby.
     pub async fn promote(&self) {
         let promoted = value(&self.standby_admin().await, "select pg_promote(true, 60)").await;
         assert_eq!(
@@ -177,8 +183,9 @@ impl Cluster {
         self.promote().await;
     }
 
-    /// After a failover: the instance that was killed becomes the standby of the other, by a backup while that one
-    /// writes.
+    /// Makes the killed instance the standby of the new primary.
+    ///
+    /// It takes a base backup while the primary writes.
     pub async fn rejoin(&self) {
         let primary = self.primary_admin().await;
         let (start, stop) = match self.version {
@@ -191,23 +198,23 @@ impl Cluster {
                 "select labelfile from pg_backup_stop(false)",
             ),
         };
-        self.reserve().await;
+        self.create_standby_slot().await;
         query(&primary, start).await;
         let to = self.standby().data().display();
-        // Files that change or vanish meanwhile are what the log is for; the log itself comes over the wire.
-        self.primary().order(&format!(
+        // Files may change or vanish meanwhile: WAL replay repairs them. The standby streams the WAL itself.
+        self.primary().run_shell(&format!(
             "rm -rf '{to}'/* && {{ tar c --warning=none --exclude='./pg_wal/*' --exclude='./pg_replslot/*' \
              --exclude=./postmaster.* --exclude=./postgresql.auto.conf . || :; }} | tar x -C '{to}'"
         ));
         let label: Option<String> = value(&primary, stop).await;
         let label = label.expect("a backup has a label");
         self.standby().write("backup_label", &label);
-        self.follow().await;
+        self.start_standby().await;
     }
 
-    /// Starts the standby on its cluster, and waits until commits wait for it.
-    async fn follow(&self) {
-        self.reserve().await;
+    /// Starts the standby, and waits until commits wait for it.
+    async fn start_standby(&self) {
+        self.create_standby_slot().await;
         self.replication_proxy.set_target(self.primary().port());
         self.replication_proxy.clear();
         let name = NAMES[1 - self.writer.load(Ordering::SeqCst)];
@@ -225,7 +232,7 @@ impl Cluster {
         );
         self.standby().write("postgresql.auto.conf", &conf);
         self.standby().write("standby.signal", "");
-        self.standby().serve().await;
+        self.standby().start_process().await;
         let primary = self.primary_admin().await;
         query(
             &primary,
@@ -243,8 +250,8 @@ impl Cluster {
         self.wait_until_synchronous().await;
     }
 
-    /// The primary keeps the log for the standby, from now on.
-    async fn reserve(&self) {
+    /// Creates the physical slot by which the primary keeps WAL for the standby.
+    async fn create_standby_slot(&self) {
         let name = NAMES[1 - self.writer.load(Ordering::SeqCst)];
         let sql = format!(
             "select pg_create_physical_replication_slot('{name}', true)
@@ -257,7 +264,7 @@ impl Cluster {
         let primary = self.primary_admin().await;
         let follows =
             "select count(*) from pg_stat_replication where state = 'streaming' and sync_state = 'sync'";
-        wait::until("the standby follows", LIMIT, || async {
+        wait::until("the standby is synchronous", LIMIT, || async {
             value(&primary, follows).await == Some(1_i64)
         })
         .await;
@@ -277,7 +284,7 @@ async fn query(client: &Client, sql: &str) {
     answered.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
 }
 
-/// The first column of the first row.
+/// First column of the first row.
 async fn value<T: for<'a> tokio_postgres::types::FromSql<'a>>(client: &Client, sql: &str) -> Option<T> {
     let row = client.query_opt(sql, &[]).await;
     row.unwrap_or_else(|error| panic!("{sql}: {error:?}"))

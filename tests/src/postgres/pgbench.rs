@@ -1,4 +1,4 @@
-//! pgbench: PostgreSQL's own writer of transactions, the standard TPC-B-like script.
+//! pgbench, the load generator of PostgreSQL, with its standard TPC-B-like script.
 
 use std::process::Stdio;
 
@@ -7,8 +7,10 @@ use tokio::process::{Child, Command};
 use crate::postgres::{ADMIN, Postgres};
 use crate::watchdog::ProcessGuard;
 
-/// The tables that its transactions change: one row of each of the first three, one new row in the last, which has
-/// no key.
+/// Tables of pgbench. A transaction updates one row in each of the first three, and inserts one into the
+/// last.
+///
+/// The last table has no key.
 pub const TABLES: [&str; 4] = [
     "pgbench_accounts",
     "pgbench_tellers",
@@ -16,7 +18,7 @@ pub const TABLES: [&str; 4] = [
     "pgbench_history",
 ];
 
-/// A running pgbench. It ends when it is dropped.
+/// A running pgbench. Dropping it ends the process.
 #[derive(Debug)]
 pub struct Pgbench {
     child: Child,
@@ -24,27 +26,27 @@ pub struct Pgbench {
 }
 
 impl Pgbench {
-    /// Creates and fills the tables: 100,000 accounts for each unit of `scale`.
+    /// Creates and fills the tables, with 100,000 accounts for each unit of `scale`.
     pub async fn init(postgres: &Postgres, database: &str, scale: u32) {
         let scale = scale.to_string();
         let running = start(postgres, database, &["-i", "-q", "-s", &scale]);
         running
             .finished()
             .await
-            .unwrap_or_else(|said| panic!("pgbench -i -s {scale}:\n{said}"));
+            .unwrap_or_else(|stderr| panic!("pgbench -i -s {scale}:\n{stderr}"));
     }
 
-    /// Starts it with these options, for example `["-c", "4", "-R", "500", "-T", "30"]`.
+    /// Starts pgbench with these options, for example `["-c", "4", "-R", "500", "-T", "30"]`.
     pub fn run(postgres: &Postgres, database: &str, options: &[&str]) -> Self {
         let mut all = vec!["-n"];
         all.extend(options);
         start(postgres, database, &all)
     }
 
-    /// Waits for its end.
+    /// Waits until it ends.
     ///
     /// # Errors
-    /// What it said on standard error, when it failed, as it does when its server goes.
+    /// It failed, for example because the server ended. The error is its standard error.
     pub async fn finished(self) -> Result<(), String> {
         let ended = self
             .child

@@ -1,5 +1,7 @@
-//! The programs of PostgreSQL: a server of each version, where the user whom it runs as can reach it, and an empty
-//! cluster of that version, which a process makes once and copies for each of its servers.
+//! Programs of PostgreSQL, and an empty data directory of each version.
+//!
+//! The server's user must be able to reach the programs. A process runs initdb once for each version, and
+//! copies the result for each server.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -9,13 +11,13 @@ use std::sync::{Mutex, OnceLock};
 use crate::postgres::ADMIN;
 use crate::watchdog::Watchdog;
 
-/// The major versions that servers can be of, beside Debian's.
+/// Major versions that are installed beside Debian's.
 pub const VERSIONS: [u32; 5] = [14, 15, 16, 17, 18];
 
-/// All of them, and Debian's.
+/// Number of installations: [`VERSIONS`] and Debian's.
 pub(crate) const KINDS: usize = 1 + VERSIONS.len();
 
-/// Which of [`KINDS`] a major version is; `None`: Debian's.
+/// Index of a major version among the [`KINDS`]; `None` is Debian's.
 pub(crate) fn kind(version: Option<u32>) -> usize {
     version.map_or(0, |version| {
         let known = VERSIONS.iter().position(|known| *known == version);
@@ -23,8 +25,9 @@ pub(crate) fn kind(version: Option<u32>) -> usize {
     })
 }
 
-/// The folder of Debian's programs, the only one with clients (`psql`, `pgbench` and their like): `PG_BIN`, or where
-/// Debian puts those of version 15.
+/// Folder of Debian's programs: `PG_BIN`, or the folder of version 15.
+///
+/// Only this one has client programs such as `psql` and `pgbench`.
 pub fn debian() -> PathBuf {
     let bin = std::env::var_os("PG_BIN").unwrap_or_else(|| "/usr/lib/postgresql/15/bin".into());
     let bin = PathBuf::from(bin);
@@ -36,21 +39,21 @@ pub fn debian() -> PathBuf {
     bin
 }
 
-/// The server of one version.
+/// Server programs of one version.
 #[derive(Debug)]
 pub(crate) struct Programs {
     bin: PathBuf,
-    /// A cluster that never ran.
+    /// Data directory that no server ever used.
     empty: PathBuf,
-    /// Lines that every configuration of this version needs.
+    /// Configuration lines that this version needs.
     conf: &'static str,
     wal2json: bool,
-    /// Its folder holds the cluster, and goes with the process.
+    /// Owns the folder of `empty`, which is removed with the process.
     _folder: Mutex<Watchdog>,
 }
 
 impl Programs {
-    /// Those of a major version; `None`: Debian's.
+    /// Programs of a major version; `None` is Debian's.
     pub(crate) fn of(version: Option<u32>) -> &'static Self {
         static ALL: [OnceLock<Programs>; KINDS] = [const { OnceLock::new() }; _];
         ALL[kind(version)].get_or_init(|| Self::make(version))
@@ -70,11 +73,11 @@ impl Programs {
             user = ADMIN.0,
             password = ADMIN.1,
         );
-        let made = folder.order(&initdb);
+        let made = folder.run(&initdb);
         made.unwrap_or_else(|printed| panic!("initdb failed:\n{printed}"));
-        // The minor releases that know this setting refuse wal2json without it, older ones refuse the setting.
+        // Minor releases that have this setting refuse wal2json without it; older ones refuse the setting.
         let known = format!("'{bin_path}/postgres' -D '{empty_path}' -C output_plugin_libraries 2>&1");
-        let conf = match folder.order(&known) {
+        let conf = match folder.run(&known) {
             Ok(_) => "output_plugin_libraries = 'pgoutput, test_decoding, wal2json'\n",
             Err(_) => "",
         };
@@ -88,40 +91,42 @@ impl Programs {
         }
     }
 
-    /// Where `postgres` is.
+    /// Folder of `postgres`.
     pub(crate) fn bin(&self) -> &Path {
         &self.bin
     }
 
-    /// What a configuration has to begin with.
+    /// Lines at the beginning of every configuration.
     pub(crate) fn conf(&self) -> &'static str {
         self.conf
     }
 
-    /// Whether the plugin wal2json is installed beside PostgreSQL's own.
+    /// Whether the plugin wal2json is installed.
     pub(crate) fn has_wal2json(&self) -> bool {
         self.wal2json
     }
 
-    /// Makes the cluster `data` in the folder of `watchdog`. Those of one version all have one system identifier.
+    /// Copies the empty data directory to `data`. All copies of one version have the same system identifier.
     pub(crate) fn copy_empty(&self, watchdog: &mut Watchdog, data: &Path) {
         let copy = format!(
             "cp -a --sparse=always '{}' '{}' 2>&1",
             self.empty.display(),
             data.display()
         );
-        let copied = watchdog.order(&copy);
-        copied.unwrap_or_else(|printed| panic!("the empty cluster cannot be copied:\n{printed}"));
+        let copied = watchdog.run(&copy);
+        copied.unwrap_or_else(|printed| panic!("cannot copy the empty data directory:\n{printed}"));
     }
 }
 
-/// A watchdog as a user that a server runs as: initdb and postgres refuse root. Its folder is in `SERVERS_IN`, where that is set.
+/// A watchdog that runs as a user who may start servers: initdb and postgres refuse root.
+///
+/// Its folder is in `SERVERS_IN`, if that variable is set.
 pub(crate) fn watchdog() -> Watchdog {
     let wanted = std::env::var_os("SERVERS_IN")
         .filter(|wanted| !wanted.is_empty())
         .map(PathBuf::from);
     match std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0) {
-        // It must be one that `postgres` can reach.
+        // The user `postgres` must be able to reach the folder.
         true => Watchdog::start(Some("postgres"), &wanted.unwrap_or_else(|| "/tmp".into())),
         false => Watchdog::start(None, &wanted.unwrap_or_else(std::env::temp_dir)),
     }
@@ -135,10 +140,10 @@ fn installed(version: u32) -> PathBuf {
         .unwrap_or_else(|_| panic!("no {}: `make tools-postgres` installs it", native.display()))
 }
 
-/// The same folder, or a copy of it when the user of the server cannot enter it: a project of root's is often closed.
+/// The same folder, or a copy when the server's user cannot enter it, as in a project of root.
 fn reachable(native: &Path, watchdog: &mut Watchdog) -> PathBuf {
     let enter = format!("'{}/bin/postgres' --version 2>&1", native.display());
-    if watchdog.order(&enter).is_ok() {
+    if watchdog.run(&enter).is_ok() {
         return native.to_owned();
     }
     let copy = watchdog.folder().join("native");

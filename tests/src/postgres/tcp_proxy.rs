@@ -1,5 +1,6 @@
-//! A TCP proxy on a port that does not change, before a server that may move: connections pass, and scenarios say when
-//! they are cut, stall, end in one direction or are refused.
+//! A TCP proxy on a fixed port, in front of a server that may move.
+//!
+//! It forwards connections. Scenarios reset, stall, half-close or refuse them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,29 +12,29 @@ use tokio::sync::watch;
 /// One direction of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
-    /// From whoever connected to the server.
+    /// From the client to the server.
     ToServer,
-    /// Back.
+    /// From the server to the client.
     ToClient,
 }
 
-/// What happens to all connections at once.
+/// A fault of all connections at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectionFault {
-    /// They are reset at both ends.
+    /// All connections are reset at both ends.
     Cut,
-    /// They are reset once so many more bytes, of all of them together, have gone this direction.
+    /// All connections are reset after this number of bytes in this direction, counted over all of them.
     CutAfter(Direction, u64),
-    /// They end this direction, as if the sender had closed it, and go on the other direction.
+    /// All connections end in this direction, as if the sender had closed it. The other direction continues.
     HalfClose(Direction),
-    /// For so long nothing goes this direction, and nobody hears of it.
+    /// Nothing is forwarded in this direction for this time. Neither end notices.
     Stall(Direction, Duration),
-    /// They are reset, and for so long new ones are too.
+    /// All connections are reset, and new ones too for this time.
     Refuse(Duration),
 }
 
 impl ConnectionFault {
-    /// Any of them, for at most `longest` where it lasts.
+    /// A random fault. One with a duration lasts at most `longest`.
     pub fn draw(random: &mut fastrand::Rng, longest: Duration) -> Self {
         let direction = if random.bool() {
             Direction::ToServer
@@ -43,7 +44,7 @@ impl ConnectionFault {
         let lasts = longest.mul_f64(random.f64());
         match random.u8(..5) {
             0 => Self::Cut,
-            // Of any length up to that of a large window.
+            // Up to the size of a large window.
             1 => {
                 let magnitude = random.u8(4..24);
                 Self::CutAfter(direction, random.u64(..1 << magnitude))
@@ -55,20 +56,20 @@ impl ConnectionFault {
     }
 }
 
-/// What connections look at, all the time.
+/// State that all connections watch.
 #[derive(Debug, Clone, Copy)]
 struct State {
     port: u16,
     refuses: bool,
     stalled: [bool; 2],
-    /// How often they were cut, and closed in each direction: who was there before has to go.
+    /// Number of resets, and of half-closes in each direction. They concern the connections that are older.
     cuts: u64,
     closed: [u64; 2],
-    /// Bytes that still pass until all are cut.
+    /// Bytes left in each direction until all connections are reset.
     left: [Option<u64>; 2],
 }
 
-/// An open proxy. It ends, with all its connections, when it is dropped.
+/// An open proxy. Dropping it closes all its connections.
 #[derive(Debug)]
 pub struct TcpProxy {
     port: u16,
@@ -77,7 +78,7 @@ pub struct TcpProxy {
 }
 
 impl TcpProxy {
-    /// Opens one before the server at this port of 127.0.0.1.
+    /// Opens a proxy in front of the server at this port of 127.0.0.1.
     pub async fn open(port: u16) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0))
             .await
@@ -99,12 +100,12 @@ impl TcpProxy {
         }
     }
 
-    /// Where it listens.
+    /// Port of the proxy.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Connects from now on to the server at this port. Who is connected stays where he is.
+    /// Connects new connections to the server at this port. Existing connections stay.
     pub fn set_target(&self, port: u16) {
         self.state.send_modify(|state| state.port = port);
     }
@@ -114,25 +115,26 @@ impl TcpProxy {
         self.state.send_modify(|state| state.cuts += 1);
     }
 
-    /// Lets `bytes` more pass this direction, of all connections together, and then resets all of them.
+    /// Resets all connections after `bytes` more in this direction, counted over all of them.
     pub fn cut_after(&self, direction: Direction, bytes: u64) {
         self.state
             .send_modify(|state| state.left[direction as usize] = Some(bytes));
     }
 
-    /// Ends all connections this direction; the other direction goes on.
+    /// Ends all connections in this direction. The other direction continues.
     pub fn half_close(&self, direction: Direction) {
         self.state
             .send_modify(|state| state.closed[direction as usize] += 1);
     }
 
-    /// Forwards nothing this direction until [`TcpProxy::clear`], neither bytes nor the end of a connection.
+    /// Forwards nothing in this direction until [`TcpProxy::clear`], neither bytes nor the end of a
+    /// connection.
     pub fn stall(&self, direction: Direction) {
         self.state
             .send_modify(|state| state.stalled[direction as usize] = true);
     }
 
-    /// Resets all connections, and new ones as soon as they are made, until [`TcpProxy::clear`].
+    /// Resets all connections, and each new one, until [`TcpProxy::clear`].
     pub fn refuse(&self) {
         self.state.send_modify(|state| {
             state.refuses = true;
@@ -140,7 +142,7 @@ impl TcpProxy {
         });
     }
 
-    /// Everything passes again.
+    /// Removes all faults.
     pub fn clear(&self) {
         self.state.send_modify(|state| {
             state.refuses = false;
@@ -149,7 +151,7 @@ impl TcpProxy {
         });
     }
 
-    /// Lets a fault happen, and its time pass. One that lasts ends all others too.
+    /// Injects a fault, and waits for its duration. The end of a fault with a duration removes all faults.
     pub async fn inject(&self, fault: ConnectionFault) {
         let lasts = match fault {
             ConnectionFault::Cut => return self.cut(),
@@ -176,25 +178,25 @@ impl Drop for TcpProxy {
 }
 
 async fn serve(listener: TcpListener, state: Arc<watch::Sender<State>>) {
-    // Dropped with this task, so that no connection outlives its proxy.
+    // Dropped with this task, so no connection outlives its proxy.
     let mut connections = tokio::task::JoinSet::new();
     loop {
         let Ok((client, _)) = listener.accept().await else {
             return;
         };
-        let born = *state.borrow();
-        if born.refuses {
+        let initial = *state.borrow();
+        if initial.refuses {
             reset(&client);
             continue;
         }
-        connections.spawn(connect(client, born, Arc::clone(&state)));
+        connections.spawn(connect(client, initial, Arc::clone(&state)));
         while connections.try_join_next().is_some() {}
     }
 }
 
-/// One connection, to its end.
-async fn connect(mut client: TcpStream, born: State, state: Arc<watch::Sender<State>>) {
-    let Ok(mut server) = TcpStream::connect(("127.0.0.1", born.port)).await else {
+/// Forwards one connection to its end.
+async fn connect(mut client: TcpStream, initial: State, state: Arc<watch::Sender<State>>) {
+    let Ok(mut server) = TcpStream::connect(("127.0.0.1", initial.port)).await else {
         return reset(&client);
     };
     let _ = client.set_nodelay(true).and_then(|()| server.set_nodelay(true));
@@ -203,11 +205,11 @@ async fn connect(mut client: TcpStream, born: State, state: Arc<watch::Sender<St
     let mut watched = state.subscribe();
     let whole = tokio::select! {
         biased;
-        _ = watched.wait_for(|now| now.cuts != born.cuts) => Err(()),
+        _ = watched.wait_for(|now| now.cuts != initial.cuts) => Err(()),
         both = async {
             tokio::try_join!(
-                forward(Direction::ToServer, &mut from_client, &mut to_server, born, &state),
-                forward(Direction::ToClient, &mut from_server, &mut to_client, born, &state),
+                forward(Direction::ToServer, &mut from_client, &mut to_server, initial, &state),
+                forward(Direction::ToClient, &mut from_server, &mut to_client, initial, &state),
             )
         } => both.map(|_| ()),
     };
@@ -217,19 +219,19 @@ async fn connect(mut client: TcpStream, born: State, state: Arc<watch::Sender<St
     }
 }
 
-/// Forwards one direction until its end, and the end as well; fails when an end of the connection is broken.
+/// Forwards one direction and its end; fails when an end of the connection is broken.
 async fn forward(
     direction: Direction,
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
-    born: State,
+    initial: State,
     state: &watch::Sender<State>,
 ) -> Result<(), ()> {
     let mut watched = state.subscribe();
     let mut buffer = vec![0; 64 << 10];
     loop {
         let now = *watched.borrow_and_update();
-        if now.closed[direction as usize] != born.closed[direction as usize] {
+        if now.closed[direction as usize] != initial.closed[direction as usize] {
             break;
         }
         let read = tokio::select! {
@@ -250,7 +252,7 @@ async fn forward(
     to.shutdown().await.map_err(|_| ())
 }
 
-/// How many of `bytes` may pass, and whether it ends with them.
+/// Number of these bytes to forward, and whether the connection is reset after them.
 fn allowance(direction: Direction, bytes: usize, state: &watch::Sender<State>) -> (usize, bool) {
     let mut allowed = (bytes, false);
     state.send_if_modified(|state| {
@@ -265,7 +267,7 @@ fn allowance(direction: Direction, bytes: usize, state: &watch::Sender<State>) -
     allowed
 }
 
-/// Closes at once and tells the other side that it was no orderly end, when the socket is dropped.
+/// Makes the drop of the socket send a reset instead of an orderly end.
 fn reset(socket: &TcpStream) {
     let _ = socket.set_zero_linger();
 }

@@ -1,39 +1,43 @@
-//! What a fake Kinesis does wrong, drawn from a seed.
+//! Faults that a fake Kinesis injects, generated from a seed.
 
 use std::time::Duration;
 
-/// How often what goes wrong: shares of all requests, or of all records, from 0 to 1. None of it by default.
+/// Probabilities of faults, from 0 to 1.
+///
+/// They are shares of all requests, or of all records. The default is no fault.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Faults {
-    /// Draws everything. The same seed draws the same for the same requests in the same order.
+    /// Seed of all faults. The same seed gives the same faults for the same requests in the same order.
     pub seed: u64,
-    /// Records that are refused because their shard takes no more.
+    /// Records that are refused because their shard is throttled.
     pub throttled_records: f64,
     /// Records that are refused with an internal failure.
     pub failed_records: f64,
-    /// Requests that are throttled as a whole; nothing is applied.
+    /// Requests that are throttled as a whole. Nothing is applied.
     pub throttled_requests: f64,
-    /// Requests that are answered with status 500; half of them were applied.
+    /// Requests that are answered with status 500. Half of them are applied.
     pub failed_requests: f64,
-    /// Requests whose connection is cut in place of the answer, after they were applied.
+    /// Requests whose connection is cut instead of the answer, after they were applied.
     pub cut_answers: f64,
     /// Requests whose connection is cut before they were applied.
     pub cut_requests: f64,
-    /// Requests that were applied and whose answer tells of a part of the records only.
+    /// Requests that are applied, and whose answer omits the last records.
     pub short_answers: f64,
-    /// Requests that take longer: half of them before they are applied, half of them before they are answered.
+    /// Requests that are delayed: half of them before they are applied, half before they are answered.
     pub slow_requests: f64,
-    /// How much longer, at most.
+    /// Longest delay.
     pub slowest: Duration,
-    /// Requests just before which a shard is split, or two are merged.
+    /// Requests before which a shard is split, or two are merged.
     pub reshards: f64,
-    /// How many answers of ListShards after a reshard show the shards of before.
+    /// Number of ListShards answers after a reshard that still show the old shards.
     pub stale_maps: u32,
 }
 
 impl Faults {
-    /// The faults of one seed: some of every kind, the kinds more or less often. Not so often that a key which has every
-    /// tenth event, and so one request after the other, takes minutes.
+    /// Faults of every kind, with probabilities from one seed.
+    ///
+    /// They are small enough that the hottest key does not take minutes: it has every tenth event, and so
+    /// sends one request after the other.
     pub fn of_seed(seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut share = |most: f64| most * random.f64();
@@ -53,7 +57,7 @@ impl Faults {
         }
     }
 
-    /// All of it so many times as often, but for how long requests take and maps are stale.
+    /// The same faults with all probabilities multiplied by `times`. Delays and stale answers are unchanged.
     pub fn times(self, times: f64) -> Self {
         Self {
             throttled_records: self.throttled_records * times,
@@ -70,19 +74,19 @@ impl Faults {
     }
 }
 
-/// What becomes of one request.
+/// Outcome of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RequestOutcome {
     Passes,
     Throttled,
-    /// Whether it is applied.
+    /// Status 500; true when it is applied.
     Failed(bool),
     CutAnswer,
     CutRequest,
     ShortAnswer,
 }
 
-/// What becomes of one record.
+/// Outcome of one record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RecordOutcome {
     Put,
@@ -90,7 +94,7 @@ pub(super) enum RecordOutcome {
     Failed,
 }
 
-/// When a request waits, and how long.
+/// Delay of one request.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum RequestDelay {
     No,
@@ -98,7 +102,7 @@ pub(super) enum RequestDelay {
     BeforeAnswer(Duration),
 }
 
-/// Draws faults.
+/// Generator of faults.
 #[derive(Debug)]
 pub(super) struct FaultGenerator {
     faults: Faults,

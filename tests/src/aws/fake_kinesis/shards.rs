@@ -1,4 +1,4 @@
-//! The shards of a fake Kinesis, closed ones included, and what lies in them.
+//! Shards of a fake Kinesis with their records, closed shards included.
 
 use std::time::{Duration, Instant};
 
@@ -6,14 +6,14 @@ use serde_json::{Value, json};
 
 use crate::aws::hash_range::HashRange;
 
-/// Bytes and records that a shard takes in a second, if its fake Kinesis enforces that.
+/// Limits of a shard for one second, if the fake Kinesis enforces them.
 const BYTES_A_SECOND: usize = 1 << 20;
 const RECORDS_A_SECOND: usize = 1_000;
 
-/// A record that arrived.
+/// A stored record.
 #[derive(Debug)]
 pub(super) struct StoredRecord {
-    /// Counted from 1, over all shards.
+    /// Ordinal number, counted from 1 over all shards.
     pub(super) number: u64,
     pub(super) partition_key: String,
     pub(super) data: Vec<u8>,
@@ -22,13 +22,13 @@ pub(super) struct StoredRecord {
 #[derive(Debug)]
 pub(super) struct Shard {
     pub(super) range: HashRange,
-    /// The one it was split from, or the two it was merged from.
+    /// The shard from which it was split, or the two from which it was merged.
     parents: Vec<usize>,
     open: bool,
     pub(super) records: Vec<StoredRecord>,
-    /// The second that runs, and what it has brought.
+    /// Start of the current second, and its bytes and records.
     second: Option<Instant>,
-    taken: (usize, usize),
+    used: (usize, usize),
 }
 
 impl Shard {
@@ -39,34 +39,34 @@ impl Shard {
             open: true,
             records: Vec::new(),
             second: None,
-            taken: (0, 0),
+            used: (0, 0),
         }
     }
 
-    /// Whether it takes so many bytes more within its second.
+    /// Whether a record of this size fits into the current second; counts it if so.
     pub(super) fn has_room(&mut self, now: Instant, bytes: usize) -> bool {
         if self
             .second
             .is_none_or(|began| now - began >= Duration::from_secs(1))
         {
-            (self.second, self.taken) = (Some(now), (0, 0));
+            (self.second, self.used) = (Some(now), (0, 0));
         }
-        let taken = (self.taken.0 + bytes, self.taken.1 + 1);
-        let room = taken.0 <= BYTES_A_SECOND && taken.1 <= RECORDS_A_SECOND;
+        let used = (self.used.0 + bytes, self.used.1 + 1);
+        let room = used.0 <= BYTES_A_SECOND && used.1 <= RECORDS_A_SECOND;
         if room {
-            self.taken = taken;
+            self.used = used;
         }
         room
     }
 }
 
-/// All shards, a shard before its children. A shard's number is its place.
+/// All shards, a shard before its children. The number of a shard is its index.
 #[derive(Debug)]
 pub(super) struct Shards {
     pub(super) all: Vec<Shard>,
-    /// As ListShards last listed them.
+    /// Last answer of ListShards.
     listed: Vec<Value>,
-    /// How many more times it tells that.
+    /// Number of further ListShards answers that repeat it.
     stale: u32,
     pub(super) reshards: u64,
 }
@@ -85,23 +85,23 @@ impl Shards {
         shards
     }
 
-    /// The shard that takes records with this hash now.
+    /// Number of the open shard for this hash key.
     pub(super) fn holding(&self, hash: u128) -> usize {
         let found = self
             .all
             .iter()
             .position(|shard| shard.open && shard.range.contains(hash));
-        found.expect("the open shards hold all hash keys")
+        found.expect("the open shards cover all hash keys")
     }
 
-    /// The numbers of the open shards, in the order of their ranges.
+    /// Numbers of the open shards, in the order of their ranges.
     pub(super) fn open(&self) -> Vec<usize> {
         let mut open: Vec<usize> = (0..self.all.len()).filter(|at| self.all[*at].open).collect();
         open.sort_by_key(|at| self.all[*at].range.first);
         open
     }
 
-    /// Closes a shard, and opens two in its place. Does nothing to one that is closed.
+    /// Closes a shard, and opens two children. Does nothing when it is closed already.
     pub(super) fn split(&mut self, shard: usize, stale: u32) {
         if !self.all[shard].open {
             return;
@@ -112,7 +112,7 @@ impl Shards {
         self.close(&[shard], stale);
     }
 
-    /// Closes two shards, and opens one in their place. Does nothing unless both are open, and the second follows the first.
+    /// Closes two shards, and opens one child. Does nothing unless both are open and adjacent.
     pub(super) fn merge(&mut self, one: usize, other: usize, stale: u32) {
         let (first, second) = (&self.all[one], &self.all[other]);
         if !first.open || !second.open || first.range.last.checked_add(1) != Some(second.range.first) {
@@ -134,10 +134,10 @@ impl Shards {
         self.reshards += 1;
     }
 
-    /// Splits or merges, as drawn.
+    /// Splits or merges random shards.
     pub(super) fn reshard(&mut self, random: &mut fastrand::Rng, stale: u32) {
         let open = self.open();
-        // Between one and thirty-two of them.
+        // The number of open shards stays between 1 and 32.
         if open.len() < 2 || (open.len() < 32 && random.bool()) {
             return self.split(open[random.usize(..open.len())], stale);
         }
@@ -145,8 +145,9 @@ impl Shards {
         self.merge(open[at - 1], open[at], stale);
     }
 
-    /// The shards as ListShards tells them, which may be those of before a reshard.
-    /// A later page goes on with what the first one listed.
+    /// Shards as ListShards answers, possibly those before a reshard.
+    ///
+    /// A later page continues the answer of the first one.
     pub(super) fn list(&mut self, first_page: bool) -> &[Value] {
         match self.stale {
             _ if !first_page => {}
@@ -183,7 +184,7 @@ impl Shards {
     }
 }
 
-/// As Kinesis calls the shard of that number.
+/// Shard id of a number.
 pub(super) fn id(number: usize) -> String {
     format!("shardId-{number:012}")
 }

@@ -1,5 +1,6 @@
-//! PutRecords on its way through a fault proxy: the partial failures that no emulator makes, and the requests of 10 MiB that none
-//! takes.
+//! PutRecords through a fault proxy.
+//!
+//! The proxy adds what emulators lack: partial failures, and requests of up to 10 MiB.
 
 use axum::body::{Body, Bytes, to_bytes};
 use hyper::Response;
@@ -11,7 +12,7 @@ use crate::aws::endpoint::{self, Cut};
 use crate::aws::put_log::InFlightRecords;
 use crate::aws::put_records::PutRecordsRequest;
 
-/// Writes the request down, and its records into flight.
+/// Logs a request, and marks its records as in flight until the returned value is dropped.
 pub(super) fn note(shared: &Shared, body: &Bytes) -> InFlightRecords {
     let request = parse(body);
     let data: Vec<Vec<u8>> = request
@@ -27,13 +28,13 @@ pub(super) fn note(shared: &Shared, body: &Bytes) -> InFlightRecords {
 
 fn parse(body: &Bytes) -> PutRecordsRequest<'_> {
     PutRecordsRequest::parse(body)
-        .unwrap_or_else(|error| panic!("a PutRecords that is not application/x-amz-json-1.1: {error}"))
+        .unwrap_or_else(|error| panic!("this PutRecords is not application/x-amz-json-1.1: {error}"))
 }
 
-/// Forwards a request: but for the records that a flaky fault proxy fails, and in parts where the emulator takes no more at once.
+/// Forwards a request without the records that a flaky proxy fails, in parts that the emulator accepts.
 pub(super) async fn forward(shared: &Shared, head: &Parts, body: Bytes) -> Result<Response<Body>, Cut> {
     let sizes: Vec<usize> = parse(&body).records.iter().map(|entry| entry.bytes()).collect();
-    let fails = victims(shared, sizes.len());
+    let fails = failed_records(shared, sizes.len());
     let parts = parts(&sizes, &fails, shared.most_bytes.unwrap_or(usize::MAX));
     if parts.len() <= 1 && !fails.contains(&true) {
         return shared.forward(head, body).await;
@@ -50,15 +51,15 @@ pub(super) async fn forward(shared: &Shared, head: &Parts, body: Bytes) -> Resul
             if number == 0 {
                 return Ok(answer);
             }
-            // Those before it are applied; the rest stays failed.
+            // Earlier parts are applied. The records of this part and of later ones stay failed.
             break;
         }
         let answer = to_bytes(answer.into_body(), usize::MAX).await.map_err(|_| Cut)?;
         let mut answer: Value = serde_json::from_slice(&answer).map_err(|_| Cut)?;
-        // An answer may be shorter than its request: what it does not tell of stays failed.
-        let told = answer["Records"].as_array_mut().into_iter().flatten();
-        for (index, told) in part.into_iter().zip(told) {
-            answers[index] = told.take();
+        // An answer may be shorter than its request. The records that it omits stay failed.
+        let results = answer["Records"].as_array_mut().into_iter().flatten();
+        for (index, result) in part.into_iter().zip(results) {
+            answers[index] = result.take();
         }
     }
     let failed = answers.iter().filter(|it| !it["ErrorCode"].is_null()).count();
@@ -66,8 +67,8 @@ pub(super) async fn forward(shared: &Shared, head: &Parts, body: Bytes) -> Resul
     Ok(endpoint::json(answer.to_string()))
 }
 
-/// Which of so many records fail by themselves.
-fn victims(shared: &Shared, records: usize) -> Vec<bool> {
+/// For each of the records, whether a flaky proxy fails it.
+fn failed_records(shared: &Shared, records: usize) -> Vec<bool> {
     match shared.state().flaky.as_mut() {
         Some(flaky) => (0..records)
             .map(|_| flaky.random.u8(..100) < flaky.percent)
@@ -76,7 +77,8 @@ fn victims(shared: &Shared, records: usize) -> Vec<bool> {
     }
 }
 
-/// The records that pass, by their index, in requests of at most `most_bytes` each. One that is larger goes alone.
+/// Indices of the records to forward, grouped into requests of at most `most_bytes`. A larger record is
+/// alone.
 fn parts(sizes: &[usize], fails: &[bool], most_bytes: usize) -> Vec<Vec<usize>> {
     let (mut parts, mut bytes): (Vec<Vec<usize>>, usize) = (Vec::new(), 0);
     for (index, size) in sizes.iter().enumerate().filter(|(index, _)| !fails[*index]) {

@@ -1,13 +1,14 @@
-//! The benchmark: one backlog, drained by Spillway and read by PostgreSQL's own programs, side by side in one run. Times
-//! on a shared machine are noisy, so what counts is the ratio to `pg_recvlogical`, which streams the same changes into
-//! /dev/null.
+//! The benchmark: one backlog, drained by Spillway and read by PostgreSQL's own programs, side by side in one
+//! run. Times on a shared machine are noisy, so what counts is the ratio to `pg_recvlogical`, which streams
+//! the same changes into /dev/null.
 //!
-//! A second table tells what a change costs in the stream: records, bytes and put units, without and with aggregation, beside
-//! what it costs to send each message of wal2json with a PutRecord of its own.
+//! A second table tells what a change costs in the stream: records, bytes and put units, without and with
+//! aggregation, beside what it costs to send each message of wal2json with a PutRecord of its own.
 //!
 //! At last a table of `ROWS` (500,000) is backfilled, beside psql, which copies it into /dev/null.
 //!
-//! `TRANSACTIONS` (default 200,000) is the size of the backlog: updates of one row each, spread over a million keys.
+//! `TRANSACTIONS` (default 200,000) is the size of the backlog: updates of one row each, spread over a
+//! million keys.
 
 use std::io::Write as _;
 use std::process::Stdio;
@@ -181,7 +182,8 @@ struct OneByOne {
     took: Duration,
 }
 
-/// Counts what it costs to send each message of wal2json with a PutRecord of its own, all under one key; puts some of them so.
+/// Counts what it costs to send each message of wal2json with a PutRecord of its own, all under one key; puts
+/// some of them so.
 async fn one_by_one(admin: &tokio_postgres::Client, kinesis: &Kinesis) -> OneByOne {
     const KEY: &str = "default";
     let sql = "select data from pg_logical_slot_peek_changes('wal2json', null, null, 'format-version', '2', 'include-transaction', 'false')";

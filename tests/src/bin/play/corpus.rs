@@ -1,6 +1,6 @@
-//! Writes the inputs that fuzzing starts from, into the folder that is its argument: for each of the three plugins what a real
-//! PostgreSQL sends for a workload that has something of everything, what the catalog says then, and the checkpoints that real
-//! drains store.
+//! Writes the inputs that fuzzing starts from, into the folder that is its argument: for each of the three
+//! plugins what a real PostgreSQL sends for a workload that has something of everything, what the catalog
+//! says then, and the checkpoints that real drains store.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -181,7 +181,8 @@ async fn described(client: &Client) -> String {
         + "\n"
 }
 
-/// The checkpoint after a first drain, after one that found something, and after one that ended inside a transaction.
+/// The checkpoint after a first drain, after one that found something, and after one that ended inside a
+/// transaction.
 async fn checkpoints(folder: &Path) {
     for plugin in Plugin::ALL {
         let fixture = Fixture::new(plugin).await;

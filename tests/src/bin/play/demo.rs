@@ -1,10 +1,10 @@
-//! The whole way in a minute: pgbench writes into a real PostgreSQL, ticks of the real binary drain its slot into
-//! Kinesis, a backfill beside them brings the rows that were there before, the server is killed half-way, and at the end a
-//! consumer rebuilds every row from the stream and compares each with PostgreSQL. It succeeds only when all are the same and
-//! none is missing.
+//! The whole way in a minute: pgbench writes into a real PostgreSQL, ticks of the real binary drain its slot
+//! into Kinesis, a backfill beside them brings the rows that were there before, the server is killed
+//! half-way, and at the end a consumer rebuilds every row from the stream and compares each with PostgreSQL.
+//! It succeeds only when all are the same and none is missing.
 //!
-//! `PLUGIN` chooses the output plugin, `AGGREGATION` and `ENVELOPE` are handed to the function. `DEMO_FAULT=drop` loses one event on its way to the consumer, which must make
-//! the verdict fail.
+//! `PLUGIN` chooses the output plugin, `AGGREGATION` and `ENVELOPE` are handed to the function.
+//! `DEMO_FAULT=drop` loses one event on its way to the consumer, which must make the verdict fail.
 
 mod screen;
 mod verdict;
@@ -25,11 +25,13 @@ use screen::{Screen, Tone};
 
 const DATABASE: &str = "pgbench";
 const STREAM: &str = "etl_demo";
-/// pgbench's rows of history have no key, and there is one branch: each is one lane, whose records go one after the other.
+/// pgbench's rows of history have no key, and there is one branch: each is one lane, whose records go one
+/// after the other.
 const TRANSACTIONS_A_SECOND: &str = "200";
 /// Of each of the two runs of pgbench.
 const WRITE_SECONDS: u64 = 10;
-/// The tables that were filled before the slot was made. That of history is empty then, and has no key to read it by.
+/// The tables that were filled before the slot was made. That of history is empty then, and has no key to
+/// read it by.
 const FILLED: [&str; 3] = ["pgbench_accounts", "pgbench_tellers", "pgbench_branches"];
 /// The tick that asks for their backfill instead.
 const BACKFILL: usize = 3;
@@ -248,7 +250,8 @@ impl Demo<'_> {
         }
     }
 
-    /// The report of the last tick. `None`: the slot does not get empty, the backfill does not end, or a tick fails.
+    /// The report of the last tick. `None`: the slot does not get empty, the backfill does not end, or a tick
+    /// fails.
     async fn tick_until_empty(&self) -> Option<Value> {
         for _ in 0..30 {
             let report = self.tick().await?;

@@ -1,6 +1,7 @@
-//! One transaction of `MEGABYTES` (1100) through invocations of `DEADLINE` (60) seconds each, in a function of `MEMORY` (128) MiB, with `PLUGIN`
-//! (`pgoutput`) and `AGGREGATION` (`none`). Every change must arrive, with the position that the server's own peek tells. Exits with 1 when
-//! one did not, when one came twice, or when the function's memory was not enough.
+//! One transaction of `MEGABYTES` (1100) through invocations of `DEADLINE` (60) seconds each, in a function
+//! of `MEMORY` (128) MiB, with `PLUGIN` (`pgoutput`) and `AGGREGATION` (`none`). Every change must arrive,
+//! with the position that the server's own peek tells. Exits with 1 when one did not, when one came twice, or
+//! when the function's memory was not enough.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};

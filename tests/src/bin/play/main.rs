@@ -1,4 +1,5 @@
-//! What is played on the library of real parts, by name: `play demo`. One program, so that its parts are linked once.
+//! What is played on the library of real parts, by name: `play demo`. One program, so that its parts are
+//! linked once.
 
 mod backfill;
 mod bench;

@@ -86,8 +86,8 @@ pub(crate) async fn pronounce(
             differences.to_string(),
         ];
         table.push([name.to_owned()].into_iter().chain(numbers).collect());
-        // Each transaction changes one row of each table. An update that is lost and followed by another of the same
-        // row would not show in the row.
+        // Each transaction changes one row of each table. An update that is lost and followed by another of
+        // the same row would not show in the row.
         if seen != transactions {
             reasons.push(format!(
                 "{name}: {transactions} transactions made as many changes, the stream has {seen}"
