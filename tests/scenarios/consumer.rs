@@ -99,7 +99,8 @@ async fn a_consumer_rebuilds_rows_and_drops_duplicates() {
     );
 }
 
-/// What a consumer makes of events of `public.t`, each under the key of its row, and of others under a key of their own.
+/// What a consumer makes of events of `public.t`, each under the key of its row, and of others under a key of
+/// their own.
 fn rebuilt(events: &[Vec<u8>]) -> Vec<Value> {
     let mut delivery = Delivery::default();
     for data in events {

@@ -1,5 +1,5 @@
-//! An update that changes the key is a delete of the old key and then a create of the new one, each in the lane of its
-//! own key.
+//! An update that changes the key is a delete of the old key and then a create of the new one, each in the
+//! lane of its own key.
 
 use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
 use serde_json::{Value, json};
@@ -201,7 +201,8 @@ async fn keys_that_all_move_by_one_arrive_as_they_are_in_the_end() {
     .await;
 }
 
-/// A constraint that is checked at the end lets two rows have one key meanwhile, so such a key tells no rows apart.
+/// A constraint that is checked at the end lets two rows have one key meanwhile, so such a key tells no rows
+/// apart.
 async fn rows_that_swap_keys_under_a_deferred_constraint_are_both_kept() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;

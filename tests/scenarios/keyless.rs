@@ -1,5 +1,5 @@
-//! Rows that no key tells apart travel in the lane of their table, in order. What tells rows apart is the replica
-//! identity; with the whole row as identity it is the primary key, where there is one.
+//! Rows that no key tells apart travel in the lane of their table, in order. What tells rows apart is the
+//! replica identity; with the whole row as identity it is the primary key, where there is one.
 
 use scenarios::consumer::Delivery;
 use scenarios::fixture::{Fixture, Plugin};

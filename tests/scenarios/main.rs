@@ -1,12 +1,13 @@
-//! Every scenario: black box, against the real binary, a real PostgreSQL and doubles of AWS over HTTP.
+//! All scenarios: black-box tests of the real binary, with a real PostgreSQL and emulators of AWS over HTTP.
 //!
-//! One file per promise. A scenario is an `async fn()` whose name is a sentence and whose panic is its report.
+//! One file per promise. A scenario is an `async fn()` whose name is a sentence and whose panic is its
+//! report.
 //!
-//! To add a file, write its `mod` line here and a [`scenarios!`] list in the file. The compiler reports a function
-//! that no list names, and [`main`] refuses to run while a file has no `mod` line. Scenario files do not import each
-//! other: what they share is in [`support`].
+//! To add a file, write its `mod` line here and a [`scenarios!`] list in the file. The compiler reports a
+//! function that no list names, and [`main`] refuses to run while a file has no `mod` line. Scenario files do
+//! not import each other: what they share is in [`support`].
 
-// The panic of a scenario is its report, and these are no #[test] functions that clippy would know.
+// A panic is the report of a scenario, and clippy allows it only in #[test] functions.
 #![allow(clippy::unwrap_used)]
 
 mod acknowledged;
@@ -66,7 +67,7 @@ use std::time::Duration;
 
 use libtest_mimic::{Arguments, Trial};
 
-/// Longer than any scenario takes on a slow machine: one that hangs fails by name.
+/// Limit for a scenario on a slow machine. One that hangs fails by name.
 const LIMIT: Duration = Duration::from_secs(300);
 
 /// One list of scenarios in one file.
@@ -94,7 +95,8 @@ macro_rules! scenarios {
 
 /// Registers functions of this file that take a server version, once for each version that is installed.
 ///
-/// Such a scenario is called `module::function_on_VERSION`. A list may begin with the first version that it suits:
+/// Such a scenario is called `module::function_on_VERSION`. A list may begin with the first version that it
+/// suits:
 /// `version_scenarios![since 15: name]`.
 #[macro_export]
 macro_rules! version_scenarios {
@@ -140,9 +142,10 @@ fn trial<F: Future<Output = ()> + Send + 'static>(
 fn main() {
     assert_every_file_is_registered();
     let mut arguments = Arguments::from_args();
-    // Each has its own database, slot and stream, and waits much, but they share the cores with three servers.
+    // Scenarios mostly wait, and each has its own database, slot and stream. But they share the cores with
+    // three servers.
     arguments.test_threads = arguments.test_threads.or(Some(3));
-    // Where it was, and why; a backtrace would lead through tokio and back here.
+    // The message and its location are enough: a backtrace has only frames of tokio and of this file.
     std::panic::set_hook(Box::new(|panic| eprintln!("{panic}")));
     libtest_mimic::run(&arguments, all()).exit();
 }

@@ -1,4 +1,5 @@
-//! What watches every PutRecords of the other scenarios: the limits of Kinesis, and one record in flight for each key.
+//! What watches every PutRecords of the other scenarios: the limits of Kinesis, and one record in flight for
+//! each key.
 
 use scenarios::aws::fake_kinesis::{FakeKinesis, FakeKinesisSettings};
 use scenarios::aws::fault_proxy::{FaultProxy, FaultSide};

@@ -1,5 +1,5 @@
-//! One drainer per slot: another one says `busy`, which is no error and leaves no trace, and takes over as soon as the
-//! first has gone, however it went.
+//! One drainer per slot: another one says `busy`, which is no error and leaves no trace, and takes over as
+//! soon as the first has gone, however it went.
 
 use std::process::Stdio;
 

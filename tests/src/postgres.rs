@@ -320,18 +320,23 @@ impl Postgres {
         let Ok(admin) = self.try_admin("postgres").await else {
             return;
         };
-        wait::until("the slots of the scenario are dropped", Duration::from_secs(30), || async {
-// A slot in use cannot be dropped, and its session ends a moment after it is terminated.
-            let _ = admin
-                .query(
-                    "select pg_terminate_backend(active_pid) from pg_replication_slots \
+        wait::until(
+            "the slots of the scenario are dropped",
+            Duration::from_secs(30),
+            || async {
+                // A slot in use cannot be dropped, and its session ends a moment after it is terminated.
+                let _ = admin
+                    .query(
+                        "select pg_terminate_backend(active_pid) from pg_replication_slots \
                      where database = $1 and active",
-                    &[&name],
-                )
-                .await;
-            let drop = "select pg_drop_replication_slot(slot_name) from pg_replication_slots where database = $1";
-            admin.query(drop, &[&name]).await.is_ok()
-        })
+                        &[&name],
+                    )
+                    .await;
+                let drop = "select pg_drop_replication_slot(slot_name)
+                        from pg_replication_slots where database = $1";
+                admin.query(drop, &[&name]).await.is_ok()
+            },
+        )
         .await;
         let _ = admin
             .batch_execute(&format!("drop database if exists \"{name}\" with (force)"))

@@ -8,7 +8,7 @@ use scenarios::postgres::REPLUSER;
 use scenarios::wait;
 use serde_json::{Value, json};
 
-/// A fixture whose tables were made and filled before the slot, and may be read by the function.
+/// Fixture with tables that were filled before the slot was created, and that the function may read.
 pub(crate) async fn fixture_with_tables(builder: FixtureBuilder, sql: &str) -> Fixture {
     let fixture = builder.without_slot().build().await;
     fixture.sql(sql).await;
@@ -22,27 +22,30 @@ pub(crate) async fn fixture_with_tables(builder: FixtureBuilder, sql: &str) -> F
     fixture
 }
 
-/// The event that starts one, of these tables.
+/// Event that starts a backfill of these tables.
 pub(crate) fn start_event(tables: &[&str], chunk_rows: u64) -> Value {
     json!({"action": "backfill", "tables": tables, "chunk_rows": chunk_rows})
 }
 
-/// An order that has nothing beside it.
-pub(crate) fn command_event(what: &str) -> Value {
-    json!({"action": "backfill", what: true})
+/// Event that pauses, resumes or cancels the backfill.
+pub(crate) fn command_event(command: &str) -> Value {
+    json!({"action": "backfill", command: true})
 }
 
-/// What a report says of the backfill's state.
+/// State of the backfill in a report; `none` without a backfill.
 pub(crate) fn backfill_state(report: &Value) -> &str {
     report["backfill"]["state"].as_str().unwrap_or("none")
 }
 
-/// The answer to this event. What is played beside it ends with it when it fails.
+/// Answer to this event.
+///
+/// # Panics
+/// The invocation fails. The panic also ends a future that runs beside it.
 pub(crate) async fn invoke_ok(fixture: &Fixture, event: Value) -> Value {
     fixture.invoke(event).await.answer()
 }
 
-/// Goes on from this report with ticks until the backfill is finished; all reports.
+/// Ticks until the backfill is finished; returns all reports, with this one first.
 pub(crate) async fn tick_until_finished(fixture: &Fixture, report: Value) -> Vec<Value> {
     let mut reports = vec![report];
     while backfill_state(&reports[reports.len() - 1]) != "finished" {
@@ -58,7 +61,7 @@ pub(crate) async fn tick_until_finished(fixture: &Fixture, report: Value) -> Vec
     reports
 }
 
-/// Starts it, finishes it and drains what is left; all reports.
+/// Starts a backfill with this event, finishes it and drains the rest; returns all reports.
 pub(crate) async fn run_backfill(fixture: &Fixture, event: Value) -> Vec<Value> {
     let first = fixture.invoke(event).await.answer();
     assert_eq!(first["action"], "backfill", "{first}");
@@ -67,24 +70,27 @@ pub(crate) async fn run_backfill(fixture: &Fixture, event: Value) -> Vec<Value> 
     reports
 }
 
-/// The events of rows of a table that were read, as plain JSON, in the order of positions.
+/// Events of backfilled rows of a table as plain JSON, in the order of positions.
 pub(crate) fn read_events(delivery: &Delivery, table: &str) -> Vec<Value> {
     let mut events = delivery.of_table(table);
     events.retain(|event| event["op"] == "r");
     events
 }
 
-/// A table `t` of so many rows, of which each fiftieth has a value that is stored apart.
+/// SQL that creates a table `t` with this number of rows. Every fiftieth row has a TOAST value.
 pub(crate) fn create_table_sql(rows: usize) -> String {
     format!(
         "create table t (id int primary key, n int not null, body text);
          alter table t alter body set storage external;
-         insert into t select i, i, case when i % 50 = 0 then repeat(md5(i::text), 70) end from generate_series(1, {rows}) i;
+         insert into t
+         select i, i, case when i % 50 = 0 then repeat(md5(i::text), 70) end from generate_series(1, {rows}) i;
          analyze t"
     )
 }
 
-/// Changes rows of `t` until it is told to stop, and never waits for a lock for long; returns how many transactions it made.
+/// Changes random rows of `t` until `stop`; returns the number of transactions.
+///
+/// It fails when it waits for a lock longer than a tenth of a second.
 pub(crate) async fn change_rows_until(fixture: &Fixture, rows: usize, stop: &AtomicBool) -> u64 {
     let (client, mut random, mut written) = (fixture.connect().await, fastrand::Rng::with_seed(7), 0);
     client.batch_execute("set lock_timeout = '100ms'").await.unwrap();
@@ -100,12 +106,13 @@ pub(crate) async fn change_rows_until(fixture: &Fixture, rows: usize, stop: &Ato
             5 => format!(
                 "begin; update t set n = 0 where id = {row}; update t set n = 1 where id = {other}; rollback"
             ),
-            // From the end of the table to before its beginning, and from there to its middle.
+            // From the end of the table to before its start, and later from there to the middle.
             6 => format!(
                 "update t set id = -{row} where id = {far} and not exists (select from t where id = -{row})"
             ),
             _ => format!(
-                "update t set id = {other} where id = -{row} and not exists (select from t where id = {other})"
+                "update t set id = {other}
+                 where id = -{row} and not exists (select from t where id = {other})"
             ),
         };
         client.batch_execute(&sql).await.unwrap();
@@ -114,7 +121,7 @@ pub(crate) async fn change_rows_until(fixture: &Fixture, rows: usize, stop: &Ato
     written
 }
 
-/// The backfill, with a writer beside it from before its beginning until it is finished; the reports.
+/// Runs a backfill with a concurrent writer from its start to its end; returns the reports.
 pub(crate) async fn run_beside_writer(fixture: &Fixture, event: Value, rows: usize) -> Vec<Value> {
     let stop = AtomicBool::new(false);
     let (reports, written) = tokio::join!(
@@ -126,12 +133,12 @@ pub(crate) async fn run_beside_writer(fixture: &Fixture, event: Value, rows: usi
         },
         change_rows_until(fixture, rows, &stop)
     );
-    assert!(written > 0, "nobody wrote");
+    assert!(written > 0, "the writer wrote nothing");
     fixture.drain().await;
     reports
 }
 
-/// A condition under which each row takes so many milliseconds to read.
+/// SQL condition that delays the read of each row by this time.
 pub(crate) fn slow_condition(milliseconds: u64) -> String {
     format!("pg_sleep({milliseconds} / 1000.0) is not null")
 }

@@ -1,12 +1,14 @@
-//! Changes for scenarios that care about how changes travel, not about what is in them: one table, many keys, and a
-//! second slot that nobody confirms, by which PostgreSQL itself counts what has to arrive.
+//! Backlogs of changes, for scenarios about delivery rather than content.
+//!
+//! There is one table with many keys, and a second slot that is never confirmed. With it PostgreSQL itself
+//! counts the expected events.
 
 use scenarios::fixture::{Fixture, Plugin};
 
-/// The table of the backlog, as oracle and consumer name it.
+/// Table of the backlog, in the notation of the oracle and the consumer.
 pub(crate) const TABLE: &str = "public.t";
 
-/// Creates the empty table and the slot that counts.
+/// Creates the empty table and the slot that counts events.
 pub(crate) async fn create(fixture: &Fixture) {
     fixture
         .sql("create table t (id int primary key, n int not null, note text)")
@@ -19,8 +21,10 @@ pub(crate) async fn create(fixture: &Fixture) {
         .await;
 }
 
-/// Writes about so many changes over so many keys, in transactions of about five: inserts and updates, one in ten a
-/// delete, one in ten a change of the key. The same seed on the same rows writes the same.
+/// Writes about this number of changes over this number of keys, in transactions of about five changes.
+///
+/// One change in ten is a delete, one in ten changes the key; the others are inserts and updates. The same
+/// seed on the same rows writes the same changes.
 pub(crate) async fn write(fixture: &Fixture, seed: u32, changes: u32, keys: u32) {
     let seed = f64::from(seed % 1000) / 1000.0;
     let sql = format!(
@@ -32,7 +36,8 @@ pub(crate) async fn write(fixture: &Fixture, seed: u32, changes: u32, keys: u32)
                 k := 1 + floor(random() * {keys});
                 case floor(random() * 10)
                 when 0 then delete from t where id = k;
-                when 1 then update t set id = -k, n = i where id = k and not exists (select from t where id = -k);
+                when 1 then update t set id = -k, n = i
+                     where id = k and not exists (select from t where id = -k);
                 else insert into t values (k, i, repeat('x', i % 50))
                      on conflict (id) do update set n = excluded.n, note = excluded.note;
                 end case;
@@ -43,8 +48,9 @@ pub(crate) async fn write(fixture: &Fixture, seed: u32, changes: u32, keys: u32)
     fixture.sql(&sql).await;
 }
 
-/// How many events the stream has to hold for all that was written since [`create`]: PostgreSQL's own count, where a
-/// change of the key counts twice.
+/// Number of events that the stream must have for all changes since [`create`], counted by PostgreSQL.
+///
+/// A change of the key counts twice.
 pub(crate) async fn events(fixture: &Fixture) -> usize {
     let sql = format!(
         r"select count(*) filter (where substr(data, 1, 1) in ('I', 'U', 'D'))

@@ -8,7 +8,7 @@ use scenarios::postgres::cluster::Cluster;
 use scenarios::wait;
 use tokio_postgres::Client;
 
-/// Time for PostgreSQL to move a slot's restart position.
+/// Limit for the wait until a slot's restart position moves.
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// A running cluster of servers of this version.
@@ -20,8 +20,11 @@ pub(crate) async fn start_cluster(version: u32) -> Cluster {
     .await
 }
 
-/// Lets the slot restart where a transaction is open, and keeps another open from then on: where nothing else runs,
-/// decoding can begin without a snapshot. `step` moves the slot forwards. The table `t` has a column `id` and stays as it is.
+/// Moves the restart position of the slot into an open transaction, and opens a second one that stays open.
+///
+/// Without any open transaction, decoding could begin without a snapshot. `step` advances the slot. The table
+/// `t` has a column `id`, and its rows do not change. The returned connection keeps the second transaction
+/// open.
 pub(crate) async fn restart_slot_mid_transaction<F: Future<Output = ()>>(
     fixture: &Fixture,
     step: impl Fn() -> F,
@@ -44,7 +47,7 @@ pub(crate) async fn restart_slot_mid_transaction<F: Future<Output = ()>>(
     let restarts =
         format!("select restart_lsn >= '{began}' from pg_replication_slots where slot_name = '{slot}'");
     wait::until(
-        "the slot restarts after the first transaction began",
+        "the slot restarts after the start of the first transaction",
         LIMIT,
         || async {
             fixture.sql("checkpoint").await;

@@ -1,26 +1,28 @@
-//! What every failing invocation has to keep to: its own `errorType`, one line that names what to change, no secret
-//! anywhere, and a slot that stays where it is.
+//! Checks of failing invocations.
+//!
+//! Each failure has its own `errorType`, and a message of one line with the remedy. It has no secret in any
+//! output, and the slot does not move.
 
 use scenarios::fixture::Fixture;
 use scenarios::postgres::REPLUSER;
 use serde_json::{Value, json};
 
-/// A tick that fails so.
+/// Asserts that a tick fails with this `errorType`, as [`assert_invocation_fails`] does.
 pub(crate) async fn assert_tick_fails(fixture: &Fixture, kind: &str, parts: &[&str]) {
     assert_invocation_fails(fixture, json!({}), kind, parts).await;
 }
 
-/// An invocation that fails with this `errorType`, in one line that has all of `parts`.
+/// Asserts that an invocation fails with this `errorType`, and with all of `parts` in its message.
 pub(crate) async fn assert_invocation_fails(fixture: &Fixture, event: Value, kind: &str, parts: &[&str]) {
     let before = position(fixture).await;
     let (found, message) = fixture.invoke(event).await.error();
     assert_eq!(found, kind, "{message}");
     for part in parts {
-        assert!(message.contains(part), "{kind} does not say {part:?}: {message}");
+        assert!(message.contains(part), "{kind} lacks {part:?}: {message}");
     }
     assert!(
         !message.contains('\n') && !message.contains("  ") && message.len() > 20,
-        "one line: {message:?}"
+        "the message is not one line: {message:?}"
     );
     assert!(
         !message.contains(REPLUSER.1),
@@ -30,15 +32,17 @@ pub(crate) async fn assert_invocation_fails(fixture: &Fixture, event: Value, kin
     assert_eq!(position(fixture).await, before, "{kind} moved the slot");
 }
 
-/// Nothing that the function ever logged has `secret` in it. Ends its sandbox: only then all of its log was read.
+/// Asserts that no log line of the function has `secret`.
+///
+/// It ends the sandbox, because only then the log is complete.
 pub(crate) async fn assert_not_logged(fixture: &Fixture, secret: &str) {
     fixture.function.kill9().await;
-    let told = fixture
+    let line = fixture
         .function
         .log()
         .into_iter()
         .find(|line| line.contains(secret));
-    assert_eq!(told, None, "a secret is in the log");
+    assert_eq!(line, None, "a secret is in the log");
 }
 
 async fn position(fixture: &Fixture) -> Option<String> {

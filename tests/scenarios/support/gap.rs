@@ -1,15 +1,15 @@
-//! A gap: how a scenario makes one, accepts it, and finds its control event in the stream.
+//! Gaps: how to make one, to accept it, and to find its control event in the stream.
 
 use scenarios::consumer::Delivery;
 use scenarios::fixture::Fixture;
 use serde_json::{Value, json};
 
-/// The event that accepts the gap up to this LSN.
+/// Event that accepts the gap up to this LSN.
 pub(crate) fn accept_gap(lsn: &str) -> Value {
     json!({"action": "drain", "accept_gap": lsn})
 }
 
-/// Somebody reads past everything. Returns where the slot stands then.
+/// Advances the slot past all changes, as another reader does; returns its new position.
 pub(crate) async fn advance_slot(fixture: &Fixture) -> String {
     let slot = &fixture.slot;
     fixture
@@ -20,7 +20,7 @@ pub(crate) async fn advance_slot(fixture: &Fixture) -> String {
     fixture.confirmed_flush().await
 }
 
-/// The control events of the stream.
+/// Control events of accepted gaps in the stream, as JSON.
 pub(crate) fn gap_events(delivery: &Delivery) -> Vec<Value> {
     let all = delivery.arrivals.iter().map(|it| it.json());
     all.filter(|event| event["op"] == "m" && event["message"]["prefix"] == "spillway.gap_accepted")

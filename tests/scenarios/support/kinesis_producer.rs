@@ -1,4 +1,4 @@
-//! A producer that is not ours: the SDK on an endpoint, and a writer of the KPL's aggregated format.
+//! A foreign producer: the SDK, and an encoder of the aggregated record format of the KPL.
 
 use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::config::retry::RetryConfig;
@@ -7,7 +7,7 @@ use aws_sdk_kinesis::primitives::Blob;
 use aws_sdk_kinesis::types::PutRecordsRequestEntry;
 use md5::{Digest, Md5};
 
-/// A client that does not try again.
+/// SDK client without retries.
 pub(crate) fn client(endpoint: &str) -> Client {
     let config = aws_sdk_kinesis::Config::builder()
         .behavior_version(BehaviorVersion::latest())
@@ -18,7 +18,7 @@ pub(crate) fn client(endpoint: &str) -> Client {
     Client::from_conf(config.build())
 }
 
-/// A record of a request.
+/// A record of a PutRecords request.
 pub(crate) fn record(key: &str, data: &[u8]) -> PutRecordsRequestEntry {
     let entry = PutRecordsRequestEntry::builder()
         .partition_key(key)
@@ -26,21 +26,21 @@ pub(crate) fn record(key: &str, data: &[u8]) -> PutRecordsRequestEntry {
     entry.build().unwrap()
 }
 
-/// Puts records into stream `s`: for each the shard that has it, or its error code.
+/// Puts records into stream `s`; returns for each its shard or its error code.
 pub(crate) async fn put(
     client: &Client,
     records: Vec<PutRecordsRequestEntry>,
 ) -> Result<Vec<Result<String, String>>, String> {
     let request = client.put_records().stream_name("s").set_records(Some(records));
     let answer = request.send().await.map_err(|error| format!("{error:?}"))?;
-    let answered = answer.records().iter().map(|it| match it.error_code() {
+    let results = answer.records().iter().map(|it| match it.error_code() {
         Some(code) => Err(code.to_owned()),
         None => Ok(it.shard_id().unwrap_or_default().to_owned()),
     });
-    Ok(answered.collect())
+    Ok(results.collect())
 }
 
-/// An aggregate of these partition keys and data.
+/// Encodes an aggregate of these partition keys and data.
 pub(crate) fn aggregate(records: &[(&str, &[u8])]) -> Vec<u8> {
     let mut message = Vec::new();
     for (key, _) in records {
@@ -56,7 +56,7 @@ pub(crate) fn aggregate(records: &[(&str, &[u8])]) -> Vec<u8> {
     [&[0xf3, 0x89, 0x9a, 0xc2], message.as_slice(), digest.as_slice()].concat()
 }
 
-/// Writes a field of bytes.
+/// Appends a protobuf field of bytes.
 fn field(to: &mut Vec<u8>, number: u8, bytes: &[u8]) {
     to.push(number << 3 | 2);
     let mut length = bytes.len();

@@ -1,6 +1,6 @@
 //! The values of `every_type_arrives_as_its_json`.
 
-/// Types of our own, as they come in applications.
+/// Types that applications define.
 pub(crate) const OWN_TYPES: &str = r#"
     create type mood as enum ('ok', 'so "so"', 'très, bien');
     create type pair as (a int, b text);
@@ -12,7 +12,7 @@ pub(crate) const OWN_TYPES: &str = r#"
     create domain ints as int[];
     create type span as range (subtype = float8);"#;
 
-/// Type, value as SQL, and the JSON of it in an event.
+/// Type, value in SQL, and its JSON in an event.
 #[rustfmt::skip]
 pub(crate) const VALUES: &[(&str, &str, &str)] = &[
     ("int2", "-32768", "-32768"),

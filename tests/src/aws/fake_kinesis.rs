@@ -11,7 +11,6 @@ mod faults;
 mod shards;
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -22,6 +21,7 @@ use serde_json::{Value, json};
 
 use crate::aws::endpoint::{self, Answerer, Cut, Endpoint, refusal};
 use crate::aws::hash_range::{HashRange, hash_of};
+use crate::aws::kinesis::REGION;
 use crate::aws::put_log::{MOST_BYTES, MOST_RECORDS, PutLog, SharedPutLog};
 use crate::aws::put_records::{PutRecordsEntry, PutRecordsRequest};
 
@@ -263,7 +263,7 @@ impl Shared {
         let state = self.state();
         let summary = json!({
             "StreamName": self.stream,
-            "StreamARN": format!("arn:aws:kinesis:{}:000000000000:stream/{}", crate::aws::kinesis::REGION, self.stream),
+            "StreamARN": format!("arn:aws:kinesis:{REGION}:000000000000:stream/{}", self.stream),
             "StreamStatus": state.status,
             "StreamModeDetails": { "StreamMode": "ON_DEMAND" },
             "RetentionPeriodHours": 24,
@@ -313,7 +313,7 @@ impl Shared {
         let keys = request.records.iter().map(|entry| entry.partition_key.as_ref());
         let records = keys.zip(data.iter().map(Vec::as_slice));
         let _in_flight = self.log.enter(request.stream(), records);
-        let (fate, slow) = {
+        let (outcome, delay) = {
             let mut state = self.state();
             state.counts.requests += 1;
             state.counts.tried += data.len() as u64;
@@ -322,10 +322,10 @@ impl Shared {
         if let Err(refused) = self.check(&request) {
             return Ok(*refused);
         }
-        if let RequestDelay::BeforePut(time) = slow {
+        if let RequestDelay::BeforePut(time) = delay {
             tokio::time::sleep(time).await;
         }
-        match fate {
+        match outcome {
             RequestOutcome::CutRequest => return Err(Cut),
             RequestOutcome::Failed(false) => return Ok(internal()),
             RequestOutcome::Throttled => {
@@ -334,15 +334,15 @@ impl Shared {
             }
             _ => {}
         }
-        let short = fate == RequestOutcome::ShortAnswer;
+        let short = outcome == RequestOutcome::ShortAnswer;
         let answer = match self.state().put(&request.records, data, self.settings, short) {
             Ok(answer) => answer,
             Err(refused) => return Ok(*refused),
         };
-        if let RequestDelay::BeforeAnswer(time) = slow {
+        if let RequestDelay::BeforeAnswer(time) = delay {
             tokio::time::sleep(time).await;
         }
-        match fate {
+        match outcome {
             RequestOutcome::CutAnswer => Err(Cut),
             RequestOutcome::Failed(true) => Ok(internal()),
             _ => Ok(endpoint::json(answer)),
@@ -415,59 +415,68 @@ impl State {
             self.shards.reshard(&mut self.faults.random, stale);
         }
         let now = Instant::now();
-        let mut answers = vec![String::new(); entries.len()];
+        let mut results = vec![String::new(); entries.len()];
         let mut records: Vec<(usize, Vec<u8>)> = data.into_iter().enumerate().collect();
         self.faults.random.shuffle(&mut records);
         let mut failed = 0;
         for (index, data) in records {
-            let entry = &entries[index];
-            let given = entry
-                .explicit_hash_key
-                .as_ref()
-                .and_then(|key| key.parse::<u128>().ok());
-            let hash = match settings.distribution {
-                "AUTO" => self.faults.random.u128(..),
-                _ => given.unwrap_or_else(|| hash_of(&entry.partition_key)),
-            };
-            let number = self.shards.holding(hash);
-            let shard = &mut self.shards.all[number];
-            let mut fate = self.faults.record();
-            if settings.throughput && fate == RecordOutcome::Put && !shard.has_room(now, entry.bytes()) {
-                fate = RecordOutcome::Throttled;
-            }
-            let (kind, why) = match fate {
-                RecordOutcome::Put => {
-                    self.counts.put += 1;
-                    let (sequence, id) = (self.counts.put, shards::id(number));
-                    shard.records.push(StoredRecord {
-                        number: sequence,
-                        partition_key: entry.partition_key.as_ref().to_owned(),
-                        data,
-                    });
-                    answers[index] = format!(r#"{{"SequenceNumber":"{sequence:056}","ShardId":"{id}"}}"#);
-                    continue;
+            match self.put_record(&entries[index], data, settings, now) {
+                Ok(result) => results[index] = result,
+                Err(result) => {
+                    failed += 1;
+                    results[index] = result;
                 }
-                RecordOutcome::Throttled => (
-                    "ProvisionedThroughputExceededException",
-                    format!("Rate exceeded for shard {}", shards::id(number)),
-                ),
-                RecordOutcome::Failed => ("InternalFailure", "Internal service failure.".to_owned()),
-            };
-            failed += 1;
-            answers[index] = format!(r#"{{"ErrorCode":"{kind}","ErrorMessage":"{why}"}}"#);
+            }
         }
         if short {
-            answers.truncate(self.faults.random.usize(..entries.len()));
+            results.truncate(self.faults.random.usize(..entries.len()));
         }
-        let mut answer = String::with_capacity(answers.len() * 120 + 50);
-        // Writing to a string cannot fail.
-        let _ = write!(answer, r#"{{"FailedRecordCount":{failed},"Records":["#);
-        for (at, record) in answers.iter().enumerate() {
-            answer.push_str(if at == 0 { "" } else { "," });
-            answer.push_str(record);
+        let results = results.join(",");
+        Ok(format!(
+            r#"{{"FailedRecordCount":{failed},"Records":[{results}]}}"#
+        ))
+    }
+
+    /// Stores one record, unless its shard is throttled or the seed fails it; returns its part of the answer.
+    fn put_record(
+        &mut self,
+        entry: &PutRecordsEntry<'_>,
+        data: Vec<u8>,
+        settings: FakeKinesisSettings,
+        now: Instant,
+    ) -> Result<String, String> {
+        let explicit = entry.explicit_hash_key.as_ref();
+        let explicit = explicit.and_then(|key| key.parse::<u128>().ok());
+        let hash = match settings.distribution {
+            "AUTO" => self.faults.random.u128(..),
+            _ => explicit.unwrap_or_else(|| hash_of(&entry.partition_key)),
+        };
+        let number = self.shards.holding(hash);
+        let (shard, id) = (&mut self.shards.all[number], shards::id(number));
+        let mut outcome = self.faults.record();
+        if settings.throughput && outcome == RecordOutcome::Put && !shard.has_room(now, entry.bytes()) {
+            outcome = RecordOutcome::Throttled;
         }
-        answer.push_str("]}");
-        Ok(answer)
+        let (kind, message) = match outcome {
+            RecordOutcome::Put => {
+                self.counts.put += 1;
+                let sequence = self.counts.put;
+                shard.records.push(StoredRecord {
+                    number: sequence,
+                    partition_key: entry.partition_key.as_ref().to_owned(),
+                    data,
+                });
+                return Ok(format!(
+                    r#"{{"SequenceNumber":"{sequence:056}","ShardId":"{id}"}}"#
+                ));
+            }
+            RecordOutcome::Throttled => (
+                "ProvisionedThroughputExceededException",
+                format!("Rate exceeded for shard {id}"),
+            ),
+            RecordOutcome::Failed => ("InternalFailure", "Internal service failure.".to_owned()),
+        };
+        Err(format!(r#"{{"ErrorCode":"{kind}","ErrorMessage":"{message}"}}"#))
     }
 }
 

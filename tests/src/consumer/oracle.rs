@@ -309,53 +309,58 @@ fn show(cells: &Cells, columns: &[Column]) -> String {
     shown.collect::<Vec<String>>().join(" ")
 }
 
+/// Columns of a table with the base type of their domain, the type of their elements, and whether they are in
+/// the key.
 const COLUMNS: &str = "
 with recursive
-  named as (select c.oid, n.nspname || '.' || c.relname as name, c.relreplident
-            from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = $1::text::regclass),
-  key as (select unnest(i.indkey) as attnum from pg_index i join named on i.indrelid = named.oid
-          where case when relreplident = 'i' then i.indisreplident else i.indisprimary end),
+  named as (
+    select c.oid, n.nspname || '.' || c.relname as table_name, c.relreplident
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = $1::text::regclass),
+  key as (
+    select unnest(i.indkey) as attnum from pg_index i join named on i.indrelid = named.oid
+    where case when relreplident = 'i' then i.indisreplident else i.indisprimary end),
   base as (
     select a.attnum, a.attname::text as name, a.attgenerated <> '' as generated, a.atttypid as type
     from pg_attribute a join named on a.attrelid = named.oid where a.attnum > 0 and not a.attisdropped
     union all
-    select attnum, name, generated, t.typbasetype from base join pg_type t on t.oid = type and t.typtype = 'd')
-select named.name, base.name, quote_ident(base.name), generated, base.attnum in (select attnum from key),
-       t.typname::text, e.typname::text, coalesce(e.typtype = 'c', false)
-from named, base join pg_type t on t.oid = type left join pg_type e on e.oid = t.typelem and t.typcategory = 'A'
+    select attnum, name, generated, t.typbasetype
+    from base join pg_type t on t.oid = type and t.typtype = 'd')
+select named.table_name, base.name, quote_ident(base.name) as quoted, base.generated,
+       base.attnum in (select attnum from key) as in_key, t.typname::text as type_name,
+       e.typname::text as element_name, coalesce(e.typtype = 'c', false) as composite_elements
+from named, base join pg_type t on t.oid = type
+left join pg_type e on e.oid = t.typelem and t.typcategory = 'A'
 where t.typtype <> 'd' order by base.attnum";
 
+/// Name (`schema.table`) and columns of a table.
 async fn columns(client: &Client, table: &str, envelope: Envelope) -> (String, Vec<Column>) {
     let rows = client
         .query(COLUMNS, &[&table])
         .await
         .unwrap_or_else(|error| panic!("{table}: {error:?}"));
-    let name = rows
-        .first()
-        .unwrap_or_else(|| panic!("{table} has no columns"))
-        .get(0);
-    let column = |row: tokio_postgres::Row| {
-        let (quoted, element): (String, Option<String>) = (row.get(2), row.get(6));
-        let value = format!("t.{quoted}");
-        let kind: String = element.clone().unwrap_or_else(|| row.get(5));
-        let expression = match (&element, row.get::<_, bool>(7)) {
-            (None, _) => rendered(envelope, &kind, &value),
-            (Some(_), _) if envelope != Envelope::Debezium => format!("{value}::text"),
-            (Some(_), composite) => list(&kind, &value, composite),
-        };
-        let array = element.is_some() && envelope == Envelope::Debezium;
-        let float = matches!(kind.as_str(), "float4" | "float8") && (array || element.is_none());
-        let (name, generated, key) = (row.get(1), row.get(3), row.get(4));
-        Column {
-            name,
-            expression,
-            array,
-            float,
-            generated,
-            key,
-        }
+    let first = rows.first().unwrap_or_else(|| panic!("{table} has no columns"));
+    let name = first.get("table_name");
+    (name, rows.iter().map(|row| column(row, envelope)).collect())
+}
+
+fn column(row: &tokio_postgres::Row, envelope: Envelope) -> Column {
+    let element: Option<String> = row.get("element_name");
+    let value = format!("t.{}", row.get::<_, String>("quoted"));
+    let kind: String = element.clone().unwrap_or_else(|| row.get("type_name"));
+    let expression = match &element {
+        None => rendered(envelope, &kind, &value),
+        Some(_) if envelope != Envelope::Debezium => format!("{value}::text"),
+        Some(_) => list(&kind, &value, row.get("composite_elements")),
     };
-    (name, rows.into_iter().map(column).collect())
+    let array = element.is_some() && envelope == Envelope::Debezium;
+    Column {
+        name: row.get("name"),
+        expression,
+        array,
+        float: matches!(kind.as_str(), "float4" | "float8") && (array || element.is_none()),
+        generated: row.get("generated"),
+        key: row.get("in_key"),
+    }
 }
 
 /// SQL expression of the text that an event has for a value of this type.

@@ -59,14 +59,14 @@ impl RebuiltTable {
         let keyed = self
             .keyed
             .values()
-            .filter(|kept| kept.alive)
-            .map(|kept| &kept.row);
+            .filter(|state| state.alive)
+            .map(|state| &state.row);
         keyed.chain(&self.keyless)
     }
 
     /// Number of existing rows.
     pub fn len(&self) -> usize {
-        self.keyed.values().filter(|kept| kept.alive).count() + self.keyless.len()
+        self.keyed.values().filter(|state| state.alive).count() + self.keyless.len()
     }
 
     /// Whether no row exists.
@@ -116,55 +116,16 @@ impl RebuiltTables {
             };
             self.apply(&old, gone, moved.as_deref_mut());
         }
-        let position = event.source.position;
         let table = self.tables.entry(name.clone()).or_default();
-        if position <= table.truncated {
+        if event.source.position <= table.truncated {
             return;
         }
         if event.op == "t" {
-            for kept in table.keyed.values_mut().filter(|kept| kept.position < position) {
-                kept.alive = false;
-                kept.position.clone_from(&position);
-            }
-            table.keyless.clear();
-            table.truncated = position;
+            table.truncate(event.source.position);
         } else if key == name {
-            if position > table.keyless_position {
-                table.keyless_position = position;
-                table.apply_keyless(event.before, event.after);
-            }
+            table.apply_keyless(event);
         } else {
-            let old = table.keyed.get(key);
-            if old.is_some_and(|old| position <= old.position) {
-                return;
-            }
-            let alive = event.op != "d";
-            let record = position
-                .rsplit_once('.')
-                .map_or("", |(record, _)| record)
-                .to_owned();
-            let old_row = old.filter(|old| old.alive).map(|old| &old.row);
-            // A row that moves to this key is not the row that was there. In the order of arrival that one
-            // may still exist, when the truncate that removed it is in another shard.
-            let same_row = old_row
-                .filter(|_| event.op == "u" && event.moved_from.as_deref().is_none_or(|from| from == key));
-            let row = match event.after {
-                Some(mut row) if alive => {
-                    let moved = moved.and_then(Option::take);
-                    let moved = moved.filter(|(of, _)| *of == record).map(|(_, row)| row);
-                    fill(&mut row, [event.before.as_ref(), same_row, moved.as_ref()]);
-                    row
-                }
-                _ => {
-                    if let Some(moved) = moved {
-                        *moved = old_row.map(|row| (record, row.clone()));
-                    }
-                    event.before.unwrap_or_default()
-                }
-            };
-            table
-                .keyed
-                .insert(key.to_owned(), KeyState { row, alive, position });
+            table.apply_keyed(key, event, moved);
         }
     }
 
@@ -195,12 +156,12 @@ impl RebuiltTables {
     /// matter.
     fn remove_vanished_rows(&mut self) {
         for (name, since) in &self.repaired {
-            let kept = self
+            let state = self
                 .tables
                 .get_mut(name)
                 .into_iter()
                 .flat_map(|table| table.keyed.values_mut());
-            for vanished in kept.filter(|kept| kept.position < *since) {
+            for vanished in state.filter(|state| state.position < *since) {
                 vanished.alive = false;
             }
         }
@@ -216,15 +177,15 @@ impl RebuiltTables {
             if table.keyless.len() != others.keyless.len() || table.len() != others.len() {
                 found.push(format!("{name}: {} rows and {}", table.len(), others.len()));
             }
-            for (key, kept) in &table.keyed {
+            for (key, state) in &table.keyed {
                 // When the truncate arrives before the rows, from another shard, they are never applied.
                 let same = match others.keyed.get(key) {
-                    Some(its) => its.alive == kept.alive && (!kept.alive || agree(kept, its)),
-                    None => !kept.alive,
+                    Some(its) => its.alive == state.alive && (!state.alive || agree(state, its)),
+                    None => !state.alive,
                 };
                 if !same {
                     found.push(format!(
-                        "{name} {key}: {kept:?} by position, {:?} by arrival",
+                        "{name} {key}: {state:?} by position, {:?} by arrival",
                         others.keyed.get(key)
                     ));
                 }
@@ -261,8 +222,22 @@ fn fill(row: &mut Row, from: [Option<&Row>; 3]) {
 }
 
 impl RebuiltTable {
-    fn apply_keyless(&mut self, before: Option<Row>, after: Option<Row>) {
-        if let Some(before) = &before {
+    /// Deletes all rows that are older than this position.
+    fn truncate(&mut self, position: String) {
+        for state in self.keyed.values_mut().filter(|state| state.position < position) {
+            state.alive = false;
+            state.position.clone_from(&position);
+        }
+        self.keyless.clear();
+        self.truncated = position;
+    }
+
+    fn apply_keyless(&mut self, event: Event) {
+        if event.source.position <= self.keyless_position {
+            return;
+        }
+        self.keyless_position = event.source.position;
+        if let Some(before) = &event.before {
             match self.keyless.iter().position(|row| row == before) {
                 Some(index) => {
                     self.keyless.swap_remove(index);
@@ -270,9 +245,40 @@ impl RebuiltTable {
                 None => self.unmatched += 1,
             }
         }
-        if let Some(mut after) = after {
-            fill(&mut after, [before.as_ref(), None, None]);
+        if let Some(mut after) = event.after {
+            fill(&mut after, [event.before.as_ref(), None, None]);
             self.keyless.push(after);
         }
+    }
+
+    fn apply_keyed(&mut self, key: &str, event: Event, moved: Option<&mut Option<(String, Row)>>) {
+        let position = event.source.position;
+        let old = self.keyed.get(key);
+        if old.is_some_and(|old| position <= old.position) {
+            return;
+        }
+        let alive = event.op != "d";
+        let record = position.rsplit_once('.').map_or("", |(record, _)| record);
+        let old_row = old.filter(|old| old.alive).map(|old| &old.row);
+        // A row that moves to this key is not the row that was there. In the order of arrival that one may
+        // still exist, when the truncate that removed it is in another shard.
+        let same_row =
+            old_row.filter(|_| event.op == "u" && event.moved_from.as_deref().is_none_or(|from| from == key));
+        let row = match event.after {
+            Some(mut row) if alive => {
+                let moved = moved.and_then(Option::take);
+                let moved = moved.filter(|(of, _)| of == record).map(|(_, row)| row);
+                fill(&mut row, [event.before.as_ref(), same_row, moved.as_ref()]);
+                row
+            }
+            _ => {
+                if let Some(moved) = moved {
+                    *moved = old_row.map(|row| (record.to_owned(), row.clone()));
+                }
+                event.before.unwrap_or_default()
+            }
+        };
+        self.keyed
+            .insert(key.to_owned(), KeyState { row, alive, position });
     }
 }

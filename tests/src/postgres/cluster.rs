@@ -44,7 +44,8 @@ impl Cluster {
     /// Starts both servers. From then on a commit waits for the disk of the standby.
     pub async fn start(mut settings: PostgresSettings) -> Self {
         settings.conf.push_str(
-            "hot_standby_feedback = on\nwal_receiver_status_interval = '1s'\nwal_retrieve_retry_interval = '100ms'\n",
+            "hot_standby_feedback = on\nwal_receiver_status_interval = '1s'\n\
+             wal_retrieve_retry_interval = '100ms'\n",
         );
         // Both start with the same data directory, so the standby needs no backup.
         let standby = Postgres::create(&settings);
@@ -109,7 +110,8 @@ impl Cluster {
         let position =
             format!("select confirmed_flush_lsn::text from pg_replication_slots where slot_name = '{slot}'");
         let synced = format!(
-            "select synced and not temporary and invalidation_reason is null and confirmed_flush_lsn >= $1::text::pg_lsn
+            "select synced and not temporary and invalidation_reason is null
+                    and confirmed_flush_lsn >= $1::text::pg_lsn
              from pg_replication_slots where slot_name = '{slot}'"
         );
         let wanted: String = value(&primary, &position)
@@ -224,8 +226,8 @@ impl Cluster {
             ""
         };
         let conf = format!(
-            "primary_conninfo = 'host=127.0.0.1 port={port} user={user} password=''{password}'' dbname=postgres \
-             application_name={name}'\nprimary_slot_name = '{name}'\n{sync}",
+            "primary_conninfo = 'host=127.0.0.1 port={port} user={user} password=''{password}'' \
+             dbname=postgres application_name={name}'\nprimary_slot_name = '{name}'\n{sync}",
             port = self.replication_proxy.port(),
             user = ADMIN.0,
             password = ADMIN.1,

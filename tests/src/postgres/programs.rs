@@ -69,7 +69,8 @@ impl Programs {
         let (bin_path, empty_path, in_folder) = (bin.display(), empty.display(), folder.folder().display());
         let initdb = format!(
             "echo '{password}' >'{in_folder}/password' && '{bin_path}/initdb' -D '{empty_path}' -U {user} \
-             --pwfile='{in_folder}/password' --auth=scram-sha-256 --encoding=UTF8 --locale=C.UTF-8 --no-sync 2>&1",
+             --pwfile='{in_folder}/password' --auth=scram-sha-256 \
+             --encoding=UTF8 --locale=C.UTF-8 --no-sync 2>&1",
             user = ADMIN.0,
             password = ADMIN.1,
         );

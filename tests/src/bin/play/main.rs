@@ -1,5 +1,5 @@
-//! What is played on the library of real parts, by name: `play demo`. One program, so that its parts are
-//! linked once.
+//! Programs on the parts of this library, chosen by name: `play demo`. They are one binary, so they link
+//! once.
 
 mod backfill;
 mod bench;
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
         Some("huge") => huge::main(),
         Some("storm") => storm::main(),
         other => {
-            eprintln!("play: {other:?} is none of backfill, bench, breaker, corpus, demo, huge, storm");
+            eprintln!("play: {other:?} is not one of backfill, bench, breaker, corpus, demo, huge, storm");
             ExitCode::from(2)
         }
     }
