@@ -516,18 +516,70 @@ pub(crate) async fn until_it_reads(fixture: &Fixture) {
     .await;
 }
 
+/// Holds a chunk at one row until the scenario lets it go on.
+///
+/// The scenario creates [`Gate::SQL`] and starts the backfill with the condition [`Gate::CONDITION`]. A chunk
+/// reads one row more than it takes, so a gate for the second chunk is closed at its second row.
+pub(crate) struct Gate(tokio_postgres::Client);
+
+impl Gate {
+    /// SQL that creates the function of the condition. Its cost makes the planner read by the index.
+    pub(crate) const SQL: &str = "
+        create function gate(id bigint) returns bool language plpgsql cost 1000000 as $$ begin
+            while not pg_try_advisory_xact_lock_shared(id) loop perform pg_sleep(0.005); end loop;
+            return true;
+        end $$";
+    /// The condition, for a table whose rows have an `id`.
+    pub(crate) const CONDITION: &str = "gate(id)";
+
+    /// A gate that is closed at the row of this number.
+    pub(crate) async fn closed_at(fixture: &Fixture, row: u64) -> Self {
+        let client = fixture.connect().await;
+        let lock = format!("select pg_advisory_lock({row})");
+        client.batch_execute(&lock).await.unwrap();
+        Self(client)
+    }
+
+    /// Opens it.
+    pub(crate) async fn open(&self) {
+        self.0
+            .batch_execute("select pg_advisory_unlock_all()")
+            .await
+            .unwrap();
+    }
+
+    /// Waits until a chunk is held, runs `sql`, and opens the gate when that is done or waits for the chunk.
+    pub(crate) async fn open_after(self, fixture: &Fixture, sql: impl Future<Output = ()>) {
+        until_it_reads(fixture).await;
+        let waits = "select count(*) from pg_locks where not granted and locktype = 'relation' \
+                     and database = (select oid from pg_database where datname = current_database())";
+        let opened = async {
+            wait::until("the SQL waits for the chunk", DEADLINE, || async {
+                self.0.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) > 0
+            })
+            .await;
+            self.open().await;
+        };
+        tokio::pin!(sql);
+        tokio::select! {
+            () = &mut sql => self.open().await,
+            () = opened => sql.await,
+        }
+    }
+}
+
 async fn a_truncate_in_the_middle_empties_what_was_read() {
     Plugin::each(|plugin| async move {
-        let fixture = filled(Fixture::plan(plugin), &table(60)).await;
+        let fixture = filled(Fixture::plan(plugin), &format!("{}; {}", table(60), Gate::SQL)).await;
         let event =
-            json!({"action": "backfill", "tables": ["public.t"], "chunk_rows": 20, "where": slowly(20)});
-        let (first, ()) = tokio::join!(answered(&fixture, event), async {
-            until_it_reads(&fixture).await;
-            // It waits for the chunk that is being read, and is committed before its rows are sent.
-            fixture
-                .sql("truncate t; insert into t select i, 0, null from generate_series(10, 80) i")
-                .await;
-        });
+            json!({"action": "backfill", "tables": ["public.t"], "chunk_rows": 20, "where": Gate::CONDITION});
+        let gate = Gate::closed_at(&fixture, 10).await;
+        // It waits for the chunk that is being read, and is committed before its rows are sent.
+        let truncate = "truncate t; insert into t select i, 0, null from generate_series(10, 80) i";
+        let (first, ()) = tokio::join!(
+            answered(&fixture, event),
+            gate.open_after(&fixture, fixture.sql(truncate))
+        );
         finish_from(&fixture, first).await;
         fixture.drain().await;
         fixture.compare(&["t"]).await;

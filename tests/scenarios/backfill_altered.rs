@@ -7,9 +7,7 @@ use scenarios::postgres::REPLUSER;
 use scenarios::wait;
 use serde_json::{Value, json};
 
-use crate::backfill::{
-    answered, filled, finish_from, order, reads, run, slowly, state, table, until_it_reads,
-};
+use crate::backfill::{Gate, answered, filled, finish_from, order, reads, run, state, table};
 
 crate::scenarios![
     a_table_that_is_dropped_while_it_is_paused_fails_and_so_does_one_that_was_asked_for,
@@ -23,24 +21,27 @@ crate::scenarios![
 
 const ROWS: u64 = 60;
 
-/// Time for a chunk or two.
+/// What an invocation is given whose second chunk is held.
 const SHORT: Duration = Duration::from_secs(3);
 
 /// A fixture whose backfill was paused in the middle of `t`, after its first chunk.
 async fn paused(plugin: Plugin, more: &str, tables: Value) -> Fixture {
     let fixture = filled(
         Fixture::plan(plugin),
-        &format!("{}; {more}", table(ROWS as usize)),
+        &format!("{}; {}; {more}", table(ROWS as usize), Gate::SQL),
     )
     .await;
-    let event = json!({"action": "backfill", "tables": tables, "chunk_rows": 10, "where": slowly(60)});
+    let event = json!({"action": "backfill", "tables": tables, "chunk_rows": 10, "where": Gate::CONDITION});
+    let gate = Gate::closed_at(&fixture, 12).await;
     let mut report = fixture.function.invoke(&event, SHORT).await.answer();
     while report["backfill"]["rows"] == 0 {
+        assert_eq!(state(&report), "running", "{report}");
         report = fixture.function.invoke(&json!({}), SHORT).await.answer();
     }
     let rows = report["backfill"]["rows"].as_u64();
     assert!(rows < Some(ROWS), "{report}");
     fixture.invoke(order("pause")).await.answer();
+    gate.open().await;
     fixture
 }
 
@@ -147,12 +148,15 @@ async fn a_table_that_takes_the_name_of_another_is_read_from_its_beginning() {
 /// Runs a backfill, and beside its first chunk a transaction that alters the table and takes some time for it, so that the next chunk is
 /// described before and read behind it. The reports.
 async fn beside_a_chunk(fixture: &Fixture, alter: &str) -> Vec<Value> {
-    let event = json!({"action": "backfill", "tables": ["public.t"], "chunk_rows": 20, "where": slowly(20)});
+    fixture.sql(Gate::SQL).await;
+    let event =
+        json!({"action": "backfill", "tables": ["public.t"], "chunk_rows": 20, "where": Gate::CONDITION});
     let client = fixture.connect().await;
+    let gate = Gate::closed_at(fixture, 10).await;
     let (first, ()) = tokio::join!(answered(fixture, event), async {
-        until_it_reads(fixture).await;
         // It waits for the chunk; what waits for it then has described the table already.
-        client.batch_execute(&format!("begin; {alter}")).await.unwrap();
+        let begun = async { client.batch_execute(&format!("begin; {alter}")).await.unwrap() };
+        gate.open_after(fixture, begun).await;
         let waits = "select count(*) from pg_locks where not granted and relation = 't'::regclass";
         wait::until("the next chunk waits", DEADLINE, || async {
             fixture.value(waits).await.as_deref() == Some("1")

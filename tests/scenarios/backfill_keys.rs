@@ -5,7 +5,7 @@ use std::time::Duration;
 use scenarios::fixture::{Fixture, Plugin};
 use serde_json::{Value, json};
 
-use crate::backfill::{answered, filled, finish_from, reads, run, slowly, start, until_it_reads};
+use crate::backfill::{Gate, answered, filled, finish_from, reads, run, start};
 
 crate::scenarios![
     keys_of_every_kind_are_read_in_their_order,
@@ -139,11 +139,11 @@ async fn a_change_finds_its_row_whatever_the_key_is_made_of() {
         let sql = sql.clone();
         async move {
             let fixture = filled(Fixture::plan(plugin), &sql).await;
-            let event = json!({"action": "backfill", "tables": ["public.every"], "where": slowly(300)});
-            let (first, ()) = tokio::join!(answered(&fixture, event), async {
-                until_it_reads(&fixture).await;
-                fixture.sql("update every set n = 2").await;
-            });
+            fixture.sql(Gate::SQL).await;
+            let event = json!({"action": "backfill", "tables": ["public.every"], "where": "gate(n)"});
+            let gate = Gate::closed_at(&fixture, 1).await;
+            let update = fixture.sql("update every set n = 2");
+            let (first, ()) = tokio::join!(answered(&fixture, event), gate.open_after(&fixture, update));
             finish_from(&fixture, first).await;
             fixture.drain().await;
             let delivery = fixture.compare(&["every"]).await;
@@ -164,13 +164,16 @@ async fn a_key_that_is_ordered_otherwise_is_read_from_its_beginning() {
          insert into t select unnest(array[chr(64 + i), chr(96 + i)]), i from generate_series(1, 20) i",
     )
     .await;
-    // Capital letters come first, and then each comes beside its small one.
-    let event = json!({"action": "backfill", "tables": ["public.t"], "chunk_rows": 4, "where": slowly(100)});
+    fixture.sql(Gate::SQL).await;
+    // Capital letters come first, and then each comes beside its small one. The third chunk is held.
+    let event = json!({"action": "backfill", "tables": ["public.t"], "chunk_rows": 4, "where": "gate(n)"});
+    let gate = Gate::closed_at(&fixture, 10).await;
     let first = fixture
         .function
         .invoke(&event, Duration::from_secs(4))
         .await
         .answer();
+    gate.open().await;
     let rows = first["backfill"]["rows"].as_u64().unwrap();
     assert!((1..20).contains(&rows), "{first}");
     fixture
