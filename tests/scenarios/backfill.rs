@@ -259,20 +259,29 @@ async fn killed_in_the_middle_it_reads_at_most_one_chunk_again() {
     for side in [Side::Request, Side::Answer] {
         Plugin::each(move |plugin| async move {
             let fixture = filled(Fixture::plan(plugin), &table(ROWS)).await;
-            // Some requests pass.
-            for _ in 0..6 {
-                fixture
-                    .kinesis_proxy
-                    .next("PutRecords", Fault::Delay(Duration::ZERO));
-            }
-            let mut held = fixture.kinesis_proxy.hold("PutRecords", side);
-            let ended = tokio::select! {
-                ended = fixture.invoke(start(&["public.t"], CHUNK as u64)) => Some(ended),
-                () = held.reached() => None,
+            // So that most of the table is still to be read when its first chunk counts.
+            fixture
+                .kinesis_proxy
+                .always("PutRecords", Fault::Delay(Duration::from_millis(200)));
+            let amid = async {
+                wait::until("a chunk is stored as sent", DEADLINE, || async {
+                    let stored = fixture.backfill().await.unwrap_or_default();
+                    stored["rows"].as_u64() > Some(0)
+                })
+                .await;
+                let mut held = fixture.kinesis_proxy.hold("PutRecords", side);
+                held.reached().await;
+                held
             };
-            assert_eq!(ended, None, "it ended before it was killed");
+            let held = tokio::select! {
+                ended = fixture.invoke(start(&["public.t"], CHUNK as u64)) => {
+                    panic!("it ended before it was killed: {ended:?}")
+                }
+                held = amid => held,
+            };
             fixture.function.kill9().await;
             drop(held);
+            fixture.kinesis_proxy.clear();
             let_go(&fixture).await;
             Marks::of(&fixture).await;
             let stored = fixture.backfill().await.expect("the state is stored");
