@@ -329,19 +329,32 @@ fn rows(report: &Value) -> u64 {
     report["backfill"]["rows"].as_u64().unwrap_or(0)
 }
 
+/// Starts it in short invocations, until a part of the table was sent; all reports.
+async fn begun(fixture: &Fixture, event: Value) -> Vec<Value> {
+    let mut reports = vec![short(fixture, event).await];
+    // On a busy machine no chunk may fit into the first one.
+    while rows(&reports[reports.len() - 1]) == 0 {
+        assert!(reports.len() < 10, "it does not begin: {reports:#?}");
+        reports.push(short(fixture, json!({})).await);
+    }
+    let last = &reports[reports.len() - 1];
+    assert!(state(last) == "running" && rows(last) < FEW, "{last}");
+    reports
+}
+
 async fn ticks_carry_it_on_and_status_tells_how_far_it_is() {
     Plugin::each(|plugin| async move {
         let fixture = slow(plugin).await;
         let none = fixture.invoke(json!({"action": "status"})).await.answer();
         assert_eq!(none["backfill"], Value::Null, "{none}");
-        let mut reports = vec![short(&fixture, start(&["public.t"], 100)).await];
-        assert_eq!(state(&reports[0]), "running", "{}", reports[0]);
-        assert_eq!(reports[0]["backfill"]["table"], "public.t");
+        let mut reports = begun(&fixture, start(&["public.t"], 100)).await;
+        let first = reports[reports.len() - 1].clone();
+        assert_eq!(first["backfill"]["table"], "public.t");
         let status = fixture.invoke(json!({"action": "status"})).await.answer();
         let told = &status["backfill"];
         assert_eq!(
             (&told["state"], &told["rows"]),
-            (&json!("running"), &json!(rows(&reports[0]))),
+            (&json!("running"), &json!(rows(&first))),
             "{told}"
         );
         let of_table = &told["tables"][0];
@@ -361,7 +374,7 @@ async fn ticks_carry_it_on_and_status_tells_how_far_it_is() {
         // What is left, at the rate so far; both are rounded.
         let left = (figure("estimate") - figure("rows")) / figure("rows_per_second");
         assert!(
-            figure("rows_per_second") > 0.0 && (figure("seconds_left") / left - 1.0).abs() < 0.2,
+            figure("rows_per_second") > 0.0 && (figure("seconds_left") - left).abs() < 1.0 + left / 10.0,
             "{told}"
         );
         for name in ["position", "started_at", "updated_at"] {
@@ -370,17 +383,15 @@ async fn ticks_carry_it_on_and_status_tells_how_far_it_is() {
         while state(&reports[reports.len() - 1]) != "finished" {
             let report = short(&fixture, json!({})).await;
             assert_eq!(report["action"], "drain", "{report}");
+            // On a busy machine a tick may have no time for a chunk; none goes back.
             assert!(
-                rows(&report) > rows(&reports[reports.len() - 1]) || state(&report) == "finished",
-                "each tick comes further: {report}"
+                rows(&report) >= rows(&reports[reports.len() - 1]),
+                "a tick lost what was read: {report}"
             );
             reports.push(report);
+            assert!(reports.len() < 30, "the ticks do not finish it: {reports:#?}");
         }
-        assert!(
-            (2..20).contains(&reports.len()),
-            "it took {} invocations",
-            reports.len()
-        );
+        assert!(reports.len() > 1, "one invocation did it all: this shows nothing");
         let sum = |name: &str| -> u64 {
             reports
                 .iter()
@@ -399,7 +410,7 @@ async fn ticks_carry_it_on_and_status_tells_how_far_it_is() {
 
 async fn it_can_be_paused_resumed_and_cancelled() {
     let fixture = slow(Plugin::Pgoutput).await;
-    let begun = short(&fixture, start(&["public.t"], 50)).await;
+    let begun = begun(&fixture, start(&["public.t"], 50)).await.pop().unwrap();
     let paused = fixture.invoke(order("pause")).await.answer();
     assert_eq!(
         (&paused["action"], state(&paused)),
@@ -407,25 +418,27 @@ async fn it_can_be_paused_resumed_and_cancelled() {
         "{paused}"
     );
     fixture.sql("update t set n = -1 where id = 1200").await;
-    let tick = short(&fixture, json!({})).await;
+    let tick = fixture.tick().await;
     assert_eq!(
         (state(&tick), rows(&tick), &tick["changes"]),
         ("paused", rows(&begun), &json!(1)),
         "{tick}"
     );
-    let resumed = short(&fixture, order("resume")).await;
-    assert_eq!(
-        (&resumed["action"], rows(&resumed) > rows(&begun)),
-        (&json!("backfill"), true),
-        "{resumed}"
-    );
+    let mut resumed = short(&fixture, order("resume")).await;
+    assert_eq!(resumed["action"], "backfill", "{resumed}");
+    for _ in 0..10 {
+        if rows(&resumed) == rows(&begun) {
+            resumed = short(&fixture, json!({})).await;
+        }
+    }
+    assert!(rows(&resumed) > rows(&begun), "it does not go on: {resumed}");
     let cancelled = fixture.invoke(order("cancel")).await.answer();
     assert_eq!(
         (&cancelled["action"], state(&cancelled)),
         (&json!("backfill"), "cancelled"),
         "{cancelled}"
     );
-    let tick = short(&fixture, json!({})).await;
+    let tick = fixture.tick().await;
     assert_eq!(state(&tick), "none", "{tick}");
     let read = reads(&fixture.consume().await, "public.t").len();
     fixture.kinesis_proxy.clear();
@@ -493,8 +506,7 @@ async fn several_tables_are_read_one_after_the_other() {
 async fn a_row_that_moves_between_two_invocations_is_complete() {
     Plugin::each(|plugin| async move {
         let fixture = slow(plugin).await;
-        let begun = short(&fixture, start(&["public.t"], 100)).await;
-        assert!((1..FEW).contains(&rows(&begun)), "{begun}");
+        begun(&fixture, start(&["public.t"], 100)).await;
         // With large values: to before what was read, where it stays, changes, or from where it goes back, and to the end.
         fixture.sql("update t set id = -1 where id = 1200; update t set id = -2 where id = 1150; update t set id = -3 where id = 1100")
             .await;
