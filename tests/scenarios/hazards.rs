@@ -51,7 +51,8 @@ async fn the_table_of_hazards_names_scenarios_that_exist() {
 async fn every_mutant_is_in_the_table_with_the_scenario_that_catches_it() {
     let table = read(&docs().join("hazards.md"));
     let rows = rows(&table);
-    let files = std::fs::read_dir(docs().join("mutants")).expect("there are mutants");
+    let files =
+        std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("mutants")).expect("there are mutants");
     let mut found = BTreeSet::new();
     for file in files {
         let file = file.expect("a folder can be read").path();
