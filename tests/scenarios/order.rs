@@ -124,6 +124,10 @@ async fn large_events_fill_requests_up_to_their_limit_of_bytes() {
     fixture
         .sql("insert into t select id, 0, repeat('x', 100000) from generate_series(1, 200) as id")
         .await;
+    // So that rows which come slowly wait for each other.
+    fixture
+        .kinesis_proxy
+        .always("PutRecords", Fault::Delay(Duration::from_millis(200)));
     drained(&fixture).await;
     let seen = fixture.kinesis_proxy.put_log();
     let fullest = seen.requests.iter().map(|request| request.bytes()).max();
