@@ -24,8 +24,8 @@ crate::scenarios![
 /// The smallest function that Lambda offers, in bytes.
 const MEMORY: u64 = 128 << 20;
 /// What an invocation is given: enough for the server to decode the transaction, and not for the stream to take it.
-const SHORT: Duration = Duration::from_secs(9);
-const ROWS: usize = 30_000;
+const SHORT: Duration = Duration::from_secs(7);
+const ROWS: usize = 22_000;
 /// Rows that may be in the stream at a deadline although the checkpoint does not count them, at most.
 ///
 /// The checkpoint counts whole sections of 1 MiB, and each of the two shards may have one aggregate of
@@ -50,7 +50,7 @@ async fn killed_inside_of_a_transaction_of_wal2json_it_goes_on_where_the_checkpo
     killed(Plugin::Wal2json).await;
 }
 
-/// A slot behind which a transaction of forty megabytes lies, and a small one; a second slot as the first; and a stream of two
+/// A slot behind which a transaction of thirty megabytes lies, and a small one; a second slot as the first; and a stream of two
 /// shards, each of which takes an aggregate of 256 KiB in a fifth of a second.
 async fn fixture(plugin: Plugin) -> Fixture {
     let fixture = Fixture::plan(plugin)
