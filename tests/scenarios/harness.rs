@@ -295,7 +295,7 @@ async fn a_function_answers_fails_exits_and_is_killed_at_its_deadline() {
 }
 
 async fn a_lab_drains_what_sql_wrote() {
-    for plugin in Plugin::ALL {
+    Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
         fixture
             .sql("create table t (id int primary key, name text)")
@@ -314,5 +314,6 @@ async fn a_lab_drains_what_sql_wrote() {
         assert!(fixture.checkpoint().await.is_some());
         // How far the server's log reaches by now is others' doing too; the slot stands where the last tick said.
         assert_eq!(reports.last().unwrap()["to"], fixture.confirmed_flush().await);
-    }
+    })
+    .await;
 }
