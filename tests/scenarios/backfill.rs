@@ -13,9 +13,8 @@ use scenarios::wait;
 use serde_json::{Value, json};
 
 use crate::support::backfill::{
-    backfill_state, change_rows_until, command_event, create_table_sql, fixture_with_tables, invoke_ok,
-    read_events, run_backfill, run_beside_writer, slow_condition, start_event, tick_until_finished,
-    wait_until_chunk_is_read,
+    ChunkGate, backfill_state, change_rows_until, command_event, create_table_sql, fixture_with_tables,
+    invoke_ok, read_events, run_backfill, run_beside_writer, start_event, tick_until_finished,
 };
 use crate::support::cluster::start_cluster;
 use crate::support::expected_errors::assert_invocation_fails;
@@ -143,20 +142,29 @@ async fn killed_in_the_middle_it_reads_at_most_one_chunk_again() {
     for side in [FaultSide::Request, FaultSide::Answer] {
         Plugin::each(move |plugin| async move {
             let fixture = fixture_with_tables(Fixture::builder(plugin), &create_table_sql(ROWS)).await;
-            // Some requests pass.
-            for _ in 0..6 {
-                fixture
-                    .kinesis_proxy
-                    .inject_once("PutRecords", Fault::Delay(Duration::ZERO));
-            }
-            let mut held = fixture.kinesis_proxy.hold("PutRecords", side);
-            let ended = tokio::select! {
-                ended = fixture.invoke(start_event(&["public.t"], CHUNK as u64)) => Some(ended),
-                () = held.wait_until_held() => None,
+            // So that most of the table is still to be read when its first chunk counts.
+            fixture
+                .kinesis_proxy
+                .inject("PutRecords", Fault::Delay(Duration::from_millis(200)));
+            let amid = async {
+                wait::until("a chunk is stored as sent", DEADLINE, || async {
+                    let stored = fixture.backfill_state().await.unwrap_or_default();
+                    stored["rows"].as_u64() > Some(0)
+                })
+                .await;
+                let mut held = fixture.kinesis_proxy.hold("PutRecords", side);
+                held.wait_until_held().await;
+                held
             };
-            assert_eq!(ended, None, "it ended before it was killed");
+            let held = tokio::select! {
+                ended = fixture.invoke(start_event(&["public.t"], CHUNK as u64)) => {
+                    panic!("it ended before it was killed: {ended:?}")
+                }
+                held = amid => held,
+            };
             fixture.function.kill9().await;
             drop(held);
+            fixture.kinesis_proxy.clear();
             wait_until_sessions_end(&fixture).await;
             SlotPositions::read(&fixture).await;
             let stored = fixture.backfill_state().await.expect("the state is stored");
@@ -204,19 +212,32 @@ fn rows(report: &Value) -> u64 {
     report["backfill"]["rows"].as_u64().unwrap_or(0)
 }
 
+/// Starts it in short invocations, until a part of the table was sent; all reports.
+async fn begun(fixture: &Fixture, event: Value) -> Vec<Value> {
+    let mut reports = vec![short(fixture, event).await];
+    // On a busy machine no chunk may fit into the first one.
+    while rows(&reports[reports.len() - 1]) == 0 {
+        assert!(reports.len() < 10, "it does not begin: {reports:#?}");
+        reports.push(short(fixture, json!({})).await);
+    }
+    let last = &reports[reports.len() - 1];
+    assert!(backfill_state(last) == "running" && rows(last) < FEW, "{last}");
+    reports
+}
+
 async fn ticks_carry_it_on_and_status_tells_how_far_it_is() {
     Plugin::each(|plugin| async move {
         let fixture = slow(plugin).await;
         let none = fixture.invoke(json!({"action": "status"})).await.answer();
         assert_eq!(none["backfill"], Value::Null, "{none}");
-        let mut reports = vec![short(&fixture, start_event(&["public.t"], 100)).await];
-        assert_eq!(backfill_state(&reports[0]), "running", "{}", reports[0]);
-        assert_eq!(reports[0]["backfill"]["table"], "public.t");
+        let mut reports = begun(&fixture, start_event(&["public.t"], 100)).await;
+        let first = reports[reports.len() - 1].clone();
+        assert_eq!(first["backfill"]["table"], "public.t");
         let status = fixture.invoke(json!({"action": "status"})).await.answer();
         let told = &status["backfill"];
         assert_eq!(
             (&told["state"], &told["rows"]),
-            (&json!("running"), &json!(rows(&reports[0]))),
+            (&json!("running"), &json!(rows(&first))),
             "{told}"
         );
         let of_table = &told["tables"][0];
@@ -236,7 +257,7 @@ async fn ticks_carry_it_on_and_status_tells_how_far_it_is() {
         // What is left, at the rate so far; both are rounded.
         let left = (figure("estimate") - figure("rows")) / figure("rows_per_second");
         assert!(
-            figure("rows_per_second") > 0.0 && (figure("seconds_left") / left - 1.0).abs() < 0.2,
+            figure("rows_per_second") > 0.0 && (figure("seconds_left") - left).abs() < 1.0 + left / 10.0,
             "{told}"
         );
         for name in ["position", "started_at", "updated_at"] {
@@ -245,17 +266,15 @@ async fn ticks_carry_it_on_and_status_tells_how_far_it_is() {
         while backfill_state(&reports[reports.len() - 1]) != "finished" {
             let report = short(&fixture, json!({})).await;
             assert_eq!(report["action"], "drain", "{report}");
+            // On a busy machine a tick may have no time for a chunk; none goes back.
             assert!(
-                rows(&report) > rows(&reports[reports.len() - 1]) || backfill_state(&report) == "finished",
-                "each tick comes further: {report}"
+                rows(&report) >= rows(&reports[reports.len() - 1]),
+                "a tick lost what was read: {report}"
             );
             reports.push(report);
+            assert!(reports.len() < 30, "the ticks do not finish it: {reports:#?}");
         }
-        assert!(
-            (2..20).contains(&reports.len()),
-            "it took {} invocations",
-            reports.len()
-        );
+        assert!(reports.len() > 1, "one invocation did it all: this shows nothing");
         let sum = |name: &str| -> u64 {
             reports
                 .iter()
@@ -274,7 +293,10 @@ async fn ticks_carry_it_on_and_status_tells_how_far_it_is() {
 
 async fn it_can_be_paused_resumed_and_cancelled() {
     let fixture = slow(Plugin::Pgoutput).await;
-    let begun = short(&fixture, start_event(&["public.t"], 50)).await;
+    let begun = begun(&fixture, start_event(&["public.t"], 50))
+        .await
+        .pop()
+        .unwrap();
     let paused = fixture.invoke(command_event("pause")).await.answer();
     assert_eq!(
         (&paused["action"], backfill_state(&paused)),
@@ -282,25 +304,27 @@ async fn it_can_be_paused_resumed_and_cancelled() {
         "{paused}"
     );
     fixture.sql("update t set n = -1 where id = 1200").await;
-    let tick = short(&fixture, json!({})).await;
+    let tick = fixture.tick().await;
     assert_eq!(
         (backfill_state(&tick), rows(&tick), &tick["changes"]),
         ("paused", rows(&begun), &json!(1)),
         "{tick}"
     );
-    let resumed = short(&fixture, command_event("resume")).await;
-    assert_eq!(
-        (&resumed["action"], rows(&resumed) > rows(&begun)),
-        (&json!("backfill"), true),
-        "{resumed}"
-    );
+    let mut resumed = short(&fixture, command_event("resume")).await;
+    assert_eq!(resumed["action"], "backfill", "{resumed}");
+    for _ in 0..10 {
+        if rows(&resumed) == rows(&begun) {
+            resumed = short(&fixture, json!({})).await;
+        }
+    }
+    assert!(rows(&resumed) > rows(&begun), "it does not go on: {resumed}");
     let cancelled = fixture.invoke(command_event("cancel")).await.answer();
     assert_eq!(
         (&cancelled["action"], backfill_state(&cancelled)),
         (&json!("backfill"), "cancelled"),
         "{cancelled}"
     );
-    let tick = short(&fixture, json!({})).await;
+    let tick = fixture.tick().await;
     assert_eq!(backfill_state(&tick), "none", "{tick}");
     let read = read_events(&fixture.consume().await, "public.t").len();
     fixture.kinesis_proxy.clear();
@@ -371,8 +395,7 @@ async fn several_tables_are_read_one_after_the_other() {
 async fn a_row_that_moves_between_two_invocations_is_complete() {
     Plugin::each(|plugin| async move {
         let fixture = slow(plugin).await;
-        let begun = short(&fixture, start_event(&["public.t"], 100)).await;
-        assert!((1..FEW).contains(&rows(&begun)), "{begun}");
+        begun(&fixture, start_event(&["public.t"], 100)).await;
         // With large values: to before what was read, where it stays, changes, or from where it goes back, and to the end.
         fixture.sql("update t set id = -1 where id = 1200; update t set id = -2 where id = 1150; update t set id = -3 where id = 1100")
             .await;
@@ -390,16 +413,16 @@ async fn a_row_that_moves_between_two_invocations_is_complete() {
 
 async fn a_truncate_in_the_middle_empties_what_was_read() {
     Plugin::each(|plugin| async move {
-        let fixture = fixture_with_tables(Fixture::builder(plugin), &create_table_sql(60)).await;
+        let fixture = fixture_with_tables(Fixture::builder(plugin), &format!("{}; {}", create_table_sql(60), ChunkGate::SQL)).await;
         let event =
-            json!({"action": "backfill", "tables": ["public.t"], "chunk_rows": 20, "where": slow_condition(20)});
-        let (first, ()) = tokio::join!(invoke_ok(&fixture, event), async {
-            wait_until_chunk_is_read(&fixture).await;
-            // It waits for the chunk that is being read, and is committed before its rows are sent.
-            fixture
-                .sql("truncate t; insert into t select i, 0, null from generate_series(10, 80) i")
-                .await;
-        });
+            json!({"action": "backfill", "tables": ["public.t"], "chunk_rows": 20, "where": ChunkGate::CONDITION});
+        let gate = ChunkGate::closed_at(&fixture, 10).await;
+        // It waits for the chunk that is being read, and is committed before its rows are sent.
+        let truncate = "truncate t; insert into t select i, 0, null from generate_series(10, 80) i";
+        let (first, ()) = tokio::join!(
+            invoke_ok(&fixture, event),
+            gate.open_after(&fixture, fixture.sql(truncate))
+        );
         tick_until_finished(&fixture, first).await;
         fixture.drain().await;
         fixture.compare(&["t"]).await;
@@ -462,7 +485,10 @@ async fn writers_do_not_wait_and_the_slot_does_not_lag() {
         .kinesis_proxy
         .inject("PutRecords", Fault::Delay(Duration::from_millis(100)));
     let (stop, most) = (AtomicBool::new(false), AtomicU64::new(0));
-    let waits = "select count(*) from pg_locks where not granted and database = (select oid from pg_database where datname = current_database())";
+    // Sessions that wait for the function. Others also wait for each other for a moment, to extend a table.
+    let waits = "select count(*) from pg_stat_activity w, unnest(pg_blocking_pids(w.pid)) b(pid) \
+                 join pg_stat_activity f on f.pid = b.pid and f.application_name like 'spillway%' \
+                 where w.datname = current_database() and w.wait_event_type = 'Lock'";
     let (reports, written, waited) = tokio::join!(
         async {
             let mut reports = vec![short(&fixture, start_event(&["public.t"], 250)).await];
@@ -485,7 +511,7 @@ async fn writers_do_not_wait_and_the_slot_does_not_lag() {
         }
     );
     assert!(reports.len() > 1 && written > 0);
-    assert_eq!(waited, 0, "somebody waited for a lock");
+    assert_eq!(waited, 0, "somebody waited for the function");
     let told = reports
         .iter()
         .filter_map(|report| report["lag_bytes"].as_u64())

@@ -8,8 +8,8 @@ use scenarios::wait;
 use serde_json::{Value, json};
 
 use crate::support::backfill::{
-    backfill_state, command_event, create_table_sql, fixture_with_tables, invoke_ok, read_events,
-    run_backfill, slow_condition, tick_until_finished, wait_until_chunk_is_read,
+    ChunkGate, backfill_state, command_event, create_table_sql, fixture_with_tables, invoke_ok, read_events,
+    run_backfill, tick_until_finished,
 };
 
 crate::scenarios![
@@ -24,25 +24,28 @@ crate::scenarios![
 
 const ROWS: u64 = 60;
 
-/// Time for a chunk or two.
+/// What an invocation is given whose second chunk is held.
 const SHORT: Duration = Duration::from_secs(3);
 
 /// A fixture whose backfill was paused in the middle of `t`, after its first chunk.
 async fn paused(plugin: Plugin, more: &str, tables: Value) -> Fixture {
     let fixture = fixture_with_tables(
         Fixture::builder(plugin),
-        &format!("{}; {more}", create_table_sql(ROWS as usize)),
+        &format!("{}; {}; {more}", create_table_sql(ROWS as usize), ChunkGate::SQL),
     )
     .await;
     let event =
-        json!({"action": "backfill", "tables": tables, "chunk_rows": 10, "where": slow_condition(60)});
+        json!({"action": "backfill", "tables": tables, "chunk_rows": 10, "where": ChunkGate::CONDITION});
+    let gate = ChunkGate::closed_at(&fixture, 12).await;
     let mut report = fixture.function.invoke(&event, SHORT).await.answer();
     while report["backfill"]["rows"] == 0 {
+        assert_eq!(backfill_state(&report), "running", "{report}");
         report = fixture.function.invoke(&json!({}), SHORT).await.answer();
     }
     let rows = report["backfill"]["rows"].as_u64();
     assert!(rows < Some(ROWS), "{report}");
     fixture.invoke(command_event("pause")).await.answer();
+    gate.open().await;
     fixture
 }
 
@@ -149,13 +152,14 @@ async fn a_table_that_takes_the_name_of_another_is_read_from_its_beginning() {
 /// Runs a backfill, and beside its first chunk a transaction that alters the table and takes some time for it, so that the next chunk is
 /// described before and read behind it. The reports.
 async fn beside_a_chunk(fixture: &Fixture, alter: &str) -> Vec<Value> {
-    let event =
-        json!({"action": "backfill", "tables": ["public.t"], "chunk_rows": 20, "where": slow_condition(20)});
+    fixture.sql(ChunkGate::SQL).await;
+    let event = json!({"action": "backfill", "tables": ["public.t"], "chunk_rows": 20, "where": ChunkGate::CONDITION});
     let client = fixture.connect().await;
+    let gate = ChunkGate::closed_at(fixture, 10).await;
     let (first, ()) = tokio::join!(invoke_ok(fixture, event), async {
-        wait_until_chunk_is_read(fixture).await;
         // It waits for the chunk; what waits for it then has described the table already.
-        client.batch_execute(&format!("begin; {alter}")).await.unwrap();
+        let begun = async { client.batch_execute(&format!("begin; {alter}")).await.unwrap() };
+        gate.open_after(fixture, begun).await;
         let waits = "select count(*) from pg_locks where not granted and relation = 't'::regclass";
         wait::until("the next chunk waits", DEADLINE, || async {
             fixture.value(waits).await.as_deref() == Some("1")

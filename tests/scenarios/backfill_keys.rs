@@ -6,8 +6,7 @@ use scenarios::fixture::{Fixture, Plugin};
 use serde_json::{Value, json};
 
 use crate::support::backfill::{
-    fixture_with_tables, invoke_ok, read_events, run_backfill, slow_condition, start_event,
-    tick_until_finished, wait_until_chunk_is_read,
+    ChunkGate, fixture_with_tables, invoke_ok, read_events, run_backfill, start_event, tick_until_finished,
 };
 
 crate::scenarios![
@@ -142,12 +141,11 @@ async fn a_change_finds_its_row_whatever_the_key_is_made_of() {
         let sql = sql.clone();
         async move {
             let fixture = fixture_with_tables(Fixture::builder(plugin), &sql).await;
-            let event =
-                json!({"action": "backfill", "tables": ["public.every"], "where": slow_condition(300)});
-            let (first, ()) = tokio::join!(invoke_ok(&fixture, event), async {
-                wait_until_chunk_is_read(&fixture).await;
-                fixture.sql("update every set n = 2").await;
-            });
+            fixture.sql(ChunkGate::SQL).await;
+            let event = json!({"action": "backfill", "tables": ["public.every"], "where": "gate(n)"});
+            let gate = ChunkGate::closed_at(&fixture, 1).await;
+            let update = fixture.sql("update every set n = 2");
+            let (first, ()) = tokio::join!(invoke_ok(&fixture, event), gate.open_after(&fixture, update));
             tick_until_finished(&fixture, first).await;
             fixture.drain().await;
             let delivery = fixture.compare(&["every"]).await;
@@ -168,14 +166,16 @@ async fn a_key_that_is_ordered_otherwise_is_read_from_its_beginning() {
          insert into t select unnest(array[chr(64 + i), chr(96 + i)]), i from generate_series(1, 20) i",
     )
     .await;
-    // Capital letters come first, and then each comes beside its small one.
-    let event =
-        json!({"action": "backfill", "tables": ["public.t"], "chunk_rows": 4, "where": slow_condition(100)});
+    fixture.sql(ChunkGate::SQL).await;
+    // Capital letters come first, and then each comes beside its small one. The third chunk is held.
+    let event = json!({"action": "backfill", "tables": ["public.t"], "chunk_rows": 4, "where": "gate(n)"});
+    let gate = ChunkGate::closed_at(&fixture, 10).await;
     let first = fixture
         .function
         .invoke(&event, Duration::from_secs(4))
         .await
         .answer();
+    gate.open().await;
     let rows = first["backfill"]["rows"].as_u64().unwrap();
     assert!((1..20).contains(&rows), "{first}");
     fixture

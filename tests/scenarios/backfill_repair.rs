@@ -125,14 +125,20 @@ async fn a_repair_beside_a_writer_is_whole() {
             .sql("update t set n = -5 where id % 3 = 0; delete from t where id % 7 = 0")
             .await;
         advance(&fixture).await;
-        let event = json!({"action": "backfill", "repair": true, "chunk_rows": 100});
-        let reports = run_beside_writer(&fixture, event, ROWS).await;
-        let overtaken: u64 = reports
-            .iter()
-            .filter_map(|report| report["backfill"]["overtaken"].as_u64())
-            .sum();
-        assert!(overtaken > 0, "{reports:#?}");
-        assert_eq!(repaired(&fixture.compare(&["t"]).await).len(), 1);
+        // Whether a row is overtaken is a matter of luck. One repair without shows nothing.
+        for repairs in 1..=10 {
+            let event = json!({"action": "backfill", "repair": true, "chunk_rows": 100});
+            let reports = run_beside_writer(&fixture, event, ROWS).await;
+            let overtaken: u64 = reports
+                .iter()
+                .filter_map(|report| report["backfill"]["overtaken"].as_u64())
+                .sum();
+            assert_eq!(repaired(&fixture.compare(&["t"]).await).len(), repairs);
+            if overtaken > 0 {
+                return;
+            }
+        }
+        panic!("no row was overtaken: this shows nothing");
     })
     .await;
 }

@@ -12,7 +12,7 @@ use scenarios::wait;
 use serde_json::{Value, json};
 
 use crate::support::backfill::{
-    backfill_state, fixture_with_tables, invoke_ok, read_events, run_backfill, slow_condition, start_event,
+    ChunkGate, backfill_state, fixture_with_tables, invoke_ok, read_events, run_backfill, start_event,
     tick_until_finished, wait_until_chunk_is_read,
 };
 use crate::support::cluster::start_cluster;
@@ -36,12 +36,14 @@ crate::scenarios![
 
 const ROWS: usize = 20;
 
-/// Rows with large values that stand apart.
+/// Rows with large values that stand apart, and what holds a chunk of them.
 fn documents() -> String {
     format!(
-        "create table doc (id int primary key, n int not null, body text);
+        "{};
+         create table doc (id int primary key, n int not null, body text);
          alter table doc alter body set storage external;
-         insert into doc select i, 1, repeat(md5(i::text), 100) from generate_series(1, {ROWS}) i"
+         insert into doc select i, 1, repeat(md5(i::text), 100) from generate_series(1, {ROWS}) i",
+        ChunkGate::SQL
     )
 }
 
@@ -144,7 +146,8 @@ async fn a_function_that_knows_nothing_of_what_was_delivered_waits_too() {
 async fn a_change_that_hangs_while_its_row_is_read_comes_after_it() {
     let fixture = hanging().await;
     let client = fixture.connect().await;
-    let event = json!({"action": "backfill", "tables": ["public.doc"], "chunk_rows": 10, "where": slow_condition(100)});
+    let event = json!({"action": "backfill", "tables": ["public.doc"], "chunk_rows": 10, "where": ChunkGate::CONDITION});
+    let gate = ChunkGate::closed_at(&fixture, 1).await;
     // The first chunk does not see row 3 change, nor the second row 13: that one hangs, and is delivered, before it.
     let (first, ()) = tokio::join!(invoke_ok(&fixture, event), async {
         wait_until_chunk_is_read(&fixture).await;
@@ -152,7 +155,14 @@ async fn a_change_that_hangs_while_its_row_is_read_comes_after_it() {
         let hung = client.batch_execute("update doc set n = 2 where id in (3, 13)");
         let healed = async {
             until_it_hangs(&fixture).await;
-            tokio::time::sleep(Duration::from_secs(3)).await;
+            gate.open().await;
+            wait::until("the change is delivered", DEADLINE, || async {
+                let delivery = fixture.consume().await;
+                !of_row(&delivery, 13).is_empty()
+            })
+            .await;
+            // Time for a function that does not wait to read the second chunk as it was.
+            tokio::time::sleep(Duration::from_secs(1)).await;
             fixture.cluster().replication_proxy().clear();
         };
         let (hung, ()) = tokio::join!(hung, healed);
@@ -171,21 +181,16 @@ async fn a_change_that_hangs_while_its_row_is_read_comes_after_it() {
 /// It gets another large value, and goes from the unread end to the part that was read, in one transaction that is delivered and not visible.
 async fn a_row_that_moves_in_a_commit_that_hangs_keeps_its_new_value() {
     let fixture = hanging().await;
-    let event =
-        json!({"action": "backfill", "tables": ["public.doc"], "chunk_rows": 5, "where": slow_condition(60)});
+    let event = json!({"action": "backfill", "tables": ["public.doc"], "chunk_rows": 5, "where": ChunkGate::CONDITION});
     let client = fixture.connect().await;
+    let gate = ChunkGate::closed_at(&fixture, 7).await;
     let (first, committed) = tokio::join!(invoke_ok(&fixture, event), async {
-        wait_until_chunk_is_read(&fixture).await;
-        wait::until("the first chunk is stored", DEADLINE, || async {
-            let stored = fixture.backfill_state().await.unwrap_or_default();
-            stored["rows"].as_u64() >= Some(5)
-        })
-        .await;
         wait_until_chunk_is_read(&fixture).await;
         fixture.cluster().replication_proxy().stall(Direction::ToServer);
         let sql = "begin; update doc set body = repeat('new ', 1000) where id = 20; update doc set id = -1 where id = 20; commit";
         let (committed, ()) = tokio::join!(client.batch_execute(sql), async {
             until_it_hangs(&fixture).await;
+            gate.open().await;
             wait::until("the change is delivered", DEADLINE, || async {
                 let delivery = fixture.consume().await;
                 delivery
@@ -211,19 +216,12 @@ async fn amid(fixture: &Fixture, second: bool, sql: &str) -> Vec<Value> {
 
 /// The same with chunks of another size.
 async fn amid_chunks(fixture: &Fixture, rows: u64, second: bool, sql: &str) -> Vec<Value> {
-    let event = json!({"action": "backfill", "tables": ["public.doc"], "chunk_rows": rows, "where": slow_condition(60)});
-    let (first, ()) = tokio::join!(invoke_ok(fixture, event), async {
-        wait_until_chunk_is_read(fixture).await;
-        if second {
-            wait::until("the first chunk is stored", DEADLINE, || async {
-                let stored = fixture.backfill_state().await.unwrap_or_default();
-                stored["rows"].as_u64() >= Some(rows)
-            })
-            .await;
-            wait_until_chunk_is_read(fixture).await;
-        }
-        fixture.sql(sql).await;
-    });
+    let event = json!({"action": "backfill", "tables": ["public.doc"], "chunk_rows": rows, "where": ChunkGate::CONDITION});
+    let gate = ChunkGate::closed_at(fixture, if second { rows + 2 } else { 1 }).await;
+    let (first, ()) = tokio::join!(
+        invoke_ok(fixture, event),
+        gate.open_after(fixture, fixture.sql(sql))
+    );
     let reports = tick_until_finished(fixture, first).await;
     fixture.drain().await;
     reports
@@ -314,13 +312,14 @@ async fn a_table_that_is_rewritten_while_it_is_read_is_whole() {
 
 async fn a_row_that_moved_in_a_table_that_is_locked_is_complete_and_the_drain_goes_on() {
     let fixture = fixture_with_tables(Fixture::builder(Plugin::Pgoutput), &documents()).await;
-    let event = json!({"action": "backfill", "tables": ["public.doc"], "chunk_rows": 10, "where": slow_condition(150)});
+    let event = json!({"action": "backfill", "tables": ["public.doc"], "chunk_rows": 10, "where": ChunkGate::CONDITION});
+    let gate = ChunkGate::closed_at(&fixture, 12).await;
     let first = fixture
         .function
         .invoke(&event, Duration::from_secs(4))
         .await
         .answer();
-    // A slow machine reads less of a chunk in its time.
+    gate.open().await;
     let rows = first["backfill"]["rows"].as_u64();
     assert!(Some(0) < rows && rows < Some(ROWS as u64), "{first}");
     fixture.sql("update doc set id = -1 where id = 20").await;

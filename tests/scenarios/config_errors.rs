@@ -272,7 +272,7 @@ async fn a_denied_parameter_names_the_rights_that_are_missing() {
 
 async fn services_that_do_not_answer_are_named_before_the_deadline() {
     let fixture = fixture().await;
-    let short = Duration::from_secs(4);
+    let short = Duration::from_secs(6);
     let fails = async |kind: &str, part: &str| {
         let (found, message) = fixture.function.invoke(&json!({}), short).await.error();
         assert_eq!(found, kind, "{message}");

@@ -98,7 +98,7 @@ async fn a_frozen_function_keeps_the_lock_no_longer_than_its_invocation() {
     let fixture = fixture().await;
     let second = second(&fixture).await;
     let held = fixture.kinesis_proxy.hold("PutRecords", FaultSide::Request);
-    let old = frozen_at(&fixture, held, Duration::from_secs(5), async || {
+    let old = frozen_at(&fixture, held, Duration::from_secs(8), async || {
         let report = second.invoke(&json!({}), DEADLINE).await.answer();
         assert_eq!(
             report["stopped"], "busy",

@@ -95,6 +95,8 @@ async fn what_is_no_number_is_said_by_name() {
             .sql("update special set a = '-Infinity', b = 'NaN', c = 'Infinity', d = 'NaN'")
             .await;
         fixture.drain().await;
+        // Only then all of its log was read.
+        fixture.function.kill9().await;
         let blind = plugin == Plugin::Wal2json
             && fixture
                 .function

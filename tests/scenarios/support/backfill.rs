@@ -7,6 +7,7 @@ use scenarios::fixture::{DEADLINE, Fixture, FixtureBuilder};
 use scenarios::postgres::REPLUSER;
 use scenarios::wait;
 use serde_json::{Value, json};
+use tokio_postgres::Client;
 
 /// Fixture with tables that were filled before the slot was created, and that the function may read.
 pub(crate) async fn fixture_with_tables(builder: FixtureBuilder, sql: &str) -> Fixture {
@@ -143,7 +144,7 @@ pub(crate) fn slow_condition(milliseconds: u64) -> String {
     format!("pg_sleep({milliseconds} / 1000.0) is not null")
 }
 
-/// Waits until a chunk is being read under [`slow_condition`].
+/// Waits until a chunk is being read under [`slow_condition`] or [`ChunkGate::CONDITION`].
 pub(crate) async fn wait_until_chunk_is_read(fixture: &Fixture) {
     let sql =
         "select count(*) from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'";
@@ -151,4 +152,56 @@ pub(crate) async fn wait_until_chunk_is_read(fixture: &Fixture) {
         fixture.value(sql).await.as_deref() == Some("1")
     })
     .await;
+}
+
+/// Gate that holds a chunk at one row until the scenario opens it.
+///
+/// The scenario creates [`ChunkGate::SQL`] and starts the backfill with [`ChunkGate::CONDITION`]. A chunk reads
+/// one row more than it takes, so a gate for the second chunk is closed at that chunk's second row.
+pub(crate) struct ChunkGate(Client);
+
+impl ChunkGate {
+    /// SQL that creates the function of the condition. Its cost makes the planner read by the index.
+    pub(crate) const SQL: &str = "
+        create function gate(id bigint) returns bool language plpgsql cost 1000000 as $$ begin
+            while not pg_try_advisory_xact_lock_shared(id) loop perform pg_sleep(0.005); end loop;
+            return true;
+        end $$";
+    /// Condition of a backfill, for a table whose rows have an `id`.
+    pub(crate) const CONDITION: &str = "gate(id)";
+
+    /// A gate that is closed at the row of this number.
+    pub(crate) async fn closed_at(fixture: &Fixture, row: u64) -> Self {
+        let client = fixture.connect().await;
+        let lock = format!("select pg_advisory_lock({row})");
+        client.batch_execute(&lock).await.unwrap();
+        Self(client)
+    }
+
+    /// Opens the gate.
+    pub(crate) async fn open(&self) {
+        let unlock = "select pg_advisory_unlock_all()";
+        self.0.batch_execute(unlock).await.unwrap();
+    }
+
+    /// Waits until a chunk is held, runs `sql`, and opens the gate.
+    ///
+    /// The gate opens when `sql` is done, or when it waits for a lock of the chunk.
+    pub(crate) async fn open_after(self, fixture: &Fixture, sql: impl Future<Output = ()>) {
+        wait_until_chunk_is_read(fixture).await;
+        let waits = "select count(*) from pg_locks where not granted and locktype = 'relation' \
+                     and database = (select oid from pg_database where datname = current_database())";
+        let opened = async {
+            wait::until("the SQL waits for the chunk", DEADLINE, || async {
+                self.0.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) > 0
+            })
+            .await;
+            self.open().await;
+        };
+        tokio::pin!(sql);
+        tokio::select! {
+            () = &mut sql => self.open().await,
+            () = opened => sql.await,
+        }
+    }
 }
