@@ -8,8 +8,6 @@
 //! Most scenarios need only a [`fixture::Fixture`].
 
 pub mod aggregate;
-pub mod backfill;
-pub mod breaker;
 pub mod certificates;
 pub mod cluster;
 pub mod consumer;
@@ -28,10 +26,10 @@ pub mod programs;
 pub mod proxy;
 pub mod put_log;
 mod put_records;
+pub mod random_play;
 pub mod rebuild;
 pub mod runtime_api;
 pub mod ssm;
-pub mod storm;
 pub mod third_party;
 pub mod value;
 pub mod wait;

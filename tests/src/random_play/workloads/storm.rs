@@ -1,0 +1,210 @@
+//! Workload of a storm: one backlog, drained again and again through a stream with every fault of a fake Kinesis.
+//!
+//! However a play goes, every event arrives, and the events of one key arrive in order. A first play on a stream
+//! without faults records what has to arrive. Each play drains its own copy of the slot.
+
+mod backlog;
+mod expected;
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use fastrand::Rng;
+use serde_json::Value;
+use tokio_postgres::Client;
+
+use crate::fake_kinesis::Faults;
+use crate::random_play::database::{Database, DatabaseKind, execute};
+use crate::random_play::engine::{Engine, Workload};
+use crate::random_play::environment::Environment;
+use crate::random_play::result::{Counter, PlayResult, Verdict};
+use crate::random_play::settings::PlaySettings;
+use crate::random_play::writer::TransactionSource;
+use expected::ExpectedEvents;
+
+/// Counters that the table of plays shows.
+pub const COLUMNS: &[Counter] = &[
+    Counter::Invocations,
+    Counter::Requests,
+    Counter::Tried,
+    Counter::Put,
+    Counter::Retried,
+    Counter::Duplicates,
+    Counter::Reshards,
+    Counter::Dropped,
+];
+
+/// Database of the backlog, and `SOURCE_NAME` of all plays: an event contains its source.
+const DATABASE: &str = "storm";
+/// Slot before the backlog. No play drains it.
+const TEMPLATE: &str = "template";
+/// Longer than a play takes.
+const DEADLINE: Duration = Duration::from_secs(600);
+/// `errorType`s that a later invocation repairs. The server has no faults, but a busy machine may exceed a time limit.
+const TOLERATED_ERRORS: [&str; 5] = [
+    "StreamUnavailable",
+    "CheckpointUnavailable",
+    "Busy",
+    "OutOfTime",
+    "PeekTimeout",
+];
+
+/// Backlog of changes, and the events that it makes.
+#[derive(Debug)]
+pub struct Backlog {
+    database: Arc<Database>,
+    /// End of the log behind the backlog, as PostgreSQL writes an LSN.
+    end: String,
+    /// Set by the play without faults.
+    expected: OnceLock<ExpectedEvents>,
+}
+
+impl Backlog {
+    /// Writes `events` changes of `keys` keys, and drains them once through a stream without faults.
+    ///
+    /// The second value is the time of that drain.
+    ///
+    /// # Panics
+    /// The drain does not deliver exactly the changes that were written.
+    pub async fn write(engine: &Engine, events: usize, keys: usize) -> (Arc<Self>, Duration) {
+        let mut database = Database::start(DatabaseKind::Single, "max_wal_size = '8GB'\n").await;
+        database.create(DATABASE, true).await;
+        let end = backlog::write(&database.session().await, TEMPLATE, events, keys).await;
+        let backlog = Arc::new(Self {
+            database: Arc::new(database),
+            end,
+            expected: OnceLock::new(),
+        });
+        let result = Box::pin(engine.play(&Storm::without_faults(Arc::clone(&backlog)))).await;
+        let failures = result.failures();
+        assert!(failures.is_empty(), "the play without faults fails: {failures:?}");
+        let expected = backlog.expected.get().map_or(0, ExpectedEvents::len);
+        assert_eq!(
+            expected, events,
+            "a stream without faults has every written change"
+        );
+        (backlog, result.duration)
+    }
+}
+
+/// Runs the play of this seed with this `AGGREGATION`.
+///
+/// # Panics
+/// A part of the play itself cannot do its work.
+pub async fn play(
+    engine: &Engine,
+    backlog: Arc<Backlog>,
+    seed: u64,
+    aggregation: &'static str,
+) -> PlayResult {
+    Box::pin(engine.play(&Storm::of_seed(backlog, seed, aggregation))).await
+}
+
+/// Play of a storm.
+struct Storm {
+    settings: PlaySettings,
+    backlog: Arc<Backlog>,
+}
+
+impl Storm {
+    fn of_seed(backlog: Arc<Backlog>, seed: u64, aggregation: &'static str) -> Self {
+        // Aggregates are few, and so are their requests: each request has to meet more faults.
+        let times = if aggregation == "kpl" { 15.0 } else { 1.0 };
+        Self::new(
+            backlog,
+            format!("seed_{seed}_{aggregation}"),
+            aggregation,
+            |name| PlaySettings::draw(name, seed, "pgoutput", 4..17, times, &mut Rng::with_seed(seed)),
+        )
+    }
+
+    fn without_faults(backlog: Arc<Backlog>) -> Self {
+        Self::new(backlog, "quiet".to_owned(), "none", |name| {
+            let mut settings = PlaySettings::draw(name, 0, "pgoutput", 8..9, 1.0, &mut Rng::with_seed(0));
+            settings.stream.faults = Faults::default();
+            settings
+        })
+    }
+
+    fn new(
+        backlog: Arc<Backlog>,
+        name: String,
+        aggregation: &'static str,
+        draw: impl FnOnce(String) -> PlaySettings,
+    ) -> Self {
+        let settings = PlaySettings {
+            variables: vec![("SOURCE_NAME", DATABASE), ("AGGREGATION", aggregation)],
+            drain_deadline: DEADLINE,
+            drain_invocations: 50,
+            tolerated_errors: &TOLERATED_ERRORS,
+            summary: aggregation.to_owned(),
+            ..draw(name)
+        };
+        Self { settings, backlog }
+    }
+}
+
+impl Workload for Storm {
+    const ENDS_WITH_FAULTS: bool = true;
+
+    fn settings(&self) -> &PlaySettings {
+        &self.settings
+    }
+
+    fn shared_database(&self) -> Option<Arc<Database>> {
+        Some(Arc::clone(&self.backlog.database))
+    }
+
+    async fn prepare(&self, environment: &Environment, client: &Client) {
+        let slot = &environment.slot;
+        let copy = format!("select pg_copy_logical_replication_slot('{TEMPLATE}', '{slot}')");
+        execute(client, &copy).await;
+    }
+
+    /// No writers: the backlog exists already.
+    fn writers(&self, _: &Environment) -> Vec<Box<dyn TransactionSource>> {
+        Vec::new()
+    }
+
+    /// No invocation: the engine empties the slot after the phase of faults, and the stream keeps its faults.
+    fn next_event(&self, _: &Environment, _: Option<&Value>) -> Option<Value> {
+        None
+    }
+
+    async fn end_of_log(&self, _: &Client) -> String {
+        self.backlog.end.clone()
+    }
+
+    async fn verdict(&self, environment: &Environment, _: &Client) -> Verdict {
+        let stream = &environment.stream;
+        let mut verdict = match self.backlog.expected.get() {
+            Some(expected) => expected.judge(stream),
+            None => {
+                let _ = self.backlog.expected.set(ExpectedEvents::of(stream));
+                Verdict::default()
+            }
+        };
+        let put_log = stream.put_log();
+        let shared = put_log.shared_keys.iter().take(3);
+        verdict
+            .violations
+            .extend(shared.map(|key| format!("two unacknowledged records of one key: {key}")));
+        let counts = stream.counts();
+        for (counter, count) in [
+            (Counter::Requests, counts.requests),
+            (Counter::Tried, counts.tried),
+            (Counter::Put, counts.put),
+            (Counter::Reshards, counts.reshards),
+        ] {
+            verdict.counts.add(counter, count);
+        }
+        verdict
+    }
+
+    fn shortfalls(&self, result: &PlayResult) -> Vec<&'static str> {
+        match result.counts.get(Counter::Put) {
+            0 => vec!["no record was put"],
+            _ => Vec::new(),
+        }
+    }
+}
