@@ -35,8 +35,8 @@ pub(super) trait Workload: Send + Sync {
     /// Creates tables, publication and slot.
     fn prepare(&self, environment: &Environment, client: &Client) -> impl Future<Output = ()> + Send;
 
-    /// Writers of the play.
-    fn writers(&self, environment: &Environment) -> Vec<Box<dyn TransactionSource>>;
+    /// Writer of this number and seed.
+    fn writer(&self, number: u32, seed: u64, environment: &Environment) -> Box<dyn TransactionSource>;
 
     /// Event of the next invocation among faults, after `report`; `None` ends the phase of faults.
     fn next_event(&self, environment: &Environment, report: Option<&Value>) -> Option<Value>;
@@ -56,9 +56,6 @@ pub(super) trait Workload: Send + Sync {
 
     /// Compares the stream with PostgreSQL.
     fn verdict(&self, environment: &Environment, client: &Client) -> impl Future<Output = Verdict> + Send;
-
-    /// Conditions that a play of this result did not meet; without them it proves nothing.
-    fn shortfalls(&self, result: &PlayResult) -> Vec<&'static str>;
 }
 
 /// Engine with the servers that its plays reuse: to start them takes longer than a small play.
@@ -97,7 +94,7 @@ impl Engine {
         result.duration = began.elapsed();
         result.counts.add_all(&verdict.counts);
         result.violations.extend(verdict.violations);
-        result.shortfalls = workload.shortfalls(&result);
+        result.add_shortfalls(&settings.required);
         match shared {
             Some(shared) => shared.drop_slot(&settings.name).await,
             None => self.reuse(database, &result).await,
@@ -138,7 +135,8 @@ impl Engine {
 async fn play_with_faults(workload: &impl Workload, environment: &Environment) {
     let over = Arc::new(AtomicBool::new(false));
     let mut writers = JoinSet::new();
-    for source in workload.writers(environment) {
+    for (seed, number) in workload.settings().writers.iter().zip(0..) {
+        let source = workload.writer(number, *seed, environment);
         let database = Arc::clone(&environment.database);
         writers.spawn(writer::write(source, database, Arc::clone(&over)));
     }

@@ -3,6 +3,7 @@
 //! It keeps every stored checkpoint, and how many records the stream had at that moment. A store that a fault proxy
 //! lets through is applied.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -41,9 +42,9 @@ struct ParameterService {
 
 #[derive(Debug, Default)]
 struct Parameters {
-    checkpoint: Option<String>,
+    /// Values by name.
+    values: HashMap<String, String>,
     checkpoints: Vec<StoredCheckpoint>,
-    backfill: Option<String>,
 }
 
 impl ParameterStore {
@@ -77,8 +78,9 @@ impl ParameterStore {
 
     /// State of the backfill, if one is stored.
     pub(super) fn backfill(&self) -> Option<Value> {
-        let text = self.service.parameters().backfill.clone()?;
-        serde_json::from_str(&text).ok()
+        let parameters = self.service.parameters();
+        let (_, text) = parameters.values.iter().find(|(name, _)| is_backfill(name))?;
+        serde_json::from_str(text).ok()
     }
 
     /// Rows that the backfill has read, by its stored states.
@@ -93,8 +95,8 @@ impl ParameterStore {
 }
 
 /// Whether a parameter's name is that of the backfill's state.
-fn is_backfill(name: &Value) -> bool {
-    name.as_str().is_some_and(|name| name.ends_with(".backfill"))
+fn is_backfill(name: &str) -> bool {
+    name.ends_with(".backfill")
 }
 
 impl ParameterService {
@@ -102,50 +104,39 @@ impl ParameterService {
         self.parameters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn get(&self, name: &Value) -> Response<Body> {
+    fn get(&self, name: &str) -> Response<Body> {
         let parameters = self.parameters();
-        let text = match is_backfill(name) {
-            true => &parameters.backfill,
-            false => &parameters.checkpoint,
+        let Some(value) = parameters.values.get(name) else {
+            return missing();
         };
-        let Some(text) = text else { return missing() };
-        let version = parameters.checkpoints.len();
         let parameter = json!({
-            "Name": name, "Type": "String", "Value": text, "Version": version, "DataType": "text",
+            "Name": name, "Type": "String", "Value": value, "Version": 1, "DataType": "text",
         });
         endpoint::json(json!({ "Parameter": parameter }).to_string())
     }
 
-    fn put(&self, name: &Value, text: &str) -> Response<Body> {
-        let document: Value = serde_json::from_str(text).unwrap_or_default();
+    fn put(&self, name: &str, value: &str) -> Response<Body> {
+        let document: Value = serde_json::from_str(value).unwrap_or_default();
         let mut parameters = self.parameters();
         if is_backfill(name) {
-            parameters.backfill = Some(text.to_owned());
             let rows = document["rows"].as_u64().unwrap_or(0);
             self.rows_read.fetch_max(rows, Ordering::Relaxed);
-            return endpoint::json(json!({ "Version": 1, "Tier": "Standard" }).to_string());
-        }
-        let Some(commit_end) = lsn(&document["commit_end"]) else {
+        } else if let Some(commit_end) = lsn(&document["commit_end"]) {
+            let progress = &document["progress"];
+            parameters.checkpoints.push(StoredCheckpoint {
+                commit_end,
+                progress: lsn(&progress["commit_end"]).zip(lsn(&progress["lsn"])),
+                records: self.stream.counts().put,
+            });
+        } else {
             return refusal(400, "ValidationException", "this is no checkpoint");
-        };
-        let progress = &document["progress"];
-        parameters.checkpoints.push(StoredCheckpoint {
-            commit_end,
-            progress: lsn(&progress["commit_end"]).zip(lsn(&progress["lsn"])),
-            records: self.stream.counts().put,
-        });
-        parameters.checkpoint = Some(text.to_owned());
-        let version = parameters.checkpoints.len();
-        endpoint::json(json!({ "Version": version, "Tier": "Standard" }).to_string())
+        }
+        parameters.values.insert(name.to_owned(), value.to_owned());
+        endpoint::json(json!({ "Version": 1, "Tier": "Standard" }).to_string())
     }
 
-    fn delete(&self, name: &Value) -> Response<Body> {
-        let mut parameters = self.parameters();
-        let deleted = match is_backfill(name) {
-            true => parameters.backfill.take(),
-            false => parameters.checkpoint.take(),
-        };
-        match deleted {
+    fn delete(&self, name: &str) -> Response<Body> {
+        match self.parameters().values.remove(name) {
             Some(_) => endpoint::json("{}".to_owned()),
             None => missing(),
         }
@@ -164,10 +155,11 @@ impl Answerer for ParameterService {
         body: Bytes,
     ) -> Result<Response<Body>, Cut> {
         let request: Value = serde_json::from_slice(&body).unwrap_or_default();
+        let field = |name: &str| request[name].as_str().unwrap_or_default();
         Ok(match operation.as_str() {
-            "GetParameter" => self.get(&request["Name"]),
-            "PutParameter" => self.put(&request["Name"], request["Value"].as_str().unwrap_or_default()),
-            "DeleteParameter" => self.delete(&request["Name"]),
+            "GetParameter" => self.get(field("Name")),
+            "PutParameter" => self.put(field("Name"), field("Value")),
+            "DeleteParameter" => self.delete(field("Name")),
             _ => refusal(400, "UnknownOperationException", "not an operation of this fake"),
         })
     }

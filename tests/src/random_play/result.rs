@@ -3,72 +3,58 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// What one counter of a play counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Counter {
-    /// Invocations, failed ones included.
-    Invocations,
-    /// Injected faults.
-    Faults,
-    /// Kills of the function.
-    Kills,
-    /// Failovers of the server.
-    Failovers,
-    /// Crashes of a server that restarted on its disk.
-    Crashes,
-    /// Faults of the network between standby and primary.
-    StandbyFaults,
-    /// Events that the committed transactions make.
-    Events,
-    /// Rows of the table at the end of the play.
-    Rows,
-    /// Events of rows that the backfill read.
-    Reads,
-    /// Rows that the backfill read and did not send, because a live change was sent first.
-    Overtaken,
-    /// Changes that the function read again and did not send again.
-    Skipped,
-    /// Changes that the function read again and sent again.
-    Replayed,
-    /// Records that an invocation sent again.
-    Retried,
-    /// Events whose position had arrived before.
-    Duplicates,
-    /// Stored checkpoints.
-    Stores,
-    /// Comparisons of the slot with the checkpoint.
-    Checks,
-    /// PutRecords requests.
-    Requests,
-    /// Records of these requests, once for each attempt.
-    Tried,
-    /// Records that the stream stored.
-    Put,
-    /// Splits and merges of shards.
-    Reshards,
-    /// Records of aggregates that the KCL drops, because one record belongs to another shard.
-    Dropped,
-    /// Largest lag of a report, in bytes.
-    LagBytes,
-    /// Largest resident memory of the function, in bytes.
-    PeakMemoryBytes,
-    /// Changes that never arrived.
-    Lost,
-    /// Rows and values that differ between consumer and PostgreSQL.
-    Differences,
+/// Defines [`Counter`]: of each variant the heading of its column, and the meaning of its total.
+macro_rules! counters {
+    ($($name:ident: $heading:literal, $meaning:literal;)*) => {
+        /// Counter of a play.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Counter {
+            $(#[doc = $meaning] $name,)*
+        }
+
+        impl Counter {
+            /// Heading of the counter's column in a table of plays.
+            pub fn heading(self) -> &'static str {
+                match self { $(Self::$name => $heading,)* }
+            }
+
+            /// Meaning of the sum over all plays (of the maximum, for bytes).
+            pub fn meaning(self) -> &'static str {
+                match self { $(Self::$name => $meaning,)* }
+            }
+        }
+    };
+}
+
+counters! {
+    Invocations: "ticks", "invocations";
+    Faults: "faults", "injected faults";
+    Kills: "kills", "kills of the function";
+    Failovers: "failover", "failovers";
+    Crashes: "crash", "crashes of the server";
+    StandbyFaults: "hung", "times that commits hung";
+    Events: "events", "events of committed changes";
+    Rows: "rows", "rows of PostgreSQL at the end, each compared";
+    Reads: "reads", "events of rows that were read";
+    Overtaken: "overtaken", "rows that were read and overtaken by a change";
+    Skipped: "skipped", "changes that were read again and skipped";
+    Replayed: "replayed", "changes that were read again and sent again";
+    Retried: "retried", "records that were sent again within an invocation";
+    Duplicates: "again", "events that arrived again";
+    Stores: "stores", "stored checkpoints, each compared with the stream";
+    Checks: "checks", "comparisons of slot and checkpoint";
+    Requests: "requests", "PutRecords requests";
+    Tried: "tried", "records of these requests";
+    Put: "put", "records that the stream stored";
+    Reshards: "reshards", "splits and merges of shards";
+    Dropped: "dropped", "records that the KCL drops";
+    LagBytes: "lag MB", "bytes of lag at most";
+    PeakMemoryBytes: "MiB", "bytes resident at most";
+    Lost: "lost", "changes lost";
+    Differences: "differ", "differences";
 }
 
 impl Counter {
-    /// Heading of the counter's column in a table of plays.
-    pub fn heading(self) -> &'static str {
-        self.texts().0
-    }
-
-    /// Meaning of the sum over all plays (the maximum, for bytes).
-    pub fn meaning(self) -> &'static str {
-        self.texts().1
-    }
-
     /// Value as its column shows it: the lag in MB, memory in MiB, everything else as a number.
     pub fn shown(self, value: u64) -> String {
         match self {
@@ -80,36 +66,6 @@ impl Counter {
 
     fn is_maximum(self) -> bool {
         matches!(self, Self::LagBytes | Self::PeakMemoryBytes)
-    }
-
-    fn texts(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Invocations => ("ticks", "invocations"),
-            Self::Faults => ("faults", "injected faults"),
-            Self::Kills => ("kills", "kills of the function"),
-            Self::Failovers => ("failover", "failovers"),
-            Self::Crashes => ("crash", "crashes of the server"),
-            Self::StandbyFaults => ("hung", "times that commits hung"),
-            Self::Events => ("events", "events of committed changes"),
-            Self::Rows => ("rows", "rows of PostgreSQL at the end, each compared"),
-            Self::Reads => ("reads", "events of rows that were read"),
-            Self::Overtaken => ("overtaken", "rows that were read and overtaken by a change"),
-            Self::Skipped => ("skipped", "changes that were read again and skipped"),
-            Self::Replayed => ("replayed", "changes that were read again and sent again"),
-            Self::Retried => ("retried", "records that were sent again within an invocation"),
-            Self::Duplicates => ("again", "events that arrived again"),
-            Self::Stores => ("stores", "stored checkpoints, each compared with the stream"),
-            Self::Checks => ("checks", "comparisons of slot and checkpoint"),
-            Self::Requests => ("requests", "PutRecords requests"),
-            Self::Tried => ("tried", "records of these requests"),
-            Self::Put => ("put", "records that the stream stored"),
-            Self::Reshards => ("reshards", "splits and merges of shards"),
-            Self::Dropped => ("dropped", "records that the KCL drops"),
-            Self::LagBytes => ("lag MB", "bytes of lag at most"),
-            Self::PeakMemoryBytes => ("MiB", "bytes resident at most"),
-            Self::Lost => ("lost", "changes lost"),
-            Self::Differences => ("differ", "differences"),
-        }
     }
 }
 
@@ -156,7 +112,7 @@ pub struct PlayResult {
     /// Cases in which the function broke its promise.
     pub violations: Vec<String>,
     /// Conditions that this play did not meet; without them it proves nothing.
-    pub shortfalls: Vec<&'static str>,
+    pub shortfalls: Vec<String>,
 }
 
 impl PlayResult {
@@ -165,6 +121,16 @@ impl PlayResult {
         Self {
             violations: vec![format!("the play itself failed: {panic}")],
             ..Self::default()
+        }
+    }
+
+    /// Adds a shortfall for each group of counters that are all 0.
+    pub(super) fn add_shortfalls(&mut self, required: &[&[Counter]]) {
+        for group in required {
+            if group.iter().all(|counter| self.counts.get(*counter) == 0) {
+                let missing = group.iter().map(|counter| format!("no {}", counter.meaning()));
+                self.shortfalls.push(missing.collect::<Vec<String>>().join(", "));
+            }
         }
     }
 

@@ -7,6 +7,7 @@ use fastrand::Rng;
 
 use super::database::DatabaseKind;
 use super::faults::FaultSchedule;
+use super::result::Counter;
 use crate::fake_kinesis;
 
 /// `errorType`s of an invocation that a later one repairs, while faults are injected.
@@ -37,6 +38,8 @@ pub(super) struct PlaySettings {
     pub(super) variables: Vec<(&'static str, &'static str)>,
     /// Shards and faults of the stream.
     pub(super) stream: fake_kinesis::Settings,
+    /// Seed of each writer.
+    pub(super) writers: Vec<u64>,
     /// Injected faults. With an empty schedule, nothing stands between the function and its endpoints.
     pub(super) faults: FaultSchedule,
     /// Deadlines of the invocations while faults are injected, in milliseconds.
@@ -53,6 +56,8 @@ pub(super) struct PlaySettings {
     pub(super) drain_invocations: usize,
     /// `errorType`s that are no violation.
     pub(super) tolerated_errors: &'static [&'static str],
+    /// Counters of what a play has to meet: of each group at least one counter must not be 0.
+    pub(super) required: Vec<&'static [Counter]>,
     /// The settings in a few words.
     pub(super) summary: String,
 }
@@ -80,6 +85,7 @@ impl PlaySettings {
                 faults: fake_kinesis::Faults::of_seed(seed).times(times),
                 ..fake_kinesis::Settings::default()
             },
+            writers: (0..random.usize(2..=4)).map(|_| random.u64(..)).collect(),
             faults: FaultSchedule::default(),
             deadlines: 2_000..6_000,
             pauses: 20..400,
@@ -88,6 +94,7 @@ impl PlaySettings {
             drain_deadline: Duration::from_secs(15),
             drain_invocations: 40,
             tolerated_errors: &TRANSIENT_ERRORS,
+            required: Vec::new(),
             summary: String::new(),
         }
     }

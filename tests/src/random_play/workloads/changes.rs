@@ -50,8 +50,6 @@ pub async fn play(engine: &Engine, seed: u64) -> PlayResult {
 struct Changes {
     settings: PlaySettings,
     form: Form,
-    /// Seed of each writer.
-    writers: Vec<u64>,
 }
 
 impl Changes {
@@ -88,15 +86,16 @@ impl Changes {
                 ("MARKERS", markers),
             ],
             faults: schedule::draw(&mut random, database),
+            required: vec![
+                &[Counter::Faults],
+                &[Counter::Events],
+                &[Counter::Stores],
+                &[Counter::Checks],
+            ],
             summary: format!("{database_name} {plugin} {envelope} {aggregation}{markers_text}"),
             ..PlaySettings::draw(name, seed, plugin, 1..9, times, &mut random)
         };
-        let writers = (0..random.usize(2..=4)).map(|_| random.u64(..)).collect();
-        Self {
-            settings,
-            form,
-            writers,
-        }
+        Self { settings, form }
     }
 }
 
@@ -118,13 +117,8 @@ impl Workload for Changes {
         }
     }
 
-    fn writers(&self, _: &Environment) -> Vec<Box<dyn TransactionSource>> {
-        let writers = self.writers.iter().zip(0..);
-        let writer = |(seed, number): (&u64, u32)| ChangeWriter::new(number, *seed, self.form);
-        writers
-            .map(writer)
-            .map(|writer| Box::new(writer) as Box<dyn TransactionSource>)
-            .collect()
+    fn writer(&self, number: u32, seed: u64, _: &Environment) -> Box<dyn TransactionSource> {
+        Box::new(ChangeWriter::new(number, seed, self.form))
     }
 
     fn next_event(&self, _: &Environment, _: Option<&Value>) -> Option<Value> {
@@ -141,20 +135,5 @@ impl Workload for Changes {
             &checkpoints,
         )
         .await
-    }
-
-    fn shortfalls(&self, result: &PlayResult) -> Vec<&'static str> {
-        let mut shortfalls = Vec::new();
-        for (counter, what) in [
-            (Counter::Faults, "no fault"),
-            (Counter::Events, "no committed change"),
-            (Counter::Stores, "no stored checkpoint"),
-            (Counter::Checks, "no comparison of slot and checkpoint"),
-        ] {
-            if result.counts.get(counter) == 0 {
-                shortfalls.push(what);
-            }
-        }
-        shortfalls
     }
 }

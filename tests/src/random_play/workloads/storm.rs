@@ -134,9 +134,11 @@ impl Storm {
     ) -> Self {
         let settings = PlaySettings {
             variables: vec![("SOURCE_NAME", DATABASE), ("AGGREGATION", aggregation)],
+            writers: Vec::new(),
             drain_deadline: DEADLINE,
             drain_invocations: 50,
             tolerated_errors: &TOLERATED_ERRORS,
+            required: vec![&[Counter::Put]],
             summary: aggregation.to_owned(),
             ..draw(name)
         };
@@ -161,9 +163,8 @@ impl Workload for Storm {
         execute(client, &copy).await;
     }
 
-    /// No writers: the backlog exists already.
-    fn writers(&self, _: &Environment) -> Vec<Box<dyn TransactionSource>> {
-        Vec::new()
+    fn writer(&self, _: u32, _: u64, _: &Environment) -> Box<dyn TransactionSource> {
+        unreachable!("the backlog exists already, and the settings have no writers")
     }
 
     /// No invocation: the engine empties the slot after the phase of faults, and the stream keeps its faults.
@@ -199,12 +200,5 @@ impl Workload for Storm {
             verdict.counts.add(counter, count);
         }
         verdict
-    }
-
-    fn shortfalls(&self, result: &PlayResult) -> Vec<&'static str> {
-        match result.counts.get(Counter::Put) {
-            0 => vec!["no record was put"],
-            _ => Vec::new(),
-        }
     }
 }

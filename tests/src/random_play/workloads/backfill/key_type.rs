@@ -4,6 +4,11 @@
 
 use crate::random_play::row_key::RowKey;
 
+/// Column of a key: its name, its type, and its value as SQL over `{}`, a `bigint` of 0 or more.
+///
+/// Values order about as the numbers do.
+type KeyColumn = (&'static str, &'static str, &'static str);
+
 /// Type of a key.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct KeyType {
@@ -11,89 +16,45 @@ pub(super) struct KeyType {
     columns: &'static [KeyColumn],
 }
 
-/// Column of a key.
-#[derive(Debug, Clone, Copy)]
-struct KeyColumn {
-    name: &'static str,
-    sql_type: &'static str,
-    /// Value as SQL over `{}`, a `bigint` of 0 or more. Values order about as the numbers do.
-    value: &'static str,
+const fn key_type(name: &'static str, columns: &'static [KeyColumn]) -> KeyType {
+    KeyType { name, columns }
 }
 
-const fn column(name: &'static str, sql_type: &'static str, value: &'static str) -> KeyColumn {
-    KeyColumn {
-        name,
-        sql_type,
-        value,
-    }
-}
+const BYTES: &str = "decode(lpad(to_hex({}::bigint), 16, '0'), 'hex')";
+const MINOR: &str = "'b' || lpad(({}::bigint % 1000)::text, 3, '0')";
+const TIME: &str = "'2000-01-01 00:00:00+00'::timestamptz + {}::bigint * interval '1 second'";
+const UUID: &str = "(lpad(to_hex({}::bigint), 8, '0') || '-0000-4000-8000-000000000000')::uuid";
+const MIXED_CASE: &str =
+    "(case {}::bigint / 1000 % 2 when 0 then 'a ' else 'B-' end) || lpad({}::bigint::text, 10, '0')";
 
 /// All types.
 pub(super) const KEY_TYPES: [KeyType; 7] = [
-    KeyType {
-        name: "bigint",
-        columns: &[column("id", "bigint", "{}::bigint")],
-    },
-    KeyType {
-        name: "composite",
-        columns: &[
-            column("a", "int", "({}::bigint / 1000)::int"),
-            column(
-                "b",
-                "text collate \"C\"",
-                "'b' || lpad(({}::bigint % 1000)::text, 3, '0')",
-            ),
+    key_type("bigint", &[("id", "bigint", "{}::bigint")]),
+    key_type(
+        "composite",
+        &[
+            ("a", "int", "({}::bigint / 1000)::int"),
+            ("b", "text collate \"C\"", MINOR),
         ],
-    },
-    KeyType {
-        name: "uuid",
-        columns: &[column(
-            "id",
-            "uuid",
-            "(lpad(to_hex({}::bigint), 8, '0') || '-0000-4000-8000-000000000000')::uuid",
-        )],
-    },
+    ),
+    key_type("uuid", &[("id", "uuid", UUID)]),
     // This collation sorts small letters before capital ones; "C" does the opposite.
-    KeyType {
-        name: "text",
-        columns: &[column(
-            "id",
-            "text collate \"en-x-icu\"",
-            "(case {}::bigint / 1000 % 2 when 0 then 'a ' else 'B-' end) || lpad({}::bigint::text, 10, '0')",
-        )],
-    },
-    KeyType {
-        name: "numeric",
-        columns: &[column("id", "numeric", "{}::bigint * 0.5")],
-    },
-    KeyType {
-        name: "timestamptz",
-        columns: &[column(
-            "id",
-            "timestamptz",
-            "'2000-01-01 00:00:00+00'::timestamptz + {}::bigint * interval '1 second'",
-        )],
-    },
-    KeyType {
-        name: "bytea",
-        columns: &[column(
-            "id",
-            "bytea",
-            "decode(lpad(to_hex({}::bigint), 16, '0'), 'hex')",
-        )],
-    },
+    key_type("text", &[("id", "text collate \"en-x-icu\"", MIXED_CASE)]),
+    key_type("numeric", &[("id", "numeric", "{}::bigint * 0.5")]),
+    key_type("timestamptz", &[("id", "timestamptz", TIME)]),
+    key_type("bytea", &[("id", "bytea", BYTES)]),
 ];
 
 impl KeyType {
     /// Names of the columns.
     pub(super) fn columns(&self) -> Vec<&'static str> {
-        self.columns.iter().map(|column| column.name).collect()
+        self.columns.iter().map(|(name, ..)| *name).collect()
     }
 
     /// Definitions of the columns, as `create table` takes them.
     pub(super) fn definition(&self) -> String {
         let columns = self.columns.iter();
-        let columns = columns.map(|column| format!("{} {}", column.name, column.sql_type));
+        let columns = columns.map(|(name, sql_type, _)| format!("{name} {sql_type}"));
         columns.collect::<Vec<String>>().join(", ")
     }
 
@@ -101,10 +62,7 @@ impl KeyType {
     pub(super) fn key(&self, number: impl ToString) -> RowKey {
         let number = number.to_string();
         let columns = self.columns.iter();
-        RowKey(
-            columns
-                .map(|column| (column.name, column.value.replace("{}", &number)))
-                .collect(),
-        )
+        let columns = columns.map(|(name, _, value)| (*name, value.replace("{}", &number)));
+        RowKey(columns.collect())
     }
 }

@@ -55,13 +55,13 @@ pub(super) struct RowWriter {
     /// Rows that the backfill has read: it reads the rows after them next.
     rows_read: Arc<AtomicU64>,
     /// Number of the writer, from 0. It keeps the writer's values apart from those of others.
-    number: u64,
+    number: u32,
     written: u64,
 }
 
 impl RowWriter {
     /// Writer of this number.
-    pub(super) fn new(number: u64, seed: u64, table: WrittenTable, rows_read: Arc<AtomicU64>) -> Self {
+    pub(super) fn new(number: u32, seed: u64, table: WrittenTable, rows_read: Arc<AtomicU64>) -> Self {
         Self {
             random: Rng::with_seed(seed),
             hot: Zipf::of(HOT_ROWS as usize),
@@ -75,7 +75,7 @@ impl RowWriter {
     /// Number that no other change has.
     fn next_n(&mut self) -> u64 {
         self.written += 1;
-        (self.number + 1) * 1_000_000_000 + self.written
+        (u64::from(self.number) + 1) * 1_000_000_000 + self.written
     }
 
     fn key(&self, number: u64) -> RowKey {
