@@ -6,6 +6,7 @@
 //! [`Engine`] runs a play. A module of [`workloads`] holds the writers, the expected state and the verdict.
 
 mod clock;
+mod compact_consumer;
 mod database;
 mod engine;
 mod environment;

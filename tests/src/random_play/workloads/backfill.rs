@@ -3,7 +3,6 @@
 //! The table is filled before the slot exists, so only a backfill can send its rows. At the end, a consumer has every
 //! row that PostgreSQL has.
 
-mod compact_consumer;
 mod key_type;
 mod writer;
 
@@ -17,6 +16,7 @@ use tokio_postgres::Client;
 use crate::fault_proxy::Side;
 use crate::postgres::REPLUSER;
 use crate::proxy::{Fault, Way};
+use crate::random_play::compact_consumer::{CompactConsumer, ConsumedTable};
 use crate::random_play::database::{DatabaseKind, execute};
 use crate::random_play::engine::{Engine, Workload};
 use crate::random_play::environment::Environment;
@@ -24,7 +24,6 @@ use crate::random_play::faults::{FaultStart, KillPoint, PlayFault, ScheduledFaul
 use crate::random_play::result::{Counter, PlayResult, Verdict};
 use crate::random_play::settings::{PlaySettings, millis};
 use crate::random_play::writer::TransactionSource;
-use compact_consumer::CompactConsumer;
 use key_type::KEY_TYPES;
 use writer::{RowWriter, WrittenTable};
 
@@ -110,6 +109,13 @@ impl Backfill {
             summary: format!("{key_name} {plugin} {aggregation} chunks of {chunk_rows}{hangs}"),
             ..PlaySettings::draw(name, seed, plugin, 1..9, 1.0, &mut random)
         };
+        let consumed = ConsumedTable {
+            name: "t",
+            key_columns: key_type.columns(),
+            columns: &["n", "small", "body"],
+            // `body` may be large.
+            stable_columns: Some(2),
+        };
         Self {
             settings,
             table: WrittenTable {
@@ -118,7 +124,7 @@ impl Backfill {
                 chunk_rows,
             },
             fails_over,
-            consumer: Mutex::new(CompactConsumer::of_key(key_type.columns())),
+            consumer: Mutex::new(CompactConsumer::new(consumed)),
         }
     }
 
@@ -226,7 +232,7 @@ impl Workload for Backfill {
     }
 
     async fn verdict(&self, _: &Environment, client: &Client) -> Verdict {
-        let consumer = std::mem::take(&mut *self.consumer());
-        consumer.compare(client, "t").await
+        let consumer = self.consumer().take();
+        consumer.compare(client).await
     }
 }

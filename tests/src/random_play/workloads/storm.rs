@@ -4,7 +4,6 @@
 //! without faults records what has to arrive. Each play drains its own copy of the slot.
 
 mod backlog;
-mod expected;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -13,14 +12,13 @@ use fastrand::Rng;
 use serde_json::Value;
 use tokio_postgres::Client;
 
-use crate::fake_kinesis::Faults;
+use crate::random_play::compact_consumer::{CompactConsumer, ConsumedTable, EventHashes};
 use crate::random_play::database::{Database, DatabaseKind, execute};
 use crate::random_play::engine::{Engine, Workload};
 use crate::random_play::environment::Environment;
 use crate::random_play::result::{Counter, PlayResult, Verdict};
 use crate::random_play::settings::PlaySettings;
 use crate::random_play::writer::TransactionSource;
-use expected::ExpectedEvents;
 
 /// Counters that the table of plays shows.
 pub const COLUMNS: &[Counter] = &[
@@ -38,6 +36,8 @@ pub const COLUMNS: &[Counter] = &[
 const DATABASE: &str = "storm";
 /// Slot before the backlog. No play drains it.
 const TEMPLATE: &str = "template";
+/// Events that are reported of one play.
+const MOST_CASES: usize = 10;
 /// Longer than a play takes.
 const DEADLINE: Duration = Duration::from_secs(600);
 /// `errorType`s that a later invocation repairs. The server has no faults, but a busy machine may exceed a time limit.
@@ -56,7 +56,7 @@ pub struct Backlog {
     /// End of the log behind the backlog, as PostgreSQL writes an LSN.
     end: String,
     /// Set by the play without faults.
-    expected: OnceLock<ExpectedEvents>,
+    expected: OnceLock<EventHashes>,
 }
 
 impl Backlog {
@@ -75,10 +75,10 @@ impl Backlog {
             end,
             expected: OnceLock::new(),
         });
-        let result = Box::pin(engine.play(&Storm::without_faults(Arc::clone(&backlog)))).await;
+        let result = Box::pin(engine.play(&Storm::new(Arc::clone(&backlog), None, "none"))).await;
         let failures = result.failures();
         assert!(failures.is_empty(), "the play without faults fails: {failures:?}");
-        let expected = backlog.expected.get().map_or(0, ExpectedEvents::len);
+        let expected = backlog.expected.get().map_or(0, EventHashes::len);
         assert_eq!(
             expected, events,
             "a stream without faults has every written change"
@@ -97,7 +97,7 @@ pub async fn play(
     seed: u64,
     aggregation: &'static str,
 ) -> PlayResult {
-    Box::pin(engine.play(&Storm::of_seed(backlog, seed, aggregation))).await
+    Box::pin(engine.play(&Storm::new(backlog, Some(seed), aggregation))).await
 }
 
 /// Play of a storm.
@@ -107,42 +107,52 @@ struct Storm {
 }
 
 impl Storm {
-    fn of_seed(backlog: Arc<Backlog>, seed: u64, aggregation: &'static str) -> Self {
-        // Aggregates are few, and so are their requests: each request has to meet more faults.
-        let times = if aggregation == "kpl" { 15.0 } else { 1.0 };
-        Self::new(
-            backlog,
-            format!("seed_{seed}_{aggregation}"),
-            aggregation,
-            |name| PlaySettings::draw(name, seed, "pgoutput", 4..17, times, &mut Rng::with_seed(seed)),
-        )
-    }
-
-    fn without_faults(backlog: Arc<Backlog>) -> Self {
-        Self::new(backlog, "quiet".to_owned(), "none", |name| {
-            let mut settings = PlaySettings::draw(name, 0, "pgoutput", 8..9, 1.0, &mut Rng::with_seed(0));
-            settings.stream.faults = Faults::default();
-            settings
-        })
-    }
-
-    fn new(
-        backlog: Arc<Backlog>,
-        name: String,
-        aggregation: &'static str,
-        draw: impl FnOnce(String) -> PlaySettings,
-    ) -> Self {
+    /// Play of a seed; without one, the play without faults.
+    fn new(backlog: Arc<Backlog>, seed: Option<u64>, aggregation: &'static str) -> Self {
+        let (name, times) = match (seed, aggregation) {
+            (None, _) => ("quiet".to_owned(), 0.0),
+            // Aggregates are few, and so are their requests: each request has to meet more faults.
+            (Some(seed), "kpl") => (format!("seed_{seed}_kpl"), 15.0),
+            (Some(seed), _) => (format!("seed_{seed}_{aggregation}"), 1.0),
+        };
+        let seed = seed.unwrap_or(0);
+        let mut random = Rng::with_seed(seed);
         let settings = PlaySettings {
             variables: vec![("SOURCE_NAME", DATABASE), ("AGGREGATION", aggregation)],
+            // The backlog exists already.
             writers: Vec::new(),
             drain_deadline: DEADLINE,
             drain_invocations: 50,
             tolerated_errors: &TOLERATED_ERRORS,
             required: vec![&[Counter::Put]],
             summary: aggregation.to_owned(),
-            ..draw(name)
+            ..PlaySettings::draw(name, seed, "pgoutput", 4..17, times, &mut random)
         };
         Self { settings, backlog }
+    }
+
+    /// Compares the arrived events with those of the play without faults, or keeps them as the expected ones.
+    fn compare_events(&self, arrived: &EventHashes) -> Vec<String> {
+        let Some(expected) = self.backlog.expected.get() else {
+            let _ = self.backlog.expected.set(arrived.clone());
+            return Vec::new();
+        };
+        let missing = expected
+            .keys()
+            .filter(|position| !arrived.contains_key(*position));
+        let missing = missing.count();
+        let different = arrived
+            .iter()
+            .filter(|(position, content)| expected.get(*position) != Some(*content));
+        let different = different.take(MOST_CASES).map(|(position, _)| {
+            let known = match expected.contains_key(position) {
+                true => "is not the event of the play without faults",
+                false => "was never written",
+            };
+            format!("{position:x?} {known}")
+        });
+        let missing = (missing > 0).then(|| format!("{missing} events have not arrived"));
+        missing.into_iter().chain(different).collect()
     }
 }
 
@@ -176,15 +186,18 @@ impl Workload for Storm {
         self.backlog.end.clone()
     }
 
-    async fn verdict(&self, environment: &Environment, _: &Client) -> Verdict {
+    async fn verdict(&self, environment: &Environment, client: &Client) -> Verdict {
         let stream = &environment.stream;
-        let mut verdict = match self.backlog.expected.get() {
-            Some(expected) => expected.judge(stream),
-            None => {
-                let _ = self.backlog.expected.set(ExpectedEvents::of(stream));
-                Verdict::default()
-            }
-        };
+        let mut consumer = CompactConsumer::new(ConsumedTable {
+            name: "storm",
+            key_columns: vec!["id"],
+            columns: &["n", "note"],
+            stable_columns: None,
+        });
+        stream.read(|range, key, data| consumer.take_record(range, key, data));
+        let violations = self.compare_events(consumer.events());
+        let mut verdict = consumer.compare(client).await;
+        verdict.violations.extend(violations);
         let put_log = stream.put_log();
         let shared = put_log.shared_keys.iter().take(3);
         verdict

@@ -1,7 +1,7 @@
 //! Consumer that keeps hashes instead of values, so that it rebuilds a table of millions of rows while it arrives.
 //!
-//! It applies events in the order of their arrival, and drops an event that is not newer than the last of its key. It
-//! reads Debezium's envelope, and one table.
+//! It applies events in the order of their arrival. Within one key, positions have to ascend. It reads Debezium's
+//! envelope, and one table.
 
 use std::collections::HashMap;
 use std::collections::hash_map::{DefaultHasher, Entry};
@@ -10,24 +10,41 @@ use std::hash::{Hash, Hasher};
 use serde_json::Value;
 use tokio_postgres::Client;
 
-use crate::event::{Event, Form, Row, UNAVAILABLE};
+use super::kcl;
+use super::result::{Counter, Verdict};
+use crate::event::{Event, Form, Row, UNAVAILABLE, timeless};
 use crate::hash_range::HashRange;
 use crate::oracle;
-use crate::random_play::kcl;
-use crate::random_play::result::{Counter, Verdict};
 use crate::value::ColumnValue;
 
-/// Columns outside of the key. Those that are never stored out of line are first.
-const COLUMNS: [&str; 3] = ["n", "small", "body"];
-/// Number of columns that are never stored out of line.
-const INLINE_COLUMNS: usize = 2;
 /// Hash of a value that no event had.
 const UNKNOWN: u64 = 0;
+/// Most columns of a table outside of its key.
+const MOST_COLUMNS: usize = 3;
 /// Violations of one kind that are reported.
 const MOST_CASES: usize = 5;
 
+/// Table that a consumer rebuilds.
+#[derive(Debug, Clone)]
+pub(super) struct ConsumedTable {
+    pub(super) name: &'static str,
+    pub(super) key_columns: Vec<&'static str>,
+    /// Columns outside of the key.
+    pub(super) columns: &'static [&'static str],
+    /// Number of those columns, from the first on, that an event always has when it is sent again.
+    ///
+    /// An event that is sent again may lack a large value that its change did not touch, or may have a newer one.
+    /// `None`: the whole event is the same, but for the times of its creation.
+    pub(super) stable_columns: Option<usize>,
+}
+
+/// Hashes of a row's values, in the order of the table's columns. The rest is 0.
+type Hashes = [u64; MOST_COLUMNS];
+/// Hash of the event of each position.
+pub(super) type EventHashes = HashMap<PositionParts, u64>;
+
 /// Parts of a position: end of the commit, LSN, index.
-type PositionParts = (u64, u64, u32);
+pub(super) type PositionParts = (u64, u64, u32);
 /// First two parts of a position. The delete and the create of one key change share them.
 type WalRecord = (u64, u64);
 
@@ -42,7 +59,7 @@ struct RowState {
 /// Hashes of a row's values.
 #[derive(Debug, Clone, Copy)]
 struct ValueHashes {
-    hashes: [u64; COLUMNS.len()],
+    hashes: Hashes,
     /// Key change that created the row. Its unknown values are those of the row with the old key.
     key_change: Option<WalRecord>,
 }
@@ -59,40 +76,63 @@ impl ValueHashes {
 }
 
 /// Rows of one table, as their events arrived.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct CompactConsumer {
-    key_columns: Vec<&'static str>,
+    table: ConsumedTable,
     rows: HashMap<u64, RowState>,
-    /// Hash of the event of each position.
-    events: HashMap<PositionParts, u64>,
+    events: EventHashes,
     /// Values of deleted rows. After a key change, the row with the new key may need them, and may arrive first.
     deleted: HashMap<WalRecord, ValueHashes>,
     reads: u64,
     duplicates: u64,
+    dropped: u64,
     violations: Vec<String>,
 }
 
 impl CompactConsumer {
-    /// Consumer of a table with these key columns.
-    pub(super) fn of_key(key_columns: Vec<&'static str>) -> Self {
+    /// Consumer without events.
+    pub(super) fn new(table: ConsumedTable) -> Self {
         Self {
-            key_columns,
-            ..Self::default()
+            table,
+            rows: HashMap::new(),
+            events: HashMap::new(),
+            deleted: HashMap::new(),
+            reads: 0,
+            duplicates: 0,
+            dropped: 0,
+            violations: Vec::new(),
         }
+    }
+
+    /// Takes the consumer out of a mutex, and leaves one without events.
+    pub(super) fn take(&mut self) -> Self {
+        let empty = Self::new(self.table.clone());
+        std::mem::replace(self, empty)
+    }
+
+    /// Hash of the event of each position.
+    pub(super) fn events(&self) -> &EventHashes {
+        &self.events
     }
 
     /// Applies a record of a shard with this hash range.
     pub(super) fn take_record(&mut self, range: HashRange, partition_key: &str, data: &[u8]) {
-        if let Err(error) = kcl::deliver(range, partition_key, data, |_, data| self.take_event(data)) {
-            self.add_violation(error.to_string());
+        match kcl::deliver(range, partition_key, data, |key, data| self.take_event(key, data)) {
+            Ok(dropped) => self.dropped += dropped as u64,
+            Err(error) => self.add_violation(error.to_string()),
         }
     }
 
-    fn take_event(&mut self, data: &[u8]) {
+    fn take_event(&mut self, partition_key: &str, data: &[u8]) {
         match Event::parse(data) {
-            Ok(event) if event.source.table.is_some() => self.apply(&event),
+            Ok(event) if event.source.table.is_some() => self.apply(partition_key, &event, data),
+            // Messages and control events are no rows. Where every event is expected, an unexpected one is noticed.
+            Ok(event) if self.table.stable_columns.is_none() => {
+                let position = position_parts(&event.source.position);
+                self.is_first(&event, position, hash_of_event(partition_key, data));
+            }
             Ok(_) => {}
-            Err(reason) => self.add_violation(format!("no event: {reason}")),
+            Err(reason) => self.add_violation(format!("{partition_key} has no event: {reason}")),
         }
     }
 
@@ -102,48 +142,54 @@ impl CompactConsumer {
         }
     }
 
-    fn apply(&mut self, event: &Event) {
+    fn apply(&mut self, partition_key: &str, event: &Event, data: &[u8]) {
         let position = position_parts(&event.source.position);
-        let is_delete = event.op == "d";
-        let row = match is_delete {
-            true => event.before.as_ref(),
-            false => event.after.as_ref(),
+        let row = match event.op.as_str() {
+            "d" => event.before.as_ref(),
+            _ => event.after.as_ref(),
         };
         let Some(row) = row else {
             return self.add_violation(format!("{} without a row", event.op));
         };
         let key = self.key_of(row);
-        let hashes = match is_delete {
-            true => [UNKNOWN; COLUMNS.len()],
-            false => COLUMNS.map(|name| row.get(name).map_or(UNKNOWN, hash_of_value)),
+        let hashes = self.hashes_of(event, row);
+        let content = match self.table.stable_columns {
+            Some(stable) => hash(&(&event.op, key, &hashes[..stable])),
+            None => hash_of_event(partition_key, data),
         };
-        if !self.is_first(event, position, key, &hashes[..INLINE_COLUMNS]) {
+        if !self.is_first(event, position, content) {
             return;
         }
         self.reads += u64::from(event.op == "r");
         let old = self.rows.get(&key).copied();
         if let Some(old) = old.filter(|old| old.position > position) {
-            let (op, late) = (&event.op, &event.source.position);
             return self.add_violation(format!(
-                "out of order: {op} {late} arrived after {:x?}",
-                old.position
+                "out of order: {} {} arrived after {:x?}",
+                event.op, event.source.position, old.position
             ));
         }
         let old = old.filter(|old| old.is_alive).map(|old| old.values);
         let state = RowState {
             position,
-            is_alive: !is_delete,
+            is_alive: event.op != "d",
             values: self.new_values(event, (position.0, position.1), hashes, old),
         };
         self.rows.insert(key, state);
     }
 
+    fn hashes_of(&self, event: &Event, row: &Row) -> Hashes {
+        let mut hashes = [UNKNOWN; MOST_COLUMNS];
+        // The row of a delete has the old values, if any.
+        if event.op != "d" {
+            for (hash, column) in hashes.iter_mut().zip(self.table.columns) {
+                *hash = row.get(*column).map_or(UNKNOWN, hash_of_value);
+            }
+        }
+        hashes
+    }
+
     /// Whether the position arrives for the first time. Otherwise the event has to be the same as the first.
-    ///
-    /// The comparison leaves out the large value. An event that is sent again may lack it, because the change did not
-    /// touch it, or may have a newer one.
-    fn is_first(&mut self, event: &Event, position: PositionParts, key: u64, inline: &[u64]) -> bool {
-        let content = hash(&(&event.op, key, inline));
+    fn is_first(&mut self, event: &Event, position: PositionParts, content: u64) -> bool {
         match self.events.entry(position) {
             Entry::Vacant(first) => {
                 first.insert(content);
@@ -166,7 +212,7 @@ impl CompactConsumer {
         &mut self,
         event: &Event,
         record: WalRecord,
-        hashes: [u64; COLUMNS.len()],
+        hashes: Hashes,
         old: Option<ValueHashes>,
     ) -> ValueHashes {
         let mut values = ValueHashes {
@@ -189,14 +235,14 @@ impl CompactConsumer {
 
     fn key_of(&self, row: &Row) -> u64 {
         let value = |name: &&str| row.get(*name).unwrap_or(&Value::Null);
-        let values = self.key_columns.iter().map(value);
+        let values = self.table.key_columns.iter().map(value);
         let values: Vec<ColumnValue> = values.map(|value| ColumnValue::of(value, false)).collect();
         hash(&values)
     }
 
     /// Hashes of a row, completed from the rows with its former keys.
-    fn completed(&self, mut values: ValueHashes) -> [u64; COLUMNS.len()] {
-        while values.hashes.contains(&UNKNOWN)
+    fn completed(&self, mut values: ValueHashes) -> Hashes {
+        while values.hashes[..self.table.columns.len()].contains(&UNKNOWN)
             && let Some(deleted) = values.key_change.and_then(|record| self.deleted.get(&record))
         {
             values.fill(deleted);
@@ -207,17 +253,22 @@ impl CompactConsumer {
         values.hashes
     }
 
-    /// Compares the rows with those of PostgreSQL's `table`.
-    pub(super) async fn compare(mut self, client: &Client, table: &str) -> Verdict {
+    /// Compares the rows with those of PostgreSQL.
+    pub(super) async fn compare(mut self, client: &Client) -> Verdict {
         let (mut rows, mut matched, mut differences) = (0, 0, 0);
         let mut cases = Vec::new();
-        oracle::scan(client, table, Form::Debezium, |cells| {
+        oracle::scan(client, self.table.name, Form::Debezium, |cells| {
             rows += 1;
             let cell = |name: &str| {
                 let found = cells.iter().find(|(column, _)| *column == name);
                 found.map(|(_, cell)| cell)
             };
-            let key: Vec<&ColumnValue> = self.key_columns.iter().filter_map(|name| cell(name)).collect();
+            let key: Vec<&ColumnValue> = self
+                .table
+                .key_columns
+                .iter()
+                .filter_map(|name| cell(name))
+                .collect();
             let mut add_difference = |what: String| {
                 differences += 1;
                 if cases.len() < MOST_CASES {
@@ -228,7 +279,7 @@ impl CompactConsumer {
                 return add_difference("is not in the stream".to_owned());
             };
             matched += 1;
-            for (name, ours) in COLUMNS.iter().zip(self.completed(state.values)) {
+            for (name, ours) in self.table.columns.iter().zip(self.completed(state.values)) {
                 if ours != cell(name).map_or(UNKNOWN, hash) {
                     let value = if ours == UNKNOWN {
                         "no value"
@@ -257,6 +308,7 @@ impl CompactConsumer {
             (Counter::Rows, rows),
             (Counter::Reads, self.reads),
             (Counter::Duplicates, self.duplicates),
+            (Counter::Dropped, self.dropped),
             (Counter::Differences, differences),
         ] {
             verdict.counts.add(counter, count);
@@ -269,6 +321,11 @@ impl CompactConsumer {
 fn position_parts(text: &str) -> PositionParts {
     let part = |range: std::ops::Range<usize>| u64::from_str_radix(&text[range], 16).unwrap_or_default();
     (part(0..16), part(17..33), part(34..42) as u32)
+}
+
+/// Hash of an event's partition key and of its content without the times of its creation.
+fn hash_of_event(partition_key: &str, data: &[u8]) -> u64 {
+    hash(&(partition_key, timeless(data).map(|event| event.to_string())))
 }
 
 fn hash_of_value(value: &Value) -> u64 {
