@@ -11,7 +11,6 @@ mod database;
 mod engine;
 mod environment;
 mod faults;
-mod injection;
 mod kcl;
 mod parameter_store;
 mod result;

@@ -1,9 +1,19 @@
-//! Faults of a play and their schedule.
+//! Faults of a play: their schedule and their injection.
 
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use crate::fault_proxy::Side;
+use serde_json::json;
+
+use super::environment::Environment;
+use super::result::Counter;
+use crate::fault_proxy::{Fault, FaultProxy, Held, Side};
 use crate::proxy;
+
+/// Longest wait of a kill for its moment.
+const KILL_PATIENCE: Duration = Duration::from_secs(3);
+/// Pause between two checks of a moment.
+const POLL: Duration = Duration::from_millis(2);
 
 /// Fault of one part of a play.
 #[derive(Debug, Clone, Copy)]
@@ -93,7 +103,7 @@ pub(super) type FaultSchedule = [Vec<ScheduledFault>; 4];
 
 impl PlayFault {
     /// Kind of the fault, as the totals count it.
-    pub(super) fn kind(&self) -> &'static str {
+    fn kind(&self) -> &'static str {
         match self {
             Self::Kill(KillPoint::Now) => "kill",
             Self::Kill(KillPoint::AfterRequests(_)) => "kill at records",
@@ -102,16 +112,18 @@ impl PlayFault {
             Self::SecondInvocation(_) => "two at once",
             Self::ClockJump(_) => "clock jump",
             Self::PartialFailure { .. } => "kinesis partial failure",
-            Self::Requests(Service::Kinesis, RequestFault::Throttled) => "kinesis throttling",
-            Self::Requests(Service::Kinesis, RequestFault::Cut) => "kinesis outage",
-            Self::Requests(Service::Kinesis, RequestFault::Failed) => "kinesis failure",
-            Self::Requests(Service::Kinesis, RequestFault::Unanswered) => "kinesis without answers",
-            Self::Requests(Service::Kinesis, RequestFault::Slow(_)) => "kinesis slow",
-            Self::Requests(Service::Ssm, RequestFault::Throttled) => "ssm throttling",
-            Self::Requests(Service::Ssm, RequestFault::Cut) => "ssm outage",
-            Self::Requests(Service::Ssm, RequestFault::Failed) => "ssm failure",
-            Self::Requests(Service::Ssm, RequestFault::Unanswered) => "ssm without answers",
-            Self::Requests(Service::Ssm, RequestFault::Slow(_)) => "ssm slow",
+            Self::Requests(service, fault) => match (service, fault) {
+                (Service::Kinesis, RequestFault::Throttled) => "kinesis throttling",
+                (Service::Kinesis, RequestFault::Cut) => "kinesis outage",
+                (Service::Kinesis, RequestFault::Failed) => "kinesis failure",
+                (Service::Kinesis, RequestFault::Unanswered) => "kinesis without answers",
+                (Service::Kinesis, RequestFault::Slow(_)) => "kinesis slow",
+                (Service::Ssm, RequestFault::Throttled) => "ssm throttling",
+                (Service::Ssm, RequestFault::Cut) => "ssm outage",
+                (Service::Ssm, RequestFault::Failed) => "ssm failure",
+                (Service::Ssm, RequestFault::Unanswered) => "ssm without answers",
+                (Service::Ssm, RequestFault::Slow(_)) => "ssm slow",
+            },
             Self::ServerCrash(_) => "server crash",
             Self::Failover(_) => "failover",
             Self::Network(proxy::Fault::Cut | proxy::Fault::CutAfter(..)) => "network cut",
@@ -119,6 +131,145 @@ impl PlayFault {
             Self::Network(proxy::Fault::Stall(..)) => "network stall",
             Self::Network(proxy::Fault::Refuse(_)) => "network refuses",
             Self::StandbyNetwork(_) => "standby cut off",
+        }
+    }
+}
+
+impl Environment {
+    /// Injects all faults of `schedule`. A play that is `over` skips the faults that wait for a time.
+    pub(super) async fn inject_all(&self, schedule: &FaultSchedule, over: &AtomicBool) {
+        let [first, second, third, fourth] = schedule;
+        tokio::join!(
+            self.inject_sequence(first, over),
+            self.inject_sequence(second, over),
+            self.inject_sequence(third, over),
+            self.inject_sequence(fourth, over),
+        );
+    }
+
+    async fn inject_sequence(&self, sequence: &[ScheduledFault], over: &AtomicBool) {
+        for scheduled in sequence {
+            if self.wait_for_start(scheduled.start, over).await {
+                self.count_fault(&scheduled.fault);
+                self.inject(scheduled.fault, scheduled.lasts).await;
+            }
+        }
+    }
+
+    /// Waits for the start of a fault. False when the play was over before.
+    async fn wait_for_start(&self, start: FaultStart, over: &AtomicBool) -> bool {
+        match start {
+            FaultStart::After(time) => {
+                tokio::time::sleep(time).await;
+                !over.load(Ordering::Relaxed)
+            }
+            FaultStart::RowsRead(rows) => {
+                while self.parameters.rows_read() < rows && !over.load(Ordering::Relaxed) {
+                    tokio::time::sleep(POLL).await;
+                }
+                self.parameters.rows_read() >= rows
+            }
+        }
+    }
+
+    fn count_fault(&self, fault: &PlayFault) {
+        let mut result = self.result();
+        *result.faults.entry(fault.kind().to_owned()).or_default() += 1;
+        result.counts.add(Counter::Faults, 1);
+        let counter = match fault {
+            PlayFault::Kill(_) => Counter::Kills,
+            PlayFault::Failover(_) => Counter::Failovers,
+            PlayFault::ServerCrash(_) => Counter::Crashes,
+            PlayFault::StandbyNetwork(_) => Counter::StandbyFaults,
+            _ => return,
+        };
+        result.counts.add(counter, 1);
+    }
+
+    /// Injects one fault and waits for its end.
+    async fn inject(&self, fault: PlayFault, lasts: Duration) {
+        match fault {
+            PlayFault::Kill(point) => self.kill(point).await,
+            PlayFault::SecondInvocation(deadline) => {
+                let outcome = self.second_sandbox.invoke(&json!({}), deadline).await;
+                self.record(outcome);
+            }
+            PlayFault::ClockJump(seconds) => {
+                self.clock.jump(seconds);
+                tokio::time::sleep(lasts).await;
+                self.clock.jump(0);
+            }
+            PlayFault::PartialFailure { percent, seed } => {
+                self.stream_proxy.flaky(seed, percent);
+                tokio::time::sleep(lasts).await;
+                self.stream_proxy.flaky(seed, 0);
+            }
+            PlayFault::Requests(service, fault) => self.fail_requests(service, fault, lasts).await,
+            PlayFault::ServerCrash(down) => self.database.crash(down).await,
+            PlayFault::Failover(down) => self.database.fail_over(down).await,
+            PlayFault::Network(fault) => self.database.inject_network_fault(fault).await,
+            PlayFault::StandbyNetwork(fault) => self.database.inject_standby_fault(fault).await,
+        }
+    }
+
+    async fn kill(&self, point: KillPoint) {
+        match point {
+            KillPoint::Now => self.function.kill9().await,
+            KillPoint::AfterRequests(more) => {
+                let requests = || self.stream_proxy.requests("PutRecords");
+                let (wanted, began) = (requests() + more, Instant::now());
+                while requests() < wanted && began.elapsed() < KILL_PATIENCE {
+                    tokio::time::sleep(POLL).await;
+                }
+                self.function.kill9().await;
+            }
+            KillPoint::Put(side) => self.kill_at(self.stream_proxy.hold("PutRecords", side)).await,
+            KillPoint::Store(side) => {
+                self.kill_at(self.parameter_proxy.hold("PutParameter", side))
+                    .await
+            }
+        }
+    }
+
+    /// Kills both sandboxes while a request is held: either may have sent it.
+    async fn kill_at(&self, mut request: Held) {
+        request.reached_within(KILL_PATIENCE).await;
+        tokio::join!(self.function.kill9(), self.second_sandbox.kill9());
+    }
+
+    async fn fail_requests(&self, service: Service, fault: RequestFault, lasts: Duration) {
+        let (proxy, operations, throttling): (&FaultProxy, &[&str], _) = match (service, fault) {
+            (Service::Ssm, _) => {
+                let throttling = "ThrottlingException";
+                (
+                    &self.parameter_proxy,
+                    &["PutParameter", "GetParameter"],
+                    throttling,
+                )
+            }
+            (Service::Kinesis, RequestFault::Cut) => {
+                let operations = &["PutRecords", "ListShards", "DescribeStreamSummary"];
+                (&self.stream_proxy, operations, "")
+            }
+            (Service::Kinesis, _) => {
+                let throttling = "ProvisionedThroughputExceededException";
+                (&self.stream_proxy, &["PutRecords"], throttling)
+            }
+        };
+        let fault = match fault {
+            RequestFault::Throttled => Fault::refuse(throttling, "Rate exceeded"),
+            RequestFault::Cut => Fault::CutRequest,
+            RequestFault::Failed => Fault::internal(),
+            RequestFault::Unanswered => Fault::CutAnswer,
+            RequestFault::Slow(time) => Fault::Delay(time),
+        };
+        for operation in operations {
+            proxy.always(operation, fault.clone());
+        }
+        tokio::time::sleep(lasts).await;
+        for operation in operations {
+            // `clear` would also forget a request that another sequence plans to hold for a kill.
+            proxy.always(operation, Fault::Delay(Duration::ZERO));
         }
     }
 }

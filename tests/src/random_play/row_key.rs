@@ -36,7 +36,7 @@ impl RowKey {
 /// Statement that changes the key of one row, unless another row has the new key.
 ///
 /// `n` marks the change: it becomes the value of the column `n`.
-pub(super) fn change_key(table: &str, from: &RowKey, to: &RowKey, n: u64) -> String {
+pub(super) fn change_key(table: &str, from: &RowKey, to: &RowKey, n: u32) -> String {
     format!(
         "update {table} set {}, n = {n} where {} and not exists (select from {table} where {})",
         to.assignments(),

@@ -11,6 +11,7 @@ use fastrand::Rng;
 
 use super::database::Database;
 use super::settings::millis;
+use crate::zipf::Zipf;
 
 /// Pause before a writer tries again to connect.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
@@ -31,8 +32,45 @@ impl Step {
     }
 }
 
+/// Random numbers and counters of one writer.
+#[derive(Debug)]
+pub(super) struct WriterState {
+    pub(super) random: Rng,
+    /// Draws keys: a few of them often.
+    keys: Zipf,
+    /// Number of the writer, from 0. It keeps the writer's values and tables apart from those of others.
+    pub(super) number: u32,
+    written: u32,
+}
+
+impl WriterState {
+    /// State of the writer of this number and seed, with so many keys.
+    pub(super) fn new(number: u32, seed: u64, keys: usize) -> Self {
+        Self {
+            random: Rng::with_seed(seed),
+            keys: Zipf::of(keys),
+            number,
+            written: 0,
+        }
+    }
+
+    /// Number that no other change has, and that no filled row has.
+    pub(super) fn next_n(&mut self) -> u32 {
+        self.written += 1;
+        (self.number + 1) * 100_000_000 + self.written
+    }
+
+    /// Rank of a key, from 0.
+    pub(super) fn key(&mut self) -> usize {
+        self.keys.draw(&mut self.random)
+    }
+}
+
 /// Source of one writer's transactions. They depend on its seed, not on the success of earlier ones.
 pub(super) trait TransactionSource: Send {
+    /// State of this writer.
+    fn state(&mut self) -> &mut WriterState;
+
     /// Statements that open each session.
     fn session_settings(&self) -> String {
         String::new()
@@ -40,9 +78,6 @@ pub(super) trait TransactionSource: Send {
 
     /// Range of the pause between two transactions, in milliseconds.
     fn pauses(&self) -> Range<u64>;
-
-    /// Random numbers of this writer.
-    fn random(&mut self) -> &mut Rng;
 
     /// One statement that changes rows.
     fn change(&mut self) -> String;
@@ -52,17 +87,17 @@ pub(super) trait TransactionSource: Send {
 
     /// Changes of rows, their number drawn from `count`.
     fn changes(&mut self, count: Range<u8>) -> Vec<Step> {
-        let count = self.random().u8(count);
+        let count = self.state().random.u8(count);
         (0..count).map(|_| Step::Sql(self.change())).collect()
     }
 
     /// Changes inside savepoints, each of which is rolled back or released.
     fn changes_in_savepoints(&mut self) -> Vec<Step> {
         let mut steps = self.changes(1..3);
-        for _ in 0..self.random().u8(1..4) {
+        for _ in 0..self.state().random.u8(1..4) {
             steps.push(Step::sql("savepoint s"));
             steps.extend(self.changes(1..4));
-            let end = ["rollback to s", "release s"][self.random().usize(..2)];
+            let end = ["rollback to s", "release s"][self.state().random.usize(..2)];
             steps.push(Step::sql(end));
         }
         steps.extend(self.changes(0..2));
@@ -105,7 +140,7 @@ pub(super) async fn write(
                 }
             }
             let pauses = source.pauses();
-            tokio::time::sleep(millis(source.random(), pauses)).await;
+            tokio::time::sleep(millis(&mut source.state().random, pauses)).await;
         }
     }
 }

@@ -4,12 +4,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use fastrand::Rng;
-
 use super::key_type::KeyType;
 use crate::random_play::row_key::{RowKey, change_key};
-use crate::random_play::writer::{Step, TransactionSource, transaction_of};
-use crate::zipf::Zipf;
+use crate::random_play::writer::{Step, TransactionSource, WriterState, transaction_of};
 
 /// Distance between the key numbers of two rows of the filled table. Writers insert between them.
 const STEP: u64 = 4;
@@ -49,33 +46,21 @@ impl WrittenTable {
 /// Writer beside a backfill.
 #[derive(Debug)]
 pub(super) struct RowWriter {
-    random: Rng,
-    hot: Zipf,
+    /// Its keys are the hot rows.
+    state: WriterState,
     table: WrittenTable,
     /// Rows that the backfill has read: it reads the rows after them next.
     rows_read: Arc<AtomicU64>,
-    /// Number of the writer, from 0. It keeps the writer's values apart from those of others.
-    number: u32,
-    written: u64,
 }
 
 impl RowWriter {
     /// Writer of this number.
     pub(super) fn new(number: u32, seed: u64, table: WrittenTable, rows_read: Arc<AtomicU64>) -> Self {
         Self {
-            random: Rng::with_seed(seed),
-            hot: Zipf::of(HOT_ROWS as usize),
+            state: WriterState::new(number, seed, HOT_ROWS as usize),
             table,
             rows_read,
-            number,
-            written: 0,
         }
-    }
-
-    /// Number that no other change has.
-    fn next_n(&mut self) -> u64 {
-        self.written += 1;
-        (u64::from(self.number) + 1) * 1_000_000_000 + self.written
     }
 
     fn key(&self, number: u64) -> RowKey {
@@ -84,21 +69,21 @@ impl RowWriter {
 
     /// Key number of any row of the filled table.
     fn any_row(&mut self) -> u64 {
-        self.random.u64(..self.table.rows) * STEP
+        self.state.random.u64(..self.table.rows) * STEP
     }
 
     /// Key number of a row that is about to be read, of one that changes often, or of any row.
     fn row(&mut self) -> u64 {
         let rows = self.table.rows;
-        match self.random.u8(..10) {
+        match self.state.random.u8(..10) {
             0..2 => self.any_row(),
             2..6 => {
-                let distance = self.random.u64(..self.table.chunk_rows * 2);
+                let distance = self.state.random.u64(..self.table.chunk_rows * 2);
                 let next = self.rows_read.load(Ordering::Relaxed) + distance;
                 next.min(rows - 1) * STEP
             }
             _ => {
-                let rank = self.hot.draw(&mut self.random) as u64;
+                let rank = self.state.key() as u64;
                 // Hot rows are spread over the table, and every third has a large value.
                 let row = rank * rows / HOT_ROWS;
                 let row = if rank.is_multiple_of(3) {
@@ -114,19 +99,19 @@ impl RowWriter {
     /// Key numbers of a row near the end and of a free key near the beginning, in either order.
     fn distant_keys(&mut self) -> (u64, u64) {
         let edge = (self.table.rows / 20).max(1);
-        let mut end = self.table.rows - 1 - self.random.u64(..edge);
-        if self.random.bool() {
+        let mut end = self.table.rows - 1 - self.state.random.u64(..edge);
+        if self.state.random.bool() {
             end -= end % LARGE;
         }
-        let beginning = self.random.u64(..edge) * STEP + self.random.u64(1..STEP);
-        match self.random.u8(..3) {
+        let beginning = self.state.random.u64(..edge) * STEP + self.state.random.u64(1..STEP);
+        match self.state.random.u8(..3) {
             0 => (beginning, end * STEP),
             _ => (end * STEP, beginning),
         }
     }
 
     fn change_key(&mut self, from: u64, to: u64) -> String {
-        let n = self.next_n();
+        let n = self.state.next_n();
         change_key("t", &self.key(from), &self.key(to), n)
     }
 
@@ -140,7 +125,11 @@ impl RowWriter {
     }
 
     fn insert_many(&mut self) -> Step {
-        let (first, n, rows) = (self.any_row(), self.next_n(), self.random.u64(20..200));
+        let (first, n, rows) = (
+            self.any_row(),
+            self.state.next_n(),
+            self.state.random.u64(20..200),
+        );
         let values = self
             .table
             .key_type
@@ -152,9 +141,9 @@ impl RowWriter {
         ))
     }
 
-    fn upsert(&mut self, row: u64, n: u64) -> String {
+    fn upsert(&mut self, row: u64, n: u32) -> String {
         let key = self.key(row);
-        let body = match self.random.u64(..LARGE / 5) {
+        let body = match self.state.random.u64(..LARGE / 5) {
             0 => BODY.replace("{}", &n.to_string()),
             _ => "null".to_owned(),
         };
@@ -171,15 +160,15 @@ impl TransactionSource for RowWriter {
         0..12
     }
 
-    fn random(&mut self) -> &mut Rng {
-        &mut self.random
+    fn state(&mut self) -> &mut WriterState {
+        &mut self.state
     }
 
     /// One statement that changes rows. Most statements leave the large value unchanged.
     fn change(&mut self) -> String {
-        let (n, row) = (self.next_n(), self.row());
-        let (neighbour, is_row) = (row + self.random.u64(1..STEP), self.key(row).condition());
-        match self.random.u8(..20) {
+        let (n, row) = (self.state.next_n(), self.row());
+        let (neighbour, is_row) = (row + self.state.random.u64(1..STEP), self.key(row).condition());
+        match self.state.random.u8(..20) {
             0..7 => format!("update t set n = {n} where {is_row}"),
             7 => format!("update t set n = {n}, small = null where {is_row}"),
             8 => {
@@ -192,7 +181,7 @@ impl TransactionSource for RowWriter {
                 format!("update t set n = {n}, body = case when body is null then {body} end where {is_row}")
             }
             10..13 => {
-                let row = if self.random.bool() { row } else { neighbour };
+                let row = if self.state.random.bool() { row } else { neighbour };
                 self.upsert(row, n)
             }
             13 | 14 => format!("delete from t where {is_row}"),
@@ -207,7 +196,7 @@ impl TransactionSource for RowWriter {
 
     fn transaction(&mut self) -> Vec<Step> {
         let mut end = "commit";
-        let steps = match self.random.u8(..100) {
+        let steps = match self.state.random.u8(..100) {
             // A statement without `begin` is a transaction of its own.
             0..40 => return self.changes(1..2),
             40..70 => self.changes(2..6),

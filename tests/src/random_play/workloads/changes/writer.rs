@@ -2,13 +2,10 @@
 
 use std::ops::Range;
 
-use fastrand::Rng;
-
 use crate::event::Form;
 use crate::random_play::row_key::{RowKey, change_key};
 use crate::random_play::settings::millis;
-use crate::random_play::writer::{Step, TransactionSource, transaction_of};
-use crate::zipf::Zipf;
+use crate::random_play::writer::{Step, TransactionSource, WriterState, transaction_of};
 
 /// Keys of each table. They are few, so that transactions conflict.
 const KEYS: usize = 120;
@@ -31,11 +28,8 @@ pub(super) const SCHEMA: &str = "
 /// Writer of live changes.
 #[derive(Debug)]
 pub(super) struct ChangeWriter {
-    random: Rng,
-    keys: Zipf,
-    /// Number of the writer, from 0. It keeps the writer's values and tables apart from those of others.
-    number: u32,
-    written: u32,
+    state: WriterState,
+    /// Tables that this writer made.
     tables: u32,
     /// Repetitions of a word in some text keys.
     repetitions: usize,
@@ -54,13 +48,10 @@ enum KeyedTable {
 impl ChangeWriter {
     /// Writer of this number, for a stream with this envelope.
     pub(super) fn new(number: u32, seed: u64, form: Form) -> Self {
-        let mut random = Rng::with_seed(seed);
+        let mut state = WriterState::new(number, seed, KEYS);
         Self {
-            synchronous_commit: ["on", "on", "off", "local"][random.usize(..4)],
-            random,
-            keys: Zipf::of(KEYS),
-            number,
-            written: 0,
+            synchronous_commit: ["on", "on", "off", "local"][state.random.usize(..4)],
+            state,
             tables: 0,
             // Long keys are hashed. Other envelopes make one event of a key change: it has the old key but not the
             // hash, so their keys have to stay below the limit of a partition key.
@@ -68,18 +59,8 @@ impl ChangeWriter {
         }
     }
 
-    /// Number that no other change has.
-    fn next_n(&mut self) -> u32 {
-        self.written += 1;
-        self.number * 1_000_000 + self.written
-    }
-
-    fn key(&mut self) -> usize {
-        self.keys.draw(&mut self.random)
-    }
-
     fn copy(&mut self) -> Vec<Step> {
-        let (first, rows) = (self.random.u32(..1_000_000), self.random.u32(2..300));
+        let (first, rows) = (self.state.random.u32(..1_000_000), self.state.random.u32(2..300));
         // One WAL record holds many of these rows.
         let copy = format!(
             "copy copied (id) from program 'seq {first} {last}'",
@@ -91,7 +72,7 @@ impl ChangeWriter {
     }
 
     fn insert_many(&mut self) -> Step {
-        let (n, rows) = (self.next_n(), self.random.u32(20..150));
+        let (n, rows) = (self.state.next_n(), self.state.random.u32(20..150));
         Step::Sql(format!(
             "insert into simple select i, {n}, repeat('y', i % 60) from generate_series(1, {rows}) i
              on conflict (id) do update set n = excluded.n, note = excluded.note"
@@ -101,19 +82,22 @@ impl ChangeWriter {
     /// Changes around a pause. An open transaction holds `restart_lsn`, from which PostgreSQL decodes again.
     fn changes_around_pause(&mut self) -> Vec<Step> {
         let mut steps = self.changes(1..3);
-        steps.push(Step::Pause(millis(&mut self.random, 300..2_500)));
+        steps.push(Step::Pause(millis(&mut self.state.random, 300..2_500)));
         steps.extend(self.changes(1..3));
         steps
     }
 
     fn truncate(&mut self) -> Step {
         let tables = ["simple", "named", "toasted", "composite, keyless", "copied"];
-        Step::Sql(format!("truncate {}", tables[self.random.usize(..tables.len())]))
+        Step::Sql(format!(
+            "truncate {}",
+            tables[self.state.random.usize(..tables.len())]
+        ))
     }
 
     /// Logical message and changes. The message may be outside of the transaction, which may roll back.
     fn message(&mut self) -> Vec<Step> {
-        let (transactional, n) = (self.random.bool(), self.next_n());
+        let (transactional, n) = (self.state.random.bool(), self.state.next_n());
         let emit = format!("select pg_logical_emit_message({transactional}, 'breaker', 'message {n}')");
         let mut steps = vec![Step::Sql(emit)];
         steps.extend(self.changes(0..3));
@@ -124,10 +108,10 @@ impl ChangeWriter {
     ///
     /// Without the update, the consumer's rows would lack the new column: it knows columns by the events of rows.
     fn definition(&mut self) -> Vec<Step> {
-        let table = ["simple", "composite", "toasted"][self.random.usize(..3)];
-        let (column, other) = (self.random.u8(..4), self.random.u8(..4));
-        let n = self.next_n();
-        let alter = match self.random.u8(..8) {
+        let table = ["simple", "composite", "toasted"][self.state.random.usize(..3)];
+        let (column, other) = (self.state.random.u8(..4), self.state.random.u8(..4));
+        let n = self.state.next_n();
+        let alter = match self.state.random.u8(..8) {
             0..3 => format!("add column if not exists extra_{column} text default 'since {n}'"),
             3 | 4 => format!("drop column if exists extra_{column}"),
             5 | 6 => format!("rename column extra_{column} to extra_{other}"),
@@ -142,7 +126,7 @@ impl ChangeWriter {
     }
 
     fn new_table(&mut self, n: u32) -> Vec<Step> {
-        let table = format!("of_{}_{}", self.number, self.tables);
+        let table = format!("of_{}_{}", self.state.number, self.tables);
         self.tables += 1;
         [
             format!("create table {table} (id int primary key, n int not null)"),
@@ -154,7 +138,7 @@ impl ChangeWriter {
 
     /// Insert, update, delete or key change of one row of a table with a key.
     fn keyed_change(&mut self, table: KeyedTable, n: u32) -> String {
-        let (key, new_key) = (self.key(), self.key());
+        let (key, new_key) = (self.state.key(), self.state.key());
         let (name, column, on_conflict, on_update) = match table {
             KeyedTable::Simple => {
                 let note = Some(("note", format!("repeat('x', {n} % 80)")));
@@ -173,7 +157,7 @@ impl ChangeWriter {
             _ => [5, 7, 8],
         };
         let row = self.row_key(table, key, key);
-        match self.random.u8(..10) {
+        match self.state.random.u8(..10) {
             drawn if drawn < inserts => {
                 let (columns, values) = (row.columns(), row.values());
                 let (column, value) = column.map_or_else(Default::default, |(column, value)| {
@@ -188,7 +172,7 @@ impl ChangeWriter {
                 format!("update {name} set n = {n}{on_update} where {}", row.condition())
             }
             drawn if drawn < deletes => format!("delete from {name} where {}", row.condition()),
-            _ => change_key(name, &row, &self.row_key(table, key, new_key), n.into()),
+            _ => change_key(name, &row, &self.row_key(table, key, new_key), n),
         }
     }
 
@@ -204,9 +188,9 @@ impl ChangeWriter {
     }
 
     fn keyless_change(&mut self, n: u32) -> String {
-        let a = self.key() % 10;
+        let a = self.state.key() % 10;
         let row = format!("ctid = (select ctid from keyless where a = {a} limit 1)");
-        match self.random.u8(..10) {
+        match self.state.random.u8(..10) {
             0..5 => format!("insert into keyless values ({a}, {n})"),
             5..8 => format!("update keyless set n = {n} where {row}"),
             _ => format!("delete from keyless where {row}"),
@@ -215,11 +199,15 @@ impl ChangeWriter {
 
     /// Change of a row of a table that this writer made, or of the table that `copy` fills.
     fn other_change(&mut self, n: u32) -> String {
-        let key = self.key();
+        let key = self.state.key();
         if self.tables == 0 {
             return format!("update copied set n = {n} where id % 200 = {key}");
         }
-        let table = format!("of_{}_{}", self.number, self.random.u32(..self.tables));
+        let table = format!(
+            "of_{}_{}",
+            self.state.number,
+            self.state.random.u32(..self.tables)
+        );
         format!("insert into {table} values ({key}, {n}) on conflict (id) do update set n = excluded.n")
     }
 }
@@ -236,13 +224,13 @@ impl TransactionSource for ChangeWriter {
         2..40
     }
 
-    fn random(&mut self) -> &mut Rng {
-        &mut self.random
+    fn state(&mut self) -> &mut WriterState {
+        &mut self.state
     }
 
     fn change(&mut self) -> String {
-        let n = self.next_n();
-        match self.random.u8(..12) {
+        let n = self.state.next_n();
+        match self.state.random.u8(..12) {
             0..4 => self.keyed_change(KeyedTable::Simple, n),
             4..6 => self.keyed_change(KeyedTable::Composite, n),
             6..8 => self.keyed_change(KeyedTable::Named, n),
@@ -254,7 +242,7 @@ impl TransactionSource for ChangeWriter {
 
     fn transaction(&mut self) -> Vec<Step> {
         let mut end = "commit";
-        let steps = match self.random.u8(..100) {
+        let steps = match self.state.random.u8(..100) {
             // A statement without `begin` is a transaction of its own.
             0..20 => return self.changes(1..2),
             20..55 => self.changes(1..6),
@@ -269,7 +257,7 @@ impl TransactionSource for ChangeWriter {
             88..91 => vec![self.truncate()],
             91..95 => self.definition(),
             95..99 => {
-                end = ["rollback", "commit"][self.random.usize(..2)];
+                end = ["rollback", "commit"][self.state.random.usize(..2)];
                 self.message()
             }
             // A checkpoint of PostgreSQL also writes the slots to disk.
