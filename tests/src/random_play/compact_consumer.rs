@@ -1,7 +1,8 @@
-//! Consumer that keeps hashes instead of values, so that it rebuilds a table of millions of rows while it arrives.
+//! Consumer that keeps hashes instead of values, so that it rebuilds a table of millions of rows while it
+//! arrives.
 //!
-//! It applies events in the order of their arrival. Within one key, positions have to ascend. It reads Debezium's
-//! envelope, and one table.
+//! It applies events in the order of their arrival. Within one key, positions have to ascend. It reads
+//! Debezium's envelope, and one table.
 
 use std::collections::HashMap;
 use std::collections::hash_map::{DefaultHasher, Entry};
@@ -33,8 +34,8 @@ pub(super) struct ConsumedTable {
     pub(super) columns: &'static [&'static str],
     /// Number of those columns, from the first on, that an event always has when it is sent again.
     ///
-    /// An event that is sent again may lack a large value that its change did not touch, or may have a newer one.
-    /// `None`: the whole event is the same, but for the times of its creation.
+    /// An event that is sent again may lack a large value that its change did not touch, or may have a newer
+    /// one. `None`: the whole event is the same, but for the times of its creation.
     pub(super) stable_columns: Option<usize>,
 }
 
@@ -81,7 +82,8 @@ pub(super) struct CompactConsumer {
     table: ConsumedTable,
     rows: HashMap<u64, RowState>,
     events: EventHashes,
-    /// Values of deleted rows. After a key change, the row with the new key may need them, and may arrive first.
+    /// Values of deleted rows. After a key change, the row with the new key may need them, and may arrive
+    /// first.
     deleted: HashMap<WalRecord, ValueHashes>,
     reads: u64,
     duplicates: u64,
@@ -126,7 +128,8 @@ impl CompactConsumer {
     fn take_event(&mut self, partition_key: &str, data: &[u8]) {
         match Event::parse(data) {
             Ok(event) if event.source.table.is_some() => self.apply(partition_key, &event, data),
-            // Messages and control events are no rows. Where every event is expected, an unexpected one is noticed.
+            // Messages and control events are no rows. Where every event is expected, an unexpected one is
+            // noticed.
             Ok(event) if self.table.stable_columns.is_none() => {
                 let position = position_parts(&event.source.position);
                 self.is_first(&event, position, hash_of_event(partition_key, data));

@@ -140,10 +140,10 @@ impl Environment {
     pub(super) async fn inject_all(&self, schedule: &FaultSchedule, over: &AtomicBool) {
         let [first, second, third, fourth] = schedule;
         tokio::join!(
-            self.inject_sequence(first, over),
-            self.inject_sequence(second, over),
-            self.inject_sequence(third, over),
-            self.inject_sequence(fourth, over),
+            Box::pin(self.inject_sequence(first, over)),
+            Box::pin(self.inject_sequence(second, over)),
+            Box::pin(self.inject_sequence(third, over)),
+            Box::pin(self.inject_sequence(fourth, over)),
         );
     }
 

@@ -5,8 +5,8 @@ use crate::hash_range::HashRange;
 
 /// Passes partition key and data of each user record to `each`; returns how many records were dropped.
 ///
-/// `range` is the hash range of the record's shard. The KCL drops a whole aggregate when one of its records belongs to
-/// another shard.
+/// `range` is the hash range of the record's shard. The KCL drops a whole aggregate when one of its records
+/// belongs to another shard.
 ///
 /// # Errors
 /// The record starts like an aggregate and is none.

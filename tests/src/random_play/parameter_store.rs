@@ -1,7 +1,7 @@
 //! Fake of SSM Parameter Store with two parameters: the checkpoint and the state of a backfill.
 //!
-//! It keeps every stored checkpoint, and how many records the stream had at that moment. A store that a fault proxy
-//! lets through is applied.
+//! It keeps every stored checkpoint, and how many records the stream had at that moment. A store that a fault
+//! proxy lets through is applied.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +20,8 @@ use crate::fake_kinesis::FakeKinesis;
 pub(super) struct StoredCheckpoint {
     /// `commit_end` of the checkpoint.
     pub(super) commit_end: u64,
-    /// Progress inside the next transaction: its commit end, and the LSN before which all changes are acknowledged.
+    /// Progress inside the next transaction: its commit end, and the LSN before which all changes are
+    /// acknowledged.
     pub(super) progress: Option<(u64, u64)>,
     /// Records that the stream had stored by then.
     pub(super) records: u64,

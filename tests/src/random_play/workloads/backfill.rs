@@ -1,7 +1,7 @@
 //! Workload of a backfill: writers change the rows that it reads, and the function and its server fail.
 //!
-//! The table is filled before the slot exists, so only a backfill can send its rows. At the end, a consumer has every
-//! row that PostgreSQL has.
+//! The table is filled before the slot exists, so only a backfill can send its rows. At the end, a consumer
+//! has every row that PostgreSQL has.
 
 mod key_type;
 mod writer;
@@ -166,7 +166,8 @@ fn server_fault(random: &mut Rng, rows: u64, fails_over: bool) -> ScheduledFault
     }
 }
 
-/// Stalls of the standby's acknowledgements, spread evenly over the table: committed rows are not visible meanwhile.
+/// Stalls of the standby's acknowledgements, spread evenly over the table: committed rows are not visible
+/// meanwhile.
 fn standby_faults(stalls: &[Duration], rows: u64) -> Vec<ScheduledFault> {
     let fault = |(index, time): (usize, &Duration)| ScheduledFault {
         start: FaultStart::RowsRead(rows * index as u64 / stalls.len() as u64),
@@ -205,8 +206,8 @@ impl Workload for Backfill {
     }
 
     fn next_event(&self, environment: &Environment, report: Option<&Value>) -> Option<Value> {
-        // The stored state decides, not the report: an answer may be lost, and a killed invocation may have started
-        // the backfill.
+        // The stored state decides, not the report: an answer may be lost, and a killed invocation may have
+        // started the backfill.
         let state = environment.parameters.backfill();
         if report.is_some_and(|report| report["backfill"]["state"] == "failed") {
             environment.add_violation(format!("the backfill failed: {state:?}"));

@@ -1,7 +1,8 @@
-//! Workload of a storm: one backlog, drained again and again through a stream with every fault of a fake Kinesis.
+//! Workload of a storm: one backlog, drained again and again through a stream with every fault of a fake
+//! Kinesis.
 //!
-//! However a play goes, every event arrives, and the events of one key arrive in order. A first play on a stream
-//! without faults records what has to arrive. Each play drains its own copy of the slot.
+//! However a play goes, every event arrives, and the events of one key arrive in order. A first play on a
+//! stream without faults records what has to arrive. Each play drains its own copy of the slot.
 
 mod backlog;
 
@@ -40,7 +41,8 @@ const TEMPLATE: &str = "template";
 const MOST_CASES: usize = 10;
 /// Longer than a play takes.
 const DEADLINE: Duration = Duration::from_secs(600);
-/// `errorType`s that a later invocation repairs. The server has no faults, but a busy machine may exceed a time limit.
+/// `errorType`s that a later invocation repairs. The server has no faults, but a busy machine may exceed a
+/// time limit.
 const TOLERATED_ERRORS: [&str; 5] = [
     "StreamUnavailable",
     "CheckpointUnavailable",

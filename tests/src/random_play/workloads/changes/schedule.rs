@@ -1,4 +1,5 @@
-//! Faults of a play of live changes: function, stream, parameter store and server each fail in their own sequence.
+//! Faults of a play of live changes: function, stream, parameter store and server each fail in their own
+//! sequence.
 
 use std::ops::Range;
 use std::time::Duration;

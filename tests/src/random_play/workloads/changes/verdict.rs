@@ -1,4 +1,5 @@
-//! Verdict on live changes: the stream against PostgreSQL, and every checkpoint against the stream of its moment.
+//! Verdict on live changes: the stream against PostgreSQL, and every checkpoint against the stream of its
+//! moment.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -38,8 +39,8 @@ pub(super) async fn judge(
     compare_positions(&delivery, &expected, &mut verdict);
     let violations = &mut verdict.violations;
     violations.extend(match settings.plugin {
-        // wal2json leaves out a column whose value is stored out of line and did not change. A column that was added
-        // after the change is left out, too, so the function cannot mark the first kind alone.
+        // wal2json leaves out a column whose value is stored out of line and did not change. A column that
+        // was added after the change is left out, too, so the function cannot mark the first kind alone.
         "wal2json" => without_marks(delivery.clone()).broken(),
         _ => delivery.broken(),
     });
@@ -110,7 +111,8 @@ fn early_checkpoints(stream: &FakeKinesis, checkpoints: &[StoredCheckpoint]) -> 
         };
         if let Some(early) = checkpoints.iter().find(is_early) {
             violations.push(format!(
-                "the checkpoint {:X} was stored after {} records, and {position} first arrived with record {number}",
+                "the checkpoint {:X} was stored after {} records, \
+                 and {position} first arrived with record {number}",
                 early.commit_end, early.records
             ));
         }
@@ -166,7 +168,8 @@ async fn expected_events(client: &Client, form: Form) -> ExpectedEvents {
     expected
 }
 
-/// Adds a transaction's events with their positions: commit end, LSN of the change, index among events of this LSN.
+/// Adds a transaction's events with their positions: commit end, LSN of the change, index among events of
+/// this LSN.
 fn add_transaction(commit_end: u64, changes: Vec<WitnessedChange>, expected: &mut ExpectedEvents) {
     let mut last: Option<(u64, u32)> = None;
     for (lsn, kind, events) in changes {

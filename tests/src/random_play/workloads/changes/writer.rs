@@ -12,8 +12,8 @@ const KEYS: usize = 120;
 
 /// Empty tables, and the publication.
 ///
-/// One has a plain key, one a key of two columns, one a key of text that is hard to quote, one no key, one a value
-/// that is stored out of line. `copy` fills the last.
+/// One has a plain key, one a key of two columns, one a key of text that is hard to quote, one no key, one a
+/// value that is stored out of line. `copy` fills the last.
 pub(super) const SCHEMA: &str = "
     create table simple (id int primary key, n int not null, note text);
     create table composite (a int, b text, n int not null, note text, primary key (a, b));
@@ -53,8 +53,8 @@ impl ChangeWriter {
             synchronous_commit: ["on", "on", "off", "local"][state.random.usize(..4)],
             state,
             tables: 0,
-            // Long keys are hashed. Other envelopes make one event of a key change: it has the old key but not the
-            // hash, so their keys have to stay below the limit of a partition key.
+            // Long keys are hashed. Other envelopes make one event of a key change: it has the old key but
+            // not the hash, so their keys have to stay below the limit of a partition key.
             repetitions: if form == Form::Debezium { 60 } else { 20 },
         }
     }
@@ -106,7 +106,8 @@ impl ChangeWriter {
 
     /// Change of a table's definition, and an update of all its rows.
     ///
-    /// Without the update, the consumer's rows would lack the new column: it knows columns by the events of rows.
+    /// Without the update, the consumer's rows would lack the new column: it knows columns by the events of
+    /// rows.
     fn definition(&mut self) -> Vec<Step> {
         let table = ["simple", "composite", "toasted"][self.state.random.usize(..3)];
         let (column, other) = (self.state.random.u8(..4), self.state.random.u8(..4));
@@ -267,7 +268,8 @@ impl TransactionSource for ChangeWriter {
     }
 }
 
-/// Text key as SQL: quotes, backslashes, control characters, other scripts, and more than a partition key holds.
+/// Text key as SQL: quotes, backslashes, control characters, other scripts, and more than a partition key
+/// holds.
 fn text_key(key: usize, repetitions: usize) -> String {
     let text = match key % 5 {
         0 => format!("it''s \"{key}\" \\ {key}"),
