@@ -1,8 +1,7 @@
-//! Consumer that keeps hashes instead of values, so that it rebuilds a table of millions of rows while it
-//! arrives.
+//! Consumer that keeps hashes instead of values.
 //!
-//! It applies events in the order of their arrival. Within one key, positions have to ascend. It reads
-//! Debezium's envelope, and one table.
+//! It rebuilds a table of millions of rows while the records arrive. It applies events in the order of their
+//! arrival. Within one key, positions have to ascend. It reads Debezium's envelope, and one table.
 
 use std::collections::HashMap;
 use std::collections::hash_map::{DefaultHasher, Entry};

@@ -40,7 +40,7 @@ pub(super) struct PlaySettings {
     pub(super) stream: fake_kinesis::Settings,
     /// Seed of each writer.
     pub(super) writers: Vec<u64>,
-    /// Injected faults. With an empty schedule, nothing stands between the function and its endpoints.
+    /// Injected faults. With an empty schedule, the function connects without fault proxies.
     pub(super) faults: FaultSchedule,
     /// Deadlines of the invocations while faults are injected, in milliseconds.
     pub(super) deadlines: Range<u64>,

@@ -1,8 +1,7 @@
-//! Workload of a storm: one backlog, drained again and again through a stream with every fault of a fake
-//! Kinesis.
+//! Workload of a storm: one backlog, drained through a stream with every fault.
 //!
-//! However a play goes, every event arrives, and the events of one key arrive in order. A first play on a
-//! stream without faults records what has to arrive. Each play drains its own copy of the slot.
+//! Every event arrives, and the events of one key arrive in order. A first play on a stream without faults
+//! records the expected events. Each play drains its own copy of the slot.
 
 mod backlog;
 
