@@ -5,19 +5,18 @@
 //! - [`lambda`]: the real binary, driven over the Lambda Runtime API.
 //! - [`consumer`]: a consumer that rebuilds tables from the stream, and the comparison with PostgreSQL.
 //! - [`fixture`]: all of these for one scenario. Most scenarios need only this.
+//! - [`random_play`]: random workloads and faults, for the longer runs of `play`.
 //!
 //! A part that fails panics with a sentence about the cause: the panic is the scenario's report. Servers and
 //! processes listen on loopback, on a free port. They end with the process that started them, even when it is
 //! killed (see [`watchdog`]).
 
 pub mod aws;
-pub mod backfill;
-pub mod breaker;
 pub mod consumer;
 pub mod fixture;
 pub mod lambda;
 pub mod postgres;
-pub mod storm;
+pub mod random_play;
 pub mod wait;
 pub mod watchdog;
 pub mod zipf;

@@ -1,5 +1,6 @@
-/* Loaded before the C library, it sets the wall clock of a process off by as many seconds as the file named by CLOCK_FILE
-   says at that moment: eight bytes, a signed number. The clock that does not jump is left alone. */
+/* Shifts the wall clock of a process that loads it before the C library.
+   The shift is the signed 64-bit number of seconds in the file CLOCK_FILE, read at each call.
+   Other clocks, the monotonic one among them, are not shifted. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdlib.h>

@@ -1,5 +1,6 @@
-//! A wall clock that jumps: a library which the function loads before the C library, built once by the C compiler that
-//! Rust links with.
+//! Wall clock that jumps: a library that the function loads before the C library.
+//!
+//! The C compiler that Rust links with builds it once per process.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -11,7 +12,7 @@ use crate::watchdog::Watchdog;
 
 const SOURCE: &str = include_str!("clock.c");
 
-/// A clock of its own for one function.
+/// Wall clock of one function.
 #[derive(Debug)]
 pub(super) struct Clock {
     file: File,
@@ -19,7 +20,7 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    /// One that goes right.
+    /// Clock that shows the right time.
     pub(super) fn new() -> Self {
         let name = folder().join(crate::unique("clock"));
         let file = File::create(&name).unwrap_or_else(|error| panic!("{}: {error}", name.display()));
@@ -28,13 +29,13 @@ impl Clock {
         clock
     }
 
-    /// From now on it is so many seconds ahead, or behind when negative.
+    /// Sets the clock ahead by `seconds`, or back when they are negative.
     pub(super) fn jump(&self, seconds: i64) {
         let written = self.file.write_all_at(&seconds.to_ne_bytes(), 0);
         written.unwrap_or_else(|error| panic!("{}: {error}", self.name.display()));
     }
 
-    /// The variables by which a process goes by it.
+    /// Environment variables that make a process use this clock.
     pub(super) fn environment(&self) -> [(String, String); 2] {
         let library = folder().join("clock.so");
         [("LD_PRELOAD", library), ("CLOCK_FILE", self.name.clone())]
@@ -42,7 +43,7 @@ impl Clock {
     }
 }
 
-/// Where the library is, and the clocks are. It goes away with this process.
+/// Folder of the library and the clocks' files; removed when this process ends.
 fn folder() -> PathBuf {
     static FOLDER: OnceLock<Mutex<Watchdog>> = OnceLock::new();
     let made = FOLDER.get_or_init(|| {
@@ -63,6 +64,6 @@ fn build(folder: &Path) {
         .arg(&source)
         .output()
         .unwrap_or_else(|error| panic!("cannot start cc, with which Rust links: {error}"));
-    let said = String::from_utf8_lossy(&built.stderr);
-    assert!(built.status.success(), "cc does not build the clock:\n{said}");
+    let errors = String::from_utf8_lossy(&built.stderr);
+    assert!(built.status.success(), "cc does not build the clock:\n{errors}");
 }
