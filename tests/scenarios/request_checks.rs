@@ -62,7 +62,7 @@ async fn a_key_with_two_records_in_flight_is_noticed() {
     let shared = proxy.put_log().shared_keys;
     assert_eq!(shared.into_iter().collect::<Vec<_>>(), ["b"]);
 
-    // The first is held, and its caller gives up and sends it again.
+    // The first request is held. Its caller times out and sends it again.
     let mut held = proxy.hold("PutRecords", FaultSide::Request);
     let first = tokio::spawn({
         let (client, one) = (client.clone(), one.clone());

@@ -1,5 +1,5 @@
-//! One drainer per slot: another one says `busy`, which is no error and leaves no trace, and takes over as
-//! soon as the first has gone, however it went.
+//! One drainer per slot: a second one answers `busy`, which is no error, and changes nothing. It drains as soon as the
+//! first one has ended, in whatever way.
 
 use std::process::Stdio;
 
