@@ -7,7 +7,7 @@ use scenarios::postgres::REPLUSER;
 use scenarios::wait;
 use serde_json::{Value, json};
 
-use crate::backfill::{Gate, answered, filled, finish_from, order, reads, run, state, table};
+use crate::backfill::{Gate, answered, begun_within, filled, finish_from, order, reads, run, state, table};
 
 crate::scenarios![
     a_table_that_is_dropped_while_it_is_paused_fails_and_so_does_one_that_was_asked_for,
@@ -33,13 +33,7 @@ async fn paused(plugin: Plugin, more: &str, tables: Value) -> Fixture {
     .await;
     let event = json!({"action": "backfill", "tables": tables, "chunk_rows": 10, "where": Gate::CONDITION});
     let gate = Gate::closed_at(&fixture, 12).await;
-    let mut report = fixture.function.invoke(&event, SHORT).await.answer();
-    while report["backfill"]["rows"] == 0 {
-        assert_eq!(state(&report), "running", "{report}");
-        report = fixture.function.invoke(&json!({}), SHORT).await.answer();
-    }
-    let rows = report["backfill"]["rows"].as_u64();
-    assert!(rows < Some(ROWS), "{report}");
+    begun_within(&fixture, event, SHORT).await;
     fixture.invoke(order("pause")).await.answer();
     gate.open().await;
     fixture

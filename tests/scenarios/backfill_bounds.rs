@@ -8,7 +8,8 @@ use scenarios::fixture::{Fixture, Plugin};
 use serde_json::{Value, json};
 
 use crate::backfill::{
-    Gate, answered, filled, finish_from, order, reads, run, slowly, start, state, table, until_it_reads,
+    Gate, answered, answered_within, filled, finish_from, order, reads, run, slowly, start, state, table,
+    until_it_reads,
 };
 use crate::gap::{accept, advanced};
 use crate::refusal::invocation_fails;
@@ -147,11 +148,7 @@ async fn a_pending_backfill_begins_anew_behind_a_gap() {
             .kinesis_proxy
             .always("PutRecords", Fault::Delay(Duration::from_millis(400)));
         let deadline = Duration::from_secs(5);
-        let first = fixture
-            .function
-            .invoke(&start(&["public.t"], 50), deadline)
-            .await
-            .answer();
+        let first = answered_within(&fixture, start(&["public.t"], 50), deadline).await;
         assert_eq!(state(&first), "running", "{first}");
         fixture.kinesis_proxy.clear();
         fixture
@@ -206,11 +203,7 @@ async fn a_state_that_cannot_be_read_does_not_stop_the_drain() {
 async fn a_teardown_ends_a_pending_backfill() {
     let fixture = filled(Fixture::plan(Plugin::Pgoutput), &table(100)).await;
     let event = json!({"action": "backfill", "tables": ["public.t"], "chunk_rows": 10, "where": slowly(60)});
-    let first = fixture
-        .function
-        .invoke(&event, Duration::from_secs(3))
-        .await
-        .answer();
+    let first = answered_within(&fixture, event, Duration::from_secs(3)).await;
     assert_eq!(state(&first), "running", "{first}");
     fixture.invoke(json!({"action": "teardown"})).await.answer();
     assert_eq!(fixture.backfill().await, None);

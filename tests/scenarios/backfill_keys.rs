@@ -5,7 +5,7 @@ use std::time::Duration;
 use scenarios::fixture::{Fixture, Plugin};
 use serde_json::{Value, json};
 
-use crate::backfill::{Gate, answered, filled, finish_from, reads, run, start};
+use crate::backfill::{Gate, answered, begun_within, filled, finish_from, reads, run, start};
 
 crate::scenarios![
     keys_of_every_kind_are_read_in_their_order,
@@ -168,14 +168,10 @@ async fn a_key_that_is_ordered_otherwise_is_read_from_its_beginning() {
     // Capital letters come first, and then each comes beside its small one. The third chunk is held.
     let event = json!({"action": "backfill", "tables": ["public.t"], "chunk_rows": 4, "where": "gate(n)"});
     let gate = Gate::closed_at(&fixture, 10).await;
-    let first = fixture
-        .function
-        .invoke(&event, Duration::from_secs(4))
-        .await
-        .answer();
+    let reports = begun_within(&fixture, event, Duration::from_secs(4)).await;
     gate.open().await;
-    let rows = first["backfill"]["rows"].as_u64().unwrap();
-    assert!((1..20).contains(&rows), "{first}");
+    let first = reports[reports.len() - 1].clone();
+    assert!(first["backfill"]["rows"].as_u64() < Some(20), "{first}");
     fixture
         .sql("alter table t alter id type text collate \"en-x-icu\"")
         .await;

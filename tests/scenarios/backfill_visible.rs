@@ -11,7 +11,10 @@ use scenarios::proxy::Way;
 use scenarios::wait;
 use serde_json::{Value, json};
 
-use crate::backfill::{Gate, answered, filled, finish_from, reads, run, start, state, until_it_reads};
+use crate::backfill::{
+    Gate, answered, answered_within, begun_within, filled, finish_from, reads, run, start, state,
+    until_it_reads,
+};
 use crate::cluster::cluster;
 use crate::marks::let_go;
 
@@ -106,11 +109,7 @@ async fn waits_for_what_was_delivered(kill: bool) {
             let_go(&fixture).await;
         }
         let deadline = Duration::from_secs(8);
-        let first = fixture
-            .function
-            .invoke(&start(&["public.doc"], 5), deadline)
-            .await
-            .answer();
+        let first = answered_within(&fixture, start(&["public.doc"], 5), deadline).await;
         assert_eq!(
             reads(&fixture.consume().await, "public.doc"),
             Vec::<Value>::new(),
@@ -314,14 +313,8 @@ async fn a_row_that_moved_in_a_table_that_is_locked_is_complete_and_the_drain_go
     let event =
         json!({"action": "backfill", "tables": ["public.doc"], "chunk_rows": 10, "where": Gate::CONDITION});
     let gate = Gate::closed_at(&fixture, 12).await;
-    let first = fixture
-        .function
-        .invoke(&event, Duration::from_secs(4))
-        .await
-        .answer();
+    begun_within(&fixture, event, Duration::from_secs(4)).await;
     gate.open().await;
-    let rows = first["backfill"]["rows"].as_u64();
-    assert!(Some(0) < rows && rows < Some(ROWS as u64), "{first}");
     fixture.sql("update doc set id = -1 where id = 20").await;
     let client = fixture.connect().await;
     client
@@ -372,7 +365,7 @@ async fn a_watermark_that_waits_for_a_standby_is_waited_for() {
     fixture.cluster().wire().stall(Way::ToServer);
     let deadline = Duration::from_secs(8);
     let event = start(&["public.doc"], 100);
-    let first = fixture.function.invoke(&event, deadline).await.answer();
+    let first = answered_within(&fixture, event, deadline).await;
     let waits_for = first["backfill"]["waits_for"].as_str().unwrap_or_default();
     assert!(waits_for.contains("standby"), "{first}");
     fixture.cluster().wire().calm();
