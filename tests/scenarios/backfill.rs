@@ -14,8 +14,9 @@ use scenarios::wait;
 use serde_json::{Value, json};
 
 use crate::support::backfill::{
-    ChunkGate, backfill_state, change_rows_until, command_event, create_table_sql, fixture_with_tables,
-    invoke_ok, read_events, run_backfill, run_beside_writer, start_event, tick_until_finished,
+    ChunkGate, backfill_state, backfilled_rows, change_rows_until, command_event, create_table_sql,
+    fixture_with_tables, invoke_ok, invoke_within, read_events, run_backfill, run_beside_writer, start_event,
+    start_within, tick_until_finished,
 };
 use crate::support::cluster::start_cluster;
 use crate::support::expected_errors::assert_invocation_fails;
@@ -206,24 +207,7 @@ fn slow_down(fixture: &Fixture) {
 const SHORT: Duration = Duration::from_secs(5);
 
 async fn short(fixture: &Fixture, event: Value) -> Value {
-    fixture.function.invoke(&event, SHORT).await.answer()
-}
-
-fn rows(report: &Value) -> u64 {
-    report["backfill"]["rows"].as_u64().unwrap_or(0)
-}
-
-/// Starts it in short invocations, until a part of the table was sent; all reports.
-async fn begun(fixture: &Fixture, event: Value) -> Vec<Value> {
-    let mut reports = vec![short(fixture, event).await];
-    // On a busy machine no chunk may fit into the first one.
-    while rows(&reports[reports.len() - 1]) == 0 {
-        assert!(reports.len() < 10, "it does not begin: {reports:#?}");
-        reports.push(short(fixture, json!({})).await);
-    }
-    let last = &reports[reports.len() - 1];
-    assert!(backfill_state(last) == "running" && rows(last) < FEW, "{last}");
-    reports
+    invoke_within(fixture, event, SHORT).await
 }
 
 async fn ticks_carry_it_on_and_status_tells_how_far_it_is() {
@@ -231,14 +215,14 @@ async fn ticks_carry_it_on_and_status_tells_how_far_it_is() {
         let fixture = slow(plugin).await;
         let none = fixture.invoke(json!({"action": "status"})).await.answer();
         assert_eq!(none["backfill"], Value::Null, "{none}");
-        let mut reports = begun(&fixture, start_event(&["public.t"], 100)).await;
+        let mut reports = start_within(&fixture, start_event(&["public.t"], 100), SHORT).await;
         let first = reports[reports.len() - 1].clone();
         assert_eq!(first["backfill"]["table"], "public.t");
         let status = fixture.invoke(json!({"action": "status"})).await.answer();
         let told = &status["backfill"];
         assert_eq!(
             (&told["state"], &told["rows"]),
-            (&json!("running"), &json!(rows(&first))),
+            (&json!("running"), &json!(backfilled_rows(&first))),
             "{told}"
         );
         let of_table = &told["tables"][0];
@@ -269,7 +253,7 @@ async fn ticks_carry_it_on_and_status_tells_how_far_it_is() {
             assert_eq!(report["action"], "drain", "{report}");
             // On a busy machine a tick may have no time for a chunk; none goes back.
             assert!(
-                rows(&report) >= rows(&reports[reports.len() - 1]),
+                backfilled_rows(&report) >= backfilled_rows(&reports[reports.len() - 1]),
                 "a tick lost what was read: {report}"
             );
             reports.push(report);
@@ -284,7 +268,7 @@ async fn ticks_carry_it_on_and_status_tells_how_far_it_is() {
         };
         assert_eq!((sum("read"), sum("overtaken")), (FEW, 0), "{reports:#?}");
         assert!(sum("chunks") >= FEW / 100);
-        assert_eq!(rows(&reports[reports.len() - 1]), FEW);
+        assert_eq!(backfilled_rows(&reports[reports.len() - 1]), FEW);
         fixture.kinesis_proxy.clear();
         fixture.drain().await;
         assert_eq!(fixture.compare(&["t"]).await.changes().len(), FEW as usize);
@@ -294,10 +278,8 @@ async fn ticks_carry_it_on_and_status_tells_how_far_it_is() {
 
 async fn it_can_be_paused_resumed_and_cancelled() {
     let fixture = slow(Plugin::Pgoutput).await;
-    let begun = begun(&fixture, start_event(&["public.t"], 50))
-        .await
-        .pop()
-        .unwrap();
+    let reports = start_within(&fixture, start_event(&["public.t"], 50), SHORT).await;
+    let begun = &reports[reports.len() - 1];
     let paused = fixture.invoke(command_event("pause")).await.answer();
     assert_eq!(
         (&paused["action"], backfill_state(&paused)),
@@ -307,18 +289,21 @@ async fn it_can_be_paused_resumed_and_cancelled() {
     fixture.sql("update t set n = -1 where id = 1200").await;
     let tick = fixture.tick().await;
     assert_eq!(
-        (backfill_state(&tick), rows(&tick), &tick["changes"]),
-        ("paused", rows(&begun), &json!(1)),
+        (backfill_state(&tick), backfilled_rows(&tick), &tick["changes"]),
+        ("paused", backfilled_rows(begun), &json!(1)),
         "{tick}"
     );
     let mut resumed = short(&fixture, command_event("resume")).await;
     assert_eq!(resumed["action"], "backfill", "{resumed}");
     for _ in 0..10 {
-        if rows(&resumed) == rows(&begun) {
+        if backfilled_rows(&resumed) == backfilled_rows(begun) {
             resumed = short(&fixture, json!({})).await;
         }
     }
-    assert!(rows(&resumed) > rows(&begun), "it does not go on: {resumed}");
+    assert!(
+        backfilled_rows(&resumed) > backfilled_rows(begun),
+        "it does not go on: {resumed}"
+    );
     let cancelled = fixture.invoke(command_event("cancel")).await.answer();
     assert_eq!(
         (&cancelled["action"], backfill_state(&cancelled)),
@@ -396,7 +381,7 @@ async fn several_tables_are_read_one_after_the_other() {
 async fn a_row_that_moves_between_two_invocations_is_complete() {
     Plugin::each(|plugin| async move {
         let fixture = slow(plugin).await;
-        begun(&fixture, start_event(&["public.t"], 100)).await;
+        start_within(&fixture, start_event(&["public.t"], 100), SHORT).await;
         // With large values: to before what was read, where it stays, changes, or from where it goes back, and to the end.
         fixture.sql("update t set id = -1 where id = 1200; update t set id = -2 where id = 1150; update t set id = -3 where id = 1100")
             .await;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::support::backfill::{
     ChunkGate, backfill_state, command_event, create_table_sql, fixture_with_tables, invoke_ok, read_events,
-    run_backfill, tick_until_finished,
+    run_backfill, start_within, tick_until_finished,
 };
 
 crate::scenarios![
@@ -37,13 +37,7 @@ async fn paused(plugin: Plugin, more: &str, tables: Value) -> Fixture {
     let event =
         json!({"action": "backfill", "tables": tables, "chunk_rows": 10, "where": ChunkGate::CONDITION});
     let gate = ChunkGate::closed_at(&fixture, 12).await;
-    let mut report = fixture.function.invoke(&event, SHORT).await.answer();
-    while report["backfill"]["rows"] == 0 {
-        assert_eq!(backfill_state(&report), "running", "{report}");
-        report = fixture.function.invoke(&json!({}), SHORT).await.answer();
-    }
-    let rows = report["backfill"]["rows"].as_u64();
-    assert!(rows < Some(ROWS), "{report}");
+    start_within(&fixture, event, SHORT).await;
     fixture.invoke(command_event("pause")).await.answer();
     gate.open().await;
     fixture

@@ -8,8 +8,9 @@ use scenarios::fixture::{Fixture, Plugin};
 use serde_json::{Value, json};
 
 use crate::support::backfill::{
-    ChunkGate, backfill_state, command_event, create_table_sql, fixture_with_tables, invoke_ok, read_events,
-    run_backfill, slow_condition, start_event, tick_until_finished, wait_until_chunk_is_read,
+    ChunkGate, backfill_state, command_event, create_table_sql, fixture_with_tables, invoke_ok,
+    invoke_within, read_events, run_backfill, slow_condition, start_event, tick_until_finished,
+    wait_until_chunk_is_read,
 };
 use crate::support::expected_errors::assert_invocation_fails;
 use crate::support::gap::{accept_gap, advance_slot};
@@ -147,11 +148,7 @@ async fn a_pending_backfill_begins_anew_behind_a_gap() {
             .kinesis_proxy
             .inject("PutRecords", Fault::Delay(Duration::from_millis(400)));
         let deadline = Duration::from_secs(5);
-        let first = fixture
-            .function
-            .invoke(&start_event(&["public.t"], 50), deadline)
-            .await
-            .answer();
+        let first = invoke_within(&fixture, start_event(&["public.t"], 50), deadline).await;
         assert_eq!(backfill_state(&first), "running", "{first}");
         fixture.kinesis_proxy.clear();
         fixture
@@ -207,11 +204,7 @@ async fn a_teardown_ends_a_pending_backfill() {
     let fixture = fixture_with_tables(Fixture::builder(Plugin::Pgoutput), &create_table_sql(100)).await;
     let event =
         json!({"action": "backfill", "tables": ["public.t"], "chunk_rows": 10, "where": slow_condition(60)});
-    let first = fixture
-        .function
-        .invoke(&event, Duration::from_secs(3))
-        .await
-        .answer();
+    let first = invoke_within(&fixture, event, Duration::from_secs(3)).await;
     assert_eq!(backfill_state(&first), "running", "{first}");
     fixture.invoke(json!({"action": "teardown"})).await.answer();
     assert_eq!(fixture.backfill_state().await, None);

@@ -12,8 +12,8 @@ use scenarios::wait;
 use serde_json::{Value, json};
 
 use crate::support::backfill::{
-    ChunkGate, backfill_state, fixture_with_tables, invoke_ok, read_events, run_backfill, start_event,
-    tick_until_finished, wait_until_chunk_is_read,
+    ChunkGate, backfill_state, fixture_with_tables, invoke_ok, invoke_within, read_events, run_backfill,
+    start_event, start_within, tick_until_finished, wait_until_chunk_is_read,
 };
 use crate::support::cluster::start_cluster;
 use crate::support::positions::wait_until_sessions_end;
@@ -110,11 +110,7 @@ async fn waits_for_what_was_delivered(kill: bool) {
             wait_until_sessions_end(&fixture).await;
         }
         let deadline = Duration::from_secs(8);
-        let first = fixture
-            .function
-            .invoke(&start_event(&["public.doc"], 5), deadline)
-            .await
-            .answer();
+        let first = invoke_within(&fixture, start_event(&["public.doc"], 5), deadline).await;
         assert_eq!(
             read_events(&fixture.consume().await, "public.doc"),
             Vec::<Value>::new(),
@@ -314,14 +310,8 @@ async fn a_row_that_moved_in_a_table_that_is_locked_is_complete_and_the_drain_go
     let fixture = fixture_with_tables(Fixture::builder(Plugin::Pgoutput), &documents()).await;
     let event = json!({"action": "backfill", "tables": ["public.doc"], "chunk_rows": 10, "where": ChunkGate::CONDITION});
     let gate = ChunkGate::closed_at(&fixture, 12).await;
-    let first = fixture
-        .function
-        .invoke(&event, Duration::from_secs(4))
-        .await
-        .answer();
+    start_within(&fixture, event, Duration::from_secs(4)).await;
     gate.open().await;
-    let rows = first["backfill"]["rows"].as_u64();
-    assert!(Some(0) < rows && rows < Some(ROWS as u64), "{first}");
     fixture.sql("update doc set id = -1 where id = 20").await;
     let client = fixture.connect().await;
     client
@@ -372,7 +362,7 @@ async fn a_watermark_that_waits_for_a_standby_is_waited_for() {
     fixture.cluster().replication_proxy().stall(Direction::ToServer);
     let deadline = Duration::from_secs(8);
     let event = start_event(&["public.doc"], 100);
-    let first = fixture.function.invoke(&event, deadline).await.answer();
+    let first = invoke_within(&fixture, event, deadline).await;
     let waits_for = first["backfill"]["waits_for"].as_str().unwrap_or_default();
     assert!(waits_for.contains("standby"), "{first}");
     fixture.cluster().replication_proxy().clear();

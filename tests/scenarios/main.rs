@@ -133,7 +133,10 @@ fn trial<F: Future<Output = ()> + Send + 'static>(
     let name = format!("{}::{name}", module.trim_start_matches("scenarios::"));
     Trial::test(name, move || {
         scenarios::block_on(async {
-            let finished = tokio::time::timeout(LIMIT, Box::pin(scenario())).await;
+            // A task, which is not the one that waits: a fixture that is dropped waits for servers, and would
+            // take the wake-ups of what the scenario has joined with it.
+            let finished = tokio::spawn(tokio::time::timeout(LIMIT, Box::pin(scenario()))).await;
+            let finished = finished.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
             finished.map_err(|_| format!("not finished after {} s", LIMIT.as_secs()).into())
         })
     })

@@ -36,14 +36,18 @@ async fn drained(fixture: &Fixture) -> u64 {
 
 async fn records_that_fail_by_themselves_do_not_overtake_each_other() {
     // Each mostly pauses after failures, so they run side by side. A key that often fails has fewer changes.
-    let play = async |seed: u32, percent: u8, changes: u32| {
-        let fixture = Fixture::builder(Plugin::Pgoutput).shards(4).build().await;
-        backlog::create(&fixture).await;
-        backlog::write(&fixture, 10 + seed, changes, 150).await;
-        fixture.kinesis_proxy.flaky(u64::from(seed), percent);
-        assert!(drained(&fixture).await > 0, "seed {seed}: none was sent again");
-    };
-    tokio::join!(play(1, 5, 1_500), play(2, 30, 1_500), play(3, 60, 600));
+    let plays = [(1, 5, 1_500), (2, 30, 1_500), (3, 60, 600)].map(|(seed, percent, changes)| {
+        tokio::spawn(async move {
+            let fixture = Fixture::builder(Plugin::Pgoutput).shards(4).build().await;
+            backlog::create(&fixture).await;
+            backlog::write(&fixture, 10 + seed, changes, 150).await;
+            fixture.kinesis_proxy.flaky(u64::from(seed), percent);
+            assert!(drained(&fixture).await > 0, "seed {seed}: none was sent again");
+        })
+    });
+    for play in plays {
+        play.await.unwrap();
+    }
 }
 
 /// Plans a fate for each of the next requests: two in three pass, sooner or later, the others fail in every way.
@@ -63,20 +67,22 @@ fn torment(gate: &FaultProxy, seed: u64) {
 }
 
 async fn requests_that_fail_as_a_whole_do_not_overtake_each_other() {
-    let play = async |seed: u64| {
-        let fixture = Fixture::builder(Plugin::Pgoutput).shards(4).build().await;
-        backlog::create(&fixture).await;
-        backlog::write(&fixture, 20, 1_500, 120).await;
-        torment(&fixture.kinesis_proxy, seed);
-        fixture.kinesis_proxy.flaky(seed, 10);
-        assert!(drained(&fixture).await > 0, "seed {seed}: none was sent again");
-        fixture.consume().await.duplicates()
-    };
-    let duplicates: [usize; 3] = tokio::join!(play(4), play(5), play(6)).into();
-    assert!(
-        duplicates.iter().sum::<usize>() > 0,
-        "an answer that was cut makes duplicates"
-    );
+    let plays = [4, 5, 6].map(|seed| {
+        tokio::spawn(async move {
+            let fixture = Fixture::builder(Plugin::Pgoutput).shards(4).build().await;
+            backlog::create(&fixture).await;
+            backlog::write(&fixture, 20, 1_500, 120).await;
+            torment(&fixture.kinesis_proxy, seed);
+            fixture.kinesis_proxy.flaky(seed, 10);
+            assert!(drained(&fixture).await > 0, "seed {seed}: none was sent again");
+            fixture.consume().await.duplicates()
+        })
+    });
+    let mut duplicates = 0;
+    for play in plays {
+        duplicates += play.await.unwrap();
+    }
+    assert!(duplicates > 0, "an answer that was cut makes duplicates");
 }
 
 /// Longer than the function waits for an answer, so that it cannot know whether the records were put. They were.

@@ -31,6 +31,8 @@ const ROWS: usize = 22_000;
 /// The checkpoint counts whole sections of 1 MiB, and each of the two shards may have one aggregate of
 /// 256 KiB whose answer is under way. A row has at least 960 bytes.
 const MOST_UNCOUNTED: usize = ((1 << 20) + 2 * (256 << 10)) / 960;
+/// Errors of an invocation whose servers answered too late.
+const TRANSIENT: [&str; 3] = ["CheckpointUnavailable", "OutOfTime", "PeekTimeout"];
 /// Invocations within which the transaction must pass.
 const MOST_TICKS: usize = 30;
 
@@ -155,9 +157,9 @@ async fn drained(fixture: &Fixture) -> Vec<Value> {
     let mut before = arrivals(fixture).await;
     for _ in 0..MOST_TICKS {
         let report = match fixture.function.invoke(&json!({}), SHORT).await {
-            Outcome::Answer(report) => report,
-            // On a busy machine the server may need more than an invocation's time. Then nothing is sent.
-            Outcome::Error { kind, .. } if kind == "PeekTimeout" => continue,
+            Outcome::Answer(report) => Some(report),
+            // On a busy machine the servers may answer too late. The next tick goes on from the checkpoint.
+            Outcome::Error { kind, .. } if TRANSIENT.contains(&kind.as_str()) => None,
             other => panic!("it should have answered: {other:?}"),
         };
         SlotPositions::read(fixture).await;
@@ -165,7 +167,7 @@ async fn drained(fixture: &Fixture) -> Vec<Value> {
         let again = (1..=stored).find(|id| after[*id] != before[*id]);
         assert_eq!(
             again, None,
-            "{stored} rows are stored as sent, and row {again:?} was sent again: {report}"
+            "{stored} rows are stored as sent, and row {again:?} was sent again: {report:?}"
         );
         let counted = stored_rows(fixture).await;
         stored = counted.unwrap_or(0).max(stored);
@@ -174,13 +176,14 @@ async fn drained(fixture: &Fixture) -> Vec<Value> {
             arrived >= stored,
             "{stored} rows are stored as sent, and {arrived} are there"
         );
+        before = after;
+        let Some(report) = report else { continue };
         if let Some(counted) = counted {
             assert!(
                 arrived - counted <= MOST_UNCOUNTED,
                 "{arrived} rows are there, and {counted} count: {report}"
             );
         }
-        before = after;
         let is_last = report["stopped"] == "empty";
         reports.push(report);
         if is_last {
