@@ -4,19 +4,19 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use scenarios::fault_proxy::Side;
+use scenarios::aws::fault_proxy::FaultSide;
 use scenarios::fixture::{Fixture, Plugin};
-use scenarios::function::Outcome;
+use scenarios::lambda::function::Outcome;
 use serde_json::json;
 
-use crate::marks::{Marks, commit_end, let_go};
+use crate::support::positions::{SlotPositions, commit_end, wait_until_sessions_end};
 
 crate::scenarios![an_event_that_is_under_way_holds_the_checkpoint_back];
 
 /// Single rows, each a transaction and a key of its own, so many that they are several requests.
 async fn fixture() -> Fixture {
     // Nothing of our own in the log, which would be acknowledged before.
-    let fixture = Fixture::plan(Plugin::Pgoutput)
+    let fixture = Fixture::builder(Plugin::Pgoutput)
         .env("MARKERS", "off")
         .build()
         .await;
@@ -30,11 +30,11 @@ async fn fixture() -> Fixture {
 
 async fn an_event_that_is_under_way_holds_the_checkpoint_back() {
     let fixture = fixture().await;
-    let before = Marks::of(&fixture).await;
-    let mut held = fixture.kinesis_proxy.hold("PutRecords", Side::Request);
+    let before = SlotPositions::read(&fixture).await;
+    let mut held = fixture.kinesis_proxy.hold("PutRecords", FaultSide::Request);
     // Longer than a second, after which a checkpoint is stored along the way, and shorter than the function waits for an answer.
     let (event, deadline) = (json!({}), Duration::from_secs(6));
-    let outcome = tokio::join!(fixture.function.invoke(&event, deadline), held.reached()).0;
+    let outcome = tokio::join!(fixture.function.invoke(&event, deadline), held.wait_until_held()).0;
     // The first events are in the held request; of the others, which went on, none may count.
     assert!(fixture.kinesis_proxy.requests("PutRecords") > 1, "others went on");
     assert!(
@@ -42,7 +42,7 @@ async fn an_event_that_is_under_way_holds_the_checkpoint_back() {
         "{outcome:?}"
     );
     // Requests pass each other on the way, so the one that is held need not hold the first rows of all.
-    let marks = Marks::of(&fixture).await;
+    let marks = SlotPositions::read(&fixture).await;
     let arrived = fixture.consume().await;
     let ends = arrived.arrivals.iter().map(|arrival| {
         let event = arrival.event();
@@ -56,7 +56,7 @@ async fn an_event_that_is_under_way_holds_the_checkpoint_back() {
     assert!(gapless, "the checkpoint covers what has not arrived");
     assert!(before.checkpoint <= marks.checkpoint);
     fixture.function.kill9().await;
-    let_go(&fixture).await;
+    wait_until_sessions_end(&fixture).await;
     drop(held);
     fixture.drain().await;
     fixture.compare(&["t"]).await;

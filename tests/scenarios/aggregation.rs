@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use scenarios::fault_proxy::Side;
+use scenarios::aws::fault_proxy::FaultSide;
+use scenarios::aws::kinesis::Kinesis;
 use scenarios::fixture::{DEADLINE, Fixture, Plugin};
-use scenarios::kinesis::Kinesis;
 use serde_json::json;
 
-use crate::backlog;
+use crate::support::backlog;
 
 crate::scenarios![
     every_event_arrives_inside_of_aggregates,
@@ -19,7 +19,7 @@ crate::scenarios![
 ];
 
 async fn fixture(plugin: Plugin, shards: i32) -> Fixture {
-    let fixture = Fixture::plan(plugin)
+    let fixture = Fixture::builder(plugin)
         .shards(shards)
         .env("AGGREGATION", "kpl")
         .build()
@@ -57,7 +57,7 @@ async fn every_event_arrives_inside_of_aggregates() {
 
 async fn every_envelope_travels_inside_of_aggregates() {
     for (envelope, tombstones) in [("debezium", "true"), ("dms", "false"), ("wal2json", "false")] {
-        let fixture = Fixture::plan(Plugin::Pgoutput)
+        let fixture = Fixture::builder(Plugin::Pgoutput)
             .shards(3)
             .env("AGGREGATION", "kpl")
             .env("ENVELOPE", envelope)
@@ -143,10 +143,10 @@ async fn reshard(kinesis: &Kinesis, stream: &str) {
 async fn a_split_and_a_merge_in_the_middle_lose_nothing_that_a_consumer_keeps() {
     let fixture = fixture(Plugin::Pgoutput, 3).await;
     backlog::write(&fixture, 60, 4_000, 300).await;
-    let mut held = fixture.kinesis_proxy.hold("PutRecords", Side::Request);
+    let mut held = fixture.kinesis_proxy.hold("PutRecords", FaultSide::Request);
     let event = json!({});
     let (outcome, ()) = tokio::join!(fixture.function.invoke(&event, DEADLINE), async {
-        held.reached().await;
+        held.wait_until_held().await;
         reshard(&fixture.kinesis, &fixture.stream).await;
         held.release();
     });
@@ -188,9 +188,9 @@ async fn a_truncate_is_a_barrier_for_aggregates_too() {
             })
             .await;
     }
-    fixture.kinesis_proxy.always(
+    fixture.kinesis_proxy.inject(
         "PutRecords",
-        scenarios::fault_proxy::Fault::Delay(Duration::from_millis(3)),
+        scenarios::aws::fault_proxy::Fault::Delay(Duration::from_millis(3)),
     );
     fixture.drain().await;
     fixture.compare(&[backlog::TABLE]).await;

@@ -4,18 +4,24 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use scenarios::backfill::Backfill;
-use scenarios::consumer::Delivery;
-use scenarios::fault_proxy::{Fault, Side};
-use scenarios::fixture::{DEADLINE, Fixture, Plan, Plugin};
-use scenarios::function::Outcome;
-use scenarios::postgres::{Postgres, REPLUSER, Settings};
+use scenarios::aws::fault_proxy::{Fault, FaultSide};
+use scenarios::fixture::{DEADLINE, Fixture, FixtureBuilder, Plugin};
+use scenarios::lambda::function::Outcome;
+use scenarios::postgres::{Postgres, PostgresSettings, REPLUSER};
+use scenarios::random_play::workloads::backfill as random_backfill;
+use scenarios::random_play::{Counter, Engine};
 use scenarios::wait;
 use serde_json::{Value, json};
 
-use crate::cluster::cluster;
-use crate::marks::{Marks, let_go};
-use crate::refusal::invocation_fails;
+use crate::support::backfill::{
+    ChunkGate, backfill_state, backfilled_rows, change_rows_until, command_event, create_table_sql,
+    fixture_with_tables, invoke_ok, invoke_within, read_events, run_backfill, run_beside_writer, start_event,
+    start_within, tick_until_finished,
+};
+use crate::support::cluster::start_cluster;
+use crate::support::expected_errors::assert_invocation_fails;
+use crate::support::positions::{SlotPositions, wait_until_sessions_end};
+use crate::support::versions::with_each_plugin;
 
 crate::scenarios![
     what_was_there_before_arrives_while_writers_write,
@@ -33,74 +39,10 @@ crate::scenarios![
     nothing_is_lost_whatever_dies_in_the_middle,
 ];
 
+crate::version_scenarios![a_table_is_backfilled_beside_a_writer];
+
 /// Rows of a table that takes several chunks.
 const ROWS: usize = 5_000;
-
-/// A fixture whose tables were made and filled before the slot, and may be read by the function.
-pub(crate) async fn filled(plan: Plan, sql: &str) -> Fixture {
-    let fixture = plan.without_slot().build().await;
-    fixture.sql(sql).await;
-    fixture
-        .sql(&format!(
-            "create publication spillway for all tables; grant select on all tables in schema public to {}",
-            REPLUSER.0
-        ))
-        .await;
-    fixture.create_slot().await;
-    fixture
-}
-
-/// The event that starts one, of these tables.
-pub(crate) fn start(tables: &[&str], chunk_rows: u64) -> Value {
-    json!({"action": "backfill", "tables": tables, "chunk_rows": chunk_rows})
-}
-
-/// An order that has nothing beside it.
-pub(crate) fn order(what: &str) -> Value {
-    json!({"action": "backfill", what: true})
-}
-
-/// What a report says of the backfill's state.
-pub(crate) fn state(report: &Value) -> &str {
-    report["backfill"]["state"].as_str().unwrap_or("none")
-}
-
-/// The answer to this event. What is played beside it ends with it when it fails.
-pub(crate) async fn answered(fixture: &Fixture, event: Value) -> Value {
-    fixture.invoke(event).await.answer()
-}
-
-/// Goes on from this report with ticks until the backfill is finished; all reports.
-pub(crate) async fn finish_from(fixture: &Fixture, report: Value) -> Vec<Value> {
-    let mut reports = vec![report];
-    while state(&reports[reports.len() - 1]) != "finished" {
-        assert!(
-            reports.len() < 100,
-            "a hundred ticks did not finish: {}",
-            reports[99]
-        );
-        let report = fixture.tick().await;
-        assert_ne!(state(&report), "failed", "{report}");
-        reports.push(report);
-    }
-    reports
-}
-
-/// Starts it, finishes it and drains what is left; all reports.
-pub(crate) async fn run(fixture: &Fixture, event: Value) -> Vec<Value> {
-    let first = fixture.invoke(event).await.answer();
-    assert_eq!(first["action"], "backfill", "{first}");
-    let mut reports = finish_from(fixture, first).await;
-    reports.extend(fixture.drain().await);
-    reports
-}
-
-/// The events of rows of a table that were read, as plain JSON, in the order of positions.
-pub(crate) fn reads(delivery: &Delivery, table: &str) -> Vec<Value> {
-    let mut events = delivery.of_table(table);
-    events.retain(|event| event["op"] == "r");
-    events
-}
 
 /// The mark of each event that was read.
 fn marks(reads: &[Value]) -> Vec<&str> {
@@ -110,73 +52,16 @@ fn marks(reads: &[Value]) -> Vec<&str> {
         .collect()
 }
 
-/// A table `t` of so many rows, of which each fiftieth has a value that is stored apart.
-pub(crate) fn table(rows: usize) -> String {
-    format!(
-        "create table t (id int primary key, n int not null, body text);
-         alter table t alter body set storage external;
-         insert into t select i, i, case when i % 50 = 0 then repeat(md5(i::text), 70) end from generate_series(1, {rows}) i;
-         analyze t"
-    )
-}
-
-/// Changes rows of `t` until it is told to stop, and never waits for a lock for long; returns how many transactions it made.
-async fn write(fixture: &Fixture, rows: usize, stop: &AtomicBool) -> u64 {
-    let (client, mut random, mut written) = (fixture.connect().await, fastrand::Rng::with_seed(7), 0);
-    client.batch_execute("set lock_timeout = '100ms'").await.unwrap();
-    while !stop.load(Ordering::Relaxed) {
-        let (row, other) = (random.usize(1..=rows), random.usize(1..=rows));
-        let far = rows - random.usize(..rows / 10);
-        let sql = match random.u8(..8) {
-            0..3 => format!("update t set n = -{written} where id = {row}"),
-            3 => format!("delete from t where id = {row}"),
-            4 => format!(
-                "insert into t values ({row}, {written}, null) on conflict (id) do update set n = excluded.n"
-            ),
-            5 => format!(
-                "begin; update t set n = 0 where id = {row}; update t set n = 1 where id = {other}; rollback"
-            ),
-            // From the end of the table to before its beginning, and from there to its middle.
-            6 => format!(
-                "update t set id = -{row} where id = {far} and not exists (select from t where id = -{row})"
-            ),
-            _ => format!(
-                "update t set id = {other} where id = -{row} and not exists (select from t where id = {other})"
-            ),
-        };
-        client.batch_execute(&sql).await.unwrap();
-        written += 1;
-    }
-    written
-}
-
-/// The backfill, with a writer beside it from before its beginning until it is finished; the reports.
-pub(crate) async fn run_beside_a_writer(fixture: &Fixture, event: Value, rows: usize) -> Vec<Value> {
-    let stop = AtomicBool::new(false);
-    let (reports, written) = tokio::join!(
-        async {
-            let first = fixture.invoke(event).await.answer();
-            let reports = finish_from(fixture, first).await;
-            stop.store(true, Ordering::Relaxed);
-            reports
-        },
-        write(fixture, rows, &stop)
-    );
-    assert!(written > 0, "nobody wrote");
-    fixture.drain().await;
-    reports
-}
-
 async fn what_was_there_before_arrives_while_writers_write() {
-    Plugin::each(|plugin| beside_a_writer(Fixture::plan(plugin))).await;
+    Plugin::each(|plugin| beside_a_writer(Fixture::builder(plugin))).await;
 }
 
-pub(crate) async fn beside_a_writer(plan: Plan) {
-    let fixture = filled(plan, &table(ROWS)).await;
+async fn beside_a_writer(builder: FixtureBuilder) {
+    let fixture = fixture_with_tables(builder, &create_table_sql(ROWS)).await;
     fixture
         .kinesis_proxy
-        .always("PutRecords", Fault::Delay(Duration::from_millis(20)));
-    let reports = run_beside_a_writer(&fixture, start(&["public.t"], 700), ROWS).await;
+        .inject("PutRecords", Fault::Delay(Duration::from_millis(20)));
+    let reports = run_beside_writer(&fixture, start_event(&["public.t"], 700), ROWS).await;
     let last = &reports[reports.len() - 1]["backfill"];
     assert_eq!(
         last["tables"],
@@ -184,7 +69,7 @@ pub(crate) async fn beside_a_writer(plan: Plan) {
         "{last}"
     );
     let delivery = fixture.compare(&["t"]).await;
-    let reads = reads(&delivery, "public.t");
+    let reads = read_events(&delivery, "public.t");
     assert_eq!(last["rows"], reads.len(), "{last}");
     let marks = marks(&reads);
     assert_eq!(
@@ -209,10 +94,10 @@ pub(crate) async fn beside_a_writer(plan: Plan) {
 async fn each_envelope_tells_what_was_read() {
     for envelope in ["dms", "wal2json"] {
         Plugin::each(move |plugin| async move {
-            let plan = Fixture::plan(plugin).env("ENVELOPE", envelope);
-            let fixture = filled(plan, &table(3000)).await;
+            let builder = Fixture::builder(plugin).env("ENVELOPE", envelope);
+            let fixture = fixture_with_tables(builder, &create_table_sql(3000)).await;
             // Not all of the last chunk is overtaken.
-            run_beside_a_writer(&fixture, start(&["public.t"], 700), 3000).await;
+            run_beside_writer(&fixture, start_event(&["public.t"], 700), 3000).await;
             let delivery = fixture.compare(&["t"]).await;
             let events: Vec<Value> = delivery.changes().iter().map(|it| it.json()).collect();
             let read = |event: &&Value| match envelope {
@@ -243,12 +128,12 @@ async fn each_envelope_tells_what_was_read() {
 async fn a_table_of_one_row_is_its_last_and_an_empty_one_says_nothing() {
     Plugin::each(|plugin| async move {
         let sql = "create table one (id int primary key); insert into one values (1); create table none (id int primary key)";
-        let fixture = filled(Fixture::plan(plugin), sql).await;
-        let reports = run(&fixture, json!({"action": "backfill", "tables": "all"})).await;
-        let done = reports.iter().find(|report| state(report) == "finished");
+        let fixture = fixture_with_tables(Fixture::builder(plugin), sql).await;
+        let reports = run_backfill(&fixture, json!({"action": "backfill", "tables": "all"})).await;
+        let done = reports.iter().find(|report| backfill_state(report) == "finished");
         assert_eq!(done.map(|report| report["backfill"]["tables"]["done"].clone()), Some(json!(2)));
         let delivery = fixture.compare(&["one", "none"]).await;
-        assert_eq!(marks(&reads(&delivery, "public.one")), ["last_in_data_collection"]);
+        assert_eq!(marks(&read_events(&delivery, "public.one")), ["last_in_data_collection"]);
         assert_eq!(delivery.changes().len(), 1);
     })
     .await;
@@ -256,31 +141,40 @@ async fn a_table_of_one_row_is_its_last_and_an_empty_one_says_nothing() {
 
 async fn killed_in_the_middle_it_reads_at_most_one_chunk_again() {
     const CHUNK: usize = 400;
-    for side in [Side::Request, Side::Answer] {
+    for side in [FaultSide::Request, FaultSide::Answer] {
         Plugin::each(move |plugin| async move {
-            let fixture = filled(Fixture::plan(plugin), &table(ROWS)).await;
-            // Some requests pass.
-            for _ in 0..6 {
-                fixture
-                    .kinesis_proxy
-                    .next("PutRecords", Fault::Delay(Duration::ZERO));
-            }
-            let mut held = fixture.kinesis_proxy.hold("PutRecords", side);
-            let ended = tokio::select! {
-                ended = fixture.invoke(start(&["public.t"], CHUNK as u64)) => Some(ended),
-                () = held.reached() => None,
+            let fixture = fixture_with_tables(Fixture::builder(plugin), &create_table_sql(ROWS)).await;
+            // So that most of the table is still to be read when its first chunk counts.
+            fixture
+                .kinesis_proxy
+                .inject("PutRecords", Fault::Delay(Duration::from_millis(200)));
+            let amid = async {
+                wait::until("a chunk is stored as sent", DEADLINE, || async {
+                    let stored = fixture.backfill_state().await.unwrap_or_default();
+                    stored["rows"].as_u64() > Some(0)
+                })
+                .await;
+                let mut held = fixture.kinesis_proxy.hold("PutRecords", side);
+                held.wait_until_held().await;
+                held
             };
-            assert_eq!(ended, None, "it ended before it was killed");
+            let held = tokio::select! {
+                ended = fixture.invoke(start_event(&["public.t"], CHUNK as u64)) => {
+                    panic!("it ended before it was killed: {ended:?}")
+                }
+                held = amid => held,
+            };
             fixture.function.kill9().await;
             drop(held);
-            let_go(&fixture).await;
-            Marks::of(&fixture).await;
-            let stored = fixture.backfill().await.expect("the state is stored");
+            fixture.kinesis_proxy.clear();
+            wait_until_sessions_end(&fixture).await;
+            SlotPositions::read(&fixture).await;
+            let stored = fixture.backfill_state().await.expect("the state is stored");
             assert_eq!(stored["table"]["name"], json!(["public", "t"]), "{stored}");
             let rows = stored["rows"].as_u64().unwrap_or(0) as usize;
             assert!(0 < rows && rows < ROWS, "{stored}");
             let report = fixture.tick().await;
-            finish_from(&fixture, report).await;
+            tick_until_finished(&fixture, report).await;
             fixture.drain().await;
             let delivery = fixture.compare(&["t"]).await;
             let read = delivery.arrivals.iter().filter(|it| it.event().op == "r").count();
@@ -298,7 +192,7 @@ const FEW: u64 = 1_200;
 
 /// A fixture on which a backfill of `t` in chunks of a hundred rows takes several invocations of [`SHORT`].
 async fn slow(plugin: Plugin) -> Fixture {
-    let fixture = filled(Fixture::plan(plugin), &table(FEW as usize)).await;
+    let fixture = fixture_with_tables(Fixture::builder(plugin), &create_table_sql(FEW as usize)).await;
     slow_down(&fixture);
     fixture
 }
@@ -306,18 +200,14 @@ async fn slow(plugin: Plugin) -> Fixture {
 fn slow_down(fixture: &Fixture) {
     fixture
         .kinesis_proxy
-        .always("PutRecords", Fault::Delay(Duration::from_millis(400)));
+        .inject("PutRecords", Fault::Delay(Duration::from_millis(400)));
 }
 
 /// Long enough for some chunks: none is begun in the last seconds of an invocation.
 const SHORT: Duration = Duration::from_secs(5);
 
 async fn short(fixture: &Fixture, event: Value) -> Value {
-    fixture.function.invoke(&event, SHORT).await.answer()
-}
-
-fn rows(report: &Value) -> u64 {
-    report["backfill"]["rows"].as_u64().unwrap_or(0)
+    invoke_within(fixture, event, SHORT).await
 }
 
 async fn ticks_carry_it_on_and_status_tells_how_far_it_is() {
@@ -325,14 +215,14 @@ async fn ticks_carry_it_on_and_status_tells_how_far_it_is() {
         let fixture = slow(plugin).await;
         let none = fixture.invoke(json!({"action": "status"})).await.answer();
         assert_eq!(none["backfill"], Value::Null, "{none}");
-        let mut reports = vec![short(&fixture, start(&["public.t"], 100)).await];
-        assert_eq!(state(&reports[0]), "running", "{}", reports[0]);
-        assert_eq!(reports[0]["backfill"]["table"], "public.t");
+        let mut reports = start_within(&fixture, start_event(&["public.t"], 100), SHORT).await;
+        let first = reports[reports.len() - 1].clone();
+        assert_eq!(first["backfill"]["table"], "public.t");
         let status = fixture.invoke(json!({"action": "status"})).await.answer();
         let told = &status["backfill"];
         assert_eq!(
             (&told["state"], &told["rows"]),
-            (&json!("running"), &json!(rows(&reports[0]))),
+            (&json!("running"), &json!(backfilled_rows(&first))),
             "{told}"
         );
         let of_table = &told["tables"][0];
@@ -352,26 +242,24 @@ async fn ticks_carry_it_on_and_status_tells_how_far_it_is() {
         // What is left, at the rate so far; both are rounded.
         let left = (figure("estimate") - figure("rows")) / figure("rows_per_second");
         assert!(
-            figure("rows_per_second") > 0.0 && (figure("seconds_left") / left - 1.0).abs() < 0.2,
+            figure("rows_per_second") > 0.0 && (figure("seconds_left") - left).abs() < 1.0 + left / 10.0,
             "{told}"
         );
         for name in ["position", "started_at", "updated_at"] {
             assert!(!told[name].is_null(), "{name}: {told}");
         }
-        while state(&reports[reports.len() - 1]) != "finished" {
+        while backfill_state(&reports[reports.len() - 1]) != "finished" {
             let report = short(&fixture, json!({})).await;
             assert_eq!(report["action"], "drain", "{report}");
+            // On a busy machine a tick may have no time for a chunk; none goes back.
             assert!(
-                rows(&report) > rows(&reports[reports.len() - 1]) || state(&report) == "finished",
-                "each tick comes further: {report}"
+                backfilled_rows(&report) >= backfilled_rows(&reports[reports.len() - 1]),
+                "a tick lost what was read: {report}"
             );
             reports.push(report);
+            assert!(reports.len() < 30, "the ticks do not finish it: {reports:#?}");
         }
-        assert!(
-            (2..20).contains(&reports.len()),
-            "it took {} invocations",
-            reports.len()
-        );
+        assert!(reports.len() > 1, "one invocation did it all: this shows nothing");
         let sum = |name: &str| -> u64 {
             reports
                 .iter()
@@ -380,7 +268,7 @@ async fn ticks_carry_it_on_and_status_tells_how_far_it_is() {
         };
         assert_eq!((sum("read"), sum("overtaken")), (FEW, 0), "{reports:#?}");
         assert!(sum("chunks") >= FEW / 100);
-        assert_eq!(rows(&reports[reports.len() - 1]), FEW);
+        assert_eq!(backfilled_rows(&reports[reports.len() - 1]), FEW);
         fixture.kinesis_proxy.clear();
         fixture.drain().await;
         assert_eq!(fixture.compare(&["t"]).await.changes().len(), FEW as usize);
@@ -390,60 +278,66 @@ async fn ticks_carry_it_on_and_status_tells_how_far_it_is() {
 
 async fn it_can_be_paused_resumed_and_cancelled() {
     let fixture = slow(Plugin::Pgoutput).await;
-    let begun = short(&fixture, start(&["public.t"], 50)).await;
-    let paused = fixture.invoke(order("pause")).await.answer();
+    let reports = start_within(&fixture, start_event(&["public.t"], 50), SHORT).await;
+    let begun = &reports[reports.len() - 1];
+    let paused = fixture.invoke(command_event("pause")).await.answer();
     assert_eq!(
-        (&paused["action"], state(&paused)),
+        (&paused["action"], backfill_state(&paused)),
         (&json!("backfill"), "paused"),
         "{paused}"
     );
     fixture.sql("update t set n = -1 where id = 1200").await;
-    let tick = short(&fixture, json!({})).await;
+    let tick = fixture.tick().await;
     assert_eq!(
-        (state(&tick), rows(&tick), &tick["changes"]),
-        ("paused", rows(&begun), &json!(1)),
+        (backfill_state(&tick), backfilled_rows(&tick), &tick["changes"]),
+        ("paused", backfilled_rows(begun), &json!(1)),
         "{tick}"
     );
-    let resumed = short(&fixture, order("resume")).await;
-    assert_eq!(
-        (&resumed["action"], rows(&resumed) > rows(&begun)),
-        (&json!("backfill"), true),
-        "{resumed}"
+    let mut resumed = short(&fixture, command_event("resume")).await;
+    assert_eq!(resumed["action"], "backfill", "{resumed}");
+    for _ in 0..10 {
+        if backfilled_rows(&resumed) == backfilled_rows(begun) {
+            resumed = short(&fixture, json!({})).await;
+        }
+    }
+    assert!(
+        backfilled_rows(&resumed) > backfilled_rows(begun),
+        "it does not go on: {resumed}"
     );
-    let cancelled = fixture.invoke(order("cancel")).await.answer();
+    let cancelled = fixture.invoke(command_event("cancel")).await.answer();
     assert_eq!(
-        (&cancelled["action"], state(&cancelled)),
+        (&cancelled["action"], backfill_state(&cancelled)),
         (&json!("backfill"), "cancelled"),
         "{cancelled}"
     );
-    let tick = short(&fixture, json!({})).await;
-    assert_eq!(state(&tick), "none", "{tick}");
-    let read = reads(&fixture.consume().await, "public.t").len();
+    let tick = fixture.tick().await;
+    assert_eq!(backfill_state(&tick), "none", "{tick}");
+    let read = read_events(&fixture.consume().await, "public.t").len();
     fixture.kinesis_proxy.clear();
     fixture.drain().await;
     assert_eq!(
-        reads(&fixture.consume().await, "public.t").len(),
+        read_events(&fixture.consume().await, "public.t").len(),
         read,
         "nothing more is read"
     );
     // Whoever cancels may begin anew.
-    run(&fixture, start(&["public.t"], 1_000)).await;
+    run_backfill(&fixture, start_event(&["public.t"], 1_000)).await;
     fixture.compare(&["t"]).await;
 }
 
 async fn only_one_can_be_pending() {
     let fixture = slow(Plugin::Pgoutput).await;
     for what in ["cancel", "pause", "resume"] {
-        invocation_fails(&fixture, order(what), "BackfillMissing", &[]).await;
+        assert_invocation_fails(&fixture, command_event(what), "BackfillMissing", &[]).await;
     }
-    short(&fixture, start(&["public.t"], 100)).await;
-    let before = fixture.backfill().await;
-    invocation_fails(&fixture, start(&["public.t"], 50), "BackfillPending", &[]).await;
-    assert_eq!(fixture.backfill().await, before);
+    short(&fixture, start_event(&["public.t"], 100)).await;
+    let before = fixture.backfill_state().await;
+    assert_invocation_fails(&fixture, start_event(&["public.t"], 50), "BackfillPending", &[]).await;
+    assert_eq!(fixture.backfill_state().await, before);
     fixture.kinesis_proxy.clear();
     let report = fixture.tick().await;
-    finish_from(&fixture, report).await;
-    invocation_fails(&fixture, order("cancel"), "BackfillMissing", &[]).await;
+    tick_until_finished(&fixture, report).await;
+    assert_invocation_fails(&fixture, command_event("cancel"), "BackfillMissing", &[]).await;
     fixture.drain().await;
     fixture.compare(&["t"]).await;
 }
@@ -454,22 +348,25 @@ async fn several_tables_are_read_one_after_the_other() {
                insert into audit.a select generate_series(1, 50); insert into audit.b select generate_series(1, 50);
                insert into c select generate_series(1, 50); insert into d select generate_series(1, 50)";
     Plugin::each(move |plugin| async move {
-        let fixture = filled(Fixture::plan(plugin), sql).await;
+        let fixture = fixture_with_tables(Fixture::builder(plugin), sql).await;
         let role = REPLUSER.0;
         fixture
             .sql(&format!(
                 "grant usage on schema audit to {role}; grant select on all tables in schema audit to {role}"
             ))
             .await;
-        let reports = run(&fixture, start(&["audit.*", "public.c"], 20)).await;
-        let done = reports.iter().find(|report| state(report) == "finished").unwrap();
+        let reports = run_backfill(&fixture, start_event(&["audit.*", "public.c"], 20)).await;
+        let done = reports
+            .iter()
+            .find(|report| backfill_state(report) == "finished")
+            .unwrap();
         assert_eq!(
             done["backfill"]["tables"],
             json!({"done": 3, "failed": 0, "left": 0}),
             "{done}"
         );
         let delivery = fixture.compare(&["audit.a", "audit.b", "c"]).await;
-        assert_eq!(reads(&delivery, "public.d").len(), 0);
+        assert_eq!(read_events(&delivery, "public.d").len(), 0);
         let mut order: Vec<String> = delivery
             .changes()
             .iter()
@@ -484,8 +381,7 @@ async fn several_tables_are_read_one_after_the_other() {
 async fn a_row_that_moves_between_two_invocations_is_complete() {
     Plugin::each(|plugin| async move {
         let fixture = slow(plugin).await;
-        let begun = short(&fixture, start(&["public.t"], 100)).await;
-        assert!((1..FEW).contains(&rows(&begun)), "{begun}");
+        start_within(&fixture, start_event(&["public.t"], 100), SHORT).await;
         // With large values: to before what was read, where it stays, changes, or from where it goes back, and to the end.
         fixture.sql("update t set id = -1 where id = 1200; update t set id = -2 where id = 1150; update t set id = -3 where id = 1100")
             .await;
@@ -494,41 +390,26 @@ async fn a_row_that_moves_between_two_invocations_is_complete() {
         fixture.function.kill9().await;
         fixture.kinesis_proxy.clear();
         let report = fixture.tick().await;
-        finish_from(&fixture, report).await;
+        tick_until_finished(&fixture, report).await;
         fixture.drain().await;
         fixture.compare(&["t"]).await;
     })
     .await;
 }
 
-/// A condition under which each row takes so many milliseconds to read.
-pub(crate) fn slowly(milliseconds: u64) -> String {
-    format!("pg_sleep({milliseconds} / 1000.0) is not null")
-}
-
-/// Waits until a chunk is being read under [`slowly`].
-pub(crate) async fn until_it_reads(fixture: &Fixture) {
-    let sql =
-        "select count(*) from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'";
-    wait::until("a chunk is being read", DEADLINE, || async {
-        fixture.value(sql).await.as_deref() == Some("1")
-    })
-    .await;
-}
-
 async fn a_truncate_in_the_middle_empties_what_was_read() {
     Plugin::each(|plugin| async move {
-        let fixture = filled(Fixture::plan(plugin), &table(60)).await;
+        let fixture = fixture_with_tables(Fixture::builder(plugin), &format!("{}; {}", create_table_sql(60), ChunkGate::SQL)).await;
         let event =
-            json!({"action": "backfill", "tables": ["public.t"], "chunk_rows": 20, "where": slowly(20)});
-        let (first, ()) = tokio::join!(answered(&fixture, event), async {
-            until_it_reads(&fixture).await;
-            // It waits for the chunk that is being read, and is committed before its rows are sent.
-            fixture
-                .sql("truncate t; insert into t select i, 0, null from generate_series(10, 80) i")
-                .await;
-        });
-        finish_from(&fixture, first).await;
+            json!({"action": "backfill", "tables": ["public.t"], "chunk_rows": 20, "where": ChunkGate::CONDITION});
+        let gate = ChunkGate::closed_at(&fixture, 10).await;
+        // It waits for the chunk that is being read, and is committed before its rows are sent.
+        let truncate = "truncate t; insert into t select i, 0, null from generate_series(10, 80) i";
+        let (first, ()) = tokio::join!(
+            invoke_ok(&fixture, event),
+            gate.open_after(&fixture, fixture.sql(truncate))
+        );
+        tick_until_finished(&fixture, first).await;
         fixture.drain().await;
         fixture.compare(&["t"]).await;
     })
@@ -537,16 +418,20 @@ async fn a_truncate_in_the_middle_empties_what_was_read() {
 
 async fn a_failover_in_the_middle_loses_nothing() {
     for plugin in [Plugin::Pgoutput, Plugin::TestDecoding] {
-        let fixture = filled(Fixture::plan(plugin).on_cluster(cluster(17).await), &table(2_000)).await;
+        let fixture = fixture_with_tables(
+            Fixture::builder(plugin).on_cluster(start_cluster(17).await),
+            &create_table_sql(2_000),
+        )
+        .await;
         fixture.sql(&format!("grant pg_monitor to {}", REPLUSER.0)).await;
         fixture.drain().await;
         fixture.wait_until_synced().await;
         fixture
             .kinesis_proxy
-            .always("PutRecords", Fault::Delay(Duration::from_millis(50)));
-        let (first, ()) = tokio::join!(fixture.invoke(start(&["public.t"], 50)), async {
+            .inject("PutRecords", Fault::Delay(Duration::from_millis(50)));
+        let (first, ()) = tokio::join!(fixture.invoke(start_event(&["public.t"], 50)), async {
             wait::until("some of it was sent", DEADLINE, || async {
-                let stored = fixture.backfill().await.unwrap_or_default();
+                let stored = fixture.backfill_state().await.unwrap_or_default();
                 stored["rows"].as_u64() > Some(300)
             })
             .await;
@@ -561,9 +446,9 @@ async fn a_failover_in_the_middle_loses_nothing() {
             .sql("update t set n = -2 where id in (2, 1000, 1998)")
             .await;
         let report = fixture.tick().await;
-        finish_from(&fixture, report).await;
+        tick_until_finished(&fixture, report).await;
         fixture.drain().await;
-        Marks::of(&fixture).await;
+        SlotPositions::read(&fixture).await;
         let delivery = fixture.compare(&["t"]).await;
         let read = delivery.arrivals.iter().filter(|it| it.event().op == "r").count();
         assert!(
@@ -576,17 +461,24 @@ async fn a_failover_in_the_middle_loses_nothing() {
 /// A writer that waits for a lock for a tenth of a second fails. Nobody else writes here, so that the lag is the backfill's.
 async fn writers_do_not_wait_and_the_slot_does_not_lag() {
     const MOST_LAG: u64 = 8 << 20;
-    let postgres = Postgres::start(Settings::default()).await;
-    let fixture = filled(Fixture::plan(Plugin::Pgoutput).on(postgres), &table(ROWS)).await;
+    let postgres = Postgres::start(PostgresSettings::default()).await;
+    let fixture = fixture_with_tables(
+        Fixture::builder(Plugin::Pgoutput).on_server(postgres),
+        &create_table_sql(ROWS),
+    )
+    .await;
     fixture
         .kinesis_proxy
-        .always("PutRecords", Fault::Delay(Duration::from_millis(100)));
+        .inject("PutRecords", Fault::Delay(Duration::from_millis(100)));
     let (stop, most) = (AtomicBool::new(false), AtomicU64::new(0));
-    let waits = "select count(*) from pg_locks where not granted and database = (select oid from pg_database where datname = current_database())";
+    // Sessions that wait for the function. Others also wait for each other for a moment, to extend a table.
+    let waits = "select count(*) from pg_stat_activity w, unnest(pg_blocking_pids(w.pid)) b(pid) \
+                 join pg_stat_activity f on f.pid = b.pid and f.application_name like 'spillway%' \
+                 where w.datname = current_database() and w.wait_event_type = 'Lock'";
     let (reports, written, waited) = tokio::join!(
         async {
-            let mut reports = vec![short(&fixture, start(&["public.t"], 250)).await];
-            while state(&reports[reports.len() - 1]) != "finished" {
+            let mut reports = vec![short(&fixture, start_event(&["public.t"], 250)).await];
+            while backfill_state(&reports[reports.len() - 1]) != "finished" {
                 assert!(reports.len() < 20, "it does not come to an end: {}", reports[19]);
                 most.fetch_max(fixture.lag_bytes().await, Ordering::Relaxed);
                 reports.push(short(&fixture, json!({})).await);
@@ -594,7 +486,7 @@ async fn writers_do_not_wait_and_the_slot_does_not_lag() {
             stop.store(true, Ordering::Relaxed);
             reports
         },
-        write(&fixture, ROWS, &stop),
+        change_rows_until(&fixture, ROWS, &stop),
         async {
             let (client, mut waited) = (fixture.connect().await, 0);
             while !stop.load(Ordering::Relaxed) {
@@ -605,7 +497,7 @@ async fn writers_do_not_wait_and_the_slot_does_not_lag() {
         }
     );
     assert!(reports.len() > 1 && written > 0);
-    assert_eq!(waited, 0, "somebody waited for a lock");
+    assert_eq!(waited, 0, "somebody waited for the function");
     let told = reports
         .iter()
         .filter_map(|report| report["lag_bytes"].as_u64())
@@ -621,22 +513,27 @@ async fn writers_do_not_wait_and_the_slot_does_not_lag() {
 }
 
 async fn nothing_is_lost_whatever_dies_in_the_middle() {
-    let backfill = Backfill::default();
+    let engine = Engine::default();
     // A failover, a crash, and a crash with commits that hang.
     for seed in 1..=3 {
-        let played = Box::pin(backfill.play(seed, 2_000)).await;
+        let result = random_backfill::play(&engine, seed, 2_000).await;
+        let count = |counter| result.counts.get(counter);
+        let violations = result.violations.join("\n");
         assert!(
-            played.broken.is_empty(),
-            "seed {seed}, {}: {}",
-            played.with,
-            played.broken.join("\n")
+            violations.is_empty(),
+            "seed {seed}, {}: {violations}",
+            result.settings
         );
-        assert_eq!(
-            (played.differences, played.failovers + played.crashes),
-            (0, 1),
-            "{played:?}"
+        let server_faults = count(Counter::Failovers) + count(Counter::Crashes);
+        assert_eq!((count(Counter::Differences), server_faults), (0, 1), "{result:?}");
+        assert!(
+            count(Counter::Rows) > 0 && count(Counter::Reads) > 0,
+            "{result:?}"
         );
-        assert!(played.rows > 0 && played.reads > 0, "{played:?}");
-        assert!(played.stuck > 0 || !played.hangs, "{played:?}");
+        assert!(count(Counter::StandbyFaults) > 0 || seed < 3, "{result:?}");
     }
+}
+
+async fn a_table_is_backfilled_beside_a_writer(version: u32) {
+    with_each_plugin(version, beside_a_writer).await;
 }

@@ -7,8 +7,9 @@ use scenarios::postgres::REPLUSER;
 use scenarios::wait;
 use serde_json::{Value, json};
 
-use crate::backfill::{
-    answered, filled, finish_from, order, reads, run, slowly, state, table, until_it_reads,
+use crate::support::backfill::{
+    ChunkGate, backfill_state, command_event, create_table_sql, fixture_with_tables, invoke_ok, read_events,
+    run_backfill, start_within, tick_until_finished,
 };
 
 crate::scenarios![
@@ -23,31 +24,29 @@ crate::scenarios![
 
 const ROWS: u64 = 60;
 
-/// Time for a chunk or two.
+/// What an invocation is given whose second chunk is held.
 const SHORT: Duration = Duration::from_secs(3);
 
 /// A fixture whose backfill was paused in the middle of `t`, after its first chunk.
 async fn paused(plugin: Plugin, more: &str, tables: Value) -> Fixture {
-    let fixture = filled(
-        Fixture::plan(plugin),
-        &format!("{}; {more}", table(ROWS as usize)),
+    let fixture = fixture_with_tables(
+        Fixture::builder(plugin),
+        &format!("{}; {}; {more}", create_table_sql(ROWS as usize), ChunkGate::SQL),
     )
     .await;
-    let event = json!({"action": "backfill", "tables": tables, "chunk_rows": 10, "where": slowly(60)});
-    let mut report = fixture.function.invoke(&event, SHORT).await.answer();
-    while report["backfill"]["rows"] == 0 {
-        report = fixture.function.invoke(&json!({}), SHORT).await.answer();
-    }
-    let rows = report["backfill"]["rows"].as_u64();
-    assert!(rows < Some(ROWS), "{report}");
-    fixture.invoke(order("pause")).await.answer();
+    let event =
+        json!({"action": "backfill", "tables": tables, "chunk_rows": 10, "where": ChunkGate::CONDITION});
+    let gate = ChunkGate::closed_at(&fixture, 12).await;
+    start_within(&fixture, event, SHORT).await;
+    fixture.invoke(command_event("pause")).await.answer();
+    gate.open().await;
     fixture
 }
 
 /// Resumes it, and ticks until it is over; the last report.
 async fn resumed(fixture: &Fixture) -> Value {
-    let mut report = fixture.invoke(order("resume")).await.answer();
-    while ["running", "waiting"].contains(&state(&report)) {
+    let mut report = fixture.invoke(command_event("resume")).await.answer();
+    while ["running", "waiting"].contains(&backfill_state(&report)) {
         report = fixture.tick().await;
     }
     fixture.drain().await;
@@ -75,7 +74,7 @@ async fn a_table_that_is_dropped_while_it_is_paused_fails_and_so_does_one_that_w
     .await;
     fixture.sql("drop table t; alter table u rename to a").await;
     let report = resumed(&fixture).await;
-    assert_eq!(state(&report), "failed", "{report}");
+    assert_eq!(backfill_state(&report), "failed", "{report}");
     for table in ["public.t", "public.u"] {
         let (state, reason) = told(&fixture, table).await;
         assert!(
@@ -97,7 +96,7 @@ async fn a_table_that_leaves_the_publication_half_read_fails() {
         .await;
     let report = resumed(&fixture).await;
     assert_eq!(
-        (state(&report), &report["backfill"]["tables"]),
+        (backfill_state(&report), &report["backfill"]["tables"]),
         ("failed", &json!({"done": 1, "failed": 1, "left": 0})),
         "{report}"
     );
@@ -115,9 +114,9 @@ async fn a_new_table_does_not_throw_back_the_one_that_is_read() {
         ))
         .await;
         let report = resumed(&fixture).await;
-        assert_eq!(state(&report), "finished", "{report}");
+        assert_eq!(backfill_state(&report), "finished", "{report}");
         let delivery = fixture.compare(&["t", "a"]).await;
-        assert_eq!(reads(&delivery, "public.t").len() as u64, ROWS, "no row twice");
+        assert_eq!(read_events(&delivery, "public.t").len() as u64, ROWS, "no row twice");
     })
     .await;
 }
@@ -133,8 +132,8 @@ async fn a_table_that_takes_the_name_of_another_is_read_from_its_beginning() {
         ))
         .await;
         let report = resumed(&fixture).await;
-        assert_eq!(state(&report), "finished", "{report}");
-        let read: Vec<Value> = reads(&fixture.consume().await, "public.t")
+        assert_eq!(backfill_state(&report), "finished", "{report}");
+        let read: Vec<Value> = read_events(&fixture.consume().await, "public.t")
             .into_iter()
             .filter(|event| event["after"]["n"].as_i64() < Some(0))
             .map(|event| event["after"]["id"].clone())
@@ -147,12 +146,14 @@ async fn a_table_that_takes_the_name_of_another_is_read_from_its_beginning() {
 /// Runs a backfill, and beside its first chunk a transaction that alters the table and takes some time for it, so that the next chunk is
 /// described before and read behind it. The reports.
 async fn beside_a_chunk(fixture: &Fixture, alter: &str) -> Vec<Value> {
-    let event = json!({"action": "backfill", "tables": ["public.t"], "chunk_rows": 20, "where": slowly(20)});
+    fixture.sql(ChunkGate::SQL).await;
+    let event = json!({"action": "backfill", "tables": ["public.t"], "chunk_rows": 20, "where": ChunkGate::CONDITION});
     let client = fixture.connect().await;
-    let (first, ()) = tokio::join!(answered(fixture, event), async {
-        until_it_reads(fixture).await;
+    let gate = ChunkGate::closed_at(fixture, 10).await;
+    let (first, ()) = tokio::join!(invoke_ok(fixture, event), async {
         // It waits for the chunk; what waits for it then has described the table already.
-        client.batch_execute(&format!("begin; {alter}")).await.unwrap();
+        let begun = async { client.batch_execute(&format!("begin; {alter}")).await.unwrap() };
+        gate.open_after(fixture, begun).await;
         let waits = "select count(*) from pg_locks where not granted and relation = 't'::regclass";
         wait::until("the next chunk waits", DEADLINE, || async {
             fixture.value(waits).await.as_deref() == Some("1")
@@ -161,7 +162,7 @@ async fn beside_a_chunk(fixture: &Fixture, alter: &str) -> Vec<Value> {
         client.batch_execute("commit").await.unwrap();
     });
     let mut reports = vec![first];
-    while ["running", "waiting"].contains(&state(&reports[reports.len() - 1])) {
+    while ["running", "waiting"].contains(&backfill_state(&reports[reports.len() - 1])) {
         reports.push(fixture.tick().await);
     }
     fixture.drain().await;
@@ -170,11 +171,11 @@ async fn beside_a_chunk(fixture: &Fixture, alter: &str) -> Vec<Value> {
 
 async fn a_column_that_is_dropped_beside_a_chunk_is_waited_for() {
     Plugin::each(|plugin| async move {
-        let fixture = filled(Fixture::plan(plugin), &table(ROWS as usize)).await;
+        let fixture = fixture_with_tables(Fixture::builder(plugin), &create_table_sql(ROWS as usize)).await;
         let reports = beside_a_chunk(&fixture, "alter table t drop column body").await;
         let last = &reports[reports.len() - 1];
-        assert_eq!(state(last), "finished", "{last}");
-        let read = reads(&fixture.consume().await, "public.t");
+        assert_eq!(backfill_state(last), "finished", "{last}");
+        let read = read_events(&fixture.consume().await, "public.t");
         assert_eq!(read.len() as u64, ROWS);
         assert!(read[read.len() - 1]["after"].get("body").is_none());
     })
@@ -182,17 +183,21 @@ async fn a_column_that_is_dropped_beside_a_chunk_is_waited_for() {
 }
 
 async fn row_security_that_comes_beside_a_chunk_is_an_error_and_hides_nothing() {
-    let fixture = filled(Fixture::plan(Plugin::Pgoutput), &table(ROWS as usize)).await;
+    let fixture = fixture_with_tables(
+        Fixture::builder(Plugin::Pgoutput),
+        &create_table_sql(ROWS as usize),
+    )
+    .await;
     let reports = beside_a_chunk(&fixture, "alter table t enable row level security").await;
     let last = &reports[reports.len() - 1];
-    assert_eq!(state(last), "failed", "{last}");
+    assert_eq!(backfill_state(last), "failed", "{last}");
     let (_, reason) = told(&fixture, "public.t").await;
     assert!(
         reason.contains("row security") || reason.contains("row-level security"),
         "{reason}"
     );
     fixture.sql("alter table t disable row level security").await;
-    run(&fixture, json!({"action": "backfill", "tables": ["public.t"]})).await;
+    run_backfill(&fixture, json!({"action": "backfill", "tables": ["public.t"]})).await;
     fixture.compare(&["t"]).await;
 }
 
@@ -209,13 +214,13 @@ async fn a_row_that_moves_and_fits_no_record_fails_the_table() {
             .sql(&format!("update t set id = -1 where id = {ROWS}"))
             .await;
         let report = resumed(&fixture).await;
-        assert_eq!(state(&report), "failed", "{report}");
+        assert_eq!(backfill_state(&report), "failed", "{report}");
         let (_, reason) = told(&fixture, "public.t").await;
         assert!(reason.contains("a record may have"), "{reason}");
         // Small enough, it is read.
         fixture.sql("update t set body = 'small' where id = -1").await;
-        let reports = run(&fixture, json!({"action": "backfill", "tables": ["public.t"]})).await;
-        finish_from(&fixture, reports[0].clone()).await;
+        let reports = run_backfill(&fixture, json!({"action": "backfill", "tables": ["public.t"]})).await;
+        tick_until_finished(&fixture, reports[0].clone()).await;
         fixture.compare(&["t"]).await;
     })
     .await;

@@ -3,15 +3,17 @@
 
 use std::time::Duration;
 
-use scenarios::fault_proxy::Fault;
+use scenarios::aws::fault_proxy::Fault;
 use scenarios::fixture::{Fixture, Plugin};
 use serde_json::{Value, json};
 
-use crate::backfill::{
-    answered, filled, finish_from, order, reads, run, slowly, start, state, table, until_it_reads,
+use crate::support::backfill::{
+    ChunkGate, backfill_state, command_event, create_table_sql, fixture_with_tables, invoke_ok,
+    invoke_within, read_events, run_backfill, slow_condition, start_event, tick_until_finished,
+    wait_until_chunk_is_read,
 };
-use crate::gap::{accept, advanced};
-use crate::refusal::invocation_fails;
+use crate::support::expected_errors::assert_invocation_fails;
+use crate::support::gap::{accept_gap, advance_slot};
 
 crate::scenarios![
     a_writer_does_not_wait_for_the_chunk_that_is_read,
@@ -23,14 +25,18 @@ crate::scenarios![
     a_teardown_ends_a_pending_backfill,
 ];
 
-/// A chunk takes some seconds to be read, and a writer gives up when it waits for a lock for a part of that.
+/// A chunk is held while it is read, and a writer gives up when it waits for a lock for half a second.
 async fn a_writer_does_not_wait_for_the_chunk_that_is_read() {
     const ROWS: usize = 25;
-    let fixture = filled(Fixture::plan(Plugin::Pgoutput), &table(ROWS)).await;
-    let event =
-        json!({"action": "backfill", "tables": ["public.t"], "chunk_rows": ROWS, "where": slowly(200)});
-    let (first, ()) = tokio::join!(answered(&fixture, event), async {
-        until_it_reads(&fixture).await;
+    let fixture = fixture_with_tables(
+        Fixture::builder(Plugin::Pgoutput),
+        &format!("{}; {}", create_table_sql(ROWS), ChunkGate::SQL),
+    )
+    .await;
+    let event = json!({"action": "backfill", "tables": ["public.t"], "chunk_rows": ROWS, "where": ChunkGate::CONDITION});
+    let gate = ChunkGate::closed_at(&fixture, 10).await;
+    let (first, ()) = tokio::join!(invoke_ok(&fixture, event), async {
+        wait_until_chunk_is_read(&fixture).await;
         let client = fixture.connect().await;
         client.batch_execute("set lock_timeout = '500ms'").await.unwrap();
         for id in 1..=ROWS {
@@ -42,15 +48,11 @@ async fn a_writer_does_not_wait_for_the_chunk_that_is_read() {
             .batch_execute("insert into t values (100, 1, null); alter table t set (fillfactor = 90)")
             .await
             .unwrap();
-        // It was all the time.
-        let reading = "select count(*) from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'";
-        assert_eq!(
-            fixture.value(reading).await.as_deref(),
-            Some("1"),
-            "the chunk was read already"
-        );
+        // It was read all the time, and still is.
+        wait_until_chunk_is_read(&fixture).await;
+        gate.open().await;
     });
-    finish_from(&fixture, first).await;
+    tick_until_finished(&fixture, first).await;
     fixture.drain().await;
     fixture.compare(&["t"]).await;
 }
@@ -60,15 +62,15 @@ async fn memory_does_not_grow_with_the_table() {
     const ROWS: usize = 200;
     const MIB: u64 = 128;
     for aggregation in ["none", "kpl"] {
-        let plan = Fixture::plan(Plugin::Pgoutput)
+        let builder = Fixture::builder(Plugin::Pgoutput)
             .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", &MIB.to_string())
             .env("AGGREGATION", aggregation);
         let sql = format!(
             "create table t (id int primary key, body text); alter table t alter body set storage external;
              insert into t select i, repeat(md5(i::text), 30000) from generate_series(1, {ROWS}) i"
         );
-        let fixture = filled(plan, &sql).await;
-        let reports = run(&fixture, start(&["public.t"], 1_000_000)).await;
+        let fixture = fixture_with_tables(builder, &sql).await;
+        let reports = run_backfill(&fixture, start_event(&["public.t"], 1_000_000)).await;
         let chunks: u64 = reports
             .iter()
             .filter_map(|report| report["backfill"]["chunks"].as_u64())
@@ -87,8 +89,8 @@ async fn memory_does_not_grow_with_the_table() {
 /// Of four tables one has a row that no record holds, one is dropped meanwhile, and one loses its key.
 async fn a_table_that_fails_leaves_the_others_alone() {
     Plugin::each(|plugin| async move {
-        let fixture = filled(
-            Fixture::plan(plugin),
+        let fixture = fixture_with_tables(
+            Fixture::builder(plugin),
             "create table a (id int primary key, body text); insert into a select i, 'small' from generate_series(1, 30) i;
              insert into a values (31, repeat('x', 2000000));
              create table b (id int primary key); insert into b select generate_series(1, 30);
@@ -96,16 +98,17 @@ async fn a_table_that_fails_leaves_the_others_alone() {
              create table d (id int primary key); insert into d select generate_series(1, 30)",
         )
         .await;
-        let event = json!({"action": "backfill", "tables": "all", "chunk_rows": 10, "where": slowly(30)});
-        let (mut report, ()) = tokio::join!(answered(&fixture, event), async {
-            until_it_reads(&fixture).await;
-            fixture.sql("drop table b; alter table c drop constraint c_pkey").await;
-        });
-        while state(&report) == "running" {
+        fixture.sql(ChunkGate::SQL).await;
+        let event =
+            json!({"action": "backfill", "tables": "all", "chunk_rows": 10, "where": ChunkGate::CONDITION});
+        let gate = ChunkGate::closed_at(&fixture, 5).await;
+        let alter = fixture.sql("drop table b; alter table c drop constraint c_pkey");
+        let (mut report, ()) = tokio::join!(invoke_ok(&fixture, event), gate.open_after(&fixture, alter));
+        while backfill_state(&report) == "running" {
             report = fixture.tick().await;
         }
         assert_eq!(
-            (state(&report), &report["backfill"]["tables"]),
+            (backfill_state(&report), &report["backfill"]["tables"]),
             ("failed", &json!({"done": 1, "failed": 3, "left": 0})),
             "{report}"
         );
@@ -127,11 +130,11 @@ async fn a_table_that_fails_leaves_the_others_alone() {
         }
         fixture.drain().await;
         let delivery = fixture.consume().await;
-        let read = |table: &str| reads(&delivery, table).len();
+        let read = |table: &str| read_events(&delivery, table).len();
         assert_eq!((read("public.a"), read("public.d")), (30, 30));
         // What was mended can be read.
         fixture.sql("delete from a where id = 31; alter table c add primary key (id)").await;
-        run(&fixture, start(&["public.a", "public.c"], 1_000)).await;
+        run_backfill(&fixture, start_event(&["public.a", "public.c"], 1_000)).await;
         fixture.compare(&["a", "c", "d"]).await;
     })
     .await;
@@ -140,24 +143,20 @@ async fn a_table_that_fails_leaves_the_others_alone() {
 /// What was read before the gap may have changed in it.
 async fn a_pending_backfill_begins_anew_behind_a_gap() {
     Plugin::each(|plugin| async move {
-        let fixture = filled(Fixture::plan(plugin), &table(1_000)).await;
+        let fixture = fixture_with_tables(Fixture::builder(plugin), &create_table_sql(1_000)).await;
         fixture
             .kinesis_proxy
-            .always("PutRecords", Fault::Delay(Duration::from_millis(400)));
+            .inject("PutRecords", Fault::Delay(Duration::from_millis(400)));
         let deadline = Duration::from_secs(5);
-        let first = fixture
-            .function
-            .invoke(&start(&["public.t"], 50), deadline)
-            .await
-            .answer();
-        assert_eq!(state(&first), "running", "{first}");
+        let first = invoke_within(&fixture, start_event(&["public.t"], 50), deadline).await;
+        assert_eq!(backfill_state(&first), "running", "{first}");
         fixture.kinesis_proxy.clear();
         fixture
             .sql("update t set n = -1 where id <= 500; insert into t values (0, 0, null)")
             .await;
-        let confirmed = advanced(&fixture).await;
-        let report = fixture.invoke(accept(&confirmed)).await.answer();
-        finish_from(&fixture, report).await;
+        let confirmed = advance_slot(&fixture).await;
+        let report = fixture.invoke(accept_gap(&confirmed)).await.answer();
+        tick_until_finished(&fixture, report).await;
         fixture.drain().await;
         fixture.compare(&["t"]).await;
     })
@@ -167,24 +166,24 @@ async fn a_pending_backfill_begins_anew_behind_a_gap() {
 /// Without a primary key, over columns that are not null. What tells the rows apart in the stream is the replica identity.
 async fn a_unique_index_will_do() {
     Plugin::each(|plugin| async move {
-        let fixture = filled(
-            Fixture::plan(plugin),
+        let fixture = fixture_with_tables(
+            Fixture::builder(plugin),
             "create table t (a int not null, b text not null, n int); create unique index on t (b, a); alter table t replica identity full;
              insert into t select i % 7, 'b' || i, i from generate_series(1, 100) i",
         )
         .await;
-        run(&fixture, start(&["public.t"], 30)).await;
+        run_backfill(&fixture, start_event(&["public.t"], 30)).await;
         fixture.sql("update t set n = -1 where n % 10 = 0; delete from t where n % 10 = 1")
             .await;
         fixture.drain().await;
         let delivery = fixture.compare(&["t"]).await;
-        assert_eq!(reads(&delivery, "public.t").len(), 100);
+        assert_eq!(read_events(&delivery, "public.t").len(), 100);
     })
     .await;
 }
 
 async fn a_state_that_cannot_be_read_does_not_stop_the_drain() {
-    let fixture = filled(Fixture::plan(Plugin::Pgoutput), &table(10)).await;
+    let fixture = fixture_with_tables(Fixture::builder(Plugin::Pgoutput), &create_table_sql(10)).await;
     for text in ["{", r#"{"version":2}"#] {
         fixture.put_backfill(text).await;
         fixture.sql("update t set n = -n where id = 1").await;
@@ -194,22 +193,19 @@ async fn a_state_that_cannot_be_read_does_not_stop_the_drain() {
             (&json!(1), &Value::Null),
             "{report}"
         );
-        for event in [start(&["public.t"], 10), order("cancel")] {
-            invocation_fails(&fixture, event, "BackfillInvalid", &[".backfill", "delete it"]).await;
+        for event in [start_event(&["public.t"], 10), command_event("cancel")] {
+            assert_invocation_fails(&fixture, event, "BackfillInvalid", &[".backfill", "delete it"]).await;
         }
     }
     fixture.drain().await;
 }
 
 async fn a_teardown_ends_a_pending_backfill() {
-    let fixture = filled(Fixture::plan(Plugin::Pgoutput), &table(100)).await;
-    let event = json!({"action": "backfill", "tables": ["public.t"], "chunk_rows": 10, "where": slowly(60)});
-    let first = fixture
-        .function
-        .invoke(&event, Duration::from_secs(3))
-        .await
-        .answer();
-    assert_eq!(state(&first), "running", "{first}");
+    let fixture = fixture_with_tables(Fixture::builder(Plugin::Pgoutput), &create_table_sql(100)).await;
+    let event =
+        json!({"action": "backfill", "tables": ["public.t"], "chunk_rows": 10, "where": slow_condition(60)});
+    let first = invoke_within(&fixture, event, Duration::from_secs(3)).await;
+    assert_eq!(backfill_state(&first), "running", "{first}");
     fixture.invoke(json!({"action": "teardown"})).await.answer();
-    assert_eq!(fixture.backfill().await, None);
+    assert_eq!(fixture.backfill_state().await, None);
 }

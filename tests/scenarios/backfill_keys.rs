@@ -5,7 +5,10 @@ use std::time::Duration;
 use scenarios::fixture::{Fixture, Plugin};
 use serde_json::{Value, json};
 
-use crate::backfill::{answered, filled, finish_from, reads, run, slowly, start, until_it_reads};
+use crate::support::backfill::{
+    ChunkGate, fixture_with_tables, invoke_ok, read_events, run_backfill, start_event, start_within,
+    tick_until_finished,
+};
 
 crate::scenarios![
     keys_of_every_kind_are_read_in_their_order,
@@ -109,13 +112,13 @@ async fn keys_of_every_kind_are_read_in_their_order() {
                      where t.ctid = o.ctid;"
             ));
         }
-        let fixture = filled(Fixture::plan(plugin), &sql).await;
-        run(&fixture, json!({"action": "backfill", "tables": "all", "chunk_rows": 3})).await;
+        let fixture = fixture_with_tables(Fixture::builder(plugin), &sql).await;
+        run_backfill(&fixture, json!({"action": "backfill", "tables": "all", "chunk_rows": 3})).await;
         let names: Vec<String> = (0..KEYS.len()).map(|at| format!("\"K {at}\"")).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let delivery = fixture.compare(&names).await;
         for (at, (columns, ..)) in KEYS.iter().enumerate() {
-            let reads = reads(&delivery, &format!("public.K {at}"));
+            let reads = read_events(&delivery, &format!("public.K {at}"));
             let places: Vec<&Value> = reads.iter().map(|event| &event["after"]["n"]).collect();
             let wanted: Vec<Value> = (1..=reads.len()).map(Value::from).collect();
             assert_eq!(places, wanted.iter().collect::<Vec<_>>(), "{columns}");
@@ -138,17 +141,17 @@ async fn a_change_finds_its_row_whatever_the_key_is_made_of() {
     Plugin::each(move |plugin| {
         let sql = sql.clone();
         async move {
-            let fixture = filled(Fixture::plan(plugin), &sql).await;
-            let event = json!({"action": "backfill", "tables": ["public.every"], "where": slowly(300)});
-            let (first, ()) = tokio::join!(answered(&fixture, event), async {
-                until_it_reads(&fixture).await;
-                fixture.sql("update every set n = 2").await;
-            });
-            finish_from(&fixture, first).await;
+            let fixture = fixture_with_tables(Fixture::builder(plugin), &sql).await;
+            fixture.sql(ChunkGate::SQL).await;
+            let event = json!({"action": "backfill", "tables": ["public.every"], "where": "gate(n)"});
+            let gate = ChunkGate::closed_at(&fixture, 1).await;
+            let update = fixture.sql("update every set n = 2");
+            let (first, ()) = tokio::join!(invoke_ok(&fixture, event), gate.open_after(&fixture, update));
+            tick_until_finished(&fixture, first).await;
             fixture.drain().await;
             let delivery = fixture.compare(&["every"]).await;
             assert_eq!(
-                reads(&delivery, "public.every"),
+                read_events(&delivery, "public.every"),
                 Vec::<Value>::new(),
                 "both were changed before"
             );
@@ -158,39 +161,38 @@ async fn a_change_finds_its_row_whatever_the_key_is_made_of() {
 }
 
 async fn a_key_that_is_ordered_otherwise_is_read_from_its_beginning() {
-    let fixture = filled(
-        Fixture::plan(Plugin::Pgoutput),
+    let fixture = fixture_with_tables(
+        Fixture::builder(Plugin::Pgoutput),
         "create table t (id text collate \"C\" primary key, n int);
          insert into t select unnest(array[chr(64 + i), chr(96 + i)]), i from generate_series(1, 20) i",
     )
     .await;
-    // Capital letters come first, and then each comes beside its small one.
-    let event = json!({"action": "backfill", "tables": ["public.t"], "chunk_rows": 4, "where": slowly(100)});
-    let first = fixture
-        .function
-        .invoke(&event, Duration::from_secs(4))
-        .await
-        .answer();
-    let rows = first["backfill"]["rows"].as_u64().unwrap();
-    assert!((1..20).contains(&rows), "{first}");
+    fixture.sql(ChunkGate::SQL).await;
+    // Capital letters come first, and then each comes beside its small one. The third chunk is held.
+    let event = json!({"action": "backfill", "tables": ["public.t"], "chunk_rows": 4, "where": "gate(n)"});
+    let gate = ChunkGate::closed_at(&fixture, 10).await;
+    let reports = start_within(&fixture, event, Duration::from_secs(4)).await;
+    gate.open().await;
+    let first = reports[reports.len() - 1].clone();
+    assert!(first["backfill"]["rows"].as_u64() < Some(20), "{first}");
     fixture
         .sql("alter table t alter id type text collate \"en-x-icu\"")
         .await;
-    finish_from(&fixture, first).await;
+    tick_until_finished(&fixture, first).await;
     fixture.drain().await;
     fixture.compare(&["t"]).await;
 }
 
 async fn a_table_with_an_index_as_identity_is_read_by_it() {
     Plugin::each(|plugin| async move {
-        let fixture = filled(
-            Fixture::plan(plugin),
+        let fixture = fixture_with_tables(
+            Fixture::builder(plugin),
             "create table t (a int not null, b text not null, n int); create unique index t_key on t (b, a);
              alter table t replica identity using index t_key;
              insert into t select i, 'b' || i % 4, i from generate_series(1, 50) i",
         )
         .await;
-        run(&fixture, start(&["public.t"], 7)).await;
+        run_backfill(&fixture, start_event(&["public.t"], 7)).await;
         fixture
             .sql(
                 "update t set n = 0 where a = 7; delete from t where a = 8; update t set a = 100 where a = 9",
@@ -204,16 +206,16 @@ async fn a_table_with_an_index_as_identity_is_read_by_it() {
 
 async fn a_condition_chooses_rows() {
     Plugin::each(|plugin| async move {
-        let fixture = filled(
-            Fixture::plan(plugin),
+        let fixture = fixture_with_tables(
+            Fixture::builder(plugin),
             "create table t (id int primary key, n int, what text); insert into t select i, i % 10, 'w''' || i from generate_series(1, 100) i",
         )
         .await;
         let condition = "n = 3 or what = 'w''7' /* and */";
         let event = json!({"action": "backfill", "tables": ["public.t"], "where": condition, "chunk_rows": 4});
-        run(&fixture, event).await;
+        run_backfill(&fixture, event).await;
         let delivery = fixture.consume().await;
-        let ids: Vec<u64> = reads(&delivery, "public.t").iter().filter_map(|event| event["after"]["id"].as_u64()).collect();
+        let ids: Vec<u64> = read_events(&delivery, "public.t").iter().filter_map(|event| event["after"]["id"].as_u64()).collect();
         assert_eq!(ids, [3, 7, 13, 23, 33, 43, 53, 63, 73, 83, 93]);
     })
     .await;
@@ -221,13 +223,13 @@ async fn a_condition_chooses_rows() {
 
 async fn columns_are_those_that_are_asked_for_and_the_key() {
     Plugin::each(|plugin| async move {
-        let fixture = filled(
-            Fixture::plan(plugin),
+        let fixture = fixture_with_tables(
+            Fixture::builder(plugin),
             "create table t (id int primary key, \"N n\" int, secret text); insert into t select i, i, 's' from generate_series(1, 10) i",
         )
         .await;
         let event = json!({"action": "backfill", "tables": ["public.t"], "columns": ["N n"], "chunk_rows": 3});
-        run(&fixture, event).await;
+        run_backfill(&fixture, event).await;
         fixture.sql("update t set \"N n\" = 0 where id = 1").await;
         fixture.drain().await;
         let events = fixture.consume().await.of_table("public.t");
@@ -247,22 +249,22 @@ async fn a_partitioned_table_is_read_as_its_live_changes_are_named() {
                insert into parted select i, case when i % 2 = 0 then 'a' else 'b' end, i from generate_series(1, 60) i";
     let changes = "update parted set n = 0 where id < 5; update parted set kind = 'a' where id = 9; delete from parted where id = 11";
     Plugin::each(move |plugin| async move {
-        let fixture = filled(Fixture::plan(plugin), sql).await;
-        run(&fixture, start(&["public.parted"], 7)).await;
+        let fixture = fixture_with_tables(Fixture::builder(plugin), sql).await;
+        run_backfill(&fixture, start_event(&["public.parted"], 7)).await;
         fixture.sql(changes).await;
         fixture.drain().await;
         let delivery = fixture.compare(&["leaf_a", "leaf_b1", "leaf_b2"]).await;
-        assert!(reads(&delivery, "public.parted").is_empty());
+        assert!(read_events(&delivery, "public.parted").is_empty());
     })
     .await;
-    let fixture = filled(Fixture::plan(Plugin::Pgoutput), sql).await;
+    let fixture = fixture_with_tables(Fixture::builder(Plugin::Pgoutput), sql).await;
     fixture
         .sql("alter publication spillway set (publish_via_partition_root = true)")
         .await;
-    run(&fixture, start(&["public.parted"], 7)).await;
+    run_backfill(&fixture, start_event(&["public.parted"], 7)).await;
     fixture.sql(changes).await;
     fixture.drain().await;
     let delivery = fixture.compare(&["parted"]).await;
-    assert_eq!(reads(&delivery, "public.parted").len(), 60);
+    assert_eq!(read_events(&delivery, "public.parted").len(), 60);
     assert_eq!(delivery.counts().len(), 1);
 }

@@ -1,9 +1,10 @@
 //! A backfill reads what the slot would give: the rows and columns that the publication has, and no others.
 
-use scenarios::fixture::{Fixture, Plan, Plugin};
+use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
 use serde_json::{Value, json};
 
-use crate::backfill::{filled, reads, run, start};
+use crate::support::backfill::{fixture_with_tables, read_events, run_backfill, start_event};
+use crate::support::versions::{pgoutput, with_each_plugin};
 
 crate::scenarios![
     the_rows_and_columns_of_the_publication_are_read,
@@ -12,24 +13,28 @@ crate::scenarios![
     a_table_that_the_function_leaves_out_is_not_read,
 ];
 
+crate::version_scenarios![generated_columns_arrive_as_in_live_changes];
+
+crate::version_scenarios![since 15: what_is_published_is_backfilled];
+
 async fn the_rows_and_columns_of_the_publication_are_read() {
-    of_the_publication(Fixture::plan(Plugin::Pgoutput)).await;
+    of_the_publication(Fixture::builder(Plugin::Pgoutput)).await;
 }
 
-pub(crate) async fn of_the_publication(plan: Plan) {
-    let fixture = filled(
-        plan,
+async fn of_the_publication(builder: FixtureBuilder) {
+    let fixture = fixture_with_tables(
+        builder,
         "create table t (id int primary key, n int, secret text); insert into t select i, i % 10, 's' from generate_series(1, 100) i",
     )
     .await;
     fixture
         .sql("drop publication spillway; create publication spillway for table t (id, n) where (id > 40)")
         .await;
-    run(&fixture, start(&["public.t"], 7)).await;
+    run_backfill(&fixture, start_event(&["public.t"], 7)).await;
     fixture.sql("update t set n = 11").await;
     fixture.drain().await;
     let delivery = fixture.consume().await;
-    let events = reads(&delivery, "public.t");
+    let events = read_events(&delivery, "public.t");
     let rows: Vec<&Value> = events.iter().map(|event| &event["after"]).collect();
     let wanted: Vec<Value> = (41..=100).map(|id| json!({"id": id, "n": id % 10})).collect();
     assert_eq!(rows, wanted.iter().collect::<Vec<_>>());
@@ -42,8 +47,8 @@ pub(crate) async fn of_the_publication(plan: Plan) {
 
 /// A row is published when one of them has it, and a column filter they share.
 async fn the_rows_and_columns_of_several_publications_are_read() {
-    let fixture = filled(
-        Fixture::plan(Plugin::Pgoutput).env("PUBLICATIONS", "spillway,more"),
+    let fixture = fixture_with_tables(
+        Fixture::builder(Plugin::Pgoutput).env("PUBLICATIONS", "spillway,more"),
         "create table t (id int primary key, n int, secret text); insert into t select i, i % 10, 's' from generate_series(1, 30) i",
     )
     .await;
@@ -53,8 +58,8 @@ async fn the_rows_and_columns_of_several_publications_are_read() {
          create publication more for table t (id, n) where (id < 4)",
         )
         .await;
-    run(&fixture, start(&["public.t"], 2)).await;
-    let events = reads(&fixture.consume().await, "public.t");
+    run_backfill(&fixture, start_event(&["public.t"], 2)).await;
+    let events = read_events(&fixture.consume().await, "public.t");
     let ids: Vec<u64> = events
         .iter()
         .filter_map(|event| event["after"]["id"].as_u64())
@@ -64,16 +69,16 @@ async fn the_rows_and_columns_of_several_publications_are_read() {
 }
 
 async fn generated_columns_are_as_in_live_changes() {
-    Plugin::each(|plugin| generated(Fixture::plan(plugin))).await;
+    Plugin::each(|plugin| generated(Fixture::builder(plugin))).await;
 }
 
-pub(crate) async fn generated(plan: Plan) {
-    let fixture = filled(
-        plan,
+async fn generated(builder: FixtureBuilder) {
+    let fixture = fixture_with_tables(
+        builder,
         "create table t (id int primary key, n int, twice int generated always as (n * 2) stored); insert into t (id, n) values (1, 1), (2, 2)",
     )
     .await;
-    run(&fixture, start(&["public.t"], 1)).await;
+    run_backfill(&fixture, start_event(&["public.t"], 1)).await;
     fixture.sql("insert into t (id, n) values (3, 3)").await;
     fixture.drain().await;
     let events = fixture.compare(&["t"]).await.of_table("public.t");
@@ -86,14 +91,22 @@ pub(crate) async fn generated(plan: Plan) {
 
 async fn a_table_that_the_function_leaves_out_is_not_read() {
     Plugin::each(|plugin| async move {
-        let fixture = filled(
-            Fixture::plan(plugin).env("TABLES", "public.t"),
+        let fixture = fixture_with_tables(
+            Fixture::builder(plugin).env("TABLES", "public.t"),
             "create table t (id int primary key); create table u (id int primary key); insert into t values (1); insert into u values (1)",
         )
         .await;
-        run(&fixture, json!({"action": "backfill", "tables": "all"})).await;
+        run_backfill(&fixture, json!({"action": "backfill", "tables": "all"})).await;
         let delivery = fixture.compare(&["t"]).await;
         assert_eq!(delivery.changes().len(), 1);
     })
     .await;
+}
+
+async fn generated_columns_arrive_as_in_live_changes(version: u32) {
+    with_each_plugin(version, generated).await;
+}
+
+async fn what_is_published_is_backfilled(version: u32) {
+    of_the_publication(pgoutput(version)).await;
 }

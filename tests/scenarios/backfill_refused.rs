@@ -1,11 +1,11 @@
 //! What cannot be backfilled is refused by name and reason, and then nothing has begun.
 
-use scenarios::fixture::{Fixture, Plan, Plugin};
+use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
 use scenarios::postgres::REPLUSER;
 use serde_json::{Value, json};
 
-use crate::backfill::{filled, run, start};
-use crate::refusal::invocation_fails;
+use crate::support::backfill::{fixture_with_tables, run_backfill, start_event};
+use crate::support::expected_errors::assert_invocation_fails;
 
 crate::scenarios![
     a_table_without_a_usable_key_is_refused,
@@ -19,12 +19,12 @@ crate::scenarios![
 ];
 
 async fn fixture(sql: &str) -> Fixture {
-    lab_of(Fixture::plan(Plugin::Pgoutput), sql).await
+    lab_of(Fixture::builder(Plugin::Pgoutput), sql).await
 }
 
-async fn lab_of(plan: Plan, sql: &str) -> Fixture {
-    filled(
-        plan,
+async fn lab_of(builder: FixtureBuilder, sql: &str) -> Fixture {
+    fixture_with_tables(
+        builder,
         &format!("create table good (id int primary key, n int); insert into good values (1, 1); {sql}"),
     )
     .await
@@ -32,13 +32,13 @@ async fn lab_of(plan: Plan, sql: &str) -> Fixture {
 
 /// Refused, with all of these parts in the message; nothing has begun.
 async fn refused(fixture: &Fixture, event: Value, parts: &[&str]) {
-    invocation_fails(fixture, event.clone(), "BackfillRefused", parts).await;
-    assert_eq!(fixture.backfill().await, None, "{event} began something");
+    assert_invocation_fails(fixture, event.clone(), "BackfillRefused", parts).await;
+    assert_eq!(fixture.backfill_state().await, None, "{event} began something");
 }
 
 /// A table of this name, for this reason.
 async fn table_refused(fixture: &Fixture, table: &str, reason: &str) {
-    refused(fixture, start(&[table], 10), &[table, reason]).await;
+    refused(fixture, start_event(&[table], 10), &[table, reason]).await;
 }
 
 async fn a_table_without_a_usable_key_is_refused() {
@@ -62,7 +62,7 @@ async fn a_table_without_a_usable_key_is_refused() {
     // All of what is asked for at once is named.
     refused(
         &fixture,
-        start(&["public.bare", "public.nullable"], 10),
+        start_event(&["public.bare", "public.nullable"], 10),
         &["public.bare", "public.nullable"],
     )
     .await;
@@ -99,7 +99,7 @@ async fn a_table_that_may_not_be_read_as_a_whole_is_refused() {
             "grant select on closed to {role}; alter table rows disable row level security"
         ))
         .await;
-    run(&fixture, start(&["public.closed", "public.rows"], 10)).await;
+    run_backfill(&fixture, start_event(&["public.closed", "public.rows"], 10)).await;
 }
 
 async fn a_table_that_is_not_known_is_refused() {
@@ -107,7 +107,7 @@ async fn a_table_that_is_not_known_is_refused() {
     table_refused(&fixture, "public.nowhere", "no table").await;
     refused(
         &fixture,
-        start(&["elsewhere.*"], 10),
+        start_event(&["elsewhere.*"], 10),
         &["elsewhere.*", "no published table"],
     )
     .await;
@@ -121,12 +121,12 @@ async fn a_table_that_is_not_published_is_refused() {
     table_refused(&fixture, "public.other", "PUBLICATIONS").await;
     // The other plugins know no publications.
     let fixture = lab_of(
-        Fixture::plan(Plugin::TestDecoding).env("TABLES", "public.good"),
+        Fixture::builder(Plugin::TestDecoding).env("TABLES", "public.good"),
         "create table other (id int primary key)",
     )
     .await;
     table_refused(&fixture, "public.other", "TABLES").await;
-    run(&fixture, start(&["public.good"], 10)).await;
+    run_backfill(&fixture, start_event(&["public.good"], 10)).await;
 }
 
 async fn a_condition_that_postgres_does_not_take_is_refused() {
@@ -158,7 +158,7 @@ async fn one_bad_table_among_good_ones_keeps_all_from_beginning() {
     let fixture = fixture("create table keyless (n int)").await;
     refused(
         &fixture,
-        start(&["public.good", "public.keyless"], 10),
+        start_event(&["public.good", "public.keyless"], 10),
         &["public.keyless"],
     )
     .await;

@@ -4,16 +4,19 @@
 use std::time::Duration;
 
 use scenarios::consumer::Delivery;
-use scenarios::event::UNAVAILABLE;
+use scenarios::consumer::event::UNAVAILABLE;
 use scenarios::fixture::{DEADLINE, Fixture, Plugin};
 use scenarios::postgres::REPLUSER;
-use scenarios::proxy::Way;
+use scenarios::postgres::tcp_proxy::Direction;
 use scenarios::wait;
 use serde_json::{Value, json};
 
-use crate::backfill::{answered, filled, finish_from, reads, run, slowly, start, state, until_it_reads};
-use crate::cluster::cluster;
-use crate::marks::let_go;
+use crate::support::backfill::{
+    ChunkGate, backfill_state, fixture_with_tables, invoke_ok, invoke_within, read_events, run_backfill,
+    start_event, start_within, tick_until_finished, wait_until_chunk_is_read,
+};
+use crate::support::cluster::start_cluster;
+use crate::support::positions::wait_until_sessions_end;
 
 crate::scenarios![
     a_row_is_not_read_as_it_was_before_a_change_that_was_delivered,
@@ -33,22 +36,24 @@ crate::scenarios![
 
 const ROWS: usize = 20;
 
-/// Rows with large values that stand apart.
+/// Rows with large values that stand apart, and what holds a chunk of them.
 fn documents() -> String {
     format!(
-        "create table doc (id int primary key, n int not null, body text);
+        "{};
+         create table doc (id int primary key, n int not null, body text);
          alter table doc alter body set storage external;
-         insert into doc select i, 1, repeat(md5(i::text), 100) from generate_series(1, {ROWS}) i"
+         insert into doc select i, 1, repeat(md5(i::text), 100) from generate_series(1, {ROWS}) i",
+        ChunkGate::SQL
     )
 }
 
 /// On a cluster, with a function that does not look at the standby, and lays no markers, which would wait for it.
 async fn hanging() -> Fixture {
-    let plan = Fixture::plan(Plugin::Pgoutput)
-        .on_cluster(cluster(15).await)
+    let builder = Fixture::builder(Plugin::Pgoutput)
+        .on_cluster(start_cluster(15).await)
         .env("STANDBY_ACK", "off")
         .env("MARKERS", "off");
-    let fixture = filled(plan, &documents()).await;
+    let fixture = fixture_with_tables(builder, &documents()).await;
     fixture.drain().await;
     fixture
 }
@@ -67,7 +72,8 @@ async fn until_it_hangs(fixture: &Fixture) {
 async fn compared(fixture: &Fixture) -> Delivery {
     let delivery = fixture.compare(&["doc"]).await;
     let rebuilt = delivery.rebuild();
-    let complete = |row: &scenarios::event::Row| row["body"].as_str().is_some_and(|body| body != UNAVAILABLE);
+    let complete =
+        |row: &scenarios::consumer::event::Row| row["body"].as_str().is_some_and(|body| body != UNAVAILABLE);
     assert!(
         rebuilt.tables["public.doc"].rows().all(complete),
         "a large value is missing"
@@ -94,23 +100,19 @@ fn of_row(delivery: &Delivery, id: u32) -> Vec<(String, Value)> {
 async fn waits_for_what_was_delivered(kill: bool) {
     let fixture = hanging().await;
     let client = fixture.connect().await;
-    fixture.cluster().wire().stall(Way::ToServer);
+    fixture.cluster().replication_proxy().stall(Direction::ToServer);
     let (committed, first) = tokio::join!(client.batch_execute("update doc set n = 2 where id = 3"), async {
         until_it_hangs(&fixture).await;
         let report = fixture.tick().await;
         assert_eq!(report["changes"], 1, "it is delivered: {report}");
         if kill {
             fixture.function.kill9().await;
-            let_go(&fixture).await;
+            wait_until_sessions_end(&fixture).await;
         }
         let deadline = Duration::from_secs(8);
-        let first = fixture
-            .function
-            .invoke(&start(&["public.doc"], 5), deadline)
-            .await
-            .answer();
+        let first = invoke_within(&fixture, start_event(&["public.doc"], 5), deadline).await;
         assert_eq!(
-            reads(&fixture.consume().await, "public.doc"),
+            read_events(&fixture.consume().await, "public.doc"),
             Vec::<Value>::new(),
             "{first}"
         );
@@ -118,12 +120,12 @@ async fn waits_for_what_was_delivered(kill: bool) {
             first["backfill"]["waits_for"].is_string(),
             "it says for what it waits: {first}"
         );
-        assert_eq!(state(&first), "waiting", "{first}");
-        fixture.cluster().wire().calm();
+        assert_eq!(backfill_state(&first), "waiting", "{first}");
+        fixture.cluster().replication_proxy().clear();
         first
     });
     committed.unwrap();
-    finish_from(&fixture, first).await;
+    tick_until_finished(&fixture, first).await;
     fixture.drain().await;
     let told = of_row(&compared(&fixture).await, 3);
     assert_eq!(told, [("u".to_owned(), json!(2)), ("r".to_owned(), json!(2))]);
@@ -140,22 +142,29 @@ async fn a_function_that_knows_nothing_of_what_was_delivered_waits_too() {
 async fn a_change_that_hangs_while_its_row_is_read_comes_after_it() {
     let fixture = hanging().await;
     let client = fixture.connect().await;
-    let event =
-        json!({"action": "backfill", "tables": ["public.doc"], "chunk_rows": 10, "where": slowly(100)});
+    let event = json!({"action": "backfill", "tables": ["public.doc"], "chunk_rows": 10, "where": ChunkGate::CONDITION});
+    let gate = ChunkGate::closed_at(&fixture, 1).await;
     // The first chunk does not see row 3 change, nor the second row 13: that one hangs, and is delivered, before it.
-    let (first, ()) = tokio::join!(answered(&fixture, event), async {
-        until_it_reads(&fixture).await;
-        fixture.cluster().wire().stall(Way::ToServer);
+    let (first, ()) = tokio::join!(invoke_ok(&fixture, event), async {
+        wait_until_chunk_is_read(&fixture).await;
+        fixture.cluster().replication_proxy().stall(Direction::ToServer);
         let hung = client.batch_execute("update doc set n = 2 where id in (3, 13)");
         let healed = async {
             until_it_hangs(&fixture).await;
-            tokio::time::sleep(Duration::from_secs(3)).await;
-            fixture.cluster().wire().calm();
+            gate.open().await;
+            wait::until("the change is delivered", DEADLINE, || async {
+                let delivery = fixture.consume().await;
+                !of_row(&delivery, 13).is_empty()
+            })
+            .await;
+            // Time for a function that does not wait to read the second chunk as it was.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            fixture.cluster().replication_proxy().clear();
         };
         let (hung, ()) = tokio::join!(hung, healed);
         hung.unwrap();
     });
-    finish_from(&fixture, first).await;
+    tick_until_finished(&fixture, first).await;
     fixture.drain().await;
     let delivery = compared(&fixture).await;
     assert_eq!(of_row(&delivery, 3), [("u".to_owned(), json!(2))]);
@@ -168,20 +177,16 @@ async fn a_change_that_hangs_while_its_row_is_read_comes_after_it() {
 /// It gets another large value, and goes from the unread end to the part that was read, in one transaction that is delivered and not visible.
 async fn a_row_that_moves_in_a_commit_that_hangs_keeps_its_new_value() {
     let fixture = hanging().await;
-    let event = json!({"action": "backfill", "tables": ["public.doc"], "chunk_rows": 5, "where": slowly(60)});
+    let event = json!({"action": "backfill", "tables": ["public.doc"], "chunk_rows": 5, "where": ChunkGate::CONDITION});
     let client = fixture.connect().await;
-    let (first, committed) = tokio::join!(answered(&fixture, event), async {
-        until_it_reads(&fixture).await;
-        wait::until("the first chunk is stored", DEADLINE, || async {
-            let stored = fixture.backfill().await.unwrap_or_default();
-            stored["rows"].as_u64() >= Some(5)
-        })
-        .await;
-        until_it_reads(&fixture).await;
-        fixture.cluster().wire().stall(Way::ToServer);
+    let gate = ChunkGate::closed_at(&fixture, 7).await;
+    let (first, committed) = tokio::join!(invoke_ok(&fixture, event), async {
+        wait_until_chunk_is_read(&fixture).await;
+        fixture.cluster().replication_proxy().stall(Direction::ToServer);
         let sql = "begin; update doc set body = repeat('new ', 1000) where id = 20; update doc set id = -1 where id = 20; commit";
         let (committed, ()) = tokio::join!(client.batch_execute(sql), async {
             until_it_hangs(&fixture).await;
+            gate.open().await;
             wait::until("the change is delivered", DEADLINE, || async {
                 let delivery = fixture.consume().await;
                 delivery
@@ -190,12 +195,12 @@ async fn a_row_that_moves_in_a_commit_that_hangs_keeps_its_new_value() {
                     .any(|event| event["after"]["id"] == -1)
             })
             .await;
-            fixture.cluster().wire().calm();
+            fixture.cluster().replication_proxy().clear();
         });
         committed
     });
     committed.unwrap();
-    finish_from(&fixture, first).await;
+    tick_until_finished(&fixture, first).await;
     fixture.drain().await;
     compared(&fixture).await;
 }
@@ -207,21 +212,13 @@ async fn amid(fixture: &Fixture, second: bool, sql: &str) -> Vec<Value> {
 
 /// The same with chunks of another size.
 async fn amid_chunks(fixture: &Fixture, rows: u64, second: bool, sql: &str) -> Vec<Value> {
-    let event =
-        json!({"action": "backfill", "tables": ["public.doc"], "chunk_rows": rows, "where": slowly(60)});
-    let (first, ()) = tokio::join!(answered(fixture, event), async {
-        until_it_reads(fixture).await;
-        if second {
-            wait::until("the first chunk is stored", DEADLINE, || async {
-                let stored = fixture.backfill().await.unwrap_or_default();
-                stored["rows"].as_u64() >= Some(rows)
-            })
-            .await;
-            until_it_reads(fixture).await;
-        }
-        fixture.sql(sql).await;
-    });
-    let reports = finish_from(fixture, first).await;
+    let event = json!({"action": "backfill", "tables": ["public.doc"], "chunk_rows": rows, "where": ChunkGate::CONDITION});
+    let gate = ChunkGate::closed_at(fixture, if second { rows + 2 } else { 1 }).await;
+    let (first, ()) = tokio::join!(
+        invoke_ok(fixture, event),
+        gate.open_after(fixture, fixture.sql(sql))
+    );
+    let reports = tick_until_finished(fixture, first).await;
     fixture.drain().await;
     reports
 }
@@ -235,7 +232,7 @@ fn overtaken(reports: &[Value]) -> u64 {
 
 async fn a_change_that_comes_while_its_row_is_read_is_completed_from_it() {
     Plugin::each(|plugin| async move {
-        let fixture = filled(Fixture::plan(plugin), &documents()).await;
+        let fixture = fixture_with_tables(Fixture::builder(plugin), &documents()).await;
         let reports = amid(
             &fixture,
             false,
@@ -248,14 +245,14 @@ async fn a_change_that_comes_while_its_row_is_read_is_completed_from_it() {
             of_row(&delivery, 3),
             [("u".to_owned(), json!(2)), ("u".to_owned(), json!(3))]
         );
-        assert_eq!(reads(&delivery, "public.doc").len(), ROWS - 1);
+        assert_eq!(read_events(&delivery, "public.doc").len(), ROWS - 1);
     })
     .await;
 }
 
 async fn a_key_that_changes_while_its_row_is_read_is_completed_from_it() {
     Plugin::each(|plugin| async move {
-        let fixture = filled(Fixture::plan(plugin), &documents()).await;
+        let fixture = fixture_with_tables(Fixture::builder(plugin), &documents()).await;
         // To another key of the chunk, to one before all, to one behind all, and round about.
         let sql = "delete from doc where id = 4; update doc set id = 4 where id = 3; update doc set id = -1 where id = 5;
                    update doc set id = 1000 where id = 6; update doc set id = 3 where id = 4; update doc set n = 9 where id in (3, -1, 1000)";
@@ -267,7 +264,7 @@ async fn a_key_that_changes_while_its_row_is_read_is_completed_from_it() {
 
 async fn a_row_that_moves_from_the_unread_end_to_the_read_beginning_is_complete() {
     Plugin::each(|plugin| async move {
-        let fixture = filled(Fixture::plan(plugin), &documents()).await;
+        let fixture = fixture_with_tables(Fixture::builder(plugin), &documents()).await;
         // One stays there, one changes there, one goes back, and one is deleted.
         let sql = "update doc set id = -1 where id = 20; update doc set id = -2 where id = 19; update doc set n = 2 where id = -2;
                    update doc set id = -3 where id = 18; update doc set id = -4 where id = 17";
@@ -275,9 +272,9 @@ async fn a_row_that_moves_from_the_unread_end_to_the_read_beginning_is_complete(
         amid_chunks(&fixture, 5, true, &format!("{sql}; update doc set id = 18 where id = -3; delete from doc where id = -4")).await;
         compared(&fixture).await;
         // Before the first chunk, too.
-        let fixture = filled(Fixture::plan(plugin), &documents()).await;
+        let fixture = fixture_with_tables(Fixture::builder(plugin), &documents()).await;
         fixture.sql(sql).await;
-        run(&fixture, start(&["public.doc"], 6)).await;
+        run_backfill(&fixture, start_event(&["public.doc"], 6)).await;
         compared(&fixture).await;
     })
     .await;
@@ -285,7 +282,7 @@ async fn a_row_that_moves_from_the_unread_end_to_the_read_beginning_is_complete(
 
 async fn a_row_that_moves_to_the_unread_end_is_complete() {
     Plugin::each(|plugin| async move {
-        let fixture = filled(Fixture::plan(plugin), &documents()).await;
+        let fixture = fixture_with_tables(Fixture::builder(plugin), &documents()).await;
         amid(
             &fixture,
             true,
@@ -298,29 +295,23 @@ async fn a_row_that_moves_to_the_unread_end_is_complete() {
 }
 
 async fn a_table_that_is_rewritten_while_it_is_read_is_whole() {
-    let fixture = filled(Fixture::plan(Plugin::Pgoutput), &documents()).await;
+    let fixture = fixture_with_tables(Fixture::builder(Plugin::Pgoutput), &documents()).await;
     // The second chunk's snapshot is older than the rewriting commit, and its query waits for that.
     let rewrite = "begin; alter table doc alter n type bigint; select pg_sleep(1); commit";
     let reports = amid(&fixture, false, rewrite).await;
     assert_eq!(
-        reads(&compared(&fixture).await, "public.doc").len(),
+        read_events(&compared(&fixture).await, "public.doc").len(),
         ROWS,
         "{reports:#?}"
     );
 }
 
 async fn a_row_that_moved_in_a_table_that_is_locked_is_complete_and_the_drain_goes_on() {
-    let fixture = filled(Fixture::plan(Plugin::Pgoutput), &documents()).await;
-    let event =
-        json!({"action": "backfill", "tables": ["public.doc"], "chunk_rows": 10, "where": slowly(150)});
-    let first = fixture
-        .function
-        .invoke(&event, Duration::from_secs(4))
-        .await
-        .answer();
-    // A slow machine reads less of a chunk in its time.
-    let rows = first["backfill"]["rows"].as_u64();
-    assert!(Some(0) < rows && rows < Some(ROWS as u64), "{first}");
+    let fixture = fixture_with_tables(Fixture::builder(Plugin::Pgoutput), &documents()).await;
+    let event = json!({"action": "backfill", "tables": ["public.doc"], "chunk_rows": 10, "where": ChunkGate::CONDITION});
+    let gate = ChunkGate::closed_at(&fixture, 12).await;
+    start_within(&fixture, event, Duration::from_secs(4)).await;
+    gate.open().await;
     fixture.sql("update doc set id = -1 where id = 20").await;
     let client = fixture.connect().await;
     client
@@ -334,14 +325,14 @@ async fn a_row_that_moved_in_a_table_that_is_locked_is_complete_and_the_drain_go
         "the change is drained all the same: {report}"
     );
     client.batch_execute("commit").await.unwrap();
-    finish_from(&fixture, report).await;
+    tick_until_finished(&fixture, report).await;
     fixture.drain().await;
     compared(&fixture).await;
 }
 
 async fn a_change_of_a_row_that_no_record_holds_does_not_hide_that() {
-    let fixture = filled(
-        Fixture::plan(Plugin::Pgoutput).env("OVERSIZE", "omit"),
+    let fixture = fixture_with_tables(
+        Fixture::builder(Plugin::Pgoutput).env("OVERSIZE", "omit"),
         &documents(),
     )
     .await;
@@ -351,7 +342,7 @@ async fn a_change_of_a_row_that_no_record_holds_does_not_hide_that() {
     fixture.drain().await;
     amid(&fixture, false, "update doc set n = 2 where id = 3").await;
     let delivery = fixture.consume().await;
-    let mut read = reads(&delivery, "public.doc");
+    let mut read = read_events(&delivery, "public.doc");
     read.retain(|event| event["after"]["id"] == 3);
     assert_eq!(read.len(), 1);
     assert_eq!(read[0]["source"]["omitted"], json!(["body"]), "{}", read[0]);
@@ -359,29 +350,29 @@ async fn a_change_of_a_row_that_no_record_holds_does_not_hide_that() {
 }
 
 async fn a_watermark_that_waits_for_a_standby_is_waited_for() {
-    let fixture = filled(
-        Fixture::plan(Plugin::Pgoutput)
-            .on_cluster(cluster(15).await)
+    let fixture = fixture_with_tables(
+        Fixture::builder(Plugin::Pgoutput)
+            .on_cluster(start_cluster(15).await)
             .env("STANDBY_ACK", "required"),
         &documents(),
     )
     .await;
     fixture.sql(&format!("grant pg_monitor to {}", REPLUSER.0)).await;
     fixture.drain().await;
-    fixture.cluster().wire().stall(Way::ToServer);
+    fixture.cluster().replication_proxy().stall(Direction::ToServer);
     let deadline = Duration::from_secs(8);
-    let event = start(&["public.doc"], 100);
-    let first = fixture.function.invoke(&event, deadline).await.answer();
+    let event = start_event(&["public.doc"], 100);
+    let first = invoke_within(&fixture, event, deadline).await;
     let waits_for = first["backfill"]["waits_for"].as_str().unwrap_or_default();
     assert!(waits_for.contains("standby"), "{first}");
-    fixture.cluster().wire().calm();
-    finish_from(&fixture, first).await;
+    fixture.cluster().replication_proxy().clear();
+    tick_until_finished(&fixture, first).await;
     compared(&fixture).await;
 }
 
 async fn a_row_that_is_deleted_while_it_is_read_stays_away() {
     Plugin::each(|plugin| async move {
-        let fixture = filled(Fixture::plan(plugin), &documents()).await;
+        let fixture = fixture_with_tables(Fixture::builder(plugin), &documents()).await;
         let sql = "delete from doc where id = 2; delete from doc where id = 3; insert into doc values (3, 5, 'new')";
         let reports = amid(&fixture, false, sql).await;
         assert_eq!(overtaken(&reports), 2, "{reports:#?}");

@@ -1,39 +1,33 @@
-//! Whatever breaks at random while writers write, nothing is lost. `make breaker` plays the same with more seeds.
+//! No change is lost while every part fails at random. `make breaker` plays the same with more seeds.
 
 use std::sync::Arc;
 
-use scenarios::breaker::Breaker;
-use tokio::task::JoinSet;
+use scenarios::random_play::workloads::changes;
+use scenarios::random_play::{Counter, Engine, play_all};
 
-crate::scenarios![nothing_is_lost_whatever_breaks];
+crate::scenarios![no_change_is_lost_while_every_part_fails];
 
 const SEEDS: u64 = 10;
-/// A play mostly waits.
-const PARALLEL: usize = 4;
+/// A play waits most of its time.
+const PARALLEL: u64 = 4;
 
-async fn nothing_is_lost_whatever_breaks() {
-    let breaker = Arc::new(Breaker::default());
-    let (mut waiting, mut playing, mut faults) = (1..=SEEDS, JoinSet::new(), 0);
-    loop {
-        while playing.len() < PARALLEL
-            && let Some(seed) = waiting.next()
-        {
-            let breaker = Arc::clone(&breaker);
-            playing.spawn(async move { (seed, breaker.play(seed).await) });
-        }
-        let Some(played) = playing.join_next().await else {
-            break;
-        };
-        let (seed, played) = played.unwrap();
+async fn no_change_is_lost_while_every_part_fails() {
+    let engine = Arc::new(Engine::default());
+    let mut faults = 0;
+    let plays = (1..=SEEDS).map(|seed| {
+        let engine = Arc::clone(&engine);
+        (seed, async move { changes::play(&engine, seed).await })
+    });
+    play_all(plays, PARALLEL, |seed, result| {
+        let failures = result.failures().join("\n");
         assert!(
-            played.broken.is_empty(),
-            "seed {seed}, {}: {}",
-            played.with,
-            played.broken.join("\n")
+            failures.is_empty(),
+            "seed {seed}, {}: {failures}",
+            result.settings
         );
-        assert_eq!(played.lost, 0);
-        assert!(played.stores > 0, "seed {seed} never stored a checkpoint");
-        faults += played.faults.values().sum::<u64>();
-    }
+        assert_eq!(result.counts.get(Counter::Lost), 0);
+        faults += result.counts.get(Counter::Faults);
+    })
+    .await;
     assert!(faults >= 4 * SEEDS, "only {faults} faults in {SEEDS} plays");
 }

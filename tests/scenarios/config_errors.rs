@@ -4,14 +4,14 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use scenarios::fault_proxy::Fault;
+use scenarios::aws::fault_proxy::Fault;
 use scenarios::fixture::{Fixture, Plugin};
-use scenarios::function::drain_binary;
-use scenarios::postgres::{Postgres, REPLUSER, Settings};
+use scenarios::lambda::function::drain_binary;
+use scenarios::postgres::{Postgres, PostgresSettings, REPLUSER};
 use scenarios::wait::free_port;
 use serde_json::json;
 
-use crate::refusal::{invocation_fails, keeps_its_secrets, tick_fails};
+use crate::support::expected_errors::{assert_invocation_fails, assert_not_logged, assert_tick_fails};
 
 crate::scenarios![
     a_variable_that_is_wrong_is_named_with_what_it_may_be,
@@ -68,11 +68,11 @@ async fn a_variable_that_is_wrong_is_named_with_what_it_may_be() {
         ("LOG_LEVEL", "loud", "info"),
     ];
     for (variable, value, part) in wrong {
-        let before = fixture.function.twin();
+        let before = fixture.function.second_instance();
         fixture.function.set(variable, value).await;
         // The answer to every invocation, not only to the first.
-        assert_eq!(fixture.fail().await.0, "ConfigInvalid");
-        tick_fails(&fixture, "ConfigInvalid", &[variable, value, part]).await;
+        assert_eq!(fixture.failing_tick().await.0, "ConfigInvalid");
+        assert_tick_fails(&fixture, "ConfigInvalid", &[variable, value, part]).await;
         let lines = fixture.function.log();
         assert_eq!(
             lines.iter().filter(|line| line.contains(value)).count(),
@@ -94,17 +94,17 @@ async fn a_variable_that_is_missing_is_named() {
         "SLOT_NAME",
         "STREAM_NAME",
     ] {
-        let before = fixture.function.twin();
+        let before = fixture.function.second_instance();
         fixture.function.unset(variable).await;
-        tick_fails(&fixture, "ConfigInvalid", &[variable, "not set"]).await;
+        assert_tick_fails(&fixture, "ConfigInvalid", &[variable, "not set"]).await;
         fixture.function.set(variable, "").await;
-        tick_fails(&fixture, "ConfigInvalid", &[variable, "not set"]).await;
+        assert_tick_fails(&fixture, "ConfigInvalid", &[variable, "not set"]).await;
         fixture.function = before;
     }
     fixture.function.set("DB_AUTH", "secret").await;
-    tick_fails(&fixture, "ConfigInvalid", &["DB_SECRET"]).await;
+    assert_tick_fails(&fixture, "ConfigInvalid", &["DB_SECRET"]).await;
     fixture.function.set("DB_AUTH", "iam").await;
-    tick_fails(&fixture, "ConfigInvalid", &["PGSSLMODE", "TLS"]).await;
+    assert_tick_fails(&fixture, "ConfigInvalid", &["PGSSLMODE", "TLS"]).await;
     fixture.function.set("DB_AUTH", "password").await;
     finish(&fixture).await;
 }
@@ -126,39 +126,39 @@ async fn a_role_that_is_not_let_in_is_named_and_its_password_is_not() {
     let mut fixture = fixture().await;
     fixture.function.set("LOG_LEVEL", "debug").await;
     fixture.function.set("PGPASSWORD", "not the right one").await;
-    tick_fails(
+    assert_tick_fails(
         &fixture,
         "PostgresAuthentication",
         &[REPLUSER.0, "PGUSER", "PGPASSWORD"],
     )
     .await;
-    keeps_its_secrets(&fixture, "not the right one").await;
+    assert_not_logged(&fixture, "not the right one").await;
     fixture.function.set("PGPASSWORD", REPLUSER.1).await;
     fixture.function.set("PGUSER", "nobody we know").await;
-    tick_fails(&fixture, "PostgresAuthentication", &["nobody we know", "PGUSER"]).await;
+    assert_tick_fails(&fixture, "PostgresAuthentication", &["nobody we know", "PGUSER"]).await;
     fixture.function.set("PGUSER", REPLUSER.0).await;
     finish(&fixture).await;
-    keeps_its_secrets(&fixture, REPLUSER.1).await;
+    assert_not_logged(&fixture, REPLUSER.1).await;
 }
 
 async fn a_database_that_is_not_there_is_named() {
     let mut fixture = fixture().await;
     fixture.function.set("PGDATABASE", "not there").await;
-    tick_fails(&fixture, "DatabaseMissing", &["not there", "PGDATABASE"]).await;
+    assert_tick_fails(&fixture, "DatabaseMissing", &["not there", "PGDATABASE"]).await;
 }
 
 async fn a_host_that_cannot_be_reached_is_named() {
     let mut fixture = fixture().await;
     let port = free_port().to_string();
     fixture.function.set("PGPORT", &port).await;
-    tick_fails(
+    assert_tick_fails(
         &fixture,
         "PostgresUnreachable",
         &["127.0.0.1", &port, "PGHOST", "security group"],
     )
     .await;
     fixture.function.set("PGHOST", "no-such-host.invalid").await;
-    tick_fails(
+    assert_tick_fails(
         &fixture,
         "PostgresUnreachable",
         &["no-such-host.invalid", "PGHOST"],
@@ -175,8 +175,8 @@ async fn a_role_that_may_not_replicate_is_told_what_to_grant() {
     fixture.function.set("PGUSER", &role).await;
     fixture.function.set("PGPASSWORD", "of the role").await;
     let parts = [role.as_str(), "rds_replication", "replication"];
-    tick_fails(&fixture, "RoleLacksReplication", &parts).await;
-    invocation_fails(
+    assert_tick_fails(&fixture, "RoleLacksReplication", &parts).await;
+    assert_invocation_fails(
         &fixture,
         json!({"action": "setup"}),
         "RoleLacksReplication",
@@ -190,25 +190,25 @@ async fn a_role_that_may_not_replicate_is_told_what_to_grant() {
 }
 
 async fn a_server_without_logical_log_is_told_what_to_set() {
-    let settings = Settings {
+    let settings = PostgresSettings {
         conf: "wal_level = replica\n".to_owned(),
-        ..Settings::default()
+        ..PostgresSettings::default()
     };
-    let fixture = Fixture::plan(Plugin::Wal2json)
+    let fixture = Fixture::builder(Plugin::Wal2json)
         .without_slot()
-        .on(Postgres::start(settings).await)
+        .on_server(Postgres::start(settings).await)
         .build()
         .await;
     let parts = ["rds.logical_replication", "wal_level"];
     let setup = json!({"action": "setup", "plugin": "wal2json"});
-    invocation_fails(&fixture, setup, "WalLevelNotLogical", &parts).await;
+    assert_invocation_fails(&fixture, setup, "WalLevelNotLogical", &parts).await;
     assert_eq!(fixture.checkpoint().await, None, "nothing was set up");
 }
 
 async fn a_stream_that_is_not_there_is_named() {
     let mut fixture = fixture().await;
     fixture.function.set("STREAM_NAME", "not-there").await;
-    tick_fails(&fixture, "StreamMissing", &["not-there", "STREAM_NAME"]).await;
+    assert_tick_fails(&fixture, "StreamMissing", &["not-there", "STREAM_NAME"]).await;
     fixture.function.set("STREAM_NAME", &fixture.stream).await;
     finish(&fixture).await;
 }
@@ -222,8 +222,8 @@ fn denied() -> Fault {
 
 async fn a_denied_stream_names_the_right_that_is_missing() {
     let fixture = fixture().await;
-    fixture.kinesis_proxy.always("PutRecords", denied());
-    tick_fails(
+    fixture.kinesis_proxy.inject("PutRecords", denied());
+    assert_tick_fails(
         &fixture,
         "StreamDenied",
         &[&fixture.stream, "kinesis:PutRecords", "is not authorized"],
@@ -240,16 +240,16 @@ async fn a_denied_stream_names_the_right_that_is_missing() {
 
 async fn a_denied_parameter_names_the_rights_that_are_missing() {
     let fixture = fixture().await;
-    fixture.ssm_proxy.always("GetParameter", denied());
-    tick_fails(
+    fixture.ssm_proxy.inject("GetParameter", denied());
+    assert_tick_fails(
         &fixture,
         "CheckpointDenied",
         &[&fixture.parameter, "ssm:GetParameter", "is not authorized"],
     )
     .await;
     fixture.ssm_proxy.clear();
-    fixture.ssm_proxy.always("PutParameter", denied());
-    tick_fails(
+    fixture.ssm_proxy.inject("PutParameter", denied());
+    assert_tick_fails(
         &fixture,
         "CheckpointDenied",
         &[&fixture.parameter, "ssm:PutParameter", "is not authorized"],
@@ -263,8 +263,8 @@ async fn a_denied_parameter_names_the_rights_that_are_missing() {
     fixture.ssm_proxy.clear();
     fixture.drain().await;
     fixture.sql("insert into t values (2)").await;
-    fixture.ssm_proxy.always("PutParameter", denied());
-    tick_fails(&fixture, "CheckpointDenied", &[&fixture.parameter]).await;
+    fixture.ssm_proxy.inject("PutParameter", denied());
+    assert_tick_fails(&fixture, "CheckpointDenied", &[&fixture.parameter]).await;
     fixture.ssm_proxy.clear();
     fixture.drain().await;
     assert_eq!(fixture.compare(&["public.t"]).await.changes().len(), 2);
@@ -272,16 +272,16 @@ async fn a_denied_parameter_names_the_rights_that_are_missing() {
 
 async fn services_that_do_not_answer_are_named_before_the_deadline() {
     let fixture = fixture().await;
-    let short = Duration::from_secs(4);
+    let short = Duration::from_secs(6);
     let fails = async |kind: &str, part: &str| {
         let (found, message) = fixture.function.invoke(&json!({}), short).await.error();
         assert_eq!(found, kind, "{message}");
         assert!(message.contains(part) && !message.contains('\n'), "{message}");
     };
-    fixture.ssm_proxy.always("GetParameter", Fault::internal());
+    fixture.ssm_proxy.inject("GetParameter", Fault::internal());
     fails("CheckpointUnavailable", &fixture.parameter).await;
     fixture.ssm_proxy.clear();
-    fixture.kinesis_proxy.always("PutRecords", Fault::CutRequest);
+    fixture.kinesis_proxy.inject("PutRecords", Fault::CutRequest);
     fails("StreamUnavailable", &fixture.stream).await;
     fixture.kinesis_proxy.clear();
     finish(&fixture).await;
@@ -314,7 +314,7 @@ async fn an_event_that_is_wrong_is_told_what_it_may_be() {
         (json!({"action": "teardown", "force": true}), "force"),
     ];
     for (event, part) in wrong {
-        invocation_fails(&fixture, event, "EventInvalid", &[part]).await;
+        assert_invocation_fails(&fixture, event, "EventInvalid", &[part]).await;
     }
     finish(&fixture).await;
 }

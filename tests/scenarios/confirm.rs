@@ -6,11 +6,12 @@ use std::collections::HashMap;
 use scenarios::fixture::{Fixture, Plugin};
 use serde_json::json;
 
-use crate::marks::{Marks, commit_end, lsn};
+use crate::support::positions::{SlotPositions, commit_end, parse_lsn};
 
 crate::scenarios![
     a_position_begins_with_the_end_of_its_commit_record,
     a_slot_that_stops_before_a_transaction_stands_at_the_end_of_the_one_before,
+    a_drain_reports_the_position_that_it_confirmed,
 ];
 
 /// A fixture with a table, and a slot of test_decoding, which says of each transaction where its commit record ends.
@@ -38,7 +39,7 @@ async fn ends(fixture: &Fixture) -> HashMap<u64, u64> {
     let all = fixture.value(&sql).await.unwrap_or_default();
     let each = all.split(',').map(|pair| {
         let (xid, end) = pair.split_once(' ').expect("an id and a position");
-        (xid.parse().expect("an id is a number"), lsn(end))
+        (xid.parse().expect("an id is a number"), parse_lsn(end))
     });
     each.collect()
 }
@@ -88,9 +89,9 @@ async fn a_slot_that_stops_before_a_transaction_stands_at_the_end_of_the_one_bef
         fixture
             .sql("insert into t values (3, repeat('x', 1 << 20))")
             .await;
-        let (kind, message) = fixture.fail().await;
+        let (kind, message) = fixture.failing_tick().await;
         assert_eq!(kind, "Oversize", "{message}");
-        let marks = Marks::of(&fixture).await;
+        let marks = SlotPositions::read(&fixture).await;
         assert_eq!((marks.confirmed, marks.checkpoint), (last, last));
 
         fixture.function.set("OVERSIZE", "omit").await;
@@ -101,6 +102,27 @@ async fn a_slot_that_stops_before_a_transaction_stands_at_the_end_of_the_one_bef
         );
         let delivery = fixture.consume().await;
         assert_eq!((delivery.changes().len(), delivery.duplicates()), (3, 0));
+    })
+    .await;
+}
+
+async fn a_drain_reports_the_position_that_it_confirmed() {
+    Plugin::each(|plugin| async move {
+        let fixture = Fixture::new(plugin).await;
+        fixture
+            .sql(
+                "create table t (id int primary key, name text);
+                 insert into t select n, 'row ' || n from generate_series(1, 1000) n;
+                 update t set name = 'other' where id % 2 = 0; delete from t where id % 3 = 0",
+            )
+            .await;
+        fixture.kinesis_proxy.flaky(7, 10);
+        let reports = fixture.drain().await;
+        let last = &reports[reports.len() - 1];
+        assert_eq!(last["stopped"], "empty", "{last}");
+        assert_eq!(last["to"], fixture.confirmed_flush().await, "{last}");
+        let delivery = fixture.compare(&["t"]).await;
+        assert_eq!(delivery.counts()["public.t"], 1000 + 500 + 333);
     })
     .await;
 }

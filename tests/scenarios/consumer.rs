@@ -2,11 +2,16 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use scenarios::aws::aggregate::{self, SubRecord};
+use scenarios::aws::fake_kinesis::{FakeKinesis, FakeKinesisSettings};
+use scenarios::aws::hash_range::{HashRange, hash_of};
+use scenarios::aws::kinesis::{Kinesis, Limits};
 use scenarios::consumer::Delivery;
-use scenarios::kinesis::{Kinesis, Limits};
-use scenarios::oracle::{self, Rows};
+use scenarios::consumer::oracle::{self, ComparedRows};
 use scenarios::postgres::Postgres;
 use serde_json::{Value, json};
+
+use crate::support::kinesis_producer::{aggregate, client, put, record};
 
 crate::scenarios![
     a_consumer_rebuilds_rows_and_drops_duplicates,
@@ -14,6 +19,8 @@ crate::scenarios![
     what_a_repair_did_not_find_has_vanished,
     a_consumer_notices_a_broken_promise,
     every_type_is_compared_as_an_event_writes_it,
+    an_aggregate_is_read_strictly,
+    a_consumer_splits_aggregates_and_drops_one_that_spans_shards,
 ];
 
 /// An event of table `public.t` at the given transaction and index.
@@ -92,7 +99,8 @@ async fn a_consumer_rebuilds_rows_and_drops_duplicates() {
     );
 }
 
-/// What a consumer makes of events of `public.t`, each under the key of its row, and of others under a key of their own.
+/// What a consumer makes of events of `public.t`, each under the key of its row, and of others under a key of
+/// their own.
 fn rebuilt(events: &[Vec<u8>]) -> Vec<Value> {
     let mut delivery = Delivery::default();
     for data in events {
@@ -101,7 +109,7 @@ fn rebuilt(events: &[Vec<u8>]) -> Vec<Value> {
             .into_iter()
             .find(|row| !row.is_null());
         let key = row.map_or_else(|| "other".to_owned(), |row| json!({"id": row["id"]}).to_string());
-        delivery.take_event(&key, data);
+        delivery.add_event(&key, data);
     }
     delivery.assert_promise();
     let rebuilt = delivery.rebuild();
@@ -242,7 +250,7 @@ async fn every_type_is_compared_as_an_event_writes_it() {
         .put("s", r#"{"id":1}"#, &event(1, 0, "c", Value::Null, row.clone()))
         .await;
     let rebuilt = Delivery::read(&kinesis, "s").await.rebuild();
-    for rows in [Rows::All, Rows::Changed] {
+    for rows in [ComparedRows::All, ComparedRows::Changed] {
         let compared = oracle::compare(&client, "public.t", &rebuilt, rows).await;
         compared.assert_equal();
         assert_eq!(compared.rows, 1);
@@ -252,7 +260,7 @@ async fn every_type_is_compared_as_an_event_writes_it() {
         .put("s", r#"{"id":1}"#, &event(2, 0, "u", Value::Null, row))
         .await;
     let rebuilt = Delivery::read(&kinesis, "s").await.rebuild();
-    let compared = oracle::compare(&client, "public.t", &rebuilt, Rows::All).await;
+    let compared = oracle::compare(&client, "public.t", &rebuilt, ComparedRows::All).await;
     assert!(
         compared.differences.len() == 1 && compared.differences[0].contains("ia"),
         "{compared:?}"
@@ -262,14 +270,14 @@ async fn every_type_is_compared_as_an_event_writes_it() {
         .await
         .unwrap();
     assert_eq!(
-        oracle::compare(&client, "t", &rebuilt, Rows::All)
+        oracle::compare(&client, "t", &rebuilt, ComparedRows::All)
             .await
             .differences
             .len(),
         2
     );
     assert_eq!(
-        oracle::compare(&client, "t", &rebuilt, Rows::Changed)
+        oracle::compare(&client, "t", &rebuilt, ComparedRows::Changed)
             .await
             .differences
             .len(),
@@ -277,4 +285,66 @@ async fn every_type_is_compared_as_an_event_writes_it() {
     );
     drop(client);
     postgres.drop_database(&database).await;
+}
+
+async fn an_aggregate_is_read_strictly() {
+    let long = "x".repeat(300);
+    let good = aggregate(&[("a", b"1"), (&long, long.as_bytes()), ("a", b"")]);
+    let read = |partition_key, data| SubRecord {
+        partition_key,
+        explicit_hash_key: None,
+        data,
+    };
+    let expected = vec![read("a", &b"1"[..]), read(&long, long.as_bytes()), read("a", b"")];
+    assert_eq!(aggregate::split(&good), Ok(Some(expected)));
+    assert_eq!(aggregate::split(b"{}"), Ok(None), "a record of its own");
+    assert_eq!(aggregate::split(b""), Ok(None));
+    assert!(aggregate::split(&good[..good.len() - 1]).is_err(), "cut off");
+    assert!(aggregate::split(&good[..10]).is_err(), "no place for an MD5");
+    let mut other = good.clone();
+    other[6] ^= 1;
+    let error = aggregate::split(&other).unwrap_err().to_string();
+    assert!(error.contains("MD5"), "{error}");
+    let none = aggregate::split(&aggregate(&[])).unwrap_err().to_string();
+    assert!(none.contains("no records"), "{none}");
+}
+
+/// A partition key whose hash lies in `range`.
+fn key_in(range: HashRange) -> String {
+    let mut keys = (0..).map(|number: u32| format!("key {number}"));
+    keys.find(|key| range.contains(hash_of(key))).unwrap()
+}
+
+async fn a_consumer_splits_aggregates_and_drops_one_that_spans_shards() {
+    let at = |at: u32| event(at, 0, "c", Value::Null, json!({"id": at}));
+    let [lower, upper] = HashRange::ALL.halves().map(key_in);
+    let (one, two, three) = (at(1), at(2), at(3));
+    let packed = aggregate(&[(&lower, &one), (&lower, b""), (&lower, &three)]);
+    let mixed = aggregate(&[(&lower, &one), (&upper, &two)]);
+    let records = || {
+        let plain = record(&upper, &at(4));
+        vec![
+            record(&lower, &packed),
+            record(&lower, &mixed),
+            plain,
+            record("tombstone", b""),
+        ]
+    };
+    let fake_kinesis = FakeKinesis::open("s", FakeKinesisSettings::default()).await;
+    put(&client(fake_kinesis.endpoint()), records()).await.unwrap();
+    let emulator = Kinesis::start(Limits::Off).await;
+    emulator.create_stream("s", 2).await;
+    put(emulator.client(), records()).await.unwrap();
+    for read in [
+        Delivery::from_fake(&fake_kinesis),
+        Delivery::read(&emulator, "s").await,
+    ] {
+        read.assert_promise();
+        assert_eq!(
+            (read.records, read.aggregates, read.dropped, read.tombstones.len()),
+            (4, 2, 2, 2)
+        );
+        let keys: Vec<_> = read.arrivals.iter().map(|it| it.partition_key.as_str()).collect();
+        assert_eq!(keys, [&lower, &lower, &upper]);
+    }
 }

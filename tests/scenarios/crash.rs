@@ -3,14 +3,14 @@
 
 use std::collections::HashMap;
 
+use scenarios::aws::fault_proxy::{FaultSide, HeldRequest};
 use scenarios::consumer::Delivery;
-use scenarios::fault_proxy::{Held, Side};
 use scenarios::fixture::{DEADLINE, Fixture, Plugin};
-use scenarios::function::Outcome;
+use scenarios::lambda::function::Outcome;
 use serde_json::json;
 
-use crate::backlog;
-use crate::marks::{Marks, commit_end, let_go, lsn};
+use crate::support::backlog;
+use crate::support::positions::{SlotPositions, commit_end, parse_lsn, wait_until_sessions_end};
 
 crate::scenarios![
     killed_before_it_reads_the_checkpoint_it_has_sent_nothing,
@@ -33,23 +33,23 @@ async fn fixture(plugin: Plugin) -> Fixture {
 }
 
 /// Invokes the function and kills it when the request is held.
-async fn kill_at(fixture: &Fixture, held: &mut Held) {
+async fn kill_at(fixture: &Fixture, held: &mut HeldRequest) {
     let invocation = fixture.invoke(json!({}));
     tokio::pin!(invocation);
     tokio::select! {
         outcome = &mut invocation => panic!("it never came so far: {outcome:?}"),
-        () = held.reached() => {}
+        () = held.wait_until_held() => {}
     }
     fixture.function.kill9().await;
     let killed = invocation.await;
     assert!(matches!(killed, Outcome::Exited(_)), "{killed:?}");
-    let_go(fixture).await;
+    wait_until_sessions_end(fixture).await;
 }
 
 /// What was found after the kill, and what the ticks after it did.
 struct Recovery {
     /// The moment after the kill.
-    marks: Marks,
+    marks: SlotPositions,
     /// Changes in the stream before and after it.
     changes: (usize, usize),
     /// Records that brought nothing new.
@@ -60,14 +60,14 @@ struct Recovery {
 
 /// Ticks to the end, and holds everything to the promise.
 async fn recover(fixture: &Fixture) -> Recovery {
-    let marks = Marks::of(fixture).await;
+    let marks = SlotPositions::read(fixture).await;
     let before = Delivery::read(&fixture.kinesis, &fixture.stream).await;
     let reports = fixture.drain().await;
     let skipped = reports
         .iter()
         .filter_map(|report| report["skipped"].as_u64())
         .sum();
-    Marks::of(fixture).await;
+    SlotPositions::read(fixture).await;
     let after = fixture.compare(&[backlog::TABLE]).await;
     assert_eq!(
         after.changes().len(),
@@ -101,8 +101,8 @@ async fn recover(fixture: &Fixture) -> Recovery {
 
 async fn killed_before_it_reads_the_checkpoint_it_has_sent_nothing() {
     let fixture = fixture(Plugin::Pgoutput).await;
-    let marks = Marks::of(&fixture).await;
-    let mut held = fixture.ssm_proxy.hold("GetParameter", Side::Request);
+    let marks = SlotPositions::read(&fixture).await;
+    let mut held = fixture.ssm_proxy.hold("GetParameter", FaultSide::Request);
     kill_at(&fixture, &mut held).await;
     let recovery = recover(&fixture).await;
     assert_eq!(recovery.marks, marks);
@@ -111,8 +111,8 @@ async fn killed_before_it_reads_the_checkpoint_it_has_sent_nothing() {
 
 async fn killed_before_records_are_put_it_puts_them_later() {
     let fixture = fixture(Plugin::Pgoutput).await;
-    let marks = Marks::of(&fixture).await;
-    let mut held = fixture.kinesis_proxy.hold("PutRecords", Side::Request);
+    let marks = SlotPositions::read(&fixture).await;
+    let mut held = fixture.kinesis_proxy.hold("PutRecords", FaultSide::Request);
     kill_at(&fixture, &mut held).await;
     let recovery = recover(&fixture).await;
     assert_eq!(recovery.marks.confirmed, marks.confirmed, "not all had arrived");
@@ -125,8 +125,8 @@ async fn killed_before_records_are_put_it_puts_them_later() {
 
 async fn killed_after_records_were_put_it_puts_the_same_again() {
     let fixture = fixture(Plugin::Pgoutput).await;
-    let marks = Marks::of(&fixture).await;
-    let mut held = fixture.kinesis_proxy.hold("PutRecords", Side::Answer);
+    let marks = SlotPositions::read(&fixture).await;
+    let mut held = fixture.kinesis_proxy.hold("PutRecords", FaultSide::Answer);
     kill_at(&fixture, &mut held).await;
     let recovery = recover(&fixture).await;
     assert_eq!(
@@ -141,8 +141,8 @@ async fn killed_after_records_were_put_it_puts_the_same_again() {
 
 async fn killed_before_the_checkpoint_is_stored_it_sends_the_same_again() {
     let fixture = fixture(Plugin::Pgoutput).await;
-    let marks = Marks::of(&fixture).await;
-    let mut held = fixture.ssm_proxy.hold("PutParameter", Side::Request);
+    let marks = SlotPositions::read(&fixture).await;
+    let mut held = fixture.ssm_proxy.hold("PutParameter", FaultSide::Request);
     kill_at(&fixture, &mut held).await;
     let recovery = recover(&fixture).await;
     assert_eq!(recovery.marks, marks, "neither checkpoint nor slot had moved");
@@ -153,8 +153,8 @@ async fn killed_before_the_checkpoint_is_stored_it_sends_the_same_again() {
 async fn killed_between_checkpoint_and_advance_it_skips_what_was_sent() {
     Plugin::each(|plugin| async move {
         let fixture = fixture(plugin).await;
-        let marks = Marks::of(&fixture).await;
-        let mut held = fixture.ssm_proxy.hold("PutParameter", Side::Answer);
+        let marks = SlotPositions::read(&fixture).await;
+        let mut held = fixture.ssm_proxy.hold("PutParameter", FaultSide::Answer);
         kill_at(&fixture, &mut held).await;
         let recovery = recover(&fixture).await;
         assert_eq!(
@@ -169,21 +169,23 @@ async fn killed_between_checkpoint_and_advance_it_skips_what_was_sent() {
 
 async fn killed_after_the_slot_advanced_it_has_nothing_to_do() {
     let mut fixture = fixture(Plugin::Pgoutput).await;
-    let target = lsn(&fixture
-        .value("select pg_current_wal_flush_lsn()")
-        .await
-        .unwrap_or_default());
+    let target = parse_lsn(
+        &fixture
+            .value("select pg_current_wal_flush_lsn()")
+            .await
+            .unwrap_or_default(),
+    );
     // It stays when all is confirmed, so that it is killed before it answers.
     fixture.function.set("LINGER_SECONDS", "50").await;
     let (killed, ()) = tokio::join!(fixture.invoke(json!({})), async {
         scenarios::wait::until("the slot advances", DEADLINE, || async {
-            lsn(&fixture.confirmed_flush().await) >= target
+            parse_lsn(&fixture.confirmed_flush().await) >= target
         })
         .await;
         fixture.function.kill9().await;
     });
     assert!(matches!(killed, Outcome::Exited(_)), "{killed:?}");
-    let_go(&fixture).await;
+    wait_until_sessions_end(&fixture).await;
     fixture.function.unset("LINGER_SECONDS").await;
     let recovery = recover(&fixture).await;
     assert_eq!(recovery.changes.0, recovery.changes.1, "all had arrived");
@@ -195,12 +197,12 @@ async fn killed_before_its_first_checkpoint_it_starts_from_the_slot() {
     backlog::create(&fixture).await;
     backlog::write(&fixture, 3, 100, 20).await;
     let slot = fixture.confirmed_flush().await;
-    let mut held = fixture.ssm_proxy.hold("PutParameter", Side::Request);
+    let mut held = fixture.ssm_proxy.hold("PutParameter", FaultSide::Request);
     kill_at(&fixture, &mut held).await;
     assert_eq!(fixture.checkpoint().await, None);
     assert_eq!(fixture.confirmed_flush().await, slot);
     fixture.drain().await;
-    Marks::of(&fixture).await;
+    SlotPositions::read(&fixture).await;
     let delivery = fixture.compare(&[backlog::TABLE]).await;
     assert_eq!(delivery.changes().len(), backlog::events(&fixture).await);
 }

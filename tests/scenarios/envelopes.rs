@@ -2,10 +2,10 @@
 //! has of its own: tombstones, the transaction block, definitions of tables.
 
 use scenarios::consumer::{Arrival, Delivery};
-use scenarios::fixture::{Fixture, Plan, Plugin};
+use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
 use serde_json::{Value, json};
 
-use crate::types::{OWN_TYPES, VALUES};
+use crate::support::type_values::{OWN_TYPES, VALUES};
 
 crate::scenarios![
     what_is_rebuilt_from_each_envelope_is_what_postgres_holds,
@@ -22,14 +22,14 @@ crate::scenarios![
 /// The envelopes besides Debezium's, which all other scenarios play with.
 const OTHERS: [&str; 2] = ["dms", "wal2json"];
 
-fn plan(plugin: Plugin, envelope: &str) -> Plan {
-    Fixture::plan(plugin).env("ENVELOPE", envelope)
+fn builder(plugin: Plugin, envelope: &str) -> FixtureBuilder {
+    Fixture::builder(plugin).env("ENVELOPE", envelope)
 }
 
 async fn what_is_rebuilt_from_each_envelope_is_what_postgres_holds() {
     for envelope in OTHERS {
         Plugin::each(move |plugin| async move {
-            let fixture = plan(plugin, envelope).build().await;
+            let fixture = builder(plugin, envelope).build().await;
             let columns: Vec<String> = (0..VALUES.len()).map(|at| format!("c{at}")).collect();
             let typed: Vec<String> = columns
                 .iter()
@@ -73,7 +73,7 @@ async fn what_is_rebuilt_from_each_envelope_is_what_postgres_holds() {
 async fn a_row_that_moves_to_another_key_is_in_order_for_both() {
     for envelope in OTHERS {
         Plugin::each(move |plugin| async move {
-            let fixture = plan(plugin, envelope).shards(4).build().await;
+            let fixture = builder(plugin, envelope).shards(4).build().await;
             fixture.sql("create table t (id int primary key, n int)").await;
             fixture.sql("insert into t select i, 0 from generate_series(1, 20) i").await;
             for round in 1..=5 {
@@ -95,7 +95,7 @@ async fn a_row_that_moves_to_another_key_is_in_order_for_both() {
 async fn wal2jsons_own_rows_come_back_with_a_position() {
     Plugin::each(|plugin| async move {
         // The other slot would give the markers, too.
-        let fixture = plan(plugin, "wal2json").env("MARKERS", "off").build().await;
+        let fixture = builder(plugin, "wal2json").env("MARKERS", "off").build().await;
         fixture.sql("select pg_create_logical_replication_slot(current_database() || '_w', 'wal2json')").await;
         fixture.sql(
             r#"create table t (a int, "B c" text, n numeric(10,2), f float8, ok bool, raw bytea, at timestamptz(3), day date, tags text[],
@@ -130,7 +130,7 @@ async fn wal2jsons_own_rows_come_back_with_a_position() {
 
 async fn a_tombstone_follows_its_delete_on_its_lane() {
     Plugin::each(|plugin| async move {
-        let fixture = Fixture::plan(plugin).env("TOMBSTONES_ON_DELETE", "true").build().await;
+        let fixture = Fixture::builder(plugin).env("TOMBSTONES_ON_DELETE", "true").build().await;
         fixture.sql("create table t (id int primary key, n int)").await;
         fixture.sql("insert into t values (1, 0), (2, 0); delete from t where id = 1; update t set id = 3 where id = 2").await;
         fixture.sql("insert into t values (1, 1)").await;
@@ -151,7 +151,7 @@ async fn a_tombstone_follows_its_delete_on_its_lane() {
 
 async fn the_transaction_block_is_the_same_when_it_is_sent_again() {
     Plugin::each(|plugin| async move {
-        let fixture = Fixture::plan(plugin)
+        let fixture = Fixture::builder(plugin)
             .env("PROVIDE_TRANSACTION_METADATA", "true")
             .build()
             .await;
@@ -190,7 +190,7 @@ async fn the_transaction_block_is_the_same_when_it_is_sent_again() {
 
 async fn the_modes_of_decimals_and_times_are_debeziums() {
     Plugin::each(|plugin| async move {
-        let fixture = Fixture::plan(plugin)
+        let fixture = Fixture::builder(plugin)
             .env("DECIMAL_HANDLING_MODE", "precise")
             .env("TIME_PRECISION_MODE", "adaptive")
             .build()
@@ -218,7 +218,7 @@ async fn the_modes_of_decimals_and_times_are_debeziums() {
 
 async fn definitions_come_before_what_they_describe_and_their_changes_before_all_that_follows() {
     Plugin::each(|plugin| async move {
-        let fixture = plan(plugin, "dms").shards(4).build().await;
+        let fixture = builder(plugin, "dms").shards(4).build().await;
         fixture.sql("create table t (id int primary key, a varchar(9)); insert into t select i, 'x' from generate_series(1, 50) i").await;
         fixture.drain().await;
         // The sandbox knows the table by now.
@@ -255,7 +255,7 @@ async fn definitions_come_before_what_they_describe_and_their_changes_before_all
 async fn partition_keys_are_those_that_are_asked_for() {
     for envelope in ["debezium", "dms", "wal2json"] {
         for by in ["table", "transaction"] {
-            let fixture = plan(Plugin::Pgoutput, envelope)
+            let fixture = builder(Plugin::Pgoutput, envelope)
                 .env("PARTITION_BY", by)
                 .build()
                 .await;
@@ -295,7 +295,7 @@ async fn partition_keys_are_those_that_are_asked_for() {
 async fn messages_come_in_each_envelope() {
     for envelope in OTHERS {
         Plugin::each(move |plugin| async move {
-            let fixture = plan(plugin, envelope).build().await;
+            let fixture = builder(plugin, envelope).build().await;
             fixture.sql("select pg_logical_emit_message(true, 'in', 'a'); select pg_logical_emit_message(false, 'out', 'b')").await;
             fixture.drain().await;
             let delivery = fixture.consume().await;

@@ -4,20 +4,19 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use scenarios::cluster::Carried;
 use scenarios::fixture::{Fixture, Plugin};
-use scenarios::function::Outcome;
+use scenarios::lambda::function::Outcome;
+use scenarios::postgres::cluster::SlotCopy;
+use scenarios::postgres::tcp_proxy::Direction;
 use scenarios::postgres::{ADMIN, REPLUSER};
-use scenarios::proxy::Way;
 use scenarios::wait;
 use serde_json::{Value, json};
 use tokio_postgres::{Client, NoTls};
 
-use crate::cluster::{cluster, restart_amid};
-use crate::gap::{accept, control_events};
-use crate::marks::Marks;
-use crate::refusal::tick_fails;
-use crate::startup::stored;
+use crate::support::cluster::{restart_slot_mid_transaction, start_cluster};
+use crate::support::expected_errors::assert_tick_fails;
+use crate::support::gap::{accept_gap, gap_events};
+use crate::support::positions::{SlotPositions, checkpoint_lsn};
 
 crate::scenarios![
     two_failovers_under_load_lose_nothing,
@@ -32,8 +31,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// On a cluster whose standby's acknowledgements the function may see.
 async fn fixture(plugin: Plugin, version: u32) -> Fixture {
-    let fixture = Fixture::plan(plugin)
-        .on_cluster(cluster(version).await)
+    let fixture = Fixture::builder(plugin)
+        .on_cluster(start_cluster(version).await)
         .build()
         .await;
     let role = REPLUSER.0;
@@ -138,7 +137,7 @@ async fn two_failovers_under_load_lose_nothing() {
                 failover
             );
             fixture.drain().await;
-            Marks::of(&fixture).await;
+            SlotPositions::read(&fixture).await;
             fixture.compare(&["t"]).await;
             if round == 1 {
                 fixture.cluster().rejoin().await;
@@ -160,9 +159,9 @@ async fn what_a_lagging_slot_gives_again_is_skipped_below_the_marker() {
         fixture.sql(&format!("update t set n = {n}")).await;
     }
     fixture.drain().await;
-    let before = Marks::of(&fixture).await;
+    let before = SlotPositions::read(&fixture).await;
     fixture.cluster().failover().await;
-    let after = Marks::of(&fixture).await;
+    let after = SlotPositions::read(&fixture).await;
     assert!(after.confirmed < before.confirmed, "{after:?} after {before:?}");
     fixture.sql("insert into t values (11, 0)").await;
     let reports = fixture.drain().await;
@@ -177,7 +176,7 @@ async fn what_a_lagging_slot_gives_again_is_skipped_below_the_marker() {
         (delivery.changes().len(), delivery.duplicates()),
         (10 + 50 + 1, 0)
     );
-    assert!(Marks::of(&fixture).await.confirmed > before.checkpoint);
+    assert!(SlotPositions::read(&fixture).await.confirmed > before.checkpoint);
 }
 
 async fn a_promoted_slot_that_lost_its_snapshots_is_a_missing_marker() {
@@ -185,26 +184,26 @@ async fn a_promoted_slot_that_lost_its_snapshots_is_a_missing_marker() {
         let fixture = fixture(Plugin::Pgoutput, version).await;
         let tick = || async { drop(fixture.tick().await) };
         tick().await;
-        let _open = restart_amid(&fixture, tick).await;
+        let _open = restart_slot_mid_transaction(&fixture, tick).await;
         fixture
             .cluster()
-            .carry_slot(&fixture.slot, Carried::WithoutSnapshots)
+            .carry_slot(&fixture.slot, SlotCopy::WithoutSnapshots)
             .await;
         fixture.sql("insert into t values (1, 1)").await;
         fixture.tick().await;
         fixture.sql("insert into t values (2, 2)").await;
         fixture.cluster().failover().await;
         fixture.sql("insert into t values (3, 3)").await;
-        let checkpoint = stored(&fixture).await;
+        let checkpoint = checkpoint_lsn(&fixture).await;
         for _ in 0..2 {
-            tick_fails(
+            assert_tick_fails(
                 &fixture,
                 "MarkerMissing",
                 &[&fixture.slot, &checkpoint, "accept_gap"],
             )
             .await;
         }
-        assert_eq!(stored(&fixture).await, checkpoint);
+        assert_eq!(checkpoint_lsn(&fixture).await, checkpoint);
         let definite = |line: &String| {
             line.contains(r#""error_type":"MarkerMissing""#) && line.contains(r#""kind":"Definite""#)
         };
@@ -215,12 +214,12 @@ async fn a_promoted_slot_that_lost_its_snapshots_is_a_missing_marker() {
         );
 
         let confirmed = fixture.confirmed_flush().await;
-        fixture.invoke(accept(&confirmed)).await.answer();
+        fixture.invoke(accept_gap(&confirmed)).await.answer();
         fixture.sql("insert into t values (4, 4)").await;
         fixture.drain().await;
-        Marks::of(&fixture).await;
+        SlotPositions::read(&fixture).await;
         let delivery = fixture.consume().await;
-        assert_eq!(control_events(&delivery).len(), 1);
+        assert_eq!(gap_events(&delivery).len(), 1);
         let events = delivery.of_table("public.t");
         let ids: Vec<&Value> = events.iter().map(|event| &event["after"]["id"]).collect();
         assert_eq!(ids.first(), Some(&&json!(1)));
@@ -237,9 +236,12 @@ async fn what_no_standby_has_is_held_back_and_dies_with_its_server() {
         if fixture.cluster().has_failover_slots() {
             fixture.wait_until_synced().await;
         } else {
-            fixture.cluster().carry_slot(&fixture.slot, Carried::Whole).await;
+            fixture
+                .cluster()
+                .carry_slot(&fixture.slot, SlotCopy::Complete)
+                .await;
         }
-        fixture.cluster().wire().stall(Way::ToClient);
+        fixture.cluster().replication_proxy().stall(Direction::ToClient);
         let waiting = fixture.connect().await;
         let failover = async {
             let waits = "select count(*) from pg_stat_activity where wait_event = 'SyncRep' and datname = current_database()";
@@ -267,20 +269,20 @@ async fn what_no_standby_has_is_held_back_and_dies_with_its_server() {
 }
 
 async fn a_standby_that_is_required_has_to_be_seen() {
-    let fixture = Fixture::plan(Plugin::Pgoutput)
-        .on_cluster(cluster(17).await)
+    let fixture = Fixture::builder(Plugin::Pgoutput)
+        .on_cluster(start_cluster(17).await)
         .env("STANDBY_ACK", "required")
         .build()
         .await;
     fixture
         .sql("create table t (id int primary key); insert into t values (1)")
         .await;
-    tick_fails(&fixture, "StandbyUnseen", &[&fixture.slot, "pg_monitor"]).await;
+    assert_tick_fails(&fixture, "StandbyUnseen", &[&fixture.slot, "pg_monitor"]).await;
     fixture.sql(&format!("grant pg_monitor to {}", REPLUSER.0)).await;
     fixture.drain().await;
     assert_eq!(fixture.compare(&["t"]).await.changes().len(), 1);
     fixture.cluster().failover().await;
-    tick_fails(
+    assert_tick_fails(
         &fixture,
         "StandbyUnseen",
         &[&fixture.slot, "no standby is connected"],
@@ -289,9 +291,9 @@ async fn a_standby_that_is_required_has_to_be_seen() {
 }
 
 async fn setup_makes_a_failover_slot_where_the_server_knows_them() {
-    let fixture = Fixture::plan(Plugin::Pgoutput)
+    let fixture = Fixture::builder(Plugin::Pgoutput)
         .without_slot()
-        .on_cluster(cluster(17).await)
+        .on_cluster(start_cluster(17).await)
         .build()
         .await;
     let (role, database) = (REPLUSER.0, &fixture.database);

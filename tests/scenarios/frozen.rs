@@ -3,14 +3,14 @@
 
 use std::time::Duration;
 
-use scenarios::fault_proxy::{Held, Side};
+use scenarios::aws::fault_proxy::{FaultSide, HeldRequest};
 use scenarios::fixture::{DEADLINE, Fixture, Plugin};
-use scenarios::function::{Function, Outcome};
+use scenarios::lambda::function::{Function, Outcome};
 use scenarios::wait;
 use serde_json::json;
 
-use crate::backlog;
-use crate::marks::Marks;
+use crate::support::backlog;
+use crate::support::positions::SlotPositions;
 
 crate::scenarios![
     a_frozen_function_keeps_the_lock_no_longer_than_its_invocation,
@@ -36,14 +36,14 @@ async fn fixture() -> Fixture {
 /// goes on: how it ended.
 async fn frozen_at(
     fixture: &Fixture,
-    mut held: Held,
+    mut held: HeldRequest,
     deadline: Duration,
     meanwhile: impl AsyncFnOnce(),
 ) -> Outcome {
     let tick = json!({});
-    let invocation = fixture.function.invoke_sparing(&tick, deadline, 2 * DEADLINE);
+    let invocation = fixture.function.invoke_with_limit(&tick, deadline, 2 * DEADLINE);
     let (outcome, ()) = tokio::join!(invocation, async {
-        held.reached().await;
+        held.wait_until_held().await;
         fixture.function.freeze();
         meanwhile().await;
         fixture.function.thaw();
@@ -54,7 +54,7 @@ async fn frozen_at(
 
 /// Another sandbox. It goes past the fault proxy, which would take the two for one that has two records of a key under way.
 async fn second(fixture: &Fixture) -> Function {
-    let mut second = fixture.function.twin();
+    let mut second = fixture.function.second_instance();
     second
         .set("AWS_ENDPOINT_URL_KINESIS", fixture.kinesis.endpoint())
         .await;
@@ -75,15 +75,15 @@ async fn takes_over(fixture: &Fixture, second: &Function) {
         (&json!("empty"), &json!(1)),
         "{report}"
     );
-    Marks::of(fixture).await;
+    SlotPositions::read(fixture).await;
 }
 
 /// Nothing was lost, the order holds, and so does what slot and checkpoint promise each other.
 async fn finish(fixture: &Fixture) {
-    Marks::of(fixture).await;
+    SlotPositions::read(fixture).await;
     fixture.sql("update t set n = n + 1").await;
     fixture.drain().await;
-    Marks::of(fixture).await;
+    SlotPositions::read(fixture).await;
     let delivery = fixture.compare(&[backlog::TABLE]).await;
     assert_eq!(
         delivery.changes().len(),
@@ -97,8 +97,8 @@ async fn finish(fixture: &Fixture) {
 async fn a_frozen_function_keeps_the_lock_no_longer_than_its_invocation() {
     let fixture = fixture().await;
     let second = second(&fixture).await;
-    let held = fixture.kinesis_proxy.hold("PutRecords", Side::Request);
-    let old = frozen_at(&fixture, held, Duration::from_secs(5), async || {
+    let held = fixture.kinesis_proxy.hold("PutRecords", FaultSide::Request);
+    let old = frozen_at(&fixture, held, Duration::from_secs(8), async || {
         let report = second.invoke(&json!({}), DEADLINE).await.answer();
         assert_eq!(
             report["stopped"], "busy",
@@ -116,7 +116,7 @@ async fn a_frozen_function_keeps_the_lock_no_longer_than_its_invocation() {
 
 /// The server has given it up as [`the_server_asks_a_silent_function_every_few_seconds`], and another one has drained all,
 /// when it wakes up with most of its time before it.
-async fn given_up_and_woken(fixture: &Fixture, held: Held) {
+async fn given_up_and_woken(fixture: &Fixture, held: HeldRequest) {
     let second = second(fixture).await;
     let old = frozen_at(fixture, held, DEADLINE, async || {
         fixture.sql(&format!(
@@ -136,7 +136,11 @@ async fn given_up_and_woken(fixture: &Fixture, held: Held) {
 
 async fn frozen_before_records_are_put_it_wakes_up_and_does_no_harm() {
     let fixture = fixture().await;
-    given_up_and_woken(&fixture, fixture.kinesis_proxy.hold("PutRecords", Side::Request)).await;
+    given_up_and_woken(
+        &fixture,
+        fixture.kinesis_proxy.hold("PutRecords", FaultSide::Request),
+    )
+    .await;
     assert!(
         fixture.consume().await.duplicates() > 0,
         "the old one's records came late"
@@ -145,22 +149,30 @@ async fn frozen_before_records_are_put_it_wakes_up_and_does_no_harm() {
 
 async fn frozen_after_records_were_put_it_wakes_up_and_does_no_harm() {
     let fixture = fixture().await;
-    given_up_and_woken(&fixture, fixture.kinesis_proxy.hold("PutRecords", Side::Answer)).await;
+    given_up_and_woken(
+        &fixture,
+        fixture.kinesis_proxy.hold("PutRecords", FaultSide::Answer),
+    )
+    .await;
     assert!(fixture.consume().await.duplicates() > 0, "both put the first");
 }
 
 async fn frozen_after_the_checkpoint_was_stored_it_wakes_up_and_does_no_harm() {
     let fixture = fixture().await;
-    given_up_and_woken(&fixture, fixture.ssm_proxy.hold("PutParameter", Side::Answer)).await;
+    given_up_and_woken(
+        &fixture,
+        fixture.ssm_proxy.hold("PutParameter", FaultSide::Answer),
+    )
+    .await;
 }
 
 /// A frozen machine does not answer; then the server's kernel ends its sessions. That it does cannot be shown on loopback,
 /// where the kernel answers for itself. That it asks can: its clock for the next question is running.
 async fn the_server_asks_a_silent_function_every_few_seconds() {
     let fixture = fixture().await;
-    let mut held = fixture.kinesis_proxy.hold("PutRecords", Side::Request);
+    let mut held = fixture.kinesis_proxy.hold("PutRecords", FaultSide::Request);
     let (outcome, ()) = tokio::join!(fixture.invoke(json!({})), async {
-        held.reached().await;
+        held.wait_until_held().await;
         let ports = format!(
             "select string_agg(client_port::text, ' ') from pg_stat_activity where application_name = 'spillway {}'",
             fixture.slot

@@ -3,14 +3,12 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use scenarios::consumer::Delivery;
-use scenarios::fixture::Fixture;
 use serde_json::{Value, json};
 
-use crate::backlog;
-use crate::marks::Marks;
-use crate::refusal::{invocation_fails, tick_fails};
-use crate::startup::{fixture, stored};
+use crate::support::backlog::{self, fixture_with_backlog};
+use crate::support::expected_errors::{assert_invocation_fails, assert_tick_fails};
+use crate::support::gap::{accept_gap, advance_slot, gap_events};
+use crate::support::positions::{SlotPositions, checkpoint_lsn};
 
 crate::scenarios![
     a_slot_that_somebody_else_advanced_has_a_gap,
@@ -20,89 +18,67 @@ crate::scenarios![
     an_accepted_gap_replaces_a_checkpoint_that_cannot_be_read,
 ];
 
-pub(crate) fn accept(lsn: &str) -> Value {
-    json!({"action": "drain", "accept_gap": lsn})
-}
-
-/// Somebody reads past everything. Returns where the slot stands then.
-pub(crate) async fn advanced(fixture: &Fixture) -> String {
-    let slot = &fixture.slot;
-    fixture
-        .sql(&format!(
-            "select pg_replication_slot_advance('{slot}', pg_current_wal_flush_lsn())"
-        ))
-        .await;
-    fixture.confirmed_flush().await
-}
-
-/// The control events of the stream.
-pub(crate) fn control_events(delivery: &Delivery) -> Vec<Value> {
-    let all = delivery.arrivals.iter().map(|it| it.json());
-    all.filter(|event| event["op"] == "m" && event["message"]["prefix"] == "spillway.gap_accepted")
-        .collect()
-}
-
 async fn a_slot_that_somebody_else_advanced_has_a_gap() {
-    let fixture = fixture().await;
-    let (checkpoint, confirmed) = (stored(&fixture).await, advanced(&fixture).await);
+    let fixture = fixture_with_backlog().await;
+    let (checkpoint, confirmed) = (checkpoint_lsn(&fixture).await, advance_slot(&fixture).await);
     for _ in 0..2 {
         let way_out = format!(r#"{{"action":"drain","accept_gap":"{confirmed}"}}"#);
-        tick_fails(
+        assert_tick_fails(
             &fixture,
             "Gap",
             &[&fixture.slot, &checkpoint, &confirmed, &way_out],
         )
         .await;
     }
-    assert_eq!(stored(&fixture).await, checkpoint);
+    assert_eq!(checkpoint_lsn(&fixture).await, checkpoint);
 }
 
 async fn a_slot_that_was_made_anew_has_a_gap() {
-    let fixture = fixture().await;
-    let checkpoint = stored(&fixture).await;
+    let fixture = fixture_with_backlog().await;
+    let checkpoint = checkpoint_lsn(&fixture).await;
     fixture
         .sql(&format!("select pg_drop_replication_slot('{}')", fixture.slot))
         .await;
     fixture.create_slot().await;
     let confirmed = fixture.confirmed_flush().await;
-    tick_fails(&fixture, "Gap", &[&fixture.slot, &checkpoint, &confirmed]).await;
+    assert_tick_fails(&fixture, "Gap", &[&fixture.slot, &checkpoint, &confirmed]).await;
     // Setup has nothing to create, and does not hide it.
     let report = fixture.invoke(json!({"action": "setup"})).await.answer();
     assert_eq!(report["created"], json!([]), "{report}");
     assert!(report["problems"].to_string().contains(&confirmed), "{report}");
-    tick_fails(&fixture, "Gap", &[&confirmed]).await;
-    assert_eq!(stored(&fixture).await, checkpoint);
+    assert_tick_fails(&fixture, "Gap", &[&confirmed]).await;
+    assert_eq!(checkpoint_lsn(&fixture).await, checkpoint);
 }
 
 async fn only_the_slots_own_position_can_be_accepted() {
-    let fixture = fixture().await;
-    let (checkpoint, confirmed) = (stored(&fixture).await, advanced(&fixture).await);
+    let fixture = fixture_with_backlog().await;
+    let (checkpoint, confirmed) = (checkpoint_lsn(&fixture).await, advance_slot(&fixture).await);
     for wrong in [checkpoint.as_str(), "FF/10"] {
-        invocation_fails(
+        assert_invocation_fails(
             &fixture,
-            accept(wrong),
+            accept_gap(wrong),
             "EventInvalid",
             &[wrong, &confirmed, "status"],
         )
         .await;
     }
-    assert_eq!(stored(&fixture).await, checkpoint);
-    assert_eq!(control_events(&fixture.consume().await), Vec::<Value>::new());
-    tick_fails(&fixture, "Gap", &[&confirmed]).await;
+    assert_eq!(checkpoint_lsn(&fixture).await, checkpoint);
+    assert_eq!(gap_events(&fixture.consume().await), Vec::<Value>::new());
+    assert_tick_fails(&fixture, "Gap", &[&confirmed]).await;
 }
 
 async fn an_accepted_gap_is_told_to_consumers_and_draining_goes_on() {
-    let fixture = fixture().await;
-    let (checkpoint, confirmed) = (stored(&fixture).await, advanced(&fixture).await);
+    let fixture = fixture_with_backlog().await;
+    let (checkpoint, confirmed) = (checkpoint_lsn(&fixture).await, advance_slot(&fixture).await);
     fixture.sql("insert into t values (1000000, 1)").await;
-    let report = fixture.invoke(accept(&confirmed)).await.answer();
+    let report = fixture.invoke(accept_gap(&confirmed)).await.answer();
     assert_eq!(report["stopped"], "empty", "{report}");
     fixture.sql("insert into t values (1000001, 1)").await;
     fixture.drain().await;
-    Marks::of(&fixture).await;
+    SlotPositions::read(&fixture).await;
 
     let delivery = fixture.consume().await;
-    let control = control_events(&delivery);
+    let control = gap_events(&delivery);
     assert_eq!(control.len(), 1, "{control:?}");
     let content = control[0]["message"]["content"]
         .as_str()
@@ -138,15 +114,15 @@ async fn an_accepted_gap_is_told_to_consumers_and_draining_goes_on() {
 }
 
 async fn an_accepted_gap_replaces_a_checkpoint_that_cannot_be_read() {
-    let fixture = fixture().await;
+    let fixture = fixture_with_backlog().await;
     fixture.ssm.put(&fixture.parameter, "soon").await;
-    tick_fails(&fixture, "CheckpointInvalid", &[&fixture.parameter]).await;
+    assert_tick_fails(&fixture, "CheckpointInvalid", &[&fixture.parameter]).await;
     let confirmed = fixture.confirmed_flush().await;
-    fixture.invoke(accept(&confirmed)).await.answer();
+    fixture.invoke(accept_gap(&confirmed)).await.answer();
     fixture.drain().await;
-    Marks::of(&fixture).await;
+    SlotPositions::read(&fixture).await;
     let delivery = fixture.compare(&[backlog::TABLE]).await;
-    assert_eq!(control_events(&delivery).len(), 1);
+    assert_eq!(gap_events(&delivery).len(), 1);
     assert_eq!(
         delivery.changes().len(),
         backlog::events(&fixture).await + 1,

@@ -26,7 +26,7 @@ async fn a_transaction_of_a_hundred_megabytes_passes_through_aggregates() {
 }
 
 async fn pass(plugin: Plugin, aggregation: &str) {
-    let mut fixture = Fixture::plan(plugin)
+    let mut fixture = Fixture::builder(plugin)
         .shards(4)
         .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128")
         .env("AGGREGATION", aggregation)

@@ -3,10 +3,12 @@
 
 use std::time::Duration;
 
-use scenarios::fault_proxy::Side;
-use scenarios::fixture::{Fixture, Plan, Plugin};
-use scenarios::postgres::{Postgres, Settings};
+use scenarios::aws::fault_proxy::FaultSide;
+use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
+use scenarios::postgres::{Postgres, PostgresSettings};
 use serde_json::{Value, json};
+
+use crate::support::versions::with_each_plugin;
 
 crate::scenarios![
     an_idle_slot_follows_what_others_write_within_one_tick,
@@ -18,6 +20,8 @@ crate::scenarios![
     what_is_committed_while_a_window_is_under_way_is_not_passed_over,
     asynchronous_commit_loses_nothing,
 ];
+
+crate::version_scenarios![an_idle_slot_follows_others];
 
 /// Where the server's disk has the log.
 async fn flush(fixture: &Fixture) -> String {
@@ -34,11 +38,11 @@ async fn has_reached(fixture: &Fixture, lsn: &str) -> bool {
 }
 
 async fn an_idle_slot_follows_what_others_write_within_one_tick() {
-    Plugin::each(|plugin| follows_others(Fixture::plan(plugin))).await;
+    Plugin::each(|plugin| follows_others(Fixture::builder(plugin))).await;
 }
 
-pub(crate) async fn follows_others(plan: Plan) {
-    let fixture = plan.without_slot().env("TABLES", "public.ours").build().await;
+async fn follows_others(builder: FixtureBuilder) {
+    let fixture = builder.without_slot().env("TABLES", "public.ours").build().await;
     fixture
         .sql("create table ours (id int primary key); create table others (id int primary key, what text)")
         .await;
@@ -75,7 +79,7 @@ pub(crate) async fn follows_others(plan: Plan) {
 }
 
 async fn filtered_log_larger_than_a_window_is_passed_in_one_tick() {
-    let fixture = Fixture::plan(Plugin::Pgoutput).without_slot().build().await;
+    let fixture = Fixture::builder(Plugin::Pgoutput).without_slot().build().await;
     fixture
         .sql("create table ours (id int primary key); create table others (what text)")
         .await;
@@ -186,8 +190,11 @@ async fn what_was_rolled_back_never_arrives() {
 
 /// On a server of its own: the oldest transaction is that of the whole server.
 async fn a_long_open_transaction_is_named() {
-    let postgres = Postgres::start(Settings::default()).await;
-    let fixture = Fixture::plan(Plugin::Pgoutput).on(postgres).build().await;
+    let postgres = Postgres::start(PostgresSettings::default()).await;
+    let fixture = Fixture::builder(Plugin::Pgoutput)
+        .on_server(postgres)
+        .build()
+        .await;
     let named = fixture.tick().await;
     assert_eq!(named["oldest_transaction"], Value::Null);
 
@@ -234,9 +241,9 @@ async fn what_is_committed_while_a_window_is_under_way_is_not_passed_over() {
         let fixture = Fixture::new(plugin).await;
         fixture.sql("create table t (id int primary key)").await;
         fixture.sql("insert into t values (1)").await;
-        let mut held = fixture.kinesis_proxy.hold("PutRecords", Side::Request);
+        let mut held = fixture.kinesis_proxy.hold("PutRecords", FaultSide::Request);
         let (outcome, ()) = tokio::join!(fixture.invoke(json!({})), async {
-            held.reached().await;
+            held.wait_until_held().await;
             fixture.sql("insert into t values (2)").await;
             held.release();
         });
@@ -258,13 +265,13 @@ async fn asynchronous_commit_loses_nothing() {
 
 async fn commit_asynchronously(markers: &str) {
     let conf = "wal_writer_delay = '10s'\nwal_writer_flush_after = 0\nautovacuum = off\n".to_owned();
-    let postgres = Postgres::start(Settings {
+    let postgres = Postgres::start(PostgresSettings {
         conf,
-        ..Settings::default()
+        ..PostgresSettings::default()
     })
     .await;
-    let fixture = Fixture::plan(Plugin::Pgoutput)
-        .on(postgres)
+    let fixture = Fixture::builder(Plugin::Pgoutput)
+        .on_server(postgres)
         .env("MARKERS", markers)
         .build()
         .await;
@@ -295,4 +302,8 @@ async fn commit_asynchronously(markers: &str) {
     assert!(unflushed > 0, "no tick came between a commit and its flush");
     fixture.drain().await;
     assert_eq!(fixture.compare(&["t"]).await.changes().len(), 20);
+}
+
+async fn an_idle_slot_follows_others(version: u32) {
+    with_each_plugin(version, follows_others).await;
 }

@@ -4,7 +4,7 @@
 use scenarios::fixture::{Fixture, Plugin};
 use serde_json::{Value, json};
 
-use crate::marks::Marks;
+use crate::support::positions::SlotPositions;
 
 crate::scenarios![
     rows_arrive_as_they_were_committed_and_not_as_they_were_logged,
@@ -33,7 +33,7 @@ async fn interleave(fixture: &Fixture, ticks: bool) {
             .unwrap_or_else(|error| panic!("{sql}: {error}"));
         if ticks {
             fixture.tick().await;
-            Marks::of(fixture).await;
+            SlotPositions::read(fixture).await;
         }
     }
 }

@@ -1,9 +1,11 @@
-//! An update that changes the key is a delete of the old key and then a create of the new one, each in the lane of its
-//! own key.
+//! An update that changes the key is a delete of the old key and then a create of the new one, each in the
+//! lane of its own key.
 
-use scenarios::consumer::Delivery;
-use scenarios::fixture::{Fixture, Plan, Plugin};
+use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
 use serde_json::{Value, json};
+
+use crate::support::keys::{assert_json_steps, assert_steps, execute_and_drain};
+use crate::support::versions::with_each_plugin;
 
 crate::scenarios![
     a_changed_key_is_a_delete_and_then_a_create,
@@ -16,34 +18,23 @@ crate::scenarios![
     a_key_that_wanders_keeps_its_order_through_partial_failures,
 ];
 
-/// Operation and partition key of every change, in the order of positions.
-fn steps(delivery: &Delivery) -> Vec<(String, String)> {
-    delivery
-        .changes()
-        .iter()
-        .map(|it| (it.event().op, it.partition_key.clone()))
-        .collect()
-}
-
-fn expected(steps: &[(&str, &str)]) -> Vec<(String, String)> {
-    steps
-        .iter()
-        .map(|(op, key)| ((*op).to_owned(), (*key).to_owned()))
-        .collect()
-}
+crate::version_scenarios![a_key_can_be_taken_again];
 
 async fn a_changed_key_is_a_delete_and_then_a_create() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
-        fixture
-            .sql("create table t (id int primary key, name text); insert into t values (1, 'x')")
-            .await;
-        fixture.sql("update t set id = 2, name = 'y'").await;
-        fixture.drain().await;
+        execute_and_drain(
+            &fixture,
+            &[
+                "create table t (id int primary key, name text); insert into t values (1, 'x')",
+                "update t set id = 2, name = 'y'",
+            ],
+        )
+        .await;
         let delivery = fixture.compare(&["t"]).await;
-        assert_eq!(
-            steps(&delivery),
-            expected(&[("c", r#"{"id":1}"#), ("d", r#"{"id":1}"#), ("c", r#"{"id":2}"#)])
+        assert_steps(
+            &delivery,
+            &[("c", r#"{"id":1}"#), ("d", r#"{"id":1}"#), ("c", r#"{"id":2}"#)],
         );
         let events = delivery.of_table("public.t");
         assert_eq!(
@@ -77,27 +68,20 @@ async fn a_composite_key_changes_in_any_part() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
         // The key's order is not the table's.
-        fixture
-            .sql("create table t (note text, b text, a int, primary key (a, b))")
-            .await;
-        fixture
-            .sql("insert into t values ('n', 'x', 1), ('m', 'y', 1)")
-            .await;
-        fixture.sql("update t set a = 2 where b = 'x'").await;
-        fixture.sql("update t set b = 'z' where a = 2").await;
-        fixture
-            .sql("update t set a = 3, b = 'w', note = null where a = 2")
-            .await;
-        fixture
-            .sql("update t set note = 'o' where a = 1; delete from t where a = 3")
-            .await;
-        fixture.drain().await;
+        execute_and_drain(
+            &fixture,
+            &[
+                "create table t (note text, b text, a int, primary key (a, b))",
+                "insert into t values ('n', 'x', 1), ('m', 'y', 1)",
+                "update t set a = 2 where b = 'x'",
+                "update t set b = 'z' where a = 2",
+                "update t set a = 3, b = 'w', note = null where a = 2",
+                "update t set note = 'o' where a = 1; delete from t where a = 3",
+            ],
+        )
+        .await;
         let delivery = fixture.compare(&["t"]).await;
         let key = |a: i32, b: &str| json!({"b": b, "a": a});
-        let kept: Vec<(String, Value)> = steps(&delivery)
-            .into_iter()
-            .map(|(op, key)| (op, serde_json::from_str(&key).unwrap()))
-            .collect();
         let wanted = [
             ("c", key(1, "x")),
             ("c", key(1, "y")),
@@ -110,7 +94,7 @@ async fn a_composite_key_changes_in_any_part() {
             ("u", key(1, "y")),
             ("d", key(3, "w")),
         ];
-        assert_eq!(kept, wanted.map(|(op, key)| (op.to_owned(), key)));
+        assert_json_steps(&delivery, &wanted);
         let events = delivery.of_table("public.t");
         assert_eq!(
             events[2]["before"],
@@ -133,7 +117,7 @@ async fn an_update_that_writes_the_same_key_is_an_update() {
         let delivery = fixture.compare(&["t", "decimal_key"]).await;
         let one = r#"{"id":1}"#;
         let wanted = [("c", one), ("u", one), ("u", one), ("c", r#"{"k":"1.0"}"#), ("d", r#"{"k":"1.0"}"#), ("c", r#"{"k":"1.00"}"#)];
-        assert_eq!(steps(&delivery), expected(&wanted));
+        assert_steps(&delivery, &wanted);
     })
     .await;
 }
@@ -157,27 +141,22 @@ async fn keys_can_be_swapped_in_one_transaction() {
 }
 
 async fn a_key_that_was_deleted_can_be_taken_in_the_same_transaction() {
-    Plugin::each(|plugin| taken_again(Fixture::plan(plugin))).await;
+    Plugin::each(|plugin| taken_again(Fixture::builder(plugin))).await;
 }
 
-pub(crate) async fn taken_again(plan: Plan) {
-    let fixture = plan.build().await;
-    fixture
-        .sql("create table t (id int primary key, name text)")
-        .await;
-    fixture
-        .sql("insert into t values (1, 'one'), (2, 'two'), (3, 'three')")
-        .await;
-    fixture
-        .sql("delete from t where id = 1; update t set id = 1 where id = 2")
-        .await;
-    fixture
-        .sql("delete from t where id = 3; insert into t values (3, 'new'); update t set id = 4 where id = 3")
-        .await;
-    fixture
-        .sql("insert into t values (5, 'five'); update t set id = 6 where id = 5; delete from t where id = 6")
-        .await;
-    fixture.drain().await;
+async fn taken_again(builder: FixtureBuilder) {
+    let fixture = builder.build().await;
+    execute_and_drain(
+        &fixture,
+        &[
+            "create table t (id int primary key, name text)",
+            "insert into t values (1, 'one'), (2, 'two'), (3, 'three')",
+            "delete from t where id = 1; update t set id = 1 where id = 2",
+            "delete from t where id = 3; insert into t values (3, 'new'); update t set id = 4 where id = 3",
+            "insert into t values (5, 'five'); update t set id = 6 where id = 5; delete from t where id = 6",
+        ],
+    )
+    .await;
     let delivery = fixture.compare(&["t"]).await;
     let wanted = [
         ("c", 1),
@@ -195,10 +174,7 @@ pub(crate) async fn taken_again(plan: Plan) {
         ("c", 6),
         ("d", 6),
     ];
-    assert_eq!(
-        steps(&delivery),
-        wanted.map(|(op, id)| (op.to_owned(), format!("{{\"id\":{id}}}")))
-    );
+    assert_json_steps(&delivery, &wanted.map(|(op, id)| (op, json!({"id": id}))));
 }
 
 async fn keys_that_all_move_by_one_arrive_as_they_are_in_the_end() {
@@ -211,26 +187,35 @@ async fn keys_that_all_move_by_one_arrive_as_they_are_in_the_end() {
             .sql("insert into t select i, 'row ' || i from generate_series(1, 200) i order by i desc")
             .await;
         // From the highest, so that no two rows have one key meanwhile: the heap has them in that order.
-        fixture.sql("update t set id = id + 1").await;
-        fixture.sql("update t set id = id + 1000 where id % 2 = 0").await;
-        fixture.drain().await;
+        execute_and_drain(
+            &fixture,
+            &[
+                "update t set id = id + 1",
+                "update t set id = id + 1000 where id % 2 = 0",
+            ],
+        )
+        .await;
         let delivery = fixture.compare(&["t"]).await;
         assert_eq!(delivery.changes().len(), 200 + 400 + 200);
     })
     .await;
 }
 
-/// A constraint that is checked at the end lets two rows have one key meanwhile, so such a key tells no rows apart.
+/// A constraint that is checked at the end lets two rows have one key meanwhile, so such a key tells no rows
+/// apart.
 async fn rows_that_swap_keys_under_a_deferred_constraint_are_both_kept() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
-        fixture.sql(
-            "create table t (id int primary key deferrable, name text); alter table t replica identity full",
+        execute_and_drain(
+            &fixture,
+            &[
+                "create table t (id int primary key deferrable, name text);
+                 alter table t replica identity full",
+                "insert into t values (1, 'one'), (2, 'two')",
+                "update t set id = 3 - id",
+            ],
         )
         .await;
-        fixture.sql("insert into t values (1, 'one'), (2, 'two')").await;
-        fixture.sql("update t set id = 3 - id").await;
-        fixture.drain().await;
         let delivery = fixture.consume().await;
         let rebuilt = delivery.rebuild();
         let mut rows: Vec<Value> = rebuilt.tables["public.t"]
@@ -260,4 +245,8 @@ async fn a_key_that_wanders_keeps_its_order_through_partial_failures() {
         assert_eq!(delivery.changes().len(), 10 + 12 * 20);
     })
     .await;
+}
+
+async fn a_key_can_be_taken_again(version: u32) {
+    with_each_plugin(version, taken_again).await;
 }

@@ -1,9 +1,11 @@
-//! Rows that no key tells apart travel in the lane of their table, in order. What tells rows apart is the replica
-//! identity; with the whole row as identity it is the primary key, where there is one.
+//! Rows that no key tells apart travel in the lane of their table, in order. What tells rows apart is the
+//! replica identity; with the whole row as identity it is the primary key, where there is one.
 
 use scenarios::consumer::Delivery;
 use scenarios::fixture::{Fixture, Plugin};
 use serde_json::{Value, json};
+
+use crate::support::keys::{assert_json_steps, assert_steps, execute_and_drain};
 
 crate::scenarios![
     rows_without_a_key_keep_the_order_of_their_table,
@@ -15,15 +17,6 @@ crate::scenarios![
     changes_without_identity_come_as_test_decoding_tells_them,
     a_table_that_gets_its_key_later_is_read_by_what_it_has,
 ];
-
-/// Operation and partition key of every change, in the order of positions.
-fn steps(delivery: &Delivery) -> Vec<(String, String)> {
-    delivery
-        .changes()
-        .iter()
-        .map(|it| (it.event().op, it.partition_key.clone()))
-        .collect()
-}
 
 fn lanes(delivery: &Delivery) -> Vec<String> {
     let mut lanes: Vec<String> = delivery
@@ -38,7 +31,7 @@ fn lanes(delivery: &Delivery) -> Vec<String> {
 
 async fn rows_without_a_key_keep_the_order_of_their_table() {
     Plugin::each(|plugin| async move {
-        let fixture = Fixture::plan(plugin).shards(4).build().await;
+        let fixture = Fixture::builder(plugin).shards(4).build().await;
         fixture.sql("create table log (n int, what text); create table other (n int)").await;
         for n in 0..10 {
             fixture.sql(&format!("insert into log select {n} * 10 + i, 'x' from generate_series(0, 9) i; insert into other values (1)"))
@@ -59,17 +52,16 @@ async fn rows_without_a_key_keep_the_order_of_their_table() {
 async fn the_whole_row_as_identity_brings_the_whole_row_before() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
-        fixture
-            .sql("create table t (n int, what text); alter table t replica identity full")
-            .await;
-        fixture
-            .sql("insert into t values (1, 'a'), (1, 'a'), (2, 'b'), (3, 'c')")
-            .await;
-        fixture.sql("update t set what = 'z' where n = 2").await;
-        fixture
-            .sql("delete from t where n = 3; update t set n = 5 where n = 1")
-            .await;
-        fixture.drain().await;
+        execute_and_drain(
+            &fixture,
+            &[
+                "create table t (n int, what text); alter table t replica identity full",
+                "insert into t values (1, 'a'), (1, 'a'), (2, 'b'), (3, 'c')",
+                "update t set what = 'z' where n = 2",
+                "delete from t where n = 3; update t set n = 5 where n = 1",
+            ],
+        )
+        .await;
         let delivery = fixture.compare(&["t"]).await;
         let events = delivery.of_table("public.t");
         let ops: String = events.iter().filter_map(|event| event["op"].as_str()).collect();
@@ -88,12 +80,18 @@ async fn the_whole_row_as_identity_brings_the_whole_row_before() {
 async fn nulls_of_a_whole_old_row_are_told_too() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
-        fixture.sql("create table t (n int, what text); alter table t replica identity full").await;
-        fixture.sql("create table k (id int primary key, what text); alter table k replica identity full").await;
-        fixture.sql("insert into t values (1, null), (null, 'b'), (3, 'c'); insert into k values (1, null), (2, null)").await;
-        fixture.sql("update t set what = 'z' where n = 1; delete from t where n is null").await;
-        fixture.sql("update k set what = 'w' where id = 1; delete from k where id = 2").await;
-        fixture.drain().await;
+        execute_and_drain(
+            &fixture,
+            &[
+                "create table t (n int, what text); alter table t replica identity full",
+                "create table k (id int primary key, what text); alter table k replica identity full",
+                "insert into t values (1, null), (null, 'b'), (3, 'c');
+                 insert into k values (1, null), (2, null)",
+                "update t set what = 'z' where n = 1; delete from t where n is null",
+                "update k set what = 'w' where id = 1; delete from k where id = 2",
+            ],
+        )
+        .await;
         let delivery = fixture.consume().await;
         let (t, k) = (delivery.of_table("public.t"), delivery.of_table("public.k"));
         assert_eq!(t[3]["before"], json!({"n": 1, "what": null}));
@@ -108,20 +106,18 @@ async fn nulls_of_a_whole_old_row_are_told_too() {
 async fn the_whole_row_as_identity_keeps_the_lane_of_the_primary_key() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
-        fixture
-            .sql("create table t (what text, id int primary key); alter table t replica identity full")
-            .await;
-        fixture
-            .sql("insert into t values ('a', 1); update t set what = 'b'; update t set id = 2; delete from t")
-            .await;
-        fixture.drain().await;
+        execute_and_drain(
+            &fixture,
+            &[
+                "create table t (what text, id int primary key); alter table t replica identity full",
+                "insert into t values ('a', 1); update t set what = 'b'; update t set id = 2; delete from t",
+            ],
+        )
+        .await;
         let delivery = fixture.compare(&["t"]).await;
         let (one, two) = (r#"{"id":1}"#, r#"{"id":2}"#);
         let wanted = [("c", one), ("u", one), ("d", one), ("c", two), ("d", two)];
-        assert_eq!(
-            steps(&delivery),
-            wanted.map(|(op, key)| (op.to_owned(), key.to_owned()))
-        );
+        assert_steps(&delivery, &wanted);
         let events = delivery.of_table("public.t");
         assert_eq!(events[1]["before"], json!({"what": "a", "id": 1}));
         assert_eq!(events[2]["before"], json!({"what": "b", "id": 1}));
@@ -133,28 +129,21 @@ async fn the_whole_row_as_identity_keeps_the_lane_of_the_primary_key() {
 async fn an_index_as_identity_is_the_key() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
-        fixture
-            .sql(
+        execute_and_drain(
+            &fixture,
+            &[
                 "create table t (id int primary key, code text not null, part int not null, n int);
             create unique index by_code on t (part, code) include (n);
             alter table t replica identity using index by_code",
-            )
-            .await;
-        fixture
-            .sql("insert into t values (1, 'x', 7, 0), (2, 'y', 7, 0)")
-            .await;
-        fixture.sql("update t set n = 1 where id = 1").await;
-        fixture.sql("update t set id = 9 where id = 1").await;
-        fixture
-            .sql("update t set code = 'z' where id = 9; delete from t where id = 2")
-            .await;
-        fixture.drain().await;
+                "insert into t values (1, 'x', 7, 0), (2, 'y', 7, 0)",
+                "update t set n = 1 where id = 1",
+                "update t set id = 9 where id = 1",
+                "update t set code = 'z' where id = 9; delete from t where id = 2",
+            ],
+        )
+        .await;
         let delivery = fixture.compare(&["t"]).await;
         let key = |code: &str| json!({"code": code, "part": 7});
-        let got: Vec<(String, Value)> = steps(&delivery)
-            .into_iter()
-            .map(|(op, key)| (op, serde_json::from_str(&key).unwrap()))
-            .collect();
         let wanted = [
             ("c", "x"),
             ("c", "y"),
@@ -164,7 +153,7 @@ async fn an_index_as_identity_is_the_key() {
             ("c", "z"),
             ("d", "y"),
         ];
-        assert_eq!(got, wanted.map(|(op, code)| (op.to_owned(), key(code))));
+        assert_json_steps(&delivery, &wanted.map(|(op, code)| (op, key(code))));
         let events = delivery.of_table("public.t");
         assert_eq!(
             (&events[3]["after"]["id"], &events[4]["before"]),
@@ -175,7 +164,7 @@ async fn an_index_as_identity_is_the_key() {
 }
 
 async fn updates_that_wal2json_drops_are_counted() {
-    let fixture = Fixture::plan(Plugin::Wal2json).without_slot().build().await;
+    let fixture = Fixture::builder(Plugin::Wal2json).without_slot().build().await;
     fixture.create_slot().await;
     fixture.sql(
         "create table t (n int); create table k (id int primary key); alter table k replica identity nothing",
@@ -209,15 +198,19 @@ async fn updates_that_wal2json_drops_are_counted() {
 
 /// It has no old row for them, and says so; they still come, in the lane of the table.
 async fn changes_without_identity_come_as_test_decoding_tells_them() {
-    let fixture = Fixture::plan(Plugin::TestDecoding).without_slot().build().await;
+    let fixture = Fixture::builder(Plugin::TestDecoding)
+        .without_slot()
+        .build()
+        .await;
     fixture.create_slot().await;
-    fixture
-        .sql("create table t (n int); insert into t values (1), (2)")
-        .await;
-    fixture
-        .sql("update t set n = 9 where n = 1; delete from t where n = 2")
-        .await;
-    fixture.drain().await;
+    execute_and_drain(
+        &fixture,
+        &[
+            "create table t (n int); insert into t values (1), (2)",
+            "update t set n = 9 where n = 1; delete from t where n = 2",
+        ],
+    )
+    .await;
     let delivery = fixture.consume().await;
     let events = delivery.of_table("public.t");
     let ops: String = events.iter().filter_map(|event| event["op"].as_str()).collect();
@@ -243,18 +236,18 @@ async fn a_table_that_gets_its_key_later_is_read_by_what_it_has() {
             .sql("create table t (id int not null, n int); insert into t values (1, 1)")
             .await;
         fixture.drain().await;
-        fixture.sql("alter table t add primary key (id)").await;
-        fixture
-            .sql("insert into t values (2, 2); update t set n = 3 where id = 2")
-            .await;
-        fixture.drain().await;
+        execute_and_drain(
+            &fixture,
+            &[
+                "alter table t add primary key (id)",
+                "insert into t values (2, 2); update t set n = 3 where id = 2",
+            ],
+        )
+        .await;
         let delivery = fixture.consume().await;
         let two = r#"{"id":2}"#;
         let wanted = [("c", "public.t"), ("c", two), ("u", two)];
-        assert_eq!(
-            steps(&delivery),
-            wanted.map(|(op, key)| (op.to_owned(), key.to_owned()))
-        );
+        assert_steps(&delivery, &wanted);
     })
     .await;
 }

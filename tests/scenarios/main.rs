@@ -1,8 +1,13 @@
-//! Every scenario: black box, against the real binary, a real PostgreSQL and doubles of AWS over HTTP.
+//! All scenarios: black-box tests of the real binary, with a real PostgreSQL and emulators of AWS over HTTP.
 //!
-//! One file per promise. A scenario is an `async fn()` whose name is a sentence and whose panic is its report.
+//! One file per promise. A scenario is an `async fn()` whose name is a sentence and whose panic is its
+//! report.
+//!
+//! To add a file, write its `mod` line here and a [`scenarios!`] list in the file. The compiler reports a
+//! function that no list names, and [`main`] refuses to run while a file has no `mod` line. Scenario files do
+//! not import each other: what they share is in [`support`].
 
-// The panic of a scenario is its report, and these are no #[test] functions that clippy would know.
+// A panic is the report of a scenario, and clippy allows it only in #[test] functions.
 #![allow(clippy::unwrap_used)]
 
 mod acknowledged;
@@ -16,20 +21,16 @@ mod backfill_published;
 mod backfill_refused;
 mod backfill_repair;
 mod backfill_visible;
-mod backlog;
 mod breaker;
-mod cluster;
 mod config_errors;
 mod confirm;
 mod consumer;
 mod crash;
 mod envelopes;
 mod failover;
-mod fake_kinesis;
 mod filtered;
 mod frozen;
 mod gap;
-mod harness;
 mod hazards;
 mod huge;
 mod idle;
@@ -37,16 +38,14 @@ mod interleaved;
 mod key_changes;
 mod keyless;
 mod limits;
-mod marks;
 mod omit;
 mod order;
 mod oversize;
 mod pgbench;
 mod plan;
 mod poison;
-mod producer;
 mod random_kills;
-mod refusal;
+mod request_checks;
 mod resumed;
 mod second_drainer;
 mod server_crash;
@@ -54,6 +53,7 @@ mod set_back;
 mod standby;
 mod startup;
 mod storm;
+mod support;
 mod third_party_consumers;
 mod tls;
 mod toast;
@@ -62,105 +62,131 @@ mod types;
 mod versions;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 
 use libtest_mimic::{Arguments, Trial};
 
-/// Longer than any scenario takes on a slow machine: one that hangs fails by name.
+/// Limit for a scenario on a slow machine. One that hangs fails by name.
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// The named functions of a module as trials, called `module::function`.
+/// One list of scenarios in one file.
+struct ScenarioList {
+    /// Path of the module that has the list.
+    module: &'static str,
+    /// Its scenarios as trials.
+    trials: fn() -> Vec<Trial>,
+}
+
+inventory::collect!(ScenarioList);
+
+/// Registers functions of this file as scenarios, called `module::function`.
 #[macro_export]
 macro_rules! scenarios {
     ($($name:ident),* $(,)?) => {
-        /// The scenarios of this file.
-        pub(crate) fn all() -> Vec<libtest_mimic::Trial> {
-            vec![$($crate::trial(concat!(module_path!(), "::", stringify!($name)), $name)),*]
+        inventory::submit! {
+            $crate::ScenarioList {
+                module: module_path!(),
+                trials: || vec![$($crate::trial(module_path!(), stringify!($name), $name)),*],
+            }
         }
+    };
+}
+
+/// Registers functions of this file that take a server version, once for each version that is installed.
+///
+/// Such a scenario is called `module::function_on_VERSION`. A list may begin with the first version that it
+/// suits:
+/// `version_scenarios![since 15: name]`.
+#[macro_export]
+macro_rules! version_scenarios {
+    (since $first:literal: $($name:ident),* $(,)?) => {
+        inventory::submit! {
+            $crate::ScenarioList {
+                module: module_path!(),
+                trials: || {
+                    let mut trials = Vec::new();
+                    for version in scenarios::postgres::programs::VERSIONS {
+                        if version >= $first {
+                            $(
+                                let name = format!("{}_on_{version}", stringify!($name));
+                                trials.push($crate::trial(module_path!(), &name, move || $name(version)));
+                            )*
+                        }
+                    }
+                    trials
+                },
+            }
+        }
+    };
+    ($($name:ident),* $(,)?) => {
+        $crate::version_scenarios![since 14: $($name),*];
     };
 }
 
 /// A scenario as a trial of that name.
 fn trial<F: Future<Output = ()> + Send + 'static>(
+    module: &str,
     name: &str,
     scenario: impl FnOnce() -> F + Send + 'static,
 ) -> Trial {
-    let name = name.trim_start_matches("scenarios::").to_owned();
+    let name = format!("{}::{name}", module.trim_start_matches("scenarios::"));
     Trial::test(name, move || {
         scenarios::block_on(async {
-            let finished = tokio::time::timeout(LIMIT, Box::pin(scenario())).await;
+            // A task, which is not the one that waits: a fixture that is dropped waits for servers, and would
+            // take the wake-ups of what the scenario has joined with it.
+            let finished = tokio::spawn(tokio::time::timeout(LIMIT, Box::pin(scenario()))).await;
+            let finished = finished.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
             finished.map_err(|_| format!("not finished after {} s", LIMIT.as_secs()).into())
         })
     })
 }
 
 fn main() {
+    assert_every_file_is_registered();
     let mut arguments = Arguments::from_args();
-    // Each has its own database, slot and stream, and waits much, but they share the cores with three servers.
+    // Scenarios mostly wait, and each has its own database, slot and stream. But they share the cores with
+    // three servers.
     arguments.test_threads = arguments.test_threads.or(Some(3));
-    // Where it was, and why; a backtrace would lead through tokio and back here.
+    // The message and its location are enough: a backtrace has only frames of tokio and of this file.
     std::panic::set_hook(Box::new(|panic| eprintln!("{panic}")));
     libtest_mimic::run(&arguments, all()).exit();
 }
 
-/// What they are called.
+/// Compares the files of this folder with the registered lists.
+///
+/// # Panics
+/// A file has no `mod` line, which the compiler cannot notice, or no list.
+fn assert_every_file_is_registered() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+    let registered: BTreeSet<&str> = inventory::iter::<ScenarioList>
+        .into_iter()
+        .map(|list| list.module.trim_start_matches("scenarios::"))
+        .collect();
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        let module = path
+            .file_stem()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
+        let is_file = path.extension().is_some_and(|extension| extension == "rs") && module != "main";
+        assert!(
+            !is_file || registered.contains(module),
+            "{}: main.rs has no `mod {module};`, or the file has no list of scenarios",
+            path.display()
+        );
+    }
+}
+
+/// Names of all scenarios.
 fn names() -> BTreeSet<String> {
     all().iter().map(|trial| trial.name().to_owned()).collect()
 }
 
+/// All scenarios in the order of their names.
 fn all() -> Vec<Trial> {
-    let all = [
-        consumer::all(),
-        harness::all(),
-        hazards::all(),
-        fake_kinesis::all(),
-        cluster::all(),
-        breaker::all(),
-        acknowledged::all(),
-        actions::all(),
-        aggregation::all(),
-        backfill::all(),
-        backfill_altered::all(),
-        backfill_bounds::all(),
-        backfill_keys::all(),
-        backfill_published::all(),
-        backfill_refused::all(),
-        backfill_repair::all(),
-        backfill_visible::all(),
-        config_errors::all(),
-        confirm::all(),
-        crash::all(),
-        envelopes::all(),
-        failover::all(),
-        filtered::all(),
-        frozen::all(),
-        gap::all(),
-        huge::all(),
-        pgbench::all(),
-        plan::all(),
-        idle::all(),
-        interleaved::all(),
-        key_changes::all(),
-        keyless::all(),
-        omit::all(),
-        order::all(),
-        limits::all(),
-        storm::all(),
-        third_party_consumers::all(),
-        oversize::all(),
-        poison::all(),
-        random_kills::all(),
-        resumed::all(),
-        second_drainer::all(),
-        server_crash::all(),
-        set_back::all(),
-        standby::all(),
-        startup::all(),
-        tls::all(),
-        toast::all(),
-        truncate::all(),
-        types::all(),
-        versions::all(),
-    ];
-    all.into_iter().flatten().collect()
+    let lists = inventory::iter::<ScenarioList>.into_iter();
+    let mut trials: Vec<Trial> = lists.flat_map(|list| (list.trials)()).collect();
+    trials.sort_by(|one, other| one.name().cmp(other.name()));
+    trials
 }

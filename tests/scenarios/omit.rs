@@ -36,7 +36,7 @@ async fn what_one_byte_too_many_costs_is_the_largest_column() {
         ),
     ] {
         Plugin::each(move |plugin| async move {
-            let fixture = Fixture::plan(plugin)
+            let fixture = Fixture::builder(plugin)
                 .env("ENVELOPE", envelope)
                 .env("OVERSIZE", "omit")
                 .build()
@@ -87,7 +87,7 @@ async fn what_one_byte_too_many_costs_is_the_largest_column() {
 }
 
 async fn what_has_no_column_to_leave_out_stops_the_drain() {
-    let fixture = Fixture::plan(Plugin::Pgoutput)
+    let fixture = Fixture::builder(Plugin::Pgoutput)
         .env("OVERSIZE", "omit")
         .build()
         .await;
@@ -100,6 +100,6 @@ async fn what_has_no_column_to_leave_out_stops_the_drain() {
     fixture
         .sql("select pg_logical_emit_message(true, 'large', repeat('x', 2 << 20))")
         .await;
-    let (kind, message) = fixture.fail().await;
+    let (kind, message) = fixture.failing_tick().await;
     assert_eq!(kind, "Oversize", "{message}");
 }

@@ -3,7 +3,7 @@
 
 use scenarios::fixture::{Fixture, Plugin};
 
-use crate::marks::Marks;
+use crate::support::positions::SlotPositions;
 
 crate::scenarios![
     an_event_larger_than_a_record_stops_the_drain_before_it,
@@ -12,7 +12,7 @@ crate::scenarios![
 
 /// Drains a small row, one of `bytes`, and another small one. The middle one must be refused.
 async fn refused(plugin: Plugin, bytes: usize) -> String {
-    let fixture = Fixture::plan(plugin)
+    let fixture = Fixture::builder(plugin)
         .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128")
         .build()
         .await;
@@ -24,17 +24,20 @@ async fn refused(plugin: Plugin, bytes: usize) -> String {
         .sql(&format!("insert into t values (2, repeat('x', {bytes}))"))
         .await;
     fixture.sql("insert into t values (3, 'small')").await;
-    let (kind, message) = fixture.fail().await;
+    let (kind, message) = fixture.failing_tick().await;
     assert_eq!(kind, "Oversize", "{message}");
-    let before = Marks::of(&fixture).await;
+    let before = SlotPositions::read(&fixture).await;
     assert_eq!(
         before.confirmed,
         before.checkpoint,
         "what came before is confirmed: {}",
         fixture.function.log().join("\n")
     );
-    let (again, _) = fixture.fail().await;
-    assert_eq!((again.as_str(), Marks::of(&fixture).await), ("Oversize", before));
+    let (again, _) = fixture.failing_tick().await;
+    assert_eq!(
+        (again.as_str(), SlotPositions::read(&fixture).await),
+        ("Oversize", before)
+    );
     let delivery = fixture.consume().await;
     let keys: Vec<_> = delivery
         .changes()

@@ -7,10 +7,10 @@
 use std::time::{Duration, Instant};
 
 use scenarios::consumer::Delivery;
+use scenarios::consumer::oracle::{self, ComparedRows};
 use scenarios::fixture::{Fixture, Plugin};
-use scenarios::function::Function;
-use scenarios::oracle::{self, Rows};
-use scenarios::pgbench::{Pgbench, TABLES};
+use scenarios::lambda::function::Function;
+use scenarios::postgres::pgbench::{Pgbench, TABLES};
 use serde_json::{Value, json};
 
 crate::scenarios![every_row_of_pgbench_is_what_the_consumer_holds];
@@ -28,7 +28,7 @@ struct Lane {
 
 async fn every_row_of_pgbench_is_what_the_consumer_holds() {
     let transactions = std::env::var("TRANSACTIONS").map_or(TRANSACTIONS, |text| text.parse().unwrap());
-    let fixture = Fixture::plan(Plugin::Pgoutput).without_slot().build().await;
+    let fixture = Fixture::builder(Plugin::Pgoutput).without_slot().build().await;
     Pgbench::init(&fixture.postgres, &fixture.database, 1).await;
     fixture.sql("create publication spillway for all tables").await;
     let mut lanes = Vec::new();
@@ -41,7 +41,7 @@ async fn every_row_of_pgbench_is_what_the_consumer_holds() {
             ))
             .await;
         fixture.kinesis.create_stream(&name, 4).await;
-        let mut function = fixture.function.twin();
+        let mut function = fixture.function.second_instance();
         function.set("SLOT_NAME", &name).await;
         function.set("STREAM_NAME", &name).await;
         // Past the fault proxy, which would keep a note of each of these requests.
@@ -98,9 +98,9 @@ async fn every_row_of_pgbench_is_what_the_consumer_holds() {
         for table in TABLES {
             // The others were filled before the slot was made.
             let which = if table == "pgbench_history" {
-                Rows::All
+                ComparedRows::All
             } else {
-                Rows::Changed
+                ComparedRows::Changed
             };
             let compared = oracle::compare(&client, table, &rebuilt, which).await;
             compared.assert_equal();

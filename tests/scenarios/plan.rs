@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 use scenarios::fixture::{Fixture, Plugin};
 use serde_json::{Value, json};
 
-use crate::backlog;
-use crate::marks::Marks;
+use crate::support::backlog;
+use crate::support::positions::SlotPositions;
 
 crate::scenarios![
     what_was_planned_is_what_a_drain_sends,
@@ -27,7 +27,7 @@ async fn what_was_planned_is_what_a_drain_sends() {
         (Plugin::Wal2json, "none"),
         (Plugin::TestDecoding, "kpl"),
     ] {
-        let fixture = Fixture::plan(plugin)
+        let fixture = Fixture::builder(plugin)
             .shards(4)
             .env("AGGREGATION", aggregation)
             .build()
@@ -35,9 +35,9 @@ async fn what_was_planned_is_what_a_drain_sends() {
         backlog::create(&fixture).await;
         fixture.drain().await;
         backlog::write(&fixture, 70, 2_000, 200).await;
-        let before = Marks::of(&fixture).await;
+        let before = SlotPositions::read(&fixture).await;
         let plan = plan(&fixture).await;
-        assert_eq!(Marks::of(&fixture).await, before, "nothing moved");
+        assert_eq!(SlotPositions::read(&fixture).await, before, "nothing moved");
         assert_eq!(
             fixture.kinesis_proxy.requests("PutRecords"),
             0,
@@ -104,7 +104,7 @@ async fn a_plan_counts_what_no_record_can_hold_and_goes_on() {
         "{plan}"
     );
     assert_eq!(plan["record_limit_bytes"], 1 << 20);
-    assert_eq!(fixture.fail().await.0, "Oversize");
+    assert_eq!(fixture.failing_tick().await.0, "Oversize");
 }
 
 async fn a_plan_of_nothing_is_empty() {

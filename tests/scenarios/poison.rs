@@ -5,7 +5,7 @@ use scenarios::fixture::{Fixture, Plugin};
 use scenarios::postgres::{ADMIN, Postgres};
 use serde_json::json;
 
-use crate::marks::Marks;
+use crate::support::positions::SlotPositions;
 
 crate::scenarios![
     settings_of_the_database_do_not_change_a_value,
@@ -45,7 +45,7 @@ async fn settings_of_the_database_do_not_change_a_value() {
 /// A database of SQL_ASCII takes any bytes for text.
 async fn bytes_that_are_no_text_stop_the_drain_before_them() {
     for plugin in Plugin::ALL {
-        let fixture = Fixture::plan(plugin).without_slot().build().await;
+        let fixture = Fixture::builder(plugin).without_slot().build().await;
         let admin = Postgres::shared().await.admin(ADMIN.0).await;
         let database = &fixture.database;
         for sql in [
@@ -64,12 +64,12 @@ async fn bytes_that_are_no_text_stop_the_drain_before_them() {
         fixture.sql("insert into t values (1, 'größe')").await;
         fixture.sql(r"insert into t values (2, e'\xff\xfe')").await;
         fixture.sql("insert into t values (3, 'more')").await;
-        let (kind, message) = fixture.fail().await;
+        let (kind, message) = fixture.failing_tick().await;
         assert_eq!(kind, "Undecodable", "{}: {message}", plugin.name());
-        let marks = Marks::of(&fixture).await;
-        let (again, repeated) = fixture.fail().await;
+        let marks = SlotPositions::read(&fixture).await;
+        let (again, repeated) = fixture.failing_tick().await;
         assert_eq!((again, repeated), (kind, message));
-        assert_eq!(Marks::of(&fixture).await, marks);
+        assert_eq!(SlotPositions::read(&fixture).await, marks);
         let delivery = fixture.consume().await;
         let events = delivery.of_table("public.t");
         assert_eq!(

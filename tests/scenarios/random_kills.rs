@@ -6,12 +6,12 @@
 use std::time::Duration;
 
 use fastrand::Rng;
-use scenarios::fault_proxy::{Fault, Side};
+use scenarios::aws::fault_proxy::{Fault, FaultSide};
 use scenarios::fixture::{Fixture, Plugin};
 use serde_json::json;
 
-use crate::backlog;
-use crate::marks::{Marks, let_go};
+use crate::support::backlog;
+use crate::support::positions::{SlotPositions, wait_until_sessions_end};
 
 crate::scenarios![killed_at_random_points_of_a_backlog_it_loses_nothing];
 
@@ -36,7 +36,7 @@ enum Moment {
     /// When the fault proxy saw so many requests more.
     Requests(u64),
     /// At the next store of the checkpoint, before or after it is applied.
-    Store(Side),
+    Store(FaultSide),
 }
 
 fn moment(random: &mut Rng) -> Moment {
@@ -44,8 +44,8 @@ fn moment(random: &mut Rng) -> Moment {
         // Most of them early, some after the end.
         0..4 => Moment::Elapsed(Duration::from_secs_f64(2.5 * random.f64().powi(2))),
         4..8 => Moment::Requests(random.u64(1..40)),
-        8 => Moment::Store(Side::Request),
-        _ => Moment::Store(Side::Answer),
+        8 => Moment::Store(FaultSide::Request),
+        _ => Moment::Store(FaultSide::Answer),
     }
 }
 
@@ -68,7 +68,7 @@ async fn kill(fixture: &Fixture, moment: Moment) -> bool {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
             }
-            (Moment::Store(_), Some(held)) => held.reached().await,
+            (Moment::Store(_), Some(held)) => held.wait_until_held().await,
             (Moment::Store(_), None) => {}
         }
     };
@@ -81,7 +81,7 @@ async fn kill(fixture: &Fixture, moment: Moment) -> bool {
         return false;
     }
     fixture.function.kill9().await;
-    let_go(fixture).await;
+    wait_until_sessions_end(fixture).await;
     true
 }
 
@@ -91,7 +91,7 @@ async fn killed_at_random_points_of_a_backlog_it_loses_nothing() {
     eprintln!("random_kills: {kills} kills, SEED={seed}");
     let mut random = Rng::with_seed(seed);
 
-    let fixture = Fixture::plan(Plugin::Pgoutput).shards(8).build().await;
+    let fixture = Fixture::builder(Plugin::Pgoutput).shards(8).build().await;
     backlog::create(&fixture).await;
     fixture.drain().await;
     backlog::write(&fixture, random.u32(..), CHANGES, KEYS).await;
@@ -99,7 +99,7 @@ async fn killed_at_random_points_of_a_backlog_it_loses_nothing() {
     // find a part confirmed.
     fixture
         .kinesis_proxy
-        .always("PutRecords", Fault::Delay(Duration::from_millis(150)));
+        .inject("PutRecords", Fault::Delay(Duration::from_millis(150)));
     let (mut killed, mut missed, mut ahead) = (0, 0, 0);
     while killed < kills {
         let moment = moment(&mut random);
@@ -109,7 +109,7 @@ async fn killed_at_random_points_of_a_backlog_it_loses_nothing() {
             missed += 1;
             backlog::write(&fixture, random.u32(..), MORE, KEYS).await;
         }
-        let marks = Marks::of(&fixture).await;
+        let marks = SlotPositions::read(&fixture).await;
         ahead += u32::from(marks.confirmed < marks.checkpoint);
     }
     fixture.kinesis_proxy.clear();

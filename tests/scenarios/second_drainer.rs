@@ -1,16 +1,16 @@
-//! One drainer per slot: another one says `busy`, which is no error and leaves no trace, and takes over as soon as the
-//! first has gone, however it went.
+//! One drainer per slot: a second one answers `busy`, which is no error, and changes nothing. It drains as soon as the
+//! first one has ended, in whatever way.
 
 use std::process::Stdio;
 
-use scenarios::fault_proxy::Side;
+use scenarios::aws::fault_proxy::FaultSide;
 use scenarios::fixture::{DEADLINE, Fixture, Plugin};
-use scenarios::function::Outcome;
+use scenarios::lambda::function::{Function, Outcome};
 use scenarios::postgres::ADMIN;
 use scenarios::wait;
 use serde_json::{Value, json};
 
-use crate::backlog;
+use crate::support::backlog;
 
 crate::scenarios![
     a_second_drainer_is_busy_and_touches_nothing,
@@ -19,7 +19,9 @@ crate::scenarios![
     a_slot_that_is_being_drained_is_not_torn_down,
 ];
 
-/// A backlog of one key, so that one request at a time is under way: when it is held, nothing else moves.
+/// A backlog of one key.
+///
+/// One request at a time is in flight then, so while it is held nothing else is sent.
 async fn fixture() -> Fixture {
     let fixture = Fixture::new(Plugin::Pgoutput).await;
     backlog::create(&fixture).await;
@@ -29,7 +31,7 @@ async fn fixture() -> Fixture {
     fixture
 }
 
-/// All that a drainer could leave behind.
+/// State that a drainer changes: checkpoint, slot position, and counts of PutRecords and PutParameter.
 async fn traces(fixture: &Fixture) -> (Option<Value>, String, u64, u64) {
     let puts = fixture.kinesis_proxy.requests("PutRecords");
     (
@@ -40,6 +42,7 @@ async fn traces(fixture: &Fixture) -> (Option<Value>, String, u64, u64) {
     )
 }
 
+/// Drains the rest and compares: every event arrived, and no other.
 async fn finish(fixture: &Fixture) {
     fixture.drain().await;
     let delivery = fixture.compare(&[backlog::TABLE]).await;
@@ -50,25 +53,35 @@ async fn finish(fixture: &Fixture) {
     );
 }
 
-async fn a_second_drainer_is_busy_and_touches_nothing() {
-    let fixture = fixture().await;
-    let second = fixture.function.twin();
-    let mut held = fixture.kinesis_proxy.hold("PutRecords", Side::Request);
-    let (first, ()) = tokio::join!(fixture.invoke(json!({})), async {
-        held.reached().await;
-        let before = traces(&fixture).await;
-        let report = second.invoke(&json!({}), DEADLINE).await.answer();
-        assert_eq!(report["stopped"], "busy", "{report}");
-        assert_eq!(
-            (&report["changes"], &report["records"]),
-            (&json!(0), &json!(0)),
-            "{report}"
-        );
-        assert_eq!(traces(&fixture).await, before);
+/// Outcome of an invocation whose first PutRecords is held while `meanwhile` runs.
+async fn invoke_with_held_put(fixture: &Fixture, meanwhile: impl AsyncFnOnce()) -> Outcome {
+    let mut held = fixture.kinesis_proxy.hold("PutRecords", FaultSide::Request);
+    let (outcome, ()) = tokio::join!(fixture.invoke(json!({})), async {
+        held.wait_until_held().await;
+        meanwhile().await;
         held.release();
     });
-    let first = first.answer();
-    assert_eq!(first["stopped"], "empty", "{first}");
+    outcome
+}
+
+/// A tick of this function is busy, reports no work, and changes nothing.
+async fn assert_busy(fixture: &Fixture, function: &Function) {
+    let before = traces(fixture).await;
+    let report = function.invoke(&json!({}), DEADLINE).await.answer();
+    assert_eq!(report["stopped"], "busy", "{report}");
+    assert_eq!(
+        (&report["changes"], &report["records"]),
+        (&json!(0), &json!(0)),
+        "{report}"
+    );
+    assert_eq!(traces(fixture).await, before);
+}
+
+async fn a_second_drainer_is_busy_and_touches_nothing() {
+    let fixture = fixture().await;
+    let second = fixture.function.second_instance();
+    let first = invoke_with_held_put(&fixture, async || assert_busy(&fixture, &second).await).await;
+    assert_eq!(first.answer()["stopped"], "empty");
     let after = second.invoke(&json!({}), DEADLINE).await.answer();
     assert_eq!(after["stopped"], "empty", "the lock is free again: {after}");
     assert_eq!(fixture.consume().await.duplicates(), 0);
@@ -77,16 +90,14 @@ async fn a_second_drainer_is_busy_and_touches_nothing() {
 
 async fn a_drainer_that_was_killed_lets_the_next_one_in() {
     let fixture = fixture().await;
-    let second = fixture.function.twin();
-    let mut held = fixture.kinesis_proxy.hold("PutRecords", Side::Request);
-    let (first, ()) = tokio::join!(fixture.invoke(json!({})), async {
-        held.reached().await;
-        let report = second.invoke(&json!({}), DEADLINE).await.answer();
-        assert_eq!(report["stopped"], "busy", "{report}");
+    let second = fixture.function.second_instance();
+    let first = invoke_with_held_put(&fixture, async || {
+        assert_busy(&fixture, &second).await;
         fixture.function.kill9().await;
-    });
+    })
+    .await;
     assert!(matches!(first, Outcome::Exited(_)), "{first:?}");
-    wait::until("the next one is let in", DEADLINE, || async {
+    wait::until("the next invocation gets the lock", DEADLINE, || async {
         let report = second.invoke(&json!({}), DEADLINE).await.answer();
         report["stopped"] == "empty" && report["changes"] != 0
     })
@@ -94,25 +105,15 @@ async fn a_drainer_that_was_killed_lets_the_next_one_in() {
     finish(&fixture).await;
 }
 
-async fn a_slot_that_somebody_else_reads_is_busy() {
-    let fixture = fixture().await;
-    let (port, database, slot) = (fixture.postgres.port(), &fixture.database, &fixture.slot);
+/// Starts pg_recvlogical on the fixture's slot. It neither confirms what it reads nor connects again.
+fn start_reader(fixture: &Fixture) -> tokio::process::Child {
+    let (port, database) = (fixture.postgres.port(), &fixture.database);
     let to = format!("host=127.0.0.1 port={port} dbname={database} user={}", ADMIN.0);
-    // It neither confirms what it reads nor connects again.
-    let mut reader = tokio::process::Command::new(fixture.postgres.clients().join("pg_recvlogical"))
+    let slot = fixture.slot.as_str();
+    tokio::process::Command::new(fixture.postgres.client_programs().join("pg_recvlogical"))
+        .args(["--dbname", &to, "--slot", slot, "--start", "--no-loop"])
+        .args(["--file", "/dev/null", "--status-interval", "0"])
         .args([
-            "--dbname",
-            &to,
-            "--slot",
-            slot,
-            "--start",
-            "--file",
-            "/dev/null",
-            "--no-loop",
-        ])
-        .args([
-            "--status-interval",
-            "0",
             "--option",
             "proto_version=1",
             "--option",
@@ -123,42 +124,41 @@ async fn a_slot_that_somebody_else_reads_is_busy() {
         .stderr(Stdio::null())
         .kill_on_drop(true)
         .spawn()
-        .unwrap_or_else(|error| panic!("pg_recvlogical: {error}"));
+        .unwrap_or_else(|error| panic!("pg_recvlogical: {error}"))
+}
+
+/// Waits until the fixture's slot is in use (`t`), or is not (`f`).
+async fn wait_until_active(fixture: &Fixture, wanted: &str) {
+    let slot = &fixture.slot;
     let active = format!("select active from pg_replication_slots where slot_name = '{slot}'");
-    let is = |wanted: &'static str| {
-        let (fixture, active) = (&fixture, &active);
-        wait::until("pg_recvlogical comes or goes", DEADLINE, move || async move {
-            fixture.value(active).await.as_deref() == Some(wanted)
-        })
-    };
-    is("t").await;
-    let before = traces(&fixture).await;
-    let report = fixture.tick().await;
-    assert_eq!(report["stopped"], "busy", "{report}");
-    assert_eq!(traces(&fixture).await, before);
-    reader
-        .kill()
-        .await
-        .unwrap_or_else(|error| panic!("pg_recvlogical: {error}"));
-    is("f").await;
+    wait::until("pg_recvlogical connects or disconnects", DEADLINE, || async {
+        fixture.value(&active).await.as_deref() == Some(wanted)
+    })
+    .await;
+}
+
+async fn a_slot_that_somebody_else_reads_is_busy() {
+    let fixture = fixture().await;
+    let mut reader = start_reader(&fixture);
+    wait_until_active(&fixture, "t").await;
+    assert_busy(&fixture, &fixture.function).await;
+    let killed = reader.kill().await;
+    killed.unwrap_or_else(|error| panic!("pg_recvlogical: {error}"));
+    wait_until_active(&fixture, "f").await;
     finish(&fixture).await;
 }
 
 async fn a_slot_that_is_being_drained_is_not_torn_down() {
     let fixture = fixture().await;
-    let second = fixture.function.twin();
-    let mut held = fixture.kinesis_proxy.hold("PutRecords", Side::Request);
-    let (first, ()) = tokio::join!(fixture.invoke(json!({})), async {
-        held.reached().await;
+    let second = fixture.function.second_instance();
+    let first = invoke_with_held_put(&fixture, async || {
         let before = traces(&fixture).await;
-        let (kind, message) = second
-            .invoke(&json!({"action": "teardown"}), DEADLINE)
-            .await
-            .error();
+        let teardown = json!({"action": "teardown"});
+        let (kind, message) = second.invoke(&teardown, DEADLINE).await.error();
         assert_eq!(kind, "Busy", "{message}");
         assert_eq!(traces(&fixture).await, before);
-        held.release();
-    });
+    })
+    .await;
     assert_eq!(first.answer()["stopped"], "empty");
     finish(&fixture).await;
 }

@@ -2,11 +2,11 @@
 //! does: what the checkpoint says of it is no longer true, whether or not its log has grown beyond the checkpoint since.
 
 use scenarios::fixture::{Fixture, Plugin};
-use scenarios::postgres::{Postgres, Settings};
+use scenarios::postgres::{Postgres, PostgresSettings};
 
-use crate::backlog;
-use crate::refusal::tick_fails;
-use crate::startup::stored;
+use crate::support::backlog;
+use crate::support::expected_errors::assert_tick_fails;
+use crate::support::positions::checkpoint_lsn;
 
 crate::scenarios![
     a_server_set_back_behind_the_checkpoint_has_diverged,
@@ -20,8 +20,8 @@ const FAR: u32 = 150;
 /// A slot that was drained, and whose server then went back to what it was before its last changes. Returns the
 /// checkpoint. Beside them there were so many megabytes of others.
 async fn set_back(others: u32) -> (Fixture, String) {
-    let fixture = Fixture::plan(Plugin::Pgoutput)
-        .on(Postgres::start(Settings::default()).await)
+    let fixture = Fixture::builder(Plugin::Pgoutput)
+        .on_server(Postgres::start(PostgresSettings::default()).await)
         .without_slot()
         .build()
         .await;
@@ -34,14 +34,14 @@ async fn set_back(others: u32) -> (Fixture, String) {
     backlog::write(&fixture, 1, 100, 20).await;
     fixture.drain().await;
     fixture.postgres.crash().await;
-    fixture.postgres.copy_aside();
+    fixture.postgres.copy_data();
     fixture.postgres.restart().await;
     backlog::write(&fixture, 2, 2_000, 20).await;
     write_others(&fixture, others).await;
     fixture.drain().await;
-    let checkpoint = stored(&fixture).await;
+    let checkpoint = checkpoint_lsn(&fixture).await;
     fixture.postgres.crash().await;
-    fixture.postgres.set_back();
+    fixture.postgres.restore_data();
     fixture.postgres.restart().await;
     (fixture, checkpoint)
 }
@@ -58,14 +58,14 @@ async fn a_server_set_back_behind_the_checkpoint_has_diverged() {
     let (fixture, checkpoint) = set_back(0).await;
     let confirmed = fixture.confirmed_flush().await;
     for _ in 0..2 {
-        tick_fails(
+        assert_tick_fails(
             &fixture,
             "Divergence",
             &[&fixture.slot, &checkpoint, &confirmed, "accept the gap"],
         )
         .await;
     }
-    assert_eq!(stored(&fixture).await, checkpoint);
+    assert_eq!(checkpoint_lsn(&fixture).await, checkpoint);
 }
 
 async fn a_server_set_back_that_has_overtaken_the_checkpoint_lacks_the_marker() {
@@ -88,7 +88,7 @@ async fn overtaken(others: u32) {
         "its log did not overtake the checkpoint"
     );
     for _ in 0..2 {
-        tick_fails(&fixture, "MarkerMissing", &[&fixture.slot, &checkpoint]).await;
+        assert_tick_fails(&fixture, "MarkerMissing", &[&fixture.slot, &checkpoint]).await;
     }
-    assert_eq!(stored(&fixture).await, checkpoint);
+    assert_eq!(checkpoint_lsn(&fixture).await, checkpoint);
 }

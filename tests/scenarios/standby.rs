@@ -2,18 +2,18 @@
 //! and goes on when the server has been promoted.
 
 use scenarios::fixture::{DEADLINE, Fixture, Plugin};
-use scenarios::postgres::{Postgres, Settings};
+use scenarios::postgres::{Postgres, PostgresSettings};
 use scenarios::wait;
 
-use crate::backlog;
-use crate::marks::Marks;
-use crate::refusal::tick_fails;
+use crate::support::backlog;
+use crate::support::expected_errors::assert_tick_fails;
+use crate::support::positions::SlotPositions;
 
 crate::scenarios![a_standby_is_not_drained_until_it_is_promoted];
 
 async fn a_standby_is_not_drained_until_it_is_promoted() {
-    let fixture = Fixture::plan(Plugin::Pgoutput)
-        .on(Postgres::start(Settings::default()).await)
+    let fixture = Fixture::builder(Plugin::Pgoutput)
+        .on_server(Postgres::start(PostgresSettings::default()).await)
         .build()
         .await;
     backlog::create(&fixture).await;
@@ -22,9 +22,9 @@ async fn a_standby_is_not_drained_until_it_is_promoted() {
     backlog::write(&fixture, 2, 100, 20).await;
     fixture.postgres.crash().await;
     fixture.postgres.restart_as_standby().await;
-    let marks = Marks::of(&fixture).await;
+    let marks = SlotPositions::read(&fixture).await;
     for _ in 0..2 {
-        tick_fails(&fixture, "NotWriter", &["127.0.0.1", "writer"]).await;
+        assert_tick_fails(&fixture, "NotWriter", &["127.0.0.1", "writer"]).await;
     }
     let transient = |line: &String| {
         line.contains(r#""error_type":"NotWriter""#) && line.contains(r#""kind":"Transient""#)
@@ -34,7 +34,7 @@ async fn a_standby_is_not_drained_until_it_is_promoted() {
         "{:#?}",
         fixture.function.log()
     );
-    assert_eq!(Marks::of(&fixture).await, marks);
+    assert_eq!(SlotPositions::read(&fixture).await, marks);
 
     fixture.value("select pg_promote()").await;
     wait::until("the standby is promoted", DEADLINE, || async {
@@ -43,7 +43,7 @@ async fn a_standby_is_not_drained_until_it_is_promoted() {
     .await;
     backlog::write(&fixture, 3, 100, 20).await;
     fixture.drain().await;
-    Marks::of(&fixture).await;
+    SlotPositions::read(&fixture).await;
     let delivery = fixture.compare(&[backlog::TABLE]).await;
     assert_eq!(
         delivery.changes().len(),

@@ -1,14 +1,15 @@
 //! What a tick finds when it starts: every break of continuity is its own error, which names both sides, and leaves
 //! the slot where it is.
 
-use scenarios::fixture::{Fixture, Plan, Plugin};
-use scenarios::function::Outcome;
-use scenarios::postgres::{Postgres, Settings};
+use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
+use scenarios::lambda::function::Outcome;
+use scenarios::postgres::{Postgres, PostgresSettings};
 use serde_json::{Value, json};
 
-use crate::backlog;
-use crate::marks::Marks;
-use crate::refusal::tick_fails;
+use crate::support::backlog::{self, drain_and_refill, fixture_with_backlog};
+use crate::support::expected_errors::assert_tick_fails;
+use crate::support::positions::{SlotPositions, checkpoint_lsn, stored_checkpoint};
+use crate::support::versions::pgoutput;
 
 crate::scenarios![
     a_slot_that_was_never_made_is_missing,
@@ -25,41 +26,17 @@ crate::scenarios![
     unknown_fields_of_the_checkpoint_are_kept,
 ];
 
-/// A slot that was drained once, and has a backlog again.
-pub(crate) async fn fixture() -> Fixture {
-    drained_once(Fixture::new(Plugin::Pgoutput).await).await
-}
-
-async fn drained_once(fixture: Fixture) -> Fixture {
-    backlog::create(&fixture).await;
-    backlog::write(&fixture, 1, 40, 20).await;
-    fixture.drain().await;
-    backlog::write(&fixture, 2, 40, 20).await;
-    fixture
-}
-
-/// The checkpoint, which is there.
-pub(crate) async fn checkpoint(fixture: &Fixture) -> Value {
-    fixture.checkpoint().await.expect("a checkpoint is stored")
-}
-
-/// `commit_end` of the checkpoint.
-pub(crate) async fn stored(fixture: &Fixture) -> String {
-    checkpoint(fixture).await["commit_end"]
-        .as_str()
-        .expect("an LSN is text")
-        .to_owned()
-}
+crate::version_scenarios![a_missing_publication_is_named, a_slot_whose_log_is_gone_is_lost];
 
 /// Stores a checkpoint that differs in one field, and the error it leads to. Then the right one again, and all is well.
 async fn doctored(fixture: &Fixture, field: &str, value: Value, kind: &str, parts: &[&str]) {
-    let good = checkpoint(fixture).await;
+    let good = stored_checkpoint(fixture).await;
     let mut bad = good.clone();
     bad[field] = value;
     fixture.put_checkpoint(&bad).await;
-    tick_fails(fixture, kind, parts).await;
+    assert_tick_fails(fixture, kind, parts).await;
     assert_eq!(
-        checkpoint(fixture).await,
+        stored_checkpoint(fixture).await,
         bad,
         "the checkpoint stays as it was found"
     );
@@ -68,7 +45,7 @@ async fn doctored(fixture: &Fixture, field: &str, value: Value, kind: &str, part
 
 async fn finish(fixture: &Fixture) {
     fixture.drain().await;
-    Marks::of(fixture).await;
+    SlotPositions::read(fixture).await;
     let delivery = fixture.compare(&[backlog::TABLE]).await;
     assert_eq!(
         delivery.changes().len(),
@@ -78,19 +55,19 @@ async fn finish(fixture: &Fixture) {
 }
 
 async fn a_slot_that_was_never_made_is_missing() {
-    let fixture = Fixture::plan(Plugin::Pgoutput).without_slot().build().await;
-    tick_fails(&fixture, "SlotMissing", &[&fixture.slot, r#"{"action":"setup"}"#]).await;
+    let fixture = Fixture::builder(Plugin::Pgoutput).without_slot().build().await;
+    assert_tick_fails(&fixture, "SlotMissing", &[&fixture.slot, r#"{"action":"setup"}"#]).await;
     assert_eq!(fixture.checkpoint().await, None);
 }
 
 async fn a_slot_that_is_gone_is_missing_and_the_error_says_since_when() {
-    let fixture = fixture().await;
-    let known = stored(&fixture).await;
+    let fixture = fixture_with_backlog().await;
+    let known = checkpoint_lsn(&fixture).await;
     fixture
         .sql(&format!("select pg_drop_replication_slot('{}')", fixture.slot))
         .await;
-    tick_fails(&fixture, "SlotMissing", &[&fixture.slot, &known, "accept_gap"]).await;
-    assert_eq!(stored(&fixture).await, known);
+    assert_tick_fails(&fixture, "SlotMissing", &[&fixture.slot, &known, "accept_gap"]).await;
+    assert_eq!(checkpoint_lsn(&fixture).await, known);
 }
 
 async fn a_slot_whose_log_was_removed_is_lost() {
@@ -98,14 +75,14 @@ async fn a_slot_whose_log_was_removed_is_lost() {
 }
 
 /// On a server of its own of this version, which keeps little.
-pub(crate) async fn lost(version: Option<u32>) {
-    let settings = Settings {
+async fn lost(version: Option<u32>) {
+    let settings = PostgresSettings {
         version,
         conf: "max_slot_wal_keep_size = '1MB'\n".to_owned(),
-        ..Settings::default()
+        ..PostgresSettings::default()
     };
-    let fixture = Fixture::plan(Plugin::Pgoutput)
-        .on(Postgres::start(settings).await)
+    let fixture = Fixture::builder(Plugin::Pgoutput)
+        .on_server(Postgres::start(settings).await)
         .build()
         .await;
     fixture.sql("create table t (id int primary key)").await;
@@ -116,7 +93,7 @@ pub(crate) async fn lost(version: Option<u32>) {
         fixture.sql("select pg_switch_wal()").await;
     }
     fixture.sql("checkpoint").await;
-    tick_fails(
+    assert_tick_fails(
         &fixture,
         "SlotLost",
         &[&fixture.slot, &confirmed, "max_slot_wal_keep_size"],
@@ -126,11 +103,11 @@ pub(crate) async fn lost(version: Option<u32>) {
 }
 
 async fn a_slot_of_another_database_is_refused() {
-    let mut fixture = fixture().await;
+    let mut fixture = fixture_with_backlog().await;
     let other = format!("{}_other", fixture.database);
     fixture.postgres.create_database(&other).await;
     fixture.function.set("PGDATABASE", &other).await;
-    tick_fails(
+    assert_tick_fails(
         &fixture,
         "SlotWrongDatabase",
         &[&fixture.slot, &fixture.database, &other, "PGDATABASE"],
@@ -142,7 +119,7 @@ async fn a_slot_of_another_database_is_refused() {
 }
 
 async fn a_physical_slot_is_refused() {
-    let fixture = Fixture::plan(Plugin::Pgoutput).without_slot().build().await;
+    let fixture = Fixture::builder(Plugin::Pgoutput).without_slot().build().await;
     fixture
         .sql(&format!(
             "select pg_create_physical_replication_slot('{}', true)",
@@ -165,13 +142,13 @@ async fn a_physical_slot_is_refused() {
 }
 
 async fn a_checkpoint_of_another_server_is_refused() {
-    let fixture = fixture().await;
-    let known = checkpoint(&fixture).await;
+    let fixture = fixture_with_backlog().await;
+    let known = stored_checkpoint(&fixture).await;
     let ours = known["system_identifier"].as_str().unwrap_or_default();
     let parts = [
         ours,
         "7000000000000000001",
-        &stored(&fixture).await,
+        &checkpoint_lsn(&fixture).await,
         &fixture.confirmed_flush().await,
     ];
     doctored(
@@ -186,14 +163,14 @@ async fn a_checkpoint_of_another_server_is_refused() {
 }
 
 async fn a_server_that_was_set_back_has_diverged() {
-    let fixture = fixture().await;
+    let fixture = fixture_with_backlog().await;
     let parts = ["FF/10", &fixture.confirmed_flush().await, "accept the gap"];
     doctored(&fixture, "commit_end", json!("FF/10"), "Divergence", &parts).await;
     finish(&fixture).await;
 }
 
 async fn a_checkpoint_of_another_slot_is_refused() {
-    let fixture = fixture().await;
+    let fixture = fixture_with_backlog().await;
     let parts = [&fixture.slot, "another", "CHECKPOINT_PARAMETER"];
     for field in ["slot", "database", "plugin"] {
         doctored(&fixture, field, json!("another"), "CheckpointMismatch", &parts).await;
@@ -202,11 +179,11 @@ async fn a_checkpoint_of_another_slot_is_refused() {
 }
 
 async fn a_checkpoint_that_cannot_be_read_is_refused() {
-    let fixture = fixture().await;
-    let good = checkpoint(&fixture).await;
+    let fixture = fixture_with_backlog().await;
+    let good = stored_checkpoint(&fixture).await;
     for garbage in ["soon", "{}", "[1]", r#"{"version":1,"commit_end":"0/16B3748"}"#] {
         fixture.ssm.put(&fixture.parameter, garbage).await;
-        tick_fails(&fixture, "CheckpointInvalid", &[&fixture.parameter]).await;
+        assert_tick_fails(&fixture, "CheckpointInvalid", &[&fixture.parameter]).await;
         assert_eq!(
             fixture.ssm.get(&fixture.parameter).await.as_deref(),
             Some(garbage),
@@ -234,13 +211,13 @@ async fn a_checkpoint_that_cannot_be_read_is_refused() {
 }
 
 async fn a_publication_that_is_missing_is_named() {
-    publication_missing(Fixture::plan(Plugin::Pgoutput)).await;
+    publication_missing(Fixture::builder(Plugin::Pgoutput)).await;
 }
 
-pub(crate) async fn publication_missing(plan: Plan) {
-    let mut fixture = drained_once(plan.build().await).await;
+async fn publication_missing(builder: FixtureBuilder) {
+    let mut fixture = drain_and_refill(builder.build().await).await;
     fixture.function.set("PUBLICATIONS", "spillway,not there").await;
-    tick_fails(
+    assert_tick_fails(
         &fixture,
         "PublicationMissing",
         &["not there", &fixture.database, "PUBLICATIONS"],
@@ -251,7 +228,7 @@ pub(crate) async fn publication_missing(plan: Plan) {
 }
 
 async fn without_a_checkpoint_the_slots_own_position_is_the_start() {
-    let fixture = fixture().await;
+    let fixture = fixture_with_backlog().await;
     let before = fixture.consume().await.changes().len();
     fixture.ssm.delete(&fixture.parameter).await;
     let slot = fixture.confirmed_flush().await;
@@ -270,18 +247,26 @@ async fn without_a_checkpoint_the_slots_own_position_is_the_start() {
         "it says that it starts from {slot}: {:#?}",
         fixture.function.log()
     );
-    assert_eq!(json!(stored(&fixture).await), report["to"]);
+    assert_eq!(json!(checkpoint_lsn(&fixture).await), report["to"]);
     finish(&fixture).await;
     assert!(fixture.consume().await.changes().len() > before);
 }
 
 async fn unknown_fields_of_the_checkpoint_are_kept() {
-    let fixture = fixture().await;
-    let mut known = checkpoint(&fixture).await;
+    let fixture = fixture_with_backlog().await;
+    let mut known = stored_checkpoint(&fixture).await;
     known["colour"] = json!({"of": ["tomorrow", 1]});
     fixture.put_checkpoint(&known).await;
     finish(&fixture).await;
-    let after = checkpoint(&fixture).await;
+    let after = stored_checkpoint(&fixture).await;
     assert_eq!(after["colour"], known["colour"]);
     assert_ne!(after["commit_end"], known["commit_end"], "it was stored anew");
+}
+
+async fn a_missing_publication_is_named(version: u32) {
+    publication_missing(pgoutput(version)).await;
+}
+
+async fn a_slot_whose_log_is_gone_is_lost(version: u32) {
+    lost(Some(version)).await;
 }

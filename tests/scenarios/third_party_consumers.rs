@@ -2,11 +2,11 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use scenarios::aws::kinesis::{Kinesis, Limits};
 use scenarios::consumer::Delivery;
-use scenarios::event::timeless;
+use scenarios::consumer::event::timeless;
+use scenarios::consumer::third_party::ThirdPartyConsumer;
 use scenarios::fixture::{Fixture, Plugin};
-use scenarios::kinesis::{Kinesis, Limits};
-use scenarios::third_party::ThirdPartyConsumer;
 use serde_json::{Value, json};
 
 crate::scenarios![
@@ -139,7 +139,7 @@ async fn paimon_reads_the_messages_of_dms() {
 /// nothing takes again here, are read past it.
 async fn paimon_reads_the_dms_envelope() {
     Plugin::each(|plugin| async move {
-        let fixture = Fixture::plan(plugin).env("ENVELOPE", "dms").build().await;
+        let fixture = Fixture::builder(plugin).env("ENVELOPE", "dms").build().await;
         fixture.sql(TABLE).await;
         for sql in CHANGES {
             fixture.sql(sql).await;
@@ -171,7 +171,7 @@ async fn paimon_reads_the_dms_envelope() {
 /// What is read without it and with it: two slots with the same changes, drained into two streams.
 async fn aws_kinesis_agg_finds_the_events_in_aggregates() {
     Plugin::each(|plugin| async move {
-        let mut fixture = Fixture::plan(plugin)
+        let mut fixture = Fixture::builder(plugin)
             .shards(4)
             .env("SOURCE_NAME", "one")
             .build()
@@ -206,7 +206,7 @@ async fn aws_kinesis_agg_finds_the_events_in_aggregates() {
         for line in &lines {
             let line: Value = serde_json::from_str(line).unwrap();
             let data = STANDARD.decode(line["data"].as_str().unwrap()).unwrap();
-            aggregated.take_event(line["partition_key"].as_str().unwrap(), &data);
+            aggregated.add_event(line["partition_key"].as_str().unwrap(), &data);
             assert_eq!(line["aggregated"], true);
         }
         aggregated.assert_promise();

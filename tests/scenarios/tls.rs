@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use scenarios::certificates::HOST;
 use scenarios::fixture::{Fixture, Plugin};
-use scenarios::postgres::{Postgres, Settings};
+use scenarios::postgres::certificates::HOST;
+use scenarios::postgres::{Postgres, PostgresSettings};
 
-use crate::refusal::tick_fails;
+use crate::support::expected_errors::assert_tick_fails;
 
 crate::scenarios![
     each_mode_trusts_whom_it_should_and_nobody_else,
@@ -28,12 +28,15 @@ async fn configure(fixture: &mut Fixture, mode: &str, host: &str, authority: Opt
 }
 
 async fn each_mode_trusts_whom_it_should_and_nobody_else() {
-    let postgres = Postgres::start(Settings {
+    let postgres = Postgres::start(PostgresSettings {
         tls: true,
-        ..Settings::default()
+        ..PostgresSettings::default()
     })
     .await;
-    let mut fixture = Fixture::plan(Plugin::Pgoutput).on(postgres).build().await;
+    let mut fixture = Fixture::builder(Plugin::Pgoutput)
+        .on_server(postgres)
+        .build()
+        .await;
     fixture.sql("create table t (id int primary key)").await;
     let files = fixture.postgres.certificates().clone();
     let (right, wrong) = (Some(files.authority.as_path()), Some(files.stranger.as_path()));
@@ -65,17 +68,17 @@ async fn each_mode_trusts_whom_it_should_and_nobody_else() {
     ];
     for (mode, host, authority) in refused {
         configure(&mut fixture, mode, host, authority).await;
-        tick_fails(&fixture, "PostgresTls", &[host, "PGSSLMODE", "PGSSLROOTCERT"]).await;
+        assert_tick_fails(&fixture, "PostgresTls", &[host, "PGSSLMODE", "PGSSLROOTCERT"]).await;
     }
     // What is not set is verified in full.
     fixture.function.unset("PGSSLMODE").await;
-    tick_fails(&fixture, "PostgresTls", &[HOST]).await;
+    assert_tick_fails(&fixture, "PostgresTls", &[HOST]).await;
     // The server wants TLS of this role.
     configure(&mut fixture, "disable", HOST, None).await;
-    tick_fails(&fixture, "PostgresAuthentication", &["encryption"]).await;
+    assert_tick_fails(&fixture, "PostgresAuthentication", &["encryption"]).await;
     for unusable in [Path::new("/not/there.pem"), &files.key] {
         configure(&mut fixture, "verify-full", HOST, Some(unusable)).await;
-        tick_fails(
+        assert_tick_fails(
             &fixture,
             "PostgresTls",
             &["PGSSLROOTCERT", &unusable.display().to_string()],
@@ -88,7 +91,7 @@ async fn a_server_without_tls_is_refused_unless_tls_is_disabled() {
     let mut fixture = Fixture::new(Plugin::Pgoutput).await;
     for mode in ["verify-full", "verify-ca", "require"] {
         fixture.function.set("PGSSLMODE", mode).await;
-        tick_fails(&fixture, "PostgresTls", &["127.0.0.1", "PGSSLMODE"]).await;
+        assert_tick_fails(&fixture, "PostgresTls", &["127.0.0.1", "PGSSLMODE"]).await;
     }
     fixture.function.set("PGSSLMODE", "disable").await;
     fixture.tick().await;

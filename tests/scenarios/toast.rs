@@ -1,9 +1,11 @@
 //! A large value that an update did not touch is not in the log. It is marked, never null; and it is completed where the
 //! old row tells it.
 
-use scenarios::event::UNAVAILABLE;
-use scenarios::fixture::{Fixture, Plan, Plugin};
+use scenarios::consumer::event::UNAVAILABLE;
+use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
 use serde_json::{Value, json};
+
+use crate::support::versions::with_each_plugin;
 
 crate::scenarios![
     an_untouched_large_value_is_marked_and_never_null,
@@ -15,13 +17,15 @@ crate::scenarios![
     a_column_that_was_added_later_is_not_in_earlier_events,
 ];
 
+crate::version_scenarios![an_untouched_large_value_is_marked];
+
 /// A value of that many bytes that does not compress, so that it stands outside its row.
 fn large(seed: u32, bytes: u32) -> String {
     format!("(select string_agg(md5('{seed}' || i), '') from generate_series(1, {bytes} / 32) i)")
 }
 
-async fn documents(plan: Plan) -> Fixture {
-    let fixture = plan.build().await;
+async fn documents(builder: FixtureBuilder) -> Fixture {
+    let fixture = builder.build().await;
     fixture
         .sql("create table doc (id int primary key, n int, body text, note text)")
         .await;
@@ -35,11 +39,11 @@ async fn documents(plan: Plan) -> Fixture {
 }
 
 async fn an_untouched_large_value_is_marked_and_never_null() {
-    Plugin::each(|plugin| untouched(Fixture::plan(plugin))).await;
+    Plugin::each(|plugin| untouched(Fixture::builder(plugin))).await;
 }
 
-pub(crate) async fn untouched(plan: Plan) {
-    let fixture = documents(plan).await;
+async fn untouched(builder: FixtureBuilder) {
+    let fixture = documents(builder).await;
     fixture.sql("update doc set n = 2").await;
     fixture
         .sql(&format!("update doc set body = {}", large(2, 30_000)))
@@ -72,7 +76,7 @@ pub(crate) async fn untouched(plan: Plan) {
 
 async fn the_old_row_completes_what_was_not_touched() {
     Plugin::each(|plugin| async move {
-        let fixture = documents(Fixture::plan(plugin)).await;
+        let fixture = documents(Fixture::builder(plugin)).await;
         fixture
             .sql("update doc set note = 'n', body = body || ''; alter table doc replica identity full")
             .await;
@@ -140,7 +144,7 @@ async fn a_large_value_of_every_kind_of_type_is_marked() {
 /// The delete of the old key and the create of the new are one change: who applies both has the value.
 async fn a_moved_row_keeps_the_mark() {
     Plugin::each(|plugin| async move {
-        let fixture = documents(Fixture::plan(plugin)).await;
+        let fixture = documents(Fixture::builder(plugin)).await;
         fixture.sql("update doc set id = 2; update doc set n = 5").await;
         fixture.drain().await;
         let delivery = fixture.compare(&["doc"]).await;
@@ -195,7 +199,7 @@ async fn a_large_key_is_never_left_out() {
 
 async fn a_column_that_the_update_sets_to_null_is_null() {
     Plugin::each(|plugin| async move {
-        let fixture = documents(Fixture::plan(plugin)).await;
+        let fixture = documents(Fixture::builder(plugin)).await;
         fixture.sql("update doc set body = null").await;
         fixture.drain().await;
         let delivery = fixture.compare(&["doc"]).await;
@@ -212,7 +216,7 @@ async fn a_column_that_the_update_sets_to_null_is_null() {
 /// like one of them until it was drained.
 async fn a_column_that_was_added_later_is_not_in_earlier_events() {
     Plugin::each(|plugin| async move {
-        let fixture = documents(Fixture::plan(plugin)).await;
+        let fixture = documents(Fixture::builder(plugin)).await;
         fixture.sql("update doc set n = 2").await;
         fixture
             .sql("alter table doc add more text; update doc set n = 3; update doc set more = 'm'")
@@ -228,4 +232,8 @@ async fn a_column_that_was_added_later_is_not_in_earlier_events() {
         assert_eq!(more(1), (plugin == Plugin::Wal2json).then(|| json!(UNAVAILABLE)));
     })
     .await;
+}
+
+async fn an_untouched_large_value_is_marked(version: u32) {
+    with_each_plugin(version, untouched).await;
 }

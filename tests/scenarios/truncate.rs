@@ -2,8 +2,10 @@
 //! orders it among all keys of the table.
 
 use scenarios::consumer::Delivery;
-use scenarios::fixture::{Fixture, Plan, Plugin};
+use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
 use serde_json::json;
+
+use crate::support::versions::with_each_plugin;
 
 crate::scenarios![
     a_truncate_is_an_event_of_its_table_and_nothing_else,
@@ -14,6 +16,8 @@ crate::scenarios![
     a_table_without_a_key_is_emptied_too,
 ];
 
+crate::version_scenarios![a_truncate_is_an_event];
+
 fn ops(delivery: &Delivery) -> String {
     delivery
         .changes()
@@ -23,11 +27,11 @@ fn ops(delivery: &Delivery) -> String {
 }
 
 async fn a_truncate_is_an_event_of_its_table_and_nothing_else() {
-    Plugin::each(|plugin| truncated(Fixture::plan(plugin))).await;
+    Plugin::each(|plugin| truncated(Fixture::builder(plugin))).await;
 }
 
-pub(crate) async fn truncated(plan: Plan) {
-    let fixture = plan.build().await;
+async fn truncated(builder: FixtureBuilder) {
+    let fixture = builder.build().await;
     fixture
         .sql("create table t (id int primary key); insert into t values (1), (2)")
         .await;
@@ -50,7 +54,7 @@ pub(crate) async fn truncated(plan: Plan) {
 
 async fn a_truncate_waits_for_all_before_it_and_holds_all_after_it() {
     Plugin::each(|plugin| async move {
-        let fixture = Fixture::plan(plugin).shards(4).build().await;
+        let fixture = Fixture::builder(plugin).shards(4).build().await;
         fixture.sql("create table t (id int primary key, n int)").await;
         // Keys tell the side: 0 to 99 before the first truncate, then 100 to 199, then 200 to 299.
         for round in 0..3 {
@@ -142,7 +146,7 @@ async fn one_truncate_of_several_tables_is_an_event_of_each() {
 
 async fn a_table_that_is_not_wanted_takes_no_part_in_a_truncate() {
     Plugin::each(|plugin| async move {
-        let fixture = Fixture::plan(plugin).env("TABLES", "public.a").build().await;
+        let fixture = Fixture::builder(plugin).env("TABLES", "public.a").build().await;
         fixture.sql("create table a (id int primary key); create table b (id int primary key)").await;
         fixture.sql("insert into a values (1); insert into b values (1); truncate a, b; truncate b; insert into a values (2)")
             .await;
@@ -172,4 +176,8 @@ async fn a_table_without_a_key_is_emptied_too() {
         );
     })
     .await;
+}
+
+async fn a_truncate_is_an_event(version: u32) {
+    with_each_plugin(version, truncated).await;
 }

@@ -1,12 +1,11 @@
 //! Every value arrives as PostgreSQL has it, in the JSON that Debezium writes for its type, whichever plugin read it;
 //! and names are names, whatever letters they have.
 
-mod values;
-
-use scenarios::fixture::{Fixture, Plan, Plugin};
+use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
 use serde_json::{Value, json};
 
-pub(crate) use values::{OWN_TYPES, VALUES};
+use crate::support::type_values::{OWN_TYPES, VALUES};
+use crate::support::versions::with_each_plugin;
 
 crate::scenarios![
     every_type_arrives_as_its_json,
@@ -17,12 +16,14 @@ crate::scenarios![
     text_that_looks_like_syntax_stays_text,
 ];
 
+crate::version_scenarios![every_type_arrives];
+
 async fn every_type_arrives_as_its_json() {
-    Plugin::each(|plugin| every_type(Fixture::plan(plugin))).await;
+    Plugin::each(|plugin| every_type(Fixture::builder(plugin))).await;
 }
 
-pub(crate) async fn every_type(plan: Plan) {
-    let fixture = plan.build().await;
+async fn every_type(builder: FixtureBuilder) {
+    let fixture = builder.build().await;
     let columns: Vec<String> = (0..VALUES.len()).map(|at| format!("c{at}")).collect();
     let typed: Vec<String> = columns
         .iter()
@@ -94,6 +95,8 @@ async fn what_is_no_number_is_said_by_name() {
             .sql("update special set a = '-Infinity', b = 'NaN', c = 'Infinity', d = 'NaN'")
             .await;
         fixture.drain().await;
+        // Only then all of its log was read.
+        fixture.function.kill9().await;
         let blind = plugin == Plugin::Wal2json
             && fixture
                 .function
@@ -260,4 +263,8 @@ async fn text_that_looks_like_syntax_stays_text() {
         assert_eq!(full["after"], json!({"id": 0, "what": "nullx", "more": "null"}));
     })
     .await;
+}
+
+async fn every_type_arrives(version: u32) {
+    with_each_plugin(version, every_type).await;
 }

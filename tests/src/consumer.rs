@@ -1,61 +1,69 @@
-//! A consumer of the stream: reads it from its beginning, over all shards, as KCL does; drops what it has seen before, and
-//! holds the delivery to the promise.
+//! A consumer of the stream.
 //!
-//! The promise, as a consumer can see it: every position always carries the same event, and within one partition key
-//! the positions ascend in the order of their first arrival.
+//! It reads all shards from the beginning, as KCL does, drops duplicates, and checks the promise. A consumer
+//! can see two parts of the promise. Every position always has the same event. Within a partition key the
+//! positions ascend in the order of first arrival.
+
+pub mod column_value;
+pub mod event;
+pub mod oracle;
+pub mod rebuild;
+pub mod third_party;
 
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, HashMap};
 
 use serde_json::Value;
 
-use crate::aggregate;
-use crate::event::{Event, Form, UNAVAILABLE, timeless};
-use crate::fake_kinesis::FakeKinesis;
-use crate::hash_range::HashRange;
-use crate::kinesis::Kinesis;
-use crate::rebuild::Rebuilt;
+use crate::aws::aggregate;
+use crate::aws::fake_kinesis::FakeKinesis;
+use crate::aws::hash_range::HashRange;
+use crate::aws::kinesis::Kinesis;
+use crate::consumer::event::{Envelope, Event, UNAVAILABLE, timeless};
+use crate::consumer::rebuild::RebuiltTables;
 
-/// One event as it was read: a record, or a part of an aggregate.
+/// An event of the stream: a plain record, or one of an aggregate.
 #[derive(Debug, Clone)]
 pub struct Arrival {
-    /// Its partition key.
+    /// Partition key.
     pub partition_key: String,
-    /// The position of its event.
+    /// Position of the event.
     pub position: String,
-    /// Its data: one event.
+    /// The event in its envelope.
     pub data: Vec<u8>,
 }
 
 impl Arrival {
-    /// Its event. It was parsed once before, so it can be again.
+    /// The parsed event. Only data that can be parsed becomes an arrival.
     pub fn event(&self) -> Event {
         Event::parse(&self.data).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// Its event as plain JSON.
+    /// The event as plain JSON.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.data).unwrap_or_else(|error| panic!("{error}"))
     }
 }
 
-/// All that a stream holds.
+/// All events of a stream.
 #[derive(Debug, Clone, Default)]
 pub struct Delivery {
-    /// The events, shard after shard, each in the order of the shard, and a shard before those that it was split or merged
-    /// into: events of one key in the order in which they arrived.
+    /// The events, so that those of one key are in the order of arrival.
+    ///
+    /// Shards follow one after the other, a shard before its children.
     pub arrivals: Vec<Arrival>,
-    /// Definitions of tables: they carry the position of what they precede. With how many of `arrivals` came before each.
+    /// Definitions of tables, each with the number of `arrivals` before it. Its position is that of the next
+    /// change.
     pub definitions: Vec<(usize, Arrival)>,
-    /// Partition keys of records without data. With how many of `arrivals` came before each.
+    /// Partition keys of records without data, each with the number of `arrivals` before it.
     pub tombstones: Vec<(usize, String)>,
-    /// Records of aggregates of which one lay in a shard where it does not belong, and that the KCL therefore drops.
+    /// Records of aggregates that KCL drops: the hash key of one of them is not in the range of the shard.
     pub dropped: usize,
-    /// Records of the stream.
+    /// Number of records in the stream.
     pub records: usize,
-    /// Those of them that were aggregates.
+    /// Number of aggregates among them.
     pub aggregates: usize,
-    /// Records that are no events, and why.
+    /// Reasons of the records that are no events.
     pub foreign: Vec<String>,
 }
 
@@ -68,29 +76,29 @@ impl Delivery {
                 .hash_key_range()
                 .and_then(|range| HashRange::parse(range.starting_hash_key(), range.ending_hash_key()))
                 .unwrap_or_else(|| panic!("{} has no range of hash keys", shard.shard_id()));
-            let each = |key: &str, data: &[u8]| read.take(range, key, data);
+            let each = |key: &str, data: &[u8]| read.add_record(range, key, data);
             kinesis.read_shard(stream, shard.shard_id(), each).await;
         }
         read
     }
 
-    /// Reads all that arrived at `double`.
-    pub fn of(fake_kinesis: &FakeKinesis) -> Self {
+    /// Reads all records of a fake Kinesis.
+    pub fn from_fake(fake_kinesis: &FakeKinesis) -> Self {
         let mut read = Self::default();
-        fake_kinesis.read(|range, key, data| read.take(range, key, data));
+        fake_kinesis.read(|range, key, data| read.add_record(range, key, data));
         read
     }
 
-    /// Takes a record of a shard with this range.
-    fn take(&mut self, range: HashRange, partition_key: &str, data: &[u8]) {
+    /// Adds a record of a shard with this range.
+    fn add_record(&mut self, range: HashRange, partition_key: &str, data: &[u8]) {
         self.records += 1;
         match aggregate::split(data) {
-            Ok(None) => self.take_event(partition_key, data),
+            Ok(None) => self.add_event(partition_key, data),
             Ok(Some(records)) => {
                 self.aggregates += 1;
                 if records.iter().all(|record| range.contains(record.hash())) {
                     for record in records {
-                        self.take_event(record.partition_key, record.data);
+                        self.add_event(record.partition_key, record.data);
                     }
                 } else {
                     self.dropped += records.len();
@@ -100,8 +108,8 @@ impl Delivery {
         }
     }
 
-    /// Adds what was read next: one event, or a tombstone.
-    pub fn take_event(&mut self, partition_key: &str, data: &[u8]) {
+    /// Adds the next event, or the next tombstone, of a stream.
+    pub fn add_event(&mut self, partition_key: &str, data: &[u8]) {
         if data.is_empty() {
             let before = self.arrivals.len();
             return self.tombstones.push((before, partition_key.to_owned()));
@@ -122,7 +130,7 @@ impl Delivery {
         }
     }
 
-    /// The first arrival of each position, in the order of positions: the changes as they were committed.
+    /// First arrival of each position, in the order of positions: the changes in commit order.
     pub fn changes(&self) -> Vec<&Arrival> {
         let mut first: BTreeMap<&str, &Arrival> = BTreeMap::new();
         for arrival in &self.arrivals {
@@ -131,7 +139,7 @@ impl Delivery {
         first.into_values().collect()
     }
 
-    /// The changes of one table (`schema.table`, unquoted) as plain JSON, in the order of positions.
+    /// Changes of one table (`schema.table`, unquoted) as plain JSON, in the order of positions.
     pub fn of_table(&self, table: &str) -> Vec<Value> {
         let changes = self.changes().into_iter();
         changes
@@ -140,12 +148,12 @@ impl Delivery {
             .collect()
     }
 
-    /// How many events brought nothing new.
+    /// Number of events whose position had arrived before.
     pub fn duplicates(&self) -> usize {
         self.arrivals.len() - self.changes().len()
     }
 
-    /// How many changes each table has (`schema.table`; messages are under their operation).
+    /// Number of changes by table (`schema.table`). Messages are counted under their operation.
     pub fn counts(&self) -> BTreeMap<String, usize> {
         let mut counts = BTreeMap::new();
         for change in self.changes() {
@@ -155,18 +163,18 @@ impl Delivery {
         counts
     }
 
-    /// The tables as a consumer keeps them. Also says where two ways of applying the same records disagree.
-    pub fn rebuild(&self) -> Rebuilt {
-        Rebuilt::from(self)
+    /// Tables that a consumer rebuilds from the stream.
+    pub fn rebuild(&self) -> RebuiltTables {
+        RebuiltTables::from(self)
     }
 
-    /// Where the delivery breaks the promise: at most the first few cases of each kind.
+    /// Violations of the promise, at most twenty.
     pub fn broken(&self) -> Vec<String> {
         let mut broken: Vec<String> = self
             .foreign
             .iter()
             .take(5)
-            .map(|it| format!("no event: {it}"))
+            .map(|it| format!("not an event: {it}"))
             .collect();
         let has_reads = LazyCell::new(|| self.arrivals.iter().any(|it| it.event().op == "r"));
         let mut first: HashMap<&str, &Arrival> = HashMap::new();
@@ -181,13 +189,13 @@ impl Delivery {
             if let Some(earlier) = first.get(position) {
                 if earlier.partition_key != key {
                     report(format!(
-                        "{position} came with the keys {} and {key}",
+                        "{position} arrived with the keys {} and {key}",
                         earlier.partition_key
                     ));
                 }
                 if !is_same(earlier, arrival, &has_reads) {
                     report(format!(
-                        "{position} is not always the same event: {} and {}",
+                        "{position} has different events: {} and {}",
                         String::from_utf8_lossy(&earlier.data),
                         String::from_utf8_lossy(&arrival.data)
                     ));
@@ -197,7 +205,7 @@ impl Delivery {
             first.insert(position, arrival);
             if let Some(last) = last_of_key.insert(key, position).filter(|last| *last > position) {
                 report(format!(
-                    "out of order: {key} had {last} and then, for the first time, {position}"
+                    "out of order: {key} had {last}, and {position} first arrived after it"
                 ));
             }
             if let Some(reason) = misplaced(arrival) {
@@ -211,16 +219,21 @@ impl Delivery {
     /// The delivery breaks the promise.
     pub fn assert_promise(&self) {
         let broken = self.broken();
-        assert!(broken.is_empty(), "the promise is broken:\n{}", broken.join("\n"));
+        assert!(
+            broken.is_empty(),
+            "the delivery breaks the promise:\n{}",
+            broken.join("\n")
+        );
     }
 }
 
-/// Why a partition key is not that of its event. One that is no JSON object is hashed, or names the table.
+/// Reports a partition key that is not the key of its event. One that is not JSON is hashed, or names the
+/// table.
 fn misplaced(arrival: &Arrival) -> Option<String> {
-    let key: crate::event::Row = serde_json::from_str(&arrival.partition_key).ok()?;
+    let key: crate::consumer::event::Row = serde_json::from_str(&arrival.partition_key).ok()?;
     let event = arrival.event();
-    // The others write values as the source has them, and the key as Debezium does.
-    if event.form != Form::Debezium {
+    // Other envelopes write values in the form of the source, and keys in the form of Debezium.
+    if event.envelope != Envelope::Debezium {
         return None;
     }
     let row = if event.op == "d" {
@@ -231,14 +244,16 @@ fn misplaced(arrival: &Arrival) -> Option<String> {
     let wrong = key.iter().any(|(column, value)| row.get(column) != Some(value));
     wrong.then(|| {
         format!(
-            "{} lies under the key {}",
+            "{} has the wrong partition key {}",
             arrival.position, arrival.partition_key
         )
     })
 }
 
-/// Whether an event that came again is the same. Beside a backfill, a large value that the change left alone may be told the one time, from
-/// what was read, and not the other.
+/// Whether a duplicate is the same event.
+///
+/// During a backfill one of them may have a large unchanged value, from a row that was read, and the other
+/// not.
 fn is_same(one: &Arrival, other: &Arrival, has_reads: &LazyCell<bool, impl FnOnce() -> bool>) -> bool {
     fn agree(one: &Value, other: &Value) -> bool {
         match (one, other) {

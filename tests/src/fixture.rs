@@ -1,325 +1,151 @@
-//! What a scenario needs, put together: a database and its slot, a stream, the parameter of the checkpoint, fault proxies in
-//! front of AWS, and the function configured for all of them. Names are unique; everything is dropped at the end.
+//! Everything that one scenario needs.
+//!
+//! A fixture has a database with its slot, a stream, the parameter of the checkpoint, fault proxies in front
+//! of AWS, and the function that is configured for them. Names are unique. All of it is dropped with the
+//! fixture.
+
+mod builder;
+mod plugin;
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use crate::cluster::Cluster;
+use crate::aws::fake_kinesis::FakeKinesis;
+use crate::aws::fault_proxy::FaultProxy;
+use crate::aws::kinesis::Kinesis;
+use crate::aws::ssm::Ssm;
 use crate::consumer::Delivery;
-use crate::fake_kinesis::{self, FakeKinesis};
-use crate::fault_proxy::FaultProxy;
-use crate::function::{Function, Outcome};
-use crate::kinesis::Kinesis;
-use crate::oracle::{self, Rows};
+use crate::consumer::oracle::{self, ComparedRows};
+use crate::lambda::function::{Function, Outcome};
 use crate::postgres::Postgres;
-use crate::ssm::Ssm;
+use crate::postgres::cluster::Cluster;
 
-/// The output plugin of the slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Plugin {
-    /// PostgreSQL's own, binary.
-    Pgoutput,
-    /// JSON.
-    Wal2json,
-    /// Text.
-    TestDecoding,
-}
+pub use builder::FixtureBuilder;
+pub use plugin::Plugin;
 
-impl Plugin {
-    /// All three.
-    pub const ALL: [Self; 3] = [Self::Pgoutput, Self::Wal2json, Self::TestDecoding];
-
-    /// As PostgreSQL calls it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Pgoutput => "pgoutput",
-            Self::Wal2json => "wal2json",
-            Self::TestDecoding => "test_decoding",
-        }
-    }
-
-    /// Plays a scenario with each of all, as [`Plugin::each_of`] does.
-    pub async fn each<F: Future<Output = ()> + Send + 'static>(scenario: impl Fn(Self) -> F) {
-        Self::each_of(&Self::ALL, scenario).await;
-    }
-
-    /// Plays a scenario with each of these, and says with which one it failed.
-    pub async fn each_of<F>(plugins: &[Self], scenario: impl Fn(Self) -> F)
-    where
-        F: Future<Output = ()> + Send + 'static,
-    {
-        let play = |plugin: &Self| (*plugin, tokio::spawn(scenario(*plugin)));
-        let played: Vec<_> = plugins.iter().map(play).collect();
-        for (plugin, played) in played {
-            let Err(panic) = played.await.map_err(tokio::task::JoinError::into_panic) else {
-                continue;
-            };
-            let said = panic.downcast_ref::<String>().cloned();
-            let said = said.or_else(|| panic.downcast_ref::<&str>().map(|said| (*said).to_owned()));
-            panic!("with {}: {}", plugin.name(), said.unwrap_or_default());
-        }
-    }
-
-    /// The plugin of that name.
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|plugin| plugin.name() == name)
-    }
-}
-
-/// As long as anything of a scenario may take, unless it says otherwise.
+/// Limit for an invocation, or for a wait, that names no other.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// A scenario's own world. It is dropped with all it holds.
+/// Database, slot, stream, proxies and function of one scenario.
 #[derive(Debug)]
 pub struct Fixture {
-    /// The server: the shared one, this fixture's, or the one of a cluster that writes.
-    pub postgres: Host,
-    /// Kinesis, which the function reaches through [`Fixture::kinesis_proxy`], unless the fixture is on a fake Kinesis.
-    pub kinesis: Server<Kinesis>,
+    /// PostgreSQL: the shared server, one of this fixture, or the primary of its cluster.
+    pub postgres: PostgresHost,
+    /// The Kinesis emulator; the function uses it through [`Fixture::kinesis_proxy`].
+    ///
+    /// Unused when the fixture has a fake Kinesis.
+    pub kinesis: ServerHandle<Kinesis>,
     fake_kinesis: Option<FakeKinesis>,
-    /// SSM, which the function reaches through [`Fixture::ssm_proxy`].
+    /// The SSM emulator; the function uses it through [`Fixture::ssm_proxy`].
     pub ssm: &'static Ssm,
-    /// Between the function and Kinesis.
+    /// Fault proxy between the function and Kinesis.
     pub kinesis_proxy: FaultProxy,
-    /// Between the function and SSM.
+    /// Fault proxy between the function and SSM.
     pub ssm_proxy: FaultProxy,
-    /// The function, configured; change it with [`Function::set`].
+    /// The configured function; [`Function::set`] changes a variable.
     pub function: Function,
-    /// The plugin of the slot.
+    /// Output plugin of the slot.
     pub plugin: Plugin,
-    /// The database.
+    /// Name of the database.
     pub database: String,
-    /// The slot.
+    /// Name of the slot.
     pub slot: String,
-    /// The stream.
+    /// Name of the stream.
     pub stream: String,
-    /// The parameter that holds the checkpoint.
+    /// Name of the parameter that holds the checkpoint.
     pub parameter: String,
     admin: tokio::sync::Mutex<Option<Client>>,
 }
 
-/// Shared by the process, or owned by one fixture.
+/// A server that the process shares, or one of a single fixture.
 #[derive(Debug)]
-pub enum Server<T: 'static> {
-    /// By the process.
+pub enum ServerHandle<T: 'static> {
+    /// Shared by all scenarios of the process.
     Shared(&'static T),
-    /// By one.
-    Private(Box<T>),
+    /// Stops with its fixture.
+    Owned(Box<T>),
 }
 
-impl<T> std::ops::Deref for Server<T> {
+impl<T> std::ops::Deref for ServerHandle<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
         match self {
             Self::Shared(server) => server,
-            Self::Private(server) => server,
+            Self::Owned(server) => server,
         }
     }
 }
 
-/// Where the database of a fixture is.
+/// PostgreSQL of a fixture.
 #[derive(Debug)]
-pub enum Host {
-    /// On one server.
-    Server(Server<Postgres>),
-    /// On the primary of a cluster.
+pub enum PostgresHost {
+    /// A single server.
+    Single(ServerHandle<Postgres>),
+    /// A cluster; the primary has the database.
     Cluster(Box<Cluster>),
 }
 
-impl Host {
-    /// By which variables a function finds a database here.
+impl PostgresHost {
+    /// Variables by which a function connects to a database here.
     pub fn environment(&self, database: &str) -> [(String, String); 6] {
         match self {
-            Self::Server(server) => server.environment(database),
+            Self::Single(server) => server.environment(database),
             Self::Cluster(cluster) => cluster.environment(database),
         }
     }
 }
 
-impl std::ops::Deref for Host {
+impl std::ops::Deref for PostgresHost {
     type Target = Postgres;
 
     fn deref(&self) -> &Postgres {
         match self {
-            Self::Server(server) => server,
+            Self::Single(server) => server,
             Self::Cluster(cluster) => cluster.primary(),
         }
     }
 }
 
-/// How a fixture is put together.
-#[derive(Debug)]
-pub struct Plan {
-    plugin: Plugin,
-    shards: i32,
-    slot: bool,
-    postgres: Option<Host>,
-    version: Option<u32>,
-    kinesis: Option<Kinesis>,
-    fake_kinesis: Option<fake_kinesis::Settings>,
-    environment: Vec<(String, String)>,
-}
-
-impl Plan {
-    /// With so many shards, instead of two.
-    pub fn shards(mut self, shards: i32) -> Self {
-        self.shards = shards;
-        self
-    }
-
-    /// Without publication and slot: the scenario makes them, or `setup` does.
-    pub fn without_slot(mut self) -> Self {
-        self.slot = false;
-        self
-    }
-
-    /// On this server, which ends with the fixture.
-    pub fn on(mut self, postgres: Postgres) -> Self {
-        self.postgres = Some(Host::Server(Server::Private(Box::new(postgres))));
-        self
-    }
-
-    /// On this cluster, which ends with the fixture: the function connects to its endpoint, and the slot is a failover slot,
-    /// synchronised, where the version has such.
-    pub fn on_cluster(mut self, cluster: Cluster) -> Self {
-        self.postgres = Some(Host::Cluster(Box::new(cluster)));
-        self
-    }
-
-    /// On the shared server of this major version, instead of Debian's.
-    pub fn version(mut self, version: impl Into<Option<u32>>) -> Self {
-        self.version = version.into();
-        self
-    }
-
-    /// With this Kinesis, which ends with the fixture.
-    pub fn with_kinesis(mut self, kinesis: Kinesis) -> Self {
-        self.kinesis = Some(kinesis);
-        self
-    }
-
-    /// With a fake Kinesis in place of the stream on Kinesis; it brings its own shards.
-    pub fn on_fake_kinesis(mut self, settings: fake_kinesis::Settings) -> Self {
-        self.fake_kinesis = Some(settings);
-        self
-    }
-
-    /// With one more variable in the function's environment, or another value of one.
-    pub fn env(mut self, name: &str, value: &str) -> Self {
-        self.environment.push((name.to_owned(), value.to_owned()));
-        self
-    }
-
-    /// Puts it together. The publication `spillway` is for all tables.
-    pub async fn build(self) -> Fixture {
-        let postgres = match self.postgres {
-            Some(host) => host,
-            None => Host::Server(Server::Shared(Postgres::shared_of(self.version).await)),
-        };
-        let kinesis = match self.kinesis {
-            Some(server) => Server::Private(Box::new(server)),
-            None => Server::Shared(Kinesis::shared().await),
-        };
-        let ssm = Ssm::shared().await;
-        let name = crate::unique("fixture");
-        let fake_kinesis = match self.fake_kinesis {
-            Some(settings) => Some(FakeKinesis::open(&name, settings).await),
-            None => None,
-        };
-        let kinesis_proxy = match &fake_kinesis {
-            Some(fake_kinesis) => FaultProxy::before(fake_kinesis.endpoint()).await,
-            None => FaultProxy::before_emulator(kinesis.endpoint(), Kinesis::MOST_BYTES).await,
-        };
-        let ssm_proxy = FaultProxy::before(ssm.endpoint()).await;
-        let parameter = format!("/spillway/{name}");
-        let text = |value: &str| value.to_owned();
-        let environment = [
-            ("DB_AUTH", text("password")),
-            ("SLOT_NAME", name.clone()),
-            ("STREAM_NAME", name.clone()),
-            ("AWS_ENDPOINT_URL_KINESIS", text(kinesis_proxy.endpoint())),
-            ("AWS_ENDPOINT_URL_SSM", text(ssm_proxy.endpoint())),
-        ];
-        let environment = environment
-            .into_iter()
-            .map(|(name, value)| (name.to_owned(), value));
-        let environment = postgres.environment(&name).into_iter().chain(environment);
-        let function = Function::new(environment.chain(self.environment));
-        let fixture = Fixture {
-            postgres,
-            kinesis,
-            fake_kinesis,
-            ssm,
-            kinesis_proxy,
-            ssm_proxy,
-            function,
-            plugin: self.plugin,
-            database: name.clone(),
-            slot: name.clone(),
-            stream: name,
-            parameter,
-            admin: tokio::sync::Mutex::default(),
-        };
-        fixture.postgres.create_database(&fixture.database).await;
-        if fixture.fake_kinesis.is_none() {
-            fixture.kinesis.create_stream(&fixture.stream, self.shards).await;
-        }
-        if self.slot {
-            fixture.sql("create publication spillway for all tables").await;
-            fixture.create_slot().await;
-        }
-        fixture
-    }
-}
-
 impl Fixture {
-    /// On the shared servers.
+    /// A fixture on the shared servers.
     pub async fn new(plugin: Plugin) -> Self {
-        Self::plan(plugin).build().await
+        Self::builder(plugin).build().await
     }
 
-    /// To be changed before it is built.
-    pub fn plan(plugin: Plugin) -> Plan {
-        Plan {
-            plugin,
-            shards: 2,
-            slot: true,
-            postgres: None,
-            version: None,
-            kinesis: None,
-            fake_kinesis: None,
-            environment: Vec::new(),
-        }
+    /// Settings of a fixture, to change before it is built.
+    pub fn builder(plugin: Plugin) -> FixtureBuilder {
+        FixtureBuilder::new(plugin)
     }
 
-    /// The double that it is on.
+    /// The fake Kinesis of this fixture.
     ///
     /// # Panics
-    /// It is on an emulator.
+    /// The fixture is on the emulator.
     pub fn fake_kinesis(&self) -> &FakeKinesis {
         self.fake_kinesis
             .as_ref()
-            .expect("this fixture is not on a fake Kinesis")
+            .expect("this fixture has no fake Kinesis")
     }
 
-    /// The pair that it is on.
+    /// The cluster of this fixture.
     ///
     /// # Panics
-    /// It is on one server.
+    /// The fixture is on a single server.
     pub fn cluster(&self) -> &Cluster {
         match &self.postgres {
-            Host::Cluster(cluster) => cluster,
-            Host::Server(_) => panic!("this fixture is not on a cluster"),
+            PostgresHost::Cluster(cluster) => cluster,
+            PostgresHost::Single(_) => panic!("this fixture has no cluster"),
         }
     }
 
-    /// Creates the slot, as the superuser.
+    /// Creates the slot as the superuser; on a cluster, waits until it is synchronised.
     pub async fn create_slot(&self) {
         let (slot, plugin) = (&self.slot, self.plugin.name());
-        let failover = matches!(&self.postgres, Host::Cluster(cluster) if cluster.has_failover_slots());
+        let failover =
+            matches!(&self.postgres, PostgresHost::Cluster(cluster) if cluster.has_failover_slots());
         let more = if failover { ", false, false, true" } else { "" };
         self.sql(&format!(
             "select pg_create_logical_replication_slot('{slot}', '{plugin}'{more})"
@@ -333,12 +159,12 @@ impl Fixture {
         }
     }
 
-    /// A connection of its own to the database, as the superuser.
+    /// A new connection to the database, as the superuser.
     pub async fn connect(&self) -> Client {
         self.postgres.admin(&self.database).await
     }
 
-    /// Runs SQL in the database as the superuser, several statements as one transaction.
+    /// Executes SQL as the superuser; several statements are one transaction.
     pub async fn sql(&self, sql: &str) {
         let client = self.admin().await;
         let client = client.as_ref().expect("it was just connected");
@@ -348,7 +174,7 @@ impl Fixture {
             .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     }
 
-    /// The first column of the first row as text; `None` when it is null or there is no row.
+    /// First column of the first row as text; `None` for null or no row.
     pub async fn value(&self, sql: &str) -> Option<String> {
         let client = self.admin().await;
         let client = client.as_ref().expect("it was just connected");
@@ -364,24 +190,24 @@ impl Fixture {
 
     async fn admin(&self) -> tokio::sync::MutexGuard<'_, Option<Client>> {
         let mut admin = self.admin.lock().await;
-        // A crash of the server ends the connection.
+        // The connection is lost when the server crashes.
         if admin.as_ref().is_none_or(Client::is_closed) {
             *admin = Some(self.connect().await);
         }
         admin
     }
 
-    /// Invokes the function, with [`DEADLINE`].
+    /// Invokes the function with [`DEADLINE`].
     pub async fn invoke(&self, event: Value) -> Outcome {
         self.function.invoke(&event, DEADLINE).await
     }
 
-    /// A tick that has to succeed.
+    /// Answer of a tick that must succeed.
     pub async fn tick(&self) -> Value {
         self.invoke(json!({})).await.answer()
     }
 
-    /// Ticks until one finds nothing more; their reports.
+    /// Answers of ticks until one finds the slot empty.
     pub async fn drain(&self) -> Vec<Value> {
         let mut reports = Vec::new();
         loop {
@@ -397,23 +223,28 @@ impl Fixture {
         }
     }
 
-    /// Ticks until the slot stands on the standby of the cluster where it stands now, and would outlive a promotion.
+    /// Ticks until the standby has the slot at its current position.
+    ///
+    /// The slot survives a promotion then.
     pub async fn wait_until_synced(&self) {
         let tick = || async { drop(self.tick().await) };
         self.cluster().wait_until_synced(&self.slot, tick).await;
     }
 
-    /// A tick that has to fail: its `errorType` and `errorMessage`.
-    pub async fn fail(&self) -> (String, String) {
+    /// `errorType` and `errorMessage` of a tick that must fail.
+    pub async fn failing_tick(&self) -> (String, String) {
         self.invoke(json!({})).await.error()
     }
 
-    /// Reads the stream from its beginning, and holds it to the promise and PutRecords to its limits.
+    /// Reads the stream from its beginning.
+    ///
+    /// # Panics
+    /// The delivery breaks the promise, or a PutRecords exceeded a limit.
     pub async fn consume(&self) -> Delivery {
         let delivery = match &self.fake_kinesis {
             Some(fake_kinesis) => {
                 fake_kinesis.assert_within_limits();
-                Delivery::of(fake_kinesis)
+                Delivery::from_fake(fake_kinesis)
             }
             None => {
                 self.kinesis_proxy.put_log().assert_within_limits();
@@ -424,7 +255,12 @@ impl Fixture {
         delivery
     }
 
-    /// Compares whole tables, which were empty when the slot was made, with what a consumer rebuilds.
+    /// Reads the stream, and compares whole tables with the rows that a consumer rebuilds.
+    ///
+    /// The tables were empty when the slot was created, or were backfilled.
+    ///
+    /// # Panics
+    /// As [`Fixture::consume`]; or a row differs.
     pub async fn compare(&self, tables: &[&str]) -> Delivery {
         let delivery = self.consume().await;
         let rebuilt = delivery.rebuild();
@@ -435,36 +271,36 @@ impl Fixture {
         );
         let client = self.connect().await;
         for table in tables {
-            oracle::compare(&client, table, &rebuilt, Rows::All)
+            oracle::compare(&client, table, &rebuilt, ComparedRows::All)
                 .await
                 .assert_equal();
         }
         delivery
     }
 
-    /// The checkpoint, if one is stored.
+    /// The stored checkpoint; `None` before the first.
     pub async fn checkpoint(&self) -> Option<Value> {
         let text = self.ssm.get(&self.parameter).await?;
         Some(serde_json::from_str(&text).unwrap_or_else(|error| panic!("{text}: {error}")))
     }
 
-    /// The state of the backfill, if one is stored.
-    pub async fn backfill(&self) -> Option<Value> {
+    /// The stored state of the backfill; `None` when there is none.
+    pub async fn backfill_state(&self) -> Option<Value> {
         let text = self.ssm.get(&format!("{}.backfill", self.parameter)).await?;
         Some(serde_json::from_str(&text).unwrap_or_else(|error| panic!("{text}: {error}")))
     }
 
-    /// Stores a text as the state of the backfill, past the fault proxy.
+    /// Stores a text as the state of the backfill, without the fault proxy.
     pub async fn put_backfill(&self, text: &str) {
         self.ssm.put(&format!("{}.backfill", self.parameter), text).await;
     }
 
-    /// Stores a checkpoint, past the fault proxy.
+    /// Stores a checkpoint, without the fault proxy.
     pub async fn put_checkpoint(&self, checkpoint: &Value) {
         self.ssm.put(&self.parameter, &checkpoint.to_string()).await;
     }
 
-    /// `confirmed_flush_lsn` of the slot, as PostgreSQL writes it.
+    /// `confirmed_flush_lsn` of the slot, in the notation of PostgreSQL.
     pub async fn confirmed_flush(&self) -> String {
         let slot = &self.slot;
         let sql = format!("select confirmed_flush_lsn from pg_replication_slots where slot_name = '{slot}'");
@@ -473,7 +309,7 @@ impl Fixture {
             .unwrap_or_else(|| panic!("there is no slot {slot}"))
     }
 
-    /// How many bytes of WAL the slot has not confirmed.
+    /// Bytes of WAL that the slot has not confirmed.
     pub async fn lag_bytes(&self) -> u64 {
         let sql = format!(
             "select pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '{}')",
@@ -491,11 +327,11 @@ impl Drop for Fixture {
         crate::finish(async {
             self.function.kill9().await;
             drop(self.admin.lock().await.take());
-            // What is private goes as a whole.
-            if let Host::Server(Server::Shared(postgres)) = self.postgres {
+            // Owned servers stop with all their data.
+            if let PostgresHost::Single(ServerHandle::Shared(postgres)) = self.postgres {
                 postgres.drop_database(&self.database).await;
             }
-            if let (Server::Shared(kinesis), None) = (&self.kinesis, &self.fake_kinesis) {
+            if let (ServerHandle::Shared(kinesis), None) = (&self.kinesis, &self.fake_kinesis) {
                 kinesis.delete_stream(&self.stream).await;
             }
             self.ssm.delete(&self.parameter).await;

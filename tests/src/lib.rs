@@ -1,48 +1,31 @@
-//! Real parts for scenarios, the demo and benchmarks: PostgreSQL, doubles of AWS that speak its protocol, a Lambda
-//! Runtime API which drives the real binary, and a consumer that holds it to its promise.
+//! Parts that scenarios, the demo and the benchmarks share.
 //!
-//! A part that cannot do its work panics with a sentence that says what was missing: a scenario has nobody else to
-//! tell, and goes no further. Every server and every process listens on loopback, on a port that was free, and goes
-//! away with the process that started it, even when that is killed (see [`watchdog`]).
+//! - [`postgres`]: real servers, clusters that fail over, and a TCP proxy.
+//! - [`aws`]: emulators and a fake of the AWS services, and a proxy that injects faults.
+//! - [`lambda`]: the real binary, driven over the Lambda Runtime API.
+//! - [`consumer`]: a consumer that rebuilds tables from the stream, and the comparison with PostgreSQL.
+//! - [`fixture`]: all of these for one scenario. Most scenarios need only this.
+//! - [`random_play`]: random workloads and faults, for the longer runs of `play`.
 //!
-//! Most scenarios need only a [`fixture::Fixture`].
+//! A part that fails panics with a sentence about the cause: the panic is the scenario's report. Servers and
+//! processes listen on loopback, on a free port. They end with the process that started them, even when it is
+//! killed (see [`watchdog`]).
 
-pub mod aggregate;
-pub mod backfill;
-pub mod breaker;
-pub mod certificates;
-pub mod cluster;
+pub mod aws;
 pub mod consumer;
-mod endpoint;
-pub mod event;
-pub mod fake_kinesis;
-pub mod fault_proxy;
 pub mod fixture;
-pub mod function;
-pub mod hash_range;
-pub mod kinesis;
-pub mod oracle;
-pub mod pgbench;
+pub mod lambda;
 pub mod postgres;
-pub mod programs;
-pub mod proxy;
-pub mod put_log;
-mod put_records;
-pub mod rebuild;
-pub mod runtime_api;
-pub mod ssm;
-pub mod storm;
-pub mod third_party;
-pub mod value;
+pub mod random_play;
 pub mod wait;
 pub mod watchdog;
 pub mod zipf;
 
 use std::sync::OnceLock;
 
-/// Runs one scenario (or a whole program) on the process's only tokio runtime.
+/// Runs a scenario, or a whole program, on the only tokio runtime of the process.
 ///
-/// One for all, because servers shared by scenarios live on it longer than any of them.
+/// There is only one, because servers that scenarios share run on it longer than any scenario.
 pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     static RUNTIME: OnceLock<tokio::runtime::Runtime> = OnceLock::new();
     RUNTIME
@@ -56,12 +39,12 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
         .block_on(future)
 }
 
-/// Runs `future` to its end inside a `drop`, which cannot wait otherwise.
+/// Runs `future` to its end inside a `drop`, which cannot await.
 pub(crate) fn finish<T>(future: impl Future<Output = T>) -> T {
     tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(future))
 }
 
-/// Unique in this process and among processes that run beside it; letters, digits and underscores.
+/// A name that no other running process uses, of letters, digits and underscores.
 pub fn unique(prefix: &str) -> String {
     use std::sync::atomic::{AtomicU32, Ordering};
     static NEXT: AtomicU32 = AtomicU32::new(1);

@@ -1,5 +1,13 @@
-//! PostgreSQL: a private server of one version, on an empty cluster in a folder of its own, that can be crashed and
-//! started again on the same folder and port.
+//! PostgreSQL servers.
+//!
+//! Each server has one version, an empty data directory and a port of its own. It can crash, and start again
+//! on the same directory and port.
+
+pub mod certificates;
+pub mod cluster;
+pub mod pgbench;
+pub mod programs;
+pub mod tcp_proxy;
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -9,32 +17,33 @@ use std::time::Duration;
 use tokio::sync::OnceCell;
 use tokio_postgres::{Client, NoTls};
 
-use crate::certificates::Certificates;
-use crate::programs::{self, Programs};
+use crate::postgres::certificates::Certificates;
+use crate::postgres::programs::Programs;
 use crate::wait;
-use crate::watchdog::{Watchdog, alive};
+use crate::watchdog::{Watchdog, is_alive};
 
-/// The superuser whom scenarios speak as, and his password.
+/// Superuser of the scenarios, and the password.
 pub const ADMIN: (&str, &str) = ("postgres", "admin of the scenario");
-/// The role that the function logs in as: REPLICATION and nothing else.
+/// Role of the function, and the password. It has REPLICATION and nothing else.
 pub const REPLUSER: (&str, &str) = ("repluser", "replication of the scenario");
 
-/// How a server is made.
+/// Settings of a server.
 #[derive(Debug, Clone, Default)]
-pub struct Settings {
-    /// The major version, one of [`programs::VERSIONS`]; `None`: Debian's, the only one sure to have wal2json.
+pub struct PostgresSettings {
+    /// Major version, one of [`programs::VERSIONS`]. `None` is the version of Debian, which always has
+    /// wal2json.
     pub version: Option<u32>,
-    /// Require TLS of everybody but the superuser.
+    /// Require TLS, except of the superuser.
     pub tls: bool,
-    /// Let everybody in without a password.
+    /// Accept connections without a password.
     pub trust: bool,
-    /// Wait for the disk, as a server in service does. A crash of the server alone loses nothing without it.
+    /// Wait for the disk. Without it a crash of the server process still loses nothing.
     pub fsync: bool,
-    /// More lines of postgresql.conf.
+    /// Further lines of postgresql.conf.
     pub conf: String,
 }
 
-/// A running (or crashed) server.
+/// A server, running or crashed.
 #[derive(Debug)]
 pub struct Postgres {
     watchdog: Mutex<Watchdog>,
@@ -45,14 +54,14 @@ pub struct Postgres {
     certificates: Option<Certificates>,
 }
 
-/// Recovery after a crash replays at most what a scenario wrote.
+/// Limit for a start. Recovery after a crash replays at most the changes of one scenario.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
 impl Postgres {
-    /// Makes a cluster and starts it.
-    pub async fn start(settings: Settings) -> Self {
+    /// Creates a data directory, starts the server, and creates [`REPLUSER`].
+    pub async fn start(settings: PostgresSettings) -> Self {
         let server = Self::create(&settings);
-        server.serve().await;
+        server.start_process().await;
         let admin = server.admin("postgres").await;
         let role = format!(
             "create role {} login replication password '{}'",
@@ -65,28 +74,28 @@ impl Postgres {
         server
     }
 
-    /// The one that the scenarios of this process share: SCRAM, no TLS. Nobody may crash it.
+    /// Server that all scenarios of this process share: SCRAM, no TLS. No scenario may crash it.
     pub async fn shared() -> &'static Self {
         Self::shared_of(None).await
     }
 
-    /// The shared one of a major version; `None`: Debian's.
+    /// Shared server of a major version; `None` is the version of Debian.
     pub async fn shared_of(version: Option<u32>) -> &'static Self {
         static ALL: [OnceCell<Postgres>; programs::KINDS] = [const { OnceCell::const_new() }; _];
-        let settings = Settings {
+        let settings = PostgresSettings {
             version,
-            ..Settings::default()
+            ..PostgresSettings::default()
         };
         let shared = &ALL[programs::kind(version)];
         shared.get_or_init(|| Self::start(settings)).await
     }
 
-    /// Makes a cluster, which has nothing of a server's own yet: the same for each of one version.
-    pub(crate) fn create(settings: &Settings) -> Self {
+    /// Creates a data directory. All of one version have the same content.
+    pub(crate) fn create(settings: &PostgresSettings) -> Self {
         tokio::task::block_in_place(|| Self::create_now(settings))
     }
 
-    fn create_now(settings: &Settings) -> Self {
+    fn create_now(settings: &PostgresSettings) -> Self {
         let programs = Programs::of(settings.version);
         let mut watchdog = programs::watchdog();
         let folder = watchdog.folder().to_owned();
@@ -101,7 +110,7 @@ impl Postgres {
              log_line_prefix = '%m [%p] %d '\ndynamic_shared_memory_type = mmap\n",
         );
         if !settings.fsync {
-            // Nor write its log's files before they are used.
+            // Without fsync, zero-filled WAL files are wasted time.
             conf.push_str("fsync = off\nwal_init_zero = off\n");
         }
         let certificates = settings.tls.then(|| certify(&folder, &owner));
@@ -133,104 +142,106 @@ impl Postgres {
         }
     }
 
-    /// Starts the server on its folder, and waits until it lets somebody in.
-    pub(crate) async fn serve(&self) {
+    /// Starts the server, and waits until it accepts connections.
+    pub(crate) async fn start_process(&self) {
         let command = format!(
             "'{}/postgres' -D '{}' -p {}",
             self.programs.bin().display(),
             self.data.display(),
             self.port
         );
-        let pid = tokio::task::block_in_place(|| lock(&self.watchdog).serve(&command, "log"));
+        let pid = tokio::task::block_in_place(|| lock(&self.watchdog).start_server(&command, "log"));
         *lock(&self.process) = pid;
-        wait::until("PostgreSQL lets somebody in", START_LIMIT, || async {
-            assert!(alive(pid), "PostgreSQL does not start:\n{}", self.log());
+        wait::until("PostgreSQL accepts connections", START_LIMIT, || async {
+            assert!(is_alive(pid), "PostgreSQL does not start:\n{}", self.log());
             self.try_admin("postgres").await.is_ok()
         })
         .await;
     }
 
-    /// Kills the postmaster and every process of it with -9, and waits until they are gone: as when the instance
-    /// loses its power and keeps its disk.
+    /// Kills all processes of the server with SIGKILL, and waits until they have ended.
+    ///
+    /// This is an instance that loses power and keeps its disk.
     pub async fn crash(&self) {
         let postmaster = *lock(&self.process);
         let mut all = vec![postmaster];
         all.extend(children(postmaster));
         let ids: Vec<String> = all.iter().map(u32::to_string).collect();
-        let order = format!("kill -KILL {} 2>/dev/null", ids.join(" "));
-        // Not all have to be there still: the first death ends others.
-        let _ = tokio::task::block_in_place(|| lock(&self.watchdog).order(&order));
-        wait::until("all processes of PostgreSQL are gone", START_LIMIT, || async {
-            !all.iter().any(|pid| alive(*pid))
+        let kill = format!("kill -KILL {} 2>/dev/null", ids.join(" "));
+        // Some processes may have ended already: the death of one ends others.
+        let _ = tokio::task::block_in_place(|| lock(&self.watchdog).run(&kill));
+        wait::until("all processes of PostgreSQL end", START_LIMIT, || async {
+            !all.iter().any(|pid| is_alive(*pid))
         })
         .await;
-        tokio::task::block_in_place(|| lock(&self.watchdog).bury());
+        tokio::task::block_in_place(|| lock(&self.watchdog).reap());
     }
 
-    /// Shuts the server down in order: everybody is sent away, and a checkpoint is written.
+    /// Shuts the server down: sessions end, and a checkpoint is written.
     pub(crate) async fn stop(&self) {
         let postmaster = *lock(&self.process);
-        self.order(&format!("kill -INT {postmaster}"));
+        self.run_shell(&format!("kill -INT {postmaster}"));
         wait::until("PostgreSQL has shut down", START_LIMIT, || async {
-            !alive(postmaster)
+            !is_alive(postmaster)
         })
         .await;
-        tokio::task::block_in_place(|| lock(&self.watchdog).bury());
+        tokio::task::block_in_place(|| lock(&self.watchdog).reap());
     }
 
-    /// Runs one line of shell as the user of the server, in the folder of its cluster; returns what it printed.
-    pub(crate) fn order(&self, order: &str) -> String {
-        let order = format!("(cd '{}' && {order}) 2>&1", self.data.display());
-        let done = tokio::task::block_in_place(|| lock(&self.watchdog).order(&order));
-        done.unwrap_or_else(|printed| panic!("{order}:\n{printed}"))
+    /// Runs one line of shell as the server's user in the data directory; returns its output.
+    pub(crate) fn run_shell(&self, command: &str) -> String {
+        let command = format!("(cd '{}' && {command}) 2>&1", self.data.display());
+        let output = tokio::task::block_in_place(|| lock(&self.watchdog).run(&command));
+        output.unwrap_or_else(|output| panic!("{command}:\n{output}"))
     }
 
-    /// Writes a file in the folder of its cluster, as its own.
+    /// Writes a file in the data directory, owned by the server's user.
     pub(crate) fn write(&self, name: &str, text: &str) {
-        self.order(&format!("touch {name}"));
+        self.run_shell(&format!("touch {name}"));
         std::fs::write(self.data.join(name), text).unwrap_or_else(|error| panic!("{name}: {error}"));
     }
 
-    /// The folder of its cluster.
+    /// Data directory.
     pub(crate) fn data(&self) -> &Path {
         &self.data
     }
 
-    /// Starts the crashed server again: same folder, same port, recovery first.
+    /// Starts the crashed server again on the same directory and port. It recovers first.
     pub async fn restart(&self) {
-        self.serve().await;
+        self.start_process().await;
     }
 
-    /// Starts the crashed server as a standby that follows nobody: it lets people read, and waits to be promoted.
+    /// Starts the crashed server as a standby without a primary: it is readable and can be promoted.
     pub async fn restart_as_standby(&self) {
         let signal = self.data.join("standby.signal");
         std::fs::write(&signal, "").unwrap_or_else(|error| panic!("{}: {error}", signal.display()));
-        self.serve().await;
+        self.start_process().await;
     }
 
-    /// Copies the folder of the crashed server, in place of the copy before.
-    pub fn copy_aside(&self) {
+    /// Copies the data directory of the crashed server. The copy replaces an earlier one.
+    pub fn copy_data(&self) {
         let data = self.data.display();
-        self.arrange(&format!("rm -rf '{data}.copy' && cp -a '{data}' '{data}.copy'"));
+        self.run_while_stopped(&format!("rm -rf '{data}.copy' && cp -a '{data}' '{data}.copy'"));
     }
 
-    /// Puts the copy in the place of the crashed server's folder, as when a snapshot of its disk is restored.
-    pub fn set_back(&self) {
+    /// Restores the copy of the crashed server's data directory, like a snapshot of its disk.
+    pub fn restore_data(&self) {
         let data = self.data.display();
-        self.arrange(&format!("rm -rf '{data}' && cp -a '{data}.copy' '{data}'"));
+        self.run_while_stopped(&format!("rm -rf '{data}' && cp -a '{data}.copy' '{data}'"));
     }
 
-    fn arrange(&self, order: &str) {
-        tokio::task::block_in_place(|| lock(&self.watchdog).order(&format!("{{ {order}; }} 2>&1")))
-            .unwrap_or_else(|printed| panic!("{order}: {printed}"));
+    /// Runs shell as the server's user, outside the data directory.
+    fn run_while_stopped(&self, command: &str) {
+        tokio::task::block_in_place(|| lock(&self.watchdog).run(&format!("{{ {command}; }} 2>&1")))
+            .unwrap_or_else(|output| panic!("{command}: {output}"));
     }
 
-    /// By which variables a function finds a database here, and gets in: over TCP, without TLS.
+    /// Variables by which a function connects to a database here, over TCP without TLS.
     pub fn environment(&self, database: &str) -> [(String, String); 6] {
         Self::environment_at(self.port, database)
     }
 
-    /// The same by way of another port.
+    /// The same variables for another port.
     pub(crate) fn environment_at(port: u16, database: &str) -> [(String, String); 6] {
         [
             ("PGHOST", "127.0.0.1"),
@@ -243,45 +254,46 @@ impl Postgres {
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
     }
 
-    /// Where it listens.
+    /// Port of the server.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// The folder of client programs, of Debian's version whatever the server's: `psql`, `pgbench` and their like.
-    pub fn clients(&self) -> PathBuf {
+    /// Folder of client programs such as `psql` and `pgbench`, always of Debian's version.
+    pub fn client_programs(&self) -> PathBuf {
         programs::debian()
     }
 
-    /// Whether a slot here can have the plugin wal2json.
+    /// Whether the server has the plugin wal2json.
     pub fn has_wal2json(&self) -> bool {
         self.programs.has_wal2json()
     }
 
-    /// With [`Settings::tls`]: its certificates.
+    /// Certificates of a server with [`PostgresSettings::tls`].
+    ///
+    /// # Panics
+    /// The server has no TLS.
     pub fn certificates(&self) -> &Certificates {
-        self.certificates
-            .as_ref()
-            .expect("this server was made without TLS")
+        self.certificates.as_ref().expect("this server has no TLS")
     }
 
-    /// What the server logged since it was made.
+    /// Log of the server since its first start.
     pub fn log(&self) -> String {
         let file = lock(&self.watchdog).folder().join("log");
         std::fs::read_to_string(file).unwrap_or_default()
     }
 
-    /// A connection of the superuser.
+    /// A new connection of the superuser.
     pub async fn admin(&self, database: &str) -> Client {
         self.try_admin(database)
             .await
             .unwrap_or_else(|error| panic!("cannot connect to {database}: {error:?}"))
     }
 
-    /// A connection of the superuser, if the server is up.
+    /// A new connection of the superuser, if the server is up.
     ///
     /// # Errors
-    /// The server is down, starting, or has no such database.
+    /// The server is down or starting, or the database does not exist.
     pub async fn try_admin(&self, database: &str) -> Result<Client, tokio_postgres::Error> {
         let mut config = tokio_postgres::Config::new();
         config
@@ -291,7 +303,7 @@ impl Postgres {
             .password(ADMIN.1)
             .dbname(database);
         let (client, connection) = config.connect(NoTls).await?;
-        // It ends when the client is dropped or the server goes; either is told by the client's next call.
+        // It ends with the client or with the server. The next call of the client fails then.
         tokio::spawn(connection);
         Ok(client)
     }
@@ -303,23 +315,28 @@ impl Postgres {
         made.unwrap_or_else(|error| panic!("cannot create database {name}: {error:?}"));
     }
 
-    /// Drops the slots of a database, whoever uses them, and then the database. Does nothing when the server is down.
+    /// Drops a database and its slots, even those in use. Does nothing when the server is down.
     pub async fn drop_database(&self, name: &str) {
         let Ok(admin) = self.try_admin("postgres").await else {
             return;
         };
-        wait::until("the slots of the scenario are dropped", Duration::from_secs(30), || async {
-            // A slot that is in use cannot be dropped; its user goes a moment after it was told.
-            let _ = admin
-                .query(
-                    "select pg_terminate_backend(active_pid) from pg_replication_slots \
+        wait::until(
+            "the slots of the scenario are dropped",
+            Duration::from_secs(30),
+            || async {
+                // A slot in use cannot be dropped, and its session ends a moment after it is terminated.
+                let _ = admin
+                    .query(
+                        "select pg_terminate_backend(active_pid) from pg_replication_slots \
                      where database = $1 and active",
-                    &[&name],
-                )
-                .await;
-            let drop = "select pg_drop_replication_slot(slot_name) from pg_replication_slots where database = $1";
-            admin.query(drop, &[&name]).await.is_ok()
-        })
+                        &[&name],
+                    )
+                    .await;
+                let drop = "select pg_drop_replication_slot(slot_name)
+                        from pg_replication_slots where database = $1";
+                admin.query(drop, &[&name]).await.is_ok()
+            },
+        )
         .await;
         let _ = admin
             .batch_execute(&format!("drop database if exists \"{name}\" with (force)"))
@@ -336,7 +353,7 @@ fn append(file: &Path, text: &str) {
     std::fs::write(file, old + "\n" + text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
 }
 
-/// The server reads a private key only when it is the owner's and nobody else's.
+/// Creates certificates. The server accepts a private key only when nobody but its user can read it.
 fn certify(folder: &Path, owner: &std::fs::Metadata) -> Certificates {
     let files = Certificates::make(folder);
     let handed = chown(&files.key, Some(owner.uid()), Some(owner.gid()))
@@ -351,7 +368,7 @@ fn children(parent: u32) -> Vec<u32> {
     let ids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     ids.filter(|pid: &u32| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // "pid (name) state ppid …", and the name may hold anything.
+        // "pid (name) state ppid …", and the name may contain any character.
         let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
         rest.split_whitespace().nth(1).and_then(|ppid| ppid.parse().ok()) == Some(parent)
     })

@@ -1,15 +1,16 @@
-//! Waiting for an event rather than for a time: a condition is asked again until it holds, and a deadline that passes
-//! fails with the name of what was waited for.
+//! Waits for conditions instead of fixed times.
+//!
+//! A condition is polled until it holds. A wait that exceeds its limit fails with the name of the condition.
 
 use std::time::{Duration, Instant};
 
-/// Between two askings: short against what is waited for, long against what asking costs.
+/// Time between two polls: short against the waits, long against the cost of a poll.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Asks until the answer is `Some`.
+/// Polls until the answer is `Some`.
 ///
 /// # Panics
-/// When `limit` passes first: `what` did not happen.
+/// `limit` passes first. The message names `what`.
 pub async fn until_some<T, F: Future<Output = Option<T>>>(
     what: &str,
     limit: Duration,
@@ -22,14 +23,14 @@ pub async fn until_some<T, F: Future<Output = Option<T>>>(
         }
         assert!(
             start.elapsed() < limit,
-            "waited {} s in vain: {what}",
+            "not within {} s: {what}",
             limit.as_secs()
         );
         tokio::time::sleep(PAUSE).await;
     }
 }
 
-/// Asks until the answer is true; panics as [`until_some`] does.
+/// Polls until the answer is true; panics as [`until_some`] does.
 pub async fn until<F: Future<Output = bool>>(what: &str, limit: Duration, mut ask: impl FnMut() -> F) {
     until_some(what, limit, || {
         let asked = ask();
@@ -38,8 +39,9 @@ pub async fn until<F: Future<Output = bool>>(what: &str, limit: Duration, mut as
     .await;
 }
 
-/// A TCP port of 127.0.0.1 that was free a moment ago, below those that the kernel gives to clients: one of them
-/// could take it while a server is down.
+/// A TCP port of 127.0.0.1 that was free a moment ago.
+///
+/// It is below the ports that the kernel assigns to clients, so no client takes it while a server is down.
 pub fn free_port() -> u16 {
     for _ in 0..100 {
         let port = fastrand::u16(15_000..32_000);

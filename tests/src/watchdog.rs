@@ -1,9 +1,9 @@
-//! Sees to it that what we started ends with us.
+//! Ends child processes when this process ends, in whatever way.
 //!
-//! A test process can be killed with -9, and then runs no destructor. So servers are started by a small shell whose
-//! standard input is a pipe that we hold: the kernel closes it however we end, the shell reads end of file, ends the
-//! server and removes its folder. Each shell is the leader of its own process group, so that an interrupt typed at
-//! the terminal reaches us and not it.
+//! A process that is killed with SIGKILL runs no destructor. So a small shell starts each server. Its
+//! standard input is a pipe from this process, which the kernel closes in any case. The shell then reads end
+//! of file, stops the server and removes its folder. Each shell leads its own process group, so an interrupt
+//! at the terminal does not reach it.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
@@ -12,39 +12,43 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-/// A folder of its own, and at most one server at a time that works in it.
+/// A shell with a temporary folder, and at most one server.
 #[derive(Debug)]
 pub struct Watchdog {
     shell: Child,
-    /// `None` only while dropping.
-    orders: Option<ChildStdin>,
+    /// Standard input of the shell; `None` only while dropping.
+    commands: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
     folder: PathBuf,
 }
 
-/// `$pid` is the server. A server that was asked to go (QUIT: PostgreSQL then removes its shared memory) has five
-/// seconds before it is made to.
+/// Script of the shell: it evaluates the lines that it reads. `$pid` is the server.
+///
+/// At the end the server gets SIGQUIT, on which PostgreSQL removes its shared memory, and SIGKILL five
+/// seconds later.
 const SCRIPT: &str = r#"
 ulimit -c 0
 folder=$(mktemp -d "$1/spillway.XXXXXX") || exit 1
 echo "$folder"
 pid=
-while read -r order; do
-    eval "$order"
+while read -r command; do
+    eval "$command"
     echo "done $?"
 done
 if [ -n "$pid" ]; then
     kill -QUIT "$pid" 2>/dev/null
     (sleep 5; kill -KILL "$pid") 2>/dev/null &
-    reminder=$!
+killer=$!
     wait "$pid" 2>/dev/null
-    kill "$reminder" 2>/dev/null
+kill "$killer" 2>/dev/null
 fi
 rm -rf "$folder"
 "#;
 
 impl Watchdog {
-    /// Starts the shell, as `user` when one is given (only root can), with a new empty folder in `parent`.
+    /// Starts the shell with a new empty folder in `parent`.
+    ///
+    /// It runs as `user`, if given; only root can do that.
     pub fn start(user: Option<&str>, parent: &Path) -> Self {
         let mut command = match user {
             Some(user) => {
@@ -63,37 +67,35 @@ impl Watchdog {
             .process_group(0)
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {:?}: {error}", command.get_program()));
-        let orders = shell.stdin.take();
+        let commands = shell.stdin.take();
         let mut answers = BufReader::new(shell.stdout.take().expect("the shell's output is a pipe"));
         let folder = line(&mut answers);
-        let folder = folder.unwrap_or_else(|| panic!("no folder could be made in {}", parent.display()));
+        let folder = folder.unwrap_or_else(|| panic!("cannot create a folder in {}", parent.display()));
         Self {
             shell,
-            orders,
+            commands,
             answers,
             folder: PathBuf::from(folder),
         }
     }
 
-    /// The folder that goes away with us.
+    /// Folder that is removed with this process.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Runs one line of shell, and returns what it printed.
+    /// Runs one line of shell, and returns its output.
     ///
     /// # Errors
-    /// What it printed, when its status is not zero.
-    pub fn order(&mut self, order: &str) -> Result<String, String> {
-        let orders = self
-            .orders
-            .as_mut()
-            .expect("the shell takes orders until it is dropped");
-        writeln!(orders, "{order}").unwrap_or_else(|error| panic!("the watchdog is gone: {error}"));
+    /// The status is not zero. The error is the output.
+    pub fn run(&mut self, command: &str) -> Result<String, String> {
+        let commands = self.commands.as_mut();
+        let commands = commands.expect("the shell reads commands until it is dropped");
+        writeln!(commands, "{command}").unwrap_or_else(|error| panic!("the watchdog has ended: {error}"));
         let mut printed = String::new();
         loop {
             let Some(answer) = line(&mut self.answers) else {
-                return Err(format!("{printed}the watchdog is gone"));
+                return Err(format!("{printed}the watchdog has ended"));
             };
             match answer.strip_prefix("done ") {
                 Some("0") => return Ok(printed),
@@ -103,15 +105,16 @@ impl Watchdog {
         }
     }
 
-    /// Starts `command` as the server, its output appended to `log` in the folder, and returns its process id.
-    pub fn serve(&mut self, command: &str, log: &str) -> u32 {
+    /// Starts `command` as the server, and returns its process id. Its output is appended to `log` in the
+    /// folder.
+    pub fn start_server(&mut self, command: &str, log: &str) -> u32 {
         let log = self.folder.join(log);
-        let order = format!(
+        let start = format!(
             "{command} </dev/null >>'{}' 2>&1 & pid=$!; echo $pid",
             log.display()
         );
         let printed = self
-            .order(&order)
+            .run(&start)
             .unwrap_or_else(|printed| panic!("{command}: {printed}"));
         printed
             .trim()
@@ -119,21 +122,22 @@ impl Watchdog {
             .unwrap_or_else(|_| panic!("{command}: no process id in {printed:?}"))
     }
 
-    /// Waits for the server, which somebody has ended. Until then its process id is neither free nor alive, and
-    /// PostgreSQL would not start again on the same folder.
-    pub fn bury(&mut self) {
-        let _ = self.order("wait \"$pid\" 2>/dev/null; pid=");
+    /// Reaps the server, which has ended.
+    ///
+    /// Until then it is a zombie, and PostgreSQL refuses to start again on the same folder.
+    pub fn reap(&mut self) {
+        let _ = self.run("wait \"$pid\" 2>/dev/null; pid=");
     }
 }
 
 impl Drop for Watchdog {
     fn drop(&mut self) {
-        drop(self.orders.take());
+        drop(self.commands.take());
         let _ = self.shell.wait();
     }
 }
 
-/// `None` at the end; an error reads as the end, and whoever asked says what is missing.
+/// Next line; `None` at the end, or after an error, which the caller reports.
 fn line(from: &mut BufReader<ChildStdout>) -> Option<String> {
     let mut line = String::new();
     match from.read_line(&mut line) {
@@ -142,29 +146,30 @@ fn line(from: &mut BufReader<ChildStdout>) -> Option<String> {
     }
 }
 
-/// A process that ends at the latest with us, for those whose output and status we read ourselves.
+/// A guard that kills a child when this process ends, for children whose output and status we read.
 #[derive(Debug)]
-pub struct Guarded(u32);
+pub struct ProcessGuard(u32);
 
-static GUARDED: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+static GUARDED_PIDS: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
 
-impl Guarded {
-    /// Puts `pid`, a child of ours, under guard until this value is dropped. Drop it as soon as the child has been
-    /// waited for: afterwards its id may belong to somebody else.
+impl ProcessGuard {
+    /// Guards the child `pid` until this value is dropped.
+    ///
+    /// Drop it as soon as the child has been waited for: afterwards its id may belong to another process.
     pub fn new(pid: u32) -> Self {
-        tell(pid, true);
+        update_guard(pid, true);
         Self(pid)
     }
 }
 
-impl Drop for Guarded {
+impl Drop for ProcessGuard {
     fn drop(&mut self) {
-        tell(self.0, false);
+        update_guard(self.0, false);
     }
 }
 
-/// One shell for all of them, which knows the current list.
-fn tell(pid: u32, alive: bool) {
+/// Adds or removes a process, and sends the list to the shell that guards all of them.
+fn update_guard(pid: u32, guarded: bool) {
     static GUARD: OnceLock<Mutex<Child>> = OnceLock::new();
     let guard = GUARD.get_or_init(|| {
         let shell = Command::new("sh")
@@ -178,21 +183,21 @@ fn tell(pid: u32, alive: bool) {
             .unwrap_or_else(|error| panic!("cannot start sh: {error}"));
         Mutex::new(shell)
     });
-    let mut pids = GUARDED.lock().unwrap_or_else(PoisonError::into_inner);
-    if alive {
+    let mut pids = GUARDED_PIDS.lock().unwrap_or_else(PoisonError::into_inner);
+    if guarded {
         pids.insert(pid);
     } else {
         pids.remove(&pid);
     }
     let list: Vec<String> = pids.iter().map(u32::to_string).collect();
     let mut guard = guard.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(orders) = guard.stdin.as_mut() {
-        let _ = writeln!(orders, "{}", list.join(" "));
+    if let Some(input) = guard.stdin.as_mut() {
+        let _ = writeln!(input, "{}", list.join(" "));
     }
 }
 
-/// Whether a process is there and not merely waiting to be buried.
-pub fn alive(pid: u32) -> bool {
+/// Whether a process exists and is not a zombie.
+pub fn is_alive(pid: u32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let state = status.rsplit_once(')').map_or("", |(_, rest)| rest.trim_start());
     !state.is_empty() && !state.starts_with(['Z', 'X'])

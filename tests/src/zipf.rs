@@ -1,31 +1,31 @@
-//! Keys as many data have them: a few are in every second change, most are rare.
+//! Skewed random keys, as in real data: a few keys have half of all changes, most are rare.
 
-/// Zipf's law over so many ranks: the one of rank r is drawn as often as 1/r says.
+/// Zipf distribution over ranks: the frequency of rank r is proportional to 1/r.
 #[derive(Debug, Clone)]
 pub struct Zipf {
-    /// The weights up to and with each rank.
-    up_to: Vec<f64>,
+    /// Cumulated weights up to each rank.
+    cumulated: Vec<f64>,
 }
 
 impl Zipf {
-    /// Over `ranks` ranks, at least one.
+    /// Distribution over `ranks` ranks, at least one.
     pub fn of(ranks: usize) -> Self {
         let weights = (1..=ranks.max(1)).map(|rank| 1.0 / rank as f64);
-        let up_to = weights.scan(0.0, |sum, weight| {
+        let cumulated = weights.scan(0.0, |sum, weight| {
             *sum += weight;
             Some(*sum)
         });
         Self {
-            up_to: up_to.collect(),
+            cumulated: cumulated.collect(),
         }
     }
 
-    /// A rank, counted from 0.
+    /// A random rank, counted from 0.
     pub fn draw(&self, random: &mut fastrand::Rng) -> usize {
-        let all = self.up_to.last().copied().unwrap_or_default();
-        let drawn = random.f64() * all;
-        self.up_to
-            .partition_point(|up_to| *up_to <= drawn)
-            .min(self.up_to.len() - 1)
+        let total = self.cumulated.last().copied().unwrap_or_default();
+        let drawn = random.f64() * total;
+        self.cumulated
+            .partition_point(|cumulated| *cumulated <= drawn)
+            .min(self.cumulated.len() - 1)
     }
 }

@@ -9,7 +9,7 @@ use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{AsyncMessage, Client, Config as PgConfig, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::sql_error::is_transient;
+use super::sql_state::is_transient;
 use super::tls;
 use crate::config::{Auth, Config, Database, Password, SslMode};
 use crate::ports::{BoxError, SlotError};

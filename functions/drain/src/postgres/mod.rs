@@ -9,4 +9,5 @@ pub(crate) mod schema;
 pub(crate) mod server;
 pub(crate) mod slot;
 mod sql_error;
+mod sql_state;
 mod tls;

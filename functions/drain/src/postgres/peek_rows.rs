@@ -7,7 +7,7 @@ use futures_util::stream::Fuse;
 use postgres_types::PgLsn;
 use tokio_postgres::{Row as PgRow, RowStream};
 
-use super::sql_error::is_cancelled;
+use super::sql_state::is_cancelled;
 use crate::lsn::Lsn;
 use crate::ports::{PeekRow, PeekRows, SlotError};
 

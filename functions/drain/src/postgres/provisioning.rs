@@ -2,7 +2,8 @@
 
 use super::connection::{Connector, Session};
 use super::server;
-use super::sql_error::{SlotContext, is_lock_timeout};
+use super::sql_error::SlotContext;
+use super::sql_state::is_lock_timeout;
 use crate::pattern::{self, TablePattern};
 use crate::plugin::Plugin;
 use crate::ports::SlotError;

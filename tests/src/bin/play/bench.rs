@@ -1,24 +1,26 @@
-//! The benchmark: one backlog, drained by Spillway and read by PostgreSQL's own programs, side by side in one run. Times
-//! on a shared machine are noisy, so what counts is the ratio to `pg_recvlogical`, which streams the same changes into
+//! The benchmark: Spillway and PostgreSQL's own programs read the same backlog in one run.
+//!
+//! Times on a shared machine are noisy. So the ratio to `pg_recvlogical` counts, which streams the same
+//! changes into /dev/null.
+//!
+//! A second table has the costs of a change in the stream: records, bytes and put units, without and with
+//! aggregation. The baseline is one PutRecord for each message of wal2json.
+//!
+//! The last table is a backfill of `ROWS` (500,000) rows. The baseline is psql, which copies them into
 //! /dev/null.
 //!
-//! A second table tells what a change costs in the stream: records, bytes and put units, without and with aggregation, beside
-//! what it costs to send each message of wal2json with a PutRecord of its own.
-//!
-//! At last a table of `ROWS` (500,000) is backfilled, beside psql, which copies it into /dev/null.
-//!
-//! `TRANSACTIONS` (default 200,000) is the size of the backlog: updates of one row each, spread over a million keys.
+//! `TRANSACTIONS` (200,000) is the size of the backlog: updates of one row each, spread over a million keys.
 
 use std::io::Write as _;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use scenarios::aws::kinesis::{Kinesis, Limits};
+use scenarios::aws::ssm::Ssm;
 use scenarios::fixture::Plugin;
-use scenarios::function::Function;
-use scenarios::kinesis::{Kinesis, Limits};
-use scenarios::pgbench::Pgbench;
-use scenarios::postgres::{ADMIN, Postgres, REPLUSER, Settings};
-use scenarios::ssm::Ssm;
+use scenarios::lambda::function::Function;
+use scenarios::postgres::pgbench::Pgbench;
+use scenarios::postgres::{ADMIN, Postgres, PostgresSettings, REPLUSER};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -26,7 +28,7 @@ use crate::seeds::number;
 
 const DATABASE: &str = "bench";
 
-/// Slots and streams of Spillway's runs, and their plugins. The first aggregates.
+/// Slot (also stream) and plugin of each drain. The first one aggregates.
 const RUNS: [(&str, Plugin); 4] = [
     ("pgoutput_kpl", Plugin::Pgoutput),
     ("pgoutput", Plugin::Pgoutput),
@@ -34,7 +36,10 @@ const RUNS: [(&str, Plugin); 4] = [
     ("test_decoding", Plugin::TestDecoding),
 ];
 
-/// The table that is backfilled.
+/// Label of the baseline of costs.
+const SINGLE: &str = "a PutRecord for each message";
+
+/// Table of the backfill.
 const FILLED: &str = "filled_accounts";
 
 const SCRIPT: &str =
@@ -47,48 +52,17 @@ pub(crate) fn main() {
 
 async fn run(transactions: u64, rows: u64) {
     println!(
-        "one backlog of {transactions} transactions, each reader in turn; reading pgoutput unless it says otherwise\n"
+        "one backlog of {transactions} transactions, each reader in turn, with pgoutput unless it is named\n"
     );
-    let postgres = Postgres::start(Settings {
+    let postgres = Postgres::start(PostgresSettings {
         conf: "max_wal_size = '16GB'\n".to_owned(),
-        ..Settings::default()
+        ..PostgresSettings::default()
     })
     .await;
-    postgres.create_database(DATABASE).await;
-    Pgbench::init(&postgres, DATABASE, 10).await;
-    let admin = postgres.admin(DATABASE).await;
-    // Before any slot, which would have to pass over it.
-    let filled = format!(
-        "create table {FILLED} as select * from pgbench_accounts where aid <= {rows}; alter table {FILLED} add primary key (aid);
-         vacuum analyze {FILLED}"
-    );
-    for sql in filled.split(';') {
-        admin.batch_execute(sql).await.expect("a table can be made");
-    }
-    let role = REPLUSER.0;
-    admin
-        .batch_execute(&format!(
-            "create publication spillway for all tables; grant select on {FILLED} to {role}"
-        ))
-        .await
-        .expect("a publication can be made");
-    for (slot, plugin) in [("stream", "pgoutput"), ("peek", "pgoutput")] {
-        let sql = format!("select pg_create_logical_replication_slot('{slot}', '{plugin}')");
-        admin.batch_execute(&sql).await.expect("a slot can be made");
-    }
-    for (slot, plugin) in RUNS {
-        let sql = format!(
-            "select pg_create_logical_replication_slot('{slot}', '{}')",
-            plugin.name()
-        );
-        admin.batch_execute(&sql).await.expect("a slot can be made");
-    }
-    write_backlog(&postgres, transactions).await;
-    let row = admin
-        .query_one("select pg_current_wal_flush_lsn()::text", &[])
-        .await
-        .expect("the server answers");
-    let end: String = row.get(0);
+    let admin = create_backlog(&postgres, transactions, rows).await;
+    let sql = "select pg_current_wal_flush_lsn()::text as lsn";
+    let row = admin.query_one(sql, &[]).await.expect("the server answers");
+    let end: String = row.get("lsn");
 
     let streamed = stream(&postgres, &end).await;
     line("pg_recvlogical > /dev/null", streamed, streamed, transactions, "");
@@ -96,15 +70,65 @@ async fn run(transactions: u64, rows: u64) {
     line("psql: one peek > /dev/null", peeked, streamed, transactions, "");
     let kinesis = Kinesis::start(Limits::Off).await;
     let ssm = Ssm::shared().await;
-    // The emulator takes more than a second for its first store, whoever asks for it.
+    // The first store takes the emulator more than a second.
     ssm.put("/warm", "up").await;
     ssm.delete("/warm").await;
-    let each = one_by_one(&admin, &kinesis).await;
-    let mut costs = vec![("a PutRecord for each message", each.cost)];
+    let single = put_one_by_one(&admin, &kinesis).await;
+    let mut costs = vec![(SINGLE, single.cost)];
+    costs.extend(drains(&postgres, &kinesis, ssm, transactions, streamed).await);
+    let seconds = single.took.as_secs_f64();
+    let messages = single.put as f64 / seconds / 1000.0;
+    println!(
+        "{SINGLE:28} {seconds:7.2} s {messages:7.1} k changes/s           one after the other, the first {}",
+        single.put
+    );
+    print_costs(&costs, transactions);
+    backfills(&postgres, &admin, &kinesis, ssm, rows).await;
+    println!("\nKinesis is an emulator in this process, on the same cores. Its limits are off.");
+}
+
+/// Creates tables, publication and slots, and then the backlog; returns a connection of the superuser.
+async fn create_backlog(postgres: &Postgres, transactions: u64, rows: u64) -> tokio_postgres::Client {
+    postgres.create_database(DATABASE).await;
+    Pgbench::init(postgres, DATABASE, 10).await;
+    let admin = postgres.admin(DATABASE).await;
+    let role = REPLUSER.0;
+    // The tables come before the slots, which would have to decode them.
+    let statements = [
+        format!("create table {FILLED} as select * from pgbench_accounts where aid <= {rows}"),
+        format!("alter table {FILLED} add primary key (aid)"),
+        format!("vacuum analyze {FILLED}"),
+        format!("grant select on {FILLED} to {role}"),
+        "create publication spillway for all tables".to_owned(),
+    ];
+    let slots = RUNS.map(|(slot, plugin)| (slot, plugin.name()));
+    let slots = slots
+        .into_iter()
+        .chain([("stream", "pgoutput"), ("peek", "pgoutput")]);
+    let slots = slots
+        .map(|(slot, plugin)| format!("select pg_create_logical_replication_slot('{slot}', '{plugin}')"));
+    for sql in statements.into_iter().chain(slots) {
+        let executed = admin.batch_execute(&sql).await;
+        executed.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+    write_backlog(postgres, transactions).await;
+    admin
+}
+
+/// Drains the backlog once for each of [`RUNS`], and prints a line for each; returns the costs of those with
+/// pgoutput.
+async fn drains(
+    postgres: &Postgres,
+    kinesis: &Kinesis,
+    ssm: &Ssm,
+    transactions: u64,
+    streamed: Duration,
+) -> Vec<(&'static str, Cost)> {
+    let mut costs = Vec::new();
     for (slot, plugin) in RUNS {
         kinesis.create_stream(slot, 16).await;
         let began = Instant::now();
-        let report = invoke(&postgres, &kinesis, ssm, slot, &json!({})).await;
+        let report = invoke(postgres, kinesis, ssm, slot, &json!({})).await;
         let took = began.elapsed();
         assert_eq!(report["stopped"], "empty", "{report}");
         assert_eq!(report["changes"], transactions, "{report}");
@@ -116,17 +140,14 @@ async fn run(transactions: u64, rows: u64) {
         );
         line(&format!("spillway, {slot}"), took, streamed, transactions, &more);
         if plugin == Plugin::Pgoutput {
-            costs.push((slot, Cost::of_stream(&kinesis, slot).await));
+            costs.push((slot, Cost::of_stream(kinesis, slot).await));
         }
         kinesis.delete_stream(slot).await;
     }
-    let messages = each.put as f64 / each.took.as_secs_f64() / 1000.0;
-    println!(
-        "{:28} {:7.2} s {messages:7.1} k changes/s           one after the other, the first {}",
-        "a PutRecord for each message",
-        each.took.as_secs_f64(),
-        each.put
-    );
+    costs
+}
+
+fn print_costs(costs: &[(&str, Cost)], transactions: u64) {
     println!(
         "\n{:28} {:>9} {:>9} {:>11}",
         "per change", "records", "bytes", "put units"
@@ -140,16 +161,15 @@ async fn run(transactions: u64, rows: u64) {
             per(cost.put_units)
         );
     }
-    backfills(&postgres, &admin, &kinesis, ssm, rows).await;
-    println!("\nKinesis is an emulator in this process, on the same cores; no limits are enforced.");
 }
 
-/// What something costs in a stream.
+/// Costs in a stream.
 #[derive(Debug, Default, Clone, Copy)]
 struct Cost {
     records: u64,
-    /// Data and partition keys.
+    /// Bytes of data and partition keys.
     bytes: u64,
+    /// Units of 25 KiB, by which Kinesis charges each record.
     put_units: u64,
 }
 
@@ -161,7 +181,7 @@ impl Cost {
         self.put_units += bytes.div_ceil(25 << 10);
     }
 
-    /// Of all records that a stream holds.
+    /// Costs of all records in a stream.
     async fn of_stream(kinesis: &Kinesis, stream: &str) -> Self {
         let mut cost = Self::default();
         for shard in kinesis.shards(stream).await {
@@ -173,20 +193,23 @@ impl Cost {
     }
 }
 
-/// What the script does that Spillway replaces.
-struct OneByOne {
+/// Result of sending single messages, as the script does that Spillway replaces.
+struct SinglePuts {
     cost: Cost,
-    /// Messages that were put, and how long that took.
+    /// Number of messages that were sent.
     put: usize,
+    /// Time for sending them.
     took: Duration,
 }
 
-/// Counts what it costs to send each message of wal2json with a PutRecord of its own, all under one key; puts some of them so.
-async fn one_by_one(admin: &tokio_postgres::Client, kinesis: &Kinesis) -> OneByOne {
+/// Computes the cost of one PutRecord for each message of wal2json, all with one key, and sends the first
+/// 5,000.
+async fn put_one_by_one(admin: &tokio_postgres::Client, kinesis: &Kinesis) -> SinglePuts {
     const KEY: &str = "default";
-    let sql = "select data from pg_logical_slot_peek_changes('wal2json', null, null, 'format-version', '2', 'include-transaction', 'false')";
+    let sql = "select data from pg_logical_slot_peek_changes(
+                   'wal2json', null, null, 'format-version', '2', 'include-transaction', 'false')";
     let rows = admin.query(sql, &[]).await.expect("the slot can be peeked");
-    let messages: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
+    let messages: Vec<&str> = rows.iter().map(|row| row.get("data")).collect();
     let mut cost = Cost::default();
     messages
         .iter()
@@ -198,10 +221,10 @@ async fn one_by_one(admin: &tokio_postgres::Client, kinesis: &Kinesis) -> OneByO
     }
     let took = began.elapsed();
     kinesis.delete_stream(KEY).await;
-    OneByOne { cost, put, took }
+    SinglePuts { cost, put, took }
 }
 
-/// Backfills a table beside psql, without and with aggregation.
+/// Backfills a table with and without aggregation, and copies it with psql.
 async fn backfills(
     postgres: &Postgres,
     admin: &tokio_postgres::Client,
@@ -222,7 +245,7 @@ async fn backfills(
     line("psql: copy > /dev/null", copied, copied, "");
     for slot in ["backfill_kpl", "backfill"] {
         let sql = format!("select pg_create_logical_replication_slot('{slot}', 'pgoutput')");
-        admin.batch_execute(&sql).await.expect("a slot can be made");
+        admin.batch_execute(&sql).await.expect("a slot can be created");
         kinesis.create_stream(slot, 16).await;
         let event = json!({"action": "backfill", "tables": [format!("public.{FILLED}")]});
         let began = Instant::now();
@@ -283,7 +306,7 @@ async fn write_backlog(postgres: &Postgres, transactions: u64) {
 }
 
 fn program(postgres: &Postgres, name: &str) -> Command {
-    let mut command = Command::new(postgres.clients().join(name));
+    let mut command = Command::new(postgres.client_programs().join(name));
     command.args([
         "-h",
         "127.0.0.1",

@@ -1,30 +1,31 @@
-//! Writes the inputs that fuzzing starts from, into the folder that is its argument: for each of the three plugins what a real
-//! PostgreSQL sends for a workload that has something of everything, what the catalog says then, and the checkpoints that real
-//! drains store.
+//! Writes the first inputs of the fuzzer into the folder that is the argument.
+//!
+//! For each plugin it writes the rows that a real PostgreSQL sends for a varied workload, and the catalog of
+//! that moment. It also writes checkpoints that real drains store.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use scenarios::fixture::{Fixture, Plugin};
-use scenarios::function::Outcome;
-use scenarios::postgres::{Postgres, Settings};
+use scenarios::lambda::function::Outcome;
+use scenarios::postgres::{Postgres, PostgresSettings};
 use serde_json::json;
 use tokio_postgres::Client;
 
 const WORKLOAD: &str = include_str!("corpus/workload.sql");
 
-/// What a database of no encoding can hold besides: bytes that are no text.
+/// Statements for a database without an encoding: bytes that are not text.
 const ASCII: [(&str, &str); 3] = [
     (
-        "bytes-that-are-no-text",
+        "bytes-that-are-not-text",
         r"insert into t values (1, E'\xff\xfe'), (2, 'a' || E'\xc3' || 'b')",
     ),
     (
-        "a-key-that-is-no-text",
+        "a-key-that-is-not-text",
         r"insert into t values (3, 'x'); update k set v = E'\xe9'; delete from k",
     ),
     (
-        "a-message-that-is-no-text",
+        "a-message-that-is-not-text",
         r"select pg_logical_emit_message(true, E'p\xff', 'c'), pg_logical_emit_message(true, 'p', E'\xff')",
     ),
 ];
@@ -39,7 +40,7 @@ pub(crate) fn main() {
 }
 
 async fn rows_of_plugins(folder: &Path) {
-    let server = Postgres::start(Settings::default()).await;
+    let server = Postgres::start(PostgresSettings::default()).await;
     server.create_database("utf8").await;
     let client = session(&server, "utf8").await;
     let mut parts = WORKLOAD
@@ -51,13 +52,13 @@ async fn rows_of_plugins(folder: &Path) {
     slots(&client, "utf8").await;
     for (at, (name, statements)) in parts.enumerate() {
         run(&client, statements).await;
-        // Bit 0 would take the catalog away; the others say how events are written, each some other way.
+        // Bit 0 would remove the catalog. The other bits choose how events are encoded.
         for plugin in Plugin::ALL {
             peek(&client, "utf8", plugin, folder, name, (at * 2) as u8).await;
         }
     }
-    let catalog = folder.join("catalog.json");
-    write(&catalog, described(&client).await.as_bytes());
+    let file = folder.join("catalog.json");
+    write(&file, catalog(&client).await.as_bytes());
 
     run(
         &server.admin("postgres").await,
@@ -67,26 +68,27 @@ async fn rows_of_plugins(folder: &Path) {
     let client = session(&server, "ascii").await;
     run(
         &client,
-        r"create table t (id int primary key, v text); create table k (v text primary key); insert into k values (E'\xff')",
+        r"create table t (id int primary key, v text); create table k (v text primary key);
+         insert into k values (E'\xff')",
     )
     .await;
     slots(&client, "ascii").await;
     for (name, statements) in ASCII {
         run(&client, statements).await;
-        // The server itself refuses to send these by pgoutput.
+        // The server refuses to send these with pgoutput.
         for plugin in [Plugin::Wal2json, Plugin::TestDecoding] {
             peek(&client, "ascii", plugin, folder, name, 0).await;
         }
     }
 }
 
-/// With the settings of the function's sessions that change what plugins write.
+/// A connection with the settings of the function's sessions that change the output of plugins.
 async fn session(server: &Postgres, database: &str) -> Client {
     let client = server.admin(database).await;
     run(
         &client,
-        "set datestyle = 'ISO, YMD'; set timezone = 'UTC'; set intervalstyle = 'iso_8601'; set bytea_output = 'hex';
-         set extra_float_digits = 1; create publication spillway for all tables",
+        "set datestyle = 'ISO, YMD'; set timezone = 'UTC'; set intervalstyle = 'iso_8601';
+         set bytea_output = 'hex'; set extra_float_digits = 1; create publication spillway for all tables",
     )
     .await;
     client
@@ -104,14 +106,15 @@ async fn slots(client: &Client, database: &str) {
     }
 }
 
-/// Writes what a slot has, and moves it on.
+/// Writes the rows of a slot to a file, and advances the slot.
 async fn peek(client: &Client, database: &str, plugin: Plugin, folder: &Path, name: &str, options: u8) {
-    // As the function asks for them.
+    // The options of the function.
     let asked = match plugin {
         Plugin::Pgoutput => "proto_version 1 publication_names spillway messages true",
         Plugin::Wal2json => {
-            "format-version 2 include-transaction true include-xids true include-timestamp true include-lsn true \
-             include-types true include-typmod true include-domain-data-type true include-pk true"
+            "format-version 2 include-transaction true include-xids true include-timestamp true \
+             include-lsn true include-types true include-typmod true \
+             include-domain-data-type true include-pk true"
         }
         Plugin::TestDecoding => "include-xids true include-timestamp true",
     };
@@ -119,7 +122,8 @@ async fn peek(client: &Client, database: &str, plugin: Plugin, folder: &Path, na
     let slot = format!("{database}_{}", plugin.name());
     let peeked = client
         .query(
-            "select data from pg_logical_slot_peek_binary_changes($1::text::name, null, null, variadic $2::text[])",
+            "select data
+             from pg_logical_slot_peek_binary_changes($1::text::name, null, null, variadic $2::text[])",
             &[&slot, &asked],
         )
         .await
@@ -136,7 +140,7 @@ async fn peek(client: &Client, database: &str, plugin: Plugin, folder: &Path, na
     .await;
 }
 
-/// As the targets take it apart, in `checks/rows.rs`.
+/// Input in the format that the targets read, in `checks/rows.rs`.
 fn input(options: u8, rows: &[Vec<u8>]) -> Vec<u8> {
     let mut input = vec![options];
     for row in rows {
@@ -147,12 +151,13 @@ fn input(options: u8, rows: &[Vec<u8>]) -> Vec<u8> {
     input
 }
 
-/// What the catalog says, as the function asks for it, in JSON.
-async fn described(client: &Client) -> String {
+/// The catalog as JSON, with the columns that the function queries.
+async fn catalog(client: &Client) -> String {
     const CATALOG: &str = "
         select json_build_object(
           'domains', (
-            select json_agg(json_build_array(format_type(oid, null), format_type(typbasetype, typtypmod)) order by oid)
+            select json_agg(
+              json_build_array(format_type(oid, null), format_type(typbasetype, typtypmod)) order by oid)
             from pg_type where typtype = 'd' and oid >= 16384),
           'tables', json_agg(json_build_object(
             'schema', n.nspname, 'name', c.relname,
@@ -167,12 +172,18 @@ async fn described(client: &Client) -> String {
               from pg_index i cross join unnest(i.indkey::int2[]) with ordinality k(attnum, place)
               join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
               where i.indrelid = c.oid and i.indisprimary),
-            'deferrable', exists (select from pg_index i where i.indrelid = c.oid and i.indisprimary and not i.indimmediate),
+            'deferrable', exists (
+              select from pg_index i where i.indrelid = c.oid and i.indisprimary and not i.indimmediate),
             'full', c.relreplident = 'f',
             'columns', (
-              select coalesce(json_agg(json_build_array(attname, format_type(atttypid, atttypmod), attlen = -1 and attstorage <> 'p')
-                                       order by attnum), '[]')
-              from pg_attribute where attrelid = c.oid and attnum > 0 and not attisdropped)) order by c.oid))::text
+              select coalesce(
+                json_agg(
+                  json_build_array(
+                    attname, format_type(atttypid, atttypmod), attlen = -1 and attstorage <> 'p')
+                  order by attnum),
+                '[]')
+              from pg_attribute
+              where attrelid = c.oid and attnum > 0 and not attisdropped)) order by c.oid))::text
         from pg_class c join pg_namespace n on n.oid = c.relnamespace
         where c.relkind in ('r', 'p') and n.nspname not in ('pg_catalog', 'information_schema')";
     let row = client.query_one(CATALOG, &[]).await;
@@ -181,7 +192,7 @@ async fn described(client: &Client) -> String {
         + "\n"
 }
 
-/// The checkpoint after a first drain, after one that found something, and after one that ended inside a transaction.
+/// Writes checkpoints: of a first drain, of a later one, and of one that stopped inside a transaction.
 async fn checkpoints(folder: &Path) {
     for plugin in Plugin::ALL {
         let fixture = Fixture::new(plugin).await;
@@ -201,7 +212,8 @@ async fn checkpoints(folder: &Path) {
         fixture
             .sql("insert into t select from generate_series(1, 200000)")
             .await;
-        // Too short for all of it; how far it comes, and whether it ends in time, is the machine's.
+        // Too short for the whole transaction. The machine decides on the progress, and on whether it ends in
+        // time.
         let short = Duration::from_secs(6);
         while !keep("inside").await.contains(r#""progress":{"#) {
             if let Outcome::Answer(report) = fixture.function.invoke(&json!({}), short).await {

@@ -1,10 +1,12 @@
-//! The whole way in a minute: pgbench writes into a real PostgreSQL, ticks of the real binary drain its slot into
-//! Kinesis, a backfill beside them brings the rows that were there before, the server is killed half-way, and at the end a
-//! consumer rebuilds every row from the stream and compares each with PostgreSQL. It succeeds only when all are the same and
-//! none is missing.
+//! The whole way of the data in a minute.
 //!
-//! `PLUGIN` chooses the output plugin, `AGGREGATION` and `ENVELOPE` are handed to the function. `DEMO_FAULT=drop` loses one event on its way to the consumer, which must make
-//! the verdict fail.
+//! pgbench writes into a real PostgreSQL, and ticks of the real binary drain its slot into Kinesis. A
+//! backfill sends the rows that existed before the slot. The server is killed half-way. At the end a consumer
+//! rebuilds every row from the stream, and each is compared with PostgreSQL. The demo succeeds only when all
+//! rows are equal and none is missing.
+//!
+//! `PLUGIN` chooses the output plugin; `AGGREGATION` and `ENVELOPE` are passed to the function.
+//! `DEMO_FAULT=drop` loses one event on its way to the consumer: then the verdict must fail.
 
 mod screen;
 mod verdict;
@@ -13,46 +15,47 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use scenarios::aws::kinesis::{Kinesis, Limits};
+use scenarios::aws::ssm::Ssm;
 use scenarios::fixture::Plugin;
-use scenarios::function::{Function, Outcome};
-use scenarios::kinesis::{Kinesis, Limits};
-use scenarios::pgbench::{self, Pgbench};
-use scenarios::postgres::{Postgres, REPLUSER, Settings};
-use scenarios::ssm::Ssm;
+use scenarios::lambda::function::{Function, Outcome};
+use scenarios::postgres::pgbench::{self, Pgbench};
+use scenarios::postgres::{Postgres, PostgresSettings, REPLUSER};
 use serde_json::{Value, json};
 
 use screen::{Screen, Tone};
 
 const DATABASE: &str = "pgbench";
 const STREAM: &str = "etl_demo";
-/// pgbench's rows of history have no key, and there is one branch: each is one lane, whose records go one after the other.
+/// Rate of pgbench. Its history has no key, and it has one branch: each is one lane with one record in
+/// flight.
 const TRANSACTIONS_A_SECOND: &str = "200";
-/// Of each of the two runs of pgbench.
+/// Seconds of each of the two runs of pgbench.
 const WRITE_SECONDS: u64 = 10;
-/// The tables that were filled before the slot was made. That of history is empty then, and has no key to read it by.
+/// Tables with rows before the slot is created, for the backfill. The history is empty then, and has no key.
 const FILLED: [&str; 3] = ["pgbench_accounts", "pgbench_tellers", "pgbench_branches"];
-/// The tick that asks for their backfill instead.
+/// Number of the tick that starts the backfill instead of a drain.
 const BACKFILL: usize = 3;
-/// In place of the minute between two ticks in service.
+/// Time between two ticks; in service it is a minute.
 const TICK: Duration = Duration::from_secs(2);
-/// What Lambda would allow an invocation.
+/// Deadline of an invocation that is no tick.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// Less for a tick, so that the backfill takes several.
+/// Deadline of a tick, so short that the backfill takes several ticks.
 const TICK_DEADLINE: Duration = Duration::from_secs(8);
 
 pub(crate) fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
-        let reason = panic.payload_as_str().unwrap_or("for a reason it cannot tell");
-        eprintln!("\nthe demo cannot go on: {reason}");
+        let reason = panic.payload_as_str().unwrap_or("the reason is unknown");
+        eprintln!("\nthe demo failed: {reason}");
     }));
     let plugin = std::env::var("PLUGIN").unwrap_or_else(|_| "wal2json".to_owned());
-    let Some(plugin) = Plugin::named(&plugin) else {
-        eprintln!("PLUGIN={plugin}: it is wal2json, pgoutput or test_decoding");
+    let Some(plugin) = Plugin::from_name(&plugin) else {
+        eprintln!("PLUGIN={plugin} is not one of wal2json, pgoutput, test_decoding");
         return ExitCode::from(2);
     };
     let fault = std::env::var("DEMO_FAULT").ok().filter(|fault| !fault.is_empty());
     if fault.as_deref().is_some_and(|fault| fault != "drop") {
-        eprintln!("DEMO_FAULT is drop, or nothing");
+        eprintln!("DEMO_FAULT is `drop` or not set");
         return ExitCode::from(2);
     }
     let screen = Screen::new();
@@ -62,121 +65,104 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-/// All that runs, and what it has done so far.
+/// Servers, function and counters of the demo.
 struct Demo<'a> {
     screen: &'a Screen,
     postgres: Postgres,
     function: Function,
-    /// Ticks that were begun.
+    /// Number of started ticks.
     ticks: AtomicUsize,
-    /// Ticks that have ended; one less while a tick runs.
+    /// Number of ended ticks; one less than `ticks` while a tick runs.
     ended: AtomicUsize,
-    /// Ticks that failed.
+    /// Number of failed ticks.
     failed: AtomicUsize,
-    /// The number of the last that did.
+    /// Number of the last failed tick.
     last_failed: AtomicUsize,
-    /// Records that were throttled and put again.
+    /// Number of records that were throttled and sent again.
     throttled: AtomicU64,
-    /// pgbench has nothing more to write.
+    /// Whether pgbench has ended.
     written: AtomicBool,
-    /// The backfill was asked for.
-    asked: AtomicBool,
-    /// The backfill has read all.
-    filled: AtomicBool,
+    /// Whether the backfill was started.
+    backfill_started: AtomicBool,
+    /// Whether the backfill is finished.
+    backfill_finished: AtomicBool,
 }
 
 async fn demo(screen: &Screen, plugin: Plugin, fault: bool) -> bool {
     screen.picture();
     screen.title("Setting up");
-    let slot = format!("etl_slot_{}", plugin.name());
-    let settings = Settings {
+    let settings = PostgresSettings {
         fsync: true,
-        ..Settings::default()
+        ..PostgresSettings::default()
     };
     let (postgres, ssm) = tokio::join!(Postgres::start(settings), Ssm::start());
-    let version = postgres
-        .admin("postgres")
-        .await
-        .query_one("show server_version", &[])
-        .await;
-    let version: String = version
-        .unwrap_or_else(|error| panic!("PostgreSQL does not tell its version: {error}"))
-        .get(0);
-    screen.say(
-        Tone::Plain,
-        &format!("PostgreSQL {version} on port {}", postgres.port()),
-    );
+    let version = version(&postgres).await;
+    let port = postgres.port();
+    screen.say(Tone::Plain, &format!("PostgreSQL {version} on port {port}"));
     let kinesis = Kinesis::start(Limits::Enforced).await;
     kinesis.create_stream(STREAM, 16).await;
-    screen.say(
-        Tone::Plain,
-        &format!(
-            "Kinesis (ferrokinesis): stream {STREAM}, 16 shards, each limited to 1 MiB/s and 1,000 records/s"
-        ),
-    );
+    let stream = format!("stream {STREAM}, 16 shards, each limited to 1 MiB/s and 1,000 records/s");
+    screen.say(Tone::Plain, &format!("Kinesis (ferrokinesis): {stream}"));
     screen.say(Tone::Plain, "SSM (moto) for the checkpoint");
-    postgres.create_database(DATABASE).await;
-    Pgbench::init(&postgres, DATABASE, 1).await;
+    create_tables(&postgres, plugin).await;
     screen.say(Tone::Plain, "pgbench -i -s 1: 100,000 accounts");
-    let admin = postgres.admin(DATABASE).await;
-    let grant = format!("grant select on {} to {}", FILLED.join(", "), REPLUSER.0);
-    let granted = admin.batch_execute(&grant).await;
-    granted.unwrap_or_else(|error| panic!("{grant}: {error:?}"));
-    if plugin == Plugin::Pgoutput {
-        let tables = pgbench::TABLES.join(", ");
-        let made = admin
-            .batch_execute(&format!("create publication spillway for table {tables}"))
-            .await;
-        made.unwrap_or_else(|error| panic!("no publication: {error}"));
-    }
+    let slot = format!("etl_slot_{}", plugin.name());
     let function = Function::new(environment(&postgres, &kinesis, &ssm, &slot));
-    let setup = function
-        .invoke(&json!({"action": "setup", "plugin": plugin.name()}), DEADLINE)
-        .await;
+    let setup = json!({"action": "setup", "plugin": plugin.name()});
+    let setup = function.invoke(&setup, DEADLINE).await;
     if !matches!(setup, Outcome::Answer(_)) {
-        screen.say(Tone::Bad, &format!("setup: {}", told(&setup)));
+        screen.say(Tone::Bad, &format!("setup: {}", describe(&setup)));
         return false;
     }
+    let role = REPLUSER.0;
     screen.say(
         Tone::Plain,
         &format!(
-            "the function made slot {slot} as {}, a role with REPLICATION, and SELECT on three tables",
-            REPLUSER.0
+            "the function created slot {slot} as {role}, a role with REPLICATION and SELECT on three tables"
         ),
     );
 
-    let demo = Demo {
-        screen,
-        postgres,
-        function,
-        ticks: AtomicUsize::new(0),
-        ended: AtomicUsize::new(0),
-        failed: AtomicUsize::new(0),
-        last_failed: AtomicUsize::new(0),
-        throttled: AtomicU64::new(0),
-        written: AtomicBool::new(false),
-        asked: AtomicBool::new(false),
-        filled: AtomicBool::new(false),
-    };
+    let demo = Demo::new(screen, postgres, function);
     let start = Instant::now();
     screen.title(&format!(
-        "pgbench writes {TRANSACTIONS_A_SECOND} transactions a second; a tick every {} s, where in service it is a minute",
+        "pgbench writes {TRANSACTIONS_A_SECOND} transactions a second; a tick every {} s \
+         (in service: every minute)",
         TICK.as_secs()
     ));
     screen.tick_header();
     tokio::join!(demo.write(), demo.tick_while_written());
-    demo.screen.say(
+    screen.say(
         Tone::Plain,
-        "pgbench is done; ticks until all is read and the slot is empty",
+        "pgbench has ended; ticks until the backfill is finished and the slot is empty",
     );
     let Some(last) = demo.tick_until_empty().await else {
-        demo.screen.say(
+        screen.say(
             Tone::Bad,
-            "the slot does not get empty, or the backfill does not end",
+            "the slot is not empty, or the backfill is not finished, after 30 ticks",
         );
         return false;
     };
-    verdict::pronounce(&demo, &kinesis, &last, fault, start).await
+    verdict::report(&demo, &kinesis, &last, fault, start).await
+}
+
+async fn version(postgres: &Postgres) -> String {
+    let admin = postgres.admin("postgres").await;
+    let row = admin.query_one("show server_version", &[]).await;
+    row.unwrap_or_else(|error| panic!("PostgreSQL has no version: {error}"))
+        .get(0)
+}
+
+/// Creates and fills pgbench's tables, and grants the function what it needs.
+async fn create_tables(postgres: &Postgres, plugin: Plugin) {
+    postgres.create_database(DATABASE).await;
+    Pgbench::init(postgres, DATABASE, 1).await;
+    let mut sql = format!("grant select on {} to {}", FILLED.join(", "), REPLUSER.0);
+    if plugin == Plugin::Pgoutput {
+        let tables = pgbench::TABLES.join(", ");
+        sql.push_str(&format!("; create publication spillway for table {tables}"));
+    }
+    let executed = postgres.admin(DATABASE).await.batch_execute(&sql).await;
+    executed.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
 }
 
 fn environment(postgres: &Postgres, kinesis: &Kinesis, ssm: &Ssm, slot: &str) -> Vec<(String, String)> {
@@ -187,21 +173,37 @@ fn environment(postgres: &Postgres, kinesis: &Kinesis, ssm: &Ssm, slot: &str) ->
         ("AWS_ENDPOINT_URL_KINESIS", kinesis.endpoint()),
         ("AWS_ENDPOINT_URL_SSM", ssm.endpoint()),
     ];
-    let given = ["AGGREGATION", "ENVELOPE"].map(|name| Some((name.to_owned(), std::env::var(name).ok()?)));
+    let passed = ["AGGREGATION", "ENVELOPE"].map(|name| Some((name.to_owned(), std::env::var(name).ok()?)));
     variables
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .chain(postgres.environment(DATABASE))
-        .chain(given.into_iter().flatten())
+        .chain(passed.into_iter().flatten())
         .collect()
 }
 
-impl Demo<'_> {
-    /// Two runs of pgbench, and between them the death of its server.
+impl<'a> Demo<'a> {
+    fn new(screen: &'a Screen, postgres: Postgres, function: Function) -> Self {
+        Self {
+            screen,
+            postgres,
+            function,
+            ticks: AtomicUsize::new(0),
+            ended: AtomicUsize::new(0),
+            failed: AtomicUsize::new(0),
+            last_failed: AtomicUsize::new(0),
+            throttled: AtomicU64::new(0),
+            written: AtomicBool::new(false),
+            backfill_started: AtomicBool::new(false),
+            backfill_finished: AtomicBool::new(false),
+        }
+    }
+
+    /// Runs pgbench twice, and kills the server during the first run.
     async fn write(&self) {
         let seconds = WRITE_SECONDS.to_string();
-        let endless = ["-c", "4", "-R", TRANSACTIONS_A_SECOND, "-T", "600"];
-        let first = Pgbench::run(&self.postgres, DATABASE, &endless);
+        let long_run = ["-c", "4", "-R", TRANSACTIONS_A_SECOND, "-T", "600"];
+        let first = Pgbench::run(&self.postgres, DATABASE, &long_run);
         tokio::time::sleep(Duration::from_secs(WRITE_SECONDS)).await;
         scenarios::wait::until("a tick runs", DEADLINE, || async {
             self.ended.load(Ordering::Relaxed) < self.ticks.load(Ordering::Relaxed)
@@ -211,27 +213,27 @@ impl Demo<'_> {
         self.postgres.crash().await;
         let pgbench = match first.finished().await {
             Ok(()) => "pgbench did not notice",
-            Err(_) => "pgbench went with it",
+            Err(_) => "pgbench failed",
         };
         self.screen.say(
             Tone::Bad,
-            &format!("PostgreSQL was killed with -9 during tick {begun}, and {pgbench}"),
+            &format!("PostgreSQL was killed with SIGKILL during tick {begun}, and {pgbench}"),
         );
-        scenarios::wait::until("a tick finds PostgreSQL gone", DEADLINE + TICK, || async {
+        scenarios::wait::until("a tick finds PostgreSQL down", DEADLINE + TICK, || async {
             self.last_failed.load(Ordering::Relaxed) > begun
         })
         .await;
         self.postgres.restart().await;
         self.screen.say(
             Tone::Good,
-            "PostgreSQL is back on the same folder, and so is pgbench",
+            "PostgreSQL runs again on the same folder, and pgbench too",
         );
         let options = ["-c", "4", "-R", TRANSACTIONS_A_SECOND, "-T", &seconds];
         let second = Pgbench::run(&self.postgres, DATABASE, &options);
         second
             .finished()
             .await
-            .unwrap_or_else(|said| panic!("pgbench failed:\n{said}"));
+            .unwrap_or_else(|stderr| panic!("pgbench failed:\n{stderr}"));
         self.written.store(true, Ordering::Relaxed);
     }
 
@@ -248,11 +250,11 @@ impl Demo<'_> {
         }
     }
 
-    /// The report of the last tick. `None`: the slot does not get empty, the backfill does not end, or a tick fails.
+    /// Report of the last tick. `None` when the slot is not empty after 30 ticks, or a tick fails.
     async fn tick_until_empty(&self) -> Option<Value> {
         for _ in 0..30 {
             let report = self.tick().await?;
-            if report["stopped"] == "empty" && self.filled.load(Ordering::Relaxed) {
+            if report["stopped"] == "empty" && self.backfill_finished.load(Ordering::Relaxed) {
                 return Some(report);
             }
         }
@@ -261,25 +263,25 @@ impl Demo<'_> {
 
     async fn tick(&self) -> Option<Value> {
         let number = self.ticks.fetch_add(1, Ordering::Relaxed) + 1;
-        let asks = number >= BACKFILL && !self.asked.load(Ordering::Relaxed);
-        let event = match asks {
+        let starts_backfill = number >= BACKFILL && !self.backfill_started.load(Ordering::Relaxed);
+        let event = match starts_backfill {
             true => {
                 let tables = FILLED.map(|table| format!("public.{table}"));
                 json!({"action": "backfill", "tables": tables, "chunk_rows": 10_000})
             }
             false => json!({}),
         };
-        if asks {
+        if starts_backfill {
             self.screen.say(Tone::Strong, &format!("      {event}"));
         }
         let outcome = self.function.invoke(&event, TICK_DEADLINE).await;
         self.ended.fetch_add(1, Ordering::Relaxed);
         if let Outcome::Answer(report) = outcome {
-            self.asked.fetch_or(asks, Ordering::Relaxed);
-            // The report that said so may be lost.
-            let told_nothing = report["backfill"].is_null() && report["stopped"] != "busy";
-            let finished = told_nothing && self.asked.load(Ordering::Relaxed);
-            self.filled.fetch_or(
+            self.backfill_started.fetch_or(starts_backfill, Ordering::Relaxed);
+            // The answer that reported the end may be lost.
+            let no_backfill = report["backfill"].is_null() && report["stopped"] != "busy";
+            let finished = no_backfill && self.backfill_started.load(Ordering::Relaxed);
+            self.backfill_finished.fetch_or(
                 finished || report["backfill"]["state"] == "finished",
                 Ordering::Relaxed,
             );
@@ -288,22 +290,22 @@ impl Demo<'_> {
             self.screen.tick(number, &report);
             return Some(report);
         }
-        // It had begun although the invocation failed.
+        // The backfill had started although its invocation failed.
         let pending = matches!(&outcome, Outcome::Error { kind, .. } if kind == "BackfillPending");
-        self.asked.fetch_or(pending, Ordering::Relaxed);
+        self.backfill_started.fetch_or(pending, Ordering::Relaxed);
         self.screen
-            .say(Tone::Bad, &format!("{number:>4}  {}", told(&outcome)));
+            .say(Tone::Bad, &format!("{number:>4}  {}", describe(&outcome)));
         self.failed.fetch_add(1, Ordering::Relaxed);
         self.last_failed.store(number, Ordering::Relaxed);
         None
     }
 }
 
-fn told(outcome: &Outcome) -> String {
+fn describe(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Answer(answer) => answer.to_string(),
         Outcome::Error { kind, message } => format!("{kind}: {message}"),
-        Outcome::Exited(status) => format!("the function went: {status}"),
+        Outcome::Exited(status) => format!("the function exited: {status}"),
         Outcome::TimedOut => "the function was killed at its deadline".to_owned(),
     }
 }

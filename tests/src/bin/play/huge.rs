@@ -1,17 +1,21 @@
-//! One transaction of `MEGABYTES` (1100) through invocations of `DEADLINE` (60) seconds each, in a function of `MEMORY` (128) MiB, with `PLUGIN`
-//! (`pgoutput`) and `AGGREGATION` (`none`). Every change must arrive, with the position that the server's own peek tells. Exits with 1 when
-//! one did not, when one came twice, or when the function's memory was not enough.
+//! One large transaction, drained by many invocations.
+//!
+//! Variables: `MEGABYTES` (1100) is its size, `DEADLINE` (60) the seconds of an invocation, `MEMORY` (128)
+//! the MiB of the function; `PLUGIN` (`pgoutput`) and `AGGREGATION` (`none`).
+//!
+//! Every change must arrive once, with the position that the server's own peek has. The exit status is 1 when
+//! one is lost or duplicated, or when the function needed more memory.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use scenarios::event::Event;
+use scenarios::consumer::event::Event;
 use scenarios::fixture::{Fixture, Plugin};
 use serde_json::json;
 
 use crate::seeds::number;
 
-/// Bytes of a row's text.
+/// Bytes of the text in a row.
 const ROW: u64 = 2000;
 
 pub(crate) fn main() -> ExitCode {
@@ -27,21 +31,9 @@ async fn run() -> ExitCode {
     let deadline = Duration::from_secs(number("DEADLINE", 60));
     let memory = number("MEMORY", 128);
     let plugin = setting("PLUGIN", "pgoutput");
-    let plugin = Plugin::named(&plugin).unwrap_or_else(|| panic!("PLUGIN={plugin} is none of ours"));
-    let mut fixture = Fixture::plan(plugin)
-        .shards(4)
-        .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", &memory.to_string())
-        .env("AGGREGATION", &setting("AGGREGATION", "none"))
-        .build()
-        .await;
-    // Past the fault proxy, which would keep all this in our memory a second time.
-    let endpoint = fixture.kinesis.endpoint().to_owned();
-    fixture.function.set("AWS_ENDPOINT_URL_KINESIS", &endpoint).await;
-    fixture
-        .sql("create table big (id int primary key, what text)")
-        .await;
-    fixture.drain().await;
-    // What tells where the server puts each change, whichever plugin the function reads.
+    let plugin = Plugin::from_name(&plugin).unwrap_or_else(|| panic!("PLUGIN={plugin} is unknown"));
+    let fixture = fixture(plugin, memory).await;
+    // A slot of test_decoding has the position of each change, whichever plugin the function reads.
     let oracle = format!("{}_oracle", fixture.slot);
     fixture
         .sql(&format!(
@@ -53,37 +45,18 @@ async fn run() -> ExitCode {
         plugin.name(),
         deadline.as_secs()
     );
-    fixture.sql(&format!(
-        "alter table big alter what set storage external; insert into big select i, rpad(i::text, {ROW}, 'x') from generate_series(1, {rows}) i"
-    ))
-    .await;
+    fixture
+        .sql(&format!(
+            "alter table big alter what set storage external;
+             insert into big select i, rpad(i::text, {ROW}, 'x') from generate_series(1, {rows}) i"
+        ))
+        .await;
     let began = Instant::now();
-    for invocation in 1.. {
-        let report = fixture.function.invoke(&json!({}), deadline).await.answer();
-        println!("{invocation:3} {report}");
-        // A server that was told to stop may take a while to let the slot go; a tick comes each minute.
-        if report["stopped"] == "busy" {
-            tokio::time::sleep(Duration::from_secs(5)).await;
-        }
-        if report["stopped"] == "empty" {
-            break;
-        }
-        assert!(invocation < 100, "a hundred invocations were not enough");
-    }
-    let took = began.elapsed();
+    drain(&fixture, deadline).await;
+    let seconds = began.elapsed().as_secs_f64();
     let peak = fixture.function.peak_memory_bytes() >> 20;
 
-    let mut arrived = Vec::new();
-    for shard in fixture.kinesis.shards(&fixture.stream).await {
-        let mut take = |_: &str, data: &[u8]| match scenarios::aggregate::split(data) {
-            Ok(Some(records)) => arrived.extend(records.iter().map(|record| position(record.data))),
-            _ => arrived.push(position(data)),
-        };
-        fixture
-            .kinesis
-            .read_shard(&fixture.stream, shard.shard_id(), &mut take)
-            .await;
-    }
+    let mut arrived = arrived(&fixture).await;
     arrived.sort_unstable();
     let all = arrived.len();
     arrived.dedup();
@@ -91,14 +64,12 @@ async fn run() -> ExitCode {
     fixture
         .sql(&format!("select pg_drop_replication_slot('{oracle}')"))
         .await;
-    let lost = expected
-        .iter()
-        .filter(|position| arrived.binary_search(position).is_err())
-        .count();
+    let is_lost = |position: &&String| arrived.binary_search(position).is_err();
+    let lost = expected.iter().filter(is_lost).count();
     let (duplicates, foreign) = (all - arrived.len(), arrived.len() + lost - expected.len());
     println!(
-        "{all} events in {:.0} s: {lost} lost, {duplicates} came twice, {foreign} have other positions than the server's; at most {peak} MiB were resident",
-        took.as_secs_f64()
+        "{all} events in {seconds:.0} s: {lost} lost, {duplicates} duplicates, {foreign} unknown to the server; \
+         peak memory {peak} MiB"
     );
     match lost + duplicates + foreign {
         0 if peak < memory => ExitCode::SUCCESS,
@@ -106,23 +77,76 @@ async fn run() -> ExitCode {
     }
 }
 
+/// A drained fixture with the empty table `big`, for a function of this many MiB.
+async fn fixture(plugin: Plugin, memory: u64) -> Fixture {
+    let mut fixture = Fixture::builder(plugin)
+        .shards(4)
+        .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", &memory.to_string())
+        .env("AGGREGATION", &setting("AGGREGATION", "none"))
+        .build()
+        .await;
+    // Without the fault proxy, whose log would keep all data in memory a second time.
+    let endpoint = fixture.kinesis.endpoint().to_owned();
+    fixture.function.set("AWS_ENDPOINT_URL_KINESIS", &endpoint).await;
+    fixture
+        .sql("create table big (id int primary key, what text)")
+        .await;
+    fixture.drain().await;
+    fixture
+}
+
+/// Ticks until the slot is empty.
+async fn drain(fixture: &Fixture, deadline: Duration) {
+    for invocation in 1.. {
+        let report = fixture.function.invoke(&json!({}), deadline).await.answer();
+        println!("{invocation:3} {report}");
+        // After a cancelled statement the server may keep the slot active for a while. In service a tick is a
+        // minute later.
+        if report["stopped"] == "busy" {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
+        if report["stopped"] == "empty" {
+            return;
+        }
+        assert!(invocation < 100, "a hundred invocations were not enough");
+    }
+}
+
+/// Positions of all events in the stream.
+async fn arrived(fixture: &Fixture) -> Vec<String> {
+    let mut arrived = Vec::new();
+    for shard in fixture.kinesis.shards(&fixture.stream).await {
+        let mut add = |_: &str, data: &[u8]| match scenarios::aws::aggregate::split(data) {
+            Ok(Some(records)) => arrived.extend(records.iter().map(|record| position(record.data))),
+            _ => arrived.push(position(data)),
+        };
+        fixture
+            .kinesis
+            .read_shard(&fixture.stream, shard.shard_id(), &mut add)
+            .await;
+    }
+    arrived
+}
+
 fn position(data: &[u8]) -> String {
     Event::parse(data).map_or_else(|reason| reason, |event| event.source.position)
 }
 
-/// The positions of all inserts, in order, from a peek of our own.
+/// Positions of all inserts, in order, from a peek of the oracle's slot.
 async fn expected(fixture: &Fixture, oracle: &str) -> Vec<String> {
     let client = fixture.connect().await;
     let sql = format!(
-        "select (lsn - '0/0')::int8, left(data, 1) from pg_logical_slot_peek_changes('{oracle}', null, null) where left(data, 5) in ('table', 'COMMI')"
+        "select (lsn - '0/0')::int8 as lsn, left(data, 5) = 'table' as is_change
+         from pg_logical_slot_peek_changes('{oracle}', null, null) where left(data, 5) in ('table', 'COMMI')"
     );
     let (mut expected, mut open) = (Vec::new(), Vec::new());
-    for row in client.query(&sql, &[]).await.expect("the oracle answers") {
-        let (lsn, head): (i64, &str) = (row.get(0), row.get(1));
-        if head == "t" {
+    for row in client.query(&sql, &[]).await.expect("the server answers") {
+        let lsn: i64 = row.get("lsn");
+        if row.get("is_change") {
             open.push(lsn);
             continue;
         }
+        // Changes of one WAL record have the same LSN and count up.
         let mut last = (0, 0u32);
         for change in open.drain(..) {
             last = (change, if last.0 == change { last.1 + 1 } else { 0 });

@@ -1,34 +1,33 @@
-//! What is played on the library of real parts, by name: `play demo`. One program, so that its parts are linked once.
+//! Programs on the parts of this library, chosen by name: `play demo`. They are one binary, so they link
+//! once.
 
-mod backfill;
 mod bench;
-mod breaker;
 mod corpus;
 mod demo;
 mod huge;
+mod random_play;
 mod seeds;
-mod storm;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let done = || ExitCode::SUCCESS;
     match std::env::args().nth(1).as_deref() {
-        Some("backfill") => backfill::main(),
+        Some("backfill") => random_play::backfill(),
         Some("bench") => {
             bench::main();
             done()
         }
-        Some("breaker") => breaker::main(),
+        Some("breaker") => random_play::breaker(),
         Some("corpus") => {
             corpus::main();
             done()
         }
         Some("demo") => demo::main(),
         Some("huge") => huge::main(),
-        Some("storm") => storm::main(),
+        Some("storm") => random_play::storm(),
         other => {
-            eprintln!("play: {other:?} is none of backfill, bench, breaker, corpus, demo, huge, storm");
+            eprintln!("play: {other:?} is not one of backfill, bench, breaker, corpus, demo, huge, storm");
             ExitCode::from(2)
         }
     }

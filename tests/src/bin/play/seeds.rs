@@ -1,11 +1,12 @@
-//! What the programs share that play many seeds, a few at a time.
+//! Environment of the programs, and the table of plays that some of them print.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use tokio::task::JoinSet;
+use scenarios::random_play::{Counter, Counts, PlayResult, play_all};
 
-/// A number of the environment.
+/// Number in an environment variable.
 pub(crate) fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| {
         text.parse()
@@ -13,49 +14,113 @@ pub(crate) fn number(name: &str, default: u64) -> u64 {
     })
 }
 
-/// Plays all of them, so many at a time. What came of each is told to `done` in the order in which they end: a play that panics fails with
-/// its panic, as others fail with what they find.
-pub(crate) async fn play_all<S, P, F>(
-    seeds: impl IntoIterator<Item = S>,
-    at_a_time: u64,
-    play: impl Fn(&S) -> F,
-    mut done: impl FnMut(S, Result<P, String>),
-) where
-    S: Send + 'static,
-    P: Send + 'static,
-    F: Future<Output = P> + Send + 'static,
-{
-    let (mut waiting, mut playing) = (seeds.into_iter(), JoinSet::new());
-    loop {
-        while (playing.len() as u64) < at_a_time.max(1)
-            && let Some(seed) = waiting.next()
-        {
-            let play = tokio::spawn(play(&seed));
-            playing.spawn(async move { (seed, play.await) });
+/// Play that is not started yet.
+pub(crate) struct Play<F> {
+    pub(crate) seed: u64,
+    /// Command that repeats this play alone.
+    pub(crate) command: String,
+    pub(crate) future: F,
+}
+
+/// Table of plays: one line for each, and the totals.
+pub(crate) struct PlayTable {
+    columns: &'static [Counter],
+    /// Counter that the last line repeats.
+    headline: Option<Counter>,
+    began: Instant,
+    plays: usize,
+    counts: Counts,
+    invocations: BTreeMap<String, u64>,
+    faults: BTreeMap<String, u64>,
+    /// Commands that repeat the failed plays.
+    failed: Vec<String>,
+}
+
+impl PlayTable {
+    /// Table without plays.
+    pub(crate) fn new(columns: &'static [Counter], headline: Option<Counter>) -> Self {
+        Self {
+            columns,
+            headline,
+            began: Instant::now(),
+            plays: 0,
+            counts: Counts::default(),
+            invocations: BTreeMap::new(),
+            faults: BTreeMap::new(),
+            failed: Vec::new(),
         }
-        let Some(played) = playing.join_next().await else {
-            return;
-        };
-        let (seed, played) = played.expect("it only waits for a play");
-        done(
-            seed,
-            played.map_err(|panic| format!("the play itself failed: {panic}")),
+    }
+
+    /// Runs all plays, at most `parallel` at a time, and prints the table.
+    pub(crate) async fn run<F>(mut self, plays: impl Iterator<Item = Play<F>>, parallel: u64) -> ExitCode
+    where
+        F: Future<Output = PlayResult> + Send + 'static,
+    {
+        let headings = self.columns.iter().map(|counter| counter.heading().to_owned());
+        println!("{:>6}{:>9}{}  settings", "seed", "seconds", cells(headings));
+        let plays = plays.map(|play| ((play.seed, play.command), play.future));
+        play_all(plays, parallel, |(seed, command), result| {
+            self.add(seed, command, &result);
+        })
+        .await;
+        self.print_totals();
+        match self.failed.is_empty() {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::FAILURE,
+        }
+    }
+
+    fn add(&mut self, seed: u64, command: String, result: &PlayResult) {
+        let columns = self.columns.iter();
+        let values = columns.map(|counter| counter.shown(result.counts.get(*counter)));
+        let (seconds, settings) = (result.duration.as_secs_f64(), &result.settings);
+        println!("{seed:6}{seconds:9.1}{}  {settings}", cells(values));
+        let failures = result.failures();
+        for failure in &failures {
+            println!("       {failure:.600}");
+        }
+        if !failures.is_empty() {
+            self.failed.push(command);
+        }
+        self.plays += 1;
+        self.counts.add_all(&result.counts);
+        add_all(&mut self.invocations, &result.invocations);
+        add_all(&mut self.faults, &result.faults);
+    }
+
+    fn print_totals(&self) {
+        for (title, kinds) in [("faults", &self.faults), ("invocations", &self.invocations)] {
+            println!("\n{title}");
+            for (kind, count) in kinds {
+                println!("{count:10}  {kind}");
+            }
+        }
+        println!("\nin {} plays", self.plays);
+        for counter in self.columns {
+            println!("{:10}  {}", self.counts.get(*counter), counter.meaning());
+        }
+        let headline = self.headline.map_or_else(String::new, |counter| {
+            format!(", {} {}", self.counts.get(counter), counter.meaning())
+        });
+        println!(
+            "{} of {} plays kept the promise{headline}, in {:.0} s",
+            self.plays - self.failed.len(),
+            self.plays,
+            self.began.elapsed().as_secs_f64()
         );
+        for command in &self.failed {
+            println!("failed: {command}");
+        }
     }
 }
 
-/// Says how many of `all` plays kept the promise, what else there is to say, and how those are played again that did not.
-pub(crate) fn verdict(all: usize, failed: &[String], what: &str, began: Instant) -> ExitCode {
-    println!(
-        "{} of {all} plays kept the promise{what}, in {:.0} s",
-        all - failed.len(),
-        began.elapsed().as_secs_f64()
-    );
-    for again in failed {
-        println!("failed: {again}");
-    }
-    match failed.is_empty() {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::FAILURE,
+/// Cells of one line, each aligned to the right of its column.
+fn cells(values: impl Iterator<Item = String>) -> String {
+    values.map(|value| format!("{value:>10}")).collect()
+}
+
+fn add_all(sums: &mut BTreeMap<String, u64>, more: &BTreeMap<String, u64>) {
+    for (kind, count) in more {
+        *sums.entry(kind.clone()).or_default() += count;
     }
 }

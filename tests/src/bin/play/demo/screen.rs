@@ -1,4 +1,4 @@
-//! What the demo shows, and in which colours: none unless a person looks at a terminal.
+//! Output of the demo, with colours on a terminal.
 
 use std::io::IsTerminal;
 use std::time::Instant;
@@ -6,13 +6,13 @@ use std::time::Instant;
 use scenarios::consumer::Arrival;
 use serde_json::Value;
 
-/// Where everything is printed.
+/// Standard output of the demo.
 pub(crate) struct Screen {
     colours: bool,
     start: Instant,
 }
 
-/// What a text is, and so how it looks.
+/// Kind of a text, which decides on its colour.
 #[derive(Clone, Copy)]
 pub(crate) enum Tone {
     Plain,
@@ -36,7 +36,7 @@ const PATH: &str = r"
       |                       +-----+                                                      |
       |                       | SSM |                                                      |
       |                       +-----+                                                      |
-      +------------------- is every row the same? -----------------------------------------+
+      +------------------- is every row equal? -------------------------------------------+
 ";
 
 impl Screen {
@@ -55,7 +55,7 @@ impl Screen {
         println!("{}", self.paint(Tone::Faint, picture.trim_start_matches('\n')));
     }
 
-    /// A line with the seconds since the start.
+    /// Prints a line with the seconds since the start.
     pub(crate) fn say(&self, tone: Tone, text: &str) {
         let seconds = format!("{:5.1} s", self.start.elapsed().as_secs_f32());
         println!(
@@ -65,7 +65,7 @@ impl Screen {
         );
     }
 
-    /// A line without.
+    /// Prints a line without the seconds.
     pub(crate) fn print(&self, tone: Tone, text: &str) {
         println!("{}", self.paint(tone, text));
     }
@@ -74,7 +74,7 @@ impl Screen {
         println!("\n{}", self.paint(Tone::Strong, text));
     }
 
-    /// The columns of [`Screen::tick`].
+    /// Prints the header of [`Screen::tick`].
     pub(crate) fn tick_header(&self) {
         let names = [
             "tick",
@@ -90,7 +90,7 @@ impl Screen {
         self.say(Tone::Faint, &columns(&names.map(str::to_owned)));
     }
 
-    /// The report of one tick.
+    /// Prints the report of one tick.
     pub(crate) fn tick(&self, number: usize, report: &Value) {
         let text = |name: &str| match &report[name] {
             Value::String(text) => text.clone(),
@@ -105,12 +105,12 @@ impl Screen {
             text("records"),
             bytes(report["lag_bytes"].as_u64().unwrap_or(0)),
             text("elapsed_ms"),
-            backfilled(&report["backfill"]),
+            backfill_progress(&report["backfill"]),
         ];
         self.say(Tone::Plain, &columns(&cells));
     }
 
-    /// An event as a consumer finds it, one line for each of its parts.
+    /// Prints an event, one line for each of its parts.
     pub(crate) fn event(&self, arrival: &Arrival) {
         let event = arrival.json();
         println!(
@@ -132,7 +132,7 @@ impl Screen {
         println!();
     }
 
-    /// Rows of cells, the first row being the names: the first column to the left, the others to the right.
+    /// Prints rows of cells; the first row has the names. The first column is aligned left, the others right.
     pub(crate) fn table(&self, rows: &[Vec<String>]) {
         let width = |at: usize| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0);
         for (number, row) in rows.iter().enumerate() {
@@ -161,7 +161,8 @@ impl Screen {
     }
 }
 
-/// A JSON text in lines that end at commas; the many blanks of pgbench's filler are told, not shown.
+/// A JSON text in lines that end at commas. The many blanks of pgbench's filler are counted instead of
+/// printed.
 fn wrapped(json: &str) -> Vec<String> {
     let mut text = json.to_owned();
     while let Some(at) = text.find("         ") {
@@ -197,13 +198,14 @@ fn columns(cells: &[String; 9]) -> String {
         backfill,
     ] = cells;
     let line = format!(
-        "{number:>4}  {from:>11}  {to:>11}  {transactions:>12}  {changes:>7}  {records:>7}  {lag:>8}  {ms:>6}  {backfill}"
+        "{number:>4}  {from:>11}  {to:>11}  {transactions:>12}  {changes:>7}  {records:>7}  {lag:>8}  \
+         {ms:>6}  {backfill}"
     );
     line.trim_end().to_owned()
 }
 
-/// How far the backfill is; nothing when there is none.
-fn backfilled(backfill: &Value) -> String {
+/// Progress of the backfill; empty when there is none.
+fn backfill_progress(backfill: &Value) -> String {
     let Some(state) = backfill["state"].as_str() else {
         return String::new();
     };
@@ -214,7 +216,7 @@ fn backfilled(backfill: &Value) -> String {
     }
 }
 
-/// Bytes for people.
+/// A number of bytes with a unit.
 pub(crate) fn bytes(bytes: u64) -> String {
     match bytes {
         0..1_024 => format!("{bytes} B"),

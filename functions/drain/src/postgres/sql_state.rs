@@ -1,0 +1,28 @@
+//! SQLSTATEs: what the code of a failed statement means.
+
+use tokio_postgres::error::SqlState;
+
+/// Whether the same statement may succeed later.
+///
+/// An error without a SQLSTATE means that the connection broke, which passes. Otherwise the class of the
+/// SQLSTATE decides (PostgreSQL documentation, "PostgreSQL Error Codes"):
+/// - 08: the connection broke. 40: the server rolled the transaction back.
+/// - 53 and 58: the server lacked a resource, or the system below it failed.
+/// - 55: the statement gave up waiting for a lock, or an object was not in the required state.
+/// - 57: the server is starting or stopping, or cancelled the statement.
+pub(crate) fn is_transient(error: &tokio_postgres::Error) -> bool {
+    error.code().is_none_or(|state| {
+        let class = state.code().get(..2);
+        matches!(class, Some("08" | "40" | "53" | "55" | "57" | "58"))
+    })
+}
+
+/// Whether the statement waited longer for a lock than `lock_timeout`.
+pub(crate) fn is_lock_timeout(error: &tokio_postgres::Error) -> bool {
+    error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)
+}
+
+/// Whether the statement was cancelled, by its timeout or by request.
+pub(crate) fn is_cancelled(error: &tokio_postgres::Error) -> bool {
+    error.code() == Some(&SqlState::QUERY_CANCELED)
+}

@@ -1,0 +1,251 @@
+//! Backfills: tables to read, events that start and control one, and ticks until it is finished.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use scenarios::consumer::Delivery;
+use scenarios::fixture::{DEADLINE, Fixture, FixtureBuilder};
+use scenarios::lambda::function::Outcome;
+use scenarios::postgres::REPLUSER;
+use scenarios::wait;
+use serde_json::{Value, json};
+use tokio_postgres::Client;
+
+/// Fixture with tables that were filled before the slot was created, and that the function may read.
+pub(crate) async fn fixture_with_tables(builder: FixtureBuilder, sql: &str) -> Fixture {
+    let fixture = builder.without_slot().build().await;
+    fixture.sql(sql).await;
+    fixture
+        .sql(&format!(
+            "create publication spillway for all tables; grant select on all tables in schema public to {}",
+            REPLUSER.0
+        ))
+        .await;
+    fixture.create_slot().await;
+    fixture
+}
+
+/// Event that starts a backfill of these tables.
+pub(crate) fn start_event(tables: &[&str], chunk_rows: u64) -> Value {
+    json!({"action": "backfill", "tables": tables, "chunk_rows": chunk_rows})
+}
+
+/// Event that pauses, resumes or cancels the backfill.
+pub(crate) fn command_event(command: &str) -> Value {
+    json!({"action": "backfill", command: true})
+}
+
+/// State of the backfill in a report; `none` without a backfill.
+pub(crate) fn backfill_state(report: &Value) -> &str {
+    report["backfill"]["state"].as_str().unwrap_or("none")
+}
+
+/// Answer to this event.
+///
+/// # Panics
+/// The invocation fails. The panic also ends a future that runs beside it.
+pub(crate) async fn invoke_ok(fixture: &Fixture, event: Value) -> Value {
+    fixture.invoke(event).await.answer()
+}
+
+/// Rows that the backfill has sent according to a report; 0 without a backfill.
+pub(crate) fn backfilled_rows(report: &Value) -> u64 {
+    report["backfill"]["rows"].as_u64().unwrap_or(0)
+}
+
+/// Answer to this event from an invocation with this deadline.
+///
+/// On a busy machine the deadline may pass before the servers answer, which is a transient error. The next
+/// invocation then continues.
+///
+/// # Panics
+/// Ten invocations in a row have no answer, or one has another error.
+pub(crate) async fn invoke_within(fixture: &Fixture, mut event: Value, time: Duration) -> Value {
+    for _ in 0..10 {
+        match fixture.function.invoke(&event, time).await {
+            Outcome::Error { kind, .. } if ["OutOfTime", "PeekTimeout"].contains(&kind.as_str()) => {}
+            outcome => return outcome.answer(),
+        }
+        // A pending backfill cannot be started a second time.
+        if event.get("tables").is_some() && fixture.backfill_state().await.is_some() {
+            event = json!({});
+        }
+    }
+    panic!("ten invocations of {} s had no answer", time.as_secs())
+}
+
+/// Starts a backfill with invocations of this deadline, until rows were sent; returns all reports.
+///
+/// # Panics
+/// Ten invocations send no rows, or the backfill is not running afterwards.
+pub(crate) async fn start_within(fixture: &Fixture, event: Value, time: Duration) -> Vec<Value> {
+    let mut reports = vec![invoke_within(fixture, event, time).await];
+    // On a busy machine the first invocation may have no time for a chunk.
+    while backfilled_rows(&reports[reports.len() - 1]) == 0 {
+        assert!(reports.len() < 10, "the backfill sends no rows: {reports:#?}");
+        reports.push(invoke_within(fixture, json!({}), time).await);
+    }
+    let last = &reports[reports.len() - 1];
+    assert_eq!(backfill_state(last), "running", "{last}");
+    reports
+}
+
+/// Ticks until the backfill is finished; returns all reports, with this one first.
+pub(crate) async fn tick_until_finished(fixture: &Fixture, report: Value) -> Vec<Value> {
+    let mut reports = vec![report];
+    while backfill_state(&reports[reports.len() - 1]) != "finished" {
+        assert!(
+            reports.len() < 100,
+            "a hundred ticks did not finish: {}",
+            reports[99]
+        );
+        let report = fixture.tick().await;
+        assert_ne!(backfill_state(&report), "failed", "{report}");
+        reports.push(report);
+    }
+    reports
+}
+
+/// Starts a backfill with this event, finishes it and drains the rest; returns all reports.
+pub(crate) async fn run_backfill(fixture: &Fixture, event: Value) -> Vec<Value> {
+    let first = fixture.invoke(event).await.answer();
+    assert_eq!(first["action"], "backfill", "{first}");
+    let mut reports = tick_until_finished(fixture, first).await;
+    reports.extend(fixture.drain().await);
+    reports
+}
+
+/// Events of backfilled rows of a table as plain JSON, in the order of positions.
+pub(crate) fn read_events(delivery: &Delivery, table: &str) -> Vec<Value> {
+    let mut events = delivery.of_table(table);
+    events.retain(|event| event["op"] == "r");
+    events
+}
+
+/// SQL that creates a table `t` with this number of rows. Every fiftieth row has a TOAST value.
+pub(crate) fn create_table_sql(rows: usize) -> String {
+    format!(
+        "create table t (id int primary key, n int not null, body text);
+         alter table t alter body set storage external;
+         insert into t
+         select i, i, case when i % 50 = 0 then repeat(md5(i::text), 70) end from generate_series(1, {rows}) i;
+         analyze t"
+    )
+}
+
+/// Changes random rows of `t` until `stop`; returns the number of transactions.
+///
+/// It fails when it waits for a lock longer than a tenth of a second.
+pub(crate) async fn change_rows_until(fixture: &Fixture, rows: usize, stop: &AtomicBool) -> u64 {
+    let (client, mut random, mut written) = (fixture.connect().await, fastrand::Rng::with_seed(7), 0);
+    client.batch_execute("set lock_timeout = '100ms'").await.unwrap();
+    while !stop.load(Ordering::Relaxed) {
+        let (row, other) = (random.usize(1..=rows), random.usize(1..=rows));
+        let far = rows - random.usize(..rows / 10);
+        let sql = match random.u8(..8) {
+            0..3 => format!("update t set n = -{written} where id = {row}"),
+            3 => format!("delete from t where id = {row}"),
+            4 => format!(
+                "insert into t values ({row}, {written}, null) on conflict (id) do update set n = excluded.n"
+            ),
+            5 => format!(
+                "begin; update t set n = 0 where id = {row}; update t set n = 1 where id = {other}; rollback"
+            ),
+            // From the end of the table to before its start, and later from there to the middle.
+            6 => format!(
+                "update t set id = -{row} where id = {far} and not exists (select from t where id = -{row})"
+            ),
+            _ => format!(
+                "update t set id = {other}
+                 where id = -{row} and not exists (select from t where id = {other})"
+            ),
+        };
+        client.batch_execute(&sql).await.unwrap();
+        written += 1;
+    }
+    written
+}
+
+/// Runs a backfill with a concurrent writer from its start to its end; returns the reports.
+pub(crate) async fn run_beside_writer(fixture: &Fixture, event: Value, rows: usize) -> Vec<Value> {
+    let stop = AtomicBool::new(false);
+    let (reports, written) = tokio::join!(
+        async {
+            let first = fixture.invoke(event).await.answer();
+            let reports = tick_until_finished(fixture, first).await;
+            stop.store(true, Ordering::Relaxed);
+            reports
+        },
+        change_rows_until(fixture, rows, &stop)
+    );
+    assert!(written > 0, "the writer wrote nothing");
+    fixture.drain().await;
+    reports
+}
+
+/// SQL condition that delays the read of each row by this time.
+pub(crate) fn slow_condition(milliseconds: u64) -> String {
+    format!("pg_sleep({milliseconds} / 1000.0) is not null")
+}
+
+/// Waits until a chunk is being read under [`slow_condition`] or [`ChunkGate::CONDITION`].
+pub(crate) async fn wait_until_chunk_is_read(fixture: &Fixture) {
+    let sql =
+        "select count(*) from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'";
+    wait::until("a chunk is being read", DEADLINE, || async {
+        fixture.value(sql).await.as_deref() == Some("1")
+    })
+    .await;
+}
+
+/// Gate that holds a chunk at one row until the scenario opens it.
+///
+/// The scenario creates [`ChunkGate::SQL`] and starts the backfill with [`ChunkGate::CONDITION`]. A chunk reads
+/// one row more than it takes, so a gate for the second chunk is closed at that chunk's second row.
+pub(crate) struct ChunkGate(Client);
+
+impl ChunkGate {
+    /// SQL that creates the function of the condition. Its cost makes the planner read by the index.
+    pub(crate) const SQL: &str = "
+        create function gate(id bigint) returns bool language plpgsql cost 1000000 as $$ begin
+            while not pg_try_advisory_xact_lock_shared(id) loop perform pg_sleep(0.005); end loop;
+            return true;
+        end $$";
+    /// Condition of a backfill, for a table whose rows have an `id`.
+    pub(crate) const CONDITION: &str = "gate(id)";
+
+    /// A gate that is closed at the row of this number.
+    pub(crate) async fn closed_at(fixture: &Fixture, row: u64) -> Self {
+        let client = fixture.connect().await;
+        let lock = format!("select pg_advisory_lock({row})");
+        client.batch_execute(&lock).await.unwrap();
+        Self(client)
+    }
+
+    /// Opens the gate.
+    pub(crate) async fn open(&self) {
+        let unlock = "select pg_advisory_unlock_all()";
+        self.0.batch_execute(unlock).await.unwrap();
+    }
+
+    /// Waits until a chunk is held, runs `sql`, and opens the gate.
+    ///
+    /// The gate opens when `sql` is done, or when it waits for a lock of the chunk.
+    pub(crate) async fn open_after(self, fixture: &Fixture, sql: impl Future<Output = ()>) {
+        wait_until_chunk_is_read(fixture).await;
+        let waits = "select count(*) from pg_locks where not granted and locktype = 'relation' \
+                     and database = (select oid from pg_database where datname = current_database())";
+        let opened = async {
+            wait::until("the SQL waits for the chunk", DEADLINE, || async {
+                self.0.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) > 0
+            })
+            .await;
+            self.open().await;
+        };
+        tokio::pin!(sql);
+        tokio::select! {
+            () = &mut sql => self.open().await,
+            () = opened => sql.await,
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! Checks of failing invocations.
+//!
+//! Each failure has its own `errorType`, and a message of one line with the remedy. It has no secret in any
+//! output, and the slot does not move.
+
+use scenarios::fixture::Fixture;
+use scenarios::postgres::REPLUSER;
+use serde_json::{Value, json};
+
+/// Asserts that a tick fails with this `errorType`, as [`assert_invocation_fails`] does.
+pub(crate) async fn assert_tick_fails(fixture: &Fixture, kind: &str, parts: &[&str]) {
+    assert_invocation_fails(fixture, json!({}), kind, parts).await;
+}
+
+/// Asserts that an invocation fails with this `errorType`, and with all of `parts` in its message.
+pub(crate) async fn assert_invocation_fails(fixture: &Fixture, event: Value, kind: &str, parts: &[&str]) {
+    let before = position(fixture).await;
+    let (found, message) = fixture.invoke(event).await.error();
+    assert_eq!(found, kind, "{message}");
+    for part in parts {
+        assert!(message.contains(part), "{kind} lacks {part:?}: {message}");
+    }
+    assert!(
+        !message.contains('\n') && !message.contains("  ") && message.len() > 20,
+        "the message is not one line: {message:?}"
+    );
+    assert!(
+        !message.contains(REPLUSER.1),
+        "the password is in the message: {message}"
+    );
+    assert_not_logged(fixture, REPLUSER.1).await;
+    assert_eq!(position(fixture).await, before, "{kind} moved the slot");
+}
+
+/// Asserts that no log line of the function has `secret`.
+///
+/// It ends the sandbox, because only then the log is complete.
+pub(crate) async fn assert_not_logged(fixture: &Fixture, secret: &str) {
+    fixture.function.kill9().await;
+    let line = fixture
+        .function
+        .log()
+        .into_iter()
+        .find(|line| line.contains(secret));
+    assert_eq!(line, None, "a secret is in the log");
+}
+
+async fn position(fixture: &Fixture) -> Option<String> {
+    let slot = &fixture.slot;
+    fixture
+        .value(&format!(
+            "select confirmed_flush_lsn from pg_replication_slots where slot_name = '{slot}'"
+        ))
+        .await
+}

@@ -1,0 +1,80 @@
+//! Positions of a slot and its checkpoint, and the inequality between them that always holds.
+
+use scenarios::fixture::{DEADLINE, Fixture};
+use serde_json::Value;
+
+/// Parses an LSN in the notation of PostgreSQL.
+pub(crate) fn parse_lsn(text: &str) -> u64 {
+    let halves = text.split_once('/').and_then(|(high, low)| {
+        Some(u64::from_str_radix(high, 16).ok()? << 32 | u64::from_str_radix(low, 16).ok()?)
+    });
+    halves.unwrap_or_else(|| panic!("{text:?} is not an LSN"))
+}
+
+/// End of the commit record in the position of an event.
+pub(crate) fn commit_end(position: &str) -> u64 {
+    u64::from_str_radix(&position[..16], 16).unwrap_or_else(|error| panic!("{position}: {error}"))
+}
+
+/// Confirmed position of a slot, and position of its checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SlotPositions {
+    /// `confirmed_flush_lsn` of the slot.
+    pub(crate) confirmed: u64,
+    /// `commit_end` of the checkpoint.
+    pub(crate) checkpoint: u64,
+}
+
+impl SlotPositions {
+    /// Reads both positions.
+    ///
+    /// # Panics
+    /// There is no checkpoint, or the slot is beyond it.
+    pub(crate) async fn read(fixture: &Fixture) -> Self {
+        // In this order, because both only grow during a drain.
+        let confirmed = parse_lsn(&fixture.confirmed_flush().await);
+        let checkpoint = fixture.checkpoint().await.expect("a checkpoint is stored");
+        let checkpoint = parse_lsn(checkpoint["commit_end"].as_str().unwrap_or_default());
+        assert!(
+            confirmed <= checkpoint,
+            "the slot ({confirmed:X}) is beyond the checkpoint ({checkpoint:X})"
+        );
+        Self {
+            confirmed,
+            checkpoint,
+        }
+    }
+}
+
+/// Waits until the server has no session of the function.
+///
+/// The server notices the death of a killed process only after a moment.
+pub(crate) async fn wait_until_sessions_end(fixture: &Fixture) {
+    let sql = format!(
+        "select count(*) from pg_stat_activity where application_name = 'spillway {}'",
+        fixture.slot
+    );
+    scenarios::wait::until("the sessions of the killed function end", DEADLINE, || async {
+        fixture.value(&sql).await.as_deref() == Some("0")
+    })
+    .await;
+}
+
+/// The stored checkpoint.
+///
+/// # Panics
+/// There is none.
+pub(crate) async fn stored_checkpoint(fixture: &Fixture) -> Value {
+    fixture.checkpoint().await.expect("a checkpoint is stored")
+}
+
+/// `commit_end` of the stored checkpoint.
+///
+/// # Panics
+/// There is no checkpoint.
+pub(crate) async fn checkpoint_lsn(fixture: &Fixture) -> String {
+    stored_checkpoint(fixture).await["commit_end"]
+        .as_str()
+        .expect("an LSN is text")
+        .to_owned()
+}

@@ -1,0 +1,11 @@
+//! AWS services on loopback: emulators, a fake Kinesis, and a proxy that injects faults.
+
+pub mod aggregate;
+pub(crate) mod endpoint;
+pub mod fake_kinesis;
+pub mod fault_proxy;
+pub mod hash_range;
+pub mod kinesis;
+pub mod put_log;
+pub(crate) mod put_records;
+pub mod ssm;

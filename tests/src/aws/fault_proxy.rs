@@ -1,0 +1,325 @@
+//! A fault proxy in front of an AWS endpoint.
+//!
+//! It forwards requests. Scenarios choose which of them it holds, refuses, delays or cuts. It logs every
+//! PutRecords.
+
+mod put_records;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use hyper::http::request::Parts;
+use hyper::{Request, Response};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use tokio::sync::oneshot;
+
+use crate::aws::endpoint::{Answerer, Cut, Endpoint, refusal};
+use crate::aws::put_log::{PutLog, SharedPutLog};
+
+/// A fault of one request.
+#[derive(Debug, Clone)]
+pub enum Fault {
+    /// Not forwarded, and answered with this error.
+    Refuse {
+        /// HTTP status, 400 or 500.
+        status: u16,
+        /// `__type`, for example `AccessDeniedException`.
+        kind: String,
+        /// `message`.
+        message: String,
+    },
+    /// Forwarded and applied; the connection is cut instead of an answer.
+    CutAnswer,
+    /// The connection is cut before anything is applied.
+    CutRequest,
+    /// Forwarded after this time.
+    Delay(Duration),
+}
+
+impl Fault {
+    /// Refusal with status 400 and this error.
+    pub fn refuse(kind: &str, message: &str) -> Self {
+        Self::Refuse {
+            status: 400,
+            kind: kind.to_owned(),
+            message: message.to_owned(),
+        }
+    }
+
+    /// Refusal with status 500 and `InternalFailure`.
+    pub fn internal() -> Self {
+        let (kind, message) = (
+            "InternalFailure".to_owned(),
+            "an error the scenario asked for".to_owned(),
+        );
+        Self::Refuse {
+            status: 500,
+            kind,
+            message,
+        }
+    }
+}
+
+/// Point at which a request is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FaultSide {
+    /// Before it is forwarded. Nothing is applied when the caller dies meanwhile.
+    Request,
+    /// After it was applied, before it is answered.
+    Answer,
+}
+
+/// A request that the proxy holds, or will hold. Dropping this value releases the request.
+#[derive(Debug)]
+pub struct HeldRequest {
+    what: String,
+    reached: Option<oneshot::Receiver<()>>,
+    release: Option<oneshot::Sender<()>>,
+}
+
+impl HeldRequest {
+    /// Waits until the request has arrived and is held.
+    ///
+    /// # Panics
+    /// It does not arrive within a minute.
+    pub async fn wait_until_held(&mut self) {
+        let is_reached = self.is_held_within(Duration::from_secs(60)).await;
+        assert!(is_reached, "{} did not arrive", self.what);
+    }
+
+    /// Whether the request arrives and is held within this time. False when its caller dies first.
+    pub async fn is_held_within(&mut self, time: Duration) -> bool {
+        let reached = self.reached.take().expect("a hold is reached once");
+        matches!(tokio::time::timeout(time, reached).await, Ok(Ok(())))
+    }
+
+    /// Releases the request.
+    pub fn release(mut self) {
+        if let Some(release) = self.release.take() {
+            // The receiver is gone when the caller closed its connection.
+            let _ = release.send(());
+        }
+    }
+}
+
+#[derive(Debug)]
+enum PlannedFault {
+    Once(Fault),
+    Hold(FaultSide, oneshot::Sender<()>, oneshot::Receiver<()>),
+}
+
+#[derive(Debug, Default)]
+struct State {
+    plans: HashMap<String, VecDeque<PlannedFault>>,
+    always: HashMap<String, Fault>,
+    flaky: Option<Flaky>,
+    requests: HashMap<String, u64>,
+}
+
+#[derive(Debug)]
+struct Flaky {
+    random: fastrand::Rng,
+    percent: u8,
+}
+
+#[derive(Debug)]
+struct Shared {
+    upstream: String,
+    client: Client<HttpConnector, Body>,
+    /// Limit for one forwarded PutRecords, in bytes of data and partition keys; `None` without a limit.
+    most_bytes: Option<usize>,
+    state: Mutex<State>,
+    log: SharedPutLog,
+}
+
+/// A fault proxy in front of one endpoint.
+#[derive(Debug)]
+pub struct FaultProxy {
+    endpoint: Endpoint,
+    shared: Arc<Shared>,
+}
+
+impl FaultProxy {
+    /// Opens a proxy in front of `upstream`, the URL of an endpoint.
+    pub async fn open(upstream: &str) -> Self {
+        Self::serve(upstream, None).await
+    }
+
+    /// Opens a proxy in front of a Kinesis emulator that accepts at most `most_bytes` in one PutRecords.
+    ///
+    /// The proxy forwards a larger request, which Kinesis accepts, in parts, one after the other.
+    pub async fn open_for_emulator(upstream: &str, most_bytes: usize) -> Self {
+        Self::serve(upstream, Some(most_bytes)).await
+    }
+
+    async fn serve(upstream: &str, most_bytes: Option<usize>) -> Self {
+        let shared = Arc::new(Shared {
+            upstream: upstream.trim_end_matches('/').to_owned(),
+            client: Client::builder(TokioExecutor::new()).build_http(),
+            most_bytes,
+            state: Mutex::default(),
+            log: SharedPutLog::default(),
+        });
+        Self {
+            endpoint: Endpoint::open(Arc::clone(&shared)).await,
+            shared,
+        }
+    }
+
+    /// URL of the proxy.
+    pub fn endpoint(&self) -> &str {
+        self.endpoint.url()
+    }
+
+    /// Injects `fault` into the next request of `operation` (`PutRecords`, `PutParameter`, …) that has no
+    /// planned fault.
+    pub fn inject_once(&self, operation: &str, fault: Fault) {
+        self.plan(operation, PlannedFault::Once(fault));
+    }
+
+    /// Injects `fault` into every request of `operation` until [`FaultProxy::clear`].
+    pub fn inject(&self, operation: &str, fault: Fault) {
+        self.state().always.insert(operation.to_owned(), fault);
+    }
+
+    /// Holds the next request of `operation` that has no planned fault.
+    pub fn hold(&self, operation: &str, side: FaultSide) -> HeldRequest {
+        let (reaching, reached) = oneshot::channel();
+        let (release, released) = oneshot::channel();
+        self.plan(operation, PlannedFault::Hold(side, reaching, released));
+        let what = format!("the {operation} to hold");
+        HeldRequest {
+            what,
+            reached: Some(reached),
+            release: Some(release),
+        }
+    }
+
+    /// Fails `percent` of the records of each PutRecords from now on, and puts the others.
+    ///
+    /// A failed record is throttled or has an internal failure. The same seed fails the same records of the
+    /// same requests.
+    pub fn flaky(&self, seed: u64, percent: u8) {
+        self.state().flaky = Some(Flaky {
+            random: fastrand::Rng::with_seed(seed),
+            percent,
+        });
+    }
+
+    /// Removes all faults. A held request stays held.
+    pub fn clear(&self) {
+        let mut state = self.state();
+        state.plans.clear();
+        state.always.clear();
+        state.flaky = None;
+    }
+
+    /// Log of all PutRecords so far.
+    pub fn put_log(&self) -> PutLog {
+        self.shared.log.lock().clone()
+    }
+
+    /// Number of requests of `operation` so far, refused ones included.
+    pub fn requests(&self, operation: &str) -> u64 {
+        self.state().requests.get(operation).copied().unwrap_or(0)
+    }
+
+    fn plan(&self, operation: &str, fault: PlannedFault) {
+        self.state()
+            .plans
+            .entry(operation.to_owned())
+            .or_default()
+            .push_back(fault);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state()
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forwards a request with its own headers and this body.
+    async fn forward(&self, head: &Parts, body: Bytes) -> Result<Response<Body>, Cut> {
+        let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+        let mut request = Request::builder()
+            .method(head.method.clone())
+            .uri(format!("{}{path}", self.upstream));
+        for (name, value) in &head.headers {
+            // The client sets both headers itself, for the new body.
+            if name != hyper::header::CONTENT_LENGTH && name != hyper::header::HOST {
+                request = request.header(name, value);
+            }
+        }
+        let request = request.body(Body::from(body)).map_err(|_| Cut)?;
+        let answer = self.client.request(request).await.map_err(|_| Cut)?;
+        Ok(answer.map(Body::new))
+    }
+}
+
+impl Answerer for Shared {
+    /// Answers one request.
+    ///
+    /// When the caller closes the connection, this future is dropped at once. A request that is held before
+    /// it is forwarded is then never applied.
+    async fn answer(
+        self: Arc<Self>,
+        operation: String,
+        head: Parts,
+        body: Bytes,
+    ) -> Result<Response<Body>, Cut> {
+        let _in_flight = (operation == "PutRecords").then(|| put_records::note(&self, &body));
+        let (plan, always) = {
+            let mut state = self.state();
+            *state.requests.entry(operation.clone()).or_default() += 1;
+            let plan = state.plans.get_mut(&operation).and_then(VecDeque::pop_front);
+            (plan, state.always.get(&operation).cloned())
+        };
+        let mut held_answer = None;
+        let mut cut_answer = false;
+        let fault = match plan {
+            Some(PlannedFault::Hold(FaultSide::Request, reaching, released)) => {
+                hold(reaching, released).await;
+                None
+            }
+            Some(PlannedFault::Hold(FaultSide::Answer, reaching, released)) => {
+                held_answer = Some((reaching, released));
+                None
+            }
+            Some(PlannedFault::Once(fault)) => Some(fault),
+            None => always,
+        };
+        match fault {
+            Some(Fault::Refuse {
+                status,
+                kind,
+                message,
+            }) => return Ok(refusal(status, &kind, &message)),
+            Some(Fault::CutRequest) => return Err(Cut),
+            Some(Fault::CutAnswer) => cut_answer = true,
+            Some(Fault::Delay(time)) => tokio::time::sleep(time).await,
+            None => {}
+        }
+        let answer = match operation.as_str() {
+            "PutRecords" => put_records::forward(&self, &head, body).await?,
+            _ => self.forward(&head, body).await?,
+        };
+        if let Some((reaching, released)) = held_answer {
+            hold(reaching, released).await;
+        }
+        if cut_answer { Err(Cut) } else { Ok(answer) }
+    }
+}
+
+async fn hold(reaching: oneshot::Sender<()>, released: oneshot::Receiver<()>) {
+    let _ = reaching.send(());
+    // A dropped sender releases the request, too.
+    let _ = released.await;
+}

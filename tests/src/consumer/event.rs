@@ -1,0 +1,286 @@
+//! Events of all envelopes in one form: the operation, the rows and the source.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+/// Values by column.
+pub type Row = Map<String, Value>;
+
+/// Value of a column that was not sent because it did not change.
+pub const UNAVAILABLE: &str = "__debezium_unavailable_value";
+
+/// Envelope of an event.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Envelope {
+    /// Envelope of Debezium.
+    #[default]
+    Debezium,
+    /// Envelope of AWS DMS.
+    Dms,
+    /// Format version 2 of wal2json.
+    Wal2json,
+}
+
+/// An event of the stream.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Event {
+    /// Operation as in Debezium: c, u, d, r (a row of a backfill), t or m; `definition` for a table
+    /// definition.
+    pub op: String,
+    /// Old row, or its key.
+    #[serde(default)]
+    pub before: Option<Row>,
+    /// New row.
+    #[serde(default)]
+    pub after: Option<Row>,
+    /// Source of the event.
+    pub source: Source,
+    /// Envelope of the event.
+    #[serde(skip)]
+    pub envelope: Envelope,
+    /// Former partition key of a row whose key this event changes.
+    #[serde(skip)]
+    pub moved_from: Option<String>,
+    /// Logical message, if the event is one.
+    #[serde(default)]
+    pub message: Option<Message>,
+}
+
+/// A logical message.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Message {
+    /// Prefix.
+    pub prefix: String,
+    /// Content: text in the envelope of wal2json, base64 in the others.
+    pub content: String,
+}
+
+/// Source of an event: table, position and transaction.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Source {
+    /// Schema of the table, if the event has a table.
+    #[serde(default)]
+    pub schema: Option<String>,
+    /// Name of the table, if the event has one.
+    #[serde(default)]
+    pub table: Option<String>,
+    /// `<commit end>.<change lsn>.<index>`: 16, 16 and 8 hexadecimal digits. Positions order as strings.
+    pub position: String,
+    /// Id of the transaction.
+    #[serde(default, rename = "txId")]
+    pub transaction: Option<u64>,
+    /// For a row of a backfill: `first_in_data_collection`, `last_in_data_collection` or `incremental`.
+    ///
+    /// For a live change `false` or nothing, depending on the envelope.
+    #[serde(default)]
+    pub snapshot: Option<String>,
+}
+
+impl Event {
+    /// Parses the data of one record.
+    ///
+    /// # Errors
+    /// It is not an event, or its position is malformed.
+    pub fn parse(data: &[u8]) -> Result<Self, String> {
+        let shown = || String::from_utf8_lossy(&data[..data.len().min(300)]).into_owned();
+        let read = |error: serde_json::Error| format!("{error}: {}", shown());
+        let event = match serde_json::from_slice::<Self>(data) {
+            Ok(event) => event,
+            Err(error) => {
+                let value: Value = serde_json::from_slice(&exact_numbers(data)).map_err(read)?;
+                if value.get("metadata").is_some() {
+                    Self::of_dms(&value).ok_or_else(shown)?
+                } else if value.get("action").is_some() {
+                    Self::of_wal2json(&value).ok_or_else(shown)?
+                } else {
+                    return Err(read(error));
+                }
+            }
+        };
+        match is_position(&event.source.position) {
+            true => Ok(event),
+            false => Err(format!(
+                "{:?} is not a position: {}",
+                event.source.position,
+                shown()
+            )),
+        }
+    }
+
+    fn of_dms(value: &Value) -> Option<Self> {
+        let metadata = &value["metadata"];
+        let text = |name: &str| metadata[name].as_str().map(str::to_owned);
+        let row = |name: &str| value.get(name)?.as_object().cloned();
+        let op = match metadata["operation"].as_str()? {
+            "insert" => "c",
+            "update" => "u",
+            "delete" => "d",
+            "load" => "r",
+            "truncate-table" => "t",
+            "logical-message" => "m",
+            _ => "definition",
+        };
+        let (mut before, mut after) = (row("before-image"), row("data"));
+        let marked =
+            |name: &String| after.as_ref().and_then(|row| row.get(name)) == Some(&UNAVAILABLE.into());
+        if !strings(&metadata["unchanged"]).iter().all(marked) {
+            return None;
+        }
+        if op == "d" {
+            before = after.take();
+        }
+        let (schema, table) = (text("schema-name")?, text("table-name")?);
+        let message = serde_json::from_value(value["control"]["message"].clone()).ok();
+        let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let keyed = metadata["partition-key-type"] == "primary-key";
+        let moved_from = before.as_ref().filter(|_| op == "u" && keyed).map(|key| {
+            let values: Vec<String> = key.values().map(plain).collect();
+            format!("{schema}.{table}.{}", values.join("."))
+        });
+        Some(Event {
+            op: op.to_owned(),
+            before,
+            after,
+            source: Source {
+                schema: Some(schema),
+                table: Some(table),
+                position: text("position")?,
+                transaction: metadata["transaction-id"].as_u64(),
+                snapshot: text("snapshot"),
+            },
+            envelope: Envelope::Dms,
+            moved_from,
+            message,
+        })
+    }
+
+    fn of_wal2json(value: &Value) -> Option<Self> {
+        let text = |name: &str| value[name].as_str().map(str::to_owned);
+        let row = |name: &str| -> Option<Row> {
+            let fields = value.get(name)?.as_array()?.iter();
+            fields
+                .map(|field| Some((field["name"].as_str()?.to_owned(), field["value"].clone())))
+                .collect()
+        };
+        let op = match value["action"].as_str()? {
+            "I" if value.get("snapshot").is_some() => "r",
+            "I" => "c",
+            "U" => "u",
+            "D" => "d",
+            "T" => "t",
+            _ => "m",
+        };
+        let (before, mut after) = (row("identity"), row("columns"));
+        for name in strings(&value["unchanged"]) {
+            after.as_mut()?.insert(name, UNAVAILABLE.into());
+        }
+        // The key is the identity. It is the primary key where the identity is the whole row.
+        let whole = before.as_ref().map(Row::len) == after.as_ref().map(Row::len);
+        let primary: Vec<&str> = value["pk"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|field| field["name"].as_str())
+            .collect();
+        let moved_from = before.as_ref().filter(|_| op == "u").map(|row| {
+            let columns = row
+                .iter()
+                .filter(|(name, _)| !whole || primary.contains(&name.as_str()));
+            Value::Object(
+                columns
+                    .map(|(name, value)| (name.clone(), value.clone()))
+                    .collect(),
+            )
+            .to_string()
+        });
+        let said = (op == "m").then(|| text("prefix").zip(text("content"))).flatten();
+        Some(Event {
+            op: op.to_owned(),
+            before,
+            after,
+            source: Source {
+                schema: text("schema"),
+                table: text("table"),
+                position: text("position")?,
+                transaction: value["xid"].as_u64(),
+                snapshot: text("snapshot"),
+            },
+            envelope: Envelope::Wal2json,
+            moved_from,
+            message: said.map(|(prefix, content)| Message { prefix, content }),
+        })
+    }
+
+    /// Content of a control event: the JSON of a message whose prefix begins with `spillway.`.
+    pub fn control(&self) -> Option<Value> {
+        let message = self.message.as_ref()?;
+        if !message.prefix.starts_with("spillway.") {
+            return None;
+        }
+        let content = match self.envelope {
+            Envelope::Wal2json => message.content.clone().into_bytes(),
+            Envelope::Debezium | Envelope::Dms => STANDARD.decode(&message.content).ok()?,
+        };
+        serde_json::from_slice(&content).ok()
+    }
+
+    /// `schema.table`, which is also the partition key of rows without a key.
+    pub fn table(&self) -> Option<String> {
+        Some(format!(
+            "{}.{}",
+            self.source.schema.as_ref()?,
+            self.source.table.as_ref()?
+        ))
+    }
+}
+
+/// The same JSON, with strings for numbers that would lose digits.
+fn exact_numbers(data: &[u8]) -> Vec<u8> {
+    let (mut out, mut rest, mut in_string) = (Vec::with_capacity(data.len()), data, false);
+    while let [first, ..] = rest {
+        let number = rest
+            .iter()
+            .take_while(|byte| byte.is_ascii_digit() || b"+-.eE".contains(byte));
+        let length = match first {
+            b'\\' if in_string => 2,
+            b'0'..=b'9' | b'-' if !in_string => number.count(),
+            _ => 1,
+        };
+        in_string ^= *first == b'"';
+        let (token, behind) = rest.split_at(length.min(rest.len()));
+        rest = behind;
+        let kept = serde_json::from_slice::<Value>(token).map(|number| number.to_string());
+        if token.len() > 1 && !in_string && kept.is_ok_and(|kept| kept.as_bytes() != token) {
+            out.extend([b"\"", token, b"\""].concat());
+        } else {
+            out.extend(token);
+        }
+    }
+    out
+}
+
+fn strings(list: &Value) -> Vec<String> {
+    let list = list.as_array().into_iter().flatten();
+    list.filter_map(|name| name.as_str().map(str::to_owned)).collect()
+}
+
+fn is_position(text: &str) -> bool {
+    let parts: Vec<&str> = text.split('.').collect();
+    let hex = |part: &&str| part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let lengths: Vec<usize> = parts.iter().map(|part| part.len()).collect();
+    lengths == [16, 16, 8] && parts.iter().all(hex)
+}
+
+/// The event without the times of its encoding, which differ when it is sent again.
+pub fn timeless(data: &[u8]) -> Option<Value> {
+    let mut event: Value = serde_json::from_slice(data).ok()?;
+    if let Some(fields) = event.as_object_mut() {
+        fields.retain(|name, _| !name.starts_with("ts_"));
+        if let Some(metadata) = fields.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.remove("timestamp");
+        }
+    }
+    Some(event)
+}

@@ -1,0 +1,407 @@
+//! Comparison of rebuilt tables with PostgreSQL, column by column.
+
+use std::collections::{BTreeMap, HashMap};
+
+use tokio_postgres::Client;
+
+use crate::consumer::column_value::ColumnValue;
+use crate::consumer::event::{Envelope, Row};
+use crate::consumer::rebuild::{RebuiltTable, RebuiltTables};
+
+/// Result of a comparison.
+#[derive(Debug, Clone)]
+pub struct Comparison {
+    /// Name of the table, as it was passed.
+    pub table: String,
+    /// Number of compared rows.
+    pub rows: usize,
+    /// The first twenty differences.
+    pub differences: Vec<String>,
+}
+
+impl Comparison {
+    /// # Panics
+    /// There are differences.
+    pub fn assert_equal(&self) {
+        assert!(
+            self.differences.is_empty(),
+            "{} differs:\n{}",
+            self.table,
+            self.differences.join("\n")
+        );
+    }
+}
+
+/// Rows of a table to compare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ComparedRows {
+    /// All rows: the table was empty when the slot was created.
+    All,
+    /// Rows whose keys the stream has. Other rows have not changed.
+    Changed,
+}
+
+struct Column {
+    name: String,
+    /// SQL expression of the text that an event has for the value.
+    expression: String,
+    array: bool,
+    float: bool,
+    generated: bool,
+    key: bool,
+}
+
+/// Session settings for the text form of values.
+const SETTINGS: &str = "set datestyle = 'ISO, YMD'; set intervalstyle = 'iso_8601'; set timezone = 'UTC'; \
+     set bytea_output = 'hex'; set extra_float_digits = 1";
+
+/// Cells of a row in the order of the columns. `None` is a column that an event may omit.
+type Cells = Vec<Option<ColumnValue>>;
+
+/// Compares a table (its name in SQL) with the rebuilt one.
+///
+/// Drain before, and write nothing meanwhile: the comparison has no common snapshot.
+pub async fn compare(
+    client: &Client,
+    table: &str,
+    rebuilt: &RebuiltTables,
+    which: ComparedRows,
+) -> Comparison {
+    let (name, columns) = columns(client, table, rebuilt.envelope).await;
+    let empty = RebuiltTable::default();
+    let rebuilt = rebuilt.tables.get(&name).unwrap_or(&empty);
+    let keyed = columns.iter().any(|column| column.key);
+    let mut differences = Vec::new();
+
+    let ours: Vec<Cells> = match keyed {
+        true => rebuilt
+            .keyed
+            .values()
+            .filter(|kept| kept.alive)
+            .map(|kept| &kept.row)
+            .collect(),
+        false => rebuilt.keyless.iter().collect::<Vec<&Row>>(),
+    }
+    .into_iter()
+    .map(|row| from_event(row, &columns, &mut differences))
+    .collect();
+    if keyed && !rebuilt.keyless.is_empty() {
+        differences.push(format!(
+            "{} events without a key, in a table with a key",
+            rebuilt.keyless.len()
+        ));
+    }
+    if !keyed && (rebuilt.unmatched > 0 || !rebuilt.keyed.is_empty()) {
+        let (unmatched, keyed) = (rebuilt.unmatched, rebuilt.keyed.len());
+        differences.push(format!(
+            "a table without a key has {unmatched} unmatched rows and {keyed} with a key"
+        ));
+    }
+    let wanted = (keyed && which == ComparedRows::Changed).then(|| {
+        rebuilt
+            .keyed
+            .values()
+            .map(|kept| from_event(&kept.row, &columns, &mut Vec::new()))
+            .collect()
+    });
+    let theirs = select(client, table, &columns, wanted).await;
+    let rows = theirs.len();
+    match keyed {
+        true => by_key(ours, theirs, &columns, &mut differences),
+        false => as_multiset(ours, theirs, &columns, &mut differences),
+    }
+    differences.truncate(20);
+    Comparison {
+        table: table.to_owned(),
+        rows,
+        differences,
+    }
+}
+
+fn from_event(row: &Row, columns: &[Column], differences: &mut Vec<String>) -> Cells {
+    if let Some(extra) = row
+        .keys()
+        .find(|name| !columns.iter().any(|column| column.name == **name))
+    {
+        differences.push(format!("an event has the column {extra}, and the table does not"));
+    }
+    let cell = |column: &Column| match row.get(&column.name) {
+        Some(value) => Some(ColumnValue::of(value, column.float)),
+        // Not every plugin sends generated columns. Any other missing column was added later, and is null.
+        None => (!column.generated).then_some(ColumnValue::Null),
+    };
+    columns.iter().map(cell).collect()
+}
+
+/// Number of rows that a scan fetches at a time.
+const FETCH_ROWS: usize = 10_000;
+
+/// Calls `each` with every row of a table: its columns, in the text form of this envelope.
+///
+/// It fetches few rows at a time, so the table may be larger than memory.
+pub(crate) async fn scan(
+    client: &Client,
+    table: &str,
+    envelope: Envelope,
+    mut each: impl FnMut(&[(&str, ColumnValue)]),
+) {
+    let (_, columns) = columns(client, table, envelope).await;
+    let expressions: Vec<&str> = columns.iter().map(|column| column.expression.as_str()).collect();
+    let declare = format!(
+        "{SETTINGS}; begin; declare scanned no scroll cursor for select array[{}]::text[] from {table} as t",
+        expressions.join(", ")
+    );
+    let done = client.batch_execute(&declare).await;
+    done.unwrap_or_else(|error| panic!("{declare}: {error:?}"));
+    let fetch = format!("fetch {FETCH_ROWS} from scanned");
+    loop {
+        let rows = client.query(&fetch, &[]).await;
+        let rows = rows.unwrap_or_else(|error| panic!("{fetch}: {error:?}"));
+        if rows.is_empty() {
+            break;
+        }
+        for row in rows {
+            let texts: Vec<Option<String>> = row.get(0);
+            let cells = columns.iter().zip(&texts).map(|(column, text)| {
+                let cell = ColumnValue::of_text(text.as_deref(), column.array, column.float);
+                (column.name.as_str(), cell)
+            });
+            each(&cells.collect::<Vec<_>>());
+        }
+    }
+    let ended = client.batch_execute("commit").await;
+    ended.unwrap_or_else(|error| panic!("cannot end the scan of {table}: {error:?}"));
+}
+
+async fn select(client: &Client, table: &str, columns: &[Column], wanted: Option<Vec<Cells>>) -> Vec<Cells> {
+    let expressions: Vec<&str> = columns.iter().map(|column| column.expression.as_str()).collect();
+    let mut sql = format!(
+        "select array[{}]::text[] from {table} as t",
+        expressions.join(", ")
+    );
+    let keys: Vec<usize> = (0..columns.len()).filter(|index| columns[*index].key).collect();
+    let mut lists: Vec<Vec<Option<String>>> = Vec::new();
+    if let Some(wanted) = wanted {
+        let text = |cells: &Cells, index: usize| match &cells[index] {
+            Some(ColumnValue::Text(text)) => Some(text.clone()),
+            _ => None,
+        };
+        lists = keys
+            .iter()
+            .map(|index| wanted.iter().map(|cells| text(cells, *index)).collect())
+            .collect();
+        let names: Vec<String> = (0..keys.len()).map(|at| format!("k{at}")).collect();
+        let arrays: Vec<String> = (1..=keys.len()).map(|at| format!("${at}::text[]")).collect();
+        let equal: Vec<String> = keys
+            .iter()
+            .zip(&names)
+            .map(|(index, name)| format!("{} = w.{name}", columns[*index].expression))
+            .collect();
+        sql.push_str(&format!(
+            " join (select distinct * from unnest({})) as w({}) on {}",
+            arrays.join(", "),
+            names.join(", "),
+            equal.join(" and ")
+        ));
+    }
+    let parameters: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> = lists
+        .iter()
+        .map(|list| list as &(dyn tokio_postgres::types::ToSql + Sync))
+        .collect();
+    client
+        .batch_execute(SETTINGS)
+        .await
+        .unwrap_or_else(|error| panic!("{SETTINGS}: {error:?}"));
+    let rows = client
+        .query(&sql, &parameters)
+        .await
+        .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    let cells = |texts: Vec<Option<String>>| -> Cells {
+        let texts = texts.iter().zip(columns);
+        texts
+            .map(|(text, column)| Some(ColumnValue::of_text(text.as_deref(), column.array, column.float)))
+            .collect()
+    };
+    rows.into_iter().map(|row| cells(row.get(0))).collect()
+}
+
+fn by_key(ours: Vec<Cells>, theirs: Vec<Cells>, columns: &[Column], differences: &mut Vec<String>) {
+    let key = |cells: &Cells| -> Vec<Option<ColumnValue>> {
+        columns
+            .iter()
+            .zip(cells)
+            .filter(|(column, _)| column.key)
+            .map(|(_, cell)| cell.clone())
+            .collect()
+    };
+    let mut by_key: HashMap<Vec<Option<ColumnValue>>, Cells> = HashMap::new();
+    for cells in ours {
+        let key = key(&cells);
+        if by_key.insert(key.clone(), cells).is_some() {
+            differences.push(format!("two rebuilt rows with the key {key:?}"));
+        }
+    }
+    for cells in theirs {
+        let key = key(&cells);
+        match by_key.remove(&key) {
+            None => differences.push(format!(
+                "the stream does not have the row {}",
+                show(&cells, columns)
+            )),
+            Some(ours) => {
+                for ((column, ours), theirs) in columns.iter().zip(&ours).zip(&cells) {
+                    if ours.is_some() && ours != theirs {
+                        let (name, key) = (&column.name, show(&key_only(&cells, columns), columns));
+                        differences.push(format!(
+                            "{key} {name}: the stream has {ours:?}, PostgreSQL {theirs:?}"
+                        ));
+                    }
+                }
+            }
+        }
+    }
+    for cells in by_key.values() {
+        differences.push(format!(
+            "PostgreSQL does not have the row {}",
+            show(cells, columns)
+        ));
+    }
+}
+
+fn as_multiset(ours: Vec<Cells>, theirs: Vec<Cells>, columns: &[Column], differences: &mut Vec<String>) {
+    let mut counts: BTreeMap<Cells, i64> = BTreeMap::new();
+    // Columns that events omit cannot be compared.
+    let blind: Vec<bool> = (0..columns.len())
+        .map(|at| ours.iter().any(|cells| cells[at].is_none()))
+        .collect();
+    for cells in ours {
+        *counts.entry(cells).or_default() += 1;
+    }
+    for cells in theirs {
+        let cells = cells
+            .into_iter()
+            .zip(&blind)
+            .map(|(cell, blind)| cell.filter(|_| !blind))
+            .collect();
+        *counts.entry(cells).or_default() -= 1;
+    }
+    for (cells, count) in counts.iter().filter(|(_, count)| **count != 0) {
+        let side = if *count > 0 {
+            "only in the stream"
+        } else {
+            "only in PostgreSQL"
+        };
+        differences.push(format!("{side}, {} times: {}", count.abs(), show(cells, columns)));
+    }
+}
+
+fn key_only(cells: &Cells, columns: &[Column]) -> Cells {
+    cells
+        .iter()
+        .zip(columns)
+        .map(|(cell, column)| cell.clone().filter(|_| column.key))
+        .collect()
+}
+
+fn show(cells: &Cells, columns: &[Column]) -> String {
+    let cells = columns.iter().zip(cells);
+    let shown = cells.filter_map(|(column, cell)| Some(format!("{}={:?}", column.name, cell.as_ref()?)));
+    shown.collect::<Vec<String>>().join(" ")
+}
+
+/// Columns of a table with the base type of their domain, the type of their elements, and whether they are in
+/// the key.
+const COLUMNS: &str = "
+with recursive
+  named as (
+    select c.oid, n.nspname || '.' || c.relname as table_name, c.relreplident
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = $1::text::regclass),
+  key as (
+    select unnest(i.indkey) as attnum from pg_index i join named on i.indrelid = named.oid
+    where case when relreplident = 'i' then i.indisreplident else i.indisprimary end),
+  base as (
+    select a.attnum, a.attname::text as name, a.attgenerated <> '' as generated, a.atttypid as type
+    from pg_attribute a join named on a.attrelid = named.oid where a.attnum > 0 and not a.attisdropped
+    union all
+    select attnum, name, generated, t.typbasetype
+    from base join pg_type t on t.oid = type and t.typtype = 'd')
+select named.table_name, base.name, quote_ident(base.name) as quoted, base.generated,
+       base.attnum in (select attnum from key) as in_key, t.typname::text as type_name,
+       e.typname::text as element_name, coalesce(e.typtype = 'c', false) as composite_elements
+from named, base join pg_type t on t.oid = type
+left join pg_type e on e.oid = t.typelem and t.typcategory = 'A'
+where t.typtype <> 'd' order by base.attnum";
+
+/// Name (`schema.table`) and columns of a table.
+async fn columns(client: &Client, table: &str, envelope: Envelope) -> (String, Vec<Column>) {
+    let rows = client
+        .query(COLUMNS, &[&table])
+        .await
+        .unwrap_or_else(|error| panic!("{table}: {error:?}"));
+    let first = rows.first().unwrap_or_else(|| panic!("{table} has no columns"));
+    let name = first.get("table_name");
+    (name, rows.iter().map(|row| column(row, envelope)).collect())
+}
+
+fn column(row: &tokio_postgres::Row, envelope: Envelope) -> Column {
+    let element: Option<String> = row.get("element_name");
+    let value = format!("t.{}", row.get::<_, String>("quoted"));
+    let kind: String = element.clone().unwrap_or_else(|| row.get("type_name"));
+    let expression = match &element {
+        None => rendered(envelope, &kind, &value),
+        Some(_) if envelope != Envelope::Debezium => format!("{value}::text"),
+        Some(_) => list(&kind, &value, row.get("composite_elements")),
+    };
+    let array = element.is_some() && envelope == Envelope::Debezium;
+    Column {
+        name: row.get("name"),
+        expression,
+        array,
+        float: matches!(kind.as_str(), "float4" | "float8") && (array || element.is_none()),
+        generated: row.get("generated"),
+        key: row.get("in_key"),
+    }
+}
+
+/// SQL expression of the text that an event has for a value of this type.
+fn rendered(envelope: Envelope, kind: &str, value: &str) -> String {
+    // ISO 8601 has no infinity, and writes years before Christ differently.
+    let plain = format!("isfinite({value}) and {value}::text not like '%BC'");
+    let finite = |text: &str| format!("case when {plain} then {text} || 'Z' else {value}::text end");
+    match kind {
+        "bool" => format!("{value}::text"),
+        "bytea" if envelope != Envelope::Debezium => format!("encode({value}, 'hex')"),
+        "date" | "time" | "timetz" if envelope == Envelope::Dms => format!("{value}::text"),
+        "date" | "time" | "timetz" | "timestamp" | "timestamptz" if envelope == Envelope::Wal2json => {
+            format!("{value}::text")
+        }
+        "bytea" => format!("translate(encode({value}, 'base64'), E'\\n', '')"),
+        "date" => finite(&format!("{value}::text")),
+        "timestamp" => finite(&format!("replace({value}::text, ' ', 'T')")),
+        "timestamptz" => finite(&format!("replace(({value} at time zone 'UTC')::text, ' ', 'T')")),
+        "time" => format!("{value}::text || 'Z'"),
+        "timetz" => format!("({value} at time zone 'UTC')::time::text || 'Z'"),
+        // The type's output function: a cast to text would strip the blanks of a char(n).
+        _ => format!("case when num_nulls({value}) = 0 then format('%s', {value}) end"),
+    }
+}
+
+/// SQL expression of a JSON list with the texts of an array's elements.
+fn list(kind: &str, array: &str, composite: bool) -> String {
+    // unnest would expand composite elements into columns.
+    let (element, from) = match composite {
+        true => (
+            format!("({array})[i]"),
+            format!("generate_subscripts({array}, 1) as i"),
+        ),
+        false => (
+            "e".to_owned(),
+            format!("unnest({array}) with ordinality as u(e, i)"),
+        ),
+    };
+    let text = rendered(Envelope::Debezium, kind, &element);
+    format!(
+        "case when {array} is not null then \
+         (select coalesce(jsonb_agg({text} order by i), '[]')::text from {from}) end"
+    )
+}

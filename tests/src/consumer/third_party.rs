@@ -1,0 +1,98 @@
+//! Third-party consumers of the stream.
+//!
+//! Programs in `tests/consumers` pass the records of a stream to them, and print the results.
+
+use std::path::Path;
+use std::process::Stdio;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
+
+use crate::aws::kinesis::Kinesis;
+
+/// A third-party consumer.
+#[derive(Debug, Clone, Copy)]
+pub enum ThirdPartyConsumer<'a> {
+    /// `aws-kinesis-agg`, Amazon's Python package that splits aggregates of the KPL.
+    Deaggregator,
+    /// Apache Flink's format `debezium-json`, for a table with this row type.
+    ///
+    /// It is the most common reader of Debezium's messages without Kafka Connect. It is strict: it fails on
+    /// unexpected input.
+    Debezium(&'a str),
+    /// Apache Paimon's format `aws-dms-json`.
+    ///
+    /// It is the only maintained public parser of DMS messages for Kinesis and Kafka that we found; others
+    /// are samples.
+    Dms,
+}
+
+impl ThirdPartyConsumer<'_> {
+    /// Reads `stream` to its end with this consumer, shard after shard, and returns its output.
+    ///
+    /// Each line is a JSON object; the program in `tests/consumers` describes its fields.
+    ///
+    /// # Panics
+    /// The consumer rejects the stream. The message has its standard error.
+    pub async fn read(self, kinesis: &Kinesis, stream: &str) -> Vec<String> {
+        let mut records = String::new();
+        for shard in kinesis.shards(stream).await {
+            let range = shard.hash_key_range();
+            let start = range.map(|range| range.starting_hash_key());
+            let end = range.map(|range| range.ending_hash_key());
+            let each = |key: &str, data: &[u8]| {
+                let data = STANDARD.encode(data);
+                let record = json!({"shard": shard.shard_id(), "start": start, "end": end,
+                    "partition_key": key, "data": data});
+                records.push_str(&format!("{record}\n"));
+            };
+            kinesis.read_shard(stream, shard.shard_id(), each).await;
+        }
+        self.run(records).await
+    }
+
+    async fn run(self, records: String) -> Vec<String> {
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let python = here.join("../.tools/consumers/bin/python");
+        assert!(
+            python.exists(),
+            "no {}: `make tools-consumers` installs it",
+            python.display()
+        );
+        let (program, argument) = match self {
+            Self::Deaggregator => ("deaggregate.py", None),
+            Self::Debezium(row) => ("debezium.py", Some(row)),
+            Self::Dms => ("dms.py", None),
+        };
+        let mut command = Command::new(python);
+        command
+            .arg(here.join("consumers").join(program))
+            .args(argument)
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{program}: {error}"));
+        let mut input = child.stdin.take().expect("standard input is a pipe");
+        // Concurrently, or both sides could block on full pipes. A consumer that fails early does not read
+        // all input.
+        let write = async move {
+            let _ = input.write_all(records.as_bytes()).await;
+        };
+        let ((), output) = tokio::join!(write, child.wait_with_output());
+        let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
+        assert!(
+            output.status.success(),
+            "{program} rejects the stream:\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let text = String::from_utf8_lossy(&output.stdout);
+        text.lines().map(str::to_owned).collect()
+    }
+}

@@ -1,0 +1,4 @@
+//! The function as Lambda runs it.
+
+pub mod function;
+pub mod runtime_api;

@@ -1,0 +1,337 @@
+//! The function as Lambda runs it.
+//!
+//! The real binary runs in a sandbox that stays between invocations. It is killed at the deadline, and
+//! replaced when it has ended.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::{Notify, watch};
+
+use crate::aws::kinesis;
+use crate::lambda::runtime_api::RuntimeApi;
+use crate::watchdog::ProcessGuard;
+
+/// A deployed function: its environment, and its warm sandbox, if any.
+#[derive(Debug)]
+pub struct Function {
+    program: PathBuf,
+    environment: BTreeMap<String, String>,
+    /// Held by the running invocation.
+    turn: tokio::sync::Mutex<()>,
+    sandbox: Mutex<Option<Arc<Sandbox>>>,
+    log: Arc<Mutex<Vec<String>>>,
+    peak_memory: AtomicU64,
+}
+
+/// Outcome of an invocation.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// The answer of the function.
+    Answer(Value),
+    /// The error of the function.
+    Error {
+        /// `errorType`: stable name of the cause.
+        kind: String,
+        /// `errorMessage`: text for people.
+        message: String,
+    },
+    /// The process ended before it answered.
+    Exited(ExitStatus),
+    /// The process was killed at the deadline.
+    TimedOut,
+}
+
+impl Outcome {
+    /// The answer.
+    ///
+    /// # Panics
+    /// The outcome is no answer.
+    pub fn answer(self) -> Value {
+        match self {
+            Self::Answer(answer) => answer,
+            other => panic!("the function should have answered: {other:?}"),
+        }
+    }
+
+    /// `errorType` and `errorMessage`.
+    ///
+    /// # Panics
+    /// The outcome is no error.
+    pub fn error(self) -> (String, String) {
+        match self {
+            Self::Error { kind, message } => (kind, message),
+            other => panic!("the function should have failed: {other:?}"),
+        }
+    }
+}
+
+impl Function {
+    /// The binary `drain`, with these variables and those of Lambda.
+    ///
+    /// It inherits nothing of the environment of this process.
+    pub fn new(environment: impl IntoIterator<Item = (String, String)>) -> Self {
+        Self::of_program(drain_binary(), environment)
+    }
+
+    /// Another program in place of `drain`.
+    fn of_program(program: PathBuf, environment: impl IntoIterator<Item = (String, String)>) -> Self {
+        Self {
+            program,
+            environment: environment.into_iter().collect(),
+            turn: tokio::sync::Mutex::default(),
+            sandbox: Mutex::default(),
+            log: Arc::default(),
+            peak_memory: AtomicU64::new(0),
+        }
+    }
+
+    /// A function with the same configuration and a sandbox of its own, for invocations that overlap.
+    pub fn second_instance(&self) -> Self {
+        Self::of_program(self.program.clone(), self.environment.clone())
+    }
+
+    /// Sets a variable, which ends the sandbox.
+    pub async fn set(&mut self, name: &str, value: &str) {
+        self.environment.insert(name.to_owned(), value.to_owned());
+        self.kill9().await;
+    }
+
+    /// Removes a variable, which ends the sandbox.
+    pub async fn unset(&mut self, name: &str) {
+        self.environment.remove(name);
+        self.kill9().await;
+    }
+
+    /// Invokes the function, in its warm sandbox if it has one. Invocations of one `Function` queue.
+    pub async fn invoke(&self, event: &Value, deadline: Duration) -> Outcome {
+        self.invoke_with_limit(event, deadline, deadline).await
+    }
+
+    /// Invokes as [`Function::invoke`], and kills the process after `limit` instead of `deadline`.
+    ///
+    /// While Lambda freezes a sandbox, the time for its deadline stops, too.
+    pub async fn invoke_with_limit(&self, event: &Value, deadline: Duration, limit: Duration) -> Outcome {
+        let _turn = self.turn.lock().await;
+        let warm = self.sandbox().filter(|sandbox| sandbox.exit.borrow().is_none());
+        let sandbox = match warm {
+            Some(warm) => warm,
+            None => self.start().await,
+        };
+        let answer = sandbox.api.invoke(event, deadline);
+        let mut exit = sandbox.exit.clone();
+        let outcome = tokio::select! {
+            biased;
+            Ok(posted) = answer => match posted {
+                Ok(answer) => Outcome::Answer(answer),
+                Err(error) => failed(&error),
+            },
+            status = exited(&mut exit) => match sandbox.api.init_error() {
+                Some(error) => failed(&error),
+                None => Outcome::Exited(status),
+            },
+            () = tokio::time::sleep(limit) => {
+                sandbox.kill9().await;
+                Outcome::TimedOut
+            }
+        };
+        self.peak_memory
+            .fetch_max(sandbox.peak_memory(), Ordering::Relaxed);
+        outcome
+    }
+
+    /// Kills the process with SIGKILL, and waits until it has ended. The next invocation starts a new one.
+    pub async fn kill9(&self) {
+        if let Some(sandbox) = self.sandbox() {
+            sandbox.kill9().await;
+        }
+    }
+
+    /// Stops the process with its connections open, as Lambda freezes a sandbox.
+    pub fn freeze(&self) {
+        self.signal("STOP");
+    }
+
+    /// Continues a frozen process.
+    pub fn thaw(&self) {
+        self.signal("CONT");
+    }
+
+    fn signal(&self, name: &str) {
+        let sandbox = self.sandbox().expect("an invoked function has a sandbox");
+        let kill = std::process::Command::new("sh")
+            .args(["-c", "kill -s \"$0\" \"$1\"", name, &sandbox.pid.to_string()])
+            .status();
+        assert!(
+            kill.as_ref().is_ok_and(ExitStatus::success),
+            "{name} was not sent: {kill:?}"
+        );
+    }
+
+    /// All lines that its processes have written so far, on both outputs.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Largest resident memory (`VmHWM`) of a process at the end of an invocation, in bytes.
+    pub fn peak_memory_bytes(&self) -> u64 {
+        self.peak_memory.load(Ordering::Relaxed)
+    }
+
+    fn sandbox(&self) -> Option<Arc<Sandbox>> {
+        self.sandbox
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    async fn start(&self) -> Arc<Sandbox> {
+        let api = RuntimeApi::start().await;
+        let mut command = Command::new(&self.program);
+        command
+            .env_clear()
+            .envs(kinesis::ENVIRONMENT)
+            .env("AWS_LAMBDA_FUNCTION_NAME", "drain")
+            .env("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST")
+            .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "512")
+            .env("AWS_LAMBDA_RUNTIME_API", api.address())
+            .envs(&self.environment)
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {}: {error}", self.program.display()));
+        let pid = child.id().expect("a process that was just started has an id");
+        let readers = [
+            tokio::spawn(collect(child.stdout.take(), Arc::clone(&self.log))),
+            tokio::spawn(collect(child.stderr.take(), Arc::clone(&self.log))),
+        ];
+        let kill = Arc::new(Notify::new());
+        let (status_sender, exit) = watch::channel(None);
+        tokio::spawn(wait_for_end(
+            child,
+            ProcessGuard::new(pid),
+            Arc::clone(&kill),
+            readers,
+            status_sender,
+        ));
+        let sandbox = Arc::new(Sandbox { api, pid, kill, exit });
+        *self.sandbox.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&sandbox));
+        sandbox
+    }
+}
+
+/// A process and its Runtime API.
+#[derive(Debug)]
+struct Sandbox {
+    api: RuntimeApi,
+    pid: u32,
+    kill: Arc<Notify>,
+    exit: watch::Receiver<Option<ExitStatus>>,
+}
+
+impl Sandbox {
+    async fn kill9(&self) {
+        self.kill.notify_one();
+        exited(&mut self.exit.clone()).await;
+    }
+
+    fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))
+            .unwrap_or_default();
+        line.split_whitespace()
+            .next()
+            .and_then(|kib| kib.parse::<u64>().ok())
+            .unwrap_or(0)
+            * 1024
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        self.kill.notify_one();
+    }
+}
+
+/// Waits for the end of the process, and sends its status when all its output is in the log.
+async fn wait_for_end(
+    mut child: Child,
+    guarded: ProcessGuard,
+    kill: Arc<Notify>,
+    readers: [tokio::task::JoinHandle<()>; 2],
+    status_sender: watch::Sender<Option<ExitStatus>>,
+) {
+    let status = tokio::select! {
+            status = child.wait() => status,
+            () = kill.notified() => {
+    // It fails when the process has just ended.
+                let _ = child.start_kill();
+                child.wait().await
+            }
+        };
+    drop(guarded);
+    for reader in readers {
+        let _ = reader.await;
+    }
+    let _ = status_sender.send(Some(status.expect("a child can be waited for")));
+}
+
+async fn exited(exit: &mut watch::Receiver<Option<ExitStatus>>) -> ExitStatus {
+    let status = exit
+        .wait_for(Option::is_some)
+        .await
+        .expect("the task sends a status at the end");
+    status.expect("it was waited for")
+}
+
+async fn collect(from: Option<impl AsyncRead + Unpin>, log: Arc<Mutex<Vec<String>>>) {
+    let mut lines = BufReader::new(from.expect("the process writes into our pipe")).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        log.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+    }
+}
+
+fn failed(error: &Value) -> Outcome {
+    let text = |name: &str| {
+        error[name]
+            .as_str()
+            .map_or_else(|| error.to_string(), str::to_owned)
+    };
+    Outcome::Error {
+        kind: text("errorType"),
+        message: text("errorMessage"),
+    }
+}
+
+/// `DRAIN_BINARY`, or `drain` in the target folder: beside this program, or one above this test.
+pub fn drain_binary() -> PathBuf {
+    if let Some(binary) = std::env::var_os("DRAIN_BINARY") {
+        return PathBuf::from(binary);
+    }
+    let program = std::env::current_exe().expect("a running program has a path");
+    let found = program
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|folder| folder.join("drain"))
+        .find(|path| path.is_file());
+    found.unwrap_or_else(|| {
+        panic!(
+            "no drain beside {}: `cargo build -p drain` builds it, DRAIN_BINARY sets another path",
+            program.display()
+        )
+    })
+}

@@ -1,0 +1,219 @@
+//! Database of a play: one server, or a cluster of a primary and its standby, behind a network that may fail.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio_postgres::Client;
+
+use crate::postgres::cluster::Cluster;
+use crate::postgres::tcp_proxy::{ConnectionFault, TcpProxy};
+use crate::postgres::{Postgres, PostgresSettings, REPLUSER};
+use crate::wait;
+
+/// Deadlocks belong to a play, and only its writers write. A standby that was cut off returns soon.
+const CONF: &str = "autovacuum = off\ndeadlock_timeout = '100ms'\nshared_buffers = '32MB'\n\
+     wal_sender_timeout = '2s'\nwal_receiver_timeout = '2s'\n";
+
+/// Kind of the servers of a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum DatabaseKind {
+    /// One PostgreSQL of Debian's version.
+    Single,
+    /// PostgreSQL 17 and its synchronous standby, with failover slots.
+    Cluster,
+}
+
+/// Database on the server that currently writes.
+#[derive(Debug)]
+pub(super) struct Database {
+    servers: Servers,
+    name: String,
+    failed_over: AtomicBool,
+}
+
+#[derive(Debug)]
+enum Servers {
+    Single(Box<Postgres>, TcpProxy),
+    Cluster(Box<Cluster>),
+}
+
+impl Database {
+    /// Starts new servers, without the database itself. `conf` is appended to postgresql.conf.
+    pub(super) async fn start(kind: DatabaseKind, conf: &str) -> Self {
+        let settings = PostgresSettings {
+            trust: true,
+            version: (kind == DatabaseKind::Cluster).then_some(17),
+            conf: format!("{CONF}{conf}"),
+            ..PostgresSettings::default()
+        };
+        let servers = match kind {
+            DatabaseKind::Single => {
+                let postgres = Box::new(Postgres::start(settings).await);
+                let proxy = TcpProxy::open(postgres.port()).await;
+                Servers::Single(postgres, proxy)
+            }
+            DatabaseKind::Cluster => Servers::Cluster(Box::new(Cluster::start(settings).await)),
+        };
+        Self {
+            servers,
+            name: String::new(),
+            failed_over: AtomicBool::new(false),
+        }
+    }
+
+    /// Kind of the servers.
+    pub(super) fn kind(&self) -> DatabaseKind {
+        match self.servers {
+            Servers::Single(..) => DatabaseKind::Single,
+            Servers::Cluster(_) => DatabaseKind::Cluster,
+        }
+    }
+
+    /// Creates the empty database. `sees_standby` decides whether the function sees the standby's position.
+    pub(super) async fn create(&mut self, name: &str, sees_standby: bool) {
+        self.server().create_database(name).await;
+        name.clone_into(&mut self.name);
+        let verb = if sees_standby {
+            "grant pg_monitor to"
+        } else {
+            "revoke pg_monitor from"
+        };
+        let admin = self.server().admin("postgres").await;
+        execute(&admin, &format!("{verb} {}", REPLUSER.0)).await;
+    }
+
+    /// Drops the database and its slots. After a failover, a new standby joins.
+    pub(super) async fn clear(&mut self) {
+        self.server().drop_database(&self.name).await;
+        if let (true, Servers::Cluster(cluster)) =
+            (self.failed_over.swap(false, Ordering::Relaxed), &self.servers)
+        {
+            cluster.rejoin().await;
+        }
+    }
+
+    /// Opens a session of the superuser on the server that writes.
+    ///
+    /// # Errors
+    /// The server is down or starting.
+    pub(super) async fn connect(&self) -> Result<Client, tokio_postgres::Error> {
+        self.server().try_admin(&self.name).await
+    }
+
+    /// Opens a session while no fault is active.
+    ///
+    /// # Panics
+    /// The server does not answer.
+    pub(super) async fn session(&self) -> Client {
+        let client = self.connect().await;
+        client.unwrap_or_else(|error| panic!("no fault is active, and the server does not answer: {error:?}"))
+    }
+
+    /// Environment variables by which the function connects.
+    pub(super) fn environment(&self) -> [(String, String); 6] {
+        Postgres::environment_at(self.network().port(), &self.name)
+    }
+
+    /// Creates a slot; on a cluster, one that survives a failover.
+    pub(super) async fn create_slot(&self, client: &Client, slot: &str, plugin: &str) {
+        let failover = match self.kind() {
+            DatabaseKind::Single => "",
+            DatabaseKind::Cluster => ", false, false, true",
+        };
+        let create = format!("select pg_create_logical_replication_slot('{slot}', '{plugin}'{failover})");
+        execute(client, &create).await;
+    }
+
+    /// Waits until the standby has these slots, and advances them for that. False on a single server.
+    pub(super) async fn synchronise_slots(&self, client: &Client, slots: &[&str]) -> bool {
+        let Servers::Cluster(cluster) = &self.servers else {
+            return false;
+        };
+        let advance =
+            |slot: &&str| format!("select pg_replication_slot_advance('{slot}', pg_current_wal_flush_lsn())");
+        let advance: Vec<String> = slots.iter().map(advance).collect();
+        let advance = advance.join(";");
+        for slot in slots {
+            cluster
+                .wait_until_synced(slot, || execute(client, &advance))
+                .await;
+        }
+        true
+    }
+
+    /// Drops a slot as soon as no session uses it.
+    pub(super) async fn drop_slot(&self, slot: &str) {
+        let client = self.session().await;
+        wait::until("the play's slot is dropped", Duration::from_secs(600), || async {
+            let drop = format!("select pg_drop_replication_slot('{slot}')");
+            client.batch_execute(&drop).await.is_ok()
+        })
+        .await;
+    }
+
+    /// Kills the server that writes with SIGKILL, and restarts it on its disk after `down`.
+    pub(super) async fn crash(&self, down: Duration) {
+        self.server().crash().await;
+        tokio::time::sleep(down).await;
+        self.server().restart().await;
+    }
+
+    /// Kills the primary of a cluster for good, and promotes the standby after `down`.
+    pub(super) async fn fail_over(&self, down: Duration) {
+        if let Servers::Cluster(cluster) = &self.servers {
+            self.failed_over.store(true, Ordering::Relaxed);
+            cluster.kill_primary().await;
+            tokio::time::sleep(down).await;
+            cluster.promote().await;
+        }
+    }
+
+    /// Injects a fault between function and server, and waits for its end.
+    pub(super) async fn inject_network_fault(&self, fault: ConnectionFault) {
+        self.network().inject(fault).await;
+    }
+
+    /// Injects a fault between standby and primary of a cluster, and waits for its end.
+    pub(super) async fn inject_standby_fault(&self, fault: ConnectionFault) {
+        if let Servers::Cluster(cluster) = &self.servers {
+            cluster.replication_proxy().inject(fault).await;
+        }
+    }
+
+    /// Ends all network faults.
+    pub(super) fn end_network_faults(&self) {
+        self.network().clear();
+        if let Servers::Cluster(cluster) = &self.servers {
+            cluster.replication_proxy().clear();
+        }
+    }
+
+    fn server(&self) -> &Postgres {
+        match &self.servers {
+            Servers::Single(postgres, _) => postgres,
+            Servers::Cluster(cluster) => cluster.primary(),
+        }
+    }
+
+    fn network(&self) -> &TcpProxy {
+        match &self.servers {
+            Servers::Single(_, proxy) => proxy,
+            Servers::Cluster(cluster) => cluster.endpoint(),
+        }
+    }
+}
+
+/// Runs SQL that has to succeed.
+pub(super) async fn execute(client: &Client, sql: &str) {
+    let done = client.batch_execute(sql).await;
+    done.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+}
+
+/// First column of the first row of a query that has to succeed.
+pub(super) async fn query_value<T>(client: &Client, sql: &str) -> T
+where
+    T: for<'a> tokio_postgres::types::FromSql<'a>,
+{
+    let row = client.query_one(sql, &[]).await;
+    row.unwrap_or_else(|error| panic!("{sql}: {error:?}")).get(0)
+}
