@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::support::positions::{SlotPositions, commit_end, wait_until_sessions_end};
 
-crate::scenarios![an_event_that_is_under_way_holds_the_checkpoint_back];
+crate::scenarios![an_unacknowledged_event_holds_the_checkpoint_back];
 
 /// Single rows, each a transaction and a key of its own, so many that they are several requests.
 async fn fixture() -> Fixture {
@@ -28,7 +28,7 @@ async fn fixture() -> Fixture {
     fixture
 }
 
-async fn an_event_that_is_under_way_holds_the_checkpoint_back() {
+async fn an_unacknowledged_event_holds_the_checkpoint_back() {
     let fixture = fixture().await;
     let before = SlotPositions::read(&fixture).await;
     let mut held = fixture.kinesis_proxy.hold("PutRecords", FaultSide::Request);

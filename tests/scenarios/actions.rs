@@ -16,24 +16,24 @@ use crate::support::positions::{SlotPositions, parse_lsn, wait_until_sessions_en
 use crate::support::versions::pgoutput;
 
 crate::scenarios![
-    setup_creates_what_is_missing_and_nothing_twice,
+    setup_creates_missing_objects_only_once,
     setup_needs_no_publication_for_text_plugins,
-    setup_says_which_right_it_lacks,
-    status_tells_how_things_stand_and_consumes_nothing,
-    status_names_problems_and_is_no_error,
+    setup_names_the_missing_privilege,
+    status_reports_the_slot_and_consumes_nothing,
+    status_reports_problems_without_an_error,
     teardown_drops_slot_and_checkpoint_and_may_be_repeated,
     an_event_of_eventbridge_is_a_tick,
-    a_function_that_lingers_picks_up_what_is_committed_meanwhile,
-    a_slot_that_waits_for_a_transaction_names_it,
+    a_lingering_function_sends_new_commits,
+    setup_names_the_transaction_that_delays_the_slot,
     a_publication_without_tables_is_a_problem,
     lingering_ends_before_the_deadline,
-    a_backlog_that_does_not_fit_ends_before_the_deadline_and_goes_on,
+    a_large_backlog_takes_several_invocations,
 ];
 
 crate::version_scenarios![
-    setup_creates_what_is_missing,
-    status_tells_how_things_stand,
-    teardown_drops_what_setup_made
+    setup_creates_missing_objects,
+    status_reports_the_slot,
+    teardown_drops_the_objects_of_setup
 ];
 
 /// A database without publication and slot, whose table belongs to the role of the function.
@@ -49,7 +49,7 @@ async fn bare(builder: FixtureBuilder) -> Fixture {
     fixture
 }
 
-async fn setup_creates_what_is_missing_and_nothing_twice() {
+async fn setup_creates_missing_objects_only_once() {
     set_up(Fixture::builder(Plugin::Pgoutput)).await;
 }
 
@@ -129,7 +129,7 @@ async fn setup_needs_no_publication_for_text_plugins() {
     }
 }
 
-async fn setup_says_which_right_it_lacks() {
+async fn setup_names_the_missing_privilege() {
     let fixture = Fixture::builder(Plugin::Pgoutput).without_slot().build().await;
     let parts = [
         "creating the publication",
@@ -149,7 +149,7 @@ async fn setup_says_which_right_it_lacks() {
     assert_eq!(fixture.checkpoint().await, None);
 }
 
-async fn status_tells_how_things_stand_and_consumes_nothing() {
+async fn status_reports_the_slot_and_consumes_nothing() {
     status(Fixture::builder(Plugin::Pgoutput)).await;
 }
 
@@ -189,7 +189,7 @@ async fn status(builder: FixtureBuilder) {
     );
 }
 
-async fn status_names_problems_and_is_no_error() {
+async fn status_reports_problems_without_an_error() {
     let mut fixture = Fixture::builder(Plugin::Pgoutput).without_slot().build().await;
     fixture.function.set("STREAM_NAME", "not-there").await;
     let status = fixture.invoke(json!({"action": "status"})).await.answer();
@@ -248,7 +248,7 @@ async fn an_event_of_eventbridge_is_a_tick() {
     assert_eq!(fixture.compare(&["public.t"]).await.changes().len(), 1);
 }
 
-async fn a_function_that_lingers_picks_up_what_is_committed_meanwhile() {
+async fn a_lingering_function_sends_new_commits() {
     let mut fixture = Fixture::new(Plugin::Pgoutput).await;
     fixture.function.set("LINGER_SECONDS", "55").await;
     fixture
@@ -298,7 +298,7 @@ async fn lingering_ends_before_the_deadline() {
     assert!(report["elapsed_ms"].as_u64() > Some(1_000), "it stayed: {report}");
 }
 
-async fn a_backlog_that_does_not_fit_ends_before_the_deadline_and_goes_on() {
+async fn a_large_backlog_takes_several_invocations() {
     let kinesis = Kinesis::start(Limits::Enforced).await;
     let fixture = Fixture::builder(Plugin::Pgoutput)
         .shards(1)
@@ -353,7 +353,7 @@ async fn a_backlog_that_does_not_fit_ends_before_the_deadline_and_goes_on() {
     );
 }
 
-async fn a_slot_that_waits_for_a_transaction_names_it() {
+async fn setup_names_the_transaction_that_delays_the_slot() {
     // Not the shared server, where others write all the time.
     let postgres = Postgres::start(PostgresSettings::default()).await;
     let fixture = Fixture::builder(Plugin::TestDecoding)
@@ -393,14 +393,14 @@ async fn a_publication_without_tables_is_a_problem() {
     }
 }
 
-async fn setup_creates_what_is_missing(version: u32) {
+async fn setup_creates_missing_objects(version: u32) {
     set_up(pgoutput(version)).await;
 }
 
-async fn status_tells_how_things_stand(version: u32) {
+async fn status_reports_the_slot(version: u32) {
     status(pgoutput(version)).await;
 }
 
-async fn teardown_drops_what_setup_made(version: u32) {
+async fn teardown_drops_the_objects_of_setup(version: u32) {
     torn_down(pgoutput(version)).await;
 }

@@ -11,10 +11,10 @@ use serde_json::json;
 use crate::support::backlog;
 
 crate::scenarios![
-    every_event_arrives_inside_of_aggregates,
-    every_envelope_travels_inside_of_aggregates,
-    aggregates_that_fail_keep_the_order_of_every_key,
-    a_split_and_a_merge_in_the_middle_lose_nothing_that_a_consumer_keeps,
+    every_event_arrives_in_aggregates,
+    aggregates_carry_every_envelope,
+    failed_aggregates_keep_the_order_of_each_key,
+    a_reshard_during_a_drain_loses_no_event,
     a_truncate_is_a_barrier_for_aggregates_too,
 ];
 
@@ -39,7 +39,7 @@ async fn arrived(fixture: &Fixture) -> usize {
     delivery.duplicates()
 }
 
-async fn every_event_arrives_inside_of_aggregates() {
+async fn every_event_arrives_in_aggregates() {
     Plugin::each(|plugin| async move {
         let fixture = fixture(plugin, 3).await;
         backlog::write(&fixture, 1, 2_000, 300).await;
@@ -55,7 +55,7 @@ async fn every_event_arrives_inside_of_aggregates() {
     .await;
 }
 
-async fn every_envelope_travels_inside_of_aggregates() {
+async fn aggregates_carry_every_envelope() {
     for (envelope, tombstones) in [("debezium", "true"), ("dms", "false"), ("wal2json", "false")] {
         let fixture = Fixture::builder(Plugin::Pgoutput)
             .shards(3)
@@ -83,7 +83,7 @@ async fn every_envelope_travels_inside_of_aggregates() {
     }
 }
 
-async fn aggregates_that_fail_keep_the_order_of_every_key() {
+async fn failed_aggregates_keep_the_order_of_each_key() {
     for seed in [1, 2] {
         let fixture = fixture(Plugin::Pgoutput, 4).await;
         backlog::write(&fixture, 50 + seed, 3_000, 150).await;
@@ -140,7 +140,7 @@ async fn reshard(kinesis: &Kinesis, stream: &str) {
     scenarios::wait::until("the stream is resharded", DEADLINE, open).await;
 }
 
-async fn a_split_and_a_merge_in_the_middle_lose_nothing_that_a_consumer_keeps() {
+async fn a_reshard_during_a_drain_loses_no_event() {
     let fixture = fixture(Plugin::Pgoutput, 3).await;
     backlog::write(&fixture, 60, 4_000, 300).await;
     let mut held = fixture.kinesis_proxy.hold("PutRecords", FaultSide::Request);

@@ -24,22 +24,22 @@ use crate::support::positions::{SlotPositions, wait_until_sessions_end};
 use crate::support::versions::with_each_plugin;
 
 crate::scenarios![
-    what_was_there_before_arrives_while_writers_write,
-    each_envelope_tells_what_was_read,
-    a_table_of_one_row_is_its_last_and_an_empty_one_says_nothing,
-    killed_in_the_middle_it_reads_at_most_one_chunk_again,
-    ticks_carry_it_on_and_status_tells_how_far_it_is,
-    it_can_be_paused_resumed_and_cancelled,
-    only_one_can_be_pending,
-    several_tables_are_read_one_after_the_other,
+    existing_rows_arrive_during_writes,
+    each_envelope_marks_backfilled_rows,
+    a_single_row_is_the_last_and_an_empty_table_sends_no_event,
+    a_killed_backfill_reads_at_most_one_chunk_again,
+    ticks_continue_a_backfill_and_status_reports_its_progress,
+    a_backfill_can_be_paused_resumed_and_cancelled,
+    only_one_backfill_can_be_pending,
+    a_backfill_reads_tables_one_after_another,
     a_row_that_moves_between_two_invocations_is_complete,
-    a_truncate_in_the_middle_empties_what_was_read,
-    a_failover_in_the_middle_loses_nothing,
+    a_truncate_during_a_backfill_removes_the_rows_read_before,
+    a_failover_during_a_backfill_loses_no_row,
     writers_do_not_wait_and_the_slot_does_not_lag,
-    nothing_is_lost_whatever_dies_in_the_middle,
+    a_backfill_loses_no_row_through_crashes_and_failovers,
 ];
 
-crate::version_scenarios![a_table_is_backfilled_beside_a_writer];
+crate::version_scenarios![a_table_is_backfilled_during_writes];
 
 /// Rows of a table that takes several chunks.
 const ROWS: usize = 5_000;
@@ -52,7 +52,7 @@ fn marks(reads: &[Value]) -> Vec<&str> {
         .collect()
 }
 
-async fn what_was_there_before_arrives_while_writers_write() {
+async fn existing_rows_arrive_during_writes() {
     Plugin::each(|plugin| beside_a_writer(Fixture::builder(plugin))).await;
 }
 
@@ -91,7 +91,7 @@ async fn beside_a_writer(builder: FixtureBuilder) {
     );
 }
 
-async fn each_envelope_tells_what_was_read() {
+async fn each_envelope_marks_backfilled_rows() {
     for envelope in ["dms", "wal2json"] {
         Plugin::each(move |plugin| async move {
             let builder = Fixture::builder(plugin).env("ENVELOPE", envelope);
@@ -125,7 +125,7 @@ async fn each_envelope_tells_what_was_read() {
     }
 }
 
-async fn a_table_of_one_row_is_its_last_and_an_empty_one_says_nothing() {
+async fn a_single_row_is_the_last_and_an_empty_table_sends_no_event() {
     Plugin::each(|plugin| async move {
         let sql = "create table one (id int primary key); insert into one values (1); create table none (id int primary key)";
         let fixture = fixture_with_tables(Fixture::builder(plugin), sql).await;
@@ -139,7 +139,7 @@ async fn a_table_of_one_row_is_its_last_and_an_empty_one_says_nothing() {
     .await;
 }
 
-async fn killed_in_the_middle_it_reads_at_most_one_chunk_again() {
+async fn a_killed_backfill_reads_at_most_one_chunk_again() {
     const CHUNK: usize = 400;
     for side in [FaultSide::Request, FaultSide::Answer] {
         Plugin::each(move |plugin| async move {
@@ -210,7 +210,7 @@ async fn short(fixture: &Fixture, event: Value) -> Value {
     invoke_within(fixture, event, SHORT).await
 }
 
-async fn ticks_carry_it_on_and_status_tells_how_far_it_is() {
+async fn ticks_continue_a_backfill_and_status_reports_its_progress() {
     Plugin::each(|plugin| async move {
         let fixture = slow(plugin).await;
         let none = fixture.invoke(json!({"action": "status"})).await.answer();
@@ -276,7 +276,7 @@ async fn ticks_carry_it_on_and_status_tells_how_far_it_is() {
     .await;
 }
 
-async fn it_can_be_paused_resumed_and_cancelled() {
+async fn a_backfill_can_be_paused_resumed_and_cancelled() {
     let fixture = slow(Plugin::Pgoutput).await;
     let reports = start_within(&fixture, start_event(&["public.t"], 50), SHORT).await;
     let begun = &reports[reports.len() - 1];
@@ -325,7 +325,7 @@ async fn it_can_be_paused_resumed_and_cancelled() {
     fixture.compare(&["t"]).await;
 }
 
-async fn only_one_can_be_pending() {
+async fn only_one_backfill_can_be_pending() {
     let fixture = slow(Plugin::Pgoutput).await;
     for what in ["cancel", "pause", "resume"] {
         assert_invocation_fails(&fixture, command_event(what), "BackfillMissing", &[]).await;
@@ -342,7 +342,7 @@ async fn only_one_can_be_pending() {
     fixture.compare(&["t"]).await;
 }
 
-async fn several_tables_are_read_one_after_the_other() {
+async fn a_backfill_reads_tables_one_after_another() {
     let sql = "create schema audit; create table audit.b (id int primary key); create table audit.a (id int primary key);
                create table c (id int primary key); create table d (id int primary key);
                insert into audit.a select generate_series(1, 50); insert into audit.b select generate_series(1, 50);
@@ -397,7 +397,7 @@ async fn a_row_that_moves_between_two_invocations_is_complete() {
     .await;
 }
 
-async fn a_truncate_in_the_middle_empties_what_was_read() {
+async fn a_truncate_during_a_backfill_removes_the_rows_read_before() {
     Plugin::each(|plugin| async move {
         let fixture = fixture_with_tables(Fixture::builder(plugin), &format!("{}; {}", create_table_sql(60), ChunkGate::SQL)).await;
         let event =
@@ -416,7 +416,7 @@ async fn a_truncate_in_the_middle_empties_what_was_read() {
     .await;
 }
 
-async fn a_failover_in_the_middle_loses_nothing() {
+async fn a_failover_during_a_backfill_loses_no_row() {
     for plugin in [Plugin::Pgoutput, Plugin::TestDecoding] {
         let fixture = fixture_with_tables(
             Fixture::builder(plugin).on_cluster(start_cluster(17).await),
@@ -512,7 +512,7 @@ async fn writers_do_not_wait_and_the_slot_does_not_lag() {
     fixture.compare(&["t"]).await;
 }
 
-async fn nothing_is_lost_whatever_dies_in_the_middle() {
+async fn a_backfill_loses_no_row_through_crashes_and_failovers() {
     let engine = Engine::default();
     // A failover, a crash, and a crash with commits that hang.
     for seed in 1..=3 {
@@ -534,6 +534,6 @@ async fn nothing_is_lost_whatever_dies_in_the_middle() {
     }
 }
 
-async fn a_table_is_backfilled_beside_a_writer(version: u32) {
+async fn a_table_is_backfilled_during_writes(version: u32) {
     with_each_plugin(version, beside_a_writer).await;
 }

@@ -13,13 +13,13 @@ use crate::support::backfill::{
 };
 
 crate::scenarios![
-    a_table_that_is_dropped_while_it_is_paused_fails_and_so_does_one_that_was_asked_for,
-    a_table_that_leaves_the_publication_half_read_fails,
-    a_new_table_does_not_throw_back_the_one_that_is_read,
-    a_table_that_takes_the_name_of_another_is_read_from_its_beginning,
-    a_column_that_is_dropped_beside_a_chunk_is_waited_for,
-    row_security_that_comes_beside_a_chunk_is_an_error_and_hides_nothing,
-    a_row_that_moves_and_fits_no_record_fails_the_table,
+    a_dropped_and_a_renamed_table_fail,
+    a_table_that_leaves_the_publication_fails,
+    a_new_table_does_not_restart_another_table,
+    a_table_that_takes_another_name_is_read_from_its_start,
+    a_chunk_waits_for_a_column_drop,
+    row_security_enabled_during_a_chunk_fails_the_table,
+    an_oversize_row_that_moves_fails_the_table,
 ];
 
 const ROWS: u64 = 60;
@@ -65,7 +65,7 @@ async fn told(fixture: &Fixture, table: &str) -> (String, String) {
         .unwrap_or_else(|| panic!("status does not tell of {table}: {status}"))
 }
 
-async fn a_table_that_is_dropped_while_it_is_paused_fails_and_so_does_one_that_was_asked_for() {
+async fn a_dropped_and_a_renamed_table_fail() {
     let fixture = paused(
         Plugin::Pgoutput,
         "create table u (id int primary key)",
@@ -84,7 +84,7 @@ async fn a_table_that_is_dropped_while_it_is_paused_fails_and_so_does_one_that_w
     }
 }
 
-async fn a_table_that_leaves_the_publication_half_read_fails() {
+async fn a_table_that_leaves_the_publication_fails() {
     let fixture = paused(
         Plugin::Pgoutput,
         "create table u (id int primary key)",
@@ -105,7 +105,7 @@ async fn a_table_that_leaves_the_publication_half_read_fails() {
 }
 
 /// Its name comes before; its rows are in the log.
-async fn a_new_table_does_not_throw_back_the_one_that_is_read() {
+async fn a_new_table_does_not_restart_another_table() {
     Plugin::each(|plugin| async move {
         let fixture = paused(plugin, "", json!("all")).await;
         fixture.sql(&format!(
@@ -121,7 +121,7 @@ async fn a_new_table_does_not_throw_back_the_one_that_is_read() {
     .await;
 }
 
-async fn a_table_that_takes_the_name_of_another_is_read_from_its_beginning() {
+async fn a_table_that_takes_another_name_is_read_from_its_start() {
     Plugin::each(|plugin| async move {
         let fixture = paused(plugin, "", json!(["public.t"])).await;
         fixture.sql(&format!(
@@ -169,7 +169,7 @@ async fn beside_a_chunk(fixture: &Fixture, alter: &str) -> Vec<Value> {
     reports
 }
 
-async fn a_column_that_is_dropped_beside_a_chunk_is_waited_for() {
+async fn a_chunk_waits_for_a_column_drop() {
     Plugin::each(|plugin| async move {
         let fixture = fixture_with_tables(Fixture::builder(plugin), &create_table_sql(ROWS as usize)).await;
         let reports = beside_a_chunk(&fixture, "alter table t drop column body").await;
@@ -182,7 +182,7 @@ async fn a_column_that_is_dropped_beside_a_chunk_is_waited_for() {
     .await;
 }
 
-async fn row_security_that_comes_beside_a_chunk_is_an_error_and_hides_nothing() {
+async fn row_security_enabled_during_a_chunk_fails_the_table() {
     let fixture = fixture_with_tables(
         Fixture::builder(Plugin::Pgoutput),
         &create_table_sql(ROWS as usize),
@@ -202,7 +202,7 @@ async fn row_security_that_comes_beside_a_chunk_is_an_error_and_hides_nothing() 
 }
 
 /// From the unread end to the part that was read: read there again, it says what is wrong with it.
-async fn a_row_that_moves_and_fits_no_record_fails_the_table() {
+async fn an_oversize_row_that_moves_fails_the_table() {
     Plugin::each(|plugin| async move {
         let fixture = paused(
             plugin,

@@ -16,17 +16,17 @@ use crate::support::expected_errors::assert_invocation_fails;
 use crate::support::gap::{accept_gap, advance_slot};
 
 crate::scenarios![
-    a_writer_does_not_wait_for_the_chunk_that_is_read,
+    a_writer_does_not_wait_for_a_chunk,
     memory_does_not_grow_with_the_table,
-    a_table_that_fails_leaves_the_others_alone,
-    a_pending_backfill_begins_anew_behind_a_gap,
-    a_unique_index_will_do,
-    a_state_that_cannot_be_read_does_not_stop_the_drain,
+    a_failed_table_does_not_stop_other_tables,
+    a_pending_backfill_restarts_after_a_gap,
+    a_unique_index_replaces_a_primary_key,
+    an_invalid_backfill_state_does_not_stop_the_drain,
     a_teardown_ends_a_pending_backfill,
 ];
 
 /// A chunk is held while it is read, and a writer gives up when it waits for a lock for half a second.
-async fn a_writer_does_not_wait_for_the_chunk_that_is_read() {
+async fn a_writer_does_not_wait_for_a_chunk() {
     const ROWS: usize = 25;
     let fixture = fixture_with_tables(
         Fixture::builder(Plugin::Pgoutput),
@@ -87,7 +87,7 @@ async fn memory_does_not_grow_with_the_table() {
 }
 
 /// Of four tables one has a row that no record holds, one is dropped meanwhile, and one loses its key.
-async fn a_table_that_fails_leaves_the_others_alone() {
+async fn a_failed_table_does_not_stop_other_tables() {
     Plugin::each(|plugin| async move {
         let fixture = fixture_with_tables(
             Fixture::builder(plugin),
@@ -141,7 +141,7 @@ async fn a_table_that_fails_leaves_the_others_alone() {
 }
 
 /// What was read before the gap may have changed in it.
-async fn a_pending_backfill_begins_anew_behind_a_gap() {
+async fn a_pending_backfill_restarts_after_a_gap() {
     Plugin::each(|plugin| async move {
         let fixture = fixture_with_tables(Fixture::builder(plugin), &create_table_sql(1_000)).await;
         fixture
@@ -164,7 +164,7 @@ async fn a_pending_backfill_begins_anew_behind_a_gap() {
 }
 
 /// Without a primary key, over columns that are not null. What tells the rows apart in the stream is the replica identity.
-async fn a_unique_index_will_do() {
+async fn a_unique_index_replaces_a_primary_key() {
     Plugin::each(|plugin| async move {
         let fixture = fixture_with_tables(
             Fixture::builder(plugin),
@@ -182,7 +182,7 @@ async fn a_unique_index_will_do() {
     .await;
 }
 
-async fn a_state_that_cannot_be_read_does_not_stop_the_drain() {
+async fn an_invalid_backfill_state_does_not_stop_the_drain() {
     let fixture = fixture_with_tables(Fixture::builder(Plugin::Pgoutput), &create_table_sql(10)).await;
     for text in ["{", r#"{"version":2}"#] {
         fixture.put_backfill(text).await;

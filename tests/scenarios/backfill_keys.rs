@@ -11,13 +11,13 @@ use crate::support::backfill::{
 };
 
 crate::scenarios![
-    keys_of_every_kind_are_read_in_their_order,
-    a_change_finds_its_row_whatever_the_key_is_made_of,
-    a_key_that_is_ordered_otherwise_is_read_from_its_beginning,
-    a_table_with_an_index_as_identity_is_read_by_it,
+    rows_are_read_in_the_order_of_every_key_type,
+    a_change_finds_its_row_under_every_key_type,
+    a_key_with_another_collation_is_read_from_its_start,
+    a_table_is_read_by_its_identity_index,
     a_condition_chooses_rows,
-    columns_are_those_that_are_asked_for_and_the_key,
-    a_partitioned_table_is_read_as_its_live_changes_are_named,
+    a_backfill_reads_the_requested_columns_and_the_key,
+    partitioned_rows_have_the_table_names_of_live_changes,
 ];
 
 /// The columns of a table, its key, and SQL whose rows are keys.
@@ -101,7 +101,7 @@ const KEYS: [(&str, &str, &str); 17] = [
     ),
 ];
 
-async fn keys_of_every_kind_are_read_in_their_order() {
+async fn rows_are_read_in_the_order_of_every_key_type() {
     Plugin::each(|plugin| async move {
         let mut sql = "create type mood as enum ('sad', 'ok', 'happy', 'Angry'); create domain positive as int check (value > 0);".to_owned();
         // The rows come in any order, and know the place that they have in that of the key.
@@ -128,7 +128,7 @@ async fn keys_of_every_kind_are_read_in_their_order() {
     .await;
 }
 
-async fn a_change_finds_its_row_whatever_the_key_is_made_of() {
+async fn a_change_finds_its_row_under_every_key_type() {
     let rows = "values (true, '\\x00ff'::bytea, 1.50::numeric, 0.1::float8, '2024-02-29 12:00:00.5+00'::timestamptz, '2024-02-29'::date, 'Angry'::mood, 7::positive, 'ab'::char(5),
                         '1 year 2 mons'::interval, B'101'::varbit, array['a b', null, '\"'], '10.0.0.1'::inet, E'it''s\\t\\\\', '12:00:00+02'::timetz, '{\"a\": 1}'::jsonb),
                        (false, '\\x'::bytea, -0.1, 1e300, '0044-03-15 00:00+00 BC', '9999-12-31', 'ok', 1, '', '-1 day', B'', '{}', '::1', '', '00:00:00+00', '[]')";
@@ -160,7 +160,7 @@ async fn a_change_finds_its_row_whatever_the_key_is_made_of() {
     .await;
 }
 
-async fn a_key_that_is_ordered_otherwise_is_read_from_its_beginning() {
+async fn a_key_with_another_collation_is_read_from_its_start() {
     let fixture = fixture_with_tables(
         Fixture::builder(Plugin::Pgoutput),
         "create table t (id text collate \"C\" primary key, n int);
@@ -183,7 +183,7 @@ async fn a_key_that_is_ordered_otherwise_is_read_from_its_beginning() {
     fixture.compare(&["t"]).await;
 }
 
-async fn a_table_with_an_index_as_identity_is_read_by_it() {
+async fn a_table_is_read_by_its_identity_index() {
     Plugin::each(|plugin| async move {
         let fixture = fixture_with_tables(
             Fixture::builder(plugin),
@@ -221,7 +221,7 @@ async fn a_condition_chooses_rows() {
     .await;
 }
 
-async fn columns_are_those_that_are_asked_for_and_the_key() {
+async fn a_backfill_reads_the_requested_columns_and_the_key() {
     Plugin::each(|plugin| async move {
         let fixture = fixture_with_tables(
             Fixture::builder(plugin),
@@ -240,7 +240,7 @@ async fn columns_are_those_that_are_asked_for_and_the_key() {
     .await;
 }
 
-async fn a_partitioned_table_is_read_as_its_live_changes_are_named() {
+async fn partitioned_rows_have_the_table_names_of_live_changes() {
     let sql = "create table parted (id int, kind text, n int, primary key (kind, id)) partition by list (kind);
                create table leaf_a partition of parted for values in ('a');
                create table leaf_b partition of parted for values in ('b') partition by range (id);

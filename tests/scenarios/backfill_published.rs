@@ -9,8 +9,8 @@ use crate::support::versions::{pgoutput, with_each_plugin};
 crate::scenarios![
     the_rows_and_columns_of_the_publication_are_read,
     the_rows_and_columns_of_several_publications_are_read,
-    generated_columns_are_as_in_live_changes,
-    a_table_that_the_function_leaves_out_is_not_read,
+    generated_columns_match_live_changes,
+    an_excluded_table_is_not_read,
 ];
 
 crate::version_scenarios![generated_columns_arrive_as_in_live_changes];
@@ -68,7 +68,7 @@ async fn the_rows_and_columns_of_several_publications_are_read() {
     assert!(events.iter().all(|event| event["after"].get("secret").is_none()));
 }
 
-async fn generated_columns_are_as_in_live_changes() {
+async fn generated_columns_match_live_changes() {
     Plugin::each(|plugin| generated(Fixture::builder(plugin))).await;
 }
 
@@ -89,7 +89,7 @@ async fn generated(builder: FixtureBuilder) {
     assert_eq!((columns(0), columns(1)), (columns(2), columns(2)));
 }
 
-async fn a_table_that_the_function_leaves_out_is_not_read() {
+async fn an_excluded_table_is_not_read() {
     Plugin::each(|plugin| async move {
         let fixture = fixture_with_tables(
             Fixture::builder(plugin).env("TABLES", "public.t"),

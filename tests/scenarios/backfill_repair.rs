@@ -10,11 +10,11 @@ use crate::support::backfill::{
 use crate::support::gap::{accept_gap, advance_slot};
 
 crate::scenarios![
-    a_repair_brings_what_a_gap_swallowed_and_takes_away_what_vanished,
-    a_repair_of_some_tables_says_nothing_of_others,
-    a_repair_takes_away_nothing_that_is_there,
-    a_repair_beside_a_writer_is_whole,
-    a_repair_of_which_a_table_failed_does_not_say_that_it_is_whole,
+    a_repair_restores_lost_changes_and_removes_deleted_rows,
+    a_repair_of_some_tables_keeps_other_tables,
+    a_repair_removes_no_existing_row,
+    a_repair_during_writes_is_complete,
+    a_repair_with_a_failed_table_sends_no_control_event,
 ];
 
 const ENVELOPES: [&str; 3] = ["debezium", "dms", "wal2json"];
@@ -57,7 +57,7 @@ fn repaired(delivery: &Delivery) -> Vec<(Value, String)> {
     controls.collect()
 }
 
-async fn a_repair_brings_what_a_gap_swallowed_and_takes_away_what_vanished() {
+async fn a_repair_restores_lost_changes_and_removes_deleted_rows() {
     for envelope in ENVELOPES {
         Plugin::each(move |plugin| async move {
             let fixture = after_a_gap(plugin, envelope).await;
@@ -86,7 +86,7 @@ async fn a_repair_brings_what_a_gap_swallowed_and_takes_away_what_vanished() {
     }
 }
 
-async fn a_repair_of_some_tables_says_nothing_of_others() {
+async fn a_repair_of_some_tables_keeps_other_tables() {
     let fixture = after_a_gap(Plugin::Pgoutput, "debezium").await;
     run_backfill(
         &fixture,
@@ -104,7 +104,7 @@ async fn a_repair_of_some_tables_says_nothing_of_others() {
 }
 
 /// Without a gap it is a backfill that leaves all as it is.
-async fn a_repair_takes_away_nothing_that_is_there() {
+async fn a_repair_removes_no_existing_row() {
     let fixture = fixture_with_tables(Fixture::builder(Plugin::Pgoutput), TABLES).await;
     fixture
         .sql("insert into t select i, 1, null from generate_series(1, 60) i")
@@ -115,7 +115,7 @@ async fn a_repair_takes_away_nothing_that_is_there() {
 }
 
 /// Rows that are overtaken have no read of their own, but the change that overtook them.
-async fn a_repair_beside_a_writer_is_whole() {
+async fn a_repair_during_writes_is_complete() {
     const ROWS: usize = 1_000;
     Plugin::each(|plugin| async move {
         let fixture = fixture_with_tables(Fixture::builder(plugin), &create_table_sql(ROWS)).await;
@@ -143,7 +143,7 @@ async fn a_repair_beside_a_writer_is_whole() {
     .await;
 }
 
-async fn a_repair_of_which_a_table_failed_does_not_say_that_it_is_whole() {
+async fn a_repair_with_a_failed_table_sends_no_control_event() {
     let fixture = after_a_gap(Plugin::Pgoutput, "debezium").await;
     fixture.sql("insert into u select i, i from generate_series(2000, 2100) i; insert into t values (5000, 1, repeat('x', 2000000))")
         .await;

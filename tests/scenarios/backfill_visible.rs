@@ -19,19 +19,19 @@ use crate::support::cluster::start_cluster;
 use crate::support::positions::wait_until_sessions_end;
 
 crate::scenarios![
-    a_row_is_not_read_as_it_was_before_a_change_that_was_delivered,
-    a_function_that_knows_nothing_of_what_was_delivered_waits_too,
-    a_change_that_hangs_while_its_row_is_read_comes_after_it,
-    a_row_that_moves_in_a_commit_that_hangs_keeps_its_new_value,
-    a_change_that_comes_while_its_row_is_read_is_completed_from_it,
-    a_key_that_changes_while_its_row_is_read_is_completed_from_it,
-    a_row_that_moves_from_the_unread_end_to_the_read_beginning_is_complete,
-    a_row_that_moves_to_the_unread_end_is_complete,
-    a_row_that_is_deleted_while_it_is_read_stays_away,
-    a_table_that_is_rewritten_while_it_is_read_is_whole,
-    a_row_that_moved_in_a_table_that_is_locked_is_complete_and_the_drain_goes_on,
-    a_change_of_a_row_that_no_record_holds_does_not_hide_that,
-    a_watermark_that_waits_for_a_standby_is_waited_for,
+    a_chunk_reads_no_row_older_than_a_delivered_change,
+    a_new_sandbox_waits_for_delivered_changes_too,
+    a_hanging_commit_during_a_chunk_keeps_its_new_values,
+    a_row_that_moves_in_a_hanging_commit_keeps_its_new_value,
+    a_change_during_a_chunk_is_completed_from_the_chunk,
+    a_key_change_during_a_chunk_is_completed_from_the_chunk,
+    a_row_that_moves_to_the_read_part_is_complete,
+    a_row_that_moves_to_the_unread_part_is_complete,
+    a_row_deleted_during_a_chunk_stays_deleted,
+    a_table_rewritten_during_a_chunk_is_complete,
+    a_locked_table_does_not_stop_the_drain,
+    a_change_of_an_oversize_row_keeps_the_omitted_column_named,
+    a_backfill_waits_for_a_watermark_behind_the_standby,
 ];
 
 const ROWS: usize = 20;
@@ -131,15 +131,15 @@ async fn waits_for_what_was_delivered(kill: bool) {
     assert_eq!(told, [("u".to_owned(), json!(2)), ("r".to_owned(), json!(2))]);
 }
 
-async fn a_row_is_not_read_as_it_was_before_a_change_that_was_delivered() {
+async fn a_chunk_reads_no_row_older_than_a_delivered_change() {
     waits_for_what_was_delivered(false).await;
 }
 
-async fn a_function_that_knows_nothing_of_what_was_delivered_waits_too() {
+async fn a_new_sandbox_waits_for_delivered_changes_too() {
     waits_for_what_was_delivered(true).await;
 }
 
-async fn a_change_that_hangs_while_its_row_is_read_comes_after_it() {
+async fn a_hanging_commit_during_a_chunk_keeps_its_new_values() {
     let fixture = hanging().await;
     let client = fixture.connect().await;
     let event = json!({"action": "backfill", "tables": ["public.doc"], "chunk_rows": 10, "where": ChunkGate::CONDITION});
@@ -175,7 +175,7 @@ async fn a_change_that_hangs_while_its_row_is_read_comes_after_it() {
 }
 
 /// It gets another large value, and goes from the unread end to the part that was read, in one transaction that is delivered and not visible.
-async fn a_row_that_moves_in_a_commit_that_hangs_keeps_its_new_value() {
+async fn a_row_that_moves_in_a_hanging_commit_keeps_its_new_value() {
     let fixture = hanging().await;
     let event = json!({"action": "backfill", "tables": ["public.doc"], "chunk_rows": 5, "where": ChunkGate::CONDITION});
     let client = fixture.connect().await;
@@ -230,7 +230,7 @@ fn overtaken(reports: &[Value]) -> u64 {
     counts.sum()
 }
 
-async fn a_change_that_comes_while_its_row_is_read_is_completed_from_it() {
+async fn a_change_during_a_chunk_is_completed_from_the_chunk() {
     Plugin::each(|plugin| async move {
         let fixture = fixture_with_tables(Fixture::builder(plugin), &documents()).await;
         let reports = amid(
@@ -250,7 +250,7 @@ async fn a_change_that_comes_while_its_row_is_read_is_completed_from_it() {
     .await;
 }
 
-async fn a_key_that_changes_while_its_row_is_read_is_completed_from_it() {
+async fn a_key_change_during_a_chunk_is_completed_from_the_chunk() {
     Plugin::each(|plugin| async move {
         let fixture = fixture_with_tables(Fixture::builder(plugin), &documents()).await;
         // To another key of the chunk, to one before all, to one behind all, and round about.
@@ -262,7 +262,7 @@ async fn a_key_that_changes_while_its_row_is_read_is_completed_from_it() {
     .await;
 }
 
-async fn a_row_that_moves_from_the_unread_end_to_the_read_beginning_is_complete() {
+async fn a_row_that_moves_to_the_read_part_is_complete() {
     Plugin::each(|plugin| async move {
         let fixture = fixture_with_tables(Fixture::builder(plugin), &documents()).await;
         // One stays there, one changes there, one goes back, and one is deleted.
@@ -280,7 +280,7 @@ async fn a_row_that_moves_from_the_unread_end_to_the_read_beginning_is_complete(
     .await;
 }
 
-async fn a_row_that_moves_to_the_unread_end_is_complete() {
+async fn a_row_that_moves_to_the_unread_part_is_complete() {
     Plugin::each(|plugin| async move {
         let fixture = fixture_with_tables(Fixture::builder(plugin), &documents()).await;
         amid(
@@ -294,7 +294,7 @@ async fn a_row_that_moves_to_the_unread_end_is_complete() {
     .await;
 }
 
-async fn a_table_that_is_rewritten_while_it_is_read_is_whole() {
+async fn a_table_rewritten_during_a_chunk_is_complete() {
     let fixture = fixture_with_tables(Fixture::builder(Plugin::Pgoutput), &documents()).await;
     // The second chunk's snapshot is older than the rewriting commit, and its query waits for that.
     let rewrite = "begin; alter table doc alter n type bigint; select pg_sleep(1); commit";
@@ -306,7 +306,7 @@ async fn a_table_that_is_rewritten_while_it_is_read_is_whole() {
     );
 }
 
-async fn a_row_that_moved_in_a_table_that_is_locked_is_complete_and_the_drain_goes_on() {
+async fn a_locked_table_does_not_stop_the_drain() {
     let fixture = fixture_with_tables(Fixture::builder(Plugin::Pgoutput), &documents()).await;
     let event = json!({"action": "backfill", "tables": ["public.doc"], "chunk_rows": 10, "where": ChunkGate::CONDITION});
     let gate = ChunkGate::closed_at(&fixture, 12).await;
@@ -330,7 +330,7 @@ async fn a_row_that_moved_in_a_table_that_is_locked_is_complete_and_the_drain_go
     compared(&fixture).await;
 }
 
-async fn a_change_of_a_row_that_no_record_holds_does_not_hide_that() {
+async fn a_change_of_an_oversize_row_keeps_the_omitted_column_named() {
     let fixture = fixture_with_tables(
         Fixture::builder(Plugin::Pgoutput).env("OVERSIZE", "omit"),
         &documents(),
@@ -349,7 +349,7 @@ async fn a_change_of_a_row_that_no_record_holds_does_not_hide_that() {
     assert_eq!(read[0]["after"]["n"], 2);
 }
 
-async fn a_watermark_that_waits_for_a_standby_is_waited_for() {
+async fn a_backfill_waits_for_a_watermark_behind_the_standby() {
     let fixture = fixture_with_tables(
         Fixture::builder(Plugin::Pgoutput)
             .on_cluster(start_cluster(15).await)
@@ -370,7 +370,7 @@ async fn a_watermark_that_waits_for_a_standby_is_waited_for() {
     compared(&fixture).await;
 }
 
-async fn a_row_that_is_deleted_while_it_is_read_stays_away() {
+async fn a_row_deleted_during_a_chunk_stays_deleted() {
     Plugin::each(|plugin| async move {
         let fixture = fixture_with_tables(Fixture::builder(plugin), &documents()).await;
         let sql = "delete from doc where id = 2; delete from doc where id = 3; insert into doc values (3, 5, 'new')";

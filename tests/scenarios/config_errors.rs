@@ -14,19 +14,19 @@ use serde_json::json;
 use crate::support::expected_errors::{assert_invocation_fails, assert_not_logged, assert_tick_fails};
 
 crate::scenarios![
-    a_variable_that_is_wrong_is_named_with_what_it_may_be,
-    a_variable_that_is_missing_is_named,
-    without_a_runtime_api_it_says_so_and_exits,
-    a_role_that_is_not_let_in_is_named_and_its_password_is_not,
-    a_database_that_is_not_there_is_named,
-    a_host_that_cannot_be_reached_is_named,
-    a_role_that_may_not_replicate_is_told_what_to_grant,
-    a_server_without_logical_log_is_told_what_to_set,
-    a_stream_that_is_not_there_is_named,
-    a_denied_stream_names_the_right_that_is_missing,
-    a_denied_parameter_names_the_rights_that_are_missing,
-    services_that_do_not_answer_are_named_before_the_deadline,
-    an_event_that_is_wrong_is_told_what_it_may_be,
+    an_invalid_variable_is_named_with_its_allowed_values,
+    a_missing_variable_is_named,
+    the_binary_exits_without_a_runtime_api,
+    a_rejected_role_is_named_without_its_password,
+    a_missing_database_is_named,
+    an_unreachable_host_is_named,
+    an_error_names_the_missing_replication_grant,
+    an_error_names_the_wal_level_setting,
+    a_missing_stream_is_named,
+    a_denied_stream_call_names_the_missing_permission,
+    a_denied_parameter_call_names_the_missing_permission,
+    a_service_without_an_answer_is_named_before_the_deadline,
+    an_invalid_event_is_named_with_its_allowed_values,
 ];
 
 /// A slot with one change in it.
@@ -44,7 +44,7 @@ async fn finish(fixture: &Fixture) {
     assert_eq!(fixture.compare(&["public.t"]).await.changes().len(), 1);
 }
 
-async fn a_variable_that_is_wrong_is_named_with_what_it_may_be() {
+async fn an_invalid_variable_is_named_with_its_allowed_values() {
     let mut fixture = fixture().await;
     let wrong = [
         ("PGPORT", "postgres", "1 to 65535"),
@@ -84,7 +84,7 @@ async fn a_variable_that_is_wrong_is_named_with_what_it_may_be() {
     finish(&fixture).await;
 }
 
-async fn a_variable_that_is_missing_is_named() {
+async fn a_missing_variable_is_named() {
     let mut fixture = fixture().await;
     for variable in [
         "PGHOST",
@@ -109,7 +109,7 @@ async fn a_variable_that_is_missing_is_named() {
     finish(&fixture).await;
 }
 
-async fn without_a_runtime_api_it_says_so_and_exits() {
+async fn the_binary_exits_without_a_runtime_api() {
     let ran = tokio::process::Command::new(drain_binary())
         .env_clear()
         .stdin(Stdio::null())
@@ -122,7 +122,7 @@ async fn without_a_runtime_api_it_says_so_and_exits() {
     assert!(told.contains("AWS_LAMBDA_RUNTIME_API"), "{told}");
 }
 
-async fn a_role_that_is_not_let_in_is_named_and_its_password_is_not() {
+async fn a_rejected_role_is_named_without_its_password() {
     let mut fixture = fixture().await;
     fixture.function.set("LOG_LEVEL", "debug").await;
     fixture.function.set("PGPASSWORD", "not the right one").await;
@@ -141,13 +141,13 @@ async fn a_role_that_is_not_let_in_is_named_and_its_password_is_not() {
     assert_not_logged(&fixture, REPLUSER.1).await;
 }
 
-async fn a_database_that_is_not_there_is_named() {
+async fn a_missing_database_is_named() {
     let mut fixture = fixture().await;
     fixture.function.set("PGDATABASE", "not there").await;
     assert_tick_fails(&fixture, "DatabaseMissing", &["not there", "PGDATABASE"]).await;
 }
 
-async fn a_host_that_cannot_be_reached_is_named() {
+async fn an_unreachable_host_is_named() {
     let mut fixture = fixture().await;
     let port = free_port().to_string();
     fixture.function.set("PGPORT", &port).await;
@@ -166,7 +166,7 @@ async fn a_host_that_cannot_be_reached_is_named() {
     .await;
 }
 
-async fn a_role_that_may_not_replicate_is_told_what_to_grant() {
+async fn an_error_names_the_missing_replication_grant() {
     let mut fixture = fixture().await;
     let role = format!("{}_role", fixture.database);
     fixture
@@ -189,7 +189,7 @@ async fn a_role_that_may_not_replicate_is_told_what_to_grant() {
     fixture.sql(&format!("drop role {role}")).await;
 }
 
-async fn a_server_without_logical_log_is_told_what_to_set() {
+async fn an_error_names_the_wal_level_setting() {
     let settings = PostgresSettings {
         conf: "wal_level = replica\n".to_owned(),
         ..PostgresSettings::default()
@@ -205,7 +205,7 @@ async fn a_server_without_logical_log_is_told_what_to_set() {
     assert_eq!(fixture.checkpoint().await, None, "nothing was set up");
 }
 
-async fn a_stream_that_is_not_there_is_named() {
+async fn a_missing_stream_is_named() {
     let mut fixture = fixture().await;
     fixture.function.set("STREAM_NAME", "not-there").await;
     assert_tick_fails(&fixture, "StreamMissing", &["not-there", "STREAM_NAME"]).await;
@@ -220,7 +220,7 @@ fn denied() -> Fault {
     )
 }
 
-async fn a_denied_stream_names_the_right_that_is_missing() {
+async fn a_denied_stream_call_names_the_missing_permission() {
     let fixture = fixture().await;
     fixture.kinesis_proxy.inject("PutRecords", denied());
     assert_tick_fails(
@@ -238,7 +238,7 @@ async fn a_denied_stream_names_the_right_that_is_missing() {
     finish(&fixture).await;
 }
 
-async fn a_denied_parameter_names_the_rights_that_are_missing() {
+async fn a_denied_parameter_call_names_the_missing_permission() {
     let fixture = fixture().await;
     fixture.ssm_proxy.inject("GetParameter", denied());
     assert_tick_fails(
@@ -270,7 +270,7 @@ async fn a_denied_parameter_names_the_rights_that_are_missing() {
     assert_eq!(fixture.compare(&["public.t"]).await.changes().len(), 2);
 }
 
-async fn services_that_do_not_answer_are_named_before_the_deadline() {
+async fn a_service_without_an_answer_is_named_before_the_deadline() {
     let fixture = fixture().await;
     let short = Duration::from_secs(6);
     let fails = async |kind: &str, part: &str| {
@@ -287,7 +287,7 @@ async fn services_that_do_not_answer_are_named_before_the_deadline() {
     finish(&fixture).await;
 }
 
-async fn an_event_that_is_wrong_is_told_what_it_may_be() {
+async fn an_invalid_event_is_named_with_its_allowed_values() {
     let fixture = fixture().await;
     let actions = "drain, backfill, setup, status, plan or teardown";
     let wrong = [

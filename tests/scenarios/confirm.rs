@@ -10,8 +10,8 @@ use crate::support::positions::{SlotPositions, commit_end, parse_lsn};
 
 crate::scenarios![
     a_position_begins_with_the_end_of_its_commit_record,
-    a_slot_that_stops_before_a_transaction_stands_at_the_end_of_the_one_before,
-    a_drain_reports_the_position_that_it_confirmed,
+    a_stopped_slot_is_at_the_end_of_the_previous_transaction,
+    a_drain_reports_its_confirmed_position,
 ];
 
 /// A fixture with a table, and a slot of test_decoding, which says of each transaction where its commit record ends.
@@ -75,7 +75,7 @@ async fn a_position_begins_with_the_end_of_its_commit_record() {
 }
 
 /// Nothing but the commits before it is behind the slot then, and no log of others that would hide a byte too few or many.
-async fn a_slot_that_stops_before_a_transaction_stands_at_the_end_of_the_one_before() {
+async fn a_stopped_slot_is_at_the_end_of_the_previous_transaction() {
     Plugin::each(|plugin| async move {
         let mut fixture = fixture(plugin).await;
         fixture.sql("insert into t values (1, 'small')").await;
@@ -106,7 +106,7 @@ async fn a_slot_that_stops_before_a_transaction_stands_at_the_end_of_the_one_bef
     .await;
 }
 
-async fn a_drain_reports_the_position_that_it_confirmed() {
+async fn a_drain_reports_its_confirmed_position() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
         fixture

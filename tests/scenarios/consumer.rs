@@ -15,11 +15,11 @@ use crate::support::kinesis_producer::{aggregate, client, put, record};
 
 crate::scenarios![
     a_consumer_rebuilds_rows_and_drops_duplicates,
-    a_row_that_was_read_is_what_its_key_has_unless_something_newer_is_known,
-    what_a_repair_did_not_find_has_vanished,
+    a_backfilled_row_counts_unless_a_newer_event_exists,
+    a_repair_removes_rows_that_it_did_not_read,
     a_consumer_notices_a_broken_promise,
-    every_type_is_compared_as_an_event_writes_it,
-    an_aggregate_is_read_strictly,
+    the_oracle_compares_every_type_in_its_event_form,
+    a_malformed_aggregate_is_an_error,
     a_consumer_splits_aggregates_and_drops_one_that_spans_shards,
 ];
 
@@ -123,7 +123,7 @@ fn rebuilt(events: &[Vec<u8>]) -> Vec<Value> {
     rows
 }
 
-async fn a_row_that_was_read_is_what_its_key_has_unless_something_newer_is_known() {
+async fn a_backfilled_row_counts_unless_a_newer_event_exists() {
     let unavailable = "__debezium_unavailable_value";
     let rows = rebuilt(&[
         event(
@@ -170,7 +170,7 @@ async fn a_row_that_was_read_is_what_its_key_has_unless_something_newer_is_known
     assert_eq!(rows, wanted);
 }
 
-async fn what_a_repair_did_not_find_has_vanished() {
+async fn a_repair_removes_rows_that_it_did_not_read() {
     let content = json!({"control": "repaired", "since": format!("{:016x}", 5), "tables": ["public.t"]});
     let message = json!({"prefix": "spillway.repaired", "content": STANDARD.encode(content.to_string())});
     let source = json!({"position": format!("{:016x}.{:016x}.{:08x}", 9, 9, 0)});
@@ -226,7 +226,7 @@ async fn a_consumer_notices_a_broken_promise() {
     }
 }
 
-async fn every_type_is_compared_as_an_event_writes_it() {
+async fn the_oracle_compares_every_type_in_its_event_form() {
     let postgres = Postgres::shared().await;
     let database = scenarios::unique("types");
     postgres.create_database(&database).await;
@@ -287,7 +287,7 @@ async fn every_type_is_compared_as_an_event_writes_it() {
     postgres.drop_database(&database).await;
 }
 
-async fn an_aggregate_is_read_strictly() {
+async fn a_malformed_aggregate_is_an_error() {
     let long = "x".repeat(300);
     let good = aggregate(&[("a", b"1"), (&long, long.as_bytes()), ("a", b"")]);
     let read = |partition_key, data| SubRecord {

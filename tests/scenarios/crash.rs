@@ -13,13 +13,13 @@ use crate::support::backlog;
 use crate::support::positions::{SlotPositions, commit_end, parse_lsn, wait_until_sessions_end};
 
 crate::scenarios![
-    killed_before_it_reads_the_checkpoint_it_has_sent_nothing,
-    killed_before_records_are_put_it_puts_them_later,
-    killed_after_records_were_put_it_puts_the_same_again,
-    killed_before_the_checkpoint_is_stored_it_sends_the_same_again,
-    killed_between_checkpoint_and_advance_it_skips_what_was_sent,
-    killed_after_the_slot_advanced_it_has_nothing_to_do,
-    killed_before_its_first_checkpoint_it_starts_from_the_slot,
+    a_kill_before_the_checkpoint_is_read_sends_nothing,
+    a_kill_before_records_are_put_delays_them,
+    a_kill_after_records_are_put_sends_them_again,
+    a_kill_before_the_checkpoint_is_stored_sends_records_again,
+    a_kill_between_checkpoint_and_advance_skips_sent_changes,
+    a_kill_after_the_slot_advanced_changes_nothing,
+    a_kill_before_the_first_checkpoint_restarts_from_the_slot,
 ];
 
 /// A slot that was drained once, so that a checkpoint is stored, and has a backlog again.
@@ -99,7 +99,7 @@ async fn recover(fixture: &Fixture) -> Recovery {
     }
 }
 
-async fn killed_before_it_reads_the_checkpoint_it_has_sent_nothing() {
+async fn a_kill_before_the_checkpoint_is_read_sends_nothing() {
     let fixture = fixture(Plugin::Pgoutput).await;
     let marks = SlotPositions::read(&fixture).await;
     let mut held = fixture.ssm_proxy.hold("GetParameter", FaultSide::Request);
@@ -109,7 +109,7 @@ async fn killed_before_it_reads_the_checkpoint_it_has_sent_nothing() {
     assert_eq!((recovery.duplicates, recovery.skipped), (0, 0));
 }
 
-async fn killed_before_records_are_put_it_puts_them_later() {
+async fn a_kill_before_records_are_put_delays_them() {
     let fixture = fixture(Plugin::Pgoutput).await;
     let marks = SlotPositions::read(&fixture).await;
     let mut held = fixture.kinesis_proxy.hold("PutRecords", FaultSide::Request);
@@ -123,7 +123,7 @@ async fn killed_before_records_are_put_it_puts_them_later() {
     );
 }
 
-async fn killed_after_records_were_put_it_puts_the_same_again() {
+async fn a_kill_after_records_are_put_sends_them_again() {
     let fixture = fixture(Plugin::Pgoutput).await;
     let marks = SlotPositions::read(&fixture).await;
     let mut held = fixture.kinesis_proxy.hold("PutRecords", FaultSide::Answer);
@@ -139,7 +139,7 @@ async fn killed_after_records_were_put_it_puts_the_same_again() {
     );
 }
 
-async fn killed_before_the_checkpoint_is_stored_it_sends_the_same_again() {
+async fn a_kill_before_the_checkpoint_is_stored_sends_records_again() {
     let fixture = fixture(Plugin::Pgoutput).await;
     let marks = SlotPositions::read(&fixture).await;
     let mut held = fixture.ssm_proxy.hold("PutParameter", FaultSide::Request);
@@ -150,7 +150,7 @@ async fn killed_before_the_checkpoint_is_stored_it_sends_the_same_again() {
     assert_eq!(recovery.skipped, 0);
 }
 
-async fn killed_between_checkpoint_and_advance_it_skips_what_was_sent() {
+async fn a_kill_between_checkpoint_and_advance_skips_sent_changes() {
     Plugin::each(|plugin| async move {
         let fixture = fixture(plugin).await;
         let marks = SlotPositions::read(&fixture).await;
@@ -167,7 +167,7 @@ async fn killed_between_checkpoint_and_advance_it_skips_what_was_sent() {
     .await;
 }
 
-async fn killed_after_the_slot_advanced_it_has_nothing_to_do() {
+async fn a_kill_after_the_slot_advanced_changes_nothing() {
     let mut fixture = fixture(Plugin::Pgoutput).await;
     let target = parse_lsn(
         &fixture
@@ -192,7 +192,7 @@ async fn killed_after_the_slot_advanced_it_has_nothing_to_do() {
     assert_eq!((recovery.duplicates, recovery.skipped), (0, 0));
 }
 
-async fn killed_before_its_first_checkpoint_it_starts_from_the_slot() {
+async fn a_kill_before_the_first_checkpoint_restarts_from_the_slot() {
     let fixture = Fixture::new(Plugin::Pgoutput).await;
     backlog::create(&fixture).await;
     backlog::write(&fixture, 3, 100, 20).await;

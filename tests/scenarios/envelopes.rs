@@ -8,15 +8,15 @@ use serde_json::{Value, json};
 use crate::support::type_values::{OWN_TYPES, VALUES};
 
 crate::scenarios![
-    what_is_rebuilt_from_each_envelope_is_what_postgres_holds,
-    a_row_that_moves_to_another_key_is_in_order_for_both,
-    wal2jsons_own_rows_come_back_with_a_position,
+    a_consumer_rebuilds_the_tables_from_each_envelope,
+    a_row_that_changes_its_key_is_in_order_for_both_keys,
+    the_wal2json_envelope_is_wal2json_output_with_a_position,
     a_tombstone_follows_its_delete_on_its_lane,
-    the_transaction_block_is_the_same_when_it_is_sent_again,
-    the_modes_of_decimals_and_times_are_debeziums,
-    definitions_come_before_what_they_describe_and_their_changes_before_all_that_follows,
-    partition_keys_are_those_that_are_asked_for,
-    messages_come_in_each_envelope,
+    the_transaction_block_counts_the_changes,
+    decimal_and_time_modes_match_debezium,
+    table_definitions_precede_their_changes,
+    partition_keys_follow_partition_by,
+    each_envelope_carries_messages,
 ];
 
 /// The envelopes besides Debezium's, which all other scenarios play with.
@@ -26,7 +26,7 @@ fn builder(plugin: Plugin, envelope: &str) -> FixtureBuilder {
     Fixture::builder(plugin).env("ENVELOPE", envelope)
 }
 
-async fn what_is_rebuilt_from_each_envelope_is_what_postgres_holds() {
+async fn a_consumer_rebuilds_the_tables_from_each_envelope() {
     for envelope in OTHERS {
         Plugin::each(move |plugin| async move {
             let fixture = builder(plugin, envelope).build().await;
@@ -70,7 +70,7 @@ async fn what_is_rebuilt_from_each_envelope_is_what_postgres_holds() {
     }
 }
 
-async fn a_row_that_moves_to_another_key_is_in_order_for_both() {
+async fn a_row_that_changes_its_key_is_in_order_for_both_keys() {
     for envelope in OTHERS {
         Plugin::each(move |plugin| async move {
             let fixture = builder(plugin, envelope).shards(4).build().await;
@@ -92,7 +92,7 @@ async fn a_row_that_moves_to_another_key_is_in_order_for_both() {
 }
 
 /// What the plugin wrote, asked of a second slot, is what the envelope holds, but for what is ours.
-async fn wal2jsons_own_rows_come_back_with_a_position() {
+async fn the_wal2json_envelope_is_wal2json_output_with_a_position() {
     Plugin::each(|plugin| async move {
         // The other slot would give the markers, too.
         let fixture = builder(plugin, "wal2json").env("MARKERS", "off").build().await;
@@ -149,7 +149,7 @@ async fn a_tombstone_follows_its_delete_on_its_lane() {
     .await;
 }
 
-async fn the_transaction_block_is_the_same_when_it_is_sent_again() {
+async fn the_transaction_block_counts_the_changes() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::builder(plugin)
             .env("PROVIDE_TRANSACTION_METADATA", "true")
@@ -188,7 +188,7 @@ async fn the_transaction_block_is_the_same_when_it_is_sent_again() {
     .await;
 }
 
-async fn the_modes_of_decimals_and_times_are_debeziums() {
+async fn decimal_and_time_modes_match_debezium() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::builder(plugin)
             .env("DECIMAL_HANDLING_MODE", "precise")
@@ -216,7 +216,7 @@ async fn the_modes_of_decimals_and_times_are_debeziums() {
     .await;
 }
 
-async fn definitions_come_before_what_they_describe_and_their_changes_before_all_that_follows() {
+async fn table_definitions_precede_their_changes() {
     Plugin::each(|plugin| async move {
         let fixture = builder(plugin, "dms").shards(4).build().await;
         fixture.sql("create table t (id int primary key, a varchar(9)); insert into t select i, 'x' from generate_series(1, 50) i").await;
@@ -252,7 +252,7 @@ async fn definitions_come_before_what_they_describe_and_their_changes_before_all
     .await;
 }
 
-async fn partition_keys_are_those_that_are_asked_for() {
+async fn partition_keys_follow_partition_by() {
     for envelope in ["debezium", "dms", "wal2json"] {
         for by in ["table", "transaction"] {
             let fixture = builder(Plugin::Pgoutput, envelope)
@@ -292,7 +292,7 @@ async fn partition_keys_are_those_that_are_asked_for() {
     }
 }
 
-async fn messages_come_in_each_envelope() {
+async fn each_envelope_carries_messages() {
     for envelope in OTHERS {
         Plugin::each(move |plugin| async move {
             let fixture = builder(plugin, envelope).build().await;

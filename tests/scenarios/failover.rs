@@ -20,11 +20,11 @@ use crate::support::positions::{SlotPositions, checkpoint_lsn};
 
 crate::scenarios![
     two_failovers_under_load_lose_nothing,
-    what_a_lagging_slot_gives_again_is_skipped_below_the_marker,
-    a_promoted_slot_that_lost_its_snapshots_is_a_missing_marker,
-    what_no_standby_has_is_held_back_and_dies_with_its_server,
-    a_standby_that_is_required_has_to_be_seen,
-    setup_makes_a_failover_slot_where_the_server_knows_them,
+    repeated_changes_below_the_marker_are_skipped,
+    a_promoted_slot_without_snapshots_lacks_the_marker,
+    changes_without_a_standby_are_not_sent,
+    a_required_standby_must_be_visible,
+    setup_creates_a_failover_slot_where_the_server_supports_it,
 ];
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -147,7 +147,7 @@ async fn two_failovers_under_load_lose_nothing() {
     }
 }
 
-async fn what_a_lagging_slot_gives_again_is_skipped_below_the_marker() {
+async fn repeated_changes_below_the_marker_are_skipped() {
     let fixture = fixture(Plugin::Pgoutput, 17).await;
     fixture
         .sql("insert into t select i, 0 from generate_series(1, 10) i")
@@ -179,7 +179,7 @@ async fn what_a_lagging_slot_gives_again_is_skipped_below_the_marker() {
     assert!(SlotPositions::read(&fixture).await.confirmed > before.checkpoint);
 }
 
-async fn a_promoted_slot_that_lost_its_snapshots_is_a_missing_marker() {
+async fn a_promoted_slot_without_snapshots_lacks_the_marker() {
     for version in [15, 16] {
         let fixture = fixture(Plugin::Pgoutput, version).await;
         let tick = || async { drop(fixture.tick().await) };
@@ -228,7 +228,7 @@ async fn a_promoted_slot_that_lost_its_snapshots_is_a_missing_marker() {
     }
 }
 
-async fn what_no_standby_has_is_held_back_and_dies_with_its_server() {
+async fn changes_without_a_standby_are_not_sent() {
     for version in [14, 17] {
         let fixture = fixture(Plugin::Pgoutput, version).await;
         fixture.sql("insert into t values (1, 1)").await;
@@ -268,7 +268,7 @@ async fn what_no_standby_has_is_held_back_and_dies_with_its_server() {
     }
 }
 
-async fn a_standby_that_is_required_has_to_be_seen() {
+async fn a_required_standby_must_be_visible() {
     let fixture = Fixture::builder(Plugin::Pgoutput)
         .on_cluster(start_cluster(17).await)
         .env("STANDBY_ACK", "required")
@@ -290,7 +290,7 @@ async fn a_standby_that_is_required_has_to_be_seen() {
     .await;
 }
 
-async fn setup_makes_a_failover_slot_where_the_server_knows_them() {
+async fn setup_creates_a_failover_slot_where_the_server_supports_it() {
     let fixture = Fixture::builder(Plugin::Pgoutput)
         .without_slot()
         .on_cluster(start_cluster(17).await)

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::support::positions::SlotPositions;
 
-crate::scenarios![a_backlog_of_others_that_takes_longer_than_an_invocation_is_passed];
+crate::scenarios![a_filtered_backlog_longer_than_an_invocation_is_passed];
 
 /// What an invocation is given; it reads for less.
 const SHORT: Duration = Duration::from_secs(4);
@@ -36,7 +36,7 @@ async fn write(fixture: &Fixture) {
     fixture.sql("checkpoint").await;
 }
 
-async fn a_backlog_of_others_that_takes_longer_than_an_invocation_is_passed() {
+async fn a_filtered_backlog_longer_than_an_invocation_is_passed() {
     let fixture = Fixture::builder(Plugin::Pgoutput).without_slot().build().await;
     let database = &fixture.database;
     fixture

@@ -13,11 +13,11 @@ use crate::support::backlog;
 use crate::support::positions::SlotPositions;
 
 crate::scenarios![
-    a_frozen_function_keeps_the_lock_no_longer_than_its_invocation,
-    frozen_before_records_are_put_it_wakes_up_and_does_no_harm,
-    frozen_after_records_were_put_it_wakes_up_and_does_no_harm,
-    frozen_after_the_checkpoint_was_stored_it_wakes_up_and_does_no_harm,
-    the_server_asks_a_silent_function_every_few_seconds,
+    a_frozen_function_loses_the_lock_at_its_deadline,
+    a_function_frozen_before_its_put_does_no_harm,
+    a_function_frozen_after_its_put_does_no_harm,
+    a_function_frozen_after_its_checkpoint_does_no_harm,
+    the_server_probes_a_silent_function_every_few_seconds,
 ];
 
 /// A few transactions of one key, so that one request at a time is under way: when it is held, nothing else moves.
@@ -94,7 +94,7 @@ async fn finish(fixture: &Fixture) {
 
 /// A stopped process is not a stopped machine: its kernel goes on to answer for it. What ends its sessions here is what
 /// the server knows of the invocation's time.
-async fn a_frozen_function_keeps_the_lock_no_longer_than_its_invocation() {
+async fn a_frozen_function_loses_the_lock_at_its_deadline() {
     let fixture = fixture().await;
     let second = second(&fixture).await;
     let held = fixture.kinesis_proxy.hold("PutRecords", FaultSide::Request);
@@ -114,7 +114,7 @@ async fn a_frozen_function_keeps_the_lock_no_longer_than_its_invocation() {
     finish(&fixture).await;
 }
 
-/// The server has given it up as [`the_server_asks_a_silent_function_every_few_seconds`], and another one has drained all,
+/// The server has given it up as [`the_server_probes_a_silent_function_every_few_seconds`], and another one has drained all,
 /// when it wakes up with most of its time before it.
 async fn given_up_and_woken(fixture: &Fixture, held: HeldRequest) {
     let second = second(fixture).await;
@@ -134,7 +134,7 @@ async fn given_up_and_woken(fixture: &Fixture, held: HeldRequest) {
     finish(fixture).await;
 }
 
-async fn frozen_before_records_are_put_it_wakes_up_and_does_no_harm() {
+async fn a_function_frozen_before_its_put_does_no_harm() {
     let fixture = fixture().await;
     given_up_and_woken(
         &fixture,
@@ -147,7 +147,7 @@ async fn frozen_before_records_are_put_it_wakes_up_and_does_no_harm() {
     );
 }
 
-async fn frozen_after_records_were_put_it_wakes_up_and_does_no_harm() {
+async fn a_function_frozen_after_its_put_does_no_harm() {
     let fixture = fixture().await;
     given_up_and_woken(
         &fixture,
@@ -157,7 +157,7 @@ async fn frozen_after_records_were_put_it_wakes_up_and_does_no_harm() {
     assert!(fixture.consume().await.duplicates() > 0, "both put the first");
 }
 
-async fn frozen_after_the_checkpoint_was_stored_it_wakes_up_and_does_no_harm() {
+async fn a_function_frozen_after_its_checkpoint_does_no_harm() {
     let fixture = fixture().await;
     given_up_and_woken(
         &fixture,
@@ -168,7 +168,7 @@ async fn frozen_after_the_checkpoint_was_stored_it_wakes_up_and_does_no_harm() {
 
 /// A frozen machine does not answer; then the server's kernel ends its sessions. That it does cannot be shown on loopback,
 /// where the kernel answers for itself. That it asks can: its clock for the next question is running.
-async fn the_server_asks_a_silent_function_every_few_seconds() {
+async fn the_server_probes_a_silent_function_every_few_seconds() {
     let fixture = fixture().await;
     let mut held = fixture.kinesis_proxy.hold("PutRecords", FaultSide::Request);
     let (outcome, ()) = tokio::join!(fixture.invoke(json!({})), async {

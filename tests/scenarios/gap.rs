@@ -11,14 +11,14 @@ use crate::support::gap::{accept_gap, advance_slot, gap_events};
 use crate::support::positions::{SlotPositions, checkpoint_lsn};
 
 crate::scenarios![
-    a_slot_that_somebody_else_advanced_has_a_gap,
-    a_slot_that_was_made_anew_has_a_gap,
-    only_the_slots_own_position_can_be_accepted,
-    an_accepted_gap_is_told_to_consumers_and_draining_goes_on,
-    an_accepted_gap_replaces_a_checkpoint_that_cannot_be_read,
+    a_slot_advanced_by_another_reader_has_a_gap,
+    a_recreated_slot_has_a_gap,
+    only_the_position_of_the_slot_can_be_accepted,
+    an_accepted_gap_sends_a_control_event_and_the_drain_continues,
+    an_accepted_gap_replaces_an_invalid_checkpoint,
 ];
 
-async fn a_slot_that_somebody_else_advanced_has_a_gap() {
+async fn a_slot_advanced_by_another_reader_has_a_gap() {
     let fixture = fixture_with_backlog().await;
     let (checkpoint, confirmed) = (checkpoint_lsn(&fixture).await, advance_slot(&fixture).await);
     for _ in 0..2 {
@@ -33,7 +33,7 @@ async fn a_slot_that_somebody_else_advanced_has_a_gap() {
     assert_eq!(checkpoint_lsn(&fixture).await, checkpoint);
 }
 
-async fn a_slot_that_was_made_anew_has_a_gap() {
+async fn a_recreated_slot_has_a_gap() {
     let fixture = fixture_with_backlog().await;
     let checkpoint = checkpoint_lsn(&fixture).await;
     fixture
@@ -50,7 +50,7 @@ async fn a_slot_that_was_made_anew_has_a_gap() {
     assert_eq!(checkpoint_lsn(&fixture).await, checkpoint);
 }
 
-async fn only_the_slots_own_position_can_be_accepted() {
+async fn only_the_position_of_the_slot_can_be_accepted() {
     let fixture = fixture_with_backlog().await;
     let (checkpoint, confirmed) = (checkpoint_lsn(&fixture).await, advance_slot(&fixture).await);
     for wrong in [checkpoint.as_str(), "FF/10"] {
@@ -67,7 +67,7 @@ async fn only_the_slots_own_position_can_be_accepted() {
     assert_tick_fails(&fixture, "Gap", &[&confirmed]).await;
 }
 
-async fn an_accepted_gap_is_told_to_consumers_and_draining_goes_on() {
+async fn an_accepted_gap_sends_a_control_event_and_the_drain_continues() {
     let fixture = fixture_with_backlog().await;
     let (checkpoint, confirmed) = (checkpoint_lsn(&fixture).await, advance_slot(&fixture).await);
     fixture.sql("insert into t values (1000000, 1)").await;
@@ -113,7 +113,7 @@ async fn an_accepted_gap_is_told_to_consumers_and_draining_goes_on() {
     assert!(Some(position(&control[0])) < first_after, "{control:?}");
 }
 
-async fn an_accepted_gap_replaces_a_checkpoint_that_cannot_be_read() {
+async fn an_accepted_gap_replaces_an_invalid_checkpoint() {
     let fixture = fixture_with_backlog().await;
     fixture.ssm.put(&fixture.parameter, "soon").await;
     assert_tick_fails(&fixture, "CheckpointInvalid", &[&fixture.parameter]).await;

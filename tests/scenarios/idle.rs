@@ -11,14 +11,14 @@ use serde_json::{Value, json};
 use crate::support::versions::with_each_plugin;
 
 crate::scenarios![
-    an_idle_slot_follows_what_others_write_within_one_tick,
+    an_idle_slot_passes_other_writes_within_one_tick,
     filtered_log_larger_than_a_window_is_passed_in_one_tick,
     a_backlog_larger_than_a_window_passes_in_one_tick,
     a_transaction_that_stays_open_over_many_ticks_is_not_lost,
-    what_was_rolled_back_never_arrives,
+    rolled_back_changes_never_arrive,
     a_long_open_transaction_is_named,
-    what_is_committed_while_a_window_is_under_way_is_not_passed_over,
-    asynchronous_commit_loses_nothing,
+    a_commit_during_a_window_is_not_skipped,
+    an_asynchronous_commit_is_not_lost,
 ];
 
 crate::version_scenarios![an_idle_slot_follows_others];
@@ -37,7 +37,7 @@ async fn has_reached(fixture: &Fixture, lsn: &str) -> bool {
     fixture.value(&sql).await.as_deref() == Some("t")
 }
 
-async fn an_idle_slot_follows_what_others_write_within_one_tick() {
+async fn an_idle_slot_passes_other_writes_within_one_tick() {
     Plugin::each(|plugin| follows_others(Fixture::builder(plugin))).await;
 }
 
@@ -165,7 +165,7 @@ async fn a_transaction_that_stays_open_over_many_ticks_is_not_lost() {
     .await;
 }
 
-async fn what_was_rolled_back_never_arrives() {
+async fn rolled_back_changes_never_arrive() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
         fixture.sql("create table t (id int primary key)").await;
@@ -236,7 +236,7 @@ async fn a_long_open_transaction_is_named() {
     assert_eq!(fixture.tick().await["oldest_transaction"], Value::Null);
 }
 
-async fn what_is_committed_while_a_window_is_under_way_is_not_passed_over() {
+async fn a_commit_during_a_window_is_not_skipped() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
         fixture.sql("create table t (id int primary key)").await;
@@ -257,7 +257,7 @@ async fn what_is_committed_while_a_window_is_under_way_is_not_passed_over() {
 
 /// On a server of its own, which flushes seldom: what is committed and not flushed must not be passed over. A marker flushes all
 /// before it, so this is shown without them, too.
-async fn asynchronous_commit_loses_nothing() {
+async fn an_asynchronous_commit_is_not_lost() {
     for markers in ["on", "off"] {
         commit_asynchronously(markers).await;
     }

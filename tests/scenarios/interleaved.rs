@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use crate::support::positions::SlotPositions;
 
 crate::scenarios![
-    rows_arrive_as_they_were_committed_and_not_as_they_were_logged,
-    rows_that_were_logged_before_the_checkpoint_and_committed_after_it_arrive,
+    rows_arrive_in_commit_order_and_not_in_log_order,
+    rows_logged_before_the_checkpoint_and_committed_after_it_arrive,
 ];
 
 /// Two transactions that write in turn, of which the first to begin is the last to end, and before its end says
@@ -67,7 +67,7 @@ async fn assert_in_order_of_commits(fixture: &Fixture) {
     );
 }
 
-async fn rows_arrive_as_they_were_committed_and_not_as_they_were_logged() {
+async fn rows_arrive_in_commit_order_and_not_in_log_order() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
         interleave(&fixture, false).await;
@@ -77,7 +77,7 @@ async fn rows_arrive_as_they_were_committed_and_not_as_they_were_logged() {
     .await;
 }
 
-async fn rows_that_were_logged_before_the_checkpoint_and_committed_after_it_arrive() {
+async fn rows_logged_before_the_checkpoint_and_committed_after_it_arrive() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
         interleave(&fixture, true).await;

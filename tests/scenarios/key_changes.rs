@@ -12,10 +12,10 @@ crate::scenarios![
     a_composite_key_changes_in_any_part,
     an_update_that_writes_the_same_key_is_an_update,
     keys_can_be_swapped_in_one_transaction,
-    a_key_that_was_deleted_can_be_taken_in_the_same_transaction,
-    keys_that_all_move_by_one_arrive_as_they_are_in_the_end,
+    a_deleted_key_can_be_reused_in_the_same_transaction,
+    keys_that_all_move_by_one_arrive_complete,
     rows_that_swap_keys_under_a_deferred_constraint_are_both_kept,
-    a_key_that_wanders_keeps_its_order_through_partial_failures,
+    a_reused_key_keeps_its_order_through_partial_failures,
 ];
 
 crate::version_scenarios![a_key_can_be_taken_again];
@@ -140,7 +140,7 @@ async fn keys_can_be_swapped_in_one_transaction() {
     .await;
 }
 
-async fn a_key_that_was_deleted_can_be_taken_in_the_same_transaction() {
+async fn a_deleted_key_can_be_reused_in_the_same_transaction() {
     Plugin::each(|plugin| taken_again(Fixture::builder(plugin))).await;
 }
 
@@ -177,7 +177,7 @@ async fn taken_again(builder: FixtureBuilder) {
     assert_json_steps(&delivery, &wanted.map(|(op, id)| (op, json!({"id": id}))));
 }
 
-async fn keys_that_all_move_by_one_arrive_as_they_are_in_the_end() {
+async fn keys_that_all_move_by_one_arrive_complete() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
         fixture
@@ -231,7 +231,7 @@ async fn rows_that_swap_keys_under_a_deferred_constraint_are_both_kept() {
     .await;
 }
 
-async fn a_key_that_wanders_keeps_its_order_through_partial_failures() {
+async fn a_reused_key_keeps_its_order_through_partial_failures() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
         fixture.kinesis_proxy.flaky(7, 30);

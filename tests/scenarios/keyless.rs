@@ -9,13 +9,13 @@ use crate::support::keys::{assert_json_steps, assert_steps, execute_and_drain};
 
 crate::scenarios![
     rows_without_a_key_keep_the_order_of_their_table,
-    the_whole_row_as_identity_brings_the_whole_row_before,
-    nulls_of_a_whole_old_row_are_told_too,
-    the_whole_row_as_identity_keeps_the_lane_of_the_primary_key,
-    an_index_as_identity_is_the_key,
+    replica_identity_full_sends_the_whole_old_row,
+    replica_identity_full_sends_nulls_of_the_old_row,
+    replica_identity_full_keeps_the_lane_of_the_primary_key,
+    an_identity_index_is_the_key,
     updates_that_wal2json_drops_are_counted,
-    changes_without_identity_come_as_test_decoding_tells_them,
-    a_table_that_gets_its_key_later_is_read_by_what_it_has,
+    changes_without_identity_arrive_from_test_decoding,
+    a_table_that_gets_a_key_later_is_read_by_its_current_key,
 ];
 
 fn lanes(delivery: &Delivery) -> Vec<String> {
@@ -49,7 +49,7 @@ async fn rows_without_a_key_keep_the_order_of_their_table() {
     .await;
 }
 
-async fn the_whole_row_as_identity_brings_the_whole_row_before() {
+async fn replica_identity_full_sends_the_whole_old_row() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
         execute_and_drain(
@@ -77,7 +77,7 @@ async fn the_whole_row_as_identity_brings_the_whole_row_before() {
 }
 
 /// Without them a consumer cannot find the row that a keyless update means.
-async fn nulls_of_a_whole_old_row_are_told_too() {
+async fn replica_identity_full_sends_nulls_of_the_old_row() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
         execute_and_drain(
@@ -103,7 +103,7 @@ async fn nulls_of_a_whole_old_row_are_told_too() {
     .await;
 }
 
-async fn the_whole_row_as_identity_keeps_the_lane_of_the_primary_key() {
+async fn replica_identity_full_keeps_the_lane_of_the_primary_key() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
         execute_and_drain(
@@ -126,7 +126,7 @@ async fn the_whole_row_as_identity_keeps_the_lane_of_the_primary_key() {
     .await;
 }
 
-async fn an_index_as_identity_is_the_key() {
+async fn an_identity_index_is_the_key() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
         execute_and_drain(
@@ -197,7 +197,7 @@ async fn updates_that_wal2json_drops_are_counted() {
 }
 
 /// It has no old row for them, and says so; they still come, in the lane of the table.
-async fn changes_without_identity_come_as_test_decoding_tells_them() {
+async fn changes_without_identity_arrive_from_test_decoding() {
     let fixture = Fixture::builder(Plugin::TestDecoding)
         .without_slot()
         .build()
@@ -229,7 +229,7 @@ async fn changes_without_identity_come_as_test_decoding_tells_them() {
 }
 
 /// pgoutput and wal2json tell the key with each change. test_decoding does not: it is read by the key of now.
-async fn a_table_that_gets_its_key_later_is_read_by_what_it_has() {
+async fn a_table_that_gets_a_key_later_is_read_by_its_current_key() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
         fixture

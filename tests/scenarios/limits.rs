@@ -12,14 +12,14 @@ use serde_json::json;
 use crate::support::expected_errors::assert_tick_fails;
 
 crate::scenarios![
-    requests_hold_as_many_records_as_kinesis_takes,
-    requests_hold_as_many_bytes_as_kinesis_takes,
-    records_are_as_large_as_their_stream_takes,
+    requests_have_as_many_records_as_kinesis_accepts,
+    requests_have_as_many_bytes_as_kinesis_accepts,
+    records_are_as_large_as_their_stream_accepts,
     partition_keys_over_256_characters_are_hashed,
-    a_stream_that_does_not_look_at_partition_keys_is_refused_or_accepted_as_configured,
-    a_stream_that_is_deleted_is_missing_and_one_that_is_created_is_awaited,
-    a_call_that_is_denied_is_named,
-    an_expired_token_is_told_as_such,
+    a_stream_that_ignores_partition_keys_is_refused_unless_accepted,
+    a_deleted_stream_is_missing_and_a_new_stream_is_awaited,
+    a_denied_call_is_named,
+    an_expired_token_is_named,
 ];
 
 async fn on_fake_kinesis(settings: FakeKinesisSettings) -> Fixture {
@@ -38,7 +38,7 @@ fn requests(fake_kinesis: &FakeKinesis) -> Vec<(usize, usize)> {
         .collect()
 }
 
-async fn requests_hold_as_many_records_as_kinesis_takes() {
+async fn requests_have_as_many_records_as_kinesis_accepts() {
     for waiting in [499, 500, 501] {
         let fixture = on_fake_kinesis(FakeKinesisSettings::default()).await;
         fixture.sql("create table t (id int primary key)").await;
@@ -90,7 +90,7 @@ async fn measured(settings: FakeKinesisSettings) -> (Fixture, usize) {
     (fixture, envelope)
 }
 
-async fn requests_hold_as_many_bytes_as_kinesis_takes() {
+async fn requests_have_as_many_bytes_as_kinesis_accepts() {
     let settings = FakeKinesisSettings {
         record_kib: 2048,
         ..FakeKinesisSettings::default()
@@ -122,7 +122,7 @@ async fn requests_hold_as_many_bytes_as_kinesis_takes() {
     fixture.compare(&["public.t1", "public.t2", "public.t3"]).await;
 }
 
-async fn records_are_as_large_as_their_stream_takes() {
+async fn records_are_as_large_as_their_stream_accepts() {
     for record_kib in [1024, 2048] {
         let settings = FakeKinesisSettings {
             record_kib,
@@ -172,7 +172,7 @@ async fn partition_keys_over_256_characters_are_hashed() {
     );
 }
 
-async fn a_stream_that_does_not_look_at_partition_keys_is_refused_or_accepted_as_configured() {
+async fn a_stream_that_ignores_partition_keys_is_refused_unless_accepted() {
     let settings = FakeKinesisSettings {
         distribution: "AUTO",
         ..FakeKinesisSettings::default()
@@ -197,7 +197,7 @@ async fn a_stream_that_does_not_look_at_partition_keys_is_refused_or_accepted_as
     .await;
 }
 
-async fn a_stream_that_is_deleted_is_missing_and_one_that_is_created_is_awaited() {
+async fn a_deleted_stream_is_missing_and_a_new_stream_is_awaited() {
     let fixture = on_fake_kinesis(FakeKinesisSettings {
         status: "CREATING",
         ..FakeKinesisSettings::default()
@@ -220,7 +220,7 @@ fn refused(kind: &str) -> Fault {
     Fault::refuse(kind, "the scenario refuses it")
 }
 
-async fn a_call_that_is_denied_is_named() {
+async fn a_denied_call_is_named() {
     let mut fixture = on_fake_kinesis(FakeKinesisSettings::default()).await;
     fixture
         .sql("create table t (id int primary key); insert into t values (1)")
@@ -243,7 +243,7 @@ async fn a_call_that_is_denied_is_named() {
     assert_eq!(fixture.compare(&["public.t"]).await.changes().len(), 1);
 }
 
-async fn an_expired_token_is_told_as_such() {
+async fn an_expired_token_is_named() {
     let fixture = on_fake_kinesis(FakeKinesisSettings::default()).await;
     fixture
         .sql("create table t (id int primary key); insert into t values (1)")

@@ -4,8 +4,8 @@ use scenarios::consumer::Arrival;
 use scenarios::fixture::{Fixture, Plugin};
 
 crate::scenarios![
-    what_one_byte_too_many_costs_is_the_largest_column,
-    what_has_no_column_to_leave_out_stops_the_drain
+    an_event_one_byte_too_large_omits_its_largest_column,
+    an_event_without_a_column_to_omit_stops_the_drain
 ];
 
 /// Most bytes of a record, partition key included.
@@ -14,7 +14,7 @@ const RECORD: usize = 1 << 20;
 /// Bytes of the large column in an event that tells how large the rest is.
 const PROBE: usize = 1000;
 
-async fn what_one_byte_too_many_costs_is_the_largest_column() {
+async fn an_event_one_byte_too_large_omits_its_largest_column() {
     for (envelope, place, column, instead) in [
         (
             "debezium",
@@ -86,7 +86,7 @@ async fn what_one_byte_too_many_costs_is_the_largest_column() {
     }
 }
 
-async fn what_has_no_column_to_leave_out_stops_the_drain() {
+async fn an_event_without_a_column_to_omit_stops_the_drain() {
     let fixture = Fixture::builder(Plugin::Pgoutput)
         .env("OVERSIZE", "omit")
         .build()

@@ -10,13 +10,13 @@ use scenarios::fixture::{Fixture, Plugin};
 use crate::support::backlog;
 
 crate::scenarios![
-    records_that_fail_by_themselves_do_not_overtake_each_other,
-    requests_that_fail_as_a_whole_do_not_overtake_each_other,
-    a_request_that_is_not_answered_in_time_is_sent_again_in_place,
-    a_table_that_gets_a_key_does_not_overtake_what_it_had_without,
+    failed_records_keep_the_order_of_their_keys,
+    failed_requests_keep_the_order_of_their_keys,
+    a_request_without_an_answer_is_sent_again_in_order,
+    a_table_that_gets_a_key_keeps_its_order,
     one_hot_key_keeps_its_order,
     large_events_fill_requests_up_to_their_limit_of_bytes,
-    throttling_slows_down_and_does_not_fail,
+    throttling_delays_a_drain_and_does_not_fail_it,
 ];
 
 /// Drains a backlog through the fault proxy, and counts what arrived. Returns how many records were sent again.
@@ -34,7 +34,7 @@ async fn drained(fixture: &Fixture) -> u64 {
         .sum()
 }
 
-async fn records_that_fail_by_themselves_do_not_overtake_each_other() {
+async fn failed_records_keep_the_order_of_their_keys() {
     // Each mostly pauses after failures, so they run side by side. A key that often fails has fewer changes.
     let plays = [(1, 5, 1_500), (2, 30, 1_500), (3, 60, 600)].map(|(seed, percent, changes)| {
         tokio::spawn(async move {
@@ -66,7 +66,7 @@ fn torment(gate: &FaultProxy, seed: u64) {
     }
 }
 
-async fn requests_that_fail_as_a_whole_do_not_overtake_each_other() {
+async fn failed_requests_keep_the_order_of_their_keys() {
     let plays = [4, 5, 6].map(|seed| {
         tokio::spawn(async move {
             let fixture = Fixture::builder(Plugin::Pgoutput).shards(4).build().await;
@@ -86,7 +86,7 @@ async fn requests_that_fail_as_a_whole_do_not_overtake_each_other() {
 }
 
 /// Longer than the function waits for an answer, so that it cannot know whether the records were put. They were.
-async fn a_request_that_is_not_answered_in_time_is_sent_again_in_place() {
+async fn a_request_without_an_answer_is_sent_again_in_order() {
     let fixture = Fixture::new(Plugin::Pgoutput).await;
     backlog::create(&fixture).await;
     backlog::write(&fixture, 25, 300, 20).await;
@@ -100,7 +100,7 @@ async fn a_request_that_is_not_answered_in_time_is_sent_again_in_place() {
 }
 
 /// Its rows travel under the table at first, and under their keys then.
-async fn a_table_that_gets_a_key_does_not_overtake_what_it_had_without() {
+async fn a_table_that_gets_a_key_keeps_its_order() {
     let fixture = Fixture::new(Plugin::Pgoutput).await;
     fixture.sql("create table t (id int, n int)").await;
     fixture.sql("insert into t values (1, 1)").await;
@@ -148,7 +148,7 @@ async fn large_events_fill_requests_up_to_their_limit_of_bytes() {
     );
 }
 
-async fn throttling_slows_down_and_does_not_fail() {
+async fn throttling_delays_a_drain_and_does_not_fail_it() {
     let kinesis = Kinesis::start(Limits::Enforced).await;
     let fixture = Fixture::builder(Plugin::Pgoutput)
         .shards(1)

@@ -7,7 +7,7 @@ use crate::support::positions::SlotPositions;
 
 crate::scenarios![
     an_event_larger_than_a_record_stops_the_drain_before_it,
-    a_row_that_is_too_large_to_be_read_stays_on_the_server,
+    a_row_too_large_to_read_stays_on_the_server,
 ];
 
 /// Drains a small row, one of `bytes`, and another small one. The middle one must be refused.
@@ -59,7 +59,7 @@ async fn an_event_larger_than_a_record_stops_the_drain_before_it() {
     }
 }
 
-async fn a_row_that_is_too_large_to_be_read_stays_on_the_server() {
+async fn a_row_too_large_to_read_stays_on_the_server() {
     for plugin in Plugin::ALL {
         let message = refused(plugin, 150 << 20).await;
         assert!(message.contains("bytes, which no record can hold"), "{message}");

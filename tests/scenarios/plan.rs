@@ -10,9 +10,9 @@ use crate::support::backlog;
 use crate::support::positions::SlotPositions;
 
 crate::scenarios![
-    what_was_planned_is_what_a_drain_sends,
-    a_plan_counts_what_no_record_can_hold_and_goes_on,
-    a_plan_of_nothing_is_empty,
+    a_plan_predicts_the_events_of_a_drain,
+    a_plan_counts_oversize_events_and_continues,
+    a_plan_of_an_empty_slot_is_empty,
     a_person_can_read_a_plan,
 ];
 
@@ -20,7 +20,7 @@ async fn plan(fixture: &Fixture) -> Value {
     fixture.invoke(json!({"action": "plan"})).await.answer()
 }
 
-async fn what_was_planned_is_what_a_drain_sends() {
+async fn a_plan_predicts_the_events_of_a_drain() {
     for (plugin, aggregation) in [
         (Plugin::Pgoutput, "none"),
         (Plugin::Pgoutput, "kpl"),
@@ -89,7 +89,7 @@ async fn what_was_planned_is_what_a_drain_sends() {
     }
 }
 
-async fn a_plan_counts_what_no_record_can_hold_and_goes_on() {
+async fn a_plan_counts_oversize_events_and_continues() {
     let fixture = Fixture::new(Plugin::Pgoutput).await;
     fixture
         .sql("create table t (id int primary key, large text)")
@@ -107,7 +107,7 @@ async fn a_plan_counts_what_no_record_can_hold_and_goes_on() {
     assert_eq!(fixture.failing_tick().await.0, "Oversize");
 }
 
-async fn a_plan_of_nothing_is_empty() {
+async fn a_plan_of_an_empty_slot_is_empty() {
     let fixture = Fixture::new(Plugin::Wal2json).await;
     let plan = plan(&fixture).await;
     assert_eq!(

@@ -9,7 +9,7 @@ use crate::support::positions::SlotPositions;
 
 crate::scenarios![
     settings_of_the_database_do_not_change_a_value,
-    bytes_that_are_no_text_stop_the_drain_before_them,
+    invalid_text_stops_the_drain_before_it,
 ];
 
 async fn settings_of_the_database_do_not_change_a_value() {
@@ -43,7 +43,7 @@ async fn settings_of_the_database_do_not_change_a_value() {
 }
 
 /// A database of SQL_ASCII takes any bytes for text.
-async fn bytes_that_are_no_text_stop_the_drain_before_them() {
+async fn invalid_text_stops_the_drain_before_it() {
     for plugin in Plugin::ALL {
         let fixture = Fixture::builder(plugin).without_slot().build().await;
         let admin = Postgres::shared().await.admin(ADMIN.0).await;

@@ -15,10 +15,10 @@ use serde_json::{Value, json};
 use crate::support::positions::{SlotPositions, wait_until_sessions_end};
 
 crate::scenarios![
-    a_transaction_of_pgoutput_that_takes_several_invocations_arrives_as_if_it_took_one,
-    a_transaction_of_wal2json_that_takes_several_invocations_arrives_as_if_it_took_one,
-    killed_inside_of_a_transaction_of_pgoutput_it_goes_on_where_the_checkpoint_says,
-    killed_inside_of_a_transaction_of_wal2json_it_goes_on_where_the_checkpoint_says,
+    a_pgoutput_transaction_over_several_invocations_arrives_unchanged,
+    a_wal2json_transaction_over_several_invocations_arrives_unchanged,
+    a_kill_inside_a_pgoutput_transaction_resumes_at_the_checkpoint,
+    a_kill_inside_a_wal2json_transaction_resumes_at_the_checkpoint,
 ];
 
 /// The smallest function that Lambda offers, in bytes.
@@ -36,19 +36,19 @@ const TRANSIENT: [&str; 3] = ["CheckpointUnavailable", "OutOfTime", "PeekTimeout
 /// Invocations within which the transaction must pass.
 const MOST_TICKS: usize = 30;
 
-async fn a_transaction_of_pgoutput_that_takes_several_invocations_arrives_as_if_it_took_one() {
+async fn a_pgoutput_transaction_over_several_invocations_arrives_unchanged() {
     pass(Plugin::Pgoutput).await;
 }
 
-async fn a_transaction_of_wal2json_that_takes_several_invocations_arrives_as_if_it_took_one() {
+async fn a_wal2json_transaction_over_several_invocations_arrives_unchanged() {
     pass(Plugin::Wal2json).await;
 }
 
-async fn killed_inside_of_a_transaction_of_pgoutput_it_goes_on_where_the_checkpoint_says() {
+async fn a_kill_inside_a_pgoutput_transaction_resumes_at_the_checkpoint() {
     killed(Plugin::Pgoutput).await;
 }
 
-async fn killed_inside_of_a_transaction_of_wal2json_it_goes_on_where_the_checkpoint_says() {
+async fn a_kill_inside_a_wal2json_transaction_resumes_at_the_checkpoint() {
     killed(Plugin::Wal2json).await;
 }
 

@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 use crate::support::backlog;
 
 crate::scenarios![
-    a_second_drainer_is_busy_and_touches_nothing,
-    a_drainer_that_was_killed_lets_the_next_one_in,
-    a_slot_that_somebody_else_reads_is_busy,
-    a_slot_that_is_being_drained_is_not_torn_down,
+    a_second_drainer_is_busy_and_changes_nothing,
+    a_killed_drainer_releases_the_lock,
+    a_slot_of_another_reader_is_busy,
+    teardown_refuses_a_slot_during_a_drain,
 ];
 
 /// A backlog of one key.
@@ -77,7 +77,7 @@ async fn assert_busy(fixture: &Fixture, function: &Function) {
     assert_eq!(traces(fixture).await, before);
 }
 
-async fn a_second_drainer_is_busy_and_touches_nothing() {
+async fn a_second_drainer_is_busy_and_changes_nothing() {
     let fixture = fixture().await;
     let second = fixture.function.second_instance();
     let first = invoke_with_held_put(&fixture, async || assert_busy(&fixture, &second).await).await;
@@ -88,7 +88,7 @@ async fn a_second_drainer_is_busy_and_touches_nothing() {
     finish(&fixture).await;
 }
 
-async fn a_drainer_that_was_killed_lets_the_next_one_in() {
+async fn a_killed_drainer_releases_the_lock() {
     let fixture = fixture().await;
     let second = fixture.function.second_instance();
     let first = invoke_with_held_put(&fixture, async || {
@@ -137,7 +137,7 @@ async fn wait_until_active(fixture: &Fixture, wanted: &str) {
     .await;
 }
 
-async fn a_slot_that_somebody_else_reads_is_busy() {
+async fn a_slot_of_another_reader_is_busy() {
     let fixture = fixture().await;
     let mut reader = start_reader(&fixture);
     wait_until_active(&fixture, "t").await;
@@ -148,7 +148,7 @@ async fn a_slot_that_somebody_else_reads_is_busy() {
     finish(&fixture).await;
 }
 
-async fn a_slot_that_is_being_drained_is_not_torn_down() {
+async fn teardown_refuses_a_slot_during_a_drain() {
     let fixture = fixture().await;
     let second = fixture.function.second_instance();
     let first = invoke_with_held_put(&fixture, async || {

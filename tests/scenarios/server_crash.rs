@@ -13,10 +13,10 @@ use crate::support::backlog;
 use crate::support::positions::SlotPositions;
 
 crate::scenarios![
-    a_slot_that_went_back_with_its_server_is_skipped_forward,
-    a_server_that_dies_while_records_are_put_comes_back_and_goes_on,
-    a_server_that_dies_before_the_slot_advanced_comes_back_and_goes_on,
-    a_server_that_dies_while_it_sends_rows_comes_back_and_goes_on,
+    a_slot_moved_back_by_a_crash_skips_sent_changes,
+    a_drain_continues_after_a_crash_during_a_put,
+    a_drain_continues_after_a_crash_before_the_advance,
+    a_drain_continues_after_a_crash_during_a_peek,
 ];
 
 crate::version_scenarios![a_slot_that_went_back_is_skipped_forward];
@@ -75,7 +75,7 @@ async fn finish(fixture: &Fixture) -> (u64, usize) {
     (skipped, delivery.duplicates())
 }
 
-async fn a_slot_that_went_back_with_its_server_is_skipped_forward() {
+async fn a_slot_moved_back_by_a_crash_skips_sent_changes() {
     went_back(None).await;
 }
 
@@ -118,7 +118,7 @@ async fn crash_at(fixture: &Fixture, mut held: HeldRequest) -> String {
     message
 }
 
-async fn a_server_that_dies_while_records_are_put_comes_back_and_goes_on() {
+async fn a_drain_continues_after_a_crash_during_a_put() {
     let fixture = fixture().await;
     backlog::write(&fixture, 3, 400, 40).await;
     crash_at(
@@ -129,7 +129,7 @@ async fn a_server_that_dies_while_records_are_put_comes_back_and_goes_on() {
     finish(&fixture).await;
 }
 
-async fn a_server_that_dies_before_the_slot_advanced_comes_back_and_goes_on() {
+async fn a_drain_continues_after_a_crash_before_the_advance() {
     let fixture = fixture().await;
     // So that the next store is the one after the records.
     fixture.drain().await;
@@ -145,7 +145,7 @@ async fn a_server_that_dies_before_the_slot_advanced_comes_back_and_goes_on() {
     assert!(skipped > 0, "what is stored as sent is skipped");
 }
 
-async fn a_server_that_dies_while_it_sends_rows_comes_back_and_goes_on() {
+async fn a_drain_continues_after_a_crash_during_a_peek() {
     let mut fixture = fixture().await;
     // It takes 8 MiB at a time and the stream is slow: most of 40 MB are still with the server.
     fixture

@@ -9,9 +9,9 @@ use crate::support::expected_errors::assert_tick_fails;
 use crate::support::positions::checkpoint_lsn;
 
 crate::scenarios![
-    a_server_set_back_behind_the_checkpoint_has_diverged,
-    a_server_set_back_that_has_overtaken_the_checkpoint_lacks_the_marker,
-    a_server_set_back_far_that_has_overtaken_the_checkpoint_lacks_the_marker,
+    a_restored_server_behind_the_checkpoint_has_diverged,
+    a_restored_server_beyond_the_checkpoint_lacks_the_marker,
+    an_older_restored_server_beyond_the_checkpoint_lacks_the_marker,
 ];
 
 /// More log than a window holds, in rows of one megabyte.
@@ -54,7 +54,7 @@ async fn write_others(fixture: &Fixture, megabytes: u32) {
         .await;
 }
 
-async fn a_server_set_back_behind_the_checkpoint_has_diverged() {
+async fn a_restored_server_behind_the_checkpoint_has_diverged() {
     let (fixture, checkpoint) = set_back(0).await;
     let confirmed = fixture.confirmed_flush().await;
     for _ in 0..2 {
@@ -68,11 +68,11 @@ async fn a_server_set_back_behind_the_checkpoint_has_diverged() {
     assert_eq!(checkpoint_lsn(&fixture).await, checkpoint);
 }
 
-async fn a_server_set_back_that_has_overtaken_the_checkpoint_lacks_the_marker() {
+async fn a_restored_server_beyond_the_checkpoint_lacks_the_marker() {
     overtaken(0).await;
 }
 
-async fn a_server_set_back_far_that_has_overtaken_the_checkpoint_lacks_the_marker() {
+async fn an_older_restored_server_beyond_the_checkpoint_lacks_the_marker() {
     overtaken(FAR).await;
 }
 

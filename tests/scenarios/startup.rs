@@ -12,17 +12,17 @@ use crate::support::positions::{SlotPositions, checkpoint_lsn, stored_checkpoint
 use crate::support::versions::pgoutput;
 
 crate::scenarios![
-    a_slot_that_was_never_made_is_missing,
-    a_slot_that_is_gone_is_missing_and_the_error_says_since_when,
-    a_slot_whose_log_was_removed_is_lost,
+    a_slot_that_never_existed_is_missing,
+    a_dropped_slot_is_missing_and_the_error_names_its_last_position,
+    a_slot_without_its_log_is_lost,
     a_slot_of_another_database_is_refused,
     a_physical_slot_is_refused,
     a_checkpoint_of_another_server_is_refused,
-    a_server_that_was_set_back_has_diverged,
+    a_restored_server_has_diverged,
     a_checkpoint_of_another_slot_is_refused,
-    a_checkpoint_that_cannot_be_read_is_refused,
+    an_invalid_checkpoint_is_refused,
     a_publication_that_is_missing_is_named,
-    without_a_checkpoint_the_slots_own_position_is_the_start,
+    a_drain_without_a_checkpoint_starts_at_the_slot,
     unknown_fields_of_the_checkpoint_are_kept,
 ];
 
@@ -54,13 +54,13 @@ async fn finish(fixture: &Fixture) {
     );
 }
 
-async fn a_slot_that_was_never_made_is_missing() {
+async fn a_slot_that_never_existed_is_missing() {
     let fixture = Fixture::builder(Plugin::Pgoutput).without_slot().build().await;
     assert_tick_fails(&fixture, "SlotMissing", &[&fixture.slot, r#"{"action":"setup"}"#]).await;
     assert_eq!(fixture.checkpoint().await, None);
 }
 
-async fn a_slot_that_is_gone_is_missing_and_the_error_says_since_when() {
+async fn a_dropped_slot_is_missing_and_the_error_names_its_last_position() {
     let fixture = fixture_with_backlog().await;
     let known = checkpoint_lsn(&fixture).await;
     fixture
@@ -70,7 +70,7 @@ async fn a_slot_that_is_gone_is_missing_and_the_error_says_since_when() {
     assert_eq!(checkpoint_lsn(&fixture).await, known);
 }
 
-async fn a_slot_whose_log_was_removed_is_lost() {
+async fn a_slot_without_its_log_is_lost() {
     lost(None).await;
 }
 
@@ -162,7 +162,7 @@ async fn a_checkpoint_of_another_server_is_refused() {
     finish(&fixture).await;
 }
 
-async fn a_server_that_was_set_back_has_diverged() {
+async fn a_restored_server_has_diverged() {
     let fixture = fixture_with_backlog().await;
     let parts = ["FF/10", &fixture.confirmed_flush().await, "accept the gap"];
     doctored(&fixture, "commit_end", json!("FF/10"), "Divergence", &parts).await;
@@ -178,7 +178,7 @@ async fn a_checkpoint_of_another_slot_is_refused() {
     finish(&fixture).await;
 }
 
-async fn a_checkpoint_that_cannot_be_read_is_refused() {
+async fn an_invalid_checkpoint_is_refused() {
     let fixture = fixture_with_backlog().await;
     let good = stored_checkpoint(&fixture).await;
     for garbage in ["soon", "{}", "[1]", r#"{"version":1,"commit_end":"0/16B3748"}"#] {
@@ -227,7 +227,7 @@ async fn publication_missing(builder: FixtureBuilder) {
     finish(&fixture).await;
 }
 
-async fn without_a_checkpoint_the_slots_own_position_is_the_start() {
+async fn a_drain_without_a_checkpoint_starts_at_the_slot() {
     let fixture = fixture_with_backlog().await;
     let before = fixture.consume().await.changes().len();
     fixture.ssm.delete(&fixture.parameter).await;

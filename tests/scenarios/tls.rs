@@ -9,7 +9,7 @@ use scenarios::postgres::{Postgres, PostgresSettings};
 use crate::support::expected_errors::assert_tick_fails;
 
 crate::scenarios![
-    each_mode_trusts_whom_it_should_and_nobody_else,
+    each_mode_trusts_only_the_servers_that_it_allows,
     a_server_without_tls_is_refused_unless_tls_is_disabled,
 ];
 
@@ -27,7 +27,7 @@ async fn configure(fixture: &mut Fixture, mode: &str, host: &str, authority: Opt
     }
 }
 
-async fn each_mode_trusts_whom_it_should_and_nobody_else() {
+async fn each_mode_trusts_only_the_servers_that_it_allows() {
     let postgres = Postgres::start(PostgresSettings {
         tls: true,
         ..PostgresSettings::default()

@@ -9,12 +9,12 @@ use crate::support::versions::with_each_plugin;
 
 crate::scenarios![
     an_untouched_large_value_is_marked_and_never_null,
-    the_old_row_completes_what_was_not_touched,
+    the_old_row_completes_untouched_values,
     a_large_value_of_every_kind_of_type_is_marked,
     a_moved_row_keeps_the_mark,
-    a_large_key_is_never_left_out,
+    a_large_key_is_always_sent,
     a_column_that_the_update_sets_to_null_is_null,
-    a_column_that_was_added_later_is_not_in_earlier_events,
+    earlier_events_lack_a_later_column,
 ];
 
 crate::version_scenarios![an_untouched_large_value_is_marked];
@@ -74,7 +74,7 @@ async fn untouched(builder: FixtureBuilder) {
     );
 }
 
-async fn the_old_row_completes_what_was_not_touched() {
+async fn the_old_row_completes_untouched_values() {
     Plugin::each(|plugin| async move {
         let fixture = documents(Fixture::builder(plugin)).await;
         fixture
@@ -160,7 +160,7 @@ async fn a_moved_row_keeps_the_mark() {
 }
 
 /// PostgreSQL then sends the old key with every update, although the key is the same.
-async fn a_large_key_is_never_left_out() {
+async fn a_large_key_is_always_sent() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
         fixture
@@ -214,7 +214,7 @@ async fn a_column_that_the_update_sets_to_null_is_null() {
 
 /// Known limit: wal2json leaves untouched large values out without a word, so a column that came after the update looks
 /// like one of them until it was drained.
-async fn a_column_that_was_added_later_is_not_in_earlier_events() {
+async fn earlier_events_lack_a_later_column() {
     Plugin::each(|plugin| async move {
         let fixture = documents(Fixture::builder(plugin)).await;
         fixture.sql("update doc set n = 2").await;

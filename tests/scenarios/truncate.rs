@@ -8,12 +8,12 @@ use serde_json::json;
 use crate::support::versions::with_each_plugin;
 
 crate::scenarios![
-    a_truncate_is_an_event_of_its_table_and_nothing_else,
-    a_truncate_waits_for_all_before_it_and_holds_all_after_it,
-    rows_of_the_same_transaction_are_on_their_side_of_the_truncate,
-    one_truncate_of_several_tables_is_an_event_of_each,
-    a_table_that_is_not_wanted_takes_no_part_in_a_truncate,
-    a_table_without_a_key_is_emptied_too,
+    a_truncate_sends_one_event_of_its_table,
+    a_truncate_separates_earlier_and_later_events,
+    rows_of_one_transaction_keep_their_side_of_a_truncate,
+    a_truncate_of_several_tables_sends_one_event_each,
+    an_excluded_table_sends_no_truncate,
+    a_truncate_empties_a_table_without_a_key,
 ];
 
 crate::version_scenarios![a_truncate_is_an_event];
@@ -26,7 +26,7 @@ fn ops(delivery: &Delivery) -> String {
         .collect()
 }
 
-async fn a_truncate_is_an_event_of_its_table_and_nothing_else() {
+async fn a_truncate_sends_one_event_of_its_table() {
     Plugin::each(|plugin| truncated(Fixture::builder(plugin))).await;
 }
 
@@ -52,7 +52,7 @@ async fn truncated(builder: FixtureBuilder) {
     );
 }
 
-async fn a_truncate_waits_for_all_before_it_and_holds_all_after_it() {
+async fn a_truncate_separates_earlier_and_later_events() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::builder(plugin).shards(4).build().await;
         fixture.sql("create table t (id int primary key, n int)").await;
@@ -106,7 +106,7 @@ async fn a_truncate_waits_for_all_before_it_and_holds_all_after_it() {
     .await;
 }
 
-async fn rows_of_the_same_transaction_are_on_their_side_of_the_truncate() {
+async fn rows_of_one_transaction_keep_their_side_of_a_truncate() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
         fixture.sql("create table t (id int primary key, n int); insert into t values (1, 1), (2, 1)").await;
@@ -122,7 +122,7 @@ async fn rows_of_the_same_transaction_are_on_their_side_of_the_truncate() {
     .await;
 }
 
-async fn one_truncate_of_several_tables_is_an_event_of_each() {
+async fn a_truncate_of_several_tables_sends_one_event_each() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
         fixture.sql(
@@ -144,7 +144,7 @@ async fn one_truncate_of_several_tables_is_an_event_of_each() {
     .await;
 }
 
-async fn a_table_that_is_not_wanted_takes_no_part_in_a_truncate() {
+async fn an_excluded_table_sends_no_truncate() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::builder(plugin).env("TABLES", "public.a").build().await;
         fixture.sql("create table a (id int primary key); create table b (id int primary key)").await;
@@ -158,7 +158,7 @@ async fn a_table_that_is_not_wanted_takes_no_part_in_a_truncate() {
     .await;
 }
 
-async fn a_table_without_a_key_is_emptied_too() {
+async fn a_truncate_empties_a_table_without_a_key() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
         fixture

@@ -9,10 +9,10 @@ use crate::support::versions::with_each_plugin;
 
 crate::scenarios![
     every_type_arrives_as_its_json,
-    what_is_no_number_is_said_by_name,
+    non_finite_numbers_are_sent_by_name,
     a_generated_column_arrives_where_the_plugin_sends_it,
     quoted_and_unicode_names_arrive_as_they_are,
-    types_with_quoted_names_are_no_hindrance,
+    values_of_types_with_quoted_names_arrive,
     text_that_looks_like_syntax_stays_text,
 ];
 
@@ -82,7 +82,7 @@ async fn every_type(builder: FixtureBuilder) {
 }
 
 /// Known limit: wal2json before 2.6 writes null for them, and nothing can tell it from a null.
-async fn what_is_no_number_is_said_by_name() {
+async fn non_finite_numbers_are_sent_by_name() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
         fixture
@@ -184,7 +184,7 @@ async fn quoted_and_unicode_names_arrive_as_they_are() {
 }
 
 /// wal2json 2.5 does not escape the quotes around the name of a type.
-async fn types_with_quoted_names_are_no_hindrance() {
+async fn values_of_types_with_quoted_names_arrive() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
         fixture.sql(

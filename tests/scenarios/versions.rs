@@ -9,11 +9,11 @@ use serde_json::json;
 use crate::support::versions::{pgoutput, with_each_plugin};
 
 crate::version_scenarios![
-    a_large_transaction_with_messages_arrives_whole,
-    setup_asks_for_what_the_slot_can_be,
+    a_large_transaction_with_messages_arrives_complete,
+    setup_creates_a_failover_slot_from_version_17,
 ];
 
-async fn a_large_transaction_with_messages_arrives_whole(version: u32) {
+async fn a_large_transaction_with_messages_arrives_complete(version: u32) {
     with_each_plugin(version, large).await;
 }
 
@@ -57,7 +57,7 @@ async fn large(builder: FixtureBuilder) {
 }
 
 /// What a slot can be differs by version, and so do the columns that tell it.
-async fn setup_asks_for_what_the_slot_can_be(version: u32) {
+async fn setup_creates_a_failover_slot_from_version_17(version: u32) {
     let fixture = pgoutput(version).without_slot().build().await;
     let (role, database) = (REPLUSER.0, &fixture.database);
     fixture
