@@ -13,9 +13,9 @@ crate::scenarios![
     an_excluded_table_is_not_read,
 ];
 
-crate::version_scenarios![generated_columns_arrive_as_in_live_changes];
+crate::version_scenarios![generated_columns_match_the_live_changes];
 
-crate::version_scenarios![since 15: what_is_published_is_backfilled];
+crate::version_scenarios![since 15: published_rows_and_columns_are_backfilled];
 
 async fn the_rows_and_columns_of_the_publication_are_read() {
     of_the_publication(Fixture::builder(Plugin::Pgoutput)).await;
@@ -103,10 +103,10 @@ async fn an_excluded_table_is_not_read() {
     .await;
 }
 
-async fn generated_columns_arrive_as_in_live_changes(version: u32) {
+async fn generated_columns_match_the_live_changes(version: u32) {
     with_each_plugin(version, generated).await;
 }
 
-async fn what_is_published_is_backfilled(version: u32) {
+async fn published_rows_and_columns_are_backfilled(version: u32) {
     of_the_publication(pgoutput(version)).await;
 }

@@ -9,20 +9,20 @@ use crate::support::expected_errors::assert_invocation_fails;
 
 crate::scenarios![
     a_table_without_a_usable_key_is_refused,
-    what_is_no_table_with_a_log_is_refused,
-    a_table_that_may_not_be_read_as_a_whole_is_refused,
-    a_table_that_is_not_known_is_refused,
-    a_table_that_is_not_published_is_refused,
-    a_condition_that_postgres_does_not_take_is_refused,
-    a_column_that_is_not_there_is_refused,
-    one_bad_table_among_good_ones_keeps_all_from_beginning,
+    relations_without_a_log_are_refused,
+    a_table_without_full_read_access_is_refused,
+    an_unknown_table_is_refused,
+    an_unpublished_table_is_refused,
+    an_invalid_condition_is_refused,
+    a_missing_column_is_refused,
+    one_refused_table_refuses_the_whole_backfill,
 ];
 
 async fn fixture(sql: &str) -> Fixture {
-    lab_of(Fixture::builder(Plugin::Pgoutput), sql).await
+    fixture_of(Fixture::builder(Plugin::Pgoutput), sql).await
 }
 
-async fn lab_of(builder: FixtureBuilder, sql: &str) -> Fixture {
+async fn fixture_of(builder: FixtureBuilder, sql: &str) -> Fixture {
     fixture_with_tables(
         builder,
         &format!("create table good (id int primary key, n int); insert into good values (1, 1); {sql}"),
@@ -68,7 +68,7 @@ async fn a_table_without_a_usable_key_is_refused() {
     .await;
 }
 
-async fn what_is_no_table_with_a_log_is_refused() {
+async fn relations_without_a_log_are_refused() {
     let fixture = fixture(
         "create view seen as select * from good; create materialized view kept as select * from good;
          create sequence counted; create unlogged table quick (id int primary key)",
@@ -88,7 +88,7 @@ async fn what_is_no_table_with_a_log_is_refused() {
     table_refused(&fixture, "public.remote", "foreign table").await;
 }
 
-async fn a_table_that_may_not_be_read_as_a_whole_is_refused() {
+async fn a_table_without_full_read_access_is_refused() {
     let role = REPLUSER.0;
     let fixture = fixture("create table closed (id int primary key); create table rows (id int primary key); alter table rows enable row level security").await;
     fixture.sql(&format!("revoke select on closed from {role}")).await;
@@ -102,7 +102,7 @@ async fn a_table_that_may_not_be_read_as_a_whole_is_refused() {
     run_backfill(&fixture, start_event(&["public.closed", "public.rows"], 10)).await;
 }
 
-async fn a_table_that_is_not_known_is_refused() {
+async fn an_unknown_table_is_refused() {
     let fixture = fixture("").await;
     table_refused(&fixture, "public.nowhere", "no table").await;
     refused(
@@ -113,14 +113,14 @@ async fn a_table_that_is_not_known_is_refused() {
     .await;
 }
 
-async fn a_table_that_is_not_published_is_refused() {
+async fn an_unpublished_table_is_refused() {
     let fixture = fixture("create table other (id int primary key)").await;
     fixture
         .sql("drop publication spillway; create publication spillway for table good")
         .await;
     table_refused(&fixture, "public.other", "PUBLICATIONS").await;
     // The other plugins know no publications.
-    let fixture = lab_of(
+    let fixture = fixture_of(
         Fixture::builder(Plugin::TestDecoding).env("TABLES", "public.good"),
         "create table other (id int primary key)",
     )
@@ -129,7 +129,7 @@ async fn a_table_that_is_not_published_is_refused() {
     run_backfill(&fixture, start_event(&["public.good"], 10)).await;
 }
 
-async fn a_condition_that_postgres_does_not_take_is_refused() {
+async fn an_invalid_condition_is_refused() {
     let fixture = fixture("").await;
     for condition in [
         "n >",
@@ -148,13 +148,13 @@ async fn a_condition_that_postgres_does_not_take_is_refused() {
     );
 }
 
-async fn a_column_that_is_not_there_is_refused() {
+async fn a_missing_column_is_refused() {
     let fixture = fixture("").await;
     let event = json!({"action": "backfill", "tables": ["public.good"], "columns": ["id", "nothing"]});
     refused(&fixture, event, &["public.good", "nothing"]).await;
 }
 
-async fn one_bad_table_among_good_ones_keeps_all_from_beginning() {
+async fn one_refused_table_refuses_the_whole_backfill() {
     let fixture = fixture("create table keyless (n int)").await;
     refused(
         &fixture,

@@ -21,7 +21,7 @@ crate::scenarios![
     an_asynchronous_commit_is_not_lost,
 ];
 
-crate::version_scenarios![an_idle_slot_follows_others];
+crate::version_scenarios![an_idle_slot_passes_other_writes];
 
 /// Where the server's disk has the log.
 async fn flush(fixture: &Fixture) -> String {
@@ -304,6 +304,6 @@ async fn commit_asynchronously(markers: &str) {
     assert_eq!(fixture.compare(&["t"]).await.changes().len(), 20);
 }
 
-async fn an_idle_slot_follows_others(version: u32) {
+async fn an_idle_slot_passes_other_writes(version: u32) {
     with_each_plugin(version, follows_others).await;
 }

@@ -18,7 +18,7 @@ crate::scenarios![
     a_reused_key_keeps_its_order_through_partial_failures,
 ];
 
-crate::version_scenarios![a_key_can_be_taken_again];
+crate::version_scenarios![a_key_can_be_reused];
 
 async fn a_changed_key_is_a_delete_and_then_a_create() {
     Plugin::each(|plugin| async move {
@@ -247,6 +247,6 @@ async fn a_reused_key_keeps_its_order_through_partial_failures() {
     .await;
 }
 
-async fn a_key_can_be_taken_again(version: u32) {
+async fn a_key_can_be_reused(version: u32) {
     with_each_plugin(version, taken_again).await;
 }

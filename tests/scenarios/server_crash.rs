@@ -19,7 +19,7 @@ crate::scenarios![
     a_drain_continues_after_a_crash_during_a_peek,
 ];
 
-crate::version_scenarios![a_slot_that_went_back_is_skipped_forward];
+crate::version_scenarios![a_slot_moved_back_skips_sent_changes];
 
 async fn fixture() -> Fixture {
     lab_of(None).await
@@ -170,6 +170,6 @@ async fn a_drain_continues_after_a_crash_during_a_peek() {
     finish(&fixture).await;
 }
 
-async fn a_slot_that_went_back_is_skipped_forward(version: u32) {
+async fn a_slot_moved_back_skips_sent_changes(version: u32) {
     went_back(Some(version)).await;
 }

@@ -21,12 +21,12 @@ crate::scenarios![
     a_restored_server_has_diverged,
     a_checkpoint_of_another_slot_is_refused,
     an_invalid_checkpoint_is_refused,
-    a_publication_that_is_missing_is_named,
+    a_drain_names_a_missing_publication,
     a_drain_without_a_checkpoint_starts_at_the_slot,
     unknown_fields_of_the_checkpoint_are_kept,
 ];
 
-crate::version_scenarios![a_missing_publication_is_named, a_slot_whose_log_is_gone_is_lost];
+crate::version_scenarios![a_missing_publication_is_named, a_slot_without_log_is_lost];
 
 /// Stores a checkpoint that differs in one field, and the error it leads to. Then the right one again, and all is well.
 async fn doctored(fixture: &Fixture, field: &str, value: Value, kind: &str, parts: &[&str]) {
@@ -210,7 +210,7 @@ async fn an_invalid_checkpoint_is_refused() {
     finish(&fixture).await;
 }
 
-async fn a_publication_that_is_missing_is_named() {
+async fn a_drain_names_a_missing_publication() {
     publication_missing(Fixture::builder(Plugin::Pgoutput)).await;
 }
 
@@ -267,6 +267,6 @@ async fn a_missing_publication_is_named(version: u32) {
     publication_missing(pgoutput(version)).await;
 }
 
-async fn a_slot_whose_log_is_gone_is_lost(version: u32) {
+async fn a_slot_without_log_is_lost(version: u32) {
     lost(Some(version)).await;
 }
