@@ -282,7 +282,7 @@ async fn a_lingering_function_sends_new_commits() {
     });
     assert!(
         matches!(outcome, Outcome::Exited(_)),
-        "the invocation outcome before the kill: {outcome:?}"
+        "the invocation ended before the kill: {outcome:?}"
     );
     wait_until_sessions_end(&fixture).await;
     fixture.function.unset("LINGER_SECONDS").await;

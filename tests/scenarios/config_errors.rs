@@ -1,5 +1,6 @@
-//! Whatever is wrong with the environment, the rights or the event is told in one line that names what to change, under
-//! an `errorType` to match on; and no secret is ever told.
+//! Errors of the environment, of privileges and of the event.
+//!
+//! Each has one line that names the remedy, and an `errorType` for alarms. No output has a secret.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -29,7 +30,7 @@ crate::scenarios![
     an_invalid_event_is_named_with_its_allowed_values,
 ];
 
-/// A slot with one change in it.
+/// Fixture whose slot has one change.
 async fn fixture() -> Fixture {
     let fixture = Fixture::new(Plugin::Pgoutput).await;
     fixture
@@ -38,8 +39,8 @@ async fn fixture() -> Fixture {
     fixture
 }
 
-/// The change is still there, once all is well.
-async fn finish(fixture: &Fixture) {
+/// Drains the slot, and checks that the change arrives.
+async fn assert_drained(fixture: &Fixture) {
     fixture.drain().await;
     assert_eq!(fixture.compare(&["public.t"]).await.changes().len(), 1);
 }
@@ -70,7 +71,7 @@ async fn an_invalid_variable_is_named_with_its_allowed_values() {
     for (variable, value, part) in wrong {
         let before = fixture.function.second_instance();
         fixture.function.set(variable, value).await;
-        // The answer to every invocation, not only to the first.
+        // Every invocation has this answer, not only the first.
         assert_eq!(fixture.failing_tick().await.0, "ConfigInvalid");
         assert_tick_fails(&fixture, "ConfigInvalid", &[variable, value, part]).await;
         let lines = fixture.function.log();
@@ -81,7 +82,7 @@ async fn an_invalid_variable_is_named_with_its_allowed_values() {
         );
         fixture.function = before;
     }
-    finish(&fixture).await;
+    assert_drained(&fixture).await;
 }
 
 async fn a_missing_variable_is_named() {
@@ -106,20 +107,21 @@ async fn a_missing_variable_is_named() {
     fixture.function.set("DB_AUTH", "iam").await;
     assert_tick_fails(&fixture, "ConfigInvalid", &["PGSSLMODE", "TLS"]).await;
     fixture.function.set("DB_AUTH", "password").await;
-    finish(&fixture).await;
+    assert_drained(&fixture).await;
 }
 
 async fn the_binary_exits_without_a_runtime_api() {
-    let ran = tokio::process::Command::new(drain_binary())
+    let output = tokio::process::Command::new(drain_binary())
         .env_clear()
         .stdin(Stdio::null())
         .output()
         .await;
-    let ran = ran.unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!(ran.status.code(), Some(2));
-    let told = String::from_utf8_lossy(&ran.stderr).into_owned() + &String::from_utf8_lossy(&ran.stdout);
-    assert_eq!(told.lines().count(), 1, "one line: {told}");
-    assert!(told.contains("AWS_LAMBDA_RUNTIME_API"), "{told}");
+    let output = output.unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(output.status.code(), Some(2));
+    let text =
+        String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    assert_eq!(text.lines().count(), 1, "one line: {text}");
+    assert!(text.contains("AWS_LAMBDA_RUNTIME_API"), "{text}");
 }
 
 async fn a_rejected_role_is_named_without_its_password() {
@@ -137,7 +139,7 @@ async fn a_rejected_role_is_named_without_its_password() {
     fixture.function.set("PGUSER", "nobody we know").await;
     assert_tick_fails(&fixture, "PostgresAuthentication", &["nobody we know", "PGUSER"]).await;
     fixture.function.set("PGUSER", REPLUSER.0).await;
-    finish(&fixture).await;
+    assert_drained(&fixture).await;
     assert_not_logged(&fixture, REPLUSER.1).await;
 }
 
@@ -184,7 +186,7 @@ async fn an_error_names_the_missing_replication_grant() {
     )
     .await;
     fixture.sql(&format!("alter role {role} replication")).await;
-    finish(&fixture).await;
+    assert_drained(&fixture).await;
     fixture.function.kill9().await;
     fixture.sql(&format!("drop role {role}")).await;
 }
@@ -202,7 +204,7 @@ async fn an_error_names_the_wal_level_setting() {
     let parts = ["rds.logical_replication", "wal_level"];
     let setup = json!({"action": "setup", "plugin": "wal2json"});
     assert_invocation_fails(&fixture, setup, "WalLevelNotLogical", &parts).await;
-    assert_eq!(fixture.checkpoint().await, None, "nothing was set up");
+    assert_eq!(fixture.checkpoint().await, None, "setup stored a checkpoint");
 }
 
 async fn a_missing_stream_is_named() {
@@ -210,10 +212,10 @@ async fn a_missing_stream_is_named() {
     fixture.function.set("STREAM_NAME", "not-there").await;
     assert_tick_fails(&fixture, "StreamMissing", &["not-there", "STREAM_NAME"]).await;
     fixture.function.set("STREAM_NAME", &fixture.stream).await;
-    finish(&fixture).await;
+    assert_drained(&fixture).await;
 }
 
-fn denied() -> Fault {
+fn denied_fault() -> Fault {
     Fault::refuse(
         "AccessDeniedException",
         "User: arn:aws:sts::1:assumed-role/drain is not authorized",
@@ -222,7 +224,7 @@ fn denied() -> Fault {
 
 async fn a_denied_stream_call_names_the_missing_permission() {
     let fixture = fixture().await;
-    fixture.kinesis_proxy.inject("PutRecords", denied());
+    fixture.kinesis_proxy.inject("PutRecords", denied_fault());
     assert_tick_fails(
         &fixture,
         "StreamDenied",
@@ -232,15 +234,15 @@ async fn a_denied_stream_call_names_the_missing_permission() {
     assert_eq!(
         fixture.kinesis_proxy.requests("PutRecords"),
         1,
-        "it is not tried again"
+        "the function retried a denied_fault call"
     );
     fixture.kinesis_proxy.clear();
-    finish(&fixture).await;
+    assert_drained(&fixture).await;
 }
 
 async fn a_denied_parameter_call_names_the_missing_permission() {
     let fixture = fixture().await;
-    fixture.ssm_proxy.inject("GetParameter", denied());
+    fixture.ssm_proxy.inject("GetParameter", denied_fault());
     assert_tick_fails(
         &fixture,
         "CheckpointDenied",
@@ -248,7 +250,7 @@ async fn a_denied_parameter_call_names_the_missing_permission() {
     )
     .await;
     fixture.ssm_proxy.clear();
-    fixture.ssm_proxy.inject("PutParameter", denied());
+    fixture.ssm_proxy.inject("PutParameter", denied_fault());
     assert_tick_fails(
         &fixture,
         "CheckpointDenied",
@@ -258,12 +260,12 @@ async fn a_denied_parameter_call_names_the_missing_permission() {
     assert_eq!(
         fixture.kinesis_proxy.requests("PutRecords"),
         0,
-        "nothing was sent that could not be stored as sent"
+        "the function sent records without a checkpoint"
     );
     fixture.ssm_proxy.clear();
     fixture.drain().await;
     fixture.sql("insert into t values (2)").await;
-    fixture.ssm_proxy.inject("PutParameter", denied());
+    fixture.ssm_proxy.inject("PutParameter", denied_fault());
     assert_tick_fails(&fixture, "CheckpointDenied", &[&fixture.parameter]).await;
     fixture.ssm_proxy.clear();
     fixture.drain().await;
@@ -284,7 +286,7 @@ async fn a_service_without_an_answer_is_named_before_the_deadline() {
     fixture.kinesis_proxy.inject("PutRecords", Fault::CutRequest);
     fails("StreamUnavailable", &fixture.stream).await;
     fixture.kinesis_proxy.clear();
-    finish(&fixture).await;
+    assert_drained(&fixture).await;
 }
 
 async fn an_invalid_event_is_named_with_its_allowed_values() {
@@ -316,5 +318,5 @@ async fn an_invalid_event_is_named_with_its_allowed_values() {
     for (event, part) in wrong {
         assert_invocation_fails(&fixture, event, "EventInvalid", &[part]).await;
     }
-    finish(&fixture).await;
+    assert_drained(&fixture).await;
 }

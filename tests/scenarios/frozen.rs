@@ -68,11 +68,11 @@ async fn second_sandbox(fixture: &Fixture) -> Function {
     second_sandbox
 }
 
-/// Ticks of the second_sandbox sandbox, until one gets the lock and drains the slot.
+/// Ticks of the second sandbox, until one gets the lock and drains the slot.
 ///
 /// A change that is committed afterwards arrives, too.
 async fn assert_second_drains(fixture: &Fixture, second_sandbox: &Function) {
-    wait::until("the second_sandbox sandbox gets the lock", DEADLINE, || async {
+    wait::until("the second sandbox gets the lock", DEADLINE, || async {
         let report = second_sandbox.invoke(&json!({}), DEADLINE).await.answer();
         report["stopped"] == "empty"
     })
@@ -126,7 +126,7 @@ async fn a_frozen_function_loses_the_lock_at_its_deadline() {
 
 /// Frozen function whose sessions the server has ended, and which wakes up with most of its time left.
 ///
-/// The end of the sessions is shown by [`the_server_probes_a_silent_function_every_few_seconds`]. A second_sandbox
+/// The end of the sessions is shown by [`the_server_probes_a_silent_function_every_few_seconds`]. A second sandbox
 /// sandbox has drained the slot meanwhile.
 async fn assert_harmless_after_thaw(fixture: &Fixture, held: HeldRequest) {
     let second_sandbox = second_sandbox(fixture).await;
@@ -217,7 +217,7 @@ async fn the_server_probes_a_silent_function_every_few_seconds() {
 /// `None` when data are in flight, or when the connection is never probed.
 fn time_to_probe(ours: u16, theirs: u16) -> Option<Duration> {
     /// Timer of an idle connection that will be probed (proc_net_tcp(5): `tr`, and `tm->when` in hundredths
-    /// of a second_sandbox).
+    /// of a second sandbox).
     const KEEPALIVE: &str = "02";
     let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel lists its connections");
     let (ours, theirs) = (format!(":{ours:04X}"), format!(":{theirs:04X}"));

@@ -1,5 +1,7 @@
-//! Rows that no key tells apart travel in the lane of their table, in order. What tells rows apart is the
-//! replica identity; with the whole row as identity it is the primary key, where there is one.
+//! Rows without a key have the lane of their table, in order.
+//!
+//! The replica identity identifies rows. With the whole row as identity, the primary key identifies them if
+//! there is one.
 
 use scenarios::consumer::Delivery;
 use scenarios::fixture::{Fixture, Plugin};
@@ -76,7 +78,7 @@ async fn replica_identity_full_sends_the_whole_old_row() {
     .await;
 }
 
-/// Without them a consumer cannot find the row that a keyless update means.
+/// The old row has its nulls. Without them a consumer cannot find the row of a keyless update.
 async fn replica_identity_full_sends_nulls_of_the_old_row() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
@@ -182,7 +184,7 @@ async fn updates_that_wal2json_drops_are_counted() {
     let report = fixture.tick().await;
     assert!(
         report["notices"].as_u64() >= Some(3),
-        "an update and two deletes were dropped: {report}"
+        "the dropped update and deletes are not counted: {report}"
     );
     assert_eq!(report["changes"], 1);
     let log = fixture.function.log();
@@ -196,7 +198,8 @@ async fn updates_that_wal2json_drops_are_counted() {
     assert!(delivery.changes().iter().all(|change| change.event().op == "c"));
 }
 
-/// It has no old row for them, and says so; they still come, in the lane of the table.
+/// test_decoding has no old row for these changes and marks that. The changes arrive in the lane of the
+/// table.
 async fn changes_without_identity_arrive_from_test_decoding() {
     let fixture = Fixture::builder(Plugin::TestDecoding)
         .without_slot()
@@ -228,7 +231,10 @@ async fn changes_without_identity_arrive_from_test_decoding() {
     );
 }
 
-/// pgoutput and wal2json tell the key with each change. test_decoding does not: it is read by the key of now.
+/// The key of a table that gets it later.
+///
+/// pgoutput and wal2json send the key with each change. test_decoding does not, so its changes are read with
+/// the current key.
 async fn a_table_that_gets_a_key_later_is_read_by_its_current_key() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;

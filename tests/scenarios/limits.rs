@@ -1,5 +1,7 @@
-//! Requests and records are filled to the limits of Kinesis and not beyond: of the stream as it is, not as streams are by
-//! default. A stream that cannot be used is refused by name before anything is sent.
+//! Requests and records are filled to the limits of Kinesis, and not beyond.
+//!
+//! The limits are those of the stream, not the defaults. An unusable stream is refusal with an error before
+//! anything is sent.
 
 use std::time::Duration;
 
@@ -29,7 +31,7 @@ async fn on_fake_kinesis(settings: FakeKinesisSettings) -> Fixture {
         .await
 }
 
-/// Each request's records and bytes, as they came.
+/// Number of records and bytes of each request, in the order of arrival.
 fn requests(fake_kinesis: &FakeKinesis) -> Vec<(usize, usize)> {
     let requests = fake_kinesis.put_log().requests;
     requests
@@ -44,7 +46,7 @@ async fn requests_have_as_many_records_as_kinesis_accepts() {
         fixture.sql("create table t (id int primary key)").await;
         let full = waiting >= 500;
         let mut is_full = false;
-        // A server that stops for a moment in the middle of its rows makes two requests of them.
+        // A server that pauses between its rows makes two requests of them.
         for round in 0..if full { 20 } else { 1 } {
             let (from, before) = (round * waiting, requests(fixture.fake_kinesis()).len());
             fixture
@@ -64,24 +66,26 @@ async fn requests_have_as_many_records_as_kinesis_accepts() {
                 break;
             }
         }
-        assert_eq!(is_full, full, "{waiting} were waiting");
+        assert_eq!(is_full, full, "{waiting} records were waiting");
         fixture.compare(&["public.t"]).await;
     }
 }
 
-/// A fixture whose server is young: its positions and transaction ids do not get a digit longer while it is in use, so that an
-/// event's length follows from its row's. And the bytes that a row of `(id int primary key, x text)`, with an id and a
-/// table's name of two characters, has on its way beside its text.
-async fn measured(settings: FakeKinesisSettings) -> (Fixture, usize) {
+/// Fixture with a new server, and the bytes of an event besides the text of its row.
+///
+/// Positions and transaction ids of a new server do not get another digit during the test, so the length of
+/// an event follows from that of its row. The row is of `(id int primary key, x text)`, with an id and a
+/// table name of two characters.
+async fn fixture_and_envelope_bytes(settings: FakeKinesisSettings) -> (Fixture, usize) {
     let fixture = Fixture::builder(Plugin::Pgoutput)
         .on_server(Postgres::start(postgres::PostgresSettings::default()).await)
         .on_fake_kinesis(settings)
-        // A slot moves over its marker, and here it is to stay where it is.
+        // A marker would move the slot, which must stay where it is.
         .env("MARKERS", "off")
         .build()
         .await;
     fixture.sql("create table t0 (id int primary key, x text)").await;
-    // The first event of a slot is shorter: it follows no other.
+    // The first event of a slot is shorter, because no event precedes it.
     for id in [10, 11] {
         fixture.sql(&format!("insert into t0 values ({id}, '')")).await;
         fixture.drain().await;
@@ -95,8 +99,9 @@ async fn requests_have_as_many_bytes_as_kinesis_accepts() {
         record_kib: 2048,
         ..FakeKinesisSettings::default()
     };
-    let (fixture, envelope) = measured(settings).await;
-    // So that rows which come slowly wait for each other: only the first requests are not full then.
+    let (fixture, envelope) = fixture_and_envelope_bytes(settings).await;
+    // With slow requests, rows that the server sends slowly wait for each other. Only the first requests are
+    // then not full.
     let delay = Fault::Delay(Duration::from_millis(300));
     fixture.kinesis_proxy.inject("PutRecords", delay);
     let tenth = (10 << 20) / 10;
@@ -128,7 +133,7 @@ async fn records_are_as_large_as_their_stream_accepts() {
             record_kib,
             ..FakeKinesisSettings::default()
         };
-        let (fixture, envelope) = measured(settings).await;
+        let (fixture, envelope) = fixture_and_envelope_bytes(settings).await;
         let (limit, before) = (record_kib << 10, requests(fixture.fake_kinesis()).len());
         for (table, bytes) in [("t1", limit - 1), ("t2", limit), ("t3", limit + 1)] {
             let text = bytes - envelope;
@@ -145,7 +150,11 @@ async fn records_are_as_large_as_their_stream_accepts() {
         let (size, most) = ((limit + 1).to_string(), limit.to_string());
         assert_tick_fails(&fixture, "Oversize", &["public.t3", "key hash", &size, &most]).await;
         let sent = requests(fixture.fake_kinesis()).split_off(before);
-        assert_eq!(sent, [(1, limit - 1), (1, limit)], "and nothing more");
+        assert_eq!(
+            sent,
+            [(1, limit - 1), (1, limit)],
+            "a refusal record was sent, or an accepted one was not"
+        );
         fixture.compare(&["public.t1", "public.t2"]).await;
     }
 }
@@ -167,7 +176,7 @@ async fn partition_keys_over_256_characters_are_hashed() {
     assert_eq!(
         found[2].len(),
         64,
-        "the SHA-256 of one that is too long: {}",
+        "the long key is not replaced by its SHA-256: {}",
         found[2]
     );
 }
@@ -187,7 +196,8 @@ async fn a_stream_that_ignores_partition_keys_is_refused_unless_accepted() {
     fixture.function.set("AUTO_DISTRIBUTION", "accept").await;
     fixture.drain().await;
     assert_eq!(fixture.fake_kinesis().counts().put, 1);
-    // A consumer would drop events from aggregates that lie anywhere, which nobody can want.
+    // A consumer would drop events from aggregates in other shards, so this pair of settings is always
+    // refusal.
     fixture.function.set("AGGREGATION", "kpl").await;
     assert_tick_fails(
         &fixture,
@@ -216,7 +226,7 @@ async fn a_deleted_stream_is_missing_and_a_new_stream_is_awaited() {
     assert_eq!(fixture.compare(&["public.t"]).await.changes().len(), 1);
 }
 
-fn refused(kind: &str) -> Fault {
+fn refusal(kind: &str) -> Fault {
     Fault::refuse(kind, "the scenario refuses it")
 }
 
@@ -230,7 +240,7 @@ async fn a_denied_call_is_named() {
         fixture.function.set("AGGREGATION", aggregation).await;
         fixture
             .kinesis_proxy
-            .inject(operation, refused("AccessDeniedException"));
+            .inject(operation, refusal("AccessDeniedException"));
         assert_tick_fails(
             &fixture,
             "StreamDenied",
@@ -248,12 +258,12 @@ async fn an_expired_token_is_named() {
     fixture
         .sql("create table t (id int primary key); insert into t values (1)")
         .await;
-    let expired = || refused("ExpiredTokenException");
+    let expired = || refusal("ExpiredTokenException");
     fixture
         .kinesis_proxy
         .inject_once("DescribeStreamSummary", expired());
     assert_tick_fails(&fixture, "StreamDenied", &[&fixture.stream, "credentials"]).await;
-    // What passes by itself is tried again at once.
+    // A transient error is retried at once.
     fixture.kinesis_proxy.inject_once("PutRecords", expired());
     let before = fixture.kinesis_proxy.requests("PutRecords");
     assert_eq!(fixture.tick().await["records"], 1);

@@ -1,5 +1,7 @@
-//! What somebody else set or wrote does not spoil what is read: settings that change how values are written do not reach
-//! the drain, and bytes that are no text stop it before them, by name.
+//! Settings and bytes of other users.
+//!
+//! Settings for the output of values do not change what the drain sends. Bytes that are not text stop the
+//! drain before them, with an error.
 
 use scenarios::fixture::{Fixture, Plugin};
 use scenarios::postgres::{ADMIN, Postgres};
@@ -42,7 +44,7 @@ async fn settings_of_the_database_do_not_change_a_value() {
     .await;
 }
 
-/// A database of SQL_ASCII takes any bytes for text.
+/// A database of SQL_ASCII accepts any bytes as text.
 async fn invalid_text_stops_the_drain_before_it() {
     for plugin in Plugin::ALL {
         let fixture = Fixture::builder(plugin).without_slot().build().await;
@@ -66,16 +68,16 @@ async fn invalid_text_stops_the_drain_before_it() {
         fixture.sql("insert into t values (3, 'more')").await;
         let (kind, message) = fixture.failing_tick().await;
         assert_eq!(kind, "Undecodable", "{}: {message}", plugin.name());
-        let marks = SlotPositions::read(&fixture).await;
+        let positions = SlotPositions::read(&fixture).await;
         let (again, repeated) = fixture.failing_tick().await;
         assert_eq!((again, repeated), (kind, message));
-        assert_eq!(SlotPositions::read(&fixture).await, marks);
+        assert_eq!(SlotPositions::read(&fixture).await, positions);
         let delivery = fixture.consume().await;
         let events = delivery.of_table("public.t");
         assert_eq!(
             events.len(),
             1,
-            "what came before it, once, and nothing behind it"
+            "the stream has other events than the earlier ones"
         );
         assert_eq!(events[0]["after"], json!({"id": 1, "what": "größe"}));
         assert_eq!(delivery.duplicates(), 0);
