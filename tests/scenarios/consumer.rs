@@ -1,4 +1,4 @@
-//! The consumer, on whose word every other scenario relies, notices what is wrong and only that.
+//! The consumer of the other scenarios notices every broken promise, and nothing else.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -23,7 +23,7 @@ crate::scenarios![
     a_consumer_splits_aggregates_and_drops_one_that_spans_shards,
 ];
 
-/// An event of table `public.t` at the given transaction and index.
+/// Event of table `public.t` at this transaction and index.
 fn event(commit: u32, index: u32, op: &str, before: Value, after: Value) -> Vec<u8> {
     let position = format!("{commit:016x}.{commit:016x}.{index:08x}");
     let source = json!({"schema": "public", "table": "t", "position": position});
@@ -95,12 +95,13 @@ async fn a_consumer_rebuilds_rows_and_drops_duplicates() {
     assert_eq!(
         rebuilt.tables["public.t"].len(),
         1,
-        "what was before the truncate is gone"
+        "the truncate did not remove the earlier rows"
     );
 }
 
-/// What a consumer makes of events of `public.t`, each under the key of its row, and of others under a key of
-/// their own.
+/// Rows that a consumer rebuilds from events of `public.t`.
+///
+/// Each event has the key of its row. Other events have a key of their own.
 fn rebuilt(events: &[Vec<u8>]) -> Vec<Value> {
     let mut delivery = Delivery::default();
     for data in events {
@@ -184,7 +185,7 @@ async fn a_repair_removes_rows_that_it_did_not_read() {
         event(11, 0, "c", Value::Null, json!({"id": 5})),
     ];
     let wanted = [2, 3, 4, 5].map(|id| json!({"id": id}));
-    // Read from another shard, it may come before what it is about.
+    // A control event in another shard may be read before the rows that it concerns.
     for place in [0, 5, 6] {
         let mut events = events.to_vec();
         events.insert(place, control.clone().into_bytes());
@@ -297,10 +298,20 @@ async fn a_malformed_aggregate_is_an_error() {
     };
     let expected = vec![read("a", &b"1"[..]), read(&long, long.as_bytes()), read("a", b"")];
     assert_eq!(aggregate::split(&good), Ok(Some(expected)));
-    assert_eq!(aggregate::split(b"{}"), Ok(None), "a record of its own");
+    assert_eq!(
+        aggregate::split(b"{}"),
+        Ok(None),
+        "a plain record is taken for an aggregate"
+    );
     assert_eq!(aggregate::split(b""), Ok(None));
-    assert!(aggregate::split(&good[..good.len() - 1]).is_err(), "cut off");
-    assert!(aggregate::split(&good[..10]).is_err(), "no place for an MD5");
+    assert!(
+        aggregate::split(&good[..good.len() - 1]).is_err(),
+        "a cut aggregate is accepted"
+    );
+    assert!(
+        aggregate::split(&good[..10]).is_err(),
+        "an aggregate without an MD5 is accepted"
+    );
     let mut other = good.clone();
     other[6] ^= 1;
     let error = aggregate::split(&other).unwrap_err().to_string();
@@ -309,7 +320,7 @@ async fn a_malformed_aggregate_is_an_error() {
     assert!(none.contains("no records"), "{none}");
 }
 
-/// A partition key whose hash lies in `range`.
+/// Partition key whose hash is in `range`.
 fn key_in(range: HashRange) -> String {
     let mut keys = (0..).map(|number: u32| format!("key {number}"));
     keys.find(|key| range.contains(hash_of(key))).unwrap()

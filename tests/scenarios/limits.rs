@@ -1,6 +1,6 @@
 //! Requests and records are filled to the limits of Kinesis, and not beyond.
 //!
-//! The limits are those of the stream, not the defaults. An unusable stream is refusal with an error before
+//! The limits are those of the stream, not the defaults. An unusable stream is refused with an error before
 //! anything is sent.
 
 use std::time::Duration;
@@ -153,7 +153,7 @@ async fn records_are_as_large_as_their_stream_accepts() {
         assert_eq!(
             sent,
             [(1, limit - 1), (1, limit)],
-            "a refusal record was sent, or an accepted one was not"
+            "a refused record was sent, or an accepted one was not"
         );
         fixture.compare(&["public.t1", "public.t2"]).await;
     }
@@ -197,7 +197,7 @@ async fn a_stream_that_ignores_partition_keys_is_refused_unless_accepted() {
     fixture.drain().await;
     assert_eq!(fixture.fake_kinesis().counts().put, 1);
     // A consumer would drop events from aggregates in other shards, so this pair of settings is always
-    // refusal.
+    // refused.
     fixture.function.set("AGGREGATION", "kpl").await;
     assert_tick_fails(
         &fixture,

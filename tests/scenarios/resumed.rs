@@ -106,7 +106,7 @@ async fn drain_in_one_invocation(fixture: &Fixture) -> Delivery {
 
 /// Position, partition key and content of each change. The other fields differ by the name of the slot.
 fn positions_and_content(delivery: &Delivery) -> Vec<(String, String, Value)> {
-    let positions_and_content = |it: &&Arrival| {
+    let content = |it: &&Arrival| {
         let event = it.json();
         (
             it.position.clone(),
@@ -114,7 +114,7 @@ fn positions_and_content(delivery: &Delivery) -> Vec<(String, String, Value)> {
             json!([event["op"], event["after"], event["transaction"]]),
         )
     };
-    delivery.changes().iter().map(positions_and_content).collect()
+    delivery.changes().iter().map(content).collect()
 }
 
 /// Number of arrivals of each row of `big`, by its id, which is its place in the transaction.
@@ -195,7 +195,7 @@ async fn tick_until_empty(fixture: &Fixture) -> Vec<Value> {
             return reports;
         }
     }
-    panic!("{MAX_TICKS} invocations did not assert_arrives_unchanged the transaction: {reports:#?}")
+    panic!("{MAX_TICKS} invocations did not pass the transaction: {reports:#?}")
 }
 
 async fn assert_arrives_unchanged(plugin: Plugin) {

@@ -75,7 +75,7 @@ async fn a_slot_without_its_log_is_lost() {
     assert_slot_lost(None).await;
 }
 
-/// A slot whose log was removed is assert_slot_lost.
+/// A slot whose log was removed is lost.
 ///
 /// The server is of this version and not shared, and retains little log.
 async fn assert_slot_lost(version: Option<u32>) {

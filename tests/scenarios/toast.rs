@@ -1,5 +1,6 @@
-//! A large value that an update did not touch is not in the log. It is marked, never null; and it is completed where the
-//! old row tells it.
+//! A large value that an update did not change is not in the log.
+//!
+//! The event marks it, and it is never null. The old row completes it if it has the value.
 
 use scenarios::consumer::event::UNAVAILABLE;
 use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
@@ -19,7 +20,7 @@ crate::scenarios![
 
 crate::version_scenarios![an_untouched_large_value_is_marked];
 
-/// A value of that many bytes that does not compress, so that it stands outside its row.
+/// SQL of a value of this many bytes that does not compress, so that it is stored outside its row.
 fn large(seed: u32, bytes: u32) -> String {
     format!("(select string_agg(md5('{seed}' || i), '') from generate_series(1, {bytes} / 32) i)")
 }
@@ -141,7 +142,7 @@ async fn a_large_value_of_every_kind_of_type_is_marked() {
     .await;
 }
 
-/// The delete of the old key and the create of the new are one change: who applies both has the value.
+/// A changed key is a delete and a create in one change, so a consumer of both has the value.
 async fn a_moved_row_keeps_the_mark() {
     Plugin::each(|plugin| async move {
         let fixture = documents(Fixture::builder(plugin)).await;
@@ -159,7 +160,7 @@ async fn a_moved_row_keeps_the_mark() {
     .await;
 }
 
-/// PostgreSQL then sends the old key with every update, although the key is the same.
+/// PostgreSQL sends a large old key with every update, although the key is the same.
 async fn a_large_key_is_always_sent() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
@@ -191,7 +192,7 @@ async fn a_large_key_is_always_sent() {
         assert_eq!(
             (keys[0].len(), keys[0] == keys[1], keys[1] == keys[2]),
             (64, true, true),
-            "hashed, and always the same"
+            "the partition key is not always the same hash"
         );
     })
     .await;
@@ -212,8 +213,9 @@ async fn a_column_that_the_update_sets_to_null_is_null() {
     .await;
 }
 
-/// Known limit: wal2json leaves untouched large values out without a word, so a column that came after the update looks
-/// like one of them until it was drained.
+/// Known limit: wal2json omits unchanged large values without a mark.
+///
+/// A column that was added after the update therefore looks like such a value until the update is drained.
 async fn earlier_events_lack_a_later_column() {
     Plugin::each(|plugin| async move {
         let fixture = documents(Fixture::builder(plugin)).await;

@@ -1,5 +1,6 @@
-//! A truncate is a barrier: everything before it is acknowledged first, everything after it waits, and its position
-//! orders it among all keys of the table.
+//! A truncate is a barrier: all earlier events are acknowledged before it, and all later events wait for it.
+//!
+//! Its position orders it among all keys of the table.
 
 use scenarios::consumer::Delivery;
 use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
@@ -56,7 +57,7 @@ async fn a_truncate_separates_earlier_and_later_events() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::builder(plugin).shards(4).build().await;
         fixture.sql("create table t (id int primary key, n int)").await;
-        // Keys tell the side: 0 to 99 before the first truncate, then 100 to 199, then 200 to 299.
+        // Keys show the side: 0 to 99 before the first truncate, then 100 to 199, then 200 to 299.
         for round in 0..3 {
             if round > 0 {
                 fixture.sql("truncate t").await;
@@ -69,7 +70,7 @@ async fn a_truncate_separates_earlier_and_later_events() {
                 .await;
             fixture.sql("update t set n = n + 1").await;
         }
-        // Every request loses some of its records, the truncates perhaps too: they go again.
+        // Some records of every request fail and are sent again, possibly the truncates, too.
         fixture.kinesis_proxy.flaky(11, 20);
         fixture.drain().await;
         let delivery = fixture.compare(&["t"]).await;
@@ -93,7 +94,7 @@ async fn a_truncate_separates_earlier_and_later_events() {
                 "a request with both sides of a truncate: {request:?}"
             );
             if sides == [u32::MAX] {
-                // A truncate that failed goes again before anything else.
+                // A failed truncate is sent again before any later event.
                 truncates += u32::from(last % 2 == 0);
                 last |= 1;
             } else {

@@ -1,5 +1,6 @@
-//! Every value arrives as PostgreSQL has it, in the JSON that Debezium writes for its type, whichever plugin read it;
-//! and names are names, whatever letters they have.
+//! Every value arrives from each plugin in the JSON that Debezium writes for its type.
+//!
+//! Names arrive unchanged, whatever letters they have.
 
 use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
 use serde_json::{Value, json};
@@ -81,7 +82,7 @@ async fn every_type(builder: FixtureBuilder) {
     fixture.compare(&["every"]).await;
 }
 
-/// Known limit: wal2json before 2.6 writes null for them, and nothing can tell it from a null.
+/// Known limit: wal2json before 2.6 writes null for them, which cannot be distinguished from a null.
 async fn non_finite_numbers_are_sent_by_name() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
@@ -95,7 +96,7 @@ async fn non_finite_numbers_are_sent_by_name() {
             .sql("update special set a = '-Infinity', b = 'NaN', c = 'Infinity', d = 'NaN'")
             .await;
         fixture.drain().await;
-        // Only then all of its log was read.
+        // The log is complete only after the process has ended.
         fixture.function.kill9().await;
         let blind = plugin == Plugin::Wal2json
             && fixture
@@ -118,7 +119,7 @@ async fn non_finite_numbers_are_sent_by_name() {
     .await;
 }
 
-/// Known limit: pgoutput sends them from PostgreSQL 18 on, and only where the publication says so.
+/// Known limit: pgoutput sends them since PostgreSQL 18, and only if the publication includes them.
 async fn a_generated_column_arrives_where_the_plugin_sends_it() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
