@@ -337,7 +337,7 @@ async fn a_large_backlog_takes_several_invocations() {
         let positions = SlotPositions::read(&fixture).await;
         assert_eq!(positions.checkpoint, reached, "{report}");
         // A busy server may not advance the slot in time, and a tick may have no time to send.
-        assert!(reached >= to, "the tick reached the checkpoint back: {report}");
+        assert!(reached >= to, "the tick moved the checkpoint back: {report}");
         confirmed_at_deadlines += u32::from(report["stopped"] == "deadline" && positions.confirmed > to);
         to = reached;
         stopped.push(report["stopped"].as_str().unwrap_or_default().to_owned());

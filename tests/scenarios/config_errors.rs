@@ -234,7 +234,7 @@ async fn a_denied_stream_call_names_the_missing_permission() {
     assert_eq!(
         fixture.kinesis_proxy.requests("PutRecords"),
         1,
-        "the function retried a denied_fault call"
+        "the function retried a denied call"
     );
     fixture.kinesis_proxy.clear();
     assert_drained(&fixture).await;

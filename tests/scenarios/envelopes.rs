@@ -114,16 +114,18 @@ async fn the_wal2json_envelope_is_wal2json_output_with_a_position() {
         let fixture = builder(plugin, "wal2json").env("MARKERS", "off").build().await;
         let slot = "select pg_create_logical_replication_slot(current_database() || '_w', 'wal2json')";
         fixture.sql(slot).await;
-        fixture.sql(
-            r#"create table t (a int, "B c" text, n numeric(10,2), f float8, ok bool, raw bytea,
-                at timestamptz(3), day date, tags text[], v varchar(9), c char(4), b bit(3), i interval, primary key (a, "B c"));
+        fixture
+            .sql(
+                r#"create table t (a int, "B c" text, n numeric(10,2), f float8, ok bool, raw bytea,
+                at timestamptz(3), day date, tags text[], v varchar(9), c char(4), b bit(3),
+                i interval, primary key (a, "B c"));
                insert into t values (1, 'x "y"', 1.5, 1e300, true, '\xdead', '2024-02-29 12:34:56.789+00',
                  '2024-02-29', '{a,"b c"}', 'v', 'c', '101', '1 day');
                update t set n = 2; update t set a = 2; insert into t (a, "B c") values (3, '');
                delete from t where a = 3;
                select pg_logical_emit_message(true, 'said', 'it'); truncate t"#,
-        )
-        .await;
+            )
+            .await;
         fixture.drain().await;
         let sql = "set intervalstyle = 'iso_8601'; set timezone = 'UTC'";
         fixture.sql(sql).await;
@@ -137,7 +139,9 @@ async fn the_wal2json_envelope_is_wal2json_output_with_a_position() {
             )
             .await
             .unwrap();
-        fixture.sql("select pg_drop_replication_slot(current_database() || '_w')").await;
+        fixture
+            .sql("select pg_drop_replication_slot(current_database() || '_w')")
+            .await;
         let rows: Vec<String> = serde_json::from_str(&rows).unwrap();
         let delivery = fixture.consume().await;
         let ours = delivery.changes().into_iter().map(|it| {

@@ -307,7 +307,7 @@ async fn assert_asynchronous_commit_arrives(markers: &str) {
             fixture.sql(&format!("insert into t values (1000 + {id})")).await;
         }
     }
-    assert!(unflushed > 0, "no tick ran between a commit and its flush_lsn");
+    assert!(unflushed > 0, "no tick ran between a commit and its flush");
     fixture.drain().await;
     assert_eq!(fixture.compare(&["t"]).await.changes().len(), 20);
 }
