@@ -44,6 +44,38 @@ async fn invoke_short(fixture: &Fixture, event: Value) -> Value {
     invoke_within(fixture, event, SHORT).await
 }
 
+/// Asserts that `status` reports a running backfill of `t` with this number of rows sent.
+fn assert_progress(progress: &Value, rows: u64) {
+    assert_eq!(
+        (&progress["state"], &progress["rows"]),
+        (&json!("running"), &json!(rows)),
+        "{progress}"
+    );
+    let of_table = &progress["tables"][0];
+    assert_eq!(
+        (&of_table["table"], &of_table["state"]),
+        (&json!("public.t"), &json!("reading")),
+        "{progress}"
+    );
+    assert_eq!(of_table["rows"], progress["rows"], "{progress}");
+    assert!(
+        of_table["estimate"]
+            .as_u64()
+            .is_some_and(|estimate| (ROWS / 2..ROWS * 2).contains(&estimate)),
+        "{progress}"
+    );
+    let figure = |name: &str| of_table[name].as_f64().unwrap_or_default();
+    // Time for the remaining rows at the rate so far. Both figures are rounded.
+    let left = (figure("estimate") - figure("rows")) / figure("rows_per_second");
+    assert!(
+        figure("rows_per_second") > 0.0 && (figure("seconds_left") - left).abs() < 1.0 + left / 10.0,
+        "{progress}"
+    );
+    for name in ["position", "started_at", "updated_at"] {
+        assert!(!progress[name].is_null(), "{name}: {progress}");
+    }
+}
+
 async fn ticks_continue_a_backfill_and_status_reports_its_progress() {
     Plugin::each(|plugin| async move {
         let fixture = slow_fixture(plugin).await;
@@ -53,35 +85,7 @@ async fn ticks_continue_a_backfill_and_status_reports_its_progress() {
         let first = reports[reports.len() - 1].clone();
         assert_eq!(first["backfill"]["table"], "public.t");
         let status = fixture.invoke(json!({"action": "status"})).await.answer();
-        let progress = &status["backfill"];
-        assert_eq!(
-            (&progress["state"], &progress["rows"]),
-            (&json!("running"), &json!(backfilled_rows(&first))),
-            "{progress}"
-        );
-        let of_table = &progress["tables"][0];
-        assert_eq!(
-            (&of_table["table"], &of_table["state"]),
-            (&json!("public.t"), &json!("reading")),
-            "{progress}"
-        );
-        assert_eq!(of_table["rows"], progress["rows"], "{progress}");
-        assert!(
-            of_table["estimate"]
-                .as_u64()
-                .is_some_and(|rows| (ROWS / 2..ROWS * 2).contains(&rows)),
-            "{progress}"
-        );
-        let figure = |name: &str| of_table[name].as_f64().unwrap_or_default();
-        // Time for the remaining rows at the rate so far. Both figures are rounded.
-        let left = (figure("estimate") - figure("rows")) / figure("rows_per_second");
-        assert!(
-            figure("rows_per_second") > 0.0 && (figure("seconds_left") - left).abs() < 1.0 + left / 10.0,
-            "{progress}"
-        );
-        for name in ["position", "started_at", "updated_at"] {
-            assert!(!progress[name].is_null(), "{name}: {progress}");
-        }
+        assert_progress(&status["backfill"], backfilled_rows(&first));
         while backfill_state(&reports[reports.len() - 1]) != "finished" {
             let report = invoke_short(&fixture, json!({})).await;
             assert_eq!(report["action"], "drain", "{report}");

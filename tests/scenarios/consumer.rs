@@ -164,11 +164,11 @@ async fn a_backfilled_row_counts_unless_a_newer_event_exists() {
         event(7, 0, "d", json!({"id": 1}), Value::Null),
         event(5, 0, "r", Value::Null, json!({"id": 1, "big": "read", "n": 1})),
     ]);
-    let wanted = [
+    let expected = [
         json!({"id": 2, "big": "read", "n": 2}),
         json!({"id": 4, "big": "read", "n": 1}),
     ];
-    assert_eq!(rows, wanted);
+    assert_eq!(rows, expected);
 }
 
 async fn a_repair_removes_rows_that_it_did_not_read() {
@@ -184,12 +184,12 @@ async fn a_repair_removes_rows_that_it_did_not_read() {
         event(7, 1, "r", Value::Null, json!({"id": 4})),
         event(11, 0, "c", Value::Null, json!({"id": 5})),
     ];
-    let wanted = [2, 3, 4, 5].map(|id| json!({"id": id}));
+    let expected = [2, 3, 4, 5].map(|id| json!({"id": id}));
     // A control event in another shard may be read before the rows that it concerns.
     for place in [0, 5, 6] {
         let mut events = events.to_vec();
         events.insert(place, control.clone().into_bytes());
-        assert_eq!(rebuilt(&events), wanted);
+        assert_eq!(rebuilt(&events), expected);
     }
 }
 
@@ -235,10 +235,12 @@ async fn the_oracle_compares_every_type_in_its_event_form() {
     let sql = r#"
         create type mood as enum ('ok'); create type pair as (a int, b text); create domain small as int;
         create table t (id int primary key, b bool, f float8, n numeric, by bytea, j jsonb, d date, dn date,
-            ts timestamp, tz timestamptz, ti time, tt timetz, iv interval, ch char(4), m mood, p pair, pp pair[],
+            ts timestamp, tz timestamptz, ti time, tt timetz, iv interval, ch char(4), m mood, p pair,
+            pp pair[],
             s small, ia int[], ta text[], "Ünï" text, g int generated always as (id * 2) stored);
         insert into t values (1, true, 1e20, 'NaN', '\x00ff', '{"a": 1}', '2024-02-29', 'infinity',
-            '2024-02-29 12:34:56.789', '2024-02-29 12:34:56+02', '12:34:56.5', '12:34:56+02', '1 day 2 h', 'ab',
+            '2024-02-29 12:34:56.789', '2024-02-29 12:34:56+02', '12:34:56.5', '12:34:56+02',
+            '1 day 2 h', 'ab',
             'ok', '(1,"x y")', '{"(1,a)"}', 3, '{{1,2},{3,null}}', '{}', null)"#;
     client.batch_execute(sql).await.unwrap();
     let mut row = json!({"id": 1, "b": true, "f": 1e20, "n": "NaN", "by": "AP8=", "j": "{\"a\": 1}",

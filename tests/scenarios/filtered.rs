@@ -24,18 +24,20 @@ const MAX_PARTS: u32 = 256;
 ///
 /// It has many subtransactions, and each becomes a file when memory is short.
 async fn write(fixture: &Fixture) {
-    fixture.sql(
-        "do $$ begin
+    fixture
+        .sql(
+            "do $$ begin
             for transaction in 1..8 loop
                 for part in 1..100 loop
-                    begin insert into others values (part, null); exception when division_by_zero then null; end;
+                    begin insert into others values (part, null);
+                          exception when division_by_zero then null; end;
                 end loop;
                 insert into others values (0, repeat('x', 1000000));
                 commit;
             end loop;
         end $$",
-    )
-    .await;
+        )
+        .await;
     // Decoding can restart from here.
     fixture.sql("checkpoint").await;
 }

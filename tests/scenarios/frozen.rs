@@ -126,8 +126,8 @@ async fn a_frozen_function_loses_the_lock_at_its_deadline() {
 
 /// Frozen function whose sessions the server has ended, and which wakes up with most of its time left.
 ///
-/// The end of the sessions is shown by [`the_server_probes_a_silent_function_every_few_seconds`]. A second sandbox
-/// sandbox has drained the slot meanwhile.
+/// The end of the sessions is shown by [`the_server_probes_a_silent_function_every_few_seconds`].
+/// A second sandbox has drained the slot meanwhile.
 async fn assert_harmless_after_thaw(fixture: &Fixture, held: HeldRequest) {
     let second_sandbox = second_sandbox(fixture).await;
     let old = invoke_and_freeze(fixture, held, DEADLINE, async || {

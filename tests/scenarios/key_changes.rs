@@ -109,16 +109,32 @@ async fn a_composite_key_changes_in_any_part() {
 async fn an_update_that_writes_the_same_key_is_an_update() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
-        fixture.sql("create table t (id int primary key, n numeric); insert into t values (1, 1.0)").await;
-        fixture.sql("update t set id = 1, n = 2; update t set id = id").await;
-        fixture.sql("create table decimal_key (k numeric primary key, n int); insert into decimal_key values (1.0, 1)").await;
+        fixture
+            .sql("create table t (id int primary key, n numeric); insert into t values (1, 1.0)")
+            .await;
+        fixture
+            .sql("update t set id = 1, n = 2; update t set id = id")
+            .await;
+        fixture
+            .sql(
+                "create table decimal_key (k numeric primary key, n int);
+                     insert into decimal_key values (1.0, 1)",
+            )
+            .await;
         // The two values are equal for PostgreSQL and have other texts, so the key of the consumer changes.
         fixture.sql("update decimal_key set k = 1.00").await;
         fixture.drain().await;
         let delivery = fixture.compare(&["t", "decimal_key"]).await;
         let one = r#"{"id":1}"#;
         let (short, long) = (r#"{"k":"1.0"}"#, r#"{"k":"1.00"}"#);
-        let expected = [("c", one), ("u", one), ("u", one), ("c", short), ("d", short), ("c", long)];
+        let expected = [
+            ("c", one),
+            ("u", one),
+            ("u", one),
+            ("c", short),
+            ("d", short),
+            ("c", long),
+        ];
         assert_steps(&delivery, &expected);
     })
     .await;
@@ -127,9 +143,18 @@ async fn an_update_that_writes_the_same_key_is_an_update() {
 async fn keys_can_be_swapped_in_one_transaction() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
-        fixture.sql("create table t (id int primary key, name text); insert into t values (1, 'one'), (2, 'two')").await;
+        fixture
+            .sql(
+                "create table t (id int primary key, name text);
+                     insert into t values (1, 'one'), (2, 'two')",
+            )
+            .await;
         for _ in 0..3 {
-            fixture.sql("update t set id = 0 where id = 1; update t set id = 1 where id = 2; update t set id = 2 where id = 0")
+            fixture
+                .sql(
+                    "update t set id = 0 where id = 1; update t set id = 1 where id = 2;
+                         update t set id = 2 where id = 0",
+                )
                 .await;
         }
         fixture.drain().await;
@@ -238,10 +263,17 @@ async fn a_reused_key_keeps_its_order_through_partial_failures() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
         fixture.kinesis_proxy.flaky(7, 30);
-        fixture.sql("create table t (id int primary key, n int); insert into t select i, 0 from generate_series(0, 9) i").await;
+        fixture
+            .sql(
+                "create table t (id int primary key, n int);
+                     insert into t select i, 0 from generate_series(0, 9) i",
+            )
+            .await;
         for n in 1..=12 {
             // Ten rows use twenty keys, so each key is freed and reused many times.
-            fixture.sql(&format!("update t set id = (id + 10) % 20, n = {n}")).await;
+            fixture
+                .sql(&format!("update t set id = (id + 10) % 20, n = {n}"))
+                .await;
         }
         fixture.drain().await;
         let delivery = fixture.compare(&["t"]).await;

@@ -34,16 +34,26 @@ fn lanes(delivery: &Delivery) -> Vec<String> {
 async fn rows_without_a_key_keep_the_order_of_their_table() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::builder(plugin).shards(4).build().await;
-        fixture.sql("create table log (n int, what text); create table other (n int)").await;
+        fixture
+            .sql("create table log (n int, what text); create table other (n int)")
+            .await;
         for n in 0..10 {
-            fixture.sql(&format!("insert into log select {n} * 10 + i, 'x' from generate_series(0, 9) i; insert into other values (1)"))
+            fixture
+                .sql(&format!(
+                    "insert into log select {n} * 10 + i, 'x' from generate_series(0, 9) i;
+                                 insert into other values (1)"
+                ))
                 .await;
         }
         fixture.kinesis_proxy.flaky(5, 20);
         fixture.drain().await;
         let delivery = fixture.compare(&["log", "other"]).await;
-        let arrived: Vec<Value> =
-            delivery.arrivals.iter().filter(|it| it.partition_key == "public.log").map(|it| it.json()["after"]["n"].clone()).collect();
+        let arrived: Vec<Value> = delivery
+            .arrivals
+            .iter()
+            .filter(|it| it.partition_key == "public.log")
+            .map(|it| it.json()["after"]["n"].clone())
+            .collect();
         let ordered: Vec<Value> = (0..100).map(Value::from).collect();
         assert_eq!(arrived, ordered);
         assert_eq!(lanes(&delivery), ["public.log", "public.other"]);
@@ -118,8 +128,8 @@ async fn replica_identity_full_keeps_the_lane_of_the_primary_key() {
         .await;
         let delivery = fixture.compare(&["t"]).await;
         let (one, two) = (r#"{"id":1}"#, r#"{"id":2}"#);
-        let wanted = [("c", one), ("u", one), ("d", one), ("c", two), ("d", two)];
-        assert_steps(&delivery, &wanted);
+        let expected = [("c", one), ("u", one), ("d", one), ("c", two), ("d", two)];
+        assert_steps(&delivery, &expected);
         let events = delivery.of_table("public.t");
         assert_eq!(events[1]["before"], json!({"what": "a", "id": 1}));
         assert_eq!(events[2]["before"], json!({"what": "b", "id": 1}));
@@ -146,7 +156,7 @@ async fn an_identity_index_is_the_key() {
         .await;
         let delivery = fixture.compare(&["t"]).await;
         let key = |code: &str| json!({"code": code, "part": 7});
-        let wanted = [
+        let expected = [
             ("c", "x"),
             ("c", "y"),
             ("u", "x"),
@@ -155,7 +165,7 @@ async fn an_identity_index_is_the_key() {
             ("c", "z"),
             ("d", "y"),
         ];
-        assert_json_steps(&delivery, &wanted.map(|(op, code)| (op, key(code))));
+        assert_json_steps(&delivery, &expected.map(|(op, code)| (op, key(code))));
         let events = delivery.of_table("public.t");
         assert_eq!(
             (&events[3]["after"]["id"], &events[4]["before"]),
@@ -252,8 +262,8 @@ async fn a_table_that_gets_a_key_later_is_read_by_its_current_key() {
         .await;
         let delivery = fixture.consume().await;
         let two = r#"{"id":2}"#;
-        let wanted = [("c", "public.t"), ("c", two), ("u", two)];
-        assert_steps(&delivery, &wanted);
+        let expected = [("c", "public.t"), ("c", two), ("u", two)];
+        assert_steps(&delivery, &expected);
     })
     .await;
 }

@@ -17,10 +17,12 @@ crate::scenarios![
 async fn settings_of_the_database_do_not_change_a_value() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
-        fixture.sql(
-            "create table v (id int primary key, raw bytea, day date, at timestamptz, long interval, number float8)",
-        )
-        .await;
+        fixture
+            .sql(
+                "create table v (id int primary key, raw bytea, day date, at timestamptz,
+             long interval, number float8)",
+            )
+            .await;
         for setting in [
             "bytea_output = 'escape'",
             "datestyle = 'German'",
@@ -28,13 +30,16 @@ async fn settings_of_the_database_do_not_change_a_value() {
             "intervalstyle = 'postgres_verbose'",
             "extra_float_digits = -10",
         ] {
-            fixture.sql(&format!("alter database {} set {setting}", fixture.database))
+            fixture
+                .sql(&format!("alter database {} set {setting}", fixture.database))
                 .await;
         }
-        fixture.sql(
-            r"insert into v values (1, '\x00ff5c27', '2024-02-29', '2024-02-29 12:34:56.789+00', '1 day 2 hours', 0.30000000000000004)",
-        )
-        .await;
+        fixture
+            .sql(
+                r"insert into v values (1, '\x00ff5c27', '2024-02-29', '2024-02-29 12:34:56.789+00',
+               '1 day 2 hours', 0.30000000000000004)",
+            )
+            .await;
         fixture.drain().await;
         let delivery = fixture.compare(&["v"]).await;
         let row = json!({"id": 1, "raw": "AP9cJw==", "day": "2024-02-29Z", "at": "2024-02-29T12:34:56.789Z",

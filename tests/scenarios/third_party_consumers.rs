@@ -20,7 +20,8 @@ crate::scenarios![
 ///
 /// The whole old row is in the log: Flink refuses an update without it, from Debezium and from us.
 const TABLE: &str = r#"
-    create table t (id int primary key, name text, price numeric(24, 4), ratio float8, paid boolean, at timestamptz,
+    create table t (id int primary key, name text, price numeric(24, 4), ratio float8, paid boolean,
+        at timestamptz,
         photo bytea, doc jsonb, tags text[]);
     alter table t replica identity full"#;
 
@@ -31,7 +32,8 @@ const FLINK: &str = "ROW<id INT, name STRING, price DECIMAL(24, 4), ratio DOUBLE
 /// Transactions of inserts, updates, deletes, changed keys, nulls, and a value too large for a fake Kinesis.
 const CHANGES: &[&str] = &[
     r#"insert into t values
-        (1, 'Zoë "q" \ 😀', 12345678901234567890.1234, -2.5e-300, true, '2024-02-29 12:34:56.789+02', '\x00ff', '{"a": [1, null]}',
+        (1, 'Zoë "q" \ 😀', 12345678901234567890.1234, -2.5e-300, true, '2024-02-29 12:34:56.789+02',
+         '\x00ff', '{"a": [1, null]}',
             '{"x y",null,""}'),
         (2, '', -0.0001, 1e300, false, '1969-12-31 23:59:59.999999+00', '', '"text"', '{}'),
         (3, null, null, null, null, null, null, null, null)"#,
@@ -54,15 +56,18 @@ const DIFFERENCES: &str = "
 
 /// Query for the rows of a changelog, each line of which adds or removes a whole row.
 const CHANGELOG: &str = "
-    select (line::jsonb -> 'row')::text, sum(case when line::jsonb ->> 'kind' in ('+I', '+U') then 1 else -1 end)
+    select (line::jsonb -> 'row')::text,
+           sum(case when line::jsonb ->> 'kind' in ('+I', '+U') then 1 else -1 end)
     from unnest($1::text[]) as line group by line::jsonb -> 'row'
     having sum(case when line::jsonb ->> 'kind' in ('+I', '+U') then 1 else -1 end) <> 0";
 
 /// Query for the row of the last line of each key, without rows that moved to another key.
 const LAST: &str = "
     select row::text from (
-        select distinct on (line::jsonb -> 'row' ->> 'id') line::jsonb -> 'row' as row, line::jsonb ->> 'kind' as kind
-        from unnest($1::text[]) with ordinality as l(line, at) order by line::jsonb -> 'row' ->> 'id', at desc) last
+        select distinct on (line::jsonb -> 'row' ->> 'id')
+           line::jsonb -> 'row' as row, line::jsonb ->> 'kind' as kind
+        from unnest($1::text[]) with ordinality as l(line, at)
+        order by line::jsonb -> 'row' ->> 'id', at desc) last
     where kind = '+I' and row ->> 'id' <> all ($2)";
 
 async fn flink_reads_the_debezium_envelope() {
@@ -105,8 +110,10 @@ async fn paimon_reads_the_messages_of_dms() {
     let kinesis = Kinesis::start(Limits::Off).await;
     kinesis.create_stream("s", 1).await;
     let message = |operation: &str, data: Value| {
-        let metadata = json!({"timestamp": "2024-07-29T00:59:07.686557Z", "record-type": "data", "operation": operation,
-            "partition-key-type": "primary-key", "schema-name": "public", "table-name": "t", "transaction-id": 1});
+        let metadata = json!({"timestamp": "2024-07-29T00:59:07.686557Z", "record-type": "data",
+            "operation": operation,
+            "partition-key-type": "primary-key", "schema-name": "public",
+            "table-name": "t", "transaction-id": 1});
         json!({"data": data, "metadata": metadata})
     };
     let control = json!({"control": {}, "metadata": {"record-type": "control", "operation": "drop-table"}});
@@ -126,14 +133,14 @@ async fn paimon_reads_the_messages_of_dms() {
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
     let row = |kind: &str, row: Value| json!({"kind": kind, "table": "public.t", "row": row});
-    let wanted = [
+    let expected = [
         row("+I", json!({"id": "1", "n": "0.5"})),
         row("+I", json!({"id": "2"})),
         row("-D", json!({"id": "2", "n": "7"})),
         row("+I", json!({"id": "2", "n": "7"})),
         row("-D", json!({"id": "1"})),
     ];
-    assert_eq!(lines, wanted);
+    assert_eq!(lines, expected);
 }
 
 /// Paimon ignores `before-image`, from DMS and from us, and keeps the row under its old key, too.

@@ -116,21 +116,29 @@ async fn the_old_row_completes_untouched_values() {
 async fn a_large_value_of_every_kind_of_type_is_marked() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
-        fixture.sql(
-            "create domain story as text;
-            create table kinds (id int primary key, n int, v varchar, b bytea, j jsonb, js json, a text[], ia int[],
+        fixture
+            .sql(
+                "create domain story as text;
+            create table kinds (id int primary key, n int, v varchar, b bytea, j jsonb, js json, a text[],
+                ia int[],
                 s story, num numeric, x xml, g text generated always as (v || 'x') stored)",
-        )
-        .await;
+            )
+            .await;
         let text = large(3, 9_000);
-        let list = format!("(select array_agg(md5(i::text)) from generate_series(1, 900) i where {text} is not null)");
-        fixture.sql(&format!(
-            "insert into kinds values (1, 1, {text}, convert_to({text}, 'UTF8'), jsonb_build_object('k', {text}),
-                json_build_object('k', {text}), {list}, (select array_agg((random() * 1e9)::int) from generate_series(1, 4000)),
-                {text}, (select string_agg((random() * 1e9)::int::text, '')::numeric from generate_series(1, 2000)),
+        let list = format!(
+            "(select array_agg(md5(i::text)) from generate_series(1, 900) i where {text} is not null)"
+        );
+        fixture
+            .sql(&format!(
+                "insert into kinds values (1, 1, {text}, convert_to({text}, 'UTF8'),
+                jsonb_build_object('k', {text}),
+                json_build_object('k', {text}), {list},
+                (select array_agg((random() * 1e9)::int) from generate_series(1, 4000)),
+                {text}, (select string_agg((random() * 1e9)::int::text, '')::numeric
+                   from generate_series(1, 2000)),
                 xmlelement(name k, {text}))"
-        ))
-        .await;
+            ))
+            .await;
         fixture.sql("update kinds set n = 2").await;
         fixture.drain().await;
         let delivery = fixture.compare(&["kinds"]).await;

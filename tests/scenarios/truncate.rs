@@ -110,10 +110,21 @@ async fn a_truncate_separates_earlier_and_later_events() {
 async fn rows_of_one_transaction_keep_their_side_of_a_truncate() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
-        fixture.sql("create table t (id int primary key, n int); insert into t values (1, 1), (2, 1)").await;
-        fixture.sql("update t set n = 2 where id = 1; insert into t values (3, 3); truncate t; insert into t values (1, 4), (4, 4)")
+        fixture
+            .sql("create table t (id int primary key, n int); insert into t values (1, 1), (2, 1)")
             .await;
-        fixture.sql("insert into t values (5, 5); truncate t; truncate t; insert into t values (2, 6); delete from t").await;
+        fixture
+            .sql(
+                "update t set n = 2 where id = 1; insert into t values (3, 3);
+                     truncate t; insert into t values (1, 4), (4, 4)",
+            )
+            .await;
+        fixture
+            .sql(
+                "insert into t values (5, 5); truncate t; truncate t;
+                     insert into t values (2, 6); delete from t",
+            )
+            .await;
         fixture.sql("insert into t values (7, 7)").await;
         fixture.drain().await;
         let delivery = fixture.compare(&["t"]).await;
@@ -128,17 +139,25 @@ async fn a_truncate_of_several_tables_sends_one_event_each() {
         let fixture = Fixture::new(plugin).await;
         fixture.sql(
             "create table a (id int primary key); create table b (id int primary key, a int references a);
-            create schema \"S x\"; create table \"S x\".c (id int primary key); create table d (id int primary key)",
+            create schema \"S x\"; create table \"S x\".c (id int primary key);
+             create table d (id int primary key)",
         )
         .await;
-        fixture.sql("insert into a values (1), (2); insert into b values (1, 1)").await;
-        fixture.sql("insert into \"S x\".c values (1); insert into d values (1)").await;
-        fixture.sql("truncate a, \"S x\".c restart identity cascade").await;
+        fixture
+            .sql("insert into a values (1), (2); insert into b values (1, 1)")
+            .await;
+        fixture
+            .sql("insert into \"S x\".c values (1); insert into d values (1)")
+            .await;
+        fixture
+            .sql("truncate a, \"S x\".c restart identity cascade")
+            .await;
         fixture.sql("insert into a values (3)").await;
         fixture.drain().await;
         let delivery = fixture.compare(&["a", "b", "\"S x\".c", "d"]).await;
         assert_eq!(ops(&delivery), "cccccttt".to_owned() + "c");
-        let mut emptied: Vec<String> = delivery.changes()[5..8].iter().map(|it| it.partition_key.clone()).collect();
+        let changes = delivery.changes();
+        let mut emptied: Vec<String> = changes[5..8].iter().map(|it| it.partition_key.clone()).collect();
         emptied.sort();
         assert_eq!(emptied, ["S x.c", "public.a", "public.b"]);
     })
@@ -148,8 +167,14 @@ async fn a_truncate_of_several_tables_sends_one_event_each() {
 async fn an_excluded_table_sends_no_truncate() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::builder(plugin).env("TABLES", "public.a").build().await;
-        fixture.sql("create table a (id int primary key); create table b (id int primary key)").await;
-        fixture.sql("insert into a values (1); insert into b values (1); truncate a, b; truncate b; insert into a values (2)")
+        fixture
+            .sql("create table a (id int primary key); create table b (id int primary key)")
+            .await;
+        fixture
+            .sql(
+                "insert into a values (1); insert into b values (1); truncate a, b; truncate b;
+                     insert into a values (2)",
+            )
             .await;
         fixture.drain().await;
         let delivery = fixture.compare(&["a"]).await;

@@ -123,13 +123,15 @@ async fn non_finite_numbers_are_sent_by_name() {
 async fn a_generated_column_arrives_where_the_plugin_sends_it() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
-        fixture.sql(
-            "create table product (id int primary key, price numeric,
-             gross numeric generated always as (price * 1.2) stored, label text generated always as ('#' || id) stored);
+        fixture
+            .sql(
+                "create table product (id int primary key, price numeric,
+             gross numeric generated always as (price * 1.2) stored,
+             label text generated always as ('#' || id) stored);
              insert into product values (1, 10); update product set price = 20; delete from product;
              insert into product values (2, 30)",
-        )
-        .await;
+            )
+            .await;
         fixture.drain().await;
         let delivery = fixture.compare(&["product"]).await;
         let row = |price: &str, gross: &str| match plugin {
@@ -148,19 +150,33 @@ async fn quoted_and_unicode_names_arrive_as_they_are() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
         let table = r#""Sché ma.1"."Ta ""ble"", x: y [é]""#;
-        fixture.sql(&format!(
-            r#"create schema "Sché ma.1";
+        fixture
+            .sql(&format!(
+                r#"create schema "Sché ma.1";
             create domain "Sché ma.1"."Do]m" as int;
-            create table {table} ("Key [1]" "Sché ma.1"."Do]m", "a b" text, "q""uote" text, "do.t" int, "UPPER" int,
+            create table {table} ("Key [1]" "Sché ma.1"."Do]m", "a b" text, "q""uote" text, "do.t" int,
+                "UPPER" int,
                 "ünï 大" int, "back\slash" text, " new-tuple:" text, "co:lon" text, "select" int, "'" int,
                 primary key ("Key [1]", "q""uote"))"#
-        ))
-        .await;
+            ))
+            .await;
         let values = r"1, 'x', 'y', 2, 3, 4, 'back\', ' new-tuple:', 'co:', 5, 6";
-        fixture.sql(&format!("insert into {table} values ({values})")).await;
-        fixture.sql(&format!(r#"update {table} set "UPPER" = 30; update {table} set "Key [1]" = 9"#)).await;
-        fixture.sql(&format!(r#"insert into {table} ("Key [1]", "q""uote") values (2, '')"#)).await;
-        fixture.sql(&format!(r#"delete from {table} where "do.t" is null"#)).await;
+        fixture
+            .sql(&format!("insert into {table} values ({values})"))
+            .await;
+        fixture
+            .sql(&format!(
+                r#"update {table} set "UPPER" = 30; update {table} set "Key [1]" = 9"#
+            ))
+            .await;
+        fixture
+            .sql(&format!(
+                r#"insert into {table} ("Key [1]", "q""uote") values (2, '')"#
+            ))
+            .await;
+        fixture
+            .sql(&format!(r#"delete from {table} where "do.t" is null"#))
+            .await;
         fixture.drain().await;
 
         let delivery = fixture.compare(&[table]).await;
@@ -177,7 +193,11 @@ async fn quoted_and_unicode_names_arrive_as_they_are() {
         assert_eq!(events[3]["after"], row(9, 30));
         assert_eq!(events[0]["source"]["schema"], "Sché ma.1");
         assert_eq!(events[0]["source"]["table"], r#"Ta "ble", x: y [é]"#);
-        let keys: Vec<&str> = delivery.changes().iter().map(|change| change.partition_key.as_str()).collect();
+        let keys: Vec<&str> = delivery
+            .changes()
+            .iter()
+            .map(|change| change.partition_key.as_str())
+            .collect();
         assert_eq!(keys[0], r#"{"Key [1]":1,"q\"uote":"y"}"#);
         assert_eq!(keys[3], r#"{"Key [1]":9,"q\"uote":"y"}"#);
     })
@@ -188,20 +208,24 @@ async fn quoted_and_unicode_names_arrive_as_they_are() {
 async fn values_of_types_with_quoted_names_arrive() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
-        fixture.sql(
-            r#"create schema "My app"; create type "Mood" as enum ('a b'); create type "My app"."Mo [od" as enum ('c,d');
+        fixture
+            .sql(
+                r#"create schema "My app"; create type "Mood" as enum ('a b');
+               create type "My app"."Mo [od" as enum ('c,d');
             create domain "My app"."Small" as int;
-            create table moods (id "My app"."Small" primary key, one "Mood", many "Mood"[], other "My app"."Mo [od",
+            create table moods (id "My app"."Small" primary key, one "Mood", many "Mood"[],
+                  other "My app"."Mo [od",
                 others "My app"."Mo [od"[], last text);
-            insert into moods values (1, 'a b', '{a b}', 'c,d', array['c,d']::"My app"."Mo [od"[], '"type":"');
+            insert into moods values (1, 'a b', '{a b}', 'c,d',
+                  array['c,d']::"My app"."Mo [od"[], '"type":"');
             alter table moods replica identity full; update moods set id = 2; delete from moods;
             insert into moods values (3, 'a b')"#,
-        )
-        .await;
+            )
+            .await;
         fixture.drain().await;
         let delivery = fixture.compare(&["moods"]).await;
-        let row =
-            json!({"id": 1, "one": "a b", "many": ["a b"], "other": "c,d", "others": ["c,d"], "last": "\"type\":\""});
+        let row = json!({"id": 1, "one": "a b", "many": ["a b"], "other": "c,d", "others": ["c,d"],
+                "last": "\"type\":\""});
         let events = delivery.of_table("public.moods");
         assert_eq!((&events[0]["after"], &events[1]["before"]), (&row, &row));
     })
