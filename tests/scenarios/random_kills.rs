@@ -123,8 +123,7 @@ async fn killed_at_random_points_of_a_backlog_it_loses_nothing() {
     let (changes, duplicates) = (delivery.changes().len(), delivery.duplicates());
     eprintln!(
         "random_kills: {changes} changes, {duplicates} duplicates; {ahead} kills found the checkpoint \
-         ahead of the \
-         slot, {missed} drains had ended before"
+         ahead of the slot, {missed} drains had ended before"
     );
     assert!(
         duplicates > 0,
