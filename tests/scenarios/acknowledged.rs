@@ -1,5 +1,6 @@
-//! The checkpoint, and the slot after it, cover only what the stream has acknowledged: also the checkpoints that are
-//! stored along the way, while requests are under way.
+//! The checkpoint and the slot cover only events that the stream has acknowledged.
+//!
+//! The same holds for checkpoints that are stored during a drain, while requests are in flight.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,11 +12,11 @@ use serde_json::json;
 
 use crate::support::positions::{SlotPositions, commit_end, wait_until_sessions_end};
 
-crate::scenarios![an_event_that_is_under_way_holds_the_checkpoint_back];
+crate::scenarios![an_unacknowledged_event_holds_the_checkpoint_back];
 
-/// Single rows, each a transaction and a key of its own, so many that they are several requests.
+/// Fixture with 2,000 rows, each a transaction and a key of its own, so that they take several requests.
 async fn fixture() -> Fixture {
-    // Nothing of our own in the log, which would be acknowledged before.
+    // Without markers: a marker in the log would be acknowledged before the rows.
     let fixture = Fixture::builder(Plugin::Pgoutput)
         .env("MARKERS", "off")
         .build()
@@ -28,21 +29,25 @@ async fn fixture() -> Fixture {
     fixture
 }
 
-async fn an_event_that_is_under_way_holds_the_checkpoint_back() {
+async fn an_unacknowledged_event_holds_the_checkpoint_back() {
     let fixture = fixture().await;
     let before = SlotPositions::read(&fixture).await;
     let mut held = fixture.kinesis_proxy.hold("PutRecords", FaultSide::Request);
-    // Longer than a second, after which a checkpoint is stored along the way, and shorter than the function waits for an answer.
+    // The deadline is longer than one second, after which a checkpoint is stored during a drain. It is
+    // shorter than the time that the function waits for an answer.
     let (event, deadline) = (json!({}), Duration::from_secs(6));
     let outcome = tokio::join!(fixture.function.invoke(&event, deadline), held.wait_until_held()).0;
-    // The first events are in the held request; of the others, which went on, none may count.
-    assert!(fixture.kinesis_proxy.requests("PutRecords") > 1, "others went on");
+    // The first events are in the held request. The other requests pass, and none of their events may count.
+    assert!(
+        fixture.kinesis_proxy.requests("PutRecords") > 1,
+        "no other request passed"
+    );
     assert!(
         matches!(outcome, Outcome::Answer(_) | Outcome::Error { .. }),
         "{outcome:?}"
     );
-    // Requests pass each other on the way, so the one that is held need not hold the first rows of all.
-    let marks = SlotPositions::read(&fixture).await;
+    // Requests overtake each other, so the held request need not have the first rows.
+    let positions = SlotPositions::read(&fixture).await;
     let arrived = fixture.consume().await;
     let ends = arrived.arrivals.iter().map(|arrival| {
         let event = arrival.event();
@@ -50,11 +55,11 @@ async fn an_event_that_is_under_way_holds_the_checkpoint_back() {
         (commit_end(&event.source.position), id)
     });
     let ends: BTreeMap<u64, u64> = ends.collect();
-    assert!(ends.len() < 2000, "some events are held");
-    let covered = ends.range(..=marks.checkpoint).map(|(_, id)| *id);
+    assert!(ends.len() < 2000, "every event arrived");
+    let covered = ends.range(..=positions.checkpoint).map(|(_, id)| *id);
     let gapless = covered.zip(1..).all(|(id, expected)| id == expected);
-    assert!(gapless, "the checkpoint covers what has not arrived");
-    assert!(before.checkpoint <= marks.checkpoint);
+    assert!(gapless, "the checkpoint covers events that have not arrived");
+    assert!(before.checkpoint <= positions.checkpoint);
     fixture.function.kill9().await;
     wait_until_sessions_end(&fixture).await;
     drop(held);

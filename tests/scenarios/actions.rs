@@ -1,4 +1,6 @@
-//! The actions around the drain, each of which may be run again, and what an invocation does with its time.
+//! Actions besides the drain, and how an invocation uses its time.
+//!
+//! Each action can be repeated.
 
 use std::time::Duration;
 
@@ -16,28 +18,28 @@ use crate::support::positions::{SlotPositions, parse_lsn, wait_until_sessions_en
 use crate::support::versions::pgoutput;
 
 crate::scenarios![
-    setup_creates_what_is_missing_and_nothing_twice,
+    setup_creates_missing_objects_only_once,
     setup_needs_no_publication_for_text_plugins,
-    setup_says_which_right_it_lacks,
-    status_tells_how_things_stand_and_consumes_nothing,
-    status_names_problems_and_is_no_error,
+    setup_names_the_missing_privilege,
+    status_reports_the_slot_and_consumes_nothing,
+    status_reports_problems_without_an_error,
     teardown_drops_slot_and_checkpoint_and_may_be_repeated,
     an_event_of_eventbridge_is_a_tick,
-    a_function_that_lingers_picks_up_what_is_committed_meanwhile,
-    a_slot_that_waits_for_a_transaction_names_it,
+    a_lingering_function_sends_new_commits,
+    setup_names_the_transaction_that_delays_the_slot,
     a_publication_without_tables_is_a_problem,
     lingering_ends_before_the_deadline,
-    a_backlog_that_does_not_fit_ends_before_the_deadline_and_goes_on,
+    a_large_backlog_takes_several_invocations,
 ];
 
 crate::version_scenarios![
-    setup_creates_what_is_missing,
-    status_tells_how_things_stand,
-    teardown_drops_what_setup_made
+    setup_creates_missing_objects,
+    status_reports_the_slot,
+    teardown_drops_the_objects_of_setup
 ];
 
-/// A database without publication and slot, whose table belongs to the role of the function.
-async fn bare(builder: FixtureBuilder) -> Fixture {
+/// Fixture without publication and slot, whose table belongs to the role of the function.
+async fn fixture_without_slot(builder: FixtureBuilder) -> Fixture {
     let fixture = builder.without_slot().build().await;
     let (role, database) = (REPLUSER.0, &fixture.database);
     fixture.sql("create table t (id int primary key)").await;
@@ -49,12 +51,12 @@ async fn bare(builder: FixtureBuilder) -> Fixture {
     fixture
 }
 
-async fn setup_creates_what_is_missing_and_nothing_twice() {
-    set_up(Fixture::builder(Plugin::Pgoutput)).await;
+async fn setup_creates_missing_objects_only_once() {
+    assert_setup(Fixture::builder(Plugin::Pgoutput)).await;
 }
 
-async fn set_up(builder: FixtureBuilder) {
-    let fixture = bare(builder).await;
+async fn assert_setup(builder: FixtureBuilder) {
+    let fixture = fixture_without_slot(builder).await;
     let first = fixture.invoke(json!({"action": "setup"})).await.answer();
     let (slot, parameter) = (
         format!("slot {}", fixture.slot),
@@ -70,8 +72,8 @@ async fn set_up(builder: FixtureBuilder) {
         (&json!("pgoutput"), &json!([])),
         "{first}"
     );
-    let marks = SlotPositions::read(&fixture).await;
-    assert_eq!(marks.confirmed, marks.checkpoint);
+    let positions = SlotPositions::read(&fixture).await;
+    assert_eq!(positions.confirmed, positions.checkpoint);
 
     fixture.sql("insert into t values (1)").await;
     let second = fixture.invoke(json!({"action": "setup"})).await.answer();
@@ -82,13 +84,13 @@ async fn set_up(builder: FixtureBuilder) {
     );
     assert_eq!(
         SlotPositions::read(&fixture).await,
-        marks,
-        "what was there stays as it was"
+        positions,
+        "setup changed existing objects"
     );
     fixture.drain().await;
     assert_eq!(fixture.compare(&["public.t"]).await.changes().len(), 1);
 
-    // It only looks for what is missing, whatever is asked for.
+    // Setup creates only missing objects, whatever the event asks for.
     let third = fixture
         .invoke(json!({"action": "setup", "plugin": "wal2json"}))
         .await
@@ -102,7 +104,7 @@ async fn set_up(builder: FixtureBuilder) {
 
 async fn setup_needs_no_publication_for_text_plugins() {
     for plugin in [Plugin::Wal2json, Plugin::TestDecoding] {
-        let fixture = bare(Fixture::builder(plugin)).await;
+        let fixture = fixture_without_slot(Fixture::builder(plugin)).await;
         let report = fixture
             .invoke(json!({"action": "setup", "plugin": plugin.name()}))
             .await
@@ -129,7 +131,7 @@ async fn setup_needs_no_publication_for_text_plugins() {
     }
 }
 
-async fn setup_says_which_right_it_lacks() {
+async fn setup_names_the_missing_privilege() {
     let fixture = Fixture::builder(Plugin::Pgoutput).without_slot().build().await;
     let parts = [
         "creating the publication",
@@ -144,12 +146,12 @@ async fn setup_says_which_right_it_lacks() {
     assert_eq!(
         fixture.value(&slots).await.as_deref(),
         Some("0"),
-        "no slot that would hold the log back"
+        "a slot would retain the log"
     );
     assert_eq!(fixture.checkpoint().await, None);
 }
 
-async fn status_tells_how_things_stand_and_consumes_nothing() {
+async fn status_reports_the_slot_and_consumes_nothing() {
     status(Fixture::builder(Plugin::Pgoutput)).await;
 }
 
@@ -158,7 +160,7 @@ async fn status(builder: FixtureBuilder) {
     backlog::create(&fixture).await;
     fixture.drain().await;
     backlog::write(&fixture, 1, 100, 20).await;
-    let (marks, checkpoint) = (SlotPositions::read(&fixture).await, fixture.checkpoint().await);
+    let (positions, checkpoint) = (SlotPositions::read(&fixture).await, fixture.checkpoint().await);
     for _ in 0..2 {
         let status = fixture.invoke(json!({"action": "status"})).await.answer();
         let text = |name: &str| {
@@ -167,9 +169,9 @@ async fn status(builder: FixtureBuilder) {
                 .unwrap_or_else(|| panic!("{name}: {status}"))
                 .to_owned()
         };
-        assert_eq!(parse_lsn(&text("confirmed_flush_lsn")), marks.confirmed);
-        assert_eq!(parse_lsn(&text("checkpoint")), marks.checkpoint);
-        assert!(parse_lsn(&text("flush_lsn")) > marks.confirmed);
+        assert_eq!(parse_lsn(&text("confirmed_flush_lsn")), positions.confirmed);
+        assert_eq!(parse_lsn(&text("checkpoint")), positions.checkpoint);
+        assert!(parse_lsn(&text("flush_lsn")) > positions.confirmed);
         assert!(status["lag_bytes"].as_u64() > Some(0), "{status}");
         assert_eq!(status["problems"], json!([]), "{status}");
         assert_eq!(
@@ -179,7 +181,7 @@ async fn status(builder: FixtureBuilder) {
     }
     assert_eq!(
         (SlotPositions::read(&fixture).await, fixture.checkpoint().await),
-        (marks, checkpoint)
+        (positions, checkpoint)
     );
     assert_eq!(fixture.kinesis_proxy.requests("PutRecords"), 0);
     fixture.drain().await;
@@ -189,7 +191,7 @@ async fn status(builder: FixtureBuilder) {
     );
 }
 
-async fn status_names_problems_and_is_no_error() {
+async fn status_reports_problems_without_an_error() {
     let mut fixture = Fixture::builder(Plugin::Pgoutput).without_slot().build().await;
     fixture.function.set("STREAM_NAME", "not-there").await;
     let status = fixture.invoke(json!({"action": "status"})).await.answer();
@@ -207,10 +209,10 @@ async fn status_names_problems_and_is_no_error() {
 }
 
 async fn teardown_drops_slot_and_checkpoint_and_may_be_repeated() {
-    torn_down(Fixture::builder(Plugin::Pgoutput)).await;
+    assert_teardown(Fixture::builder(Plugin::Pgoutput)).await;
 }
 
-async fn torn_down(builder: FixtureBuilder) {
+async fn assert_teardown(builder: FixtureBuilder) {
     let fixture = builder.build().await;
     fixture.drain().await;
     let report = fixture.invoke(json!({"action": "teardown"})).await.answer();
@@ -226,7 +228,7 @@ async fn torn_down(builder: FixtureBuilder) {
     assert_eq!(fixture.value(&slots).await.as_deref(), Some("0"));
     assert_eq!(fixture.checkpoint().await, None);
     let again = fixture.invoke(json!({"action": "teardown"})).await.answer();
-    assert_eq!(again["dropped"], json!([]), "nothing was there: {again}");
+    assert_eq!(again["dropped"], json!([]), "nothing is left to drop: {again}");
     let (kind, _) = fixture.failing_tick().await;
     assert_eq!(kind, "SlotMissing");
 }
@@ -236,8 +238,9 @@ async fn an_event_of_eventbridge_is_a_tick() {
     fixture
         .sql("create table t (id int primary key); insert into t values (1)")
         .await;
-    let event = json!({"version": "0", "id": "7bf73129-1428-4cd3-a780-95db273d1602", "detail-type": "Scheduled Event",
-        "source": "aws.events", "account": "123456789012", "time": "2026-11-23T12:00:00Z", "region": "eu-central-1",
+    let event = json!({"version": "0", "id": "7bf73129-1428-4cd3-a780-95db273d1602",
+        "detail-type": "Scheduled Event", "source": "aws.events", "account": "123456789012",
+        "time": "2026-11-23T12:00:00Z", "region": "eu-central-1",
         "resources": ["arn:aws:events:eu-central-1:123456789012:rule/tick"], "detail": {}});
     let report = fixture.invoke(event).await.answer();
     assert_eq!(
@@ -248,7 +251,7 @@ async fn an_event_of_eventbridge_is_a_tick() {
     assert_eq!(fixture.compare(&["public.t"]).await.changes().len(), 1);
 }
 
-async fn a_function_that_lingers_picks_up_what_is_committed_meanwhile() {
+async fn a_lingering_function_sends_new_commits() {
     let mut fixture = Fixture::new(Plugin::Pgoutput).await;
     fixture.function.set("LINGER_SECONDS", "55").await;
     fixture
@@ -269,7 +272,7 @@ async fn a_function_that_lingers_picks_up_what_is_committed_meanwhile() {
         )
         .await;
     };
-    let (ended, ()) = tokio::join!(fixture.invoke(json!({})), async {
+    let (outcome, ()) = tokio::join!(fixture.invoke(json!({})), async {
         arrived(1).await;
         for id in 1..3 {
             fixture.sql(&format!("insert into t values ({id})")).await;
@@ -278,8 +281,8 @@ async fn a_function_that_lingers_picks_up_what_is_committed_meanwhile() {
         fixture.function.kill9().await;
     });
     assert!(
-        matches!(ended, Outcome::Exited(_)),
-        "one invocation did it all: {ended:?}"
+        matches!(outcome, Outcome::Exited(_)),
+        "the invocation ended before the kill: {outcome:?}"
     );
     wait_until_sessions_end(&fixture).await;
     fixture.function.unset("LINGER_SECONDS").await;
@@ -295,10 +298,13 @@ async fn lingering_ends_before_the_deadline() {
     let outcome = fixture.function.invoke(&json!({}), Duration::from_secs(6)).await;
     let report = outcome.answer();
     assert_eq!(report["stopped"], "empty", "{report}");
-    assert!(report["elapsed_ms"].as_u64() > Some(1_000), "it stayed: {report}");
+    assert!(
+        report["elapsed_ms"].as_u64() > Some(1_000),
+        "the function did not linger: {report}"
+    );
 }
 
-async fn a_backlog_that_does_not_fit_ends_before_the_deadline_and_goes_on() {
+async fn a_large_backlog_takes_several_invocations() {
     let kinesis = Kinesis::start(Limits::Enforced).await;
     let fixture = Fixture::builder(Plugin::Pgoutput)
         .shards(1)
@@ -307,14 +313,14 @@ async fn a_backlog_that_does_not_fit_ends_before_the_deadline_and_goes_on() {
         .await;
     backlog::create(&fixture).await;
     fixture.drain().await;
-    // At a thousand records a second it takes nine seconds, of which an invocation has less than five.
+    // At 1,000 records a second the backlog takes nine seconds. An invocation has less than five for it.
     backlog::write(&fixture, 1, 10_000, 2_000).await;
     let mut to = SlotPositions::read(&fixture).await.checkpoint;
     let mut stopped = Vec::new();
     let mut confirmed_at_deadlines = 0;
     while stopped.last().is_none_or(|last| last != "empty") {
         let report = match fixture.function.invoke(&json!({}), Duration::from_secs(6)).await {
-            // On a busy machine the time may be over before anything was answered.
+            // On a busy machine the deadline may pass before the servers answer.
             Outcome::Error { kind, .. } if kind == "OutOfTime" && stopped.len() < 50 => {
                 to = SlotPositions::read(&fixture).await.checkpoint;
                 stopped.push("deadline".to_owned());
@@ -322,18 +328,18 @@ async fn a_backlog_that_does_not_fit_ends_before_the_deadline_and_goes_on() {
             }
             outcome => outcome.answer(),
         };
-        let moved = parse_lsn(report["to"].as_str().unwrap_or_default());
+        let reached = parse_lsn(report["to"].as_str().unwrap_or_default());
         assert_eq!(
             parse_lsn(report["from"].as_str().unwrap_or_default()),
             to,
-            "it goes on where it stopped: {report}"
+            "the tick does not start where the last one stopped: {report}"
         );
-        let marks = SlotPositions::read(&fixture).await;
-        assert_eq!(marks.checkpoint, moved, "{report}");
-        // A server that is busy may not advance the slot in time, and a tick may have no time to send.
-        assert!(moved >= to, "a tick went back: {report}");
-        confirmed_at_deadlines += u32::from(report["stopped"] == "deadline" && marks.confirmed > to);
-        to = moved;
+        let positions = SlotPositions::read(&fixture).await;
+        assert_eq!(positions.checkpoint, reached, "{report}");
+        // A busy server may not advance the slot in time, and a tick may have no time to send.
+        assert!(reached >= to, "the tick moved the checkpoint back: {report}");
+        confirmed_at_deadlines += u32::from(report["stopped"] == "deadline" && positions.confirmed > to);
+        to = reached;
         stopped.push(report["stopped"].as_str().unwrap_or_default().to_owned());
         assert!(stopped.len() < 50, "{stopped:?}");
     }
@@ -343,18 +349,18 @@ async fn a_backlog_that_does_not_fit_ends_before_the_deadline_and_goes_on() {
     );
     assert!(
         confirmed_at_deadlines > 0,
-        "no tick confirmed a part: {stopped:?}"
+        "no tick confirmed a part of the backlog: {stopped:?}"
     );
     let delivery = fixture.compare(&[backlog::TABLE]).await;
     assert_eq!(
         delivery.changes().len(),
         backlog::events(&fixture).await,
-        "every event, and no other"
+        "the stream has other events than the log"
     );
 }
 
-async fn a_slot_that_waits_for_a_transaction_names_it() {
-    // Not the shared server, where others write all the time.
+async fn setup_names_the_transaction_that_delays_the_slot() {
+    // A server of its own: on the shared one, others write all the time.
     let postgres = Postgres::start(PostgresSettings::default()).await;
     let fixture = Fixture::builder(Plugin::TestDecoding)
         .on_server(postgres)
@@ -393,14 +399,14 @@ async fn a_publication_without_tables_is_a_problem() {
     }
 }
 
-async fn setup_creates_what_is_missing(version: u32) {
-    set_up(pgoutput(version)).await;
+async fn setup_creates_missing_objects(version: u32) {
+    assert_setup(pgoutput(version)).await;
 }
 
-async fn status_tells_how_things_stand(version: u32) {
+async fn status_reports_the_slot(version: u32) {
     status(pgoutput(version)).await;
 }
 
-async fn teardown_drops_what_setup_made(version: u32) {
-    torn_down(pgoutput(version)).await;
+async fn teardown_drops_the_objects_of_setup(version: u32) {
+    assert_teardown(pgoutput(version)).await;
 }

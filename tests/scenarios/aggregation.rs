@@ -1,5 +1,7 @@
-//! Many events in one record: a consumer that takes aggregates apart gets every event, those of one key in order, also when
-//! records fail and when the stream is resharded in the middle of a drain; and far fewer records carry them.
+//! Aggregates: a consumer that splits them gets every event, those of one key in order.
+//!
+//! This holds when records fail, and when the stream is resharded during a drain. The number of records is
+//! far smaller than the number of events.
 
 use std::time::Duration;
 
@@ -11,10 +13,10 @@ use serde_json::json;
 use crate::support::backlog;
 
 crate::scenarios![
-    every_event_arrives_inside_of_aggregates,
-    every_envelope_travels_inside_of_aggregates,
-    aggregates_that_fail_keep_the_order_of_every_key,
-    a_split_and_a_merge_in_the_middle_lose_nothing_that_a_consumer_keeps,
+    every_event_arrives_in_aggregates,
+    aggregates_carry_every_envelope,
+    failed_aggregates_keep_the_order_of_each_key,
+    a_reshard_during_a_drain_loses_no_event,
     a_truncate_is_a_barrier_for_aggregates_too,
 ];
 
@@ -28,24 +30,24 @@ async fn fixture(plugin: Plugin, shards: i32) -> Fixture {
     fixture
 }
 
-/// Compares the table, and counts the events. Returns how many came more than once.
-async fn arrived(fixture: &Fixture) -> usize {
+/// Compares the table and the number of events; returns the number of duplicates.
+async fn assert_arrived(fixture: &Fixture) -> usize {
     let delivery = fixture.compare(&[backlog::TABLE]).await;
     assert_eq!(
         delivery.changes().len(),
         backlog::events(fixture).await,
-        "every event, and no other"
+        "the stream has other events than the log"
     );
     delivery.duplicates()
 }
 
-async fn every_event_arrives_inside_of_aggregates() {
+async fn every_event_arrives_in_aggregates() {
     Plugin::each(|plugin| async move {
         let fixture = fixture(plugin, 3).await;
         backlog::write(&fixture, 1, 2_000, 300).await;
         let report = fixture.tick().await;
         assert_eq!(report["stopped"], "empty", "{report}");
-        assert_eq!(arrived(&fixture).await, 0);
+        assert_eq!(assert_arrived(&fixture).await, 0);
         let (records, events) = (
             report["records"].as_u64().unwrap(),
             report["events"].as_u64().unwrap(),
@@ -55,7 +57,7 @@ async fn every_event_arrives_inside_of_aggregates() {
     .await;
 }
 
-async fn every_envelope_travels_inside_of_aggregates() {
+async fn aggregates_carry_every_envelope() {
     for (envelope, tombstones) in [("debezium", "true"), ("dms", "false"), ("wal2json", "false")] {
         let fixture = Fixture::builder(Plugin::Pgoutput)
             .shards(3)
@@ -83,18 +85,18 @@ async fn every_envelope_travels_inside_of_aggregates() {
     }
 }
 
-async fn aggregates_that_fail_keep_the_order_of_every_key() {
+async fn failed_aggregates_keep_the_order_of_each_key() {
     for seed in [1, 2] {
         let fixture = fixture(Plugin::Pgoutput, 4).await;
         backlog::write(&fixture, 50 + seed, 3_000, 150).await;
         fixture.kinesis_proxy.flaky(u64::from(seed), 40);
         let reports = fixture.drain().await;
         assert!(reports.iter().any(|report| report["retried"].as_u64() > Some(0)));
-        arrived(&fixture).await;
+        assert_arrived(&fixture).await;
     }
 }
 
-/// The first place of the upper half of a shard.
+/// First hash key of the upper half of a shard.
 fn middle(shard: &aws_sdk_kinesis::types::Shard) -> String {
     let range = shard.hash_key_range().unwrap();
     let place = |text: &str| text.parse::<u128>().unwrap();
@@ -140,7 +142,7 @@ async fn reshard(kinesis: &Kinesis, stream: &str) {
     scenarios::wait::until("the stream is resharded", DEADLINE, open).await;
 }
 
-async fn a_split_and_a_merge_in_the_middle_lose_nothing_that_a_consumer_keeps() {
+async fn a_reshard_during_a_drain_loses_no_event() {
     let fixture = fixture(Plugin::Pgoutput, 3).await;
     backlog::write(&fixture, 60, 4_000, 300).await;
     let mut held = fixture.kinesis_proxy.hold("PutRecords", FaultSide::Request);
@@ -154,19 +156,19 @@ async fn a_split_and_a_merge_in_the_middle_lose_nothing_that_a_consumer_keeps() 
     assert_eq!(report["stopped"], "empty", "{report}");
     assert!(
         report["retried"].as_u64() > Some(0),
-        "what landed elsewhere goes again: {report}"
+        "no record of another shard was sent again: {report}"
     );
-    arrived(&fixture).await;
+    assert_arrived(&fixture).await;
     assert_eq!(
         fixture.kinesis_proxy.requests("ListShards"),
         2,
-        "once, and once more when it was stale"
+        "ListShards is called at the start, and once more for the new shards"
     );
-    // What is known now holds for the next tick, in the same sandbox.
+    // The next tick of the same sandbox uses the new shards.
     backlog::write(&fixture, 61, 500, 300).await;
     let report = fixture.tick().await;
     assert_eq!(report["retried"], 0, "{report}");
-    arrived(&fixture).await;
+    assert_arrived(&fixture).await;
 }
 
 async fn a_truncate_is_a_barrier_for_aggregates_too() {

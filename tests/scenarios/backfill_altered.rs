@@ -1,4 +1,4 @@
-//! Tables that are altered, dropped, swapped or made while a backfill is under way.
+//! Tables that are altered, dropped, renamed or created during a backfill.
 
 use std::time::Duration;
 
@@ -8,30 +8,34 @@ use scenarios::wait;
 use serde_json::{Value, json};
 
 use crate::support::backfill::{
-    ChunkGate, backfill_state, command_event, create_table_sql, fixture_with_tables, invoke_ok, read_events,
-    run_backfill, start_within, tick_until_finished,
+    ChunkGate, backfill_state, command_event, create_table_sql, fixture_with_tables, gated_event, invoke_ok,
+    read_events, run_backfill, start_within, tick_until_finished,
 };
 
 crate::scenarios![
-    a_table_that_is_dropped_while_it_is_paused_fails_and_so_does_one_that_was_asked_for,
-    a_table_that_leaves_the_publication_half_read_fails,
-    a_new_table_does_not_throw_back_the_one_that_is_read,
-    a_table_that_takes_the_name_of_another_is_read_from_its_beginning,
-    a_column_that_is_dropped_beside_a_chunk_is_waited_for,
-    row_security_that_comes_beside_a_chunk_is_an_error_and_hides_nothing,
-    a_row_that_moves_and_fits_no_record_fails_the_table,
+    a_dropped_and_a_renamed_table_fail,
+    a_table_that_leaves_the_publication_fails,
+    a_new_table_does_not_restart_another_table,
+    a_table_that_takes_another_name_is_read_from_its_start,
+    a_chunk_waits_for_a_column_drop,
+    row_security_enabled_during_a_chunk_fails_the_table,
+    an_oversize_row_that_moves_fails_the_table,
 ];
 
 const ROWS: u64 = 60;
 
-/// What an invocation is given whose second chunk is held.
+/// Deadline of an invocation whose second chunk is held.
 const SHORT: Duration = Duration::from_secs(3);
 
-/// A fixture whose backfill was paused in the middle of `t`, after its first chunk.
-async fn paused(plugin: Plugin, more: &str, tables: Value) -> Fixture {
+/// Fixture whose backfill was paused in the middle of `t`, after its first chunk.
+async fn paused_fixture(plugin: Plugin, more_sql: &str, tables: Value) -> Fixture {
     let fixture = fixture_with_tables(
         Fixture::builder(plugin),
-        &format!("{}; {}; {more}", create_table_sql(ROWS as usize), ChunkGate::SQL),
+        &format!(
+            "{}; {}; {more_sql}",
+            create_table_sql(ROWS as usize),
+            ChunkGate::SQL
+        ),
     )
     .await;
     let event =
@@ -43,8 +47,8 @@ async fn paused(plugin: Plugin, more: &str, tables: Value) -> Fixture {
     fixture
 }
 
-/// Resumes it, and ticks until it is over; the last report.
-async fn resumed(fixture: &Fixture) -> Value {
+/// Resumes the backfill and ticks until it ends; returns the last report.
+async fn resume_until_end(fixture: &Fixture) -> Value {
     let mut report = fixture.invoke(command_event("resume")).await.answer();
     while ["running", "waiting"].contains(&backfill_state(&report)) {
         report = fixture.tick().await;
@@ -53,30 +57,30 @@ async fn resumed(fixture: &Fixture) -> Value {
     report
 }
 
-/// What `status` says of a table, and why.
-async fn told(fixture: &Fixture, table: &str) -> (String, String) {
+/// State and reason of a table in `status`.
+async fn table_status(fixture: &Fixture, table: &str) -> (String, String) {
     let status = fixture.invoke(json!({"action": "status"})).await.answer();
     let tables = status["backfill"]["tables"].as_array().into_iter().flatten();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     tables
-        .filter(|told| told["table"] == table)
-        .map(|told| (text(&told["state"]), text(&told["reason"])))
+        .filter(|it| it["table"] == table)
+        .map(|it| (text(&it["state"]), text(&it["reason"])))
         .next()
-        .unwrap_or_else(|| panic!("status does not tell of {table}: {status}"))
+        .unwrap_or_else(|| panic!("status does not have {table}: {status}"))
 }
 
-async fn a_table_that_is_dropped_while_it_is_paused_fails_and_so_does_one_that_was_asked_for() {
-    let fixture = paused(
+async fn a_dropped_and_a_renamed_table_fail() {
+    let fixture = paused_fixture(
         Plugin::Pgoutput,
         "create table u (id int primary key)",
         json!(["public.t", "public.u"]),
     )
     .await;
     fixture.sql("drop table t; alter table u rename to a").await;
-    let report = resumed(&fixture).await;
+    let report = resume_until_end(&fixture).await;
     assert_eq!(backfill_state(&report), "failed", "{report}");
     for table in ["public.t", "public.u"] {
-        let (state, reason) = told(&fixture, table).await;
+        let (state, reason) = table_status(&fixture, table).await;
         assert!(
             state == "failed" && reason.contains("no longer there"),
             "{table} {state}: {reason}"
@@ -84,8 +88,8 @@ async fn a_table_that_is_dropped_while_it_is_paused_fails_and_so_does_one_that_w
     }
 }
 
-async fn a_table_that_leaves_the_publication_half_read_fails() {
-    let fixture = paused(
+async fn a_table_that_leaves_the_publication_fails() {
+    let fixture = paused_fixture(
         Plugin::Pgoutput,
         "create table u (id int primary key)",
         json!("all"),
@@ -94,44 +98,52 @@ async fn a_table_that_leaves_the_publication_half_read_fails() {
     fixture
         .sql("drop publication spillway; create publication spillway for table u")
         .await;
-    let report = resumed(&fixture).await;
+    let report = resume_until_end(&fixture).await;
     assert_eq!(
         (backfill_state(&report), &report["backfill"]["tables"]),
         ("failed", &json!({"done": 1, "failed": 1, "left": 0})),
         "{report}"
     );
-    let (_, reason) = told(&fixture, "public.t").await;
+    let (_, reason) = table_status(&fixture, "public.t").await;
     assert!(reason.contains("no longer published"), "{reason}");
 }
 
-/// Its name comes before; its rows are in the log.
-async fn a_new_table_does_not_throw_back_the_one_that_is_read() {
+/// The new table precedes the other by name. Its rows are in the log.
+async fn a_new_table_does_not_restart_another_table() {
     Plugin::each(|plugin| async move {
-        let fixture = paused(plugin, "", json!("all")).await;
-        fixture.sql(&format!(
-            "create table a (id int primary key); grant select on a to {}; insert into a select generate_series(1, 10)",
-            REPLUSER.0
-        ))
-        .await;
-        let report = resumed(&fixture).await;
+        let fixture = paused_fixture(plugin, "", json!("all")).await;
+        fixture
+            .sql(&format!(
+                "create table a (id int primary key); grant select on a to {};
+             insert into a select generate_series(1, 10)",
+                REPLUSER.0
+            ))
+            .await;
+        let report = resume_until_end(&fixture).await;
         assert_eq!(backfill_state(&report), "finished", "{report}");
         let delivery = fixture.compare(&["t", "a"]).await;
-        assert_eq!(read_events(&delivery, "public.t").len() as u64, ROWS, "no row twice");
+        assert_eq!(
+            read_events(&delivery, "public.t").len() as u64,
+            ROWS,
+            "a row was read twice"
+        );
     })
     .await;
 }
 
-async fn a_table_that_takes_the_name_of_another_is_read_from_its_beginning() {
+async fn a_table_that_takes_another_name_is_read_from_its_start() {
     Plugin::each(|plugin| async move {
-        let fixture = paused(plugin, "", json!(["public.t"])).await;
-        fixture.sql(&format!(
-            "create table fresh (like t including all); alter publication spillway set (publish = 'insert, update, delete, truncate');
+        let fixture = paused_fixture(plugin, "", json!(["public.t"])).await;
+        fixture
+            .sql(&format!(
+                "create table fresh (like t including all);
+             alter publication spillway set (publish = 'insert, update, delete, truncate');
              alter table t rename to old; alter table fresh rename to t; grant select on t to {};
              insert into t select i, -i, null from generate_series(1, 20) i",
-            REPLUSER.0
-        ))
-        .await;
-        let report = resumed(&fixture).await;
+                REPLUSER.0
+            ))
+            .await;
+        let report = resume_until_end(&fixture).await;
         assert_eq!(backfill_state(&report), "finished", "{report}");
         let read: Vec<Value> = read_events(&fixture.consume().await, "public.t")
             .into_iter()
@@ -143,15 +155,18 @@ async fn a_table_that_takes_the_name_of_another_is_read_from_its_beginning() {
     .await;
 }
 
-/// Runs a backfill, and beside its first chunk a transaction that alters the table and takes some time for it, so that the next chunk is
-/// described before and read behind it. The reports.
-async fn beside_a_chunk(fixture: &Fixture, alter: &str) -> Vec<Value> {
+/// Reports of a backfill during which a transaction alters the table.
+///
+/// The transaction runs beside the first chunk and commits late. The next chunk is described before the
+/// commit and read after it.
+async fn alter_during_chunk(fixture: &Fixture, alter: &str) -> Vec<Value> {
     fixture.sql(ChunkGate::SQL).await;
-    let event = json!({"action": "backfill", "tables": ["public.t"], "chunk_rows": 20, "where": ChunkGate::CONDITION});
+    let event = gated_event("public.t", 20);
     let client = fixture.connect().await;
     let gate = ChunkGate::closed_at(fixture, 10).await;
     let (first, ()) = tokio::join!(invoke_ok(fixture, event), async {
-        // It waits for the chunk; what waits for it then has described the table already.
+        // The transaction waits for the first chunk. The next chunk waits for the transaction, and has
+        // described the table already.
         let begun = async { client.batch_execute(&format!("begin; {alter}")).await.unwrap() };
         gate.open_after(fixture, begun).await;
         let waits = "select count(*) from pg_locks where not granted and relation = 't'::regclass";
@@ -169,10 +184,10 @@ async fn beside_a_chunk(fixture: &Fixture, alter: &str) -> Vec<Value> {
     reports
 }
 
-async fn a_column_that_is_dropped_beside_a_chunk_is_waited_for() {
+async fn a_chunk_waits_for_a_column_drop() {
     Plugin::each(|plugin| async move {
         let fixture = fixture_with_tables(Fixture::builder(plugin), &create_table_sql(ROWS as usize)).await;
-        let reports = beside_a_chunk(&fixture, "alter table t drop column body").await;
+        let reports = alter_during_chunk(&fixture, "alter table t drop column body").await;
         let last = &reports[reports.len() - 1];
         assert_eq!(backfill_state(last), "finished", "{last}");
         let read = read_events(&fixture.consume().await, "public.t");
@@ -182,16 +197,16 @@ async fn a_column_that_is_dropped_beside_a_chunk_is_waited_for() {
     .await;
 }
 
-async fn row_security_that_comes_beside_a_chunk_is_an_error_and_hides_nothing() {
+async fn row_security_enabled_during_a_chunk_fails_the_table() {
     let fixture = fixture_with_tables(
         Fixture::builder(Plugin::Pgoutput),
         &create_table_sql(ROWS as usize),
     )
     .await;
-    let reports = beside_a_chunk(&fixture, "alter table t enable row level security").await;
+    let reports = alter_during_chunk(&fixture, "alter table t enable row level security").await;
     let last = &reports[reports.len() - 1];
     assert_eq!(backfill_state(last), "failed", "{last}");
-    let (_, reason) = told(&fixture, "public.t").await;
+    let (_, reason) = table_status(&fixture, "public.t").await;
     assert!(
         reason.contains("row security") || reason.contains("row-level security"),
         "{reason}"
@@ -201,10 +216,11 @@ async fn row_security_that_comes_beside_a_chunk_is_an_error_and_hides_nothing() 
     fixture.compare(&["t"]).await;
 }
 
-/// From the unread end to the part that was read: read there again, it says what is wrong with it.
-async fn a_row_that_moves_and_fits_no_record_fails_the_table() {
+/// The row moves from the unread part to the part that was read. The lookup of the row finds that it is too
+/// large.
+async fn an_oversize_row_that_moves_fails_the_table() {
     Plugin::each(|plugin| async move {
-        let fixture = paused(
+        let fixture = paused_fixture(
             plugin,
             &format!("update t set body = repeat('x', 1100000) where id = {ROWS}"),
             json!(["public.t"]),
@@ -213,11 +229,11 @@ async fn a_row_that_moves_and_fits_no_record_fails_the_table() {
         fixture
             .sql(&format!("update t set id = -1 where id = {ROWS}"))
             .await;
-        let report = resumed(&fixture).await;
+        let report = resume_until_end(&fixture).await;
         assert_eq!(backfill_state(&report), "failed", "{report}");
-        let (_, reason) = told(&fixture, "public.t").await;
+        let (_, reason) = table_status(&fixture, "public.t").await;
         assert!(reason.contains("a record may have"), "{reason}");
-        // Small enough, it is read.
+        // A smaller value can be read.
         fixture.sql("update t set body = 'small' where id = -1").await;
         let reports = run_backfill(&fixture, json!({"action": "backfill", "tables": ["public.t"]})).await;
         tick_until_finished(&fixture, reports[0].clone()).await;

@@ -1,5 +1,7 @@
-//! What a backfill may cost others: no writer waits for it, memory does not grow with the table, one table that fails does not stop the
-//! others, and what a gap may have made stale is read again.
+//! Limits of what a backfill costs others.
+//!
+//! No writer waits for it, memory does not grow with the table, a failed table does not stop the others, and
+//! rows that a gap may have changed are read again.
 
 use std::time::Duration;
 
@@ -8,7 +10,7 @@ use scenarios::fixture::{Fixture, Plugin};
 use serde_json::{Value, json};
 
 use crate::support::backfill::{
-    ChunkGate, backfill_state, command_event, create_table_sql, fixture_with_tables, invoke_ok,
+    ChunkGate, backfill_state, command_event, create_table_sql, fixture_with_tables, gated_event, invoke_ok,
     invoke_within, read_events, run_backfill, slow_condition, start_event, tick_until_finished,
     wait_until_chunk_is_read,
 };
@@ -16,24 +18,24 @@ use crate::support::expected_errors::assert_invocation_fails;
 use crate::support::gap::{accept_gap, advance_slot};
 
 crate::scenarios![
-    a_writer_does_not_wait_for_the_chunk_that_is_read,
+    a_writer_does_not_wait_for_a_chunk,
     memory_does_not_grow_with_the_table,
-    a_table_that_fails_leaves_the_others_alone,
-    a_pending_backfill_begins_anew_behind_a_gap,
-    a_unique_index_will_do,
-    a_state_that_cannot_be_read_does_not_stop_the_drain,
+    a_failed_table_does_not_stop_other_tables,
+    a_pending_backfill_restarts_after_a_gap,
+    a_unique_index_replaces_a_primary_key,
+    an_invalid_backfill_state_does_not_stop_the_drain,
     a_teardown_ends_a_pending_backfill,
 ];
 
-/// A chunk is held while it is read, and a writer gives up when it waits for a lock for half a second.
-async fn a_writer_does_not_wait_for_the_chunk_that_is_read() {
+/// A chunk is held during its read, and a writer fails when it waits for a lock for half a second.
+async fn a_writer_does_not_wait_for_a_chunk() {
     const ROWS: usize = 25;
     let fixture = fixture_with_tables(
         Fixture::builder(Plugin::Pgoutput),
         &format!("{}; {}", create_table_sql(ROWS), ChunkGate::SQL),
     )
     .await;
-    let event = json!({"action": "backfill", "tables": ["public.t"], "chunk_rows": ROWS, "where": ChunkGate::CONDITION});
+    let event = gated_event("public.t", ROWS);
     let gate = ChunkGate::closed_at(&fixture, 10).await;
     let (first, ()) = tokio::join!(invoke_ok(&fixture, event), async {
         wait_until_chunk_is_read(&fixture).await;
@@ -48,7 +50,7 @@ async fn a_writer_does_not_wait_for_the_chunk_that_is_read() {
             .batch_execute("insert into t values (100, 1, null); alter table t set (fillfactor = 90)")
             .await
             .unwrap();
-        // It was read all the time, and still is.
+        // The chunk was being read during all writes, and still is.
         wait_until_chunk_is_read(&fixture).await;
         gate.open().await;
     });
@@ -57,7 +59,7 @@ async fn a_writer_does_not_wait_for_the_chunk_that_is_read() {
     fixture.compare(&["t"]).await;
 }
 
-/// Rows of most of a megabyte each, several times as much as the function has.
+/// The rows have almost a megabyte each, and together several times the memory of the function.
 async fn memory_does_not_grow_with_the_table() {
     const ROWS: usize = 200;
     const MIB: u64 = 128;
@@ -86,12 +88,13 @@ async fn memory_does_not_grow_with_the_table() {
     }
 }
 
-/// Of four tables one has a row that no record holds, one is dropped meanwhile, and one loses its key.
-async fn a_table_that_fails_leaves_the_others_alone() {
+/// One of four tables has a row larger than a record, one is dropped meanwhile, and one loses its key.
+async fn a_failed_table_does_not_stop_other_tables() {
     Plugin::each(|plugin| async move {
         let fixture = fixture_with_tables(
             Fixture::builder(plugin),
-            "create table a (id int primary key, body text); insert into a select i, 'small' from generate_series(1, 30) i;
+            "create table a (id int primary key, body text);
+             insert into a select i, 'small' from generate_series(1, 30) i;
              insert into a values (31, repeat('x', 2000000));
              create table b (id int primary key); insert into b select generate_series(1, 30);
              create table c (id int primary key); insert into c select generate_series(1, 30);
@@ -115,10 +118,10 @@ async fn a_table_that_fails_leaves_the_others_alone() {
         let status = fixture.invoke(json!({"action": "status"})).await.answer();
         let reason = |table: &str| -> String {
             let tables = status["backfill"]["tables"].as_array().into_iter().flatten();
-            let mut of_table = tables.filter(|told| told["table"] == table);
-            of_table
-                .next()
-                .map_or_else(String::new, |told| told["reason"].as_str().unwrap_or_default().to_owned())
+            let mut of_table = tables.filter(|it| it["table"] == table);
+            of_table.next().map_or_else(String::new, |it| {
+                it["reason"].as_str().unwrap_or_default().to_owned()
+            })
         };
         for (table, parts) in [
             ("public.a", &["key hash", "2000", "1048576", "OVERSIZE=omit"][..]),
@@ -126,22 +129,27 @@ async fn a_table_that_fails_leaves_the_others_alone() {
             ("public.c", &["no primary key"]),
         ] {
             let reason = reason(table);
-            assert!(parts.iter().all(|part| reason.contains(part)), "{table} {reason}: {status}");
+            assert!(
+                parts.iter().all(|part| reason.contains(part)),
+                "{table} {reason}: {status}"
+            );
         }
         fixture.drain().await;
         let delivery = fixture.consume().await;
         let read = |table: &str| read_events(&delivery, table).len();
         assert_eq!((read("public.a"), read("public.d")), (30, 30));
-        // What was mended can be read.
-        fixture.sql("delete from a where id = 31; alter table c add primary key (id)").await;
+        // Repaired tables can be read.
+        fixture
+            .sql("delete from a where id = 31; alter table c add primary key (id)")
+            .await;
         run_backfill(&fixture, start_event(&["public.a", "public.c"], 1_000)).await;
         fixture.compare(&["a", "c", "d"]).await;
     })
     .await;
 }
 
-/// What was read before the gap may have changed in it.
-async fn a_pending_backfill_begins_anew_behind_a_gap() {
+/// Rows that were read before the gap may have changed in it.
+async fn a_pending_backfill_restarts_after_a_gap() {
     Plugin::each(|plugin| async move {
         let fixture = fixture_with_tables(Fixture::builder(plugin), &create_table_sql(1_000)).await;
         fixture
@@ -163,17 +171,19 @@ async fn a_pending_backfill_begins_anew_behind_a_gap() {
     .await;
 }
 
-/// Without a primary key, over columns that are not null. What tells the rows apart in the stream is the replica identity.
-async fn a_unique_index_will_do() {
+/// The index is over columns that are not null. In the stream, the replica identity identifies the rows.
+async fn a_unique_index_replaces_a_primary_key() {
     Plugin::each(|plugin| async move {
         let fixture = fixture_with_tables(
             Fixture::builder(plugin),
-            "create table t (a int not null, b text not null, n int); create unique index on t (b, a); alter table t replica identity full;
+            "create table t (a int not null, b text not null, n int); create unique index on t (b, a);
+             alter table t replica identity full;
              insert into t select i % 7, 'b' || i, i from generate_series(1, 100) i",
         )
         .await;
         run_backfill(&fixture, start_event(&["public.t"], 30)).await;
-        fixture.sql("update t set n = -1 where n % 10 = 0; delete from t where n % 10 = 1")
+        fixture
+            .sql("update t set n = -1 where n % 10 = 0; delete from t where n % 10 = 1")
             .await;
         fixture.drain().await;
         let delivery = fixture.compare(&["t"]).await;
@@ -182,7 +192,7 @@ async fn a_unique_index_will_do() {
     .await;
 }
 
-async fn a_state_that_cannot_be_read_does_not_stop_the_drain() {
+async fn an_invalid_backfill_state_does_not_stop_the_drain() {
     let fixture = fixture_with_tables(Fixture::builder(Plugin::Pgoutput), &create_table_sql(10)).await;
     for text in ["{", r#"{"version":2}"#] {
         fixture.put_backfill(text).await;

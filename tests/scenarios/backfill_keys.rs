@@ -1,4 +1,4 @@
-//! Whatever the key of a table is, a backfill goes through it in its order, chunk by chunk, and leaves out nothing.
+//! A backfill reads a table in the order of its key, chunk by chunk, and omits no row, for every type of key.
 
 use std::time::Duration;
 
@@ -11,16 +11,16 @@ use crate::support::backfill::{
 };
 
 crate::scenarios![
-    keys_of_every_kind_are_read_in_their_order,
-    a_change_finds_its_row_whatever_the_key_is_made_of,
-    a_key_that_is_ordered_otherwise_is_read_from_its_beginning,
-    a_table_with_an_index_as_identity_is_read_by_it,
+    rows_are_read_in_the_order_of_every_key_type,
+    a_change_finds_its_row_under_every_key_type,
+    a_key_with_another_collation_is_read_from_its_start,
+    a_table_is_read_by_its_identity_index,
     a_condition_chooses_rows,
-    columns_are_those_that_are_asked_for_and_the_key,
-    a_partitioned_table_is_read_as_its_live_changes_are_named,
+    a_backfill_reads_the_requested_columns_and_the_key,
+    partitioned_rows_have_the_table_names_of_live_changes,
 ];
 
-/// The columns of a table, its key, and SQL whose rows are keys.
+/// Columns of a table, its key, and SQL whose rows are keys.
 const KEYS: [(&str, &str, &str); 17] = [
     (
         "id smallint",
@@ -40,12 +40,14 @@ const KEYS: [(&str, &str, &str); 17] = [
     (
         "id text collate \"en-x-icu\"",
         "id",
-        "select unnest(array['a', 'B', 'c', 'Ä', 'z', 'Z', 'é', 'e', 'E', '', ' ', 'a b', 'ab', 'a-b', '\"', '''', '\\', E'\\t', 'ß', 'ss', '🔑'])",
+        "select unnest(array['a', 'B', 'c', 'Ä', 'z', 'Z', 'é', 'e', 'E', '', ' ', 'a b', 'ab', 'a-b', '\"', '''',
+                             '\\', E'\\t', 'ß', 'ss', '🔑'])",
     ),
     (
         "id text collate \"C\"",
         "id",
-        "select unnest(array['a', 'B', 'c', 'Ä', 'z', 'Z', 'é', '', ' ', 'a b', 'ab', '\"', '''', '\\', E'\\n', '🔑'])",
+        "select unnest(array['a', 'B', 'c', 'Ä', 'z', 'Z', 'é', '', ' ', 'a b', 'ab', '\"', '''', '\\', E'\\n',
+                             '🔑'])",
     ),
     (
         "id uuid",
@@ -55,12 +57,14 @@ const KEYS: [(&str, &str, &str); 17] = [
     (
         "id bytea",
         "id",
-        "select decode(substr(md5(i::text), 1, i % 5 * 2), 'hex') || decode(lpad(to_hex(i), 2, '0'), 'hex') from generate_series(1, 23) i",
+        "select decode(substr(md5(i::text), 1, i % 5 * 2), 'hex') || decode(lpad(to_hex(i), 2, '0'), 'hex')
+         from generate_series(1, 23) i",
     ),
     (
         "id numeric",
         "id",
-        "select unnest(array['NaN', 'Infinity', '-Infinity', 0, 0.1, -0.1, 1e30, -1e30, 12345678901234567890.123456789, 1, 2.50]::numeric[])",
+        "select unnest(array['NaN', 'Infinity', '-Infinity', 0, 0.1, -0.1, 1e30, -1e30,
+                             12345678901234567890.123456789, 1, 2.50]::numeric[])",
     ),
     (
         "id float8",
@@ -70,7 +74,8 @@ const KEYS: [(&str, &str, &str); 17] = [
     (
         "id timestamptz",
         "id",
-        "select unnest(array['infinity', '-infinity', '2024-02-29 12:00:00.000001+00', '0044-03-15 00:00+00 BC', '1970-01-01 00:00+00']::timestamptz[])",
+        "select unnest(array['infinity', '-infinity', '2024-02-29 12:00:00.000001+00',
+                             '0044-03-15 00:00+00 BC', '1970-01-01 00:00+00']::timestamptz[])",
     ),
     (
         "id date",
@@ -92,7 +97,8 @@ const KEYS: [(&str, &str, &str); 17] = [
     (
         "id interval",
         "id",
-        "select unnest(array['1 day', '2 days', '-1 day', '1 month', '29 days', '1 year 2 mons', '00:00:00.000001']::interval[])",
+        "select unnest(array['1 day', '2 days', '-1 day', '1 month', '29 days', '1 year 2 mons',
+                             '00:00:00.000001']::interval[])",
     ),
     (
         "\"Id \"\"x\"\"\" int, \"select\" text",
@@ -101,38 +107,51 @@ const KEYS: [(&str, &str, &str); 17] = [
     ),
 ];
 
-async fn keys_of_every_kind_are_read_in_their_order() {
+async fn rows_are_read_in_the_order_of_every_key_type() {
     Plugin::each(|plugin| async move {
-        let mut sql = "create type mood as enum ('sad', 'ok', 'happy', 'Angry'); create domain positive as int check (value > 0);".to_owned();
-        // The rows come in any order, and know the place that they have in that of the key.
+        let mut sql = "create type mood as enum ('sad', 'ok', 'happy', 'Angry');
+                       create domain positive as int check (value > 0);"
+            .to_owned();
+        // The rows are inserted in any order. Their column `n` has their place in the order of the key.
         for (at, (columns, key, values)) in KEYS.iter().enumerate() {
             sql.push_str(&format!(
-                "create table \"K {at}\" ({columns}, n int, primary key ({key})); insert into \"K {at}\" {values};
-                 update \"K {at}\" t set n = o.n from (select ctid, row_number() over (order by {key}) as n from \"K {at}\") o
+                "create table \"K {at}\" ({columns}, n int, primary key ({key}));
+                 insert into \"K {at}\" {values};
+                 update \"K {at}\" t set n = o.n
+                     from (select ctid, row_number() over (order by {key}) as n from \"K {at}\") o
                      where t.ctid = o.ctid;"
             ));
         }
         let fixture = fixture_with_tables(Fixture::builder(plugin), &sql).await;
-        run_backfill(&fixture, json!({"action": "backfill", "tables": "all", "chunk_rows": 3})).await;
+        run_backfill(
+            &fixture,
+            json!({"action": "backfill", "tables": "all", "chunk_rows": 3}),
+        )
+        .await;
         let names: Vec<String> = (0..KEYS.len()).map(|at| format!("\"K {at}\"")).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let delivery = fixture.compare(&names).await;
         for (at, (columns, ..)) in KEYS.iter().enumerate() {
             let reads = read_events(&delivery, &format!("public.K {at}"));
             let places: Vec<&Value> = reads.iter().map(|event| &event["after"]["n"]).collect();
-            let wanted: Vec<Value> = (1..=reads.len()).map(Value::from).collect();
-            assert_eq!(places, wanted.iter().collect::<Vec<_>>(), "{columns}");
+            let expected: Vec<Value> = (1..=reads.len()).map(Value::from).collect();
+            assert_eq!(places, expected.iter().collect::<Vec<_>>(), "{columns}");
             assert!(reads.len() > 1, "{columns}");
         }
     })
     .await;
 }
 
-async fn a_change_finds_its_row_whatever_the_key_is_made_of() {
-    let rows = "values (true, '\\x00ff'::bytea, 1.50::numeric, 0.1::float8, '2024-02-29 12:00:00.5+00'::timestamptz, '2024-02-29'::date, 'Angry'::mood, 7::positive, 'ab'::char(5),
-                        '1 year 2 mons'::interval, B'101'::varbit, array['a b', null, '\"'], '10.0.0.1'::inet, E'it''s\\t\\\\', '12:00:00+02'::timetz, '{\"a\": 1}'::jsonb),
-                       (false, '\\x'::bytea, -0.1, 1e300, '0044-03-15 00:00+00 BC', '9999-12-31', 'ok', 1, '', '-1 day', B'', '{}', '::1', '', '00:00:00+00', '[]')";
-    let columns = "a boolean, b bytea, c numeric, d float8, e timestamptz, f date, g mood, h positive, i char(5), j interval, k varbit, l text[], m inet, o text, p timetz, q jsonb";
+async fn a_change_finds_its_row_under_every_key_type() {
+    let rows =
+        "values (true, '\\x00ff'::bytea, 1.50::numeric, 0.1::float8, '2024-02-29 12:00:00.5+00'::timestamptz,
+                        '2024-02-29'::date, 'Angry'::mood, 7::positive, 'ab'::char(5),
+                        '1 year 2 mons'::interval, B'101'::varbit, array['a b', null, '\"'], '10.0.0.1'::inet,
+                        E'it''s\\t\\\\', '12:00:00+02'::timetz, '{\"a\": 1}'::jsonb),
+                       (false, '\\x'::bytea, -0.1, 1e300, '0044-03-15 00:00+00 BC', '9999-12-31', 'ok', 1, '',
+                        '-1 day', B'', '{}', '::1', '', '00:00:00+00', '[]')";
+    let columns = "a boolean, b bytea, c numeric, d float8, e timestamptz, f date, g mood,
+                   h positive, i char(5), j interval, k varbit, l text[], m inet, o text, p timetz, q jsonb";
     let sql = format!(
         "create type mood as enum ('sad', 'ok', 'Angry'); create domain positive as int check (value > 0);
          create table every ({columns}, n int, primary key (a, b, c, d, e, f, g, h, i, j, k, l, m, o, p, q));
@@ -153,14 +172,14 @@ async fn a_change_finds_its_row_whatever_the_key_is_made_of() {
             assert_eq!(
                 read_events(&delivery, "public.every"),
                 Vec::<Value>::new(),
-                "both were changed before"
+                "a row was read that had changed before"
             );
         }
     })
     .await;
 }
 
-async fn a_key_that_is_ordered_otherwise_is_read_from_its_beginning() {
+async fn a_key_with_another_collation_is_read_from_its_start() {
     let fixture = fixture_with_tables(
         Fixture::builder(Plugin::Pgoutput),
         "create table t (id text collate \"C\" primary key, n int);
@@ -168,7 +187,8 @@ async fn a_key_that_is_ordered_otherwise_is_read_from_its_beginning() {
     )
     .await;
     fixture.sql(ChunkGate::SQL).await;
-    // Capital letters come first, and then each comes beside its small one. The third chunk is held.
+    // In this collation, capital letters precede small ones; in the next one, each is beside its small
+    // letter. The third chunk is held.
     let event = json!({"action": "backfill", "tables": ["public.t"], "chunk_rows": 4, "where": "gate(n)"});
     let gate = ChunkGate::closed_at(&fixture, 10).await;
     let reports = start_within(&fixture, event, Duration::from_secs(4)).await;
@@ -183,7 +203,7 @@ async fn a_key_that_is_ordered_otherwise_is_read_from_its_beginning() {
     fixture.compare(&["t"]).await;
 }
 
-async fn a_table_with_an_index_as_identity_is_read_by_it() {
+async fn a_table_is_read_by_its_identity_index() {
     Plugin::each(|plugin| async move {
         let fixture = fixture_with_tables(
             Fixture::builder(plugin),
@@ -208,46 +228,60 @@ async fn a_condition_chooses_rows() {
     Plugin::each(|plugin| async move {
         let fixture = fixture_with_tables(
             Fixture::builder(plugin),
-            "create table t (id int primary key, n int, what text); insert into t select i, i % 10, 'w''' || i from generate_series(1, 100) i",
+            "create table t (id int primary key, n int, what text);
+             insert into t select i, i % 10, 'w''' || i from generate_series(1, 100) i",
         )
         .await;
         let condition = "n = 3 or what = 'w''7' /* and */";
-        let event = json!({"action": "backfill", "tables": ["public.t"], "where": condition, "chunk_rows": 4});
+        let event =
+            json!({"action": "backfill", "tables": ["public.t"], "where": condition, "chunk_rows": 4});
         run_backfill(&fixture, event).await;
         let delivery = fixture.consume().await;
-        let ids: Vec<u64> = read_events(&delivery, "public.t").iter().filter_map(|event| event["after"]["id"].as_u64()).collect();
+        let ids: Vec<u64> = read_events(&delivery, "public.t")
+            .iter()
+            .filter_map(|event| event["after"]["id"].as_u64())
+            .collect();
         assert_eq!(ids, [3, 7, 13, 23, 33, 43, 53, 63, 73, 83, 93]);
     })
     .await;
 }
 
-async fn columns_are_those_that_are_asked_for_and_the_key() {
+async fn a_backfill_reads_the_requested_columns_and_the_key() {
     Plugin::each(|plugin| async move {
         let fixture = fixture_with_tables(
             Fixture::builder(plugin),
-            "create table t (id int primary key, \"N n\" int, secret text); insert into t select i, i, 's' from generate_series(1, 10) i",
+            "create table t (id int primary key, \"N n\" int, secret text);
+             insert into t select i, i, 's' from generate_series(1, 10) i",
         )
         .await;
-        let event = json!({"action": "backfill", "tables": ["public.t"], "columns": ["N n"], "chunk_rows": 3});
+        let event =
+            json!({"action": "backfill", "tables": ["public.t"], "columns": ["N n"], "chunk_rows": 3});
         run_backfill(&fixture, event).await;
         fixture.sql("update t set \"N n\" = 0 where id = 1").await;
         fixture.drain().await;
         let events = fixture.consume().await.of_table("public.t");
         let after = |at: usize| events[at]["after"].clone();
         assert_eq!(after(0), json!({"id": 1, "N n": 1}));
-        assert_eq!((events.len(), after(10)), (11, json!({"id": 1, "N n": 0, "secret": "s"})), "live changes have all");
+        assert_eq!(
+            (events.len(), after(10)),
+            (11, json!({"id": 1, "N n": 0, "secret": "s"})),
+            "a live change lacks a column"
+        );
     })
     .await;
 }
 
-async fn a_partitioned_table_is_read_as_its_live_changes_are_named() {
-    let sql = "create table parted (id int, kind text, n int, primary key (kind, id)) partition by list (kind);
+async fn partitioned_rows_have_the_table_names_of_live_changes() {
+    let sql =
+        "create table parted (id int, kind text, n int, primary key (kind, id)) partition by list (kind);
                create table leaf_a partition of parted for values in ('a');
                create table leaf_b partition of parted for values in ('b') partition by range (id);
                create table leaf_b1 partition of leaf_b for values from (0) to (20);
                create table leaf_b2 partition of leaf_b for values from (20) to (1000);
-               insert into parted select i, case when i % 2 = 0 then 'a' else 'b' end, i from generate_series(1, 60) i";
-    let changes = "update parted set n = 0 where id < 5; update parted set kind = 'a' where id = 9; delete from parted where id = 11";
+               insert into parted
+               select i, case when i % 2 = 0 then 'a' else 'b' end, i from generate_series(1, 60) i";
+    let changes = "update parted set n = 0 where id < 5; update parted set kind = 'a' where id = 9;
+                   delete from parted where id = 11";
     Plugin::each(move |plugin| async move {
         let fixture = fixture_with_tables(Fixture::builder(plugin), sql).await;
         run_backfill(&fixture, start_event(&["public.parted"], 7)).await;

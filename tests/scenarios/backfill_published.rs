@@ -1,4 +1,4 @@
-//! A backfill reads what the slot would give: the rows and columns that the publication has, and no others.
+//! A backfill reads only the rows and columns that the publication has.
 
 use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
 use serde_json::{Value, json};
@@ -9,22 +9,23 @@ use crate::support::versions::{pgoutput, with_each_plugin};
 crate::scenarios![
     the_rows_and_columns_of_the_publication_are_read,
     the_rows_and_columns_of_several_publications_are_read,
-    generated_columns_are_as_in_live_changes,
-    a_table_that_the_function_leaves_out_is_not_read,
+    generated_columns_match_live_changes,
+    an_excluded_table_is_not_read,
 ];
 
-crate::version_scenarios![generated_columns_arrive_as_in_live_changes];
+crate::version_scenarios![generated_columns_match_the_live_changes];
 
-crate::version_scenarios![since 15: what_is_published_is_backfilled];
+crate::version_scenarios![since 15: published_rows_and_columns_are_backfilled];
 
 async fn the_rows_and_columns_of_the_publication_are_read() {
-    of_the_publication(Fixture::builder(Plugin::Pgoutput)).await;
+    assert_published_part_is_read(Fixture::builder(Plugin::Pgoutput)).await;
 }
 
-async fn of_the_publication(builder: FixtureBuilder) {
+async fn assert_published_part_is_read(builder: FixtureBuilder) {
     let fixture = fixture_with_tables(
         builder,
-        "create table t (id int primary key, n int, secret text); insert into t select i, i % 10, 's' from generate_series(1, 100) i",
+        "create table t (id int primary key, n int, secret text);
+         insert into t select i, i % 10, 's' from generate_series(1, 100) i",
     )
     .await;
     fixture
@@ -36,20 +37,21 @@ async fn of_the_publication(builder: FixtureBuilder) {
     let delivery = fixture.consume().await;
     let events = read_events(&delivery, "public.t");
     let rows: Vec<&Value> = events.iter().map(|event| &event["after"]).collect();
-    let wanted: Vec<Value> = (41..=100).map(|id| json!({"id": id, "n": id % 10})).collect();
-    assert_eq!(rows, wanted.iter().collect::<Vec<_>>());
+    let expected: Vec<Value> = (41..=100).map(|id| json!({"id": id, "n": id % 10})).collect();
+    assert_eq!(rows, expected.iter().collect::<Vec<_>>());
     assert_eq!(
         delivery.of_table("public.t").len(),
         120,
-        "the live changes are the same rows"
+        "the live changes have other rows"
     );
 }
 
-/// A row is published when one of them has it, and a column filter they share.
+/// One publication with a row is enough to publish it. The publications share their column filter.
 async fn the_rows_and_columns_of_several_publications_are_read() {
     let fixture = fixture_with_tables(
         Fixture::builder(Plugin::Pgoutput).env("PUBLICATIONS", "spillway,more"),
-        "create table t (id int primary key, n int, secret text); insert into t select i, i % 10, 's' from generate_series(1, 30) i",
+        "create table t (id int primary key, n int, secret text);
+         insert into t select i, i % 10, 's' from generate_series(1, 30) i",
     )
     .await;
     fixture
@@ -68,14 +70,15 @@ async fn the_rows_and_columns_of_several_publications_are_read() {
     assert!(events.iter().all(|event| event["after"].get("secret").is_none()));
 }
 
-async fn generated_columns_are_as_in_live_changes() {
-    Plugin::each(|plugin| generated(Fixture::builder(plugin))).await;
+async fn generated_columns_match_live_changes() {
+    Plugin::each(|plugin| assert_generated_columns_match(Fixture::builder(plugin))).await;
 }
 
-async fn generated(builder: FixtureBuilder) {
+async fn assert_generated_columns_match(builder: FixtureBuilder) {
     let fixture = fixture_with_tables(
         builder,
-        "create table t (id int primary key, n int, twice int generated always as (n * 2) stored); insert into t (id, n) values (1, 1), (2, 2)",
+        "create table t (id int primary key, n int, twice int generated always as (n * 2) stored);
+         insert into t (id, n) values (1, 1), (2, 2)",
     )
     .await;
     run_backfill(&fixture, start_event(&["public.t"], 1)).await;
@@ -89,11 +92,12 @@ async fn generated(builder: FixtureBuilder) {
     assert_eq!((columns(0), columns(1)), (columns(2), columns(2)));
 }
 
-async fn a_table_that_the_function_leaves_out_is_not_read() {
+async fn an_excluded_table_is_not_read() {
     Plugin::each(|plugin| async move {
         let fixture = fixture_with_tables(
             Fixture::builder(plugin).env("TABLES", "public.t"),
-            "create table t (id int primary key); create table u (id int primary key); insert into t values (1); insert into u values (1)",
+            "create table t (id int primary key); create table u (id int primary key);
+             insert into t values (1); insert into u values (1)",
         )
         .await;
         run_backfill(&fixture, json!({"action": "backfill", "tables": "all"})).await;
@@ -103,10 +107,10 @@ async fn a_table_that_the_function_leaves_out_is_not_read() {
     .await;
 }
 
-async fn generated_columns_arrive_as_in_live_changes(version: u32) {
-    with_each_plugin(version, generated).await;
+async fn generated_columns_match_the_live_changes(version: u32) {
+    with_each_plugin(version, assert_generated_columns_match).await;
 }
 
-async fn what_is_published_is_backfilled(version: u32) {
-    of_the_publication(pgoutput(version)).await;
+async fn published_rows_and_columns_are_backfilled(version: u32) {
+    assert_published_part_is_read(pgoutput(version)).await;
 }

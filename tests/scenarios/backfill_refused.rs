@@ -1,4 +1,4 @@
-//! What cannot be backfilled is refused by name and reason, and then nothing has begun.
+//! A table that cannot be backfilled is refused with its name and the reason, and no backfill starts.
 
 use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
 use scenarios::postgres::REPLUSER;
@@ -9,20 +9,20 @@ use crate::support::expected_errors::assert_invocation_fails;
 
 crate::scenarios![
     a_table_without_a_usable_key_is_refused,
-    what_is_no_table_with_a_log_is_refused,
-    a_table_that_may_not_be_read_as_a_whole_is_refused,
-    a_table_that_is_not_known_is_refused,
-    a_table_that_is_not_published_is_refused,
-    a_condition_that_postgres_does_not_take_is_refused,
-    a_column_that_is_not_there_is_refused,
-    one_bad_table_among_good_ones_keeps_all_from_beginning,
+    relations_without_a_log_are_refused,
+    a_table_without_full_read_access_is_refused,
+    an_unknown_table_is_refused,
+    an_unpublished_table_is_refused,
+    an_invalid_condition_is_refused,
+    a_missing_column_is_refused,
+    one_refused_table_refuses_the_whole_backfill,
 ];
 
 async fn fixture(sql: &str) -> Fixture {
-    lab_of(Fixture::builder(Plugin::Pgoutput), sql).await
+    fixture_of(Fixture::builder(Plugin::Pgoutput), sql).await
 }
 
-async fn lab_of(builder: FixtureBuilder, sql: &str) -> Fixture {
+async fn fixture_of(builder: FixtureBuilder, sql: &str) -> Fixture {
     fixture_with_tables(
         builder,
         &format!("create table good (id int primary key, n int); insert into good values (1, 1); {sql}"),
@@ -30,15 +30,15 @@ async fn lab_of(builder: FixtureBuilder, sql: &str) -> Fixture {
     .await
 }
 
-/// Refused, with all of these parts in the message; nothing has begun.
-async fn refused(fixture: &Fixture, event: Value, parts: &[&str]) {
+/// Asserts that the event is refused with all of `parts` in the message, and that no backfill started.
+async fn assert_refused(fixture: &Fixture, event: Value, parts: &[&str]) {
     assert_invocation_fails(fixture, event.clone(), "BackfillRefused", parts).await;
-    assert_eq!(fixture.backfill_state().await, None, "{event} began something");
+    assert_eq!(fixture.backfill_state().await, None, "{event} started a backfill");
 }
 
-/// A table of this name, for this reason.
-async fn table_refused(fixture: &Fixture, table: &str, reason: &str) {
-    refused(fixture, start_event(&[table], 10), &[table, reason]).await;
+/// Asserts that this table is refused for this reason.
+async fn assert_table_refused(fixture: &Fixture, table: &str, reason: &str) {
+    assert_refused(fixture, start_event(&[table], 10), &[table, reason]).await;
 }
 
 async fn a_table_without_a_usable_key_is_refused() {
@@ -57,10 +57,10 @@ async fn a_table_without_a_usable_key_is_refused() {
         "public.computed",
         "public.nullable",
     ] {
-        table_refused(&fixture, table, "no primary key, and no unique index").await;
+        assert_table_refused(&fixture, table, "no primary key, and no unique index").await;
     }
-    // All of what is asked for at once is named.
-    refused(
+    // The error names every refused table.
+    assert_refused(
         &fixture,
         start_event(&["public.bare", "public.nullable"], 10),
         &["public.bare", "public.nullable"],
@@ -68,16 +68,16 @@ async fn a_table_without_a_usable_key_is_refused() {
     .await;
 }
 
-async fn what_is_no_table_with_a_log_is_refused() {
+async fn relations_without_a_log_are_refused() {
     let fixture = fixture(
         "create view seen as select * from good; create materialized view kept as select * from good;
          create sequence counted; create unlogged table quick (id int primary key)",
     )
     .await;
-    table_refused(&fixture, "public.seen", "view").await;
-    table_refused(&fixture, "public.kept", "view").await;
-    table_refused(&fixture, "public.counted", "sequence").await;
-    table_refused(&fixture, "public.quick", "unlogged").await;
+    assert_table_refused(&fixture, "public.seen", "view").await;
+    assert_table_refused(&fixture, "public.kept", "view").await;
+    assert_table_refused(&fixture, "public.counted", "sequence").await;
+    assert_table_refused(&fixture, "public.quick", "unlogged").await;
     fixture
         .sql(&format!(
             "create foreign data wrapper hollow; create server nowhere foreign data wrapper hollow;
@@ -85,15 +85,19 @@ async fn what_is_no_table_with_a_log_is_refused() {
             REPLUSER.0
         ))
         .await;
-    table_refused(&fixture, "public.remote", "foreign table").await;
+    assert_table_refused(&fixture, "public.remote", "foreign table").await;
 }
 
-async fn a_table_that_may_not_be_read_as_a_whole_is_refused() {
+async fn a_table_without_full_read_access_is_refused() {
     let role = REPLUSER.0;
-    let fixture = fixture("create table closed (id int primary key); create table rows (id int primary key); alter table rows enable row level security").await;
+    let fixture = fixture(
+        "create table closed (id int primary key); create table rows (id int primary key);
+         alter table rows enable row level security",
+    )
+    .await;
     fixture.sql(&format!("revoke select on closed from {role}")).await;
-    table_refused(&fixture, "public.closed", "grant select").await;
-    table_refused(&fixture, "public.rows", "row security").await;
+    assert_table_refused(&fixture, "public.closed", "grant select").await;
+    assert_table_refused(&fixture, "public.rows", "row security").await;
     fixture
         .sql(&format!(
             "grant select on closed to {role}; alter table rows disable row level security"
@@ -102,10 +106,10 @@ async fn a_table_that_may_not_be_read_as_a_whole_is_refused() {
     run_backfill(&fixture, start_event(&["public.closed", "public.rows"], 10)).await;
 }
 
-async fn a_table_that_is_not_known_is_refused() {
+async fn an_unknown_table_is_refused() {
     let fixture = fixture("").await;
-    table_refused(&fixture, "public.nowhere", "no table").await;
-    refused(
+    assert_table_refused(&fixture, "public.nowhere", "no table").await;
+    assert_refused(
         &fixture,
         start_event(&["elsewhere.*"], 10),
         &["elsewhere.*", "no published table"],
@@ -113,23 +117,23 @@ async fn a_table_that_is_not_known_is_refused() {
     .await;
 }
 
-async fn a_table_that_is_not_published_is_refused() {
+async fn an_unpublished_table_is_refused() {
     let fixture = fixture("create table other (id int primary key)").await;
     fixture
         .sql("drop publication spillway; create publication spillway for table good")
         .await;
-    table_refused(&fixture, "public.other", "PUBLICATIONS").await;
-    // The other plugins know no publications.
-    let fixture = lab_of(
+    assert_table_refused(&fixture, "public.other", "PUBLICATIONS").await;
+    // The other plugins have no publications.
+    let fixture = fixture_of(
         Fixture::builder(Plugin::TestDecoding).env("TABLES", "public.good"),
         "create table other (id int primary key)",
     )
     .await;
-    table_refused(&fixture, "public.other", "TABLES").await;
+    assert_table_refused(&fixture, "public.other", "TABLES").await;
     run_backfill(&fixture, start_event(&["public.good"], 10)).await;
 }
 
-async fn a_condition_that_postgres_does_not_take_is_refused() {
+async fn an_invalid_condition_is_refused() {
     let fixture = fixture("").await;
     for condition in [
         "n >",
@@ -140,7 +144,7 @@ async fn a_condition_that_postgres_does_not_take_is_refused() {
         "sum(n) > 1",
     ] {
         let event = json!({"action": "backfill", "tables": ["public.good"], "where": condition});
-        refused(&fixture, event, &["public.good", "PostgreSQL says"]).await;
+        assert_refused(&fixture, event, &["public.good", "PostgreSQL says"]).await;
     }
     assert_eq!(
         fixture.value("select count(*) from good").await.as_deref(),
@@ -148,15 +152,15 @@ async fn a_condition_that_postgres_does_not_take_is_refused() {
     );
 }
 
-async fn a_column_that_is_not_there_is_refused() {
+async fn a_missing_column_is_refused() {
     let fixture = fixture("").await;
     let event = json!({"action": "backfill", "tables": ["public.good"], "columns": ["id", "nothing"]});
-    refused(&fixture, event, &["public.good", "nothing"]).await;
+    assert_refused(&fixture, event, &["public.good", "nothing"]).await;
 }
 
-async fn one_bad_table_among_good_ones_keeps_all_from_beginning() {
+async fn one_refused_table_refuses_the_whole_backfill() {
     let fixture = fixture("create table keyless (n int)").await;
-    refused(
+    assert_refused(
         &fixture,
         start_event(&["public.good", "public.keyless"], 10),
         &["public.keyless"],

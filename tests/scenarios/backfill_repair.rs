@@ -1,4 +1,7 @@
-//! After a gap a repair reads the tables again, and its last event tells consumers since when a row must have been seen to be still there.
+//! Repair after a gap: the tables are read again.
+//!
+//! The control event at its end has the position since which every existing row was sent. Consumers remove
+//! the other rows.
 
 use scenarios::consumer::Delivery;
 use scenarios::fixture::{Fixture, Plugin};
@@ -10,11 +13,11 @@ use crate::support::backfill::{
 use crate::support::gap::{accept_gap, advance_slot};
 
 crate::scenarios![
-    a_repair_brings_what_a_gap_swallowed_and_takes_away_what_vanished,
-    a_repair_of_some_tables_says_nothing_of_others,
-    a_repair_takes_away_nothing_that_is_there,
-    a_repair_beside_a_writer_is_whole,
-    a_repair_of_which_a_table_failed_does_not_say_that_it_is_whole,
+    a_repair_restores_lost_changes_and_removes_deleted_rows,
+    a_repair_of_some_tables_keeps_other_tables,
+    a_repair_removes_no_existing_row,
+    a_repair_during_writes_is_complete,
+    a_repair_with_a_failed_table_sends_no_control_event,
 ];
 
 const ENVELOPES: [&str; 3] = ["debezium", "dms", "wal2json"];
@@ -23,32 +26,37 @@ const TABLES: &str =
     "create table t (id int primary key, n int, body text); alter table t alter body set storage external;
      create table u (id int primary key, n int)";
 
-/// Two tables that were drained, and then changed in a gap that was accepted.
-async fn after_a_gap(plugin: Plugin, envelope: &str) -> Fixture {
+/// Fixture with two drained tables that changed in an accepted gap.
+async fn fixture_after_gap(plugin: Plugin, envelope: &str) -> Fixture {
     let fixture = fixture_with_tables(Fixture::builder(plugin).env("ENVELOPE", envelope), TABLES).await;
-    fixture.sql(
-        "insert into t select i, 1, case when i % 5 = 0 then repeat(md5(i::text), 100) end from generate_series(1, 60) i;
+    fixture
+        .sql(
+            "insert into t select i, 1, case when i % 5 = 0 then repeat(md5(i::text), 100) end
+             from generate_series(1, 60) i;
          insert into u select i, 1 from generate_series(1, 20) i",
-    )
-    .await;
+        )
+        .await;
     fixture.drain().await;
-    fixture.sql(
-        "delete from t where id <= 10; update t set n = 2 where id between 11 and 20; update t set id = id + 1000 where id between 21 and 25;
-         insert into t select i, 3, null from generate_series(101, 110) i; delete from u where id = 1; insert into u values (1000, 1)",
-    )
-    .await;
-    advance(&fixture).await;
+    fixture
+        .sql(
+            "delete from t where id <= 10; update t set n = 2 where id between 11 and 20;
+         update t set id = id + 1000 where id between 21 and 25;
+         insert into t select i, 3, null from generate_series(101, 110) i;
+         delete from u where id = 1; insert into u values (1000, 1)",
+        )
+        .await;
+    make_gap(&fixture).await;
     fixture
 }
 
-/// Somebody reads past everything, and that is accepted.
-async fn advance(fixture: &Fixture) {
+/// Advances the slot as another reader does, and accepts the gap.
+async fn make_gap(fixture: &Fixture) {
     let confirmed = advance_slot(fixture).await;
     fixture.invoke(accept_gap(&confirmed)).await.answer();
 }
 
-/// What the events at the end of repairs say, each with its position.
-fn repaired(delivery: &Delivery) -> Vec<(Value, String)> {
+/// Content and position of the control event of each repair.
+fn repair_events(delivery: &Delivery) -> Vec<(Value, String)> {
     let controls = delivery.changes().into_iter().filter_map(|it| {
         let event = it.event();
         let prefix = event.message.as_ref()?.prefix.clone();
@@ -57,54 +65,63 @@ fn repaired(delivery: &Delivery) -> Vec<(Value, String)> {
     controls.collect()
 }
 
-async fn a_repair_brings_what_a_gap_swallowed_and_takes_away_what_vanished() {
+async fn a_repair_restores_lost_changes_and_removes_deleted_rows() {
     for envelope in ENVELOPES {
         Plugin::each(move |plugin| async move {
-            let fixture = after_a_gap(plugin, envelope).await;
-            // A change of a row that was there all the time, and one that the consumer never heard of.
-            fixture.sql("update t set n = 7 where id in (30, 105); insert into t values (1, 9, 'again')")
+            let fixture = fixture_after_gap(plugin, envelope).await;
+            // One change is of a row that existed all the time, and one of a row that the consumer never
+            // received.
+            fixture
+                .sql("update t set n = 7 where id in (30, 105); insert into t values (1, 9, 'again')")
                 .await;
             let reports = run_backfill(&fixture, json!({"action": "backfill", "repair": true})).await;
-            let done = reports.iter().find(|report| backfill_state(report) == "finished").unwrap();
+            let done = reports
+                .iter()
+                .find(|report| backfill_state(report) == "finished")
+                .unwrap();
             assert_eq!(done["backfill"]["tables"]["done"], 2, "{done}");
-            fixture.sql("update t set n = 8 where id in (31, 106); delete from t where id = 32; insert into t values (2, 9, null)")
-                .await;
+            let sql = "update t set n = 8 where id in (31, 106); delete from t where id = 32;
+                       insert into t values (2, 9, null)";
+            fixture.sql(sql).await;
             fixture.drain().await;
             let delivery = fixture.compare(&["t", "u"]).await;
-            let said = repaired(&delivery);
-            assert_eq!(said.len(), 1, "{said:?}");
-            let (content, position) = &said[0];
+            let control = repair_events(&delivery);
+            assert_eq!(control.len(), 1, "{control:?}");
+            let (content, position) = &control[0];
             assert_eq!(content["control"], "repaired");
             assert_eq!(content["tables"], json!(["public.t", "public.u"]));
             let since = content["since"].as_str().unwrap_or_default();
             assert_eq!(since.len(), 16, "{content}");
             for arrival in delivery.changes().iter().filter(|it| it.event().op == "r") {
-                assert!(since <= arrival.position.as_str() && arrival.position < *position, "{content}");
+                assert!(
+                    since <= arrival.position.as_str() && arrival.position < *position,
+                    "{content}"
+                );
             }
         })
         .await;
     }
 }
 
-async fn a_repair_of_some_tables_says_nothing_of_others() {
-    let fixture = after_a_gap(Plugin::Pgoutput, "debezium").await;
+async fn a_repair_of_some_tables_keeps_other_tables() {
+    let fixture = fixture_after_gap(Plugin::Pgoutput, "debezium").await;
     run_backfill(
         &fixture,
         json!({"action": "backfill", "repair": true, "tables": ["public.u"]}),
     )
     .await;
     let delivery = fixture.consume().await;
-    let said = repaired(&delivery);
-    assert_eq!(said[0].0["tables"], json!(["public.u"]));
+    let control = repair_events(&delivery);
+    assert_eq!(control[0].0["tables"], json!(["public.u"]));
     assert!(read_events(&delivery, "public.t").is_empty());
     let of_t = delivery.rebuild().tables["public.t"].len();
-    assert_eq!(of_t, 60, "what was known of it stays");
+    assert_eq!(of_t, 60, "the repair changed another table");
     run_backfill(&fixture, json!({"action": "backfill", "repair": true})).await;
-    assert_eq!(repaired(&fixture.compare(&["t", "u"]).await).len(), 2);
+    assert_eq!(repair_events(&fixture.compare(&["t", "u"]).await).len(), 2);
 }
 
-/// Without a gap it is a backfill that leaves all as it is.
-async fn a_repair_takes_away_nothing_that_is_there() {
+/// Without a gap, a repair changes nothing.
+async fn a_repair_removes_no_existing_row() {
     let fixture = fixture_with_tables(Fixture::builder(Plugin::Pgoutput), TABLES).await;
     fixture
         .sql("insert into t select i, 1, null from generate_series(1, 60) i")
@@ -114,8 +131,8 @@ async fn a_repair_takes_away_nothing_that_is_there() {
     assert_eq!(delivery.rebuild().tables["public.t"].len(), 60);
 }
 
-/// Rows that are overtaken have no read of their own, but the change that overtook them.
-async fn a_repair_beside_a_writer_is_whole() {
+/// An overtaken row has no read event, only the change that overtook it.
+async fn a_repair_during_writes_is_complete() {
     const ROWS: usize = 1_000;
     Plugin::each(|plugin| async move {
         let fixture = fixture_with_tables(Fixture::builder(plugin), &create_table_sql(ROWS)).await;
@@ -124,8 +141,8 @@ async fn a_repair_beside_a_writer_is_whole() {
         fixture
             .sql("update t set n = -5 where id % 3 = 0; delete from t where id % 7 = 0")
             .await;
-        advance(&fixture).await;
-        // Whether a row is overtaken is a matter of luck. One repair without shows nothing.
+        make_gap(&fixture).await;
+        // Whether a change overtakes a row depends on timing. A repair without such a row shows nothing.
         for repairs in 1..=10 {
             let event = json!({"action": "backfill", "repair": true, "chunk_rows": 100});
             let reports = run_beside_writer(&fixture, event, ROWS).await;
@@ -133,23 +150,24 @@ async fn a_repair_beside_a_writer_is_whole() {
                 .iter()
                 .filter_map(|report| report["backfill"]["overtaken"].as_u64())
                 .sum();
-            assert_eq!(repaired(&fixture.compare(&["t"]).await).len(), repairs);
+            assert_eq!(repair_events(&fixture.compare(&["t"]).await).len(), repairs);
             if overtaken > 0 {
                 return;
             }
         }
-        panic!("no row was overtaken: this shows nothing");
+        panic!("no row was overtaken: the test is void");
     })
     .await;
 }
 
-async fn a_repair_of_which_a_table_failed_does_not_say_that_it_is_whole() {
-    let fixture = after_a_gap(Plugin::Pgoutput, "debezium").await;
-    fixture.sql("insert into u select i, i from generate_series(2000, 2100) i; insert into t values (5000, 1, repeat('x', 2000000))")
-        .await;
+async fn a_repair_with_a_failed_table_sends_no_control_event() {
+    let fixture = fixture_after_gap(Plugin::Pgoutput, "debezium").await;
+    let sql = "insert into u select i, i from generate_series(2000, 2100) i;
+               insert into t values (5000, 1, repeat('x', 2000000))";
+    fixture.sql(sql).await;
     let ((kind, message), stored) = (fixture.failing_tick().await, fixture.backfill_state().await);
     assert_eq!((kind.as_str(), stored), ("Oversize", None), "{message}");
-    advance(&fixture).await;
+    make_gap(&fixture).await;
     let mut report = fixture
         .invoke(json!({"action": "backfill", "repair": true}))
         .await
@@ -158,9 +176,9 @@ async fn a_repair_of_which_a_table_failed_does_not_say_that_it_is_whole() {
         report = fixture.tick().await;
     }
     assert_eq!(backfill_state(&report), "failed", "{report}");
-    assert!(repaired(&fixture.consume().await).is_empty());
-    // Mended, the same says so.
+    assert!(repair_events(&fixture.consume().await).is_empty());
+    // After the row is deleted, the same repair sends the control event.
     fixture.sql("delete from t where id = 5000").await;
     run_backfill(&fixture, json!({"action": "backfill", "repair": true})).await;
-    assert_eq!(repaired(&fixture.compare(&["t", "u"]).await).len(), 1);
+    assert_eq!(repair_events(&fixture.compare(&["t", "u"]).await).len(), 1);
 }

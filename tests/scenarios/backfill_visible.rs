@@ -1,5 +1,7 @@
-//! What a chunk reads may be older than what was delivered, or newer: a commit is in the log before others see it, and for as long as it
-//! waits for the standby. The consumer ends with the newer row, and with the large values that the change did not tell.
+//! A chunk may read rows that are older or newer than the delivered changes.
+//!
+//! A commit is in the log before other sessions see it, for as long as it waits for the standby. The consumer
+//! ends with the newer row, and with the large values that the change lacked.
 
 use std::time::Duration;
 
@@ -12,32 +14,32 @@ use scenarios::wait;
 use serde_json::{Value, json};
 
 use crate::support::backfill::{
-    ChunkGate, backfill_state, fixture_with_tables, invoke_ok, invoke_within, read_events, run_backfill,
-    start_event, start_within, tick_until_finished, wait_until_chunk_is_read,
+    ChunkGate, backfill_state, fixture_with_tables, gated_event, invoke_ok, invoke_within, read_events,
+    run_backfill, start_event, start_within, tick_until_finished, wait_until_chunk_is_read,
 };
 use crate::support::cluster::start_cluster;
 use crate::support::positions::wait_until_sessions_end;
 
 crate::scenarios![
-    a_row_is_not_read_as_it_was_before_a_change_that_was_delivered,
-    a_function_that_knows_nothing_of_what_was_delivered_waits_too,
-    a_change_that_hangs_while_its_row_is_read_comes_after_it,
-    a_row_that_moves_in_a_commit_that_hangs_keeps_its_new_value,
-    a_change_that_comes_while_its_row_is_read_is_completed_from_it,
-    a_key_that_changes_while_its_row_is_read_is_completed_from_it,
-    a_row_that_moves_from_the_unread_end_to_the_read_beginning_is_complete,
-    a_row_that_moves_to_the_unread_end_is_complete,
-    a_row_that_is_deleted_while_it_is_read_stays_away,
-    a_table_that_is_rewritten_while_it_is_read_is_whole,
-    a_row_that_moved_in_a_table_that_is_locked_is_complete_and_the_drain_goes_on,
-    a_change_of_a_row_that_no_record_holds_does_not_hide_that,
-    a_watermark_that_waits_for_a_standby_is_waited_for,
+    a_chunk_reads_no_row_older_than_a_delivered_change,
+    a_new_sandbox_waits_for_delivered_changes_too,
+    a_hanging_commit_during_a_chunk_keeps_its_new_values,
+    a_row_that_moves_in_a_hanging_commit_keeps_its_new_value,
+    a_change_during_a_chunk_is_completed_from_the_chunk,
+    a_key_change_during_a_chunk_is_completed_from_the_chunk,
+    a_row_that_moves_to_the_read_part_is_complete,
+    a_row_that_moves_to_the_unread_part_is_complete,
+    a_row_deleted_during_a_chunk_stays_deleted,
+    a_table_rewritten_during_a_chunk_is_complete,
+    a_locked_table_does_not_stop_the_drain,
+    a_change_of_an_oversize_row_keeps_the_omitted_column_named,
+    a_backfill_waits_for_a_watermark_behind_the_standby,
 ];
 
 const ROWS: usize = 20;
 
-/// Rows with large values that stand apart, and what holds a chunk of them.
-fn documents() -> String {
+/// SQL of rows with large values, which are stored outside their row, and of the gate.
+fn documents_sql() -> String {
     format!(
         "{};
          create table doc (id int primary key, n int not null, body text);
@@ -47,20 +49,23 @@ fn documents() -> String {
     )
 }
 
-/// On a cluster, with a function that does not look at the standby, and lays no markers, which would wait for it.
-async fn hanging() -> Fixture {
+/// Fixture on a cluster whose commits can hang.
+///
+/// The function does not check the standby. It writes no markers, because they would wait for the standby.
+async fn fixture_with_hanging_commits() -> Fixture {
     let builder = Fixture::builder(Plugin::Pgoutput)
         .on_cluster(start_cluster(15).await)
         .env("STANDBY_ACK", "off")
         .env("MARKERS", "off");
-    let fixture = fixture_with_tables(builder, &documents()).await;
+    let fixture = fixture_with_tables(builder, &documents_sql()).await;
     fixture.drain().await;
     fixture
 }
 
-/// Waits until a commit of somebody else than the function hangs.
-async fn until_it_hangs(fixture: &Fixture) {
-    let sql = "select count(*) from pg_stat_activity where wait_event = 'SyncRep' and datname = current_database() \
+/// Waits until a commit of another session than the function hangs.
+async fn wait_until_commit_hangs(fixture: &Fixture) {
+    let sql = "select count(*) from pg_stat_activity \
+               where wait_event = 'SyncRep' and datname = current_database() \
                and application_name not like 'spillway%'";
     wait::until("the commit hangs", DEADLINE, || async {
         fixture.value(sql).await.as_deref() == Some("1")
@@ -68,8 +73,8 @@ async fn until_it_hangs(fixture: &Fixture) {
     .await;
 }
 
-/// What a consumer has of this row in the end, beside what PostgreSQL has.
-async fn compared(fixture: &Fixture) -> Delivery {
+/// Delivery, after a comparison with PostgreSQL that has every large value.
+async fn compare_complete(fixture: &Fixture) -> Delivery {
     let delivery = fixture.compare(&["doc"]).await;
     let rebuilt = delivery.rebuild();
     let complete =
@@ -81,10 +86,10 @@ async fn compared(fixture: &Fixture) -> Delivery {
     delivery
 }
 
-/// The events of a row, each by its operation and its `n`.
-fn of_row(delivery: &Delivery, id: u32) -> Vec<(String, Value)> {
+/// Operation and `n` of each event of a row.
+fn events_of_row(delivery: &Delivery, id: u32) -> Vec<(String, Value)> {
     let events = delivery.of_table("public.doc").into_iter();
-    let told = events.map(|event| {
+    let events = events.map(|event| {
         let row = if event["after"].is_null() {
             &event["before"]
         } else {
@@ -93,18 +98,21 @@ fn of_row(delivery: &Delivery, id: u32) -> Vec<(String, Value)> {
         let op = event["op"].as_str().unwrap_or_default().to_owned();
         (row["id"].clone(), (op, row["n"].clone()))
     });
-    told.filter(|(of, _)| *of == id).map(|(_, told)| told).collect()
+    events
+        .filter(|(of, _)| *of == id)
+        .map(|(_, events)| events)
+        .collect()
 }
 
-/// A change is delivered and hangs; the backfill begins then, and waits until the change is visible.
-async fn waits_for_what_was_delivered(kill: bool) {
-    let fixture = hanging().await;
+/// Asserts that a backfill that starts after the delivery of a hanging change waits until it is visible.
+async fn assert_waits_for_delivered_change(kill: bool) {
+    let fixture = fixture_with_hanging_commits().await;
     let client = fixture.connect().await;
     fixture.cluster().replication_proxy().stall(Direction::ToServer);
     let (committed, first) = tokio::join!(client.batch_execute("update doc set n = 2 where id = 3"), async {
-        until_it_hangs(&fixture).await;
+        wait_until_commit_hangs(&fixture).await;
         let report = fixture.tick().await;
-        assert_eq!(report["changes"], 1, "it is delivered: {report}");
+        assert_eq!(report["changes"], 1, "the change is not delivered: {report}");
         if kill {
             fixture.function.kill9().await;
             wait_until_sessions_end(&fixture).await;
@@ -118,7 +126,7 @@ async fn waits_for_what_was_delivered(kill: bool) {
         );
         assert!(
             first["backfill"]["waits_for"].is_string(),
-            "it says for what it waits: {first}"
+            "the report does not name the wait: {first}"
         );
         assert_eq!(backfill_state(&first), "waiting", "{first}");
         fixture.cluster().replication_proxy().clear();
@@ -127,65 +135,69 @@ async fn waits_for_what_was_delivered(kill: bool) {
     committed.unwrap();
     tick_until_finished(&fixture, first).await;
     fixture.drain().await;
-    let told = of_row(&compared(&fixture).await, 3);
-    assert_eq!(told, [("u".to_owned(), json!(2)), ("r".to_owned(), json!(2))]);
+    let events = events_of_row(&compare_complete(&fixture).await, 3);
+    assert_eq!(events, [("u".to_owned(), json!(2)), ("r".to_owned(), json!(2))]);
 }
 
-async fn a_row_is_not_read_as_it_was_before_a_change_that_was_delivered() {
-    waits_for_what_was_delivered(false).await;
+async fn a_chunk_reads_no_row_older_than_a_delivered_change() {
+    assert_waits_for_delivered_change(false).await;
 }
 
-async fn a_function_that_knows_nothing_of_what_was_delivered_waits_too() {
-    waits_for_what_was_delivered(true).await;
+async fn a_new_sandbox_waits_for_delivered_changes_too() {
+    assert_waits_for_delivered_change(true).await;
 }
 
-async fn a_change_that_hangs_while_its_row_is_read_comes_after_it() {
-    let fixture = hanging().await;
+async fn a_hanging_commit_during_a_chunk_keeps_its_new_values() {
+    let fixture = fixture_with_hanging_commits().await;
     let client = fixture.connect().await;
-    let event = json!({"action": "backfill", "tables": ["public.doc"], "chunk_rows": 10, "where": ChunkGate::CONDITION});
+    let event = gated_event("public.doc", 10);
     let gate = ChunkGate::closed_at(&fixture, 1).await;
-    // The first chunk does not see row 3 change, nor the second row 13: that one hangs, and is delivered, before it.
+    // The first chunk does not see the change of row 3, nor the second that of row 13. That change hangs, and
+    // is delivered before the second chunk.
     let (first, ()) = tokio::join!(invoke_ok(&fixture, event), async {
         wait_until_chunk_is_read(&fixture).await;
         fixture.cluster().replication_proxy().stall(Direction::ToServer);
         let hung = client.batch_execute("update doc set n = 2 where id in (3, 13)");
-        let healed = async {
-            until_it_hangs(&fixture).await;
+        let heal = async {
+            wait_until_commit_hangs(&fixture).await;
             gate.open().await;
             wait::until("the change is delivered", DEADLINE, || async {
                 let delivery = fixture.consume().await;
-                !of_row(&delivery, 13).is_empty()
+                !events_of_row(&delivery, 13).is_empty()
             })
             .await;
-            // Time for a function that does not wait to read the second chunk as it was.
+            // Time in which a function that does not wait would read old rows in the second chunk.
             tokio::time::sleep(Duration::from_secs(1)).await;
             fixture.cluster().replication_proxy().clear();
         };
-        let (hung, ()) = tokio::join!(hung, healed);
+        let (hung, ()) = tokio::join!(hung, heal);
         hung.unwrap();
     });
     tick_until_finished(&fixture, first).await;
     fixture.drain().await;
-    let delivery = compared(&fixture).await;
-    assert_eq!(of_row(&delivery, 3), [("u".to_owned(), json!(2))]);
+    let delivery = compare_complete(&fixture).await;
+    assert_eq!(events_of_row(&delivery, 3), [("u".to_owned(), json!(2))]);
     assert_eq!(
-        of_row(&delivery, 13),
+        events_of_row(&delivery, 13),
         [("u".to_owned(), json!(2)), ("r".to_owned(), json!(2))]
     );
 }
 
-/// It gets another large value, and goes from the unread end to the part that was read, in one transaction that is delivered and not visible.
-async fn a_row_that_moves_in_a_commit_that_hangs_keeps_its_new_value() {
-    let fixture = hanging().await;
-    let event = json!({"action": "backfill", "tables": ["public.doc"], "chunk_rows": 5, "where": ChunkGate::CONDITION});
+/// One transaction gives the row another large value and moves it from the unread part to the read part.
+///
+/// The transaction is delivered and not visible.
+async fn a_row_that_moves_in_a_hanging_commit_keeps_its_new_value() {
+    let fixture = fixture_with_hanging_commits().await;
+    let event = gated_event("public.doc", 5);
     let client = fixture.connect().await;
     let gate = ChunkGate::closed_at(&fixture, 7).await;
     let (first, committed) = tokio::join!(invoke_ok(&fixture, event), async {
         wait_until_chunk_is_read(&fixture).await;
         fixture.cluster().replication_proxy().stall(Direction::ToServer);
-        let sql = "begin; update doc set body = repeat('new ', 1000) where id = 20; update doc set id = -1 where id = 20; commit";
+        let sql = "begin; update doc set body = repeat('new ', 1000) where id = 20;
+                   update doc set id = -1 where id = 20; commit";
         let (committed, ()) = tokio::join!(client.batch_execute(sql), async {
-            until_it_hangs(&fixture).await;
+            wait_until_commit_hangs(&fixture).await;
             gate.open().await;
             wait::until("the change is delivered", DEADLINE, || async {
                 let delivery = fixture.consume().await;
@@ -202,17 +214,17 @@ async fn a_row_that_moves_in_a_commit_that_hangs_keeps_its_new_value() {
     committed.unwrap();
     tick_until_finished(&fixture, first).await;
     fixture.drain().await;
-    compared(&fixture).await;
+    compare_complete(&fixture).await;
 }
 
-/// Backfills `doc` in chunks of ten rows, and runs this SQL while the first is being read, or the second; the reports.
-async fn amid(fixture: &Fixture, second: bool, sql: &str) -> Vec<Value> {
-    amid_chunks(fixture, 10, second, sql).await
+/// Reports of a backfill of `doc` in chunks of ten rows. `sql` runs during the first chunk, or the second.
+async fn run_sql_during_chunk_of_ten(fixture: &Fixture, second: bool, sql: &str) -> Vec<Value> {
+    run_sql_during_chunk(fixture, 10, second, sql).await
 }
 
 /// The same with chunks of another size.
-async fn amid_chunks(fixture: &Fixture, rows: u64, second: bool, sql: &str) -> Vec<Value> {
-    let event = json!({"action": "backfill", "tables": ["public.doc"], "chunk_rows": rows, "where": ChunkGate::CONDITION});
+async fn run_sql_during_chunk(fixture: &Fixture, rows: u64, second: bool, sql: &str) -> Vec<Value> {
+    let event = gated_event("public.doc", rows);
     let gate = ChunkGate::closed_at(fixture, if second { rows + 2 } else { 1 }).await;
     let (first, ()) = tokio::join!(
         invoke_ok(fixture, event),
@@ -230,19 +242,19 @@ fn overtaken(reports: &[Value]) -> u64 {
     counts.sum()
 }
 
-async fn a_change_that_comes_while_its_row_is_read_is_completed_from_it() {
+async fn a_change_during_a_chunk_is_completed_from_the_chunk() {
     Plugin::each(|plugin| async move {
-        let fixture = fixture_with_tables(Fixture::builder(plugin), &documents()).await;
-        let reports = amid(
+        let fixture = fixture_with_tables(Fixture::builder(plugin), &documents_sql()).await;
+        let reports = run_sql_during_chunk_of_ten(
             &fixture,
             false,
             "update doc set n = 2 where id = 3; update doc set n = 3 where id = 3",
         )
         .await;
         assert_eq!(overtaken(&reports), 1, "{reports:#?}");
-        let delivery = compared(&fixture).await;
+        let delivery = compare_complete(&fixture).await;
         assert_eq!(
-            of_row(&delivery, 3),
+            events_of_row(&delivery, 3),
             [("u".to_owned(), json!(2)), ("u".to_owned(), json!(3))]
         );
         assert_eq!(read_events(&delivery, "public.doc").len(), ROWS - 1);
@@ -250,65 +262,69 @@ async fn a_change_that_comes_while_its_row_is_read_is_completed_from_it() {
     .await;
 }
 
-async fn a_key_that_changes_while_its_row_is_read_is_completed_from_it() {
+async fn a_key_change_during_a_chunk_is_completed_from_the_chunk() {
     Plugin::each(|plugin| async move {
-        let fixture = fixture_with_tables(Fixture::builder(plugin), &documents()).await;
-        // To another key of the chunk, to one before all, to one behind all, and round about.
-        let sql = "delete from doc where id = 4; update doc set id = 4 where id = 3; update doc set id = -1 where id = 5;
-                   update doc set id = 1000 where id = 6; update doc set id = 3 where id = 4; update doc set n = 9 where id in (3, -1, 1000)";
-        amid(&fixture, false, sql).await;
-        compared(&fixture).await;
+        let fixture = fixture_with_tables(Fixture::builder(plugin), &documents_sql()).await;
+        // To another key of the chunk, before all keys, after all keys, and back over two keys.
+        let sql = "delete from doc where id = 4; update doc set id = 4 where id = 3;
+                   update doc set id = -1 where id = 5; update doc set id = 1000 where id = 6;
+                   update doc set id = 3 where id = 4; update doc set n = 9 where id in (3, -1, 1000)";
+        run_sql_during_chunk_of_ten(&fixture, false, sql).await;
+        compare_complete(&fixture).await;
     })
     .await;
 }
 
-async fn a_row_that_moves_from_the_unread_end_to_the_read_beginning_is_complete() {
+async fn a_row_that_moves_to_the_read_part_is_complete() {
     Plugin::each(|plugin| async move {
-        let fixture = fixture_with_tables(Fixture::builder(plugin), &documents()).await;
-        // One stays there, one changes there, one goes back, and one is deleted.
-        let sql = "update doc set id = -1 where id = 20; update doc set id = -2 where id = 19; update doc set n = 2 where id = -2;
-                   update doc set id = -3 where id = 18; update doc set id = -4 where id = 17";
-        // They are read in the last chunk, which is not held yet.
-        amid_chunks(&fixture, 5, true, &format!("{sql}; update doc set id = 18 where id = -3; delete from doc where id = -4")).await;
-        compared(&fixture).await;
-        // Before the first chunk, too.
-        let fixture = fixture_with_tables(Fixture::builder(plugin), &documents()).await;
+        let fixture = fixture_with_tables(Fixture::builder(plugin), &documents_sql()).await;
+        // One row stays there, one changes there, one moves back, and one is deleted.
+        let sql = "update doc set id = -1 where id = 20; update doc set id = -2 where id = 19;
+                   update doc set n = 2 where id = -2; update doc set id = -3 where id = 18;
+                   update doc set id = -4 where id = 17";
+        // These rows are in the last chunk, which is not held yet.
+        let more = "update doc set id = 18 where id = -3; delete from doc where id = -4";
+        run_sql_during_chunk(&fixture, 5, true, &format!("{sql}; {more}")).await;
+        compare_complete(&fixture).await;
+        // The same before the first chunk.
+        let fixture = fixture_with_tables(Fixture::builder(plugin), &documents_sql()).await;
         fixture.sql(sql).await;
         run_backfill(&fixture, start_event(&["public.doc"], 6)).await;
-        compared(&fixture).await;
+        compare_complete(&fixture).await;
     })
     .await;
 }
 
-async fn a_row_that_moves_to_the_unread_end_is_complete() {
+async fn a_row_that_moves_to_the_unread_part_is_complete() {
     Plugin::each(|plugin| async move {
-        let fixture = fixture_with_tables(Fixture::builder(plugin), &documents()).await;
-        amid(
+        let fixture = fixture_with_tables(Fixture::builder(plugin), &documents_sql()).await;
+        run_sql_during_chunk_of_ten(
             &fixture,
             true,
             "update doc set id = 100 where id = 1; update doc set id = 99 where id = 15",
         )
         .await;
-        compared(&fixture).await;
+        compare_complete(&fixture).await;
     })
     .await;
 }
 
-async fn a_table_that_is_rewritten_while_it_is_read_is_whole() {
-    let fixture = fixture_with_tables(Fixture::builder(Plugin::Pgoutput), &documents()).await;
-    // The second chunk's snapshot is older than the rewriting commit, and its query waits for that.
+async fn a_table_rewritten_during_a_chunk_is_complete() {
+    let fixture = fixture_with_tables(Fixture::builder(Plugin::Pgoutput), &documents_sql()).await;
+    // The snapshot of the second chunk is older than the rewriting commit, and its query waits for that
+    // commit.
     let rewrite = "begin; alter table doc alter n type bigint; select pg_sleep(1); commit";
-    let reports = amid(&fixture, false, rewrite).await;
+    let reports = run_sql_during_chunk_of_ten(&fixture, false, rewrite).await;
     assert_eq!(
-        read_events(&compared(&fixture).await, "public.doc").len(),
+        read_events(&compare_complete(&fixture).await, "public.doc").len(),
         ROWS,
         "{reports:#?}"
     );
 }
 
-async fn a_row_that_moved_in_a_table_that_is_locked_is_complete_and_the_drain_goes_on() {
-    let fixture = fixture_with_tables(Fixture::builder(Plugin::Pgoutput), &documents()).await;
-    let event = json!({"action": "backfill", "tables": ["public.doc"], "chunk_rows": 10, "where": ChunkGate::CONDITION});
+async fn a_locked_table_does_not_stop_the_drain() {
+    let fixture = fixture_with_tables(Fixture::builder(Plugin::Pgoutput), &documents_sql()).await;
+    let event = gated_event("public.doc", 10);
     let gate = ChunkGate::closed_at(&fixture, 12).await;
     start_within(&fixture, event, Duration::from_secs(4)).await;
     gate.open().await;
@@ -320,27 +336,24 @@ async fn a_row_that_moved_in_a_table_that_is_locked_is_complete_and_the_drain_go
         .unwrap();
     let deadline = Duration::from_secs(8);
     let report = fixture.function.invoke(&json!({}), deadline).await.answer();
-    assert_eq!(
-        report["changes"], 1,
-        "the change is drained all the same: {report}"
-    );
+    assert_eq!(report["changes"], 1, "the change is not drained: {report}");
     client.batch_execute("commit").await.unwrap();
     tick_until_finished(&fixture, report).await;
     fixture.drain().await;
-    compared(&fixture).await;
+    compare_complete(&fixture).await;
 }
 
-async fn a_change_of_a_row_that_no_record_holds_does_not_hide_that() {
+async fn a_change_of_an_oversize_row_keeps_the_omitted_column_named() {
     let fixture = fixture_with_tables(
         Fixture::builder(Plugin::Pgoutput).env("OVERSIZE", "omit"),
-        &documents(),
+        &documents_sql(),
     )
     .await;
     fixture
         .sql("update doc set body = repeat('x', 2000000) where id = 3")
         .await;
     fixture.drain().await;
-    amid(&fixture, false, "update doc set n = 2 where id = 3").await;
+    run_sql_during_chunk_of_ten(&fixture, false, "update doc set n = 2 where id = 3").await;
     let delivery = fixture.consume().await;
     let mut read = read_events(&delivery, "public.doc");
     read.retain(|event| event["after"]["id"] == 3);
@@ -349,12 +362,12 @@ async fn a_change_of_a_row_that_no_record_holds_does_not_hide_that() {
     assert_eq!(read[0]["after"]["n"], 2);
 }
 
-async fn a_watermark_that_waits_for_a_standby_is_waited_for() {
+async fn a_backfill_waits_for_a_watermark_behind_the_standby() {
     let fixture = fixture_with_tables(
         Fixture::builder(Plugin::Pgoutput)
             .on_cluster(start_cluster(15).await)
             .env("STANDBY_ACK", "required"),
-        &documents(),
+        &documents_sql(),
     )
     .await;
     fixture.sql(&format!("grant pg_monitor to {}", REPLUSER.0)).await;
@@ -367,17 +380,18 @@ async fn a_watermark_that_waits_for_a_standby_is_waited_for() {
     assert!(waits_for.contains("standby"), "{first}");
     fixture.cluster().replication_proxy().clear();
     tick_until_finished(&fixture, first).await;
-    compared(&fixture).await;
+    compare_complete(&fixture).await;
 }
 
-async fn a_row_that_is_deleted_while_it_is_read_stays_away() {
+async fn a_row_deleted_during_a_chunk_stays_deleted() {
     Plugin::each(|plugin| async move {
-        let fixture = fixture_with_tables(Fixture::builder(plugin), &documents()).await;
-        let sql = "delete from doc where id = 2; delete from doc where id = 3; insert into doc values (3, 5, 'new')";
-        let reports = amid(&fixture, false, sql).await;
+        let fixture = fixture_with_tables(Fixture::builder(plugin), &documents_sql()).await;
+        let sql = "delete from doc where id = 2; delete from doc where id = 3;
+                   insert into doc values (3, 5, 'new')";
+        let reports = run_sql_during_chunk_of_ten(&fixture, false, sql).await;
         assert_eq!(overtaken(&reports), 2, "{reports:#?}");
-        let delivery = compared(&fixture).await;
-        assert_eq!(of_row(&delivery, 2), [("d".to_owned(), Value::Null)]);
+        let delivery = compare_complete(&fixture).await;
+        assert_eq!(events_of_row(&delivery, 2), [("d".to_owned(), Value::Null)]);
     })
     .await;
 }

@@ -1,5 +1,6 @@
-//! Whatever is wrong with the environment, the rights or the event is told in one line that names what to change, under
-//! an `errorType` to match on; and no secret is ever told.
+//! Errors of the environment, of privileges and of the event.
+//!
+//! Each has one line that names the remedy, and an `errorType` for alarms. No output has a secret.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -14,22 +15,22 @@ use serde_json::json;
 use crate::support::expected_errors::{assert_invocation_fails, assert_not_logged, assert_tick_fails};
 
 crate::scenarios![
-    a_variable_that_is_wrong_is_named_with_what_it_may_be,
-    a_variable_that_is_missing_is_named,
-    without_a_runtime_api_it_says_so_and_exits,
-    a_role_that_is_not_let_in_is_named_and_its_password_is_not,
-    a_database_that_is_not_there_is_named,
-    a_host_that_cannot_be_reached_is_named,
-    a_role_that_may_not_replicate_is_told_what_to_grant,
-    a_server_without_logical_log_is_told_what_to_set,
-    a_stream_that_is_not_there_is_named,
-    a_denied_stream_names_the_right_that_is_missing,
-    a_denied_parameter_names_the_rights_that_are_missing,
-    services_that_do_not_answer_are_named_before_the_deadline,
-    an_event_that_is_wrong_is_told_what_it_may_be,
+    an_invalid_variable_is_named_with_its_allowed_values,
+    a_missing_variable_is_named,
+    the_binary_exits_without_a_runtime_api,
+    a_rejected_role_is_named_without_its_password,
+    a_missing_database_is_named,
+    an_unreachable_host_is_named,
+    an_error_names_the_missing_replication_grant,
+    an_error_names_the_wal_level_setting,
+    a_missing_stream_is_named,
+    a_denied_stream_call_names_the_missing_permission,
+    a_denied_parameter_call_names_the_missing_permission,
+    a_service_without_an_answer_is_named_before_the_deadline,
+    an_invalid_event_is_named_with_its_allowed_values,
 ];
 
-/// A slot with one change in it.
+/// Fixture whose slot has one change.
 async fn fixture() -> Fixture {
     let fixture = Fixture::new(Plugin::Pgoutput).await;
     fixture
@@ -38,13 +39,13 @@ async fn fixture() -> Fixture {
     fixture
 }
 
-/// The change is still there, once all is well.
-async fn finish(fixture: &Fixture) {
+/// Drains the slot, and checks that the change arrives.
+async fn assert_drained(fixture: &Fixture) {
     fixture.drain().await;
     assert_eq!(fixture.compare(&["public.t"]).await.changes().len(), 1);
 }
 
-async fn a_variable_that_is_wrong_is_named_with_what_it_may_be() {
+async fn an_invalid_variable_is_named_with_its_allowed_values() {
     let mut fixture = fixture().await;
     let wrong = [
         ("PGPORT", "postgres", "1 to 65535"),
@@ -70,7 +71,7 @@ async fn a_variable_that_is_wrong_is_named_with_what_it_may_be() {
     for (variable, value, part) in wrong {
         let before = fixture.function.second_instance();
         fixture.function.set(variable, value).await;
-        // The answer to every invocation, not only to the first.
+        // Every invocation has this answer, not only the first.
         assert_eq!(fixture.failing_tick().await.0, "ConfigInvalid");
         assert_tick_fails(&fixture, "ConfigInvalid", &[variable, value, part]).await;
         let lines = fixture.function.log();
@@ -81,10 +82,10 @@ async fn a_variable_that_is_wrong_is_named_with_what_it_may_be() {
         );
         fixture.function = before;
     }
-    finish(&fixture).await;
+    assert_drained(&fixture).await;
 }
 
-async fn a_variable_that_is_missing_is_named() {
+async fn a_missing_variable_is_named() {
     let mut fixture = fixture().await;
     for variable in [
         "PGHOST",
@@ -106,23 +107,24 @@ async fn a_variable_that_is_missing_is_named() {
     fixture.function.set("DB_AUTH", "iam").await;
     assert_tick_fails(&fixture, "ConfigInvalid", &["PGSSLMODE", "TLS"]).await;
     fixture.function.set("DB_AUTH", "password").await;
-    finish(&fixture).await;
+    assert_drained(&fixture).await;
 }
 
-async fn without_a_runtime_api_it_says_so_and_exits() {
-    let ran = tokio::process::Command::new(drain_binary())
+async fn the_binary_exits_without_a_runtime_api() {
+    let output = tokio::process::Command::new(drain_binary())
         .env_clear()
         .stdin(Stdio::null())
         .output()
         .await;
-    let ran = ran.unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!(ran.status.code(), Some(2));
-    let told = String::from_utf8_lossy(&ran.stderr).into_owned() + &String::from_utf8_lossy(&ran.stdout);
-    assert_eq!(told.lines().count(), 1, "one line: {told}");
-    assert!(told.contains("AWS_LAMBDA_RUNTIME_API"), "{told}");
+    let output = output.unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(output.status.code(), Some(2));
+    let text =
+        String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    assert_eq!(text.lines().count(), 1, "one line: {text}");
+    assert!(text.contains("AWS_LAMBDA_RUNTIME_API"), "{text}");
 }
 
-async fn a_role_that_is_not_let_in_is_named_and_its_password_is_not() {
+async fn a_rejected_role_is_named_without_its_password() {
     let mut fixture = fixture().await;
     fixture.function.set("LOG_LEVEL", "debug").await;
     fixture.function.set("PGPASSWORD", "not the right one").await;
@@ -137,17 +139,17 @@ async fn a_role_that_is_not_let_in_is_named_and_its_password_is_not() {
     fixture.function.set("PGUSER", "nobody we know").await;
     assert_tick_fails(&fixture, "PostgresAuthentication", &["nobody we know", "PGUSER"]).await;
     fixture.function.set("PGUSER", REPLUSER.0).await;
-    finish(&fixture).await;
+    assert_drained(&fixture).await;
     assert_not_logged(&fixture, REPLUSER.1).await;
 }
 
-async fn a_database_that_is_not_there_is_named() {
+async fn a_missing_database_is_named() {
     let mut fixture = fixture().await;
     fixture.function.set("PGDATABASE", "not there").await;
     assert_tick_fails(&fixture, "DatabaseMissing", &["not there", "PGDATABASE"]).await;
 }
 
-async fn a_host_that_cannot_be_reached_is_named() {
+async fn an_unreachable_host_is_named() {
     let mut fixture = fixture().await;
     let port = free_port().to_string();
     fixture.function.set("PGPORT", &port).await;
@@ -166,7 +168,7 @@ async fn a_host_that_cannot_be_reached_is_named() {
     .await;
 }
 
-async fn a_role_that_may_not_replicate_is_told_what_to_grant() {
+async fn an_error_names_the_missing_replication_grant() {
     let mut fixture = fixture().await;
     let role = format!("{}_role", fixture.database);
     fixture
@@ -184,12 +186,12 @@ async fn a_role_that_may_not_replicate_is_told_what_to_grant() {
     )
     .await;
     fixture.sql(&format!("alter role {role} replication")).await;
-    finish(&fixture).await;
+    assert_drained(&fixture).await;
     fixture.function.kill9().await;
     fixture.sql(&format!("drop role {role}")).await;
 }
 
-async fn a_server_without_logical_log_is_told_what_to_set() {
+async fn an_error_names_the_wal_level_setting() {
     let settings = PostgresSettings {
         conf: "wal_level = replica\n".to_owned(),
         ..PostgresSettings::default()
@@ -202,27 +204,27 @@ async fn a_server_without_logical_log_is_told_what_to_set() {
     let parts = ["rds.logical_replication", "wal_level"];
     let setup = json!({"action": "setup", "plugin": "wal2json"});
     assert_invocation_fails(&fixture, setup, "WalLevelNotLogical", &parts).await;
-    assert_eq!(fixture.checkpoint().await, None, "nothing was set up");
+    assert_eq!(fixture.checkpoint().await, None, "setup stored a checkpoint");
 }
 
-async fn a_stream_that_is_not_there_is_named() {
+async fn a_missing_stream_is_named() {
     let mut fixture = fixture().await;
     fixture.function.set("STREAM_NAME", "not-there").await;
     assert_tick_fails(&fixture, "StreamMissing", &["not-there", "STREAM_NAME"]).await;
     fixture.function.set("STREAM_NAME", &fixture.stream).await;
-    finish(&fixture).await;
+    assert_drained(&fixture).await;
 }
 
-fn denied() -> Fault {
+fn denied_fault() -> Fault {
     Fault::refuse(
         "AccessDeniedException",
         "User: arn:aws:sts::1:assumed-role/drain is not authorized",
     )
 }
 
-async fn a_denied_stream_names_the_right_that_is_missing() {
+async fn a_denied_stream_call_names_the_missing_permission() {
     let fixture = fixture().await;
-    fixture.kinesis_proxy.inject("PutRecords", denied());
+    fixture.kinesis_proxy.inject("PutRecords", denied_fault());
     assert_tick_fails(
         &fixture,
         "StreamDenied",
@@ -232,15 +234,15 @@ async fn a_denied_stream_names_the_right_that_is_missing() {
     assert_eq!(
         fixture.kinesis_proxy.requests("PutRecords"),
         1,
-        "it is not tried again"
+        "the function retried a denied call"
     );
     fixture.kinesis_proxy.clear();
-    finish(&fixture).await;
+    assert_drained(&fixture).await;
 }
 
-async fn a_denied_parameter_names_the_rights_that_are_missing() {
+async fn a_denied_parameter_call_names_the_missing_permission() {
     let fixture = fixture().await;
-    fixture.ssm_proxy.inject("GetParameter", denied());
+    fixture.ssm_proxy.inject("GetParameter", denied_fault());
     assert_tick_fails(
         &fixture,
         "CheckpointDenied",
@@ -248,7 +250,7 @@ async fn a_denied_parameter_names_the_rights_that_are_missing() {
     )
     .await;
     fixture.ssm_proxy.clear();
-    fixture.ssm_proxy.inject("PutParameter", denied());
+    fixture.ssm_proxy.inject("PutParameter", denied_fault());
     assert_tick_fails(
         &fixture,
         "CheckpointDenied",
@@ -258,19 +260,19 @@ async fn a_denied_parameter_names_the_rights_that_are_missing() {
     assert_eq!(
         fixture.kinesis_proxy.requests("PutRecords"),
         0,
-        "nothing was sent that could not be stored as sent"
+        "the function sent records without a checkpoint"
     );
     fixture.ssm_proxy.clear();
     fixture.drain().await;
     fixture.sql("insert into t values (2)").await;
-    fixture.ssm_proxy.inject("PutParameter", denied());
+    fixture.ssm_proxy.inject("PutParameter", denied_fault());
     assert_tick_fails(&fixture, "CheckpointDenied", &[&fixture.parameter]).await;
     fixture.ssm_proxy.clear();
     fixture.drain().await;
     assert_eq!(fixture.compare(&["public.t"]).await.changes().len(), 2);
 }
 
-async fn services_that_do_not_answer_are_named_before_the_deadline() {
+async fn a_service_without_an_answer_is_named_before_the_deadline() {
     let fixture = fixture().await;
     let short = Duration::from_secs(6);
     let fails = async |kind: &str, part: &str| {
@@ -284,10 +286,10 @@ async fn services_that_do_not_answer_are_named_before_the_deadline() {
     fixture.kinesis_proxy.inject("PutRecords", Fault::CutRequest);
     fails("StreamUnavailable", &fixture.stream).await;
     fixture.kinesis_proxy.clear();
-    finish(&fixture).await;
+    assert_drained(&fixture).await;
 }
 
-async fn an_event_that_is_wrong_is_told_what_it_may_be() {
+async fn an_invalid_event_is_named_with_its_allowed_values() {
     let fixture = fixture().await;
     let actions = "drain, backfill, setup, status, plan or teardown";
     let wrong = [
@@ -316,5 +318,5 @@ async fn an_event_that_is_wrong_is_told_what_it_may_be() {
     for (event, part) in wrong {
         assert_invocation_fails(&fixture, event, "EventInvalid", &[part]).await;
     }
-    finish(&fixture).await;
+    assert_drained(&fixture).await;
 }

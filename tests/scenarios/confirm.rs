@@ -1,5 +1,6 @@
-//! What is confirmed is the end of a commit record, as PostgreSQL itself tells it through a second slot: a byte less and
-//! the transaction comes again, a byte more and the next one may never come.
+//! The slot is confirmed at the end of a commit record, which a second slot reports.
+//!
+//! One byte less, and the transaction is read again. One byte more, and the next transaction may be lost.
 
 use std::collections::HashMap;
 
@@ -10,11 +11,13 @@ use crate::support::positions::{SlotPositions, commit_end, parse_lsn};
 
 crate::scenarios![
     a_position_begins_with_the_end_of_its_commit_record,
-    a_slot_that_stops_before_a_transaction_stands_at_the_end_of_the_one_before,
-    a_drain_reports_the_position_that_it_confirmed,
+    a_stopped_slot_is_at_the_end_of_the_previous_transaction,
+    a_drain_reports_its_confirmed_position,
 ];
 
-/// A fixture with a table, and a slot of test_decoding, which says of each transaction where its commit record ends.
+/// Fixture with a table and a slot of test_decoding.
+///
+/// test_decoding reports the end of the commit record of each transaction.
 async fn fixture(plugin: Plugin) -> Fixture {
     let fixture = Fixture::new(plugin).await;
     fixture
@@ -29,7 +32,7 @@ async fn fixture(plugin: Plugin) -> Fixture {
     fixture
 }
 
-/// The end of each transaction that was committed since, by its id.
+/// End of the commit record of each transaction since then, by transaction id.
 async fn ends(fixture: &Fixture) -> HashMap<u64, u64> {
     let sql = format!(
         "select string_agg(xid || ' ' || lsn, ',')
@@ -47,9 +50,14 @@ async fn ends(fixture: &Fixture) -> HashMap<u64, u64> {
 async fn a_position_begins_with_the_end_of_its_commit_record() {
     Plugin::each(|plugin| async move {
         let fixture = fixture(plugin).await;
-        fixture.sql("insert into t select i, 'x' from generate_series(1, 10) i")
+        fixture
+            .sql("insert into t select i, 'x' from generate_series(1, 10) i")
             .await;
-        fixture.sql("begin; savepoint s; update t set id = 20 where id = 1; rollback to s; delete from t where id = 2; commit")
+        fixture
+            .sql(
+                "begin; savepoint s; update t set id = 20 where id = 1; rollback to s;
+                     delete from t where id = 2; commit",
+            )
             .await;
         fixture.sql("truncate t").await;
         fixture.sql("insert into t values (1, 'again')").await;
@@ -74,8 +82,8 @@ async fn a_position_begins_with_the_end_of_its_commit_record() {
     .await;
 }
 
-/// Nothing but the commits before it is behind the slot then, and no log of others that would hide a byte too few or many.
-async fn a_slot_that_stops_before_a_transaction_stands_at_the_end_of_the_one_before() {
+/// The slot is followed only by the refused transaction. No other log hides a wrong byte.
+async fn a_stopped_slot_is_at_the_end_of_the_previous_transaction() {
     Plugin::each(|plugin| async move {
         let mut fixture = fixture(plugin).await;
         fixture.sql("insert into t values (1, 'small')").await;
@@ -85,14 +93,14 @@ async fn a_slot_that_stops_before_a_transaction_stands_at_the_end_of_the_one_bef
             .into_values()
             .max()
             .expect("two were committed");
-        // More than a record may have.
+        // Larger than a record.
         fixture
             .sql("insert into t values (3, repeat('x', 1 << 20))")
             .await;
         let (kind, message) = fixture.failing_tick().await;
         assert_eq!(kind, "Oversize", "{message}");
-        let marks = SlotPositions::read(&fixture).await;
-        assert_eq!((marks.confirmed, marks.checkpoint), (last, last));
+        let positions = SlotPositions::read(&fixture).await;
+        assert_eq!((positions.confirmed, positions.checkpoint), (last, last));
 
         fixture.function.set("OVERSIZE", "omit").await;
         let reports = fixture.drain().await;
@@ -106,7 +114,7 @@ async fn a_slot_that_stops_before_a_transaction_stands_at_the_end_of_the_one_bef
     .await;
 }
 
-async fn a_drain_reports_the_position_that_it_confirmed() {
+async fn a_drain_reports_its_confirmed_position() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
         fixture

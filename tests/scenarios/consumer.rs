@@ -1,4 +1,4 @@
-//! The consumer, on whose word every other scenario relies, notices what is wrong and only that.
+//! The consumer of the other scenarios notices every broken promise, and nothing else.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -15,15 +15,15 @@ use crate::support::kinesis_producer::{aggregate, client, put, record};
 
 crate::scenarios![
     a_consumer_rebuilds_rows_and_drops_duplicates,
-    a_row_that_was_read_is_what_its_key_has_unless_something_newer_is_known,
-    what_a_repair_did_not_find_has_vanished,
+    a_backfilled_row_counts_unless_a_newer_event_exists,
+    a_repair_removes_rows_that_it_did_not_read,
     a_consumer_notices_a_broken_promise,
-    every_type_is_compared_as_an_event_writes_it,
-    an_aggregate_is_read_strictly,
+    the_oracle_compares_every_type_in_its_event_form,
+    a_malformed_aggregate_is_an_error,
     a_consumer_splits_aggregates_and_drops_one_that_spans_shards,
 ];
 
-/// An event of table `public.t` at the given transaction and index.
+/// Event of table `public.t` at this transaction and index.
 fn event(commit: u32, index: u32, op: &str, before: Value, after: Value) -> Vec<u8> {
     let position = format!("{commit:016x}.{commit:016x}.{index:08x}");
     let source = json!({"schema": "public", "table": "t", "position": position});
@@ -95,12 +95,13 @@ async fn a_consumer_rebuilds_rows_and_drops_duplicates() {
     assert_eq!(
         rebuilt.tables["public.t"].len(),
         1,
-        "what was before the truncate is gone"
+        "the truncate did not remove the earlier rows"
     );
 }
 
-/// What a consumer makes of events of `public.t`, each under the key of its row, and of others under a key of
-/// their own.
+/// Rows that a consumer rebuilds from events of `public.t`.
+///
+/// Each event has the key of its row. Other events have a key of their own.
 fn rebuilt(events: &[Vec<u8>]) -> Vec<Value> {
     let mut delivery = Delivery::default();
     for data in events {
@@ -123,7 +124,7 @@ fn rebuilt(events: &[Vec<u8>]) -> Vec<Value> {
     rows
 }
 
-async fn a_row_that_was_read_is_what_its_key_has_unless_something_newer_is_known() {
+async fn a_backfilled_row_counts_unless_a_newer_event_exists() {
     let unavailable = "__debezium_unavailable_value";
     let rows = rebuilt(&[
         event(
@@ -163,14 +164,14 @@ async fn a_row_that_was_read_is_what_its_key_has_unless_something_newer_is_known
         event(7, 0, "d", json!({"id": 1}), Value::Null),
         event(5, 0, "r", Value::Null, json!({"id": 1, "big": "read", "n": 1})),
     ]);
-    let wanted = [
+    let expected = [
         json!({"id": 2, "big": "read", "n": 2}),
         json!({"id": 4, "big": "read", "n": 1}),
     ];
-    assert_eq!(rows, wanted);
+    assert_eq!(rows, expected);
 }
 
-async fn what_a_repair_did_not_find_has_vanished() {
+async fn a_repair_removes_rows_that_it_did_not_read() {
     let content = json!({"control": "repaired", "since": format!("{:016x}", 5), "tables": ["public.t"]});
     let message = json!({"prefix": "spillway.repaired", "content": STANDARD.encode(content.to_string())});
     let source = json!({"position": format!("{:016x}.{:016x}.{:08x}", 9, 9, 0)});
@@ -183,12 +184,12 @@ async fn what_a_repair_did_not_find_has_vanished() {
         event(7, 1, "r", Value::Null, json!({"id": 4})),
         event(11, 0, "c", Value::Null, json!({"id": 5})),
     ];
-    let wanted = [2, 3, 4, 5].map(|id| json!({"id": id}));
-    // Read from another shard, it may come before what it is about.
+    let expected = [2, 3, 4, 5].map(|id| json!({"id": id}));
+    // A control event in another shard may be read before the rows that it concerns.
     for place in [0, 5, 6] {
         let mut events = events.to_vec();
         events.insert(place, control.clone().into_bytes());
-        assert_eq!(rebuilt(&events), wanted);
+        assert_eq!(rebuilt(&events), expected);
     }
 }
 
@@ -226,7 +227,7 @@ async fn a_consumer_notices_a_broken_promise() {
     }
 }
 
-async fn every_type_is_compared_as_an_event_writes_it() {
+async fn the_oracle_compares_every_type_in_its_event_form() {
     let postgres = Postgres::shared().await;
     let database = scenarios::unique("types");
     postgres.create_database(&database).await;
@@ -234,10 +235,12 @@ async fn every_type_is_compared_as_an_event_writes_it() {
     let sql = r#"
         create type mood as enum ('ok'); create type pair as (a int, b text); create domain small as int;
         create table t (id int primary key, b bool, f float8, n numeric, by bytea, j jsonb, d date, dn date,
-            ts timestamp, tz timestamptz, ti time, tt timetz, iv interval, ch char(4), m mood, p pair, pp pair[],
+            ts timestamp, tz timestamptz, ti time, tt timetz, iv interval, ch char(4), m mood, p pair,
+            pp pair[],
             s small, ia int[], ta text[], "Ünï" text, g int generated always as (id * 2) stored);
         insert into t values (1, true, 1e20, 'NaN', '\x00ff', '{"a": 1}', '2024-02-29', 'infinity',
-            '2024-02-29 12:34:56.789', '2024-02-29 12:34:56+02', '12:34:56.5', '12:34:56+02', '1 day 2 h', 'ab',
+            '2024-02-29 12:34:56.789', '2024-02-29 12:34:56+02', '12:34:56.5', '12:34:56+02',
+            '1 day 2 h', 'ab',
             'ok', '(1,"x y")', '{"(1,a)"}', 3, '{{1,2},{3,null}}', '{}', null)"#;
     client.batch_execute(sql).await.unwrap();
     let mut row = json!({"id": 1, "b": true, "f": 1e20, "n": "NaN", "by": "AP8=", "j": "{\"a\": 1}",
@@ -287,7 +290,7 @@ async fn every_type_is_compared_as_an_event_writes_it() {
     postgres.drop_database(&database).await;
 }
 
-async fn an_aggregate_is_read_strictly() {
+async fn a_malformed_aggregate_is_an_error() {
     let long = "x".repeat(300);
     let good = aggregate(&[("a", b"1"), (&long, long.as_bytes()), ("a", b"")]);
     let read = |partition_key, data| SubRecord {
@@ -297,10 +300,20 @@ async fn an_aggregate_is_read_strictly() {
     };
     let expected = vec![read("a", &b"1"[..]), read(&long, long.as_bytes()), read("a", b"")];
     assert_eq!(aggregate::split(&good), Ok(Some(expected)));
-    assert_eq!(aggregate::split(b"{}"), Ok(None), "a record of its own");
+    assert_eq!(
+        aggregate::split(b"{}"),
+        Ok(None),
+        "a plain record is taken for an aggregate"
+    );
     assert_eq!(aggregate::split(b""), Ok(None));
-    assert!(aggregate::split(&good[..good.len() - 1]).is_err(), "cut off");
-    assert!(aggregate::split(&good[..10]).is_err(), "no place for an MD5");
+    assert!(
+        aggregate::split(&good[..good.len() - 1]).is_err(),
+        "a cut aggregate is accepted"
+    );
+    assert!(
+        aggregate::split(&good[..10]).is_err(),
+        "an aggregate without an MD5 is accepted"
+    );
     let mut other = good.clone();
     other[6] ^= 1;
     let error = aggregate::split(&other).unwrap_err().to_string();
@@ -309,7 +322,7 @@ async fn an_aggregate_is_read_strictly() {
     assert!(none.contains("no records"), "{none}");
 }
 
-/// A partition key whose hash lies in `range`.
+/// Partition key whose hash is in `range`.
 fn key_in(range: HashRange) -> String {
     let mut keys = (0..).map(|number: u32| format!("key {number}"));
     keys.find(|key| range.contains(hash_of(key))).unwrap()

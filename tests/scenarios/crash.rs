@@ -1,5 +1,7 @@
-//! The function is killed with -9 between every two steps of a drain: nothing is lost, keys stay in order, a position
-//! always carries the same event, and the slot is never beyond the checkpoint.
+//! Kill of the function with SIGKILL between every two steps of a drain.
+//!
+//! No change is lost, each key keeps its order, a position always has the same event, and the slot is never
+//! beyond the checkpoint.
 
 use std::collections::HashMap;
 
@@ -13,16 +15,16 @@ use crate::support::backlog;
 use crate::support::positions::{SlotPositions, commit_end, parse_lsn, wait_until_sessions_end};
 
 crate::scenarios![
-    killed_before_it_reads_the_checkpoint_it_has_sent_nothing,
-    killed_before_records_are_put_it_puts_them_later,
-    killed_after_records_were_put_it_puts_the_same_again,
-    killed_before_the_checkpoint_is_stored_it_sends_the_same_again,
-    killed_between_checkpoint_and_advance_it_skips_what_was_sent,
-    killed_after_the_slot_advanced_it_has_nothing_to_do,
-    killed_before_its_first_checkpoint_it_starts_from_the_slot,
+    a_kill_before_the_checkpoint_is_read_sends_nothing,
+    a_kill_before_records_are_put_delays_them,
+    a_kill_after_records_are_put_sends_them_again,
+    a_kill_before_the_checkpoint_is_stored_sends_records_again,
+    a_kill_between_checkpoint_and_advance_skips_sent_changes,
+    a_kill_after_the_slot_advanced_changes_nothing,
+    a_kill_before_the_first_checkpoint_restarts_from_the_slot,
 ];
 
-/// A slot that was drained once, so that a checkpoint is stored, and has a backlog again.
+/// Fixture with a stored checkpoint and a new backlog.
 async fn fixture(plugin: Plugin) -> Fixture {
     let fixture = Fixture::new(plugin).await;
     backlog::create(&fixture).await;
@@ -37,7 +39,7 @@ async fn kill_at(fixture: &Fixture, held: &mut HeldRequest) {
     let invocation = fixture.invoke(json!({}));
     tokio::pin!(invocation);
     tokio::select! {
-        outcome = &mut invocation => panic!("it never came so far: {outcome:?}"),
+        outcome = &mut invocation => panic!("the invocation ended before the request: {outcome:?}"),
         () = held.wait_until_held() => {}
     }
     fixture.function.kill9().await;
@@ -46,21 +48,21 @@ async fn kill_at(fixture: &Fixture, held: &mut HeldRequest) {
     wait_until_sessions_end(fixture).await;
 }
 
-/// What was found after the kill, and what the ticks after it did.
+/// State after a kill, and work of the ticks after it.
 struct Recovery {
-    /// The moment after the kill.
-    marks: SlotPositions,
-    /// Changes in the stream before and after it.
+    /// Positions right after the kill.
+    positions: SlotPositions,
+    /// Changes in the stream right after the kill and at the end.
     changes: (usize, usize),
-    /// Records that brought nothing new.
+    /// Duplicates in the stream.
     duplicates: usize,
     /// Changes that the ticks skipped.
     skipped: u64,
 }
 
-/// Ticks to the end, and holds everything to the promise.
+/// Ticks until the slot is empty, and checks the promise.
 async fn recover(fixture: &Fixture) -> Recovery {
-    let marks = SlotPositions::read(fixture).await;
+    let positions = SlotPositions::read(fixture).await;
     let before = Delivery::read(&fixture.kinesis, &fixture.stream).await;
     let reports = fixture.drain().await;
     let skipped = reports
@@ -72,14 +74,14 @@ async fn recover(fixture: &Fixture) -> Recovery {
     assert_eq!(
         after.changes().len(),
         backlog::events(fixture).await,
-        "every event, and no other"
+        "the stream has other events than the log"
     );
     let covered = |delivery: &Delivery| {
         let mut arrivals: HashMap<String, usize> = HashMap::new();
         for it in delivery
             .arrivals
             .iter()
-            .filter(|it| commit_end(&it.position) <= marks.checkpoint)
+            .filter(|it| commit_end(&it.position) <= positions.checkpoint)
         {
             *arrivals.entry(it.position.clone()).or_default() += 1;
         }
@@ -88,86 +90,98 @@ async fn recover(fixture: &Fixture) -> Recovery {
     assert_eq!(
         covered(&before),
         covered(&after),
-        "what the checkpoint covers was sent, and is not sent again"
+        "changes that the checkpoint covers were not sent exactly once"
     );
     let changes = (before.changes().len(), after.changes().len());
     Recovery {
-        marks,
+        positions,
         changes,
         duplicates: after.duplicates(),
         skipped,
     }
 }
 
-async fn killed_before_it_reads_the_checkpoint_it_has_sent_nothing() {
+async fn a_kill_before_the_checkpoint_is_read_sends_nothing() {
     let fixture = fixture(Plugin::Pgoutput).await;
-    let marks = SlotPositions::read(&fixture).await;
+    let positions = SlotPositions::read(&fixture).await;
     let mut held = fixture.ssm_proxy.hold("GetParameter", FaultSide::Request);
     kill_at(&fixture, &mut held).await;
     let recovery = recover(&fixture).await;
-    assert_eq!(recovery.marks, marks);
+    assert_eq!(recovery.positions, positions);
     assert_eq!((recovery.duplicates, recovery.skipped), (0, 0));
 }
 
-async fn killed_before_records_are_put_it_puts_them_later() {
+async fn a_kill_before_records_are_put_delays_them() {
     let fixture = fixture(Plugin::Pgoutput).await;
-    let marks = SlotPositions::read(&fixture).await;
+    let positions = SlotPositions::read(&fixture).await;
     let mut held = fixture.kinesis_proxy.hold("PutRecords", FaultSide::Request);
     kill_at(&fixture, &mut held).await;
     let recovery = recover(&fixture).await;
-    assert_eq!(recovery.marks.confirmed, marks.confirmed, "not all had arrived");
+    assert_eq!(
+        recovery.positions.confirmed, positions.confirmed,
+        "the slot moved before all records arrived"
+    );
     assert!(
         recovery.changes.0 < recovery.changes.1,
-        "something was still to be put: {:?}",
+        "no record was left to put: {:?}",
         recovery.changes
     );
 }
 
-async fn killed_after_records_were_put_it_puts_the_same_again() {
+async fn a_kill_after_records_are_put_sends_them_again() {
     let fixture = fixture(Plugin::Pgoutput).await;
-    let marks = SlotPositions::read(&fixture).await;
+    let positions = SlotPositions::read(&fixture).await;
     let mut held = fixture.kinesis_proxy.hold("PutRecords", FaultSide::Answer);
     kill_at(&fixture, &mut held).await;
     let recovery = recover(&fixture).await;
     assert_eq!(
-        recovery.marks.confirmed, marks.confirmed,
-        "nobody knew that they had arrived"
+        recovery.positions.confirmed, positions.confirmed,
+        "the slot moved without an answer"
     );
     assert!(
         recovery.duplicates > 0,
-        "what was put without an answer is put again"
+        "records without an answer were not sent again"
     );
 }
 
-async fn killed_before_the_checkpoint_is_stored_it_sends_the_same_again() {
+async fn a_kill_before_the_checkpoint_is_stored_sends_records_again() {
     let fixture = fixture(Plugin::Pgoutput).await;
-    let marks = SlotPositions::read(&fixture).await;
+    let positions = SlotPositions::read(&fixture).await;
     let mut held = fixture.ssm_proxy.hold("PutParameter", FaultSide::Request);
     kill_at(&fixture, &mut held).await;
     let recovery = recover(&fixture).await;
-    assert_eq!(recovery.marks, marks, "neither checkpoint nor slot had moved");
-    assert!(recovery.duplicates > 0, "what no checkpoint covers is sent again");
+    assert_eq!(recovery.positions, positions, "checkpoint or slot moved");
+    assert!(
+        recovery.duplicates > 0,
+        "records beyond the checkpoint were not sent again"
+    );
     assert_eq!(recovery.skipped, 0);
 }
 
-async fn killed_between_checkpoint_and_advance_it_skips_what_was_sent() {
+async fn a_kill_between_checkpoint_and_advance_skips_sent_changes() {
     Plugin::each(|plugin| async move {
         let fixture = fixture(plugin).await;
-        let marks = SlotPositions::read(&fixture).await;
+        let positions = SlotPositions::read(&fixture).await;
         let mut held = fixture.ssm_proxy.hold("PutParameter", FaultSide::Answer);
         kill_at(&fixture, &mut held).await;
         let recovery = recover(&fixture).await;
         assert_eq!(
-            recovery.marks.confirmed, marks.confirmed,
-            "the slot had not moved"
+            recovery.positions.confirmed, positions.confirmed,
+            "the slot moved"
         );
-        assert!(recovery.marks.checkpoint > marks.checkpoint, "the checkpoint had");
-        assert!(recovery.skipped > 0, "what is stored as sent is skipped");
+        assert!(
+            recovery.positions.checkpoint > positions.checkpoint,
+            "the checkpoint did not move"
+        );
+        assert!(
+            recovery.skipped > 0,
+            "changes below the checkpoint were not skipped"
+        );
     })
     .await;
 }
 
-async fn killed_after_the_slot_advanced_it_has_nothing_to_do() {
+async fn a_kill_after_the_slot_advanced_changes_nothing() {
     let mut fixture = fixture(Plugin::Pgoutput).await;
     let target = parse_lsn(
         &fixture
@@ -175,7 +189,7 @@ async fn killed_after_the_slot_advanced_it_has_nothing_to_do() {
             .await
             .unwrap_or_default(),
     );
-    // It stays when all is confirmed, so that it is killed before it answers.
+    // The function lingers after the last confirmation, so that it is killed before it answers.
     fixture.function.set("LINGER_SECONDS", "50").await;
     let (killed, ()) = tokio::join!(fixture.invoke(json!({})), async {
         scenarios::wait::until("the slot advances", DEADLINE, || async {
@@ -188,11 +202,14 @@ async fn killed_after_the_slot_advanced_it_has_nothing_to_do() {
     wait_until_sessions_end(&fixture).await;
     fixture.function.unset("LINGER_SECONDS").await;
     let recovery = recover(&fixture).await;
-    assert_eq!(recovery.changes.0, recovery.changes.1, "all had arrived");
+    assert_eq!(
+        recovery.changes.0, recovery.changes.1,
+        "changes arrived after the kill"
+    );
     assert_eq!((recovery.duplicates, recovery.skipped), (0, 0));
 }
 
-async fn killed_before_its_first_checkpoint_it_starts_from_the_slot() {
+async fn a_kill_before_the_first_checkpoint_restarts_from_the_slot() {
     let fixture = Fixture::new(Plugin::Pgoutput).await;
     backlog::create(&fixture).await;
     backlog::write(&fixture, 3, 100, 20).await;

@@ -1,5 +1,6 @@
-//! Each envelope tells the same changes, from each plugin: what a consumer rebuilds from it is what PostgreSQL holds. And what each
-//! has of its own: tombstones, the transaction block, definitions of tables.
+//! Each envelope has the same changes from each plugin: a consumer rebuilds the tables of PostgreSQL from it.
+//!
+//! Also the parts that only one envelope has: tombstones, the transaction block, table definitions.
 
 use scenarios::consumer::{Arrival, Delivery};
 use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
@@ -8,25 +9,25 @@ use serde_json::{Value, json};
 use crate::support::type_values::{OWN_TYPES, VALUES};
 
 crate::scenarios![
-    what_is_rebuilt_from_each_envelope_is_what_postgres_holds,
-    a_row_that_moves_to_another_key_is_in_order_for_both,
-    wal2jsons_own_rows_come_back_with_a_position,
+    a_consumer_rebuilds_the_tables_from_each_envelope,
+    a_row_that_changes_its_key_is_in_order_for_both_keys,
+    the_wal2json_envelope_is_wal2json_output_with_a_position,
     a_tombstone_follows_its_delete_on_its_lane,
-    the_transaction_block_is_the_same_when_it_is_sent_again,
-    the_modes_of_decimals_and_times_are_debeziums,
-    definitions_come_before_what_they_describe_and_their_changes_before_all_that_follows,
-    partition_keys_are_those_that_are_asked_for,
-    messages_come_in_each_envelope,
+    the_transaction_block_counts_the_changes,
+    decimal_and_time_modes_match_debezium,
+    table_definitions_precede_their_changes,
+    partition_keys_follow_partition_by,
+    each_envelope_carries_messages,
 ];
 
-/// The envelopes besides Debezium's, which all other scenarios play with.
+/// Envelopes other than that of Debezium, which all other scenarios use.
 const OTHERS: [&str; 2] = ["dms", "wal2json"];
 
 fn builder(plugin: Plugin, envelope: &str) -> FixtureBuilder {
     Fixture::builder(plugin).env("ENVELOPE", envelope)
 }
 
-async fn what_is_rebuilt_from_each_envelope_is_what_postgres_holds() {
+async fn a_consumer_rebuilds_the_tables_from_each_envelope() {
     for envelope in OTHERS {
         Plugin::each(move |plugin| async move {
             let fixture = builder(plugin, envelope).build().await;
@@ -37,29 +38,40 @@ async fn what_is_rebuilt_from_each_envelope_is_what_postgres_holds() {
                 .map(|(name, (kind, ..))| format!("{name} {kind}"))
                 .collect();
             let values: Vec<&str> = VALUES.iter().map(|(_, value, _)| *value).collect();
-            fixture.sql(&format!(
-                "{OWN_TYPES} create table every (id int primary key, {});
+            fixture
+                .sql(&format!(
+                    "{OWN_TYPES} create table every (id int primary key, {});
                  create table large (id int primary key, n int, body text, rest text);
                  create table keyless (n int, what text); alter table keyless replica identity full;
                  create table emptied (id int primary key)",
-                typed.join(", ")
-            ))
-            .await;
-            let (names, values) = (columns.join(", "), values.join(", "));
-            fixture.sql(&format!("insert into every values (1, {values}), (3, {values}); insert into every (id) values (2)"))
+                    typed.join(", ")
+                ))
                 .await;
-            fixture.sql(&format!(
-                "update every set ({names}) = (select {names} from every where id = 1) where id = 2; delete from every where id = 3"
-            ))
-            .await;
+            let (names, values) = (columns.join(", "), values.join(", "));
+            fixture
+                .sql(&format!(
+                    "insert into every values (1, {values}), (3, {values});
+                                  insert into every (id) values (2)"
+                ))
+                .await;
+            fixture
+                .sql(&format!(
+                    "update every set ({names}) = (select {names} from every where id = 1) where id = 2;
+                 delete from every where id = 3"
+                ))
+                .await;
             fixture.sql(
                 "insert into large select i, i, repeat(md5(i::text), 1000), 'r' from generate_series(1, 3) i;
                  update large set n = 10 where id = 1; update large set rest = null where id = 2;
                  update large set id = 30, n = 5 where id = 3; delete from large where id = 2",
             )
             .await;
-            fixture.sql("insert into keyless values (1, 'a'), (1, 'a'), (2, null)").await;
-            fixture.sql("update keyless set what = 'b' where n = 2; delete from keyless where n = 1").await;
+            fixture
+                .sql("insert into keyless values (1, 'a'), (1, 'a'), (2, null)")
+                .await;
+            fixture
+                .sql("update keyless set what = 'b' where n = 2; delete from keyless where n = 1")
+                .await;
             fixture.sql("insert into emptied values (1), (2)").await;
             fixture.sql("truncate emptied").await;
             fixture.sql("insert into emptied values (2), (3)").await;
@@ -70,18 +82,22 @@ async fn what_is_rebuilt_from_each_envelope_is_what_postgres_holds() {
     }
 }
 
-async fn a_row_that_moves_to_another_key_is_in_order_for_both() {
+async fn a_row_that_changes_its_key_is_in_order_for_both_keys() {
     for envelope in OTHERS {
         Plugin::each(move |plugin| async move {
             let fixture = builder(plugin, envelope).shards(4).build().await;
             fixture.sql("create table t (id int primary key, n int)").await;
-            fixture.sql("insert into t select i, 0 from generate_series(1, 20) i").await;
-            for round in 1..=5 {
-                fixture.sql(&format!(
-                    "update t set n = {round}; update t set id = id + 100; update t set n = n + 10; update t set id = id - 99 where id <> 120;
-                     update t set id = 1 where id = 120"
-                ))
+            fixture
+                .sql("insert into t select i, 0 from generate_series(1, 20) i")
                 .await;
+            for round in 1..=5 {
+                fixture
+                    .sql(&format!(
+                        "update t set n = {round}; update t set id = id + 100; update t set n = n + 10;
+                     update t set id = id - 99 where id <> 120;
+                     update t set id = 1 where id = 120"
+                    ))
+                    .await;
             }
             fixture.kinesis_proxy.flaky(3, 20);
             fixture.drain().await;
@@ -91,32 +107,41 @@ async fn a_row_that_moves_to_another_key_is_in_order_for_both() {
     }
 }
 
-/// What the plugin wrote, asked of a second slot, is what the envelope holds, but for what is ours.
-async fn wal2jsons_own_rows_come_back_with_a_position() {
+/// The envelope has the output of wal2json, which a second slot reports, and a position.
+async fn the_wal2json_envelope_is_wal2json_output_with_a_position() {
     Plugin::each(|plugin| async move {
-        // The other slot would give the markers, too.
+        // The second slot would return the markers, too.
         let fixture = builder(plugin, "wal2json").env("MARKERS", "off").build().await;
-        fixture.sql("select pg_create_logical_replication_slot(current_database() || '_w', 'wal2json')").await;
-        fixture.sql(
-            r#"create table t (a int, "B c" text, n numeric(10,2), f float8, ok bool, raw bytea, at timestamptz(3), day date, tags text[],
-                v varchar(9), c char(4), b bit(3), i interval, primary key (a, "B c"));
-               insert into t values (1, 'x "y"', 1.5, 1e300, true, '\xdead', '2024-02-29 12:34:56.789+00', '2024-02-29', '{a,"b c"}', 'v', 'c', '101', '1 day');
-               update t set n = 2; update t set a = 2; insert into t (a, "B c") values (3, ''); delete from t where a = 3;
+        let slot = "select pg_create_logical_replication_slot(current_database() || '_w', 'wal2json')";
+        fixture.sql(slot).await;
+        fixture
+            .sql(
+                r#"create table t (a int, "B c" text, n numeric(10,2), f float8, ok bool, raw bytea,
+                at timestamptz(3), day date, tags text[], v varchar(9), c char(4), b bit(3),
+                i interval, primary key (a, "B c"));
+               insert into t values (1, 'x "y"', 1.5, 1e300, true, '\xdead', '2024-02-29 12:34:56.789+00',
+                 '2024-02-29', '{a,"b c"}', 'v', 'c', '101', '1 day');
+               update t set n = 2; update t set a = 2; insert into t (a, "B c") values (3, '');
+               delete from t where a = 3;
                select pg_logical_emit_message(true, 'said', 'it'); truncate t"#,
-        )
-        .await;
+            )
+            .await;
         fixture.drain().await;
         let sql = "set intervalstyle = 'iso_8601'; set timezone = 'UTC'";
         fixture.sql(sql).await;
         let rows = fixture
             .value(
-                "select json_agg(data) from pg_logical_slot_get_changes(current_database() || '_w', null, null, 'format-version', '2',
-                 'include-transaction', 'false', 'include-xids', 'true', 'include-timestamp', 'true', 'include-lsn', 'true', 'include-types', 'true',
+                "select json_agg(data)
+                 from pg_logical_slot_get_changes(current_database() || '_w', null, null,
+                 'format-version', '2', 'include-transaction', 'false', 'include-xids', 'true',
+                 'include-timestamp', 'true', 'include-lsn', 'true', 'include-types', 'true',
                  'include-typmod', 'true', 'include-domain-data-type', 'true', 'include-pk', 'true')",
             )
             .await
             .unwrap();
-        fixture.sql("select pg_drop_replication_slot(current_database() || '_w')").await;
+        fixture
+            .sql("select pg_drop_replication_slot(current_database() || '_w')")
+            .await;
         let rows: Vec<String> = serde_json::from_str(&rows).unwrap();
         let delivery = fixture.consume().await;
         let ours = delivery.changes().into_iter().map(|it| {
@@ -130,9 +155,14 @@ async fn wal2jsons_own_rows_come_back_with_a_position() {
 
 async fn a_tombstone_follows_its_delete_on_its_lane() {
     Plugin::each(|plugin| async move {
-        let fixture = Fixture::builder(plugin).env("TOMBSTONES_ON_DELETE", "true").build().await;
+        let fixture = Fixture::builder(plugin)
+            .env("TOMBSTONES_ON_DELETE", "true")
+            .build()
+            .await;
         fixture.sql("create table t (id int primary key, n int)").await;
-        fixture.sql("insert into t values (1, 0), (2, 0); delete from t where id = 1; update t set id = 3 where id = 2").await;
+        let sql = "insert into t values (1, 0), (2, 0); delete from t where id = 1;
+                   update t set id = 3 where id = 2";
+        fixture.sql(sql).await;
         fixture.sql("insert into t values (1, 1)").await;
         let reports = fixture.drain().await;
         assert_eq!(reports[0]["events"], 8);
@@ -143,13 +173,17 @@ async fn a_tombstone_follows_its_delete_on_its_lane() {
         for (behind, key) in &delivery.tombstones {
             let of_key = |it: &&Arrival| it.partition_key == *key;
             let last = delivery.arrivals[..*behind].iter().rev().find(of_key);
-            assert_eq!(last.map(|it| it.event().op), Some("d".to_owned()), "before the tombstone of {key}");
+            assert_eq!(
+                last.map(|it| it.event().op),
+                Some("d".to_owned()),
+                "the event before the tombstone of {key} is not its delete"
+            );
         }
     })
     .await;
 }
 
-async fn the_transaction_block_is_the_same_when_it_is_sent_again() {
+async fn the_transaction_block_counts_the_changes() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::builder(plugin)
             .env("PROVIDE_TRANSACTION_METADATA", "true")
@@ -188,48 +222,63 @@ async fn the_transaction_block_is_the_same_when_it_is_sent_again() {
     .await;
 }
 
-async fn the_modes_of_decimals_and_times_are_debeziums() {
+async fn decimal_and_time_modes_match_debezium() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::builder(plugin)
             .env("DECIMAL_HANDLING_MODE", "precise")
             .env("TIME_PRECISION_MODE", "adaptive")
             .build()
             .await;
-        fixture.sql(
-            "create domain price as numeric(12,2);
-             create table t (id int primary key, a numeric(10,4), b numeric, c price, d date, e time(3), f time, g timestamp(3), h timestamp,
+        fixture
+            .sql(
+                "create domain price as numeric(12,2);
+             create table t (id int primary key, a numeric(10,4), b numeric, c price, d date, e time(3),
+               f time, g timestamp(3), h timestamp,
                i timestamptz, j numeric(10,2)[])",
-        )
-        .await;
-        fixture.sql(
-            "insert into t values (1, 12.345, 1.10, -1, '2024-02-29', '12:34:56.789', '12:34:56.789', '2024-02-29 12:34:56.789',
+            )
+            .await;
+        fixture
+            .sql(
+                "insert into t values (1, 12.345, 1.10, -1, '2024-02-29', '12:34:56.789', '12:34:56.789',
+             '2024-02-29 12:34:56.789',
              '2024-02-29 12:34:56.789001', '2024-02-29 12:34:56+02', '{1.10,null}')",
-        )
-        .await;
+            )
+            .await;
         fixture.drain().await;
         let delivery = fixture.consume().await;
-        let expected = json!({"id": 1, "a": "AeI6", "b": {"scale": 2, "value": "bg=="}, "c": "nA==", "d": 19782, "e": 45_296_789,
-            "f": 45_296_789_000i64, "g": 1_709_210_096_789i64, "h": 1_709_210_096_789_001i64, "i": "2024-02-29T10:34:56Z",
+        let expected = json!({"id": 1, "a": "AeI6", "b": {"scale": 2, "value": "bg=="}, "c": "nA==",
+            "d": 19782, "e": 45_296_789, "f": 45_296_789_000i64, "g": 1_709_210_096_789i64,
+            "h": 1_709_210_096_789_001i64, "i": "2024-02-29T10:34:56Z",
             "j": ["bg==", null]});
         assert_eq!(delivery.of_table("public.t")[0]["after"], expected);
     })
     .await;
 }
 
-async fn definitions_come_before_what_they_describe_and_their_changes_before_all_that_follows() {
+async fn table_definitions_precede_their_changes() {
     Plugin::each(|plugin| async move {
         let fixture = builder(plugin, "dms").shards(4).build().await;
-        fixture.sql("create table t (id int primary key, a varchar(9)); insert into t select i, 'x' from generate_series(1, 50) i").await;
+        let sql = "create table t (id int primary key, a varchar(9));
+                   insert into t select i, 'x' from generate_series(1, 50) i";
+        fixture.sql(sql).await;
         fixture.drain().await;
-        // The sandbox knows the table by now.
+        // The sandbox has cached the table by now.
         fixture.sql("insert into t values (51, 'y')").await;
-        fixture.sql("alter table t add b numeric(10,2); insert into t select i, 'x', 1.5 from generate_series(52, 99) i").await;
+        let sql = "alter table t add b numeric(10,2);
+                   insert into t select i, 'x', 1.5 from generate_series(52, 99) i";
+        fixture.sql(sql).await;
         fixture.drain().await;
         let delivery = fixture.compare(&["t"]).await;
         let definitions: Vec<(Value, Value)> = delivery
             .definitions
             .iter()
-            .map(|(_, it)| (it.json()["metadata"]["operation"].clone(), it.json()["control"]["table-def"].clone()))
+            .map(|(_, it)| it.json())
+            .map(|it| {
+                (
+                    it["metadata"]["operation"].clone(),
+                    it["control"]["table-def"].clone(),
+                )
+            })
             .collect();
         let (id, a) = (
             json!({"type": "INT32", "nullable": false}),
@@ -240,19 +289,22 @@ async fn definitions_come_before_what_they_describe_and_their_changes_before_all
         let second = json!({"columns": {"id": id, "a": a, "b": b}, "primary-key": ["id"]});
         let mut expected = vec![(json!("create-table"), first), (json!("change-columns"), second)];
         if definitions[0].0 != "create-table" {
-            // Read shard after shard, they come in any order.
+            // Shards are read one after another, so the definitions may arrive in any order.
             expected.reverse();
         }
         assert_eq!(definitions, expected);
         for (_, definition) in &delivery.definitions {
-            let described = delivery.changes().into_iter().find(|it| it.position == definition.position);
-            assert!(described.is_some(), "a definition has the position of a change");
+            let described = delivery
+                .changes()
+                .into_iter()
+                .find(|it| it.position == definition.position);
+            assert!(described.is_some(), "a definition has no position of a change");
         }
     })
     .await;
 }
 
-async fn partition_keys_are_those_that_are_asked_for() {
+async fn partition_keys_follow_partition_by() {
     for envelope in ["debezium", "dms", "wal2json"] {
         for by in ["table", "transaction"] {
             let fixture = builder(Plugin::Pgoutput, envelope)
@@ -292,20 +344,28 @@ async fn partition_keys_are_those_that_are_asked_for() {
     }
 }
 
-async fn messages_come_in_each_envelope() {
+async fn each_envelope_carries_messages() {
     for envelope in OTHERS {
         Plugin::each(move |plugin| async move {
             let fixture = builder(plugin, envelope).build().await;
-            fixture.sql("select pg_logical_emit_message(true, 'in', 'a'); select pg_logical_emit_message(false, 'out', 'b')").await;
+            let sql = "select pg_logical_emit_message(true, 'in', 'a');
+                       select pg_logical_emit_message(false, 'out', 'b')";
+            fixture.sql(sql).await;
             fixture.drain().await;
             let delivery = fixture.consume().await;
             let said: Vec<(String, Value)> = delivery
                 .changes()
                 .iter()
                 .map(|it| (it.event().op, it.json()))
-                .map(|(op, json)| (op, if envelope == "dms" { json["control"]["message"]["prefix"].clone() } else { json["prefix"].clone() }))
+                .map(|(op, json)| match envelope {
+                    "dms" => (op, json["control"]["message"]["prefix"].clone()),
+                    _ => (op, json["prefix"].clone()),
+                })
                 .collect();
-            assert_eq!(said, [("m".to_owned(), json!("out")), ("m".to_owned(), json!("in"))]);
+            assert_eq!(
+                said,
+                [("m".to_owned(), json!("out")), ("m".to_owned(), json!("in"))]
+            );
         })
         .await;
     }

@@ -1,5 +1,7 @@
-//! The writer dies and its standby takes over, behind an endpoint that stays: the next tick goes on by itself and loses
-//! nothing; what it cannot prove to be whole, it says, and stays where it is.
+//! Failover to the standby behind a constant endpoint.
+//!
+//! The next tick continues and loses no change. When it cannot prove continuity, it fails and leaves the slot
+//! where it is.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -20,16 +22,16 @@ use crate::support::positions::{SlotPositions, checkpoint_lsn};
 
 crate::scenarios![
     two_failovers_under_load_lose_nothing,
-    what_a_lagging_slot_gives_again_is_skipped_below_the_marker,
-    a_promoted_slot_that_lost_its_snapshots_is_a_missing_marker,
-    what_no_standby_has_is_held_back_and_dies_with_its_server,
-    a_standby_that_is_required_has_to_be_seen,
-    setup_makes_a_failover_slot_where_the_server_knows_them,
+    repeated_changes_below_the_marker_are_skipped,
+    a_promoted_slot_without_snapshots_lacks_the_marker,
+    changes_without_a_standby_are_not_sent,
+    a_required_standby_must_be_visible,
+    setup_creates_a_failover_slot_where_the_server_supports_it,
 ];
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// On a cluster whose standby's acknowledgements the function may see.
+/// Fixture on a cluster, with a function that can see the acknowledgements of the standby.
 async fn fixture(plugin: Plugin, version: u32) -> Fixture {
     let fixture = Fixture::builder(plugin)
         .on_cluster(start_cluster(version).await)
@@ -48,7 +50,7 @@ fn sum(reports: &[Value], name: &str) -> u64 {
     reports.iter().filter_map(|report| report[name].as_u64()).sum()
 }
 
-/// A connection by way of the endpoint, as an application has one.
+/// Connection through the endpoint, as of an application.
 async fn connect(fixture: &Fixture) -> Result<Client, tokio_postgres::Error> {
     let mut config = tokio_postgres::Config::new();
     config
@@ -62,50 +64,52 @@ async fn connect(fixture: &Fixture) -> Result<Client, tokio_postgres::Error> {
     Ok(client)
 }
 
-/// Who writes, and who drains, until they are told to stop.
+/// Shared state of the writers and the drainer.
 #[derive(Debug, Default)]
 struct Load {
-    /// Transactions that the server said are committed.
+    /// Transactions whose commit the server acknowledged.
     committed: AtomicU32,
     stop: AtomicBool,
 }
 
 impl Load {
-    fn goes_on(&self) -> bool {
+    fn is_running(&self) -> bool {
         !self.stop.load(Ordering::Relaxed)
     }
 
-    /// Waits until so many more were committed.
-    async fn committed(&self, more: u32) {
-        let wanted = self.committed.load(Ordering::Relaxed) + more;
-        wait::until("the writers go on", LIMIT, || async {
-            self.committed.load(Ordering::Relaxed) >= wanted
+    /// Waits until this many more transactions are committed.
+    async fn wait_for_commits(&self, more: u32) {
+        let target = self.committed.load(Ordering::Relaxed) + more;
+        wait::until("the writers commit", LIMIT, || async {
+            self.committed.load(Ordering::Relaxed) >= target
         })
         .await;
     }
 }
 
-/// Writes rows of its own. When it is cut off, it connects again, and does not know whether its last transaction was
-/// committed.
+/// Writes rows with keys of its own until the load stops.
+///
+/// After a lost connection it connects again, and does not know whether its last transaction was committed.
 async fn write(fixture: &Fixture, writer: u32, load: &Load) {
     let sql = format!(
-        "insert into t values ({writer} + 4 * floor(random() * 100), 1) on conflict (id) do update set n = t.n + 1;
+        "insert into t values ({writer} + 4 * floor(random() * 100), 1)
+             on conflict (id) do update set n = t.n + 1;
          delete from t where id = {writer} + 4 * floor(random() * 300)"
     );
-    while load.goes_on() {
+    while load.is_running() {
         let Ok(client) = connect(fixture).await else {
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
         };
-        while load.goes_on() && client.batch_execute(&sql).await.is_ok() {
+        while load.is_running() && client.batch_execute(&sql).await.is_ok() {
             load.committed.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
-/// Ticks; only a server that is away may fail one.
+/// Ticks until the load stops. A tick may fail only because of the server.
 async fn tick(fixture: &Fixture, load: &Load) {
-    while load.goes_on() {
+    while load.is_running() {
         match fixture.invoke(json!({})).await {
             Outcome::Answer(_) => {}
             Outcome::Error { kind, message } => assert!(
@@ -124,9 +128,9 @@ async fn two_failovers_under_load_lose_nothing() {
         for round in 1..=2 {
             let load = Load::default();
             let failover = async {
-                load.committed(100).await;
+                load.wait_for_commits(100).await;
                 fixture.cluster().failover().await;
-                load.committed(100).await;
+                load.wait_for_commits(100).await;
                 load.stop.store(true, Ordering::Relaxed);
             };
             tokio::join!(
@@ -147,7 +151,7 @@ async fn two_failovers_under_load_lose_nothing() {
     }
 }
 
-async fn what_a_lagging_slot_gives_again_is_skipped_below_the_marker() {
+async fn repeated_changes_below_the_marker_are_skipped() {
     let fixture = fixture(Plugin::Pgoutput, 17).await;
     fixture
         .sql("insert into t select i, 0 from generate_series(1, 10) i")
@@ -179,7 +183,7 @@ async fn what_a_lagging_slot_gives_again_is_skipped_below_the_marker() {
     assert!(SlotPositions::read(&fixture).await.confirmed > before.checkpoint);
 }
 
-async fn a_promoted_slot_that_lost_its_snapshots_is_a_missing_marker() {
+async fn a_promoted_slot_without_snapshots_lacks_the_marker() {
     for version in [15, 16] {
         let fixture = fixture(Plugin::Pgoutput, version).await;
         let tick = || async { drop(fixture.tick().await) };
@@ -224,11 +228,11 @@ async fn a_promoted_slot_that_lost_its_snapshots_is_a_missing_marker() {
         let ids: Vec<&Value> = events.iter().map(|event| &event["after"]["id"]).collect();
         assert_eq!(ids.first(), Some(&&json!(1)));
         assert_eq!(ids.last(), Some(&&json!(4)));
-        assert!(!ids.contains(&&json!(2)), "it is the one that was lost: {ids:?}");
+        assert!(!ids.contains(&&json!(2)), "the lost row arrived: {ids:?}");
     }
 }
 
-async fn what_no_standby_has_is_held_back_and_dies_with_its_server() {
+async fn changes_without_a_standby_are_not_sent() {
     for version in [14, 17] {
         let fixture = fixture(Plugin::Pgoutput, version).await;
         fixture.sql("insert into t values (1, 1)").await;
@@ -244,7 +248,8 @@ async fn what_no_standby_has_is_held_back_and_dies_with_its_server() {
         fixture.cluster().replication_proxy().stall(Direction::ToClient);
         let waiting = fixture.connect().await;
         let failover = async {
-            let waits = "select count(*) from pg_stat_activity where wait_event = 'SyncRep' and datname = current_database()";
+            let waits = "select count(*) from pg_stat_activity \
+                         where wait_event = 'SyncRep' and datname = current_database()";
             wait::until("the commit waits", LIMIT, || async {
                 fixture.value(waits).await.as_deref() == Some("1")
             })
@@ -259,7 +264,7 @@ async fn what_no_standby_has_is_held_back_and_dies_with_its_server() {
             fixture.cluster().failover().await;
         };
         let (committed, ()) = tokio::join!(waiting.batch_execute("insert into t values (2, 2)"), failover);
-        assert!(committed.is_err(), "nobody was told that it is there");
+        assert!(committed.is_err(), "the commit was acknowledged");
         fixture.sql("insert into t values (3, 3)").await;
         fixture.drain().await;
         let events = fixture.compare(&["t"]).await.of_table("public.t");
@@ -268,7 +273,7 @@ async fn what_no_standby_has_is_held_back_and_dies_with_its_server() {
     }
 }
 
-async fn a_standby_that_is_required_has_to_be_seen() {
+async fn a_required_standby_must_be_visible() {
     let fixture = Fixture::builder(Plugin::Pgoutput)
         .on_cluster(start_cluster(17).await)
         .env("STANDBY_ACK", "required")
@@ -290,7 +295,7 @@ async fn a_standby_that_is_required_has_to_be_seen() {
     .await;
 }
 
-async fn setup_makes_a_failover_slot_where_the_server_knows_them() {
+async fn setup_creates_a_failover_slot_where_the_server_supports_it() {
     let fixture = Fixture::builder(Plugin::Pgoutput)
         .without_slot()
         .on_cluster(start_cluster(17).await)

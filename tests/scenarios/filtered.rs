@@ -1,5 +1,7 @@
-//! A backlog of others' changes, of which a peek gives no row, and which takes longer to decode than an invocation has: it is
-//! passed piece by piece, and what is ours behind it arrives.
+//! Backlog of filtered changes that takes longer to decode than an invocation has.
+//!
+//! A peek returns no row of it. Several invocations pass it piece by piece, and the published change after it
+//! arrives.
 
 use std::time::Duration;
 
@@ -9,34 +11,38 @@ use serde_json::json;
 
 use crate::support::positions::SlotPositions;
 
-crate::scenarios![a_backlog_of_others_that_takes_longer_than_an_invocation_is_passed];
+crate::scenarios![a_filtered_backlog_longer_than_an_invocation_is_passed];
 
-/// What an invocation is given; it reads for less.
+/// Deadline of an invocation; it reads for less.
 const SHORT: Duration = Duration::from_secs(4);
 /// Invocations within which the backlog must pass.
-const TICKS: u32 = 40;
-/// Parts of log, each of which [`write`] writes, that are more than an invocation passes on any machine.
-const MOST: u32 = 256;
+const MAX_TICKS: u32 = 40;
+/// Parts of log, each written by [`write`], that no machine passes in one invocation.
+const MAX_PARTS: u32 = 256;
 
-/// Log that is slow to decode: many subtransactions, each in a file of its own when memory is short.
+/// Writes log that is slow to decode.
+///
+/// It has many subtransactions, and each becomes a file when memory is short.
 async fn write(fixture: &Fixture) {
-    fixture.sql(
-        "do $$ begin
+    fixture
+        .sql(
+            "do $$ begin
             for transaction in 1..8 loop
                 for part in 1..100 loop
-                    begin insert into others values (part, null); exception when division_by_zero then null; end;
+                    begin insert into others values (part, null);
+                          exception when division_by_zero then null; end;
                 end loop;
                 insert into others values (0, repeat('x', 1000000));
                 commit;
             end loop;
         end $$",
-    )
-    .await;
-    // From here decoding can begin again.
+        )
+        .await;
+    // Decoding can restart from here.
     fixture.sql("checkpoint").await;
 }
 
-async fn a_backlog_of_others_that_takes_longer_than_an_invocation_is_passed() {
+async fn a_filtered_backlog_longer_than_an_invocation_is_passed() {
     let fixture = Fixture::builder(Plugin::Pgoutput).without_slot().build().await;
     let database = &fixture.database;
     fixture
@@ -52,43 +58,46 @@ async fn a_backlog_of_others_that_takes_longer_than_an_invocation_is_passed() {
         .await;
     fixture.create_slot().await;
     fixture.tick().await;
-    // So much that one invocation does not pass it: how much that is, this machine at this moment decides.
-    let mut more = 8;
+    // The backlog grows until one invocation does not pass it. The size depends on the machine and its load.
+    let mut parts = 8;
     let passed = loop {
         assert!(
-            more <= MOST,
-            "one invocation passes {more} parts of log: this shows nothing"
+            parts <= MAX_PARTS,
+            "one invocation passes {parts} parts of log: the test is void"
         );
-        for _ in 0..more {
+        for _ in 0..parts {
             write(&fixture).await;
         }
         let first = fixture.function.invoke(&json!({}), SHORT).await;
         SlotPositions::read(&fixture).await;
-        if !is_through(&first) {
+        if !reached_end(&first) {
             break first;
         }
-        more *= 2;
+        parts *= 2;
     };
-    println!("{more} parts of log: {passed:?}");
+    println!("{parts} parts of log: {passed:?}");
     fixture.sql("insert into ours values (1)").await;
     for tick in 0.. {
-        assert!(tick < TICKS, "{TICKS} invocations did not pass it");
+        assert!(
+            tick < MAX_TICKS,
+            "{MAX_TICKS} invocations did not pass the backlog"
+        );
         let outcome = fixture.function.invoke(&json!({}), SHORT).await;
         SlotPositions::read(&fixture).await;
-        if is_through(&outcome) {
+        if reached_end(&outcome) {
             break;
         }
     }
     assert_eq!(fixture.compare(&["ours"]).await.changes().len(), 1);
 }
 
-/// Whether an invocation found nothing more.
-fn is_through(outcome: &Outcome) -> bool {
+/// Whether an invocation reached the end of the slot.
+fn reached_end(outcome: &Outcome) -> bool {
     match outcome {
         Outcome::Answer(report) => report["stopped"] == "empty",
-        // Beside others, even the smallest window may take too long for once. The next tick begins where
-        // this one did.
+        // Beside other load, even the smallest window may take too long. The next tick starts at the same
+        // position.
         Outcome::Error { kind, .. } if ["OutOfTime", "PeekTimeout"].contains(&kind.as_str()) => false,
-        _ => panic!("it should have answered: {outcome:?}"),
+        _ => panic!("the invocation has no answer: {outcome:?}"),
     }
 }

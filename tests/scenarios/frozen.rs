@@ -1,5 +1,6 @@
-//! Lambda freezes a sandbox while it holds the lock, or takes it for dead: the server lets go of it within seconds, the
-//! next one drains on, and when the old one wakes up it may send again what was sent, and does no other harm.
+//! Frozen sandbox that holds the lock: the server releases the lock within seconds.
+//!
+//! The next sandbox drains. When the frozen one wakes up, it may send records again, and does no other harm.
 
 use std::time::Duration;
 
@@ -13,14 +14,16 @@ use crate::support::backlog;
 use crate::support::positions::SlotPositions;
 
 crate::scenarios![
-    a_frozen_function_keeps_the_lock_no_longer_than_its_invocation,
-    frozen_before_records_are_put_it_wakes_up_and_does_no_harm,
-    frozen_after_records_were_put_it_wakes_up_and_does_no_harm,
-    frozen_after_the_checkpoint_was_stored_it_wakes_up_and_does_no_harm,
-    the_server_asks_a_silent_function_every_few_seconds,
+    a_frozen_function_loses_the_lock_at_its_deadline,
+    a_function_frozen_before_its_put_does_no_harm,
+    a_function_frozen_after_its_put_does_no_harm,
+    a_function_frozen_after_its_checkpoint_does_no_harm,
+    the_server_probes_a_silent_function_every_few_seconds,
 ];
 
-/// A few transactions of one key, so that one request at a time is under way: when it is held, nothing else moves.
+/// Fixture with a few transactions of one key.
+///
+/// One request at a time is in flight, so a held request stops the drain.
 async fn fixture() -> Fixture {
     let fixture = Fixture::new(Plugin::Pgoutput).await;
     backlog::create(&fixture).await;
@@ -32,9 +35,10 @@ async fn fixture() -> Fixture {
     fixture
 }
 
-/// Invokes the function, freezes it when the request is held, and plays `meanwhile`. Then it wakes up, and its request
-/// goes on: how it ended.
-async fn frozen_at(
+/// Outcome of an invocation that is frozen while its request is held.
+///
+/// `meanwhile` runs during the freeze. Then the function wakes up, and the request passes.
+async fn invoke_and_freeze(
     fixture: &Fixture,
     mut held: HeldRequest,
     deadline: Duration,
@@ -52,24 +56,29 @@ async fn frozen_at(
     outcome
 }
 
-/// Another sandbox. It goes past the fault proxy, which would take the two for one that has two records of a key under way.
-async fn second(fixture: &Fixture) -> Function {
-    let mut second = fixture.function.second_instance();
-    second
+/// Second sandbox of the function.
+///
+/// It bypasses the fault proxy, which takes both sandboxes for one and would report two records of a key in
+/// flight.
+async fn second_sandbox(fixture: &Fixture) -> Function {
+    let mut second_sandbox = fixture.function.second_instance();
+    second_sandbox
         .set("AWS_ENDPOINT_URL_KINESIS", fixture.kinesis.endpoint())
         .await;
-    second
+    second_sandbox
 }
 
-/// Ticks of another sandbox: once one is let in it drains what there is, and what is committed then.
-async fn takes_over(fixture: &Fixture, second: &Function) {
-    wait::until("the next one is let in", DEADLINE, || async {
-        let report = second.invoke(&json!({}), DEADLINE).await.answer();
+/// Ticks of the second sandbox, until one gets the lock and drains the slot.
+///
+/// A change that is committed afterwards arrives, too.
+async fn assert_second_drains(fixture: &Fixture, second_sandbox: &Function) {
+    wait::until("the second sandbox gets the lock", DEADLINE, || async {
+        let report = second_sandbox.invoke(&json!({}), DEADLINE).await.answer();
         report["stopped"] == "empty"
     })
     .await;
     fixture.sql("update t set n = n + 1").await;
-    let report = second.invoke(&json!({}), DEADLINE).await.answer();
+    let report = second_sandbox.invoke(&json!({}), DEADLINE).await.answer();
     assert_eq!(
         (&report["stopped"], &report["changes"]),
         (&json!("empty"), &json!(1)),
@@ -78,8 +87,8 @@ async fn takes_over(fixture: &Fixture, second: &Function) {
     SlotPositions::read(fixture).await;
 }
 
-/// Nothing was lost, the order holds, and so does what slot and checkpoint promise each other.
-async fn finish(fixture: &Fixture) {
+/// Checks the events, their order, and the positions of slot and checkpoint.
+async fn assert_complete(fixture: &Fixture) {
     SlotPositions::read(fixture).await;
     fixture.sql("update t set n = n + 1").await;
     fixture.drain().await;
@@ -88,103 +97,113 @@ async fn finish(fixture: &Fixture) {
     assert_eq!(
         delivery.changes().len(),
         backlog::events(fixture).await,
-        "every event, and no other"
+        "the stream has other events than the log"
     );
 }
 
-/// A stopped process is not a stopped machine: its kernel goes on to answer for it. What ends its sessions here is what
-/// the server knows of the invocation's time.
-async fn a_frozen_function_keeps_the_lock_no_longer_than_its_invocation() {
+/// The server ends the sessions at the deadline that the function set for them.
+///
+/// The process is stopped, and its machine is not: the kernel still answers for it.
+async fn a_frozen_function_loses_the_lock_at_its_deadline() {
     let fixture = fixture().await;
-    let second = second(&fixture).await;
+    let second_sandbox = second_sandbox(&fixture).await;
     let held = fixture.kinesis_proxy.hold("PutRecords", FaultSide::Request);
-    let old = frozen_at(&fixture, held, Duration::from_secs(8), async || {
-        let report = second.invoke(&json!({}), DEADLINE).await.answer();
+    let old = invoke_and_freeze(&fixture, held, Duration::from_secs(8), async || {
+        let report = second_sandbox.invoke(&json!({}), DEADLINE).await.answer();
         assert_eq!(
             report["stopped"], "busy",
-            "the lock is held, and nobody runs: {report}"
+            "the frozen function does not hold the lock: {report}"
         );
-        takes_over(&fixture, &second).await;
+        assert_second_drains(&fixture, &second_sandbox).await;
     })
     .await;
     assert!(
         matches!(old, Outcome::Answer(_) | Outcome::Error { .. }),
         "{old:?}"
     );
-    finish(&fixture).await;
+    assert_complete(&fixture).await;
 }
 
-/// The server has given it up as [`the_server_asks_a_silent_function_every_few_seconds`], and another one has drained all,
-/// when it wakes up with most of its time before it.
-async fn given_up_and_woken(fixture: &Fixture, held: HeldRequest) {
-    let second = second(fixture).await;
-    let old = frozen_at(fixture, held, DEADLINE, async || {
+/// Frozen function whose sessions the server has ended, and which wakes up with most of its time left.
+///
+/// The end of the sessions is shown by [`the_server_probes_a_silent_function_every_few_seconds`].
+/// A second sandbox has drained the slot meanwhile.
+async fn assert_harmless_after_thaw(fixture: &Fixture, held: HeldRequest) {
+    let second_sandbox = second_sandbox(fixture).await;
+    let old = invoke_and_freeze(fixture, held, DEADLINE, async || {
         fixture.sql(&format!(
             "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'spillway {}'",
             fixture.slot
         ))
         .await;
-        takes_over(fixture, &second).await;
+        assert_second_drains(fixture, &second_sandbox).await;
     })
     .await;
     assert!(
         matches!(old, Outcome::Answer(_) | Outcome::Error { .. }),
         "{old:?}"
     );
-    finish(fixture).await;
+    assert_complete(fixture).await;
 }
 
-async fn frozen_before_records_are_put_it_wakes_up_and_does_no_harm() {
+async fn a_function_frozen_before_its_put_does_no_harm() {
     let fixture = fixture().await;
-    given_up_and_woken(
+    assert_harmless_after_thaw(
         &fixture,
         fixture.kinesis_proxy.hold("PutRecords", FaultSide::Request),
     )
     .await;
     assert!(
         fixture.consume().await.duplicates() > 0,
-        "the old one's records came late"
+        "the frozen function did not send its records again"
     );
 }
 
-async fn frozen_after_records_were_put_it_wakes_up_and_does_no_harm() {
+async fn a_function_frozen_after_its_put_does_no_harm() {
     let fixture = fixture().await;
-    given_up_and_woken(
+    assert_harmless_after_thaw(
         &fixture,
         fixture.kinesis_proxy.hold("PutRecords", FaultSide::Answer),
     )
     .await;
-    assert!(fixture.consume().await.duplicates() > 0, "both put the first");
+    assert!(
+        fixture.consume().await.duplicates() > 0,
+        "only one sandbox put the first record"
+    );
 }
 
-async fn frozen_after_the_checkpoint_was_stored_it_wakes_up_and_does_no_harm() {
+async fn a_function_frozen_after_its_checkpoint_does_no_harm() {
     let fixture = fixture().await;
-    given_up_and_woken(
+    assert_harmless_after_thaw(
         &fixture,
         fixture.ssm_proxy.hold("PutParameter", FaultSide::Answer),
     )
     .await;
 }
 
-/// A frozen machine does not answer; then the server's kernel ends its sessions. That it does cannot be shown on loopback,
-/// where the kernel answers for itself. That it asks can: its clock for the next question is running.
-async fn the_server_asks_a_silent_function_every_few_seconds() {
+/// The server probes an idle connection within five seconds.
+///
+/// A frozen machine does not answer, and the kernel of the server then ends its sessions. Loopback cannot
+/// show this, because the kernel answers for the process. It can show the running timer of the next probe.
+async fn the_server_probes_a_silent_function_every_few_seconds() {
     let fixture = fixture().await;
     let mut held = fixture.kinesis_proxy.hold("PutRecords", FaultSide::Request);
     let (outcome, ()) = tokio::join!(fixture.invoke(json!({})), async {
         held.wait_until_held().await;
         let ports = format!(
-            "select string_agg(client_port::text, ' ') from pg_stat_activity where application_name = 'spillway {}'",
+            "select string_agg(client_port::text, ' ')
+             from pg_stat_activity where application_name = 'spillway {}'",
             fixture.slot
         );
         let ports = fixture
             .value(&ports)
             .await
-            .expect("the function is connected while it drains");
+            .expect("the function has no connection");
         for port in ports.split(' ') {
             let port = port.parse().expect("a port is a number");
-            wait::until("the server will ask within 5 s", DEADLINE, || async {
-                asks_in(fixture.postgres.port(), port).is_some_and(|when| when <= Duration::from_secs(5))
+            wait::until("the server probes within 5 s", DEADLINE, || async {
+                time_to_probe(fixture.postgres.port(), port)
+                    .is_some_and(|when| when <= Duration::from_secs(5))
             })
             .await;
         }
@@ -193,10 +212,12 @@ async fn the_server_asks_a_silent_function_every_few_seconds() {
     outcome.answer();
 }
 
-/// When the kernel asks the other side of a connection on loopback whether it is still there; `None` when something is under
-/// way, or it never asks.
-fn asks_in(ours: u16, theirs: u16) -> Option<Duration> {
-    /// An idle connection that will be asked (proc_net_tcp(5): `tr`, and `tm->when` in hundredths of a second).
+/// Time until the kernel probes a connection on loopback.
+///
+/// `None` when data are in flight, or when the connection is never probed.
+fn time_to_probe(ours: u16, theirs: u16) -> Option<Duration> {
+    /// Timer of an idle connection that will be probed (proc_net_tcp(5): `tr`, and `tm->when` in hundredths
+    /// of a second sandbox).
     const KEEPALIVE: &str = "02";
     let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel lists its connections");
     let (ours, theirs) = (format!(":{ours:04X}"), format!(":{theirs:04X}"));

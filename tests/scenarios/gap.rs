@@ -1,5 +1,7 @@
-//! Somebody else read the slot or made it anew: the drain stops and says so, and goes on only when an operator accepts
-//! the gap by naming the slot's position, which the stream then tells its consumers.
+//! Gap after another reader advanced the slot, or after the slot was recreated.
+//!
+//! The drain stops with an error. It continues when an operator accepts the gap with the position of the
+//! slot. A control event in the stream reports the gap to consumers.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -11,29 +13,29 @@ use crate::support::gap::{accept_gap, advance_slot, gap_events};
 use crate::support::positions::{SlotPositions, checkpoint_lsn};
 
 crate::scenarios![
-    a_slot_that_somebody_else_advanced_has_a_gap,
-    a_slot_that_was_made_anew_has_a_gap,
-    only_the_slots_own_position_can_be_accepted,
-    an_accepted_gap_is_told_to_consumers_and_draining_goes_on,
-    an_accepted_gap_replaces_a_checkpoint_that_cannot_be_read,
+    a_slot_advanced_by_another_reader_has_a_gap,
+    a_recreated_slot_has_a_gap,
+    only_the_position_of_the_slot_can_be_accepted,
+    an_accepted_gap_sends_a_control_event_and_the_drain_continues,
+    an_accepted_gap_replaces_an_invalid_checkpoint,
 ];
 
-async fn a_slot_that_somebody_else_advanced_has_a_gap() {
+async fn a_slot_advanced_by_another_reader_has_a_gap() {
     let fixture = fixture_with_backlog().await;
     let (checkpoint, confirmed) = (checkpoint_lsn(&fixture).await, advance_slot(&fixture).await);
     for _ in 0..2 {
-        let way_out = format!(r#"{{"action":"drain","accept_gap":"{confirmed}"}}"#);
+        let remedy = format!(r#"{{"action":"drain","accept_gap":"{confirmed}"}}"#);
         assert_tick_fails(
             &fixture,
             "Gap",
-            &[&fixture.slot, &checkpoint, &confirmed, &way_out],
+            &[&fixture.slot, &checkpoint, &confirmed, &remedy],
         )
         .await;
     }
     assert_eq!(checkpoint_lsn(&fixture).await, checkpoint);
 }
 
-async fn a_slot_that_was_made_anew_has_a_gap() {
+async fn a_recreated_slot_has_a_gap() {
     let fixture = fixture_with_backlog().await;
     let checkpoint = checkpoint_lsn(&fixture).await;
     fixture
@@ -42,7 +44,7 @@ async fn a_slot_that_was_made_anew_has_a_gap() {
     fixture.create_slot().await;
     let confirmed = fixture.confirmed_flush().await;
     assert_tick_fails(&fixture, "Gap", &[&fixture.slot, &checkpoint, &confirmed]).await;
-    // Setup has nothing to create, and does not hide it.
+    // Setup has nothing to create, and reports the gap as a problem.
     let report = fixture.invoke(json!({"action": "setup"})).await.answer();
     assert_eq!(report["created"], json!([]), "{report}");
     assert!(report["problems"].to_string().contains(&confirmed), "{report}");
@@ -50,7 +52,7 @@ async fn a_slot_that_was_made_anew_has_a_gap() {
     assert_eq!(checkpoint_lsn(&fixture).await, checkpoint);
 }
 
-async fn only_the_slots_own_position_can_be_accepted() {
+async fn only_the_position_of_the_slot_can_be_accepted() {
     let fixture = fixture_with_backlog().await;
     let (checkpoint, confirmed) = (checkpoint_lsn(&fixture).await, advance_slot(&fixture).await);
     for wrong in [checkpoint.as_str(), "FF/10"] {
@@ -67,7 +69,7 @@ async fn only_the_slots_own_position_can_be_accepted() {
     assert_tick_fails(&fixture, "Gap", &[&confirmed]).await;
 }
 
-async fn an_accepted_gap_is_told_to_consumers_and_draining_goes_on() {
+async fn an_accepted_gap_sends_a_control_event_and_the_drain_continues() {
     let fixture = fixture_with_backlog().await;
     let (checkpoint, confirmed) = (checkpoint_lsn(&fixture).await, advance_slot(&fixture).await);
     fixture.sql("insert into t values (1000000, 1)").await;
@@ -97,7 +99,7 @@ async fn an_accepted_gap_is_told_to_consumers_and_draining_goes_on() {
         .map(|it| it["after"]["id"].clone())
         .collect();
     assert_eq!(ids[ids.len() - 2..], [json!(1_000_000), json!(1_000_001)]);
-    // What is about the gap stands before what came after it.
+    // The position of the control event is before the changes after the gap.
     let position = |event: &Value| {
         event["source"]["position"]
             .as_str()
@@ -113,7 +115,7 @@ async fn an_accepted_gap_is_told_to_consumers_and_draining_goes_on() {
     assert!(Some(position(&control[0])) < first_after, "{control:?}");
 }
 
-async fn an_accepted_gap_replaces_a_checkpoint_that_cannot_be_read() {
+async fn an_accepted_gap_replaces_an_invalid_checkpoint() {
     let fixture = fixture_with_backlog().await;
     fixture.ssm.put(&fixture.parameter, "soon").await;
     assert_tick_fails(&fixture, "CheckpointInvalid", &[&fixture.parameter]).await;
@@ -126,6 +128,6 @@ async fn an_accepted_gap_replaces_a_checkpoint_that_cannot_be_read() {
     assert_eq!(
         delivery.changes().len(),
         backlog::events(&fixture).await + 1,
-        "every event, and the control event"
+        "the stream has other events than the log and the control event"
     );
 }

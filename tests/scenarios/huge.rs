@@ -1,4 +1,4 @@
-//! A transaction of any size passes through the memory of a small function.
+//! A transaction of any size fits the memory of a small function.
 
 use scenarios::fixture::{Fixture, Plugin};
 
@@ -8,31 +8,31 @@ crate::scenarios![
     a_transaction_of_a_hundred_megabytes_passes_through_aggregates,
 ];
 
-/// The smallest function that Lambda offers, in bytes.
+/// Memory of the smallest function that Lambda offers, in bytes.
 const MEMORY: u64 = 128 << 20;
-/// Their events are more than its memory.
+/// Rows whose events are larger than the memory.
 const ROWS: usize = 160_000;
 
 async fn a_transaction_of_a_hundred_megabytes_passes_through_pgoutput() {
-    pass(Plugin::Pgoutput, "none").await;
+    assert_fits(Plugin::Pgoutput, "none").await;
 }
 
 async fn a_transaction_of_a_hundred_megabytes_passes_through_wal2json() {
-    pass(Plugin::Wal2json, "none").await;
+    assert_fits(Plugin::Wal2json, "none").await;
 }
 
 async fn a_transaction_of_a_hundred_megabytes_passes_through_aggregates() {
-    pass(Plugin::Pgoutput, "kpl").await;
+    assert_fits(Plugin::Pgoutput, "kpl").await;
 }
 
-async fn pass(plugin: Plugin, aggregation: &str) {
+async fn assert_fits(plugin: Plugin, aggregation: &str) {
     let mut fixture = Fixture::builder(plugin)
         .shards(4)
         .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128")
         .env("AGGREGATION", aggregation)
         .build()
         .await;
-    // Past the fault proxy, which would keep all this in our memory a second time.
+    // The function bypasses the fault proxy, which would keep a second copy of all records in memory.
     let endpoint = fixture.kinesis.endpoint().to_owned();
     fixture.function.set("AWS_ENDPOINT_URL_KINESIS", &endpoint).await;
     fixture

@@ -1,5 +1,6 @@
-//! A slot follows the log even where nothing in it is ours, so that it never fills the server's disk; and what was not
-//! committed, or not yet flushed, when the slot moved on is not lost.
+//! An idle slot advances over other writes, so that the log does not fill the disk.
+//!
+//! Changes that were not committed or not flushed when the slot advanced are not lost.
 
 use std::time::Duration;
 
@@ -11,20 +12,20 @@ use serde_json::{Value, json};
 use crate::support::versions::with_each_plugin;
 
 crate::scenarios![
-    an_idle_slot_follows_what_others_write_within_one_tick,
+    an_idle_slot_passes_other_writes_within_one_tick,
     filtered_log_larger_than_a_window_is_passed_in_one_tick,
     a_backlog_larger_than_a_window_passes_in_one_tick,
     a_transaction_that_stays_open_over_many_ticks_is_not_lost,
-    what_was_rolled_back_never_arrives,
+    rolled_back_changes_never_arrive,
     a_long_open_transaction_is_named,
-    what_is_committed_while_a_window_is_under_way_is_not_passed_over,
-    asynchronous_commit_loses_nothing,
+    a_commit_during_a_window_is_not_skipped,
+    an_asynchronous_commit_is_not_lost,
 ];
 
-crate::version_scenarios![an_idle_slot_follows_others];
+crate::version_scenarios![an_idle_slot_passes_other_writes];
 
-/// Where the server's disk has the log.
-async fn flush(fixture: &Fixture) -> String {
+/// End of the log that is flushed to disk.
+async fn flush_lsn(fixture: &Fixture) -> String {
     fixture.value("select pg_current_wal_flush_lsn()").await.unwrap()
 }
 
@@ -37,11 +38,11 @@ async fn has_reached(fixture: &Fixture, lsn: &str) -> bool {
     fixture.value(&sql).await.as_deref() == Some("t")
 }
 
-async fn an_idle_slot_follows_what_others_write_within_one_tick() {
-    Plugin::each(|plugin| follows_others(Fixture::builder(plugin))).await;
+async fn an_idle_slot_passes_other_writes_within_one_tick() {
+    Plugin::each(|plugin| assert_passes_other_writes(Fixture::builder(plugin))).await;
 }
 
-async fn follows_others(builder: FixtureBuilder) {
+async fn assert_passes_other_writes(builder: FixtureBuilder) {
     let fixture = builder.without_slot().env("TABLES", "public.ours").build().await;
     fixture
         .sql("create table ours (id int primary key); create table others (id int primary key, what text)")
@@ -63,7 +64,7 @@ async fn follows_others(builder: FixtureBuilder) {
     drop(client);
     fixture.postgres.drop_database(&elsewhere).await;
 
-    let written = flush(&fixture).await;
+    let written = flush_lsn(&fixture).await;
     assert!(!has_reached(&fixture, &written).await);
     let report = fixture.tick().await;
     assert_eq!(
@@ -91,11 +92,11 @@ async fn filtered_log_larger_than_a_window_is_passed_in_one_tick() {
     fixture
         .sql("insert into others select repeat('x', 1000000) from generate_series(1, 150)")
         .await;
-    let written = flush(&fixture).await;
+    let written = flush_lsn(&fixture).await;
     let report = fixture.tick().await;
     assert!(
         report["peeks"].as_u64() >= Some(2),
-        "more than one window: {report}"
+        "the tick read only one window: {report}"
     );
     assert!(has_reached(&fixture, &written).await, "{report}");
     fixture.sql("insert into ours values (2)").await;
@@ -115,11 +116,11 @@ async fn a_backlog_larger_than_a_window_passes_in_one_tick() {
             .await;
     }
     fixture.sql("update t set n = -1 where id % 1000 = 0").await;
-    let written = flush(&fixture).await;
+    let written = flush_lsn(&fixture).await;
     let report = fixture.tick().await;
     assert!(
         report["peeks"].as_u64() >= Some(2),
-        "more than one window: {report}"
+        "the tick read only one window: {report}"
     );
     assert!(has_reached(&fixture, &written).await, "{report}");
     assert_eq!(fixture.compare(&["t"]).await.changes().len(), 110_110);
@@ -138,20 +139,20 @@ async fn a_transaction_that_stays_open_over_many_ticks_is_not_lost() {
             .unwrap();
         for id in 1..=4 {
             fixture.sql(&format!("insert into noise values ({id})")).await;
-            // Writes the list of open transactions into the log, from which decoding restarts.
+            // A checkpoint writes the list of open transactions into the log. Decoding restarts from it.
             fixture.sql("checkpoint").await;
-            let written = flush(&fixture).await;
+            let written = flush_lsn(&fixture).await;
             fixture.tick().await;
             assert!(
                 has_reached(&fixture, &written).await,
-                "the open transaction holds nothing up"
+                "the open transaction holds the slot back"
             );
             let sql = format!(
                 "savepoint s; insert into t values ({id}, 'between'); release s; savepoint s;
                                insert into t values (-{id}, 'undone'); rollback to s"
             );
             open.batch_execute(&sql).await.unwrap();
-            // A tick with nothing but the open transaction's writes.
+            // This tick reads only writes of the open transaction.
             fixture.tick().await;
         }
         open.batch_execute("update t set what = 'at the end' where id = 0; commit")
@@ -165,7 +166,7 @@ async fn a_transaction_that_stays_open_over_many_ticks_is_not_lost() {
     .await;
 }
 
-async fn what_was_rolled_back_never_arrives() {
+async fn rolled_back_changes_never_arrive() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
         fixture.sql("create table t (id int primary key)").await;
@@ -188,7 +189,9 @@ async fn what_was_rolled_back_never_arrives() {
     .await;
 }
 
-/// On a server of its own: the oldest transaction is that of the whole server.
+/// The report names the oldest transaction.
+///
+/// The server is not shared, because the oldest transaction is that of the whole server.
 async fn a_long_open_transaction_is_named() {
     let postgres = Postgres::start(PostgresSettings::default()).await;
     let fixture = Fixture::builder(Plugin::Pgoutput)
@@ -198,7 +201,7 @@ async fn a_long_open_transaction_is_named() {
     let named = fixture.tick().await;
     assert_eq!(named["oldest_transaction"], Value::Null);
 
-    // It pins the slot from another database too.
+    // A transaction of another database pins the slot, too.
     let open = fixture.postgres.admin("postgres").await;
     open.batch_execute("create table t (id int); begin; insert into t values (1)")
         .await
@@ -214,7 +217,7 @@ async fn a_long_open_transaction_is_named() {
         json!({"pid": pid, "age_seconds": null})
     );
 
-    // When it began is told to members of pg_monitor only, and what is younger than five seconds is not long.
+    // Only members of pg_monitor see the age. A transaction under five seconds is not reported as long.
     fixture.sql("grant pg_monitor to repluser").await;
     scenarios::wait::until(
         "the transaction is five seconds old",
@@ -236,7 +239,7 @@ async fn a_long_open_transaction_is_named() {
     assert_eq!(fixture.tick().await["oldest_transaction"], Value::Null);
 }
 
-async fn what_is_committed_while_a_window_is_under_way_is_not_passed_over() {
+async fn a_commit_during_a_window_is_not_skipped() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
         fixture.sql("create table t (id int primary key)").await;
@@ -255,15 +258,17 @@ async fn what_is_committed_while_a_window_is_under_way_is_not_passed_over() {
     .await;
 }
 
-/// On a server of its own, which flushes seldom: what is committed and not flushed must not be passed over. A marker flushes all
-/// before it, so this is shown without them, too.
-async fn asynchronous_commit_loses_nothing() {
+/// A commit that is not flushed is not skipped, with and without markers.
+///
+/// The server is not shared, and flushes seldom. A marker flushes all earlier log, so the case without
+/// markers is separate.
+async fn an_asynchronous_commit_is_not_lost() {
     for markers in ["on", "off"] {
-        commit_asynchronously(markers).await;
+        assert_asynchronous_commit_arrives(markers).await;
     }
 }
 
-async fn commit_asynchronously(markers: &str) {
+async fn assert_asynchronous_commit_arrives(markers: &str) {
     let conf = "wal_writer_delay = '10s'\nwal_writer_flush_after = 0\nautovacuum = off\n".to_owned();
     let postgres = Postgres::start(PostgresSettings {
         conf,
@@ -276,11 +281,14 @@ async fn commit_asynchronously(markers: &str) {
         .build()
         .await;
     fixture.sql("create table t (id int primary key)").await;
-    let hasty = fixture.connect().await;
-    hasty.batch_execute("set synchronous_commit = off").await.unwrap();
+    let asynchronous = fixture.connect().await;
+    asynchronous
+        .batch_execute("set synchronous_commit = off")
+        .await
+        .unwrap();
     let mut unflushed = 0;
     for id in 0..16 {
-        hasty
+        asynchronous
             .batch_execute(&format!("insert into t values ({id})"))
             .await
             .unwrap();
@@ -295,15 +303,15 @@ async fn commit_asynchronously(markers: &str) {
             .await;
         assert_eq!(within.as_deref(), Some("t"));
         if id % 4 == 3 {
-            // A synchronous commit flushes all before it.
+            // A synchronous commit flushes all earlier log.
             fixture.sql(&format!("insert into t values (1000 + {id})")).await;
         }
     }
-    assert!(unflushed > 0, "no tick came between a commit and its flush");
+    assert!(unflushed > 0, "no tick ran between a commit and its flush");
     fixture.drain().await;
     assert_eq!(fixture.compare(&["t"]).await.changes().len(), 20);
 }
 
-async fn an_idle_slot_follows_others(version: u32) {
-    with_each_plugin(version, follows_others).await;
+async fn an_idle_slot_passes_other_writes(version: u32) {
+    with_each_plugin(version, assert_passes_other_writes).await;
 }

@@ -1,5 +1,4 @@
-//! Transactions write between each other, and PostgreSQL gives them one after the other, as they were committed: the
-//! places of rows in the log go up and down. What is sent, and what is passed by, follows the commits.
+//! Interleaved transactions arrive in commit order, which differs from the order of their rows in the log.
 
 use scenarios::fixture::{Fixture, Plugin};
 use serde_json::{Value, json};
@@ -7,12 +6,13 @@ use serde_json::{Value, json};
 use crate::support::positions::SlotPositions;
 
 crate::scenarios![
-    rows_arrive_as_they_were_committed_and_not_as_they_were_logged,
-    rows_that_were_logged_before_the_checkpoint_and_committed_after_it_arrive,
+    rows_arrive_in_commit_order_and_not_in_log_order,
+    rows_logged_before_the_checkpoint_and_committed_after_it_arrive,
 ];
 
-/// Two transactions that write in turn, of which the first to begin is the last to end, and before its end says
-/// something that does not wait for it. With a tick after each step, if so wanted.
+/// Writes two interleaved transactions, and ticks after each step if `ticks` is set.
+///
+/// The first to begin is the last to commit. Before its commit it emits a non-transactional message.
 async fn interleave(fixture: &Fixture, ticks: bool) {
     fixture.sql("create table log (n int)").await;
     let (long, short) = (fixture.connect().await, fixture.connect().await);
@@ -38,7 +38,7 @@ async fn interleave(fixture: &Fixture, ticks: bool) {
     }
 }
 
-/// All of them arrive, once, in the order of their commits; the log has them in another order.
+/// Asserts that all rows arrive once and in commit order, which is not the order of the log.
 async fn assert_in_order_of_commits(fixture: &Fixture) {
     let delivery = fixture.compare(&["log"]).await;
     assert_eq!(delivery.duplicates(), 0);
@@ -52,22 +52,22 @@ async fn assert_in_order_of_commits(fixture: &Fixture) {
     let logged = |it: &&scenarios::consumer::Arrival| it.position[17..33].to_owned();
     assert!(
         !rows.iter().map(logged).is_sorted(),
-        "the log has them in the same order: this shows nothing"
+        "the log has the rows in commit order: the test is void"
     );
-    let aside: Vec<_> = delivery
+    let messages: Vec<_> = delivery
         .arrivals
         .iter()
         .filter(|it| it.event().op == "m")
         .collect();
-    assert_eq!(aside.len(), 1);
+    assert_eq!(messages.len(), 1);
     assert!(
-        rows[0].position < aside[0].position && aside[0].position < rows[2].position,
-        "it was said between the first commit and the last: {}",
-        aside[0].position
+        rows[0].position < messages[0].position && messages[0].position < rows[2].position,
+        "the message is not between the first commit and the last: {}",
+        messages[0].position
     );
 }
 
-async fn rows_arrive_as_they_were_committed_and_not_as_they_were_logged() {
+async fn rows_arrive_in_commit_order_and_not_in_log_order() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
         interleave(&fixture, false).await;
@@ -77,7 +77,7 @@ async fn rows_arrive_as_they_were_committed_and_not_as_they_were_logged() {
     .await;
 }
 
-async fn rows_that_were_logged_before_the_checkpoint_and_committed_after_it_arrive() {
+async fn rows_logged_before_the_checkpoint_and_committed_after_it_arrive() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
         interleave(&fixture, true).await;

@@ -1,5 +1,6 @@
-//! An update that changes the key is a delete of the old key and then a create of the new one, each in the
-//! lane of its own key.
+//! Update of a key: a delete of the old key and then a create of the new one.
+//!
+//! Each event has the lane of its own key.
 
 use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
 use serde_json::{Value, json};
@@ -12,13 +13,13 @@ crate::scenarios![
     a_composite_key_changes_in_any_part,
     an_update_that_writes_the_same_key_is_an_update,
     keys_can_be_swapped_in_one_transaction,
-    a_key_that_was_deleted_can_be_taken_in_the_same_transaction,
-    keys_that_all_move_by_one_arrive_as_they_are_in_the_end,
+    a_deleted_key_can_be_reused_in_the_same_transaction,
+    keys_that_all_move_by_one_arrive_complete,
     rows_that_swap_keys_under_a_deferred_constraint_are_both_kept,
-    a_key_that_wanders_keeps_its_order_through_partial_failures,
+    a_reused_key_keeps_its_order_through_partial_failures,
 ];
 
-crate::version_scenarios![a_key_can_be_taken_again];
+crate::version_scenarios![a_key_can_be_reused];
 
 async fn a_changed_key_is_a_delete_and_then_a_create() {
     Plugin::each(|plugin| async move {
@@ -67,7 +68,7 @@ async fn a_changed_key_is_a_delete_and_then_a_create() {
 async fn a_composite_key_changes_in_any_part() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
-        // The key's order is not the table's.
+        // The order of the key columns differs from that of the table.
         execute_and_drain(
             &fixture,
             &[
@@ -82,7 +83,7 @@ async fn a_composite_key_changes_in_any_part() {
         .await;
         let delivery = fixture.compare(&["t"]).await;
         let key = |a: i32, b: &str| json!({"b": b, "a": a});
-        let wanted = [
+        let expected = [
             ("c", key(1, "x")),
             ("c", key(1, "y")),
             ("d", key(1, "x")),
@@ -94,12 +95,12 @@ async fn a_composite_key_changes_in_any_part() {
             ("u", key(1, "y")),
             ("d", key(3, "w")),
         ];
-        assert_json_steps(&delivery, &wanted);
+        assert_json_steps(&delivery, &expected);
         let events = delivery.of_table("public.t");
         assert_eq!(
             events[2]["before"],
             key(1, "x"),
-            "the key, and nothing but the key"
+            "the old row has other columns than the key"
         );
     })
     .await;
@@ -108,16 +109,33 @@ async fn a_composite_key_changes_in_any_part() {
 async fn an_update_that_writes_the_same_key_is_an_update() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
-        fixture.sql("create table t (id int primary key, n numeric); insert into t values (1, 1.0)").await;
-        fixture.sql("update t set id = 1, n = 2; update t set id = id").await;
-        fixture.sql("create table decimal_key (k numeric primary key, n int); insert into decimal_key values (1.0, 1)").await;
-        // Equal to PostgreSQL, and another text: the consumer's key changes.
+        fixture
+            .sql("create table t (id int primary key, n numeric); insert into t values (1, 1.0)")
+            .await;
+        fixture
+            .sql("update t set id = 1, n = 2; update t set id = id")
+            .await;
+        fixture
+            .sql(
+                "create table decimal_key (k numeric primary key, n int);
+                     insert into decimal_key values (1.0, 1)",
+            )
+            .await;
+        // The two values are equal for PostgreSQL and have other texts, so the key of the consumer changes.
         fixture.sql("update decimal_key set k = 1.00").await;
         fixture.drain().await;
         let delivery = fixture.compare(&["t", "decimal_key"]).await;
         let one = r#"{"id":1}"#;
-        let wanted = [("c", one), ("u", one), ("u", one), ("c", r#"{"k":"1.0"}"#), ("d", r#"{"k":"1.0"}"#), ("c", r#"{"k":"1.00"}"#)];
-        assert_steps(&delivery, &wanted);
+        let (short, long) = (r#"{"k":"1.0"}"#, r#"{"k":"1.00"}"#);
+        let expected = [
+            ("c", one),
+            ("u", one),
+            ("u", one),
+            ("c", short),
+            ("d", short),
+            ("c", long),
+        ];
+        assert_steps(&delivery, &expected);
     })
     .await;
 }
@@ -125,9 +143,18 @@ async fn an_update_that_writes_the_same_key_is_an_update() {
 async fn keys_can_be_swapped_in_one_transaction() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
-        fixture.sql("create table t (id int primary key, name text); insert into t values (1, 'one'), (2, 'two')").await;
+        fixture
+            .sql(
+                "create table t (id int primary key, name text);
+                     insert into t values (1, 'one'), (2, 'two')",
+            )
+            .await;
         for _ in 0..3 {
-            fixture.sql("update t set id = 0 where id = 1; update t set id = 1 where id = 2; update t set id = 2 where id = 0")
+            fixture
+                .sql(
+                    "update t set id = 0 where id = 1; update t set id = 1 where id = 2;
+                         update t set id = 2 where id = 0",
+                )
                 .await;
         }
         fixture.drain().await;
@@ -140,7 +167,7 @@ async fn keys_can_be_swapped_in_one_transaction() {
     .await;
 }
 
-async fn a_key_that_was_deleted_can_be_taken_in_the_same_transaction() {
+async fn a_deleted_key_can_be_reused_in_the_same_transaction() {
     Plugin::each(|plugin| taken_again(Fixture::builder(plugin))).await;
 }
 
@@ -158,7 +185,7 @@ async fn taken_again(builder: FixtureBuilder) {
     )
     .await;
     let delivery = fixture.compare(&["t"]).await;
-    let wanted = [
+    let expected = [
         ("c", 1),
         ("c", 2),
         ("c", 3),
@@ -174,10 +201,10 @@ async fn taken_again(builder: FixtureBuilder) {
         ("c", 6),
         ("d", 6),
     ];
-    assert_json_steps(&delivery, &wanted.map(|(op, id)| (op, json!({"id": id}))));
+    assert_json_steps(&delivery, &expected.map(|(op, id)| (op, json!({"id": id}))));
 }
 
-async fn keys_that_all_move_by_one_arrive_as_they_are_in_the_end() {
+async fn keys_that_all_move_by_one_arrive_complete() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
         fixture
@@ -186,7 +213,7 @@ async fn keys_that_all_move_by_one_arrive_as_they_are_in_the_end() {
         fixture
             .sql("insert into t select i, 'row ' || i from generate_series(1, 200) i order by i desc")
             .await;
-        // From the highest, so that no two rows have one key meanwhile: the heap has them in that order.
+        // The heap has the rows in descending order, so that no two rows have one key during the update.
         execute_and_drain(
             &fixture,
             &[
@@ -201,8 +228,9 @@ async fn keys_that_all_move_by_one_arrive_as_they_are_in_the_end() {
     .await;
 }
 
-/// A constraint that is checked at the end lets two rows have one key meanwhile, so such a key tells no rows
-/// apart.
+/// Rows under a deferred constraint, which is checked at commit.
+///
+/// Two rows may have one key before that, so such a key does not identify rows.
 async fn rows_that_swap_keys_under_a_deferred_constraint_are_both_kept() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
@@ -231,14 +259,21 @@ async fn rows_that_swap_keys_under_a_deferred_constraint_are_both_kept() {
     .await;
 }
 
-async fn a_key_that_wanders_keeps_its_order_through_partial_failures() {
+async fn a_reused_key_keeps_its_order_through_partial_failures() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
         fixture.kinesis_proxy.flaky(7, 30);
-        fixture.sql("create table t (id int primary key, n int); insert into t select i, 0 from generate_series(0, 9) i").await;
+        fixture
+            .sql(
+                "create table t (id int primary key, n int);
+                     insert into t select i, 0 from generate_series(0, 9) i",
+            )
+            .await;
         for n in 1..=12 {
-            // Ten rows over twenty keys: each key is left and taken again and again.
-            fixture.sql(&format!("update t set id = (id + 10) % 20, n = {n}")).await;
+            // Ten rows use twenty keys, so each key is freed and reused many times.
+            fixture
+                .sql(&format!("update t set id = (id + 10) % 20, n = {n}"))
+                .await;
         }
         fixture.drain().await;
         let delivery = fixture.compare(&["t"]).await;
@@ -247,6 +282,6 @@ async fn a_key_that_wanders_keeps_its_order_through_partial_failures() {
     .await;
 }
 
-async fn a_key_can_be_taken_again(version: u32) {
+async fn a_key_can_be_reused(version: u32) {
     with_each_plugin(version, taken_again).await;
 }

@@ -1,5 +1,7 @@
-//! Rows that no key tells apart travel in the lane of their table, in order. What tells rows apart is the
-//! replica identity; with the whole row as identity it is the primary key, where there is one.
+//! Rows without a key have the lane of their table, in order.
+//!
+//! The replica identity identifies rows. With the whole row as identity, the primary key identifies them if
+//! there is one.
 
 use scenarios::consumer::Delivery;
 use scenarios::fixture::{Fixture, Plugin};
@@ -9,13 +11,13 @@ use crate::support::keys::{assert_json_steps, assert_steps, execute_and_drain};
 
 crate::scenarios![
     rows_without_a_key_keep_the_order_of_their_table,
-    the_whole_row_as_identity_brings_the_whole_row_before,
-    nulls_of_a_whole_old_row_are_told_too,
-    the_whole_row_as_identity_keeps_the_lane_of_the_primary_key,
-    an_index_as_identity_is_the_key,
+    replica_identity_full_sends_the_whole_old_row,
+    replica_identity_full_sends_nulls_of_the_old_row,
+    replica_identity_full_keeps_the_lane_of_the_primary_key,
+    an_identity_index_is_the_key,
     updates_that_wal2json_drops_are_counted,
-    changes_without_identity_come_as_test_decoding_tells_them,
-    a_table_that_gets_its_key_later_is_read_by_what_it_has,
+    changes_without_identity_arrive_from_test_decoding,
+    a_table_that_gets_a_key_later_is_read_by_its_current_key,
 ];
 
 fn lanes(delivery: &Delivery) -> Vec<String> {
@@ -32,16 +34,26 @@ fn lanes(delivery: &Delivery) -> Vec<String> {
 async fn rows_without_a_key_keep_the_order_of_their_table() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::builder(plugin).shards(4).build().await;
-        fixture.sql("create table log (n int, what text); create table other (n int)").await;
+        fixture
+            .sql("create table log (n int, what text); create table other (n int)")
+            .await;
         for n in 0..10 {
-            fixture.sql(&format!("insert into log select {n} * 10 + i, 'x' from generate_series(0, 9) i; insert into other values (1)"))
+            fixture
+                .sql(&format!(
+                    "insert into log select {n} * 10 + i, 'x' from generate_series(0, 9) i;
+                                 insert into other values (1)"
+                ))
                 .await;
         }
         fixture.kinesis_proxy.flaky(5, 20);
         fixture.drain().await;
         let delivery = fixture.compare(&["log", "other"]).await;
-        let arrived: Vec<Value> =
-            delivery.arrivals.iter().filter(|it| it.partition_key == "public.log").map(|it| it.json()["after"]["n"].clone()).collect();
+        let arrived: Vec<Value> = delivery
+            .arrivals
+            .iter()
+            .filter(|it| it.partition_key == "public.log")
+            .map(|it| it.json()["after"]["n"].clone())
+            .collect();
         let ordered: Vec<Value> = (0..100).map(Value::from).collect();
         assert_eq!(arrived, ordered);
         assert_eq!(lanes(&delivery), ["public.log", "public.other"]);
@@ -49,7 +61,7 @@ async fn rows_without_a_key_keep_the_order_of_their_table() {
     .await;
 }
 
-async fn the_whole_row_as_identity_brings_the_whole_row_before() {
+async fn replica_identity_full_sends_the_whole_old_row() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
         execute_and_drain(
@@ -76,8 +88,8 @@ async fn the_whole_row_as_identity_brings_the_whole_row_before() {
     .await;
 }
 
-/// Without them a consumer cannot find the row that a keyless update means.
-async fn nulls_of_a_whole_old_row_are_told_too() {
+/// The old row has its nulls. Without them a consumer cannot find the row of a keyless update.
+async fn replica_identity_full_sends_nulls_of_the_old_row() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
         execute_and_drain(
@@ -103,7 +115,7 @@ async fn nulls_of_a_whole_old_row_are_told_too() {
     .await;
 }
 
-async fn the_whole_row_as_identity_keeps_the_lane_of_the_primary_key() {
+async fn replica_identity_full_keeps_the_lane_of_the_primary_key() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
         execute_and_drain(
@@ -116,8 +128,8 @@ async fn the_whole_row_as_identity_keeps_the_lane_of_the_primary_key() {
         .await;
         let delivery = fixture.compare(&["t"]).await;
         let (one, two) = (r#"{"id":1}"#, r#"{"id":2}"#);
-        let wanted = [("c", one), ("u", one), ("d", one), ("c", two), ("d", two)];
-        assert_steps(&delivery, &wanted);
+        let expected = [("c", one), ("u", one), ("d", one), ("c", two), ("d", two)];
+        assert_steps(&delivery, &expected);
         let events = delivery.of_table("public.t");
         assert_eq!(events[1]["before"], json!({"what": "a", "id": 1}));
         assert_eq!(events[2]["before"], json!({"what": "b", "id": 1}));
@@ -126,7 +138,7 @@ async fn the_whole_row_as_identity_keeps_the_lane_of_the_primary_key() {
     .await;
 }
 
-async fn an_index_as_identity_is_the_key() {
+async fn an_identity_index_is_the_key() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
         execute_and_drain(
@@ -144,7 +156,7 @@ async fn an_index_as_identity_is_the_key() {
         .await;
         let delivery = fixture.compare(&["t"]).await;
         let key = |code: &str| json!({"code": code, "part": 7});
-        let wanted = [
+        let expected = [
             ("c", "x"),
             ("c", "y"),
             ("u", "x"),
@@ -153,7 +165,7 @@ async fn an_index_as_identity_is_the_key() {
             ("c", "z"),
             ("d", "y"),
         ];
-        assert_json_steps(&delivery, &wanted.map(|(op, code)| (op, key(code))));
+        assert_json_steps(&delivery, &expected.map(|(op, code)| (op, key(code))));
         let events = delivery.of_table("public.t");
         assert_eq!(
             (&events[3]["after"]["id"], &events[4]["before"]),
@@ -182,7 +194,7 @@ async fn updates_that_wal2json_drops_are_counted() {
     let report = fixture.tick().await;
     assert!(
         report["notices"].as_u64() >= Some(3),
-        "an update and two deletes were dropped: {report}"
+        "the dropped update and deletes are not counted: {report}"
     );
     assert_eq!(report["changes"], 1);
     let log = fixture.function.log();
@@ -196,8 +208,9 @@ async fn updates_that_wal2json_drops_are_counted() {
     assert!(delivery.changes().iter().all(|change| change.event().op == "c"));
 }
 
-/// It has no old row for them, and says so; they still come, in the lane of the table.
-async fn changes_without_identity_come_as_test_decoding_tells_them() {
+/// test_decoding has no old row for these changes and marks that. The changes arrive in the lane of the
+/// table.
+async fn changes_without_identity_arrive_from_test_decoding() {
     let fixture = Fixture::builder(Plugin::TestDecoding)
         .without_slot()
         .build()
@@ -228,8 +241,11 @@ async fn changes_without_identity_come_as_test_decoding_tells_them() {
     );
 }
 
-/// pgoutput and wal2json tell the key with each change. test_decoding does not: it is read by the key of now.
-async fn a_table_that_gets_its_key_later_is_read_by_what_it_has() {
+/// The key of a table that gets it later.
+///
+/// pgoutput and wal2json send the key with each change. test_decoding does not, so its changes are read with
+/// the current key.
+async fn a_table_that_gets_a_key_later_is_read_by_its_current_key() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
         fixture
@@ -246,8 +262,8 @@ async fn a_table_that_gets_its_key_later_is_read_by_what_it_has() {
         .await;
         let delivery = fixture.consume().await;
         let two = r#"{"id":2}"#;
-        let wanted = [("c", "public.t"), ("c", two), ("u", two)];
-        assert_steps(&delivery, &wanted);
+        let expected = [("c", "public.t"), ("c", two), ("u", two)];
+        assert_steps(&delivery, &expected);
     })
     .await;
 }

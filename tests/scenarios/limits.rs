@@ -1,5 +1,7 @@
-//! Requests and records are filled to the limits of Kinesis and not beyond: of the stream as it is, not as streams are by
-//! default. A stream that cannot be used is refused by name before anything is sent.
+//! Requests and records are filled to the limits of Kinesis, and not beyond.
+//!
+//! The limits are those of the stream, not the defaults. An unusable stream is refused with an error before
+//! anything is sent.
 
 use std::time::Duration;
 
@@ -12,14 +14,14 @@ use serde_json::json;
 use crate::support::expected_errors::assert_tick_fails;
 
 crate::scenarios![
-    requests_hold_as_many_records_as_kinesis_takes,
-    requests_hold_as_many_bytes_as_kinesis_takes,
-    records_are_as_large_as_their_stream_takes,
+    requests_have_as_many_records_as_kinesis_accepts,
+    requests_have_as_many_bytes_as_kinesis_accepts,
+    records_are_as_large_as_their_stream_accepts,
     partition_keys_over_256_characters_are_hashed,
-    a_stream_that_does_not_look_at_partition_keys_is_refused_or_accepted_as_configured,
-    a_stream_that_is_deleted_is_missing_and_one_that_is_created_is_awaited,
-    a_call_that_is_denied_is_named,
-    an_expired_token_is_told_as_such,
+    a_stream_that_ignores_partition_keys_is_refused_unless_accepted,
+    a_deleted_stream_is_missing_and_a_new_stream_is_awaited,
+    a_denied_call_is_named,
+    an_expired_token_is_named,
 ];
 
 async fn on_fake_kinesis(settings: FakeKinesisSettings) -> Fixture {
@@ -29,7 +31,7 @@ async fn on_fake_kinesis(settings: FakeKinesisSettings) -> Fixture {
         .await
 }
 
-/// Each request's records and bytes, as they came.
+/// Number of records and bytes of each request, in the order of arrival.
 fn requests(fake_kinesis: &FakeKinesis) -> Vec<(usize, usize)> {
     let requests = fake_kinesis.put_log().requests;
     requests
@@ -38,13 +40,13 @@ fn requests(fake_kinesis: &FakeKinesis) -> Vec<(usize, usize)> {
         .collect()
 }
 
-async fn requests_hold_as_many_records_as_kinesis_takes() {
+async fn requests_have_as_many_records_as_kinesis_accepts() {
     for waiting in [499, 500, 501] {
         let fixture = on_fake_kinesis(FakeKinesisSettings::default()).await;
         fixture.sql("create table t (id int primary key)").await;
         let full = waiting >= 500;
         let mut is_full = false;
-        // A server that stops for a moment in the middle of its rows makes two requests of them.
+        // A server that pauses between its rows makes two requests of them.
         for round in 0..if full { 20 } else { 1 } {
             let (from, before) = (round * waiting, requests(fixture.fake_kinesis()).len());
             fixture
@@ -64,24 +66,26 @@ async fn requests_hold_as_many_records_as_kinesis_takes() {
                 break;
             }
         }
-        assert_eq!(is_full, full, "{waiting} were waiting");
+        assert_eq!(is_full, full, "{waiting} records were waiting");
         fixture.compare(&["public.t"]).await;
     }
 }
 
-/// A fixture whose server is young: its positions and transaction ids do not get a digit longer while it is in use, so that an
-/// event's length follows from its row's. And the bytes that a row of `(id int primary key, x text)`, with an id and a
-/// table's name of two characters, has on its way beside its text.
-async fn measured(settings: FakeKinesisSettings) -> (Fixture, usize) {
+/// Fixture with a new server, and the bytes of an event besides the text of its row.
+///
+/// Positions and transaction ids of a new server do not get another digit during the test, so the length of
+/// an event follows from that of its row. The row is of `(id int primary key, x text)`, with an id and a
+/// table name of two characters.
+async fn fixture_and_envelope_bytes(settings: FakeKinesisSettings) -> (Fixture, usize) {
     let fixture = Fixture::builder(Plugin::Pgoutput)
         .on_server(Postgres::start(postgres::PostgresSettings::default()).await)
         .on_fake_kinesis(settings)
-        // A slot moves over its marker, and here it is to stay where it is.
+        // A marker would move the slot, which must stay where it is.
         .env("MARKERS", "off")
         .build()
         .await;
     fixture.sql("create table t0 (id int primary key, x text)").await;
-    // The first event of a slot is shorter: it follows no other.
+    // The first event of a slot is shorter, because no event precedes it.
     for id in [10, 11] {
         fixture.sql(&format!("insert into t0 values ({id}, '')")).await;
         fixture.drain().await;
@@ -90,13 +94,14 @@ async fn measured(settings: FakeKinesisSettings) -> (Fixture, usize) {
     (fixture, envelope)
 }
 
-async fn requests_hold_as_many_bytes_as_kinesis_takes() {
+async fn requests_have_as_many_bytes_as_kinesis_accepts() {
     let settings = FakeKinesisSettings {
         record_kib: 2048,
         ..FakeKinesisSettings::default()
     };
-    let (fixture, envelope) = measured(settings).await;
-    // So that rows which come slowly wait for each other: only the first requests are not full then.
+    let (fixture, envelope) = fixture_and_envelope_bytes(settings).await;
+    // With slow requests, rows that the server sends slowly wait for each other. Only the first requests are
+    // then not full.
     let delay = Fault::Delay(Duration::from_millis(300));
     fixture.kinesis_proxy.inject("PutRecords", delay);
     let tenth = (10 << 20) / 10;
@@ -122,13 +127,13 @@ async fn requests_hold_as_many_bytes_as_kinesis_takes() {
     fixture.compare(&["public.t1", "public.t2", "public.t3"]).await;
 }
 
-async fn records_are_as_large_as_their_stream_takes() {
+async fn records_are_as_large_as_their_stream_accepts() {
     for record_kib in [1024, 2048] {
         let settings = FakeKinesisSettings {
             record_kib,
             ..FakeKinesisSettings::default()
         };
-        let (fixture, envelope) = measured(settings).await;
+        let (fixture, envelope) = fixture_and_envelope_bytes(settings).await;
         let (limit, before) = (record_kib << 10, requests(fixture.fake_kinesis()).len());
         for (table, bytes) in [("t1", limit - 1), ("t2", limit), ("t3", limit + 1)] {
             let text = bytes - envelope;
@@ -145,7 +150,11 @@ async fn records_are_as_large_as_their_stream_takes() {
         let (size, most) = ((limit + 1).to_string(), limit.to_string());
         assert_tick_fails(&fixture, "Oversize", &["public.t3", "key hash", &size, &most]).await;
         let sent = requests(fixture.fake_kinesis()).split_off(before);
-        assert_eq!(sent, [(1, limit - 1), (1, limit)], "and nothing more");
+        assert_eq!(
+            sent,
+            [(1, limit - 1), (1, limit)],
+            "a refused record was sent, or an accepted one was not"
+        );
         fixture.compare(&["public.t1", "public.t2"]).await;
     }
 }
@@ -167,12 +176,12 @@ async fn partition_keys_over_256_characters_are_hashed() {
     assert_eq!(
         found[2].len(),
         64,
-        "the SHA-256 of one that is too long: {}",
+        "the long key is not replaced by its SHA-256: {}",
         found[2]
     );
 }
 
-async fn a_stream_that_does_not_look_at_partition_keys_is_refused_or_accepted_as_configured() {
+async fn a_stream_that_ignores_partition_keys_is_refused_unless_accepted() {
     let settings = FakeKinesisSettings {
         distribution: "AUTO",
         ..FakeKinesisSettings::default()
@@ -187,7 +196,8 @@ async fn a_stream_that_does_not_look_at_partition_keys_is_refused_or_accepted_as
     fixture.function.set("AUTO_DISTRIBUTION", "accept").await;
     fixture.drain().await;
     assert_eq!(fixture.fake_kinesis().counts().put, 1);
-    // A consumer would drop events from aggregates that lie anywhere, which nobody can want.
+    // A consumer would drop events from aggregates in other shards, so this pair of settings is always
+    // refused.
     fixture.function.set("AGGREGATION", "kpl").await;
     assert_tick_fails(
         &fixture,
@@ -197,7 +207,7 @@ async fn a_stream_that_does_not_look_at_partition_keys_is_refused_or_accepted_as
     .await;
 }
 
-async fn a_stream_that_is_deleted_is_missing_and_one_that_is_created_is_awaited() {
+async fn a_deleted_stream_is_missing_and_a_new_stream_is_awaited() {
     let fixture = on_fake_kinesis(FakeKinesisSettings {
         status: "CREATING",
         ..FakeKinesisSettings::default()
@@ -216,11 +226,11 @@ async fn a_stream_that_is_deleted_is_missing_and_one_that_is_created_is_awaited(
     assert_eq!(fixture.compare(&["public.t"]).await.changes().len(), 1);
 }
 
-fn refused(kind: &str) -> Fault {
+fn refusal(kind: &str) -> Fault {
     Fault::refuse(kind, "the scenario refuses it")
 }
 
-async fn a_call_that_is_denied_is_named() {
+async fn a_denied_call_is_named() {
     let mut fixture = on_fake_kinesis(FakeKinesisSettings::default()).await;
     fixture
         .sql("create table t (id int primary key); insert into t values (1)")
@@ -230,7 +240,7 @@ async fn a_call_that_is_denied_is_named() {
         fixture.function.set("AGGREGATION", aggregation).await;
         fixture
             .kinesis_proxy
-            .inject(operation, refused("AccessDeniedException"));
+            .inject(operation, refusal("AccessDeniedException"));
         assert_tick_fails(
             &fixture,
             "StreamDenied",
@@ -243,17 +253,17 @@ async fn a_call_that_is_denied_is_named() {
     assert_eq!(fixture.compare(&["public.t"]).await.changes().len(), 1);
 }
 
-async fn an_expired_token_is_told_as_such() {
+async fn an_expired_token_is_named() {
     let fixture = on_fake_kinesis(FakeKinesisSettings::default()).await;
     fixture
         .sql("create table t (id int primary key); insert into t values (1)")
         .await;
-    let expired = || refused("ExpiredTokenException");
+    let expired = || refusal("ExpiredTokenException");
     fixture
         .kinesis_proxy
         .inject_once("DescribeStreamSummary", expired());
     assert_tick_fails(&fixture, "StreamDenied", &[&fixture.stream, "credentials"]).await;
-    // What passes by itself is tried again at once.
+    // A transient error is retried at once.
     fixture.kinesis_proxy.inject_once("PutRecords", expired());
     let before = fixture.kinesis_proxy.requests("PutRecords");
     assert_eq!(fixture.tick().await["records"], 1);

@@ -20,6 +20,7 @@ mod backfill_keys;
 mod backfill_published;
 mod backfill_refused;
 mod backfill_repair;
+mod backfill_ticks;
 mod backfill_visible;
 mod breaker;
 mod config_errors;

@@ -1,20 +1,22 @@
-//! `OVERSIZE=omit`: an event of exactly a record's size goes as it is; one byte more, and its largest column is left out by name.
+//! `OVERSIZE=omit`: an event of exactly the size of a record is sent complete.
+//!
+//! One byte more, and its largest column is omitted and named.
 
 use scenarios::consumer::Arrival;
 use scenarios::fixture::{Fixture, Plugin};
 
 crate::scenarios![
-    what_one_byte_too_many_costs_is_the_largest_column,
-    what_has_no_column_to_leave_out_stops_the_drain
+    an_event_one_byte_too_large_omits_its_largest_column,
+    an_event_without_a_column_to_omit_stops_the_drain
 ];
 
-/// Most bytes of a record, partition key included.
+/// Limit of a record in bytes, partition key included.
 const RECORD: usize = 1 << 20;
 
-/// Bytes of the large column in an event that tells how large the rest is.
+/// Bytes of the large column in an event whose size shows that of the other fields.
 const PROBE: usize = 1000;
 
-async fn what_one_byte_too_many_costs_is_the_largest_column() {
+async fn an_event_one_byte_too_large_omits_its_largest_column() {
     for (envelope, place, column, instead) in [
         (
             "debezium",
@@ -55,7 +57,7 @@ async fn what_one_byte_too_many_costs_is_the_largest_column() {
             fixture.drain().await;
             let size = |it: &Arrival| it.data.len() + it.partition_key.len();
             let probe = fixture.consume().await.arrivals[0].clone();
-            // Not all of an event has a fixed width, so that some will be smaller and some larger.
+            // Some fields have no fixed width, so some events are smaller and some are larger than the limit.
             let most = RECORD - (size(&probe) - PROBE);
             for id in 2..10 {
                 insert(id, most - 5 + id).await;
@@ -68,7 +70,7 @@ async fn what_one_byte_too_many_costs_is_the_largest_column() {
                     None => assert!(size(it) <= RECORD, "{}", size(it)),
                     Some(named) => {
                         assert_eq!(named.to_string(), r#"["large"]"#);
-                        // What it had been with its column instead of what stands for it.
+                        // Size of the event with its column, instead of the value that replaces it.
                         let whole = size(it) - instead.len() + column.len() + most - 5 + id;
                         assert!(whole > RECORD, "{whole}");
                         omitted += 1;
@@ -86,7 +88,7 @@ async fn what_one_byte_too_many_costs_is_the_largest_column() {
     }
 }
 
-async fn what_has_no_column_to_leave_out_stops_the_drain() {
+async fn an_event_without_a_column_to_omit_stops_the_drain() {
     let fixture = Fixture::builder(Plugin::Pgoutput)
         .env("OVERSIZE", "omit")
         .build()

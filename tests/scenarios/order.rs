@@ -1,5 +1,7 @@
-//! Whatever the stream does to requests and records, every event arrives, those of one key in order; requests keep to
-//! the limits of PutRecords, and no key ever has two records under way. A stream that throttles slows down, no more.
+//! Order under failures of requests and records: every event arrives, those of one key in order.
+//!
+//! Requests respect the limits of PutRecords, and no key has two records in flight. A throttling stream
+//! delays the drain and does not fail it.
 
 use std::time::Duration;
 
@@ -10,23 +12,23 @@ use scenarios::fixture::{Fixture, Plugin};
 use crate::support::backlog;
 
 crate::scenarios![
-    records_that_fail_by_themselves_do_not_overtake_each_other,
-    requests_that_fail_as_a_whole_do_not_overtake_each_other,
-    a_request_that_is_not_answered_in_time_is_sent_again_in_place,
-    a_table_that_gets_a_key_does_not_overtake_what_it_had_without,
+    failed_records_keep_the_order_of_their_keys,
+    failed_requests_keep_the_order_of_their_keys,
+    a_request_without_an_answer_is_sent_again_in_order,
+    a_table_that_gets_a_key_keeps_its_order,
     one_hot_key_keeps_its_order,
     large_events_fill_requests_up_to_their_limit_of_bytes,
-    throttling_slows_down_and_does_not_fail,
+    throttling_delays_a_drain_and_does_not_fail_it,
 ];
 
-/// Drains a backlog through the fault proxy, and counts what arrived. Returns how many records were sent again.
-async fn drained(fixture: &Fixture) -> u64 {
+/// Drains a backlog through the fault proxy, and checks its events; returns the number of retried records.
+async fn drain_and_compare(fixture: &Fixture) -> u64 {
     let reports = fixture.drain().await;
     let delivery = fixture.compare(&[backlog::TABLE]).await;
     assert_eq!(
         delivery.changes().len(),
         backlog::events(fixture).await,
-        "every event, and no other"
+        "the stream has other events than the log"
     );
     reports
         .iter()
@@ -34,15 +36,19 @@ async fn drained(fixture: &Fixture) -> u64 {
         .sum()
 }
 
-async fn records_that_fail_by_themselves_do_not_overtake_each_other() {
-    // Each mostly pauses after failures, so they run side by side. A key that often fails has fewer changes.
+async fn failed_records_keep_the_order_of_their_keys() {
+    // Each play mostly pauses after failures, so they run in parallel. A key that often fails has fewer
+    // changes.
     let plays = [(1, 5, 1_500), (2, 30, 1_500), (3, 60, 600)].map(|(seed, percent, changes)| {
         tokio::spawn(async move {
             let fixture = Fixture::builder(Plugin::Pgoutput).shards(4).build().await;
             backlog::create(&fixture).await;
             backlog::write(&fixture, 10 + seed, changes, 150).await;
             fixture.kinesis_proxy.flaky(u64::from(seed), percent);
-            assert!(drained(&fixture).await > 0, "seed {seed}: none was sent again");
+            assert!(
+                drain_and_compare(&fixture).await > 0,
+                "seed {seed}: no record was sent again"
+            );
         })
     });
     for play in plays {
@@ -50,8 +56,9 @@ async fn records_that_fail_by_themselves_do_not_overtake_each_other() {
     }
 }
 
-/// Plans a fate for each of the next requests: two in three pass, sooner or later, the others fail in every way.
-fn torment(gate: &FaultProxy, seed: u64) {
+/// Plans a fault for each of the next requests: two in three pass, with a delay, and the others fail in every
+/// way.
+fn inject_random_faults(proxy: &FaultProxy, seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
     let throttled = || Fault::refuse("ProvisionedThroughputExceededException", "Rate exceeded");
     for _ in 0..120 {
@@ -62,19 +69,22 @@ fn torment(gate: &FaultProxy, seed: u64) {
             3 => Fault::CutRequest,
             _ => Fault::Delay(Duration::from_millis(random.u64(..8))),
         };
-        gate.inject_once("PutRecords", fault);
+        proxy.inject_once("PutRecords", fault);
     }
 }
 
-async fn requests_that_fail_as_a_whole_do_not_overtake_each_other() {
+async fn failed_requests_keep_the_order_of_their_keys() {
     let plays = [4, 5, 6].map(|seed| {
         tokio::spawn(async move {
             let fixture = Fixture::builder(Plugin::Pgoutput).shards(4).build().await;
             backlog::create(&fixture).await;
             backlog::write(&fixture, 20, 1_500, 120).await;
-            torment(&fixture.kinesis_proxy, seed);
+            inject_random_faults(&fixture.kinesis_proxy, seed);
             fixture.kinesis_proxy.flaky(seed, 10);
-            assert!(drained(&fixture).await > 0, "seed {seed}: none was sent again");
+            assert!(
+                drain_and_compare(&fixture).await > 0,
+                "seed {seed}: no record was sent again"
+            );
             fixture.consume().await.duplicates()
         })
     });
@@ -82,25 +92,25 @@ async fn requests_that_fail_as_a_whole_do_not_overtake_each_other() {
     for play in plays {
         duplicates += play.await.unwrap();
     }
-    assert!(duplicates > 0, "an answer that was cut makes duplicates");
+    assert!(duplicates > 0, "a cut answer made no duplicates");
 }
 
-/// Longer than the function waits for an answer, so that it cannot know whether the records were put. They were.
-async fn a_request_that_is_not_answered_in_time_is_sent_again_in_place() {
+/// The answer is held for longer than the function waits, so it cannot know that the records were put.
+async fn a_request_without_an_answer_is_sent_again_in_order() {
     let fixture = Fixture::new(Plugin::Pgoutput).await;
     backlog::create(&fixture).await;
     backlog::write(&fixture, 25, 300, 20).await;
     let held = fixture.kinesis_proxy.hold("PutRecords", FaultSide::Answer);
-    assert!(drained(&fixture).await > 0, "none was sent again");
+    assert!(drain_and_compare(&fixture).await > 0, "no record was sent again");
     assert!(
         fixture.consume().await.duplicates() > 0,
-        "what was put and not answered comes twice"
+        "records without an answer were not sent again"
     );
     drop(held);
 }
 
-/// Its rows travel under the table at first, and under their keys then.
-async fn a_table_that_gets_a_key_does_not_overtake_what_it_had_without() {
+/// The rows have the lane of the table first, and the lanes of their keys later.
+async fn a_table_that_gets_a_key_keeps_its_order() {
     let fixture = Fixture::new(Plugin::Pgoutput).await;
     fixture.sql("create table t (id int, n int)").await;
     fixture.sql("insert into t values (1, 1)").await;
@@ -117,7 +127,7 @@ async fn a_table_that_gets_a_key_does_not_overtake_what_it_had_without() {
     assert_eq!(
         keys,
         [vec![table], vec![table], vec![row]],
-        "the first one failed"
+        "the keys of the requests are wrong"
     );
 }
 
@@ -126,7 +136,7 @@ async fn one_hot_key_keeps_its_order() {
     backlog::create(&fixture).await;
     backlog::write(&fixture, 30, 150, 1).await;
     fixture.kinesis_proxy.flaky(7, 30);
-    drained(&fixture).await;
+    drain_and_compare(&fixture).await;
 }
 
 async fn large_events_fill_requests_up_to_their_limit_of_bytes() {
@@ -135,20 +145,17 @@ async fn large_events_fill_requests_up_to_their_limit_of_bytes() {
     fixture
         .sql("insert into t select id, 0, repeat('x', 100000) from generate_series(1, 200) as id")
         .await;
-    // So that rows which come slowly wait for each other.
+    // With slow requests, rows that the server sends slowly wait for each other.
     fixture
         .kinesis_proxy
         .inject("PutRecords", Fault::Delay(Duration::from_millis(200)));
-    drained(&fixture).await;
+    drain_and_compare(&fixture).await;
     let seen = fixture.kinesis_proxy.put_log();
     let fullest = seen.requests.iter().map(|request| request.bytes()).max();
-    assert!(
-        fullest > Some(4 << 20),
-        "they are not sent one by one: {fullest:?}"
-    );
+    assert!(fullest > Some(4 << 20), "the requests are small: {fullest:?}");
 }
 
-async fn throttling_slows_down_and_does_not_fail() {
+async fn throttling_delays_a_drain_and_does_not_fail_it() {
     let kinesis = Kinesis::start(Limits::Enforced).await;
     let fixture = Fixture::builder(Plugin::Pgoutput)
         .shards(1)
@@ -161,7 +168,7 @@ async fn throttling_slows_down_and_does_not_fail() {
     assert_eq!(report["stopped"], "empty", "{report}");
     assert!(
         report["throttled"].as_u64() > Some(0),
-        "one shard takes a thousand records a second: {report}"
+        "one shard accepted more than 1,000 records a second: {report}"
     );
     let delivery = fixture.compare(&[backlog::TABLE]).await;
     assert_eq!(delivery.changes().len(), backlog::events(&fixture).await);

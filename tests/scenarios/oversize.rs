@@ -1,5 +1,6 @@
-//! An event that no record can hold stops the drain before its transaction, by name; everything before it has arrived
-//! and is confirmed, and nothing behind it is sent.
+//! An event larger than a record stops the drain before its transaction, with an error.
+//!
+//! All earlier changes have arrived and are confirmed. No later change is sent.
 
 use scenarios::fixture::{Fixture, Plugin};
 
@@ -7,11 +8,13 @@ use crate::support::positions::SlotPositions;
 
 crate::scenarios![
     an_event_larger_than_a_record_stops_the_drain_before_it,
-    a_row_that_is_too_large_to_be_read_stays_on_the_server,
+    a_row_too_large_to_read_stays_on_the_server,
 ];
 
-/// Drains a small row, one of `bytes`, and another small one. The middle one must be refused.
-async fn refused(plugin: Plugin, bytes: usize) -> String {
+/// Error message of a drain of a small row, one of `bytes`, and another small one.
+///
+/// The drain must refuse the middle row.
+async fn assert_refused(plugin: Plugin, bytes: usize) -> String {
     let fixture = Fixture::builder(plugin)
         .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128")
         .build()
@@ -30,7 +33,7 @@ async fn refused(plugin: Plugin, bytes: usize) -> String {
     assert_eq!(
         before.confirmed,
         before.checkpoint,
-        "what came before is confirmed: {}",
+        "the earlier row is not confirmed: {}",
         fixture.function.log().join("\n")
     );
     let (again, _) = fixture.failing_tick().await;
@@ -44,7 +47,7 @@ async fn refused(plugin: Plugin, bytes: usize) -> String {
         .iter()
         .map(|it| it.json()["after"]["id"].clone())
         .collect();
-    assert_eq!(keys, [1], "the one before it, once");
+    assert_eq!(keys, [1], "the earlier row did not arrive exactly once");
     let peak = fixture.function.peak_memory_bytes();
     assert!(peak < 128 << 20, "{plugin:?} took {peak} bytes: {message}");
     message
@@ -52,16 +55,16 @@ async fn refused(plugin: Plugin, bytes: usize) -> String {
 
 async fn an_event_larger_than_a_record_stops_the_drain_before_it() {
     for plugin in Plugin::ALL {
-        let message = refused(plugin, 1 << 20).await;
+        let message = assert_refused(plugin, 1 << 20).await;
         for part in ["public.t", "1048576", "key hash"] {
             assert!(message.contains(part), "{part}: {message}");
         }
     }
 }
 
-async fn a_row_that_is_too_large_to_be_read_stays_on_the_server() {
+async fn a_row_too_large_to_read_stays_on_the_server() {
     for plugin in Plugin::ALL {
-        let message = refused(plugin, 150 << 20).await;
+        let message = assert_refused(plugin, 150 << 20).await;
         assert!(message.contains("bytes, which no record can hold"), "{message}");
     }
 }

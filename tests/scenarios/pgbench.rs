@@ -1,8 +1,7 @@
-//! Under the standard load of PostgreSQL's own benchmark, every row that PostgreSQL holds is what a consumer holds,
-//! whichever plugin read it.
+//! Load of pgbench: a consumer of each plugin rebuilds every row of PostgreSQL.
 //!
-//! `pgbench_history` has no key, so its rows travel one by one: the count of transactions is the count of requests.
-//! `TRANSACTIONS` sets it.
+//! `TRANSACTIONS` sets the number of transactions. `pgbench_history` has no key, so its rows are sent one at
+//! a time, and the number of requests is at least that of transactions.
 
 use std::time::{Duration, Instant};
 
@@ -15,11 +14,11 @@ use serde_json::{Value, json};
 
 crate::scenarios![every_row_of_pgbench_is_what_the_consumer_holds];
 
-/// Transactions, unless `TRANSACTIONS` says otherwise.
+/// Default number of transactions.
 const TRANSACTIONS: u32 = 10_000;
 const CLIENTS: u32 = 4;
 
-/// One plugin's slot and stream in the database that all three share.
+/// Slot and stream of one plugin. The three plugins share a database.
 struct Lane {
     plugin: Plugin,
     stream: String,
@@ -44,7 +43,7 @@ async fn every_row_of_pgbench_is_what_the_consumer_holds() {
         let mut function = fixture.function.second_instance();
         function.set("SLOT_NAME", &name).await;
         function.set("STREAM_NAME", &name).await;
-        // Past the fault proxy, which would keep a note of each of these requests.
+        // The function bypasses the fault proxy, which would log each of these requests.
         function
             .set("AWS_ENDPOINT_URL_KINESIS", fixture.kinesis.endpoint())
             .await;
@@ -61,7 +60,7 @@ async fn every_row_of_pgbench_is_what_the_consumer_holds() {
         &fixture.database,
         &["-c", &CLIENTS.to_string(), "-t", &each],
     );
-    // The first ticks run while it writes.
+    // The first ticks run during the writes.
     let lanes: [Lane; 3] = lanes.try_into().unwrap_or_else(|_| panic!("three plugins"));
     let (finished, _) = tokio::join!(running.finished(), tick_all(&lanes));
     finished.unwrap();
@@ -96,7 +95,7 @@ async fn every_row_of_pgbench_is_what_the_consumer_holds() {
         );
         let client = fixture.connect().await;
         for table in TABLES {
-            // The others were filled before the slot was made.
+            // The other tables were filled before the slot was created.
             let which = if table == "pgbench_history" {
                 ComparedRows::All
             } else {
@@ -104,12 +103,12 @@ async fn every_row_of_pgbench_is_what_the_consumer_holds() {
             };
             let compared = oracle::compare(&client, table, &rebuilt, which).await;
             compared.assert_equal();
-            assert!(compared.rows > 0, "{with}: nothing of {table} was compared");
+            assert!(compared.rows > 0, "{with}: no row of {table} was compared");
         }
     }
 }
 
-/// One tick of each, side by side.
+/// One tick of each plugin, in parallel.
 async fn tick_all(lanes: &[Lane; 3]) -> [Value; 3] {
     let tick = async |lane: &Lane| {
         lane.function

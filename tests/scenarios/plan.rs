@@ -1,4 +1,4 @@
-//! `plan` tells what a drain would send, and sends, stores and confirms nothing.
+//! `plan` predicts the events of a drain, and sends, stores and confirms nothing.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -10,9 +10,9 @@ use crate::support::backlog;
 use crate::support::positions::SlotPositions;
 
 crate::scenarios![
-    what_was_planned_is_what_a_drain_sends,
-    a_plan_counts_what_no_record_can_hold_and_goes_on,
-    a_plan_of_nothing_is_empty,
+    a_plan_predicts_the_events_of_a_drain,
+    a_plan_counts_oversize_events_and_continues,
+    a_plan_of_an_empty_slot_is_empty,
     a_person_can_read_a_plan,
 ];
 
@@ -20,7 +20,7 @@ async fn plan(fixture: &Fixture) -> Value {
     fixture.invoke(json!({"action": "plan"})).await.answer()
 }
 
-async fn what_was_planned_is_what_a_drain_sends() {
+async fn a_plan_predicts_the_events_of_a_drain() {
     for (plugin, aggregation) in [
         (Plugin::Pgoutput, "none"),
         (Plugin::Pgoutput, "kpl"),
@@ -37,11 +37,15 @@ async fn what_was_planned_is_what_a_drain_sends() {
         backlog::write(&fixture, 70, 2_000, 200).await;
         let before = SlotPositions::read(&fixture).await;
         let plan = plan(&fixture).await;
-        assert_eq!(SlotPositions::read(&fixture).await, before, "nothing moved");
+        assert_eq!(
+            SlotPositions::read(&fixture).await,
+            before,
+            "the plan moved a position"
+        );
         assert_eq!(
             fixture.kinesis_proxy.requests("PutRecords"),
             0,
-            "nothing was sent"
+            "the plan sent records"
         );
         assert_eq!(plan["complete"], true, "{plan}");
         assert_eq!(plan["aggregation"], aggregation);
@@ -78,7 +82,7 @@ async fn what_was_planned_is_what_a_drain_sends() {
                     .sum();
                 assert_eq!(sum, report["records"].as_u64().unwrap());
             }
-            // How much waits for a shard when its turn comes is a matter of time in a drain.
+            // In a drain, timing decides how many events a record of a shard gets.
             _ => assert!(
                 way["records"].as_u64() <= report["records"].as_u64(),
                 "{way} {report}"
@@ -89,7 +93,7 @@ async fn what_was_planned_is_what_a_drain_sends() {
     }
 }
 
-async fn a_plan_counts_what_no_record_can_hold_and_goes_on() {
+async fn a_plan_counts_oversize_events_and_continues() {
     let fixture = Fixture::new(Plugin::Pgoutput).await;
     fixture
         .sql("create table t (id int primary key, large text)")
@@ -107,7 +111,7 @@ async fn a_plan_counts_what_no_record_can_hold_and_goes_on() {
     assert_eq!(fixture.failing_tick().await.0, "Oversize");
 }
 
-async fn a_plan_of_nothing_is_empty() {
+async fn a_plan_of_an_empty_slot_is_empty() {
     let fixture = Fixture::new(Plugin::Wal2json).await;
     let plan = plan(&fixture).await;
     assert_eq!(
@@ -121,7 +125,7 @@ async fn a_plan_of_nothing_is_empty() {
 async fn a_person_can_read_a_plan() {
     let fixture = Fixture::new(Plugin::Pgoutput).await;
     backlog::create(&fixture).await;
-    // One key of three has half of the events, and a shard gets more than it takes in a second.
+    // One key of three has half of the events. A shard gets more than it accepts in a second.
     fixture.sql("insert into t values (1, 0), (2, 0), (3, 0)").await;
     fixture.sql(
         "do $$ begin for i in 1..3000 loop update t set n = i where id in (1, 2 + i % 2); end loop; end $$",

@@ -1,7 +1,7 @@
-//! The function is killed with -9 at random points while it drains one backlog: nothing is lost, and what is sent again
-//! has the same positions.
+//! Kills of the function with SIGKILL at random points of one backlog.
 //!
-//! `KILLS` says how many times (50), `SEED` repeats a run.
+//! No change is lost, and repeated changes have the same positions. `KILLS` sets the number of kills (50),
+//! `SEED` repeats a run.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::support::positions::{SlotPositions, wait_until_sessions_end};
 
 crate::scenarios![killed_at_random_points_of_a_backlog_it_loses_nothing];
 
-/// Changes of the backlog, and of what is added when a drain reached its end before it was killed.
+/// Changes of the backlog, and of each addition after a drain that ended before its kill.
 const CHANGES: u32 = 30_000;
 const MORE: u32 = 3_000;
 const KEYS: u32 = 5_000;
@@ -28,20 +28,20 @@ fn number(variable: &str) -> Option<u64> {
     )
 }
 
-/// When to kill.
+/// Moment of a kill.
 #[derive(Debug)]
 enum Moment {
-    /// So long after it was invoked.
+    /// This time after the invocation.
     Elapsed(Duration),
-    /// When the fault proxy saw so many requests more.
+    /// After this many more requests at the fault proxy.
     Requests(u64),
-    /// At the next store of the checkpoint, before or after it is applied.
+    /// At the next store of the checkpoint, before or after it takes effect.
     Store(FaultSide),
 }
 
 fn moment(random: &mut Rng) -> Moment {
     match random.u8(..10) {
-        // Most of them early, some after the end.
+        // Most kills are early, some are after the end.
         0..4 => Moment::Elapsed(Duration::from_secs_f64(2.5 * random.f64().powi(2))),
         4..8 => Moment::Requests(random.u64(1..40)),
         8 => Moment::Store(FaultSide::Request),
@@ -53,7 +53,7 @@ fn requests(fixture: &Fixture) -> u64 {
     fixture.kinesis_proxy.requests("PutRecords") + fixture.ssm_proxy.requests("PutParameter")
 }
 
-/// Invokes the function and kills it at that moment. False when it had answered before.
+/// Invokes the function and kills it at this moment; false if it answered before.
 async fn kill(fixture: &Fixture, moment: Moment) -> bool {
     let from = requests(fixture);
     let mut held = match moment {
@@ -95,8 +95,8 @@ async fn killed_at_random_points_of_a_backlog_it_loses_nothing() {
     backlog::create(&fixture).await;
     fixture.drain().await;
     backlog::write(&fixture, random.u32(..), CHANGES, KEYS).await;
-    // A drain of all of it then takes longer than the pause between two stores of the checkpoint, so that some kills
-    // find a part confirmed.
+    // A whole drain then takes longer than the pause between two stores of the checkpoint. Some kills
+    // therefore find a part confirmed.
     fixture
         .kinesis_proxy
         .inject("PutRecords", Fault::Delay(Duration::from_millis(150)));
@@ -118,15 +118,15 @@ async fn killed_at_random_points_of_a_backlog_it_loses_nothing() {
     assert_eq!(
         delivery.changes().len(),
         backlog::events(&fixture).await,
-        "every event, and no other"
+        "the stream has other events than the log"
     );
     let (changes, duplicates) = (delivery.changes().len(), delivery.duplicates());
     eprintln!(
-        "random_kills: {changes} changes, {duplicates} duplicates; {ahead} kills found the checkpoint ahead of the \
-         slot, {missed} drains had ended before"
+        "random_kills: {changes} changes, {duplicates} duplicates; {ahead} kills found the checkpoint \
+         ahead of the slot, {missed} drains had ended before"
     );
     assert!(
         duplicates > 0,
-        "{kills} kills, and nothing was sent twice: none can have hit a drain"
+        "{kills} kills and no duplicate: no kill hit a drain"
     );
 }

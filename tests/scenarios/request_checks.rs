@@ -1,5 +1,5 @@
-//! What watches every PutRecords of the other scenarios: the limits of Kinesis, and one record in flight for
-//! each key.
+//! Checks of every PutRecords in the other scenarios: the limits of Kinesis, and one record in flight per
+//! key.
 
 use scenarios::aws::fake_kinesis::{FakeKinesis, FakeKinesisSettings};
 use scenarios::aws::fault_proxy::{FaultProxy, FaultSide};
@@ -71,11 +71,15 @@ async fn a_key_with_two_records_in_flight_is_noticed() {
     held.wait_until_held().await;
     let later = aggregate(&[("a", b"3")]);
     put(&client, vec![record("a", &one)]).await.unwrap();
-    assert_eq!(proxy.put_log().shared_keys.len(), 1, "the same once more");
+    assert_eq!(
+        proxy.put_log().shared_keys.len(),
+        1,
+        "the key is not reported once"
+    );
     put(&client, vec![record("a", &later)]).await.unwrap();
     assert!(
         proxy.put_log().shared_keys.contains("a"),
-        "a later one of the same key"
+        "a later record of the key is reported"
     );
     held.release();
     first.await.unwrap().unwrap();

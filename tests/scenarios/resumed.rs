@@ -1,5 +1,7 @@
-//! A transaction that is larger than an invocation passes through several, each of which goes on where the one before stopped:
-//! what arrives is what one would have sent, once, or again from the last stored place when one was killed.
+//! Transaction that takes several invocations, each of which resumes at the checkpoint.
+//!
+//! The stream has the events of a single invocation, each once. After a kill, changes beyond the checkpoint
+//! are sent again.
 
 use std::time::Duration;
 
@@ -15,45 +17,48 @@ use serde_json::{Value, json};
 use crate::support::positions::{SlotPositions, wait_until_sessions_end};
 
 crate::scenarios![
-    a_transaction_of_pgoutput_that_takes_several_invocations_arrives_as_if_it_took_one,
-    a_transaction_of_wal2json_that_takes_several_invocations_arrives_as_if_it_took_one,
-    killed_inside_of_a_transaction_of_pgoutput_it_goes_on_where_the_checkpoint_says,
-    killed_inside_of_a_transaction_of_wal2json_it_goes_on_where_the_checkpoint_says,
+    a_pgoutput_transaction_over_several_invocations_arrives_unchanged,
+    a_wal2json_transaction_over_several_invocations_arrives_unchanged,
+    a_kill_inside_a_pgoutput_transaction_resumes_at_the_checkpoint,
+    a_kill_inside_a_wal2json_transaction_resumes_at_the_checkpoint,
 ];
 
-/// The smallest function that Lambda offers, in bytes.
+/// Memory of the smallest function that Lambda offers, in bytes.
 const MEMORY: u64 = 128 << 20;
-/// What an invocation is given: enough for the server to decode the transaction, and not for the stream to take it.
+/// Deadline of an invocation: enough for the server to decode the transaction, and too short for the stream
+/// to accept it.
 const SHORT: Duration = Duration::from_secs(7);
 const ROWS: usize = 22_000;
-/// Rows that may be in the stream at a deadline although the checkpoint does not count them, at most.
+/// Limit of rows in the stream that the checkpoint does not count at a deadline.
 ///
-/// The checkpoint counts whole sections of 1 MiB, and each of the two shards may have one aggregate of
-/// 256 KiB whose answer is under way. A row has at least 960 bytes.
-const MOST_UNCOUNTED: usize = ((1 << 20) + 2 * (256 << 10)) / 960;
-/// Errors of an invocation whose servers answered too late.
+/// The checkpoint counts whole sections of 1 MiB, and each of the two shards may have one unacknowledged
+/// aggregate of 256 KiB. A row has at least 960 bytes.
+const MAX_UNCOUNTED: usize = ((1 << 20) + 2 * (256 << 10)) / 960;
+/// Transient errors of an invocation whose servers answered too late.
 const TRANSIENT: [&str; 3] = ["CheckpointUnavailable", "OutOfTime", "PeekTimeout"];
-/// Invocations within which the transaction must pass.
-const MOST_TICKS: usize = 30;
+/// Limit of invocations for the transaction.
+const MAX_TICKS: usize = 30;
 
-async fn a_transaction_of_pgoutput_that_takes_several_invocations_arrives_as_if_it_took_one() {
-    pass(Plugin::Pgoutput).await;
+async fn a_pgoutput_transaction_over_several_invocations_arrives_unchanged() {
+    assert_arrives_unchanged(Plugin::Pgoutput).await;
 }
 
-async fn a_transaction_of_wal2json_that_takes_several_invocations_arrives_as_if_it_took_one() {
-    pass(Plugin::Wal2json).await;
+async fn a_wal2json_transaction_over_several_invocations_arrives_unchanged() {
+    assert_arrives_unchanged(Plugin::Wal2json).await;
 }
 
-async fn killed_inside_of_a_transaction_of_pgoutput_it_goes_on_where_the_checkpoint_says() {
-    killed(Plugin::Pgoutput).await;
+async fn a_kill_inside_a_pgoutput_transaction_resumes_at_the_checkpoint() {
+    assert_resumes_after_kill(Plugin::Pgoutput).await;
 }
 
-async fn killed_inside_of_a_transaction_of_wal2json_it_goes_on_where_the_checkpoint_says() {
-    killed(Plugin::Wal2json).await;
+async fn a_kill_inside_a_wal2json_transaction_resumes_at_the_checkpoint() {
+    assert_resumes_after_kill(Plugin::Wal2json).await;
 }
 
-/// A slot behind which a transaction of thirty megabytes lies, and a small one; a second slot as the first; and a stream of two
-/// shards, each of which takes an aggregate of 256 KiB in a fifth of a second.
+/// Fixture whose slot has a transaction of thirty megabytes and a small one.
+///
+/// A copy of the slot has the same changes. The stream has two shards, each of which accepts an aggregate of
+/// 256 KiB in 200 ms.
 async fn fixture(plugin: Plugin) -> Fixture {
     let fixture = Fixture::builder(plugin)
         .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128")
@@ -82,8 +87,8 @@ async fn fixture(plugin: Plugin) -> Fixture {
     fixture
 }
 
-/// What one invocation sends of the second slot, to a stream that takes all.
-async fn in_one_go(fixture: &Fixture) -> Delivery {
+/// Delivery of one invocation that drains the copy of the slot into a fast stream.
+async fn drain_in_one_invocation(fixture: &Fixture) -> Delivery {
     let name = format!("{}_whole", fixture.slot);
     let kinesis = Kinesis::shared().await;
     kinesis.create_stream(&name, 4).await;
@@ -99,9 +104,9 @@ async fn in_one_go(fixture: &Fixture) -> Delivery {
     delivery
 }
 
-/// Where each change stands, in which lane, and what it says. Only the slot's name differs otherwise.
-fn gist(delivery: &Delivery) -> Vec<(String, String, Value)> {
-    let gist = |it: &&Arrival| {
+/// Position, partition key and content of each change. The other fields differ by the name of the slot.
+fn positions_and_content(delivery: &Delivery) -> Vec<(String, String, Value)> {
+    let content = |it: &&Arrival| {
         let event = it.json();
         (
             it.position.clone(),
@@ -109,12 +114,12 @@ fn gist(delivery: &Delivery) -> Vec<(String, String, Value)> {
             json!([event["op"], event["after"], event["transaction"]]),
         )
     };
-    delivery.changes().iter().map(gist).collect()
+    delivery.changes().iter().map(content).collect()
 }
 
-/// How often each row of `big` arrived, by its id, which is its place in the transaction.
+/// Number of arrivals of each row of `big`, by its id, which is its place in the transaction.
 ///
-/// Read from partition keys alone: the events are large, and each tick needs this.
+/// Only partition keys are read: the events are large, and each tick needs this.
 async fn arrivals(fixture: &Fixture) -> Vec<usize> {
     let mut arrivals = vec![0; ROWS + 1];
     let mut count = |key: &str| {
@@ -123,7 +128,7 @@ async fn arrivals(fixture: &Fixture) -> Vec<usize> {
             .and_then(|rest| rest.strip_suffix('}'));
         let id: usize = id
             .and_then(|id| id.parse().ok())
-            .unwrap_or_else(|| panic!("{key} is no key of a row"));
+            .unwrap_or_else(|| panic!("{key} is not the key of a row"));
         arrivals[id] += 1;
     };
     for shard in fixture.kinesis.shards(&fixture.stream).await {
@@ -140,48 +145,48 @@ async fn arrivals(fixture: &Fixture) -> Vec<usize> {
     arrivals
 }
 
-/// Rows of the transaction that the checkpoint counts as sent; `None` when it stands between transactions.
+/// Rows of the transaction that the checkpoint counts as sent; `None` between transactions.
 async fn stored_rows(fixture: &Fixture) -> Option<usize> {
     let checkpoint = fixture.checkpoint().await.unwrap_or_default();
     let rows = checkpoint["progress"]["rows"].as_u64()?;
     Some(usize::try_from(rows).expect("a count fits"))
 }
 
-/// Short ticks until one finds nothing more; their reports.
+/// Reports of short ticks until the slot is empty.
 ///
-/// No tick sends a row that the checkpoint before it counts. Records in flight at a deadline or at a kill are
-/// beyond that row, and only they may be sent twice.
-async fn drained(fixture: &Fixture) -> Vec<Value> {
+/// No tick sends a row that the checkpoint before it counts. Only records in flight at a deadline or at a
+/// kill may be sent twice, and they are beyond that row.
+async fn tick_until_empty(fixture: &Fixture) -> Vec<Value> {
     let mut reports: Vec<Value> = Vec::new();
     let mut stored = stored_rows(fixture).await.unwrap_or(0);
     let mut before = arrivals(fixture).await;
-    for _ in 0..MOST_TICKS {
+    for _ in 0..MAX_TICKS {
         let report = match fixture.function.invoke(&json!({}), SHORT).await {
             Outcome::Answer(report) => Some(report),
-            // On a busy machine the servers may answer too late. The next tick goes on from the checkpoint.
+            // On a busy machine the servers may answer too late. The next tick resumes at the checkpoint.
             Outcome::Error { kind, .. } if TRANSIENT.contains(&kind.as_str()) => None,
-            other => panic!("it should have answered: {other:?}"),
+            other => panic!("the invocation has no answer: {other:?}"),
         };
         SlotPositions::read(fixture).await;
         let after = arrivals(fixture).await;
         let again = (1..=stored).find(|id| after[*id] != before[*id]);
         assert_eq!(
             again, None,
-            "{stored} rows are stored as sent, and row {again:?} was sent again: {report:?}"
+            "the checkpoint counts {stored} rows, and row {again:?} was sent again: {report:?}"
         );
         let counted = stored_rows(fixture).await;
         stored = counted.unwrap_or(0).max(stored);
         let arrived = after[1..].iter().take_while(|times| **times > 0).count();
         assert!(
             arrived >= stored,
-            "{stored} rows are stored as sent, and {arrived} are there"
+            "the checkpoint counts {stored} rows, and {arrived} arrived"
         );
         before = after;
         let Some(report) = report else { continue };
         if let Some(counted) = counted {
             assert!(
-                arrived - counted <= MOST_UNCOUNTED,
-                "{arrived} rows are there, and {counted} count: {report}"
+                arrived - counted <= MAX_UNCOUNTED,
+                "{arrived} rows arrived, and the checkpoint counts {counted}: {report}"
             );
         }
         let is_last = report["stopped"] == "empty";
@@ -190,16 +195,16 @@ async fn drained(fixture: &Fixture) -> Vec<Value> {
             return reports;
         }
     }
-    panic!("{MOST_TICKS} invocations did not pass it: {reports:#?}")
+    panic!("{MAX_TICKS} invocations did not pass the transaction: {reports:#?}")
 }
 
-async fn pass(plugin: Plugin) {
+async fn assert_arrives_unchanged(plugin: Plugin) {
     let fixture = fixture(plugin).await;
-    let reports = drained(&fixture).await;
+    let reports = tick_until_empty(&fixture).await;
     println!("{}: {} invocations", plugin.name(), reports.len());
     assert!(
         reports.len() > 2,
-        "it takes several invocations, or shows nothing: {reports:#?}"
+        "the transaction took too few invocations, the test is void: {reports:#?}"
     );
     let peak = fixture.function.peak_memory_bytes();
     assert!((1..MEMORY).contains(&peak), "{} MiB were resident", peak >> 20);
@@ -208,17 +213,17 @@ async fn pass(plugin: Plugin) {
     assert_eq!(delivery.changes().len(), ROWS + 1);
     println!("{} of them twice", delivery.duplicates());
     assert!(
-        gist(&delivery) == gist(&in_one_go(&fixture).await),
-        "one invocation sends other events"
+        positions_and_content(&delivery) == positions_and_content(&drain_in_one_invocation(&fixture).await),
+        "the events differ from those of one invocation"
     );
 }
 
-async fn killed(plugin: Plugin) {
+async fn assert_resumes_after_kill(plugin: Plugin) {
     let fixture = fixture(plugin).await;
     let before = SlotPositions::read(&fixture).await;
     let (killed, ()) = tokio::join!(fixture.invoke(json!({})), async {
-        wait::until("a part of it is stored as sent", DEADLINE, || async {
-            // With no rows, only where it ends is known.
+        wait::until("the checkpoint counts some rows", DEADLINE, || async {
+            // Without rows, only the end of the transaction is known.
             stored_rows(&fixture).await > Some(0)
         })
         .await;
@@ -229,13 +234,13 @@ async fn killed(plugin: Plugin) {
     assert_eq!(
         SlotPositions::read(&fixture).await.confirmed,
         before.confirmed,
-        "a part of a transaction does not move the slot"
+        "a part of a transaction moved the slot"
     );
     let stored = stored_rows(&fixture).await;
     let stored = stored.unwrap_or_else(|| panic!("{}", fixture.function.log().join("\n")));
     assert!((1..ROWS).contains(&stored), "{stored}");
 
-    let reports = drained(&fixture).await;
+    let reports = tick_until_empty(&fixture).await;
     let delivery = fixture.compare(&["big"]).await;
     println!(
         "{}: killed after {stored}, then {} invocations; {} rows twice",
@@ -245,7 +250,7 @@ async fn killed(plugin: Plugin) {
     );
     assert_eq!(delivery.changes().len(), ROWS + 1);
     assert!(
-        gist(&delivery) == gist(&in_one_go(&fixture).await),
-        "one invocation sends other events"
+        positions_and_content(&delivery) == positions_and_content(&drain_in_one_invocation(&fixture).await),
+        "the events differ from those of one invocation"
     );
 }

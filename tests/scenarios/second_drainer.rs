@@ -1,5 +1,6 @@
-//! One drainer per slot: a second one answers `busy`, which is no error, and changes nothing. It drains as soon as the
-//! first one has ended, in whatever way.
+//! One drainer per slot: a second one answers `busy`, which is not an error, and changes nothing.
+//!
+//! It drains as soon as the first one has ended or died.
 
 use std::process::Stdio;
 
@@ -13,15 +14,15 @@ use serde_json::{Value, json};
 use crate::support::backlog;
 
 crate::scenarios![
-    a_second_drainer_is_busy_and_touches_nothing,
-    a_drainer_that_was_killed_lets_the_next_one_in,
-    a_slot_that_somebody_else_reads_is_busy,
-    a_slot_that_is_being_drained_is_not_torn_down,
+    a_second_drainer_is_busy_and_changes_nothing,
+    a_killed_drainer_releases_the_lock,
+    a_slot_of_another_reader_is_busy,
+    teardown_refuses_a_slot_during_a_drain,
 ];
 
-/// A backlog of one key.
+/// Fixture with a backlog of one key.
 ///
-/// One request at a time is in flight then, so while it is held nothing else is sent.
+/// One request at a time is in flight, so a held request stops the drain.
 async fn fixture() -> Fixture {
     let fixture = Fixture::new(Plugin::Pgoutput).await;
     backlog::create(&fixture).await;
@@ -32,7 +33,7 @@ async fn fixture() -> Fixture {
 }
 
 /// State that a drainer changes: checkpoint, slot position, and counts of PutRecords and PutParameter.
-async fn traces(fixture: &Fixture) -> (Option<Value>, String, u64, u64) {
+async fn drainer_state(fixture: &Fixture) -> (Option<Value>, String, u64, u64) {
     let puts = fixture.kinesis_proxy.requests("PutRecords");
     (
         fixture.checkpoint().await,
@@ -42,14 +43,14 @@ async fn traces(fixture: &Fixture) -> (Option<Value>, String, u64, u64) {
     )
 }
 
-/// Drains the rest and compares: every event arrived, and no other.
+/// Drains the rest, and checks that exactly the events of the log arrived.
 async fn finish(fixture: &Fixture) {
     fixture.drain().await;
     let delivery = fixture.compare(&[backlog::TABLE]).await;
     assert_eq!(
         delivery.changes().len(),
         backlog::events(fixture).await,
-        "every event, and no other"
+        "the stream has other events than the log"
     );
 }
 
@@ -64,9 +65,9 @@ async fn invoke_with_held_put(fixture: &Fixture, meanwhile: impl AsyncFnOnce()) 
     outcome
 }
 
-/// A tick of this function is busy, reports no work, and changes nothing.
+/// Asserts that a tick of this function is busy, reports no work, and changes nothing.
 async fn assert_busy(fixture: &Fixture, function: &Function) {
-    let before = traces(fixture).await;
+    let before = drainer_state(fixture).await;
     let report = function.invoke(&json!({}), DEADLINE).await.answer();
     assert_eq!(report["stopped"], "busy", "{report}");
     assert_eq!(
@@ -74,10 +75,10 @@ async fn assert_busy(fixture: &Fixture, function: &Function) {
         (&json!(0), &json!(0)),
         "{report}"
     );
-    assert_eq!(traces(fixture).await, before);
+    assert_eq!(drainer_state(fixture).await, before);
 }
 
-async fn a_second_drainer_is_busy_and_touches_nothing() {
+async fn a_second_drainer_is_busy_and_changes_nothing() {
     let fixture = fixture().await;
     let second = fixture.function.second_instance();
     let first = invoke_with_held_put(&fixture, async || assert_busy(&fixture, &second).await).await;
@@ -88,7 +89,7 @@ async fn a_second_drainer_is_busy_and_touches_nothing() {
     finish(&fixture).await;
 }
 
-async fn a_drainer_that_was_killed_lets_the_next_one_in() {
+async fn a_killed_drainer_releases_the_lock() {
     let fixture = fixture().await;
     let second = fixture.function.second_instance();
     let first = invoke_with_held_put(&fixture, async || {
@@ -137,7 +138,7 @@ async fn wait_until_active(fixture: &Fixture, wanted: &str) {
     .await;
 }
 
-async fn a_slot_that_somebody_else_reads_is_busy() {
+async fn a_slot_of_another_reader_is_busy() {
     let fixture = fixture().await;
     let mut reader = start_reader(&fixture);
     wait_until_active(&fixture, "t").await;
@@ -148,15 +149,15 @@ async fn a_slot_that_somebody_else_reads_is_busy() {
     finish(&fixture).await;
 }
 
-async fn a_slot_that_is_being_drained_is_not_torn_down() {
+async fn teardown_refuses_a_slot_during_a_drain() {
     let fixture = fixture().await;
     let second = fixture.function.second_instance();
     let first = invoke_with_held_put(&fixture, async || {
-        let before = traces(&fixture).await;
+        let before = drainer_state(&fixture).await;
         let teardown = json!({"action": "teardown"});
         let (kind, message) = second.invoke(&teardown, DEADLINE).await.error();
         assert_eq!(kind, "Busy", "{message}");
-        assert_eq!(traces(&fixture).await, before);
+        assert_eq!(drainer_state(&fixture).await, before);
     })
     .await;
     assert_eq!(first.answer()["stopped"], "empty");

@@ -1,5 +1,7 @@
-//! PostgreSQL is killed with -9 and comes back with a slot that is further back than it was: nothing is lost, what was
-//! stored as sent is skipped, and the ticks meanwhile fail with an error that passes by itself.
+//! Kill of PostgreSQL with SIGKILL, after which the slot may be at an earlier position.
+//!
+//! No change is lost, changes below the checkpoint are skipped, and ticks during the crash fail with a
+//! transient error.
 
 use std::time::Duration;
 
@@ -13,20 +15,20 @@ use crate::support::backlog;
 use crate::support::positions::SlotPositions;
 
 crate::scenarios![
-    a_slot_that_went_back_with_its_server_is_skipped_forward,
-    a_server_that_dies_while_records_are_put_comes_back_and_goes_on,
-    a_server_that_dies_before_the_slot_advanced_comes_back_and_goes_on,
-    a_server_that_dies_while_it_sends_rows_comes_back_and_goes_on,
+    a_slot_moved_back_by_a_crash_skips_sent_changes,
+    a_drain_continues_after_a_crash_during_a_put,
+    a_drain_continues_after_a_crash_before_the_advance,
+    a_drain_continues_after_a_crash_during_a_peek,
 ];
 
-crate::version_scenarios![a_slot_that_went_back_is_skipped_forward];
+crate::version_scenarios![a_slot_moved_back_skips_sent_changes];
 
 async fn fixture() -> Fixture {
-    lab_of(None).await
+    fixture_on_version(None).await
 }
 
-/// On a server of its own of this version.
-async fn lab_of(version: Option<u32>) -> Fixture {
+/// Fixture with a server of its own, of this version.
+async fn fixture_on_version(version: Option<u32>) -> Fixture {
     let settings = PostgresSettings {
         version,
         ..PostgresSettings::default()
@@ -39,14 +41,14 @@ async fn lab_of(version: Option<u32>) -> Fixture {
     fixture
 }
 
-/// An error after which the next tick may succeed by itself, as the log says for alarms.
+/// Asserts that the error is transient according to the log, and returns its message.
 async fn assert_transient(fixture: &Fixture, outcome: Outcome) -> String {
     let (kind, message) = outcome.error();
     assert!(
         ["PostgresFailed", "PostgresUnreachable"].contains(&kind.as_str()),
         "{kind}: {message}"
     );
-    // Only then all of its log was read.
+    // The log is complete only after the process has ended.
     fixture.function.kill9().await;
     let transient = fixture.function.log().iter().any(|line| {
         line.contains(&format!(r#""error_type":"{kind}""#)) && line.contains(r#""kind":"Transient""#)
@@ -66,7 +68,7 @@ async fn finish(fixture: &Fixture) -> (u64, usize) {
     assert_eq!(
         delivery.changes().len(),
         backlog::events(fixture).await,
-        "every event, and no other"
+        "the stream has other events than the log"
     );
     let skipped = reports
         .iter()
@@ -75,15 +77,15 @@ async fn finish(fixture: &Fixture) -> (u64, usize) {
     (skipped, delivery.duplicates())
 }
 
-async fn a_slot_that_went_back_with_its_server_is_skipped_forward() {
-    went_back(None).await;
+async fn a_slot_moved_back_by_a_crash_skips_sent_changes() {
+    assert_sent_changes_are_skipped(None).await;
 }
 
-async fn went_back(version: Option<u32>) {
-    let fixture = lab_of(version).await;
-    let mut went_back = false;
-    // The server saves the slot when it logs its running transactions, every 15 s. A crash after that moves
-    // nothing back, and another round is needed.
+async fn assert_sent_changes_are_skipped(version: Option<u32>) {
+    let fixture = fixture_on_version(version).await;
+    let mut moved_back = false;
+    // The server saves the slot when it logs its running transactions, every 15 s. A crash right after that
+    // moves nothing back, and another round is needed.
     for round in 1..=10 {
         backlog::write(&fixture, round, 300, 50).await;
         fixture.drain().await;
@@ -96,17 +98,17 @@ async fn went_back(version: Option<u32>) {
         assert_eq!(after.checkpoint, before.checkpoint);
         backlog::write(&fixture, 10 + round, 50, 50).await;
         let (skipped, duplicates) = finish(&fixture).await;
-        assert_eq!(duplicates, 0, "what is stored as sent is not sent again");
-        went_back = after.confirmed < before.confirmed;
-        if went_back {
-            assert!(skipped > 0, "the slot went back from {before:?} to {after:?}");
+        assert_eq!(duplicates, 0, "changes below the checkpoint were sent again");
+        moved_back = after.confirmed < before.confirmed;
+        if moved_back {
+            assert!(skipped > 0, "the slot moved from {before:?} to {after:?}");
             break;
         }
     }
-    assert!(went_back, "the slot never went back: this shows nothing");
+    assert!(moved_back, "no crash moved the slot back: the test is void");
 }
 
-/// Kills the server when the request is held, and lets the request go on.
+/// Kills the server while the request is held, releases the request, and returns the error message.
 async fn crash_at(fixture: &Fixture, mut held: HeldRequest) -> String {
     let (outcome, ()) = tokio::join!(fixture.invoke(json!({})), async {
         held.wait_until_held().await;
@@ -118,7 +120,7 @@ async fn crash_at(fixture: &Fixture, mut held: HeldRequest) -> String {
     message
 }
 
-async fn a_server_that_dies_while_records_are_put_comes_back_and_goes_on() {
+async fn a_drain_continues_after_a_crash_during_a_put() {
     let fixture = fixture().await;
     backlog::write(&fixture, 3, 400, 40).await;
     crash_at(
@@ -129,9 +131,9 @@ async fn a_server_that_dies_while_records_are_put_comes_back_and_goes_on() {
     finish(&fixture).await;
 }
 
-async fn a_server_that_dies_before_the_slot_advanced_comes_back_and_goes_on() {
+async fn a_drain_continues_after_a_crash_before_the_advance() {
     let fixture = fixture().await;
-    // So that the next store is the one after the records.
+    // The next store is then the one after the records.
     fixture.drain().await;
     backlog::write(&fixture, 4, 400, 40).await;
     crash_at(
@@ -139,15 +141,15 @@ async fn a_server_that_dies_before_the_slot_advanced_comes_back_and_goes_on() {
         fixture.ssm_proxy.hold("PutParameter", FaultSide::Answer),
     )
     .await;
-    let marks = SlotPositions::read(&fixture).await;
-    assert!(marks.confirmed < marks.checkpoint, "{marks:?}");
+    let positions = SlotPositions::read(&fixture).await;
+    assert!(positions.confirmed < positions.checkpoint, "{positions:?}");
     let (skipped, _) = finish(&fixture).await;
-    assert!(skipped > 0, "what is stored as sent is skipped");
+    assert!(skipped > 0, "changes below the checkpoint were not skipped");
 }
 
-async fn a_server_that_dies_while_it_sends_rows_comes_back_and_goes_on() {
+async fn a_drain_continues_after_a_crash_during_a_peek() {
     let mut fixture = fixture().await;
-    // It takes 8 MiB at a time and the stream is slow: most of 40 MB are still with the server.
+    // The function reads 8 MiB at a time, and the stream is slow. Most of the 40 MB are still at the server.
     fixture
         .function
         .set("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "64")
@@ -163,13 +165,13 @@ async fn a_server_that_dies_while_it_sends_rows_comes_back_and_goes_on() {
         fixture.kinesis_proxy.hold("PutRecords", FaultSide::Request),
     )
     .await;
-    // It asks for the lock about once a second, before it stores.
+    // The function checks the lock about once a second, before it stores.
     let told = ["reading a window", "asking for the lock"];
     assert!(told.iter().any(|what| message.contains(what)), "{message}");
     fixture.kinesis_proxy.clear();
     finish(&fixture).await;
 }
 
-async fn a_slot_that_went_back_is_skipped_forward(version: u32) {
-    went_back(Some(version)).await;
+async fn a_slot_moved_back_skips_sent_changes(version: u32) {
+    assert_sent_changes_are_skipped(Some(version)).await;
 }

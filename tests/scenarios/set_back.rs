@@ -1,5 +1,7 @@
-//! A server that comes back from an older copy of its disk, with the same name and the same timeline, as a restored snapshot
-//! does: what the checkpoint says of it is no longer true, whether or not its log has grown beyond the checkpoint since.
+//! Server that was restored from an older copy of its disk, as from a snapshot.
+//!
+//! Name and timeline are the same. The checkpoint is wrong for this server, whether or not its log has grown
+//! beyond the checkpoint since.
 
 use scenarios::fixture::{Fixture, Plugin};
 use scenarios::postgres::{Postgres, PostgresSettings};
@@ -9,16 +11,17 @@ use crate::support::expected_errors::assert_tick_fails;
 use crate::support::positions::checkpoint_lsn;
 
 crate::scenarios![
-    a_server_set_back_behind_the_checkpoint_has_diverged,
-    a_server_set_back_that_has_overtaken_the_checkpoint_lacks_the_marker,
-    a_server_set_back_far_that_has_overtaken_the_checkpoint_lacks_the_marker,
+    a_restored_server_behind_the_checkpoint_has_diverged,
+    a_restored_server_beyond_the_checkpoint_lacks_the_marker,
+    an_older_restored_server_beyond_the_checkpoint_lacks_the_marker,
 ];
 
-/// More log than a window holds, in rows of one megabyte.
+/// Log that is larger than a window, in rows of one megabyte.
 const FAR: u32 = 150;
 
-/// A slot that was drained, and whose server then went back to what it was before its last changes. Returns the
-/// checkpoint. Beside them there were so many megabytes of others.
+/// Fixture with a drained slot whose server is back at an older copy, and its checkpoint.
+///
+/// `others` is the number of megabytes that others wrote in the lost log.
 async fn set_back(others: u32) -> (Fixture, String) {
     let fixture = Fixture::builder(Plugin::Pgoutput)
         .on_server(Postgres::start(PostgresSettings::default()).await)
@@ -54,7 +57,7 @@ async fn write_others(fixture: &Fixture, megabytes: u32) {
         .await;
 }
 
-async fn a_server_set_back_behind_the_checkpoint_has_diverged() {
+async fn a_restored_server_behind_the_checkpoint_has_diverged() {
     let (fixture, checkpoint) = set_back(0).await;
     let confirmed = fixture.confirmed_flush().await;
     for _ in 0..2 {
@@ -68,16 +71,18 @@ async fn a_server_set_back_behind_the_checkpoint_has_diverged() {
     assert_eq!(checkpoint_lsn(&fixture).await, checkpoint);
 }
 
-async fn a_server_set_back_that_has_overtaken_the_checkpoint_lacks_the_marker() {
-    overtaken(0).await;
+async fn a_restored_server_beyond_the_checkpoint_lacks_the_marker() {
+    assert_marker_missing(0).await;
 }
 
-async fn a_server_set_back_far_that_has_overtaken_the_checkpoint_lacks_the_marker() {
-    overtaken(FAR).await;
+async fn an_older_restored_server_beyond_the_checkpoint_lacks_the_marker() {
+    assert_marker_missing(FAR).await;
 }
 
-/// By positions alone the new changes would be those that were sent.
-async fn overtaken(others: u32) {
+/// Asserts that a restored server whose log has grown beyond the checkpoint lacks the marker.
+///
+/// By their positions alone, the new changes would count as sent.
+async fn assert_marker_missing(others: u32) {
     let (fixture, checkpoint) = set_back(others).await;
     backlog::write(&fixture, 3, 4_000, 20).await;
     write_others(&fixture, others).await;

@@ -1,5 +1,6 @@
-//! The endpoint leads to a server that is not, or not yet, the writer: the tick fails with an error that passes by itself,
-//! and goes on when the server has been promoted.
+//! Endpoint of a server that is not the writer, or not yet.
+//!
+//! The tick fails with a transient error. After the promotion of the server, the next tick drains.
 
 use scenarios::fixture::{DEADLINE, Fixture, Plugin};
 use scenarios::postgres::{Postgres, PostgresSettings};
@@ -22,7 +23,7 @@ async fn a_standby_is_not_drained_until_it_is_promoted() {
     backlog::write(&fixture, 2, 100, 20).await;
     fixture.postgres.crash().await;
     fixture.postgres.restart_as_standby().await;
-    let marks = SlotPositions::read(&fixture).await;
+    let positions = SlotPositions::read(&fixture).await;
     for _ in 0..2 {
         assert_tick_fails(&fixture, "NotWriter", &["127.0.0.1", "writer"]).await;
     }
@@ -34,7 +35,7 @@ async fn a_standby_is_not_drained_until_it_is_promoted() {
         "{:#?}",
         fixture.function.log()
     );
-    assert_eq!(SlotPositions::read(&fixture).await, marks);
+    assert_eq!(SlotPositions::read(&fixture).await, positions);
 
     fixture.value("select pg_promote()").await;
     wait::until("the standby is promoted", DEADLINE, || async {
@@ -48,6 +49,6 @@ async fn a_standby_is_not_drained_until_it_is_promoted() {
     assert_eq!(
         delivery.changes().len(),
         backlog::events(&fixture).await,
-        "every event, and no other"
+        "the stream has other events than the log"
     );
 }

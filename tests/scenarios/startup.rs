@@ -1,5 +1,6 @@
-//! What a tick finds when it starts: every break of continuity is its own error, which names both sides, and leaves
-//! the slot where it is.
+//! Checks at the start of a tick: each break of continuity has its own error.
+//!
+//! The error names both positions, and the slot does not move.
 
 use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
 use scenarios::lambda::function::Outcome;
@@ -12,24 +13,24 @@ use crate::support::positions::{SlotPositions, checkpoint_lsn, stored_checkpoint
 use crate::support::versions::pgoutput;
 
 crate::scenarios![
-    a_slot_that_was_never_made_is_missing,
-    a_slot_that_is_gone_is_missing_and_the_error_says_since_when,
-    a_slot_whose_log_was_removed_is_lost,
+    a_slot_that_never_existed_is_missing,
+    a_dropped_slot_is_missing_and_the_error_names_its_last_position,
+    a_slot_without_its_log_is_lost,
     a_slot_of_another_database_is_refused,
     a_physical_slot_is_refused,
     a_checkpoint_of_another_server_is_refused,
-    a_server_that_was_set_back_has_diverged,
+    a_restored_server_has_diverged,
     a_checkpoint_of_another_slot_is_refused,
-    a_checkpoint_that_cannot_be_read_is_refused,
-    a_publication_that_is_missing_is_named,
-    without_a_checkpoint_the_slots_own_position_is_the_start,
+    an_invalid_checkpoint_is_refused,
+    a_drain_names_a_missing_publication,
+    a_drain_without_a_checkpoint_starts_at_the_slot,
     unknown_fields_of_the_checkpoint_are_kept,
 ];
 
-crate::version_scenarios![a_missing_publication_is_named, a_slot_whose_log_is_gone_is_lost];
+crate::version_scenarios![a_missing_publication_is_named, a_slot_without_log_is_lost];
 
-/// Stores a checkpoint that differs in one field, and the error it leads to. Then the right one again, and all is well.
-async fn doctored(fixture: &Fixture, field: &str, value: Value, kind: &str, parts: &[&str]) {
+/// Asserts the error after one field of the checkpoint has another value, and restores the checkpoint.
+async fn assert_field_is_refused(fixture: &Fixture, field: &str, value: Value, kind: &str, parts: &[&str]) {
     let good = stored_checkpoint(fixture).await;
     let mut bad = good.clone();
     bad[field] = value;
@@ -38,7 +39,7 @@ async fn doctored(fixture: &Fixture, field: &str, value: Value, kind: &str, part
     assert_eq!(
         stored_checkpoint(fixture).await,
         bad,
-        "the checkpoint stays as it was found"
+        "the tick changed the checkpoint"
     );
     fixture.put_checkpoint(&good).await;
 }
@@ -50,17 +51,17 @@ async fn finish(fixture: &Fixture) {
     assert_eq!(
         delivery.changes().len(),
         backlog::events(fixture).await,
-        "every event, and no other"
+        "the stream has other events than the log"
     );
 }
 
-async fn a_slot_that_was_never_made_is_missing() {
+async fn a_slot_that_never_existed_is_missing() {
     let fixture = Fixture::builder(Plugin::Pgoutput).without_slot().build().await;
     assert_tick_fails(&fixture, "SlotMissing", &[&fixture.slot, r#"{"action":"setup"}"#]).await;
     assert_eq!(fixture.checkpoint().await, None);
 }
 
-async fn a_slot_that_is_gone_is_missing_and_the_error_says_since_when() {
+async fn a_dropped_slot_is_missing_and_the_error_names_its_last_position() {
     let fixture = fixture_with_backlog().await;
     let known = checkpoint_lsn(&fixture).await;
     fixture
@@ -70,12 +71,14 @@ async fn a_slot_that_is_gone_is_missing_and_the_error_says_since_when() {
     assert_eq!(checkpoint_lsn(&fixture).await, known);
 }
 
-async fn a_slot_whose_log_was_removed_is_lost() {
-    lost(None).await;
+async fn a_slot_without_its_log_is_lost() {
+    assert_slot_lost(None).await;
 }
 
-/// On a server of its own of this version, which keeps little.
-async fn lost(version: Option<u32>) {
+/// A slot whose log was removed is lost.
+///
+/// The server is of this version and not shared, and retains little log.
+async fn assert_slot_lost(version: Option<u32>) {
     let settings = PostgresSettings {
         version,
         conf: "max_slot_wal_keep_size = '1MB'\n".to_owned(),
@@ -127,7 +130,7 @@ async fn a_physical_slot_is_refused() {
         ))
         .await;
     let outcome = fixture.invoke(json!({})).await;
-    // It belongs to no database, so nobody else would drop it.
+    // A physical slot has no database, so its drop is not part of the cleanup.
     fixture
         .sql(&format!("select pg_drop_replication_slot('{}')", fixture.slot))
         .await;
@@ -151,7 +154,7 @@ async fn a_checkpoint_of_another_server_is_refused() {
         &checkpoint_lsn(&fixture).await,
         &fixture.confirmed_flush().await,
     ];
-    doctored(
+    assert_field_is_refused(
         &fixture,
         "system_identifier",
         json!("7000000000000000001"),
@@ -162,10 +165,10 @@ async fn a_checkpoint_of_another_server_is_refused() {
     finish(&fixture).await;
 }
 
-async fn a_server_that_was_set_back_has_diverged() {
+async fn a_restored_server_has_diverged() {
     let fixture = fixture_with_backlog().await;
     let parts = ["FF/10", &fixture.confirmed_flush().await, "accept the gap"];
-    doctored(&fixture, "commit_end", json!("FF/10"), "Divergence", &parts).await;
+    assert_field_is_refused(&fixture, "commit_end", json!("FF/10"), "Divergence", &parts).await;
     finish(&fixture).await;
 }
 
@@ -173,12 +176,12 @@ async fn a_checkpoint_of_another_slot_is_refused() {
     let fixture = fixture_with_backlog().await;
     let parts = [&fixture.slot, "another", "CHECKPOINT_PARAMETER"];
     for field in ["slot", "database", "plugin"] {
-        doctored(&fixture, field, json!("another"), "CheckpointMismatch", &parts).await;
+        assert_field_is_refused(&fixture, field, json!("another"), "CheckpointMismatch", &parts).await;
     }
     finish(&fixture).await;
 }
 
-async fn a_checkpoint_that_cannot_be_read_is_refused() {
+async fn an_invalid_checkpoint_is_refused() {
     let fixture = fixture_with_backlog().await;
     let good = stored_checkpoint(&fixture).await;
     for garbage in ["soon", "{}", "[1]", r#"{"version":1,"commit_end":"0/16B3748"}"#] {
@@ -187,11 +190,11 @@ async fn a_checkpoint_that_cannot_be_read_is_refused() {
         assert_eq!(
             fixture.ssm.get(&fixture.parameter).await.as_deref(),
             Some(garbage),
-            "it stays as it was found"
+            "the tick changed the checkpoint"
         );
     }
     fixture.put_checkpoint(&good).await;
-    doctored(
+    assert_field_is_refused(
         &fixture,
         "version",
         json!(2),
@@ -199,7 +202,7 @@ async fn a_checkpoint_that_cannot_be_read_is_refused() {
         &[&fixture.parameter, "version 2", "version 1"],
     )
     .await;
-    doctored(
+    assert_field_is_refused(
         &fixture,
         "commit_end",
         json!("16B3748"),
@@ -210,11 +213,11 @@ async fn a_checkpoint_that_cannot_be_read_is_refused() {
     finish(&fixture).await;
 }
 
-async fn a_publication_that_is_missing_is_named() {
-    publication_missing(Fixture::builder(Plugin::Pgoutput)).await;
+async fn a_drain_names_a_missing_publication() {
+    assert_publication_missing(Fixture::builder(Plugin::Pgoutput)).await;
 }
 
-async fn publication_missing(builder: FixtureBuilder) {
+async fn assert_publication_missing(builder: FixtureBuilder) {
     let mut fixture = drain_and_refill(builder.build().await).await;
     fixture.function.set("PUBLICATIONS", "spillway,not there").await;
     assert_tick_fails(
@@ -227,7 +230,7 @@ async fn publication_missing(builder: FixtureBuilder) {
     finish(&fixture).await;
 }
 
-async fn without_a_checkpoint_the_slots_own_position_is_the_start() {
+async fn a_drain_without_a_checkpoint_starts_at_the_slot() {
     let fixture = fixture_with_backlog().await;
     let before = fixture.consume().await.changes().len();
     fixture.ssm.delete(&fixture.parameter).await;
@@ -235,7 +238,7 @@ async fn without_a_checkpoint_the_slots_own_position_is_the_start() {
     let report = fixture.tick().await;
     assert_eq!(report["from"], json!(slot), "{report}");
     assert_eq!(report["skipped"], 0, "{report}");
-    // Only then all of its log was read.
+    // The log is complete only after the process has ended.
     fixture.function.kill9().await;
     let told = fixture
         .function
@@ -244,7 +247,7 @@ async fn without_a_checkpoint_the_slots_own_position_is_the_start() {
         .any(|line| line.contains("no checkpoint") && line.contains(&slot));
     assert!(
         told,
-        "it says that it starts from {slot}: {:#?}",
+        "no log line has the start {slot}: {:#?}",
         fixture.function.log()
     );
     assert_eq!(json!(checkpoint_lsn(&fixture).await), report["to"]);
@@ -260,13 +263,16 @@ async fn unknown_fields_of_the_checkpoint_are_kept() {
     finish(&fixture).await;
     let after = stored_checkpoint(&fixture).await;
     assert_eq!(after["colour"], known["colour"]);
-    assert_ne!(after["commit_end"], known["commit_end"], "it was stored anew");
+    assert_ne!(
+        after["commit_end"], known["commit_end"],
+        "the checkpoint was not stored again"
+    );
 }
 
 async fn a_missing_publication_is_named(version: u32) {
-    publication_missing(pgoutput(version)).await;
+    assert_publication_missing(pgoutput(version)).await;
 }
 
-async fn a_slot_whose_log_is_gone_is_lost(version: u32) {
-    lost(Some(version)).await;
+async fn a_slot_without_log_is_lost(version: u32) {
+    assert_slot_lost(Some(version)).await;
 }

@@ -1,4 +1,4 @@
-//! Consumers that others wrote for these formats read ours unchanged, and hold in the end what PostgreSQL holds.
+//! Third-party consumers of these formats read our stream unchanged, and end with the rows of PostgreSQL.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -16,21 +16,24 @@ crate::scenarios![
     aws_kinesis_agg_finds_the_events_in_aggregates,
 ];
 
-/// A table with what formats disagree on. The whole old row is in the log: Flink refuses an update without it, from
-/// Debezium as from us.
+/// Table with the columns in which formats differ.
+///
+/// The whole old row is in the log: Flink refuses an update without it, from Debezium and from us.
 const TABLE: &str = r#"
-    create table t (id int primary key, name text, price numeric(24, 4), ratio float8, paid boolean, at timestamptz,
+    create table t (id int primary key, name text, price numeric(24, 4), ratio float8, paid boolean,
+        at timestamptz,
         photo bytea, doc jsonb, tags text[]);
     alter table t replica identity full"#;
 
-/// Its rows as Flink's users declare them.
+/// Columns of the table as users of Flink declare them.
 const FLINK: &str = "ROW<id INT, name STRING, price DECIMAL(24, 4), ratio DOUBLE, paid BOOLEAN, \
                      `at` TIMESTAMP_LTZ(6), photo BYTES, doc STRING, tags ARRAY<STRING>>";
 
-/// Inserts, updates, deletes, changed keys, nulls, and what does not fit into a fake Kinesis.
+/// Transactions of inserts, updates, deletes, changed keys, nulls, and a value too large for a fake Kinesis.
 const CHANGES: &[&str] = &[
     r#"insert into t values
-        (1, 'Zoë "q" \ 😀', 12345678901234567890.1234, -2.5e-300, true, '2024-02-29 12:34:56.789+02', '\x00ff', '{"a": [1, null]}',
+        (1, 'Zoë "q" \ 😀', 12345678901234567890.1234, -2.5e-300, true, '2024-02-29 12:34:56.789+02',
+         '\x00ff', '{"a": [1, null]}',
             '{"x y",null,""}'),
         (2, '', -0.0001, 1e300, false, '1969-12-31 23:59:59.999999+00', '', '"text"', '{}'),
         (3, null, null, null, null, null, null, null, null)"#,
@@ -42,7 +45,7 @@ const CHANGES: &[&str] = &[
     "delete from t where id = 1014; insert into t (id, name) values (1014, 'again')",
 ];
 
-/// What is only in PostgreSQL's table, or only in the consumer's: rows of JSON, as one of the programs has them.
+/// Query for rows that only PostgreSQL has, or only the consumer; as JSON in the form of one of the programs.
 const DIFFERENCES: &str = "
     with consumed as (
         select id, name, price, ratio, paid, at, decode(photo, $2) as photo, doc::jsonb, tags
@@ -51,17 +54,20 @@ const DIFFERENCES: &str = "
     select 'only in PostgreSQL: ' || r::text from (table t except all table consumed) r
     union all select 'only in the stream: ' || r::text from (table consumed except all table t) r";
 
-/// The rows that a changelog leaves: what each line adds or takes away is a whole row.
+/// Query for the rows of a changelog, each line of which adds or removes a whole row.
 const CHANGELOG: &str = "
-    select (line::jsonb -> 'row')::text, sum(case when line::jsonb ->> 'kind' in ('+I', '+U') then 1 else -1 end)
+    select (line::jsonb -> 'row')::text,
+           sum(case when line::jsonb ->> 'kind' in ('+I', '+U') then 1 else -1 end)
     from unnest($1::text[]) as line group by line::jsonb -> 'row'
     having sum(case when line::jsonb ->> 'kind' in ('+I', '+U') then 1 else -1 end) <> 0";
 
-/// The rows that the last line of each key leaves, without those that moved to another key.
+/// Query for the row of the last line of each key, without rows that moved to another key.
 const LAST: &str = "
     select row::text from (
-        select distinct on (line::jsonb -> 'row' ->> 'id') line::jsonb -> 'row' as row, line::jsonb ->> 'kind' as kind
-        from unnest($1::text[]) with ordinality as l(line, at) order by line::jsonb -> 'row' ->> 'id', at desc) last
+        select distinct on (line::jsonb -> 'row' ->> 'id')
+           line::jsonb -> 'row' as row, line::jsonb ->> 'kind' as kind
+        from unnest($1::text[]) with ordinality as l(line, at)
+        order by line::jsonb -> 'row' ->> 'id', at desc) last
     where kind = '+I' and row ->> 'id' <> all ($2)";
 
 async fn flink_reads_the_debezium_envelope() {
@@ -71,7 +77,7 @@ async fn flink_reads_the_debezium_envelope() {
         for sql in CHANGES {
             fixture.sql(sql).await;
         }
-        // wal2json says that these are null.
+        // wal2json sends these as null.
         if plugin != Plugin::Wal2json {
             fixture
                 .sql("update t set ratio = 'NaN' where id = 1; update t set ratio = '-Infinity' where id = 2")
@@ -91,7 +97,7 @@ async fn flink_reads_the_debezium_envelope() {
     .await;
 }
 
-/// `bytes` is how a bytea is written.
+/// Asserts that the consumer has the rows of PostgreSQL; `bytes` is the encoding of a bytea.
 async fn assert_same(client: &tokio_postgres::Client, rows: &[String], bytes: &str) {
     let differences = client.query(DIFFERENCES, &[&rows, &bytes]).await.unwrap();
     let differences: Vec<String> = differences.iter().take(10).map(|row| row.get(0)).collect();
@@ -99,13 +105,15 @@ async fn assert_same(client: &tokio_postgres::Client, rows: &[String], bytes: &s
     assert!(rows.len() > 100, "only {} rows", rows.len());
 }
 
-/// As AWS shows them, so that it is known what the next scenario proves.
+/// Messages of the documentation of AWS, so that the next scenario compares with a known case.
 async fn paimon_reads_the_messages_of_dms() {
     let kinesis = Kinesis::start(Limits::Off).await;
     kinesis.create_stream("s", 1).await;
     let message = |operation: &str, data: Value| {
-        let metadata = json!({"timestamp": "2024-07-29T00:59:07.686557Z", "record-type": "data", "operation": operation,
-            "partition-key-type": "primary-key", "schema-name": "public", "table-name": "t", "transaction-id": 1});
+        let metadata = json!({"timestamp": "2024-07-29T00:59:07.686557Z", "record-type": "data",
+            "operation": operation,
+            "partition-key-type": "primary-key", "schema-name": "public",
+            "table-name": "t", "transaction-id": 1});
         json!({"data": data, "metadata": metadata})
     };
     let control = json!({"control": {}, "metadata": {"record-type": "control", "operation": "drop-table"}});
@@ -125,18 +133,19 @@ async fn paimon_reads_the_messages_of_dms() {
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
     let row = |kind: &str, row: Value| json!({"kind": kind, "table": "public.t", "row": row});
-    let wanted = [
+    let expected = [
         row("+I", json!({"id": "1", "n": "0.5"})),
         row("+I", json!({"id": "2"})),
         row("-D", json!({"id": "2", "n": "7"})),
         row("+I", json!({"id": "2", "n": "7"})),
         row("-D", json!({"id": "1"})),
     ];
-    assert_eq!(lines, wanted);
+    assert_eq!(lines, expected);
 }
 
-/// Paimon makes nothing of `before-image`, from DMS as from us, and keeps the row under its old key as well. So those keys, which
-/// nothing takes again here, are read past it.
+/// Paimon ignores `before-image`, from DMS and from us, and keeps the row under its old key, too.
+///
+/// The comparison skips those keys, which no row reuses here.
 async fn paimon_reads_the_dms_envelope() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::builder(plugin).env("ENVELOPE", "dms").build().await;
@@ -168,7 +177,7 @@ async fn paimon_reads_the_dms_envelope() {
     .await;
 }
 
-/// What is read without it and with it: two slots with the same changes, drained into two streams.
+/// Two slots with the same changes, drained into two streams: one with aggregates and one without.
 async fn aws_kinesis_agg_finds_the_events_in_aggregates() {
     Plugin::each(|plugin| async move {
         let mut fixture = Fixture::builder(plugin)
@@ -216,7 +225,7 @@ async fn aws_kinesis_agg_finds_the_events_in_aggregates() {
     .await;
 }
 
-/// Key and event of each arrival, without the times at which it was read.
+/// Key and event of each arrival, without the time at which it was read.
 fn events(delivery: &Delivery) -> Vec<(String, Option<Value>)> {
     let arrivals = delivery.arrivals.iter();
     let mut events: Vec<(&str, String, Option<Value>)> = arrivals

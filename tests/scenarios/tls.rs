@@ -1,4 +1,6 @@
-//! The connection to PostgreSQL is as safe as PGSSLMODE says: who is not trusted is refused, and told why.
+//! TLS of the connection to PostgreSQL under each PGSSLMODE.
+//!
+//! An untrusted server is refused with an error that has the reason.
 
 use std::path::Path;
 
@@ -9,7 +11,7 @@ use scenarios::postgres::{Postgres, PostgresSettings};
 use crate::support::expected_errors::assert_tick_fails;
 
 crate::scenarios![
-    each_mode_trusts_whom_it_should_and_nobody_else,
+    each_mode_trusts_only_the_servers_that_it_allows,
     a_server_without_tls_is_refused_unless_tls_is_disabled,
 ];
 
@@ -27,7 +29,7 @@ async fn configure(fixture: &mut Fixture, mode: &str, host: &str, authority: Opt
     }
 }
 
-async fn each_mode_trusts_whom_it_should_and_nobody_else() {
+async fn each_mode_trusts_only_the_servers_that_it_allows() {
     let postgres = Postgres::start(PostgresSettings {
         tls: true,
         ..PostgresSettings::default()
@@ -63,17 +65,17 @@ async fn each_mode_trusts_whom_it_should_and_nobody_else() {
         ("verify-full", HOST, wrong),
         ("verify-full", "127.0.0.1", right),
         ("verify-ca", HOST, wrong),
-        // Without PGSSLROOTCERT only Amazon's authorities are trusted.
+        // Without PGSSLROOTCERT, only the authorities of Amazon are trusted.
         ("verify-full", HOST, None),
     ];
     for (mode, host, authority) in refused {
         configure(&mut fixture, mode, host, authority).await;
         assert_tick_fails(&fixture, "PostgresTls", &[host, "PGSSLMODE", "PGSSLROOTCERT"]).await;
     }
-    // What is not set is verified in full.
+    // The default is full verification.
     fixture.function.unset("PGSSLMODE").await;
     assert_tick_fails(&fixture, "PostgresTls", &[HOST]).await;
-    // The server wants TLS of this role.
+    // The server requires TLS from this role.
     configure(&mut fixture, "disable", HOST, None).await;
     assert_tick_fails(&fixture, "PostgresAuthentication", &["encryption"]).await;
     for unusable in [Path::new("/not/there.pem"), &files.key] {

@@ -1,5 +1,6 @@
-//! A large value that an update did not touch is not in the log. It is marked, never null; and it is completed where the
-//! old row tells it.
+//! A large value that an update did not change is not in the log.
+//!
+//! The event marks it, and it is never null. The old row completes it if it has the value.
 
 use scenarios::consumer::event::UNAVAILABLE;
 use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
@@ -9,17 +10,17 @@ use crate::support::versions::with_each_plugin;
 
 crate::scenarios![
     an_untouched_large_value_is_marked_and_never_null,
-    the_old_row_completes_what_was_not_touched,
+    the_old_row_completes_untouched_values,
     a_large_value_of_every_kind_of_type_is_marked,
     a_moved_row_keeps_the_mark,
-    a_large_key_is_never_left_out,
+    a_large_key_is_always_sent,
     a_column_that_the_update_sets_to_null_is_null,
-    a_column_that_was_added_later_is_not_in_earlier_events,
+    earlier_events_lack_a_later_column,
 ];
 
 crate::version_scenarios![an_untouched_large_value_is_marked];
 
-/// A value of that many bytes that does not compress, so that it stands outside its row.
+/// SQL of a value of this many bytes that does not compress, so that it is stored outside its row.
 fn large(seed: u32, bytes: u32) -> String {
     format!("(select string_agg(md5('{seed}' || i), '') from generate_series(1, {bytes} / 32) i)")
 }
@@ -74,7 +75,7 @@ async fn untouched(builder: FixtureBuilder) {
     );
 }
 
-async fn the_old_row_completes_what_was_not_touched() {
+async fn the_old_row_completes_untouched_values() {
     Plugin::each(|plugin| async move {
         let fixture = documents(Fixture::builder(plugin)).await;
         fixture
@@ -115,21 +116,29 @@ async fn the_old_row_completes_what_was_not_touched() {
 async fn a_large_value_of_every_kind_of_type_is_marked() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
-        fixture.sql(
-            "create domain story as text;
-            create table kinds (id int primary key, n int, v varchar, b bytea, j jsonb, js json, a text[], ia int[],
+        fixture
+            .sql(
+                "create domain story as text;
+            create table kinds (id int primary key, n int, v varchar, b bytea, j jsonb, js json, a text[],
+                ia int[],
                 s story, num numeric, x xml, g text generated always as (v || 'x') stored)",
-        )
-        .await;
+            )
+            .await;
         let text = large(3, 9_000);
-        let list = format!("(select array_agg(md5(i::text)) from generate_series(1, 900) i where {text} is not null)");
-        fixture.sql(&format!(
-            "insert into kinds values (1, 1, {text}, convert_to({text}, 'UTF8'), jsonb_build_object('k', {text}),
-                json_build_object('k', {text}), {list}, (select array_agg((random() * 1e9)::int) from generate_series(1, 4000)),
-                {text}, (select string_agg((random() * 1e9)::int::text, '')::numeric from generate_series(1, 2000)),
+        let list = format!(
+            "(select array_agg(md5(i::text)) from generate_series(1, 900) i where {text} is not null)"
+        );
+        fixture
+            .sql(&format!(
+                "insert into kinds values (1, 1, {text}, convert_to({text}, 'UTF8'),
+                jsonb_build_object('k', {text}),
+                json_build_object('k', {text}), {list},
+                (select array_agg((random() * 1e9)::int) from generate_series(1, 4000)),
+                {text}, (select string_agg((random() * 1e9)::int::text, '')::numeric
+                   from generate_series(1, 2000)),
                 xmlelement(name k, {text}))"
-        ))
-        .await;
+            ))
+            .await;
         fixture.sql("update kinds set n = 2").await;
         fixture.drain().await;
         let delivery = fixture.compare(&["kinds"]).await;
@@ -141,7 +150,7 @@ async fn a_large_value_of_every_kind_of_type_is_marked() {
     .await;
 }
 
-/// The delete of the old key and the create of the new are one change: who applies both has the value.
+/// A changed key is a delete and a create in one change, so a consumer of both has the value.
 async fn a_moved_row_keeps_the_mark() {
     Plugin::each(|plugin| async move {
         let fixture = documents(Fixture::builder(plugin)).await;
@@ -159,8 +168,8 @@ async fn a_moved_row_keeps_the_mark() {
     .await;
 }
 
-/// PostgreSQL then sends the old key with every update, although the key is the same.
-async fn a_large_key_is_never_left_out() {
+/// PostgreSQL sends a large old key with every update, although the key is the same.
+async fn a_large_key_is_always_sent() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
         fixture
@@ -191,7 +200,7 @@ async fn a_large_key_is_never_left_out() {
         assert_eq!(
             (keys[0].len(), keys[0] == keys[1], keys[1] == keys[2]),
             (64, true, true),
-            "hashed, and always the same"
+            "the partition key is not always the same hash"
         );
     })
     .await;
@@ -212,9 +221,10 @@ async fn a_column_that_the_update_sets_to_null_is_null() {
     .await;
 }
 
-/// Known limit: wal2json leaves untouched large values out without a word, so a column that came after the update looks
-/// like one of them until it was drained.
-async fn a_column_that_was_added_later_is_not_in_earlier_events() {
+/// Known limit: wal2json omits unchanged large values without a mark.
+///
+/// A column that was added after the update therefore looks like such a value until the update is drained.
+async fn earlier_events_lack_a_later_column() {
     Plugin::each(|plugin| async move {
         let fixture = documents(Fixture::builder(plugin)).await;
         fixture.sql("update doc set n = 2").await;

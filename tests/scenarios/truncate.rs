@@ -1,5 +1,6 @@
-//! A truncate is a barrier: everything before it is acknowledged first, everything after it waits, and its position
-//! orders it among all keys of the table.
+//! A truncate is a barrier: all earlier events are acknowledged before it, and all later events wait for it.
+//!
+//! Its position orders it among all keys of the table.
 
 use scenarios::consumer::Delivery;
 use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
@@ -8,12 +9,12 @@ use serde_json::json;
 use crate::support::versions::with_each_plugin;
 
 crate::scenarios![
-    a_truncate_is_an_event_of_its_table_and_nothing_else,
-    a_truncate_waits_for_all_before_it_and_holds_all_after_it,
-    rows_of_the_same_transaction_are_on_their_side_of_the_truncate,
-    one_truncate_of_several_tables_is_an_event_of_each,
-    a_table_that_is_not_wanted_takes_no_part_in_a_truncate,
-    a_table_without_a_key_is_emptied_too,
+    a_truncate_sends_one_event_of_its_table,
+    a_truncate_separates_earlier_and_later_events,
+    rows_of_one_transaction_keep_their_side_of_a_truncate,
+    a_truncate_of_several_tables_sends_one_event_each,
+    an_excluded_table_sends_no_truncate,
+    a_truncate_empties_a_table_without_a_key,
 ];
 
 crate::version_scenarios![a_truncate_is_an_event];
@@ -26,7 +27,7 @@ fn ops(delivery: &Delivery) -> String {
         .collect()
 }
 
-async fn a_truncate_is_an_event_of_its_table_and_nothing_else() {
+async fn a_truncate_sends_one_event_of_its_table() {
     Plugin::each(|plugin| truncated(Fixture::builder(plugin))).await;
 }
 
@@ -52,11 +53,11 @@ async fn truncated(builder: FixtureBuilder) {
     );
 }
 
-async fn a_truncate_waits_for_all_before_it_and_holds_all_after_it() {
+async fn a_truncate_separates_earlier_and_later_events() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::builder(plugin).shards(4).build().await;
         fixture.sql("create table t (id int primary key, n int)").await;
-        // Keys tell the side: 0 to 99 before the first truncate, then 100 to 199, then 200 to 299.
+        // Keys show the side: 0 to 99 before the first truncate, then 100 to 199, then 200 to 299.
         for round in 0..3 {
             if round > 0 {
                 fixture.sql("truncate t").await;
@@ -69,7 +70,7 @@ async fn a_truncate_waits_for_all_before_it_and_holds_all_after_it() {
                 .await;
             fixture.sql("update t set n = n + 1").await;
         }
-        // Every request loses some of its records, the truncates perhaps too: they go again.
+        // Some records of every request fail and are sent again, possibly the truncates, too.
         fixture.kinesis_proxy.flaky(11, 20);
         fixture.drain().await;
         let delivery = fixture.compare(&["t"]).await;
@@ -93,7 +94,7 @@ async fn a_truncate_waits_for_all_before_it_and_holds_all_after_it() {
                 "a request with both sides of a truncate: {request:?}"
             );
             if sides == [u32::MAX] {
-                // A truncate that failed goes again before anything else.
+                // A failed truncate is sent again before any later event.
                 truncates += u32::from(last % 2 == 0);
                 last |= 1;
             } else {
@@ -106,13 +107,24 @@ async fn a_truncate_waits_for_all_before_it_and_holds_all_after_it() {
     .await;
 }
 
-async fn rows_of_the_same_transaction_are_on_their_side_of_the_truncate() {
+async fn rows_of_one_transaction_keep_their_side_of_a_truncate() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
-        fixture.sql("create table t (id int primary key, n int); insert into t values (1, 1), (2, 1)").await;
-        fixture.sql("update t set n = 2 where id = 1; insert into t values (3, 3); truncate t; insert into t values (1, 4), (4, 4)")
+        fixture
+            .sql("create table t (id int primary key, n int); insert into t values (1, 1), (2, 1)")
             .await;
-        fixture.sql("insert into t values (5, 5); truncate t; truncate t; insert into t values (2, 6); delete from t").await;
+        fixture
+            .sql(
+                "update t set n = 2 where id = 1; insert into t values (3, 3);
+                     truncate t; insert into t values (1, 4), (4, 4)",
+            )
+            .await;
+        fixture
+            .sql(
+                "insert into t values (5, 5); truncate t; truncate t;
+                     insert into t values (2, 6); delete from t",
+            )
+            .await;
         fixture.sql("insert into t values (7, 7)").await;
         fixture.drain().await;
         let delivery = fixture.compare(&["t"]).await;
@@ -122,33 +134,47 @@ async fn rows_of_the_same_transaction_are_on_their_side_of_the_truncate() {
     .await;
 }
 
-async fn one_truncate_of_several_tables_is_an_event_of_each() {
+async fn a_truncate_of_several_tables_sends_one_event_each() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
         fixture.sql(
             "create table a (id int primary key); create table b (id int primary key, a int references a);
-            create schema \"S x\"; create table \"S x\".c (id int primary key); create table d (id int primary key)",
+            create schema \"S x\"; create table \"S x\".c (id int primary key);
+             create table d (id int primary key)",
         )
         .await;
-        fixture.sql("insert into a values (1), (2); insert into b values (1, 1)").await;
-        fixture.sql("insert into \"S x\".c values (1); insert into d values (1)").await;
-        fixture.sql("truncate a, \"S x\".c restart identity cascade").await;
+        fixture
+            .sql("insert into a values (1), (2); insert into b values (1, 1)")
+            .await;
+        fixture
+            .sql("insert into \"S x\".c values (1); insert into d values (1)")
+            .await;
+        fixture
+            .sql("truncate a, \"S x\".c restart identity cascade")
+            .await;
         fixture.sql("insert into a values (3)").await;
         fixture.drain().await;
         let delivery = fixture.compare(&["a", "b", "\"S x\".c", "d"]).await;
         assert_eq!(ops(&delivery), "cccccttt".to_owned() + "c");
-        let mut emptied: Vec<String> = delivery.changes()[5..8].iter().map(|it| it.partition_key.clone()).collect();
+        let changes = delivery.changes();
+        let mut emptied: Vec<String> = changes[5..8].iter().map(|it| it.partition_key.clone()).collect();
         emptied.sort();
         assert_eq!(emptied, ["S x.c", "public.a", "public.b"]);
     })
     .await;
 }
 
-async fn a_table_that_is_not_wanted_takes_no_part_in_a_truncate() {
+async fn an_excluded_table_sends_no_truncate() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::builder(plugin).env("TABLES", "public.a").build().await;
-        fixture.sql("create table a (id int primary key); create table b (id int primary key)").await;
-        fixture.sql("insert into a values (1); insert into b values (1); truncate a, b; truncate b; insert into a values (2)")
+        fixture
+            .sql("create table a (id int primary key); create table b (id int primary key)")
+            .await;
+        fixture
+            .sql(
+                "insert into a values (1); insert into b values (1); truncate a, b; truncate b;
+                     insert into a values (2)",
+            )
             .await;
         fixture.drain().await;
         let delivery = fixture.compare(&["a"]).await;
@@ -158,7 +184,7 @@ async fn a_table_that_is_not_wanted_takes_no_part_in_a_truncate() {
     .await;
 }
 
-async fn a_table_without_a_key_is_emptied_too() {
+async fn a_truncate_empties_a_table_without_a_key() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
         fixture

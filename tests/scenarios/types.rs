@@ -1,5 +1,6 @@
-//! Every value arrives as PostgreSQL has it, in the JSON that Debezium writes for its type, whichever plugin read it;
-//! and names are names, whatever letters they have.
+//! Every value arrives from each plugin in the JSON that Debezium writes for its type.
+//!
+//! Names arrive unchanged, whatever letters they have.
 
 use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
 use serde_json::{Value, json};
@@ -9,10 +10,10 @@ use crate::support::versions::with_each_plugin;
 
 crate::scenarios![
     every_type_arrives_as_its_json,
-    what_is_no_number_is_said_by_name,
+    non_finite_numbers_are_sent_by_name,
     a_generated_column_arrives_where_the_plugin_sends_it,
     quoted_and_unicode_names_arrive_as_they_are,
-    types_with_quoted_names_are_no_hindrance,
+    values_of_types_with_quoted_names_arrive,
     text_that_looks_like_syntax_stays_text,
 ];
 
@@ -81,8 +82,8 @@ async fn every_type(builder: FixtureBuilder) {
     fixture.compare(&["every"]).await;
 }
 
-/// Known limit: wal2json before 2.6 writes null for them, and nothing can tell it from a null.
-async fn what_is_no_number_is_said_by_name() {
+/// Known limit: wal2json before 2.6 writes null for them, which cannot be distinguished from a null.
+async fn non_finite_numbers_are_sent_by_name() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
         fixture
@@ -95,7 +96,7 @@ async fn what_is_no_number_is_said_by_name() {
             .sql("update special set a = '-Infinity', b = 'NaN', c = 'Infinity', d = 'NaN'")
             .await;
         fixture.drain().await;
-        // Only then all of its log was read.
+        // The log is complete only after the process has ended.
         fixture.function.kill9().await;
         let blind = plugin == Plugin::Wal2json
             && fixture
@@ -118,17 +119,19 @@ async fn what_is_no_number_is_said_by_name() {
     .await;
 }
 
-/// Known limit: pgoutput sends them from PostgreSQL 18 on, and only where the publication says so.
+/// Known limit: pgoutput sends them since PostgreSQL 18, and only if the publication includes them.
 async fn a_generated_column_arrives_where_the_plugin_sends_it() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
-        fixture.sql(
-            "create table product (id int primary key, price numeric,
-             gross numeric generated always as (price * 1.2) stored, label text generated always as ('#' || id) stored);
+        fixture
+            .sql(
+                "create table product (id int primary key, price numeric,
+             gross numeric generated always as (price * 1.2) stored,
+             label text generated always as ('#' || id) stored);
              insert into product values (1, 10); update product set price = 20; delete from product;
              insert into product values (2, 30)",
-        )
-        .await;
+            )
+            .await;
         fixture.drain().await;
         let delivery = fixture.compare(&["product"]).await;
         let row = |price: &str, gross: &str| match plugin {
@@ -147,19 +150,33 @@ async fn quoted_and_unicode_names_arrive_as_they_are() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
         let table = r#""Sché ma.1"."Ta ""ble"", x: y [é]""#;
-        fixture.sql(&format!(
-            r#"create schema "Sché ma.1";
+        fixture
+            .sql(&format!(
+                r#"create schema "Sché ma.1";
             create domain "Sché ma.1"."Do]m" as int;
-            create table {table} ("Key [1]" "Sché ma.1"."Do]m", "a b" text, "q""uote" text, "do.t" int, "UPPER" int,
+            create table {table} ("Key [1]" "Sché ma.1"."Do]m", "a b" text, "q""uote" text, "do.t" int,
+                "UPPER" int,
                 "ünï 大" int, "back\slash" text, " new-tuple:" text, "co:lon" text, "select" int, "'" int,
                 primary key ("Key [1]", "q""uote"))"#
-        ))
-        .await;
+            ))
+            .await;
         let values = r"1, 'x', 'y', 2, 3, 4, 'back\', ' new-tuple:', 'co:', 5, 6";
-        fixture.sql(&format!("insert into {table} values ({values})")).await;
-        fixture.sql(&format!(r#"update {table} set "UPPER" = 30; update {table} set "Key [1]" = 9"#)).await;
-        fixture.sql(&format!(r#"insert into {table} ("Key [1]", "q""uote") values (2, '')"#)).await;
-        fixture.sql(&format!(r#"delete from {table} where "do.t" is null"#)).await;
+        fixture
+            .sql(&format!("insert into {table} values ({values})"))
+            .await;
+        fixture
+            .sql(&format!(
+                r#"update {table} set "UPPER" = 30; update {table} set "Key [1]" = 9"#
+            ))
+            .await;
+        fixture
+            .sql(&format!(
+                r#"insert into {table} ("Key [1]", "q""uote") values (2, '')"#
+            ))
+            .await;
+        fixture
+            .sql(&format!(r#"delete from {table} where "do.t" is null"#))
+            .await;
         fixture.drain().await;
 
         let delivery = fixture.compare(&[table]).await;
@@ -176,7 +193,11 @@ async fn quoted_and_unicode_names_arrive_as_they_are() {
         assert_eq!(events[3]["after"], row(9, 30));
         assert_eq!(events[0]["source"]["schema"], "Sché ma.1");
         assert_eq!(events[0]["source"]["table"], r#"Ta "ble", x: y [é]"#);
-        let keys: Vec<&str> = delivery.changes().iter().map(|change| change.partition_key.as_str()).collect();
+        let keys: Vec<&str> = delivery
+            .changes()
+            .iter()
+            .map(|change| change.partition_key.as_str())
+            .collect();
         assert_eq!(keys[0], r#"{"Key [1]":1,"q\"uote":"y"}"#);
         assert_eq!(keys[3], r#"{"Key [1]":9,"q\"uote":"y"}"#);
     })
@@ -184,23 +205,27 @@ async fn quoted_and_unicode_names_arrive_as_they_are() {
 }
 
 /// wal2json 2.5 does not escape the quotes around the name of a type.
-async fn types_with_quoted_names_are_no_hindrance() {
+async fn values_of_types_with_quoted_names_arrive() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
-        fixture.sql(
-            r#"create schema "My app"; create type "Mood" as enum ('a b'); create type "My app"."Mo [od" as enum ('c,d');
+        fixture
+            .sql(
+                r#"create schema "My app"; create type "Mood" as enum ('a b');
+               create type "My app"."Mo [od" as enum ('c,d');
             create domain "My app"."Small" as int;
-            create table moods (id "My app"."Small" primary key, one "Mood", many "Mood"[], other "My app"."Mo [od",
+            create table moods (id "My app"."Small" primary key, one "Mood", many "Mood"[],
+                  other "My app"."Mo [od",
                 others "My app"."Mo [od"[], last text);
-            insert into moods values (1, 'a b', '{a b}', 'c,d', array['c,d']::"My app"."Mo [od"[], '"type":"');
+            insert into moods values (1, 'a b', '{a b}', 'c,d',
+                  array['c,d']::"My app"."Mo [od"[], '"type":"');
             alter table moods replica identity full; update moods set id = 2; delete from moods;
             insert into moods values (3, 'a b')"#,
-        )
-        .await;
+            )
+            .await;
         fixture.drain().await;
         let delivery = fixture.compare(&["moods"]).await;
-        let row =
-            json!({"id": 1, "one": "a b", "many": ["a b"], "other": "c,d", "others": ["c,d"], "last": "\"type\":\""});
+        let row = json!({"id": 1, "one": "a b", "many": ["a b"], "other": "c,d", "others": ["c,d"],
+                "last": "\"type\":\""});
         let events = delivery.of_table("public.moods");
         assert_eq!((&events[0]["after"], &events[1]["before"]), (&row, &row));
     })

@@ -1,4 +1,4 @@
-//! What depends on the server's version and belongs to no other promise.
+//! Promises that depend on the version of the server and have no other file.
 //!
 //! Other files register their scenarios on each version, too: filter for `_on_14` to run all of version 14.
 
@@ -9,15 +9,15 @@ use serde_json::json;
 use crate::support::versions::{pgoutput, with_each_plugin};
 
 crate::version_scenarios![
-    a_large_transaction_with_messages_arrives_whole,
-    setup_asks_for_what_the_slot_can_be,
+    a_large_transaction_with_messages_arrives_complete,
+    setup_creates_a_failover_slot_from_version_17,
 ];
 
-async fn a_large_transaction_with_messages_arrives_whole(version: u32) {
+async fn a_large_transaction_with_messages_arrives_complete(version: u32) {
     with_each_plugin(version, large).await;
 }
 
-/// Larger than what the server keeps in memory while it decodes: it is spilled to disk, and read from there.
+/// Transaction larger than the memory for decoding, so that the server spills it to disk.
 async fn large(builder: FixtureBuilder) {
     let fixture = builder.build().await;
     let (role, database) = (REPLUSER.0, &fixture.database);
@@ -40,24 +40,25 @@ async fn large(builder: FixtureBuilder) {
         "select spill_txns > 0 from pg_stat_replication_slots where slot_name = '{}'",
         fixture.slot
     );
-    // The server publishes its statistics after the session has used the slot, version 14 by another process.
+    // The server publishes its statistics after the session used the slot; version 14 does so in another
+    // process.
     scenarios::wait::until("the spill is counted", DEADLINE, || async {
         fixture.value(&spilled).await.as_deref() == Some("t")
     })
     .await;
     let delivery = fixture.compare(&["t"]).await;
-    let said: Vec<String> = delivery
+    let ops: Vec<String> = delivery
         .changes()
         .iter()
         .map(|change| change.event().op)
         .collect();
-    assert_eq!(said.len(), 11_002);
-    // What is not part of the transaction comes before it.
-    assert_eq!((said[0].as_str(), said[10_001].as_str()), ("m", "m"));
+    assert_eq!(ops.len(), 11_002);
+    // The non-transactional message precedes the transaction.
+    assert_eq!((ops[0].as_str(), ops[10_001].as_str()), ("m", "m"));
 }
 
-/// What a slot can be differs by version, and so do the columns that tell it.
-async fn setup_asks_for_what_the_slot_can_be(version: u32) {
+/// Options of a slot differ by version, and so do the columns of the catalog that show them.
+async fn setup_creates_a_failover_slot_from_version_17(version: u32) {
     let fixture = pgoutput(version).without_slot().build().await;
     let (role, database) = (REPLUSER.0, &fixture.database);
     fixture
@@ -65,7 +66,8 @@ async fn setup_asks_for_what_the_slot_can_be(version: u32) {
         .await;
     fixture.invoke(json!({"action": "setup"})).await.answer();
     let sql = format!(
-        "select coalesce(to_jsonb(s) ->> 'failover', 'unknown') from pg_replication_slots s where slot_name = '{}'",
+        "select coalesce(to_jsonb(s) ->> 'failover', 'unknown')
+         from pg_replication_slots s where slot_name = '{}'",
         fixture.slot
     );
     let failover = if version >= 17 { "true" } else { "unknown" };

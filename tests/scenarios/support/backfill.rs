@@ -30,6 +30,12 @@ pub(crate) fn start_event(tables: &[&str], chunk_rows: u64) -> Value {
     json!({"action": "backfill", "tables": tables, "chunk_rows": chunk_rows})
 }
 
+/// Event that starts a backfill of this table, whose chunks a [`ChunkGate`] holds.
+pub(crate) fn gated_event(table: &str, chunk_rows: impl Into<Value>) -> Value {
+    let chunk_rows: Value = chunk_rows.into();
+    json!({"action": "backfill", "tables": [table], "chunk_rows": chunk_rows, "where": ChunkGate::CONDITION})
+}
+
 /// Event that pauses, resumes or cancels the backfill.
 pub(crate) fn command_event(command: &str) -> Value {
     json!({"action": "backfill", command: true})
@@ -128,7 +134,8 @@ pub(crate) fn create_table_sql(rows: usize) -> String {
         "create table t (id int primary key, n int not null, body text);
          alter table t alter body set storage external;
          insert into t
-         select i, i, case when i % 50 = 0 then repeat(md5(i::text), 70) end from generate_series(1, {rows}) i;
+         select i, i, case when i % 50 = 0 then repeat(md5(i::text), 70) end
+         from generate_series(1, {rows}) i;
          analyze t"
     )
 }
@@ -200,8 +207,9 @@ pub(crate) async fn wait_until_chunk_is_read(fixture: &Fixture) {
 
 /// Gate that holds a chunk at one row until the scenario opens it.
 ///
-/// The scenario creates [`ChunkGate::SQL`] and starts the backfill with [`ChunkGate::CONDITION`]. A chunk reads
-/// one row more than it takes, so a gate for the second chunk is closed at that chunk's second row.
+/// The scenario creates [`ChunkGate::SQL`] and starts the backfill with [`ChunkGate::CONDITION`]. A chunk
+/// reads one row more than it sends, so a gate for the second chunk is closed at the second row of that
+/// chunk.
 pub(crate) struct ChunkGate(Client);
 
 impl ChunkGate {
