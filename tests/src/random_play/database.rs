@@ -110,8 +110,15 @@ impl Database {
     }
 
     /// Environment variables by which the function connects.
-    pub(super) fn environment(&self) -> [(String, String); 6] {
-        Postgres::environment_at(self.network().port(), &self.name)
+    ///
+    /// Without `network_faults`, it connects to the server directly. A proxy runs in the process of the play,
+    /// and a busy process would delay the function's queries beyond their time limits.
+    pub(super) fn environment(&self, network_faults: bool) -> [(String, String); 6] {
+        let port = match network_faults {
+            true => self.network().port(),
+            false => self.server().port(),
+        };
+        Postgres::environment_at(port, &self.name)
     }
 
     /// Creates a slot; on a cluster, one that survives a failover.

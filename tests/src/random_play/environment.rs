@@ -62,7 +62,9 @@ impl Environment {
         let variables = variables.into_iter().chain(settings.variables.iter().copied());
         let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let clock_variables = clock.environment().into_iter().filter(|_| has_faults);
-        let variables = variables.chain(clock_variables).chain(database.environment());
+        let variables = variables
+            .chain(clock_variables)
+            .chain(database.environment(has_faults));
         let function = Function::new(variables);
         Self {
             database,

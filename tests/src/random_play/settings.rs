@@ -40,7 +40,7 @@ pub(super) struct PlaySettings {
     pub(super) stream: fake_kinesis::FakeKinesisSettings,
     /// Seed of each writer.
     pub(super) writers: Vec<u64>,
-    /// Injected faults. With an empty schedule, the function connects without fault proxies.
+    /// Injected faults. With an empty schedule, the function connects without any proxy.
     pub(super) faults: FaultSchedule,
     /// Deadlines of the invocations while faults are injected, in milliseconds.
     pub(super) deadlines: Range<u64>,

@@ -3,7 +3,7 @@
 //! Each runs `SEEDS` seeds from `FIRST_SEED` (1) on. `FIRST_SEED=n SEEDS=1` repeats the play of one seed.
 //! - `play breaker`: live changes; 10 seeds, `PARALLEL` (4) at a time.
 //! - `play backfill`: backfills of `ROWS` (2,000,000) rows; 5 seeds, `PARALLEL` (1) at a time.
-//! - `play storm`: `EVENTS` (200,000) events; 100 seeds with each `AGGREGATION` (`none` and `kpl`), `JOBS` (4)
+//! - `play storm`: `EVENTS` (200,000) events; 100 seeds with each `AGGREGATION` (`none`, `kpl`), `JOBS` (4)
 //!   at a time.
 
 use std::process::ExitCode;

@@ -78,15 +78,6 @@ impl Backfill {
             true => ("auto", String::new()),
             false => ("off", format!(", commits hang, markers {markers}")),
         };
-        let mut required: Vec<&[Counter]> = vec![
-            &[Counter::Kills],
-            &[Counter::Failovers, Counter::Crashes],
-            &[Counter::Reads],
-            &[Counter::Overtaken],
-        ];
-        if !commit_stalls.is_empty() {
-            required.push(&[Counter::StandbyFaults]);
-        }
         let (name, key_name) = (format!("backfill_{seed}"), key_type.name);
         let settings = PlaySettings {
             database: DatabaseKind::Cluster,
@@ -105,7 +96,7 @@ impl Backfill {
             pauses: 5..100,
             time_limit: Duration::from_secs(120 + rows / 1_000),
             drain_deadline: Duration::from_secs(30),
-            required,
+            required: required(!commit_stalls.is_empty()),
             summary: format!("{key_name} {plugin} {aggregation} chunks of {chunk_rows}{hangs}"),
             ..PlaySettings::draw(name, seed, plugin, 1..9, 1.0, &mut random)
         };
@@ -131,6 +122,20 @@ impl Backfill {
     fn consumer(&self) -> MutexGuard<'_, CompactConsumer> {
         self.consumer.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Counters that must not be 0; with commits that hang, one more.
+fn required(commits_hang: bool) -> Vec<&'static [Counter]> {
+    let mut required: Vec<&'static [Counter]> = vec![
+        &[Counter::Kills],
+        &[Counter::Failovers, Counter::Crashes],
+        &[Counter::Reads],
+        &[Counter::Overtaken],
+    ];
+    if commits_hang {
+        required.push(&[Counter::StandbyFaults]);
+    }
+    required
 }
 
 /// Kills of the function: more for a larger table.
