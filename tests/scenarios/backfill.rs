@@ -295,6 +295,8 @@ async fn a_failover_during_a_backfill_loses_no_row() {
 async fn writers_do_not_wait_and_the_slot_does_not_lag() {
     const SHORT: Duration = Duration::from_secs(5);
     const MOST_LAG: u64 = 8 << 20;
+    // A writer without pauses outruns a drain that waits 100 ms for each answer.
+    const WRITE_PAUSE: Duration = Duration::from_millis(5);
     let postgres = Postgres::start(PostgresSettings::default()).await;
     let fixture = fixture_with_tables(
         Fixture::builder(Plugin::Pgoutput).on_server(postgres),
@@ -324,7 +326,7 @@ async fn writers_do_not_wait_and_the_slot_does_not_lag() {
             stop.store(true, Ordering::Relaxed);
             reports
         },
-        change_rows_until(&fixture, ROWS, &stop),
+        change_rows_until(&fixture, ROWS, WRITE_PAUSE, &stop),
         async {
             let (client, mut waited) = (fixture.connect().await, 0);
             while !stop.load(Ordering::Relaxed) {

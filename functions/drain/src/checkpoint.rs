@@ -113,8 +113,8 @@ impl Checkpoint {
 mod tests {
     use super::*;
 
-    const STORED: &str = r#"{"version":1,"system_identifier":"7","timeline":1,"database":"d","slot":"s","plugin":"pgoutput",
-        "commit_end":"0/16B3748","updated_at":"2026-11-23T12:00:00Z","colour":"green"}"#;
+    const STORED: &str = r#"{"version":1,"system_identifier":"7","timeline":1,"database":"d","slot":"s",
+        "plugin":"pgoutput","commit_end":"0/16B3748","updated_at":"2026-11-23T12:00:00Z","colour":"green"}"#;
 
     #[test]
     fn unknown_fields_are_kept() {

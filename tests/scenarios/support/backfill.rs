@@ -143,7 +143,12 @@ pub(crate) fn create_table_sql(rows: usize) -> String {
 /// Changes random rows of `t` until `stop`; returns the number of transactions.
 ///
 /// It fails when it waits for a lock longer than a tenth of a second.
-pub(crate) async fn change_rows_until(fixture: &Fixture, rows: usize, stop: &AtomicBool) -> u64 {
+pub(crate) async fn change_rows_until(
+    fixture: &Fixture,
+    rows: usize,
+    pause: Duration,
+    stop: &AtomicBool,
+) -> u64 {
     let (client, mut random, mut written) = (fixture.connect().await, fastrand::Rng::with_seed(7), 0);
     client.batch_execute("set lock_timeout = '100ms'").await.unwrap();
     while !stop.load(Ordering::Relaxed) {
@@ -169,6 +174,7 @@ pub(crate) async fn change_rows_until(fixture: &Fixture, rows: usize, stop: &Ato
         };
         client.batch_execute(&sql).await.unwrap();
         written += 1;
+        tokio::time::sleep(pause).await;
     }
     written
 }
@@ -183,7 +189,7 @@ pub(crate) async fn run_beside_writer(fixture: &Fixture, event: Value, rows: usi
             stop.store(true, Ordering::Relaxed);
             reports
         },
-        change_rows_until(fixture, rows, &stop)
+        change_rows_until(fixture, rows, Duration::ZERO, &stop)
     );
     assert!(written > 0, "the writer wrote nothing");
     fixture.drain().await;

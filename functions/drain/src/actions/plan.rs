@@ -123,18 +123,7 @@ pub(crate) async fn plan<S: Slot>(slot: &mut S, input: PlanInput<'_>) -> Result<
     };
     let catalog = slot.catalog().await?;
     let reader = WindowReader::new(&reader_settings, input.envelope, catalog, history, now_micros());
-    let mut forecaster = Forecaster {
-        reader,
-        forecast: Forecast::new(
-            began,
-            &settings.shards,
-            settings.record_bytes,
-            AGGREGATE_BYTES.min(settings.record_bytes),
-            settings.bytes_in_flight,
-        ),
-        acknowledgements: Acknowledgements::new(start.settled.into()),
-        report: Report::default(),
-    };
+    let mut forecaster = Forecaster::new(reader, settings, start, began);
     let complete = forecaster
         .read(slot, &mut peeked, window, began + input.time)
         .await?;
@@ -179,7 +168,22 @@ struct Forecaster<'a, R> {
     report: Report,
 }
 
-impl<R: PeekRow> Forecaster<'_, R> {
+impl<'a, R: PeekRow> Forecaster<'a, R> {
+    fn new(reader: WindowReader<'a, R>, settings: &Settings, start: &StartPosition, began: Instant) -> Self {
+        Forecaster {
+            reader,
+            forecast: Forecast::new(
+                began,
+                &settings.shards,
+                settings.record_bytes,
+                AGGREGATE_BYTES.min(settings.record_bytes),
+                settings.bytes_in_flight,
+            ),
+            acknowledgements: Acknowledgements::new(start.settled.into()),
+            report: Report::default(),
+        }
+    }
+
     /// Adds the rows of a peek to the forecast until `end`. Returns whether the window was read to its bound
     /// in the log.
     async fn read<S: Slot>(

@@ -85,9 +85,8 @@ fn each_break_of_continuity_is_its_own_error() {
         invalidation_reason: Some("idle_timeout".into()),
         ..state.clone()
     };
-    assert!(
-        matches!(verdict(&server, Some(&invalid), &checkpoint), D::SlotLost { reason, .. } if reason == "idle_timeout")
-    );
+    let lost = verdict(&server, Some(&invalid), &checkpoint);
+    assert!(matches!(lost, D::SlotLost { reason, .. } if reason == "idle_timeout"));
     let elsewhere = SlotState {
         database: Some("e".into()),
         ..state.clone()

@@ -181,7 +181,8 @@ impl<C: StateStore> BackfillRunner<C> {
             return Ok(BackfillStep::Idle);
         }
         if self.context.chunk.is_some() {
-            self.waits_for = Some("a standby, which has not got as far as its chunk's watermark".to_owned());
+            self.waits_for =
+                Some("its watermark, which cannot be read yet: it may wait for a standby".to_owned());
             return Ok(BackfillStep::Pending);
         }
         let budget = environment.budget;
@@ -330,18 +331,9 @@ impl<C: StateStore> BackfillRunner<C> {
     ) -> Result<Option<BackfillStep>, Error> {
         let began = Instant::now();
         let budget = environment.budget;
-        let most = self.state.request.chunk_rows.unwrap_or(MAX_CHUNK_ROWS);
+        let bounds = self.chunk_bounds(&table, time_left, environment);
         let progress = self.state.table_progress(&table);
-        let rows = progress.next_rows(u64::from(most), CHUNK_TIME.min(time_left / 3));
         let (after, first, is_slow) = (progress.key.clone(), progress.rows == 0, progress.slow);
-        let bounds = ChunkBounds {
-            rows,
-            bytes: environment.settings.bytes_in_flight,
-            time: match is_slow {
-                true => time_left * 3 / 4,
-                false => (time_left / 2).min(CHUNK_MAX_TIME),
-            },
-        };
         let read = slot
             .read(&table, after.as_deref(), bounds, &mut self.context.delivered)
             .await?;
@@ -371,18 +363,36 @@ impl<C: StateStore> BackfillRunner<C> {
                     self.fail_table(slot, name, why, budget).await?;
                     return Ok(None);
                 }
-                None => format!("whoever is altering {name}"),
+                None => format!("the session that is altering {name}"),
             },
             ChunkRead::Unseen(xid) => {
                 format!(
                     "transaction {xid}, which is in the stream and not visible yet: it waits for a standby"
                 )
             }
-            ChunkRead::Locked => format!("whoever holds a lock on {name} that forbids reading it"),
-            ChunkRead::Rewritten => format!("whoever is rewriting {name}"),
+            ChunkRead::Locked => format!("the session that holds a lock on {name}, which forbids reading it"),
+            ChunkRead::Rewritten => format!("the session that is rewriting {name}"),
         };
         self.waits_for = Some(waits_for);
         Ok(Some(BackfillStep::Blocked))
+    }
+
+    fn chunk_bounds(
+        &mut self,
+        table: &BackfillTable,
+        time_left: Duration,
+        environment: &ChunkEnvironment<'_>,
+    ) -> ChunkBounds {
+        let most = self.state.request.chunk_rows.unwrap_or(MAX_CHUNK_ROWS);
+        let progress = self.state.table_progress(table);
+        ChunkBounds {
+            rows: progress.next_rows(u64::from(most), CHUNK_TIME.min(time_left / 3)),
+            bytes: environment.settings.bytes_in_flight,
+            time: match progress.slow {
+                true => time_left * 3 / 4,
+                false => (time_left / 2).min(CHUNK_MAX_TIME),
+            },
+        }
     }
 
     /// Why a table that could not be read must fail; `None` when it was altered since it was described.

@@ -112,18 +112,7 @@ async fn run_on(
         sizing: &Mutex::default(),
         backfill: backfill.map(|state| BackfillRunner::new(FakeCheckpoints(log.clone()), state)),
     };
-    let settings = Settings {
-        slot: "s".into(),
-        plugin: Plugin::TestDecoding,
-        tables: Vec::new(),
-        record_bytes: 1 << 20,
-        aggregation,
-        shards: ShardMap::even(1),
-        keyed: true,
-        bytes_in_flight: 1 << 20,
-        linger: Duration::ZERO,
-        markers: true,
-    };
+    let settings = settings(aggregation);
     let envelope = Envelope {
         form: EnvelopeForm::Wal2json(Wal2json),
         partition_by: PartitionBy::Table,
@@ -143,6 +132,21 @@ async fn run_on(
     };
     let drained = drain(ports, task).await;
     (log, drained.report, drained.result)
+}
+
+fn settings(aggregation: Aggregation) -> Settings {
+    Settings {
+        slot: "s".into(),
+        plugin: Plugin::TestDecoding,
+        tables: Vec::new(),
+        record_bytes: 1 << 20,
+        aggregation,
+        shards: ShardMap::even(1),
+        keyed: true,
+        bytes_in_flight: 1 << 20,
+        linger: Duration::ZERO,
+        markers: true,
+    }
 }
 
 fn start(confirmed: u64, acknowledged: u64) -> StartPosition {

@@ -97,8 +97,8 @@ pub enum SlotError {
     )]
     RowTooLarge { slot: String, lsn: Lsn, bytes: i64 },
     #[error(
-        "slot {slot} was not created: it waits for process {pid}, whose transaction is writing. End it, or try \
-         again"
+        "slot {slot} was not created: it waits for process {pid}, whose transaction is writing. End it, or \
+         try again"
     )]
     CreationWaits {
         slot: String,

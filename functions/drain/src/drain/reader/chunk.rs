@@ -3,7 +3,7 @@
 use super::{ReaderOutput, WindowReader};
 use crate::backfill::{self, ChunkContext, ChunkPayload, ChunkRows, RowRequest};
 use crate::change::{Change, Message};
-use crate::encode::{BackfillRow, SnapshotPlace};
+use crate::encode::{BackfillRow, Envelope, Event, Progress, SnapshotPlace};
 use crate::error::Error;
 use crate::lsn::Lsn;
 use crate::ports::PeekRow;
@@ -81,43 +81,70 @@ impl<R: PeekRow> WindowReader<'_, R> {
                     (_, true) => SnapshotPlace::First,
                     _ => SnapshotPlace::Within,
                 };
-                let limit = self.settings.record_bytes;
-                match rows.row(at) {
-                    Ok(values) => {
-                        let row = BackfillRow {
-                            relation: &rows.table().relation,
-                            values: &values,
-                            place,
-                        };
-                        let omitted = self.envelope.encode_backfill_row(
-                            progress,
-                            lsn,
-                            &row,
-                            self.now,
-                            limit,
-                            &mut self.events,
-                        );
+                let encoder = RowEncoder {
+                    envelope: self.envelope,
+                    lsn,
+                    now: self.now,
+                    limit: self.settings.record_bytes,
+                };
+                match encoder.encode(progress, rows, at, place, &mut self.events) {
+                    Ok(omitted) => {
                         out.report.omitted += omitted;
                         chunk.rows_sent += 1;
                     }
-                    Err(error) => chunk.failure = Some(error.to_string()),
-                }
-                if let Some(event) = self.events.iter().find(|event| event.bytes() > limit) {
-                    // Short: the stored state keeps 120 bytes of it.
-                    chunk.failure = Some(format!(
-                        "row with key hash {} has {} bytes, a record may have {limit}: leave a column out, \
-                         or OVERSIZE=omit",
-                        event.key_hash(),
-                        event.bytes()
-                    ));
-                }
-                if chunk.failure.is_some() {
-                    chunk.next_row = None;
-                    self.events.clear();
-                    return Ok(());
+                    Err(why) => {
+                        chunk.failure = Some(why);
+                        chunk.next_row = None;
+                        self.events.clear();
+                        return Ok(());
+                    }
                 }
             }
         }
         self.queue_events(id, out)
+    }
+}
+
+/// Encodes rows of a chunk at their watermark, which was logged at `lsn`.
+struct RowEncoder<'a> {
+    envelope: &'a Envelope,
+    lsn: Lsn,
+    /// Wall-clock time, µs since 1970-01-01 UTC.
+    now: i64,
+    /// Most bytes of a record.
+    limit: usize,
+}
+
+impl RowEncoder<'_> {
+    /// Appends the events of the row at this place. Returns of how many events columns were left out.
+    ///
+    /// # Errors
+    /// Why the row cannot be sent, in a short sentence: the stored state keeps 120 bytes of it.
+    fn encode(
+        &self,
+        progress: &mut Progress,
+        rows: &ChunkRows,
+        at: usize,
+        place: SnapshotPlace,
+        events: &mut Vec<Event>,
+    ) -> Result<u64, String> {
+        let values = rows.row(at).map_err(|error| error.to_string())?;
+        let row = BackfillRow {
+            relation: &rows.table().relation,
+            values: &values,
+            place,
+        };
+        let omitted = self
+            .envelope
+            .encode_backfill_row(progress, self.lsn, &row, self.now, self.limit, events);
+        match events.iter().find(|event| event.bytes() > self.limit) {
+            None => Ok(omitted),
+            Some(event) => Err(format!(
+                "row with key hash {} has {} bytes, a record may have {}: leave a column out, or OVERSIZE=omit",
+                event.key_hash(),
+                event.bytes(),
+                self.limit
+            )),
+        }
     }
 }

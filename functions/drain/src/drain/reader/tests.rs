@@ -65,7 +65,8 @@ fn transaction(lsns: &[u64]) -> Vec<TestRow> {
         let table = ["t", "u"][n / 3 % 2];
         let row = match n % 5 {
             4 => format!(
-                "table public.{table}: UPDATE: old-key: id[integer]:{n} new-tuple: id[integer]:{} x[text]:'v'",
+                "table public.{table}: UPDATE: old-key: id[integer]:{n} \
+                 new-tuple: id[integer]:{} x[text]:'v'",
                 n + 1
             ),
             _ => format!("table public.{table}: INSERT: id[integer]:{n} x[text]:'{n}'"),
