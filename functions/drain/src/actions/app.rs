@@ -177,7 +177,8 @@ impl App {
 
     /// The stream's limits and shards.
     ///
-    /// # Errors The stream cannot be described, or distributes records by itself although the configuration
+    /// # Errors
+    /// The stream cannot be described, or distributes records by itself although the configuration
     /// needs keys.
     async fn usable_stream(&self) -> Result<StreamInfo, StreamError> {
         let info = self.stream.info().await?;

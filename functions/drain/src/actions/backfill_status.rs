@@ -28,7 +28,8 @@ pub(super) async fn database_schema(
     Ok(schema::describe(connector, session, plugin, publications, patterns, None).await?)
 }
 
-/// The backfill's part of the answer, null when there is none; and the problems it has.
+/// The backfill's part of the answer, null when there is none. Adds its problems to `problems`, also before a
+/// failure.
 ///
 /// # Errors
 /// A query failed, or the stored state cannot be read.
@@ -38,10 +39,12 @@ pub(super) async fn describe(
     session: &Session,
     server: &ServerInfo,
     plugin: Plugin,
-) -> Result<(Value, Vec<String>), Error> {
+    problems: &mut Vec<String>,
+) -> Result<Value, Error> {
     let Some(state) = load(&app.backfill).await? else {
-        return Ok((Value::Null, Vec::new()));
+        return Ok(Value::Null);
     };
+    problems.extend(state_problems(app, server, &state));
     let schema = database_schema(app, connector, session, plugin).await?;
     let names = match state.is_pending() {
         true => schema.table_names(&state.request),
@@ -55,7 +58,7 @@ pub(super) async fn describe(
         .iter()
         .map(|name| describe_table(&state, &schema, name))
         .collect();
-    let status = json!({
+    Ok(json!({
         "state": state.phase(),
         "tables": tables,
         "rows": state.rows,
@@ -65,11 +68,10 @@ pub(super) async fn describe(
         "started_at": state.started_at,
         "updated_at": state.updated_at,
         "finished_at": state.finished_at,
-    });
-    Ok((status, problems(app, server, &state)))
+    }))
 }
 
-fn problems(app: &App, server: &ServerInfo, state: &BackfillState) -> Vec<String> {
+fn state_problems(app: &App, server: &ServerInfo, state: &BackfillState) -> Vec<String> {
     let is_same = state.slot == app.config.slot && state.system_identifier == server.system_identifier;
     let restarts = (state.is_pending() && !is_same).then(|| {
         "the pending backfill belongs to another slot or server: the next tick restarts it".to_owned()

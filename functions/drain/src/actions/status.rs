@@ -43,17 +43,17 @@ pub(crate) async fn run(app: &App, connector: &Connector) -> Result<Value, Error
         problems.push(Error::from(error).chain());
         "unknown".to_owned()
     });
-    let mut backfill = Value::Null;
-    if let Some(plugin) = plugin {
-        let described = backfill_status::describe(app, connector, &session, server, plugin).await;
-        match described {
-            Ok((status, more)) => {
-                backfill = status;
-                problems.extend(more);
-            }
-            Err(error) => problems.push(error.chain()),
+    let backfill = match plugin {
+        Some(plugin) => {
+            let described =
+                backfill_status::describe(app, connector, &session, server, plugin, &mut problems).await;
+            described.unwrap_or_else(|error| {
+                problems.push(error.chain());
+                Value::Null
+            })
         }
-    }
+        None => Value::Null,
+    };
     let mut answer = positions(&inspection, stored.as_ref(), &standbys);
     answer["action"] = json!("status");
     answer["slot"] = json!(config.slot);

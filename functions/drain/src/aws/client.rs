@@ -63,7 +63,7 @@ where
         .map_or(0, |response| response.status().as_u16());
     // The code of a server error (5xx) is not reliable.
     let refusal = match error.code() {
-        Some(code) if status < 500 => refusal_of_code(code),
+        Some(code) if status < 500 && !code.is_empty() => refusal_of_code(code),
         _ => Refusal::Unavailable,
     };
     (refusal, one_line(error).into())

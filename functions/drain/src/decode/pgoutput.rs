@@ -25,7 +25,8 @@ pub struct PgoutputDecoder {
 impl PgoutputDecoder {
     /// Decodes one message.
     ///
-    /// # Errors The bytes are not a message of protocol version 1, or they name a table that the server did
+    /// # Errors
+    /// The bytes are not a message of protocol version 1, or they name a table that the server did
     /// not describe.
     pub(super) fn decode<'a>(&mut self, catalog: &Catalog, data: &'a [u8]) -> Result<Item<'a>, DecodeError> {
         let mut reader = ByteReader { data, at: 0 };

@@ -190,7 +190,8 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
     /// Returns the row that the server must be asked for first: answer it with [`ChunkContext::add_lookup`],
     /// then call `next` again.
     ///
-    /// # Errors The plugin does not write such a row, or an event is larger than a record may be. What was
+    /// # Errors
+    /// The plugin does not write such a row, or an event is larger than a record may be. What was
     /// queued before stands.
     pub(crate) fn next(&mut self, out: &mut ReaderOutput<'_>) -> Result<Option<RowRequest>, Error> {
         if chunk::is_due(out.chunk.as_deref()) {

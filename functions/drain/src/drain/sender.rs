@@ -214,7 +214,8 @@ impl<K: Stream> Sender<K> {
 
     /// The next answer. Waits for ever when none is outstanding. A cancelled call loses no answer.
     ///
-    /// # Errors A request was lost by a panic in the task that sent it, and its events with it. They are
+    /// # Errors
+    /// A request was lost by a panic in the task that sent it, and its events with it. They are
     /// never acknowledged, nothing more is sent, and the next invocation reads them again.
     pub(super) async fn next_answer(&mut self) -> Result<StreamAnswer, Error> {
         match self.in_flight.join_next().await {

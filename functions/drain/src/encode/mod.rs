@@ -151,6 +151,32 @@ impl Envelope {
         encoder.push_change(change)
     }
 
+    /// Appends the event of a row that a backfill read. Returns 1 if columns were omitted, otherwise 0.
+    ///
+    /// Columns are omitted as in [`Envelope::encode`], from an event that would exceed `limit` bytes. A table
+    /// definition precedes the event where it would precede a change of the row. The event's position is the
+    /// next one of the open transaction. That transaction is the watermark's, which was logged at `lsn`.
+    /// `now` is in µs since 1970-01-01 UTC.
+    pub fn encode_backfill_row(
+        &self,
+        progress: &mut Progress,
+        lsn: Lsn,
+        row: &BackfillRow<'_>,
+        now: i64,
+        limit: usize,
+        out: &mut Vec<Event>,
+    ) -> u64 {
+        let mut encoder = EventEncoder {
+            envelope: self,
+            progress,
+            lsn,
+            now,
+            limit,
+            out,
+        };
+        encoder.push_backfill_row(row)
+    }
+
     /// Counts a change that is not sent, because the stream has it.
     ///
     /// Later changes get the same positions and counts as if the change had been encoded.

@@ -1,4 +1,4 @@
-//! PositionSequence and counts of the open transaction's events.
+//! Positions and counts of the open transaction's events.
 //!
 //! Counting starts at the beginning of the transaction and includes events that are not sent. An event
 //! therefore gets the same position and counts each time.

@@ -39,7 +39,8 @@ pub type CommitRows = HashMap<u32, (Lsn, Vec<u8>)>;
 
 /// A logical replication slot.
 ///
-/// # Errors Each call asks the server. It fails where the server cannot be reached, refuses, or takes too
+/// # Errors
+/// Each call asks the server. It fails where the server cannot be reached, refuses, or takes too
 /// long: [`SlotError`] says which. A method that fails for more reasons says so.
 #[allow(async_fn_in_trait)]
 pub trait Slot {

@@ -52,14 +52,14 @@ impl SlotContext<'_> {
                 doing,
                 source: Box::new(error),
             },
-            SqlState::UNDEFINED_FILE => self.plugin_not_allowed(error),
-            _ if message.contains("may not be used as an output plugin") => self.plugin_not_allowed(error),
             SqlState::INSUFFICIENT_PRIVILEGE if message.contains("replication") => {
                 SlotError::RoleLacksReplication {
                     user: self.connector.user().to_owned(),
                     source: Box::new(error),
                 }
             }
+            SqlState::UNDEFINED_FILE => self.plugin_not_allowed(error),
+            _ if message.contains("may not be used as an output plugin") => self.plugin_not_allowed(error),
             SqlState::UNDEFINED_OBJECT if message.contains("publication") => SlotError::PublicationLater {
                 slot,
                 source: Box::new(error),
