@@ -203,15 +203,15 @@ async fn a_consumer_notices_a_broken_promise() {
         ),
         (
             "sameness",
-            "not always the same",
+            "has different events",
             event(2, 0, "c", Value::Null, json!({"id": 1, "n": 2})),
         ),
         (
             "placement",
-            "lies under the key",
+            "has the wrong partition key",
             event(3, 0, "c", Value::Null, json!({"id": 2})),
         ),
-        ("envelope", "no event", b"{}".to_vec()),
+        ("envelope", "not an event", b"{}".to_vec()),
     ];
     for (stream, complaint, data) in cases {
         kinesis.create_stream(stream, 1).await;

@@ -114,7 +114,7 @@ impl Kinesis {
             StreamStatus::Creating => {
                 return Err(StreamError::Unavailable {
                     stream: stream(),
-                    source: "Kinesis is creating the stream".into(),
+                    source: "it is being created".into(),
                 });
             }
             _ => {}
