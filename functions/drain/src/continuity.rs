@@ -1,10 +1,10 @@
 //! Continuity: whether the stream can continue where it stopped.
 //!
-//! What the server says of itself and of the slot is compared with the checkpoint. Pure. Every answer but
-//! "continue" names both sides and what to do, and leaves the slot where it is.
+//! The module compares the server and the slot with the checkpoint. It is pure. Each error says what to do,
+//! and leaves the slot unchanged.
 //!
-//! By construction `confirmed_flush <= checkpoint <= flush` holds: the slot moves after the checkpoint is
-//! stored, and only flushed log is ever read.
+//! `confirmed_flush <= checkpoint <= flush` always holds. The slot advances only after the checkpoint is
+//! stored, and only flushed log is read.
 
 use serde::Deserialize;
 use serde_json::Map;
@@ -14,7 +14,7 @@ use crate::lsn::Lsn;
 use crate::marker::Marker;
 use crate::plugin::Plugin;
 
-/// The server, as it describes itself.
+/// Facts about the server, from its own functions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerInfo {
     /// `server_version_num`: 150018 is 15.18.
@@ -27,7 +27,7 @@ pub struct ServerInfo {
     pub database: String,
     /// `server_encoding`; text plugins write in it.
     pub encoding: String,
-    /// Up to where the write-ahead log is on disk.
+    /// The flush position: the end of the write-ahead log on disk.
     pub flush: Lsn,
 }
 
@@ -61,15 +61,15 @@ pub struct SlotState {
     pub database: Option<String>,
     /// The process that reads the slot now.
     pub active_pid: Option<i32>,
-    /// From where a peek decodes. Null when the slot was invalidated.
+    /// The LSN from which a peek decodes. Null if the slot was invalidated.
     pub restart_lsn: Option<Lsn>,
-    /// Up to where the slot is confirmed. Null for a physical slot.
+    /// The slot's confirmed position. Null for a physical slot.
     pub confirmed_flush_lsn: Option<Lsn>,
     /// From 13: `lost` when the server removed log that the slot needs.
     pub wal_status: Option<String>,
     /// From 13, with `max_slot_wal_keep_size`: bytes of log until the slot may be lost.
     pub safe_wal_size: Option<i64>,
-    /// From 17: why the server invalidated the slot.
+    /// From 17: the reason why the server invalidated the slot.
     pub invalidation_reason: Option<String>,
     /// From 16: whether it was invalidated on a standby.
     #[serde(default)]
@@ -79,31 +79,31 @@ pub struct SlotState {
     pub failover: Option<bool>,
 }
 
-/// Where, and how, a drain starts.
+/// Start of a drain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StartPosition {
     /// The slot's plugin.
     pub plugin: Plugin,
     /// The slot's own position.
     pub confirmed: Lsn,
-    /// Up to where the stream has everything: the checkpoint, or the slot's position without one.
+    /// The acknowledged position: the checkpoint, or without one the slot's own position.
     pub acknowledged: Lsn,
-    /// Up to where transactions are surely the ones that were sent, and need not be sent again.
+    /// The settled position: transactions up to it are surely those that were sent, and are skipped.
     ///
-    /// This is the checkpoint. After a change of timeline it is the slot's own position, until a marker
-    /// proves more.
+    /// It is the checkpoint. After a change of timeline it is the slot's own position, until the slot returns
+    /// a marker.
     pub settled: Lsn,
-    /// How much the stream has of the transaction behind `settled`.
+    /// The resume point of the transaction after `settled`, if a part of it was sent.
     pub resume: Option<ResumePoint>,
-    /// The marker that the slot has to send.
+    /// The marker that the slot must return.
     pub expected: Option<Marker>,
-    /// Whether the server's timeline is another one than the checkpoint's.
+    /// Whether the server's timeline differs from the checkpoint's.
     pub promoted: bool,
     /// Whether a checkpoint was found.
     pub stored: bool,
 }
 
-/// Why the stream cannot continue by itself.
+/// Break between the server's history and the checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)] // The messages say what each means.
 pub enum Discontinuity {
@@ -150,8 +150,8 @@ pub enum Discontinuity {
     },
     #[error(
         "the checkpoint belongs to slot {slot} ({plugin}) of database {database}, and this is slot \
-         {this_slot} ({this_plugin}) of database {this_database}: give every slot a CHECKPOINT_PARAMETER of \
-         its own, or accept the gap if the slot was created again"
+         {this_slot} ({this_plugin}) of database {this_database}: set another CHECKPOINT_PARAMETER for each \
+         slot, or accept the gap if the slot was created again"
     )]
     CheckpointMismatch {
         slot: String,
@@ -199,7 +199,7 @@ pub enum Discontinuity {
     },
     #[error(
         "slot {slot} does not send marker {number}, which was written at {marker}, after the checkpoint at \
-         {acknowledged}: the slot lost its place in a failover, or the server lost commits. Changes after \
+         {acknowledged}: the slot lost its position in a failover, or the server lost commits. Changes after \
          {acknowledged} may be lost. Read the slot's confirmed_flush_lsn with {{\"action\":\"status\"}}, \
          accept the gap there with {{\"action\":\"drain\",\"accept_gap\":\"<lsn>\"}}, and read the tables \
          again with {{\"action\":\"backfill\",\"repair\":true}}"
@@ -240,10 +240,10 @@ impl Discontinuity {
     }
 }
 
-/// The plugin and the position of a slot that can be read at all. The checkpoint is not considered.
+/// Plugin and position of a readable slot, without regard to the checkpoint.
 ///
 /// # Errors
-/// The slot is lost, or is not one that Spillway can read.
+/// The slot is lost, or Spillway cannot read slots of this kind.
 pub fn readable(slot: &str, server: &ServerInfo, state: &SlotState) -> Result<(Plugin, Lsn), Discontinuity> {
     let slot = slot.to_owned();
     let (Some(plugin), Some(database)) = (&state.plugin, &state.database) else {
@@ -257,7 +257,7 @@ pub fn readable(slot: &str, server: &ServerInfo, state: &SlotState) -> Result<(P
         });
     }
     let confirmed = state.confirmed_flush_lsn.unwrap_or(Lsn::ZERO);
-    if let Some(reason) = loss(state) {
+    if let Some(reason) = loss_reason(state) {
         return Err(Discontinuity::SlotLost {
             slot,
             reason,
@@ -278,8 +278,8 @@ pub fn readable(slot: &str, server: &ServerInfo, state: &SlotState) -> Result<(P
     Ok((plugin, confirmed))
 }
 
-/// Why a slot is lost, if it is.
-fn loss(state: &SlotState) -> Option<String> {
+/// The reason why a slot is lost; `None` if it is not.
+fn loss_reason(state: &SlotState) -> Option<String> {
     if let Some(reason) = &state.invalidation_reason {
         return Some(reason.clone());
     }
@@ -292,11 +292,13 @@ fn loss(state: &SlotState) -> Option<String> {
     Some(reason.to_owned())
 }
 
-/// Where a drain starts. `accept_gap` is the slot's position from which the operator continues in spite of a
-/// break.
+/// The start of a drain.
+///
+/// With `accept_gap`, the operator accepts a break. It must be the slot's position, where the drain then
+/// starts.
 ///
 /// # Errors
-/// Each break of continuity is its own definite error; see [`Discontinuity`].
+/// Each break of continuity has its own definite error; see [`Discontinuity`].
 pub fn check(
     slot: &str,
     server: &ServerInfo,
@@ -399,7 +401,7 @@ fn check_history(
     Ok(())
 }
 
-/// The start at a checkpoint that belongs to this history.
+/// The start at a checkpoint of this history.
 fn continue_at(
     slot: &str,
     server: &ServerInfo,
@@ -408,7 +410,7 @@ fn continue_at(
 ) -> Result<StartPosition, Discontinuity> {
     let (confirmed, checkpoint) = (start.confirmed, stored.commit_end);
     let promoted = stored.timeline != server.timeline;
-    // By construction the marker does not stand before the confirmed position.
+    // By construction the marker is not before the confirmed position.
     let expected = stored.marker.clone().filter(|marker| marker.lsn >= confirmed);
     if let Some(marker) = expected.as_ref().filter(|marker| marker.lsn > server.flush) {
         return Err(Discontinuity::MarkerMissing {

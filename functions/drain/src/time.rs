@@ -5,7 +5,8 @@ pub const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
 
 /// µs since 1970-01-01 UTC of a timestamp such as `2026-11-22 23:50:33.999286+00`.
 ///
-/// The offset may have minutes. Returns `None` for any other text.
+/// The offset may have minutes. The day may be 1 to 31 in every month: a day that the month lacks counts into
+/// the next month. Returns `None` for any other text, and for years outside -4800 to 299999.
 pub fn micros_of_timestamp(text: &str) -> Option<i64> {
     let (date, time) = text.split_once(' ')?;
     // No valid part needs more than 32 bits. A larger one would overflow the sums.
@@ -48,6 +49,8 @@ pub fn iso_utc(seconds: u64) -> String {
 }
 
 /// ISO 8601 text of µs since 1970-01-01 UTC: `2026-11-23T12:00:00.000001Z`.
+///
+/// `micros` must not be negative. For a negative value the text has the second `1970-01-01T00:00:00`.
 pub fn iso_micros(micros: i64) -> String {
     let seconds = iso_utc(u64::try_from(micros.div_euclid(1_000_000)).unwrap_or_default());
     format!(

@@ -1,4 +1,4 @@
-//! What lives as long as the sandbox, and what an action opens under the slot's lock.
+//! The clients of a sandbox, and the opening of the slot under its lock.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -22,12 +22,12 @@ use crate::postgres::server::{self, Inspection};
 use crate::postgres::slot::PgSlot;
 use crate::window_sizing::WindowSizing;
 
-/// The configuration, the AWS clients, and what invocations of one sandbox learn.
+/// Configuration, AWS clients and measurements that the invocations of a sandbox share.
 ///
-/// With the envelope it keeps the definitions of tables that were announced. Connections to PostgreSQL do not
-/// survive a freeze of the sandbox: each invocation opens its own.
+/// The envelope of the configuration remembers the table definitions that it announced. Connections to
+/// PostgreSQL do not survive a freeze of the sandbox, so each invocation opens its own.
 pub struct App {
-    /// What the environment says.
+    /// The configuration, from the environment variables.
     pub config: Config,
     aws: SdkConfig,
     ssm: aws_sdk_ssm::Client,
@@ -36,7 +36,7 @@ pub struct App {
     pub(super) checkpoint: Parameter,
     /// The parameter of the backfill's state.
     pub(super) backfill: Parameter,
-    /// How large windows may be.
+    /// The size of windows, as earlier invocations measured.
     pub(super) sizing: Mutex<WindowSizing>,
 }
 
@@ -107,7 +107,7 @@ impl App {
         Ok((session, inspection))
     }
 
-    /// Opens the slot for an action that cannot run beside another drainer.
+    /// Opens the slot for an action that must not run beside another drainer.
     ///
     /// # Errors
     /// Those of [`App::open`], and [`SlotError::Busy`] while another drainer has the lock.
@@ -120,10 +120,10 @@ impl App {
         }
     }
 
-    /// Takes the slot's lock, and checks everything that a drain needs.
+    /// Acquires the slot's lock, and checks the server, the slot, the checkpoint and the stream.
     ///
     /// # Errors
-    /// The server, the slot, the checkpoint or the stream is not fit for a drain: each error says why.
+    /// One of these does not allow a drain. Each error says why.
     pub(super) async fn open<'c>(
         &self,
         connector: &'c Connector,
@@ -131,7 +131,7 @@ impl App {
     ) -> Result<SlotAccess<'c>, Error> {
         let name = &self.config.slot;
         let control = connector.connect().await?;
-        // The inspection follows the lock, so that it sees whatever an earlier drainer did.
+        // The inspection follows the lock, so it sees every change of an earlier drainer.
         let locked = server::lock(connector, &control, name).await?;
         let Inspection { server, slot: state } = server::inspect(connector, &control, name).await?;
         if !locked {
@@ -178,8 +178,7 @@ impl App {
     /// The stream's limits and shards.
     ///
     /// # Errors
-    /// The stream cannot be described, or distributes records by itself although the configuration
-    /// needs keys.
+    /// The stream cannot be described. Or it distributes records by itself, and the configuration needs keys.
     async fn usable_stream(&self) -> Result<StreamInfo, StreamError> {
         let info = self.stream.info().await?;
         let stream = || self.config.stream.clone();
@@ -193,15 +192,15 @@ impl App {
     }
 }
 
-/// Whether this invocation may work on the slot.
+/// Result of the attempt to lock the slot.
 pub(super) enum SlotAccess<'c> {
     /// It has the lock.
     Locked(Box<OpenedSlot<'c>>),
-    /// Another drainer has the lock. Holds the name of the slot's plugin, if Spillway knows it.
+    /// Another drainer has the lock. The field is the name of the slot's plugin, if Spillway supports it.
     Busy(Option<&'static str>),
 }
 
-/// A slot under its lock, found fit for a drain.
+/// A locked slot that passed all checks of a drain.
 pub(super) struct OpenedSlot<'c> {
     pub(super) server: ServerInfo,
     /// The checkpoint that was stored before this invocation.

@@ -1,5 +1,6 @@
-//! The runner of a backfill: between windows it reads the next chunk, and stores the cursor once the chunk
-//! has arrived.
+//! The runner of a backfill: reads a chunk between two windows, and stores the cursor.
+//!
+//! The cursor is stored once every row of the chunk is acknowledged.
 
 mod arrival;
 
@@ -23,23 +24,23 @@ use crate::nonce::random_nonce;
 use crate::ports::{ChunkBounds, ChunkRead, Slot, StateStore, TableSource};
 use crate::table_name::TableName;
 
-/// Most log that may be unread when a chunk begins, bytes.
+/// Most bytes of unread log with which a chunk is read.
 ///
 /// Until the watermark is written, only concurrent writes add to it.
 pub(super) const MOST_LAG_BYTES: u64 = 64 << 20;
 
-/// What a chunk should take, from its reading to its acknowledgement.
+/// Target time of a chunk, from its read to its acknowledgement.
 ///
-/// Much longer than the peek that it costs, and short enough that losing it is cheap.
+/// It is much longer than the peek that each chunk costs. It is short enough that a lost chunk is cheap.
 const CHUNK_TIME: Duration = Duration::from_secs(3);
 
-/// A chunk is not begun with less time than this.
+/// Least time with which a chunk is read.
 const CHUNK_MIN_TIME: Duration = Duration::from_millis(300);
 
-/// How long a chunk may be read, unless a single row needs more.
+/// Longest read of a chunk, unless its table was too slow for it before.
 const CHUNK_MAX_TIME: Duration = Duration::from_secs(10);
 
-/// How often the runner looks for earlier writers in one step.
+/// Checks for earlier writers in one step.
 const WRITER_CHECKS: usize = 10;
 
 /// Time between two of these checks.
@@ -50,13 +51,13 @@ const WRITER_CHECK_PAUSE: Duration = Duration::from_millis(5);
 pub struct BackfillRunner<C> {
     store: C,
     state: BackfillState,
-    /// Tables that are not over, in order; `None` until this invocation listed them.
+    /// Tables that are neither finished nor failed, in order; `None` before this invocation listed them.
     tables: Option<Vec<TableName>>,
-    /// Table whose writers, as of the start of this invocation, have all ended.
-    settled: Option<TableName>,
-    /// Writers of the next table as of the start of this invocation, as far as they have not ended.
+    /// Table whose writers have ended: those that had written to it when this invocation reached it.
+    table_without_writers: Option<TableName>,
+    /// Writers that had written to the next table when this invocation reached it, and have not ended.
     writers: Option<Vec<String>>,
-    /// What the reader of the log keeps for the backfill.
+    /// The reader's state for the backfill.
     pub(super) context: ChunkContext,
     waits_for: Option<String>,
     chunks: u64,
@@ -64,22 +65,22 @@ pub struct BackfillRunner<C> {
     overtaken: u64,
 }
 
-/// The outcome of a step.
+/// Outcome of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BackfillStep {
-    /// There is nothing to do.
+    /// No backfill is running, or it has just finished.
     Idle,
-    /// A chunk waits for its watermark, which was written.
+    /// A chunk was read, and its watermark written.
     WatermarkEmitted,
-    /// Another session must end first. A window does not help.
+    /// Another session or a standby blocks the next chunk. A window does not help.
     Blocked,
-    /// A chunk waits for its watermark, which may not be read yet.
+    /// A chunk waits for its watermark, which is not readable yet.
     Pending,
-    /// There is something to do, and no time for it.
+    /// The time does not suffice for the next chunk.
     OutOfTime,
 }
 
-/// What a step may use.
+/// Settings and times for a step.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ChunkEnvironment<'a> {
     pub(super) settings: &'a Settings,
@@ -91,13 +92,13 @@ pub(super) struct ChunkEnvironment<'a> {
 }
 
 impl<C> BackfillRunner<C> {
-    /// A runner of a stored backfill. `store` is the place of its state.
+    /// A runner of a stored backfill. `store` holds its state.
     pub fn new(store: C, state: BackfillState) -> Self {
         BackfillRunner {
             store,
             state,
             tables: None,
-            settled: None,
+            table_without_writers: None,
             writers: None,
             context: ChunkContext::default(),
             waits_for: None,
@@ -107,12 +108,12 @@ impl<C> BackfillRunner<C> {
         }
     }
 
-    /// Whether it has something to do.
+    /// Whether the backfill is pending and not paused.
     pub(super) fn is_running(&self) -> bool {
         self.state.phase() == BackfillPhase::Running
     }
 
-    /// Its part of the answer.
+    /// The backfill's part of the answer.
     pub fn report(&self) -> BackfillReport {
         let phase = match self.state.phase() {
             BackfillPhase::Running if self.waits_for.is_some() => BackfillPhase::Waiting,
@@ -132,8 +133,9 @@ impl<C> BackfillRunner<C> {
 }
 
 impl<C: StateStore> BackfillRunner<C> {
-    /// Watches the changes of a table that an earlier invocation read in part: they may move a row out of the
-    /// unread part.
+    /// Watches the changes of a table that an earlier invocation read in part.
+    ///
+    /// Such a change may move a row from the unread part to the read part.
     ///
     /// # Errors
     /// The server cannot be asked, or the state cannot be stored.
@@ -151,12 +153,12 @@ impl<C: StateStore> BackfillRunner<C> {
                 self.context.table = Some(Arc::new(table));
                 Ok(())
             }
-            // Rows that move in it cannot be completed.
+            // Without the table's description, a moved row cannot be completed.
             Err(why) => self.restart_table(slot, &why, budget).await,
         }
     }
 
-    /// Notes what is visible now, for the window that is about to be opened.
+    /// Takes the snapshot for the window that is opened next.
     ///
     /// # Errors
     /// The server cannot be asked.
@@ -168,7 +170,7 @@ impl<C: StateStore> BackfillRunner<C> {
         Ok(())
     }
 
-    /// Reads the next chunk and writes its watermark, if there is one and time for it.
+    /// Reads the next chunk and writes its watermark, if one is left and the time suffices.
     ///
     /// # Errors
     /// The server cannot be asked, or the state cannot be stored.
@@ -182,7 +184,7 @@ impl<C: StateStore> BackfillRunner<C> {
         }
         if self.context.chunk.is_some() {
             self.waits_for =
-                Some("its watermark, which cannot be read yet: it may wait for a standby".to_owned());
+                Some("its watermark, which is not readable yet: it may wait for a standby".to_owned());
             return Ok(BackfillStep::Pending);
         }
         let budget = environment.budget;
@@ -195,7 +197,7 @@ impl<C: StateStore> BackfillRunner<C> {
             let Some((name, table)) = self.next_table(slot, budget).await? else {
                 return self.finish(slot, environment).await;
             };
-            if !self.is_settled(slot, &name, &table).await? {
+            if !self.have_writers_ended(slot, &name, &table).await? {
                 return Ok(BackfillStep::Blocked);
             }
             if let Some(step) = self
@@ -207,13 +209,14 @@ impl<C: StateStore> BackfillRunner<C> {
         }
     }
 
-    /// Whether there is time for a chunk and its window. The server decodes that from `restart_lsn`, as it
-    /// did the last one.
+    /// Whether the time suffices for a chunk and its window.
+    ///
+    /// The server decodes each window from `restart_lsn`. So the last window's time is the estimate.
     fn has_time(&mut self, environment: &ChunkEnvironment<'_>, time_left: Duration) -> bool {
         let needed = CHUNK_MIN_TIME.max(environment.peek_took * 3);
         if time_left < needed && environment.reading_time < environment.peek_took * 3 {
             self.waits_for = Some(format!(
-                "a longer Timeout, or the end of a long transaction: reading the log again takes {} ms",
+                "a longer Timeout, or the end of a long transaction: decoding the log again takes {} ms",
                 environment.peek_took.as_millis()
             ));
         }
@@ -237,8 +240,8 @@ impl<C: StateStore> BackfillRunner<C> {
             .filter(|reading| !names.contains(reading))
             .cloned();
         if let Some(reading) = &reading {
-            // A table that was created since is in the log. To go back for one that was renamed or published
-            // since would throw the cursor away.
+            // A table that was created since then is in the log. A table that was renamed or published since
+            // then is not read: the cursor would be lost.
             names.retain(|name| name >= reading);
         }
         names.retain(|name| !self.state.is_over(name));
@@ -252,7 +255,7 @@ impl<C: StateStore> BackfillRunner<C> {
         }
     }
 
-    /// The first table that is not over and can be read.
+    /// The next table that can be read, and its description. Tables before it that cannot be read fail.
     async fn next_table<S: Slot + TableSource>(
         &mut self,
         slot: &mut S,
@@ -270,7 +273,7 @@ impl<C: StateStore> BackfillRunner<C> {
         }
     }
 
-    /// The present description of a table, or why it cannot be read.
+    /// The present description of a table, or the reason why it cannot be read.
     async fn describe_table<S: TableSource>(
         &self,
         slot: &mut S,
@@ -286,17 +289,17 @@ impl<C: StateStore> BackfillRunner<C> {
         })
     }
 
-    /// Whether every writer has ended that had written to the table when this invocation reached it.
+    /// Whether the table's writers have ended: those that had written when this invocation reached it.
     ///
-    /// Changes that an earlier invocation sent may not be visible before.
-    async fn is_settled<S: TableSource>(
+    /// Before that, changes that an earlier invocation sent may not be visible.
+    async fn have_writers_ended<S: TableSource>(
         &mut self,
         slot: &mut S,
         name: &TableName,
         table: &BackfillTable,
     ) -> Result<bool, Error> {
         for check in 0..WRITER_CHECKS {
-            if self.settled.as_ref() == Some(name) {
+            if self.table_without_writers.as_ref() == Some(name) {
                 return Ok(true);
             }
             if check > 0 {
@@ -308,19 +311,17 @@ impl<C: StateStore> BackfillRunner<C> {
             match writers.first() {
                 None => {
                     self.writers = None;
-                    self.settled = Some(name.clone());
+                    self.table_without_writers = Some(name.clone());
                 }
                 Some(writer) => {
-                    self.waits_for = Some(format!(
-                        "{writer}, which wrote to {name} before and has not ended"
-                    ));
+                    self.waits_for = Some(format!("{writer}, which wrote to {name} and has not ended"));
                 }
             }
         }
         Ok(false)
     }
 
-    /// Reads the next rows of a table, and writes their watermark. `None` when the table failed.
+    /// Reads the next rows of a table, and writes their watermark. `None` if the table failed.
     async fn read_chunk<S: Slot + TableSource>(
         &mut self,
         slot: &mut S,
@@ -338,7 +339,7 @@ impl<C: StateStore> BackfillRunner<C> {
             .read(&table, after.as_deref(), bounds, &mut self.context.delivered)
             .await?;
         let waits_for = match read {
-            // An empty chunk has a watermark, too: until it, a change may still need a row looked up.
+            // An empty chunk has a watermark, too: a change before the watermark may need a row lookup.
             ChunkRead::Rows { rows, more } => {
                 self.waits_for = None;
                 self.context.table = Some(Arc::new(table));
@@ -346,14 +347,14 @@ impl<C: StateStore> BackfillRunner<C> {
                 self.emit_watermark(slot, payload, began, environment).await?;
                 return Ok(Some(BackfillStep::WatermarkEmitted));
             }
-            // The next invocation gives it nearly all of its time.
+            // The next invocation uses three quarters of its time for this read.
             ChunkRead::TooSlow if !is_slow || time_left < environment.reading_time / 2 => {
                 self.state.table_progress(&table).slow = true;
                 self.store_state(slot, budget).await?;
                 return Ok(Some(BackfillStep::OutOfTime));
             }
             ChunkRead::TooSlow => {
-                let why = "reading its next rows took longer than an invocation has: no index helps `where`, \
+                let why = "reading its next rows exceeded the time of an invocation: no index helps `where`, \
                            or the server is overloaded";
                 self.fail_table(slot, name, why.to_owned(), budget).await?;
                 return Ok(None);
@@ -366,9 +367,7 @@ impl<C: StateStore> BackfillRunner<C> {
                 None => format!("the session that is altering {name}"),
             },
             ChunkRead::Unseen(xid) => {
-                format!(
-                    "transaction {xid}, which is in the stream and not visible yet: it waits for a standby"
-                )
+                format!("transaction {xid}, which was sent and is not visible yet: it waits for a standby")
             }
             ChunkRead::Locked => format!("the session that holds a lock on {name}, which forbids reading it"),
             ChunkRead::Rewritten => format!("the session that is rewriting {name}"),
@@ -395,7 +394,7 @@ impl<C: StateStore> BackfillRunner<C> {
         }
     }
 
-    /// Why a table that could not be read must fail; `None` when it was altered since it was described.
+    /// The reason to fail an unreadable table; `None` if it was altered since its description.
     async fn reason_to_fail<S: TableSource>(
         &self,
         slot: &mut S,
@@ -412,7 +411,7 @@ impl<C: StateStore> BackfillRunner<C> {
         })
     }
 
-    /// Writes the watermark of a payload, which then waits for it.
+    /// Writes a watermark, and keeps its payload until the watermark is read.
     async fn emit_watermark<S: TableSource>(
         &mut self,
         slot: &mut S,
@@ -434,13 +433,13 @@ impl<C: StateStore> BackfillRunner<C> {
         budget: Budget,
     ) -> Result<(), Error> {
         let of = &self.state.slot;
-        tracing::warn!(slot = of, table = %name, why, "the table's backfill failed; the others continue");
+        tracing::warn!(slot = of, table = %name, why, "the table's backfill failed; other tables continue");
         self.state.fail_table(name.clone(), why);
-        self.leave_table(name);
+        self.remove_table(name);
         self.store_state(slot, budget).await
     }
 
-    /// Asks the server for a row that a change needs, and gives the answer to the chunk's context.
+    /// Reads from the server a row that a change needs, and adds it to the chunk's context.
     ///
     /// # Errors
     /// The server cannot be asked, or the state cannot be stored.
@@ -461,10 +460,9 @@ impl<C: StateStore> BackfillRunner<C> {
         Ok(())
     }
 
-    /// Has the current table read from its beginning, since a moved row has a large value that cannot be
-    /// looked up.
+    /// Restarts the backfill of the current table from its first row, for the reason `why`.
     ///
-    /// The state is stored before the change is sent, which lacks the value.
+    /// If a change lacks a value, the state is stored before the change is sent.
     ///
     /// # Errors
     /// The state cannot be stored.
@@ -479,13 +477,13 @@ impl<C: StateStore> BackfillRunner<C> {
             slot = self.state.slot,
             table,
             why,
-            "a moved row could not be completed: the table is read from its beginning"
+            "the table's backfill restarts from its first row"
         );
         self.state.restart_table();
         self.store_state(slot, budget).await
     }
 
-    /// Stores the state, as a checkpoint is stored: only while this drainer has the lock.
+    /// Stores the state. Like a checkpoint, it is stored only while this drainer has the lock.
     async fn store_state<S: Slot>(&mut self, slot: &mut S, budget: Budget) -> Result<(), Error> {
         self.state.updated_at = now_text();
         let text = self.state.to_text();

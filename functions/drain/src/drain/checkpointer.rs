@@ -1,5 +1,6 @@
-//! Paced writer of the checkpoint: about once a second while events are acknowledged, and at the end of a
-//! window.
+//! Paced writer of the checkpoint.
+//!
+//! It stores about once a second while events are acknowledged, and at the end of each window.
 
 use std::time::{Duration, Instant};
 
@@ -13,10 +14,10 @@ use crate::ports::{CheckpointError, ErrorKind, SlotError, StateStore};
 
 /// Time between two stores while events are acknowledged.
 ///
-/// SSM takes about three stores a second, for all functions of an account.
+/// SSM accepts about three stores a second from all functions of an account together.
 const STORE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a running store may still take when the drain ends.
+/// Longest wait for a running store at the end of the drain.
 const CLOSE_TIME: Duration = Duration::from_millis(500);
 
 /// Stores the checkpoint of one drain.
@@ -41,8 +42,10 @@ impl<C> Drop for Checkpointer<C> {
 }
 
 impl<C: StateStore> Checkpointer<C> {
+    /// A checkpointer of one drain.
+    ///
     /// `document` is the checkpoint to store, without its position. `stored` is the position of the stored
-    /// one.
+    /// checkpoint.
     pub(super) fn new(checkpoints: C, document: Checkpoint, stored: Option<AckPosition>) -> Self {
         Checkpointer {
             checkpoints,
@@ -55,19 +58,22 @@ impl<C: StateStore> Checkpointer<C> {
         }
     }
 
-    /// Stops the paced stores, and ends the running one.
+    /// Stops the paced stores, and waits for the running one.
     ///
-    /// It must not arrive after a store of the next invocation: it is aborted if it does not end in time.
+    /// A store that does not end within [`CLOSE_TIME`] is aborted. Later it could overwrite a checkpoint of
+    /// the next invocation.
     pub(super) async fn close(&mut self) {
         self.is_closed = true;
-        if tokio::time::timeout(CLOSE_TIME, self.settle()).await.is_err()
+        if tokio::time::timeout(CLOSE_TIME, self.wait_for_store())
+            .await
+            .is_err()
             && let Some((_, store)) = self.running.take()
         {
             store.abort();
         }
     }
 
-    /// Sets the stored position back to one that is proved. The next store replaces the checkpoint.
+    /// Sets the stored position back to `position`. The next store replaces the checkpoint.
     pub(super) fn set_back(&mut self, position: AckPosition) {
         self.stored = Some(position);
         self.is_marker_stored = false;
@@ -89,10 +95,11 @@ impl<C: StateStore> Checkpointer<C> {
         self.running.is_some()
     }
 
-    /// When the next paced store is due, if `acknowledged` is further than the stored position.
+    /// Time of the next paced store; `None` unless `acknowledged` is after the stored position.
     ///
-    /// The first checkpoint is never stored here: the caller of [`Checkpointer::store`] knows what must
-    /// precede it.
+    /// Also `None` while a store runs, after the close, and before the first checkpoint. Only
+    /// [`Checkpointer::store`] writes the first checkpoint, since a first event may have to be acknowledged
+    /// before.
     pub(super) fn due(&self, acknowledged: &AckPosition) -> Option<Instant> {
         let stored = self.stored.as_ref();
         let is_behind = stored.is_some_and(|stored| stored < acknowledged);
@@ -100,7 +107,7 @@ impl<C: StateStore> Checkpointer<C> {
         is_due.then(|| self.last_start + STORE_INTERVAL)
     }
 
-    /// Starts a store, without waiting for it.
+    /// Starts a store, and does not wait for it.
     pub(super) fn start(&mut self, acknowledged: &AckPosition) {
         let (checkpoints, text) = (self.checkpoints.clone(), self.text(acknowledged));
         let store = tokio::spawn(async move { checkpoints.store(text).await });
@@ -110,8 +117,8 @@ impl<C: StateStore> Checkpointer<C> {
 
     /// Waits for the running store. May be cancelled.
     ///
-    /// A failed store is no error yet: the store at the end of the window decides.
-    pub(super) async fn settle(&mut self) {
+    /// A failed store is only logged: the store at the end of the window tries again.
+    pub(super) async fn wait_for_store(&mut self) {
         let Some((position, store)) = &mut self.running else {
             return;
         };
@@ -126,10 +133,10 @@ impl<C: StateStore> Checkpointer<C> {
     /// Stores `acknowledged` and waits for it, with retries until `deadline`. Does nothing if it is stored
     /// already.
     ///
-    /// `fence` runs before each attempt. It checks that no other drainer can have stored meanwhile.
+    /// `fence` runs before each attempt. It fails if another drainer may have the lock.
     ///
     /// # Errors
-    /// The store is refused for good, or failed until the deadline, or the fence failed.
+    /// The store is refused for good, does not succeed before the deadline, or the fence fails.
     pub(super) async fn store(
         &mut self,
         acknowledged: &AckPosition,
@@ -138,7 +145,7 @@ impl<C: StateStore> Checkpointer<C> {
     ) -> Result<(), Error> {
         let storing = self.store_if_needed(acknowledged, fence);
         let stored = tokio::time::timeout_at(deadline.into(), storing).await;
-        stored.unwrap_or_else(|_| Err(late(&self.checkpoints)))
+        stored.unwrap_or_else(|_| Err(timeout_error(&self.checkpoints)))
     }
 
     async fn store_if_needed(
@@ -146,7 +153,7 @@ impl<C: StateStore> Checkpointer<C> {
         acknowledged: &AckPosition,
         fence: impl AsyncFnMut() -> Result<(), SlotError>,
     ) -> Result<(), Error> {
-        self.settle().await;
+        self.wait_for_store().await;
         let stored = self.stored.as_ref();
         if !self.is_marker_stored || stored.is_none_or(|stored| stored < acknowledged) {
             store_with_retries(&self.checkpoints, self.text(acknowledged), fence).await?;
@@ -180,7 +187,7 @@ pub(super) async fn store_until<C: StateStore>(
 ) -> Result<(), Error> {
     let storing = store_with_retries(store, text, fence);
     let stored = tokio::time::timeout_at(deadline.into(), storing).await;
-    stored.unwrap_or_else(|_| Err(late(store)))
+    stored.unwrap_or_else(|_| Err(timeout_error(store)))
 }
 
 async fn store_with_retries<C: StateStore>(
@@ -194,7 +201,7 @@ async fn store_with_retries<C: StateStore>(
         match store.store(text.clone()).await {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == ErrorKind::Transient => {
-                tracing::warn!(error = %error, "not stored, trying again");
+                tracing::warn!(error = %error, "a document was not stored, trying again");
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(Duration::from_secs(2));
             }
@@ -203,7 +210,7 @@ async fn store_with_retries<C: StateStore>(
     }
 }
 
-fn late<C: StateStore>(store: &C) -> Error {
+fn timeout_error<C: StateStore>(store: &C) -> Error {
     Error::Checkpoint(CheckpointError::Unavailable {
         parameter: store.name(),
         source: "it did not answer in time".into(),

@@ -1,4 +1,7 @@
-//! The markers of a drain: one is written behind each window, and must come back in a later one.
+//! The markers of a drain: messages that the slot must return.
+//!
+//! A marker is written only if the next window would pass the previous marker. A later window must contain
+//! it.
 
 use std::time::{Duration, Instant};
 
@@ -17,37 +20,39 @@ use crate::plugin::Plugin;
 use crate::ports::{BoxError, EmittedMessage, Slot, SlotError, WalPositions};
 use crate::window_sizing::{Window, WindowSizing};
 
-/// How long a marker may take to be committed, where the server waits for standbys.
+/// Longest wait until a marker is committed and readable.
+///
+/// A commit may wait for standbys.
 pub(crate) const MARKER_TIME: Duration = Duration::from_secs(2);
 
-/// How long the cancel of a marker may take.
+/// Longest wait for the cancel of a marker.
 const CANCEL_TIME: Duration = Duration::from_secs(1);
 
-/// The markers that have not come back yet.
+/// The markers that the slot has not returned yet.
 #[derive(Debug)]
 pub(super) struct Markers {
     slot: String,
     /// The number of the last marker.
     number: u64,
-    /// Whether this invocation writes markers. It stops after the server did not take one in time.
+    /// Whether this invocation writes markers; `false` after one was not committed in time.
     is_writing: bool,
-    /// A marker that must come back in the window that is read now.
+    /// The marker that this window or a later one must contain.
     pub(super) expected: Option<Marker>,
-    /// A marker behind the window that is read now.
+    /// The last marker that was written. The window ends there at the latest.
     ahead: Option<Marker>,
 }
 
-/// The outcome of the search for the last marker.
+/// Result of the search for the last marker.
 #[derive(Debug)]
-pub(super) enum HistoryProof {
-    /// The history is the one of the checkpoint, or the windows will show it: nothing changes.
+pub(super) enum HistoryCheck {
+    /// The start position is right: the slot returned the marker, or a later window must contain it.
     Unchanged,
-    /// After a promotion: up to where transactions are surely those that were sent.
+    /// After a promotion: the new settled position.
     Settled(Lsn),
 }
 
 impl Markers {
-    /// `last` is the marker of the checkpoint, `ahead` the one that the slot has to send.
+    /// `last` is the marker in the checkpoint. `ahead` is the marker that the slot must return.
     pub(super) fn new(settings: &Settings, last: Option<&Marker>, ahead: Option<Marker>) -> Self {
         Markers {
             slot: settings.slot.clone(),
@@ -58,21 +63,25 @@ impl Markers {
         }
     }
 
-    /// The marker that the checkpoint must name, if the slot is confirmed to `acknowledged`.
+    /// The marker to store with a checkpoint at `acknowledged`; `None` if there is none at or after it.
     pub(super) fn for_checkpoint(&self, acknowledged: Lsn) -> Option<Marker> {
         let next = self.expected.as_ref().or(self.ahead.as_ref());
         next.filter(|marker| marker.lsn >= acknowledged).cloned()
     }
 
-    /// Whether a window ends at the last marker, which was the end of the log when it was written.
+    /// Whether a window ends at the last marker.
+    ///
+    /// The marker was the end of the log when it was written. So such a window read the log to its end at
+    /// that moment.
     pub(super) fn ends_at(&self, window: Window) -> bool {
         self.ahead.as_ref().is_some_and(|ahead| ahead.lsn == window.upto)
     }
 
-    /// The positions of the log, and the next window.
+    /// Positions of the log, and the next window.
     ///
-    /// A marker is written before a window that would read the last one, and the window ends at the new
-    /// marker. So there is no log between the confirmed position and its marker that could be lost unnoticed.
+    /// If the window would pass the last marker, a new marker is written first, and the window ends at the
+    /// new one. So the log after the confirmed position contains a marker, and a loss of that log is
+    /// detected.
     ///
     /// # Errors
     /// The server cannot be asked.
@@ -102,8 +111,9 @@ impl Markers {
         Ok((positions, window))
     }
 
-    /// Writes the next marker. If the server or a standby does not take it in time, the drain goes on without
-    /// it.
+    /// Writes the next marker; `None` if it is not committed and readable in time.
+    ///
+    /// The drain then continues without it.
     async fn write<S: Slot>(&mut self, slot: &mut S, budget: Budget) -> Result<Option<Marker>, Error> {
         self.number += 1;
         let (number, nonce) = (self.number, random_nonce());
@@ -131,22 +141,23 @@ impl Markers {
             slot = self.slot,
             number,
             error = %problem,
-            "the marker was not committed; until the next one only positions can show that the slot lost its \
-             place"
+            "the marker was not committed: until the next one, only positions can show that the slot lost \
+             changes"
         );
         Ok(None)
     }
 
-    /// Waits until `end` for a standby to acknowledge a marker.
+    /// Waits until `end` for a marker to become readable.
     ///
-    /// Where only acknowledged changes are sent, a marker that no standby has proves nothing.
+    /// With `STANDBY_ACK`, log is readable only after a standby has acknowledged it. A marker that no standby
+    /// has does not survive a failover, so it proves nothing.
     async fn is_readable<S: Slot>(&self, slot: &mut S, lsn: Lsn, end: Instant) -> Result<bool, Error> {
         while slot.wal_positions().await?.readable < lsn {
             if Instant::now() >= end {
                 tracing::info!(
                     slot = self.slot,
                     number = self.number,
-                    "no standby has the marker yet"
+                    "no standby has acknowledged the marker yet"
                 );
                 return Ok(false);
             }
@@ -155,26 +166,26 @@ impl Markers {
         Ok(true)
     }
 
-    /// Searches the log for the expected marker, before anything is skipped.
+    /// Searches the log for the expected marker, before any transaction is skipped.
     ///
-    /// A marker that comes back proves that the log before it is the one that was drained. After a promotion,
-    /// transactions behind it are sent again.
+    /// If the slot returns the marker, the log before it is the log that was drained. After a promotion,
+    /// transactions after the marker are sent again.
     ///
     /// # Errors
-    /// The marker does not come back, or the server cannot be asked.
-    pub(super) async fn prove_history<S: Slot>(
+    /// The slot does not return the marker, or the server cannot be asked.
+    pub(super) async fn check_history<S: Slot>(
         &self,
         slot: &mut S,
         settings: &Settings,
         start: &StartPosition,
         budget: Budget,
-    ) -> Result<HistoryProof, Error> {
+    ) -> Result<HistoryCheck, Error> {
         let (from, to) = (start.confirmed, start.acknowledged);
         let Some(expected) = &self.ahead else {
             tracing::warn!(slot = self.slot, %from, %to,
-                "the timeline changed, and there is no marker to compare: changes of this range are sent \
+                "the timeline changed, and the checkpoint has no marker: changes of this range are sent \
                  again, with the same positions");
-            return Ok(HistoryProof::Settled(start.settled));
+            return Ok(HistoryCheck::Settled(start.settled));
         };
         let window = Window {
             upto: expected.flushed.min(slot.wal_positions().await?.flush),
@@ -184,27 +195,27 @@ impl Markers {
         let time = budget.reading_time_left(Instant::now()) / 2;
         match slot.find(window, &expected.nonce, time).await {
             Ok(rows) if !self.contains(settings.plugin, expected, &rows) => Err(self.missing(expected, to)),
-            Ok(_) if !start.promoted => Ok(HistoryProof::Unchanged),
+            Ok(_) if !start.promoted => Ok(HistoryCheck::Unchanged),
             Ok(_) => {
                 let settled = to.min(expected.lsn).max(from);
                 tracing::info!(slot = self.slot, marker = expected.number, at = %expected.lsn, %settled,
-                    "the timeline changed, and the marker came back: changes that were sent before it are \
-                     skipped");
-                Ok(HistoryProof::Settled(settled))
+                    "the timeline changed, and the slot returned the marker: changes that were sent before \
+                     it are skipped");
+                Ok(HistoryCheck::Settled(settled))
             }
-            // A window will show whether the marker comes back.
-            Err(SlotError::Timeout { .. }) if !start.promoted => Ok(HistoryProof::Unchanged),
+            // A later window fails if it lacks the marker.
+            Err(SlotError::Timeout { .. }) if !start.promoted => Ok(HistoryCheck::Unchanged),
             Err(SlotError::Timeout { .. }) => {
                 tracing::warn!(slot = self.slot, %from, %to,
                     "the timeline changed, and the search for the marker took too long: changes of this \
                      range are sent again, with the same positions");
-                Ok(HistoryProof::Settled(start.settled))
+                Ok(HistoryCheck::Settled(start.settled))
             }
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Whether a marker is among rows that contain its nonce.
+    /// Whether one of these rows, which contain the marker's nonce, is the marker.
     fn contains(&self, plugin: Plugin, marker: &Marker, rows: &[(Lsn, Vec<u8>)]) -> bool {
         // A message needs neither a table nor an earlier row to be decoded.
         let mut decoder = Decoder::new(plugin);
@@ -215,7 +226,7 @@ impl Markers {
         })
     }
 
-    /// The marker did not come back.
+    /// The error of a marker that the slot does not return.
     pub(super) fn missing(&self, marker: &Marker, acknowledged: Lsn) -> Error {
         missing_marker(&self.slot, marker, acknowledged)
     }

@@ -1,7 +1,7 @@
-//! The loop: peek a window, decode, encode, send by lane; then store the checkpoint and advance the slot.
+//! The drain loop: peeks windows, sends their events, stores the checkpoint, and advances the slot.
 //!
 //! Reading and sending overlap. Bytes that were read and not yet acknowledged are bounded. At the bound the
-//! loop takes no more rows from PostgreSQL.
+//! loop reads no more rows.
 
 mod backfill;
 mod checkpointer;
@@ -33,7 +33,7 @@ use crate::window_sizing::{SentPrefix, SizingStep, Window, WindowSizing};
 
 use backfill::{BackfillStep, ChunkEnvironment, MOST_LAG_BYTES};
 use checkpointer::Checkpointer;
-use markers::{HistoryProof, Markers};
+use markers::{HistoryCheck, Markers};
 use report::{Report, StopReason};
 use sender::Sender;
 use window::WindowOutcome;
@@ -43,22 +43,24 @@ pub(crate) use markers::MARKER_TIME;
 pub use settings::{AGGREGATE_BYTES, REQUEST, Settings};
 pub use task::{DrainPorts, DrainTask, Drained};
 
-/// New log at the end of a window that is not worth another peek before the next tick, bytes.
+/// Most bytes of new log that are left to the next tick.
+///
+/// Every peek decodes again from `restart_lsn`, so a peek for less log is too expensive.
 const TIP_BYTES: u64 = 1 << 20;
 
-/// How long a blocked backfill may keep an invocation that has nothing else to do; see [`Drain::most_wait`].
+/// Longest wait for a blocked backfill at the end of the log; see [`Drain::most_wait`].
 const MOST_WAIT: Duration = Duration::from_secs(60);
 
-/// How long a blocked backfill waits before the loop reads the log again.
+/// Longest wait for a blocked backfill between two windows.
 const WAIT_ROUND: Duration = Duration::from_secs(5);
 
-/// A window is not opened with less time than this.
+/// Least time for reading with which a window is opened.
 const WINDOW_MIN_TIME: Duration = Duration::from_millis(250);
 
 /// Drains until the slot is empty or the time is over.
 ///
-/// After a failure, whatever was acknowledged until then is stored and confirmed, as far as whole
-/// transactions reach.
+/// A failed window still stores the acknowledged position, and advances the slot past the acknowledged
+/// transactions. After a discontinuity, neither the checkpoint nor the slot advances.
 pub async fn drain<S: Slot + TableSource, K: Stream, C: StateStore>(
     ports: DrainPorts<'_, S, K, C>,
     task: DrainTask<'_>,
@@ -100,14 +102,14 @@ struct Drain<'a, S, K, C> {
     report: Report,
 }
 
-/// What follows a window.
+/// Next step after a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum NextWindow {
-    /// None: the log was read to its readable end.
+    /// No window: the log was read to its readable end.
     AtTip,
-    /// Another one.
+    /// Read another window.
     Another,
-    /// None: the invocation's time is over.
+    /// No window: the time is over.
     OutOfTime,
 }
 
@@ -123,7 +125,8 @@ where
             budget,
             ..
         } = task;
-        // Log before `settled` need not be read, unless the expected marker stands in it.
+        // Transactions up to `settled` were sent, so the drain starts after them. If the expected marker is
+        // before `settled`, the drain starts at the slot's position instead.
         let read_from = match &start.expected {
             Some(marker) if marker.lsn < start.settled => start.confirmed,
             _ => start.settled,
@@ -168,7 +171,7 @@ where
         if self.checkpointer.stored().is_none() {
             self.store_first_position(first_event).await?;
         }
-        self.prove_history().await?;
+        self.check_history().await?;
         if let Some(backfill) = &mut self.backfill {
             backfill.watch_resumed_table(self.slot, self.budget).await?;
         }
@@ -213,8 +216,9 @@ where
         }
     }
 
-    /// Stores the first position: there is no checkpoint yet, or the operator accepted a gap, which
-    /// `first_event` says.
+    /// Stores the first position, if there is no checkpoint or the operator accepted a gap.
+    ///
+    /// `first_event` reports an accepted gap. The stream must acknowledge it before the position is stored.
     async fn store_first_position(&mut self, first_event: Option<Event>) -> Result<(), Error> {
         if let Some(event) = first_event {
             let acknowledgements = &mut self.sender.acknowledgements;
@@ -228,7 +232,7 @@ where
             if !is_all_sent {
                 let late = StreamError::Unavailable {
                     stream: self.sender.stream_name(),
-                    source: "it did not take the first event in time".into(),
+                    source: "it did not acknowledge the first event in time".into(),
                 };
                 return Err(Error::Stream(self.sender.trouble.take().unwrap_or(late)));
             }
@@ -236,20 +240,20 @@ where
         self.store(&self.start.acknowledged.into()).await
     }
 
-    /// Looks for the last marker where the slot may be of another history than the checkpoint.
+    /// Searches for the last marker if the slot may have another history than the checkpoint.
     ///
-    /// That is after a promotion, and wherever transactions are to be skipped: a server that was set back to
-    /// an older copy of its disk has the same timeline, and its log may have grown beyond the checkpoint
-    /// again.
-    async fn prove_history(&mut self) -> Result<(), Error> {
+    /// This is possible after a promotion. It is also possible if transactions are to be skipped. A server
+    /// that was restored from an older copy of its disk has the same timeline, and its log may have grown
+    /// beyond the checkpoint again.
+    async fn check_history(&mut self) -> Result<(), Error> {
         let skips = self.start.confirmed < self.start.acknowledged && self.start.expected.is_some();
         if !self.start.promoted && !skips {
             return Ok(());
         }
-        let proof = self
+        let check = self
             .markers
-            .prove_history(self.slot, self.settings, self.start, self.budget);
-        let HistoryProof::Settled(settled) = proof.await? else {
+            .check_history(self.slot, self.settings, self.start, self.budget);
+        let HistoryCheck::Settled(settled) = check.await? else {
             return Ok(());
         };
         self.settled = settled;
@@ -259,7 +263,9 @@ where
         self.store(&position).await
     }
 
-    /// Drains a window that was opened at `opened`, with `time_left` for it.
+    /// Drains one window.
+    ///
+    /// `opened` is its start, and `time_left` the time for reading at that moment.
     async fn drain_window(
         &mut self,
         window: Window,
@@ -280,7 +286,8 @@ where
                 match step {
                     SizingStep::Smaller => Ok(NextWindow::Another),
                     SizingStep::NextInvocation => Ok(NextWindow::OutOfTime),
-                    // Earlier attempts took the time. The next invocation gives it nearly all of its own.
+                    // Earlier attempts used most of the time. In the next invocation the server has nearly
+                    // all of it.
                     SizingStep::Impossible if decode_timeout < self.reading_time / 2 => {
                         Ok(NextWindow::OutOfTime)
                     }
@@ -302,10 +309,11 @@ where
         }
     }
 
-    /// The window, and the server's time to decode it, where a transaction is resumed.
+    /// The window and its decode timeout, adjusted if a transaction is resumed.
     ///
-    /// The server counts the rows that it leaves out, and Spillway cannot: only the log bounds such a window.
-    /// A smaller window would not make its transaction smaller, so it gets nearly all of the time.
+    /// The server's row bound includes the rows that it omits, and Spillway never receives these. So such a
+    /// window has only an LSN bound. A smaller window would not make its transaction smaller, so the server
+    /// has nearly all of the time to decode it.
     fn with_resume_point(&self, window: Window, time_left: Duration) -> (Window, Duration) {
         let Some(resume) = &self.sender.acknowledgements.position().resume else {
             return (window, self.sizing().decode_timeout(time_left));
@@ -322,8 +330,9 @@ where
         (window, time_left * 9 / 10)
     }
 
-    /// Whether a running backfill must wait, since much of the log is unread. The last window may have taken
-    /// long.
+    /// Whether a running backfill must wait because much of the log is unread.
+    ///
+    /// The positions are read again, since the last window may have taken long.
     async fn has_backlog(&mut self) -> Result<bool, Error> {
         if !self.backfill.as_ref().is_some_and(BackfillRunner::is_running) {
             return Ok(false);
@@ -332,7 +341,7 @@ where
         Ok(positions.readable.bytes_since(self.confirmed) >= MOST_LAG_BYTES)
     }
 
-    /// Reads the next chunk of the backfill, if it is running.
+    /// Reads the next chunk of the backfill, if one is running.
     async fn next_chunk(&mut self) -> Result<BackfillStep, Error> {
         let environment = ChunkEnvironment {
             settings: self.settings,
@@ -346,9 +355,9 @@ where
         }
     }
 
-    /// Takes a step of the backfill. While it is blocked, waits a while and tries again.
+    /// Runs a step of the backfill. While it is blocked, pauses and tries again.
     ///
-    /// `blocked_since` is when the wait began.
+    /// `blocked_since` is the start of the wait, `None` before it.
     async fn step_backfill(&mut self, blocked_since: &mut Option<Instant>) -> Result<BackfillStep, Error> {
         let mut step = self.next_chunk().await?;
         let began = Instant::now();
@@ -362,7 +371,8 @@ where
             }
             let pause = (since.elapsed() / 10).clamp(Duration::from_millis(100), Duration::from_secs(1));
             tokio::time::sleep(pause).await;
-            // A window does not end the transaction that blocks, and each window costs a peek.
+            // A window cannot end the transaction that blocks, and each window costs a peek. So windows are
+            // rare during the wait.
             if step == BackfillStep::Pending || began.elapsed() >= WAIT_ROUND {
                 return Ok(step);
             }
@@ -374,31 +384,35 @@ where
         blocked_since.is_none_or(|since| since.elapsed() >= self.most_wait())
     }
 
-    /// How long a blocked backfill may keep an invocation that has nothing else to do.
+    /// Longest wait for a blocked backfill in an invocation that has nothing else to do.
     ///
-    /// Long enough that transactions which overlap all day leave a gap within it.
+    /// Transactions may overlap all day and block the backfill in turn. The wait is long enough that a gap
+    /// between them is likely.
     fn most_wait(&self) -> Duration {
         MOST_WAIT.min(self.reading_time / 2)
     }
 
-    /// Stays at the tip of the log, if configured. Returns whether to open another window.
+    /// Waits at the end of the log for new changes. Returns whether to open another window.
     ///
-    /// `positions` are those of the last window, which was opened at `opened`.
+    /// `began` is the start of the drain. `opened` and `positions` are the start and the positions of the
+    /// last window.
     async fn linger(
         &mut self,
         began: Instant,
         opened: Instant,
         positions: WalPositions,
     ) -> Result<bool, Error> {
-        // A poll costs the server a decode from restart_lsn. So polls take at most a twentieth of the
-        // server's time, and a long transaction that pins restart_lsn makes them rarer.
+        // Each poll decodes from restart_lsn, so the pause is 20 times as long as the last poll. Polls under
+        // 1.5 s take at most a twentieth of the server's time. The pause is at most 30 s, so slower polls
+        // take more.
         let pause = (opened.elapsed() * 20).clamp(Duration::from_millis(500), Duration::from_secs(30));
         let stay = began + self.settings.linger;
         if Instant::now() + pause < stay.min(self.budget.reading_deadline() - WINDOW_MIN_TIME) {
             tokio::time::sleep(pause).await;
             return Ok(true);
         }
-        // Another peek must bring at least a twentieth of what it decodes again.
+        // Another peek is worthwhile if the new log is more than a twentieth of the log that it decodes
+        // again.
         let decoded_again = positions.flush.bytes_since(positions.restart) / 20;
         let positions = self.slot.wal_positions().await?;
         self.report_lag(positions);
@@ -413,7 +427,7 @@ where
     }
 
     fn sizing(&self) -> MutexGuard<'_, WindowSizing> {
-        // A panic elsewhere leaves no half-done change here.
+        // A panic of another lock holder cannot leave the sizing half changed.
         self.sizing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -428,8 +442,8 @@ where
 
     /// Stores the checkpoint, then advances the slot: `confirmed_flush <= checkpoint <= acknowledged`.
     ///
-    /// Returns `false` when the slot was not advanced in time. That costs only reading: the next invocation
-    /// skips by position.
+    /// Returns `false` if the slot was not advanced in time. The next invocation then reads these
+    /// transactions again, and skips them by position.
     async fn confirm(&mut self) -> Result<bool, Error> {
         let position = self.sender.acknowledgements.position().clone();
         let acknowledged = position.commit_end;
@@ -444,7 +458,7 @@ where
         let stored = self.checkpointer.stored();
         assert!(
             stored.is_some_and(|stored| stored.commit_end >= acknowledged),
-            "the slot moves after the checkpoint"
+            "the slot advances only after the checkpoint is stored"
         );
         let deadline = self.budget.confirming_deadline();
         let time_left = deadline.saturating_duration_since(Instant::now());
@@ -462,8 +476,10 @@ where
         }
     }
 
-    /// Stops since the time is over. That the stream took nothing at all is an error: a report would look
-    /// like a backlog.
+    /// Stops because the time is over.
+    ///
+    /// Fails if events are left and the stream acknowledged no record since its last failure. A report would
+    /// hide that failure, since it would look like the report of a backlog.
     fn stop_at_deadline(&mut self) -> Result<(), Error> {
         self.report.stopped = StopReason::Deadline;
         match self.sender.trouble.take() {

@@ -1,17 +1,18 @@
-//! The reader of a window: turns rows of a peek into queued events, with positions, and skips what the stream
-//! has.
+//! The reader of a window: turns peeked rows into queued events with positions.
+//!
+//! It skips changes that the stream already has.
 //!
 //! **Held rows.** A position begins with the end of the commit record. pgoutput and test_decoding send that
-//! end only with the commit. So the rows of such a transaction are held until their commit arrives. A
-//! transaction that outgrows [`HOLD_BYTES`] is not held further: the server is asked for the commits of all
-//! large transactions of the window, at the cost of another peek. From then on their rows pass at once.
+//! end only with the commit. So the rows of such a transaction are held until their commit is read. If a
+//! transaction exceeds [`HOLD_BYTES`], the commits of all large transactions of the window are requested from
+//! the server. This costs another peek. After that, no row of these transactions is held.
 //!
-//! **Bounds.** Rows leave the reader one at a time, so that no burst of events exceeds the bound on bytes in
+//! **Bounds.** The reader processes one row at a time. So no burst of events exceeds the bound on bytes in
 //! flight.
 //!
-//! **Large transactions.** A transaction may be larger than one invocation. It is acknowledged in sections.
-//! The next invocation resumes where the last section ended: it skips the rows before, and the last skipped
-//! row must be the same.
+//! **Large transactions.** A transaction may take several invocations. It is acknowledged in sections. The
+//! next invocation resumes at the end of the last acknowledged section. It skips the rows before, and
+//! compares the hash of the last skipped row.
 
 mod chunk;
 mod events;
@@ -38,15 +39,15 @@ use super::report::Report;
 use super::settings::Settings;
 use transaction::{OpenTransaction, not_resumed};
 
-/// Most bytes of rows that one transaction holds until its commit arrives.
+/// Most bytes of held rows of a transaction.
 pub(crate) const HOLD_BYTES: usize = 8 << 20;
 
 /// Bytes of rows after which a section of a transaction ends.
 ///
-/// The checkpoint is stored about once a second, so smaller sections would be of no use.
+/// The checkpoint is stored about once a second. So smaller sections would not save repeated work.
 const SECTION_BYTES: usize = 1 << 20;
 
-/// What the reader needs before it can take another row.
+/// Next input that the reader needs.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ReaderNeed {
     /// The next row.
@@ -63,10 +64,10 @@ pub(crate) struct WindowReader<'a, R> {
     catalog: Catalog,
     history: SentHistory,
     open: Option<OpenTransaction>,
-    /// Rows that wait: for the commit of their transaction, or for room.
+    /// Rows that wait for the commit of their transaction, or for room in the lanes.
     rows: VecDeque<R>,
     held_bytes: usize,
-    /// Commits of large transactions; `None` until the server was asked for them.
+    /// Commits of large transactions; `None` before the server was asked for them.
     commits: Option<CommitRows>,
     /// Wall-clock time of this window, µs since 1970-01-01 UTC.
     now: i64,
@@ -74,33 +75,33 @@ pub(crate) struct WindowReader<'a, R> {
     key_changes: KeyChanges,
     /// The last change row of the open transaction, as the plugin wrote it.
     last_row: Vec<u8>,
-    /// A decoded change that waits for the row that it needs.
+    /// A decoded change that waits for its row lookup.
     waiting: Option<(R, Change<'static>)>,
     /// See [`WindowReader::has_left_out`].
     has_left_out: bool,
 }
 
-/// What the stream has of the history before this window, and where the window ends.
+/// Positions up to which the stream has the history, and the bound of the window.
 #[derive(Debug)]
 pub(crate) struct SentHistory {
-    /// Transactions that end at or before this are in the stream, surely as they are in the log now.
+    /// The settled position: transactions that end at or before it were sent as they are in the log now.
     pub(crate) settled: Lsn,
-    /// Transactions that end at or before this were in the stream once.
+    /// The acknowledged position: up to it the stream has every transaction, perhaps of another history.
     pub(crate) acknowledged: Lsn,
-    /// How much of the next transaction is in the stream.
+    /// The resume point of the next transaction, if a part of it is in the stream.
     pub(crate) resume: Option<ResumePoint>,
-    /// A marker that must come back.
+    /// The marker that the slot must return.
     pub(crate) expected: Option<Marker>,
-    /// Transactions that end after this must not be read yet.
+    /// The readable position: transactions that end after it are left to a later window.
     pub(crate) upto: Lsn,
 }
 
-/// Where the reader writes what a row became.
+/// Outputs of the reader.
 pub(crate) struct ReaderOutput<'a> {
     pub(crate) acknowledgements: &'a mut Acknowledgements,
     pub(crate) events: &'a mut Vec<QueuedEvent>,
     pub(crate) report: &'a mut Report,
-    /// The backfill's chunk, if a backfill runs.
+    /// The state of the backfill, if one is pending.
     pub(crate) chunk: Option<&'a mut ChunkContext>,
 }
 
@@ -132,7 +133,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         }
     }
 
-    /// The marker that has not come back yet.
+    /// Takes the expected marker; `None` if the slot returned it.
     pub(crate) fn take_expected(&mut self) -> Option<Marker> {
         self.history.expected.take()
     }
@@ -142,14 +143,14 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         self.open.is_some()
     }
 
-    /// Whether a transaction was left out because it ends beyond the window's bound.
+    /// Whether a transaction was left to a later window, since it ends after the readable position.
     ///
-    /// Everything before the window's end was read then.
+    /// In this case, every transaction that ends before that position was read.
     pub(crate) fn has_left_out(&self) -> bool {
         self.has_left_out
     }
 
-    /// Takes the next row of the window.
+    /// Adds the next row of the window.
     ///
     /// # Errors
     /// The row is a commit that cannot be decoded.
@@ -170,7 +171,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         }
     }
 
-    /// Adds the commits of the window's transactions that hold more than half of [`HOLD_BYTES`].
+    /// Adds the commits of the window's transactions whose rows take more than half of [`HOLD_BYTES`].
     ///
     /// # Errors
     /// The commit of the open transaction is missing, or cannot be decoded.
@@ -179,20 +180,20 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         self.apply_large_commit()
     }
 
-    /// Whether [`WindowReader::next`] has something to do.
+    /// Whether [`WindowReader::next`] has a row to process.
     pub(crate) fn has_rows(&self, chunk: Option<&ChunkContext>) -> bool {
         let has_some = chunk::is_due(chunk) || self.waiting.is_some() || !self.rows.is_empty();
         has_some && !self.is_held()
     }
 
-    /// Turns the next row into queued events: a row of the peek, or at its watermark a row of the chunk.
+    /// Turns the next row into queued events. At a watermark, this is the next row of the chunk.
     ///
-    /// Returns the row that the server must be asked for first: answer it with [`ChunkContext::add_lookup`],
+    /// Returns a request if a row must be looked up first. Add the row with [`ChunkContext::add_lookup`],
     /// then call `next` again.
     ///
     /// # Errors
-    /// The plugin does not write such a row, or an event is larger than a record may be. What was
-    /// queued before stands.
+    /// The row cannot be decoded or is out of place, or an event is larger than a record. Events that were
+    /// queued before it remain valid.
     pub(crate) fn next(&mut self, out: &mut ReaderOutput<'_>) -> Result<Option<RowRequest>, Error> {
         if chunk::is_due(out.chunk.as_deref()) {
             return self.emit_chunk_row(out).map(|()| None);
@@ -227,7 +228,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         self.apply_commit_row(lsn, &data)
     }
 
-    /// Applies the commit row of the open transaction before its turn: the held rows may pass now.
+    /// Applies the commit row of the open transaction, before its held rows are processed.
     fn apply_commit_row(&mut self, lsn: Lsn, data: &[u8]) -> Result<(), Error> {
         let Item::Commit {
             commit_end,
@@ -240,9 +241,9 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         self.apply_commit_end(lsn, commit_end, commit_time)
     }
 
-    /// Decides by the end of its commit record what happens to the open transaction.
+    /// Decides from the commit end whether the open transaction is sent, skipped, resumed or left out.
     fn apply_commit_end(&mut self, lsn: Lsn, commit_end: Lsn, commit_time: Option<i64>) -> Result<(), Error> {
-        // Transactions arrive in the order of their commits.
+        // The peek sends transactions in the order of their commits. So the marker cannot follow this one.
         if let Some(marker) = &self.history.expected
             && marker.flushed < commit_end
         {
@@ -258,15 +259,16 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         open.start_progress(commit_end, commit_time, &mut self.history);
         self.has_left_out |= open.left_out;
         match &open.resumes {
-            // The server may have left out rows by the resume point, which would be wrong for another
-            // transaction.
+            // The server may have omitted the rows before the resume point. For another transaction with the
+            // same xid this would lose rows.
             Some(resume) if resume.commit_end != commit_end => Err(not_resumed(&self.settings.slot, resume)),
             _ => Ok(()),
         }
     }
 
-    /// Processes one row of the peek. Returns a change that needs a row of the server first, and the request
-    /// for it.
+    /// Processes one row of the peek.
+    ///
+    /// If its change needs a row lookup, returns the request and the change.
     fn process(
         &mut self,
         lsn: Lsn,
@@ -286,7 +288,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
                 self.history.expected.take_if(|marker| marker.is(slot, &message));
             }
             Item::Change(Change::Message(message)) if message.prefix == WATERMARK => {
-                self.reach_watermark(lsn, &message.content, out);
+                self.apply_watermark(lsn, &message.content, out);
             }
             Item::Change(change) => {
                 if let Some(request) = self.row_request(&change, out.chunk.as_deref()) {
@@ -328,7 +330,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         if let Some(resume) = &open.resumes {
             return Err(not_resumed(&self.settings.slot, resume));
         }
-        // The positions of its events begin with the end that was known before.
+        // The positions of its events contain the end that was known before.
         let known_end = open.progress.as_ref().map(Progress::commit_end);
         if known_end.is_some_and(|known_end| known_end != commit_end) {
             return Err(self.out_of_place(lsn));
@@ -342,8 +344,9 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         Ok(())
     }
 
-    /// A logical message outside of transactions. It stands between commits, and its own end orders it among
-    /// them.
+    /// Processes a logical message outside of transactions.
+    ///
+    /// Its own end orders it among the commits.
     fn message(&mut self, lsn: Lsn, message: &Message<'_>, out: &mut ReaderOutput<'_>) -> Result<(), Error> {
         if self.open.is_some() {
             return Err(self.out_of_place(lsn));
@@ -426,7 +429,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
     }
 }
 
-/// The marker did not come back before a transaction that was committed after it.
+/// The error of a marker that is missing before a transaction that was committed after it.
 pub(super) fn missing_marker(slot: &str, marker: &Marker, acknowledged: Lsn) -> Error {
     Error::from(Discontinuity::MarkerMissing {
         slot: slot.to_owned(),

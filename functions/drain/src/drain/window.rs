@@ -1,5 +1,4 @@
-//! One window: its rows are read and sent at the same time; then everything that was acknowledged is
-//! confirmed.
+//! One window: reads its rows, sends their events meanwhile, then confirms the acknowledged position.
 
 use std::time::{Duration, Instant};
 
@@ -14,34 +13,36 @@ use crate::pack::QueuedEvent;
 use crate::ports::{PeekRow, PeekRows, Slot, SlotError, StateStore, Stream, TableSource};
 use crate::window_sizing::Window;
 
-/// How long a cancel may take. The server may be gone, and events in flight must not wait for it.
+/// Longest wait for a cancel.
+///
+/// The server may be unreachable, and events in flight must not wait for it.
 const CANCEL_TIME: Duration = Duration::from_secs(1);
 
-/// How a window ended.
+/// Outcome of a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WindowOutcome {
-    /// Everything up to its bound was read and acknowledged.
+    /// Every row up to the LSN bound was read, and every event acknowledged.
     Whole,
-    /// The row bound was met; everything that was read was acknowledged.
+    /// The row bound was reached, and every event acknowledged.
     RowBound,
-    /// The server took longer than the window's time.
+    /// The server exceeded the window's time.
     TooSlow,
-    /// A transaction did not resume, and must be read from its beginning.
+    /// A transaction could not be resumed, and is read again from its beginning.
     ReadAgain,
     /// The invocation's time is over.
     OutOfTime,
 }
 
-/// How reading a window ended.
+/// Outcome of reading a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ReadOutcome {
-    /// Everything up to its bound was read.
+    /// Every row up to the LSN bound was read.
     Whole,
-    /// The row bound was met.
+    /// The row bound was reached.
     RowBound,
-    /// The server took longer than it had.
+    /// The server exceeded the window's time.
     TooSlow,
-    /// The time for reading is over, or something failed.
+    /// The time for reading is over, or reading failed.
     Stopped,
 }
 
@@ -56,23 +57,25 @@ impl<S: Slot + TableSource, K: Stream, C: StateStore> Drain<'_, S, K, C>
 where
     <S::Rows as PeekRows>::Row: PeekRow,
 {
-    /// Reads one window, sends it, and confirms what was acknowledged. The server has `patience` to decode
-    /// it. Transactions that end behind `readable` are left for a later window.
+    /// Reads one window, sends its events, and confirms the acknowledged position.
+    ///
+    /// The server must decode the window within `decode_timeout`. Transactions that end after `readable` are
+    /// left to a later window.
     pub(super) async fn run_window(
         &mut self,
         window: Window,
         readable: Lsn,
-        patience: Duration,
+        decode_timeout: Duration,
     ) -> Result<WindowOutcome, Error> {
         let now = now_micros();
         if let Some(backfill) = &mut self.backfill {
             backfill.refresh_visible(self.slot).await?;
         }
-        let Some(mut rows) = self.peek(window, patience).await? else {
+        let Some(mut rows) = self.peek(window, decode_timeout).await? else {
             return Ok(WindowOutcome::TooSlow);
         };
-        // Read while the rows are in transit, so that a table which is new in them is known. Without rows it
-        // is not needed.
+        // The catalog is read after the peek, so it contains tables that were created in this window. The
+        // rows are in transit meanwhile. Without rows the catalog is not needed.
         let catalog = match rows.is_empty() {
             true => Catalog::default(),
             false => self.slot.catalog().await?,
@@ -94,7 +97,7 @@ where
         }
         self.markers.expected = reader.take_expected();
         let has_left_out = reader.has_left_out();
-        // The connection takes another statement only when nobody waits for its rows.
+        // The connection runs another statement only after the rows are dropped.
         drop(rows);
         if !read.is_complete() {
             self.cancel_peek().await;
@@ -102,12 +105,12 @@ where
         self.close_window(window, read, has_left_out, failure).await
     }
 
-    /// Opens a window; `None` when the server does not decode it in time.
-    async fn peek(&mut self, window: Window, patience: Duration) -> Result<Option<S::Rows>, Error> {
+    /// Opens a window; `None` if the server did not decode it within `decode_timeout`.
+    async fn peek(&mut self, window: Window, decode_timeout: Duration) -> Result<Option<S::Rows>, Error> {
         self.report.peeks += 1;
         let time = self.budget.reading_time_left(Instant::now());
         let began = Instant::now();
-        let peeked = tokio::time::timeout(patience, self.slot.peek(window, time)).await;
+        let peeked = tokio::time::timeout(decode_timeout, self.slot.peek(window, time)).await;
         self.peek_took = began.elapsed();
         match peeked {
             Ok(Ok(rows)) => Ok(Some(rows)),
@@ -125,9 +128,9 @@ where
 
     /// Waits for the acknowledgements of a window, and confirms them.
     ///
-    /// It does so after a failure, too: events in flight arrive anyway, and what is stored and confirmed need
-    /// not be sent again. `has_left_out` says that a transaction was left for a later window, `failure` why
-    /// reading ended.
+    /// It also does this after a failure. Events in flight arrive anyway, and confirmed events are not sent
+    /// again. `has_left_out` is true if a transaction is left to a later window. `failure` is the error that
+    /// ended reading.
     async fn close_window(
         &mut self,
         window: Window,
@@ -153,16 +156,16 @@ where
         if read == ReadOutcome::Whole && !has_left_out && failure.is_none() {
             failure = self.overdue_marker(window);
         }
-        // Nothing moves once the history is known to be another one.
+        // After a discontinuity, neither the checkpoint nor the slot may advance.
         if let Some(error @ Error::Discontinuity(_)) = failure {
             return Err(error);
         }
         let is_whole = is_all_sent && failure.is_none() && read.is_complete();
-        let settled = self.settle_chunk(is_whole).await;
-        // The slot advances even if the cursor was not stored: the chunk is then read again, and the drain
-        // continues.
+        let closed = self.close_chunk(is_whole).await;
+        // The slot advances even if the cursor was not stored. The error is returned after that, and the next
+        // invocation reads the chunk again.
         let confirmed = self.confirm().await;
-        let confirmed = match settled {
+        let confirmed = match closed {
             Ok(()) => confirmed,
             Err(error) => confirmed.and(Err(error)),
         };
@@ -178,7 +181,9 @@ where
         })
     }
 
-    /// Ends a window that failed. A transaction that did not resume is read again from its beginning.
+    /// Ends a window that failed.
+    ///
+    /// A transaction that could not be resumed is read again from its beginning.
     fn close_failed(
         &mut self,
         failure: Error,
@@ -202,26 +207,26 @@ where
         Err(failure)
     }
 
-    /// The error of a marker that a complete window should have sent, and did not.
+    /// The error if a complete window lacks the expected marker.
     fn overdue_marker(&self, window: Window) -> Option<Error> {
         let expected = self.markers.expected.as_ref()?;
         let is_overdue = expected.flushed <= window.upto;
         is_overdue.then(|| self.markers.missing(expected, self.start.acknowledged))
     }
 
-    /// Settles the chunk of the backfill at the end of a window.
-    async fn settle_chunk(&mut self, is_whole: bool) -> Result<(), Error> {
+    /// Closes the chunk of the backfill at the end of a window.
+    async fn close_chunk(&mut self, is_whole: bool) -> Result<(), Error> {
         let acknowledged = self.sender.acknowledgements.acknowledged();
         match &mut self.backfill {
             Some(backfill) => {
-                let settled = backfill.settle_chunk(self.slot, is_whole, acknowledged, self.budget);
-                settled.await
+                let closed = backfill.close_chunk(self.slot, is_whole, acknowledged, self.budget);
+                closed.await
             }
             None => Ok(()),
         }
     }
 
-    /// Takes rows until there are no more or the time for reading is over, and sends meanwhile.
+    /// Reads rows until the window or the time for reading ends. Sends events meanwhile.
     async fn read<R: PeekRow>(
         &mut self,
         window: Window,
@@ -257,9 +262,9 @@ where
                         return Ok(ReadOutcome::Stopped);
                     }
                 }
-                () = self.checkpointer.settle(), if self.checkpointer.is_storing() => {}
-                () = sleep_until(due), if due.is_some() => self.store_while_reading().await?,
-                // Only when no row is there to be taken: until then requests fill up.
+                () = self.checkpointer.wait_for_store(), if self.checkpointer.is_storing() => {}
+                () = sleep_until(due), if due.is_some() => self.start_store().await?,
+                // Only if no row is available: more rows would make the request fuller.
                 () = std::future::ready(()), if self.sender.should_send() => {
                     self.sender.send(self.sender.has_room());
                 }
@@ -268,9 +273,9 @@ where
         }
     }
 
-    /// Queues the events of the rows that the reader has, as far as there is room, and starts full requests.
+    /// Queues the events of the reader's rows while there is room, and sends full requests.
     ///
-    /// Returns `false` when the time for reading is over.
+    /// Returns `false` if the time for reading is over.
     async fn queue_events<R: PeekRow>(
         &mut self,
         reader: &mut WindowReader<'_, R>,
@@ -287,14 +292,14 @@ where
             if let Some(backfill) = &mut self.backfill
                 && backfill.context.take_table_restart()
             {
-                let why = "no record holds its change with the values that were read for it";
+                let why = "the change of a moved row is larger than a record with the values that were read";
                 backfill.restart_table(self.slot, why, self.budget).await?;
             }
-            // Also after an error: events before the failed row stand.
+            // Also after an error: the events of the rows before the failed one are valid.
             events.drain(..).for_each(|event| self.sender.push(event));
             if let Some(request) = next? {
                 self.look_up(&request).await?;
-                // Each lookup costs a round trip, and there may be many.
+                // Each lookup costs a round trip, and a window may need many of them.
                 if Instant::now() >= self.budget.reading_deadline() {
                     return Ok(false);
                 }
@@ -306,7 +311,7 @@ where
         Ok(true)
     }
 
-    /// Asks the server for a row that a change needs.
+    /// Reads from the server a row that a change needs.
     async fn look_up(&mut self, request: &RowRequest) -> Result<(), Error> {
         match &mut self.backfill {
             Some(backfill) => backfill.look_up(self.slot, request, self.budget).await,
@@ -314,8 +319,9 @@ where
         }
     }
 
-    /// Asks the server for the commits of the window's large transactions. Returns `false` when the time is
-    /// over.
+    /// Requests the commits of the window's large transactions from the server.
+    ///
+    /// Returns `false` if the time for reading is over.
     async fn add_large_commits<R: PeekRow>(
         &mut self,
         window: Window,
@@ -331,7 +337,9 @@ where
         Ok(true)
     }
 
-    /// Sends until everything that was read is acknowledged (then `true`), or the time for that is over.
+    /// Sends the queued events until all are acknowledged or the time for sending is over.
+    ///
+    /// Returns the first error, and whether every event was acknowledged.
     pub(super) async fn send_rest(&mut self) -> (Result<(), Error>, bool) {
         let stop = tokio::time::sleep_until(self.budget.sending_deadline().into());
         tokio::pin!(stop);
@@ -346,13 +354,14 @@ where
                 biased;
                 () = &mut stop => break,
                 answer = self.sender.next_answer(), if self.sender.is_waiting() => {
-                    let settled = answer.and_then(|answer| self.sender.settle(answer, &mut self.report));
-                    result = result.and(settled);
+                    let applied = answer.and_then(|answer| self.sender.settle(answer, &mut self.report));
+                    result = result.and(applied);
                 }
-                () = self.checkpointer.settle(), if self.checkpointer.is_storing() => {}
+                () = self.checkpointer.wait_for_store(), if self.checkpointer.is_storing() => {}
                 () = sleep_until(due), if due.is_some() => {
-                    if let Err(error) = self.store_while_reading().await {
-                        // Events in flight arrive all the same, but no checkpoint may say so.
+                    if let Err(error) = self.start_store().await {
+                        // The lock may be lost. Events in flight are still awaited, but no further paced
+                        // store starts.
                         result = result.and(Err(error));
                         self.checkpointer.close().await;
                     }
@@ -363,15 +372,17 @@ where
         (result, self.sender.is_empty())
     }
 
-    /// Starts a store, if no other drainer can have stored meanwhile.
-    async fn store_while_reading(&mut self) -> Result<(), Error> {
+    /// Starts a store of the checkpoint, if this drainer still has the lock.
+    async fn start_store(&mut self) -> Result<(), Error> {
         self.slot.check_lock().await?;
         self.checkpointer.start(self.sender.acknowledgements.position());
         Ok(())
     }
 }
 
-/// How reading ended when the server has no more rows. `count` rows were read.
+/// Outcome of reading once the peek has no more rows.
+///
+/// `count` is the number of rows that were read.
 fn end_of_rows<R: PeekRow>(
     reader: &WindowReader<'_, R>,
     window: Window,

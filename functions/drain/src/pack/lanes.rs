@@ -1,12 +1,14 @@
 //! Lanes: queues of events that must stay in order, with at most one record in flight each.
 //!
-//! A lane is a place in the hash key space. Without aggregation it is the hash key of one partition key. With
-//! aggregation it is a shard, since one record then holds many keys.
+//! A lane is a queue, and a hash key identifies it. Without aggregation this is the hash key of a partition
+//! key. With aggregation a lane is a shard, since one record holds many keys. The shard's first hash key then
+//! identifies the lane.
 //!
-//! Events leave their lane when they are acknowledged. Until then no later event of the lane is sent. So
-//! neither a partly failed request nor a lost answer lets a later event overtake an earlier one.
+//! Events leave their queue when they are sent. A lane has no second record in flight until the first is
+//! acknowledged. So neither a partly failed request nor a lost answer lets a later event overtake an earlier
+//! one.
 //!
-//! A barrier (a truncate) waits until everything before it is acknowledged. Everything after it waits for the
+//! A barrier (a truncate) waits until all events before it are acknowledged. All events after it wait for the
 //! barrier.
 //!
 //! The lanes of a shard share its [`ShardPacing`]. After a resharding, [`Lanes::reshard`] queues all waiting
@@ -24,8 +26,8 @@ use crate::encode::Event;
 /// A queue of events that are sent in order.
 ///
 /// A lane exists while it has events that wait or are in flight. If its first event may be sent, the pacing
-/// of its shard lists it as ready. If its first event must wait after a failure, `delayed` lists it. While it
-/// has a record in flight, neither does.
+/// of its shard lists the lane as ready. If its first event must wait after a failure, `delayed` lists the
+/// lane. While it has a record in flight, neither lists it.
 #[derive(Debug, Default)]
 struct Lane {
     waiting: VecDeque<QueuedEvent>,
@@ -47,7 +49,7 @@ pub struct Lanes {
     delayed: BinaryHeap<Reverse<(Instant, HashKey)>>,
     /// Shards that pause, each with the end of its pause.
     paused: BinaryHeap<Reverse<(Instant, usize)>>,
-    /// A barrier that waits and everything after it.
+    /// A waiting barrier, and all events after it.
     behind_barrier: VecDeque<QueuedEvent>,
     /// Whether a barrier waits or is in flight.
     has_barrier: bool,
@@ -161,8 +163,8 @@ impl Lanes {
 
     /// Queues the events of a failed record again, before all later events of their lane.
     ///
-    /// The stream refused the record, or its outcome is unknown. The next attempt follows after `delay`,
-    /// which gets the number of consecutive failures.
+    /// The stream refused the record, or its outcome is unknown. `delay` computes the time until the next
+    /// attempt from the number of consecutive failures.
     pub fn retry(&mut self, now: Instant, record: Record, delay: impl FnOnce(u32) -> Duration) {
         let key = record.lane;
         let shard = self.end_flight(&record);
@@ -182,9 +184,9 @@ impl Lanes {
         self.update_counts(shard);
     }
 
-    /// Pauses all lanes of a shard that throttled when it was sent `records` records.
+    /// Pauses all lanes of a shard that throttled a request with `records` records for it.
     ///
-    /// `pause` gets the number of consecutive throttled answers.
+    /// `pause` computes the time from the number of consecutive throttled answers.
     pub fn pause_shard(
         &mut self,
         now: Instant,
@@ -202,7 +204,7 @@ impl Lanes {
     /// Queues all waiting events again, in the order of their positions, for another shard map.
     ///
     /// # Panics
-    /// A record is in flight. Its events could be overtaken.
+    /// A record is in flight. Later events could overtake its events.
     pub fn reshard(&mut self, map: ShardMap) {
         assert_eq!(
             self.in_flight, 0,
@@ -249,7 +251,7 @@ impl Lanes {
         self.outstanding == 0 && self.behind_barrier.is_empty()
     }
 
-    /// The memory of all events, about, in bytes; events in flight are included.
+    /// Approximate memory of all events in bytes, those in flight included.
     pub fn memory(&self) -> usize {
         self.memory
     }
@@ -274,7 +276,7 @@ impl Lanes {
         }
     }
 
-    /// Adds an event to its lane.
+    /// Adds a new event to its lane, and counts it as outstanding.
     fn add(&mut self, event: QueuedEvent) {
         self.outstanding += 1;
         self.queue(event);
@@ -297,7 +299,7 @@ impl Lanes {
         self.update_counts(shard);
     }
 
-    /// The next record of a lane, whose events leave the queue.
+    /// The next record of a lane. Its events leave the queue.
     fn next_record(&mut self, key: HashKey, shard: usize) -> Option<Record> {
         let lane = self.lanes.get_mut(&key)?;
         let record = Record::from_queue(&mut lane.waiting, key, shard, self.aggregation)?;
@@ -327,8 +329,10 @@ impl Lanes {
         self.full = self.full - full + pacing.full();
     }
 
-    /// Adds a waiting barrier once all before it is acknowledged, and the events after it once the barrier
-    /// is.
+    /// Adds the waiting events to their lanes, as far as barriers allow.
+    ///
+    /// A barrier is added once all events before it are acknowledged. Events after it are added once the
+    /// barrier is acknowledged.
     fn release_barriers(&mut self) {
         while self.has_barrier {
             let Some(first) = self.behind_barrier.front() else {

@@ -1,6 +1,7 @@
 //! Reads chunks and single rows of the tables on a PostgreSQL server.
 //!
-//! Every statement only reads, and takes no lock that a writer waits for.
+//! Every statement only reads, except the one that writes the watermark. No statement takes a lock that a
+//! writer waits for.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -20,7 +21,7 @@ use crate::table_name::TableName;
 
 /// Begins a read-only transaction with one snapshot.
 ///
-/// It waits for a lock for at most two seconds. A query fails where row security would hide rows from it.
+/// It waits for a lock for at most two seconds. A query fails if row security would hide rows from it.
 const BEGIN: &str = "begin isolation level repeatable read read only; \
      set local lock_timeout = '2s'; set local row_security = off";
 
@@ -68,7 +69,7 @@ const IS_REWRITTEN: &str = "
 /// Checks the query of a table's chunks without reading a row.
 ///
 /// # Errors
-/// The outer error: the server cannot be asked. The inner one: PostgreSQL's message about this query.
+/// The outer error: the server cannot be asked. The inner error: PostgreSQL's message about this query.
 pub(crate) async fn check_query(
     connector: &Connector,
     session: &Session,
@@ -76,7 +77,7 @@ pub(crate) async fn check_query(
 ) -> Result<Result<(), String>, SlotError> {
     let failed = |error| connector.failed("checking the query of a table", error);
     session.client.batch_execute(BEGIN).await.map_err(failed)?;
-    // The extended protocol takes one statement only, whatever text the request's condition has.
+    // The extended protocol accepts only one statement. So the request's condition cannot add another.
     let explained = session.client.query(&query::explain_table(table), &[]).await;
     session.client.batch_execute("rollback").await.map_err(failed)?;
     match explained {
@@ -152,8 +153,8 @@ impl TableSource for PgSlot<'_> {
             client.batch_execute(BEGIN).await.map_err(failed)?;
             let lookup = self.visible_row(table, request).await;
             client.batch_execute("rollback").await.map_err(failed)?;
-            // A commit is in the log a moment before other sessions see it. Where the commit waits for a
-            // standby, that takes longer.
+            // A commit is in the log a moment before other sessions see it. If the commit waits for a
+            // standby, this takes longer.
             match lookup? {
                 Some(lookup) => return Ok(lookup),
                 None if began.elapsed() < VISIBILITY_TIME => tokio::time::sleep(VISIBILITY_TIME / 50).await,
@@ -166,8 +167,7 @@ impl TableSource for PgSlot<'_> {
     }
 
     async fn emit_watermark(&mut self, content: &str) -> Result<(), SlotError> {
-        // Only the watermark's place in the log matters. If the server is lost and the watermark with it, the
-        // chunk is lost, too, and is read again.
+        // The flush on this server suffices. If a failover loses the watermark, the chunk is read again.
         server::emit(
             self.connector,
             &self.control,
@@ -180,10 +180,10 @@ impl TableSource for PgSlot<'_> {
     }
 }
 
-/// A chunk, and the state in which its query left the session.
+/// A chunk, and whether its query has ended.
 struct SessionRead {
     chunk: ChunkRead,
-    /// Whether the session runs no query any more. Otherwise the server still sends rows, and needs a cancel.
+    /// Whether the query has ended. Otherwise the server still sends rows, and the query must be cancelled.
     is_idle: bool,
 }
 
@@ -200,7 +200,7 @@ impl SessionRead {
     }
 }
 
-/// Why a chunk could not be read.
+/// Error of the read of a chunk.
 enum ChunkReadError {
     /// The server refused or ended the query.
     Query(tokio_postgres::Error),
@@ -224,7 +224,7 @@ impl PgSlot<'_> {
     /// The outcome of a chunk whose query failed.
     ///
     /// # Errors
-    /// The query may succeed later.
+    /// The query failed, and may succeed later.
     fn chunk_refusal(&self, error: tokio_postgres::Error) -> Result<ChunkRead, SlotError> {
         match error.code() {
             _ if is_cancelled(&error) => Ok(ChunkRead::TooSlow),
@@ -277,8 +277,8 @@ impl PgSlot<'_> {
         bounds: ChunkBounds,
         delivered: &mut BTreeSet<u32>,
     ) -> Result<SessionRead, ChunkReadError> {
-        // Planning takes the lock of a reader, so nobody can rewrite the table from here on. A rewrite
-        // between the snapshot and this lock would hide all rows from the snapshot.
+        // Planning takes the lock of a reader, so no other session can rewrite the table from now on. A
+        // rewrite between the snapshot and this lock would hide all rows from the snapshot.
         self.reader
             .client
             .query(&query::explain_chunk(table, after), &[])
@@ -294,7 +294,7 @@ impl PgSlot<'_> {
         self.copy_rows(table, after, bounds, snapshot).await
     }
 
-    /// Copies rows until the table or one of the bounds ends.
+    /// Copies rows until the end of the table or one of the bounds.
     async fn copy_rows(
         &self,
         table: &BackfillTable,
@@ -302,7 +302,7 @@ impl PgSlot<'_> {
         bounds: ChunkBounds,
         snapshot: Snapshot,
     ) -> Result<SessionRead, ChunkReadError> {
-        // One row more than the chunk takes shows whether the table has more rows.
+        // One row beyond the bound shows whether the table has more rows.
         let sql = query::copy_chunk(table, after, bounds.rows.saturating_add(1));
         let lines = self.reader.client.copy_out(&sql).await?;
         let mut lines = std::pin::pin!(lines);
@@ -311,14 +311,14 @@ impl PgSlot<'_> {
             let line = match lines.try_next().await {
                 Ok(Some(line)) => line,
                 Ok(None) => return Ok(SessionRead::idle(ChunkRead::Rows { rows, more: false })),
-                // The rows that arrived in time are a chunk.
+                // The rows that were received before the timeout form a chunk.
                 Err(error) if is_cancelled(&error) && !rows.is_empty() => {
                     return Ok(SessionRead::idle(ChunkRead::Rows { rows, more: true }));
                 }
                 Err(error) => return Err(error.into()),
             };
             if rows.len() as u64 >= bounds.rows {
-                // The query ends by itself after this row. A cancel would be late, and hit the next
+                // The query ends by itself after this row. A cancel could be late, and cancel the next
                 // statement.
                 while lines.try_next().await?.is_some() {}
                 return Ok(SessionRead::idle(ChunkRead::Rows { rows, more: true }));
@@ -333,16 +333,16 @@ impl PgSlot<'_> {
     }
 }
 
-/// Adds a line of `COPY` to the rows of a chunk that begins behind the key `after`.
+/// Adds a line of `COPY` to the rows of a chunk that begins after the key `after`.
 ///
 /// # Errors
-/// The row is too large for a record, or not decodable: why.
+/// The reason why the row is unreadable: it is too large for a record, or cannot be decoded.
 fn push_line(rows: &mut ChunkRows, line: &[u8], after: Option<&[String]>) -> Result<(), String> {
     let bytes = row_bytes(line);
     if bytes > query::MAX_ROW_BYTES {
         let key = rows.last_key().or_else(|| after.map(<[String]>::to_vec));
         return Err(format!(
-            "a row of it has {bytes} bytes, which no record can hold; it is the first behind the key {key:?}"
+            "a row of it has {bytes} bytes, which no record can hold; it is the first after the key {key:?}"
         ));
     }
     rows.push(line).map_err(|error| error.to_string())
@@ -358,8 +358,8 @@ fn row_bytes(line: &[u8]) -> u64 {
 
 /// Whether the table was rewritten or replaced since the transaction's snapshot.
 ///
-/// Replaced: another table has the name. Rewritten: the table or a partition of it has another file. An
-/// `alter table` that rewrites gives all rows the id of its own transaction, so an older snapshot shows none
+/// Replaced: another table has the name. Rewritten: the table or a partition of it has another file. A
+/// rewriting `alter table` writes all rows with its own transaction id. So an older snapshot shows no row
 /// (PostgreSQL documentation, "Serialization Failure Handling", caveats).
 ///
 /// # Errors
@@ -390,6 +390,6 @@ async fn snapshot(connector: &Connector, session: &Session) -> Result<Snapshot, 
         host: connector.host().to_owned(),
         doing: DOING,
         transient: false,
-        source: "PostgreSQL printed it in an unknown form".into(),
+        source: "PostgreSQL returned it in an unknown format".into(),
     })
 }

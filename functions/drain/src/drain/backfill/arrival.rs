@@ -1,4 +1,6 @@
-//! The end of a chunk: its cursor is stored, or it is read again; and the end of a table and of the backfill.
+//! The end of a chunk, of a table and of the backfill.
+//!
+//! The cursor is stored for a chunk that was acknowledged. A chunk that is late or invalid is read again.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +16,7 @@ use crate::ports::{Slot, StateStore, TableSource};
 use crate::table_name::TableName;
 
 impl<C: StateStore> BackfillRunner<C> {
-    /// Finishes the backfill, since no table is left. A repair first writes its control event.
+    /// Finishes the backfill after its last table. A repair without failures first emits its control event.
     pub(super) async fn finish<S: Slot + TableSource>(
         &mut self,
         slot: &mut S,
@@ -32,13 +34,14 @@ impl<C: StateStore> BackfillRunner<C> {
         Ok(BackfillStep::Idle)
     }
 
-    /// Settles the chunk at the end of a window: stores the cursor if all of it was acknowledged.
+    /// Closes the chunk at the end of a window: stores the cursor if every row was acknowledged.
     ///
-    /// Cursor and position are stored before the slot advances. `is_whole` says whether the window was.
+    /// Cursor and position are stored before the slot advances. `is_whole` is true if the window was read
+    /// completely and acknowledged.
     ///
     /// # Errors
     /// The state cannot be stored.
-    pub(in crate::drain) async fn settle_chunk<S: Slot>(
+    pub(in crate::drain) async fn close_chunk<S: Slot>(
         &mut self,
         slot: &mut S,
         is_whole: bool,
@@ -49,7 +52,7 @@ impl<C: StateStore> BackfillRunner<C> {
             return Ok(());
         };
         if !is_whole {
-            self.lose_chunk();
+            self.drop_chunk();
             return self.store_state(slot, budget).await;
         }
         if chunk.watermark_lsn.is_none() {
@@ -61,7 +64,7 @@ impl<C: StateStore> BackfillRunner<C> {
         if chunk.rows().is_some_and(|rows| rows.is_invalid()) {
             tracing::info!(
                 slot = self.state.slot,
-                "a change does not say its row: the chunk is read again"
+                "a change made the chunk invalid: the chunk is read again"
             );
             return Ok(());
         }
@@ -69,20 +72,21 @@ impl<C: StateStore> BackfillRunner<C> {
             let name = rows.table().relation.table.clone();
             return self.fail_table(slot, &name, why.clone(), budget).await;
         }
-        self.apply_arrived(&chunk, acknowledged);
+        self.apply_acknowledged(&chunk, acknowledged);
         match &self.state.table {
             Some(progress) if !self.state.fits() => {
                 let name = progress.name.clone();
-                let why = "the cursor, which is its key, does not fit into the parameter of the backfill";
+                let why = "its key, which is the cursor, does not fit into the parameter of the backfill";
                 self.fail_table(slot, &name, why.to_owned(), budget).await
             }
             _ => self.store_state(slot, budget).await,
         }
     }
 
-    /// Drops a chunk that did not arrive. It was too large for the time, or something failed: the next one is
-    /// smaller.
-    fn lose_chunk(&mut self) {
+    /// Drops a chunk that was not acknowledged. The next chunk is smaller.
+    ///
+    /// The chunk was too large for the time, or its window failed.
+    fn drop_chunk(&mut self) {
         let Some(chunk) = self.context.chunk.take() else {
             return;
         };
@@ -91,15 +95,15 @@ impl<C: StateStore> BackfillRunner<C> {
             progress.late += 1;
             self.waits_for = (progress.late > 1).then(|| {
                 format!(
-                    "the stream, or a longer Timeout: {} chunks in a row did not arrive",
+                    "the stream, or a longer Timeout: {} consecutive chunks were not acknowledged",
                     progress.late
                 )
             });
         }
     }
 
-    /// Moves the cursor behind a chunk that was acknowledged.
-    fn apply_arrived(&mut self, chunk: &Chunk, acknowledged: Lsn) {
+    /// Sets the cursor to the last key of a chunk that was acknowledged.
+    fn apply_acknowledged(&mut self, chunk: &Chunk, acknowledged: Lsn) {
         self.state.position = Some(acknowledged);
         self.waits_for = None;
         let ChunkPayload::Rows { rows, more, .. } = &chunk.payload else {
@@ -123,17 +127,17 @@ impl<C: StateStore> BackfillRunner<C> {
             rows = progress.rows,
             estimate = rows.table().estimate,
             ms,
-            "a chunk arrived"
+            "a chunk was acknowledged"
         );
         if !more {
             let name = rows.table().relation.table.clone();
-            tracing::info!(table = %name, "the table is backfilled");
+            tracing::info!(table = %name, "the table's backfill finished");
             self.state.finish_table();
-            self.leave_table(&name);
+            self.remove_table(&name);
         }
     }
 
-    pub(super) fn leave_table(&mut self, name: &TableName) {
+    pub(super) fn remove_table(&mut self, name: &TableName) {
         self.context.table = None;
         self.writers = None;
         if let Some(tables) = &mut self.tables {
@@ -142,12 +146,12 @@ impl<C: StateStore> BackfillRunner<C> {
     }
 }
 
-/// The content of the control event that ends a repair.
+/// Content of the control event that ends a repair.
 fn repaired(state: &BackfillState) -> String {
-    // The state may have had no room for all names.
+    // The state may not have room for all names.
     let tables: Vec<String> = state.finished.iter().map(|table| table.name.unquoted()).collect();
     let is_complete = tables.len() as u64 == state.done;
-    // Every event at or before the beginning is older than the repair.
+    // Every event at or before `began` is older than the repair.
     let since = format!("{:016x}", state.began.0 + 1);
     let content = match is_complete {
         true => json!({"control": "repaired", "since": since, "tables": tables}),

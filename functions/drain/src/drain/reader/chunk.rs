@@ -1,4 +1,4 @@
-//! What the reader does for a backfill: completes changes, and at a watermark emits the rows of the chunk.
+//! The reader's part in a backfill: requests row lookups, and emits the chunk at its watermark.
 
 use super::{ReaderOutput, WindowReader};
 use crate::backfill::{self, ChunkContext, ChunkPayload, ChunkRows, RowRequest};
@@ -8,14 +8,14 @@ use crate::error::Error;
 use crate::lsn::Lsn;
 use crate::ports::PeekRow;
 
-/// Whether rows of the chunk go out now: its watermark was read, and some are left.
+/// Whether rows of the chunk are emitted next: its watermark was read, and rows are left.
 pub(super) fn is_due(chunk: Option<&ChunkContext>) -> bool {
     let chunk = chunk.and_then(|chunk| chunk.chunk.as_ref());
     chunk.is_some_and(|chunk| chunk.watermark_lsn.is_some() && chunk.next_row.is_some())
 }
 
 impl<R: PeekRow> WindowReader<'_, R> {
-    /// The row that the server must be asked for before this change can be encoded.
+    /// The row lookup that this change needs before it can be encoded; `None` if it needs none.
     pub(super) fn row_request(
         &self,
         change: &Change<'_>,
@@ -29,8 +29,8 @@ impl<R: PeekRow> WindowReader<'_, R> {
         ChunkRows::row_request(context.table.as_ref()?, rows, open.transaction.xid, change)
     }
 
-    /// Notes that the watermark of the chunk was read, if this is it.
-    pub(super) fn reach_watermark(&mut self, lsn: Lsn, content: &[u8], out: &mut ReaderOutput<'_>) {
+    /// Sets the LSN of the chunk's watermark, if the message is this watermark.
+    pub(super) fn apply_watermark(&mut self, lsn: Lsn, content: &[u8], out: &mut ReaderOutput<'_>) {
         let (Some(open), Some(context)) = (&self.open, out.chunk.as_deref_mut()) else {
             return;
         };
@@ -42,8 +42,9 @@ impl<R: PeekRow> WindowReader<'_, R> {
         }
     }
 
-    /// Queues the next row of the chunk that no change overtook, or the control event that waited for the
-    /// watermark.
+    /// Queues the next row of the chunk, or the control event that waits for the watermark.
+    ///
+    /// Rows that a change overtook are not queued.
     pub(super) fn emit_chunk_row(&mut self, out: &mut ReaderOutput<'_>) -> Result<(), Error> {
         let chunk = out
             .chunk
@@ -116,10 +117,10 @@ struct RowEncoder<'a> {
 }
 
 impl RowEncoder<'_> {
-    /// Appends the events of the row at this place. Returns of how many events columns were left out.
+    /// Appends the events of the row with index `at`. Returns the number of events with omitted columns.
     ///
     /// # Errors
-    /// Why the row cannot be sent, in a short sentence: the stored state keeps 120 bytes of it.
+    /// The reason why the row cannot be sent. It is short, since the stored state keeps 120 bytes of it.
     fn encode(
         &self,
         progress: &mut Progress,
@@ -140,7 +141,8 @@ impl RowEncoder<'_> {
         match events.iter().find(|event| event.bytes() > self.limit) {
             None => Ok(omitted),
             Some(event) => Err(format!(
-                "row with key hash {} has {} bytes, a record may have {}: leave a column out, or OVERSIZE=omit",
+                "row with key hash {} has {} bytes, a record may have {}: leave a column out, or \
+                 OVERSIZE=omit",
                 event.key_hash(),
                 event.bytes(),
                 self.limit

@@ -1,4 +1,4 @@
-//! From a change to queued events.
+//! The reader's encoder: turns a change into queued events.
 
 use super::{ReaderOutput, WindowReader};
 use crate::backfill::ChunkContext;
@@ -10,7 +10,8 @@ use crate::pack::{QueuedEvent, TransactionId};
 use crate::ports::PeekRow;
 
 impl<R: PeekRow> WindowReader<'_, R> {
-    /// Encodes a change, and completes it from the chunk. Returns of how many events columns were left out.
+    /// Completes a change from the backfill, and encodes it. Returns the number of events with omitted
+    /// columns.
     pub(super) fn encode(
         &mut self,
         lsn: Lsn,
@@ -37,9 +38,9 @@ impl<R: PeekRow> WindowReader<'_, R> {
         let Some(before) = before.filter(|_| is_too_large) else {
             return Ok(omitted);
         };
-        // The change fits into a record without the values that were filled in. They must not make it fail:
-        // it is encoded without them, and its row is read again. With its chunk, or with its table, the row
-        // then fails by itself.
+        // The filled-in values make the change too large for a record. They must not stop the drain, so the
+        // change is encoded without them, and its row is read again in the backfill. If the row is too large,
+        // its table fails then, and not the drain.
         if let Some(chunk) = chunk {
             chunk.discard_filled(&change, self.envelope.oversize == Oversize::Fail);
         }
@@ -55,7 +56,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
         Ok(encode(progress, &change, &mut self.events))
     }
 
-    /// Queues the events that were encoded.
+    /// Queues the encoded events.
     pub(super) fn queue_events(
         &mut self,
         id: TransactionId,

@@ -58,8 +58,9 @@ fn history(resume: Option<ResumePoint>) -> SentHistory {
 
 const COMMIT_END: Lsn = Lsn(1 << 40);
 
-/// One transaction with a change at each of these LSNs, of two tables in turn. Some change a key and become
-/// two events.
+/// One transaction with a change at each of these LSNs, of two tables in turn.
+///
+/// Some changes change a key and become two events.
 fn transaction(lsns: &[u64]) -> Vec<TestRow> {
     let change = |(n, lsn): (usize, &u64)| {
         let table = ["t", "u"][n / 3 % 2];
@@ -136,9 +137,9 @@ fn lsns(gaps: &[u64]) -> Vec<u64> {
 }
 
 proptest! {
-    /// Wherever invocations stop, together they make the same events as one invocation.
+    /// Invocations that stop after any rows together emit the events of one invocation.
     ///
-    /// That holds whether or not the server leaves out the rows that were sent.
+    /// This holds whether or not the server omits the rows that were sent.
     #[test]
     fn a_transaction_read_in_parts_makes_the_events_of_the_whole(
         gaps in prop::collection::vec(0u64..3, 1..40),

@@ -1,4 +1,4 @@
-//! The open transaction: its rows, its sections, and how it resumes what an earlier invocation sent.
+//! The open transaction: its row counts, its sections, and its resume point.
 
 use md5::{Digest as _, Md5};
 
@@ -21,17 +21,18 @@ const MOST_COUNTED_TABLES: usize = 16;
 pub(super) struct OpenTransaction {
     pub(super) id: TransactionId,
     pub(super) transaction: Transaction,
-    /// Set once the end of the commit record is known: with the first row, or when the commit was read.
+    /// Set once the end of the commit record is known: at the begin row, or at the commit row.
     pub(super) progress: Option<Progress>,
-    /// Whether the stream surely has it.
+    /// Whether it ends at or before the settled position. Then it is skipped.
     pub(super) is_sent: bool,
-    /// Whether the stream may have it, perhaps of another history.
+    /// Whether it ends at or before the acknowledged position. The stream may have it, of this or another
+    /// history.
     pub(super) is_replayed: bool,
     pub(super) changes: u64,
-    /// Whether it ends beyond the window's bound. A later window reads it.
+    /// Whether it ends after the readable position. Then a later window reads it.
     pub(super) left_out: bool,
     pub(super) rows: RowCounts,
-    /// Where it resumes, until that row is reached.
+    /// The resume point, until its row was read.
     pub(super) resumes: Option<ResumePoint>,
 }
 
@@ -62,7 +63,7 @@ impl OpenTransaction {
         }
     }
 
-    /// Starts to count its events, now that the end of its commit record is known.
+    /// Starts the count of its events, once the end of its commit record is known.
     pub(super) fn start_progress(
         &mut self,
         commit_end: Lsn,
@@ -76,7 +77,7 @@ impl OpenTransaction {
         self.left_out = commit_end > history.upto;
         let xid = self.transaction.xid;
         self.resumes = history.resume.take_if(|resume| resume.xid == xid);
-        // A resume point without rows only tells where the transaction ends.
+        // A resume point without rows contains only the end of the transaction.
         self.resumes.take_if(|resume| resume.rows == 0);
     }
 }
@@ -96,7 +97,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
         Ok(())
     }
 
-    /// Skips a row that an earlier invocation sent. The last of them must be the same row.
+    /// Skips a row that an earlier invocation sent. The last one must have the hash of the resume point.
     pub(super) fn skip_resumed(
         &mut self,
         lsn: Lsn,
@@ -110,7 +111,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
         let (Some(progress), Some(resume)) = (&mut open.progress, &open.resumes) else {
             return Err(self.out_of_place(lsn));
         };
-        // The server leaves out rows before the resume point only where it was asked to.
+        // The server omits rows before the resume point only if the window asks for it.
         if lsn < resume.lsn {
             return Ok(());
         }
@@ -132,7 +133,9 @@ impl<R: PeekRow> WindowReader<'_, R> {
         Ok(())
     }
 
-    /// Ends a section of the open transaction: its rows up to here count once they are acknowledged.
+    /// Ends a section of the open transaction.
+    ///
+    /// Once the events of the section are acknowledged, the transaction can be resumed after it.
     pub(crate) fn end_section(
         &mut self,
         acknowledgements: &mut Acknowledgements,
@@ -147,14 +150,14 @@ impl<R: PeekRow> WindowReader<'_, R> {
         if open.is_sent || open.left_out || open.resumes.is_some() {
             return;
         }
-        // The transaction of a watermark has no sections: its chunk counts as a whole.
+        // The transaction of a watermark has no sections: its chunk is acknowledged as a whole.
         let is_at_watermark = chunk.is_some_and(ChunkContext::is_at_watermark);
         if open.rows.count == 0 && is_at_watermark {
             return;
         }
         open.rows.bytes = 0;
         let counts = self.envelope.counts(progress);
-        // The checkpoint has no room for so many counts: this transaction must pass in one invocation.
+        // The checkpoint has no room for so many counts: one invocation must send the whole transaction.
         if counts.tables.len() > MOST_COUNTED_TABLES {
             return;
         }
