@@ -1,8 +1,8 @@
-//! Markers: numbered logical messages that a drain writes, and that must come back through the slot.
+//! Markers: numbered logical messages that a drain writes into the WAL and expects back from the slot.
 //!
-//! A marker that comes back proves that the slot reads the history that was drained before. A marker that
-//! does not is a gap. Without markers, a slot that lost its place in a failover and sends nothing looks like
-//! a slot without changes.
+//! A marker that the slot returns proves that the slot continues where the last drain ended. A marker that
+//! it does not return is a gap. Without markers, a slot that lost changes in a failover and sends nothing
+//! looks like a slot without changes.
 //!
 //! The slot is only confirmed below a marker that is in the checkpoint: `confirmed_flush <= marker`. So after
 //! any failover the first message that the slot has to send is known. Markers are Spillway's own and are not

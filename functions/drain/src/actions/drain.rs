@@ -131,7 +131,7 @@ fn next_checkpoint(
     match stored {
         None => first,
         Some(stored) => Checkpoint {
-            // Behind an accepted gap the last marker need not come back.
+            // After an accepted gap the slot cannot return the last marker.
             marker: stored.marker.filter(|_| !is_gap_accepted),
             others: stored.others,
             ..first
