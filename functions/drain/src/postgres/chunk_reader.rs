@@ -340,12 +340,19 @@ impl PgSlot<'_> {
 fn push_line(rows: &mut ChunkRows, line: &[u8], after: Option<&[String]>) -> Result<(), String> {
     let bytes = row_bytes(line);
     if bytes > query::MAX_ROW_BYTES {
-        let key = rows.last_key().or_else(|| after.map(<[String]>::to_vec));
-        return Err(format!(
-            "a row of it has {bytes} bytes, which no record can hold; it is the first after the key {key:?}"
-        ));
+        let previous = rows.last_key().or_else(|| after.map(<[String]>::to_vec));
+        return Err(oversize_row(bytes, previous.as_deref()));
     }
     rows.push(line).map_err(|error| error.to_string())
+}
+
+/// Why a row of `bytes` bytes is not read, and where it is: after the row with the key `previous`, or first.
+fn oversize_row(bytes: u64, previous: Option<&[String]>) -> String {
+    let place = match previous {
+        Some(key) => format!("it is the row after the key ({})", key.join(", ")),
+        None => "it is the first row of the table".to_owned(),
+    };
+    format!("a row of it has {bytes} bytes, which no record can hold; {place}")
 }
 
 /// The size of a row, bytes: the first field of its line.
@@ -392,4 +399,20 @@ async fn snapshot(connector: &Connector, session: &Session) -> Result<Snapshot, 
         transient: false,
         source: "PostgreSQL returned it in an unknown format".into(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_error_of_an_oversize_row_says_where_the_row_is() {
+        let first = oversize_row(20_000_000, None);
+        assert_eq!(
+            first,
+            "a row of it has 20000000 bytes, which no record can hold; it is the first row of the table"
+        );
+        let later = oversize_row(20_000_000, Some(&["7".into(), "b".into()]));
+        assert!(later.ends_with("it is the row after the key (7, b)"), "{later}");
+    }
 }
