@@ -235,19 +235,19 @@ impl<K: Stream> Sender<K> {
     ///
     /// # Errors
     /// The stream refused for good. From then on nothing is sent.
-    pub(super) fn settle(&mut self, answer: StreamAnswer, report: &mut Report) -> Result<(), Error> {
+    pub(super) fn apply_answer(&mut self, answer: StreamAnswer, report: &mut Report) -> Result<(), Error> {
         let memory_before = self.lanes.memory();
-        let settled = match answer {
+        let result = match answer {
             StreamAnswer::Put(answer) => {
-                let settled = self.settle_request(answer, report);
+                let result = self.apply_put(answer, report);
                 let acknowledged = memory_before.saturating_sub(self.lanes.memory());
                 self.throughput.add(acknowledged, !self.in_flight.is_empty());
-                settled
+                result
             }
-            StreamAnswer::Shards(shards) => self.settle_shards(shards),
+            StreamAnswer::Shards(shards) => self.apply_shards(shards),
         };
         self.list_shards_if_stale();
-        settled
+        result
     }
 
     /// Asks for the shards while the map is stale. Lanes change only while nothing is in flight.
@@ -266,7 +266,7 @@ impl<K: Stream> Sender<K> {
         }
     }
 
-    fn settle_request(&mut self, answer: PutAnswer, report: &mut Report) -> Result<(), Error> {
+    fn apply_put(&mut self, answer: PutAnswer, report: &mut Report) -> Result<(), Error> {
         report.requests += 1;
         let (outcomes, error) = match answer.outcome {
             Ok(outcomes) => (outcomes, None),
@@ -278,7 +278,7 @@ impl<K: Stream> Sender<K> {
                 (vec![outcome; answer.records.len()], Some(error))
             }
         };
-        self.settle_records(answer.records, outcomes, report);
+        self.apply_outcomes(answer.records, outcomes, report);
         let Some(error) = error else {
             self.allowed = (self.allowed + 1).min(MAX_REQUESTS);
             return Ok(());
@@ -293,7 +293,7 @@ impl<K: Stream> Sender<K> {
         Ok(())
     }
 
-    fn settle_records(&mut self, records: Vec<Record>, outcomes: Vec<RecordOutcome>, report: &mut Report) {
+    fn apply_outcomes(&mut self, records: Vec<Record>, outcomes: Vec<RecordOutcome>, report: &mut Report) {
         let now = Instant::now();
         // By shard: records that were sent to it, how many it stored, and whether it throttled.
         let mut shards: BTreeMap<usize, (usize, usize, bool)> = BTreeMap::new();
@@ -306,7 +306,7 @@ impl<K: Stream> Sender<K> {
             *sent += 1;
             *stored += usize::from(matches!(outcome, RecordOutcome::Stored { .. }));
             *is_throttled |= outcome == RecordOutcome::Throttled;
-            self.settle_record(now, record, outcome, report);
+            self.apply_outcome(now, record, outcome, report);
         }
         for (shard, (sent, stored, is_throttled)) in shards {
             if is_throttled {
@@ -318,7 +318,7 @@ impl<K: Stream> Sender<K> {
         }
     }
 
-    fn settle_record(&mut self, now: Instant, record: Record, outcome: RecordOutcome, report: &mut Report) {
+    fn apply_outcome(&mut self, now: Instant, record: Record, outcome: RecordOutcome, report: &mut Report) {
         let is_stored = match outcome {
             RecordOutcome::Stored { shard } => self.is_in_place(&record, &shard),
             RecordOutcome::Throttled => {
@@ -367,7 +367,7 @@ impl<K: Stream> Sender<K> {
         }
     }
 
-    fn settle_shards(&mut self, shards: Result<ShardMap, StreamError>) -> Result<(), Error> {
+    fn apply_shards(&mut self, shards: Result<ShardMap, StreamError>) -> Result<(), Error> {
         let answers = self.stale_answers.unwrap_or(0) + 1;
         let stream = self.stream.name();
         match shards {

@@ -246,7 +246,7 @@ where
                 biased;
                 () = &mut stop => return Ok(ReadOutcome::Stopped),
                 answer = self.sender.next_answer(), if self.sender.is_waiting() => {
-                    self.sender.settle(answer?, &mut self.report)?;
+                    self.sender.apply_answer(answer?, &mut self.report)?;
                 }
                 row = rows.next(), if self.sender.has_room() => {
                     let row = match row {
@@ -354,7 +354,7 @@ where
                 biased;
                 () = &mut stop => break,
                 answer = self.sender.next_answer(), if self.sender.is_waiting() => {
-                    let applied = answer.and_then(|answer| self.sender.settle(answer, &mut self.report));
+                    let applied = answer.and_then(|answer| self.sender.apply_answer(answer, &mut self.report));
                     result = result.and(applied);
                 }
                 () = self.checkpointer.wait_for_store(), if self.checkpointer.is_storing() => {}

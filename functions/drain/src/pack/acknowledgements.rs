@@ -69,7 +69,7 @@ impl Acknowledgements {
         if let Some(span) = self.span(id) {
             span.end = Some(SpanEnd::Commit(commit_end));
         }
-        self.settle();
+        self.remove_acknowledged();
     }
 
     /// Ends a section of a transaction that was read up to `resume`.
@@ -80,7 +80,7 @@ impl Acknowledgements {
             span.end = Some(SpanEnd::Section(resume));
         }
         let next = self.begin();
-        self.settle();
+        self.remove_acknowledged();
         next
     }
 
@@ -97,7 +97,7 @@ impl Acknowledgements {
             debug_assert!(span.outstanding > 0, "more events were acknowledged than added");
             span.outstanding = span.outstanding.saturating_sub(1);
         }
-        self.settle();
+        self.remove_acknowledged();
     }
 
     /// Removes the transaction that was not read to its end.
@@ -155,7 +155,7 @@ impl Acknowledgements {
     }
 
     /// Removes the first spans that ended and are acknowledged, and moves the position past them.
-    fn settle(&mut self) {
+    fn remove_acknowledged(&mut self) {
         while let Some(Span {
             outstanding: 0,
             end: Some(_),
