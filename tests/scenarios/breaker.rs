@@ -1,4 +1,5 @@
-//! No change is lost while every part fails at random. `make breaker` plays the same with more seeds.
+//! No change is lost while the function, the server and the stream fail at random. `make breaker` does the
+//! same with more seeds.
 
 use std::sync::Arc;
 

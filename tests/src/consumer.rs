@@ -252,8 +252,8 @@ fn misplaced(arrival: &Arrival) -> Option<String> {
 
 /// Whether a duplicate is the same event.
 ///
-/// During a backfill one of them may have a large unchanged value, from a row that was read, and the other
-/// not.
+/// During a backfill they may differ in one thing: a large unchanged value. One event may contain it, because
+/// the function read the row. The other may not.
 fn is_same(one: &Arrival, other: &Arrival, has_reads: &LazyCell<bool, impl FnOnce() -> bool>) -> bool {
     fn agree(one: &Value, other: &Value) -> bool {
         match (one, other) {

@@ -24,7 +24,7 @@ use crate::watchdog::{Watchdog, is_alive};
 
 /// Superuser of the scenarios, and the password.
 pub const ADMIN: (&str, &str) = ("postgres", "admin of the scenario");
-/// Role of the function, and the password. It has REPLICATION and nothing else.
+/// The role that the function logs in as, and its password. Its only privilege is REPLICATION.
 pub const REPLUSER: (&str, &str) = ("repluser", "replication of the scenario");
 
 /// Settings of a server.

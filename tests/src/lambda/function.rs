@@ -110,7 +110,7 @@ impl Function {
         self.kill9().await;
     }
 
-    /// Invokes the function, in its warm sandbox if it has one. Invocations of one `Function` queue.
+    /// Invokes the function. A warm sandbox is used again. A second invocation waits until the first has ended.
     pub async fn invoke(&self, event: &Value, deadline: Duration) -> Outcome {
         self.invoke_with_limit(event, deadline, deadline).await
     }

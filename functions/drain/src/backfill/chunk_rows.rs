@@ -323,7 +323,9 @@ pub(super) fn fields<'l>(table: &BackfillTable, line: &'l [u8]) -> Result<Tuple<
     }
 }
 
-/// Fills the unchanged values of a new row from the row `read`, which has the columns of `table`.
+/// Copies values from the row `read` into a new row, for the columns that its change left unchanged.
+///
+/// `read` has the columns of `table`.
 ///
 /// Returns the indexes of the columns that were filled in.
 pub(super) fn fill(

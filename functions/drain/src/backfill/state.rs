@@ -200,7 +200,8 @@ impl BackfillState {
         self.to_text().len() <= MAX_PARAMETER_BYTES
     }
 
-    /// Whether the request leaves enough room in the parameter for the progress.
+    /// Whether the state of a new backfill is small enough for its parameter. The state grows later, with the
+    /// progress.
     pub fn has_room(&self) -> bool {
         self.to_text().len() <= MAX_NEW_STATE_BYTES
     }

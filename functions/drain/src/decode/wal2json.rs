@@ -207,8 +207,8 @@ impl<'a> JsonRow<'a> {
 
 /// Values in the order of the relation, with `missing` for each column that the row lacks.
 ///
-/// The row's columns have the same order. Returns `None` if a value is not text or the relation lacks its
-/// column.
+/// `columns` must be in the order of the relation. Returns `None` if a value is not text, or if a column is
+/// not in the relation.
 fn tuple<'a>(relation: &Relation, columns: &[JsonColumn<'a>], missing: &Datum<'static>) -> Option<Tuple<'a>> {
     let mut sent = columns.iter().peekable();
     let datum = |column: &Column| match sent.next_if(|it| it.name == column.name) {
