@@ -3,7 +3,7 @@
 //! The consumer ends with the rows of PostgreSQL, through kills, a truncate and a failover. `make backfill`
 //! plays the same with millions of rows.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use scenarios::aws::fault_proxy::{Fault, FaultSide};
@@ -328,12 +328,14 @@ async fn writers_do_not_wait_and_the_slot_does_not_lag() {
         },
         change_rows_until(&fixture, ROWS, WRITE_PAUSE, &stop),
         async {
-            let (client, mut waited) = (fixture.connect().await, 0);
-            while !stop.load(Ordering::Relaxed) {
-                waited += client.query_one(waits, &[]).await.unwrap().get::<_, i64>(0);
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            waited
+            let (client, waited) = (fixture.connect().await, AtomicI64::new(0));
+            wait::until("the backfill finishes", SHORT * 20, || async {
+                let count: i64 = client.query_one(waits, &[]).await.unwrap().get(0);
+                waited.fetch_add(count, Ordering::Relaxed);
+                stop.load(Ordering::Relaxed)
+            })
+            .await;
+            waited.into_inner()
         }
     );
     assert!(reports.len() > 1 && written > 0);

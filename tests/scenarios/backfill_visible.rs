@@ -150,29 +150,29 @@ async fn a_new_sandbox_waits_for_delivered_changes_too() {
 async fn a_hanging_commit_during_a_chunk_keeps_its_new_values() {
     let fixture = fixture_with_hanging_commits().await;
     let client = fixture.connect().await;
-    let event = gated_event("public.doc", 10);
     let gate = ChunkGate::closed_at(&fixture, 1).await;
-    // The first chunk does not see the change of row 3, nor the second that of row 13. That change hangs, and
-    // is delivered before the second chunk.
-    let (first, ()) = tokio::join!(invoke_ok(&fixture, event), async {
-        wait_until_chunk_is_read(&fixture).await;
-        fixture.cluster().replication_proxy().stall(Direction::ToServer);
-        let hung = client.batch_execute("update doc set n = 2 where id in (3, 13)");
-        let heal = async {
-            wait_until_commit_hangs(&fixture).await;
-            gate.open().await;
-            wait::until("the change is delivered", DEADLINE, || async {
-                let delivery = fixture.consume().await;
-                !events_of_row(&delivery, 13).is_empty()
-            })
-            .await;
-            // Time in which a function that does not wait would read old rows in the second chunk.
-            tokio::time::sleep(Duration::from_secs(1)).await;
+    // The first chunk does not see the change of row 3, nor the second that of row 13. That change hangs until
+    // the invocation has delivered it and has given up on the second chunk.
+    let (first, committed) = tokio::join!(
+        async {
+            let deadline = Duration::from_secs(8);
+            let report = invoke_within(&fixture, gated_event("public.doc", 10), deadline).await;
             fixture.cluster().replication_proxy().clear();
-        };
-        let (hung, ()) = tokio::join!(hung, heal);
-        hung.unwrap();
-    });
+            report
+        },
+        async {
+            wait_until_chunk_is_read(&fixture).await;
+            fixture.cluster().replication_proxy().stall(Direction::ToServer);
+            let open_gate = async {
+                wait_until_commit_hangs(&fixture).await;
+                gate.open().await;
+            };
+            let sql = "update doc set n = 2 where id in (3, 13)";
+            tokio::join!(client.batch_execute(sql), open_gate).0
+        }
+    );
+    committed.unwrap();
+    assert_eq!(backfill_state(&first), "waiting", "{first}");
     tick_until_finished(&fixture, first).await;
     fixture.drain().await;
     let delivery = compare_complete(&fixture).await;

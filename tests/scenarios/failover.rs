@@ -97,10 +97,7 @@ async fn write(fixture: &Fixture, writer: u32, load: &Load) {
          delete from t where id = {writer} + 4 * floor(random() * 300)"
     );
     while load.is_running() {
-        let Ok(client) = connect(fixture).await else {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            continue;
-        };
+        let client = wait::until_some("a writer connects", LIMIT, || async { connect(fixture).await.ok() }).await;
         while load.is_running() && client.batch_execute(&sql).await.is_ok() {
             load.committed.fetch_add(1, Ordering::Relaxed);
         }
