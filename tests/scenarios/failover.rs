@@ -97,7 +97,10 @@ async fn write(fixture: &Fixture, writer: u32, load: &Load) {
          delete from t where id = {writer} + 4 * floor(random() * 300)"
     );
     while load.is_running() {
-        let client = wait::until_some("a writer connects", LIMIT, || async { connect(fixture).await.ok() }).await;
+        let client = wait::until_some("a writer connects", LIMIT, || async {
+            connect(fixture).await.ok()
+        })
+        .await;
         while load.is_running() && client.batch_execute(&sql).await.is_ok() {
             load.committed.fetch_add(1, Ordering::Relaxed);
         }
