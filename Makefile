@@ -21,13 +21,15 @@ SECONDS ?= 60
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# Always the whole workspace: for one package alone, cargo chooses other features of shared crates, and builds them again.
+# Always the whole workspace. For one package alone, cargo chooses other features of shared crates, and builds
+# them again.
 demo: tools-rust tools-demo ## drain and backfill a real PostgreSQL into a local Kinesis, and compare every row (PLUGIN=pgoutput or test_decoding)
 	@echo "building the function and the demo"
 	@cargo build --locked --workspace --bins
 	@PLUGIN=$(PLUGIN) target/debug/play demo
 
-# Each scenario creates a database of 300 files. In memory that takes a sixth less time, so it is used where there is room.
+# Each scenario creates a database of 300 files. In memory that takes a sixth less time. So the servers run in
+# memory if 8 GB are free.
 test: export SERVERS_IN ?= $(shell df --output=avail -k /dev/shm 2>/dev/null | awk 'NR == 2 && $$1 > 8000000 { print "/dev/shm" }')
 test: tools-rust tools-demo tools-postgres tools-consumers ## all tests, on a real PostgreSQL and with the real binary
 	cargo build --locked --workspace --bins

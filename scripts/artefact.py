@@ -1,4 +1,4 @@
-"""Refuses a Lambda artefact that provided.al2023 on arm64 could not start; prints its size otherwise."""
+"""Check that provided.al2023 on arm64 can start a Lambda artefact, and print its size."""
 
 import gzip
 import re
@@ -11,11 +11,12 @@ path = sys.argv[1]
 with open(path, "rb") as file:
     binary = file.read()
 if binary[:4] != b"\x7fELF" or int.from_bytes(binary[18:20], "little") != AARCH64:
-    sys.exit(f"{path} is no ELF binary for arm64")
-# The version names stand in .dynstr as text, stripped or not.
-versions = [tuple(map(int, found.split(b"."))) for found in re.findall(rb"\0GLIBC_([0-9]+(?:\.[0-9]+)+)(?=\0)", binary)]
+    sys.exit(f"{path} is not an ELF binary for arm64")
+# Stripped or not, .dynstr has the version names as text.
+names = re.findall(rb"\0GLIBC_([0-9]+(?:\.[0-9]+)+)(?=\0)", binary)
+versions = [tuple(map(int, name.split(b"."))) for name in names]
 if not versions:
-    sys.exit(f"{path} names no version of glibc: not linked as expected")
+    sys.exit(f"{path} names no glibc version: it is not linked as expected")
 highest = ".".join(map(str, max(versions)))
 if max(versions) > NEWEST:
     sys.exit(f"{path} needs GLIBC_{highest}, provided.al2023 has {'.'.join(map(str, NEWEST))}")

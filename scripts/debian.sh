@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs the named Debian packages that are missing; says nothing and asks no network when none is.
+# Installs those of the named Debian packages that are missing. Without a missing package it prints nothing and
+# needs no network.
 set -eu
 
 missing=
@@ -10,7 +11,7 @@ done
 [ -n "$missing" ] || exit 0
 
 if ! command -v apt-get >/dev/null; then
-    echo "missing:$missing. This is not a Debian system, so install them by its own means." >&2
+    echo "missing:$missing. This is not a Debian system: install them with its own package manager." >&2
     exit 1
 fi
 if [ "$(id -u)" = 0 ]; then
@@ -23,8 +24,8 @@ else
 fi
 
 echo "installing$missing"
-# Debian's server package makes a cluster on port 5432 and starts it. Nobody asked for that here, so it is told not to, for as long as
-# this takes. A server that was there before is not touched.
+# Debian's server package creates a cluster on port 5432 and starts it. A temporary setting prevents that. Existing
+# servers stay as they are.
 case " $missing " in
 *" postgresql-15 "*)
     drop_in=/etc/postgresql-common/createcluster.d/spillway.conf
@@ -36,12 +37,15 @@ case " $missing " in
 esac
 
 log=$(mktemp)
-# Waits for another apt for two minutes rather than fail at once.
-apt() { $root env DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 apt-get -q -y -o DPkg::Lock::Timeout=120 "$@" >"$log" 2>&1; }
+# Waits two minutes for another apt process before it fails.
+apt() {
+    $root env DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 \
+        apt-get -q -y -o DPkg::Lock::Timeout=120 "$@" >"$log" 2>&1
+}
 # shellcheck disable=SC2086 # one word for each package
 if ! { apt update && apt install --no-install-recommends --no-upgrade $missing; }; then
     tail -n 20 "$log" >&2
-    echo "apt-get could not install$missing; the lines above say why, the rest is in $log" >&2
+    echo "apt-get could not install$missing. The end of its log is above, all of it is in $log" >&2
     exit 1
 fi
 rm -f "$log"

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Fuzzes one of the targets in functions/drain/fuzz for so many seconds, from the inputs that are kept there and those that earlier
-# runs found. What goes wrong is left as a file, whose name is printed.
+# fuzz.sh TARGET SECONDS: fuzzes a target of functions/drain/fuzz. It starts from the committed inputs and from those
+# that earlier runs found. It writes an input that fails into a file, and prints its name.
 set -eu
 cd "${0%/*}/.."
 target=$1
@@ -8,23 +8,25 @@ seconds=$2
 fuzz=functions/drain/fuzz
 
 if [ ! -e "$fuzz/fuzz_targets/$target.rs" ]; then
-    echo "there is no target $target; TARGET may be: $(basename -s .rs -a $fuzz/fuzz_targets/*.rs | xargs)" >&2
+    echo "there is no target $target. The targets are: $(basename -s .rs -a $fuzz/fuzz_targets/*.rs | xargs)" >&2
     exit 1
 fi
 
-# Coverage by rustc's own LLVM, on stable. `--target`, so that build scripts and macros go without: they have no fuzzer to report to.
+# Coverage by the LLVM of stable rustc. With `--target`, build scripts and macros have no coverage: no fuzzer reads it.
 host=$(rustc -vV | sed -n 's/^host: //p')
 pass=-Cllvm-args=-sanitizer-coverage
 echo "building $target"
 RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module $pass-level=4 $pass-inline-8bit-counters $pass-pc-table" \
-    cargo build --quiet --locked --release --manifest-path "$fuzz/Cargo.toml" --target-dir target/fuzz --target "$host" --bin "$target"
+    cargo build --quiet --locked --release --manifest-path "$fuzz/Cargo.toml" --target-dir target/fuzz \
+    --target "$host" --bin "$target"
 
 grown=target/fuzz/corpus/$target
 found=target/fuzz/found/$target
 mkdir -p "$grown" "$found"
 kept=$fuzz/corpus/$target
 [ "$target" != event ] || kept="$kept events"
-# Twenty seconds and 256 MB are far more than an input of 8 KB may cost; the bound on what it allocates is the target's own.
+# An input of 8 KB needs far less than 20 seconds and 256 MB. Each target has its own bound for allocations.
 # shellcheck disable=SC2086 # one word for each folder
-exec "target/fuzz/$host/release/$target" -max_total_time="$seconds" -max_len=8192 -timeout=20 -malloc_limit_mb=256 -rss_limit_mb=1024 \
-    -entropic_scale_per_exec_time=1 -print_final_stats=1 -dict="$fuzz/dict/$target" -artifact_prefix="$found/" "$grown" $kept
+exec "target/fuzz/$host/release/$target" -max_total_time="$seconds" -max_len=8192 -timeout=20 \
+    -malloc_limit_mb=256 -rss_limit_mb=1024 -entropic_scale_per_exec_time=1 -print_final_stats=1 \
+    -dict="$fuzz/dict/$target" -artifact_prefix="$found/" "$grown" $kept

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Check the order of modules: no module of the function imports one above it.
 
-ARCHITECTURE.md states the order in a fenced block marked `module-order`: one group a line, from top to bottom. Modules of
-one line must not import each other in a circle; a module may import modules of its own line that stand to the right, and
-every module of the lines below. Folders count as one module. Unit tests (`tests.rs`, `mod tests`) are not considered.
+ARCHITECTURE.md states the order in a fenced block marked `module-order`: one group a line, from top to bottom. A
+module may import the modules to its right in its own line, and every module of the lines below. A folder is one module.
+Unit tests (`tests.rs`, `mod tests`) are not checked.
 """
 
 import pathlib
@@ -51,12 +51,12 @@ def imports(path: pathlib.Path) -> set[str]:
 def main() -> int:
     order, files = stated_order(), modules()
     wrong = [f"{module} has no place in ARCHITECTURE.md" for module in files if module not in order]
-    wrong += [f"ARCHITECTURE.md places {module}, which does not exist" for module in order if module not in files]
+    wrong += [f"ARCHITECTURE.md names {module}, which does not exist" for module in order if module not in files]
     for module, paths in files.items():
         for path in paths:
             for other in sorted(imports(path) & set(files) - {module}):
                 if module in order and other in order and order[other] <= order[module]:
-                    wrong.append(f"{path.relative_to(ROOT)}: {module} imports {other}, which stands above it")
+                    wrong.append(f"{path.relative_to(ROOT)}: {module} imports {other}, which is above it")
     for sentence in wrong:
         print(sentence, file=sys.stderr)
     if not wrong:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Puts each deliberate fault of tests/mutants into a copy of the committed source, and plays the scenario that has to notice it.
-# Arguments: beginnings of the mutants' names, 03 or 12-no-fence; all when there is none. Fails when a mutant is not caught: MISSED, or
-# its scenario is FAILING without it, too.
+# Applies each deliberate fault of tests/mutants to a copy of the committed source, and runs the scenario that must
+# fail with it. Arguments: prefixes of mutants, such as 03 or 12-no-fence; without arguments all run. Fails if a mutant
+# is MISSED, or if its scenario is FAILING without the fault.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -11,11 +11,12 @@ rm -rf "$copy" "$logs"
 mkdir -p "$copy" "$logs"
 git archive HEAD | tar -x -C "$copy"
 
-# In a folder of its own, where dependencies are built once more: a build that is interrupted leaves no mutant behind under the
-# function's name. What is left there of another run is older than a file that is touched.
+# A target folder of its own: an interrupted run must not leave a mutant as the function's binary. `touch`, because
+# this folder may have a newer binary than the source of the commit.
 touch "$copy"/functions/drain/src/{lib,main}.rs
 build() {
-    (cd "$copy" && CARGO_TARGET_DIR="$root/target/mutants/target" cargo build --quiet --locked --workspace --bin drain)
+    (cd "$copy" && CARGO_TARGET_DIR="$root/target/mutants/target" \
+        cargo build --quiet --locked --workspace --bin drain)
 }
 play() { # scenario, log
     DRAIN_BINARY="$root/target/mutants/target/debug/drain" \
@@ -24,7 +25,8 @@ play() { # scenario, log
 field() {
     sed -n "s/^$1: //p" "$2" | head -1
 }
-scenarios=$(cargo test --locked --workspace --test scenarios --no-run 2>&1 | sed -n 's/.*Executable.*(\(.*\))$/\1/p')
+scenarios=$(cargo test --locked --workspace --test scenarios --no-run 2>&1 |
+    sed -n 's/.*Executable.*(\(.*\))$/\1/p')
 
 patches=()
 for patch in tests/mutants/*.patch; do
@@ -35,13 +37,14 @@ for patch in tests/mutants/*.patch; do
 done
 
 build
-# A scenario that fails anyway notices nothing, and neither does one that is not there.
+# A scenario that fails without the fault, or that does not exist, catches nothing.
 declare -A sound=()
 for patch in "${patches[@]}"; do
     scenario=$(field Scenario "$patch")
     [ -z "${sound[$scenario]:-}" ] || continue
     sound[$scenario]=no
-    if play "$scenario" "$logs/${scenario/::/.}" && grep -q '[1-9][0-9]* passed' "$logs/${scenario/::/.}"; then sound[$scenario]=yes; fi
+    log=$logs/${scenario/::/.}
+    if play "$scenario" "$log" && grep -q '[1-9][0-9]* passed' "$log"; then sound[$scenario]=yes; fi
 done
 
 missed=0
@@ -58,8 +61,8 @@ for patch in "${patches[@]}"; do
     if [ "$result" != caught ]; then missed=1; fi
     git apply --directory="$copy" --reverse "$patch"
     printf "$format" "$(field Hazard "$patch")" "${name#*-}" "$result" "$scenario"
-    # So that one sees whether it was the fault that was noticed: a machine that is too slow fails a scenario, too.
+    # The failed assertion shows whether the fault was the cause. A slow machine fails a scenario, too.
     grep -A 2 -m 1 '^panicked' "$logs/$name" | cut -c 1-160 | sed 's/^/          /' || true
 done
-echo "all that the scenarios said is in $logs"
+echo "the logs of the scenarios are in $logs"
 exit "$missed"

@@ -1,16 +1,19 @@
-"""Prints the answer to {"action":"plan"}, read from standard input, as a table for people."""
+"""Print the answer to {"action":"plan"} from standard input as tables."""
 
 import json
 import sys
 
 
 def table(head: list[str], rows: list[list], indent: str = "  ") -> None:
-    """Columns as wide as what is in them; text to the left, numbers to the right."""
+    """Print a table. Text is aligned to the left, numbers to the right."""
     cells = [head] + [[shown(cell) for cell in row] for row in rows]
     widths = [max(len(row[at]) for row in cells) for at in range(len(head))]
     numbers = [all(isinstance(row[at], (int, float)) for row in rows) for at in range(len(head))]
     for row in cells:
-        line = (cell.rjust(width) if number else cell.ljust(width) for cell, width, number in zip(row, widths, numbers))
+        line = (
+            cell.rjust(width) if number else cell.ljust(width)
+            for cell, width, number in zip(row, widths, numbers)
+        )
         print((indent + "  ".join(line)).rstrip())
     print()
 
@@ -26,56 +29,65 @@ def main() -> int:
     try:
         plan = json.loads(text)
         if plan.get("action") != "plan":
-            raise ValueError(plan.get("errorMessage", "it is not the answer to a plan"))
+            raise ValueError(plan.get("errorMessage", "the input is not the answer of a plan"))
     except (ValueError, AttributeError) as error:
         print(f"plan: {error}\n{text[:2000]}", file=sys.stderr)
         return 1
 
-    read = "all of it" if plan["complete"] else "its beginning: there is more than one peek should hold"
-    print(f"What a drain of slot {plan['slot']} ({plan['plugin']}) would send to stream {plan['stream']} now. Nothing was sent or confirmed.")
-    print(f"From {plan['from']} to {plan['upto']}, {read}.")
+    read = "the whole backlog" if plan["complete"] else "the first part of a larger backlog"
+    print(f"A drain of slot {plan['slot']} ({plan['plugin']}) would now send to stream {plan['stream']}:")
+    print(f"{plan['from']} to {plan['upto']}, {read}. Nothing was sent or confirmed.")
     print(f"{plan['changes']:,} changes in {plan['transactions']:,} transactions, {plan['events']:,} events.\n")
     if not plan["events"]:
         return 0
 
     table(
         ["table", "events", "bytes", "keys", "largest", "oversize"],
-        [[row[name] for name in ("table", "events", "bytes", "keys", "largest_bytes", "oversize")] for row in plan["tables"]],
+        [
+            [row[name] for name in ("table", "events", "bytes", "keys", "largest_bytes", "oversize")]
+            for row in plan["tables"]
+        ],
     )
     table(
         ["hottest keys", "of table", "events", "bytes", "% of all"],
-        [[row["key"], row["table"], row["events"], row["bytes"], round(100 * row["share"], 2)] for row in plan["hottest_keys"]],
+        [
+            [row["key"], row["table"], row["events"], row["bytes"], round(100 * row["share"], 2)]
+            for row in plan["hottest_keys"]
+        ],
     )
-    ways = {"none": plan["none"], "kpl": plan["kpl"]}
-    label = {name: f"{name} (configured)" if name == plan["aggregation"] else name for name in ways}
+    packings = {"none": plan["none"], "kpl": plan["kpl"]}
+    label = {name: f"{name} (configured)" if name == plan["aggregation"] else name for name in packings}
+    numbers = ("records", "requests", "bytes", "put_units", "seconds_at_capacity")
     table(
         ["AGGREGATION", "records", "requests", "bytes", "put units", "s at capacity"],
-        [[label[name], way["records"], way["requests"], way["bytes"], way["put_units"], way["seconds_at_capacity"]] for name, way in ways.items()],
+        [[label[name], *(packing[number] for number in numbers)] for name, packing in packings.items()],
     )
     table(
         ["per million changes", "put units", "USD provisioned", "USD on demand"],
         [
             [
                 label[name],
-                way["put_units_per_million_changes"],
-                way["usd_per_million_changes_provisioned"],
-                way["usd_per_million_changes_on_demand"],
+                packing["put_units_per_million_changes"],
+                packing["usd_per_million_changes_provisioned"],
+                packing["usd_per_million_changes_on_demand"],
             ]
-            for name, way in ways.items()
+            for name, packing in packings.items()
         ],
     )
-    way = ways[plan["aggregation"]]
+    packing = packings[plan["aggregation"]]
     table(
         ["busiest shards", "records", "bytes", "s at capacity"],
-        [[row["shard"], row["records"], row["bytes"], row["seconds"]] for row in way["shards"][:5]],
+        [[row["shard"], row["records"], row["bytes"], row["seconds"]] for row in packing["shards"][:5]],
     )
     if plan["oversize"]:
-        print(f"Oversize: {plan['oversize']:,} events exceed the {plan['record_limit_bytes']:,} bytes of a record of this stream. OVERSIZE says what happens to them.")
-    if way["seconds_at_capacity"] > 1:
-        print(f"Throttling is to be expected: the busiest shard needs {way['seconds_at_capacity']:,.1f} s to take its share.")
+        limit = f"{plan['record_limit_bytes']:,}"
+        print(f"Oversize: {plan['oversize']:,} events exceed the {limit} bytes of a record. OVERSIZE decides what happens.")
+    seconds = packing["seconds_at_capacity"]
+    if seconds > 1:
+        print(f"Expect throttling: the busiest shard needs {seconds:,.1f} s for its records.")
     else:
-        print("No throttling is to be expected from this alone.")
-    print("Prices are list prices of us-east-1, for what is put in: not for shard hours, retention or reading.")
+        print("Expect no throttling by this drain.")
+    print("Prices are list prices of us-east-1 for PutRecords, without shard hours, retention and reads.")
     return 0
 
 

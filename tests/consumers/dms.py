@@ -1,7 +1,7 @@
-"""What Apache Paimon's format `aws-dms-json` makes of the records.
+"""Print the rows that Apache Paimon reads from the records with its format `aws-dms-json`.
 
-Each line that is printed is a row: `kind` is +I or -D, `table` is the schema's and the table's name, and `row` holds
-the columns as text. An update is a -D and a +I, each with the whole new row.
+Each printed line is a row: `kind` is +I or -D, `table` is the name with its schema, and `row` has the columns as text.
+An update is a -D and a +I, each with the whole new row.
 """
 
 import json
@@ -14,8 +14,9 @@ import records
 jvm.start()
 cdc = jpype.JPackage("org.apache.paimon.flink.action.cdc")
 reader = cdc.serialization.CdcJsonDeserializationSchema()
-# As its options are by default: no type changed, no column computed.
-parser = cdc.format.dms.DMSRecordParser(cdc.TypeMapping.defaultMapping(), jpype.java.util.Collections.emptyList())
+# The default options: no type changed, no column computed.
+no_columns = jpype.java.util.Collections.emptyList()
+parser = cdc.format.dms.DMSRecordParser(cdc.TypeMapping.defaultMapping(), no_columns)
 
 
 def print_row(record):

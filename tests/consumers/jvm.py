@@ -1,4 +1,4 @@
-"""Lets Python call the libraries of pom.xml: a JVM in this process, and what both programs do with it."""
+"""A JVM in this process, with the libraries of pom.xml."""
 
 import pathlib
 import sys
@@ -9,7 +9,7 @@ JARS = pathlib.Path(__file__).resolve().parents[2] / ".tools" / "jars"
 
 
 def start():
-    """Starts the JVM with all libraries."""
+    """Start the JVM with all libraries."""
     jars = sorted(str(jar) for jar in JARS.glob("*.jar"))
     if not jars:
         sys.exit(f"no libraries in {JARS}: `make tools-consumers` installs them")
@@ -17,7 +17,7 @@ def start():
 
 
 def collector(collect):
-    """Flink's Collector, which hands what it is given to `collect`."""
+    """A Collector of Flink that calls `collect` with each row."""
 
     @jpype.JImplements("org.apache.flink.util.Collector")
     class Collector:

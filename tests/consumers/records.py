@@ -1,5 +1,6 @@
-"""The records of a stream as every program of this folder takes them: one JSON object a line on standard input, with
-`shard`, the first and the last hash key of its range in `start` and `end`, `partition_key`, and `data` in base64.
+"""Reader of a stream's records on standard input, one JSON object a line.
+
+`shard` is the shard's name, `start` and `end` are the bounds of its hash keys, `data` is in base64.
 """
 
 import base64
@@ -8,7 +9,7 @@ import sys
 
 
 def read():
-    """Each record, its `data` as bytes and the ends of the range as numbers."""
+    """Yield each record, with `data` as bytes and the bounds as numbers."""
     for line in sys.stdin:
         record = json.loads(line)
         record["data"] = base64.b64decode(record["data"])

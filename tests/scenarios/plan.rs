@@ -155,7 +155,7 @@ async fn a_person_can_read_a_plan() {
         r#"{"id":1}"#,
         "6,003 events",
         "none (configured)",
-        "Throttling is to be expected",
+        "Expect throttling",
         "shardId-0000",
     ] {
         assert!(table.contains(part), "{part} is not in\n{table}");

@@ -110,7 +110,9 @@ impl Function {
         self.kill9().await;
     }
 
-    /// Invokes the function. A warm sandbox is used again. A second invocation waits until the first has ended.
+    /// Invokes the function. A warm sandbox is used again.
+    ///
+    /// A second invocation waits until the first has ended.
     pub async fn invoke(&self, event: &Value, deadline: Duration) -> Outcome {
         self.invoke_with_limit(event, deadline, deadline).await
     }
