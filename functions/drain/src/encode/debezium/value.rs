@@ -76,9 +76,10 @@ impl DebeziumModes {
                 split_timestamptz(text).map(|(date, time)| write_ascii(out, &[date, "T", time, "Z"]))
             }
             Type::Date | Type::Time(_) | Type::Timestamp(_) => self.write_time(out, kind, text),
-            Type::Array(element) => {
+            Type::Array(element, delimiter) => {
                 let start = out.len();
-                let written = write_array(out, text, |out, item| self.write_value(out, element, item));
+                let write_item = |out: &mut Vec<u8>, item: &str| self.write_value(out, element, item);
+                let written = write_array(out, text, *delimiter, write_item);
                 if written.is_none() {
                     out.truncate(start);
                 }

@@ -32,7 +32,7 @@ fn each_envelope_marks_an_unchanged_large_value_and_never_writes_null() {
 
 #[test]
 fn each_type_has_its_json_in_dms_and_in_wal2json() {
-    let array = |of| Type::Array(Box::new(of));
+    let array = |of| Type::Array(Box::new(of), b',');
     for (kind, text, dms_json, wal2json_json) in [
         (Type::Bool, "t", r#""true""#, "true"),
         (Type::Bool, "false", r#""false""#, "false"),

@@ -9,7 +9,11 @@ fn json(modes: DebeziumModes, kind: Type, text: &str) -> String {
 }
 
 fn array(element: Type) -> Type {
-    Type::Array(Box::new(element))
+    Type::Array(Box::new(element), b',')
+}
+
+fn boxes() -> Type {
+    Type::Array(Box::new(Type::Text), b';')
 }
 
 #[test]
@@ -69,6 +73,13 @@ fn each_type_is_written_in_its_json_form() {
         (array(Type::Text), "{{}}", r#""{{}}""#),
         (array(Type::Integer), "{1,}", r#""{1,}""#),
         (array(array(Type::Integer)), r#"{"{1,2}"}"#, "[[1,2]]"),
+        (
+            boxes(),
+            "{(1,1),(0,0);NULL;(2,2),(1,1)}",
+            r#"["(1,1),(0,0)",null,"(2,2),(1,1)"]"#,
+        ),
+        (array(boxes()), r#"{"{(1,1),(0,0)}"}"#, r#"[["(1,1),(0,0)"]]"#),
+        (boxes(), "{{(1,1),(0,0)};{}}", r#""{{(1,1),(0,0)};{}}""#),
         (Type::Text, "a\"b\n", r#""a\"b\n""#),
     ];
     for (kind, text, expected) in table {
