@@ -23,6 +23,7 @@ mod backfill_repair;
 mod backfill_ticks;
 mod backfill_visible;
 mod breaker;
+mod catalog_types;
 mod config_errors;
 mod confirm;
 mod consumer;
