@@ -23,12 +23,13 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 ///
 /// They change the text that the plugins write, or the time that a session survives its client. A setting
 /// that the server's version does not have is left out.
-const SETTINGS: [(&str, &str); 14] = [
+const SETTINGS: [(&str, &str); 15] = [
     ("datestyle", "ISO, YMD"),
     ("timezone", "UTC"),
     ("intervalstyle", "iso_8601"),
     ("bytea_output", "hex"),
     ("extra_float_digits", "1"),
+    ("lc_monetary", "C"),
     // Warnings are counted. Notices are of no interest.
     ("client_min_messages", "warning"),
     ("lock_timeout", "10s"),
