@@ -1,22 +1,25 @@
 //! Catalog information that the output plugins do not send.
 //!
-//! It holds the keys of tables, the columns that an update may omit, the modifiers of types, and the base
-//! types of domains. Spillway reads it from the system catalog before it opens a window.
+//! It holds the keys of tables, the columns that an update may omit, and the types that are not built in.
+//! Spillway reads it from the system catalog before it opens a window.
 //!
 //! The catalog shows the present, and the log describes the past. So information from a plugin takes
 //! precedence, and the catalog only adds what the plugin does not send.
 
+mod types;
+
 use std::collections::HashMap;
 
-use crate::change::format_type::bare_name;
+use crate::change::ColumnType;
 use crate::table_name::TableName;
+use types::TypeCatalog;
+pub use types::{CatalogType, TypeForm};
 
-/// The tables and domains of one database.
+/// The tables and types of one database.
 #[derive(Debug, Default)]
 pub struct Catalog {
     tables: HashMap<TableName, CatalogTable>,
-    /// Base types by the domain's name without quotes: wal2json sends names without quotes.
-    domains: HashMap<String, String>,
+    types: TypeCatalog,
 }
 
 /// Catalog information about one table.
@@ -45,7 +48,11 @@ pub struct CatalogTable {
 pub struct CatalogColumn {
     /// The column's name.
     pub name: String,
-    /// The declared type as `format_type` prints it; may be a domain.
+    /// OID of the declared type, which may be a domain.
+    pub type_oid: u32,
+    /// Modifier of the declared type; -1 without one.
+    pub modifier: i32,
+    /// Name of the declared type as `format_type` prints it with its modifier.
     pub type_name: String,
     /// Whether large values may be stored outside the row (TOAST).
     ///
@@ -60,20 +67,19 @@ impl CatalogTable {
     }
 }
 
-/// The most levels of nested domains that are resolved.
-///
-/// The base type of a domain may be an array of another domain. The bound ends the loop for every catalog.
-const MAX_DOMAIN_LEVELS: usize = 8;
-
 impl Catalog {
     /// Adds or replaces a table.
     pub fn insert(&mut self, name: TableName, table: CatalogTable) {
+        for column in &table.columns {
+            self.types
+                .insert_name(column.type_oid, column.modifier, &column.type_name);
+        }
         self.tables.insert(name, table);
     }
 
-    /// Adds a domain and its base type, both named as `format_type` prints them.
-    pub fn insert_domain(&mut self, name: &str, base_type: String) {
-        self.domains.insert(without_quotes(name), base_type);
+    /// Adds a type that is not built in.
+    pub fn insert_type(&mut self, catalog_type: CatalogType) {
+        self.types.insert(catalog_type);
     }
 
     /// The table of this name; `None` if the catalog does not hold it.
@@ -83,21 +89,44 @@ impl Catalog {
         self.tables.get(name)
     }
 
-    /// The type of a column, with domains replaced by their base types.
+    /// The type with this OID and this modifier; `None` if it does not exist any more.
+    pub fn type_of_oid(&self, oid: u32, modifier: i32) -> Option<ColumnType> {
+        self.types.of_oid(oid, modifier)
+    }
+
+    /// The type with this schema and this name in `pg_type`; an empty schema is `pg_catalog`.
     ///
-    /// `sent` is the plugin's name of the type, which may lack the modifier or the quotes. The declared type
-    /// adds them if the column still has the same type.
-    pub fn column_type(&self, table: Option<&CatalogTable>, column: &str, sent: &str) -> String {
-        let sent = self.base_type(sent);
-        let catalog_column = table.and_then(|table| table.columns.iter().find(|it| it.name == column));
-        let Some(declared) = catalog_column.map(|column| self.base_type(&column.type_name)) else {
-            return sent;
-        };
-        if bare_name(&declared) == bare_name(&sent) {
-            declared
-        } else {
-            sent
-        }
+    /// pgoutput sends these two names. It is needed only for a type whose OID does not exist any more.
+    pub fn type_of_catalog_name(&self, schema: &str, name: &str) -> ColumnType {
+        self.types.of_catalog_name(schema, name)
+    }
+
+    /// The type of a column whose plugin sends the type's name only.
+    ///
+    /// The declared type has a modifier that the name may lack. It counts while the column still has the type
+    /// of this name.
+    pub fn type_of_name(&self, table: Option<&CatalogTable>, column: &str, sent: &str) -> ColumnType {
+        let declared = table.and_then(|table| table.columns.iter().find(|it| it.name == column));
+        let declared = declared.filter(|declared| {
+            declared.type_name == sent || self.types.name_alone(declared.type_oid).as_deref() == Some(sent)
+        });
+        declared
+            .and_then(|declared| self.types.of_oid(declared.type_oid, declared.modifier))
+            .unwrap_or_else(|| self.types.of_name(sent))
+    }
+
+    /// The type of a column whose plugin sends the type's OID, and its name with the modifier.
+    ///
+    /// The name is that of the base type if the type is a domain.
+    pub fn type_of_oid_and_name(&self, oid: u32, sent: &str) -> ColumnType {
+        self.types.of_oid_and_name(oid, sent)
+    }
+
+    /// The declared type of a column.
+    pub fn declared_type(&self, column: &CatalogColumn) -> ColumnType {
+        self.types
+            .of_oid(column.type_oid, column.modifier)
+            .unwrap_or_else(|| ColumnType::unknown(&*column.type_name))
     }
 
     /// Names and types of the primary key's columns, in table order.
@@ -105,95 +134,10 @@ impl Catalog {
         let columns = table.columns.iter();
         columns
             .filter(|column| table.primary_key.contains(&column.name))
-            .map(|column| (column.name.clone(), self.base_type(&column.type_name)))
+            .map(|column| (column.name.clone(), self.declared_type(column).name))
             .collect()
     }
-
-    /// The base type of a domain; another type is its own base type.
-    ///
-    /// `name` is the type's name as `format_type` prints it. An array of a domain becomes an array of its
-    /// base type.
-    pub fn base_type(&self, name: &str) -> String {
-        let mut name = name.to_owned();
-        for _ in 0..MAX_DOMAIN_LEVELS {
-            let element = name.trim_end_matches("[]");
-            let Some(base_type) = self.domains.get(&without_quotes(element)) else {
-                break;
-            };
-            // The name of an array has one pair of brackets, whatever its number of dimensions.
-            let brackets = if element.len() < name.len() { "[]" } else { "" };
-            name = format!("{base_type}{brackets}");
-        }
-        name
-    }
-}
-
-fn without_quotes(name: &str) -> String {
-    name.chars().filter(|c| *c != '"').collect()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn catalog() -> Catalog {
-        let mut catalog = Catalog::default();
-        catalog.insert_domain("price", "numeric(12,2)".into());
-        catalog.insert_domain("\"Price list\"", "price[]".into());
-        let column = |name: &str, type_name: &str| CatalogColumn {
-            name: name.into(),
-            type_name: type_name.into(),
-            toastable: false,
-        };
-        let columns = vec![
-            column("a", "numeric(10,4)"),
-            column("b", "price"),
-            column("c", "\"Mood\""),
-        ];
-        catalog.insert(
-            TableName::new("public", "t"),
-            CatalogTable {
-                columns,
-                ..CatalogTable::default()
-            },
-        );
-        catalog
-    }
-
-    #[test]
-    fn a_domain_and_an_array_of_a_domain_have_base_types() {
-        for (name, expected) in [
-            ("price", "numeric(12,2)"),
-            ("price[]", "numeric(12,2)[]"),
-            ("\"Price list\"", "numeric(12,2)[]"),
-            ("Price list", "numeric(12,2)[]"),
-            ("integer[]", "integer[]"),
-        ] {
-            assert_eq!(catalog().base_type(name), expected);
-        }
-    }
-
-    #[test]
-    fn a_domain_of_itself_ends_the_search() {
-        let mut catalog = Catalog::default();
-        catalog.insert_domain("d", "d[]".into());
-        assert_eq!(catalog.base_type("d"), "d[][]");
-    }
-
-    #[test]
-    fn the_catalog_adds_modifier_and_quotes_while_the_column_has_the_same_type() {
-        let catalog = catalog();
-        let table = catalog.table(&TableName::new("public", "t"));
-        for (column, sent, expected) in [
-            ("a", "numeric", "numeric(10,4)"),
-            ("a", "integer", "integer"),
-            ("b", "numeric", "numeric(12,2)"),
-            ("b", "price", "numeric(12,2)"),
-            ("c", "Mood", "\"Mood\""),
-            ("gone", "text", "text"),
-        ] {
-            assert_eq!(catalog.column_type(table, column, sent), expected);
-        }
-        assert_eq!(catalog.column_type(None, "a", "numeric"), "numeric");
-    }
-}
+mod tests;

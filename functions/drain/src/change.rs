@@ -14,7 +14,7 @@ use crate::lsn::Lsn;
 use crate::pattern::{self, TablePattern};
 use crate::table_name::TableName;
 
-pub use kind::Type;
+pub use kind::{COMMA, Type};
 
 /// Decoded row of a peek.
 #[derive(Debug, PartialEq)]
@@ -255,10 +255,12 @@ impl fmt::Display for Relation {
 pub struct Column {
     /// The column's name.
     pub name: String,
-    /// The type as `format_type` prints it with its modifier: `numeric(10,2)`, `integer[]`.
+    /// The type's name as `format_type` prints it with its modifier: `numeric(10,2)`, `integer[]`.
     ///
     /// A domain is replaced by its base type.
     pub type_name: String,
+    /// The type's OID; 0 if it is not known.
+    pub type_oid: u32,
     /// The type by which an envelope writes the value.
     pub kind: Type,
     /// Whether the column belongs to the key.
@@ -268,14 +270,56 @@ pub struct Column {
 }
 
 impl Column {
-    /// A column with the type of this name, which must not be a domain.
-    pub fn new(name: String, type_name: String, key: bool) -> Self {
-        let kind = Type::of_name(&type_name);
+    /// A column of this type.
+    pub fn new(name: String, column_type: ColumnType, key: bool) -> Self {
         Column {
             name,
-            type_name,
-            kind,
+            type_name: column_type.name,
+            type_oid: column_type.oid,
+            kind: column_type.kind,
             key,
         }
+    }
+}
+
+/// Type of a column, with domains replaced by their base types.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ColumnType {
+    /// Its OID; 0 if it is not known.
+    pub oid: u32,
+    /// Its name as `format_type` prints it with its modifier.
+    pub name: String,
+    /// The type by which an envelope writes its values.
+    pub kind: Type,
+}
+
+impl ColumnType {
+    /// The built-in type with this OID and this modifier; `None` for another OID.
+    pub fn built_in(oid: u32, modifier: i32) -> Option<Self> {
+        Some(ColumnType {
+            oid,
+            name: format_type::of_oid(oid, modifier)?,
+            kind: Type::of_built_in(oid, modifier),
+        })
+    }
+
+    /// A type of which only the name is known; its values are text.
+    pub fn unknown(name: impl Into<String>) -> Self {
+        ColumnType {
+            oid: 0,
+            name: name.into(),
+            kind: Type::Text,
+        }
+    }
+}
+
+/// The built-in type that `format_type` prints with this name; an unknown type for another name.
+#[cfg(test)]
+impl From<&str> for ColumnType {
+    fn from(name: &str) -> Self {
+        let built_in = format_type::built_in_of_name(name);
+        built_in
+            .and_then(|(oid, modifier)| ColumnType::built_in(oid, modifier))
+            .unwrap_or_else(|| ColumnType::unknown(name))
     }
 }

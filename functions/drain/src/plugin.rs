@@ -124,6 +124,7 @@ fn wal2json_options(tables: &[TablePattern]) -> PluginOptions {
         ("include-timestamp", "true"),
         ("include-lsn", "true"),
         ("include-types", "true"),
+        ("include-type-oids", "true"),
         ("include-typmod", "true"),
         ("include-domain-data-type", "true"),
         ("include-pk", "true"),

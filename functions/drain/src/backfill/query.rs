@@ -258,6 +258,7 @@ mod tests {
             size_probes: columns.iter().map(|(_, large)| *large).collect(),
             is_root: false,
             conditions: Vec::new(),
+            has_request_condition: false,
             estimate: None,
             relation: Arc::new(relation),
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::table::{BackfillTable, KeyOrder, SizeProbe};
 use crate::catalog::{Catalog, CatalogTable};
-use crate::change::{Column, ColumnCoverage, Relation};
+use crate::change::{Column, ColumnCoverage, ColumnType, Relation};
 use crate::event::BackfillRequest;
 use crate::pattern::{self, TablePattern};
 use crate::table_name::{TableName, quoted_if_needed};
@@ -337,6 +337,7 @@ impl DatabaseSchema {
                 .collect(),
             size_probes: columns.iter().map(|column| column.size_probe).collect(),
             is_root: info.kind == 'p',
+            has_request_condition: request.condition.is_some(),
             conditions: filter.into_iter().chain(request.condition.clone()).collect(),
             estimate: info.estimate,
             relation: Arc::new(relation),
@@ -354,8 +355,8 @@ impl DatabaseSchema {
         // Events of live changes have this key. It need not be the key that the table is read by.
         let is_key = |name: &String| table.is_some_and(|table| table.key.contains(name));
         let columns = columns.iter().map(|column| {
-            let type_name = self.type_name(table, &column.name);
-            Column::new(column.name.clone(), type_name, is_key(&column.name))
+            let column_type = self.column_type(table, &column.name);
+            Column::new(column.name.clone(), column_type, is_key(&column.name))
         });
         Relation {
             table: info.table.clone(),
@@ -372,11 +373,11 @@ impl DatabaseSchema {
     }
 
     /// The type of a column, with domains resolved; `unknown` where the catalog does not have the column.
-    fn type_name(&self, table: Option<&CatalogTable>, name: &str) -> String {
+    fn column_type(&self, table: Option<&CatalogTable>, name: &str) -> ColumnType {
         let declared = table.and_then(|table| table.columns.iter().find(|column| column.name == name));
         match declared {
-            Some(column) => self.catalog.base_type(&column.type_name),
-            None => "unknown".to_owned(),
+            Some(column) => self.catalog.declared_type(column),
+            None => ColumnType::unknown("unknown"),
         }
     }
 

@@ -28,6 +28,8 @@ pub struct BackfillTable {
     /// SQL conditions that a row must meet: the row filter of the publications, and the condition of the
     /// request.
     pub(super) conditions: Vec<String>,
+    /// Whether the last condition is that of the request.
+    pub has_request_condition: bool,
     /// The number of rows that the server's statistics estimate.
     pub estimate: Option<u64>,
 }

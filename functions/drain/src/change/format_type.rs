@@ -1,14 +1,13 @@
 //! Names of types as PostgreSQL's function `format_type` prints them.
 //!
-//! pgoutput sends types by their OIDs and catalog names instead.
+//! test_decoding sends types by these names only. pgoutput and wal2json also send OIDs.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
 
 use postgres_types::{Kind, Type as BuiltIn};
 
-use super::Type;
 use crate::table_name::quoted_if_needed;
-
-/// The lowest OID of an object that a user creates (`FirstNormalObjectId`).
-const FIRST_USER_OID: u32 = 16_384;
 
 /// Difference between a variable-length type's modifier and its length (`VARHDRSZ`).
 const MODIFIER_HEADER: i32 = 4;
@@ -18,9 +17,6 @@ const MODIFIER_HEADER: i32 = 4;
 /// Returns `None` for a type that is not built in: the server must describe it. The OIDs of built-in types
 /// never change (`pg_type.dat`).
 pub fn of_oid(oid: u32, modifier: i32) -> Option<String> {
-    if oid >= FIRST_USER_OID {
-        return None;
-    }
     let built_in = BuiltIn::from_oid(oid)?;
     Some(match built_in.kind() {
         // `int2vector` and `oidvector` are arrays in the type system, but neither their names nor their text
@@ -32,52 +28,120 @@ pub fn of_oid(oid: u32, modifier: i32) -> Option<String> {
     })
 }
 
-/// Name of the type with this schema and this name in `pg_type`.
+/// Name of the built-in type with this OID as `format_type` prints it where no modifier is asked for.
 ///
-/// pgoutput sends these two names for a type that is not built in. For a domain it sends its base type,
-/// without its modifier. An empty schema is `pg_catalog`.
+/// test_decoding prints types so. Only these two differ from the names of [`of_oid`] with the modifier -1.
+pub fn of_oid_alone(oid: u32) -> Option<String> {
+    let name = of_oid(oid, -1)?;
+    let (element, brackets) = split_brackets(&name);
+    Some(match element {
+        "bpchar" => format!("character{brackets}"),
+        "\"bit\"" => format!("bit{brackets}"),
+        _ => name,
+    })
+}
+
+/// OID and modifier of the built-in type with this name, as `format_type` prints it.
 ///
-/// `format_type` omits the schema if the search path finds the type without it. This function assumes the
-/// search path `public`.
-pub fn of_catalog_name(schema: &str, name: &str) -> String {
-    // The name of an array's type is an underscore and the name of its element's type. PostgreSQL adds
-    // another underscore if that name is already used.
-    let element = name.trim_start_matches('_');
-    let brackets = if element.len() == name.len() { "" } else { "[]" };
-    match schema {
-        "" => of_built_in(element, -1) + brackets,
-        // A type in `public` with the name of a built-in type needs its schema: the search path finds the
-        // built-in type first.
-        "public" if Type::of_name(element) == Type::Text => quoted_if_needed(element) + brackets,
-        _ => format!(
-            "{}.{}{brackets}",
-            quoted_if_needed(schema),
-            quoted_if_needed(element)
+/// The name may have a modifier. A name that PostgreSQL prints for a type of a user is never one of these: it
+/// has a schema or quotes.
+pub fn built_in_of_name(name: &str) -> Option<(u32, i32)> {
+    let (element, brackets) = split_brackets(name);
+    let (mut base, digits) = match (element.find('('), element.find(')')) {
+        (Some(open), Some(close)) if open < close => (
+            [&element[..open], &element[close + 1..]].concat(),
+            &element[open + 1..close],
         ),
+        _ => (element.to_owned(), ""),
+    };
+    if base.starts_with("interval ") {
+        base.truncate("interval".len());
+    }
+    let modifier = BUILT_INS.printed.get(&base).map(|oid| modifier(*oid, digits));
+    let oid = BUILT_INS.printed.get(&(base + brackets))?;
+    Some((*oid, modifier.unwrap_or(-1)))
+}
+
+/// OID of the built-in type with this name in `pg_type`, which is in the schema `pg_catalog`.
+pub fn built_in_of_catalog_name(name: &str) -> Option<u32> {
+    BUILT_INS.catalog.get(name).copied()
+}
+
+/// Name of the type with this schema and this name in `pg_type`, if the search path is `public`.
+///
+/// The name has its schema, unless the search path finds the type without it. It finds a built-in type before
+/// a type in `public`.
+pub fn of_catalog_name(schema: &str, name: &str) -> String {
+    match schema {
+        "public" if built_in_of_catalog_name(name).is_none() => quoted_if_needed(name),
+        _ => format!("{}.{}", quoted_if_needed(schema), quoted_if_needed(name)),
     }
 }
 
-/// Name of a type without its modifier and its quotes.
+/// Precision and scale of a numeric with this modifier; `None` without one.
 ///
-/// The plugins' names of one type differ only in modifiers and quotes.
-pub fn bare_name(name: &str) -> String {
-    let element = name.trim_end_matches("[]");
-    let mut bare = match (element.find('('), element.find(')')) {
-        (Some(open), Some(close)) if open < close => [&element[..open], &element[close + 1..]].concat(),
-        _ => element.to_owned(),
+/// The scale has 11 bits and a sign since PostgreSQL 15. The scales of earlier versions are the same in this
+/// form: they were never that large.
+pub fn numeric_digits(modifier: i32) -> Option<(i32, i32)> {
+    let packed = modifier
+        .checked_sub(MODIFIER_HEADER)
+        .filter(|packed| *packed >= 0)?;
+    Some((packed >> 16 & 0xFFFF, ((packed & 0x7FF) ^ 1024) - 1024))
+}
+
+/// The name of an array's element and `[]`; another name and nothing.
+///
+/// The name of an array has one pair of brackets, whatever its number of dimensions. Brackets in the name of
+/// a user's type are within quotes.
+pub fn split_brackets(name: &str) -> (&str, &'static str) {
+    match name.strip_suffix("[]") {
+        Some(element) => (element, "[]"),
+        None => (name, ""),
+    }
+}
+
+/// OIDs of the built-in types, by the names that `format_type` prints and by those in `pg_type`.
+struct BuiltInNames {
+    printed: HashMap<String, u32>,
+    catalog: HashMap<String, u32>,
+}
+
+static BUILT_INS: LazyLock<BuiltInNames> = LazyLock::new(|| {
+    /// The OIDs of built-in types are below it (`FirstGenbkiObjectId`).
+    const FIRST_OTHER_OID: u32 = 10_000;
+    let (mut printed, mut catalog) = (HashMap::new(), HashMap::new());
+    for oid in 1..FIRST_OTHER_OID {
+        let Some(built_in) = BuiltIn::from_oid(oid) else {
+            continue;
+        };
+        catalog.insert(built_in.name().to_owned(), oid);
+        printed.extend(
+            [of_oid(oid, -1), of_oid_alone(oid)]
+                .into_iter()
+                .flatten()
+                .map(|name| (name, oid)),
+        );
+    }
+    BuiltInNames { printed, catalog }
+});
+
+/// Modifier of the built-in type with this OID and these digits in brackets; -1 without one.
+///
+/// The fields of an interval are not part of it. No value is written by them.
+fn modifier(oid: u32, digits: &str) -> i32 {
+    let number = |text: &str| text.parse::<i32>().ok();
+    let modifier = match BuiltIn::from_oid(oid) {
+        Some(BuiltIn::NUMERIC) => digits.split_once(',').and_then(|(precision, scale)| {
+            let precision = number(precision).filter(|precision| (0..0x8000).contains(precision))?;
+            Some((precision << 16 | number(scale)? & 0x7FF) + MODIFIER_HEADER)
+        }),
+        Some(BuiltIn::VARCHAR | BuiltIn::BPCHAR) => {
+            number(digits).and_then(|length| length.checked_add(MODIFIER_HEADER))
+        }
+        Some(BuiltIn::INTERVAL) => None,
+        _ => number(digits),
     };
-    bare.retain(|c| c != '"');
-    if bare.starts_with("interval ") {
-        bare.truncate("interval".len());
-    }
-    // `format_type` prints `character` without a length as `bpchar`.
-    if bare == "bpchar" {
-        bare.replace_range(.., "character");
-    }
-    if element.len() < name.len() {
-        bare.push_str("[]");
-    }
-    bare
+    modifier.unwrap_or(-1)
 }
 
 /// `format_type`'s name of the built-in type with this name in `pg_type`.
@@ -103,13 +167,8 @@ fn of_built_in(name: &str, modifier: i32) -> String {
         "bit" if modifier.is_none() => "\"bit\"".to_owned(),
         "bit" => with("bit", modifier),
         "varbit" => with("bit varying", modifier),
-        "numeric" => match length {
-            // The scale has 11 bits and a sign since PostgreSQL 15. The scales of earlier versions are the
-            // same in this form: they were never that large.
-            Some(packed) => {
-                let (precision, scale) = (packed >> 16 & 0xFFFF, ((packed & 0x7FF) ^ 1024) - 1024);
-                format!("numeric({precision},{scale})")
-            }
+        "numeric" => match modifier.and_then(numeric_digits) {
+            Some((precision, scale)) => format!("numeric({precision},{scale})"),
             None => "numeric".to_owned(),
         },
         "time" => zoned("time", "without"),
@@ -193,38 +252,62 @@ mod tests {
         ] {
             assert_eq!(of_oid(oid, modifier).as_deref(), Some(name), "{oid} {modifier}");
         }
-        assert_eq!(of_oid(FIRST_USER_OID, -1), None);
+        assert_eq!(of_oid(20_000, -1), None);
     }
 
     #[test]
     fn a_type_has_its_schema_in_its_name_unless_the_search_path_finds_it() {
         for (schema, name, expected) in [
-            ("", "int4", "integer"),
-            ("", "_text", "text[]"),
             ("public", "mood", "mood"),
-            ("public", "_mood", "mood[]"),
+            ("public", "_lead", "_lead"),
             ("public", "Pair.of [x]", "\"Pair.of [x]\""),
             ("public", "date", "public.date"),
             ("My app", "status", "\"My app\".status"),
-            ("other", "_Mo\"od", "other.\"Mo\"\"od\"[]"),
+            ("other", "Mo\"od", "other.\"Mo\"\"od\""),
         ] {
             assert_eq!(of_catalog_name(schema, name), expected);
         }
-        assert_eq!(Type::of_name(&of_catalog_name("public", "date")), Type::Text);
     }
 
     #[test]
-    fn names_of_one_type_are_equal_without_modifiers_and_quotes() {
-        for (one, other) in [
-            ("numeric(10,2)[]", "numeric[]"),
-            ("timestamp(3) without time zone", "timestamp without time zone"),
-            ("interval day to second(3)", "interval"),
-            ("bpchar", "character"),
-            ("bit(3)", "\"bit\""),
-            ("\"My app\".\"Mo[od\"", "My app.Mo[od"),
+    fn a_printed_name_is_that_of_a_built_in_type_or_of_none() {
+        for (name, oid, modifier) in [
+            ("integer", 23, -1),
+            ("integer[]", 1007, -1),
+            ("numeric(10,2)", 1700, 655_366),
+            ("numeric(3,-2)[]", 1231, 198_658),
+            ("timestamp(3) without time zone", 1114, 3),
+            ("interval day to second(3)", 1186, -1),
+            ("character varying(20)", 1043, 24),
+            ("character", 1042, -1),
+            ("bpchar[]", 1014, -1),
+            ("character(3)[]", 1014, 7),
+            ("\"char\"", 18, -1),
+            ("bit(3)", 1560, 3),
+            ("\"bit\"", 1560, -1),
         ] {
-            assert_eq!(bare_name(one), bare_name(other));
+            assert_eq!(built_in_of_name(name), Some((oid, modifier)), "{name}");
         }
-        assert_ne!(bare_name("integer"), bare_name("integer[]"));
+        for name in [
+            "app.date",
+            "\"integer\"",
+            "date[][]",
+            "int4",
+            "",
+            "[]",
+            "numeric(",
+            "mood",
+        ] {
+            assert_eq!(built_in_of_name(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn each_built_in_type_is_found_by_its_names() {
+        for oid in (1..10_000).filter(|oid| BuiltIn::from_oid(*oid).is_some()) {
+            for name in [of_oid(oid, -1), of_oid_alone(oid)].into_iter().flatten() {
+                assert_eq!(built_in_of_name(&name), Some((oid, -1)), "{name}");
+            }
+        }
     }
 }

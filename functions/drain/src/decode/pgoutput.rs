@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::{DecodeError, Plugin, merge_old_row};
 use crate::catalog::{Catalog, CatalogTable};
-use crate::change::{Change, Column, ColumnCoverage, Datum, Item, Message, Relation, Tuple, format_type};
+use crate::change::{Change, Column, ColumnCoverage, ColumnType, Datum, Item, Message, Relation, Tuple};
 use crate::lsn::Lsn;
 use crate::table_name::TableName;
 use crate::time::POSTGRES_EPOCH;
@@ -18,8 +18,10 @@ use crate::time::POSTGRES_EPOCH;
 pub struct PgoutputDecoder {
     /// Tables by their OIDs.
     relations: HashMap<u32, Arc<Relation>>,
-    /// Names of the types that are not built in, by their OIDs. A domain has the name of its base type.
-    types: HashMap<u32, String>,
+    /// Schemas and names of the types that are not built in, by their OIDs.
+    ///
+    /// A domain has the names of its base type.
+    types: HashMap<u32, (String, String)>,
 }
 
 impl PgoutputDecoder {
@@ -41,7 +43,7 @@ impl PgoutputDecoder {
             b'Y' => {
                 let oid = reader.u32()?;
                 let (schema, name) = (reader.str()?, reader.str()?);
-                self.types.insert(oid, format_type::of_catalog_name(schema, name));
+                self.types.insert(oid, (schema.to_owned(), name.to_owned()));
                 Item::Nothing
             }
             b'O' => {
@@ -176,11 +178,18 @@ impl PgoutputDecoder {
             b'd' => in_identity,
             _ => table.is_some_and(|table| is_among(&table.primary_key)),
         };
-        let type_name = format_type::of_oid(type_oid, modifier).unwrap_or_else(|| {
-            let sent = self.types.get(&type_oid).map_or("unknown", String::as_str);
-            catalog.column_type(table, name, sent)
-        });
-        Ok((Column::new(name.to_owned(), type_name, key), in_primary_key))
+        let column_type = self.column_type(catalog, type_oid, modifier);
+        Ok((Column::new(name.to_owned(), column_type, key), in_primary_key))
+    }
+
+    /// The type with this OID and this modifier. The names that the server sent count if it was dropped.
+    fn column_type(&self, catalog: &Catalog, oid: u32, modifier: i32) -> ColumnType {
+        catalog
+            .type_of_oid(oid, modifier)
+            .unwrap_or_else(|| match self.types.get(&oid) {
+                Some((schema, name)) => catalog.type_of_catalog_name(schema, name),
+                None => ColumnType::unknown("unknown"),
+            })
     }
 }
 

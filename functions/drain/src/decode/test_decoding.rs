@@ -51,7 +51,7 @@ fn relation(
         let is_among = |names: &[String]| names.iter().any(|key| *key == value.name);
         Column::new(
             value.name.to_string(),
-            catalog.column_type(table, &value.name, &value.type_name),
+            catalog.type_of_name(table, &value.name, &value.type_name),
             table.is_some_and(|table| is_among(&table.key)),
         )
     };

@@ -8,113 +8,20 @@
 //! one. Rows of pgoutput are hex. Rows of the others are text, or `hex …` if they are not text. Only the
 //! first statement has begin and commit. `↵` is a newline, and `«a*9»` is nine times a.
 
+mod captured;
+
 use proptest::prelude::*;
 
 use super::*;
-use crate::catalog::{CatalogColumn, CatalogTable};
 use crate::change::Change;
 use crate::encode::{
     Debezium, DebeziumModes, Dms, Envelope, EnvelopeForm, Event, Oversize, PartitionBy, Progress,
     Transaction, Wal2json,
 };
 use crate::position::Position;
-use crate::table_name::TableName;
 use crate::time::micros_of_timestamp;
-
-/// Statement of `tests/captured.txt`.
-pub(super) struct CapturedStatement {
-    pub(super) statement: &'static str,
-    pub(super) rows: Vec<(Plugin, Lsn, Vec<u8>)>,
-    expected: Vec<(Option<Plugin>, String)>,
-}
-
-/// The text with its repetitions `«a*9»` written out.
-fn expanded(text: &str) -> String {
-    let mut out = String::new();
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once('«') {
-        let (run, after) = after.split_once('»').unwrap();
-        let (piece, count) = run.rsplit_once('*').unwrap();
-        out += before;
-        out += &piece.repeat(count.parse().unwrap());
-        rest = after;
-    }
-    out + rest
-}
-
-fn decode_hex(digits: &str) -> Vec<u8> {
-    hex::decode(expanded(digits)).unwrap()
-}
-
-/// The catalog after the last statement, and the statements.
-pub(super) fn captured() -> (Catalog, Vec<CapturedStatement>) {
-    let (mut catalog, mut statements) = (Catalog::default(), Vec::<CapturedStatement>::new());
-    for line in include_str!("tests/captured.txt")
-        .lines()
-        .filter(|line| !line.is_empty())
-    {
-        let (word, rest) = line.split_once(' ').unwrap();
-        match word {
-            "domain" => {
-                let (name, base): (String, String) = serde_json::from_str(rest).unwrap();
-                catalog.insert_domain(&name, base);
-            }
-            "table" => {
-                type Names = Vec<String>;
-                type TableLine = (String, String, Names, Names, Vec<(String, String, bool)>);
-                let (schema, name, key, primary_key, columns): TableLine =
-                    serde_json::from_str(rest).unwrap();
-                let column = |(name, type_name, toastable)| CatalogColumn {
-                    name,
-                    type_name,
-                    toastable,
-                };
-                let columns = columns.into_iter().map(column).collect();
-                let table = CatalogTable {
-                    key,
-                    primary_key,
-                    columns,
-                    ..CatalogTable::default()
-                };
-                catalog.insert(TableName::new(schema, name), table);
-            }
-            "#" => statements.push(CapturedStatement {
-                statement: rest,
-                rows: Vec::new(),
-                expected: Vec::new(),
-            }),
-            _ => {
-                let statement = statements.last_mut().unwrap();
-                if let Some(plugin) = word.strip_prefix('=') {
-                    statement.expected.push((plugin.parse().ok(), expanded(rest)));
-                    continue;
-                }
-                let (lsn, data) = rest.split_once(' ').unwrap();
-                let plugin: Plugin = word.parse().unwrap();
-                let data = match (plugin, data.strip_prefix("hex ")) {
-                    (Plugin::Pgoutput, _) => decode_hex(data),
-                    (_, Some(digits)) => decode_hex(digits),
-                    _ => expanded(data).replace('↵', "\n").into_bytes(),
-                };
-                statement.rows.push((plugin, lsn.parse().unwrap(), data));
-            }
-        }
-    }
-    (catalog, statements)
-}
-
-/// The rows of one plugin for the first statement that starts with `start`.
-pub(super) fn rows_of(plugin: Plugin, start: &str) -> Vec<(Lsn, Vec<u8>)> {
-    let (_, statements) = captured();
-    let mut found = statements
-        .into_iter()
-        .filter(|captured| captured.statement.starts_with(start));
-    let rows = found.next().unwrap().rows;
-    rows.into_iter()
-        .filter(|(of, ..)| *of == plugin)
-        .map(|(_, lsn, data)| (lsn, data))
-        .collect()
-}
+pub(super) use captured::rows_of;
+use captured::{CapturedStatement, captured};
 
 /// The events of an item, one line for each.
 fn lines(lsn: Lsn, item: &Item<'_>) -> Vec<String> {
@@ -269,6 +176,15 @@ fn sends_less(plugin: Plugin, statement: &str) -> bool {
     parts.iter().any(|part| statement.contains(part))
 }
 
+/// A row of wal2json without the OIDs of types, which the events do not have.
+fn without_type_oids(row: &str) -> String {
+    let mut parts = row.split(r#","typeoid":"#);
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |row, part| {
+        row + part.trim_start_matches(|byte: char| byte.is_ascii_digit())
+    })
+}
+
 #[test]
 fn the_wal2json_envelope_writes_wal2jsons_own_rows_for_every_plugin() {
     let (catalog, statements) = captured();
@@ -287,7 +203,7 @@ fn the_wal2json_envelope_writes_wal2jsons_own_rows_for_every_plugin() {
         if differing.iter().any(|part| text.contains(part)) {
             continue;
         }
-        let expected: Vec<&str> = statement.wal2json().collect();
+        let expected: Vec<String> = statement.wal2json().map(without_type_oids).collect();
         for plugin in Plugin::ALL {
             // wal2json alone lacks these values.
             let wal2json_differs = text.contains("'NaN'") || text.contains("'zero'");

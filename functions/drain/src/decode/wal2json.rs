@@ -60,6 +60,8 @@ struct JsonColumn<'a> {
     name: Cow<'a, str>,
     #[serde(borrow, rename = "type", default)]
     type_name: Cow<'a, str>,
+    #[serde(rename = "typeoid", default, deserialize_with = "type_oid")]
+    type_oid: Option<u32>,
     #[serde(borrow)]
     value: Option<&'a RawValue>,
 }
@@ -234,6 +236,15 @@ fn datum<'a>(kind: &Type, value: Option<&'a RawValue>) -> Option<Datum<'a>> {
         Type::Bytea if !text.starts_with("\\x") => Cow::Owned(format!("\\x{text}")),
         _ => text,
     }))
+}
+
+/// The OID of a type. wal2json writes it as a number of 32 bits with a sign.
+fn type_oid<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    let number = i64::deserialize(deserializer)?;
+    let oid = i32::try_from(number).map(i32::cast_unsigned);
+    oid.or_else(|_| u32::try_from(number))
+        .map(Some)
+        .map_err(serde::de::Error::custom)
 }
 
 /// Content of a message: the bytes of a JSON string.

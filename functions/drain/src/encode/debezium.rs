@@ -4,11 +4,16 @@
 //! in an event that lost columns for its size.
 
 mod decimal;
+mod interval;
+mod structures;
+mod time;
 mod value;
 
 use std::io::Write as _;
 
-pub use value::{DebeziumModes, DecimalMode, TimeMode};
+pub use interval::IntervalMode;
+pub use time::TimeMode;
+pub use value::{DebeziumModes, DecimalMode};
 
 use super::progress::EventPlace;
 use super::snapshot::SnapshotPlace;
@@ -109,12 +114,12 @@ impl Debezium {
         write_string(out, relation.map_or("", |relation| &relation.table.schema));
         out.extend_from_slice(br#","table":"#);
         write_string(out, relation.map_or("", |relation| &relation.table.name));
-        let xid = head.transaction.xid;
-        let _ = write!(
-            out,
-            r#","txId":{xid},"lsn":{},"xmin":null,"position":"{position}""#,
-            lsn.0
-        );
+        // A message outside any transaction has the id 0.
+        let _ = match head.transaction.xid {
+            0 => write!(out, r#","txId":null"#),
+            xid => write!(out, r#","txId":{xid}"#),
+        };
+        let _ = write!(out, r#","lsn":{},"xmin":null,"position":"{position}""#, lsn.0);
         if !omitted.is_empty() {
             out.extend_from_slice(br#","omitted":"#);
             write_names(out, omitted.iter().copied());

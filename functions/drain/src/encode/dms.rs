@@ -23,6 +23,8 @@
 
 use std::io::Write as _;
 
+use postgres_types::Type as BuiltIn;
+
 use super::debezium::UNAVAILABLE_VALUE;
 use super::definitions::{Definitions, TableOperation};
 use super::key::PartitionBy;
@@ -270,10 +272,10 @@ pub(super) fn write_value(out: &mut Vec<u8>, kind: &Type, text: &str) {
         Type::Timestamp(_) => {
             split_timestamp(text).map(|(date, time)| write_ascii(out, &[date, "T", time, "Z"]))
         }
-        Type::TimestampTz => {
+        Type::TimestampTz(_) => {
             split_timestamptz(text).map(|(date, time)| write_ascii(out, &[date, "T", time, "Z"]))
         }
-        Type::Date | Type::Time(_) | Type::TimeTz | Type::Array(_) | Type::Text => None,
+        _ => None,
     };
     if written.is_none() {
         write_string(out, text);
@@ -310,18 +312,20 @@ fn write_column_definition(out: &mut Vec<u8>, column: &Column) {
     let modifier = column
         .type_name
         .strip_suffix(')')
-        .and_then(|name| name.split_once('('));
+        .and_then(|name| name.split_once('('))
+        .map(|(_, modifier)| modifier);
     // A modifier that is no number is left out.
     let number = |text: &str| text.parse::<i32>().ok();
-    match (modifier, &column.kind) {
+    match (BuiltIn::from_oid(column.type_oid), &column.kind) {
         (_, Type::Bool) => out.extend_from_slice(br#","length":5"#),
-        (Some(("character varying" | "character", modifier)), _) => {
-            if let Some(length) = number(modifier) {
+        (Some(BuiltIn::VARCHAR | BuiltIn::BPCHAR), _) => {
+            if let Some(length) = modifier.and_then(number) {
                 let _ = write!(out, r#","length":{length}"#);
             }
         }
-        (Some((_, modifier)), Type::Numeric(Some(scale))) => {
-            if let Some(precision) = modifier.split(',').next().and_then(number) {
+        (_, Type::Numeric(Some(scale))) => {
+            let precision = modifier.and_then(|modifier| modifier.split(',').next());
+            if let Some(precision) = precision.and_then(number) {
                 let _ = write!(out, r#","precision":{precision},"scale":{scale}"#);
             }
         }
@@ -332,18 +336,18 @@ fn write_column_definition(out: &mut Vec<u8>, column: &Column) {
 
 /// DMS's name of a column's type.
 fn dms_type(column: &Column) -> &'static str {
-    match (&column.kind, &*column.type_name) {
-        (_, "smallint") => "INT16",
-        (_, "integer") => "INT32",
+    match (&column.kind, BuiltIn::from_oid(column.type_oid)) {
+        (_, Some(BuiltIn::INT2)) => "INT16",
+        (_, Some(BuiltIn::INT4)) => "INT32",
         (Type::Integer, _) => "INT64",
-        (_, "real") => "REAL4",
+        (_, Some(BuiltIn::FLOAT4)) => "REAL4",
         (Type::Float, _) => "REAL8",
         (Type::Numeric(_), _) => "NUMERIC",
         (Type::Bytea, _) => "BYTES",
         (Type::Date, _) => "DATE",
         (Type::Time(_), _) => "TIME",
-        (Type::Timestamp(_) | Type::TimestampTz, _) => "TIMESTAMP",
-        (Type::Bool | Type::TimeTz | Type::Array(_) | Type::Text, _) => "STRING",
+        (Type::Timestamp(_) | Type::TimestampTz(_), _) => "TIMESTAMP",
+        _ => "STRING",
     }
 }
 

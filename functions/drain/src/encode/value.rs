@@ -135,10 +135,11 @@ pub(super) fn timetz_in_utc(text: &str) -> Option<String> {
 
 /// Appends an array's text, `{1,NULL,"a b",{…}}`, as a JSON list. `write_item` writes the items.
 ///
-/// Returns `None` if the text is no array; `out` then ends with an incomplete list.
+/// `delimiter` separates the items in the text: a comma, but for `box` and some types of extensions. Returns `None` if the text is no array; `out` then ends with an incomplete list.
 pub(super) fn write_array(
     out: &mut Vec<u8>,
     text: &str,
+    delimiter: u8,
     write_item: impl Fn(&mut Vec<u8>, &str),
 ) -> Option<()> {
     // Bounds other than 1 precede the array: `[0:1]={…}`.
@@ -148,8 +149,8 @@ pub(super) fn write_array(
     };
     let bytes = text.as_bytes();
     let (mut at, mut depth) = (0, 0);
-    // A comma or the end of its list follows an item; an item follows a brace or a comma. Only `{}` is an
-    // empty list.
+    // A delimiter or the end of its list follows an item; an item follows a brace or a delimiter. Only `{}` is
+    // an empty list.
     let mut after_item = false;
     loop {
         match *bytes.get(at)? {
@@ -162,13 +163,12 @@ pub(super) fn write_array(
                     return (at == bytes.len()).then_some(());
                 }
             }
-            b',' if after_item => {
+            byte if byte == delimiter && after_item => {
                 out.push(b',');
                 at += 1;
                 after_item = false;
             }
-            b'}' | b',' => return None,
-            _ if after_item => return None,
+            byte if byte == b'}' || byte == delimiter || after_item => return None,
             b'{' => {
                 out.push(b'[');
                 depth += 1;
@@ -182,8 +182,9 @@ pub(super) fn write_array(
                 after_item = true;
             }
             _ => {
-                let end = at + text.get(at..)?.find([',', '}'])?;
-                match &text[at..end] {
+                let is_end = |byte: &u8| *byte == delimiter || *byte == b'}';
+                let end = at + bytes.get(at..)?.iter().position(is_end)?;
+                match text.get(at..end)? {
                     "NULL" => out.extend_from_slice(b"null"),
                     item => write_item(out, item),
                 }

@@ -1,23 +1,17 @@
 //! Reads the system catalog: the keys, columns and types that the plugins do not send.
 
+use std::collections::BTreeSet;
+
+use postgres_types::Type as PgType;
 use tokio_postgres::Row as PgRow;
 
 use super::connection::{Connector, Session};
-use crate::catalog::{Catalog, CatalogColumn, CatalogTable};
+use crate::catalog::{Catalog, CatalogColumn, CatalogTable, CatalogType, TypeForm};
 use crate::ports::SlotError;
 use crate::table_name::TableName;
 
-/// Each domain and its base type. A domain over domains has the type at the end of the chain.
-const DOMAINS: &str = "
-    with recursive d(oid, base, modifier) as (
-      select oid, typbasetype, typtypmod from pg_type where typtype = 'd'
-      union all
-      select d.oid, t.typbasetype, t.typtypmod
-      from d join pg_type t on t.oid = d.base
-      where t.typtype = 'd')
-    select format_type(d.oid, null) as domain, format_type(d.base, d.modifier) as base_type
-    from d join pg_type t on t.oid = d.base
-    where t.typtype <> 'd'";
+/// The types that are not built in.
+const TYPES: &str = include_str!("types.sql");
 
 /// The permanent tables, with their keys and columns.
 const TABLES: &str = "
@@ -39,16 +33,20 @@ const TABLES: &str = "
                    where i.indrelid = c.oid and i.indisprimary and not i.indimmediate) as is_deferrable,
            c.relreplident = 'f' as is_full,
            a.names as column_names,
+           a.type_oids as column_type_oids,
+           a.modifiers as column_modifiers,
            a.types as column_types,
            a.toastable as column_toastable
     from pg_class c
     join pg_namespace n on n.oid = c.relnamespace
     cross join lateral (
       select array_agg(attname::text order by attnum),
+             array_agg(atttypid order by attnum),
+             array_agg(atttypmod order by attnum),
              array_agg(format_type(atttypid, atttypmod) order by attnum),
              array_agg(attlen = -1 and attstorage <> 'p' order by attnum)
       from pg_attribute
-      where attrelid = c.oid and attnum > 0 and not attisdropped) a(names, types, toastable)
+      where attrelid = c.oid and attnum > 0 and not attisdropped) a(names, type_oids, modifiers, types, toastable)
     where c.relkind in ('r', 'p') and c.relpersistence = 'p'
       and n.nspname not in ('pg_catalog', 'information_schema')";
 
@@ -60,24 +58,66 @@ pub(super) async fn read(connector: &Connector, session: &Session) -> Result<Cat
     let client = &session.client;
     let failed = |error| connector.failed("reading the catalog", error);
     let mut catalog = Catalog::default();
-    for row in client.query(DOMAINS, &[]).await.map_err(failed)? {
-        catalog.insert_domain(row.get("domain"), row.get("base_type"));
-    }
+    let mut type_oids = BTreeSet::new();
     for row in client.query(TABLES, &[]).await.map_err(failed)? {
         let name = TableName::new(row.get::<_, String>("schema"), row.get::<_, String>("name"));
-        catalog.insert(name, catalog_table(&row));
+        let table = catalog_table(&row);
+        let columns = table.columns.iter();
+        type_oids.extend(
+            columns
+                .map(|column| column.type_oid)
+                .filter(|oid| !is_built_in(*oid)),
+        );
+        catalog.insert(name, table);
+    }
+    let type_oids: Vec<u32> = type_oids.into_iter().collect();
+    for row in client.query(TYPES, &[&type_oids]).await.map_err(failed)? {
+        catalog.insert_type(catalog_type(&row));
     }
     Ok(catalog)
+}
+
+/// Whether the OID is that of a type that needs no description.
+fn is_built_in(oid: u32) -> bool {
+    PgType::from_oid(oid).is_some()
+}
+
+fn catalog_type(row: &PgRow) -> CatalogType {
+    let base: Option<u32> = row.get("base");
+    let element: Option<u32> = row.get("element");
+    CatalogType {
+        oid: row.get("oid"),
+        schema: row.get("schema"),
+        name: row.get("name"),
+        printed: row.get("printed"),
+        extension: row.get("extension"),
+        form: match (base, element) {
+            (Some(base), _) => TypeForm::Domain {
+                base,
+                modifier: row.get("base_modifier"),
+                base_name: row.get("base_name"),
+            },
+            (None, Some(element)) => TypeForm::Array {
+                element,
+                delimiter: row.get::<_, i8>("delimiter").cast_unsigned(),
+            },
+            (None, None) => TypeForm::Other,
+        },
+    }
 }
 
 fn catalog_table(row: &PgRow) -> CatalogTable {
     // The lists of a table without columns are null.
     let names: Option<Vec<String>> = row.get("column_names");
+    let type_oids: Option<Vec<u32>> = row.get("column_type_oids");
+    let modifiers: Option<Vec<i32>> = row.get("column_modifiers");
     let types: Option<Vec<String>> = row.get("column_types");
     let toastable: Option<Vec<bool>> = row.get("column_toastable");
     let columns = names
         .into_iter()
         .flatten()
+        .zip(type_oids.into_iter().flatten())
+        .zip(modifiers.into_iter().flatten())
         .zip(types.into_iter().flatten())
         .zip(toastable.into_iter().flatten());
     CatalogTable {
@@ -86,11 +126,15 @@ fn catalog_table(row: &PgRow) -> CatalogTable {
         deferrable: row.get("is_deferrable"),
         identity_full: row.get("is_full"),
         columns: columns
-            .map(|((name, type_name), toastable)| CatalogColumn {
-                name,
-                type_name,
-                toastable,
-            })
+            .map(
+                |((((name, type_oid), modifier), type_name), toastable)| CatalogColumn {
+                    name,
+                    type_oid,
+                    modifier,
+                    type_name,
+                    toastable,
+                },
+            )
             .collect(),
     }
 }

@@ -25,6 +25,12 @@ use crate::table_name::TableName;
 const BEGIN: &str = "begin isolation level repeatable read read only; \
      set local lock_timeout = '2s'; set local row_security = off";
 
+/// Gives the transaction the search path of the role and the database.
+///
+/// The session has another one: see its settings. The condition of a request may name functions and operators
+/// of any schema in the path of the role, such as those of an extension.
+const DEFAULT_PATH: &str = "set local search_path to default";
+
 /// Longest wait until the change that moved a row is visible.
 const VISIBILITY_TIME: Duration = Duration::from_secs(1);
 
@@ -76,13 +82,25 @@ pub(crate) async fn check_query(
     table: &BackfillTable,
 ) -> Result<Result<(), String>, SlotError> {
     let failed = |error| connector.failed("checking the query of a table", error);
-    session.client.batch_execute(BEGIN).await.map_err(failed)?;
+    session
+        .client
+        .batch_execute(&begin(table))
+        .await
+        .map_err(failed)?;
     // The extended protocol accepts only one statement. So the request's condition cannot add another.
     let explained = session.client.query(&query::explain_table(table), &[]).await;
     session.client.batch_execute("rollback").await.map_err(failed)?;
     match explained {
         Ok(_) => Ok(Ok(())),
         Err(error) => table_refusal(connector, error).map(Err),
+    }
+}
+
+/// The statements that begin a transaction for the query of a table's chunks.
+fn begin(table: &BackfillTable) -> String {
+    match table.has_request_condition {
+        true => format!("{BEGIN}; {DEFAULT_PATH}"),
+        false => BEGIN.to_owned(),
     }
 }
 
@@ -122,7 +140,7 @@ impl TableSource for PgSlot<'_> {
             .await
             .map_err(failed)?;
         let client = &self.reader.client;
-        client.batch_execute(BEGIN).await.map_err(failed)?;
+        client.batch_execute(&begin(table)).await.map_err(failed)?;
         let read = self.read_chunk(table, after, bounds, delivered).await;
         let mut is_rolled_back = false;
         if !matches!(&read, Ok(read) if read.is_idle) {

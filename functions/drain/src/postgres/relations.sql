@@ -92,7 +92,8 @@ cross join lateral (
           or a.atttypid in ('numeric'::regtype, 'inet'::regtype, 'cidr'::regtype)
           or (a.atttypid in ('varchar'::regtype, 'bpchar'::regtype) and a.atttypmod between 0 and 100000)
           then 0
-        when t.typcategory = 'S' or a.atttypid = 'bytea'::regtype then 1
+        when coalesce(nullif(t.typbasetype, 0), t.oid)
+          in ('text'::regtype, 'varchar'::regtype, 'bpchar'::regtype, 'bytea'::regtype) then 1
         else 2
       end order by a.attnum)
   from pg_attribute a

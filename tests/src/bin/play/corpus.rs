@@ -17,15 +17,15 @@ const WORKLOAD: &str = include_str!("corpus/workload.sql");
 /// Statements for a database without an encoding: bytes that are not text.
 const ASCII: [(&str, &str); 3] = [
     (
-        "bytes-that-are-not-text",
+        "bytes-that-are-no-text",
         r"insert into t values (1, E'\xff\xfe'), (2, 'a' || E'\xc3' || 'b')",
     ),
     (
-        "a-key-that-is-not-text",
+        "a-key-that-is-no-text",
         r"insert into t values (3, 'x'); update k set v = E'\xe9'; delete from k",
     ),
     (
-        "a-message-that-is-not-text",
+        "a-message-that-is-no-text",
         r"select pg_logical_emit_message(true, E'p\xff', 'c'), pg_logical_emit_message(true, 'p', E'\xff')",
     ),
 ];
@@ -88,7 +88,7 @@ async fn session(server: &Postgres, database: &str) -> Client {
     run(
         &client,
         "set datestyle = 'ISO, YMD'; set timezone = 'UTC'; set intervalstyle = 'iso_8601';
-         set bytea_output = 'hex'; set extra_float_digits = 1; create publication spillway for all tables",
+         set bytea_output = 'hex'; set extra_float_digits = 1; set search_path = public; create publication spillway for all tables",
     )
     .await;
     client
@@ -113,7 +113,7 @@ async fn peek(client: &Client, database: &str, plugin: Plugin, folder: &Path, na
         Plugin::Pgoutput => "proto_version 1 publication_names spillway messages true",
         Plugin::Wal2json => {
             "format-version 2 include-transaction true include-xids true include-timestamp true \
-             include-lsn true include-types true include-typmod true \
+             include-lsn true include-types true include-type-oids true include-typmod true \
              include-domain-data-type true include-pk true"
         }
         Plugin::TestDecoding => "include-xids true include-timestamp true",
@@ -155,10 +155,15 @@ fn input(options: u8, rows: &[Vec<u8>]) -> Vec<u8> {
 async fn catalog(client: &Client) -> String {
     const CATALOG: &str = "
         select json_build_object(
-          'domains', (
-            select json_agg(
-              json_build_array(format_type(oid, null), format_type(typbasetype, typtypmod)) order by oid)
-            from pg_type where typtype = 'd' and oid >= 16384),
+          'types', (
+            select json_agg(json_build_object(
+              'oid', y.oid::int8, 'schema', n.nspname, 'name', y.typname, 'printed', format_type(y.oid, null),
+              'base', case when y.typtype = 'd' then json_build_array(
+                y.typbasetype::int8, y.typtypmod, format_type(y.typbasetype, y.typtypmod)) end,
+              'element', case when y.typoutput = 'array_out'::regproc then json_build_array(
+                y.typelem::int8, ascii(y.typdelim::text)) end) order by y.oid)
+            from pg_type y join pg_namespace n on n.oid = y.typnamespace
+            where y.oid >= 16384),
           'tables', json_agg(json_build_object(
             'schema', n.nspname, 'name', c.relname,
             'key', (
@@ -179,7 +184,8 @@ async fn catalog(client: &Client) -> String {
               select coalesce(
                 json_agg(
                   json_build_array(
-                    attname, format_type(atttypid, atttypmod), attlen = -1 and attstorage <> 'p')
+                    attname, atttypid::int8, atttypmod, format_type(atttypid, atttypmod),
+                    attlen = -1 and attstorage <> 'p')
                   order by attnum),
                 '[]')
               from pg_attribute

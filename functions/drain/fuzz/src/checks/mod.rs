@@ -8,7 +8,7 @@ pub mod rows;
 
 use std::sync::OnceLock;
 
-use drain::catalog::{Catalog, CatalogColumn, CatalogTable};
+use drain::catalog::{Catalog, CatalogColumn, CatalogTable, CatalogType, TypeForm};
 use drain::change::{Change, Item};
 use drain::checkpoint::Checkpoint;
 use drain::decode::Decoder;
@@ -134,8 +134,19 @@ fn marker() -> Marker {
 fn catalog() -> &'static Catalog {
     #[derive(Deserialize)]
     struct CatalogFile {
-        domains: Vec<(String, String)>,
+        types: Vec<TypeEntry>,
         tables: Vec<TableEntry>,
+    }
+    #[derive(Deserialize)]
+    struct TypeEntry {
+        oid: u32,
+        schema: String,
+        name: String,
+        printed: String,
+        /// OID, modifier and name of the base type of a domain.
+        base: Option<(u32, i32, String)>,
+        /// OID and delimiter of the elements of an array.
+        element: Option<(u32, u8)>,
     }
     #[derive(Deserialize)]
     struct TableEntry {
@@ -145,19 +156,36 @@ fn catalog() -> &'static Catalog {
         primary: Vec<String>,
         deferrable: bool,
         full: bool,
-        columns: Vec<(String, String, bool)>,
+        columns: Vec<(String, u32, i32, String, bool)>,
     }
     static CATALOG: OnceLock<Catalog> = OnceLock::new();
     CATALOG.get_or_init(|| {
         let file: CatalogFile = serde_json::from_str(include_str!("../../corpus/catalog.json"))
             .expect("corpus/catalog.json has the fields of CatalogFile");
         let mut catalog = Catalog::default();
-        for (name, base_type) in file.domains {
-            catalog.insert_domain(&name, base_type);
+        for entry in file.types {
+            catalog.insert_type(CatalogType {
+                oid: entry.oid,
+                schema: entry.schema,
+                name: entry.name,
+                printed: entry.printed,
+                extension: None,
+                form: match (entry.base, entry.element) {
+                    (Some((base, modifier, base_name)), _) => TypeForm::Domain {
+                        base,
+                        modifier,
+                        base_name,
+                    },
+                    (None, Some((element, delimiter))) => TypeForm::Array { element, delimiter },
+                    (None, None) => TypeForm::Other,
+                },
+            });
         }
         for table in file.tables {
-            let column = |(name, type_name, toastable)| CatalogColumn {
+            let column = |(name, type_oid, modifier, type_name, toastable)| CatalogColumn {
                 name,
+                type_oid,
+                modifier,
                 type_name,
                 toastable,
             };

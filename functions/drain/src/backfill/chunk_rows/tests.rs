@@ -26,6 +26,7 @@ fn table() -> BackfillTable {
         size_probes: vec![SizeProbe::No; 3],
         is_root: false,
         conditions: Vec::new(),
+        has_request_condition: false,
         estimate: None,
     }
 }

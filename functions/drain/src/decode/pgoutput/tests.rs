@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::super::tests::rows_of;
 use super::*;
-use crate::catalog::{CatalogColumn, CatalogTable};
+use crate::catalog::{CatalogTable, CatalogType, TypeForm};
 use crate::change::Type;
 use crate::table_name::TableName;
 
@@ -180,67 +180,54 @@ fn the_catalog_has_the_key_if_the_identity_is_the_whole_row_or_nothing() {
     }
 }
 
+fn type_message(oid: u32, schema: &str, name: &str) -> Vec<u8> {
+    let names = [schema.as_bytes(), b"\0", name.as_bytes(), b"\0"];
+    message(&[b"Y", &oid.to_be_bytes(), &names.concat()])
+}
+
 #[test]
-fn a_type_that_is_not_built_in_does_not_become_the_built_in_type_of_its_name() {
-    let array = |kind| Type::Array(Box::new(kind));
-    for (schema, name, kind) in [
+fn the_oid_of_a_type_decides_and_its_names_count_only_if_it_was_dropped() {
+    let mut catalog = Catalog::default();
+    for (oid, name, form) in [
+        (20_000, "_lead", TypeForm::Other),
+        (
+            20_001,
+            "price",
+            TypeForm::Domain {
+                base: 1700,
+                modifier: 786_438,
+                base_name: "numeric(12,2)".into(),
+            },
+        ),
+    ] {
+        catalog.insert_type(CatalogType {
+            oid,
+            schema: "public".into(),
+            name: name.into(),
+            printed: name.into(),
+            extension: None,
+            form,
+        });
+    }
+    for (oid, schema, name, type_name, kind) in [
+        (20_000, "public", "_lead", "_lead", Type::Text),
         // pgoutput describes a domain by its base type. The schema pg_catalog is an empty name.
-        ("", "int4", Type::Integer),
-        ("", "_numeric", array(Type::Numeric(None))),
-        ("public", "date", Type::Text),
-        ("public", "_date", array(Type::Text)),
-        // The server adds a second underscore if a type already has the name with one.
-        ("public", "__mood", array(Type::Text)),
+        (20_001, "", "numeric", "numeric(12,2)", Type::Numeric(Some(2))),
+        (30_000, "", "int4", "integer", Type::Integer),
+        (30_000, "public", "date", "public.date", Type::Text),
     ] {
         let mut decoder = PgoutputDecoder::default();
-        let oid = 20_000u32;
-        let type_message = message(&[
-            b"Y",
-            &oid.to_be_bytes(),
-            schema.as_bytes(),
-            b"\0",
-            name.as_bytes(),
-            b"\0",
-        ]);
-        decode(&mut decoder, &type_message).unwrap();
-        decode(&mut decoder, &relation(b'd', oid)).unwrap();
-        assert_eq!(decoder.relations[&7].columns[1].kind, kind, "{schema}.{name}");
-    }
-}
-
-#[test]
-fn the_catalog_adds_the_modifier_of_a_domain_and_of_no_other_type() {
-    let mut catalog = Catalog::default();
-    catalog.insert_domain("price", "numeric(12,2)".into());
-    let column = CatalogColumn {
-        name: "v".into(),
-        type_name: "price".into(),
-        toastable: true,
-    };
-    let columns = vec![column];
-    catalog.insert(
-        TableName::new("s", "t"),
-        CatalogTable {
-            columns,
-            ..CatalogTable::default()
-        },
-    );
-    let mut decoder = PgoutputDecoder::default();
-    let type_message = message(&[b"Y", &20_000u32.to_be_bytes(), b"\0numeric\0"]);
-    decoder.decode(&catalog, &type_message).unwrap();
-    for (oid, name) in [(20_000, "numeric(12,2)"), (1700, "numeric")] {
+        decoder
+            .decode(&catalog, &type_message(oid, schema, name))
+            .unwrap();
         decoder.decode(&catalog, &relation(b'd', oid)).unwrap();
-        assert_eq!(decoder.relations[&7].columns[1].type_name, name);
+        let column = &decoder.relations[&7].columns[1];
+        assert_eq!(
+            (column.type_name.as_str(), &column.kind),
+            (type_name, &kind),
+            "{oid}"
+        );
     }
-}
-
-#[test]
-fn a_type_name_of_many_underscores_does_not_overflow_the_stack() {
-    let name = "_".repeat(1_000_000);
-    let data = message(&[b"Y", &20_000u32.to_be_bytes(), b"\0", name.as_bytes(), b"\0"]);
-    let mut decoder = PgoutputDecoder::default();
-    decode(&mut decoder, &data).unwrap();
-    assert_eq!(decoder.types[&20_000], "[]");
 }
 
 #[test]

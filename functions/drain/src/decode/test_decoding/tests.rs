@@ -220,9 +220,11 @@ fn the_time_for_a_row_is_proportional_to_its_columns() {
 #[test]
 fn a_whole_old_row_has_nulls_for_the_columns_that_it_omits() {
     let mut catalog = Catalog::default();
-    let columns = [("n", "integer"), ("what", "text")]
-        .map(|(name, type_name)| CatalogColumn {
+    let columns = [("n", 23, "integer"), ("what", 25, "text")]
+        .map(|(name, type_oid, type_name)| CatalogColumn {
             name: name.into(),
+            type_oid,
+            modifier: -1,
             type_name: type_name.into(),
             toastable: false,
         })

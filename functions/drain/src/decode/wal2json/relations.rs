@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::JsonColumn;
 use crate::catalog::{Catalog, CatalogTable};
-use crate::change::{Column, ColumnCoverage, Relation};
+use crate::change::{Column, ColumnCoverage, ColumnType, Relation};
 use crate::table_name::TableName;
 
 /// The most shapes of one table that are stored.
@@ -58,8 +58,8 @@ impl RelationCache {
 #[derive(Debug)]
 pub(super) struct RowShape {
     action: JsonAction,
-    /// Names and types as the row has them.
-    columns: Vec<(String, String)>,
+    /// Names, types and OIDs of the types as the row has them.
+    columns: Vec<(String, String, Option<u32>)>,
     identity: Vec<String>,
     primary_key: Vec<String>,
     relation: Arc<Relation>,
@@ -72,7 +72,7 @@ impl RowShape {
         RowShape {
             action: row.action,
             columns: columns
-                .map(|column| (name(column), column.type_name.to_string()))
+                .map(|column| (name(column), column.type_name.to_string(), column.type_oid))
                 .collect(),
             identity: row.identity.iter().map(name).collect(),
             primary_key: row.primary_key.iter().map(name).collect(),
@@ -91,8 +91,9 @@ impl RowShape {
         let mut columns = self.columns.iter().zip(row.columns);
         self.action == row.action
             && self.columns.len() == row.columns.len()
-            && columns
-                .all(|((name, type_name), column)| *name == column.name && *type_name == column.type_name)
+            && columns.all(|((name, type_name, type_oid), column)| {
+                *name == column.name && *type_name == column.type_name && *type_oid == column.type_oid
+            })
             && have_names(row.identity, &self.identity)
             && have_names(row.primary_key, &self.primary_key)
     }
@@ -123,8 +124,9 @@ impl RowDescription<'_, '_> {
     fn relation(&self, catalog: &Catalog, name: TableName) -> Relation {
         let table = catalog.table(&name);
         let key = self.key(table);
-        let new_column = |name: &str, type_name| Column::new(name.to_owned(), type_name, key.contains(&name));
-        let typed = |column: &JsonColumn<'_>| new_column(&column.name, type_name(catalog, table, column));
+        let new_column =
+            |name: &str, column_type| Column::new(name.to_owned(), column_type, key.contains(&name));
+        let typed = |column: &JsonColumn<'_>| new_column(&column.name, column_type(catalog, table, column));
         let mut columns: Vec<Column> = self.columns.iter().map(typed).collect();
         let coverage = match self.action {
             JsonAction::Insert => ColumnCoverage::Whole,
@@ -134,7 +136,7 @@ impl RowDescription<'_, '_> {
                 let sent = columns.len();
                 let toastable = table.into_iter().flat_map(CatalogTable::toastable);
                 let toastable =
-                    toastable.map(|column| new_column(&column.name, catalog.base_type(&column.type_name)));
+                    toastable.map(|column| new_column(&column.name, catalog.declared_type(column)));
                 merge(&mut columns, toastable);
                 match table {
                     Some(_) if columns.len() > sent => ColumnCoverage::Completed,
@@ -149,7 +151,7 @@ impl RowDescription<'_, '_> {
             table: name,
             columns,
             primary_key: primary_key
-                .map(|column| (column.name.to_string(), type_name(catalog, table, column)))
+                .map(|column| (column.name.to_string(), column_type(catalog, table, column).name))
                 .collect(),
             coverage,
         }
@@ -187,13 +189,12 @@ impl RowDescription<'_, '_> {
     }
 }
 
-/// The name of a column's type, with its modifier and its quotes.
-fn type_name(catalog: &Catalog, table: Option<&CatalogTable>, column: &JsonColumn<'_>) -> String {
-    let sent = catalog.base_type(&column.type_name);
-    let completed = catalog.column_type(table, &column.name, &column.type_name);
-    // wal2json omits a modifier only if the type is a domain, and quotes only if the name needs them.
-    let is_incomplete = sent != column.type_name || completed.starts_with('"');
-    if is_incomplete { completed } else { sent }
+/// The type of a column. wal2json sends OIDs from version 2.5 on.
+fn column_type(catalog: &Catalog, table: Option<&CatalogTable>, column: &JsonColumn<'_>) -> ColumnType {
+    match column.type_oid {
+        Some(oid) => catalog.type_of_oid_and_name(oid, &column.type_name),
+        None => catalog.type_of_name(table, &column.name, &column.type_name),
+    }
 }
 
 /// Adds the columns of `more` that `columns` lacks, in table order.

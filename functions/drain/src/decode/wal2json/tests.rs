@@ -3,7 +3,7 @@ use std::sync::Arc;
 use super::super::tests::rows_of;
 use super::relations::MAX_SHAPES;
 use super::*;
-use crate::catalog::{CatalogColumn, CatalogTable};
+use crate::catalog::{CatalogColumn, CatalogTable, CatalogType, TypeForm};
 use crate::table_name::TableName;
 
 /// A catalog with the table `s.t`, its key and its columns that may be large.
@@ -15,6 +15,8 @@ fn catalog(key: &[&str], large: &[&str]) -> Catalog {
             .iter()
             .map(|name| CatalogColumn {
                 name: (*name).to_owned(),
+                type_oid: 25,
+                modifier: -1,
                 type_name: "text".into(),
                 toastable: true,
             })
@@ -315,6 +317,64 @@ fn a_value_is_decoded_although_the_schema_of_its_type_needs_quotes() {
     assert_eq!(new[4], Datum::Null);
 }
 
+/// wal2json 2.5 wrote these names, but for the last one: it is that of a type with a modifier.
+#[test]
+fn a_name_is_escaped_once_wherever_its_quotes_are() {
+    let names = [
+        (r#""app.\"integer\"""#, r#"app."integer""#),
+        (r#""\"a []\"[]""#, r#""a []"[]"#),
+        (r#""an ""odd"" [name], (x)[]""#, r#"an ""odd"" [name], (x)[]"#),
+        (r#""My app".status"#, r#""My app".status"#),
+        (r#""My app"."a"",""b""#, r#""My app"."a"",""b""#),
+        (r#""a\""#, r"a\"),
+        (
+            r#""My app".geometry(Point,4326)"#,
+            r#""My app".geometry(Point,4326)"#,
+        ),
+    ];
+    let columns =
+        names.map(|(name, _)| format!(r#"{{"name":"v","type":{name},"typeoid":20000,"value":"\"}}"}}"#));
+    let row = format!(
+        r#"{{"action":"I","schema":"s","table":"t","columns":[{}]}}"#,
+        columns.join(",")
+    );
+    let escaped = type_names::escape_type_names(row.as_bytes()).unwrap();
+    let row = JsonRow::parse(&escaped).unwrap();
+    let found: Vec<&str> = row.columns.iter().map(|column| &*column.type_name).collect();
+    assert_eq!(found, names.map(|(_, name)| name));
+}
+
+/// wal2json writes the name of the enum `"boolean"` as that of the built-in type, and OIDs with a sign.
+#[test]
+fn the_oid_of_a_type_decides_where_its_name_is_that_of_another_type() {
+    let decode = |oid: &str| {
+        let row = format!(
+            r#"{{"action":"I","schema":"s","table":"t","columns":[
+                {{"name":"v","type":"boolean","typeoid":{oid},"value":"t"}}]}}"#
+        );
+        let mut catalog = Catalog::default();
+        for oid in [20_000, 4_000_000_000] {
+            catalog.insert_type(CatalogType {
+                oid,
+                schema: "public".into(),
+                name: "boolean".into(),
+                printed: r#""boolean""#.into(),
+                extension: None,
+                form: TypeForm::Other,
+            });
+        }
+        let mut decoder = Wal2jsonDecoder::default();
+        match decoder.decode(&catalog, row.as_bytes()).unwrap() {
+            Item::Change(Change::Insert { relation, .. }) => relation.columns[0].kind.clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(decode("16"), Type::Bool);
+    for oid in ["20000", "-294967296", "4000000000"] {
+        assert_eq!(decode(oid), Type::Text, "{oid}");
+    }
+}
+
 #[test]
 fn a_row_is_decoded_although_the_quotes_of_a_type_name_break_its_json() {
     let row = concat!(
@@ -331,7 +391,7 @@ fn a_row_is_decoded_although_the_quotes_of_a_type_name_break_its_json() {
         panic!("{item:?}")
     };
     assert_eq!(new[1], Datum::Text(r#"a "type":" b"#.into()));
-    let array = Type::Array(Box::new(Type::Text));
+    let array = Type::Array(Box::new(Type::Text), b',');
     assert_eq!(
         relation
             .columns

@@ -3,6 +3,9 @@
 //! wal2json writes a name that begins with a quote as `format_type` prints it. For the type `"Order Status"`
 //! the row has `"type":""Order Status""`, which is not JSON.
 
+/// What follows the name of a type in a row.
+const FOLLOWERS: [&[u8]; 3] = [br#","typeoid":"#, br#","value":"#, b"}"];
+
 /// The row with escapes in the names of its types; `None` if no name needs one.
 ///
 /// The mark before a name cannot be part of a value: in a value, every quote has a backslash before it.
@@ -13,8 +16,7 @@ pub(super) fn escape_type_names(data: &[u8]) -> Option<Vec<u8>> {
         let (before, name) = rest.split_at(at + MARK.len());
         out.extend_from_slice(before);
         rest = name;
-        // wal2json escapes the name of an array correctly.
-        if !name.starts_with(b"\"") || name.starts_with(br#""\""#) {
+        if !name.starts_with(b"\"") || is_escaped(name) {
             continue;
         }
         let (text, length) = type_name(name)?;
@@ -33,20 +35,25 @@ pub(super) fn escape_type_names(data: &[u8]) -> Option<Vec<u8>> {
     is_changed.then_some(out)
 }
 
+/// Whether the name at the start of `text` has escapes, such as `"app.\"Mood\""`.
+///
+/// wal2json escapes a name that begins without a quote, and that of an array. A name with a backslash and no
+/// escape is no such name: an identifier with a backslash has quotes.
+fn is_escaped(text: &[u8]) -> bool {
+    let length = json_string_length(text);
+    length != quoted_length(text) && length.is_some_and(|length| is_end(text, length))
+}
+
 /// The name of a type at the start of `text`, and its length with the quotes around it.
 fn type_name(text: &[u8]) -> Option<(&[u8], usize)> {
-    const ENDS: [&[u8]; 3] = [br#"","value":"#, br#""}"#, br#"","typeoid":"#];
     match raw_name_length(text) {
         // The name is one quoted identifier. Its quotes are also those of the JSON string.
         Some(length) if quoted_length(text) == Some(length) => Some((text.get(1..length - 1)?, length)),
         Some(length) => Some((text.get(..length)?, length)),
         None => {
             let name = text.get(1..)?;
-            let is_end = |at: &usize| {
-                name.get(*at..)
-                    .is_some_and(|rest| ENDS.iter().any(|end| rest.starts_with(end)))
-            };
-            let length = (0..name.len()).find(is_end)?;
+            let is_quote_and_end = |at: &usize| name.get(*at) == Some(&b'"') && is_end(name, at + 1);
+            let length = (0..name.len()).find(is_quote_and_end)?;
             Some((name.get(..length)?, length + 2))
         }
     }
@@ -56,20 +63,34 @@ fn type_name(text: &[u8]) -> Option<(&[u8], usize)> {
 ///
 /// wal2json writes every name that begins with a quote in this form. Returns `None` for another name.
 fn raw_name_length(text: &[u8]) -> Option<usize> {
-    const FOLLOWERS: [&[u8]; 3] = [br#","value":"#, b"}", br#","typeoid":"#];
     let mut length = quoted_length(text)?;
     if text.get(length) == Some(&b'.') {
-        let name = text.get(length + 1..)?;
-        length += 1 + match name.first() {
-            Some(b'"') => quoted_length(name)?,
-            _ => name.iter().position(|byte| matches!(byte, b',' | b'}'))?,
-        };
+        length += 1;
+        if text.get(length) == Some(&b'"') {
+            length += quoted_length(text.get(length..)?)?;
+        }
     }
-    let rest = text.get(length..)?;
-    FOLLOWERS
-        .iter()
-        .any(|follower| rest.starts_with(follower))
-        .then_some(length)
+    // The rest is an identifier without quotes, a modifier, or nothing.
+    let end = (length..text.len()).find(|at| is_end(text, *at))?;
+    (!text.get(length..end)?.contains(&b'"')).then_some(end)
+}
+
+/// Whether the name of a type ends at this place of the row.
+fn is_end(text: &[u8], at: usize) -> bool {
+    let rest = text.get(at..).unwrap_or_default();
+    FOLLOWERS.iter().any(|follower| rest.starts_with(follower))
+}
+
+/// Length of a JSON string with its quotes.
+fn json_string_length(text: &[u8]) -> Option<usize> {
+    let mut at = 1;
+    loop {
+        match text.get(at)? {
+            b'"' => return Some(at + 1),
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
 }
 
 /// Length of a quoted identifier with its quotes; a doubled quote is part of the identifier.

@@ -22,7 +22,7 @@ const COMMITTED: i64 = 1_700_000_000_123_456;
 /// A table `public.t` with columns of these names and types; `true` marks the key.
 fn table(columns: &[(&str, &str, bool)]) -> Arc<Relation> {
     let column = |(name, type_name, key): &(&str, &str, bool)| {
-        Column::new((*name).to_owned(), (*type_name).to_owned(), *key)
+        Column::new((*name).to_owned(), (*type_name).into(), *key)
     };
     let primary = columns.iter().filter(|(_, _, key)| *key);
     Arc::new(Relation {

@@ -1,0 +1,190 @@
+use super::*;
+use crate::change::{COMMA, Type};
+
+const PRICE: u32 = 20_000;
+
+/// A type in `public` whose printed name needs no quotes.
+fn catalog_type(oid: u32, name: &str, printed: &str, form: TypeForm) -> CatalogType {
+    CatalogType {
+        oid,
+        schema: "public".into(),
+        name: name.into(),
+        printed: printed.into(),
+        extension: None,
+        form,
+    }
+}
+
+fn domain(base: u32, modifier: i32, base_name: &str) -> TypeForm {
+    TypeForm::Domain {
+        base,
+        modifier,
+        base_name: base_name.into(),
+    }
+}
+
+fn array(element: u32, delimiter: u8) -> TypeForm {
+    TypeForm::Array { element, delimiter }
+}
+
+/// A domain of `numeric(12,2)`, its array, a domain of that and its array; an enum, and a type of an
+/// extension.
+fn catalog() -> Catalog {
+    let mut catalog = Catalog::default();
+    for (oid, name, printed, form) in [
+        (PRICE, "price", "price", domain(1700, 786_438, "numeric(12,2)")),
+        (20_001, "_price", "price[]", array(PRICE, b',')),
+        (
+            20_002,
+            "Price list",
+            "\"Price list\"",
+            domain(20_001, -1, "price[]"),
+        ),
+        (20_003, "_Price list", "\"Price list\"[]", array(20_002, b',')),
+        (20_004, "_lead", "_lead", TypeForm::Other),
+        (20_005, "__lead", "_lead[]", array(20_004, b',')),
+        (20_006, "geometry", "geometry", TypeForm::Other),
+        (20_007, "_geometry", "geometry[]", array(20_006, b':')),
+        (20_008, "integer", "\"integer\"", TypeForm::Other),
+        (20_009, "places", "places", domain(20_007, 8, "geometry(Point)[]")),
+        (20_010, "Mood", "\"Mood\"", TypeForm::Other),
+        (20_011, "a []", "\"a []\"", TypeForm::Other),
+    ] {
+        catalog.insert_type(catalog_type(oid, name, printed, form));
+    }
+    let column = |name: &str, type_oid, modifier, type_name: &str| CatalogColumn {
+        name: name.into(),
+        type_oid,
+        modifier,
+        type_name: type_name.into(),
+        toastable: false,
+    };
+    let columns = vec![
+        column("a", 1700, 655_368, "numeric(10,4)"),
+        column("b", PRICE, -1, "price"),
+        column("c", 20_010, -1, "\"Mood\""),
+        column("g", 20_006, 4, "geometry(Point)"),
+        column("s", 1042, 8, "character(4)"),
+    ];
+    catalog.insert(
+        TableName::new("public", "t"),
+        CatalogTable {
+            columns,
+            ..CatalogTable::default()
+        },
+    );
+    catalog
+}
+
+fn array_of(kind: Type, delimiter: u8) -> Type {
+    Type::Array(Box::new(kind), delimiter)
+}
+
+#[test]
+fn an_oid_decides_the_type_whatever_its_name_is() {
+    let price = Type::Numeric(Some(2));
+    let prices = array_of(price.clone(), COMMA);
+    for (oid, modifier, name, kind) in [
+        (23, -1, "integer", Type::Integer),
+        (PRICE, -1, "numeric(12,2)", price),
+        (20_001, -1, "numeric(12,2)[]", prices.clone()),
+        (20_002, -1, "numeric(12,2)[]", prices.clone()),
+        (20_003, -1, "numeric(12,2)[][]", array_of(prices, COMMA)),
+        (20_004, -1, "_lead", Type::Text),
+        (20_005, -1, "_lead[]", array_of(Type::Text, COMMA)),
+        (20_006, 4, "geometry(Point)", Type::Text),
+        (20_006, -1, "geometry", Type::Text),
+        (20_007, -1, "geometry[]", array_of(Type::Text, b':')),
+        (20_008, -1, "\"integer\"", Type::Text),
+        (20_009, -1, "geometry(Point)[]", array_of(Type::Text, b':')),
+    ] {
+        let found = catalog().type_of_oid(oid, modifier).unwrap();
+        assert_eq!((found.name.as_str(), found.kind), (name, kind), "{oid}");
+    }
+    assert_eq!(catalog().type_of_oid(30_000, -1), None);
+}
+
+#[test]
+fn a_domain_of_itself_ends_the_search() {
+    let mut catalog = Catalog::default();
+    catalog.insert_type(catalog_type(1, "d", "d", domain(2, -1, "d[]")));
+    catalog.insert_type(catalog_type(2, "_d", "d[]", array(1, b',')));
+    assert!(catalog.type_of_oid(1, -1).is_some());
+}
+
+#[test]
+fn a_name_is_that_of_the_declared_type_or_else_of_the_type_that_is_printed_so() {
+    let catalog = catalog();
+    let table = catalog.table(&TableName::new("public", "t"));
+    for (column, sent, expected) in [
+        ("a", "numeric", "numeric(10,4)"),
+        ("a", "integer", "integer"),
+        ("a", "\"integer\"", "\"integer\""),
+        ("b", "numeric", "numeric"),
+        ("b", "price", "numeric(12,2)"),
+        ("c", "Mood", "\"Mood\""),
+        ("g", "geometry", "geometry(Point)"),
+        ("s", "character", "character(4)"),
+        ("gone", "price[]", "numeric(12,2)[]"),
+        ("gone", "text", "text"),
+        ("gone", "dropped", "dropped"),
+    ] {
+        assert_eq!(catalog.type_of_name(table, column, sent).name, expected, "{sent}");
+    }
+    assert_eq!(catalog.type_of_name(None, "a", "numeric").name, "numeric");
+}
+
+#[test]
+fn the_name_of_a_dropped_type_shows_whether_it_is_an_array() {
+    let catalog = catalog();
+    for (sent, kind) in [
+        ("app.dropped[]", array_of(Type::Text, COMMA)),
+        ("\"dropped []\"", Type::Text),
+        ("a []", Type::Text),
+        ("app.date", Type::Text),
+    ] {
+        assert_eq!(catalog.type_of_name(None, "c", sent).kind, kind, "{sent}");
+    }
+    for (schema, name, kind) in [
+        ("", "int4", Type::Integer),
+        ("", "_numeric", array_of(Type::Numeric(None), COMMA)),
+        ("", "_box", array_of(Type::Text, b';')),
+        ("public", "_lead", Type::Text),
+        ("public", "_price", array_of(Type::Numeric(Some(2)), COMMA)),
+        ("public", "date", Type::Text),
+        ("public", "_date", array_of(Type::Text, COMMA)),
+    ] {
+        let found = catalog.type_of_catalog_name(schema, name);
+        assert_eq!(found.kind, kind, "{schema}.{name}");
+    }
+    assert_eq!(catalog.type_of_catalog_name("public", "date").name, "public.date");
+}
+
+#[test]
+fn a_name_beside_an_oid_adds_the_modifier_and_decides_nothing() {
+    let catalog = catalog();
+    for (oid, sent, name, kind) in [
+        (1700, "numeric(10,4)", "numeric(10,4)", Type::Numeric(Some(4))),
+        (
+            1114,
+            "timestamp(3) without time zone",
+            "timestamp(3) without time zone",
+            Type::Timestamp(3),
+        ),
+        (PRICE, "numeric(12,2)", "numeric(12,2)", Type::Numeric(Some(2))),
+        (
+            20_001,
+            "price[]",
+            "numeric(12,2)[]",
+            array_of(Type::Numeric(Some(2)), COMMA),
+        ),
+        (20_006, "geometry(Point)", "geometry(Point)", Type::Text),
+        (20_008, "integer", "\"integer\"", Type::Text),
+        (20_004, "former", "former", Type::Text),
+        (18, "char", "\"char\"", Type::Text),
+        (30_000, "numeric(3,1)", "numeric(3,1)", Type::Numeric(Some(1))),
+    ] {
+        let found = catalog.type_of_oid_and_name(oid, sent);
+        assert_eq!((found.name.as_str(), found.kind), (name, kind), "{oid} {sent}");
+    }
+}

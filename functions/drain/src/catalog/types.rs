@@ -1,0 +1,228 @@
+//! Types that are not built in, as `pg_type` states them.
+//!
+//! The OID of a type decides. Names can be those of another type: of a type with the same name in another
+//! schema, or of one that was renamed. A name counts only where no OID was sent, or where the type was dropped.
+
+use std::collections::HashMap;
+
+use crate::change::{COMMA, ColumnType, Type, format_type};
+
+/// A type that is not built in.
+#[derive(Debug, Clone)]
+pub struct CatalogType {
+    /// Its OID.
+    pub oid: u32,
+    /// Its schema.
+    pub schema: String,
+    /// Its name in `pg_type`.
+    pub name: String,
+    /// Its name as `format_type` prints it.
+    pub printed: String,
+    /// The extension that it belongs to.
+    pub extension: Option<String>,
+    /// What its values consist of.
+    pub form: TypeForm,
+}
+
+/// What the values of a type consist of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TypeForm {
+    /// A domain: its values are those of its base type.
+    Domain {
+        /// OID of the base type.
+        base: u32,
+        /// Modifier of the base type; -1 without one.
+        modifier: i32,
+        /// Name of the base type as `format_type` prints it with its modifier.
+        base_name: String,
+    },
+    /// An array.
+    Array {
+        /// OID of the type of its elements.
+        element: u32,
+        /// The character between its elements.
+        delimiter: u8,
+    },
+    /// An enum, a composite type, a range, or a base type with functions of its own.
+    Other,
+}
+
+/// The most levels of domains and arrays that are resolved. The bound ends the search for every catalog.
+const MAX_LEVELS: usize = 64;
+
+/// The types of one database that are not built in.
+#[derive(Debug, Default)]
+pub(super) struct TypeCatalog {
+    types: HashMap<u32, CatalogType>,
+    /// OIDs by the names that `format_type` prints.
+    printed: HashMap<String, u32>,
+    /// OIDs by the same names without the quotes around them, which wal2json omits.
+    unquoted: HashMap<String, u32>,
+    /// OIDs by schema and name in `pg_type`.
+    catalog_names: HashMap<(String, String), u32>,
+    /// Names with modifiers, as `format_type` prints them, by OID and modifier.
+    modified: HashMap<(u32, i32), String>,
+}
+
+impl TypeCatalog {
+    pub(super) fn insert(&mut self, inserted: CatalogType) {
+        let oid = inserted.oid;
+        if let TypeForm::Domain {
+            base,
+            modifier,
+            base_name,
+        } = &inserted.form
+        {
+            self.insert_name(*base, *modifier, base_name);
+        }
+        self.printed.insert(inserted.printed.clone(), oid);
+        if let Some(name) = without_quotes(&inserted.printed) {
+            self.unquoted.insert(name.to_owned(), oid);
+        }
+        let names = (inserted.schema.clone(), inserted.name.clone());
+        self.catalog_names.insert(names, oid);
+        self.types.insert(oid, inserted);
+    }
+
+    /// Adds the name of a type with a modifier.
+    pub(super) fn insert_name(&mut self, oid: u32, modifier: i32, name: &str) {
+        if modifier >= 0 && format_type::of_oid(oid, -1).is_none() {
+            self.modified.insert((oid, modifier), name.to_owned());
+        }
+    }
+
+    /// The type with this OID and this modifier; `None` if the catalog does not hold it.
+    pub(super) fn of_oid(&self, oid: u32, modifier: i32) -> Option<ColumnType> {
+        self.resolve(oid, modifier, MAX_LEVELS)
+    }
+
+    fn resolve(&self, oid: u32, modifier: i32, levels: usize) -> Option<ColumnType> {
+        if let Some(built_in) = ColumnType::built_in(oid, modifier) {
+            return Some(built_in);
+        }
+        let found = self.types.get(&oid)?;
+        let inner = |oid, modifier| self.resolve(oid, modifier, levels.checked_sub(1)?);
+        let named = |kind| ColumnType {
+            oid,
+            name: self
+                .modified
+                .get(&(oid, modifier))
+                .unwrap_or(&found.printed)
+                .clone(),
+            kind,
+        };
+        Some(match &found.form {
+            TypeForm::Domain {
+                base,
+                modifier,
+                base_name,
+            } => inner(*base, *modifier).unwrap_or_else(|| ColumnType::unknown(&**base_name)),
+            TypeForm::Array { element, delimiter } => {
+                let element_type = inner(*element, modifier);
+                let kind = element_type.as_ref().map_or(Type::Text, |it| it.kind.clone());
+                let array = named(Type::Array(Box::new(kind), *delimiter));
+                match element_type {
+                    Some(base) if self.is_domain(*element) => ColumnType {
+                        name: base.name + "[]",
+                        ..array
+                    },
+                    _ => array,
+                }
+            }
+            TypeForm::Other if found.name == "hstore" && found.extension.as_deref() == Some("hstore") => {
+                named(Type::Hstore)
+            }
+            TypeForm::Other => named(Type::Text),
+        })
+    }
+
+    /// The type with this OID. `sent` is its name with its modifier, or that of its base type.
+    pub(super) fn of_oid_and_name(&self, oid: u32, sent: &str) -> ColumnType {
+        let modifier = format_type::built_in_of_name(sent).map_or(-1, |(_, modifier)| modifier);
+        let Some(resolved) = self.resolve(oid, modifier, MAX_LEVELS) else {
+            return self.of_name(sent);
+        };
+        let is_replaced = match self.types.get(&oid).map(|found| &found.form) {
+            Some(TypeForm::Domain { .. }) => true,
+            Some(TypeForm::Array { element, .. }) => self.is_domain(*element),
+            _ => false,
+        };
+        if is_replaced || without_quotes(&resolved.name) == Some(sent) {
+            return resolved;
+        }
+        // The sent name has the modifier, and it is the name at the time of the change.
+        ColumnType {
+            name: sent.to_owned(),
+            ..resolved
+        }
+    }
+
+    /// The type that `format_type` prints with this name, perhaps with a modifier.
+    pub(super) fn of_name(&self, sent: &str) -> ColumnType {
+        let of_oid = |oid: &u32| self.of_oid(*oid, -1);
+        if let Some(found) = self.printed.get(sent).and_then(of_oid) {
+            return found;
+        }
+        if let Some((oid, modifier)) = format_type::built_in_of_name(sent)
+            && let Some(found) = ColumnType::built_in(oid, modifier)
+        {
+            return found;
+        }
+        if let Some(found) = self.unquoted.get(sent).and_then(of_oid) {
+            return found;
+        }
+        // The type was dropped. PostgreSQL prints these brackets for an array only.
+        match format_type::split_brackets(sent) {
+            (_, "") => ColumnType::unknown(sent),
+            (element, _) => unknown_array(sent, self.printed.get(element).and_then(of_oid)),
+        }
+    }
+
+    /// The type with this schema and this name in `pg_type`; an empty schema is `pg_catalog`.
+    pub(super) fn of_catalog_name(&self, schema: &str, name: &str) -> ColumnType {
+        if schema.is_empty() {
+            return format_type::built_in_of_catalog_name(name)
+                .and_then(|oid| ColumnType::built_in(oid, -1))
+                .unwrap_or_else(|| ColumnType::unknown(name));
+        }
+        let names = (schema.to_owned(), name.to_owned());
+        if let Some(found) = self
+            .catalog_names
+            .get(&names)
+            .and_then(|oid| self.of_oid(*oid, -1))
+        {
+            return found;
+        }
+        // The type was dropped, and nothing else shows whether it was an array. PostgreSQL names the type of
+        // an array after that of its elements, with an underscore before it.
+        match name.strip_prefix('_') {
+            Some(element) => unknown_array(&(format_type::of_catalog_name(schema, element) + "[]"), None),
+            None => ColumnType::unknown(format_type::of_catalog_name(schema, name)),
+        }
+    }
+
+    /// The name of a type as `format_type` prints it where no modifier is asked for.
+    pub(super) fn name_alone(&self, oid: u32) -> Option<String> {
+        format_type::of_oid_alone(oid).or_else(|| self.types.get(&oid).map(|found| found.printed.clone()))
+    }
+
+    fn is_domain(&self, oid: u32) -> bool {
+        let form = self.types.get(&oid).map(|found| &found.form);
+        matches!(form, Some(TypeForm::Domain { .. }))
+    }
+}
+
+/// An array of which only the name is known, and perhaps the type of its elements.
+fn unknown_array(name: &str, element: Option<ColumnType>) -> ColumnType {
+    let element = element.map_or(Type::Text, |element| element.kind);
+    ColumnType {
+        kind: Type::Array(Box::new(element), COMMA),
+        ..ColumnType::unknown(name)
+    }
+}
+
+/// The name of one part without the quotes around it; `None` for another name.
+fn without_quotes(printed: &str) -> Option<&str> {
+    let inner = printed.strip_prefix('"')?.strip_suffix('"')?;
+    (!inner.replace("\"\"", "").contains('"')).then_some(inner)
+}
