@@ -31,6 +31,7 @@ mod envelopes;
 mod failover;
 mod filtered;
 mod frozen;
+mod foreign_slots;
 mod gap;
 mod hazards;
 mod huge;
