@@ -90,16 +90,19 @@ async fn assert_setup(builder: FixtureBuilder) {
     fixture.drain().await;
     assert_eq!(fixture.compare(&["public.t"]).await.changes().len(), 1);
 
-    // Setup creates only missing objects, whatever the event asks for.
-    let third = fixture
-        .invoke(json!({"action": "setup", "plugin": "wal2json"}))
+    // The plugin of a slot cannot be changed, so an event that names another is refused.
+    assert_invocation_fails(
+        &fixture,
+        json!({"action": "setup", "plugin": "wal2json"}),
+        "EventInvalid",
+        &["wal2json", "pgoutput", &fixture.slot],
+    )
+    .await;
+    let named = fixture
+        .invoke(json!({"action": "setup", "plugin": "pgoutput"}))
         .await
         .answer();
-    assert_eq!(
-        (&third["created"], &third["plugin"]),
-        (&json!([]), &json!("pgoutput")),
-        "{third}"
-    );
+    assert_eq!(named["created"], json!([]), "{named}");
 }
 
 async fn setup_needs_no_publication_for_text_plugins() {

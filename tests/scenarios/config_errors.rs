@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use scenarios::aws::fault_proxy::Fault;
-use scenarios::fixture::{Fixture, Plugin};
+use scenarios::fixture::{DEADLINE, Fixture, Plugin};
 use scenarios::lambda::function::drain_binary;
 use scenarios::postgres::{Postgres, PostgresSettings, REPLUSER};
 use scenarios::wait::free_port;
@@ -28,6 +28,7 @@ crate::scenarios![
     a_denied_parameter_call_names_the_missing_permission,
     a_service_without_an_answer_is_named_before_the_deadline,
     an_invalid_event_is_named_with_its_allowed_values,
+    a_payload_that_is_not_json_is_an_invalid_event,
 ];
 
 /// Fixture whose slot has one change.
@@ -286,6 +287,24 @@ async fn a_service_without_an_answer_is_named_before_the_deadline() {
     fixture.kinesis_proxy.inject("PutRecords", Fault::CutRequest);
     fails("StreamUnavailable", &fixture.stream).await;
     fixture.kinesis_proxy.clear();
+    assert_drained(&fixture).await;
+}
+
+async fn a_payload_that_is_not_json_is_an_invalid_event() {
+    let fixture = fixture().await;
+    for payload in [
+        "",
+        "hello",
+        "{",
+        r#"{"action":"status"} more"#,
+        "\u{1}",
+        &"[".repeat(1000),
+    ] {
+        let outcome = fixture.function.invoke_text(payload, DEADLINE).await;
+        let (kind, message) = outcome.error();
+        assert_eq!(kind, "EventInvalid", "{message}");
+        assert!(message.contains("JSON object"), "{message}");
+    }
     assert_drained(&fixture).await;
 }
 

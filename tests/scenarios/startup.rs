@@ -2,7 +2,7 @@
 //!
 //! The error names both positions, and the slot does not move.
 
-use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
+use scenarios::fixture::{DEADLINE, Fixture, FixtureBuilder, Plugin};
 use scenarios::lambda::function::Outcome;
 use scenarios::postgres::{Postgres, PostgresSettings};
 use serde_json::{Value, json};
@@ -25,9 +25,12 @@ crate::scenarios![
     a_drain_names_a_missing_publication,
     a_drain_without_a_checkpoint_starts_at_the_slot,
     unknown_fields_of_the_checkpoint_are_kept,
+    a_renamed_database_continues,
 ];
 
 crate::version_scenarios![a_missing_publication_is_named, a_slot_without_log_is_lost];
+
+crate::version_scenarios![since 18: an_idle_slot_that_is_lost_is_not_a_matter_of_size];
 
 /// Asserts the error after one field of the checkpoint has another value, and restores the checkpoint.
 async fn assert_field_is_refused(fixture: &Fixture, field: &str, value: Value, kind: &str, parts: &[&str]) {
@@ -175,9 +178,25 @@ async fn a_restored_server_has_diverged() {
 async fn a_checkpoint_of_another_slot_is_refused() {
     let fixture = fixture_with_backlog().await;
     let parts = [&fixture.slot, "another", "CHECKPOINT_PARAMETER"];
-    for field in ["slot", "database", "plugin"] {
+    for field in ["slot", "plugin"] {
         assert_field_is_refused(&fixture, field, json!("another"), "CheckpointMismatch", &parts).await;
     }
+    // A database of another name is the same one only if it has the same OID.
+    let good = stored_checkpoint(&fixture).await;
+    for oid in [json!(1), Value::Null] {
+        let mut other = good.clone();
+        other["database_oid"] = oid;
+        fixture.put_checkpoint(&other).await;
+        assert_field_is_refused(
+            &fixture,
+            "database",
+            json!("another"),
+            "CheckpointMismatch",
+            &parts,
+        )
+        .await;
+    }
+    fixture.put_checkpoint(&good).await;
     finish(&fixture).await;
 }
 
@@ -253,6 +272,65 @@ async fn a_drain_without_a_checkpoint_starts_at_the_slot() {
     assert_eq!(json!(checkpoint_lsn(&fixture).await), report["to"]);
     finish(&fixture).await;
     assert!(fixture.consume().await.changes().len() > before);
+}
+
+async fn a_renamed_database_continues() {
+    let mut fixture = fixture_with_backlog().await;
+    fixture.function.kill9().await;
+    let renamed = format!("{}_renamed", fixture.database);
+    let admin = fixture.postgres.admin("postgres").await;
+    let rename = async |from: &str, to: &str| {
+        // The sessions of the scenario are in the database.
+        let end = "select pg_terminate_backend(pid) from pg_stat_activity where datname = $1";
+        let sql = format!("alter database \"{from}\" rename to \"{to}\"");
+        scenarios::wait::until("the database is renamed", DEADLINE, || async {
+            admin.query(end, &[&from]).await.unwrap();
+            admin.batch_execute(&sql).await.is_ok()
+        })
+        .await;
+    };
+    rename(&fixture.database, &renamed).await;
+    fixture.function.set("PGDATABASE", &renamed).await;
+    let report = fixture.tick().await;
+    assert!(report["changes"].as_u64() > Some(0), "{report}");
+    assert_eq!(stored_checkpoint(&fixture).await["database"], json!(renamed));
+    rename(&renamed, &fixture.database.clone()).await;
+    let database = fixture.database.clone();
+    fixture.function.set("PGDATABASE", &database).await;
+    finish(&fixture).await;
+}
+
+/// From version 18 on, the server invalidates slots that no session reads.
+async fn an_idle_slot_that_is_lost_is_not_a_matter_of_size(version: u32) {
+    let settings = PostgresSettings {
+        version: Some(version),
+        conf: "idle_replication_slot_timeout = '1s'\n".to_owned(),
+        ..PostgresSettings::default()
+    };
+    let fixture = Fixture::builder(Plugin::Pgoutput)
+        .on_server(Postgres::start(settings).await)
+        .build()
+        .await;
+    fixture.sql("create table t (id int)").await;
+    let slot = &fixture.slot;
+    let reason = format!("select invalidation_reason from pg_replication_slots where slot_name = '{slot}'");
+    scenarios::wait::until("the idle slot is invalidated", DEADLINE, || async {
+        // The checkpointer looks for such slots.
+        fixture.sql("insert into t values (1)").await;
+        fixture.sql("checkpoint").await;
+        fixture.value(&reason).await.is_some()
+    })
+    .await;
+    let parts = [slot.as_str(), "idle_timeout", "idle_replication_slot_timeout"];
+    let (kind, message) = fixture.failing_tick().await;
+    assert_eq!(kind, "SlotLost", "{message}");
+    for part in parts {
+        assert!(message.contains(part), "{message}");
+    }
+    assert!(!message.contains("max_slot_wal_keep_size"), "{message}");
+    let status = fixture.invoke(json!({"action": "status"})).await.answer();
+    let problems = status["problems"].to_string();
+    assert!(problems.contains("idle_replication_slot_timeout"), "{problems}");
 }
 
 async fn unknown_fields_of_the_checkpoint_are_kept() {

@@ -39,6 +39,8 @@ pub struct PostgresSettings {
     pub trust: bool,
     /// Wait for the disk. Without it a crash of the server process still loses nothing.
     pub fsync: bool,
+    /// Language of the messages, such as `de`; only Debian's version has translations.
+    pub language: Option<&'static str>,
     /// Further lines of postgresql.conf.
     pub conf: String,
 }
@@ -52,6 +54,7 @@ pub struct Postgres {
     port: u16,
     process: Mutex<u32>,
     certificates: Option<Certificates>,
+    language: Option<&'static str>,
 }
 
 /// Limit for a start. Recovery after a crash replays at most the changes of one scenario.
@@ -139,13 +142,18 @@ impl Postgres {
             port: wait::free_port(),
             process,
             certificates,
+            language: settings.language,
         }
     }
 
     /// Starts the server, and waits until it accepts connections.
     pub(crate) async fn start_process(&self) {
+        // It applies to every locale but `C`, so no other locale has to be installed.
+        let language = self
+            .language
+            .map_or_else(String::new, |language| format!("LANGUAGE={language} "));
         let command = format!(
-            "'{}/postgres' -D '{}' -p {}",
+            "{language}'{}/postgres' -D '{}' -p {}",
             self.programs.bin().display(),
             self.data.display(),
             self.port

@@ -24,6 +24,9 @@ pub struct Checkpoint {
     pub timeline: u32,
     /// The slot's database.
     pub database: String,
+    /// The OID of the slot's database, which a rename keeps; `None` before a version that stores it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database_oid: Option<u32>,
     /// The slot.
     pub slot: String,
     /// The slot's plugin.

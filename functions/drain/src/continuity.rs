@@ -6,8 +6,12 @@
 //! `confirmed_flush <= checkpoint <= flush` always holds. The slot advances only after the checkpoint is
 //! stored, and only flushed log is read.
 
+mod loss;
+
 use serde::Deserialize;
 use serde_json::Map;
+
+pub use loss::SlotLoss;
 
 use crate::checkpoint::{self, Checkpoint, ResumePoint};
 use crate::lsn::Lsn;
@@ -25,6 +29,8 @@ pub struct ServerInfo {
     pub timeline: u32,
     /// The database of the connection.
     pub database: String,
+    /// See [`Checkpoint::database_oid`].
+    pub database_oid: u32,
     /// `server_encoding`; text plugins write in it.
     pub encoding: String,
     /// The flush position: the end of the write-ahead log on disk.
@@ -39,6 +45,7 @@ impl ServerInfo {
             system_identifier: self.system_identifier.clone(),
             timeline: self.timeline,
             database: self.database.clone(),
+            database_oid: Some(self.database_oid),
             slot: slot.to_owned(),
             plugin: plugin.name().to_owned(),
             commit_end,
@@ -77,6 +84,12 @@ pub struct SlotState {
     /// From 17: whether standbys keep a copy that survives their promotion.
     #[serde(default)]
     pub failover: Option<bool>,
+    /// Whether the slot ends with the session that created it.
+    #[serde(default)]
+    pub temporary: bool,
+    /// From 14: whether it decodes a prepared transaction before that is committed.
+    #[serde(default)]
+    pub two_phase: bool,
 }
 
 /// Start of a drain.
@@ -117,13 +130,14 @@ pub enum Discontinuity {
     )]
     SlotMissing { slot: String, checkpoint: Lsn },
     #[error(
-        "slot {slot} is lost ({reason}): the server removed write-ahead log after {confirmed} that was not \
-         drained. Drop and create the slot, accept the gap, read the tables again with \
-         {{\"action\":\"backfill\",\"repair\":true}}, and raise max_slot_wal_keep_size"
+        "slot {slot} is lost ({loss}): the server cannot decode the changes after {confirmed} that were not \
+         drained. Drop the slot, create it again, accept the gap, and read the tables again with \
+         {{\"action\":\"backfill\",\"repair\":true}}{advice}",
+        advice = .loss.advice()
     )]
     SlotLost {
         slot: String,
-        reason: String,
+        loss: SlotLoss,
         confirmed: Lsn,
     },
     #[error(
@@ -137,6 +151,27 @@ pub enum Discontinuity {
     },
     #[error("slot {slot} is a physical slot: set SLOT_NAME to a logical one")]
     Physical { slot: String },
+    #[error(
+        "slot {slot} is a temporary slot, which ends with the session that created it: set SLOT_NAME to \
+         another slot"
+    )]
+    Temporary { slot: String },
+    #[error(
+        "slot {slot} was created with two_phase=true: it sends prepared transactions before they are \
+         committed, and they may still be rolled back. Drop it with select pg_drop_replication_slot('{slot}'), \
+         and create it again with {{\"action\":\"setup\"}}; if it was drained before, accept the gap and read \
+         the tables again with {{\"action\":\"backfill\",\"repair\":true}}"
+    )]
+    TwoPhase { slot: String },
+    #[error(
+        "setup names the plugin {given}, and slot {slot} uses {plugin}, which cannot be changed: send setup \
+         without plugin, or drop the slot first"
+    )]
+    OtherPlugin {
+        slot: String,
+        given: Plugin,
+        plugin: Plugin,
+    },
     #[error("slot {slot} uses the plugin {plugin}: Spillway reads pgoutput, wal2json and test_decoding")]
     PluginUnsupported { slot: String, plugin: String },
     #[error(
@@ -151,7 +186,7 @@ pub enum Discontinuity {
     #[error(
         "the checkpoint belongs to slot {slot} ({plugin}) of database {database}, and this is slot \
          {this_slot} ({this_plugin}) of database {this_database}: set another CHECKPOINT_PARAMETER for each \
-         slot, or accept the gap if the slot was created again"
+         slot, or accept the gap if the slot was created again or its database was renamed"
     )]
     CheckpointMismatch {
         slot: String,
@@ -228,14 +263,17 @@ impl Discontinuity {
             Discontinuity::NotSetUp { .. } | Discontinuity::SlotMissing { .. } => "SlotMissing",
             Discontinuity::SlotLost { .. } => "SlotLost",
             Discontinuity::WrongDatabase { .. } => "SlotWrongDatabase",
-            Discontinuity::Physical { .. } | Discontinuity::Encoding { .. } => "SlotUnusable",
+            Discontinuity::Physical { .. }
+            | Discontinuity::Temporary { .. }
+            | Discontinuity::Encoding { .. } => "SlotUnusable",
+            Discontinuity::TwoPhase { .. } => "SlotTwoPhase",
             Discontinuity::PluginUnsupported { .. } => "PluginUnsupported",
             Discontinuity::CheckpointMismatch { .. } => "CheckpointMismatch",
             Discontinuity::SystemChanged { .. } => "SystemChanged",
             Discontinuity::Divergence { .. } => "Divergence",
             Discontinuity::Gap { .. } => "Gap",
             Discontinuity::MarkerMissing { .. } => "MarkerMissing",
-            Discontinuity::AcceptedElsewhere { .. } => "EventInvalid",
+            Discontinuity::AcceptedElsewhere { .. } | Discontinuity::OtherPlugin { .. } => "EventInvalid",
         }
     }
 }
@@ -256,18 +294,24 @@ pub fn readable(slot: &str, server: &ServerInfo, state: &SlotState) -> Result<(P
             expected: server.database.clone(),
         });
     }
+    if state.temporary {
+        return Err(Discontinuity::Temporary { slot });
+    }
     let confirmed = state.confirmed_flush_lsn.unwrap_or(Lsn::ZERO);
-    if let Some(reason) = loss_reason(state) {
+    if let Some(loss) = SlotLoss::of(state) {
         return Err(Discontinuity::SlotLost {
             slot,
-            reason,
+            loss,
             confirmed,
         });
     }
     let plugin: Plugin = plugin.parse().map_err(|()| Discontinuity::PluginUnsupported {
-        slot,
+        slot: slot.clone(),
         plugin: plugin.clone(),
     })?;
+    if state.two_phase {
+        return Err(Discontinuity::TwoPhase { slot });
+    }
     if plugin != Plugin::Pgoutput && server.encoding != "UTF8" && server.encoding != "SQL_ASCII" {
         return Err(Discontinuity::Encoding {
             database: server.database.clone(),
@@ -276,20 +320,6 @@ pub fn readable(slot: &str, server: &ServerInfo, state: &SlotState) -> Result<(P
         });
     }
     Ok((plugin, confirmed))
-}
-
-/// The reason why a slot is lost; `None` if it is not.
-fn loss_reason(state: &SlotState) -> Option<String> {
-    if let Some(reason) = &state.invalidation_reason {
-        return Some(reason.clone());
-    }
-    let reason = match (state.wal_status.as_deref(), state.conflicting) {
-        (Some("lost"), _) => "its write-ahead log was removed",
-        (_, Some(true)) => "it conflicted with recovery",
-        _ if state.restart_lsn.is_none() || state.confirmed_flush_lsn.is_none() => "it has no position",
-        _ => return None,
-    };
-    Some(reason.to_owned())
 }
 
 /// The start of a drain.
@@ -347,13 +377,16 @@ fn missing_slot(slot: &str, checkpoint: Option<&Checkpoint>) -> Discontinuity {
 }
 
 /// Checks that the checkpoint belongs to this slot.
+///
+/// A database that was renamed is still the same: its OID is. A checkpoint of an older version has no OID.
 fn check_owner(
     slot: &str,
     server: &ServerInfo,
     plugin: Plugin,
     stored: &Checkpoint,
 ) -> Result<(), Discontinuity> {
-    if stored.slot == slot && stored.database == server.database && stored.plugin == plugin.name() {
+    let is_database = stored.database == server.database || stored.database_oid == Some(server.database_oid);
+    if stored.slot == slot && is_database && stored.plugin == plugin.name() {
         return Ok(());
     }
     Err(Discontinuity::CheckpointMismatch {

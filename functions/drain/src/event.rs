@@ -21,8 +21,8 @@ pub enum Action {
     Backfill(BackfillCommand),
     /// Create the publication, the slot and the first checkpoint, as far as they are missing.
     Setup {
-        /// The plugin of a slot that is created.
-        plugin: Plugin,
+        /// The plugin of a slot that is created, pgoutput if there is none. A slot that exists must have it.
+        plugin: Option<Plugin>,
     },
     /// Report the state of slot, stream and backfill.
     Status,
@@ -125,8 +125,8 @@ fn parse_setup(fields: &Map<String, Value>) -> Result<Action, EventError> {
         expected: "pgoutput, wal2json or test_decoding",
     };
     let plugin = match fields.get("plugin") {
-        None => Plugin::Pgoutput,
-        Some(name) => name.as_str().and_then(|name| name.parse().ok()).ok_or(invalid)?,
+        None => None,
+        Some(name) => Some(name.as_str().and_then(|name| name.parse().ok()).ok_or(invalid)?),
     };
     Ok(Action::Setup { plugin })
 }
@@ -179,15 +179,13 @@ mod tests {
         assert_eq!(Action::parse(&json!({"action": "status"})), Ok(Action::Status));
         assert_eq!(
             Action::parse(&json!({"action": "setup"})),
-            Ok(Action::Setup {
-                plugin: Plugin::Pgoutput
-            })
+            Ok(Action::Setup { plugin: None })
         );
         let setup = json!({"action": "setup", "plugin": "wal2json"});
         assert_eq!(
             Action::parse(&setup),
             Ok(Action::Setup {
-                plugin: Plugin::Wal2json
+                plugin: Some(Plugin::Wal2json)
             })
         );
         let accept = json!({"action": "drain", "accept_gap": "0/10"});

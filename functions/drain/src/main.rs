@@ -8,7 +8,9 @@ use drain::actions::app::App;
 use drain::config::Config;
 use drain::error::Error;
 use drain::handler::handle;
-use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
+use lambda_runtime::layers::TracingLayer;
+use lambda_runtime::tower::util::MapRequestLayer;
+use lambda_runtime::{Diagnostic, LambdaEvent, LambdaInvocation, Runtime, service_fn};
 use serde_json::Value;
 use tracing_subscriber::EnvFilter;
 
@@ -64,7 +66,7 @@ async fn serve(config: Result<Config, Error>) -> Result<(), lambda_runtime::Erro
         }
     };
     let app = &app;
-    lambda_runtime::run(service_fn(move |event: LambdaEvent<Value>| async move {
+    let service = service_fn(move |event: LambdaEvent<Value>| async move {
         let outcome = match app {
             Ok(app) => handle(app, &event.payload, deadline(event.context.deadline)).await,
             Err(error) => return Err(diagnostic(error)),
@@ -81,8 +83,20 @@ async fn serve(config: Result<Config, Error>) -> Result<(), lambda_runtime::Erro
                 Err(diagnostic(&error))
             }
         }
-    }))
-    .await
+    });
+    let runtime = Runtime::new(service).layer(TracingLayer::new());
+    runtime.layer(MapRequestLayer::new(with_json_payload)).run().await
+}
+
+/// The invocation with `null` for a payload that is not JSON.
+///
+/// The runtime would answer such a payload itself, with a type of the library as `errorType`. `null` is no
+/// event either, and its error has a stable name.
+fn with_json_payload(mut invocation: LambdaInvocation) -> LambdaInvocation {
+    if serde_json::from_slice::<Value>(&invocation.body).is_err() {
+        invocation.body = "null".into();
+    }
+    invocation
 }
 
 fn diagnostic(error: &Error) -> Diagnostic {

@@ -121,13 +121,17 @@ impl Function {
     ///
     /// While Lambda freezes a sandbox, the time for its deadline stops, too.
     pub async fn invoke_with_limit(&self, event: &Value, deadline: Duration, limit: Duration) -> Outcome {
+        self.invoke_payload(event.to_string(), deadline, limit).await
+    }
+
+    async fn invoke_payload(&self, payload: String, deadline: Duration, limit: Duration) -> Outcome {
         let _turn = self.turn.lock().await;
         let warm = self.sandbox().filter(|sandbox| sandbox.exit.borrow().is_none());
         let sandbox = match warm {
             Some(warm) => warm,
             None => self.start().await,
         };
-        let answer = sandbox.api.invoke(event, deadline);
+        let answer = sandbox.api.invoke(payload, deadline);
         let mut exit = sandbox.exit.clone();
         let outcome = tokio::select! {
             biased;
@@ -147,6 +151,11 @@ impl Function {
         self.peak_memory
             .fetch_max(sandbox.peak_memory(), Ordering::Relaxed);
         outcome
+    }
+
+    /// Invokes with a payload that need not be JSON.
+    pub async fn invoke_text(&self, payload: &str, deadline: Duration) -> Outcome {
+        self.invoke_payload(payload.to_owned(), deadline, deadline).await
     }
 
     /// Kills the process with SIGKILL, and waits until it has ended. The next invocation starts a new one.

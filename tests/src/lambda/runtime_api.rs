@@ -84,7 +84,7 @@ impl RuntimeApi {
     /// Queues `event` for the next `invocation/next`.
     ///
     /// The channel receives the result. It closes when there will be none.
-    pub fn invoke(&self, event: &Value, deadline: Duration) -> oneshot::Receiver<InvocationResult> {
+    pub fn invoke(&self, event: String, deadline: Duration) -> oneshot::Receiver<InvocationResult> {
         let (posted, answer) = oneshot::channel();
         let end = SystemTime::now() + deadline;
         let deadline_ms = end
@@ -92,7 +92,7 @@ impl RuntimeApi {
             .expect("it is after 1970")
             .as_millis();
         let invocation = Invocation {
-            event: event.to_string(),
+            event,
             deadline_ms,
             posted,
         };

@@ -12,6 +12,7 @@ use crate::change::Message;
 use crate::checkpoint::Checkpoint;
 use crate::clock::now_micros;
 use crate::continuity::{ServerInfo, StartPosition};
+use crate::drain::reader::GAP_ACCEPTED;
 use crate::drain::report::{Report, StopReason};
 use crate::drain::{BackfillRunner, DrainPorts, DrainTask, drain};
 use crate::encode::{Envelope, Event};
@@ -21,9 +22,6 @@ use crate::ports::SlotError;
 use crate::position::Position;
 use crate::postgres::connection::Connector;
 use crate::postgres::server;
-
-/// The prefix of the control message that follows an accepted gap.
-const GAP_ACCEPTED: &str = "spillway.gap_accepted";
 
 /// How long the summary may take to ask for the oldest transaction.
 const OLDEST_TRANSACTION_TIME: Duration = Duration::from_secs(1);

@@ -6,7 +6,7 @@ use super::app::App;
 use crate::checkpoint::Checkpoint;
 use crate::clock::now_text;
 use crate::config::Config;
-use crate::continuity::{self, ServerInfo};
+use crate::continuity::{self, Discontinuity, ServerInfo};
 use crate::drain::MARKER_TIME;
 use crate::error::Error;
 use crate::lsn::Lsn;
@@ -18,19 +18,28 @@ use crate::postgres::connection::{Connector, Session};
 use crate::postgres::provisioning;
 use crate::postgres::server::{self, CommitWait, Inspection};
 
-/// Checks the role and the stream, then creates what is missing. `plugin` is that of a new slot.
+/// Checks the role and the stream, then creates what is missing.
+///
+/// `given` is the plugin of a new slot, and by default pgoutput. A slot that exists must have it.
 ///
 /// # Errors
 /// The role or the stream is not fit, another drainer has the slot, or PostgreSQL or AWS refused.
-pub(crate) async fn run(app: &App, connector: &Connector, plugin: Plugin) -> Result<Value, Error> {
+pub(crate) async fn run(app: &App, connector: &Connector, given: Option<Plugin>) -> Result<Value, Error> {
     let config = &app.config;
     let (session, Inspection { server, slot: state }) = app.inspect(connector).await?;
     provisioning::check_replication_right(connector, &session).await?;
     let stream_status = app.stream.status().await?;
     let plugin = match &state {
         Some(state) => continuity::readable(&config.slot, &server, state)?.0,
-        None => plugin,
+        None => given.unwrap_or(Plugin::Pgoutput),
     };
+    if let Some(given) = given.filter(|given| *given != plugin) {
+        return Err(Error::from(Discontinuity::OtherPlugin {
+            slot: config.slot.clone(),
+            given,
+            plugin,
+        }));
+    }
     server::lock_or_busy(connector, &session, &config.slot).await?;
     let stored = app.checkpoint.load().await?;
     let mut created = create_publications(config, connector, &session, plugin).await?;

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::app::App;
-use crate::continuity::{self, ServerInfo, SlotState};
+use crate::continuity::{self, Discontinuity, ServerInfo, SlotState};
 use crate::error::Error;
 use crate::ports::CheckpointError;
 use crate::postgres::connection::{Connector, Session};
@@ -45,9 +45,14 @@ async fn drop_slot(
     state: &SlotState,
 ) -> Result<(), Error> {
     let slot = &app.config.slot;
-    let database = state.database.as_ref();
-    if database.is_some_and(|database| *database != server.database) {
-        continuity::readable(slot, server, state)?;
+    // Spillway creates no such slot, so others use it. Another slot that cannot be drained can be dropped.
+    if let Err(
+        foreign @ (Discontinuity::WrongDatabase { .. }
+        | Discontinuity::Physical { .. }
+        | Discontinuity::Temporary { .. }),
+    ) = continuity::readable(slot, server, state)
+    {
+        return Err(foreign.into());
     }
     server::lock_or_busy(connector, session, slot).await?;
     provisioning::drop_slot(connector, session, slot).await?;

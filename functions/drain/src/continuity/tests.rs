@@ -7,6 +7,7 @@ fn server() -> ServerInfo {
         system_identifier: "7".into(),
         timeline: 1,
         database: "d".into(),
+        database_oid: 5,
         encoding: "UTF8".into(),
         flush: Lsn(1000),
     }
@@ -86,7 +87,13 @@ fn each_break_of_continuity_is_its_own_error() {
         ..state.clone()
     };
     let lost = verdict(&server, Some(&invalid), &checkpoint);
-    assert!(matches!(lost, D::SlotLost { reason, .. } if reason == "idle_timeout"));
+    assert!(matches!(
+        lost,
+        D::SlotLost {
+            loss: SlotLoss::Idle,
+            ..
+        }
+    ));
     let elsewhere = SlotState {
         database: Some("e".into()),
         ..state.clone()
@@ -152,6 +159,54 @@ fn each_break_of_continuity_is_its_own_error() {
             ..
         }
     ));
+}
+
+#[test]
+fn a_renamed_database_is_the_same_database() {
+    let renamed = ServerInfo {
+        database: "e".into(),
+        ..server()
+    };
+    let state = SlotState {
+        database: Some("e".into()),
+        ..state("0/60")
+    };
+    let stored = |database_oid| Checkpoint {
+        database_oid,
+        ..checkpoint()
+    };
+    check("s", &renamed, Some(&state), Some(&stored(Some(5))), None).unwrap();
+    for oid in [None, Some(6)] {
+        assert!(matches!(
+            verdict(&renamed, Some(&state), &stored(oid)),
+            Discontinuity::CheckpointMismatch { .. }
+        ));
+    }
+}
+
+#[test]
+fn a_slot_that_another_program_made_is_refused_by_name() {
+    let name = |changed: serde_json::Value| {
+        let mut row = json!({"plugin": "test_decoding", "database": "d", "restart_lsn": "0/1",
+            "confirmed_flush_lsn": "0/60", "wal_status": "reserved", "temporary": false, "two_phase": false});
+        let (row, changed) = (row.as_object_mut().unwrap(), changed.as_object().unwrap().clone());
+        row.extend(changed);
+        let state: SlotState = serde_json::from_value(json!(row)).unwrap();
+        readable("s", &server(), &state).map_err(|error| error.name())
+    };
+    assert_eq!(name(json!({})), Ok((Plugin::TestDecoding, Lsn(0x60))));
+    assert_eq!(name(json!({"two_phase": true})), Err("SlotTwoPhase"));
+    assert_eq!(name(json!({"temporary": true})), Err("SlotUnusable"));
+    // A lost slot is lost first: dropping it is the only remedy.
+    let lost = json!({"two_phase": true, "wal_status": "lost"});
+    assert_eq!(name(lost), Err("SlotLost"));
+    // PostgreSQL 16 shows the same for each kind of loss.
+    let unstated = SlotState {
+        wal_status: Some("lost".into()),
+        conflicting: Some(true),
+        ..state("0/60")
+    };
+    assert_eq!(SlotLoss::of(&unstated), Some(SlotLoss::Unstated));
 }
 
 #[test]

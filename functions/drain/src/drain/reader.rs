@@ -16,13 +16,14 @@
 
 mod chunk;
 mod events;
+mod messages;
 mod transaction;
 
 use std::collections::VecDeque;
 
 use crate::backfill::{ChunkContext, RowRequest, WATERMARK};
 use crate::catalog::Catalog;
-use crate::change::{Change, Item, Message};
+use crate::change::{Change, Item};
 use crate::checkpoint::ResumePoint;
 use crate::continuity::Discontinuity;
 use crate::decode::Decoder;
@@ -32,11 +33,11 @@ use crate::lsn::Lsn;
 use crate::marker::{Marker, PREFIX};
 use crate::pack::{Acknowledgements, QueuedEvent};
 use crate::ports::{CommitRows, PEEK_ROW_BYTES, PeekRow};
-use crate::position::PositionSequence;
 
 use super::key_changes::KeyChanges;
 use super::report::Report;
 use super::settings::Settings;
+pub(crate) use messages::GAP_ACCEPTED;
 use transaction::{OpenTransaction, not_resumed};
 
 /// Most bytes of held rows of a transaction.
@@ -291,13 +292,14 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
                 self.apply_watermark(lsn, &message.content, out);
             }
             Item::Change(change) => {
+                let change = messages::marked_change(change);
                 if let Some(request) = self.row_request(&change, out.chunk.as_deref()) {
                     return Ok(Some((request, change.into_owned())));
                 }
                 self.count(lsn, data)?;
                 self.apply_change(lsn, data, change, out)?;
             }
-            Item::Message(message) => self.message(lsn, &message, out)?,
+            Item::Message(message) => self.message(lsn, message, out)?,
         }
         Ok(None)
     }
@@ -341,32 +343,6 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         }
         out.report.transactions += u64::from(open.changes > 0 && !open.is_sent);
         out.acknowledgements.commit(open.id, commit_end);
-        Ok(())
-    }
-
-    /// Processes a logical message outside of transactions.
-    ///
-    /// Its own end orders it among the commits.
-    fn message(&mut self, lsn: Lsn, message: &Message<'_>, out: &mut ReaderOutput<'_>) -> Result<(), Error> {
-        if self.open.is_some() {
-            return Err(self.out_of_place(lsn));
-        }
-        if lsn > self.history.upto {
-            self.has_left_out = true;
-            return Ok(());
-        }
-        let id = out.acknowledgements.begin();
-        if lsn <= self.history.settled {
-            out.report.skipped += 1;
-        } else {
-            out.report.changes += 1;
-            out.report.replayed += u64::from(lsn <= self.history.acknowledged);
-            let position = PositionSequence::new(lsn).next(lsn);
-            let event = self.envelope.encode_message(position, message, self.now);
-            self.events.push(event);
-            self.queue_events(id, out)?;
-        }
-        out.acknowledgements.commit(id, lsn);
         Ok(())
     }
 

@@ -1,7 +1,5 @@
 //! Sessions with PostgreSQL: TLS, login, and the settings on which decoding depends.
 
-use std::sync::Arc;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
@@ -9,8 +7,9 @@ use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{AsyncMessage, Client, Config as PgConfig, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::notices::{Notices, SkippedPublication};
 use super::sql_state::is_transient;
-use super::tls;
+use super::tls::{self, HandshakeError, TrackedTls};
 use crate::config::{Auth, Config, Database, Password, SslMode};
 use crate::ports::{BoxError, SlotError};
 
@@ -19,10 +18,23 @@ use crate::ports::{BoxError, SlotError};
 /// A security group that blocks the function sends no answer at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Settings that end a statement, a transaction or a session that outlives the invocation.
+///
+/// The role or the database may have shorter ones, which would break a peek whose stream is slow. A session
+/// in a transaction is not idle for `idle_session_timeout` (from PostgreSQL 14 on), and it holds locks.
+/// `transaction_timeout` exists from 17 on.
+const LIFETIME_SETTINGS: [&str; 4] = [
+    "statement_timeout",
+    "transaction_timeout",
+    "idle_in_transaction_session_timeout",
+    "idle_session_timeout",
+];
+
 /// Settings of every session, by name and value.
 ///
-/// They change the text that the plugins write, or the time that a session survives its client. A setting
-/// that the server's version does not have is left out.
+/// They change the text that the plugins write, or the time that a session survives its client. Without
+/// warnings, a skipped publication would not be noticed. A setting that the server's version does not have is
+/// left out.
 const SETTINGS: [(&str, &str); 15] = [
     ("datestyle", "ISO, YMD"),
     ("timezone", "UTC"),
@@ -45,36 +57,6 @@ const SETTINGS: [(&str, &str); 15] = [
     ("client_connection_check_interval", "2s"),
 ];
 
-/// Most distinct warnings that are logged. A server that warns about every row must not fill the log.
-const MOST_LOGGED: usize = 20;
-
-/// The server's warnings in all sessions of an invocation.
-#[derive(Debug, Default, Clone)]
-pub(crate) struct Notices(Arc<Mutex<NoticeLog>>);
-
-#[derive(Debug, Default)]
-struct NoticeLog {
-    count: u64,
-    /// The distinct warnings that were logged.
-    logged: Vec<String>,
-}
-
-impl Notices {
-    fn add(&self, text: &str) {
-        let Ok(mut log) = self.0.lock() else { return };
-        log.count += 1;
-        if log.logged.len() < MOST_LOGGED && !log.logged.iter().any(|logged| logged == text) {
-            log.logged.push(text.to_owned());
-            tracing::warn!(notice = text, "PostgreSQL sent a warning");
-        }
-    }
-
-    /// The number of warnings.
-    pub(crate) fn count(&self) -> u64 {
-        self.0.lock().map_or(0, |log| log.count)
-    }
-}
-
 /// A session, which can cancel its own query.
 pub(crate) struct Session {
     /// The client of the connection.
@@ -82,6 +64,8 @@ pub(crate) struct Session {
     tls: MakeRustlsConnect,
     /// Whether the connection has no TLS.
     is_plain: bool,
+    /// The last warning that pgoutput skipped a publication.
+    pub(super) skipped_publication: SkippedPublication,
 }
 
 impl Session {
@@ -190,10 +174,14 @@ impl Connector {
 
     async fn open(&self) -> Result<Session, SlotError> {
         let is_plain = self.database.tls == SslMode::Disable;
-        let client = match is_plain {
-            true => self.client(tokio_postgres::NoTls).await?,
-            false => self.client(self.tls.clone()).await?,
+        let skipped = SkippedPublication::default();
+        let tls = TrackedTls::new(self.tls.clone());
+        let connected = match is_plain {
+            true => self.client(tokio_postgres::NoTls, &skipped).await,
+            false => self.client(tls.clone(), &skipped).await,
         };
+        let client =
+            connected.map_err(|error| self.connect_error(error, is_plain || tls.is_established()))?;
         self.apply_settings(&client)
             .await
             .map_err(|error| self.failed("setting up the session", error))?;
@@ -201,26 +189,29 @@ impl Connector {
             client,
             tls: self.tls.clone(),
             is_plain,
+            skipped_publication: skipped,
         })
     }
 
     /// Connects, and spawns the task that serves the connection.
-    async fn client<T>(&self, tls: T) -> Result<Client, SlotError>
+    async fn client<T>(&self, tls: T, skipped: &SkippedPublication) -> Result<Client, tokio_postgres::Error>
     where
         T: MakeTlsConnect<Socket>,
         T::Stream: Send + 'static,
     {
-        let connected = self.config.connect(tls).await;
-        let (client, connection) = connected.map_err(|error| self.connect_error(error))?;
-        tokio::spawn(serve_connection(connection, self.notices.clone()));
+        let (client, connection) = self.config.connect(tls).await?;
+        tokio::spawn(serve_connection(
+            connection,
+            self.notices.clone(),
+            skipped.clone(),
+        ));
         Ok(client)
     }
 
     async fn apply_settings(&self, client: &Client) -> Result<(), tokio_postgres::Error> {
         let lifetime = format!("{}ms", (self.lifetime + Duration::from_secs(5)).as_millis());
         let (mut names, mut values): (Vec<&str>, Vec<&str>) = SETTINGS.iter().copied().unzip();
-        // `idle_session_timeout` exists from PostgreSQL 14 on.
-        for name in ["idle_session_timeout", "statement_timeout"] {
+        for name in LIFETIME_SETTINGS {
             names.push(name);
             values.push(&lifetime);
         }
@@ -256,38 +247,35 @@ impl Connector {
         }
     }
 
-    /// The error of a connection that was not opened.
-    fn connect_error(&self, error: tokio_postgres::Error) -> SlotError {
+    /// The error of a connection that was not opened. `is_ready` says whether the login had begun.
+    fn connect_error(&self, error: tokio_postgres::Error, is_ready: bool) -> SlotError {
         match error.code().cloned() {
             Some(state) => self.login_error(&state, Box::new(error)),
-            None => self.handshake_error(error),
+            None => self.handshake_error(error, is_ready),
         }
     }
 
     /// The error of a connection that failed before PostgreSQL sent a SQLSTATE.
     ///
-    /// tokio-postgres has no types for these errors, so their texts decide. A failed TLS handshake contains
-    /// the error of rustls, or the server's refusal of TLS.
-    fn handshake_error(&self, error: tokio_postgres::Error) -> SlotError {
+    /// The type of the cause tells the errors apart. A refusal of TLS and a refusal of the login have the same
+    /// type. A server that refuses TLS does so before the login (tokio-postgres, `connect_tls`).
+    fn handshake_error(&self, error: tokio_postgres::Error, is_ready: bool) -> SlotError {
         let host = self.database.host.clone();
-        let text = error.to_string();
-        let cause = std::error::Error::source(&error)
-            .map(ToString::to_string)
-            .unwrap_or_default();
+        let cause = std::error::Error::source(&error);
+        let is_broken =
+            cause.is_none_or(|cause| cause.is::<std::io::Error>()) && !cause.is_some_and(tls::is_tls_error);
+        let is_tls = cause.is_some_and(|cause| cause.is::<HandshakeError>() || tls::is_tls_error(cause));
         let source = Box::new(error);
-        if text.contains("TLS") || cause.contains("certificate") {
+        if is_broken {
+            let port = self.database.port;
+            return SlotError::Unreachable { host, port, source };
+        }
+        if is_tls || !is_ready {
             return SlotError::Tls { host, source };
         }
-        if text.contains("authentication") {
-            return SlotError::Authentication {
-                user: self.user().to_owned(),
-                hint: "that the server offers it a password method (SCRAM, MD5 or rds_iam)",
-                source,
-            };
-        }
-        SlotError::Unreachable {
-            host,
-            port: self.database.port,
+        SlotError::Authentication {
+            user: self.user().to_owned(),
+            hint: "that the server offers it a password method (SCRAM, MD5 or rds_iam)",
             source,
         }
     }
@@ -297,8 +285,12 @@ impl Connector {
         let host = self.database.host.clone();
         match *state {
             SqlState::INVALID_PASSWORD | SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
+                // A server that requires TLS has no entry in pg_hba.conf for a connection without it. Its
+                // SQLSTATE is also that of a role that may not log in.
+                let lacks_tls = self.database.tls == SslMode::Disable
+                    && *state == SqlState::INVALID_AUTHORIZATION_SPECIFICATION;
                 let hint = match self.database.auth {
-                    _ if source.to_string().contains("no encryption") => "PGSSLMODE: the server requires TLS",
+                    _ if lacks_tls => "PGSSLMODE: the server may require TLS, or the role may not log in",
                     Auth::Iam => "grant rds_iam to the role and rds-db:connect to the function",
                     Auth::Secret(_) => "that DB_SECRET holds the role's present password",
                     Auth::Password(_) => "PGPASSWORD",
@@ -326,14 +318,21 @@ impl Connector {
 }
 
 /// Serves a connection until it ends, and counts its warnings.
-async fn serve_connection<S, T>(mut connection: tokio_postgres::Connection<S, T>, notices: Notices)
-where
+async fn serve_connection<S, T>(
+    mut connection: tokio_postgres::Connection<S, T>,
+    notices: Notices,
+    skipped: SkippedPublication,
+) where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
     loop {
         match std::future::poll_fn(|context| connection.poll_message(context)).await {
-            Some(Ok(AsyncMessage::Notice(notice))) => notices.add(notice.message()),
+            // Before the rows that the server sent after it are passed on.
+            Some(Ok(AsyncMessage::Notice(notice))) => {
+                skipped.observe(&notice);
+                notices.add(notice.message());
+            }
             Some(Ok(_)) => {}
             // A caller that waits for an answer gets the error "connection closed", without the cause. So the
             // log has it.

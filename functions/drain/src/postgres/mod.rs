@@ -3,6 +3,7 @@
 pub(crate) mod catalog;
 pub(crate) mod chunk_reader;
 pub(crate) mod connection;
+mod notices;
 mod peek_rows;
 pub(crate) mod provisioning;
 pub(crate) mod schema;

@@ -130,7 +130,7 @@ pub(crate) async fn create_slot(
         slot,
         plugin,
     };
-    Err(context.error("creating the slot", error))
+    Err(context.explained(session, "creating the slot", error).await)
 }
 
 /// Drops the slot.

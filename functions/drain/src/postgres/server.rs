@@ -58,6 +58,7 @@ pub(crate) async fn inspect(
             system_identifier: row.get("system_identifier"),
             timeline: u32::from_str_radix(&timeline, 16).map_err(|error| undecodable(Box::new(error)))?,
             database: row.get("database"),
+            database_oid: row.get("database_oid"),
             encoding: row.get("encoding"),
             flush: Lsn(flush.into()),
         },
@@ -76,6 +77,7 @@ const INSPECTION: &str = "
            case when not pg_is_in_recovery()
                 then left(pg_walfile_name(pg_current_wal_lsn()), 8) end as timeline,
            current_database()::text as database,
+           (select oid from pg_database where datname = current_database()) as database_oid,
            current_setting('server_encoding') as encoding,
            (select to_jsonb(s)::text from pg_replication_slots s where s.slot_name = $1) as slot";
 

@@ -4,16 +4,18 @@
 //! must not wait for a peek.
 
 use std::sync::Once;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use postgres_types::{PgLsn, ToSql, Type as PgType};
 use tokio_postgres::Row as PgRow;
+use tokio_postgres::error::SqlState;
 
 use super::connection::{Connector, Session};
 use super::peek_rows::PgPeekRows;
 use super::server::{self, CommitWait};
 use super::sql_error::SlotContext;
+use super::sql_state::is_cancelled;
 use crate::catalog::Catalog;
 use crate::config::{Config, StandbyAck};
 use crate::continuity::ServerInfo;
@@ -93,6 +95,33 @@ impl<'c> PgSlot<'c> {
         context.error(doing, error)
     }
 
+    /// The error of a peek that failed, with the requirement that the server does not meet.
+    async fn explained(&self, doing: &'static str, error: tokio_postgres::Error) -> SlotError {
+        let context = SlotContext {
+            connector: self.connector,
+            slot: &self.slot,
+            plugin: self.plugin,
+        };
+        context.explained(&self.control, doing, error).await
+    }
+
+    /// Checks that pgoutput found each publication for each change of the window.
+    ///
+    /// The server decodes the whole window before it sends the first row. So all warnings of the window have
+    /// arrived with the first row.
+    ///
+    /// # Errors
+    /// [`SlotError::PublicationSkipped`]: the rows lack changes.
+    fn check_skipped_publication(&self) -> Result<(), SlotError> {
+        match self.reader.skipped_publication.take() {
+            Some(warning) if self.plugin == Plugin::Pgoutput => Err(SlotError::PublicationSkipped {
+                slot: self.slot.clone(),
+                source: Box::new(warning),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// Sets the longest time that a statement of the session may take, in whole milliseconds and at least
     /// one.
     pub(super) async fn set_timeout(
@@ -138,15 +167,11 @@ impl<'c> PgSlot<'c> {
         Ok((rows, first))
     }
 
-    /// Whether the plugin refused one of the newer options.
+    /// Whether the plugin may have refused one of the newer options.
+    ///
+    /// Another parameter may be wrong, too. Then the peek fails again without these options.
     fn refuses_newer_options(&self, error: &tokio_postgres::Error) -> bool {
-        let message = error
-            .as_db_error()
-            .map(tokio_postgres::error::DbError::message)
-            .unwrap_or_default();
-        // The message names the option, in any language.
-        let mut names = self.newer_options.iter().step_by(2);
-        names.any(|name| message.contains(name.as_str()))
+        !self.newer_options.is_empty() && error.code() == Some(&SqlState::INVALID_PARAMETER_VALUE)
     }
 }
 
@@ -278,6 +303,8 @@ impl Slot for PgSlot<'_> {
         const DOING: &str = "peeking a window";
         let limited = self.set_timeout(&self.reader, timeout).await;
         limited.map_err(|error| self.failed(DOING, error))?;
+        // A peek that was cancelled may have left its warning.
+        self.reader.skipped_publication.take();
         let mut started = self.start_peek(window).await;
         if started
             .as_ref()
@@ -293,7 +320,11 @@ impl Slot for PgSlot<'_> {
             self.newer_options.clear();
             started = self.start_peek(window).await;
         }
-        let (rows, first) = started.map_err(|error| self.failed(DOING, error))?;
+        let (rows, first) = match started {
+            Ok(started) => started,
+            Err(error) => return Err(self.explained(DOING, error).await),
+        };
+        self.check_skipped_publication()?;
         rows.with_first(first)
     }
 
@@ -351,8 +382,11 @@ impl Slot for PgSlot<'_> {
                     &needle,
                 ],
             )
-            .await
-            .map_err(|error| self.failed(DOING, error))?;
+            .await;
+        let rows = match rows {
+            Ok(rows) => rows,
+            Err(error) => return Err(self.explained(DOING, error).await),
+        };
         let row = |row: &PgRow| (Lsn(row.get::<_, PgLsn>("lsn").into()), row.get("data"));
         Ok(rows.iter().map(row).collect())
     }
@@ -398,6 +432,7 @@ impl Slot for PgSlot<'_> {
         let client = &self.reader.client;
         let mut was_cancelled = false;
         let row = loop {
+            let began = Instant::now();
             let limited = self.set_timeout(&self.reader, timeout).await;
             let advanced = match limited {
                 Ok(()) => client.query_one(ADVANCE, &[&PgLsn::from(to.0), &self.slot]).await,
@@ -406,8 +441,8 @@ impl Slot for PgSlot<'_> {
             match advanced {
                 Ok(row) => break row,
                 // A late cancel of the peek may hit this statement instead, once. A timeout has the same
-                // SQLSTATE, so only the text tells the two apart.
-                Err(error) if !was_cancelled && error.to_string().contains("user request") => {
+                // SQLSTATE, but it takes its time.
+                Err(error) if !was_cancelled && is_cancelled(&error) && began.elapsed() < timeout => {
                     was_cancelled = true;
                 }
                 Err(error) => return Err(self.failed(DOING, error)),

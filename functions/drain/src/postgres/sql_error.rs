@@ -2,7 +2,7 @@
 
 use tokio_postgres::error::SqlState;
 
-use super::connection::Connector;
+use super::connection::{Connector, Session};
 use crate::plugin::Plugin;
 use crate::ports::SlotError;
 
@@ -37,47 +37,189 @@ pub(crate) struct SlotContext<'a> {
     pub(crate) plugin: Plugin,
 }
 
+/// What the server states about the things that a statement about a slot needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Requirements {
+    /// Whether the role may use replication slots.
+    may_replicate: bool,
+    /// Whether the slot exists.
+    has_slot: bool,
+    /// `wal_level`
+    wal_level: String,
+    /// `output_plugin_libraries`; `None` before the releases that have it, or if the role may not read it.
+    libraries: Option<String>,
+}
+
+/// A requirement that is not met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unmet {
+    Replication,
+    Plugin,
+    Publication,
+    WalLevel,
+}
+
+impl Requirements {
+    /// The requirement that a statement lacks which failed with this SQLSTATE; `None` if all are met.
+    ///
+    /// The SQLSTATEs alone have several causes each. Their messages are in the language of the server.
+    fn unmet(&self, state: &SqlState, plugin: Plugin) -> Option<Unmet> {
+        let is_refused = |libraries: &String| !lists(libraries, plugin.name());
+        match *state {
+            SqlState::INSUFFICIENT_PRIVILEGE if !self.may_replicate => Some(Unmet::Replication),
+            SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE if self.wal_level != "logical" => {
+                Some(Unmet::WalLevel)
+            }
+            // The object is the slot itself, or a publication of pgoutput.
+            SqlState::UNDEFINED_OBJECT if self.has_slot && plugin == Plugin::Pgoutput => {
+                Some(Unmet::Publication)
+            }
+            // The library is not installed. pgoutput always is.
+            SqlState::UNDEFINED_FILE if plugin != Plugin::Pgoutput => Some(Unmet::Plugin),
+            _ if self.libraries.as_ref().is_some_and(is_refused) => Some(Unmet::Plugin),
+            _ => None,
+        }
+    }
+}
+
+/// Whether a setting that lists libraries, separated by commas, has this one.
+fn lists(libraries: &str, library: &str) -> bool {
+    let names = libraries.split(',').map(|name| name.trim().trim_matches('"'));
+    let mut names = names.map(|name| name.rsplit('/').next().unwrap_or(name));
+    names.any(|name| name == library || name == "*")
+}
+
+/// [`Requirements`] of the slot $1.
+const REQUIREMENTS: &str = "
+    select (select r.rolsuper or r.rolreplication or exists (
+              select from pg_roles m
+              where m.rolname = 'rds_replication' and pg_has_role(current_user, m.oid, 'member'))
+            from pg_roles r where r.rolname = current_user) as may_replicate,
+           exists (select from pg_replication_slots s where s.slot_name = $1) as has_slot,
+           current_setting('wal_level') as wal_level,
+           (select setting from pg_settings where name = 'output_plugin_libraries') as libraries";
+
 impl SlotContext<'_> {
-    /// The error of a statement that failed. `doing` names the step.
+    /// The error of a statement that failed, by its SQLSTATE alone. `doing` names the step.
     pub(crate) fn error(&self, doing: &'static str, error: tokio_postgres::Error) -> SlotError {
-        let Some(refusal) = error.as_db_error() else {
-            return self.connector.failed(doing, error);
-        };
-        let (code, message) = (refusal.code().clone(), refusal.message().to_owned());
         let slot = self.slot.to_owned();
-        match code {
-            SqlState::OBJECT_IN_USE => SlotError::Busy { slot },
-            SqlState::QUERY_CANCELED => SlotError::Timeout {
+        match error.code() {
+            Some(&SqlState::OBJECT_IN_USE) => SlotError::Busy { slot },
+            Some(&SqlState::QUERY_CANCELED) => SlotError::Timeout {
                 slot,
                 doing,
                 source: Box::new(error),
             },
-            SqlState::INSUFFICIENT_PRIVILEGE if message.contains("replication") => {
-                SlotError::RoleLacksReplication {
-                    user: self.connector.user().to_owned(),
-                    source: Box::new(error),
-                }
-            }
-            SqlState::UNDEFINED_FILE => self.plugin_not_allowed(error),
-            _ if message.contains("may not be used as an output plugin") => self.plugin_not_allowed(error),
-            SqlState::UNDEFINED_OBJECT if message.contains("publication") => SlotError::PublicationLater {
-                slot,
-                source: Box::new(error),
-            },
-            SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE if message.contains("wal_level") => {
-                SlotError::WalLevelNotLogical {
-                    source: Box::new(error),
-                }
-            }
             _ => self.connector.failed(doing, error),
         }
     }
 
-    fn plugin_not_allowed(&self, error: tokio_postgres::Error) -> SlotError {
-        SlotError::PluginNotAllowed {
-            slot: self.slot.to_owned(),
-            plugin: self.plugin.to_string(),
-            source: Box::new(error),
+    /// The error of a statement that failed, with the requirement that the server does not meet.
+    ///
+    /// It asks the server through `session`. If the server does not answer, the error has no such cause.
+    pub(crate) async fn explained(
+        &self,
+        session: &Session,
+        doing: &'static str,
+        error: tokio_postgres::Error,
+    ) -> SlotError {
+        let state = match error.code() {
+            None | Some(&SqlState::OBJECT_IN_USE | &SqlState::QUERY_CANCELED) => {
+                return self.error(doing, error);
+            }
+            Some(state) => state.clone(),
+        };
+        let row = session.client.query_one(REQUIREMENTS, &[&self.slot]).await;
+        let requirements = row.ok().map(|row| Requirements {
+            may_replicate: row.get::<_, Option<bool>>("may_replicate").unwrap_or(true),
+            has_slot: row.get("has_slot"),
+            wal_level: row.get("wal_level"),
+            libraries: row.get("libraries"),
+        });
+        let unmet = requirements.and_then(|requirements| requirements.unmet(&state, self.plugin));
+        let (slot, source) = (self.slot.to_owned(), Box::new(error));
+        match unmet {
+            None => self.error(doing, *source),
+            Some(Unmet::Replication) => SlotError::RoleLacksReplication {
+                user: self.connector.user().to_owned(),
+                source,
+            },
+            Some(Unmet::Plugin) => SlotError::PluginNotAllowed {
+                slot,
+                plugin: self.plugin.to_string(),
+                source,
+            },
+            Some(Unmet::Publication) => SlotError::PublicationSkipped { slot, source },
+            Some(Unmet::WalLevel) => SlotError::WalLevelNotLogical { source },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_statement_lacks_what_its_sqlstate_and_the_server_state() {
+        let met = Requirements {
+            may_replicate: true,
+            has_slot: true,
+            wal_level: "logical".into(),
+            libraries: None,
+        };
+        let unmet =
+            |requirements: &Requirements, state: SqlState, plugin: Plugin| requirements.unmet(&state, plugin);
+        let no_role = Requirements {
+            may_replicate: false,
+            ..met.clone()
+        };
+        let denied = SqlState::INSUFFICIENT_PRIVILEGE;
+        assert_eq!(
+            unmet(&no_role, denied.clone(), Plugin::Pgoutput),
+            Some(Unmet::Replication)
+        );
+        assert_eq!(unmet(&met, denied.clone(), Plugin::Pgoutput), None);
+        let undefined = SqlState::UNDEFINED_OBJECT;
+        assert_eq!(
+            unmet(&met, undefined.clone(), Plugin::Pgoutput),
+            Some(Unmet::Publication)
+        );
+        assert_eq!(unmet(&met, undefined.clone(), Plugin::Wal2json), None);
+        let no_slot = Requirements {
+            has_slot: false,
+            ..met.clone()
+        };
+        assert_eq!(unmet(&no_slot, undefined, Plugin::Pgoutput), None);
+        let physical = Requirements {
+            wal_level: "replica".into(),
+            ..met.clone()
+        };
+        let state = SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE;
+        assert_eq!(
+            unmet(&physical, state.clone(), Plugin::Pgoutput),
+            Some(Unmet::WalLevel)
+        );
+        assert_eq!(unmet(&met, state, Plugin::Pgoutput), None);
+        assert_eq!(
+            unmet(&met, SqlState::UNDEFINED_FILE, Plugin::Wal2json),
+            Some(Unmet::Plugin)
+        );
+        let listed = Requirements {
+            libraries: Some("pgoutput, test_decoding".into()),
+            ..met
+        };
+        assert_eq!(
+            unmet(&listed, denied.clone(), Plugin::Wal2json),
+            Some(Unmet::Plugin)
+        );
+        assert_eq!(unmet(&listed, denied, Plugin::Pgoutput), None);
+    }
+
+    #[test]
+    fn a_library_is_found_in_a_setting_that_lists_it() {
+        assert!(lists("pgoutput, test_decoding,wal2json", "wal2json"));
+        assert!(lists("\"$libdir/wal2json\"", "wal2json"));
+        assert!(!lists("pgoutput, test_decoding", "wal2json"));
+        assert!(!lists("", "wal2json"));
     }
 }

@@ -1,6 +1,10 @@
-//! TLS settings of rustls for libpq's `sslmode` and `sslrootcert`.
+//! TLS settings of rustls for libpq's `sslmode` and `sslrootcert`, and the errors of a handshake.
 
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -10,6 +14,9 @@ use rustls::crypto::{
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+
+use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::config::{Database, SslMode};
 use crate::ports::{BoxError, SlotError};
@@ -140,5 +147,78 @@ impl ServerCertVerifier for LenientVerifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
+    }
+}
+
+/// A TLS handshake that failed.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub(super) struct HandshakeError(BoxError);
+
+/// Whether an error of a connection is rustls's own, such as an alert of the server after the handshake.
+pub(super) fn is_tls_error(cause: &(dyn std::error::Error + 'static)) -> bool {
+    let io = cause.downcast_ref::<std::io::Error>();
+    let inner = io.and_then(std::io::Error::get_ref);
+    inner.is_some_and(|inner| inner.is::<Error>())
+}
+
+/// Connector of rustls whose errors have a type, and that records the end of its handshake.
+#[derive(Clone)]
+pub(super) struct TrackedTls<T = MakeRustlsConnect> {
+    inner: T,
+    is_established: Arc<AtomicBool>,
+}
+
+impl TrackedTls {
+    pub(super) fn new(inner: MakeRustlsConnect) -> Self {
+        TrackedTls {
+            inner,
+            is_established: Arc::default(),
+        }
+    }
+
+    /// Whether a handshake succeeded.
+    pub(super) fn is_established(&self) -> bool {
+        self.is_established.load(Ordering::Relaxed)
+    }
+}
+
+impl<S, T> MakeTlsConnect<S> for TrackedTls<T>
+where
+    T: MakeTlsConnect<S, Error = Infallible>,
+    <T::TlsConnect as TlsConnect<S>>::Future: Send + 'static,
+{
+    type Stream = T::Stream;
+    type TlsConnect = TrackedTls<T::TlsConnect>;
+    type Error = Infallible;
+
+    fn make_tls_connect(&mut self, domain: &str) -> Result<Self::TlsConnect, Infallible> {
+        Ok(TrackedTls {
+            inner: self.inner.make_tls_connect(domain)?,
+            is_established: Arc::clone(&self.is_established),
+        })
+    }
+}
+
+impl<S, T> TlsConnect<S> for TrackedTls<T>
+where
+    T: TlsConnect<S>,
+    T::Future: Send + 'static,
+{
+    type Stream = T::Stream;
+    type Error = HandshakeError;
+    type Future = Pin<Box<dyn Future<Output = Result<T::Stream, HandshakeError>> + Send>>;
+
+    fn connect(self, stream: S) -> Self::Future {
+        let TrackedTls {
+            inner,
+            is_established,
+        } = self;
+        let handshake = inner.connect(stream);
+        Box::pin(async move {
+            let stream = handshake.await.map_err(|error| HandshakeError(error.into()))?;
+            is_established.store(true, Ordering::Relaxed);
+            Ok(stream)
+        })
     }
 }

@@ -1,0 +1,116 @@
+//! The reader's logical messages: Spillway's own, which are not sent, and those of applications.
+//!
+//! Every role may write a logical message with any prefix. Consumers act on Spillway's control events, so an
+//! application's message must not look like one. The control events are not messages of the log: the function
+//! sends them itself. So a message of the log with such a prefix is always an application's.
+
+use std::borrow::Cow;
+
+use super::{ReaderOutput, WindowReader};
+use crate::backfill::WATERMARK;
+use crate::change::{Change, Message};
+use crate::error::Error;
+use crate::lsn::Lsn;
+use crate::marker;
+use crate::ports::PeekRow;
+use crate::position::PositionSequence;
+
+/// The prefix of the control event that follows an accepted gap.
+pub(crate) const GAP_ACCEPTED: &str = "spillway.gap_accepted";
+
+/// The beginning of the prefixes of Spillway's own messages and control events.
+const OWN: &str = "spillway.";
+
+/// What precedes the prefix of an application's message that begins like Spillway's own.
+const FOREIGN: &str = "foreign.";
+
+/// Whether messages with this prefix are never sent: markers and watermarks.
+///
+/// Those of earlier invocations are known by their prefix only.
+pub(super) fn is_internal(prefix: &str) -> bool {
+    matches!(prefix, marker::PREFIX | WATERMARK)
+}
+
+/// The message of the log as it is sent: its prefix states that it is no control event.
+pub(super) fn marked(message: Message<'_>) -> Message<'_> {
+    match message.prefix.starts_with(OWN) {
+        true => Message {
+            prefix: Cow::Owned(format!("{FOREIGN}{}", message.prefix)),
+            ..message
+        },
+        false => message,
+    }
+}
+
+/// The change of the log as it is sent; see [`marked`].
+pub(super) fn marked_change(change: Change<'_>) -> Change<'_> {
+    match change {
+        Change::Message(message) => Change::Message(marked(message)),
+        change => change,
+    }
+}
+
+impl<R: PeekRow> WindowReader<'_, R> {
+    /// Processes a logical message outside of transactions.
+    ///
+    /// Its own end orders it among the commits.
+    pub(super) fn message(
+        &mut self,
+        lsn: Lsn,
+        message: Message<'_>,
+        out: &mut ReaderOutput<'_>,
+    ) -> Result<(), Error> {
+        if self.open.is_some() {
+            return Err(self.out_of_place(lsn));
+        }
+        // Spillway's own messages are transactional, so this one is an application's.
+        if is_internal(&message.prefix) {
+            return Ok(());
+        }
+        if lsn > self.history.upto {
+            self.has_left_out = true;
+            return Ok(());
+        }
+        let id = out.acknowledgements.begin();
+        if lsn <= self.history.settled {
+            out.report.skipped += 1;
+        } else {
+            out.report.changes += 1;
+            out.report.replayed += u64::from(lsn <= self.history.acknowledged);
+            let position = PositionSequence::new(lsn).next(lsn);
+            let event = self.envelope.encode_message(position, &marked(message), self.now);
+            self.events.push(event);
+            self.queue_events(id, out)?;
+        }
+        out.acknowledgements.commit(id, lsn);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_of_the_log_never_has_the_prefix_of_a_control_event() {
+        let sent = |prefix: &'static str| {
+            let message = Message {
+                prefix: prefix.into(),
+                content: b"{}".as_slice().into(),
+            };
+            marked(message).prefix.into_owned()
+        };
+        assert_eq!(sent("spillway.repaired"), "foreign.spillway.repaired");
+        assert_eq!(sent("spillway.gap_accepted"), "foreign.spillway.gap_accepted");
+        assert_eq!(sent("spillway."), "foreign.spillway.");
+        for prefix in [
+            "",
+            "outbox",
+            "spillway",
+            "spillways.x",
+            "foreign.spillway.repaired",
+        ] {
+            assert_eq!(sent(prefix), prefix);
+        }
+    }
+}

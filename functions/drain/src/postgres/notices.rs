@@ -1,0 +1,57 @@
+//! The server's warnings: those of an invocation are counted, and one kind of a session stops a peek.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio_postgres::error::{DbError, SqlState};
+
+/// Most distinct warnings that are logged. A server that warns about every row must not fill the log.
+const MOST_LOGGED: usize = 20;
+
+/// The server's warnings in all sessions of an invocation.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Notices(Arc<Mutex<NoticeLog>>);
+
+#[derive(Debug, Default)]
+struct NoticeLog {
+    count: u64,
+    /// The distinct warnings that were logged.
+    logged: Vec<String>,
+}
+
+impl Notices {
+    pub(super) fn add(&self, text: &str) {
+        let Ok(mut log) = self.0.lock() else { return };
+        log.count += 1;
+        if log.logged.len() < MOST_LOGGED && !log.logged.iter().any(|logged| logged == text) {
+            log.logged.push(text.to_owned());
+            tracing::warn!(notice = text, "PostgreSQL sent a warning");
+        }
+    }
+
+    /// The number of warnings.
+    pub(crate) fn count(&self) -> u64 {
+        self.0.lock().map_or(0, |log| log.count)
+    }
+}
+
+/// The last warning of a session that pgoutput skipped a publication.
+///
+/// From PostgreSQL 18 on, pgoutput only warns of a publication that did not exist when a change was logged,
+/// and leaves out the changes of its tables. Before 18 the peek fails. The warning has the SQLSTATE 55000 (run
+/// on 18.4). No other warning of a peek has it.
+#[derive(Debug, Default, Clone)]
+pub(super) struct SkippedPublication(Arc<Mutex<Option<DbError>>>);
+
+impl SkippedPublication {
+    /// Keeps the notice, if it is this warning.
+    pub(super) fn observe(&self, notice: &DbError) {
+        if *notice.code() == SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(notice.clone());
+        }
+    }
+
+    /// Takes the warning, if the session received one since the last call.
+    pub(super) fn take(&self) -> Option<DbError> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}

@@ -1,0 +1,61 @@
+//! Timeouts that a role or a database sets: they do not end a drain whose stream is slow.
+
+use std::time::Duration;
+
+use scenarios::aws::fake_kinesis::{FakeKinesisSettings, Faults};
+use scenarios::postgres::REPLUSER;
+
+use crate::support::versions::pgoutput;
+
+crate::version_scenarios![since 17: timeouts_of_the_role_do_not_end_a_drain];
+
+/// Every timeout of a session that a role may have.
+const TIMEOUTS: [&str; 5] = [
+    "statement_timeout",
+    "lock_timeout",
+    "idle_in_transaction_session_timeout",
+    "idle_session_timeout",
+    "transaction_timeout",
+];
+
+/// One row is updated, so that each of its records waits for the last one, and the peek stays open.
+async fn timeouts_of_the_role_do_not_end_a_drain(version: u32) {
+    let settings = FakeKinesisSettings {
+        faults: Faults {
+            slow_requests: 1.0,
+            slowest: Duration::from_millis(100),
+            ..Faults::default()
+        },
+        ..FakeKinesisSettings::default()
+    };
+    let fixture = pgoutput(version)
+        .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128")
+        .on_fake_kinesis(settings)
+        .build()
+        .await;
+    let (role, database) = (REPLUSER.0, &fixture.database);
+    for timeout in TIMEOUTS {
+        let exists = format!("select from pg_settings where name = '{timeout}'");
+        let exists = format!("select exists ({exists})");
+        if fixture.value(&exists).await.as_deref() == Some("t") {
+            fixture
+                .sql(&format!(
+                    "alter role {role} in database {database} set {timeout} = '500ms'"
+                ))
+                .await;
+        }
+    }
+    fixture
+        .sql("create table t (id int primary key, what text); insert into t values (1, '')")
+        .await;
+    for _ in 0..40 {
+        fixture
+            .sql(
+                "update t set what = (select string_agg(md5(random()::text), '') \
+                  from generate_series(1, 25000))",
+            )
+            .await;
+    }
+    fixture.drain().await;
+    assert_eq!(fixture.compare(&["t"]).await.changes().len(), 41);
+}
