@@ -1,7 +1,8 @@
 //! Types that are not built in, as `pg_type` states them.
 //!
 //! The OID of a type decides. Names can be those of another type: of a type with the same name in another
-//! schema, or of one that was renamed. A name counts only where no OID was sent, or where the type was dropped.
+//! schema, or of one that was renamed. A name counts only where no OID was sent, or where the type was
+//! dropped.
 
 use std::collections::HashMap;
 
@@ -86,7 +87,7 @@ impl TypeCatalog {
 
     /// Adds the name of a type with a modifier.
     pub(super) fn insert_name(&mut self, oid: u32, modifier: i32, name: &str) {
-        if modifier >= 0 && format_type::of_oid(oid, -1).is_none() {
+        if modifier >= 0 && !format_type::is_built_in(oid) {
             self.modified.insert((oid, modifier), name.to_owned());
         }
     }

@@ -12,6 +12,11 @@ use crate::table_name::quoted_if_needed;
 /// Difference between a variable-length type's modifier and its length (`VARHDRSZ`).
 const MODIFIER_HEADER: i32 = 4;
 
+/// Whether the OID is that of a built-in type, which is known without a description.
+pub fn is_built_in(oid: u32) -> bool {
+    BuiltIn::from_oid(oid).is_some()
+}
+
 /// Name of the built-in type with this OID and this modifier; -1 is no modifier.
 ///
 /// Returns `None` for a type that is not built in: the server must describe it. The OIDs of built-in types

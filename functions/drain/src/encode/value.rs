@@ -135,7 +135,9 @@ pub(super) fn timetz_in_utc(text: &str) -> Option<String> {
 
 /// Appends an array's text, `{1,NULL,"a b",{…}}`, as a JSON list. `write_item` writes the items.
 ///
-/// `delimiter` separates the items in the text: a comma, but for `box` and some types of extensions. Returns `None` if the text is no array; `out` then ends with an incomplete list.
+/// `delimiter` separates the items in the text: a comma, but for `box` and some types of extensions.
+///
+/// Returns `None` if the text is no array; `out` then ends with an incomplete list.
 pub(super) fn write_array(
     out: &mut Vec<u8>,
     text: &str,
@@ -149,8 +151,8 @@ pub(super) fn write_array(
     };
     let bytes = text.as_bytes();
     let (mut at, mut depth) = (0, 0);
-    // A delimiter or the end of its list follows an item; an item follows a brace or a delimiter. Only `{}` is
-    // an empty list.
+    // A delimiter or the end of its list follows an item; an item follows a brace or a delimiter. Only `{}`
+    // is an empty list.
     let mut after_item = false;
     loop {
         match *bytes.get(at)? {

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use postgres_types::Type as PgType;
 use tokio_postgres::Row as PgRow;
 
 use super::connection::{Connector, Session};
 use crate::catalog::{Catalog, CatalogColumn, CatalogTable, CatalogType, TypeForm};
+use crate::change::format_type::is_built_in;
 use crate::ports::SlotError;
 use crate::table_name::TableName;
 
@@ -46,7 +46,8 @@ const TABLES: &str = "
              array_agg(format_type(atttypid, atttypmod) order by attnum),
              array_agg(attlen = -1 and attstorage <> 'p' order by attnum)
       from pg_attribute
-      where attrelid = c.oid and attnum > 0 and not attisdropped) a(names, type_oids, modifiers, types, toastable)
+      where attrelid = c.oid and attnum > 0 and not attisdropped)
+      a(names, type_oids, modifiers, types, toastable)
     where c.relkind in ('r', 'p') and c.relpersistence = 'p'
       and n.nspname not in ('pg_catalog', 'information_schema')";
 
@@ -75,11 +76,6 @@ pub(super) async fn read(connector: &Connector, session: &Session) -> Result<Cat
         catalog.insert_type(catalog_type(&row));
     }
     Ok(catalog)
-}
-
-/// Whether the OID is that of a type that needs no description.
-fn is_built_in(oid: u32) -> bool {
-    PgType::from_oid(oid).is_some()
 }
 
 fn catalog_type(row: &PgRow) -> CatalogType {

@@ -36,6 +36,10 @@ const LIFETIME_SETTINGS: [&str; 4] = [
 /// warnings, a skipped publication would not be noticed. A setting that the server's version does not have is
 /// left out.
 const SETTINGS: [(&str, &str); 15] = [
+    // These two change the names of types, and values of types such as regclass. With this path, a name is
+    // the same as in a session with PostgreSQL's defaults, whatever is set for the role or the database.
+    ("quote_all_identifiers", "off"),
+    ("search_path", "public"),
     ("datestyle", "ISO, YMD"),
     ("timezone", "UTC"),
     ("intervalstyle", "iso_8601"),
@@ -45,10 +49,6 @@ const SETTINGS: [(&str, &str); 15] = [
     // Warnings are counted. Notices are of no interest.
     ("client_min_messages", "warning"),
     ("lock_timeout", "10s"),
-    // These two change the names of types, and values of types such as regclass. With this path, a name is the
-    // same as in a session with PostgreSQL's defaults, whatever is set for the role or the database.
-    ("quote_all_identifiers", "off"),
-    ("search_path", "public"),
     // When a sandbox dies, the server must release its slot and its lock within seconds.
     ("tcp_keepalives_idle", "5"),
     ("tcp_keepalives_interval", "2"),

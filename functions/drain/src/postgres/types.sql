@@ -1,5 +1,5 @@
--- The types that are not built in, and the types that they consist of. $1 are the OIDs of more types, those of
--- columns.
+-- The types that are not built in, and the types that they consist of. $1 are the OIDs of more types: those
+-- of columns.
 --
 -- Each table has a type for its rows, and an array of that. A database with many tables would have twice as
 -- many of them. They are read only where a column has such a type.

@@ -88,7 +88,8 @@ async fn session(server: &Postgres, database: &str) -> Client {
     run(
         &client,
         "set datestyle = 'ISO, YMD'; set timezone = 'UTC'; set intervalstyle = 'iso_8601';
-         set bytea_output = 'hex'; set extra_float_digits = 1; set search_path = public; create publication spillway for all tables",
+         set bytea_output = 'hex'; set extra_float_digits = 1; set search_path = public;
+         create publication spillway for all tables",
     )
     .await;
     client
