@@ -3,6 +3,7 @@
 use tokio_postgres::error::SqlState;
 
 use super::connection::{Connector, Session};
+use super::sql_state::is_outage;
 use crate::plugin::Plugin;
 use crate::ports::SlotError;
 
@@ -76,7 +77,8 @@ impl Requirements {
             }
             // The library is not installed. pgoutput always is.
             SqlState::UNDEFINED_FILE if plugin != Plugin::Pgoutput => Some(Unmet::Plugin),
-            _ if self.libraries.as_ref().is_some_and(is_refused) => Some(Unmet::Plugin),
+            // The SQLSTATE of this refusal is not known: no release with the setting was tried.
+            _ if !is_outage(state) && self.libraries.as_ref().is_some_and(is_refused) => Some(Unmet::Plugin),
             _ => None,
         }
     }
@@ -213,6 +215,7 @@ mod tests {
             Some(Unmet::Plugin)
         );
         assert_eq!(unmet(&listed, denied, Plugin::Pgoutput), None);
+        assert_eq!(unmet(&listed, SqlState::ADMIN_SHUTDOWN, Plugin::Wal2json), None);
     }
 
     #[test]

@@ -11,10 +11,15 @@ use tokio_postgres::error::SqlState;
 /// - 55: the statement gave up waiting for a lock, or an object was not in the required state.
 /// - 57: the server is starting or stopping, or cancelled the statement.
 pub(crate) fn is_transient(error: &tokio_postgres::Error) -> bool {
-    error.code().is_none_or(|state| {
-        let class = state.code().get(..2);
-        matches!(class, Some("08" | "40" | "53" | "55" | "57" | "58"))
-    })
+    error
+        .code()
+        .is_none_or(|state| is_outage(state) || state.code().starts_with("55"))
+}
+
+/// Whether the server or the connection failed, and not the statement.
+pub(crate) fn is_outage(state: &SqlState) -> bool {
+    let class = state.code().get(..2);
+    matches!(class, Some("08" | "40" | "53" | "57" | "58"))
 }
 
 /// Whether the statement waited longer for a lock than `lock_timeout`.
