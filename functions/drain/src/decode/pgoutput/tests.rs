@@ -158,6 +158,7 @@ fn the_catalog_has_the_key_if_the_identity_is_the_whole_row_or_nothing() {
     catalog.insert(
         TableName::new("s", "t"),
         CatalogTable {
+            oid: 7,
             key,
             ..CatalogTable::default()
         },
@@ -170,7 +171,8 @@ fn the_catalog_has_the_key_if_the_identity_is_the_whole_row_or_nothing() {
     ] {
         let mut decoder = PgoutputDecoder::default();
         decoder.decode(&catalog, &relation(identity, 25)).unwrap();
-        let columns = decoder.relations[&7].columns.iter();
+        let relation = decoder.tables.relation(7).unwrap();
+        let columns = relation.columns.iter();
         assert_eq!(
             columns.map(|column| column.key).collect::<Vec<_>>(),
             keys,
@@ -204,7 +206,11 @@ fn a_type_that_is_not_built_in_does_not_become_the_built_in_type_of_its_name() {
         ]);
         decode(&mut decoder, &type_message).unwrap();
         decode(&mut decoder, &relation(b'd', oid)).unwrap();
-        assert_eq!(decoder.relations[&7].columns[1].kind, kind, "{schema}.{name}");
+        assert_eq!(
+            decoder.tables.relation(7).unwrap().columns[1].kind,
+            kind,
+            "{schema}.{name}"
+        );
     }
 }
 
@@ -221,6 +227,7 @@ fn the_catalog_adds_the_modifier_of_a_domain_and_of_no_other_type() {
     catalog.insert(
         TableName::new("s", "t"),
         CatalogTable {
+            oid: 7,
             columns,
             ..CatalogTable::default()
         },
@@ -230,7 +237,7 @@ fn the_catalog_adds_the_modifier_of_a_domain_and_of_no_other_type() {
     decoder.decode(&catalog, &type_message).unwrap();
     for (oid, name) in [(20_000, "numeric(12,2)"), (1700, "numeric")] {
         decoder.decode(&catalog, &relation(b'd', oid)).unwrap();
-        assert_eq!(decoder.relations[&7].columns[1].type_name, name);
+        assert_eq!(decoder.tables.relation(7).unwrap().columns[1].type_name, name);
     }
 }
 
