@@ -129,26 +129,27 @@ async fn a_whole_root_has_no_false_nulls_of_its_partitions(version: u32) {
         "create table p (id int not null, v text) partition by range (id);
          alter table p replica identity full;
          create table p1 partition of p for values from (0) to (10);
-         alter table p1 add primary key (id);
-         create table p2 partition of p for values from (10) to (20);
-         alter table p2 replica identity full",
+         alter table p1 replica identity full",
     )
     .await;
-    // Only whole rows are written: their nulls are nulls.
-    fixture.sql("insert into p values (17, null)").await;
-    fixture.sql("delete from p").await;
+    // Every partition logs whole rows: their nulls are nulls.
+    fixture.sql("insert into p values (7, null); delete from p").await;
     fixture.drain().await;
+    fixture
+        .sql("alter table p1 add primary key (id); alter table p1 replica identity default")
+        .await;
     fixture.sql("insert into p values (7, 'a')").await;
     fixture.sql("update p set id = 8").await;
     fixture.sql("delete from p").await;
     fixture.drain().await;
     let delivery = fixture.consume().await;
     let befores = befores(&delivery);
-    assert_eq!(befores[0], json!({"id": 17, "v": null}));
-    assert_eq!(befores[1..], [json!({"id": 7}), json!({"id": 8})]);
-    let eight = r#"{"id":8}"#;
+    assert_eq!(
+        befores,
+        [json!({"id": 7, "v": null}), json!({"id": 7}), json!({"id": 8})]
+    );
     let changes = delivery.changes();
-    assert_eq!(changes.last().unwrap().partition_key, eight);
+    assert_eq!(changes.last().unwrap().partition_key, r#"{"id":8}"#);
 }
 
 async fn partitions_with_other_column_orders_have_the_values_of_their_columns(version: u32) {
@@ -270,9 +271,9 @@ async fn partitions_with_different_keys_have_no_common_key(version: u32) {
     let mut expected = expected.map(|(key, before)| (key.to_string(), before));
     expected.sort_by_key(|(key, _)| key.clone());
     assert_eq!(deletes, expected, "{events:?}");
-    // An insert that follows both descriptions may be of either partition.
-    let last = delivery.changes()[3].partition_key.clone();
-    assert_eq!(last, "public.p");
+    // An insert may be of either partition.
+    let inserts = &delivery.changes()[..4];
+    assert!(inserts.iter().all(|change| change.partition_key == "public.p"));
 }
 
 async fn a_key_that_is_unique_in_its_partition_only_is_none(version: u32) {

@@ -59,6 +59,8 @@ pub struct CatalogTable {
     ///
     /// `None` for any other table, and if an expression decides.
     pub partition_columns: Option<Vec<String>>,
+    /// The OIDs of the partitions that hold its rows.
+    pub partitions: Vec<u32>,
     /// Transactions that may have written these facts after rows of the log.
     pub recent: RecentChanges,
 }

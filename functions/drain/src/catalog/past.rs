@@ -193,6 +193,18 @@ impl<'c> PastTable<'c> {
         self.holds(&self.table.recent.dropped) && columns.all(|column| sent.contains(&column.name.as_str()))
     }
 
+    /// The partitions that hold its rows, as far as they existed.
+    pub fn partitions(&self) -> Vec<&'c CatalogTable> {
+        let partitions = self.table.partitions.iter();
+        let known = partitions.filter_map(|oid| self.catalog.past_table(*oid));
+        let existed = known.filter(|past| {
+            let row = past.catalog.read.xid;
+            let created = past.table.recent.created;
+            created.is_none_or(|xid| row.is_some_and(|row| row == xid || precedes(xid, row)))
+        });
+        existed.map(|past| past.table).collect()
+    }
+
     /// The columns that decide a row's partition, on all levels; `None` if they are not known.
     pub fn partition_columns(&self) -> Option<&'c [String]> {
         let columns = self.table.partition_columns.as_deref()?;

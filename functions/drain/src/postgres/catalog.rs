@@ -71,6 +71,12 @@ const TABLES: &str = "
              cross join unnest(p.partattrs::int2[]) k(attnum)
              left join pg_attribute a on a.attrelid = p.partrelid and a.attnum = k.attnum and k.attnum > 0
            ) end as partition_columns,
+           array(
+             with recursive down(oid) as (
+               select h.inhrelid from pg_inherits h where h.inhparent = c.oid and c.relkind = 'p'
+               union
+               select h.inhrelid from down join pg_inherits h on h.inhparent = down.oid)
+             select l.oid from down join pg_class l using (oid) where l.relkind = 'r') as partitions,
            a.xids as column_xids,
            a.virtual as column_virtual,
            a.names as column_names,
@@ -180,6 +186,7 @@ fn catalog_table(row: &PgRow, horizon: &CatalogHorizon) -> CatalogTable {
         identity: row.get::<_, &str>("identity").chars().next().unwrap_or_default(),
         virtual_columns,
         is_partitioned: row.get("is_partitioned"),
+        partitions: row.get("partitions"),
         partition_columns: row.get("partition_columns"),
         recent: recent_changes(row, horizon),
         key: row.get("key"),

@@ -2,16 +2,17 @@
 //!
 //! **Partitions.** With `publish_via_partition_root`, a row has the OID and the columns of a partitioned
 //! table, and its old row has the values that the *partition* logs. The server describes the partitioned
-//! table and then the partition, directly before the first row of that partition. So the partitions that can
-//! have written a row are known, with their replica identities of that time.
+//! table and then the partition, directly before the first row of that partition. So the partitions that have
+//! written rows are known, with their replica identities of that time. Those of the catalog count, too: a
+//! row must have the same key if it is read again from a later place.
 //!
 //! **Keys.** A key must be in every old row, must not change without an old row, and must be unique in the
 //! whole table. A row for which this is not certain has no key.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use crate::catalog::PastTable;
+use crate::catalog::{CatalogTable, PastTable};
 use crate::change::{Column, Datum, Relation, Tuple};
 
 /// Tables by their OIDs.
@@ -29,57 +30,101 @@ pub(super) struct DescribedTables {
 pub(super) struct DescribedTable {
     /// The table with its own key.
     relation: Arc<Relation>,
-    /// The columns whose values every old row has; `None` if an old row is the whole row.
-    logged: Option<BTreeSet<String>>,
-    /// Whether it has no replica identity: the server refuses its updates and deletes.
-    is_insert_only: bool,
+    identity: RowIdentity,
     /// Whether the catalog has a partitioned table of this OID.
     is_partitioned: bool,
     /// The columns that decide a row's partition; `None` if they are not known.
     partition_columns: Option<Vec<String>>,
-    /// The partitions that have written rows of this table.
-    partitions: BTreeSet<u32>,
+    /// The partitions that may have written rows of this table, by their OIDs.
+    ///
+    /// They have the identity of the catalog, until the server describes them.
+    partitions: BTreeMap<u32, Option<RowIdentity>>,
     /// The table with other keys, for rows of partitions.
     variants: Vec<Arc<Relation>>,
     /// The table with the key that rows of all its partitions have, and the version that it is of.
     common: Option<(u64, Arc<Relation>)>,
 }
 
-impl DescribedTable {
-    /// A table whose columns are marked as the server marks the replica identity.
+/// What the old rows of a table have.
+#[derive(Debug)]
+struct RowIdentity {
+    /// The columns whose values every old row has; `None` if an old row is the whole row.
+    logged: Option<BTreeSet<String>>,
+    /// Whether there is no replica identity: the server refuses updates and deletes.
+    is_insert_only: bool,
+    /// The columns of the key; may be empty.
+    key: BTreeSet<String>,
+}
+
+impl RowIdentity {
+    /// The identity of a table whose columns are marked as the server marks the replica identity.
     ///
     /// With replica identity `full` every column is marked, and with `nothing` none is. Then the key of the
     /// catalog identifies the rows.
-    pub(super) fn new(mut relation: Relation, identity: u8, past: Option<PastTable<'_>>) -> Self {
+    fn of_description(relation: &Relation, identity: u8, past: Option<PastTable<'_>>) -> Self {
         let names = |is_included: fn(bool) -> bool| -> Vec<&str> {
             let columns = relation.columns.iter().filter(|column| is_included(column.key));
             columns.map(|column| column.name.as_str()).collect()
         };
         let (marked, sent) = (names(|is_marked| is_marked), names(|_| true));
-        let is_primary = identity == b'd';
-        let is_whole = past.is_none_or(|past| past.is_whole_identity(is_primary, &marked, &sent));
-        let catalog_key = past.map(|past| past.key()).unwrap_or_default();
-        let key: BTreeSet<String> = match identity {
-            b'f' | b'n' if catalog_key.iter().all(|name| sent.contains(&name.as_str())) => {
-                catalog_key.iter().cloned().collect()
-            }
-            b'f' | b'n' => BTreeSet::new(),
-            _ if is_whole => marked.iter().map(|name| (*name).to_owned()).collect(),
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let is_whole = past.is_none_or(|past| past.is_whole_identity(identity == b'd', &marked, &sent));
+        let key = match identity {
+            b'f' | b'n' => sent_columns(past.map(|past| past.key()).unwrap_or_default(), relation),
+            _ if is_whole => owned(&marked),
             _ => BTreeSet::new(),
         };
-        let logged = match identity {
-            b'f' => None,
-            _ => Some(marked.iter().map(|name| (*name).to_owned()).collect()),
+        RowIdentity {
+            logged: (identity != b'f').then(|| owned(&marked)),
+            is_insert_only: is_whole && identity != b'f' && marked.is_empty(),
+            key,
+        }
+    }
+
+    /// The identity of a partition as the catalog has it. Its rows have the columns of `root`.
+    fn of_catalog(table: &CatalogTable, root: &Relation) -> Self {
+        let is_bare = table.identity == 'n' || table.key.is_empty();
+        let logged = match is_bare {
+            true => BTreeSet::new(),
+            false => table.key.iter().cloned().collect(),
         };
-        let primary_key = match past.map(|past| past.primary_key()) {
-            _ if is_primary => key.clone(),
-            Some(columns) if columns.iter().all(|name| sent.contains(&name.as_str())) => {
-                columns.iter().cloned().collect()
-            }
-            _ => BTreeSet::new(),
+        RowIdentity {
+            is_insert_only: is_bare && !table.identity_full,
+            key: sent_columns(&table.key, root),
+            logged: (!table.identity_full).then_some(logged),
+        }
+    }
+
+    /// Whether every former value of these columns is logged.
+    fn logs(&self, key: &BTreeSet<String>) -> bool {
+        let logged = self.logged.as_ref();
+        self.is_insert_only || logged.is_none_or(|logged| key.is_subset(logged))
+    }
+}
+
+/// The columns of a key; empty if the server does not send all of them.
+fn sent_columns(key: &[String], relation: &Relation) -> BTreeSet<String> {
+    let is_whole = relation.column_indexes(key).iter().all(Option::is_some);
+    let columns = key.iter().filter(|_| is_whole);
+    columns.cloned().collect()
+}
+
+impl DescribedTable {
+    /// A table whose columns are marked as the server marks the replica identity `identity`.
+    pub(super) fn new(mut relation: Relation, identity: u8, past: Option<PastTable<'_>>) -> Self {
+        let row_identity = RowIdentity::of_description(&relation, identity, past);
+        let primary_key = match (identity, past) {
+            (b'd', _) => row_identity.key.clone(),
+            (_, Some(past)) => sent_columns(past.primary_key(), &relation),
+            (_, None) => BTreeSet::new(),
         };
+        let leaves = past.map(|past| past.partitions()).unwrap_or_default();
+        let partitions = leaves
+            .into_iter()
+            .map(|leaf| (leaf.oid, Some(RowIdentity::of_catalog(leaf, &relation))))
+            .collect();
         for column in &mut relation.columns {
-            column.key = key.contains(&column.name);
+            column.key = row_identity.key.contains(&column.name);
         }
         let columns = relation.columns.iter();
         relation.primary_key = columns
@@ -88,36 +133,23 @@ impl DescribedTable {
             .collect();
         DescribedTable {
             relation: Arc::new(relation),
-            is_insert_only: is_whole && logged.as_ref().is_some_and(BTreeSet::is_empty),
-            logged,
+            identity: row_identity,
             is_partitioned: past.is_some_and(|past| past.now().is_partitioned),
             partition_columns: past
                 .and_then(|past| past.partition_columns())
                 .map(<[String]>::to_vec),
-            partitions: BTreeSet::new(),
+            partitions,
             variants: Vec::new(),
             common: None,
         }
     }
 
-    /// Names of the key's columns.
-    fn key(&self) -> BTreeSet<&str> {
-        let columns = self.relation.columns.iter().filter(|column| column.key);
-        columns.map(|column| column.name.as_str()).collect()
-    }
-
-    /// Whether this partition logs every former value of these columns.
-    fn logs(&self, key: &BTreeSet<&str>) -> bool {
-        let logged = self.logged.as_ref();
-        self.is_insert_only || logged.is_none_or(|logged| key.iter().all(|name| logged.contains(*name)))
-    }
-
     /// Whether rows with the same values of these columns are in the same partition.
     ///
     /// A key of each partition is then a key of the whole table.
-    fn tells_partition(&self, columns: &BTreeSet<&str>) -> bool {
+    fn tells_partition(&self, columns: &BTreeSet<String>) -> bool {
         let decisive = self.partition_columns.as_ref();
-        decisive.is_some_and(|decisive| decisive.iter().all(|name| columns.contains(name.as_str())))
+        decisive.is_some_and(|decisive| decisive.iter().all(|name| columns.contains(name)))
     }
 
     /// The table with this key.
@@ -145,7 +177,10 @@ impl DescribedTables {
     pub(super) fn insert(&mut self, oid: u32, mut table: DescribedTable) {
         // The server describes a partitioned table again before each of its partitions.
         if let Some(before) = self.tables.remove(&oid) {
-            table.partitions = before.partitions;
+            let found = before.partitions.into_iter();
+            table
+                .partitions
+                .extend(found.filter(|(_, identity)| identity.is_none()));
             if before.relation == table.relation {
                 (table.relation, table.variants) = (before.relation, before.variants);
             }
@@ -178,7 +213,8 @@ impl DescribedTables {
         );
         for (root, partition) in pairs {
             if let Some(table) = self.tables.get_mut(&root) {
-                self.version += u64::from(table.partitions.insert(partition));
+                let before = table.partitions.insert(partition, None);
+                self.version += u64::from(!matches!(before, Some(None)));
             }
         }
     }
@@ -220,15 +256,18 @@ impl DescribedTables {
 
     /// The key of one partition, if that is what an old row has; otherwise empty.
     fn key_of_partition(&self, oid: u32, old: &Tuple<'_>) -> BTreeSet<String> {
-        let Some(table) = self.tables.get(&oid).filter(|table| table.key().is_empty()) else {
+        let Some(table) = self
+            .tables
+            .get(&oid)
+            .filter(|table| table.identity.key.is_empty())
+        else {
             return BTreeSet::new();
         };
         let columns = table.relation.columns.iter().zip(old);
         let held = columns.filter(|(_, datum)| **datum != Datum::Absent);
-        let held: BTreeSet<&str> = held.map(|(column, _)| column.name.as_str()).collect();
-        let is_key = table.tells_partition(&held) && self.partitions(oid).any(|it| it.key() == held);
-        let held = held.into_iter().filter(|_| is_key);
-        held.map(str::to_owned).collect()
+        let held: BTreeSet<String> = held.map(|(column, _)| column.name.clone()).collect();
+        let is_key = table.tells_partition(&held) && self.partitions(oid).any(|it| it.key == held);
+        if is_key { held } else { BTreeSet::new() }
     }
 
     /// The table with the key that rows of all its partitions have.
@@ -239,11 +278,7 @@ impl DescribedTables {
         {
             return Some(Arc::clone(relation));
         }
-        let key: BTreeSet<String> = self
-            .common_key(oid, table)
-            .into_iter()
-            .map(str::to_owned)
-            .collect();
+        let key = self.common_key(oid, table);
         let table = self.tables.get_mut(&oid)?;
         let relation = table.with_key(&key);
         table.common = Some((self.version, Arc::clone(&relation)));
@@ -251,30 +286,31 @@ impl DescribedTables {
     }
 
     /// The key that all rows of this table have, whichever partition wrote them; empty if there is none.
-    fn common_key<'t>(&'t self, oid: u32, table: &'t DescribedTable) -> BTreeSet<&'t str> {
-        let own = table.key();
-        if !own.is_empty() {
-            return match self.partitions(oid).all(|partition| partition.logs(&own)) {
-                true => own,
-                false => BTreeSet::new(),
-            };
-        }
-        let mut keys = self.partitions(oid).map(DescribedTable::key);
-        let first = keys.next().unwrap_or_default();
-        match table.tells_partition(&first) && keys.all(|key| key == first) {
-            true => first,
-            false => BTreeSet::new(),
-        }
+    fn common_key(&self, oid: u32, table: &DescribedTable) -> BTreeSet<String> {
+        let own = &table.identity.key;
+        let mut partitions = self.partitions(oid);
+        let key = match own.is_empty() {
+            true => partitions.next().map(|first| &first.key).unwrap_or(own),
+            false => own,
+        };
+        let is_common = match own.is_empty() {
+            true => table.tells_partition(key) && partitions.all(|it| it.key == *key),
+            false => partitions.all(|it| it.logs(key)),
+        };
+        if is_common { key.clone() } else { BTreeSet::new() }
     }
 
-    /// The partitions that have written rows of this table.
-    fn partitions(&self, oid: u32) -> impl Iterator<Item = &DescribedTable> {
+    /// The identities of the partitions that may have written rows of this table.
+    fn partitions(&self, oid: u32) -> impl Iterator<Item = &RowIdentity> {
         let partitions = self
             .tables
             .get(&oid)
             .into_iter()
             .flat_map(|table| &table.partitions);
-        partitions.filter_map(|oid| self.tables.get(oid))
+        partitions.filter_map(|(oid, of_catalog)| {
+            let described = self.tables.get(oid).map(|table| &table.identity);
+            described.or(of_catalog.as_ref())
+        })
     }
 }
 

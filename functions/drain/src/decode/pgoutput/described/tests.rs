@@ -142,3 +142,25 @@ fn a_partition_is_known_although_the_rows_after_its_description_were_omitted() {
     assert!(!tables.logs_whole_rows(ROOT, true));
     assert!(tables.tables[&30].partitions.is_empty());
 }
+
+#[test]
+fn a_partition_of_the_catalog_counts_before_it_has_written_a_row() {
+    for (other, is_common) in [(&["id"][..], true), (&["code"], false), (&[], false)] {
+        let mut catalog = catalog();
+        let root = catalog.table(&TableName::new("s", "p")).unwrap().clone();
+        let leaf = CatalogTable {
+            oid: 11,
+            key: other.iter().map(|name| (*name).to_owned()).collect(),
+            ..CatalogTable::default()
+        };
+        catalog.insert(TableName::new("s", "p11"), leaf);
+        let partitions = vec![11];
+        catalog.insert(TableName::new("s", "p"), CatalogTable { partitions, ..root });
+        let mut tables = DescribedTables::default();
+        tables.insert(ROOT, table(&catalog, ROOT, b'd', &[]));
+        tables.insert(10, table(&catalog, 10, b'd', ID));
+        tables.begin_row(ROOT);
+        assert_eq!(key(&mut tables, None), if is_common { "id" } else { "" });
+        assert_eq!(key(&mut tables, Some(ID)), "id");
+    }
+}
