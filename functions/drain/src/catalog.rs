@@ -6,9 +6,12 @@
 //! The catalog shows the present, and the log describes the past. So information from a plugin takes
 //! precedence, and the catalog only adds what the plugin does not send.
 
+mod past;
 mod types;
 
 use std::collections::HashMap;
+
+pub use past::{PastTable, RecentChanges, precedes};
 
 use crate::change::ColumnType;
 use crate::table_name::TableName;
@@ -20,11 +23,18 @@ pub use types::{CatalogType, TypeForm};
 pub struct Catalog {
     tables: HashMap<TableName, CatalogTable>,
     types: TypeCatalog,
+    /// Names of the tables by their OIDs.
+    names: HashMap<u32, TableName>,
+    read: past::ReadTransaction,
+    /// Whether the server has virtual generated columns, whose values are in no log (PostgreSQL 18).
+    pub has_virtual_columns: bool,
 }
 
 /// Catalog information about one table.
 #[derive(Debug, Default, Clone)]
 pub struct CatalogTable {
+    /// Its OID; 0 if it is not known.
+    pub oid: u32,
     /// Columns of the key; may be empty.
     ///
     /// They are the columns of the replica identity's index. If the replica identity is `full` or `nothing`,
@@ -39,8 +49,22 @@ pub struct CatalogTable {
     pub deferrable: bool,
     /// Whether the replica identity is `full`.
     pub identity_full: bool,
+    /// The replica identity: `pg_class.relreplident`.
+    pub identity: char,
     /// All columns, in table order.
     pub columns: Vec<CatalogColumn>,
+    /// The generated columns whose values are not stored.
+    pub virtual_columns: Vec<String>,
+    /// Whether it is a partitioned table.
+    pub is_partitioned: bool,
+    /// Of a partitioned table, the columns that decide a row's partition on all levels.
+    ///
+    /// `None` for any other table, and if an expression decides.
+    pub partition_columns: Option<Vec<String>>,
+    /// The OIDs of the partitions that hold its rows.
+    pub partitions: Vec<u32>,
+    /// Transactions that may have written these facts after rows of the log.
+    pub recent: RecentChanges,
 }
 
 /// Catalog information about one column.
@@ -74,6 +98,8 @@ impl Catalog {
             self.types
                 .insert_name(column.type_oid, column.modifier, &column.type_name);
         }
+        self.note_recent(&table.recent);
+        self.names.insert(table.oid, name.clone());
         self.tables.insert(name, table);
     }
 

@@ -118,7 +118,9 @@ async fn publication_problems(
     let missing = server::missing_publications(connector, session, &app.config.publications).await?;
     if missing.is_empty() {
         let empty = setup::empty_publications(&app.config, connector, session, plugin).await?;
-        return Ok(empty.into_iter().collect());
+        let schema = backfill_status::database_schema(app, connector, session, plugin).await?;
+        let unnamed = schema.identity_problems();
+        return Ok(empty.into_iter().chain(unnamed).collect());
     }
     let problem = |name: &String| format!("publication {name} is missing: run {{\"action\":\"setup\"}}");
     Ok(missing.iter().map(problem).collect())

@@ -47,6 +47,7 @@
 //! sent again, with newer values and a later position.
 
 mod chunk_rows;
+mod identities;
 pub mod query;
 mod row_lookup;
 pub mod schema;

@@ -352,8 +352,15 @@ impl DatabaseSchema {
         request: &BackfillRequest,
     ) -> Relation {
         let table = self.catalog.table(&info.table);
-        // Events of live changes have this key. It need not be the key that the table is read by.
-        let is_key = |name: &String| table.is_some_and(|table| table.key.contains(name));
+        // Events of live changes have this key. It need not be the key that the table is read by, and the
+        // request may leave out a part of it.
+        let key = table.map(|table| table.key.as_slice()).unwrap_or_default();
+        let is_sent = |name: &String| {
+            let mut columns = columns.iter().filter(|column| is_selected(info, request, column));
+            columns.any(|column| column.name == *name)
+        };
+        let is_whole = key.iter().all(is_sent) && self.sends_key(info);
+        let is_key = |name: &String| is_whole && key.contains(name);
         let columns = columns.iter().map(|column| {
             let column_type = self.column_type(table, &column.name);
             Column::new(column.name.clone(), column_type, is_key(&column.name))

@@ -2,22 +2,24 @@
 //!
 //! PostgreSQL documents the layout in "Logical Replication Message Formats".
 
+mod described;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{DecodeError, Plugin, merge_old_row};
-use crate::catalog::{Catalog, CatalogTable};
+use crate::catalog::Catalog;
 use crate::change::{Change, Column, ColumnCoverage, ColumnType, Datum, Item, Message, Relation, Tuple};
 use crate::lsn::Lsn;
 use crate::table_name::TableName;
 use crate::time::POSTGRES_EPOCH;
+use described::{DescribedTable, DescribedTables};
 
 /// Decoder with the tables and types that the server described so far.
 #[derive(Debug, Default)]
 pub struct PgoutputDecoder {
-    /// Tables by their OIDs.
-    relations: HashMap<u32, Arc<Relation>>,
+    tables: DescribedTables,
     /// Schemas and names of the types that are not built in, by their OIDs.
     ///
     /// A domain has the names of its base type.
@@ -36,8 +38,8 @@ impl PgoutputDecoder {
             b'B' => reader.begin()?,
             b'C' => reader.commit()?,
             b'R' => {
-                let (oid, relation) = self.relation(catalog, &mut reader)?;
-                self.relations.insert(oid, Arc::new(relation));
+                let (oid, table) = self.table(catalog, &mut reader)?;
+                self.tables.insert(oid, table);
                 Item::Nothing
             }
             b'Y' => {
@@ -68,65 +70,96 @@ impl PgoutputDecoder {
         }
     }
 
-    fn insert<'a>(&self, reader: &mut ByteReader<'a>) -> Result<Change<'a>, DecodeError> {
-        let relation = self.described_relation(reader)?;
+    fn insert<'a>(&mut self, reader: &mut ByteReader<'a>) -> Result<Change<'a>, DecodeError> {
+        let (oid, relation) = self.row_table(reader)?;
         if reader.u8()? != b'N' {
             return Err(reader.expected("the new row, marked N"));
         }
         let new = reader.tuple(&relation)?;
+        let relation = self.tables.relation_of_row(oid, None).unwrap_or(relation);
         Ok(Change::Insert { relation, new })
     }
 
-    fn update<'a>(&self, reader: &mut ByteReader<'a>) -> Result<Change<'a>, DecodeError> {
-        let relation = self.described_relation(reader)?;
+    fn update<'a>(&mut self, reader: &mut ByteReader<'a>) -> Result<Change<'a>, DecodeError> {
+        let (oid, relation) = self.row_table(reader)?;
         let (old, tag) = match reader.u8()? {
-            tag @ (b'K' | b'O') => (Some(reader.old_tuple(&relation, tag)?), reader.u8()?),
+            tag @ (b'K' | b'O') => (Some(self.old_tuple(oid, &relation, tag, reader)?), reader.u8()?),
             tag => (None, tag),
         };
         if tag != b'N' {
             return Err(reader.expected("the new row, marked N"));
         }
         let mut new = reader.tuple(&relation)?;
+        let relation = self.tables.relation_of_row(oid, old.as_ref()).unwrap_or(relation);
         let old = old.and_then(|old| merge_old_row(&relation, old, &mut new));
         Ok(Change::Update { relation, old, new })
     }
 
-    fn delete<'a>(&self, reader: &mut ByteReader<'a>) -> Result<Change<'a>, DecodeError> {
-        let relation = self.described_relation(reader)?;
+    fn delete<'a>(&mut self, reader: &mut ByteReader<'a>) -> Result<Change<'a>, DecodeError> {
+        let (oid, relation) = self.row_table(reader)?;
         let tag = reader.u8()?;
         if tag != b'K' && tag != b'O' {
             return Err(reader.expected("the old row, marked K or O"));
         }
-        let old = reader.old_tuple(&relation, tag)?;
+        let old = self.old_tuple(oid, &relation, tag, reader)?;
+        let relation = self.tables.relation_of_row(oid, Some(&old)).unwrap_or(relation);
         Ok(Change::Delete { relation, old })
     }
 
-    fn truncate(&self, reader: &mut ByteReader<'_>) -> Result<Change<'static>, DecodeError> {
+    fn truncate(&mut self, reader: &mut ByteReader<'_>) -> Result<Change<'static>, DecodeError> {
         let count = reader.u32()?;
         let _cascade_and_restart = reader.u8()?;
         let mut relations = Vec::with_capacity(reader.capacity(count as usize, 4));
         for _ in 0..count {
-            relations.push(self.described_relation(reader)?);
+            let start = *reader;
+            relations.push(self.relation(reader.u32()?, &start)?);
         }
+        self.tables.end_truncate();
         Ok(Change::Truncate { relations })
     }
 
-    /// Reads an OID and returns the table that the server described with it.
-    fn described_relation(&self, reader: &mut ByteReader<'_>) -> Result<Arc<Relation>, DecodeError> {
-        let at = reader.at;
+    /// Reads the OID of a row's table, and returns it with the table that the server described.
+    ///
+    /// The descriptions before the row tell which partition wrote it.
+    fn row_table(&mut self, reader: &mut ByteReader<'_>) -> Result<(u32, Arc<Relation>), DecodeError> {
+        let start = *reader;
         let oid = reader.u32()?;
-        self.relations
-            .get(&oid)
-            .cloned()
-            .ok_or_else(|| ByteReader { at, ..*reader }.expected("a table that the server described"))
+        self.tables.begin_row(oid);
+        self.relation(oid, &start).map(|relation| (oid, relation))
+    }
+
+    /// The table that the server described with the OID at the reader's place.
+    fn relation(&self, oid: u32, reader: &ByteReader<'_>) -> Result<Arc<Relation>, DecodeError> {
+        let relation = self.tables.relation(oid);
+        relation.ok_or_else(|| reader.expected("a table that the server described"))
+    }
+
+    /// An old row after its mark.
+    ///
+    /// A null of it is a null only if whoever wrote the row logs whole rows. In all other rows it stands for
+    /// a value that the log does not hold.
+    fn old_tuple<'a>(
+        &self,
+        oid: u32,
+        relation: &Relation,
+        tag: u8,
+        reader: &mut ByteReader<'a>,
+    ) -> Result<Tuple<'a>, DecodeError> {
+        let mut tuple = reader.tuple(relation)?;
+        if !self.tables.logs_whole_rows(oid, tag == b'O') {
+            for datum in tuple.iter_mut().filter(|datum| **datum == Datum::Null) {
+                *datum = Datum::Absent;
+            }
+        }
+        Ok(tuple)
     }
 
     /// Reads the description of a table; returns its OID and the table.
-    fn relation(
+    fn table(
         &self,
         catalog: &Catalog,
         reader: &mut ByteReader<'_>,
-    ) -> Result<(u32, Relation), DecodeError> {
+    ) -> Result<(u32, DescribedTable), DecodeError> {
         let oid = reader.u32()?;
         // pgoutput sends the schema pg_catalog as an empty name.
         let schema = match reader.str()? {
@@ -136,50 +169,28 @@ impl PgoutputDecoder {
         let name = TableName::new(schema, reader.str()?);
         let identity = reader.u8()?;
         let count = reader.u16()?;
-        let table = catalog.table(&name);
+        let past = catalog.past_table(oid);
         // The shortest column: its flags, an empty name, its type and its modifier.
         let mut columns = Vec::with_capacity(reader.capacity(count.into(), 10));
-        let mut primary_key = Vec::new();
         for _ in 0..count {
-            let (column, in_primary_key) = self.column(catalog, table, identity, reader)?;
-            if in_primary_key {
-                primary_key.push((column.name.clone(), column.type_name.clone()));
-            }
-            columns.push(column);
+            columns.push(self.column(catalog, reader)?);
         }
         let relation = Relation {
             table: name,
             columns,
-            primary_key,
+            primary_key: Vec::new(),
             coverage: ColumnCoverage::Whole,
         };
-        Ok((oid, relation))
+        Ok((oid, DescribedTable::new(relation, identity, past)))
     }
 
-    /// Reads one column of a table's description; returns it and whether the primary key has it.
-    fn column(
-        &self,
-        catalog: &Catalog,
-        table: Option<&CatalogTable>,
-        identity: u8,
-        reader: &mut ByteReader<'_>,
-    ) -> Result<(Column, bool), DecodeError> {
-        let in_identity = reader.u8()? & 1 == 1;
+    /// Reads one column of a table's description. It is marked as a key if the server marks it.
+    fn column(&self, catalog: &Catalog, reader: &mut ByteReader<'_>) -> Result<Column, DecodeError> {
+        let is_marked = reader.u8()? & 1 == 1;
         let name = reader.str()?;
         let (type_oid, modifier) = (reader.u32()?, reader.i32()?);
-        let is_among = |names: &[String]| names.iter().any(|key| key == name);
-        // With replica identity `full` every column has the mark, and with `nothing` none has it. Then the
-        // key of the catalog identifies the rows.
-        let key = match identity {
-            b'f' | b'n' => table.is_some_and(|table| is_among(&table.key)),
-            _ => in_identity,
-        };
-        let in_primary_key = match identity {
-            b'd' => in_identity,
-            _ => table.is_some_and(|table| is_among(&table.primary_key)),
-        };
         let column_type = self.column_type(catalog, type_oid, modifier);
-        Ok((Column::new(name.to_owned(), column_type, key), in_primary_key))
+        Ok(Column::new(name.to_owned(), column_type, is_marked))
     }
 
     /// The type with this OID and this modifier. The names that the server sent count if it was dropped.
@@ -331,21 +342,6 @@ impl<'a> ByteReader<'a> {
             }
             _ => Err(self.expected("a value marked n, u or t")),
         }
-    }
-
-    /// An old row after its mark.
-    ///
-    /// A row marked K holds the key. It has nulls for all other columns, whatever their values were.
-    fn old_tuple(&mut self, relation: &Relation, tag: u8) -> Result<Tuple<'a>, DecodeError> {
-        let mut tuple = self.tuple(relation)?;
-        if tag == b'K' {
-            for (datum, column) in tuple.iter_mut().zip(&relation.columns) {
-                if !column.key {
-                    *datum = Datum::Absent;
-                }
-            }
-        }
-        Ok(tuple)
     }
 }
 

@@ -1,13 +1,14 @@
 //! Decoder of test_decoding, whose rows are text for human readers; for troubleshooting.
 //!
-//! test_decoding sends no keys. The catalog must hold them.
+//! test_decoding sends no keys, and tables by their names only. The catalog has the keys, as far as it is
+//! certain that they held when the row was written. Other rows have no key.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::{DecodeError, Plugin, merge_old_row};
-use crate::catalog::{Catalog, CatalogColumn};
+use crate::catalog::{Catalog, PastTable};
 use crate::change::{Change, Column, ColumnCoverage, Datum, Item, Message, Relation, Tuple};
 use crate::lsn::Lsn;
 use crate::table_name::TableName;
@@ -40,26 +41,32 @@ struct ColumnValue<'a> {
 }
 
 /// The table with the columns of a row.
+///
+/// The columns of `key` are its key, if the row has all of them.
 fn relation(
     catalog: &Catalog,
     name: &TableName,
     values: &[ColumnValue<'_>],
+    key: &[String],
     coverage: ColumnCoverage,
 ) -> Relation {
     let table = catalog.table(name);
+    let past = catalog.past_table_named(name);
+    let is_sent = |column: &String| values.iter().any(|value| *column == value.name);
+    let is_whole = key.iter().all(is_sent);
     let column = |value: &ColumnValue<'_>| {
-        let is_among = |names: &[String]| names.iter().any(|key| *key == value.name);
         Column::new(
             value.name.to_string(),
             catalog.type_of_name(table, &value.name, &value.type_name),
-            table.is_some_and(|table| is_among(&table.key)),
+            is_whole && key.iter().any(|key| *key == value.name),
         )
     };
+    let primary_key = past.filter(|past| !past.primary_key().is_empty());
     Relation {
         table: name.clone(),
         columns: values.iter().map(column).collect(),
-        primary_key: table
-            .map(|table| catalog.primary_key_columns(table))
+        primary_key: primary_key
+            .map(|past| catalog.primary_key_columns(past.now()))
             .unwrap_or_default(),
         coverage,
     }
@@ -70,52 +77,105 @@ fn row<'a>(
     catalog: &Catalog,
     table: &TableName,
     values: Vec<ColumnValue<'a>>,
+    key: &[String],
     coverage: ColumnCoverage,
 ) -> (Arc<Relation>, Tuple<'a>) {
-    let relation = Arc::new(relation(catalog, table, &values, coverage));
+    let relation = Arc::new(relation(catalog, table, &values, key, coverage));
     (relation, values.into_iter().map(|value| value.datum).collect())
+}
+
+/// The columns that identify a row; empty if they may have been others when the row was written.
+fn key<'c>(catalog: &'c Catalog, name: &TableName) -> &'c [String] {
+    catalog
+        .past_table_named(name)
+        .map(|past| past.key())
+        .unwrap_or_default()
+}
+
+/// The columns that identify an updated row. `old` is its old row, if the server sent one.
+///
+/// An old row without the key is that of another replica identity. Without an old row, the key is the same as
+/// before only if PostgreSQL would have logged its change.
+fn key_of_update<'c>(
+    catalog: &'c Catalog,
+    name: &TableName,
+    old: Option<&[ColumnValue<'_>]>,
+) -> &'c [String] {
+    let key = key(catalog, name);
+    let is_known = match old {
+        Some(old) => key
+            .iter()
+            .all(|column| old.iter().any(|value| *column == value.name)),
+        None => catalog
+            .past_table_named(name)
+            .is_some_and(|past| past.logs_key_changes()),
+    };
+    if is_known { key } else { &[] }
+}
+
+/// A new row without the nulls of virtual columns, which stand for values that no log has.
+fn without_virtual<'a>(
+    catalog: &Catalog,
+    name: &TableName,
+    mut values: Vec<ColumnValue<'a>>,
+) -> Vec<ColumnValue<'a>> {
+    if catalog.has_virtual_columns {
+        let past = catalog.past_table_named(name);
+        let may_be_virtual = |column: &str| past.is_none_or(|past| past.may_be_virtual(column));
+        values.retain(|value| value.datum != Datum::Null || !may_be_virtual(&value.name));
+    }
+    values
+}
+
+/// Whether a column that an old row omits is null. `past` is the table.
+///
+/// test_decoding omits the nulls of an old row, and all columns that the replica identity does not have. So
+/// the identity must have been `full`.
+fn is_null(past: Option<PastTable<'_>>, column: &str) -> bool {
+    past.is_some_and(|past| past.is_full() && past.has_column(column) && !past.may_be_virtual(column))
 }
 
 /// The old row of a delete, with its nulls if it is a whole row.
 ///
-/// test_decoding omits the nulls of an old row. Only the catalog holds the columns then, so the nulls are
-/// added only if the catalog still has every column of the row.
+/// Only the catalog holds the columns then, so the nulls are added only if the catalog still has every column
+/// of the row.
 fn with_nulls<'a>(catalog: &Catalog, name: &TableName, values: Vec<ColumnValue<'a>>) -> Vec<ColumnValue<'a>> {
-    let table = catalog.table(name).filter(|table| table.identity_full);
-    let columns = table.map(|table| table.columns.as_slice()).unwrap_or_default();
+    let past = catalog.past_table_named(name).filter(PastTable::is_full);
+    let columns = past.map(|past| past.now().columns.as_slice()).unwrap_or_default();
     let names: HashSet<&str> = columns.iter().map(|column| column.name.as_str()).collect();
     if values.is_empty() || !values.iter().all(|value| names.contains(&*value.name)) {
         return values;
     }
     let mut values = values.into_iter().peekable();
-    let value_or_null = |column: &CatalogColumn| {
+    let mut row = Vec::with_capacity(columns.len());
+    for column in columns {
         let null = || ColumnValue {
             name: column.name.clone().into(),
             type_name: column.type_name.clone().into(),
             datum: Datum::Null,
         };
-        values
-            .next_if(|value| value.name == column.name)
-            .unwrap_or_else(null)
-    };
-    columns.iter().map(value_or_null).collect()
+        let value = values.next_if(|value| value.name == column.name);
+        row.extend(value.or_else(|| is_null(past, &column.name).then(null)));
+    }
+    row
 }
 
-/// The values of an update's old row in the relation's order, with `missing` for each column that the row
-/// lacks.
+/// The values of an update's old row in the relation's order. `past` is the table.
 ///
 /// Both are in table order. Returns `None` if the old row has a column that the relation lacks.
 fn old_tuple<'a>(
     relation: &Relation,
     values: Vec<ColumnValue<'a>>,
-    missing: &Datum<'static>,
+    past: Option<PastTable<'_>>,
 ) -> Option<Tuple<'a>> {
     let mut values = values.into_iter().peekable();
+    let past = past.filter(PastTable::is_full);
     let columns = relation.columns.iter();
     let tuple = columns
-        .map(|column| {
-            let value = values.next_if(|value| value.name == column.name);
-            value.map_or(missing.clone(), |value| value.datum)
+        .map(|column| match values.next_if(|value| value.name == column.name) {
+            Some(value) => value.datum,
+            None if is_null(past, &column.name) => Datum::Null,
+            None => Datum::Absent,
         })
         .collect();
     values.next().is_none().then_some(tuple)
@@ -186,7 +246,7 @@ impl<'a> TextReader<'a> {
             return Err(self.expected("a colon after the table"));
         }
         if self.skip("TRUNCATE:") {
-            let relation = |table| Arc::new(relation(catalog, table, &[], ColumnCoverage::Row));
+            let relation = |table| Arc::new(relation(catalog, table, &[], &[], ColumnCoverage::Row));
             let relations = tables.iter().map(relation).collect();
             return Ok(Change::Truncate { relations });
         }
@@ -194,14 +254,15 @@ impl<'a> TextReader<'a> {
             return Err(self.expected("TRUNCATE after several tables"));
         };
         if self.skip("INSERT:") {
-            let (relation, new) = row(catalog, table, self.new_row()?, ColumnCoverage::Whole);
+            let new = without_virtual(catalog, table, self.new_row()?);
+            let (relation, new) = row(catalog, table, new, key(catalog, table), ColumnCoverage::Whole);
             Ok(Change::Insert { relation, new })
         } else if self.skip("UPDATE:") {
             self.update(catalog, table)
         } else if self.skip("DELETE:") {
             // Without a replica identity the row has no values: only the delete itself is known.
             let old = with_nulls(catalog, table, self.values("")?);
-            let (relation, old) = row(catalog, table, old, ColumnCoverage::Row);
+            let (relation, old) = row(catalog, table, old, key(catalog, table), ColumnCoverage::Row);
             Ok(Change::Delete { relation, old })
         } else {
             Err(self.expected("INSERT, UPDATE, DELETE or TRUNCATE"))
@@ -213,13 +274,13 @@ impl<'a> TextReader<'a> {
             true => Some(self.values(" new-tuple:")?),
             false => None,
         };
-        let (relation, mut new) = row(catalog, table, self.new_row()?, ColumnCoverage::Whole);
-        // An old row omits the columns outside the key, but with `replica identity full` the nulls.
-        let is_full = catalog.table(table).is_some_and(|table| table.identity_full);
-        let missing = if is_full { Datum::Null } else { Datum::Absent };
+        let key = key_of_update(catalog, table, old.as_deref());
+        let new = without_virtual(catalog, table, self.new_row()?);
+        let (relation, mut new) = row(catalog, table, new, key, ColumnCoverage::Whole);
         let old = match old {
             Some(old) => {
-                let old = old_tuple(&relation, old, &missing)
+                let past = catalog.past_table_named(table);
+                let old = old_tuple(&relation, old, past)
                     .ok_or_else(|| self.expected("an old row of columns that the new row has"))?;
                 merge_old_row(&relation, old, &mut new)
             }

@@ -282,7 +282,10 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
                 xid,
                 commit_end,
                 commit_time,
-            } => self.begin(lsn, Transaction { xid, commit_time }, commit_end, out)?,
+            } => {
+                self.catalog.begin_transaction(xid);
+                self.begin(lsn, Transaction { xid, commit_time }, commit_end, out)?;
+            }
             Item::Commit { commit_end, .. } => self.commit(lsn, commit_end, out)?,
             Item::Change(Change::Message(message)) if message.prefix == PREFIX => {
                 let slot = &self.settings.slot;
@@ -379,6 +382,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         let id = open.id;
         out.report.changes += 1;
         out.report.replayed += u64::from(open.is_replayed);
+        events::warn_of_unnamed_row(&self.settings.slot, &change, out.report);
         out.report.omitted += self.encode(lsn, change, out.chunk.as_deref_mut())?;
         self.queue_events(id, out)?;
         let is_section_full = |open: &OpenTransaction| open.rows.bytes >= SECTION_BYTES;

@@ -1,10 +1,13 @@
 //! The report of a drain: its answer, and its summary line in the log.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use crate::backfill::state::{BackfillPhase, BackfillState};
 use crate::lsn::Lsn;
 use crate::ports::OldestTransaction;
+use crate::table_name::TableName;
 
 /// The report of one invocation.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -60,6 +63,9 @@ pub struct Report {
     pub backfill: Option<BackfillReport>,
     /// Wall-clock time since the event was parsed, with connecting, milliseconds.
     pub elapsed_ms: u64,
+    /// Tables with an old row that does not name its row. The log has a warning for each.
+    #[serde(skip)]
+    pub unnamed: BTreeSet<TableName>,
 }
 
 /// Why a drain stopped.

@@ -71,7 +71,7 @@ impl Dms {
         let kind = RecordKind {
             record_type: "data",
             operation,
-            partition_key_type: row_key_type(partition_by, row.relation),
+            partition_key_type: row_key_type(partition_by, row),
         };
         write_metadata(&mut out, &row.head, &kind, Some(row.relation));
         if let Some(snapshot @ (SnapshotPlace::First | SnapshotPlace::Last)) = row.head.snapshot {
@@ -102,7 +102,7 @@ impl Dms {
     ) -> Option<(bool, Vec<u8>)> {
         let operation = self.definitions.announce(row.relation, row.head.place.position)?;
         let (changed, operation, partition_key_type) = match operation {
-            TableOperation::CreateTable => (false, "create-table", row_key_type(partition_by, row.relation)),
+            TableOperation::CreateTable => (false, "create-table", row_key_type(partition_by, row)),
             TableOperation::ChangeColumns => (true, "change-columns", table_key_type(partition_by)),
         };
         let mut out = br#"{"control":{"table-def":"#.to_vec();
@@ -157,9 +157,9 @@ impl Dms {
 }
 
 /// `partition-key-type` of a row's record.
-fn row_key_type(partition_by: PartitionBy, relation: &Relation) -> &'static str {
+fn row_key_type(partition_by: PartitionBy, row: &RowEvent<'_>) -> &'static str {
     match partition_by {
-        PartitionBy::Key if relation.has_key() => "primary-key",
+        PartitionBy::Key if row.has_key() => "primary-key",
         _ => table_key_type(partition_by),
     }
 }
@@ -225,7 +225,7 @@ fn write_before_image(out: &mut Vec<u8>, row: &RowEvent<'_>) {
     let RowOperation::Update { key_changed } = row.operation else {
         return;
     };
-    let is_keyed = row.relation.has_key();
+    let is_keyed = row.has_key();
     if row.old.is_none() || (is_keyed && !key_changed) {
         return;
     }

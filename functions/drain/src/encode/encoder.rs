@@ -148,7 +148,9 @@ impl EventEncoder<'_> {
         // One event of a changed key concerns two keys and travels in the lane of one. As a barrier it is in
         // order for both.
         let key_changed = row.operation == RowOperation::Update { key_changed: true };
-        let barrier = key_changed && *partition_by == PartitionBy::Key;
+        // A row of a keyed table whose key is not known may be any of them.
+        let is_lost = row.relation.has_key() && !row.has_key();
+        let barrier = (key_changed || is_lost) && *partition_by == PartitionBy::Key;
         self.push_event(row, barrier, key.clone(), data);
         if form.has_tombstones() && row.operation == RowOperation::Delete {
             self.push_event(row, false, key, Vec::new());

@@ -21,16 +21,16 @@ pub enum PartitionBy {
 const MAX_KEY_CHARACTERS: usize = 256;
 
 impl PartitionBy {
-    /// Partition key of a row's event. `format_key` writes the row's key as the envelope does.
+    /// Partition key of a row's event: the table's, if the row has no whole key.
+    ///
+    /// `format_key` writes the row's key as the envelope does.
     pub(super) fn row_key(
         self,
         row: &RowEvent<'_>,
         format_key: impl Fn(&Relation, &Tuple<'_>) -> String,
     ) -> String {
         match self {
-            PartitionBy::Key if row.relation.has_key() => {
-                shorten_key(format_key(row.relation, row.current_row()))
-            }
+            PartitionBy::Key if row.has_key() => shorten_key(format_key(row.relation, row.current_row())),
             _ => self.table_key(&row.head, row.relation),
         }
     }

@@ -66,6 +66,17 @@ impl<'r> RowEvent<'r> {
         self.new.or(self.old).unwrap_or(NO_VALUES)
     }
 
+    /// Whether the row's key is known as a whole.
+    ///
+    /// A key with a null or without some of its values would be the key of several rows.
+    pub(super) fn has_key(&self) -> bool {
+        let columns = self.relation.columns.iter().enumerate();
+        let row = self.current_row();
+        let is_known = |index: usize| matches!(row.get(index), Some(Datum::Text(_)));
+        let mut key = columns.filter(|(_, column)| column.key).peekable();
+        key.peek().is_some() && key.all(|(index, _)| is_known(index))
+    }
+
     /// Known columns of an image, with the value to write.
     ///
     /// An omitted column counts as unchanged.

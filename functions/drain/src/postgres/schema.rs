@@ -52,7 +52,7 @@ pub(crate) async fn describe(
         relations,
         published,
         tables: tables.to_vec(),
-        catalog: catalog::read(connector, session).await?,
+        catalog: catalog::read(connector, session, None).await?,
         role: connector.user().to_owned(),
     })
 }

@@ -296,7 +296,7 @@ impl Slot for PgSlot<'_> {
     }
 
     async fn catalog(&mut self) -> Result<Catalog, SlotError> {
-        super::catalog::read(self.connector, &self.control).await
+        super::catalog::read(self.connector, &self.control, Some(&self.slot)).await
     }
 
     async fn peek(&mut self, window: Window, timeout: Duration) -> Result<PgPeekRows, SlotError> {

@@ -195,6 +195,7 @@ fn catalog() -> &'static Catalog {
                 deferrable: table.deferrable,
                 identity_full: table.full,
                 columns: table.columns.into_iter().map(column).collect(),
+                ..CatalogTable::default()
             };
             catalog.insert(TableName::new(table.schema, table.name), catalog_table);
         }

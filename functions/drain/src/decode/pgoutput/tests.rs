@@ -158,6 +158,7 @@ fn the_catalog_has_the_key_if_the_identity_is_the_whole_row_or_nothing() {
     catalog.insert(
         TableName::new("s", "t"),
         CatalogTable {
+            oid: 7,
             key,
             ..CatalogTable::default()
         },
@@ -170,7 +171,8 @@ fn the_catalog_has_the_key_if_the_identity_is_the_whole_row_or_nothing() {
     ] {
         let mut decoder = PgoutputDecoder::default();
         decoder.decode(&catalog, &relation(identity, 25)).unwrap();
-        let columns = decoder.relations[&7].columns.iter();
+        let relation = decoder.tables.relation(7).unwrap();
+        let columns = relation.columns.iter();
         assert_eq!(
             columns.map(|column| column.key).collect::<Vec<_>>(),
             keys,
@@ -221,7 +223,7 @@ fn the_oid_of_a_type_decides_and_its_names_count_only_if_it_was_dropped() {
             .decode(&catalog, &type_message(oid, schema, name))
             .unwrap();
         decoder.decode(&catalog, &relation(b'd', oid)).unwrap();
-        let column = &decoder.relations[&7].columns[1];
+        let column = &decoder.tables.relation(7).unwrap().columns[1];
         assert_eq!(
             (column.type_name.as_str(), &column.kind),
             (type_name, &kind),

@@ -1,6 +1,6 @@
 use super::super::tests::rows_of;
 use super::*;
-use crate::catalog::{CatalogColumn, CatalogTable};
+use crate::catalog::{CatalogColumn, CatalogTable, RecentChanges};
 use crate::table_name::TableName;
 
 fn decode(data: &str) -> Result<Item<'_>, DecodeError> {
@@ -250,4 +250,70 @@ fn a_whole_old_row_has_nulls_for_the_columns_that_it_omits() {
         panic!("{update:?}")
     };
     assert_eq!(old, Some(vec![one(), Datum::Null]));
+}
+
+#[test]
+fn a_row_before_a_change_of_its_table_has_neither_the_key_nor_the_nulls_of_the_catalog() {
+    let mut catalog = Catalog::default();
+    let column = |name: &str| CatalogColumn {
+        name: name.into(),
+        type_oid: 23,
+        modifier: -1,
+        type_name: "integer".into(),
+        toastable: false,
+    };
+    let table = CatalogTable {
+        key: vec!["n".into()],
+        identity_full: true,
+        columns: vec![column("n"), column("m")],
+        recent: RecentChanges {
+            key: vec![20],
+            identity: vec![20],
+            ..RecentChanges::default()
+        },
+        ..CatalogTable::default()
+    };
+    catalog.insert(TableName::new("public", "t"), table);
+    for (xid, is_later) in [(19, false), (20, false), (21, true)] {
+        catalog.begin_transaction(xid);
+        let row = super::decode(&catalog, Lsn::ZERO, b"table public.t: DELETE: n[integer]:1").unwrap();
+        let Item::Change(Change::Delete { relation, old }) = row else {
+            panic!();
+        };
+        assert_eq!(
+            (relation.has_key(), old.contains(&Datum::Null)),
+            (is_later, is_later),
+            "{xid}"
+        );
+    }
+}
+
+#[test]
+fn a_virtual_column_is_absent() {
+    let mut catalog = Catalog::default();
+    let column = |name: &str| CatalogColumn {
+        name: name.into(),
+        type_oid: 23,
+        modifier: -1,
+        type_name: "integer".into(),
+        toastable: false,
+    };
+    let table = CatalogTable {
+        columns: vec![column("id"), column("g"), column("n")],
+        virtual_columns: vec!["g".into()],
+        ..CatalogTable::default()
+    };
+    catalog.insert(TableName::new("public", "t"), table);
+    catalog.has_virtual_columns = true;
+    let row = b"table public.t: INSERT: id[integer]:1 g[integer]:null n[integer]:null gone[integer]:null";
+    let Item::Change(Change::Insert { relation, .. }) = super::decode(&catalog, Lsn::ZERO, row).unwrap()
+    else {
+        panic!();
+    };
+    let names: Vec<_> = relation
+        .columns
+        .iter()
+        .map(|column| column.name.as_str())
+        .collect();
+    assert_eq!(names, ["id", "n"]);
 }

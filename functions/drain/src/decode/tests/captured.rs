@@ -109,11 +109,26 @@ pub(super) fn captured() -> (Catalog, Vec<CapturedStatement>) {
                     (_, Some(digits)) => decode_hex(digits),
                     _ => expanded(data).replace('↵', "\n").into_bytes(),
                 };
+                add_oid(&mut catalog, &data);
                 statement.rows.push((plugin, lsn.parse().unwrap(), data));
             }
         }
     }
     (catalog, statements)
+}
+
+/// Gives a table of the catalog the OID with which pgoutput describes it.
+fn add_oid(catalog: &mut Catalog, row: &[u8]) {
+    let Some((oid, names)) = row.strip_prefix(b"R").and_then(|row| row.split_first_chunk()) else {
+        return;
+    };
+    let names = String::from_utf8_lossy(names);
+    let mut names = names.split('\0');
+    let name = TableName::new(names.next().unwrap(), names.next().unwrap());
+    if let Some(table) = catalog.table(&name).cloned() {
+        let oid = u32::from_be_bytes(*oid);
+        catalog.insert(name, CatalogTable { oid, ..table });
+    }
 }
 
 /// The rows of one plugin for the first statement that starts with `start`.

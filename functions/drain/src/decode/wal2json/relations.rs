@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::JsonColumn;
-use crate::catalog::{Catalog, CatalogTable};
+use crate::catalog::{Catalog, CatalogTable, PastTable};
 use crate::change::{Column, ColumnCoverage, ColumnType, Relation};
 use crate::table_name::TableName;
 
@@ -20,6 +20,8 @@ pub(super) const MAX_SHAPES: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct RelationCache {
     pub(super) shapes: HashMap<TableName, Vec<RowShape>>,
+    /// See [`Catalog::generation`].
+    generation: usize,
     /// Buffer for the name of a row's table: a lookup needs a whole `TableName`, and a new one would allocate
     /// twice.
     name: TableName,
@@ -36,6 +38,10 @@ impl RelationCache {
         name: &str,
         row: RowDescription<'_, '_>,
     ) -> Arc<Relation> {
+        if self.generation != catalog.generation() {
+            self.generation = catalog.generation();
+            self.shapes.clear();
+        }
         self.name.schema.clear();
         self.name.schema.push_str(schema);
         self.name.name.clear();
@@ -122,8 +128,11 @@ pub(super) struct RowDescription<'r, 'a> {
 impl RowDescription<'_, '_> {
     /// The table as this row and the catalog describe it.
     fn relation(&self, catalog: &Catalog, name: TableName) -> Relation {
-        let table = catalog.table(&name);
-        let key = self.key(table);
+        let (table, past) = (catalog.table(&name), catalog.past_table_named(&name));
+        let key = match table.is_some_and(|table| table.deferrable) {
+            true => Vec::new(),
+            false => self.key(past),
+        };
         let new_column =
             |name: &str, column_type| Column::new(name.to_owned(), column_type, key.contains(&name));
         let typed = |column: &JsonColumn<'_>| new_column(&column.name, column_type(catalog, table, column));
@@ -134,15 +143,21 @@ impl RowDescription<'_, '_> {
             JsonAction::Update => {
                 merge(&mut columns, self.identity.iter().map(typed));
                 let sent = columns.len();
-                let toastable = table.into_iter().flat_map(CatalogTable::toastable);
+                let toastable = past.into_iter().flat_map(|past| past.now().toastable());
+                // The row may be older than a column of the catalog.
+                let toastable = toastable.filter(|column| past.is_some_and(|it| it.has_column(&column.name)));
                 let toastable =
                     toastable.map(|column| new_column(&column.name, catalog.declared_type(column)));
                 merge(&mut columns, toastable);
-                match table {
+                let is_complete = |past: PastTable<'_>| {
+                    let mut toastable = past.now().toastable();
+                    toastable.all(|column| past.has_column(&column.name))
+                };
+                match past {
                     Some(_) if columns.len() > sent => ColumnCoverage::Completed,
-                    Some(_) => ColumnCoverage::Whole,
+                    Some(past) if is_complete(past) => ColumnCoverage::Whole,
                     // Only the catalog shows whether the row omitted a column.
-                    None => ColumnCoverage::Row,
+                    _ => ColumnCoverage::Row,
                 }
             }
         };
@@ -159,14 +174,11 @@ impl RowDescription<'_, '_> {
 
     /// The names of the key's columns.
     ///
-    /// The catalog may hold a replica identity other than the primary key. It may have changed since the row
-    /// was written, so it counts only if the row has all columns of that key.
-    fn key<'k>(&'k self, table: Option<&'k CatalogTable>) -> Vec<&'k str> {
+    /// The row has its primary key, and its old row has the columns of the replica identity. Only an insert
+    /// does not show an identity other than the primary key. The catalog has it, if it held at that time.
+    fn key<'k>(&'k self, past: Option<PastTable<'k>>) -> Vec<&'k str> {
         fn names<'k>(columns: &'k [JsonColumn<'_>]) -> Vec<&'k str> {
             columns.iter().map(|column| &*column.name).collect()
-        }
-        if table.is_some_and(|table| table.deferrable) {
-            return Vec::new();
         }
         let (columns, identity) = (names(self.columns), names(self.identity));
         if !identity.is_empty() && !columns.iter().all(|column| identity.contains(column)) {
@@ -174,8 +186,9 @@ impl RowDescription<'_, '_> {
             return identity;
         }
         let sent = if identity.is_empty() { columns } else { identity };
-        let catalog_key = table.into_iter().flat_map(|table| &table.key);
-        let candidates = [catalog_key.map(String::as_str).collect(), names(self.primary_key)];
+        let catalog_key = past.filter(PastTable::logs_key_changes).map(|past| past.key());
+        let catalog_key = catalog_key.into_iter().flatten().map(String::as_str);
+        let candidates = [catalog_key.collect(), names(self.primary_key)];
         let is_sent = |key: &&Vec<&str>| !key.is_empty() && key.iter().all(|column| sent.contains(column));
         if let Some(key) = candidates.iter().find(is_sent) {
             return key.clone();

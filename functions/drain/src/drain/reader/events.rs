@@ -9,6 +9,36 @@ use crate::lsn::Lsn;
 use crate::pack::{QueuedEvent, TransactionId};
 use crate::ports::PeekRow;
 
+use super::super::report::Report;
+
+/// Warns once for each table that a change does not name its row.
+///
+/// The log has neither the whole key of the old row nor the whole row. The event has no key, and a consumer
+/// may not find the row.
+pub(super) fn warn_of_unnamed_row(slot: &str, change: &Change<'_>, report: &mut Report) {
+    let (relation, old) = match change {
+        Change::Delete { relation, old } => (relation, old),
+        Change::Update {
+            relation,
+            old: Some(old),
+            ..
+        } => (relation, old),
+        _ => return,
+    };
+    let is_incomplete = old.is_empty() || old.contains(&Datum::Absent);
+    if relation.has_key() || !is_incomplete || report.unnamed.contains(&relation.table) {
+        return;
+    }
+    let table = relation.table.to_string();
+    tracing::warn!(
+        slot,
+        table,
+        "the log does not have the key of an old row: its event has the table's partition key. \
+         The action status names tables whose replica identity is the cause."
+    );
+    report.unnamed.insert(relation.table.clone());
+}
+
 impl<R: PeekRow> WindowReader<'_, R> {
     /// Completes a change from the backfill, and encodes it. Returns the number of events with omitted
     /// columns.

@@ -92,9 +92,7 @@ fn read(
         let table_of = crate::catalog::CatalogTable {
             key: vec!["id".into()],
             primary_key: vec!["id".into()],
-            deferrable: false,
-            identity_full: false,
-            columns: Vec::new(),
+            ..crate::catalog::CatalogTable::default()
         };
         catalog.insert(TableName::new("public", table), table_of);
     }

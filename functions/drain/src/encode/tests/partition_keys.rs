@@ -81,3 +81,20 @@ fn a_changed_key_is_one_event_and_a_barrier_in_dms_and_wal2json() {
         json!([{"name": "id", "type": "integer", "value": 1}])
     );
 }
+
+#[test]
+fn a_key_with_an_unknown_value_is_none() {
+    for form in all_forms() {
+        for unknown in [Datum::Null, Datum::Absent, Datum::Unchanged] {
+            let change = Change::Delete {
+                relation: relation(),
+                old: vec![unknown, Datum::Text("x".into())],
+            };
+            let events = encode(&envelope(form.clone()), &[change]);
+            // The row may be any of the table, so it is in order with all of them.
+            let of_row = |event: &&Event| !event.data.is_empty() && !event.data.starts_with(b"{\"control");
+            let event = events.iter().find(of_row).unwrap();
+            assert_eq!((event.partition_key.as_str(), event.barrier), ("public.t", true));
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Published tables whose updates and deletes do not have the key of their row.
+//!
+//! pgoutput sends of an old row what the replica identity logs, without the columns that are not published.
+//! The events of such rows have no key. They stay in the order of their table.
+
+use std::collections::BTreeSet;
+
+use super::schema::{DatabaseSchema, PublicationInfo, RelationInfo};
+use crate::catalog::CatalogTable;
+use crate::pattern;
+use crate::table_name::TableName;
+
+impl DatabaseSchema {
+    /// One problem for each published table whose rows have no key, although it or its partitions have one.
+    pub fn identity_problems(&self) -> Vec<String> {
+        let relations = self.relations.iter();
+        let included = relations.filter(|info| pattern::matches_any(&self.tables, &info.table));
+        included.filter_map(|info| self.identity_problem(info)).collect()
+    }
+
+    /// Why the updates and deletes of a published table do not name their rows.
+    fn identity_problem(&self, info: &RelationInfo) -> Option<String> {
+        let table = self.published_table(info)?;
+        table
+            .hidden_key()
+            .or_else(|| table.bare_partition())
+            .or_else(|| table.other_partition())
+    }
+
+    /// Whether the changes of a table have its key.
+    pub(super) fn sends_key(&self, info: &RelationInfo) -> bool {
+        let table = self.published_table(info);
+        table.is_none_or(|table| table.hidden_key().is_none() && table.other_partition().is_none())
+    }
+
+    /// The table, if it is published.
+    fn published_table<'s>(&'s self, info: &'s RelationInfo) -> Option<PublishedTable<'s>> {
+        Some(PublishedTable {
+            schema: self,
+            name: &info.table,
+            info,
+            catalog: self.catalog.table(&info.table)?,
+            publication: self.published.as_ref()?.get(&info.table)?,
+        })
+    }
+}
+
+struct PublishedTable<'s> {
+    schema: &'s DatabaseSchema,
+    name: &'s TableName,
+    info: &'s RelationInfo,
+    catalog: &'s CatalogTable,
+    publication: &'s PublicationInfo,
+}
+
+impl<'s> PublishedTable<'s> {
+    /// The problem of a key with a column that pgoutput does not send.
+    fn hidden_key(&self) -> Option<String> {
+        let is_sent = |name: &&String| {
+            let mut columns = self.info.columns.iter();
+            let is_stored = columns.any(|column| column.name == **name && !column.is_generated);
+            let listed = self.publication.columns.as_ref();
+            is_stored && listed.is_none_or(|listed| listed.contains(name))
+        };
+        let hidden = self.catalog.key.iter().find(|name| !is_sent(name))?;
+        Some(format!(
+            "{}: pgoutput does not send column {hidden} of its key, so its events have no key: \
+             choose a replica identity without this column, or publish it",
+            self.name
+        ))
+    }
+
+    /// The problem of a partition without replica identity.
+    fn bare_partition(&self) -> Option<String> {
+        let (leaf, _) = self.leaves().into_iter().find(|(_, leaf)| is_bare(leaf))?;
+        Some(format!(
+            "{}: partition {leaf} has no replica identity, so PostgreSQL refuses its updates and deletes, and \
+             nothing names its rows: add a primary key to it, or alter table {leaf} replica identity full",
+            self.name
+        ))
+    }
+
+    /// The problem of a partition whose replica identity is not the key of the partitioned table.
+    fn other_partition(&self) -> Option<String> {
+        let mut leaves = self.leaves();
+        leaves.retain(|(_, leaf)| !is_bare(leaf));
+        let key: BTreeSet<&String> = self.catalog.key.iter().collect();
+        let (leaf, _) = leaves.iter().find(|(_, leaf)| match key.is_empty() {
+            // Rows without a key and with whole old rows are as those of any table without a key.
+            true if leaf.identity_full && leaf.key.is_empty() => false,
+            true => !self.is_key_of_root(&leaves, leaf),
+            false => !leaf.identity_full && !key.iter().all(|name| leaf.key.contains(name)),
+        })?;
+        Some(format!(
+            "{}: the replica identity of partition {leaf} is not a key of the partitioned table, so its \
+             events have no key: add a primary key to {}, and use it in {leaf} as the replica identity",
+            self.name, self.name
+        ))
+    }
+
+    /// Whether all partitions have the key of this one, and it contains the columns of the partitioning.
+    fn is_key_of_root(&self, leaves: &[(&TableName, &CatalogTable)], leaf: &CatalogTable) -> bool {
+        let set = |table: &CatalogTable| -> BTreeSet<String> { table.key.iter().cloned().collect() };
+        let key = set(leaf);
+        let partitioning = self.catalog.partition_columns.as_ref();
+        !key.is_empty()
+            && partitioning.is_some_and(|columns| columns.iter().all(|column| key.contains(column)))
+            && leaves.iter().all(|(_, other)| set(other) == key)
+    }
+
+    /// The partitions that hold its rows, with their keys; empty for a table without partitions.
+    fn leaves(&self) -> Vec<(&'s TableName, &'s CatalogTable)> {
+        let relations = self.schema.relations.iter();
+        let below = relations.filter(|leaf| leaf.kind == 'r' && leaf.roots.contains(&self.info.oid));
+        below
+            .filter_map(|leaf| Some((&leaf.table, self.schema.catalog.table(&leaf.table)?)))
+            .collect()
+    }
+}
+
+/// Whether a table has no replica identity.
+fn is_bare(table: &CatalogTable) -> bool {
+    !table.identity_full && (table.identity == 'n' || table.key.is_empty())
+}

@@ -1,0 +1,318 @@
+//! Tables that the server described, and the key of a row.
+//!
+//! **Partitions.** With `publish_via_partition_root`, a row has the OID and the columns of a partitioned
+//! table, and its old row has the values that the *partition* logs. The server describes the partitioned
+//! table and then the partition, directly before the first row of that partition. So the partitions that have
+//! written rows are known, with their replica identities of that time. Those of the catalog count, too: a
+//! row must have the same key if it is read again from a later place.
+//!
+//! **Keys.** A key must be in every old row, must not change without an old row, and must be unique in the
+//! whole table. A row for which this is not certain has no key.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use crate::catalog::{CatalogTable, PastTable};
+use crate::change::{Column, Datum, Relation, Tuple};
+
+/// Tables by their OIDs.
+#[derive(Debug, Default)]
+pub(super) struct DescribedTables {
+    tables: HashMap<u32, DescribedTable>,
+    /// OIDs of the tables that were described since the last row.
+    since_row: Vec<u32>,
+    /// A number that changes with every description, and with every partition that is found.
+    version: u64,
+}
+
+/// A table as the server described it.
+#[derive(Debug)]
+pub(super) struct DescribedTable {
+    /// The table with its own key.
+    relation: Arc<Relation>,
+    identity: RowIdentity,
+    /// Whether the catalog has a partitioned table of this OID.
+    is_partitioned: bool,
+    /// The columns that decide a row's partition; `None` if they are not known.
+    partition_columns: Option<Vec<String>>,
+    /// The partitions that may have written rows of this table, by their OIDs.
+    ///
+    /// They have the identity of the catalog, until the server describes them.
+    partitions: BTreeMap<u32, Option<RowIdentity>>,
+    /// The table with other keys, for rows of partitions.
+    variants: Vec<Arc<Relation>>,
+    /// The table with the key that rows of all its partitions have, and the version that it is of.
+    common: Option<(u64, Arc<Relation>)>,
+}
+
+/// What the old rows of a table have.
+#[derive(Debug)]
+struct RowIdentity {
+    /// The columns whose values every old row has; `None` if an old row is the whole row.
+    logged: Option<BTreeSet<String>>,
+    /// Whether there is no replica identity: the server refuses updates and deletes.
+    is_insert_only: bool,
+    /// The columns of the key; may be empty.
+    key: BTreeSet<String>,
+}
+
+impl RowIdentity {
+    /// The identity of a table whose columns are marked as the server marks the replica identity.
+    ///
+    /// With replica identity `full` every column is marked, and with `nothing` none is. Then the key of the
+    /// catalog identifies the rows.
+    fn of_description(relation: &Relation, identity: u8, past: Option<PastTable<'_>>) -> Self {
+        let names = |is_included: fn(bool) -> bool| -> Vec<&str> {
+            let columns = relation.columns.iter().filter(|column| is_included(column.key));
+            columns.map(|column| column.name.as_str()).collect()
+        };
+        let (marked, sent) = (names(|is_marked| is_marked), names(|_| true));
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let is_whole = past.is_none_or(|past| past.is_whole_identity(identity == b'd', &marked, &sent));
+        let key = match identity {
+            b'f' | b'n' => sent_columns(past.map(|past| past.key()).unwrap_or_default(), relation),
+            _ if is_whole => owned(&marked),
+            _ => BTreeSet::new(),
+        };
+        RowIdentity {
+            logged: (identity != b'f').then(|| owned(&marked)),
+            is_insert_only: is_whole && identity != b'f' && marked.is_empty(),
+            key,
+        }
+    }
+
+    /// The identity of a partition as the catalog has it. Its rows have the columns of `root`.
+    fn of_catalog(table: &CatalogTable, root: &Relation) -> Self {
+        let is_bare = table.identity == 'n' || table.key.is_empty();
+        let logged = match is_bare {
+            true => BTreeSet::new(),
+            false => table.key.iter().cloned().collect(),
+        };
+        RowIdentity {
+            is_insert_only: is_bare && !table.identity_full,
+            key: sent_columns(&table.key, root),
+            logged: (!table.identity_full).then_some(logged),
+        }
+    }
+
+    /// Whether every former value of these columns is logged.
+    fn logs(&self, key: &BTreeSet<String>) -> bool {
+        let logged = self.logged.as_ref();
+        self.is_insert_only || logged.is_none_or(|logged| key.is_subset(logged))
+    }
+}
+
+/// The columns of a key; empty if the server does not send all of them.
+fn sent_columns(key: &[String], relation: &Relation) -> BTreeSet<String> {
+    let is_whole = relation.column_indexes(key).iter().all(Option::is_some);
+    let columns = key.iter().filter(|_| is_whole);
+    columns.cloned().collect()
+}
+
+impl DescribedTable {
+    /// A table whose columns are marked as the server marks the replica identity `identity`.
+    pub(super) fn new(mut relation: Relation, identity: u8, past: Option<PastTable<'_>>) -> Self {
+        let row_identity = RowIdentity::of_description(&relation, identity, past);
+        let primary_key = match (identity, past) {
+            (b'd', _) => row_identity.key.clone(),
+            (_, Some(past)) => sent_columns(past.primary_key(), &relation),
+            (_, None) => BTreeSet::new(),
+        };
+        let leaves = past.map(|past| past.partitions()).unwrap_or_default();
+        let partitions = leaves
+            .into_iter()
+            .map(|leaf| (leaf.oid, Some(RowIdentity::of_catalog(leaf, &relation))))
+            .collect();
+        for column in &mut relation.columns {
+            column.key = row_identity.key.contains(&column.name);
+        }
+        let columns = relation.columns.iter();
+        relation.primary_key = columns
+            .filter(|column| primary_key.contains(&column.name))
+            .map(|column| (column.name.clone(), column.type_name.clone()))
+            .collect();
+        DescribedTable {
+            relation: Arc::new(relation),
+            identity: row_identity,
+            is_partitioned: past.is_some_and(|past| past.now().is_partitioned),
+            partition_columns: past
+                .and_then(|past| past.partition_columns())
+                .map(<[String]>::to_vec),
+            partitions,
+            variants: Vec::new(),
+            common: None,
+        }
+    }
+
+    /// Whether rows with the same values of these columns are in the same partition.
+    ///
+    /// A key of each partition is then a key of the whole table.
+    fn tells_partition(&self, columns: &BTreeSet<String>) -> bool {
+        let decisive = self.partition_columns.as_ref();
+        decisive.is_some_and(|decisive| decisive.iter().all(|name| columns.contains(name)))
+    }
+
+    /// The table with this key.
+    fn with_key(&mut self, key: &BTreeSet<String>) -> Arc<Relation> {
+        let has_key = |relation: &Arc<Relation>| {
+            let mut columns = relation.columns.iter();
+            columns.all(|column| column.key == key.contains(&column.name))
+        };
+        let known = std::iter::once(&self.relation).chain(&self.variants);
+        if let Some(relation) = known.into_iter().find(|relation| has_key(relation)) {
+            return Arc::clone(relation);
+        }
+        let mut relation = Relation::clone(&self.relation);
+        for column in &mut relation.columns {
+            column.key = key.contains(&column.name);
+        }
+        let relation = Arc::new(relation);
+        self.variants.push(Arc::clone(&relation));
+        relation
+    }
+}
+
+impl DescribedTables {
+    /// Adds a table, or replaces its description.
+    pub(super) fn insert(&mut self, oid: u32, mut table: DescribedTable) {
+        // The server describes a partitioned table again before each of its partitions.
+        if let Some(before) = self.tables.remove(&oid) {
+            let found = before.partitions.into_iter();
+            table
+                .partitions
+                .extend(found.filter(|(_, identity)| identity.is_none()));
+            if before.relation == table.relation {
+                (table.relation, table.variants) = (before.relation, before.variants);
+            }
+        }
+        self.tables.insert(oid, table);
+        self.since_row.push(oid);
+        self.version += 1;
+    }
+
+    /// The table with its own key.
+    pub(super) fn relation(&self, oid: u32) -> Option<Arc<Relation>> {
+        self.tables.get(&oid).map(|table| Arc::clone(&table.relation))
+    }
+
+    /// Notes that the next row has this OID, and which partition wrote it.
+    pub(super) fn begin_row(&mut self, oid: u32) {
+        let described = std::mem::take(&mut self.since_row);
+        let is_partitioned = |oid: &u32| self.tables.get(oid).is_some_and(|table| table.is_partitioned);
+        // The rows between two descriptions are missing if a transaction is resumed.
+        let pairs = described.iter().zip(described.iter().skip(1));
+        let mut pairs: Vec<(u32, u32)> = pairs
+            .filter(|(root, partition)| is_partitioned(root) && !is_partitioned(partition))
+            .map(|(root, partition)| (*root, *partition))
+            .collect();
+        pairs.extend(
+            described
+                .last()
+                .filter(|last| **last != oid)
+                .map(|last| (oid, *last)),
+        );
+        for (root, partition) in pairs {
+            if let Some(table) = self.tables.get_mut(&root) {
+                let before = table.partitions.insert(partition, None);
+                self.version += u64::from(!matches!(before, Some(None)));
+            }
+        }
+    }
+
+    /// Notes a truncate: the tables that were described before it are its own.
+    pub(super) fn end_truncate(&mut self) {
+        self.since_row.clear();
+    }
+
+    /// Whether a null of an old row is a null. `is_whole` is whether the server marked the row as whole.
+    ///
+    /// The mark follows the replica identity of the partitioned table, and the values follow that of the
+    /// partition.
+    pub(super) fn logs_whole_rows(&self, oid: u32, is_whole: bool) -> bool {
+        let mut partitions = self.partitions(oid).peekable();
+        match partitions.peek() {
+            None => is_whole,
+            Some(_) => partitions.all(|partition| partition.is_insert_only || partition.logged.is_none()),
+        }
+    }
+
+    /// The table with the key of one row. `old` is its old row, if the server sent one.
+    pub(super) fn relation_of_row(&mut self, oid: u32, old: Option<&Tuple<'_>>) -> Option<Arc<Relation>> {
+        let table = self.tables.get(&oid)?;
+        if table.partitions.is_empty() {
+            return Some(Arc::clone(&table.relation));
+        }
+        let common = self.common_relation(oid)?;
+        let Some(old) = old else {
+            return Some(common);
+        };
+        let is_held = |(column, datum): (&Column, &Datum<'_>)| !column.key || *datum != Datum::Absent;
+        if common.has_key() && common.columns.iter().zip(old).all(is_held) {
+            return Some(common);
+        }
+        let key = self.key_of_partition(oid, old);
+        self.tables.get_mut(&oid).map(|table| table.with_key(&key))
+    }
+
+    /// The key of one partition, if that is what an old row has; otherwise empty.
+    fn key_of_partition(&self, oid: u32, old: &Tuple<'_>) -> BTreeSet<String> {
+        let Some(table) = self
+            .tables
+            .get(&oid)
+            .filter(|table| table.identity.key.is_empty())
+        else {
+            return BTreeSet::new();
+        };
+        let columns = table.relation.columns.iter().zip(old);
+        let held = columns.filter(|(_, datum)| **datum != Datum::Absent);
+        let held: BTreeSet<String> = held.map(|(column, _)| column.name.clone()).collect();
+        let is_key = table.tells_partition(&held) && self.partitions(oid).any(|it| it.key == held);
+        if is_key { held } else { BTreeSet::new() }
+    }
+
+    /// The table with the key that rows of all its partitions have.
+    fn common_relation(&mut self, oid: u32) -> Option<Arc<Relation>> {
+        let table = self.tables.get(&oid)?;
+        if let Some((version, relation)) = &table.common
+            && *version == self.version
+        {
+            return Some(Arc::clone(relation));
+        }
+        let key = self.common_key(oid, table);
+        let table = self.tables.get_mut(&oid)?;
+        let relation = table.with_key(&key);
+        table.common = Some((self.version, Arc::clone(&relation)));
+        Some(relation)
+    }
+
+    /// The key that all rows of this table have, whichever partition wrote them; empty if there is none.
+    fn common_key(&self, oid: u32, table: &DescribedTable) -> BTreeSet<String> {
+        let own = &table.identity.key;
+        let mut partitions = self.partitions(oid);
+        let key = match own.is_empty() {
+            true => partitions.next().map(|first| &first.key).unwrap_or(own),
+            false => own,
+        };
+        let is_common = match own.is_empty() {
+            true => table.tells_partition(key) && partitions.all(|it| it.key == *key),
+            false => partitions.all(|it| it.logs(key)),
+        };
+        if is_common { key.clone() } else { BTreeSet::new() }
+    }
+
+    /// The identities of the partitions that may have written rows of this table.
+    fn partitions(&self, oid: u32) -> impl Iterator<Item = &RowIdentity> {
+        let partitions = self
+            .tables
+            .get(&oid)
+            .into_iter()
+            .flat_map(|table| &table.partitions);
+        partitions.filter_map(|(oid, of_catalog)| {
+            let described = self.tables.get(oid).map(|table| &table.identity);
+            described.or(of_catalog.as_ref())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

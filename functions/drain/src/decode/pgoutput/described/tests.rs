@@ -1,0 +1,168 @@
+use super::*;
+use crate::catalog::{Catalog, CatalogColumn, CatalogTable};
+use crate::change::ColumnCoverage;
+use crate::table_name::TableName;
+
+const ROOT: u32 = 1;
+
+/// A catalog with the partitioned table, whose rows are distributed by `id`.
+fn catalog() -> Catalog {
+    let mut catalog = Catalog::default();
+    let column = |name: &str| CatalogColumn {
+        name: name.into(),
+        type_oid: 23,
+        modifier: -1,
+        type_name: "integer".into(),
+        toastable: false,
+    };
+    let root = CatalogTable {
+        oid: ROOT,
+        columns: vec![column("id"), column("code"), column("v")],
+        is_partitioned: true,
+        partition_columns: Some(vec!["id".into()]),
+        ..CatalogTable::default()
+    };
+    catalog.insert(TableName::new("s", "p"), root);
+    catalog
+}
+
+/// A table with the columns `id`, `code` and `v`, of which the server marks some.
+fn table(catalog: &Catalog, oid: u32, identity: u8, marked: &[&str]) -> DescribedTable {
+    let column = |name: &str| Column::new(name.into(), "integer".into(), marked.contains(&name));
+    let relation = Relation {
+        table: TableName::new("s", format!("p{oid}")),
+        columns: ["id", "code", "v"].map(column).into(),
+        primary_key: Vec::new(),
+        coverage: ColumnCoverage::Whole,
+    };
+    DescribedTable::new(relation, identity, catalog.past_table(oid))
+}
+
+/// The root, then each partition with a row of it.
+fn described(root: (u8, &[&str]), partitions: &[(u8, &[&str])]) -> DescribedTables {
+    let (catalog, mut tables) = (catalog(), DescribedTables::default());
+    for (oid, (identity, marked)) in (10..).zip(partitions) {
+        tables.insert(ROOT, table(&catalog, ROOT, root.0, root.1));
+        tables.insert(oid, table(&catalog, oid, *identity, marked));
+        tables.begin_row(ROOT);
+    }
+    tables
+}
+
+/// The key of a row. `held` are the columns of its old row.
+fn key(tables: &mut DescribedTables, held: Option<&[&str]>) -> String {
+    let datum = |name: &str, held: &[&str]| match held.contains(&name) {
+        true => Datum::Text("1".into()),
+        false => Datum::Absent,
+    };
+    let old = held.map(|held| ["id", "code", "v"].map(|name| datum(name, held)).to_vec());
+    let relation = tables.relation_of_row(ROOT, old.as_ref()).unwrap();
+    let columns = relation.columns.iter().filter(|column| column.key);
+    let names: Vec<&str> = columns.map(|column| column.name.as_str()).collect();
+    names.join(",")
+}
+
+const ALL: &[&str] = &["id", "code", "v"];
+const ID: &[&str] = &["id"];
+const CODE: &[&str] = &["code"];
+
+#[test]
+fn the_key_of_the_partitions_is_that_of_a_root_without_one() {
+    let mut tables = described((b'd', &[]), &[(b'd', ID), (b'i', ID)]);
+    assert_eq!(key(&mut tables, None), "id");
+    assert_eq!(key(&mut tables, Some(ID)), "id");
+}
+
+#[test]
+fn a_key_of_partitions_that_does_not_tell_the_partition_is_none() {
+    let mut tables = described((b'd', &[]), &[(b'd', CODE), (b'd', CODE)]);
+    assert_eq!(key(&mut tables, None), "");
+    assert_eq!(key(&mut tables, Some(CODE)), "");
+}
+
+#[test]
+fn a_root_key_that_a_partition_does_not_log_is_none() {
+    let mut tables = described((b'd', ID), &[(b'd', ID)]);
+    assert_eq!(key(&mut tables, Some(ID)), "id");
+    let mut tables = described((b'd', ID), &[(b'd', ID), (b'i', CODE)]);
+    assert_eq!(key(&mut tables, None), "");
+    assert_eq!(key(&mut tables, Some(CODE)), "");
+    let mut tables = described((b'd', ID), &[(b'd', ID), (b'f', ALL)]);
+    assert_eq!(key(&mut tables, Some(ALL)), "id");
+}
+
+#[test]
+fn partitions_of_different_keys_have_the_key_of_their_old_rows() {
+    let both = &["id", "code"][..];
+    let mut tables = described((b'd', &[]), &[(b'd', ID), (b'd', both), (b'd', &[])]);
+    assert_eq!(key(&mut tables, None), "");
+    assert_eq!(key(&mut tables, Some(ID)), "id");
+    assert_eq!(key(&mut tables, Some(both)), "id,code");
+    assert_eq!(key(&mut tables, Some(CODE)), "");
+}
+
+#[test]
+fn a_null_of_an_old_row_is_certain_if_every_partition_logs_whole_rows() {
+    for (partitions, is_certain) in [
+        (&[(b'f', ALL)][..], true),
+        (&[(b'f', ALL), (b'n', &[])], true),
+        (&[(b'f', ALL), (b'd', ID)], false),
+        (&[(b'd', ID)], false),
+    ] {
+        for root in [(b'f', ALL), (b'd', ID)] {
+            let tables = described(root, partitions);
+            assert_eq!(
+                tables.logs_whole_rows(ROOT, root.0 == b'f'),
+                is_certain,
+                "{partitions:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_table_that_is_truncated_with_others_has_no_partitions() {
+    let (catalog, mut tables) = (catalog(), DescribedTables::default());
+    for oid in [20, 21] {
+        tables.insert(oid, table(&catalog, oid, b'f', ALL));
+    }
+    tables.end_truncate();
+    tables.begin_row(20);
+    assert!(tables.logs_whole_rows(20, true));
+    assert!(tables.tables[&20].partitions.is_empty());
+}
+
+#[test]
+fn a_partition_is_known_although_the_rows_after_its_description_were_omitted() {
+    let (catalog, mut tables) = (catalog(), DescribedTables::default());
+    for (oid, marked) in [(ROOT, ALL), (10, ID), (30, ID)] {
+        let identity = if oid == ROOT { b'f' } else { b'd' };
+        tables.insert(oid, table(&catalog, oid, identity, marked));
+    }
+    tables.begin_row(30);
+    tables.begin_row(ROOT);
+    assert!(!tables.logs_whole_rows(ROOT, true));
+    assert!(tables.tables[&30].partitions.is_empty());
+}
+
+#[test]
+fn a_partition_of_the_catalog_counts_before_it_has_written_a_row() {
+    for (other, is_common) in [(&["id"][..], true), (&["code"], false), (&[], false)] {
+        let mut catalog = catalog();
+        let root = catalog.table(&TableName::new("s", "p")).unwrap().clone();
+        let leaf = CatalogTable {
+            oid: 11,
+            key: other.iter().map(|name| (*name).to_owned()).collect(),
+            ..CatalogTable::default()
+        };
+        catalog.insert(TableName::new("s", "p11"), leaf);
+        let partitions = vec![11];
+        catalog.insert(TableName::new("s", "p"), CatalogTable { partitions, ..root });
+        let mut tables = DescribedTables::default();
+        tables.insert(ROOT, table(&catalog, ROOT, b'd', &[]));
+        tables.insert(10, table(&catalog, 10, b'd', ID));
+        tables.begin_row(ROOT);
+        assert_eq!(key(&mut tables, None), if is_common { "id" } else { "" });
+        assert_eq!(key(&mut tables, Some(ID)), "id");
+    }
+}

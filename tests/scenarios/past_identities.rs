@@ -1,0 +1,318 @@
+//! Rows that were written before the table's definition changed.
+//!
+//! The catalog shows the table as it is now. A row has only what was true when it was written: two rows never
+//! share a key, and a value that is not known is absent.
+
+use std::collections::BTreeMap;
+
+use scenarios::consumer::Delivery;
+use scenarios::fixture::{Fixture, Plugin};
+use serde_json::{Value, json};
+
+use crate::support::keys::{assert_json_steps, execute_and_drain};
+use crate::support::versions::with_each_plugin;
+
+crate::version_scenarios![
+    a_renamed_key_column_gives_no_row_the_key_of_another,
+    a_key_that_moved_to_another_column_gives_no_row_the_key_of_another,
+    an_identity_index_that_changed_gives_no_row_the_key_of_another,
+    a_table_with_the_name_of_another_gives_no_row_the_key_of_another,
+    an_untouched_large_value_is_not_null_after_the_identity_changed,
+    columns_that_come_and_go_leave_the_values_of_earlier_rows,
+];
+
+crate::scenarios![
+    a_key_that_was_dropped_is_no_key,
+    rows_after_a_change_have_the_new_key,
+    an_identity_of_the_past_makes_no_nulls,
+];
+
+/// No two inserts have the same key, unless it is the key of their table.
+fn assert_keys_differ(delivery: &Delivery) {
+    let mut rows: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    for change in delivery.changes() {
+        let event = change.json();
+        if event["op"] == "c" && change.partition_key.starts_with('{') {
+            let table = event["source"]["table"].to_string();
+            let key = format!("{table} {}", change.partition_key);
+            rows.entry(key).or_default().push(event);
+        }
+        assert!(!change.partition_key.contains("null"), "{}", change.partition_key);
+    }
+    for (key, rows) in rows {
+        assert_eq!(rows.len(), 1, "{key}: {rows:?}");
+    }
+}
+
+/// No known value of an old row is a null.
+fn assert_no_null_before(delivery: &Delivery) {
+    for change in delivery.changes() {
+        let before = change.json()["before"].clone();
+        let mut values = before.as_object().into_iter().flat_map(|row| row.values());
+        assert!(values.all(|value| !value.is_null()), "{before}");
+    }
+}
+
+/// With the default identity, and with the whole row as identity.
+const IDENTITIES: [&str; 2] = ["default", "full"];
+
+async fn a_renamed_key_column_gives_no_row_the_key_of_another(version: u32) {
+    with_each_plugin(version, |builder| async move {
+        let fixture = builder.build().await;
+        for identity in IDENTITIES {
+            execute_and_drain(
+                &fixture,
+                &[
+                    &format!(
+                        "create table {identity}_t (a int primary key, b int);
+                         alter table {identity}_t replica identity {identity}"
+                    ),
+                    &format!("insert into {identity}_t values (1, 9), (2, 9)"),
+                    &format!("update {identity}_t set b = 8; update {identity}_t set a = a + 10"),
+                    &format!("delete from {identity}_t where a = 12"),
+                    &format!("alter table {identity}_t rename a to c"),
+                    &format!(
+                        "alter table {identity}_t rename b to a; alter table {identity}_t rename c to b"
+                    ),
+                ],
+            )
+            .await;
+        }
+        let delivery = fixture.consume().await;
+        assert_keys_differ(&delivery);
+        for identity in IDENTITIES {
+            let deleted = delivery.of_table(&format!("public.{identity}_t")).pop().unwrap();
+            assert_eq!(deleted["before"]["a"], 12);
+        }
+    })
+    .await;
+}
+
+async fn a_key_that_moved_to_another_column_gives_no_row_the_key_of_another(version: u32) {
+    with_each_plugin(version, |builder| async move {
+        let fixture = builder.build().await;
+        for identity in IDENTITIES {
+            execute_and_drain(
+                &fixture,
+                &[
+                    &format!(
+                        "create table {identity}_t (a int primary key, b int not null);
+                         alter table {identity}_t replica identity {identity}"
+                    ),
+                    &format!("insert into {identity}_t values (1, 9), (2, 9)"),
+                    &format!("update {identity}_t set a = a + 10"),
+                    &format!("delete from {identity}_t where a = 12"),
+                    &format!(
+                        "alter table {identity}_t drop constraint {identity}_t_pkey;
+                         alter table {identity}_t add primary key (b)"
+                    ),
+                ],
+            )
+            .await;
+        }
+        assert_keys_differ(&fixture.consume().await);
+    })
+    .await;
+}
+
+async fn an_identity_index_that_changed_gives_no_row_the_key_of_another(version: u32) {
+    with_each_plugin(version, |builder| async move {
+        let fixture = builder.build().await;
+        execute_and_drain(
+            &fixture,
+            &[
+                "create table t (id int primary key, a int not null, b int not null);
+                 create unique index by_a on t (a);
+                 alter table t replica identity using index by_a",
+                "insert into t values (1, 1, 9), (2, 2, 9)",
+                "update t set id = id + 10",
+                "update t set a = a + 10",
+                "delete from t where id = 12",
+                "create unique index by_b on t (b); alter table t replica identity using index by_b",
+            ],
+        )
+        .await;
+        let delivery = fixture.consume().await;
+        assert_keys_differ(&delivery);
+        assert_no_null_before(&delivery);
+        let deleted = delivery.of_table("public.t").pop().unwrap();
+        assert_eq!(deleted["before"], json!({"a": 12}));
+    })
+    .await;
+}
+
+async fn a_table_with_the_name_of_another_gives_no_row_the_key_of_another(version: u32) {
+    with_each_plugin(version, |builder| async move {
+        let fixture = builder.build().await;
+        for identity in IDENTITIES {
+            execute_and_drain(
+                &fixture,
+                &[
+                    &format!(
+                        "create table {identity}_t (a int primary key, b int not null);
+                         alter table {identity}_t replica identity {identity}"
+                    ),
+                    &format!("insert into {identity}_t values (1, 9), (2, 9)"),
+                    &format!("update {identity}_t set a = a + 10; delete from {identity}_t where a = 12"),
+                    &format!("alter table {identity}_t rename to {identity}_old"),
+                    &format!(
+                        "create table {identity}_t (a int not null, b int primary key);
+                         alter table {identity}_t replica identity {identity}"
+                    ),
+                    &format!("insert into {identity}_t values (1, 1), (1, 2)"),
+                ],
+            )
+            .await;
+        }
+        assert_keys_differ(&fixture.consume().await);
+    })
+    .await;
+}
+
+/// The update does not log the large value, and its old row is the key.
+async fn an_untouched_large_value_is_not_null_after_the_identity_changed(version: u32) {
+    with_each_plugin(version, |builder| async move {
+        let fixture = builder.build().await;
+        execute_and_drain(
+            &fixture,
+            &[
+                "create table t (id int primary key, big text, n int);
+                 alter table t alter column big set storage external",
+                "insert into t values (1, repeat('x', 10000), 1), (3, repeat('y', 10000), 1)",
+                "update t set id = 2 where id = 1",
+                "delete from t where id = 3",
+                "alter table t replica identity full",
+            ],
+        )
+        .await;
+        let delivery = fixture.consume().await;
+        let events = delivery.of_table("public.t");
+        let moved = events
+            .iter()
+            .rev()
+            .find(|event| event["after"]["id"] == 2)
+            .unwrap();
+        assert_eq!(moved["after"]["big"], "__debezium_unavailable_value");
+        assert_no_null_before(&delivery);
+    })
+    .await;
+}
+
+async fn columns_that_come_and_go_leave_the_values_of_earlier_rows(version: u32) {
+    with_each_plugin(version, |builder| async move {
+        let fixture = builder.build().await;
+        for identity in IDENTITIES {
+            execute_and_drain(
+                &fixture,
+                &[
+                    &format!(
+                        "create table {identity}_t (id int primary key, gone text, kept text);
+                         alter table {identity}_t replica identity {identity}"
+                    ),
+                    &format!("insert into {identity}_t values (1, 'g', 'k'), (2, 'g', 'k')"),
+                    &format!("update {identity}_t set kept = 'l' where id = 1"),
+                    &format!("delete from {identity}_t where id = 2"),
+                    &format!("alter table {identity}_t drop column gone"),
+                    &format!("alter table {identity}_t add column more text"),
+                    &format!("update {identity}_t set more = 'm'"),
+                ],
+            )
+            .await;
+        }
+        let delivery = fixture.consume().await;
+        assert_keys_differ(&delivery);
+        for identity in IDENTITIES {
+            let events = delivery.of_table(&format!("public.{identity}_t"));
+            assert_eq!(events[0]["after"], json!({"id": 1, "gone": "g", "kept": "k"}));
+            assert_eq!(events[2]["after"], json!({"id": 1, "gone": "g", "kept": "l"}));
+            assert_eq!(events[4]["after"], json!({"id": 1, "kept": "l", "more": "m"}));
+        }
+        for event in delivery.of_table("public.default_t") {
+            let before = &event["before"];
+            assert!(before.is_null() || *before == json!({"id": 2}), "{before}");
+        }
+    })
+    .await;
+}
+
+async fn a_key_that_was_dropped_is_no_key() {
+    Plugin::each(|plugin| async move {
+        let fixture = Fixture::new(plugin).await;
+        execute_and_drain(
+            &fixture,
+            &[
+                "create table t (id int primary key, v text); alter table t replica identity full",
+                "insert into t values (1, 'a')",
+                "alter table t drop constraint t_pkey",
+                "insert into t values (1, 'b'), (1, 'b')",
+            ],
+        )
+        .await;
+        let delivery = fixture.consume().await;
+        let mut keys: Vec<_> = delivery
+            .changes()
+            .iter()
+            .map(|it| it.partition_key.clone())
+            .collect();
+        assert_eq!(keys.split_off(1), ["public.t", "public.t"]);
+    })
+    .await;
+}
+
+async fn rows_after_a_change_have_the_new_key() {
+    Plugin::each(|plugin| async move {
+        let fixture = Fixture::new(plugin).await;
+        execute_and_drain(
+            &fixture,
+            &[
+                "create table t (a int primary key, b int not null); alter table t replica identity full",
+                "insert into t values (1, 1)",
+                "alter table t drop constraint t_pkey; alter table t add primary key (b)",
+                "insert into t values (1, 2)",
+                "delete from t",
+            ],
+        )
+        .await;
+        let delivery = fixture.consume().await;
+        let steps: Vec<_> = delivery
+            .of_table("public.t")
+            .iter()
+            .map(|event| event["op"].clone())
+            .collect();
+        assert_eq!(steps, ["c", "c", "d", "d"]);
+        let changes = delivery.changes();
+        let keys: Vec<_> = changes
+            .iter()
+            .rev()
+            .take(3)
+            .map(|it| it.partition_key.clone())
+            .collect();
+        assert_eq!(keys, [r#"{"b":2}"#, r#"{"b":1}"#, r#"{"b":2}"#]);
+    })
+    .await;
+}
+
+/// test_decoding omits nulls, and what the identity does not have. Only the identity of that time tells which.
+async fn an_identity_of_the_past_makes_no_nulls() {
+    let fixture = Fixture::new(Plugin::TestDecoding).await;
+    execute_and_drain(
+        &fixture,
+        &[
+            "create table t (id int primary key, v text, n int)",
+            "insert into t values (1, 'a', 1), (2, 'b', 2), (3, null, 3)",
+            "delete from t where id = 1",
+            "alter table t replica identity full",
+            "delete from t where id = 3",
+            "alter table t replica identity default",
+            "delete from t where id = 2",
+        ],
+    )
+    .await;
+    let delivery = fixture.consume().await;
+    assert_no_null_before(&delivery);
+    let one = |id: i32| json!({"id": id});
+    let steps = [1, 2, 3, 1, 3, 2].map(one);
+    let ops = ["c", "c", "c", "d", "d", "d"];
+    let expected: Vec<_> = ops.into_iter().zip(steps).collect();
+    assert_json_steps(&delivery, &expected);
+}
