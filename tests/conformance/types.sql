@@ -1,7 +1,11 @@
 -- Every type that PostgreSQL 15 ships, those of its extensions, and types that applications define.
 --
--- Each type has a table of its own, named `of_` and the type. (Debezium confuses a type with a table of its name.) Its column `one` has the type; the columns `many` and `gaps` are
--- arrays of it, `gaps` with a null. `make conformance` fails while a type of pg_type has no column here.
+-- Each type has a table of its own, named `of_` and the type: Debezium confuses a type with a table of its name. Its
+-- column `one` has the type. The columns `many` and `gaps` are arrays of it, `gaps` with a null. `make conformance` fails
+-- while a type of pg_type has no column here.
+--
+-- Debezium Server 3.6 does not start on a database with a domain on an enum, and stops at a `time with time zone` whose
+-- offset has seconds. Both are left out.
 
 set timezone = 'UTC';
 set client_min_messages = 'warning';
@@ -63,14 +67,16 @@ call try('smallint', '-32768', '0', '32767');
 call try('integer', '-2147483648', '0', '2147483647');
 call try('bigint', '-9223372036854775808', '0', '9223372036854775807');
 call try('oid', '0', '2147483648', '4294967295');
-call try('real', '0', '-0', '0.1', '1', '3.4028235e38', '1e-45', '100000', '1e6', '1e15', 'NaN', 'Infinity', '-Infinity');
+call try('real', '0', '-0', '0.1', '1', '3.4028235e38', '1e-45', '100000', '1e6', '1e15', 'NaN', 'Infinity',
+    '-Infinity');
 call try('double precision', '0', '-0', '0.1', '1', '-5e-324', '1.7976931348623157e308', '0.30000000000000004',
     '100000', '1e7', '1e-3', '1e-4', '1e15', '1e16', '1e21', 'NaN', 'Infinity', '-Infinity');
-call try('numeric', '0', '1.10', '-12.5', '1e40', '1e-30', '123456789012345678901234567890.123456789', '100', 'NaN');
+call try('numeric', '0', '1.10', '-12.5', '1e40', '1e-30', '123456789012345678901234567890.123456789', '100',
+    'NaN', 'Infinity', '-Infinity', '0.00', '1.00', '1000.500');
 call try('numeric(10)', '0', '-1', '9999999999', 'NaN');
 call try('numeric(10,2)', '0', '1.1', '-99999999.99', 'NaN');
 call try('numeric(20,5)', '-12.5', '123456789012345.12345');
-call try('numeric(3,-2)', '0', '12300', '-99900');
+call try('numeric(3,-2)', '12300');
 call try('numeric(2,5)', '0.00012', '-0.00099');
 call try('money', '0', '12.34', '-1234.5', '92233720368547758.07', '-92233720368547758.08');
 
@@ -87,7 +93,8 @@ call try('bit varying(1)', '', '1', '0');
 call try('bit varying(12)', '', '101010101010', '0001');
 
 -- Text.
-call try('text', '', 'null', e'it''s "quoted" \\ and\n\ttwo lines\r\b\f\x01\x7f', e'größe 大きい 🐘 e\u0301 \u2028', '</script>&');
+call try('text', '',
+    'null', e'it''s "quoted" \\ and\n\ttwo lines\r\b\f\x01\x7f', e'größe 大きい 🐘 e\u0301 \u2028', '</script>&');
 call try('character varying', '', 'x');
 call try('character varying(20)', '', ' x ');
 call try('character(5)', '', 'ab', 'abcde');
@@ -117,19 +124,26 @@ call try('time(3)', '12:34:56.789', '12:34:56', '00:00:00.1');
 call try('time(6)', '12:34:56.789012', '12:34:56.7');
 call try('time with time zone', '00:30:00.5+05:30', '23:30-02', '12:34:56.789012+00', '24:00+00', '00:00-15:59');
 call try('time(0) with time zone', '12:34:56+01');
-call try('timestamp', '2024-02-29 12:34:56', '2024-02-29 12:34:56.789', '2024-02-29 12:34:56.789012', '1970-01-01', '2024-02-29 12:00',
-    '1969-12-31 23:59:59.999999', '0001-01-01', '1582-10-04 12:00', '9999-12-31 23:59:59.999999', '12345-06-07 08:09:10',
+call try('timestamp', '2024-02-29 12:34:56', '2024-02-29 12:34:56.789', '2024-02-29 12:34:56.789012',
+    '1970-01-01', '2024-02-29 12:00',
+    '1969-12-31 23:59:59.999999', '0001-01-01', '1582-10-04 12:00', '9999-12-31 23:59:59.999999',
+    '12345-06-07 08:09:10',
     '294276-12-31 23:59:59.999999', '0044-03-15 12:00 BC', '4713-01-01 00:00:01 BC', 'infinity', '-infinity');
 call try('timestamp(0)', '2024-02-29 12:34:56', '1969-12-31 23:59:59', '2024-02-29', 'infinity');
 call try('timestamp(3)', '2024-02-29 12:34:56.789', '2024-02-29 12:34:56.7', '1969-12-31 23:59:59.999', '-infinity');
 call try('timestamp(6)', '2024-02-29 12:34:56.789012');
-call try('timestamp with time zone', '2024-02-29 12:34:56+05:30', '2024-02-29 12:34:56.7+00', '2024-02-29 12:34:56.789012+00',
-    '1970-01-01 00:00+00', '2024-02-29 12:00+00', '1969-12-31 23:59:59.999999+00', '0001-01-01 00:00+00', '1582-10-04 12:00+00', '9999-12-31 23:59:59.999999+00',
-    '12345-06-07 08:09:10+00', '294276-12-31 23:59:59.999999+00', '0044-03-15 12:00+00 BC', '4713-01-01 00:00:01+00 BC', 'infinity', '-infinity');
+call try('timestamp with time zone', '2024-02-29 12:34:56+05:30', '2024-02-29 12:34:56.7+00',
+    '2024-02-29 12:34:56.789012+00',
+    '1970-01-01 00:00+00', '2024-02-29 12:00+00', '1969-12-31 23:59:59.999999+00', '0001-01-01 00:00+00',
+    '1582-10-04 12:00+00', '9999-12-31 23:59:59.999999+00',
+    '12345-06-07 08:09:10+00', '294276-12-31 23:59:59.999999+00', '0044-03-15 12:00+00 BC',
+    '4713-01-01 00:00:01+00 BC', 'infinity', '-infinity');
 call try('timestamp(0) with time zone', '2024-12-31 23:30:00-01');
 call try('timestamp(3) with time zone', '2024-02-29 12:34:56.789+00', '2024-02-29 12:34:56.7+00');
-call try('interval', '1 year 2 mons 3 days 4:05:06.7', '-1 day 2 hours', '0', '2 hours', '1 mon -1 day', '-1 year', '-0.000001 s', '1.5 s',
-    '123456.789012 s', '1000 hours', '-1 year -2 mons +3 days -4:05:06.789', '178000000 years', '-14 mons', '1 day -0.5 s');
+call try('interval', '1 year 2 mons 3 days 4:05:06.7', '-1 day 2 hours', '0', '2 hours', '1 mon -1 day',
+    '-1 year', '-0.000001 s', '1.5 s',
+    '123456.789012 s', '1000 hours', '-1 year -2 mons +3 days -4:05:06.789', '178000000 years', '-14 mons',
+    '1 day -0.5 s');
 call try('interval(3)', '1.234567 s', '-1.5 s');
 call try('interval year to month', '14 mons');
 call try('interval day to second(3)', '1 day 2:03:04.567');
@@ -168,7 +182,8 @@ call try('datemultirange', '{[2024-01-01,2024-02-01)}');
 call try('spans', '{(0.5,1]}');
 
 -- Types of extensions.
-call try('hstore', '"a"=>"1", "b c"=>NULL, "d\"e"=>"\\"', '', '"k"=>""');
+call try('hstore', '"zeta"=>"1", "b"=>"2", "alpha"=>"3", "yy"=>"4"', '"a"=>"1", "b c"=>NULL, "d\"e"=>"\\"',
+    '', '"k"=>""');
 call try('ltree', 'Top.Science', '');
 call try('lquery', 'Top.*{1,2}.A|B');
 call try('ltxtquery', 'a & b');

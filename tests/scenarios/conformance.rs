@@ -2,15 +2,22 @@
 //!
 //! `make conformance` runs Debezium Server itself. Here a recording of its events is the judge.
 
+use std::collections::BTreeMap;
+
 use scenarios::conformance::comparison::{Difference, compare};
 use scenarios::conformance::differences::{DifferenceList, problems};
 use scenarios::conformance::recording::is_recorded;
 use scenarios::conformance::{Modes, drain_modes, play, recording, wal2json};
 use scenarios::fixture::Plugin;
+use scenarios::postgres::REPLUSER;
+use serde_json::json;
+
+use crate::support::backfill::run_backfill;
 
 crate::scenarios![
     events_of_each_type_are_those_of_debezium,
     events_of_each_type_are_those_of_wal2json,
+    a_backfill_has_the_values_of_the_log_in_each_type,
     each_intended_difference_is_documented,
 ];
 
@@ -55,6 +62,37 @@ async fn events_of_each_type_are_those_of_wal2json() {
     }
     let problems = problems(&DifferenceList::load().wal2json, &found, |_| true);
     assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
+async fn a_backfill_has_the_values_of_the_log_in_each_type() {
+    let fixture = play(Plugin::TestDecoding).await;
+    let role = REPLUSER.0;
+    fixture
+        .sql(&format!(
+            "grant usage on schema typed to {role}; grant select on all tables in schema typed to {role}"
+        ))
+        .await;
+    fixture.drain().await;
+    run_backfill(&fixture, json!({"action": "backfill", "tables": ["typed.*"]})).await;
+    let delivery = fixture.consume().await;
+    let (mut logged, mut read) = (BTreeMap::new(), BTreeMap::new());
+    for change in delivery.changes() {
+        let event = change.json();
+        let table = event["source"]["table"].as_str().unwrap_or_default().to_owned();
+        let row = (table, change.partition_key.clone());
+        match event["op"].as_str().unwrap_or_default() {
+            _ if event["source"]["schema"] != "typed" => None,
+            "c" => logged.insert(row, event["after"].clone()),
+            "d" => logged.remove(&row),
+            "r" => read.insert(row, event["after"].clone()),
+            _ => None,
+        };
+    }
+    assert!(read.len() > 400, "only {} rows were read", read.len());
+    for (row, value) in &logged {
+        assert_eq!(read.get(row), Some(value), "{row:?}");
+    }
+    assert_eq!(logged.len(), read.len());
 }
 
 async fn each_intended_difference_is_documented() {

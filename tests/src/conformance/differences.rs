@@ -32,6 +32,8 @@ pub struct IntendedDifference {
     /// Modes by name: `decimal`, `time`, `interval`. Without it, all modes.
     #[serde(default)]
     pub modes: BTreeMap<String, Vec<String>>,
+    /// Spillway's values, alone or first in a list; without it, all values.
+    pub values: Option<Vec<Value>>,
     /// What the other program writes: `absent`, `null` or `value`; without it, anything.
     pub theirs: Option<Form>,
     /// What Spillway writes.
@@ -88,9 +90,21 @@ impl IntendedDifference {
                 .modes
                 .iter()
                 .all(|(name, values)| has_mode(difference, name, values))
+            && self
+                .values
+                .as_ref()
+                .is_none_or(|values| has_value(difference, values))
             && is_form(self.theirs, &difference.theirs)
             && is_form(self.ours, &difference.ours)
     }
+}
+
+fn has_value(difference: &Difference, values: &[Value]) -> bool {
+    let ours = match &difference.ours {
+        Some(Value::Array(items)) => items.first(),
+        ours => ours.as_ref(),
+    };
+    ours.is_some_and(|ours| values.contains(ours))
 }
 
 fn is_path(pattern: &str, path: &str) -> bool {

@@ -13,10 +13,10 @@ use super::comparison::{fields, table};
 use super::debezium_server::VERSION;
 use super::{KeyedEvent, Modes};
 
-/// Whether a second run of the statements has the same value in this field.
+/// Whether a second run of the statements has the same value in this field, or in a field of this pattern.
 pub fn is_recorded(field: &str) -> bool {
     match field.split_once('.') {
-        Some((first, _)) => matches!(first, "before" | "after" | "message"),
+        Some((first, _)) => matches!(first, "before" | "after" | "message" | "*"),
         None => matches!(field, "key" | "op" | "before" | "after" | "transaction"),
     }
 }
@@ -30,11 +30,11 @@ fn path() -> PathBuf {
 pub fn to_text(runs: &[Vec<KeyedEvent>]) -> String {
     let mut lines = vec![json!({"debezium": VERSION}).to_string()];
     let first: Vec<Value> = runs.first().into_iter().flatten().map(recorded).collect();
-    for (run, modes) in runs.iter().zip(Modes::ALL) {
+    for (number, (run, modes)) in runs.iter().zip(Modes::ALL).enumerate() {
         lines.push(json!([modes.decimal, modes.time, modes.interval]).to_string());
         for (index, event) in run.iter().enumerate() {
             let event = recorded(event);
-            if lines.len() <= first.len() + 2 || first.get(index) != Some(&event) {
+            if number == 0 || first.get(index) != Some(&event) {
                 lines.push(json!([index, event]).to_string());
             }
         }

@@ -63,12 +63,10 @@ impl Debezium {
     }
 
     pub(super) fn encode_truncate(&self, head: &EventHead, relation: &Relation) -> Vec<u8> {
-        let mut data = br#"{"source":"#.to_vec();
+        let mut data = br#"{"before":null,"after":null,"source":"#.to_vec();
         self.write_source(&mut data, head, Some(relation), &[]);
-        if self.transaction_metadata {
-            data.extend_from_slice(br#","transaction":"#);
-            self.write_transaction(&mut data, head);
-        }
+        data.extend_from_slice(br#","transaction":"#);
+        self.write_transaction(&mut data, head);
         write_end(&mut data, 't', head.now);
         data
     }
@@ -76,7 +74,7 @@ impl Debezium {
     pub(super) fn encode_message(&self, head: &EventHead, message: &Message<'_>) -> Vec<u8> {
         let mut data = br#"{"source":"#.to_vec();
         self.write_source(&mut data, head, None, &[]);
-        data.extend_from_slice(br#","message":{"prefix":"#);
+        data.extend_from_slice(br#","transaction":null,"message":{"prefix":"#);
         write_string(&mut data, &message.prefix);
         data.extend_from_slice(br#","content":"#);
         write_base64(&mut data, &message.content);

@@ -275,8 +275,9 @@ proptest! {
     fn any_text_of_any_type_is_written_as_json(modes in modes(), text: String, index in 0..17usize) {
         let names = ["boolean", "integer", "real", "numeric", "bytea", "date", "time without time zone",
             "time with time zone", "timestamp without time zone", "timestamp with time zone", "text",
-            "integer[]", "interval", "bit varying", "money", "point", "hstore"];
-        let written = json(modes, Type::of_name(names[index]), &text);
+            "integer[]", "interval", "bit varying", "money", "point"];
+        let kind = names.get(index).map_or(Type::Hstore, |name| Type::of_name(name));
+        let written = json(modes, kind, &text);
         prop_assert!(serde_json::from_str::<serde_json::Value>(&written).is_ok(), "{}", written);
     }
 
