@@ -130,7 +130,10 @@ async fn a_publication_that_was_away_without_a_change_stops_nothing(version: u32
 async fn a_new_publication_is_added_without_loss(version: u32) {
     let mut fixture = drained_fixture(pgoutput(version)).await;
     fixture
-        .sql("create table u (id int primary key, what text); insert into u values (1, 'before'), (2, 'before')")
+        .sql(
+            "create table u (id int primary key, what text);
+             insert into u values (1, 'before'), (2, 'before')",
+        )
         .await;
     fixture.sql(&format!("grant select on u to {}", REPLUSER.0)).await;
     fixture.sql("insert into t values (3, 'before')").await;

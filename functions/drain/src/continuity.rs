@@ -158,9 +158,10 @@ pub enum Discontinuity {
     Temporary { slot: String },
     #[error(
         "slot {slot} was created with two_phase=true: it sends prepared transactions before they are \
-         committed, and they may still be rolled back. Drop it with select pg_drop_replication_slot('{slot}'), \
-         and create it again with {{\"action\":\"setup\"}}; if it was drained before, accept the gap and read \
-         the tables again with {{\"action\":\"backfill\",\"repair\":true}}"
+         committed, and they may still be rolled back. Drop it with select \
+         pg_drop_replication_slot('{slot}'), and create it again with {{\"action\":\"setup\"}}; if it was \
+         drained before, accept the gap and read the tables again with \
+         {{\"action\":\"backfill\",\"repair\":true}}"
     )]
     TwoPhase { slot: String },
     #[error(

@@ -64,8 +64,8 @@ impl SlotLoss {
                  between two ticks, or set it to 0"
             }
             SlotLoss::Unstated => {
-                ". To keep the next slot, raise max_slot_wal_keep_size; if the server was a standby, also set \
-                 hot_standby_feedback=on on each standby"
+                ". To keep the next slot, raise max_slot_wal_keep_size; if the server was a standby, \
+                 also set hot_standby_feedback=on on each standby"
             }
             SlotLoss::NoPosition | SlotLoss::Other(_) => "",
         }

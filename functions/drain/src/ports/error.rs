@@ -117,8 +117,8 @@ pub enum SlotError {
          the slot stays before them. If its tables were never in the stream, take the publication out of \
          PUBLICATIONS until the slot is empty, put it back, and read these tables with \
          {{\"action\":\"backfill\"}}. Otherwise advance the slot with select \
-         pg_replication_slot_advance('{slot}', pg_current_wal_flush_lsn()), accept the gap, and read the tables \
-         again with {{\"action\":\"backfill\",\"repair\":true}}"
+         pg_replication_slot_advance('{slot}', pg_current_wal_flush_lsn()), accept the gap, and read the \
+         tables again with {{\"action\":\"backfill\",\"repair\":true}}"
     )]
     PublicationSkipped { slot: String, source: BoxError },
     #[error(

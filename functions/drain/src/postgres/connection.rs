@@ -257,8 +257,8 @@ impl Connector {
 
     /// The error of a connection that failed before PostgreSQL sent a SQLSTATE.
     ///
-    /// The type of the cause tells the errors apart. A refusal of TLS and a refusal of the login have the same
-    /// type. A server that refuses TLS does so before the login (tokio-postgres, `connect_tls`).
+    /// The type of the cause tells the errors apart. A refusal of TLS and a refusal of the login have the
+    /// same type. A server that refuses TLS does so before the login (tokio-postgres, `connect_tls`).
     fn handshake_error(&self, error: tokio_postgres::Error, is_ready: bool) -> SlotError {
         let host = self.database.host.clone();
         let cause = std::error::Error::source(&error);
