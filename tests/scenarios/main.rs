@@ -42,6 +42,8 @@ mod limits;
 mod omit;
 mod order;
 mod oversize;
+mod oversize_messages;
+mod oversize_values;
 mod pgbench;
 mod plan;
 mod poison;

@@ -58,6 +58,11 @@ impl SlotContext<'_> {
                     source: Box::new(error),
                 }
             }
+            // A row of the plugin has at most 1 GB, as every value has.
+            SqlState::PROGRAM_LIMIT_EXCEEDED => SlotError::RowOverServerLimit {
+                slot,
+                source: Box::new(error),
+            },
             SqlState::UNDEFINED_FILE => self.plugin_not_allowed(error),
             _ if message.contains("may not be used as an output plugin") => self.plugin_not_allowed(error),
             SqlState::UNDEFINED_OBJECT if message.contains("publication") => SlotError::PublicationLater {

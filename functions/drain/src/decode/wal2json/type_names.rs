@@ -34,7 +34,7 @@ pub(super) fn escape_type_names(data: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// The name of a type at the start of `text`, and its length with the quotes around it.
-fn type_name(text: &[u8]) -> Option<(&[u8], usize)> {
+pub(super) fn type_name(text: &[u8]) -> Option<(&[u8], usize)> {
     const ENDS: [&[u8]; 3] = [br#"","value":"#, br#""}"#, br#"","typeoid":"#];
     match raw_name_length(text) {
         // The name is one quoted identifier. Its quotes are also those of the JSON string.
