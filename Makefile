@@ -67,7 +67,7 @@ storm: tools-rust tools-demo ## drain 200,000 events into a stream with every fa
 	cargo build --locked --workspace --bins
 	@target/debug/play storm
 
-huge: tools-rust tools-demo ## drain one transaction of 1.1 GB by invocations of a minute (MEGABYTES, DEADLINE, MEMORY, PLUGIN, AGGREGATION)
+huge: tools-rust tools-demo ## drain one transaction of 1.1 GB by invocations of a minute (MEGABYTES, VALUE_MEGABYTES, DEADLINE, MEMORY, PLUGIN, AGGREGATION)
 	cargo build --locked --workspace --bins
 	@target/debug/play huge
 

@@ -48,6 +48,8 @@ mod limits;
 mod omit;
 mod order;
 mod oversize;
+mod oversize_messages;
+mod oversize_values;
 mod partition_roots;
 mod past_identities;
 mod pgbench;

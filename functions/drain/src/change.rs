@@ -161,6 +161,7 @@ fn owned(tuple: Tuple<'_>) -> Tuple<'static> {
         Datum::Null => Datum::Null,
         Datum::Unchanged => Datum::Unchanged,
         Datum::Absent => Datum::Absent,
+        Datum::Oversize { bytes } => Datum::Oversize { bytes },
         Datum::Text(text) => Datum::Text(Cow::Owned(text.into_owned())),
     };
     tuple.into_iter().map(owned_datum).collect()
@@ -173,6 +174,31 @@ pub struct Message<'a> {
     pub prefix: Cow<'a, str>,
     /// The content; it may be bytes that are not text.
     pub content: Cow<'a, [u8]>,
+    /// The parts that an event omits, because no record can hold them.
+    pub omitted: MessageParts,
+}
+
+/// Parts of a logical message.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MessageParts {
+    /// The prefix.
+    pub prefix: bool,
+    /// The content.
+    pub content: bool,
+}
+
+impl MessageParts {
+    /// Every part.
+    pub const ALL: MessageParts = MessageParts {
+        prefix: true,
+        content: true,
+    };
+
+    /// Names of the parts, as events name them.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        let parts = [(self.prefix, "prefix"), (self.content, "content")];
+        parts.into_iter().filter_map(|(has, name)| has.then_some(name))
+    }
 }
 
 impl Message<'_> {
@@ -181,6 +207,7 @@ impl Message<'_> {
         Message {
             prefix: Cow::Owned(self.prefix.into_owned()),
             content: Cow::Owned(self.content.into_owned()),
+            omitted: self.omitted,
         }
     }
 }
@@ -197,6 +224,11 @@ pub enum Datum<'a> {
     Unchanged,
     /// The plugin did not send this column. An old row, for example, may have only the key columns.
     Absent,
+    /// A value that was not kept, because no record can hold it.
+    Oversize {
+        /// Length of the value as its plugin wrote it.
+        bytes: usize,
+    },
     /// The value in PostgreSQL's text form.
     Text(Cow<'a, str>),
 }

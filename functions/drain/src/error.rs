@@ -3,7 +3,7 @@
 use crate::config::ConfigError;
 use crate::continuity::Discontinuity;
 use crate::decode::DecodeError;
-use crate::encode::Event;
+use crate::encode::{Event, Oversize};
 use crate::event::EventError;
 use crate::lsn::Lsn;
 use crate::ports::{CheckpointError, ErrorKind, SlotError, StreamError};
@@ -120,8 +120,8 @@ pub enum Error {
     /// An event that no record can hold. Every change before it is in the stream and confirmed.
     #[error(
         "slot {slot}: the event at position {position}, of {table}, key hash {key_hash}, has {bytes} bytes \
-         and a record may have {limit}; the slot stays before its transaction. Leave the table or its large \
-         column out of the publication, or move the slot past it"
+         and a record may have {limit}; the slot stays before its transaction. {}",
+        oversize_advice(*policy)
     )]
     Oversize {
         /// The slot.
@@ -136,6 +136,8 @@ pub enum Error {
         bytes: usize,
         /// Most bytes of a record.
         limit: usize,
+        /// The policy, on which the advice depends.
+        policy: Oversize,
     },
 }
 
@@ -147,8 +149,8 @@ impl From<Discontinuity> for Error {
 
 impl Error {
     /// An event that no record can hold.
-    pub fn oversize(slot: &str, event: &Event, bytes: usize, limit: usize) -> Self {
-        let key_hash = event.key_hash();
+    pub fn oversize(slot: &str, event: &Event, limit: usize, policy: Oversize) -> Self {
+        let (key_hash, bytes) = (event.key_hash(), event.bytes());
         let relation = event.relation.as_ref();
         let table = relation.map_or_else(
             || "a logical message".to_owned(),
@@ -162,6 +164,7 @@ impl Error {
             key_hash,
             bytes,
             limit,
+            policy,
         }
     }
 
@@ -209,5 +212,20 @@ impl Error {
             cause = error.source();
         }
         text.replace(['\n', '\r'], " ")
+    }
+}
+
+/// What to do about an event that no record can hold.
+fn oversize_advice(policy: Oversize) -> &'static str {
+    match policy {
+        Oversize::Fail => {
+            "Set OVERSIZE=omit: the event is then sent without its largest columns, and names them. Or list in \
+             TABLES the tables to send, without this one. A change of the publication does not help with what \
+             is logged already"
+        }
+        Oversize::Omit => {
+            "It is too large without its large columns, too, because of its key or of its many small columns. \
+             List in TABLES the tables to send, without this one"
+        }
     }
 }

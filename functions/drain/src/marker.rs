@@ -54,6 +54,7 @@ mod tests {
         Message {
             prefix: prefix.into(),
             content: content.into_bytes().into(),
+            omitted: Default::default(),
         }
     }
 

@@ -11,6 +11,7 @@ use crate::aws::{client, rds_token, secret};
 use crate::checkpoint::Checkpoint;
 use crate::config::{Auth, Config, Password};
 use crate::continuity::{self, ServerInfo, StartPosition};
+use crate::decode::KeptBytes;
 use crate::drain::{AGGREGATE_BYTES, Settings};
 use crate::error::Error;
 use crate::lsn::Lsn;
@@ -144,7 +145,8 @@ impl App {
         };
         let start = continuity::check(name, &server, state.as_ref(), stored.as_ref(), accept_gap)?;
         let settings = self.settings(&server, &start, self.usable_stream().await?);
-        let slot = PgSlot::open(connector, control, &self.config, start.plugin, &server).await?;
+        let kept = KeptBytes::for_record(settings.record_bytes);
+        let slot = PgSlot::open(connector, control, &self.config, start.plugin, kept, &server).await?;
         Ok(SlotAccess::Locked(Box::new(OpenedSlot {
             server,
             stored,
@@ -161,6 +163,7 @@ impl App {
             plugin: start.plugin,
             tables: config.tables.clone(),
             record_bytes: stream.record_bytes,
+            passes_oversize: false,
             aggregation: match config.aggregate {
                 true => Aggregation::Kpl {
                     bytes: AGGREGATE_BYTES.min(stream.record_bytes),

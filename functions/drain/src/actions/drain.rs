@@ -8,7 +8,7 @@ use super::app::{App, OpenedSlot, SlotAccess};
 use super::pending_backfill::pending_runner;
 use crate::aws::parameter_store::Parameter;
 use crate::budget::Budget;
-use crate::change::Message;
+use crate::change::{Message, MessageParts};
 use crate::checkpoint::Checkpoint;
 use crate::clock::now_micros;
 use crate::continuity::{ServerInfo, StartPosition};
@@ -151,6 +151,7 @@ fn gap_accepted(envelope: &Envelope, start: &StartPosition, stored: Option<&Chec
     let message = Message {
         prefix: GAP_ACCEPTED.into(),
         content: content.as_bytes().into(),
+        omitted: MessageParts::default(),
     };
     let position = Position {
         commit_end: start.confirmed,

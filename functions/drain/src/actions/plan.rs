@@ -12,7 +12,7 @@ use crate::continuity::StartPosition;
 use crate::drain::reader::{HOLD_BYTES, ReaderNeed, ReaderOutput, SentHistory, WindowReader};
 use crate::drain::report::Report;
 use crate::drain::{AGGREGATE_BYTES, REQUEST, Settings};
-use crate::encode::{Envelope, Oversize};
+use crate::encode::Envelope;
 use crate::error::Error;
 use crate::lsn::Lsn;
 use crate::pack::{Acknowledgements, Forecast, PlanFigures};
@@ -149,14 +149,9 @@ pub(crate) async fn plan<S: Slot>(slot: &mut S, input: PlanInput<'_>) -> Result<
 }
 
 /// The settings of the reader: events of any size pass, since the forecast counts those that are too large.
-///
-/// Where columns are left out for size, they are left out here, too.
 fn reader_settings(input: &PlanInput<'_>) -> Settings {
     Settings {
-        record_bytes: match input.envelope.oversize {
-            Oversize::Fail => usize::MAX,
-            Oversize::Omit => input.settings.record_bytes,
-        },
+        passes_oversize: true,
         ..input.settings.clone()
     }
 }

@@ -303,23 +303,61 @@ pub(super) fn changes_key(table: &BackfillTable, change: &Change<'_>) -> bool {
             .is_some_and(|(before, after)| before != after)
 }
 
-/// The values of a row as `COPY` writes it. The first field is the row's size, and is skipped.
+/// The values of a row as `COPY` writes it.
+///
+/// The first field is the row's size, and names the columns that were not read: see `query`.
 ///
 /// # Errors
 /// The line is not a row of this table.
 pub(super) fn fields<'l>(table: &BackfillTable, line: &'l [u8]) -> Result<Tuple<'l>, RowError> {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
-    let mut fields = line.split(|byte| *byte == b'\t').skip(1);
+    let mut fields = line.split(|byte| *byte == b'\t');
+    let omitted = fields
+        .next()
+        .and_then(OmittedFields::parse)
+        .ok_or(RowError::Malformed)?;
     let columns = table.relation.columns.iter().enumerate();
     let tuple = columns
         .map(|(index, _)| match table.selects(index) {
-            true => fields.next().ok_or(RowError::Malformed).and_then(value),
+            true => {
+                let field = fields.next().ok_or(RowError::Malformed)?;
+                omitted.datum(index).map_or_else(|| value(field), Ok)
+            }
             false => Ok(Datum::Absent),
         })
         .collect::<Result<_, _>>()?;
     match fields.next() {
         None => Ok(tuple),
         Some(_) => Err(RowError::Malformed),
+    }
+}
+
+/// The columns of a row that were not read, because no record can hold them.
+struct OmittedFields {
+    indexes: Vec<usize>,
+    /// Bytes of the row for each of them.
+    bytes_each: usize,
+}
+
+impl OmittedFields {
+    /// Parses `20000000:1,3`: the size of the row and the indexes of the columns.
+    fn parse(field: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(field).ok()?;
+        let (bytes, indexes) = text.split_once(':').unwrap_or((text, ""));
+        let indexes = indexes.split(',').filter(|index| !index.is_empty());
+        let indexes: Vec<usize> = indexes.map(|index| index.parse().ok()).collect::<Option<_>>()?;
+        let bytes: usize = bytes.parse().ok()?;
+        Some(OmittedFields {
+            bytes_each: (bytes / indexes.len().max(1)).max(1),
+            indexes,
+        })
+    }
+
+    fn datum(&self, column: usize) -> Option<Datum<'static>> {
+        let bytes = self.bytes_each;
+        self.indexes
+            .contains(&column)
+            .then_some(Datum::Oversize { bytes })
     }
 }
 
@@ -344,6 +382,7 @@ pub(super) fn fill(
         match value.map(|(_, datum)| *datum) {
             Some(Datum::Text(text)) => *datum = Datum::Text(Cow::Owned(text.to_string())),
             Some(Datum::Null) => *datum = Datum::Null,
+            Some(Datum::Oversize { bytes }) => *datum = Datum::Oversize { bytes: *bytes },
             _ => continue,
         }
         filled.push(index);

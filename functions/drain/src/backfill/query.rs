@@ -1,12 +1,10 @@
 //! The SQL of a chunk: the next rows after a key, in the order of an index.
 
-use std::fmt::Write as _;
-
 use crate::table_name::quoted;
 
 use super::table::{BackfillTable, KeyOrder, SizeProbe};
 
-/// Most bytes of a row that is read.
+/// Most bytes of a row's values that are read, besides its key.
 ///
 /// No record can hold a larger row, and a row is in memory as a whole.
 pub const MAX_ROW_BYTES: u64 = 16 << 20;
@@ -14,7 +12,8 @@ pub const MAX_ROW_BYTES: u64 = 16 << 20;
 /// `COPY … TO STDOUT` of the next `rows` rows after the key `after`.
 ///
 /// The types' output functions write the values, as they do for logical decoding. The first field is the
-/// row's size, about, in bytes. A row that is larger than [`MAX_ROW_BYTES`] has only its key.
+/// row's size, about, in bytes. A row that is larger than [`MAX_ROW_BYTES`] lacks its largest columns: their
+/// indexes follow the size after a colon, and their fields are null.
 pub fn copy_chunk(table: &BackfillTable, after: Option<&[String]>, rows: u64) -> String {
     format!("copy ({}) to stdout", rows_after(table, after, rows))
 }
@@ -87,37 +86,68 @@ fn select_clause(table: &BackfillTable) -> String {
         .filter(|(index, _)| table.selects(*index))
         .map(|(index, column)| (index, format!("t.{}", quoted(&column.name))))
         .collect();
-    let sizes: Vec<String> = selected
+    let sizes: Vec<(usize, String)> = selected
         .iter()
-        .filter_map(|(index, name)| size_expression(*table.size_probes.get(*index)?, name))
+        .filter_map(|(index, name)| Some((*index, size_expression(*table.size_probes.get(*index)?, name)?)))
         .collect();
-    let is_measured = !sizes.is_empty();
+    let is_key = |index: usize| {
+        table.key_indexes.contains(&index) || table.relation.columns.get(index).is_some_and(|it| it.key)
+    };
+    let can_be_omitted = |index: usize| sizes.iter().any(|(it, _)| *it == index) && !is_key(index);
     let fields: Vec<String> = selected
         .iter()
-        .map(
-            |(index, name)| match is_measured && !table.key_indexes.contains(index) {
-                true => format!("case when s.spillway_bytes <= {MAX_ROW_BYTES} then {name} end"),
-                false => name.clone(),
-            },
-        )
+        .map(|(index, name)| match can_be_omitted(*index) {
+            true => format!("case when {index} = any(s.spillway_omitted) then null else {name} end"),
+            false => name.clone(),
+        })
         .collect();
     let mut select = format!(
         "select {}, {} from {}{} t",
-        if is_measured { "s.spillway_bytes" } else { "0" },
+        match sizes.is_empty() {
+            true => "0",
+            false => "s.spillway_bytes || coalesce(':' || array_to_string(s.spillway_omitted, ','), '')",
+        },
         fields.join(", "),
         if table.is_root { "" } else { "only " },
         table.name().to_sql()
     );
-    if is_measured {
-        let _ = write!(
-            select,
-            // `offset 0` keeps the planner from copying the expression into each field, which would measure
-            // the row once for each of them.
-            " cross join lateral (select {} offset 0) s(spillway_bytes)",
-            sizes.join(" + ")
-        );
+    if !sizes.is_empty() {
+        select.push_str(&size_clause(&sizes, is_key));
     }
     select
+}
+
+/// The join of a row with its size, and with the columns to omit from it: the largest, until the rest has at
+/// most [`MAX_ROW_BYTES`].
+///
+/// `offset 0` keeps the planner from copying an expression into each field, which would measure the row once
+/// for each of them.
+fn size_clause(sizes: &[(usize, String)], is_key: impl Fn(usize) -> bool) -> String {
+    let measured: Vec<String> = sizes
+        .iter()
+        .map(|(index, size)| format!("{size} as b{index}"))
+        .collect();
+    let all: Vec<String> = sizes.iter().map(|(index, _)| format!("m.b{index}")).collect();
+    let candidates = sizes.iter().filter(|(index, _)| !is_key(*index));
+    let candidates: Vec<String> = candidates
+        .map(|(index, _)| format!("({index}, m.b{index})"))
+        .collect();
+    let omitted = match candidates.is_empty() {
+        true => "null::int[]".to_owned(),
+        false => format!(
+            "case when {} > {MAX_ROW_BYTES} then (select array_agg(r.i) from \
+             (select v.i, sum(v.b) over (order by v.b, v.i desc) as kept from (values {}) as v(i, b)) as r \
+             where r.kept > {MAX_ROW_BYTES}) end",
+            all.join(" + "),
+            candidates.join(", ")
+        ),
+    };
+    format!(
+        " cross join lateral (select {}, {omitted} from (select {} offset 0) as m offset 0) \
+         as s(spillway_bytes, spillway_omitted)",
+        all.join(" + "),
+        measured.join(", ")
+    )
 }
 
 /// The SQL expression of a value's size in bytes; `None` where the value is never large.
@@ -321,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_is_too_large_is_read_with_only_its_key() {
+    fn a_row_that_is_too_large_is_read_without_its_largest_columns() {
         let columns = [
             ("id", SizeProbe::No),
             ("body", SizeProbe::Text),
@@ -330,15 +360,17 @@ mod tests {
         let mut table = table(&columns, &[("id", "pg_catalog", None)]);
         let sql = copy_chunk(&table, None, 1);
         let fields = concat!(
-            r#"select s.spillway_bytes, t."id", "#,
-            r#"case when s.spillway_bytes <= 16777216 then t."body" end, case when"#
+            r#"t."id", case when 1 = any(s.spillway_omitted) then null else t."body" end, "#,
+            r#"case when 2 = any"#
         );
         assert!(sql.contains(fields), "{sql}");
-        let sizes = concat!(
-            r#"coalesce(octet_length(t."body"), 0)::int8 + "#,
-            r#"coalesce(case when pg_column_compression(t."doc")"#
+        let omitted = concat!(
+            r#"case when m.b1 + m.b2 > 16777216 then (select array_agg(r.i) from (select v.i, "#,
+            r#"sum(v.b) over (order by v.b, v.i desc) as kept from (values (1, m.b1), "#,
+            r#"(2, m.b2)) as v(i, b)) as r where r.kept > 16777216) end from "#,
+            r#"(select coalesce(octet_length(t."body"), 0)::int8 as b1, coalesce(case when pg_column_compression(t."doc")"#
         );
-        assert!(sql.contains(sizes), "{sql}");
+        assert!(sql.contains(omitted), "{sql}");
         // A column that is not read is not measured.
         table.selected = vec![true, false, false];
         assert_eq!(

@@ -7,10 +7,13 @@
 #![warn(clippy::indexing_slicing, clippy::string_slice)]
 
 mod pgoutput;
+mod shortener;
 mod test_decoding;
 #[cfg(test)]
 mod tests;
 mod wal2json;
+
+pub use shortener::{KeptBytes, RowShortener};
 
 use crate::catalog::Catalog;
 use crate::change::{Datum, Item, Relation, Tuple};

@@ -3,6 +3,7 @@
 //! PostgreSQL documents the layout in "Logical Replication Message Formats".
 
 mod described;
+pub(super) mod shortener;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -10,11 +11,14 @@ use std::sync::Arc;
 
 use super::{DecodeError, Plugin, merge_old_row};
 use crate::catalog::Catalog;
-use crate::change::{Change, Column, ColumnCoverage, ColumnType, Datum, Item, Message, Relation, Tuple};
+use crate::change::{
+    Change, Column, ColumnCoverage, ColumnType, Datum, Item, Message, MessageParts, Relation, Tuple,
+};
 use crate::lsn::Lsn;
 use crate::table_name::TableName;
 use crate::time::POSTGRES_EPOCH;
 use described::{DescribedTable, DescribedTables};
+use shortener::{OVERSIZE, WITHOUT_CONTENT, WITHOUT_PREFIX};
 
 /// Decoder with the tables and types that the server described so far.
 #[derive(Debug, Default)]
@@ -244,13 +248,23 @@ impl<'a> ByteReader<'a> {
     }
 
     fn message(&mut self) -> Result<Item<'a>, DecodeError> {
-        let is_transactional = self.u8()? & 1 == 1;
+        let flags = self.u8()?;
+        let omitted = MessageParts {
+            prefix: flags & WITHOUT_PREFIX != 0,
+            content: flags & WITHOUT_CONTENT != 0,
+        };
         let _lsn = self.u64()?;
         let prefix = Cow::Borrowed(self.str()?);
-        let length = self.u32()? as usize;
-        let content = Cow::Borrowed(self.bytes(length)?);
-        let message = Message { prefix, content };
-        Ok(if is_transactional {
+        let length = match omitted.content {
+            true => 0,
+            false => self.u32()? as usize,
+        };
+        let message = Message {
+            prefix,
+            content: Cow::Borrowed(self.bytes(length)?),
+            omitted,
+        };
+        Ok(if flags & 1 == 1 {
             Item::Change(Change::Message(message))
         } else {
             Item::Message(message)
@@ -340,6 +354,9 @@ impl<'a> ByteReader<'a> {
                 let length = self.u32()? as usize;
                 Ok(Datum::Text(Cow::Borrowed(self.text(length)?)))
             }
+            OVERSIZE => Ok(Datum::Oversize {
+                bytes: usize::try_from(self.u64()?).unwrap_or(usize::MAX),
+            }),
             _ => Err(self.expected("a value marked n, u or t")),
         }
     }

@@ -3,16 +3,19 @@
 //! test_decoding sends no keys, and tables by their names only. The catalog has the keys, as far as it is
 //! certain that they held when the row was written. Other rows have no key.
 
+pub(super) mod shortener;
+
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::{DecodeError, Plugin, merge_old_row};
 use crate::catalog::{Catalog, PastTable};
-use crate::change::{Change, Column, ColumnCoverage, Datum, Item, Message, Relation, Tuple};
+use crate::change::{Change, Column, ColumnCoverage, Datum, Item, Message, MessageParts, Relation, Tuple};
 use crate::lsn::Lsn;
 use crate::table_name::TableName;
 use crate::time::micros_of_timestamp;
+use shortener::{MESSAGE, OVERSIZE, SIZE, WITHOUT_CONTENT, WITHOUT_PREFIX};
 
 /// Decodes one row; `lsn` is its `lsn` column.
 ///
@@ -24,7 +27,7 @@ pub(super) fn decode<'a>(catalog: &Catalog, lsn: Lsn, data: &'a [u8]) -> Result<
         reader.begin()
     } else if reader.skip("COMMIT ") {
         reader.commit(lsn)
-    } else if reader.skip("message: transactional: ") {
+    } else if reader.skip(MESSAGE) {
         reader.message()
     } else if reader.skip("table ") {
         reader.change(catalog).map(Item::Change)
@@ -222,13 +225,22 @@ impl<'a> TextReader<'a> {
 
     fn message(&mut self) -> Result<Item<'a>, DecodeError> {
         let is_transactional = self.skip("1");
-        if !is_transactional && !self.skip("0") || !self.skip(" prefix: ") {
+        let is_valid = is_transactional || self.skip("0");
+        let omitted = MessageParts {
+            prefix: self.skip(WITHOUT_PREFIX),
+            content: self.skip(WITHOUT_CONTENT),
+        };
+        if !is_valid || !self.skip(" prefix: ") {
             return Err(self.expected("transactional: 0 or 1, and a prefix"));
         }
-        let (prefix, content) = self.prefix_and_content()?;
+        let (prefix, content) = match omitted.content {
+            true => (self.rest_text()?, &[][..]),
+            false => self.prefix_and_content()?,
+        };
         let message = Message {
             prefix: Cow::Borrowed(prefix),
             content: Cow::Borrowed(content),
+            omitted,
         };
         Ok(if is_transactional {
             Item::Change(Change::Message(message))
@@ -322,7 +334,6 @@ impl<'a> TextReader<'a> {
     /// the rest. If several fit, the first is taken: the content rather than the prefix then contains the
     /// text of a row.
     fn prefix_and_content(&mut self) -> Result<(&'a str, &'a [u8]), DecodeError> {
-        const SIZE: &[u8] = b", sz: ";
         let rest = self.rest();
         let windows = rest.windows(SIZE.len()).enumerate();
         for (at, _) in windows.filter(|(_, window)| *window == SIZE) {
@@ -448,6 +459,13 @@ impl<'a> TextReader<'a> {
         Ok(values)
     }
 
+    /// A value that was not kept.
+    fn oversize(&self, text: &str) -> Result<Datum<'a>, DecodeError> {
+        let bytes = text.strip_prefix(OVERSIZE).and_then(|bytes| bytes.parse().ok());
+        let bytes = bytes.ok_or_else(|| self.expected("the length of a value"))?;
+        Ok(Datum::Oversize { bytes })
+    }
+
     fn datum(&mut self) -> Result<Datum<'a>, DecodeError> {
         if self.skip("'") || self.skip("B'") {
             return Ok(Datum::Text(self.quoted(b'\'')?));
@@ -460,6 +478,7 @@ impl<'a> TextReader<'a> {
         Ok(match self.text(length)? {
             "null" => Datum::Null,
             "unchanged-toast-datum" => Datum::Unchanged,
+            text if text.starts_with(OVERSIZE) => self.oversize(text)?,
             text => Datum::Text(Cow::Borrowed(text)),
         })
     }

@@ -3,6 +3,7 @@
 //! Values are the raw JSON text, so a numeric keeps all its digits.
 
 mod relations;
+pub(super) mod shortener;
 #[cfg(test)]
 mod tests;
 mod type_names;
@@ -16,7 +17,7 @@ use serde_json::value::RawValue;
 
 use super::{DecodeError, Plugin, merge_old_row};
 use crate::catalog::Catalog;
-use crate::change::{Change, Column, Datum, Item, Message, Relation, Tuple, Type};
+use crate::change::{Change, Column, Datum, Item, Message, MessageParts, Relation, Tuple, Type};
 use crate::lsn::Lsn;
 use crate::time::micros_of_timestamp;
 use relations::{JsonAction, RelationCache, RowDescription};
@@ -51,6 +52,11 @@ struct JsonRow<'a> {
     prefix: Option<Cow<'a, str>>,
     #[serde(borrow)]
     content: Option<MessageContent<'a>>,
+    /// Whether the prefix was not kept: see `shortener`.
+    #[serde(default)]
+    prefix_omitted: bool,
+    #[serde(default)]
+    content_omitted: bool,
 }
 
 /// Column of a row, of its old row or of its primary key.
@@ -64,6 +70,8 @@ struct JsonColumn<'a> {
     type_oid: Option<u32>,
     #[serde(borrow)]
     value: Option<&'a RawValue>,
+    /// Length of a value that was not kept: see `shortener`.
+    oversize: Option<usize>,
 }
 
 /// Decoder with the tables that earlier rows described.
@@ -198,7 +206,15 @@ impl<'a> JsonRow<'a> {
         let (Some(prefix), Some(MessageContent(content))) = (self.prefix, self.content) else {
             return Err("prefix and content in M");
         };
-        let message = Message { prefix, content };
+        let omitted = MessageParts {
+            prefix: self.prefix_omitted,
+            content: self.content_omitted,
+        };
+        let message = Message {
+            prefix,
+            content,
+            omitted,
+        };
         Ok(if self.transactional {
             Item::Change(Change::Message(message))
         } else {
@@ -214,6 +230,10 @@ impl<'a> JsonRow<'a> {
 fn tuple<'a>(relation: &Relation, columns: &[JsonColumn<'a>], missing: &Datum<'static>) -> Option<Tuple<'a>> {
     let mut sent = columns.iter().peekable();
     let datum = |column: &Column| match sent.next_if(|it| it.name == column.name) {
+        Some(JsonColumn {
+            oversize: Some(bytes),
+            ..
+        }) => Some(Datum::Oversize { bytes: *bytes }),
         Some(it) => datum(&column.kind, it.value),
         None => Some(missing.clone()),
     };

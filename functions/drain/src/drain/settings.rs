@@ -30,6 +30,8 @@ pub struct Settings {
     pub tables: Vec<TablePattern>,
     /// Most bytes of one record, data and partition key.
     pub record_bytes: usize,
+    /// Whether larger events are queued, too: a forecast counts them.
+    pub passes_oversize: bool,
     /// How events become records.
     pub aggregation: Aggregation,
     /// The stream's shards, as far as they are known.

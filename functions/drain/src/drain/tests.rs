@@ -140,6 +140,7 @@ fn settings(aggregation: Aggregation) -> Settings {
         plugin: Plugin::TestDecoding,
         tables: Vec::new(),
         record_bytes: 1 << 20,
+        passes_oversize: false,
         aggregation,
         shards: ShardMap::even(1),
         keyed: true,
@@ -260,6 +261,7 @@ async fn an_accepted_gap_is_stored_only_after_its_control_event_is_acknowledged(
         barrier: false,
         relation: None,
         data: b"{}".to_vec(),
+        missing_bytes: 0,
     };
     // Refused so often that more than a second passes: then a paced store would be due.
     let (log, _, outcome) = run_with(

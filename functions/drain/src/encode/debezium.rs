@@ -1,7 +1,7 @@
 //! The envelope of Debezium's PostgreSQL connector, as its JSON converter writes it without schemas.
 //!
 //! The fields and their order are Debezium's. Two fields are added: `source.position`, and `source.omitted`
-//! in an event that lost columns for its size.
+//! in an event that lost columns, or parts of a message, for its size.
 
 mod decimal;
 mod interval;
@@ -17,7 +17,7 @@ pub use value::{DebeziumModes, DecimalMode};
 
 use super::progress::EventPlace;
 use super::snapshot::SnapshotPlace;
-use super::value::{write_base64, write_names, write_string};
+use super::value::{write_message, write_names, write_string};
 use super::{EventHead, RowEvent, RowOperation};
 use crate::change::{Datum, Message, Relation, Tuple};
 use crate::position::Position;
@@ -73,12 +73,10 @@ impl Debezium {
 
     pub(super) fn encode_message(&self, head: &EventHead, message: &Message<'_>) -> Vec<u8> {
         let mut data = br#"{"source":"#.to_vec();
-        self.write_source(&mut data, head, None, &[]);
-        data.extend_from_slice(br#","transaction":null,"message":{"prefix":"#);
-        write_string(&mut data, &message.prefix);
-        data.extend_from_slice(br#","content":"#);
-        write_base64(&mut data, &message.content);
-        data.push(b'}');
+        let omitted: Vec<&str> = message.omitted.names().collect();
+        self.write_source(&mut data, head, None, &omitted);
+        data.extend_from_slice(br#","transaction":null,"message":"#);
+        write_message(&mut data, message);
         write_end(&mut data, 'm', head.now);
         data
     }
@@ -161,7 +159,7 @@ impl Debezium {
             out.push(b':');
             match datum {
                 Datum::Text(text) => self.modes.write_value(out, &column.kind, text),
-                Datum::Unchanged => write_string(out, UNAVAILABLE_VALUE),
+                Datum::Unchanged | Datum::Oversize { .. } => write_string(out, UNAVAILABLE_VALUE),
                 Datum::Null | Datum::Absent => out.extend_from_slice(b"null"),
             }
         }

@@ -30,11 +30,11 @@ use super::definitions::{Definitions, TableOperation};
 use super::key::PartitionBy;
 use super::snapshot::SnapshotPlace;
 use super::value::{
-    hex_digits, parse_bool, split_timestamp, split_timestamptz, write_ascii, write_base64, write_names,
+    hex_digits, parse_bool, split_timestamp, split_timestamptz, write_ascii, write_message, write_names,
     write_number, write_string,
 };
 use super::{EventHead, RowEvent, RowOperation};
-use crate::change::{Column, Datum, Message, Relation, Tuple, Type};
+use crate::change::{Column, Datum, Message, MessageParts, Relation, Tuple, Type};
 use crate::lsn::Lsn;
 use crate::time::iso_micros;
 
@@ -140,17 +140,19 @@ impl Dms {
 
     /// Control record `logical-message`, which DMS does not have.
     pub(super) fn encode_message(&self, head: &EventHead, message: &Message<'_>) -> Vec<u8> {
-        let mut out = br#"{"control":{"message":{"prefix":"#.to_vec();
-        write_string(&mut out, &message.prefix);
-        out.extend_from_slice(br#","content":"#);
-        write_base64(&mut out, &message.content);
-        out.extend_from_slice(b"}}");
+        let mut out = br#"{"control":{"message":"#.to_vec();
+        write_message(&mut out, message);
+        out.push(b'}');
         let kind = RecordKind {
             record_type: "control",
             operation: "logical-message",
             partition_key_type: "prefix",
         };
         write_metadata(&mut out, head, &kind, None);
+        if message.omitted != MessageParts::default() {
+            out.extend_from_slice(br#","omitted":"#);
+            write_names(&mut out, message.omitted.names());
+        }
         out.extend_from_slice(END);
         out
     }

@@ -38,10 +38,7 @@ impl EventEncoder<'_> {
                 }
                 0
             }
-            Change::Message(message) => {
-                self.push_message(message);
-                0
-            }
+            Change::Message(message) => self.push_message(message),
         }
     }
 
@@ -118,13 +115,16 @@ impl EventEncoder<'_> {
             barrier: true,
             relation: Some(Arc::clone(relation)),
             data: form.encode_truncate(&head, relation, *partition_by),
+            missing_bytes: 0,
         });
     }
 
-    fn push_message(&mut self, message: &Message<'_>) {
+    fn push_message(&mut self, message: &Message<'_>) -> u64 {
         let place = self.progress.next_message_place(self.lsn);
         let head = EventHead::new(self.progress.transaction, place, self.now);
-        self.out.push(self.envelope.message_event(&head, message));
+        let (event, omitted) = self.envelope.message_event_within(&head, message, self.limit);
+        self.out.push(event);
+        omitted
     }
 
     /// Head of the next event of a table.
@@ -145,6 +145,7 @@ impl EventEncoder<'_> {
         let (data, omitted) = self
             .envelope
             .encode_row_within(row, self.limit.saturating_sub(key.len()));
+        let missing_bytes = self.envelope.missing_bytes(row);
         // One event of a changed key concerns two keys and travels in the lane of one. As a barrier it is in
         // order for both.
         let key_changed = row.operation == RowOperation::Update { key_changed: true };
@@ -152,10 +153,13 @@ impl EventEncoder<'_> {
         let is_lost = row.relation.has_key() && !row.has_key();
         let barrier = (key_changed || is_lost) && *partition_by == PartitionBy::Key;
         self.push_event(row, barrier, key.clone(), data);
+        if let Some(event) = self.out.last_mut() {
+            event.missing_bytes = missing_bytes;
+        }
         if form.has_tombstones() && row.operation == RowOperation::Delete {
             self.push_event(row, false, key, Vec::new());
         }
-        u64::from(!omitted.is_empty())
+        u64::from(missing_bytes == 0 && !omitted.is_empty())
     }
 
     /// Appends the definition of a row's table, if the form announces one before this row.
@@ -184,6 +188,7 @@ impl EventEncoder<'_> {
             barrier,
             relation: Some(Arc::clone(row.relation)),
             data,
+            missing_bytes: 0,
         });
     }
 }

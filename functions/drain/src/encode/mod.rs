@@ -31,7 +31,7 @@ pub use wal2json::Wal2json;
 
 use std::sync::Arc;
 
-use crate::change::{Change, Message, Relation};
+use crate::change::{Change, Message, MessageParts, Relation};
 use crate::lsn::Lsn;
 use crate::position::Position;
 use encoder::EventEncoder;
@@ -56,12 +56,16 @@ pub struct Event {
     pub relation: Option<Arc<Relation>>,
     /// Data of the record. Empty for a tombstone.
     pub data: Vec<u8>,
+    /// Bytes of values that the event must hold, and that were not kept because no record can hold them.
+    ///
+    /// An event with such values cannot be sent.
+    pub missing_bytes: usize,
 }
 
 impl Event {
-    /// Bytes that count against the size of a record: data and partition key.
+    /// Bytes that count against the size of a record: data, partition key and missing values.
     pub fn bytes(&self) -> usize {
-        self.data.len() + self.partition_key.len()
+        (self.data.len() + self.partition_key.len()).saturating_add(self.missing_bytes)
     }
 
     /// The first 16 hexadecimal digits of the SHA-256 of the partition key.
@@ -225,6 +229,20 @@ impl Envelope {
         self.message_event(&EventHead::new(Transaction::NONE, place, now), message)
     }
 
+    /// Encodes a logical message that belongs to no transaction, in at most `limit` bytes.
+    ///
+    /// Returns the event, and 1 if a part of the message was omitted for that, otherwise 0.
+    pub fn encode_message_within(
+        &self,
+        position: Position,
+        message: &Message<'_>,
+        now: i64,
+        limit: usize,
+    ) -> (Event, u64) {
+        let place = EventPlace::outside_transaction(position);
+        self.message_event_within(&EventHead::new(Transaction::NONE, place, now), message, limit)
+    }
+
     /// Encodes a logical message of the open transaction as a barrier between the changes of all keys.
     ///
     /// `lsn` is the LSN of the message's row in the peek; `now` is in µs since 1970-01-01 UTC.
@@ -250,7 +268,28 @@ impl Envelope {
             barrier: false,
             relation: None,
             data: self.form.encode_message(head, message),
+            missing_bytes: 0,
         }
+    }
+
+    /// Encodes a logical message in at most `limit` bytes.
+    ///
+    /// Every role can write a message, of any size. So its content, and where necessary its prefix, are
+    /// omitted with each policy. Returns the event, and 1 if a part is omitted, otherwise 0.
+    fn message_event_within(&self, head: &EventHead, message: &Message<'_>, limit: usize) -> (Event, u64) {
+        let mut event = self.message_event(head, message);
+        let mut omitted = message.omitted;
+        while event.bytes() > limit && omitted != MessageParts::ALL {
+            omitted.prefix = omitted.content;
+            omitted.content = true;
+            let shortened = Message {
+                prefix: (&*message.prefix).into(),
+                content: (&*message.content).into(),
+                omitted,
+            };
+            event.data = self.form.encode_message(head, &shortened);
+        }
+        (event, u64::from(omitted != MessageParts::default()))
     }
 }
 

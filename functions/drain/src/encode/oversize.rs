@@ -27,6 +27,12 @@ impl OmittedColumns {
         self.0.is_empty()
     }
 
+    /// The columns whose values were not kept.
+    fn not_kept(row: &RowEvent<'_>) -> Self {
+        let columns = 0..row.relation.columns.len();
+        OmittedColumns(columns.filter(|index| row.missing_bytes(*index) > 0).collect())
+    }
+
     /// Whether the column at an index of the relation's columns is omitted.
     pub(super) fn contains(&self, column: usize) -> bool {
         self.0.contains(&column)
@@ -41,20 +47,38 @@ impl RowEvent<'_> {
             .filter(|(index, _)| self.omitted.contains(*index))
             .map(|(_, column)| column.name.as_str())
     }
+
+    /// Bytes of a column's values that were not kept, in both images.
+    fn missing_bytes(&self, column: usize) -> usize {
+        let images = [self.old, self.new].into_iter().flatten();
+        let missing = images.map(|tuple| match tuple.get(column) {
+            Some(Datum::Oversize { bytes }) => *bytes,
+            _ => 0,
+        });
+        missing.fold(0, usize::saturating_add)
+    }
 }
 
 impl Envelope {
     /// Encodes a row's event in at most `limit` bytes where the policy and the columns allow that.
     ///
-    /// Returns the data and the omitted columns.
+    /// Returns the data and the omitted columns. Columns whose values were not kept are always among these.
     pub(super) fn encode_row_within(&self, row: &RowEvent<'_>, limit: usize) -> (Vec<u8>, OmittedColumns) {
-        let mut data = self.form.encode_row(row, self.partition_by);
-        let mut omitted = OmittedColumns::default();
+        let mut omitted = OmittedColumns::not_kept(row);
+        let mut data = self.form.encode_row(
+            &RowEvent {
+                omitted: &omitted,
+                ..*row
+            },
+            self.partition_by,
+        );
         if self.oversize == Oversize::Fail || data.len() <= limit {
             return (data, omitted);
         }
         let mut excess = data.len() - limit;
-        let mut candidates = self.omission_candidates(row).into_iter().peekable();
+        let mut candidates = self.omission_candidates(row);
+        candidates.retain(|candidate| !omitted.contains(candidate.column));
+        let mut candidates = candidates.into_iter().peekable();
         while let Some(candidate) = candidates.next() {
             omitted.0.push(candidate.column);
             excess = excess.saturating_sub(candidate.bytes);
@@ -74,6 +98,17 @@ impl Envelope {
             excess = data.len() - limit;
         }
         (data, omitted)
+    }
+
+    /// Bytes of the values that were not kept and that the event must hold.
+    ///
+    /// With the policy [`Oversize::Fail`] these are all such values, otherwise those of the key.
+    pub(super) fn missing_bytes(&self, row: &RowEvent<'_>) -> usize {
+        let columns = row.relation.columns.iter().enumerate();
+        columns
+            .filter(|(_, column)| column.key || self.oversize == Oversize::Fail)
+            .map(|(index, _)| row.missing_bytes(index))
+            .fold(0, usize::saturating_add)
     }
 
     /// Columns outside the key, the largest first.

@@ -7,6 +7,9 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use super::debezium::UNAVAILABLE_VALUE;
+use crate::change::Message;
+
 /// Appends `text` as a JSON string.
 pub(super) fn write_string(out: &mut Vec<u8>, text: &str) {
     // Writing to a Vec does not fail, and every str can be serialised.
@@ -18,6 +21,23 @@ pub(super) fn write_base64(out: &mut Vec<u8>, bytes: &[u8]) {
     out.push(b'"');
     out.extend_from_slice(STANDARD.encode(bytes).as_bytes());
     out.push(b'"');
+}
+
+/// Appends a logical message as a JSON object.
+///
+/// Its content is base64. Omitted parts are marked as unavailable.
+pub(super) fn write_message(out: &mut Vec<u8>, message: &Message<'_>) {
+    out.extend_from_slice(br#"{"prefix":"#);
+    match message.omitted.prefix {
+        false => write_string(out, &message.prefix),
+        true => write_string(out, UNAVAILABLE_VALUE),
+    }
+    out.extend_from_slice(br#","content":"#);
+    match message.omitted.content {
+        false => write_base64(out, &message.content),
+        true => write_string(out, UNAVAILABLE_VALUE),
+    }
+    out.push(b'}');
 }
 
 /// Appends the pieces, which need no escapes, as one JSON string.

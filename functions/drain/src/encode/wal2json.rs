@@ -70,18 +70,29 @@ impl Wal2json {
         let mut out = Vec::new();
         write_start(&mut out, 'M', head);
         let transactional = head.place.transaction_order > 0;
-        let _ = write!(out, r#","transactional":{transactional},"prefix":"#);
-        write_string(&mut out, &message.prefix);
-        out.extend_from_slice(br#","content":"#);
-        match std::str::from_utf8(&message.content) {
-            Ok(content) => write_string(&mut out, content),
-            Err(_) => {
-                write_base64(&mut out, &message.content);
-                out.extend_from_slice(br#","encoding":"base64""#);
-            }
+        let _ = write!(out, r#","transactional":{transactional}"#);
+        if !message.omitted.prefix {
+            out.extend_from_slice(br#","prefix":"#);
+            write_string(&mut out, &message.prefix);
         }
-        write_end(&mut out, head, &[], &[]);
+        if !message.omitted.content {
+            write_content(&mut out, &message.content);
+        }
+        let omitted: Vec<&str> = message.omitted.names().collect();
+        write_end(&mut out, head, &[], &omitted);
         out
+    }
+}
+
+/// Appends the content of a message.
+fn write_content(out: &mut Vec<u8>, content: &[u8]) {
+    out.extend_from_slice(br#","content":"#);
+    match std::str::from_utf8(content) {
+        Ok(content) => write_string(out, content),
+        Err(_) => {
+            write_base64(out, content);
+            out.extend_from_slice(br#","encoding":"base64""#);
+        }
     }
 }
 

@@ -210,7 +210,7 @@ impl Forecast {
 
     /// Counts an event for its table and its key.
     fn count(&mut self, queued: &QueuedEvent) {
-        let (event, bytes) = (&queued.event, queued.bytes());
+        let (event, bytes) = (&queued.event, queued.event.bytes());
         let table = event.relation.as_ref().map(|relation| relation.table.unquoted());
         let table = table.unwrap_or_else(|| event.partition_key.clone());
         let hash_key = HashKey::of(&event.partition_key);
@@ -385,6 +385,7 @@ mod tests {
                 barrier: false,
                 relation: None,
                 data: vec![b'x'; size - key.len()],
+                missing_bytes: 0,
             };
             let transaction = acknowledgements.begin();
             forecast.add(QueuedEvent { event, transaction }, LIMITS);

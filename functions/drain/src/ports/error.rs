@@ -92,10 +92,12 @@ pub enum SlotError {
         source: BoxError,
     },
     #[error(
-        "slot {slot}: the row at {lsn} has {bytes} bytes, which no record can hold; the slot stays before \
-         its transaction. Leave the large column out of the publication, or move the slot past it"
+        "slot {slot}: the server cannot decode a row, because the output plugin would write more than 1 GB \
+         for it; the slot stays before its window. With wal2json, list in TABLES the tables to send, without \
+         that of the row. Otherwise advance the slot past the row with pg_replication_slot_advance, accept \
+         the gap, and repair the stream"
     )]
-    RowTooLarge { slot: String, lsn: Lsn, bytes: i64 },
+    RowOverServerLimit { slot: String, source: BoxError },
     #[error(
         "slot {slot} was not created: it waits for process {pid}, whose transaction is writing. End it, or \
          try again"
@@ -175,7 +177,7 @@ impl SlotError {
                 "PublicationMissing"
             }
             SlotError::Timeout { .. } => "PeekTimeout",
-            SlotError::RowTooLarge { .. } => "Oversize",
+            SlotError::RowOverServerLimit { .. } => "Oversize",
             SlotError::NotAdvanced { .. } => "Divergence",
             SlotError::StandbyUnseen { .. } => "StandbyUnseen",
             SlotError::CreationWaits { .. } | SlotError::Failed { .. } => "PostgresFailed",

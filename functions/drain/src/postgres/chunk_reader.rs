@@ -269,9 +269,6 @@ impl PgSlot<'_> {
         let unknown = |why: &str| Ok(RowLookup::Unknown(why.to_owned()));
         let lookup = match lines {
             Ok(lines) => match lines.first() {
-                Some(line) if row_bytes(line) > query::MAX_ROW_BYTES => {
-                    unknown("it has more bytes than a record can hold")
-                }
                 Some(line) => Ok(RowLookup::Row(line.to_vec())),
                 // After a rewrite, an older snapshot shows no row of the table.
                 None if is_rewritten(self.connector, &self.control, table).await? => {
@@ -344,41 +341,13 @@ impl PgSlot<'_> {
             if rows.memory() >= bounds.bytes && !rows.is_empty() {
                 return Ok(SessionRead::still_sending(ChunkRead::Rows { rows, more: true }));
             }
-            if let Err(why) = push_line(&mut rows, &line, after) {
-                return Ok(SessionRead::still_sending(ChunkRead::Unreadable(why)));
+            if let Err(error) = rows.push(&line) {
+                return Ok(SessionRead::still_sending(ChunkRead::Unreadable(
+                    error.to_string(),
+                )));
             }
         }
     }
-}
-
-/// Adds a line of `COPY` to the rows of a chunk that begins after the key `after`.
-///
-/// # Errors
-/// The reason why the row is unreadable: it is too large for a record, or cannot be decoded.
-fn push_line(rows: &mut ChunkRows, line: &[u8], after: Option<&[String]>) -> Result<(), String> {
-    let bytes = row_bytes(line);
-    if bytes > query::MAX_ROW_BYTES {
-        let previous = rows.last_key().or_else(|| after.map(<[String]>::to_vec));
-        return Err(oversize_row(bytes, previous.as_deref()));
-    }
-    rows.push(line).map_err(|error| error.to_string())
-}
-
-/// Why a row of `bytes` bytes is not read, and where it is: after the row with the key `previous`, or first.
-fn oversize_row(bytes: u64, previous: Option<&[String]>) -> String {
-    let place = match previous {
-        Some(key) => format!("it is the row after the key ({})", key.join(", ")),
-        None => "it is the first row of the table".to_owned(),
-    };
-    format!("a row of it has {bytes} bytes, which no record can hold; {place}")
-}
-
-/// The size of a row, bytes: the first field of its line.
-fn row_bytes(line: &[u8]) -> u64 {
-    let digits = line.iter().take_while(|byte| byte.is_ascii_digit());
-    digits.fold(0u64, |size, digit| {
-        size.saturating_mul(10).saturating_add(u64::from(digit - b'0'))
-    })
 }
 
 /// Whether the table was rewritten or replaced since the transaction's snapshot.
@@ -417,20 +386,4 @@ async fn snapshot(connector: &Connector, session: &Session) -> Result<Snapshot, 
         transient: false,
         source: "PostgreSQL returned it in an unknown format".into(),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_error_of_an_oversize_row_says_where_the_row_is() {
-        let first = oversize_row(20_000_000, None);
-        assert_eq!(
-            first,
-            "a row of it has 20000000 bytes, which no record can hold; it is the first row of the table"
-        );
-        let later = oversize_row(20_000_000, Some(&["7".into(), "b".into()]));
-        assert!(later.ends_with("it is the row after the key (7, b)"), "{later}");
-    }
 }

@@ -112,6 +112,11 @@ impl SlotContext<'_> {
                 doing,
                 source: Box::new(error),
             },
+            // A row of the plugin has at most 1 GB, as every value has.
+            Some(&SqlState::PROGRAM_LIMIT_EXCEEDED) => SlotError::RowOverServerLimit {
+                slot,
+                source: Box::new(error),
+            },
             _ => self.connector.failed(doing, error),
         }
     }

@@ -1,5 +1,7 @@
 //! One large transaction, drained by many invocations.
 //!
+//! With `VALUE_MEGABYTES` the transaction is a single row with one value of that size, and `OVERSIZE=omit`.
+//!
 //! Variables: `MEGABYTES` (1100) is its size, `DEADLINE` (60) the seconds of an invocation, `MEMORY` (128)
 //! the MiB of the function; `PLUGIN` (`pgoutput`) and `AGGREGATION` (`none`).
 //!
@@ -33,6 +35,10 @@ async fn run() -> ExitCode {
     let plugin = setting("PLUGIN", "pgoutput");
     let plugin = Plugin::from_name(&plugin).unwrap_or_else(|| panic!("PLUGIN={plugin} is unknown"));
     let fixture = fixture(plugin, memory).await;
+    let value = number("VALUE_MEGABYTES", 0);
+    if value > 0 {
+        return drain_value(fixture, value, deadline, memory).await;
+    }
     // A slot of test_decoding has the position of each change, whichever plugin the function reads.
     let oracle = format!("{}_oracle", fixture.slot);
     fixture
@@ -74,6 +80,31 @@ async fn run() -> ExitCode {
     match lost + duplicates + foreign {
         0 if peak < memory => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
+    }
+}
+
+/// Drains one row with one value of so many megabytes.
+async fn drain_value(mut fixture: Fixture, megabytes: u64, deadline: Duration, memory: u64) -> ExitCode {
+    fixture.function.set("OVERSIZE", "omit").await;
+    println!(
+        "{}: one value of {megabytes} MB, a function of {memory} MiB",
+        fixture.plugin.name()
+    );
+    fixture
+        .sql(&format!(
+            "alter table big alter what set storage external;
+             insert into big values (1, repeat('x', {}))",
+            megabytes * 1_000_000
+        ))
+        .await;
+    let began = Instant::now();
+    drain(&fixture, deadline).await;
+    let (seconds, events) = (began.elapsed().as_secs_f64(), arrived(&fixture).await.len());
+    let peak = fixture.function.peak_memory_bytes() >> 20;
+    println!("{events} events in {seconds:.0} s; peak memory {peak} MiB");
+    match events == 1 && peak < memory {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
     }
 }
 

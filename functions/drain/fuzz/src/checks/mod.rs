@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use drain::catalog::{Catalog, CatalogColumn, CatalogTable, CatalogType, TypeForm};
 use drain::change::{Change, Item};
 use drain::checkpoint::Checkpoint;
-use drain::decode::Decoder;
+use drain::decode::{Decoder, KeptBytes, RowShortener};
 use drain::event::Action;
 use drain::lsn::Lsn;
 use drain::marker::Marker;
@@ -43,6 +43,7 @@ pub fn rows(plugin: Plugin, input: &[u8]) -> usize {
     let (mut allocated, mut refused) = (AllocationSum::default(), 0);
     for (at, row) in (1u64..).zip(rows) {
         let lsn = Lsn(at * 8);
+        assert_shortened(plugin, row);
         // A drain stops at the first refused row. The rows after it may still break a check.
         let Ok(item) = allocated.add(|| decoder.decode(catalog, lsn, row)) else {
             refused += 1;
@@ -67,6 +68,15 @@ pub fn rows(plugin: Plugin, input: &[u8]) -> usize {
     allocated.assert_within(AllocationBound::ROWS, input.len());
     envelopes.assert_positions_agree();
     refused
+}
+
+/// Checks that a row does not become longer when it is shortened, and that its decoder does not panic then.
+fn assert_shortened(plugin: Plugin, row: &[u8]) {
+    let mut shortener = RowShortener::new(plugin, row.len(), KeptBytes::for_record(100));
+    row.chunks(100).for_each(|slice| shortener.push(slice));
+    let shortened = shortener.finish();
+    assert!(shortened.len() <= row.len(), "a row became longer");
+    drop(Decoder::new(plugin).decode(catalog(), Lsn(8), &shortened));
 }
 
 /// Checks that each row has one value for each column.

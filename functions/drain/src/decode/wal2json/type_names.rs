@@ -45,7 +45,7 @@ fn is_escaped(text: &[u8]) -> bool {
 }
 
 /// The name of a type at the start of `text`, and its length with the quotes around it.
-fn type_name(text: &[u8]) -> Option<(&[u8], usize)> {
+pub(super) fn type_name(text: &[u8]) -> Option<(&[u8], usize)> {
     match raw_name_length(text) {
         // The name is one quoted identifier. Its quotes are also those of the JSON string.
         Some(length) if quoted_length(text) == Some(length) => Some((text.get(1..length - 1)?, length)),

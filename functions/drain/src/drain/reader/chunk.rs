@@ -2,7 +2,7 @@
 
 use super::{ReaderOutput, WindowReader};
 use crate::backfill::{self, ChunkContext, ChunkPayload, ChunkRows, RowRequest};
-use crate::change::{Change, Message};
+use crate::change::{Change, Message, MessageParts};
 use crate::encode::{BackfillRow, Envelope, Event, Progress, SnapshotPlace};
 use crate::error::Error;
 use crate::lsn::Lsn;
@@ -65,6 +65,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
                 let message = Message {
                     prefix: backfill::REPAIRED.into(),
                     content: content.as_bytes().into(),
+                    omitted: MessageParts::default(),
                 };
                 let event = self
                     .envelope

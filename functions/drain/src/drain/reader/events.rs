@@ -98,8 +98,9 @@ impl<R: PeekRow> WindowReader<'_, R> {
             let relation = event.relation.as_ref();
             event.barrier |= relation.is_some_and(|relation| self.key_changes.is_changed(relation));
             let bytes = event.bytes();
-            if bytes > limit {
-                return Err(Error::oversize(&self.settings.slot, &event, bytes, limit));
+            if bytes > limit && !self.settings.passes_oversize {
+                let policy = self.envelope.oversize;
+                return Err(Error::oversize(&self.settings.slot, &event, limit, policy));
             }
             out.report.events += 1;
             out.acknowledgements.add_event(id);

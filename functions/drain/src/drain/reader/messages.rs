@@ -78,7 +78,11 @@ impl<R: PeekRow> WindowReader<'_, R> {
             out.report.changes += 1;
             out.report.replayed += u64::from(lsn <= self.history.acknowledged);
             let position = PositionSequence::new(lsn).next(lsn);
-            let event = self.envelope.encode_message(position, &marked(message), self.now);
+            let limit = self.settings.record_bytes;
+            let (event, omitted) =
+                self.envelope
+                    .encode_message_within(position, &marked(message), self.now, limit);
+            out.report.omitted += omitted;
             self.events.push(event);
             self.queue_events(id, out)?;
         }

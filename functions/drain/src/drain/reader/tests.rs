@@ -23,6 +23,7 @@ fn settings() -> Settings {
         plugin: crate::plugin::Plugin::TestDecoding,
         tables: Vec::new(),
         record_bytes: 1 << 20,
+        passes_oversize: false,
         aggregation: Aggregation::None,
         shards: ShardMap::even(1),
         keyed: true,

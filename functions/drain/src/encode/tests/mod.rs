@@ -82,6 +82,7 @@ fn logical_message() -> Message<'static> {
     Message {
         prefix: "p".into(),
         content: b"\xff1".as_slice().into(),
+        omitted: Default::default(),
     }
 }
 

@@ -85,3 +85,72 @@ fn a_column_is_omitted_from_both_images() {
     assert_eq!(event["before"], event["after"]);
     assert_eq!(event["after"]["name"], "__debezium_unavailable_value");
 }
+
+#[test]
+fn a_value_that_was_not_kept_is_omitted_or_makes_the_event_too_large() {
+    let relation = table(&[
+        ("id", "text", true),
+        ("small", "text", false),
+        ("large", "text", false),
+    ]);
+    let huge = Datum::Oversize { bytes: 1 << 30 };
+    let tuple = |key: Datum<'static>| vec![key, Datum::Text("s".into()), huge.clone()];
+    for form in all_forms() {
+        for (policy, key, is_sent) in [
+            (Oversize::Omit, Datum::Text("k".into()), true),
+            (Oversize::Fail, Datum::Text("k".into()), false),
+            (Oversize::Omit, huge.clone(), false),
+        ] {
+            let envelope = Envelope {
+                oversize: policy,
+                ..envelope(form.clone())
+            };
+            let change = Change::Insert {
+                relation: Arc::clone(&relation),
+                new: tuple(key),
+            };
+            let mut out = Vec::new();
+            let omitted = envelope.encode(&mut progress(), Lsn(16), &change, NOW, 1 << 20, &mut out);
+            let event = out.pop().unwrap();
+            assert_eq!((omitted, event.bytes() < 1 << 20), (u64::from(is_sent), is_sent));
+            assert!(is_sent || event.bytes() > 1 << 30);
+            let text = parsed(&event).to_string();
+            assert!(
+                text.contains(r#""omitted":["#) && !text.contains("null,\"large\""),
+                "{text}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_message_that_exceeds_a_record_loses_its_content_and_then_its_prefix() {
+    for form in all_forms() {
+        let envelope = envelope(form);
+        let encode_within = |prefix: &str, content: &str, limit| {
+            let message = Message {
+                prefix: prefix.into(),
+                content: content.as_bytes().into(),
+                omitted: Default::default(),
+            };
+            let change = Change::Message(message);
+            let mut out = Vec::new();
+            let omitted = envelope.encode(&mut progress(), Lsn(16), &change, NOW, limit, &mut out);
+            let event = out.pop().unwrap();
+            assert!(event.bytes() <= limit);
+            (omitted, parsed(&event).to_string())
+        };
+        let large = "x".repeat(2000);
+        let (omitted, event) = encode_within("p", "content", 1000);
+        assert!(omitted == 0 && !event.contains("omitted"), "{event}");
+        let (omitted, event) = encode_within("p", &large, 1000);
+        assert!(
+            omitted == 1 && event.contains(r#""omitted":["content"]"#) && event.contains(r#""prefix":"p""#)
+        );
+        let (omitted, event) = encode_within(&large, "content", 1000);
+        assert!(
+            omitted == 1 && event.contains(r#""omitted":["prefix","content"]"#),
+            "{event}"
+        );
+    }
+}

@@ -35,6 +35,7 @@ fn event(acknowledgements: &mut Acknowledgements, n: u64, key: &str, barrier: bo
         barrier,
         relation: None,
         data: vec![0; 10],
+        missing_bytes: 0,
     };
     QueuedEvent { event, transaction }
 }

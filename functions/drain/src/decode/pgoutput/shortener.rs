@@ -1,0 +1,197 @@
+//! Shortening of pgoutput's messages. See [`crate::decode::shortener`].
+
+use crate::decode::shortener::{Malformed, Scanner, ShortRow};
+
+/// Marks a value that was not kept. Its length follows, as 64 bits. pgoutput marks values with n, u, t and b.
+pub(super) const OVERSIZE: u8 = b'o';
+
+/// Bit of a message's flags: the prefix was not kept. pgoutput sets only the lowest bit.
+pub(super) const WITHOUT_PREFIX: u8 = 0x40;
+
+/// Bit of a message's flags: the content was not kept, and its length is not there.
+pub(super) const WITHOUT_CONTENT: u8 = 0x80;
+
+/// Place of the flags in a message.
+const FLAGS: usize = 1;
+
+/// Most bytes of a message's prefix that are kept.
+const MAX_PREFIX: usize = 1 << 20;
+
+/// Scanner of one message that inserts, updates or deletes a row, or is a logical message.
+#[derive(Debug, Default)]
+pub(in crate::decode) struct PgoutputScanner(State);
+
+#[derive(Debug, Default, Clone, Copy)]
+enum State {
+    /// Before the type of the message.
+    #[default]
+    Start,
+    /// Before an image, or at the end of the message.
+    Image,
+    /// Before the value of one of so many columns.
+    Columns(u16),
+    /// In a value, with bytes that are left of it and columns that follow.
+    Value(usize, u16),
+    /// In the prefix of a logical message.
+    Prefix,
+    /// Before the length of the content.
+    ContentLength,
+    /// In the content.
+    Content(usize),
+    /// After a logical message.
+    End,
+}
+
+impl Scanner for PgoutputScanner {
+    fn scan(&mut self, input: &[u8], _is_last: bool, row: &mut ShortRow) -> Result<usize, Malformed> {
+        let Some(first) = input.first() else {
+            return Ok(0);
+        };
+        let next = match self.0 {
+            State::Start => start(*first, input, row)?,
+            State::Image => image(input, row)?,
+            State::Columns(left) => column(*first, input, left, row)?,
+            State::Value(left, columns) => Some(value(input, left, columns, row)?),
+            State::Prefix => Some(prefix(input, row)?),
+            State::ContentLength => content_length(input, row)?,
+            State::Content(left) => Some(content(input, left, row)?),
+            State::End => return Err(Malformed),
+        };
+        let Some((state, length)) = next else {
+            return Ok(0);
+        };
+        self.0 = state;
+        Ok(length)
+    }
+
+    fn finish(&mut self, _row: &mut ShortRow) -> Result<(), Malformed> {
+        match self.0 {
+            State::Image | State::End => Ok(()),
+            _ => Err(Malformed),
+        }
+    }
+}
+
+/// The state behind a part of the input, and the length of the part; `None` if more input is needed.
+type Step = Option<(State, usize)>;
+
+/// The state before the value of the first of so many columns.
+fn before_columns(columns: u16) -> State {
+    match columns {
+        0 => State::Image,
+        _ => State::Columns(columns),
+    }
+}
+
+fn start(kind: u8, input: &[u8], row: &mut ShortRow) -> Result<Step, Malformed> {
+    let (state, length) = match kind {
+        // The type and the table's OID.
+        b'I' | b'U' | b'D' => (State::Image, 5),
+        // The type, the flags and the position.
+        b'M' => (State::Prefix, 10),
+        _ => return Err(Malformed),
+    };
+    let Some(syntax) = input.get(..length) else {
+        return Ok(None);
+    };
+    row.copy(syntax)?;
+    if kind == b'M' {
+        row.begin(&[], MAX_PREFIX.min(row.most_value_bytes()), |_, _| {});
+    }
+    Ok(Some((state, length)))
+}
+
+/// Copies the mark of an image and the number of its columns.
+fn image(input: &[u8], row: &mut ShortRow) -> Result<Step, Malformed> {
+    let Some([mark, high, low]) = input.get(..3) else {
+        return Ok(None);
+    };
+    row.copy(&[*mark, *high, *low])?;
+    Ok(Some((before_columns(u16::from_be_bytes([*high, *low])), 3)))
+}
+
+/// Copies the mark of a value and its length; `left` counts the columns from this one on.
+fn column(kind: u8, input: &[u8], left: u16, row: &mut ShortRow) -> Result<Step, Malformed> {
+    let columns = left.saturating_sub(1);
+    if matches!(kind, b'n' | b'u') {
+        row.copy(&[kind])?;
+        return Ok(Some((before_columns(columns), 1)));
+    }
+    if kind != b't' {
+        return Err(Malformed);
+    }
+    let Some(length) = length_after(input, 1) else {
+        return Ok(None);
+    };
+    let header = input.get(..5).unwrap_or_default();
+    row.begin(header, row.most_value_bytes(), |out, bytes| {
+        out.push(OVERSIZE);
+        out.extend_from_slice(&(bytes as u64).to_be_bytes());
+    });
+    if length > 0 {
+        return Ok(Some((State::Value(length, columns), 5)));
+    }
+    row.end()?;
+    Ok(Some((before_columns(columns), 5)))
+}
+
+/// The 32 bits of a length after the first `before` bytes.
+fn length_after(input: &[u8], before: usize) -> Option<usize> {
+    let bytes = input.get(before..before + 4)?;
+    let length = bytes.iter().fold(0u32, |sum, byte| sum << 8 | u32::from(*byte));
+    usize::try_from(length).ok()
+}
+
+/// Copies a part of a value of which `left` bytes are left.
+fn value(input: &[u8], left: usize, columns: u16, row: &mut ShortRow) -> Result<(State, usize), Malformed> {
+    let length = left.min(input.len());
+    row.value(input.get(..length).unwrap_or_default());
+    if length < left {
+        return Ok((State::Value(left - length, columns), length));
+    }
+    row.end()?;
+    Ok((before_columns(columns), length))
+}
+
+/// Copies a part of a message's prefix, which ends before a zero byte.
+fn prefix(input: &[u8], row: &mut ShortRow) -> Result<(State, usize), Malformed> {
+    let Some(length) = input.iter().position(|byte| *byte == 0) else {
+        row.value(input);
+        return Ok((State::Prefix, input.len()));
+    };
+    row.value(input.get(..length).unwrap_or_default());
+    if !row.end()? {
+        row.set_bits(FLAGS, WITHOUT_PREFIX);
+    }
+    row.copy(&[0])?;
+    Ok((State::ContentLength, length + 1))
+}
+
+fn content_length(input: &[u8], row: &mut ShortRow) -> Result<Step, Malformed> {
+    let Some(length) = length_after(input, 0) else {
+        return Ok(None);
+    };
+    row.begin(
+        input.get(..4).unwrap_or_default(),
+        row.most_value_bytes(),
+        |_, _| {},
+    );
+    if length > 0 {
+        return Ok(Some((State::Content(length), 4)));
+    }
+    row.end()?;
+    Ok(Some((State::End, 4)))
+}
+
+/// Copies a part of a message's content of which `left` bytes are left.
+fn content(input: &[u8], left: usize, row: &mut ShortRow) -> Result<(State, usize), Malformed> {
+    let length = left.min(input.len());
+    row.value(input.get(..length).unwrap_or_default());
+    if length < left {
+        return Ok((State::Content(left - length), length));
+    }
+    if !row.end()? {
+        row.set_bits(FLAGS, WITHOUT_CONTENT);
+    }
+    Ok((State::End, length))
+}

@@ -1,0 +1,228 @@
+//! Shortening of test_decoding's rows. See [`crate::decode::shortener`].
+
+use std::io::Write as _;
+
+use super::TextReader;
+use crate::decode::shortener::{LOOK_AHEAD, Malformed, Scanner, ShortRow};
+
+/// Precedes the length of a value that was not kept. test_decoding writes no such value without quotes.
+pub(super) const OVERSIZE: &str = "oversize-datum:";
+
+/// Says that a part of a message was not kept. In test_decoding's rows, the prefix follows instead.
+pub(super) const WITHOUT_PREFIX: &str = " without prefix";
+/// The content was not kept.
+pub(super) const WITHOUT_CONTENT: &str = " without content";
+
+/// The begin of a message. `0` or `1` follows.
+pub(super) const MESSAGE: &str = "message: transactional: ";
+
+/// Precedes the size of a message's content.
+pub(super) const SIZE: &[u8] = b", sz: ";
+
+/// Most bytes before the content of a message: the text before its size, the size, and the text behind.
+const SEPARATOR: usize = 64;
+
+/// Most bytes of a message's prefix that are kept.
+const MAX_PREFIX: usize = 1 << 20;
+
+/// Scanner of one row.
+#[derive(Debug)]
+pub(in crate::decode) struct TestDecodingScanner {
+    state: State,
+    /// Bytes of the row that were not scanned.
+    left: usize,
+    without_prefix: bool,
+    without_content: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Start,
+    /// Before a column, or at the end of the row.
+    Column,
+    /// In a value in quotes.
+    Quoted,
+    /// In a value without quotes.
+    Bare,
+    /// In the prefix of a message.
+    Prefix,
+    /// In the content of a message.
+    Content,
+}
+
+impl TestDecodingScanner {
+    /// A scanner of a row of so many bytes.
+    pub(in crate::decode) fn new(bytes: usize) -> Self {
+        TestDecodingScanner {
+            state: State::Start,
+            left: bytes,
+            without_prefix: false,
+            without_content: false,
+        }
+    }
+
+    /// Reads up to the first column or the prefix of a message.
+    fn start(&mut self, input: &[u8], row: &mut ShortRow) -> Result<usize, Malformed> {
+        let mut reader = TextReader { data: input, at: 0 };
+        if reader.skip(MESSAGE) {
+            if !(reader.skip("0") || reader.skip("1")) || !reader.skip(" prefix: ") {
+                return Err(Malformed);
+            }
+            row.copy(input.get(..reader.at).unwrap_or_default())?;
+            row.begin(&[], MAX_PREFIX.min(row.most_value_bytes()), |_, _| {});
+            self.state = State::Prefix;
+            return Ok(reader.at);
+        }
+        let is_row = reader.skip("table ")
+            && reader.table().is_ok()
+            && reader.skip(": ")
+            && ["INSERT:", "UPDATE:", "DELETE:"]
+                .iter()
+                .any(|operation| reader.skip(operation));
+        if !is_row {
+            return Err(Malformed);
+        }
+        row.copy(input.get(..reader.at).unwrap_or_default())?;
+        self.state = State::Column;
+        Ok(reader.at)
+    }
+
+    /// Reads a column up to its value, or the text before an image.
+    fn column(&mut self, input: &[u8], row: &mut ShortRow) -> Result<usize, Malformed> {
+        let mut reader = TextReader { data: input, at: 0 };
+        if [" old-key:", " new-tuple:", " (no-tuple-data)"]
+            .iter()
+            .any(|text| reader.skip(text))
+        {
+            row.copy(input.get(..reader.at).unwrap_or_default())?;
+            return Ok(reader.at);
+        }
+        let is_column = reader.skip(" ")
+            && reader.identifier(b"[").is_ok()
+            && reader.type_name().is_ok()
+            && reader.skip(":");
+        if !is_column {
+            return Err(Malformed);
+        }
+        row.copy(input.get(..reader.at).unwrap_or_default())?;
+        let before = reader.at;
+        row.begin(&[], row.most_value_bytes(), |out, bytes| {
+            // Writing to a Vec does not fail.
+            let _ = write!(out, "{OVERSIZE}{bytes}");
+        });
+        self.state = match reader.skip("'") || reader.skip("B'") {
+            true => State::Quoted,
+            false => State::Bare,
+        };
+        row.value(input.get(before..reader.at).unwrap_or_default());
+        Ok(reader.at)
+    }
+
+    /// Reads a part of a value in quotes; a doubled quote is a part of the value.
+    fn quoted(&mut self, input: &[u8], is_last: bool, row: &mut ShortRow) -> Result<usize, Malformed> {
+        let quote = input.iter().position(|byte| *byte == b'\'');
+        let length = match quote.map(|at| (at, input.get(at + 1))) {
+            None => input.len(),
+            // The next byte decides.
+            Some((at, None)) if !is_last => at,
+            Some((at, Some(b'\''))) => at + 2,
+            Some((at, _)) => {
+                row.value(input.get(..=at).unwrap_or_default());
+                row.end()?;
+                self.state = State::Column;
+                return Ok(at + 1);
+            }
+        };
+        row.value(input.get(..length).unwrap_or_default());
+        Ok(length)
+    }
+
+    /// Reads a part of a value without quotes, which ends before a space.
+    fn bare(&mut self, input: &[u8], row: &mut ShortRow) -> Result<usize, Malformed> {
+        let end = input.iter().position(|byte| *byte == b' ');
+        let length = end.unwrap_or(input.len());
+        row.value(input.get(..length).unwrap_or_default());
+        if end.is_some() {
+            row.end()?;
+            self.state = State::Column;
+            // An empty value is no progress, so its space is read with the next column.
+            return if length == 0 {
+                self.column(input, row)
+            } else {
+                Ok(length)
+            };
+        }
+        Ok(length)
+    }
+
+    /// Reads a part of a message's prefix, or its end and what precedes the content.
+    fn prefix(&mut self, input: &[u8], is_last: bool, row: &mut ShortRow) -> Result<usize, Malformed> {
+        let found = input.windows(SIZE.len()).position(|window| window == SIZE);
+        let Some(at) = found else {
+            // The separator may begin in the last bytes.
+            let length = (input.len() + 1).saturating_sub(SIZE.len());
+            row.value(input.get(..length).unwrap_or_default());
+            return if is_last { Err(Malformed) } else { Ok(length) };
+        };
+        if input.len() - at < SEPARATOR && !is_last {
+            row.value(input.get(..at).unwrap_or_default());
+            return Ok(at);
+        }
+        let size = input.get(at + SIZE.len()..).unwrap_or_default();
+        let digits = size.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let length = at + SIZE.len() + digits + b" content:".len();
+        let (number, rest) = size.split_at(digits);
+        let number = std::str::from_utf8(number)
+            .ok()
+            .and_then(|number| number.parse::<usize>().ok());
+        if !rest.starts_with(b" content:") || number.is_none() || number != self.left.checked_sub(length) {
+            row.value(input.get(..=at).unwrap_or_default());
+            return Ok(at + 1);
+        }
+        row.value(input.get(..at).unwrap_or_default());
+        self.without_prefix = !row.end()?;
+        let separator = input.get(at..length).unwrap_or_default();
+        row.begin(separator, row.most_value_bytes(), |_, _| {});
+        self.state = State::Content;
+        Ok(length)
+    }
+}
+
+impl Scanner for TestDecodingScanner {
+    fn scan(&mut self, input: &[u8], is_last: bool, row: &mut ShortRow) -> Result<usize, Malformed> {
+        let is_syntax = matches!(self.state, State::Start | State::Column | State::Bare);
+        if input.is_empty() || (is_syntax && input.len() < LOOK_AHEAD && !is_last) {
+            return Ok(0);
+        }
+        let length = match self.state {
+            State::Start => self.start(input, row)?,
+            State::Column => self.column(input, row)?,
+            State::Quoted => self.quoted(input, is_last, row)?,
+            State::Bare => self.bare(input, row)?,
+            State::Prefix => self.prefix(input, is_last, row)?,
+            State::Content => {
+                row.value(input);
+                input.len()
+            }
+        };
+        self.left = self.left.saturating_sub(length);
+        Ok(length)
+    }
+
+    fn finish(&mut self, row: &mut ShortRow) -> Result<(), Malformed> {
+        match self.state {
+            State::Column => return Ok(()),
+            State::Bare => return row.end().map(drop),
+            State::Content => self.without_content = !row.end()?,
+            State::Start | State::Quoted | State::Prefix => return Err(Malformed),
+        }
+        let place = MESSAGE.len() + 1;
+        if self.without_content {
+            row.insert(place, WITHOUT_CONTENT.as_bytes());
+        }
+        if self.without_prefix {
+            row.insert(place, WITHOUT_PREFIX.as_bytes());
+        }
+        Ok(())
+    }
+}

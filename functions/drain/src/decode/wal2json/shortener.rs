@@ -1,0 +1,135 @@
+//! Shortening of wal2json's rows. See [`crate::decode::shortener`].
+//!
+//! A value that was not kept becomes null, and a key `oversize` with its length follows. A part of a message
+//! becomes empty, and a key says so. wal2json writes none of these keys.
+
+use std::io::Write as _;
+
+use super::type_names::type_name;
+use crate::decode::shortener::{LOOK_AHEAD, Malformed, Scanner, ShortRow, WriteMark};
+
+/// Most bytes of a message's prefix that are kept.
+const MAX_PREFIX: usize = 1 << 20;
+
+/// Scanner of one row.
+#[derive(Debug, Default)]
+pub(in crate::decode) struct Wal2jsonScanner(State);
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Between strings and values.
+    #[default]
+    Between,
+    /// In a string that is no value.
+    Name,
+    /// In a string that is a value, or a part of a message.
+    Text,
+    /// In a value that is no string.
+    Bare,
+}
+
+impl Scanner for Wal2jsonScanner {
+    fn scan(&mut self, input: &[u8], is_last: bool, row: &mut ShortRow) -> Result<usize, Malformed> {
+        if input.is_empty() || (self.0 == State::Between && input.len() < LOOK_AHEAD && !is_last) {
+            return Ok(0);
+        }
+        let (state, length) = match self.0 {
+            State::Between => between(input, row)?,
+            State::Bare => bare(input, row)?,
+            State::Name | State::Text => {
+                let (length, is_end) = string_part(input);
+                let part = input.get(..length).unwrap_or_default();
+                match self.0 {
+                    State::Name => row.copy(part)?,
+                    _ => row.value(part),
+                }
+                if is_end && self.0 == State::Text {
+                    row.end()?;
+                }
+                (if is_end { State::Between } else { self.0 }, length)
+            }
+        };
+        self.0 = state;
+        Ok(length)
+    }
+
+    fn finish(&mut self, _row: &mut ShortRow) -> Result<(), Malformed> {
+        match self.0 {
+            State::Between => Ok(()),
+            _ => Err(Malformed),
+        }
+    }
+}
+
+/// Reads the next part between strings, or the begin of a string or value.
+fn between(input: &[u8], row: &mut ShortRow) -> Result<(State, usize), Malformed> {
+    let is_text = input.first() == Some(&b'"');
+    let follows = |key: &[u8]| row.written().ends_with(key);
+    let part: Option<(usize, WriteMark)> = if follows(br#""value":"#) {
+        Some((row.most_value_bytes(), |out, bytes| {
+            // Writing to a Vec does not fail.
+            let _ = write!(out, r#"null,"oversize":{bytes}"#);
+        }))
+    } else if follows(br#""content":"#) {
+        Some((row.most_value_bytes(), |out, _| {
+            out.extend_from_slice(br#""","content_omitted":true"#);
+        }))
+    } else if follows(br#""prefix":"#) {
+        Some((MAX_PREFIX.min(row.most_value_bytes()), |out, _| {
+            out.extend_from_slice(br#""","prefix_omitted":true"#);
+        }))
+    } else {
+        None
+    };
+    match part {
+        Some((most, mark)) if is_text => {
+            row.begin(b"\"", most, mark);
+            Ok((State::Text, 1))
+        }
+        Some((most, mark)) => {
+            row.begin(&[], most, mark);
+            bare(input, row)
+        }
+        None if is_text => {
+            // wal2json writes some names of types without escapes.
+            let is_raw = follows(br#""type":"#) && !input.starts_with(br#""\""#);
+            if let Some((_, length)) = type_name(input).filter(|_| is_raw) {
+                row.copy(input.get(..length).unwrap_or_default())?;
+                return Ok((State::Between, length));
+            }
+            row.copy(b"\"")?;
+            Ok((State::Name, 1))
+        }
+        None => {
+            // A value may follow a colon.
+            let colon = input.iter().position(|byte| *byte == b':').map(|at| at + 1);
+            let quote = input.iter().position(|byte| *byte == b'"');
+            let length = colon.into_iter().chain(quote).min().unwrap_or(input.len());
+            row.copy(input.get(..length).unwrap_or_default())?;
+            Ok((State::Between, length))
+        }
+    }
+}
+
+/// Reads a part of a value that is no string.
+fn bare(input: &[u8], row: &mut ShortRow) -> Result<(State, usize), Malformed> {
+    let end = input.iter().position(|byte| matches!(byte, b',' | b'}'));
+    let length = end.unwrap_or(input.len());
+    row.value(input.get(..length).unwrap_or_default());
+    if end.is_none() {
+        return Ok((State::Bare, length));
+    }
+    row.end()?;
+    Ok((State::Between, length))
+}
+
+/// Length of the next part of a string, and whether the string ends with it. 0 if more input is needed.
+fn string_part(input: &[u8]) -> (usize, bool) {
+    match input.iter().position(|byte| matches!(byte, b'"' | b'\\')) {
+        None => (input.len(), false),
+        Some(at) if input.get(at) == Some(&b'"') => (at + 1, true),
+        // A backslash and what it escapes.
+        Some(at) if at + 2 <= input.len() => (at + 2, false),
+        Some(at) => (at, false),
+    }
+}

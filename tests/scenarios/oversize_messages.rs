@@ -1,0 +1,160 @@
+//! A logical message of any size passes. Every role can write one.
+//!
+//! Its event omits what a record cannot hold, and names it, whatever `OVERSIZE` is.
+
+use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
+use serde_json::{Value, json};
+
+use crate::support::versions::pgoutput;
+
+crate::scenarios![
+    messages_of_any_size_pass_without_their_content,
+    each_envelope_names_the_omitted_content,
+    a_prefix_of_any_size_is_omitted_and_named,
+    messages_of_any_size_pass_on_14,
+    messages_of_any_size_pass_on_18,
+];
+
+const UNAVAILABLE: &str = "__debezium_unavailable_value";
+
+/// Fixture for the smallest function, with an empty table.
+async fn fixture(builder: FixtureBuilder) -> Fixture {
+    let fixture = builder
+        .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128")
+        .build()
+        .await;
+    fixture.sql("create table t (id int primary key)").await;
+    fixture
+}
+
+fn assert_memory(fixture: &Fixture) {
+    let peak = fixture.function.peak_memory_bytes();
+    println!("{}: peak of {} MiB", fixture.plugin.name(), peak >> 20);
+    assert!((1..128 << 20).contains(&peak), "{} MiB were resident", peak >> 20);
+}
+
+/// Prefix, content and omitted parts of the messages, in the order of their positions.
+async fn messages(fixture: &Fixture) -> Vec<(Value, Value, Value)> {
+    let delivery = fixture.consume().await;
+    let changes = delivery.changes();
+    let messages = changes
+        .iter()
+        .map(|it| it.json())
+        .filter(|event| event["op"] == "m");
+    messages
+        .map(|event| {
+            let message = &event["message"];
+            (
+                message["prefix"].clone(),
+                message["content"].clone(),
+                event["source"]["omitted"].clone(),
+            )
+        })
+        .collect()
+}
+
+/// Messages of 2 MB and of 64 MB, inside of transactions and outside, between rows.
+async fn assert_messages_pass(builder: FixtureBuilder) {
+    let fixture = fixture(builder).await;
+    fixture
+        .sql(
+            "insert into t values (1); select pg_logical_emit_message(true, 'small', 'a');
+             select pg_logical_emit_message(true, 'in', repeat('x', 2000000));
+             select pg_logical_emit_message(true, 'in', repeat('x', 64000000)); insert into t values (2)",
+        )
+        .await;
+    fixture
+        .sql("select pg_logical_emit_message(false, 'out', repeat('x', 2000000))")
+        .await;
+    fixture
+        .sql("select pg_logical_emit_message(false, 'out', repeat('x', 64000000))")
+        .await;
+    fixture.sql("insert into t values (3)").await;
+    let reports = fixture.drain().await;
+    let omitted: u64 = reports.iter().filter_map(|it| it["omitted"].as_u64()).sum();
+    assert_eq!(omitted, 4, "{reports:?}");
+    let large = |prefix: &str| (json!(prefix), json!(UNAVAILABLE), json!(["content"]));
+    assert_eq!(
+        messages(&fixture).await,
+        [
+            (json!("small"), json!("YQ=="), Value::Null),
+            large("in"),
+            large("in"),
+            large("out"),
+            large("out")
+        ]
+    );
+    fixture.compare(&["t"]).await;
+    assert_memory(&fixture);
+}
+
+async fn messages_of_any_size_pass_without_their_content() {
+    for policy in ["fail", "omit"] {
+        Plugin::each(move |plugin| async move {
+            assert_messages_pass(Fixture::builder(plugin).env("OVERSIZE", policy)).await
+        })
+        .await;
+    }
+}
+
+async fn messages_of_any_size_pass_on_14() {
+    assert_messages_pass(pgoutput(14)).await;
+}
+
+async fn messages_of_any_size_pass_on_18() {
+    assert_messages_pass(pgoutput(18)).await;
+}
+
+async fn each_envelope_names_the_omitted_content() {
+    for (envelope, content, omitted) in [
+        ("debezium", "/message/content", "/source/omitted"),
+        ("dms", "/control/message/content", "/metadata/omitted"),
+        ("wal2json", "/content", "/omitted"),
+    ] {
+        let fixture = fixture(Fixture::builder(Plugin::Pgoutput).env("ENVELOPE", envelope)).await;
+        for bytes in [2_000_000, 20_000_000] {
+            fixture
+                .sql(&format!(
+                    "select pg_logical_emit_message(true, 'p', repeat('x', {bytes}))"
+                ))
+                .await;
+        }
+        fixture.drain().await;
+        let delivery = fixture.consume().await;
+        let changes = delivery.changes();
+        assert_eq!(changes.len(), 2, "{envelope}");
+        for change in changes {
+            let event = change.json();
+            let unavailable = (envelope != "wal2json").then(|| json!(UNAVAILABLE));
+            assert_eq!(event.pointer(content), unavailable.as_ref(), "{event}");
+            assert_eq!(event.pointer(omitted), Some(&json!(["content"])), "{event}");
+        }
+    }
+}
+
+async fn a_prefix_of_any_size_is_omitted_and_named() {
+    Plugin::each(|plugin| async move {
+        let fixture = fixture(Fixture::builder(plugin)).await;
+        for bytes in [2_000_000, 20_000_000] {
+            fixture
+                .sql(&format!(
+                    "select pg_logical_emit_message(true, repeat('x', {bytes}), 'content')"
+                ))
+                .await;
+        }
+        fixture.sql("insert into t values (1)").await;
+        fixture.drain().await;
+        let messages = messages(&fixture).await;
+        assert_eq!(messages.len(), 2);
+        for (prefix, _, omitted) in messages {
+            assert_eq!(prefix, UNAVAILABLE);
+            assert!(
+                omitted.as_array().is_some_and(|it| it.contains(&json!("prefix"))),
+                "{omitted}"
+            );
+        }
+        fixture.compare(&["t"]).await;
+        assert_memory(&fixture);
+    })
+    .await;
+}
