@@ -20,8 +20,8 @@ use crate::encode::{
 };
 use crate::position::Position;
 use crate::time::micros_of_timestamp;
-pub(super) use captured::rows_of;
-use captured::{CapturedStatement, captured};
+use captured::CapturedStatement;
+pub(super) use captured::{captured, rows_of};
 
 /// The events of an item, one line for each.
 fn lines(lsn: Lsn, item: &Item<'_>) -> Vec<String> {

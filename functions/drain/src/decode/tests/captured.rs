@@ -6,9 +6,9 @@ use crate::plugin::Plugin;
 use crate::table_name::TableName;
 
 /// Statement of `captured.txt`.
-pub(super) struct CapturedStatement {
-    pub(super) statement: &'static str,
-    pub(super) rows: Vec<(Plugin, Lsn, Vec<u8>)>,
+pub(in crate::decode) struct CapturedStatement {
+    pub(in crate::decode) statement: &'static str,
+    pub(in crate::decode) rows: Vec<(Plugin, Lsn, Vec<u8>)>,
     pub(super) expected: Vec<(Option<Plugin>, String)>,
 }
 
@@ -60,7 +60,7 @@ fn catalog_type(line: &str) -> CatalogType {
 }
 
 /// The catalog after the last statement, and the statements.
-pub(super) fn captured() -> (Catalog, Vec<CapturedStatement>) {
+pub(in crate::decode) fn captured() -> (Catalog, Vec<CapturedStatement>) {
     let (mut catalog, mut statements) = (Catalog::default(), Vec::<CapturedStatement>::new());
     for line in include_str!("captured.txt")
         .lines()

@@ -94,6 +94,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::change::MessageParts;
 
     #[test]
     fn a_message_of_the_log_never_has_the_prefix_of_a_control_event() {
@@ -101,6 +102,7 @@ mod tests {
             let message = Message {
                 prefix: prefix.into(),
                 content: b"{}".as_slice().into(),
+                omitted: MessageParts::default(),
             };
             marked(message).prefix.into_owned()
         };
