@@ -55,6 +55,7 @@ mod standby;
 mod startup;
 mod storm;
 mod support;
+mod table_patterns;
 mod third_party_consumers;
 mod tls;
 mod toast;

@@ -11,3 +11,4 @@ pub(crate) mod slot;
 mod sql_error;
 mod sql_state;
 mod tls;
+pub(crate) mod unmatched_patterns;
