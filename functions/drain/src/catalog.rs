@@ -1,7 +1,7 @@
 //! Catalog information that the output plugins do not send.
 //!
 //! It holds the keys of tables, the columns that an update may omit, the modifiers of types, and the base
-//! types of domains. Spillway reads it from the system catalog before it opens a window.
+//! types of domains. Spillway reads a table from the system catalog when the first row of a window names it.
 //!
 //! The catalog shows the present, and the log describes the past. So information from a plugin takes
 //! precedence, and the catalog only adds what the plugin does not send.
@@ -9,14 +9,32 @@
 use std::collections::HashMap;
 
 use crate::change::format_type::bare_name;
+use crate::lsn::Lsn;
 use crate::table_name::TableName;
 
 /// The tables and domains of one database.
+///
+/// A catalog that is made by [`Catalog::default`] has every table. A partial one has only the tables that
+/// were read, and [`Catalog::lacks`] the others.
 #[derive(Debug, Default)]
 pub struct Catalog {
-    tables: HashMap<TableName, CatalogTable>,
+    /// `None` for a name that was read and that no table has.
+    tables: HashMap<TableName, Option<CatalogTable>>,
+    /// Names of relations that are no tables. See [`Catalog::insert_untracked`].
+    untracked: HashMap<TableName, Lsn>,
+    /// Whether some tables were not read yet.
+    is_partial: bool,
     /// Base types by the domain's name without quotes: wal2json sends names without quotes.
     domains: HashMap<String, String>,
+}
+
+/// Tables that are to be read from the system catalog.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TableRequest {
+    /// The tables of these names.
+    Named(Vec<TableName>),
+    /// Every table of the database, but no other relation that [`Catalog::insert_untracked`] may add.
+    All,
 }
 
 /// Catalog information about one table.
@@ -66,9 +84,47 @@ impl CatalogTable {
 const MAX_DOMAIN_LEVELS: usize = 8;
 
 impl Catalog {
+    /// A catalog whose tables are read as the rows name them.
+    pub fn partial() -> Self {
+        Catalog {
+            is_partial: true,
+            ..Catalog::default()
+        }
+    }
+
+    /// Whether the table of this name was not read yet.
+    pub fn lacks(&self, name: &TableName) -> bool {
+        self.is_partial && !self.tables.contains_key(name)
+    }
+
+    /// Whether some tables were not read yet.
+    pub fn is_partial(&self) -> bool {
+        self.is_partial
+    }
+
     /// Adds or replaces a table.
     pub fn insert(&mut self, name: TableName, table: CatalogTable) {
-        self.tables.insert(name, table);
+        self.tables.insert(name, Some(table));
+    }
+
+    /// Adds a name that no table has.
+    pub fn insert_missing(&mut self, name: TableName) {
+        self.tables.insert(name, None);
+    }
+
+    /// Adds the name of a relation that is not a table of a user, such as a materialized view.
+    ///
+    /// The relation has the name since the commit that ends at `since`. Before, a table may have had it.
+    pub fn insert_untracked(&mut self, name: TableName, since: Lsn) {
+        self.tables.insert(name.clone(), None);
+        self.untracked.insert(name, since);
+    }
+
+    /// Whether a row of this name is a row of a table, if its transaction's commit ends at `commit_end`.
+    ///
+    /// A name that the catalog does not have is that of a table that was dropped since.
+    pub fn is_table(&self, name: &TableName, commit_end: Lsn) -> bool {
+        self.untracked.get(name).is_none_or(|since| commit_end < *since)
     }
 
     /// Adds a domain and its base type, both named as `format_type` prints them.
@@ -80,7 +136,7 @@ impl Catalog {
     ///
     /// The table was then dropped or renamed, or it was created after the catalog was read.
     pub fn table(&self, name: &TableName) -> Option<&CatalogTable> {
-        self.tables.get(name)
+        self.tables.get(name)?.as_ref()
     }
 
     /// The type of a column, with domains replaced by their base types.
@@ -171,6 +227,33 @@ mod tests {
         ] {
             assert_eq!(catalog().base_type(name), expected);
         }
+    }
+
+    #[test]
+    fn a_partial_catalog_lacks_the_tables_that_were_not_read() {
+        let (read, gone, unread) = (
+            TableName::new("public", "read"),
+            TableName::new("public", "gone"),
+            TableName::new("public", "unread"),
+        );
+        let mut catalog = Catalog::partial();
+        catalog.insert(read.clone(), CatalogTable::default());
+        catalog.insert_missing(gone.clone());
+        let lacks = |catalog: &Catalog| [&read, &gone, &unread].map(|name| catalog.lacks(name));
+        assert_eq!(lacks(&catalog), [false, false, true]);
+        assert!(catalog.table(&read).is_some() && catalog.table(&gone).is_none());
+        assert_eq!(lacks(&Catalog::default()), [false; 3]);
+    }
+
+    #[test]
+    fn a_name_is_that_of_a_table_until_a_view_takes_it() {
+        let view = TableName::new("public", "v");
+        let mut catalog = Catalog::partial();
+        catalog.insert_untracked(view.clone(), Lsn(100));
+        let is_table = |lsn| catalog.is_table(&view, Lsn(lsn));
+        assert_eq!([99, 100, 101].map(is_table), [true, false, false]);
+        assert!(catalog.is_table(&TableName::new("public", "dropped"), Lsn(101)));
+        assert!(catalog.table(&view).is_none() && !catalog.lacks(&view));
     }
 
     #[test]

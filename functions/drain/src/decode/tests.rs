@@ -8,6 +8,8 @@
 //! one. Rows of pgoutput are hex. Rows of the others are text, or `hex …` if they are not text. Only the
 //! first statement has begin and commit. `↵` is a newline, and `«a*9»` is nine times a.
 
+mod tables;
+
 use proptest::prelude::*;
 
 use super::*;

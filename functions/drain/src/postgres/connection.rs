@@ -23,7 +23,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 ///
 /// They change the text that the plugins write, or the time that a session survives its client. A setting
 /// that the server's version does not have is left out.
-const SETTINGS: [(&str, &str); 12] = [
+const SETTINGS: [(&str, &str); 13] = [
     ("datestyle", "ISO, YMD"),
     ("timezone", "UTC"),
     ("intervalstyle", "iso_8601"),
@@ -32,6 +32,8 @@ const SETTINGS: [(&str, &str); 12] = [
     // Warnings are counted. Notices are of no interest.
     ("client_min_messages", "warning"),
     ("lock_timeout", "10s"),
+    // With thousands of tables, the catalog's queries take seconds to compile and milliseconds to run.
+    ("jit", "off"),
     // When a sandbox dies, the server must release its slot and its lock within seconds.
     ("tcp_keepalives_idle", "5"),
     ("tcp_keepalives_interval", "2"),

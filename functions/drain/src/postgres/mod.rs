@@ -12,3 +12,4 @@ mod sql_error;
 mod sql_state;
 mod tls;
 pub(crate) mod unmatched_patterns;
+mod view_names;
