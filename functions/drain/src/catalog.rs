@@ -1,7 +1,7 @@
 //! Catalog information that the output plugins do not send.
 //!
 //! It holds the keys of tables, the columns that an update may omit, and the types that are not built in.
-//! Spillway reads it from the system catalog before it opens a window.
+//! Spillway reads a table from the system catalog when the first row of a window names it.
 //!
 //! The catalog shows the present, and the log describes the past. So information from a plugin takes
 //! precedence, and the catalog only adds what the plugin does not send.
@@ -14,20 +14,38 @@ use std::collections::HashMap;
 pub use past::{PastTable, RecentChanges, precedes};
 
 use crate::change::ColumnType;
+use crate::lsn::Lsn;
 use crate::table_name::TableName;
 use types::TypeCatalog;
 pub use types::{CatalogType, TypeForm};
 
 /// The tables and types of one database.
+///
+/// A catalog that is made by [`Catalog::default`] has every table. A partial one has only the tables that
+/// were read, and [`Catalog::lacks`] the others.
 #[derive(Debug, Default)]
 pub struct Catalog {
-    tables: HashMap<TableName, CatalogTable>,
+    /// `None` for a name that was read and that no table has.
+    tables: HashMap<TableName, Option<CatalogTable>>,
+    /// Names of relations that are no tables. See [`Catalog::insert_untracked`].
+    untracked: HashMap<TableName, Lsn>,
+    /// Whether some tables were not read yet.
+    is_partial: bool,
     types: TypeCatalog,
     /// Names of the tables by their OIDs.
     names: HashMap<u32, TableName>,
     read: past::ReadTransaction,
     /// Whether the server has virtual generated columns, whose values are in no log (PostgreSQL 18).
     pub has_virtual_columns: bool,
+}
+
+/// Tables that are to be read from the system catalog.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TableRequest {
+    /// The tables of these names.
+    Named(Vec<TableName>),
+    /// Every table of the database, but no other relation that [`Catalog::insert_untracked`] may add.
+    All,
 }
 
 /// Catalog information about one table.
@@ -92,6 +110,24 @@ impl CatalogTable {
 }
 
 impl Catalog {
+    /// A catalog whose tables are read as the rows name them.
+    pub fn partial() -> Self {
+        Catalog {
+            is_partial: true,
+            ..Catalog::default()
+        }
+    }
+
+    /// Whether the table of this name was not read yet.
+    pub fn lacks(&self, name: &TableName) -> bool {
+        self.is_partial && !self.tables.contains_key(name)
+    }
+
+    /// Whether some tables were not read yet.
+    pub fn is_partial(&self) -> bool {
+        self.is_partial
+    }
+
     /// Adds or replaces a table.
     pub fn insert(&mut self, name: TableName, table: CatalogTable) {
         for column in &table.columns {
@@ -100,7 +136,27 @@ impl Catalog {
         }
         self.note_recent(&table.recent);
         self.names.insert(table.oid, name.clone());
-        self.tables.insert(name, table);
+        self.tables.insert(name, Some(table));
+    }
+
+    /// Adds a name that no table has.
+    pub fn insert_missing(&mut self, name: TableName) {
+        self.tables.insert(name, None);
+    }
+
+    /// Adds the name of a relation that is not a table of a user, such as a materialized view.
+    ///
+    /// The relation has the name since the commit that ends at `since`. Before, a table may have had it.
+    pub fn insert_untracked(&mut self, name: TableName, since: Lsn) {
+        self.tables.insert(name.clone(), None);
+        self.untracked.insert(name, since);
+    }
+
+    /// Whether a row of this name is a row of a table, if its transaction's commit ends at `commit_end`.
+    ///
+    /// A name that the catalog does not have is that of a table that was dropped since.
+    pub fn is_table(&self, name: &TableName, commit_end: Lsn) -> bool {
+        self.untracked.get(name).is_none_or(|since| commit_end < *since)
     }
 
     /// Adds a type that is not built in.
@@ -112,7 +168,7 @@ impl Catalog {
     ///
     /// The table was then dropped or renamed, or it was created after the catalog was read.
     pub fn table(&self, name: &TableName) -> Option<&CatalogTable> {
-        self.tables.get(name)
+        self.tables.get(name)?.as_ref()
     }
 
     /// The type with this OID and this modifier; `None` if it does not exist any more.

@@ -11,7 +11,6 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::lsn::Lsn;
-use crate::pattern::{self, TablePattern};
 use crate::table_name::TableName;
 
 pub use kind::{COMMA, Type};
@@ -115,18 +114,17 @@ pub enum Change<'a> {
 }
 
 impl Change<'_> {
-    /// The change without the tables that match no pattern.
+    /// The change without the tables that are not included.
     ///
-    /// Returns `None` if none of its tables matches. A truncate keeps the tables that match. A message always
-    /// matches.
-    pub fn filtered(self, patterns: &[TablePattern]) -> Option<Self> {
-        let is_included = |relation: &Relation| pattern::matches_any(patterns, &relation.table);
+    /// Returns `None` if none of its tables is included. A truncate keeps the tables that are. A message is
+    /// always included.
+    pub fn filtered(self, is_included: impl Fn(&TableName) -> bool) -> Option<Self> {
         match self {
             Change::Insert { ref relation, .. }
             | Change::Update { ref relation, .. }
-            | Change::Delete { ref relation, .. } => is_included(relation).then_some(self),
+            | Change::Delete { ref relation, .. } => is_included(&relation.table).then_some(self),
             Change::Truncate { mut relations } => {
-                relations.retain(|relation| is_included(relation));
+                relations.retain(|relation| is_included(&relation.table));
                 (!relations.is_empty()).then_some(Change::Truncate { relations })
             }
             Change::Message(_) => Some(self),

@@ -278,11 +278,8 @@ fn publications(variables: &Variables<'_>) -> Result<Vec<String>, ConfigError> {
 
 fn tables(variables: &Variables<'_>) -> Result<Vec<TablePattern>, ConfigError> {
     let expected = "patterns like public.orders, public.* or *.orders, separated by commas";
-    variables
-        .list("TABLES", "")
-        .into_iter()
-        .map(|text| text.parse().map_err(|_| invalid("TABLES", text, expected)))
-        .collect()
+    let text = variables.get("TABLES").unwrap_or_default();
+    TablePattern::parse_list(&text).map_err(|error| invalid("TABLES", error.text().to_owned(), expected))
 }
 
 fn linger(variables: &Variables<'_>) -> Result<Duration, ConfigError> {

@@ -1,60 +1,83 @@
 //! Table patterns, for the variable `TABLES` and for backfill requests.
 
-use std::fmt::{self, Write as _};
-use std::str::FromStr;
+use std::fmt;
+use std::iter::Peekable;
+use std::str::{CharIndices, FromStr};
 
 use serde::{Deserialize, Serialize};
 
 use crate::table_name::TableName;
 
-/// A pattern `schema.table`, where each part is a name or `*`.
+/// A pattern `schema.table`.
 ///
-/// Case matters. A backslash escapes the next character.
+/// Each part is a name in which `*` stands for any characters. Case matters. A backslash escapes the next
+/// character. A part in quotes is a name as in SQL, in which only a quote is special.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct TablePattern {
-    schema: String,
-    table: String,
+    schema: NamePattern,
+    table: NamePattern,
 }
+
+/// One part of a pattern: the texts before, between and after its wildcards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct NamePattern(Vec<String>);
 
 impl TablePattern {
     /// Whether the pattern matches a table.
     pub fn matches(&self, table: &TableName) -> bool {
-        (self.schema == "*" || self.schema == table.schema) && (self.table == "*" || self.table == table.name)
+        self.schema.matches(&table.schema) && self.table.matches(&table.name)
     }
 
     /// The pattern that matches every table.
     pub fn all() -> Self {
         TablePattern {
-            schema: "*".to_owned(),
-            table: "*".to_owned(),
+            schema: NamePattern::any(),
+            table: NamePattern::any(),
         }
     }
 
     /// Whether it has a `*`, and so may match many tables.
     pub fn has_wildcard(&self) -> bool {
-        self.schema == "*" || self.table == "*"
+        self.exact_name().is_none()
     }
 
     /// The table name of a pattern without wildcard.
     pub fn exact_name(&self) -> Option<TableName> {
-        (!self.has_wildcard()).then(|| TableName::new(&self.schema, &self.table))
+        Some(TableName::new(self.schema.exact()?, self.table.exact()?))
+    }
+
+    /// Schema and table as patterns of SQL's `like`.
+    pub fn to_like(&self) -> (String, String) {
+        (self.schema.to_like(), self.table.to_like())
     }
 
     /// The pattern in the form of wal2json's `add-tables`.
     ///
-    /// Special characters are escaped, except for a `*` that is a wildcard.
+    /// wal2json has a wildcard for a whole name only. So a name with a wildcard inside becomes that one, and
+    /// wal2json sends more tables than the pattern matches. The reader drops their rows.
     pub fn to_wal2json(&self) -> String {
-        let escape = |name: &str| {
-            if name == "*" {
-                return name.to_owned();
+        format!("{}.{}", self.schema.to_wal2json(), self.table.to_wal2json())
+    }
+
+    /// The patterns of a list, separated by commas. Empty places are no patterns.
+    ///
+    /// # Errors
+    /// The first text in the list that is not a pattern.
+    pub fn parse_list(text: &str) -> Result<Vec<Self>, InvalidTablePattern> {
+        let mut patterns = Vec::new();
+        let mut rest = text;
+        loop {
+            rest = rest.trim_start_matches(|c: char| c == ',' || c.is_whitespace());
+            if rest.is_empty() {
+                return Ok(patterns);
             }
-            let special = |c| matches!(c, ' ' | ',' | '.' | '*' | '\'' | '\\');
-            name.chars()
-                .flat_map(|c| special(c).then_some('\\').into_iter().chain([c]))
-                .collect()
-        };
-        format!("{}.{}", escape(&self.schema), escape(&self.table))
+            let mut parser = PatternParser::new(rest, Some(','));
+            let pattern = parser.pattern();
+            let invalid = || InvalidTablePattern::new(rest.split(',').next().unwrap_or_default());
+            patterns.push(pattern.ok_or_else(invalid)?);
+            rest = parser.rest();
+        }
     }
 }
 
@@ -63,19 +86,73 @@ pub fn matches_any(patterns: &[TablePattern], table: &TableName) -> bool {
     patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(table))
 }
 
-/// The form of `TABLES`.
+impl NamePattern {
+    fn any() -> Self {
+        NamePattern(vec![String::new(); 2])
+    }
+
+    fn exact(&self) -> Option<&str> {
+        match &self.0[..] {
+            [name] => Some(name),
+            _ => None,
+        }
+    }
+
+    fn matches(&self, name: &str) -> bool {
+        let Some((first, others)) = self.0.split_first() else {
+            return false;
+        };
+        let Some(mut rest) = name.strip_prefix(first.as_str()) else {
+            return false;
+        };
+        let Some((last, between)) = others.split_last() else {
+            return rest.is_empty();
+        };
+        for text in between {
+            match rest.split_once(text.as_str()) {
+                Some((_, after)) => rest = after,
+                None => return false,
+            }
+        }
+        rest.ends_with(last.as_str())
+    }
+
+    fn to_like(&self) -> String {
+        let escape = |text: &String| escaped(text, |c| matches!(c, '%' | '_' | '\\'));
+        self.0.iter().map(escape).collect::<Vec<_>>().join("%")
+    }
+
+    fn to_wal2json(&self) -> String {
+        let is_special = |c: char| c.is_ascii_whitespace() || matches!(c, ',' | '.' | '*' | '\'' | '\\');
+        self.exact()
+            .map_or_else(|| "*".to_owned(), |name| escaped(name, is_special))
+    }
+}
+
+/// The text with a backslash before each special character.
+fn escaped(text: &str, is_special: impl Fn(char) -> bool) -> String {
+    let escape = |c: char| is_special(c).then_some('\\').into_iter().chain([c]);
+    text.chars().flat_map(escape).collect()
+}
+
+/// The form of `TABLES`, without quotes.
 impl fmt::Display for TablePattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (name, end) in [(&self.schema, "."), (&self.table, "")] {
-            for c in name.chars() {
-                if matches!(c, '.' | ',' | '\\') {
-                    f.write_char('\\')?;
-                }
-                f.write_char(c)?;
-            }
-            f.write_str(end)?;
-        }
-        Ok(())
+        write!(f, "{}.{}", self.schema, self.table)
+    }
+}
+
+impl fmt::Display for NamePattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_special = |c| matches!(c, '.' | ',' | '\\' | '*' | '"');
+        let texts: Vec<String> = self.0.iter().map(|text| escaped(text, is_special)).collect();
+        let name = texts.join("*");
+        // Space at the start or the end is part of the name only if a backslash escapes it.
+        let inner = name.trim();
+        let (before, rest) = name.split_at(name.len() - name.trim_start().len());
+        let (inner, after) = rest.split_at(inner.len());
+        let escaped_space = |space| escaped(space, char::is_whitespace);
+        write!(f, "{}{inner}{}", escaped_space(before), escaped_space(after))
     }
 }
 
@@ -84,26 +161,125 @@ impl fmt::Display for TablePattern {
 #[error("`{0}` is not a table pattern: expected one like public.orders, public.* or *.orders")]
 pub struct InvalidTablePattern(String);
 
+impl InvalidTablePattern {
+    fn new(text: &str) -> Self {
+        InvalidTablePattern(text.chars().take(40).collect())
+    }
+
+    /// The text, or its first characters.
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+}
+
 impl FromStr for TablePattern {
     type Err = InvalidTablePattern;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let mut names = [String::new(), String::new()];
-        let mut periods = 0;
-        let mut chars = text.chars();
-        while let Some(c) = chars.next() {
-            match (c, names.get_mut(periods)) {
-                (_, None) => break,
-                ('.', Some(_)) => periods += 1,
-                ('\\', Some(name)) => name.extend(chars.next()),
-                (c, Some(name)) => name.push(c),
+        let mut parser = PatternParser::new(text, None);
+        let pattern = parser.pattern();
+        pattern.ok_or_else(|| InvalidTablePattern::new(text))
+    }
+}
+
+/// Parser of one pattern, which ends at the separator or at the end of the text.
+struct PatternParser<'a> {
+    text: &'a str,
+    chars: Peekable<CharIndices<'a>>,
+    separator: Option<char>,
+}
+
+impl<'a> PatternParser<'a> {
+    fn new(text: &'a str, separator: Option<char>) -> Self {
+        PatternParser {
+            text,
+            chars: text.char_indices().peekable(),
+            separator,
+        }
+    }
+
+    /// The text that was not parsed.
+    fn rest(&mut self) -> &'a str {
+        let at = self.chars.peek().map_or(self.text.len(), |(at, _)| *at);
+        self.text.get(at..).unwrap_or_default()
+    }
+
+    /// The pattern; `None` for a text that is not one.
+    fn pattern(&mut self) -> Option<TablePattern> {
+        let schema = self.name()?;
+        self.chars.next_if(|(_, c)| *c == '.')?;
+        let table = self.name()?;
+        self.is_at_end().then_some(TablePattern { schema, table })
+    }
+
+    fn peek(&mut self) -> Option<char> {
+        self.chars.peek().map(|(_, c)| *c)
+    }
+
+    fn next(&mut self) -> Option<char> {
+        self.chars.next().map(|(_, c)| c)
+    }
+
+    fn is_at_end(&mut self) -> bool {
+        let next = self.peek();
+        next.is_none() || next == self.separator
+    }
+
+    fn skip_space(&mut self) {
+        while self.chars.next_if(|(_, c)| c.is_whitespace()).is_some() {}
+    }
+
+    /// One part; `None` if it is empty or not valid.
+    fn name(&mut self) -> Option<NamePattern> {
+        self.skip_space();
+        let name = match self.peek()? {
+            '"' => self.quoted_name()?,
+            _ => self.plain_name(),
+        };
+        let is_empty = name.exact().is_some_and(str::is_empty);
+        (!is_empty).then_some(name)
+    }
+
+    /// A part in quotes, and the space behind it.
+    fn quoted_name(&mut self) -> Option<NamePattern> {
+        let mut name = String::new();
+        self.next();
+        loop {
+            match self.next()? {
+                '"' if self.peek() == Some('"') => {
+                    self.next();
+                    name.push('"');
+                }
+                '"' => break,
+                c => name.push(c),
             }
         }
-        let [schema, table] = names;
-        if periods != 1 || schema.is_empty() || table.is_empty() {
-            return Err(InvalidTablePattern(text.chars().take(40).collect()));
+        self.skip_space();
+        Some(NamePattern(vec![name]))
+    }
+
+    /// A part without quotes around it, without space at its end.
+    fn plain_name(&mut self) -> NamePattern {
+        let mut texts = vec![String::new()];
+        let mut space = String::new();
+        while !self.is_at_end() && self.peek() != Some('.') {
+            let Some(c) = self.next() else { break };
+            if c.is_whitespace() {
+                space.push(c);
+                continue;
+            }
+            let is_wildcard = c == '*';
+            let c = if c == '\\' { self.next() } else { Some(c) };
+            if let Some(text) = texts.last_mut() {
+                text.push_str(&std::mem::take(&mut space));
+                text.extend(c.filter(|_| !is_wildcard));
+            }
+            let is_repeated = texts.len() > 1 && texts.last().is_some_and(String::is_empty);
+            if is_wildcard && !is_repeated {
+                texts.push(String::new());
+            }
         }
-        Ok(TablePattern { schema, table })
+        NamePattern(texts)
     }
 }
 
@@ -127,11 +303,111 @@ mod tests {
 
     use super::*;
 
+    fn pattern(text: &str) -> TablePattern {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn an_asterisk_matches_any_characters() {
+        for (text, matching, others) in [
+            ("public.ord*", "ord orders order_items", "Orders o rd_ord"),
+            ("public.*_log", "_log a_log a_log_log", "log a_logs"),
+            ("public.a*b*c", "abc aXbYc abcbc", "ab abcd xabc acb"),
+            ("p*c.t", "t", "u"),
+            ("public.**", "t", ""),
+            ("public.a*a", "aa aba", "a"),
+            (r"public.ord\*", "ord*", "orders ord"),
+        ] {
+            let matches = |name: &str| pattern(text).matches(&TableName::new("public", name));
+            assert!(matching.split(' ').all(matches), "{text}");
+            let others = others.split(' ').filter(|name| !name.is_empty());
+            assert!(!others.into_iter().any(matches), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_name_in_quotes_is_the_name_as_in_sql() {
+        for (text, schema, name) in [
+            (r#"public."Orders""#, "public", "Orders"),
+            (r#"public."orders""#, "public", "orders"),
+            (r#""My app"."a ""b"" \c*.d,e""#, "My app", r#"a "b" \c*.d,e"#),
+            (r#" public . "t" "#, "public", "t"),
+            (r#"public.it"s"#, "public", r#"it"s"#),
+            (r#"public.\"t\""#, "public", r#""t""#),
+            ("public.Orders", "public", "Orders"),
+            (r"public.\ t\ ", "public", " t "),
+        ] {
+            assert_eq!(
+                pattern(text).exact_name(),
+                Some(TableName::new(schema, name)),
+                "{text}"
+            );
+        }
+        for text in [
+            r#"public."t"#,
+            r#"public."t"x"#,
+            r#"public."""#,
+            r#""public.t""#,
+            r#""a"b.c"#,
+        ] {
+            text.parse::<TablePattern>().unwrap_err();
+        }
+    }
+
+    #[test]
+    fn a_list_is_divided_at_commas_that_are_not_part_of_a_name() {
+        let list = TablePattern::parse_list(r#" public.a ,, "x,y"."b,c", we\,ird.d*,"#).unwrap();
+        let texts: Vec<String> = list.iter().map(TablePattern::to_string).collect();
+        assert_eq!(texts, ["public.a", r"x\,y.b\,c", r"we\,ird.d*"]);
+        for (list, invalid) in [
+            ("a.b, orders", "orders"),
+            ("a.\"b, c.d", "a.\"b"),
+            ("a.b.c", "a.b.c"),
+        ] {
+            let error = TablePattern::parse_list(list).unwrap_err();
+            assert_eq!(error.text(), invalid, "{list}");
+        }
+        assert_eq!(TablePattern::parse_list(" , ").unwrap(), []);
+    }
+
+    #[test]
+    fn sql_and_wal2json_get_their_own_forms() {
+        let form = |text: &str| (pattern(text).to_like(), pattern(text).to_wal2json());
+        let like = |schema: &str, table: &str| (schema.to_owned(), table.to_owned());
+        assert_eq!(
+            form("public.ord*"),
+            (like("public", "ord%"), "public.*".to_owned())
+        );
+        let special = (like(r"a\_b", r"50\% \\ x"), r"a_b.50%\ \\\ x".to_owned());
+        assert_eq!(form(r#"a_b."50% \ x""#), special);
+        assert_eq!(form("\"a\nb\".*"), (like("a\nb", "%"), "a\\\nb.*".to_owned()));
+    }
+
     proptest! {
         #[test]
-        fn every_pattern_is_read_back_from_its_text(schema in ".{1,9}", table in ".{1,9}") {
-            let pattern = TablePattern { schema, table };
-            prop_assert_eq!(pattern.to_string().parse(), Ok(pattern.clone()));
+        fn every_pattern_is_read_back_from_its_text(
+            schema in prop::collection::vec("(?s).{0,4}", 1..4),
+            table in prop::collection::vec("(?s).{0,4}", 1..4),
+        ) {
+            // Texts between two wildcards are not empty: two wildcards in a row are one.
+            let name = |mut texts: Vec<String>| {
+                let last = texts.len() - 1;
+                if last == 0 && texts[0].is_empty() {
+                    texts[0].push('x');
+                }
+                let (mut index, mut kept) = (0, Vec::new());
+                for text in texts {
+                    if index == 0 || index == last || !text.is_empty() {
+                        kept.push(text);
+                    }
+                    index += 1;
+                }
+                NamePattern(kept)
+            };
+            let pattern = TablePattern { schema: name(schema), table: name(table) };
+            let text = pattern.to_string();
+            prop_assert_eq!(text.parse(), Ok(pattern.clone()));
+            prop_assert_eq!(TablePattern::parse_list(&text), Ok(vec![pattern.clone()]));
             let json = serde_json::to_string(&pattern).unwrap();
             prop_assert_eq!(serde_json::from_str::<TablePattern>(&json).unwrap(), pattern);
         }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::app::{App, OpenedSlot};
-use super::backfill_status::database_schema;
+use super::backfill_status::schema_source;
 use super::drain::drain_opened;
 use super::pending_backfill::{load, restart_if_needed};
 use crate::backfill::BackfillState;
@@ -146,7 +146,9 @@ async fn check(
         return refused(vec![why.to_owned()]);
     }
     let session = opened.slot.control();
-    let schema = database_schema(app, connector, session, plugin).await?;
+    let source = schema_source(app, connector, session, plugin);
+    let mut schema = source.list().await?;
+    schema.add_details(source.describe(&schema.table_names(request)).await?);
     let meant = match schema.backfill_tables(request) {
         Ok(meant) => meant,
         Err(refusals) => return refused(refusals.iter().map(ToString::to_string).collect()),

@@ -1,31 +1,35 @@
 //! The state of the backfill, as `status` shows it.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use super::app::App;
 use super::pending_backfill::load;
 use crate::backfill::BackfillState;
-use crate::backfill::schema::DatabaseSchema;
+use crate::backfill::schema::RelationInfo;
 use crate::backfill::state::TableProgress;
 use crate::continuity::ServerInfo;
 use crate::error::Error;
 use crate::plugin::Plugin;
 use crate::postgres::connection::{Connector, Session};
-use crate::postgres::schema;
+use crate::postgres::schema::SchemaSource;
 use crate::table_name::TableName;
 
-/// Describes all relations of the database, and what is published of them.
-///
-/// # Errors
-/// A query failed.
-pub(super) async fn database_schema(
-    app: &App,
-    connector: &Connector,
-    session: &Session,
+/// The source of the database's relations, and of what is published of them.
+pub(super) fn schema_source<'a>(
+    app: &'a App,
+    connector: &'a Connector,
+    session: &'a Session,
     plugin: Plugin,
-) -> Result<DatabaseSchema, Error> {
-    let (publications, patterns) = (&app.config.publications, &app.config.tables);
-    Ok(schema::describe(connector, session, plugin, publications, patterns, None).await?)
+) -> SchemaSource<'a> {
+    SchemaSource {
+        connector,
+        session,
+        plugin,
+        publications: &app.config.publications,
+        tables: &app.config.tables,
+    }
 }
 
 /// The backfill's part of the answer, null when there is none. Adds its problems to `problems`, also before a
@@ -45,7 +49,7 @@ pub(super) async fn describe(
         return Ok(Value::Null);
     };
     problems.extend(state_problems(app, server, &state));
-    let schema = database_schema(app, connector, session, plugin).await?;
+    let schema = schema_source(app, connector, session, plugin).list().await?;
     let names = match state.is_pending() {
         true => schema.table_names(&state.request),
         false => {
@@ -54,9 +58,11 @@ pub(super) async fn describe(
             finished.chain(failed).cloned().collect()
         }
     };
+    let relations = schema.relations.iter().map(|info| (&info.table, info));
+    let relations: BTreeMap<&TableName, &RelationInfo> = relations.collect();
     let tables: Vec<Value> = names
         .iter()
-        .map(|name| describe_table(&state, &schema, name))
+        .map(|name| describe_table(&state, relations.get(name).copied(), name))
         .collect();
     Ok(json!({
         "state": state.phase(),
@@ -81,8 +87,7 @@ fn state_problems(app: &App, server: &ServerInfo, state: &BackfillState) -> Vec<
     restarts.into_iter().chain(failed).collect()
 }
 
-fn describe_table(state: &BackfillState, schema: &DatabaseSchema, name: &TableName) -> Value {
-    let info = schema.relations.iter().find(|info| info.table == *name);
+fn describe_table(state: &BackfillState, info: Option<&RelationInfo>, name: &TableName) -> Value {
     let estimate = info.and_then(|info| info.estimate);
     let failed = state.failed.iter().find(|table| table.name == *name);
     let (phase, rows, ms) = table_progress(state, name);

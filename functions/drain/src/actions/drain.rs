@@ -14,7 +14,7 @@ use crate::clock::now_micros;
 use crate::continuity::{ServerInfo, StartPosition};
 use crate::drain::reader::GAP_ACCEPTED;
 use crate::drain::report::{Report, StopReason};
-use crate::drain::{BackfillRunner, DrainPorts, DrainTask, drain};
+use crate::drain::{BackfillRunner, DrainPorts, DrainTask, Settings, drain};
 use crate::encode::{Envelope, Event};
 use crate::error::Error;
 use crate::lsn::Lsn;
@@ -22,6 +22,8 @@ use crate::ports::SlotError;
 use crate::position::Position;
 use crate::postgres::connection::Connector;
 use crate::postgres::server;
+use crate::postgres::slot::PgSlot;
+use crate::postgres::unmatched_patterns::unmatched_patterns;
 
 /// How long the summary may take to ask for the oldest transaction.
 const OLDEST_TRANSACTION_TIME: Duration = Duration::from_secs(1);
@@ -79,6 +81,7 @@ pub(super) async fn drain_opened(
         let lsn = start.confirmed;
         tracing::info!(slot = name, %lsn, "no checkpoint: starting from the slot's own position");
     }
+    warn_of_unmatched_patterns(app, connector, &settings, &slot).await;
     let envelope = &app.config.envelope;
     let task = DrainTask {
         settings: &settings,
@@ -115,6 +118,26 @@ pub(super) async fn drain_opened(
     }
     report.elapsed_ms = budget.elapsed_ms();
     Ok(report)
+}
+
+/// Warns of each pattern of `TABLES` that matches no table: the slot advances, and nothing is sent for it.
+async fn warn_of_unmatched_patterns(
+    app: &App,
+    connector: &Connector,
+    settings: &Settings,
+    slot: &PgSlot<'_>,
+) {
+    let (publications, tables) = (&app.config.publications, &settings.tables);
+    let (session, name) = (slot.control(), &settings.slot);
+    match unmatched_patterns(connector, session, settings.plugin, publications, tables).await {
+        Ok(problems) => problems
+            .iter()
+            .for_each(|problem| tracing::warn!(slot = name, "{problem}")),
+        // The check is not worth a drain.
+        Err(error) => {
+            tracing::warn!(slot = name, error = %Error::from(error).chain(), "TABLES was not checked");
+        }
+    }
 }
 
 /// The checkpoint that this invocation stores; the drain fills in its position.

@@ -9,7 +9,7 @@ use super::app::{App, OpenedSlot};
 use crate::budget::Budget;
 use crate::clock::now_micros;
 use crate::continuity::StartPosition;
-use crate::drain::reader::{HOLD_BYTES, ReaderNeed, ReaderOutput, SentHistory, WindowReader};
+use crate::drain::reader::{HOLD_BYTES, ReaderNeed, ReaderOutput, ReaderRequest, SentHistory, WindowReader};
 use crate::drain::report::Report;
 use crate::drain::{AGGREGATE_BYTES, REQUEST, Settings};
 use crate::encode::Envelope;
@@ -202,12 +202,12 @@ impl<'a, R: PeekRow> Forecaster<'a, R> {
                 let commits = slot.large_commits(window, HOLD_BYTES / 2).await?;
                 self.reader.add_large_commits(commits)?;
             }
-            self.add_events()?;
+            self.add_events(slot).await?;
         }
         Ok(false)
     }
 
-    fn add_events(&mut self) -> Result<(), Error> {
+    async fn add_events<S: Slot>(&mut self, slot: &mut S) -> Result<(), Error> {
         let mut events = Vec::new();
         while self.reader.has_rows(None) {
             let mut out = ReaderOutput {
@@ -216,7 +216,10 @@ impl<'a, R: PeekRow> Forecaster<'a, R> {
                 report: &mut self.report,
                 chunk: None,
             };
-            self.reader.next(&mut out)?;
+            // Without a backfill, no row is requested.
+            if let Some(ReaderRequest::Tables(tables)) = self.reader.next(&mut out)? {
+                slot.add_tables(self.reader.catalog_mut(), &tables).await?;
+            }
             for event in events.drain(..) {
                 self.forecast.add(event, REQUEST);
             }

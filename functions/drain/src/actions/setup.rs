@@ -17,6 +17,7 @@ use crate::ports::{EmittedMessage, StateStore as _};
 use crate::postgres::connection::{Connector, Session};
 use crate::postgres::provisioning;
 use crate::postgres::server::{self, CommitWait, Inspection};
+use crate::postgres::unmatched_patterns::unmatched_patterns;
 
 /// Checks the role and the stream, then creates what is missing.
 ///
@@ -63,6 +64,8 @@ pub(crate) async fn run(app: &App, connector: &Connector, given: Option<Plugin>)
         }
     }
     problems.extend(empty_publications(config, connector, &session, plugin).await?);
+    let (publications, tables) = (&config.publications, &config.tables);
+    problems.extend(unmatched_patterns(connector, &session, plugin, publications, tables).await?);
     Ok(json!({
         "action": "setup",
         "slot": config.slot,

@@ -13,6 +13,7 @@ use crate::lsn::Lsn;
 use crate::plugin::Plugin;
 use crate::postgres::connection::{Connector, Session};
 use crate::postgres::server::{self, Inspection, StandbyInfo};
+use crate::postgres::unmatched_patterns::unmatched_patterns;
 
 /// Answers with the state of everything that a drain uses, and with the problems that would stop one.
 ///
@@ -38,6 +39,11 @@ pub(crate) async fn run(app: &App, connector: &Connector) -> Result<Value, Error
     problems.extend(standby_problem(config.standby_ack, &standbys));
     if let Some(plugin) = plugin {
         problems.extend(publication_problems(app, connector, &session, plugin).await?);
+        let (publications, tables) = (&config.publications, &config.tables);
+        match unmatched_patterns(connector, &session, plugin, publications, tables).await {
+            Ok(unmatched) => problems.extend(unmatched),
+            Err(error) => problems.push(Error::from(error).chain()),
+        }
     }
     let stream_status = stream_status.unwrap_or_else(|error| {
         problems.push(Error::from(error).chain());
@@ -118,7 +124,10 @@ async fn publication_problems(
     let missing = server::missing_publications(connector, session, &app.config.publications).await?;
     if missing.is_empty() {
         let empty = setup::empty_publications(&app.config, connector, session, plugin).await?;
-        let schema = backfill_status::database_schema(app, connector, session, plugin).await?;
+        let source = backfill_status::schema_source(app, connector, session, plugin);
+        let mut schema = source.list().await?;
+        let names: Vec<_> = schema.relations.iter().map(|info| info.table.clone()).collect();
+        schema.add_details(source.describe(&names).await?);
         let unnamed = schema.identity_problems();
         return Ok(empty.into_iter().chain(unnamed).collect());
     }

@@ -26,6 +26,8 @@ pub struct RelationInfo {
     pub is_permanent: bool,
     /// The object ids of the partitioned tables above it.
     pub roots: Vec<u32>,
+    /// Whether it has no columns, and so no values to read.
+    pub lacks_columns: bool,
     /// The columns of the best index to read it by; empty when no index is usable.
     pub key: Vec<String>,
     /// The order of each of these columns.
@@ -96,7 +98,34 @@ impl fmt::Display for TableRefusal {
     }
 }
 
+impl RelationInfo {
+    /// Whether one of these partitioned tables is above it.
+    fn is_below(&self, roots: &BTreeSet<u32>) -> bool {
+        self.roots
+            .iter()
+            .any(|root| *root != self.oid && roots.contains(root))
+    }
+}
+
 impl DatabaseSchema {
+    /// Replaces the entries of a list by the descriptions of some of its relations.
+    pub fn add_details(&mut self, details: DatabaseSchema) {
+        let mut details_of: BTreeMap<u32, RelationInfo> = details
+            .relations
+            .into_iter()
+            .map(|info| (info.oid, info))
+            .collect();
+        for info in &mut self.relations {
+            if let Some(details) = details_of.remove(&info.oid) {
+                *info = details;
+            }
+        }
+        if let (Some(published), Some(details)) = (&mut self.published, details.published) {
+            published.extend(details);
+        }
+        self.catalog = details.catalog;
+    }
+
     /// The names of the tables that a request selects, in order.
     ///
     /// Tables that cannot be backfilled are among them.
@@ -106,7 +135,7 @@ impl DatabaseSchema {
             let names: Vec<_> = relations.map(|info| info.table.clone()).collect();
             match pattern.exact_name() {
                 // A table that the request names and that was dropped must fail. It is not skipped.
-                Some(name) if names.is_empty() => vec![name],
+                Some(name) if names.is_empty() && !self.is_without_partitions(&name) => vec![name],
                 _ => names,
             }
         };
@@ -127,7 +156,8 @@ impl DatabaseSchema {
         let mut refusals = Vec::new();
         for pattern in &patterns_of(request) {
             let matching = self.matching_relations(pattern);
-            if matching.is_empty() {
+            let is_empty = |name| self.is_without_partitions(&name);
+            if matching.is_empty() && !pattern.exact_name().is_some_and(is_empty) {
                 refusals.push(self.no_match(pattern));
             }
             for info in matching {
@@ -149,6 +179,14 @@ impl DatabaseSchema {
         }
     }
 
+    /// Whether this is a partitioned table without partitions, which has no rows to read.
+    fn is_without_partitions(&self, name: &TableName) -> bool {
+        let root = self.relations.iter().find(|info| info.table == *name);
+        root.is_some_and(|root| {
+            root.kind == 'p' && !self.relations.iter().any(|leaf| leaf.roots.contains(&root.oid))
+        })
+    }
+
     /// The refusal of a pattern that matches no relation.
     fn no_match(&self, pattern: &TablePattern) -> TableRefusal {
         let reason = match &self.published {
@@ -156,19 +194,27 @@ impl DatabaseSchema {
             _ if pattern.has_wildcard() => "no table matches it",
             _ => "there is no table of this name",
         };
+        let similar = self
+            .relations
+            .iter()
+            .find(|info| is_similar(pattern, &info.table));
         TableRefusal {
             subject: pattern.to_string(),
-            reason: reason.to_owned(),
+            reason: match similar {
+                Some(info) => format!("{reason}: case matters, and there is {}", info.table.unquoted()),
+                None => reason.to_owned(),
+            },
         }
     }
 
     /// The relations that a pattern selects.
     ///
-    /// A pattern with a wildcard selects tables only, and only those that are published and match `TABLES`. A
-    /// name selects its relation, whatever that is. The name of a partitioned table selects the partitions
+    /// A pattern with a wildcard selects tables with columns, and only those that are published and match
+    /// `TABLES`. A name selects its relation, whatever that is. The name of a partitioned table selects the partitions
     /// that hold its rows, unless its changes have the partitioned table's name.
     fn matching_relations(&self, pattern: &TablePattern) -> Vec<&RelationInfo> {
         let has_wildcard = pattern.has_wildcard();
+        let roots = self.published_roots();
         let matching = self
             .relations
             .iter()
@@ -176,12 +222,13 @@ impl DatabaseSchema {
         let mut selected = Vec::new();
         for relation in matching {
             match relation.kind {
-                _ if has_wildcard && self.is_root_published(relation) => {}
+                _ if has_wildcard && relation.is_below(&roots) => {}
                 'p' if self.is_published(relation) => selected.push(relation),
                 'p' if has_wildcard => {}
-                'p' => selected.extend(self.unpublished_root_leaves(relation)),
+                'p' => selected.extend(self.unpublished_root_leaves(relation, &roots)),
                 'r' if has_wildcard => {
-                    let is_sent = self.is_included(relation) && relation.is_permanent;
+                    let has_values = relation.is_permanent && !relation.lacks_columns;
+                    let is_sent = self.is_included(relation) && has_values;
                     if is_sent && self.is_published(relation) {
                         selected.push(relation);
                     }
@@ -194,11 +241,13 @@ impl DatabaseSchema {
     }
 
     /// The partitions below `root` that hold rows, and whose changes have their own name.
-    fn unpublished_root_leaves(&self, root: &RelationInfo) -> impl Iterator<Item = &RelationInfo> {
-        let oid = root.oid;
-        self.relations.iter().filter(move |leaf| {
-            leaf.roots.contains(&oid) && leaf.kind != 'p' && !self.is_root_published(leaf)
-        })
+    fn unpublished_root_leaves(
+        &self,
+        root: &RelationInfo,
+        roots: &BTreeSet<u32>,
+    ) -> impl Iterator<Item = &RelationInfo> {
+        let leaves = self.relations.iter().filter(|leaf| leaf.kind != 'p');
+        leaves.filter(move |leaf| leaf.roots.contains(&root.oid) && !leaf.is_below(roots))
     }
 
     /// Whether changes have the name of this relation.
@@ -210,13 +259,13 @@ impl DatabaseSchema {
         }
     }
 
-    /// Whether changes of a partition have the name of a partitioned table above it.
-    fn is_root_published(&self, relation: &RelationInfo) -> bool {
-        let mut roots = self
-            .relations
-            .iter()
-            .filter(|root| relation.roots.contains(&root.oid) && root.oid != relation.oid);
-        self.published.is_some() && roots.any(|root| self.is_published(root))
+    /// The object ids of the partitioned tables whose name the changes of their partitions have.
+    fn published_roots(&self) -> BTreeSet<u32> {
+        let relations = self.relations.iter().filter(|_| self.published.is_some());
+        relations
+            .filter(|root| root.kind == 'p' && self.is_published(root))
+            .map(|root| root.oid)
+            .collect()
     }
 
     /// Whether `TABLES` includes it.
@@ -257,7 +306,7 @@ impl DatabaseSchema {
             kind if !matches!(kind, 'r' | 'p') => "it is not a table",
             _ if !info.is_permanent => "it is temporary or unlogged: the log has no changes of it",
             _ if !self.is_included(info) => "TABLES does not include it, so its changes are not sent",
-            _ if self.is_root_published(info) => {
+            _ if info.is_below(&self.published_roots()) => {
                 "its changes are sent under the name of the partitioned table above it: backfill that table"
             }
             _ if !self.is_published(info) => "it is not in PUBLICATIONS, so its changes are not sent",
@@ -413,6 +462,13 @@ fn patterns_of(request: &BackfillRequest) -> Vec<TablePattern> {
         true => vec![TablePattern::all()],
         false => request.tables.clone(),
     }
+}
+
+/// Whether a pattern without wildcard has the name of a table, except for the case of letters.
+fn is_similar(pattern: &TablePattern, table: &TableName) -> bool {
+    pattern.exact_name().is_some_and(|name| {
+        name != *table && name.unquoted().to_lowercase() == table.unquoted().to_lowercase()
+    })
 }
 
 /// Whether a request selects a column. The columns of the key are always selected.

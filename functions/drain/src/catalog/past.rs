@@ -66,12 +66,21 @@ pub(super) struct ReadTransaction {
     generation: usize,
 }
 
+impl ReadTransaction {
+    /// Numbers the facts that hold. A table that is read later may add facts, so their count is a part of it.
+    fn number_generation(&mut self) {
+        let xid = self.xid.unwrap_or_default();
+        let earlier = self.recent.iter().filter(|recent| precedes(**recent, xid));
+        let held = 2 * earlier.count() + usize::from(self.recent.contains(&xid));
+        self.generation = (self.recent.len() << 32) + held;
+    }
+}
+
 impl Catalog {
     /// Notes that the rows that follow belong to this transaction.
     pub fn begin_transaction(&mut self, xid: u32) {
-        let earlier = self.read.recent.iter().filter(|recent| precedes(**recent, xid));
-        self.read.generation = 2 * earlier.count() + usize::from(self.read.recent.contains(&xid));
         self.read.xid = Some(xid);
+        self.read.number_generation();
     }
 
     /// A number that differs between transactions for whose rows other facts hold.
@@ -81,7 +90,7 @@ impl Catalog {
 
     /// The table with this OID, for rows that the server described with it.
     pub fn past_table(&self, oid: u32) -> Option<PastTable<'_>> {
-        let table = self.tables.get(self.names.get(&oid)?)?;
+        let table = self.table(self.names.get(&oid)?)?;
         let catalog = self;
         Some(PastTable {
             catalog,
@@ -94,7 +103,7 @@ impl Catalog {
     pub fn past_table_named(&self, name: &crate::table_name::TableName) -> Option<PastTable<'_>> {
         let past = PastTable {
             catalog: self,
-            table: self.tables.get(name)?,
+            table: self.table(name)?,
             by_oid: false,
         };
         past.holds(&past.table.recent.name).then_some(past)
@@ -102,6 +111,7 @@ impl Catalog {
 
     pub(super) fn note_recent(&mut self, changes: &RecentChanges) {
         self.read.recent.extend(changes.transactions());
+        self.read.number_generation();
     }
 }
 

@@ -188,3 +188,30 @@ fn a_name_beside_an_oid_adds_the_modifier_and_decides_nothing() {
         assert_eq!((found.name.as_str(), found.kind), (name, kind), "{oid} {sent}");
     }
 }
+
+#[test]
+fn a_partial_catalog_lacks_the_tables_that_were_not_read() {
+    let (read, gone, unread) = (
+        TableName::new("public", "read"),
+        TableName::new("public", "gone"),
+        TableName::new("public", "unread"),
+    );
+    let mut catalog = Catalog::partial();
+    catalog.insert(read.clone(), CatalogTable::default());
+    catalog.insert_missing(gone.clone());
+    let lacks = |catalog: &Catalog| [&read, &gone, &unread].map(|name| catalog.lacks(name));
+    assert_eq!(lacks(&catalog), [false, false, true]);
+    assert!(catalog.table(&read).is_some() && catalog.table(&gone).is_none());
+    assert_eq!(lacks(&Catalog::default()), [false; 3]);
+}
+
+#[test]
+fn a_name_is_that_of_a_table_until_a_view_takes_it() {
+    let view = TableName::new("public", "v");
+    let mut catalog = Catalog::partial();
+    catalog.insert_untracked(view.clone(), Lsn(100));
+    let is_table = |lsn| catalog.is_table(&view, Lsn(lsn));
+    assert_eq!([99, 100, 101].map(is_table), [true, false, false]);
+    assert!(catalog.is_table(&TableName::new("public", "dropped"), Lsn(101)));
+    assert!(catalog.table(&view).is_none() && !catalog.lacks(&view));
+}

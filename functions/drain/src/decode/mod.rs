@@ -19,6 +19,7 @@ use crate::catalog::Catalog;
 use crate::change::{Datum, Item, Relation, Tuple};
 use crate::lsn::Lsn;
 use crate::plugin::Plugin;
+use crate::table_name::TableName;
 
 /// Error for a row that its plugin does not write.
 ///
@@ -64,6 +65,18 @@ impl Decoder {
     /// The first bytes decide: the rest of the row is not decoded.
     pub fn is_commit(&self, data: &[u8]) -> bool {
         data.starts_with(self.plugin().commit_mark())
+    }
+
+    /// The tables whose catalog information this row needs; none for a row that cannot be decoded.
+    ///
+    /// The first bytes decide: the values are not decoded. pgoutput needs it for the description of a table
+    /// only.
+    pub fn tables(&self, data: &[u8]) -> Vec<TableName> {
+        match self {
+            Decoder::Pgoutput(_) => pgoutput::described_table(data).into_iter().collect(),
+            Decoder::Wal2json(_) => wal2json::table(data).into_iter().collect(),
+            Decoder::TestDecoding => test_decoding::tables(data),
+        }
     }
 
     fn plugin(&self) -> Plugin {

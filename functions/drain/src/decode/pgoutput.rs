@@ -165,12 +165,7 @@ impl PgoutputDecoder {
         reader: &mut ByteReader<'_>,
     ) -> Result<(u32, DescribedTable), DecodeError> {
         let oid = reader.u32()?;
-        // pgoutput sends the schema pg_catalog as an empty name.
-        let schema = match reader.str()? {
-            "" => "pg_catalog",
-            schema => schema,
-        };
-        let name = TableName::new(schema, reader.str()?);
+        let name = reader.table_name()?;
         let identity = reader.u8()?;
         let count = reader.u16()?;
         let past = catalog.past_table(oid);
@@ -206,6 +201,16 @@ impl PgoutputDecoder {
                 None => ColumnType::unknown("unknown"),
             })
     }
+}
+
+/// The table that a message describes; `None` for another message.
+pub(super) fn described_table(data: &[u8]) -> Option<TableName> {
+    let mut reader = ByteReader { data, at: 0 };
+    if reader.u8() != Ok(b'R') {
+        return None;
+    }
+    reader.u32().ok()?;
+    reader.table_name().ok()
 }
 
 /// Reader of the fields of one message.
@@ -269,6 +274,15 @@ impl<'a> ByteReader<'a> {
         } else {
             Item::Message(message)
         })
+    }
+
+    fn table_name(&mut self) -> Result<TableName, DecodeError> {
+        // pgoutput sends the schema pg_catalog as an empty name.
+        let schema = match self.str()? {
+            "" => "pg_catalog",
+            schema => schema,
+        };
+        Ok(TableName::new(schema, self.str()?))
     }
 
     fn bytes(&mut self, length: usize) -> Result<&'a [u8], DecodeError> {

@@ -36,6 +36,15 @@ pub(super) fn decode<'a>(catalog: &Catalog, lsn: Lsn, data: &'a [u8]) -> Result<
     }
 }
 
+/// The tables of a row; none for a row that has none.
+pub(super) fn tables(data: &[u8]) -> Vec<TableName> {
+    let mut reader = TextReader { data, at: 0 };
+    match reader.skip("table ") {
+        true => reader.tables().unwrap_or_default(),
+        false => Vec::new(),
+    }
+}
+
 /// Column of a row with its value.
 struct ColumnValue<'a> {
     name: Cow<'a, str>,
@@ -250,10 +259,7 @@ impl<'a> TextReader<'a> {
     }
 
     fn change(&mut self, catalog: &Catalog) -> Result<Change<'a>, DecodeError> {
-        let mut tables = vec![self.table()?];
-        while self.skip(", ") {
-            tables.push(self.table()?);
-        }
+        let tables = self.tables()?;
         if !self.skip(": ") {
             return Err(self.expected("a colon after the table"));
         }
@@ -385,6 +391,15 @@ impl<'a> TextReader<'a> {
         let length = self.rest().iter().position(|b| ends.contains(b));
         let length = length.ok_or_else(|| self.expected("the end of a name"))?;
         Ok(Cow::Borrowed(self.text(length)?))
+    }
+
+    /// The tables of a row: one, or those of a truncate.
+    fn tables(&mut self) -> Result<Vec<TableName>, DecodeError> {
+        let mut tables = vec![self.table()?];
+        while self.skip(", ") {
+            tables.push(self.table()?);
+        }
+        Ok(tables)
     }
 
     fn table(&mut self) -> Result<TableName, DecodeError> {

@@ -9,6 +9,7 @@
 //! first statement has begin and commit. `↵` is a newline, and `«a*9»` is nine times a.
 
 mod captured;
+mod tables;
 
 use proptest::prelude::*;
 

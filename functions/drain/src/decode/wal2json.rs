@@ -19,6 +19,7 @@ use super::{DecodeError, Plugin, merge_old_row};
 use crate::catalog::Catalog;
 use crate::change::{Change, Column, Datum, Item, Message, MessageParts, Relation, Tuple, Type};
 use crate::lsn::Lsn;
+use crate::table_name::TableName;
 use crate::time::micros_of_timestamp;
 use relations::{JsonAction, RelationCache, RowDescription};
 use type_names::escape_type_names;
@@ -163,6 +164,29 @@ impl Wal2jsonDecoder {
             }
         })
     }
+}
+
+/// The table of a row; `None` for a row without one.
+///
+/// wal2json writes the names before the values, so the values are not parsed.
+pub(super) fn table(data: &[u8]) -> Option<TableName> {
+    const SCHEMA: &[u8] = br#","schema":"#;
+    const TABLE: &[u8] = br#","table":"#;
+    let action = data.strip_prefix(br#"{"action":""#)?.first()?;
+    if !matches!(action, b'I' | b'U' | b'D' | b'T') {
+        return None;
+    }
+    let at = data.windows(SCHEMA.len()).position(|window| window == SCHEMA)?;
+    let (schema, rest) = string(data.get(at + SCHEMA.len()..)?)?;
+    let (name, _) = string(rest.strip_prefix(TABLE)?)?;
+    Some(TableName::new(schema, name))
+}
+
+/// The JSON string at the start of a text, and the rest of the text.
+fn string(data: &[u8]) -> Option<(Cow<'_, str>, &[u8])> {
+    let mut strings = serde_json::Deserializer::from_slice(data).into_iter::<Cow<'_, str>>();
+    let string = strings.next()?.ok()?;
+    Some((string, data.get(strings.byte_offset()..)?))
 }
 
 fn decode_error(data: &[u8], at: usize, expected: &'static str) -> DecodeError {

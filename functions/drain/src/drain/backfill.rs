@@ -3,6 +3,7 @@
 //! The cursor is stored once every row of the chunk is acknowledged.
 
 mod arrival;
+mod tables;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -192,7 +193,9 @@ impl<C: StateStore> BackfillRunner<C> {
         if !self.has_time(environment, time_left) {
             return Ok(BackfillStep::OutOfTime);
         }
-        self.list_tables(slot, budget).await?;
+        if !self.list_tables(slot, budget).await? {
+            return Ok(BackfillStep::Idle);
+        }
         loop {
             let Some((name, table)) = self.next_table(slot, budget).await? else {
                 return self.finish(slot, environment).await;
@@ -221,72 +224,6 @@ impl<C: StateStore> BackfillRunner<C> {
             ));
         }
         time_left >= needed
-    }
-
-    /// Lists the tables of the request, once in an invocation.
-    async fn list_tables<S: Slot + TableSource>(
-        &mut self,
-        slot: &mut S,
-        budget: Budget,
-    ) -> Result<(), Error> {
-        if self.tables.is_some() {
-            return Ok(());
-        }
-        let schema = slot.describe(None).await?;
-        let mut names = schema.table_names(&self.state.request);
-        let reading = self.state.table.as_ref().map(|table| table.name.clone());
-        let missing = reading
-            .as_ref()
-            .filter(|reading| !names.contains(reading))
-            .cloned();
-        if let Some(reading) = &reading {
-            // A table that was created since then is in the log. A table that was renamed or published since
-            // then is not read: the cursor would be lost.
-            names.retain(|name| name >= reading);
-        }
-        names.retain(|name| !self.state.is_over(name));
-        self.tables = Some(names);
-        match missing {
-            Some(name) => {
-                let why = "it is no longer there, no longer published or left out by TABLES";
-                self.fail_table(slot, &name, why.to_owned(), budget).await
-            }
-            None => Ok(()),
-        }
-    }
-
-    /// The next table that can be read, and its description. Tables before it that cannot be read fail.
-    async fn next_table<S: Slot + TableSource>(
-        &mut self,
-        slot: &mut S,
-        budget: Budget,
-    ) -> Result<Option<(TableName, BackfillTable)>, Error> {
-        loop {
-            let next = self.tables.as_ref().and_then(|tables| tables.first());
-            let Some(name) = next.cloned() else {
-                return Ok(None);
-            };
-            match self.describe_table(slot, &name).await? {
-                Ok(table) => return Ok(Some((name, table))),
-                Err(why) => self.fail_table(slot, &name, why, budget).await?,
-            }
-        }
-    }
-
-    /// The present description of a table, or the reason why it cannot be read.
-    async fn describe_table<S: TableSource>(
-        &self,
-        slot: &mut S,
-        name: &TableName,
-    ) -> Result<Result<BackfillTable, String>, Error> {
-        let schema = slot.describe(Some(name)).await?;
-        let info = schema.relations.iter().find(|info| info.table == *name);
-        Ok(match info {
-            None => Err("it is no longer there".to_owned()),
-            Some(info) => schema
-                .backfill_table(info, &self.state.request)
-                .map_err(|refusal| refusal.reason),
-        })
     }
 
     /// Whether the table's writers have ended: those that had written when this invocation reached it.

@@ -17,12 +17,13 @@
 mod chunk;
 mod events;
 mod messages;
+mod tables;
 mod transaction;
 
 use std::collections::VecDeque;
 
 use crate::backfill::{ChunkContext, RowRequest, WATERMARK};
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, TableRequest};
 use crate::change::{Change, Item};
 use crate::checkpoint::ResumePoint;
 use crate::continuity::Discontinuity;
@@ -32,6 +33,7 @@ use crate::error::Error;
 use crate::lsn::Lsn;
 use crate::marker::{Marker, PREFIX};
 use crate::pack::{Acknowledgements, QueuedEvent};
+use crate::pattern;
 use crate::ports::{CommitRows, PEEK_ROW_BYTES, PeekRow};
 
 use super::key_changes::KeyChanges;
@@ -57,12 +59,23 @@ pub(crate) enum ReaderNeed {
     LargeCommits,
 }
 
+/// What the reader must be given before it can process its next row.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum ReaderRequest {
+    /// A row of a table, for [`ChunkContext::add_lookup`].
+    Row(RowRequest),
+    /// Tables of the system catalog, for [`WindowReader::catalog_mut`].
+    Tables(TableRequest),
+}
+
 /// Reads the rows of one window.
 pub(crate) struct WindowReader<'a, R> {
     settings: &'a Settings,
     envelope: &'a Envelope,
     decoder: Decoder,
     catalog: Catalog,
+    /// Requests for tables so far.
+    table_requests: usize,
     history: SentHistory,
     open: Option<OpenTransaction>,
     /// Rows that wait for the commit of their transaction, or for room in the lanes.
@@ -120,6 +133,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
             envelope,
             decoder: Decoder::new(settings.plugin),
             catalog,
+            table_requests: 0,
             history,
             open: None,
             rows: VecDeque::new(),
@@ -189,13 +203,12 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
 
     /// Turns the next row into queued events. At a watermark, this is the next row of the chunk.
     ///
-    /// Returns a request if a row must be looked up first. Add the row with [`ChunkContext::add_lookup`],
-    /// then call `next` again.
+    /// Returns a request if a row or a table must be read first. Add it, then call `next` again.
     ///
     /// # Errors
     /// The row cannot be decoded or is out of place, or an event is larger than a record. Events that were
     /// queued before it remain valid.
-    pub(crate) fn next(&mut self, out: &mut ReaderOutput<'_>) -> Result<Option<RowRequest>, Error> {
+    pub(crate) fn next(&mut self, out: &mut ReaderOutput<'_>) -> Result<Option<ReaderRequest>, Error> {
         if chunk::is_due(out.chunk.as_deref()) {
             return self.emit_chunk_row(out).map(|()| None);
         }
@@ -205,6 +218,9 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
                 .apply_change(row.lsn(), row.data(), change, out)
                 .map(|()| None);
         }
+        if let Some(request) = self.table_request() {
+            return Ok(Some(ReaderRequest::Tables(request)));
+        }
         let Some(row) = self.rows.pop_front() else {
             return Ok(None);
         };
@@ -212,7 +228,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
             None => Ok(None),
             Some((request, change)) => {
                 self.waiting = Some((row, change));
-                Ok(Some(request))
+                Ok(Some(ReaderRequest::Row(request)))
             }
         }
     }
@@ -357,7 +373,6 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         change: Change<'_>,
         out: &mut ReaderOutput<'_>,
     ) -> Result<(), Error> {
-        let change = change.filtered(&self.settings.tables);
         let Some(open) = &mut self.open else {
             return Err(self.out_of_place(lsn));
         };
@@ -367,6 +382,9 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         let Some(progress) = &mut open.progress else {
             return Err(self.out_of_place(lsn));
         };
+        let (catalog, patterns, commit_end) = (&self.catalog, &self.settings.tables, progress.commit_end());
+        let change = change
+            .filtered(|table| pattern::matches_any(patterns, table) && catalog.is_table(table, commit_end));
         if open.resumes.is_some() {
             return self.skip_resumed(lsn, data, change.as_ref(), out);
         }

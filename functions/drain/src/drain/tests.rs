@@ -9,7 +9,7 @@ use super::*;
 use crate::backfill::schema::DatabaseSchema;
 use crate::backfill::schema::tests::{request, table_info};
 use crate::backfill::{BackfillState, BackfillTable, RowLookup, RowRequest, Snapshot};
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, TableRequest};
 use crate::checkpoint::Checkpoint;
 use crate::encode::{EnvelopeForm, Oversize, PartitionBy, Wal2json};
 use crate::marker::Marker;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::reader::{HOLD_BYTES, ReaderNeed, ReaderOutput, SentHistory, WindowReader};
+use super::reader::{HOLD_BYTES, ReaderNeed, ReaderOutput, ReaderRequest, SentHistory, WindowReader};
 use super::{BackfillRunner, Drain};
 use crate::backfill::{ChunkContext, RowRequest};
 use crate::catalog::Catalog;
@@ -75,7 +75,8 @@ where
             return Ok(WindowOutcome::TooSlow);
         };
         // The catalog is read after the peek, so it contains tables that were created in this window. The
-        // rows are in transit meanwhile. Without rows the catalog is not needed.
+        // rows are in transit meanwhile. Tables are added as the rows name them. Without rows the catalog is
+        // not needed.
         let catalog = match rows.is_empty() {
             true => Catalog::default(),
             false => self.slot.catalog().await?,
@@ -298,8 +299,13 @@ where
             // Also after an error: the events of the rows before the failed one are valid.
             events.drain(..).for_each(|event| self.sender.push(event));
             if let Some(request) = next? {
-                self.look_up(&request).await?;
-                // Each lookup costs a round trip, and a window may need many of them.
+                match request {
+                    ReaderRequest::Row(request) => self.look_up(&request).await?,
+                    ReaderRequest::Tables(tables) => {
+                        self.slot.add_tables(reader.catalog_mut(), &tables).await?;
+                    }
+                }
+                // Each request costs a round trip, and a window may need many of them.
                 if Instant::now() >= self.budget.reading_deadline() {
                     return Ok(false);
                 }

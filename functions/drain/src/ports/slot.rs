@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::SlotError;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, TableRequest};
 use crate::lsn::Lsn;
 use crate::window_sizing::Window;
 
@@ -50,8 +50,11 @@ pub trait Slot {
     /// The positions of the server's log and of the slot.
     async fn wal_positions(&mut self) -> Result<WalPositions, SlotError>;
 
-    /// What the system catalog says of tables, and the plugins do not.
+    /// What the system catalog says of types, and the plugins do not. It has no table yet.
     async fn catalog(&mut self) -> Result<Catalog, SlotError>;
+
+    /// Adds tables to the catalog of a window: what the system catalog says of them, and the plugins do not.
+    async fn add_tables(&mut self, catalog: &mut Catalog, request: &TableRequest) -> Result<(), SlotError>;
 
     /// Opens a window; consumes nothing. Returns when the server has decoded all of it, and gives up after
     /// `timeout`.

@@ -14,8 +14,11 @@ use crate::table_name::TableName;
 /// Each call fails where the server cannot be asked. A problem of one table is part of the answer instead.
 #[allow(async_fn_in_trait)] // Only this crate calls it, on one task.
 pub trait TableSource {
-    /// Describes all relations, or one of them, and what is published.
-    async fn describe(&mut self, only: Option<&TableName>) -> Result<DatabaseSchema, SlotError>;
+    /// Lists all relations and what is published of them, without their keys and columns.
+    async fn list(&mut self) -> Result<DatabaseSchema, SlotError>;
+
+    /// Describes the relation of this name, and what is published of it.
+    async fn describe(&mut self, name: &TableName) -> Result<DatabaseSchema, SlotError>;
 
     /// The open transactions that have written to a table, each described for the operator.
     async fn writers(&mut self, table: &BackfillTable) -> Result<Vec<String>, SlotError>;

@@ -5,7 +5,9 @@ use std::collections::{BTreeSet, HashMap};
 use tokio_postgres::Row as PgRow;
 
 use super::connection::{Connector, Session};
-use crate::catalog::{Catalog, CatalogColumn, CatalogTable, CatalogType, RecentChanges, TypeForm, precedes};
+use crate::catalog::{
+    Catalog, CatalogColumn, CatalogTable, CatalogType, RecentChanges, TableRequest, TypeForm, precedes,
+};
 use crate::change::format_type::is_built_in;
 use crate::ports::SlotError;
 use crate::table_name::TableName;
@@ -13,10 +15,41 @@ use crate::table_name::TableName;
 /// The types that are not built in.
 const TYPES: &str = include_str!("types.sql");
 
-/// The permanent tables, with their keys and columns.
-const TABLES: &str = "
+/// The tables and materialized views of the names $1 and $2, schemas and names in pairs, and the partitions of
+/// these tables.
+///
+/// The replica identities of its partitions say what an old row of a partitioned table has.
+const NAMED: &str = "
+    named(oid) as (
+      select c.oid
+      from unnest($1::text[], $2::text[]) w(schema, name)
+      join pg_namespace n on n.nspname = w.schema
+      join pg_class c on c.relnamespace = n.oid and c.relname = w.name
+      union
+      select h.inhrelid
+      from named
+      join pg_class c on c.oid = named.oid and c.relkind = 'p'
+      join pg_inherits h on h.inhparent = c.oid),
+    relations as (
+      select c.* from named join pg_class c using (oid) where c.relkind in ('r', 'p', 'm'))";
+
+/// All tables.
+const ALL: &str = "
+    relations as (
+      select c.*
+      from pg_class c
+      where c.relkind in ('r', 'p') and c.relpersistence <> 't' and c.oid >= 16384)";
+
+/// The keys and columns of the relations that [`NAMED`] or [`ALL`] selects.
+///
+/// A table that is unlogged now may have been logged before, so every table has its keys and columns.
+/// Object ids below 16384 are those of the tables that `initdb` creates.
+const COLUMNS: &str = "
     select n.nspname::text as schema,
            c.relname::text as name,
+           c.oid as oid,
+           c.relkind = 'm' as is_view,
+           c.oid < 16384 as is_system,
            array(select a.attname::text
                  from pg_index i
                  cross join unnest(i.indkey::int2[]) with ordinality k(attnum, place)
@@ -32,7 +65,7 @@ const TABLES: &str = "
            exists (select from pg_index i
                    where i.indrelid = c.oid and i.indisprimary and not i.indimmediate) as is_deferrable,
            c.relreplident = 'f' as is_full,
-           c.oid as oid,
+           pg_snapshot_xmax(pg_current_snapshot())::text as next_xid,
            c.relreplident::text as identity,
            c.relkind = 'p' as is_partitioned,
            array(select i.xmin::text::int8 from pg_index i where i.indrelid = c.oid) as index_xids,
@@ -76,7 +109,7 @@ const TABLES: &str = "
            a.modifiers as column_modifiers,
            a.types as column_types,
            a.toastable as column_toastable
-    from pg_class c
+    from relations c
     join pg_namespace n on n.oid = c.relnamespace
     cross join lateral (
       select array_agg(attname::text order by attnum),
@@ -88,25 +121,21 @@ const TABLES: &str = "
              array_agg(attgenerated = 'v' order by attnum)
       from pg_attribute
       where attrelid = c.oid and attnum > 0 and not attisdropped)
-      a(names, type_oids, modifiers, types, toastable, xids, virtual)
-    where c.relkind in ('r', 'p') and c.relpersistence = 'p'
-      and n.nspname not in ('pg_catalog', 'information_schema')";
+      a(names, type_oids, modifiers, types, toastable, xids, virtual)";
 
-/// The oldest transaction that the slot $1 can still send, and the next one.
+/// The oldest transaction that the slot $1 can still send, and whether the server has virtual columns.
 const HORIZON: &str = "
     select (select catalog_xmin::text::int8
             from pg_replication_slots
             where slot_name = $1) as oldest_xid,
-           pg_snapshot_xmax(pg_current_snapshot())::text as next_xid,
            current_setting('server_version_num')::int4 >= 180000 as has_virtual_columns";
 
-/// The transactions whose rows a slot can still send.
-#[derive(Debug, Default)]
-struct CatalogHorizon {
+/// The transactions whose rows a slot can still send. Without a slot there are none.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct CatalogHorizon {
+    has_slot: bool,
     /// The slot's `catalog_xmin`: earlier transactions had ended at a position that the slot has passed.
     oldest: Option<u32>,
-    /// The next transaction's id; no row of the catalog is as new.
-    next: u32,
 }
 
 /// The ids below are not those of transactions (`FirstNormalTransactionId`).
@@ -114,53 +143,113 @@ const FIRST_NORMAL: u32 = 3;
 
 impl CatalogHorizon {
     /// Whether a transaction that wrote a visible row of the catalog may be newer than rows of the slot.
-    fn is_recent(&self, xid: u32) -> bool {
-        let is_frozen = xid < FIRST_NORMAL || !precedes(xid, self.next);
-        !is_frozen && self.oldest.is_none_or(|oldest| !precedes(xid, oldest))
+    ///
+    /// `next` is the next transaction's id when the catalog was read: no row of the catalog is as new.
+    fn is_recent(self, xid: u32, next: u32) -> bool {
+        let is_frozen = xid < FIRST_NORMAL || !precedes(xid, next);
+        self.has_slot && !is_frozen && self.oldest.is_none_or(|oldest| !precedes(xid, oldest))
     }
 }
 
-/// The catalog of the session's database.
+const DOING: &str = "reading the catalog";
+
+/// A relation whose rows the log may have, and that is not a table of a user.
+pub(super) struct UntrackedRelation {
+    pub(super) name: TableName,
+    pub(super) kind: UntrackedKind,
+}
+
+/// Why a relation is not a table of a user.
+#[derive(Clone, Copy)]
+pub(super) enum UntrackedKind {
+    /// It is a materialized view with this object id.
+    View(u32),
+    /// It is a table of the server, such as `information_schema.sql_features`.
+    System,
+}
+
+/// A catalog without tables, of the session's database.
 ///
 /// It is for the rows of a slot. Without a slot it describes the present, and its facts are as old as any
 /// row.
 ///
 /// # Errors
-/// A query failed.
-pub(super) async fn read(
+/// The query failed.
+pub(super) async fn partial(
     connector: &Connector,
     session: &Session,
     slot: Option<&str>,
-) -> Result<Catalog, SlotError> {
-    let client = &session.client;
-    let failed = |error| connector.failed("reading the catalog", error);
-    let mut catalog = Catalog::default();
-    let mut horizon = CatalogHorizon::default();
+) -> Result<(Catalog, CatalogHorizon), SlotError> {
+    let (mut catalog, mut horizon) = (Catalog::partial(), CatalogHorizon::default());
     if let Some(slot) = slot {
-        let row = client.query_one(HORIZON, &[&slot]).await.map_err(failed)?;
+        let row = session.client.query_one(HORIZON, &[&slot]).await;
+        let row = row.map_err(|error| connector.failed(DOING, error))?;
+        horizon.has_slot = true;
         horizon.oldest = row.get::<_, Option<i64>>("oldest_xid").map(low_half);
-        // A snapshot has 64-bit ids, and the rows of the catalog have their lower half.
-        let next: &str = row.get("next_xid");
-        horizon.next = next.parse::<u64>().map_or(0, |xid| xid as u32);
         catalog.has_virtual_columns = row.get("has_virtual_columns");
     }
+    Ok((catalog, horizon))
+}
+
+/// Adds tables and their types to the catalog. Returns the relations of these names that are no tables of a
+/// user.
+///
+/// The names of these relations are missing in the catalog.
+///
+/// # Errors
+/// A query failed.
+pub(super) async fn add_tables(
+    connector: &Connector,
+    session: &Session,
+    catalog: &mut Catalog,
+    horizon: CatalogHorizon,
+    request: &TableRequest,
+) -> Result<Vec<UntrackedRelation>, SlotError> {
+    let failed = |error| connector.failed(DOING, error);
+    let rows = match request {
+        TableRequest::Named(names) => {
+            let (schemas, names): (Vec<&str>, Vec<&str>) =
+                names.iter().map(|table| (&*table.schema, &*table.name)).unzip();
+            session.client.query(&tables_of(NAMED), &[&schemas, &names]).await
+        }
+        TableRequest::All => session.client.query(&tables_of(ALL), &[]).await,
+    };
+    let rows = rows.map_err(failed)?;
+    tracing::debug!(tables = rows.len(), "the catalog was read");
+    if let TableRequest::Named(names) = request {
+        names.iter().for_each(|name| catalog.insert_missing(name.clone()));
+    }
+    let mut untracked = Vec::new();
     let mut type_oids = BTreeSet::new();
-    for row in client.query(TABLES, &[]).await.map_err(failed)? {
+    for row in rows {
         let name = TableName::new(row.get::<_, String>("schema"), row.get::<_, String>("name"));
-        let table = catalog_table(&row, &horizon);
-        let columns = table.columns.iter();
-        type_oids.extend(
-            columns
-                .map(|column| column.type_oid)
-                .filter(|oid| !is_built_in(*oid)),
-        );
-        catalog.insert(name, table);
+        let kind = match (row.get("is_view"), row.get("is_system")) {
+            (true, _) => UntrackedKind::View(row.get("oid")),
+            (_, true) => UntrackedKind::System,
+            _ => {
+                let table = catalog_table(&row, horizon);
+                let oids = table.columns.iter().map(|column| column.type_oid);
+                type_oids.extend(oids.filter(|oid| !is_built_in(*oid)));
+                catalog.insert(name, table);
+                continue;
+            }
+        };
+        catalog.insert_missing(name.clone());
+        untracked.push(UntrackedRelation { name, kind });
     }
     let type_oids: Vec<u32> = type_oids.into_iter().collect();
-    for row in client.query(TYPES, &[&type_oids]).await.map_err(failed)? {
-        catalog.insert_type(catalog_type(&row));
+    if !type_oids.is_empty() {
+        let types = session.client.query(TYPES, &[&type_oids]).await.map_err(failed)?;
+        types
+            .iter()
+            .for_each(|row| catalog.insert_type(catalog_type(row)));
     }
-    Ok(catalog)
+    Ok(untracked)
+}
+
+/// The query of the tables that `selection` selects.
+fn tables_of(selection: &str) -> String {
+    format!("with recursive {selection} {COLUMNS}")
 }
 
 /// The id of a transaction, which the server prints with 32 bits.
@@ -192,7 +281,7 @@ fn catalog_type(row: &PgRow) -> CatalogType {
     }
 }
 
-fn catalog_table(row: &PgRow, horizon: &CatalogHorizon) -> CatalogTable {
+fn catalog_table(row: &PgRow, horizon: CatalogHorizon) -> CatalogTable {
     // The lists of a table without columns are null.
     let names: Option<Vec<String>> = row.get("column_names");
     let type_oids: Option<Vec<u32>> = row.get("column_type_oids");
@@ -242,10 +331,13 @@ fn catalog_table(row: &PgRow, horizon: &CatalogHorizon) -> CatalogTable {
 }
 
 /// The transactions that wrote a table's rows of the catalog, and may be newer than rows of the log.
-fn recent_changes(row: &PgRow, horizon: &CatalogHorizon) -> RecentChanges {
+fn recent_changes(row: &PgRow, horizon: CatalogHorizon) -> RecentChanges {
+    // A snapshot has 64-bit ids, and the rows of the catalog have their lower half.
+    let next: &str = row.get("next_xid");
+    let next = next.parse::<u64>().map_or(0, |xid| xid as u32);
     let recent = |xids: Vec<i64>| -> Vec<u32> {
         let xids = xids.into_iter().map(low_half);
-        xids.filter(|xid| horizon.is_recent(*xid)).collect()
+        xids.filter(|xid| horizon.is_recent(*xid, next)).collect()
     };
     let list = |name: &str| recent(row.get::<_, Vec<i64>>(name));
     let one = |name: &str| recent(row.get::<_, Option<i64>>(name).into_iter().collect());
@@ -253,7 +345,7 @@ fn recent_changes(row: &PgRow, horizon: &CatalogHorizon) -> RecentChanges {
     let xids: Option<Vec<i64>> = row.get("column_xids");
     let columns = names.into_iter().flatten().zip(xids.into_iter().flatten());
     let columns = columns.map(|(name, xid)| (name, low_half(xid)));
-    let columns: HashMap<String, u32> = columns.filter(|(_, xid)| horizon.is_recent(*xid)).collect();
+    let columns: HashMap<String, u32> = columns.filter(|(_, xid)| horizon.is_recent(*xid, next)).collect();
     // A key is as old as the newest of its index and its columns.
     let of_key = |index: &str, key: &str| {
         let key: Vec<String> = row.get(key);
@@ -280,10 +372,11 @@ mod tests {
     #[test]
     fn a_transaction_is_recent_if_the_slot_may_send_older_rows() {
         let horizon = CatalogHorizon {
+            has_slot: true,
             oldest: Some(100),
-            next: 200,
         };
-        let recent = [2, 99, 100, 199, 200, 3_000_000_000].map(|xid| horizon.is_recent(xid));
+        let recent = [2, 99, 100, 199, 200, 3_000_000_000].map(|xid| horizon.is_recent(xid, 200));
         assert_eq!(recent, [false, false, true, true, false, false]);
+        assert!(!CatalogHorizon::default().is_recent(150, 200));
     }
 }

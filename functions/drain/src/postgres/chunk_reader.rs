@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use futures_util::TryStreamExt as _;
 
 use super::connection::{Connector, Session};
-use super::schema;
+use super::schema::SchemaSource;
 use super::server::{self, CommitWait};
 use super::slot::PgSlot;
 use super::sql_error::table_refusal;
@@ -105,16 +105,12 @@ fn begin(table: &BackfillTable) -> String {
 }
 
 impl TableSource for PgSlot<'_> {
-    async fn describe(&mut self, only: Option<&TableName>) -> Result<DatabaseSchema, SlotError> {
-        schema::describe(
-            self.connector,
-            &self.control,
-            self.plugin,
-            &self.publications,
-            &self.tables,
-            only,
-        )
-        .await
+    async fn list(&mut self) -> Result<DatabaseSchema, SlotError> {
+        self.schema_source().list().await
+    }
+
+    async fn describe(&mut self, name: &TableName) -> Result<DatabaseSchema, SlotError> {
+        self.schema_source().describe(std::slice::from_ref(name)).await
     }
 
     async fn writers(&mut self, table: &BackfillTable) -> Result<Vec<String>, SlotError> {
@@ -239,6 +235,16 @@ impl From<SlotError> for ChunkReadError {
 }
 
 impl PgSlot<'_> {
+    fn schema_source(&self) -> SchemaSource<'_> {
+        SchemaSource {
+            connector: self.connector,
+            session: &self.control,
+            plugin: self.plugin,
+            publications: &self.publications,
+            tables: &self.tables,
+        }
+    }
+
     /// The outcome of a chunk whose query failed.
     ///
     /// # Errors

@@ -35,7 +35,7 @@ const LIFETIME_SETTINGS: [&str; 4] = [
 /// They change the text that the plugins write, or the time that a session survives its client. Without
 /// warnings, a skipped publication would not be noticed. A setting that the server's version does not have is
 /// left out.
-const SETTINGS: [(&str, &str); 15] = [
+const SETTINGS: [(&str, &str); 16] = [
     // These two change the names of types, and values of types such as regclass. With this path, a name is
     // the same as in a session with PostgreSQL's defaults, whatever is set for the role or the database.
     ("quote_all_identifiers", "off"),
@@ -49,6 +49,8 @@ const SETTINGS: [(&str, &str); 15] = [
     // Warnings are counted. Notices are of no interest.
     ("client_min_messages", "warning"),
     ("lock_timeout", "10s"),
+    // With thousands of tables, the catalog's queries take seconds to compile and milliseconds to run.
+    ("jit", "off"),
     // When a sandbox dies, the server must release its slot and its lock within seconds.
     ("tcp_keepalives_idle", "5"),
     ("tcp_keepalives_interval", "2"),

@@ -12,3 +12,5 @@ pub(crate) mod slot;
 mod sql_error;
 mod sql_state;
 mod tls;
+pub(crate) mod unmatched_patterns;
+mod view_names;

@@ -1,5 +1,4 @@
--- The relations of the database; with a schema $1 and a name $2, only that one. Both are null for all
--- relations.
+-- The relations of the names $1 and $2, schemas and names in pairs.
 --
 -- The key_… columns describe the best index to read a relation by: unique, valid, not deferrable, not
 -- partial, not over expressions, and over not-null columns only. Among those, the index of the replica
@@ -17,8 +16,9 @@ select
       union
       select i.inhparent from up join pg_inherits i on i.inhrelid = up.oid)
     select oid from up) else '{}' end as roots,
-  has_schema_privilege(n.oid, 'usage') as may_use_schema,
-  row_security_active(c.oid) as hides_rows,
+  -- Another session may drop the relation meanwhile. The functions then return null.
+  coalesce(has_schema_privilege(n.oid, 'usage'), false) as may_use_schema,
+  coalesce(row_security_active(c.oid), false) as hides_rows,
   -- The rows of a partitioned table are those of its leaves.
   case when c.relkind <> 'p' then nullif(c.reltuples, -1)::int8 else (
     with recursive down(oid) as (
@@ -33,13 +33,15 @@ select
   k.collations as key_collations,
   k.identities as key_identities,
   c.relreplident <> 'n' as is_identified,
+  a.names is null as lacks_columns,
   a.names as column_names,
   a.readable as column_readable,
   a.generated as column_generated,
   a.virtual as column_virtual,
   a.size_probes as column_size_probes
-from pg_class c
-join pg_namespace n on n.oid = c.relnamespace
+from unnest($1::text[], $2::text[]) w(schema, name)
+join pg_namespace n on n.nspname = w.schema
+join pg_class c on c.relnamespace = n.oid and c.relname = w.name
 cross join lateral (
   select
     array_agg(a.attname::text order by k.place),
@@ -80,7 +82,7 @@ cross join lateral (
 cross join lateral (
   select
     array_agg(a.attname::text order by a.attnum),
-    array_agg(has_column_privilege(c.oid, a.attnum, 'select') order by a.attnum),
+    array_agg(coalesce(has_column_privilege(c.oid, a.attnum, 'select'), false) order by a.attnum),
     -- pgoutput sends generated columns from PostgreSQL 18 on.
     array_agg(
       a.attgenerated <> '' and current_setting('server_version_num')::int4 < 180000 order by a.attnum),
@@ -102,4 +104,3 @@ cross join lateral (
 ) a(names, readable, generated, virtual, size_probes)
 where c.relkind in ('r', 'p', 'v', 'm', 'f', 'S')
   and n.nspname not in ('pg_catalog', 'information_schema') and n.nspname !~ '^pg_(toast|temp)'
-  and ($1::text is null or (n.nspname = $1::text and c.relname = $2::text))

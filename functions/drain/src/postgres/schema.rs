@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use postgres_types::ToSql;
 use tokio_postgres::Row as PgRow;
 
 use super::catalog;
 use super::connection::{Connector, Session};
 use crate::backfill::schema::{ColumnInfo, DatabaseSchema, PublicationInfo, RelationInfo};
 use crate::backfill::table::{KeyOrder, SizeProbe};
+use crate::catalog::{Catalog, TableRequest};
 use crate::pattern::TablePattern;
 use crate::plugin::Plugin;
 use crate::ports::SlotError;
@@ -15,60 +17,105 @@ use crate::table_name::TableName;
 
 const DOING: &str = "describing the tables";
 
-/// The relations of the database.
+/// The relations of some names, with their keys and columns.
 const RELATIONS: &str = include_str!("relations.sql");
 
-/// The tables of the publications $1; with a schema $2 and a name $3, only that one.
+/// All relations, without keys and columns.
+const RELATION_LIST: &str = include_str!("relation_list.sql");
+
+/// The tables of the publications $1 that have one of the names $2 and $3, schemas and names in pairs.
 ///
-/// The view has the columns and the row filter of a table from PostgreSQL 15 on.
+/// The view has the columns and the row filter of a table from PostgreSQL 15 on. The columns of a table
+/// without any are null.
 const PUBLISHED_TABLES: &str = "
     select t.schemaname::text as schema,
            t.tablename::text as name,
            case when to_jsonb(t) ? 'attnames'
-                then array(select jsonb_array_elements_text(to_jsonb(t) -> 'attnames')) end as columns,
+                then array(select jsonb_array_elements_text(
+                  coalesce(nullif(to_jsonb(t) -> 'attnames', 'null'), '[]'))) end as columns,
            to_jsonb(t) ->> 'rowfilter' as filter
     from pg_publication_tables t
     where t.pubname = any($1)
-      and ($2::text is null or (t.schemaname = $2::text and t.tablename = $3::text))";
+      and (t.schemaname, t.tablename) in (
+        select w.schema, w.name from unnest($2::text[], $3::text[]) w(schema, name))";
 
-/// The relations of the database, or one of them, and what is published.
-///
-/// # Errors
-/// A query failed.
-pub(crate) async fn describe(
-    connector: &Connector,
-    session: &Session,
-    plugin: Plugin,
-    publications: &[String],
-    tables: &[TablePattern],
-    only: Option<&TableName>,
-) -> Result<DatabaseSchema, SlotError> {
-    let relations = relations(connector, session, only).await?;
-    let published = match plugin {
-        Plugin::Pgoutput => Some(published_tables(connector, session, publications, only).await?),
-        Plugin::Wal2json | Plugin::TestDecoding => None,
-    };
-    Ok(DatabaseSchema {
-        relations,
-        published,
-        tables: tables.to_vec(),
-        catalog: catalog::read(connector, session, None).await?,
-        role: connector.user().to_owned(),
-    })
+/// The names of the tables of the publications $1.
+const PUBLISHED_NAMES: &str = "
+    select t.schemaname::text as schema, t.tablename::text as name
+    from pg_publication_tables t
+    where t.pubname = any($1)";
+
+/// The source of a schema: the session that reads it, and the configuration that it depends on.
+pub(crate) struct SchemaSource<'a> {
+    pub(crate) connector: &'a Connector,
+    pub(crate) session: &'a Session,
+    pub(crate) plugin: Plugin,
+    pub(crate) publications: &'a [String],
+    pub(crate) tables: &'a [TablePattern],
 }
 
-async fn relations(
-    connector: &Connector,
-    session: &Session,
-    only: Option<&TableName>,
-) -> Result<Vec<RelationInfo>, SlotError> {
-    let (schema, name) = only.map(|only| (&only.schema, &only.name)).unzip();
-    let rows = session.client.query(RELATIONS, &[&schema, &name]).await;
-    let rows = rows.map_err(|error| connector.failed(DOING, error))?;
-    Ok(rows.iter().map(relation_info).collect())
+impl SchemaSource<'_> {
+    /// All relations of the database and the names of those that are published, without their keys and
+    /// columns.
+    ///
+    /// # Errors
+    /// A query failed.
+    pub(crate) async fn list(&self) -> Result<DatabaseSchema, SlotError> {
+        let rows = self.rows(RELATION_LIST, &[]).await?;
+        let published = match self.plugin {
+            Plugin::Pgoutput => {
+                let published = self.rows(PUBLISHED_NAMES, &[&self.publications]).await?;
+                let name = |row: &PgRow| (table_name(row), PublicationInfo::default());
+                Some(published.iter().map(name).collect())
+            }
+            Plugin::Wal2json | Plugin::TestDecoding => None,
+        };
+        Ok(DatabaseSchema {
+            relations: rows.iter().map(listed_relation).collect(),
+            published,
+            tables: self.tables.to_vec(),
+            catalog: Catalog::default(),
+            role: self.connector.user().to_owned(),
+        })
+    }
+
+    /// The relations of these names, and what is published of them.
+    ///
+    /// # Errors
+    /// A query failed.
+    pub(crate) async fn describe(&self, names: &[TableName]) -> Result<DatabaseSchema, SlotError> {
+        let (schemas, tables): (Vec<&str>, Vec<&str>) =
+            names.iter().map(|table| (&*table.schema, &*table.name)).unzip();
+        let rows = self.rows(RELATIONS, &[&schemas, &tables]).await?;
+        tracing::debug!(relations = rows.len(), "relations were described");
+        let published = match self.plugin {
+            Plugin::Pgoutput => {
+                let arguments: [&(dyn ToSql + Sync); 3] = [&self.publications, &schemas, &tables];
+                Some(publication_infos(&self.rows(PUBLISHED_TABLES, &arguments).await?))
+            }
+            Plugin::Wal2json | Plugin::TestDecoding => None,
+        };
+        // The schema is that of the present, so every fact is as old as any row.
+        let (mut catalog, horizon) = catalog::partial(self.connector, self.session, None).await?;
+        let request = TableRequest::Named(names.to_vec());
+        catalog::add_tables(self.connector, self.session, &mut catalog, horizon, &request).await?;
+        Ok(DatabaseSchema {
+            relations: rows.iter().map(relation_info).collect(),
+            published,
+            tables: self.tables.to_vec(),
+            catalog,
+            role: self.connector.user().to_owned(),
+        })
+    }
+
+    async fn rows(&self, sql: &str, arguments: &[&(dyn ToSql + Sync)]) -> Result<Vec<PgRow>, SlotError> {
+        let rows = self.session.client.query(sql, arguments).await;
+        rows.map_err(|error| self.connector.failed(DOING, error))
+    }
 }
 
-fn relation_info(row: &PgRow) -> RelationInfo {
+/// A relation without its key and columns.
+fn listed_relation(row: &PgRow) -> RelationInfo {
     let estimated_rows: Option<i64> = row.get("estimated_rows");
     RelationInfo {
         table: table_name(row),
@@ -76,13 +123,21 @@ fn relation_info(row: &PgRow) -> RelationInfo {
         kind: row.get::<_, String>("kind").chars().next().unwrap_or_default(),
         is_permanent: row.get("is_permanent"),
         roots: row.get("roots"),
+        lacks_columns: row.get("lacks_columns"),
+        estimate: estimated_rows.and_then(|rows| u64::try_from(rows).ok()),
+        ..RelationInfo::default()
+    }
+}
+
+fn relation_info(row: &PgRow) -> RelationInfo {
+    RelationInfo {
         may_use_schema: row.get("may_use_schema"),
         hides_rows: row.get("hides_rows"),
-        estimate: estimated_rows.and_then(|rows| u64::try_from(rows).ok()),
         key: row.get::<_, Option<Vec<String>>>("key_names").unwrap_or_default(),
         key_order: key_orders(row),
         is_identified: row.get("is_identified"),
         columns: column_infos(row),
+        ..listed_relation(row)
     }
 }
 
@@ -145,31 +200,20 @@ fn column_infos(row: &PgRow) -> Vec<ColumnInfo> {
 /// A table may be in several publications. Then it is published with the columns of each, and with each row
 /// that one of their filters accepts. A publication without a column list or a filter publishes all columns
 /// or all rows.
-async fn published_tables(
-    connector: &Connector,
-    session: &Session,
-    publications: &[String],
-    only: Option<&TableName>,
-) -> Result<BTreeMap<TableName, PublicationInfo>, SlotError> {
-    let (schema, name) = only.map(|only| (&only.schema, &only.name)).unzip();
-    let rows = session
-        .client
-        .query(PUBLISHED_TABLES, &[&publications, &schema, &name])
-        .await
-        .map_err(|error| connector.failed(DOING, error))?;
+fn publication_infos(rows: &[PgRow]) -> BTreeMap<TableName, PublicationInfo> {
     let mut published: BTreeMap<TableName, PublicationInfo> = BTreeMap::new();
     for row in rows {
         let columns: Option<Vec<String>> = row.get("columns");
         let filters = row.get::<_, Option<String>>("filter").map(|filter| vec![filter]);
         published
-            .entry(table_name(&row))
+            .entry(table_name(row))
             .and_modify(|info| {
                 info.columns = both(info.columns.take(), columns.clone());
                 info.filters = both(info.filters.take(), filters.clone());
             })
             .or_insert(PublicationInfo { columns, filters });
     }
-    Ok(published)
+    published
 }
 
 /// Both lists in one; `None`, which means all, when either is `None`.

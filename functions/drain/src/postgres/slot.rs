@@ -11,12 +11,13 @@ use postgres_types::{PgLsn, ToSql, Type as PgType};
 use tokio_postgres::Row as PgRow;
 use tokio_postgres::error::SqlState;
 
+use super::catalog::{self, CatalogHorizon, UntrackedKind, UntrackedRelation};
 use super::connection::{Connector, Session};
 use super::peek_rows::PgPeekRows;
 use super::server::{self, CommitWait};
 use super::sql_error::SlotContext;
 use super::sql_state::is_cancelled;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, TableRequest};
 use crate::config::{Config, StandbyAck};
 use crate::continuity::ServerInfo;
 use crate::decode::KeptBytes;
@@ -31,17 +32,21 @@ pub(crate) struct PgSlot<'c> {
     pub(super) connector: &'c Connector,
     pub(super) control: Session,
     pub(super) reader: Session,
-    slot: String,
+    pub(super) slot: String,
     pub(super) plugin: Plugin,
     pub(super) publications: Vec<String>,
     pub(super) tables: Vec<TablePattern>,
     /// Options of the plugin, names and values in turn.
-    options: Vec<String>,
+    pub(super) options: Vec<String>,
     /// Options that only newer versions of the plugin have; empty once the server has refused them.
     newer_options: Vec<String>,
     standby_ack: StandbyAck,
     /// What is kept of rows that are too large for the memory.
     kept: KeptBytes,
+    /// Materialized views by object id and naming transaction, and since when each has its name.
+    pub(super) view_names: Vec<((u32, String), Lsn)>,
+    /// The transactions whose rows the slot can still send, as of the last [`Slot::catalog`].
+    horizon: CatalogHorizon,
 }
 
 impl<'c> PgSlot<'c> {
@@ -83,6 +88,8 @@ impl<'c> PgSlot<'c> {
             newer_options: options.newer,
             standby_ack: config.standby_ack,
             kept,
+            view_names: Vec::new(),
+            horizon: CatalogHorizon::default(),
         })
     }
 
@@ -91,7 +98,7 @@ impl<'c> PgSlot<'c> {
         &self.control
     }
 
-    fn failed(&self, doing: &'static str, error: tokio_postgres::Error) -> SlotError {
+    pub(super) fn failed(&self, doing: &'static str, error: tokio_postgres::Error) -> SlotError {
         let context = SlotContext {
             connector: self.connector,
             slot: &self.slot,
@@ -317,7 +324,26 @@ impl Slot for PgSlot<'_> {
     }
 
     async fn catalog(&mut self) -> Result<Catalog, SlotError> {
-        super::catalog::read(self.connector, &self.control, Some(&self.slot)).await
+        let (catalog, horizon) = catalog::partial(self.connector, &self.control, Some(&self.slot)).await?;
+        self.horizon = horizon;
+        Ok(catalog)
+    }
+
+    async fn add_tables(&mut self, catalog: &mut Catalog, request: &TableRequest) -> Result<(), SlotError> {
+        let untracked =
+            catalog::add_tables(self.connector, &self.control, catalog, self.horizon, request).await?;
+        // pgoutput sends rows of tables only. Where a view has the name now, a table had it before.
+        let is_checked = self.plugin != Plugin::Pgoutput;
+        for UntrackedRelation { name, kind } in untracked.into_iter().filter(|_| is_checked) {
+            let since = match kind {
+                UntrackedKind::System => Some(Lsn::ZERO),
+                UntrackedKind::View(oid) => self.view_named_since(oid).await?,
+            };
+            if let Some(since) = since {
+                catalog.insert_untracked(name, since);
+            }
+        }
+        Ok(())
     }
 
     async fn peek(&mut self, window: Window, timeout: Duration) -> Result<PgPeekRows, SlotError> {

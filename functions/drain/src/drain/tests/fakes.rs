@@ -104,6 +104,10 @@ impl Slot for FakeSlot {
         Ok(Catalog::default())
     }
 
+    async fn add_tables(&mut self, _: &mut Catalog, _: &TableRequest) -> Result<(), SlotError> {
+        unreachable!("the catalog lacks no table")
+    }
+
     async fn peek(&mut self, window: Window, _: Duration) -> Result<FakeRows, SlotError> {
         let from = self.confirmed.max(self.faults.blind_to);
         // A commit record has eight bytes here. The server decides by its start.
@@ -172,7 +176,11 @@ impl Slot for FakeSlot {
 
 /// One table, whose rows never arrive in time.
 impl TableSource for FakeSlot {
-    async fn describe(&mut self, _: Option<&TableName>) -> Result<DatabaseSchema, SlotError> {
+    async fn list(&mut self) -> Result<DatabaseSchema, SlotError> {
+        self.describe(&TableName::new("public", "t")).await
+    }
+
+    async fn describe(&mut self, _: &TableName) -> Result<DatabaseSchema, SlotError> {
         Ok(DatabaseSchema {
             relations: vec![table_info("t", 1)],
             ..DatabaseSchema::default()

@@ -1,0 +1,141 @@
+//! Since when a materialized view has its name.
+//!
+//! `refresh materialized view concurrently` and `create materialized view` write rows to the log. wal2json
+//! and test_decoding send them like rows of a table, with the name only. The name may have been that of a
+//! table before: a row of that table must be sent, and a row of the view must not. The order of commits tells
+//! them apart, because a relation takes over a name in a transaction that excludes its writers.
+//!
+//! The row of the view in `pg_type` has the id of that transaction as its `xmin`. `refresh` does not change
+//! that row. A rename, another schema and another owner do. Rows from before such a change are sent, because
+//! the catalog does not show whose they are.
+
+use std::time::{Duration, Instant};
+
+use postgres_types::PgLsn;
+
+use super::slot::PgSlot;
+use crate::lsn::Lsn;
+use crate::ports::SlotError;
+
+const DOING: &str = "searching for the creation of a materialized view";
+
+/// Longest search of the unconfirmed log.
+const SEARCH_TIME: Duration = Duration::from_secs(10);
+
+/// Longest wait until the log is on disk up to the position at which the catalog was read.
+const FLUSH_TIME: Duration = Duration::from_secs(1);
+
+/// The transaction that gave its name to the materialized view $1, and whether the slot $2 is past it.
+///
+/// All transactions before `catalog_xmin` ended before the slot's position. An old transaction id has a
+/// negative age after two billion transactions.
+const NAMING: &str = "
+    select t.xmin::text as xid,
+           coalesce(age(t.xmin) not between 0 and age(s.catalog_xmin), false) as is_confirmed,
+           pg_current_wal_insert_lsn() as insert_lsn
+    from pg_class c
+    join pg_type t on t.oid = c.reltype
+    cross join pg_replication_slots s
+    where c.oid = $1 and c.relkind = 'm' and s.slot_name = $2";
+
+/// The end of the transaction $2 in the unconfirmed log of the slot $1, with the plugin's options $3.
+///
+/// The id may be that of a subtransaction, which the plugins do not show. Its transaction has a smaller id.
+/// So the view has its name at the latest after the last transaction with a smaller id. The commit row has
+/// the greatest LSN of its transaction.
+const NAMING_COMMIT: &str = "
+    select max(p.lsn) filter (where p.xid = $2::text::xid) as commit_lsn,
+           max(p.lsn) filter (where p.xid <> '0'::xid and age(p.xid) >= age($2::text::xid)) as latest_lsn
+    from pg_logical_slot_peek_binary_changes($1, null, null, variadic $3::text[]) p";
+
+impl PgSlot<'_> {
+    /// The end of the commit since which the view has its name; zero if the slot's position is after it.
+    ///
+    /// Rows of a transaction that commits there or later are rows of the view. `None` if the view was dropped
+    /// meanwhile. If the position is not found in time, it is the greatest one: rows of the view are then
+    /// sent, but no row of a table is lost.
+    ///
+    /// # Errors
+    /// A query failed.
+    pub(super) async fn view_named_since(&mut self, view: u32) -> Result<Option<Lsn>, SlotError> {
+        let row = self
+            .control
+            .client
+            .query_opt(NAMING, &[&view, &self.slot])
+            .await
+            .map_err(|error| self.failed(DOING, error))?;
+        let Some(row) = row else {
+            return Ok(None);
+        };
+        if row.get("is_confirmed") {
+            return Ok(Some(Lsn::ZERO));
+        }
+        let xid: String = row.get("xid");
+        if let Some((_, since)) = self
+            .view_names
+            .iter()
+            .find(|(naming, _)| *naming == (view, xid.clone()))
+        {
+            return Ok(Some(*since));
+        }
+        let insert = Lsn(row.get::<_, PgLsn>("insert_lsn").into());
+        let since = match self.is_flushed(insert).await? {
+            true => self.naming_commit(&xid).await?,
+            false => None,
+        };
+        let since = since.unwrap_or_else(|| {
+            tracing::warn!(
+                slot = self.slot,
+                "the creation of a materialized view was not found in time: its rows are sent"
+            );
+            Lsn(u64::MAX)
+        });
+        self.view_names.push(((view, xid), since));
+        Ok(Some(since))
+    }
+
+    /// Whether the log is on disk up to a position, at once or soon.
+    ///
+    /// A commit may be visible before it is on disk, and a peek does not show it then.
+    async fn is_flushed(&self, lsn: Lsn) -> Result<bool, SlotError> {
+        let began = Instant::now();
+        loop {
+            let row = self
+                .control
+                .client
+                .query_one(
+                    "select pg_current_wal_flush_lsn() >= $1 as is_flushed",
+                    &[&PgLsn::from(lsn.0)],
+                )
+                .await
+                .map_err(|error| self.failed(DOING, error))?;
+            let is_flushed = row.get("is_flushed");
+            if is_flushed || began.elapsed() >= FLUSH_TIME {
+                return Ok(is_flushed);
+            }
+            tokio::time::sleep(FLUSH_TIME / 50).await;
+        }
+    }
+
+    /// The position since which the rows of later commits are those of the view that `xid` named.
+    ///
+    /// `None` if the search takes too long.
+    async fn naming_commit(&self, xid: &str) -> Result<Option<Lsn>, SlotError> {
+        let client = &self.control.client;
+        let arguments: [&(dyn postgres_types::ToSql + Sync); 3] = [&self.slot, &xid, &self.options];
+        let search = client.query_one(NAMING_COMMIT, &arguments);
+        let Ok(found) = tokio::time::timeout(SEARCH_TIME, search).await else {
+            self.control.cancel().await;
+            self.control.outlast_cancel().await;
+            return Ok(None);
+        };
+        let row = found.map_err(|error| self.failed(DOING, error))?;
+        let lsn = |column: &str| row.get::<_, Option<PgLsn>>(column).map(|lsn| Lsn(lsn.into()));
+        let since = match (lsn("commit_lsn"), lsn("latest_lsn")) {
+            (Some(commit), _) => commit,
+            (None, Some(latest)) => latest.plus(1),
+            (None, None) => Lsn::ZERO,
+        };
+        Ok(Some(since))
+    }
+}

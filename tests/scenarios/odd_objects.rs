@@ -1,0 +1,104 @@
+//! Objects that are unusual keep neither the drain nor a backfill from other tables.
+
+use scenarios::fixture::{Fixture, FixtureBuilder};
+use scenarios::postgres::REPLUSER;
+use serde_json::json;
+
+use crate::support::backfill::{fixture_with_tables, run_backfill, start_event, tick_until_finished};
+use crate::support::versions::with_each_plugin;
+
+crate::version_scenarios![odd_objects_do_not_stop_a_backfill];
+
+/// Objects that a backfill cannot read, or that have no columns to describe.
+const ODD: &str = r#"
+    create table z ();
+    create table dropped (a int, b text); alter table dropped drop column a, drop column b;
+    create table only_generated (g int generated always as (1 + 1) stored);
+    create domain positive as int check (value > 0);
+    create table of_domain (id positive primary key, gone positive);
+    create type pair as (a int, b text); create table typed of pair;
+    create table parent (id int primary key, n int); create table child (m int) inherits (parent);
+    create table no_partition (id int primary key, n int) partition by range (id);
+    create table by_expression (id int not null, what text);
+    create unique index on by_expression (lower(what));
+    create table broken_index (id int not null, n int); create unique index broken on broken_index (id);
+    create function f(int) returns int language sql as 'select $1';
+    create view through as select f(id) as id from parent;
+    create foreign data wrapper hollow; create server nowhere foreign data wrapper hollow;
+    create foreign table remote (id int) server nowhere;
+    create materialized view kept as select * from parent;
+    create sequence counted; create unlogged table quick (id int primary key);
+    create schema closed; create table closed.t (id int primary key); insert into closed.t values (1);
+    create table closed.z ();
+    create table deferred (id int primary key deferrable initially deferred);
+    create table "a ""b"".c d,e" (id int primary key, "x""y.z" text);
+    insert into "a ""b"".c d,e" values (1, 'a'), (2, null)"#;
+
+async fn odd_objects_do_not_stop_a_backfill(version: u32) {
+    with_each_plugin(version, odd_objects).await;
+}
+
+async fn odd_objects(builder: FixtureBuilder) {
+    let columns: Vec<String> = (1..1600).map(|n| format!("c{n} bool")).collect();
+    let sql = format!(
+        "{ODD}; create table wide (id int primary key, {}); insert into wide (id) values (1), (2);
+         create table good (id int primary key, n int);
+         insert into good select i, i from generate_series(1, 50) i;
+         create table \"new\nline\" (id int primary key); insert into \"new\nline\" values (1);
+         update pg_index set indisvalid = false where indexrelid = 'broken'::regclass",
+        columns.join(", ")
+    );
+    let fixture = fixture_with_tables(builder, &sql).await;
+    let (good, odd) = (["good", "wide"], ["\"a \"\"b\"\".c d,e\"", "\"new\nline\""]);
+    let names = ["public.good", "public.wide", "public.no_partition"];
+    let requests = [
+        &names[..],
+        &["public.\"a \"\"b\"\".c d,e\"", "public.\"new\nline\""],
+    ]
+    .concat();
+    let first = fixture.invoke(start_event(&requests, 20)).await.answer();
+    let status = fixture.invoke(json!({"action": "status"})).await.answer();
+    assert_eq!(status["problems"], json!([]), "{status}");
+    tick_until_finished(&fixture, first).await;
+    fixture.drain().await;
+    fixture.compare(&[&good[..], &odd[..]].concat()).await;
+    changes_of_odd_tables_arrive(&fixture).await;
+    refusals_name_each_table(&fixture).await;
+}
+
+/// Writes to tables that have no key, or none of which is logged.
+async fn changes_of_odd_tables_arrive(fixture: &Fixture) {
+    let before = fixture.consume().await.changes().len();
+    fixture
+        .sql(
+            "insert into typed values (1, 'a'); insert into child values (1, 2, 3);
+             insert into by_expression values (1, 'a'); insert into broken_index values (1, 2);
+             insert into closed.t values (2); insert into of_domain values (1, null)",
+        )
+        .await;
+    fixture.drain().await;
+    assert_eq!(fixture.consume().await.changes().len(), before + 6);
+}
+
+async fn refusals_name_each_table(fixture: &Fixture) {
+    let refused = [
+        "public.z",
+        "public.dropped",
+        "public.by_expression",
+        "public.through",
+        "closed.t",
+    ];
+    let (kind, message) = fixture.invoke(start_event(&refused, 10)).await.error();
+    assert_eq!(kind, "BackfillRefused", "{message}");
+    for table in refused {
+        assert!(message.contains(&format!("{table}: ")), "{table}: {message}");
+    }
+    let role = REPLUSER.0;
+    fixture
+        .sql(&format!(
+            "grant usage on schema closed to {role}; grant select on closed.t to {role}"
+        ))
+        .await;
+    run_backfill(fixture, start_event(&["closed.*"], 10)).await;
+    fixture.compare(&["closed.t"]).await;
+}

@@ -1,0 +1,179 @@
+//! `TABLES` means the same with each plugin, and a pattern that matches nothing is reported.
+
+use scenarios::fixture::{Fixture, Plugin};
+use scenarios::postgres::REPLUSER;
+use serde_json::{Value, json};
+
+use crate::support::backfill::{fixture_with_tables, start_event};
+use crate::support::expected_errors::assert_invocation_fails;
+
+crate::scenarios![
+    patterns_select_the_same_tables_with_each_plugin,
+    a_pattern_that_matches_no_table_is_reported,
+    a_pattern_that_matches_no_published_table_is_reported,
+    an_invalid_pattern_is_refused,
+    a_backfill_of_a_name_in_another_case_is_refused,
+];
+
+async fn patterns_select_the_same_tables_with_each_plugin() {
+    Plugin::each(|plugin| async move {
+        let patterns = r#"public.ord*, public."Mixed", public.e*_*d, "My ""app".*, public."a, b.c*" ,*.log"#;
+        let fixture = Fixture::builder(plugin).env("TABLES", patterns).build().await;
+        let selected = [
+            "public.orders",
+            "public.order items",
+            "public.ord\n\t'er\\s",
+            "public.Mixed",
+            "public.e__d",
+            "public.ex_led",
+            "My \"app.t",
+            "My \"app.log",
+            "public.log",
+            "public.a, b.c*",
+        ];
+        let sql = r#"create table orders (id int); insert into orders values (1);
+                create table "order items" (id int); insert into "order items" values (1);
+                create table "Mixed" (id int); insert into "Mixed" values (1);
+                create table e__d (id int); insert into e__d values (1);
+                create table ex_led (id int); insert into ex_led values (1);
+                create table log (id int); insert into log values (1);
+                create table "a, b.c*" (id int); insert into "a, b.c*" values (1);
+                create table mixed (id int); insert into mixed values (1);
+                create table "Orders" (id int); insert into "Orders" values (1);
+                create table reorder (id int); insert into reorder values (1);
+                create table exXed (id int); insert into exXed values (1);
+                create table "a, b.cd" (id int); insert into "a, b.cd" values (1);
+                create schema "My ""app"; create table "My ""app".t (id int);
+                insert into "My ""app".t values (1);
+                create table "My ""app".log (id int); insert into "My ""app".log values (1);
+                create schema my; create table my.t (id int); insert into my.t values (1)"#;
+        fixture.sql(sql).await;
+        fixture
+            .sql("create table \"ord\n\t'er\\s\" (id int); insert into \"ord\n\t'er\\s\" values (1)")
+            .await;
+        fixture.drain().await;
+        let counts = fixture.consume().await.counts();
+        let mut arrived: Vec<&str> = counts.keys().map(String::as_str).collect();
+        let mut selected = selected.to_vec();
+        selected.sort_unstable();
+        arrived.sort_unstable();
+        assert_eq!(arrived, selected);
+        let status = fixture.invoke(json!({"action": "status"})).await.answer();
+        assert_eq!(status["problems"], json!([]), "{status}");
+    })
+    .await;
+}
+
+/// Log lines of warnings about `TABLES`, since the function was deployed.
+fn warnings(fixture: &Fixture) -> Vec<String> {
+    let lines = fixture.function.log().into_iter();
+    lines
+        .filter(|line| line.contains(r#""level":"WARN""#) && line.contains("TABLES: "))
+        .collect()
+}
+
+async fn a_pattern_that_matches_no_table_is_reported() {
+    Plugin::each(|plugin| async move {
+        let fixture = Fixture::builder(plugin)
+            .env("TABLES", "public.orders,public.Customers,nowhere.*,public.seen")
+            .build()
+            .await;
+        fixture
+            .sql(
+                "create table orders (id int); create table customers (id int);
+                 create materialized view seen as select 1 as id",
+            )
+            .await;
+        let expected = [
+            "TABLES: public.Customers matches no table: case matters, and there is public.customers",
+            "TABLES: nowhere.* matches no table",
+            "TABLES: public.seen matches no table",
+        ];
+        for action in ["status", "setup"] {
+            let answer = fixture.invoke(json!({"action": action})).await.answer();
+            assert_eq!(answer["problems"], json!(expected), "{answer}");
+        }
+        assert_eq!(warnings(&fixture).len(), 0, "only a drain warns");
+        for tick in 1..=2 {
+            fixture.sql("insert into orders values (1)").await;
+            fixture.tick().await;
+            // The log is complete when the process has ended.
+            fixture.function.kill9().await;
+            let warnings = warnings(&fixture);
+            assert_eq!(warnings.len(), tick * expected.len(), "{warnings:#?}");
+        }
+        for text in expected {
+            assert!(
+                warnings(&fixture).iter().any(|line| line.contains(text)),
+                "{text}"
+            );
+        }
+        assert_eq!(fixture.consume().await.counts()["public.orders"], 2);
+    })
+    .await;
+}
+
+async fn a_pattern_that_matches_no_published_table_is_reported() {
+    let fixture = Fixture::builder(Plugin::Pgoutput)
+        .without_slot()
+        .env("TABLES", "public.a,public.b,public.c*")
+        .build()
+        .await;
+    fixture
+        .sql("create table a (id int); create table b (id int); create table c1 (id int)")
+        .await;
+    fixture.sql("create publication spillway for table a").await;
+    fixture.create_slot().await;
+    let status = fixture.invoke(json!({"action": "status"})).await.answer();
+    let problem = |pattern: &str| {
+        json!(format!(
+            "TABLES: {pattern} matches tables, but none of PUBLICATIONS has one of them"
+        ))
+    };
+    let expected: Vec<Value> = ["public.b", "public.c*"].map(problem).into();
+    assert_eq!(status["problems"], json!(expected), "{status}");
+}
+
+async fn an_invalid_pattern_is_refused() {
+    let mut fixture = Fixture::new(Plugin::TestDecoding).await;
+    for pattern in [
+        "orders",
+        "public.\"orders",
+        "public.\"or\"ders",
+        "a.b.c",
+        "public.",
+    ] {
+        fixture
+            .function
+            .set("TABLES", &format!("public.t,{pattern}"))
+            .await;
+        assert_invocation_fails(&fixture, json!({}), "ConfigInvalid", &["TABLES", pattern]).await;
+        let event = start_event(&[pattern], 10);
+        fixture.function.set("TABLES", "").await;
+        let (kind, message) = fixture.invoke(event).await.error();
+        assert_eq!(kind, "EventInvalid", "{message}");
+    }
+}
+
+async fn a_backfill_of_a_name_in_another_case_is_refused() {
+    let sql = "create table orders (id int primary key); insert into orders values (1);
+               create table \"Other\" (id int primary key); insert into \"Other\" values (1)";
+    let fixture = fixture_with_tables(Fixture::builder(Plugin::Pgoutput), sql).await;
+    let parts = [
+        "public.Orders",
+        "no table of this name",
+        "case matters",
+        "public.orders",
+    ];
+    let event = start_event(&["public.Orders"], 10);
+    assert_invocation_fails(&fixture, event, "BackfillRefused", &parts).await;
+    fixture
+        .sql(&format!(
+            "grant select on all tables in schema public to {}",
+            REPLUSER.0
+        ))
+        .await;
+    let event = start_event(&["public.ord*", "public.\"Other\""], 10);
+    crate::support::backfill::run_backfill(&fixture, event).await;
+    fixture.compare(&["orders", "\"Other\""]).await;
+}
