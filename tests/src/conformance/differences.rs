@@ -108,11 +108,15 @@ fn has_value(difference: &Difference, values: &[Value]) -> bool {
 }
 
 fn is_path(pattern: &str, path: &str) -> bool {
-    let (patterns, parts) = (pattern.split('.'), path.split('.'));
-    patterns.clone().count() == parts.clone().count()
-        && patterns
-            .zip(parts)
-            .all(|(pattern, part)| pattern == "*" || pattern == part)
+    // The name of a column may have dots.
+    let (mut patterns, mut parts) = (pattern.splitn(2, '.'), path.splitn(2, '.'));
+    loop {
+        match (patterns.next(), parts.next()) {
+            (None, None) => return true,
+            (Some(pattern), Some(part)) if pattern == "*" || pattern == part => {}
+            _ => return false,
+        }
+    }
 }
 
 fn has_mode(difference: &Difference, name: &str, values: &[String]) -> bool {

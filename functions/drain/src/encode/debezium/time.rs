@@ -29,10 +29,10 @@ pub enum TimeMode {
 /// The timestamp `infinity`, µs since 1970-01-01, as the JDBC driver and Debezium write it.
 ///
 /// Source: documentation of the connector, "Timestamp types".
-const INFINITY: i64 = 9_223_372_036_825_200_000;
+const INFINITY: i128 = 9_223_372_036_825_200_000;
 
 /// The timestamp `-infinity`, from the same source.
-const MINUS_INFINITY: i64 = -9_223_372_036_832_400_000;
+const MINUS_INFINITY: i128 = -9_223_372_036_832_400_000;
 
 /// Fractional digits of a second up to which `adaptive` uses milliseconds.
 const MILLISECOND_DIGITS: u8 = 3;
@@ -79,7 +79,7 @@ pub(super) fn time_number(mode: TimeMode, kind: &Type, text: &str) -> Option<i64
             return days_since_epoch(date, is_bc);
         }
         Type::Time(digits) => (
-            micros_of_day(text)?,
+            micros_of_day(text)?.into(),
             mode == TimeMode::Adaptive && *digits <= MILLISECOND_DIGITS,
         ),
         Type::Timestamp(digits) => (
@@ -89,16 +89,16 @@ pub(super) fn time_number(mode: TimeMode, kind: &Type, text: &str) -> Option<i64
         ),
         _ => return None,
     };
-    match mode {
-        TimeMode::Connect => Some(micros.div_euclid(1000)),
-        _ if is_milliseconds => Some(micros.div_euclid(1000)),
+    let number = match mode {
+        TimeMode::Connect => micros.div_euclid(1000),
+        _ if is_milliseconds => micros.div_euclid(1000),
         // As Debezium's, the infinite ones are the numbers at the ends.
-        TimeMode::Nanoseconds if matches!(micros, INFINITY | MINUS_INFINITY) => {
-            Some(micros.saturating_mul(1000))
-        }
-        TimeMode::Nanoseconds => micros.checked_mul(1000),
-        _ => Some(micros),
-    }
+        TimeMode::Nanoseconds if micros == INFINITY => i64::MAX.into(),
+        TimeMode::Nanoseconds if micros == MINUS_INFINITY => i64::MIN.into(),
+        TimeMode::Nanoseconds => micros * 1000,
+        _ => micros,
+    };
+    i64::try_from(number).ok()
 }
 
 /// The text without its era, and whether it is a year before Christ.
@@ -132,15 +132,17 @@ fn write_iso_date(out: &mut Vec<u8>, date: &str, is_bc: bool, behind: &[&str]) -
 }
 
 /// µs since 1970-01-01 of a timestamp without a zone, as if it were in UTC.
-fn micros_since_epoch(text: &str) -> Option<i64> {
+///
+/// The last timestamps of PostgreSQL exceed 64 bits in this unit.
+fn micros_since_epoch(text: &str) -> Option<i128> {
     match text {
         "infinity" => Some(INFINITY),
         "-infinity" => Some(MINUS_INFINITY),
         _ => {
             let (text, is_bc) = split_era(text);
             let (date, time) = split_timestamp(text)?;
-            let midnight = days_since_epoch(date, is_bc)?.checked_mul(86_400_000_000)?;
-            midnight.checked_add(micros_of_day(time)?)
+            let midnight = i128::from(days_since_epoch(date, is_bc)?) * 86_400_000_000;
+            Some(midnight + i128::from(micros_of_day(time)?))
         }
     }
 }

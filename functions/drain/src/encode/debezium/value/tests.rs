@@ -231,6 +231,9 @@ fn a_time_is_a_number_in_the_unit_of_its_mode_or_stays_text() {
         "-9223372036854775808",
     );
     numbers(Type::Timestamp(6), "-infinity", [us, us, ms, us, ns]);
+    let (text, ms) = ("294276-12-31 23:59:59.999999", "9224318015999999");
+    let written = r#""294276-12-31 23:59:59.999999""#;
+    numbers(Type::Timestamp(6), text, [written, written, ms, written, written]);
     let (text, ms, us) = ("0044-03-15 12:00:00 BC", "-63517780800000", "-63517780800000000");
     numbers(
         Type::Timestamp(6),
