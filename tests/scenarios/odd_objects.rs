@@ -1,13 +1,19 @@
 //! Objects that are unusual keep neither the drain nor a backfill from other tables.
 
-use scenarios::fixture::{Fixture, FixtureBuilder};
+use std::time::Duration;
+
+use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
 use scenarios::postgres::REPLUSER;
 use serde_json::json;
 
-use crate::support::backfill::{fixture_with_tables, run_backfill, start_event, tick_until_finished};
+use crate::support::backfill::{
+    backfill_state, create_table_sql, fixture_with_tables, run_backfill, start_event, start_within,
+    tick_until_finished,
+};
 use crate::support::versions::with_each_plugin;
 
 crate::version_scenarios![odd_objects_do_not_stop_a_backfill];
+crate::scenarios![a_backfill_that_cannot_list_its_tables_does_not_stop_the_drain];
 
 /// Objects that a backfill cannot read, or that have no columns to describe.
 const ODD: &str = r#"
@@ -101,4 +107,32 @@ async fn refusals_name_each_table(fixture: &Fixture) {
         .await;
     run_backfill(fixture, start_event(&["closed.*"], 10)).await;
     fixture.compare(&["closed.t"]).await;
+}
+
+async fn a_backfill_that_cannot_list_its_tables_does_not_stop_the_drain() {
+    let rows = 20_000;
+    let fixture = fixture_with_tables(Fixture::builder(Plugin::Pgoutput), &create_table_sql(rows)).await;
+    // A chunk has one row, so the first invocation does not finish.
+    start_within(&fixture, start_event(&["public.t"], 1), Duration::from_secs(4)).await;
+    fixture.sql("revoke select on pg_inherits from public").await;
+    fixture.sql("update t set n = -1 where id = 7").await;
+    let report = fixture.tick().await;
+    assert_eq!(
+        (&report["changes"], &report["stopped"]),
+        (&json!(1), &json!("empty")),
+        "{report}"
+    );
+    assert_eq!(backfill_state(&report), "waiting", "{report}");
+    let reason = report["backfill"]["waits_for"].to_string();
+    assert!(reason.contains("pg_inherits"), "{reason}");
+    let status = fixture.invoke(json!({"action": "status"})).await.answer();
+    assert!(status["problems"].to_string().contains("pg_inherits"), "{status}");
+    fixture.sql("grant select on pg_inherits to public").await;
+    let cancel = fixture
+        .invoke(json!({"action": "backfill", "cancel": true}))
+        .await
+        .answer();
+    assert_eq!(cancel["backfill"]["state"], "cancelled", "{cancel}");
+    run_backfill(&fixture, start_event(&["public.t"], 10_000)).await;
+    fixture.compare(&["t"]).await;
 }

@@ -210,8 +210,8 @@ impl DatabaseSchema {
     /// The relations that a pattern selects.
     ///
     /// A pattern with a wildcard selects tables with columns, and only those that are published and match
-    /// `TABLES`. A name selects its relation, whatever that is. The name of a partitioned table selects the partitions
-    /// that hold its rows, unless its changes have the partitioned table's name.
+    /// `TABLES`. A name selects its relation, whatever that is. The name of a partitioned table selects the
+    /// partitions that hold its rows, unless its changes have the partitioned table's name.
     fn matching_relations(&self, pattern: &TablePattern) -> Vec<&RelationInfo> {
         let has_wildcard = pattern.has_wildcard();
         let roots = self.published_roots();
