@@ -46,6 +46,7 @@ mod pgbench;
 mod plan;
 mod poison;
 mod random_kills;
+mod random_tables;
 mod request_checks;
 mod resumed;
 mod second_drainer;

@@ -6,6 +6,7 @@
 //! - [`consumer`]: a consumer that rebuilds tables from the stream, and the comparison with PostgreSQL.
 //! - [`fixture`]: all of these for one scenario. Most scenarios need only this.
 //! - [`random_play`]: random workloads and faults, for the longer runs of `play`.
+//! - [`random_tables`]: a property test of rows and keys, with tables, writes and DDL of a seed.
 //!
 //! A part that fails panics with a sentence about the cause: the panic is the scenario's report. Servers and
 //! processes listen on loopback, on a free port. They end with the process that started them, even when it is
@@ -17,6 +18,7 @@ pub mod fixture;
 pub mod lambda;
 pub mod postgres;
 pub mod random_play;
+pub mod random_tables;
 pub mod wait;
 pub mod watchdog;
 pub mod zipf;

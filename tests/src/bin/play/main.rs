@@ -6,6 +6,7 @@ mod corpus;
 mod demo;
 mod huge;
 mod random_play;
+mod random_tables;
 mod seeds;
 
 use std::process::ExitCode;
@@ -26,8 +27,11 @@ fn main() -> ExitCode {
         Some("demo") => demo::main(),
         Some("huge") => huge::main(),
         Some("storm") => random_play::storm(),
+        Some("tables") => random_tables::main(),
         other => {
-            eprintln!("play: {other:?} is not one of backfill, bench, breaker, corpus, demo, huge, storm");
+            eprintln!(
+                "play: {other:?} is not one of backfill, bench, breaker, corpus, demo, huge, storm, tables"
+            );
             ExitCode::from(2)
         }
     }
