@@ -5,7 +5,9 @@
 .NOTPARALLEL:
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help demo test lint check advisories build bench conformance storm mutants fuzz breaker backfill huge invoke plan deploy clean tools-rust tools-demo tools-postgres tools-consumers tools-conformance tools-check tools-build tools-fuzz
+.PHONY: help demo test lint check advisories build bench conformance storm mutants fuzz breaker backfill huge tables
+.PHONY: invoke plan deploy clean tools-rust tools-demo tools-postgres tools-consumers tools-conformance tools-check
+.PHONY: tools-build tools-fuzz
 
 # Last, so that the user's own cargo takes precedence.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -78,6 +80,11 @@ breaker: tools-rust tools-demo tools-postgres ## drain while every part fails at
 backfill: tools-rust tools-demo tools-postgres ## backfill 2,000,000 rows beside writers, kills and failovers, and compare (SEEDS=5, ROWS, FIRST_SEED=1, PARALLEL=1)
 	cargo build --locked --workspace --bins
 	@target/debug/play backfill
+
+tables: export SERVERS_IN ?= $(shell df --output=avail -k /dev/shm 2>/dev/null | awk 'NR == 2 && $$1 > 8000000 { print "/dev/shm" }')
+tables: tools-rust tools-demo tools-postgres ## compare rows and keys of random tables with the server (SEEDS=1000, FIRST_SEED=1, SEED=n, PARALLEL=3)
+	cargo build --locked --workspace --bins
+	@target/debug/play tables
 
 fuzz: tools-rust tools-fuzz ## fuzz a decoder (TARGET=pgoutput wal2json test_decoding checkpoint or event, SECONDS=60)
 	@scripts/fuzz.sh $(TARGET) $(SECONDS)

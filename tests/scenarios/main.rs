@@ -60,6 +60,7 @@ mod plan;
 mod poison;
 mod publications;
 mod random_kills;
+mod random_tables;
 mod request_checks;
 mod resumed;
 mod second_drainer;

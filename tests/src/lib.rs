@@ -7,6 +7,7 @@
 //! - [`conformance`]: the comparison of events with those of Debezium Server and wal2json.
 //! - [`fixture`]: all of these for one scenario. Most scenarios need only this.
 //! - [`random_play`]: random workloads and faults, for the longer runs of `play`.
+//! - [`random_tables`]: a property test of rows and keys, with tables, writes and DDL of a seed.
 //!
 //! A part that fails panics with a sentence about the cause: the panic is the scenario's report. Servers and
 //! processes listen on loopback, on a free port. They end with the process that started them, even when it is
@@ -19,6 +20,7 @@ pub mod fixture;
 pub mod lambda;
 pub mod postgres;
 pub mod random_play;
+pub mod random_tables;
 pub mod wait;
 pub mod watchdog;
 pub mod zipf;

@@ -13,7 +13,7 @@ mod engine;
 mod environment;
 mod faults;
 mod kcl;
-mod parameter_store;
+pub(crate) mod parameter_store;
 mod result;
 mod row_key;
 mod settings;

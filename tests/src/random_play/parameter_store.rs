@@ -17,19 +17,19 @@ use crate::aws::fake_kinesis::FakeKinesis;
 
 /// Stored checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct StoredCheckpoint {
+pub(crate) struct StoredCheckpoint {
     /// `commit_end` of the checkpoint.
-    pub(super) commit_end: u64,
+    pub(crate) commit_end: u64,
     /// Progress inside the next transaction: its commit end, and the LSN before which all changes are
     /// acknowledged.
-    pub(super) progress: Option<(u64, u64)>,
+    pub(crate) progress: Option<(u64, u64)>,
     /// Records that the stream had stored by then.
-    pub(super) records: u64,
+    pub(crate) records: u64,
 }
 
 /// Parameter store that answers on an endpoint.
 #[derive(Debug)]
-pub(super) struct ParameterStore {
+pub(crate) struct ParameterStore {
     endpoint: Endpoint,
     service: Arc<ParameterService>,
 }
@@ -50,7 +50,7 @@ struct Parameters {
 
 impl ParameterStore {
     /// Opens a store without parameters, for a function that writes to `stream`.
-    pub(super) async fn open(stream: Arc<FakeKinesis>) -> Self {
+    pub(crate) async fn open(stream: Arc<FakeKinesis>) -> Self {
         let service = Arc::new(ParameterService {
             stream,
             parameters: Mutex::default(),
@@ -63,34 +63,34 @@ impl ParameterStore {
     }
 
     /// Endpoint, as `AWS_ENDPOINT_URL_SSM` takes it.
-    pub(super) fn endpoint(&self) -> &str {
+    pub(crate) fn endpoint(&self) -> &str {
         self.endpoint.url()
     }
 
     /// Checkpoint that was stored last.
-    pub(super) fn checkpoint(&self) -> Option<StoredCheckpoint> {
+    pub(crate) fn checkpoint(&self) -> Option<StoredCheckpoint> {
         self.service.parameters().checkpoints.last().cloned()
     }
 
     /// All stored checkpoints, in the order of their stores.
-    pub(super) fn checkpoints(&self) -> Vec<StoredCheckpoint> {
+    pub(crate) fn checkpoints(&self) -> Vec<StoredCheckpoint> {
         self.service.parameters().checkpoints.clone()
     }
 
     /// State of the backfill, if one is stored.
-    pub(super) fn backfill(&self) -> Option<Value> {
+    pub(crate) fn backfill(&self) -> Option<Value> {
         let parameters = self.service.parameters();
         let (_, text) = parameters.values.iter().find(|(name, _)| is_backfill(name))?;
         serde_json::from_str(text).ok()
     }
 
     /// Rows that the backfill has read, by its stored states.
-    pub(super) fn rows_read(&self) -> u64 {
+    pub(crate) fn rows_read(&self) -> u64 {
         self.service.rows_read.load(Ordering::Relaxed)
     }
 
     /// Counter behind [`ParameterStore::rows_read`].
-    pub(super) fn rows_read_counter(&self) -> Arc<AtomicU64> {
+    pub(crate) fn rows_read_counter(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.service.rows_read)
     }
 }
@@ -167,7 +167,7 @@ impl Answerer for ParameterService {
 }
 
 /// LSN from the text that PostgreSQL writes.
-pub(super) fn lsn(text: &Value) -> Option<u64> {
+pub(crate) fn lsn(text: &Value) -> Option<u64> {
     let (high, low) = text.as_str()?.split_once('/')?;
     Some(u64::from_str_radix(high, 16).ok()? << 32 | u64::from_str_radix(low, 16).ok()?)
 }

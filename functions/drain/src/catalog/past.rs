@@ -281,7 +281,32 @@ mod tests {
             catalog.begin_transaction(xid);
             catalog.generation()
         });
-        assert_eq!(generations, [0, 1, 2, 2, 3, 4]);
+        assert_eq!(generations.map(|number| number - generations[0]), [0, 1, 2, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_table_that_is_read_later_begins_a_generation() {
+        let mut catalog = catalog();
+        let generation = |catalog: &mut Catalog, xid| {
+            catalog.begin_transaction(xid);
+            catalog.generation()
+        };
+        let before = generation(&mut catalog, 15);
+        let recent = RecentChanges {
+            key: vec![5],
+            ..RecentChanges::default()
+        };
+        catalog.insert(
+            TableName::new("public", "later"),
+            CatalogTable {
+                oid: 8,
+                recent,
+                ..CatalogTable::default()
+            },
+        );
+        assert_ne!(catalog.generation(), before);
+        // As many facts hold, but others.
+        assert_ne!(generation(&mut catalog, 9), before);
     }
 
     #[test]

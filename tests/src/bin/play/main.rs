@@ -7,6 +7,7 @@ mod corpus;
 mod demo;
 mod huge;
 mod random_play;
+mod random_tables;
 mod seeds;
 
 use std::process::ExitCode;
@@ -28,9 +29,11 @@ fn main() -> ExitCode {
         Some("demo") => demo::main(),
         Some("huge") => huge::main(),
         Some("storm") => random_play::storm(),
+        Some("tables") => random_tables::main(),
         other => {
             eprintln!(
-                "play: {other:?} is not one of backfill, bench, breaker, conformance, corpus, demo, huge, storm"
+                "play: {other:?} is not one of backfill, bench, breaker, conformance, corpus, demo, huge, storm, \
+                 tables"
             );
             ExitCode::from(2)
         }

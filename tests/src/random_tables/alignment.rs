@@ -1,0 +1,154 @@
+//! Assignment of events to the changes that the server had.
+
+use crate::consumer::Arrival;
+use crate::consumer::event::Event;
+use crate::fixture::Plugin;
+
+use super::shape::{Shape, TrueChange, Truth};
+
+/// Event with its partition key.
+#[derive(Debug)]
+pub(super) struct KeyedEvent {
+    pub(super) event: Event,
+    pub(super) partition_key: String,
+    /// Text of the event, for the report.
+    pub(super) text: String,
+}
+
+impl KeyedEvent {
+    /// Event of an arrival.
+    pub(super) fn of(arrival: &Arrival) -> Self {
+        Self {
+            event: arrival.event(),
+            partition_key: arrival.partition_key.clone(),
+            text: String::from_utf8_lossy(&arrival.data).trim_end().to_owned(),
+        }
+    }
+
+    fn is_of(&self, name: &str) -> bool {
+        self.event.source.table.as_deref() == Some(name)
+    }
+}
+
+/// Events of one change: one, or a delete and a create of a key change.
+#[derive(Debug)]
+pub(super) struct AlignedChange<'t> {
+    pub(super) change: &'t TrueChange,
+    /// Relation whose name the events have.
+    pub(super) named: &'t Shape,
+    pub(super) events: Vec<&'t KeyedEvent>,
+}
+
+/// Assigns the events of a plugin, in the order of positions, to the changes; `Err` where they differ.
+pub(super) fn align<'t>(
+    truth: &'t Truth,
+    plugin: Plugin,
+    events: &[&'t KeyedEvent],
+) -> (Vec<AlignedChange<'t>>, Option<String>) {
+    let mut aligned = Vec::new();
+    let (mut next, mut changes) = (
+        0,
+        truth.changes.iter().filter(|change| change.op != 'r').peekable(),
+    );
+    while let Some(change) = changes.next() {
+        if change.op == 't' {
+            let mut truncated = vec![change];
+            while let Some(more) = changes.next_if(|more| more.op == 't') {
+                truncated.push(more);
+            }
+            match truncates(plugin, &truncated, &events[next..]) {
+                Ok(used) => next += used,
+                Err(reason) => return (aligned, Some(reason)),
+            }
+            continue;
+        }
+        let Some(named) = sent_as(truth, plugin, change) else {
+            continue;
+        };
+        let found = split(change, named, &events[next..]);
+        if found.is_empty() {
+            let got = events.get(next).map_or("nothing", |event| &event.text);
+            let reason =
+                format!("the event of a change is missing\n  change {change:?}\n  the next event is {got}");
+            return (aligned, Some(reason));
+        }
+        next += found.len();
+        aligned.push(AlignedChange {
+            change,
+            named,
+            events: found,
+        });
+    }
+    let more = events
+        .get(next)
+        .map(|event| format!("an event without a change\n  {}", event.text));
+    (aligned, more)
+}
+
+/// Relation whose name the events of a change have; `None` where the plugin sends none.
+fn sent_as<'t>(truth: &'t Truth, plugin: Plugin, change: &'t TrueChange) -> Option<&'t Shape> {
+    let shape = &change.shape;
+    match plugin {
+        Plugin::Pgoutput => {
+            let published = shape.published.as_ref()?;
+            let sent = match change.op {
+                'i' => published.insert,
+                'u' => published.update,
+                _ => published.delete,
+            };
+            truth
+                .published_shape(shape)
+                .filter(|_| sent)
+                .map(|shape| &**shape)
+        }
+        // wal2json drops them with a warning.
+        Plugin::Wal2json if change.op != 'i' && !shape.is_identified() => None,
+        Plugin::Wal2json | Plugin::TestDecoding => Some(shape),
+    }
+}
+
+/// First events, if they are of this change.
+fn split<'t>(change: &TrueChange, named: &Shape, events: &[&'t KeyedEvent]) -> Vec<&'t KeyedEvent> {
+    let op = |at: usize| {
+        events
+            .get(at)
+            .filter(|event| event.is_of(&named.name))
+            .map(|event| &*event.event.op)
+    };
+    let count = match (change.op, op(0), op(1)) {
+        ('i', Some("c"), _) | ('u', Some("u"), _) | ('d', Some("d"), _) => 1,
+        ('u', Some("d"), Some("c")) => 2,
+        _ => 0,
+    };
+    events[..count].to_vec()
+}
+
+/// Number of truncates at the beginning of the events.
+fn truncates(plugin: Plugin, truncated: &[&TrueChange], events: &[&KeyedEvent]) -> Result<usize, String> {
+    let is_of_any = |event: &&&KeyedEvent| truncated.iter().any(|change| event.is_of(&change.shape.name));
+    let mine = events
+        .iter()
+        .take_while(|event| event.event.op == "t" && is_of_any(event));
+    let used = mine.count();
+    let required = truncated
+        .iter()
+        .filter(|change| match (plugin, &change.shape.published) {
+            (Plugin::Pgoutput, Some(published)) => {
+                published.truncate && published.relation == change.shape.relation
+            }
+            (Plugin::Pgoutput, None) => false,
+            _ => change.shape.kind == "r",
+        });
+    let required: Vec<&str> = required.map(|change| &*change.shape.name).collect();
+    let (got, rest) = events.split_at(used);
+    if let Some(missing) = required
+        .iter()
+        .find(|name| !got.iter().any(|event| event.is_of(name)))
+    {
+        let next = rest.first().map_or("nothing", |event| &event.text);
+        return Err(format!(
+            "the truncate of {missing} is missing\n  the next event is {next}"
+        ));
+    }
+    Ok(used)
+}

@@ -1,0 +1,464 @@
+//! Batch of rounds: one database, a slot and a function for each plugin, and the rounds one after the other.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio_postgres::Client;
+
+use crate::aws::fake_kinesis::{FakeKinesis, FakeKinesisSettings};
+use crate::consumer::Delivery;
+use crate::fixture::Plugin;
+use crate::lambda::function::{Function, Outcome};
+use crate::postgres::{Postgres, REPLUSER};
+use crate::random_play::parameter_store::ParameterStore;
+
+use super::alignment::KeyedEvent;
+use super::schema::{self, GENERATED, PUBLICATIONS, RandomTable};
+use super::script::Script;
+use super::shape::{self, Shape, TRUTH, Truth};
+use super::verdict::{FinishedRound, PluginEvents};
+use super::{ddl, writes};
+
+/// Version, envelope and seeds of a batch.
+#[derive(Debug, Clone)]
+pub(super) struct BatchSettings {
+    /// Major version; `None` is Debian's 15.
+    pub(super) version: Option<u32>,
+    /// `ENVELOPE` of the functions.
+    pub(super) envelope: &'static str,
+    /// Whether the role has settings that change the names that the server prints.
+    pub(super) odd_role: bool,
+    pub(super) seeds: Vec<u64>,
+}
+
+/// One thing that a round must not do.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// Kind, by which failures are counted.
+    pub kind: String,
+    /// Event and truth.
+    pub detail: String,
+}
+
+impl Failure {
+    /// The same failure, in this context.
+    pub(super) fn of(mut self, context: &str) -> Self {
+        self.kind = format!("{context}: {}", self.kind);
+        self
+    }
+}
+
+/// Counts of rounds.
+#[derive(Debug, Default, Clone)]
+pub struct Tally {
+    /// Number of rounds.
+    pub rounds: u64,
+    /// Number of rounds with a failure.
+    pub failed: u64,
+    /// Number of statements, and of those that the server refused.
+    pub statements: (u64, u64),
+    /// Number of changes that were compared with their events, once for each plugin.
+    pub changes: u64,
+    /// Number of events.
+    pub events: u64,
+    /// Number of rows that backfills read.
+    pub reads: u64,
+    /// Number of backfilled rows that were compared with an event of the log.
+    pub compared: u64,
+    /// Number of rounds by kind of failure, with the first seed.
+    pub kinds: BTreeMap<String, (u64, u64)>,
+}
+
+impl Tally {
+    /// Adds other counts.
+    pub fn add(&mut self, other: &Self) {
+        self.rounds += other.rounds;
+        self.failed += other.failed;
+        self.statements.0 += other.statements.0;
+        self.statements.1 += other.statements.1;
+        self.changes += other.changes;
+        self.events += other.events;
+        self.reads += other.reads;
+        self.compared += other.compared;
+        for (kind, (count, seed)) in &other.kinds {
+            let known = self.kinds.entry(kind.clone()).or_insert((0, *seed));
+            *known = (known.0 + count, known.1.min(*seed));
+        }
+    }
+}
+
+/// Round of a batch.
+#[derive(Debug)]
+pub(super) struct BatchRound {
+    pub(super) seed: u64,
+    pub(super) script: Script,
+    tables: Vec<RandomTable>,
+    drained: i64,
+    generation: i32,
+    pub(super) finished: Option<FinishedRound>,
+}
+
+/// Slot, stream and function of one plugin.
+struct Drainer {
+    plugin: Plugin,
+    stream: Arc<FakeKinesis>,
+    _parameters: ParameterStore,
+    function: Function,
+}
+
+/// Limit of an invocation.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Runs a batch to the end of its backfills; `Err` if a slot cannot be drained, or a table not backfilled.
+pub(super) async fn run(settings: &BatchSettings) -> Result<Vec<BatchRound>, Failure> {
+    let postgres = Postgres::shared_of(settings.version).await;
+    let database = crate::unique("tables");
+    postgres.create_database(&database).await;
+    let rounds = run_in(settings, postgres, &database).await;
+    postgres.drop_database(&database).await;
+    rounds
+}
+
+async fn run_in(
+    settings: &BatchSettings,
+    postgres: &Postgres,
+    database: &str,
+) -> Result<Vec<BatchRound>, Failure> {
+    let version = settings.version.unwrap_or(15);
+    let admin = postgres.admin(database).await;
+    prepare(&admin, version).await;
+    if settings.odd_role {
+        set_odd_role(&admin, database).await;
+    }
+    let mut drainers = Vec::new();
+    for plugin in Plugin::ALL {
+        if plugin != Plugin::Wal2json || postgres.has_wal2json() {
+            drainers.push(Drainer::open(plugin, postgres, database, settings.envelope, &admin).await);
+        }
+    }
+    let mut rounds = Vec::new();
+    for seed in &settings.seeds {
+        let mut round = BatchRound::create(postgres.admin(database).await, *seed, version).await;
+        round.write_and_alter().await;
+        rounds.push(round);
+    }
+    each(&drainers, |drainer| drainer.drain()).await?;
+    for round in &mut rounds {
+        round.write_after_drain(&admin).await;
+    }
+    let mut truths = shape::load(&admin).await;
+    let backfilled = |plugin: Plugin, truth: &Truth| backfill_names(plugin, truth);
+    let names: Vec<HashMap<String, Vec<String>>> = drainers
+        .iter()
+        .map(|drainer| {
+            truths
+                .iter()
+                .map(|(name, truth)| (name.clone(), backfilled(drainer.plugin, truth)))
+                .collect()
+        })
+        .collect();
+    let lists = drainers.iter().zip(&names);
+    let lists: Vec<(&Drainer, Vec<String>)> =
+        lists.map(|(drainer, names)| (drainer, patterns(names))).collect();
+    each(&lists, |(drainer, tables)| drainer.backfill(tables)).await?;
+    let mut by_schema: HashMap<String, Vec<PluginEvents>> = HashMap::new();
+    for (drainer, names) in drainers.iter().zip(names) {
+        drainer.function.kill9().await;
+        for (schema, events) in drainer.events(names)? {
+            by_schema.entry(schema).or_default().push(events);
+        }
+    }
+    for round in &mut rounds {
+        let name = &round.script.schema_name;
+        round.finished = Some(FinishedRound {
+            truth: truths.remove(name).unwrap_or_default(),
+            plugins: by_schema.remove(name).unwrap_or_default(),
+            drained: round.drained,
+            generation: round.generation,
+        });
+    }
+    Ok(rounds)
+}
+
+/// Runs the same for all, at the same time.
+async fn each<'t, T, F>(all: &'t [T], run: impl Fn(&'t T) -> F) -> Result<(), Failure>
+where
+    F: Future<Output = Result<(), Failure>>,
+{
+    let mut futures: Vec<_> = all.iter().map(|one| Box::pin(run(one))).collect();
+    let mut first = Ok(());
+    // Polled in turn: there are three at most, and most of the time they wait for a server.
+    std::future::poll_fn(|context| {
+        futures.retain_mut(|future| match future.as_mut().poll(context) {
+            std::task::Poll::Ready(Err(failure)) => {
+                first = Err(failure);
+                false
+            }
+            std::task::Poll::Ready(Ok(())) => false,
+            std::task::Poll::Pending => true,
+        });
+        match futures.is_empty() {
+            true => std::task::Poll::Ready(()),
+            false => std::task::Poll::Pending,
+        }
+    })
+    .await;
+    first
+}
+
+async fn prepare(admin: &Client, version: u32) {
+    let mut sql = TRUTH.to_owned();
+    let more = (version >= 18).then_some(GENERATED);
+    for (name, settings) in PUBLICATIONS.into_iter().chain(more) {
+        sql.push_str(&format!("create publication {name} with ({settings});"));
+    }
+    let role = REPLUSER.0;
+    sql.push_str(&format!(
+        "alter default privileges grant usage on schemas to {role};
+         alter default privileges grant select on tables to {role};"
+    ));
+    admin
+        .batch_execute(&sql)
+        .await
+        .unwrap_or_else(|e| panic!("{sql}: {e:?}"));
+}
+
+/// Gives the role settings that change printed names: quotes, and types with the names of built-in ones.
+async fn set_odd_role(admin: &Client, database: &str) {
+    let role = format!("alter role {} in database {database} set", REPLUSER.0);
+    let sql = format!(
+        "create schema odd; create type odd.date as enum ('x'); create domain odd.bytea as int;
+         create type odd.timestamptz as (a int);
+         grant usage on schema odd to {};
+         {role} quote_all_identifiers = on; {role} search_path = odd, pg_catalog",
+        REPLUSER.0
+    );
+    admin
+        .batch_execute(&sql)
+        .await
+        .unwrap_or_else(|e| panic!("{sql}: {e:?}"));
+}
+
+/// Names of the tables that a backfill of this plugin can read.
+fn backfill_names(plugin: Plugin, truth: &Truth) -> Vec<String> {
+    let named = |shape: &Arc<Shape>| match plugin {
+        Plugin::Pgoutput => truth.published_shape(shape).cloned(),
+        _ => Some(Arc::clone(shape)),
+    };
+    // docs/backfill.md: a table needs a replica identity, or, with publications, a key that is sent.
+    let is_sent = |shape: &Shape, name: &str| {
+        let generates = shape
+            .published
+            .as_ref()
+            .is_some_and(|published| published.generated);
+        generates
+            || shape
+                .column(name)
+                .is_some_and(|column| column.generated.is_empty())
+    };
+    let fits = |shape: &Arc<Shape>| match plugin {
+        Plugin::Pgoutput => shape.key.iter().all(|name| is_sent(shape, name)),
+        _ => shape.is_identified() && (shape.identity == "f" || !shape.key.is_empty()),
+    };
+    let leaves = truth.now().filter(|shape| shape.kind == "r").filter_map(named);
+    let leaves = leaves.filter(|shape| !shape.unique_keys.is_empty() && fits(shape));
+    let mut names: Vec<String> = leaves.map(|shape| shape.name.clone()).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// Patterns of tables, as the event of a backfill takes them.
+fn patterns(names: &HashMap<String, Vec<String>>) -> Vec<String> {
+    let escaped = |name: &str| -> String {
+        let special = |letter: char| "\\,.*".contains(letter).then_some('\\');
+        name.chars()
+            .flat_map(|letter| special(letter).into_iter().chain([letter]))
+            .collect()
+    };
+    let mut all = Vec::new();
+    for (schema, tables) in names {
+        all.extend(
+            tables
+                .iter()
+                .map(|table| format!("{}.{}", escaped(schema), escaped(table))),
+        );
+    }
+    all.sort();
+    all
+}
+
+impl BatchRound {
+    async fn create(client: Client, seed: u64, version: u32) -> Self {
+        let mut script = Script::open(client, seed).await;
+        let tables = schema::create(&mut script, version).await;
+        Self {
+            seed,
+            script,
+            tables,
+            drained: 0,
+            generation: 0,
+            finished: None,
+        }
+    }
+
+    /// Writes before the drain, with DDL between some of the writes and after them.
+    async fn write_and_alter(&mut self) {
+        let phases = self.script.random.u32(1..4);
+        for _ in 0..phases {
+            let transactions = self.script.random.u32(1..4);
+            writes::write(&mut self.script, &self.tables, transactions).await;
+            if self.script.chance(50) {
+                for _ in 0..self.script.random.u32(1..4) {
+                    ddl::alter(&mut self.script, &mut self.tables).await;
+                }
+            }
+        }
+        self.script.lines.push("-- drain".to_owned());
+    }
+
+    /// Writes after the drain, and captures the rows for the backfill.
+    async fn write_after_drain(&mut self, admin: &Client) {
+        // Rounds write one after the other, so the last change of all is as good as the last of this one.
+        let sql = "select (select coalesce(max(seq), 0) from truth.change),
+                          (select max(number) from truth.generation where schema_name = $1)";
+        let row = admin.query_one(sql, &[&self.script.schema_name]).await;
+        let row = row.unwrap_or_else(|e| panic!("{sql}: {e:?}"));
+        (self.drained, self.generation) = (row.get(0), row.get(1));
+        let transactions = self.script.random.u32(1..4);
+        writes::write(&mut self.script, &self.tables, transactions).await;
+        self.script.lines.push("-- backfill".to_owned());
+        self.script.capture().await;
+    }
+}
+
+impl Drainer {
+    async fn open(
+        plugin: Plugin,
+        postgres: &Postgres,
+        database: &str,
+        envelope: &str,
+        admin: &Client,
+    ) -> Self {
+        let slot = format!("{database}_{}", plugin.name());
+        let stream = Arc::new(FakeKinesis::open(&slot, FakeKinesisSettings::default()).await);
+        let parameters = ParameterStore::open(Arc::clone(&stream)).await;
+        let mut publications: Vec<&str> = PUBLICATIONS.iter().map(|(name, _)| *name).collect();
+        let create = format!(
+            "select pg_create_logical_replication_slot('{slot}', '{}')",
+            plugin.name()
+        );
+        admin
+            .batch_execute(&create)
+            .await
+            .unwrap_or_else(|e| panic!("{create}: {e:?}"));
+        let known = "select count(*) from pg_publication where pubname = 'generated'";
+        let known = admin
+            .query_one(known, &[])
+            .await
+            .unwrap_or_else(|e| panic!("{known}: {e:?}"));
+        if known.get::<_, i64>(0) > 0 {
+            publications.push(GENERATED.0);
+        }
+        let publications = publications.join(",");
+        let variables = [
+            ("DB_AUTH", "password"),
+            ("SLOT_NAME", &*slot),
+            ("STREAM_NAME", &*slot),
+            ("PUBLICATIONS", &*publications),
+            ("ENVELOPE", envelope),
+            ("AWS_ENDPOINT_URL_KINESIS", stream.endpoint()),
+            ("AWS_ENDPOINT_URL_SSM", parameters.endpoint()),
+        ];
+        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        Self {
+            plugin,
+            function: Function::new(variables.into_iter().chain(postgres.environment(database))),
+            stream,
+            _parameters: parameters,
+        }
+    }
+
+    async fn invoke(&self, event: &Value) -> Result<Value, Failure> {
+        match self.function.invoke(event, DEADLINE).await {
+            Outcome::Answer(answer) => Ok(answer),
+            Outcome::Error { kind, message } => Err(Failure {
+                kind: format!("{}: {kind}", self.plugin.name()),
+                detail: format!("{event} fails: {message}"),
+            }),
+            other => Err(Failure {
+                kind: format!("{}: the function ended", self.plugin.name()),
+                detail: format!("{event}: {other:?}\n{}", self.function.log().join("\n")),
+            }),
+        }
+    }
+
+    /// Ticks until the slot is empty.
+    async fn drain(&self) -> Result<(), Failure> {
+        while self.invoke(&json!({})).await?["stopped"] != "empty" {}
+        Ok(())
+    }
+
+    /// Reads these tables, and drains until the backfill is finished.
+    async fn backfill(&self, tables: &[String]) -> Result<(), Failure> {
+        if !tables.is_empty() {
+            let mut report = self
+                .invoke(&json!({"action": "backfill", "tables": tables}))
+                .await?;
+            while report["backfill"]["state"] != "finished" {
+                if report["backfill"]["state"] == "failed" {
+                    let status = self.invoke(&json!({"action": "status"})).await?;
+                    return Err(Failure {
+                        kind: format!("{}: a table of the backfill fails", self.plugin.name()),
+                        detail: status["backfill"].to_string(),
+                    });
+                }
+                report = self.invoke(&json!({})).await?;
+            }
+        }
+        self.drain().await
+    }
+
+    /// Its events by schema.
+    fn events(
+        &self,
+        mut names: HashMap<String, Vec<String>>,
+    ) -> Result<HashMap<String, PluginEvents>, Failure> {
+        let delivery = Delivery::from_fake(&self.stream);
+        let broken = delivery.broken();
+        if !broken.is_empty() {
+            return Err(Failure {
+                kind: format!("{}: the delivery breaks the promise", self.plugin.name()),
+                detail: broken.join("\n"),
+            });
+        }
+        let mut all: HashMap<String, PluginEvents> = HashMap::new();
+        let mut empty = |schema: &str| PluginEvents {
+            plugin: self.plugin,
+            events: Vec::new(),
+            backfilled: names.remove(schema).unwrap_or_default(),
+        };
+        for arrival in delivery.changes() {
+            let event = KeyedEvent::of(arrival);
+            if event.event.op == "m" {
+                continue;
+            }
+            let schema = event.event.source.schema.clone().unwrap_or_default();
+            let known = all.entry(schema).or_insert_with_key(|schema| empty(schema));
+            known.events.push(event);
+        }
+        let rest: Vec<String> = names.keys().cloned().collect();
+        for schema in rest {
+            let backfilled = names.remove(&schema).unwrap_or_default();
+            let events = PluginEvents {
+                plugin: self.plugin,
+                events: Vec::new(),
+                backfilled,
+            };
+            all.insert(schema, events);
+        }
+        Ok(all)
+    }
+}

@@ -1,0 +1,365 @@
+//! Checks of one event against the change that the server had.
+
+use serde_json::Value;
+
+use crate::consumer::event::{Envelope, Row, UNAVAILABLE};
+use crate::fixture::Plugin;
+
+use super::alignment::KeyedEvent;
+use super::batch::Failure;
+use super::shape::{Shape, ShapeColumn, TrueChange, TrueRow};
+use super::values;
+
+/// Shortest text of a value that PostgreSQL may store outside the row in these tables.
+const SHORTEST_LARGE: usize = 20;
+
+/// What is known of an event before its values are compared.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct EventContext<'t> {
+    pub(super) plugin: Plugin,
+    pub(super) change: &'t TrueChange,
+    /// Relation whose name the event has.
+    pub(super) named: &'t Shape,
+    /// Whether the catalog at the drain shows the table as it was at the write.
+    pub(super) undisturbed: bool,
+}
+
+/// The text with the long strings in quotes cut.
+pub(super) fn shortened(text: &str) -> String {
+    const MOST: usize = 48;
+    let (mut out, mut length, mut escaped, mut inside) = (String::new(), 0, false, false);
+    for letter in text.chars() {
+        let ends = letter == '"' && !escaped;
+        escaped = letter == '\\' && !escaped;
+        length = if ends { 0 } else { length + 1 };
+        inside ^= ends;
+        if !inside || length < MOST {
+            out.push(letter);
+        } else if length == MOST {
+            out.push('…');
+        }
+    }
+    out
+}
+
+/// Whether the partition key is that of the table.
+pub(super) fn is_table_key(event: &KeyedEvent, named: &Shape) -> bool {
+    event.partition_key == format!("{}.{}", named.schema, named.name)
+}
+
+/// Columns of an event's key.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum KeyColumns {
+    /// Names in alphabetical order.
+    Known(Vec<String>),
+    /// A long key, of which the event has the hash.
+    Hashed,
+    /// A key in the form of DMS that is none of the unique keys of the table.
+    Unknown,
+}
+
+/// Whether these are the values of the columns, with periods between them.
+fn is_joined(values: &str, columns: &[&String], row: &TrueRow) -> bool {
+    let Some((first, rest)) = columns.split_first() else {
+        return values.is_empty();
+    };
+    let Some(Some(text)) = row.get(*first) else {
+        return false;
+    };
+    let long = match text.as_str() {
+        "t" => "true",
+        "f" => "false",
+        text => text.strip_prefix("\\x").unwrap_or(text),
+    };
+    [text, long]
+        .iter()
+        .any(|text| match (values.strip_prefix(text), rest) {
+            (Some(""), []) => true,
+            (Some(more), [_, ..]) => more
+                .strip_prefix('.')
+                .is_some_and(|more| is_joined(more, rest, row)),
+            _ => false,
+        })
+}
+
+impl EventContext<'_> {
+    /// Failure of this event.
+    pub(super) fn failure(&self, kind: &str, event: &KeyedEvent, column: &str) -> Failure {
+        let (change, plugin) = (self.change, self.plugin.name());
+        let altered = if self.undisturbed {
+            ""
+        } else {
+            ", table altered since"
+        };
+        Failure {
+            kind: format!("{plugin}: {kind}{altered}"),
+            detail: shortened(&format!(
+                "column {column:?}\n  event {} with the key {}\n  truth {} old {:?}\n        new {:?}\n  \
+                 table {}\n  events are named {:?} with the key {:?}",
+                event.text,
+                event.partition_key,
+                change.op,
+                change.old,
+                change.new,
+                change.shape.describe(),
+                self.named.name,
+                self.named.key,
+            )),
+        }
+    }
+
+    /// Compares the events of the change with it.
+    pub(super) fn check(&self, events: &[&KeyedEvent]) -> Vec<Failure> {
+        let mut failures = Vec::new();
+        for event in events {
+            self.check_event(event, &mut failures);
+        }
+        self.check_split(events, &mut failures);
+        failures
+    }
+
+    /// Compares one event with the change.
+    fn check_event(&self, event: &KeyedEvent, failures: &mut Vec<Failure>) {
+        let (old, new) = (self.change.old.as_ref(), self.change.new.as_ref());
+        if let Some(after) = &event.event.after {
+            match new {
+                Some(new) => self.check_after(event, after, new, failures),
+                None => failures.push(self.failure("a row after a delete", event, "")),
+            }
+        }
+        if let Some(before) = &event.event.before {
+            match old {
+                Some(old) => self.check_before(event, before, old, failures),
+                None => failures.push(self.failure("an old row of an insert", event, "")),
+            }
+        }
+        let row = if event.event.op == "d" { old } else { new };
+        if let Some(row) = row {
+            self.check_key(event, row, failures);
+        }
+    }
+
+    fn check_after(&self, event: &KeyedEvent, after: &Row, new: &TrueRow, failures: &mut Vec<Failure>) {
+        for (name, value) in after {
+            // wal2json does not say whether a column existed that an update leaves out.
+            let is_newer = self.plugin == Plugin::Wal2json
+                && !self.undisturbed
+                && self.change.op == 'u'
+                && !new.contains_key(name);
+            let is_unchanged = is_newer || self.may_be_unchanged(name);
+            if !(value == UNAVAILABLE && is_unchanged) {
+                self.check_value(event, name, value, new, failures);
+            }
+        }
+        for column in &self.change.shape.columns {
+            let text = new.get(&column.name).and_then(Option::as_ref);
+            let may_lack = !self.is_sent(column)
+                || (event.event.envelope == Envelope::Dms
+                    && text.is_none_or(|text| self.is_blind(column, text)))
+                // The catalog says which columns an update of wal2json lacks.
+                || (self.plugin == Plugin::Wal2json
+                    && !self.undisturbed
+                    && self.may_be_unchanged(&column.name));
+            if !may_lack && !after.contains_key(&column.name) {
+                failures.push(self.failure("a column is absent", event, &column.name));
+            }
+        }
+    }
+
+    fn check_before(&self, event: &KeyedEvent, before: &Row, old: &TrueRow, failures: &mut Vec<Failure>) {
+        for (name, value) in before {
+            self.check_value(event, name, value, old, failures);
+        }
+        let shape = &self.change.shape;
+        for column in &shape.columns {
+            let is_named = shape.identity == "f" || shape.identity_key.contains(&column.name);
+            let is_null = old.get(&column.name).is_none_or(Option::is_none);
+            let is_omitted = event.event.envelope == Envelope::Dms && is_null;
+            if event.event.op == "d"
+                && self.undisturbed
+                && is_named
+                && self.is_sent(column)
+                && !is_omitted
+                && !before.contains_key(&column.name)
+            {
+                failures.push(self.failure("a column of the old row is absent", event, &column.name));
+            }
+        }
+    }
+
+    fn check_value(
+        &self,
+        event: &KeyedEvent,
+        name: &str,
+        value: &Value,
+        row: &TrueRow,
+        failures: &mut Vec<Failure>,
+    ) {
+        let (Some(text), Some(column)) = (row.get(name), self.change.shape.column(name)) else {
+            return failures.push(self.failure("a column that the table does not have", event, name));
+        };
+        let kind = match (value, text) {
+            (Value::Null, None) => return,
+            (Value::Null, Some(text)) if self.is_blind(column, text) => return,
+            (Value::Null, Some(_)) => "a false null",
+            (_, None) => "a value in place of null",
+            (Value::String(value), Some(text)) if value == UNAVAILABLE && text != value => {
+                "a value is unavailable that changed"
+            }
+            (value, Some(text)) if values::is_same(value, text, column) => return,
+            _ => "another value",
+        };
+        let kind = match kind {
+            "another value" => format!(
+                "{kind} ({})",
+                column.type_name.rsplit('.').next().unwrap_or_default()
+            ),
+            _ => kind.to_owned(),
+        };
+        failures.push(self.failure(&kind, event, name));
+    }
+
+    /// Compares the partition key with the key of the row.
+    fn check_key(&self, event: &KeyedEvent, row: &TrueRow, failures: &mut Vec<Failure>) {
+        let key = &self.named.key;
+        if is_table_key(event, self.named) {
+            if self.undisturbed && !key.is_empty() && self.knows_key(event) {
+                failures.push(self.failure("the key is absent", event, ""));
+            }
+            return;
+        }
+        let is_valid = match self.key_columns(event) {
+            KeyColumns::Hashed => return,
+            KeyColumns::Unknown => false,
+            KeyColumns::Known(columns) => self.is_valid_key(&columns),
+        };
+        if !is_valid {
+            let kind = if key.is_empty() {
+                "a key of a table without a key"
+            } else {
+                "not the columns of the key"
+            };
+            return failures.push(self.failure(kind, event, ""));
+        }
+        let parsed: Row = serde_json::from_str(&event.partition_key).unwrap_or_default();
+        for (name, value) in &parsed {
+            let column = self.change.shape.column(name);
+            let text = row.get(name).and_then(Option::as_ref);
+            let is_true = column
+                .zip(text)
+                .is_some_and(|(column, text)| values::is_same(value, text, column));
+            if !is_true {
+                failures.push(self.failure("a false value in a key", event, name));
+            }
+        }
+    }
+
+    /// Whether these columns are the key. After an `alter table`, another unique key of the row will do.
+    fn is_valid_key(&self, columns: &[String]) -> bool {
+        let keys = self.named.unique_keys.iter().filter(|_| !self.undisturbed);
+        keys.chain([&self.named.key]).any(|key| {
+            let mut key = key.clone();
+            key.sort();
+            key == columns && !key.is_empty()
+        })
+    }
+
+    /// Columns of the key that an event has.
+    pub(super) fn key_columns(&self, event: &KeyedEvent) -> KeyColumns {
+        if let Ok(parsed) = serde_json::from_str::<Row>(&event.partition_key) {
+            let mut names: Vec<String> = parsed.keys().cloned().collect();
+            names.sort();
+            return KeyColumns::Known(names);
+        }
+        let key = &event.partition_key;
+        if key.len() == 64 && key.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return KeyColumns::Hashed;
+        }
+        let row = match event.event.op.as_str() {
+            "d" => &self.change.old,
+            _ => &self.change.new,
+        };
+        let prefix = format!("{}.{}.", self.named.schema, self.named.name);
+        let (Some(row), Some(values)) = (row, key.strip_prefix(&prefix)) else {
+            return KeyColumns::Unknown;
+        };
+        for unique in [&self.named.key].into_iter().chain(&self.named.unique_keys) {
+            let columns = self.named.columns.iter().map(|column| &column.name);
+            let columns: Vec<&String> = columns.filter(|name| unique.contains(name)).collect();
+            if columns.len() == unique.len() && is_joined(values, &columns, row) {
+                let mut names = unique.clone();
+                names.sort();
+                return KeyColumns::Known(names);
+            }
+        }
+        KeyColumns::Unknown
+    }
+
+    /// A changed key is a delete and a create in Debezium's form, if the log names the old key.
+    fn check_split(&self, events: &[&KeyedEvent], failures: &mut Vec<Failure>) {
+        let (Some(old), Some(new), [first, ..]) = (&self.change.old, &self.change.new, events) else {
+            return;
+        };
+        let key = match self.key_columns(first) {
+            KeyColumns::Known(names) if !is_table_key(first, self.named) => names,
+            _ => self.named.key.clone(),
+        };
+        let is_moved = key.iter().any(|name| old.get(name) != new.get(name));
+        let is_split = events.len() == 2;
+        if is_split && !is_moved && self.undisturbed {
+            failures.push(self.failure("a split without a changed key", first, ""));
+        }
+        let can_split = first.event.envelope == Envelope::Debezium && !is_table_key(first, self.named);
+        if is_moved && !is_split && can_split && self.names_old_key() {
+            failures.push(self.failure("a changed key without a delete", first, ""));
+        }
+    }
+
+    /// Whether the plugin sends all columns of the key for this event.
+    fn knows_key(&self, event: &KeyedEvent) -> bool {
+        let columns = self.named.key.iter().map(|name| self.change.shape.column(name));
+        let all = columns
+            .into_iter()
+            .all(|column| column.is_some_and(|column| self.is_sent(column)));
+        all && (event.event.op != "d" || self.names_old_key())
+    }
+
+    /// Whether the log names the old key.
+    fn names_old_key(&self) -> bool {
+        let shape = &self.change.shape;
+        shape.identity == "f"
+            || self
+                .named
+                .key
+                .iter()
+                .all(|name| shape.identity_key.contains(name))
+    }
+
+    /// Whether the plugin sends a column.
+    fn is_sent(&self, column: &ShapeColumn) -> bool {
+        match (&*column.generated, self.plugin) {
+            ("v", _) => false,
+            ("s", Plugin::Pgoutput) => {
+                let published = self.change.shape.published.as_ref();
+                published.is_some_and(|published| published.generated)
+            }
+            _ => true,
+        }
+    }
+
+    /// Whether the log may lack this value because an update did not change it.
+    fn may_be_unchanged(&self, name: &str) -> bool {
+        let (Some(old), Some(new)) = (&self.change.old, &self.change.new) else {
+            return false;
+        };
+        let text = new.get(name).and_then(Option::as_ref);
+        text.is_some_and(|text| text.len() > SHORTEST_LARGE) && old.get(name) == new.get(name)
+    }
+
+    /// wal2json before 2.6 writes null for NaN and infinity.
+    fn is_blind(&self, column: &ShapeColumn, text: &str) -> bool {
+        self.plugin == Plugin::Wal2json
+            && ["float4", "float8", "numeric"].contains(&&*column.base)
+            && ["NaN", "Infinity", "-Infinity"].contains(&text)
+    }
+}

@@ -1,0 +1,204 @@
+//! Recorded truth: definitions of tables, and their changes, as the server had them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use serde::Deserialize;
+use tokio_postgres::Client;
+
+/// SQL that creates the tables and functions of the truth.
+pub(super) const TRUTH: &str = include_str!("truth.sql");
+
+/// Texts of the values of a row by column; `None` is null.
+pub(super) type TrueRow = BTreeMap<String, Option<String>>;
+
+/// Definition of a table at some time.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(super) struct Shape {
+    pub(super) generation: i32,
+    pub(super) schema: String,
+    pub(super) name: String,
+    pub(super) relation: i64,
+    /// `r` for a table with rows, `p` for a partitioned one.
+    pub(super) kind: String,
+    /// `relreplident`.
+    pub(super) identity: String,
+    /// Columns of the replica identity, unless it is the whole row or nothing.
+    pub(super) identity_key: Vec<String>,
+    /// Columns of the key of its events, by docs/events.md.
+    pub(super) key: Vec<String>,
+    /// Columns of each index that a backfill can read it by, and that makes a row unique.
+    pub(super) unique_keys: Vec<Vec<String>>,
+    pub(super) published: Option<Published>,
+    pub(super) columns: Vec<ShapeColumn>,
+}
+
+/// How pgoutput sends a table.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(super) struct Published {
+    /// Name in the events: the table's, or that of its root.
+    pub(super) name: String,
+    pub(super) relation: i64,
+    pub(super) insert: bool,
+    pub(super) update: bool,
+    pub(super) delete: bool,
+    pub(super) truncate: bool,
+    /// Whether generated columns are sent.
+    pub(super) generated: bool,
+}
+
+/// Column of a definition.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(super) struct ShapeColumn {
+    pub(super) name: String,
+    #[serde(rename = "type")]
+    pub(super) type_name: String,
+    /// Base type, if PostgreSQL has it; empty for a type of an application.
+    pub(super) base: String,
+    /// Element of an array, in the same way.
+    pub(super) element: Option<String>,
+    pub(super) delimiter: String,
+    /// `s` for a stored generated column, `v` for a virtual one.
+    pub(super) generated: String,
+}
+
+impl Shape {
+    /// Whether its deletes and updates name the old row.
+    pub(super) fn is_identified(&self) -> bool {
+        self.identity == "f" || !self.identity_key.is_empty()
+    }
+
+    /// The definition in one line.
+    pub(super) fn describe(&self) -> String {
+        let columns = self.columns.iter().map(|column| {
+            let generated = if column.generated.is_empty() {
+                ""
+            } else {
+                " generated "
+            };
+            format!(
+                "{:?} {:?}{generated}{}",
+                column.name, column.type_name, column.generated
+            )
+        });
+        format!(
+            "{:?} ({}), key {:?}, identity {} {:?}, published as {:?}",
+            self.name,
+            columns.collect::<Vec<_>>().join(", "),
+            self.key,
+            self.identity,
+            self.identity_key,
+            self.published.as_ref().map(|published| &published.name),
+        )
+    }
+
+    /// Column of this name.
+    pub(super) fn column(&self, name: &str) -> Option<&ShapeColumn> {
+        self.columns.iter().find(|column| column.name == name)
+    }
+}
+
+/// A change as the server had it.
+#[derive(Debug, Clone)]
+pub(super) struct TrueChange {
+    pub(super) seq: i64,
+    /// i, u, d, t, or r for a row at the time of the backfill.
+    pub(super) op: char,
+    pub(super) shape: Arc<Shape>,
+    pub(super) old: Option<TrueRow>,
+    pub(super) new: Option<TrueRow>,
+}
+
+/// The truth about one schema.
+#[derive(Debug, Default)]
+pub(super) struct Truth {
+    pub(super) changes: Vec<TrueChange>,
+    shapes: Vec<Arc<Shape>>,
+    /// Numbers of the descriptions of the schema; one has no definition when all tables are dropped.
+    generations: Vec<i32>,
+}
+
+/// Loads the truth of all schemas of a database.
+pub(super) async fn load(client: &Client) -> HashMap<String, Truth> {
+    let mut truths: HashMap<String, Truth> = HashMap::new();
+    let mut by_id = HashMap::new();
+    for row in query(client, "select id, document::text from truth.shape order by id").await {
+        let document: String = row.get(1);
+        let shape: Shape = serde_json::from_str(&document).unwrap_or_else(|e| panic!("{document}: {e}"));
+        let shape = Arc::new(shape);
+        by_id.insert(row.get::<_, i32>(0), Arc::clone(&shape));
+        truths.entry(shape.schema.clone()).or_default().shapes.push(shape);
+    }
+    for row in query(
+        client,
+        "select schema_name, number from truth.generation order by number",
+    )
+    .await
+    {
+        let truth = truths.entry(row.get(0)).or_default();
+        truth.generations.push(row.get(1));
+    }
+    let sql = "select seq, op, shape, old_row::text, new_row::text from truth.change order by seq";
+    let parse = |text: Option<String>| -> Option<TrueRow> {
+        text.map(|text| serde_json::from_str(&text).unwrap_or_else(|e| panic!("{text}: {e}")))
+    };
+    for row in query(client, sql).await {
+        let shape = Arc::clone(&by_id[&row.get::<_, i32>(2)]);
+        let change = TrueChange {
+            seq: row.get(0),
+            op: row.get::<_, String>(1).chars().next().unwrap_or('?'),
+            old: parse(row.get(3)),
+            new: parse(row.get(4)),
+            shape,
+        };
+        let truth = truths.entry(change.shape.schema.clone()).or_default();
+        truth.changes.push(change);
+    }
+    truths
+}
+
+async fn query(client: &Client, sql: &str) -> Vec<tokio_postgres::Row> {
+    client
+        .query(sql, &[])
+        .await
+        .unwrap_or_else(|e| panic!("{sql}: {e:?}"))
+}
+
+impl Truth {
+    /// Definitions in the newest description up to this generation.
+    pub(super) fn at(&self, generation: i32) -> impl Iterator<Item = &Arc<Shape>> {
+        let known = self.generations.iter().copied();
+        let newest = known.filter(|known| *known <= generation).max();
+        self.shapes
+            .iter()
+            .filter(move |shape| Some(shape.generation) == newest)
+    }
+
+    /// Definitions now.
+    pub(super) fn now(&self) -> impl Iterator<Item = &Arc<Shape>> {
+        self.at(i32::MAX)
+    }
+
+    /// Definition of the relation whose name pgoutput's events of a table have.
+    pub(super) fn published_shape(&self, shape: &Shape) -> Option<&Arc<Shape>> {
+        let published = shape.published.as_ref()?;
+        let mut same = self.shapes.iter().filter(|it| it.generation == shape.generation);
+        same.find(|it| it.relation == published.relation)
+    }
+
+    /// Whether a table has the same definition as in this generation, apart from other tables.
+    pub(super) fn is_undisturbed(&self, shape: &Shape, generation: i32) -> bool {
+        let same = |relation: i64, was: &Shape| {
+            let is = self.at(generation).find(|it| it.relation == relation);
+            is.is_some_and(|is| {
+                let is = Shape {
+                    generation: was.generation,
+                    ..(**is).clone()
+                };
+                is == *was
+            })
+        };
+        let root = self.published_shape(shape);
+        same(shape.relation, shape) && root.is_none_or(|root| same(root.relation, root))
+    }
+}

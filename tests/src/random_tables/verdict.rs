@@ -1,0 +1,314 @@
+//! Verdict on one round: each plugin against the truth, its backfill against its log, and the plugins against
+//! each other.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde_json::Value;
+
+use crate::consumer::event::{Envelope, Row, UNAVAILABLE};
+use crate::fixture::Plugin;
+
+use super::alignment::{AlignedChange, KeyedEvent, align};
+use super::batch::{Failure, Tally};
+use super::event_checks::{self, EventContext, KeyColumns};
+use super::shape::{Shape, TrueChange, TrueRow, Truth};
+
+/// Events of one plugin about one round, in the order of positions.
+#[derive(Debug)]
+pub(super) struct PluginEvents {
+    pub(super) plugin: Plugin,
+    pub(super) events: Vec<KeyedEvent>,
+    /// Names of the tables that its backfill read.
+    pub(super) backfilled: Vec<String>,
+}
+
+/// Round whose events have arrived.
+#[derive(Debug)]
+pub(super) struct FinishedRound {
+    pub(super) truth: Truth,
+    pub(super) plugins: Vec<PluginEvents>,
+    /// Number of the last change before the drain.
+    pub(super) drained: i64,
+    /// Description of the tables that the drain met.
+    pub(super) generation: i32,
+}
+
+/// Failures that are kept of one round.
+const MOST_FAILURES: usize = 12;
+
+/// Image of a row in the events of one plugin, for the comparison with others.
+struct SentImage<'t> {
+    event: &'t KeyedEvent,
+    context: EventContext<'t>,
+}
+
+/// Checks everything that a round promises.
+pub(super) fn judge(round: &FinishedRound, tally: &mut Tally) -> Vec<Failure> {
+    let mut verdict = Verdict {
+        round,
+        tally,
+        images: BTreeMap::new(),
+        failures: Vec::new(),
+    };
+    for plugin in &round.plugins {
+        let mut log = LogRows::default();
+        if verdict.judge_log(plugin, &mut log) {
+            verdict.judge_backfill(plugin, log);
+        }
+    }
+    let differences = verdict
+        .images
+        .values()
+        .filter_map(|images| compare_plugins(images));
+    let mut failures: Vec<Failure> = differences.collect();
+    failures.splice(0..0, verdict.failures);
+    failures.truncate(MOST_FAILURES);
+    failures
+}
+
+/// What a plugin's log said of rows: the last event of each state of a row, and the keys.
+#[derive(Default)]
+struct LogRows<'t> {
+    /// Events by definition of the table and the row.
+    events: HashMap<(String, &'t TrueRow), (&'t KeyedEvent, EventContext<'t>)>,
+    keys: SeenKeys,
+}
+
+/// Definition of a table as text, without the time at which it was described.
+fn definition(shape: &Shape, named: &Shape) -> String {
+    format!(
+        "{:?} {:?} {:?} {:?}",
+        shape.columns, named.name, named.key, shape.published
+    )
+}
+
+/// Verdict on a round, while it is made.
+struct Verdict<'t> {
+    round: &'t FinishedRound,
+    tally: &'t mut Tally,
+    /// Events of each change.
+    images: BTreeMap<i64, Vec<SentImage<'t>>>,
+    failures: Vec<Failure>,
+}
+
+impl<'t> Verdict<'t> {
+    /// Compares the live events of a plugin with the changes; false if they cannot be assigned.
+    fn judge_log(&mut self, plugin: &'t PluginEvents, log: &mut LogRows<'t>) -> bool {
+        let live: Vec<&KeyedEvent> = plugin.events.iter().filter(|it| it.event.op != "r").collect();
+        let (aligned, broken) = align(&self.round.truth, plugin.plugin, &live);
+        self.tally.changes += aligned.len() as u64;
+        self.tally.events += plugin.events.len() as u64;
+        for change in &aligned {
+            let context = self.round.context(plugin.plugin, change);
+            self.failures.extend(context.check(&change.events));
+            for event in &change.events {
+                self.failures.extend(log.keys.add(&context, event));
+            }
+            let Some(last) = change.events.last() else {
+                continue;
+            };
+            self.add_image(last, context);
+            if let Some(new) = &change.change.new {
+                let definition = definition(&change.change.shape, change.named);
+                log.events.insert((definition, new), (last, context));
+            }
+        }
+        let is_whole = broken.is_none();
+        self.failures.extend(broken.map(|detail| Failure {
+            kind: format!("{}: events and changes differ", plugin.plugin.name()),
+            detail: event_checks::shortened(&detail),
+        }));
+        is_whole
+    }
+
+    fn add_image(&mut self, event: &'t KeyedEvent, context: EventContext<'t>) {
+        let images = self.images.entry(context.change.seq).or_default();
+        images.push(SentImage { event, context });
+    }
+
+    /// Compares the rows of a backfill with those of the server, and with the events of the log.
+    fn judge_backfill(&mut self, plugin: &'t PluginEvents, mut log: LogRows<'t>) {
+        let round = self.round;
+        let rows = round.truth.changes.iter().filter(|change| change.op == 'r');
+        let mut rows: Vec<EventContext<'t>> = rows
+            .filter_map(|change| round.read_context(plugin.plugin, change))
+            .filter(|context| plugin.backfilled.contains(&context.named.name))
+            .collect();
+        for event in plugin.events.iter().filter(|event| event.event.op == "r") {
+            let table = event.event.source.table.as_deref();
+            let candidates = rows.iter().enumerate();
+            let candidates = candidates.filter(|(_, row)| Some(&*row.named.name) == table);
+            let compared = candidates.map(|(index, row)| (row.check(&[event]), index));
+            let Some((wrong, index)) = compared.min_by_key(|(wrong, _)| wrong.len()) else {
+                self.failures.push(Failure {
+                    kind: format!("{}: a backfilled row that does not exist", plugin.plugin.name()),
+                    detail: event_checks::shortened(&event.text),
+                });
+                continue;
+            };
+            let context = rows.swap_remove(index);
+            self.failures
+                .extend(wrong.into_iter().map(|failure| failure.of("backfill")));
+            self.judge_read(event, context, &mut log);
+        }
+        for row in rows {
+            self.failures.push(Failure {
+                kind: format!("{}: a row that the backfill lacks", plugin.plugin.name()),
+                detail: event_checks::shortened(&format!("{:?}", row.change)),
+            });
+        }
+    }
+
+    /// Compares a row of a backfill with the log's event of the same row.
+    fn judge_read(&mut self, event: &'t KeyedEvent, context: EventContext<'t>, log: &mut LogRows<'t>) {
+        self.tally.reads += 1;
+        self.failures.extend(log.keys.add(&context, event));
+        let definition = definition(&context.change.shape, context.named);
+        let row = context.change.new.as_ref();
+        if let Some((logged, logged_context)) = row.and_then(|row| log.events.get(&(definition, row))) {
+            self.tally.compared += 1;
+            let differences = differ(&context, event, logged, logged_context);
+            self.failures
+                .extend(differences.map(|failure| failure.of("backfill and log")));
+        }
+        self.add_image(event, context);
+    }
+}
+
+impl FinishedRound {
+    fn context<'t>(&self, plugin: Plugin, aligned: &AlignedChange<'t>) -> EventContext<'t> {
+        let is_drained = aligned.change.seq <= self.drained;
+        let generation = if is_drained { self.generation } else { i32::MAX };
+        EventContext {
+            plugin,
+            change: aligned.change,
+            named: aligned.named,
+            undisturbed: self.truth.is_undisturbed(&aligned.change.shape, generation),
+        }
+    }
+
+    /// Context of a row that a backfill reads; `None` if the plugin does not send its table.
+    fn read_context<'t>(&'t self, plugin: Plugin, change: &'t TrueChange) -> Option<EventContext<'t>> {
+        let named: &Shape = match plugin {
+            Plugin::Pgoutput => self.truth.published_shape(&change.shape)?,
+            Plugin::Wal2json | Plugin::TestDecoding => &change.shape,
+        };
+        Some(EventContext {
+            plugin,
+            change,
+            named,
+            undisturbed: true,
+        })
+    }
+}
+
+/// Keys that events had, with the keys of their rows.
+#[derive(Debug, Default)]
+struct SeenKeys(HashMap<(String, String), String>);
+
+impl SeenKeys {
+    /// Adds an event; a failure if a row with another key had its partition key.
+    fn add(&mut self, context: &EventContext<'_>, event: &KeyedEvent) -> Option<Failure> {
+        let named = context.named;
+        let row = match event.event.op.as_str() {
+            "d" => context.change.old.as_ref(),
+            _ => context.change.new.as_ref(),
+        }?;
+        if event_checks::is_table_key(event, named) {
+            return None;
+        }
+        let columns = match context.key_columns(event) {
+            KeyColumns::Known(columns) => columns,
+            // What is not the key of the table has a failure of its own.
+            KeyColumns::Unknown => return None,
+            KeyColumns::Hashed => named.key.clone(),
+        };
+        let mut unique_keys = [&named.key].into_iter().chain(&named.unique_keys);
+        let is_unique = unique_keys.any(|unique| is_same_set(unique, &columns));
+        // Rows are told apart by a unique key: by that of the event, or else by the true one.
+        let columns = if is_unique { &columns } else { &named.key };
+        let values: BTreeMap<_, _> = columns.iter().map(|name| (name, row.get(name))).collect();
+        let mut texts = values.values().filter_map(|text| text.and_then(Option::as_ref));
+        // DMS joins the values of a key with periods.
+        let has_period = texts.any(|text| text.contains('.'));
+        if event.event.envelope == Envelope::Dms && has_period {
+            return None;
+        }
+        let key = (
+            format!("{:?} {columns:?}", named.name),
+            event.partition_key.clone(),
+        );
+        let values = format!("{values:?}");
+        let earlier = self.0.entry(key).or_insert_with(|| values.clone());
+        (*earlier != values).then(|| {
+            let mut failure = context.failure("two rows share a key", event, "");
+            failure.detail.push_str(&event_checks::shortened(&format!(
+                "\n  the other row is {earlier}"
+            )));
+            failure
+        })
+    }
+}
+
+fn is_same_set(one: &[String], other: &[String]) -> bool {
+    one.len() == other.len() && one.iter().all(|name| other.contains(name))
+}
+
+/// Compares the events of one change that the plugins made.
+fn compare_plugins(images: &[SentImage<'_>]) -> Option<Failure> {
+    let (first, others) = images.split_first()?;
+    others.iter().find_map(|other| {
+        let failure = differ(&first.context, first.event, other.event, &other.context)?;
+        Some(failure.of(&format!("compared with {}", other.context.plugin.name())))
+    })
+}
+
+/// Reports a column or a key in which two events about the same row differ, if both have it.
+fn differ(
+    context: &EventContext<'_>,
+    one: &KeyedEvent,
+    other: &KeyedEvent,
+    other_context: &EventContext<'_>,
+) -> Option<Failure> {
+    let image = |event: &KeyedEvent| match event.event.op.as_str() {
+        "d" => event.event.before.clone(),
+        _ => event.event.after.clone(),
+    };
+    let (ours, theirs): (Row, Row) = (image(one).unwrap_or_default(), image(other).unwrap_or_default());
+    let is_known = |value: &Value| value != UNAVAILABLE && !value.is_null();
+    let column = ours.iter().find_map(|(name, value)| {
+        let theirs = theirs.get(name)?;
+        (value != theirs && is_known(value) && is_known(theirs)).then_some(name)
+    });
+    let same_name =
+        context.named.name == other_context.named.name && context.named.key == other_context.named.key;
+    let keyed = |event: &KeyedEvent, named: &Shape| !event_checks::is_table_key(event, named);
+    let other_key = same_name
+        && context.undisturbed
+        && other_context.undisturbed
+        && keyed(one, context.named)
+        && keyed(other, other_context.named)
+        && one.partition_key != other.partition_key;
+    let kind = match (column, other_key) {
+        (Some(name), _) => {
+            let kind = context
+                .change
+                .shape
+                .column(name)
+                .map_or("?", |column| &column.type_name);
+            format!(
+                "another form of a value ({})",
+                kind.rsplit('.').next().unwrap_or_default()
+            )
+        }
+        (None, true) => "another key".to_owned(),
+        (None, false) => return None,
+    };
+    let mut failure = context.failure(&kind, one, column.map_or("", String::as_str));
+    let text = format!(
+        "\n  the other event is {} with the key {}",
+        other.text, other.partition_key
+    );
+    failure.detail.push_str(&event_checks::shortened(&text));
+    Some(failure)
+}
