@@ -49,7 +49,7 @@ begin
     execute format('create table typed.%I (id int primary key, one %s, many %s[], gaps %s[])',
                    name, type, type, type);
     execute format('alter table typed.%I replica identity full', name);
-    execute format('insert into typed.%I values (1)', name);
+    execute format('insert into typed.%I values (1, null, null, null)', name);
     select typdelim into delimiter from pg_attribute join pg_type on pg_type.oid = atttypid
     where attrelid = format('typed.%I', name)::regclass and attname = 'gaps';
     foreach text in array texts loop
@@ -275,4 +275,4 @@ insert into typed.arrays values
     (1, '{}', '{}', '{}', '{}', '{}'),
     (2, '{null}', '{null}', '{null}', '{null}', null),
     (3, '[0:1]={5,6}', array['a', 'b "c" \', 'd,e', '{f}', '', 'NULL', null, ' g ', e'h\ni', 'ü'], '{1.5}', '{t,f}', null),
-    (4, '{{1,2},{3,null}}', '{{a,b},{c,d}}', '{{1},{2}}', '{{t},{f}}', '{{{1}}}');
+    (4, '{{1,2},{3,null}}', null, '{{1},{2}}', '{{t},{f}}', '{{{1}}}');

@@ -76,8 +76,10 @@ impl DebeziumModes {
 
     fn write_money(self, out: &mut Vec<u8>, text: &str) -> Option<()> {
         let decimal = money_decimal(text)?;
-        self.write_decimal(out, Some(MONEY_SCALE), &decimal)
-            .or_else(|| Some(write_ascii(out, &[&decimal])))
+        self.write_decimal(out, Some(MONEY_SCALE), &decimal).or_else(|| {
+            write_ascii(out, &[&decimal]);
+            Some(())
+        })
     }
 
     fn write_decimal(self, out: &mut Vec<u8>, scale: Option<i32>, text: &str) -> Option<()> {
