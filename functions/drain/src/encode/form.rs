@@ -1,7 +1,7 @@
 //! The forms of events, and the dispatch to their envelopes.
 
 use super::key::PartitionBy;
-use super::{Debezium, Dms, EventHead, RowEvent, Wal2json, debezium, dms, wal2json};
+use super::{Debezium, Dms, EventHead, RowEvent, RowOperation, Wal2json, debezium, dms, wal2json};
 use crate::change::{Column, Message, Relation, Tuple};
 
 /// A form of events that consumers know.
@@ -62,6 +62,17 @@ impl EnvelopeForm {
             EnvelopeForm::Debezium(form) => form.modes.write_value(out, &column.kind, text),
             EnvelopeForm::Dms(_) => dms::write_value(out, &column.kind, text),
             EnvelopeForm::Wal2json(_) => wal2json::write_value(out, &column.kind, text),
+        }
+    }
+
+    /// The images whose columns outside the key the event of a row has.
+    ///
+    /// With DMS, the old row of an update has only its key, unless the table has none.
+    pub(super) fn written_images<'r>(&self, row: &RowEvent<'r>) -> [Option<&'r Tuple<'r>>; 2] {
+        let is_update = matches!(row.operation, RowOperation::Update { .. });
+        match self {
+            EnvelopeForm::Dms(_) if is_update && row.relation.has_key() => [None, row.new],
+            _ => [row.old, row.new],
         }
     }
 

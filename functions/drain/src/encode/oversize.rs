@@ -27,12 +27,6 @@ impl OmittedColumns {
         self.0.is_empty()
     }
 
-    /// The columns whose values were not kept.
-    fn not_kept(row: &RowEvent<'_>) -> Self {
-        let columns = 0..row.relation.columns.len();
-        OmittedColumns(columns.filter(|index| row.missing_bytes(*index) > 0).collect())
-    }
-
     /// Whether the column at an index of the relation's columns is omitted.
     pub(super) fn contains(&self, column: usize) -> bool {
         self.0.contains(&column)
@@ -47,16 +41,6 @@ impl RowEvent<'_> {
             .filter(|(index, _)| self.omitted.contains(*index))
             .map(|(_, column)| column.name.as_str())
     }
-
-    /// Bytes of a column's values that were not kept, in both images.
-    fn missing_bytes(&self, column: usize) -> usize {
-        let images = [self.old, self.new].into_iter().flatten();
-        let missing = images.map(|tuple| match tuple.get(column) {
-            Some(Datum::Oversize { bytes }) => *bytes,
-            _ => 0,
-        });
-        missing.fold(0, usize::saturating_add)
-    }
 }
 
 impl Envelope {
@@ -64,7 +48,9 @@ impl Envelope {
     ///
     /// Returns the data and the omitted columns. Columns whose values were not kept are always among these.
     pub(super) fn encode_row_within(&self, row: &RowEvent<'_>, limit: usize) -> (Vec<u8>, OmittedColumns) {
-        let mut omitted = OmittedColumns::not_kept(row);
+        let columns = 0..row.relation.columns.len();
+        let is_missing = |index: &usize| self.column_missing_bytes(row, *index) > 0;
+        let mut omitted = OmittedColumns(columns.filter(is_missing).collect());
         let mut data = self.form.encode_row(
             &RowEvent {
                 omitted: &omitted,
@@ -107,8 +93,18 @@ impl Envelope {
         let columns = row.relation.columns.iter().enumerate();
         columns
             .filter(|(_, column)| column.key || self.oversize == Oversize::Fail)
-            .map(|(index, _)| row.missing_bytes(index))
+            .map(|(index, _)| self.column_missing_bytes(row, index))
             .fold(0, usize::saturating_add)
+    }
+
+    /// Bytes of a column's values that were not kept, in the images that the event has.
+    fn column_missing_bytes(&self, row: &RowEvent<'_>, column: usize) -> usize {
+        let images = self.form.written_images(row).into_iter().flatten();
+        let missing = images.map(|tuple| match tuple.get(column) {
+            Some(Datum::Oversize { bytes }) => *bytes,
+            _ => 0,
+        });
+        missing.fold(0, usize::saturating_add)
     }
 
     /// Columns outside the key, the largest first.

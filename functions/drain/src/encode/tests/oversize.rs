@@ -154,3 +154,20 @@ fn a_message_that_exceeds_a_record_loses_its_content_and_then_its_prefix() {
         );
     }
 }
+
+#[test]
+fn a_value_of_an_image_that_the_event_lacks_is_not_missing() {
+    let change = Change::Update {
+        relation: relation(),
+        old: Some(vec![Datum::Text("1".into()), Datum::Oversize { bytes: 1 << 30 }]),
+        new: row(&[Some("1"), Some("small")]),
+    };
+    for form in all_forms() {
+        let is_dms = matches!(form, EnvelopeForm::Dms(_));
+        let mut out = Vec::new();
+        envelope(form).encode(&mut progress(), Lsn(16), &change, NOW, 1 << 20, &mut out);
+        let event = out.pop().unwrap();
+        assert_eq!(event.bytes() < 1 << 20, is_dms);
+        assert_eq!(parsed(&event).to_string().contains("small"), is_dms);
+    }
+}
