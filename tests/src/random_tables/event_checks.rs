@@ -1,5 +1,7 @@
 //! Checks of one event against the change that the server had.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 use crate::consumer::event::{Envelope, Row, UNAVAILABLE};
@@ -56,6 +58,11 @@ pub(super) enum KeyColumns {
     Hashed,
     /// A key in the form of DMS that is none of the unique keys of the table.
     Unknown,
+}
+
+/// Whether two lists have the same names.
+fn is_same_set(one: &[String], other: &[String]) -> bool {
+    one.len() == other.len() && one.iter().all(|name| other.contains(name))
 }
 
 /// Whether these are the values of the columns, with periods between them.
@@ -156,6 +163,8 @@ impl EventContext<'_> {
             let may_lack = !self.is_sent(column)
                 || (event.event.envelope == Envelope::Dms
                     && text.is_none_or(|text| self.is_blind(column, text)))
+                // A null may be that of a virtual column.
+                || (self.plugin == Plugin::TestDecoding && !self.undisturbed && text.is_none())
                 // The catalog says which columns an update of wal2json lacks.
                 || (self.plugin == Plugin::Wal2json
                     && !self.undisturbed
@@ -174,7 +183,9 @@ impl EventContext<'_> {
         for column in &shape.columns {
             let is_named = shape.identity == "f" || shape.identity_key.contains(&column.name);
             let is_null = old.get(&column.name).is_none_or(Option::is_none);
-            let is_omitted = event.event.envelope == Envelope::Dms && is_null;
+            // A null in the old row of a partition may be a value that the partition did not log.
+            let is_omitted =
+                is_null && (event.event.envelope == Envelope::Dms || self.named.relation != shape.relation);
             if event.event.op == "d"
                 && self.undisturbed
                 && is_named
@@ -223,7 +234,7 @@ impl EventContext<'_> {
     fn check_key(&self, event: &KeyedEvent, row: &TrueRow, failures: &mut Vec<Failure>) {
         let key = &self.named.key;
         if is_table_key(event, self.named) {
-            if self.undisturbed && !key.is_empty() && self.knows_key(event) {
+            if self.undisturbed && !key.is_empty() && self.knows_key() {
                 failures.push(self.failure("the key is absent", event, ""));
             }
             return;
@@ -254,14 +265,33 @@ impl EventContext<'_> {
         }
     }
 
-    /// Whether these columns are the key. After an `alter table`, another unique key of the row will do.
+    /// Whether these columns are a key of the row at the write, in the table or in its partition.
+    ///
+    /// After an `alter table`, another unique key than the right one will do.
     fn is_valid_key(&self, columns: &[String]) -> bool {
-        let keys = self.named.unique_keys.iter().filter(|_| !self.undisturbed);
-        keys.chain([&self.named.key]).any(|key| {
-            let mut key = key.clone();
-            key.sort();
-            key == columns && !key.is_empty()
-        })
+        let others = [&self.named.unique_keys, &self.change.shape.unique_keys];
+        let others = others.into_iter().flatten().filter(|_| !self.undisturbed);
+        let keys = others.chain([&self.named.key, &self.change.shape.key]);
+        keys.into_iter()
+            .any(|key| !key.is_empty() && is_same_set(key, columns))
+    }
+
+    /// The row that an event has, as text of the values that tell it from other rows of the table.
+    pub(super) fn row_identity(&self, columns: &[String], row: &TrueRow) -> BTreeMap<String, String> {
+        let is_unique = |shape: &Shape| {
+            let mut keys = [&shape.key].into_iter().chain(&shape.unique_keys);
+            keys.any(|key| is_same_set(key, columns))
+        };
+        let columns = match is_unique(self.named) || is_unique(&self.change.shape) {
+            true => columns,
+            false => &self.named.key,
+        };
+        let texts = columns
+            .iter()
+            .map(|name| (name.clone(), format!("{:?}", row.get(name).cloned().flatten())));
+        // A key of the partition alone tells rows of the same partition apart.
+        let leaf = (!is_unique(self.named)).then(|| (String::new(), self.change.shape.relation.to_string()));
+        texts.chain(leaf).collect()
     }
 
     /// Columns of the key that an event has.
@@ -283,7 +313,11 @@ impl EventContext<'_> {
         let (Some(row), Some(values)) = (row, key.strip_prefix(&prefix)) else {
             return KeyColumns::Unknown;
         };
-        for unique in [&self.named.key].into_iter().chain(&self.named.unique_keys) {
+        let leaf = &self.change.shape;
+        let keys = [&self.named.key, &leaf.key]
+            .into_iter()
+            .chain(&self.named.unique_keys);
+        for unique in keys.chain(&leaf.unique_keys) {
             let columns = self.named.columns.iter().map(|column| &column.name);
             let columns: Vec<&String> = columns.filter(|name| unique.contains(name)).collect();
             if columns.len() == unique.len() && is_joined(values, &columns, row) {
@@ -315,13 +349,13 @@ impl EventContext<'_> {
         }
     }
 
-    /// Whether the plugin sends all columns of the key for this event.
-    fn knows_key(&self, event: &KeyedEvent) -> bool {
+    /// Whether the plugin sends all columns of the key, for deletes, too.
+    fn knows_key(&self) -> bool {
         let columns = self.named.key.iter().map(|name| self.change.shape.column(name));
         let all = columns
             .into_iter()
             .all(|column| column.is_some_and(|column| self.is_sent(column)));
-        all && (event.event.op != "d" || self.names_old_key())
+        all && self.names_old_key()
     }
 
     /// Whether the log names the old key.

@@ -30,6 +30,8 @@ pub(super) struct Shape {
     /// Columns of each index that a backfill can read it by, and that makes a row unique.
     pub(super) unique_keys: Vec<Vec<String>>,
     pub(super) published: Option<Published>,
+    /// Changes when the catalog's rows about the table change.
+    pub(super) catalog: String,
     pub(super) columns: Vec<ShapeColumn>,
 }
 

@@ -104,7 +104,7 @@ create function truth.columns(relation oid) returns jsonb language sql stable as
     where a.attrelid = relation and a.attnum > 0 and not a.attisdropped
 $$;
 
-create function truth.document(c pg_class) returns jsonb language sql stable as $$
+create function truth.document(relation oid) returns jsonb language sql stable as $$
     select jsonb_build_object(
         'schema', n.nspname,
         'name', c.relname,
@@ -124,8 +124,13 @@ create function truth.document(c pg_class) returns jsonb language sql stable as 
               and not exists (select from pg_attribute a where a.attrelid = c.oid
                               and a.attnum = any (i.indkey::int2[]) and not a.attnotnull)),
         'published', truth.published(c.oid),
+        -- It differs as soon as a row of the catalog about the table is written.
+        'catalog', md5(concat_ws(' ', c.xmin,
+            (select string_agg(xmin::text, ',' order by attnum) from pg_attribute where attrelid = c.oid),
+            (select string_agg(xmin::text, ',' order by indexrelid) from pg_index where indrelid = c.oid))),
         'columns', truth.columns(c.oid))
-    from pg_namespace n where n.oid = c.relnamespace
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where c.oid = relation
 $$;
 
 -- Describes the tables of a schema, and gives those without triggers theirs. Call it after each DDL.
@@ -151,7 +156,7 @@ begin
     insert into truth.shape (generation, relation, body, from_row, document)
     select current_number, c.oid,
            'jsonb_build_object(' || coalesce(l.body, '') || ')', coalesce(l.from_row, ''),
-           truth.document(c) || jsonb_build_object('generation', current_number)
+           truth.document(c.oid) || jsonb_build_object('generation', current_number)
     from pg_class c
     join pg_namespace n on n.oid = c.relnamespace
     cross join lateral (

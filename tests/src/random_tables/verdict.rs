@@ -223,14 +223,9 @@ impl SeenKeys {
             KeyColumns::Unknown => return None,
             KeyColumns::Hashed => named.key.clone(),
         };
-        let mut unique_keys = [&named.key].into_iter().chain(&named.unique_keys);
-        let is_unique = unique_keys.any(|unique| is_same_set(unique, &columns));
-        // Rows are told apart by a unique key: by that of the event, or else by the true one.
-        let columns = if is_unique { &columns } else { &named.key };
-        let values: BTreeMap<_, _> = columns.iter().map(|name| (name, row.get(name))).collect();
-        let mut texts = values.values().filter_map(|text| text.and_then(Option::as_ref));
+        let values = context.row_identity(&columns, row);
         // DMS joins the values of a key with periods.
-        let has_period = texts.any(|text| text.contains('.'));
+        let has_period = values.values().any(|text| text.contains('.'));
         if event.event.envelope == Envelope::Dms && has_period {
             return None;
         }
@@ -248,10 +243,6 @@ impl SeenKeys {
             failure
         })
     }
-}
-
-fn is_same_set(one: &[String], other: &[String]) -> bool {
-    one.len() == other.len() && one.iter().all(|name| other.contains(name))
 }
 
 /// Compares the events of one change that the plugins made.
