@@ -8,7 +8,7 @@
 //! row's transaction, so a row that is sent again has the same key. It is too generous for one case: a
 //! transaction that wrote something else first, and changed the table after a later transaction wrote to it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use super::{Catalog, CatalogTable};
 
@@ -59,8 +59,9 @@ pub fn precedes(xid: u32, other: u32) -> bool {
 /// The transaction of the rows that are read, among those that wrote the catalog.
 #[derive(Debug, Default)]
 pub(super) struct ReadTransaction {
-    /// Those that wrote the catalog, and may be newer than rows of the log.
-    recent: HashSet<u32>,
+    /// Those that wrote the catalog, and may be newer than rows of the log; in the order of their ids.
+    recent: Vec<u32>,
+    is_sorted: bool,
     /// The transaction of the rows; `None` if the catalog is as old as any row.
     xid: Option<u32>,
     generation: usize,
@@ -69,9 +70,17 @@ pub(super) struct ReadTransaction {
 impl Catalog {
     /// Notes that the rows that follow belong to this transaction.
     pub fn begin_transaction(&mut self, xid: u32) {
-        let earlier = self.read.recent.iter().filter(|recent| precedes(**recent, xid));
-        self.read.generation = 2 * earlier.count() + usize::from(self.read.recent.contains(&xid));
-        self.read.xid = Some(xid);
+        let read = &mut self.read;
+        if !read.is_sorted {
+            // All of them are near each other, whatever the ids start with.
+            read.recent
+                .sort_unstable_by_key(|recent| recent.wrapping_sub(xid) as i32);
+            read.recent.dedup();
+            read.is_sorted = true;
+        }
+        let earlier = read.recent.partition_point(|recent| precedes(*recent, xid));
+        read.generation = 2 * earlier + usize::from(read.recent.get(earlier) == Some(&xid));
+        read.xid = Some(xid);
     }
 
     /// A number that differs between transactions for whose rows other facts hold.
@@ -102,6 +111,7 @@ impl Catalog {
 
     pub(super) fn note_recent(&mut self, changes: &RecentChanges) {
         self.read.recent.extend(changes.transactions());
+        self.read.is_sorted = false;
     }
 }
 
