@@ -8,7 +8,7 @@
 //! row's transaction, so a row that is sent again has the same key. It is too generous for one case: a
 //! transaction that wrote something else first, and changed the table after a later transaction wrote to it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use super::{Catalog, CatalogTable};
 
@@ -59,20 +59,28 @@ pub fn precedes(xid: u32, other: u32) -> bool {
 /// The transaction of the rows that are read, among those that wrote the catalog.
 #[derive(Debug, Default)]
 pub(super) struct ReadTransaction {
-    /// Those that wrote the catalog, and may be newer than rows of the log.
-    recent: HashSet<u32>,
+    /// Those that wrote the catalog, and may be newer than rows of the log, in the order of their ids.
+    recent: Vec<u32>,
     /// The transaction of the rows; `None` if the catalog is as old as any row.
     xid: Option<u32>,
     generation: usize,
 }
 
 impl ReadTransaction {
+    fn add(&mut self, xid: u32) {
+        // The ids are near each other, so they have an order although they wrap around.
+        let place = self.recent.partition_point(|recent| precedes(*recent, xid));
+        if self.recent.get(place) != Some(&xid) {
+            self.recent.insert(place, xid);
+        }
+    }
+
     /// Numbers the facts that hold. A table that is read later may add facts, so their count is a part of it.
     fn number_generation(&mut self) {
-        let xid = self.xid.unwrap_or_default();
-        let earlier = self.recent.iter().filter(|recent| precedes(**recent, xid));
-        let held = 2 * earlier.count() + usize::from(self.recent.contains(&xid));
-        self.generation = (self.recent.len() << 32) + held;
+        let Some(xid) = self.xid else { return };
+        let earlier = self.recent.partition_point(|recent| precedes(*recent, xid));
+        let is_own = self.recent.get(earlier) == Some(&xid);
+        self.generation = (self.recent.len() << 32) + 2 * earlier + usize::from(is_own);
     }
 }
 
@@ -110,7 +118,7 @@ impl Catalog {
     }
 
     pub(super) fn note_recent(&mut self, changes: &RecentChanges) {
-        self.read.recent.extend(changes.transactions());
+        changes.transactions().for_each(|xid| self.read.add(xid));
         self.read.number_generation();
     }
 }
