@@ -1,5 +1,6 @@
 #!/bin/sh
-# debezium.sh FOLDER VERSION SHA256: Debezium Server of this version, whose archive has this checksum. Does nothing when it is there already.
+# debezium.sh FOLDER VERSION SHA256: Debezium Server of this version, whose archive has this checksum.
+# Does nothing when it is there already.
 set -eu
 folder=$1 version=$2 sha256=$3
 

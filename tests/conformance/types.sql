@@ -1,11 +1,11 @@
 -- Every type that PostgreSQL 15 ships, those of its extensions, and types that applications define.
 --
--- Each type has a table of its own, named `of_` and the type: Debezium confuses a type with a table of its name. Its
--- column `one` has the type. The columns `many` and `gaps` are arrays of it, `gaps` with a null. `make conformance` fails
--- while a type of pg_type has no column here.
+-- Each type has a table of its own, named `of_` and the type: Debezium confuses a type with a table of its
+-- name. Its column `one` has the type. The columns `many` and `gaps` are arrays of it, `gaps` with a null.
+-- `make conformance` fails while a type of pg_type has no column here.
 --
--- Debezium Server 3.6 does not start on a database with a domain on an enum, and stops at a `time with time zone` whose
--- offset has seconds. Both are left out.
+-- Debezium Server 3.6 does not start on a database with a domain on an enum, and stops at a
+-- `time with time zone` whose offset has seconds. Both are left out.
 
 set timezone = 'UTC';
 set client_min_messages = 'warning';
@@ -69,7 +69,8 @@ call try('bigint', '-9223372036854775808', '0', '9223372036854775807');
 call try('oid', '0', '2147483648', '4294967295');
 call try('real', '0', '-0', '0.1', '1', '3.4028235e38', '1e-45', '100000', '1e6', '1e15', 'NaN', 'Infinity',
     '-Infinity');
-call try('double precision', '0', '-0', '0.1', '1', '-5e-324', '1.7976931348623157e308', '0.30000000000000004',
+call try('double precision', '0', '-0', '0.1', '1', '-5e-324', '1.7976931348623157e308',
+    '0.30000000000000004',
     '100000', '1e7', '1e-3', '1e-4', '1e15', '1e16', '1e21', 'NaN', 'Infinity', '-Infinity');
 call try('numeric', '0', '1.10', '-12.5', '1e40', '1e-30', '123456789012345678901234567890.123456789', '100',
     'NaN', 'Infinity', '-Infinity', '0.00', '1.00', '1000.500');
@@ -122,7 +123,8 @@ call try('time', '00:00', '12:34:56', '12:34:56.789', '12:34:56.789012', '12:00'
 call try('time(0)', '12:34:56', '00:00', '24:00');
 call try('time(3)', '12:34:56.789', '12:34:56', '00:00:00.1');
 call try('time(6)', '12:34:56.789012', '12:34:56.7');
-call try('time with time zone', '00:30:00.5+05:30', '23:30-02', '12:34:56.789012+00', '24:00+00', '00:00-15:59');
+call try('time with time zone', '00:30:00.5+05:30', '23:30-02', '12:34:56.789012+00', '24:00+00',
+    '00:00-15:59');
 call try('time(0) with time zone', '12:34:56+01');
 call try('timestamp', '2024-02-29 12:34:56', '2024-02-29 12:34:56.789', '2024-02-29 12:34:56.789012',
     '1970-01-01', '2024-02-29 12:00',
@@ -130,7 +132,8 @@ call try('timestamp', '2024-02-29 12:34:56', '2024-02-29 12:34:56.789', '2024-02
     '12345-06-07 08:09:10',
     '294276-12-31 23:59:59.999999', '0044-03-15 12:00 BC', '4713-01-01 00:00:01 BC', 'infinity', '-infinity');
 call try('timestamp(0)', '2024-02-29 12:34:56', '1969-12-31 23:59:59', '2024-02-29', 'infinity');
-call try('timestamp(3)', '2024-02-29 12:34:56.789', '2024-02-29 12:34:56.7', '1969-12-31 23:59:59.999', '-infinity');
+call try('timestamp(3)', '2024-02-29 12:34:56.789', '2024-02-29 12:34:56.7', '1969-12-31 23:59:59.999',
+    '-infinity');
 call try('timestamp(6)', '2024-02-29 12:34:56.789012');
 call try('timestamp with time zone', '2024-02-29 12:34:56+05:30', '2024-02-29 12:34:56.7+00',
     '2024-02-29 12:34:56.789012+00',
@@ -245,11 +248,12 @@ call try('oidvector', '1 4294967295', '');
 -- Their input functions refuse every value, or they have no array.
 create table typed.without_array (id int primary key, pg_node_tree pg_node_tree, pg_ndistinct pg_ndistinct,
     pg_dependencies pg_dependencies, pg_mcv_list pg_mcv_list, pg_brin_bloom_summary pg_brin_bloom_summary,
-    pg_brin_minmax_multi_summary pg_brin_minmax_multi_summary, gtsvector gtsvector, gtrgm gtrgm, ghstore ghstore,
+    pg_brin_minmax_multi_summary pg_brin_minmax_multi_summary, gtsvector gtsvector, gtrgm gtrgm,
+    ghstore ghstore,
     ltree_gist ltree_gist, intbig_gkey intbig_gkey);
 insert into typed.without_array values (1);
 
--- The row types of the catalog's relations, but for those that contain a pseudo-type: no column can have them.
+-- The row types of the catalog's relations. No column can have one that contains a pseudo-type.
 create table typed.row_types (id int primary key);
 do $$
 declare
@@ -257,7 +261,8 @@ declare
 begin
     for row_type in
         select oid from pg_type
-        where typtype = 'c' and typnamespace in ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
+        where typtype = 'c'
+          and typnamespace in ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
         order by typnamespace, typname
     loop
         begin
@@ -270,9 +275,11 @@ insert into typed.row_types (id) values (1);
 insert into typed.row_types (id, pg_cast) values (2, row(1, 2, 3, 4, 'e', 'f'));
 
 -- Arrays of other forms.
-create table typed.arrays (id int primary key, ints int[], texts text[], sums numeric(6, 2)[], bools bool[], deep int[][]);
+create table typed.arrays (id int primary key, ints int[], texts text[], sums numeric(6, 2)[], bools bool[],
+    deep int[][]);
 insert into typed.arrays values
     (1, '{}', '{}', '{}', '{}', '{}'),
     (2, '{null}', '{null}', '{null}', '{null}', null),
-    (3, '[0:1]={5,6}', array['a', 'b "c" \', 'd,e', '{f}', '', 'NULL', null, ' g ', e'h\ni', 'ü'], '{1.5}', '{t,f}', null),
+    (3, '[0:1]={5,6}', array['a', 'b "c" \', 'd,e', '{f}', '', 'NULL', null, ' g ', e'h\ni', 'ü'],
+     '{1.5}', '{t,f}', null),
     (4, '{{1,2},{3,null}}', null, '{{1},{2}}', '{{t},{f}}', '{{{1}}}');
