@@ -46,7 +46,7 @@ async fn truncated(builder: FixtureBuilder) {
     let event = truncate.json();
     let mut fields: Vec<&str> = event.as_object().unwrap().keys().map(String::as_str).collect();
     fields.retain(|name| !name.starts_with("ts_"));
-    assert_eq!(fields, ["source", "op"]);
+    assert_eq!(fields, ["before", "after", "source", "transaction", "op"]);
     assert_eq!(
         (&event["source"]["schema"], &event["source"]["table"]),
         (&json!("public"), &json!("t"))

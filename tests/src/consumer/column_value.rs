@@ -36,7 +36,14 @@ impl ColumnValue {
                 }
                 Self::List(list)
             }
-            Value::Object(_) => Self::Text(value.to_string()),
+            Value::Object(object) => match (object.get("x"), object.get("y")) {
+                // Debezium's form of a point.
+                (Some(x), Some(y)) => {
+                    let coordinate = |value: &Value| shortest(value.to_string().trim_matches('"'));
+                    Self::Text(format!("({},{})", coordinate(x), coordinate(y)))
+                }
+                _ => Self::Text(value.to_string()),
+            },
         }
     }
 

@@ -53,7 +53,7 @@ struct Column {
 
 /// Session settings for the text form of values.
 const SETTINGS: &str = "set datestyle = 'ISO, YMD'; set intervalstyle = 'iso_8601'; set timezone = 'UTC'; \
-     set bytea_output = 'hex'; set extra_float_digits = 1";
+     set bytea_output = 'hex'; set extra_float_digits = 1; set lc_monetary = 'C'";
 
 /// Cells of a row in the order of the columns. `None` is a column that an event may omit.
 type Cells = Vec<Option<ColumnValue>>;
@@ -320,13 +320,14 @@ with recursive
     select unnest(i.indkey) as attnum from pg_index i join named on i.indrelid = named.oid
     where case when relreplident = 'i' then i.indisreplident else i.indisprimary end),
   base as (
-    select a.attnum, a.attname::text as name, a.attgenerated <> '' as generated, a.atttypid as type
+    select a.attnum, a.attname::text as name, a.attgenerated <> '' as generated, a.atttypid as type,
+           a.atttypmod as modifier
     from pg_attribute a join named on a.attrelid = named.oid where a.attnum > 0 and not a.attisdropped
     union all
-    select attnum, name, generated, t.typbasetype
+    select attnum, name, generated, t.typbasetype, t.typtypmod
     from base join pg_type t on t.oid = type and t.typtype = 'd')
 select named.table_name, base.name, quote_ident(base.name) as quoted, base.generated,
-       base.attnum in (select attnum from key) as in_key, t.typname::text as type_name,
+       base.attnum in (select attnum from key) as in_key, base.modifier, t.typname::text as type_name,
        e.typname::text as element_name, coalesce(e.typtype = 'c', false) as composite_elements
 from named, base join pg_type t on t.oid = type
 left join pg_type e on e.oid = t.typelem and t.typcategory = 'A'
@@ -346,11 +347,12 @@ async fn columns(client: &Client, table: &str, envelope: Envelope) -> (String, V
 fn column(row: &tokio_postgres::Row, envelope: Envelope) -> Column {
     let element: Option<String> = row.get("element_name");
     let value = format!("t.{}", row.get::<_, String>("quoted"));
+    let modifier: i32 = row.get("modifier");
     let kind: String = element.clone().unwrap_or_else(|| row.get("type_name"));
     let expression = match &element {
-        None => rendered(envelope, &kind, &value),
+        None => rendered(envelope, &kind, modifier, &value),
         Some(_) if envelope != Envelope::Debezium => format!("{value}::text"),
-        Some(_) => list(&kind, &value, row.get("composite_elements")),
+        Some(_) => list(&kind, modifier, &value, row.get("composite_elements")),
     };
     let array = element.is_some() && envelope == Envelope::Debezium;
     Column {
@@ -364,30 +366,88 @@ fn column(row: &tokio_postgres::Row, envelope: Envelope) -> Column {
 }
 
 /// SQL expression of the text that an event has for a value of this type.
-fn rendered(envelope: Envelope, kind: &str, value: &str) -> String {
-    // ISO 8601 has no infinity, and writes years before Christ differently.
-    let plain = format!("isfinite({value}) and {value}::text not like '%BC'");
-    let finite = |text: &str| format!("case when {plain} then {text} || 'Z' else {value}::text end");
+fn rendered(envelope: Envelope, kind: &str, modifier: i32, value: &str) -> String {
     match kind {
         "bool" => format!("{value}::text"),
         "bytea" if envelope != Envelope::Debezium => format!("encode({value}, 'hex')"),
-        "date" | "time" | "timetz" if envelope == Envelope::Dms => format!("{value}::text"),
-        "date" | "time" | "timetz" | "timestamp" | "timestamptz" if envelope == Envelope::Wal2json => {
+        "timestamp" | "timestamptz" if envelope == Envelope::Dms => {
+            // ISO 8601 has no infinity, and writes years before Christ differently.
+            let plain = format!("isfinite({value}) and {value}::text not like '%BC'");
+            let text = format!("replace(({value} at time zone 'UTC')::timestamp::text, ' ', 'T') || 'Z'");
+            let text = match kind {
+                "timestamp" => format!("replace({value}::text, ' ', 'T') || 'Z'"),
+                _ => text,
+            };
+            format!("case when {plain} then {text} else {value}::text end")
+        }
+        "date" | "time" | "timetz" | "timestamp" | "timestamptz" if envelope != Envelope::Debezium => {
             format!("{value}::text")
         }
-        "bytea" => format!("translate(encode({value}, 'base64'), E'\\n', '')"),
-        "date" => finite(&format!("{value}::text")),
-        "timestamp" => finite(&format!("replace({value}::text, ' ', 'T')")),
-        "timestamptz" => finite(&format!("replace(({value} at time zone 'UTC')::text, ' ', 'T')")),
-        "time" => format!("{value}::text || 'Z'"),
-        "timetz" => format!("({value} at time zone 'UTC')::time::text || 'Z'"),
-        // The type's output function: a cast to text would strip the blanks of a char(n).
-        _ => format!("case when num_nulls({value}) = 0 then format('%s', {value}) end"),
+        _ if envelope == Envelope::Debezium => debezium_text(kind, modifier, value),
+        _ => output(value),
     }
 }
 
+/// SQL expression of the type's output function: a cast to text would strip the blanks of a char(n).
+fn output(value: &str) -> String {
+    format!("case when num_nulls({value}) = 0 then format('%s', {value}) end")
+}
+
+/// SQL expression of the text that Debezium writes for a value of this type.
+fn debezium_text(kind: &str, modifier: i32, value: &str) -> String {
+    let finite = |text: String| format!("case when isfinite({value}) then {text} else {value}::text end");
+    let text = match kind {
+        "bytea" => format!("translate(encode({value}, 'base64'), E'\\n', '')"),
+        "date" => finite(format!("{} || 'Z'", iso_date(value))),
+        "timestamp" => finite(format!("{} || 'T' || {value}::time || 'Z'", iso_date(value))),
+        "timestamptz" => {
+            let utc = format!("({value} at time zone 'UTC')");
+            let digits = u8::try_from(modifier).unwrap_or(6);
+            let length = if digits == 0 { 8 } else { 9 + digits };
+            let time = format!("left(to_char({utc}, 'HH24:MI:SS.US'), {length})");
+            finite(format!("{} || 'T' || {time} || 'Z'", iso_date(&utc)))
+        }
+        "time" => format!("{value}::text || 'Z'"),
+        "timetz" => format!("({value} at time zone 'UTC')::time::text || 'Z'"),
+        "interval" => format!(
+            "format('P%sY%sM%sDT%sH%sM%sS', extract(year from {value}), extract(month from {value}), \
+             extract(day from {value}), extract(hour from {value}), extract(minute from {value}), \
+             trim_scale(extract(second from {value})))"
+        ),
+        "money" => format!("{value}::numeric::text"),
+        "point" => format!("format('(%s,%s)', ({value})[0], ({value})[1])"),
+        "bit" | "varbit" if modifier == 1 => {
+            format!("case {value}::text when '1' then 'true' when '0' then 'false' else '' end")
+        }
+        "bit" | "varbit" => bits_text(value),
+        _ => return output(value),
+    };
+    format!("case when {value} is not null then {text} end")
+}
+
+/// SQL expression of the ISO 8601 date of a finite date or timestamp.
+fn iso_date(value: &str) -> String {
+    // PostgreSQL has no year 0; ISO 8601 writes the year 1 BC so.
+    let year = format!("(extract(year from {value}) + (extract(year from {value}) < 0)::int)::int");
+    format!(
+        "case when {year} > 9999 then '+' when {year} < 0 then '-' else '' end \
+         || case when abs({year}) > 9999 then abs({year})::text else lpad(abs({year})::text, 4, '0') end \
+         || to_char({value}, '-MM-DD')"
+    )
+}
+
+/// SQL expression of bits as base64 of little-endian bytes, without zeros at the end.
+fn bits_text(value: &str) -> String {
+    let byte = format!("lpad(reverse(substr(reverse({value}::text), 8 * i + 1, 8)), 8, '0')::bit(8)::int");
+    format!(
+        "translate(encode(rtrim((select coalesce(string_agg(set_byte('\\x00'::bytea, 0, {byte}), '' \
+         order by i), '') from generate_series(0, (length({value}::text) - 1) / 8) i), '\\x00'::bytea), \
+         'base64'), E'\\n', '')"
+    )
+}
+
 /// SQL expression of a JSON list with the texts of an array's elements.
-fn list(kind: &str, array: &str, composite: bool) -> String {
+fn list(kind: &str, modifier: i32, array: &str, composite: bool) -> String {
     // unnest would expand composite elements into columns.
     let (element, from) = match composite {
         true => (
@@ -399,7 +459,7 @@ fn list(kind: &str, array: &str, composite: bool) -> String {
             format!("unnest({array}) with ordinality as u(e, i)"),
         ),
     };
-    let text = rendered(Envelope::Debezium, kind, &element);
+    let text = rendered(Envelope::Debezium, kind, modifier, &element);
     format!(
         "case when {array} is not null then \
          (select coalesce(jsonb_agg({text} order by i), '[]')::text from {from}) end"

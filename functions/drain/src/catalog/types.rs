@@ -130,6 +130,9 @@ impl TypeCatalog {
                     _ => array,
                 }
             }
+            TypeForm::Other if found.name == "hstore" && found.extension.as_deref() == Some("hstore") => {
+                named(Type::Hstore)
+            }
             TypeForm::Other => named(Type::Text),
         })
     }

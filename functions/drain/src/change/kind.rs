@@ -25,8 +25,18 @@ pub enum Type {
     TimeTz,
     /// `timestamp without time zone`, with its fractional digits of a second, 0 to 6
     Timestamp(u8),
-    /// `timestamp with time zone`
-    TimestampTz,
+    /// `timestamp with time zone`, with its fractional digits of a second, 0 to 6
+    TimestampTz(u8),
+    /// `interval`
+    Interval,
+    /// `bit`, `bit varying`, with the number of bits of its modifier
+    Bits(Option<u32>),
+    /// `money`
+    Money,
+    /// `point`
+    Point,
+    /// `hstore` of the extension of this name
+    Hstore,
     /// An array with any number of dimensions: the type of its elements, and the delimiter between them.
     Array(Box<Type>, u8),
     /// Every other type; its values are JSON strings.
@@ -55,7 +65,11 @@ impl Type {
             BuiltIn::TIME => Type::Time(second_digits(modifier)),
             BuiltIn::TIMETZ => Type::TimeTz,
             BuiltIn::TIMESTAMP => Type::Timestamp(second_digits(modifier)),
-            BuiltIn::TIMESTAMPTZ => Type::TimestampTz,
+            BuiltIn::TIMESTAMPTZ => Type::TimestampTz(second_digits(modifier)),
+            BuiltIn::INTERVAL => Type::Interval,
+            BuiltIn::BIT | BuiltIn::VARBIT => Type::Bits(u32::try_from(modifier).ok()),
+            BuiltIn::MONEY => Type::Money,
+            BuiltIn::POINT => Type::Point,
             // In the type system these two are arrays, but their text has another form.
             BuiltIn::INT2_VECTOR | BuiltIn::OID_VECTOR => Type::Text,
             _ => match built_in.kind() {
@@ -97,7 +111,11 @@ mod tests {
             (1083, -1, Type::Time(6)),
             (1083, 3, Type::Time(3)),
             (1114, 0, Type::Timestamp(0)),
-            (1184, 3, Type::TimestampTz),
+            (1184, 3, Type::TimestampTz(3)),
+            (1186, 2_147_418_115, Type::Interval),
+            (1560, 1, Type::Bits(Some(1))),
+            (1560, -1, Type::Bits(None)),
+            (1563, -1, array(Type::Bits(None))),
             (1266, 3, Type::TimeTz),
             (1043, 24, Type::Text),
             (22, -1, Type::Text),

@@ -3,8 +3,8 @@
 use super::ConfigError;
 use super::variables::{Variables, invalid};
 use crate::encode::{
-    Debezium, DebeziumModes, DecimalMode, Dms, Envelope, EnvelopeForm, Oversize, PartitionBy, TimeMode,
-    Wal2json,
+    Debezium, DebeziumModes, DecimalMode, Dms, Envelope, EnvelopeForm, IntervalMode, Oversize, PartitionBy,
+    TimeMode, Wal2json,
 };
 
 /// The values of `ENVELOPE`.
@@ -89,12 +89,27 @@ fn debezium_options(variables: &Variables<'_>) -> Result<DebeziumOptions, Config
         &[
             ("isostring", TimeMode::IsoString),
             ("adaptive", TimeMode::Adaptive),
+            ("adaptive_time_microseconds", TimeMode::AdaptiveTimeMicroseconds),
+            ("connect", TimeMode::Connect),
             ("microseconds", TimeMode::Microseconds),
+            ("nanoseconds", TimeMode::Nanoseconds),
+        ],
+    )?;
+    let interval = variables.choice(
+        "INTERVAL_HANDLING_MODE",
+        "string",
+        &[
+            ("string", IntervalMode::String),
+            ("numeric", IntervalMode::Numeric),
         ],
     )?;
     let switch = |variable| variables.choice(variable, "false", &[("false", false), ("true", true)]);
     Ok(DebeziumOptions {
-        modes: DebeziumModes { decimal, time },
+        modes: DebeziumModes {
+            decimal,
+            time,
+            interval,
+        },
         tombstones: switch("TOMBSTONES_ON_DELETE")?,
         transaction_metadata: switch("PROVIDE_TRANSACTION_METADATA")?,
     })
@@ -108,6 +123,10 @@ fn check_debezium_defaults(variables: &Variables<'_>, options: &DebeziumOptions)
             options.modes.decimal != DecimalMode::default(),
         ),
         ("TIME_PRECISION_MODE", options.modes.time != TimeMode::default()),
+        (
+            "INTERVAL_HANDLING_MODE",
+            options.modes.interval != IntervalMode::default(),
+        ),
         ("TOMBSTONES_ON_DELETE", options.tombstones),
         ("PROVIDE_TRANSACTION_METADATA", options.transaction_metadata),
     ];

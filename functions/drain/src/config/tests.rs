@@ -52,7 +52,8 @@ fn an_error_names_the_variable() {
         ("PARTITION_BY", "moon"),
         ("OVERSIZE", "maybe"),
         ("DECIMAL_HANDLING_MODE", "exact"),
-        ("TIME_PRECISION_MODE", "connect"),
+        ("TIME_PRECISION_MODE", "seconds"),
+        ("INTERVAL_HANDLING_MODE", "iso"),
         ("TOMBSTONES_ON_DELETE", "1"),
         ("PROVIDE_TRANSACTION_METADATA", "yes"),
         ("LINGER_SECONDS", "901"),
@@ -89,6 +90,7 @@ fn an_option_of_debezium_is_refused_with_another_envelope_unless_it_is_the_defau
     for (name, default, other) in [
         ("DECIMAL_HANDLING_MODE", "string", "precise"),
         ("TIME_PRECISION_MODE", "isostring", "adaptive"),
+        ("INTERVAL_HANDLING_MODE", "string", "numeric"),
         ("TOMBSTONES_ON_DELETE", "false", "true"),
         ("PROVIDE_TRANSACTION_METADATA", "false", "true"),
     ] {

@@ -4,11 +4,16 @@
 //! in an event that lost columns for its size.
 
 mod decimal;
+mod interval;
+mod structures;
+mod time;
 mod value;
 
 use std::io::Write as _;
 
-pub use value::{DebeziumModes, DecimalMode, TimeMode};
+pub use interval::IntervalMode;
+pub use time::TimeMode;
+pub use value::{DebeziumModes, DecimalMode};
 
 use super::progress::EventPlace;
 use super::snapshot::SnapshotPlace;
@@ -58,12 +63,10 @@ impl Debezium {
     }
 
     pub(super) fn encode_truncate(&self, head: &EventHead, relation: &Relation) -> Vec<u8> {
-        let mut data = br#"{"source":"#.to_vec();
+        let mut data = br#"{"before":null,"after":null,"source":"#.to_vec();
         self.write_source(&mut data, head, Some(relation), &[]);
-        if self.transaction_metadata {
-            data.extend_from_slice(br#","transaction":"#);
-            self.write_transaction(&mut data, head);
-        }
+        data.extend_from_slice(br#","transaction":"#);
+        self.write_transaction(&mut data, head);
         write_end(&mut data, 't', head.now);
         data
     }
@@ -71,7 +74,7 @@ impl Debezium {
     pub(super) fn encode_message(&self, head: &EventHead, message: &Message<'_>) -> Vec<u8> {
         let mut data = br#"{"source":"#.to_vec();
         self.write_source(&mut data, head, None, &[]);
-        data.extend_from_slice(br#","message":{"prefix":"#);
+        data.extend_from_slice(br#","transaction":null,"message":{"prefix":"#);
         write_string(&mut data, &message.prefix);
         data.extend_from_slice(br#","content":"#);
         write_base64(&mut data, &message.content);
@@ -109,12 +112,12 @@ impl Debezium {
         write_string(out, relation.map_or("", |relation| &relation.table.schema));
         out.extend_from_slice(br#","table":"#);
         write_string(out, relation.map_or("", |relation| &relation.table.name));
-        let xid = head.transaction.xid;
-        let _ = write!(
-            out,
-            r#","txId":{xid},"lsn":{},"xmin":null,"position":"{position}""#,
-            lsn.0
-        );
+        // A message outside any transaction has the id 0.
+        let _ = match head.transaction.xid {
+            0 => write!(out, r#","txId":null"#),
+            xid => write!(out, r#","txId":{xid}"#),
+        };
+        let _ = write!(out, r#","lsn":{},"xmin":null,"position":"{position}""#, lsn.0);
         if !omitted.is_empty() {
             out.extend_from_slice(br#","omitted":"#);
             write_names(out, omitted.iter().copied());

@@ -272,10 +272,10 @@ pub(super) fn write_value(out: &mut Vec<u8>, kind: &Type, text: &str) {
         Type::Timestamp(_) => {
             split_timestamp(text).map(|(date, time)| write_ascii(out, &[date, "T", time, "Z"]))
         }
-        Type::TimestampTz => {
+        Type::TimestampTz(_) => {
             split_timestamptz(text).map(|(date, time)| write_ascii(out, &[date, "T", time, "Z"]))
         }
-        Type::Date | Type::Time(_) | Type::TimeTz | Type::Array(..) | Type::Text => None,
+        _ => None,
     };
     if written.is_none() {
         write_string(out, text);
@@ -346,8 +346,8 @@ fn dms_type(column: &Column) -> &'static str {
         (Type::Bytea, _) => "BYTES",
         (Type::Date, _) => "DATE",
         (Type::Time(_), _) => "TIME",
-        (Type::Timestamp(_) | Type::TimestampTz, _) => "TIMESTAMP",
-        (Type::Bool | Type::TimeTz | Type::Array(..) | Type::Text, _) => "STRING",
+        (Type::Timestamp(_) | Type::TimestampTz(_), _) => "TIMESTAMP",
+        _ => "STRING",
     }
 }
 

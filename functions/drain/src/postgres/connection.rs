@@ -23,11 +23,13 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 ///
 /// They change the text that the plugins write, or the time that a session survives its client. A setting
 /// that the server's version does not have is left out.
-const SETTINGS: [(&str, &str); 14] = [
+const SETTINGS: [(&str, &str); 15] = [
     // These two change the names of types, and values of types such as regclass. With this path, a name is
     // the same as in a session with PostgreSQL's defaults, whatever is set for the role or the database.
     ("quote_all_identifiers", "off"),
     ("search_path", "public"),
+    // The text of a money.
+    ("lc_monetary", "C"),
     ("datestyle", "ISO, YMD"),
     ("timezone", "UTC"),
     ("intervalstyle", "iso_8601"),

@@ -24,15 +24,20 @@ pub(super) struct Decimal {
 impl Decimal {
     /// Parses the text of a numeric, such as `-12.50`.
     ///
-    /// `scale` is the scale that the column fixes; without it, the number has the scale of its text. Returns
-    /// `None` if the text is no finite number, if the scale would drop a digit other than zero, or if no
-    /// column can have the scale.
+    /// `scale` is the scale that the column fixes. Without it, the number has the least scale that holds its
+    /// digits, as in Debezium: zeros at the end of the fraction are left out. Returns `None` if the
+    /// text is no finite number, if the scale would drop a digit other than zero, or if no column can have the
+    /// scale.
     pub(super) fn parse(text: &str, scale: Option<i32>) -> Option<Decimal> {
         let (sign, text) = match text.strip_prefix('-') {
             Some(rest) => (Sign::Minus, rest),
             None => (Sign::Plus, text),
         };
         let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+        let fraction = match scale {
+            Some(_) => fraction,
+            None => fraction.trim_end_matches('0'),
+        };
         let mut digits = [whole, fraction].concat();
         if whole.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
             return None;
@@ -102,8 +107,10 @@ mod tests {
     fn the_unscaled_value_has_the_fewest_bytes_that_hold_its_sign() {
         for (text, scale, bytes, expected) in [
             ("0", None, &[0][..], 0),
-            ("0.00", None, &[0], 2),
-            ("1.10", None, &[110], 2),
+            ("0.00", None, &[0], 0),
+            ("1.10", None, &[11], 1),
+            ("100", None, &[100], 0),
+            ("1.10", Some(2), &[110], 2),
             ("127", None, &[127], 0),
             ("128", None, &[0, 128], 0),
             ("-128", None, &[128], 0),

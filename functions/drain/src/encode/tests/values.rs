@@ -70,13 +70,13 @@ fn each_type_has_its_json_in_dms_and_in_wal2json() {
             r#""2024-02-29 12:34:56.5""#,
         ),
         (
-            Type::TimestampTz,
+            Type::TimestampTz(6),
             "2024-02-29 12:34:56+00",
             r#""2024-02-29T12:34:56Z""#,
             r#""2024-02-29 12:34:56+00""#,
         ),
         (
-            Type::TimestampTz,
+            Type::TimestampTz(6),
             "0044-03-15 00:00:00+00 BC",
             r#""0044-03-15 00:00:00+00 BC""#,
             r#""0044-03-15 00:00:00+00 BC""#,

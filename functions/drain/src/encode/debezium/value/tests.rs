@@ -31,7 +31,9 @@ fn each_type_is_written_in_its_json_form() {
         (Type::Bytea, "\\x", r#""""#),
         (Type::Date, "2024-02-29", r#""2024-02-29Z""#),
         (Type::Date, "infinity", r#""infinity""#),
-        (Type::Date, "0044-03-15 BC", r#""0044-03-15 BC""#),
+        (Type::Date, "0044-03-15 BC", r#""-0043-03-15Z""#),
+        (Type::Date, "0001-03-15 BC", r#""0000-03-15Z""#),
+        (Type::Date, "12345-06-07", r#""+12345-06-07Z""#),
         (Type::Time(6), "12:34:56.789", r#""12:34:56.789Z""#),
         (Type::TimeTz, "00:30:00+05:30", r#""19:00:00Z""#),
         (Type::TimeTz, "23:30:00.5-02", r#""01:30:00.5Z""#),
@@ -53,11 +55,38 @@ fn each_type_is_written_in_its_json_form() {
         ),
         (Type::Timestamp(3), "-infinity", r#""-infinity""#),
         (
-            Type::TimestampTz,
+            Type::TimestampTz(0),
             "2024-02-29 12:34:56+00",
             r#""2024-02-29T12:34:56Z""#,
         ),
-        (Type::TimestampTz, "infinity", r#""infinity""#),
+        (Type::TimestampTz(6), "infinity", r#""infinity""#),
+        (
+            Type::TimestampTz(6),
+            "2024-02-29 12:34:56.7+00",
+            r#""2024-02-29T12:34:56.700000Z""#,
+        ),
+        (
+            Type::TimestampTz(3),
+            "0044-03-15 12:00:00+00 BC",
+            r#""-0043-03-15T12:00:00.000Z""#,
+        ),
+        (
+            Type::TimestampTz(0),
+            "294276-12-31 23:59:59.999999+00",
+            r#""+294276-12-31T23:59:59.999999Z""#,
+        ),
+        (
+            Type::Timestamp(6),
+            "4713-01-01 00:00:01 BC",
+            r#""-4712-01-01T00:00:01Z""#,
+        ),
+        (Type::Interval, "P1D", r#""P0Y0M1DT0H0M0S""#),
+        (Type::Money, "-$1,234.50", r#""-1234.50""#),
+        (Type::Money, "1.234,50 €", r#""1.234,50 €""#),
+        (Type::Bits(Some(1)), "1", "true"),
+        (Type::Bits(Some(1)), "", r#""""#),
+        (array(Type::Bits(None)), "{101,NULL}", r#"["BQ==",null]"#),
+        (array(Type::Hstore), r#"{"\"a\"=>NULL"}"#, r#"["{\"a\":null}"]"#),
         (array(Type::Integer), "{1,NULL,3}", "[1,null,3]"),
         (array(Type::Integer), "[0:1]={1,2}", "[1,2]"),
         (array(Type::Integer), "{{1,2},{3,4}}", "[[1,2],[3,4]]"),
@@ -104,9 +133,11 @@ fn a_decimal_has_the_form_of_its_mode_or_stays_text() {
             Precise,
             Type::Numeric(None),
             "1.10",
-            r#"{"scale":2,"value":"bg=="}"#,
+            r#"{"scale":1,"value":"Cw=="}"#,
         ),
         (Precise, Type::Numeric(None), "0", r#"{"scale":0,"value":"AA=="}"#),
+        (Precise, Type::Money, "$12.34", r#""BNI=""#),
+        (Double, Type::Money, "-$1,234.50", "-1234.5"),
         (Precise, Type::Numeric(Some(2)), "NaN", r#""NaN""#),
         (Precise, Type::Numeric(None), "-Infinity", r#""-Infinity""#),
         (Precise, Type::Numeric(Some(1)), "1.25", r#""1.25""#),
@@ -137,76 +168,82 @@ fn a_decimal_has_the_form_of_its_mode_or_stays_text() {
 
 #[test]
 fn a_time_is_a_number_in_the_unit_of_its_mode_or_stays_text() {
-    use TimeMode::{Adaptive, Microseconds};
-    for (kind, text, adaptive, microseconds) in [
-        (Type::Date, "1970-01-02", "1", "1"),
-        (Type::Date, "1969-12-31", "-1", "-1"),
-        (Type::Date, "2024-02-29", "19782", "19782"),
-        (Type::Date, "5874897-12-31", "2145042905", "2145042905"),
-        (Type::Date, "infinity", r#""infinity""#, r#""infinity""#),
-        (
-            Type::Date,
-            "0044-03-15 BC",
-            r#""0044-03-15 BC""#,
-            r#""0044-03-15 BC""#,
-        ),
-        (Type::Time(3), "12:34:56.789", "45296789", "45296789000"),
-        (Type::Time(6), "12:34:56.789", "45296789000", "45296789000"),
-        (Type::Time(0), "24:00:00", "86400000", "86400000000"),
-        (
-            Type::Timestamp(3),
-            "2024-02-29 12:34:56.789",
-            "1709210096789",
-            "1709210096789000",
-        ),
-        (
-            Type::Timestamp(6),
-            "2024-02-29 12:34:56.789001",
-            "1709210096789001",
-            "1709210096789001",
-        ),
-        (Type::Timestamp(3), "1969-12-31 23:59:59.999", "-1", "-1000"),
-        (
-            Type::Timestamp(6),
-            "infinity",
-            "9223372036825200000",
-            "9223372036825200000",
-        ),
-        (
-            Type::Timestamp(6),
-            "-infinity",
-            "-9223372036832400000",
-            "-9223372036832400000",
-        ),
-        (
-            Type::Timestamp(3),
-            "infinity",
-            "9223372036825200",
-            "9223372036825200000",
-        ),
-        (
-            Type::Timestamp(6),
-            "0044-03-15 00:00:00 BC",
-            r#""0044-03-15 00:00:00 BC""#,
-            r#""0044-03-15 00:00:00 BC""#,
-        ),
-        (
-            Type::TimestampTz,
-            "2024-02-29 12:34:56+00",
-            r#""2024-02-29T12:34:56Z""#,
-            r#""2024-02-29T12:34:56Z""#,
-        ),
-        (Type::TimeTz, "00:30:00+05:30", r#""19:00:00Z""#, r#""19:00:00Z""#),
-        (array(Type::Date), "{1970-01-02,NULL}", "[1,null]", "[1,null]"),
-    ] {
-        for (time, expected) in [(Adaptive, adaptive), (Microseconds, microseconds)] {
+    use TimeMode::{Adaptive, AdaptiveTimeMicroseconds, Connect, Microseconds, Nanoseconds};
+    const MODES: [TimeMode; 5] = [
+        Adaptive,
+        AdaptiveTimeMicroseconds,
+        Connect,
+        Microseconds,
+        Nanoseconds,
+    ];
+    let numbers = |kind: Type, text: &str, expected: [&str; 5]| {
+        for (time, expected) in MODES.into_iter().zip(expected) {
             let modes = DebeziumModes {
                 time,
                 ..DebeziumModes::default()
             };
-            assert_eq!(json(modes, kind.clone(), text), expected, "{time:?} {text}");
+            assert_eq!(
+                json(modes, kind.clone(), text),
+                expected,
+                "{time:?} {kind:?} {text}"
+            );
         }
+    };
+    for (text, days) in [
+        ("1970-01-02", "1"),
+        ("1969-12-31", "-1"),
+        ("2024-02-29", "19782"),
+        ("5874897-12-31", "2145042905"),
+        ("0044-03-15 BC", "-735160"),
+        ("4713-01-01 BC", "-2440550"),
+        ("infinity", r#""infinity""#),
+    ] {
+        numbers(Type::Date, text, [days; 5]);
     }
+    let (ms, us, ns) = ("45296789", "45296789000", "45296789000000");
+    numbers(Type::Time(3), "12:34:56.789", [ms, us, ms, us, ns]);
+    numbers(Type::Time(6), "12:34:56.789", [us, us, ms, us, ns]);
+    let (ms, us, ns) = ("86400000", "86400000000", "86400000000000");
+    numbers(Type::Time(0), "24:00:00", [ms, us, ms, us, ns]);
+    let (ms, us, ns) = ("1709210096789", "1709210096789000", "1709210096789000000");
+    numbers(
+        Type::Timestamp(3),
+        "2024-02-29 12:34:56.789",
+        [ms, ms, ms, us, ns],
+    );
+    numbers(
+        Type::Timestamp(6),
+        "2024-02-29 12:34:56.789",
+        [us, us, ms, us, ns],
+    );
+    let (ms, us, ns) = ("-1", "-1000", "-1000000");
+    numbers(
+        Type::Timestamp(3),
+        "1969-12-31 23:59:59.999",
+        [ms, ms, ms, us, ns],
+    );
+    let (ms, us, ns) = ("9223372036825200", "9223372036825200000", "9223372036854775807");
+    numbers(Type::Timestamp(6), "infinity", [us, us, ms, us, ns]);
+    numbers(Type::Timestamp(3), "infinity", [ms, ms, ms, us, ns]);
+    let (ms, us, ns) = (
+        "-9223372036832400",
+        "-9223372036832400000",
+        "-9223372036854775808",
+    );
+    numbers(Type::Timestamp(6), "-infinity", [us, us, ms, us, ns]);
+    let (text, ms) = ("294276-12-31 23:59:59.999999", "9224318015999999");
+    let written = r#""294276-12-31 23:59:59.999999""#;
+    numbers(Type::Timestamp(6), text, [written, written, ms, written, written]);
+    let (text, ms, us) = ("0044-03-15 12:00:00 BC", "-63517780800000", "-63517780800000000");
+    numbers(
+        Type::Timestamp(6),
+        text,
+        [us, us, ms, us, r#""0044-03-15 12:00:00 BC""#],
+    );
+    let zoned = [r#""2024-02-29T12:34:56Z""#; 5];
+    numbers(Type::TimestampTz(0), "2024-02-29 12:34:56+00", zoned);
+    numbers(Type::TimeTz, "00:30:00+05:30", [r#""19:00:00Z""#; 5]);
+    numbers(array(Type::Date), "{1970-01-02,NULL}", ["[1,null]"; 5]);
 }
 
 #[test]
@@ -229,31 +266,39 @@ fn every_short_text_of_array_syntax_is_written_as_json() {
 /// Any combination of modes.
 fn modes() -> impl Strategy<Value = DebeziumModes> {
     use {DecimalMode as D, TimeMode as T};
-    (0..3usize, 0..3usize).prop_map(|(decimal, time)| DebeziumModes {
+    (0..3usize, 0..4usize, 0..2usize).prop_map(|(decimal, time, interval)| DebeziumModes {
         decimal: [D::String, D::Precise, D::Double][decimal],
-        time: [T::IsoString, T::Adaptive, T::Microseconds][time],
+        time: [T::IsoString, T::Adaptive, T::Microseconds, T::Nanoseconds][time],
+        interval: [IntervalMode::String, IntervalMode::Numeric][interval],
     })
 }
 
 proptest! {
     #[test]
-    fn any_text_of_any_type_is_written_as_json(modes in modes(), text: String, index in 0..12usize) {
+    fn any_text_of_any_type_is_written_as_json(modes in modes(), text: String, index in 0..17usize) {
         let names = ["boolean", "integer", "real", "numeric", "bytea", "date", "time without time zone",
             "time with time zone", "timestamp without time zone", "timestamp with time zone", "text",
-            "integer[]"];
-        let written = json(modes, Type::of_name(names[index]), &text);
+            "integer[]", "interval", "bit varying", "money", "point"];
+        let kind = names.get(index).map_or(Type::Hstore, |name| Type::of_name(name));
+        let written = json(modes, kind, &text);
         prop_assert!(serde_json::from_str::<serde_json::Value>(&written).is_ok(), "{}", written);
     }
 
     #[test]
     fn text_that_looks_like_a_time_or_a_number_is_written_as_json(
         modes in modes(),
-        text in "[-0-9:. +BC]{0,24}",
-        index in 0..6usize,
+        text in "[-0-9:. +BCPTYMDHS$,()]{0,24}",
+        index in 0..10usize,
     ) {
         let names = ["numeric(9,2)", "date", "time(3) without time zone", "time with time zone",
-            "timestamp without time zone", "timestamp with time zone"];
+            "timestamp without time zone", "timestamp with time zone", "interval", "bit(3)", "money", "point"];
         let written = json(modes, Type::of_name(names[index]), &text);
+        prop_assert!(serde_json::from_str::<serde_json::Value>(&written).is_ok(), "{}", written);
+    }
+
+    #[test]
+    fn text_that_looks_like_a_hstore_is_written_as_json(text in r#"["\\=>, NUL]{0,16}"#) {
+        let written = json(DebeziumModes::default(), Type::Hstore, &text);
         prop_assert!(serde_json::from_str::<serde_json::Value>(&written).is_ok(), "{}", written);
     }
 

@@ -1,0 +1,178 @@
+//! Dates and times as Debezium writes them.
+
+use crate::change::Type;
+use crate::encode::value::{is_date, is_time, split_timestamp, write_ascii};
+use crate::time::days_from_civil;
+
+/// Form of dates and times without a zone: Debezium's `time.precision.mode`.
+///
+/// Times with a zone are ISO 8601 text in each mode. A date is a number of days in each mode but `isostring`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum TimeMode {
+    /// `isostring`: ISO 8601 text.
+    #[default]
+    IsoString,
+    /// `adaptive`: milliseconds or microseconds for times and timestamps.
+    ///
+    /// Milliseconds are used where the column keeps at most three digits of a second.
+    Adaptive,
+    /// `adaptive_time_microseconds`: microseconds for times, and timestamps as with `adaptive`.
+    AdaptiveTimeMicroseconds,
+    /// `connect`: milliseconds, as Kafka Connect's own types. More digits of a second are lost.
+    Connect,
+    /// `microseconds`: microseconds for times and timestamps.
+    Microseconds,
+    /// `nanoseconds`: nanoseconds for times and timestamps.
+    Nanoseconds,
+}
+
+/// The timestamp `infinity`, µs since 1970-01-01, as the JDBC driver and Debezium write it.
+///
+/// Source: documentation of the connector, "Timestamp types".
+const INFINITY: i128 = 9_223_372_036_825_200_000;
+
+/// The timestamp `-infinity`, from the same source.
+const MINUS_INFINITY: i128 = -9_223_372_036_832_400_000;
+
+/// Fractional digits of a second up to which `adaptive` uses milliseconds.
+const MILLISECOND_DIGITS: u8 = 3;
+
+/// Zeros to pad a fraction of a second with.
+const ZEROS: &str = "000000";
+
+/// Appends a date, time or timestamp as ISO 8601 text.
+///
+/// Returns `None` for `infinity`, which ISO 8601 does not have.
+pub(super) fn write_iso(out: &mut Vec<u8>, kind: &Type, text: &str) -> Option<()> {
+    let (text, is_bc) = split_era(text);
+    match kind {
+        Type::Date => write_iso_date(out, text, is_bc, &["Z"]),
+        Type::Time(_) if is_time(text) => {
+            write_ascii(out, &[text, "Z"]);
+            Some(())
+        }
+        Type::Timestamp(_) => {
+            let (date, time) = split_timestamp(text)?;
+            write_iso_date(out, date, is_bc, &["T", time, "Z"])
+        }
+        Type::TimestampTz(digits) => {
+            // The session's time zone is UTC, so the offset is always `+00`.
+            let (date, time) = text.strip_suffix("+00").and_then(split_timestamp)?;
+            let (whole, fraction) = time.split_once('.').unwrap_or((time, ""));
+            let missing = usize::from(*digits).saturating_sub(fraction.len());
+            let padding = ZEROS.get(..missing).unwrap_or(ZEROS);
+            let point = if fraction.len() + missing > 0 { "." } else { "" };
+            write_iso_date(out, date, is_bc, &["T", whole, point, fraction, padding, "Z"])
+        }
+        _ => None,
+    }
+}
+
+/// A date, time or timestamp without a zone as a number in the unit of the mode.
+///
+/// A date is in days since 1970-01-01. A time is since midnight, a timestamp since 1970-01-01 as if it were
+/// in UTC. Returns `None` if the text is no date or time, or if 64 bits do not hold the number.
+pub(super) fn time_number(mode: TimeMode, kind: &Type, text: &str) -> Option<i64> {
+    let (micros, is_milliseconds) = match kind {
+        Type::Date => {
+            let (date, is_bc) = split_era(text);
+            return days_since_epoch(date, is_bc);
+        }
+        Type::Time(digits) => (
+            micros_of_day(text)?.into(),
+            mode == TimeMode::Adaptive && *digits <= MILLISECOND_DIGITS,
+        ),
+        Type::Timestamp(digits) => (
+            micros_since_epoch(text)?,
+            matches!(mode, TimeMode::Adaptive | TimeMode::AdaptiveTimeMicroseconds)
+                && *digits <= MILLISECOND_DIGITS,
+        ),
+        _ => return None,
+    };
+    let number = match mode {
+        TimeMode::Connect => micros.div_euclid(1000),
+        _ if is_milliseconds => micros.div_euclid(1000),
+        // As Debezium's, the infinite ones are the numbers at the ends.
+        TimeMode::Nanoseconds if micros == INFINITY => i64::MAX.into(),
+        TimeMode::Nanoseconds if micros == MINUS_INFINITY => i64::MIN.into(),
+        TimeMode::Nanoseconds => micros * 1000,
+        _ => micros,
+    };
+    i64::try_from(number).ok()
+}
+
+/// The text without its era, and whether it is a year before Christ.
+fn split_era(text: &str) -> (&str, bool) {
+    match text.strip_suffix(" BC") {
+        Some(text) => (text, true),
+        None => (text, false),
+    }
+}
+
+/// Appends a date and the pieces behind it as one JSON string.
+///
+/// ISO 8601 counts the year before the year 1 as 0. A year after 9999 has a sign.
+fn write_iso_date(out: &mut Vec<u8>, date: &str, is_bc: bool, behind: &[&str]) -> Option<()> {
+    let (year, month_and_day) = Some(date).filter(|date| is_date(date))?.split_at(date.find('-')?);
+    out.push(b'"');
+    match (is_bc, year.len()) {
+        (false, ..=4) => out.extend_from_slice(year.as_bytes()),
+        (false, _) => out.extend([b"+", year.as_bytes()].concat()),
+        (true, _) => {
+            let before: u32 = year.parse().unwrap_or(0);
+            let sign = if before > 1 { "-" } else { "" };
+            out.extend_from_slice(format!("{sign}{:04}", before.saturating_sub(1)).as_bytes());
+        }
+    }
+    for piece in [month_and_day].iter().chain(behind) {
+        out.extend_from_slice(piece.as_bytes());
+    }
+    out.push(b'"');
+    Some(())
+}
+
+/// µs since 1970-01-01 of a timestamp without a zone, as if it were in UTC.
+///
+/// The last timestamps of PostgreSQL exceed 64 bits in this unit.
+fn micros_since_epoch(text: &str) -> Option<i128> {
+    match text {
+        "infinity" => Some(INFINITY),
+        "-infinity" => Some(MINUS_INFINITY),
+        _ => {
+            let (text, is_bc) = split_era(text);
+            let (date, time) = split_timestamp(text)?;
+            let midnight = i128::from(days_since_epoch(date, is_bc)?) * 86_400_000_000;
+            Some(midnight + i128::from(micros_of_day(time)?))
+        }
+    }
+}
+
+/// Days since 1970-01-01 of a date.
+fn days_since_epoch(date: &str, is_bc: bool) -> Option<i64> {
+    let mut parts = Some(date).filter(|date| is_date(date))?.split('-');
+    // PostgreSQL's last year is 5874897. The type i32 keeps longer numbers from overflowing the sums.
+    let mut number = || parts.next()?.parse::<i32>().ok().map(i64::from);
+    let (year, month, day) = (number()?, number()?, number()?);
+    let year = if is_bc { 1 - year } else { year };
+    let is_valid = (1..=12).contains(&month) && (1..=31).contains(&day);
+    let days = days_from_civil(year, month, day);
+    i32::try_from(days).is_ok_and(|_| is_valid).then_some(days)
+}
+
+/// µs since midnight of a time without a zone.
+fn micros_of_day(text: &str) -> Option<i64> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let mut parts = Some(whole).filter(|text| is_time(text))?.split(':');
+    let mut number = || parts.next()?.parse::<u8>().ok().map(i64::from);
+    let seconds = (number()? * 60 + number()?) * 60 + number()?;
+    Some(seconds * 1_000_000 + micros_of_fraction(fraction)?)
+}
+
+/// µs of the digits behind the point of a second; at most six digits.
+pub(super) fn micros_of_fraction(digits: &str) -> Option<i64> {
+    match digits {
+        "" => Some(0),
+        _ if digits.len() > 6 || !digits.bytes().all(|b| b.is_ascii_digit()) => None,
+        _ => format!("{digits:0<6}").parse().ok(),
+    }
+}
