@@ -5,7 +5,7 @@
 .NOTPARALLEL:
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help demo test lint check advisories build bench storm mutants fuzz breaker backfill huge invoke plan deploy clean tools-rust tools-demo tools-postgres tools-consumers tools-check tools-build tools-fuzz
+.PHONY: help demo test lint check advisories build bench conformance storm mutants fuzz breaker backfill huge invoke plan deploy clean tools-rust tools-demo tools-postgres tools-consumers tools-conformance tools-check tools-build tools-fuzz
 
 # Last, so that the user's own cargo takes precedence.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -56,6 +56,10 @@ build: tools-rust tools-build ## build the function for deployment, for arm64: t
 bench: tools-rust tools-demo ## compare a drain with pg_recvlogical, and a backfill with psql (TRANSACTIONS=200000, ROWS=500000)
 	cargo build --locked --release --workspace --bins
 	@target/release/play bench
+
+conformance: tools-rust tools-demo tools-conformance ## compare Spillway's events with those of Debezium Server and wal2json (RECORD=1 stores Debezium's)
+	cargo build --locked --workspace --bins
+	@target/debug/play conformance
 
 storm: tools-rust tools-demo ## drain 200,000 events into a stream with every fault (SEEDS=100, FIRST_SEED=1)
 	cargo build --locked --workspace --bins
@@ -111,6 +115,12 @@ tools-consumers:
 	@scripts/debian.sh maven
 	@scripts/venv.sh .tools/consumers scripts/requirements/consumers.txt
 	@scripts/jars.sh .tools/jars tests/consumers/pom.xml
+
+# Debezium Server, which writes the events that ours are compared with, and its Java runtime.
+tools-conformance:
+	@scripts/debian.sh maven
+	@scripts/venv.sh .tools/conformance scripts/requirements/conformance.txt
+	@scripts/debezium.sh .tools/debezium 3.6.0.Final 901ce7b0b75b4dafaac4aa57dac6dfcad5937f96fb7159e25d22759bbf5192e4
 
 # libFuzzer is C++.
 tools-fuzz:

@@ -26,6 +26,7 @@ mod breaker;
 mod catalog_types;
 mod config_errors;
 mod confirm;
+mod conformance;
 mod consumer;
 mod crash;
 mod envelopes;

@@ -4,6 +4,7 @@
 //! - [`aws`]: emulators and a fake of the AWS services, and a proxy that injects faults.
 //! - [`lambda`]: the real binary, driven over the Lambda Runtime API.
 //! - [`consumer`]: a consumer that rebuilds tables from the stream, and the comparison with PostgreSQL.
+//! - [`conformance`]: the comparison of events with those of Debezium Server and wal2json.
 //! - [`fixture`]: all of these for one scenario. Most scenarios need only this.
 //! - [`random_play`]: random workloads and faults, for the longer runs of `play`.
 //!
@@ -12,6 +13,7 @@
 //! killed (see [`watchdog`]).
 
 pub mod aws;
+pub mod conformance;
 pub mod consumer;
 pub mod fixture;
 pub mod lambda;

@@ -2,6 +2,7 @@
 //! once.
 
 mod bench;
+mod conformance;
 mod corpus;
 mod demo;
 mod huge;
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
             done()
         }
         Some("breaker") => random_play::breaker(),
+        Some("conformance") => conformance::main(),
         Some("corpus") => {
             corpus::main();
             done()
@@ -27,7 +29,9 @@ fn main() -> ExitCode {
         Some("huge") => huge::main(),
         Some("storm") => random_play::storm(),
         other => {
-            eprintln!("play: {other:?} is not one of backfill, bench, breaker, corpus, demo, huge, storm");
+            eprintln!(
+                "play: {other:?} is not one of backfill, bench, breaker, conformance, corpus, demo, huge, storm"
+            );
             ExitCode::from(2)
         }
     }

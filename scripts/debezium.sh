@@ -1,0 +1,22 @@
+#!/bin/sh
+# debezium.sh FOLDER VERSION SHA256: Debezium Server of this version, whose archive has this checksum.
+# Does nothing when it is there already.
+set -eu
+folder=$1 version=$2 sha256=$3
+
+want="$version $sha256"
+[ "$(cat "$folder/.made-of" 2>/dev/null)" = "$want" ] && exit 0
+
+echo "installing Debezium Server $version into $folder (800 MB are fetched, 450 MB are kept)"
+rm -rf "$folder"
+mkdir -p "$folder"
+# Version 2.10 of the plugin copies an archive without its parent's project file, which was not published.
+mvn --quiet --batch-mode -Dstyle.color=never org.apache.maven.plugins:maven-dependency-plugin:2.10:copy \
+    -Dartifact="io.debezium:debezium-server-dist:$version:tar.gz" -DoutputDirectory="$PWD/$folder"
+archive="$folder/debezium-server-dist-$version.tar.gz"
+echo "$sha256  $archive" | sha256sum --check --quiet
+# Connectors of other databases are left out.
+tar -xzf "$archive" -C "$folder" --strip-components=1 --wildcards '*-runner.jar' 'debezium-server/lib/*'
+rm -f "$archive"
+# Last, so that an interrupted run is not taken for a finished one.
+echo "$want" >"$folder/.made-of"

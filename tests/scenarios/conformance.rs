@@ -1,0 +1,106 @@
+//! Spillway's events are those of Debezium Server and of wal2json, but for intended differences.
+//!
+//! `make conformance` runs Debezium Server itself. Here a recording of its events is the judge.
+
+use std::collections::BTreeMap;
+
+use scenarios::conformance::comparison::{Difference, compare};
+use scenarios::conformance::differences::{DifferenceList, problems};
+use scenarios::conformance::recording::is_recorded;
+use scenarios::conformance::{Modes, drain_modes, play, recording, wal2json};
+use scenarios::fixture::Plugin;
+use scenarios::postgres::REPLUSER;
+use serde_json::json;
+
+use crate::support::backfill::run_backfill;
+
+crate::scenarios![
+    events_of_each_type_are_those_of_debezium,
+    events_of_each_type_are_those_of_wal2json,
+    a_backfill_has_the_values_of_the_log_in_each_type,
+    each_intended_difference_is_documented,
+];
+
+async fn events_of_each_type_are_those_of_debezium() {
+    let mut fixture = play(Plugin::Pgoutput).await;
+    let recorded = recording::load();
+    assert_eq!(recorded.len(), Modes::ALL.len());
+    let mut found: Vec<Difference> = Vec::new();
+    for (index, theirs) in recorded.iter().enumerate() {
+        let ours = drain_modes(&mut fixture, index).await;
+        found.extend(compare(theirs, &ours, Some(Modes::ALL[index]), is_recorded));
+    }
+    let problems = problems(&DifferenceList::load().debezium, &found, is_recorded);
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
+async fn events_of_each_type_are_those_of_wal2json() {
+    let mut fixture = play(Plugin::Pgoutput).await;
+    let theirs = wal2json::events(&fixture).await;
+    fixture.function.set("ENVELOPE", "wal2json").await;
+    fixture.drain().await;
+    let delivery = fixture.consume().await;
+    let ours: Vec<String> = delivery
+        .changes()
+        .into_iter()
+        .map(|change| {
+            let text = String::from_utf8(change.data.clone()).unwrap();
+            text.split(r#","position":""#).next().unwrap().to_owned() + "}"
+        })
+        .collect();
+    assert_eq!(theirs.len(), ours.len());
+    let mut found: Vec<Difference> = Vec::new();
+    for (theirs, ours) in theirs.iter().zip(&ours).filter(|(theirs, ours)| theirs != ours) {
+        let theirs_parsed = wal2json::keyed_event(theirs);
+        let ours_parsed = wal2json::keyed_event(ours).expect("Spillway writes JSON");
+        let Some(theirs_parsed) = theirs_parsed else {
+            panic!("wal2json writes no JSON: {theirs}");
+        };
+        let differences = compare(&[theirs_parsed], &[ours_parsed], None, |_| true);
+        assert!(!differences.is_empty(), "the texts differ:\n{theirs}\n{ours}");
+        found.extend(differences);
+    }
+    let problems = problems(&DifferenceList::load().wal2json, &found, |_| true);
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
+async fn a_backfill_has_the_values_of_the_log_in_each_type() {
+    let fixture = play(Plugin::TestDecoding).await;
+    let role = REPLUSER.0;
+    fixture
+        .sql(&format!(
+            "grant usage on schema typed to {role}; grant select on all tables in schema typed to {role}"
+        ))
+        .await;
+    fixture.drain().await;
+    run_backfill(&fixture, json!({"action": "backfill", "tables": ["typed.*"]})).await;
+    let delivery = fixture.consume().await;
+    let (mut logged, mut read) = (BTreeMap::new(), BTreeMap::new());
+    for change in delivery.changes() {
+        let event = change.json();
+        let table = event["source"]["table"].as_str().unwrap_or_default().to_owned();
+        let row = (table, change.partition_key.clone());
+        match event["op"].as_str().unwrap_or_default() {
+            _ if event["source"]["schema"] != "typed" => None,
+            "c" => logged.insert(row, event["after"].clone()),
+            "d" => logged.remove(&row),
+            "r" => read.insert(row, event["after"].clone()),
+            _ => None,
+        };
+    }
+    assert!(read.len() > 300, "only {} rows were read", read.len());
+    for (row, value) in &logged {
+        assert_eq!(read.get(row), Some(value), "{row:?}");
+    }
+    assert_eq!(logged.len(), read.len());
+}
+
+async fn each_intended_difference_is_documented() {
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let page = words(include_str!("../../docs/events.md"));
+    let list = DifferenceList::load();
+    for entry in list.debezium.iter().chain(&list.wal2json) {
+        let reason = words(&entry.reason);
+        assert!(page.contains(&reason), "docs/events.md does not quote: {reason}");
+    }
+}

