@@ -24,6 +24,8 @@ pub(super) struct EventContext<'t> {
     pub(super) named: &'t Shape,
     /// Whether the catalog at the drain shows the table as it was at the write.
     pub(super) undisturbed: bool,
+    /// Whether deletes name the key, in each partition of the table.
+    pub(super) names_keys: bool,
 }
 
 /// The text with the long strings in quotes cut.
@@ -355,18 +357,12 @@ impl EventContext<'_> {
         let all = columns
             .into_iter()
             .all(|column| column.is_some_and(|column| self.is_sent(column)));
-        all && self.names_old_key()
+        all && self.names_keys
     }
 
     /// Whether the log names the old key.
     fn names_old_key(&self) -> bool {
-        let shape = &self.change.shape;
-        shape.identity == "f"
-            || self
-                .named
-                .key
-                .iter()
-                .all(|name| shape.identity_key.contains(name))
+        self.change.shape.names_key(&self.named.key)
     }
 
     /// Whether the plugin sends a column.

@@ -70,6 +70,11 @@ impl Shape {
         self.identity == "f" || !self.identity_key.is_empty()
     }
 
+    /// Whether its deletes and updates name these columns of the old row.
+    pub(super) fn names_key(&self, key: &[String]) -> bool {
+        self.identity == "f" || key.iter().all(|name| self.identity_key.contains(name))
+    }
+
     /// The definition in one line.
     pub(super) fn describe(&self) -> String {
         let columns = self.columns.iter().map(|column| {
@@ -186,6 +191,19 @@ impl Truth {
         let published = shape.published.as_ref()?;
         let mut same = self.shapes.iter().filter(|it| it.generation == shape.generation);
         same.find(|it| it.relation == published.relation)
+    }
+
+    /// Whether all tables whose events have the name of `named` name its key in deletes.
+    pub(super) fn names_keys(&self, shape: &Shape, named: &Shape) -> bool {
+        let same = self
+            .shapes
+            .iter()
+            .filter(|it| it.generation == shape.generation && it.kind == "r");
+        let mut same = same.filter(|it| {
+            let published = it.published.as_ref().map(|published| published.relation);
+            it.relation == shape.relation || (named.kind == "p" && published == Some(named.relation))
+        });
+        same.all(|it| it.names_key(&named.key))
     }
 
     /// Whether a table has the same definition as in this generation, apart from other tables.

@@ -184,6 +184,7 @@ impl FinishedRound {
             change: aligned.change,
             named: aligned.named,
             undisturbed: self.truth.is_undisturbed(&aligned.change.shape, generation),
+            names_keys: self.truth.names_keys(&aligned.change.shape, aligned.named),
         }
     }
 
@@ -198,6 +199,7 @@ impl FinishedRound {
             change,
             named,
             undisturbed: true,
+            names_keys: self.truth.names_keys(&change.shape, named),
         })
     }
 }
