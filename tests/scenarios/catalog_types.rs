@@ -4,6 +4,7 @@
 
 use scenarios::consumer::Delivery;
 use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
+use scenarios::postgres::REPLUSER;
 use serde_json::{Value, json};
 
 use crate::support::backfill::{fixture_with_tables, run_backfill, start_event};
@@ -13,6 +14,7 @@ crate::scenarios![
     a_type_that_was_renamed_or_replaced_keeps_its_form,
     an_array_of_a_dropped_type_stays_a_list,
     a_backfill_condition_uses_the_search_path_of_the_database,
+    a_search_path_with_types_of_built_in_names_does_not_stop_a_drain,
     each_value_of_wal2json_has_the_form_of_its_type,
 ];
 
@@ -344,6 +346,28 @@ async fn a_backfill_condition_uses_the_search_path_of_the_database() {
             .map(|event| event["after"]["id"].clone())
             .collect();
         assert_eq!(ids, [4, 6]);
+    })
+    .await;
+}
+
+async fn a_search_path_with_types_of_built_in_names_does_not_stop_a_drain() {
+    Plugin::each(|plugin| async move {
+        let fixture = fixture_with_tables(
+            Fixture::builder(plugin),
+            "create schema odd; grant usage on schema odd to public;
+             create domain odd.text as int; create domain odd.int4 as bytea;
+             create function odd.lower(pg_catalog.text) returns int language sql as 'select 1';
+             create table t (id int primary key, what text)",
+        )
+        .await;
+        let (role, database) = (REPLUSER.0, &fixture.database);
+        let path = "search_path = odd, pg_catalog";
+        fixture
+            .sql(&format!("alter role {role} in database {database} set {path}"))
+            .await;
+        fixture.sql("insert into t values (1, 'a')").await;
+        fixture.drain().await;
+        assert_eq!(fixture.compare(&["t"]).await.changes().len(), 1);
     })
     .await;
 }

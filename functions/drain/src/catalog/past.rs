@@ -289,7 +289,10 @@ mod tests {
             catalog.begin_transaction(xid);
             catalog.generation()
         });
-        assert_eq!(generations.map(|number| number - generations[0]), [0, 1, 2, 2, 3, 4]);
+        assert_eq!(
+            generations.map(|number| number - generations[0]),
+            [0, 1, 2, 2, 3, 4]
+        );
     }
 
     #[test]

@@ -217,15 +217,11 @@ impl Connector {
             names.push(name);
             values.push(&lifetime);
         }
-        client
-            .query(
-                "select set_config(s.name, v.value, false)
-                 from unnest($1::text[], $2::text[]) v(name, value)
-                 join pg_settings s on lower(s.name) = v.name",
-                &[&names, &values],
-            )
-            .await
-            .map(drop)
+        // The role may have a search path with other types and functions of these names.
+        let set = "select pg_catalog.set_config(s.name, v.value, false)
+             from pg_catalog.unnest($1::pg_catalog.text[], $2::pg_catalog.text[]) v(name, value)
+             join pg_catalog.pg_settings s on pg_catalog.lower(s.name) operator(pg_catalog.=) v.name";
+        client.query(set, &[&names, &values]).await.map(drop)
     }
 
     /// The host, for errors.
