@@ -31,12 +31,14 @@ const NAMED: &str = "
       join pg_class c on c.oid = named.oid and c.relkind = 'p'
       join pg_inherits h on h.inhparent = c.oid),
     relations as (
-      select c.* from named join pg_class c using (oid) where c.relkind in ('r', 'p', 'm'))";
+      select c.*, c.xmin as row_xid
+      from named join pg_class c using (oid)
+      where c.relkind in ('r', 'p', 'm'))";
 
 /// All tables.
 const ALL: &str = "
     relations as (
-      select c.*
+      select c.*, c.xmin as row_xid
       from pg_class c
       where c.relkind in ('r', 'p') and c.relpersistence <> 't' and c.oid >= 16384)";
 
@@ -75,7 +77,7 @@ const COLUMNS: &str = "
                    and case c.relreplident when 'i' then i.indisreplident else i.indisprimary end) as key_xids,
            array(select i.xmin::text::int8
                  from pg_index i where i.indrelid = c.oid and i.indisprimary) as primary_xids,
-           c.xmin::text::int8 as identity_xid,
+           c.row_xid::text::int8 as identity_xid,
            -- A rename, and nothing that is as common, rewrites the row type.
            (select t.xmin::text::int8 from pg_type t where t.oid = c.reltype) as name_xid,
            -- The system columns are written once.

@@ -219,7 +219,8 @@ impl Connector {
         }
         // The role may have a search path with other types and functions of these names.
         let set = "select pg_catalog.set_config(s.name, v.value, false)
-             from pg_catalog.unnest($1::pg_catalog.text[], $2::pg_catalog.text[]) v(name, value)
+             from rows from (pg_catalog.unnest($1::pg_catalog.text[]),
+                             pg_catalog.unnest($2::pg_catalog.text[])) v(name, value)
              join pg_catalog.pg_settings s on pg_catalog.lower(s.name) operator(pg_catalog.=) v.name";
         client.query(set, &[&names, &values]).await.map(drop)
     }
