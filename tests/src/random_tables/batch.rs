@@ -110,6 +110,8 @@ struct Drainer {
 
 /// Limit of an invocation.
 const DEADLINE: Duration = Duration::from_secs(60);
+/// Bytes of the names of tables in one request of a backfill.
+const MOST_NAME_BYTES: usize = 1_500;
 
 /// Runs a batch to the end of its backfills; `Err` if a slot cannot be drained, or a table not backfilled.
 pub(super) async fn run(settings: &BatchSettings) -> Result<Vec<BatchRound>, Failure> {
@@ -401,24 +403,39 @@ impl Drainer {
         Ok(())
     }
 
-    /// Reads these tables, and drains until the backfill is finished.
+    /// Reads these tables in several backfills, and drains the rest.
     async fn backfill(&self, tables: &[String]) -> Result<(), Failure> {
-        if !tables.is_empty() {
-            let mut report = self
-                .invoke(&json!({"action": "backfill", "tables": tables}))
-                .await?;
-            while report["backfill"]["state"] != "finished" {
-                if report["backfill"]["state"] == "failed" {
-                    let status = self.invoke(&json!({"action": "status"})).await?;
-                    return Err(Failure {
-                        kind: format!("{}: a table of the backfill fails", self.plugin.name()),
-                        detail: status["backfill"].to_string(),
-                    });
-                }
-                report = self.invoke(&json!({})).await?;
-            }
+        let mut rest = tables;
+        while !rest.is_empty() {
+            // A request is stored in a parameter, which holds 4 KB.
+            let mut bytes = 0;
+            let fits = rest.iter().take_while(|table| {
+                bytes += table.len() + 8;
+                bytes < MOST_NAME_BYTES
+            });
+            let (now, later) = rest.split_at(fits.count().max(1));
+            self.backfill_together(now).await?;
+            rest = later;
         }
         self.drain().await
+    }
+
+    /// Reads these tables until the backfill is finished.
+    async fn backfill_together(&self, tables: &[String]) -> Result<(), Failure> {
+        let mut report = self
+            .invoke(&json!({"action": "backfill", "tables": tables}))
+            .await?;
+        while report["backfill"]["state"] != "finished" {
+            if report["backfill"]["state"] == "failed" {
+                let status = self.invoke(&json!({"action": "status"})).await?;
+                return Err(Failure {
+                    kind: format!("{}: a table of the backfill fails", self.plugin.name()),
+                    detail: status["backfill"].to_string(),
+                });
+            }
+            report = self.invoke(&json!({})).await?;
+        }
+        Ok(())
     }
 
     /// Its events by schema.

@@ -60,6 +60,8 @@ pub(super) struct ShapeColumn {
     /// Element of an array, in the same way.
     pub(super) element: Option<String>,
     pub(super) delimiter: String,
+    /// Whether older rows have its default without storing it (`atthasmissing`).
+    pub(super) late: bool,
     /// `s` for a stored generated column, `v` for a virtual one.
     pub(super) generated: String,
 }
@@ -193,17 +195,15 @@ impl Truth {
         same.find(|it| it.relation == published.relation)
     }
 
-    /// Whether all tables whose events have the name of `named` name its key in deletes.
+    /// Whether all tables whose events have the name of `named` ever named its key in deletes.
+    ///
+    /// One partition that does not is reason enough to send the events of all without a key.
     pub(super) fn names_keys(&self, shape: &Shape, named: &Shape) -> bool {
-        let same = self
-            .shapes
-            .iter()
-            .filter(|it| it.generation == shape.generation && it.kind == "r");
-        let mut same = same.filter(|it| {
+        let mut same = self.shapes.iter().filter(|it| {
             let published = it.published.as_ref().map(|published| published.relation);
-            it.relation == shape.relation || (named.kind == "p" && published == Some(named.relation))
+            it.kind == "r" && named.kind == "p" && published == Some(named.relation)
         });
-        same.all(|it| it.names_key(&named.key))
+        shape.names_key(&named.key) && same.all(|it| it.names_key(&named.key))
     }
 
     /// Whether a table has the same definition as in this generation, apart from other tables.

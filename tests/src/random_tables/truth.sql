@@ -96,6 +96,7 @@ create function truth.columns(relation oid) returns jsonb language sql stable as
                'element', case when e.typnamespace = 'pg_catalog'::regnamespace then e.typname
                                when e.oid is not null then '' end,
                'delimiter', coalesce(e.typdelim, ','),
+               'late', a.atthasmissing,
                'generated', a.attgenerated) order by a.attnum), '[]')
     from pg_attribute a
     join pg_type b on b.oid = truth.base_type(a.atttypid)
