@@ -114,7 +114,9 @@ async fn a_backfill_that_cannot_list_its_tables_does_not_stop_the_drain() {
     let fixture = fixture_with_tables(Fixture::builder(Plugin::Pgoutput), &create_table_sql(rows)).await;
     // A chunk has one row, so the first invocation does not finish.
     start_within(&fixture, start_event(&["public.t"], 1), Duration::from_secs(4)).await;
-    fixture.sql("revoke select on pg_inherits from public").await;
+    fixture
+        .sql("revoke select on pg_publication_tables from public")
+        .await;
     fixture.sql("update t set n = -1 where id = 7").await;
     let report = fixture.tick().await;
     assert_eq!(
@@ -124,10 +126,15 @@ async fn a_backfill_that_cannot_list_its_tables_does_not_stop_the_drain() {
     );
     assert_eq!(backfill_state(&report), "waiting", "{report}");
     let reason = report["backfill"]["waits_for"].to_string();
-    assert!(reason.contains("pg_inherits"), "{reason}");
+    assert!(reason.contains("pg_publication_tables"), "{reason}");
     let status = fixture.invoke(json!({"action": "status"})).await.answer();
-    assert!(status["problems"].to_string().contains("pg_inherits"), "{status}");
-    fixture.sql("grant select on pg_inherits to public").await;
+    assert!(
+        status["problems"].to_string().contains("pg_publication_tables"),
+        "{status}"
+    );
+    fixture
+        .sql("grant select on pg_publication_tables to public")
+        .await;
     let cancel = fixture
         .invoke(json!({"action": "backfill", "cancel": true}))
         .await

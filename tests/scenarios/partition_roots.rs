@@ -227,15 +227,21 @@ async fn partitions_come_and_go_between_write_and_drain(version: u32) {
     let delivery = fixture.consume().await;
     let key = |id: u32| format!(r#"{{"id":{id}}}"#);
     let (one, two, eleven) = (key(1), key(2), key(11));
-    let expected = [
+    let mut expected = vec![
         ("c", &*one),
         ("c", &two),
         ("d", &one),
         ("c", &eleven),
         ("d", &eleven),
     ];
+    let mut old_rows = vec![json!({"id": 1}), json!({"id": 11})];
+    if version == 14 {
+        // PostgreSQL 14 publishes this delete from the detached partition (seen on 14.23).
+        expected.push(("d", &two));
+        old_rows.push(json!({"id": 2}));
+    }
     assert_steps(&delivery, &expected);
-    assert_eq!(befores(&delivery), [json!({"id": 1}), json!({"id": 11})]);
+    assert_eq!(befores(&delivery), old_rows);
 }
 
 async fn partitions_with_different_keys_have_no_common_key(version: u32) {

@@ -38,7 +38,10 @@ pub(crate) async fn run(app: &App, connector: &Connector) -> Result<Value, Error
     };
     problems.extend(standby_problem(config.standby_ack, &standbys));
     if let Some(plugin) = plugin {
-        problems.extend(publication_problems(app, connector, &session, plugin).await?);
+        match publication_problems(app, connector, &session, plugin).await {
+            Ok(found) => problems.extend(found),
+            Err(error) => problems.push(error.chain()),
+        }
         let (publications, tables) = (&config.publications, &config.tables);
         match unmatched_patterns(connector, &session, plugin, publications, tables).await {
             Ok(unmatched) => problems.extend(unmatched),
