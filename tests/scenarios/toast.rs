@@ -239,7 +239,8 @@ async fn earlier_events_lack_a_later_column() {
             (more(0), more(2), more(3)),
             (None, Some(Value::Null), Some(json!("m")))
         );
-        assert_eq!(more(1), (plugin == Plugin::Wal2json).then(|| json!(UNAVAILABLE)));
+        // wal2json omits it, and it is not certain that the column existed before this update.
+        assert_eq!(more(1), None);
     })
     .await;
 }

@@ -83,11 +83,15 @@ fn is_same_point(value: &Value, text: &str) -> bool {
     parsed == Some((value["x"].as_f64(), value["y"].as_f64()))
 }
 
-/// Time in one of the forms: `2024-02-29 12:34:56`, with `T` and `Z`, or with `+00`.
+/// Time in one of the forms: `2024-02-29 12:34:56`, with `T` and `Z`, with `+00`, or with zeros of a fraction.
 fn plain_time(text: &str) -> String {
     let text = text.replace('T', " ");
     let text = text.strip_suffix('Z').unwrap_or(&text);
-    text.strip_suffix("+00").unwrap_or(text).to_owned()
+    let text = text.strip_suffix("+00").unwrap_or(text);
+    match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => text.to_owned(),
+    }
 }
 
 /// Microseconds since midnight in UTC.
