@@ -62,17 +62,19 @@ fn is_same_bytes(shown: &str, text: &str) -> bool {
     shown == digits || bytes.is_some_and(|bytes| STANDARD.encode(bytes) == shown)
 }
 
-/// Debezium's bits: true or false for one, the bytes from the lowest on for more.
+/// Debezium's bits: true or false for one, the bytes from the lowest on for more, without leading zeros.
 fn is_same_bits(shown: &str, text: &str) -> bool {
     if text.len() == 1 && (shown == "true" || shown == "false") {
         return (shown == "true") == (text == "1");
     }
     let bits: Vec<u8> = text.bytes().rev().map(|bit| bit - b'0').collect();
-    let bytes: Vec<u8> = bits
+    let mut bytes: Vec<u8> = bits
         .chunks(8)
         .map(|byte| byte.iter().rev().fold(0, |sum, bit| sum << 1 | bit))
         .collect();
-    STANDARD.encode(bytes) == shown
+    let is_same = STANDARD.encode(&bytes) == shown;
+    while bytes.pop_if(|byte| *byte == 0).is_some() {}
+    is_same || STANDARD.encode(bytes) == shown
 }
 
 fn is_same_point(value: &Value, text: &str) -> bool {
@@ -86,6 +88,13 @@ fn is_same_point(value: &Value, text: &str) -> bool {
 /// Time in one of the forms: `2024-02-29 12:34:56`, with `T` and `Z`, with `+00`, or with zeros of a fraction.
 fn plain_time(text: &str) -> String {
     let text = text.replace('T', " ");
+    let text = match text.strip_suffix(" BC").and_then(|era| era.split_once('-')) {
+        Some((year, rest)) => match 1 - year.parse::<i32>().unwrap_or_default() {
+            0 => format!("0000-{rest}"),
+            year => format!("-{:04}-{rest}", -year),
+        },
+        None => text,
+    };
     let text = text.strip_suffix('Z').unwrap_or(&text);
     let text = text.strip_suffix("+00").unwrap_or(text);
     match text.contains('.') {

@@ -74,8 +74,9 @@ impl<'s> PublishedTable<'s> {
     fn bare_partition(&self) -> Option<String> {
         let (leaf, _) = self.leaves().into_iter().find(|(_, leaf)| is_bare(leaf))?;
         Some(format!(
-            "{}: partition {leaf} has no replica identity, so PostgreSQL refuses its updates and deletes, and \
-             nothing names its rows: add a primary key to it, or alter table {leaf} replica identity full",
+            "{}: partition {leaf} has no replica identity, so PostgreSQL refuses its updates and deletes, \
+             and nothing names its rows: add a primary key to it, or \
+             alter table {leaf} replica identity full",
             self.name
         ))
     }

@@ -74,7 +74,8 @@ const COLUMNS: &str = "
            array(select i.xmin::text::int8
                  from pg_index i
                  where i.indrelid = c.oid and i.indimmediate
-                   and case c.relreplident when 'i' then i.indisreplident else i.indisprimary end) as key_xids,
+                   and case c.relreplident when 'i' then i.indisreplident else i.indisprimary end
+           ) as key_xids,
            array(select i.xmin::text::int8
                  from pg_index i where i.indrelid = c.oid and i.indisprimary) as primary_xids,
            c.row_xid::text::int8 as identity_xid,
