@@ -111,7 +111,7 @@ struct Drainer {
 /// Limit of an invocation.
 const DEADLINE: Duration = Duration::from_secs(60);
 /// Bytes of the names of tables in one request of a backfill.
-const MOST_NAME_BYTES: usize = 1_500;
+const MOST_NAME_BYTES: usize = 700;
 
 /// Runs a batch to the end of its backfills; `Err` if a slot cannot be drained, or a table not backfilled.
 pub(super) async fn run(settings: &BatchSettings) -> Result<Vec<BatchRound>, Failure> {
@@ -407,7 +407,7 @@ impl Drainer {
     async fn backfill(&self, tables: &[String]) -> Result<(), Failure> {
         let mut rest = tables;
         while !rest.is_empty() {
-            // A request is stored in a parameter, which holds 4 KB.
+            // A request, and the state of each of its tables, are stored in a parameter of 4 KB.
             let mut bytes = 0;
             let fits = rest.iter().take_while(|table| {
                 bytes += table.len() + 8;

@@ -47,8 +47,8 @@ pub(super) fn shortened(text: &str) -> String {
 }
 
 /// Whether the partition key is that of the table.
-pub(super) fn is_table_key(event: &KeyedEvent, named: &Shape) -> bool {
-    event.partition_key == format!("{}.{}", named.schema, named.name)
+pub(super) fn is_table_key(event: &KeyedEvent) -> bool {
+    event.event.table().as_deref() == Some(&*event.partition_key)
 }
 
 /// Columns of an event's key.
@@ -240,7 +240,7 @@ impl EventContext<'_> {
     /// Compares the partition key with the key of the row.
     fn check_key(&self, event: &KeyedEvent, row: &TrueRow, failures: &mut Vec<Failure>) {
         let key = &self.named.key;
-        if is_table_key(event, self.named) {
+        if is_table_key(event) {
             if self.undisturbed && !key.is_empty() && self.knows_key() {
                 failures.push(self.failure("the key is absent", event, ""));
             }
@@ -316,7 +316,7 @@ impl EventContext<'_> {
             "d" => &self.change.old,
             _ => &self.change.new,
         };
-        let prefix = format!("{}.{}.", self.named.schema, self.named.name);
+        let prefix = event.event.table().unwrap_or_default() + ".";
         let (Some(row), Some(values)) = (row, key.strip_prefix(&prefix)) else {
             return KeyColumns::Unknown;
         };
@@ -342,7 +342,7 @@ impl EventContext<'_> {
             return;
         };
         let key = match self.key_columns(first) {
-            KeyColumns::Known(names) if !is_table_key(first, self.named) => names,
+            KeyColumns::Known(names) if !is_table_key(first) => names,
             _ => self.named.key.clone(),
         };
         let is_moved = key.iter().any(|name| old.get(name) != new.get(name));
@@ -350,7 +350,7 @@ impl EventContext<'_> {
         if is_split && !is_moved && self.undisturbed {
             failures.push(self.failure("a split without a changed key", first, ""));
         }
-        let can_split = first.event.envelope == Envelope::Debezium && !is_table_key(first, self.named);
+        let can_split = first.event.envelope == Envelope::Debezium && !is_table_key(first);
         if is_moved && !is_split && can_split && self.names_old_key() {
             failures.push(self.failure("a changed key without a delete", first, ""));
         }

@@ -195,6 +195,17 @@ impl Truth {
         same.find(|it| it.relation == published.relation)
     }
 
+    /// All names that a relation had.
+    pub(super) fn names_of(&self, relation: i64) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::new();
+        for shape in self.shapes.iter().filter(|shape| shape.relation == relation) {
+            if !names.contains(&&*shape.name) {
+                names.push(&shape.name);
+            }
+        }
+        names
+    }
+
     /// Whether all tables whose events have the name of `named` ever named its key in deletes.
     ///
     /// One partition that does not is reason enough to send the events of all without a key.

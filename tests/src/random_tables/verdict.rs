@@ -216,7 +216,7 @@ impl SeenKeys {
             "d" => context.change.old.as_ref(),
             _ => context.change.new.as_ref(),
         }?;
-        if event_checks::is_table_key(event, named) {
+        if event_checks::is_table_key(event) {
             return None;
         }
         let columns = match context.key_columns(event) {
@@ -275,12 +275,12 @@ fn differ(
     });
     let same_name =
         context.named.name == other_context.named.name && context.named.key == other_context.named.key;
-    let keyed = |event: &KeyedEvent, named: &Shape| !event_checks::is_table_key(event, named);
+    let is_keyed = |event: &KeyedEvent| !event_checks::is_table_key(event);
     let other_key = same_name
         && context.undisturbed
         && other_context.undisturbed
-        && keyed(one, context.named)
-        && keyed(other, other_context.named)
+        && is_keyed(one)
+        && is_keyed(other)
         && one.partition_key != other.partition_key;
     let kind = match (column, other_key) {
         (Some(name), _) => {
