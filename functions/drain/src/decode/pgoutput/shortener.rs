@@ -19,10 +19,10 @@ const MAX_PREFIX: usize = 1 << 20;
 
 /// Scanner of one message that inserts, updates or deletes a row, or is a logical message.
 #[derive(Debug, Default)]
-pub(in crate::decode) struct PgoutputScanner(State);
+pub(in crate::decode) struct PgoutputScanner(MessagePlace);
 
 #[derive(Debug, Default, Clone, Copy)]
-enum State {
+enum MessagePlace {
     /// Before the type of the message.
     #[default]
     Start,
@@ -48,14 +48,14 @@ impl Scanner for PgoutputScanner {
             return Ok(0);
         };
         let next = match self.0 {
-            State::Start => start(*first, input, row)?,
-            State::Image => image(input, row)?,
-            State::Columns(left) => column(*first, input, left, row)?,
-            State::Value(left, columns) => Some(value(input, left, columns, row)?),
-            State::Prefix => Some(prefix(input, row)?),
-            State::ContentLength => content_length(input, row)?,
-            State::Content(left) => Some(content(input, left, row)?),
-            State::End => return Err(Malformed),
+            MessagePlace::Start => start(*first, input, row)?,
+            MessagePlace::Image => image(input, row)?,
+            MessagePlace::Columns(left) => column(*first, input, left, row)?,
+            MessagePlace::Value(left, columns) => Some(value(input, left, columns, row)?),
+            MessagePlace::Prefix => Some(prefix(input, row)?),
+            MessagePlace::ContentLength => content_length(input, row)?,
+            MessagePlace::Content(left) => Some(content(input, left, row)?),
+            MessagePlace::End => return Err(Malformed),
         };
         let Some((state, length)) = next else {
             return Ok(0);
@@ -66,29 +66,29 @@ impl Scanner for PgoutputScanner {
 
     fn finish(&mut self, _row: &mut ShortRow) -> Result<(), Malformed> {
         match self.0 {
-            State::Image | State::End => Ok(()),
+            MessagePlace::Image | MessagePlace::End => Ok(()),
             _ => Err(Malformed),
         }
     }
 }
 
 /// The state behind a part of the input, and the length of the part; `None` if more input is needed.
-type Step = Option<(State, usize)>;
+type Step = Option<(MessagePlace, usize)>;
 
 /// The state before the value of the first of so many columns.
-fn before_columns(columns: u16) -> State {
+fn before_columns(columns: u16) -> MessagePlace {
     match columns {
-        0 => State::Image,
-        _ => State::Columns(columns),
+        0 => MessagePlace::Image,
+        _ => MessagePlace::Columns(columns),
     }
 }
 
 fn start(kind: u8, input: &[u8], row: &mut ShortRow) -> Result<Step, Malformed> {
     let (state, length) = match kind {
         // The type and the table's OID.
-        b'I' | b'U' | b'D' => (State::Image, 5),
+        b'I' | b'U' | b'D' => (MessagePlace::Image, 5),
         // The type, the flags and the position.
-        b'M' => (State::Prefix, 10),
+        b'M' => (MessagePlace::Prefix, 10),
         _ => return Err(Malformed),
     };
     let Some(syntax) = input.get(..length) else {
@@ -129,7 +129,7 @@ fn column(kind: u8, input: &[u8], left: u16, row: &mut ShortRow) -> Result<Step,
         out.extend_from_slice(&(bytes as u64).to_be_bytes());
     });
     if length > 0 {
-        return Ok(Some((State::Value(length, columns), 5)));
+        return Ok(Some((MessagePlace::Value(length, columns), 5)));
     }
     row.end()?;
     Ok(Some((before_columns(columns), 5)))
@@ -143,28 +143,33 @@ fn length_after(input: &[u8], before: usize) -> Option<usize> {
 }
 
 /// Copies a part of a value of which `left` bytes are left.
-fn value(input: &[u8], left: usize, columns: u16, row: &mut ShortRow) -> Result<(State, usize), Malformed> {
+fn value(
+    input: &[u8],
+    left: usize,
+    columns: u16,
+    row: &mut ShortRow,
+) -> Result<(MessagePlace, usize), Malformed> {
     let length = left.min(input.len());
     row.value(input.get(..length).unwrap_or_default());
     if length < left {
-        return Ok((State::Value(left - length, columns), length));
+        return Ok((MessagePlace::Value(left - length, columns), length));
     }
     row.end()?;
     Ok((before_columns(columns), length))
 }
 
 /// Copies a part of a message's prefix, which ends before a zero byte.
-fn prefix(input: &[u8], row: &mut ShortRow) -> Result<(State, usize), Malformed> {
+fn prefix(input: &[u8], row: &mut ShortRow) -> Result<(MessagePlace, usize), Malformed> {
     let Some(length) = input.iter().position(|byte| *byte == 0) else {
         row.value(input);
-        return Ok((State::Prefix, input.len()));
+        return Ok((MessagePlace::Prefix, input.len()));
     };
     row.value(input.get(..length).unwrap_or_default());
     if !row.end()? {
         row.set_bits(FLAGS, WITHOUT_PREFIX);
     }
     row.copy(&[0])?;
-    Ok((State::ContentLength, length + 1))
+    Ok((MessagePlace::ContentLength, length + 1))
 }
 
 fn content_length(input: &[u8], row: &mut ShortRow) -> Result<Step, Malformed> {
@@ -177,21 +182,21 @@ fn content_length(input: &[u8], row: &mut ShortRow) -> Result<Step, Malformed> {
         |_, _| {},
     );
     if length > 0 {
-        return Ok(Some((State::Content(length), 4)));
+        return Ok(Some((MessagePlace::Content(length), 4)));
     }
     row.end()?;
-    Ok(Some((State::End, 4)))
+    Ok(Some((MessagePlace::End, 4)))
 }
 
 /// Copies a part of a message's content of which `left` bytes are left.
-fn content(input: &[u8], left: usize, row: &mut ShortRow) -> Result<(State, usize), Malformed> {
+fn content(input: &[u8], left: usize, row: &mut ShortRow) -> Result<(MessagePlace, usize), Malformed> {
     let length = left.min(input.len());
     row.value(input.get(..length).unwrap_or_default());
     if length < left {
-        return Ok((State::Content(left - length), length));
+        return Ok((MessagePlace::Content(left - length), length));
     }
     if !row.end()? {
         row.set_bits(FLAGS, WITHOUT_CONTENT);
     }
-    Ok((State::End, length))
+    Ok((MessagePlace::End, length))
 }

@@ -28,7 +28,7 @@ const MAX_PREFIX: usize = 1 << 20;
 /// Scanner of one row.
 #[derive(Debug)]
 pub(in crate::decode) struct TestDecodingScanner {
-    state: State,
+    state: TextPlace,
     /// Bytes of the row that were not scanned.
     left: usize,
     without_prefix: bool,
@@ -36,7 +36,7 @@ pub(in crate::decode) struct TestDecodingScanner {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum TextPlace {
     Start,
     /// Before a column, or at the end of the row.
     Column,
@@ -54,7 +54,7 @@ impl TestDecodingScanner {
     /// A scanner of a row of so many bytes.
     pub(in crate::decode) fn new(bytes: usize) -> Self {
         TestDecodingScanner {
-            state: State::Start,
+            state: TextPlace::Start,
             left: bytes,
             without_prefix: false,
             without_content: false,
@@ -70,7 +70,7 @@ impl TestDecodingScanner {
             }
             row.copy(input.get(..reader.at).unwrap_or_default())?;
             row.begin(&[], MAX_PREFIX.min(row.most_value_bytes()), |_, _| {});
-            self.state = State::Prefix;
+            self.state = TextPlace::Prefix;
             return Ok(reader.at);
         }
         let is_row = reader.skip("table ")
@@ -83,7 +83,7 @@ impl TestDecodingScanner {
             return Err(Malformed);
         }
         row.copy(input.get(..reader.at).unwrap_or_default())?;
-        self.state = State::Column;
+        self.state = TextPlace::Column;
         Ok(reader.at)
     }
 
@@ -111,8 +111,8 @@ impl TestDecodingScanner {
             let _ = write!(out, "{OVERSIZE}{bytes}");
         });
         self.state = match reader.skip("'") || reader.skip("B'") {
-            true => State::Quoted,
-            false => State::Bare,
+            true => TextPlace::Quoted,
+            false => TextPlace::Bare,
         };
         row.value(input.get(before..reader.at).unwrap_or_default());
         Ok(reader.at)
@@ -129,7 +129,7 @@ impl TestDecodingScanner {
             Some((at, _)) => {
                 row.value(input.get(..=at).unwrap_or_default());
                 row.end()?;
-                self.state = State::Column;
+                self.state = TextPlace::Column;
                 return Ok(at + 1);
             }
         };
@@ -144,7 +144,7 @@ impl TestDecodingScanner {
         row.value(input.get(..length).unwrap_or_default());
         if end.is_some() {
             row.end()?;
-            self.state = State::Column;
+            self.state = TextPlace::Column;
             // An empty value is no progress, so its space is read with the next column.
             return if length == 0 {
                 self.column(input, row)
@@ -183,24 +183,24 @@ impl TestDecodingScanner {
         self.without_prefix = !row.end()?;
         let separator = input.get(at..length).unwrap_or_default();
         row.begin(separator, row.most_value_bytes(), |_, _| {});
-        self.state = State::Content;
+        self.state = TextPlace::Content;
         Ok(length)
     }
 }
 
 impl Scanner for TestDecodingScanner {
     fn scan(&mut self, input: &[u8], is_last: bool, row: &mut ShortRow) -> Result<usize, Malformed> {
-        let is_syntax = matches!(self.state, State::Start | State::Column | State::Bare);
+        let is_syntax = matches!(self.state, TextPlace::Start | TextPlace::Column | TextPlace::Bare);
         if input.is_empty() || (is_syntax && input.len() < LOOK_AHEAD && !is_last) {
             return Ok(0);
         }
         let length = match self.state {
-            State::Start => self.start(input, row)?,
-            State::Column => self.column(input, row)?,
-            State::Quoted => self.quoted(input, is_last, row)?,
-            State::Bare => self.bare(input, row)?,
-            State::Prefix => self.prefix(input, is_last, row)?,
-            State::Content => {
+            TextPlace::Start => self.start(input, row)?,
+            TextPlace::Column => self.column(input, row)?,
+            TextPlace::Quoted => self.quoted(input, is_last, row)?,
+            TextPlace::Bare => self.bare(input, row)?,
+            TextPlace::Prefix => self.prefix(input, is_last, row)?,
+            TextPlace::Content => {
                 row.value(input);
                 input.len()
             }
@@ -211,10 +211,10 @@ impl Scanner for TestDecodingScanner {
 
     fn finish(&mut self, row: &mut ShortRow) -> Result<(), Malformed> {
         match self.state {
-            State::Column => return Ok(()),
-            State::Bare => return row.end().map(drop),
-            State::Content => self.without_content = !row.end()?,
-            State::Start | State::Quoted | State::Prefix => return Err(Malformed),
+            TextPlace::Column => return Ok(()),
+            TextPlace::Bare => return row.end().map(drop),
+            TextPlace::Content => self.without_content = !row.end()?,
+            TextPlace::Start | TextPlace::Quoted | TextPlace::Prefix => return Err(Malformed),
         }
         let place = MESSAGE.len() + 1;
         if self.without_content {

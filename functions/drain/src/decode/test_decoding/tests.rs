@@ -317,3 +317,17 @@ fn a_virtual_column_is_absent() {
         .collect();
     assert_eq!(names, ["id", "n"]);
 }
+
+#[test]
+fn a_null_of_a_column_that_the_old_row_has_is_a_value() {
+    let mut catalog = Catalog::default();
+    catalog.has_virtual_columns = true;
+    let row =
+        b"table public.t: UPDATE: old-key: n[integer]:1 m[integer]:2 new-tuple: n[integer]:1 m[integer]:null";
+    let Item::Change(Change::Update { relation, new, .. }) = super::decode(&catalog, Lsn::ZERO, row).unwrap()
+    else {
+        panic!();
+    };
+    assert_eq!(relation.columns.len(), 2);
+    assert_eq!(new[1], Datum::Null);
+}

@@ -13,10 +13,10 @@ const MAX_PREFIX: usize = 1 << 20;
 
 /// Scanner of one row.
 #[derive(Debug, Default)]
-pub(in crate::decode) struct Wal2jsonScanner(State);
+pub(in crate::decode) struct Wal2jsonScanner(JsonPlace);
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum JsonPlace {
     /// Between strings and values.
     #[default]
     Between,
@@ -30,23 +30,23 @@ enum State {
 
 impl Scanner for Wal2jsonScanner {
     fn scan(&mut self, input: &[u8], is_last: bool, row: &mut ShortRow) -> Result<usize, Malformed> {
-        if input.is_empty() || (self.0 == State::Between && input.len() < LOOK_AHEAD && !is_last) {
+        if input.is_empty() || (self.0 == JsonPlace::Between && input.len() < LOOK_AHEAD && !is_last) {
             return Ok(0);
         }
         let (state, length) = match self.0 {
-            State::Between => between(input, row)?,
-            State::Bare => bare(input, row)?,
-            State::Name | State::Text => {
+            JsonPlace::Between => between(input, row)?,
+            JsonPlace::Bare => bare(input, row)?,
+            JsonPlace::Name | JsonPlace::Text => {
                 let (length, is_end) = string_part(input);
                 let part = input.get(..length).unwrap_or_default();
                 match self.0 {
-                    State::Name => row.copy(part)?,
+                    JsonPlace::Name => row.copy(part)?,
                     _ => row.value(part),
                 }
-                if is_end && self.0 == State::Text {
+                if is_end && self.0 == JsonPlace::Text {
                     row.end()?;
                 }
-                (if is_end { State::Between } else { self.0 }, length)
+                (if is_end { JsonPlace::Between } else { self.0 }, length)
             }
         };
         self.0 = state;
@@ -55,14 +55,14 @@ impl Scanner for Wal2jsonScanner {
 
     fn finish(&mut self, _row: &mut ShortRow) -> Result<(), Malformed> {
         match self.0 {
-            State::Between => Ok(()),
+            JsonPlace::Between => Ok(()),
             _ => Err(Malformed),
         }
     }
 }
 
 /// Reads the next part between strings, or the begin of a string or value.
-fn between(input: &[u8], row: &mut ShortRow) -> Result<(State, usize), Malformed> {
+fn between(input: &[u8], row: &mut ShortRow) -> Result<(JsonPlace, usize), Malformed> {
     let is_text = input.first() == Some(&b'"');
     let follows = |key: &[u8]| row.written().ends_with(key);
     let part: Option<(usize, WriteMark)> = if follows(br#""value":"#) {
@@ -84,7 +84,7 @@ fn between(input: &[u8], row: &mut ShortRow) -> Result<(State, usize), Malformed
     match part {
         Some((most, mark)) if is_text => {
             row.begin(b"\"", most, mark);
-            Ok((State::Text, 1))
+            Ok((JsonPlace::Text, 1))
         }
         Some((most, mark)) => {
             row.begin(&[], most, mark);
@@ -95,10 +95,10 @@ fn between(input: &[u8], row: &mut ShortRow) -> Result<(State, usize), Malformed
             let is_raw = follows(br#""type":"#) && !input.starts_with(br#""\""#);
             if let Some((_, length)) = type_name(input).filter(|_| is_raw) {
                 row.copy(input.get(..length).unwrap_or_default())?;
-                return Ok((State::Between, length));
+                return Ok((JsonPlace::Between, length));
             }
             row.copy(b"\"")?;
-            Ok((State::Name, 1))
+            Ok((JsonPlace::Name, 1))
         }
         None => {
             // A value may follow a colon.
@@ -106,21 +106,21 @@ fn between(input: &[u8], row: &mut ShortRow) -> Result<(State, usize), Malformed
             let quote = input.iter().position(|byte| *byte == b'"');
             let length = colon.into_iter().chain(quote).min().unwrap_or(input.len());
             row.copy(input.get(..length).unwrap_or_default())?;
-            Ok((State::Between, length))
+            Ok((JsonPlace::Between, length))
         }
     }
 }
 
 /// Reads a part of a value that is no string.
-fn bare(input: &[u8], row: &mut ShortRow) -> Result<(State, usize), Malformed> {
+fn bare(input: &[u8], row: &mut ShortRow) -> Result<(JsonPlace, usize), Malformed> {
     let end = input.iter().position(|byte| matches!(byte, b',' | b'}'));
     let length = end.unwrap_or(input.len());
     row.value(input.get(..length).unwrap_or_default());
     if end.is_none() {
-        return Ok((State::Bare, length));
+        return Ok((JsonPlace::Bare, length));
     }
     row.end()?;
-    Ok((State::Between, length))
+    Ok((JsonPlace::Between, length))
 }
 
 /// Length of the next part of a string, and whether the string ends with it. 0 if more input is needed.

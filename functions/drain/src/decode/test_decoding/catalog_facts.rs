@@ -1,0 +1,169 @@
+//! What the catalog adds to a row of test_decoding: the key, and the nulls that the row omits.
+//!
+//! A fact of the catalog counts only if it held when the row was written.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use crate::catalog::{Catalog, PastTable};
+use crate::change::{Column, ColumnCoverage, Datum, Relation, Tuple};
+use crate::table_name::TableName;
+
+/// Column of a row with its value.
+pub(super) struct ColumnValue<'a> {
+    pub(super) name: Cow<'a, str>,
+    pub(super) type_name: Cow<'a, str>,
+    pub(super) datum: Datum<'a>,
+}
+
+/// The table with the columns of a row.
+///
+/// The columns of `key` are its key, if the row has all of them.
+pub(super) fn relation(
+    catalog: &Catalog,
+    name: &TableName,
+    values: &[ColumnValue<'_>],
+    key: &[String],
+    coverage: ColumnCoverage,
+) -> Relation {
+    let table = catalog.table(name);
+    let past = catalog.past_table_named(name);
+    let is_sent = |column: &String| values.iter().any(|value| *column == value.name);
+    let is_whole = key.iter().all(is_sent);
+    let column = |value: &ColumnValue<'_>| {
+        Column::new(
+            value.name.to_string(),
+            catalog.type_of_name(table, &value.name, &value.type_name),
+            is_whole && key.iter().any(|key| *key == value.name),
+        )
+    };
+    let primary_key = past.filter(|past| !past.primary_key().is_empty());
+    Relation {
+        table: name.clone(),
+        columns: values.iter().map(column).collect(),
+        primary_key: primary_key
+            .map(|past| catalog.primary_key_columns(past.now()))
+            .unwrap_or_default(),
+        coverage,
+    }
+}
+
+/// A row as its table and its values. The table has the columns of the row.
+pub(super) fn row<'a>(
+    catalog: &Catalog,
+    table: &TableName,
+    values: Vec<ColumnValue<'a>>,
+    key: &[String],
+    coverage: ColumnCoverage,
+) -> (Arc<Relation>, Tuple<'a>) {
+    let relation = Arc::new(relation(catalog, table, &values, key, coverage));
+    (relation, values.into_iter().map(|value| value.datum).collect())
+}
+
+/// The columns that identify a row; empty if they may have been others when the row was written.
+pub(super) fn key<'c>(catalog: &'c Catalog, name: &TableName) -> &'c [String] {
+    catalog
+        .past_table_named(name)
+        .map(|past| past.key())
+        .unwrap_or_default()
+}
+
+/// The columns that identify an updated row. `old` is its old row, if the server sent one.
+///
+/// An old row without the key is that of another replica identity. Without an old row, the key is the same as
+/// before only if PostgreSQL would have logged its change.
+pub(super) fn key_of_update<'c>(
+    catalog: &'c Catalog,
+    name: &TableName,
+    old: Option<&[ColumnValue<'_>]>,
+) -> &'c [String] {
+    let key = key(catalog, name);
+    let is_known = match old {
+        Some(old) => key
+            .iter()
+            .all(|column| old.iter().any(|value| *column == value.name)),
+        None => catalog
+            .past_table_named(name)
+            .is_some_and(|past| past.logs_key_changes()),
+    };
+    if is_known { key } else { &[] }
+}
+
+/// A new row without the nulls of virtual columns, which stand for values that no log has.
+///
+/// A column of the old row is not virtual, so its null is a value.
+pub(super) fn without_virtual<'a>(
+    catalog: &Catalog,
+    name: &TableName,
+    old: Option<&[ColumnValue<'_>]>,
+    mut values: Vec<ColumnValue<'a>>,
+) -> Vec<ColumnValue<'a>> {
+    if catalog.has_virtual_columns {
+        let past = catalog.past_table_named(name);
+        let may_be_virtual = |column: &str| {
+            let is_stored = old.unwrap_or_default().iter().any(|value| value.name == column);
+            !is_stored && past.is_none_or(|past| past.may_be_virtual(column))
+        };
+        values.retain(|value| value.datum != Datum::Null || !may_be_virtual(&value.name));
+    }
+    values
+}
+
+/// Whether a column that an old row omits is null. `past` is the table.
+///
+/// test_decoding omits the nulls of an old row, and all columns that the replica identity does not have. So
+/// the identity must have been `full`.
+fn is_null(past: Option<PastTable<'_>>, column: &str) -> bool {
+    past.is_some_and(|past| past.is_full() && past.has_column(column) && !past.may_be_virtual(column))
+}
+
+/// The old row of a delete, with its nulls if it is a whole row.
+///
+/// Only the catalog holds the columns then, so the nulls are added only if the catalog still has every column
+/// of the row.
+pub(super) fn with_nulls<'a>(
+    catalog: &Catalog,
+    name: &TableName,
+    values: Vec<ColumnValue<'a>>,
+) -> Vec<ColumnValue<'a>> {
+    let past = catalog.past_table_named(name).filter(PastTable::is_full);
+    let columns = past.map(|past| past.now().columns.as_slice()).unwrap_or_default();
+    let names: HashSet<&str> = columns.iter().map(|column| column.name.as_str()).collect();
+    if values.is_empty() || !values.iter().all(|value| names.contains(&*value.name)) {
+        return values;
+    }
+    let mut values = values.into_iter().peekable();
+    let mut row = Vec::with_capacity(columns.len());
+    for column in columns {
+        let null = || ColumnValue {
+            name: column.name.clone().into(),
+            type_name: column.type_name.clone().into(),
+            datum: Datum::Null,
+        };
+        let value = values.next_if(|value| value.name == column.name);
+        row.extend(value.or_else(|| is_null(past, &column.name).then(null)));
+    }
+    row
+}
+
+/// The values of an update's old row in the relation's order. `past` is the table.
+///
+/// Both are in table order. Returns `None` if the old row has a column that the relation lacks.
+pub(super) fn old_tuple<'a>(
+    relation: &Relation,
+    values: Vec<ColumnValue<'a>>,
+    past: Option<PastTable<'_>>,
+) -> Option<Tuple<'a>> {
+    let mut values = values.into_iter().peekable();
+    let past = past.filter(PastTable::is_full);
+    let columns = relation.columns.iter();
+    let tuple = columns
+        .map(|column| match values.next_if(|value| value.name == column.name) {
+            Some(value) => value.datum,
+            None if is_null(past, &column.name) => Datum::Null,
+            None => Datum::Absent,
+        })
+        .collect();
+    values.next().is_none().then_some(tuple)
+}
