@@ -360,10 +360,12 @@ fn dms_type(column: &Column) -> &'static str {
 pub(super) fn format_key(relation: &Relation, tuple: &Tuple<'_>) -> String {
     let mut key = relation.table.unquoted();
     let columns = relation.columns.iter().zip(tuple);
-    for (_, datum) in columns.filter(|(column, _)| column.key) {
+    for (column, datum) in columns.filter(|(column, _)| column.key) {
         key.push('.');
         if let Datum::Text(text) = datum {
-            key.push_str(text);
+            // The plugins write a boolean as `f` or as `false`, and a row has one key.
+            let is_boolean = column.kind == Type::Bool;
+            key.push_str(text.get(..1).filter(|_| is_boolean).unwrap_or(text));
         }
     }
     key
