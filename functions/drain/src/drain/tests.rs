@@ -22,6 +22,7 @@ use crate::ports::{
 use crate::table_name::TableName;
 
 mod fakes;
+mod markers;
 
 use fakes::*;
 
@@ -323,121 +324,6 @@ async fn a_drain_does_not_wait_for_list_shards_when_everything_is_acknowledged()
             .filter(|entry| **entry == LogEntry::ShardsListed)
             .count();
         assert!(listed <= 2, "the shards were listed {listed} times");
-    }
-}
-
-#[tokio::test]
-async fn the_slot_never_advances_beyond_the_last_marker() {
-    let (log, _, outcome) = run(BACKLOG, start(1, 1), &[]).await;
-    outcome.unwrap();
-    let mut marked = Lsn::ZERO;
-    for entry in log.entries() {
-        match entry {
-            LogEntry::MarkerWritten(lsn) => marked = lsn,
-            LogEntry::Advanced(to) => assert!(
-                to <= marked,
-                "advanced to {to}, and the last marker is at {marked}"
-            ),
-            _ => {}
-        }
-    }
-    assert!(marked > Lsn(500 * MIB));
-}
-
-/// The last commit before the marker ends at 250 MiB, the marker at 260 MiB: later commits are new.
-async fn with_marker(start: StartPosition, blind_to: u64) -> (Log, Report, Result<(), Error>) {
-    let (_, content) = marker(7, 260);
-    let backlog = [
-        (100, "a"),
-        (250, "b"),
-        (260, content.as_str()),
-        (270, "c"),
-        (500, "d"),
-    ];
-    let faults = Faults {
-        blind_to: Lsn(blind_to * MIB),
-        ..Faults::default()
-    };
-    run_faulty(&backlog, start, faults).await
-}
-
-#[tokio::test]
-async fn a_marker_that_returns_is_not_sent_and_the_drain_continues() {
-    let expected = Some(marker(7, 260).0);
-    let start = StartPosition {
-        expected,
-        ..start(1, 250)
-    };
-    let (log, _, outcome) = with_marker(start, 0).await;
-    outcome.unwrap();
-    assert_eq!(log.arrived(), ["public.c", "public.d"]);
-}
-
-#[tokio::test]
-async fn a_marker_that_does_not_return_stops_the_drain_before_it_stores_or_advances() {
-    let expected = Some(marker(7, 260).0);
-    let same = StartPosition {
-        expected: expected.clone(),
-        ..start(250, 250)
-    };
-    // With a commit behind the marker, and without any: an empty peek is no proof.
-    for (start, blind_to) in [
-        (same.clone(), 265),
-        (same, 501),
-        (promoted(1, 250, expected.clone()), 265),
-        (promoted(1, 250, expected), 501),
-    ] {
-        let (log, _, outcome) = with_marker(start, blind_to).await;
-        let error = outcome.unwrap_err();
-        assert_eq!(error.name(), "MarkerMissing");
-        assert_eq!(error.kind(), crate::ports::ErrorKind::Definite);
-        // It may write a marker of its own, and nothing else.
-        assert!(
-            log.entries()
-                .iter()
-                .all(|entry| matches!(entry, LogEntry::MarkerWritten(_)))
-        );
-    }
-}
-
-#[tokio::test]
-async fn after_a_promotion_a_transaction_before_the_marker_is_not_sent_again() {
-    let (marker, content) = marker(7, 260);
-    let backlog = [
-        (100, "a"),
-        (250, "b"),
-        (260, content.as_str()),
-        (270, "c"),
-        (500, "d"),
-    ];
-    // The earlier invocation sent more than its marker covers, and died.
-    let (log, report, outcome) = run(&backlog, promoted(1, 270, Some(marker)), &[]).await;
-    outcome.unwrap();
-    assert_eq!(log.arrived(), ["public.c", "public.d"]);
-    // The slot was advanced over the other transaction at once.
-    assert_eq!((report.skipped, report.replayed), (1, 1));
-}
-
-#[tokio::test]
-async fn a_marker_of_another_history_is_not_the_marker() {
-    let (expected, _) = marker(7, 260);
-    let other = format!("{MARKER}{}", Marker::content("s", 7, "another"));
-    let backlog = [(100, "a"), (260, other.as_str()), (270, "c")];
-    for start in [
-        promoted(1, 100, Some(expected.clone())),
-        StartPosition {
-            expected: Some(expected),
-            ..start(1, 100)
-        },
-    ] {
-        let (log, _, outcome) = run(&backlog, start, &[]).await;
-        assert_eq!(outcome.unwrap_err().name(), "MarkerMissing");
-        // Nothing from the place of the marker on is confirmed.
-        let place = Lsn(260 * MIB - 8);
-        let moved =
-            |entry: &LogEntry| matches!(entry, LogEntry::Stored(to) | LogEntry::Advanced(to) if *to > place);
-        assert!(!log.entries().iter().any(moved), "{:?}", log.entries());
-        assert!(log.arrived().is_empty());
     }
 }
 

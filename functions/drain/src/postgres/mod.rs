@@ -9,6 +9,7 @@ pub(crate) mod provisioning;
 pub(crate) mod schema;
 pub(crate) mod server;
 pub(crate) mod slot;
+mod slot_queries;
 mod sql_error;
 mod sql_state;
 mod tls;

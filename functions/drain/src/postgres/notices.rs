@@ -36,9 +36,9 @@ impl Notices {
 
 /// The last warning of a session that pgoutput skipped a publication.
 ///
-/// From PostgreSQL 18 on, pgoutput only warns of a publication that did not exist when a change was logged,
-/// and leaves out the changes of its tables. Before 18 the peek fails. The warning has the SQLSTATE 55000
-/// (run on 18.4). No other warning of a peek has it.
+/// A publication may not have existed when a change was logged. Before PostgreSQL 18 the peek then fails. From
+/// 18 on, pgoutput only warns, and leaves out the change. The warning has the SQLSTATE 55000 (run on 18.4). No
+/// other warning of a peek has it.
 #[derive(Debug, Default, Clone)]
 pub(super) struct SkippedPublication(Arc<Mutex<Option<DbError>>>);
 

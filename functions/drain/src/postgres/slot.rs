@@ -15,6 +15,7 @@ use super::catalog::{self, CatalogHorizon, UntrackedKind, UntrackedRelation};
 use super::connection::{Connector, Session};
 use super::peek_rows::PgPeekRows;
 use super::server::{self, CommitWait};
+use super::slot_queries;
 use super::sql_error::SlotContext;
 use super::sql_state::is_cancelled;
 use crate::catalog::{Catalog, TableRequest};
@@ -161,17 +162,17 @@ impl<'c> PgSlot<'c> {
         let (before, xid);
         let mark = self.plugin.change_mark();
         let statement = match window.sent_prefix {
-            None => PEEK,
+            None => slot_queries::peek(),
             Some(known) => {
                 types.extend([PgType::PG_LSN, PgType::TEXT, PgType::INT4, PgType::BYTEA_ARRAY]);
                 (before, xid) = (PgLsn::from(known.before.0), known.xid.to_string());
                 let known_part: [&(dyn ToSql + Sync); 4] = [&before, &xid, &mark.place, &mark.bytes];
                 arguments.extend(known_part);
-                PEEK_WITHOUT_KNOWN
+                slot_queries::peek_without_sent()
             }
         };
         let client = &self.reader.client;
-        let statement = client.prepare_typed(statement, &types).await?;
+        let statement = client.prepare_typed(&statement, &types).await?;
         let rows = client.query_raw(&statement, arguments.iter().copied()).await?;
         let mut rows = Box::pin(rows.fuse());
         let first = rows.next().await.transpose()?;
@@ -192,61 +193,6 @@ impl<'c> PgSlot<'c> {
         !self.newer_options.is_empty() && error.code() == Some(&SqlState::INVALID_PARAMETER_VALUE)
     }
 }
-
-/// The rows of the slot $1 up to $2, about $3 of them, with the plugin's options $4.
-///
-/// A row of more than 4 MiB arrives in slices of 1 MiB. Each is a row of the result, with the length of the
-/// whole row in `oversize_bytes`. `generate_series` in the list of columns keeps their order. For a row of one
-/// slice it costs about a tenth of the time of its decoding.
-const PEEK: &str = "
-    select lsn,
-           case when octet_length(data) <= 4194304 then data
-                else substr(data, slice * 1048576 + 1, 1048576) end as data,
-           case when octet_length(data) > 4194304 then octet_length(data) end as oversize_bytes
-    from (select lsn, data,
-                 generate_series(0, case when octet_length(data) > 4194304
-                                         then (octet_length(data) - 1) / 1048576 else 0 end) as slice
-          from pg_logical_slot_peek_binary_changes($1, $2, $3, variadic $4)) as sliced";
-
-/// The same rows without the changes of the transaction $6 before $5, which were sent already.
-///
-/// The rows that describe tables stay. $7 and $8 are the plugin's mark of a change.
-const PEEK_WITHOUT_KNOWN: &str = "
-    select lsn,
-           case when octet_length(data) <= 4194304 then data
-                else substr(data, slice * 1048576 + 1, 1048576) end as data,
-           case when octet_length(data) > 4194304 then octet_length(data) end as oversize_bytes
-    from (select lsn, data,
-                 generate_series(0, case when octet_length(data) > 4194304
-                                         then (octet_length(data) - 1) / 1048576 else 0 end) as slice
-          from pg_logical_slot_peek_binary_changes($1, $2, $3, variadic $4)
-          where not (lsn < $5 and xid::text = $6 and substr(data, $7, 1) = any($8))) as sliced";
-
-/// The commits of the transactions whose rows take more than $8 bytes, with $7 bytes added for each row.
-///
-/// The commit row has the greatest LSN of its transaction. Only this row begins with the plugin's mark $6, of
-/// $5 bytes.
-const LARGE_COMMITS: &str = "
-    select xid::text::int8 as transaction_id,
-           max(lsn) as commit_lsn,
-           (array_agg(data) filter (where substr(data, 1, $5) = $6))[1] as commit_row
-    from pg_logical_slot_peek_binary_changes($1, $2, $3, variadic $4::text[])
-    group by xid
-    having sum(octet_length(data) + $7::int8) > $8::int8";
-
-/// The rows of at most one kilobyte that contain the text $5.
-const ROWS_WITH_TEXT: &str = "
-    select lsn, data
-    from pg_logical_slot_peek_binary_changes($1, $2, $3, variadic $4::text[])
-    where octet_length(data) <= 1024 and position(convert_to($5::text, 'UTF8') in data) > 0";
-
-/// Advances the slot $2 to $1, unless the log on disk ends before $1.
-///
-/// Without this guard, PostgreSQL would advance to the log's end instead. Where the log was set back, the
-/// slot would then skip what is written up to $1 later.
-const ADVANCE: &str = "
-    select case when pg_current_wal_flush_lsn() >= $1 then
-             (select end_lsn from pg_replication_slot_advance($2, $1)) end as end_lsn";
 
 /// Checks that the database has each configured publication.
 ///
@@ -384,7 +330,7 @@ impl Slot for PgSlot<'_> {
             .control
             .client
             .query(
-                LARGE_COMMITS,
+                slot_queries::LARGE_COMMITS,
                 &[
                     &self.slot,
                     &PgLsn::from(window.upto.0),
@@ -420,7 +366,7 @@ impl Slot for PgSlot<'_> {
             .reader
             .client
             .query(
-                ROWS_WITH_TEXT,
+                slot_queries::ROWS_WITH_TEXT,
                 &[
                     &self.slot,
                     &PgLsn::from(window.upto.0),
@@ -482,7 +428,11 @@ impl Slot for PgSlot<'_> {
             let began = Instant::now();
             let limited = self.set_timeout(&self.reader, timeout).await;
             let advanced = match limited {
-                Ok(()) => client.query_one(ADVANCE, &[&PgLsn::from(to.0), &self.slot]).await,
+                Ok(()) => {
+                    client
+                        .query_one(slot_queries::ADVANCE, &[&PgLsn::from(to.0), &self.slot])
+                        .await
+                }
                 Err(error) => Err(error),
             };
             match advanced {

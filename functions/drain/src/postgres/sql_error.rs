@@ -123,7 +123,7 @@ impl SlotContext<'_> {
 
     /// The error of a statement that failed, with the requirement that the server does not meet.
     ///
-    /// It asks the server through `session`. If the server does not answer, the error has no such cause.
+    /// Asks the server through `session`. If the server does not answer, the error names no requirement.
     pub(crate) async fn explained(
         &self,
         session: &Session,
