@@ -90,7 +90,7 @@ pub(super) fn align<'t>(
     (aligned, more)
 }
 
-/// Relation whose name the events of a change have; `None` where the plugin sends none.
+/// Relation that names the events of a change; `None` if the plugin sends no event.
 fn sent_as<'t>(truth: &'t Truth, plugin: Plugin, change: &'t TrueChange) -> Option<&'t Shape> {
     let shape = &change.shape;
     match plugin {

@@ -27,7 +27,7 @@ pub(super) struct Shape {
     pub(super) identity_key: Vec<String>,
     /// Columns of the key of its events, by docs/events.md.
     pub(super) key: Vec<String>,
-    /// Columns of each index that a backfill can read it by, and that makes a row unique.
+    /// Columns of each unique index by which a backfill can read the table.
     pub(super) unique_keys: Vec<Vec<String>>,
     pub(super) published: Option<Published>,
     /// Changes when the catalog's rows about the table change.

@@ -1,7 +1,7 @@
 //! Compares Spillway's events with those of Debezium Server and of wal2json, event by event.
 //!
-//! `RECORD=1` stores Debezium's events as the recording of `make test`. The exit status is 1 where a
-//! difference is not in `tests/conformance/differences.json`, or where an entry of it no longer differs.
+//! `RECORD=1` stores Debezium's events, with which `make test` compares. `tests/conformance/differences.json`
+//! lists the accepted differences. The exit status is 1 if there is another one, or if a listed one is gone.
 
 use std::process::ExitCode;
 
