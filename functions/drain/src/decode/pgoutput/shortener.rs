@@ -19,7 +19,7 @@ const MAX_PREFIX: usize = 1 << 20;
 
 /// Scanner of one message that inserts, updates or deletes a row, or is a logical message.
 #[derive(Debug, Default)]
-pub(in crate::decode) struct PgoutputScanner(MessagePlace);
+pub(in super::super) struct PgoutputScanner(MessagePlace);
 
 #[derive(Debug, Default, Clone, Copy)]
 enum MessagePlace {

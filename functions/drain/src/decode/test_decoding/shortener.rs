@@ -27,7 +27,7 @@ const MAX_PREFIX: usize = 1 << 20;
 
 /// Scanner of one row.
 #[derive(Debug)]
-pub(in crate::decode) struct TestDecodingScanner {
+pub(in super::super) struct TestDecodingScanner {
     state: TextPlace,
     /// Bytes of the row that were not scanned.
     left: usize,
@@ -52,7 +52,7 @@ enum TextPlace {
 
 impl TestDecodingScanner {
     /// A scanner of a row of so many bytes.
-    pub(in crate::decode) fn new(bytes: usize) -> Self {
+    pub(in super::super) fn new(bytes: usize) -> Self {
         TestDecodingScanner {
             state: TextPlace::Start,
             left: bytes,

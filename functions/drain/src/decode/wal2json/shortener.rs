@@ -13,7 +13,7 @@ const MAX_PREFIX: usize = 1 << 20;
 
 /// Scanner of one row.
 #[derive(Debug, Default)]
-pub(in crate::decode) struct Wal2jsonScanner(JsonPlace);
+pub(in super::super) struct Wal2jsonScanner(JsonPlace);
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum JsonPlace {
