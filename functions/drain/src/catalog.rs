@@ -103,6 +103,11 @@ pub struct CatalogColumn {
 }
 
 impl CatalogTable {
+    /// Whether no column identifies a row, and the replica identity is not `full`.
+    pub fn is_insert_only(&self) -> bool {
+        !self.identity_full && self.key.is_empty()
+    }
+
     /// The columns that an update may omit.
     pub fn toastable(&self) -> impl DoubleEndedIterator<Item = &CatalogColumn> {
         self.columns.iter().filter(|column| column.toastable)

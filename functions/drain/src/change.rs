@@ -244,6 +244,11 @@ pub struct Relation {
     pub primary_key: Vec<(String, String)>,
     /// How many of the table's columns `columns` holds.
     pub coverage: ColumnCoverage,
+    /// Whether the table had neither a key nor the replica identity `full`.
+    ///
+    /// The log holds nothing that identifies a row of it, so PostgreSQL refuses to publish its updates and
+    /// deletes. False if the replica identity of that time is not known.
+    pub is_insert_only: bool,
 }
 
 /// Which of a table's columns a [`Relation`] has.

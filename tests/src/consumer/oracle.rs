@@ -80,7 +80,7 @@ pub async fn compare(
             .filter(|kept| kept.alive)
             .map(|kept| &kept.row)
             .collect(),
-        false => rebuilt.keyless.iter().collect::<Vec<&Row>>(),
+        false => rebuilt.keyless.values().collect::<Vec<&Row>>(),
     }
     .into_iter()
     .map(|row| from_event(row, &columns, &mut differences))

@@ -7,7 +7,7 @@
 //! A row of a backfill is a change like others: the state of its key from its position on, unless a newer one
 //! is known.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde_json::Value;
 
@@ -32,14 +32,16 @@ pub struct RebuiltTables {
 pub struct RebuiltTable {
     /// Rows with a key, by partition key. Deleted rows stay for their position.
     pub keyed: HashMap<String, KeyState>,
-    /// Rows without a key.
-    pub keyless: Vec<Row>,
+    /// Rows without a key, by the positions of their events.
+    pub keyless: BTreeMap<String, Row>,
     /// Number of changes of keyless rows that no earlier event had.
     pub unmatched: usize,
     /// Position of the last truncate.
     truncated: String,
-    /// Position of the last change of a keyless row.
-    keyless_position: String,
+    /// Positions of the changes of keyless rows.
+    keyless_positions: HashSet<String>,
+    /// Whether some keyless rows have a partition key with a suffix, so that they arrive in any order.
+    is_spread: bool,
 }
 
 /// Last known state of a key.
@@ -61,7 +63,7 @@ impl RebuiltTable {
             .values()
             .filter(|state| state.alive)
             .map(|state| &state.row);
-        keyed.chain(&self.keyless)
+        keyed.chain(self.keyless.values())
     }
 
     /// Number of existing rows.
@@ -122,7 +124,8 @@ impl RebuiltTables {
         }
         if event.op == "t" {
             table.truncate(event.source.position);
-        } else if key == name {
+        } else if key == name || is_spread_key(key, &name) {
+            table.is_spread |= key != name;
             table.apply_keyless(event);
         } else {
             table.apply_keyed(key, event, moved);
@@ -174,7 +177,9 @@ impl RebuiltTables {
                 found.push(format!("{name} is missing"));
                 continue;
             };
-            if table.keyless.len() != others.keyless.len() || table.len() != others.len() {
+            // A change of a row that arrives in another shard than its insert may be read before it.
+            let is_comparable = !table.is_spread || table.keyless_positions.len() == table.keyless.len();
+            if is_comparable && table.len() != others.len() {
                 found.push(format!("{name}: {} rows and {}", table.len(), others.len()));
             }
             for (key, state) in &table.keyed {
@@ -194,6 +199,12 @@ impl RebuiltTables {
         found.truncate(20);
         found
     }
+}
+
+/// Whether a partition key is that of a row without a key and without order: `public.log#3fa2`.
+fn is_spread_key(key: &str, table: &str) -> bool {
+    let suffix = key.strip_prefix(table).and_then(|rest| rest.strip_prefix('#'));
+    suffix.is_some_and(|suffix| suffix.len() == 4 && u16::from_str_radix(suffix, 16).is_ok())
 }
 
 /// Whether both rows agree. In the order of arrival a moved row stays incomplete; such a column is ignored.
@@ -228,26 +239,27 @@ impl RebuiltTable {
             state.alive = false;
             state.position.clone_from(&position);
         }
-        self.keyless.clear();
+        self.keyless = self.keyless.split_off(&position);
         self.truncated = position;
     }
 
     fn apply_keyless(&mut self, event: Event) {
-        if event.source.position <= self.keyless_position {
+        let position = event.source.position;
+        if !self.keyless_positions.insert(position.clone()) {
             return;
         }
-        self.keyless_position = event.source.position;
         if let Some(before) = &event.before {
-            match self.keyless.iter().position(|row| row == before) {
-                Some(index) => {
-                    self.keyless.swap_remove(index);
+            let found = self.keyless.iter().find(|(_, row)| *row == before);
+            match found.map(|(position, _)| position.clone()) {
+                Some(position) => {
+                    self.keyless.remove(&position);
                 }
                 None => self.unmatched += 1,
             }
         }
         if let Some(mut after) = event.after {
             fill(&mut after, [event.before.as_ref(), None, None]);
-            self.keyless.push(after);
+            self.keyless.insert(position, after);
         }
     }
 

@@ -260,6 +260,7 @@ mod tests {
                 .collect(),
             primary_key: Vec::new(),
             coverage: ColumnCoverage::Whole,
+            is_insert_only: false,
         };
         let key_names: Vec<String> = key.iter().map(|(name, ..)| (*name).to_owned()).collect();
         BackfillTable {

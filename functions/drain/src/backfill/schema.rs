@@ -420,6 +420,7 @@ impl DatabaseSchema {
             primary_key: table
                 .map(|table| self.catalog.primary_key_columns(table))
                 .unwrap_or_default(),
+            is_insert_only: table.is_some_and(CatalogTable::is_insert_only),
             // The log shows the table as it was, the catalog shows it as it is now.
             coverage: match request.columns.is_empty() {
                 true => ColumnCoverage::Completed,

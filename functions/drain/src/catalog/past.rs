@@ -171,6 +171,13 @@ impl<'c> PastTable<'c> {
         self.table.identity_full && self.holds(&self.table.recent.identity)
     }
 
+    /// Whether the log holds nothing that identifies a row: see [`crate::change::Relation::is_insert_only`].
+    pub fn is_insert_only(&self) -> bool {
+        let recent = &self.table.recent;
+        let is_known = self.holds(&recent.identity) && self.holds(&recent.indexes);
+        is_known && self.table.is_insert_only()
+    }
+
     /// Whether an update without an old row has left the key as it was.
     ///
     /// PostgreSQL logs the old values of the columns of the replica identity only. No index of the table may

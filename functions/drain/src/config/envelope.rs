@@ -3,8 +3,8 @@
 use super::ConfigError;
 use super::variables::{Variables, invalid};
 use crate::encode::{
-    Debezium, DebeziumModes, DecimalMode, Dms, Envelope, EnvelopeForm, IntervalMode, Oversize, PartitionBy,
-    TimeMode, Wal2json,
+    Debezium, DebeziumModes, DecimalMode, Dms, Envelope, EnvelopeForm, IntervalMode, KeylessRows, Oversize,
+    PartitionBy, TimeMode, Wal2json,
 };
 
 /// The values of `ENVELOPE`.
@@ -25,6 +25,8 @@ struct DebeziumOptions {
 pub(super) fn read(variables: &Variables<'_>, slot: &str, database: &str) -> Result<Envelope, ConfigError> {
     let name = envelope_name(variables)?;
     let partition_by = partition_by(variables)?;
+    let choices = [("spread", KeylessRows::Spread), ("table", KeylessRows::Table)];
+    let keyless = variables.choice("KEYLESS", "spread", &choices)?;
     let choices = [("fail", Oversize::Fail), ("omit", Oversize::Omit)];
     let oversize = variables.choice("OVERSIZE", "fail", &choices)?;
     let options = debezium_options(variables)?;
@@ -45,6 +47,7 @@ pub(super) fn read(variables: &Variables<'_>, slot: &str, database: &str) -> Res
     Ok(Envelope {
         form,
         partition_by,
+        keyless,
         oversize,
     })
 }

@@ -179,6 +179,7 @@ impl PgoutputDecoder {
             columns,
             primary_key: Vec::new(),
             coverage: ColumnCoverage::Whole,
+            is_insert_only: false,
         };
         Ok((oid, DescribedTable::new(relation, identity, past)))
     }

@@ -16,8 +16,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::change::Change;
 use crate::encode::{
-    Debezium, DebeziumModes, Dms, Envelope, EnvelopeForm, Event, Oversize, PartitionBy, Progress,
-    Transaction, Wal2json,
+    Debezium, DebeziumModes, Dms, Envelope, EnvelopeForm, Event, KeylessRows, Oversize, PartitionBy,
+    Progress, Transaction, Wal2json,
 };
 use crate::position::Position;
 use crate::time::micros_of_timestamp;
@@ -82,6 +82,7 @@ fn envelope(form: EnvelopeForm) -> Envelope {
     Envelope {
         form,
         partition_by: PartitionBy::Key,
+        keyless: KeylessRows::Spread,
         oversize: Oversize::Fail,
     }
 }

@@ -1,6 +1,7 @@
 //! Detector of changed keys: columns of a table's key were added, renamed, or got another type.
 //!
 //! Rows then have other partition keys than before. Events under the former keys must be acknowledged first.
+//! The rows of a table without a key also get other partition keys when its replica identity becomes `full`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,34 +12,41 @@ use crate::table_name::TableName;
 /// The keys of the tables of one window. Between two windows no event is in flight.
 #[derive(Debug, Default)]
 pub(super) struct KeyChanges {
-    tables: HashMap<TableName, Vec<(String, String)>>,
+    /// Each table as its last change had it.
+    tables: HashMap<TableName, Arc<Relation>>,
     /// The last table, since consecutive changes are mostly of one table.
     last: Option<Arc<Relation>>,
 }
 
 impl KeyChanges {
-    /// Whether the key of this table has other columns or types than at its last change.
+    /// Whether the partition keys of this table are made in another way than at its last change.
     pub(super) fn is_changed(&mut self, relation: &Arc<Relation>) -> bool {
         if self.last.as_ref().is_some_and(|last| Arc::ptr_eq(last, relation)) {
             return false;
         }
         self.last = Some(Arc::clone(relation));
-        let key = relation.columns.iter().filter(|column| column.key);
-        let key: Vec<_> = key
-            .map(|column| (column.name.clone(), column.type_name.clone()))
-            .collect();
         match self.tables.get_mut(&relation.table) {
-            Some(known) if *known == key => false,
+            Some(known) if Arc::ptr_eq(known, relation) => false,
             Some(known) => {
-                *known = key;
-                true
+                let is_changed = !has_same_key(known, relation);
+                *known = Arc::clone(relation);
+                is_changed
             }
             None => {
-                self.tables.insert(relation.table.clone(), key);
+                self.tables.insert(relation.table.clone(), Arc::clone(relation));
                 false
             }
         }
     }
+}
+
+/// Whether rows of both relations have the same columns and types in their keys.
+fn has_same_key(one: &Relation, other: &Relation) -> bool {
+    fn key(relation: &Relation) -> impl Iterator<Item = (&str, &str)> {
+        let columns = relation.columns.iter().filter(|column| column.key);
+        columns.map(|column| (column.name.as_str(), column.type_name.as_str()))
+    }
+    one.is_insert_only == other.is_insert_only && key(one).eq(key(other))
 }
 
 #[cfg(test)]
@@ -54,6 +62,7 @@ mod tests {
             columns: columns.iter().map(column).collect(),
             primary_key: Vec::new(),
             coverage: ColumnCoverage::Whole,
+            is_insert_only: false,
         })
     }
 
@@ -72,5 +81,19 @@ mod tests {
             assert_eq!(keys.is_changed(&table("t", columns)), changed, "{columns:?}");
             assert!(!keys.is_changed(&table("other", &[id])));
         }
+    }
+
+    #[test]
+    fn the_rows_of_a_table_without_a_key_change_their_order_with_its_replica_identity() {
+        let mut keys = KeyChanges::default();
+        let with_identity = |is_insert_only| {
+            let relation = Relation::clone(&table("t", &[("x", "text", false)]));
+            Arc::new(Relation {
+                is_insert_only,
+                ..relation
+            })
+        };
+        let changes = [true, true, false, false, true].map(|it| keys.is_changed(&with_identity(it)));
+        assert_eq!(changes, [false, false, true, false, true]);
     }
 }

@@ -11,7 +11,7 @@ use crate::backfill::schema::tests::{request, table_info};
 use crate::backfill::{BackfillState, BackfillTable, RowLookup, RowRequest, Snapshot};
 use crate::catalog::{Catalog, TableRequest};
 use crate::checkpoint::Checkpoint;
-use crate::encode::{EnvelopeForm, Oversize, PartitionBy, Wal2json};
+use crate::encode::{EnvelopeForm, KeylessRows, Oversize, PartitionBy, Wal2json};
 use crate::marker::Marker;
 use crate::pack::{Aggregation, HashKey, Record, ShardMap};
 use crate::plugin::Plugin;
@@ -117,6 +117,7 @@ async fn run_on(
     let envelope = Envelope {
         form: EnvelopeForm::Wal2json(Wal2json),
         partition_by: PartitionBy::Table,
+        keyless: KeylessRows::Spread,
         oversize: Oversize::Fail,
     };
     let checkpoint = r#"{"version":1,"system_identifier":"7","timeline":1,"database":"d","slot":"s",

@@ -86,6 +86,7 @@ mod tests {
             columns: columns.iter().map(column).collect(),
             primary_key: Vec::new(),
             coverage,
+            is_insert_only: false,
         })
     }
 

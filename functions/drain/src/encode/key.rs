@@ -4,6 +4,7 @@ use sha2::{Digest, Sha256};
 
 use super::{EventHead, RowEvent};
 use crate::change::{Relation, Tuple};
+use crate::position::Position;
 
 /// Source of an event's partition key.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -15,6 +16,18 @@ pub enum PartitionBy {
     Table,
     /// The transaction. Rows of one key keep their order only within a transaction.
     Transaction,
+}
+
+/// Partition key of a row that only inserts can write: see [`Relation::is_insert_only`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum KeylessRows {
+    /// The table and a suffix from the event's position, so that the rows use all shards.
+    ///
+    /// No later change refers to such a row, so these rows need no order.
+    #[default]
+    Spread,
+    /// The table.
+    Table,
 }
 
 /// Unicode characters that a partition key may have (Kinesis API, PutRecordsRequestEntry).
@@ -57,6 +70,37 @@ impl PartitionBy {
     }
 }
 
+/// One of 65,536 partition keys of a table, the same each time for the same position.
+///
+/// So many keys fill the shards of a stream evenly: with 16 shards, the fullest gets about 3 % more than the
+/// others.
+pub(super) fn spread_key(position: Position, relation: &Relation) -> String {
+    use std::fmt::Write as _;
+    let mut key = relation.table.unquoted();
+    // Writing to a String cannot fail.
+    let _ = write!(key, "#{:04x}", position_hash(position) >> 48);
+    shorten_key(key)
+}
+
+/// A hash of a position. Consecutive positions have hashes without a pattern.
+///
+/// The constants are those of SplitMix64.
+fn position_hash(position: Position) -> u64 {
+    let Position {
+        commit_end,
+        lsn,
+        index,
+    } = position;
+    let place = lsn
+        .0
+        .wrapping_add(u64::from(index) << 40)
+        .wrapping_add(commit_end.0 << 1);
+    let place = place.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mixed = (place ^ (place >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
 /// The transaction's id and the end of its commit record.
 ///
 /// PostgreSQL reuses ids, so the id alone is not unique. A message outside any transaction has id 0 and the
@@ -85,6 +129,42 @@ pub(super) fn sha256_hex(key: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lsn::Lsn;
+
+    #[test]
+    fn keys_of_consecutive_rows_are_spread_evenly_and_are_the_same_each_time() {
+        let relation = Relation {
+            table: crate::table_name::TableName::new("public", "log"),
+            columns: Vec::new(),
+            primary_key: Vec::new(),
+            coverage: crate::change::ColumnCoverage::Whole,
+            is_insert_only: true,
+        };
+        let at = |lsn, index| Position {
+            commit_end: Lsn(1 << 40),
+            lsn: Lsn(lsn),
+            index,
+        };
+        // A transaction with rows of 120 bytes each, and one log record with as many rows.
+        for positions in [
+            (0..64_000)
+                .map(|n| at((1 << 32) + n * 120, 0))
+                .collect::<Vec<_>>(),
+            (0..64_000).map(|n| at(1 << 32, n)).collect(),
+        ] {
+            let mut counts = [0; 16];
+            for position in positions {
+                let key = spread_key(position, &relation);
+                assert_eq!(key, spread_key(position, &relation));
+                let suffix = key.strip_prefix("public.log#").unwrap();
+                counts[usize::from_str_radix(&suffix[..1], 16).unwrap()] += 1;
+            }
+            assert!(
+                counts.iter().all(|count| (3_700..4_300).contains(count)),
+                "{counts:?}"
+            );
+        }
+    }
 
     #[test]
     fn a_key_over_the_limit_is_replaced_by_its_hash() {

@@ -24,7 +24,7 @@ pub use debezium::{Debezium, DebeziumModes, DecimalMode, IntervalMode, TimeMode}
 pub use definitions::Definitions;
 pub use dms::Dms;
 pub use form::EnvelopeForm;
-pub use key::PartitionBy;
+pub use key::{KeylessRows, PartitionBy};
 pub use progress::{EventCounts, Progress};
 pub use snapshot::{BackfillRow, SnapshotPlace};
 pub use wal2json::Wal2json;
@@ -110,6 +110,8 @@ pub struct Envelope {
     pub form: EnvelopeForm,
     /// Source of the partition keys.
     pub partition_by: PartitionBy,
+    /// Partition keys of rows that only inserts can write.
+    pub keyless: KeylessRows,
     /// Policy for events that exceed a record.
     pub oversize: Oversize,
 }

@@ -5,8 +5,8 @@
 
 use drain::change::{Change, Datum, Item, Message, Relation};
 use drain::encode::{
-    Debezium, DebeziumModes, DecimalMode, Dms, Envelope, EnvelopeForm, Event, IntervalMode, Oversize,
-    PartitionBy, Progress, TimeMode, Transaction, Wal2json,
+    Debezium, DebeziumModes, DecimalMode, Dms, Envelope, EnvelopeForm, Event, IntervalMode, KeylessRows,
+    Oversize, PartitionBy, Progress, TimeMode, Transaction, Wal2json,
 };
 use drain::lsn::Lsn;
 use drain::position::{Position, PositionSequence};
@@ -48,6 +48,8 @@ impl EnvelopeChecks {
             PartitionBy::Transaction,
             PartitionBy::Key,
         ][bits(1, 3)];
+        // Both orders of rows without a key, with the first and the last choice of the partition key.
+        let keyless = [KeylessRows::Spread, KeylessRows::Table][bits(2, 1)];
         let decimal = [
             DecimalMode::String,
             DecimalMode::Precise,
@@ -83,6 +85,7 @@ impl EnvelopeChecks {
             envelope: Envelope {
                 form,
                 partition_by,
+                keyless,
                 oversize,
             },
             limit,

@@ -12,6 +12,7 @@ fn relation(columns: &[(&str, bool)]) -> Arc<Relation> {
         columns: columns.iter().map(column).collect(),
         primary_key: Vec::new(),
         coverage: ColumnCoverage::Whole,
+        is_insert_only: false,
     })
 }
 

@@ -126,6 +126,7 @@ impl DescribedTable {
         for column in &mut relation.columns {
             column.key = row_identity.key.contains(&column.name);
         }
+        relation.is_insert_only = row_identity.is_insert_only && row_identity.key.is_empty();
         let columns = relation.columns.iter();
         relation.primary_key = columns
             .filter(|column| primary_key.contains(&column.name))
@@ -152,11 +153,12 @@ impl DescribedTable {
         decisive.is_some_and(|decisive| decisive.iter().all(|name| columns.contains(name)))
     }
 
-    /// The table with this key.
-    fn with_key(&mut self, key: &BTreeSet<String>) -> Arc<Relation> {
+    /// The table with this key. `is_insert_only` is that of the new relation.
+    fn with_key(&mut self, key: &BTreeSet<String>, is_insert_only: bool) -> Arc<Relation> {
         let has_key = |relation: &Arc<Relation>| {
             let mut columns = relation.columns.iter();
-            columns.all(|column| column.key == key.contains(&column.name))
+            relation.is_insert_only == is_insert_only
+                && columns.all(|column| column.key == key.contains(&column.name))
         };
         let known = std::iter::once(&self.relation).chain(&self.variants);
         if let Some(relation) = known.into_iter().find(|relation| has_key(relation)) {
@@ -166,6 +168,7 @@ impl DescribedTable {
         for column in &mut relation.columns {
             column.key = key.contains(&column.name);
         }
+        relation.is_insert_only = is_insert_only;
         let relation = Arc::new(relation);
         self.variants.push(Arc::clone(&relation));
         relation
@@ -251,7 +254,7 @@ impl DescribedTables {
             return Some(common);
         }
         let key = self.key_of_partition(oid, old);
-        self.tables.get_mut(&oid).map(|table| table.with_key(&key))
+        self.tables.get_mut(&oid).map(|table| table.with_key(&key, false))
     }
 
     /// The key of one partition, if that is what an old row has; otherwise empty.
@@ -279,8 +282,9 @@ impl DescribedTables {
             return Some(Arc::clone(relation));
         }
         let key = self.common_key(oid, table);
+        let is_insert_only = key.is_empty() && self.partitions(oid).all(|it| it.is_insert_only);
         let table = self.tables.get_mut(&oid)?;
-        let relation = table.with_key(&key);
+        let relation = table.with_key(&key, is_insert_only);
         table.common = Some((self.version, Arc::clone(&relation)));
         Some(relation)
     }

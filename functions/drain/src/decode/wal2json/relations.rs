@@ -163,6 +163,7 @@ impl RowDescription<'_, '_> {
         };
         let primary_key = self.primary_key.iter();
         Relation {
+            is_insert_only: key.is_empty() && past.is_some_and(|past| past.is_insert_only()),
             table: name,
             columns,
             primary_key: primary_key

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::encode::{Debezium, DebeziumModes, EnvelopeForm, Oversize, PartitionBy};
+use crate::encode::{Debezium, DebeziumModes, EnvelopeForm, KeylessRows, Oversize, PartitionBy};
 use crate::pack::{Aggregation, ShardMap};
 use crate::table_name::TableName;
 
@@ -43,6 +43,7 @@ fn envelope() -> Envelope {
             transaction_metadata: true,
         }),
         partition_by: PartitionBy::Key,
+        keyless: KeylessRows::Spread,
         oversize: Oversize::Fail,
     }
 }

@@ -32,6 +32,7 @@ fn table(columns: &[(&str, &str, bool)]) -> Arc<Relation> {
             .map(|(name, type_name, _)| ((*name).to_owned(), (*type_name).to_owned()))
             .collect(),
         coverage: ColumnCoverage::Whole,
+        is_insert_only: false,
     })
 }
 
@@ -104,6 +105,7 @@ fn envelope(form: EnvelopeForm) -> Envelope {
     Envelope {
         form,
         partition_by: PartitionBy::Key,
+        keyless: KeylessRows::Spread,
         oversize: Oversize::Fail,
     }
 }

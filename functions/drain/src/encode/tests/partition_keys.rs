@@ -37,6 +37,37 @@ fn the_partition_key_is_the_rows_key_or_the_table_or_the_transaction() {
 }
 
 #[test]
+fn only_inserts_of_a_table_that_can_only_be_inserted_into_spread() {
+    let mut relation = keyless();
+    Arc::get_mut(&mut relation).unwrap().is_insert_only = true;
+    let update = Change::Update {
+        relation: Arc::clone(&relation),
+        old: None,
+        new: row(&[Some("1"), Some("y")]),
+    };
+    let changes = || [insert(Arc::clone(&relation), "1", "x"), insert(keyless(), "1", "x")];
+    for form in all_forms() {
+        for (partition_by, keyless, is_spread) in [
+            (PartitionBy::Key, KeylessRows::Spread, true),
+            (PartitionBy::Key, KeylessRows::Table, false),
+            (PartitionBy::Table, KeylessRows::Spread, false),
+        ] {
+            let envelope = Envelope {
+                partition_by,
+                keyless,
+                ..envelope(form.clone())
+            };
+            let key = |change| encode(&envelope, &[change]).pop().unwrap().partition_key;
+            let [spread, other] = changes().map(key);
+            assert_eq!(spread.starts_with("public.t#"), is_spread, "{spread}");
+            assert_eq!(other, "public.t");
+        }
+        let updated = encode(&envelope(form), std::slice::from_ref(&update)).pop().unwrap();
+        assert_eq!(updated.partition_key, "public.t");
+    }
+}
+
+#[test]
 fn a_partition_key_of_dms_never_quotes_the_name_of_its_table() {
     let mut relation = relation();
     if let Some(relation) = Arc::get_mut(&mut relation) {

@@ -34,6 +34,7 @@ fn table(catalog: &Catalog, oid: u32, identity: u8, marked: &[&str]) -> Describe
         columns: ["id", "code", "v"].map(column).into(),
         primary_key: Vec::new(),
         coverage: ColumnCoverage::Whole,
+        is_insert_only: false,
     };
     DescribedTable::new(relation, identity, catalog.past_table(oid))
 }
