@@ -82,7 +82,7 @@ async fn a_dropped_and_a_renamed_table_fail() {
     for table in ["public.t", "public.u"] {
         let (state, reason) = table_status(&fixture, table).await;
         assert!(
-            state == "failed" && reason.contains("no longer there"),
+            state == "failed" && reason.contains("no longer exists"),
             "{table} {state}: {reason}"
         );
     }

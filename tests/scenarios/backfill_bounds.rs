@@ -125,7 +125,7 @@ async fn a_failed_table_does_not_stop_other_tables() {
         };
         for (table, parts) in [
             ("public.a", &["key hash", "2000", "1048576", "OVERSIZE=omit"][..]),
-            ("public.b", &["no longer there"]),
+            ("public.b", &["no longer exists"]),
             ("public.c", &["no primary key"]),
         ] {
             let reason = reason(table);

@@ -1,8 +1,8 @@
-//! Everything that one scenario needs.
+//! Environment of one scenario.
 //!
-//! A fixture has a database with its slot, a stream, the parameter of the checkpoint, fault proxies in front
-//! of AWS, and the function that is configured for them. Names are unique. All of it is dropped with the
-//! fixture.
+//! A fixture has a database with its slot, a stream, the parameter of the checkpoint, fault proxies for the
+//! AWS emulators, and the function with its configuration. All names are unique. The fixture's drop deletes
+//! them all.
 
 mod builder;
 mod plugin;
@@ -25,7 +25,7 @@ use crate::postgres::cluster::Cluster;
 pub use builder::FixtureBuilder;
 pub use plugin::Plugin;
 
-/// Limit for an invocation, or for a wait, that names no other.
+/// Default limit of an invocation or a wait.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Database, slot, stream, proxies and function of one scenario.
@@ -54,12 +54,12 @@ pub struct Fixture {
     pub slot: String,
     /// Name of the stream.
     pub stream: String,
-    /// Name of the parameter that holds the checkpoint.
+    /// Name of the checkpoint's parameter.
     pub parameter: String,
     admin: tokio::sync::Mutex<Option<Client>>,
 }
 
-/// A server that the process shares, or one of a single fixture.
+/// A server that all scenarios of the process share, or a fixture's own.
 #[derive(Debug)]
 pub enum ServerHandle<T: 'static> {
     /// Shared by all scenarios of the process.
@@ -89,7 +89,7 @@ pub enum PostgresHost {
 }
 
 impl PostgresHost {
-    /// Variables by which a function connects to a database here.
+    /// Variables with which a function connects to this database.
     pub fn environment(&self, database: &str) -> [(String, String); 6] {
         match self {
             Self::Single(server) => server.environment(database),
@@ -115,7 +115,7 @@ impl Fixture {
         Self::builder(plugin).build().await
     }
 
-    /// Settings of a fixture, to change before it is built.
+    /// Builder of a fixture, with the default settings.
     pub fn builder(plugin: Plugin) -> FixtureBuilder {
         FixtureBuilder::new(plugin)
     }
@@ -207,7 +207,7 @@ impl Fixture {
         self.invoke(json!({})).await.answer()
     }
 
-    /// Answers of ticks until one finds the slot empty.
+    /// Answers of ticks, up to the first that finds the slot empty.
     pub async fn drain(&self) -> Vec<Value> {
         let mut reports = Vec::new();
         loop {
@@ -223,9 +223,9 @@ impl Fixture {
         }
     }
 
-    /// Ticks until the standby has the slot at its current position.
+    /// Ticks until the standby has a copy of the slot at its current position.
     ///
-    /// The slot survives a promotion then.
+    /// After that, the slot survives a promotion.
     pub async fn wait_until_synced(&self) {
         let tick = || async { drop(self.tick().await) };
         self.cluster().wait_until_synced(&self.slot, tick).await;
@@ -327,7 +327,7 @@ impl Drop for Fixture {
         crate::finish(async {
             self.function.kill9().await;
             drop(self.admin.lock().await.take());
-            // Owned servers stop with all their data.
+            // Owned servers delete all their data when they stop.
             if let PostgresHost::Single(ServerHandle::Shared(postgres)) = self.postgres {
                 postgres.drop_database(&self.database).await;
             }

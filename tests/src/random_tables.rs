@@ -1,16 +1,17 @@
 //! Random tables: a property test of rows and keys.
 //!
-//! A seed draws tables, transactions and DDL. Triggers record each change as the server had it, in tables
-//! that no slot sends. Then the function drains the log with each output plugin, and backfills the tables. A
-//! round holds if
-//! - two rows that differ in their key never have the same key,
+//! A round is the test of one seed, which generates tables, transactions and DDL. Triggers record each change
+//! of the server in tables that no slot sends: this record is the truth. Then the function drains the log with
+//! each output plugin, and backfills the tables. A round passes if
+//! - events of rows with different keys never have the same key,
 //! - a key has all its columns, with their true values,
-//! - a value is null only where the server had null, and each other value is the server's,
-//! - a row of a backfill equals the event of the row that the log has,
-//! - the plugins agree, except for what docs/configuration.md says that a plugin does not send.
+//! - a value is null only if the server's value is null, and each other value equals the server's,
+//! - a row of a backfill equals the log's event of the same row,
+//! - the plugins agree. Exceptions are the data that a plugin does not send: see docs/configuration.md.
 //!
-//! The seed decides everything. Rounds of the same server version and envelope share a database, three slots
-//! and their drains: this is a batch. If a batch cannot be drained, each of its rounds runs again alone.
+//! The seed determines everything, also the server version and the envelope. Rounds of the same version and
+//! envelope are a batch. They share a database, and a slot for each plugin that the server has. If a batch
+//! cannot be drained or backfilled, each of its rounds runs again alone.
 
 mod alignment;
 mod batch;

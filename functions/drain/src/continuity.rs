@@ -1,9 +1,9 @@
 //! Continuity: whether the stream can continue where it stopped.
 //!
-//! The module compares the server and the slot with the checkpoint. It is pure. Each error says what to do,
+//! The module is pure. It compares the server and the slot with the checkpoint. Each error says what to do,
 //! and leaves the slot unchanged.
 //!
-//! `confirmed_flush <= checkpoint <= flush` always holds. The slot advances only after the checkpoint is
+//! Without a break, `confirmed_flush <= checkpoint <= flush`: the slot advances only after the checkpoint is
 //! stored, and only flushed log is read.
 
 mod loss;
@@ -72,22 +72,22 @@ pub struct SlotState {
     pub restart_lsn: Option<Lsn>,
     /// The slot's confirmed position. Null for a physical slot.
     pub confirmed_flush_lsn: Option<Lsn>,
-    /// From 13: `lost` when the server removed log that the slot needs.
+    /// `lost` if the slot is lost. Up to 15, the only cause is removed log.
     pub wal_status: Option<String>,
-    /// From 13, with `max_slot_wal_keep_size`: bytes of log until the slot may be lost.
+    /// With `max_slot_wal_keep_size`: bytes of log until the slot may be lost.
     pub safe_wal_size: Option<i64>,
     /// From 17: the reason why the server invalidated the slot.
     pub invalidation_reason: Option<String>,
-    /// From 16: whether it was invalidated on a standby.
+    /// From 16: whether the slot was invalidated; from 17, only for the two causes of a standby.
     #[serde(default)]
     pub conflicting: Option<bool>,
     /// From 17: whether standbys keep a copy that survives their promotion.
     #[serde(default)]
     pub failover: Option<bool>,
-    /// Whether the slot ends with the session that created it.
+    /// Whether the server drops the slot at the end of the session that created it.
     #[serde(default)]
     pub temporary: bool,
-    /// From 14: whether it decodes a prepared transaction before that is committed.
+    /// Whether the slot sends a prepared transaction before its commit.
     #[serde(default)]
     pub two_phase: bool,
 }
@@ -101,12 +101,12 @@ pub struct StartPosition {
     pub confirmed: Lsn,
     /// The acknowledged position: the checkpoint, or without one the slot's own position.
     pub acknowledged: Lsn,
-    /// The settled position: transactions up to it are surely those that were sent, and are skipped.
+    /// The settled position: transactions up to it are proved to be in the stream, and are skipped.
     ///
-    /// It is the checkpoint. After a change of timeline it is the slot's own position, until the slot returns
-    /// a marker.
+    /// It is the checkpoint's position. After a change of timeline it is the slot's own position, until the
+    /// slot returns a marker.
     pub settled: Lsn,
-    /// The resume point of the transaction after `settled`, if a part of it was sent.
+    /// The resume point of the first transaction after `settled`, if a part of it was acknowledged.
     pub resume: Option<ResumePoint>,
     /// The marker that the slot must return.
     pub expected: Option<Marker>,
@@ -118,15 +118,15 @@ pub struct StartPosition {
 
 /// Break between the server's history and the checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs)] // The messages say what each means.
+#[allow(missing_docs)] // The message of each variant is its documentation.
 pub enum Discontinuity {
     #[error("there is no slot {slot}: run {{\"action\":\"setup\"}}")]
     NotSetUp { slot: String },
     #[error(
-        "slot {slot} is gone, and the checkpoint says that it was drained to {checkpoint}: changes that were \
-         committed after that may be lost. Create it again ({{\"action\":\"setup\"}}), then accept the gap \
-         with {{\"action\":\"drain\",\"accept_gap\":\"<the new slot's confirmed_flush_lsn>\"}} and read the \
-         tables again with {{\"action\":\"backfill\",\"repair\":true}}"
+        "slot {slot} does not exist, and the checkpoint says that it was drained to {checkpoint}: changes \
+         that were committed after that may be lost. Create it again ({{\"action\":\"setup\"}}), then accept \
+         the gap with {{\"action\":\"drain\",\"accept_gap\":\"<the new slot's confirmed_flush_lsn>\"}} and \
+         read the tables again with {{\"action\":\"backfill\",\"repair\":true}}"
     )]
     SlotMissing { slot: String, checkpoint: Lsn },
     #[error(
@@ -213,8 +213,8 @@ pub enum Discontinuity {
     #[error(
         "slot {slot}: the server's log ends at {flush}, and the checkpoint is already at {checkpoint}. The \
          server was set back (restored, or failed over to a standby that lacked commits), and the stream \
-         holds changes that the server no longer has. To continue, accept the gap at {confirmed}, and repair \
-         the stream with {{\"action\":\"backfill\",\"repair\":true}}"
+         contains changes that the server no longer has. To continue, accept the gap at {confirmed}, and \
+         repair the stream with {{\"action\":\"backfill\",\"repair\":true}}"
     )]
     Divergence {
         slot: String,
@@ -247,8 +247,8 @@ pub enum Discontinuity {
         acknowledged: Lsn,
     },
     #[error(
-        "accept_gap names {given}, and slot {slot} is at {confirmed}: it may have moved. Ask again with \
-         {{\"action\":\"status\"}}"
+        "accept_gap names {given}, and slot {slot} is at {confirmed}: it may have advanced. Read its \
+         confirmed_flush_lsn again with {{\"action\":\"status\"}}"
     )]
     AcceptedElsewhere {
         slot: String,
@@ -279,7 +279,7 @@ impl Discontinuity {
     }
 }
 
-/// Plugin and position of a readable slot, without regard to the checkpoint.
+/// Plugin and position of a slot that Spillway can read. The checkpoint is not considered.
 ///
 /// # Errors
 /// The slot is lost, or Spillway cannot read slots of this kind.
@@ -325,8 +325,8 @@ pub fn readable(slot: &str, server: &ServerInfo, state: &SlotState) -> Result<(P
 
 /// The start of a drain.
 ///
-/// With `accept_gap`, the operator accepts a break. It must be the slot's position, where the drain then
-/// starts.
+/// With `accept_gap`, the operator accepts a break of continuity. Its value must be the slot's position, and
+/// the drain starts there.
 ///
 /// # Errors
 /// Each break of continuity has its own definite error; see [`Discontinuity`].
@@ -379,7 +379,7 @@ fn missing_slot(slot: &str, checkpoint: Option<&Checkpoint>) -> Discontinuity {
 
 /// Checks that the checkpoint belongs to this slot.
 ///
-/// A database that was renamed is still the same: its OID is. A checkpoint of an older version has no OID.
+/// A renamed database keeps its OID. A checkpoint of an older version has no OID.
 fn check_owner(
     slot: &str,
     server: &ServerInfo,
@@ -400,7 +400,7 @@ fn check_owner(
     })
 }
 
-/// Checks that the server is the checkpoint's, and `confirmed_flush <= checkpoint <= flush`.
+/// Checks that the checkpoint is of this server, and that `confirmed_flush <= checkpoint <= flush`.
 fn check_history(
     slot: &str,
     server: &ServerInfo,
@@ -435,7 +435,7 @@ fn check_history(
     Ok(())
 }
 
-/// The start at a checkpoint of this history.
+/// The start of a drain whose checkpoint belongs to the server's history.
 fn continue_at(
     slot: &str,
     server: &ServerInfo,
@@ -444,7 +444,7 @@ fn continue_at(
 ) -> Result<StartPosition, Discontinuity> {
     let (confirmed, checkpoint) = (start.confirmed, stored.commit_end);
     let promoted = stored.timeline != server.timeline;
-    // By construction the marker is not before the confirmed position.
+    // The server never sends a marker before the confirmed position. By construction there is none.
     let expected = stored.marker.clone().filter(|marker| marker.lsn >= confirmed);
     if let Some(marker) = expected.as_ref().filter(|marker| marker.lsn > server.flush) {
         return Err(Discontinuity::MarkerMissing {

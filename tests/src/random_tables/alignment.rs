@@ -1,4 +1,4 @@
-//! Assignment of events to the changes that the server had.
+//! Assignment of events to the recorded changes of the server.
 
 use crate::consumer::Arrival;
 use crate::consumer::event::Event;
@@ -30,16 +30,18 @@ impl KeyedEvent {
     }
 }
 
-/// Events of one change: one, or a delete and a create of a key change.
+/// A change with its events: one, or the delete and the create of a key change.
 #[derive(Debug)]
 pub(super) struct AlignedChange<'t> {
     pub(super) change: &'t TrueChange,
-    /// Relation whose name the events have.
+    /// Relation that the events name: the table, or a root.
     pub(super) named: &'t Shape,
     pub(super) events: Vec<&'t KeyedEvent>,
 }
 
-/// Assigns the events of a plugin, in the order of positions, to the changes; `Err` where they differ.
+/// Assigns the events of a plugin, in the order of positions, to the changes.
+///
+/// Returns the assigned changes, and the first difference, which ends the assignment.
 pub(super) fn align<'t>(
     truth: &'t Truth,
     plugin: Plugin,
@@ -65,7 +67,8 @@ pub(super) fn align<'t>(
         let Some(named) = sent_as(truth, plugin, change) else {
             continue;
         };
-        // The server keeps the old name of a renamed root while it decodes changes of known partitions.
+        // After a root is renamed, the server still sends its old name with partitions that it has decoded
+        // before.
         let names = match plugin {
             Plugin::Pgoutput => truth.names_of(named.relation),
             Plugin::Wal2json | Plugin::TestDecoding => vec![&*named.name],
@@ -90,7 +93,7 @@ pub(super) fn align<'t>(
     (aligned, more)
 }
 
-/// Relation that names the events of a change; `None` if the plugin sends no event.
+/// Relation that the events of a change name; `None` if the plugin sends no event.
 fn sent_as<'t>(truth: &'t Truth, plugin: Plugin, change: &'t TrueChange) -> Option<&'t Shape> {
     let shape = &change.shape;
     match plugin {
@@ -112,7 +115,7 @@ fn sent_as<'t>(truth: &'t Truth, plugin: Plugin, change: &'t TrueChange) -> Opti
     }
 }
 
-/// First events, if they are of this change.
+/// The first events, if they belong to this change; otherwise none.
 fn split<'t>(change: &TrueChange, names: &[&str], events: &[&'t KeyedEvent]) -> Vec<&'t KeyedEvent> {
     let op = |at: usize| {
         events
@@ -128,7 +131,7 @@ fn split<'t>(change: &TrueChange, names: &[&str], events: &[&'t KeyedEvent]) -> 
     events[..count].to_vec()
 }
 
-/// Number of truncates at the beginning of the events.
+/// Number of truncates at the beginning of the events; `Err` if a truncate is missing.
 fn truncates(
     truth: &Truth,
     plugin: Plugin,

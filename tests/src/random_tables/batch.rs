@@ -1,4 +1,4 @@
-//! Batch of rounds: one database, a slot and a function for each plugin, and the rounds one after the other.
+//! Batch of rounds: one database, and a slot and a function for each plugin. The rounds write in sequence.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -28,22 +28,22 @@ pub(super) struct BatchSettings {
     pub(super) version: Option<u32>,
     /// `ENVELOPE` of the functions.
     pub(super) envelope: &'static str,
-    /// Whether the role has settings that change the names that the server prints.
+    /// Whether the role has settings with which the server prints names in another form.
     pub(super) odd_role: bool,
     pub(super) seeds: Vec<u64>,
 }
 
-/// One thing that a round must not do.
+/// Failure of a round.
 #[derive(Debug, Clone)]
 pub struct Failure {
-    /// Kind, by which failures are counted.
+    /// Kind of the failure; rounds are counted by it.
     pub kind: String,
-    /// Event and truth.
+    /// The event, and the recorded change.
     pub detail: String,
 }
 
 impl Failure {
-    /// The same failure, in this context.
+    /// The same failure, with this context before its kind.
     pub(super) fn of(mut self, context: &str) -> Self {
         self.kind = format!("{context}: {}", self.kind);
         self
@@ -113,7 +113,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// Bytes of the names of tables in one request of a backfill.
 const MOST_NAME_BYTES: usize = 700;
 
-/// Runs a batch to the end of its backfills; `Err` if a slot cannot be drained, or a table not backfilled.
+/// Runs a batch; `Err` if a slot cannot be drained, or a table cannot be backfilled.
 pub(super) async fn run(settings: &BatchSettings) -> Result<Vec<BatchRound>, Failure> {
     let postgres = Postgres::shared_of(settings.version).await;
     let database = crate::unique("tables");
@@ -184,18 +184,18 @@ async fn run_in(
     Ok(rounds)
 }
 
-/// Runs the same for all, at the same time.
+/// Runs a function for each element, concurrently. Returns the last failure.
 async fn each<'t, T, F>(all: &'t [T], run: impl Fn(&'t T) -> F) -> Result<(), Failure>
 where
     F: Future<Output = Result<(), Failure>>,
 {
     let mut futures: Vec<_> = all.iter().map(|one| Box::pin(run(one))).collect();
-    let mut first = Ok(());
-    // Polled in turn: there are three at most, and most of the time they wait for a server.
+    let mut outcome = Ok(());
+    // A wake-up polls all futures: there are three at most, and most of the time they wait for a server.
     std::future::poll_fn(|context| {
         futures.retain_mut(|future| match future.as_mut().poll(context) {
             std::task::Poll::Ready(Err(failure)) => {
-                first = Err(failure);
+                outcome = Err(failure);
                 false
             }
             std::task::Poll::Ready(Ok(())) => false,
@@ -207,7 +207,7 @@ where
         }
     })
     .await;
-    first
+    outcome
 }
 
 async fn prepare(admin: &Client, version: u32) {
@@ -227,7 +227,9 @@ async fn prepare(admin: &Client, version: u32) {
         .unwrap_or_else(|e| panic!("{sql}: {e:?}"));
 }
 
-/// Gives the role settings that change printed names: quotes, and types with the names of built-in ones.
+/// Sets the role's settings so that the server prints names in another form.
+///
+/// All names have quotes, and types with the names of built-in types come first in the search path.
 async fn set_odd_role(admin: &Client, database: &str) {
     let role = format!("alter role {} in database {database} set", REPLUSER.0);
     let sql = format!(
@@ -272,7 +274,7 @@ fn backfill_names(plugin: Plugin, truth: &Truth) -> Vec<String> {
     names
 }
 
-/// Patterns of tables, as the event of a backfill takes them.
+/// Patterns of the tables, for the event of a backfill.
 fn patterns(names: &HashMap<String, Vec<String>>) -> Vec<String> {
     let escaped = |name: &str| -> String {
         let special = |letter: char| "\\,.*".contains(letter).then_some('\\');
@@ -323,7 +325,7 @@ impl BatchRound {
 
     /// Writes after the drain, and captures the rows for the backfill.
     async fn write_after_drain(&mut self, admin: &Client) {
-        // Rounds write one after the other, so the last change of all is as good as the last of this one.
+        // Only this round writes at present, so the last change of all rounds separates its changes, too.
         let sql = "select (select coalesce(max(seq), 0) from truth.change),
                           (select max(number) from truth.generation where schema_name = $1)";
         let row = admin.query_one(sql, &[&self.script.schema_name]).await;
@@ -403,7 +405,7 @@ impl Drainer {
         Ok(())
     }
 
-    /// Reads these tables in several backfills, and drains the rest.
+    /// Backfills these tables, in several requests, and drains the rest of the log.
     async fn backfill(&self, tables: &[String]) -> Result<(), Failure> {
         let mut rest = tables;
         while !rest.is_empty() {
@@ -420,7 +422,7 @@ impl Drainer {
         self.drain().await
     }
 
-    /// Reads these tables until the backfill is finished.
+    /// Backfills these tables in one request.
     async fn backfill_together(&self, tables: &[String]) -> Result<(), Failure> {
         let mut report = self
             .invoke(&json!({"action": "backfill", "tables": tables}))
@@ -438,7 +440,7 @@ impl Drainer {
         Ok(())
     }
 
-    /// Its events by schema.
+    /// The plugin's events by schema. `names` are the backfilled tables by schema.
     fn events(
         &self,
         mut names: HashMap<String, Vec<String>>,

@@ -7,7 +7,9 @@ pub(super) struct ColumnType {
     pub(super) declaration: &'static str,
     /// Values in SQL.
     pub(super) values: &'static [&'static str],
-    /// Whether a key may contain the type. No value of such a type is NaN, which wal2json 2.5 writes as null.
+    /// Whether a key may contain the type.
+    ///
+    /// None of its values is NaN, because wal2json 2.5 writes null for NaN.
     pub(super) in_keys: bool,
 }
 

@@ -45,7 +45,7 @@ async fn change_own_type(script: &mut Script) {
     script.ddl(&sql).await;
 }
 
-/// Takes the table out of its publication.
+/// Removes the table from its publication.
 async fn unpublish(script: &mut Script, table: &RandomTable) {
     for publication in ["leaves", "roots"] {
         let (schema, name) = (script.schema.clone(), table.quoted());

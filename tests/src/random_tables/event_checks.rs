@@ -1,4 +1,4 @@
-//! Checks of one event against the change that the server had.
+//! Checks of one event against the recorded change.
 
 use std::collections::BTreeMap;
 
@@ -12,23 +12,23 @@ use super::batch::Failure;
 use super::shape::{Shape, ShapeColumn, TrueChange, TrueRow};
 use super::values;
 
-/// Shortest text of a value that PostgreSQL may store outside the row in these tables.
-const SHORTEST_LARGE: usize = 20;
+/// Longest text of a value that PostgreSQL always stores inside the row in these tables.
+const LONGEST_INLINE: usize = 20;
 
-/// What is known of an event before its values are compared.
+/// The change of an event, and facts for the comparison.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct EventContext<'t> {
     pub(super) plugin: Plugin,
     pub(super) change: &'t TrueChange,
-    /// Relation whose name the event has.
+    /// Relation that the event names.
     pub(super) named: &'t Shape,
-    /// Whether the catalog at the drain shows the table as it was at the write.
+    /// Whether the table was not altered between the write and the drain.
     pub(super) undisturbed: bool,
-    /// Whether deletes name the key, in each partition of the table.
+    /// Whether deletes contain the key, in each partition of the table.
     pub(super) names_keys: bool,
 }
 
-/// The text with the long strings in quotes cut.
+/// The text, with the long strings in quotes shortened.
 pub(super) fn shortened(text: &str) -> String {
     const MOST: usize = 48;
     let (mut out, mut length, mut escaped, mut inside) = (String::new(), 0, false, false);
@@ -46,7 +46,7 @@ pub(super) fn shortened(text: &str) -> String {
     out
 }
 
-/// Whether the partition key is that of the table.
+/// Whether the partition key is the table's, not the row's.
 pub(super) fn is_table_key(event: &KeyedEvent) -> bool {
     event.event.table().as_deref() == Some(&*event.partition_key)
 }
@@ -56,9 +56,9 @@ pub(super) fn is_table_key(event: &KeyedEvent) -> bool {
 pub(super) enum KeyColumns {
     /// Names in alphabetical order.
     Known(Vec<String>),
-    /// A long key, of which the event has the hash.
+    /// A long key: the event has its hash only.
     Hashed,
-    /// A key in the form of DMS that is none of the unique keys of the table.
+    /// A key in the form of DMS that does not match any unique key of the table.
     Unknown,
 }
 
@@ -150,7 +150,7 @@ impl EventContext<'_> {
 
     fn check_after(&self, event: &KeyedEvent, after: &Row, new: &TrueRow, failures: &mut Vec<Failure>) {
         for (name, value) in after {
-            // wal2json does not say whether a column existed that an update leaves out.
+            // An update of wal2json may lack a column. The plugin does not send whether the column existed.
             let is_newer = self.plugin == Plugin::Wal2json
                 && !self.undisturbed
                 && self.change.op == 'u'
@@ -165,9 +165,9 @@ impl EventContext<'_> {
             let may_lack = !self.is_sent(column)
                 || (event.event.envelope == Envelope::Dms
                     && text.is_none_or(|text| self.is_blind(column, text)))
-                // A null may be that of a virtual column.
+                // A null may come from a virtual column.
                 || (self.plugin == Plugin::TestDecoding && !self.undisturbed && text.is_none())
-                // The catalog says which columns an update of wal2json lacks.
+                // Spillway takes the columns that an update of wal2json lacks from the catalog.
                 || (self.plugin == Plugin::Wal2json
                     && !self.undisturbed
                     && self.may_be_unchanged(&column.name));
@@ -179,8 +179,8 @@ impl EventContext<'_> {
 
     fn check_before(&self, event: &KeyedEvent, before: &Row, old: &TrueRow, failures: &mut Vec<Failure>) {
         let shape = &self.change.shape;
-        // pgoutput maps the columns of a partition to those of its root, and loses defaults that are not
-        // stored: the server sends null for them.
+        // pgoutput maps the columns of a partition to those of its root. The server then sends null for
+        // defaults that are not stored in the row.
         let is_lost = |column: &ShapeColumn| column.late && self.named.relation != shape.relation;
         for (name, value) in before {
             if !(value.is_null() && shape.column(name).is_some_and(is_lost)) {
@@ -193,8 +193,8 @@ impl EventContext<'_> {
         for column in &shape.columns {
             let is_named = shape.identity == "f" || shape.identity_key.contains(&column.name);
             let is_null = old.get(&column.name).is_none_or(Option::is_none);
-            // DMS leaves nulls out, test_decoding those of old rows. In the old row of a partition, a null
-            // may be a value that the partition did not log.
+            // DMS omits nulls, and test_decoding omits them in old rows. In the old row of a partition, a
+            // null may replace a value that the partition did not log.
             let leaves_nulls = event.event.envelope == Envelope::Dms
                 || self.plugin == Plugin::TestDecoding
                 || self.named.relation != shape.relation;
@@ -272,9 +272,9 @@ impl EventContext<'_> {
         }
     }
 
-    /// Whether these columns are a key of the row at the write, in the table or in its partition.
+    /// Whether these columns were a key at the write, of the table or of the row's partition.
     ///
-    /// After an `alter table`, another unique key than the right one will do.
+    /// After an `alter table`, every unique key is valid.
     fn is_valid_key(&self, columns: &[String]) -> bool {
         let others = [&self.named.unique_keys, &self.change.shape.unique_keys];
         let others = others.into_iter().flatten().filter(|_| !self.undisturbed);
@@ -283,7 +283,7 @@ impl EventContext<'_> {
             .any(|key| !key.is_empty() && is_same_set(key, columns))
     }
 
-    /// The row that an event has, as text of the values that tell it from other rows of the table.
+    /// Texts of the values that distinguish a row from the other rows of its table.
     pub(super) fn row_identity(&self, columns: &[String], row: &TrueRow) -> BTreeMap<String, String> {
         let is_unique = |shape: &Shape| {
             let mut keys = [&shape.key].into_iter().chain(&shape.unique_keys);
@@ -296,7 +296,7 @@ impl EventContext<'_> {
         let texts = columns
             .iter()
             .map(|name| (name.clone(), format!("{:?}", row.get(name).cloned().flatten())));
-        // A key of the partition alone tells rows of the same partition apart.
+        // A key of the partition only distinguishes rows of the same partition.
         let leaf = (!is_unique(self.named)).then(|| (String::new(), self.change.shape.relation.to_string()));
         texts.chain(leaf).collect()
     }
@@ -336,7 +336,7 @@ impl EventContext<'_> {
         KeyColumns::Unknown
     }
 
-    /// A changed key is a delete and a create in Debezium's form, if the log names the old key.
+    /// Checks that a key change is a delete and a create in Debezium's form, if the log contains the old key.
     fn check_split(&self, events: &[&KeyedEvent], failures: &mut Vec<Failure>) {
         let (Some(old), Some(new), [first, ..]) = (&self.change.old, &self.change.new, events) else {
             return;
@@ -356,7 +356,7 @@ impl EventContext<'_> {
         }
     }
 
-    /// Whether the plugin sends all columns of the key, for deletes, too.
+    /// Whether the plugin sends all columns of the key, also for deletes.
     fn knows_key(&self) -> bool {
         let columns = self.named.key.iter().map(|name| self.change.shape.column(name));
         let all = columns
@@ -365,7 +365,7 @@ impl EventContext<'_> {
         all && self.names_keys
     }
 
-    /// Whether the log names the old key.
+    /// Whether the log contains the old key.
     fn names_old_key(&self) -> bool {
         self.change.shape.names_key(&self.named.key)
     }
@@ -388,10 +388,10 @@ impl EventContext<'_> {
             return false;
         };
         let text = new.get(name).and_then(Option::as_ref);
-        text.is_some_and(|text| text.len() > SHORTEST_LARGE) && old.get(name) == new.get(name)
+        text.is_some_and(|text| text.len() > LONGEST_INLINE) && old.get(name) == new.get(name)
     }
 
-    /// wal2json before 2.6 writes null for NaN and infinity.
+    /// Whether wal2json writes null for this value: before 2.6, it does so for NaN and infinity.
     fn is_blind(&self, column: &ShapeColumn, text: &str) -> bool {
         self.plugin == Plugin::Wal2json
             && ["float4", "float8", "numeric"].contains(&&*column.base)

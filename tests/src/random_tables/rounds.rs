@@ -26,10 +26,10 @@ const VERSIONS: [Option<u32>; 5] = [None, Some(14), Some(16), Some(17), Some(18)
 /// Envelopes of the rounds.
 const ENVELOPES: [&str; 3] = ["debezium", "wal2json", "dms"];
 
-/// Runs the rounds. `report` gets the text of each failed round, and the counts after each batch.
+/// Runs the rounds. `report` gets the reports of failed rounds and the counts, after each batch.
 ///
 /// # Panics
-/// A part of the test itself cannot do its work.
+/// The test itself fails, for example a statement that must succeed.
 pub async fn run(settings: RoundSettings, mut report: impl FnMut(&str, &Tally)) -> Tally {
     let mut waiting = batches(settings).into_iter();
     let (mut running, mut tally) = (JoinSet::new(), Tally::default());
@@ -48,7 +48,7 @@ pub async fn run(settings: RoundSettings, mut report: impl FnMut(&str, &Tally)) 
     }
 }
 
-/// Batches of seeds with the same version and envelope, the versions in turn.
+/// Batches of seeds with the same version and envelope. Versions and envelopes alternate.
 fn batches(settings: RoundSettings) -> Vec<BatchSettings> {
     let mut groups: BTreeMap<(usize, usize), Vec<u64>> = BTreeMap::new();
     for seed in settings.first..settings.first + settings.count {

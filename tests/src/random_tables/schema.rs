@@ -18,17 +18,17 @@ pub(super) const GENERATED: (&str, &str) = (
     "publish_via_partition_root = true, publish_generated_columns = stored",
 );
 
-/// Table of a round, as the statements know it.
+/// Table of a round. The statements are generated from it.
 #[derive(Debug)]
 pub(super) struct RandomTable {
     /// Name without quotes.
     pub(super) name: String,
     pub(super) columns: Vec<RandomColumn>,
-    /// Names of the partitions that hold rows, without quotes; empty for a table without partitions.
+    /// Names of the partitions with rows, without quotes; empty for a table without partitions.
     pub(super) leaves: Vec<String>,
     /// Names of the columns of the primary key, which may be empty.
     pub(super) key: Vec<String>,
-    /// Number of names that DDL has created, for new ones.
+    /// Number of names that DDL has created. The next name contains it.
     pub(super) names: u32,
 }
 
@@ -149,7 +149,7 @@ async fn create_table(script: &mut Script, number: u32, version: u32) -> RandomT
     table
 }
 
-/// The first two columns are `id` and `region`; their names are odd, too.
+/// Random columns. The first is the id, whose name may be odd. The second is `region`.
 fn columns(script: &mut Script) -> Vec<RandomColumn> {
     let id = *script.pick(&["id", "Id", "the id", "i\"d"]);
     let mut columns = vec![
@@ -182,7 +182,7 @@ fn declarations(script: &mut Script, table: &RandomTable) -> String {
     list.join(", ")
 }
 
-/// Drops a column that is created for it: the numbers of the others have a hole.
+/// Sometimes adds two columns and drops them, so that the next column's number has a gap before it.
 async fn drop_a_column(script: &mut Script, name: &str) {
     if script.chance(25) {
         script
@@ -193,7 +193,7 @@ async fn drop_a_column(script: &mut Script, name: &str) {
     }
 }
 
-/// Adds a generated column.
+/// Sometimes adds a generated column.
 async fn generate_column(script: &mut Script, table: &mut RandomTable, version: u32) {
     if !script.chance(25) {
         return;
@@ -251,7 +251,7 @@ async fn create_key(script: &mut Script, table: &mut RandomTable, parted: bool) 
     }
 }
 
-/// Gives partitions keys of their own, where the table has none.
+/// Creates primary keys of single partitions. The table has none.
 async fn create_leaf_keys(script: &mut Script, table: &RandomTable) {
     for leaf in &table.leaves {
         if script.chance(60) {
@@ -270,7 +270,7 @@ fn keyable(table: &RandomTable) -> Vec<String> {
     columns.map(|column| column.name.clone()).collect()
 }
 
-/// Two partitions of a table, of which one may have partitions itself, or another order of columns.
+/// Creates two partitions of a table. The second has another order of columns, or has partitions itself.
 async fn create_partitions(script: &mut Script, table: &mut RandomTable) {
     let name = table.quoted();
     let (low, high) = (format!("{} low", table.name), format!("{} High", table.name));
@@ -306,7 +306,9 @@ async fn create_partitions(script: &mut Script, table: &mut RandomTable) {
     attach_leaf(script, table, &parent, &high, "from (5) to (10)").await;
 }
 
-/// Attaches a partition with another order of columns, and with a dropped one.
+/// Attaches a partition with another order of columns, and with a dropped column.
+///
+/// A table with a generated column gets a plain partition. Returns whether the server accepted the statements.
 pub(super) async fn attach_leaf(
     script: &mut Script,
     table: &mut RandomTable,
@@ -320,7 +322,7 @@ pub(super) async fn attach_leaf(
     let name = quoted(leaf);
     let generated = table.columns.iter().any(|column| column.generated);
     if generated {
-        // A generated column must be the same in both; the plain way creates it.
+        // A generated column must be equal in table and partition. `partition of` copies it.
         let create = format!("create table {name} partition of {parent} for values {bounds}");
         let done = script.try_run(&create).await;
         if done {
@@ -340,7 +342,7 @@ pub(super) async fn attach_leaf(
     done
 }
 
-/// Sets a random replica identity of one relation.
+/// Often sets a random replica identity of a relation.
 pub(super) async fn set_identity(script: &mut Script, table: &RandomTable, relation: &str) {
     let identity = match script.random.u32(..100) {
         0..45 => return,

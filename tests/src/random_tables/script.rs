@@ -1,13 +1,13 @@
-//! Session that runs the SQL of one round, and keeps it for the report.
+//! Session that runs the SQL of one round, and logs it for the report.
 
 use fastrand::Rng;
 use tokio_postgres::Client;
 
-/// Text forms of values in the recorded truth.
+/// Settings that fix the texts of values in the recorded truth.
 const SETTINGS: &str = "set datestyle = 'ISO, YMD'; set intervalstyle = 'iso_8601'; set timezone = 'UTC'; \
      set bytea_output = 'hex'; set extra_float_digits = 1; set client_min_messages = error";
 
-/// SQL of one round, with the random numbers that draw it.
+/// SQL of one round, and the random numbers that generate it.
 #[derive(Debug)]
 pub(super) struct Script {
     client: Client,
@@ -51,7 +51,7 @@ impl Script {
 
     /// Runs SQL that the server may refuse; returns whether it did not.
     ///
-    /// Inside a transaction the caller has a savepoint `s` for it.
+    /// Inside a transaction, the caller must have set a savepoint.
     pub(super) async fn try_run(&mut self, sql: &str) -> bool {
         match self.client.batch_execute(sql).await {
             Ok(()) => {
@@ -98,7 +98,7 @@ impl Script {
         &from[self.random.usize(..from.len())]
     }
 
-    /// True in this share of a hundred cases.
+    /// True with this probability.
     pub(super) fn chance(&mut self, percent: u32) -> bool {
         self.random.u32(..100) < percent
     }

@@ -1,4 +1,4 @@
-//! Recorded truth: definitions of tables, and their changes, as the server had them.
+//! Truth: the recorded definitions of tables, and their recorded changes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -12,9 +12,10 @@ pub(super) const TRUTH: &str = include_str!("truth.sql");
 /// Texts of the values of a row by column; `None` is null.
 pub(super) type TrueRow = BTreeMap<String, Option<String>>;
 
-/// Definition of a table at some time.
+/// Definition of a table in one generation.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(super) struct Shape {
+    /// Number of the description of the schema that contains this definition.
     pub(super) generation: i32,
     pub(super) schema: String,
     pub(super) name: String,
@@ -25,12 +26,12 @@ pub(super) struct Shape {
     pub(super) identity: String,
     /// Columns of the replica identity, unless it is the whole row or nothing.
     pub(super) identity_key: Vec<String>,
-    /// Columns of the key of its events, by docs/events.md.
+    /// Columns of the key of its events, as docs/events.md defines it.
     pub(super) key: Vec<String>,
     /// Columns of each unique index by which a backfill can read the table.
     pub(super) unique_keys: Vec<Vec<String>>,
     pub(super) published: Option<Published>,
-    /// Changes when the catalog's rows about the table change.
+    /// Hash that changes with each write to the catalog's rows of the table.
     pub(super) catalog: String,
     pub(super) columns: Vec<ShapeColumn>,
 }
@@ -55,24 +56,24 @@ pub(super) struct ShapeColumn {
     pub(super) name: String,
     #[serde(rename = "type")]
     pub(super) type_name: String,
-    /// Base type, if PostgreSQL has it; empty for a type of an application.
+    /// Base type, if it is PostgreSQL's own; empty for a type of an application.
     pub(super) base: String,
-    /// Element of an array, in the same way.
+    /// Base type of an array's elements, in the same way; `None` if the type is no array.
     pub(super) element: Option<String>,
     pub(super) delimiter: String,
-    /// Whether older rows have its default without storing it (`atthasmissing`).
+    /// Whether older rows have its default, which they do not store (`atthasmissing`).
     pub(super) late: bool,
     /// `s` for a stored generated column, `v` for a virtual one.
     pub(super) generated: String,
 }
 
 impl Shape {
-    /// Whether its deletes and updates name the old row.
+    /// Whether its deletes and updates identify the old row.
     pub(super) fn is_identified(&self) -> bool {
         self.identity == "f" || !self.identity_key.is_empty()
     }
 
-    /// Whether its deletes and updates name these columns of the old row.
+    /// Whether its deletes and updates contain these columns of the old row.
     pub(super) fn names_key(&self, key: &[String]) -> bool {
         self.identity == "f" || key.iter().all(|name| self.identity_key.contains(name))
     }
@@ -107,11 +108,11 @@ impl Shape {
     }
 }
 
-/// A change as the server had it.
+/// A recorded change of the server.
 #[derive(Debug, Clone)]
 pub(super) struct TrueChange {
     pub(super) seq: i64,
-    /// i, u, d, t, or r for a row at the time of the backfill.
+    /// `i`, `u`, `d`, `t` (truncate), or `r` for a row at the time of the backfill.
     pub(super) op: char,
     pub(super) shape: Arc<Shape>,
     pub(super) old: Option<TrueRow>,
@@ -123,7 +124,7 @@ pub(super) struct TrueChange {
 pub(super) struct Truth {
     pub(super) changes: Vec<TrueChange>,
     shapes: Vec<Arc<Shape>>,
-    /// Numbers of the descriptions of the schema; one has no definition when all tables are dropped.
+    /// Numbers of the descriptions of the schema, also of one without tables.
     generations: Vec<i32>,
 }
 
@@ -174,7 +175,7 @@ async fn query(client: &Client, sql: &str) -> Vec<tokio_postgres::Row> {
 }
 
 impl Truth {
-    /// Definitions in the newest description up to this generation.
+    /// Definitions in the last description up to this generation.
     pub(super) fn at(&self, generation: i32) -> impl Iterator<Item = &Arc<Shape>> {
         let known = self.generations.iter().copied();
         let newest = known.filter(|known| *known <= generation).max();
@@ -183,12 +184,12 @@ impl Truth {
             .filter(move |shape| Some(shape.generation) == newest)
     }
 
-    /// Definitions now.
+    /// Definitions in the last description.
     pub(super) fn now(&self) -> impl Iterator<Item = &Arc<Shape>> {
         self.at(i32::MAX)
     }
 
-    /// Definition of the relation whose name pgoutput's events of a table have.
+    /// Definition of the relation that pgoutput's events of a table name.
     pub(super) fn published_shape(&self, shape: &Shape) -> Option<&Arc<Shape>> {
         let published = shape.published.as_ref()?;
         let mut same = self.shapes.iter().filter(|it| it.generation == shape.generation);
@@ -206,9 +207,9 @@ impl Truth {
         names
     }
 
-    /// Whether all tables whose events have the name of `named` ever named its key in deletes.
+    /// Whether deletes contained the key of `named`, in `shape` and in each partition of `named` at any time.
     ///
-    /// One partition that does not is reason enough to send the events of all without a key.
+    /// If one partition's deletes lack the key, the events of all partitions may be sent without a key.
     pub(super) fn names_keys(&self, shape: &Shape, named: &Shape) -> bool {
         let mut same = self.shapes.iter().filter(|it| {
             let published = it.published.as_ref().map(|published| published.relation);
@@ -217,7 +218,7 @@ impl Truth {
         shape.names_key(&named.key) && same.all(|it| it.names_key(&named.key))
     }
 
-    /// Whether a table has the same definition as in this generation, apart from other tables.
+    /// Whether the table and its published root have the same definitions in this generation.
     pub(super) fn is_undisturbed(&self, shape: &Shape, generation: i32) -> bool {
         let same = |relation: i64, was: &Shape| {
             let is = self.at(generation).find(|it| it.relation == relation);

@@ -1,19 +1,19 @@
--- Records every change of the tables of a schema as the server had it, in tables that no slot sends.
+-- Records every change of a schema's tables, in tables that no slot sends.
 create schema truth;
 
--- Definition of a table, as it was when the schema was described.
+-- Definitions of tables, one for each description of their schema.
 create unlogged table truth.shape (
     id int generated always as identity primary key,
     generation int not null,
     relation oid not null,
     -- SQL that makes a JSON object of texts from the columns of one row.
     body text not null,
-    -- SQL that takes the columns from a row variable.
+    -- SQL that selects the columns of a row variable.
     from_row text not null,
     document jsonb not null);
 create index on truth.shape (relation, id);
 
--- op is i, u, d, t (truncate), or r (a row as it is when the schema is captured).
+-- op is i, u, d, t (truncate), or r (a row of the table at the capture).
 create unlogged table truth.change (
     seq bigint generated always as identity primary key,
     op text not null,
@@ -91,7 +91,7 @@ create function truth.columns(relation oid) returns jsonb language sql stable as
     select coalesce(jsonb_agg(jsonb_build_object(
                'name', a.attname,
                'type', format_type(a.atttypid, a.atttypmod),
-               -- Types of applications are compared as text, whatever their names.
+               -- Values of applications' types are compared as text, also if a built-in type has the same name.
                'base', case when b.typnamespace = 'pg_catalog'::regnamespace then b.typname else '' end,
                'element', case when e.typnamespace = 'pg_catalog'::regnamespace then e.typname
                                when e.oid is not null then '' end,
@@ -125,7 +125,7 @@ create function truth.document(relation oid) returns jsonb language sql stable a
               and not exists (select from pg_attribute a where a.attrelid = c.oid
                               and a.attnum = any (i.indkey::int2[]) and not a.attnotnull)),
         'published', truth.published(c.oid),
-        -- It differs as soon as a row of the catalog about the table is written.
+        -- It changes with each write to the catalog's rows of the table.
         'catalog', md5(concat_ws(' ', c.xmin,
             (select string_agg(xmin::text, ',' order by attnum) from pg_attribute where attrelid = c.oid),
             (select string_agg(xmin::text, ',' order by indexrelid) from pg_index where indrelid = c.oid))),
@@ -134,7 +134,7 @@ create function truth.document(relation oid) returns jsonb language sql stable a
     where c.oid = relation
 $$;
 
--- Describes the tables of a schema, and gives those without triggers theirs. Call it after each DDL.
+-- Records the definitions of a schema's tables, and creates missing triggers. Call it after each DDL.
 create function truth.describe(wanted text) returns void language plpgsql as $$
 declare
     current_number int;

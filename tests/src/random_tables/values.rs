@@ -1,6 +1,6 @@
 //! Comparison of a value in an event with PostgreSQL's text of it.
 //!
-//! The exact JSON of each type is the subject of other tests. Here each form that has the same value will do.
+//! Other tests check the exact JSON of each type. Here every form of the same value is valid.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::shape::ShapeColumn;
 
-/// Whether a value of an event, not null, is the value with this text.
+/// Whether a value of an event, which is not null, equals the value with this text.
 pub(super) fn is_same(value: &Value, text: &str, column: &ShapeColumn) -> bool {
     match (value, &column.element) {
         (Value::Array(items), Some(element)) => is_same_list(items, text, element, &column.delimiter),
@@ -45,7 +45,7 @@ fn same_number<T: std::str::FromStr + PartialEq>(one: &str, other: &str) -> bool
     matches!((one.parse::<T>(), other.parse::<T>()), (Ok(one), Ok(other)) if one == other)
 }
 
-/// Decimal without exponent.
+/// Decimal without a leading plus; with an exponent, the text as it is.
 fn plain_decimal(text: &str) -> String {
     let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
     if exponent == "0" {
@@ -62,7 +62,9 @@ fn is_same_bytes(shown: &str, text: &str) -> bool {
     shown == digits || bytes.is_some_and(|bytes| STANDARD.encode(bytes) == shown)
 }
 
-/// Debezium's bits: true or false for one, the bytes from the lowest on for more, without leading zeros.
+/// Debezium's bits: a boolean for one bit, otherwise base64 of little-endian bytes.
+///
+/// Both forms are valid, with and without the zero bytes at the end.
 fn is_same_bits(shown: &str, text: &str) -> bool {
     if text.len() == 1 && (shown == "true" || shown == "false") {
         return (shown == "true") == (text == "1");
@@ -85,7 +87,7 @@ fn is_same_point(value: &Value, text: &str) -> bool {
     parsed == Some((value["x"].as_f64(), value["y"].as_f64()))
 }
 
-/// Time in one of the forms: `2024-02-29 12:34:56`, with `T` and `Z`, with `+00`, or with zeros of a fraction.
+/// Time in the form `2024-02-29 12:34:56`: without `T`, `Z`, `+00`, and zeros at the end of a fraction.
 fn plain_time(text: &str) -> String {
     let text = text.replace('T', " ");
     let text = match text.strip_suffix(" BC").and_then(|era| era.split_once('-')) {

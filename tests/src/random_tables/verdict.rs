@@ -1,5 +1,4 @@
-//! Verdict on one round: each plugin against the truth, its backfill against its log, and the plugins against
-//! each other.
+//! Comparison of a round's events with the truth, of backfills with logs, and of the plugins with each other.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -13,7 +12,7 @@ use super::batch::{Failure, Tally};
 use super::event_checks::{self, EventContext, KeyColumns};
 use super::shape::{Shape, TrueChange, TrueRow, Truth};
 
-/// Events of one plugin about one round, in the order of positions.
+/// Events of one plugin in one round, in the order of positions.
 #[derive(Debug)]
 pub(super) struct PluginEvents {
     pub(super) plugin: Plugin,
@@ -22,18 +21,18 @@ pub(super) struct PluginEvents {
     pub(super) backfilled: Vec<String>,
 }
 
-/// Round whose events have arrived.
+/// Round with its events.
 #[derive(Debug)]
 pub(super) struct FinishedRound {
     pub(super) truth: Truth,
     pub(super) plugins: Vec<PluginEvents>,
-    /// Number of the last change before the drain.
+    /// [`TrueChange::seq`] of the last change before the drain.
     pub(super) drained: i64,
-    /// Description of the tables that the drain met.
+    /// [`Shape::generation`] of the tables at the drain.
     pub(super) generation: i32,
 }
 
-/// Failures that are kept of one round.
+/// Most failures that are reported for one round.
 const MOST_FAILURES: usize = 12;
 
 /// Image of a row in the events of one plugin, for the comparison with others.
@@ -42,7 +41,7 @@ struct SentImage<'t> {
     context: EventContext<'t>,
 }
 
-/// Checks everything that a round promises.
+/// Checks a round. Returns its failures, and adds to the counts.
 pub(super) fn judge(round: &FinishedRound, tally: &mut Tally) -> Vec<Failure> {
     let mut verdict = Verdict {
         round,
@@ -66,15 +65,15 @@ pub(super) fn judge(round: &FinishedRound, tally: &mut Tally) -> Vec<Failure> {
     failures
 }
 
-/// What a plugin's log said of rows: the last event of each state of a row, and the keys.
+/// The live events of a plugin: the last event of each version of a row, and the keys.
 #[derive(Default)]
 struct LogRows<'t> {
-    /// Events by definition of the table and the row.
+    /// Events by the definition of the table, and the row.
     events: HashMap<(String, &'t TrueRow), (&'t KeyedEvent, EventContext<'t>)>,
     keys: SeenKeys,
 }
 
-/// Definition of a table as text, without the time at which it was described.
+/// Definition of a table as text, without its generation.
 fn definition(shape: &Shape, named: &Shape) -> String {
     format!(
         "{:?} {:?} {:?} {:?}",
@@ -82,7 +81,7 @@ fn definition(shape: &Shape, named: &Shape) -> String {
     )
 }
 
-/// Verdict on a round, while it is made.
+/// State of the checks of a round.
 struct Verdict<'t> {
     round: &'t FinishedRound,
     tally: &'t mut Tally,
@@ -204,12 +203,12 @@ impl FinishedRound {
     }
 }
 
-/// Keys that events had, with the keys of their rows.
+/// Partition keys of events, each with the key of its row.
 #[derive(Debug, Default)]
 struct SeenKeys(HashMap<(String, String), String>);
 
 impl SeenKeys {
-    /// Adds an event; a failure if a row with another key had its partition key.
+    /// Adds an event. Returns a failure if an earlier row with another key has the same partition key.
     fn add(&mut self, context: &EventContext<'_>, event: &KeyedEvent) -> Option<Failure> {
         let named = context.named;
         let row = match event.event.op.as_str() {
@@ -221,7 +220,7 @@ impl SeenKeys {
         }
         let columns = match context.key_columns(event) {
             KeyColumns::Known(columns) => columns,
-            // What is not the key of the table has a failure of its own.
+            // `EventContext::check` reports this failure.
             KeyColumns::Unknown => return None,
             KeyColumns::Hashed => named.key.clone(),
         };
@@ -247,7 +246,7 @@ impl SeenKeys {
     }
 }
 
-/// Compares the events of one change that the plugins made.
+/// Compares the plugins' events of one change.
 fn compare_plugins(images: &[SentImage<'_>]) -> Option<Failure> {
     let (first, others) = images.split_first()?;
     others.iter().find_map(|other| {
@@ -256,7 +255,7 @@ fn compare_plugins(images: &[SentImage<'_>]) -> Option<Failure> {
     })
 }
 
-/// Reports a column or a key in which two events about the same row differ, if both have it.
+/// Reports a column or a key that two events of the same row have, and in which they differ.
 fn differ(
     context: &EventContext<'_>,
     one: &KeyedEvent,

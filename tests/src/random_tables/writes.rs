@@ -71,7 +71,7 @@ fn update(script: &mut Script, table: &RandomTable) -> String {
     let mut set = Vec::new();
     for at in &columns {
         let column = &table.columns[*at];
-        // A key that changes is as frequent as any other column that changes.
+        // The first two columns are in most keys. A key change must not be too frequent.
         if script.chance(if *at < 2 { 15 } else { 40 }) {
             set.push(format!("{} = {}", quoted(&column.name), value(script, column)));
         }

@@ -435,7 +435,7 @@ mod tests {
         assert_eq!(state.phase(), BackfillPhase::Paused);
         state.finished_at = Some("2026-11-25T12:00:00Z".into());
         assert_eq!(state.phase(), BackfillPhase::Finished);
-        state.fail_table(name(1), "it is no longer there".into());
+        state.fail_table(name(1), "it no longer exists".into());
         assert_eq!(state.phase(), BackfillPhase::Failed);
         state.restart("s", "8", Lsn(0x20));
         assert_eq!(

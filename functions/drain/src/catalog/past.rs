@@ -1,37 +1,40 @@
-//! Which facts of the catalog also hold for earlier rows of the log.
+//! Which facts of the catalog are valid for earlier rows of the log.
 //!
-//! The catalog is read after the rows were written. Each of its rows has the id of the transaction that wrote
-//! it. A fact holds for a row of the log if it was written by an earlier transaction: a change of a table's
-//! definition waits until the writers of the table have ended.
+//! The catalog is read after the rows of the log were written. Each row of the catalog has the id of the
+//! transaction that wrote it. Its fact is valid for a row of the log if that transaction is earlier than the
+//! row's: a change of a table's definition waits until the table's writers have ended.
 //!
-//! Ids are assigned at the first write of a transaction. The rule depends on nothing but the catalog and the
-//! row's transaction, so a row that is sent again has the same key. It is too generous for one case: a
-//! transaction that wrote something else first, and changed the table after a later transaction wrote to it.
+//! The rule depends on the catalog and the row's transaction only. So a row that is sent again has the same
+//! key, unless the table was altered in between: then it may have no key.
+//!
+//! The rule is wrong in one case, because a transaction gets its id at its first write. Transaction 10 writes
+//! to another table. Transaction 11 writes to this table, and ends. Then transaction 10 alters this table.
+//! Its facts count as valid for the rows of transaction 11.
 
 use std::collections::HashMap;
 
 use super::{Catalog, CatalogTable};
 
-/// Transactions that wrote a table's rows of the catalog, and may be newer than rows of the log.
+/// Transactions that wrote a table's rows of the catalog, and may be later than rows of the log.
 ///
-/// An empty list means that the fact is older than every row.
+/// With an empty list, the fact is older than every row of the log.
 #[derive(Debug, Default, Clone)]
 pub struct RecentChanges {
     /// The transaction that created the table.
     pub created: Option<u32>,
-    /// Those that gave the table its name.
+    /// Transactions that set the table's name.
     pub name: Vec<u32>,
-    /// Those that wrote the row of the table itself, which has its replica identity.
+    /// Transactions that wrote the table's row in `pg_class`, which contains its replica identity.
     pub identity: Vec<u32>,
-    /// Those that wrote one of its indexes.
+    /// Transactions that wrote one of its indexes.
     pub indexes: Vec<u32>,
-    /// Those that wrote [`CatalogTable::key`].
+    /// Transactions that wrote [`CatalogTable::key`].
     pub key: Vec<u32>,
-    /// Those that wrote [`CatalogTable::primary_key`].
+    /// Transactions that wrote [`CatalogTable::primary_key`].
     pub primary_key: Vec<u32>,
-    /// Those that wrote its columns, by the column's name.
+    /// The transaction that wrote a column, by the column's name.
     pub columns: HashMap<String, u32>,
-    /// Those that dropped columns.
+    /// Transactions that dropped columns.
     pub dropped: Vec<u32>,
 }
 
@@ -56,26 +59,28 @@ pub fn precedes(xid: u32, other: u32) -> bool {
     (xid.wrapping_sub(other) as i32) < 0
 }
 
-/// The transaction of the rows that are read, among those that wrote the catalog.
+/// The transaction of the rows that are being read, and the transactions that wrote the catalog.
 #[derive(Debug, Default)]
 pub(super) struct ReadTransaction {
-    /// Those that wrote the catalog, and may be newer than rows of the log, in the order of their ids.
+    /// Transactions that wrote the catalog, and may be later than rows of the log, in the order of their ids.
     recent: Vec<u32>,
-    /// The transaction of the rows; `None` if the catalog is as old as any row.
+    /// The transaction of the rows; `None` before the first one.
     xid: Option<u32>,
     generation: usize,
 }
 
 impl ReadTransaction {
     fn add(&mut self, xid: u32) {
-        // The ids are near each other, so they have an order although they wrap around.
+        // The ids are close together, so they can be ordered although ids wrap around.
         let place = self.recent.partition_point(|recent| precedes(*recent, xid));
         if self.recent.get(place) != Some(&xid) {
             self.recent.insert(place, xid);
         }
     }
 
-    /// Numbers the facts that hold. A table that is read later may add facts, so their count is a part of it.
+    /// Computes the number of the generation.
+    ///
+    /// A table that is read later may add facts, so the number contains the count of all facts.
     fn number_generation(&mut self) {
         let Some(xid) = self.xid else { return };
         let earlier = self.recent.partition_point(|recent| precedes(*recent, xid));
@@ -85,18 +90,18 @@ impl ReadTransaction {
 }
 
 impl Catalog {
-    /// Notes that the rows that follow belong to this transaction.
+    /// Sets the transaction of the rows that follow.
     pub fn begin_transaction(&mut self, xid: u32) {
         self.read.xid = Some(xid);
         self.read.number_generation();
     }
 
-    /// A number that differs between transactions for whose rows other facts hold.
+    /// A number that is equal for transactions with the same valid facts.
     pub fn generation(&self) -> usize {
         self.read.generation
     }
 
-    /// The table with this OID, for rows that the server described with it.
+    /// The table with this OID, for rows whose description contains the OID.
     pub fn past_table(&self, oid: u32) -> Option<PastTable<'_>> {
         let table = self.table(self.names.get(&oid)?)?;
         let catalog = self;
@@ -107,7 +112,7 @@ impl Catalog {
         })
     }
 
-    /// The table of this name; `None` also if another table may have had the name when the row was written.
+    /// The table of this name; `None` if another table may have had the name when the row was written.
     pub fn past_table_named(&self, name: &crate::table_name::TableName) -> Option<PastTable<'_>> {
         let past = PastTable {
             catalog: self,
@@ -123,7 +128,7 @@ impl Catalog {
     }
 }
 
-/// A table of the catalog, with the facts that hold for the rows that are being read.
+/// A table of the catalog, with the facts that are valid for the rows that are being read.
 #[derive(Clone, Copy)]
 pub struct PastTable<'c> {
     catalog: &'c Catalog,
@@ -138,10 +143,11 @@ impl<'c> PastTable<'c> {
         self.table
     }
 
-    /// Whether a fact that these transactions wrote holds.
+    /// Whether a fact that these transactions wrote is valid.
     ///
-    /// What was written with the table itself holds for all its rows. Rows that have only the table's name
-    /// may be those of an earlier table, unless the table's own transaction wrote them.
+    /// A fact from the table's creation is valid for every row with the table's OID. A row with only the
+    /// table's name may be of an earlier table of that name. Then the fact is valid only if the row's
+    /// transaction is the creation or a later one.
     fn holds(&self, transactions: &[u32]) -> bool {
         let row = self.catalog.read.xid;
         transactions.iter().all(|xid| {
@@ -178,10 +184,10 @@ impl<'c> PastTable<'c> {
         is_known && self.table.is_insert_only()
     }
 
-    /// Whether an update without an old row has left the key as it was.
+    /// Whether an update without an old row left the key unchanged.
     ///
-    /// PostgreSQL logs the old values of the columns of the replica identity only. No index of the table may
-    /// have been marked as the identity since.
+    /// PostgreSQL logs the old values only of the replica identity's columns. So no index of the table may
+    /// have become the identity since.
     pub fn logs_key_changes(&self) -> bool {
         self.table.identity != 'n' && self.holds(&self.table.recent.indexes)
     }
@@ -193,15 +199,15 @@ impl<'c> PastTable<'c> {
         is_column && recent.is_none_or(|xid| self.holds(&[*xid]))
     }
 
-    /// Whether a null of this column may stand for a value that no log has: the column is, or was, virtual.
+    /// Whether a null may replace a value that is in no log: the column is virtual, or may have been.
     pub fn may_be_virtual(&self, name: &str) -> bool {
         self.table.virtual_columns.iter().any(|column| column == name) || !self.has_column(name)
     }
 
-    /// Whether the columns that a description marks are the whole replica identity.
+    /// Whether the columns that a relation's description marks are the whole replica identity.
     ///
     /// The server neither marks nor sends columns that it does not publish: generated columns, and columns
-    /// outside of a column list. `is_primary` is whether the identity is the primary key, and `sent` are all
+    /// outside of a column list. `is_primary` is true if the identity is the primary key. `sent` are all
     /// columns of the description.
     pub fn is_whole_identity(&self, is_primary: bool, marked: &[&str], sent: &[&str]) -> bool {
         let is_index = self.table.identity == 'i' && self.holds(&self.table.recent.indexes);
@@ -213,12 +219,12 @@ impl<'c> PastTable<'c> {
         if !key.is_empty() {
             return key.iter().all(|column| marked.contains(&column.as_str()));
         }
-        // The identity of that time is not known. It is whole if the server sent every column.
+        // The identity at the time of the row is unknown. It is whole if the server sent every column.
         let mut columns = self.table.columns.iter();
         self.holds(&self.table.recent.dropped) && columns.all(|column| sent.contains(&column.name.as_str()))
     }
 
-    /// The partitions that hold its rows, as far as they existed.
+    /// Its partitions with rows that existed when the row was written.
     pub fn partitions(&self) -> Vec<&'c CatalogTable> {
         let partitions = self.table.partitions.iter();
         let known = partitions.filter_map(|oid| self.catalog.past_table(*oid));
@@ -230,7 +236,7 @@ impl<'c> PastTable<'c> {
         existed.map(|past| past.table).collect()
     }
 
-    /// The columns that decide a row's partition, on all levels; `None` if they are not known.
+    /// The partition keys' columns of all levels; `None` if they are unknown.
     pub fn partition_columns(&self) -> Option<&'c [String]> {
         let columns = self.table.partition_columns.as_deref()?;
         columns
@@ -281,16 +287,16 @@ mod tests {
     }
 
     #[test]
-    fn a_fact_holds_for_rows_of_later_transactions() {
+    fn a_fact_is_valid_for_rows_of_later_transactions() {
         let mut catalog = catalog();
-        for (xid, is_held) in [(15, false), (20, false), (21, true), (u32::MAX - 5, false)] {
+        for (xid, has_key) in [(15, false), (20, false), (21, true), (u32::MAX - 5, false)] {
             catalog.begin_transaction(xid);
-            assert_eq!(catalog.past_table(7).unwrap().key().is_empty(), !is_held, "{xid}");
+            assert_eq!(catalog.past_table(7).unwrap().key().is_empty(), !has_key, "{xid}");
         }
     }
 
     #[test]
-    fn transactions_have_the_same_generation_if_the_same_facts_hold() {
+    fn transactions_have_the_same_generation_if_the_same_facts_are_valid() {
         let mut catalog = catalog();
         let generations = [9, 10, 11, 15, 20, 21].map(|xid| {
             catalog.begin_transaction(xid);
@@ -323,12 +329,12 @@ mod tests {
             },
         );
         assert_ne!(catalog.generation(), before);
-        // As many facts hold, but others.
+        // The number of valid facts is the same, but the facts differ.
         assert_ne!(generation(&mut catalog, 9), before);
     }
 
     #[test]
-    fn a_fact_of_the_tables_creation_holds_for_every_row_of_its_oid() {
+    fn a_fact_of_the_tables_creation_is_valid_for_every_row_of_its_oid() {
         let catalog = catalog();
         let past = catalog.past_table(7).unwrap();
         assert_eq!(past.primary_key(), ["a"]);
@@ -339,9 +345,9 @@ mod tests {
     #[test]
     fn a_name_may_have_been_another_tables_before_the_creation() {
         let mut catalog = catalog();
-        for (xid, is_held) in [(9, false), (10, true), (11, true)] {
+        for (xid, is_valid) in [(9, false), (10, true), (11, true)] {
             catalog.begin_transaction(xid);
-            assert_eq!(catalog.past_table_named(&name()).is_some(), is_held, "{xid}");
+            assert_eq!(catalog.past_table_named(&name()).is_some(), is_valid, "{xid}");
         }
     }
 
@@ -351,7 +357,7 @@ mod tests {
         let past = catalog.past_table(7).unwrap();
         assert!(past.is_whole_identity(true, &["a"], &["a"]));
         assert!(!past.is_whole_identity(true, &["b"], &["b", "c"]));
-        // The index of the past is not known.
+        // The identity's index at the time of the row is unknown.
         assert!(past.is_whole_identity(false, &["b"], &["a", "b", "c"]));
         assert!(!past.is_whole_identity(false, &["b"], &["a", "b"]));
     }

@@ -1,4 +1,4 @@
-//! Why a server lost a slot, and what keeps the next slot from the same end.
+//! Why a server lost a slot, and which setting prevents the next loss.
 
 use std::fmt;
 
@@ -9,15 +9,19 @@ use super::SlotState;
 pub enum SlotLoss {
     /// The server removed write-ahead log that the slot needs.
     WalRemoved,
-    /// Vacuum removed rows of the system catalogs that the slot needs, as a standby may cause.
+    /// Vacuum on the primary removed rows of the system catalogs that the slot needs.
+    ///
+    /// The slot was on a standby, without `hot_standby_feedback`.
     RowsRemoved,
-    /// The server was started with a `wal_level` below logical.
+    /// The primary ran with a `wal_level` below logical, while the slot was on a standby.
+    ///
+    /// A primary with a logical slot does not start with such a `wal_level`.
     WalLevel,
     /// No session read the slot for `idle_replication_slot_timeout` (PostgreSQL 18).
     Idle,
-    /// PostgreSQL 16 does not state the reason.
+    /// The server does not state the reason (PostgreSQL 16).
     Unstated,
-    /// It has no position.
+    /// The slot has no position.
     NoPosition,
     /// A reason of a later version of PostgreSQL.
     Other(String),
@@ -51,20 +55,22 @@ impl SlotLoss {
         }
     }
 
-    /// How to keep the next slot; empty if nothing is known to help.
+    /// The setting that prevents the next loss; empty if none is known.
     pub(super) fn advice(&self) -> &'static str {
         match self {
-            SlotLoss::WalRemoved => ". To keep the next slot, raise max_slot_wal_keep_size",
-            SlotLoss::RowsRemoved => ". To keep the next slot, set hot_standby_feedback=on on each standby",
+            SlotLoss::WalRemoved => ". To prevent the next loss, raise max_slot_wal_keep_size",
+            SlotLoss::RowsRemoved => {
+                ". To prevent the next loss, set hot_standby_feedback=on on each standby"
+            }
             SlotLoss::WalLevel => {
-                ". To keep the next slot, leave rds.logical_replication=1 (wal_level=logical)"
+                ". To prevent the next loss, keep rds.logical_replication=1 (wal_level=logical)"
             }
             SlotLoss::Idle => {
-                ". To keep the next slot, raise idle_replication_slot_timeout above the longest pause \
+                ". To prevent the next loss, raise idle_replication_slot_timeout above the longest pause \
                  between two ticks, or set it to 0"
             }
             SlotLoss::Unstated => {
-                ". To keep the next slot, raise max_slot_wal_keep_size; if the server was a standby, \
+                ". To prevent the next loss, raise max_slot_wal_keep_size; if the server was a standby, \
                  also set hot_standby_feedback=on on each standby"
             }
             SlotLoss::NoPosition | SlotLoss::Other(_) => "",
@@ -80,12 +86,12 @@ impl fmt::Display for SlotLoss {
             SlotLoss::RowsRemoved => {
                 "rows_removed: vacuum removed rows of the system catalogs that the slot needs"
             }
-            SlotLoss::WalLevel => "wal_level_insufficient: the server ran with a wal_level below logical",
+            SlotLoss::WalLevel => "wal_level_insufficient: the primary ran with a wal_level below logical",
             SlotLoss::Idle => {
                 "idle_timeout: no session read the slot for the time of idle_replication_slot_timeout"
             }
             SlotLoss::Unstated => "the server does not state the reason",
-            SlotLoss::NoPosition => "it has no position",
+            SlotLoss::NoPosition => "the slot has no position",
             SlotLoss::Other(reason) => reason,
         })
     }

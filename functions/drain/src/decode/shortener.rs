@@ -1,12 +1,13 @@
 //! Shortening of rows that are too large for the memory.
 //!
-//! PostgreSQL sends such a row in slices. A [`RowShortener`] reads them one after the other, and keeps what a
-//! record can hold. The result is a row in the syntax of the same plugin. In it, a mark that the plugin never
-//! writes replaces each value that was not kept. The decoder turns the mark into
+//! The peek's query cuts such a row into slices. A [`RowShortener`] reads the slices in order, and keeps the
+//! values that may fit into a record. The result is a row in the syntax of the same plugin. A mark replaces
+//! each value that was not kept. The plugin never writes this mark, and the decoder reads it as
 //! [`Datum::Oversize`](crate::change::Datum::Oversize).
 //!
-//! The largest values are replaced, until the rest is small enough. So an event loses the same columns as if
-//! its whole row had been read.
+//! The largest values are replaced first, until the row is small enough. So an event omits the same columns
+//! as if its whole row had been read. Exceptions are values that an envelope writes in less than half of the
+//! plugin's bytes: see [`KeptBytes::for_record`].
 
 #[cfg(test)]
 mod tests;
@@ -16,17 +17,17 @@ use super::test_decoding::shortener::TestDecodingScanner;
 use super::wal2json::shortener::Wal2jsonScanner;
 use crate::plugin::Plugin;
 
-/// Bytes that a scanner sees at least, unless the row ends before.
+/// Least bytes of input with which a scanner of text reads syntax, except at the end of the row.
 ///
-/// The names of a column and of its type take less, with all their quotes.
+/// The names of a column and of its type are shorter, including their quotes.
 pub(super) const LOOK_AHEAD: usize = 4096;
 
-/// Most bytes of a shortened row besides its large values.
+/// Most bytes of a shortened row, without its large values.
 ///
-/// A table has at most 1600 columns. Their names, types and small values take less, in two images.
+/// A table has at most 1600 columns. Their names, types and small values are fewer bytes, even in two images.
 const MAX_SYNTAX: usize = 8 << 20;
 
-/// Bytes of a value that is never replaced: it is hardly longer than its mark.
+/// Most bytes of a value that is never replaced: its mark is hardly shorter.
 const SMALL_VALUE: usize = 256;
 
 /// Most bytes of the values that a shortened row keeps.
@@ -41,8 +42,11 @@ pub struct KeptBytes {
 impl KeptBytes {
     /// Bounds for a stream whose records have at most `record` bytes.
     ///
-    /// No envelope writes a value in less than half of the bytes that the plugin writes. An event may have
-    /// only one of the two images of a row.
+    /// An envelope writes a value in at least half of the plugin's bytes, with few exceptions. So a larger
+    /// value exceeds the record. The exceptions are values that Debezium's form compresses, such as `bit
+    /// varying` as base64: they are replaced although the event might have room for them.
+    ///
+    /// A row may have two images, of which the event may contain only one. So a row may keep twice as much.
     pub fn for_record(record: usize) -> Self {
         KeptBytes {
             value: record.saturating_mul(2).min(16 << 20),
@@ -51,21 +55,21 @@ impl KeptBytes {
     }
 }
 
-/// A row that its plugin does not write.
+/// Error: the plugin writes no such row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Malformed;
 
-/// Writes the mark that replaces a value of so many bytes.
+/// Appends the mark of a value that is replaced. The number is the length of the value in bytes.
 pub(super) type WriteMark = fn(&mut Vec<u8>, usize);
 
-/// Reader of one plugin's syntax.
+/// Scanner of one plugin's syntax.
 pub(super) trait Scanner {
-    /// Reads the next part of a row, and returns how many bytes of `input` it has.
+    /// Scans the next part of a row, and returns the length of the part in bytes.
     ///
-    /// Returns 0 if it needs more input. `is_last` is true if no more follows.
+    /// Returns 0 if more input is needed. `is_last` is true if no more input follows.
     fn scan(&mut self, input: &[u8], is_last: bool, row: &mut ShortRow) -> Result<usize, Malformed>;
 
-    /// Ends the row. `row` has all of it.
+    /// Ends the row. All parts of it were written to `row`.
     ///
     /// # Errors
     /// The row ends too early.
@@ -77,7 +81,7 @@ pub(super) trait Scanner {
 pub struct RowShortener {
     scanner: PluginScanner,
     row: ShortRow,
-    /// Bytes that were not scanned yet.
+    /// Bytes that are not scanned yet.
     pending: Vec<u8>,
     is_malformed: bool,
 }
@@ -90,7 +94,7 @@ enum PluginScanner {
 }
 
 impl RowShortener {
-    /// A shortener of one row of `bytes` bytes, of which no slice was read yet.
+    /// A shortener of a row of `bytes` bytes, before its first slice.
     pub fn new(plugin: Plugin, bytes: usize, kept: KeptBytes) -> Self {
         RowShortener {
             scanner: match plugin {
@@ -110,7 +114,7 @@ impl RowShortener {
         self.scan(false);
     }
 
-    /// The shortened row. It is empty if its plugin does not write such a row; no decoder accepts that.
+    /// The shortened row. An undecodable row becomes an empty row, which every decoder refuses.
     pub fn finish(mut self) -> Vec<u8> {
         self.scan(true);
         let RowShortener { scanner, row, .. } = &mut self;
@@ -143,19 +147,19 @@ impl RowShortener {
             }
         }
         match self.is_malformed {
-            // The rest of the row is of no use.
+            // The rest of the row is not needed.
             true => self.pending.clear(),
             false => drop(self.pending.drain(..scanned)),
         }
     }
 }
 
-/// The shortened row, as far as it was written.
+/// The part of a shortened row that is written so far.
 #[derive(Debug)]
 pub(super) struct ShortRow {
     bytes: Vec<u8>,
     limits: KeptBytes,
-    /// Bytes besides the large values.
+    /// Bytes without the large values.
     syntax: usize,
     /// The large values that were kept, in the order of the row.
     kept: Vec<KeptValue>,
@@ -166,11 +170,11 @@ pub(super) struct ShortRow {
 /// A large value of a shortened row.
 #[derive(Debug)]
 struct KeptValue {
-    /// Where the value and what belongs to it begin.
+    /// Index of the value's first byte in the row, with its header or quotes.
     start: usize,
     /// Bytes that the mark replaces.
     length: usize,
-    /// Bytes of the value alone.
+    /// Bytes of the value without its header.
     bytes: usize,
     mark: WriteMark,
 }
@@ -197,7 +201,7 @@ impl ShortRow {
         }
     }
 
-    /// What was written so far.
+    /// The bytes that are written so far.
     pub(super) fn written(&self) -> &[u8] {
         &self.bytes
     }
@@ -207,26 +211,28 @@ impl ShortRow {
         self.limits.value
     }
 
-    /// Appends a part of the row that is no value.
+    /// Appends syntax: a part of the row that is no value.
     pub(super) fn copy(&mut self, syntax: &[u8]) -> Result<(), Malformed> {
         self.bytes.extend_from_slice(syntax);
         self.add_syntax(syntax.len())
     }
 
-    /// Inserts a short text. No value may have been written behind `at`, unless it is small or replaced.
+    /// Inserts a short text at the index `at`, after the last value ended.
+    ///
+    /// It does not update the indexes of kept values, so no value may be replaced afterwards.
     pub(super) fn insert(&mut self, at: usize, text: &[u8]) {
         let at = at.min(self.bytes.len());
         self.bytes.splice(at..at, text.iter().copied());
     }
 
-    /// Sets bits of a byte that was written before.
+    /// Sets bits of an earlier byte, at the index `at`.
     pub(super) fn set_bits(&mut self, at: usize, bits: u8) {
         if let Some(byte) = self.bytes.get_mut(at) {
             *byte |= bits;
         }
     }
 
-    /// Begins a value of which at most `most` bytes are kept. `header` precedes its bytes, if it is kept.
+    /// Begins a value. It is kept if it has at most `most` bytes; `header` then precedes them.
     pub(super) fn begin(&mut self, header: &[u8], most: usize, mark: WriteMark) {
         self.open = Some(OpenValue {
             start: self.bytes.len(),
@@ -238,7 +244,7 @@ impl ShortRow {
         self.bytes.extend_from_slice(header);
     }
 
-    /// Appends bytes of the open value, as long as it is kept.
+    /// Appends bytes to the open value, unless it exceeds its limit.
     pub(super) fn value(&mut self, bytes: &[u8]) {
         let Some(open) = &mut self.open else {
             return;
@@ -253,7 +259,9 @@ impl ShortRow {
         }
     }
 
-    /// Ends the open value. Returns whether it was kept for now.
+    /// Ends the open value. Returns false if it exceeded its limit, and was replaced.
+    ///
+    /// A later value may still cause its replacement.
     pub(super) fn end(&mut self) -> Result<bool, Malformed> {
         let open = self.open.take().ok_or(Malformed)?;
         if !open.is_kept {
@@ -284,7 +292,7 @@ impl ShortRow {
         }
     }
 
-    /// Replaces the largest kept value by its mark; of several, the first.
+    /// Replaces the largest kept value by its mark; of equal ones, the first.
     fn replace_largest(&mut self) {
         let kept = self.kept.iter().enumerate();
         let largest = kept.max_by_key(|(index, value)| (value.bytes, std::cmp::Reverse(*index)));

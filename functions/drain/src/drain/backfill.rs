@@ -1,6 +1,6 @@
-//! The runner of a backfill: reads a chunk between two windows, and stores the cursor.
+//! The runner of a backfill: it reads a chunk between two windows.
 //!
-//! The cursor is stored once every row of the chunk is acknowledged.
+//! It stores the cursor after every row of the chunk is acknowledged.
 
 mod arrival;
 mod tables;
@@ -25,23 +25,24 @@ use crate::nonce::random_nonce;
 use crate::ports::{ChunkBounds, ChunkRead, Slot, StateStore, TableSource};
 use crate::table_name::TableName;
 
-/// Most bytes of unread log with which a chunk is read.
+/// Bytes of unread log from which on no chunk is read.
 ///
-/// Until the watermark is written, only concurrent writes add to it.
+/// While a chunk is read, only concurrent writes add to the unread log.
 pub(super) const MOST_LAG_BYTES: u64 = 64 << 20;
 
 /// Target time of a chunk, from its read to its acknowledgement.
 ///
-/// It is much longer than the peek that each chunk costs. It is short enough that a lost chunk is cheap.
+/// Each chunk needs a peek, so a chunk should take much longer than a peek. A failure costs a chunk, so a
+/// chunk should be short.
 const CHUNK_TIME: Duration = Duration::from_secs(3);
 
-/// Least time with which a chunk is read.
+/// Least time that must be left to begin a chunk.
 const CHUNK_MIN_TIME: Duration = Duration::from_millis(300);
 
-/// Longest read of a chunk, unless its table was too slow for it before.
+/// Longest read of a chunk, unless an earlier read of the table exceeded it.
 const CHUNK_MAX_TIME: Duration = Duration::from_secs(10);
 
-/// Checks for earlier writers in one step.
+/// Number of checks for earlier writers in one step.
 const WRITER_CHECKS: usize = 10;
 
 /// Time between two of these checks.
@@ -54,9 +55,9 @@ pub struct BackfillRunner<C> {
     state: BackfillState,
     /// Tables that are neither finished nor failed, in order; `None` before this invocation listed them.
     tables: Option<Vec<TableName>>,
-    /// Table whose writers have ended: those that had written to it when this invocation reached it.
+    /// Table whose earlier writers have ended: see [`BackfillRunner::have_writers_ended`].
     table_without_writers: Option<TableName>,
-    /// Writers that had written to the next table when this invocation reached it, and have not ended.
+    /// Earlier writers of the next table that have not ended.
     writers: Option<Vec<String>>,
     /// The reader's state for the backfill.
     pub(super) context: ChunkContext,
@@ -73,11 +74,11 @@ pub(super) enum BackfillStep {
     Idle,
     /// A chunk was read, and its watermark written.
     WatermarkEmitted,
-    /// Another session or a standby blocks the next chunk. A window does not help.
+    /// Another session or a standby blocks the next chunk. Another window would not unblock it.
     Blocked,
     /// A chunk waits for its watermark, which is not readable yet.
     Pending,
-    /// The time does not suffice for the next chunk.
+    /// The time that is left is too short for the next chunk.
     OutOfTime,
 }
 
@@ -109,7 +110,7 @@ impl<C> BackfillRunner<C> {
         }
     }
 
-    /// Whether the backfill is pending and not paused.
+    /// Whether the backfill is neither paused nor finished.
     pub(super) fn is_running(&self) -> bool {
         self.state.phase() == BackfillPhase::Running
     }
@@ -134,9 +135,9 @@ impl<C> BackfillRunner<C> {
 }
 
 impl<C: StateStore> BackfillRunner<C> {
-    /// Watches the changes of a table that an earlier invocation read in part.
+    /// Prepares for changes of a table that an earlier invocation read in part.
     ///
-    /// Such a change may move a row from the unread part to the read part.
+    /// Such a change may move a row from the unread part to the part that is read.
     ///
     /// # Errors
     /// The server cannot be asked, or the state cannot be stored.
@@ -154,12 +155,12 @@ impl<C: StateStore> BackfillRunner<C> {
                 self.context.table = Some(Arc::new(table));
                 Ok(())
             }
-            // Without the table's description, a moved row cannot be completed.
+            // Without the table's description, no row lookup can fill the values of a moved row.
             Err(why) => self.restart_table(slot, &why, budget).await,
         }
     }
 
-    /// Takes the snapshot for the window that is opened next.
+    /// Takes the snapshot for the next window.
     ///
     /// # Errors
     /// The server cannot be asked.
@@ -171,7 +172,7 @@ impl<C: StateStore> BackfillRunner<C> {
         Ok(())
     }
 
-    /// Reads the next chunk and writes its watermark, if one is left and the time suffices.
+    /// Reads the next chunk and writes its watermark, if rows and time are left.
     ///
     /// # Errors
     /// The server cannot be asked, or the state cannot be stored.
@@ -212,9 +213,10 @@ impl<C: StateStore> BackfillRunner<C> {
         }
     }
 
-    /// Whether the time suffices for a chunk and its window.
+    /// Whether the time that is left is enough for a chunk and its window.
     ///
-    /// The server decodes each window from `restart_lsn`. So the last window's time is the estimate.
+    /// The server decodes each window from `restart_lsn`. So the next window is estimated to take as long as
+    /// the last one.
     fn has_time(&mut self, environment: &ChunkEnvironment<'_>, time_left: Duration) -> bool {
         let needed = CHUNK_MIN_TIME.max(environment.peek_took * 3);
         if time_left < needed && environment.reading_time < environment.peek_took * 3 {
@@ -226,9 +228,10 @@ impl<C: StateStore> BackfillRunner<C> {
         time_left >= needed
     }
 
-    /// Whether the table's writers have ended: those that had written when this invocation reached it.
+    /// Whether the table's earlier writers have ended.
     ///
-    /// Before that, changes that an earlier invocation sent may not be visible.
+    /// Earlier writers are the open transactions that had written to the table when this invocation reached
+    /// it. While one is open, a change that an earlier invocation sent may not be visible yet.
     async fn have_writers_ended<S: TableSource>(
         &mut self,
         slot: &mut S,
@@ -276,7 +279,7 @@ impl<C: StateStore> BackfillRunner<C> {
             .read(&table, after.as_deref(), bounds, &mut self.context.delivered)
             .await?;
         let waits_for = match read {
-            // An empty chunk has a watermark, too: a change before the watermark may need a row lookup.
+            // An empty chunk also needs a watermark: a change before the watermark may need a row lookup.
             ChunkRead::Rows { rows, more } => {
                 self.waits_for = None;
                 self.context.table = Some(Arc::new(table));
@@ -291,8 +294,8 @@ impl<C: StateStore> BackfillRunner<C> {
                 return Ok(Some(BackfillStep::OutOfTime));
             }
             ChunkRead::TooSlow => {
-                let why = "reading its next rows exceeded the time of an invocation: no index helps `where`, \
-                           or the server is overloaded";
+                let why = "the read of its next rows exceeded the time of an invocation: no index supports \
+                           `where`, or the server is overloaded";
                 self.fail_table(slot, name, why.to_owned(), budget).await?;
                 return Ok(None);
             }
@@ -306,7 +309,7 @@ impl<C: StateStore> BackfillRunner<C> {
             ChunkRead::Unseen(xid) => {
                 format!("transaction {xid}, which was sent and is not visible yet: it waits for a standby")
             }
-            ChunkRead::Locked => format!("the session that holds a lock on {name}, which forbids reading it"),
+            ChunkRead::Locked => format!("the session whose lock on {name} blocks the read"),
             ChunkRead::Rewritten => format!("the session that is rewriting {name}"),
         };
         self.waits_for = Some(waits_for);
@@ -331,7 +334,7 @@ impl<C: StateStore> BackfillRunner<C> {
         }
     }
 
-    /// The reason to fail an unreadable table; `None` if it was altered since its description.
+    /// The reason why an unreadable table fails; `None` if it was altered after it was described.
     async fn reason_to_fail<S: TableSource>(
         &self,
         slot: &mut S,
@@ -348,7 +351,7 @@ impl<C: StateStore> BackfillRunner<C> {
         })
     }
 
-    /// Writes a watermark, and keeps its payload until the watermark is read.
+    /// Writes a watermark, and keeps the payload until the drain reads the watermark.
     async fn emit_watermark<S: TableSource>(
         &mut self,
         slot: &mut S,
@@ -376,7 +379,7 @@ impl<C: StateStore> BackfillRunner<C> {
         self.store_state(slot, budget).await
     }
 
-    /// Reads from the server a row that a change needs, and adds it to the chunk's context.
+    /// Looks up the row whose large values a change lacks, and adds it to the chunk's context.
     ///
     /// # Errors
     /// The server cannot be asked, or the state cannot be stored.
@@ -399,7 +402,8 @@ impl<C: StateStore> BackfillRunner<C> {
 
     /// Restarts the backfill of the current table from its first row, for the reason `why`.
     ///
-    /// If a change lacks a value, the state is stored before the change is sent.
+    /// The cause may be a change that is sent without large values of its row. The state is stored before the
+    /// change is sent.
     ///
     /// # Errors
     /// The state cannot be stored.

@@ -1,4 +1,4 @@
-//! One window: reads its rows, sends their events meanwhile, then confirms the acknowledged position.
+//! One window: its rows are read, its events are sent meanwhile, then the acknowledged position is confirmed.
 
 use std::time::{Duration, Instant};
 
@@ -13,21 +13,21 @@ use crate::pack::QueuedEvent;
 use crate::ports::{PeekRow, PeekRows, Slot, SlotError, StateStore, Stream, TableSource};
 use crate::window_sizing::Window;
 
-/// Longest wait for a cancel.
+/// Longest wait for the server to cancel a statement.
 ///
-/// The server may be unreachable, and events in flight must not wait for it.
+/// The server may be unreachable. Events in flight must not wait for it.
 const CANCEL_TIME: Duration = Duration::from_secs(1);
 
 /// Outcome of a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WindowOutcome {
-    /// Every row up to the LSN bound was read, and every event acknowledged.
+    /// Every row up to the LSN bound was read, and every event was acknowledged.
     Whole,
-    /// The row bound was reached, and every event acknowledged.
+    /// The row bound was reached, and every event was acknowledged.
     RowBound,
     /// The server exceeded the window's time.
     TooSlow,
-    /// A transaction could not be resumed, and is read again from its beginning.
+    /// A transaction could not be resumed. The next window reads it from its beginning.
     ReadAgain,
     /// The invocation's time is over.
     OutOfTime,
@@ -75,8 +75,8 @@ where
             return Ok(WindowOutcome::TooSlow);
         };
         // The catalog is read after the peek, so it contains tables that were created in this window. The
-        // rows are in transit meanwhile. Tables are added as the rows name them. Without rows the catalog is
-        // not needed.
+        // server sends the rows meanwhile. A table is added when the first row names it. Without rows the
+        // catalog is not needed.
         let catalog = match rows.is_empty() {
             true => Catalog::default(),
             false => self.slot.catalog().await?,
@@ -106,7 +106,7 @@ where
         self.close_window(window, read, has_left_out, failure).await
     }
 
-    /// Opens a window; `None` if the server did not decode it within `decode_timeout`.
+    /// Peeks a window; `None` if the server did not decode it within `decode_timeout`.
     async fn peek(&mut self, window: Window, decode_timeout: Duration) -> Result<Option<S::Rows>, Error> {
         self.report.peeks += 1;
         let time = self.budget.reading_time_left(Instant::now());
@@ -129,9 +129,9 @@ where
 
     /// Waits for the acknowledgements of a window, and confirms them.
     ///
-    /// It also does this after a failure. Events in flight arrive anyway, and confirmed events are not sent
-    /// again. `has_left_out` is true if a transaction is left to a later window. `failure` is the error that
-    /// ended reading.
+    /// It also does this after a failure: the stream may accept the events in flight, and a confirmed event
+    /// is not sent again. `has_left_out` is true if a transaction is left to a later window. `failure` is the
+    /// error that ended reading.
     async fn close_window(
         &mut self,
         window: Window,
@@ -143,7 +143,8 @@ where
         let mut failure = failure.or(sent.err());
         if is_all_sent && failure.is_none() {
             match read {
-                // A transaction that was left out may begin before the window's end.
+                // The commit record of a transaction that was left out may begin before the window's end. The
+                // server never sends such a transaction again after the slot has advanced to that end.
                 ReadOutcome::Whole if !has_left_out => {
                     self.sender.acknowledgements.complete_window(window.upto)
                 }
@@ -293,7 +294,7 @@ where
             if let Some(backfill) = &mut self.backfill
                 && backfill.context.take_table_restart()
             {
-                let why = "the change of a moved row is larger than a record with the values that were read";
+                let why = "the change of a moved row exceeds a record if it has the values of the row lookup";
                 backfill.restart_table(self.slot, why, self.budget).await?;
             }
             // Also after an error: the events of the rows before the failed one are valid.
@@ -317,7 +318,7 @@ where
         Ok(true)
     }
 
-    /// Reads from the server a row that a change needs.
+    /// Looks up the row whose large values a change lacks.
     async fn look_up(&mut self, request: &RowRequest) -> Result<(), Error> {
         match &mut self.backfill {
             Some(backfill) => backfill.look_up(self.slot, request, self.budget).await,
@@ -366,8 +367,8 @@ where
                 () = self.checkpointer.wait_for_store(), if self.checkpointer.is_storing() => {}
                 () = sleep_until(due), if due.is_some() => {
                     if let Err(error) = self.start_store().await {
-                        // The lock may be lost. Events in flight are still awaited, but no further paced
-                        // store starts.
+                        // The lock may be lost. The loop still waits for events in flight, but starts no
+                        // further store.
                         result = result.and(Err(error));
                         self.checkpointer.close().await;
                     }
@@ -386,7 +387,7 @@ where
     }
 }
 
-/// Outcome of reading once the peek has no more rows.
+/// Outcome of reading a peek to its last row.
 ///
 /// `count` is the number of rows that were read.
 fn end_of_rows<R: PeekRow>(

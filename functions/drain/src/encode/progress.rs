@@ -1,7 +1,7 @@
 //! Positions and counts of the open transaction's events.
 //!
-//! Counting starts at the beginning of the transaction and includes events that are not sent. An event
-//! therefore gets the same position and counts each time.
+//! The count starts at the beginning of the transaction, and includes events that are not sent. So an event
+//! gets the same position and counts each time it is encoded.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::lsn::Lsn;
 use crate::position::{Position, PositionSequence};
 use crate::table_name::TableName;
 
-/// Progress of the open transaction.
+/// Progress of the open transaction: its next position, and its counts.
 #[derive(Debug, Clone)]
 pub struct Progress {
     pub(super) transaction: Transaction,
@@ -24,21 +24,21 @@ pub struct Progress {
 /// Counts of a transaction's events.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventCounts {
-    /// Events of all tables, and messages.
+    /// Events of all tables, and logical messages.
     pub events: u64,
     /// Events of each table.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty", with = "by_schema")]
     pub tables: BTreeMap<TableName, u64>,
 }
 
-/// Position of an event and its order in its transaction.
+/// Position of an event, and its numbers in its transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct EventPlace {
     /// Position in the committed history.
     pub(super) position: Position,
-    /// Order among the events of its transaction, from 1; 0 outside any transaction.
+    /// Number of the event in its transaction, from 1; 0 outside any transaction.
     pub(super) transaction_order: u64,
-    /// Order among the transaction's events of its table, from 1; 0 for a message.
+    /// Number of the event among those of its table in the transaction, from 1; 0 for a message.
     pub(super) table_order: u64,
 }
 
@@ -102,7 +102,7 @@ impl Progress {
         &self.counts
     }
 
-    /// Sets the counts to those of a checkpoint, for a transaction that is read from its middle.
+    /// Sets the counts to those of a resume point.
     pub fn restore_counts(&mut self, counts: EventCounts) {
         self.counts = counts;
     }
@@ -124,8 +124,7 @@ impl Progress {
             Some(count) => count,
             None => self.counts.tables.entry(relation.table.clone()).or_default(),
         };
-        // Restored counts are those of a checkpoint, which an operator may have edited: any number is
-        // possible.
+        // Restored counts come from a checkpoint. An operator may have edited it, so any number is possible.
         *count = count.saturating_add(1);
         let table_order = *count;
         EventPlace {
@@ -146,8 +145,8 @@ impl Progress {
 
     /// Skips a position that another envelope uses.
     ///
-    /// A changed key is two events in one envelope and one event in the others. With the skip, later events
-    /// have the same positions in every envelope.
+    /// A key change is two events in the envelope `debezium`, and one event in the others. With the skip,
+    /// later events have the same positions in every envelope.
     pub(super) fn skip_position(&mut self, lsn: Lsn) {
         self.positions.next(lsn);
     }

@@ -1,13 +1,14 @@
-//! Since when a materialized view has its name.
+//! Position from which on a materialized view has its name.
 //!
 //! `refresh materialized view concurrently` and `create materialized view` write rows to the log. wal2json
-//! and test_decoding send them like rows of a table, with the name only. The name may have been that of a
-//! table before: a row of that table must be sent, and a row of the view must not. The order of commits tells
-//! them apart, because a relation takes over a name in a transaction that excludes its writers.
+//! and test_decoding send them like rows of a table, with the name only. A table may have had the name
+//! before. A row of that table must be sent, and a row of the view must not. The order of commits
+//! distinguishes them: a table is renamed or dropped only after its writers have ended, and then the view can
+//! get the name.
 //!
-//! The row of the view in `pg_type` has the id of that transaction as its `xmin`. `refresh` does not change
-//! that row. A rename, another schema and another owner do. Rows from before such a change are sent, because
-//! the catalog does not show whose they are.
+//! The view's row in `pg_type` has the id of the naming transaction as its `xmin`. `refresh` does not change
+//! that row. A rename, a move to another schema and a new owner change it. The log's rows from before such a
+//! change are sent, because the catalog does not show whether they belong to the view.
 
 use std::time::{Duration, Instant};
 
@@ -25,10 +26,10 @@ const SEARCH_TIME: Duration = Duration::from_secs(10);
 /// Longest wait until the log is on disk up to the position at which the catalog was read.
 const FLUSH_TIME: Duration = Duration::from_secs(1);
 
-/// The transaction that gave its name to the materialized view $1, and whether the slot $2 is past it.
+/// The transaction that named the materialized view $1, and whether the slot $2 has confirmed it.
 ///
-/// All transactions before `catalog_xmin` ended before the slot's position. An old transaction id has a
-/// negative age after two billion transactions.
+/// All transactions before `catalog_xmin` ended before the slot's position. Ids wrap around: an id that is
+/// two billion transactions old has a negative age.
 const NAMING: &str = "
     select t.xmin::text as xid,
            coalesce(age(t.xmin) not between 0 and age(s.catalog_xmin), false) as is_confirmed,
@@ -38,22 +39,22 @@ const NAMING: &str = "
     cross join pg_replication_slots s
     where c.oid = $1 and c.relkind = 'm' and s.slot_name = $2";
 
-/// The end of the transaction $2 in the unconfirmed log of the slot $1, with the plugin's options $3.
+/// The commit of the transaction $2 in the unconfirmed log of the slot $1, with the plugin's options $3.
 ///
-/// The id may be that of a subtransaction, which the plugins do not show. Its transaction has a smaller id.
-/// So the view has its name at the latest after the last transaction with a smaller id. The commit row has
-/// the greatest LSN of its transaction.
+/// The commit row has the largest LSN of its transaction. $2 may be the id of a subtransaction, which no
+/// plugin shows. The id of its transaction is smaller. So the view has its name after the last commit of the
+/// transactions with smaller ids, at the latest.
 const NAMING_COMMIT: &str = "
     select max(p.lsn) filter (where p.xid = $2::text::xid) as commit_lsn,
            max(p.lsn) filter (where p.xid <> '0'::xid and age(p.xid) >= age($2::text::xid)) as latest_lsn
     from pg_logical_slot_peek_binary_changes($1, null, null, variadic $3::text[]) p";
 
 impl PgSlot<'_> {
-    /// The end of the commit since which the view has its name; zero if the slot's position is after it.
+    /// End of the commit that named the view; zero if the slot's position is after it.
     ///
-    /// Rows of a transaction that commits there or later are rows of the view. `None` if the view was dropped
-    /// meanwhile. If the position is not found in time, it is the greatest one: rows of the view are then
-    /// sent, but no row of a table is lost.
+    /// Rows of a transaction that commits at this position or later are rows of the view. `None` if the view
+    /// was dropped meanwhile. If the search takes too long, the result is the largest position. Then rows of
+    /// the view are sent, too, but no row of a table is lost.
     ///
     /// # Errors
     /// A query failed.
@@ -86,7 +87,7 @@ impl PgSlot<'_> {
         let since = since.unwrap_or_else(|| {
             tracing::warn!(
                 slot = self.slot,
-                "the creation of a materialized view was not found in time: its rows are sent"
+                "the creation of a materialized view was not found in time: its rows are sent, too"
             );
             Lsn(u64::MAX)
         });
@@ -94,9 +95,9 @@ impl PgSlot<'_> {
         Ok(Some(since))
     }
 
-    /// Whether the log is on disk up to a position, at once or soon.
+    /// Waits until the log is on disk up to a position; `false` if this takes longer than [`FLUSH_TIME`].
     ///
-    /// A commit may be visible before it is on disk, and a peek does not show it then.
+    /// A commit may be visible before it is on disk. A peek does not show such a commit.
     async fn is_flushed(&self, lsn: Lsn) -> Result<bool, SlotError> {
         let began = Instant::now();
         loop {
@@ -117,9 +118,7 @@ impl PgSlot<'_> {
         }
     }
 
-    /// The position since which the rows of later commits are those of the view that `xid` named.
-    ///
-    /// `None` if the search takes too long.
+    /// Position of the commit of `xid`, which named the view; `None` if the search takes too long.
     async fn naming_commit(&self, xid: &str) -> Result<Option<Lsn>, SlotError> {
         let client = &self.control.client;
         let arguments: [&(dyn postgres_types::ToSql + Sync); 3] = [&self.slot, &xid, &self.options];

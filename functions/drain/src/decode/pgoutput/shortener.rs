@@ -8,7 +8,7 @@ pub(super) const OVERSIZE: u8 = b'o';
 /// Bit of a message's flags: the prefix was not kept. pgoutput sets only the lowest bit.
 pub(super) const WITHOUT_PREFIX: u8 = 0x40;
 
-/// Bit of a message's flags: the content was not kept, and its length is not there.
+/// Bit of a message's flags: neither the content nor its length was kept.
 pub(super) const WITHOUT_CONTENT: u8 = 0x80;
 
 /// Place of the flags in a message.
@@ -28,15 +28,15 @@ enum MessagePlace {
     Start,
     /// Before an image, or at the end of the message.
     Image,
-    /// Before the value of one of so many columns.
+    /// Before the value of a column; the number of columns that are left.
     Columns(u16),
-    /// In a value, with bytes that are left of it and columns that follow.
+    /// In a value; its bytes that are left, and the number of columns after it.
     Value(usize, u16),
     /// In the prefix of a logical message.
     Prefix,
     /// Before the length of the content.
     ContentLength,
-    /// In the content.
+    /// In the content; its bytes that are left.
     Content(usize),
     /// After a logical message.
     End,
@@ -72,10 +72,10 @@ impl Scanner for PgoutputScanner {
     }
 }
 
-/// The state behind a part of the input, and the length of the part; `None` if more input is needed.
+/// The state after a part of the input, and the length of the part; `None` if more input is needed.
 type Step = Option<(MessagePlace, usize)>;
 
-/// The state before the value of the first of so many columns.
+/// The state before the first of `columns` values.
 fn before_columns(columns: u16) -> MessagePlace {
     match columns {
         0 => MessagePlace::Image,
@@ -135,7 +135,7 @@ fn column(kind: u8, input: &[u8], left: u16, row: &mut ShortRow) -> Result<Step,
     Ok(Some((before_columns(columns), 5)))
 }
 
-/// The 32 bits of a length after the first `before` bytes.
+/// Length at the index `before` of the input, as 32 bits.
 fn length_after(input: &[u8], before: usize) -> Option<usize> {
     let bytes = input.get(before..before + 4)?;
     let length = bytes.iter().fold(0u32, |sum, byte| sum << 8 | u32::from(*byte));

@@ -7,13 +7,13 @@ use crate::catalog::Catalog;
 use crate::change::{Change, Datum, Item, MessageParts, Relation, Tuple};
 use crate::lsn::Lsn;
 
-/// Everything is kept.
+/// Bounds with which every value is kept.
 const ALL: KeptBytes = KeptBytes {
     value: usize::MAX,
     row: usize::MAX,
 };
 
-/// At most so many bytes of a value are kept.
+/// Bounds with which values of at most `value` bytes are kept.
 fn values_of(value: usize) -> KeptBytes {
     KeptBytes { value, row: 1 << 20 }
 }
@@ -101,7 +101,7 @@ fn assert_shortened(short: &Item<'_>, whole: &Item<'_>) -> usize {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
-    /// However a row is sliced, its shortened row is the row itself where everything is kept.
+    /// The shortened row equals the row if every value is kept, whatever the size of the slices.
     #[test]
     fn captured_rows_lose_only_values_that_are_too_large(
         sizes in prop::collection::vec(1usize..400, 1..5),
@@ -154,7 +154,7 @@ proptest! {
     }
 }
 
-/// Rows of all plugins for an insert into `t` of texts, behind what describes the table.
+/// Rows of a plugin that insert texts into `t`. The plugin's description of the table precedes them.
 fn insert(plugin: Plugin, texts: &[String]) -> Vec<Vec<u8>> {
     let columns = (b'a'..).map(char::from).zip(texts);
     match plugin {

@@ -5,21 +5,21 @@ use std::io::Write as _;
 use super::TextReader;
 use crate::decode::shortener::{LOOK_AHEAD, Malformed, Scanner, ShortRow};
 
-/// Precedes the length of a value that was not kept. test_decoding writes no such value without quotes.
+/// Mark of a value that was not kept; its length follows. test_decoding writes no such value without quotes.
 pub(super) const OVERSIZE: &str = "oversize-datum:";
 
-/// Says that a part of a message was not kept. In test_decoding's rows, the prefix follows instead.
+/// Mark of a message whose prefix was not kept. It is at a place where test_decoding writes ` prefix: `.
 pub(super) const WITHOUT_PREFIX: &str = " without prefix";
-/// The content was not kept.
+/// Mark of a message whose content was not kept, at the same place.
 pub(super) const WITHOUT_CONTENT: &str = " without content";
 
-/// The begin of a message. `0` or `1` follows.
+/// Beginning of a message. `0` or `1` follows.
 pub(super) const MESSAGE: &str = "message: transactional: ";
 
 /// Precedes the size of a message's content.
 pub(super) const SIZE: &[u8] = b", sz: ";
 
-/// Most bytes before the content of a message: the text before its size, the size, and the text behind.
+/// Most bytes from the end of a message's prefix to its content: two texts, with the size between them.
 const SEPARATOR: usize = 64;
 
 /// Most bytes of a message's prefix that are kept.
@@ -29,7 +29,7 @@ const MAX_PREFIX: usize = 1 << 20;
 #[derive(Debug)]
 pub(in super::super) struct TestDecodingScanner {
     state: TextPlace,
-    /// Bytes of the row that were not scanned.
+    /// Bytes of the row that are not scanned yet.
     left: usize,
     without_prefix: bool,
     without_content: bool,
@@ -51,7 +51,7 @@ enum TextPlace {
 }
 
 impl TestDecodingScanner {
-    /// A scanner of a row of so many bytes.
+    /// A scanner of a row of `bytes` bytes.
     pub(in super::super) fn new(bytes: usize) -> Self {
         TestDecodingScanner {
             state: TextPlace::Start,
@@ -118,7 +118,7 @@ impl TestDecodingScanner {
         Ok(reader.at)
     }
 
-    /// Reads a part of a value in quotes; a doubled quote is a part of the value.
+    /// Reads a part of a value in quotes. A doubled quote does not end the value.
     fn quoted(&mut self, input: &[u8], is_last: bool, row: &mut ShortRow) -> Result<usize, Malformed> {
         let quote = input.iter().position(|byte| *byte == b'\'');
         let length = match quote.map(|at| (at, input.get(at + 1))) {
@@ -145,7 +145,7 @@ impl TestDecodingScanner {
         if end.is_some() {
             row.end()?;
             self.state = TextPlace::Column;
-            // An empty value is no progress, so its space is read with the next column.
+            // A result of 0 would ask for more input, so an empty value is read with the next column.
             return if length == 0 {
                 self.column(input, row)
             } else {
@@ -155,7 +155,7 @@ impl TestDecodingScanner {
         Ok(length)
     }
 
-    /// Reads a part of a message's prefix, or its end and what precedes the content.
+    /// Reads a part of a message's prefix, or the text between its end and the content.
     fn prefix(&mut self, input: &[u8], is_last: bool, row: &mut ShortRow) -> Result<usize, Malformed> {
         let found = input.windows(SIZE.len()).position(|window| window == SIZE);
         let Some(at) = found else {

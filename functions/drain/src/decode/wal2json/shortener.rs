@@ -1,7 +1,8 @@
 //! Shortening of wal2json's rows. See [`crate::decode::shortener`].
 //!
-//! A value that was not kept becomes null, and a key `oversize` with its length follows. A part of a message
-//! becomes empty, and a key says so. wal2json writes none of these keys.
+//! A value that was not kept becomes null, and a key `oversize` with its length follows. A prefix or content
+//! that was not kept becomes empty, and `prefix_omitted` or `content_omitted` follows. wal2json never writes
+//! these keys.
 
 use std::io::Write as _;
 
@@ -61,7 +62,7 @@ impl Scanner for Wal2jsonScanner {
     }
 }
 
-/// Reads the next part between strings, or the begin of a string or value.
+/// Reads the next part between strings, or the beginning of a string or value.
 fn between(input: &[u8], row: &mut ShortRow) -> Result<(JsonPlace, usize), Malformed> {
     let is_text = input.first() == Some(&b'"');
     let follows = |key: &[u8]| row.written().ends_with(key);
@@ -128,7 +129,7 @@ fn string_part(input: &[u8]) -> (usize, bool) {
     match input.iter().position(|byte| matches!(byte, b'"' | b'\\')) {
         None => (input.len(), false),
         Some(at) if input.get(at) == Some(&b'"') => (at + 1, true),
-        // A backslash and what it escapes.
+        // A backslash and the escaped character.
         Some(at) if at + 2 <= input.len() => (at + 2, false),
         Some(at) => (at, false),
     }

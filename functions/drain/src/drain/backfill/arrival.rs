@@ -1,6 +1,7 @@
 //! The end of a chunk, of a table and of the backfill.
 //!
-//! The cursor is stored for a chunk that was acknowledged. A chunk that is late or invalid is read again.
+//! The cursor is stored after a chunk is acknowledged. A chunk that was not acknowledged in time, or that a
+//! change made invalid, is read again.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,9 @@ use crate::ports::{Slot, StateStore, TableSource};
 use crate::table_name::TableName;
 
 impl<C: StateStore> BackfillRunner<C> {
-    /// Finishes the backfill after its last table. A repair without failures first emits its control event.
+    /// Finishes the backfill after its last table.
+    ///
+    /// A repair first emits its control event, if it read a table and no table failed.
     pub(super) async fn finish<S: Slot + TableSource>(
         &mut self,
         slot: &mut S,
@@ -36,8 +39,8 @@ impl<C: StateStore> BackfillRunner<C> {
 
     /// Closes the chunk at the end of a window: stores the cursor if every row was acknowledged.
     ///
-    /// Cursor and position are stored before the slot advances. `is_whole` is true if the window was read
-    /// completely and acknowledged.
+    /// The cursor is stored before the slot advances. `is_whole` is true if the window was read completely,
+    /// and every event of it was acknowledged.
     ///
     /// # Errors
     /// The state cannot be stored.
@@ -85,7 +88,7 @@ impl<C: StateStore> BackfillRunner<C> {
 
     /// Drops a chunk that was not acknowledged. The next chunk is smaller.
     ///
-    /// The chunk was too large for the time, or its window failed.
+    /// Either the chunk was too large for the time that was left, or its window failed.
     fn drop_chunk(&mut self) {
         let Some(chunk) = self.context.chunk.take() else {
             return;
@@ -148,10 +151,10 @@ impl<C: StateStore> BackfillRunner<C> {
 
 /// Content of the control event that ends a repair.
 fn repaired(state: &BackfillState) -> String {
-    // The state may not have room for all names.
+    // The parameter of the state is small, so the state may lack the names of some tables.
     let tables: Vec<String> = state.finished.iter().map(|table| table.name.unquoted()).collect();
     let is_complete = tables.len() as u64 == state.done;
-    // Every event at or before `began` is older than the repair.
+    // `began` was acknowledged before the repair, so every event up to it is older than the repair.
     let since = format!("{:016x}", state.began.0 + 1);
     let content = match is_complete {
         true => json!({"control": "repaired", "since": since, "tables": tables}),

@@ -1,4 +1,4 @@
-//! The tables of a backfill: which are left, and how each is described.
+//! The tables of a backfill: the list of those that are left, and their descriptions.
 
 use super::BackfillRunner;
 use crate::backfill::BackfillTable;
@@ -10,7 +10,7 @@ use crate::table_name::TableName;
 impl<C: StateStore> BackfillRunner<C> {
     /// Lists the tables of the request, once in an invocation. Returns false if they cannot be listed.
     ///
-    /// The drain does not fail then: the answer and the log have the reason.
+    /// In that case the drain continues, and the answer and the log contain the reason.
     pub(super) async fn list_tables<S: Slot + TableSource>(
         &mut self,
         slot: &mut S,
@@ -40,20 +40,21 @@ impl<C: StateStore> BackfillRunner<C> {
             .filter(|reading| !names.contains(reading))
             .cloned();
         if let Some(reading) = &reading {
-            // A table that was created since then is in the log. A table that was renamed or published since
-            // then is not read: the cursor would be lost.
+            // Tables are read in the order of their names. Tables before the current one are done, or were
+            // created, renamed or published meanwhile. The rows of a created table are in the log. The others
+            // are not read: the state has one cursor, which belongs to the current table.
             names.retain(|name| name >= reading);
         }
         names.retain(|name| !self.state.is_over(name));
         self.tables = Some(names);
         if let Some(name) = missing {
-            let why = "it is no longer there, no longer published or left out by TABLES";
+            let why = "it no longer exists, is no longer published, or is excluded by TABLES";
             self.fail_table(slot, &name, why.to_owned(), budget).await?;
         }
         Ok(true)
     }
 
-    /// The next table that can be read, and its description. Tables before it that cannot be read fail.
+    /// The next readable table, and its description. Unreadable tables before it fail.
     pub(super) async fn next_table<S: Slot + TableSource>(
         &mut self,
         slot: &mut S,
@@ -79,13 +80,13 @@ impl<C: StateStore> BackfillRunner<C> {
     ) -> Result<Result<BackfillTable, String>, Error> {
         let schema = match slot.describe(name).await {
             Ok(schema) => schema,
-            // Only this table is known to have the problem. The drain and the other tables continue.
+            // The problem may concern only this table, so the drain and the other tables continue.
             Err(error) if error.kind() == ErrorKind::Definite => return Ok(Err(Error::from(error).chain())),
             Err(error) => return Err(error.into()),
         };
         let info = schema.relations.iter().find(|info| info.table == *name);
         Ok(match info {
-            None => Err("it is no longer there".to_owned()),
+            None => Err("it no longer exists".to_owned()),
             Some(info) => schema
                 .backfill_table(info, &self.state.request)
                 .map_err(|refusal| refusal.reason),
