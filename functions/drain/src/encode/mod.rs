@@ -20,7 +20,7 @@ mod tests;
 mod value;
 mod wal2json;
 
-pub use debezium::{Debezium, DebeziumModes, DecimalMode, IntervalMode, TimeMode};
+pub use debezium::{Debezium, DebeziumModes, DecimalMode, HstoreMode, IntervalMode, TimeMode};
 pub use definitions::Definitions;
 pub use dms::Dms;
 pub use form::EnvelopeForm;
