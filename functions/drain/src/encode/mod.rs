@@ -144,15 +144,7 @@ impl Envelope {
         limit: usize,
         out: &mut Vec<Event>,
     ) -> u64 {
-        let mut encoder = EventEncoder {
-            envelope: self,
-            progress,
-            lsn,
-            now,
-            limit,
-            out,
-        };
-        encoder.push_change(change)
+        EventEncoder::new(self, progress, lsn, now, limit, out).push_change(change)
     }
 
     /// Appends the event of a row that a backfill read. Returns 1 if columns were omitted, otherwise 0.
@@ -170,15 +162,7 @@ impl Envelope {
         limit: usize,
         out: &mut Vec<Event>,
     ) -> u64 {
-        let mut encoder = EventEncoder {
-            envelope: self,
-            progress,
-            lsn,
-            now,
-            limit,
-            out,
-        };
-        encoder.push_backfill_row(row)
+        EventEncoder::new(self, progress, lsn, now, limit, out).push_backfill_row(row)
     }
 
     /// Counts a change that is not sent, because the stream has it.
