@@ -5,6 +5,7 @@
 use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
 use serde_json::{Value, json};
 
+use crate::support::small_function::{UNAVAILABLE, assert_memory, small_function};
 use crate::support::versions::pgoutput;
 
 crate::scenarios![
@@ -15,22 +16,9 @@ crate::scenarios![
     messages_of_any_size_pass_on_18,
 ];
 
-const UNAVAILABLE: &str = "__debezium_unavailable_value";
-
 /// Fixture for the smallest function, with an empty table.
 async fn fixture(builder: FixtureBuilder) -> Fixture {
-    let fixture = builder
-        .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128")
-        .build()
-        .await;
-    fixture.sql("create table t (id int primary key)").await;
-    fixture
-}
-
-fn assert_memory(fixture: &Fixture) {
-    let peak = fixture.function.peak_memory_bytes();
-    println!("{}: peak of {} MiB", fixture.plugin.name(), peak >> 20);
-    assert!((1..128 << 20).contains(&peak), "{} MiB were resident", peak >> 20);
+    small_function(builder, "create table t (id int primary key)").await
 }
 
 /// Prefix, content and omitted parts of the messages, in the order of their positions.

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::support::backfill::{backfill_state, fixture_with_tables, run_backfill, start_event};
 use crate::support::positions::wait_until_sessions_end;
+use crate::support::small_function::{UNAVAILABLE, assert_memory, small_function};
 use crate::support::versions::pgoutput;
 
 crate::scenarios![
@@ -27,28 +28,15 @@ crate::scenarios![
     a_backfill_fails_a_table_with_a_huge_row_and_names_it,
 ];
 
-const UNAVAILABLE: &str = "__debezium_unavailable_value";
-
 /// Fixture for the smallest function, with the table `big`.
 async fn fixture(builder: FixtureBuilder) -> Fixture {
-    let fixture = builder
-        .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128")
-        .build()
-        .await;
-    fixture
-        .sql(
-            "create table big (id int primary key, small text, large text, other bytea);
+    small_function(
+        builder,
+        "create table big (id int primary key, small text, large text, other bytea);
              alter table big alter large set storage external, alter other set storage external;
              create table small (id int primary key)",
-        )
-        .await;
-    fixture
-}
-
-fn assert_memory(fixture: &Fixture) {
-    let peak = fixture.function.peak_memory_bytes();
-    println!("{}: peak of {} MiB", fixture.plugin.name(), peak >> 20);
-    assert!((1..128 << 20).contains(&peak), "{} MiB were resident", peak >> 20);
+    )
+    .await
 }
 
 /// Operation, id, images and omitted columns of a table's events, in the order of their positions.

@@ -56,28 +56,34 @@ fn assert_no_null_before(delivery: &Delivery) {
 /// With the default identity, and with the whole row as identity.
 const IDENTITIES: [&str; 2] = ["default", "full"];
 
+/// Executes the steps for each identity, and drains after them; `$identity` in a step is its name.
+async fn execute_for_each_identity(fixture: &Fixture, steps: &[&str]) {
+    for identity in IDENTITIES {
+        let steps: Vec<String> = steps
+            .iter()
+            .map(|step| step.replace("$identity", identity))
+            .collect();
+        let steps: Vec<&str> = steps.iter().map(String::as_str).collect();
+        execute_and_drain(fixture, &steps).await;
+    }
+}
+
 async fn a_renamed_key_column_gives_no_row_the_key_of_another(version: u32) {
     with_each_plugin(version, |builder| async move {
         let fixture = builder.build().await;
-        for identity in IDENTITIES {
-            execute_and_drain(
-                &fixture,
-                &[
-                    &format!(
-                        "create table {identity}_t (a int primary key, b int);
-                         alter table {identity}_t replica identity {identity}"
-                    ),
-                    &format!("insert into {identity}_t values (1, 9), (2, 9)"),
-                    &format!("update {identity}_t set b = 8; update {identity}_t set a = a + 10"),
-                    &format!("delete from {identity}_t where a = 12"),
-                    &format!("alter table {identity}_t rename a to c"),
-                    &format!(
-                        "alter table {identity}_t rename b to a; alter table {identity}_t rename c to b"
-                    ),
-                ],
-            )
-            .await;
-        }
+        execute_for_each_identity(
+            &fixture,
+            &[
+                "create table $identity_t (a int primary key, b int);
+                 alter table $identity_t replica identity $identity",
+                "insert into $identity_t values (1, 9), (2, 9)",
+                "update $identity_t set b = 8; update $identity_t set a = a + 10",
+                "delete from $identity_t where a = 12",
+                "alter table $identity_t rename a to c",
+                "alter table $identity_t rename b to a; alter table $identity_t rename c to b",
+            ],
+        )
+        .await;
         let delivery = fixture.consume().await;
         assert_keys_differ(&delivery);
         for identity in IDENTITIES {
@@ -91,25 +97,19 @@ async fn a_renamed_key_column_gives_no_row_the_key_of_another(version: u32) {
 async fn a_key_that_moved_to_another_column_gives_no_row_the_key_of_another(version: u32) {
     with_each_plugin(version, |builder| async move {
         let fixture = builder.build().await;
-        for identity in IDENTITIES {
-            execute_and_drain(
-                &fixture,
-                &[
-                    &format!(
-                        "create table {identity}_t (a int primary key, b int not null);
-                         alter table {identity}_t replica identity {identity}"
-                    ),
-                    &format!("insert into {identity}_t values (1, 9), (2, 9)"),
-                    &format!("update {identity}_t set a = a + 10"),
-                    &format!("delete from {identity}_t where a = 12"),
-                    &format!(
-                        "alter table {identity}_t drop constraint {identity}_t_pkey;
-                         alter table {identity}_t add primary key (b)"
-                    ),
-                ],
-            )
-            .await;
-        }
+        execute_for_each_identity(
+            &fixture,
+            &[
+                "create table $identity_t (a int primary key, b int not null);
+                 alter table $identity_t replica identity $identity",
+                "insert into $identity_t values (1, 9), (2, 9)",
+                "update $identity_t set a = a + 10",
+                "delete from $identity_t where a = 12",
+                "alter table $identity_t drop constraint $identity_t_pkey;
+                 alter table $identity_t add primary key (b)",
+            ],
+        )
+        .await;
         assert_keys_differ(&fixture.consume().await);
     })
     .await;
@@ -144,26 +144,20 @@ async fn an_identity_index_that_changed_gives_no_row_the_key_of_another(version:
 async fn a_table_with_the_name_of_another_gives_no_row_the_key_of_another(version: u32) {
     with_each_plugin(version, |builder| async move {
         let fixture = builder.build().await;
-        for identity in IDENTITIES {
-            execute_and_drain(
-                &fixture,
-                &[
-                    &format!(
-                        "create table {identity}_t (a int primary key, b int not null);
-                         alter table {identity}_t replica identity {identity}"
-                    ),
-                    &format!("insert into {identity}_t values (1, 9), (2, 9)"),
-                    &format!("update {identity}_t set a = a + 10; delete from {identity}_t where a = 12"),
-                    &format!("alter table {identity}_t rename to {identity}_old"),
-                    &format!(
-                        "create table {identity}_t (a int not null, b int primary key);
-                         alter table {identity}_t replica identity {identity}"
-                    ),
-                    &format!("insert into {identity}_t values (1, 1), (1, 2)"),
-                ],
-            )
-            .await;
-        }
+        execute_for_each_identity(
+            &fixture,
+            &[
+                "create table $identity_t (a int primary key, b int not null);
+                 alter table $identity_t replica identity $identity",
+                "insert into $identity_t values (1, 9), (2, 9)",
+                "update $identity_t set a = a + 10; delete from $identity_t where a = 12",
+                "alter table $identity_t rename to $identity_old",
+                "create table $identity_t (a int not null, b int primary key);
+                 alter table $identity_t replica identity $identity",
+                "insert into $identity_t values (1, 1), (1, 2)",
+            ],
+        )
+        .await;
         assert_keys_differ(&fixture.consume().await);
     })
     .await;
@@ -201,24 +195,20 @@ async fn an_untouched_large_value_is_not_null_after_the_identity_changed(version
 async fn columns_that_come_and_go_leave_the_values_of_earlier_rows(version: u32) {
     with_each_plugin(version, |builder| async move {
         let fixture = builder.build().await;
-        for identity in IDENTITIES {
-            execute_and_drain(
-                &fixture,
-                &[
-                    &format!(
-                        "create table {identity}_t (id int primary key, gone text, kept text);
-                         alter table {identity}_t replica identity {identity}"
-                    ),
-                    &format!("insert into {identity}_t values (1, 'g', 'k'), (2, 'g', 'k')"),
-                    &format!("update {identity}_t set kept = 'l' where id = 1"),
-                    &format!("delete from {identity}_t where id = 2"),
-                    &format!("alter table {identity}_t drop column gone"),
-                    &format!("alter table {identity}_t add column more text"),
-                    &format!("update {identity}_t set more = 'm'"),
-                ],
-            )
-            .await;
-        }
+        execute_for_each_identity(
+            &fixture,
+            &[
+                "create table $identity_t (id int primary key, gone text, kept text);
+                 alter table $identity_t replica identity $identity",
+                "insert into $identity_t values (1, 'g', 'k'), (2, 'g', 'k')",
+                "update $identity_t set kept = 'l' where id = 1",
+                "delete from $identity_t where id = 2",
+                "alter table $identity_t drop column gone",
+                "alter table $identity_t add column more text",
+                "update $identity_t set more = 'm'",
+            ],
+        )
+        .await;
         let delivery = fixture.consume().await;
         assert_keys_differ(&delivery);
         for identity in IDENTITIES {

@@ -1,12 +1,14 @@
 //! Publications that did not exist when a change was committed: the drain stops before that change.
 //!
+//! Everything before it is sent and confirmed first.
+//!
 //! PostgreSQL looks a publication up as of the change, whatever its catalog shows later. Up to version 17 the
 //! peek fails. From 18 on the server only warns, and leaves the change out. The advice of the error is tried,
 //! too.
 
 use scenarios::fixture::{Fixture, FixtureBuilder};
 use scenarios::postgres::REPLUSER;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::backfill::run_backfill;
 use crate::support::expected_errors::{assert_invocation_fails, assert_tick_fails};
@@ -18,6 +20,7 @@ crate::version_scenarios![
     a_publication_that_was_dropped_for_a_while_stops_the_drain,
     one_of_two_publications_that_was_away_stops_the_drain,
     a_slot_that_is_older_than_its_publication_stops_the_drain,
+    every_change_before_the_absence_of_a_publication_is_sent,
     a_publication_that_was_away_without_a_change_stops_nothing,
     a_new_publication_is_added_without_loss,
 ];
@@ -25,12 +28,14 @@ crate::version_scenarios![
 /// Part of the advice for tables that were in the stream before.
 const ADVANCE: &str = "pg_replication_slot_advance";
 
-/// Asserts that a tick and a plan stop by name, and that neither moves the slot.
+/// Asserts that ticks and a plan stop by name.
+///
+/// The first tick reads the log before the change, at least a marker. After it the slot does not move.
 async fn assert_stops(fixture: &Fixture) {
     let parts = [fixture.slot.as_str(), "PUBLICATIONS", ADVANCE, "repair"];
-    for _ in 0..2 {
-        assert_tick_fails(fixture, "PublicationMissing", &parts).await;
-    }
+    let (kind, message) = fixture.failing_tick().await;
+    assert_eq!(kind, "PublicationMissing", "{message}");
+    assert_tick_fails(fixture, "PublicationMissing", &parts).await;
     let plan = json!({"action": "plan"});
     assert_invocation_fails(fixture, plan, "PublicationMissing", &parts).await;
 }
@@ -56,7 +61,6 @@ async fn drained_fixture(builder: FixtureBuilder) -> Fixture {
 /// Stops at changes between `away` and `back`, and continues as the error says: nothing stays wrong.
 async fn assert_absence_stops(version: u32, away: &str, back: &str) {
     let fixture = drained_fixture(pgoutput(version)).await;
-    fixture.sql("insert into t values (3, 'before')").await;
     fixture.sql(away).await;
     fixture.sql("insert into t values (4, 'away')").await;
     fixture.sql("delete from t where id = 1").await;
@@ -115,6 +119,35 @@ async fn a_slot_that_is_older_than_its_publication_stops_the_drain(version: u32)
     fixture.sql("insert into t values (2)").await;
     assert_stops(&fixture).await;
     assert_eq!(fixture.consume().await.changes().len(), 0, "a change was sent");
+}
+
+/// The server returns no row of a window with such a change, so smaller windows read the rows before it.
+async fn every_change_before_the_absence_of_a_publication_is_sent(version: u32) {
+    let fixture = drained_fixture(pgoutput(version)).await;
+    let rows_before = 50;
+    let ids = |events: Vec<Value>| -> Vec<Option<i64>> {
+        let id = |event: &Value| event["after"]["id"].as_i64();
+        events.iter().map(id).collect()
+    };
+    for id in 3..=rows_before {
+        let sql = format!("insert into t values ({id}, 'before')");
+        fixture.sql(&sql).await;
+    }
+    let before = fixture.value("select pg_current_wal_flush_lsn()").await.unwrap();
+    fixture.sql("drop publication spillway").await;
+    fixture.sql("insert into t values (51, 'away')").await;
+    fixture.sql("create publication spillway for table t").await;
+    fixture.sql("insert into t values (52, 'after')").await;
+    let (kind, message) = fixture.failing_tick().await;
+    assert_eq!(kind, "PublicationMissing", "{message}");
+    let confirmed = fixture.confirmed_flush().await;
+    assert!(message.contains(&format!("after {confirmed}")), "{message}");
+    let reaches = format!("select '{confirmed}'::pg_lsn >= '{before}'::pg_lsn");
+    assert_eq!(fixture.value(&reaches).await.as_deref(), Some("t"), "{message}");
+    let sent = ids(fixture.consume().await.of_table("public.t"));
+    assert_eq!(sent, (1..=rows_before).map(Some).collect::<Vec<_>>());
+    assert_stops(&fixture).await;
+    assert_eq!(ids(fixture.consume().await.of_table("public.t")), sent);
 }
 
 async fn a_publication_that_was_away_without_a_change_stops_nothing(version: u32) {

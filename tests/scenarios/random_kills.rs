@@ -53,6 +53,23 @@ fn requests(fixture: &Fixture) -> u64 {
     fixture.kinesis_proxy.requests("PutRecords") + fixture.ssm_proxy.requests("PutParameter")
 }
 
+/// Waits until so many requests have arrived at the proxies.
+async fn wait_for_requests(fixture: &Fixture, count: u64) {
+    loop {
+        let arrivals = (
+            fixture.kinesis_proxy.next_request(),
+            fixture.ssm_proxy.next_request(),
+        );
+        if requests(fixture) >= count {
+            return;
+        }
+        tokio::select! {
+            () = arrivals.0 => {}
+            () = arrivals.1 => {}
+        }
+    }
+}
+
 /// Invokes the function and kills it at this moment; false if it answered before.
 async fn kill(fixture: &Fixture, moment: Moment) -> bool {
     let from = requests(fixture);
@@ -62,12 +79,9 @@ async fn kill(fixture: &Fixture, moment: Moment) -> bool {
     };
     let come = async {
         match (moment, &mut held) {
+            // The random time is the moment: it may be anywhere in the invocation.
             (Moment::Elapsed(time), _) => tokio::time::sleep(time).await,
-            (Moment::Requests(count), _) => {
-                while requests(fixture) < from + count {
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                }
-            }
+            (Moment::Requests(count), _) => wait_for_requests(fixture, from + count).await,
             (Moment::Store(_), Some(held)) => held.wait_until_held().await,
             (Moment::Store(_), None) => {}
         }

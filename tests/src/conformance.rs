@@ -41,25 +41,38 @@ pub struct Modes {
     pub time: &'static str,
     /// `interval.handling.mode`
     pub interval: &'static str,
+    /// `hstore.handling.mode`
+    pub hstore: &'static str,
 }
 
 impl Modes {
     /// Modes that together contain each mode of Debezium. Values depend on one of them each.
     pub const ALL: [Modes; 6] = [
-        Modes::new("string", "isostring", "string"),
-        Modes::new("precise", "adaptive", "numeric"),
-        Modes::new("double", "microseconds", "string"),
-        Modes::new("string", "connect", "numeric"),
-        Modes::new("precise", "adaptive_time_microseconds", "string"),
-        Modes::new("double", "nanoseconds", "numeric"),
+        Modes::new("string", "isostring", "string", "json"),
+        Modes::new("precise", "adaptive", "numeric", "map"),
+        Modes::new("double", "microseconds", "string", "json"),
+        Modes::new("string", "connect", "numeric", "json"),
+        Modes::new("precise", "adaptive_time_microseconds", "string", "json"),
+        Modes::new("double", "nanoseconds", "numeric", "json"),
     ];
 
-    const fn new(decimal: &'static str, time: &'static str, interval: &'static str) -> Self {
+    const fn new(
+        decimal: &'static str,
+        time: &'static str,
+        interval: &'static str,
+        hstore: &'static str,
+    ) -> Self {
         Self {
             decimal,
             time,
             interval,
+            hstore,
         }
+    }
+
+    /// Values of the modes, in the order of the fields.
+    pub fn values(self) -> [&'static str; 4] {
+        [self.decimal, self.time, self.interval, self.hstore]
     }
 }
 
@@ -124,6 +137,7 @@ pub async fn drain_modes(fixture: &mut Fixture, index: usize) -> Vec<KeyedEvent>
         decimal,
         time,
         interval,
+        hstore,
     } = Modes::ALL[index];
     let slot = mode_slot(fixture, index);
     fixture.kinesis.create_stream(&slot, 1).await;
@@ -133,6 +147,7 @@ pub async fn drain_modes(fixture: &mut Fixture, index: usize) -> Vec<KeyedEvent>
         ("DECIMAL_HANDLING_MODE", decimal),
         ("TIME_PRECISION_MODE", time),
         ("INTERVAL_HANDLING_MODE", interval),
+        ("HSTORE_HANDLING_MODE", hstore),
     ] {
         fixture.function.set(name, value).await;
     }

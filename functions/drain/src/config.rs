@@ -18,7 +18,7 @@ use crate::pattern::TablePattern;
 ///
 /// Variables of the AWS SDK and of Lambda itself are not in the list. A test compares the documented
 /// variables and the template with it.
-pub const VARIABLES: [&str; 29] = [
+pub const VARIABLES: [&str; 30] = [
     "PGHOST",
     "PGPORT",
     "PGUSER",
@@ -45,6 +45,7 @@ pub const VARIABLES: [&str; 29] = [
     "DECIMAL_HANDLING_MODE",
     "TIME_PRECISION_MODE",
     "INTERVAL_HANDLING_MODE",
+    "HSTORE_HANDLING_MODE",
     "TOMBSTONES_ON_DELETE",
     "PROVIDE_TRANSACTION_METADATA",
     "LOG_LEVEL",

@@ -42,6 +42,43 @@ pub struct WindowSizing {
     may_stretch: bool,
 }
 
+/// Search for a transaction that the server cannot decode.
+///
+/// A peek returns no row if its window has such a transaction. So the transactions before it are read with
+/// smaller windows. The server ends a window with a transaction, so a bound of one row reads one transaction.
+///
+/// The first window reads one transaction: usually there is none before the failing one, since an earlier
+/// invocation has read them. Each further window has half of the rows. If it can be decoded, the failing
+/// transaction is in the other half.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TransactionSearch {
+    /// The row bound of the next window.
+    pub rows: i32,
+    /// The row bound of the window after it; 0 if there is none.
+    half: i32,
+}
+
+impl TransactionSearch {
+    /// The first step, after a window of so many rows that the server cannot decode.
+    pub fn new(rows: i32) -> Self {
+        TransactionSearch {
+            rows: 1,
+            half: rows / 2,
+        }
+    }
+
+    /// The step after this one; `None` after the last one.
+    ///
+    /// A transaction may have more rows than its window's bound, and windows may be bounded by an LSN. So the
+    /// last window may not have reached the failing transaction. The search then begins again.
+    pub fn next(self) -> Option<Self> {
+        (self.half > 0).then_some(TransactionSearch {
+            rows: self.half,
+            half: self.half / 2,
+        })
+    }
+}
+
 /// The step after a window that did not fit into its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SizingStep {
@@ -191,6 +228,13 @@ mod tests {
         assert_eq!(shrink(&mut sizing), SizingStep::Smaller);
         assert_eq!(size(&sizing), (1 << 20, 1000));
         assert_eq!(shrink(&mut sizing), SizingStep::Impossible);
+    }
+
+    #[test]
+    fn a_search_reads_one_transaction_and_then_halves_its_windows() {
+        let steps = std::iter::successors(Some(TransactionSearch::new(20)), |search| search.next());
+        let rows: Vec<i32> = steps.map(|search| search.rows).collect();
+        assert_eq!(rows, [1, 10, 5, 2, 1]);
     }
 
     #[test]

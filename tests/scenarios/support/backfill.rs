@@ -174,6 +174,7 @@ pub(crate) async fn change_rows_until(
         };
         client.batch_execute(&sql).await.unwrap();
         written += 1;
+        // The writer's pace: without it, a slow machine would only write.
         tokio::time::sleep(pause).await;
     }
     written

@@ -15,7 +15,8 @@ use hyper::{Request, Response};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use tokio::sync::oneshot;
+use tokio::sync::futures::Notified;
+use tokio::sync::{Notify, oneshot};
 
 use crate::aws::endpoint::{Answerer, Cut, Endpoint, refusal};
 use crate::aws::put_log::{PutLog, SharedPutLog};
@@ -133,6 +134,7 @@ struct Shared {
     /// Limit for one forwarded PutRecords, in bytes of data and partition keys; `None` without a limit.
     most_bytes: Option<usize>,
     state: Mutex<State>,
+    arrivals: Notify,
     log: SharedPutLog,
 }
 
@@ -162,6 +164,7 @@ impl FaultProxy {
             client: Client::builder(TokioExecutor::new()).build_http(),
             most_bytes,
             state: Mutex::default(),
+            arrivals: Notify::new(),
             log: SharedPutLog::default(),
         });
         Self {
@@ -228,6 +231,11 @@ impl FaultProxy {
         self.state().requests.get(operation).copied().unwrap_or(0)
     }
 
+    /// The arrival of the next request after this call, of any operation.
+    pub fn next_request(&self) -> Notified<'_> {
+        self.shared.arrivals.notified()
+    }
+
     fn plan(&self, operation: &str, fault: PlannedFault) {
         self.state()
             .plans
@@ -279,6 +287,7 @@ impl Answerer for Shared {
         let (plan, always) = {
             let mut state = self.state();
             *state.requests.entry(operation.clone()).or_default() += 1;
+            self.arrivals.notify_waiters();
             let plan = state.plans.get_mut(&operation).and_then(VecDeque::pop_front);
             (plan, state.always.get(&operation).cloned())
         };

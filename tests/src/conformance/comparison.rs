@@ -32,7 +32,7 @@ impl fmt::Display for Difference {
         };
         let row = self.row.map(|row| format!(" row {row}")).unwrap_or_default();
         let modes = match self.modes {
-            Some(modes) => format!(" ({}, {}, {})", modes.decimal, modes.time, modes.interval),
+            Some(modes) => format!(" ({})", modes.values().join(", ")),
             None => String::new(),
         };
         let (theirs, ours) = (text(&self.theirs), text(&self.ours));

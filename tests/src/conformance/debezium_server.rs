@@ -86,6 +86,7 @@ fn properties(fixture: &Fixture, index: usize, stream: &str, folder: &Path) -> S
         decimal,
         time,
         interval,
+        hstore,
     } = Modes::ALL[index];
     let source = [
         (
@@ -112,6 +113,7 @@ fn properties(fixture: &Fixture, index: usize, stream: &str, folder: &Path) -> S
         ("decimal.handling.mode", decimal),
         ("time.precision.mode", time),
         ("interval.handling.mode", interval),
+        ("hstore.handling.mode", hstore),
     ];
     let mut properties: String = source
         .iter()

@@ -29,7 +29,7 @@ pub struct IntendedDifference {
     pub fields: Vec<String>,
     /// Rows by their column `id`; without it, all rows.
     pub rows: Option<Vec<i64>>,
-    /// Modes by name: `decimal`, `time`, `interval`. Without it, all modes.
+    /// Modes by name: `decimal`, `time`, `interval`, `hstore`. Without it, all modes.
     #[serde(default)]
     pub modes: BTreeMap<String, Vec<String>>,
     /// Spillway's values, alone or first in a list; without it, all values.
@@ -124,6 +124,7 @@ fn has_mode(difference: &Difference, name: &str, values: &[String]) -> bool {
         "decimal" => modes.decimal,
         "time" => modes.time,
         "interval" => modes.interval,
+        "hstore" => modes.hstore,
         _ => panic!("differences.json: there is no mode {name}"),
     });
     mode.is_some_and(|mode| values.iter().any(|value| value == mode))

@@ -31,7 +31,7 @@ pub fn to_text(runs: &[Vec<KeyedEvent>]) -> String {
     let mut lines = vec![json!({"debezium": VERSION}).to_string()];
     let first: Vec<Value> = runs.first().into_iter().flatten().map(recorded).collect();
     for (number, (run, modes)) in runs.iter().zip(Modes::ALL).enumerate() {
-        lines.push(json!([modes.decimal, modes.time, modes.interval]).to_string());
+        lines.push(json!(modes.values()).to_string());
         for (index, event) in run.iter().enumerate() {
             let event = recorded(event);
             if number == 0 || first.get(index) != Some(&event) {

@@ -3,8 +3,8 @@
 use super::ConfigError;
 use super::variables::{Variables, invalid};
 use crate::encode::{
-    Debezium, DebeziumModes, DecimalMode, Dms, Envelope, EnvelopeForm, IntervalMode, KeylessRows, Oversize,
-    PartitionBy, TimeMode, Wal2json,
+    Debezium, DebeziumModes, DecimalMode, Dms, Envelope, EnvelopeForm, HstoreMode, IntervalMode, KeylessRows,
+    Oversize, PartitionBy, TimeMode, Wal2json,
 };
 
 /// The values of `ENVELOPE`.
@@ -106,12 +106,15 @@ fn debezium_options(variables: &Variables<'_>) -> Result<DebeziumOptions, Config
             ("numeric", IntervalMode::Numeric),
         ],
     )?;
+    let choices = [("json", HstoreMode::Json), ("map", HstoreMode::Map)];
+    let hstore = variables.choice("HSTORE_HANDLING_MODE", "json", &choices)?;
     let switch = |variable| variables.choice(variable, "false", &[("false", false), ("true", true)]);
     Ok(DebeziumOptions {
         modes: DebeziumModes {
             decimal,
             time,
             interval,
+            hstore,
         },
         tombstones: switch("TOMBSTONES_ON_DELETE")?,
         transaction_metadata: switch("PROVIDE_TRANSACTION_METADATA")?,
@@ -129,6 +132,10 @@ fn check_debezium_defaults(variables: &Variables<'_>, options: &DebeziumOptions)
         (
             "INTERVAL_HANDLING_MODE",
             options.modes.interval != IntervalMode::default(),
+        ),
+        (
+            "HSTORE_HANDLING_MODE",
+            options.modes.hstore != HstoreMode::default(),
         ),
         ("TOMBSTONES_ON_DELETE", options.tombstones),
         ("PROVIDE_TRANSACTION_METADATA", options.transaction_metadata),

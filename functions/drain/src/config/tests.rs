@@ -54,6 +54,7 @@ fn an_error_names_the_variable() {
         ("DECIMAL_HANDLING_MODE", "exact"),
         ("TIME_PRECISION_MODE", "seconds"),
         ("INTERVAL_HANDLING_MODE", "iso"),
+        ("HSTORE_HANDLING_MODE", "text"),
         ("TOMBSTONES_ON_DELETE", "1"),
         ("PROVIDE_TRANSACTION_METADATA", "yes"),
         ("LINGER_SECONDS", "901"),
@@ -91,6 +92,7 @@ fn an_option_of_debezium_is_refused_with_another_envelope_unless_it_is_the_defau
         ("DECIMAL_HANDLING_MODE", "string", "precise"),
         ("TIME_PRECISION_MODE", "isostring", "adaptive"),
         ("INTERVAL_HANDLING_MODE", "string", "numeric"),
+        ("HSTORE_HANDLING_MODE", "json", "map"),
         ("TOMBSTONES_ON_DELETE", "false", "true"),
         ("PROVIDE_TRANSACTION_METADATA", "false", "true"),
     ] {

@@ -14,6 +14,7 @@ mod tables;
 use proptest::prelude::*;
 
 use super::*;
+use crate::catalog::CatalogColumn;
 use crate::change::Change;
 use crate::encode::{
     Debezium, DebeziumModes, Dms, Envelope, EnvelopeForm, Event, KeylessRows, Oversize, PartitionBy,
@@ -254,6 +255,21 @@ fn every_plugin_yields_the_same_events_in_each_envelope() {
             }
         }
     }
+}
+
+/// A column of the catalog that is never large.
+pub(super) fn catalog_column(name: &str, type_oid: u32, type_name: &str) -> CatalogColumn {
+    CatalogColumn {
+        name: name.into(),
+        type_oid,
+        modifier: -1,
+        type_name: type_name.into(),
+        toastable: false,
+    }
+}
+
+pub(super) fn int_column(name: &str) -> CatalogColumn {
+    catalog_column(name, 23, "integer")
 }
 
 /// A decoder that has read the descriptions of every captured table.

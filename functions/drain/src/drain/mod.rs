@@ -7,6 +7,7 @@ mod backfill;
 mod checkpointer;
 mod key_changes;
 mod markers;
+mod next_window;
 pub(crate) mod reader;
 pub mod report;
 mod sender;
@@ -29,14 +30,14 @@ use crate::pack::QueuedEvent;
 use crate::ports::{
     PeekRow, PeekRows, Slot, SlotError, StateStore, Stream, StreamError, TableSource, WalPositions,
 };
-use crate::window_sizing::{SentPrefix, SizingStep, Window, WindowSizing};
+use crate::window_sizing::{TransactionSearch, WindowSizing};
 
 use backfill::{BackfillStep, ChunkEnvironment, MOST_LAG_BYTES};
 use checkpointer::Checkpointer;
 use markers::{HistoryCheck, Markers};
+use next_window::NextWindow;
 use report::{Report, StopReason};
 use sender::Sender;
-use window::WindowOutcome;
 
 pub use backfill::BackfillRunner;
 pub(crate) use markers::MARKER_TIME;
@@ -95,22 +96,13 @@ struct Drain<'a, S, K, C> {
     confirmed: Lsn,
     /// See [`StartPosition::settled`].
     settled: Lsn,
+    /// Search for a transaction that the server cannot decode; `None` as long as it decodes all.
+    search: Option<TransactionSearch>,
     /// Time for reading when the drain began.
     reading_time: Duration,
     /// Time that the server needed to decode the last window.
     peek_took: Duration,
     report: Report,
-}
-
-/// Next step after a window.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum NextWindow {
-    /// No window: the log was read to its readable end.
-    AtTip,
-    /// Read another window.
-    Another,
-    /// No window: the time is over.
-    OutOfTime,
 }
 
 impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> Drain<'a, S, K, C>
@@ -154,6 +146,7 @@ where
             backfill: ports.backfill,
             confirmed: start.confirmed,
             settled: start.settled,
+            search: None,
             reading_time: budget.reading_time_left(began),
             peek_took: Duration::ZERO,
             report: Report {
@@ -261,73 +254,6 @@ where
         self.sender.acknowledgements.complete_window(settled);
         self.checkpointer.set_back(position.clone());
         self.store(&position).await
-    }
-
-    /// Drains one window.
-    ///
-    /// `opened` is its start, and `time_left` the time for reading at that moment.
-    async fn drain_window(
-        &mut self,
-        window: Window,
-        positions: WalPositions,
-        opened: Instant,
-        time_left: Duration,
-    ) -> Result<NextWindow, Error> {
-        let confirmed_before = self.confirmed;
-        let (window, decode_timeout) = self.with_resume_point(window, time_left);
-        let outcome = self
-            .run_window(window, positions.readable, decode_timeout)
-            .await?;
-        self.report_lag(positions);
-        match outcome {
-            WindowOutcome::OutOfTime => Ok(NextWindow::OutOfTime),
-            WindowOutcome::TooSlow => {
-                let step = self.sizing().shrink(confirmed_before, positions.restart);
-                match step {
-                    SizingStep::Smaller => Ok(NextWindow::Another),
-                    SizingStep::NextInvocation => Ok(NextWindow::OutOfTime),
-                    // Earlier attempts used most of the time. In the next invocation the server has nearly
-                    // all of it.
-                    SizingStep::Impossible if decode_timeout < self.reading_time / 2 => {
-                        Ok(NextWindow::OutOfTime)
-                    }
-                    SizingStep::Impossible => Err(self.too_slow()),
-                }
-            }
-            WindowOutcome::ReadAgain => Ok(NextWindow::Another),
-            WindowOutcome::Whole if window.upto == positions.readable || self.markers.ends_at(window) => {
-                Ok(NextWindow::AtTip)
-            }
-            WindowOutcome::Whole | WindowOutcome::RowBound => {
-                let time_left = self.budget.reading_time_left(Instant::now());
-                self.sizing().adjust(opened.elapsed(), time_left);
-                if positions.readable.bytes_since(self.confirmed) < MOST_LAG_BYTES {
-                    self.next_chunk().await?;
-                }
-                Ok(NextWindow::Another)
-            }
-        }
-    }
-
-    /// The window and its decode timeout, adjusted if a transaction is resumed.
-    ///
-    /// The server's row bound includes the rows that it omits, and Spillway never receives these. So such a
-    /// window has only an LSN bound. A smaller window would not make its transaction smaller, so the server
-    /// has nearly all of the time to decode it.
-    fn with_resume_point(&self, window: Window, time_left: Duration) -> (Window, Duration) {
-        let Some(resume) = &self.sender.acknowledgements.position().resume else {
-            return (window, self.sizing().decode_timeout(time_left));
-        };
-        let sent_prefix = Some(SentPrefix {
-            xid: resume.xid,
-            before: resume.lsn,
-        });
-        let window = Window {
-            rows: i32::MAX,
-            sent_prefix,
-            ..window
-        };
-        (window, time_left * 9 / 10)
     }
 
     /// Whether a running backfill must wait because much of the log is unread.

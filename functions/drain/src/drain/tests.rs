@@ -20,6 +20,7 @@ use crate::ports::{
     RecordOutcome, Slot, SlotError, StateStore, Stream, StreamError, TableSource, WalPositions,
 };
 use crate::table_name::TableName;
+use crate::window_sizing::Window;
 
 mod fakes;
 mod markers;

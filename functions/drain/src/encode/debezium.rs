@@ -12,6 +12,7 @@ mod value;
 use std::io::Write as _;
 
 pub use interval::IntervalMode;
+pub use structures::HstoreMode;
 pub use time::TimeMode;
 pub use value::{DebeziumModes, DecimalMode};
 

@@ -14,18 +14,37 @@ const NO_OMITTED_COLUMNS: &OmittedColumns = &OmittedColumns::NONE;
 
 /// Encoder of one change or one row of a backfill.
 pub(super) struct EventEncoder<'a> {
-    pub(super) envelope: &'a Envelope,
-    pub(super) progress: &'a mut Progress,
-    /// LSN of the change's row in the peek.
-    pub(super) lsn: Lsn,
-    /// µs since 1970-01-01 UTC.
-    pub(super) now: i64,
-    /// Bytes that a record may hold, partition key included.
-    pub(super) limit: usize,
-    pub(super) out: &'a mut Vec<Event>,
+    envelope: &'a Envelope,
+    progress: &'a mut Progress,
+    lsn: Lsn,
+    now: i64,
+    limit: usize,
+    out: &'a mut Vec<Event>,
 }
 
-impl EventEncoder<'_> {
+impl<'a> EventEncoder<'a> {
+    /// An encoder that appends to `out`.
+    ///
+    /// `lsn` is the LSN of the change's row in the peek, and `now` is in µs since 1970-01-01 UTC. A record may
+    /// hold `limit` bytes, partition key included.
+    pub(super) fn new(
+        envelope: &'a Envelope,
+        progress: &'a mut Progress,
+        lsn: Lsn,
+        now: i64,
+        limit: usize,
+        out: &'a mut Vec<Event>,
+    ) -> Self {
+        EventEncoder {
+            envelope,
+            progress,
+            lsn,
+            now,
+            limit,
+            out,
+        }
+    }
+
     /// Appends the events of a change. Returns how many of them lost columns.
     pub(super) fn push_change(&mut self, change: &Change<'_>) -> u64 {
         match change {

@@ -20,7 +20,7 @@ mod tests;
 mod value;
 mod wal2json;
 
-pub use debezium::{Debezium, DebeziumModes, DecimalMode, IntervalMode, TimeMode};
+pub use debezium::{Debezium, DebeziumModes, DecimalMode, HstoreMode, IntervalMode, TimeMode};
 pub use definitions::Definitions;
 pub use dms::Dms;
 pub use form::EnvelopeForm;
@@ -146,15 +146,7 @@ impl Envelope {
         limit: usize,
         out: &mut Vec<Event>,
     ) -> u64 {
-        let mut encoder = EventEncoder {
-            envelope: self,
-            progress,
-            lsn,
-            now,
-            limit,
-            out,
-        };
-        encoder.push_change(change)
+        EventEncoder::new(self, progress, lsn, now, limit, out).push_change(change)
     }
 
     /// Appends the event of a row that a backfill read. Returns 1 if columns were omitted, otherwise 0.
@@ -172,15 +164,7 @@ impl Envelope {
         limit: usize,
         out: &mut Vec<Event>,
     ) -> u64 {
-        let mut encoder = EventEncoder {
-            envelope: self,
-            progress,
-            lsn,
-            now,
-            limit,
-            out,
-        };
-        encoder.push_backfill_row(row)
+        EventEncoder::new(self, progress, lsn, now, limit, out).push_backfill_row(row)
     }
 
     /// Counts a change that is not sent, because the stream has it.

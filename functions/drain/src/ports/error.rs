@@ -114,15 +114,19 @@ pub enum SlotError {
     )]
     TwoServers,
     #[error(
-        "slot {slot}: when a change was committed that comes next, a publication of PUBLICATIONS did not \
-         exist: it is newer, or it was dropped or renamed for a while. The server leaves out its changes, so \
-         the slot stays before them. If its tables were never in the stream, take the publication out of \
+        "slot {slot}: when the next change after {confirmed} was committed, a publication of PUBLICATIONS did \
+         not exist: it is newer, or it was dropped or renamed for a while. The server leaves out its changes, \
+         so the slot stays at {confirmed}. If its tables were never in the stream, take the publication out of \
          PUBLICATIONS until the slot is empty, put it back, and read these tables with \
          {{\"action\":\"backfill\"}}. Otherwise advance the slot with select \
          pg_replication_slot_advance('{slot}', pg_current_wal_flush_lsn()), accept the gap, and read the \
          tables again with {{\"action\":\"backfill\",\"repair\":true}}"
     )]
-    PublicationSkipped { slot: String, source: BoxError },
+    PublicationSkipped {
+        slot: String,
+        confirmed: Lsn,
+        source: BoxError,
+    },
     #[error(
         "slot {slot} was not advanced to {to}: the server's log does not reach that far. The server was set \
          back since this invocation began; the next invocation names the positions"

@@ -1,39 +1,26 @@
--- The relations of the names $1 and $2, schemas and names in pairs.
+-- The relations of the names $1 and $2, schemas and names in pairs. `listed` is relation_list.sql.
 --
 -- The key_… columns describe the best index to read a relation by: unique, valid, not deferrable, not
 -- partial, not over expressions, and over not-null columns only. Among those, the index of the replica
 -- identity is the best one, because updates always log its old key. A not-null constraint that is not
 -- validated does not count: rows may still be null.
 select
-  n.nspname::text as schema,
-  c.relname::text as name,
-  c.oid as oid,
-  c.relkind::text as kind,
-  c.relpersistence = 'p' as is_permanent,
-  case when c.relispartition then array(
-    with recursive up(oid) as (
-      select inhparent from pg_inherits where inhrelid = c.oid
-      union
-      select i.inhparent from up join pg_inherits i on i.inhrelid = up.oid)
-    select oid from up) else '{}' end as roots,
+  l.schema,
+  l.name,
+  l.oid,
+  l.kind,
+  l.is_permanent,
+  l.roots,
+  l.estimated_rows,
+  l.lacks_columns,
   -- Another session may drop the relation meanwhile. The functions then return null.
   coalesce(has_schema_privilege(n.oid, 'usage'), false) as may_use_schema,
   coalesce(row_security_active(c.oid), false) as hides_rows,
-  -- The rows of a partitioned table are those of its leaves.
-  case when c.relkind <> 'p' then nullif(c.reltuples, -1)::int8 else (
-    with recursive down(oid) as (
-      select inhrelid from pg_inherits where inhparent = c.oid
-      union
-      select i.inhrelid from down join pg_inherits i on i.inhparent = down.oid)
-    select sum(nullif(l.reltuples, -1))::int8
-    from down join pg_class l using (oid)
-    where l.relkind = 'r') end as estimated_rows,
   k.names as key_names,
   k.operators as key_operators,
   k.collations as key_collations,
   k.identities as key_identities,
   c.relreplident <> 'n' as is_identified,
-  a.names is null as lacks_columns,
   a.names as column_names,
   a.readable as column_readable,
   a.generated as column_generated,
@@ -42,6 +29,8 @@ select
 from unnest($1::text[], $2::text[]) w(schema, name)
 join pg_namespace n on n.nspname = w.schema
 join pg_class c on c.relnamespace = n.oid and c.relname = w.name
+-- By the oid, which has an index: the list has the names as text.
+join listed l on l.oid = c.oid
 cross join lateral (
   select
     array_agg(a.attname::text order by k.place),
@@ -102,5 +91,3 @@ cross join lateral (
   join pg_type t on t.oid = a.atttypid
   where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
 ) a(names, readable, generated, virtual, size_probes)
-where c.relkind in ('r', 'p', 'v', 'm', 'f', 'S')
-  and n.nspname not in ('pg_catalog', 'information_schema') and n.nspname !~ '^pg_(toast|temp)'

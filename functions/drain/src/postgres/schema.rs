@@ -17,11 +17,16 @@ use crate::table_name::TableName;
 
 const DOING: &str = "describing the tables";
 
-/// The relations of some names, with their keys and columns.
-const RELATIONS: &str = include_str!("relations.sql");
-
 /// All relations, without keys and columns.
 const RELATION_LIST: &str = include_str!("relation_list.sql");
+
+/// The relations of some names, with their keys and columns.
+const RELATIONS: &str = concat!(
+    "with listed as (\n",
+    include_str!("relation_list.sql"),
+    ")\n",
+    include_str!("relations.sql")
+);
 
 /// The tables of the publications $1 that have one of the names $2 and $3, schemas and names in pairs.
 ///

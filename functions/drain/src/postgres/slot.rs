@@ -99,23 +99,21 @@ impl<'c> PgSlot<'c> {
         &self.control
     }
 
-    pub(super) fn failed(&self, doing: &'static str, error: tokio_postgres::Error) -> SlotError {
-        let context = SlotContext {
+    fn context(&self) -> SlotContext<'_> {
+        SlotContext {
             connector: self.connector,
             slot: &self.slot,
             plugin: self.plugin,
-        };
-        context.error(doing, error)
+        }
+    }
+
+    pub(super) fn failed(&self, doing: &'static str, error: tokio_postgres::Error) -> SlotError {
+        self.context().error(doing, error)
     }
 
     /// The error of a peek that failed, with the requirement that the server does not meet.
     async fn explained(&self, doing: &'static str, error: tokio_postgres::Error) -> SlotError {
-        let context = SlotContext {
-            connector: self.connector,
-            slot: &self.slot,
-            plugin: self.plugin,
-        };
-        context.explained(&self.control, doing, error).await
+        self.context().explained(&self.control, doing, error).await
     }
 
     /// Checks that pgoutput found each publication for each change of the window.
@@ -125,12 +123,14 @@ impl<'c> PgSlot<'c> {
     ///
     /// # Errors
     /// [`SlotError::PublicationSkipped`]: the rows lack changes.
-    fn check_skipped_publication(&self) -> Result<(), SlotError> {
+    async fn check_skipped_publication(&self) -> Result<(), SlotError> {
         match self.reader.skipped_publication.take() {
-            Some(warning) if self.plugin == Plugin::Pgoutput => Err(SlotError::PublicationSkipped {
-                slot: self.slot.clone(),
-                source: Box::new(warning),
-            }),
+            Some(warning) if self.plugin == Plugin::Pgoutput => {
+                let context = self.context();
+                Err(context
+                    .publication_skipped(&self.control, Box::new(warning))
+                    .await)
+            }
             _ => Ok(()),
         }
     }
@@ -317,7 +317,7 @@ impl Slot for PgSlot<'_> {
             Ok(started) => started,
             Err(error) => return Err(self.explained(DOING, error).await),
         };
-        self.check_skipped_publication()?;
+        self.check_skipped_publication().await?;
         Ok(rows.with_first(first))
     }
 

@@ -1,11 +1,13 @@
 //! Errors of SQL statements about a table or the slot.
 
+use postgres_types::PgLsn;
 use tokio_postgres::error::SqlState;
 
 use super::connection::{Connector, Session};
 use super::sql_state::is_outage;
+use crate::lsn::Lsn;
 use crate::plugin::Plugin;
-use crate::ports::SlotError;
+use crate::ports::{BoxError, SlotError};
 
 /// PostgreSQL's message about a query that one table makes impossible.
 ///
@@ -101,7 +103,26 @@ const REQUIREMENTS: &str = "
            current_setting('wal_level') as wal_level,
            (select setting from pg_settings where name = 'output_plugin_libraries') as libraries";
 
+/// The position of the slot $1.
+const CONFIRMED: &str = "select confirmed_flush_lsn from pg_replication_slots where slot_name = $1";
+
 impl SlotContext<'_> {
+    /// The error of a window with a change whose publication did not exist.
+    ///
+    /// Asks the server for the slot's position, through `session`.
+    pub(crate) async fn publication_skipped(&self, session: &Session, source: BoxError) -> SlotError {
+        match session.client.query_one(CONFIRMED, &[&self.slot]).await {
+            Ok(row) => SlotError::PublicationSkipped {
+                slot: self.slot.to_owned(),
+                confirmed: row
+                    .get::<_, Option<PgLsn>>("confirmed_flush_lsn")
+                    .map_or(Lsn::ZERO, |lsn| Lsn(lsn.into())),
+                source,
+            },
+            Err(error) => self.error("reading the slot's position", error),
+        }
+    }
+
     /// The error of a statement that failed, by its SQLSTATE alone. `doing` names the step.
     pub(crate) fn error(&self, doing: &'static str, error: tokio_postgres::Error) -> SlotError {
         let slot = self.slot.to_owned();
@@ -156,7 +177,7 @@ impl SlotContext<'_> {
                 plugin: self.plugin.to_string(),
                 source,
             },
-            Some(Unmet::Publication) => SlotError::PublicationSkipped { slot, source },
+            Some(Unmet::Publication) => self.publication_skipped(session, source).await,
             Some(Unmet::WalLevel) => SlotError::WalLevelNotLogical { source },
         }
     }

@@ -5,8 +5,8 @@
 
 use drain::change::{Change, Datum, Item, Message, Relation};
 use drain::encode::{
-    Debezium, DebeziumModes, DecimalMode, Dms, Envelope, EnvelopeForm, Event, IntervalMode, KeylessRows,
-    Oversize, PartitionBy, Progress, TimeMode, Transaction, Wal2json,
+    Debezium, DebeziumModes, DecimalMode, Dms, Envelope, EnvelopeForm, Event, HstoreMode, IntervalMode,
+    KeylessRows, Oversize, PartitionBy, Progress, TimeMode, Transaction, Wal2json,
 };
 use drain::lsn::Lsn;
 use drain::position::{Position, PositionSequence};
@@ -37,8 +37,8 @@ pub(super) struct EnvelopeChecks(Vec<EnvelopeCheck>);
 impl EnvelopeChecks {
     /// The checks in the modes that the bits of `options` choose.
     ///
-    /// Bits 1 and 2 choose the partition key, bits 3 and 4 the form of decimals, bit 5 the form of times
-    /// and intervals.
+    /// Bits 1 and 2 choose the partition key, bits 3 and 4 the form of decimals, bit 5 the form of times,
+    /// intervals and hstores.
     /// Bit 6 adds tombstones and transaction metadata, bit 7 limits the size of an event.
     pub(super) fn new(options: u8) -> Self {
         let bits = |from: u8, mask: u8| usize::from(options >> from & mask);
@@ -61,6 +61,7 @@ impl EnvelopeChecks {
             [TimeMode::Adaptive, TimeMode::Nanoseconds][bits(4, 1)],
         ][bits(5, 1)];
         let interval = [IntervalMode::String, IntervalMode::Numeric][bits(5, 1)];
+        let hstore = [HstoreMode::Json, HstoreMode::Map][bits(5, 1)];
         let is_extended = bits(6, 1) == 1;
         let debezium = Debezium {
             name: "slot".to_owned(),
@@ -69,6 +70,7 @@ impl EnvelopeChecks {
                 decimal,
                 time,
                 interval,
+                hstore,
             },
             tombstones: is_extended,
             transaction_metadata: is_extended,

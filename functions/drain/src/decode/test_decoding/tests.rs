@@ -1,6 +1,6 @@
-use super::super::tests::rows_of;
+use super::super::tests::{catalog_column, int_column, rows_of};
 use super::*;
-use crate::catalog::{CatalogColumn, CatalogTable, RecentChanges};
+use crate::catalog::{CatalogTable, RecentChanges};
 use crate::table_name::TableName;
 
 fn decode(data: &str) -> Result<Item<'_>, DecodeError> {
@@ -221,13 +221,7 @@ fn the_time_for_a_row_is_proportional_to_its_columns() {
 fn a_whole_old_row_has_nulls_for_the_columns_that_it_omits() {
     let mut catalog = Catalog::default();
     let columns = [("n", 23, "integer"), ("what", 25, "text")]
-        .map(|(name, type_oid, type_name)| CatalogColumn {
-            name: name.into(),
-            type_oid,
-            modifier: -1,
-            type_name: type_name.into(),
-            toastable: false,
-        })
+        .map(|(name, type_oid, type_name)| catalog_column(name, type_oid, type_name))
         .into();
     catalog.insert(
         TableName::new("public", "t"),
@@ -255,17 +249,10 @@ fn a_whole_old_row_has_nulls_for_the_columns_that_it_omits() {
 #[test]
 fn a_row_before_a_change_of_its_table_has_neither_the_key_nor_the_nulls_of_the_catalog() {
     let mut catalog = Catalog::default();
-    let column = |name: &str| CatalogColumn {
-        name: name.into(),
-        type_oid: 23,
-        modifier: -1,
-        type_name: "integer".into(),
-        toastable: false,
-    };
     let table = CatalogTable {
         key: vec!["n".into()],
         identity_full: true,
-        columns: vec![column("n"), column("m")],
+        columns: vec![int_column("n"), int_column("m")],
         recent: RecentChanges {
             key: vec![20],
             identity: vec![20],
@@ -291,15 +278,8 @@ fn a_row_before_a_change_of_its_table_has_neither_the_key_nor_the_nulls_of_the_c
 #[test]
 fn a_virtual_column_is_absent() {
     let mut catalog = Catalog::default();
-    let column = |name: &str| CatalogColumn {
-        name: name.into(),
-        type_oid: 23,
-        modifier: -1,
-        type_name: "integer".into(),
-        toastable: false,
-    };
     let table = CatalogTable {
-        columns: vec![column("id"), column("g"), column("n")],
+        columns: vec![int_column("id"), int_column("g"), int_column("n")],
         virtual_columns: vec!["g".into()],
         ..CatalogTable::default()
     };

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use super::super::tests::rows_of;
+use super::super::tests::{catalog_column, rows_of};
 use super::relations::MAX_SHAPES;
 use super::*;
 use crate::catalog::{CatalogColumn, CatalogTable, CatalogType, TypeForm};
@@ -14,11 +14,8 @@ fn catalog(key: &[&str], large: &[&str]) -> Catalog {
         columns: large
             .iter()
             .map(|name| CatalogColumn {
-                name: (*name).to_owned(),
-                type_oid: 25,
-                modifier: -1,
-                type_name: "text".into(),
                 toastable: true,
+                ..catalog_column(name, 25, "text")
             })
             .collect(),
         ..CatalogTable::default()

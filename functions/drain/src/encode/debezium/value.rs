@@ -7,7 +7,7 @@ use std::io::Write as _;
 
 use super::decimal::Decimal;
 use super::interval::{IntervalMode, write_interval};
-use super::structures::{MONEY_SCALE, money_decimal, write_bits, write_hstore, write_point};
+use super::structures::{HstoreMode, MONEY_SCALE, money_decimal, write_bits, write_hstore, write_point};
 use super::time::{TimeMode, time_number, write_iso};
 use crate::change::Type;
 use crate::encode::value::{
@@ -38,6 +38,8 @@ pub struct DebeziumModes {
     pub time: TimeMode,
     /// Form of intervals.
     pub interval: IntervalMode,
+    /// Form of hstores.
+    pub hstore: HstoreMode,
 }
 
 impl DebeziumModes {
@@ -57,7 +59,7 @@ impl DebeziumModes {
             Type::Bits(length) => write_bits(out, *length, text),
             Type::Money => self.write_money(out, text),
             Type::Point => write_point(out, text),
-            Type::Hstore => write_hstore(out, text),
+            Type::Hstore => write_hstore(out, self.hstore, text),
             Type::Array(element, delimiter) => {
                 let start = out.len();
                 let write_item = |out: &mut Vec<u8>, item: &str| self.write_value(out, element, item);

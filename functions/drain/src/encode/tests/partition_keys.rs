@@ -45,7 +45,12 @@ fn only_inserts_of_a_table_that_can_only_be_inserted_into_spread() {
         old: None,
         new: row(&[Some("1"), Some("y")]),
     };
-    let changes = || [insert(Arc::clone(&relation), "1", "x"), insert(keyless(), "1", "x")];
+    let changes = || {
+        [
+            insert(Arc::clone(&relation), "1", "x"),
+            insert(keyless(), "1", "x"),
+        ]
+    };
     for form in all_forms() {
         for (partition_by, keyless, is_spread) in [
             (PartitionBy::Key, KeylessRows::Spread, true),
@@ -62,7 +67,9 @@ fn only_inserts_of_a_table_that_can_only_be_inserted_into_spread() {
             assert_eq!(spread.starts_with("public.t#"), is_spread, "{spread}");
             assert_eq!(other, "public.t");
         }
-        let updated = encode(&envelope(form), std::slice::from_ref(&update)).pop().unwrap();
+        let updated = encode(&envelope(form), std::slice::from_ref(&update))
+            .pop()
+            .unwrap();
         assert_eq!(updated.partition_key, "public.t");
     }
 }

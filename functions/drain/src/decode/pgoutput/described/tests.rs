@@ -1,6 +1,7 @@
 use super::*;
-use crate::catalog::{Catalog, CatalogColumn, CatalogTable};
+use crate::catalog::{Catalog, CatalogTable};
 use crate::change::ColumnCoverage;
+use crate::decode::tests::int_column;
 use crate::table_name::TableName;
 
 const ROOT: u32 = 1;
@@ -8,16 +9,9 @@ const ROOT: u32 = 1;
 /// A catalog with the partitioned table, whose rows are distributed by `id`.
 fn catalog() -> Catalog {
     let mut catalog = Catalog::default();
-    let column = |name: &str| CatalogColumn {
-        name: name.into(),
-        type_oid: 23,
-        modifier: -1,
-        type_name: "integer".into(),
-        toastable: false,
-    };
     let root = CatalogTable {
         oid: ROOT,
-        columns: vec![column("id"), column("code"), column("v")],
+        columns: ["id", "code", "v"].map(int_column).into(),
         is_partitioned: true,
         partition_columns: Some(vec!["id".into()]),
         ..CatalogTable::default()

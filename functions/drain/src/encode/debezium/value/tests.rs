@@ -266,10 +266,11 @@ fn every_short_text_of_array_syntax_is_written_as_json() {
 /// Any combination of modes.
 fn modes() -> impl Strategy<Value = DebeziumModes> {
     use {DecimalMode as D, TimeMode as T};
-    (0..3usize, 0..4usize, 0..2usize).prop_map(|(decimal, time, interval)| DebeziumModes {
+    (0..3usize, 0..4usize, 0..2usize, 0..2usize).prop_map(|(decimal, time, interval, hstore)| DebeziumModes {
         decimal: [D::String, D::Precise, D::Double][decimal],
         time: [T::IsoString, T::Adaptive, T::Microseconds, T::Nanoseconds][time],
         interval: [IntervalMode::String, IntervalMode::Numeric][interval],
+        hstore: [HstoreMode::Json, HstoreMode::Map][hstore],
     })
 }
 
@@ -297,8 +298,8 @@ proptest! {
     }
 
     #[test]
-    fn text_that_looks_like_a_hstore_is_written_as_json(text in r#"["\\=>, NUL]{0,16}"#) {
-        let written = json(DebeziumModes::default(), Type::Hstore, &text);
+    fn text_that_looks_like_a_hstore_is_written_as_json(modes in modes(), text in r#"["\\=>, NUL]{0,16}"#) {
+        let written = json(modes, Type::Hstore, &text);
         prop_assert!(serde_json::from_str::<serde_json::Value>(&written).is_ok(), "{}", written);
     }
 
