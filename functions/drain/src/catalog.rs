@@ -164,6 +164,13 @@ impl Catalog {
         self.types.insert(catalog_type);
     }
 
+    /// Whether the types that are not built in were read.
+    ///
+    /// A database without such types has none, so it counts as one whose types were not read.
+    pub fn has_types(&self) -> bool {
+        !self.types.is_empty()
+    }
+
     /// The table of this name; `None` if the catalog does not hold it.
     ///
     /// The table was then dropped or renamed, or it was created after the catalog was read.

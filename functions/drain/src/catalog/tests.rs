@@ -215,3 +215,8 @@ fn a_name_is_that_of_a_table_until_a_view_takes_it() {
     assert!(catalog.is_table(&TableName::new("public", "dropped"), Lsn(101)));
     assert!(catalog.table(&view).is_none() && !catalog.lacks(&view));
 }
+
+#[test]
+fn a_catalog_has_types_after_the_first_was_added() {
+    assert!(catalog().has_types() && !Catalog::default().has_types());
+}

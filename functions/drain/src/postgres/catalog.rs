@@ -223,7 +223,7 @@ pub(super) async fn add_tables(
         names.iter().for_each(|name| catalog.insert_missing(name.clone()));
     }
     let mut untracked = Vec::new();
-    let mut type_oids = BTreeSet::new();
+    let (mut type_oids, mut is_altered) = (BTreeSet::new(), false);
     for row in rows {
         let name = TableName::new(row.get::<_, String>("schema"), row.get::<_, String>("name"));
         let kind = match (row.get("is_view"), row.get("is_system")) {
@@ -233,6 +233,7 @@ pub(super) async fn add_tables(
                 let table = catalog_table(&row, horizon);
                 let oids = table.columns.iter().map(|column| column.type_oid);
                 type_oids.extend(oids.filter(|oid| !is_built_in(*oid)));
+                is_altered |= !table.recent.is_empty();
                 catalog.insert(name, table);
                 continue;
             }
@@ -240,8 +241,13 @@ pub(super) async fn add_tables(
         catalog.insert_missing(name.clone());
         untracked.push(UntrackedRelation { name, kind });
     }
+    // Rows of a table that was dropped, renamed or altered since may have types that no column has now.
+    is_altered |= match request {
+        TableRequest::Named(names) => names.iter().any(|name| catalog.table(name).is_none()),
+        TableRequest::All => false,
+    };
     let type_oids: Vec<u32> = type_oids.into_iter().collect();
-    if !type_oids.is_empty() {
+    if !type_oids.is_empty() || is_altered && !catalog.has_types() {
         let types = session.client.query(TYPES, &[&type_oids]).await.map_err(failed)?;
         types
             .iter()
