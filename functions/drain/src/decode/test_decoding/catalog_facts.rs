@@ -3,7 +3,6 @@
 //! A fact of the catalog counts only if it held when the row was written.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::catalog::{Catalog, PastTable};
@@ -159,7 +158,7 @@ fn is_null(past: Option<PastTable<'_>>, column: &str) -> bool {
 /// The old row of a delete, with its nulls if it is a whole row.
 ///
 /// Only the catalog holds the columns then, so the nulls are added only if the catalog still has every column
-/// of the row.
+/// of the row, in the same order.
 pub(super) fn with_nulls<'a>(
     catalog: &Catalog,
     name: &TableName,
@@ -167,8 +166,10 @@ pub(super) fn with_nulls<'a>(
 ) -> Vec<ColumnValue<'a>> {
     let past = catalog.past_table_named(name).filter(PastTable::is_full);
     let columns = past.map(|past| past.now().columns.as_slice()).unwrap_or_default();
-    let names: HashSet<&str> = columns.iter().map(|column| column.name.as_str()).collect();
-    if values.is_empty() || !values.iter().all(|value| names.contains(&*value.name)) {
+    // A column that was renamed since may have the name of another one. The row is then in another order.
+    let mut places = columns.iter();
+    let is_in_order = |value: &ColumnValue<'_>| places.any(|column| column.name == value.name);
+    if values.is_empty() || !values.iter().all(is_in_order) {
         return values;
     }
     let mut values = values.into_iter().peekable();

@@ -402,3 +402,39 @@ fn the_catalog_has_the_length_of_a_bit_unless_the_column_is_newer_than_the_row()
         assert_eq!(kinds, [Type::Bits(None), Type::Bits(Some(length))], "{xid}");
     }
 }
+
+#[test]
+fn an_old_row_of_columns_whose_names_others_have_now_keeps_its_values() {
+    let mut catalog = Catalog::default();
+    let column = |name: &str| CatalogColumn {
+        name: name.into(),
+        type_oid: 23,
+        modifier: -1,
+        type_name: "integer".into(),
+        toastable: false,
+    };
+    // They were `id`, `region` and `v`.
+    let table = CatalogTable {
+        identity_full: true,
+        columns: ["renamed", "region", "id"].map(column).into(),
+        recent: RecentChanges {
+            columns: [("renamed".to_owned(), 20), ("id".to_owned(), 20)].into(),
+            ..RecentChanges::default()
+        },
+        ..CatalogTable::default()
+    };
+    catalog.insert(TableName::new("public", "t"), table);
+    catalog.begin_transaction(19);
+    let row = b"table public.t: DELETE: id[integer]:1 region[integer]:2";
+    let Item::Change(Change::Delete { relation, old }) = super::decode(&catalog, Lsn::ZERO, row).unwrap()
+    else {
+        panic!();
+    };
+    let names: Vec<&str> = relation
+        .columns
+        .iter()
+        .map(|column| column.name.as_str())
+        .collect();
+    assert_eq!(names, ["id", "region"]);
+    assert_eq!(old, [Datum::Text("1".into()), Datum::Text("2".into())]);
+}
