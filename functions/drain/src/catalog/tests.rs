@@ -206,6 +206,19 @@ fn a_partial_catalog_lacks_the_tables_that_were_not_read() {
 }
 
 #[test]
+fn a_partial_catalog_lacks_the_oids_that_were_not_read() {
+    let mut catalog = Catalog::partial();
+    let table = CatalogTable {
+        oid: 1,
+        ..CatalogTable::default()
+    };
+    catalog.insert(TableName::new("public", "read"), table);
+    catalog.insert_read_oid(2);
+    assert_eq!([1, 2, 3].map(|oid| catalog.lacks_oid(oid)), [false, false, true]);
+    assert!(!Catalog::default().lacks_oid(3));
+}
+
+#[test]
 fn a_name_is_that_of_a_table_until_a_view_takes_it() {
     let view = TableName::new("public", "v");
     let mut catalog = Catalog::partial();
