@@ -13,6 +13,7 @@ use crate::support::versions::plugins;
 crate::scenarios![
     a_type_that_was_renamed_or_replaced_keeps_its_form,
     an_array_of_a_dropped_type_stays_a_list,
+    values_of_a_dropped_table_keep_the_form_of_their_types,
     a_backfill_condition_uses_the_search_path_of_the_database,
     a_search_path_with_types_of_built_in_names_does_not_stop_a_drain,
     each_value_of_wal2json_has_the_form_of_its_type,
@@ -315,6 +316,36 @@ async fn an_array_of_a_dropped_type_stays_a_list() {
         assert_eq!(
             delivery.of_table("public.t")[0]["after"],
             json!({"id": 1, "m": "a", "l": ["a", null], "p": "1.50"})
+        );
+    })
+    .await;
+}
+
+/// No column of the catalog has one of the types then.
+async fn values_of_a_dropped_table_keep_the_form_of_their_types() {
+    Plugin::each(|plugin| async move {
+        let fixture = Fixture::new(plugin).await;
+        let create = "create domain small as int; create domain smaller as small;
+            create domain raw as bytea; create domain smalls as smaller[];
+            create table t (id int primary key, s smaller, r raw, l smalls, b bit(1), f bit(1)[]);
+            create table u (id int primary key, s smaller)";
+        fixture.sql(create).await;
+        fixture
+            .sql(
+                r"insert into t values (1, 2, '\xbeef', '{3,null}', b'1', '{0,1}');
+                 insert into u values (1, 2);
+                 drop table t; alter table u alter s type text",
+            )
+            .await;
+        fixture.drain().await;
+        let delivery = fixture.consume().await;
+        assert_eq!(
+            delivery.of_table("public.t")[0]["after"],
+            json!({"id": 1, "s": 2, "r": "vu8=", "l": [3, null], "b": true, "f": [false, true]})
+        );
+        assert_eq!(
+            delivery.of_table("public.u")[0]["after"],
+            json!({"id": 1, "s": 2})
         );
     })
     .await;

@@ -23,6 +23,7 @@ crate::version_scenarios![
 
 crate::scenarios![
     a_key_that_was_dropped_is_no_key,
+    rows_of_a_renamed_table_have_its_key_or_none,
     rows_after_a_change_have_the_new_key,
     an_identity_of_the_past_makes_no_nulls,
 ];
@@ -245,6 +246,37 @@ async fn a_key_that_was_dropped_is_no_key() {
             .map(|it| it.partition_key.clone())
             .collect();
         assert_eq!(keys.split_off(1), ["public.t", "public.t"]);
+    })
+    .await;
+}
+
+/// pgoutput names the table by its OID. It sends neither a whole row's key nor a generated column of the key.
+async fn rows_of_a_renamed_table_have_its_key_or_none() {
+    Plugin::each(|plugin| async move {
+        let fixture = Fixture::new(plugin).await;
+        execute_and_drain(
+            &fixture,
+            &[
+                "create table t (id int primary key, v text); alter table t replica identity full;
+                 create table g (id int, made int generated always as (id / 2) stored, v text,
+                   primary key (made, v))",
+                "insert into t values (1, 'a'); insert into g values (1, default, 'a'), (3, default, 'a')",
+                "alter table t rename to u; alter table g rename to h; create table t (a int primary key)",
+            ],
+        )
+        .await;
+        let delivery = fixture.consume().await;
+        let key_of = |table: &str| {
+            let changes = delivery.changes().into_iter();
+            let mut of_table = changes.filter(|it| it.event().table().as_deref() == Some(table));
+            of_table.next().unwrap().partition_key.clone()
+        };
+        let (t, g) = (key_of("public.t"), key_of("public.g"));
+        match plugin {
+            Plugin::Pgoutput => assert_eq!((&*t, &*g), (r#"{"id":1}"#, "public.g")),
+            Plugin::Wal2json => assert_eq!((&*t, &*g), (r#"{"id":1}"#, r#"{"made":0,"v":"a"}"#)),
+            Plugin::TestDecoding => assert_eq!((&*t, &*g), ("public.t", "public.g")),
+        }
     })
     .await;
 }

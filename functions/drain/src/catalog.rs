@@ -9,7 +9,7 @@
 mod past;
 mod types;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 pub use past::{PastTable, RecentChanges, precedes};
 
@@ -34,6 +34,8 @@ pub struct Catalog {
     types: TypeCatalog,
     /// Names of the tables by their OIDs.
     names: HashMap<u32, TableName>,
+    /// OIDs that were read, and that perhaps no table has.
+    read_oids: HashSet<u32>,
     read: past::ReadTransaction,
     /// Whether the server has virtual generated columns, whose values are in no log (PostgreSQL 18).
     pub has_virtual_columns: bool,
@@ -42,8 +44,13 @@ pub struct Catalog {
 /// Tables that are to be read from the system catalog.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TableRequest {
-    /// The tables of these names.
-    Named(Vec<TableName>),
+    /// Single tables, by their present names or by their OIDs.
+    Named {
+        /// Names, which no table may have.
+        names: Vec<TableName>,
+        /// OIDs, whatever the names of the tables are now.
+        oids: Vec<u32>,
+    },
     /// Every table of the database, but no other relation that [`Catalog::insert_untracked`] may add.
     All,
 }
@@ -128,6 +135,11 @@ impl Catalog {
         self.is_partial && !self.tables.contains_key(name)
     }
 
+    /// Whether the table with this OID was not read yet.
+    pub fn lacks_oid(&self, oid: u32) -> bool {
+        self.is_partial && !self.names.contains_key(&oid) && !self.read_oids.contains(&oid)
+    }
+
     /// Whether some tables were not read yet.
     pub fn is_partial(&self) -> bool {
         self.is_partial
@@ -149,6 +161,11 @@ impl Catalog {
         self.tables.insert(name, None);
     }
 
+    /// Adds an OID that was read; a table with it is added as well.
+    pub fn insert_read_oid(&mut self, oid: u32) {
+        self.read_oids.insert(oid);
+    }
+
     /// Adds the name of a relation that is not a table of a user, such as a materialized view.
     ///
     /// The relation has the name since the commit that ends at `since`. Before, a table may have had it.
@@ -167,6 +184,13 @@ impl Catalog {
     /// Adds a type that is not built in.
     pub fn insert_type(&mut self, catalog_type: CatalogType) {
         self.types.insert(catalog_type);
+    }
+
+    /// Whether the types that are not built in were read.
+    ///
+    /// A database without such types has none, so it counts as one whose types were not read.
+    pub fn has_types(&self) -> bool {
+        !self.types.is_empty()
     }
 
     /// The table of this name; `None` if the catalog does not hold it.

@@ -55,8 +55,10 @@ pub(super) fn align<'t>(
     while let Some(change) = changes.next() {
         if change.op == 't' {
             let mut truncated = vec![change];
-            while let Some(more) = changes.next_if(|more| more.op == 't') {
-                truncated.push(more);
+            // Changes that are not sent do not separate the events of two truncates.
+            let is_next = |more: &&TrueChange| more.op == 't' || sent_as(truth, plugin, more).is_none();
+            while let Some(more) = changes.next_if(is_next) {
+                truncated.extend((more.op == 't').then_some(more));
             }
             match truncates(truth, plugin, &truncated, &events[next..]) {
                 Ok(used) => next += used,

@@ -192,7 +192,8 @@ impl EventContext<'_> {
         }
         for column in &shape.columns {
             let is_named = shape.identity == "f" || shape.identity_key.contains(&column.name);
-            let is_null = old.get(&column.name).is_none_or(Option::is_none);
+            let text = old.get(&column.name).and_then(Option::as_ref);
+            let is_null = text.is_none_or(|text| self.is_blind(column, text));
             // DMS omits nulls, and test_decoding omits them in old rows. In the old row of a partition, a
             // null may replace a value that the partition did not log.
             let leaves_nulls = event.event.envelope == Envelope::Dms

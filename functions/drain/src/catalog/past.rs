@@ -39,6 +39,11 @@ pub struct RecentChanges {
 }
 
 impl RecentChanges {
+    /// Whether every fact is older than every row.
+    pub fn is_empty(&self) -> bool {
+        self.transactions().next().is_none()
+    }
+
     /// All transactions of the table.
     fn transactions(&self) -> impl Iterator<Item = u32> {
         let lists = [

@@ -206,6 +206,19 @@ fn a_partial_catalog_lacks_the_tables_that_were_not_read() {
 }
 
 #[test]
+fn a_partial_catalog_lacks_the_oids_that_were_not_read() {
+    let mut catalog = Catalog::partial();
+    let table = CatalogTable {
+        oid: 1,
+        ..CatalogTable::default()
+    };
+    catalog.insert(TableName::new("public", "read"), table);
+    catalog.insert_read_oid(2);
+    assert_eq!([1, 2, 3].map(|oid| catalog.lacks_oid(oid)), [false, false, true]);
+    assert!(!Catalog::default().lacks_oid(3));
+}
+
+#[test]
 fn a_name_is_that_of_a_table_until_a_view_takes_it() {
     let view = TableName::new("public", "v");
     let mut catalog = Catalog::partial();
@@ -214,4 +227,9 @@ fn a_name_is_that_of_a_table_until_a_view_takes_it() {
     assert_eq!([99, 100, 101].map(is_table), [true, false, false]);
     assert!(catalog.is_table(&TableName::new("public", "dropped"), Lsn(101)));
     assert!(catalog.table(&view).is_none() && !catalog.lacks(&view));
+}
+
+#[test]
+fn a_catalog_has_types_after_the_first_was_added() {
+    assert!(catalog().has_types() && !Catalog::default().has_types());
 }

@@ -85,6 +85,10 @@ impl TypeCatalog {
         self.types.insert(oid, inserted);
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.types.is_empty()
+    }
+
     /// Adds the name of a type with a modifier.
     pub(super) fn insert_name(&mut self, oid: u32, modifier: i32, name: &str) {
         if modifier >= 0 && !format_type::is_built_in(oid) {

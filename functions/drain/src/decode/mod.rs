@@ -73,9 +73,23 @@ impl Decoder {
     /// only.
     pub fn tables(&self, data: &[u8]) -> Vec<TableName> {
         match self {
-            Decoder::Pgoutput(_) => pgoutput::described_table(data).into_iter().collect(),
+            Decoder::Pgoutput(_) => pgoutput::described_table(data)
+                .map(|(_, name)| name)
+                .into_iter()
+                .collect(),
             Decoder::Wal2json(_) => wal2json::table(data).into_iter().collect(),
             Decoder::TestDecoding => test_decoding::tables(data),
+        }
+    }
+
+    /// The OID of the table that this row describes; `None` for another row, and without pgoutput.
+    ///
+    /// The table may have another name now. The server may also send a name that is out of date: that of a
+    /// partitioned table that was renamed.
+    pub fn table_oid(&self, data: &[u8]) -> Option<u32> {
+        match self {
+            Decoder::Pgoutput(_) => pgoutput::described_table(data).map(|(oid, _)| oid),
+            Decoder::Wal2json(_) | Decoder::TestDecoding => None,
         }
     }
 

@@ -204,14 +204,14 @@ impl PgoutputDecoder {
     }
 }
 
-/// The table that a message describes; `None` for another message.
-pub(super) fn described_table(data: &[u8]) -> Option<TableName> {
+/// OID and name of the table that a message describes; `None` for another message.
+pub(super) fn described_table(data: &[u8]) -> Option<(u32, TableName)> {
     let mut reader = ByteReader { data, at: 0 };
     if reader.u8() != Ok(b'R') {
         return None;
     }
-    reader.u32().ok()?;
-    reader.table_name().ok()
+    let oid = reader.u32().ok()?;
+    Some((oid, reader.table_name().ok()?))
 }
 
 /// Reader of the fields of one message.

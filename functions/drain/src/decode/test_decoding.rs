@@ -15,7 +15,9 @@ use crate::change::{Change, ColumnCoverage, Datum, Item, Message, MessageParts};
 use crate::lsn::Lsn;
 use crate::table_name::TableName;
 use crate::time::micros_of_timestamp;
-use catalog_facts::{ColumnValue, key, key_of_update, old_tuple, relation, row, with_nulls, without_virtual};
+use catalog_facts::{
+    ColumnValue, key, key_of_update, old_tuple, relation, row, with_bit_lengths, with_nulls, without_virtual,
+};
 use shortener::{MESSAGE, OVERSIZE, SIZE, WITHOUT_CONTENT, WITHOUT_PREFIX};
 
 /// Decodes one row; `lsn` is its `lsn` column.
@@ -126,13 +128,15 @@ impl<'a> TextReader<'a> {
         };
         if self.skip("INSERT:") {
             let new = without_virtual(catalog, table, None, self.new_row()?);
+            let new = with_bit_lengths(catalog, table, None, new);
             let (relation, new) = row(catalog, table, new, key(catalog, table), ColumnCoverage::Whole);
             Ok(Change::Insert { relation, new })
         } else if self.skip("UPDATE:") {
             self.update(catalog, table)
         } else if self.skip("DELETE:") {
             // Without a replica identity the row has no values: only the delete itself is known.
-            let old = with_nulls(catalog, table, self.values("")?);
+            let old = with_bit_lengths(catalog, table, None, self.values("")?);
+            let old = with_nulls(catalog, table, old);
             let (relation, old) = row(catalog, table, old, key(catalog, table), ColumnCoverage::Row);
             Ok(Change::Delete { relation, old })
         } else {
@@ -147,6 +151,7 @@ impl<'a> TextReader<'a> {
         };
         let key = key_of_update(catalog, table, old.as_deref());
         let new = without_virtual(catalog, table, old.as_deref(), self.new_row()?);
+        let new = with_bit_lengths(catalog, table, old.as_deref(), new);
         let (relation, mut new) = row(catalog, table, new, key, ColumnCoverage::Whole);
         let old = match old {
             Some(old) => {

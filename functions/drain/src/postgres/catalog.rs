@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use tokio_postgres::Row as PgRow;
+use tokio_postgres::types::ToSql;
 
 use super::connection::{Connector, Session};
 use crate::catalog::{
@@ -15,8 +16,8 @@ use crate::table_name::TableName;
 /// The types that are not built in.
 const TYPES: &str = include_str!("types.sql");
 
-/// The tables and materialized views of the names $1 and $2, schemas and names in pairs, and the partitions of
-/// these tables.
+/// The tables and materialized views of the names $1 and $2, schemas and names in pairs, and of the OIDs $3;
+/// and the partitions of these tables.
 ///
 /// The replica identities of its partitions say what an old row of a partitioned table has.
 const NAMED: &str = "
@@ -25,6 +26,8 @@ const NAMED: &str = "
       from unnest($1::text[], $2::text[]) w(schema, name)
       join pg_namespace n on n.nspname = w.schema
       join pg_class c on c.relnamespace = n.oid and c.relname = w.name
+      union
+      select described.oid from unnest($3::oid[]) described(oid)
       union
       select h.inhrelid
       from named
@@ -210,20 +213,22 @@ pub(super) async fn add_tables(
 ) -> Result<Vec<UntrackedRelation>, SlotError> {
     let failed = |error| connector.failed(DOING, error);
     let rows = match request {
-        TableRequest::Named(names) => {
+        TableRequest::Named { names, oids } => {
             let (schemas, names): (Vec<&str>, Vec<&str>) =
                 names.iter().map(|table| (&*table.schema, &*table.name)).unzip();
-            session.client.query(&tables_of(NAMED), &[&schemas, &names]).await
+            let arguments: [&(dyn ToSql + Sync); 3] = [&schemas, &names, oids];
+            session.client.query(&tables_of(NAMED), &arguments).await
         }
         TableRequest::All => session.client.query(&tables_of(ALL), &[]).await,
     };
     let rows = rows.map_err(failed)?;
     tracing::debug!(tables = rows.len(), "the catalog was read");
-    if let TableRequest::Named(names) = request {
+    if let TableRequest::Named { names, oids } = request {
         names.iter().for_each(|name| catalog.insert_missing(name.clone()));
+        oids.iter().for_each(|oid| catalog.insert_read_oid(*oid));
     }
     let mut untracked = Vec::new();
-    let mut type_oids = BTreeSet::new();
+    let (mut type_oids, mut is_altered) = (BTreeSet::new(), false);
     for row in rows {
         let name = TableName::new(row.get::<_, String>("schema"), row.get::<_, String>("name"));
         let kind = match (row.get("is_view"), row.get("is_system")) {
@@ -233,6 +238,7 @@ pub(super) async fn add_tables(
                 let table = catalog_table(&row, horizon);
                 let oids = table.columns.iter().map(|column| column.type_oid);
                 type_oids.extend(oids.filter(|oid| !is_built_in(*oid)));
+                is_altered |= !table.recent.is_empty();
                 catalog.insert(name, table);
                 continue;
             }
@@ -240,8 +246,13 @@ pub(super) async fn add_tables(
         catalog.insert_missing(name.clone());
         untracked.push(UntrackedRelation { name, kind });
     }
+    // Rows of a table that was dropped, renamed or altered since may have types that no column has now.
+    is_altered |= match request {
+        TableRequest::Named { names, .. } => names.iter().any(|name| catalog.table(name).is_none()),
+        TableRequest::All => false,
+    };
     let type_oids: Vec<u32> = type_oids.into_iter().collect();
-    if !type_oids.is_empty() {
+    if !type_oids.is_empty() || is_altered && !catalog.has_types() {
         let types = session.client.query(TYPES, &[&type_oids]).await.map_err(failed)?;
         types
             .iter()

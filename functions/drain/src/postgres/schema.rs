@@ -102,7 +102,10 @@ impl SchemaSource<'_> {
         };
         // The schema is that of the present, so every fact is as old as any row.
         let (mut catalog, horizon) = catalog::partial(self.connector, self.session, None).await?;
-        let request = TableRequest::Named(names.to_vec());
+        let request = TableRequest::Named {
+            names: names.to_vec(),
+            oids: Vec::new(),
+        };
         catalog::add_tables(self.connector, self.session, &mut catalog, horizon, &request).await?;
         Ok(DatabaseSchema {
             relations: rows.iter().map(relation_info).collect(),

@@ -1,13 +1,12 @@
-//! What the catalog adds to a row of test_decoding: the key, and the nulls that the row omits.
+//! What the catalog adds to a row of test_decoding: the key, the nulls that the row omits, and modifiers of types.
 //!
 //! A fact of the catalog counts only if it held when the row was written.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::catalog::{Catalog, PastTable};
-use crate::change::{Column, ColumnCoverage, Datum, Relation, Tuple};
+use crate::change::{Column, ColumnCoverage, Datum, Relation, Tuple, format_type};
 use crate::table_name::TableName;
 
 /// Column of a row with its value.
@@ -111,6 +110,44 @@ pub(super) fn without_virtual<'a>(
     values
 }
 
+/// The values of a row, with the lengths of `bit` in the names of their types.
+///
+/// test_decoding prints `bit` for `bit(1)`. The catalog has the length, but only of the present column. A value
+/// of `bit(n)` has n digits, so it shows the length of its time. `old` is the old row: a column that is null in
+/// one of the two rows may have a value in the other.
+pub(super) fn with_bit_lengths<'a>(
+    catalog: &Catalog,
+    name: &TableName,
+    old: Option<&[ColumnValue<'_>]>,
+    mut values: Vec<ColumnValue<'a>>,
+) -> Vec<ColumnValue<'a>> {
+    for value in &mut values {
+        let (element, brackets) = format_type::split_brackets(&value.type_name);
+        let past = || catalog.past_table_named(name);
+        // A column of the catalog may be a `bit` of any length, whose name has quotes.
+        if element != "bit" || past().is_some_and(|past| past.has_column(&value.name)) {
+            continue;
+        }
+        let same = |old: &&ColumnValue<'_>| old.name == value.name && old.type_name == value.type_name;
+        let old = old.unwrap_or_default().iter().find(same);
+        let length = bit_length(&value.datum).or_else(|| bit_length(&old?.datum));
+        if let Some(length) = length {
+            value.type_name = Cow::Owned(format!("bit({length}){brackets}"));
+        }
+    }
+    values
+}
+
+/// Number of digits of a `bit`, or of the first `bit` in an array; `None` if the value shows none.
+///
+/// An array may have bounds in front: `[0:1]={1,0}`.
+fn bit_length(datum: &Datum<'_>) -> Option<usize> {
+    let Datum::Text(text) = datum else { return None };
+    let items = text.split_once('=').map_or(&**text, |(_, items)| items);
+    let mut runs = items.split(|letter| !matches!(letter, '0' | '1'));
+    runs.find(|run| !run.is_empty()).map(str::len)
+}
+
 /// Whether a column that an old row omits is null. `past` is the table.
 ///
 /// test_decoding omits the nulls of an old row, and all columns that the replica identity does not have. So
@@ -122,7 +159,7 @@ fn is_null(past: Option<PastTable<'_>>, column: &str) -> bool {
 /// The old row of a delete, with its nulls if it is a whole row.
 ///
 /// Only the catalog holds the columns then, so the nulls are added only if the catalog still has every column
-/// of the row.
+/// of the row, in the same order.
 pub(super) fn with_nulls<'a>(
     catalog: &Catalog,
     name: &TableName,
@@ -130,8 +167,10 @@ pub(super) fn with_nulls<'a>(
 ) -> Vec<ColumnValue<'a>> {
     let past = catalog.past_table_named(name).filter(PastTable::is_full);
     let columns = past.map(|past| past.now().columns.as_slice()).unwrap_or_default();
-    let names: HashSet<&str> = columns.iter().map(|column| column.name.as_str()).collect();
-    if values.is_empty() || !values.iter().all(|value| names.contains(&*value.name)) {
+    // A column that was renamed since may have the name of another one. The row is then in another order.
+    let mut places = columns.iter();
+    let is_in_order = |value: &ColumnValue<'_>| places.any(|column| column.name == value.name);
+    if values.is_empty() || !values.iter().all(is_in_order) {
         return values;
     }
     let mut values = values.into_iter().peekable();

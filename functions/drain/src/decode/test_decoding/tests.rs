@@ -1,6 +1,7 @@
 use super::super::tests::{catalog_column, int_column, rows_of};
 use super::*;
 use crate::catalog::{CatalogTable, RecentChanges};
+use crate::change::{COMMA, Type};
 use crate::table_name::TableName;
 
 fn decode(data: &str) -> Result<Item<'_>, DecodeError> {
@@ -310,4 +311,110 @@ fn a_null_of_a_column_that_the_old_row_has_is_a_value() {
     };
     assert_eq!(relation.columns.len(), 2);
     assert_eq!(new[1], Datum::Null);
+}
+
+/// Types of the columns of a row.
+fn types_of(catalog: &Catalog, row: &str) -> Vec<Type> {
+    let item = super::decode(catalog, Lsn::ZERO, row.as_bytes()).unwrap();
+    let Item::Change(
+        Change::Insert { relation, .. } | Change::Update { relation, .. } | Change::Delete { relation, .. },
+    ) = item
+    else {
+        panic!("{item:?}");
+    };
+    relation
+        .columns
+        .iter()
+        .map(|column| column.kind.clone())
+        .collect()
+}
+
+#[test]
+fn the_digits_of_a_bit_are_its_length_where_the_catalog_lacks_the_column() {
+    let bits = |length| Type::Bits(length);
+    let list = |length| Type::Array(Box::new(Type::Bits(length)), COMMA);
+    for (row, kinds) in [
+        (
+            "INSERT: a[bit]:B'1' b[bit]:B'0101' c[bit]:null",
+            vec![bits(Some(1)), bits(Some(4)), bits(None)],
+        ),
+        ("DELETE: a[bit]:B'0'", vec![bits(Some(1))]),
+        (
+            "UPDATE: old-key: a[bit]:B'1' new-tuple: a[bit]:null",
+            vec![bits(Some(1))],
+        ),
+        (
+            "INSERT: a[bit[]]:'{NULL,1}' b[bit[]]:'[0:1]={011,101}' c[bit[]]:'{}'",
+            vec![list(Some(1)), list(Some(3)), list(None)],
+        ),
+        ("INSERT: a[bit varying]:B'1'", vec![bits(None)]),
+    ] {
+        let row = format!("table public.dropped: {row}");
+        assert_eq!(types_of(&Catalog::default(), &row), kinds, "{row}");
+    }
+}
+
+#[test]
+fn the_catalog_has_the_length_of_a_bit_unless_the_column_is_newer_than_the_row() {
+    let mut catalog = Catalog::default();
+    let column = |name: &str, modifier, type_name: &str| CatalogColumn {
+        name: name.into(),
+        type_oid: 1560,
+        modifier,
+        type_name: type_name.into(),
+        toastable: false,
+    };
+    let table = CatalogTable {
+        columns: vec![column("any", -1, "\"bit\""), column("altered", 8, "bit(8)")],
+        recent: RecentChanges {
+            columns: [("altered".to_owned(), 20)].into(),
+            ..RecentChanges::default()
+        },
+        ..CatalogTable::default()
+    };
+    catalog.insert(TableName::new("public", "t"), table);
+    for (xid, length) in [(19, 1), (21, 8)] {
+        catalog.begin_transaction(xid);
+        let kinds = types_of(
+            &catalog,
+            "table public.t: INSERT: any[bit]:B'1' altered[bit]:B'1'",
+        );
+        assert_eq!(kinds, [Type::Bits(None), Type::Bits(Some(length))], "{xid}");
+    }
+}
+
+#[test]
+fn an_old_row_of_columns_whose_names_others_have_now_keeps_its_values() {
+    let mut catalog = Catalog::default();
+    let column = |name: &str| CatalogColumn {
+        name: name.into(),
+        type_oid: 23,
+        modifier: -1,
+        type_name: "integer".into(),
+        toastable: false,
+    };
+    // They were `id`, `region` and `v`.
+    let table = CatalogTable {
+        identity_full: true,
+        columns: ["renamed", "region", "id"].map(column).into(),
+        recent: RecentChanges {
+            columns: [("renamed".to_owned(), 20), ("id".to_owned(), 20)].into(),
+            ..RecentChanges::default()
+        },
+        ..CatalogTable::default()
+    };
+    catalog.insert(TableName::new("public", "t"), table);
+    catalog.begin_transaction(19);
+    let row = b"table public.t: DELETE: id[integer]:1 region[integer]:2";
+    let Item::Change(Change::Delete { relation, old }) = super::decode(&catalog, Lsn::ZERO, row).unwrap()
+    else {
+        panic!();
+    };
+    let names: Vec<&str> = relation
+        .columns
+        .iter()
+        .map(|column| column.name.as_str())
+        .collect();
+    assert_eq!(names, ["id", "region"]);
+    assert_eq!(old, [Datum::Text("1".into()), Datum::Text("2".into())]);
 }

@@ -43,6 +43,16 @@ fn the_tables_of_a_row_are_those_of_its_change() {
 }
 
 #[test]
+fn the_description_of_a_table_has_its_oid() {
+    let described = b"R\0\0\x40\x01public\0t\0d\0\0";
+    let oid = |plugin, data: &[u8]| Decoder::new(plugin).table_oid(data);
+    assert_eq!(oid(Plugin::Pgoutput, described), Some(16_385));
+    assert_eq!(oid(Plugin::Pgoutput, b"I\0\0\x40\x01N\0\0"), None);
+    assert_eq!(oid(Plugin::Wal2json, described), None);
+    assert_eq!(oid(Plugin::TestDecoding, described), None);
+}
+
+#[test]
 fn a_row_that_cannot_be_decoded_has_no_tables() {
     for plugin in Plugin::ALL {
         for row in [

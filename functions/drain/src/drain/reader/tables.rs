@@ -25,16 +25,29 @@ impl<R: PeekRow> WindowReader<'_, R> {
         if !self.catalog.is_partial() {
             return None;
         }
-        let lacks = |table: &_| self.catalog.lacks(table);
-        let mut next = self.decoder.tables(self.rows.front()?.data()).into_iter();
-        next.find(lacks)?;
+        let lacking = |row: &R| {
+            let names = self.decoder.tables(row.data()).into_iter();
+            let oid = self.decoder.table_oid(row.data());
+            let names = names.filter(|name| self.catalog.lacks(name));
+            (names, oid.filter(|oid| self.catalog.lacks_oid(*oid)))
+        };
+        let (mut names, oid) = lacking(self.rows.front()?);
+        if names.next().is_none() && oid.is_none() {
+            return None;
+        }
         self.table_requests += 1;
         // Names that it does not find are requested one by one again.
         if self.table_requests == MANY_REQUESTS {
             return Some(TableRequest::All);
         }
-        let waiting = self.rows.iter().flat_map(|row| self.decoder.tables(row.data()));
-        let names: BTreeSet<_> = waiting.filter(lacks).collect();
-        Some(TableRequest::Named(names.into_iter().collect()))
+        let (mut names, mut oids) = (BTreeSet::new(), BTreeSet::new());
+        for (row_names, oid) in self.rows.iter().map(lacking) {
+            names.extend(row_names);
+            oids.extend(oid);
+        }
+        Some(TableRequest::Named {
+            names: names.into_iter().collect(),
+            oids: oids.into_iter().collect(),
+        })
     }
 }
