@@ -18,7 +18,7 @@ use crate::pattern::TablePattern;
 ///
 /// Variables of the AWS SDK and of Lambda itself are not in the list. A test compares the documented
 /// variables and the template with it.
-pub const VARIABLES: [&str; 30] = [
+pub const VARIABLES: [&str; 31] = [
     "PGHOST",
     "PGPORT",
     "PGUSER",
@@ -37,6 +37,7 @@ pub const VARIABLES: [&str; 30] = [
     "AGGREGATION",
     "AUTO_DISTRIBUTION",
     "PARTITION_BY",
+    "KEYLESS",
     "OVERSIZE",
     "LINGER_SECONDS",
     "MARKERS",

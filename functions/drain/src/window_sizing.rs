@@ -135,17 +135,21 @@ impl WindowSizing {
         }
     }
 
-    /// Adjusts the size after a window of this size that took `took`.
+    /// Adjusts the size after a window of this size.
     ///
-    /// The next window should take a quarter of the time that is left, but at least half a second and at most
-    /// thirty seconds. Its size changes by at most a factor of four, since a single measurement may be
-    /// chance.
-    pub fn adjust(&mut self, took: Duration, left: Duration) {
-        self.is_slow = took > (took + left) / 3;
+    /// The server decoded it in `decoded`, and `took` passed until every event was acknowledged. The next
+    /// window should be decoded in a quarter of the time that is left, but in at least half a second and at
+    /// most thirty seconds. It should be sent in most of the time that is left: every window decodes a part of
+    /// the log again, so a slow stream must not make windows small. The size changes by at most a factor of
+    /// four, since a single measurement may be chance.
+    pub fn adjust(&mut self, decoded: Duration, took: Duration, left: Duration) {
+        self.is_slow = decoded > (decoded + left) / 3;
         self.may_stretch = !self.is_slow;
-        let target = (left / 4).clamp(Duration::from_millis(500), Duration::from_secs(30));
-        let factor = (target.as_secs_f64() / took.as_secs_f64().max(0.001)).clamp(0.25, 4.0);
-        self.scale(factor);
+        let decode_time = (left / 4).clamp(Duration::from_millis(500), Duration::from_secs(30));
+        let sending_time = (left * 4 / 5).max(Duration::from_millis(500));
+        let factor = |target: Duration, took: Duration| target.as_secs_f64() / took.as_secs_f64().max(0.001);
+        let smaller = factor(decode_time, decoded).min(factor(sending_time, took));
+        self.scale(smaller.clamp(0.25, 4.0));
     }
 
     /// Makes the next window smaller, after one that did not fit into its time.
@@ -211,12 +215,33 @@ mod tests {
     #[test]
     fn windows_grow_while_they_are_fast_and_shrink_when_they_are_slow() {
         let mut sizing = WindowSizing::default();
-        sizing.adjust(Duration::from_millis(10), MINUTE);
+        let adjust = |sizing: &mut WindowSizing, decoded, left| sizing.adjust(decoded, decoded, left);
+        adjust(&mut sizing, Duration::from_millis(10), MINUTE);
         assert_eq!(size(&sizing), (512 << 20, 400_000));
         assert_eq!(sizing.decode_timeout(MINUTE), MINUTE / 2);
-        sizing.adjust(MINUTE, Duration::from_secs(4));
+        adjust(&mut sizing, MINUTE, Duration::from_secs(4));
         assert_eq!(size(&sizing), (128 << 20, 100_000));
         assert_eq!(sizing.decode_timeout(MINUTE), MINUTE * 9 / 10);
+    }
+
+    #[test]
+    fn a_slow_stream_does_not_make_windows_small() {
+        let mut sizing = WindowSizing::default();
+        // Sent in 20 s, so 40 s are enough for 1.6 windows of this size.
+        sizing.adjust(
+            Duration::from_secs(1),
+            Duration::from_secs(20),
+            Duration::from_secs(40),
+        );
+        assert_eq!(size(&sizing), ((128 << 20) * 8 / 5, 160_000));
+        assert_eq!(sizing.decode_timeout(MINUTE), MINUTE / 2);
+        // The time left is enough for a fifth of that, but one measurement changes the size by a factor of four.
+        sizing.adjust(
+            Duration::from_secs(1),
+            Duration::from_secs(40),
+            Duration::from_secs(10),
+        );
+        assert_eq!(size(&sizing).1, 40_000);
     }
 
     #[test]

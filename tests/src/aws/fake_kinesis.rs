@@ -12,7 +12,7 @@ mod shards;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
 use hyper::Response;
@@ -43,6 +43,8 @@ pub struct FakeKinesisSettings {
     pub distribution: &'static str,
     /// Whether a shard throttles beyond 1 MiB or 1,000 records a second.
     pub throughput: bool,
+    /// Time that each PutRecords takes, besides the faults.
+    pub latency: Duration,
     /// Number of shards on one page of ListShards.
     pub page: usize,
     /// Faults that it injects.
@@ -58,6 +60,7 @@ impl Default for FakeKinesisSettings {
             status: "ACTIVE",
             distribution: "USER_PARTITION_KEY",
             throughput: false,
+            latency: Duration::ZERO,
             page: 1_000,
             faults: Faults::default(),
         }
@@ -339,6 +342,9 @@ impl Shared {
             Ok(answer) => answer,
             Err(refused) => return Ok(*refused),
         };
+        if !self.settings.latency.is_zero() {
+            tokio::time::sleep(self.settings.latency).await;
+        }
         if let RequestDelay::BeforeAnswer(time) = delay {
             tokio::time::sleep(time).await;
         }

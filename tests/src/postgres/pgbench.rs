@@ -43,6 +43,21 @@ impl Pgbench {
         start(postgres, database, &all)
     }
 
+    /// Executes a script in at least `transactions` transactions of four clients.
+    ///
+    /// # Panics
+    /// pgbench failed.
+    pub async fn run_script(postgres: &Postgres, database: &str, script: &str, transactions: u64) {
+        let path = std::env::temp_dir().join(format!("{}.sql", crate::unique("pgbench")));
+        std::fs::write(&path, script).expect("a script can be written");
+        let (each, file) = (transactions.div_ceil(4).to_string(), path.to_string_lossy());
+        let options = ["-c", "4", "-j", "2", "-t", &each, "-f", &file];
+        let running = Self::run(postgres, database, &options);
+        let ended = running.finished().await;
+        let _ = std::fs::remove_file(&path);
+        ended.unwrap_or_else(|stderr| panic!("pgbench:\n{stderr}"));
+    }
+
     /// Waits until it ends.
     ///
     /// # Errors

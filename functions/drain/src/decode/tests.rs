@@ -83,7 +83,7 @@ fn envelope(form: EnvelopeForm) -> Envelope {
     Envelope {
         form,
         partition_by: PartitionBy::Key,
-        keyless: KeylessRows::Spread,
+        keyless: KeylessRows::Table,
         oversize: Oversize::Fail,
     }
 }

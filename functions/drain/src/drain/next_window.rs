@@ -71,7 +71,7 @@ where
             }
             WindowOutcome::Whole | WindowOutcome::RowBound => {
                 let time_left = self.budget.reading_time_left(Instant::now());
-                self.sizing().adjust(opened.elapsed(), time_left);
+                self.sizing().adjust(self.peek_took, opened.elapsed(), time_left);
                 if positions.readable.bytes_since(self.confirmed) < MOST_LAG_BYTES {
                     self.next_chunk().await?;
                 }

@@ -12,7 +12,7 @@ use super::report::Report;
 use super::settings::{REQUEST, Settings};
 use crate::checkpoint::AckPosition;
 use crate::error::Error;
-use crate::pack::{Acknowledgements, Aggregation, Lanes, QueuedEvent, Record, ShardMap};
+use crate::pack::{Acknowledgements, Aggregation, HashKey, Lanes, QueuedEvent, Record, ShardMap};
 use crate::ports::{ErrorKind, PutAnswer, RecordOutcome, Stream, StreamError};
 
 /// Most requests in flight.
@@ -31,6 +31,9 @@ const WORTHWHILE_RECORDS: usize = 100;
 /// Bytes that may always wait, so that a low throughput does not stop all reading.
 const MIN_ROOM: usize = 256 << 10;
 
+/// Records of one lane that may always wait.
+const MIN_LANE_RECORDS: usize = 10;
+
 /// How long a throughput must be measured before it is used.
 const MEASURED_TIME: Duration = Duration::from_millis(100);
 
@@ -43,8 +46,8 @@ const LIST_BACKOFF: (f64, f64) = (0.05, 1.0);
 
 /// An answer of the stream.
 pub(super) enum StreamAnswer {
-    /// To a PutRecords request.
-    Put(PutAnswer),
+    /// To a PutRecords request, with the time that it took.
+    Put(PutAnswer, Duration),
     /// To a ListShards request.
     Shards(Result<ShardMap, StreamError>),
 }
@@ -79,6 +82,30 @@ impl Throughput {
     }
 }
 
+/// The time that a record of a lane takes, the wait for its request included.
+#[derive(Debug, Default)]
+struct LaneTime(Option<Duration>);
+
+impl LaneTime {
+    /// Adds the time of one request. Later requests count more.
+    fn add(&mut self, request: Duration) {
+        self.0 = Some(match self.0 {
+            Some(known) => known * 7 / 8 + request / 8,
+            None => request,
+        });
+    }
+
+    /// Records of one lane that are expected to be acknowledged within `time`.
+    ///
+    /// A lane's next record waits for a free request, about as long as for its answer.
+    fn records_within(&self, time: Duration) -> usize {
+        self.0.map_or(usize::MAX, |request| {
+            let each = (request * 2).max(Duration::from_micros(100));
+            usize::try_from(time.as_micros() / each.as_micros()).unwrap_or(usize::MAX)
+        })
+    }
+}
+
 /// Sends the events of one drain.
 pub(super) struct Sender<K> {
     stream: K,
@@ -88,6 +115,7 @@ pub(super) struct Sender<K> {
     /// Most bytes that may wait, those in flight included.
     capacity: usize,
     throughput: Throughput,
+    lane_time: LaneTime,
     /// When every event must be acknowledged.
     deadline: Instant,
     lanes: Lanes,
@@ -100,6 +128,10 @@ pub(super) struct Sender<K> {
     /// A record was stored in another shard than the map says. Sending stops until ListShards returns a
     /// different map.
     stale_answers: Option<u32>,
+    /// Aggregates that were stored in another shard than the stale map says, each with the id of that shard.
+    ///
+    /// The next map decides whether consumers accept them.
+    unplaced: Vec<(Record, String)>,
     /// Whether the stream refused for good. Then nothing more is sent.
     is_closed: bool,
     /// The last error, until a record is acknowledged.
@@ -115,12 +147,14 @@ impl<K: Stream> Sender<K> {
             keyed: settings.keyed,
             capacity: settings.bytes_in_flight,
             throughput: Throughput::default(),
+            lane_time: LaneTime::default(),
             deadline,
             lanes: Lanes::new(settings.aggregation, settings.shards.clone()),
             acknowledgements: Acknowledgements::new(position),
             in_flight: JoinSet::new(),
             allowed: MAX_REQUESTS / 2,
             stale_answers: None,
+            unplaced: Vec::new(),
             is_closed: false,
             trouble: None,
         }
@@ -138,14 +172,18 @@ impl<K: Stream> Sender<K> {
 
     /// Whether more events may be read.
     ///
-    /// Near the deadline that is only what the stream can still accept: the next invocation sends the rest
-    /// again.
+    /// Near the deadline that is only what the stream can still accept, as a whole and from the longest lane:
+    /// the next invocation sends the rest again.
     pub(super) fn has_room(&self) -> bool {
         let waiting = self.lanes.memory();
-        if waiting < MIN_ROOM.min(self.capacity) {
+        let longest = self.lanes.most_records();
+        if waiting < MIN_ROOM.min(self.capacity) && longest < MIN_LANE_RECORDS {
             return true;
         }
         let time_left = self.deadline.saturating_duration_since(Instant::now());
+        if longest >= self.lane_time.records_within(time_left).max(MIN_LANE_RECORDS) {
+            return false;
+        }
         let accepted = self.throughput.bytes_within(time_left / 2);
         waiting < self.capacity.min(accepted.unwrap_or(usize::MAX))
     }
@@ -207,8 +245,10 @@ impl<K: Stream> Sender<K> {
         if !records.is_empty() {
             let stream = self.stream.clone();
             self.throughput.start();
-            self.in_flight
-                .spawn(async move { StreamAnswer::Put(stream.put(records).await) });
+            self.in_flight.spawn(async move {
+                let began = Instant::now();
+                StreamAnswer::Put(stream.put(records).await, began.elapsed())
+            });
         }
     }
 
@@ -238,13 +278,14 @@ impl<K: Stream> Sender<K> {
     pub(super) fn apply_answer(&mut self, answer: StreamAnswer, report: &mut Report) -> Result<(), Error> {
         let memory_before = self.lanes.memory();
         let result = match answer {
-            StreamAnswer::Put(answer) => {
+            StreamAnswer::Put(answer, took) => {
+                self.lane_time.add(took);
                 let result = self.apply_put(answer, report);
                 let acknowledged = memory_before.saturating_sub(self.lanes.memory());
                 self.throughput.add(acknowledged, !self.in_flight.is_empty());
                 result
             }
-            StreamAnswer::Shards(shards) => self.apply_shards(shards),
+            StreamAnswer::Shards(shards) => self.apply_shards(shards, report),
         };
         self.list_shards_if_stale();
         result
@@ -295,23 +336,23 @@ impl<K: Stream> Sender<K> {
 
     fn apply_outcomes(&mut self, records: Vec<Record>, outcomes: Vec<RecordOutcome>, report: &mut Report) {
         let now = Instant::now();
-        // By shard: records that were sent to it, how many it stored, and whether it throttled.
-        let mut shards: BTreeMap<usize, (usize, usize, bool)> = BTreeMap::new();
+        // By shard: records that were sent to it, how many it stored, and how many it throttled.
+        let mut shards: BTreeMap<usize, (usize, usize, usize)> = BTreeMap::new();
         // An answer that is shorter than the request says nothing of the rest: those records are sent again.
         let outcomes = outcomes
             .into_iter()
             .chain(std::iter::repeat(RecordOutcome::Failed));
         for (record, outcome) in records.into_iter().zip(outcomes) {
-            let (sent, stored, is_throttled) = shards.entry(record.shard()).or_default();
+            let (sent, stored, throttled) = shards.entry(record.shard()).or_default();
             *sent += 1;
             *stored += usize::from(matches!(outcome, RecordOutcome::Stored { .. }));
-            *is_throttled |= outcome == RecordOutcome::Throttled;
+            *throttled += usize::from(outcome == RecordOutcome::Throttled);
             self.apply_outcome(now, record, outcome, report);
         }
-        for (shard, (sent, stored, is_throttled)) in shards {
-            if is_throttled {
+        for (shard, (sent, stored, throttled)) in shards {
+            if throttled > 0 {
                 let pause = |times| backoff(SHARD_BACKOFF, times);
-                self.lanes.pause_shard(now, shard, sent, pause);
+                self.lanes.pause_shard(now, shard, (sent, throttled), pause);
             } else if stored == sent {
                 self.lanes.raise_share(shard);
             }
@@ -319,43 +360,66 @@ impl<K: Stream> Sender<K> {
     }
 
     fn apply_outcome(&mut self, now: Instant, record: Record, outcome: RecordOutcome, report: &mut Report) {
-        let is_stored = match outcome {
-            RecordOutcome::Stored { shard } => self.is_in_place(&record, &shard),
+        match outcome {
+            RecordOutcome::Stored { shard } if self.is_in_place(&record, &shard) => {
+                self.acknowledge(now, record, report);
+            }
+            RecordOutcome::Stored { shard } => {
+                self.stale_answers.get_or_insert(0);
+                match record.is_aggregate() {
+                    true => self.unplaced.push((record, shard)),
+                    false => self.acknowledge(now, record, report),
+                }
+            }
             RecordOutcome::Throttled => {
                 report.throttled += 1;
                 report.retried += 1;
                 // The whole shard pauses. If this lane waited longer, younger lanes would take its turn.
-                return self.lanes.retry(now, record, |_| Duration::ZERO);
+                self.lanes.retry(now, record, |_| Duration::ZERO);
             }
             RecordOutcome::Failed => {
                 self.set_trouble("it refuses records with an internal failure");
-                false
+                self.retry(now, record, report);
             }
-        };
-        if !is_stored {
-            report.retried += 1;
-            let pause = |failures| backoff(RECORD_BACKOFF, failures);
-            return self.lanes.retry(now, record, pause);
         }
+    }
+
+    fn acknowledge(&mut self, now: Instant, record: Record, report: &mut Report) {
         self.trouble = None;
         report.records += 1;
         report.bytes += record.bytes() as u64;
         for event in record.events() {
             self.acknowledgements.acknowledge(event.transaction);
         }
-        self.lanes.acknowledge(record);
+        self.lanes.acknowledge(now, record);
     }
 
-    /// Whether consumers accept a record that was stored in `shard`. If it is the wrong one, the map is
-    /// stale.
+    fn retry(&mut self, now: Instant, record: Record, report: &mut Report) {
+        report.retried += 1;
+        let pause = |failures| backoff(RECORD_BACKOFF, failures);
+        self.lanes.retry(now, record, pause);
+    }
+
+    /// Whether a record was stored in the shard that the map says. If not, the map is stale.
+    fn is_in_place(&self, record: &Record, shard: &str) -> bool {
+        !self.keyed || self.lanes.map().shard(record.shard()).id == shard
+    }
+
+    /// Acknowledges the aggregates whose keys all belong to the shard where they were stored, and sends the
+    /// others again.
     ///
     /// From an aggregate of which one key belongs to another shard the KCL drops every event.
-    fn is_in_place(&mut self, record: &Record, shard: &str) -> bool {
-        if !self.keyed || self.lanes.map().shard(record.shard()).id == shard {
-            return true;
+    fn place_aggregates(&mut self, map: &ShardMap, report: &mut Report) {
+        let now = Instant::now();
+        for (record, shard) in std::mem::take(&mut self.unplaced) {
+            let keys = record.events().iter();
+            let hash_keys = keys.map(|event| HashKey::of(&event.event.partition_key));
+            match map.contains_all(&shard, hash_keys) {
+                Some(true) => self.acknowledge(now, record, report),
+                // The shard may have been split or merged again: nothing tells whether consumers accept it.
+                Some(false) | None => self.retry(now, record, report),
+            }
         }
-        self.stale_answers.get_or_insert(0);
-        !record.is_aggregate()
     }
 
     fn set_trouble(&mut self, why: &'static str) {
@@ -367,12 +431,17 @@ impl<K: Stream> Sender<K> {
         }
     }
 
-    fn apply_shards(&mut self, shards: Result<ShardMap, StreamError>) -> Result<(), Error> {
+    fn apply_shards(
+        &mut self,
+        shards: Result<ShardMap, StreamError>,
+        report: &mut Report,
+    ) -> Result<(), Error> {
         let answers = self.stale_answers.unwrap_or(0) + 1;
         let stream = self.stream.name();
         match shards {
             Ok(map) if map != *self.lanes.map() => {
                 tracing::info!(stream, shards = map.len(), "the stream was resharded");
+                self.place_aggregates(&map, report);
                 self.lanes.reshard(map);
                 self.stale_answers = None;
             }

@@ -296,7 +296,7 @@ impl Packing {
         for record in request {
             self.count(&record);
             self.lanes.raise_share(record.shard());
-            self.lanes.acknowledge(record);
+            self.lanes.acknowledge(now, record);
         }
     }
 

@@ -62,6 +62,8 @@ pub struct Lanes {
     /// Events in lanes or in flight; those in `behind_barrier` are not counted.
     outstanding: usize,
     memory: usize,
+    /// The lane with the most records, as far as it is known.
+    longest: Option<HashKey>,
 }
 
 impl Lanes {
@@ -81,6 +83,7 @@ impl Lanes {
             in_flight: 0,
             outstanding: 0,
             memory: 0,
+            longest: None,
         }
     }
 
@@ -130,10 +133,12 @@ impl Lanes {
                 break;
             }
             self.pacings[shard].start_first();
-            request.extend(
-                self.next_record(lane, shard)
-                    .inspect(|record| bytes += record.bytes()),
-            );
+            if let Some(record) = self.next_record(lane, shard) {
+                bytes += record.bytes();
+                let pause = self.pacings[shard].spend(now, record.bytes());
+                self.paused.extend(pause.map(|until| Reverse((until, shard))));
+                request.push(record);
+            }
             self.update_counts(shard);
             let position = next_position(&self.pacings[shard]);
             shards.extend(position.map(|position| Reverse((position, shard))));
@@ -143,9 +148,10 @@ impl Lanes {
     }
 
     /// Removes an acknowledged record. The next event of its lane may then be sent.
-    pub fn acknowledge(&mut self, record: Record) {
+    pub fn acknowledge(&mut self, now: Instant, record: Record) {
         let key = record.lane;
         let shard = self.end_flight(&record);
+        self.pacings[shard].accept(now, record.bytes());
         for event in record.into_events() {
             self.memory -= event.memory();
             self.outstanding -= 1;
@@ -184,18 +190,20 @@ impl Lanes {
         self.update_counts(shard);
     }
 
-    /// Pauses all lanes of a shard that throttled a request with `records` records for it.
+    /// Pauses all lanes of a shard that refused some of the records of a request.
     ///
-    /// `pause` computes the time from the number of consecutive throttled answers.
+    /// The request had `records` for the shard, of which it refused `refused`. `pause` computes the time from
+    /// the number of consecutive throttled answers.
     pub fn pause_shard(
         &mut self,
         now: Instant,
         shard: usize,
-        records: usize,
+        (records, refused): (usize, usize),
         pause: impl FnOnce(u32) -> Duration,
     ) {
         let pacing = &mut self.pacings[shard];
-        let until = now + pause(pacing.reduce_share(records));
+        let (throttles, least) = pacing.reduce_share(now, records, refused);
+        let until = now + pause(throttles).max(least);
         pacing.pause(until);
         self.paused.push(Reverse((until, shard)));
         self.update_counts(shard);
@@ -219,6 +227,7 @@ impl Lanes {
         self.delayed.clear();
         self.paused.clear();
         (self.sendable, self.full) = (0, 0);
+        self.longest = None;
         for event in waiting {
             self.queue(event);
         }
@@ -296,7 +305,28 @@ impl Lanes {
         });
         lane.bytes += event.bytes();
         lane.waiting.push_back(event);
+        if self.records_of(key) > self.most_records() {
+            self.longest = Some(key);
+        }
         self.update_counts(shard);
+    }
+
+    /// Records that the longest lane has to send, one after the other.
+    ///
+    /// It is the lane that was longest when an event was added to it.
+    pub fn most_records(&self) -> usize {
+        self.longest.map_or(0, |key| self.records_of(key))
+    }
+
+    /// Records of a lane that wait, about.
+    fn records_of(&self, key: HashKey) -> usize {
+        let Some(lane) = self.lanes.get(&key) else {
+            return 0;
+        };
+        match self.aggregation {
+            Aggregation::None => lane.waiting.len(),
+            Aggregation::Kpl { bytes } => lane.bytes.div_ceil(bytes),
+        }
     }
 
     /// The next record of a lane. Its events leave the queue.

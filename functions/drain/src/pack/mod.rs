@@ -6,6 +6,7 @@ mod forecast;
 mod lanes;
 mod record;
 mod shard_pacing;
+mod shard_rate;
 mod shards;
 
 pub use acknowledgements::{Acknowledgements, TransactionId};

@@ -6,16 +6,19 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::shard_rate::ShardRate;
 use super::shards::HashKey;
 use crate::position::Position;
 
 /// Fewest records that may be in flight to a shard that throttles.
 const MIN_SHARE: usize = 25;
 
-/// Most records that may be in flight to one shard: eight full requests.
-const MAX_SHARE: usize = 4_000;
+/// Most records that may be in flight to one shard.
+///
+/// A shard that reached its limit refuses all of these. At an answer in 30 ms they are eight times its limit.
+const MAX_SHARE: usize = 250;
 
 /// The pacing of one shard.
 #[derive(Debug)]
@@ -28,6 +31,7 @@ pub(super) struct ShardPacing {
     /// A throttled answer sets it to half of the records that were sent. An answer without a refusal doubles
     /// it.
     share: usize,
+    rate: ShardRate,
     /// Consecutive throttled answers.
     throttles: u32,
     /// The end of the pause; `None` while the shard does not pause.
@@ -44,6 +48,7 @@ impl Default for ShardPacing {
             ready: BinaryHeap::new(),
             in_flight: 0,
             share: MAX_SHARE,
+            rate: ShardRate::default(),
             throttles: 0,
             paused_until: None,
             sendable: 0,
@@ -76,6 +81,18 @@ impl ShardPacing {
         self.in_flight += 1;
     }
 
+    /// Counts the bytes of a record that is sent. Returns the end of the pause if the shard now pauses.
+    pub(super) fn spend(&mut self, now: Instant, bytes: usize) -> Option<Instant> {
+        let until = self.rate.spend(now, bytes)?;
+        self.pause(until);
+        Some(until)
+    }
+
+    /// Counts a record that the shard stored.
+    pub(super) fn accept(&mut self, now: Instant, bytes: usize) {
+        self.rate.accept(now, bytes);
+    }
+
     /// Counts a record as no longer in flight.
     pub(super) fn end_flight(&mut self) {
         self.in_flight -= 1;
@@ -87,13 +104,15 @@ impl ShardPacing {
         self.share = (self.share * 2).min(MAX_SHARE);
     }
 
-    /// Reduces the share, after the shard throttled when it was sent `records` records.
+    /// Reduces share and rate, after the shard refused some of `records` records.
     ///
-    /// Returns the number of consecutive throttled answers.
-    pub(super) fn reduce_share(&mut self, records: usize) -> u32 {
+    /// Returns the number of consecutive throttled answers, and the least time of a pause.
+    pub(super) fn reduce_share(&mut self, now: Instant, records: usize, refused: usize) -> (u32, Duration) {
+        let until = self.rate.refuse(now, records, refused);
+        let least = until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
         self.share = (self.share.min(records) / 2).max(MIN_SHARE);
         self.throttles += 1;
-        self.throttles
+        (self.throttles, least)
     }
 
     /// Sends nothing until then. A pause that ends later stays.

@@ -79,6 +79,12 @@ impl ShardMap {
         self.shards.partition_point(|shard| shard.last < hash_key)
     }
 
+    /// Whether all these hash keys belong to the shard with this id; `None` if the map lacks the shard.
+    pub fn contains_all(&self, id: &str, mut hash_keys: impl Iterator<Item = HashKey>) -> Option<bool> {
+        let shard = self.shards.iter().find(|shard| shard.id == id)?;
+        Some(hash_keys.all(|hash_key| (shard.first..=shard.last).contains(&hash_key)))
+    }
+
     /// The shard with this number.
     ///
     /// # Panics

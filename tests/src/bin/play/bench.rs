@@ -11,7 +11,6 @@
 //!
 //! `TRANSACTIONS` (200,000) is the size of the backlog: updates of one row each, spread over a million keys.
 
-use std::io::Write as _;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -111,7 +110,7 @@ async fn create_backlog(postgres: &Postgres, transactions: u64, rows: u64) -> to
         let executed = admin.batch_execute(&sql).await;
         executed.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     }
-    write_backlog(postgres, transactions).await;
+    Pgbench::run_script(postgres, DATABASE, SCRIPT, transactions).await;
     admin
 }
 
@@ -287,22 +286,6 @@ fn line(what: &str, took: Duration, streamed: Duration, transactions: u64, more:
         "{what:28} {:7.2} s {rate:7.1} k changes/s {ratio:6.2} x  {more}",
         took.as_secs_f64()
     );
-}
-
-async fn write_backlog(postgres: &Postgres, transactions: u64) {
-    let mut script = std::env::temp_dir();
-    script.push(format!("{}.sql", scenarios::unique("bench")));
-    let written = std::fs::File::create(&script).and_then(|mut file| file.write_all(SCRIPT.as_bytes()));
-    written.expect("a script can be written");
-    let each = (transactions / 4).to_string();
-    let path = script.to_string_lossy().into_owned();
-    let bench = Pgbench::run(
-        postgres,
-        DATABASE,
-        &["-c", "4", "-j", "2", "-t", &each, "-f", &path],
-    );
-    bench.finished().await.expect("pgbench finishes");
-    let _ = std::fs::remove_file(&script);
 }
 
 fn program(postgres: &Postgres, name: &str) -> Command {

@@ -6,6 +6,7 @@ mod conformance;
 mod corpus;
 mod demo;
 mod huge;
+mod limited;
 mod random_play;
 mod random_tables;
 mod seeds;
@@ -28,12 +29,16 @@ fn main() -> ExitCode {
         }
         Some("demo") => demo::main(),
         Some("huge") => huge::main(),
+        Some("limited") => {
+            limited::main();
+            done()
+        }
         Some("storm") => random_play::storm(),
         Some("tables") => random_tables::main(),
         other => {
             eprintln!(
-                "play: {other:?} is not one of backfill, bench, breaker, conformance, corpus, demo, huge, storm, \
-                 tables"
+                "play: {other:?} is not one of backfill, bench, breaker, conformance, corpus, demo, huge, \
+                 limited, storm, tables"
             );
             ExitCode::from(2)
         }

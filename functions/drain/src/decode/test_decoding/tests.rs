@@ -1,6 +1,6 @@
 use super::super::tests::{catalog_column, int_column, rows_of};
 use super::*;
-use crate::catalog::{CatalogTable, RecentChanges};
+use crate::catalog::{CatalogColumn, CatalogTable, RecentChanges};
 use crate::change::{COMMA, Type};
 use crate::table_name::TableName;
 

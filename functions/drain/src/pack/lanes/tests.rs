@@ -63,7 +63,7 @@ fn a_request_holds_one_event_of_a_key() {
     assert_eq!(request_numbers(&request), [1, 3]);
     assert!(lanes.next_request(now, LIMITS, false).is_empty());
     for record in request {
-        lanes.acknowledge(record);
+        lanes.acknowledge(now, record);
     }
     assert_eq!(request_numbers(&lanes.next_request(now, LIMITS, false)), [2]);
 }
@@ -91,7 +91,7 @@ fn a_retried_event_delays_only_its_own_lane() {
     }
     let mut request = lanes.next_request(now, LIMITS, false);
     lanes.retry(now, request.remove(0), |_| Duration::from_secs(1));
-    lanes.acknowledge(request.remove(0));
+    lanes.acknowledge(now, request.remove(0));
     assert!(lanes.next_request(now, LIMITS, false).is_empty());
     assert_eq!(lanes.next_retry(), Some(now + Duration::from_secs(1)));
     assert_eq!(
@@ -114,15 +114,15 @@ fn a_shard_that_throttles_pauses_and_the_others_continue() {
     for record in request {
         match record.shard() {
             0 => lanes.retry(now, record, |_| Duration::ZERO),
-            _ => lanes.acknowledge(record),
+            _ => lanes.acknowledge(now, record),
         }
     }
     let pause = Duration::from_millis(100);
-    lanes.pause_shard(now, 0, refused, |_| pause);
+    lanes.pause_shard(now, 0, (refused, refused), |_| pause);
     let rest = lanes.next_request(now, LIMITS, false);
     assert!(!rest.is_empty() && rest.iter().all(|record| record.shard() == 1));
     assert_eq!(lanes.next_retry(), Some(now + pause));
-    // The oldest events are first, and the share is half of the refused records.
+    // The oldest events are first, and no more than half of the refused records.
     let again = lanes.next_request(now + pause, LIMITS, false);
     let first_shard: Vec<u64> = (0..)
         .zip(&keys)
@@ -134,7 +134,8 @@ fn a_shard_that_throttles_pauses_and_the_others_continue() {
         .filter(|record| record.shard() == 0)
         .flat_map(numbers)
         .collect();
-    assert_eq!(again, first_shard[..refused / 2]);
+    assert!((1..=refused / 2).contains(&again.len()), "{again:?}");
+    assert_eq!(again, first_shard[..again.len()]);
 }
 
 #[test]
@@ -155,13 +156,13 @@ fn a_barrier_waits_for_all_events_before_it_and_delays_all_after_it() {
             let mut request = lanes.next_request(now, LIMITS, true);
             assert_eq!(request_numbers(&request), [expected]);
             assert!(lanes.next_request(now, LIMITS, true).is_empty());
-            lanes.acknowledge(request.remove(0));
+            lanes.acknowledge(now, request.remove(0));
             if expected == 4 {
                 // No barrier is left, and the last event is small.
                 assert!(!lanes.has_full_request(LIMITS));
                 let mut last = lanes.next_request(now, LIMITS, false);
                 assert_eq!(request_numbers(&last), [5]);
-                lanes.acknowledge(last.remove(0));
+                lanes.acknowledge(now, last.remove(0));
                 break;
             }
         }
@@ -210,7 +211,7 @@ fn an_event_as_large_as_an_aggregate_is_a_record_of_its_own() {
         let mut request = lanes.next_request(now, LIMITS, false);
         assert_eq!(request_numbers(&request), [n]);
         assert_eq!(request[0].data(), vec![b'x'; size]);
-        lanes.acknowledge(request.remove(0));
+        lanes.acknowledge(now, request.remove(0));
     }
 }
 
@@ -229,7 +230,7 @@ fn waiting_events_are_queued_again_after_a_resharding() {
                 0 => lanes.retry(now, record, |_| Duration::from_secs(9)),
                 _ => {
                     acknowledged.extend(numbers(&record));
-                    lanes.acknowledge(record);
+                    lanes.acknowledge(now, record);
                 }
             }
         }
@@ -239,7 +240,7 @@ fn waiting_events_are_queued_again_after_a_resharding() {
     while !lanes.is_empty() {
         for record in lanes.next_request(now, LIMITS, false) {
             acknowledged.extend(numbers(&record));
-            lanes.acknowledge(record);
+            lanes.acknowledge(now, record);
         }
     }
     assert_eq!(acknowledged.len(), 300);
@@ -358,11 +359,11 @@ impl RandomRun {
             60..90 => {
                 self.lanes.retry(now, record, |_| Duration::ZERO);
                 let pause = |throttles| Duration::from_millis(u64::from(throttles) * 5);
-                self.lanes.pause_shard(now, shard, 1, pause);
+                self.lanes.pause_shard(now, shard, (1, 1), pause);
             }
             _ => {
                 self.acknowledged.extend(numbers(&record));
-                self.lanes.acknowledge(record);
+                self.lanes.acknowledge(now, record);
                 self.lanes.raise_share(shard);
             }
         }

@@ -1,0 +1,242 @@
+//! The rate at which one shard is sent records.
+//!
+//! A shard accepts 1,000 records and 1 MB a second from all its producers together (Kinesis quotas). So its
+//! *load* is measured in seconds of a shard: a record costs a thousandth of a second, or a second for each MB
+//! if that is more.
+//!
+//! There is no limit until the shard refuses a considerable part of a request. From then on the limit follows
+//! the load that the shard accepted: less at first, a little less after [`RECOVERY`], and then more and more,
+//! since the other producers may have stopped. This is the curve of TCP CUBIC (RFC 9438): it stays near the
+//! accepted load for most of the time, and so few records are refused.
+
+use std::time::{Duration, Instant};
+
+/// Bytes that a shard accepts in a second.
+const BYTES: f64 = 1_000_000.0;
+/// Records that a shard accepts in a second.
+const RECORDS: f64 = 1_000.0;
+
+/// Time until the curve is flat, a little below the accepted load.
+const RECOVERY: Duration = Duration::from_secs(10);
+/// The part of the accepted load at which the curve is flat.
+const PLATEAU: f64 = 0.95;
+/// Load by which the limit is lower at first. It is as much higher after two times [`RECOVERY`].
+const REDUCTION: f64 = 0.05;
+/// Lowest limit.
+const MIN_LIMIT: f64 = 0.1;
+/// Highest limit, a little below the quota.
+///
+/// A shard that was refused once is at its quota or shared with other producers, so more is useless.
+const MAX_LIMIT: f64 = 0.97;
+/// Load that may be sent at once.
+const BURST: f64 = 0.05;
+/// The least refused part of a request that is a limit. A single refused record may be chance.
+const MIN_REFUSED: f64 = 0.05;
+
+/// The rate of one shard.
+#[derive(Debug, Default)]
+pub(super) struct ShardRate {
+    accepted: AcceptedLoad,
+    /// `None` until the shard refused a considerable part of a request.
+    limit: Option<RateLimit>,
+}
+
+/// A limit, with the load that may be sent now.
+#[derive(Debug)]
+struct RateLimit {
+    /// Load that the shard accepted in the second before it refused.
+    accepted: f64,
+    since: Instant,
+    /// Load that may be sent; negative after a record that is larger than the rest.
+    allowance: f64,
+    updated: Instant,
+}
+
+/// Load that a shard accepted in the last second, about.
+#[derive(Debug, Default)]
+struct AcceptedLoad {
+    second: Option<Instant>,
+    current: f64,
+    previous: f64,
+}
+
+/// The load of a record of this size.
+fn load(bytes: usize) -> f64 {
+    (bytes as f64 / BYTES).max(1.0 / RECORDS)
+}
+
+impl ShardRate {
+    /// Counts a record that is sent. Returns when the next one may be sent, if that is later than now.
+    pub(super) fn spend(&mut self, now: Instant, bytes: usize) -> Option<Instant> {
+        let limit = self.limit.as_mut()?;
+        let rate = limit.rate(now);
+        let elapsed = now.saturating_duration_since(limit.updated).as_secs_f64();
+        limit.allowance = (limit.allowance + elapsed * rate).min(BURST) - load(bytes);
+        limit.updated = now;
+        // The pause is long enough for several small records, so that requests do not become small.
+        let missing = BURST / 2.0 - limit.allowance;
+        (limit.allowance < 0.0).then(|| now + Duration::from_secs_f64(missing / rate))
+    }
+
+    /// Counts a record that the shard accepted.
+    pub(super) fn accept(&mut self, now: Instant, bytes: usize) {
+        self.accepted.add(now, load(bytes));
+    }
+
+    /// Adapts the limit, after the shard refused some of `sent` records.
+    ///
+    /// Returns when the shard is expected to accept records again, if that is known.
+    pub(super) fn refuse(&mut self, now: Instant, sent: usize, refused: usize) -> Option<Instant> {
+        if (refused as f64) < MIN_REFUSED * sent as f64 {
+            return None;
+        }
+        // Answers to requests that were sent before the first refusal tell nothing new.
+        if let Some(limit) = &self.limit
+            && now.saturating_duration_since(limit.since) < Duration::from_millis(500)
+        {
+            return None;
+        }
+        let allowance = self.limit.as_ref().map_or(0.0, |limit| limit.allowance);
+        self.limit = Some(RateLimit {
+            accepted: self.accepted.last_second(now).clamp(MIN_LIMIT, 1.0),
+            since: now,
+            allowance: allowance.min(0.0),
+            updated: now,
+        });
+        // The quota is for a second, and the shard accepted what it could of this one.
+        let second = self.accepted.second.filter(|_| self.accepted.current > 0.0);
+        second.map(|second| second + Duration::from_secs(1))
+    }
+}
+
+impl RateLimit {
+    /// The load that may be sent in a second.
+    fn rate(&self, now: Instant) -> f64 {
+        let recovery = RECOVERY.as_secs_f64();
+        let elapsed = now.saturating_duration_since(self.since).as_secs_f64();
+        let from_plateau = (elapsed - recovery) / recovery;
+        (self.accepted * PLATEAU + REDUCTION * from_plateau.powi(3)).clamp(MIN_LIMIT, MAX_LIMIT)
+    }
+}
+
+impl AcceptedLoad {
+    fn roll(&mut self, now: Instant) {
+        let Some(second) = self.second else {
+            self.second = Some(now);
+            return;
+        };
+        let elapsed = now.saturating_duration_since(second);
+        if elapsed >= Duration::from_secs(1) {
+            let is_next = elapsed < Duration::from_secs(2);
+            self.previous = if is_next { self.current } else { 0.0 };
+            self.current = 0.0;
+            self.second = Some(if is_next {
+                second + Duration::from_secs(1)
+            } else {
+                now
+            });
+        }
+    }
+
+    fn add(&mut self, now: Instant, load: f64) {
+        self.roll(now);
+        self.current += load;
+    }
+
+    fn last_second(&mut self, now: Instant) -> f64 {
+        self.roll(now);
+        let elapsed = self.second.map_or(0.0, |second| (now - second).as_secs_f64());
+        self.current + self.previous * (1.0 - elapsed).max(0.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A shard that accepts `capacity` of its limit in each second of the clock.
+    struct Shard {
+        capacity: f64,
+        second: u64,
+        used: f64,
+    }
+
+    impl Shard {
+        fn accepts(&mut self, at: Duration, bytes: usize) -> bool {
+            if at.as_secs() != self.second {
+                (self.second, self.used) = (at.as_secs(), 0.0);
+            }
+            let is_accepted = self.used + load(bytes) <= self.capacity;
+            self.used += if is_accepted { load(bytes) } else { 0.0 };
+            is_accepted
+        }
+    }
+
+    /// Sends requests of up to 20 records every 10 ms for a time. Returns the accepted part of the capacity,
+    /// and the refused part of the records.
+    fn send(capacity: f64, bytes: usize, time: Duration) -> (f64, f64) {
+        let (start, step) = (Instant::now(), Duration::from_millis(10));
+        let (mut rate, mut shard) = (
+            ShardRate::default(),
+            Shard {
+                capacity,
+                second: 0,
+                used: 0.0,
+            },
+        );
+        let (mut at, mut free) = (Duration::ZERO, start);
+        let (mut accepted, mut refused) = (0usize, 0usize);
+        // An aggregate is the only record of its shard in a request.
+        let most = if bytes > 100_000 { 1 } else { 20 };
+        while at < time {
+            let now = start + at;
+            let (mut sent, mut failed) = (0, 0);
+            while sent < most && free <= now {
+                sent += 1;
+                match shard.accepts(at, bytes) {
+                    true => rate.accept(now, bytes),
+                    false => failed += 1,
+                }
+                free = free.max(rate.spend(now, bytes).unwrap_or(now));
+            }
+            if failed > 0 {
+                let until = rate.refuse(now, sent, failed).unwrap_or(now);
+                free = free.max(until).max(now + Duration::from_millis(100));
+            }
+            accepted += sent - failed;
+            refused += failed;
+            at += step;
+        }
+        let capacity = capacity * time.as_secs_f64();
+        (
+            accepted as f64 * load(bytes) / capacity,
+            refused as f64 / (accepted + refused) as f64,
+        )
+    }
+
+    #[test]
+    fn at_the_limit_a_shard_is_used_and_few_records_are_refused() {
+        for (capacity, bytes) in [
+            (1.0, 200),
+            (1.0, 250_000),
+            (1.0, 5_000),
+            (0.4, 200),
+            (0.4, 20_000),
+        ] {
+            let (used, refused) = send(capacity, bytes, Duration::from_secs(30));
+            // It takes a while to find what the other producers leave.
+            let least = if capacity < 1.0 { 0.85 } else { 0.9 };
+            assert!(used > least, "{capacity} {bytes}: {used:.3} of the capacity");
+            assert!(refused < 0.05, "{capacity} {bytes}: {refused:.3} refused");
+        }
+    }
+
+    #[test]
+    fn a_shard_that_refuses_nothing_has_no_limit() {
+        let (mut rate, now) = (ShardRate::default(), Instant::now());
+        assert!((0..100_000).all(|_| rate.spend(now, 1_000).is_none()));
+        // One record of a hundred.
+        rate.refuse(now, 100, 1);
+        assert_eq!(rate.spend(now, 1_000), None);
+    }
+}
