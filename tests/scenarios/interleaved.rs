@@ -69,7 +69,7 @@ async fn assert_in_order_of_commits(fixture: &Fixture) {
 
 async fn rows_arrive_in_commit_order_and_not_in_log_order() {
     Plugin::each(|plugin| async move {
-        let fixture = Fixture::new(plugin).await;
+        let fixture = Fixture::builder(plugin).env("KEYLESS", "table").build().await;
         interleave(&fixture, false).await;
         fixture.drain().await;
         assert_in_order_of_commits(&fixture).await;
@@ -79,7 +79,7 @@ async fn rows_arrive_in_commit_order_and_not_in_log_order() {
 
 async fn rows_logged_before_the_checkpoint_and_committed_after_it_arrive() {
     Plugin::each(|plugin| async move {
-        let fixture = Fixture::new(plugin).await;
+        let fixture = Fixture::builder(plugin).env("KEYLESS", "table").build().await;
         interleave(&fixture, true).await;
         fixture.drain().await;
         assert_in_order_of_commits(&fixture).await;

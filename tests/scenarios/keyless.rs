@@ -14,6 +14,7 @@ crate::scenarios![
     changes_of_whole_rows_keep_the_order_of_their_table,
     with_keyless_table_all_rows_keep_the_order_of_their_table,
     a_change_of_the_replica_identity_is_a_barrier,
+    rows_from_before_the_drop_of_a_key_keep_their_order,
     replica_identity_full_sends_the_whole_old_row,
     replica_identity_full_sends_nulls_of_the_old_row,
     replica_identity_full_keeps_the_lane_of_the_primary_key,
@@ -62,7 +63,12 @@ fn numbers(delivery: &Delivery, lane: &str) -> Vec<Value> {
 /// No change can refer to one of these rows, so they need no order, and use all shards.
 async fn rows_that_only_inserts_write_spread_over_all_shards() {
     Plugin::each(|plugin| async move {
-        for identity in ["default", "nothing"] {
+        // test_decoding does not send the key, and a primary key may have been dropped since.
+        let identities = match plugin {
+            Plugin::TestDecoding => &["nothing"][..],
+            _ => &["default", "nothing"],
+        };
+        for identity in identities {
             let fixture = Fixture::builder(plugin).shards(4).build().await;
             let delivery = drain_log(&fixture, identity).await;
             let lanes = lanes(&delivery);
@@ -132,6 +138,26 @@ async fn a_change_of_the_replica_identity_is_a_barrier() {
     }
     kinds.dedup();
     assert_eq!(kinds, [false, true].repeat(5));
+}
+
+/// A dropped primary key leaves no trace in the catalog. Updates referred to rows of before.
+async fn rows_from_before_the_drop_of_a_key_keep_their_order() {
+    Plugin::each(|plugin| async move {
+        let fixture = Fixture::builder(plugin).shards(4).build().await;
+        execute_and_drain(
+            &fixture,
+            &[
+                "create table t (id int primary key, n int)",
+                "insert into t values (1, 1), (2, 1); update t set n = 2",
+                "alter table t drop constraint t_pkey",
+            ],
+        )
+        .await;
+        let delivery = fixture.consume().await;
+        let lanes = lanes(&delivery);
+        assert!(lanes.iter().all(|lane| !lane.contains('#')), "{lanes:?}");
+    })
+    .await;
 }
 
 async fn replica_identity_full_sends_the_whole_old_row() {
@@ -300,10 +326,10 @@ async fn changes_without_identity_arrive_from_test_decoding() {
     let delivery = fixture.consume().await;
     let events = delivery.of_table("public.t");
     let ops: String = events.iter().filter_map(|event| event["op"].as_str()).collect();
-    // The update and the delete may be of any row.
-    let changes = delivery.changes();
-    let last: Vec<&str> = changes[2..].iter().map(|it| it.partition_key.as_str()).collect();
-    assert_eq!((ops.as_str(), last), ("ccud", vec!["public.t"; 2]));
+    assert_eq!(
+        (ops.as_str(), lanes(&delivery)),
+        ("ccud", vec!["public.t".to_owned()])
+    );
     assert_eq!(
         (&events[2]["before"], &events[2]["after"]),
         (&Value::Null, &json!({"n": 9}))
@@ -336,7 +362,7 @@ async fn a_table_that_gets_a_key_later_is_read_by_its_current_key() {
         let delivery = fixture.consume().await;
         let changes = delivery.changes();
         let first = changes.first().map_or("", |change| change.partition_key.as_str());
-        assert!(first.starts_with("public.t#"), "{first}");
+        assert!(first.starts_with("public.t"), "{first}");
         let two = r#"{"id":2}"#;
         assert_steps(&delivery, &[("c", first), ("c", two), ("u", two)]);
     })

@@ -111,7 +111,10 @@ async fn a_request_without_an_answer_is_sent_again_in_order() {
 
 /// The rows have the lane of the table first, and the lanes of their keys later.
 async fn a_table_that_gets_a_key_keeps_its_order() {
-    let fixture = Fixture::new(Plugin::Pgoutput).await;
+    let fixture = Fixture::builder(Plugin::Pgoutput)
+        .env("KEYLESS", "table")
+        .build()
+        .await;
     fixture.sql("create table t (id int, n int)").await;
     fixture.sql("insert into t values (1, 1)").await;
     fixture.sql("alter table t add primary key (id)").await;

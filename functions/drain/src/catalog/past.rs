@@ -182,11 +182,12 @@ impl<'c> PastTable<'c> {
         self.table.identity_full && self.holds(&self.table.recent.identity)
     }
 
-    /// Whether the log holds nothing that identifies a row: see [`crate::change::Relation::is_insert_only`].
-    pub fn is_insert_only(&self) -> bool {
-        let recent = &self.table.recent;
-        let is_known = self.holds(&recent.identity) && self.holds(&recent.indexes);
-        is_known && self.table.is_insert_only()
+    /// The replica identity (`pg_class.relreplident`); `None` if it may have been another.
+    ///
+    /// With `d` it is the primary key, and a primary key that was dropped since leaves no trace in the catalog.
+    pub fn identity(&self) -> Option<char> {
+        self.holds(&self.table.recent.identity)
+            .then_some(self.table.identity)
     }
 
     /// Whether an update without an old row left the key unchanged.

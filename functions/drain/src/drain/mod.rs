@@ -74,6 +74,7 @@ pub async fn drain<S: Slot + TableSource, K: Stream, C: StateStore>(
     drain.checkpointer.close().await;
     let stored = drain.checkpointer.stored();
     drain.report.to = stored.map_or(start.acknowledged, |stored| stored.commit_end);
+    drain.report.confirm(drain.sender.acknowledgements.delivered());
     drain.report.backfill = drain.backfill.as_ref().map(BackfillRunner::report);
     Drained {
         report: drain.report,

@@ -360,7 +360,10 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
             out.acknowledgements.discard(open.id);
             return Ok(());
         }
-        out.report.transactions += u64::from(open.changes > 0 && !open.is_sent);
+        if open.changes > 0 && !open.is_sent {
+            out.report.transactions += 1;
+            out.acknowledgements.add_transaction(open.id);
+        }
         out.acknowledgements.commit(open.id, commit_end);
         Ok(())
     }
@@ -399,6 +402,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         }
         let id = open.id;
         out.report.changes += 1;
+        out.acknowledgements.add_change(id);
         out.report.replayed += u64::from(open.is_replayed);
         events::warn_of_unnamed_row(&self.settings.slot, &change, out.report);
         out.report.omitted += self.encode(lsn, change, out.chunk.as_deref_mut())?;

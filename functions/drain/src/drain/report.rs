@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::backfill::state::{BackfillPhase, BackfillState};
 use crate::lsn::Lsn;
+use crate::pack::DeliveredCounts;
 use crate::ports::OldestTransaction;
 use crate::table_name::TableName;
 
@@ -23,10 +24,14 @@ pub struct Report {
     /// Up to where it has every change now.
     pub to: Lsn,
     /// Transactions with at least one change; skipped ones are not counted.
+    ///
+    /// While a drain runs, these are the transactions that were read. At its end they are those up to `to`.
     pub transactions: u64,
-    /// Changes that were read; skipped ones are not counted.
+    /// Changes, counted as the transactions are; skipped ones are not counted.
     pub changes: u64,
-    /// Events that they became.
+    /// Changes after `to` that were read and perhaps sent. The next invocation sends them again.
+    pub unconfirmed: u64,
+    /// Events of all changes that were read.
     pub events: u64,
     /// Records that were acknowledged.
     pub records: u64,
@@ -100,6 +105,15 @@ pub struct BackfillReport {
     pub overtaken: u64,
     /// What must end before it continues.
     pub waits_for: Option<String>,
+}
+
+impl Report {
+    /// Counts the transactions and changes up to `to` only, and the others as unconfirmed.
+    pub fn confirm(&mut self, delivered: DeliveredCounts) {
+        self.unconfirmed = self.changes.saturating_sub(delivered.changes);
+        self.transactions = delivered.transactions;
+        self.changes = delivered.changes;
+    }
 }
 
 impl BackfillReport {

@@ -16,8 +16,18 @@ pub struct TransactionId(u64);
 struct Span {
     /// Events that are not acknowledged yet.
     outstanding: u64,
+    counts: DeliveredCounts,
     /// Its end; `None` until it was read to there.
     end: Option<SpanEnd>,
+}
+
+/// Counts of what the position has moved past.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DeliveredCounts {
+    /// Transactions with at least one change.
+    pub transactions: u64,
+    /// Changes.
+    pub changes: u64,
 }
 
 /// The end of a span.
@@ -36,6 +46,7 @@ pub struct Acknowledgements {
     first: u64,
     spans: VecDeque<Span>,
     position: AckPosition,
+    delivered: DeliveredCounts,
 }
 
 impl Acknowledgements {
@@ -45,6 +56,7 @@ impl Acknowledgements {
             first: 0,
             spans: VecDeque::new(),
             position,
+            delivered: DeliveredCounts::default(),
         }
     }
 
@@ -52,6 +64,7 @@ impl Acknowledgements {
     pub fn begin(&mut self) -> TransactionId {
         self.spans.push_back(Span {
             outstanding: 0,
+            counts: DeliveredCounts::default(),
             end: None,
         });
         TransactionId(self.first + self.spans.len() as u64 - 1)
@@ -62,6 +75,25 @@ impl Acknowledgements {
         if let Some(span) = self.span(id) {
             span.outstanding += 1;
         }
+    }
+
+    /// Counts a change of a transaction.
+    pub fn add_change(&mut self, id: TransactionId) {
+        if let Some(span) = self.span(id) {
+            span.counts.changes += 1;
+        }
+    }
+
+    /// Counts a transaction that had changes, before its end.
+    pub fn add_transaction(&mut self, id: TransactionId) {
+        if let Some(span) = self.span(id) {
+            span.counts.transactions += 1;
+        }
+    }
+
+    /// Counts of what the position has moved past.
+    pub fn delivered(&self) -> DeliveredCounts {
+        self.delivered
     }
 
     /// Ends a transaction that was read to its commit.
@@ -159,8 +191,11 @@ impl Acknowledgements {
         while let Some(Span {
             outstanding: 0,
             end: Some(_),
+            counts,
         }) = self.spans.front()
         {
+            self.delivered.transactions += counts.transactions;
+            self.delivered.changes += counts.changes;
             self.first += 1;
             match self.spans.pop_front().and_then(|span| span.end) {
                 Some(SpanEnd::Commit(end)) => self.advance_to(end),
@@ -187,14 +222,23 @@ mod tests {
     fn the_position_moves_once_all_earlier_transactions_are_acknowledged() {
         let mut acknowledgements = Acknowledgements::new(Lsn(1).into());
         let (a, b) = (acknowledgements.begin(), acknowledgements.begin());
-        acknowledgements.add_event(a);
-        acknowledgements.add_event(b);
+        for id in [a, b] {
+            acknowledgements.add_event(id);
+            acknowledgements.add_change(id);
+            acknowledgements.add_transaction(id);
+        }
         acknowledgements.commit(a, Lsn(10));
         acknowledgements.commit(b, Lsn(20));
         acknowledgements.acknowledge(b);
         assert_eq!(acknowledgements.acknowledged(), Lsn(1));
+        assert_eq!(acknowledgements.delivered(), DeliveredCounts::default());
         acknowledgements.acknowledge(a);
         assert_eq!(acknowledgements.acknowledged(), Lsn(20));
+        let both = DeliveredCounts {
+            transactions: 2,
+            changes: 2,
+        };
+        assert_eq!(acknowledgements.delivered(), both);
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod shard_pacing;
 mod shard_rate;
 mod shards;
 
-pub use acknowledgements::{Acknowledgements, TransactionId};
+pub use acknowledgements::{Acknowledgements, DeliveredCounts, TransactionId};
 pub use forecast::{Forecast, KeyFigures, PackingFigures, PlanFigures, ShardFigures, TableFigures};
 pub use lanes::Lanes;
 pub use record::{Aggregation, QueuedEvent, Record, RequestLimits};

@@ -163,7 +163,7 @@ impl RowDescription<'_, '_> {
         };
         let primary_key = self.primary_key.iter();
         Relation {
-            is_insert_only: key.is_empty() && past.is_some_and(|past| past.is_insert_only()),
+            is_insert_only: key.is_empty() && self.is_insert_only(past),
             table: name,
             columns,
             primary_key: primary_key
@@ -171,6 +171,14 @@ impl RowDescription<'_, '_> {
                 .collect(),
             coverage,
         }
+    }
+
+    /// Whether the log holds nothing that identifies a row: see [`Relation::is_insert_only`].
+    ///
+    /// The row has the primary key of its time, if there was one.
+    fn is_insert_only(&self, past: Option<PastTable<'_>>) -> bool {
+        let identity = past.and_then(|past| past.identity());
+        self.primary_key.is_empty() && matches!(identity, Some('d' | 'n'))
     }
 
     /// The names of the key's columns.

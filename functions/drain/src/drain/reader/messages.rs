@@ -76,6 +76,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
             out.report.skipped += 1;
         } else {
             out.report.changes += 1;
+            out.acknowledgements.add_change(id);
             out.report.replayed += u64::from(lsn <= self.history.acknowledged);
             let position = PositionSequence::new(lsn).next(lsn);
             let limit = self.settings.record_bytes;
