@@ -297,6 +297,24 @@ async fn an_aggregate_in_the_wrong_shard_is_sent_again() {
     assert_eq!((report.records, report.retried), (3, 1));
 }
 
+/// After a merge or a split, the aggregate is in another shard than expected, and yet in the right one.
+#[tokio::test]
+async fn an_aggregate_in_another_shard_that_has_all_its_keys_is_not_sent_again() {
+    let kpl = Aggregation::Kpl { bytes: 1 << 16 };
+    let stream = (kpl, ShardMap::even(3), 2);
+    let (log, report, outcome) = run_with(
+        &[(100, "a"), (101, "a"), (102, "a")],
+        start(99, 99),
+        &[],
+        None,
+        stream,
+    )
+    .await;
+    outcome.unwrap();
+    assert_eq!(log.arrived(), ["public.a"; 3]);
+    assert_eq!((report.records, report.retried), (1, 0));
+}
+
 #[tokio::test]
 async fn a_single_event_in_another_shard_is_not_sent_again() {
     let (log, report, outcome) = run_with(

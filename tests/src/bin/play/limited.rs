@@ -3,7 +3,7 @@
 //! Four workloads write a backlog of `CHANGES` (60,000) changes: rows with a key, rows without one, both in
 //! each transaction, and rows whose keys have a Zipf distribution. Each is drained without and with
 //! aggregation, from a stream of `SHARDS` (16) shards that answers after `LATENCY` (10) ms. An invocation has
-//! `DEADLINE` (60) seconds, and a drain has at most three.
+//! `DEADLINE` (60) seconds, and a drain has at most three. `WORKLOADS=keyed,hot` chooses some of them.
 //!
 //! The limit of the stream is 1,000 records and 1 MiB a second for each shard. A workload that spreads evenly
 //! can reach it; the hottest key of the Zipf workload cannot.
@@ -67,7 +67,9 @@ async fn run() {
     .await;
     let ssm = Ssm::shared().await;
     create_tables(&postgres).await;
-    for workload in WORKLOADS {
+    let chosen = std::env::var("WORKLOADS").unwrap_or_default();
+    let is_chosen = |name: &str| chosen.is_empty() || chosen.split(',').any(|it| it == name);
+    for workload in WORKLOADS.into_iter().filter(|(name, ..)| is_chosen(name)) {
         for aggregation in ["none", "kpl"] {
             let settings = FakeKinesisSettings {
                 shards: usize::try_from(shards).unwrap_or(16),
