@@ -218,6 +218,18 @@ impl Truth {
         shape.names_key(&named.key) && same.all(|it| it.names_key(&named.key))
     }
 
+    /// Whether the log identified no row of `named` at the time of `shape`: there were only inserts.
+    ///
+    /// `named` is the table itself, or its published root with the other partitions of that time.
+    pub(super) fn is_insert_only(&self, shape: &Shape, named: &Shape) -> bool {
+        let mut same = self.shapes.iter().filter(|it| {
+            let published = it.published.as_ref().map(|published| published.relation);
+            it.generation == shape.generation && it.kind == "r" && published == Some(named.relation)
+        });
+        let is_root = named.relation != shape.relation;
+        !shape.is_identified() && (!is_root || same.all(|it| !it.is_identified()))
+    }
+
     /// Whether the table and its published root have the same definitions in this generation.
     pub(super) fn is_undisturbed(&self, shape: &Shape, generation: i32) -> bool {
         let same = |relation: i64, was: &Shape| {
