@@ -45,7 +45,7 @@ pub(super) fn relation(
             .map(|past| catalog.primary_key_columns(past.now()))
             .unwrap_or_default(),
         coverage,
-        is_insert_only: past.is_some_and(|past| past.is_insert_only()),
+        is_insert_only: past.is_some_and(|past| past.is_insert_only(false)),
     }
 }
 
