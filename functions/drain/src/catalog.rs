@@ -78,6 +78,8 @@ pub struct CatalogTable {
     pub identity: char,
     /// All columns, in table order.
     pub columns: Vec<CatalogColumn>,
+    /// Whether a column is `not null`, as all columns of a primary key are.
+    pub has_not_null: bool,
     /// The generated columns whose values are not stored.
     pub virtual_columns: Vec<String>,
     /// Whether it is a partitioned table.

@@ -179,6 +179,7 @@ async fn run_in(
             plugins: by_schema.remove(name).unwrap_or_default(),
             drained: round.drained,
             generation: round.generation,
+            version,
         });
     }
     Ok(rounds)

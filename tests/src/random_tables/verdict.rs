@@ -9,7 +9,7 @@ use crate::fixture::Plugin;
 
 use super::alignment::{AlignedChange, KeyedEvent, align};
 use super::batch::{Failure, Tally};
-use super::event_checks::{self, EventContext, KeyColumns};
+use super::event_checks::{self, EventContext, KeyColumns, RowIdentity};
 use super::shape::{Shape, TrueChange, TrueRow, Truth};
 
 /// Events of one plugin in one round, in the order of positions.
@@ -30,10 +30,14 @@ pub(super) struct FinishedRound {
     pub(super) drained: i64,
     /// [`Shape::generation`] of the tables at the drain.
     pub(super) generation: i32,
+    /// Version of the server.
+    pub(super) version: u32,
 }
 
 /// Most failures that are reported for one round.
 const MOST_FAILURES: usize = 12;
+/// Most failures of one kind that are reported for one round, so that they do not hide another kind.
+const MOST_OF_A_KIND: usize = 3;
 
 /// Image of a row in the events of one plugin, for the comparison with others.
 struct SentImage<'t> {
@@ -61,6 +65,12 @@ pub(super) fn judge(round: &FinishedRound, tally: &mut Tally) -> Vec<Failure> {
         .filter_map(|images| compare_plugins(images));
     let mut failures: Vec<Failure> = differences.collect();
     failures.splice(0..0, verdict.failures);
+    let mut counts: HashMap<String, usize> = HashMap::new();
+    failures.retain(|failure| {
+        let count = counts.entry(failure.kind.clone()).or_default();
+        *count += 1;
+        *count <= MOST_OF_A_KIND
+    });
     failures.truncate(MOST_FAILURES);
     failures
 }
@@ -184,7 +194,19 @@ impl FinishedRound {
             named: aligned.named,
             undisturbed: self.truth.is_undisturbed(&aligned.change.shape, generation),
             names_keys: self.truth.names_keys(&aligned.change.shape, aligned.named),
+            is_insert_only: self.truth.is_insert_only(&aligned.change.shape, aligned.named),
+            is_truncated: self.truth.is_truncated_since(aligned.change),
+            may_lack_generated: self.may_lack_generated(plugin, aligned.named, generation),
         }
+    }
+
+    /// Whether the drain cannot learn that the table has a generated column.
+    ///
+    /// pgoutput does not send such columns before PostgreSQL 18. The catalog lacks a table that was dropped.
+    fn may_lack_generated(&self, plugin: Plugin, named: &Shape, generation: i32) -> bool {
+        let mut tables = self.truth.at(generation);
+        let is_dropped = tables.all(|it| it.relation != named.relation);
+        plugin == Plugin::Pgoutput && self.version < 18 && is_dropped
     }
 
     /// Context of a row that a backfill reads; `None` if the plugin does not send its table.
@@ -199,13 +221,16 @@ impl FinishedRound {
             named,
             undisturbed: true,
             names_keys: self.truth.names_keys(&change.shape, named),
+            is_insert_only: self.truth.is_insert_only(&change.shape, named),
+            is_truncated: false,
+            may_lack_generated: false,
         })
     }
 }
 
 /// Partition keys of events, each with the key of its row.
 #[derive(Debug, Default)]
-struct SeenKeys(HashMap<(String, String), String>);
+struct SeenKeys(HashMap<(String, String), RowIdentity>);
 
 impl SeenKeys {
     /// Adds an event. Returns a failure if an earlier row with another key has the same partition key.
@@ -224,22 +249,21 @@ impl SeenKeys {
             KeyColumns::Unknown => return None,
             KeyColumns::Hashed => named.key.clone(),
         };
-        let values = context.row_identity(&columns, row);
+        let identity = context.row_identity(&columns, row);
         // DMS joins the values of a key with periods.
-        let has_period = values.values().any(|text| text.contains('.'));
-        if event.event.envelope == Envelope::Dms && has_period {
+        let is_ambiguous = event.event.envelope == Envelope::Dms && identity.has_period();
+        if is_ambiguous || context.is_reduced_key(&columns) {
             return None;
         }
         let key = (
             format!("{:?} {columns:?}", named.name),
             event.partition_key.clone(),
         );
-        let values = format!("{values:?}");
-        let earlier = self.0.entry(key).or_insert_with(|| values.clone());
-        (*earlier != values).then(|| {
+        let earlier = self.0.entry(key).or_insert_with(|| identity.clone());
+        earlier.is_other_row(&identity).then(|| {
             let mut failure = context.failure("two rows share a key", event, "");
             failure.detail.push_str(&event_checks::shortened(&format!(
-                "\n  the other row is {earlier}"
+                "\n  the other row is {earlier:?}"
             )));
             failure
         })

@@ -182,20 +182,47 @@ impl<'c> PastTable<'c> {
         self.table.identity_full && self.holds(&self.table.recent.identity)
     }
 
-    /// The replica identity (`pg_class.relreplident`); `None` if it may have been another.
+    /// Whether the log holds nothing that identifies a row: see [`crate::change::Relation::is_insert_only`].
     ///
-    /// With `d` it is the primary key, and a primary key that was dropped since leaves no trace in the catalog.
-    pub fn identity(&self) -> Option<char> {
-        self.holds(&self.table.recent.identity)
-            .then_some(self.table.identity)
+    /// `lacks_primary_key` is whether the row itself shows that there was no primary key. A dropped index
+    /// leaves no trace in the catalog, so a missing one proves nothing.
+    pub fn is_insert_only(&self, lacks_primary_key: bool) -> bool {
+        let is_bare = match self.table.identity {
+            'n' => true,
+            'd' => lacks_primary_key || self.never_had_primary_key(),
+            _ => false,
+        };
+        is_bare && self.holds(&self.table.recent.identity)
+    }
+
+    /// Whether the catalog proves that the table had no primary key.
+    ///
+    /// A primary key makes its columns `not null`, and they stay so when it is dropped.
+    fn never_had_primary_key(&self) -> bool {
+        let recent = &self.table.recent;
+        let is_unaltered = recent.columns.values().all(|xid| self.holds(&[*xid]));
+        !self.table.has_not_null && is_unaltered && self.holds(&recent.dropped)
+    }
+
+    /// Whether the key is logged, if the replica identity was the present one.
+    ///
+    /// PostgreSQL logs the old values only of the replica identity's columns. So no index of the table may
+    /// have become the identity since.
+    pub fn has_logged_key(&self) -> bool {
+        self.table.identity != 'n' && self.holds(&self.table.recent.indexes)
     }
 
     /// Whether an update without an old row left the key unchanged.
     ///
-    /// PostgreSQL logs the old values only of the replica identity's columns. So no index of the table may
-    /// have become the identity since.
+    /// The replica identity may have been `nothing` if the table's row in `pg_class` was written since. A
+    /// truncate writes it, too.
     pub fn logs_key_changes(&self) -> bool {
-        self.table.identity != 'n' && self.holds(&self.table.recent.indexes)
+        self.has_logged_key() && self.holds(&self.table.recent.identity)
+    }
+
+    /// Whether the replica identity is an index that was dropped, so that the server identifies no row.
+    pub fn lost_its_identity(&self) -> bool {
+        self.table.identity == 'i' && self.table.key.is_empty()
     }
 
     /// Whether the table had this column, with its present name and kind.
@@ -354,6 +381,92 @@ mod tests {
         for (xid, is_valid) in [(9, false), (10, true), (11, true)] {
             catalog.begin_transaction(xid);
             assert_eq!(catalog.past_table_named(&name()).is_some(), is_valid, "{xid}");
+        }
+    }
+
+    #[test]
+    fn a_row_is_of_an_insert_only_table_if_nothing_can_have_identified_it() {
+        // Identity, whether a column is not null, whether the row shows that there is no primary key.
+        for (identity, has_not_null, lacks_primary_key, is_insert_only) in [
+            ('n', true, false, true),
+            ('d', false, false, true),
+            // The primary key may have been dropped since.
+            ('d', true, false, false),
+            ('d', true, true, true),
+            // The index of the identity was dropped, perhaps since.
+            ('i', false, true, false),
+            ('f', false, true, false),
+        ] {
+            let mut catalog = Catalog::default();
+            let recent = RecentChanges {
+                identity: vec![20],
+                columns: [("a".to_owned(), 10)].into(),
+                ..RecentChanges::default()
+            };
+            let table = CatalogTable {
+                oid: 7,
+                identity,
+                has_not_null,
+                recent,
+                ..CatalogTable::default()
+            };
+            catalog.insert(name(), table);
+            for (xid, is_known) in [(15, false), (21, true)] {
+                catalog.begin_transaction(xid);
+                let past = catalog.past_table(7).unwrap();
+                assert_eq!(
+                    past.is_insert_only(lacks_primary_key),
+                    is_insert_only && is_known,
+                    "{identity} {has_not_null} {lacks_primary_key} {xid}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn an_altered_column_may_have_been_that_of_a_primary_key() {
+        for recent in [
+            RecentChanges {
+                columns: [("a".to_owned(), 20)].into(),
+                ..RecentChanges::default()
+            },
+            RecentChanges {
+                dropped: vec![20],
+                ..RecentChanges::default()
+            },
+        ] {
+            let mut catalog = Catalog::default();
+            let table = CatalogTable {
+                oid: 7,
+                identity: 'd',
+                recent,
+                ..CatalogTable::default()
+            };
+            catalog.insert(name(), table);
+            for (xid, is_known) in [(15, false), (21, true)] {
+                catalog.begin_transaction(xid);
+                assert_eq!(catalog.past_table(7).unwrap().is_insert_only(false), is_known);
+            }
+        }
+    }
+
+    #[test]
+    fn an_update_of_another_replica_identity_may_have_changed_the_key() {
+        let mut catalog = Catalog::default();
+        let recent = RecentChanges {
+            identity: vec![20],
+            ..RecentChanges::default()
+        };
+        let table = CatalogTable {
+            oid: 7,
+            identity: 'f',
+            recent,
+            ..CatalogTable::default()
+        };
+        catalog.insert(name(), table);
+        for (xid, is_known) in [(15, false), (21, true)] {
+            catalog.begin_transaction(xid);
+            assert_eq!(catalog.past_table(7).unwrap().logs_key_changes(), is_known);
         }
     }
 

@@ -114,7 +114,8 @@ const COLUMNS: &str = "
            a.type_oids as column_type_oids,
            a.modifiers as column_modifiers,
            a.types as column_types,
-           a.toastable as column_toastable
+           a.toastable as column_toastable,
+           a.has_not_null as has_not_null
     from relations c
     join pg_namespace n on n.oid = c.relnamespace
     cross join lateral (
@@ -124,10 +125,11 @@ const COLUMNS: &str = "
              array_agg(format_type(atttypid, atttypmod) order by attnum),
              array_agg(attlen = -1 and attstorage <> 'p' order by attnum),
              array_agg(xmin::text::int8 order by attnum),
-             array_agg(attgenerated = 'v' order by attnum)
+             array_agg(attgenerated = 'v' order by attnum),
+             coalesce(bool_or(attnotnull), false)
       from pg_attribute
       where attrelid = c.oid and attnum > 0 and not attisdropped)
-      a(names, type_oids, modifiers, types, toastable, xids, virtual)";
+      a(names, type_oids, modifiers, types, toastable, xids, virtual, has_not_null)";
 
 /// The oldest transaction that the slot $1 can still send, and whether the server has virtual columns.
 const HORIZON: &str = "
@@ -330,6 +332,7 @@ fn catalog_table(row: &PgRow, horizon: CatalogHorizon) -> CatalogTable {
         primary_key: row.get("primary_key"),
         deferrable: row.get("is_deferrable"),
         identity_full: row.get("is_full"),
+        has_not_null: row.get("has_not_null"),
         columns: columns
             .map(
                 |((((name, type_oid), modifier), type_name), toastable)| CatalogColumn {

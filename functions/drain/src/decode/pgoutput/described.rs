@@ -69,6 +69,12 @@ impl RowIdentity {
         let (marked, sent) = (names(|is_marked| is_marked), names(|_| true));
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         let is_whole = past.is_none_or(|past| past.is_whole_identity(identity == b'd', &marked, &sent));
+        // Without the catalog, the columns of the identity may be columns that the server does not send.
+        let is_known_bare = match identity {
+            b'n' => true,
+            b'f' => false,
+            _ => past.is_some() && is_whole,
+        };
         let key = match identity {
             b'f' | b'n' => sent_columns(past.map(|past| past.key()).unwrap_or_default(), relation),
             _ if is_whole => owned(&marked),
@@ -76,7 +82,7 @@ impl RowIdentity {
         };
         RowIdentity {
             logged: (identity != b'f').then(|| owned(&marked)),
-            is_insert_only: is_whole && identity != b'f' && marked.is_empty(),
+            is_insert_only: marked.is_empty() && is_known_bare,
             key,
         }
     }

@@ -45,8 +45,7 @@ pub(super) fn relation(
             .map(|past| catalog.primary_key_columns(past.now()))
             .unwrap_or_default(),
         coverage,
-        // With the identity `default`, a primary key may have been dropped since.
-        is_insert_only: past.is_some_and(|past| past.identity() == Some('n')),
+        is_insert_only: past.is_some_and(|past| past.is_insert_only(false)),
     }
 }
 

@@ -163,7 +163,8 @@ impl RowDescription<'_, '_> {
         };
         let primary_key = self.primary_key.iter();
         Relation {
-            is_insert_only: key.is_empty() && self.is_insert_only(past),
+            is_insert_only: key.is_empty()
+                && past.is_some_and(|past| past.is_insert_only(self.primary_key.is_empty())),
             table: name,
             columns,
             primary_key: primary_key
@@ -173,18 +174,11 @@ impl RowDescription<'_, '_> {
         }
     }
 
-    /// Whether the log holds nothing that identifies a row: see [`Relation::is_insert_only`].
-    ///
-    /// The row has the primary key of its time, if there was one.
-    fn is_insert_only(&self, past: Option<PastTable<'_>>) -> bool {
-        let identity = past.and_then(|past| past.identity());
-        self.primary_key.is_empty() && matches!(identity, Some('d' | 'n'))
-    }
-
     /// The names of the key's columns.
     ///
     /// The row has its primary key, and its old row has the columns of the replica identity. Only an insert
-    /// does not show an identity other than the primary key. The catalog has it, if it held at that time.
+    /// does not show an identity other than the primary key. The catalog has it, if it held at that time. If
+    /// the identity is an index that was dropped, the primary key is not the key.
     fn key<'k>(&'k self, past: Option<PastTable<'k>>) -> Vec<&'k str> {
         fn names<'k>(columns: &'k [JsonColumn<'_>]) -> Vec<&'k str> {
             columns.iter().map(|column| &*column.name).collect()
@@ -195,12 +189,13 @@ impl RowDescription<'_, '_> {
             return identity;
         }
         let sent = if identity.is_empty() { columns } else { identity };
-        let catalog_key = past.filter(PastTable::logs_key_changes).map(|past| past.key());
+        let catalog_key = past.filter(PastTable::has_logged_key).map(|past| past.key());
         let catalog_key = catalog_key.into_iter().flatten().map(String::as_str);
         let candidates = [catalog_key.collect(), names(self.primary_key)];
         let is_sent = |key: &&Vec<&str>| !key.is_empty() && key.iter().all(|column| sent.contains(column));
         if let Some(key) = candidates.iter().find(is_sent) {
-            return key.clone();
+            let is_lost = past.is_some_and(|past| past.lost_its_identity());
+            return if is_lost { Vec::new() } else { key.clone() };
         }
         // The table has a key, but the old row lacks it. So the old row is not the whole row: it is the
         // replica identity.

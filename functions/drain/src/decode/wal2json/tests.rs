@@ -124,6 +124,38 @@ fn the_key_of_a_whole_old_row_is_the_catalogs_or_else_the_primary_key() {
     }
 }
 
+/// The server then identifies no old row, as with replica identity `nothing`.
+#[test]
+fn the_primary_key_is_not_the_key_if_the_identity_is_an_index_that_was_dropped() {
+    let mut catalog = Catalog::default();
+    let table = CatalogTable {
+        identity: 'i',
+        ..CatalogTable::default()
+    };
+    catalog.insert(TableName::new("s", "t"), table);
+    let (relation, ..) = change(&catalog, &row("I", &[A, B, C], &[], "a"));
+    assert!(!relation.has_key() && !relation.is_insert_only);
+    // The old row is the identity of its time.
+    let (relation, ..) = change(&catalog, &row("D", &[], &[B, C], "a"));
+    assert_eq!(key(&relation), ["b", "c"]);
+}
+
+/// The row has the primary key of its time, and the catalog has none any more.
+#[test]
+fn a_row_with_a_primary_key_is_not_of_an_insert_only_table() {
+    let mut catalog = Catalog::default();
+    let table = CatalogTable {
+        identity: 'd',
+        has_not_null: true,
+        ..CatalogTable::default()
+    };
+    catalog.insert(TableName::new("s", "t"), table);
+    catalog.begin_transaction(21);
+    assert!(!change(&catalog, &row("I", &[A, B], &[], "a")).0.is_insert_only);
+    let without = br#"{"action":"I","schema":"s","table":"t","columns":[],"pk":[]}"#;
+    assert!(change(&catalog, without).0.is_insert_only);
+}
+
 #[test]
 fn a_key_has_table_order_even_if_the_row_omits_its_first_column() {
     let (relation, old, new) = change(&catalog(&["a", "b"], &["a", "c"]), &row("U", &[B], &[A, B], "a"));

@@ -96,6 +96,29 @@ fn partitions_of_different_keys_have_the_key_of_their_old_rows() {
     assert_eq!(key(&mut tables, Some(CODE)), "");
 }
 
+/// The server does not mark a column of the identity that it does not send.
+#[test]
+fn a_table_that_was_dropped_is_insert_only_if_its_identity_is_nothing() {
+    let mut catalog = catalog();
+    let known = CatalogTable {
+        oid: 10,
+        columns: ["id", "code", "v"].map(int_column).into(),
+        ..CatalogTable::default()
+    };
+    catalog.insert(TableName::new("s", "p10"), known);
+    for (oid, identity, is_insert_only) in [
+        (10, b'd', true),
+        (10, b'i', true),
+        (10, b'f', false),
+        (11, b'n', true),
+        (11, b'd', false),
+        (11, b'i', false),
+    ] {
+        let table = table(&catalog, oid, identity, &[]);
+        assert_eq!(table.relation.is_insert_only, is_insert_only, "{oid} {identity}");
+    }
+}
+
 #[test]
 fn a_null_of_an_old_row_is_certain_if_every_partition_logs_whole_rows() {
     for (partitions, is_certain) in [
