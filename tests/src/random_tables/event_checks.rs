@@ -28,8 +28,6 @@ pub(super) struct EventContext<'t> {
     pub(super) names_keys: bool,
     /// Whether the log identified no row of the table at the write: see [`Truth::is_insert_only`].
     pub(super) is_insert_only: bool,
-    /// Whether the table was truncated by the change's transaction or later.
-    pub(super) is_truncated: bool,
     /// Whether nothing states that the key has more columns: see [`FinishedRound::may_lack_generated`].
     pub(super) may_lack_generated: bool,
 }
@@ -46,7 +44,7 @@ pub(super) struct RowIdentity {
 impl RowIdentity {
     /// Whether these are certainly two rows.
     ///
-    /// The key of a partition may have been one of the whole table before. So one may lack the partition.
+    /// The key of a partition may have been one of the whole table before. So one of them may lack the partition.
     pub(super) fn is_other_row(&self, other: &Self) -> bool {
         let leaves = self.leaf.zip(other.leaf);
         self.values != other.values || leaves.is_some_and(|(one, other)| one != other)
@@ -281,11 +279,7 @@ impl EventContext<'_> {
     fn check_key(&self, event: &KeyedEvent, row: &TrueRow, failures: &mut Vec<Failure>) {
         let key = &self.named.key;
         if is_table_key(event) {
-            // A truncate writes the row of the catalog that has the replica identity. test_decoding does not
-            // send the identity, so such an update has no key.
-            let is_uncertain =
-                self.plugin == Plugin::TestDecoding && self.change.op == 'u' && self.is_truncated;
-            if self.undisturbed && !key.is_empty() && self.knows_key() && !is_uncertain {
+            if self.undisturbed && !key.is_empty() && self.knows_key() {
                 failures.push(self.failure("the key is absent", event, ""));
             }
             let is_insert = ["c", "r"].contains(&&*event.event.op);

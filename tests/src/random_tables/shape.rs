@@ -115,8 +115,6 @@ pub(super) struct TrueChange {
     /// `i`, `u`, `d`, `t` (truncate), or `r` for a row at the time of the backfill.
     pub(super) op: char,
     pub(super) shape: Arc<Shape>,
-    /// Id of its transaction.
-    pub(super) xid: i64,
     pub(super) old: Option<TrueRow>,
     pub(super) new: Option<TrueRow>,
 }
@@ -150,7 +148,7 @@ pub(super) async fn load(client: &Client) -> HashMap<String, Truth> {
         let truth = truths.entry(row.get(0)).or_default();
         truth.generations.push(row.get(1));
     }
-    let sql = "select seq, op, shape, old_row::text, new_row::text, xid from truth.change order by seq";
+    let sql = "select seq, op, shape, old_row::text, new_row::text from truth.change order by seq";
     let parse = |text: Option<String>| -> Option<TrueRow> {
         text.map(|text| serde_json::from_str(&text).unwrap_or_else(|e| panic!("{text}: {e}")))
     };
@@ -161,7 +159,6 @@ pub(super) async fn load(client: &Client) -> HashMap<String, Truth> {
             op: row.get::<_, String>(1).chars().next().unwrap_or('?'),
             old: parse(row.get(3)),
             new: parse(row.get(4)),
-            xid: row.get(5),
             shape,
         };
         let truth = truths.entry(change.shape.schema.clone()).or_default();
@@ -231,13 +228,6 @@ impl Truth {
         });
         let is_root = named.relation != shape.relation;
         !shape.is_identified() && (!is_root || same.all(|it| !it.is_identified()))
-    }
-
-    /// Whether the table of a change was truncated by the same transaction or after it.
-    pub(super) fn is_truncated_since(&self, change: &TrueChange) -> bool {
-        let is_since = |other: &TrueChange| other.seq > change.seq || other.xid == change.xid;
-        let mut truncates = self.changes.iter().filter(|other| other.op == 't');
-        truncates.any(|other| other.shape.relation == change.shape.relation && is_since(other))
     }
 
     /// Whether the table and its published root have the same definitions in this generation.

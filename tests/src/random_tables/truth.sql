@@ -18,7 +18,6 @@ create unlogged table truth.change (
     seq bigint generated always as identity primary key,
     op text not null,
     shape int not null,
-    xid bigint not null default pg_current_xact_id()::text::bigint,
     old_row jsonb,
     new_row jsonb);
 

@@ -195,14 +195,13 @@ impl FinishedRound {
             undisturbed: self.truth.is_undisturbed(&aligned.change.shape, generation),
             names_keys: self.truth.names_keys(&aligned.change.shape, aligned.named),
             is_insert_only: self.truth.is_insert_only(&aligned.change.shape, aligned.named),
-            is_truncated: self.truth.is_truncated_since(aligned.change),
             may_lack_generated: self.may_lack_generated(plugin, aligned.named, generation),
         }
     }
 
     /// Whether the drain cannot learn that the table has a generated column.
     ///
-    /// pgoutput does not send such columns before PostgreSQL 18. The catalog lacks a table that was dropped.
+    /// pgoutput does not send such columns before PostgreSQL 18, and the catalog lacks a table that was dropped.
     fn may_lack_generated(&self, plugin: Plugin, named: &Shape, generation: i32) -> bool {
         let mut tables = self.truth.at(generation);
         let is_dropped = tables.all(|it| it.relation != named.relation);
@@ -222,7 +221,6 @@ impl FinishedRound {
             undisturbed: true,
             names_keys: self.truth.names_keys(&change.shape, named),
             is_insert_only: self.truth.is_insert_only(&change.shape, named),
-            is_truncated: false,
             may_lack_generated: false,
         })
     }
