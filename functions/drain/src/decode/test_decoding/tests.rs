@@ -276,31 +276,6 @@ fn a_row_before_a_change_of_its_table_has_neither_the_key_nor_the_nulls_of_the_c
     }
 }
 
-/// The log has the old key only if the replica identity of that time logged it.
-#[test]
-fn an_update_without_an_old_row_has_no_key_if_the_identity_was_set_later() {
-    let mut catalog = Catalog::default();
-    let table = CatalogTable {
-        key: vec!["n".into()],
-        identity_full: true,
-        identity: 'f',
-        columns: vec![int_column("n"), int_column("m")],
-        recent: RecentChanges {
-            identity: vec![20],
-            ..RecentChanges::default()
-        },
-        ..CatalogTable::default()
-    };
-    catalog.insert(TableName::new("public", "t"), table);
-    catalog.begin_transaction(19);
-    let row = b"table public.t: UPDATE: n[integer]:1 m[integer]:2";
-    let Item::Change(Change::Update { relation, old, .. }) = super::decode(&catalog, Lsn::ZERO, row).unwrap()
-    else {
-        panic!();
-    };
-    assert_eq!((relation.has_key(), old), (false, None));
-}
-
 #[test]
 fn a_virtual_column_is_absent() {
     let mut catalog = Catalog::default();

@@ -189,7 +189,7 @@ impl RowDescription<'_, '_> {
             return identity;
         }
         let sent = if identity.is_empty() { columns } else { identity };
-        let catalog_key = past.filter(PastTable::has_logged_key).map(|past| past.key());
+        let catalog_key = past.filter(PastTable::logs_key_changes).map(|past| past.key());
         let catalog_key = catalog_key.into_iter().flatten().map(String::as_str);
         let candidates = [catalog_key.collect(), names(self.primary_key)];
         let is_sent = |key: &&Vec<&str>| !key.is_empty() && key.iter().all(|column| sent.contains(column));
