@@ -357,7 +357,9 @@ async fn a_table_that_gets_a_key_later_is_read_by_its_current_key() {
         let delivery = fixture.consume().await;
         let changes = delivery.changes();
         let first = changes.first().map_or("", |change| change.partition_key.as_str());
-        assert!(first.starts_with("public.t"), "{first}");
+        // test_decoding cannot exclude that the table lost a primary key, because `id` is not null.
+        let is_spread = plugin != Plugin::TestDecoding;
+        assert_eq!(first.starts_with("public.t#"), is_spread, "{first}");
         let two = r#"{"id":2}"#;
         assert_steps(&delivery, &[("c", first), ("c", two), ("u", two)]);
     })
