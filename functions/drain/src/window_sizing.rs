@@ -137,11 +137,11 @@ impl WindowSizing {
 
     /// Adjusts the size after a window of this size.
     ///
-    /// The server decoded it in `decoded`, and `took` passed until every event was acknowledged. The next
-    /// window should be decoded in a quarter of the time that is left, but in at least half a second and at
-    /// most thirty seconds. It should be sent in most of the time that is left: every window decodes a part of
-    /// the log again, so a slow stream must not make windows small. The size changes by at most a factor of
-    /// four, since a single measurement may be chance.
+    /// The server decoded it in `decoded`. Every event was acknowledged after `took`. Decoding the next window
+    /// should take a quarter of the time that is left, but at least half a second and at most thirty seconds.
+    /// Sending it may take four fifths of the time that is left. It gets so much because every window decodes
+    /// a part of the log again: a slow stream must not make windows small. The size changes by at most a
+    /// factor of four, since a single measurement may be chance.
     pub fn adjust(&mut self, decoded: Duration, took: Duration, left: Duration) {
         self.is_slow = decoded > (decoded + left) / 3;
         self.may_stretch = !self.is_slow;

@@ -325,6 +325,7 @@ impl Shared {
         if let Err(refused) = self.check(&request) {
             return Ok(*refused);
         }
+        // The delay of an answer is what this fake simulates. No test waits for it instead of an event.
         if let RequestDelay::BeforePut(time) = delay {
             tokio::time::sleep(time).await;
         }

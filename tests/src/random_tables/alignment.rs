@@ -95,7 +95,7 @@ pub(super) fn align<'t>(
     (aligned, more)
 }
 
-/// Relation that the events of a change name; `None` if the plugin sends no event.
+/// Relation that is named in the events of a change; `None` if the plugin sends no event.
 fn sent_as<'t>(truth: &'t Truth, plugin: Plugin, change: &'t TrueChange) -> Option<&'t Shape> {
     let shape = &change.shape;
     match plugin {

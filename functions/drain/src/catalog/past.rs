@@ -67,7 +67,7 @@ pub fn precedes(xid: u32, other: u32) -> bool {
 /// The transaction of the rows that are being read, and the transactions that wrote the catalog.
 #[derive(Debug, Default)]
 pub(super) struct ReadTransaction {
-    /// Transactions that wrote the catalog, and may be later than rows of the log, in the order of their ids.
+    /// Transactions that wrote the catalog and may be later than rows of the log, ordered by id.
     recent: Vec<u32>,
     /// The transaction of the rows; `None` before the first one.
     xid: Option<u32>,
@@ -133,7 +133,7 @@ impl Catalog {
     }
 }
 
-/// A table of the catalog, with the facts that are valid for the rows that are being read.
+/// A table of the catalog, as far as it is valid for the transaction that is read.
 #[derive(Clone, Copy)]
 pub struct PastTable<'c> {
     catalog: &'c Catalog,
@@ -213,7 +213,7 @@ impl<'c> PastTable<'c> {
         self.table.identity != 'n' && self.holds(&self.table.recent.indexes)
     }
 
-    /// Whether the replica identity is an index that was dropped, so that the server identifies no row.
+    /// Whether the index of the replica identity was dropped. Then the log identifies no row.
     pub fn lost_its_identity(&self) -> bool {
         self.table.identity == 'i' && self.table.key.is_empty()
     }

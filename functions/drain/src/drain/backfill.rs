@@ -231,7 +231,8 @@ impl<C: StateStore> BackfillRunner<C> {
     /// Whether the table's earlier writers have ended.
     ///
     /// Earlier writers are the open transactions that had written to the table when this invocation reached
-    /// it. While one is open, a change that an earlier invocation sent may not be visible yet.
+    /// it. An earlier invocation may have sent the changes of such a transaction, and a chunk would not show
+    /// them yet.
     async fn have_writers_ended<S: TableSource>(
         &mut self,
         slot: &mut S,

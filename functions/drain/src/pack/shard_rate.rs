@@ -155,13 +155,13 @@ mod tests {
     use super::*;
 
     /// A shard that accepts `capacity` of its limit in each second of the clock.
-    struct Shard {
+    struct SimulatedShard {
         capacity: f64,
         second: u64,
         used: f64,
     }
 
-    impl Shard {
+    impl SimulatedShard {
         fn accepts(&mut self, at: Duration, bytes: usize) -> bool {
             if at.as_secs() != self.second {
                 (self.second, self.used) = (at.as_secs(), 0.0);
@@ -178,7 +178,7 @@ mod tests {
         let (start, step) = (Instant::now(), Duration::from_millis(10));
         let (mut rate, mut shard) = (
             ShardRate::default(),
-            Shard {
+            SimulatedShard {
                 capacity,
                 second: 0,
                 used: 0.0,

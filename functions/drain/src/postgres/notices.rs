@@ -36,8 +36,8 @@ impl Notices {
 
 /// The last warning of a session that pgoutput skipped a publication.
 ///
-/// A publication may not have existed when a change was logged. Before PostgreSQL 18 the peek then fails. From
-/// 18 on, pgoutput only warns, and leaves out the change. The warning has the SQLSTATE 55000 (run on 18.4). No
+/// A change may be older than its publication. Up to PostgreSQL 17, the peek then fails. From 18 on, pgoutput
+/// only warns, and omits the change. The warning has the SQLSTATE 55000 (run on 18.4). No
 /// other warning of a peek has it.
 #[derive(Debug, Default, Clone)]
 pub(super) struct SkippedPublication(Arc<Mutex<Option<DbError>>>);

@@ -96,7 +96,7 @@ fn partitions_of_different_keys_have_the_key_of_their_old_rows() {
     assert_eq!(key(&mut tables, Some(CODE)), "");
 }
 
-/// The server does not mark a column of the identity that it does not send.
+/// An identity column that is not sent is not marked either.
 #[test]
 fn a_table_that_was_dropped_is_insert_only_if_its_identity_is_nothing() {
     let mut catalog = catalog();
