@@ -84,6 +84,28 @@ fn a_request_keeps_its_limits_and_a_larger_event_has_a_request_of_its_own() {
 }
 
 #[test]
+fn the_longest_lane_is_known_while_it_is_sent() {
+    let (mut lanes, mut acknowledgements, now) = lanes(Aggregation::None);
+    for (n, key) in [(1, "a"), (2, "hot"), (3, "hot"), (4, "hot"), (5, "b")] {
+        lanes.push(event(&mut acknowledgements, n, key, false));
+    }
+    let mut lengths = Vec::new();
+    while !lanes.is_empty() {
+        lengths.push(lanes.most_records());
+        for record in lanes.next_request(now, LIMITS, false) {
+            lanes.acknowledge(now, record);
+        }
+    }
+    assert_eq!(lengths, [3, 2, 1]);
+    // An aggregate of 1,000 bytes has room for many events.
+    let (mut lanes, mut acknowledgements, _) = self::lanes(KPL);
+    for n in 0..20 {
+        lanes.push(event(&mut acknowledgements, n, "hot", false));
+    }
+    assert_eq!(lanes.most_records(), 1);
+}
+
+#[test]
 fn a_retried_event_delays_only_its_own_lane() {
     let (mut lanes, mut acknowledgements, now) = lanes(Aggregation::None);
     for (n, key) in [(1, "a"), (2, "a"), (3, "b")] {
