@@ -6,6 +6,7 @@
 //! - [`consumer`]: a consumer that rebuilds tables from the stream, and the comparison with PostgreSQL.
 //! - [`conformance`]: the comparison of events with those of Debezium Server and wal2json.
 //! - [`fixture`]: all of these for one scenario. Most scenarios need only this.
+//! - [`cpu_time`]: the CPU time of processes, for the benchmarks.
 //! - [`random_play`]: random workloads and faults, for the longer runs of `play`.
 //! - [`random_tables`]: a property test of rows and keys, with tables, writes and DDL of a seed.
 //!
@@ -16,6 +17,7 @@
 pub mod aws;
 pub mod conformance;
 pub mod consumer;
+pub mod cpu_time;
 pub mod fixture;
 pub mod lambda;
 pub mod postgres;

@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio::sync::OnceCell;
 use tokio_postgres::{Client, NoTls};
 
+use crate::cpu_time;
 use crate::postgres::certificates::Certificates;
 use crate::postgres::programs::Programs;
 use crate::wait;
@@ -207,6 +208,12 @@ impl Postgres {
     pub(crate) fn write(&self, name: &str, text: &str) {
         self.run_shell(&format!("touch {name}"));
         std::fs::write(self.data.join(name), text).unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+
+    /// CPU time of all processes of the server so far.
+    pub fn cpu_time(&self) -> Duration {
+        let postmaster = *lock(&self.process);
+        cpu_time::of_family(postmaster, &children(postmaster))
     }
 
     /// Data directory.

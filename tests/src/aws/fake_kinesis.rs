@@ -30,6 +30,9 @@ use shards::{Shards, StoredRecord};
 
 pub use faults::Faults;
 
+/// Bytes of a put unit, by which Kinesis charges a record.
+const PUT_UNIT_BYTES: usize = 25 << 10;
+
 /// Settings of a fake Kinesis.
 #[derive(Debug, Clone, Copy)]
 pub struct FakeKinesisSettings {
@@ -49,6 +52,10 @@ pub struct FakeKinesisSettings {
     pub page: usize,
     /// Faults that it injects.
     pub faults: Faults,
+    /// Whether it keeps the records, and logs the requests.
+    ///
+    /// Without it, it counts them only. A benchmark then measures the producer, and not this fake.
+    pub keeps_records: bool,
 }
 
 impl Default for FakeKinesisSettings {
@@ -63,6 +70,7 @@ impl Default for FakeKinesisSettings {
             latency: Duration::ZERO,
             page: 1_000,
             faults: Faults::default(),
+            keeps_records: true,
         }
     }
 }
@@ -76,6 +84,10 @@ pub struct Counts {
     pub tried: u64,
     /// Number of stored records.
     pub put: u64,
+    /// Bytes of the stored records, data and partition keys.
+    pub bytes: u64,
+    /// Units of 25 KiB of the stored records, by which Kinesis charges each record.
+    pub put_units: u64,
     /// Number of splits and merges.
     pub reshards: u64,
     /// Number of open shards.
@@ -308,6 +320,10 @@ impl Shared {
         };
         let mut data = Vec::with_capacity(request.records.len());
         for entry in &request.records {
+            if !self.settings.keeps_records {
+                data.push(Vec::new());
+                continue;
+            }
             match entry.data() {
                 Some(bytes) => data.push(bytes),
                 None => return Ok(refusal(400, "SerializationException", "the data is not base64")),
@@ -315,7 +331,8 @@ impl Shared {
         }
         let keys = request.records.iter().map(|entry| entry.partition_key.as_ref());
         let records = keys.zip(data.iter().map(Vec::as_slice));
-        let _in_flight = self.log.enter(request.stream(), records);
+        let is_logged = self.settings.keeps_records;
+        let _in_flight = is_logged.then(|| self.log.enter(request.stream(), records));
         let (outcome, delay) = {
             let mut state = self.state();
             state.counts.requests += 1;
@@ -467,12 +484,16 @@ impl State {
         let (kind, message) = match outcome {
             RecordOutcome::Put => {
                 self.counts.put += 1;
+                self.counts.bytes += entry.bytes() as u64;
+                self.counts.put_units += entry.bytes().div_ceil(PUT_UNIT_BYTES) as u64;
                 let sequence = self.counts.put;
-                shard.records.push(StoredRecord {
-                    number: sequence,
-                    partition_key: entry.partition_key.as_ref().to_owned(),
-                    data,
-                });
+                if settings.keeps_records {
+                    shard.records.push(StoredRecord {
+                        number: sequence,
+                        partition_key: entry.partition_key.as_ref().to_owned(),
+                        data,
+                    });
+                }
                 return Ok(format!(
                     r#"{{"SequenceNumber":"{sequence:056}","ShardId":"{id}"}}"#
                 ));

@@ -16,6 +16,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::{Notify, watch};
 
 use crate::aws::kinesis;
+use crate::cpu_time;
 use crate::lambda::runtime_api::RuntimeApi;
 use crate::watchdog::ProcessGuard;
 
@@ -194,6 +195,12 @@ impl Function {
     /// Largest resident memory (`VmHWM`) of a process at the end of an invocation, in bytes.
     pub fn peak_memory_bytes(&self) -> u64 {
         self.peak_memory.load(Ordering::Relaxed)
+    }
+
+    /// CPU time of the running process so far; zero without one.
+    pub fn cpu_time(&self) -> Duration {
+        self.sandbox()
+            .map_or(Duration::ZERO, |sandbox| cpu_time::of_process(sandbox.pid))
     }
 
     fn sandbox(&self) -> Option<Arc<Sandbox>> {

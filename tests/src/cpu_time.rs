@@ -1,0 +1,31 @@
+//! CPU time of processes, as Linux counts it: in steps of 10 ms.
+
+use std::time::Duration;
+
+/// Ticks of CPU time in a second (`sysconf(_SC_CLK_TCK)`, which is 100 on Linux).
+const TICKS: u64 = 100;
+
+/// CPU time of a process and its threads so far; zero if it has ended.
+pub fn of_process(pid: u32) -> Duration {
+    ticks(pid).map_or(Duration::ZERO, |ticks| of_ticks(ticks[0] + ticks[1]))
+}
+
+/// CPU time of a process, of its running children, and of those that it has waited for.
+pub fn of_family(pid: u32, children: &[u32]) -> Duration {
+    let own = ticks(pid).map_or(Duration::ZERO, |ticks| of_ticks(ticks.iter().sum()));
+    own + children.iter().map(|child| of_process(*child)).sum::<Duration>()
+}
+
+fn of_ticks(ticks: u64) -> Duration {
+    Duration::from_millis(ticks * 1_000 / TICKS)
+}
+
+/// `utime`, `stime`, `cutime` and `cstime` of `/proc/[pid]/stat` (proc(5)).
+fn ticks(pid: u32) -> Option<[u64; 4]> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // "pid (name) state ppid …", and the name may contain any character. `utime` is the fourteenth field.
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_whitespace().skip(11).map(str::parse);
+    let mut next = || fields.next()?.ok();
+    Some([next()?, next()?, next()?, next()?])
+}
