@@ -12,6 +12,7 @@ use lambda_runtime::layers::TracingLayer;
 use lambda_runtime::tower::util::MapRequestLayer;
 use lambda_runtime::{Diagnostic, LambdaEvent, LambdaInvocation, Runtime, service_fn};
 use serde_json::Value;
+use tokio::task::LocalSet;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -41,7 +42,10 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(serve(config.map_err(Error::from))) {
+    // The drain and its connections share this thread: a batch of rows then wakes no other thread. Requests to
+    // AWS run on the other threads.
+    let tasks = LocalSet::new();
+    match tasks.block_on(&runtime, serve(config.map_err(Error::from))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("drain: the Lambda Runtime API failed: {error}");

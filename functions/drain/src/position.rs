@@ -29,11 +29,30 @@ pub struct Position {
 /// The fixed width makes the order of the strings the order of the positions.
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:016x}.{:016x}.{:08x}",
-            self.commit_end.0, self.lsn.0, self.index
-        )
+        let text = self.text();
+        f.write_str(std::str::from_utf8(&text).unwrap_or_default())
+    }
+}
+
+impl Position {
+    /// Length of its text in bytes.
+    pub const TEXT_BYTES: usize = 42;
+
+    /// Its text in ASCII.
+    pub fn text(&self) -> [u8; Self::TEXT_BYTES] {
+        let mut text = [b'.'; Self::TEXT_BYTES];
+        write_hex(&mut text[..16], self.commit_end.0);
+        write_hex(&mut text[17..33], self.lsn.0);
+        write_hex(&mut text[34..], u64::from(self.index));
+        text
+    }
+}
+
+/// Fills `digits` with the last hexadecimal digits of a number.
+fn write_hex(digits: &mut [u8], mut number: u64) {
+    for digit in digits.iter_mut().rev() {
+        *digit = b"0123456789abcdef"[(number & 0xf) as usize];
+        number >>= 4;
     }
 }
 
@@ -83,6 +102,16 @@ mod tests {
         let mut positions = PositionSequence::new(Lsn(9));
         let got: Vec<_> = [5, 5, 6, 7, 7].map(|lsn| positions.next(Lsn(lsn)).index).into();
         assert_eq!(got, [0, 1, 0, 0, 1]);
+    }
+
+    #[test]
+    fn the_text_has_sixteen_sixteen_and_eight_digits() {
+        let position = Position {
+            commit_end: Lsn(0x16_b374_d848),
+            lsn: Lsn(u64::MAX),
+            index: 10,
+        };
+        assert_eq!(position.to_string(), "00000016b374d848.ffffffffffffffff.0000000a");
     }
 
     proptest! {

@@ -33,6 +33,13 @@ impl TableName {
         format!("{}.{}", self.schema, self.name)
     }
 
+    /// Appends [`TableName::unquoted`].
+    pub fn write_unquoted(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.schema.as_bytes());
+        out.push(b'.');
+        out.extend_from_slice(self.name.as_bytes());
+    }
+
     /// Both parts in quotes, for SQL that Spillway runs.
     pub fn to_sql(&self) -> String {
         format!("{}.{}", quoted(&self.schema), quoted(&self.name))

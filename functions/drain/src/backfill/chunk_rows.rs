@@ -1,7 +1,8 @@
 //! The rows of one chunk, between their snapshot and their watermark, and how changes affect them.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+
+use rustc_hash::FxHashMap;
 
 use crate::change::{Change, Datum, Relation, Tuple, Type};
 
@@ -20,7 +21,7 @@ pub struct ChunkRows {
     /// The rows as `COPY` wrote them, one after the other.
     text: Vec<u8>,
     rows: Vec<ChunkRow>,
-    by_key: HashMap<Box<[u8]>, u32>,
+    by_key: FxHashMap<Box<[u8]>, u32>,
     key_bytes: usize,
     overtaken: u64,
     is_invalid: bool,
@@ -54,7 +55,7 @@ impl ChunkRows {
             snapshot,
             text: Vec::new(),
             rows: Vec::new(),
-            by_key: HashMap::new(),
+            by_key: FxHashMap::default(),
             key_bytes: 0,
             overtaken: 0,
             is_invalid: false,
@@ -316,16 +317,17 @@ pub(super) fn fields<'l>(table: &BackfillTable, line: &'l [u8]) -> Result<Tuple<
         .next()
         .and_then(OmittedFields::parse)
         .ok_or(RowError::Malformed)?;
-    let columns = table.relation.columns.iter().enumerate();
-    let tuple = columns
-        .map(|(index, _)| match table.selects(index) {
+    let columns = table.relation.columns.len();
+    let mut tuple = Vec::with_capacity(columns);
+    for index in 0..columns {
+        tuple.push(match table.selects(index) {
             true => {
                 let field = fields.next().ok_or(RowError::Malformed)?;
-                omitted.datum(index).map_or_else(|| value(field), Ok)
+                omitted.datum(index).map_or_else(|| value(field), Ok)?
             }
-            false => Ok(Datum::Absent),
-        })
-        .collect::<Result<_, _>>()?;
+            false => Datum::Absent,
+        });
+    }
     match fields.next() {
         None => Ok(tuple),
         Some(_) => Err(RowError::Malformed),

@@ -16,7 +16,7 @@ mod wal2json;
 pub use shortener::{KeptBytes, RowShortener};
 
 use crate::catalog::Catalog;
-use crate::change::{Datum, Item, Relation, Tuple};
+use crate::change::{Change, Datum, Item, Relation, Tuple};
 use crate::lsn::Lsn;
 use crate::plugin::Plugin;
 use crate::table_name::TableName;
@@ -65,6 +65,23 @@ impl Decoder {
     /// The first bytes decide: the rest of the row is not decoded.
     pub fn is_commit(&self, data: &[u8]) -> bool {
         data.starts_with(self.plugin().commit_mark())
+    }
+
+    /// Keeps the memory of a change that was encoded for the next row.
+    pub fn recycle(&mut self, change: Change<'_>) {
+        if let Decoder::Pgoutput(decoder) = self
+            && let Change::Insert { new, .. } | Change::Update { new, .. } = change
+        {
+            decoder.recycle(new);
+        }
+    }
+
+    /// Whether a row may need catalog information: see [`Decoder::tables`] and [`Decoder::table_oid`].
+    pub fn names_tables(&self, data: &[u8]) -> bool {
+        match self {
+            Decoder::Pgoutput(_) => pgoutput::is_description(data),
+            Decoder::Wal2json(_) | Decoder::TestDecoding => true,
+        }
     }
 
     /// The tables whose catalog information this row needs; none for a row that cannot be decoded.

@@ -28,6 +28,8 @@ pub struct PgoutputDecoder {
     ///
     /// A domain has the names of its base type.
     types: HashMap<u32, (String, String)>,
+    /// An empty tuple with the memory of a former one.
+    spare: Tuple<'static>,
 }
 
 impl PgoutputDecoder {
@@ -74,12 +76,17 @@ impl PgoutputDecoder {
         }
     }
 
+    /// Keeps the memory of a tuple for the next row.
+    pub(super) fn recycle(&mut self, tuple: Tuple<'_>) {
+        self.spare = emptied(tuple);
+    }
+
     fn insert<'a>(&mut self, reader: &mut ByteReader<'a>) -> Result<Change<'a>, DecodeError> {
         let (oid, relation) = self.row_table(reader)?;
         if reader.u8()? != b'N' {
             return Err(reader.expected("the new row, marked N"));
         }
-        let new = reader.tuple(&relation)?;
+        let new = reader.tuple(&relation, std::mem::take(&mut self.spare))?;
         let relation = self.tables.relation_of_row(oid, None).unwrap_or(relation);
         Ok(Change::Insert { relation, new })
     }
@@ -93,7 +100,7 @@ impl PgoutputDecoder {
         if tag != b'N' {
             return Err(reader.expected("the new row, marked N"));
         }
-        let mut new = reader.tuple(&relation)?;
+        let mut new = reader.tuple(&relation, std::mem::take(&mut self.spare))?;
         let relation = self.tables.relation_of_row(oid, old.as_ref()).unwrap_or(relation);
         let old = old.and_then(|old| merge_old_row(&relation, old, &mut new));
         Ok(Change::Update { relation, old, new })
@@ -149,7 +156,7 @@ impl PgoutputDecoder {
         tag: u8,
         reader: &mut ByteReader<'a>,
     ) -> Result<Tuple<'a>, DecodeError> {
-        let mut tuple = reader.tuple(relation)?;
+        let mut tuple = reader.tuple(relation, Vec::new())?;
         if !self.tables.logs_whole_rows(oid, tag == b'O') {
             for datum in tuple.iter_mut().filter(|datum| **datum == Datum::Null) {
                 *datum = Datum::Absent;
@@ -202,6 +209,18 @@ impl PgoutputDecoder {
                 None => ColumnType::unknown("unknown"),
             })
     }
+}
+
+/// An empty tuple for values of another lifetime, with the memory of this one.
+fn emptied<'a>(mut tuple: Tuple<'_>) -> Tuple<'a> {
+    tuple.clear();
+    // The standard library collects an iterator over a vector in the memory of that vector.
+    tuple.into_iter().map(|_| Datum::Null).collect()
+}
+
+/// Whether a message describes a table.
+pub(super) fn is_description(data: &[u8]) -> bool {
+    data.first() == Some(&b'R')
 }
 
 /// OID and name of the table that a message describes; `None` for another message.
@@ -354,11 +373,17 @@ impl<'a> ByteReader<'a> {
         Ok(text)
     }
 
-    fn tuple(&mut self, relation: &Relation) -> Result<Tuple<'a>, DecodeError> {
+    /// The values of a row, in the memory of `spare`.
+    fn tuple(&mut self, relation: &Relation, spare: Tuple<'_>) -> Result<Tuple<'a>, DecodeError> {
         if usize::from(self.u16()?) != relation.columns.len() {
             return Err(self.expected("one value for each column that the server described"));
         }
-        relation.columns.iter().map(|_| self.datum()).collect()
+        let mut tuple = emptied(spare);
+        tuple.reserve(relation.columns.len());
+        for _ in &relation.columns {
+            tuple.push(self.datum()?);
+        }
+        Ok(tuple)
     }
 
     fn datum(&mut self) -> Result<Datum<'a>, DecodeError> {

@@ -17,8 +17,8 @@ use super::*;
 use crate::catalog::CatalogColumn;
 use crate::change::Change;
 use crate::encode::{
-    Debezium, DebeziumModes, Dms, Envelope, EnvelopeForm, Event, KeylessRows, Oversize, PartitionBy,
-    Progress, Transaction, Wal2json,
+    Debezium, DebeziumModes, Dms, EncodedEvents, Envelope, EnvelopeForm, Event, KeylessRows, Oversize,
+    PartitionBy, Progress, Transaction, Wal2json,
 };
 use crate::position::Position;
 use crate::time::micros_of_timestamp;
@@ -64,8 +64,9 @@ fn lines(lsn: Lsn, item: &Item<'_>) -> Vec<String> {
             ),
         }
     };
-    let progress = &mut Progress::new(transaction, lsn);
-    let events = encoded(&envelope(debezium()), progress, lsn, change);
+    let envelope = envelope(debezium());
+    let progress = &mut envelope.begin(transaction, lsn);
+    let events = encoded(&envelope, progress, lsn, change);
     events.into_iter().map(line).collect()
 }
 
@@ -89,9 +90,9 @@ fn envelope(form: EnvelopeForm) -> Envelope {
 }
 
 fn encoded(envelope: &Envelope, progress: &mut Progress, lsn: Lsn, change: &Change<'_>) -> Vec<Event> {
-    let mut events = Vec::new();
-    envelope.encode(progress, lsn, change, 0, usize::MAX, &mut events);
-    events
+    let mut encoded = EncodedEvents::default();
+    envelope.encode(progress, lsn, change, 0, usize::MAX, &mut encoded);
+    encoded.events
 }
 
 /// Checks that each envelope writes an item as JSON.
@@ -101,8 +102,9 @@ fn assert_json(lsn: Lsn, item: &Item<'_>) {
         EnvelopeForm::Dms(Dms::default()),
         EnvelopeForm::Wal2json(Wal2json),
     ] {
-        let progress = &mut Progress::new(Transaction::NONE, lsn);
-        for event in events(&envelope(form), progress, lsn, item) {
+        let envelope = envelope(form);
+        let progress = &mut envelope.begin(Transaction::NONE, lsn);
+        for event in events(&envelope, progress, lsn, item) {
             let parsed = serde_json::from_slice::<serde_json::Value>(&event.data);
             assert!(parsed.is_ok(), "{}", String::from_utf8_lossy(&event.data));
         }
@@ -134,7 +136,7 @@ fn event_texts(
     let envelope = envelope(form);
     let mut decoder = Decoder::new(plugin);
     // The end of the transaction does not matter here, and it is the same for all plugins.
-    let mut progress = Progress::new(statement.transaction(), Lsn(u64::MAX));
+    let mut progress = envelope.begin(statement.transaction(), Lsn(u64::MAX));
     let mut texts = Vec::new();
     for (_, lsn, data) in statement.rows.iter().filter(|row| row.0 == plugin) {
         let item = decoder.decode(catalog, *lsn, data).unwrap();

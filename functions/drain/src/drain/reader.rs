@@ -28,7 +28,7 @@ use crate::change::{Change, Item};
 use crate::checkpoint::ResumePoint;
 use crate::continuity::Discontinuity;
 use crate::decode::Decoder;
-use crate::encode::{Envelope, Event, Progress, Transaction};
+use crate::encode::{EncodedEvents, Envelope, Event, Progress, Transaction};
 use crate::error::Error;
 use crate::lsn::Lsn;
 use crate::marker::{Marker, PREFIX};
@@ -85,7 +85,7 @@ pub(crate) struct WindowReader<'a, R> {
     commits: Option<CommitRows>,
     /// Wall-clock time of this window, µs since 1970-01-01 UTC.
     now: i64,
-    events: Vec<Event>,
+    events: EncodedEvents,
     key_changes: KeyChanges,
     /// The last change row of the open transaction, as the plugin wrote it.
     last_row: Vec<u8>,
@@ -140,7 +140,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
             held_bytes: 0,
             commits: None,
             now,
-            events: Vec::new(),
+            events: EncodedEvents::default(),
             key_changes: KeyChanges::default(),
             last_row: Vec::new(),
             waiting: None,
@@ -151,6 +151,11 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
     /// Takes the expected marker; `None` if the slot returned it.
     pub(crate) fn take_expected(&mut self) -> Option<Marker> {
         self.history.expected.take()
+    }
+
+    /// Takes the former events for their buffers, unless some are left.
+    pub(crate) fn take_spare(&mut self, former: &mut Vec<Event>) {
+        self.events.take_spare(former);
     }
 
     /// Whether a transaction is open.
@@ -273,7 +278,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         let Some(open) = &mut self.open else {
             return Err(self.out_of_place(lsn));
         };
-        open.start_progress(commit_end, commit_time, &mut self.history);
+        open.start_progress(self.envelope, commit_end, commit_time, &mut self.history);
         self.has_left_out |= open.left_out;
         match &open.resumes {
             // The server may have omitted the rows before the resume point. For another transaction with the

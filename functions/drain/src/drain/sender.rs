@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use super::report::Report;
 use super::settings::{REQUEST, Settings};
 use crate::checkpoint::AckPosition;
+use crate::encode::Event;
 use crate::error::Error;
 use crate::pack::{Acknowledgements, Aggregation, HashKey, Lanes, QueuedEvent, Record, ShardMap};
 use crate::ports::{ErrorKind, PutAnswer, RecordOutcome, Stream, StreamError};
@@ -33,6 +34,9 @@ const MIN_ROOM: usize = 256 << 10;
 
 /// Records of one lane that may always wait.
 const MIN_LANE_RECORDS: usize = 10;
+
+/// Most acknowledged events that are kept for their buffers: a few requests of records.
+const MOST_SPARE: usize = 2_048;
 
 /// How long a throughput must be measured before it is used.
 const MEASURED_TIME: Duration = Duration::from_millis(100);
@@ -106,6 +110,15 @@ impl LaneTime {
     }
 }
 
+/// How much may wait in the lanes.
+#[derive(Debug, Clone, Copy)]
+struct Room {
+    /// Bytes of memory of all lanes.
+    bytes: usize,
+    /// Records of one lane.
+    lane_records: usize,
+}
+
 /// Sends the events of one drain.
 pub(super) struct Sender<K> {
     stream: K,
@@ -116,6 +129,7 @@ pub(super) struct Sender<K> {
     capacity: usize,
     throughput: Throughput,
     lane_time: LaneTime,
+    room: Room,
     /// When every event must be acknowledged.
     deadline: Instant,
     lanes: Lanes,
@@ -136,6 +150,8 @@ pub(super) struct Sender<K> {
     is_closed: bool,
     /// The last error, until a record is acknowledged.
     pub(super) trouble: Option<StreamError>,
+    /// Acknowledged events, whose buffers the reader uses again.
+    pub(super) spare: Vec<Event>,
 }
 
 impl<K: Stream> Sender<K> {
@@ -148,6 +164,10 @@ impl<K: Stream> Sender<K> {
             capacity: settings.bytes_in_flight,
             throughput: Throughput::default(),
             lane_time: LaneTime::default(),
+            room: Room {
+                bytes: settings.bytes_in_flight,
+                lane_records: usize::MAX,
+            },
             deadline,
             lanes: Lanes::new(settings.aggregation, settings.shards.clone()),
             acknowledgements: Acknowledgements::new(position),
@@ -157,6 +177,7 @@ impl<K: Stream> Sender<K> {
             unplaced: Vec::new(),
             is_closed: false,
             trouble: None,
+            spare: Vec::new(),
         }
     }
 
@@ -170,22 +191,22 @@ impl<K: Stream> Sender<K> {
         self.lanes.push(event);
     }
 
-    /// Whether more events may be read.
+    /// Updates how much may wait: see [`Sender::has_room`].
     ///
     /// Near the deadline that is only what the stream can still accept, as a whole and from the longest lane:
     /// the next invocation sends the rest again.
-    pub(super) fn has_room(&self) -> bool {
-        let waiting = self.lanes.memory();
-        let longest = self.lanes.most_records();
-        if waiting < MIN_ROOM.min(self.capacity) && longest < MIN_LANE_RECORDS {
-            return true;
-        }
-        let time_left = self.deadline.saturating_duration_since(Instant::now());
-        if longest >= self.lane_time.records_within(time_left).max(MIN_LANE_RECORDS) {
-            return false;
-        }
+    pub(super) fn update_room(&mut self, now: Instant) {
+        let time_left = self.deadline.saturating_duration_since(now);
         let accepted = self.throughput.bytes_within(time_left / 2);
-        waiting < self.capacity.min(accepted.unwrap_or(usize::MAX))
+        self.room = Room {
+            bytes: accepted.unwrap_or(usize::MAX).max(MIN_ROOM).min(self.capacity),
+            lane_records: self.lane_time.records_within(time_left).max(MIN_LANE_RECORDS),
+        };
+    }
+
+    /// Whether more events may be read, by the last [`Sender::update_room`].
+    pub(super) fn has_room(&self) -> bool {
+        self.lanes.memory() < self.room.bytes && self.lanes.most_records() < self.room.lane_records
     }
 
     /// Whether every event was acknowledged.
@@ -391,7 +412,10 @@ impl<K: Stream> Sender<K> {
         for event in record.events() {
             self.acknowledgements.acknowledge(event.transaction);
         }
-        self.lanes.acknowledge(now, record);
+        let former = self.lanes.acknowledge(now, record).into_iter();
+        let room = MOST_SPARE.saturating_sub(self.spare.len());
+        let former = former.map(|queued| queued.event).filter(Event::has_small_buffers);
+        self.spare.extend(former.take(room));
     }
 
     fn retry(&mut self, now: Instant, record: Record, report: &mut Report) {

@@ -18,6 +18,9 @@ use crate::window_sizing::Window;
 /// The server may be unreachable. Events in flight must not wait for it.
 const CANCEL_TIME: Duration = Duration::from_secs(1);
 
+/// Most rows that are taken before answers of the stream are looked at.
+const ROWS_AT_ONCE: usize = 128;
+
 /// Outcome of a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WindowOutcome {
@@ -239,6 +242,7 @@ where
         tokio::pin!(stop);
         let (mut count, mut events) = (0i32, Vec::new());
         loop {
+            self.sender.update_room(Instant::now());
             if !self.queue_events(reader, &mut events).await? {
                 return Ok(ReadOutcome::Stopped);
             }
@@ -251,17 +255,34 @@ where
                     self.sender.apply_answer(answer?, &mut self.report)?;
                 }
                 row = rows.next(), if self.sender.has_room() => {
-                    let row = match row {
-                        Ok(Some(row)) => row,
+                    let mut next = match row {
                         Ok(None) if reader.has_rows(context(&self.backfill)) => continue,
                         Ok(None) => return end_of_rows(reader, window, count),
-                        Err(SlotError::Timeout { .. }) => return Ok(ReadOutcome::TooSlow),
-                        Err(error) => return Err(error.into()),
+                        row => row,
                     };
-                    count = count.saturating_add(1);
-                    let needs_commits = reader.take(row)? == ReaderNeed::LargeCommits;
-                    if needs_commits && !self.add_large_commits(window, reader).await? {
-                        return Ok(ReadOutcome::Stopped);
+                    // Many rows arrive at once. The rest of this loop need not run for each of them.
+                    let mut taken = 0;
+                    loop {
+                        let row = match next {
+                            Ok(Some(row)) => row,
+                            Ok(None) => break,
+                            Err(SlotError::Timeout { .. }) => return Ok(ReadOutcome::TooSlow),
+                            Err(error) => return Err(error.into()),
+                        };
+                        count = count.saturating_add(1);
+                        let needs_commits = reader.take(row)? == ReaderNeed::LargeCommits;
+                        if needs_commits && !self.add_large_commits(window, reader).await? {
+                            return Ok(ReadOutcome::Stopped);
+                        }
+                        if !self.queue_events(reader, &mut events).await? {
+                            return Ok(ReadOutcome::Stopped);
+                        }
+                        taken += 1;
+                        // A row that has arrived is lost unless it is taken.
+                        if taken == ROWS_AT_ONCE || !self.sender.has_room() {
+                            break;
+                        }
+                        next = rows.next_arrived();
                     }
                 }
                 () = self.checkpointer.wait_for_store(), if self.checkpointer.is_storing() => {}
@@ -299,6 +320,7 @@ where
             }
             // Also after an error: the events of the rows before the failed one are valid.
             events.drain(..).for_each(|event| self.sender.push(event));
+            reader.take_spare(&mut self.sender.spare);
             if let Some(request) = next? {
                 match request {
                     ReaderRequest::Row(request) => self.look_up(&request).await?,

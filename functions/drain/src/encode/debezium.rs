@@ -9,8 +9,6 @@ mod structures;
 mod time;
 mod value;
 
-use std::io::Write as _;
-
 pub use interval::IntervalMode;
 pub use structures::HstoreMode;
 pub use time::TimeMode;
@@ -18,7 +16,7 @@ pub use value::{DebeziumModes, DecimalMode};
 
 use super::progress::EventPlace;
 use super::snapshot::SnapshotPlace;
-use super::value::{write_message, write_names, write_string};
+use super::value::{write_integer, write_message, write_names, write_string};
 use super::{EventHead, RowEvent, RowOperation};
 use crate::change::{Datum, Message, Relation, Tuple};
 use crate::position::Position;
@@ -42,25 +40,23 @@ pub struct Debezium {
 }
 
 impl Debezium {
-    pub(super) fn encode_row(&self, row: &RowEvent<'_>) -> Vec<u8> {
+    pub(super) fn write_row(&self, out: &mut Vec<u8>, row: &RowEvent<'_>) {
         let (op, before, after) = match row.operation {
-            RowOperation::Insert => ('c', None, row.new),
-            RowOperation::Read => ('r', None, row.new),
-            RowOperation::Update { .. } => ('u', row.old, row.new),
-            RowOperation::Delete => ('d', row.old, None),
+            RowOperation::Insert => (b'c', None, row.new),
+            RowOperation::Read => (b'r', None, row.new),
+            RowOperation::Update { .. } => (b'u', row.old, row.new),
+            RowOperation::Delete => (b'd', row.old, None),
         };
-        let mut data = Vec::with_capacity(512);
-        data.extend_from_slice(br#"{"before":"#);
-        self.write_image(&mut data, row, before);
-        data.extend_from_slice(br#","after":"#);
-        self.write_image(&mut data, row, after);
-        data.extend_from_slice(br#","source":"#);
+        out.extend_from_slice(br#"{"before":"#);
+        self.write_image(out, row, before);
+        out.extend_from_slice(br#","after":"#);
+        self.write_image(out, row, after);
+        out.extend_from_slice(br#","source":"#);
         let omitted: Vec<&str> = row.omitted_names().collect();
-        self.write_source(&mut data, &row.head, Some(row.relation), &omitted);
-        data.extend_from_slice(br#","transaction":"#);
-        self.write_transaction(&mut data, &row.head);
-        write_end(&mut data, op, row.head.now);
-        data
+        self.write_source(out, &row.head, Some(row.relation), &omitted);
+        out.extend_from_slice(br#","transaction":"#);
+        self.write_transaction(out, &row.head);
+        write_end(out, op, row.head.now);
     }
 
     pub(super) fn encode_truncate(&self, head: &EventHead, relation: &Relation) -> Vec<u8> {
@@ -68,7 +64,7 @@ impl Debezium {
         self.write_source(&mut data, head, Some(relation), &[]);
         data.extend_from_slice(br#","transaction":"#);
         self.write_transaction(&mut data, head);
-        write_end(&mut data, 't', head.now);
+        write_end(&mut data, b't', head.now);
         data
     }
 
@@ -78,7 +74,7 @@ impl Debezium {
         self.write_source(&mut data, head, None, &omitted);
         data.extend_from_slice(br#","transaction":null,"message":"#);
         write_message(&mut data, message);
-        write_end(&mut data, 'm', head.now);
+        write_end(&mut data, b'm', head.now);
         data
     }
 
@@ -97,26 +93,32 @@ impl Debezium {
         out.extend_from_slice(br#"","connector":"postgresql","name":"#);
         write_string(out, &self.name);
         write_timestamps(out, head.transaction.commit_time.unwrap_or(0));
-        let snapshot = head.snapshot.map_or("false", SnapshotPlace::name);
-        let _ = write!(out, r#","snapshot":"{snapshot}","db":"#);
+        out.extend_from_slice(br#","snapshot":""#);
+        out.extend_from_slice(head.snapshot.map_or("false", SnapshotPlace::name).as_bytes());
+        out.extend_from_slice(br#"","db":"#);
         write_string(out, &self.database);
         // Consumers order events by this pair. Debezium writes the end of the last commit and the change's
         // LSN. The end of the change's own commit orders events the same, and does not depend on where
         // reading began.
-        let _ = write!(
-            out,
-            r#","sequence":"[\"{}\",\"{}\"]","schema":"#,
-            commit_end.0, lsn.0
-        );
+        out.extend_from_slice(br#","sequence":"[\""#);
+        write_integer(out, commit_end.0);
+        out.extend_from_slice(br#"\",\""#);
+        write_integer(out, lsn.0);
+        out.extend_from_slice(br#"\"]","schema":"#);
         write_string(out, relation.map_or("", |relation| &relation.table.schema));
         out.extend_from_slice(br#","table":"#);
         write_string(out, relation.map_or("", |relation| &relation.table.name));
         // A message outside any transaction has the id 0.
-        let _ = match head.transaction.xid {
-            0 => write!(out, r#","txId":null"#),
-            xid => write!(out, r#","txId":{xid}"#),
-        };
-        let _ = write!(out, r#","lsn":{},"xmin":null,"position":"{position}""#, lsn.0);
+        out.extend_from_slice(br#","txId":"#);
+        match head.transaction.xid {
+            0 => out.extend_from_slice(b"null"),
+            xid => write_integer(out, xid),
+        }
+        out.extend_from_slice(br#","lsn":"#);
+        write_integer(out, lsn.0);
+        out.extend_from_slice(br#","xmin":null,"position":""#);
+        out.extend_from_slice(&position.text());
+        out.push(b'"');
         if !omitted.is_empty() {
             out.extend_from_slice(br#","omitted":"#);
             write_names(out, omitted.iter().copied());
@@ -137,12 +139,15 @@ impl Debezium {
             transaction_order,
             table_order,
         } = head.place;
-        let (xid, lsn) = (head.transaction.xid, position.lsn.0);
-        let _ = write!(
-            out,
-            r#"{{"id":"{xid}:{lsn}","total_order":{},"data_collection_order":{}}}"#,
-            transaction_order, table_order
-        );
+        out.extend_from_slice(br#"{"id":""#);
+        write_integer(out, head.transaction.xid);
+        out.push(b':');
+        write_integer(out, position.lsn.0);
+        out.extend_from_slice(br#"","total_order":"#);
+        write_integer(out, transaction_order);
+        out.extend_from_slice(br#","data_collection_order":"#);
+        write_integer(out, table_order);
+        out.push(b'}');
     }
 
     /// Appends an image as a JSON object of its known columns; `null` without an image.
@@ -172,36 +177,36 @@ impl Debezium {
 ///
 /// 64 bits hold nanoseconds until the year 2262; later times have the largest number.
 fn write_timestamps(out: &mut Vec<u8>, micros: i64) {
-    let _ = write!(
-        out,
-        r#","ts_ms":{},"ts_us":{micros},"ts_ns":{}"#,
-        micros.div_euclid(1000),
-        micros.saturating_mul(1000)
-    );
+    out.extend_from_slice(br#","ts_ms":"#);
+    write_integer(out, micros.div_euclid(1000));
+    out.extend_from_slice(br#","ts_us":"#);
+    write_integer(out, micros);
+    out.extend_from_slice(br#","ts_ns":"#);
+    write_integer(out, micros.saturating_mul(1000));
 }
 
 /// Appends operation and time of reading, and closes the event.
-fn write_end(out: &mut Vec<u8>, op: char, now: i64) {
-    let _ = write!(out, r#","op":"{op}""#);
+fn write_end(out: &mut Vec<u8>, op: u8, now: i64) {
+    out.extend_from_slice(br#","op":""#);
+    out.push(op);
+    out.push(b'"');
     write_timestamps(out, now);
     out.push(b'}');
 }
 
-/// The serialized key, `{"id":1}`.
+/// Appends the serialized key, `{"id":1}`.
 ///
 /// The modes do not apply to it: a change of the modes must not move rows to other lanes.
-pub(super) fn format_key(relation: &Relation, tuple: &Tuple<'_>) -> String {
-    let mut key = Vec::with_capacity(32);
+pub(super) fn write_key(key: &mut Vec<u8>, relation: &Relation, tuple: &Tuple<'_>) {
     let columns = relation.columns.iter().zip(tuple);
     for (column, datum) in columns.filter(|(column, _)| column.key) {
         key.push(if key.is_empty() { b'{' } else { b',' });
-        write_string(&mut key, &column.name);
+        write_string(key, &column.name);
         key.push(b':');
         match datum {
-            Datum::Text(text) => DebeziumModes::default().write_value(&mut key, &column.kind, text),
+            Datum::Text(text) => DebeziumModes::default().write_value(key, &column.kind, text),
             _ => key.extend_from_slice(b"null"),
         }
     }
     key.push(b'}');
-    super::into_string(key)
 }

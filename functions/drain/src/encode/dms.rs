@@ -57,23 +57,22 @@ struct RecordKind {
 }
 
 impl Dms {
-    pub(super) fn encode_row(&self, row: &RowEvent<'_>, partition_by: PartitionBy) -> Vec<u8> {
+    pub(super) fn write_row(&self, out: &mut Vec<u8>, row: &RowEvent<'_>, partition_by: PartitionBy) {
         let (operation, image) = match row.operation {
             RowOperation::Insert => ("insert", row.new),
             RowOperation::Read => ("load", row.new),
             RowOperation::Update { .. } => ("update", row.new),
             RowOperation::Delete => ("delete", row.old),
         };
-        let mut out = Vec::with_capacity(512);
         out.extend_from_slice(br#"{"data":"#);
-        write_image(&mut out, row, image, |_| true);
-        write_before_image(&mut out, row);
+        write_image(out, row, image, |_| true);
+        write_before_image(out, row);
         let kind = RecordKind {
             record_type: "data",
             operation,
             partition_key_type: row_key_type(partition_by, row),
         };
-        write_metadata(&mut out, &row.head, &kind, Some(row.relation));
+        write_metadata(out, &row.head, &kind, Some(row.relation));
         if let Some(snapshot @ (SnapshotPlace::First | SnapshotPlace::Last)) = row.head.snapshot {
             let _ = write!(out, r#","snapshot":"{}""#, snapshot.name());
         }
@@ -82,11 +81,10 @@ impl Dms {
         for (field, columns) in [("unchanged", unchanged), ("omitted", omitted)] {
             if !columns.is_empty() {
                 let _ = write!(out, r#","{field}":"#);
-                write_names(&mut out, columns.into_iter());
+                write_names(out, columns.into_iter());
             }
         }
         out.extend_from_slice(END);
-        out
     }
 
     /// Control record that announces the table before a row, and whether the definition has changed.
@@ -353,20 +351,20 @@ fn dms_type(column: &Column) -> &'static str {
     }
 }
 
-/// A row's key, `public.foo.42`, as DMS writes it with `PartitionIncludeSchemaTable`.
+/// Appends a row's key, `public.foo.42`, as DMS writes it with `PartitionIncludeSchemaTable`.
 ///
 /// Schema, table and key values are joined. The separator between several key values is not documented by
 /// DMS. Two keys with the same text share a lane, which keeps their order.
-pub(super) fn format_key(relation: &Relation, tuple: &Tuple<'_>) -> String {
-    let mut key = relation.table.unquoted();
+pub(super) fn write_key(key: &mut Vec<u8>, relation: &Relation, tuple: &Tuple<'_>) {
+    relation.table.write_unquoted(key);
     let columns = relation.columns.iter().zip(tuple);
     for (column, datum) in columns.filter(|(column, _)| column.key) {
-        key.push('.');
+        key.push(b'.');
         if let Datum::Text(text) = datum {
             // The plugins write a boolean as `f` or as `false`, and a row has one key.
             let is_boolean = column.kind == Type::Bool;
-            key.push_str(text.get(..1).filter(|_| is_boolean).unwrap_or(text));
+            let text = text.get(..1).filter(|_| is_boolean).unwrap_or(text);
+            key.extend_from_slice(text.as_bytes());
         }
     }
-    key
 }

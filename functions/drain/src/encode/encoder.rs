@@ -5,12 +5,17 @@ use std::sync::Arc;
 use super::key::{KeylessRows, PartitionBy, spread_key};
 use super::oversize::OmittedColumns;
 use super::snapshot::BackfillRow;
-use super::{Envelope, EnvelopeForm, Event, EventHead, Progress, RowEvent, RowOperation, is_key_changed};
+use super::{
+    EncodedEvents, Envelope, EnvelopeForm, Event, EventHead, Progress, RowEvent, RowOperation, is_key_changed,
+};
 use crate::change::{Change, Message, Relation, Tuple};
 use crate::lsn::Lsn;
 
 /// No column is omitted before the size of an event is known.
 const NO_OMITTED_COLUMNS: &OmittedColumns = &OmittedColumns::NONE;
+
+/// Spare bytes of a buffer that are not worth another allocation.
+const KEPT_CAPACITY: usize = 512;
 
 /// Encoder of one change or one row of a backfill.
 pub(super) struct EventEncoder<'a> {
@@ -19,7 +24,7 @@ pub(super) struct EventEncoder<'a> {
     lsn: Lsn,
     now: i64,
     limit: usize,
-    out: &'a mut Vec<Event>,
+    out: &'a mut EncodedEvents,
 }
 
 impl<'a> EventEncoder<'a> {
@@ -33,7 +38,7 @@ impl<'a> EventEncoder<'a> {
         lsn: Lsn,
         now: i64,
         limit: usize,
-        out: &'a mut Vec<Event>,
+        out: &'a mut EncodedEvents,
     ) -> Self {
         EventEncoder {
             envelope,
@@ -128,7 +133,7 @@ impl<'a> EventEncoder<'a> {
         let Envelope {
             form, partition_by, ..
         } = self.envelope;
-        self.out.push(Event {
+        self.out.events.push(Event {
             position: head.place.position,
             partition_key: partition_by.table_key(&head, relation),
             barrier: true,
@@ -142,7 +147,7 @@ impl<'a> EventEncoder<'a> {
         let place = self.progress.next_message_place(self.lsn);
         let head = EventHead::new(self.progress.transaction, place, self.now);
         let (event, omitted) = self.envelope.message_event_within(&head, message, self.limit);
-        self.out.push(event);
+        self.out.events.push(event);
         omitted
     }
 
@@ -159,14 +164,16 @@ impl<'a> EventEncoder<'a> {
         let Envelope {
             form, partition_by, ..
         } = self.envelope;
+        let (mut data, key) = self.out.buffers();
         let key = match self.is_spread(row) {
-            true => spread_key(row.head.place.position, row.relation),
-            false => partition_by.row_key(row, |relation, tuple| form.format_key(relation, tuple)),
+            true => spread_key(row.head.place.position, row.relation, key),
+            false => partition_by.row_key(row, key, |key, relation, tuple| {
+                form.write_key(key, relation, tuple);
+            }),
         };
         self.push_definition(row, &key);
-        let (data, omitted) = self
-            .envelope
-            .encode_row_within(row, self.limit.saturating_sub(key.len()));
+        let limit = self.limit.saturating_sub(key.len());
+        let omitted = self.envelope.write_row_within(&mut data, row, limit);
         let missing_bytes = self.envelope.missing_bytes(row);
         // One event of a changed key concerns two keys and travels in the lane of one. As a barrier it is in
         // order for both.
@@ -174,11 +181,13 @@ impl<'a> EventEncoder<'a> {
         // A row of a keyed table whose key is not known may be any of them.
         let is_lost = row.relation.has_key() && !row.has_key();
         let barrier = (key_changed || is_lost) && *partition_by == PartitionBy::Key;
-        self.push_event(row, barrier, key.clone(), data);
-        if let Some(event) = self.out.last_mut() {
+        let has_tombstone = form.has_tombstones() && row.operation == RowOperation::Delete;
+        let tombstone_key = has_tombstone.then(|| key.clone());
+        self.push_event(row, barrier, key, data);
+        if let Some(event) = self.out.events.last_mut() {
             event.missing_bytes = missing_bytes;
         }
-        if form.has_tombstones() && row.operation == RowOperation::Delete {
+        if let Some(key) = tombstone_key {
             self.push_event(row, false, key, Vec::new());
         }
         u64::from(missing_bytes == 0 && !omitted.is_empty())
@@ -218,8 +227,10 @@ impl<'a> EventEncoder<'a> {
 
     fn push_event(&mut self, row: &RowEvent<'_>, barrier: bool, partition_key: String, mut data: Vec<u8>) {
         // Many events may be queued, and memory is counted by the bytes that they occupy.
-        data.shrink_to_fit();
-        self.out.push(Event {
+        if data.capacity() / 2 > data.len() + KEPT_CAPACITY {
+            data.shrink_to_fit();
+        }
+        self.out.events.push(Event {
             position: row.head.place.position,
             partition_key,
             barrier,

@@ -16,12 +16,12 @@ pub enum EnvelopeForm {
 }
 
 impl EnvelopeForm {
-    /// Data of a row's event.
-    pub(super) fn encode_row(&self, row: &RowEvent<'_>, partition_by: PartitionBy) -> Vec<u8> {
+    /// Appends the data of a row's event.
+    pub(super) fn write_row(&self, out: &mut Vec<u8>, row: &RowEvent<'_>, partition_by: PartitionBy) {
         match self {
-            EnvelopeForm::Debezium(form) => form.encode_row(row),
-            EnvelopeForm::Dms(form) => form.encode_row(row, partition_by),
-            EnvelopeForm::Wal2json(form) => form.encode_row(row),
+            EnvelopeForm::Debezium(form) => form.write_row(out, row),
+            EnvelopeForm::Dms(form) => form.write_row(out, row, partition_by),
+            EnvelopeForm::Wal2json(form) => form.write_row(out, row),
         }
     }
 
@@ -48,11 +48,13 @@ impl EnvelopeForm {
         }
     }
 
-    /// The text of a row's key, as the form writes it into a partition key.
-    pub(super) fn format_key(&self, relation: &Relation, tuple: &Tuple<'_>) -> String {
+    /// Appends the text of a row's key, as the form writes it into a partition key.
+    pub(super) fn write_key(&self, out: &mut Vec<u8>, relation: &Relation, tuple: &Tuple<'_>) {
         match self {
-            EnvelopeForm::Debezium(_) | EnvelopeForm::Wal2json(_) => debezium::format_key(relation, tuple),
-            EnvelopeForm::Dms(_) => dms::format_key(relation, tuple),
+            EnvelopeForm::Debezium(_) | EnvelopeForm::Wal2json(_) => {
+                debezium::write_key(out, relation, tuple);
+            }
+            EnvelopeForm::Dms(_) => dms::write_key(out, relation, tuple),
         }
     }
 

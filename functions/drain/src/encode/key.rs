@@ -36,16 +36,22 @@ const MAX_KEY_CHARACTERS: usize = 256;
 impl PartitionBy {
     /// Partition key of a row's event: the table's, if the row has no whole key.
     ///
-    /// `format_key` writes the row's key as the envelope does.
+    /// It is written into `buffer`, which is empty. `write_key` writes the row's key as the envelope does.
     pub(super) fn row_key(
         self,
         row: &RowEvent<'_>,
-        format_key: impl Fn(&Relation, &Tuple<'_>) -> String,
+        buffer: String,
+        write_key: impl Fn(&mut Vec<u8>, &Relation, &Tuple<'_>),
     ) -> String {
-        match self {
-            PartitionBy::Key if row.has_key() => shorten_key(format_key(row.relation, row.current_row())),
-            _ => self.table_key(&row.head, row.relation),
+        let PartitionBy::Key = self else {
+            return self.table_key(&row.head, row.relation);
+        };
+        let mut key = buffer.into_bytes();
+        match row.has_key() {
+            true => write_key(&mut key, row.relation, row.current_row()),
+            false => row.relation.table.write_unquoted(&mut key),
         }
+        shorten_key(super::into_string(key))
     }
 
     /// Partition key of an event about a table.
@@ -72,14 +78,20 @@ impl PartitionBy {
 
 /// One of 65,536 partition keys of a table, the same each time for the same position.
 ///
+/// It is written into `buffer`, which is empty.
+///
 /// So many keys fill the shards of a stream evenly: with 16 shards, the fullest gets about 3 % more than the
 /// others.
-pub(super) fn spread_key(position: Position, relation: &Relation) -> String {
-    use std::fmt::Write as _;
-    let mut key = relation.table.unquoted();
-    // Writing to a String cannot fail.
-    let _ = write!(key, "#{:04x}", position_hash(position) >> 48);
-    shorten_key(key)
+pub(super) fn spread_key(position: Position, relation: &Relation, buffer: String) -> String {
+    let mut key = buffer.into_bytes();
+    relation.table.write_unquoted(&mut key);
+    key.push(b'#');
+    let suffix = (position_hash(position) >> 48) as u16;
+    let mut digits = [0; 4];
+    // It fails only if the digits had another length.
+    let _ = hex::encode_to_slice(suffix.to_be_bytes(), &mut digits);
+    key.extend_from_slice(&digits);
+    shorten_key(super::into_string(key))
 }
 
 /// A hash of a position. Consecutive positions have hashes without a pattern.
@@ -154,8 +166,8 @@ mod tests {
         ] {
             let mut counts = [0; 16];
             for position in positions {
-                let key = spread_key(position, &relation);
-                assert_eq!(key, spread_key(position, &relation));
+                let key = spread_key(position, &relation, String::new());
+                assert_eq!(key, spread_key(position, &relation, String::new()));
                 let suffix = key.strip_prefix("public.log#").unwrap();
                 counts[usize::from_str_radix(&suffix[..1], 16).unwrap()] += 1;
             }

@@ -8,6 +8,7 @@
 mod debezium;
 mod definitions;
 mod dms;
+mod encoded_events;
 mod encoder;
 mod form;
 mod key;
@@ -23,6 +24,7 @@ mod wal2json;
 pub use debezium::{Debezium, DebeziumModes, DecimalMode, HstoreMode, IntervalMode, TimeMode};
 pub use definitions::Definitions;
 pub use dms::Dms;
+pub use encoded_events::EncodedEvents;
 pub use form::EnvelopeForm;
 pub use key::{KeylessRows, PartitionBy};
 pub use progress::{EventCounts, Progress};
@@ -128,6 +130,11 @@ impl Envelope {
         envelope
     }
 
+    /// Progress at the beginning of a transaction whose commit record ends at `commit_end`.
+    pub fn begin(&self, transaction: Transaction, commit_end: Lsn) -> Progress {
+        Progress::new(transaction, commit_end, self.form.carries_table_counts())
+    }
+
     /// Appends the events of a change to `out`. Returns how many of them lost columns.
     ///
     /// Columns are omitted only with [`Oversize::Omit`], from an event that would exceed `limit` bytes, its
@@ -144,7 +151,7 @@ impl Envelope {
         change: &Change<'_>,
         now: i64,
         limit: usize,
-        out: &mut Vec<Event>,
+        out: &mut EncodedEvents,
     ) -> u64 {
         EventEncoder::new(self, progress, lsn, now, limit, out).push_change(change)
     }
@@ -162,7 +169,7 @@ impl Envelope {
         row: &BackfillRow<'_>,
         now: i64,
         limit: usize,
-        out: &mut Vec<Event>,
+        out: &mut EncodedEvents,
     ) -> u64 {
         EventEncoder::new(self, progress, lsn, now, limit, out).push_backfill_row(row)
     }
@@ -193,19 +200,6 @@ impl Envelope {
             Change::Message(_) => {
                 progress.next_message_place(lsn);
             }
-        }
-    }
-
-    /// Event counts that a checkpoint inside the transaction must store.
-    ///
-    /// Counts by table are included only if the events carry them.
-    pub fn counts(&self, progress: &Progress) -> EventCounts {
-        match self.form.carries_table_counts() {
-            true => progress.counts().clone(),
-            false => EventCounts {
-                events: progress.counts().events,
-                ..EventCounts::default()
-            },
         }
     }
 

@@ -44,22 +44,26 @@ impl RowEvent<'_> {
 }
 
 impl Envelope {
-    /// Encodes a row's event in at most `limit` bytes where the policy and the columns allow that.
+    /// Writes a row's event into `data`, in at most `limit` bytes where the policy and the columns allow that.
     ///
-    /// Returns the data and the omitted columns. Columns whose values were not kept are always among these.
-    pub(super) fn encode_row_within(&self, row: &RowEvent<'_>, limit: usize) -> (Vec<u8>, OmittedColumns) {
+    /// Returns the omitted columns. Columns whose values were not kept are always among these.
+    pub(super) fn write_row_within(
+        &self,
+        data: &mut Vec<u8>,
+        row: &RowEvent<'_>,
+        limit: usize,
+    ) -> OmittedColumns {
         let columns = 0..row.relation.columns.len();
         let is_missing = |index: &usize| self.column_missing_bytes(row, *index) > 0;
         let mut omitted = OmittedColumns(columns.filter(is_missing).collect());
-        let mut data = self.form.encode_row(
-            &RowEvent {
-                omitted: &omitted,
-                ..*row
-            },
-            self.partition_by,
-        );
+        let write = |data: &mut Vec<u8>, omitted: &OmittedColumns| {
+            data.clear();
+            self.form
+                .write_row(data, &RowEvent { omitted, ..*row }, self.partition_by);
+        };
+        write(data, &omitted);
         if self.oversize == Oversize::Fail || data.len() <= limit {
-            return (data, omitted);
+            return omitted;
         }
         let mut excess = data.len() - limit;
         let mut candidates = self.omission_candidates(row);
@@ -73,17 +77,13 @@ impl Envelope {
             if excess > 0 && candidates.peek().is_some() {
                 continue;
             }
-            let shortened = RowEvent {
-                omitted: &omitted,
-                ..*row
-            };
-            data = self.form.encode_row(&shortened, self.partition_by);
+            write(data, &omitted);
             if data.len() <= limit {
                 break;
             }
             excess = data.len() - limit;
         }
-        (data, omitted)
+        omitted
     }
 
     /// Bytes of the values that were not kept and that the event must hold.

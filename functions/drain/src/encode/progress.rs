@@ -19,6 +19,8 @@ pub struct Progress {
     pub(super) transaction: Transaction,
     positions: PositionSequence,
     counts: EventCounts,
+    /// Whether the events of each table are counted.
+    counts_tables: bool,
 }
 
 /// Counts of a transaction's events.
@@ -26,7 +28,7 @@ pub struct Progress {
 pub struct EventCounts {
     /// Events of all tables, and logical messages.
     pub events: u64,
-    /// Events of each table.
+    /// Events of each table; empty if the events do not carry these counts.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty", with = "by_schema")]
     pub tables: BTreeMap<TableName, u64>,
 }
@@ -38,7 +40,9 @@ pub(super) struct EventPlace {
     pub(super) position: Position,
     /// Number of the event in its transaction, from 1; 0 outside any transaction.
     pub(super) transaction_order: u64,
-    /// Number of the event among those of its table in the transaction, from 1; 0 for a message.
+    /// Number of the event among those of its table in the transaction, from 1.
+    ///
+    /// 0 for a message, and if the events of each table are not counted.
     pub(super) table_order: u64,
 }
 
@@ -89,11 +93,14 @@ impl EventPlace {
 
 impl Progress {
     /// Progress at the beginning of a transaction whose commit record ends at `commit_end`.
-    pub fn new(transaction: Transaction, commit_end: Lsn) -> Self {
+    ///
+    /// `counts_tables` is whether the events of each table are counted.
+    pub(super) fn new(transaction: Transaction, commit_end: Lsn, counts_tables: bool) -> Self {
         Progress {
             transaction,
             positions: PositionSequence::new(commit_end),
             counts: EventCounts::default(),
+            counts_tables,
         }
     }
 
@@ -119,6 +126,9 @@ impl Progress {
 
     /// Counts the next event of a table and returns its place. The change was logged at `lsn`.
     pub(super) fn next_place(&mut self, lsn: Lsn, relation: &Relation) -> EventPlace {
+        if !self.counts_tables {
+            return self.next_message_place(lsn);
+        }
         // The name is cloned only for a table that has no count yet.
         let count = match self.counts.tables.get_mut(&relation.table) {
             Some(count) => count,

@@ -29,33 +29,31 @@ use crate::time::iso_micros;
 pub struct Wal2json;
 
 impl Wal2json {
-    pub(super) fn encode_row(&self, row: &RowEvent<'_>) -> Vec<u8> {
-        let mut out = Vec::with_capacity(512);
+    pub(super) fn write_row(&self, out: &mut Vec<u8>, row: &RowEvent<'_>) {
         let action = match row.operation {
             RowOperation::Insert | RowOperation::Read => 'I',
             RowOperation::Update { .. } => 'U',
             RowOperation::Delete => 'D',
         };
-        write_start(&mut out, action, &row.head);
-        write_table(&mut out, row.relation);
+        write_start(out, action, &row.head);
+        write_table(out, row.relation);
         if let Some(new) = row.new {
             out.extend_from_slice(br#","columns":"#);
-            write_columns(&mut out, row, new, false);
+            write_columns(out, row, new, false);
         }
         if matches!(row.operation, RowOperation::Update { .. } | RowOperation::Delete) {
             out.extend_from_slice(br#","identity":"#);
             match (row.old, row.new) {
-                (Some(old), _) => write_columns(&mut out, row, old, false),
+                (Some(old), _) => write_columns(out, row, old, false),
                 // The log holds the old key only if it changed.
-                (None, Some(new)) => write_columns(&mut out, row, new, true),
+                (None, Some(new)) => write_columns(out, row, new, true),
                 (None, None) => out.extend_from_slice(b"[]"),
             }
         }
-        write_primary_key(&mut out, row.relation);
+        write_primary_key(out, row.relation);
         let unchanged: Vec<&str> = row.unchanged_names().collect();
         let omitted: Vec<&str> = row.omitted_names().collect();
-        write_end(&mut out, &row.head, &unchanged, &omitted);
-        out
+        write_end(out, &row.head, &unchanged, &omitted);
     }
 
     pub(super) fn encode_truncate(&self, head: &EventHead, relation: &Relation) -> Vec<u8> {

@@ -12,9 +12,8 @@
 //! if one of its partition keys is outside the hash key range of the shard that it was read from
 //! (`AggregatorUtil`). So an aggregate has the keys of one shard only. The caller ensures that.
 
-use std::collections::HashMap;
-
 use md5::{Digest as _, Md5};
+use rustc_hash::{FxBuildHasher, FxHashMap};
 
 const MAGIC: [u8; 4] = [0xF3, 0x89, 0x9A, 0xC2];
 const MD5_BYTES: usize = 16;
@@ -25,10 +24,13 @@ const RECORD: u8 = 3 << 3 | 2;
 const RECORD_KEY_INDEX: u8 = 1 << 3;
 const RECORD_DATA: u8 = 3 << 3 | 2;
 
+/// Partition keys for which there is room from the beginning. Most aggregates have fewer.
+const USUAL_KEYS: usize = 64;
+
 /// The size of an aggregate that is not written yet.
 #[derive(Debug)]
 pub(super) struct AggregateSize<'e> {
-    keys: HashMap<&'e str, u64>,
+    keys: FxHashMap<&'e str, u64>,
     /// Bytes so far, including the magic number and the MD5.
     bytes: usize,
 }
@@ -36,7 +38,7 @@ pub(super) struct AggregateSize<'e> {
 impl Default for AggregateSize<'_> {
     fn default() -> Self {
         AggregateSize {
-            keys: HashMap::new(),
+            keys: FxHashMap::with_capacity_and_hasher(USUAL_KEYS, FxBuildHasher),
             bytes: MAGIC.len() + MD5_BYTES,
         }
     }

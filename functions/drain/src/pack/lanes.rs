@@ -15,8 +15,10 @@
 //! events again.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BinaryHeap, VecDeque};
 use std::time::{Duration, Instant};
+
+use rustc_hash::FxHashMap;
 
 use super::record::{Aggregation, QueuedEvent, Record, RequestLimits};
 use super::shard_pacing::ShardPacing;
@@ -37,12 +39,22 @@ struct Lane {
     failures: u32,
 }
 
+impl Lane {
+    /// Records that wait, about.
+    fn records(&self, aggregation: Aggregation) -> usize {
+        match aggregation {
+            Aggregation::None => self.waiting.len(),
+            Aggregation::Kpl { bytes } => self.bytes.div_ceil(bytes),
+        }
+    }
+}
+
 /// All lanes of a drain.
 #[derive(Debug)]
 pub struct Lanes {
     aggregation: Aggregation,
     map: ShardMap,
-    lanes: HashMap<HashKey, Lane>,
+    lanes: FxHashMap<HashKey, Lane>,
     /// The pacing of each shard of the map.
     pacings: Vec<ShardPacing>,
     /// Lanes whose first record failed, each with the time of its next attempt.
@@ -73,7 +85,7 @@ impl Lanes {
             aggregation,
             pacings: (0..map.len()).map(|_| ShardPacing::default()).collect(),
             map,
-            lanes: HashMap::new(),
+            lanes: FxHashMap::default(),
             delayed: BinaryHeap::new(),
             paused: BinaryHeap::new(),
             behind_barrier: VecDeque::new(),
@@ -148,11 +160,14 @@ impl Lanes {
     }
 
     /// Removes an acknowledged record. The next event of its lane may then be sent.
-    pub fn acknowledge(&mut self, now: Instant, record: Record) {
+    ///
+    /// Returns the events of the record.
+    pub fn acknowledge(&mut self, now: Instant, record: Record) -> Vec<QueuedEvent> {
         let key = record.lane;
         let shard = self.end_flight(&record);
         self.pacings[shard].accept(now, record.bytes());
-        for event in record.into_events() {
+        let events = record.into_events();
+        for event in &events {
             self.memory -= event.memory();
             self.outstanding -= 1;
         }
@@ -165,6 +180,7 @@ impl Lanes {
         }
         self.update_counts(shard);
         self.release_barriers();
+        events
     }
 
     /// Queues the events of a failed record again, before all later events of their lane.
@@ -305,7 +321,8 @@ impl Lanes {
         });
         lane.bytes += event.bytes();
         lane.waiting.push_back(event);
-        if self.records_of(key) > self.most_records() {
+        let records = lane.records(self.aggregation);
+        if self.longest != Some(key) && records > self.most_records() {
             self.longest = Some(key);
         }
         self.update_counts(shard);
@@ -315,18 +332,8 @@ impl Lanes {
     ///
     /// It is the lane that was longest when an event was added to it.
     pub fn most_records(&self) -> usize {
-        self.longest.map_or(0, |key| self.records_of(key))
-    }
-
-    /// Records of a lane that wait, about.
-    fn records_of(&self, key: HashKey) -> usize {
-        let Some(lane) = self.lanes.get(&key) else {
-            return 0;
-        };
-        match self.aggregation {
-            Aggregation::None => lane.waiting.len(),
-            Aggregation::Kpl { bytes } => lane.bytes.div_ceil(bytes),
-        }
+        let longest = self.longest.and_then(|key| self.lanes.get(&key));
+        longest.map_or(0, |lane| lane.records(self.aggregation))
     }
 
     /// The next record of a lane. Its events leave the queue.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use serde::Serialize;
 
 use super::SlotError;
@@ -32,6 +33,14 @@ pub trait PeekRows {
 
     /// The next row; `None` after the last. A cancelled call loses no row.
     async fn next(&mut self) -> Result<Option<Self::Row>, SlotError>;
+
+    /// The next row, if it has arrived; `None` if it has not, or after the last.
+    ///
+    /// # Errors
+    /// As [`PeekRows::next`].
+    fn next_arrived(&mut self) -> Result<Option<Self::Row>, SlotError> {
+        self.next().now_or_never().unwrap_or(Ok(None))
+    }
 }
 
 /// The commit rows of some transactions, by transaction id: each row's `lsn` column and its data.

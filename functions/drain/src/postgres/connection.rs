@@ -195,14 +195,17 @@ impl Connector {
         })
     }
 
-    /// Connects, and spawns the task that serves the connection.
+    /// Connects, and spawns the task that serves the connection, on this thread.
+    ///
+    /// # Panics
+    /// It is called outside a `LocalSet`.
     async fn client<T>(&self, tls: T, skipped: &SkippedPublication) -> Result<Client, tokio_postgres::Error>
     where
         T: MakeTlsConnect<Socket>,
         T::Stream: Send + 'static,
     {
         let (client, connection) = self.config.connect(tls).await?;
-        tokio::spawn(serve_connection(
+        tokio::task::spawn_local(serve_connection(
             connection,
             self.notices.clone(),
             skipped.clone(),

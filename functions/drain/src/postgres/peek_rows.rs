@@ -2,10 +2,10 @@
 
 use std::pin::Pin;
 
+use bytes::{Buf as _, Bytes};
 use futures_util::StreamExt as _;
 use futures_util::stream::Fuse;
-use postgres_types::PgLsn;
-use tokio_postgres::{Row as PgRow, RowStream};
+use tokio_postgres::CopyOutStream;
 
 use super::sql_state::is_cancelled;
 use crate::decode::{KeptBytes, RowShortener};
@@ -13,18 +13,34 @@ use crate::lsn::Lsn;
 use crate::plugin::Plugin;
 use crate::ports::{PeekRow, PeekRows, SlotError};
 
+/// The messages of a copy, each of which is a row.
+///
+/// Fused: after its end, a stream of tokio-postgres reports a closed connection.
+pub(super) type CopyRows = Pin<Box<Fuse<CopyOutStream>>>;
+
+/// The first bytes of the binary format (PostgreSQL, "COPY", "Binary Format").
+const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
+
 /// The rows of a peek, read from the connection one by one.
 pub(crate) struct PgPeekRows {
-    /// Fused: after its end, a row stream of tokio-postgres reports a closed connection.
-    rows: Pin<Box<Fuse<RowStream>>>,
+    rows: CopyRows,
     /// The first row of the result, until it is read.
-    first: Option<PgRow>,
+    first: Option<CopiedRow>,
     /// The row of which some slices were read. It stays here when a call is cancelled.
     sliced: Option<SlicedRow>,
     plugin: Plugin,
     kept: KeptBytes,
     slot: String,
     host: String,
+}
+
+/// A row of the copy: a row of the peek, or a slice of one.
+#[derive(Debug, PartialEq)]
+struct CopiedRow {
+    lsn: Lsn,
+    data: Bytes,
+    /// Bytes of the whole row, if this is a slice.
+    oversize_bytes: Option<usize>,
 }
 
 /// A row that arrives in slices.
@@ -44,14 +60,16 @@ impl PeekRows for PgPeekRows {
     async fn next(&mut self) -> Result<Option<PgPeekRow>, SlotError> {
         loop {
             let row = match self.first.take() {
-                Some(first) => Some(Ok(first)),
-                None => self.rows.next().await,
+                Some(first) => Some(first),
+                None => match self.rows.next().await {
+                    Some(message) => self.parse(message.map_err(|error| self.failed(error))?)?,
+                    None => None,
+                },
             };
             let Some(row) = row else {
                 return Ok(None);
             };
-            let row = row.map_err(|error| self.failed(error))?;
-            if let Some(row) = self.whole(row)? {
+            if let Some(row) = self.whole(row) {
                 return Ok(Some(row));
             }
         }
@@ -59,15 +77,19 @@ impl PeekRows for PgPeekRows {
 }
 
 impl PgPeekRows {
-    /// The rows of a stream of `plugin`'s rows. `slot` and `host` are for errors.
+    /// The rows of a copy of `plugin`'s rows. `first` is its first message. `slot` and `host` are for errors.
+    ///
+    /// # Errors
+    /// The first message is not that of such a copy.
     pub(super) fn new(
-        rows: Pin<Box<Fuse<RowStream>>>,
+        rows: CopyRows,
+        first: Option<Bytes>,
         plugin: Plugin,
         kept: KeptBytes,
         slot: String,
         host: &str,
-    ) -> Self {
-        PgPeekRows {
+    ) -> Result<Self, SlotError> {
+        let mut rows = PgPeekRows {
             rows,
             first: None,
             sliced: None,
@@ -75,13 +97,25 @@ impl PgPeekRows {
             kept,
             slot,
             host: host.to_owned(),
+        };
+        if let Some(first) = first {
+            let first = without_header(first).ok_or_else(|| rows.malformed())?;
+            rows.first = rows.parse(first)?;
         }
+        Ok(rows)
     }
 
-    /// These rows behind a first one that was read already; without a first one there are none.
-    pub(super) fn with_first(mut self, first: Option<PgRow>) -> Self {
-        self.first = first;
-        self
+    fn parse(&self, message: Bytes) -> Result<Option<CopiedRow>, SlotError> {
+        parse_row(message).map_err(|Malformed| self.malformed())
+    }
+
+    fn malformed(&self) -> SlotError {
+        SlotError::Failed {
+            host: self.host.clone(),
+            doing: "reading a row",
+            transient: false,
+            source: "the server sent no row of a binary copy with three columns".into(),
+        }
     }
 
     fn failed(&self, error: tokio_postgres::Error) -> SlotError {
@@ -101,71 +135,146 @@ impl PgPeekRows {
         }
     }
 
-    /// The row that a row of the result completes; `None` if it is a slice, and others follow.
-    fn whole(&mut self, row: PgRow) -> Result<Option<PgPeekRow>, SlotError> {
-        let bytes = match row.try_get::<_, Option<i32>>("oversize_bytes") {
-            Ok(None) => return Ok(Some(PgPeekRow::Whole(row))),
-            Ok(Some(bytes)) => usize::try_from(bytes).unwrap_or_default(),
-            Err(error) => {
-                return Err(SlotError::Failed {
-                    host: self.host.clone(),
-                    doing: "reading a row",
-                    transient: false,
-                    source: Box::new(error),
-                });
-            }
+    /// The row that a row of the copy completes; `None` if it is a slice, and others follow.
+    fn whole(&mut self, row: CopiedRow) -> Option<PgPeekRow> {
+        let CopiedRow {
+            lsn,
+            data,
+            oversize_bytes,
+        } = row;
+        let Some(bytes) = oversize_bytes else {
+            return Some(PgPeekRow { lsn, data });
         };
-        let (lsn, slice) = (lsn_of(&row), data_of(&row));
         let (plugin, kept) = (self.plugin, self.kept);
         let mut sliced = self.sliced.take().unwrap_or_else(|| SlicedRow {
             shortener: RowShortener::new(plugin, bytes, kept),
             left: bytes,
         });
-        sliced.shortener.push(slice);
-        sliced.left = sliced.left.saturating_sub(slice.len());
-        if sliced.left > 0 && !slice.is_empty() {
+        sliced.shortener.push(&data);
+        sliced.left = sliced.left.saturating_sub(data.len());
+        if sliced.left > 0 && !data.is_empty() {
             self.sliced = Some(sliced);
-            return Ok(None);
+            return None;
         }
-        let data = sliced.shortener.finish();
-        Ok(Some(PgPeekRow::Shortened { lsn, data }))
+        let data = sliced.shortener.finish().into();
+        Some(PgPeekRow { lsn, data })
     }
 }
 
 /// A row of a peek.
-pub(crate) enum PgPeekRow {
-    /// A whole row, in the buffer that it was received in.
-    Whole(PgRow),
-    /// A row that was too large.
-    Shortened {
-        /// The row's `lsn` column.
-        lsn: Lsn,
-        /// What was kept of the row.
-        data: Vec<u8>,
-    },
+///
+/// Its data is in the buffer that it was received in, unless the row was too large. Then it is what was kept
+/// of the row.
+pub(crate) struct PgPeekRow {
+    /// The row's `lsn` column.
+    lsn: Lsn,
+    data: Bytes,
 }
 
 impl PeekRow for PgPeekRow {
     fn lsn(&self) -> Lsn {
-        match self {
-            PgPeekRow::Whole(row) => lsn_of(row),
-            PgPeekRow::Shortened { lsn, .. } => *lsn,
-        }
+        self.lsn
     }
 
     fn data(&self) -> &[u8] {
-        match self {
-            PgPeekRow::Whole(row) => data_of(row),
-            PgPeekRow::Shortened { data, .. } => data,
-        }
+        &self.data
     }
 }
 
-fn lsn_of(row: &PgRow) -> Lsn {
-    row.try_get::<_, PgLsn>("lsn")
-        .map_or(Lsn::ZERO, |lsn| Lsn(lsn.into()))
+/// The first message of a copy without its header: the signature, flags, and an extension with its length.
+fn without_header(mut message: Bytes) -> Option<Bytes> {
+    if !message.starts_with(SIGNATURE) {
+        return None;
+    }
+    message.advance(SIGNATURE.len());
+    let _flags = message.try_get_u32().ok()?;
+    let extension = usize::try_from(message.try_get_u32().ok()?).ok()?;
+    (extension <= message.len()).then(|| message.split_off(extension))
 }
 
-fn data_of(row: &PgRow) -> &[u8] {
-    row.try_get("data").unwrap_or_default()
+/// The message is not a row with three columns.
+#[derive(Debug, PartialEq)]
+struct Malformed;
+
+/// The row in a message; `None` for the trailer, which ends the copy.
+fn parse_row(mut message: Bytes) -> Result<Option<CopiedRow>, Malformed> {
+    let columns = message.try_get_i16().map_err(|_| Malformed)?;
+    if columns == -1 {
+        return Ok(None);
+    }
+    let mut column = || {
+        let length = message.try_get_i32().map_err(|_| Malformed)?;
+        match usize::try_from(length) {
+            Ok(length) if length <= message.len() => Ok(Some(message.split_to(length))),
+            Ok(_) => Err(Malformed),
+            // A null has the length -1.
+            Err(_) => Ok(None),
+        }
+    };
+    let (lsn, data, oversize_bytes) = (column()?, column()?, column()?);
+    let lsn = lsn.and_then(|mut lsn| lsn.try_get_u64().ok()).ok_or(Malformed)?;
+    let oversize_bytes = match oversize_bytes {
+        Some(mut bytes) => Some(bytes.try_get_u32().map_err(|_| Malformed)? as usize),
+        None => None,
+    };
+    match (columns, message.is_empty()) {
+        (3, true) => Ok(Some(CopiedRow {
+            lsn: Lsn(lsn),
+            data: data.unwrap_or_default(),
+            oversize_bytes,
+        })),
+        _ => Err(Malformed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A message with these columns.
+    fn message(columns: &[Option<&[u8]>]) -> Bytes {
+        let mut message = (columns.len() as i16).to_be_bytes().to_vec();
+        for column in columns {
+            let length = column.map_or(-1, |bytes| bytes.len() as i32);
+            message.extend(length.to_be_bytes());
+            message.extend(column.unwrap_or_default());
+        }
+        message.into()
+    }
+
+    #[test]
+    fn a_row_is_read_from_its_message() {
+        let lsn = 7u64.to_be_bytes();
+        let row = |oversize_bytes| CopiedRow {
+            lsn: Lsn(7),
+            data: Bytes::from_static(b"data"),
+            oversize_bytes,
+        };
+        let whole = message(&[Some(&lsn), Some(b"data"), None]);
+        assert_eq!(parse_row(whole.clone()), Ok(Some(row(None))));
+        let bytes = 9u32.to_be_bytes();
+        let slice = message(&[Some(&lsn), Some(b"data"), Some(&bytes)]);
+        assert_eq!(parse_row(slice), Ok(Some(row(Some(9)))));
+        assert_eq!(parse_row(Bytes::from_static(b"\xff\xff")), Ok(None));
+        for length in 0..whole.len() {
+            assert_eq!(parse_row(whole.slice(..length)), Err(Malformed), "{length}");
+        }
+        let longer = [&whole[..], b"x"].concat();
+        assert_eq!(parse_row(longer.into()), Err(Malformed));
+        assert_eq!(parse_row(message(&[Some(&lsn), Some(b"data")])), Err(Malformed));
+    }
+
+    #[test]
+    fn the_header_precedes_the_first_row() {
+        let header = |extension: &[u8]| {
+            let length = (extension.len() as u32).to_be_bytes();
+            [SIGNATURE, &[0; 4], &length, extension, b"row"].concat()
+        };
+        for extension in [&b""[..], b"extension"] {
+            let first = without_header(header(extension).into());
+            assert_eq!(first.as_deref(), Some(&b"row"[..]));
+        }
+        assert_eq!(without_header(Bytes::from_static(b"PGCOPY")), None);
+        assert_eq!(without_header(Bytes::from_static(b"")), None);
+    }
 }

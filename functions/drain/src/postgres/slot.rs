@@ -6,14 +6,15 @@
 use std::sync::Once;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures_util::StreamExt as _;
-use postgres_types::{PgLsn, ToSql, Type as PgType};
+use postgres_types::PgLsn;
 use tokio_postgres::Row as PgRow;
 use tokio_postgres::error::SqlState;
 
 use super::catalog::{self, CatalogHorizon, UntrackedKind, UntrackedRelation};
 use super::connection::{Connector, Session};
-use super::peek_rows::PgPeekRows;
+use super::peek_rows::{CopyRows, PgPeekRows};
 use super::server::{self, CommitWait};
 use super::slot_queries;
 use super::sql_error::SlotContext;
@@ -154,35 +155,11 @@ impl<'c> PgSlot<'c> {
     ///
     /// The server sends the first row after it has decoded the whole window. It also reports an option that
     /// the plugin refuses only then.
-    async fn start_peek(&self, window: Window) -> Result<(PgPeekRows, Option<PgRow>), tokio_postgres::Error> {
-        let mut types = vec![PgType::NAME, PgType::PG_LSN, PgType::INT4, PgType::TEXT_ARRAY];
-        let options: Vec<&String> = self.options.iter().chain(&self.newer_options).collect();
-        let upto = PgLsn::from(window.upto.0);
-        let mut arguments: Vec<&(dyn ToSql + Sync)> = vec![&self.slot, &upto, &window.rows, &options];
-        let (before, xid);
-        let mark = self.plugin.change_mark();
-        let statement = match window.sent_prefix {
-            None => slot_queries::peek(),
-            Some(known) => {
-                types.extend([PgType::PG_LSN, PgType::TEXT, PgType::INT4, PgType::BYTEA_ARRAY]);
-                (before, xid) = (PgLsn::from(known.before.0), known.xid.to_string());
-                let known_part: [&(dyn ToSql + Sync); 4] = [&before, &xid, &mark.place, &mark.bytes];
-                arguments.extend(known_part);
-                slot_queries::peek_without_sent()
-            }
-        };
-        let client = &self.reader.client;
-        let statement = client.prepare_typed(&statement, &types).await?;
-        let rows = client.query_raw(&statement, arguments.iter().copied()).await?;
-        let mut rows = Box::pin(rows.fuse());
+    async fn start_peek(&self, window: Window) -> Result<(CopyRows, Option<Bytes>), tokio_postgres::Error> {
+        let options = self.options.iter().chain(&self.newer_options);
+        let sql = slot_queries::copy_peek(&self.slot, window, options, self.plugin.change_mark());
+        let mut rows = Box::pin(self.reader.client.copy_out(&sql).await?.fuse());
         let first = rows.next().await.transpose()?;
-        let rows = PgPeekRows::new(
-            rows,
-            self.plugin,
-            self.kept,
-            self.slot.clone(),
-            self.connector.host(),
-        );
         Ok((rows, first))
     }
 
@@ -318,7 +295,8 @@ impl Slot for PgSlot<'_> {
             Err(error) => return Err(self.explained(DOING, error).await),
         };
         self.check_skipped_publication().await?;
-        Ok(rows.with_first(first))
+        let host = self.connector.host();
+        PgPeekRows::new(rows, first, self.plugin, self.kept, self.slot.clone(), host)
     }
 
     async fn large_commits(&mut self, window: Window, bytes: usize) -> Result<CommitRows, SlotError> {

@@ -5,8 +5,8 @@
 
 use drain::change::{Change, Datum, Item, Message, Relation};
 use drain::encode::{
-    Debezium, DebeziumModes, DecimalMode, Dms, Envelope, EnvelopeForm, Event, HstoreMode, IntervalMode,
-    KeylessRows, Oversize, PartitionBy, Progress, TimeMode, Transaction, Wal2json,
+    Debezium, DebeziumModes, DecimalMode, Dms, EncodedEvents, Envelope, EnvelopeForm, Event, HstoreMode,
+    IntervalMode, KeylessRows, Oversize, PartitionBy, Progress, TimeMode, Transaction, Wal2json,
 };
 use drain::lsn::Lsn;
 use drain::position::{Position, PositionSequence};
@@ -76,23 +76,23 @@ impl EnvelopeChecks {
             transaction_metadata: is_extended,
         };
         let (oversize, limit) = [(Oversize::Fail, usize::MAX), (Oversize::Omit, 600)][bits(7, 1)];
-        let progress = || {
-            let transaction = Transaction {
-                xid: 7,
-                commit_time: Some(NOW),
-            };
-            Progress::new(transaction, Lsn(u64::MAX))
+        let transaction = Transaction {
+            xid: 7,
+            commit_time: Some(NOW),
         };
-        let check = |form| EnvelopeCheck {
-            envelope: Envelope {
+        let check = |form| {
+            let envelope = Envelope {
                 form,
                 partition_by,
                 keyless,
                 oversize,
-            },
-            limit,
-            encoded: progress(),
-            skipped: progress(),
+            };
+            EnvelopeCheck {
+                limit,
+                encoded: envelope.begin(transaction, Lsn(u64::MAX)),
+                skipped: envelope.begin(transaction, Lsn(u64::MAX)),
+                envelope,
+            }
         };
         EnvelopeChecks(
             [
@@ -111,17 +111,17 @@ impl EnvelopeChecks {
             let envelope = &check.envelope;
             match item {
                 Item::Change(change) => {
-                    let (mut allocated, mut events) = (AllocationSum::default(), Vec::new());
+                    let (mut allocated, mut encoded) = (AllocationSum::default(), EncodedEvents::default());
                     let (progress, limit) = (&mut check.encoded, check.limit);
                     let omitted =
-                        allocated.add(|| envelope.encode(progress, lsn, change, NOW, limit, &mut events));
+                        allocated.add(|| envelope.encode(progress, lsn, change, NOW, limit, &mut encoded));
                     if envelope.oversize == Oversize::Fail {
                         let is_message = matches!(change, Change::Message(_));
                         assert!(omitted == 0 || is_message, "{omitted}");
                         allocated.assert_within(AllocationBound::CHANGE, bytes(change));
                     }
                     envelope.skip(&mut check.skipped, lsn, change);
-                    events.iter().for_each(assert_event);
+                    encoded.events.iter().for_each(assert_event);
                 }
                 Item::Message(message) => {
                     assert_event(&envelope.encode_message(
@@ -148,9 +148,9 @@ impl EnvelopeChecks {
                     content: b"".into(),
                     omitted: Default::default(),
                 });
-                let mut events = Vec::new();
-                envelope.encode(&mut progress, Lsn(u64::MAX), &message, NOW, limit, &mut events);
-                events
+                let mut encoded = EncodedEvents::default();
+                envelope.encode(&mut progress, Lsn(u64::MAX), &message, NOW, limit, &mut encoded);
+                encoded.events
             });
             assert_eq!(after_encoded, after_skipped);
             positions.extend(after_encoded.iter().map(|event| event.position));

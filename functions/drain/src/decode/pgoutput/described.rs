@@ -9,8 +9,10 @@
 //! **Keys.** A key must be in every old row, must not change without an old row, and must be unique in the
 //! whole table. A row for which this is not certain has no key.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
 
 use crate::catalog::{CatalogTable, PastTable};
 use crate::change::{Column, Datum, Relation, Tuple};
@@ -18,7 +20,7 @@ use crate::change::{Column, Datum, Relation, Tuple};
 /// Tables by their OIDs.
 #[derive(Debug, Default)]
 pub(super) struct DescribedTables {
-    tables: HashMap<u32, DescribedTable>,
+    tables: FxHashMap<u32, DescribedTable>,
     /// OIDs of the tables that were described since the last row.
     since_row: Vec<u32>,
     /// A number that changes with every description, and with every partition that is found.
@@ -206,6 +208,9 @@ impl DescribedTables {
 
     /// Notes that the next row has this OID, and which partition wrote it.
     pub(super) fn begin_row(&mut self, oid: u32) {
+        if self.since_row.is_empty() {
+            return;
+        }
         let described = std::mem::take(&mut self.since_row);
         let is_partitioned = |oid: &u32| self.tables.get(oid).is_some_and(|table| table.is_partitioned);
         // The rows between two descriptions are missing if a transaction is resumed.

@@ -3,7 +3,7 @@
 use super::{ReaderOutput, WindowReader};
 use crate::backfill::{self, ChunkContext, ChunkPayload, ChunkRows, RowRequest};
 use crate::change::{Change, Message, MessageParts};
-use crate::encode::{BackfillRow, Envelope, Event, Progress, SnapshotPlace};
+use crate::encode::{BackfillRow, EncodedEvents, Envelope, Progress, SnapshotPlace};
 use crate::error::Error;
 use crate::lsn::Lsn;
 use crate::ports::PeekRow;
@@ -70,7 +70,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
                 let event = self
                     .envelope
                     .encode_control_message(progress, lsn, &message, self.now);
-                self.events.push(event);
+                self.events.events.push(event);
             }
             ChunkPayload::Rows { rows, first, more } => {
                 let Some(at) = rows.next_row(from) else {
@@ -97,7 +97,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
                     Err(why) => {
                         chunk.failure = Some(why);
                         chunk.next_row = None;
-                        self.events.clear();
+                        self.events.events.clear();
                         return Ok(());
                     }
                 }
@@ -128,7 +128,7 @@ impl RowEncoder<'_> {
         rows: &ChunkRows,
         at: usize,
         place: SnapshotPlace,
-        events: &mut Vec<Event>,
+        events: &mut EncodedEvents,
     ) -> Result<u64, String> {
         let values = rows.row(at).map_err(|error| error.to_string())?;
         let row = BackfillRow {
@@ -139,7 +139,7 @@ impl RowEncoder<'_> {
         let omitted = self
             .envelope
             .encode_backfill_row(progress, self.lsn, &row, self.now, self.limit, events);
-        match events.iter().find(|event| event.bytes() > self.limit) {
+        match events.events.iter().find(|event| event.bytes() > self.limit) {
             None => Ok(omitted),
             Some(event) => Err(format!(
                 "row with key hash {} has {} bytes, a record may have {}: leave a column out, or \

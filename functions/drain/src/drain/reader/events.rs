@@ -3,7 +3,7 @@
 use super::{ReaderOutput, WindowReader};
 use crate::backfill::ChunkContext;
 use crate::change::{Change, Datum};
-use crate::encode::{Event, Oversize, Progress};
+use crate::encode::{EncodedEvents, Oversize, Progress};
 use crate::error::Error;
 use crate::lsn::Lsn;
 use crate::pack::{QueuedEvent, TransactionId};
@@ -59,13 +59,14 @@ impl<R: PeekRow> WindowReader<'_, R> {
         let filled = filled.unwrap_or_default();
         let before = (!filled.is_empty()).then(|| progress.clone());
         let limit = self.settings.record_bytes;
-        let encode = |progress: &mut Progress, change: &Change<'_>, events: &mut Vec<Event>| {
+        let encode = |progress: &mut Progress, change: &Change<'_>, events: &mut EncodedEvents| {
             self.envelope
                 .encode(progress, lsn, change, self.now, limit, events)
         };
         let omitted = encode(progress, &change, &mut self.events);
-        let is_too_large = omitted > 0 || self.events.iter().any(|event| event.bytes() > limit);
+        let is_too_large = omitted > 0 || self.events.events.iter().any(|event| event.bytes() > limit);
         let Some(before) = before.filter(|_| is_too_large) else {
+            self.decoder.recycle(change);
             return Ok(omitted);
         };
         // The filled-in values make the change too large for a record. They must not stop the drain, so the
@@ -75,7 +76,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
             chunk.discard_filled(&change, self.envelope.oversize == Oversize::Fail);
         }
         *progress = before;
-        self.events.clear();
+        self.events.events.clear();
         if let Change::Update { new, .. } = &mut change {
             for place in filled {
                 if let Some(datum) = new.get_mut(place) {
@@ -93,7 +94,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
         out: &mut ReaderOutput<'_>,
     ) -> Result<(), Error> {
         let limit = self.settings.record_bytes;
-        for mut event in self.events.drain(..) {
+        for mut event in self.events.events.drain(..) {
             // Events under the former key of the table must be acknowledged first.
             let relation = event.relation.as_ref();
             event.barrier |= relation.is_some_and(|relation| self.key_changes.is_changed(relation));

@@ -84,7 +84,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
                 self.envelope
                     .encode_message_within(position, &marked(message), self.now, limit);
             out.report.omitted += omitted;
-            self.events.push(event);
+            self.events.events.push(event);
             self.queue_events(id, out)?;
         }
         out.acknowledgements.commit(id, lsn);

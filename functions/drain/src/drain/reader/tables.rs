@@ -22,7 +22,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
     ///
     /// The request has the tables of the other rows that wait, too.
     pub(super) fn table_request(&mut self) -> Option<TableRequest> {
-        if !self.catalog.is_partial() {
+        if !self.catalog.is_partial() || !self.decoder.names_tables(self.rows.front()?.data()) {
             return None;
         }
         let lacking = |row: &R| {

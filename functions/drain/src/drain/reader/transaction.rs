@@ -6,7 +6,7 @@ use super::{ReaderOutput, SentHistory, WindowReader};
 use crate::backfill::ChunkContext;
 use crate::change::Change;
 use crate::checkpoint::ResumePoint;
-use crate::encode::{Progress, Transaction};
+use crate::encode::{Envelope, Progress, Transaction};
 use crate::error::Error;
 use crate::lsn::Lsn;
 use crate::pack::{Acknowledgements, TransactionId};
@@ -66,12 +66,13 @@ impl OpenTransaction {
     /// Starts the count of its events, once the end of its commit record is known.
     pub(super) fn start_progress(
         &mut self,
+        envelope: &Envelope,
         commit_end: Lsn,
         commit_time: Option<i64>,
         history: &mut SentHistory,
     ) {
         self.transaction.commit_time = self.transaction.commit_time.or(commit_time);
-        self.progress = Some(Progress::new(self.transaction, commit_end));
+        self.progress = Some(envelope.begin(self.transaction, commit_end));
         self.is_sent = commit_end <= history.settled;
         self.is_replayed = commit_end <= history.acknowledged;
         self.left_out = commit_end > history.upto;
@@ -156,7 +157,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
             return;
         }
         open.rows.bytes = 0;
-        let counts = self.envelope.counts(progress);
+        let counts = progress.counts().clone();
         // The checkpoint has no room for so many counts: one invocation must send the whole transaction.
         if counts.tables.len() > MOST_COUNTED_TABLES {
             return;

@@ -125,7 +125,7 @@ fn a_backfill_row_has_the_key_and_position_of_a_change_and_is_no_barrier() {
 
 #[test]
 fn a_backfill_row_that_exceeds_a_record_loses_columns() {
-    let (large, mut out) = ("x".repeat(1000), Vec::new());
+    let (large, mut out) = ("x".repeat(1000), EncodedEvents::default());
     let row = row(&[Some("1"), Some(&large)]);
     let envelope = Envelope {
         oversize: Oversize::Omit,
@@ -144,5 +144,9 @@ fn a_backfill_row_that_exceeds_a_record_loses_columns() {
         &mut out,
     );
     let end = r#","snapshot":"first_in_data_collection","unchanged":["name"],"omitted":["name"]}"#;
-    assert!(omitted == 1 && texts(&out)[0].ends_with(end), "{:?}", texts(&out));
+    assert!(
+        omitted == 1 && texts(&out.events)[0].ends_with(end),
+        "{:?}",
+        texts(&out.events)
+    );
 }

@@ -131,7 +131,7 @@ fn progress() -> Progress {
         xid: 7,
         commit_time: Some(COMMITTED),
     };
-    Progress::new(transaction, Lsn(32))
+    Progress::new(transaction, Lsn(32), true)
 }
 
 /// Position of a message outside any transaction.
@@ -143,7 +143,7 @@ const OUTSIDE: Position = Position {
 
 /// The events of one transaction's changes, which were logged at 16, 17 and so on.
 fn encode(envelope: &Envelope, changes: &[Change<'_>]) -> Vec<Event> {
-    let (mut progress, mut out) = (progress(), Vec::new());
+    let (mut progress, mut out) = (progress(), EncodedEvents::default());
     for (at, change) in changes.iter().enumerate() {
         envelope.encode(
             &mut progress,
@@ -154,12 +154,12 @@ fn encode(envelope: &Envelope, changes: &[Change<'_>]) -> Vec<Event> {
             &mut out,
         );
     }
-    out
+    out.events
 }
 
 /// The events of a backfill's rows, all with a watermark that was logged at 16.
 fn encode_backfill(envelope: &Envelope, rows: &[(&str, SnapshotPlace)]) -> Vec<Event> {
-    let (mut progress, mut out) = (progress(), Vec::new());
+    let (mut progress, mut out) = (progress(), EncodedEvents::default());
     for (id, place) in rows {
         let row = row(&[Some(id), Some("x")]);
         envelope.encode_backfill_row(
@@ -175,7 +175,7 @@ fn encode_backfill(envelope: &Envelope, rows: &[(&str, SnapshotPlace)]) -> Vec<E
             &mut out,
         );
     }
-    out
+    out.events
 }
 
 const THREE_ROWS: &[(&str, SnapshotPlace)] = &[

@@ -23,9 +23,9 @@ fn an_event_that_exceeds_a_record_loses_and_names_its_largest_columns_outside_th
             ..envelope(form)
         };
         let encode_within = |limit: usize| {
-            let mut out = Vec::new();
+            let mut out = EncodedEvents::default();
             let omitted = envelope.encode(&mut progress(), Lsn(16), &change, NOW, limit, &mut out);
-            let event = out.pop().unwrap();
+            let event = out.events.pop().unwrap();
             let size = event.data.len() + event.partition_key.len();
             (size, omitted, parsed(&event))
         };
@@ -79,9 +79,9 @@ fn a_column_is_omitted_from_both_images() {
         oversize: Oversize::Omit,
         ..debezium()
     };
-    let mut out = Vec::new();
+    let mut out = EncodedEvents::default();
     envelope.encode(&mut progress(), Lsn(16), &change, NOW, 600, &mut out);
-    let event = parsed(&out[0]);
+    let event = parsed(&out.events[0]);
     assert_eq!(event["before"], event["after"]);
     assert_eq!(event["after"]["name"], "__debezium_unavailable_value");
 }
@@ -109,9 +109,9 @@ fn a_value_that_was_not_kept_is_omitted_or_makes_the_event_too_large() {
                 relation: Arc::clone(&relation),
                 new: tuple(key),
             };
-            let mut out = Vec::new();
+            let mut out = EncodedEvents::default();
             let omitted = envelope.encode(&mut progress(), Lsn(16), &change, NOW, 1 << 20, &mut out);
-            let event = out.pop().unwrap();
+            let event = out.events.pop().unwrap();
             assert_eq!((omitted, event.bytes() < 1 << 20), (u64::from(is_sent), is_sent));
             assert!(is_sent || event.bytes() > 1 << 30);
             let text = parsed(&event).to_string();
@@ -134,9 +134,9 @@ fn a_message_that_exceeds_a_record_loses_its_content_and_then_its_prefix() {
                 omitted: Default::default(),
             };
             let change = Change::Message(message);
-            let mut out = Vec::new();
+            let mut out = EncodedEvents::default();
             let omitted = envelope.encode(&mut progress(), Lsn(16), &change, NOW, limit, &mut out);
-            let event = out.pop().unwrap();
+            let event = out.events.pop().unwrap();
             assert!(event.bytes() <= limit);
             (omitted, parsed(&event).to_string())
         };
@@ -164,9 +164,9 @@ fn a_value_of_an_image_that_the_event_lacks_is_not_missing() {
     };
     for form in all_forms() {
         let is_dms = matches!(form, EnvelopeForm::Dms(_));
-        let mut out = Vec::new();
+        let mut out = EncodedEvents::default();
         envelope(form).encode(&mut progress(), Lsn(16), &change, NOW, 1 << 20, &mut out);
-        let event = out.pop().unwrap();
+        let event = out.events.pop().unwrap();
         assert_eq!(event.bytes() < 1 << 20, is_dms);
         assert_eq!(parsed(&event).to_string().contains("small"), is_dms);
     }

@@ -27,17 +27,24 @@ fn a_skipped_change_counts_like_an_encoded_change() {
         encode(&envelope, &changes);
         let last = insert(relation(), "9", "z");
         let last_events = [true, false].map(|is_skipped| {
-            let (mut progress, mut out) = (progress(), Vec::new());
+            let (mut progress, mut out) = (progress(), EncodedEvents::default());
             for change in &changes {
                 // With one LSN for all changes, the index of the position counts them.
                 if is_skipped {
                     envelope.skip(&mut progress, Lsn(16), change);
                 } else {
-                    envelope.encode(&mut progress, Lsn(16), change, NOW, usize::MAX, &mut Vec::new());
+                    envelope.encode(
+                        &mut progress,
+                        Lsn(16),
+                        change,
+                        NOW,
+                        usize::MAX,
+                        &mut EncodedEvents::default(),
+                    );
                 }
             }
             envelope.encode(&mut progress, Lsn(16), &last, NOW, usize::MAX, &mut out);
-            out.pop().unwrap()
+            out.events.pop().unwrap()
         });
         assert_eq!(last_events[0], last_events[1]);
         assert_eq!(last_events[0].position.index, 7, "the same in each envelope");
