@@ -45,6 +45,7 @@ mod key_changes;
 mod keyless;
 mod language;
 mod limits;
+mod lingering;
 mod many_tables;
 mod not_tables;
 mod odd_objects;

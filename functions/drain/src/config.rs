@@ -18,7 +18,7 @@ use crate::pattern::TablePattern;
 ///
 /// Variables of the AWS SDK and of Lambda itself are not in the list. A test compares the documented
 /// variables and the template with it.
-pub const VARIABLES: [&str; 31] = [
+pub const VARIABLES: [&str; 32] = [
     "PGHOST",
     "PGPORT",
     "PGUSER",
@@ -40,6 +40,7 @@ pub const VARIABLES: [&str; 31] = [
     "KEYLESS",
     "OVERSIZE",
     "LINGER_SECONDS",
+    "POLL_CPU_PERCENT",
     "MARKERS",
     "STANDBY_ACK",
     "SOURCE_NAME",
@@ -73,6 +74,8 @@ pub struct Config {
     pub checkpoint_parameter: String,
     /// Time to poll for after the slot is empty.
     pub linger: Duration,
+    /// Percent of one core of the server that polling may take, 1 to 50.
+    pub poll_cpu_percent: u8,
     /// Whether markers are written to the server's log.
     pub markers: bool,
     /// Whether a standby must acknowledge a change before it is sent.
@@ -190,6 +193,7 @@ impl Config {
         let choices = [("refuse", false), ("accept", true)];
         let accept_auto_distribution = variables.choice("AUTO_DISTRIBUTION", "refuse", &choices)?;
         let linger = linger(variables)?;
+        let poll_cpu_percent = poll_cpu_percent(variables)?;
         let envelope = envelope::read(variables, &slot, &database.name)?;
         let markers = variables.choice("MARKERS", "on", &[("on", true), ("off", false)])?;
         Ok(Config {
@@ -202,6 +206,7 @@ impl Config {
             accept_auto_distribution,
             checkpoint_parameter,
             linger,
+            poll_cpu_percent,
             markers,
             standby_ack: standby_ack(variables)?,
             envelope,
@@ -291,6 +296,20 @@ fn linger(variables: &Variables<'_>) -> Result<Duration, ConfigError> {
         Some(text) => match text.parse() {
             Ok(seconds) if seconds <= 900 => Ok(Duration::from_secs(seconds)),
             _ => Err(invalid("LINGER_SECONDS", text, "whole seconds from 0 to 900")),
+        },
+    }
+}
+
+fn poll_cpu_percent(variables: &Variables<'_>) -> Result<u8, ConfigError> {
+    match variables.get("POLL_CPU_PERCENT") {
+        None => Ok(5),
+        Some(text) => match text.parse() {
+            Ok(percent @ 1..=50) => Ok(percent),
+            _ => Err(invalid(
+                "POLL_CPU_PERCENT",
+                text,
+                "a whole percentage from 1 to 50",
+            )),
         },
     }
 }

@@ -12,7 +12,7 @@ mod shards;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::body::{Body, Bytes};
 use hyper::Response;
@@ -159,6 +159,20 @@ impl FakeKinesis {
             for record in &shard.records {
                 each(record.number, shard.range, &record.partition_key, &record.data);
             }
+        }
+    }
+
+    /// Calls `each` with the time of storage and the data of every record.
+    pub fn read_timed(&self, mut each: impl FnMut(SystemTime, &[u8])) {
+        for record in self
+            .shared
+            .state()
+            .shards
+            .all
+            .iter()
+            .flat_map(|shard| &shard.records)
+        {
+            each(record.stored, &record.data);
         }
     }
 
@@ -490,6 +504,7 @@ impl State {
                 if settings.keeps_records {
                     shard.records.push(StoredRecord {
                         number: sequence,
+                        stored: SystemTime::now(),
                         partition_key: entry.partition_key.as_ref().to_owned(),
                         data,
                     });

@@ -131,20 +131,23 @@ impl App {
         accept_gap: Option<Lsn>,
     ) -> Result<SlotAccess<'c>, Error> {
         let name = &self.config.slot;
-        let control = connector.connect().await?;
-        // The inspection follows the lock, so it sees every change of an earlier drainer.
-        let locked = server::lock(connector, &control, name).await?;
-        let Inspection { server, slot: state } = server::inspect(connector, &control, name).await?;
-        if !locked {
+        // A cold function connects to PostgreSQL and to AWS at the same time.
+        let (locked, stream) = tokio::join!(self.lock(connector), self.usable_stream());
+        let LockedSession {
+            control,
+            inspection: Inspection { server, slot: state },
+            stored,
+        } = locked?;
+        let Some(stored) = stored else {
             let plugin = state.and_then(|state| state.plugin?.parse::<Plugin>().ok());
             return Ok(SlotAccess::Busy(plugin.map(Plugin::name)));
-        }
-        let stored = match self.checkpoint.load().await {
+        };
+        let stored = match stored {
             Err(CheckpointError::Invalid { .. }) if accept_gap.is_some() => None,
             loaded => loaded?,
         };
         let start = continuity::check(name, &server, state.as_ref(), stored.as_ref(), accept_gap)?;
-        let settings = self.settings(&server, &start, self.usable_stream().await?);
+        let settings = self.settings(&server, &start, stream?);
         let kept = KeptBytes::for_record(settings.record_bytes);
         let slot = PgSlot::open(connector, control, &self.config, start.plugin, kept, &server).await?;
         Ok(SlotAccess::Locked(Box::new(OpenedSlot {
@@ -154,6 +157,27 @@ impl App {
             settings,
             slot,
         })))
+    }
+
+    /// Opens a session, and tries to acquire the slot's lock with it.
+    ///
+    /// Inspection and checkpoint are read after that. So they have every change of an earlier drainer.
+    async fn lock(&self, connector: &Connector) -> Result<LockedSession, SlotError> {
+        let name = &self.config.slot;
+        let control = connector.connect().await?;
+        let locked = server::lock(connector, &control, name).await?;
+        let load = async {
+            match locked {
+                true => Some(self.checkpoint.load().await),
+                false => None,
+            }
+        };
+        let (inspection, stored) = tokio::join!(server::inspect(connector, &control, name), load);
+        Ok(LockedSession {
+            inspection: inspection?,
+            stored,
+            control,
+        })
     }
 
     fn settings(&self, server: &ServerInfo, start: &StartPosition, stream: StreamInfo) -> Settings {
@@ -174,6 +198,7 @@ impl App {
             keyed: stream.keyed,
             bytes_in_flight: config.bytes_in_flight(),
             linger: config.linger,
+            poll_share: f64::from(config.poll_cpu_percent) / 100.0,
             markers: config.markers && start.plugin.sends_messages(server.version),
         }
     }
@@ -193,6 +218,14 @@ impl App {
         }
         Ok(info)
     }
+}
+
+/// A session that tried to acquire the slot's lock, and what was read after that.
+struct LockedSession {
+    control: Session,
+    inspection: Inspection,
+    /// The stored checkpoint, if there is one; the outer `None` if another session has the lock.
+    stored: Option<Result<Option<Checkpoint>, CheckpointError>>,
 }
 
 /// Result of the attempt to lock the slot.

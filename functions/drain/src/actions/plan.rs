@@ -116,6 +116,7 @@ pub(crate) async fn plan<S: Slot>(slot: &mut S, input: PlanInput<'_>) -> Result<
     let reader_settings = reader_settings(&input);
     let history = SentHistory {
         settled: start.settled,
+        sent_here: start.settled,
         acknowledged: start.acknowledged,
         resume: start.resume.clone(),
         expected: None,

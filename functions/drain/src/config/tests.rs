@@ -58,6 +58,8 @@ fn an_error_names_the_variable() {
         ("TOMBSTONES_ON_DELETE", "1"),
         ("PROVIDE_TRANSACTION_METADATA", "yes"),
         ("LINGER_SECONDS", "901"),
+        ("POLL_CPU_PERCENT", "0"),
+        ("POLL_CPU_PERCENT", "51"),
         ("MARKERS", "yes"),
         ("STANDBY_ACK", "always"),
         ("LOG_LEVEL", "loud"),

@@ -15,6 +15,7 @@ mod settings;
 mod task;
 #[cfg(test)]
 mod tests;
+mod tip;
 mod window;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -30,7 +31,7 @@ use crate::pack::QueuedEvent;
 use crate::ports::{
     PeekRow, PeekRows, Slot, SlotError, StateStore, Stream, StreamError, TableSource, WalPositions,
 };
-use crate::window_sizing::{TransactionSearch, WindowSizing};
+use crate::window_sizing::{TransactionSearch, Window, WindowSizing};
 
 use backfill::{BackfillStep, ChunkEnvironment, MOST_LAG_BYTES};
 use checkpointer::Checkpointer;
@@ -38,6 +39,7 @@ use markers::{HistoryCheck, Markers};
 use next_window::NextWindow;
 use report::{Report, StopReason};
 use sender::Sender;
+use tip::PollPacing;
 
 pub use backfill::BackfillRunner;
 pub(crate) use markers::MARKER_TIME;
@@ -103,6 +105,17 @@ struct Drain<'a, S, K, C> {
     reading_time: Duration,
     /// Time that the server needed to decode the last window.
     peek_took: Duration,
+    /// Time that the last window waited for the stream after its last row.
+    sending_took: Duration,
+    /// When the slot was advanced last.
+    confirmed_at: Instant,
+    /// Since when the drain polls at the end of the log; `None` while it does not.
+    tip_since: Option<Instant>,
+    /// The position up to which unconfirmed windows have sent every transaction.
+    sent_here: Lsn,
+    /// Whether the current window is not confirmed: see [`tip`].
+    is_unconfirmed: bool,
+    polls: PollPacing,
     report: Report,
 }
 
@@ -150,6 +163,12 @@ where
             search: None,
             reading_time: budget.reading_time_left(began),
             peek_took: Duration::ZERO,
+            sending_took: Duration::ZERO,
+            confirmed_at: began,
+            tip_since: None,
+            sent_here: Lsn::ZERO,
+            is_unconfirmed: false,
+            polls: PollPacing::new(settings.poll_share),
             report: Report {
                 action: "drain",
                 slot: settings.slot.clone(),
@@ -173,20 +192,17 @@ where
         loop {
             let time_left = self.budget.reading_time_left(Instant::now());
             if time_left < WINDOW_MIN_TIME {
-                return self.stop_at_deadline();
+                return self.stop_at_deadline().await;
             }
             let opened = Instant::now();
-            let sizing = *self.sizing();
-            let next = self
-                .markers
-                .next_window(self.slot, sizing, self.confirmed, self.budget);
-            let (positions, window) = next.await?;
+            let (positions, window) = self.next_window(began).await?;
             self.report_lag(positions);
-            if window.upto > self.confirmed {
+            let has_new = window.upto > self.sent();
+            if has_new || (window.upto > self.confirmed && !self.is_unconfirmed) {
                 match self.drain_window(window, positions, opened, time_left).await? {
                     NextWindow::AtTip => {}
                     NextWindow::Another => continue,
-                    NextWindow::OutOfTime => return self.stop_at_deadline(),
+                    NextWindow::OutOfTime => return self.stop_at_deadline().await,
                 }
             }
             if self.has_backlog().await? {
@@ -200,14 +216,28 @@ where
                 BackfillStep::Blocked | BackfillStep::Pending if !self.is_wait_over(blocked_since) => {
                     continue;
                 }
-                BackfillStep::OutOfTime => return self.stop_at_deadline(),
+                BackfillStep::OutOfTime => return self.stop_at_deadline().await,
                 BackfillStep::Blocked | BackfillStep::Pending | BackfillStep::Idle => {}
             }
-            if !self.linger(began, opened, positions).await? {
+            if !self.linger(began, opened, positions, has_new).await? {
+                self.confirm_sent().await?;
                 self.report.stopped = StopReason::Empty;
                 return Ok(());
             }
         }
+    }
+
+    /// Positions of the log, and the next window. `began` is the start of the drain.
+    async fn next_window(&mut self, began: Instant) -> Result<(WalPositions, Window), Error> {
+        self.is_unconfirmed = self.leaves_unconfirmed(began);
+        if self.is_unconfirmed {
+            return self.unconfirmed_window().await;
+        }
+        let sizing = *self.sizing();
+        let next = self
+            .markers
+            .next_window(self.slot, sizing, self.confirmed, self.budget);
+        next.await
     }
 
     /// Stores the first position, if there is no checkpoint or the operator accepted a gap.
@@ -319,35 +349,6 @@ where
         MOST_WAIT.min(self.reading_time / 2)
     }
 
-    /// Waits at the end of the log for new changes. Returns whether to open another window.
-    ///
-    /// `began` is the start of the drain. `opened` and `positions` are the start and the positions of the
-    /// last window.
-    async fn linger(
-        &mut self,
-        began: Instant,
-        opened: Instant,
-        positions: WalPositions,
-    ) -> Result<bool, Error> {
-        // Each poll decodes from restart_lsn, so the pause is 20 times as long as the last poll. Polls under
-        // 1.5 s take at most a twentieth of the server's time. The pause is at most 30 s, so slower polls
-        // take more.
-        let pause = (opened.elapsed() * 20).clamp(Duration::from_millis(500), Duration::from_secs(30));
-        let stay = began + self.settings.linger;
-        if Instant::now() + pause < stay.min(self.budget.reading_deadline() - WINDOW_MIN_TIME) {
-            tokio::time::sleep(pause).await;
-            // On a busy machine the pause may last longer. The end of the log was reached even so.
-            return Ok(self.budget.reading_time_left(Instant::now()) >= WINDOW_MIN_TIME);
-        }
-        // Another peek is worthwhile if the new log is more than a twentieth of the log that it decodes
-        // again.
-        let decoded_again = positions.flush.bytes_since(positions.restart) / 20;
-        let positions = self.slot.wal_positions().await?;
-        self.report_lag(positions);
-        let unread = positions.readable.bytes_since(self.confirmed);
-        Ok(unread > TIP_BYTES.max(decoded_again))
-    }
-
     fn report_lag(&mut self, positions: WalPositions) {
         self.report.lag_bytes = positions.flush.bytes_since(self.confirmed);
         let readable = positions.readable.max(self.confirmed);
@@ -393,6 +394,7 @@ where
         match tokio::time::timeout(time_left, self.slot.advance(acknowledged, time_left)).await {
             Ok(Ok(())) => {
                 self.confirmed = acknowledged;
+                self.confirmed_at = Instant::now();
                 Ok(true)
             }
             Err(_) | Ok(Err(SlotError::Timeout { .. })) => {
@@ -408,7 +410,8 @@ where
     ///
     /// Fails if events are left and the stream acknowledged no record since its last failure. A report would
     /// hide that failure, since it would look like the report of a backlog.
-    fn stop_at_deadline(&mut self) -> Result<(), Error> {
+    async fn stop_at_deadline(&mut self) -> Result<(), Error> {
+        self.confirm_sent().await?;
         self.report.stopped = StopReason::Deadline;
         match self.sender.trouble.take() {
             Some(error) if !self.sender.is_empty() => Err(Error::Stream(error)),

@@ -100,6 +100,8 @@ pub(crate) struct WindowReader<'a, R> {
 pub(crate) struct SentHistory {
     /// The settled position: transactions that end at or before it were sent as they are in the log now.
     pub(crate) settled: Lsn,
+    /// Transactions that end at or before it were sent by this drain, or are settled.
+    pub(crate) sent_here: Lsn,
     /// The acknowledged position: up to it the stream has every transaction, perhaps of another history.
     pub(crate) acknowledged: Lsn,
     /// The resume point of the next transaction, if a part of it is in the stream.
@@ -401,7 +403,8 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         };
         open.changes += 1;
         if open.is_sent {
-            out.report.skipped += 1;
+            // What this drain sent itself is no finding.
+            out.report.skipped += u64::from(commit_end <= self.history.settled);
             self.envelope.skip(progress, lsn, &change);
             return Ok(());
         }

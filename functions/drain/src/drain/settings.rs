@@ -42,6 +42,8 @@ pub struct Settings {
     pub bytes_in_flight: usize,
     /// How long to poll once the slot is empty.
     pub linger: Duration,
+    /// Share of one core of the server that polls may take, above 0 and at most 1.
+    pub poll_share: f64,
     /// Whether markers are written.
     pub markers: bool,
 }

@@ -149,6 +149,7 @@ fn settings(aggregation: Aggregation) -> Settings {
         keyed: true,
         bytes_in_flight: 1 << 20,
         linger: Duration::ZERO,
+        poll_share: 0.05,
         markers: true,
     }
 }

@@ -86,6 +86,7 @@ where
         };
         let history = SentHistory {
             settled: self.settled,
+            sent_here: self.sent_here,
             acknowledged: self.start.acknowledged,
             resume: self.sender.acknowledgements.position().resume.clone(),
             expected: self.markers.expected.take(),
@@ -142,7 +143,9 @@ where
         has_left_out: bool,
         failure: Option<Error>,
     ) -> Result<WindowOutcome, Error> {
+        let began = Instant::now();
         let (sent, is_all_sent) = self.send_rest().await;
+        self.sending_took = began.elapsed();
         let mut failure = failure.or(sent.err());
         if is_all_sent && failure.is_none() {
             match read {
@@ -164,6 +167,15 @@ where
         // After a discontinuity, neither the checkpoint nor the slot may advance.
         if let Some(error @ Error::Discontinuity(_)) = failure {
             return Err(error);
+        }
+        if self.is_unconfirmed
+            && read == ReadOutcome::Whole
+            && !has_left_out
+            && is_all_sent
+            && failure.is_none()
+        {
+            self.sent_here = window.upto;
+            return Ok(WindowOutcome::Whole);
         }
         let is_whole = is_all_sent && failure.is_none() && read.is_complete();
         let closed = self.close_chunk(is_whole).await;
@@ -247,7 +259,7 @@ where
                 return Ok(ReadOutcome::Stopped);
             }
             let retry = self.sender.next_try();
-            let due = self.checkpointer.due(self.sender.acknowledgements.position());
+            let due = self.store_due();
             tokio::select! {
                 biased;
                 () = &mut stop => return Ok(ReadOutcome::Stopped),
@@ -378,7 +390,7 @@ where
                 self.sender.send(false);
             }
             let retry = self.sender.next_try();
-            let due = self.checkpointer.due(self.sender.acknowledgements.position());
+            let due = self.store_due();
             tokio::select! {
                 biased;
                 () = &mut stop => break,
@@ -399,6 +411,14 @@ where
             }
         }
         (result, self.sender.is_empty())
+    }
+
+    /// Time of the next paced store; `None` if there is none.
+    ///
+    /// An unconfirmed window may pass the last marker, so its positions are not stored.
+    fn store_due(&self) -> Option<Instant> {
+        let due = self.checkpointer.due(self.sender.acknowledgements.position());
+        due.filter(|_| !self.is_unconfirmed)
     }
 
     /// Starts a store of the checkpoint, if this drainer still has the lock.

@@ -1,6 +1,6 @@
 //! Shards of a fake Kinesis with their records, closed shards included.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
 
@@ -15,6 +15,8 @@ const RECORDS_A_SECOND: usize = 1_000;
 pub(super) struct StoredRecord {
     /// Ordinal number, counted from 1 over all shards.
     pub(super) number: u64,
+    /// When it was stored.
+    pub(super) stored: SystemTime,
     pub(super) partition_key: String,
     pub(super) data: Vec<u8>,
 }

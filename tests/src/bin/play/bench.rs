@@ -2,12 +2,14 @@
 //!
 //! The programs take turns for `ROUNDS` (5) rounds, and the medians count: times on a shared machine are
 //! noisy. `TRANSACTIONS` (200,000) is the size of a backlog, and `ROWS` (500,000) that of the table.
-//! `PARTS=backlog,backfill` chooses parts. The results are also written to `target/bench/report.json`.
+//! `PARTS=backlog,backfill,idle,tip` chooses parts. The results are also written to `target/bench/report.json`.
 //!
 //! The sink counts the records of 16 shards, and keeps none.
 
 mod backfill;
 mod backlog;
+mod idle;
+mod tip;
 mod usage;
 
 use std::process::Stdio;
@@ -58,6 +60,12 @@ async fn run() {
     }
     if is_chosen("backfill") {
         report["backfill"] = backfill::run(&postgres, ssm, rows, rounds).await;
+    }
+    if is_chosen("idle") {
+        report["idle"] = idle::run(&postgres, ssm).await;
+    }
+    if is_chosen("tip") {
+        report["tip"] = tip::run(&postgres, ssm).await;
     }
     store(&report);
 }

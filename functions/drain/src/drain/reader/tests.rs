@@ -29,6 +29,7 @@ fn settings() -> Settings {
         keyed: true,
         bytes_in_flight: 1 << 20,
         linger: std::time::Duration::ZERO,
+        poll_share: 0.05,
         markers: true,
     }
 }
@@ -51,6 +52,7 @@ fn envelope() -> Envelope {
 fn history(resume: Option<ResumePoint>) -> SentHistory {
     SentHistory {
         settled: Lsn(1),
+        sent_here: Lsn(1),
         acknowledged: Lsn(1),
         resume,
         expected: None,

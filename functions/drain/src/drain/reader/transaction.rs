@@ -23,7 +23,7 @@ pub(super) struct OpenTransaction {
     pub(super) transaction: Transaction,
     /// Set once the end of the commit record is known: at the begin row, or at the commit row.
     pub(super) progress: Option<Progress>,
-    /// Whether it ends at or before the settled position. Then it is skipped.
+    /// Whether it ends at or before the settled position, or this drain sent it before. Then it is skipped.
     pub(super) is_sent: bool,
     /// Whether it ends at or before the acknowledged position. The stream may have it, of this or another
     /// history.
@@ -73,7 +73,7 @@ impl OpenTransaction {
     ) {
         self.transaction.commit_time = self.transaction.commit_time.or(commit_time);
         self.progress = Some(envelope.begin(self.transaction, commit_end));
-        self.is_sent = commit_end <= history.settled;
+        self.is_sent = commit_end <= history.settled.max(history.sent_here);
         self.is_replayed = commit_end <= history.acknowledged;
         self.left_out = commit_end > history.upto;
         let xid = self.transaction.xid;

@@ -1,0 +1,112 @@
+//! A function that lingers polls often, and confirms about once a second.
+
+use std::time::{Duration, Instant};
+
+use scenarios::consumer::Delivery;
+use scenarios::fixture::{Fixture, Plugin};
+use scenarios::lambda::function::Outcome;
+use scenarios::wait;
+use serde_json::json;
+
+use crate::support::positions::wait_until_sessions_end;
+
+crate::scenarios![
+    each_commit_arrives_once_and_few_windows_are_confirmed,
+    a_kill_between_two_confirmations_loses_nothing,
+];
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A fixture whose function lingers for so many seconds, with an empty table.
+async fn fixture(plugin: Plugin, seconds: u32) -> Fixture {
+    let fixture = Fixture::builder(plugin)
+        .env("LINGER_SECONDS", &seconds.to_string())
+        // Polls follow one another quickly, so that most of them find one or two commits.
+        .env("POLL_CPU_PERCENT", "50")
+        .build()
+        .await;
+    fixture.sql("create table t (id int primary key, n int)").await;
+    fixture
+}
+
+/// Commits until `end`; returns the number of commits.
+async fn write_until(fixture: &Fixture, end: Instant) -> u64 {
+    let mut commits = 0;
+    while Instant::now() < end {
+        let sql = format!(
+            "insert into t values ({}, 0) on conflict (id) do update set n = t.n + 1",
+            commits % 7
+        );
+        fixture.sql(&sql).await;
+        commits += 1;
+    }
+    commits
+}
+
+async fn each_commit_arrives_once_and_few_windows_are_confirmed() {
+    Plugin::each(|plugin| async move {
+        let fixture = fixture(plugin, 6).await;
+        let oracle = format!("{}_oracle", fixture.slot);
+        let create = format!("select pg_create_logical_replication_slot('{oracle}', 'test_decoding')");
+        fixture.sql(&create).await;
+        let end = Instant::now() + Duration::from_secs(4);
+        let event = json!({});
+        let (outcome, commits) = tokio::join!(fixture.invoke(event), write_until(&fixture, end));
+        let report = outcome.answer();
+        assert_eq!(report["stopped"], "empty", "{report}");
+        assert_eq!(report["changes"], commits, "{report}");
+        assert_eq!(report["events"], commits, "{report}");
+        assert_eq!(report["skipped"], 0, "{report}");
+        let delivery = fixture.compare(&["public.t"]).await;
+        assert_eq!(delivery.arrivals.len() as u64, commits, "an event arrived twice");
+        // Each confirmed window writes a marker.
+        let count = format!(
+            "select count(*) from pg_logical_slot_peek_changes('{oracle}', null, null)
+             where data like '%spillway.marker%'"
+        );
+        let markers: u64 = fixture
+            .value(&count)
+            .await
+            .unwrap_or_default()
+            .parse()
+            .expect("a count");
+        let peeks = report["peeks"].as_u64().unwrap_or(0);
+        // A lingering drain takes 6 s, and needs one window more for its end.
+        assert!((1..=9).contains(&markers), "{markers} markers in {report}");
+        assert!(peeks > 2 * markers, "{peeks} peeks, {markers} markers");
+        fixture
+            .sql(&format!("select pg_drop_replication_slot('{oracle}')"))
+            .await;
+        let later = fixture.invoke(json!({})).await.answer();
+        assert_eq!(
+            (&later["changes"], &later["skipped"]),
+            (&json!(0), &json!(0)),
+            "{later}"
+        );
+    })
+    .await;
+}
+
+async fn a_kill_between_two_confirmations_loses_nothing() {
+    Plugin::each(|plugin| async move {
+        let mut fixture = fixture(plugin, 50).await;
+        let end = Instant::now() + Duration::from_secs(3);
+        let (outcome, commits) = tokio::join!(fixture.invoke(json!({})), async {
+            let commits = write_until(&fixture, end).await;
+            wait::until("the last commit arrives", DEADLINE, || async {
+                let delivery = Delivery::read(&fixture.kinesis, &fixture.stream).await;
+                delivery.changes().len() as u64 == commits
+            })
+            .await;
+            fixture.function.kill9().await;
+            commits
+        });
+        assert!(matches!(outcome, Outcome::Exited(_)), "{outcome:?}");
+        wait_until_sessions_end(&fixture).await;
+        fixture.function.unset("LINGER_SECONDS").await;
+        fixture.drain().await;
+        let delivery = fixture.compare(&["public.t"]).await;
+        assert_eq!(delivery.changes().len() as u64, commits);
+    })
+    .await;
+}
