@@ -132,18 +132,17 @@ impl TableSource for PgSlot<'_> {
         delivered: &mut BTreeSet<u32>,
     ) -> Result<ChunkRead, SlotError> {
         let failed = |error| self.connector.failed("reading a table", error);
-        self.set_timeout(&self.reader, bounds.time)
-            .await
-            .map_err(failed)?;
-        let client = &self.reader.client;
+        let reader = self.reader().await?;
+        self.set_timeout(reader, bounds.time).await.map_err(failed)?;
+        let client = &reader.client;
         client.batch_execute(&begin(table)).await.map_err(failed)?;
-        let read = self.read_chunk(table, after, bounds, delivered).await;
+        let read = self.read_chunk(reader, table, after, bounds, delivered).await;
         let mut is_rolled_back = false;
         if !matches!(&read, Ok(read) if read.is_idle) {
-            self.reader.cancel().await;
+            reader.cancel().await;
             // The cancel may hit this rollback instead of the query.
             is_rolled_back = client.batch_execute("rollback").await.is_ok();
-            self.reader.outlast_cancel().await;
+            reader.outlast_cancel().await;
         }
         if !is_rolled_back {
             client.batch_execute("rollback").await.map_err(failed)?;
@@ -293,6 +292,7 @@ impl PgSlot<'_> {
     /// Reads a chunk in the open transaction.
     async fn read_chunk(
         &self,
+        reader: &Session,
         table: &BackfillTable,
         after: Option<&[String]>,
         bounds: ChunkBounds,
@@ -300,24 +300,25 @@ impl PgSlot<'_> {
     ) -> Result<SessionRead, ChunkReadError> {
         // Planning takes the lock of a reader, so no other session can rewrite the table from now on. A
         // rewrite between the snapshot and this lock would hide all rows from the snapshot.
-        self.reader
+        reader
             .client
             .query(&query::explain_chunk(table, after), &[])
             .await?;
-        if is_rewritten(self.connector, &self.reader, table).await? {
+        if is_rewritten(self.connector, reader, table).await? {
             return Ok(SessionRead::idle(ChunkRead::Rewritten));
         }
-        let snapshot = snapshot(self.connector, &self.reader).await?;
+        let snapshot = snapshot(self.connector, reader).await?;
         delivered.retain(|xid| !snapshot.shows(*xid));
         if let Some(xid) = delivered.first() {
             return Ok(SessionRead::idle(ChunkRead::Unseen(*xid)));
         }
-        self.copy_rows(table, after, bounds, snapshot).await
+        self.copy_rows(reader, table, after, bounds, snapshot).await
     }
 
     /// Copies rows until the end of the table or one of the bounds.
     async fn copy_rows(
         &self,
+        reader: &Session,
         table: &BackfillTable,
         after: Option<&[String]>,
         bounds: ChunkBounds,
@@ -325,7 +326,7 @@ impl PgSlot<'_> {
     ) -> Result<SessionRead, ChunkReadError> {
         // One row beyond the bound shows whether the table has more rows.
         let sql = query::copy_chunk(table, after, bounds.rows.saturating_add(1));
-        let lines = self.reader.client.copy_out(&sql).await?;
+        let lines = reader.client.copy_out(&sql).await?;
         let mut lines = std::pin::pin!(lines);
         let mut rows = Box::new(ChunkRows::new(table.clone(), snapshot));
         loop {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use postgres_types::PgLsn;
+use tokio::sync::OnceCell;
 use tokio_postgres::Row as PgRow;
 use tokio_postgres::error::SqlState;
 
@@ -33,7 +34,10 @@ use crate::window_sizing::Window;
 pub(crate) struct PgSlot<'c> {
     pub(super) connector: &'c Connector,
     pub(super) control: Session,
-    pub(super) reader: Session,
+    /// The session that runs the peeks. It is opened by the first use: an idle tick needs none.
+    reader: OnceCell<Session>,
+    /// The server's encoding.
+    encoding: String,
     pub(super) slot: String,
     pub(super) plugin: Plugin,
     pub(super) publications: Vec<String>,
@@ -52,11 +56,10 @@ pub(crate) struct PgSlot<'c> {
 }
 
 impl<'c> PgSlot<'c> {
-    /// Opens the reader session. `control` holds the lock. `kept` bounds what is kept of large rows.
+    /// The slot whose lock `control` holds. `kept` bounds what is kept of large rows.
     ///
     /// # Errors
-    /// The connection failed, or a publication is missing: from PostgreSQL 18 on, pgoutput would skip its
-    /// changes.
+    /// A publication is missing: from PostgreSQL 18 on, pgoutput would skip its changes.
     pub(crate) async fn open(
         connector: &'c Connector,
         control: Session,
@@ -68,20 +71,12 @@ impl<'c> PgSlot<'c> {
         if plugin == Plugin::Pgoutput {
             check_publications(connector, &control, config, server).await?;
         }
-        let reader = connector.connect().await?;
-        // The writer's host name may have changed its address between the two connections. The lock and the
-        // rows would then belong to different servers.
-        if server::instance(connector, &control).await? != server::instance(connector, &reader).await? {
-            return Err(SlotError::TwoServers);
-        }
-        prepare_reader(&reader, server)
-            .await
-            .map_err(|error| connector.failed("setting up the session", error))?;
         let options = plugin.options(server.version, &config.publications, &config.tables);
         Ok(PgSlot {
             connector,
             control,
-            reader,
+            reader: OnceCell::new(),
+            encoding: server.encoding.clone(),
             slot: config.slot.clone(),
             plugin,
             publications: config.publications.clone(),
@@ -93,6 +88,28 @@ impl<'c> PgSlot<'c> {
             view_names: Vec::new(),
             horizon: CatalogHorizon::default(),
         })
+    }
+
+    /// The session that runs the peeks.
+    ///
+    /// # Errors
+    /// The connection failed, or it leads to another server than that of the lock.
+    pub(super) async fn reader(&self) -> Result<&Session, SlotError> {
+        self.reader.get_or_try_init(|| self.open_reader()).await
+    }
+
+    async fn open_reader(&self) -> Result<Session, SlotError> {
+        let (connector, control) = (self.connector, &self.control);
+        let reader = connector.connect().await?;
+        // The writer's host name may have changed its address between the two connections. The lock and the
+        // rows would then belong to different servers.
+        if server::instance(connector, control).await? != server::instance(connector, &reader).await? {
+            return Err(SlotError::TwoServers);
+        }
+        prepare_reader(&reader, &self.encoding)
+            .await
+            .map_err(|error| connector.failed("setting up the session", error))?;
+        Ok(reader)
     }
 
     /// The session that holds the lock.
@@ -124,8 +141,8 @@ impl<'c> PgSlot<'c> {
     ///
     /// # Errors
     /// [`SlotError::PublicationSkipped`]: the rows lack changes.
-    async fn check_skipped_publication(&self) -> Result<(), SlotError> {
-        match self.reader.skipped_publication.take() {
+    async fn check_skipped_publication(&self, reader: &Session) -> Result<(), SlotError> {
+        match reader.skipped_publication.take() {
             Some(warning) if self.plugin == Plugin::Pgoutput => {
                 let context = self.context();
                 Err(context
@@ -155,10 +172,14 @@ impl<'c> PgSlot<'c> {
     ///
     /// The server sends the first row after it has decoded the whole window. It also reports an option that
     /// the plugin refuses only then.
-    async fn start_peek(&self, window: Window) -> Result<(CopyRows, Option<Bytes>), tokio_postgres::Error> {
+    async fn start_peek(
+        &self,
+        reader: &Session,
+        window: Window,
+    ) -> Result<(CopyRows, Option<Bytes>), tokio_postgres::Error> {
         let options = self.options.iter().chain(&self.newer_options);
         let sql = slot_queries::copy_peek(&self.slot, window, options, self.plugin.change_mark());
-        let mut rows = Box::pin(self.reader.client.copy_out(&sql).await?.fuse());
+        let mut rows = Box::pin(reader.client.copy_out(&sql).await?.fuse());
         let first = rows.next().await.transpose()?;
         Ok((rows, first))
     }
@@ -193,13 +214,13 @@ async fn check_publications(
 }
 
 /// Changes the settings of the reader session that a peek needs otherwise.
-async fn prepare_reader(reader: &Session, server: &ServerInfo) -> Result<(), tokio_postgres::Error> {
+async fn prepare_reader(reader: &Session, encoding: &str) -> Result<(), tokio_postgres::Error> {
     // The rows of a peek wait while the stream is slow. With a timeout, the server would close a connection
     // that does not read for so long.
     reader.client.batch_execute("set tcp_user_timeout = 0").await?;
     // In a database with this encoding, text is any bytes. The server would refuse to send bytes that are not
     // UTF-8, and the whole window with them.
-    if server.encoding == "SQL_ASCII" {
+    if encoding == "SQL_ASCII" {
         let raw = "set client_encoding to sql_ascii";
         reader.client.batch_execute(raw).await?;
     }
@@ -271,11 +292,12 @@ impl Slot for PgSlot<'_> {
 
     async fn peek(&mut self, window: Window, timeout: Duration) -> Result<PgPeekRows, SlotError> {
         const DOING: &str = "peeking a window";
-        let limited = self.set_timeout(&self.reader, timeout).await;
+        let reader = self.reader().await?;
+        let limited = self.set_timeout(reader, timeout).await;
         limited.map_err(|error| self.failed(DOING, error))?;
         // A peek that was cancelled may have left its warning.
-        self.reader.skipped_publication.take();
-        let mut started = self.start_peek(window).await;
+        reader.skipped_publication.take();
+        let mut started = self.start_peek(reader, window).await;
         if started
             .as_ref()
             .is_err_and(|error| self.refuses_newer_options(error))
@@ -288,13 +310,13 @@ impl Slot for PgSlot<'_> {
                 );
             });
             self.newer_options.clear();
-            started = self.start_peek(window).await;
+            started = self.start_peek(self.reader().await?, window).await;
         }
         let (rows, first) = match started {
             Ok(started) => started,
             Err(error) => return Err(self.explained(DOING, error).await),
         };
-        self.check_skipped_publication().await?;
+        self.check_skipped_publication(self.reader().await?).await?;
         let host = self.connector.host();
         PgPeekRows::new(rows, first, self.plugin, self.kept, self.slot.clone(), host)
     }
@@ -338,10 +360,10 @@ impl Slot for PgSlot<'_> {
         timeout: Duration,
     ) -> Result<Vec<(Lsn, Vec<u8>)>, SlotError> {
         const DOING: &str = "searching for a marker";
-        let limited = self.set_timeout(&self.reader, timeout).await;
+        let reader = self.reader().await?;
+        let limited = self.set_timeout(reader, timeout).await;
         limited.map_err(|error| self.failed(DOING, error))?;
-        let rows = self
-            .reader
+        let rows = reader
             .client
             .query(
                 slot_queries::ROWS_WITH_TEXT,
@@ -394,17 +416,20 @@ impl Slot for PgSlot<'_> {
     }
 
     async fn cancel_peek(&mut self) {
-        self.reader.cancel().await;
+        if let Some(reader) = self.reader.get() {
+            reader.cancel().await;
+        }
     }
 
     async fn advance(&mut self, to: Lsn, timeout: Duration) -> Result<(), SlotError> {
         const DOING: &str = "advancing the slot";
         // On the reader session, PostgreSQL ends the peek before it runs this statement. So the slot is free.
-        let client = &self.reader.client;
+        let reader = self.reader().await?;
+        let client = &reader.client;
         let mut was_cancelled = false;
         let row = loop {
             let began = Instant::now();
-            let limited = self.set_timeout(&self.reader, timeout).await;
+            let limited = self.set_timeout(reader, timeout).await;
             let advanced = match limited {
                 Ok(()) => {
                     client
