@@ -6,7 +6,8 @@
 //! - [`consumer`]: a consumer that rebuilds tables from the stream, and the comparison with PostgreSQL.
 //! - [`conformance`]: the comparison of events with those of Debezium Server and wal2json.
 //! - [`fixture`]: all of these for one scenario. Most scenarios need only this.
-//! - [`cpu_time`]: the CPU time of processes, for the benchmarks.
+//! - [`cpu_quota`]: a share of one core, as Lambda gives it.
+//! - [`process_usage`]: CPU time and memory of processes, for the benchmarks.
 //! - [`random_play`]: random workloads and faults, for the longer runs of `play`.
 //! - [`random_tables`]: a property test of rows and keys, with tables, writes and DDL of a seed.
 //!
@@ -17,10 +18,11 @@
 pub mod aws;
 pub mod conformance;
 pub mod consumer;
-pub mod cpu_time;
+pub mod cpu_quota;
 pub mod fixture;
 pub mod lambda;
 pub mod postgres;
+pub mod process_usage;
 pub mod random_play;
 pub mod random_tables;
 pub mod wait;

@@ -17,9 +17,9 @@ use std::time::Duration;
 use tokio::sync::OnceCell;
 use tokio_postgres::{Client, NoTls};
 
-use crate::cpu_time;
 use crate::postgres::certificates::Certificates;
 use crate::postgres::programs::Programs;
+use crate::process_usage;
 use crate::wait;
 use crate::watchdog::{Watchdog, is_alive};
 
@@ -213,7 +213,7 @@ impl Postgres {
     /// CPU time of all processes of the server so far.
     pub fn cpu_time(&self) -> Duration {
         let postmaster = *lock(&self.process);
-        cpu_time::of_family(postmaster, &children(postmaster))
+        process_usage::family_cpu_time(postmaster, &children(postmaster))
     }
 
     /// Data directory.

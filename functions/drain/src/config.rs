@@ -218,13 +218,13 @@ impl Config {
         })
     }
 
-    /// Most bytes that may wait for the stream's acknowledgement: an eighth of the memory, at most 24 MiB.
+    /// Most bytes that may wait for the stream's acknowledgement: a thirty-second of the memory, and 8 to 64 MiB.
     ///
-    /// 200 shards accept 20 MiB in a tenth of a second, and answer sooner. More bytes that wait would only need
-    /// more memory. The rest of the memory is for the copies in requests, for the rows of a transaction whose end is not
+    /// The 160 shards that accept 16 MiB in a tenth of a second answer sooner. More bytes that wait would only
+    /// need more memory. The rest of the memory is for the copies in requests, for the rows of a transaction whose end is not
     /// read yet, and for the runtime.
     pub fn bytes_in_flight(&self) -> usize {
-        usize::try_from(self.memory_mib.clamp(64, 192) << 20).unwrap_or(usize::MAX) / 8
+        usize::try_from(self.memory_mib.clamp(256, 2048) << 20).unwrap_or(usize::MAX) / 32
     }
 }
 

@@ -13,21 +13,26 @@ use lambda_runtime::tower::util::MapRequestLayer;
 use lambda_runtime::{Diagnostic, LambdaEvent, LambdaInvocation, Runtime, service_fn};
 use serde_json::Value;
 use tokio::task::LocalSet;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 fn main() -> ExitCode {
     let config = Config::from_env(|name| std::env::var(name).ok());
-    let level = config.as_ref().map_or("info", |config| config.log_level.as_str());
-    tracing_subscriber::fmt()
+    let level = config
+        .as_ref()
+        .map_or(Ok(LevelFilter::INFO), |config| config.log_level.parse());
+    let events = Targets::new()
+        .with_default(LevelFilter::WARN)
+        .with_target("drain", level.unwrap_or(LevelFilter::INFO))
+        // The runtime would log each failed invocation a second time.
+        .with_target("lambda_runtime::layers::panic", LevelFilter::OFF);
+    let lines = tracing_subscriber::fmt::layer()
         .json()
         .flatten_event(true)
         .with_current_span(false)
-        // The runtime would log each failed invocation a second time.
-        .with_env_filter(EnvFilter::new(format!(
-            "warn,lambda_runtime::layers::panic=off,drain={level}"
-        )))
-        .with_writer(std::io::stderr)
-        .init();
+        .with_writer(std::io::stderr);
+    tracing_subscriber::registry().with(lines).with(events).init();
     if std::env::var_os("AWS_LAMBDA_RUNTIME_API").is_none() {
         eprintln!(
             "drain: AWS_LAMBDA_RUNTIME_API is not set: this is an AWS Lambda bootstrap and serves only that \

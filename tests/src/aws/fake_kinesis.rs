@@ -84,6 +84,8 @@ pub struct Counts {
     pub tried: u64,
     /// Number of stored records.
     pub put: u64,
+    /// When the first record was stored.
+    pub first_put: Option<Instant>,
     /// Bytes of the stored records, data and partition keys.
     pub bytes: u64,
     /// Units of 25 KiB of the stored records, by which Kinesis charges each record.
@@ -498,6 +500,7 @@ impl State {
         let (kind, message) = match outcome {
             RecordOutcome::Put => {
                 self.counts.put += 1;
+                self.counts.first_put.get_or_insert(now);
                 self.counts.bytes += entry.bytes() as u64;
                 self.counts.put_units += entry.bytes().div_ceil(PUT_UNIT_BYTES) as u64;
                 let sequence = self.counts.put;

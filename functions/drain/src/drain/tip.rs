@@ -135,6 +135,10 @@ where
         if self.sent_here > self.confirmed {
             return Ok(self.budget.reading_time_left(Instant::now()) >= super::WINDOW_MIN_TIME);
         }
+        // The positions were read a moment ago, and there was nothing to read.
+        if !found {
+            return Ok(false);
+        }
         // Another peek is worthwhile if the new log is more than a twentieth of the log that it decodes
         // again.
         let decoded_again = positions.flush.bytes_since(positions.restart) / 20;

@@ -84,6 +84,10 @@ pub(super) fn parse_bool(text: &str) -> Option<bool> {
 fn is_json_number(text: &str) -> bool {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let text = text.strip_prefix('-').unwrap_or(text);
+    // Most numbers are whole.
+    if digits(text) {
+        return text == "0" || !text.starts_with('0');
+    }
     let (mantissa, exponent) = text
         .split_once(['e', 'E'])
         .map_or((text, None), |(m, e)| (m, Some(e)));

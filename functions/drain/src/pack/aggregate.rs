@@ -25,7 +25,7 @@ const RECORD_KEY_INDEX: u8 = 1 << 3;
 const RECORD_DATA: u8 = 3 << 3 | 2;
 
 /// Partition keys for which there is room from the beginning. Most aggregates have fewer.
-const USUAL_KEYS: usize = 64;
+const USUAL_KEYS: usize = 448;
 
 /// The size of an aggregate that is not written yet.
 #[derive(Debug)]

@@ -38,6 +38,8 @@ pub(crate) struct PgSlot<'c> {
     reader: OnceCell<Session>,
     /// The server's encoding.
     encoding: String,
+    /// Whether the server's version has `synchronized_standby_slots`.
+    waits_for_standbys: bool,
     pub(super) slot: String,
     pub(super) plugin: Plugin,
     pub(super) publications: Vec<String>,
@@ -77,6 +79,7 @@ impl<'c> PgSlot<'c> {
             control,
             reader: OnceCell::new(),
             encoding: server.encoding.clone(),
+            waits_for_standbys: server.version >= 170_000,
             slot: config.slot.clone(),
             plugin,
             publications: config.publications.clone(),
@@ -259,7 +262,10 @@ impl Slot for PgSlot<'_> {
             readable = acknowledged.map_or(flush, |lsn| lsn.min(flush));
         }
         // Reading beyond this position would make the server wait for its standbys, without a limit.
-        let awaited = server::awaited_standbys(self.connector, &self.control, &self.slot).await?;
+        let awaited = match self.waits_for_standbys {
+            true => server::awaited_standbys(self.connector, &self.control, &self.slot).await?,
+            false => None,
+        };
         Ok(WalPositions {
             flush,
             readable: awaited.map_or(readable, |lsn| lsn.min(readable)),

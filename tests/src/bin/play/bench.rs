@@ -1,14 +1,18 @@
 //! The benchmark: Spillway and other programs read the same backlog, and the same table.
 //!
 //! The programs take turns for `ROUNDS` (5) rounds, and the medians count: times on a shared machine are
-//! noisy. `TRANSACTIONS` (200,000) is the size of a backlog, and `ROWS` (500,000) that of the table.
-//! `PARTS=backlog,backfill,idle,tip` chooses parts. The results are also written to `target/bench/report.json`.
+//! noisy. `TRANSACTIONS` (200,000) is the size of a backlog, and `ROWS` (500,000) that of the table. One
+//! transaction of `HUGE_ROWS` (2,000,000) rows is read once.
+//!
+//! `PARTS=backlog,huge,backfill,idle,lambda,tip` chooses parts. The results are also written to
+//! `target/bench/report.json`.
 //!
 //! The sink counts the records of 16 shards, and keeps none.
 
 mod backfill;
 mod backlog;
 mod idle;
+mod lambda;
 mod tip;
 mod usage;
 
@@ -58,11 +62,17 @@ async fn run() {
     if is_chosen("backlog") {
         report["backlog"] = backlog::run(&postgres, ssm, transactions, rounds).await;
     }
+    if is_chosen("huge") {
+        report["huge"] = backlog::run_huge(&postgres, ssm, number("HUGE_ROWS", 2_000_000)).await;
+    }
     if is_chosen("backfill") {
         report["backfill"] = backfill::run(&postgres, ssm, rows, rounds).await;
     }
     if is_chosen("idle") {
         report["idle"] = idle::run(&postgres, ssm).await;
+    }
+    if is_chosen("lambda") {
+        report["lambda"] = lambda::run(&postgres, ssm, transactions, rounds).await;
     }
     if is_chosen("tip") {
         report["tip"] = tip::run(&postgres, ssm).await;
@@ -99,27 +109,15 @@ async fn invoke(
     aggregation: &str,
     event: &Value,
 ) -> (Usage, Value) {
-    let settings = FakeKinesisSettings {
-        shards: 16,
-        keeps_records: false,
-        ..FakeKinesisSettings::default()
-    };
-    let kinesis = FakeKinesis::open(slot, settings).await;
-    let environment = [
-        ("SLOT_NAME", slot),
-        ("STREAM_NAME", slot),
-        ("AGGREGATION", aggregation),
-        ("AWS_ENDPOINT_URL_KINESIS", kinesis.endpoint()),
-        ("AWS_ENDPOINT_URL_SSM", ssm.endpoint()),
-    ];
-    let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let function = Function::new(postgres.environment(DATABASE).into_iter().chain(environment));
+    let kinesis = FakeKinesis::open(slot, counting_stream()).await;
+    let function = Function::new(environment(postgres, ssm, &kinesis, slot, aggregation));
     let began = Instant::now();
     let answer = function.invoke(event, Duration::from_secs(600)).await.answer();
     let took = began.elapsed();
     let counts = kinesis.counts();
     let usage = Usage {
         took,
+        first: counts.first_put.map_or(Duration::ZERO, |at| at - began),
         own_cpu: function.cpu_time(),
         memory: function.peak_memory_bytes(),
         records: counts.put,
@@ -127,6 +125,38 @@ async fn invoke(
         ..Usage::default()
     };
     (usage, answer)
+}
+
+/// Variables of a function that drains `slot` into a stream of the same name.
+fn environment(
+    postgres: &Postgres,
+    ssm: &Ssm,
+    kinesis: &FakeKinesis,
+    slot: &str,
+    aggregation: &str,
+) -> Vec<(String, String)> {
+    let variables = [
+        ("SLOT_NAME", slot),
+        ("STREAM_NAME", slot),
+        ("AGGREGATION", aggregation),
+        ("AWS_ENDPOINT_URL_KINESIS", kinesis.endpoint()),
+        ("AWS_ENDPOINT_URL_SSM", ssm.endpoint()),
+    ];
+    let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    postgres
+        .environment(DATABASE)
+        .into_iter()
+        .chain(variables)
+        .collect()
+}
+
+/// A stream of 16 shards without limits, which counts its records.
+fn counting_stream() -> FakeKinesisSettings {
+    FakeKinesisSettings {
+        shards: 16,
+        keeps_records: false,
+        ..FakeKinesisSettings::default()
+    }
 }
 
 /// A program of PostgreSQL that connects to the database.

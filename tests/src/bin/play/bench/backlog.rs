@@ -2,43 +2,45 @@
 
 use std::time::{Duration, Instant};
 
+use scenarios::aws::fake_kinesis::FakeKinesis;
 use scenarios::aws::ssm::Ssm;
+use scenarios::conformance::Modes;
+use scenarios::conformance::debezium_server::{DebeziumConnector, DebeziumServer};
 use scenarios::fixture::Plugin;
 use scenarios::postgres::Postgres;
 use scenarios::postgres::pgbench::Pgbench;
+use scenarios::{process_usage, wait};
 use serde_json::{Value, json};
 
 use super::usage::{Contestant, Usage, print};
-use super::{DATABASE, client_program, execute, invoke, timed};
+use super::{DATABASE, client_program, counting_stream, execute, invoke, timed};
 
-/// Statements of a transaction, for pgbench.
+/// Updates of random rows with a key, for pgbench.
+pub(super) const KEYED: &str = "\\set aid random(1, 1000000)\n\
+                                update pgbench_accounts set abalance = abalance + 1 where aid = :aid;\n";
+
+/// What is written.
 struct Workload {
     name: &'static str,
-    script: &'static str,
-    /// Changes of a transaction.
+    statements: Statements,
+    /// Changes of all transactions.
     changes: u64,
 }
 
-/// Updates of random rows with a key; and the same with an insert of a row without a key, as pgbench's simple
-/// update does.
-const WORKLOADS: [Workload; 2] = [
-    Workload {
-        name: "keyed",
-        script: "\\set aid random(1, 1000000)\n\
-                 update pgbench_accounts set abalance = abalance + 1 where aid = :aid;\n",
-        changes: 1,
-    },
-    Workload {
-        name: "mixed",
-        script: "\\set aid random(1, 1000000)\n\
-                 begin;\n\
-                 update pgbench_accounts set abalance = abalance + 1 where aid = :aid;\n\
-                 insert into pgbench_history (tid, bid, aid, delta, mtime)\n\
-                 \x20 values (1, 1, :aid, 1, current_timestamp);\n\
-                 commit;\n",
-        changes: 2,
-    },
-];
+enum Statements {
+    /// So many transactions with this script of pgbench.
+    Script(&'static str, u64),
+    /// One transaction with these statements.
+    Once(String),
+}
+
+/// The same with an insert of a row without a key, as pgbench's simple update does.
+const MIXED: &str = "\\set aid random(1, 1000000)\n\
+                     begin;\n\
+                     update pgbench_accounts set abalance = abalance + 1 where aid = :aid;\n\
+                     insert into pgbench_history (tid, bid, aid, delta, mtime)\n\
+                     \x20 values (1, 1, :aid, 1, current_timestamp);\n\
+                     commit;\n";
 
 /// A program that reads the backlog.
 #[derive(Debug, Clone, Copy)]
@@ -47,13 +49,16 @@ enum Reader {
     Count,
     /// `pg_recvlogical` into /dev/null.
     Streaming,
+    /// Debezium Server, once it has started: from its first record on.
+    Debezium,
     /// Spillway with this plugin and this aggregation.
     Spillway(Plugin, &'static str),
 }
 
-const READERS: [Reader; 6] = [
+const READERS: [Reader; 7] = [
     Reader::Count,
     Reader::Streaming,
+    Reader::Debezium,
     Reader::Spillway(Plugin::Pgoutput, "kpl"),
     Reader::Spillway(Plugin::Pgoutput, "none"),
     Reader::Spillway(Plugin::Wal2json, "kpl"),
@@ -65,47 +70,100 @@ impl Reader {
         match self {
             Reader::Count => "count(*) of one peek".to_owned(),
             Reader::Streaming => "pg_recvlogical".to_owned(),
+            Reader::Debezium => "Debezium Server".to_owned(),
             Reader::Spillway(plugin, aggregation) => format!("Spillway, {}, {aggregation}", plugin.name()),
         }
     }
 
     fn plugin(self) -> Plugin {
         match self {
-            Reader::Count | Reader::Streaming => Plugin::Pgoutput,
+            Reader::Count | Reader::Streaming | Reader::Debezium => Plugin::Pgoutput,
             Reader::Spillway(plugin, _) => plugin,
         }
     }
 }
 
-/// Writes each workload, and measures each program `rounds` times. Returns the report.
+/// Writes both workloads, and measures each program `rounds` times. Returns the report.
 pub(super) async fn run(postgres: &Postgres, ssm: &Ssm, transactions: u64, rounds: u64) -> Value {
-    let admin = postgres.admin(DATABASE).await;
+    let workloads = [("keyed", KEYED, 1), ("mixed", MIXED, 2)];
     let mut reports = Vec::new();
-    for workload in &WORKLOADS {
-        for plugin in Plugin::ALL {
-            let slot = original(workload, plugin);
-            let sql = format!(
-                "select pg_create_logical_replication_slot('{slot}', '{}')",
-                plugin.name()
-            );
-            execute(&admin, &sql).await;
-        }
-        Pgbench::run_script(postgres, DATABASE, workload.script, transactions).await;
-        let changes = transactions * workload.changes;
-        let mut contestants = READERS.map(|reader| Contestant::new(reader.name()));
-        for _ in 0..rounds {
-            for (reader, contestant) in READERS.into_iter().zip(&mut contestants) {
-                let usage = measure(postgres, &admin, ssm, workload, reader).await;
-                contestant.usages.push(usage);
-            }
-        }
-        for plugin in Plugin::ALL {
-            drop_slot(&admin, &original(workload, plugin)).await;
-        }
-        let title = format!("a backlog, {}: {changes} changes", workload.name);
-        reports.push(print(&title, changes, &contestants));
+    for (name, script, changes) in workloads {
+        let workload = Workload {
+            name,
+            statements: Statements::Script(script, transactions),
+            changes: transactions * changes,
+        };
+        reports.push(run_workload(postgres, ssm, &workload, &READERS, rounds).await);
     }
     json!(reports)
+}
+
+/// Writes one transaction of `rows` rows of 500 bytes, and measures the programs once. Returns the report.
+pub(super) async fn run_huge(postgres: &Postgres, ssm: &Ssm, rows: u64) -> Value {
+    let admin = postgres.admin(DATABASE).await;
+    execute(&admin, "create table huge (id int primary key, filler text)").await;
+    let workload = Workload {
+        name: "huge",
+        statements: Statements::Once(format!(
+            "insert into huge select id, repeat('x', 430) from generate_series(1, {rows}) id"
+        )),
+        changes: rows,
+    };
+    let readers: Vec<Reader> = READERS
+        .into_iter()
+        .filter(|it| it.plugin() == Plugin::Pgoutput)
+        .collect();
+    run_workload(postgres, ssm, &workload, &readers, 1).await
+}
+
+async fn run_workload(
+    postgres: &Postgres,
+    ssm: &Ssm,
+    workload: &Workload,
+    readers: &[Reader],
+    rounds: u64,
+) -> Value {
+    let admin = postgres.admin(DATABASE).await;
+    let readers: Vec<Reader> = readers.iter().copied().filter(|it| is_available(*it)).collect();
+    for plugin in Plugin::ALL {
+        let slot = original(workload, plugin);
+        let sql = format!(
+            "select pg_create_logical_replication_slot('{slot}', '{}')",
+            plugin.name()
+        );
+        execute(&admin, &sql).await;
+    }
+    match &workload.statements {
+        Statements::Script(script, transactions) => {
+            Pgbench::run_script(postgres, DATABASE, script, *transactions).await;
+        }
+        Statements::Once(sql) => execute(&admin, sql).await,
+    }
+    let mut contestants: Vec<_> = readers.iter().map(|it| Contestant::new(it.name())).collect();
+    for _ in 0..rounds {
+        for (reader, contestant) in readers.iter().zip(&mut contestants) {
+            let usage = measure(postgres, &admin, ssm, workload, *reader).await;
+            contestant.usages.push(usage);
+        }
+    }
+    for plugin in Plugin::ALL {
+        drop_slot(&admin, &original(workload, plugin)).await;
+    }
+    let Workload { name, changes, .. } = workload;
+    print(
+        &format!("a backlog, {name}: {changes} changes"),
+        *changes,
+        &contestants,
+    )
+}
+
+/// Whether a program is installed. A line says if it is not.
+fn is_available(reader: Reader) -> bool {
+    let is_missing = matches!(reader, Reader::Debezium) && !DebeziumServer::is_installed();
+    if is_missing {
+        println!("without Debezium Server: `make tools-conformance` installs it");
+    }
+    !is_missing
 }
 
 /// The slot that no program reads, but for its copies.
@@ -132,6 +190,7 @@ async fn measure(
     let mut usage = match reader {
         Reader::Count => count(admin, &slot).await,
         Reader::Streaming => stream(postgres, admin, &slot).await,
+        Reader::Debezium => debezium(postgres, &slot, workload.changes).await,
         Reader::Spillway(_, aggregation) => {
             let (usage, report) = invoke(postgres, ssm, &slot, aggregation, &json!({})).await;
             assert_eq!(report["stopped"], "empty", "{report}");
@@ -142,8 +201,56 @@ async fn measure(
         }
     };
     usage.server_cpu = postgres.cpu_time().saturating_sub(cpu_before);
+    wait_until_free(admin, &slot).await;
     drop_slot(admin, &slot).await;
     usage
+}
+
+/// Waits until no session reads a slot: that of a killed program ends a moment later.
+async fn wait_until_free(admin: &tokio_postgres::Client, slot: &str) {
+    wait::until("the slot is free", Duration::from_secs(60), || async {
+        let sql = "select active from pg_replication_slots where slot_name = $1";
+        let row = admin.query_one(sql, &[&slot]).await.expect("the server answers");
+        !row.get::<_, bool>("active")
+    })
+    .await;
+}
+
+/// Runs Debezium Server until it has sent every change. Its start does not count.
+async fn debezium(postgres: &Postgres, slot: &str, changes: u64) -> Usage {
+    let kinesis = FakeKinesis::open(slot, counting_stream()).await;
+    let connector = DebeziumConnector {
+        port: postgres.port(),
+        database: DATABASE,
+        slot,
+        modes: Modes::ALL[0],
+        endpoint: kinesis.endpoint(),
+        stream: slot,
+    };
+    let server = DebeziumServer::start(&connector);
+    let arrived = async |least: u64| {
+        wait::until(
+            "Debezium Server sends the changes",
+            Duration::from_secs(300),
+            || async {
+                server.assert_runs();
+                kinesis.counts().put >= least
+            },
+        )
+        .await;
+    };
+    arrived(1).await;
+    let (began, cpu_before) = (Instant::now(), process_usage::cpu_time(server.pid()));
+    arrived(changes).await;
+    let counts = kinesis.counts();
+    Usage {
+        took: began.elapsed(),
+        own_cpu: process_usage::cpu_time(server.pid()).saturating_sub(cpu_before),
+        memory: process_usage::peak_memory_bytes(server.pid()),
+        records: counts.put,
+        put_units: counts.put_units,
+        ..Usage::default()
+    }
 }
 
 async fn count(admin: &tokio_postgres::Client, slot: &str) -> Usage {

@@ -9,7 +9,7 @@ use scenarios::postgres::Postgres;
 use scenarios::postgres::pgbench::Pgbench;
 use serde_json::{Value, json};
 
-use super::{DATABASE, execute};
+use super::{DATABASE, backlog, environment, execute};
 
 /// Commits a second.
 const RATE: &str = "500";
@@ -19,9 +19,6 @@ const SECONDS: u64 = 20;
 
 /// Time of each request to the stream.
 const LATENCY: Duration = Duration::from_millis(10);
-
-const SCRIPT: &str = "\\set aid random(1, 1000000)\n\
-                      update pgbench_accounts set abalance = abalance + 1 where aid = :aid;\n";
 
 /// Writes and drains at the same time. Returns the report.
 pub(super) async fn run(postgres: &Postgres, ssm: &Ssm) -> Value {
@@ -39,17 +36,11 @@ pub(super) async fn run(postgres: &Postgres, ssm: &Ssm) -> Value {
     };
     let kinesis = FakeKinesis::open(&slot, settings).await;
     let linger = (SECONDS + 5).to_string();
-    let environment = [
-        ("SLOT_NAME", slot.as_str()),
-        ("STREAM_NAME", &slot),
-        ("LINGER_SECONDS", &linger),
-        ("AWS_ENDPOINT_URL_KINESIS", kinesis.endpoint()),
-        ("AWS_ENDPOINT_URL_SSM", ssm.endpoint()),
-    ];
-    let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let function = Function::new(postgres.environment(DATABASE).into_iter().chain(environment));
+    let mut variables = environment(postgres, ssm, &kinesis, &slot, "none");
+    variables.push(("LINGER_SECONDS".to_owned(), linger));
+    let function = Function::new(variables);
     let script = std::env::temp_dir().join(format!("{slot}.sql"));
-    std::fs::write(&script, SCRIPT).expect("a script can be written");
+    std::fs::write(&script, backlog::KEYED).expect("a script can be written");
     let (file, seconds) = (script.to_string_lossy(), SECONDS.to_string());
     let writer = Pgbench::run(postgres, DATABASE, &["-R", RATE, "-T", &seconds, "-f", &file]);
     let cpu_before = postgres.cpu_time();

@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 pub(super) struct Usage {
     /// Time from its start to its end.
     pub(super) took: Duration,
+    /// Time from its start to the first record; zero if it was not measured.
+    pub(super) first: Duration,
     /// CPU time of the program; zero if it was not measured.
     pub(super) own_cpu: Duration,
     /// CPU time of the server.
@@ -51,8 +53,18 @@ impl Contestant {
 pub(super) fn print(title: &str, items: u64, contestants: &[Contestant]) -> Value {
     println!("\n{title}");
     println!(
-        "{:28} {:>8} {:>12} {:>6} {:>9} {:>7} {:>8} {:>5} {:>10} {:>6}",
-        "", "seconds", "spread", "ratio", "a second", "CPU µs", "server s", "MiB", "put units", "reads"
+        "{:28} {:>8} {:>12} {:>6} {:>9} {:>7} {:>7} {:>8} {:>5} {:>10} {:>6}",
+        "",
+        "seconds",
+        "spread",
+        "ratio",
+        "a second",
+        "first s",
+        "CPU µs",
+        "server s",
+        "MiB",
+        "put units",
+        "reads"
     );
     let seconds = |usage: &Usage| usage.took.as_secs_f64();
     let first = contestants.first().map_or(1.0, |first| first.median(seconds));
@@ -62,11 +74,12 @@ pub(super) fn print(title: &str, items: u64, contestants: &[Contestant]) -> Valu
         let most = times.iter().copied().fold(0.0, f64::max);
         let median = contestant.median(seconds);
         let own_cpu = contestant.median(|usage| usage.own_cpu.as_secs_f64());
+        let first_record = contestant.median(|usage| usage.first.as_secs_f64());
         let server_cpu = contestant.median(|usage| usage.server_cpu.as_secs_f64());
         let memory = contestant.median(|usage| usage.memory as f64) / f64::from(1 << 20);
         let put_units = contestant.median(|usage| usage.put_units as f64) / items as f64;
         println!(
-            "{:28} {median:8.3} {:>12} {:6.2} {:9.0} {:7.2} {server_cpu:8.3} {memory:5.0} {put_units:10.4} {:6.0}",
+            "{:28} {median:8.3} {:>12} {:6.2} {:9.0} {first_record:7.2} {:7.2} {server_cpu:8.3} {memory:5.0} {put_units:10.4} {:6.0}",
             contestant.name,
             format!("{least:.3}-{most:.3}"),
             median / first,
@@ -80,6 +93,7 @@ pub(super) fn print(title: &str, items: u64, contestants: &[Contestant]) -> Valu
             "median_seconds": median,
             "ratio": median / first,
             "items_per_second": items as f64 / median,
+            "first_record_seconds": first_record,
             "cpu_seconds": own_cpu,
             "cpu_microseconds_per_item": own_cpu * 1e6 / items as f64,
             "server_cpu_seconds": server_cpu,

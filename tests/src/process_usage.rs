@@ -1,4 +1,4 @@
-//! CPU time of processes, as Linux counts it: in steps of 10 ms.
+//! CPU time and memory of processes, as Linux counts them. CPU time has steps of 10 ms.
 
 use std::time::Duration;
 
@@ -6,14 +6,14 @@ use std::time::Duration;
 const TICKS: u64 = 100;
 
 /// CPU time of a process and its threads so far; zero if it has ended.
-pub fn of_process(pid: u32) -> Duration {
+pub fn cpu_time(pid: u32) -> Duration {
     ticks(pid).map_or(Duration::ZERO, |ticks| of_ticks(ticks[0] + ticks[1]))
 }
 
 /// CPU time of a process, of its running children, and of those that it has waited for.
-pub fn of_family(pid: u32, children: &[u32]) -> Duration {
+pub fn family_cpu_time(pid: u32, children: &[u32]) -> Duration {
     let own = ticks(pid).map_or(Duration::ZERO, |ticks| of_ticks(ticks.iter().sum()));
-    own + children.iter().map(|child| of_process(*child)).sum::<Duration>()
+    own + children.iter().map(|child| cpu_time(*child)).sum::<Duration>()
 }
 
 fn of_ticks(ticks: u64) -> Duration {
@@ -28,4 +28,18 @@ fn ticks(pid: u32) -> Option<[u64; 4]> {
     let mut fields = rest.split_whitespace().skip(11).map(str::parse);
     let mut next = || fields.next()?.ok();
     Some([next()?, next()?, next()?, next()?])
+}
+
+/// Largest resident memory of a process so far (`VmHWM`), in bytes; zero if it has ended.
+pub fn peak_memory_bytes(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .unwrap_or_default();
+    line.split_whitespace()
+        .next()
+        .and_then(|kib| kib.parse::<u64>().ok())
+        .unwrap_or(0)
+        * 1024
 }
