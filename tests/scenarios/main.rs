@@ -13,6 +13,7 @@
 mod acknowledged;
 mod actions;
 mod aggregation;
+mod alarms;
 mod backfill;
 mod backfill_altered;
 mod backfill_bounds;

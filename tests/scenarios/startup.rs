@@ -8,7 +8,7 @@ use scenarios::postgres::{Postgres, PostgresSettings};
 use serde_json::{Value, json};
 
 use crate::support::backlog::{self, drain_and_refill, fixture_with_backlog};
-use crate::support::expected_errors::assert_tick_fails;
+use crate::support::expected_errors::{assert_invocation_fails, assert_tick_fails};
 use crate::support::positions::{SlotPositions, checkpoint_lsn, stored_checkpoint};
 use crate::support::versions::pgoutput;
 
@@ -60,7 +60,25 @@ async fn finish(fixture: &Fixture) {
 
 async fn a_slot_that_never_existed_is_missing() {
     let fixture = Fixture::builder(Plugin::Pgoutput).without_slot().build().await;
-    assert_tick_fails(&fixture, "SlotMissing", &[&fixture.slot, r#"{"action":"setup"}"#]).await;
+    let tick = fixture.invoke(json!({})).await.answer();
+    assert_eq!(
+        (&tick["stopped"], &tick["errorType"]),
+        (&json!("not_set_up"), &json!("NotSetUp")),
+        "{tick}"
+    );
+    let message = tick["errorMessage"].as_str().unwrap_or_default();
+    assert!(
+        message.contains(&fixture.slot) && message.contains(r#"{"action":"setup"}"#),
+        "{message}"
+    );
+    let plan = json!({"action": "plan"});
+    assert_invocation_fails(
+        &fixture,
+        plan,
+        "NotSetUp",
+        &[&fixture.slot, r#"{"action":"setup"}"#],
+    )
+    .await;
     assert_eq!(fixture.checkpoint().await, None);
 }
 

@@ -1,6 +1,7 @@
 //! AWS services on loopback: emulators, a fake Kinesis, and a proxy that injects faults.
 
 pub mod aggregate;
+pub mod alarms;
 pub(crate) mod endpoint;
 pub mod fake_kinesis;
 pub mod fault_proxy;

@@ -18,7 +18,7 @@ use crate::pattern::TablePattern;
 ///
 /// Variables of the AWS SDK and of Lambda itself are not in the list. A test compares the documented
 /// variables and the template with it.
-pub const VARIABLES: [&str; 32] = [
+pub const VARIABLES: [&str; 33] = [
     "PGHOST",
     "PGPORT",
     "PGUSER",
@@ -51,6 +51,7 @@ pub const VARIABLES: [&str; 32] = [
     "TOMBSTONES_ON_DELETE",
     "PROVIDE_TRANSACTION_METADATA",
     "LOG_LEVEL",
+    "METRICS_NAMESPACE",
 ];
 
 /// Configuration of the function.
@@ -74,6 +75,8 @@ pub struct Config {
     pub checkpoint_parameter: String,
     /// Time to poll for after the slot is empty.
     pub linger: Duration,
+    /// Namespace of the metrics in CloudWatch.
+    pub metrics_namespace: String,
     /// Percent of one core of the server that polling may take, 1 to 50.
     pub poll_cpu_percent: u8,
     /// Whether markers are written to the server's log.
@@ -207,6 +210,7 @@ impl Config {
             checkpoint_parameter,
             linger,
             poll_cpu_percent,
+            metrics_namespace: metrics_namespace(variables)?,
             markers,
             standby_ack: standby_ack(variables)?,
             envelope,
@@ -324,6 +328,20 @@ fn standby_ack(variables: &Variables<'_>) -> Result<StandbyAck, ConfigError> {
             ("required", StandbyAck::Required),
         ],
     )
+}
+
+fn metrics_namespace(variables: &Variables<'_>) -> Result<String, ConfigError> {
+    // CloudWatch API, PutMetricData, Namespace.
+    match variables.get("METRICS_NAMESPACE") {
+        None => Ok("Spillway".to_owned()),
+        Some(text) => checked_name(
+            "METRICS_NAMESPACE",
+            text,
+            255,
+            |c| c.is_ascii_alphanumeric() || "._-/#:".contains(c),
+            "1 to 255 letters, digits and the characters . _ - / # :",
+        ),
+    }
 }
 
 fn log_level(variables: &Variables<'_>) -> Result<String, ConfigError> {

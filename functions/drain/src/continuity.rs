@@ -261,7 +261,8 @@ impl Discontinuity {
     /// The stable `errorType`.
     pub fn name(&self) -> &'static str {
         match self {
-            Discontinuity::NotSetUp { .. } | Discontinuity::SlotMissing { .. } => "SlotMissing",
+            Discontinuity::NotSetUp { .. } => "NotSetUp",
+            Discontinuity::SlotMissing { .. } => "SlotMissing",
             Discontinuity::SlotLost { .. } => "SlotLost",
             Discontinuity::WrongDatabase { .. } => "SlotWrongDatabase",
             Discontinuity::Physical { .. }

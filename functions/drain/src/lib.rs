@@ -43,6 +43,7 @@ pub mod ports;
 pub mod position;
 pub mod postgres;
 pub mod stored_document;
+pub mod summary;
 pub mod table_name;
 pub mod time;
 pub mod window_sizing;

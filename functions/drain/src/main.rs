@@ -8,6 +8,7 @@ use drain::actions::app::App;
 use drain::config::Config;
 use drain::error::Error;
 use drain::handler::handle;
+use drain::summary;
 use lambda_runtime::layers::TracingLayer;
 use lambda_runtime::tower::util::MapRequestLayer;
 use lambda_runtime::{Diagnostic, LambdaEvent, LambdaInvocation, Runtime, service_fn};
@@ -76,18 +77,20 @@ async fn serve(config: Result<Config, Error>) -> Result<(), lambda_runtime::Erro
     };
     let app = &app;
     let service = service_fn(move |event: LambdaEvent<Value>| async move {
-        let outcome = match app {
-            Ok(app) => handle(app, &event.payload, deadline(event.context.deadline)).await,
+        let app = match app {
+            Ok(app) => app,
             Err(error) => return Err(diagnostic(error)),
         };
+        let outcome = handle(app, &event.payload, deadline(event.context.deadline)).await;
+        let (namespace, now) = (app.config.metrics_namespace.as_str(), now_millis());
         match outcome {
             Ok(answer) => {
-                // The summary line: the answer as one line of JSON. Metric filters parse it.
-                let line = format!("{answer}\n");
-                let _ = std::io::stderr().write_all(line.as_bytes());
+                write_line(summary::answer_line(&answer, namespace, now));
                 Ok(answer)
             }
             Err(error) => {
+                let report = app.take_failed_report();
+                write_line(summary::failure_line(&error, report.as_ref(), namespace, now));
                 tracing::error!(error_type = error.name(), kind = ?error.kind(), "{}", error.chain());
                 Err(diagnostic(&error))
             }
@@ -106,6 +109,19 @@ fn with_json_payload(mut invocation: LambdaInvocation) -> LambdaInvocation {
         invocation.body = "null".into();
     }
     invocation
+}
+
+/// Writes a summary line to the log.
+fn write_line(line: String) {
+    let _ = std::io::stderr().write_all((line + "\n").as_bytes());
+}
+
+/// The present time in ms since 1970-01-01 UTC.
+fn now_millis() -> i64 {
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }
 
 fn diagnostic(error: &Error) -> Diagnostic {

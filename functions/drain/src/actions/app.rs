@@ -1,9 +1,10 @@
 //! The clients of a sandbox, and the opening of the slot under its lock.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_config::SdkConfig;
+use serde_json::Value;
 
 use crate::aws::kinesis::{Kinesis, StreamInfo};
 use crate::aws::parameter_store::Parameter;
@@ -39,6 +40,8 @@ pub struct App {
     pub(super) backfill: Parameter,
     /// The size of windows, as earlier invocations measured.
     pub(super) sizing: Mutex<WindowSizing>,
+    /// What the last drain did before it failed.
+    failed_report: Mutex<Option<Value>>,
 }
 
 impl App {
@@ -63,7 +66,19 @@ impl App {
             checkpoint,
             backfill,
             sizing: Mutex::default(),
+            failed_report: Mutex::default(),
         }
+    }
+
+    /// Keeps what a drain did before it failed, for its summary line.
+    pub(super) fn set_failed_report(&self, report: Value) {
+        *self.failed_report.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
+    }
+
+    /// Takes what a drain did before it failed; `None` if no drain has begun.
+    pub fn take_failed_report(&self) -> Option<Value> {
+        let mut report = self.failed_report.lock().unwrap_or_else(PoisonError::into_inner);
+        report.take()
     }
 
     /// A connector whose sessions end soon after `lifetime`.

@@ -11,7 +11,7 @@ use crate::budget::Budget;
 use crate::change::{Message, MessageParts};
 use crate::checkpoint::Checkpoint;
 use crate::clock::now_micros;
-use crate::continuity::{ServerInfo, StartPosition};
+use crate::continuity::{Discontinuity, ServerInfo, StartPosition};
 use crate::drain::reader::GAP_ACCEPTED;
 use crate::drain::report::{Report, StopReason};
 use crate::drain::{BackfillRunner, DrainPorts, DrainTask, Settings, drain};
@@ -24,9 +24,10 @@ use crate::postgres::connection::Connector;
 use crate::postgres::server;
 use crate::postgres::slot::PgSlot;
 use crate::postgres::unmatched_patterns::unmatched_patterns;
+use crate::time::micros_of_timestamp;
 
-/// How long the summary may take to ask for the oldest transaction.
-const OLDEST_TRANSACTION_TIME: Duration = Duration::from_secs(1);
+/// How long each query of the summary may take.
+const SUMMARY_TIME: Duration = Duration::from_secs(1);
 
 /// Drains the slot until it is empty or the time is over, and answers with a [`Report`].
 ///
@@ -37,21 +38,32 @@ pub(crate) async fn run(
     accept_gap: Option<Lsn>,
     budget: Budget,
 ) -> Result<Value, Error> {
-    let opened = match app.open(connector, accept_gap).await? {
-        SlotAccess::Locked(opened) => *opened,
-        SlotAccess::Busy(plugin) => return Ok(json!(busy_report(app, plugin, budget))),
+    let opened = match app.open(connector, accept_gap).await {
+        Ok(SlotAccess::Locked(opened)) => *opened,
+        Ok(SlotAccess::Busy(plugin)) => {
+            return Ok(json!(idle_report(app, plugin, StopReason::Busy, budget)));
+        }
+        // The schedule runs before setup and after teardown, too. Nothing has failed.
+        Err(Error::Discontinuity(error)) if matches!(*error, Discontinuity::NotSetUp { .. }) => {
+            let mut answer = json!(idle_report(app, None, StopReason::NotSetUp, budget));
+            answer["errorType"] = json!(error.name());
+            answer["errorMessage"] = json!(error.to_string());
+            return Ok(answer);
+        }
+        Err(error) => return Err(error),
     };
     let pending = pending_runner(app, &opened, accept_gap.is_some()).await?;
     let report = Box::pin(drain_opened(app, connector, opened, accept_gap, pending, budget)).await?;
     Ok(json!(report))
 }
 
-fn busy_report(app: &App, plugin: Option<&'static str>, budget: Budget) -> Report {
+/// The report of a drain that did nothing.
+fn idle_report(app: &App, plugin: Option<&'static str>, stopped: StopReason, budget: Budget) -> Report {
     Report {
         action: "drain",
         slot: app.config.slot.clone(),
         plugin: plugin.unwrap_or("unknown"),
-        stopped: StopReason::Busy,
+        stopped,
         elapsed_ms: budget.elapsed_ms(),
         ..Report::default()
     }
@@ -81,6 +93,7 @@ pub(super) async fn drain_opened(
         let lsn = start.confirmed;
         tracing::info!(slot = name, %lsn, "no checkpoint: starting from the slot's own position");
     }
+    let checkpoint_age = stored.as_ref().and_then(|stored| age_seconds(&stored.updated_at));
     warn_of_unmatched_patterns(app, connector, &settings, &slot).await;
     let envelope = &app.config.envelope;
     let task = DrainTask {
@@ -101,6 +114,11 @@ pub(super) async fn drain_opened(
     let drained = drain(ports, task).await;
     let mut report = drained.report;
     report.notices = connector.notices.count();
+    report.checkpoint_age_seconds = checkpoint_age;
+    let retention = server::retention(connector, slot.control(), name);
+    if let Ok(Ok(retention)) = tokio::time::timeout(SUMMARY_TIME, retention).await {
+        report.retain(retention);
+    }
     report.elapsed_ms = budget.elapsed_ms();
     match drained.result {
         Ok(()) => {}
@@ -108,12 +126,12 @@ pub(super) async fn drain_opened(
         // that is ending.
         Err(Error::Slot(SlotError::Busy { .. })) => report.stopped = StopReason::Busy,
         Err(error) => {
-            tracing::info!(report = %json!(report), "the drain failed after this much");
+            app.set_failed_report(json!(report));
             return Err(error);
         }
     }
     let oldest = server::oldest_transaction(connector, slot.control());
-    if let Ok(Ok(oldest)) = tokio::time::timeout(OLDEST_TRANSACTION_TIME, oldest).await {
+    if let Ok(Ok(oldest)) = tokio::time::timeout(SUMMARY_TIME, oldest).await {
         report.oldest_transaction = oldest;
     }
     report.elapsed_ms = budget.elapsed_ms();
@@ -138,6 +156,12 @@ async fn warn_of_unmatched_patterns(
             tracing::warn!(slot = name, error = %Error::from(error).chain(), "TABLES was not checked");
         }
     }
+}
+
+/// Seconds since a time that a checkpoint has, such as `2026-11-23T12:00:00Z`; `None` for another text.
+fn age_seconds(text: &str) -> Option<u64> {
+    let stored = micros_of_timestamp(&text.replace('T', " ").replace('Z', "+00"))?;
+    u64::try_from((now_micros() - stored) / 1_000_000).ok()
 }
 
 /// The checkpoint that this invocation stores; the drain fills in its position.

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use crate::budget::Budget;
 use crate::checkpoint::AckPosition;
+use crate::clock::now_micros;
 use crate::continuity::StartPosition;
 use crate::encode::{Envelope, Event};
 use crate::error::Error;
@@ -76,7 +77,12 @@ pub async fn drain<S: Slot + TableSource, K: Stream, C: StateStore>(
     drain.checkpointer.close().await;
     let stored = drain.checkpointer.stored();
     drain.report.to = stored.map_or(start.acknowledged, |stored| stored.commit_end);
-    drain.report.confirm(drain.sender.acknowledgements.delivered());
+    // A drain that failed is not empty.
+    let delivered = drain.sender.acknowledgements.delivered();
+    drain.report.confirm(delivered, now_micros());
+    if result.is_err() {
+        drain.report.behind_seconds = drain.report.behind_seconds.filter(|seconds| *seconds > 0);
+    }
     drain.report.backfill = drain.backfill.as_ref().map(BackfillRunner::report);
     Drained {
         report: drain.report,

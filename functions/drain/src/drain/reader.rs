@@ -369,7 +369,8 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         }
         if open.changes > 0 && !open.is_sent {
             out.report.transactions += 1;
-            out.acknowledgements.add_transaction(open.id);
+            out.acknowledgements
+                .add_transaction(open.id, open.transaction.commit_time);
         }
         out.acknowledgements.commit(open.id, commit_end);
         Ok(())

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::backfill::state::{BackfillPhase, BackfillState};
 use crate::lsn::Lsn;
 use crate::pack::DeliveredCounts;
-use crate::ports::OldestTransaction;
+use crate::ports::{OldestTransaction, Retention};
 use crate::table_name::TableName;
 
 /// The report of one invocation.
@@ -56,6 +56,17 @@ pub struct Report {
     pub notices: u64,
     /// Bytes of log that are not confirmed yet, of any table.
     pub lag_bytes: u64,
+    /// Bytes of log that the server keeps for the slot: from its `restart_lsn` on. Null if they are not known.
+    pub retained_bytes: Option<u64>,
+    /// `pg_replication_slots.wal_status`: `reserved`, `extended`, `unreserved` or `lost`.
+    pub wal_status: Option<String>,
+    /// Bytes of log that may still be written before the server may invalidate the slot. Null without
+    /// `max_slot_wal_keep_size`.
+    pub safe_wal_size: Option<i64>,
+    /// Age of the last change in the stream, in seconds: 0 if the slot is empty. Null before the first change.
+    pub behind_seconds: Option<u64>,
+    /// Age of the checkpoint at the beginning of the invocation, in seconds.
+    pub checkpoint_age_seconds: Option<u64>,
     /// Bytes of log that are not sent since no standby has acknowledged them (`STANDBY_ACK`).
     pub held_bytes: u64,
     /// The oldest transaction that is writing: the server keeps the log, and decodes it again, from its
@@ -84,6 +95,9 @@ pub enum StopReason {
     Deadline,
     /// Another drainer has this slot.
     Busy,
+    /// There is neither a slot nor a checkpoint: `setup` creates both.
+    #[serde(rename = "not_set_up")]
+    NotSetUp,
 }
 
 /// The state of a backfill, and what this invocation did for it.
@@ -109,10 +123,24 @@ pub struct BackfillReport {
 
 impl Report {
     /// Counts the transactions and changes up to `to` only, and the others as unconfirmed.
-    pub fn confirm(&mut self, delivered: DeliveredCounts) {
+    ///
+    /// `now` is in µs since 1970-01-01 UTC.
+    pub fn confirm(&mut self, delivered: DeliveredCounts, now: i64) {
         self.unconfirmed = self.changes.saturating_sub(delivered.changes);
         self.transactions = delivered.transactions;
         self.changes = delivered.changes;
+        let age = |commit: i64| u64::try_from((now - commit) / 1_000_000).unwrap_or(0);
+        self.behind_seconds = match self.stopped {
+            StopReason::Empty if self.unconfirmed == 0 => Some(0),
+            _ => delivered.last_commit.map(age),
+        };
+    }
+
+    /// Sets what the server keeps for the slot.
+    pub fn retain(&mut self, retention: Retention) {
+        self.retained_bytes = retention.retained_bytes;
+        self.wal_status = retention.wal_status;
+        self.safe_wal_size = retention.safe_wal_size;
     }
 }
 

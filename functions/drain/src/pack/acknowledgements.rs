@@ -28,6 +28,8 @@ pub struct DeliveredCounts {
     pub transactions: u64,
     /// Changes.
     pub changes: u64,
+    /// Commit time of the last of these transactions, µs since 1970-01-01 UTC; `None` before the first.
+    pub last_commit: Option<i64>,
 }
 
 /// The end of a span.
@@ -84,10 +86,11 @@ impl Acknowledgements {
         }
     }
 
-    /// Counts a transaction that had changes, before its end.
-    pub fn add_transaction(&mut self, id: TransactionId) {
+    /// Counts a transaction that had changes, before its end. `commit_time` is in µs since 1970-01-01 UTC.
+    pub fn add_transaction(&mut self, id: TransactionId, commit_time: Option<i64>) {
         if let Some(span) = self.span(id) {
             span.counts.transactions += 1;
+            span.counts.last_commit = commit_time;
         }
     }
 
@@ -196,6 +199,7 @@ impl Acknowledgements {
         {
             self.delivered.transactions += counts.transactions;
             self.delivered.changes += counts.changes;
+            self.delivered.last_commit = counts.last_commit.or(self.delivered.last_commit);
             self.first += 1;
             match self.spans.pop_front().and_then(|span| span.end) {
                 Some(SpanEnd::Commit(end)) => self.advance_to(end),
@@ -225,7 +229,7 @@ mod tests {
         for id in [a, b] {
             acknowledgements.add_event(id);
             acknowledgements.add_change(id);
-            acknowledgements.add_transaction(id);
+            acknowledgements.add_transaction(id, Some(7));
         }
         acknowledgements.commit(a, Lsn(10));
         acknowledgements.commit(b, Lsn(20));
@@ -237,6 +241,7 @@ mod tests {
         let both = DeliveredCounts {
             transactions: 2,
             changes: 2,
+            last_commit: Some(7),
         };
         assert_eq!(acknowledgements.delivered(), both);
     }

@@ -129,6 +129,17 @@ pub struct EmittedMessage {
     pub flushed: Lsn,
 }
 
+/// What the server keeps for the slot.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// Bytes of log from `restart_lsn` to the flush position; `None` without a `restart_lsn`.
+    pub retained_bytes: Option<u64>,
+    /// `wal_status` of `pg_replication_slots`.
+    pub wal_status: Option<String>,
+    /// `safe_wal_size` of `pg_replication_slots`: bytes that may be written before the slot is in danger.
+    pub safe_wal_size: Option<i64>,
+}
+
 /// A transaction that keeps the slot's `restart_lsn` from moving.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct OldestTransaction {

@@ -8,7 +8,7 @@ use postgres_types::PgLsn;
 use super::connection::{Connector, Session};
 use crate::continuity::{ServerInfo, SlotState};
 use crate::lsn::Lsn;
-use crate::ports::{BoxError, EmittedMessage, OldestTransaction, SlotError};
+use crate::ports::{BoxError, EmittedMessage, OldestTransaction, Retention, SlotError};
 
 /// State of the server and of one slot.
 #[derive(Debug)]
@@ -301,6 +301,34 @@ pub(crate) async fn oldest_transaction(
         pid: row.get("pid"),
         age_seconds: row.get("age_seconds"),
     }))
+}
+
+/// What the server keeps for the slot.
+///
+/// # Errors
+/// The query failed.
+pub(crate) async fn retention(
+    connector: &Connector,
+    session: &Session,
+    slot: &str,
+) -> Result<Retention, SlotError> {
+    let row = session
+        .client
+        .query_opt(
+            "select (pg_current_wal_flush_lsn() - restart_lsn)::int8 as retained_bytes, wal_status, safe_wal_size
+             from pg_replication_slots where slot_name = $1",
+            &[&slot],
+        )
+        .await
+        .map_err(|error| connector.failed("reading what the slot retains", error))?;
+    let retention = |row: tokio_postgres::Row| Retention {
+        retained_bytes: row
+            .get::<_, Option<i64>>("retained_bytes")
+            .map(|bytes| u64::try_from(bytes).unwrap_or(0)),
+        wal_status: row.get("wal_status"),
+        safe_wal_size: row.get("safe_wal_size"),
+    };
+    Ok(row.map(retention).unwrap_or_default())
 }
 
 /// Those of the `publications` that the database does not have.

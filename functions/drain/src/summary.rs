@@ -1,0 +1,207 @@
+//! The summary line of an invocation: its answer, with metrics in CloudWatch's embedded metric format.
+//!
+//! CloudWatch reads the metrics from the line. A metric is billed for each hour in which it has a value. So a
+//! count that is mostly zero is left out while it is zero.
+//!
+//! Source: "Specification: Embedded metric format" in the CloudWatch user guide. `_aws` names the metrics, and
+//! their values are further fields of the object.
+
+use serde_json::{Map, Value, json};
+
+use crate::error::Error;
+
+/// A metric: its name, its unit, and the place of its value in an answer.
+struct Metric {
+    name: &'static str,
+    unit: &'static str,
+    /// JSON pointer into the answer.
+    pointer: &'static str,
+    /// Whether zero is left out.
+    skips_zero: bool,
+}
+
+impl Metric {
+    const fn new(name: &'static str, unit: &'static str, pointer: &'static str) -> Self {
+        Metric {
+            name,
+            unit,
+            pointer,
+            skips_zero: false,
+        }
+    }
+
+    const fn of_count(name: &'static str, pointer: &'static str) -> Self {
+        Metric {
+            skips_zero: true,
+            ..Metric::new(name, "Count", pointer)
+        }
+    }
+}
+
+/// The metrics of a drain.
+const METRICS: [Metric; 16] = [
+    Metric::new("Changes", "Count", "/changes"),
+    Metric::new("LagBytes", "Bytes", "/lag_bytes"),
+    Metric::new("RetainedBytes", "Bytes", "/retained_bytes"),
+    Metric::new("SafeWalBytes", "Bytes", "/safe_wal_size"),
+    Metric::new("BehindSeconds", "Seconds", "/behind_seconds"),
+    Metric::new("CheckpointAgeSeconds", "Seconds", "/checkpoint_age_seconds"),
+    Metric::new(
+        "OldestTransactionSeconds",
+        "Seconds",
+        "/oldest_transaction/age_seconds",
+    ),
+    Metric::of_count("Throttled", "/throttled"),
+    Metric::of_count("Retried", "/retried"),
+    Metric::of_count("HeldBytes", "/held_bytes"),
+    Metric::of_count("Notices", "/notices"),
+    Metric::of_count("Omitted", "/omitted"),
+    Metric::of_count("Unconfirmed", "/unconfirmed"),
+    Metric::of_count("Replayed", "/replayed"),
+    Metric::of_count("BackfillRows", "/backfill/read"),
+    Metric::of_count("BackfillFailedTables", "/backfill/tables/failed"),
+];
+
+/// Actions whose answers have the metrics.
+const DRAINS: [&str; 2] = ["drain", "backfill"];
+
+/// The summary line of an answer, without a line break.
+///
+/// `now` is in ms since 1970-01-01 UTC.
+pub fn answer_line(answer: &Value, namespace: &str, now: i64) -> String {
+    let mut line = match answer {
+        Value::Object(fields) => fields.clone(),
+        other => Map::from_iter([("answer".to_owned(), other.clone())]),
+    };
+    let is_drain = DRAINS.iter().any(|action| answer["action"] == *action);
+    if is_drain {
+        let mut metrics = drain_metrics(answer);
+        // A busy drain drained nothing, since another one holds the slot.
+        if answer["stopped"] != "busy" {
+            metrics.insert(0, ("Drains", "Count", json!(1)));
+        }
+        add_metrics(&mut line, namespace, now, &metrics);
+    }
+    Value::Object(line).to_string()
+}
+
+/// The summary line of a failed invocation, without a line break.
+///
+/// `report` is what a drain did before it failed. `now` is in ms since 1970-01-01 UTC.
+pub fn failure_line(error: &Error, report: Option<&Value>, namespace: &str, now: i64) -> String {
+    let mut line = match report {
+        Some(Value::Object(fields)) => fields.clone(),
+        _ => Map::new(),
+    };
+    line.remove("stopped");
+    line.insert("error_type".to_owned(), json!(error.name()));
+    let mut metrics = report.map(drain_metrics).unwrap_or_default();
+    metrics.insert(0, ("Failures", "Count", json!(1)));
+    if error.is_discontinuity() {
+        metrics.insert(1, ("Discontinuities", "Count", json!(1)));
+    }
+    add_metrics(&mut line, namespace, now, &metrics);
+    Value::Object(line).to_string()
+}
+
+/// Names, units and values of the metrics that an answer has.
+fn drain_metrics(answer: &Value) -> Vec<(&'static str, &'static str, Value)> {
+    let value = |metric: &Metric| {
+        let value = answer.pointer(metric.pointer).filter(|value| value.is_number())?;
+        let is_left_out = metric.skips_zero && value.as_f64() == Some(0.0);
+        (!is_left_out).then(|| (metric.name, metric.unit, value.clone()))
+    };
+    METRICS.iter().filter_map(value).collect()
+}
+
+fn add_metrics(
+    line: &mut Map<String, Value>,
+    namespace: &str,
+    now: i64,
+    metrics: &[(&'static str, &'static str, Value)],
+) {
+    let names: Vec<Value> = metrics
+        .iter()
+        .map(|(name, unit, _)| json!({"Name": name, "Unit": unit}))
+        .collect();
+    line.insert(
+        "_aws".to_owned(),
+        json!({
+            "Timestamp": now,
+            // The namespace has one function, so the metrics need no dimension.
+            "CloudWatchMetrics": [{"Namespace": namespace, "Dimensions": [[]], "Metrics": names}],
+        }),
+    );
+    for (name, _, value) in metrics {
+        line.insert((*name).to_owned(), value.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::continuity::Discontinuity;
+    use crate::lsn::Lsn;
+
+    fn names(line: &Value) -> Vec<&str> {
+        let metrics = line["_aws"]["CloudWatchMetrics"][0]["Metrics"].as_array();
+        let metrics = metrics.map(Vec::as_slice).unwrap_or_default();
+        metrics
+            .iter()
+            .filter_map(|metric| metric["Name"].as_str())
+            .collect()
+    }
+
+    #[test]
+    fn the_line_of_a_drain_has_its_metrics_and_no_zero_counts() {
+        let answer = json!({"action": "drain", "stopped": "empty", "changes": 0, "lag_bytes": 48,
+            "retained_bytes": 7, "safe_wal_size": null, "throttled": 0, "retried": 3,
+            "oldest_transaction": {"pid": 1, "age_seconds": 9}, "backfill": {"tables": {"failed": 1}}});
+        let line: Value = serde_json::from_str(&answer_line(&answer, "Spillway/s", 5)).unwrap();
+        let expected = [
+            "Drains",
+            "Changes",
+            "LagBytes",
+            "RetainedBytes",
+            "OldestTransactionSeconds",
+            "Retried",
+            "BackfillFailedTables",
+        ];
+        assert_eq!(names(&line), expected);
+        for name in names(&line) {
+            assert!(line[name].is_number(), "{name} of {line}");
+        }
+        assert_eq!(line["_aws"]["CloudWatchMetrics"][0]["Namespace"], "Spillway/s");
+        assert_eq!(line["_aws"]["Timestamp"], 5);
+        assert_eq!(
+            (&line["lag_bytes"], &line["OldestTransactionSeconds"]),
+            (&json!(48), &json!(9))
+        );
+    }
+
+    #[test]
+    fn a_busy_drain_is_no_drain_and_other_actions_have_no_metrics() {
+        let busy = json!({"action": "drain", "stopped": "busy", "changes": 0});
+        let line: Value = serde_json::from_str(&answer_line(&busy, "n", 0)).unwrap();
+        assert_eq!(names(&line), ["Changes"]);
+        let status = json!({"action": "status", "lag_bytes": 1});
+        assert_eq!(answer_line(&status, "n", 0), status.to_string());
+    }
+
+    #[test]
+    fn a_failure_has_the_figures_of_its_drain() {
+        let error = Error::from(Discontinuity::SlotMissing {
+            slot: "s".to_owned(),
+            checkpoint: Lsn(1),
+        });
+        let report = json!({"action": "drain", "stopped": "empty", "retained_bytes": 5});
+        let line: Value = serde_json::from_str(&failure_line(&error, Some(&report), "n", 0)).unwrap();
+        assert_eq!(names(&line), ["Failures", "Discontinuities", "RetainedBytes"]);
+        assert_eq!(
+            (&line["error_type"], &line["stopped"]),
+            (&json!("SlotMissing"), &Value::Null)
+        );
+        let line: Value = serde_json::from_str(&failure_line(&Error::OutOfTime, None, "n", 0)).unwrap();
+        assert_eq!(names(&line), ["Failures"]);
+    }
+}

@@ -1,0 +1,271 @@
+//! Each alarm of the template fires when its cause is there, and not before.
+//!
+//! The metrics are those that the function writes. The numbers are those of template.yaml, or parameters that it
+//! accepts. Time is simulated: each tick has a minute.
+
+use std::time::Duration;
+
+use scenarios::aws::alarms::{Metrics, alarms};
+use scenarios::fixture::{Fixture, Plugin};
+use scenarios::lambda::function::Outcome;
+use scenarios::postgres::{Postgres, PostgresSettings, REPLUSER};
+use scenarios::wait;
+use serde_json::{Value, json};
+
+use crate::support::backfill::{fixture_with_tables, start_event};
+
+crate::scenarios![
+    an_open_transaction_rings_before_the_lag_moves,
+    a_slot_in_danger_of_invalidation_rings,
+    a_backlog_rings,
+    a_slot_that_vanished_rings_at_once,
+    slow_failures_ring_and_a_single_one_does_not,
+    nothing_rings_before_setup_and_silence_rings_after_it,
+    a_failed_table_of_a_backfill_rings,
+];
+
+const MINUTE: u64 = 60;
+
+/// A fixture whose function is invoked, with the metrics of its ticks.
+struct Watched {
+    fixture: Fixture,
+    metrics: Metrics,
+    /// The simulated second.
+    now: u64,
+    lines: usize,
+}
+
+impl Watched {
+    fn new(fixture: Fixture) -> Self {
+        Watched {
+            fixture,
+            metrics: Metrics::default(),
+            // Later than the longest time that an alarm looks back.
+            now: 7_200,
+            lines: 0,
+        }
+    }
+
+    /// Invokes the function, and collects its metrics. A minute passes.
+    async fn invoke(&mut self, event: Value) -> Outcome {
+        let outcome = self.fixture.invoke(event).await;
+        let lines = wait::until_some(
+            "the summary line is in the log",
+            Duration::from_secs(20),
+            || async {
+                let log = self.fixture.function.log();
+                let new = log.get(self.lines..).unwrap_or_default();
+                new.iter()
+                    .any(|line| line.contains("\"_aws\""))
+                    .then(|| new.to_vec())
+            },
+        )
+        .await;
+        self.lines += lines.len();
+        self.metrics.add_lines(self.now, &lines);
+        if !matches!(outcome, Outcome::Answer(_)) {
+            self.metrics.add(self.now, "Errors", 1.0);
+        }
+        self.now += MINUTE;
+        outcome
+    }
+
+    async fn tick(&mut self) -> Value {
+        self.invoke(json!({})).await.answer()
+    }
+
+    /// Names of the alarms that fire now.
+    fn ringing(&self, parameters: &[&str]) -> Vec<String> {
+        let alarms = alarms(parameters).into_iter();
+        let ringing = alarms.filter(|(_, alarm)| alarm.fires(&self.metrics, self.now));
+        ringing.map(|(name, _)| name).collect()
+    }
+}
+
+/// Writes about this many MiB of log into a table that is not published.
+async fn write_log(fixture: &Fixture, mebibytes: u32) {
+    let sql = format!(
+        "insert into unpublished select repeat(md5(i::text), 32) from generate_series(1, {}) i",
+        mebibytes * 1_000
+    );
+    fixture.sql(&sql).await;
+}
+
+const TABLES: &str = "
+    create table t (id int primary key);
+    create table unpublished (what text);
+    alter table unpublished alter what set storage external;
+    drop publication if exists spillway;
+    create publication spillway for table t";
+
+async fn an_open_transaction_rings_before_the_lag_moves() {
+    let parameters = [
+        "AlarmRetainedBytes=8388608",
+        "AlarmLagBytes=8388608",
+        "AlarmTransactionSeconds=5",
+    ];
+    let fixture = Fixture::new(Plugin::Pgoutput).await;
+    fixture.sql(TABLES).await;
+    fixture.sql(&format!("grant pg_monitor to {}", REPLUSER.0)).await;
+    let mut watched = Watched::new(fixture);
+    watched.tick().await;
+    assert_eq!(watched.ringing(&parameters), Vec::<String>::new());
+    let open = watched.fixture.postgres.admin(&watched.fixture.database).await;
+    let begin = "begin; insert into t values (1)";
+    open.batch_execute(begin).await.expect("a transaction begins");
+    let mut retained = Vec::new();
+    for _ in 0..4 {
+        write_log(&watched.fixture, 4).await;
+        let report = watched.tick().await;
+        assert_eq!(report["stopped"], "empty", "{report}");
+        assert!(report["lag_bytes"].as_u64() < Some(1 << 20), "{report}");
+        assert_eq!(report["behind_seconds"], 0, "{report}");
+        assert_eq!(report["wal_status"], "reserved", "{report}");
+        retained.push(report["retained_bytes"].as_u64().unwrap_or(0));
+    }
+    assert!(retained.is_sorted() && retained[3] > 12 << 20, "{retained:?}");
+    let lag = watched.metrics.values("LagBytes");
+    assert!(lag.iter().all(|bytes| *bytes < 1e6), "{lag:?}");
+    // A younger transaction is not reported.
+    wait::until("the transaction is old", Duration::from_secs(60), || async {
+        let sql = "select max(extract(epoch from clock_timestamp() - xact_start)) > 6 from pg_stat_activity \
+                   where state = 'idle in transaction'";
+        watched.fixture.value(sql).await.as_deref() == Some("t")
+    })
+    .await;
+    // The alarm on retained log looks at the least of five minutes.
+    for _ in 0..5 {
+        watched.tick().await;
+    }
+    assert_eq!(
+        watched.ringing(&parameters),
+        ["OldTransactionAlarm", "RetainedAlarm"]
+    );
+    open.batch_execute("rollback").await.expect("it ends");
+    // The slot keeps less once it has decoded a later snapshot of the running transactions.
+    for _ in 0..6 {
+        watched.fixture.sql("checkpoint").await;
+        watched
+            .fixture
+            .sql("insert into t values (2) on conflict do nothing")
+            .await;
+        watched.tick().await;
+    }
+    assert_eq!(watched.ringing(&parameters), Vec::<String>::new());
+}
+
+async fn a_slot_in_danger_of_invalidation_rings() {
+    let postgres = Postgres::start(PostgresSettings {
+        conf: "max_slot_wal_keep_size = '96MB'\nmax_wal_size = '64MB'\n".to_owned(),
+        ..PostgresSettings::default()
+    })
+    .await;
+    let parameters = ["AlarmSafeWalBytes=67108864"];
+    let fixture = Fixture::builder(Plugin::Pgoutput)
+        .on_server(postgres)
+        .build()
+        .await;
+    fixture.sql(TABLES).await;
+    let mut watched = Watched::new(fixture);
+    let report = watched.tick().await;
+    assert!(report["safe_wal_size"].as_i64() > Some(67_108_864), "{report}");
+    assert_eq!(watched.ringing(&parameters), Vec::<String>::new());
+    let open = watched.fixture.postgres.admin(&watched.fixture.database).await;
+    let begin = "begin; insert into t values (1)";
+    open.batch_execute(begin).await.expect("a transaction begins");
+    write_log(&watched.fixture, 60).await;
+    let report = watched.tick().await;
+    assert!(report["safe_wal_size"].as_i64() < Some(67_108_864), "{report}");
+    assert_eq!(watched.ringing(&parameters), ["SafeWalAlarm"]);
+}
+
+async fn a_backlog_rings() {
+    let parameters = ["AlarmLagBytes=1048576"];
+    let fixture = Fixture::builder(Plugin::Pgoutput)
+        .env("STANDBY_ACK", "required")
+        .build()
+        .await;
+    fixture.sql(TABLES).await;
+    fixture.sql(&format!("grant pg_monitor to {}", REPLUSER.0)).await;
+    let mut watched = Watched::new(fixture);
+    for minute in 0..15 {
+        let lag = 2e6 + f64::from(minute);
+        let second = watched.now;
+        watched.metrics.add(second, "LagBytes", lag);
+        watched.metrics.add(second, "Drains", 1.0);
+        watched.now += MINUTE;
+    }
+    assert_eq!(watched.ringing(&parameters), ["LagAlarm"]);
+    // A drain that fails reports its lag, too.
+    write_log(&watched.fixture, 2).await;
+    let (kind, _) = watched.invoke(json!({})).await.error();
+    assert_eq!(kind, "StandbyUnseen");
+    let lag = watched.metrics.values("RetainedBytes");
+    assert!(lag.last() > Some(&1e6), "{lag:?}");
+}
+
+async fn a_slot_that_vanished_rings_at_once() {
+    let mut watched = Watched::new(Fixture::new(Plugin::Pgoutput).await);
+    watched.fixture.sql(TABLES).await;
+    watched.tick().await;
+    let slot = watched.fixture.slot.clone();
+    watched
+        .fixture
+        .sql(&format!("select pg_drop_replication_slot('{slot}')"))
+        .await;
+    assert_eq!(watched.ringing(&[]), Vec::<String>::new());
+    let (kind, _) = watched.invoke(json!({})).await.error();
+    assert_eq!(kind, "SlotMissing");
+    assert_eq!(watched.ringing(&[]), ["DiscontinuityAlarm"]);
+}
+
+async fn slow_failures_ring_and_a_single_one_does_not() {
+    let mut watched = Watched::new(Fixture::new(Plugin::Pgoutput).await);
+    watched.fixture.sql(TABLES).await;
+    watched.tick().await;
+    watched
+        .fixture
+        .function
+        .set("STREAM_NAME", "no_such_stream")
+        .await;
+    watched.lines = watched.fixture.function.log().len();
+    let mut rang = Vec::new();
+    for _ in 0..3 {
+        let (kind, _) = watched.invoke(json!({})).await.error();
+        assert_eq!(kind, "StreamMissing");
+        rang.push(watched.ringing(&[]).contains(&"ErrorsAlarm".to_owned()));
+        // Each invocation takes five minutes to fail.
+        watched.now += 4 * MINUTE;
+    }
+    assert_eq!(rang, [false, false, true]);
+}
+
+async fn nothing_rings_before_setup_and_silence_rings_after_it() {
+    let fixture = Fixture::builder(Plugin::Pgoutput).without_slot().build().await;
+    let mut watched = Watched::new(fixture);
+    for _ in 0..12 {
+        let report = watched.tick().await;
+        assert_eq!(
+            (&report["stopped"], &report["errorType"]),
+            (&json!("not_set_up"), &json!("NotSetUp")),
+            "{report}"
+        );
+    }
+    assert_eq!(watched.ringing(&[]), Vec::<String>::new());
+    watched.now += 11 * MINUTE;
+    assert_eq!(watched.ringing(&[]), ["SilenceAlarm"]);
+}
+
+async fn a_failed_table_of_a_backfill_rings() {
+    let sql = "create table t (id int primary key); insert into t select generate_series(1, 9)";
+    let fixture = fixture_with_tables(Fixture::builder(Plugin::Pgoutput), sql).await;
+    let mut watched = Watched::new(fixture);
+    watched.tick().await;
+    assert_eq!(watched.ringing(&[]), Vec::<String>::new());
+    let mut event = start_event(&["public.t"], 2);
+    // The fifth row divides by zero.
+    event["where"] = json!("1 / (id - 5) < 9");
+    let report = watched.invoke(event).await.answer();
+    assert_eq!(report["backfill"]["tables"]["failed"], 1, "{report}");
+    assert_eq!(watched.ringing(&[]), ["BackfillAlarm"]);
+}
