@@ -94,11 +94,11 @@ mutants: tools-rust tools-demo ## check that the scenarios catch each deliberate
 	cargo build --locked --workspace --bins
 	@scripts/mutants.sh $(MUTANTS)
 
-invoke: tools-check ## send EVENT (events/status.json) to the deployed function
-	$(SAM) remote invoke DrainFunction --event-file $(EVENT)
+invoke: tools-check ## send EVENT (events/status.json) to the deployed function, and wait for its answer
+	@.tools/aws/bin/python scripts/invoke.py $(EVENT)
 
-plan: tools-check ## show what a drain of the deployed function would send now
-	$(SAM) remote invoke DrainFunction --event-file events/plan.json | python3 scripts/plan.py
+plan: tools-check ## show what a drain of the deployed function would send now (KEYS=1 names partition keys)
+	@.tools/aws/bin/python scripts/invoke.py events/plan$(if $(KEYS),_keys).json | python3 scripts/plan.py
 
 deploy: tools-rust tools-check tools-build ## create or update the stack; the first time it asks for the parameters
 	$(CROSS) $(SAM) build

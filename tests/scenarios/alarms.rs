@@ -3,6 +3,7 @@
 //! The metrics are those that the function writes. The numbers are those of template.yaml, or parameters that it
 //! accepts. Time is simulated: each tick has a minute.
 
+use std::path::Path;
 use std::time::Duration;
 
 use scenarios::aws::alarms::{Metrics, alarms};
@@ -22,6 +23,7 @@ crate::scenarios![
     slow_failures_ring_and_a_single_one_does_not,
     nothing_rings_before_setup_and_silence_rings_after_it,
     a_failed_table_of_a_backfill_rings,
+    each_alarm_and_each_error_is_documented,
 ];
 
 const MINUTE: u64 = 60;
@@ -268,4 +270,47 @@ async fn a_failed_table_of_a_backfill_rings() {
     let report = watched.invoke(event).await.answer();
     assert_eq!(report["backfill"]["tables"]["failed"], 1, "{report}");
     assert_eq!(watched.ringing(&[]), ["BackfillAlarm"]);
+}
+
+/// A file of the project.
+fn read_file(path: &str) -> String {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
+    std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
+}
+
+async fn each_alarm_and_each_error_is_documented() {
+    let runbook = read_file("docs/runbook.md").to_lowercase();
+    for name in alarms(&[]).keys() {
+        // `OldTransactionAlarm` has the section "Old transaction".
+        let words = name.trim_end_matches("Alarm").chars();
+        let words = words.flat_map(|c| [c.is_uppercase().then_some(' '), Some(c.to_ascii_lowercase())]);
+        let words: String = words.flatten().collect();
+        let heading = format!("\n###{words}");
+        // `RetainedAlarm` and `SafeWalAlarm` watch the log.
+        let heading = heading.trim_end_matches(" wal");
+        assert!(runbook.contains(heading), "docs/runbook.md lacks {heading}");
+    }
+    let errors = read_file("docs/errors.md");
+    let mut count = 0;
+    for path in ["error.rs", "ports/error.rs", "continuity.rs"] {
+        let source = read_file(&format!("functions/drain/src/{path}"));
+        // The arms of `name()`, such as `Error::OutOfTime => "OutOfTime",`.
+        let names = source
+            .split("=> \"")
+            .skip(1)
+            .filter_map(|rest| rest.split('"').next());
+        let is_type = |name: &&str| {
+            name.starts_with(char::is_uppercase) && name.chars().all(|c| c.is_ascii_alphanumeric())
+        };
+        for name in names.filter(is_type) {
+            count += 1;
+            let row = format!("| `{name}` |");
+            // It is only logged.
+            assert!(
+                name == "NotResumed" || errors.contains(&row),
+                "docs/errors.md lacks {name}"
+            );
+        }
+    }
+    assert!(count > 30, "{count} error types were found");
 }

@@ -42,6 +42,7 @@ mod hazards;
 mod huge;
 mod idle;
 mod interleaved;
+mod invoke_script;
 mod key_changes;
 mod keyless;
 mod language;

@@ -81,8 +81,34 @@ async fn assert_busy(fixture: &Fixture, function: &Function) {
 async fn a_second_drainer_is_busy_and_changes_nothing() {
     let fixture = fixture().await;
     let second = fixture.function.second_instance();
-    let first = invoke_with_held_put(&fixture, async || assert_busy(&fixture, &second).await).await;
-    assert_eq!(first.answer()["stopped"], "empty");
+    let first = invoke_with_held_put(&fixture, async || {
+        assert_busy(&fixture, &second).await;
+        let busy = second.invoke(&json!({}), DEADLINE).await.answer();
+        let status = second
+            .invoke(&json!({"action": "status"}), DEADLINE)
+            .await
+            .answer();
+        for answer in [&busy, &status] {
+            let drainer = &answer["drainer"];
+            assert!(
+                drainer["pid"].is_i64() && drainer["age_seconds"].is_i64(),
+                "{answer}"
+            );
+        }
+        assert_eq!(status["problems"], json!([]), "{status}");
+    })
+    .await;
+    let first = first.answer();
+    assert_eq!(
+        (&first["stopped"], &first["drainer"]),
+        (&json!("empty"), &Value::Null),
+        "{first}"
+    );
+    let status = second
+        .invoke(&json!({"action": "status"}), DEADLINE)
+        .await
+        .answer();
+    assert_eq!(status["drainer"], Value::Null, "{status}");
     let after = second.invoke(&json!({}), DEADLINE).await.answer();
     assert_eq!(after["stopped"], "empty", "the lock is free again: {after}");
     assert_eq!(fixture.consume().await.duplicates(), 0);

@@ -27,7 +27,10 @@ pub enum Action {
     /// Report the state of slot, stream and backfill.
     Status,
     /// Forecast what a drain would send.
-    Plan,
+    Plan {
+        /// Whether the answer names partition keys, and not their hashes.
+        names_keys: bool,
+    },
     /// Drop the slot, and delete the checkpoint and the state of the backfill.
     Teardown,
 }
@@ -85,7 +88,7 @@ impl Action {
             "backfill" => BackfillCommand::parse(fields).map(Action::Backfill),
             "setup" => parse_setup(fields),
             "status" => check_fields(fields, "status", &[], NO_OTHER_FIELDS).map(|()| Action::Status),
-            "plan" => check_fields(fields, "plan", &[], NO_OTHER_FIELDS).map(|()| Action::Plan),
+            "plan" => parse_plan(fields),
             "teardown" => check_fields(fields, "teardown", &[], NO_OTHER_FIELDS).map(|()| Action::Teardown),
             other => Err(EventError::UnknownAction(shortened(other))),
         }
@@ -129,6 +132,21 @@ fn parse_setup(fields: &Map<String, Value>) -> Result<Action, EventError> {
         Some(name) => Some(name.as_str().and_then(|name| name.parse().ok()).ok_or(invalid)?),
     };
     Ok(Action::Setup { plugin })
+}
+
+fn parse_plan(fields: &Map<String, Value>) -> Result<Action, EventError> {
+    check_fields(fields, "plan", &["keys"], "keys")?;
+    let names_keys = match fields.get("keys") {
+        None => Some(false),
+        Some(keys) => keys.as_bool(),
+    };
+    let invalid = EventError::InvalidField {
+        field: "keys",
+        expected: "true or false",
+    };
+    names_keys
+        .map(|names_keys| Action::Plan { names_keys })
+        .ok_or(invalid)
 }
 
 /// The first 40 characters of a text, since an error must not repeat a whole payload.

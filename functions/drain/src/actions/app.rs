@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::lsn::Lsn;
 use crate::pack::Aggregation;
 use crate::plugin::Plugin;
-use crate::ports::{CheckpointError, SlotError, StreamError};
+use crate::ports::{CheckpointError, LockHolder, SlotError, StreamError};
 use crate::postgres::connection::{Connector, Credentials, Session};
 use crate::postgres::server::{self, Inspection};
 use crate::postgres::slot::PgSlot;
@@ -155,7 +155,10 @@ impl App {
         } = locked?;
         let Some(stored) = stored else {
             let plugin = state.and_then(|state| state.plugin?.parse::<Plugin>().ok());
-            return Ok(SlotAccess::Busy(plugin.map(Plugin::name)));
+            return Ok(SlotAccess::Busy(Busy {
+                plugin: plugin.map(Plugin::name),
+                drainer: server::lock_holder(connector, &control, name).await?,
+            }));
         };
         let stored = match stored {
             Err(CheckpointError::Invalid { .. }) if accept_gap.is_some() => None,
@@ -247,8 +250,16 @@ struct LockedSession {
 pub(super) enum SlotAccess<'c> {
     /// It has the lock.
     Locked(Box<OpenedSlot<'c>>),
-    /// Another drainer has the lock. The field is the name of the slot's plugin, if Spillway supports it.
-    Busy(Option<&'static str>),
+    /// Another drainer has the lock.
+    Busy(Busy),
+}
+
+/// A slot that another drainer has locked.
+pub(super) struct Busy {
+    /// The name of the slot's plugin, if Spillway supports it.
+    pub(super) plugin: Option<&'static str>,
+    /// The session that has the lock, if it still has it.
+    pub(super) drainer: Option<LockHolder>,
 }
 
 /// A locked slot that passed all checks of a drain.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::app::{App, OpenedSlot, SlotAccess};
+use super::app::{App, Busy, OpenedSlot, SlotAccess};
 use super::pending_backfill::pending_runner;
 use crate::aws::parameter_store::Parameter;
 use crate::budget::Budget;
@@ -40,8 +40,9 @@ pub(crate) async fn run(
 ) -> Result<Value, Error> {
     let opened = match app.open(connector, accept_gap).await {
         Ok(SlotAccess::Locked(opened)) => *opened,
-        Ok(SlotAccess::Busy(plugin)) => {
-            return Ok(json!(idle_report(app, plugin, StopReason::Busy, budget)));
+        Ok(SlotAccess::Busy(Busy { plugin, drainer })) => {
+            let report = idle_report(app, plugin, StopReason::Busy, budget);
+            return Ok(json!(Report { drainer, ..report }));
         }
         // The schedule runs before setup and after teardown, too. Nothing has failed.
         Err(Error::Discontinuity(error)) if matches!(*error, Discontinuity::NotSetUp { .. }) => {

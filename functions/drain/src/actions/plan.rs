@@ -55,11 +55,16 @@ pub struct Plan {
     pub elapsed_ms: u64,
 }
 
-/// Answers with a [`Plan`]. Reads for at most half of the invocation's time.
+/// Answers with a [`Plan`]. `names_keys` is whether it names partition keys, and not their hashes. Reads for at most half of the invocation's time.
 ///
 /// # Errors
 /// What would stop a drain, too, except for events that are too large: these are counted.
-pub(crate) async fn run(app: &App, connector: &Connector, budget: Budget) -> Result<Value, Error> {
+pub(crate) async fn run(
+    app: &App,
+    connector: &Connector,
+    names_keys: bool,
+    budget: Budget,
+) -> Result<Value, Error> {
     let mut opened = app.open_or_busy(connector).await?;
     // About 1 KiB for each row: what the forecast keeps of its key, and the row itself while it waits for its
     // commit.
@@ -76,6 +81,7 @@ pub(crate) async fn run(app: &App, connector: &Connector, budget: Budget) -> Res
         envelope: &app.config.envelope.with_empty_definitions(),
         start,
         rows,
+        names_keys,
         time: budget.reading_time_left(Instant::now()) / 2,
     };
     Ok(json!(plan(slot, input).await?))
@@ -89,6 +95,8 @@ pub(crate) struct PlanInput<'a> {
     pub(crate) start: &'a StartPosition,
     /// Most rows of the peek, about.
     pub(crate) rows: i32,
+    /// Whether the answer names partition keys, and not their hashes.
+    pub(crate) names_keys: bool,
     /// Time for reading.
     pub(crate) time: Duration,
 }
@@ -124,7 +132,7 @@ pub(crate) async fn plan<S: Slot>(slot: &mut S, input: PlanInput<'_>) -> Result<
     };
     let catalog = slot.catalog().await?;
     let reader = WindowReader::new(&reader_settings, input.envelope, catalog, history, now_micros());
-    let mut forecaster = Forecaster::new(reader, settings, start, began);
+    let mut forecaster = Forecaster::new(reader, settings, start, began, input.names_keys);
     let complete = forecaster
         .read(slot, &mut peeked, window, began + input.time)
         .await?;
@@ -165,7 +173,13 @@ struct Forecaster<'a, R> {
 }
 
 impl<'a, R: PeekRow> Forecaster<'a, R> {
-    fn new(reader: WindowReader<'a, R>, settings: &Settings, start: &StartPosition, began: Instant) -> Self {
+    fn new(
+        reader: WindowReader<'a, R>,
+        settings: &Settings,
+        start: &StartPosition,
+        began: Instant,
+        names_keys: bool,
+    ) -> Self {
         Forecaster {
             reader,
             forecast: Forecast::new(
@@ -174,6 +188,7 @@ impl<'a, R: PeekRow> Forecaster<'a, R> {
                 settings.record_bytes,
                 AGGREGATE_BYTES.min(settings.record_bytes),
                 settings.bytes_in_flight,
+                names_keys,
             ),
             acknowledgements: Acknowledgements::new(start.settled.into()),
             report: Report::default(),

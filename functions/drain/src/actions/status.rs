@@ -66,6 +66,7 @@ pub(crate) async fn run(app: &App, connector: &Connector) -> Result<Value, Error
     let mut answer = positions(&inspection, stored.as_ref(), &standbys);
     answer["action"] = json!("status");
     answer["slot"] = json!(config.slot);
+    answer["drainer"] = json!(server::lock_holder(connector, &session, &config.slot).await?);
     answer["oldest_transaction"] = json!(oldest);
     answer["stream"] = json!(config.stream);
     answer["stream_status"] = json!(stream_status);

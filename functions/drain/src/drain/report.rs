@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::backfill::state::{BackfillPhase, BackfillState};
 use crate::lsn::Lsn;
 use crate::pack::DeliveredCounts;
-use crate::ports::{OldestTransaction, Retention};
+use crate::ports::{LockHolder, OldestTransaction, Retention};
 use crate::table_name::TableName;
 
 /// The report of one invocation.
@@ -74,6 +74,9 @@ pub struct Report {
     pub oldest_transaction: Option<OldestTransaction>,
     /// Why it stopped.
     pub stopped: StopReason,
+    /// Who has the slot, if another drainer has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drainer: Option<LockHolder>,
     /// The pending backfill, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backfill: Option<BackfillReport>,

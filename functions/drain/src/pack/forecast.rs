@@ -37,6 +37,8 @@ pub struct Forecast {
     now: Instant,
     record_bytes: usize,
     capacity: usize,
+    /// Whether keys are named by their text, which holds values of rows.
+    names_keys: bool,
     packings: [Packing; 2],
     tables: BTreeMap<String, TableTotals>,
     keys: HashMap<HashKey, KeyTotals>,
@@ -112,7 +114,7 @@ pub struct TableFigures {
 /// The figures of one partition key.
 #[derive(Debug, Serialize)]
 pub struct KeyFigures {
-    /// Its first 64 characters.
+    /// Its first 64 characters, or else the first 16 hexadecimal digits of its SHA-256.
     pub key: String,
     /// The table of its first event.
     pub table: String,
@@ -173,6 +175,7 @@ impl Forecast {
         record_bytes: usize,
         aggregate_bytes: usize,
         capacity: usize,
+        names_keys: bool,
     ) -> Self {
         let packing = |aggregation| Packing {
             lanes: Lanes::new(aggregation, map.clone()),
@@ -187,6 +190,7 @@ impl Forecast {
             now,
             record_bytes,
             capacity,
+            names_keys,
             packings: [
                 packing(Aggregation::None),
                 packing(Aggregation::Kpl {
@@ -218,7 +222,10 @@ impl Forecast {
         self.oversize += oversize;
         self.events += 1;
         let key = self.keys.entry(hash_key).or_insert_with(|| KeyTotals {
-            text: event.partition_key.chars().take(64).collect(),
+            text: match self.names_keys {
+                true => event.partition_key.chars().take(64).collect(),
+                false => event.key_hash().into(),
+            },
             table: table.as_str().into(),
             events: 0,
             bytes: 0,
@@ -369,7 +376,14 @@ mod tests {
     };
 
     fn figures(events: impl IntoIterator<Item = (&'static str, usize)>) -> PlanFigures {
-        let mut forecast = Forecast::new(Instant::now(), &ShardMap::even(2), 1 << 20, 256 << 10, 32 << 20);
+        let mut forecast = Forecast::new(
+            Instant::now(),
+            &ShardMap::even(2),
+            1 << 20,
+            256 << 10,
+            32 << 20,
+            true,
+        );
         let mut acknowledgements = Acknowledgements::new(Lsn(0).into());
         let mut count = 0;
         for (key, size) in events {

@@ -10,8 +10,8 @@ mod tables;
 
 pub use error::{BoxError, CheckpointError, ErrorKind, SlotError, StreamError};
 pub use slot::{
-    CommitRows, EmittedMessage, OldestTransaction, PEEK_ROW_BYTES, PeekRow, PeekRows, Retention, Slot,
-    WalPositions,
+    CommitRows, EmittedMessage, LockHolder, OldestTransaction, PEEK_ROW_BYTES, PeekRow, PeekRows, Retention,
+    Slot, WalPositions,
 };
 pub use state_store::StateStore;
 pub use stream::{PutAnswer, RecordOutcome, Stream};

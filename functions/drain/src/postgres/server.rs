@@ -8,7 +8,7 @@ use postgres_types::PgLsn;
 use super::connection::{Connector, Session};
 use crate::continuity::{ServerInfo, SlotState};
 use crate::lsn::Lsn;
-use crate::ports::{BoxError, EmittedMessage, OldestTransaction, Retention, SlotError};
+use crate::ports::{BoxError, EmittedMessage, LockHolder, OldestTransaction, Retention, SlotError};
 
 /// State of the server and of one slot.
 #[derive(Debug)]
@@ -126,6 +126,34 @@ pub(crate) async fn lock_or_busy(
             slot: slot.to_owned(),
         }),
     }
+}
+
+/// The session that holds the slot's lock; `None` if there is none.
+///
+/// # Errors
+/// The query failed.
+pub(crate) async fn lock_holder(
+    connector: &Connector,
+    session: &Session,
+    slot: &str,
+) -> Result<Option<LockHolder>, SlotError> {
+    let row = session
+        .client
+        .query_opt(
+            "select l.pid as pid, extract(epoch from clock_timestamp() - a.backend_start)::int8 as age_seconds
+             from pg_locks l left join pg_stat_activity a using (pid)
+             where l.locktype = 'advisory' and l.granted and l.objsubid = 1
+               and l.database = (select oid from pg_database where datname = current_database())
+               and (l.classid::int8 << 32 | l.objid::int8) = hashtextextended('spillway:' || $1, 0)
+             limit 1",
+            &[&slot],
+        )
+        .await
+        .map_err(|error| connector.failed("searching for the drainer", error))?;
+    Ok(row.map(|row| LockHolder {
+        pid: row.get("pid"),
+        age_seconds: row.get("age_seconds"),
+    }))
 }
 
 /// State of the server's physical standbys.

@@ -1,0 +1,82 @@
+//! `make invoke` waits for the answer, and sends the event once.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use axum::routing::post;
+use tokio::net::TcpListener;
+use tokio::process::Command;
+
+crate::scenarios![
+    a_slow_answer_is_awaited_and_the_event_is_sent_once,
+    a_busy_function_is_no_failure_of_the_drain,
+];
+
+/// What CloudFormation answers about the function of a stack.
+const RESOURCE: &str = "<DescribeStackResourceResponse><DescribeStackResourceResult><StackResourceDetail>\
+     <PhysicalResourceId>the-function</PhysicalResourceId><LogicalResourceId>DrainFunction</LogicalResourceId>\
+     <ResourceType>AWS::Lambda::Function</ResourceType><ResourceStatus>CREATE_COMPLETE</ResourceStatus>\
+     <LastUpdatedTimestamp>2026-01-01T00:00:00Z</LastUpdatedTimestamp>\
+     </StackResourceDetail></DescribeStackResourceResult></DescribeStackResourceResponse>";
+
+/// Runs the script against a Lambda that answers so after two seconds. Returns its status, its output, its
+/// errors and the number of invocations.
+async fn invoke(status: StatusCode, answer: &'static str) -> (bool, String, String, u32) {
+    let invocations = Arc::new(AtomicU32::new(0));
+    let counter = Arc::clone(&invocations);
+    let lambda = post(async move || {
+        counter.fetch_add(1, Ordering::Relaxed);
+        // The script must wait: its time is what the scenario is about.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let code = [("x-amzn-errortype", "TooManyRequestsException")];
+        match status.is_success() {
+            true => answer.into_response(),
+            false => (status, code, answer).into_response(),
+        }
+    });
+    let router = Router::new()
+        .route("/2015-03-31/functions/the-function/invocations", lambda)
+        .route("/", post(async || RESOURCE));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let endpoint = format!("http://{}", listener.local_addr().expect("it is bound"));
+    let server = tokio::spawn(async move { axum::serve(listener, router).await });
+    let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let output = Command::new(project.join(".tools/venv/bin/python"))
+        .args(["scripts/invoke.py", "events/status.json"])
+        .current_dir(&project)
+        .envs([
+            ("AWS_ENDPOINT_URL", endpoint.as_str()),
+            ("AWS_ACCESS_KEY_ID", "test"),
+            ("AWS_SECRET_ACCESS_KEY", "test"),
+            ("AWS_REGION", "eu-central-1"),
+            ("PYTHONDONTWRITEBYTECODE", "1"),
+        ])
+        .output()
+        .await
+        .expect("`make tools-demo` installs Python");
+    server.abort();
+    (
+        output.status.success(),
+        String::from_utf8_lossy(&output.stdout).into_owned(),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+        invocations.load(Ordering::Relaxed),
+    )
+}
+
+async fn a_slow_answer_is_awaited_and_the_event_is_sent_once() {
+    let (is_success, output, errors, invocations) = invoke(StatusCode::OK, r#"{"action":"status"}"#).await;
+    assert!(is_success, "{errors}");
+    assert_eq!((output.trim(), invocations), (r#"{"action":"status"}"#, 1));
+}
+
+async fn a_busy_function_is_no_failure_of_the_drain() {
+    let answer = r#"{"Reason":"ReservedFunctionConcurrentInvocationLimitExceeded","Type":"User"}"#;
+    let (is_success, _, errors, invocations) = invoke(StatusCode::TOO_MANY_REQUESTS, answer).await;
+    assert!(!is_success && errors.contains("a drain runs"), "{errors}");
+    assert_eq!(invocations, 1);
+}
