@@ -82,6 +82,8 @@ async fn fixture_and_envelope_bytes(settings: FakeKinesisSettings) -> (Fixture, 
         .on_fake_kinesis(settings)
         // A marker would move the slot, which must stay where it is.
         .env("MARKERS", "off")
+        // Room for several full requests at once.
+        .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "2048")
         .build()
         .await;
     fixture.sql("create table t0 (id int primary key, x text)").await;

@@ -10,7 +10,7 @@ use crate::aws::kinesis::{Kinesis, StreamInfo};
 use crate::aws::parameter_store::Parameter;
 use crate::aws::{client, rds_token, secret};
 use crate::checkpoint::Checkpoint;
-use crate::config::{Auth, Config, Password};
+use crate::config::{Auth, Config, Password, StandbyAck};
 use crate::continuity::{self, ServerInfo, StartPosition};
 use crate::decode::KeptBytes;
 use crate::drain::{AGGREGATE_BYTES, Settings};
@@ -217,6 +217,7 @@ impl App {
             bytes_in_flight: config.bytes_in_flight(),
             linger: config.linger,
             poll_share: f64::from(config.poll_cpu_percent) / 100.0,
+            waits_for_standbys: config.standby_ack != StandbyAck::Off,
             markers: config.markers && start.plugin.sends_messages(server.version),
         }
     }

@@ -36,6 +36,10 @@ pub(super) struct Markers {
     number: u64,
     /// Whether this invocation writes markers; `false` after one was not committed in time.
     is_writing: bool,
+    /// Whether commits wait for a standby that does not acknowledge them, as far as this invocation knows.
+    is_unacknowledged: bool,
+    /// Whether the log that no standby has is left to a later tick (`STANDBY_ACK`).
+    waits_for_standbys: bool,
     /// The marker that this window or a later one must contain.
     pub(super) expected: Option<Marker>,
     /// The last marker that was written. The window ends there at the latest.
@@ -58,6 +62,8 @@ impl Markers {
             slot: settings.slot.clone(),
             number: last.map_or(0, |marker| marker.number),
             is_writing: settings.markers,
+            is_unacknowledged: false,
+            waits_for_standbys: settings.waits_for_standbys,
             expected: None,
             ahead,
         }
@@ -104,6 +110,11 @@ impl Markers {
                 positions = slot.wal_positions().await?;
             }
         }
+        // Not every role may see what the standbys have. But a marker that waits for them shows that they lack
+        // at least its part of the log. If the server fails now, the next writer may lack it for good.
+        if self.is_unacknowledged && self.waits_for_standbys {
+            positions.readable = confirmed;
+        }
         let mut window = next_window(&positions);
         if let Some(ahead) = &self.ahead {
             window.upto = window.upto.min(ahead.lsn);
@@ -132,6 +143,7 @@ impl Markers {
             }
             Ok(Err(error)) => error.into(),
             Err(late) => {
+                self.is_unacknowledged = true;
                 let _ = tokio::time::timeout(CANCEL_TIME, slot.cancel_control()).await;
                 late.into()
             }
@@ -141,8 +153,9 @@ impl Markers {
             slot = self.slot,
             number,
             error = %problem,
-            "the marker was not committed: until the next one, only positions can show that the slot lost \
-             changes"
+            is_waiting = self.is_unacknowledged && self.waits_for_standbys,
+            "the marker was not committed: the log is left to a later tick if commits wait for a standby; \
+             otherwise, until the next marker, only positions can show that the slot lost changes"
         );
         Ok(None)
     }

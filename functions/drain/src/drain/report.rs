@@ -134,7 +134,8 @@ impl Report {
         self.changes = delivered.changes;
         let age = |commit: i64| u64::try_from((now - commit) / 1_000_000).unwrap_or(0);
         self.behind_seconds = match self.stopped {
-            StopReason::Empty if self.unconfirmed == 0 => Some(0),
+            // What waits for a standby was not read.
+            StopReason::Empty if self.unconfirmed == 0 && self.held_bytes == 0 => Some(0),
             _ => delivered.last_commit.map(age),
         };
     }

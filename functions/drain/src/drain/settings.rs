@@ -44,6 +44,8 @@ pub struct Settings {
     pub linger: Duration,
     /// Share of one core of the server that polls may take, above 0 and at most 1.
     pub poll_share: f64,
+    /// Whether log that no standby has is left to a later tick.
+    pub waits_for_standbys: bool,
     /// Whether markers are written.
     pub markers: bool,
 }

@@ -150,6 +150,7 @@ fn settings(aggregation: Aggregation) -> Settings {
         bytes_in_flight: 1 << 20,
         linger: Duration::ZERO,
         poll_share: 0.05,
+        waits_for_standbys: true,
         markers: true,
     }
 }

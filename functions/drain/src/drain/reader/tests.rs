@@ -30,6 +30,7 @@ fn settings() -> Settings {
         bytes_in_flight: 1 << 20,
         linger: std::time::Duration::ZERO,
         poll_share: 0.05,
+        waits_for_standbys: true,
         markers: true,
     }
 }

@@ -58,6 +58,8 @@ pub(super) struct Faults {
     pub(super) lock_lost: bool,
     /// Up to where a standby has the log.
     pub(super) readable: Option<Lsn>,
+    /// Whether commits wait for a standby that does not answer.
+    pub(super) commits_wait: bool,
 }
 
 /// Stands in place of a table's name where the transaction is a marker.
@@ -148,6 +150,9 @@ impl Slot for FakeSlot {
         self.log.add(LogEntry::MarkerWritten(lsn));
         self.commits.push((flushed, format!("{MARKER}{content}")));
         self.flush = flushed;
+        if self.faults.commits_wait {
+            return std::future::pending().await;
+        }
         Ok(EmittedMessage { lsn, flushed })
     }
 

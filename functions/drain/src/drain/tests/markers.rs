@@ -20,6 +20,27 @@ async fn the_slot_never_advances_beyond_the_last_marker() {
     assert!(marked > Lsn(500 * MIB));
 }
 
+#[tokio::test]
+async fn log_that_no_standby_has_is_left_to_a_later_tick() {
+    let faults = Faults {
+        commits_wait: true,
+        ..Faults::default()
+    };
+    let (log, report, outcome) = run_faulty(BACKLOG, start(1, 1), faults).await;
+    outcome.unwrap();
+    assert_eq!(log.arrived(), Vec::<String>::new());
+    assert!(
+        !log.entries()
+            .iter()
+            .any(|entry| matches!(entry, LogEntry::Advanced(_)))
+    );
+    assert!(
+        report.held_bytes > 0 && report.held_bytes == report.lag_bytes,
+        "{report:?}"
+    );
+    assert_eq!(report.behind_seconds, None);
+}
+
 /// The last commit before the marker ends at 250 MiB, the marker at 260 MiB: later commits are new.
 async fn with_marker(start: StartPosition, blind_to: u64) -> (Log, Report, Result<(), Error>) {
     let (_, content) = marker(7, 260);
