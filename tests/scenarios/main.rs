@@ -75,6 +75,7 @@ mod startup;
 mod storm;
 mod support;
 mod table_patterns;
+mod template;
 mod third_party_consumers;
 mod tls;
 mod toast;
