@@ -116,10 +116,7 @@ pub(super) async fn drain_opened(
     let mut report = drained.report;
     report.notices = connector.notices.count();
     report.checkpoint_age_seconds = checkpoint_age;
-    let retention = server::retention(connector, slot.control(), name);
-    if let Ok(Ok(retention)) = tokio::time::timeout(SUMMARY_TIME, retention).await {
-        report.retain(retention);
-    }
+    add_server_state(&mut report, connector, &slot).await;
     report.elapsed_ms = budget.elapsed_ms();
     match drained.result {
         Ok(()) => {}
@@ -131,12 +128,20 @@ pub(super) async fn drain_opened(
             return Err(error);
         }
     }
+    Ok(report)
+}
+
+/// Adds what the server keeps for the slot, and the oldest transaction. Each is left out if the server does not
+/// answer.
+async fn add_server_state(report: &mut Report, connector: &Connector, slot: &PgSlot<'_>) {
+    let retention = server::retention(connector, slot.control(), &report.slot);
+    if let Ok(Ok(retention)) = tokio::time::timeout(SUMMARY_TIME, retention).await {
+        report.retain(retention);
+    }
     let oldest = server::oldest_transaction(connector, slot.control());
     if let Ok(Ok(oldest)) = tokio::time::timeout(SUMMARY_TIME, oldest).await {
         report.oldest_transaction = oldest;
     }
-    report.elapsed_ms = budget.elapsed_ms();
-    Ok(report)
 }
 
 /// Warns of each pattern of `TABLES` that matches no table: the slot advances, and nothing is sent for it.

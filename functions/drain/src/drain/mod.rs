@@ -15,6 +15,7 @@ mod settings;
 mod task;
 #[cfg(test)]
 mod tests;
+mod throughput;
 mod tip;
 mod window;
 

@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 
 use super::report::Report;
 use super::settings::{REQUEST, Settings};
+use super::throughput::{LaneTime, Throughput};
 use crate::checkpoint::AckPosition;
 use crate::encode::Event;
 use crate::error::Error;
@@ -38,9 +39,6 @@ const MIN_LANE_RECORDS: usize = 10;
 /// Most acknowledged events that are kept for their buffers: a few requests of records.
 const MOST_SPARE: usize = 2_048;
 
-/// How long a throughput must be measured before it is used.
-const MEASURED_TIME: Duration = Duration::from_millis(100);
-
 /// First and longest pause, in seconds, after a record failed.
 const RECORD_BACKOFF: (f64, f64) = (0.05, 2.0);
 /// First and longest pause after a shard throttled.
@@ -54,60 +52,6 @@ pub(super) enum StreamAnswer {
     Put(PutAnswer, Duration),
     /// To a ListShards request.
     Shards(Result<ShardMap, StreamError>),
-}
-
-/// Bytes of memory that the stream acknowledges in a time.
-#[derive(Debug, Default)]
-struct Throughput {
-    bytes: usize,
-    /// Time during which a request was in flight.
-    busy: Duration,
-    busy_since: Option<Instant>,
-}
-
-impl Throughput {
-    /// A request is in flight from now on.
-    fn start(&mut self) {
-        self.busy_since.get_or_insert_with(Instant::now);
-    }
-
-    /// Adds acknowledged bytes. `is_busy` says whether another request is in flight.
-    fn add(&mut self, bytes: usize, is_busy: bool) {
-        let now = Instant::now();
-        self.bytes += bytes;
-        self.busy += self.busy_since.map_or(Duration::ZERO, |since| now - since);
-        self.busy_since = is_busy.then_some(now);
-    }
-
-    /// Bytes that the stream is expected to accept within `time`; `None` before the first measurement.
-    fn bytes_within(&self, time: Duration) -> Option<usize> {
-        let is_measured = self.busy >= MEASURED_TIME && self.bytes > 0;
-        is_measured.then(|| (self.bytes as f64 * time.as_secs_f64() / self.busy.as_secs_f64()) as usize)
-    }
-}
-
-/// The time that a record of a lane takes, the wait for its request included.
-#[derive(Debug, Default)]
-struct LaneTime(Option<Duration>);
-
-impl LaneTime {
-    /// Adds the time of one request. Later requests count more.
-    fn add(&mut self, request: Duration) {
-        self.0 = Some(match self.0 {
-            Some(known) => known * 7 / 8 + request / 8,
-            None => request,
-        });
-    }
-
-    /// Records of one lane that are expected to be acknowledged within `time`.
-    ///
-    /// A lane's next record waits for a free request, about as long as for its answer.
-    fn records_within(&self, time: Duration) -> usize {
-        self.0.map_or(usize::MAX, |request| {
-            let each = (request * 2).max(Duration::from_micros(100));
-            usize::try_from(time.as_micros() / each.as_micros()).unwrap_or(usize::MAX)
-        })
-    }
 }
 
 /// How much may wait in the lanes.

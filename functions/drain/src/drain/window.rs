@@ -168,17 +168,12 @@ where
         if let Some(error @ Error::Discontinuity(_)) = failure {
             return Err(error);
         }
-        if self.is_unconfirmed
-            && read == ReadOutcome::Whole
-            && !has_left_out
-            && is_all_sent
-            && failure.is_none()
-        {
+        let is_sent = is_all_sent && failure.is_none();
+        if is_sent && self.is_unconfirmed && read == ReadOutcome::Whole && !has_left_out {
             self.sent_here = window.upto;
             return Ok(WindowOutcome::Whole);
         }
-        let is_whole = is_all_sent && failure.is_none() && read.is_complete();
-        let closed = self.close_chunk(is_whole).await;
+        let closed = self.close_chunk(is_sent && read.is_complete()).await;
         // The slot advances even if the cursor was not stored. The error is returned after that, and the next
         // invocation reads the chunk again.
         let confirmed = self.confirm().await;
@@ -267,34 +262,13 @@ where
                     self.sender.apply_answer(answer?, &mut self.report)?;
                 }
                 row = rows.next(), if self.sender.has_room() => {
-                    let mut next = match row {
+                    let row = match row {
                         Ok(None) if reader.has_rows(context(&self.backfill)) => continue,
                         Ok(None) => return end_of_rows(reader, window, count),
                         row => row,
                     };
-                    // Many rows arrive at once. The rest of this loop need not run for each of them.
-                    let mut taken = 0;
-                    loop {
-                        let row = match next {
-                            Ok(Some(row)) => row,
-                            Ok(None) => break,
-                            Err(SlotError::Timeout { .. }) => return Ok(ReadOutcome::TooSlow),
-                            Err(error) => return Err(error.into()),
-                        };
-                        count = count.saturating_add(1);
-                        let needs_commits = reader.take(row)? == ReaderNeed::LargeCommits;
-                        if needs_commits && !self.add_large_commits(window, reader).await? {
-                            return Ok(ReadOutcome::Stopped);
-                        }
-                        if !self.queue_events(reader, &mut events).await? {
-                            return Ok(ReadOutcome::Stopped);
-                        }
-                        taken += 1;
-                        // A row that has arrived is lost unless it is taken.
-                        if taken == ROWS_AT_ONCE || !self.sender.has_room() {
-                            break;
-                        }
-                        next = rows.next_arrived();
+                    if let Some(ended) = self.take_rows(window, row, rows, reader, &mut events, &mut count).await? {
+                        return Ok(ended);
                     }
                 }
                 () = self.checkpointer.wait_for_store(), if self.checkpointer.is_storing() => {}
@@ -305,6 +279,44 @@ where
                 }
                 () = sleep_until(retry), if retry.is_some() => self.sender.send(self.sender.has_room()),
             }
+        }
+    }
+
+    /// Takes a row and those that have arrived after it, as long as there is room.
+    ///
+    /// Many rows arrive at once, and the rest of the loop need not run for each of them. Returns the outcome if
+    /// reading has ended.
+    async fn take_rows<R: PeekRow>(
+        &mut self,
+        window: Window,
+        row: Result<Option<R>, SlotError>,
+        rows: &mut impl PeekRows<Row = R>,
+        reader: &mut WindowReader<'_, R>,
+        events: &mut Vec<QueuedEvent>,
+        count: &mut i32,
+    ) -> Result<Option<ReadOutcome>, Error> {
+        let (mut next, mut taken) = (row, 0);
+        loop {
+            let row = match next {
+                Ok(Some(row)) => row,
+                Ok(None) => return Ok(None),
+                Err(SlotError::Timeout { .. }) => return Ok(Some(ReadOutcome::TooSlow)),
+                Err(error) => return Err(error.into()),
+            };
+            *count = count.saturating_add(1);
+            let needs_commits = reader.take(row)? == ReaderNeed::LargeCommits;
+            if needs_commits && !self.add_large_commits(window, reader).await? {
+                return Ok(Some(ReadOutcome::Stopped));
+            }
+            if !self.queue_events(reader, events).await? {
+                return Ok(Some(ReadOutcome::Stopped));
+            }
+            taken += 1;
+            // A row that has arrived is lost unless it is taken.
+            if taken == ROWS_AT_ONCE || !self.sender.has_room() {
+                return Ok(None);
+            }
+            next = rows.next_arrived();
         }
     }
 
