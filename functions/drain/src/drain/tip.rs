@@ -3,9 +3,9 @@
 //! Each poll decodes the log from `restart_lsn`. So the polls may take only a share of one core of the server.
 //!
 //! A checkpoint is stored about once a second, since SSM accepts about three stores a second from all functions
-//! of an account together. A window between two stores sends its events, and is not confirmed: it
-//! writes no marker, stores no checkpoint and does not advance the slot. The next confirmed window starts before
-//! it, and skips its events.
+//! of an account together. A window between two stores sends its events, and is not confirmed: it writes no
+//! marker, stores no checkpoint and does not advance the slot. The next confirmed window starts before it, and
+//! skips its events.
 
 use std::time::{Duration, Instant};
 
