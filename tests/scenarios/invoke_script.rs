@@ -1,9 +1,9 @@
 //! `make invoke` waits for the answer, and sends the event once.
 
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use axum::Router;
 use axum::http::StatusCode;
@@ -11,6 +11,7 @@ use axum::response::IntoResponse;
 use axum::routing::post;
 use tokio::net::TcpListener;
 use tokio::process::Command;
+use tokio::sync::Notify;
 
 crate::scenarios![
     a_slow_answer_is_awaited_and_the_event_is_sent_once,
@@ -24,15 +25,20 @@ const RESOURCE: &str = "<DescribeStackResourceResponse><DescribeStackResourceRes
      <LastUpdatedTimestamp>2026-01-01T00:00:00Z</LastUpdatedTimestamp>\
      </StackResourceDetail></DescribeStackResourceResult></DescribeStackResourceResponse>";
 
-/// Runs the script against a Lambda that answers so after two seconds. Returns its status, its output, its
-/// errors and the number of invocations.
+/// Runs the script against a Lambda that answers so once the test has seen that the script waits. Returns its
+/// status, its output, its errors and the number of invocations.
 async fn invoke(status: StatusCode, answer: &'static str) -> (bool, String, String, u32) {
     let invocations = Arc::new(AtomicU32::new(0));
-    let counter = Arc::clone(&invocations);
+    let (arrived, released) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (counter, arrives, release) = (
+        Arc::clone(&invocations),
+        Arc::clone(&arrived),
+        Arc::clone(&released),
+    );
     let lambda = post(async move || {
         counter.fetch_add(1, Ordering::Relaxed);
-        // The script must wait: its time is what the scenario is about.
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        arrives.notify_one();
+        release.notified().await;
         let code = [("x-amzn-errortype", "TooManyRequestsException")];
         match status.is_success() {
             true => answer.into_response(),
@@ -46,7 +52,7 @@ async fn invoke(status: StatusCode, answer: &'static str) -> (bool, String, Stri
     let endpoint = format!("http://{}", listener.local_addr().expect("it is bound"));
     let server = tokio::spawn(async move { axum::serve(listener, router).await });
     let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let output = Command::new(project.join(".tools/venv/bin/python"))
+    let mut script = Command::new(project.join(".tools/venv/bin/python"))
         .args(["scripts/invoke.py", "events/status.json"])
         .current_dir(&project)
         .envs([
@@ -56,9 +62,18 @@ async fn invoke(status: StatusCode, answer: &'static str) -> (bool, String, Stri
             ("AWS_REGION", "eu-central-1"),
             ("PYTHONDONTWRITEBYTECODE", "1"),
         ])
-        .output()
-        .await
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
         .expect("`make tools-demo` installs Python");
+    arrived.notified().await;
+    assert!(matches!(script.try_wait(), Ok(None)), "the script does not wait");
+    released.notify_one();
+    let output = script
+        .wait_with_output()
+        .await
+        .expect("a child can be waited for");
     server.abort();
     (
         output.status.success(),
