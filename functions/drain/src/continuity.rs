@@ -258,6 +258,20 @@ pub enum Discontinuity {
 }
 
 impl Discontinuity {
+    /// Whether the slot does not continue where the stream ended. The others are wrong settings or events.
+    pub fn is_break(&self) -> bool {
+        matches!(
+            self,
+            Discontinuity::SlotMissing { .. }
+                | Discontinuity::SlotLost { .. }
+                | Discontinuity::CheckpointMismatch { .. }
+                | Discontinuity::SystemChanged { .. }
+                | Discontinuity::Divergence { .. }
+                | Discontinuity::Gap { .. }
+                | Discontinuity::MarkerMissing { .. }
+        )
+    }
+
     /// The stable `errorType`.
     pub fn name(&self) -> &'static str {
         match self {

@@ -201,16 +201,7 @@ impl Error {
 
     /// Whether the slot does not continue where the stream ended. No later tick can mend that.
     pub fn is_discontinuity(&self) -> bool {
-        let breaks = [
-            "MarkerMissing",
-            "Gap",
-            "Divergence",
-            "SystemChanged",
-            "SlotLost",
-            "SlotMissing",
-            "CheckpointMismatch",
-        ];
-        matches!(self, Error::Discontinuity(_)) && breaks.contains(&self.name())
+        matches!(self, Error::Discontinuity(error) if error.is_break())
     }
 
     /// The error and its causes on one line. A cause that only repeats what was said is left out.
