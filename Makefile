@@ -57,7 +57,7 @@ build: tools-rust tools-build ## build the function for deployment, for arm64: t
 	@python3 scripts/artefact.py target/lambda/drain/bootstrap
 
 # Built with the profile of a deployment, so the first build takes some minutes.
-bench: tools-rust tools-demo tools-conformance ## compare with pg_recvlogical, Debezium Server and psql in rounds; drain a stream with limits (TRANSACTIONS, ROWS, ROUNDS, CHANGES)
+bench: tools-rust tools-demo tools-conformance ## compare with other programs in rounds; drain a stream with limits (PARTS, ROUNDS)
 	cargo build --locked --release --workspace --bins
 	@target/release/play bench
 	@target/release/play limited

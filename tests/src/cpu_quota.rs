@@ -40,7 +40,7 @@ impl CpuQuota {
         written.then_some(group)
     }
 
-    /// Shell that puts its process into the group, and then becomes `program`.
+    /// A shell script that joins the group, and then runs `program` in its own process.
     pub fn script(&self, program: &Path) -> String {
         let (group, program) = (self.folder.join("cgroup.procs"), program.display());
         format!("#!/bin/sh\necho $$ > '{}'\nexec '{program}'\n", group.display())

@@ -225,8 +225,8 @@ impl Config {
     /// Most bytes that may wait for the stream's acknowledgement: a thirty-second of the memory, and 8 to 64 MiB.
     ///
     /// The 160 shards that accept 16 MiB in a tenth of a second answer sooner. More bytes that wait would only
-    /// need more memory. The rest of the memory is for the copies in requests, for the rows of a transaction whose end is not
-    /// read yet, and for the runtime.
+    /// need more memory. The rest of the memory is for the copies in requests, for the rows of a transaction
+    /// whose end is not read yet, and for the runtime.
     pub fn bytes_in_flight(&self) -> usize {
         usize::try_from(self.memory_mib.clamp(256, 2048) << 20).unwrap_or(usize::MAX) / 32
     }

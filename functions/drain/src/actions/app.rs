@@ -239,7 +239,7 @@ impl App {
     }
 }
 
-/// A session that tried to acquire the slot's lock, and what was read after that.
+/// A session, and what was read through it. It has the slot's lock, unless another session has it.
 struct LockedSession {
     control: Session,
     inspection: Inspection,

@@ -55,7 +55,9 @@ pub struct Plan {
     pub elapsed_ms: u64,
 }
 
-/// Answers with a [`Plan`]. `names_keys` is whether it names partition keys, and not their hashes. Reads for at most half of the invocation's time.
+/// Answers with a [`Plan`]. Reads for at most half of the invocation's time.
+///
+/// `names_keys` is whether it names partition keys, and not their hashes.
 ///
 /// # Errors
 /// What would stop a drain, too, except for events that are too large: these are counted.

@@ -118,7 +118,7 @@ struct Drain<'a, S, K, C> {
     confirmed_at: Instant,
     /// Since when the drain polls at the end of the log; `None` while it does not.
     tip_since: Option<Instant>,
-    /// The position up to which unconfirmed windows have sent every transaction.
+    /// Every transaction that ends at or before it was sent by an unconfirmed window.
     sent_here: Lsn,
     /// Whether the current window is not confirmed: see [`tip`].
     is_unconfirmed: bool,

@@ -1,4 +1,4 @@
-//! Polling at the end of the log: how often, and which windows are confirmed.
+//! Polling at the end of the log: the pauses, and the windows that are confirmed.
 //!
 //! Each poll decodes the log from `restart_lsn`. So the polls may take only a share of one core of the server.
 //!
@@ -21,7 +21,9 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
 /// Longest pause while nothing is written.
 const IDLE_PAUSE: Duration = Duration::from_millis(500);
 
-/// Longest pause. Polls that take more than 1.5 s then take more than their share.
+/// Longest pause.
+///
+/// With a share of 5 %, a poll of more than 1.6 s would need a longer pause. It takes more than its share.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// Time between two windows that are confirmed.
@@ -92,7 +94,7 @@ where
         Ok((positions, window))
     }
 
-    /// The position up to which this drain has sent every transaction.
+    /// Every transaction that ends at or before it was sent by this drain, or is confirmed.
     pub(super) fn sent(&self) -> Lsn {
         self.sent_here.max(self.confirmed)
     }

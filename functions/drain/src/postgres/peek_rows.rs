@@ -106,7 +106,7 @@ impl PgPeekRows {
     }
 
     fn parse(&self, message: Bytes) -> Result<Option<CopiedRow>, SlotError> {
-        parse_row(message).map_err(|Malformed| self.malformed())
+        parse_row(message).map_err(|NotARow| self.malformed())
     }
 
     fn malformed(&self) -> SlotError {
@@ -194,27 +194,27 @@ fn without_header(mut message: Bytes) -> Option<Bytes> {
 
 /// The message is not a row with three columns.
 #[derive(Debug, PartialEq)]
-struct Malformed;
+struct NotARow;
 
 /// The row in a message; `None` for the trailer, which ends the copy.
-fn parse_row(mut message: Bytes) -> Result<Option<CopiedRow>, Malformed> {
-    let columns = message.try_get_i16().map_err(|_| Malformed)?;
+fn parse_row(mut message: Bytes) -> Result<Option<CopiedRow>, NotARow> {
+    let columns = message.try_get_i16().map_err(|_| NotARow)?;
     if columns == -1 {
         return Ok(None);
     }
     let mut column = || {
-        let length = message.try_get_i32().map_err(|_| Malformed)?;
+        let length = message.try_get_i32().map_err(|_| NotARow)?;
         match usize::try_from(length) {
             Ok(length) if length <= message.len() => Ok(Some(message.split_to(length))),
-            Ok(_) => Err(Malformed),
+            Ok(_) => Err(NotARow),
             // A null has the length -1.
             Err(_) => Ok(None),
         }
     };
     let (lsn, data, oversize_bytes) = (column()?, column()?, column()?);
-    let lsn = lsn.and_then(|mut lsn| lsn.try_get_u64().ok()).ok_or(Malformed)?;
+    let lsn = lsn.and_then(|mut lsn| lsn.try_get_u64().ok()).ok_or(NotARow)?;
     let oversize_bytes = match oversize_bytes {
-        Some(mut bytes) => Some(bytes.try_get_u32().map_err(|_| Malformed)? as usize),
+        Some(mut bytes) => Some(bytes.try_get_u32().map_err(|_| NotARow)? as usize),
         None => None,
     };
     match (columns, message.is_empty()) {
@@ -223,7 +223,7 @@ fn parse_row(mut message: Bytes) -> Result<Option<CopiedRow>, Malformed> {
             data: data.unwrap_or_default(),
             oversize_bytes,
         })),
-        _ => Err(Malformed),
+        _ => Err(NotARow),
     }
 }
 
@@ -257,11 +257,11 @@ mod tests {
         assert_eq!(parse_row(slice), Ok(Some(row(Some(9)))));
         assert_eq!(parse_row(Bytes::from_static(b"\xff\xff")), Ok(None));
         for length in 0..whole.len() {
-            assert_eq!(parse_row(whole.slice(..length)), Err(Malformed), "{length}");
+            assert_eq!(parse_row(whole.slice(..length)), Err(NotARow), "{length}");
         }
         let longer = [&whole[..], b"x"].concat();
-        assert_eq!(parse_row(longer.into()), Err(Malformed));
-        assert_eq!(parse_row(message(&[Some(&lsn), Some(b"data")])), Err(Malformed));
+        assert_eq!(parse_row(longer.into()), Err(NotARow));
+        assert_eq!(parse_row(message(&[Some(&lsn), Some(b"data")])), Err(NotARow));
     }
 
     #[test]

@@ -79,7 +79,8 @@ pub(super) fn print(title: &str, items: u64, contestants: &[Contestant]) -> Valu
         let memory = contestant.median(|usage| usage.memory as f64) / f64::from(1 << 20);
         let put_units = contestant.median(|usage| usage.put_units as f64) / items as f64;
         println!(
-            "{:28} {median:8.3} {:>12} {:6.2} {:9.0} {first_record:7.2} {:7.2} {server_cpu:8.3} {memory:5.0} {put_units:10.4} {:6.0}",
+            "{:28} {median:8.3} {:>12} {:6.2} {:9.0} {first_record:7.2} {:7.2} {server_cpu:8.3} {memory:5.0} \
+             {put_units:10.4} {:6.0}",
             contestant.name,
             format!("{least:.3}-{most:.3}"),
             median / first,
