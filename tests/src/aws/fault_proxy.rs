@@ -6,8 +6,9 @@
 mod put_records;
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
 use hyper::http::request::Parts;
@@ -39,6 +40,44 @@ pub enum Fault {
     CutRequest,
     /// Forwarded after this time.
     Delay(Duration),
+    /// Forwarded while the limit admits it, and throttled otherwise.
+    Limit(Arc<RateLimit>),
+}
+
+/// A limit on requests per second, which several proxies may share, as the functions of an account do.
+#[derive(Debug)]
+pub struct RateLimit {
+    per_second: u32,
+    /// Start of the present second, and the requests that it admitted.
+    second: Mutex<(Instant, u32)>,
+    refused: AtomicU64,
+}
+
+impl RateLimit {
+    /// Admits this many requests a second.
+    pub fn new(per_second: u32) -> Arc<Self> {
+        Arc::new(Self {
+            per_second,
+            second: Mutex::new((Instant::now(), 0)),
+            refused: AtomicU64::new(0),
+        })
+    }
+
+    /// Number of requests that were refused.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    fn admits(&self) -> bool {
+        let mut second = self.second.lock().unwrap_or_else(PoisonError::into_inner);
+        if second.0.elapsed() >= Duration::from_secs(1) {
+            *second = (Instant::now(), 0);
+        }
+        second.1 += 1;
+        let is_admitted = second.1 <= self.per_second;
+        self.refused.fetch_add(u64::from(!is_admitted), Ordering::Relaxed);
+        is_admitted
+    }
 }
 
 impl Fault {
@@ -314,6 +353,10 @@ impl Answerer for Shared {
             Some(Fault::CutRequest) => return Err(Cut),
             Some(Fault::CutAnswer) => cut_answer = true,
             Some(Fault::Delay(time)) => tokio::time::sleep(time).await,
+            Some(Fault::Limit(limit)) if !limit.admits() => {
+                return Ok(refusal(400, "ThrottlingException", "Rate exceeded"));
+            }
+            Some(Fault::Limit(_)) => {}
             None => {}
         }
         let answer = match operation.as_str() {

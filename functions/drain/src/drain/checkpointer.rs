@@ -10,12 +10,16 @@ use crate::checkpoint::{AckPosition, Checkpoint};
 use crate::clock::now_text;
 use crate::error::Error;
 use crate::marker::Marker;
-use crate::ports::{CheckpointError, ErrorKind, SlotError, StateStore};
+use crate::ports::{BoxError, CheckpointError, ErrorKind, SlotError, StateStore};
 
-/// Time between two stores while events are acknowledged.
-///
-/// SSM accepts about three stores a second from all functions of an account together.
+/// Shortest time between two stores while events are acknowledged.
 const STORE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Longest time between two such stores.
+///
+/// SSM accepts about three stores a second from all functions of an account together. So each failed store
+/// doubles the time, and the store at the end of the window, which must succeed, finds room.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(16);
 
 /// Longest wait for a running store at the end of the drain.
 const CLOSE_TIME: Duration = Duration::from_millis(500);
@@ -30,6 +34,7 @@ pub(super) struct Checkpointer<C> {
     is_marker_stored: bool,
     running: Option<(AckPosition, JoinHandle<Result<(), CheckpointError>>)>,
     last_start: Instant,
+    interval: Duration,
     is_closed: bool,
 }
 
@@ -54,6 +59,7 @@ impl<C: StateStore> Checkpointer<C> {
             is_marker_stored: true,
             running: None,
             last_start: Instant::now(),
+            interval: STORE_INTERVAL,
             is_closed: false,
         }
     }
@@ -104,7 +110,7 @@ impl<C: StateStore> Checkpointer<C> {
         let stored = self.stored.as_ref();
         let is_behind = stored.is_some_and(|stored| stored < acknowledged);
         let is_due = is_behind && !self.is_closed && self.running.is_none();
-        is_due.then(|| self.last_start + STORE_INTERVAL)
+        is_due.then(|| self.last_start + self.interval)
     }
 
     /// Starts a store, and does not wait for it.
@@ -122,10 +128,19 @@ impl<C: StateStore> Checkpointer<C> {
         let Some((position, store)) = &mut self.running else {
             return;
         };
-        match store.await {
-            Ok(Ok(())) => self.stored = Some(position.clone()),
-            Ok(Err(error)) => tracing::warn!(error = %error, "the checkpoint was not stored, trying again"),
-            Err(error) => tracing::warn!(error = %error, "the checkpoint was not stored, trying again"),
+        let stored = match store.await {
+            Ok(stored) => stored.map_err(BoxError::from),
+            Err(error) => Err(error.into()),
+        };
+        match stored {
+            Ok(()) => {
+                self.stored = Some(position.clone());
+                self.interval = (self.interval / 2).max(STORE_INTERVAL);
+            }
+            Err(error) => {
+                self.interval = (self.interval * 2).min(LONGEST_INTERVAL);
+                tracing::warn!(error = %error, "the checkpoint was not stored, trying again");
+            }
         }
         self.running = None;
     }
@@ -215,4 +230,63 @@ fn timeout_error<C: StateStore>(store: &C) -> Error {
         parameter: store.name(),
         source: "it did not answer in time".into(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use crate::lsn::Lsn;
+
+    /// A store that is throttled while the flag is set.
+    #[derive(Clone)]
+    struct Throttled(Arc<AtomicBool>);
+
+    impl StateStore for Throttled {
+        fn name(&self) -> String {
+            "/p".into()
+        }
+
+        async fn store(&self, _: String) -> Result<(), CheckpointError> {
+            match self.0.load(Ordering::Relaxed) {
+                true => Err(CheckpointError::Unavailable {
+                    parameter: self.name(),
+                    source: "ThrottlingException".into(),
+                }),
+                false => Ok(()),
+            }
+        }
+    }
+
+    fn position(lsn: u64) -> AckPosition {
+        AckPosition {
+            commit_end: Lsn(lsn),
+            resume: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_throttled_store_doubles_the_time_to_the_next_and_a_stored_one_halves_it() {
+        let is_throttled = Arc::new(AtomicBool::new(true));
+        let document = Checkpoint::parse(
+            r#"{"version": 1, "system_identifier": "1", "timeline": 1, "database": "d", "slot": "s",
+                "plugin": "pgoutput", "commit_end": "0/1", "updated_at": ""}"#,
+        );
+        let mut checkpointer = Checkpointer::new(
+            Throttled(Arc::clone(&is_throttled)),
+            document.unwrap(),
+            Some(position(1)),
+        );
+        let mut intervals = Vec::new();
+        for round in 0..8 {
+            is_throttled.store(round < 6, Ordering::Relaxed);
+            checkpointer.start(&position(round + 2));
+            checkpointer.wait_for_store().await;
+            let due = checkpointer.due(&position(100)).unwrap();
+            intervals.push((due - checkpointer.last_start).as_secs());
+        }
+        assert_eq!(intervals, [2, 4, 8, 16, 16, 16, 8, 4]);
+    }
 }
