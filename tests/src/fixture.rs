@@ -334,8 +334,9 @@ impl Drop for Fixture {
             if let (ServerHandle::Shared(kinesis), None) = (&self.kinesis, &self.fake_kinesis) {
                 kinesis.delete_stream(&self.stream).await;
             }
-            self.ssm.delete(&self.parameter).await;
-            self.ssm.delete(&format!("{}.backfill", self.parameter)).await;
+            for suffix in ["", ".backfill", ".tables"] {
+                self.ssm.delete(&format!("{}{suffix}", self.parameter)).await;
+            }
         });
     }
 }

@@ -42,6 +42,7 @@ pub mod plugin;
 pub mod ports;
 pub mod position;
 pub mod postgres;
+pub mod sent_tables;
 pub mod stored_document;
 pub mod summary;
 pub mod table_name;

@@ -39,7 +39,7 @@ impl Metric {
 }
 
 /// The metrics of a drain.
-const METRICS: [Metric; 16] = [
+const METRICS: [Metric; 17] = [
     Metric::new("Changes", "Count", "/changes"),
     Metric::new("LagBytes", "Bytes", "/lag_bytes"),
     Metric::new("RetainedBytes", "Bytes", "/retained_bytes"),
@@ -56,6 +56,7 @@ const METRICS: [Metric; 16] = [
     Metric::of_count("HeldBytes", "/held_bytes"),
     Metric::of_count("Notices", "/notices"),
     Metric::of_count("Omitted", "/omitted"),
+    Metric::of_count("TablesLeft", "/tables_left"),
     Metric::of_count("Unconfirmed", "/unconfirmed"),
     Metric::of_count("Replayed", "/replayed"),
     Metric::of_count("BackfillRows", "/backfill/read"),

@@ -1,7 +1,7 @@
 //! The clients of a sandbox, and the opening of the slot under its lock.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aws_config::SdkConfig;
 use serde_json::Value;
@@ -38,10 +38,14 @@ pub struct App {
     pub(super) checkpoint: Parameter,
     /// The parameter of the backfill's state.
     pub(super) backfill: Parameter,
+    /// The parameter of the tables that are sent.
+    pub(super) sent_tables: Parameter,
     /// The size of windows, as earlier invocations measured.
     pub(super) sizing: Mutex<WindowSizing>,
     /// What the last drain did before it failed.
     failed_report: Mutex<Option<Value>>,
+    /// When the tables that are sent were checked, if they were.
+    tables_checked: Mutex<Option<Instant>>,
 }
 
 impl App {
@@ -58,6 +62,10 @@ impl App {
             name: format!("{}.backfill", config.checkpoint_parameter),
             ..checkpoint.clone()
         };
+        let sent_tables = Parameter {
+            name: format!("{}.tables", config.checkpoint_parameter),
+            ..checkpoint.clone()
+        };
         App {
             config,
             aws,
@@ -65,8 +73,10 @@ impl App {
             stream,
             checkpoint,
             backfill,
+            sent_tables,
             sizing: Mutex::default(),
             failed_report: Mutex::default(),
+            tables_checked: Mutex::default(),
         }
     }
 
@@ -79,6 +89,16 @@ impl App {
     pub fn take_failed_report(&self) -> Option<Value> {
         let mut report = self.failed_report.lock().unwrap_or_else(PoisonError::into_inner);
         report.take()
+    }
+
+    /// Whether the tables were not checked within `interval`. Then they count as checked `now`.
+    pub(super) fn is_check_due(&self, interval: Duration, now: Instant) -> bool {
+        let mut checked = self.tables_checked.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = checked.is_none_or(|checked| now.duration_since(checked) >= interval);
+        if is_due {
+            *checked = Some(now);
+        }
+        is_due
     }
 
     /// A connector whose sessions end soon after `lifetime`.

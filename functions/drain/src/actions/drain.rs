@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::app::{App, Busy, OpenedSlot, SlotAccess};
+use super::left_tables;
 use super::pending_backfill::pending_runner;
 use crate::aws::parameter_store::Parameter;
 use crate::budget::Budget;
@@ -96,6 +97,7 @@ pub(super) async fn drain_opened(
     }
     let checkpoint_age = stored.as_ref().and_then(|stored| age_seconds(&stored.updated_at));
     warn_of_unmatched_patterns(app, connector, &settings, &slot).await;
+    let tables_left = left_tables::warn(app, connector, slot.control(), &settings).await;
     let envelope = &app.config.envelope;
     let task = DrainTask {
         settings: &settings,
@@ -115,6 +117,7 @@ pub(super) async fn drain_opened(
     let drained = drain(ports, task).await;
     let mut report = drained.report;
     report.notices = connector.notices.count();
+    report.tables_left = tables_left;
     report.checkpoint_age_seconds = checkpoint_age;
     add_server_state(&mut report, connector, &slot).await;
     report.elapsed_ms = budget.elapsed_ms();

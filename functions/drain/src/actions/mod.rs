@@ -4,6 +4,7 @@ pub mod app;
 pub(crate) mod backfill;
 mod backfill_status;
 pub(crate) mod drain;
+mod left_tables;
 mod pending_backfill;
 pub mod plan;
 pub(crate) mod setup;

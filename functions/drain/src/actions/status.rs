@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::app::App;
-use super::{backfill_status, setup};
+use super::{backfill_status, left_tables, setup};
 use crate::checkpoint::Checkpoint;
 use crate::config::StandbyAck;
 use crate::continuity::{self, ServerInfo, SlotState};
@@ -46,6 +46,10 @@ pub(crate) async fn run(app: &App, connector: &Connector) -> Result<Value, Error
         match unmatched_patterns(connector, &session, plugin, publications, tables).await {
             Ok(unmatched) => problems.extend(unmatched),
             Err(error) => problems.push(Error::from(error).chain()),
+        }
+        match left_tables::check(app, connector, &session, plugin).await {
+            Ok(left) => problems.extend(left.sentences),
+            Err(error) => problems.push(error.chain()),
         }
     }
     let stream_status = stream_status.unwrap_or_else(|error| {

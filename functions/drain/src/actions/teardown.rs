@@ -1,4 +1,4 @@
-//! The action `teardown`: drops the slot, and deletes the checkpoint and the backfill's state. May be run
+//! The action `teardown`: drops the slot, and deletes the checkpoint and the other parameters. May be run
 //! again.
 
 use serde_json::{Value, json};
@@ -27,12 +27,14 @@ pub(crate) async fn run(app: &App, connector: &Connector) -> Result<Value, Error
     if app.checkpoint.delete().await? {
         dropped.push(format!("checkpoint {}", app.checkpoint.name));
     }
-    match app.backfill.delete().await {
-        Ok(true) => dropped.push(format!("backfill {}", app.backfill.name)),
-        Ok(false) => {}
-        // The role of an older stack lacks the permission, and such a stack has no backfill.
-        Err(CheckpointError::Denied { .. }) => {}
-        Err(error) => return Err(error.into()),
+    for (what, parameter) in [("backfill", &app.backfill), ("list of tables", &app.sent_tables)] {
+        match parameter.delete().await {
+            Ok(true) => dropped.push(format!("{what} {}", parameter.name)),
+            Ok(false) => {}
+            // The role of an older stack lacks the permission, and such a stack has no such parameter.
+            Err(CheckpointError::Denied { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
     Ok(json!({"action": "teardown", "slot": app.config.slot, "dropped": dropped}))
 }

@@ -72,6 +72,8 @@ pub struct Report {
     /// The oldest transaction that is writing: the server keeps the log, and decodes it again, from its
     /// start.
     pub oldest_transaction: Option<OldestTransaction>,
+    /// Tables that were sent at the last check, and are not now. The log has a warning for each.
+    pub tables_left: u64,
     /// Why it stopped.
     pub stopped: StopReason,
     /// Who has the slot, if another drainer has it.

@@ -12,6 +12,7 @@ pub(crate) mod slot;
 mod slot_queries;
 mod sql_error;
 mod sql_state;
+pub(crate) mod table_states;
 mod tls;
 pub(crate) mod unmatched_patterns;
 mod view_names;

@@ -1,0 +1,49 @@
+//! The tables of the database, and which of them are sent.
+
+use super::connection::{Connector, Session};
+use crate::pattern::{TablePattern, matches_any};
+use crate::plugin::Plugin;
+use crate::ports::SlotError;
+use crate::sent_tables::{Sending, TableState};
+use crate::table_name::TableName;
+
+/// The tables of the database. If $2, those of the publications $1 are sent. Otherwise all that are logged.
+const TABLE_STATES: &str = "
+    with published as materialized (
+      select distinct p.schemaname, p.tablename from pg_publication_tables p where $2 and p.pubname = any($1))
+    select n.nspname::text as schema,
+           c.relname::text as name,
+           case when $2 then p.tablename is not null
+                else c.relkind = 'r' and c.relpersistence = 'p' end as is_sent
+    from pg_class c
+    join pg_namespace n on n.oid = c.relnamespace
+    left join published p on p.schemaname = n.nspname and p.tablename = c.relname
+    where c.relkind in ('r', 'p') and c.relpersistence <> 't' and c.oid >= 16384";
+
+/// All tables of the database. `patterns` are those of `TABLES`.
+///
+/// # Errors
+/// The query failed.
+pub(crate) async fn table_states(
+    connector: &Connector,
+    session: &Session,
+    plugin: Plugin,
+    publications: &[String],
+    patterns: &[TablePattern],
+) -> Result<Vec<TableState>, SlotError> {
+    let rows = session
+        .client
+        .query(TABLE_STATES, &[&publications, &(plugin == Plugin::Pgoutput)])
+        .await
+        .map_err(|error| connector.failed("listing the tables", error))?;
+    let states = rows.iter().map(|row| {
+        let table = TableName::new(row.get::<_, String>("schema"), row.get::<_, String>("name"));
+        let sending = match row.get("is_sent") {
+            false => Sending::Unpublished,
+            true if matches_any(patterns, &table) => Sending::Sent,
+            true => Sending::Excluded,
+        };
+        TableState { table, sending }
+    });
+    Ok(states.collect())
+}

@@ -1,0 +1,177 @@
+//! The tables whose changes are sent, kept as hashes between invocations. Pure.
+//!
+//! A table that leaves a publication, or that another one replaces under its name, falls silent without an
+//! error. The comparison with the tables of an earlier invocation finds it.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use md5::{Digest as _, Md5};
+use serde::{Deserialize, Serialize};
+
+use crate::stored_document::{self, InvalidDocument};
+use crate::table_name::TableName;
+
+/// Most tables that are kept: their document fits into a parameter of 4 KiB.
+pub const MOST_TABLES: usize = 700;
+
+/// The format version of the document.
+const VERSION: u64 = 1;
+
+/// Bytes of a hash. Among 700 tables, two have the same hash in one of 20,000 databases.
+const HASH_BYTES: usize = 4;
+
+/// A table of the database, and why its changes are sent or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableState {
+    /// The table.
+    pub table: TableName,
+    /// Whether its changes are sent.
+    pub sending: Sending,
+}
+
+/// Why the changes of a table are sent or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sending {
+    /// They are sent.
+    Sent,
+    /// The slot does not send them: no publication has the table.
+    Unpublished,
+    /// The slot sends them, and no pattern of `TABLES` matches the table.
+    Excluded,
+}
+
+/// The document: hashes of the names of the tables that are sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SentTables {
+    version: u64,
+    /// The sorted hashes, in Base64.
+    hashes: String,
+}
+
+impl SentTables {
+    /// The tables that are sent now; `None` if there are more than [`MOST_TABLES`].
+    pub fn of(states: &[TableState]) -> Option<Self> {
+        let sent = states.iter().filter(|state| state.sending == Sending::Sent);
+        let mut hashes: Vec<_> = sent.map(|state| hash(&state.table)).collect();
+        hashes.sort_unstable();
+        (hashes.len() <= MOST_TABLES).then(|| SentTables {
+            version: VERSION,
+            hashes: STANDARD.encode(hashes.concat()),
+        })
+    }
+
+    /// Reads a stored document.
+    ///
+    /// # Errors
+    /// The text is not such a document, or of another version.
+    pub fn parse(text: &str) -> Result<Self, InvalidDocument> {
+        stored_document::parse("list of sent tables", VERSION, text)
+    }
+
+    /// The text to store.
+    pub fn to_text(&self) -> String {
+        stored_document::to_text(self)
+    }
+
+    /// A sentence for each table that was sent and is not now. `states` has all tables of the database.
+    ///
+    /// A table that no longer exists has no name, so such tables are counted.
+    pub fn left(&self, states: &[TableState]) -> Vec<String> {
+        let bytes = STANDARD.decode(&self.hashes).unwrap_or_default();
+        let (sent, _) = bytes.as_chunks::<HASH_BYTES>();
+        let mut sentences = Vec::new();
+        let mut found = 0;
+        for state in states {
+            if sent.binary_search(&hash(&state.table)).is_ok() {
+                found += 1;
+                sentences.extend(sentence(state));
+            }
+        }
+        match sent.len().saturating_sub(found) {
+            0 => {}
+            1 => sentences.push("a table that was sent was dropped or renamed".to_owned()),
+            gone => sentences.push(format!("{gone} tables that were sent were dropped or renamed")),
+        }
+        sentences
+    }
+}
+
+fn sentence(state: &TableState) -> Option<String> {
+    let name = state.table.unquoted();
+    match state.sending {
+        Sending::Sent => None,
+        Sending::Unpublished => Some(format!(
+            "table {name} is no longer sent: none of PUBLICATIONS has it. If that is not intended, run alter \
+             publication … add table …, and backfill the table"
+        )),
+        Sending::Excluded => Some(format!(
+            "table {name} is no longer sent: TABLES does not match it. If that is not intended, correct TABLES, and \
+             backfill the table"
+        )),
+    }
+}
+
+fn hash(table: &TableName) -> [u8; HASH_BYTES] {
+    let mut md5 = Md5::new();
+    md5.update(&table.schema);
+    md5.update([0]);
+    md5.update(&table.name);
+    let digest: [u8; 16] = md5.finalize().into();
+    [digest[0], digest[1], digest[2], digest[3]]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn states(tables: &[(&str, Sending)]) -> Vec<TableState> {
+        let state = |(name, sending): &(&str, Sending)| TableState {
+            table: TableName::new("public", *name),
+            sending: *sending,
+        };
+        tables.iter().map(state).collect()
+    }
+
+    #[test]
+    fn a_table_that_is_no_longer_sent_is_named_with_the_reason() {
+        use Sending::{Excluded, Sent, Unpublished};
+        let before = states(&[
+            ("a", Sent),
+            ("b", Sent),
+            ("c", Sent),
+            ("d", Sent),
+            ("e", Unpublished),
+        ]);
+        let stored = SentTables::of(&before).unwrap();
+        let stored = SentTables::parse(&stored.to_text()).unwrap();
+        assert_eq!(stored.left(&before), Vec::<String>::new());
+        let now = states(&[
+            ("a", Sent),
+            ("b", Unpublished),
+            ("c", Excluded),
+            ("e", Unpublished),
+            ("f", Sent),
+        ]);
+        let left = stored.left(&now);
+        assert_eq!(left.len(), 3, "{left:?}");
+        assert!(
+            left[0].starts_with("table public.b is no longer sent: none of PUBLICATIONS"),
+            "{left:?}"
+        );
+        assert!(
+            left[1].starts_with("table public.c is no longer sent: TABLES"),
+            "{left:?}"
+        );
+        assert_eq!(left[2], "a table that was sent was dropped or renamed");
+        assert_ne!(SentTables::of(&now).unwrap(), stored);
+    }
+
+    #[test]
+    fn the_document_of_the_most_tables_fits_into_a_parameter() {
+        let names: Vec<String> = (0..=MOST_TABLES).map(|number| format!("t{number}")).collect();
+        let all: Vec<_> = names.iter().map(|name| (name.as_str(), Sending::Sent)).collect();
+        let most = SentTables::of(&states(&all[1..])).unwrap();
+        assert!(most.to_text().len() <= 4096, "{}", most.to_text().len());
+        assert_eq!(SentTables::of(&states(&all)), None);
+    }
+}
