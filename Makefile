@@ -7,7 +7,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .PHONY: help demo test lint check advisories build bench conformance storm mutants fuzz breaker backfill huge tables
 .PHONY: invoke plan deploy clean tools-rust tools-demo tools-postgres tools-consumers tools-conformance tools-check
-.PHONY: tools-build tools-fuzz
+.PHONY: tools-build tools-fuzz tools-stack
 
 # Last, so that the user's own cargo takes precedence.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -33,7 +33,7 @@ demo: tools-rust tools-demo ## drain and backfill a real PostgreSQL into a local
 # Each scenario creates a database of 300 files. In memory that takes a sixth less time. So the servers run in
 # memory if 8 GB are free.
 test: export SERVERS_IN ?= $(shell df --output=avail -k /dev/shm 2>/dev/null | awk 'NR == 2 && $$1 > 8000000 { print "/dev/shm" }')
-test: tools-rust tools-demo tools-postgres tools-consumers ## all tests, on a real PostgreSQL and with the real binary
+test: tools-rust tools-demo tools-postgres tools-consumers tools-stack ## all tests, on a real PostgreSQL and with the real binary
 	cargo build --locked --workspace --bins
 	cargo test --locked --workspace
 
@@ -135,6 +135,9 @@ tools-conformance:
 # libFuzzer is C++.
 tools-fuzz:
 	@command -v c++ >/dev/null || scripts/debian.sh g++
+
+tools-stack:
+	@scripts/venv.sh .tools/stack scripts/requirements/stack.txt
 
 tools-check:
 	@scripts/venv.sh .tools/aws scripts/requirements/check.txt

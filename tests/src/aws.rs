@@ -2,6 +2,7 @@
 
 pub mod aggregate;
 pub mod alarms;
+pub(crate) mod emulator;
 pub(crate) mod endpoint;
 pub mod fake_kinesis;
 pub mod fault_proxy;
@@ -10,3 +11,4 @@ pub mod kinesis;
 pub mod put_log;
 pub(crate) mod put_records;
 pub mod ssm;
+pub mod stack;

@@ -3,65 +3,40 @@
 //! Python starts slowly. So all scenarios of a process share one server, which starts on first use.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use aws_credential_types::Credentials;
 use aws_sdk_ssm::Client;
 use aws_sdk_ssm::config::{BehaviorVersion, Region};
 use aws_sdk_ssm::types::ParameterType;
 
+use crate::aws::emulator::Emulator;
 use crate::aws::kinesis::{KEY_ID, REGION, SECRET};
-use crate::wait;
-use crate::watchdog::{Watchdog, is_alive};
 
 /// A running SSM emulator.
 #[derive(Debug)]
 pub struct Ssm {
-    endpoint: String,
+    emulator: Emulator,
     client: Client,
-    _watchdog: Watchdog,
 }
 
 impl Ssm {
     /// Starts an emulator on a free port, and waits until it answers.
     pub async fn start() -> Self {
         let program = program();
-        for _ in 0..5 {
-            let mut watchdog = Watchdog::start(None, &std::env::temp_dir());
-            let port = wait::free_port();
-            let pid =
-                watchdog.start_server(&format!("'{}' -H 127.0.0.1 -p {port}", program.display()), "log");
-            if answers(port, pid).await {
-                let endpoint = format!("http://127.0.0.1:{port}");
-                let client = Client::from_conf(
-                    aws_sdk_ssm::Config::builder()
-                        .behavior_version(BehaviorVersion::latest())
-                        .region(Region::new(REGION))
-                        .credentials_provider(Credentials::new(KEY_ID, SECRET, None, None, "scenario"))
-                        .endpoint_url(&endpoint)
-                        .build(),
-                );
-                let ssm = Self {
-                    endpoint,
-                    client,
-                    _watchdog: watchdog,
-                };
-                // moto loads its SSM model with the first request. On a busy machine that exceeds the
-                // function's timeout.
-                ssm.get("/first").await;
-                return ssm;
-            }
-            let log = std::fs::read_to_string(watchdog.folder().join("log")).unwrap_or_default();
-            assert!(
-                log.contains("in use"),
-                "{} does not start:\n{log}",
-                program.display()
-            );
-        }
-        panic!(
-            "{} found five ports in use that were free before",
-            program.display()
+        let emulator =
+            Emulator::start(|port| format!("'{}' -H 127.0.0.1 -p {port}", program.display())).await;
+        let client = Client::from_conf(
+            aws_sdk_ssm::Config::builder()
+                .behavior_version(BehaviorVersion::latest())
+                .region(Region::new(REGION))
+                .credentials_provider(Credentials::new(KEY_ID, SECRET, None, None, "scenario"))
+                .endpoint_url(emulator.endpoint())
+                .build(),
         );
+        let ssm = Self { emulator, client };
+        // moto loads its SSM model with the first request. On a busy machine that exceeds the function's timeout.
+        ssm.get("/first").await;
+        ssm
     }
 
     /// The emulator that all scenarios of this process share.
@@ -72,7 +47,7 @@ impl Ssm {
 
     /// URL for `AWS_ENDPOINT_URL_SSM`.
     pub fn endpoint(&self) -> &str {
-        &self.endpoint
+        self.emulator.endpoint()
     }
 
     /// Value of a parameter; `None` when it does not exist.
@@ -122,15 +97,4 @@ fn program() -> PathBuf {
         program.display()
     );
     program
-}
-
-/// Waits until the server accepts connections; false when its process ends first.
-async fn answers(port: u16, pid: u32) -> bool {
-    wait::until_some("moto_server answers", Duration::from_secs(60), || async {
-        if tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
-            return Some(is_alive(pid));
-        }
-        (!is_alive(pid)).then_some(false)
-    })
-    .await
 }

@@ -1,0 +1,200 @@
+//! The stack sets up its slot when it is created, and drops it when it is deleted.
+//!
+//! The whole template is deployed in an emulator of AWS, and the real function runs there.
+
+use scenarios::aws::stack::{Account, Outcome};
+use scenarios::postgres::{Postgres, PostgresSettings, REPLUSER};
+use serde_json::{Value, json};
+use tokio_postgres::Client;
+
+crate::scenarios![
+    a_stack_is_deployed_drains_answers_while_it_drains_and_leaves_nothing,
+    a_kept_slot_is_continued_by_the_next_stack_and_never_dropped_by_it,
+    a_slot_of_others_survives_a_failed_deployment,
+    a_failed_setup_says_why_and_leaves_nothing,
+    another_slot_name_drops_no_slot,
+    a_delete_without_the_database_ends,
+];
+
+/// An empty account, and a server with the database `app` that has the table `t`.
+struct Place {
+    account: Account,
+    postgres: Postgres,
+    admin: Client,
+}
+
+impl Place {
+    async fn new() -> Self {
+        let settings = PostgresSettings {
+            tls: true,
+            trust: true,
+            ..PostgresSettings::default()
+        };
+        let (account, postgres) = tokio::join!(Account::start(), Postgres::start(settings));
+        postgres.create_database("app").await;
+        let admin = postgres.admin("app").await;
+        let role = REPLUSER.0;
+        let script = format!(
+            "grant create on database app to {role}; create table t (id int primary key); \
+             alter table t owner to {role}; insert into t select generate_series(1, 100)"
+        );
+        admin.batch_execute(&script).await.unwrap();
+        Self {
+            account,
+            postgres,
+            admin,
+        }
+    }
+
+    /// Deploys with these parameters besides those that every stack needs.
+    async fn deploy(&self, parameters: &[&str]) -> Outcome {
+        let port = format!("DbPort={}", self.postgres.port());
+        let user = format!("DbUser={}", REPLUSER.0);
+        let needed = [
+            "DbHost=127.0.0.1",
+            &port,
+            &user,
+            "DbName=app",
+            "DbResourceId=cluster-ABC",
+            "SslMode=require",
+            "SubnetIds=subnet-12345678",
+            "SecurityGroupIds=sg-12345678",
+            "StreamShards=1",
+        ];
+        let all: Vec<String> = needed
+            .iter()
+            .chain(parameters)
+            .map(|it| (*it).to_owned())
+            .collect();
+        self.account.deploy(&all).await
+    }
+
+    /// Deletes the stack, which succeeds. Asserts that only the stream and these parameters are left.
+    async fn delete(&self, parameters: &[&str]) {
+        let deleted = self.account.delete().await;
+        assert_eq!(
+            deleted.status,
+            "DELETE_COMPLETE",
+            "{deleted:?}\n{}",
+            self.account.log()
+        );
+        assert_eq!(self.account.resources().await, left(parameters));
+    }
+
+    async fn sql(&self, statement: &str) {
+        self.admin.batch_execute(statement).await.unwrap();
+    }
+
+    async fn slots(&self) -> Vec<String> {
+        let query = "select slot_name::text from pg_replication_slots order by 1";
+        let rows = self.admin.query(query, &[]).await.unwrap();
+        rows.iter().map(|row| row.get(0)).collect()
+    }
+
+    async fn tick(&self) -> Value {
+        self.account.invoke(&json!({})).await
+    }
+}
+
+/// The resources of an account that has the stream and these parameters, and nothing else.
+fn left(parameters: &[&str]) -> Value {
+    json!({"parameters": parameters, "functions": [], "schedules": [], "alarms": [], "logs": [], "roles": [],
+           "streams": ["spillway"]})
+}
+
+async fn a_stack_is_deployed_drains_answers_while_it_drains_and_leaves_nothing() {
+    let place = Place::new().await;
+    let deployed = place.deploy(&["LingerSeconds=8"]).await;
+    assert_eq!(
+        deployed.status,
+        "CREATE_COMPLETE",
+        "{deployed:?}\n{}",
+        place.account.log()
+    );
+    let made = "created publication spillway of 1 tables; created slot spillway; created checkpoint /spillway/spillway";
+    assert_eq!(deployed.outputs["Setup"], made);
+    assert_eq!(place.slots().await, ["spillway"]);
+    let backfill = json!({"action": "backfill", "tables": ["public.t"]});
+    assert_eq!(place.account.invoke(&backfill).await["action"], "backfill");
+    place.sql("insert into t values (101)").await;
+    let (drained, status) = tokio::join!(place.tick(), async {
+        tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+        place.account.invoke(&json!({"action": "status"})).await
+    });
+    assert_eq!(drained["stopped"], "empty", "{drained}");
+    assert!(status["drainer"]["pid"].is_number(), "{status}");
+    assert_eq!(status["backfill"]["state"], "finished", "{status}");
+    assert_eq!(status["problems"], json!([]), "{status}");
+    // The first drain and the backfill were before.
+    let sent = place.account.log().matches("\"changes\":1,").count();
+    assert_eq!(sent, 1, "{}", place.account.log());
+    place.delete(&[]).await;
+    assert_eq!(place.slots().await, Vec::<String>::new());
+}
+
+async fn a_kept_slot_is_continued_by_the_next_stack_and_never_dropped_by_it() {
+    let place = Place::new().await;
+    place.deploy(&["OnDelete=keep"]).await;
+    place.delete(&["/spillway/spillway"]).await;
+    assert_eq!(place.slots().await, ["spillway"]);
+    place.sql("insert into t values (101), (102)").await;
+    let again = place.deploy(&["OnDelete=drop"]).await;
+    assert_eq!(again.status, "CREATE_COMPLETE", "{again:?}");
+    assert_eq!(again.outputs["Setup"], "nothing was missing");
+    // The deployment drained once.
+    assert!(
+        place.account.log().contains("\"changes\":2,"),
+        "{}",
+        place.account.log()
+    );
+    place.delete(&["/spillway/spillway"]).await;
+    assert_eq!(place.slots().await, ["spillway"]);
+}
+
+async fn a_slot_of_others_survives_a_failed_deployment() {
+    let place = Place::new().await;
+    place
+        .sql("select pg_create_physical_replication_slot('spillway')")
+        .await;
+    let deployed = place.deploy(&[]).await;
+    assert_eq!(deployed.status, "ROLLBACK_COMPLETE", "{deployed:?}");
+    assert!(
+        deployed.failures.concat().contains("SlotUnusable"),
+        "{deployed:?}"
+    );
+    assert_eq!(place.slots().await, ["spillway"]);
+}
+
+async fn a_failed_setup_says_why_and_leaves_nothing() {
+    let place = Place::new().await;
+    place
+        .sql(&format!("alter role {} noreplication", REPLUSER.0))
+        .await;
+    let deployed = place.deploy(&[]).await;
+    assert_eq!(deployed.status, "ROLLBACK_COMPLETE", "{deployed:?}");
+    let failures = deployed.failures.join("\n");
+    assert!(
+        failures.contains("SlotSetup: RoleLacksReplication: "),
+        "{failures}"
+    );
+    assert_eq!(place.slots().await, Vec::<String>::new());
+    let functions = &place.account.resources().await["functions"];
+    assert_eq!(*functions, json!([]));
+}
+
+async fn another_slot_name_drops_no_slot() {
+    let place = Place::new().await;
+    place.deploy(&[]).await;
+    let updated = place.deploy(&["SlotName=other"]).await;
+    assert_eq!(updated.status, "UPDATE_COMPLETE", "{updated:?}");
+    assert_eq!(place.slots().await, ["other", "spillway"]);
+    place.delete(&["/spillway/spillway"]).await;
+    assert_eq!(place.slots().await, ["spillway"]);
+}
+
+async fn a_delete_without_the_database_ends() {
+    let place = Place::new().await;
+    place.deploy(&[]).await;
+    place.postgres.crash().await;
+    place.delete(&["/spillway/spillway"]).await;
+}

@@ -1,0 +1,116 @@
+//! The stack of template.yaml in an emulator of AWS, which runs its functions as processes.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::process::Command;
+
+use crate::aws::emulator::Emulator;
+use crate::aws::kinesis::{KEY_ID, REGION, SECRET};
+use crate::lambda::function::drain_binary;
+
+/// Name of the stack.
+const NAME: &str = "orders";
+
+/// An account of AWS in which the stack can be deployed.
+#[derive(Debug)]
+pub struct Account(Emulator);
+
+/// Result of a deployment or a removal.
+#[derive(Debug, Deserialize)]
+pub struct Outcome {
+    /// Status of the stack, such as `CREATE_COMPLETE`.
+    pub status: String,
+    /// Values of the outputs by their names.
+    pub outputs: BTreeMap<String, String>,
+    /// A line for each resource that failed: its name and the reason.
+    pub failures: Vec<String>,
+}
+
+impl Account {
+    /// Starts an empty account, and waits until it answers.
+    pub async fn start() -> Self {
+        let python = python();
+        let emulator = Emulator::start(|port| {
+            format!(
+                "TMPDIR=\"$folder\" BIND_HOST=127.0.0.1 MINISTACK_HOST=127.0.0.1 GATEWAY_PORT={port} \
+                 AWS_ENDPOINT_URL=http://127.0.0.1:{port} \
+                 PYTHONDONTWRITEBYTECODE=1 '{}' -m ministack",
+                python.display()
+            )
+        })
+        .await;
+        Self(emulator)
+    }
+
+    /// Creates the stack, or updates it. `parameters` are `NAME=VALUE`.
+    pub async fn deploy(&self, parameters: &[String]) -> Outcome {
+        let binary = drain_binary();
+        let mut arguments = vec!["deploy".as_ref(), NAME.as_ref(), binary.as_os_str()];
+        arguments.extend(parameters.iter().map(OsStr::new));
+        self.outcome(&arguments).await
+    }
+
+    /// Deletes the stack.
+    pub async fn delete(&self) -> Outcome {
+        self.outcome(&["delete".as_ref(), NAME.as_ref()]).await
+    }
+
+    /// Sends an event to the drain function of the stack, and waits for its answer.
+    pub async fn invoke(&self, event: &Value) -> Value {
+        let event = event.to_string();
+        self.run(&["invoke".as_ref(), NAME.as_ref(), event.as_ref()])
+            .await
+    }
+
+    /// Names of what the account has, by kind: `parameters`, `functions`, `alarms` and others.
+    pub async fn resources(&self) -> Value {
+        self.run(&["resources".as_ref()]).await
+    }
+
+    async fn outcome(&self, arguments: &[&OsStr]) -> Outcome {
+        serde_json::from_value(self.run(arguments).await).expect("stack.py prints an outcome")
+    }
+
+    async fn run(&self, arguments: &[&OsStr]) -> Value {
+        let output = Command::new(python())
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("stack.py"))
+            .args(arguments)
+            .envs([
+                ("AWS_ENDPOINT_URL", self.0.endpoint()),
+                ("AWS_ACCESS_KEY_ID", KEY_ID),
+                ("AWS_SECRET_ACCESS_KEY", SECRET),
+                ("AWS_DEFAULT_REGION", REGION),
+                ("PYTHONDONTWRITEBYTECODE", "1"),
+            ])
+            .kill_on_drop(true)
+            .output()
+            .await
+            .expect("`make tools-stack` installs Python");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success(),
+            "stack.py {arguments:?}: {errors}\n{}",
+            self.log()
+        );
+        serde_json::from_slice(&output.stdout).expect("stack.py prints JSON")
+    }
+
+    /// The emulator's log, which has the lines of the functions.
+    pub fn log(&self) -> String {
+        self.0.log()
+    }
+}
+
+fn python() -> PathBuf {
+    let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools/stack/bin/python");
+    assert!(
+        python.exists(),
+        "no {}: `make tools-stack` installs it",
+        python.display()
+    );
+    python
+}

@@ -1,0 +1,135 @@
+"""Deploys template.yaml to an AWS endpoint, as `sam deploy` does, and works with the stack.
+
+    stack.py deploy STACK BOOTSTRAP NAME=VALUE…   creates or updates the stack; BOOTSTRAP is the function's program
+    stack.py invoke STACK EVENT                   prints the answer of the drain function
+    stack.py delete STACK
+    stack.py resources                            prints what the account has, by kind
+
+Each command prints JSON.
+"""
+
+import io
+import json
+import sys
+import zipfile
+from pathlib import Path
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import WaiterError
+from samtranslator.translator.transform import transform
+from samtranslator.yaml_helper import yaml_parse
+
+BUCKET = "artefacts"
+# The emulator does not know them. They are texts that nothing refers to.
+UNKNOWN = {"AWS::Logs::QueryDefinition"}
+PROJECT = Path(__file__).parent.parent
+
+
+class NoManagedPolicies:
+    """The template names its policies by ARN."""
+
+    def load(self):
+        return {}
+
+
+def client(service):
+    return boto3.client(service, config=Config(read_timeout=900, retries={"max_attempts": 0}))
+
+
+def upload(bootstrap):
+    """Uploads the program as the function's package. Returns its URI."""
+    package = io.BytesIO()
+    with zipfile.ZipFile(package, "w") as archive:
+        entry = zipfile.ZipInfo("bootstrap")
+        entry.external_attr = 0o100755 << 16
+        archive.writestr(entry, Path(bootstrap).read_bytes())
+    s3 = client("s3")
+    if not s3.list_buckets()["Buckets"]:
+        s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": s3.meta.region_name})
+    s3.put_object(Bucket=BUCKET, Key="drain.zip", Body=package.getvalue())
+    return f"s3://{BUCKET}/drain.zip"
+
+
+def translated(parameters, package):
+    """The template without SAM's own resource types, with this package, and with less patience."""
+    template = yaml_parse((PROJECT / "template.yaml").read_text())
+    function = template["Resources"]["DrainFunction"]
+    function["Properties"]["CodeUri"] = package
+    function.pop("Metadata")
+    setup = template["Resources"]["SetupFunction"]["Properties"]
+    setup["Environment"]["Variables"]["PATIENCE_SECONDS"] = "2"
+    resources = template["Resources"]
+    template["Resources"] = {name: it for name, it in resources.items() if it["Type"] not in UNKNOWN}
+    return json.dumps(transform(template, parameters, NoManagedPolicies()))
+
+
+def outcome(stack):
+    """Status, outputs and failures of a stack."""
+    cloudformation = client("cloudformation")
+    found = cloudformation.describe_stacks(StackName=stack)["Stacks"][0]
+    events = cloudformation.describe_stack_events(StackName=found["StackId"])["StackEvents"]
+    failures = [
+        f"{event['LogicalResourceId']}: {event.get('ResourceStatusReason', '')}"
+        for event in events
+        if event["ResourceStatus"].endswith("FAILED")
+    ]
+    outputs = {output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", [])}
+    return {"status": found["StackStatus"], "outputs": outputs, "failures": failures}
+
+
+def deploy(stack, bootstrap, *settings):
+    parameters = dict(setting.split("=", 1) for setting in settings)
+    arguments = {
+        "StackName": stack,
+        "TemplateBody": translated(parameters, upload(bootstrap)),
+        "Parameters": [{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
+        "Capabilities": ["CAPABILITY_IAM"],
+    }
+    cloudformation = client("cloudformation")
+    names = [it["StackName"] for it in cloudformation.describe_stacks()["Stacks"]]
+    kind = "update" if stack in names else "create"
+    getattr(cloudformation, f"{kind}_stack")(**arguments)
+    waiter = cloudformation.get_waiter(f"stack_{kind}_complete")
+    try:
+        waiter.wait(StackName=stack, WaiterConfig={"Delay": 1, "MaxAttempts": 900})
+    except WaiterError:
+        pass
+    return outcome(stack)
+
+
+def invoke(stack, event):
+    resource = client("cloudformation").describe_stack_resource(StackName=stack, LogicalResourceId="DrainFunction")
+    function = resource["StackResourceDetail"]["PhysicalResourceId"]
+    answer = client("lambda").invoke(FunctionName=function, Payload=event)
+    return json.load(answer["Payload"])
+
+
+def delete(stack):
+    cloudformation = client("cloudformation")
+    name = cloudformation.describe_stacks(StackName=stack)["Stacks"][0]["StackId"]
+    cloudformation.delete_stack(StackName=stack)
+    try:
+        cloudformation.get_waiter("stack_delete_complete").wait(
+            StackName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 900}
+        )
+    except WaiterError:
+        pass
+    return outcome(name)
+
+
+def resources():
+    return {
+        "parameters": [it["Name"] for it in client("ssm").describe_parameters()["Parameters"]],
+        "functions": [it["FunctionName"] for it in client("lambda").list_functions()["Functions"]],
+        "schedules": [it["Name"] for it in client("scheduler").list_schedules()["Schedules"]],
+        "alarms": [it["AlarmName"] for it in client("cloudwatch").describe_alarms()["MetricAlarms"]],
+        "logs": [it["logGroupName"] for it in client("logs").describe_log_groups()["logGroups"]],
+        "roles": [it["RoleName"] for it in client("iam").list_roles()["Roles"]],
+        "streams": client("kinesis").list_streams()["StreamNames"],
+    }
+
+
+if __name__ == "__main__":
+    command, *arguments = sys.argv[1:]
+    print(json.dumps(globals()[command](*arguments)))
