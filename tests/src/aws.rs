@@ -10,3 +10,4 @@ pub mod kinesis;
 pub mod put_log;
 pub(crate) mod put_records;
 pub mod ssm;
+pub mod template;
