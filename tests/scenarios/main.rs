@@ -48,6 +48,7 @@ mod keyless;
 mod language;
 mod limits;
 mod lingering;
+mod log_lines;
 mod many_tables;
 mod not_tables;
 mod odd_objects;
