@@ -8,6 +8,7 @@ SHELL := /bin/bash
 .PHONY: help demo test lint check advisories build bench conformance storm mutants fuzz breaker backfill huge tables
 .PHONY: invoke plan deploy clean tools-rust tools-demo tools-postgres tools-consumers tools-conformance tools-check
 .PHONY: tools-build tools-fuzz tools-stack
+.PHONY: tools-build tools-fuzz dashboard tools-dashboard
 
 # Last, so that the user's own cargo takes precedence.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -74,6 +75,10 @@ huge: tools-rust tools-demo ## drain one transaction of 1.1 GB by invocations of
 	cargo build --locked --workspace --bins
 	@target/debug/play huge
 
+dashboard: tools-rust tools-demo tools-dashboard ## draw the dashboard from a run with load, throttling, an open transaction and failures (TICKS, PERIOD)
+	cargo build --locked --workspace --bins
+	@target/debug/play dashboard | .tools/dashboard/bin/python -B tests/dashboard_picture.py docs/dashboard.svg $${PERIOD:-3}
+
 breaker: tools-rust tools-demo tools-postgres ## drain while every part fails at random, and count lost changes (SEEDS=10, FIRST_SEED=1, PARALLEL=4)
 	cargo build --locked --workspace --bins
 	@target/debug/play breaker
@@ -138,6 +143,9 @@ tools-fuzz:
 
 tools-stack:
 	@scripts/venv.sh .tools/stack scripts/requirements/stack.txt
+
+tools-dashboard:
+	@scripts/venv.sh .tools/dashboard scripts/requirements/dashboard.txt
 
 tools-check:
 	@scripts/venv.sh .tools/aws scripts/requirements/check.txt

@@ -2,30 +2,12 @@
 
 import json
 import sys
-from pathlib import Path
 
-import yaml
-
-
-class Loader(yaml.SafeLoader):
-    """Reads CloudFormation's short functions as {name: argument}."""
-
-
-def function(loader, suffix, node):
-    if isinstance(node, yaml.ScalarNode):
-        value = loader.construct_scalar(node)
-    elif isinstance(node, yaml.SequenceNode):
-        value = loader.construct_sequence(node, deep=True)
-    else:
-        value = loader.construct_mapping(node, deep=True)
-    return {suffix: value}
-
-
-Loader.add_multi_constructor("!", function)
+from cloudformation import read_template
 
 
 def main():
-    template = yaml.load((Path(__file__).parent.parent / "template.yaml").read_text(), Loader)
+    template = read_template()
     values = {name: it.get("Default") for name, it in template["Parameters"].items()}
     for argument in sys.argv[1:]:
         name, value = argument.split("=")

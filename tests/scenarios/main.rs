@@ -48,6 +48,7 @@ mod keyless;
 mod language;
 mod limits;
 mod lingering;
+mod log_lines;
 mod many_databases;
 mod many_tables;
 mod not_tables;

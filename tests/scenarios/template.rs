@@ -1,9 +1,15 @@
-//! The template's policy allows the calls that the code makes, and no others.
+//! The template: its policy allows the calls that the code makes, and no others; its filter keeps the log.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
-crate::scenarios![each_call_of_the_sdk_is_allowed_and_no_other];
+use scenarios::aws::template::properties;
+
+crate::scenarios![
+    each_call_of_the_sdk_is_allowed_and_no_other,
+    only_active_tracing_may_write_traces,
+    lambdas_filter_keeps_debug_lines_and_the_summary,
+];
 
 fn read_file(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
@@ -57,5 +63,56 @@ async fn each_call_of_the_sdk_is_allowed_and_no_other() {
     // Any other file that makes a call would have to be compared, too.
     for file in ["client.rs", "rds_token.rs"] {
         assert_eq!(operations(&source(file)), BTreeSet::new(), "{file}");
+    }
+}
+
+/// The function calls no SDK for a trace. Lambda records it, with the function's role.
+async fn only_active_tracing_may_write_traces() {
+    for (tracing, expected) in [
+        ("PassThrough", None),
+        (
+            "Active",
+            Some(["xray:PutTraceSegments", "xray:PutTelemetryRecords"]),
+        ),
+    ] {
+        let parameters = [&*format!("Tracing={tracing}")];
+        assert_eq!(properties("DrainFunction", &parameters)["Tracing"], tracing);
+        let role = properties("DrainRole", &parameters);
+        let statements = role["Policies"][0]["PolicyDocument"]["Statement"].as_array();
+        let statements = statements.expect("the policy has statements");
+        assert!(statements.iter().all(|it| it["Effect"] == "Allow"), "{role}");
+        let tracing = statements
+            .iter()
+            .filter(|it| it["Action"].to_string().contains("xray"));
+        let actions: Vec<_> = tracing.map(|it| it["Action"].clone()).collect();
+        assert_eq!(
+            actions,
+            Vec::from_iter(expected.map(|actions| serde_json::json!(actions)))
+        );
+    }
+}
+
+/// Lambda drops a line whose level is below `ApplicationLogLevel`. The summary line counts as INFO.
+async fn lambdas_filter_keeps_debug_lines_and_the_summary() {
+    let levels = ["DEBUG", "INFO", "WARN", "ERROR"];
+    let rank = |level: &str| {
+        let level = level.to_uppercase();
+        levels
+            .iter()
+            .position(|it| **it == level)
+            .unwrap_or_else(|| panic!("the level {level}"))
+    };
+    for level in ["error", "warn", "info", "debug"] {
+        let function = properties("DrainFunction", &[&*format!("LogLevel={level}")]);
+        assert_eq!(function["Environment"]["Variables"]["LOG_LEVEL"], level);
+        let logging = &function["LoggingConfig"];
+        assert_eq!(logging["LogFormat"], "JSON", "the filter needs JSON");
+        let filter = logging["ApplicationLogLevel"]
+            .as_str()
+            .expect("the template sets the filter");
+        assert!(rank(filter) <= rank("INFO"), "{filter} drops the summary line");
+        assert!(rank(filter) <= rank(level), "{filter} drops lines of {level}");
+        // DEBUG costs nothing here, but tells a reader of the console the wrong level.
+        assert_eq!(filter == "DEBUG", level == "debug", "{level}: {filter}");
     }
 }

@@ -12,3 +12,4 @@ pub mod put_log;
 pub(crate) mod put_records;
 pub mod ssm;
 pub mod stack;
+pub mod template;

@@ -18,7 +18,7 @@ use crate::pattern::TablePattern;
 ///
 /// Variables of the AWS SDK and of Lambda itself are not in the list. A test compares the documented
 /// variables and the template with it.
-pub const VARIABLES: [&str; 33] = [
+pub const VARIABLES: [&str; 34] = [
     "PGHOST",
     "PGPORT",
     "PGUSER",
@@ -52,6 +52,7 @@ pub const VARIABLES: [&str; 33] = [
     "PROVIDE_TRANSACTION_METADATA",
     "LOG_LEVEL",
     "METRICS_NAMESPACE",
+    "POWERTOOLS_SERVICE_NAME",
 ];
 
 /// Configuration of the function.
@@ -230,6 +231,14 @@ impl Config {
     pub fn bytes_in_flight(&self) -> usize {
         usize::try_from(self.memory_mib.clamp(256, 2048) << 20).unwrap_or(usize::MAX) / 32
     }
+}
+
+/// `service` of each line of the log: `POWERTOOLS_SERVICE_NAME`, or `spillway`.
+///
+/// Not a part of [`Config`], because the log also needs it when another variable is not valid.
+pub fn service_name(get: impl Fn(&str) -> Option<String>) -> String {
+    let name = Variables::new(&get).get("POWERTOOLS_SERVICE_NAME");
+    name.unwrap_or_else(|| "spillway".to_owned())
 }
 
 fn slot(variables: &Variables<'_>) -> Result<String, ConfigError> {

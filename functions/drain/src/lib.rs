@@ -33,6 +33,7 @@ pub mod encode;
 pub mod error;
 pub mod event;
 pub mod handler;
+pub mod log;
 pub mod lsn;
 pub mod marker;
 mod nonce;

@@ -5,21 +5,23 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 
 use drain::actions::app::App;
-use drain::config::Config;
+use drain::config::{self, Config};
 use drain::error::Error;
 use drain::handler::handle;
+use drain::log::{LineFields, LineFormat};
 use drain::summary;
-use lambda_runtime::layers::TracingLayer;
 use lambda_runtime::tower::util::MapRequestLayer;
 use lambda_runtime::{Diagnostic, LambdaEvent, LambdaInvocation, Runtime, service_fn};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokio::task::LocalSet;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 fn main() -> ExitCode {
-    let config = Config::from_env(|name| std::env::var(name).ok());
+    let variable = |name: &str| std::env::var(name).ok();
+    let config = Config::from_env(variable);
+    let fields = LineFields::new(&config::service_name(variable));
     let level = config
         .as_ref()
         .map_or(Ok(LevelFilter::INFO), |config| config.log_level.parse());
@@ -29,9 +31,7 @@ fn main() -> ExitCode {
         // The runtime would log each failed invocation a second time.
         .with_target("lambda_runtime::layers::panic", LevelFilter::OFF);
     let lines = tracing_subscriber::fmt::layer()
-        .json()
-        .flatten_event(true)
-        .with_current_span(false)
+        .event_format(LineFormat::new(fields.clone()))
         .with_writer(std::io::stderr);
     tracing_subscriber::registry().with(lines).with(events).init();
     if std::env::var_os("AWS_LAMBDA_RUNTIME_API").is_none() {
@@ -51,7 +51,7 @@ fn main() -> ExitCode {
     // The drain and its connections share this thread: a batch of rows then wakes no other thread. Requests to
     // AWS run on the other threads.
     let tasks = LocalSet::new();
-    match tasks.block_on(&runtime, serve(config.map_err(Error::from))) {
+    match tasks.block_on(&runtime, serve(config.map_err(Error::from), &fields)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("drain: the Lambda Runtime API failed: {error}");
@@ -67,7 +67,7 @@ fn main() -> ExitCode {
 ///
 /// # Errors
 /// The Lambda Runtime API failed.
-async fn serve(config: Result<Config, Error>) -> Result<(), lambda_runtime::Error> {
+async fn serve(config: Result<Config, Error>, fields: &LineFields) -> Result<(), lambda_runtime::Error> {
     let app = match config {
         Ok(config) => Ok(App::new(config).await),
         Err(error) => {
@@ -77,6 +77,8 @@ async fn serve(config: Result<Config, Error>) -> Result<(), lambda_runtime::Erro
     };
     let app = &app;
     let service = service_fn(move |event: LambdaEvent<Value>| async move {
+        let context = &event.context;
+        fields.begin(&context.request_id, context.xray_trace_id.as_deref());
         let app = match app {
             Ok(app) => app,
             Err(error) => return Err(diagnostic(error)),
@@ -85,18 +87,21 @@ async fn serve(config: Result<Config, Error>) -> Result<(), lambda_runtime::Erro
         let (namespace, now) = (app.config.metrics_namespace.as_str(), now_millis());
         match outcome {
             Ok(answer) => {
-                write_line(summary::answer_line(&answer, namespace, now));
+                write_line(summary::answer_line(&answer, namespace, now), fields);
                 Ok(answer)
             }
             Err(error) => {
                 let report = app.take_failed_report();
-                write_line(summary::failure_line(&error, report.as_ref(), namespace, now));
+                write_line(
+                    summary::failure_line(&error, report.as_ref(), namespace, now),
+                    fields,
+                );
                 tracing::error!(error_type = error.name(), kind = ?error.kind(), "{}", error.chain());
                 Err(diagnostic(&error))
             }
         }
     });
-    let runtime = Runtime::new(service).layer(TracingLayer::new());
+    let runtime = Runtime::new(service);
     runtime.layer(MapRequestLayer::new(with_json_payload)).run().await
 }
 
@@ -111,9 +116,12 @@ fn with_json_payload(mut invocation: LambdaInvocation) -> LambdaInvocation {
     invocation
 }
 
-/// Writes a summary line to the log.
-fn write_line(line: String) {
-    let _ = std::io::stderr().write_all((line + "\n").as_bytes());
+/// Writes a summary line to the log, with the fields of the invocation.
+///
+/// It has no `level`. Lambda takes such a line for INFO.
+fn write_line(mut line: Map<String, Value>, fields: &LineFields) {
+    fields.add_to(&mut line);
+    let _ = std::io::stderr().write_all(format!("{}\n", Value::Object(line)).as_bytes());
 }
 
 /// The present time in ms since 1970-01-01 UTC.

@@ -4,11 +4,11 @@
 //! data.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::process::Command;
 
 use serde::Deserialize;
 use serde_json::Value;
+
+use crate::aws::template;
 
 /// An alarm of the template.
 #[derive(Debug, Clone, Deserialize)]
@@ -36,16 +36,8 @@ pub struct Metrics(BTreeMap<String, Vec<(u64, f64)>>);
 /// # Panics
 /// The template has no such parameter, or the value is too small for it.
 pub fn alarms(parameters: &[&str]) -> BTreeMap<String, Alarm> {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let output = Command::new(here.join("../.tools/venv/bin/python"))
-        .arg(here.join("alarms.py"))
-        .args(parameters)
-        .env("PYTHONDONTWRITEBYTECODE", "1")
-        .output()
-        .unwrap_or_else(|error| panic!("alarms.py: {error}; `make tools-demo` installs Python"));
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "alarms.py: {errors}");
-    serde_json::from_slice(&output.stdout).expect("alarms.py prints JSON")
+    let alarms = template::script("alarms.py", parameters);
+    serde_json::from_value(alarms).expect("alarms.py prints alarms")
 }
 
 impl Metrics {

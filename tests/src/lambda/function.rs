@@ -16,7 +16,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::{Notify, watch};
 
 use crate::aws::kinesis;
-use crate::lambda::runtime_api::RuntimeApi;
+use crate::lambda::runtime_api::{InvocationIds, RuntimeApi};
 use crate::process_usage;
 use crate::watchdog::ProcessGuard;
 
@@ -29,6 +29,7 @@ pub struct Function {
     turn: tokio::sync::Mutex<()>,
     sandbox: Mutex<Option<Arc<Sandbox>>>,
     log: Arc<Mutex<Vec<String>>>,
+    invocations: Mutex<Vec<InvocationIds>>,
     peak_memory: AtomicU64,
 }
 
@@ -90,6 +91,7 @@ impl Function {
             turn: tokio::sync::Mutex::default(),
             sandbox: Mutex::default(),
             log: Arc::default(),
+            invocations: Mutex::default(),
             peak_memory: AtomicU64::new(0),
         }
     }
@@ -132,7 +134,11 @@ impl Function {
             Some(warm) => warm,
             None => self.start().await,
         };
-        let answer = sandbox.api.invoke(payload, deadline);
+        let (ids, answer) = sandbox.api.invoke(payload, deadline);
+        self.invocations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(ids);
         let mut exit = sandbox.exit.clone();
         let outcome = tokio::select! {
             biased;
@@ -190,6 +196,12 @@ impl Function {
     /// All lines that its processes have written so far, on both outputs.
     pub fn log(&self) -> Vec<String> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Identifiers of all its invocations so far, in order.
+    pub fn invocations(&self) -> Vec<InvocationIds> {
+        let invocations = self.invocations.lock();
+        invocations.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Largest resident memory (`VmHWM`) of a process at the end of an invocation, in bytes.

@@ -25,8 +25,29 @@ pub struct RuntimeApi {
     task: tokio::task::JoinHandle<()>,
 }
 
+/// Identifiers of an invocation.
+#[derive(Debug, Clone)]
+pub struct InvocationIds {
+    /// `Lambda-Runtime-Aws-Request-Id`.
+    pub request: String,
+    /// `Root` of `Lambda-Runtime-Trace-Id`.
+    pub trace: String,
+}
+
+impl InvocationIds {
+    /// Random identifiers, in the form that Lambda and X-Ray have.
+    fn random() -> Self {
+        let random = || fastrand::u64(..1 << 48);
+        Self {
+            request: format!("00000000-0000-4000-8000-{:012x}", random()),
+            trace: format!("1-00000000-{:012x}{:012x}", random(), random()),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Invocation {
+    ids: InvocationIds,
     event: String,
     deadline_ms: u128,
     posted: oneshot::Sender<InvocationResult>,
@@ -84,14 +105,20 @@ impl RuntimeApi {
     /// Queues `event` for the next `invocation/next`.
     ///
     /// The channel receives the result. It closes when there will be none.
-    pub fn invoke(&self, event: String, deadline: Duration) -> oneshot::Receiver<InvocationResult> {
+    pub fn invoke(
+        &self,
+        event: String,
+        deadline: Duration,
+    ) -> (InvocationIds, oneshot::Receiver<InvocationResult>) {
         let (posted, answer) = oneshot::channel();
         let end = SystemTime::now() + deadline;
         let deadline_ms = end
             .duration_since(UNIX_EPOCH)
             .expect("it is after 1970")
             .as_millis();
+        let ids = InvocationIds::random();
         let invocation = Invocation {
+            ids: ids.clone(),
             event,
             deadline_ms,
             posted,
@@ -99,7 +126,7 @@ impl RuntimeApi {
         self.invocations
             .send(invocation)
             .expect("the API lives as long as this value");
-        answer
+        (ids, answer)
     }
 
     /// Body that the function posted to `init/error`, if any.
@@ -123,11 +150,15 @@ async fn next(State(shared): State<Arc<Shared>>) -> Response {
     let Some(invocation) = shared.waiting.lock().await.recv().await else {
         return StatusCode::GONE.into_response();
     };
-    let id = format!("00000000-0000-4000-8000-{:012x}", fastrand::u64(..1 << 48));
+    let InvocationIds { request: id, trace } = invocation.ids;
     *shared.running.lock().unwrap_or_else(PoisonError::into_inner) = Some((id.clone(), invocation.posted));
     let headers = [
         ("Lambda-Runtime-Aws-Request-Id", id),
         ("Lambda-Runtime-Deadline-Ms", invocation.deadline_ms.to_string()),
+        (
+            "Lambda-Runtime-Trace-Id",
+            format!("Root={trace};Parent=0000000000000001;Sampled=0"),
+        ),
         (
             "Lambda-Runtime-Invoked-Function-Arn",
             format!(

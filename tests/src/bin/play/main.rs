@@ -4,6 +4,7 @@
 mod bench;
 mod conformance;
 mod corpus;
+mod dashboard;
 mod demo;
 mod huge;
 mod limited;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
             corpus::main();
             done()
         }
+        Some("dashboard") => dashboard::main(),
         Some("demo") => demo::main(),
         Some("huge") => huge::main(),
         Some("limited") => {
@@ -37,8 +39,8 @@ fn main() -> ExitCode {
         Some("tables") => random_tables::main(),
         other => {
             eprintln!(
-                "play: {other:?} is not one of backfill, bench, breaker, conformance, corpus, demo, huge, \
-                 limited, storm, tables"
+                "play: {other:?} is not one of backfill, bench, breaker, conformance, corpus, dashboard, demo, \
+                 huge, limited, storm, tables"
             );
             ExitCode::from(2)
         }

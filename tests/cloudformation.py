@@ -1,0 +1,79 @@
+"""Reads template.yaml, and evaluates CloudFormation's functions in it."""
+
+import re
+from pathlib import Path
+
+import yaml
+
+NO_VALUE = "AWS::NoValue"
+
+
+class Loader(yaml.SafeLoader):
+    """Reads CloudFormation's short functions as {name: argument}."""
+
+
+def function(loader, suffix, node):
+    if isinstance(node, yaml.ScalarNode):
+        value = loader.construct_scalar(node)
+    elif isinstance(node, yaml.SequenceNode):
+        value = loader.construct_sequence(node, deep=True)
+    else:
+        value = loader.construct_mapping(node, deep=True)
+    return {suffix: value}
+
+
+Loader.add_multi_constructor("!", function)
+
+
+def read_template():
+    return yaml.load((Path(__file__).parent.parent / "template.yaml").read_text(), Loader)
+
+
+class Stack:
+    """The template with values of its parameters. The others have their defaults."""
+
+    def __init__(self, template, parameters):
+        known = template["Parameters"]
+        for name, value in parameters.items():
+            allowed = known[name].get("AllowedValues")
+            if allowed and value not in allowed:
+                raise SystemExit(f"{name}={value} is not one of {allowed}")
+        self.template = template
+        self.values = {name: parameters.get(name, it.get("Default", "")) for name, it in known.items()}
+
+    def properties(self, resource):
+        return self.evaluated(self.template["Resources"][resource]["Properties"])
+
+    def evaluated(self, value):
+        """The value without functions. Names that only AWS knows stay as they are."""
+        if isinstance(value, list):
+            items = [self.evaluated(item) for item in value]
+            return [item for item in items if item != NO_VALUE]
+        if not isinstance(value, dict):
+            return value
+        if len(value) == 1:
+            [(name, argument)] = value.items()
+            match name:
+                case "Ref":
+                    return self.values.get(argument, argument)
+                case "If":
+                    condition, *branches = argument
+                    return self.evaluated(branches[0 if self.holds(condition) else 1])
+                case "Sub" if isinstance(argument, str):
+                    return re.sub(r"\$\{(\w+)\}", lambda it: str(self.values.get(it[1], it[0])), argument)
+        items = {key: self.evaluated(item) for key, item in value.items()}
+        return {key: item for key, item in items.items() if item != NO_VALUE}
+
+    def holds(self, condition):
+        if isinstance(condition, str):
+            return self.holds(self.template["Conditions"][condition])
+        [(name, arguments)] = condition.items()
+        match name:
+            case "Equals":
+                first, second = (str(self.evaluated(argument)) for argument in arguments)
+                return first == second
+            case "Not":
+                return not self.holds(arguments[0])
+            case "And":
+                return all(self.holds(argument) for argument in arguments)
+        raise SystemExit(f"the function {name} is not known as a condition")
