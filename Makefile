@@ -5,7 +5,7 @@
 .NOTPARALLEL:
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help demo test lint check advisories build bench conformance storm mutants fuzz breaker backfill huge tables
+.PHONY: help demo test lint check advisories build release bench conformance storm mutants fuzz breaker backfill huge tables
 .PHONY: invoke plan deploy clean tools-rust tools-demo tools-postgres tools-consumers tools-conformance tools-check
 .PHONY: tools-build tools-fuzz
 
@@ -16,6 +16,10 @@ export SAM_CLI_TELEMETRY := 0
 CROSS := PATH="$(CURDIR)/.tools/build/bin:$$PATH"
 SAM := .tools/aws/bin/sam
 EVENT ?= events/status.json
+# Architecture of the function, by Lambda's name: arm64 or x86_64. The template deploys arm64.
+ARCH ?= arm64
+TARGET_OF_arm64 := aarch64-unknown-linux-gnu
+TARGET_OF_x86_64 := x86_64-unknown-linux-gnu
 PLUGIN ?= wal2json
 TARGET ?= pgoutput
 SECONDS ?= 60
@@ -42,19 +46,27 @@ lint: tools-rust ## format and clippy: what to run while you write
 	cargo fmt --manifest-path functions/drain/fuzz/Cargo.toml --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
-check: lint tools-check ## the gate: lint, order of modules, docs, licences of dependencies, template
+check: lint tools-check ## the gate: lint, order of modules, tests of scripts, docs, licences of dependencies, template (ADVISORY_DB=folder)
 	python3 scripts/module_order.py
+	python3 -m unittest discover --quiet --start-directory scripts/tests
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
 	.tools/aws/bin/cargo-deny --locked check licenses bans sources
+	@if [ -n "$(ADVISORY_DB)" ]; then scripts/advisories.sh "$(ADVISORY_DB)"; else echo "advisories: not checked, ADVISORY_DB is not set"; fi
 	.tools/aws/bin/cfn-lint template.yaml
 	AWS_DEFAULT_REGION=eu-central-1 $(SAM) validate --lint
 
-advisories: tools-rust tools-check ## report known vulnerabilities of dependencies (fetches the RustSec database)
-	.tools/aws/bin/cargo-deny --locked check advisories
+advisories: tools-rust tools-check ## report known vulnerabilities of dependencies (fetches the RustSec database; ADVISORY_DB=folder is a copy)
+	@scripts/advisories.sh "$(ADVISORY_DB)"
 
-build: tools-rust tools-build ## build the function for deployment, for arm64: target/lambda/drain/bootstrap
-	cd functions/drain && $(CROSS) cargo lambda build --release --arm64
-	@python3 scripts/artefact.py target/lambda/drain/bootstrap
+build: tools-rust tools-build ## build the function for deployment: target/lambda/ARCH/bootstrap (ARCH=arm64 or x86_64)
+	cd functions/drain && $(CROSS) cargo lambda build --locked --release --target $(TARGET_OF_$(ARCH)) \
+		--flatten drain --lambda-dir "$(CURDIR)/target/lambda/$(ARCH)"
+	@python3 scripts/artefact.py target/lambda/$(ARCH)/bootstrap $(ARCH)
+
+release: tools-rust tools-build ## build what is released into target/release-VERSION: zips, licences, SBOM, checksums
+	$(MAKE) build ARCH=arm64
+	$(MAKE) build ARCH=x86_64
+	@python3 scripts/release.py target/lambda
 
 # Built with the profile of a deployment, so the first build takes some minutes.
 bench: tools-rust tools-demo tools-conformance ## compare with other programs in rounds; drain a stream with limits (PARTS, ROUNDS)
@@ -100,11 +112,17 @@ invoke: tools-check ## send EVENT (events/status.json) to the deployed function,
 plan: tools-check ## show what a drain of the deployed function would send now (KEYS=1 names partition keys)
 	@.tools/aws/bin/python scripts/invoke.py events/plan$(if $(KEYS),_keys).json | python3 scripts/plan.py
 
-deploy: tools-rust tools-check tools-build ## create or update the stack; the first time it asks for the parameters
+# A zip needs no compiler.
+FROM_ZIP := --config-file "$(CURDIR)/samconfig.toml" $(if $(ZIP),--template-file .aws-sam/zip/template.yaml)
+deploy: tools-check $(if $(ZIP),,tools-rust tools-build) ## create or update the stack; the first time it asks for the parameters (ZIP=of a release)
+ifdef ZIP
+	@python3 scripts/zip_template.py "$(ZIP)" .aws-sam/zip/template.yaml
+else
 	$(CROSS) $(SAM) build
-	@python3 scripts/artefact.py .aws-sam/build/DrainFunction/bootstrap
+	@python3 scripts/artefact.py .aws-sam/build/DrainFunction/bootstrap arm64
+endif
 	@# samconfig.toml keeps the answers to --guided.
-	if grep -q '^parameter_overrides' samconfig.toml; then $(SAM) deploy; else $(SAM) deploy --guided; fi
+	if grep -q '^parameter_overrides' samconfig.toml; then $(SAM) deploy $(FROM_ZIP); else $(SAM) deploy --guided $(FROM_ZIP); fi
 
 clean: ## remove what was built and installed in this folder
 	rm -rf target .aws-sam .run .tools
@@ -141,4 +159,4 @@ tools-check:
 
 tools-build:
 	@scripts/venv.sh .tools/build scripts/requirements/build.txt
-	@rustup target list --installed | grep -q '^aarch64-unknown-linux-gnu$$' || rustup target add aarch64-unknown-linux-gnu
+	@rustup target list --installed | grep -qx '$(TARGET_OF_$(ARCH))' || rustup target add $(TARGET_OF_$(ARCH))
