@@ -7,7 +7,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .PHONY: help demo test lint check advisories build release bench conformance storm mutants fuzz breaker backfill huge tables
 .PHONY: invoke plan deploy clean tools-rust tools-demo tools-postgres tools-consumers tools-conformance tools-check
-.PHONY: tools-build tools-fuzz
+.PHONY: tools-checkov tools-build tools-fuzz
 
 # Last, so that the user's own cargo takes precedence.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -46,7 +46,7 @@ lint: tools-rust ## format and clippy: what to run while you write
 	cargo fmt --manifest-path functions/drain/fuzz/Cargo.toml --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
-check: lint tools-check ## the gate: lint, order of modules, tests of scripts, docs, licences of dependencies, template (ADVISORY_DB=folder)
+check: lint tools-check tools-checkov ## the gate: lint, order of modules, tests of scripts, docs, licences of dependencies, template (ADVISORY_DB=folder)
 	python3 scripts/module_order.py
 	python3 -m unittest discover --quiet --start-directory scripts/tests
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
@@ -54,6 +54,7 @@ check: lint tools-check ## the gate: lint, order of modules, tests of scripts, d
 	@if [ -n "$(ADVISORY_DB)" ]; then scripts/advisories.sh "$(ADVISORY_DB)"; else echo "advisories: not checked, ADVISORY_DB is not set"; fi
 	.tools/aws/bin/cfn-lint template.yaml
 	AWS_DEFAULT_REGION=eu-central-1 $(SAM) validate --lint
+	.tools/checkov/bin/checkov --file template.yaml --framework cloudformation --skip-download --compact --quiet
 
 advisories: tools-rust tools-check ## report known vulnerabilities of dependencies (fetches the RustSec database; ADVISORY_DB=folder is a copy)
 	@scripts/advisories.sh "$(ADVISORY_DB)"
@@ -156,6 +157,9 @@ tools-fuzz:
 
 tools-check:
 	@scripts/venv.sh .tools/aws scripts/requirements/check.txt
+
+tools-checkov:
+	@scripts/venv.sh .tools/checkov scripts/requirements/checkov.txt
 
 tools-build:
 	@scripts/venv.sh .tools/build scripts/requirements/build.txt

@@ -12,7 +12,7 @@ from pathlib import Path
 from artefact import architecture
 
 # What `sam build` needs, and what a zip replaces. Each occurs once.
-BUILD = "    Metadata:\n      BuildMethod: rust-cargolambda\n"
+BUILD = "      BuildMethod: rust-cargolambda\n"
 CODE = "      CodeUri: functions/drain\n"
 ARCHITECTURE = "      Architectures: [arm64]\n"
 
