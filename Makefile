@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .PHONY: help demo test lint check advisories build release bench conformance storm mutants fuzz breaker backfill huge tables
-.PHONY: invoke plan deploy clean tools-rust tools-demo tools-postgres tools-consumers tools-conformance tools-check
+.PHONY: invoke status plan deploy clean tools-rust tools-demo tools-postgres tools-consumers tools-conformance tools-check
 .PHONY: tools-checkov tools-build tools-fuzz
 
 # Last, so that the user's own cargo takes precedence.
@@ -16,6 +16,10 @@ export SAM_CLI_TELEMETRY := 0
 CROSS := PATH="$(CURDIR)/.tools/build/bin:$$PATH"
 SAM := .tools/aws/bin/sam
 EVENT ?= events/status.json
+# The stack: its name, region and parameters are in deploy/ENV.toml. Not taken from the environment, where ENV may be
+# the start file of a shell.
+ENV := default
+SETTINGS := deploy/$(ENV).toml
 # Architecture of the function, by Lambda's name: arm64 or x86_64. The template deploys arm64.
 ARCH ?= arm64
 TARGET_OF_arm64 := aarch64-unknown-linux-gnu
@@ -107,23 +111,36 @@ mutants: tools-rust tools-demo ## check that the scenarios catch each deliberate
 	cargo build --locked --workspace --bins
 	@scripts/mutants.sh $(MUTANTS)
 
-invoke: tools-check ## send EVENT (events/status.json) to the deployed function, and wait for its answer
-	@.tools/aws/bin/python scripts/invoke.py $(EVENT)
+invoke: tools-check ## send EVENT (events/status.json) to the deployed function, and wait for its answer (ENV)
+	@.tools/aws/bin/python scripts/invoke.py $(EVENT) $(SETTINGS)
 
-plan: tools-check ## show what a drain of the deployed function would send now (KEYS=1 names partition keys)
-	@.tools/aws/bin/python scripts/invoke.py events/plan$(if $(KEYS),_keys).json | python3 scripts/plan.py
+status: tools-check ## report the state of the deployed function's slot, checkpoint and stream, with problems (ENV)
+	@.tools/aws/bin/python scripts/invoke.py events/status.json $(SETTINGS)
+
+plan: tools-check ## show what a drain of the deployed function would send now (ENV, KEYS=1 names partition keys)
+	@.tools/aws/bin/python scripts/invoke.py events/plan$(if $(KEYS),_keys).json $(SETTINGS) | python3 scripts/plan.py
 
 # A zip needs no compiler.
-FROM_ZIP := --config-file "$(CURDIR)/samconfig.toml" $(if $(ZIP),--template-file .aws-sam/zip/template.yaml)
-deploy: tools-check $(if $(ZIP),,tools-rust tools-build) ## create or update the stack; the first time it asks for the parameters (ZIP=of a release)
+deploy: $(SETTINGS) tools-check $(if $(ZIP),,tools-rust tools-build) ## create or update the stack of deploy/ENV.toml (ENV, ZIP=of a release, GUIDED=1 asks)
 ifdef ZIP
 	@python3 scripts/zip_template.py "$(ZIP)" .aws-sam/zip/template.yaml
 else
 	$(CROSS) $(SAM) build
 	@python3 scripts/artefact.py .aws-sam/build/DrainFunction/bootstrap arm64
 endif
-	@# samconfig.toml keeps the answers to --guided.
-	if grep -q '^parameter_overrides' samconfig.toml; then $(SAM) deploy $(FROM_ZIP); else $(SAM) deploy --guided $(FROM_ZIP); fi
+	$(SAM) deploy --config-file "$(CURDIR)/$(SETTINGS)" $(if $(ZIP),--template-file .aws-sam/zip/template.yaml) \
+		$(if $(GUIDED),--guided --stack-name spillway-$(ENV))
+
+# The answers to --guided are kept in this file.
+deploy/%.toml:
+ifdef GUIDED
+	@printf 'version = 0.1\n' >$@
+else
+	@echo "$@ does not exist. It holds the name, the region and the parameters of a stack:" >&2
+	@echo "  cp deploy/example.toml $@       then fill in its seven values, and run make again" >&2
+	@echo "  make deploy ENV=$* GUIDED=1      asks for every parameter instead, and keeps the answers in $@" >&2
+	@exit 1
+endif
 
 clean: ## remove what was built and installed in this folder
 	rm -rf target .aws-sam .run .tools
