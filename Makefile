@@ -52,7 +52,7 @@ lint: tools-rust ## format and clippy: what to run while you write
 
 check: lint tools-check tools-checkov ## the gate: lint, order of modules, tests of scripts, docs, licences of dependencies, template (ADVISORY_DB=folder)
 	python3 scripts/module_order.py
-	python3 -m unittest discover --quiet --start-directory scripts/tests
+	.tools/aws/bin/python -m unittest discover --quiet --start-directory scripts/tests
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
 	.tools/aws/bin/cargo-deny --locked check licenses bans sources
 	@if [ -n "$(ADVISORY_DB)" ]; then scripts/advisories.sh "$(ADVISORY_DB)"; else echo "advisories: not checked, ADVISORY_DB is not set"; fi
