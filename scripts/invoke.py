@@ -1,18 +1,19 @@
-"""Invokes the deployed function with an event file, waits as long as it may run, and prints its answer.
+"""Invoke the deployed function with an event file, wait as long as it may run, and print its answer.
 
-`sam remote invoke` gives up after a minute, and sends the event again. This sends it once. The stack and the region are
-those of samconfig.toml; STACK and AWS_REGION override them.
+invoke.py EVENT SETTINGS. `sam remote invoke` gives up after a minute, and sends the event again. This sends it once.
+The stack and the region are those of SETTINGS, deploy/NAME.toml; STACK and AWS_REGION override them.
 """
 
 import json
 import os
 import sys
-import tomllib
 from pathlib import Path
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+
+from stack import stack_settings
 
 # Longer than any invocation: Lambda ends one after 900 s.
 READ_SECONDS = 910
@@ -21,11 +22,13 @@ READ_SECONDS = 910
 def main():
     event = Path(sys.argv[1]).read_text()
     json.loads(event)
-    settings = stack_settings()
+    file = Path(sys.argv[2])
+    settings = stack_settings(file)
     stack = os.environ.get("STACK") or settings.get("stack_name")
     region = os.environ.get("AWS_REGION") or settings.get("region")
     if not stack:
-        sys.exit("no stack: `make deploy` writes its name into samconfig.toml, STACK=… sets another")
+        sys.exit(f"no stack: {file} {'has no stack_name' if file.exists() else 'does not exist'}. ENV=NAME reads "
+                 "deploy/NAME.toml, which `make deploy ENV=NAME` uses, and STACK=… names a stack without a file")
     once = Config(read_timeout=READ_SECONDS, tcp_keepalive=True, retries={"total_max_attempts": 1})
     try:
         resource = boto3.client("cloudformation", region_name=region).describe_stack_resource(
@@ -49,16 +52,5 @@ def main():
         sys.exit(1)
 
 
-def stack_settings():
-    """The parameters of `make deploy`, as samconfig.toml keeps them."""
-    file = Path("samconfig.toml")
-    if not file.exists():
-        return {}
-    default = tomllib.loads(file.read_text()).get("default", {})
-    merged = {}
-    for command in ("global", "deploy"):
-        merged.update(default.get(command, {}).get("parameters", {}))
-    return merged
-
-
-main()
+if __name__ == "__main__":
+    main()

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 use std::process::Stdio;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::http::StatusCode;
@@ -45,15 +45,21 @@ async fn invoke(status: StatusCode, answer: &'static str) -> (bool, String, Stri
             false => (status, code, answer).into_response(),
         }
     });
+    let question = Arc::new(Mutex::new(String::new()));
+    let asked = Arc::clone(&question);
+    let cloudformation = post(async move |body: String| {
+        *asked.lock().expect("no holder panics") = body;
+        RESOURCE
+    });
     let router = Router::new()
         .route("/2015-03-31/functions/the-function/invocations", lambda)
-        .route("/", post(async || RESOURCE));
+        .route("/", cloudformation);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
     let endpoint = format!("http://{}", listener.local_addr().expect("it is bound"));
     let server = tokio::spawn(async move { axum::serve(listener, router).await });
     let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut script = Command::new(project.join(".tools/venv/bin/python"))
-        .args(["scripts/invoke.py", "events/status.json"])
+        .args(["scripts/invoke.py", "events/status.json", "deploy/example.toml"])
         .current_dir(&project)
         .envs([
             ("AWS_ENDPOINT_URL", endpoint.as_str()),
@@ -75,6 +81,9 @@ async fn invoke(status: StatusCode, answer: &'static str) -> (bool, String, Stri
         .await
         .expect("a child can be waited for");
     server.abort();
+    // The stack is the one that the file of settings names.
+    let question = question.lock().expect("no holder panics").clone();
+    assert!(question.contains("StackName=spillway-orders&"), "{question}");
     (
         output.status.success(),
         String::from_utf8_lossy(&output.stdout).into_owned(),

@@ -1,0 +1,120 @@
+"""The network of the function: which parameters the template accepts, and which security groups follow."""
+
+import unittest
+from pathlib import Path
+
+try:
+    import yaml
+except ImportError:  # `make check` runs these tests with the Python of SAM, which has it
+    raise unittest.SkipTest("PyYAML is not installed") from None
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+class Loader(yaml.SafeLoader):
+    """Reads `!Ref x` as {"Ref": "x"}, and `!Name x` as {"Fn::Name": x}."""
+
+
+def tagged(loader, suffix, node):
+    kinds = {yaml.ScalarNode: loader.construct_scalar, yaml.MappingNode: loader.construct_mapping}
+    if isinstance(node, yaml.SequenceNode):
+        value = loader.construct_sequence(node, deep=True)
+    else:
+        value = kinds[type(node)](node)
+    return {"Ref" if suffix == "Ref" else f"Fn::{suffix}": value}
+
+
+Loader.add_multi_constructor("!", tagged)
+TEMPLATE = yaml.load((PROJECT / "template.yaml").read_text(), Loader)
+WALK_THROUGH = yaml.load((PROJECT / "examples" / "cluster.yaml").read_text(), Loader)
+
+NEEDED = {"DbHost": "h", "DbName": "d", "DbResourceId": "cluster-A", "SubnetIds": "subnet-1"}
+GROUP, CLUSTER, VPC = {"SecurityGroupIds": "sg-1,sg-2"}, {"DbSecurityGroupId": "sg-3"}, {"VpcId": "vpc-1"}
+
+
+class Stack:
+    """The functions of CloudFormation that rules, conditions and the network use."""
+
+    def __init__(self, *given: dict):
+        self.values = {name: parameter.get("Default") for name, parameter in TEMPLATE["Parameters"].items()}
+        for parameters in (NEEDED, *given):
+            self.values.update(parameters)
+
+    def value(self, node):
+        if isinstance(node, list):
+            return [self.value(item) for item in node]
+        if not isinstance(node, dict):
+            return node
+        (name, argument), = node.items()
+        match name:
+            case "Ref":
+                return self.values.get(argument, argument)
+            case "Fn::Equals":
+                first, second = self.value(argument)
+                return str(first) == str(second)
+            case "Fn::Not":
+                return not self.value(argument[0])
+            case "Fn::And":
+                return all(self.value(argument))
+            case "Fn::Or":
+                return any(self.value(argument))
+            case "Fn::If":
+                return self.value(argument[1 if self.holds(argument[0]) else 2])
+            case "Fn::Split":
+                return self.value(argument[1]).split(argument[0])
+            case _:
+                return {name: argument}
+
+    def holds(self, condition: str) -> bool:
+        return self.value(TEMPLATE["Conditions"][condition])
+
+    def refusals(self) -> list[str]:
+        return [
+            assertion["AssertDescription"]
+            for rule in TEMPLATE["Rules"].values() if self.value(rule.get("RuleCondition", True))
+            for assertion in rule["Assertions"] if not self.value(assertion["Assert"])
+        ]
+
+    def groups(self) -> list:
+        return self.value(TEMPLATE["Resources"]["DrainFunction"]["Properties"]["VpcConfig"]["SecurityGroupIds"])
+
+    def creates(self, resource: str) -> bool:
+        return self.holds(TEMPLATE["Resources"][resource]["Condition"])
+
+
+class Network(unittest.TestCase):
+    def test_groups_that_exist_are_used_as_they_are(self):
+        stack = Stack(GROUP)
+        self.assertEqual(stack.refusals(), [])
+        self.assertEqual(stack.groups(), ["sg-1", "sg-2"])
+        self.assertFalse(stack.creates("FunctionSecurityGroup") or stack.creates("FunctionToCluster"))
+
+    def test_with_the_cluster_s_group_the_function_gets_one_that_the_cluster_admits(self):
+        stack = Stack(CLUSTER, VPC)
+        self.assertEqual(stack.refusals(), [])
+        self.assertEqual(stack.groups(), [{"Fn::GetAtt": "FunctionSecurityGroup.GroupId"}])
+        self.assertTrue(stack.creates("FunctionSecurityGroup") and stack.creates("FunctionToCluster"))
+        resources = TEMPLATE["Resources"]
+        ingress = {name: stack.value(node) for name, node in resources["FunctionToCluster"]["Properties"].items()}
+        self.assertEqual((ingress["GroupId"], ingress["FromPort"], ingress["ToPort"]), ("sg-3", 5432, 5432))
+        self.assertEqual(ingress["SourceSecurityGroupId"], {"Fn::GetAtt": "FunctionSecurityGroup.GroupId"})
+        egress = resources["FunctionSecurityGroup"]["Properties"]["SecurityGroupEgress"]
+        self.assertEqual([stack.value(rule["ToPort"]) for rule in egress], [443, 5432])
+
+    def test_no_group_or_both_kinds_or_no_vpc_is_refused(self):
+        for given in ([], [GROUP, CLUSTER, VPC], [CLUSTER]):
+            self.assertEqual(len(Stack(*given).refusals()), 1, given)
+
+    def test_other_rules_refuse_what_they_describe(self):
+        self.assertIn("VpcId", Stack(GROUP, {"CreateVpcEndpoints": "true"}).refusals()[0])
+        self.assertIn("DbResourceId", Stack(GROUP, {"DbResourceId": ""}).refusals()[0])
+        self.assertIn("DbSecret", Stack(GROUP, {"DbAuth": "secret"}).refusals()[0])
+
+    def test_the_walk_through_gives_known_parameters_that_fit_together(self):
+        given = WALK_THROUGH["Resources"]["Spillway"]["Properties"]["Parameters"]
+        self.assertEqual(set(given) - set(TEMPLATE["Parameters"]), set())
+        self.assertEqual(Stack(given).refusals(), [])
+
+
+if __name__ == "__main__":
+    unittest.main()
