@@ -61,6 +61,7 @@ mod past_identities;
 mod pgbench;
 mod plan;
 mod poison;
+mod privacy;
 mod publications;
 mod random_kills;
 mod random_tables;

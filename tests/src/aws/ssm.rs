@@ -8,7 +8,9 @@ use std::time::Duration;
 use aws_credential_types::Credentials;
 use aws_sdk_ssm::Client;
 use aws_sdk_ssm::config::{BehaviorVersion, Region};
-use aws_sdk_ssm::types::ParameterType;
+use aws_sdk_ssm::types::Parameter;
+
+pub use aws_sdk_ssm::types::ParameterType;
 
 use crate::aws::kinesis::{KEY_ID, REGION, SECRET};
 use crate::wait;
@@ -75,13 +77,20 @@ impl Ssm {
         &self.endpoint
     }
 
-    /// Value of a parameter; `None` when it does not exist.
+    /// Value of a parameter, decrypted; `None` when it does not exist.
     pub async fn get(&self, name: &str) -> Option<String> {
-        match self.client.get_parameter().name(name).send().await {
-            Ok(found) => found
-                .parameter()
-                .and_then(|parameter| parameter.value())
-                .map(str::to_owned),
+        self.parameter(name, true).await?.value
+    }
+
+    /// Type of a parameter; `None` when it does not exist.
+    pub async fn parameter_type(&self, name: &str) -> Option<ParameterType> {
+        self.parameter(name, false).await?.r#type
+    }
+
+    async fn parameter(&self, name: &str, decrypted: bool) -> Option<Parameter> {
+        let request = self.client.get_parameter().name(name).with_decryption(decrypted);
+        match request.send().await {
+            Ok(found) => found.parameter,
             Err(error) => {
                 let error = error.into_service_error();
                 assert!(

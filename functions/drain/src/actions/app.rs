@@ -50,14 +50,10 @@ impl App {
         let aws = client::config().await;
         let ssm = aws_sdk_ssm::Client::new(&aws);
         let stream = Kinesis::new(client::kinesis(&aws), config.stream.clone());
-        let checkpoint = Parameter {
-            client: ssm.clone(),
-            name: config.checkpoint_parameter.clone(),
-        };
-        let backfill = Parameter {
-            name: format!("{}.backfill", config.checkpoint_parameter),
-            ..checkpoint.clone()
-        };
+        let checkpoint = Parameter::plain(ssm.clone(), config.checkpoint_parameter.clone());
+        // Its cursor is a key of a row, and its condition may hold values.
+        let name = format!("{}.backfill", config.checkpoint_parameter);
+        let backfill = Parameter::encrypted(ssm.clone(), name);
         App {
             config,
             aws,
