@@ -74,6 +74,7 @@ mod set_back;
 mod standby;
 mod startup;
 mod storm;
+mod stream_arn;
 mod support;
 mod table_patterns;
 mod template;

@@ -42,6 +42,13 @@ fn an_error_names_the_variable() {
         ("SLOT_NAME", "Slot"),
         ("SLOT_NAME", ""),
         ("STREAM_NAME", "arn:aws:kinesis:x"),
+        ("STREAM_NAME", "arn:aws:kinesis:eu-central-1:12345678901:stream/k"),
+        ("STREAM_NAME", "arn:aws:sqs:eu-central-1:123456789012:stream/k"),
+        ("STREAM_NAME", "arn:aws:kinesis:eu-central-1:123456789012:k"),
+        (
+            "STREAM_NAME",
+            "arn:aws:kinesis:eu-central-1:123456789012:stream/k/consumer/c:1",
+        ),
         ("CHECKPOINT_PARAMETER", "a b"),
         ("PUBLICATIONS", ","),
         ("TABLES", "orders"),
@@ -86,6 +93,20 @@ fn an_error_names_the_variable() {
             .to_string()
             .starts_with("PGSSLMODE")
     );
+}
+
+#[test]
+fn a_stream_is_named_by_its_name_or_by_an_arn_of_the_region() {
+    for stream in [
+        "k",
+        "arn:aws:kinesis:eu-central-1:123456789012:stream/k.k-k_1",
+        "arn:aws-us-gov:kinesis:eu-central-1:123456789012:stream/k",
+    ] {
+        let changes = [("STREAM_NAME", stream), ("AWS_REGION", "eu-central-1")];
+        assert_eq!(config(&changes).unwrap().stream, stream);
+        let elsewhere = config(&[("STREAM_NAME", stream), ("AWS_REGION", "eu-west-1")]);
+        assert_eq!(elsewhere.is_ok(), stream == "k", "{stream}");
+    }
 }
 
 #[test]
