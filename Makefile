@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .PHONY: help demo test lint check advisories build bench conformance storm mutants fuzz breaker backfill huge tables
-.PHONY: invoke plan deploy clean tools-rust tools-demo tools-postgres tools-consumers tools-conformance tools-check
+.PHONY: invoke plan certs deploy clean tools-rust tools-demo tools-postgres tools-consumers tools-conformance tools-check
 .PHONY: tools-build tools-fuzz
 
 # Last, so that the user's own cargo takes precedence.
@@ -99,6 +99,9 @@ invoke: tools-check ## send EVENT (events/status.json) to the deployed function,
 
 plan: tools-check ## show what a drain of the deployed function would send now (KEYS=1 names partition keys)
 	@.tools/aws/bin/python scripts/invoke.py events/plan$(if $(KEYS),_keys).json | python3 scripts/plan.py
+
+certs: tools-check ## replace the certificate authorities of RDS that the function carries (BUNDLE=global-bundle.pem)
+	@.tools/aws/bin/python scripts/certs.py "$(BUNDLE)"
 
 deploy: tools-rust tools-check tools-build ## create or update the stack; the first time it asks for the parameters
 	$(CROSS) $(SAM) build

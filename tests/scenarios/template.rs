@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-crate::scenarios![each_call_of_the_sdk_is_allowed_and_no_other];
+crate::scenarios![
+    each_call_of_the_sdk_is_allowed_and_no_other,
+    the_rule_on_authorities_lists_the_regions_that_are_carried,
+];
 
 fn read_file(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
@@ -58,4 +61,41 @@ async fn each_call_of_the_sdk_is_allowed_and_no_other() {
     for file in ["client.rs", "rds_token.rs"] {
         assert_eq!(operations(&source(file)), BTreeSet::new(), "{file}");
     }
+}
+
+async fn the_rule_on_authorities_lists_the_regions_that_are_carried() {
+    let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let is_region = |word: &&str| {
+        let parts: Vec<&str> = word.split('-').collect();
+        parts.len() > 2 && parts[0].len() == 2 && parts[parts.len() - 1].parse::<u8>().is_ok()
+    };
+    let regions = |text: &str| -> BTreeSet<String> {
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
+        words.filter(is_region).map(str::to_owned).collect()
+    };
+    let certificates = project.join("functions/drain/certs");
+    // `make certs` writes the name of each authority above it.
+    let bundle = read_file(&certificates.join("rds-global-bundle.pem"));
+    let titles: Vec<&str> = bundle.lines().filter(|line| line.starts_with('#')).collect();
+    let carried = regions(&titles.join("\n"));
+    assert!(carried.len() > 20, "{carried:?}");
+    let between = |text: &str, start: &str, end: &str| {
+        let (_, rest) = text.split_once(start).unwrap_or_else(|| panic!("no {start}"));
+        rest.split_once(end)
+            .unwrap_or_else(|| panic!("no {end}"))
+            .0
+            .to_owned()
+    };
+    let readme = read_file(&certificates.join("README.md"));
+    assert_eq!(
+        regions(&between(&readme, "**Regions present:**", "- **")),
+        carried
+    );
+    let template = read_file(&project.join("template.yaml"));
+    let rule = between(
+        &template,
+        "  OtherRegionsNeedTheirAuthorities:\n",
+        "    Assertions:",
+    );
+    assert_eq!(regions(&rule), carried);
 }

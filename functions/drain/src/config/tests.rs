@@ -155,8 +155,8 @@ fn the_documentation_and_the_template_list_the_variables_of_the_code() {
         .filter_map(|line| line.trim().split_once(':'))
         .filter(|(name, _)| !name.starts_with('#'));
     let mut set: Vec<&str> = names.map(|(name, _)| name).collect();
-    // The template has no variable for a password, and none for certificates: those of RDS are built in.
-    set.extend(["PGPASSWORD", "PGSSLROOTCERT"]);
+    // The template has no variable for a password.
+    set.push("PGPASSWORD");
     let mut known = VARIABLES.to_vec();
     for names in [&mut documented, &mut set, &mut known] {
         names.sort_unstable();
