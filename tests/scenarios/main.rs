@@ -68,6 +68,7 @@ mod random_tables;
 mod request_checks;
 mod resumed;
 mod second_drainer;
+mod secrets;
 mod server_crash;
 mod session_settings;
 mod set_back;

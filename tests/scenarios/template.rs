@@ -50,13 +50,18 @@ async fn each_call_of_the_sdk_is_allowed_and_no_other() {
     let source = |file: &str| read_file(&project.join("functions/drain/src/aws").join(file));
     let kinesis = operations(&source("kinesis.rs"));
     let mut ssm = operations(&source("parameter_store.rs"));
-    ssm.extend(operations(&source("secret.rs")));
+    let (secrets, more): (BTreeSet<_>, BTreeSet<_>) = operations(&source("secret.rs"))
+        .into_iter()
+        .partition(|operation| operation.contains("Secret"));
+    ssm.extend(more);
+    assert_eq!(secrets, BTreeSet::from(["GetSecretValue".to_owned()]));
     assert!(
         kinesis.contains("PutRecords") && ssm.contains("PutParameter"),
         "{kinesis:?} {ssm:?}"
     );
     assert_eq!(allowed(&template, "kinesis"), kinesis);
     assert_eq!(allowed(&template, "ssm"), ssm);
+    assert_eq!(allowed(&template, "secretsmanager"), secrets);
     // Any other file that makes a call would have to be compared, too.
     for file in ["client.rs", "rds_token.rs"] {
         assert_eq!(operations(&source(file)), BTreeSet::new(), "{file}");

@@ -1,4 +1,4 @@
-//! SSM emulator: the server of moto.
+//! Emulator of SSM and Secrets Manager: the server of moto.
 //!
 //! Python starts slowly. So all scenarios of a process share one server, which starts on first use.
 
@@ -16,11 +16,12 @@ use crate::aws::kinesis::{KEY_ID, REGION, SECRET};
 use crate::wait;
 use crate::watchdog::{Watchdog, is_alive};
 
-/// A running SSM emulator.
+/// A running emulator.
 #[derive(Debug)]
 pub struct Ssm {
     endpoint: String,
     client: Client,
+    secrets: aws_sdk_secretsmanager::Client,
     _watchdog: Watchdog,
 }
 
@@ -43,9 +44,18 @@ impl Ssm {
                         .endpoint_url(&endpoint)
                         .build(),
                 );
+                let secrets = aws_sdk_secretsmanager::Client::from_conf(
+                    aws_sdk_secretsmanager::Config::builder()
+                        .behavior_version(BehaviorVersion::latest())
+                        .region(Region::new(REGION))
+                        .credentials_provider(Credentials::new(KEY_ID, SECRET, None, None, "scenario"))
+                        .endpoint_url(&endpoint)
+                        .build(),
+                );
                 let ssm = Self {
                     endpoint,
                     client,
+                    secrets,
                     _watchdog: watchdog,
                 };
                 // moto loads its SSM model with the first request. On a busy machine that exceeds the
@@ -112,6 +122,19 @@ impl Ssm {
             .overwrite(true);
         let put = put.r#type(ParameterType::String).send().await;
         put.unwrap_or_else(|error| panic!("cannot put parameter {name}: {error:?}"));
+    }
+
+    /// Creates a secret; returns its ARN.
+    pub async fn create_secret(&self, name: &str, value: &str) -> String {
+        let created = self
+            .secrets
+            .create_secret()
+            .name(name)
+            .secret_string(value)
+            .send()
+            .await;
+        let created = created.unwrap_or_else(|error| panic!("cannot create secret {name}: {error:?}"));
+        created.arn.unwrap_or_default()
     }
 
     /// Deletes a parameter. A missing parameter is no error.

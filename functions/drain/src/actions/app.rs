@@ -95,7 +95,7 @@ impl App {
                 (database.user.clone(), token)
             }
             Auth::Secret(name) => {
-                let fetched = secret::fetch(&self.ssm, name).await;
+                let fetched = secret::fetch(&self.aws, &self.ssm, name).await;
                 let secret = fetched.map_err(|source| SlotError::Secret {
                     secret: name.clone(),
                     source,
