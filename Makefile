@@ -7,7 +7,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .PHONY: help demo test lint check advisories build release bench conformance storm mutants fuzz breaker backfill
 .PHONY: huge tables dashboard
-.PHONY: invoke status plan deploy example clean tools-rust tools-demo tools-postgres tools-consumers tools-stack
+.PHONY: invoke status plan certs deploy example clean tools-rust tools-demo tools-postgres tools-consumers tools-stack
 .PHONY: tools-conformance tools-check tools-checkov tools-build tools-fuzz tools-dashboard
 
 # Last, so that the user's own cargo takes precedence.
@@ -125,6 +125,9 @@ status: tools-check ## report the state of the deployed function's slot, checkpo
 
 plan: tools-check ## show what a drain of the deployed function would send now (ENV, KEYS=1 names partition keys)
 	@.tools/aws/bin/python scripts/invoke.py events/plan$(if $(KEYS),_keys).json $(SETTINGS) | python3 scripts/plan.py
+
+certs: tools-check ## replace the certificate authorities of RDS that the function carries (BUNDLE=global-bundle.pem)
+	@.tools/aws/bin/python scripts/certs.py "$(BUNDLE)"
 
 # A zip needs no compiler.
 deploy: $(SETTINGS) tools-check $(if $(ZIP),,tools-rust tools-build) ## create or update the stack of deploy/ENV.toml (ENV, ZIP=of a release, GUIDED=1 asks)

@@ -56,7 +56,7 @@ async fn an_invalid_variable_is_named_with_its_allowed_values() {
         (
             "STREAM_NAME",
             "arn:aws:kinesis:eu-central-1:1:stream/s",
-            "not the ARN",
+            "123456789012:stream/NAME",
         ),
         ("CHECKPOINT_PARAMETER", "with blanks in it", "letters, digits"),
         ("TABLES", "orders", "public.orders"),

@@ -9,6 +9,7 @@ crate::scenarios![
     each_call_of_the_sdk_is_allowed_and_no_other,
     only_active_tracing_may_write_traces,
     lambdas_filter_keeps_debug_lines_and_the_summary,
+    the_rule_on_authorities_lists_the_regions_that_are_carried,
 ];
 
 fn read_file(path: &Path) -> String {
@@ -53,13 +54,18 @@ async fn each_call_of_the_sdk_is_allowed_and_no_other() {
     let source = |file: &str| read_file(&project.join("functions/drain/src/aws").join(file));
     let kinesis = operations(&source("kinesis.rs"));
     let mut ssm = operations(&source("parameter_store.rs"));
-    ssm.extend(operations(&source("secret.rs")));
+    let (secrets, more): (BTreeSet<_>, BTreeSet<_>) = operations(&source("secret.rs"))
+        .into_iter()
+        .partition(|operation| operation.contains("Secret"));
+    ssm.extend(more);
+    assert_eq!(secrets, BTreeSet::from(["GetSecretValue".to_owned()]));
     assert!(
         kinesis.contains("PutRecords") && ssm.contains("PutParameter"),
         "{kinesis:?} {ssm:?}"
     );
     assert_eq!(allowed(&template, "kinesis"), kinesis);
     assert_eq!(allowed(&template, "ssm"), ssm);
+    assert_eq!(allowed(&template, "secretsmanager"), secrets);
     // Any other file that makes a call would have to be compared, too.
     for file in ["client.rs", "rds_token.rs"] {
         assert_eq!(operations(&source(file)), BTreeSet::new(), "{file}");
@@ -115,4 +121,41 @@ async fn lambdas_filter_keeps_debug_lines_and_the_summary() {
         // DEBUG costs nothing here, but tells a reader of the console the wrong level.
         assert_eq!(filter == "DEBUG", level == "debug", "{level}: {filter}");
     }
+}
+
+async fn the_rule_on_authorities_lists_the_regions_that_are_carried() {
+    let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let is_region = |word: &&str| {
+        let parts: Vec<&str> = word.split('-').collect();
+        parts.len() > 2 && parts[0].len() == 2 && parts[parts.len() - 1].parse::<u8>().is_ok()
+    };
+    let regions = |text: &str| -> BTreeSet<String> {
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
+        words.filter(is_region).map(str::to_owned).collect()
+    };
+    let certificates = project.join("functions/drain/certs");
+    // `make certs` writes the name of each authority above it.
+    let bundle = read_file(&certificates.join("rds-global-bundle.pem"));
+    let titles: Vec<&str> = bundle.lines().filter(|line| line.starts_with('#')).collect();
+    let carried = regions(&titles.join("\n"));
+    assert!(carried.len() > 20, "{carried:?}");
+    let between = |text: &str, start: &str, end: &str| {
+        let (_, rest) = text.split_once(start).unwrap_or_else(|| panic!("no {start}"));
+        rest.split_once(end)
+            .unwrap_or_else(|| panic!("no {end}"))
+            .0
+            .to_owned()
+    };
+    let readme = read_file(&certificates.join("README.md"));
+    assert_eq!(
+        regions(&between(&readme, "**Regions present:**", "- **")),
+        carried
+    );
+    let template = read_file(&project.join("template.yaml"));
+    let rule = between(
+        &template,
+        "  OtherRegionsNeedTheirAuthorities:\n",
+        "    Assertions:",
+    );
+    assert_eq!(regions(&rule), carried);
 }

@@ -66,7 +66,7 @@ pub struct Config {
     pub publications: Vec<String>,
     /// Tables to drain. Empty means all tables that the plugin sends.
     pub tables: Vec<TablePattern>,
-    /// The stream that receives the records.
+    /// Name or ARN of the stream that receives the records.
     pub stream: String,
     /// Whether several events share a record, in the format of the Kinesis Producer Library.
     pub aggregate: bool,
@@ -252,13 +252,33 @@ fn slot(variables: &Variables<'_>) -> Result<String, ConfigError> {
 }
 
 fn stream(variables: &Variables<'_>) -> Result<String, ConfigError> {
-    checked_name(
-        "STREAM_NAME",
-        variables.required("STREAM_NAME", "the name of the Kinesis data stream")?,
-        128,
-        |c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'),
-        "1 to 128 letters, digits, underscores, hyphens and periods: the name, not the ARN",
-    )
+    let value = variables.required("STREAM_NAME", "the name or the ARN of the Kinesis data stream")?;
+    let region = variables.get("AWS_REGION");
+    match stream_of_arn(&value, region.as_deref()).or_else(|| (!value.contains(':')).then_some(&value)) {
+        Some(name) if is_stream_name(name) => Ok(value),
+        _ => Err(invalid(
+            "STREAM_NAME",
+            value,
+            "a name of 1 to 128 letters, digits and _-. or an ARN of the function's region, as \
+             arn:aws:kinesis:eu-central-1:123456789012:stream/NAME",
+        )),
+    }
+}
+
+/// The name in a stream's ARN; `None` for another text, and for an ARN of another region than `region`.
+fn stream_of_arn<'a>(text: &'a str, region: Option<&str>) -> Option<&'a str> {
+    let [arn, partition, service, in_region, account, resource] =
+        text.split(':').collect::<Vec<_>>().try_into().ok()?;
+    let is_account = account.len() == 12 && account.bytes().all(|byte| byte.is_ascii_digit());
+    let is_stream = arn == "arn" && partition.starts_with("aws") && service == "kinesis" && is_account;
+    // The client sends every request to the region of the function.
+    let is_here = region.is_none_or(|region| region == in_region);
+    resource.strip_prefix("stream/").filter(|_| is_stream && is_here)
+}
+
+fn is_stream_name(name: &str) -> bool {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    (1..=128).contains(&name.len()) && name.chars().all(is_allowed)
 }
 
 fn checkpoint_parameter(variables: &Variables<'_>, slot: &str) -> Result<String, ConfigError> {

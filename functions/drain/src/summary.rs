@@ -74,6 +74,7 @@ pub fn answer_line(answer: &Value, namespace: &str, now: i64) -> Map<String, Val
         Value::Object(fields) => fields.clone(),
         other => Map::from_iter([("answer".to_owned(), other.clone())]),
     };
+    remove_values(&mut line);
     let is_drain = DRAINS.iter().any(|action| answer["action"] == *action);
     if is_drain {
         let mut metrics = drain_metrics(answer);
@@ -84,6 +85,22 @@ pub fn answer_line(answer: &Value, namespace: &str, now: i64) -> Map<String, Val
         add_metrics(&mut line, namespace, now, &metrics);
     }
     line
+}
+
+/// Removes what may hold values of rows: the condition of a backfill, and the names of keys.
+///
+/// Only the caller of the function receives these. Each reader of the log would read them.
+fn remove_values(line: &mut Map<String, Value>) {
+    let request = line
+        .get_mut("backfill")
+        .and_then(|backfill| backfill.get_mut("request"));
+    if let Some(request) = request.and_then(Value::as_object_mut) {
+        request.remove("where");
+    }
+    let keys = line.get_mut("hottest_keys").and_then(Value::as_array_mut);
+    for key in keys.into_iter().flatten().filter_map(Value::as_object_mut) {
+        key.remove("key");
+    }
 }
 
 /// The summary line of a failed invocation.
@@ -187,6 +204,16 @@ mod tests {
         assert_eq!(names(&line), ["Changes"]);
         let status = json!({"action": "status", "lag_bytes": 1});
         assert_eq!(Value::Object(answer_line(&status, "n", 0)), status);
+    }
+
+    #[test]
+    fn the_line_has_neither_the_condition_of_a_backfill_nor_the_names_of_keys() {
+        let status = json!({"action": "status", "backfill": {"rows": 1, "request": {"tables": "all", "where": "n = 7"}}});
+        let expected = json!({"action": "status", "backfill": {"rows": 1, "request": {"tables": "all"}}});
+        assert_eq!(Value::Object(answer_line(&status, "n", 0)), expected);
+        let plan = json!({"action": "plan", "hottest_keys": [{"key": "{\"id\":7}", "events": 2}]});
+        let expected = json!({"action": "plan", "hottest_keys": [{"events": 2}]});
+        assert_eq!(Value::Object(answer_line(&plan, "n", 0)), expected);
     }
 
     #[test]

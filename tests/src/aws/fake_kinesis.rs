@@ -11,7 +11,7 @@ mod faults;
 mod put;
 mod shards;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -115,6 +115,8 @@ struct State {
     status: &'static str,
     counts: Counts,
     operations: HashMap<String, u64>,
+    /// Operations, each with a field of its requests that addressed the stream.
+    addresses: BTreeSet<String>,
 }
 
 impl FakeKinesis {
@@ -126,6 +128,7 @@ impl FakeKinesis {
             status: settings.status,
             counts: Counts::default(),
             operations: HashMap::new(),
+            addresses: BTreeSet::new(),
         };
         let shared = Arc::new(Shared {
             stream: stream.to_owned(),
@@ -246,6 +249,13 @@ impl FakeKinesis {
     }
 }
 
+impl FakeKinesis {
+    /// Operations so far, each with a field that addressed the stream: `PutRecords StreamName`.
+    pub fn addresses(&self) -> Vec<String> {
+        self.shared.state().addresses.iter().cloned().collect()
+    }
+}
+
 impl Answerer for Shared {
     async fn answer(
         self: Arc<Self>,
@@ -262,6 +272,19 @@ impl Answerer for Shared {
             .as_str()
             .and_then(|arn| arn.rsplit('/').next());
         let named = request["StreamName"].as_str().or(arn);
+        let page = if request["NextToken"].is_null() {
+            ""
+        } else {
+            " of a later page"
+        };
+        for field in ["StreamName", "StreamARN"]
+            .into_iter()
+            .filter(|field| request[*field].is_string())
+        {
+            self.state()
+                .addresses
+                .insert(format!("{operation}{page} {field}"));
+        }
         if let Some(missing) = named.filter(|name| *name != self.stream) {
             return Ok(not_found(missing));
         }

@@ -43,6 +43,13 @@ impl<'a> PutRecordsRequest<'a> {
         serde_json::from_slice(body)
     }
 
+    /// Names of the request's fields that address the stream.
+    pub(crate) fn address_fields(&self) -> impl Iterator<Item = &'static str> {
+        let name = self.stream_name.as_ref().map(|_| "StreamName");
+        name.into_iter()
+            .chain(self.stream_arn.as_ref().map(|_| "StreamARN"))
+    }
+
     /// Name of the stream.
     pub(crate) fn stream(&self) -> &str {
         let arn = self.stream_arn.as_deref().and_then(|arn| arn.rsplit('/').next());

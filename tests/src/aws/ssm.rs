@@ -1,4 +1,4 @@
-//! SSM emulator: the server of moto.
+//! Emulator of SSM and Secrets Manager: the server of moto.
 //!
 //! Python starts slowly. So all scenarios of a process share one server, which starts on first use.
 
@@ -7,16 +7,19 @@ use std::path::{Path, PathBuf};
 use aws_credential_types::Credentials;
 use aws_sdk_ssm::Client;
 use aws_sdk_ssm::config::{BehaviorVersion, Region};
-use aws_sdk_ssm::types::ParameterType;
+use aws_sdk_ssm::types::Parameter;
+
+pub use aws_sdk_ssm::types::ParameterType;
 
 use crate::aws::emulator::Emulator;
 use crate::aws::kinesis::{KEY_ID, REGION, SECRET};
 
-/// A running SSM emulator.
+/// A running emulator.
 #[derive(Debug)]
 pub struct Ssm {
     emulator: Emulator,
     client: Client,
+    secrets: aws_sdk_secretsmanager::Client,
 }
 
 impl Ssm {
@@ -25,15 +28,28 @@ impl Ssm {
         let program = program();
         let emulator =
             Emulator::start(|port| format!("'{}' -H 127.0.0.1 -p {port}", program.display())).await;
+        let credentials = Credentials::new(KEY_ID, SECRET, None, None, "scenario");
         let client = Client::from_conf(
             aws_sdk_ssm::Config::builder()
                 .behavior_version(BehaviorVersion::latest())
                 .region(Region::new(REGION))
-                .credentials_provider(Credentials::new(KEY_ID, SECRET, None, None, "scenario"))
+                .credentials_provider(credentials.clone())
                 .endpoint_url(emulator.endpoint())
                 .build(),
         );
-        let ssm = Self { emulator, client };
+        let secrets = aws_sdk_secretsmanager::Client::from_conf(
+            aws_sdk_secretsmanager::Config::builder()
+                .behavior_version(BehaviorVersion::latest())
+                .region(Region::new(REGION))
+                .credentials_provider(credentials)
+                .endpoint_url(emulator.endpoint())
+                .build(),
+        );
+        let ssm = Self {
+            emulator,
+            client,
+            secrets,
+        };
         // moto loads its SSM model with the first request. On a busy machine that exceeds the function's timeout.
         ssm.get("/first").await;
         ssm
@@ -50,13 +66,20 @@ impl Ssm {
         self.emulator.endpoint()
     }
 
-    /// Value of a parameter; `None` when it does not exist.
+    /// Value of a parameter, decrypted; `None` when it does not exist.
     pub async fn get(&self, name: &str) -> Option<String> {
-        match self.client.get_parameter().name(name).send().await {
-            Ok(found) => found
-                .parameter()
-                .and_then(|parameter| parameter.value())
-                .map(str::to_owned),
+        self.parameter(name, true).await?.value
+    }
+
+    /// Type of a parameter; `None` when it does not exist.
+    pub async fn parameter_type(&self, name: &str) -> Option<ParameterType> {
+        self.parameter(name, false).await?.r#type
+    }
+
+    async fn parameter(&self, name: &str, decrypted: bool) -> Option<Parameter> {
+        let request = self.client.get_parameter().name(name).with_decryption(decrypted);
+        match request.send().await {
+            Ok(found) => found.parameter,
             Err(error) => {
                 let error = error.into_service_error();
                 assert!(
@@ -78,6 +101,19 @@ impl Ssm {
             .overwrite(true);
         let put = put.r#type(ParameterType::String).send().await;
         put.unwrap_or_else(|error| panic!("cannot put parameter {name}: {error:?}"));
+    }
+
+    /// Creates a secret; returns its ARN.
+    pub async fn create_secret(&self, name: &str, value: &str) -> String {
+        let created = self
+            .secrets
+            .create_secret()
+            .name(name)
+            .secret_string(value)
+            .send()
+            .await;
+        let created = created.unwrap_or_else(|error| panic!("cannot create secret {name}: {error:?}"));
+        created.arn.unwrap_or_default()
     }
 
     /// Deletes a parameter. A missing parameter is no error.

@@ -54,18 +54,11 @@ impl App {
         let aws = client::config().await;
         let ssm = aws_sdk_ssm::Client::new(&aws);
         let stream = Kinesis::new(client::kinesis(&aws), config.stream.clone());
-        let checkpoint = Parameter {
-            client: ssm.clone(),
-            name: config.checkpoint_parameter.clone(),
-        };
-        let backfill = Parameter {
-            name: format!("{}.backfill", config.checkpoint_parameter),
-            ..checkpoint.clone()
-        };
-        let sent_tables = Parameter {
-            name: format!("{}.tables", config.checkpoint_parameter),
-            ..checkpoint.clone()
-        };
+        let checkpoint = Parameter::plain(ssm.clone(), config.checkpoint_parameter.clone());
+        // Its cursor is a key of a row, and its condition may hold values.
+        let name = format!("{}.backfill", config.checkpoint_parameter);
+        let backfill = Parameter::encrypted(ssm.clone(), name);
+        let sent_tables = Parameter::plain(ssm.clone(), format!("{}.tables", config.checkpoint_parameter));
         App {
             config,
             aws,
@@ -119,7 +112,7 @@ impl App {
                 (database.user.clone(), token)
             }
             Auth::Secret(name) => {
-                let fetched = secret::fetch(&self.ssm, name).await;
+                let fetched = secret::fetch(&self.aws, &self.ssm, name).await;
                 let secret = fetched.map_err(|source| SlotError::Secret {
                     secret: name.clone(),
                     source,

@@ -62,8 +62,28 @@ async fn start(
         });
     }
     app.backfill.store(state.to_text()).await?;
-    tracing::info!(slot, request = %json!(state.request), "a backfill starts");
+    log_start(app, &state.request);
     drain_with(app, connector, opened, state, budget).await
+}
+
+/// Logs the start of a backfill, without its condition: that may hold values of rows.
+fn log_start(app: &App, request: &BackfillRequest) {
+    let slot = &app.config.slot;
+    let has_where = request.condition.is_some();
+    let logged = BackfillRequest {
+        condition: None,
+        ..request.clone()
+    };
+    tracing::info!(slot, request = %json!(logged), has_where, "a backfill starts");
+    if app.backfill.lacks_encryption() {
+        let parameter = &app.backfill.name;
+        tracing::warn!(
+            slot,
+            parameter,
+            "the backfill's parameter is of an earlier version, and not encrypted. SSM cannot change that: \
+             delete the parameter when no backfill is pending"
+        );
+    }
 }
 
 async fn resume(app: &App, connector: &Connector, budget: Budget) -> Result<Value, Error> {

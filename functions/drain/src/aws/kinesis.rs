@@ -23,10 +23,11 @@ const RECORD_BYTES: usize = 1 << 20;
 /// All functions of an account share 20 DescribeStreamSummary requests a second.
 const REUSE_TIME: Duration = Duration::from_secs(600);
 
-/// A Kinesis data stream, by name.
+/// A Kinesis data stream, by name or ARN.
 #[derive(Debug, Clone)]
 pub(crate) struct Kinesis {
     client: Client,
+    /// Its name, or its ARN. A stream of another account has no other address.
     stream: String,
     /// The last description, and when it was read.
     cached: Arc<Mutex<Option<(Instant, StreamInfo)>>>,
@@ -61,7 +62,7 @@ impl Stream for Kinesis {
 }
 
 impl Kinesis {
-    /// The stream of this name.
+    /// The stream of this name or ARN.
     ///
     /// The client must not retry by itself: the sender keeps the order, and needs to know of every failure.
     pub(crate) fn new(client: Client, stream: String) -> Self {
@@ -72,8 +73,26 @@ impl Kinesis {
         }
     }
 
+    /// The stream's name; `None` when it is known by its ARN.
+    fn stream_name(&self) -> Option<String> {
+        (!self.is_arn()).then(|| self.stream.clone())
+    }
+
+    /// The stream's ARN; `None` when it is known by its name.
+    fn stream_arn(&self) -> Option<String> {
+        self.is_arn().then(|| self.stream.clone())
+    }
+
+    fn is_arn(&self) -> bool {
+        self.stream.starts_with("arn:")
+    }
+
     async fn request(&self, records: &[Record]) -> Result<Vec<RecordOutcome>, StreamError> {
-        let mut request = self.client.put_records().stream_name(&self.stream);
+        let mut request = self
+            .client
+            .put_records()
+            .set_stream_name(self.stream_name())
+            .set_stream_arn(self.stream_arn());
         for record in records {
             let entry = PutRecordsRequestEntry::builder()
                 .data(Blob::new(record.data()))
@@ -144,7 +163,10 @@ impl Kinesis {
     }
 
     async fn summary(&self) -> Result<StreamDescriptionSummary, StreamError> {
-        let request = self.client.describe_stream_summary().stream_name(&self.stream);
+        let request = self.client.describe_stream_summary();
+        let request = request
+            .set_stream_name(self.stream_name())
+            .set_stream_arn(self.stream_arn());
         let answer = request.send().await.map_err(|error| self.error(&error))?;
         let summary = answer.stream_description_summary;
         summary.ok_or_else(|| self.unexpected("the answer has no description".into()))
@@ -159,10 +181,13 @@ impl Kinesis {
         let latest = latest.map_err(|error| self.unexpected(Box::new(error)))?;
         let (mut shards, mut next_token) = (Vec::new(), None);
         loop {
-            let request = self.client.list_shards();
+            let request = self.client.list_shards().set_stream_arn(self.stream_arn());
+            // Kinesis refuses a name beside a token, but needs the ARN to find another account's stream.
             let request = match next_token {
                 Some(token) => request.next_token(token),
-                None => request.stream_name(&self.stream).shard_filter(latest.clone()),
+                None => request
+                    .set_stream_name(self.stream_name())
+                    .shard_filter(latest.clone()),
             };
             let page = request.send().await.map_err(|error| self.error(&error))?;
             for shard in page.shards.unwrap_or_default() {

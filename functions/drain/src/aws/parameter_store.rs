@@ -1,6 +1,8 @@
-//! The checkpoint in SSM Parameter Store.
+//! The checkpoint and the state of the backfill, in SSM Parameter Store.
 //!
 //! Parameter Store has no conditional put. The slot's lock ensures that only one drainer writes.
+
+use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_config::retry::RetryConfig;
 use aws_sdk_ssm::Client;
@@ -14,10 +16,13 @@ use crate::ports::{CheckpointError, StateStore};
 /// A parameter of SSM Parameter Store, by name.
 #[derive(Debug, Clone)]
 pub(crate) struct Parameter {
-    /// The client.
-    pub client: Client,
+    client: Client,
     /// The parameter's name.
     pub name: String,
+    /// Type of a parameter that is created.
+    new_type: ParameterType,
+    /// Type of the stored parameter, as of the last read; `None` without one.
+    stored_type: Arc<Mutex<Option<ParameterType>>>,
 }
 
 impl StateStore for Parameter {
@@ -34,7 +39,7 @@ impl StateStore for Parameter {
             .name(&self.name)
             .value(text)
             .overwrite(true)
-            .r#type(ParameterType::String)
+            .r#type(self.put_type())
             .customize()
             .config_override(no_retry)
             .send()
@@ -45,16 +50,56 @@ impl StateStore for Parameter {
 }
 
 impl Parameter {
+    /// A parameter that is not encrypted.
+    pub(crate) fn plain(client: Client, name: String) -> Self {
+        Parameter {
+            client,
+            name,
+            new_type: ParameterType::String,
+            stored_type: Arc::default(),
+        }
+    }
+
+    /// A parameter that is encrypted by the key `alias/aws/ssm`, which AWS manages.
+    ///
+    /// This key needs no permission of its own: its policy allows it to whoever may use the parameter.
+    pub(crate) fn encrypted(client: Client, name: String) -> Self {
+        Parameter {
+            new_type: ParameterType::SecureString,
+            ..Parameter::plain(client, name)
+        }
+    }
+
+    /// Whether the stored parameter is less protected than a new one would be, as of the last read.
+    ///
+    /// Earlier versions stored each parameter as `String`.
+    pub(crate) fn lacks_encryption(&self) -> bool {
+        self.new_type == ParameterType::SecureString && self.put_type() == ParameterType::String
+    }
+
+    /// The type to store with.
+    ///
+    /// SSM refuses another type than that of the stored parameter (`HierarchyTypeMismatchException`). So a
+    /// parameter keeps its type until it is deleted.
+    fn put_type(&self) -> ParameterType {
+        let stored = self.stored_type.lock().unwrap_or_else(PoisonError::into_inner);
+        stored.clone().unwrap_or_else(|| self.new_type.clone())
+    }
+
     /// The parameter's text; `None` when the parameter does not exist.
     ///
     /// # Errors
     /// The parameter cannot be read.
     pub(crate) async fn text(&self) -> Result<Option<String>, CheckpointError> {
-        match self.client.get_parameter().name(&self.name).send().await {
-            Ok(answer) => Ok(answer.parameter.and_then(|parameter| parameter.value)),
-            Err(error) if error.code() == Some("ParameterNotFound") => Ok(None),
-            Err(error) => Err(self.error(&error)),
-        }
+        let request = self.client.get_parameter().name(&self.name);
+        let parameter = match request.with_decryption(true).send().await {
+            Ok(answer) => answer.parameter,
+            Err(error) if error.code() == Some("ParameterNotFound") => None,
+            Err(error) => return Err(self.error(&error)),
+        };
+        let stored_type = parameter.as_ref().and_then(|parameter| parameter.r#type.clone());
+        *self.stored_type.lock().unwrap_or_else(PoisonError::into_inner) = stored_type;
+        Ok(parameter.and_then(|parameter| parameter.value))
     }
 
     /// The stored checkpoint; `None` when the parameter does not exist.

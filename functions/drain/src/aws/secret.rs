@@ -1,9 +1,12 @@
 //! A role and its password from Secrets Manager.
 //!
-//! SSM Parameter Store returns the secret, so the function needs no further SDK.
+//! SSM Parameter Store returns most secrets, over the endpoint that the function needs in any case. Names of
+//! parameters have no exclamation mark, so a secret like `rds!cluster-…` is read from Secrets Manager.
 
+use aws_config::SdkConfig;
 use serde::Deserialize;
 
+use super::client::classify;
 use crate::ports::BoxError;
 
 /// Login fields of a secret, as RDS and its rotation store them.
@@ -13,31 +16,98 @@ pub(crate) struct Secret {
     pub(crate) password: String,
 }
 
+/// A secret that is not the expected JSON. The cause is left out, since it may quote the password.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the secret is not a JSON object with the text \"password\" (line {line}, column {column})")]
+struct InvalidSecret {
+    line: usize,
+    column: usize,
+}
+
 /// Reads a secret by its name or ARN.
 ///
 /// # Errors
-/// SSM refused the request, or the secret is not JSON with a password.
-pub(crate) async fn fetch(ssm: &aws_sdk_ssm::Client, name: &str) -> Result<Secret, BoxError> {
-    // SSM needs the name. In an ARN, the name follows `:secret:`, and Secrets Manager adds a hyphen and six
-    // random characters.
-    let name = match name.rsplit_once(":secret:") {
+/// AWS refused the request, or the secret is not JSON with a password.
+pub(crate) async fn fetch(
+    config: &SdkConfig,
+    ssm: &aws_sdk_ssm::Client,
+    name: &str,
+) -> Result<Secret, BoxError> {
+    let text = match name.contains('!') {
+        true => read_directly(&aws_sdk_secretsmanager::Client::new(config), name).await?,
+        false => read_by_parameter(ssm, name_of(name)).await?,
+    };
+    Ok(parse(&text)?)
+}
+
+/// Reads a secret by its name or ARN from Secrets Manager.
+async fn read_directly(client: &aws_sdk_secretsmanager::Client, name: &str) -> Result<String, BoxError> {
+    let answer = client.get_secret_value().secret_id(name).send().await;
+    let secret = answer.map_err(|error| classify(&error).1)?;
+    Ok(secret.secret_string.unwrap_or_default())
+}
+
+/// Reads a secret by its name through SSM.
+async fn read_by_parameter(client: &aws_sdk_ssm::Client, name: &str) -> Result<String, BoxError> {
+    let request = client.get_parameter();
+    let request = request.name(format!("/aws/reference/secretsmanager/{name}"));
+    let answer = request.with_decryption(true).send().await;
+    let parameter = answer.map_err(|error| classify(&error).1)?.parameter;
+    Ok(parameter
+        .and_then(|parameter| parameter.value)
+        .unwrap_or_default())
+}
+
+/// The name in an ARN, where Secrets Manager adds a hyphen and six random characters; or the name itself.
+fn name_of(name_or_arn: &str) -> &str {
+    match name_or_arn.rsplit_once(":secret:") {
         Some((_, name)) => name
             .rsplit_once('-')
             .filter(|(_, random)| random.len() == 6)
             .map_or(name, |(name, _)| name),
-        None => name,
-    };
-    let reference = format!("/aws/reference/secretsmanager/{name}");
-    let answer = ssm
-        .get_parameter()
-        .name(reference)
-        .with_decryption(true)
-        .send()
-        .await?;
-    let text = answer
-        .parameter
-        .and_then(|parameter| parameter.value)
-        .unwrap_or_default();
-    // If the secret is not JSON, serde_json names the line and the column, and never the content.
-    Ok(serde_json::from_str(&text)?)
+        None => name_or_arn,
+    }
+}
+
+fn parse(text: &str) -> Result<Secret, InvalidSecret> {
+    serde_json::from_str(text).map_err(|error| InvalidSecret {
+        line: error.line(),
+        column: error.column(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_in_an_arn_has_no_random_characters() {
+        let arn = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:app/db-a1B2c3";
+        assert_eq!((name_of(arn), name_of("app/db")), ("app/db", "app/db"));
+    }
+
+    #[test]
+    fn the_error_of_an_invalid_secret_does_not_quote_it() {
+        for text in [
+            "",
+            "hunter2",
+            r#""hunter2""#,
+            r#"{"password": ["hunter2"]}"#,
+            r#"{"username": {"hunter2": 1}, "password": "hunter2"}"#,
+            r#"{"passwort": "hunter2"}"#,
+        ] {
+            let error = parse(text)
+                .err()
+                .map(|error| error.to_string())
+                .unwrap_or_default();
+            assert!(
+                error.contains("\"password\"") && !error.contains("hunter2"),
+                "{text}: {error}"
+            );
+        }
+        assert_eq!(
+            parse(r#"{"password": "hunter2"}"#).map(|secret| secret.password),
+            Ok("hunter2".into())
+        );
+    }
 }

@@ -42,6 +42,13 @@ fn an_error_names_the_variable() {
         ("SLOT_NAME", "Slot"),
         ("SLOT_NAME", ""),
         ("STREAM_NAME", "arn:aws:kinesis:x"),
+        ("STREAM_NAME", "arn:aws:kinesis:eu-central-1:12345678901:stream/k"),
+        ("STREAM_NAME", "arn:aws:sqs:eu-central-1:123456789012:stream/k"),
+        ("STREAM_NAME", "arn:aws:kinesis:eu-central-1:123456789012:k"),
+        (
+            "STREAM_NAME",
+            "arn:aws:kinesis:eu-central-1:123456789012:stream/k/consumer/c:1",
+        ),
         ("CHECKPOINT_PARAMETER", "a b"),
         ("PUBLICATIONS", ","),
         ("TABLES", "orders"),
@@ -86,6 +93,20 @@ fn an_error_names_the_variable() {
             .to_string()
             .starts_with("PGSSLMODE")
     );
+}
+
+#[test]
+fn a_stream_is_named_by_its_name_or_by_an_arn_of_the_region() {
+    for stream in [
+        "k",
+        "arn:aws:kinesis:eu-central-1:123456789012:stream/k.k-k_1",
+        "arn:aws-us-gov:kinesis:eu-central-1:123456789012:stream/k",
+    ] {
+        let changes = [("STREAM_NAME", stream), ("AWS_REGION", "eu-central-1")];
+        assert_eq!(config(&changes).unwrap().stream, stream);
+        let elsewhere = config(&[("STREAM_NAME", stream), ("AWS_REGION", "eu-west-1")]);
+        assert_eq!(elsewhere.is_ok(), stream == "k", "{stream}");
+    }
 }
 
 #[test]
@@ -134,8 +155,8 @@ fn the_documentation_and_the_template_list_the_variables_of_the_code() {
         .filter_map(|line| line.trim().split_once(':'))
         .filter(|(name, _)| !name.starts_with('#'));
     let mut set: Vec<&str> = names.map(|(name, _)| name).collect();
-    // The template has no variable for a password, and none for certificates: those of RDS are built in.
-    set.extend(["PGPASSWORD", "PGSSLROOTCERT"]);
+    // The template has no variable for a password.
+    set.push("PGPASSWORD");
     let mut known = VARIABLES.to_vec();
     for names in [&mut documented, &mut set, &mut known] {
         names.sort_unstable();

@@ -8,7 +8,7 @@ use tokio_postgres::{AsyncMessage, Client, Config as PgConfig, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::notices::{Notices, SkippedPublication};
-use super::sql_state::is_transient;
+use super::sql_state::{cause, is_transient};
 use super::tls::{self, HandshakeError, TrackedTls};
 use crate::config::{Auth, Config, Database, Password, SslMode};
 use crate::ports::{BoxError, SlotError};
@@ -245,7 +245,7 @@ impl Connector {
             host: self.database.host.clone(),
             doing,
             transient,
-            source: Box::new(error),
+            source: cause(error),
         }
     }
 

@@ -7,7 +7,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::Fuse;
 use tokio_postgres::CopyOutStream;
 
-use super::sql_state::is_cancelled;
+use super::sql_state::{cause, is_cancelled};
 use crate::decode::{KeptBytes, RowShortener};
 use crate::lsn::Lsn;
 use crate::plugin::Plugin;
@@ -131,7 +131,7 @@ impl PgPeekRows {
             host: self.host.clone(),
             doing: DOING,
             transient: true,
-            source: Box::new(error),
+            source: cause(error),
         }
     }
 

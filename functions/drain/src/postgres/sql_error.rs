@@ -4,12 +4,12 @@ use postgres_types::PgLsn;
 use tokio_postgres::error::SqlState;
 
 use super::connection::{Connector, Session};
-use super::sql_state::is_outage;
+use super::sql_state::{is_outage, message};
 use crate::lsn::Lsn;
 use crate::plugin::Plugin;
 use crate::ports::{BoxError, SlotError};
 
-/// PostgreSQL's message about a query that one table makes impossible.
+/// PostgreSQL's message about a query that one table makes impossible, without values of rows.
 ///
 /// # Errors
 /// The query may succeed later.
@@ -17,9 +17,7 @@ pub(super) fn table_refusal(
     connector: &Connector,
     error: tokio_postgres::Error,
 ) -> Result<String, SlotError> {
-    let message = error
-        .as_db_error()
-        .map_or_else(|| error.to_string(), |refusal| refusal.message().to_owned());
+    let message = message(&error);
     // These two belong to transient classes, but do not pass by themselves, and only this table has the
     // problem: a sort needs more disk than `temp_file_limit` allows, or a file of the table is gone.
     let is_of_table = matches!(

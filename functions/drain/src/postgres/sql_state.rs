@@ -2,6 +2,8 @@
 
 use tokio_postgres::error::SqlState;
 
+use crate::ports::BoxError;
+
 /// Whether the same statement may succeed later.
 ///
 /// An error without a SQLSTATE means that the connection broke, which passes. Otherwise the class of the
@@ -30,4 +32,33 @@ pub(crate) fn is_lock_timeout(error: &tokio_postgres::Error) -> bool {
 /// Whether the statement was cancelled, by its timeout or by request.
 pub(crate) fn is_cancelled(error: &tokio_postgres::Error) -> bool {
     error.code() == Some(&SqlState::QUERY_CANCELED)
+}
+
+/// PostgreSQL's message about a failed statement, unless it may hold a value of a row.
+///
+/// Messages of the classes 22 (data exception) and 23 (constraint violation) quote values, and P0 is an error
+/// that a function raises with a text of its own. The server's own log has the message.
+pub(crate) fn message(error: &tokio_postgres::Error) -> String {
+    match error.as_db_error() {
+        None => error.to_string(),
+        Some(refusal) if may_quote_values(refusal.code()) => left_out(refusal.code()),
+        Some(refusal) => refusal.message().to_owned(),
+    }
+}
+
+/// The error as a cause, without a message that may hold a value of a row: see [`message`].
+pub(crate) fn cause(error: tokio_postgres::Error) -> BoxError {
+    match error.code() {
+        Some(state) if may_quote_values(state) => left_out(state).into(),
+        _ => Box::new(error),
+    }
+}
+
+fn may_quote_values(state: &SqlState) -> bool {
+    matches!(state.code().get(..2), Some("22" | "23" | "P0"))
+}
+
+fn left_out(state: &SqlState) -> String {
+    let code = state.code();
+    format!("SQLSTATE {code}; its message may hold values, and is in the server's log only")
 }

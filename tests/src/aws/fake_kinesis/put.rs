@@ -41,6 +41,9 @@ impl Shared {
         let _in_flight = is_logged.then(|| self.log.enter(request.stream(), records));
         let (outcome, delay) = {
             let mut state = self.state();
+            for field in request.address_fields() {
+                state.addresses.insert(format!("PutRecords {field}"));
+            }
             state.counts.requests += 1;
             state.counts.tried += data.len() as u64;
             state.faults.request()

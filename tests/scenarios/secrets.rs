@@ -1,0 +1,60 @@
+//! The role and its password are read from Secrets Manager: through SSM, or directly if RDS named the secret.
+
+use scenarios::aws::fault_proxy::FaultProxy;
+use scenarios::fixture::{Fixture, Plugin};
+use scenarios::postgres::REPLUSER;
+use serde_json::json;
+
+use crate::support::expected_errors::{assert_not_logged, assert_tick_fails};
+
+crate::scenarios![
+    a_secret_is_read_by_name_and_by_arn,
+    a_secret_that_is_missing_or_invalid_is_named_and_not_quoted,
+];
+
+/// Fixture without a password, and a proxy for the requests to Secrets Manager.
+async fn fixture() -> (Fixture, FaultProxy) {
+    let mut fixture = Fixture::new(Plugin::Pgoutput).await;
+    let proxy = FaultProxy::open(fixture.ssm.endpoint()).await;
+    fixture.function.unset("PGPASSWORD").await;
+    fixture.function.unset("PGUSER").await;
+    fixture.function.set("DB_AUTH", "secret").await;
+    let endpoint = proxy.endpoint().to_owned();
+    fixture
+        .function
+        .set("AWS_ENDPOINT_URL_SECRETS_MANAGER", &endpoint)
+        .await;
+    (fixture, proxy)
+}
+
+async fn a_secret_is_read_by_name_and_by_arn() {
+    let (mut fixture, proxy) = fixture().await;
+    let secret = json!({"username": REPLUSER.0, "password": REPLUSER.1}).to_string();
+    let plain = format!("app/{}", fixture.slot);
+    // SSM accepts no exclamation mark in a name.
+    let managed = format!("rds!cluster-{}", fixture.slot);
+    let mut direct = 0;
+    for name in [plain, managed] {
+        let arn = fixture.ssm.create_secret(&name, &secret).await;
+        for id in [&name, &arn] {
+            fixture.function.set("DB_SECRET", id).await;
+            fixture.tick().await;
+            direct += u64::from(id.contains('!'));
+            assert_eq!(proxy.requests("GetSecretValue"), direct, "{id}");
+        }
+    }
+    assert_not_logged(&fixture, REPLUSER.1).await;
+}
+
+async fn a_secret_that_is_missing_or_invalid_is_named_and_not_quoted() {
+    let (mut fixture, _proxy) = fixture().await;
+    for (at, form) in ["app/", "rds!cluster-"].into_iter().enumerate() {
+        let name = format!("{form}{}-{at}", fixture.slot);
+        fixture.function.set("DB_SECRET", &name).await;
+        assert_tick_fails(&fixture, "PostgresAuthentication", &[&name, "DB_SECRET"]).await;
+        // A password without its object, as a person writes it.
+        let secret = json!(REPLUSER.1).to_string();
+        fixture.ssm.create_secret(&name, &secret).await;
+        assert_tick_fails(&fixture, "PostgresAuthentication", &[&name, "\"password\""]).await;
+    }
+}
