@@ -73,10 +73,11 @@ def main() -> int:
         blocks.append(title + it.public_bytes(Encoding.PEM).decode())
     regions = sorted({found for it in certificates if (found := region(common_name(it)))})
     lines = "".join(f"{'- ' if at == 0 else '              - '}{name}\n" for at, name in enumerate(regions))
-    # A text of its own, since a template without a region would not be valid.
+    # Without a region the rule of the template would not be valid.
     if not regions:
         sys.exit(f"{sys.argv[1]}: no authority names a region of RDS")
-    template = replaced(TEMPLATE, r"(`make certs` writes this list\.\n            - )(.*?)(            - !Ref AWS::Region)", lines)
+    listed = r"(`make certs` writes this list\.\n            - )(.*?)(            - !Ref AWS::Region)"
+    template = replaced(TEMPLATE, listed, lines)
     readme = replaced(README, r"(- \*\*Regions present:\*\* )(.*?)(\.\n- \*\*)", wrapped(regions))
     CARRIED.write_text("".join(blocks))
     TEMPLATE.write_text(template)
