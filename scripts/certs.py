@@ -16,7 +16,10 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 CARRIED = ROOT / "functions" / "drain" / "certs" / "rds-global-bundle.pem"
 README = ROOT / "functions" / "drain" / "certs" / "README.md"
 TEMPLATE = ROOT / "template.yaml"
-HEAD = "# Certificate authorities of Amazon RDS. Where they come from and what is missing: README.md beside this file.\n"
+HEAD = (
+    "# Certificate authorities of Amazon RDS. "
+    "Where they come from and what is missing: README.md beside this file.\n"
+)
 
 
 def common_name(certificate: x509.Certificate) -> str:
@@ -88,7 +91,7 @@ def main() -> int:
     for name in (common_name(it) for it in certificates):
         if region(name) is None:
             print(f"without a region: {name}")
-    print("functions/drain/certs and the rule of template.yaml are replaced. Correct source and counts in its README.md.")
+    print("functions/drain/certs and the rule of template.yaml are replaced. Correct the counts in its README.md.")
     return 0
 
 
