@@ -16,7 +16,10 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 CARRIED = ROOT / "functions" / "drain" / "certs" / "rds-global-bundle.pem"
 README = ROOT / "functions" / "drain" / "certs" / "README.md"
 TEMPLATE = ROOT / "template.yaml"
-HEAD = "# Certificate authorities of Amazon RDS. Where they come from and what is missing: README.md beside this file.\n"
+HEAD = (
+    "# Certificate authorities of Amazon RDS. "
+    "Where they come from and what is missing: README.md beside this file.\n"
+)
 
 
 def common_name(certificate: x509.Certificate) -> str:
@@ -73,10 +76,11 @@ def main() -> int:
         blocks.append(title + it.public_bytes(Encoding.PEM).decode())
     regions = sorted({found for it in certificates if (found := region(common_name(it)))})
     lines = "".join(f"{'- ' if at == 0 else '              - '}{name}\n" for at, name in enumerate(regions))
-    # A text of its own, since a template without a region would not be valid.
+    # Without a region the rule of the template would not be valid.
     if not regions:
         sys.exit(f"{sys.argv[1]}: no authority names a region of RDS")
-    template = replaced(TEMPLATE, r"(`make certs` writes this list\.\n            - )(.*?)(            - !Ref AWS::Region)", lines)
+    listed = r"(`make certs` writes this list\.\n            - )(.*?)(            - !Ref AWS::Region)"
+    template = replaced(TEMPLATE, listed, lines)
     readme = replaced(README, r"(- \*\*Regions present:\*\* )(.*?)(\.\n- \*\*)", wrapped(regions))
     CARRIED.write_text("".join(blocks))
     TEMPLATE.write_text(template)
@@ -87,7 +91,7 @@ def main() -> int:
     for name in (common_name(it) for it in certificates):
         if region(name) is None:
             print(f"without a region: {name}")
-    print("functions/drain/certs and the rule of template.yaml are replaced. Correct source and counts in its README.md.")
+    print("functions/drain/certs and the rule of template.yaml are replaced. Correct the counts in its README.md.")
     return 0
 
 

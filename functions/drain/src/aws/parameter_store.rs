@@ -62,7 +62,8 @@ impl Parameter {
 
     /// A parameter that is encrypted by the key `alias/aws/ssm`, which AWS manages.
     ///
-    /// This key needs no permission of its own: its policy allows it to whoever may use the parameter.
+    /// The role needs no permission for this key. The policy of the key allows it to each principal of the
+    /// account that may use the parameter.
     pub(crate) fn encrypted(client: Client, name: String) -> Self {
         Parameter {
             new_type: ParameterType::SecureString,
