@@ -151,10 +151,9 @@ else
 	@exit 1
 endif
 
-# SAM's Python installs the database driver of the example.
+# Python of the cross-compiler's environment installs the database driver of the example.
 example: tools-rust tools-check tools-build ## deploy a cluster with sample tables and Spillway on it (REGION, EMAIL; docs/deploying.md)
-	PATH="$(CURDIR)/.tools/aws/bin:$(CURDIR)/.tools/build/bin:$$PATH" \
-		$(SAM) build --template-file examples/cluster.yaml --build-dir .aws-sam/example
+	$(CROSS) $(SAM) build --template-file examples/cluster.yaml --build-dir .aws-sam/example
 	$(SAM) deploy --template-file .aws-sam/example/template.yaml --stack-name spillway-example --resolve-s3 \
 		--capabilities CAPABILITY_IAM CAPABILITY_AUTO_EXPAND --confirm-changeset \
 		$(if $(REGION),--region $(REGION)) $(if $(EMAIL),--parameter-overrides AlarmEmail=$(EMAIL))

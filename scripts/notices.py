@@ -1,7 +1,7 @@
 """Crates that are linked into the function: their licence texts (NOTICES) and a bill of materials (CycloneDX).
 
-Made from cargo's own answers and from the sources that cargo fetched. The tools for this are only published as
-sources, and take longer to build than the function.
+Made from cargo's own answers and from the sources that cargo fetched. The tools for this are published as sources
+only, and take minutes to build.
 """
 
 import json

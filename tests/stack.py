@@ -10,6 +10,7 @@ Each command prints JSON.
 
 import io
 import json
+import os
 import sys
 import zipfile
 from pathlib import Path
@@ -37,17 +38,22 @@ def client(service):
     return boto3.client(service, config=Config(read_timeout=900, retries={"max_attempts": 0}))
 
 
-def upload(bootstrap):
+def upload(key, body):
+    """Stores an object in the bucket."""
+    s3 = client("s3")
+    if not s3.list_buckets()["Buckets"]:
+        s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": s3.meta.region_name})
+    s3.put_object(Bucket=BUCKET, Key=key, Body=body)
+
+
+def upload_function(bootstrap):
     """Uploads the program as the function's package. Returns its URI."""
     package = io.BytesIO()
     with zipfile.ZipFile(package, "w") as archive:
         entry = zipfile.ZipInfo("bootstrap")
         entry.external_attr = 0o100755 << 16
         archive.writestr(entry, Path(bootstrap).read_bytes())
-    s3 = client("s3")
-    if not s3.list_buckets()["Buckets"]:
-        s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": s3.meta.region_name})
-    s3.put_object(Bucket=BUCKET, Key="drain.zip", Body=package.getvalue())
+    upload("drain.zip", package.getvalue())
     return f"s3://{BUCKET}/drain.zip"
 
 
@@ -80,9 +86,11 @@ def outcome(stack):
 
 def deploy(stack, bootstrap, *settings):
     parameters = dict(setting.split("=", 1) for setting in settings)
+    # The template is too large for the request itself, so SAM uploads it, too.
+    upload("template.json", translated(parameters, upload_function(bootstrap)))
     arguments = {
         "StackName": stack,
-        "TemplateBody": translated(parameters, upload(bootstrap)),
+        "TemplateURL": f"{os.environ['AWS_ENDPOINT_URL']}/{BUCKET}/template.json",
         "Parameters": [{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
         "Capabilities": ["CAPABILITY_IAM"],
     }

@@ -16,6 +16,9 @@ crate::scenarios![
     a_delete_without_the_database_ends,
 ];
 
+/// The parameters of a slot that is kept.
+const KEPT: [&str; 2] = ["/spillway/spillway", "/spillway/spillway.tables"];
+
 /// An empty account, and a server with the database `app` that has the table `t`.
 struct Place {
     account: Account,
@@ -135,7 +138,7 @@ async fn a_stack_is_deployed_drains_answers_while_it_drains_and_leaves_nothing()
 async fn a_kept_slot_is_continued_by_the_next_stack_and_never_dropped_by_it() {
     let place = Place::new().await;
     place.deploy(&["OnDelete=keep"]).await;
-    place.delete(&["/spillway/spillway"]).await;
+    place.delete(&KEPT).await;
     assert_eq!(place.slots().await, ["spillway"]);
     place.sql("insert into t values (101), (102)").await;
     let again = place.deploy(&["OnDelete=drop"]).await;
@@ -147,7 +150,7 @@ async fn a_kept_slot_is_continued_by_the_next_stack_and_never_dropped_by_it() {
         "{}",
         place.account.log()
     );
-    place.delete(&["/spillway/spillway"]).await;
+    place.delete(&KEPT).await;
     assert_eq!(place.slots().await, ["spillway"]);
 }
 
@@ -188,7 +191,7 @@ async fn another_slot_name_drops_no_slot() {
     let updated = place.deploy(&["SlotName=other"]).await;
     assert_eq!(updated.status, "UPDATE_COMPLETE", "{updated:?}");
     assert_eq!(place.slots().await, ["other", "spillway"]);
-    place.delete(&["/spillway/spillway"]).await;
+    place.delete(&KEPT).await;
     assert_eq!(place.slots().await, ["spillway"]);
 }
 
@@ -196,5 +199,5 @@ async fn a_delete_without_the_database_ends() {
     let place = Place::new().await;
     place.deploy(&[]).await;
     place.postgres.crash().await;
-    place.delete(&["/spillway/spillway"]).await;
+    place.delete(&KEPT).await;
 }
