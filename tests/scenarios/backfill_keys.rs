@@ -162,7 +162,8 @@ async fn a_change_finds_its_row_under_every_key_type() {
         async move {
             let fixture = fixture_with_tables(Fixture::builder(plugin), &sql).await;
             fixture.sql(ChunkGate::SQL).await;
-            let event = json!({"action": "backfill", "tables": ["public.every"], "where": "gate(n)"});
+            let event =
+                json!({"action": "backfill", "wait": true, "tables": ["public.every"], "where": "gate(n)"});
             let gate = ChunkGate::closed_at(&fixture, 1).await;
             let update = fixture.sql("update every set n = 2");
             let (first, ()) = tokio::join!(invoke_ok(&fixture, event), gate.open_after(&fixture, update));
@@ -189,7 +190,7 @@ async fn a_key_with_another_collation_is_read_from_its_start() {
     fixture.sql(ChunkGate::SQL).await;
     // In this collation, capital letters precede small ones; in the next one, each is beside its small
     // letter. The third chunk is held.
-    let event = json!({"action": "backfill", "tables": ["public.t"], "chunk_rows": 4, "where": "gate(n)"});
+    let event = json!({"action": "backfill", "wait": true, "tables": ["public.t"], "chunk_rows": 4, "where": "gate(n)"});
     let gate = ChunkGate::closed_at(&fixture, 10).await;
     let reports = start_within(&fixture, event, Duration::from_secs(4)).await;
     gate.open().await;
@@ -234,7 +235,7 @@ async fn a_condition_chooses_rows() {
         .await;
         let condition = "n = 3 or what = 'w''7' /* and */";
         let event =
-            json!({"action": "backfill", "tables": ["public.t"], "where": condition, "chunk_rows": 4});
+            json!({"action": "backfill", "wait": true, "tables": ["public.t"], "where": condition, "chunk_rows": 4});
         run_backfill(&fixture, event).await;
         let delivery = fixture.consume().await;
         let ids: Vec<u64> = read_events(&delivery, "public.t")
@@ -255,7 +256,7 @@ async fn a_backfill_reads_the_requested_columns_and_the_key() {
         )
         .await;
         let event =
-            json!({"action": "backfill", "tables": ["public.t"], "columns": ["N n"], "chunk_rows": 3});
+            json!({"action": "backfill", "wait": true, "tables": ["public.t"], "columns": ["N n"], "chunk_rows": 3});
         run_backfill(&fixture, event).await;
         fixture.sql("update t set \"N n\" = 0 where id = 1").await;
         fixture.drain().await;

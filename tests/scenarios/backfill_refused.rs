@@ -143,7 +143,8 @@ async fn an_invalid_condition_is_refused() {
         "n = 1; drop table good",
         "sum(n) > 1",
     ] {
-        let event = json!({"action": "backfill", "tables": ["public.good"], "where": condition});
+        let event =
+            json!({"action": "backfill", "wait": true, "tables": ["public.good"], "where": condition});
         assert_refused(&fixture, event, &["public.good", "PostgreSQL says"]).await;
     }
     assert_eq!(
@@ -154,7 +155,8 @@ async fn an_invalid_condition_is_refused() {
 
 async fn a_missing_column_is_refused() {
     let fixture = fixture("").await;
-    let event = json!({"action": "backfill", "tables": ["public.good"], "columns": ["id", "nothing"]});
+    let event =
+        json!({"action": "backfill", "wait": true, "tables": ["public.good"], "columns": ["id", "nothing"]});
     assert_refused(&fixture, event, &["public.good", "nothing"]).await;
 }
 

@@ -144,7 +144,7 @@ async fn a_repair_during_writes_is_complete() {
         make_gap(&fixture).await;
         // Whether a change overtakes a row depends on timing. A repair without such a row shows nothing.
         for repairs in 1..=10 {
-            let event = json!({"action": "backfill", "repair": true, "chunk_rows": 100});
+            let event = json!({"action": "backfill", "wait": true, "repair": true, "chunk_rows": 100});
             let reports = run_beside_writer(&fixture, event, ROWS).await;
             let overtaken: u64 = reports
                 .iter()
@@ -169,7 +169,7 @@ async fn a_repair_with_a_failed_table_sends_no_control_event() {
     assert_eq!((kind.as_str(), stored), ("Oversize", None), "{message}");
     make_gap(&fixture).await;
     let mut report = fixture
-        .invoke(json!({"action": "backfill", "repair": true}))
+        .invoke(json!({"action": "backfill", "wait": true, "repair": true}))
         .await
         .answer();
     while backfill_state(&report) == "running" {

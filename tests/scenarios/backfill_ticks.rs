@@ -14,6 +14,7 @@ use crate::support::expected_errors::assert_invocation_fails;
 
 crate::scenarios![
     ticks_continue_a_backfill_and_status_reports_its_progress,
+    a_backfill_is_answered_once_it_is_registered,
     a_backfill_can_be_paused_resumed_and_cancelled,
     only_one_backfill_can_be_pending,
     a_row_that_moves_between_two_invocations_is_complete,
@@ -118,6 +119,26 @@ async fn ticks_continue_a_backfill_and_status_reports_its_progress() {
         assert_eq!(fixture.compare(&["t"]).await.changes().len(), ROWS as usize);
     })
     .await;
+}
+
+async fn a_backfill_is_answered_once_it_is_registered() {
+    let sql = "create table t (id int primary key); insert into t select generate_series(1, 500)";
+    let fixture = fixture_with_tables(Fixture::builder(Plugin::Pgoutput), sql).await;
+    fixture.drain().await;
+    let puts = fixture.kinesis_proxy.requests("PutRecords");
+    for (command, state) in [("start", "running"), ("pause", "paused"), ("resume", "running")] {
+        let event = match command {
+            "start" => json!({"action": "backfill", "tables": ["public.t"]}),
+            _ => json!({"action": "backfill", command: true}),
+        };
+        let answer = fixture.invoke(event).await.answer();
+        assert_eq!(backfill_state(&answer), state, "{answer}");
+        assert_eq!(answer["backfill"]["rows"], 0, "{answer}");
+    }
+    assert_eq!(fixture.kinesis_proxy.requests("PutRecords"), puts);
+    let reports = tick_until_finished(&fixture, fixture.tick().await).await;
+    assert_eq!(backfilled_rows(&reports[reports.len() - 1]), 500);
+    fixture.compare(&["t"]).await;
 }
 
 async fn a_backfill_can_be_paused_resumed_and_cancelled() {

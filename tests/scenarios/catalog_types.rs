@@ -367,7 +367,7 @@ async fn a_backfill_condition_uses_the_search_path_of_the_database() {
             fixture.database
         );
         fixture.sql(&alter).await;
-        let event = json!({"action": "backfill", "tables": ["public.t"], "chunk_rows": 2,
+        let event = json!({"action": "backfill", "wait": true, "tables": ["public.t"], "chunk_rows": 2,
             "where": "is_even(id) and is_large(id)"});
         run_backfill(&fixture, event).await;
         let delivery = fixture.consume().await;

@@ -318,7 +318,7 @@ async fn an_invalid_event_is_named_with_its_allowed_values() {
         (json!({"action": "flush"}), actions),
         (json!({"action": "backfill"}), "field tables is missing"),
         (
-            json!({"action": "backfill", "tables": []}),
+            json!({"action": "backfill", "wait": true, "tables": []}),
             "field tables must be",
         ),
         (json!({"action": "drain", "accept_gaps": "0/1"}), "accept_gap"),

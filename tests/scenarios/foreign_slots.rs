@@ -20,7 +20,7 @@ fn reading_actions() -> [Value; 4] {
         json!({}),
         json!({"action": "plan"}),
         json!({"action": "setup"}),
-        json!({"action": "backfill", "tables": ["public.t"]}),
+        json!({"action": "backfill", "wait": true, "tables": ["public.t"]}),
     ]
 }
 

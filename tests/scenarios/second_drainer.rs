@@ -3,6 +3,7 @@
 //! It drains as soon as the first one has ended or died.
 
 use std::process::Stdio;
+use std::time::Duration;
 
 use scenarios::aws::fault_proxy::FaultSide;
 use scenarios::fixture::{DEADLINE, Fixture, Plugin};
@@ -17,7 +18,7 @@ crate::scenarios![
     a_second_drainer_is_busy_and_changes_nothing,
     a_killed_drainer_releases_the_lock,
     a_slot_of_another_reader_is_busy,
-    teardown_refuses_a_slot_during_a_drain,
+    an_action_waits_for_a_drain_and_then_names_the_drainer,
 ];
 
 /// Fixture with a backlog of one key.
@@ -175,17 +176,28 @@ async fn a_slot_of_another_reader_is_busy() {
     finish(&fixture).await;
 }
 
-async fn teardown_refuses_a_slot_during_a_drain() {
+async fn an_action_waits_for_a_drain_and_then_names_the_drainer() {
     let fixture = fixture().await;
-    let second = fixture.function.second_instance();
+    let (second, third) = (
+        fixture.function.second_instance(),
+        fixture.function.second_instance(),
+    );
+    let teardown = json!({"action": "teardown"});
+    let mut waiting = Box::pin(second.invoke(&teardown, DEADLINE));
     let first = invoke_with_held_put(&fixture, async || {
         let before = drainer_state(&fixture).await;
-        let teardown = json!({"action": "teardown"});
-        let (kind, message) = second.invoke(&teardown, DEADLINE).await.error();
+        // Its own time is over before the drain ends.
+        let (kind, message) = third.invoke(&teardown, Duration::from_secs(4)).await.error();
         assert_eq!(kind, "Busy", "{message}");
+        assert!(message.contains("(server process "), "{message}");
+        let answered = tokio::time::timeout(Duration::from_secs(1), &mut waiting).await;
+        assert!(answered.is_err(), "{answered:?}");
         assert_eq!(drainer_state(&fixture).await, before);
     })
     .await;
     assert_eq!(first.answer()["stopped"], "empty");
-    finish(&fixture).await;
+    let dropped = waiting.await.answer()["dropped"].to_string();
+    assert!(dropped.contains(&fixture.slot), "{dropped}");
+    let delivery = fixture.compare(&[backlog::TABLE]).await;
+    assert_eq!(delivery.changes().len(), backlog::events(&fixture).await);
 }

@@ -2,6 +2,7 @@
 //!
 //! The whole template is deployed in an emulator of AWS, and the real function runs there.
 
+use scenarios::aws::alarms::{Metrics, alarms};
 use scenarios::aws::stack::{Account, Outcome};
 use scenarios::postgres::{Postgres, PostgresSettings, REPLUSER};
 use serde_json::{Value, json};
@@ -97,6 +98,20 @@ impl Place {
     async fn tick(&self) -> Value {
         self.account.invoke(&json!({})).await
     }
+
+    /// Alarms that fire on the metrics that the functions have written so far, in one minute.
+    fn alarms_that_fire(&self) -> Vec<String> {
+        // Later than the longest time that an alarm looks back.
+        const NOW: u64 = 7_200;
+        let lines: Vec<String> = self.account.log().lines().map(str::to_owned).collect();
+        let mut metrics = Metrics::default();
+        metrics.add_lines(NOW, &lines);
+        assert!(!metrics.values("Drains").is_empty(), "no metrics");
+        let fired = alarms(&[])
+            .into_iter()
+            .filter(|(_, it)| it.fires(&metrics, NOW + 60));
+        fired.map(|(name, _)| name).collect()
+    }
 }
 
 /// The resources of an account that has the stream and these parameters, and nothing else.
@@ -117,6 +132,8 @@ async fn a_stack_is_deployed_drains_answers_while_it_drains_and_leaves_nothing()
     let made = "created publication spillway of 1 tables; created slot spillway; created checkpoint /spillway/spillway";
     assert_eq!(deployed.outputs["Setup"], made);
     assert_eq!(place.slots().await, ["spillway"]);
+    // The alarm on silence is new, and looks back: the drain of the deployment keeps it quiet.
+    assert_eq!(place.alarms_that_fire(), Vec::<String>::new());
     let backfill = json!({"action": "backfill", "tables": ["public.t"]});
     assert_eq!(place.account.invoke(&backfill).await["action"], "backfill");
     place.sql("insert into t values (101)").await;
@@ -133,6 +150,7 @@ async fn a_stack_is_deployed_drains_answers_while_it_drains_and_leaves_nothing()
     assert_eq!(sent, 1, "{}", place.account.log());
     place.delete(&[]).await;
     assert_eq!(place.slots().await, Vec::<String>::new());
+    assert_eq!(place.alarms_that_fire(), Vec::<String>::new());
 }
 
 async fn a_kept_slot_is_continued_by_the_next_stack_and_never_dropped_by_it() {
@@ -141,7 +159,7 @@ async fn a_kept_slot_is_continued_by_the_next_stack_and_never_dropped_by_it() {
     place.delete(&KEPT).await;
     assert_eq!(place.slots().await, ["spillway"]);
     place.sql("insert into t values (101), (102)").await;
-    let again = place.deploy(&["OnDelete=drop"]).await;
+    let again = place.deploy(&["OnDelete=drop", "CreateStream=false"]).await;
     assert_eq!(again.status, "CREATE_COMPLETE", "{again:?}");
     assert_eq!(again.outputs["Setup"], "nothing was missing");
     // The deployment drained once.

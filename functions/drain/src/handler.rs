@@ -30,9 +30,9 @@ async fn run(app: &App, action: Action, deadline: Instant, lifetime: Duration) -
     match action {
         Action::Drain { accept_gap } => drain::run(app, connector, accept_gap, budget).await,
         Action::Backfill(command) => backfill::run(app, connector, command, budget).await,
-        Action::Setup { plugin } => setup::run(app, connector, plugin).await,
+        Action::Setup { plugin } => setup::run(app, connector, plugin, budget).await,
         Action::Plan { names_keys } => plan::run(app, connector, names_keys, budget).await,
         Action::Status => status::run(app, connector).await,
-        Action::Teardown => teardown::run(app, connector).await,
+        Action::Teardown => teardown::run(app, connector, budget).await,
     }
 }

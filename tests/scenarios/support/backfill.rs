@@ -27,18 +27,21 @@ pub(crate) async fn fixture_with_tables(builder: FixtureBuilder, sql: &str) -> F
 
 /// Event that starts a backfill of these tables.
 pub(crate) fn start_event(tables: &[&str], chunk_rows: u64) -> Value {
-    json!({"action": "backfill", "tables": tables, "chunk_rows": chunk_rows})
+    json!({"action": "backfill", "wait": true, "tables": tables, "chunk_rows": chunk_rows})
 }
 
 /// Event that starts a backfill of this table, whose chunks a [`ChunkGate`] holds.
 pub(crate) fn gated_event(table: &str, chunk_rows: impl Into<Value>) -> Value {
     let chunk_rows: Value = chunk_rows.into();
-    json!({"action": "backfill", "tables": [table], "chunk_rows": chunk_rows, "where": ChunkGate::CONDITION})
+    json!({"action": "backfill", "wait": true, "tables": [table], "chunk_rows": chunk_rows, "where": ChunkGate::CONDITION})
 }
 
 /// Event that pauses, resumes or cancels the backfill.
 pub(crate) fn command_event(command: &str) -> Value {
-    json!({"action": "backfill", command: true})
+    match command {
+        "resume" => json!({"action": "backfill", command: true, "wait": true}),
+        _ => json!({"action": "backfill", command: true}),
+    }
 }
 
 /// State of the backfill in a report; `none` without a backfill.

@@ -426,7 +426,7 @@ impl Drainer {
     /// Backfills these tables in one request.
     async fn backfill_together(&self, tables: &[String]) -> Result<(), Failure> {
         let mut report = self
-            .invoke(&json!({"action": "backfill", "tables": tables}))
+            .invoke(&json!({"action": "backfill", "wait": true, "tables": tables}))
             .await?;
         while report["backfill"]["state"] != "finished" {
             if report["backfill"]["state"] == "failed" {

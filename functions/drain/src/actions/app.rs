@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::aws::kinesis::{Kinesis, StreamInfo};
 use crate::aws::parameter_store::Parameter;
 use crate::aws::{client, rds_token, secret};
+use crate::budget::Budget;
 use crate::checkpoint::Checkpoint;
 use crate::config::{Auth, Config, Password, StandbyAck};
 use crate::continuity::{self, ServerInfo, StartPosition};
@@ -139,17 +140,23 @@ impl App {
     /// Opens the slot for an action that must not run beside another drainer.
     ///
     /// # Errors
-    /// Those of [`App::open`], and [`SlotError::Busy`] while another drainer has the lock.
-    pub(super) async fn open_or_busy<'c>(&self, connector: &'c Connector) -> Result<OpenedSlot<'c>, Error> {
-        match self.open(connector, None).await? {
+    /// Those of [`App::open`], and [`SlotError::Busy`] if another drainer still has the lock when the time for
+    /// reading is over.
+    pub(super) async fn open_or_busy<'c>(
+        &self,
+        connector: &'c Connector,
+        budget: Budget,
+    ) -> Result<OpenedSlot<'c>, Error> {
+        match self.open(connector, None, budget.reading_deadline()).await? {
             SlotAccess::Locked(opened) => Ok(*opened),
-            SlotAccess::Busy(_) => Err(Error::Slot(SlotError::Busy {
+            SlotAccess::Busy(Busy { drainer, .. }) => Err(Error::Slot(SlotError::Busy {
                 slot: self.config.slot.clone(),
+                holder: drainer,
             })),
         }
     }
 
-    /// Acquires the slot's lock, and checks the server, the slot, the checkpoint and the stream.
+    /// Acquires the slot's lock until `lock_deadline`, and checks the server, the slot, the checkpoint and the stream.
     ///
     /// # Errors
     /// One of these does not allow a drain. Each error says why.
@@ -157,10 +164,11 @@ impl App {
         &self,
         connector: &'c Connector,
         accept_gap: Option<Lsn>,
+        lock_deadline: Instant,
     ) -> Result<SlotAccess<'c>, Error> {
         let name = &self.config.slot;
         // A cold function connects to PostgreSQL and to AWS at the same time.
-        let (locked, stream) = tokio::join!(self.lock(connector), self.usable_stream());
+        let (locked, stream) = tokio::join!(self.lock(connector, lock_deadline), self.usable_stream());
         let LockedSession {
             control,
             inspection: Inspection { server, slot: state },
@@ -193,10 +201,10 @@ impl App {
     /// Opens a session, and tries to acquire the slot's lock with it.
     ///
     /// Inspection and checkpoint are read after that. So they have every change of an earlier drainer.
-    async fn lock(&self, connector: &Connector) -> Result<LockedSession, SlotError> {
+    async fn lock(&self, connector: &Connector, deadline: Instant) -> Result<LockedSession, SlotError> {
         let name = &self.config.slot;
         let control = connector.connect().await?;
-        let locked = server::lock(connector, &control, name).await?;
+        let locked = server::lock(connector, &control, name, deadline).await?;
         let load = async {
             match locked {
                 true => Some(self.checkpoint.load().await),

@@ -17,7 +17,8 @@ use crate::ports::StateStore as _;
 use crate::postgres::connection::{Connector, Session};
 use crate::postgres::{chunk_reader, server};
 
-/// Runs a command about the backfill. `start` and `resume` then drain, as a tick does.
+/// Runs a command about the backfill, after a drain that runs. The ticks then do what it says. With `wait`,
+/// `start` and `resume` drain at once, as a tick does.
 ///
 /// # Errors
 /// The request cannot be met, there is no pending backfill or one too many, or whatever stops a drain.
@@ -28,10 +29,12 @@ pub(crate) async fn run(
     budget: Budget,
 ) -> Result<Value, Error> {
     match command {
-        BackfillCommand::Start(request) => Box::pin(start(app, connector, request, budget)).await,
-        BackfillCommand::Resume => Box::pin(resume(app, connector, budget)).await,
-        BackfillCommand::Pause => pause(app, connector).await,
-        BackfillCommand::Cancel => cancel(app, connector).await,
+        BackfillCommand::Start { request, waits } => {
+            Box::pin(start(app, connector, request, waits, budget)).await
+        }
+        BackfillCommand::Resume { waits } => Box::pin(resume(app, connector, waits, budget)).await,
+        BackfillCommand::Pause => pause(app, connector, budget).await,
+        BackfillCommand::Cancel => cancel(app, connector, budget).await,
     }
 }
 
@@ -39,10 +42,11 @@ async fn start(
     app: &App,
     connector: &Connector,
     request: BackfillRequest,
+    waits: bool,
     budget: Budget,
 ) -> Result<Value, Error> {
     let slot = &app.config.slot;
-    let opened = app.open_or_busy(connector).await?;
+    let opened = app.open_or_busy(connector, budget).await?;
     if let Some(pending) = load(&app.backfill).await?.filter(BackfillState::is_pending) {
         return Err(Error::BackfillPending {
             slot: slot.clone(),
@@ -63,7 +67,10 @@ async fn start(
     }
     app.backfill.store(state.to_text()).await?;
     log_start(app, &state.request);
-    drain_with(app, connector, opened, state, budget).await
+    match waits {
+        true => drain_with(app, connector, opened, state, budget).await,
+        false => Ok(answer(app, &json!(BackfillReport::of(&state)))),
+    }
 }
 
 /// Logs the start of a backfill, without its condition: that may hold values of rows.
@@ -86,14 +93,17 @@ fn log_start(app: &App, request: &BackfillRequest) {
     }
 }
 
-async fn resume(app: &App, connector: &Connector, budget: Budget) -> Result<Value, Error> {
-    let opened = app.open_or_busy(connector).await?;
+async fn resume(app: &App, connector: &Connector, waits: bool, budget: Budget) -> Result<Value, Error> {
+    let opened = app.open_or_busy(connector, budget).await?;
     let pending = load(&app.backfill).await?.filter(BackfillState::is_pending);
     let mut state = pending.ok_or_else(|| no_backfill(app))?;
     state.paused = false;
     restart_if_needed(app, &mut state, &opened, false);
     app.backfill.store(state.to_text()).await?;
-    drain_with(app, connector, opened, state, budget).await
+    match waits {
+        true => drain_with(app, connector, opened, state, budget).await,
+        false => Ok(answer(app, &json!(BackfillReport::of(&state)))),
+    }
 }
 
 async fn drain_with(
@@ -110,16 +120,16 @@ async fn drain_with(
     Ok(json!(report))
 }
 
-async fn pause(app: &App, connector: &Connector) -> Result<Value, Error> {
-    let (_lock, mut state) = lock_pending(app, connector).await?;
+async fn pause(app: &App, connector: &Connector, budget: Budget) -> Result<Value, Error> {
+    let (_lock, mut state) = lock_pending(app, connector, budget).await?;
     state.paused = true;
     state.updated_at = now_text();
     app.backfill.store(state.to_text()).await?;
     Ok(answer(app, &json!(BackfillReport::of(&state))))
 }
 
-async fn cancel(app: &App, connector: &Connector) -> Result<Value, Error> {
-    let (_lock, state) = lock_pending(app, connector).await?;
+async fn cancel(app: &App, connector: &Connector, budget: Budget) -> Result<Value, Error> {
+    let (_lock, state) = lock_pending(app, connector, budget).await?;
     app.backfill.delete().await?;
     let mut report = json!(BackfillReport::of(&state));
     report["state"] = json!("cancelled");
@@ -131,9 +141,14 @@ fn answer(app: &App, report: &Value) -> Value {
 }
 
 /// The pending backfill, and the session that holds the slot's lock.
-async fn lock_pending(app: &App, connector: &Connector) -> Result<(Session, BackfillState), Error> {
+async fn lock_pending(
+    app: &App,
+    connector: &Connector,
+    budget: Budget,
+) -> Result<(Session, BackfillState), Error> {
     let session = connector.connect().await?;
-    server::lock_or_busy(connector, &session, &app.config.slot).await?;
+    let deadline = budget.reading_deadline();
+    server::lock_or_busy(connector, &session, &app.config.slot, deadline).await?;
     let pending = load(&app.backfill).await?.filter(BackfillState::is_pending);
     Ok((session, pending.ok_or_else(|| no_backfill(app))?))
 }

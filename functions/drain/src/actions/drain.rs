@@ -1,6 +1,6 @@
 //! The action `drain`: one tick, with the backfill that is pending.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -27,6 +27,11 @@ use crate::postgres::slot::PgSlot;
 use crate::postgres::unmatched_patterns::unmatched_patterns;
 use crate::time::micros_of_timestamp;
 
+/// How long a tick waits for the lock.
+///
+/// When an invocation has just ended, its session ends on the server a moment later.
+const LOCK_TIME: Duration = Duration::from_millis(500);
+
 /// How long each query of the summary may take.
 const SUMMARY_TIME: Duration = Duration::from_secs(1);
 
@@ -39,7 +44,7 @@ pub(crate) async fn run(
     accept_gap: Option<Lsn>,
     budget: Budget,
 ) -> Result<Value, Error> {
-    let opened = match app.open(connector, accept_gap).await {
+    let opened = match app.open(connector, accept_gap, Instant::now() + LOCK_TIME).await {
         Ok(SlotAccess::Locked(opened)) => *opened,
         Ok(SlotAccess::Busy(Busy { plugin, drainer })) => {
             let report = idle_report(app, plugin, StopReason::Busy, budget);

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::app::App;
+use crate::budget::Budget;
 use crate::checkpoint::Checkpoint;
 use crate::clock::now_text;
 use crate::config::Config;
@@ -24,12 +25,21 @@ use crate::postgres::unmatched_patterns::unmatched_patterns;
 /// `given` is the plugin of a new slot, and by default pgoutput. A slot that exists must have it.
 ///
 /// # Errors
-/// The role or the stream is not fit, another drainer has the slot, or PostgreSQL or AWS refused.
-pub(crate) async fn run(app: &App, connector: &Connector, given: Option<Plugin>) -> Result<Value, Error> {
+/// The role or the stream is not fit, another drainer has the slot for too long, or PostgreSQL or AWS refused.
+pub(crate) async fn run(
+    app: &App,
+    connector: &Connector,
+    given: Option<Plugin>,
+    budget: Budget,
+) -> Result<Value, Error> {
     let config = &app.config;
-    let (session, Inspection { server, slot: state }) = app.inspect(connector).await?;
+    // Fails on a standby.
+    let (session, _) = app.inspect(connector).await?;
     provisioning::check_replication_right(connector, &session).await?;
     let stream_status = app.stream.status().await?;
+    let deadline = budget.reading_deadline();
+    server::lock_or_busy(connector, &session, &config.slot, deadline).await?;
+    let Inspection { server, slot: state } = server::inspect(connector, &session, &config.slot).await?;
     let plugin = match &state {
         Some(state) => continuity::readable(&config.slot, &server, state)?.0,
         None => given.unwrap_or(Plugin::Pgoutput),
@@ -41,7 +51,6 @@ pub(crate) async fn run(app: &App, connector: &Connector, given: Option<Plugin>)
             plugin,
         }));
     }
-    server::lock_or_busy(connector, &session, &config.slot).await?;
     let stored = app.checkpoint.load().await?;
     let mut created = create_publications(config, connector, &session, plugin).await?;
     if state.is_none() {

@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use super::app::App;
+use crate::budget::Budget;
 use crate::continuity::{self, Discontinuity, ServerInfo, SlotState};
 use crate::error::Error;
 use crate::ports::CheckpointError;
@@ -16,12 +17,12 @@ use crate::postgres::server::{self, Inspection};
 /// Publications stay: they cost nothing, and others may use them.
 ///
 /// # Errors
-/// Another drainer has the slot, or PostgreSQL or SSM refused.
-pub(crate) async fn run(app: &App, connector: &Connector) -> Result<Value, Error> {
+/// Another drainer has the slot for too long, or PostgreSQL or SSM refused.
+pub(crate) async fn run(app: &App, connector: &Connector, budget: Budget) -> Result<Value, Error> {
     let (session, Inspection { server, slot }) = app.inspect(connector).await?;
     let mut dropped = Vec::new();
     if let Some(state) = slot {
-        drop_slot(app, connector, &session, &server, &state).await?;
+        drop_slot(app, connector, &session, &server, &state, budget).await?;
         dropped.push(format!("slot {}", app.config.slot));
     }
     if app.checkpoint.delete().await? {
@@ -45,6 +46,7 @@ async fn drop_slot(
     session: &Session,
     server: &ServerInfo,
     state: &SlotState,
+    budget: Budget,
 ) -> Result<(), Error> {
     let slot = &app.config.slot;
     // Spillway creates no such slot, so others use it. Another slot that cannot be drained can be dropped.
@@ -56,7 +58,7 @@ async fn drop_slot(
     {
         return Err(foreign.into());
     }
-    server::lock_or_busy(connector, session, slot).await?;
+    server::lock_or_busy(connector, session, slot, budget.reading_deadline()).await?;
     provisioning::drop_slot(connector, session, slot).await?;
     Ok(())
 }

@@ -13,13 +13,21 @@ use crate::pattern::TablePattern;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BackfillCommand {
     /// Start a backfill.
-    Start(BackfillRequest),
+    Start {
+        /// What it reads.
+        request: BackfillRequest,
+        /// Whether the invocation begins it at once, and not the next tick.
+        waits: bool,
+    },
     /// Cancel the pending backfill.
     Cancel,
     /// Pause the pending backfill.
     Pause,
     /// Resume the paused backfill.
-    Resume,
+    Resume {
+        /// Whether the invocation continues it at once, and not the next tick.
+        waits: bool,
+    },
 }
 
 /// The request of a backfill: tables, rows and columns to read.
@@ -45,7 +53,7 @@ pub struct BackfillRequest {
 }
 
 /// The fields of a backfill event.
-const KNOWN: &str = "tables, where, columns, chunk_rows and repair, or one of cancel, pause and resume";
+const KNOWN: &str = "tables, where, columns, chunk_rows, repair and wait, or one of cancel, pause and resume";
 
 /// Most rows of a chunk, all of which are in memory.
 pub const MAX_CHUNK_ROWS: u32 = 1_000_000;
@@ -55,14 +63,19 @@ impl BackfillCommand {
         for (field, action, command) in [
             ("cancel", "backfill with cancel", BackfillCommand::Cancel),
             ("pause", "backfill with pause", BackfillCommand::Pause),
-            ("resume", "backfill with resume", BackfillCommand::Resume),
         ] {
             if is_set(fields, field)? {
                 check_fields(fields, action, &[field], NO_OTHER_FIELDS)?;
                 return Ok(command);
             }
         }
-        BackfillRequest::parse(fields).map(BackfillCommand::Start)
+        let waits = is_set(fields, "wait")?;
+        if is_set(fields, "resume")? {
+            check_fields(fields, "backfill with resume", &["resume", "wait"], "wait")?;
+            return Ok(BackfillCommand::Resume { waits });
+        }
+        let request = BackfillRequest::parse(fields)?;
+        Ok(BackfillCommand::Start { request, waits })
     }
 }
 
@@ -70,13 +83,14 @@ impl BackfillRequest {
     fn parse(fields: &Map<String, Value>) -> Result<Self, EventError> {
         let repair = is_set(fields, "repair")?;
         if repair {
-            let allowed = ["repair", "tables", "chunk_rows"];
-            check_fields(fields, "backfill with repair", &allowed, "tables and chunk_rows")?;
+            let allowed = ["repair", "tables", "chunk_rows", "wait"];
+            let known = "tables, chunk_rows and wait";
+            check_fields(fields, "backfill with repair", &allowed, known)?;
         } else {
             check_fields(
                 fields,
                 "backfill",
-                &["tables", "where", "columns", "chunk_rows"],
+                &["tables", "where", "columns", "chunk_rows", "wait"],
                 KNOWN,
             )?;
         }
@@ -199,7 +213,13 @@ mod tests {
 
     #[test]
     fn a_start_has_tables_and_optional_fields() {
-        assert_eq!(parse(json!({"tables": "all"})), Ok(BackfillCommand::Start(all())));
+        assert_eq!(
+            parse(json!({"tables": "all"})),
+            Ok(BackfillCommand::Start {
+                request: all(),
+                waits: false
+            })
+        );
         let fields = json!({
             "tables": ["public.accounts", "audit.*", "a\\.b.c"], "where": "id > 5", "columns": ["b", "a"],
             "chunk_rows": 1_000_000,
@@ -211,7 +231,13 @@ mod tests {
             chunk_rows: Some(1_000_000),
             repair: false,
         };
-        assert_eq!(parse(fields), Ok(BackfillCommand::Start(request)));
+        assert_eq!(
+            parse(fields),
+            Ok(BackfillCommand::Start {
+                request,
+                waits: false
+            })
+        );
     }
 
     #[test]
@@ -224,7 +250,10 @@ mod tests {
                 repair: true,
                 ..all()
             };
-            Ok(BackfillCommand::Start(request))
+            Ok(BackfillCommand::Start {
+                request,
+                waits: false,
+            })
         };
         assert_eq!(parse(json!({"repair": true})), repair(&[], None));
         assert_eq!(parse(json!({"repair": true, "tables": "all"})), repair(&[], None));
@@ -236,7 +265,18 @@ mod tests {
     fn the_pending_backfill_is_cancelled_paused_or_resumed() {
         assert_eq!(parse(json!({"cancel": true})), Ok(BackfillCommand::Cancel));
         assert_eq!(parse(json!({"pause": true})), Ok(BackfillCommand::Pause));
-        assert_eq!(parse(json!({"resume": true})), Ok(BackfillCommand::Resume));
+        for waits in [false, true] {
+            let mut fields = json!({"resume": true});
+            let mut start = json!({"tables": "all"});
+            if waits {
+                fields["wait"] = json!(true);
+                start["wait"] = json!(true);
+            }
+            assert_eq!(parse(fields), Ok(BackfillCommand::Resume { waits }));
+            let request = all();
+            assert_eq!(parse(start), Ok(BackfillCommand::Start { request, waits }));
+        }
+        assert!(parse(json!({"pause": true, "wait": true})).is_err());
     }
 
     #[test]
@@ -327,7 +367,7 @@ mod tests {
                 "chunk_rows": 10_000,
             }),
         ] {
-            let Ok(BackfillCommand::Start(request)) = parse(fields.clone()) else {
+            let Ok(BackfillCommand::Start { request, .. }) = parse(fields.clone()) else {
                 panic!("{fields}");
             };
             let stored = serde_json::to_value(&request).unwrap();

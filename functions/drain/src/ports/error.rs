@@ -2,6 +2,7 @@
 
 use crate::lsn::Lsn;
 use crate::pack::InvalidShardMap;
+use crate::ports::LockHolder;
 use crate::stored_document::InvalidDocument;
 
 /// The cause of an error, as a library returned it.
@@ -61,8 +62,11 @@ pub enum SlotError {
          cluster's parameter group (wal_level=logical) and reboot it"
     )]
     WalLevelNotLogical { source: BoxError },
-    #[error("another session reads slot {slot}")]
-    Busy { slot: String },
+    #[error("another session reads slot {slot}{}: wait until it ends", holder_text(holder.as_ref()))]
+    Busy {
+        slot: String,
+        holder: Option<LockHolder>,
+    },
     #[error(
         "slot {slot}: the server does not allow or have the plugin {plugin}: install it and add it to \
          output_plugin_libraries, or use pgoutput"
@@ -145,6 +149,21 @@ pub enum SlotError {
         transient: bool,
         source: BoxError,
     },
+}
+
+/// Who holds a slot, as the end of a sentence; empty if nobody knows.
+fn holder_text(holder: Option<&LockHolder>) -> String {
+    match holder {
+        None => String::new(),
+        Some(LockHolder {
+            pid,
+            age_seconds: None,
+        }) => format!(" (server process {pid})"),
+        Some(LockHolder {
+            pid,
+            age_seconds: Some(age),
+        }) => format!(" (server process {pid}, for {age} s)"),
+    }
 }
 
 impl SlotError {

@@ -81,19 +81,22 @@ const INSPECTION: &str = "
            current_setting('server_encoding') as encoding,
            (select to_jsonb(s)::text from pg_replication_slots s where s.slot_name = $1) as slot";
 
-/// Longest wait for the lock.
-///
-/// When an invocation has just ended, its session ends on the server a moment later.
-const LOCK_TIME: Duration = Duration::from_millis(500);
+/// Longest pause between two attempts to acquire the lock.
+const LOCK_PAUSE: Duration = Duration::from_secs(1);
 
 /// Acquires the lock of the slot's only drainer, and holds it until the session ends.
 ///
-/// Returns false when another session has the lock.
+/// Returns false when another session still has the lock at `deadline`.
 ///
 /// # Errors
 /// The query failed.
-pub(crate) async fn lock(connector: &Connector, session: &Session, slot: &str) -> Result<bool, SlotError> {
-    let began = Instant::now();
+pub(crate) async fn lock(
+    connector: &Connector,
+    session: &Session,
+    slot: &str,
+    deadline: Instant,
+) -> Result<bool, SlotError> {
+    let mut pause = Duration::from_millis(50);
     loop {
         let row = session
             .client
@@ -104,26 +107,30 @@ pub(crate) async fn lock(connector: &Connector, session: &Session, slot: &str) -
             .await
             .map_err(|error| connector.failed("locking the slot", error))?;
         let is_locked = row.get("is_locked");
-        if is_locked || began.elapsed() >= LOCK_TIME {
+        let time_left = deadline.saturating_duration_since(Instant::now());
+        if is_locked || time_left.is_zero() {
             return Ok(is_locked);
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(pause.min(time_left)).await;
+        pause = (pause * 2).min(LOCK_PAUSE);
     }
 }
 
 /// Acquires the lock for an action that cannot run without it.
 ///
 /// # Errors
-/// [`SlotError::Busy`] when another session has the lock, or the query failed.
+/// [`SlotError::Busy`] when another session still has the lock at `deadline`, or the query failed.
 pub(crate) async fn lock_or_busy(
     connector: &Connector,
     session: &Session,
     slot: &str,
+    deadline: Instant,
 ) -> Result<(), SlotError> {
-    match lock(connector, session, slot).await? {
+    match lock(connector, session, slot, deadline).await? {
         true => Ok(()),
         false => Err(SlotError::Busy {
             slot: slot.to_owned(),
+            holder: lock_holder(connector, session, slot).await?,
         }),
     }
 }

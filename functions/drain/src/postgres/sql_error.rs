@@ -125,7 +125,7 @@ impl SlotContext<'_> {
     pub(crate) fn error(&self, doing: &'static str, error: tokio_postgres::Error) -> SlotError {
         let slot = self.slot.to_owned();
         match error.code() {
-            Some(&SqlState::OBJECT_IN_USE) => SlotError::Busy { slot },
+            Some(&SqlState::OBJECT_IN_USE) => SlotError::Busy { slot, holder: None },
             Some(&SqlState::QUERY_CANCELED) => SlotError::Timeout {
                 slot,
                 doing,

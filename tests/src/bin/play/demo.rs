@@ -267,7 +267,7 @@ impl<'a> Demo<'a> {
         let event = match starts_backfill {
             true => {
                 let tables = FILLED.map(|table| format!("public.{table}"));
-                json!({"action": "backfill", "tables": tables, "chunk_rows": 10_000})
+                json!({"action": "backfill", "wait": true, "tables": tables, "chunk_rows": 10_000})
             }
             false => json!({}),
         };

@@ -219,7 +219,7 @@ impl Workload for Backfill {
             return None;
         }
         let start = json!({
-            "action": "backfill", "tables": ["public.t"], "chunk_rows": self.table.chunk_rows,
+            "action": "backfill", "wait": true, "tables": ["public.t"], "chunk_rows": self.table.chunk_rows,
         });
         match state {
             None => Some(start),

@@ -43,7 +43,7 @@ async fn backfill(
         &format!("select pg_create_logical_replication_slot('{slot}', 'pgoutput')"),
     )
     .await;
-    let event = json!({"action": "backfill", "tables": [format!("public.{FILLED}")]});
+    let event = json!({"action": "backfill", "wait": true, "tables": [format!("public.{FILLED}")]});
     let cpu_before = postgres.cpu_time();
     let (usage, report) = invoke(postgres, ssm, &slot, aggregation, &event).await;
     let server_cpu = postgres.cpu_time().saturating_sub(cpu_before);
