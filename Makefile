@@ -138,7 +138,7 @@ else
 	@python3 scripts/artefact.py .aws-sam/build/DrainFunction/bootstrap arm64
 endif
 	$(SAM) deploy --config-file "$(CURDIR)/$(SETTINGS)" $(if $(ZIP),--template-file .aws-sam/zip/template.yaml) \
-		$(if $(GUIDED),--guided --stack-name spillway-$(ENV))
+		--stack-name "$$(python3 scripts/stack.py $(SETTINGS))" $(if $(GUIDED),--guided)
 
 # The answers to --guided are kept in this file.
 deploy/%.toml:

@@ -37,7 +37,7 @@ class Settings(unittest.TestCase):
 
     def test_settings_of_a_build_and_of_another_environment_do_not_count(self):
         text = '[default.build.parameters]\nregion = "r"\n[test.deploy.parameters]\nstack_name = "b"\n'
-        self.assertEqual(self.settings(text), {})
+        self.assertEqual(self.settings(text), {"stack_name": "spillway-orders"})
 
     def test_a_missing_file_has_no_settings(self):
         self.assertEqual(stack_settings(Path("deploy/missing.toml")), {})

@@ -222,6 +222,7 @@ async fn assert_teardown(builder: FixtureBuilder) {
     let dropped = [
         format!("slot {}", fixture.slot),
         format!("checkpoint {}", fixture.parameter),
+        format!("list of tables {}.tables", fixture.parameter),
     ];
     assert_eq!(report["dropped"], json!(dropped), "{report}");
     let slots = format!(

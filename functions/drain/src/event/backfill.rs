@@ -281,7 +281,7 @@ mod tests {
 
     #[test]
     fn other_events_are_refused_with_the_known_fields() {
-        let takes = "backfill takes tables, where, columns, chunk_rows and repair, \
+        let takes = "backfill takes tables, where, columns, chunk_rows, repair and wait, \
                      or one of cancel, pause and resume";
         let tables =
             "field tables must be \"all\" or a list of patterns like public.orders, public.* or *.orders";
@@ -321,7 +321,7 @@ mod tests {
             ),
             (
                 json!({"repair": true, "where": "id > 5"}),
-                "field where: backfill with repair takes tables and chunk_rows",
+                "field where: backfill with repair takes tables, chunk_rows and wait",
             ),
             (
                 json!({"repair": true, "columns": ["a"]}),
@@ -348,7 +348,7 @@ mod tests {
             ),
             (
                 json!({"resume": true, "x": 1}),
-                "unknown field x: backfill with resume takes no other",
+                "unknown field x: backfill with resume takes wait",
             ),
         ];
         for (fields, part) in refused {
