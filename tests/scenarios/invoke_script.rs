@@ -83,7 +83,7 @@ async fn invoke(status: StatusCode, answer: &'static str) -> (bool, String, Stri
     server.abort();
     // The stack is the one that the file of settings names.
     let question = question.lock().expect("no holder panics").clone();
-    assert!(question.contains("StackName=spillway-orders&"), "{question}");
+    assert!(question.contains("StackName=spillway-example&"), "{question}");
     (
         output.status.success(),
         String::from_utf8_lossy(&output.stdout).into_owned(),

@@ -185,14 +185,14 @@ async fn an_action_waits_for_a_drain_and_then_names_the_drainer() {
     let teardown = json!({"action": "teardown"});
     let mut waiting = Box::pin(second.invoke(&teardown, DEADLINE));
     let first = invoke_with_held_put(&fixture, async || {
-        let before = drainer_state(&fixture).await;
+        let confirmed = fixture.confirmed_flush().await;
         // Its own time is over before the drain ends.
         let (kind, message) = third.invoke(&teardown, Duration::from_secs(4)).await.error();
         assert_eq!(kind, "Busy", "{message}");
         assert!(message.contains("(server process "), "{message}");
         let answered = tokio::time::timeout(Duration::from_secs(1), &mut waiting).await;
         assert!(answered.is_err(), "{answered:?}");
-        assert_eq!(drainer_state(&fixture).await, before);
+        assert_eq!(fixture.confirmed_flush().await, confirmed);
     })
     .await;
     assert_eq!(first.answer()["stopped"], "empty");
