@@ -23,6 +23,7 @@ crate::scenarios![
     slow_failures_ring_and_a_single_one_does_not,
     nothing_rings_before_setup_and_silence_rings_after_it,
     a_failed_table_of_a_backfill_rings,
+    metrics_of_aws_ring_beyond_their_thresholds,
     each_alarm_and_each_error_is_documented,
 ];
 
@@ -270,6 +271,33 @@ async fn a_failed_table_of_a_backfill_rings() {
     let report = watched.invoke(event).await.answer();
     assert_eq!(report["backfill"]["tables"]["failed"], 1, "{report}");
     assert_eq!(watched.ringing(&[]), ["BackfillAlarm"]);
+}
+
+/// RDS and Kinesis write these metrics, so the scenario writes them here.
+async fn metrics_of_aws_ring_beyond_their_thresholds() {
+    let day = 24.0 * 3_600_000.0;
+    for (alarm, metric, quiet, ringing) in [
+        ("StorageAlarm", "FreeStorageSpace", 21e9 * 1.1, 5e9),
+        (
+            "LateConsumersAlarm",
+            "GetRecords.IteratorAgeMilliseconds",
+            3.0 * day,
+            4.0 * day,
+        ),
+    ] {
+        let all = alarms(&[]);
+        for (value, rings) in [(quiet, false), (ringing, true)] {
+            let mut metrics = Metrics::default();
+            for minute in 0..20 {
+                metrics.add(7_200 + minute * MINUTE, metric, value);
+            }
+            assert_eq!(
+                all[alarm].fires(&metrics, 7_200 + 20 * MINUTE),
+                rings,
+                "{alarm} at {value}"
+            );
+        }
+    }
 }
 
 /// A file of the project.

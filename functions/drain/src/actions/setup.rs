@@ -7,7 +7,7 @@ use crate::budget::Budget;
 use crate::checkpoint::Checkpoint;
 use crate::clock::now_text;
 use crate::config::Config;
-use crate::continuity::{self, Discontinuity, ServerInfo};
+use crate::continuity::{self, Discontinuity, ServerInfo, SlotState};
 use crate::drain::MARKER_TIME;
 use crate::error::Error;
 use crate::lsn::Lsn;
@@ -40,17 +40,7 @@ pub(crate) async fn run(
     let deadline = budget.reading_deadline();
     server::lock_or_busy(connector, &session, &config.slot, deadline).await?;
     let Inspection { server, slot: state } = server::inspect(connector, &session, &config.slot).await?;
-    let plugin = match &state {
-        Some(state) => continuity::readable(&config.slot, &server, state)?.0,
-        None => given.unwrap_or(Plugin::Pgoutput),
-    };
-    if let Some(given) = given.filter(|given| *given != plugin) {
-        return Err(Error::from(Discontinuity::OtherPlugin {
-            slot: config.slot.clone(),
-            given,
-            plugin,
-        }));
-    }
+    let plugin = chosen_plugin(&config.slot, &server, state.as_ref(), given)?;
     let stored = app.checkpoint.load().await?;
     let mut created = create_publications(config, connector, &session, plugin).await?;
     if state.is_none() {
@@ -86,6 +76,30 @@ pub(crate) async fn run(
         "created": created,
         "problems": problems,
     }))
+}
+
+/// The plugin of the slot, or of the slot to create.
+///
+/// # Errors
+/// The slot cannot be read, or it has another plugin than the given one.
+fn chosen_plugin(
+    slot: &str,
+    server: &ServerInfo,
+    state: Option<&SlotState>,
+    given: Option<Plugin>,
+) -> Result<Plugin, Error> {
+    let plugin = match state {
+        Some(state) => continuity::readable(slot, server, state)?.0,
+        None => given.unwrap_or(Plugin::Pgoutput),
+    };
+    match given {
+        Some(given) if given != plugin => Err(Error::from(Discontinuity::OtherPlugin {
+            slot: slot.to_owned(),
+            given,
+            plugin,
+        })),
+        _ => Ok(plugin),
+    }
 }
 
 /// Creates the publications that are missing. Returns a sentence for each.
