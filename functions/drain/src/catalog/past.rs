@@ -251,7 +251,7 @@ impl<'c> PastTable<'c> {
     }
 
     /// Its partitions with rows that existed when the row was written.
-    pub fn partitions(&self) -> Vec<&'c CatalogTable> {
+    pub fn partitions(&self) -> Vec<PastTable<'c>> {
         let partitions = self.table.partitions.iter();
         let known = partitions.filter_map(|oid| self.catalog.past_table(*oid));
         let existed = known.filter(|past| {
@@ -259,7 +259,7 @@ impl<'c> PastTable<'c> {
             let created = past.table.recent.created;
             created.is_none_or(|xid| row.is_some_and(|row| row == xid || precedes(xid, row)))
         });
-        existed.map(|past| past.table).collect()
+        existed.collect()
     }
 
     /// The partition keys' columns of all levels; `None` if they are unknown.

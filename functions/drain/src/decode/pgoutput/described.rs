@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use crate::catalog::{CatalogTable, PastTable};
+use crate::catalog::PastTable;
 use crate::change::{Column, Datum, Relation, Tuple};
 
 /// Tables by their OIDs.
@@ -52,8 +52,10 @@ pub(super) struct DescribedTable {
 struct RowIdentity {
     /// The columns whose values every old row has; `None` if an old row is the whole row.
     logged: Option<BTreeSet<String>>,
-    /// Whether there is no replica identity: the server refuses updates and deletes.
+    /// Whether there was no replica identity when the row was written: the server refused updates and deletes.
     is_insert_only: bool,
+    /// Whether there is none now, as far as it is known.
+    is_bare: bool,
     /// The columns of the key; may be empty.
     key: BTreeSet<String>,
 }
@@ -82,22 +84,26 @@ impl RowIdentity {
             _ if is_whole => owned(&marked),
             _ => BTreeSet::new(),
         };
+        let is_bare = marked.is_empty() && is_known_bare;
         RowIdentity {
             logged: (identity != b'f').then(|| owned(&marked)),
-            is_insert_only: marked.is_empty() && is_known_bare,
+            is_insert_only: is_bare,
+            is_bare,
             key,
         }
     }
 
     /// The identity of a partition as the catalog has it. Its rows have the columns of `root`.
-    fn of_catalog(table: &CatalogTable, root: &Relation) -> Self {
+    fn of_catalog(partition: PastTable<'_>, root: &Relation) -> Self {
+        let table = partition.now();
         let is_bare = table.identity == 'n' || table.key.is_empty();
         let logged = match is_bare {
             true => BTreeSet::new(),
             false => table.key.iter().cloned().collect(),
         };
         RowIdentity {
-            is_insert_only: is_bare && !table.identity_full,
+            is_insert_only: partition.is_insert_only(false),
+            is_bare: is_bare && !table.identity_full,
             key: sent_columns(&table.key, root),
             logged: (!table.identity_full).then_some(logged),
         }
@@ -106,7 +112,7 @@ impl RowIdentity {
     /// Whether every former value of these columns is logged.
     fn logs(&self, key: &BTreeSet<String>) -> bool {
         let logged = self.logged.as_ref();
-        self.is_insert_only || logged.is_none_or(|logged| key.is_subset(logged))
+        self.is_bare || logged.is_none_or(|logged| key.is_subset(logged))
     }
 }
 
@@ -129,7 +135,7 @@ impl DescribedTable {
         let leaves = past.map(|past| past.partitions()).unwrap_or_default();
         let partitions = leaves
             .into_iter()
-            .map(|leaf| (leaf.oid, Some(RowIdentity::of_catalog(leaf, &relation))))
+            .map(|leaf| (leaf.now().oid, Some(RowIdentity::of_catalog(leaf, &relation))))
             .collect();
         for column in &mut relation.columns {
             column.key = row_identity.key.contains(&column.name);

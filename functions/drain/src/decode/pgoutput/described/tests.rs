@@ -138,6 +138,42 @@ fn a_null_of_an_old_row_is_certain_if_every_partition_logs_whole_rows() {
     }
 }
 
+/// A partition that has no key now may have had one when the row was written: its columns are still not null.
+#[test]
+fn a_partition_that_may_have_lost_its_key_was_not_insert_only() {
+    for (identity, has_not_null, is_insert_only) in [
+        ('d', true, false),
+        ('d', false, true),
+        ('n', true, true),
+        ('f', false, false),
+    ] {
+        let mut catalog = catalog();
+        let partition = CatalogTable {
+            oid: 12,
+            columns: ["id", "code", "v"].map(int_column).into(),
+            identity,
+            identity_full: identity == 'f',
+            has_not_null,
+            ..CatalogTable::default()
+        };
+        catalog.insert(TableName::new("s", "p12"), partition);
+        let root = CatalogTable {
+            oid: ROOT,
+            columns: ["id", "code", "v"].map(int_column).into(),
+            is_partitioned: true,
+            partitions: vec![12],
+            ..CatalogTable::default()
+        };
+        catalog.insert(TableName::new("s", "p"), root);
+        let mut tables = DescribedTables::default();
+        tables.insert(ROOT, table(&catalog, ROOT, b'n', &[]));
+        tables.begin_row(ROOT);
+        let relation = tables.relation_of_row(ROOT, None).unwrap();
+        assert_eq!(relation.is_insert_only, is_insert_only, "{identity} {has_not_null}");
+        assert_eq!(tables.logs_whole_rows(ROOT, true), is_insert_only || identity == 'f');
+    }
+}
+
 #[test]
 fn a_table_that_is_truncated_with_others_has_no_partitions() {
     let (catalog, mut tables) = (catalog(), DescribedTables::default());
