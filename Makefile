@@ -149,7 +149,7 @@ ifdef GUIDED
 	@printf 'version = 0.1\n' >$@
 else
 	@echo "$@ does not exist. It holds the name, the region and the parameters of a stack:" >&2
-	@echo "  cp deploy/example.toml $@       then fill in its seven values, and run make again" >&2
+	@echo "  cp deploy/example.toml $@       then fill in the region and its seven values, and run make again" >&2
 	@echo "  make deploy ENV=$* GUIDED=1      asks for every parameter instead, and keeps the answers in $@" >&2
 	@exit 1
 endif
