@@ -117,8 +117,8 @@ mutants: tools-rust tools-demo ## check that the scenarios catch each deliberate
 	cargo build --locked --workspace --bins
 	@scripts/mutants.sh $(MUTANTS)
 
-invoke: tools-check ## send EVENT (events/status.json) to the deployed function, and wait for its answer (ENV)
-	@.tools/aws/bin/python scripts/invoke.py $(EVENT) $(SETTINGS)
+invoke: tools-check ## send EVENT (events/status.json, or the JSON itself in single quotes) to the deployed function, and wait for its answer (ENV)
+	@.tools/aws/bin/python scripts/invoke.py '$(subst ','\'',$(EVENT))' $(SETTINGS)
 
 status: tools-check ## report the state of the deployed function's slot, checkpoint and stream, with problems (ENV)
 	@.tools/aws/bin/python scripts/invoke.py events/status.json $(SETTINGS)
@@ -131,6 +131,9 @@ certs: tools-check ## replace the certificate authorities of RDS that the functi
 
 # A zip needs no compiler.
 deploy: $(SETTINGS) tools-check $(if $(ZIP),,tools-rust tools-build) ## create or update the stack of deploy/ENV.toml (ENV, ZIP=of a release, GUIDED=1 asks)
+ifndef GUIDED
+	@python3 scripts/check_settings.py $(SETTINGS)
+endif
 ifdef ZIP
 	@python3 scripts/zip_template.py "$(ZIP)" .aws-sam/zip/template.yaml
 else
@@ -138,7 +141,7 @@ else
 	@python3 scripts/artefact.py .aws-sam/build/DrainFunction/bootstrap arm64
 endif
 	$(SAM) deploy --config-file "$(CURDIR)/$(SETTINGS)" $(if $(ZIP),--template-file .aws-sam/zip/template.yaml) \
-		--stack-name "$$(python3 scripts/stack.py $(SETTINGS))" $(if $(GUIDED),--guided)
+		--stack-name "$$(python3 scripts/stack.py $(SETTINGS))" --no-fail-on-empty-changeset $(if $(GUIDED),--guided)
 
 # The answers to --guided are kept in this file.
 deploy/%.toml:
@@ -146,7 +149,7 @@ ifdef GUIDED
 	@printf 'version = 0.1\n' >$@
 else
 	@echo "$@ does not exist. It holds the name, the region and the parameters of a stack:" >&2
-	@echo "  cp deploy/example.toml $@       then fill in its seven values, and run make again" >&2
+	@echo "  cp deploy/example.toml $@       then fill in the region and its seven values, and run make again" >&2
 	@echo "  make deploy ENV=$* GUIDED=1      asks for every parameter instead, and keeps the answers in $@" >&2
 	@exit 1
 endif

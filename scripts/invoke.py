@@ -1,6 +1,6 @@
-"""Invoke the deployed function with an event file, wait as long as it may run, and print its answer.
+"""Invoke the deployed function with an event, wait as long as it may run, and print its answer.
 
-invoke.py EVENT SETTINGS. `sam remote invoke` gives up after a minute, and sends the event again. This sends it once.
+invoke.py EVENT SETTINGS. EVENT is a file, or the JSON itself. `sam remote invoke` gives up after a minute, and sends the event again. This sends it once.
 The stack and the region are those of SETTINGS, deploy/NAME.toml; STACK and AWS_REGION override them.
 """
 
@@ -19,9 +19,20 @@ from stack import stack_settings
 READ_SECONDS = 910
 
 
+def read_event(argument: str) -> str:
+    """The event's JSON. Exits if it is none."""
+    try:
+        event = argument if argument.lstrip().startswith("{") else Path(argument).read_text()
+        json.loads(event)
+    except OSError as error:
+        sys.exit(f"no event {argument}: {error.strerror}. The folder events/ has one file for each action")
+    except ValueError as error:
+        sys.exit(f"the event {argument} is not JSON: {error}")
+    return event
+
+
 def main():
-    event = Path(sys.argv[1]).read_text()
-    json.loads(event)
+    event = read_event(sys.argv[1])
     file = Path(sys.argv[2])
     settings = stack_settings(file)
     stack = os.environ.get("STACK") or settings.get("stack_name")
@@ -47,7 +58,8 @@ def main():
     except BotoCoreError as error:
         sys.exit(f"stack {stack}: {error}")
     text = answer["Payload"].read().decode()
-    print(text)
+    # One line for a pipe, and indented for a person.
+    print(json.dumps(json.loads(text), indent=2, ensure_ascii=False) if sys.stdout.isatty() else text)
     if "FunctionError" in answer:
         sys.exit(1)
 

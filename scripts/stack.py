@@ -15,7 +15,10 @@ def stack_settings(file: Path) -> dict:
     """
     if not file.exists():
         return {}
-    default = tomllib.loads(file.read_text()).get("default", {})
+    try:
+        default = tomllib.loads(file.read_text()).get("default", {})
+    except tomllib.TOMLDecodeError as error:
+        sys.exit(f'{file}: {error}. A line is NAME = "value", with the quotes')
     merged = {"stack_name": f"spillway-{file.stem}"}
     for command in ("global", "deploy"):
         merged.update(default.get(command, {}).get("parameters", {}))

@@ -19,6 +19,8 @@ ARCHITECTURE = "      Architectures: [arm64]\n"
 
 def zip_architecture(path: Path) -> str:
     """Lambda's name of the zip's architecture. Exits if the zip holds no function for Lambda."""
+    if not path.is_file():
+        sys.exit(f"ZIP: there is no file {path}")
     try:
         with zipfile.ZipFile(path) as archive:
             entry = archive.getinfo("bootstrap")
