@@ -62,13 +62,16 @@ begin
     return null;
 end $$;
 
--- Columns of an index in the order of the index.
+-- Columns of an index in the order of the index. An index may name a column twice.
 create function truth.index_columns(index_id oid) returns jsonb language sql stable as $$
-    select coalesce(jsonb_agg(a.attname order by k.place), '[]')
-    from pg_index i
-    cross join unnest(i.indkey::int2[]) with ordinality k(attnum, place)
-    join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
-    where i.indexrelid = index_id and k.place <= i.indnkeyatts
+    select coalesce(jsonb_agg(c.attname order by c.place), '[]')
+    from (
+        select a.attname, min(k.place) as place
+        from pg_index i
+        cross join unnest(i.indkey::int2[]) with ordinality k(attnum, place)
+        join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+        where i.indexrelid = index_id and k.place <= i.indnkeyatts
+        group by a.attname) c
 $$;
 
 -- How the publications send a table: the name, the operations, and whether generated columns are sent.
