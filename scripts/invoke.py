@@ -1,6 +1,7 @@
 """Invoke the deployed function with an event, wait as long as it may run, and print its answer.
 
-invoke.py EVENT SETTINGS. EVENT is a file, or the JSON itself. `sam remote invoke` gives up after a minute, and sends the event again. This sends it once.
+invoke.py EVENT SETTINGS. EVENT is a file, or the JSON itself. `sam remote invoke` gives up after a minute, and sends
+the event again. This sends it once.
 The stack and the region are those of SETTINGS, deploy/NAME.toml; STACK and AWS_REGION override them.
 """
 
