@@ -169,8 +169,14 @@ fn a_partition_that_may_have_lost_its_key_was_not_insert_only() {
         tables.insert(ROOT, table(&catalog, ROOT, b'n', &[]));
         tables.begin_row(ROOT);
         let relation = tables.relation_of_row(ROOT, None).unwrap();
-        assert_eq!(relation.is_insert_only, is_insert_only, "{identity} {has_not_null}");
-        assert_eq!(tables.logs_whole_rows(ROOT, true), is_insert_only || identity == 'f');
+        assert_eq!(
+            relation.is_insert_only, is_insert_only,
+            "{identity} {has_not_null}"
+        );
+        assert_eq!(
+            tables.logs_whole_rows(ROOT, true),
+            is_insert_only || identity == 'f'
+        );
     }
 }
 
