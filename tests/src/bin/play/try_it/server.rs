@@ -50,8 +50,8 @@ impl Server {
             .await;
         let asked = asked.map_err(|error| {
             format!(
-                "psql cannot connect: {error}\nSet PGHOST (the function connects by TCP only), PGPORT, PGDATABASE, PGUSER and \
-                 PGPASSWORD, and PGSSLMODE if the server needs it, as for psql."
+                "psql cannot connect: {error}\nSet PGHOST (the function connects by TCP only), PGPORT, PGDATABASE, \
+                 PGUSER and PGPASSWORD, and PGSSLMODE if the server needs it, as for psql."
             )
         })?;
         let [host, port, user, database] = <[String; 4]>::try_from(asked)
@@ -95,8 +95,8 @@ impl Server {
         }
         if self.facts["wal_level"] != "logical" {
             let change = match is_rds {
-                true => "set rds.logical_replication = 1 in the parameter group of the cluster or the instance, and reboot \
-                         the writer".to_owned(),
+                true => "set rds.logical_replication = 1 in the parameter group of the cluster or the instance, and \
+                         reboot the writer".to_owned(),
                 false => "as a superuser, run alter system set wal_level = logical; and restart the server".to_owned(),
             };
             let level = self.facts["wal_level"].as_str().unwrap_or_default();
@@ -124,8 +124,8 @@ impl Server {
         }
         if plugin == Plugin::Pgoutput && !is("may_create") {
             missing.push(format!(
-                "PLUGIN=pgoutput needs a publication, and role {} may not create one. As an administrator: grant create \
-                 on database {database} to {user}; or choose PLUGIN=test_decoding.",
+                "PLUGIN=pgoutput needs a publication, and role {} may not create one. As an administrator: grant \
+                 create on database {database} to {user}; or choose PLUGIN=test_decoding.",
                 self.user
             ));
         }
