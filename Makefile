@@ -5,7 +5,7 @@
 .NOTPARALLEL:
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help demo test lint check advisories build release bench conformance storm mutants fuzz breaker backfill
+.PHONY: help demo try test lint check advisories build release bench conformance storm mutants fuzz breaker backfill
 .PHONY: huge tables dashboard
 .PHONY: invoke status plan certs deploy example clean tools-rust tools-demo tools-postgres tools-consumers tools-stack
 .PHONY: tools-conformance tools-check tools-checkov tools-build tools-fuzz tools-dashboard
@@ -38,6 +38,13 @@ demo: tools-rust tools-demo ## drain and backfill a real PostgreSQL into a local
 	@echo "building the function and the demo"
 	@cargo build --locked --workspace --bins
 	@PLUGIN=$(PLUGIN) target/debug/play demo
+
+# Standard output has the changes only, so that `make -s try ENVELOPE=debezium | jq` works. The installers of tools
+# print, so they are no prerequisites here.
+try: ## print the changes of your PostgreSQL (PGHOST PGDATABASE PGUSER PGPASSWORD; ENVELOPE TABLES BACKFILL PLUGIN)
+	@{ scripts/rust.sh; command -v psql >/dev/null || scripts/debian.sh postgresql-client; } >&2
+	@cargo build --locked --workspace --bins >&2
+	@target/debug/play try
 
 # Each scenario creates a database of 300 files. In memory that takes a sixth less time. So the servers run in
 # memory if 8 GB are free.

@@ -87,6 +87,7 @@ mod third_party_consumers;
 mod tls;
 mod toast;
 mod truncate;
+mod try_it;
 mod types;
 mod versions;
 

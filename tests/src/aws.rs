@@ -1,10 +1,11 @@
-//! AWS services on loopback: emulators, a fake Kinesis, and a proxy that injects faults.
+//! AWS services on loopback: emulators, a fake Kinesis, a fake SSM, and a proxy that injects faults.
 
 pub mod aggregate;
 pub mod alarms;
 pub(crate) mod emulator;
 pub(crate) mod endpoint;
 pub mod fake_kinesis;
+pub mod fake_ssm;
 pub mod fault_proxy;
 pub mod hash_range;
 pub mod kinesis;

@@ -8,7 +8,7 @@
 //! `PLUGIN` chooses the output plugin; `AGGREGATION` and `ENVELOPE` are passed to the function.
 //! `DEMO_FAULT=drop` loses one event on its way to the consumer: then the verdict must fail.
 
-mod screen;
+pub(crate) mod screen;
 mod verdict;
 
 use std::process::ExitCode;

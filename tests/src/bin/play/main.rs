@@ -11,6 +11,7 @@ mod limited;
 mod random_play;
 mod random_tables;
 mod seeds;
+mod try_it;
 
 use std::process::ExitCode;
 
@@ -37,10 +38,11 @@ fn main() -> ExitCode {
         }
         Some("storm") => random_play::storm(),
         Some("tables") => random_tables::main(),
+        Some("try") => try_it::main(),
         other => {
             eprintln!(
                 "play: {other:?} is not one of backfill, bench, breaker, conformance, corpus, dashboard, demo, \
-                 huge, limited, storm, tables"
+                 huge, limited, storm, tables, try"
             );
             ExitCode::from(2)
         }
