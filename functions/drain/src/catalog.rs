@@ -188,6 +188,14 @@ impl Catalog {
         self.types.insert(catalog_type);
     }
 
+    /// Whether no change can refer to a row of this table, nor to a row of one of its partitions.
+    pub fn is_insert_only(&self, table: &CatalogTable) -> bool {
+        let partitions = table.partitions.iter();
+        let mut partitions = partitions.map(|oid| self.table(self.names.get(oid)?));
+        let is_insert_only = |it: Option<&CatalogTable>| it.is_some_and(CatalogTable::is_insert_only);
+        table.is_insert_only() && partitions.all(is_insert_only)
+    }
+
     /// Whether the types that are not built in were read.
     ///
     /// A database without such types has none, so it counts as one whose types were not read.

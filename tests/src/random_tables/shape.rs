@@ -220,12 +220,21 @@ impl Truth {
 
     /// Whether the log identified no row of `named` at the time of `shape`: there were only inserts.
     ///
-    /// `named` is the table itself, or its published root with the other partitions of that time.
+    /// `named` is the table itself, or its published root with the other partitions of that time. A partition that is
+    /// no longer one does not count: the drain cannot know of it.
     pub(super) fn is_insert_only(&self, shape: &Shape, named: &Shape) -> bool {
-        let mut same = self.shapes.iter().filter(|it| {
+        let is_partition = |it: &Shape| {
             let published = it.published.as_ref().map(|published| published.relation);
-            it.generation == shape.generation && it.kind == "r" && published == Some(named.relation)
-        });
+            it.kind == "r" && published == Some(named.relation)
+        };
+        let remains = |it: &Shape| {
+            self.now()
+                .any(|other| other.relation == it.relation && is_partition(other))
+        };
+        let mut same = self
+            .shapes
+            .iter()
+            .filter(|it| it.generation == shape.generation && is_partition(it) && remains(it));
         let is_root = named.relation != shape.relation;
         !shape.is_identified() && (!is_root || same.all(|it| !it.is_identified()))
     }

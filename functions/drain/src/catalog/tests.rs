@@ -233,3 +233,23 @@ fn a_name_is_that_of_a_table_until_a_view_takes_it() {
 fn a_catalog_has_types_after_the_first_was_added() {
     assert!(catalog().has_types() && !Catalog::default().has_types());
 }
+
+#[test]
+fn a_partitioned_table_is_insert_only_if_all_its_partitions_are() {
+    let keyed = |oid: u32, key: &[&str]| CatalogTable {
+        oid,
+        key: key.iter().map(|name| (*name).to_owned()).collect(),
+        ..CatalogTable::default()
+    };
+    for (partitions, expected) in [(vec![2], true), (vec![2, 3], false), (vec![2, 4], false)] {
+        let root = CatalogTable {
+            partitions,
+            ..keyed(1, &[])
+        };
+        let mut catalog = Catalog::default();
+        catalog.insert(TableName::new("s", "bare"), keyed(2, &[]));
+        catalog.insert(TableName::new("s", "keyed"), keyed(3, &["id"]));
+        // Nothing is known of the partition 4.
+        assert_eq!(catalog.is_insert_only(&root), expected, "{:?}", root.partitions);
+    }
+}
