@@ -2,7 +2,7 @@
 
 invoke.py EVENT SETTINGS. EVENT is a file, or the JSON itself. `sam remote invoke` gives up after a minute, and sends
 the event again. This sends it once.
-The stack and the region are those of SETTINGS, deploy/NAME.toml; STACK and AWS_REGION override them.
+The stack and the region are those of SETTINGS, deploy/NAME.toml; STACK and AWS_REGION name one without a file.
 """
 
 import json
@@ -37,7 +37,8 @@ def main():
     file = Path(sys.argv[2])
     settings = stack_settings(file)
     stack = os.environ.get("STACK") or settings.get("stack_name")
-    region = os.environ.get("AWS_REGION") or settings.get("region")
+    # As `make deploy` does: the stack of the same name in another region is another stack.
+    region = settings.get("region") or os.environ.get("AWS_REGION")
     if not stack:
         sys.exit(f"no stack: {file} {'has no stack_name' if file.exists() else 'does not exist'}. ENV=NAME reads "
                  "deploy/NAME.toml, which `make deploy ENV=NAME` uses, and STACK=… names a stack without a file")

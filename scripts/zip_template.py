@@ -4,6 +4,7 @@ zip_template.py ZIP OUTPUT. The architecture is that of the zip's `bootstrap`. P
 since OUTPUT may be in another folder.
 """
 
+import json
 import re
 import sys
 import zipfile
@@ -46,9 +47,9 @@ def main() -> None:
     found = zip_architecture(archive)
     template = (project / "template.yaml").read_text()
     template = replaced(template, BUILD, "")
-    template = replaced(template, CODE, f"      CodeUri: {archive}\n")
+    template = replaced(template, CODE, f"      CodeUri: {json.dumps(str(archive))}\n")
     template = replaced(template, ARCHITECTURE, f"      Architectures: [{found}]\n")
-    template = re.sub(r"(?m)^( +CodeUri: )(?!/)(\S+)$", lambda match: f"{match[1]}{project / match[2]}", template)
+    template = re.sub(r'(?m)^( +CodeUri: )(?![/"])(\S+)$', lambda match: f"{match[1]}{project / match[2]}", template)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(template)
     print(f"{output}: {archive.name}, {found}")

@@ -9,7 +9,6 @@ use serde_json::Value;
 use crate::aws::kinesis::{Kinesis, StreamInfo};
 use crate::aws::parameter_store::Parameter;
 use crate::aws::{client, rds_token, secret};
-use crate::budget::Budget;
 use crate::checkpoint::Checkpoint;
 use crate::config::{Auth, Config, Password, StandbyAck};
 use crate::continuity::{self, ServerInfo, StartPosition};
@@ -140,14 +139,13 @@ impl App {
     /// Opens the slot for an action that must not run beside another drainer.
     ///
     /// # Errors
-    /// Those of [`App::open`], and [`SlotError::Busy`] if another drainer still has the lock when the time for
-    /// reading is over.
+    /// Those of [`App::open`], and [`SlotError::Busy`] if another drainer still has the lock at `deadline`.
     pub(super) async fn open_or_busy<'c>(
         &self,
         connector: &'c Connector,
-        budget: Budget,
+        deadline: Instant,
     ) -> Result<OpenedSlot<'c>, Error> {
-        match self.open(connector, None, budget.reading_deadline()).await? {
+        match self.open(connector, None, deadline).await? {
             SlotAccess::Locked(opened) => Ok(*opened),
             SlotAccess::Busy(Busy { drainer, .. }) => Err(Error::Slot(SlotError::Busy {
                 slot: self.config.slot.clone(),
@@ -156,7 +154,7 @@ impl App {
         }
     }
 
-    /// Acquires the slot's lock until `lock_deadline`, and checks the server, the slot, the checkpoint and the stream.
+    /// Waits for the slot's lock, at most until `lock_deadline`. Then checks the server, the slot, the checkpoint and the stream.
     ///
     /// # Errors
     /// One of these does not allow a drain. Each error says why.

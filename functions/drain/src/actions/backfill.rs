@@ -46,7 +46,7 @@ async fn start(
     budget: Budget,
 ) -> Result<Value, Error> {
     let slot = &app.config.slot;
-    let opened = app.open_or_busy(connector, budget).await?;
+    let opened = app.open_or_busy(connector, budget.reading_deadline()).await?;
     if let Some(pending) = load(&app.backfill).await?.filter(BackfillState::is_pending) {
         return Err(Error::BackfillPending {
             slot: slot.clone(),
@@ -94,7 +94,7 @@ fn log_start(app: &App, request: &BackfillRequest) {
 }
 
 async fn resume(app: &App, connector: &Connector, waits: bool, budget: Budget) -> Result<Value, Error> {
-    let opened = app.open_or_busy(connector, budget).await?;
+    let opened = app.open_or_busy(connector, budget.reading_deadline()).await?;
     let pending = load(&app.backfill).await?.filter(BackfillState::is_pending);
     let mut state = pending.ok_or_else(|| no_backfill(app))?;
     state.paused = false;

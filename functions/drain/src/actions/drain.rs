@@ -27,10 +27,10 @@ use crate::postgres::slot::PgSlot;
 use crate::postgres::unmatched_patterns::unmatched_patterns;
 use crate::time::micros_of_timestamp;
 
-/// How long a tick waits for the lock.
+/// How long a tick and a plan wait for the lock.
 ///
 /// When an invocation has just ended, its session ends on the server a moment later.
-const LOCK_TIME: Duration = Duration::from_millis(500);
+pub(super) const LOCK_TIME: Duration = Duration::from_millis(500);
 
 /// How long each query of the summary may take.
 const SUMMARY_TIME: Duration = Duration::from_secs(1);

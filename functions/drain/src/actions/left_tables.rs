@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::plugin::Plugin;
 use crate::ports::StateStore as _;
 use crate::postgres::connection::{Connector, Session};
+use crate::postgres::server;
 use crate::postgres::table_states::table_states;
 use crate::sent_tables::SentTables;
 
@@ -15,6 +16,7 @@ use crate::sent_tables::SentTables;
 const CHECK_INTERVAL: Duration = Duration::from_secs(600);
 
 /// What a check found.
+#[derive(Debug, Default)]
 pub(super) struct LeftTables {
     /// A sentence for each table that left.
     pub(super) sentences: Vec<String>,
@@ -33,17 +35,27 @@ pub(super) async fn check(
     plugin: Plugin,
 ) -> Result<LeftTables, Error> {
     let (publications, patterns) = (&app.config.publications, &app.config.tables);
+    // Each table of a missing publication would be reported. The publication itself is.
+    if plugin == Plugin::Pgoutput
+        && !server::missing_publications(connector, session, publications)
+            .await?
+            .is_empty()
+    {
+        return Ok(LeftTables::default());
+    }
     let states = table_states(connector, session, plugin, publications, patterns).await?;
     let stored = app.sent_tables.text().await?;
     // An unreadable document is replaced, as a missing one is written: it only serves this comparison.
     let stored = stored.and_then(|text| SentTables::parse(&text).ok());
-    let now = SentTables::of(&states);
+    let Some(now) = SentTables::of(&states) else {
+        return Ok(LeftTables::default());
+    };
     Ok(LeftTables {
         sentences: stored
             .as_ref()
             .map(|stored| stored.left(&states))
             .unwrap_or_default(),
-        changed: now.filter(|now| stored.as_ref() != Some(now)),
+        changed: Some(now).filter(|now| stored.as_ref() != Some(now)),
     })
 }
 

@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::app::{App, OpenedSlot};
+use super::drain::LOCK_TIME;
 use crate::budget::Budget;
 use crate::clock::now_micros;
 use crate::continuity::StartPosition;
@@ -67,7 +68,7 @@ pub(crate) async fn run(
     names_keys: bool,
     budget: Budget,
 ) -> Result<Value, Error> {
-    let mut opened = app.open_or_busy(connector, budget).await?;
+    let mut opened = app.open_or_busy(connector, Instant::now() + LOCK_TIME).await?;
     // About 1 KiB for each row: what the forecast keeps of its key, and the row itself while it waits for its
     // commit.
     let rows = i32::try_from(app.config.memory_mib.saturating_mul(500)).unwrap_or(i32::MAX);

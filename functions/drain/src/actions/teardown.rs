@@ -19,10 +19,14 @@ use crate::postgres::server::{self, Inspection};
 /// # Errors
 /// Another drainer has the slot for too long, or PostgreSQL or SSM refused.
 pub(crate) async fn run(app: &App, connector: &Connector, budget: Budget) -> Result<Value, Error> {
-    let (session, Inspection { server, slot }) = app.inspect(connector).await?;
+    // Fails on a standby.
+    let (session, _) = app.inspect(connector).await?;
+    let deadline = budget.reading_deadline();
+    server::lock_or_busy(connector, &session, &app.config.slot, deadline).await?;
+    let Inspection { server, slot } = server::inspect(connector, &session, &app.config.slot).await?;
     let mut dropped = Vec::new();
     if let Some(state) = slot {
-        drop_slot(app, connector, &session, &server, &state, budget).await?;
+        drop_slot(app, connector, &session, &server, &state).await?;
         dropped.push(format!("slot {}", app.config.slot));
     }
     if app.checkpoint.delete().await? {
@@ -46,7 +50,6 @@ async fn drop_slot(
     session: &Session,
     server: &ServerInfo,
     state: &SlotState,
-    budget: Budget,
 ) -> Result<(), Error> {
     let slot = &app.config.slot;
     // Spillway creates no such slot, so others use it. Another slot that cannot be drained can be dropped.
@@ -58,7 +61,6 @@ async fn drop_slot(
     {
         return Err(foreign.into());
     }
-    server::lock_or_busy(connector, session, slot, budget.reading_deadline()).await?;
     provisioning::drop_slot(connector, session, slot).await?;
     Ok(())
 }

@@ -7,18 +7,23 @@ use crate::ports::SlotError;
 use crate::sent_tables::{Sending, TableState};
 use crate::table_name::TableName;
 
-/// The tables of the database. If $2, those of the publications $1 are sent. Otherwise all that are logged.
+/// The tables of the database, without partitions, which come and go. If $2, those of the publications $1 are sent, and
+/// partitioned tables with such a partition. Otherwise all that are logged.
 const TABLE_STATES: &str = "
     with published as materialized (
       select distinct p.schemaname, p.tablename from pg_publication_tables p where $2 and p.pubname = any($1))
     select n.nspname::text as schema,
            c.relname::text as name,
-           case when $2 then p.tablename is not null
-                else c.relkind = 'r' and c.relpersistence = 'p' end as is_sent
+           case when not $2 then c.relpersistence = 'p'
+                else p.tablename is not null or c.relkind = 'p' and exists (
+                  select from pg_partition_tree(c.oid) t
+                  join pg_class l on l.oid = t.relid
+                  join pg_namespace ln on ln.oid = l.relnamespace
+                  join published lp on lp.schemaname = ln.nspname and lp.tablename = l.relname) end as is_sent
     from pg_class c
     join pg_namespace n on n.oid = c.relnamespace
     left join published p on p.schemaname = n.nspname and p.tablename = c.relname
-    where c.relkind in ('r', 'p') and c.relpersistence <> 't' and c.oid >= 16384";
+    where c.relkind in ('r', 'p') and not c.relispartition and c.relpersistence <> 't' and c.oid >= 16384";
 
 /// All tables of the database. `patterns` are those of `TABLES`.
 ///

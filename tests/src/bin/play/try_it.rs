@@ -188,7 +188,7 @@ fn environment(
         // One shard and whole records in order: changes are printed in the order of their commits.
         ("AGGREGATION", "kpl"),
         ("LINGER_SECONDS", &linger),
-        // Nothing is written to the server but the slot. Its history is proved to nobody.
+        // A marker would be written into the log of the server. Nobody needs its proof here.
         ("MARKERS", "off"),
         ("AWS_ENDPOINT_URL_KINESIS", stream.endpoint()),
         ("AWS_ENDPOINT_URL_SSM", ssm.endpoint()),
