@@ -14,6 +14,7 @@ crate::scenarios![
     a_slot_of_others_survives_a_failed_deployment,
     a_failed_setup_says_why_and_leaves_nothing,
     another_slot_name_drops_no_slot,
+    a_slot_that_an_update_creates_is_the_stacks_own,
     a_delete_without_the_database_ends,
 ];
 
@@ -211,6 +212,18 @@ async fn another_slot_name_drops_no_slot() {
     assert_eq!(place.slots().await, ["other", "spillway"]);
     place.delete(&KEPT).await;
     assert_eq!(place.slots().await, ["spillway"]);
+}
+
+async fn a_slot_that_an_update_creates_is_the_stacks_own() {
+    let place = Place::new().await;
+    let deployed = place.deploy(&["OnCreate=nothing"]).await;
+    assert_eq!(deployed.outputs["Setup"], "not asked for", "{deployed:?}");
+    assert_eq!(place.slots().await, Vec::<String>::new());
+    let updated = place.deploy(&["OnCreate=setup"]).await;
+    assert_eq!(updated.status, "UPDATE_COMPLETE", "{updated:?}");
+    assert_eq!(place.slots().await, ["spillway"]);
+    place.delete(&[]).await;
+    assert_eq!(place.slots().await, Vec::<String>::new());
 }
 
 async fn a_delete_without_the_database_ends() {
