@@ -38,7 +38,9 @@ async fn paused_fixture(plugin: Plugin, more_sql: &str, tables: Value) -> Fixtur
         ),
     )
     .await;
-    let event = json!({"action": "backfill", "wait": true, "tables": tables, "chunk_rows": 10, "where": ChunkGate::CONDITION});
+    let event = json!({
+        "action": "backfill", "wait": true, "tables": tables, "chunk_rows": 10, "where": ChunkGate::CONDITION,
+    });
     let gate = ChunkGate::closed_at(&fixture, 12).await;
     start_within(&fixture, event, SHORT).await;
     fixture.invoke(command_event("pause")).await.answer();

@@ -103,7 +103,9 @@ async fn a_failed_table_does_not_stop_other_tables() {
         .await;
         fixture.sql(ChunkGate::SQL).await;
         let event =
-            json!({"action": "backfill", "wait": true, "tables": "all", "chunk_rows": 10, "where": ChunkGate::CONDITION});
+            json!({
+                "action": "backfill", "wait": true, "tables": "all", "chunk_rows": 10, "where": ChunkGate::CONDITION,
+            });
         let gate = ChunkGate::closed_at(&fixture, 5).await;
         let alter = fixture.sql("drop table b; alter table c drop constraint c_pkey");
         let (mut report, ()) = tokio::join!(invoke_ok(&fixture, event), gate.open_after(&fixture, alter));
@@ -212,7 +214,9 @@ async fn an_invalid_backfill_state_does_not_stop_the_drain() {
 
 async fn a_teardown_ends_a_pending_backfill() {
     let fixture = fixture_with_tables(Fixture::builder(Plugin::Pgoutput), &create_table_sql(100)).await;
-    let event = json!({"action": "backfill", "wait": true, "tables": ["public.t"], "chunk_rows": 10, "where": slow_condition(60)});
+    let event = json!({
+        "action": "backfill", "wait": true, "tables": ["public.t"], "chunk_rows": 10, "where": slow_condition(60),
+    });
     let first = invoke_within(&fixture, event, Duration::from_secs(3)).await;
     assert_eq!(backfill_state(&first), "running", "{first}");
     fixture.invoke(json!({"action": "teardown"})).await.answer();

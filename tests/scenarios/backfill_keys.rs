@@ -190,7 +190,9 @@ async fn a_key_with_another_collation_is_read_from_its_start() {
     fixture.sql(ChunkGate::SQL).await;
     // In this collation, capital letters precede small ones; in the next one, each is beside its small
     // letter. The third chunk is held.
-    let event = json!({"action": "backfill", "wait": true, "tables": ["public.t"], "chunk_rows": 4, "where": "gate(n)"});
+    let event = json!({
+        "action": "backfill", "wait": true, "tables": ["public.t"], "chunk_rows": 4, "where": "gate(n)",
+    });
     let gate = ChunkGate::closed_at(&fixture, 10).await;
     let reports = start_within(&fixture, event, Duration::from_secs(4)).await;
     gate.open().await;

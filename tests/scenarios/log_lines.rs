@@ -15,7 +15,7 @@ crate::scenarios![
     the_saved_queries_find_their_lines,
 ];
 
-/// All lines as objects. It ends the sandbox, because only then the log is complete.
+/// All lines as objects. The sandbox is ended first: only then the log is complete.
 async fn lines(fixture: &Fixture) -> Vec<Value> {
     fixture.function.kill9().await;
     let lines = fixture.function.log().into_iter();

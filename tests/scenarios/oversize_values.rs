@@ -282,7 +282,9 @@ async fn a_backfill_omits_values_of_any_size() {
 async fn a_backfill_fails_a_table_with_a_huge_row_and_names_it() {
     let builder = Fixture::builder(Plugin::Pgoutput).env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "256");
     let fixture = fixture_with_tables(builder, BACKFILL_TABLES).await;
-    let event = json!({"action": "backfill", "wait": true, "tables": ["public.small", "public.doc"], "where": "id <> 1"});
+    let event = json!({
+        "action": "backfill", "wait": true, "tables": ["public.small", "public.doc"], "where": "id <> 1",
+    });
     let mut report = fixture.invoke(event).await.answer();
     while backfill_state(&report) == "running" {
         report = fixture.tick().await;

@@ -96,7 +96,11 @@ async fn a_parameter_of_an_earlier_version_keeps_its_type_until_it_is_deleted() 
 async fn an_error_of_postgresql_that_quotes_a_value_is_reported_by_its_code() {
     let fixture = fixture().await;
     // The condition quotes a value: PostgreSQL's message would, too.
-    let event = |condition: &str| json!({"action": "backfill", "wait": true, "tables": ["public.people"], "where": condition});
+    let event = |condition: &str| {
+        json!({
+            "action": "backfill", "wait": true, "tables": ["public.people"], "where": condition,
+        })
+    };
     let quoted = event(&format!("n = '{NAMED}'"));
     assert_invocation_fails(&fixture, quoted, "BackfillRefused", &["public.people", "22P02"]).await;
     // PostgreSQL's message quotes the row that the condition fails for.

@@ -2,9 +2,12 @@
 //!
 //! The whole template is deployed in an emulator of AWS, and the real function runs there.
 
+use std::time::Duration;
+
 use scenarios::aws::alarms::{Metrics, alarms};
 use scenarios::aws::stack::{Account, Outcome};
 use scenarios::postgres::{Postgres, PostgresSettings, REPLUSER};
+use scenarios::wait;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
@@ -138,13 +141,19 @@ async fn a_stack_is_deployed_drains_answers_while_it_drains_and_leaves_nothing()
     let backfill = json!({"action": "backfill", "tables": ["public.t"]});
     assert_eq!(place.account.invoke(&backfill).await["action"], "backfill");
     place.sql("insert into t values (101)").await;
-    let (drained, status) = tokio::join!(place.tick(), async {
-        tokio::time::sleep(std::time::Duration::from_secs(4)).await;
-        place.account.invoke(&json!({"action": "status"})).await
-    });
+    let limit = Duration::from_secs(60);
+    let answered = wait::until_some(
+        "status names the drain, and the finished backfill",
+        limit,
+        || async {
+            let status = place.account.invoke(&json!({"action": "status"})).await;
+            let is_awaited =
+                status["drainer"]["pid"].is_number() && status["backfill"]["state"] == "finished";
+            is_awaited.then_some(status)
+        },
+    );
+    let (drained, status) = tokio::join!(place.tick(), answered);
     assert_eq!(drained["stopped"], "empty", "{drained}");
-    assert!(status["drainer"]["pid"].is_number(), "{status}");
-    assert_eq!(status["backfill"]["state"], "finished", "{status}");
     assert_eq!(status["problems"], json!([]), "{status}");
     // The first drain and the backfill were before.
     let sent = place.account.log().matches("\"changes\":1,").count();

@@ -208,7 +208,8 @@ mod tests {
 
     #[test]
     fn the_line_has_neither_the_condition_of_a_backfill_nor_the_names_of_keys() {
-        let status = json!({"action": "status", "backfill": {"rows": 1, "request": {"tables": "all", "where": "n = 7"}}});
+        let request = json!({"tables": "all", "where": "n = 7"});
+        let status = json!({"action": "status", "backfill": {"rows": 1, "request": request}});
         let expected = json!({"action": "status", "backfill": {"rows": 1, "request": {"tables": "all"}}});
         assert_eq!(Value::Object(answer_line(&status, "n", 0)), expected);
         let plan = json!({"action": "plan", "hottest_keys": [{"key": "{\"id\":7}", "events": 2}]});

@@ -33,7 +33,9 @@ pub(crate) fn start_event(tables: &[&str], chunk_rows: u64) -> Value {
 /// Event that starts a backfill of this table, whose chunks a [`ChunkGate`] holds.
 pub(crate) fn gated_event(table: &str, chunk_rows: impl Into<Value>) -> Value {
     let chunk_rows: Value = chunk_rows.into();
-    json!({"action": "backfill", "wait": true, "tables": [table], "chunk_rows": chunk_rows, "where": ChunkGate::CONDITION})
+    json!({
+        "action": "backfill", "wait": true, "tables": [table], "chunk_rows": chunk_rows, "where": ChunkGate::CONDITION,
+    })
 }
 
 /// Event that pauses, resumes or cancels the backfill.

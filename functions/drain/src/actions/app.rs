@@ -154,7 +154,8 @@ impl App {
         }
     }
 
-    /// Waits for the slot's lock, at most until `lock_deadline`. Then checks the server, the slot, the checkpoint and the stream.
+    /// Waits for the slot's lock, at most until `lock_deadline`. Then checks the server, the slot, the checkpoint and
+    /// the stream.
     ///
     /// # Errors
     /// One of these does not allow a drain. Each error says why.
@@ -258,7 +259,7 @@ impl App {
     }
 }
 
-/// A session, and what was read through it. It has the slot's lock, unless another session has it.
+/// A session, and what was read through it. The session holds the slot's lock, unless `stored` is `None`.
 struct LockedSession {
     control: Session,
     inspection: Inspection,

@@ -118,7 +118,7 @@ struct Drain<'a, S, K, C> {
     confirmed_at: Instant,
     /// Since when the drain polls at the end of the log; `None` while it does not.
     tip_since: Option<Instant>,
-    /// Every transaction that ends at or before it was sent by an unconfirmed window.
+    /// An unconfirmed window has sent the transactions that end at or before this position.
     sent_here: Lsn,
     /// Whether the current window is not confirmed: see [`tip`].
     is_unconfirmed: bool,

@@ -1,7 +1,7 @@
 //! Prints the changes of the visitor's PostgreSQL, as the function sends them.
 //!
 //! The real binary drains a slot of its own into a fake Kinesis in this process, and each record that arrives is
-//! printed. libpq's variables name the server. The slot ends with this process: see [`cleanup`].
+//! printed. The server is that of libpq's variables, such as `PGHOST`. The slot is dropped at the end: see [`cleanup`].
 //!
 //! `PLUGIN`, `TABLES`, `ENVELOPE` and `BACKFILL` are those of the Makefile's target. Standard output has the changes
 //! only; everything else is written to standard error.

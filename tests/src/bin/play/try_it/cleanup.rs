@@ -16,7 +16,7 @@ pub(super) struct Cleanup {
 /// Script of the shell. A line that it reads says that the slot exists.
 ///
 /// The function is killed at the same moment, and a session of it may still run. It could create the slot after this
-/// script dropped it. So the script ends the sessions first, and ends when twice in a row nothing was left.
+/// script dropped it. So the script first ends the sessions. It stops when it has found nothing twice in a row.
 const SCRIPT: &str = r#"
 trap '' HUP INT TERM PIPE
 slot=$1
