@@ -1,4 +1,5 @@
 //! The function as Lambda runs it.
 
 pub mod function;
+mod log_file;
 pub mod runtime_api;

@@ -4,6 +4,7 @@
 //! replaced when it has ended.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,11 +12,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::{Notify, watch};
 
 use crate::aws::kinesis;
+use crate::lambda::log_file;
 use crate::lambda::runtime_api::{InvocationIds, RuntimeApi};
 use crate::process_usage;
 use crate::watchdog::ProcessGuard;
@@ -28,7 +29,7 @@ pub struct Function {
     /// Held by the running invocation.
     turn: tokio::sync::Mutex<()>,
     sandbox: Mutex<Option<Arc<Sandbox>>>,
-    log: Arc<Mutex<Vec<String>>>,
+    log: File,
     invocations: Mutex<Vec<InvocationIds>>,
     peak_memory: AtomicU64,
 }
@@ -90,7 +91,7 @@ impl Function {
             environment: environment.into_iter().collect(),
             turn: tokio::sync::Mutex::default(),
             sandbox: Mutex::default(),
-            log: Arc::default(),
+            log: log_file::create(),
             invocations: Mutex::default(),
             peak_memory: AtomicU64::new(0),
         }
@@ -193,9 +194,10 @@ impl Function {
         );
     }
 
-    /// All lines that its processes have written so far, on both outputs.
+    /// All lines that its processes have written so far, on both outputs: at least those that came before the
+    /// last answer.
     pub fn log(&self) -> Vec<String> {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        log_file::lines(&self.log)
     }
 
     /// Identifiers of all its invocations so far, in order.
@@ -235,24 +237,19 @@ impl Function {
             .envs(&self.environment)
             .current_dir("/")
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stdout(log_file::output(&self.log))
+            .stderr(log_file::output(&self.log))
             .kill_on_drop(true);
-        let mut child = command
+        let child = command
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {}: {error}", self.program.display()));
         let pid = child.id().expect("a process that was just started has an id");
-        let readers = [
-            tokio::spawn(collect(child.stdout.take(), Arc::clone(&self.log))),
-            tokio::spawn(collect(child.stderr.take(), Arc::clone(&self.log))),
-        ];
         let kill = Arc::new(Notify::new());
         let (status_sender, exit) = watch::channel(None);
         tokio::spawn(wait_for_end(
             child,
             ProcessGuard::new(pid),
             Arc::clone(&kill),
-            readers,
             status_sender,
         ));
         let sandbox = Arc::new(Sandbox { api, pid, kill, exit });
@@ -287,12 +284,11 @@ impl Drop for Sandbox {
     }
 }
 
-/// Waits for the end of the process, and sends its status when all its output is in the log.
+/// Waits for the end of the process, and sends its status.
 async fn wait_for_end(
     mut child: Child,
     guarded: ProcessGuard,
     kill: Arc<Notify>,
-    readers: [tokio::task::JoinHandle<()>; 2],
     status_sender: watch::Sender<Option<ExitStatus>>,
 ) {
     let status = tokio::select! {
@@ -304,9 +300,6 @@ async fn wait_for_end(
             }
         };
     drop(guarded);
-    for reader in readers {
-        let _ = reader.await;
-    }
     let _ = status_sender.send(Some(status.expect("a child can be waited for")));
 }
 
@@ -316,13 +309,6 @@ async fn exited(exit: &mut watch::Receiver<Option<ExitStatus>>) -> ExitStatus {
         .await
         .expect("the task sends a status at the end");
     status.expect("it was waited for")
-}
-
-async fn collect(from: Option<impl AsyncRead + Unpin>, log: Arc<Mutex<Vec<String>>>) {
-    let mut lines = BufReader::new(from.expect("the process writes into our pipe")).lines();
-    while let Ok(Some(line)) = lines.next_line().await {
-        log.lock().unwrap_or_else(PoisonError::into_inner).push(line);
-    }
 }
 
 fn failed(error: &Value) -> Outcome {
