@@ -117,6 +117,12 @@ pub enum Error {
          next tick continues. If it happens again, check the network"
     )]
     OutOfTime,
+    /// A panic, which the log places.
+    #[error(
+        "a fault of Spillway ended the invocation; nothing is lost, and the next tick continues before it. \
+         Report it with the line of the log whose error_type is Panicked"
+    )]
+    Panicked,
     /// An event that no record can hold. Every change before it is in the stream and confirmed.
     #[error(
         "slot {slot}: the event at position {position}, of {table}, key hash {key_hash}, has {bytes} bytes \
@@ -176,6 +182,7 @@ impl Error {
             Error::Undecodable { .. } | Error::OutOfPlace { .. } => "Undecodable",
             Error::Oversize { .. } => "Oversize",
             Error::OutOfTime => "OutOfTime",
+            Error::Panicked => "Panicked",
             Error::BackfillRefused { .. } => "BackfillRefused",
             Error::BackfillPending { .. } => "BackfillPending",
             Error::BackfillMissing { .. } => "BackfillMissing",

@@ -38,6 +38,7 @@ pub mod lsn;
 pub mod marker;
 mod nonce;
 pub mod pack;
+pub mod panics;
 pub mod pattern;
 pub mod plugin;
 pub mod ports;

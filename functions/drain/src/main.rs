@@ -9,6 +9,7 @@ use drain::config::{self, Config};
 use drain::error::Error;
 use drain::handler::handle;
 use drain::log::{LineFields, LineFormat};
+use drain::panics::{catch_panic, log_panics};
 use drain::summary;
 use lambda_runtime::tower::util::MapRequestLayer;
 use lambda_runtime::{Diagnostic, LambdaEvent, LambdaInvocation, Runtime, service_fn};
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         .event_format(LineFormat::new(fields.clone()))
         .with_writer(std::io::stderr);
     tracing_subscriber::registry().with(lines).with(events).init();
+    log_panics();
     if std::env::var_os("AWS_LAMBDA_RUNTIME_API").is_none() {
         eprintln!(
             "drain: AWS_LAMBDA_RUNTIME_API is not set: this is an AWS Lambda bootstrap and serves only that \
@@ -83,7 +85,8 @@ async fn serve(config: Result<Config, Error>, fields: &LineFields) -> Result<(),
             Ok(app) => app,
             Err(error) => return Err(diagnostic(error)),
         };
-        let outcome = handle(app, &event.payload, deadline(event.context.deadline)).await;
+        let invocation = handle(app, &event.payload, deadline(event.context.deadline));
+        let outcome = catch_panic(invocation).await;
         let (namespace, now) = (app.config.metrics_namespace.as_str(), now_millis());
         match outcome {
             Ok(answer) => {
