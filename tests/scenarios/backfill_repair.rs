@@ -89,6 +89,7 @@ async fn a_repair_restores_lost_changes_and_removes_deleted_rows() {
             assert_eq!(control.len(), 1, "{control:?}");
             let (content, position) = &control[0];
             assert_eq!(content["control"], "repaired");
+            assert_eq!(content["source_name"], fixture.slot);
             assert_eq!(content["tables"], json!(["public.t", "public.u"]));
             let since = content["since"].as_str().unwrap_or_default();
             assert_eq!(since.len(), 16, "{content}");

@@ -89,8 +89,12 @@ async fn an_accepted_gap_sends_a_control_event_and_the_drain_continues() {
         .and_then(|text| serde_json::from_slice(&text).ok())
         .unwrap_or_default();
     assert_eq!(
-        (&content["checkpoint"], &content["accepted"]),
-        (&json!(checkpoint), &json!(confirmed)),
+        [
+            &content["checkpoint"],
+            &content["accepted"],
+            &content["source_name"],
+        ],
+        [&json!(checkpoint), &json!(confirmed), &json!(fixture.slot)],
         "{content}"
     );
     let ids: Vec<Value> = delivery

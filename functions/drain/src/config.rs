@@ -68,6 +68,8 @@ pub struct Config {
     pub tables: Vec<TablePattern>,
     /// Name or ARN of the stream that receives the records.
     pub stream: String,
+    /// Name of the database in events and control events.
+    pub source_name: String,
     /// Whether several events share a record, in the format of the Kinesis Producer Library.
     pub aggregate: bool,
     /// Whether to use a stream that distributes records by itself, so that no order holds.
@@ -198,7 +200,8 @@ impl Config {
         let accept_auto_distribution = variables.choice("AUTO_DISTRIBUTION", "refuse", &choices)?;
         let linger = linger(variables)?;
         let poll_cpu_percent = poll_cpu_percent(variables)?;
-        let envelope = envelope::read(variables, &slot, &database.name)?;
+        let source_name = variables.get("SOURCE_NAME").unwrap_or_else(|| slot.clone());
+        let envelope = envelope::read(variables, &source_name, &database.name)?;
         let markers = variables.choice("MARKERS", "on", &[("on", true), ("off", false)])?;
         Ok(Config {
             database,
@@ -206,6 +209,7 @@ impl Config {
             publications,
             tables,
             stream,
+            source_name,
             aggregate,
             accept_auto_distribution,
             checkpoint_parameter,

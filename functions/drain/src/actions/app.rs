@@ -222,6 +222,7 @@ impl App {
         let config = &self.config;
         Settings {
             slot: config.slot.clone(),
+            source_name: config.source_name.clone(),
             plugin: start.plugin,
             tables: config.tables.clone(),
             record_bytes: stream.record_bytes,

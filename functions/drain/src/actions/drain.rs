@@ -12,11 +12,12 @@ use crate::budget::Budget;
 use crate::change::{Message, MessageParts};
 use crate::checkpoint::Checkpoint;
 use crate::clock::now_micros;
+use crate::config::Config;
 use crate::continuity::{Discontinuity, ServerInfo, StartPosition};
 use crate::drain::reader::GAP_ACCEPTED;
 use crate::drain::report::{Report, StopReason};
 use crate::drain::{BackfillRunner, DrainPorts, DrainTask, Settings, drain};
-use crate::encode::{Envelope, Event};
+use crate::encode::Event;
 use crate::error::Error;
 use crate::lsn::Lsn;
 use crate::ports::SlotError;
@@ -108,7 +109,7 @@ pub(super) async fn drain_opened(
         settings: &settings,
         envelope,
         start: &start,
-        first_event: accept_gap.map(|_| gap_accepted(envelope, &start, stored.as_ref())),
+        first_event: accept_gap.map(|_| gap_accepted(&app.config, &start, stored.as_ref())),
         checkpoint: next_checkpoint(name, &server, &start, stored, accept_gap.is_some()),
         budget,
     };
@@ -200,10 +201,11 @@ fn next_checkpoint(
 
 /// The control event that tells consumers that changes before it may be missing.
 ///
-/// It is a logical message with the prefix [`GAP_ACCEPTED`] and JSON content.
-fn gap_accepted(envelope: &Envelope, start: &StartPosition, stored: Option<&Checkpoint>) -> Event {
+/// It is a logical message with the prefix [`GAP_ACCEPTED`] and JSON content, which names its source.
+fn gap_accepted(config: &Config, start: &StartPosition, stored: Option<&Checkpoint>) -> Event {
     let content = json!({
         "control": "gap_accepted",
+        "source_name": config.source_name,
         "checkpoint": stored.map(|stored| stored.commit_end.to_string()),
         "checkpoint_system_identifier": stored.map(|stored| stored.system_identifier.clone()),
         "accepted": start.confirmed.to_string(),
@@ -219,5 +221,5 @@ fn gap_accepted(envelope: &Envelope, start: &StartPosition, stored: Option<&Chec
         lsn: start.confirmed,
         index: 0,
     };
-    envelope.encode_message(position, &message, now_micros())
+    config.envelope.encode_message(position, &message, now_micros())
 }

@@ -22,7 +22,11 @@ struct DebeziumOptions {
     transaction_metadata: bool,
 }
 
-pub(super) fn read(variables: &Variables<'_>, slot: &str, database: &str) -> Result<Envelope, ConfigError> {
+pub(super) fn read(
+    variables: &Variables<'_>,
+    source_name: &str,
+    database: &str,
+) -> Result<Envelope, ConfigError> {
     let name = envelope_name(variables)?;
     let partition_by = partition_by(variables)?;
     let choices = [("spread", KeylessRows::Spread), ("table", KeylessRows::Table)];
@@ -35,7 +39,7 @@ pub(super) fn read(variables: &Variables<'_>, slot: &str, database: &str) -> Res
     }
     let form = match name {
         EnvelopeName::Debezium => EnvelopeForm::Debezium(Debezium {
-            name: variables.get("SOURCE_NAME").unwrap_or_else(|| slot.to_owned()),
+            name: source_name.to_owned(),
             database: database.to_owned(),
             modes: options.modes,
             tombstones: options.tombstones,

@@ -24,6 +24,8 @@ pub const AGGREGATE_BYTES: usize = 256 << 10;
 pub struct Settings {
     /// The slot's name.
     pub slot: String,
+    /// Name of the database in control events.
+    pub source_name: String,
     /// The slot's plugin.
     pub plugin: Plugin,
     /// Tables to drain; empty means all that the plugin sends.

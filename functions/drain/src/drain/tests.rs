@@ -140,6 +140,7 @@ async fn run_on(
 fn settings(aggregation: Aggregation) -> Settings {
     Settings {
         slot: "s".into(),
+        source_name: "orders".into(),
         plugin: Plugin::TestDecoding,
         tables: Vec::new(),
         record_bytes: 1 << 20,

@@ -27,7 +27,7 @@ impl<C: StateStore> BackfillRunner<C> {
     ) -> Result<BackfillStep, Error> {
         let state = &mut self.state;
         if state.request.repair && state.failures == 0 && state.done > 0 {
-            let payload = ChunkPayload::Repaired(repaired(state));
+            let payload = ChunkPayload::Repaired(repaired(state, &environment.settings.source_name));
             self.emit_watermark(slot, payload, Instant::now(), environment)
                 .await?;
             return Ok(BackfillStep::WatermarkEmitted);
@@ -150,16 +150,23 @@ impl<C: StateStore> BackfillRunner<C> {
 }
 
 /// Content of the control event that ends a repair.
-fn repaired(state: &BackfillState) -> String {
+///
+/// It names its source: in a stream of several databases, a consumer deletes rows of this one only.
+fn repaired(state: &BackfillState, source_name: &str) -> String {
     // The parameter of the state is small, so the state may lack the names of some tables.
     let tables: Vec<String> = state.finished.iter().map(|table| table.name.unquoted()).collect();
     let is_complete = tables.len() as u64 == state.done;
     // `began` was acknowledged before the repair, so every event up to it is older than the repair.
     let since = format!("{:016x}", state.began.0 + 1);
-    let content = match is_complete {
-        true => json!({"control": "repaired", "since": since, "tables": tables}),
-        false => json!({"control": "repaired", "since": since, "tables": tables, "complete": false}),
-    };
+    let mut content = json!({
+        "control": "repaired",
+        "source_name": source_name,
+        "since": since,
+        "tables": tables,
+    });
+    if !is_complete {
+        content["complete"] = json!(false);
+    }
     content.to_string()
 }
 

@@ -20,6 +20,7 @@ impl PeekRow for TestRow {
 fn settings() -> Settings {
     Settings {
         slot: "s".into(),
+        source_name: "orders".into(),
         plugin: crate::plugin::Plugin::TestDecoding,
         tables: Vec::new(),
         record_bytes: 1 << 20,
