@@ -22,8 +22,8 @@ from samtranslator.translator.transform import transform
 from samtranslator.yaml_helper import yaml_parse
 
 BUCKET = "artefacts"
-# The emulator does not know them. They are texts that nothing refers to.
-UNKNOWN = {"AWS::Logs::QueryDefinition"}
+# The emulator does not know them: texts of queries, and rules of a firewall that it does not have.
+UNKNOWN = {"AWS::Logs::QueryDefinition", "AWS::EC2::SecurityGroupIngress"}
 PROJECT = Path(__file__).parent.parent
 
 
@@ -57,6 +57,15 @@ def upload_function(bootstrap):
     return f"s3://{BUCKET}/drain.zip"
 
 
+def remove_unknown(template):
+    """Removes the resources that the emulator does not know."""
+    resources = {name: it for name, it in template["Resources"].items() if it["Type"] not in UNKNOWN}
+    for resource in resources.values():
+        if isinstance(resource.get("DependsOn"), list):
+            resource["DependsOn"] = [name for name in resource["DependsOn"] if name in resources]
+    template["Resources"] = resources
+
+
 def translated(parameters, package):
     """The template without SAM's own resource types, with this package, and with less patience."""
     template = yaml_parse((PROJECT / "template.yaml").read_text())
@@ -65,8 +74,7 @@ def translated(parameters, package):
     function.pop("Metadata")
     setup = template["Resources"]["SetupFunction"]["Properties"]
     setup["Environment"]["Variables"]["PATIENCE_SECONDS"] = "2"
-    resources = template["Resources"]
-    template["Resources"] = {name: it for name, it in resources.items() if it["Type"] not in UNKNOWN}
+    remove_unknown(template)
     return json.dumps(transform(template, parameters, NoManagedPolicies()))
 
 
@@ -86,8 +94,13 @@ def outcome(stack):
 
 def deploy(stack, bootstrap, *settings):
     parameters = dict(setting.split("=", 1) for setting in settings)
+    return create_or_update(stack, translated(parameters, upload_function(bootstrap)), parameters)
+
+
+def create_or_update(stack, template, parameters):
+    """Creates or updates a stack, and waits for it. Returns its outcome."""
     # The template is too large for the request itself, so SAM uploads it, too.
-    upload("template.json", translated(parameters, upload_function(bootstrap)))
+    upload("template.json", template)
     arguments = {
         "StackName": stack,
         "TemplateURL": f"{os.environ['AWS_ENDPOINT_URL']}/{BUCKET}/template.json",
@@ -135,6 +148,8 @@ def resources():
         "logs": [it["logGroupName"] for it in client("logs").describe_log_groups()["logGroups"]],
         "roles": [it["RoleName"] for it in client("iam").list_roles()["Roles"]],
         "streams": client("kinesis").list_streams()["StreamNames"],
+        "clusters": [it["DBClusterIdentifier"] for it in client("rds").describe_db_clusters()["DBClusters"]],
+        "networks": [it["VpcId"] for it in client("ec2").describe_vpcs()["Vpcs"] if not it["IsDefault"]],
     }
 
 

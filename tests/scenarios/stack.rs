@@ -19,6 +19,7 @@ crate::scenarios![
     another_slot_name_drops_no_slot,
     a_slot_that_an_update_creates_is_the_stacks_own,
     a_delete_without_the_database_ends,
+    the_example_is_deployed_whole_and_leaves_nothing,
 ];
 
 /// The parameters of a slot that is kept.
@@ -121,7 +122,7 @@ impl Place {
 /// The resources of an account that has the stream and these parameters, and nothing else.
 fn left(parameters: &[&str]) -> Value {
     json!({"parameters": parameters, "functions": [], "schedules": [], "alarms": [], "logs": [], "roles": [],
-           "streams": ["spillway"]})
+           "streams": ["spillway"], "clusters": [], "networks": []})
 }
 
 async fn a_stack_is_deployed_drains_answers_while_it_drains_and_leaves_nothing() {
@@ -240,4 +241,55 @@ async fn a_delete_without_the_database_ends() {
     place.deploy(&[]).await;
     place.postgres.crash().await;
     place.delete(&KEPT).await;
+}
+
+/// The walk-through of examples/cluster.yaml. A role of the harness stands for the rights that RDS gives its own.
+async fn the_example_is_deployed_whole_and_leaves_nothing() {
+    let settings = PostgresSettings {
+        tls: true,
+        trust: true,
+        ..PostgresSettings::default()
+    };
+    let (account, postgres) = tokio::join!(Account::start(), Postgres::start(settings));
+    postgres.create_database("example").await;
+    let admin = postgres.admin("example").await;
+    // On RDS membership in rds_replication is enough. PostgreSQL does not inherit the attribute.
+    let roles = "create role rds_iam; create role rds_replication; create role spillway login replication";
+    admin.batch_execute(roles).await.unwrap();
+    let deployed = account.deploy_example(&postgres).await;
+    assert_eq!(
+        deployed.status,
+        "CREATE_COMPLETE",
+        "{deployed:?}\n{}",
+        account.log()
+    );
+    let written = account
+        .invoke_example("write", &json!({"transactions": 20}))
+        .await;
+    assert_eq!(written, json!({"transactions": 20}));
+    let drained = account.invoke_example("drain", &json!({})).await;
+    assert_eq!(
+        (&drained["changes"], &drained["stopped"]),
+        (&json!(80), &json!("empty")),
+        "{drained}"
+    );
+    let status = account
+        .invoke_example("drain", &json!({"action": "status"}))
+        .await;
+    assert_eq!(status["problems"], json!([]), "{status}");
+    let deleted = account.delete().await;
+    assert_eq!(
+        deleted.status,
+        "DELETE_COMPLETE",
+        "{deleted:?}\n{}",
+        account.log()
+    );
+    let mut nothing = left(&[]);
+    nothing["streams"] = json!([]);
+    assert_eq!(account.resources().await, nothing);
+    let slots = admin
+        .query("select from pg_replication_slots", &[])
+        .await
+        .unwrap();
+    assert!(slots.is_empty());
 }

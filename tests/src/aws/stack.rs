@@ -11,9 +11,13 @@ use tokio::process::Command;
 use crate::aws::emulator::Emulator;
 use crate::aws::kinesis::{KEY_ID, REGION, SECRET};
 use crate::lambda::function::drain_binary;
+use crate::postgres::{Postgres, certificates};
 
 /// Name of the stack.
 const NAME: &str = "orders";
+
+/// The administrator of a server of the harness.
+const ADMINISTRATOR: &str = "postgres";
 
 /// An account of AWS in which the stack can be deployed.
 #[derive(Debug)]
@@ -54,6 +58,34 @@ impl Account {
         self.outcome(&arguments).await
     }
 
+    /// Creates the stack of examples/cluster.yaml with a server of this machine in the place of the cluster.
+    pub async fn deploy_example(&self, server: &Postgres) -> Outcome {
+        let (binary, port) = (drain_binary(), server.port().to_string());
+        let arguments: [&OsStr; 7] = [
+            "deploy".as_ref(),
+            NAME.as_ref(),
+            binary.as_os_str(),
+            server.certificates().authority.as_os_str(),
+            certificates::HOST.as_ref(),
+            port.as_ref(),
+            ADMINISTRATOR.as_ref(),
+        ];
+        let outcome = self.run("example_stack.py", &arguments).await;
+        serde_json::from_value(outcome).expect("example_stack.py prints an outcome")
+    }
+
+    /// Sends an event to a function of the example, `write` or `drain`, and waits for its answer.
+    pub async fn invoke_example(&self, function: &str, event: &Value) -> Value {
+        let event = event.to_string();
+        let arguments: [&OsStr; 4] = [
+            "invoke".as_ref(),
+            NAME.as_ref(),
+            function.as_ref(),
+            event.as_ref(),
+        ];
+        self.run("example_stack.py", &arguments).await
+    }
+
     /// Deletes the stack.
     pub async fn delete(&self) -> Outcome {
         self.outcome(&["delete".as_ref(), NAME.as_ref()]).await
@@ -62,22 +94,22 @@ impl Account {
     /// Sends an event to the drain function of the stack, and waits for its answer.
     pub async fn invoke(&self, event: &Value) -> Value {
         let event = event.to_string();
-        self.run(&["invoke".as_ref(), NAME.as_ref(), event.as_ref()])
-            .await
+        let arguments: [&OsStr; 3] = ["invoke".as_ref(), NAME.as_ref(), event.as_ref()];
+        self.run("stack.py", &arguments).await
     }
 
     /// Names of what the account has, by kind: `parameters`, `functions`, `alarms` and others.
     pub async fn resources(&self) -> Value {
-        self.run(&["resources".as_ref()]).await
+        self.run("stack.py", &["resources".as_ref()]).await
     }
 
     async fn outcome(&self, arguments: &[&OsStr]) -> Outcome {
-        serde_json::from_value(self.run(arguments).await).expect("stack.py prints an outcome")
+        serde_json::from_value(self.run("stack.py", arguments).await).expect("stack.py prints an outcome")
     }
 
-    async fn run(&self, arguments: &[&OsStr]) -> Value {
+    async fn run(&self, script: &str, arguments: &[&OsStr]) -> Value {
         let output = Command::new(python())
-            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("stack.py"))
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(script))
             .args(arguments)
             .envs([
                 ("AWS_ENDPOINT_URL", self.0.endpoint()),
@@ -93,10 +125,10 @@ impl Account {
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(
             output.status.success(),
-            "stack.py {arguments:?}: {errors}\n{}",
+            "{script} {arguments:?}: {errors}\n{}",
             self.log()
         );
-        serde_json::from_slice(&output.stdout).expect("stack.py prints JSON")
+        serde_json::from_slice(&output.stdout).expect("the script prints JSON")
     }
 
     /// The emulator's log, which has the lines of the functions.
