@@ -8,7 +8,7 @@ SHELL := /bin/bash
 .PHONY: help demo try test lint check advisories build release bench conformance storm mutants fuzz breaker backfill
 .PHONY: huge tables dashboard
 .PHONY: invoke status plan certs deploy example clean tools-rust tools-demo tools-postgres tools-consumers tools-stack
-.PHONY: tools-conformance tools-check tools-checkov tools-build tools-fuzz tools-dashboard
+.PHONY: tools-conformance tools-check tools-checkov tools-sql tools-build tools-fuzz tools-dashboard
 
 # Last, so that the user's own cargo takes precedence.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -58,13 +58,14 @@ lint: tools-rust ## format and clippy: what to run while you write
 	cargo fmt --manifest-path functions/drain/fuzz/Cargo.toml --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
-check: lint tools-check tools-checkov ## the gate: lint, order of modules, tests of scripts, docs, licences of dependencies, template (ADVISORY_DB=folder)
+check: lint tools-check tools-checkov tools-sql ## the gate: lint, order of modules, tests of scripts, docs, licences of dependencies, template (ADVISORY_DB=folder)
 	python3 scripts/module_order.py
 	.tools/aws/bin/python -m unittest discover --quiet --start-directory scripts/tests
+	.tools/sql/bin/python -m unittest discover --quiet --start-directory tests/sql
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
 	.tools/aws/bin/cargo-deny --locked check licenses bans sources
 	@if [ -n "$(ADVISORY_DB)" ]; then scripts/advisories.sh "$(ADVISORY_DB)"; else echo "advisories: not checked, ADVISORY_DB is not set"; fi
-	.tools/aws/bin/cfn-lint template.yaml examples/cluster.yaml
+	.tools/aws/bin/cfn-lint template.yaml examples/cluster.yaml examples/consumers/*/*.yaml
 	AWS_DEFAULT_REGION=eu-central-1 $(SAM) validate --lint
 	AWS_DEFAULT_REGION=eu-central-1 $(SAM) validate --lint --template-file examples/cluster.yaml
 	.tools/checkov/bin/checkov --file template.yaml examples/cluster.yaml --framework cloudformation --skip-download --compact --quiet
@@ -209,6 +210,10 @@ tools-check:
 
 tools-checkov:
 	@scripts/venv.sh .tools/checkov scripts/requirements/checkov.txt
+
+# Parser and database for the statements of examples/consumers that are written for Redshift and Athena.
+tools-sql:
+	@scripts/venv.sh .tools/sql scripts/requirements/sql.txt
 
 tools-build:
 	@scripts/venv.sh .tools/build scripts/requirements/build.txt

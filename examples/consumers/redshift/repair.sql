@@ -1,0 +1,33 @@
+-- After spillway.repaired: rows that the source no longer has are removed. Replace the source, orders, and run the
+-- statements one by one. Everything may be repeated.
+
+-- 1. Until this shows the message of your repair. Before that, the repair still runs.
+refresh materialized view spillway.events;
+select arrived, source_name, position, content
+from spillway.control_messages
+where prefix = 'spillway.repaired' and source_name = 'orders'
+order by arrived desc;
+
+-- 2. Once more. A refresh reads each shard up to its end, and the rows of the repair were in the stream before its
+--    message. So this refresh has all of them, whatever their shard is.
+refresh materialized view spillway.events;
+
+--    To be sure, look at each shard. It was read far enough if its newest_record is later than the message, or if
+--    another refresh does not change it. Otherwise repeat step 2.
+select partition_id, max(stream_record_time_max) as newest_record
+from sys_stream_scan_states
+where mv_name = 'events'
+group by partition_id
+order by partition_id;
+
+-- 3. All rows of the repair are merged before anything is removed.
+call spillway.merge_orders();
+
+-- 4. Rows of this source that were not sent since the repair began do not exist.
+insert into spillway.floors (target, source_name, position)
+select 'orders', source_name, json_extract_path_text(content, 'since')
+from spillway.control_messages
+where prefix = 'spillway.repaired' and source_name = 'orders' and content like '%"public.orders"%'
+order by arrived desc
+limit 1;
+call spillway.merge_orders();

@@ -1,0 +1,96 @@
+"""Events as docs/events.md describes them, and random histories of a table."""
+
+import base64
+import json
+import random
+
+UNAVAILABLE = "__debezium_unavailable_value"
+
+
+def place(commit, change=0, index=0):
+    return f"{commit:016x}.{change:016x}.{index:08x}"
+
+
+def event(op, position, before=None, after=None, source="orders", table="orders", **of_source):
+    return {
+        "before": before,
+        "after": after,
+        "source": {"name": source, "schema": "public", "table": table, "position": position, **of_source},
+        "op": op,
+    }
+
+
+def row(id, customer="Ada", amount="12.50", body="long", placed="2026-11-23T12:00:00Z"):
+    return {"id": id, "customer": customer, "amount": amount, "placed": placed, "body": body}
+
+
+def message(prefix, position, content, source="orders"):
+    text = base64.b64encode(json.dumps(content).encode()).decode()
+    return {"op": "m", "source": {"name": source, "position": position}, "message": {"prefix": prefix, "content": text}}
+
+
+class History:
+    """A random history of a table, as events and as the rows that it leaves."""
+
+    def __init__(self, seed, source):
+        self.random, self.source = random.Random(f"{seed} {source}"), source
+        self.rows, self.events, self.at = {}, [], 0
+        for _ in range(40):
+            self.step()
+
+    def say(self, op, key=None, body=None, known=True, index=0):
+        after = row(key, str(self.at), body=body if known else UNAVAILABLE) if op in "cur" else None
+        before = {"id": key} if op == "d" else None
+        self.events.append((key, event(op, place(self.at, self.at, index), before, after, self.source)))
+
+    def step(self):
+        self.at += 1
+        key, other = self.random.sample(range(4), 2)
+        chance = self.random.random()
+        if chance < 0.03:
+            self.say("t")
+            self.rows.clear()
+        elif key not in self.rows:
+            self.rows[key] = (self.at, self.random.choice([None, f"body {self.at}"]))
+            self.say("c", key, self.rows[key][1])
+        elif chance < 0.15:
+            self.say("d", key)
+            del self.rows[key]
+        elif chance < 0.45 and other not in self.rows:
+            known = chance < 0.25
+            body = f"body {self.at}" if known else self.rows[key][1]
+            self.say("d", key)
+            self.say("c", other, body, known, index=1)
+            del self.rows[key]
+            self.rows[other] = (self.at, body)
+        else:
+            known = chance < 0.6
+            body = f"body {self.at}" if known else self.rows[key][1]
+            self.say("u", key, body, known)
+            self.rows[key] = (self.at, body)
+
+    def expected(self):
+        return [(self.source, key, str(at), "12.50", body) for key, (at, body) in self.rows.items()]
+
+
+def deliver(history, chance):
+    """Batches of (shard, event): in order for each key, a truncate after all before it, and parts sent again."""
+    events, batches, done = history.events, [], 0
+    while done < len(events):
+        barrier = next((n for n in range(done, len(events)) if events[n][0] is None), len(events))
+        section = events[done:barrier]
+        lanes = {key: [e for k, e in section if k == key] for key in {k for k, _ in section}}
+        while any(lanes.values()):
+            batch = []
+            for key, lane in sorted(lanes.items()):
+                count = chance.randint(0, len(lane))
+                batch += [(key % 3, e) for e in lane[:count]]
+                lanes[key] = lane[count:]
+            batches.append(batch)
+        if chance.random() < 0.3:
+            again = section[chance.randint(0, len(section)) :]
+            batches.append([(key % 3, e) for key, e in again])
+        if barrier < len(events):
+            batches.append([(0, events[barrier][1])])
+        done = barrier + 1
+    return batches

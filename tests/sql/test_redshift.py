@@ -1,0 +1,257 @@
+"""The statements of examples/consumers/redshift, on events as docs/events.md describes them.
+
+They run on DuckDB: see redshift_on_duckdb. No test here has seen Redshift.
+"""
+
+import json
+import random
+import unittest
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from events import UNAVAILABLE, History, deliver, event, message, place, row
+from redshift_on_duckdb import Redshift, parse, statements
+
+FILES = Path(__file__).resolve().parents[2] / "examples" / "consumers" / "redshift"
+
+
+class Stream:
+    """A stream of some shards that Redshift reads."""
+
+    def __init__(self):
+        self.redshift = Redshift()
+        for name in ("setup.sql", "orders.sql"):
+            self.redshift.run((FILES / name).read_text())
+        self.records = 0
+
+    def arrive(self, *events, shard="shardId-000000000000", raw=False):
+        """Records that a refresh reads."""
+        for one in events:
+            self.records += 1
+            data = one if raw else json.dumps(one)
+            arrived = datetime.now() + timedelta(milliseconds=self.records)
+            self.redshift.database.execute(
+                "insert into kinesis.spillway values (?, ?, ?, ?)", [arrived, shard, str(self.records), data]
+            )
+
+    def merge(self, *events, **of_arrival):
+        self.arrive(*events, **of_arrival)
+        self.redshift.call("spillway.merge_orders")
+
+    def rows(self):
+        return self.redshift.database.execute(
+            "select source_name, id, customer, amount::varchar, body from public.orders order by all"
+        ).fetchall()
+
+    def bodies(self):
+        return {(source, id): body for source, id, _, _, body in self.rows()}
+
+
+class Syntax(unittest.TestCase):
+    def test_a_parser_for_redshift_reads_each_statement(self):
+        for path in sorted(FILES.glob("*.sql")):
+            procedures, rest = statements(path.read_text())
+            for statement in sum(procedures.values(), rest):
+                with self.subTest(file=path.name, statement=statement.strip()[:60]):
+                    parse(statement)
+
+    def test_a_statement_that_the_parser_does_not_know_is_an_error(self):
+        for statement in ("selct 1", "select from where", "merge orders using x"):
+            with self.assertRaises(Exception):
+                parse(statement)
+
+
+class Merge(unittest.TestCase):
+    def test_the_newest_change_of_a_row_counts_in_a_batch_and_across_batches(self):
+        stream = Stream()
+        created, updated = event("c", place(1), after=row(1)), event("u", place(2), after=row(1, customer="Grace"))
+        stream.merge(created, updated)
+        self.assertEqual(stream.rows(), [("orders", 1, "Grace", "12.50", "long")])
+        stream.merge(event("u", place(4), after=row(1, amount="7.00")))
+        stream.merge(event("u", place(3), after=row(1, amount="9.00")))
+        self.assertEqual(stream.rows(), [("orders", 1, "Ada", "7.00", "long")])
+
+    def test_duplicates_change_nothing(self):
+        stream = Stream()
+        events = [event("c", place(1), after=row(1)), event("d", place(2), before={"id": 1})]
+        events += [event("c", place(3), after=row(2)), event("u", place(4), after=row(2, body=UNAVAILABLE))]
+        stream.merge(*events, *events)
+        for _ in range(2):
+            self.assertEqual(stream.rows(), [("orders", 2, "Ada", "12.50", "long")])
+            stream.merge(*events)
+        # An update by two equal rows may be an error (error_on_nondeterministic_update).
+        deleted = stream.redshift.database.execute("select count(*) from spillway.orders_deleted").fetchone()
+        self.assertEqual(deleted, (1,))
+
+    def test_an_older_change_does_not_revive_a_deleted_row(self):
+        stream = Stream()
+        stream.merge(event("d", place(2), before={"id": 1}))
+        stream.merge(event("c", place(1), after=row(1)))
+        self.assertEqual(stream.rows(), [])
+
+    def test_an_untouched_large_value_is_filled_in_a_batch_and_across_batches(self):
+        stream = Stream()
+        stream.merge(event("c", place(1), after=row(1)), event("u", place(2), after=row(1, "Grace", body=UNAVAILABLE)))
+        self.assertEqual(stream.rows(), [("orders", 1, "Grace", "12.50", "long")])
+        stream.merge(event("u", place(3), after=row(1, "Alan", body=UNAVAILABLE)))
+        self.assertEqual(stream.rows(), [("orders", 1, "Alan", "12.50", "long")])
+        stream.merge(event("u", place(4), after=row(1, body=None)), event("u", place(5), after=row(1, body=UNAVAILABLE)))
+        self.assertEqual(stream.bodies(), {("orders", 1): None})
+
+    def test_a_value_that_only_one_of_two_equal_events_has_is_kept(self):
+        for first, second in (("new", UNAVAILABLE), (UNAVAILABLE, "new")):
+            stream = Stream()
+            stream.merge(event("c", place(1), after=row(1, body="old")))
+            stream.merge(event("u", place(2), after=row(1, body=first)))
+            stream.merge(event("u", place(3), after=row(1, body=UNAVAILABLE)))
+            stream.merge(event("u", place(2), after=row(1, body=second)))
+            self.assertEqual(stream.bodies(), {("orders", 1): "new"})
+
+    def test_of_two_equal_creates_the_one_with_the_large_value_counts(self):
+        for bodies in (("new", UNAVAILABLE), (UNAVAILABLE, "new")):
+            creates = [event("c", place(9, 8, 1), after=row(2, body=body)) for body in bodies]
+            for batches in ([creates], [creates[:1], creates[1:]]):
+                stream = Stream()
+                for batch in batches:
+                    stream.merge(*batch)
+                self.assertEqual(stream.bodies(), {("orders", 2): "new"})
+
+    def test_a_changed_key_takes_the_large_value_of_the_old_row(self):
+        deleted = event("d", place(9, 8, 0), before={"id": 1})
+        created = event("c", place(9, 8, 1), after=row(2, body=UNAVAILABLE))
+        for batches in ([[deleted, created]], [[created, deleted]], [[deleted], [created]], [[created], [deleted]]):
+            stream = Stream()
+            # 2 existed before, with another body.
+            stream.merge(event("c", place(1), after=row(1)), event("c", place(2), after=row(2, body="former")))
+            stream.merge(event("d", place(3), before={"id": 2}))
+            for number, batch in enumerate(batches):
+                stream.merge(*batch, shard=f"shardId-00000000000{number}")
+            self.assertEqual(stream.bodies(), {("orders", 2): "long"})
+            # 1 begins another life, and the change is sent again.
+            stream.merge(event("c", place(10), after=row(1, body="other")), created, deleted)
+            self.assertEqual(stream.bodies(), {("orders", 1): "other", ("orders", 2): "long"})
+
+    def test_a_key_that_changes_three_times_in_one_batch_has_its_value_after_three_merges(self):
+        stream = Stream()
+        events = [event("c", place(1), after=row(1))]
+        for id in (1, 2, 3):
+            events.append(event("d", place(10 + id, 5, 0), before={"id": id}))
+            events.append(event("c", place(10 + id, 5, 1), after=row(id + 1, body=UNAVAILABLE)))
+        stream.merge(*events)
+        stream.merge()
+        stream.merge()
+        self.assertEqual(stream.bodies(), {("orders", 4): "long"})
+
+    def test_an_omitted_value_is_not_the_former_one(self):
+        stream = Stream()
+        stream.merge(event("c", place(1), after=row(1)))
+        stream.merge(event("u", place(2), after=row(1, body=UNAVAILABLE), omitted=["body"]))
+        self.assertEqual(stream.bodies(), {("orders", 1): UNAVAILABLE})
+        stream.merge(event("u", place(3), after=row(1, body=UNAVAILABLE)))
+        self.assertEqual(stream.bodies(), {("orders", 1): UNAVAILABLE})
+
+    def test_a_truncate_ends_the_rows_before_it_and_of_its_source(self):
+        stream = Stream()
+        stream.merge(event("c", place(1), after=row(1)), event("c", place(1), after=row(1), source="billing"))
+        stream.merge(event("c", place(2), after=row(2)), event("t", place(3)), event("c", place(4), after=row(3)))
+        self.assertEqual([r[:2] for r in stream.rows()], [("billing", 1), ("orders", 3)])
+        stream.merge(event("u", place(2), after=row(4)))
+        self.assertEqual([r[:2] for r in stream.rows()], [("billing", 1), ("orders", 3)])
+
+    def test_two_sources_and_other_tables_do_not_mix(self):
+        stream = Stream()
+        stream.merge(event("c", place(5), after=row(1, "Ada")), event("c", place(2), after=row(1, "Bo"), source="billing"))
+        stream.merge(event("u", place(3), after=row(1, "Cy"), source="billing"))
+        stream.merge(event("c", place(9), after={"id": 1, "note": "x"}, table="notes"))
+        self.assertEqual([r[:3] for r in stream.rows()], [("billing", 1, "Cy"), ("orders", 1, "Ada")])
+
+    def test_a_change_without_a_key_is_left_out_and_counted(self):
+        stream = Stream()
+        stream.merge(event("c", place(1), after=row(None)), event("c", place(2), after=row(2)))
+        self.assertEqual([r[:2] for r in stream.rows()], [("orders", 2)])
+        answers = stream.redshift.run((FILES / "check.sql").read_text())
+        self.assertEqual(answers[3:], [[(0,)], [(1,)], [(0,)], [("orders", 1, 2, answers[6][0][3])]])
+
+    def test_a_record_that_cannot_be_read_is_counted(self):
+        stream = Stream()
+        stream.merge("\xf3\x89\x9a\xc2", raw=True)
+        answers = stream.redshift.run((FILES / "check.sql").read_text())
+        self.assertEqual(answers[1][0][0], 1)
+
+
+class Repair(unittest.TestCase):
+    def repaired(self, stream, source="orders"):
+        text = (FILES / "repair.sql").read_text().replace("source_name = 'orders'", f"source_name = '{source}'")
+        return stream.redshift.run(text)
+
+    def test_rows_of_the_source_that_were_not_sent_again_are_removed(self):
+        stream = Stream()
+        stream.merge(*(event("c", place(id), after=row(id)) for id in (1, 2, 3)))
+        stream.merge(event("c", place(1), after=row(1), source="billing"))
+        # Row 2 was deleted, and 4 was created, in the gap. 3 changes while it is read.
+        stream.merge(message("spillway.gap_accepted", place(100), {"control": "gap_accepted"}))
+        stream.arrive(event("r", place(0x19CEE79 + 5), after=row(1)), shard="shardId-000000000001")
+        stream.arrive(event("r", place(0x19CEE79 + 5), after=row(4)), event("u", place(0x19CEE79 + 7), after=row(3, "Cy")))
+        said = {"control": "repaired", "since": f"{0x19CEE79:016x}", "tables": ["public.orders"]}
+        stream.arrive(message("spillway.repaired", place(0x19CEE79 + 9), said))
+        found = self.repaired(stream)[0]
+        self.assertEqual(json.loads(found[0][3]), said)
+        self.assertEqual([r[:3] for r in stream.rows()], [
+            ("billing", 1, "Ada"), ("orders", 1, "Ada"), ("orders", 3, "Cy"), ("orders", 4, "Ada"),
+        ])  # fmt: skip
+        # What arrives again from before the repair stays away.
+        stream.merge(event("u", place(2), after=row(2)))
+        self.assertNotIn(("orders", 2), stream.bodies())
+        self.repaired(stream)
+        self.assertEqual(len(stream.rows()), 4)
+
+    def test_without_the_message_nothing_is_removed(self):
+        stream = Stream()
+        stream.merge(event("c", place(1), after=row(1)), event("c", place(1), after=row(1), source="billing"))
+        said = {"control": "repaired", "since": f"{9:016x}", "tables": ["public.orders"]}
+        stream.merge(message("foreign.spillway.repaired", place(10), said))
+        stream.merge(message("spillway.repaired", place(10), said, source="billing"))
+        self.assertEqual(self.repaired(stream)[0], [])
+        self.assertEqual([r[:2] for r in stream.rows()], [("billing", 1), ("orders", 1)])
+
+    def test_a_repair_of_another_table_removes_nothing(self):
+        stream = Stream()
+        stream.merge(event("c", place(1), after=row(1)))
+        said = {"control": "repaired", "since": f"{9:016x}", "tables": ["public.notes"]}
+        stream.merge(message("spillway.repaired", place(10), said))
+        self.repaired(stream)
+        self.assertEqual(len(stream.rows()), 1)
+
+    def test_after_a_divergence_smaller_positions_are_newer(self):
+        stream = Stream()
+        stream.merge(*(event("c", place(1000 + id), after=row(id)) for id in (1, 2)))
+        stream.merge(event("d", place(1010), before={"id": 3}), event("t", place(900)))
+        stream.redshift.run((FILES / "restart_positions.sql").read_text())
+        stream.arrive(message("spillway.gap_accepted", place(20), {"control": "gap_accepted"}))
+        stream.arrive(event("r", place(30), after=row(1, "Grace")), event("r", place(30), after=row(3)))
+        said = {"control": "repaired", "since": f"{25:016x}", "tables": ["public.orders"]}
+        stream.arrive(message("spillway.repaired", place(40), said))
+        self.repaired(stream)
+        self.assertEqual([r[:3] for r in stream.rows()], [("orders", 1, "Grace"), ("orders", 3, "Ada")])
+
+
+class RandomHistories(unittest.TestCase):
+    def test_the_rows_are_those_of_the_sources(self):
+        for seed in range(8):
+            with self.subTest(seed=seed):
+                stream, chance = Stream(), random.Random(seed)
+                histories = [History(seed, source) for source in ("orders", "billing")]
+                queues = [deliver(history, chance) for history in histories]
+                while any(queues):
+                    for shard, one in chance.choice([q for q in queues if q]).pop(0):
+                        stream.arrive(one, shard=f"shardId-00000000000{shard}")
+                    if chance.random() < 0.7:
+                        stream.merge()
+                # A row whose key changed n times since a merge has its body after n merges.
+                for _ in range(12):
+                    stream.merge()
+                self.assertEqual(stream.rows(), sorted(sum((h.expected() for h in histories), []), key=lambda r: r[:2]))
+
+
+if __name__ == "__main__":
+    unittest.main()
