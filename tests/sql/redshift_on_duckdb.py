@@ -47,7 +47,8 @@ def statements(text):
         return ""
 
     text = re.sub(
-        r"create or replace procedure (?P<name>[\w.]+)\(\) as \$\$\s*begin\b(?P<body>.*?)\bend;\s*\$\$ language plpgsql;",
+        r"create or replace procedure (?P<name>[\w.]+)\(\) as \$\$\s*begin\b"
+        r"(?P<body>.*?)\bend;\s*\$\$ language plpgsql;",
         keep,
         without_comments(text),
         flags=re.DOTALL,

@@ -71,6 +71,12 @@ class Merge(unittest.TestCase):
         stream.merge(event("u", place(3), after=row(1, amount="9.00")))
         self.assertEqual(stream.rows(), [("orders", 1, "Ada", "7.00", "long")])
 
+    def test_the_event_of_the_documentation_is_merged(self):
+        page = (FILES.parents[2] / "docs" / "events.md").read_text()
+        stream = Stream()
+        stream.merge(json.loads(page.split("```json\n")[1].split("```")[0]))
+        self.assertEqual(stream.rows(), [("orders", 1, "Ada", "12.50", None)])
+
     def test_duplicates_change_nothing(self):
         stream = Stream()
         events = [event("c", place(1), after=row(1)), event("d", place(2), before={"id": 1})]
@@ -95,7 +101,8 @@ class Merge(unittest.TestCase):
         self.assertEqual(stream.rows(), [("orders", 1, "Grace", "12.50", "long")])
         stream.merge(event("u", place(3), after=row(1, "Alan", body=UNAVAILABLE)))
         self.assertEqual(stream.rows(), [("orders", 1, "Alan", "12.50", "long")])
-        stream.merge(event("u", place(4), after=row(1, body=None)), event("u", place(5), after=row(1, body=UNAVAILABLE)))
+        stream.merge(event("u", place(4), after=row(1, body=None)))
+        stream.merge(event("u", place(5), after=row(1, body=UNAVAILABLE)))
         self.assertEqual(stream.bodies(), {("orders", 1): None})
 
     def test_a_value_that_only_one_of_two_equal_events_has_is_kept(self):
@@ -160,10 +167,29 @@ class Merge(unittest.TestCase):
 
     def test_two_sources_and_other_tables_do_not_mix(self):
         stream = Stream()
-        stream.merge(event("c", place(5), after=row(1, "Ada")), event("c", place(2), after=row(1, "Bo"), source="billing"))
+        stream.merge(event("c", place(5), after=row(1, "Ada")))
+        stream.merge(event("c", place(2), after=row(1, "Bo"), source="billing"))
         stream.merge(event("u", place(3), after=row(1, "Cy"), source="billing"))
         stream.merge(event("c", place(9), after={"id": 1, "note": "x"}, table="notes"))
         self.assertEqual([r[:3] for r in stream.rows()], [("billing", 1, "Cy"), ("orders", 1, "Ada")])
+
+    def test_a_renamed_key_is_the_same_row(self):
+        stream = Stream()
+        stream.merge(event("c", place(1), after=row(1)), event("c", place(1), after=row(2)))
+        view = (FILES / "orders.sql").read_text()
+        view = view[view.index("create or replace view spillway.orders_changes") :]
+        view = view[: view.index(";") + 1]
+        # As the README says.
+        for name in ("before", "after"):
+            key = f"e.event.{name}.id::bigint"
+            self.assertIn(key, view)
+            view = view.replace(key, f"coalesce(e.event.{name}.order_id::bigint, {key})")
+            self.assertIn(f"\ncoalesce(e.event.{name}.order_id::bigint, {key})\n", (FILES / "README.md").read_text())
+        stream.redshift.run(view)
+        renamed = row(1, "Grace", body=UNAVAILABLE)
+        renamed["order_id"] = renamed.pop("id")
+        stream.merge(event("u", place(2), after=renamed), event("d", place(3), before={"order_id": 2}))
+        self.assertEqual(stream.rows(), [("orders", 1, "Grace", "12.50", "long")])
 
     def test_a_change_without_a_key_is_left_out_and_counted(self):
         stream = Stream()
@@ -191,7 +217,8 @@ class Repair(unittest.TestCase):
         # Row 2 was deleted, and 4 was created, in the gap. 3 changes while it is read.
         stream.merge(message("spillway.gap_accepted", place(100), {"control": "gap_accepted"}))
         stream.arrive(event("r", place(0x19CEE79 + 5), after=row(1)), shard="shardId-000000000001")
-        stream.arrive(event("r", place(0x19CEE79 + 5), after=row(4)), event("u", place(0x19CEE79 + 7), after=row(3, "Cy")))
+        stream.arrive(event("r", place(0x19CEE79 + 5), after=row(4)))
+        stream.arrive(event("u", place(0x19CEE79 + 7), after=row(3, "Cy")))
         said = {"control": "repaired", "since": f"{0x19CEE79:016x}", "tables": ["public.orders"]}
         stream.arrive(message("spillway.repaired", place(0x19CEE79 + 9), said))
         found = self.repaired(stream)[0]

@@ -28,14 +28,14 @@ create table spillway.orders_deleted (
 );
 
 -- What queries read.
-create view public.orders as
+create or replace view public.orders as
 select source_name, id, customer, amount, placed, body
 from spillway.orders
 where op <> 'd';
 
 -- The changes of the table. body_at is null where the change does not say what the body is. A create without its body
 -- takes it from the old key's row. A body that was omitted for its size (OVERSIZE=omit) is not the former one.
-create view spillway.orders_changes as
+create or replace view spillway.orders_changes as
 select
     e.shard_id::varchar(128) as shard_id,
     lpad(e.sequence_number::varchar(128), 128, '0') as sequence_number,

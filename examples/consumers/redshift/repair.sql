@@ -1,5 +1,5 @@
--- After spillway.repaired: rows that the source no longer has are removed. Replace the source, orders, and run the
--- statements one by one. Everything may be repeated.
+-- After spillway.repaired: rows that the source no longer has are removed. Run the statements one by one, as the owner
+-- of the schema spillway. Replace the source (source_name = 'orders') and the table. Everything may be repeated.
 
 -- 1. Until this shows the message of your repair. Before that, the repair still runs.
 refresh materialized view spillway.events;
