@@ -66,51 +66,54 @@ begin
     -- One merge at a time. Queries do not read this table.
     lock table spillway.progress;
 
-    drop table if exists orders_batch;
-    create temp table orders_batch as
+    -- Temporary tables have names that no other table has: the first drop of a session would find it.
+    drop table if exists spillway_orders_batch;
+    create temp table spillway_orders_batch as
     select c.*
     from spillway.orders_changes as c
     left join spillway.progress as p on p.target = 'orders' and p.shard_id = c.shard_id
     where p.shard_id is null or c.sequence_number > p.sequence_number;
 
-    drop table if exists orders_read;
-    create temp table orders_read as
-    select shard_id, max(sequence_number) as sequence_number from orders_batch group by shard_id;
-    delete from spillway.progress using orders_read as r
+    drop table if exists spillway_orders_read;
+    create temp table spillway_orders_read as
+    select shard_id, max(sequence_number) as sequence_number from spillway_orders_batch group by shard_id;
+    delete from spillway.progress using spillway_orders_read as r
     where spillway.progress.target = 'orders' and spillway.progress.shard_id = r.shard_id;
     insert into spillway.progress (target, shard_id, sequence_number)
-    select 'orders', shard_id, sequence_number from orders_read;
+    select 'orders', shard_id, sequence_number from spillway_orders_read;
 
     -- Truncates and repairs.
     insert into spillway.floors (target, source_name, position)
-    select 'orders', source_name, max(position) from orders_batch where op = 't' group by source_name;
-    delete from orders_batch using spillway.floors as f
-    where f.target = 'orders' and f.source_name = orders_batch.source_name and orders_batch.position < f.position;
+    select 'orders', source_name, max(position) from spillway_orders_batch where op = 't' group by source_name;
+    delete from spillway_orders_batch using spillway.floors as f
+    where f.target = 'orders' and f.source_name = spillway_orders_batch.source_name
+        and spillway_orders_batch.position < f.position;
     delete from spillway.orders using spillway.floors as f
     where f.target = 'orders' and f.source_name = spillway.orders.source_name
         and spillway.orders.position < f.position;
-    delete from orders_batch where op = 't' or id is null;
+    delete from spillway_orders_batch where op = 't' or id is null;
 
     -- The changes, and the rows that they change.
-    drop table if exists orders_known;
-    create temp table orders_known as
+    drop table if exists spillway_orders_known;
+    create temp table spillway_orders_known as
     select source_name, id, op, position, arrived, customer, amount, placed, body, body_at
-    from orders_batch
+    from spillway_orders_batch
     union all
     select o.source_name, o.id, o.op, o.position, o.arrived, o.customer, o.amount, o.placed, o.body, o.body_at
     from spillway.orders as o
-    join (select distinct source_name, id from orders_batch) as b on b.source_name = o.source_name and b.id = o.id;
+    join (select distinct source_name, id from spillway_orders_batch) as b
+        on b.source_name = o.source_name and b.id = o.id;
 
     -- The newest change of each row, and the newest body that is known of it. A change that is sent twice may have its
     -- body only once: then that one counts.
-    drop table if exists orders_newest;
-    create temp table orders_newest as
-    select k.* from orders_known as k
+    drop table if exists spillway_orders_newest;
+    create temp table spillway_orders_newest as
+    select k.* from spillway_orders_known as k
     qualify row_number() over (partition by k.source_name, k.id order by k.position desc) = 1;
 
-    drop table if exists orders_body;
-    create temp table orders_body as
-    select k.source_name, k.id, k.body, k.body_at from orders_known as k
+    drop table if exists spillway_orders_body;
+    create temp table spillway_orders_body as
+    select k.source_name, k.id, k.body, k.body_at from spillway_orders_known as k
     where k.body_at is not null
     qualify row_number() over (
         partition by k.source_name, k.id
@@ -120,8 +123,8 @@ begin
     -- The body that each deleted row had.
     insert into spillway.orders_deleted (source_name, moved_at, arrived, body, body_at)
     select d.source_name, left(d.position, 33), d.arrived, k.body, k.body_at
-    from orders_batch as d
-    join orders_known as k on k.source_name = d.source_name and k.id = d.id and k.body_at < d.position
+    from spillway_orders_batch as d
+    join spillway_orders_known as k on k.source_name = d.source_name and k.id = d.id and k.body_at < d.position
     left join spillway.orders_deleted as o on o.source_name = d.source_name and o.moved_at = left(d.position, 33)
     where d.op = 'd' and o.moved_at is null
     qualify row_number() over (
@@ -129,13 +132,13 @@ begin
         order by k.body_at desc, case when k.body = '__debezium_unavailable_value' then 1 else 0 end
     ) = 1;
 
-    drop table if exists orders_merge;
-    create temp table orders_merge as
+    drop table if exists spillway_orders_merge;
+    create temp table spillway_orders_merge as
     select n.source_name, n.id, n.op, n.position, n.arrived, n.customer, n.amount, n.placed, b.body, b.body_at
-    from orders_newest as n
-    left join orders_body as b on b.source_name = n.source_name and b.id = n.id;
+    from spillway_orders_newest as n
+    left join spillway_orders_body as b on b.source_name = n.source_name and b.id = n.id;
 
-    merge into spillway.orders using orders_merge as m
+    merge into spillway.orders using spillway_orders_merge as m
         on spillway.orders.source_name = m.source_name and spillway.orders.id = m.id
     when matched then update set
         op = m.op, position = m.position, arrived = m.arrived,

@@ -14,7 +14,7 @@ select
     sequence_number,
     case when can_json_parse(kinesis_data) then json_parse(kinesis_data) end as event,
     case when not can_json_parse(kinesis_data) then kinesis_data end as unparsed
-from kinesis.spillway;
+from kinesis."spillway";
 
 -- The last record of each shard that was merged into a table. Sequence numbers have 128 digits, so that they compare as
 -- strings.
