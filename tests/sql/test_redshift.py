@@ -3,16 +3,23 @@
 They run on DuckDB: see redshift_on_duckdb. No test here has seen Redshift.
 """
 
+import contextlib
+import io
 import json
 import random
+import sys
 import unittest
 from datetime import datetime, timedelta
 from pathlib import Path
+from unittest import mock
 
 from events import UNAVAILABLE, History, deliver, event, message, place, row
 from redshift_on_duckdb import Redshift, parse, statements
 
 FILES = Path(__file__).resolve().parents[2] / "examples" / "consumers" / "redshift"
+sys.path.insert(0, str(FILES))
+
+import table_sql  # noqa: E402
 
 
 class Stream:
@@ -86,7 +93,7 @@ class Merge(unittest.TestCase):
             self.assertEqual(stream.rows(), [("orders", 2, "Ada", "12.50", "long")])
             stream.merge(*events)
         # An update by two equal rows may be an error (error_on_nondeterministic_update).
-        deleted = stream.redshift.database.execute("select count(*) from spillway.orders_deleted").fetchone()
+        deleted = stream.redshift.database.execute("select count(*) from spillway.orders_deleted_body").fetchone()
         self.assertEqual(deleted, (1,))
 
     def test_an_older_change_does_not_revive_a_deleted_row(self):
@@ -203,6 +210,52 @@ class Merge(unittest.TestCase):
         stream.merge("\xf3\x89\x9a\xc2", raw=True)
         answers = stream.redshift.run((FILES / "check.sql").read_text())
         self.assertEqual(answers[1][0][0], 1)
+
+
+class OtherTables(unittest.TestCase):
+    def made(self, *arguments):
+        with mock.patch.object(sys, "argv", ["", *arguments]), contextlib.redirect_stdout(io.StringIO()) as output:
+            table_sql.main()
+        return output.getvalue()
+
+    def test_the_script_makes_the_file_of_orders(self):
+        arguments = ["public.orders", "--key", "id bigint", "--column", "customer varchar(65535)", "--column"]
+        arguments += ["amount decimal(12, 2)", "--column", "placed timestamptz", "--large", "body"]
+        self.assertEqual(self.made(*arguments), (FILES / "orders.sql").read_text())
+
+    def test_a_table_of_two_key_columns_and_two_large_ones_is_merged(self):
+        arguments = ["sales.items", "--key", "shop varchar(64)", "--key", "id bigint", "--column", "sold boolean"]
+        text = self.made(*arguments, "--large", "body", "--large", "notes")
+
+        def item(shop, id, body, notes, sold=True):
+            return {"shop": shop, "id": id, "sold": sold, "body": body, "notes": notes}
+
+        def of(op, position, before=None, after=None):
+            one = event(op, position, before, after, table="items")
+            one["source"]["schema"] = "sales"
+            return one
+
+        stream = Stream()
+        stream.redshift.run(text)
+        stream.arrive(of("c", place(1), after=item("a", 1, "long", None)))
+        stream.arrive(of("c", place(2), after=item("b", 1, "x", "y")))
+        stream.arrive(of("u", place(3), after=item("a", 1, UNAVAILABLE, "new")))
+        stream.arrive(of("d", place(4, 4, 0), before={"shop": "a", "id": 1}))
+        stream.redshift.call("spillway.merge_items")
+        stream.arrive(of("c", place(4, 4, 1), after=item("c", 1, UNAVAILABLE, UNAVAILABLE, sold=False)))
+        stream.redshift.call("spillway.merge_items")
+        rows = stream.redshift.database.execute("select * from public.items order by shop").fetchall()
+        self.assertEqual(rows, [("orders", "b", 1, True, "x", "y"), ("orders", "c", 1, False, "long", "new")])
+
+    def test_a_table_without_large_columns_is_merged(self):
+        stream = Stream()
+        stream.redshift.run(self.made("public.users", "--key", "id bigint", "--column", "name varchar(64)"))
+        stream.arrive(event("c", place(1), after={"id": 1, "name": "Ada"}, table="users"))
+        stream.arrive(event("c", place(2), after={"id": 2, "name": "Bo"}, table="users"))
+        stream.arrive(event("d", place(3), before={"id": 2}, table="users"))
+        stream.redshift.call("spillway.merge_users")
+        rows = stream.redshift.database.execute("select * from public.users").fetchall()
+        self.assertEqual(rows, [("orders", 1, "Ada")])
 
 
 class Repair(unittest.TestCase):

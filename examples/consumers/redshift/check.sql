@@ -1,3 +1,5 @@
+-- For another table, replace orders, id, amount and body.
+
 -- Records that Redshift could not read. Each is a lost change. Both counts must be 0.
 -- skipped_rows: larger than Redshift takes. unparsed: no JSON, or a string that is longer than SUPER takes.
 select mv_name, sum(skipped_rows) as skipped_rows from sys_stream_scan_states group by mv_name;

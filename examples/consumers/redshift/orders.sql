@@ -1,25 +1,30 @@
--- The table public.orders of each source: id bigint primary key, customer text, amount numeric(12,2),
--- placed timestamptz, body text. body is large: an update that leaves it unchanged does not contain it.
--- For another table, replace orders, the key id and the columns. Repeat what is said of body for each large column.
+-- The table public.orders of each source. Made by table_sql.py, which makes the file of any other table:
+--   table_sql.py public.orders
+--     --key 'id bigint'
+--     --column 'customer varchar(65535)'
+--     --column 'amount decimal(12, 2)'
+--     --column 'placed timestamptz'
+--     --large body
 
 -- Rows, deleted ones included (op d): a delete that was forgotten could not stop an older change that arrives again.
+-- body_at is the position of the change that has this value.
 create table spillway.orders (
     source_name varchar(128) not null,
     id bigint not null,
     op varchar(1) not null,
     position varchar(64) not null,
     arrived timestamp not null,
-    customer varchar(1024),
+    customer varchar(65535),
     amount decimal(12, 2),
     placed timestamptz,
     body varchar(65535),
-    body_at varchar(64),            -- position of the change that has this body
+    body_at varchar(64),
     primary key (source_name, id)
 );
 
--- The body that each deleted row had. A change of the key is a delete and a create at one place of the log (moved_at:
--- the position without its index), and the create may lack the body.
-create table spillway.orders_deleted (
+-- The body that each deleted row had. A change of the key is a delete and a create at one place of the log: moved_at,
+-- the position without its index. The create may lack the body.
+create table spillway.orders_deleted_body (
     source_name varchar(128) not null,
     moved_at varchar(64) not null,
     arrived timestamp not null,
@@ -29,12 +34,19 @@ create table spillway.orders_deleted (
 
 -- What queries read.
 create or replace view public.orders as
-select source_name, id, customer, amount, placed, body
+select
+    source_name,
+    id,
+    customer,
+    amount,
+    placed,
+    body
 from spillway.orders
 where op <> 'd';
 
--- The changes of the table. body_at is null where the change does not say what the body is. A create without its body
--- takes it from the old key's row. A body that was omitted for its size (OVERSIZE=omit) is not the former one.
+-- The changes of the table. Where a change does not say what a large value is, its position (…_at) is null. A create
+-- without it takes it from the old key's row. A value that was omitted for its size (OVERSIZE=omit) is not the former
+-- one.
 create or replace view spillway.orders_changes as
 select
     e.shard_id::varchar(128) as shard_id,
@@ -44,7 +56,7 @@ select
     e.event.source.position::varchar(64) as position,
     e.event.op::varchar(1) as op,
     case when e.event.op::varchar(1) = 'd' then e.event.before.id::bigint else e.event.after.id::bigint end as id,
-    e.event.after.customer::varchar(1024) as customer,
+    e.event.after.customer::varchar(65535) as customer,
     e.event.after.amount::varchar(64)::decimal(12, 2) as amount,
     e.event.after.placed::varchar(64)::timestamptz as placed,
     e.event.after.body::varchar(65535) as body,
@@ -104,15 +116,16 @@ begin
     join (select distinct source_name, id from spillway_orders_batch) as b
         on b.source_name = o.source_name and b.id = o.id;
 
-    -- The newest change of each row, and the newest body that is known of it. A change that is sent twice may have its
-    -- body only once: then that one counts.
+    -- The newest change of each row.
     drop table if exists spillway_orders_newest;
     create temp table spillway_orders_newest as
     select k.* from spillway_orders_known as k
     qualify row_number() over (partition by k.source_name, k.id order by k.position desc) = 1;
 
-    drop table if exists spillway_orders_body;
-    create temp table spillway_orders_body as
+    -- The newest body that is known of each row. A change that is sent twice may have its body only once. Then
+    -- that one counts.
+    drop table if exists spillway_orders_newest_body;
+    create temp table spillway_orders_newest_body as
     select k.source_name, k.id, k.body, k.body_at from spillway_orders_known as k
     where k.body_at is not null
     qualify row_number() over (
@@ -121,11 +134,13 @@ begin
     ) = 1;
 
     -- The body that each deleted row had.
-    insert into spillway.orders_deleted (source_name, moved_at, arrived, body, body_at)
+    insert into spillway.orders_deleted_body (source_name, moved_at, arrived, body, body_at)
     select d.source_name, left(d.position, 33), d.arrived, k.body, k.body_at
     from spillway_orders_batch as d
-    join spillway_orders_known as k on k.source_name = d.source_name and k.id = d.id and k.body_at < d.position
-    left join spillway.orders_deleted as o on o.source_name = d.source_name and o.moved_at = left(d.position, 33)
+    join spillway_orders_known as k
+        on k.source_name = d.source_name and k.id = d.id and k.body_at < d.position
+    left join spillway.orders_deleted_body as o
+        on o.source_name = d.source_name and o.moved_at = left(d.position, 33)
     where d.op = 'd' and o.moved_at is null
     qualify row_number() over (
         partition by d.source_name, d.position
@@ -134,15 +149,21 @@ begin
 
     drop table if exists spillway_orders_merge;
     create temp table spillway_orders_merge as
-    select n.source_name, n.id, n.op, n.position, n.arrived, n.customer, n.amount, n.placed, b.body, b.body_at
+    select n.source_name, n.id, n.op, n.position, n.arrived, n.customer, n.amount, n.placed, l0.body, l0.body_at
     from spillway_orders_newest as n
-    left join spillway_orders_body as b on b.source_name = n.source_name and b.id = n.id;
+    left join spillway_orders_newest_body as l0 on l0.source_name = n.source_name and l0.id = n.id;
 
     merge into spillway.orders using spillway_orders_merge as m
         on spillway.orders.source_name = m.source_name and spillway.orders.id = m.id
     when matched then update set
-        op = m.op, position = m.position, arrived = m.arrived,
-        customer = m.customer, amount = m.amount, placed = m.placed, body = m.body, body_at = m.body_at
+        op = m.op,
+        position = m.position,
+        arrived = m.arrived,
+        customer = m.customer,
+        amount = m.amount,
+        placed = m.placed,
+        body = m.body,
+        body_at = m.body_at
     when not matched then insert
         (source_name, id, op, position, arrived, customer, amount, placed, body, body_at)
     values
@@ -150,20 +171,20 @@ begin
 
     -- A changed key: the body is that of the old key's row, which may arrive later, from another shard.
     -- A row whose key changed n times since the last merge has its body after n merges.
-    update spillway.orders_deleted set body = d.body
-    from spillway.orders_deleted as d
-    where spillway.orders_deleted.source_name = d.source_name
-        and left(spillway.orders_deleted.body_at, 33) = d.moved_at
-        and spillway.orders_deleted.body = '__debezium_unavailable_value'
+    update spillway.orders_deleted_body set body = d.body
+    from spillway.orders_deleted_body as d
+    where spillway.orders_deleted_body.source_name = d.source_name
+        and left(spillway.orders_deleted_body.body_at, 33) = d.moved_at
+        and spillway.orders_deleted_body.body = '__debezium_unavailable_value'
         and coalesce(d.body, '') <> '__debezium_unavailable_value';
     update spillway.orders set body = d.body
-    from spillway.orders_deleted as d
+    from spillway.orders_deleted_body as d
     where spillway.orders.source_name = d.source_name and left(spillway.orders.body_at, 33) = d.moved_at
         and spillway.orders.body = '__debezium_unavailable_value'
         and coalesce(d.body, '') <> '__debezium_unavailable_value';
 
     -- Older than every record of the stream: no change of these rows can arrive again.
-    delete from spillway.orders_deleted where arrived < dateadd(day, -8, getdate());
+    delete from spillway.orders_deleted_body where arrived < dateadd(day, -8, getdate());
     delete from spillway.orders where op = 'd' and arrived < dateadd(day, -8, getdate());
 end;
 $$ language plpgsql;

@@ -8,4 +8,4 @@ call spillway.merge_orders();
 -- Everything that is stored is now older than what comes.
 update spillway.orders set position = '', body_at = '' where source_name = 'SOURCE';
 delete from spillway.floors where target = 'orders' and source_name = 'SOURCE';
-delete from spillway.orders_deleted where source_name = 'SOURCE';
+delete from spillway.orders_deleted_body where source_name = 'SOURCE';
