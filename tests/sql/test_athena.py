@@ -13,6 +13,7 @@ from pathlib import Path
 
 import duckdb
 import sqlglot
+import yaml
 from events import UNAVAILABLE, History, deliver, event, message, place, row
 from sqlglot import exp
 
@@ -41,6 +42,13 @@ def delivered(*events):
     ]
     answer = flatten.handler({"records": records})["records"]
     return [json.loads(base64.b64decode(record["data"])) for record in answer]
+
+
+class Loader(yaml.SafeLoader):
+    """Reads a template. Functions such as `!Ref` have no value here."""
+
+
+Loader.add_multi_constructor("!", lambda loader, suffix, node: None)
 
 
 class Athena:
@@ -116,12 +124,6 @@ class PresentRows(unittest.TestCase):
 
 class Flatten(unittest.TestCase):
     def test_the_columns_are_those_of_the_table(self):
-        import yaml
-
-        class Loader(yaml.SafeLoader):
-            pass
-
-        Loader.add_multi_constructor("!", lambda loader, suffix, node: None)
         template = yaml.load((CONSUMERS / "firehose" / "template.yaml").read_text(), Loader)
         columns = template["Resources"]["Table"]["Properties"]["TableInput"]["StorageDescriptor"]["Columns"]
         self.assertEqual([c["Name"] for c in columns], list(delivered(event("c", place(1), after=row(1)))[0]))

@@ -15,6 +15,7 @@ from unittest import mock
 
 from events import UNAVAILABLE, History, deliver, event, message, place, row
 from redshift_on_duckdb import Redshift, parse, statements
+from sqlglot import exp
 
 FILES = Path(__file__).resolve().parents[2] / "examples" / "consumers" / "redshift"
 sys.path.insert(0, str(FILES))
@@ -31,12 +32,12 @@ class Stream:
             self.redshift.run((FILES / name).read_text())
         self.records = 0
 
-    def arrive(self, *events, shard="shardId-000000000000", raw=False):
+    def arrive(self, *events, shard="shardId-000000000000", raw=False, days_ago=0):
         """Records that a refresh reads."""
         for one in events:
             self.records += 1
             data = one if raw else json.dumps(one)
-            arrived = datetime.now() + timedelta(milliseconds=self.records)
+            arrived = datetime.now() + timedelta(milliseconds=self.records, days=-days_ago)
             self.redshift.database.execute(
                 "insert into kinesis.spillway values (?, ?, ?, ?)", [arrived, shard, str(self.records), data]
             )
@@ -61,6 +62,23 @@ class Syntax(unittest.TestCase):
             for statement in sum(procedures.values(), rest):
                 with self.subTest(file=path.name, statement=statement.strip()[:60]):
                     parse(statement)
+
+    def test_the_merge_has_what_redshift_allows(self):
+        procedures, _ = statements((FILES / "orders.sql").read_text())
+        merge, = (s for s in map(parse, procedures["spillway.merge_orders"]) if isinstance(s, exp.Merge))
+        self.assertIsInstance(merge.args["using"], exp.Table)
+        for condition in merge.args["on"].flatten():
+            self.assertIsInstance(condition, exp.EQ)
+        whens = merge.args["whens"].expressions
+        self.assertEqual([(w.args["matched"], w.args.get("condition")) for w in whens], [(True, None), (False, None)])
+
+    def test_qualify_follows_an_alias_as_redshift_requires(self):
+        for path in sorted(FILES.glob("*.sql")):
+            procedures, rest = statements(path.read_text())
+            for statement in map(parse, sum(procedures.values(), rest)):
+                for select in statement.find_all(exp.Select):
+                    if select.args.get("qualify"):
+                        self.assertTrue(select.args["from_"].this.alias, select.sql())
 
     def test_a_statement_that_the_parser_does_not_know_is_an_error(self):
         for statement in ("selct 1", "select from where", "merge orders using x"):
@@ -101,6 +119,14 @@ class Merge(unittest.TestCase):
         stream.merge(event("d", place(2), before={"id": 1}))
         stream.merge(event("c", place(1), after=row(1)))
         self.assertEqual(stream.rows(), [])
+
+    def test_a_deleted_row_is_kept_for_eight_days(self):
+        stream = Stream()
+        stream.merge(event("c", place(1), after=row(1)), event("c", place(2), after=row(2)), days_ago=30)
+        stream.merge(event("d", place(3), before={"id": 1}), event("c", place(4), after=row(3)), days_ago=9)
+        stream.merge(event("d", place(5), before={"id": 3}), days_ago=7)
+        kept = stream.redshift.database.execute("select id, op from spillway.orders order by id").fetchall()
+        self.assertEqual(kept, [(2, "c"), (3, "d")])
 
     def test_an_untouched_large_value_is_filled_in_a_batch_and_across_batches(self):
         stream = Stream()
