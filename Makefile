@@ -68,7 +68,7 @@ check: lint tools-check tools-checkov tools-sql ## the gate: lint, order of modu
 	.tools/aws/bin/cfn-lint template.yaml examples/cluster.yaml examples/consumers/*/*.yaml
 	AWS_DEFAULT_REGION=eu-central-1 $(SAM) validate --lint
 	AWS_DEFAULT_REGION=eu-central-1 $(SAM) validate --lint --template-file examples/cluster.yaml
-	.tools/checkov/bin/checkov --file template.yaml examples/cluster.yaml --framework cloudformation --skip-download --compact --quiet
+	.tools/checkov/bin/checkov --file template.yaml examples/cluster.yaml examples/consumers/*/*.yaml --framework cloudformation --skip-download --compact --quiet
 
 advisories: tools-rust tools-check ## report known vulnerabilities of dependencies (fetches the RustSec database; ADVISORY_DB=folder is a copy)
 	@scripts/advisories.sh "$(ADVISORY_DB)"
