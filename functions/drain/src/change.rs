@@ -5,6 +5,7 @@
 
 pub mod format_type;
 mod kind;
+mod operations;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,6 +15,7 @@ use crate::lsn::Lsn;
 use crate::table_name::TableName;
 
 pub use kind::{COMMA, Type};
+pub use operations::SkippedOperations;
 
 /// Decoded row of a peek.
 #[derive(Debug, PartialEq)]

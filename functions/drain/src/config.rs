@@ -2,6 +2,7 @@
 //!
 //! All variables are read and checked before anything runs, so every [`Config`] is valid.
 
+mod columns;
 mod database;
 mod envelope;
 mod variables;
@@ -11,6 +12,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use self::variables::{Variables, invalid};
+use crate::change::SkippedOperations;
+use crate::column_rules::{ColumnRule, Salt};
 use crate::encode::Envelope;
 use crate::pattern::TablePattern;
 
@@ -18,7 +21,7 @@ use crate::pattern::TablePattern;
 ///
 /// Variables of the AWS SDK and of Lambda itself are not in the list. A test compares the documented
 /// variables and the template with it.
-pub const VARIABLES: [&str; 34] = [
+pub const VARIABLES: [&str; 38] = [
     "PGHOST",
     "PGPORT",
     "PGUSER",
@@ -31,6 +34,10 @@ pub const VARIABLES: [&str; 34] = [
     "SLOT_NAME",
     "PUBLICATIONS",
     "TABLES",
+    "COLUMN_RULES",
+    "COLUMN_SALT",
+    "COLUMN_SALT_SECRET",
+    "SKIPPED_OPERATIONS",
     "STREAM_NAME",
     "CHECKPOINT_PARAMETER",
     "ENVELOPE",
@@ -66,6 +73,12 @@ pub struct Config {
     pub publications: Vec<String>,
     /// Tables to drain. Empty means all tables that the plugin sends.
     pub tables: Vec<TablePattern>,
+    /// Columns that are omitted or hashed.
+    pub columns: Vec<ColumnRule>,
+    /// Source of the salt of hashed columns; set if a rule hashes.
+    pub salt: Option<SaltSource>,
+    /// Operations whose changes are not sent.
+    pub skipped: SkippedOperations,
     /// Name or ARN of the stream that receives the records.
     pub stream: String,
     /// Name of the database in events and control events.
@@ -134,6 +147,15 @@ impl fmt::Debug for Password {
     }
 }
 
+/// Source of the salt of hashed columns.
+#[derive(Debug, Clone)]
+pub enum SaltSource {
+    /// The salt itself.
+    Value(Salt),
+    /// A secret of Secrets Manager, by name or ARN.
+    Secret(String),
+}
+
 /// Whether a standby must acknowledge a transaction before it is sent.
 ///
 /// If the server is lost before a standby has the transaction, the database loses it. A consumer that has
@@ -194,6 +216,8 @@ impl Config {
         let checkpoint_parameter = checkpoint_parameter(variables, &slot)?;
         let publications = publications(variables)?;
         let tables = tables(variables)?;
+        let (columns, salt) = columns::read(variables)?;
+        let skipped = columns::skipped_operations(variables)?;
         let choices = [("none", false), ("kpl", true)];
         let aggregate = variables.choice("AGGREGATION", "none", &choices)?;
         let choices = [("refuse", false), ("accept", true)];
@@ -208,6 +232,9 @@ impl Config {
             slot,
             publications,
             tables,
+            columns,
+            salt,
+            skipped,
             stream,
             source_name,
             aggregate,

@@ -1,4 +1,8 @@
-//! Table patterns, for the variable `TABLES` and for backfill requests.
+//! Patterns of tables and columns: `TABLES`, `COLUMN_RULES` and backfill requests.
+
+mod column;
+
+pub use column::ColumnPattern;
 
 use std::fmt;
 use std::iter::Peekable;
@@ -72,7 +76,7 @@ impl TablePattern {
             if rest.is_empty() {
                 return Ok(patterns);
             }
-            let mut parser = PatternParser::new(rest, Some(','));
+            let mut parser = PatternParser::new(rest, &[',']);
             let pattern = parser.pattern();
             let invalid = || InvalidTablePattern::new(rest.split(',').next().unwrap_or_default());
             patterns.push(pattern.ok_or_else(invalid)?);
@@ -176,25 +180,25 @@ impl FromStr for TablePattern {
     type Err = InvalidTablePattern;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let mut parser = PatternParser::new(text, None);
+        let mut parser = PatternParser::new(text, &[]);
         let pattern = parser.pattern();
         pattern.ok_or_else(|| InvalidTablePattern::new(text))
     }
 }
 
-/// Parser of one pattern, which ends at the separator or at the end of the text.
+/// Parser of one pattern, which ends at one of some characters or at the end of the text.
 struct PatternParser<'a> {
     text: &'a str,
     chars: Peekable<CharIndices<'a>>,
-    separator: Option<char>,
+    ends: &'static [char],
 }
 
 impl<'a> PatternParser<'a> {
-    fn new(text: &'a str, separator: Option<char>) -> Self {
+    fn new(text: &'a str, ends: &'static [char]) -> Self {
         PatternParser {
             text,
             chars: text.char_indices().peekable(),
-            separator,
+            ends,
         }
     }
 
@@ -206,10 +210,20 @@ impl<'a> PatternParser<'a> {
 
     /// The pattern; `None` for a text that is not one.
     fn pattern(&mut self) -> Option<TablePattern> {
+        let pattern = self.table()?;
+        self.is_at_end().then_some(pattern)
+    }
+
+    /// The two names of a table, which may be followed by something else.
+    fn table(&mut self) -> Option<TablePattern> {
         let schema = self.name()?;
-        self.chars.next_if(|(_, c)| *c == '.')?;
+        self.period()?;
         let table = self.name()?;
-        self.is_at_end().then_some(TablePattern { schema, table })
+        Some(TablePattern { schema, table })
+    }
+
+    fn period(&mut self) -> Option<()> {
+        self.chars.next_if(|(_, c)| *c == '.').map(drop)
     }
 
     fn peek(&mut self) -> Option<char> {
@@ -221,8 +235,7 @@ impl<'a> PatternParser<'a> {
     }
 
     fn is_at_end(&mut self) -> bool {
-        let next = self.peek();
-        next.is_none() || next == self.separator
+        self.peek().is_none_or(|next| self.ends.contains(&next))
     }
 
     fn skip_space(&mut self) {

@@ -5,12 +5,14 @@ use std::time::{Duration, Instant};
 
 use aws_config::SdkConfig;
 use serde_json::Value;
+use tokio::sync::OnceCell;
 
 use crate::aws::kinesis::{Kinesis, StreamInfo};
 use crate::aws::parameter_store::Parameter;
 use crate::aws::{client, rds_token, secret};
 use crate::checkpoint::Checkpoint;
-use crate::config::{Auth, Config, Password, StandbyAck};
+use crate::column_rules::{ColumnRules, Salt};
+use crate::config::{Auth, Config, Password, SaltSource, StandbyAck};
 use crate::continuity::{self, ServerInfo, StartPosition};
 use crate::decode::KeptBytes;
 use crate::drain::{AGGREGATE_BYTES, Settings};
@@ -46,6 +48,8 @@ pub struct App {
     failed_report: Mutex<Option<Value>>,
     /// When the tables that are sent were checked, if they were.
     tables_checked: Mutex<Option<Instant>>,
+    /// The salt of hashed columns, once it was read. A row has one hash only if the salt never changes.
+    salt: OnceCell<Salt>,
 }
 
 impl App {
@@ -70,6 +74,7 @@ impl App {
             sizing: Mutex::default(),
             failed_report: Mutex::default(),
             tables_checked: Mutex::default(),
+            salt: OnceCell::new(),
         }
     }
 
@@ -124,6 +129,28 @@ impl App {
             user: user.unwrap_or_default(),
             password: Password(password),
         })
+    }
+
+    /// The rules for columns, with the salt of their hashes.
+    ///
+    /// # Errors
+    /// The salt cannot be read.
+    async fn column_rules(&self) -> Result<ColumnRules, SlotError> {
+        let salt = match &self.config.salt {
+            None => Salt::default(),
+            Some(SaltSource::Value(salt)) => salt.clone(),
+            Some(SaltSource::Secret(name)) => {
+                let read = self.salt.get_or_try_init(|| async {
+                    let fetched = secret::fetch_salt(&self.aws, &self.ssm, name).await;
+                    fetched.map_err(|source| SlotError::Salt {
+                        secret: name.clone(),
+                        source,
+                    })
+                });
+                read.await?.clone()
+            }
+        };
+        Ok(ColumnRules::new(self.config.columns.clone(), salt))
     }
 
     /// Opens a session, and inspects the server and the slot through it.
@@ -185,7 +212,7 @@ impl App {
             loaded => loaded?,
         };
         let start = continuity::check(name, &server, state.as_ref(), stored.as_ref(), accept_gap)?;
-        let settings = self.settings(&server, &start, stream?);
+        let settings = self.settings(&server, &start, stream?, self.column_rules().await?);
         let kept = KeptBytes::for_record(settings.record_bytes);
         let slot = PgSlot::open(connector, control, &self.config, start.plugin, kept, &server).await?;
         Ok(SlotAccess::Locked(Box::new(OpenedSlot {
@@ -218,13 +245,21 @@ impl App {
         })
     }
 
-    fn settings(&self, server: &ServerInfo, start: &StartPosition, stream: StreamInfo) -> Settings {
+    fn settings(
+        &self,
+        server: &ServerInfo,
+        start: &StartPosition,
+        stream: StreamInfo,
+        columns: ColumnRules,
+    ) -> Settings {
         let config = &self.config;
         Settings {
             slot: config.slot.clone(),
             source_name: config.source_name.clone(),
             plugin: start.plugin,
             tables: config.tables.clone(),
+            columns,
+            skipped: config.skipped,
             record_bytes: stream.record_bytes,
             passes_oversize: false,
             aggregation: match config.aggregate {

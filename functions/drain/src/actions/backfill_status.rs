@@ -29,6 +29,7 @@ pub(super) fn schema_source<'a>(
         plugin,
         publications: &app.config.publications,
         tables: &app.config.tables,
+        columns: &app.config.columns,
     }
 }
 

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::app::{App, Busy, OpenedSlot, SlotAccess};
 use super::left_tables;
 use super::pending_backfill::pending_runner;
+use super::rule_problems::rule_problems;
 use crate::aws::parameter_store::Parameter;
 use crate::budget::Budget;
 use crate::change::{Message, MessageParts};
@@ -25,7 +26,6 @@ use crate::position::Position;
 use crate::postgres::connection::Connector;
 use crate::postgres::server;
 use crate::postgres::slot::PgSlot;
-use crate::postgres::unmatched_patterns::unmatched_patterns;
 use crate::time::micros_of_timestamp;
 
 /// How long a tick and a plan wait for the lock.
@@ -102,7 +102,7 @@ pub(super) async fn drain_opened(
         tracing::info!(slot = name, %lsn, "no checkpoint: starting from the slot's own position");
     }
     let checkpoint_age = stored.as_ref().and_then(|stored| age_seconds(&stored.updated_at));
-    warn_of_unmatched_patterns(app, connector, &settings, &slot).await;
+    warn_of_rule_problems(app, connector, &settings, &slot).await;
     let tables_left = left_tables::warn(app, connector, slot.control(), &settings).await;
     let envelope = &app.config.envelope;
     let task = DrainTask {
@@ -153,22 +153,16 @@ async fn add_server_state(report: &mut Report, connector: &Connector, slot: &PgS
     }
 }
 
-/// Warns of each pattern of `TABLES` that matches no table: the slot advances, and nothing is sent for it.
-async fn warn_of_unmatched_patterns(
-    app: &App,
-    connector: &Connector,
-    settings: &Settings,
-    slot: &PgSlot<'_>,
-) {
-    let (publications, tables) = (&app.config.publications, &settings.tables);
-    let (session, name) = (slot.control(), &settings.slot);
-    match unmatched_patterns(connector, session, settings.plugin, publications, tables).await {
+/// Warns of each pattern and rule that matches nothing: the slot advances, and a rule hides nothing.
+async fn warn_of_rule_problems(app: &App, connector: &Connector, settings: &Settings, slot: &PgSlot<'_>) {
+    let name = &settings.slot;
+    match rule_problems(app, connector, slot.control(), settings.plugin).await {
         Ok(problems) => problems
             .iter()
             .for_each(|problem| tracing::warn!(slot = name, "{problem}")),
         // The check is not worth a drain.
         Err(error) => {
-            tracing::warn!(slot = name, error = %Error::from(error).chain(), "TABLES was not checked");
+            tracing::warn!(slot = name, error = %Error::from(error).chain(), "TABLES and COLUMN_RULES were not checked");
         }
     }
 }

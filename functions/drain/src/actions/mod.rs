@@ -7,6 +7,7 @@ pub(crate) mod drain;
 mod left_tables;
 mod pending_backfill;
 pub mod plan;
+mod rule_problems;
 pub(crate) mod setup;
 pub(crate) mod status;
 pub(crate) mod teardown;

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::app::App;
+use super::rule_problems::rule_problems;
 use crate::budget::Budget;
 use crate::checkpoint::Checkpoint;
 use crate::clock::now_text;
@@ -18,7 +19,6 @@ use crate::ports::{EmittedMessage, StateStore as _};
 use crate::postgres::connection::{Connector, Session};
 use crate::postgres::provisioning;
 use crate::postgres::server::{self, CommitWait, Inspection};
-use crate::postgres::unmatched_patterns::unmatched_patterns;
 
 /// Checks the role and the stream, then creates what is missing.
 ///
@@ -63,8 +63,7 @@ pub(crate) async fn run(
         }
     }
     problems.extend(empty_publications(config, connector, &session, plugin).await?);
-    let (publications, tables) = (&config.publications, &config.tables);
-    problems.extend(unmatched_patterns(connector, &session, plugin, publications, tables).await?);
+    problems.extend(rule_problems(app, connector, &session, plugin).await?);
     Ok(json!({
         "action": "setup",
         "slot": config.slot,

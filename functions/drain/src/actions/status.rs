@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use super::app::App;
+use super::rule_problems::rule_problems;
 use super::{backfill_status, left_tables, setup};
 use crate::checkpoint::Checkpoint;
 use crate::config::StandbyAck;
@@ -13,7 +14,6 @@ use crate::lsn::Lsn;
 use crate::plugin::Plugin;
 use crate::postgres::connection::{Connector, Session};
 use crate::postgres::server::{self, Inspection, StandbyInfo};
-use crate::postgres::unmatched_patterns::unmatched_patterns;
 
 /// Answers with the state of everything that a drain uses, and with the problems that would stop one.
 ///
@@ -42,9 +42,8 @@ pub(crate) async fn run(app: &App, connector: &Connector) -> Result<Value, Error
             Ok(found) => problems.extend(found),
             Err(error) => problems.push(error.chain()),
         }
-        let (publications, tables) = (&config.publications, &config.tables);
-        match unmatched_patterns(connector, &session, plugin, publications, tables).await {
-            Ok(unmatched) => problems.extend(unmatched),
+        match rule_problems(app, connector, &session, plugin).await {
+            Ok(found) => problems.extend(found),
             Err(error) => problems.push(Error::from(error).chain()),
         }
         match left_tables::check(app, connector, &session, plugin).await {

@@ -1,12 +1,14 @@
-//! A role and its password from Secrets Manager.
+//! A role and its password, or a salt, from Secrets Manager.
 //!
 //! SSM Parameter Store returns most secrets, over the endpoint that the function needs in any case. Names of
 //! parameters have no exclamation mark, so a secret like `rds!cluster-…` is read from Secrets Manager.
 
 use aws_config::SdkConfig;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::client::classify;
+use crate::column_rules::Salt;
 use crate::ports::BoxError;
 
 /// Login fields of a secret, as RDS and its rotation store them.
@@ -16,10 +18,17 @@ pub(crate) struct Secret {
     pub(crate) password: String,
 }
 
-/// A secret that is not the expected JSON. The cause is left out, since it may quote the password.
+/// The field of a secret with a salt.
+#[derive(Deserialize)]
+struct SaltSecret {
+    salt: String,
+}
+
+/// A secret that is not the expected JSON. The cause is left out, since it may quote the secret.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the secret is not a JSON object with the text \"password\" (line {line}, column {column})")]
+#[error("the secret is not a JSON object with the text \"{field}\" (line {line}, column {column})")]
 struct InvalidSecret {
+    field: &'static str,
     line: usize,
     column: usize,
 }
@@ -33,11 +42,28 @@ pub(crate) async fn fetch(
     ssm: &aws_sdk_ssm::Client,
     name: &str,
 ) -> Result<Secret, BoxError> {
-    let text = match name.contains('!') {
-        true => read_directly(&aws_sdk_secretsmanager::Client::new(config), name).await?,
-        false => read_by_parameter(ssm, name_of(name)).await?,
-    };
-    Ok(parse(&text)?)
+    Ok(parse(&read(config, ssm, name).await?, "password")?)
+}
+
+/// Reads the salt of a secret by its name or ARN.
+///
+/// # Errors
+/// AWS refused the request, or the secret is not JSON with a salt that is long enough.
+pub(crate) async fn fetch_salt(
+    config: &SdkConfig,
+    ssm: &aws_sdk_ssm::Client,
+    name: &str,
+) -> Result<Salt, BoxError> {
+    let SaltSecret { salt } = parse(&read(config, ssm, name).await?, "salt")?;
+    Ok(Salt::new(salt)?)
+}
+
+/// Reads the text of a secret by its name or ARN.
+async fn read(config: &SdkConfig, ssm: &aws_sdk_ssm::Client, name: &str) -> Result<String, BoxError> {
+    match name.contains('!') {
+        true => read_directly(&aws_sdk_secretsmanager::Client::new(config), name).await,
+        false => read_by_parameter(ssm, name_of(name)).await,
+    }
 }
 
 /// Reads a secret by its name or ARN from Secrets Manager.
@@ -69,8 +95,9 @@ fn name_of(name_or_arn: &str) -> &str {
     }
 }
 
-fn parse(text: &str) -> Result<Secret, InvalidSecret> {
+fn parse<T: DeserializeOwned>(text: &str, field: &'static str) -> Result<T, InvalidSecret> {
     serde_json::from_str(text).map_err(|error| InvalidSecret {
+        field,
         line: error.line(),
         column: error.column(),
     })
@@ -96,7 +123,7 @@ mod tests {
             r#"{"username": {"hunter2": 1}, "password": "hunter2"}"#,
             r#"{"passwort": "hunter2"}"#,
         ] {
-            let error = parse(text)
+            let error = parse::<Secret>(text, "password")
                 .err()
                 .map(|error| error.to_string())
                 .unwrap_or_default();
@@ -106,7 +133,7 @@ mod tests {
             );
         }
         assert_eq!(
-            parse(r#"{"password": "hunter2"}"#).map(|secret| secret.password),
+            parse(r#"{"password": "hunter2"}"#, "password").map(|secret: Secret| secret.password),
             Ok("hunter2".into())
         );
     }

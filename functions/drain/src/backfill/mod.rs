@@ -49,6 +49,7 @@
 mod chunk_rows;
 mod identities;
 pub mod query;
+mod refusal;
 mod row_lookup;
 pub mod schema;
 mod snapshot;

@@ -3,12 +3,13 @@
 //! Pure: the queries are in `postgres::tables`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::sync::Arc;
 
+pub use super::refusal::TableRefusal;
 use super::table::{BackfillTable, KeyOrder, SizeProbe};
 use crate::catalog::{Catalog, CatalogTable};
 use crate::change::{Column, ColumnCoverage, ColumnType, Relation};
+use crate::column_rules::ColumnRule;
 use crate::event::BackfillRequest;
 use crate::pattern::{self, TablePattern};
 use crate::table_name::{TableName, quoted_if_needed};
@@ -77,25 +78,12 @@ pub struct DatabaseSchema {
     pub published: Option<BTreeMap<TableName, PublicationInfo>>,
     /// The patterns of `TABLES`; empty means all.
     pub tables: Vec<TablePattern>,
+    /// Columns that are omitted or hashed.
+    pub columns: Vec<ColumnRule>,
     /// The types of columns, and the keys of tables.
     pub catalog: Catalog,
     /// The role that reads the tables.
     pub role: String,
-}
-
-/// The reason why a table or a pattern cannot be backfilled.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TableRefusal {
-    /// The table or the pattern.
-    pub subject: String,
-    /// The reason.
-    pub reason: String,
-}
-
-impl fmt::Display for TableRefusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.subject, self.reason)
-    }
 }
 
 impl RelationInfo {
@@ -447,7 +435,10 @@ impl DatabaseSchema {
             (None, Some(_)) => !column.is_generated,
             (None, None) => !column.is_virtual,
         };
-        info.columns.iter().filter(is_published).collect()
+        let omits = |column: &ColumnInfo| ColumnRule::omits(&self.columns, &info.table, &column.name);
+        // An omitted column is not even read, unless it orders the rows.
+        let is_read = |column: &&ColumnInfo| !omits(column) || info.key.contains(&column.name);
+        info.columns.iter().filter(is_published).filter(is_read).collect()
     }
 
     fn publication(&self, info: &RelationInfo) -> Option<&PublicationInfo> {
@@ -467,9 +458,9 @@ fn patterns_of(request: &BackfillRequest) -> Vec<TablePattern> {
 
 /// Whether a pattern without wildcard has the name of a table, except for the case of letters.
 fn is_similar(pattern: &TablePattern, table: &TableName) -> bool {
-    pattern.exact_name().is_some_and(|name| {
-        name != *table && name.unquoted().to_lowercase() == table.unquoted().to_lowercase()
-    })
+    let lower = |name: &TableName| name.unquoted().to_lowercase();
+    let name = pattern.exact_name();
+    name.is_some_and(|name| name != *table && lower(&name) == lower(table))
 }
 
 /// Whether a request selects a column. The columns of the key are always selected.

@@ -155,8 +155,8 @@ fn the_documentation_and_the_template_list_the_variables_of_the_code() {
         .filter_map(|line| line.trim().split_once(':'))
         .filter(|(name, _)| !name.starts_with('#'));
     let mut set: Vec<&str> = names.map(|(name, _)| name).collect();
-    // The template has no variable for a password.
-    set.push("PGPASSWORD");
+    // The template has no variable for a password or a salt.
+    set.extend(["PGPASSWORD", "COLUMN_SALT"]);
     let mut known = VARIABLES.to_vec();
     for names in [&mut documented, &mut set, &mut known] {
         names.sort_unstable();
@@ -205,4 +205,49 @@ fn table_patterns_are_printed_as_tables_accepts_them() {
     let texts = config(&[("TABLES", written)]).unwrap().tables;
     let texts: Vec<String> = texts.iter().map(TablePattern::to_string).collect();
     assert_eq!(texts.join(","), written);
+}
+
+#[test]
+fn a_rule_that_hashes_needs_a_salt_and_no_error_quotes_the_salt() {
+    const RULES: (&str, &str) = ("COLUMN_RULES", "public.users.email:hash,*.*.ssn:omit");
+    const SALT: &str = "a secret salt of 30 characters";
+    let error = config(&[RULES]).unwrap_err().to_string();
+    assert!(error.starts_with("COLUMN_SALT_SECRET is not set"), "{error}");
+    config(&[("COLUMN_RULES", "*.*.ssn:omit")]).unwrap();
+    let read = config(&[RULES, ("COLUMN_SALT", SALT)]).unwrap();
+    assert!(!format!("{read:?}").contains(SALT));
+    assert_eq!(read.columns.len(), 2);
+    let read = config(&[RULES, ("COLUMN_SALT_SECRET", "app/salt")]).unwrap();
+    assert!(matches!(read.salt, Some(SaltSource::Secret(name)) if name == "app/salt"));
+    for changes in [
+        &[RULES, ("COLUMN_SALT", "too short")][..],
+        &[RULES, ("COLUMN_SALT", SALT), ("COLUMN_SALT_SECRET", "x")],
+    ] {
+        let error = config(changes).unwrap_err().to_string();
+        assert!(error.starts_with("COLUMN_SALT=… is not valid"), "{error}");
+    }
+    let error = config(&[("COLUMN_RULES", "*.*.ssn:omit,email:hash")]).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("COLUMN_RULES=email:hash is not valid"),
+        "{error}"
+    );
+}
+
+#[test]
+fn skipped_operations_are_letters_of_debezium() {
+    let skipped = |text| config(&[("SKIPPED_OPERATIONS", text)]).map(|config| config.skipped);
+    assert_eq!(skipped(""), Ok(SkippedOperations::default()));
+    assert_eq!(skipped("none"), Ok(SkippedOperations::default()));
+    let deletes_and_truncates = SkippedOperations {
+        deletes: true,
+        truncates: true,
+        ..SkippedOperations::default()
+    };
+    assert_eq!(skipped("t, d"), Ok(deletes_and_truncates));
+    for text in ["r", "c,none", "delete", "D", "cu"] {
+        let error = skipped(text).unwrap_err().to_string();
+        assert!(error.contains("some of c, u, d and t"), "{error}");
+    }
 }

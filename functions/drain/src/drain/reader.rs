@@ -35,6 +35,7 @@ use crate::marker::{Marker, PREFIX};
 use crate::pack::{Acknowledgements, QueuedEvent};
 use crate::pattern;
 use crate::ports::{CommitRows, PEEK_ROW_BYTES, PeekRow};
+use crate::projection::Projections;
 
 use super::key_changes::KeyChanges;
 use super::report::Report;
@@ -86,6 +87,7 @@ pub(crate) struct WindowReader<'a, R> {
     /// Wall-clock time of this window, µs since 1970-01-01 UTC.
     now: i64,
     events: EncodedEvents,
+    projections: Projections<'a>,
     key_changes: KeyChanges,
     /// The last change row of the open transaction, as the plugin wrote it.
     last_row: Vec<u8>,
@@ -143,6 +145,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
             commits: None,
             now,
             events: EncodedEvents::default(),
+            projections: Projections::new(&settings.columns),
             key_changes: KeyChanges::default(),
             last_row: Vec::new(),
             waiting: None,
@@ -395,7 +398,8 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         };
         let (catalog, patterns, commit_end) = (&self.catalog, &self.settings.tables, progress.commit_end());
         let change = change
-            .filtered(|table| pattern::matches_any(patterns, table) && catalog.is_table(table, commit_end));
+            .filtered(|table| pattern::matches_any(patterns, table) && catalog.is_table(table, commit_end))
+            .filter(|change| !self.settings.skipped.skips(change));
         if open.resumes.is_some() {
             return self.skip_resumed(lsn, data, change.as_ref(), out);
         }
@@ -406,7 +410,9 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         if open.is_sent {
             // What this drain sent itself is no finding.
             out.report.skipped += u64::from(commit_end <= self.history.settled);
-            self.envelope.skip(progress, lsn, &change);
+            let projected = self.projections.change(&change);
+            self.envelope
+                .skip(progress, lsn, projected.as_ref().unwrap_or(&change));
             return Ok(());
         }
         let id = open.id;

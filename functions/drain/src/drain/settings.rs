@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::change::SkippedOperations;
+use crate::column_rules::ColumnRules;
 use crate::pack::{Aggregation, RequestLimits, ShardMap};
 use crate::pattern::TablePattern;
 use crate::plugin::Plugin;
@@ -30,6 +32,10 @@ pub struct Settings {
     pub plugin: Plugin,
     /// Tables to drain; empty means all that the plugin sends.
     pub tables: Vec<TablePattern>,
+    /// Columns that are omitted or hashed.
+    pub columns: ColumnRules,
+    /// Operations whose changes are not sent.
+    pub skipped: SkippedOperations,
     /// Most bytes of one record, data and partition key.
     pub record_bytes: usize,
     /// Whether larger events are queued, too: a forecast counts them.

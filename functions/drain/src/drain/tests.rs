@@ -10,7 +10,9 @@ use crate::backfill::schema::DatabaseSchema;
 use crate::backfill::schema::tests::{request, table_info};
 use crate::backfill::{BackfillState, BackfillTable, RowLookup, RowRequest, Snapshot};
 use crate::catalog::{Catalog, TableRequest};
+use crate::change::SkippedOperations;
 use crate::checkpoint::Checkpoint;
+use crate::column_rules::ColumnRules;
 use crate::encode::{EnvelopeForm, KeylessRows, Oversize, PartitionBy, Wal2json};
 use crate::marker::Marker;
 use crate::pack::{Aggregation, HashKey, Record, ShardMap};
@@ -151,6 +153,8 @@ fn settings(aggregation: Aggregation) -> Settings {
         bytes_in_flight: 1 << 20,
         linger: Duration::ZERO,
         poll_share: 0.05,
+        columns: ColumnRules::default(),
+        skipped: SkippedOperations::default(),
         waits_for_standbys: true,
         markers: true,
     }

@@ -48,6 +48,11 @@ pub enum SlotError {
          read it"
     )]
     Secret { secret: String, source: BoxError },
+    #[error(
+        "cannot get the salt from COLUMN_SALT_SECRET={secret}: check the name and the function's permission \
+         to read it"
+    )]
+    Salt { secret: String, source: BoxError },
     #[error("there is no database {database}: check PGDATABASE")]
     DatabaseMissing { database: String, source: BoxError },
     #[error("{host} is a reader, or is just being promoted: PGHOST must be the cluster's writer endpoint")]
@@ -189,6 +194,7 @@ impl SlotError {
         match self {
             SlotError::Unreachable { .. } | SlotError::Starting { .. } => "PostgresUnreachable",
             SlotError::Authentication { .. } | SlotError::Secret { .. } => "PostgresAuthentication",
+            SlotError::Salt { .. } => "SaltUnreadable",
             SlotError::Tls { .. } | SlotError::RootCertificates { .. } => "PostgresTls",
             SlotError::DatabaseMissing { .. } => "DatabaseMissing",
             SlotError::NotWriter { .. } | SlotError::TwoServers => "NotWriter",

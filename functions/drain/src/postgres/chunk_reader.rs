@@ -241,6 +241,7 @@ impl PgSlot<'_> {
             plugin: self.plugin,
             publications: &self.publications,
             tables: &self.tables,
+            columns: &self.columns,
         }
     }
 

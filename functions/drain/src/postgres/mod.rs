@@ -2,6 +2,7 @@
 
 pub(crate) mod catalog;
 pub(crate) mod chunk_reader;
+pub(crate) mod column_rule_checks;
 pub(crate) mod connection;
 mod notices;
 mod peek_rows;

@@ -10,6 +10,7 @@ use super::connection::{Connector, Session};
 use crate::backfill::schema::{ColumnInfo, DatabaseSchema, PublicationInfo, RelationInfo};
 use crate::backfill::table::{KeyOrder, SizeProbe};
 use crate::catalog::{Catalog, TableRequest};
+use crate::column_rules::ColumnRule;
 use crate::pattern::TablePattern;
 use crate::plugin::Plugin;
 use crate::ports::SlotError;
@@ -57,6 +58,7 @@ pub(crate) struct SchemaSource<'a> {
     pub(crate) plugin: Plugin,
     pub(crate) publications: &'a [String],
     pub(crate) tables: &'a [TablePattern],
+    pub(crate) columns: &'a [ColumnRule],
 }
 
 impl SchemaSource<'_> {
@@ -79,6 +81,7 @@ impl SchemaSource<'_> {
             relations: rows.iter().map(listed_relation).collect(),
             published,
             tables: self.tables.to_vec(),
+            columns: self.columns.to_vec(),
             catalog: Catalog::default(),
             role: self.connector.user().to_owned(),
         })
@@ -111,6 +114,7 @@ impl SchemaSource<'_> {
             relations: rows.iter().map(relation_info).collect(),
             published,
             tables: self.tables.to_vec(),
+            columns: self.columns.to_vec(),
             catalog,
             role: self.connector.user().to_owned(),
         })

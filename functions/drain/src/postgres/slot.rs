@@ -21,6 +21,7 @@ use super::slot_queries;
 use super::sql_error::SlotContext;
 use super::sql_state::is_cancelled;
 use crate::catalog::{Catalog, TableRequest};
+use crate::column_rules::ColumnRule;
 use crate::config::{Config, StandbyAck};
 use crate::continuity::ServerInfo;
 use crate::decode::KeptBytes;
@@ -44,6 +45,7 @@ pub(crate) struct PgSlot<'c> {
     pub(super) plugin: Plugin,
     pub(super) publications: Vec<String>,
     pub(super) tables: Vec<TablePattern>,
+    pub(super) columns: Vec<ColumnRule>,
     /// Options of the plugin, names and values in turn.
     pub(super) options: Vec<String>,
     /// Options that only newer versions of the plugin have; empty once the server has refused them.
@@ -84,6 +86,7 @@ impl<'c> PgSlot<'c> {
             plugin,
             publications: config.publications.clone(),
             tables: config.tables.clone(),
+            columns: config.columns.clone(),
             options: options.common,
             newer_options: options.newer,
             standby_ack: config.standby_ack,

@@ -7,6 +7,7 @@ use crate::encode::{BackfillRow, EncodedEvents, Envelope, Progress, SnapshotPlac
 use crate::error::Error;
 use crate::lsn::Lsn;
 use crate::ports::PeekRow;
+use crate::projection::Projections;
 
 /// Whether rows of the chunk are emitted next: its watermark was read, and rows are left.
 pub(super) fn is_due(chunk: Option<&ChunkContext>) -> bool {
@@ -22,7 +23,8 @@ impl<R: PeekRow> WindowReader<'_, R> {
         context: Option<&ChunkContext>,
     ) -> Option<RowRequest> {
         let (open, context) = (self.open.as_ref()?, context?);
-        if open.is_sent || open.left_out || open.resumes.is_some() {
+        let is_skipped = self.settings.skipped.skips(change);
+        if open.is_sent || open.left_out || open.resumes.is_some() || is_skipped {
             return None;
         }
         let rows = context.chunk.as_ref().and_then(|chunk| chunk.rows());
@@ -83,8 +85,9 @@ impl<R: PeekRow> WindowReader<'_, R> {
                     (_, true) => SnapshotPlace::First,
                     _ => SnapshotPlace::Within,
                 };
-                let encoder = RowEncoder {
+                let mut encoder = RowEncoder {
                     envelope: self.envelope,
+                    projections: &mut self.projections,
                     lsn,
                     now: self.now,
                     limit: self.settings.record_bytes,
@@ -108,8 +111,9 @@ impl<R: PeekRow> WindowReader<'_, R> {
 }
 
 /// Encodes rows of a chunk at their watermark, which was logged at `lsn`.
-struct RowEncoder<'a> {
+struct RowEncoder<'a, 'r> {
     envelope: &'a Envelope,
+    projections: &'a mut Projections<'r>,
     lsn: Lsn,
     /// Wall-clock time, µs since 1970-01-01 UTC.
     now: i64,
@@ -117,13 +121,13 @@ struct RowEncoder<'a> {
     limit: usize,
 }
 
-impl RowEncoder<'_> {
+impl RowEncoder<'_, '_> {
     /// Appends the events of the row with index `at`. Returns the number of events with omitted columns.
     ///
     /// # Errors
     /// The reason why the row cannot be sent. It is short, since the stored state keeps 120 bytes of it.
     fn encode(
-        &self,
+        &mut self,
         progress: &mut Progress,
         rows: &ChunkRows,
         at: usize,
@@ -131,9 +135,15 @@ impl RowEncoder<'_> {
         events: &mut EncodedEvents,
     ) -> Result<u64, String> {
         let values = rows.row(at).map_err(|error| error.to_string())?;
+        let relation = &rows.table().relation;
+        let projected = self.projections.row(relation, &values);
+        let (relation, values) = match &projected {
+            Some((relation, values)) => (relation, values),
+            None => (relation, &values),
+        };
         let row = BackfillRow {
-            relation: &rows.table().relation,
-            values: &values,
+            relation,
+            values,
             place,
         };
         let omitted = self

@@ -58,10 +58,18 @@ impl<R: PeekRow> WindowReader<'_, R> {
         let filled = chunk.as_mut().map(|chunk| chunk.apply_change(xid, &mut change));
         let filled = filled.unwrap_or_default();
         let before = (!filled.is_empty()).then(|| progress.clone());
-        let limit = self.settings.record_bytes;
-        let encode = |progress: &mut Progress, change: &Change<'_>, events: &mut EncodedEvents| {
-            self.envelope
-                .encode(progress, lsn, change, self.now, limit, events)
+        let (envelope, now, limit) = (self.envelope, self.now, self.settings.record_bytes);
+        let projections = &mut self.projections;
+        let mut encode = |progress: &mut Progress, change: &Change<'_>, events: &mut EncodedEvents| {
+            let projected = projections.change(change);
+            envelope.encode(
+                progress,
+                lsn,
+                projected.as_ref().unwrap_or(change),
+                now,
+                limit,
+                events,
+            )
         };
         let omitted = encode(progress, &change, &mut self.events);
         let is_too_large = omitted > 0 || self.events.events.iter().any(|event| event.bytes() > limit);

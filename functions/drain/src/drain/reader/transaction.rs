@@ -117,7 +117,9 @@ impl<R: PeekRow> WindowReader<'_, R> {
             return Ok(());
         }
         if let Some(change) = change {
-            self.envelope.skip(progress, lsn, change);
+            let projected = self.projections.change(change);
+            self.envelope
+                .skip(progress, lsn, projected.as_ref().unwrap_or(change));
         }
         out.report.skipped += 1;
         let is_last = open.rows.at_lsn >= resume.rows_at_lsn;

@@ -1,0 +1,26 @@
+//! Settings that name tables or columns, and that the database does not fit.
+
+use super::app::App;
+use crate::plugin::Plugin;
+use crate::ports::SlotError;
+use crate::postgres::column_rule_checks::column_rule_problems;
+use crate::postgres::connection::{Connector, Session};
+use crate::postgres::unmatched_patterns::unmatched_patterns;
+
+/// A sentence for each pattern of `TABLES`, and each rule of `COLUMN_RULES`, that does not fit the database.
+///
+/// # Errors
+/// A query failed.
+pub(super) async fn rule_problems(
+    app: &App,
+    connector: &Connector,
+    session: &Session,
+    plugin: Plugin,
+) -> Result<Vec<String>, SlotError> {
+    let config = &app.config;
+    let (publications, tables) = (&config.publications, &config.tables);
+    let mut problems = unmatched_patterns(connector, session, plugin, publications, tables).await?;
+    let columns = &config.columns;
+    problems.extend(column_rule_problems(connector, session, plugin, publications, columns).await?);
+    Ok(problems)
+}

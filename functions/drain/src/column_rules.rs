@@ -1,0 +1,232 @@
+//! Rules for columns that are left out, or sent as hashes: the variable `COLUMN_RULES`.
+
+use std::fmt;
+
+use sha2::{Digest, Sha256};
+
+use crate::pattern::ColumnPattern;
+use crate::table_name::TableName;
+
+/// Fewest characters of a salt. A shorter one could be found by trial.
+pub const MIN_SALT_CHARACTERS: usize = 16;
+
+/// What is sent of a column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ColumnAction {
+    /// The hash of each value.
+    Hash,
+    /// Nothing: no event has the column.
+    Omit,
+}
+
+/// A rule: its pattern, and what is sent of the columns that the pattern matches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ColumnRule {
+    /// The columns.
+    pub pattern: ColumnPattern,
+    /// What is sent of them.
+    pub action: ColumnAction,
+}
+
+/// Text that precedes each value in its hash. Its `Debug` output hides it.
+///
+/// Without the salt, the hash of each possible value could be computed and compared.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Salt(String);
+
+/// A salt with fewer than [`MIN_SALT_CHARACTERS`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the salt has fewer than {MIN_SALT_CHARACTERS} characters")]
+pub struct SaltTooShort;
+
+/// The rules, and the salt of their hashes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ColumnRules {
+    rules: Vec<ColumnRule>,
+    salt: Salt,
+}
+
+/// The first text of a list that is not a rule.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a rule: expected one like public.users.email:hash or *.*.ssn:omit")]
+pub struct InvalidColumnRule(String);
+
+impl InvalidColumnRule {
+    /// The text, or its first characters.
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Salt {
+    /// A salt.
+    ///
+    /// # Errors
+    /// It is too short.
+    pub fn new(text: String) -> Result<Self, SaltTooShort> {
+        match text.chars().count() < MIN_SALT_CHARACTERS {
+            true => Err(SaltTooShort),
+            false => Ok(Salt(text)),
+        }
+    }
+
+    /// The SHA-256 of the salt and a value, as 64 hexadecimal digits.
+    ///
+    /// The value is PostgreSQL's text. From a hash, SHA-256 lets anybody compute that of a longer text. No
+    /// value is such a text: it contains zero bytes.
+    pub fn hash(&self, value: &str) -> String {
+        let hash = Sha256::new().chain_update(&self.0).chain_update(value);
+        hex::encode(hash.finalize())
+    }
+}
+
+impl fmt::Debug for Salt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("…")
+    }
+}
+
+impl ColumnRule {
+    /// The rules of a list, separated by commas: `public.users.email:hash,*.*.ssn:omit`.
+    ///
+    /// # Errors
+    /// The first text in the list that is not a rule.
+    pub fn parse_list(text: &str) -> Result<Vec<Self>, InvalidColumnRule> {
+        let mut rules = Vec::new();
+        let mut rest = text;
+        loop {
+            rest = rest.trim_start_matches(|c: char| c == ',' || c.is_whitespace());
+            if rest.is_empty() {
+                return Ok(rules);
+            }
+            let shown = rest.split(',').next().unwrap_or_default().chars().take(40);
+            let invalid = || InvalidColumnRule(shown.collect());
+            let Some((pattern, after)) = ColumnPattern::parse_before_colon(rest) else {
+                return Err(invalid());
+            };
+            let (action, after) = after.split_once(',').unwrap_or((after, ""));
+            let action = match action.trim() {
+                "hash" => ColumnAction::Hash,
+                "omit" => ColumnAction::Omit,
+                _ => return Err(invalid()),
+            };
+            rules.push(ColumnRule { pattern, action });
+            rest = after;
+        }
+    }
+
+    /// What these rules send of a column; `None` if no rule matches it. To omit is stronger than to hash.
+    pub fn action_of(rules: &[Self], table: &TableName, column: &str) -> Option<ColumnAction> {
+        let matching = rules
+            .iter()
+            .filter(|rule| rule.pattern.matches_table(table) && rule.pattern.matches_column(column));
+        matching.map(|rule| rule.action).max()
+    }
+
+    /// Whether one of these rules omits a column.
+    pub fn omits(rules: &[Self], table: &TableName, column: &str) -> bool {
+        Self::action_of(rules, table, column) == Some(ColumnAction::Omit)
+    }
+}
+
+/// The form of `COLUMN_RULES`.
+impl fmt::Display for ColumnRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let action = match self.action {
+            ColumnAction::Hash => "hash",
+            ColumnAction::Omit => "omit",
+        };
+        write!(f, "{}:{action}", self.pattern)
+    }
+}
+
+impl ColumnRules {
+    /// The rules, with the salt of their hashes.
+    pub fn new(rules: Vec<ColumnRule>, salt: Salt) -> Self {
+        ColumnRules { rules, salt }
+    }
+
+    /// Whether there are no rules.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// The salt.
+    pub fn salt(&self) -> &Salt {
+        &self.salt
+    }
+
+    /// Whether a rule may match a column of this table.
+    pub fn match_table(&self, table: &TableName) -> bool {
+        self.rules.iter().any(|rule| rule.pattern.matches_table(table))
+    }
+
+    /// What is sent of a column; `None` if no rule matches it.
+    pub fn action_of(&self, table: &TableName, column: &str) -> Option<ColumnAction> {
+        ColumnRule::action_of(&self.rules, table, column)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(list: &str) -> Vec<String> {
+        let rules = ColumnRule::parse_list(list).unwrap();
+        rules.iter().map(ColumnRule::to_string).collect()
+    }
+
+    #[test]
+    fn a_list_has_patterns_of_columns_with_their_actions() {
+        let list = r#" public.users.email:hash ,, *.*.ssn : omit, "My app"."a,b:c"."x.y":hash,"#;
+        assert_eq!(
+            texts(list),
+            [
+                "public.users.email:hash",
+                "*.*.ssn:omit",
+                r"My app.a\,b:c.x\.y:hash"
+            ]
+        );
+        assert_eq!(texts(" , "), Vec::<String>::new());
+        for (list, invalid) in [
+            ("users.email:hash", "users.email:hash"),
+            ("a.b.c.d:hash", "a.b.c.d:hash"),
+            ("a.b.c", "a.b.c"),
+            ("a.b.c:mask", "a.b.c:mask"),
+            ("a.b.c:", "a.b.c:"),
+            ("a.b.:omit", "a.b.:omit"),
+            ("a.b.c:hash,a.b.d,e:omit", "a.b.d"),
+            ("a.b.\"c:hash", "a.b.\"c:hash"),
+        ] {
+            let error = ColumnRule::parse_list(list).unwrap_err();
+            assert_eq!(error.text(), invalid, "{list}");
+        }
+    }
+
+    #[test]
+    fn to_omit_is_stronger_than_to_hash() {
+        let rules = ColumnRule::parse_list("public.*.email:omit,*.users.*:hash").unwrap();
+        let action = |schema: &str, table: &str, column: &str| {
+            ColumnRule::action_of(&rules, &TableName::new(schema, table), column)
+        };
+        assert_eq!(action("public", "users", "email"), Some(ColumnAction::Omit));
+        assert_eq!(action("public", "users", "name"), Some(ColumnAction::Hash));
+        assert_eq!(action("other", "users", "email"), Some(ColumnAction::Hash));
+        assert_eq!(action("other", "orders", "email"), None);
+        assert_eq!(action("public", "users_old", "Email"), None);
+    }
+
+    #[test]
+    fn a_hash_is_the_sha_256_of_salt_and_value() {
+        let salt = Salt::new("0123456789abcdef".to_owned()).unwrap();
+        // printf '0123456789abcdefann@example.com' | sha256sum
+        assert_eq!(
+            salt.hash("ann@example.com"),
+            "9a43e503847ef23dd2215a9dc38cc1ca870f3b608651800a1e0197ee2168aaa4"
+        );
+        assert_eq!(format!("{salt:?}"), "…");
+        let rules = ColumnRules::new(ColumnRule::parse_list("a.b.c:hash").unwrap(), salt);
+        assert!(!format!("{rules:?}").contains("0123"));
+        assert_eq!(Salt::new("0123456789abcde".to_owned()), Err(SaltTooShort));
+    }
+}

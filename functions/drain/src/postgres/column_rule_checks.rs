@@ -1,0 +1,134 @@
+//! The rules of `COLUMN_RULES` that match no column, and those that take a table's key away.
+
+use tokio_postgres::Row as PgRow;
+
+use super::connection::{Connector, Session};
+use crate::column_rules::{ColumnAction, ColumnRule};
+use crate::plugin::Plugin;
+use crate::ports::SlotError;
+use crate::table_name::TableName;
+
+/// The tables whose changes the slot sends and that a rule matches, with the place of the rule.
+///
+/// Patterns of `like` for schemas, tables and columns are $2, $3 and $4; $5 is whether they omit. If $6, the
+/// tables of the publications $1 are sent. Otherwise all that hold rows are.
+const MATCHING_TABLES: &str = "
+    with sent as materialized (
+      select c.oid, n.nspname::text as schema, c.relname::text as name
+      from pg_class c join pg_namespace n on n.oid = c.relnamespace
+      where not $6 and c.relkind = 'r' and c.relpersistence = 'p' and c.oid >= 16384
+      union
+      select c.oid, n.nspname::text, c.relname::text
+      from pg_publication_tables p
+      join pg_namespace n on n.nspname = p.schemaname
+      join pg_class c on c.relnamespace = n.oid and c.relname = p.tablename
+      where $6 and p.pubname = any($1)),
+    rules as materialized (
+      select r.* from unnest($2::text[], $3::text[], $4::text[], $5::bool[])
+        with ordinality r(schema, name, column_name, omits, place)),
+    matching as materialized (
+      select r.place, r.column_name, r.omits, s.oid, s.schema, s.name
+      from rules r join sent s on s.schema like r.schema and s.name like r.name)";
+
+/// The places of the rules that match no column, and a column that differs in the case of letters.
+const UNMATCHED_RULES: &str = "
+    select r.place as place,
+           exists (select from matching m where m.place = r.place) as has_table,
+           s.schema as similar_schema, s.name as similar_name, s.attname as similar_column
+    from rules r
+    left join lateral (
+      select t.schema, t.name, a.attname::text
+      from sent t join pg_attribute a on a.attrelid = t.oid and a.attnum > 0 and not a.attisdropped
+      where t.schema ilike r.schema and t.name ilike r.name and a.attname ilike r.column_name
+      limit 1) s on true
+    where not exists (
+      select from matching m
+      join pg_attribute a on a.attrelid = m.oid and a.attnum > 0 and not a.attisdropped
+      where m.place = r.place and a.attname like m.column_name)
+    order by r.place";
+
+/// The columns that a rule omits from the key of a table: the replica identity, or else the primary key.
+const OMITTED_KEYS: &str = "
+    select distinct m.schema as schema, m.name as name, a.attname::text as column_name
+    from matching m
+    join pg_class c on c.oid = m.oid
+    join pg_index i on i.indrelid = m.oid
+      and case c.relreplident when 'i' then i.indisreplident else i.indisprimary end
+    join pg_attribute a on a.attrelid = m.oid and a.attnum = any(i.indkey::int2[])
+    where m.omits and a.attname like m.column_name
+    order by schema, name, column_name";
+
+/// A sentence for each rule that matches no column, and for each table that loses its key.
+///
+/// # Errors
+/// A query failed.
+pub(crate) async fn column_rule_problems(
+    connector: &Connector,
+    session: &Session,
+    plugin: Plugin,
+    publications: &[String],
+    rules: &[ColumnRule],
+) -> Result<Vec<String>, SlotError> {
+    if rules.is_empty() {
+        return Ok(Vec::new());
+    }
+    let patterns: Vec<[String; 3]> = rules.iter().map(|rule| rule.pattern.to_like()).collect();
+    let part = |at: usize| -> Vec<&str> {
+        let parts = patterns.iter().filter_map(|pattern| pattern.get(at));
+        parts.map(String::as_str).collect()
+    };
+    let (schemas, tables, columns) = (part(0), part(1), part(2));
+    let omits: Vec<bool> = rules
+        .iter()
+        .map(|rule| rule.action == ColumnAction::Omit)
+        .collect();
+    let is_published = plugin == Plugin::Pgoutput;
+    let mut problems = Vec::new();
+    for (query, sentence) in [
+        (
+            UNMATCHED_RULES,
+            unmatched as fn(&[ColumnRule], &PgRow) -> Option<String>,
+        ),
+        (OMITTED_KEYS, omitted_key),
+    ] {
+        let sql = format!("{MATCHING_TABLES} {query}");
+        let rows = session
+            .client
+            .query(
+                &sql,
+                &[&publications, &schemas, &tables, &columns, &omits, &is_published],
+            )
+            .await
+            .map_err(|error| connector.failed("checking COLUMN_RULES", error))?;
+        problems.extend(rows.iter().filter_map(|row| sentence(rules, row)));
+    }
+    Ok(problems)
+}
+
+/// The sentence of a rule that matches no column.
+fn unmatched(rules: &[ColumnRule], row: &PgRow) -> Option<String> {
+    let place = usize::try_from(row.get::<_, i64>("place")).ok()?;
+    let rule = rules.get(place.checked_sub(1)?)?;
+    let similar: Option<(String, String)> = row
+        .get::<_, Option<String>>("similar_schema")
+        .zip(row.get("similar_name"));
+    let why = match similar.zip(row.get::<_, Option<String>>("similar_column")) {
+        Some(((schema, name), column)) => format!(
+            "matches no column: case matters, and there is {}.{column}",
+            TableName { schema, name }.unquoted()
+        ),
+        None if row.get("has_table") => "matches tables, but none of their columns".to_owned(),
+        None => "matches no table whose changes are sent".to_owned(),
+    };
+    Some(format!("COLUMN_RULES: {rule} {why}"))
+}
+
+/// The sentence of a table whose key loses a column.
+fn omitted_key(_: &[ColumnRule], row: &PgRow) -> Option<String> {
+    let table = TableName::new(row.get::<_, String>("schema"), row.get::<_, String>("name"));
+    let column: String = row.get("column_name");
+    Some(format!(
+        "COLUMN_RULES: column {column} of the key of {table} is omitted, so its events have no key: \
+         hash the column, or choose a replica identity without it"
+    ))
+}

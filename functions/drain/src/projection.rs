@@ -1,0 +1,262 @@
+//! What is sent of each relation: the columns that the rules for columns omit or hash.
+//!
+//! A change is projected after it was compared with the rows of a backfill, and before it is encoded. So no
+//! event, partition key or hash of a key has a value that the rules hide. Pure.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::change::{Change, Column, ColumnType, Datum, Relation, Tuple, Type};
+use crate::column_rules::{ColumnAction, ColumnRules, Salt};
+use crate::table_name::TableName;
+
+/// OID of the type `text`, which all hashes have (`pg_type.dat`).
+const TEXT_OID: u32 = 25;
+
+/// Most relations of one table that are remembered. With wal2json each set of omitted large columns is one.
+const MAX_RELATIONS: usize = 64;
+
+/// The projections of a window's relations.
+#[derive(Debug)]
+pub struct Projections<'r> {
+    rules: &'r ColumnRules,
+    /// The last relation that is sent as it is, since consecutive changes are mostly of one table.
+    unchanged: Option<Arc<Relation>>,
+    /// The relations of each table; `None` for a table that no rule matches.
+    tables: HashMap<TableName, Option<Vec<KnownRelation>>>,
+}
+
+/// A relation, and its projection; `None` if it is sent as it is.
+#[derive(Debug)]
+struct KnownRelation {
+    relation: Arc<Relation>,
+    projection: Option<Arc<Projection>>,
+}
+
+/// The relation that is sent, and what happens with each column of the decoded one.
+#[derive(Debug)]
+struct Projection {
+    relation: Arc<Relation>,
+    columns: Vec<ColumnProjection>,
+}
+
+/// What happens with the values of a column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ColumnProjection {
+    Kept,
+    Omitted,
+    /// `is_boolean`: the column is a `boolean`, which the plugins write in two ways.
+    Hashed {
+        is_boolean: bool,
+    },
+}
+
+impl<'r> Projections<'r> {
+    /// The projections by these rules.
+    pub fn new(rules: &'r ColumnRules) -> Self {
+        Projections {
+            rules,
+            unchanged: None,
+            tables: HashMap::new(),
+        }
+    }
+
+    /// The change as it is sent; `None` if that is the change itself.
+    pub fn change<'c>(&mut self, change: &'c Change<'_>) -> Option<Change<'c>> {
+        if self.rules.is_empty() {
+            return None;
+        }
+        let salt = self.rules.salt();
+        match change {
+            Change::Insert { relation, new } => {
+                let projection = self.of(relation)?;
+                Some(Change::Insert {
+                    new: projection.row(salt, new),
+                    relation: Arc::clone(&projection.relation),
+                })
+            }
+            Change::Update { relation, old, new } => {
+                let projection = self.of(relation)?;
+                Some(Change::Update {
+                    old: old.as_ref().map(|old| projection.row(salt, old)),
+                    new: projection.row(salt, new),
+                    relation: Arc::clone(&projection.relation),
+                })
+            }
+            Change::Delete { relation, old } => {
+                let projection = self.of(relation)?;
+                Some(Change::Delete {
+                    old: projection.row(salt, old),
+                    relation: Arc::clone(&projection.relation),
+                })
+            }
+            Change::Truncate { relations } => {
+                let relations = relations.iter().map(|relation| match self.of(relation) {
+                    Some(projection) => Arc::clone(&projection.relation),
+                    None => Arc::clone(relation),
+                });
+                Some(Change::Truncate {
+                    relations: relations.collect(),
+                })
+            }
+            Change::Message(_) => None,
+        }
+    }
+
+    /// The relation and the values of a row as they are sent; `None` if these are the given ones.
+    pub fn row<'c>(
+        &mut self,
+        relation: &Arc<Relation>,
+        row: &'c Tuple<'_>,
+    ) -> Option<(Arc<Relation>, Tuple<'c>)> {
+        if self.rules.is_empty() {
+            return None;
+        }
+        let projection = self.of(relation)?;
+        let row = projection.row(self.rules.salt(), row);
+        Some((Arc::clone(&projection.relation), row))
+    }
+
+    /// The projection of a relation; `None` if it is sent as it is.
+    fn of(&mut self, relation: &Arc<Relation>) -> Option<Arc<Projection>> {
+        let is_same = |known: &Arc<Relation>| Arc::ptr_eq(known, relation);
+        if self.unchanged.as_ref().is_some_and(is_same) {
+            return None;
+        }
+        if !self.tables.contains_key(&relation.table) {
+            let matches = self.rules.match_table(&relation.table);
+            self.tables.insert(relation.table.clone(), matches.then(Vec::new));
+        }
+        let projection = match self.tables.get_mut(&relation.table) {
+            Some(Some(known)) => {
+                let found = known
+                    .iter()
+                    .find(|known| is_same(&known.relation) || known.relation == *relation);
+                match found {
+                    Some(known) => known.projection.clone(),
+                    None => {
+                        let projection = Projection::new(self.rules, relation).map(Arc::new);
+                        if known.len() == MAX_RELATIONS {
+                            known.clear();
+                        }
+                        known.push(KnownRelation {
+                            relation: Arc::clone(relation),
+                            projection: projection.clone(),
+                        });
+                        projection
+                    }
+                }
+            }
+            _ => None,
+        };
+        if projection.is_none() {
+            self.unchanged = Some(Arc::clone(relation));
+        }
+        projection
+    }
+}
+
+impl Projection {
+    /// The projection of a relation; `None` if no rule matches one of its columns.
+    ///
+    /// A key that loses a column would be the key of several rows. So such a relation has no key, and its
+    /// rows keep the order of their table.
+    fn new(rules: &ColumnRules, relation: &Relation) -> Option<Self> {
+        let action = |name: &str| rules.action_of(&relation.table, name);
+        let columns = relation.columns.iter();
+        let columns: Vec<ColumnProjection> = columns
+            .map(|column| match action(&column.name) {
+                None => ColumnProjection::Kept,
+                Some(ColumnAction::Omit) => ColumnProjection::Omitted,
+                Some(ColumnAction::Hash) => ColumnProjection::Hashed {
+                    is_boolean: column.kind == Type::Bool,
+                },
+            })
+            .collect();
+        let is_listed = |(name, _): &(String, String)| action(name).is_some();
+        let is_projected = |column: &ColumnProjection| *column != ColumnProjection::Kept;
+        if !columns.iter().any(is_projected) && !relation.primary_key.iter().any(is_listed) {
+            return None;
+        }
+        let pairs = relation.columns.iter().zip(&columns);
+        let loses_key = pairs
+            .clone()
+            .any(|(column, projection)| column.key && *projection == ColumnProjection::Omitted);
+        let sent = pairs.filter_map(|(column, projection)| {
+            let key = column.key && !loses_key;
+            match projection {
+                ColumnProjection::Omitted => None,
+                ColumnProjection::Kept => Some(Column {
+                    key,
+                    ..column.clone()
+                }),
+                ColumnProjection::Hashed { .. } => Some(Column::new(column.name.clone(), hash_type(), key)),
+            }
+        });
+        let relation = Relation {
+            columns: sent.collect(),
+            primary_key: primary_key(rules, relation),
+            is_insert_only: relation.is_insert_only && !loses_key,
+            table: relation.table.clone(),
+            coverage: relation.coverage,
+        };
+        Some(Projection {
+            relation: Arc::new(relation),
+            columns,
+        })
+    }
+
+    /// The values of a row as they are sent.
+    ///
+    /// A null stays null, and a value that the log does not hold stays such a value.
+    fn row<'c>(&self, salt: &Salt, row: &'c Tuple<'_>) -> Tuple<'c> {
+        let values = row.iter().zip(&self.columns);
+        let sent = values.filter_map(|(datum, projection)| match (projection, datum) {
+            (ColumnProjection::Omitted, _) => None,
+            (ColumnProjection::Hashed { is_boolean }, Datum::Text(text)) => {
+                let hash = salt.hash(server_text(text, *is_boolean));
+                Some(Datum::Text(Cow::Owned(hash)))
+            }
+            (_, Datum::Text(text)) => Some(Datum::Text(Cow::Borrowed(text))),
+            (_, Datum::Null) => Some(Datum::Null),
+            (_, Datum::Unchanged) => Some(Datum::Unchanged),
+            (_, Datum::Absent) => Some(Datum::Absent),
+            (_, Datum::Oversize { bytes }) => Some(Datum::Oversize { bytes: *bytes }),
+        });
+        sent.collect()
+    }
+}
+
+/// The primary key as it is sent; empty if it loses a column.
+fn primary_key(rules: &ColumnRules, relation: &Relation) -> Vec<(String, String)> {
+    let columns = relation.primary_key.iter();
+    let sent = columns.map(|(name, type_name)| match rules.action_of(&relation.table, name) {
+        None => Some((name.clone(), type_name.clone())),
+        Some(ColumnAction::Hash) => Some((name.clone(), hash_type().name)),
+        Some(ColumnAction::Omit) => None,
+    });
+    sent.collect::<Option<_>>().unwrap_or_default()
+}
+
+fn hash_type() -> ColumnType {
+    ColumnType {
+        oid: TEXT_OID,
+        name: "text".to_owned(),
+        kind: Type::Text,
+    }
+}
+
+/// The text that the type's output function writes, whatever plugin wrote the value.
+///
+/// `boolean` is the only type that some plugins write in another way.
+fn server_text(text: &str, is_boolean: bool) -> &str {
+    match (is_boolean, text) {
+        (true, "true") => "t",
+        (true, "false") => "f",
+        _ => text,
+    }
+}
+
+#[cfg(test)]
+mod tests;

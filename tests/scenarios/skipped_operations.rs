@@ -1,0 +1,161 @@
+//! `SKIPPED_OPERATIONS` leaves operations out, and everything else stays as it is.
+
+use scenarios::fixture::{Fixture, Plugin};
+use serde_json::json;
+
+use crate::support::backfill::{
+    ChunkGate, fixture_with_tables, gated_event, invoke_ok, read_events, tick_until_finished,
+};
+use crate::support::expected_errors::assert_invocation_fails;
+use crate::support::keys::{assert_steps, execute_and_drain};
+
+crate::scenarios![
+    each_operation_can_be_left_out,
+    a_transaction_of_which_nothing_is_sent_is_confirmed,
+    a_changed_key_is_one_update,
+    a_backfill_sends_a_row_whose_change_is_left_out,
+    an_unknown_operation_is_refused,
+];
+
+async fn each_operation_can_be_left_out() {
+    Plugin::each(|plugin| async move {
+        let mut fixture = Fixture::new(plugin).await;
+        fixture.sql("create table t (id int primary key, n int)").await;
+        let mut expected = Vec::new();
+        for (skipped, ops) in [
+            ("c", "udt"),
+            ("u", "cdt"),
+            ("d", "cut"),
+            ("t", "cud"),
+            ("t,d,u,c", ""),
+        ] {
+            fixture.function.set("SKIPPED_OPERATIONS", skipped).await;
+            execute_and_drain(
+                &fixture,
+                &[
+                    "insert into t values (1, 1)",
+                    "update t set n = 2",
+                    "delete from t",
+                    "truncate t",
+                ],
+            )
+            .await;
+            expected.extend(ops.chars().map(|op| {
+                let key = if op == 't' { "public.t" } else { r#"{"id":1}"# };
+                (op.to_string(), key)
+            }));
+        }
+        let delivery = fixture.consume().await;
+        let expected: Vec<(&str, &str)> = expected.iter().map(|(op, key)| (op.as_str(), *key)).collect();
+        assert_steps(&delivery, &expected);
+    })
+    .await;
+}
+
+async fn a_transaction_of_which_nothing_is_sent_is_confirmed() {
+    Plugin::each(|plugin| async move {
+        let fixture = Fixture::builder(plugin)
+            .env("SKIPPED_OPERATIONS", "c,t")
+            .build()
+            .await;
+        fixture.sql("create table t (id int primary key, n int)").await;
+        fixture.drain().await;
+        let before = fixture.confirmed_flush().await;
+        execute_and_drain(
+            &fixture,
+            &[
+                "insert into t select i, 0 from generate_series(1, 500) i",
+                "truncate t",
+            ],
+        )
+        .await;
+        let passed = format!(
+            "select '{}'::pg_lsn > '{before}'::pg_lsn",
+            fixture.confirmed_flush().await
+        );
+        assert_eq!(fixture.value(&passed).await.as_deref(), Some("t"));
+        assert!(
+            fixture.lag_bytes().await < 20_000,
+            "{}",
+            fixture.lag_bytes().await
+        );
+        // A transaction of which a part is sent, and a message of an application.
+        fixture
+            .sql(
+                "insert into t values (1, 0); update t set n = 1;
+                 select pg_logical_emit_message(true, 'app', 'hello')",
+            )
+            .await;
+        let report = fixture.tick().await;
+        // test_decoding and wal2json send messages, too.
+        assert_eq!(
+            (&report["changes"], &report["transactions"]),
+            (&json!(2), &json!(1)),
+            "{report}"
+        );
+        let delivery = fixture.consume().await;
+        let ops: Vec<String> = delivery.changes().iter().map(|it| it.event().op).collect();
+        assert_eq!(ops, ["u", "m"]);
+        assert_eq!(delivery.duplicates(), 0);
+    })
+    .await;
+}
+
+async fn a_changed_key_is_one_update() {
+    Plugin::each(|plugin| async move {
+        let mut fixture = Fixture::builder(plugin)
+            .env("SKIPPED_OPERATIONS", "d")
+            .build()
+            .await;
+        execute_and_drain(
+            &fixture,
+            &[
+                "create table t (id int primary key)",
+                "insert into t values (1), (2)",
+                "update t set id = 3 where id = 1; delete from t where id = 2",
+            ],
+        )
+        .await;
+        let (one, two, three) = (r#"{"id":1}"#, r#"{"id":2}"#, r#"{"id":3}"#);
+        let mut expected = vec![("c", one), ("c", two), ("d", one), ("c", three)];
+        assert_steps(&fixture.consume().await, &expected);
+        fixture.function.set("SKIPPED_OPERATIONS", "u").await;
+        execute_and_drain(&fixture, &["update t set id = 4 where id = 3", "delete from t"]).await;
+        expected.push(("d", r#"{"id":4}"#));
+        assert_steps(&fixture.consume().await, &expected);
+    })
+    .await;
+}
+
+/// The change is not sent, so the row that was read is the only event about it.
+async fn a_backfill_sends_a_row_whose_change_is_left_out() {
+    Plugin::each(|plugin| async move {
+        let builder = Fixture::builder(plugin).env("SKIPPED_OPERATIONS", "u,d");
+        let sql = "create table t (id int primary key, n int);
+                   insert into t select i, 0 from generate_series(1, 4) i";
+        let fixture = fixture_with_tables(builder, sql).await;
+        fixture.sql(ChunkGate::SQL).await;
+        let gate = ChunkGate::closed_at(&fixture, 4).await;
+        let changes = fixture.sql("update t set n = 1 where id = 1; delete from t where id = 2");
+        let event = gated_event("public.t", 10);
+        let (first, ()) = tokio::join!(invoke_ok(&fixture, event), gate.open_after(&fixture, changes));
+        tick_until_finished(&fixture, first).await;
+        fixture.drain().await;
+        let delivery = fixture.consume().await;
+        let rows = (1..=4).map(|id| json!({"id": id, "n": 0}));
+        let read = read_events(&delivery, "public.t");
+        let read: Vec<_> = read.iter().map(|event| event["after"].clone()).collect();
+        assert_eq!(read, rows.collect::<Vec<_>>());
+        assert_eq!(delivery.counts()["public.t"], 4);
+    })
+    .await;
+}
+
+async fn an_unknown_operation_is_refused() {
+    let mut fixture = Fixture::new(Plugin::Pgoutput).await;
+    for text in ["r", "delete", "c,none"] {
+        fixture.function.set("SKIPPED_OPERATIONS", text).await;
+        let parts = ["SKIPPED_OPERATIONS", text, "c, u, d and t"];
+        assert_invocation_fails(&fixture, json!({}), "ConfigInvalid", &parts).await;
+    }
+}
