@@ -24,6 +24,7 @@ use crate::ports::{CheckpointError, LockHolder, SlotError, StreamError};
 use crate::postgres::connection::{Connector, Credentials, Session};
 use crate::postgres::server::{self, Inspection};
 use crate::postgres::slot::PgSlot;
+use crate::projection::ProjectionRules;
 use crate::window_sizing::WindowSizing;
 
 /// Configuration, AWS clients and measurements that the invocations of a sandbox share.
@@ -257,7 +258,10 @@ impl App {
             slot: config.slot.clone(),
             plugin: start.plugin,
             tables: config.tables.clone(),
-            columns,
+            projection: ProjectionRules {
+                columns,
+                partition_keys: config.partition_keys.clone(),
+            },
             skipped: config.skipped,
             record_bytes: stream.record_bytes,
             passes_oversize: false,
