@@ -59,6 +59,7 @@ mod order;
 mod oversize;
 mod oversize_messages;
 mod oversize_values;
+mod partition_keys;
 mod partition_roots;
 mod past_identities;
 mod pgbench;

@@ -251,6 +251,10 @@ pub struct Relation {
     /// The log holds nothing that identifies a row of it, so PostgreSQL refuses to publish its updates and
     /// deletes. False if the replica identity of that time is not known.
     pub is_insert_only: bool,
+    /// Whether a row may get another partition key than before: see [`Column::partition`].
+    ///
+    /// That is so if `PARTITION_KEYS` names the table, and columns that are not all in its key.
+    pub rows_may_move: bool,
 }
 
 /// Which of a table's columns a [`Relation`] has.
@@ -304,6 +308,8 @@ pub struct Column {
     ///
     /// The key is the replica identity. If that is the whole row, the key is the primary key.
     pub key: bool,
+    /// Whether the column belongs to the partition key of `PARTITION_KEYS`.
+    pub partition: bool,
 }
 
 impl Column {
@@ -315,6 +321,7 @@ impl Column {
             type_oid: column_type.oid,
             kind: column_type.kind,
             key,
+            partition: false,
         }
     }
 }

@@ -15,13 +15,13 @@ use self::variables::{Variables, invalid};
 use crate::change::SkippedOperations;
 use crate::column_rules::{ColumnRule, Salt};
 use crate::encode::Envelope;
-use crate::pattern::TablePattern;
+use crate::pattern::{TableColumns, TablePattern};
 
 /// The variables that Spillway reads.
 ///
 /// Variables of the AWS SDK and of Lambda itself are not in the list. A test compares the documented
 /// variables and the template with it.
-pub const VARIABLES: [&str; 38] = [
+pub const VARIABLES: [&str; 39] = [
     "PGHOST",
     "PGPORT",
     "PGUSER",
@@ -45,6 +45,7 @@ pub const VARIABLES: [&str; 38] = [
     "AUTO_DISTRIBUTION",
     "PARTITION_BY",
     "KEYLESS",
+    "PARTITION_KEYS",
     "OVERSIZE",
     "LINGER_SECONDS",
     "POLL_CPU_PERCENT",
@@ -101,6 +102,8 @@ pub struct Config {
     pub standby_ack: StandbyAck,
     /// The form of the events.
     pub envelope: Envelope,
+    /// Columns of the partition keys of some tables.
+    pub partition_keys: Vec<TableColumns>,
     /// Lowest level that is logged: `error`, `warn`, `info` or `debug`.
     pub log_level: String,
     /// The function's memory in MiB, as Lambda reports it; 256 without a report.
@@ -245,6 +248,7 @@ impl Config {
             metrics_namespace: metrics_namespace(variables)?,
             markers,
             standby_ack: standby_ack(variables)?,
+            partition_keys: envelope::partition_keys(variables, envelope.partition_by)?,
             envelope,
             log_level: log_level(variables)?,
             memory_mib: variables

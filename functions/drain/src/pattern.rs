@@ -1,8 +1,8 @@
-//! Patterns of tables and columns: `TABLES`, `COLUMN_RULES` and backfill requests.
+//! Patterns of tables and columns: `TABLES`, `COLUMN_RULES`, `PARTITION_KEYS` and backfill requests.
 
 mod column;
 
-pub use column::ColumnPattern;
+pub use column::{ColumnPattern, InvalidTableColumns, TableColumns};
 
 use std::fmt;
 use std::iter::Peekable;

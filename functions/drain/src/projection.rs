@@ -1,4 +1,4 @@
-//! What is sent of each relation: the columns that the rules for columns omit or hash.
+//! What is sent of each relation: columns that are omitted or hashed, and columns of the partition key.
 //!
 //! A change is projected after it was compared with the rows of a backfill, and before it is encoded. So no
 //! event, partition key or hash of a key has a value that the rules hide. Pure.
@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::change::{Change, Column, ColumnType, Datum, Relation, Tuple, Type};
 use crate::column_rules::{ColumnAction, ColumnRules, Salt};
+use crate::pattern::TableColumns;
 use crate::table_name::TableName;
 
 /// OID of the type `text`, which all hashes have (`pg_type.dat`).
@@ -17,10 +18,40 @@ const TEXT_OID: u32 = 25;
 /// Most relations of one table that are remembered. With wal2json each set of omitted large columns is one.
 const MAX_RELATIONS: usize = 64;
 
+/// What is sent of each table.
+#[derive(Debug, Clone, Default)]
+pub struct ProjectionRules {
+    /// Columns that are omitted or hashed.
+    pub columns: ColumnRules,
+    /// Columns of the partition keys, for the tables that do not have their own keys as these.
+    ///
+    /// The first entry that matches a table counts.
+    pub partition_keys: Vec<TableColumns>,
+}
+
+impl ProjectionRules {
+    /// Whether every relation is sent as it is.
+    fn is_empty(&self) -> bool {
+        self.columns.is_empty() && self.partition_keys.is_empty()
+    }
+
+    /// Whether a relation of this table may be projected.
+    fn match_table(&self, table: &TableName) -> bool {
+        self.columns.match_table(table) || self.partition_columns(table).is_some()
+    }
+
+    /// The columns of a table's partition key; `None` if that is its own key.
+    fn partition_columns(&self, table: &TableName) -> Option<&[String]> {
+        let mut keys = self.partition_keys.iter();
+        let key = keys.find(|key| key.table.matches(table))?;
+        Some(&key.columns)
+    }
+}
+
 /// The projections of a window's relations.
 #[derive(Debug)]
 pub struct Projections<'r> {
-    rules: &'r ColumnRules,
+    rules: &'r ProjectionRules,
     /// The last relation that is sent as it is, since consecutive changes are mostly of one table.
     unchanged: Option<Arc<Relation>>,
     /// The relations of each table; `None` for a table that no rule matches.
@@ -54,7 +85,7 @@ enum ColumnProjection {
 
 impl<'r> Projections<'r> {
     /// The projections by these rules.
-    pub fn new(rules: &'r ColumnRules) -> Self {
+    pub fn new(rules: &'r ProjectionRules) -> Self {
         Projections {
             rules,
             unchanged: None,
@@ -67,7 +98,7 @@ impl<'r> Projections<'r> {
         if self.rules.is_empty() {
             return None;
         }
-        let salt = self.rules.salt();
+        let salt = self.rules.columns.salt();
         match change {
             Change::Insert { relation, new } => {
                 let projection = self.of(relation)?;
@@ -114,7 +145,7 @@ impl<'r> Projections<'r> {
             return None;
         }
         let projection = self.of(relation)?;
-        let row = projection.row(self.rules.salt(), row);
+        let row = projection.row(self.rules.columns.salt(), row);
         Some((Arc::clone(&projection.relation), row))
     }
 
@@ -158,12 +189,12 @@ impl<'r> Projections<'r> {
 }
 
 impl Projection {
-    /// The projection of a relation; `None` if no rule matches one of its columns.
+    /// The projection of a relation; `None` if no rule matches it.
     ///
     /// A key that loses a column would be the key of several rows. So such a relation has no key, and its
     /// rows keep the order of their table.
-    fn new(rules: &ColumnRules, relation: &Relation) -> Option<Self> {
-        let action = |name: &str| rules.action_of(&relation.table, name);
+    fn new(rules: &ProjectionRules, relation: &Relation) -> Option<Self> {
+        let action = |name: &str| rules.columns.action_of(&relation.table, name);
         let columns = relation.columns.iter();
         let columns: Vec<ColumnProjection> = columns
             .map(|column| match action(&column.name) {
@@ -176,7 +207,9 @@ impl Projection {
             .collect();
         let is_listed = |(name, _): &(String, String)| action(name).is_some();
         let is_projected = |column: &ColumnProjection| *column != ColumnProjection::Kept;
-        if !columns.iter().any(is_projected) && !relation.primary_key.iter().any(is_listed) {
+        let partition = rules.partition_columns(&relation.table);
+        let hides = columns.iter().any(is_projected) || relation.primary_key.iter().any(is_listed);
+        if !hides && partition.is_none() {
             return None;
         }
         let pairs = relation.columns.iter().zip(&columns);
@@ -194,13 +227,17 @@ impl Projection {
                 ColumnProjection::Hashed { .. } => Some(Column::new(column.name.clone(), hash_type(), key)),
             }
         });
-        let relation = Relation {
+        let mut relation = Relation {
             columns: sent.collect(),
-            primary_key: primary_key(rules, relation),
+            primary_key: primary_key(&rules.columns, relation),
             is_insert_only: relation.is_insert_only && !loses_key,
+            rows_may_move: false,
             table: relation.table.clone(),
             coverage: relation.coverage,
         };
+        if let Some(partition) = partition {
+            set_partition_columns(&mut relation, partition);
+        }
         Some(Projection {
             relation: Arc::new(relation),
             columns,
@@ -225,6 +262,20 @@ impl Projection {
             (_, Datum::Oversize { bytes }) => Some(Datum::Oversize { bytes: *bytes }),
         });
         sent.collect()
+    }
+}
+
+/// Marks the columns of the partition key, if the relation has all of them.
+///
+/// The relation of a delete may lack some. The other changes of its row then have other partition keys.
+fn set_partition_columns(relation: &mut Relation, names: &[String]) {
+    let indexes: Option<Vec<usize>> = relation.column_indexes(names).into_iter().collect();
+    let indexes = indexes.unwrap_or_default();
+    let mut columns = relation.columns.iter().enumerate();
+    let is_in_key = columns.all(|(index, column)| column.key || !indexes.contains(&index));
+    relation.rows_may_move = indexes.is_empty() || !is_in_key;
+    for (index, column) in relation.columns.iter_mut().enumerate() {
+        column.partition = indexes.contains(&index);
     }
 }
 

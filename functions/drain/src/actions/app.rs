@@ -24,6 +24,7 @@ use crate::ports::{CheckpointError, LockHolder, SlotError, StreamError};
 use crate::postgres::connection::{Connector, Credentials, Session};
 use crate::postgres::server::{self, Inspection};
 use crate::postgres::slot::PgSlot;
+use crate::projection::ProjectionRules;
 use crate::window_sizing::WindowSizing;
 
 /// Configuration, AWS clients and measurements that the invocations of a sandbox share.
@@ -258,7 +259,10 @@ impl App {
             source_name: config.source_name.clone(),
             plugin: start.plugin,
             tables: config.tables.clone(),
-            columns,
+            projection: ProjectionRules {
+                columns,
+                partition_keys: config.partition_keys.clone(),
+            },
             skipped: config.skipped,
             record_bytes: stream.record_bytes,
             passes_oversize: false,

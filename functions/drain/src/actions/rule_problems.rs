@@ -5,9 +5,10 @@ use crate::plugin::Plugin;
 use crate::ports::SlotError;
 use crate::postgres::column_rule_checks::column_rule_problems;
 use crate::postgres::connection::{Connector, Session};
+use crate::postgres::partition_key_checks::partition_key_problems;
 use crate::postgres::unmatched_patterns::unmatched_patterns;
 
-/// A sentence for each pattern of `TABLES`, and each rule of `COLUMN_RULES`, that does not fit the database.
+/// A sentence for each part of `TABLES`, `COLUMN_RULES` and `PARTITION_KEYS` that does not fit the database.
 ///
 /// # Errors
 /// A query failed.
@@ -22,5 +23,7 @@ pub(super) async fn rule_problems(
     let mut problems = unmatched_patterns(connector, session, plugin, publications, tables).await?;
     let columns = &config.columns;
     problems.extend(column_rule_problems(connector, session, plugin, publications, columns).await?);
+    let keys = &config.partition_keys;
+    problems.extend(partition_key_problems(connector, session, plugin, publications, keys).await?);
     Ok(problems)
 }

@@ -409,6 +409,7 @@ impl DatabaseSchema {
                 .map(|table| self.catalog.primary_key_columns(table))
                 .unwrap_or_default(),
             is_insert_only: table.is_some_and(|table| self.catalog.is_insert_only(table)),
+            rows_may_move: false,
             // The log shows the table as it was, the catalog shows it as it is now.
             coverage: match request.columns.is_empty() {
                 true => ColumnCoverage::Completed,

@@ -6,6 +6,7 @@ use crate::encode::{
     Debezium, DebeziumModes, DecimalMode, Dms, Envelope, EnvelopeForm, HstoreMode, IntervalMode, KeylessRows,
     Oversize, PartitionBy, TimeMode, Wal2json,
 };
+use crate::pattern::TableColumns;
 
 /// The values of `ENVELOPE`.
 #[derive(Clone, Copy, PartialEq)]
@@ -78,6 +79,23 @@ fn partition_by(variables: &Variables<'_>) -> Result<PartitionBy, ConfigError> {
             ("transaction", PartitionBy::Transaction),
         ],
     )
+}
+
+/// The columns of partition keys, which replace the keys of rows.
+pub(super) fn partition_keys(
+    variables: &Variables<'_>,
+    partition_by: PartitionBy,
+) -> Result<Vec<TableColumns>, ConfigError> {
+    const VARIABLE: &str = "PARTITION_KEYS";
+    let text = variables.get(VARIABLE).unwrap_or_default();
+    let keys = TableColumns::parse_list(&text).map_err(|error| {
+        let expected = "tables with columns like public.orders:customer_id, separated by semicolons";
+        invalid(VARIABLE, error.text().to_owned(), expected)
+    })?;
+    match keys.is_empty() || partition_by == PartitionBy::Key {
+        true => Ok(keys),
+        false => Err(invalid(VARIABLE, text, "left out unless PARTITION_BY is key")),
+    }
 }
 
 fn debezium_options(variables: &Variables<'_>) -> Result<DebeziumOptions, ConfigError> {

@@ -251,3 +251,25 @@ fn skipped_operations_are_letters_of_debezium() {
         assert!(error.contains("some of c, u, d and t"), "{error}");
     }
 }
+
+#[test]
+fn partition_keys_are_tables_with_columns_and_need_keys() {
+    const KEYS: (&str, &str) = (
+        "PARTITION_KEYS",
+        "public.orders:tenant,customer_id;*.items:order_id",
+    );
+    let keys = config(&[KEYS]).unwrap().partition_keys;
+    assert_eq!(keys.len(), 2);
+    for by in ["table", "transaction"] {
+        let error = config(&[KEYS, ("PARTITION_BY", by)]).unwrap_err().to_string();
+        assert!(error.ends_with("left out unless PARTITION_BY is key"), "{error}");
+        config(&[("PARTITION_BY", by)]).unwrap();
+    }
+    let error = config(&[("PARTITION_KEYS", "a.b:c;orders:id")]).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("PARTITION_KEYS=orders:id is not valid"),
+        "{error}"
+    );
+}

@@ -187,6 +187,7 @@ impl PgoutputDecoder {
             primary_key: Vec::new(),
             coverage: ColumnCoverage::Whole,
             is_insert_only: false,
+            rows_may_move: false,
         };
         Ok((oid, DescribedTable::new(relation, identity, past)))
     }

@@ -63,6 +63,7 @@ mod tests {
             primary_key: Vec::new(),
             coverage: ColumnCoverage::Whole,
             is_insert_only: false,
+            rows_may_move: false,
         })
     }
 

@@ -10,6 +10,7 @@ mod markers;
 mod next_window;
 pub(crate) mod reader;
 pub mod report;
+mod row_lanes;
 mod sender;
 mod settings;
 mod task;

@@ -39,6 +39,7 @@ use crate::projection::Projections;
 
 use super::key_changes::KeyChanges;
 use super::report::Report;
+use super::row_lanes::RowLanes;
 use super::settings::Settings;
 pub(crate) use messages::GAP_ACCEPTED;
 use transaction::{OpenTransaction, not_resumed};
@@ -89,6 +90,7 @@ pub(crate) struct WindowReader<'a, R> {
     events: EncodedEvents,
     projections: Projections<'a>,
     key_changes: KeyChanges,
+    row_lanes: RowLanes,
     /// The last change row of the open transaction, as the plugin wrote it.
     last_row: Vec<u8>,
     /// A decoded change that waits for its row lookup.
@@ -145,8 +147,9 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
             commits: None,
             now,
             events: EncodedEvents::default(),
-            projections: Projections::new(&settings.columns),
+            projections: Projections::new(&settings.projection),
             key_changes: KeyChanges::default(),
+            row_lanes: RowLanes::default(),
             last_row: Vec::new(),
             waiting: None,
             has_left_out: false,

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use crate::change::SkippedOperations;
-use crate::column_rules::ColumnRules;
 use crate::pack::{Aggregation, RequestLimits, ShardMap};
 use crate::pattern::TablePattern;
 use crate::plugin::Plugin;
+use crate::projection::ProjectionRules;
 
 /// Limits of one PutRecords request (Kinesis API, PutRecords).
 pub const REQUEST: RequestLimits = RequestLimits {
@@ -32,8 +32,8 @@ pub struct Settings {
     pub plugin: Plugin,
     /// Tables to drain; empty means all that the plugin sends.
     pub tables: Vec<TablePattern>,
-    /// Columns that are omitted or hashed.
-    pub columns: ColumnRules,
+    /// What is sent of each table.
+    pub projection: ProjectionRules,
     /// Operations whose changes are not sent.
     pub skipped: SkippedOperations,
     /// Most bytes of one record, data and partition key.

@@ -12,7 +12,6 @@ use crate::backfill::{BackfillState, BackfillTable, RowLookup, RowRequest, Snaps
 use crate::catalog::{Catalog, TableRequest};
 use crate::change::SkippedOperations;
 use crate::checkpoint::Checkpoint;
-use crate::column_rules::ColumnRules;
 use crate::encode::{EnvelopeForm, KeylessRows, Oversize, PartitionBy, Wal2json};
 use crate::marker::Marker;
 use crate::pack::{Aggregation, HashKey, Record, ShardMap};
@@ -21,6 +20,7 @@ use crate::ports::{
     CheckpointError, ChunkBounds, ChunkRead, CommitRows, EmittedMessage, PeekRow, PeekRows, PutAnswer,
     RecordOutcome, Slot, SlotError, StateStore, Stream, StreamError, TableSource, WalPositions,
 };
+use crate::projection::ProjectionRules;
 use crate::table_name::TableName;
 use crate::window_sizing::Window;
 
@@ -153,7 +153,7 @@ fn settings(aggregation: Aggregation) -> Settings {
         bytes_in_flight: 1 << 20,
         linger: Duration::ZERO,
         poll_share: 0.05,
-        columns: ColumnRules::default(),
+        projection: ProjectionRules::default(),
         skipped: SkippedOperations::default(),
         waits_for_standbys: true,
         markers: true,
@@ -272,6 +272,7 @@ async fn an_accepted_gap_is_stored_only_after_its_control_event_is_acknowledged(
         relation: None,
         data: b"{}".to_vec(),
         missing_bytes: 0,
+        row: None,
     };
     // Refused so often that more than a second passes: then a paced store would be due.
     let (log, _, outcome) = run_with(

@@ -18,7 +18,7 @@ use super::progress::EventPlace;
 use super::snapshot::SnapshotPlace;
 use super::value::{write_integer, write_message, write_names, write_string};
 use super::{EventHead, RowEvent, RowOperation};
-use crate::change::{Datum, Message, Relation, Tuple};
+use crate::change::{Column, Datum, Message, Relation, Tuple};
 use crate::position::Position;
 
 /// Value of a large column that an update did not change (Debezium's `unavailable.value.placeholder`).
@@ -198,8 +198,18 @@ fn write_end(out: &mut Vec<u8>, op: u8, now: i64) {
 ///
 /// The modes do not apply to it: a change of the modes must not move rows to other lanes.
 pub(super) fn write_key(key: &mut Vec<u8>, relation: &Relation, tuple: &Tuple<'_>) {
+    write_columns(key, relation, tuple, |column| column.key);
+}
+
+/// Appends the included columns as [`write_key`] does.
+pub(super) fn write_columns(
+    key: &mut Vec<u8>,
+    relation: &Relation,
+    tuple: &Tuple<'_>,
+    is_included: impl Fn(&Column) -> bool,
+) {
     let columns = relation.columns.iter().zip(tuple);
-    for (column, datum) in columns.filter(|(column, _)| column.key) {
+    for (column, datum) in columns.filter(|(column, _)| is_included(column)) {
         key.push(if key.is_empty() { b'{' } else { b',' });
         write_string(key, &column.name);
         key.push(b':');

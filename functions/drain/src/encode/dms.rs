@@ -159,6 +159,7 @@ impl Dms {
 /// `partition-key-type` of a row's record.
 fn row_key_type(partition_by: PartitionBy, row: &RowEvent<'_>) -> &'static str {
     match partition_by {
+        PartitionBy::Key if row.is_partitioned() => "attribute-name",
         PartitionBy::Key if row.has_key() => "primary-key",
         _ => table_key_type(partition_by),
     }

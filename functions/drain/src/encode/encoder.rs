@@ -140,6 +140,7 @@ impl<'a> EventEncoder<'a> {
             relation: Some(Arc::clone(relation)),
             data: form.encode_truncate(&head, relation, *partition_by),
             missing_bytes: 0,
+            row: None,
         });
     }
 
@@ -165,11 +166,12 @@ impl<'a> EventEncoder<'a> {
             form, partition_by, ..
         } = self.envelope;
         let (mut data, key) = self.out.buffers();
+        let write_key = |key: &mut Vec<u8>, relation: &Relation, tuple: &Tuple<'_>| {
+            form.write_key(key, relation, tuple);
+        };
         let key = match self.is_spread(row) {
             true => spread_key(row.head.place.position, row.relation, key),
-            false => partition_by.row_key(row, key, |key, relation, tuple| {
-                form.write_key(key, relation, tuple);
-            }),
+            false => partition_by.row_key(row, key, write_key),
         };
         self.push_definition(row, &key);
         let limit = self.limit.saturating_sub(key.len());
@@ -186,6 +188,7 @@ impl<'a> EventEncoder<'a> {
         self.push_event(row, barrier, key, data);
         if let Some(event) = self.out.events.last_mut() {
             event.missing_bytes = missing_bytes;
+            event.row = row.row_hash(write_key);
         }
         if let Some(key) = tombstone_key {
             self.push_event(row, false, key, Vec::new());
@@ -205,7 +208,7 @@ impl<'a> EventEncoder<'a> {
             ..
         } = self.envelope;
         let is_chosen = *partition_by == PartitionBy::Key && *keyless == KeylessRows::Spread;
-        is_chosen && is_insert && row.relation.is_insert_only && !row.relation.has_key()
+        is_chosen && is_insert && row.is_insert_only() && !row.is_partitioned()
     }
 
     /// Appends the definition of a row's table, if the form announces one before this row.
@@ -237,6 +240,7 @@ impl<'a> EventEncoder<'a> {
             relation: Some(Arc::clone(row.relation)),
             data,
             missing_bytes: 0,
+            row: None,
         });
     }
 }

@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use super::{EventHead, RowEvent};
+use super::{EventHead, RowEvent, debezium};
 use crate::change::{Relation, Tuple};
 use crate::position::Position;
 
@@ -36,6 +36,9 @@ const MAX_KEY_CHARACTERS: usize = 256;
 impl PartitionBy {
     /// Partition key of a row's event: the table's, if the row has no whole key.
     ///
+    /// The columns of `PARTITION_KEYS` replace the key, in each envelope as a JSON object. So rows of several
+    /// tables may have one partition key.
+    ///
     /// It is written into `buffer`, which is empty. `write_key` writes the row's key as the envelope does.
     pub(super) fn row_key(
         self,
@@ -48,6 +51,11 @@ impl PartitionBy {
         };
         let mut key = buffer.into_bytes();
         match row.has_key() {
+            _ if row.is_partitioned() => {
+                debezium::write_columns(&mut key, row.relation, row.current_row(), |column| {
+                    column.partition
+                });
+            }
             true => write_key(&mut key, row.relation, row.current_row()),
             false => row.relation.table.write_unquoted(&mut key),
         }
@@ -151,6 +159,7 @@ mod tests {
             primary_key: Vec::new(),
             coverage: crate::change::ColumnCoverage::Whole,
             is_insert_only: true,
+            rows_may_move: false,
         };
         let at = |lsn, index| Position {
             commit_end: Lsn(1 << 40),

@@ -62,6 +62,10 @@ pub struct Event {
     ///
     /// An event with such values cannot be sent.
     pub missing_bytes: usize,
+    /// Hash of the row's table and key, if [`Relation::rows_may_move`].
+    ///
+    /// Changes of one row must arrive in order, also with different partition keys.
+    pub row: Option<u64>,
 }
 
 impl Event {
@@ -249,6 +253,7 @@ impl Envelope {
             relation: None,
             data: self.form.encode_message(head, message),
             missing_bytes: 0,
+            row: None,
         }
     }
 

@@ -1,5 +1,6 @@
 //! The event of one row before it is encoded.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use super::Transaction;
@@ -75,6 +76,40 @@ impl<'r> RowEvent<'r> {
         let is_known = |index: usize| matches!(row.get(index), Some(Datum::Text(_)));
         let mut key = columns.filter(|(_, column)| column.key).peekable();
         key.peek().is_some() && key.all(|(index, _)| is_known(index))
+    }
+
+    /// Whether only an insert can write a row of this table: see [`Relation::is_insert_only`].
+    pub(super) fn is_insert_only(&self) -> bool {
+        self.relation.is_insert_only && !self.relation.has_key()
+    }
+
+    /// Whether the columns of `PARTITION_KEYS` are the row's partition key.
+    ///
+    /// They are not if a value is unknown. A row without a key has the order of its table, since nothing tells
+    /// to which row a later change refers. A row that no later change refers to needs no such order.
+    pub(super) fn is_partitioned(&self) -> bool {
+        let is_insert = matches!(self.operation, RowOperation::Insert | RowOperation::Read);
+        let columns = self.relation.columns.iter().enumerate();
+        let row = self.current_row();
+        let is_known = |index: usize| matches!(row.get(index), Some(Datum::Text(_) | Datum::Null));
+        let mut partition = columns.filter(|(_, column)| column.partition).peekable();
+        partition.peek().is_some()
+            && partition.all(|(index, _)| is_known(index))
+            && (self.has_key() || is_insert && self.is_insert_only())
+    }
+
+    /// Hash of the row's table and key, if its partition key may change; `None` without a key.
+    ///
+    /// `write_key` writes the row's key.
+    pub(super) fn row_hash(&self, write_key: impl Fn(&mut Vec<u8>, &Relation, &Tuple<'_>)) -> Option<u64> {
+        if !self.relation.rows_may_move || !self.has_key() {
+            return None;
+        }
+        let mut key = Vec::new();
+        write_key(&mut key, self.relation, self.current_row());
+        let mut hasher = DefaultHasher::new();
+        (&self.relation.table, key).hash(&mut hasher);
+        Some(hasher.finish())
     }
 
     /// Known columns of an image, with the value to write.

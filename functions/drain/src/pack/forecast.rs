@@ -400,6 +400,7 @@ mod tests {
                 relation: None,
                 data: vec![b'x'; size - key.len()],
                 missing_bytes: 0,
+                row: None,
             };
             let transaction = acknowledgements.begin();
             forecast.add(QueuedEvent { event, transaction }, LIMITS);

@@ -1,4 +1,4 @@
-//! Patterns of columns, for the variable `COLUMN_RULES`.
+//! Patterns with columns, for the variables `COLUMN_RULES` and `PARTITION_KEYS`.
 
 use std::fmt;
 
@@ -46,5 +46,96 @@ impl ColumnPattern {
 impl fmt::Display for ColumnPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.table, self.column)
+    }
+}
+
+/// A pattern of tables, and names of columns: `public.orders:tenant,customer_id`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableColumns {
+    /// The tables.
+    pub table: TablePattern,
+    /// The names of the columns.
+    pub columns: Vec<String>,
+}
+
+/// A text that is not a pattern of tables and names of columns.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a table with columns: expected one like public.orders:customer_id")]
+pub struct InvalidTableColumns(String);
+
+impl InvalidTableColumns {
+    /// The text, or its first characters.
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TableColumns {
+    /// The entries of a list, separated by semicolons. A comma separates two columns of an entry.
+    ///
+    /// # Errors
+    /// The first text in the list that is not an entry.
+    pub fn parse_list(text: &str) -> Result<Vec<Self>, InvalidTableColumns> {
+        let mut entries = Vec::new();
+        let mut rest = text;
+        loop {
+            rest = rest.trim_start_matches(|c: char| c == ';' || c.is_whitespace());
+            if rest.is_empty() {
+                return Ok(entries);
+            }
+            let mut parser = PatternParser::new(rest, &[':', ',', ';']);
+            let shown = rest.split(';').next().unwrap_or_default().chars().take(40);
+            let entry = Self::parse(&mut parser);
+            entries.push(entry.ok_or_else(|| InvalidTableColumns(shown.collect()))?);
+            rest = parser.rest();
+        }
+    }
+
+    fn parse(parser: &mut PatternParser<'_>) -> Option<Self> {
+        let table = parser.table()?;
+        parser.chars.next_if(|(_, c)| *c == ':')?;
+        let mut columns = Vec::new();
+        loop {
+            columns.push(parser.name()?.exact()?.to_owned());
+            match parser.peek() {
+                None | Some(';') => return Some(TableColumns { table, columns }),
+                Some(',') => drop(parser.next()),
+                Some(_) => return None,
+            }
+        }
+    }
+}
+
+/// The form of `PARTITION_KEYS`, without quotes.
+impl fmt::Display for TableColumns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.table, self.columns.join(","))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_has_tables_with_their_columns() {
+        let list = r#" public.orders:tenant, customer_id ;; *.items:"a,b;c";"#;
+        let entries = TableColumns::parse_list(list).unwrap();
+        let texts: Vec<String> = entries.iter().map(TableColumns::to_string).collect();
+        assert_eq!(texts, ["public.orders:tenant,customer_id", "*.items:a,b;c"]);
+        assert_eq!(entries[1].columns, ["a,b;c"]);
+        assert_eq!(TableColumns::parse_list(" ; ").unwrap(), []);
+        for (list, invalid) in [
+            ("orders:id", "orders:id"),
+            ("a.b:", "a.b:"),
+            ("a.b:c;a.d", "a.d"),
+            ("a.b:c,", "a.b:c,"),
+            ("a.b:c*", "a.b:c*"),
+            ("a.b:c.d", "a.b:c.d"),
+            ("a.b,a.c:d", "a.b,a.c:d"),
+        ] {
+            let error = TableColumns::parse_list(list).unwrap_err();
+            assert_eq!(error.text(), invalid, "{list}");
+        }
     }
 }

@@ -8,23 +8,27 @@ use crate::plugin::Plugin;
 use crate::ports::SlotError;
 use crate::table_name::TableName;
 
-/// The tables whose changes the slot sends and that a rule matches, with the place of the rule.
+/// The tables whose changes the slot sends.
 ///
-/// Patterns of `like` for schemas, tables and columns are $2, $3 and $4; $5 is whether they omit. If $6, the
-/// tables of the publications $1 are sent. Otherwise all that hold rows are.
-const MATCHING_TABLES: &str = "
+/// If $2, these are the tables of the publications $1. Otherwise they are all that hold rows.
+pub(super) const SENT: &str = "
     with sent as materialized (
       select c.oid, n.nspname::text as schema, c.relname::text as name
       from pg_class c join pg_namespace n on n.oid = c.relnamespace
-      where not $6 and c.relkind = 'r' and c.relpersistence = 'p' and c.oid >= 16384
+      where not $2 and c.relkind = 'r' and c.relpersistence = 'p' and c.oid >= 16384
       union
       select c.oid, n.nspname::text, c.relname::text
       from pg_publication_tables p
       join pg_namespace n on n.nspname = p.schemaname
       join pg_class c on c.relnamespace = n.oid and c.relname = p.tablename
-      where $6 and p.pubname = any($1)),
+      where $2 and p.pubname = any($1))";
+
+/// The sent tables that a rule matches, with the place of the rule.
+///
+/// Patterns of `like` for schemas, tables and columns are $3, $4 and $5; $6 is whether they omit.
+const MATCHING_TABLES: &str = "
     rules as materialized (
-      select r.* from unnest($2::text[], $3::text[], $4::text[], $5::bool[])
+      select r.* from unnest($3::text[], $4::text[], $5::text[], $6::bool[])
         with ordinality r(schema, name, column_name, omits, place)),
     matching as materialized (
       select r.place, r.column_name, r.omits, s.oid, s.schema, s.name
@@ -91,12 +95,12 @@ pub(crate) async fn column_rule_problems(
         ),
         (OMITTED_KEYS, omitted_key),
     ] {
-        let sql = format!("{MATCHING_TABLES} {query}");
+        let sql = format!("{SENT}, {MATCHING_TABLES} {query}");
         let rows = session
             .client
             .query(
                 &sql,
-                &[&publications, &schemas, &tables, &columns, &omits, &is_published],
+                &[&publications, &is_published, &schemas, &tables, &columns, &omits],
             )
             .await
             .map_err(|error| connector.failed("checking COLUMN_RULES", error))?;

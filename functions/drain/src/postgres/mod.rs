@@ -5,6 +5,7 @@ pub(crate) mod chunk_reader;
 pub(crate) mod column_rule_checks;
 pub(crate) mod connection;
 mod notices;
+pub(crate) mod partition_key_checks;
 mod peek_rows;
 pub(crate) mod provisioning;
 pub(crate) mod schema;

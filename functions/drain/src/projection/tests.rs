@@ -4,9 +4,29 @@ use crate::column_rules::ColumnRule;
 
 const SALT: &str = "0123456789abcdef";
 
-fn rules(list: &str) -> ColumnRules {
+fn rules(list: &str) -> ProjectionRules {
     let salt = Salt::new(SALT.to_owned()).unwrap();
-    ColumnRules::new(ColumnRule::parse_list(list).unwrap(), salt)
+    ProjectionRules {
+        columns: ColumnRules::new(ColumnRule::parse_list(list).unwrap(), salt),
+        partition_keys: Vec::new(),
+    }
+}
+
+/// The partition key's columns of `users`, and whether its rows may move.
+fn partition(columns: &str, partition_keys: &str, relation: &Arc<Relation>) -> (String, bool) {
+    let rules = ProjectionRules {
+        partition_keys: TableColumns::parse_list(partition_keys).unwrap(),
+        ..rules(columns)
+    };
+    let values = row(&["a", "1", "x"]);
+    let mut projections = Projections::new(&rules);
+    let relation = match projections.row(relation, &values) {
+        Some((relation, _)) => relation,
+        None => Arc::clone(relation),
+    };
+    let columns = relation.columns.iter().filter(|column| column.partition);
+    let names: Vec<&str> = columns.map(|column| column.name.as_str()).collect();
+    (names.join(","), relation.rows_may_move)
 }
 
 fn relation(columns: &[(&str, &str, bool)]) -> Arc<Relation> {
@@ -20,6 +40,7 @@ fn relation(columns: &[(&str, &str, bool)]) -> Arc<Relation> {
             .collect(),
         coverage: ColumnCoverage::Whole,
         is_insert_only: false,
+        rows_may_move: false,
     })
 }
 
@@ -126,7 +147,7 @@ fn a_relation_without_a_matching_rule_is_sent_as_it_is() {
     for _ in 0..2 {
         assert_eq!(projections.row(&users(), &values), None);
     }
-    let none = ColumnRules::default();
+    let none = ProjectionRules::default();
     let truncate = Change::Truncate {
         relations: vec![users()],
     };
@@ -149,4 +170,26 @@ fn a_table_that_is_described_again_is_projected_again() {
     ]);
     assert_eq!(projections.row(&renamed, &values), None);
     assert!(projections.row(&users(), &values).is_some());
+}
+
+#[test]
+fn rows_can_move_unless_the_partition_key_is_a_part_of_the_key() {
+    let of = |columns: &str, keys: &str| partition(columns, keys, &users());
+    let text = |names: &str| names.to_owned();
+    assert_eq!(of("", "public.users:email"), (text("email"), false));
+    assert_eq!(of("", "public.users:n,email"), (text("email,n"), false));
+    assert_eq!(of("", "public.users:ssn"), (text("ssn"), true));
+    assert_eq!(of("", "public.users:email,ssn"), (text("email,ssn"), true));
+    assert_eq!(of("", "public.orders:ssn"), (text(""), false));
+    // The first entry that matches counts.
+    assert_eq!(of("", "*.users:n;public.users:ssn"), (text("n"), false));
+    // A column that is not sent cannot be in a partition key, and a hashed one has its hash there.
+    assert_eq!(of("*.*.ssn:omit", "public.users:ssn"), (text(""), true));
+    assert_eq!(of("*.*.ssn:hash", "public.users:ssn"), (text("ssn"), true));
+}
+
+#[test]
+fn a_delete_without_the_columns_may_be_of_a_row_in_another_lane() {
+    let old = relation(&[("email", "text", true)]);
+    assert_eq!(partition("", "public.users:ssn", &old), (String::new(), true));
 }

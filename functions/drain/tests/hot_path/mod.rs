@@ -14,8 +14,9 @@ use drain::lsn::Lsn;
 use drain::pack::{
     Acknowledgements, Aggregation, HashKey, Lanes, QueuedEvent, RequestLimits, Shard, ShardMap,
 };
+use drain::pattern::TableColumns;
 use drain::plugin::Plugin;
-use drain::projection::Projections;
+use drain::projection::{ProjectionRules, Projections};
 
 /// Changes of a transaction.
 const TRANSACTION: u32 = 10;
@@ -103,6 +104,10 @@ impl Path {
     pub(crate) fn new(aggregation: Aggregation) -> Self {
         let rules = ColumnRule::parse_list("public.users.email:hash,*.*.ssn:omit");
         let rules = ColumnRules::new(rules.expect("they are rules"), Salt::default());
+        let rules = ProjectionRules {
+            columns: rules,
+            partition_keys: TableColumns::parse_list("public.orders:customer_id").expect("it is an entry"),
+        };
         let mut path = Path {
             projections: Projections::new(Box::leak(Box::new(rules))),
             decoder: Decoder::new(Plugin::Pgoutput),

@@ -2,9 +2,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::change::SkippedOperations;
-use crate::column_rules::ColumnRules;
 use crate::encode::{Debezium, DebeziumModes, EnvelopeForm, KeylessRows, Oversize, PartitionBy};
 use crate::pack::{Aggregation, ShardMap};
+use crate::projection::ProjectionRules;
 use crate::table_name::TableName;
 
 struct TestRow(Lsn, String);
@@ -33,7 +33,7 @@ fn settings() -> Settings {
         bytes_in_flight: 1 << 20,
         linger: std::time::Duration::ZERO,
         poll_share: 0.05,
-        columns: ColumnRules::default(),
+        projection: ProjectionRules::default(),
         skipped: SkippedOperations::default(),
         waits_for_standbys: true,
         markers: true,

@@ -136,3 +136,55 @@ fn a_key_with_an_unknown_value_is_none() {
         }
     }
 }
+
+/// The table, with `name` as the column of its partition key.
+fn partitioned(mut relation: Arc<Relation>) -> Arc<Relation> {
+    let table = Arc::get_mut(&mut relation).unwrap();
+    table.rows_may_move = true;
+    table.columns[1].partition = true;
+    relation
+}
+
+#[test]
+fn columns_of_partition_keys_replace_the_key_where_they_are_known() {
+    for form in all_forms() {
+        let own_key = match form {
+            EnvelopeForm::Dms(_) => "public.t.1",
+            _ => r#"{"id":1}"#,
+        };
+        let event = |change| encode(&envelope(form.clone()), &[change]).pop().unwrap();
+        let change = |name| Change::Insert {
+            relation: partitioned(relation()),
+            new: vec![Datum::Text("1".into()), name],
+        };
+        let known = event(change(Datum::Text("x".into())));
+        assert_eq!(known.partition_key, r#"{"name":"x"}"#);
+        assert_eq!(event(change(Datum::Null)).partition_key, r#"{"name":null}"#);
+        for unknown in [Datum::Unchanged, Datum::Absent, Datum::Oversize { bytes: 9 }] {
+            let event = event(change(unknown));
+            assert_eq!(event.partition_key, own_key);
+            assert_eq!(event.row, known.row, "it is the same row");
+        }
+        let deleted = event(delete(partitioned(relation())));
+        assert_eq!((&*deleted.partition_key, deleted.row), (own_key, known.row));
+        let other = event(insert(partitioned(relation()), "2", "x"));
+        assert_ne!(other.row, known.row);
+        assert_eq!(event(insert(relation(), "1", "x")).row, None);
+    }
+}
+
+#[test]
+fn rows_without_a_key_keep_the_order_of_their_table_unless_only_inserts_can_write_them() {
+    let mut insert_only = keyless();
+    Arc::get_mut(&mut insert_only).unwrap().is_insert_only = true;
+    for form in all_forms() {
+        let event = |relation| {
+            let changes = [insert(partitioned(relation), "1", "x")];
+            encode(&envelope(form.clone()), &changes).pop().unwrap()
+        };
+        let keyless = event(keyless());
+        assert_eq!((&*keyless.partition_key, keyless.row), ("public.t", None));
+        let spread = event(Relation::clone(&insert_only).into());
+        assert_eq!((&*spread.partition_key, spread.row), (r#"{"name":"x"}"#, None));
+    }
+}

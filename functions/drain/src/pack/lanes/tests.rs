@@ -36,6 +36,7 @@ fn event(acknowledgements: &mut Acknowledgements, n: u64, key: &str, barrier: bo
         relation: None,
         data: vec![0; 10],
         missing_bytes: 0,
+        row: None,
     };
     QueuedEvent { event, transaction }
 }

@@ -29,6 +29,7 @@ fn table(catalog: &Catalog, oid: u32, identity: u8, marked: &[&str]) -> Describe
         primary_key: Vec::new(),
         coverage: ColumnCoverage::Whole,
         is_insert_only: false,
+        rows_may_move: false,
     };
     DescribedTable::new(relation, identity, catalog.past_table(oid))
 }

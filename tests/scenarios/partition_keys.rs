@@ -1,0 +1,239 @@
+//! `PARTITION_KEYS` gives rows of one customer one partition key, in the order of their commits.
+//!
+//! [`Fixture::consume`] checks that positions ascend within each partition key. That two changes of one row
+//! never overlap in different lanes shows only in the order in which the stream accepted them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use scenarios::aws::fake_kinesis::{FakeKinesisSettings, Faults};
+use scenarios::consumer::event::Event;
+use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
+use serde_json::{Value, json};
+
+use crate::support::backfill::{fixture_with_tables, run_backfill, start_event};
+use crate::support::expected_errors::assert_invocation_fails;
+use crate::support::keys::{assert_steps, execute_and_drain};
+
+crate::scenarios![
+    rows_of_one_customer_have_one_partition_key_in_all_tables,
+    columns_of_the_key_are_the_partition_key_in_each_envelope,
+    changes_of_one_row_never_overtake_each_other,
+    a_table_that_cannot_follow_is_reported,
+    partition_keys_need_keys,
+];
+
+const ONE: &str = r#"{"customer_id":1}"#;
+const TWO: &str = r#"{"customer_id":2}"#;
+const NULL: &str = r#"{"customer_id":null}"#;
+
+fn builder(plugin: Plugin, keys: &str) -> FixtureBuilder {
+    Fixture::builder(plugin).env("PARTITION_KEYS", keys)
+}
+
+async fn problems(fixture: &Fixture) -> Value {
+    let status = fixture.invoke(json!({"action": "status"})).await.answer();
+    status["problems"].clone()
+}
+
+async fn rows_of_one_customer_have_one_partition_key_in_all_tables() {
+    Plugin::each(|plugin| async move {
+        let sql = "create table orders (id int primary key, customer_id int, note text);
+                   create table items (order_id int, line int, customer_id int, primary key (order_id, line));
+                   create table visits (customer_id int, page text);
+                   create table others (id int primary key, customer_id int);
+                   alter table orders replica identity full; alter table items replica identity full;
+                   insert into orders values (9, 1, 'old'), (10, null, 'old')";
+        let keys = "public.orders:customer_id;public.items:customer_id;public.vis*:customer_id";
+        let fixture = fixture_with_tables(builder(plugin, keys), sql).await;
+        execute_and_drain(
+            &fixture,
+            &[
+                "insert into orders values (1, 1, 'a'); insert into items values (1, 1, 1), (1, 2, 1)",
+                "insert into orders values (2, null, 'b'); insert into others values (1, 1)",
+                "update orders set note = 'c' where id = 1; insert into visits values (1, '/')",
+                // Another customer, another key, and both.
+                "update orders set customer_id = 2 where id = 1",
+                "update orders set id = 3 where id = 1",
+                "update orders set id = 4, customer_id = 1 where id = 3",
+                "delete from orders where id = 4; delete from items where line = 2",
+            ],
+        )
+        .await;
+        let delivery = fixture.consume().await;
+        let mut expected = vec![
+            ("c", ONE),
+            ("c", ONE),
+            ("c", ONE),
+            ("c", NULL),
+            ("c", r#"{"id":1}"#),
+            ("u", ONE),
+            ("c", ONE),
+            ("u", TWO),
+            ("d", TWO),
+            ("c", TWO),
+            ("d", TWO),
+            ("c", ONE),
+            ("d", ONE),
+            ("d", ONE),
+        ];
+        assert_steps(&delivery, &expected);
+        let moved = &delivery.of_table("public.orders")[3];
+        assert_eq!(
+            (&moved["before"]["customer_id"], &moved["after"]["customer_id"]),
+            (&json!(1), &json!(2))
+        );
+        assert_eq!(problems(&fixture).await, json!([]));
+        run_backfill(&fixture, start_event(&["public.orders"], 1)).await;
+        expected.extend([("r", NULL), ("r", ONE), ("r", NULL)]);
+        assert_steps(&fixture.consume().await, &expected);
+    })
+    .await;
+}
+
+async fn columns_of_the_key_are_the_partition_key_in_each_envelope() {
+    for envelope in ["debezium", "dms", "wal2json"] {
+        Plugin::each(move |plugin| async move {
+            let fixture = builder(plugin, "public.orders:customer_id")
+                .env("ENVELOPE", envelope)
+                .build()
+                .await;
+            execute_and_drain(
+                &fixture,
+                &[
+                    "create table orders (customer_id int, id int, note text, primary key (id, customer_id))",
+                    "insert into orders values (1, 1, 'a'), (2, 1, 'b'), (1, 2, 'c')",
+                    "update orders set note = 'd' where customer_id = 1",
+                    "update orders set customer_id = 2 where id = 2",
+                    "delete from orders",
+                ],
+            )
+            .await;
+            let delivery = fixture.consume().await;
+            let mut keys: BTreeMap<String, usize> = BTreeMap::new();
+            for change in delivery.changes() {
+                *keys.entry(change.partition_key.clone()).or_default() += 1;
+            }
+            // Only the Debezium envelope has an event under the old customer.
+            let of_one = if envelope == "debezium" { 6 } else { 5 };
+            let expected = [(ONE.to_owned(), of_one), (TWO.to_owned(), 4)];
+            assert_eq!(keys, BTreeMap::from(expected), "{envelope}");
+            assert_eq!(problems(&fixture).await, json!([]));
+        })
+        .await;
+    }
+}
+
+/// A stream that refuses every fifth record, so that events of different lanes change places.
+fn faulty_stream() -> FakeKinesisSettings {
+    FakeKinesisSettings {
+        shards: 8,
+        faults: Faults {
+            seed: 7,
+            failed_records: 0.2,
+            ..Faults::default()
+        },
+        ..FakeKinesisSettings::default()
+    }
+}
+
+/// Asserts that the stream accepted the changes of each row in the order of their positions.
+///
+/// Returns the partition keys of the row that had the most.
+fn assert_rows_in_order(fixture: &Fixture) -> usize {
+    let mut arrivals = BTreeMap::new();
+    fixture.fake_kinesis().read_numbered(|number, _, key, data| {
+        arrivals.insert(number, (key.to_owned(), data.to_vec()));
+    });
+    let mut rows: BTreeMap<String, (String, BTreeSet<String>)> = BTreeMap::new();
+    for (key, data) in arrivals.into_values() {
+        let event = Event::parse(&data).unwrap();
+        let row = event.after.as_ref().or(event.before.as_ref());
+        let id = row.and_then(|row| row.get("id")).map(Value::to_string).unwrap();
+        let (last, keys) = rows.entry(id.clone()).or_default();
+        keys.insert(key);
+        // A change that is sent again is a duplicate.
+        let position = event.source.position;
+        assert!(*last <= position, "row {id}: {position} follows {last}");
+        *last = position;
+    }
+    rows.values().map(|(_, keys)| keys.len()).max().unwrap_or(0)
+}
+
+async fn changes_of_one_row_never_overtake_each_other() {
+    Plugin::each(|plugin| async move {
+        for identity in ["default", "full"] {
+            let fixture = builder(plugin, "public.orders:customer_id")
+                .on_fake_kinesis(faulty_stream())
+                .build()
+                .await;
+            fixture
+                .sql(&format!(
+                    "create table orders (id int primary key, customer_id int, n int);
+                     alter table orders replica identity {identity}"
+                ))
+                .await;
+            fixture
+                .sql("insert into orders select i, i % 20, 0 from generate_series(1, 200) i")
+                .await;
+            for n in 1..=3 {
+                fixture
+                    .sql(&format!(
+                        "update orders set n = {n};
+                         update orders set customer_id = customer_id + 20 where id % 40 = {n};
+                         delete from orders where id % 50 = {n};
+                         insert into orders select i, i % 20 + 100, {n}
+                         from generate_series(1, 200) i where i % 50 = {n};
+                         update orders set id = id + 1000 where id % 66 = {n}"
+                    ))
+                    .await;
+            }
+            fixture.drain().await;
+            fixture.consume().await;
+            let most = assert_rows_in_order(&fixture);
+            assert!(most > 1, "{identity}: no row had two partition keys");
+        }
+    })
+    .await;
+}
+
+async fn a_table_that_cannot_follow_is_reported() {
+    Plugin::each(|plugin| async move {
+        let keys = "public.orders:customer_id;public.items:customer_id,tenant;*.log:customer_id;public.x:a";
+        let fixture = builder(plugin, keys).build().await;
+        fixture
+            .sql(
+                "create table orders (id int primary key, customer_id int);
+                 create table items (id int primary key, customer_id int);
+                 create table log (id int, customer_id int); alter table log replica identity full",
+            )
+            .await;
+        let expected = [
+            "PARTITION_KEYS: public.items:customer_id,tenant matches no table that is sent and has these \
+             columns",
+            "PARTITION_KEYS: public.x:a matches no table that is sent and has these columns",
+            "PARTITION_KEYS: public.log has no key, so its rows keep the order of the table: add a primary key",
+            "PARTITION_KEYS: the replica identity of public.orders lacks column customer_id, so deletes have \
+             the partition key of their own key: alter table public.orders replica identity full",
+        ];
+        assert_eq!(problems(&fixture).await, json!(expected));
+        let sql = ["insert into orders values (1, 1); delete from orders; insert into items values (1, 1)"];
+        execute_and_drain(&fixture, &sql).await;
+        let own = r#"{"id":1}"#;
+        assert_steps(&fixture.consume().await, &[("c", ONE), ("d", own), ("c", own)]);
+        let log = fixture.function.log().join("\n");
+        for text in expected {
+            assert!(log.contains(text), "{text}");
+        }
+    })
+    .await;
+}
+
+async fn partition_keys_need_keys() {
+    let mut fixture = builder(Plugin::Pgoutput, "public.orders").build().await;
+    let parts = ["PARTITION_KEYS", "public.orders:customer_id"];
+    assert_invocation_fails(&fixture, json!({}), "ConfigInvalid", &parts).await;
+    fixture.function.set("PARTITION_KEYS", "public.orders:id").await;
+    fixture.function.set("PARTITION_BY", "table").await;
+    let parts = ["PARTITION_KEYS", "PARTITION_BY"];
+    assert_invocation_fails(&fixture, json!({}), "ConfigInvalid", &parts).await;
+}
