@@ -273,6 +273,19 @@ class OtherTables(unittest.TestCase):
         rows = stream.redshift.database.execute("select * from public.items order by shop").fetchall()
         self.assertEqual(rows, [("orders", "b", 1, True, "x", "y"), ("orders", "c", 1, False, "long", "new")])
 
+    def test_a_column_gets_another_type(self):
+        stream = Stream()
+        stream.merge(event("c", place(1), after=row(1, amount="12.50")), event("c", place(2), after=row(2)))
+        readme = (FILES / "README.md").read_text()
+        stream.redshift.run(readme.split("## A column gets another type")[1].split("```sql\n")[1].split("```")[0])
+        arguments = ["public.orders", "--key", "id bigint", "--column", "customer varchar(65535)", "--column"]
+        arguments += ["amount decimal(14, 4)", "--column", "placed timestamptz", "--large", "body"]
+        text = self.made(*arguments)
+        stream.redshift.run(text[text.index("-- What queries read.") :])
+        stream.merge(event("u", place(3), after=row(2, amount="7.1234", body=UNAVAILABLE)))
+        rows = [("orders", 1, "Ada", "12.5000", "long"), ("orders", 2, "Ada", "7.1234", "long")]
+        self.assertEqual(stream.rows(), rows)
+
     def test_a_table_without_large_columns_is_merged(self):
         stream = Stream()
         stream.redshift.run(self.made("public.users", "--key", "id bigint", "--column", "name varchar(64)"))
