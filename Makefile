@@ -8,7 +8,7 @@ SHELL := /bin/bash
 .PHONY: help demo try test lint check advisories build release bench conformance storm mutants fuzz breaker backfill
 .PHONY: huge tables dashboard
 .PHONY: invoke status plan certs deploy example clean tools-rust tools-demo tools-postgres tools-consumers tools-stack
-.PHONY: tools-conformance tools-check tools-checkov tools-sql tools-build tools-fuzz tools-dashboard
+.PHONY: tools-examples tools-conformance tools-check tools-checkov tools-sql tools-build tools-fuzz tools-dashboard
 
 # Last, so that the user's own cargo takes precedence.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -34,10 +34,10 @@ help: ## list the targets
 
 # Always the whole workspace. For one package alone, cargo chooses other features of shared crates, and builds
 # them again.
-demo: tools-rust tools-demo ## drain and backfill a real PostgreSQL into a local Kinesis, and compare every row (PLUGIN=pgoutput or test_decoding)
+demo: tools-rust tools-demo $(if $(filter consolidate,$(SCENARIO)),tools-postgres tools-examples) ## drain and backfill a real PostgreSQL into a local Kinesis, and compare every row (PLUGIN=pgoutput or test_decoding; SCENARIO=consolidate: three databases into DuckDB)
 	@echo "building the function and the demo"
 	@cargo build --locked --workspace --bins
-	@PLUGIN=$(PLUGIN) target/debug/play demo
+	@PLUGIN=$(PLUGIN) SCENARIO=$(SCENARIO) target/debug/play demo
 
 # Standard output has the changes only, so that `make -s try ENVELOPE=debezium | jq` works. The installers of tools
 # print, so they are no prerequisites here.
@@ -184,10 +184,13 @@ tools-postgres:
 	@scripts/wal2json.sh .tools/postgres/node_modules/17/native trixie
 
 # Third-party consumers that read the stream in the tests. Debian's maven installs a Java runtime.
-tools-consumers:
+tools-consumers: tools-examples
 	@scripts/debian.sh maven
-	@scripts/venv.sh .tools/consumers scripts/requirements/consumers.txt
 	@scripts/jars.sh .tools/jars tests/consumers/pom.xml
+
+# Packages of the consumers in Python, those of examples/consumers among them.
+tools-examples:
+	@scripts/venv.sh .tools/consumers scripts/requirements/consumers.txt
 
 # Debezium Server, which writes the events that ours are compared with, and its Java runtime.
 tools-conformance:

@@ -33,6 +33,7 @@ mod consumer;
 mod control_events;
 mod crash;
 mod envelopes;
+mod example_consumers;
 mod failover;
 mod filtered;
 mod foreign_slots;

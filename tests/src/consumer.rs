@@ -6,6 +6,7 @@
 
 pub mod column_value;
 pub mod event;
+pub mod example;
 pub mod oracle;
 pub mod rebuild;
 pub mod third_party;

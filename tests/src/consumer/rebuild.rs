@@ -98,6 +98,25 @@ impl From<&Delivery> for RebuiltTables {
 }
 
 impl RebuiltTables {
+    /// Adds an existing row that another consumer rebuilt; a row without a key has none.
+    pub fn add_row(&mut self, table: &str, key: Option<&str>, row: Row) {
+        let table = self.tables.entry(table.to_owned()).or_default();
+        match key {
+            Some(key) => {
+                let state = KeyState {
+                    row,
+                    alive: true,
+                    position: String::new(),
+                };
+                table.keyed.insert(key.to_owned(), state);
+            }
+            None => {
+                let number = format!("{:08}", table.keyless.len());
+                table.keyless.insert(number, row);
+            }
+        }
+    }
+
     /// Applies an event to its table.
     ///
     /// `moved` is the row that lost its key last, for the row that it becomes. In the order of arrival it is

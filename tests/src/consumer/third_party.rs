@@ -2,7 +2,7 @@
 //!
 //! Programs in `tests/consumers` pass the records of a stream to them, and print the results.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use base64::Engine as _;
@@ -55,27 +55,17 @@ impl ThirdPartyConsumer<'_> {
     }
 
     async fn run(self, records: String) -> Vec<String> {
-        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let python = here.join("../.tools/consumers/bin/python");
-        assert!(
-            python.exists(),
-            "no {}: `make tools-consumers` installs it",
-            python.display()
-        );
         let (program, argument) = match self {
             Self::Deaggregator => ("deaggregate.py", None),
             Self::Debezium(row) => ("debezium.py", Some(row)),
             Self::Dms => ("dms.py", None),
         };
-        let mut command = Command::new(python);
+        let mut command = program_command(program);
         command
-            .arg(here.join("consumers").join(program))
             .args(argument)
-            .env("PYTHONDONTWRITEBYTECODE", "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
+            .stderr(Stdio::piped());
         let mut child = command
             .spawn()
             .unwrap_or_else(|error| panic!("{program}: {error}"));
@@ -95,4 +85,27 @@ impl ThirdPartyConsumer<'_> {
         let text = String::from_utf8_lossy(&output.stdout);
         text.lines().map(str::to_owned).collect()
     }
+}
+
+/// Command that runs a program of `tests/consumers`, and ends it when it is dropped.
+///
+/// `CONSUMERS_PYTHON` names another interpreter than that of `make tools-consumers`.
+///
+/// # Panics
+/// There is no interpreter.
+pub(super) fn program_command(program: &str) -> Command {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let python = std::env::var_os("CONSUMERS_PYTHON")
+        .map_or_else(|| here.join("../.tools/consumers/bin/python"), PathBuf::from);
+    assert!(
+        python.exists(),
+        "no {}: `make tools-consumers` installs it",
+        python.display()
+    );
+    let mut command = Command::new(python);
+    command
+        .arg(here.join("consumers").join(program))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .kill_on_drop(true);
+    command
 }

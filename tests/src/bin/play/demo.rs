@@ -6,8 +6,10 @@
 //! rows are equal and none is missing.
 //!
 //! `PLUGIN` chooses the output plugin; `AGGREGATION` and `ENVELOPE` are passed to the function.
+//! `SCENARIO=consolidate` plays [`consolidate`] instead.
 //! `DEMO_FAULT=drop` loses one event on its way to the consumer: then the verdict must fail.
 
+mod consolidate;
 pub(crate) mod screen;
 mod verdict;
 
@@ -48,6 +50,15 @@ pub(crate) fn main() -> ExitCode {
         let reason = panic.payload_as_str().unwrap_or("the reason is unknown");
         eprintln!("\nthe demo failed: {reason}");
     }));
+    let screen = Screen::new();
+    match std::env::var("SCENARIO").as_deref() {
+        Ok("consolidate") => return exit_code(scenarios::block_on(Box::pin(consolidate::demo(&screen)))),
+        Ok("") | Err(_) => {}
+        Ok(other) => {
+            eprintln!("SCENARIO={other} is not `consolidate`");
+            return ExitCode::from(2);
+        }
+    }
     let plugin = std::env::var("PLUGIN").unwrap_or_else(|_| "wal2json".to_owned());
     let Some(plugin) = Plugin::from_name(&plugin) else {
         eprintln!("PLUGIN={plugin} is not one of wal2json, pgoutput, test_decoding");
@@ -58,8 +69,15 @@ pub(crate) fn main() -> ExitCode {
         eprintln!("DEMO_FAULT is `drop` or not set");
         return ExitCode::from(2);
     }
-    let screen = Screen::new();
-    match scenarios::block_on(Box::pin(demo(&screen, plugin, fault.is_some()))) {
+    exit_code(scenarios::block_on(Box::pin(demo(
+        &screen,
+        plugin,
+        fault.is_some(),
+    ))))
+}
+
+fn exit_code(passed: bool) -> ExitCode {
+    match passed {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     }

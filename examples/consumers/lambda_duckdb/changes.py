@@ -1,0 +1,82 @@
+"""Records of the stream as changes of rows.
+
+The function must run with ENVELOPE=debezium and PARTITION_BY=key, its defaults. AGGREGATION may be none or kpl.
+"""
+
+import base64
+import json
+from typing import NamedTuple
+
+from aws_kinesis_agg.deaggregator import iter_deaggregate_records
+
+# Debezium's mark of a large value that an update left unchanged. The event does not contain the value.
+UNAVAILABLE = "__debezium_unavailable_value"
+# Our own mark, for a value that OVERSIZE=omit left out. It did change, so the stored value is not valid any more.
+OMITTED = "__omitted_because_of_its_size"
+
+
+class RowId(NamedTuple):
+    """Identity of a row. `{"id":1}` alone names neither the database nor the table."""
+
+    source: str
+    schema: str
+    table: str
+    key: str
+
+
+class Change(NamedTuple):
+    """A change of one row, or of a whole table."""
+
+    # Of a table: see `table_id`.
+    id: RowId
+    # Positions of one source compare as strings. Those of two sources must never be compared.
+    position: str
+    # c (create), u (update), d (delete), r (row of a backfill). Of a table, t: rows that are older than the position do
+    # not exist, because of a truncate or a repair.
+    op: str
+    # The new row, or the old row of a delete, which may have the key only.
+    row: dict
+
+
+def table_id(source, name):
+    """Identity of a table. Control events have its name as one text, without quotes: `public.orders`."""
+    return RowId(source, name, "", "")
+
+
+def of_record(record):
+    """List of the changes in a record of a Lambda event. Raises an error if the record is not one of Spillway."""
+    return [
+        change
+        for event in iter_deaggregate_records([record])
+        for change in of_event(event["kinesis"]["partitionKey"], base64.b64decode(event["kinesis"]["data"]))
+    ]
+
+
+def of_event(partition_key, data):
+    """Changes of one event: one as a rule, none for a message of an application."""
+    if not data:  # a tombstone of TOMBSTONES_ON_DELETE
+        return []
+    event = json.loads(data)
+    source, op = event["source"], event["op"]
+    if op == "m":
+        return of_message(source, event["message"])
+    name, position, table = source["name"], source["position"], f"{source['schema']}.{source['table']}"
+    if op == "t":
+        return [Change(table_id(name, table), position, op, {})]
+    row = {column: value for column, value in (event["after"] or event["before"] or {}).items()}
+    row |= {column: OMITTED for column in source.get("omitted", []) if column in row}
+    key = partition_key
+    if key == table or key.startswith(f"{table}#"):
+        if op in "ud":
+            raise ValueError(f"{table} has no key, so this consumer cannot apply updates and deletes")
+        # Only its position tells such a row from its duplicate.
+        key = position
+    return [Change(RowId(name, source["schema"], source["table"], key), position, op, row)]
+
+
+def of_message(source, message):
+    """Changes by the end of a repair. Its prefix is reserved, so no application can forge it."""
+    if message["prefix"] != "spillway.repaired":
+        return []
+    control = json.loads(base64.b64decode(message["content"]))
+    return [Change(table_id(source["name"], table), control["since"], "t", {}) for table in control["tables"]]

@@ -1,0 +1,147 @@
+"""The store: one table of rows, in DuckDB, or in any warehouse that has `merge`.
+
+`consumer.py` calls four methods of a store, in one transaction. Tables of the sources are views on `rows`: see the
+README. So a new column at a source needs no migration here.
+"""
+
+import contextlib
+import json
+from pathlib import Path
+
+import duckdb
+
+from changes import RowId
+from consumer import Row
+
+CREATE = """
+create table if not exists rows (
+    source_name varchar not null,
+    schema_name varchar not null,
+    table_name varchar not null,
+    row_key varchar not null,
+    position varchar not null,
+    deleted boolean not null,
+    waits_for varchar,
+    data varchar not null,
+    primary key (source_name, schema_name, table_name, row_key))
+"""
+COLUMNS = ["source_name", "schema_name", "table_name", "row_key", "position", "deleted", "waits_for", "data"]
+
+
+class Store:
+    """What both forms have in common. `mark` is the placeholder of the connection's parameters."""
+
+    def __init__(self, connection, mark):
+        self.connection, self.mark = connection, mark
+        self.cursor = connection.cursor()
+        self.cursor.execute(CREATE)
+
+    @contextlib.contextmanager
+    def transaction(self):
+        """All that a batch changes, or nothing."""
+        self.cursor.execute("begin")
+        try:
+            yield
+        except BaseException:
+            self.cursor.execute("rollback")
+            raise
+        self.cursor.execute("commit")
+
+    def execute(self, sql, values=()):
+        """Execute SQL in which `?` is a parameter."""
+        self.cursor.execute(sql.replace("?", self.mark), list(values))
+        return self.cursor
+
+    def delete_before(self, table, position):
+        """Delete the rows of a table (see `table_id`) that are older than a position. They stay for theirs."""
+        self.execute(
+            "update rows set deleted = true "
+            "where source_name = ? and schema_name || '.' || table_name = ? and position < ?",
+            [table.source, table.schema, position],
+        )
+
+    def waiting(self):
+        """Rows that wait for a deleted row that has arrived: identity, row, and values of the deleted row."""
+        columns = ", ".join(f"r.{column}" for column in COLUMNS)
+        found = self.execute(
+            f"select {columns}, d.data from rows as r join rows as d on d.source_name = r.source_name "
+            "and d.schema_name = r.schema_name and d.table_name = r.table_name and d.row_key = r.waits_for "
+            "where r.waits_for is not null and d.waits_for is null"
+        ).fetchall()
+        return [(*row_of(values[:-1]), json.loads(values[-1])) for values in found]
+
+    def existing(self):
+        """The rows that exist: source, schema, table, key, and data as JSON."""
+        columns = ", ".join([*COLUMNS[:4], "data"])
+        return self.execute(f"select {columns} from rows where not deleted").fetchall()
+
+
+class DuckDbStore(Store):
+    """A file of DuckDB. One process at a time may write to it."""
+
+    def __init__(self, path):
+        super().__init__(duckdb.connect(path), "?")
+
+    def load(self, ids):
+        """The stored rows of these identities."""
+        names = COLUMNS[:4]
+        found = self.execute(
+            f"select {', '.join(COLUMNS)} from rows join ({json_rows(names)}) using ({', '.join(names)})",
+            [json.dumps([dict(zip(names, id)) for id in ids])],
+        )
+        return dict(row_of(values) for values in found.fetchall())
+
+    def save(self, rows):
+        """Insert or update these rows."""
+        self.execute(
+            f"insert into rows by name {json_rows(COLUMNS)} on conflict do update set position = excluded.position, "
+            "deleted = excluded.deleted, waits_for = excluded.waits_for, data = excluded.data "
+            "where excluded.position >= rows.position",
+            [json.dumps([dict(zip(COLUMNS, values_of(id, row))) for id, row in rows.items()])],
+        )
+
+
+class MergeStore(Store):
+    """A warehouse: `merge` of the SQL standard, through any connection of Python's DB-API."""
+
+    # Rows of one statement: servers limit the number of parameters.
+    MOST = 1_000
+    MERGE = Path(__file__).with_name("merge.sql").read_text()
+
+    def load(self, ids):
+        """The stored rows of these identities."""
+        rows = {}
+        for some in chunks(list(ids), self.MOST):
+            marks = ", ".join(["(?, ?, ?, ?)"] * len(some))
+            found = self.execute(
+                f"select {', '.join(COLUMNS)} from rows "
+                f"where (source_name, schema_name, table_name, row_key) in ({marks})",
+                [value for id in some for value in id],
+            )
+            rows |= dict(row_of(values) for values in found.fetchall())
+        return rows
+
+    def save(self, rows):
+        """Insert or update these rows."""
+        for some in chunks([values_of(id, row) for id, row in rows.items()], self.MOST):
+            marks = ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?)"] * len(some))
+            self.execute(self.MERGE.replace("(:rows)", marks), [value for values in some for value in values])
+
+
+def json_rows(names):
+    """Query for the objects of a JSON array, which is its parameter: DuckDB inserts them at once."""
+    types = {name: "BOOLEAN" if name == "deleted" else "VARCHAR" for name in names}
+    return f"select unnest(from_json(?::json, '[{json.dumps(types)}]'), recursive := true)"
+
+
+def values_of(id, row):
+    return [*id, row.position, row.deleted, row.waits_for, json.dumps(row.data, ensure_ascii=False)]
+
+
+def row_of(values):
+    *id, position, deleted, waits_for, data = values
+    return RowId(*id), Row(position, deleted, json.loads(data), waits_for)
+
+
+def chunks(values, size):
+    return [values[at : at + size] for at in range(0, len(values), size)]

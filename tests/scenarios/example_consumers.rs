@@ -1,0 +1,252 @@
+//! The consumers of `examples/consumers` end with the rows of PostgreSQL.
+//!
+//! The stream has duplicates, changed keys, untouched large values, a truncate, a backfill, aggregates, a
+//! reshard, an accepted gap with its repair, and a record that is not from Spillway. Some records fail once,
+//! and some batches are sent again.
+
+use std::collections::BTreeMap;
+
+use scenarios::aws::fault_proxy::Fault;
+use scenarios::consumer::example::{ExampleConsumer, ExampleFigures};
+use scenarios::consumer::oracle::{self, ComparedRows};
+use scenarios::consumer::rebuild::RebuiltTables;
+use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
+use scenarios::postgres::{ADMIN, Postgres};
+use serde_json::json;
+
+use crate::support::backfill::{fixture_with_tables, run_backfill};
+use crate::support::gap::{accept_gap, advance_slot};
+use crate::support::reshard::reshard;
+
+crate::scenarios![
+    a_lambda_function_with_duckdb_has_the_rows_of_postgresql,
+    a_lambda_function_with_merge_has_the_rows_of_postgresql,
+    iceberg_tables_have_the_rows_of_postgresql,
+    two_sources_with_the_same_tables_and_keys_stay_apart,
+];
+
+/// Tables with rows before the slot. The last has no key.
+const TABLES: &str = r#"
+    create table t (id int primary key, n int, body text, price numeric(24, 4), ratio float8, paid boolean,
+        at timestamptz, tags text[]);
+    alter table t alter body set storage external;
+    create table u (id bigint primary key, v text);
+    create schema "Shop";
+    create table "Shop"."Order.Line" (a int, b text, v text, primary key (a, b));
+    create table log (line text);
+    grant usage on schema "Shop" to public;
+    grant select on "Shop"."Order.Line" to public;
+    insert into t select i, 0, repeat(md5(i::text), 100), i / 8.0, i / 3.0, i % 2 = 0, now(), array['a', null]
+        from generate_series(1, 60) i;
+    insert into u select i, 'old' from generate_series(1, 40) i;
+    insert into "Shop"."Order.Line" select i, 'x "y" ' || i, null from generate_series(1, 20) i"#;
+
+const COMPARED: [&str; 4] = ["t", "u", r#""Shop"."Order.Line""#, "log"];
+
+/// Transactions with untouched large values and changed keys, of which some are used again at once.
+const CHANGES: &[&str] = &[
+    "insert into t (id, n, body) select i, 1, repeat(md5(i::text), 200) from generate_series(101, 160) i",
+    "update t set n = n + 1",
+    "update t set id = id + 1000 where id % 3 = 0; update t set n = n + 1",
+    "insert into t (id, n, body) select id - 1000, 7, repeat('again', 800) from t where id > 1000 and id % 2 = 0",
+    "update t set id = id + 5000 where id > 1000 and id % 9 = 0; update t set n = n + 1 where id > 5000",
+    "delete from t where id % 7 = 0; insert into t (id, n) values (7, 100), (14, 100)",
+    "insert into log select 'line ' || i % 10 from generate_series(1, 50) i",
+    r#"update "Shop"."Order.Line" set v = 'é' where a > 5; delete from "Shop"."Order.Line" where a = 3"#,
+];
+
+/// Writes everything into a stream of three shards, and reshards it.
+async fn write(fixture: &Fixture) {
+    let (first, others) = CHANGES.split_at(2);
+    for sql in first {
+        fixture.sql(sql).await;
+    }
+    fixture.drain().await;
+    for sql in others {
+        fixture.sql(sql).await;
+    }
+    // The records are in the stream and the checkpoint is not stored, so they are sent again.
+    let denied = Fault::refuse("AccessDeniedException", "the scenario denies it");
+    fixture.ssm_proxy.inject("PutParameter", denied);
+    fixture.failing_tick().await;
+    fixture.ssm_proxy.clear();
+    fixture
+        .sql("update u set v = 'new' where id % 2 = 0; insert into u values (100, 'live')")
+        .await;
+    let tables = ["public.t", "public.u", r#""Shop"."Order.Line""#];
+    run_backfill(
+        fixture,
+        json!({"action": "backfill", "tables": tables, "chunk_rows": 30}),
+    )
+    .await;
+    fixture.sql("truncate u").await;
+    fixture
+        .sql("insert into u select i, 'after' from generate_series(20, 60) i")
+        .await;
+    fixture.drain().await;
+    reshard(&fixture.kinesis, &fixture.stream).await;
+    fixture
+        .sql("update t set n = n + 1; update t set id = -id where id < 40")
+        .await;
+    fixture
+        .sql(
+            "update u set v = null where id > 50; delete from t where id between -10 and -1;
+             insert into t (id, n, body) select -id, 9, repeat('reused', 700) from t where id between -39 and -20",
+        )
+        .await;
+    fixture.drain().await;
+}
+
+/// Loses changes in an accepted gap, and repairs the tables.
+async fn lose_and_repair(fixture: &Fixture) {
+    fixture
+        .sql(
+            r#"delete from t where id % 5 = 0; update t set n = -1 where id % 4 = 0;
+             insert into t (id, n, body) values (9000, 1, repeat('lost', 2000));
+             delete from "Shop"."Order.Line" where a > 15; delete from u where id < 30"#,
+        )
+        .await;
+    let confirmed = advance_slot(fixture).await;
+    fixture.invoke(accept_gap(&confirmed)).await.answer();
+    let tables = ["public.t", "public.u", r#""Shop"."Order.Line""#];
+    run_backfill(
+        fixture,
+        json!({"action": "backfill", "repair": true, "tables": tables}),
+    )
+    .await;
+    fixture.sql("update t set n = n + 1 where id % 2 = 0").await;
+    fixture.drain().await;
+}
+
+async fn compare(fixture: &Fixture, source: &str, sources: &BTreeMap<String, RebuiltTables>) {
+    let client = fixture.connect().await;
+    let tables = sources
+        .get(source)
+        .unwrap_or_else(|| panic!("no rows of {source}"));
+    for table in COMPARED {
+        let compared = oracle::compare(&client, table, tables, ComparedRows::All).await;
+        compared.assert_equal();
+        assert!(compared.rows > 10, "{table} has only {} rows", compared.rows);
+    }
+}
+
+/// Reads the stream with an example, and compares; the options are those of `event_source.py`.
+async fn consume(
+    fixture: &Fixture,
+    folder: &str,
+    options: &[&str],
+    variables: &[(String, String)],
+) -> ExampleFigures {
+    let mut example = ExampleConsumer::start(folder, options, variables);
+    example.send(&fixture.kinesis, &fixture.stream).await;
+    let (figures, sources) = example.finish().await;
+    compare(fixture, &fixture.slot, &sources).await;
+    assert_eq!(
+        figures.given_up, 1,
+        "only the foreign record fails in each attempt"
+    );
+    figures
+}
+
+/// Fixture with everything in its stream but a gap, and a record that is not from Spillway.
+async fn written(builder: FixtureBuilder) -> Fixture {
+    let fixture = fixture_with_tables(builder.shards(3), TABLES).await;
+    write(&fixture).await;
+    let delivery = fixture.compare(&["t", "u"]).await;
+    assert!(
+        delivery.duplicates() > 100,
+        "{} duplicates",
+        delivery.duplicates()
+    );
+    fixture
+        .kinesis
+        .put(&fixture.stream, "foreign", b"not an event of Spillway")
+        .await;
+    fixture
+}
+
+/// Option of another order of shards, batches and failures.
+fn seed(seed: u32) -> String {
+    format!("--seed={seed}")
+}
+
+async fn a_lambda_function_with_duckdb_has_the_rows_of_postgresql() {
+    // An aggregate has many events, so there are few records.
+    Plugin::each(|plugin| compare_in_duckdb(plugin, "kpl", "--fails=0.3")).await;
+    compare_in_duckdb(Plugin::Pgoutput, "none", "--fails=0.05").await;
+}
+
+async fn compare_in_duckdb(plugin: Plugin, aggregation: &str, fails: &str) {
+    let fixture = written(Fixture::builder(plugin).env("AGGREGATION", aggregation)).await;
+    let in_memory = [("DUCKDB_FILE".to_owned(), ":memory:".to_owned())];
+    for number in 1..=3 {
+        let options = [&seed(number), fails];
+        let figures = consume(&fixture, "lambda_duckdb", &options, &in_memory).await;
+        assert!(figures.partial > 0 && figures.sent_again > 0, "{figures:?}");
+    }
+    // A repair reads all rows again, and hides earlier faults of a consumer.
+    lose_and_repair(&fixture).await;
+    consume(&fixture, "lambda_duckdb", &[fails], &in_memory).await;
+}
+
+/// PostgreSQL is the warehouse, too: it has `merge` since version 15.
+async fn a_lambda_function_with_merge_has_the_rows_of_postgresql() {
+    let fixture = written(Fixture::builder(Plugin::Pgoutput).env("AGGREGATION", "kpl")).await;
+    let warehouse = scenarios::unique("warehouse");
+    let server = Postgres::shared().await;
+    server.create_database(&warehouse).await;
+    let variables = server.environment(&warehouse).into_iter().chain([
+        ("PGUSER".to_owned(), ADMIN.0.to_owned()),
+        ("PGPASSWORD".to_owned(), ADMIN.1.to_owned()),
+        ("DUCKDB_FILE".to_owned(), ":memory:".to_owned()),
+    ]);
+    let variables: Vec<(String, String)> = variables.collect();
+    let options = ["--store=merge", "--fails=0.3"];
+    consume(&fixture, "lambda_duckdb", &options, &variables).await;
+    server.drop_database(&warehouse).await;
+}
+
+async fn iceberg_tables_have_the_rows_of_postgresql() {
+    let fixture = written(Fixture::builder(Plugin::Pgoutput).env("AGGREGATION", "kpl")).await;
+    let folder = std::env::temp_dir().join(scenarios::unique("warehouse"));
+    let variables = [("WAREHOUSE".to_owned(), folder.to_string_lossy().into_owned())];
+    consume(&fixture, "iceberg", &["--fails=0.3"], &variables).await;
+    let _ = std::fs::remove_dir_all(&folder);
+}
+
+/// Both databases lose changes and are repaired: a repair of one must not remove rows of the other.
+async fn two_sources_with_the_same_tables_and_keys_stay_apart() {
+    let one = Fixture::builder(Plugin::Wal2json)
+        .shards(3)
+        .env("SOURCE_NAME", "one");
+    let other = Fixture::builder(Plugin::Pgoutput)
+        .version(17)
+        .env("SOURCE_NAME", "other");
+    let (one, mut other) = tokio::join!(
+        fixture_with_tables(one, TABLES),
+        fixture_with_tables(other, TABLES)
+    );
+    other.kinesis.delete_stream(&other.stream).await;
+    other.stream.clone_from(&one.stream);
+    other.function.set("STREAM_NAME", &one.stream).await;
+    write(&one).await;
+    for sql in CHANGES {
+        other.sql(sql).await;
+    }
+    let tables = ["public.t", "public.u", r#""Shop"."Order.Line""#];
+    run_backfill(&other, json!({"action": "backfill", "tables": tables})).await;
+    assert_apart(&one, &other, 1).await;
+    lose_and_repair(&one).await;
+    lose_and_repair(&other).await;
+    assert_apart(&one, &other, 2).await;
+}
+
+/// Compares the tables of both sources, which share a stream.
+async fn assert_apart(one: &Fixture, other: &Fixture, number: u32) {
+    let in_memory = [("DUCKDB_FILE".to_owned(), ":memory:".to_owned())];
+    let mut example = ExampleConsumer::start("lambda_duckdb", &[&seed(number)], &in_memory);
+    example.send(&one.kinesis, &one.stream).await;
+    let (_, sources) = example.finish().await;
+    compare(one, "one", &sources).await;
+    compare(other, "other", &sources).await;
+}

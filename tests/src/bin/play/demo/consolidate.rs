@@ -1,0 +1,236 @@
+//! `SCENARIO=consolidate`: three databases of three versions in one stream, and one question over all of them.
+//!
+//! Writers change all three, ticks of three functions drain them, and the consumer of
+//! `examples/consumers/lambda_duckdb` keeps their tables in DuckDB. At random moments a server is killed, a
+//! standby is promoted, and a function is killed. At the end a query joins the three in DuckDB. PostgreSQL
+//! answers the same query from the sources. The demo succeeds only when the answers and all rows are equal.
+//!
+//! `SEED` repeats the moments and the writes.
+
+mod source;
+mod verdict;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use scenarios::aws::kinesis::{Kinesis, Limits};
+use scenarios::aws::ssm::Ssm;
+use scenarios::consumer::example::{ExampleConsumer, ExampleFigures};
+
+use super::screen::{Screen, Tone};
+use crate::seeds::number;
+use source::{KINDS, Source};
+
+const STREAM: &str = "spillway";
+const SHARDS: i32 = 8;
+/// Time in which the writers write.
+const WRITE_TIME: Duration = Duration::from_secs(30);
+/// First and last second of the faults.
+const FAULT_SECONDS: std::ops::Range<f64> = 8.0..20.0;
+/// Pause between two reads of the stream by the consumer.
+const READ_PAUSE: Duration = Duration::from_secs(1);
+/// Pause between two lines of progress.
+const PROGRESS_PAUSE: Duration = Duration::from_secs(3);
+
+const PATH: &str = r"
+   writers          three functions           one stream        your consumer
+
+  +-------------------+       +-------+
+  | PostgreSQL 15     | ----> | drain | ---+
+  | shop, wal2json    |       +-------+    |
+  +-------------------+                    |
+  +-------------------+       +-------+    |     +---------+      +---------------+      +---------+
+  | PostgreSQL 17     | ----> | drain | ---+---> | Kinesis | ---> | Python Lambda | ---> | DuckDB  |
+  | billing, pgoutput |       +-------+    |     +---------+      | deduplicates  |      | 1 query |
+  +-------------------+                    |                      | by position   |      +---------+
+  +-------------------+       +-------+    |                      +---------------+           |
+  | PostgreSQL 18     | ----> | drain | ---+                                                  |
+  | logistics,        |       +-------+                                                       |
+  | partitions        |                                                                       |
+  +-------------------+                                                                       |
+            |                                                                                 |
+            +----------------------- is the answer the same? ---------------------------------+
+";
+
+/// Runs the demo; true when the answers are equal.
+pub(super) async fn demo(screen: &Screen) -> bool {
+    screen.print(Tone::Faint, PATH.trim_start_matches('\n'));
+    let seed = number("SEED", fastrand::u64(..1_000_000));
+    screen.title(&format!("Setting up (SEED={seed} repeats it)"));
+    let (kinesis, ssm) = tokio::join!(Kinesis::start(Limits::Enforced), Ssm::start());
+    kinesis.create_stream(STREAM, SHARDS).await;
+    screen.say(
+        Tone::Plain,
+        &format!("Kinesis (ferrokinesis): {SHARDS} shards, with their limits"),
+    );
+    let start = |kind| Source::start(kind, &kinesis, &ssm);
+    let (shop, billing, logistics) = tokio::join!(start(KINDS[0]), start(KINDS[1]), start(KINDS[2]));
+    let sources = [shop, billing, logistics];
+    for source in &sources {
+        let kind = source.kind;
+        let standby = if kind.has_standby { ", with a standby" } else { "" };
+        let line = format!(
+            "{}: PostgreSQL {}{standby}, {}, filled before its slot was created",
+            kind.name, kind.version, kind.plugin
+        );
+        screen.say(Tone::Plain, &line);
+    }
+    let folder = std::env::temp_dir().join(scenarios::unique("consolidate"));
+    std::fs::create_dir_all(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let file = folder.join("spillway.duckdb");
+    let began = Instant::now();
+    let consolidation = Consolidation {
+        screen,
+        sources,
+        kinesis,
+        seed,
+        written: AtomicBool::new(false),
+        drained: AtomicBool::new(false),
+        file,
+    };
+    let is_equal = Box::pin(consolidation.run(began)).await;
+    let _ = std::fs::remove_dir_all(&folder);
+    is_equal
+}
+
+/// All parts of the demo.
+struct Consolidation<'a> {
+    screen: &'a Screen,
+    sources: [Source; 3],
+    kinesis: Kinesis,
+    seed: u64,
+    /// Whether the writers have ended.
+    written: AtomicBool,
+    /// Whether all slots are empty.
+    drained: AtomicBool,
+    /// DuckDB's file.
+    file: PathBuf,
+}
+
+impl Consolidation<'_> {
+    async fn run(&self, began: Instant) -> bool {
+        let [shop, billing, logistics] = &self.sources;
+        self.screen
+            .title("Writers, ticks, backfills, faults, and the consumer, all at the same time");
+        let variables = [("DUCKDB_FILE".to_owned(), self.file.to_string_lossy().into_owned())];
+        let options = [&format!("--seed={}", self.seed), "--fails=0.05", "--batch=50"];
+        let consumer = ExampleConsumer::start("lambda_duckdb", &options, &variables);
+        let work = async {
+            tokio::join!(
+                self.end_writers(),
+                self.inject_faults(),
+                shop.write(self.seed, &self.written),
+                billing.write(self.seed + 1, &self.written),
+                logistics.write(self.seed + 2, &self.written),
+                self.tick(shop),
+                self.tick(billing),
+                self.tick(logistics),
+            );
+            self.drained.store(true, Ordering::Relaxed);
+        };
+        let ((), consumer) = tokio::join!(work, self.consume(consumer));
+        self.screen.say(
+            Tone::Plain,
+            "all slots are empty, all backfills are finished, and the stream is read",
+        );
+        verdict::report(self, consumer, began).await
+    }
+
+    async fn end_writers(&self) {
+        tokio::time::sleep(WRITE_TIME).await;
+        self.written.store(true, Ordering::Relaxed);
+        self.screen.say(
+            Tone::Plain,
+            "the writers have ended; ticks until each slot is empty",
+        );
+    }
+
+    async fn tick(&self, source: &Source) {
+        let report = |text: &str| {
+            let tone = if text.contains("failed") {
+                Tone::Bad
+            } else {
+                Tone::Good
+            };
+            self.screen.say(tone, &format!("{}: {text}", source.kind.name));
+        };
+        source.tick_until_empty(&self.written, report).await;
+    }
+
+    /// Kills a server, promotes a standby and kills a function, each at a random moment.
+    async fn inject_faults(&self) {
+        let [shop, billing, logistics] = &self.sources;
+        let mut random = fastrand::Rng::with_seed(self.seed);
+        let length = FAULT_SECONDS.end - FAULT_SECONDS.start;
+        let mut moment = || Duration::from_secs_f64(FAULT_SECONDS.start + length * random.f64());
+        let (first, second, third) = (moment(), moment(), moment());
+        let crash = async {
+            tokio::time::sleep(first).await;
+            self.screen
+                .say(Tone::Bad, "shop: PostgreSQL 15 is killed with SIGKILL");
+            shop.postgres.crash().await;
+            shop.wait_for_tick().await;
+            shop.postgres.restart().await;
+            self.screen
+                .say(Tone::Good, "shop: PostgreSQL 15 runs again on the same folder");
+        };
+        let failover = async {
+            tokio::time::sleep(second).await;
+            let scenarios::fixture::PostgresHost::Cluster(cluster) = &billing.postgres else {
+                panic!("billing has no standby");
+            };
+            self.screen.say(
+                Tone::Bad,
+                "billing: the writer of PostgreSQL 17 is killed with SIGKILL",
+            );
+            cluster.failover().await;
+            self.screen.say(
+                Tone::Good,
+                "billing: the standby is promoted, and is the writer now",
+            );
+        };
+        let kill = async {
+            tokio::time::sleep(third).await;
+            logistics.wait_for_tick().await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            self.screen
+                .say(Tone::Bad, "logistics: the function is killed with SIGKILL");
+            logistics.function.kill9().await;
+        };
+        tokio::join!(crash, failover, kill);
+    }
+
+    /// Passes the stream to the consumer until all slots are empty; prints the progress.
+    async fn consume(&self, mut consumer: ExampleConsumer) -> ExampleConsumer {
+        let mut printed = Instant::now();
+        loop {
+            let is_last = self.drained.load(Ordering::Relaxed);
+            consumer.send(&self.kinesis, STREAM).await;
+            let figures = consumer.flush().await;
+            if is_last {
+                return consumer;
+            }
+            if printed.elapsed() >= PROGRESS_PAUSE {
+                printed = Instant::now();
+                self.print_progress(figures);
+            }
+            tokio::time::sleep(READ_PAUSE).await;
+        }
+    }
+
+    fn print_progress(&self, figures: ExampleFigures) {
+        let of_source = |source: &Source| {
+            let (commits, changes) = (&source.commits, &source.changes);
+            let (commits, changes) = (commits.load(Ordering::Relaxed), changes.load(Ordering::Relaxed));
+            format!("{} {commits}/{changes}", source.kind.name)
+        };
+        let sources: Vec<String> = self.sources.iter().map(of_source).collect();
+        let line = format!(
+            "commits/changes sent: {}; DuckDB: {} records",
+            sources.join(", "),
+            figures.records
+        );
+        self.screen.say(Tone::Faint, &line);
+    }
+}

@@ -1,0 +1,276 @@
+//! One of the three databases, with its function, its writer and its ticks.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use scenarios::aws::kinesis::Kinesis;
+use scenarios::aws::ssm::Ssm;
+use scenarios::fixture::{PostgresHost, ServerHandle};
+use scenarios::lambda::function::{Function, Outcome};
+use scenarios::postgres::cluster::Cluster;
+use scenarios::postgres::{Postgres, PostgresSettings, REPLUSER};
+use scenarios::wait;
+use serde_json::{Value, json};
+
+use super::STREAM;
+use crate::demo::describe;
+
+/// Time between two ticks; in service it is a minute.
+const TICK: Duration = Duration::from_secs(2);
+/// Deadline of an invocation.
+const DEADLINE: Duration = Duration::from_secs(20);
+/// Pause between two transactions of a writer.
+const WRITE_PAUSE: Duration = Duration::from_millis(4);
+/// Existing rows of each table whose key is the number of an order.
+const ORDERS: u32 = 20_000;
+/// Ticks after the last write until the slot must be empty.
+const MOST_TICKS: usize = 30;
+
+/// What distinguishes the three databases.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SourceKind {
+    /// Name of database, schema, slot and source.
+    pub(super) name: &'static str,
+    /// Major version of PostgreSQL.
+    pub(super) version: u32,
+    /// Whether a standby can be promoted.
+    pub(super) has_standby: bool,
+    pub(super) plugin: &'static str,
+    /// Tables, as in SQL.
+    pub(super) tables: &'static [&'static str],
+    /// Creates and fills the tables.
+    create: &'static str,
+    /// Transactions of the writer. `$new`, `$old` and `$cents` are random numbers.
+    writes: &'static [&'static str],
+}
+
+pub(super) const KINDS: [SourceKind; 3] = [
+    SourceKind {
+        name: "shop",
+        version: 15,
+        has_standby: false,
+        plugin: "wal2json",
+        tables: &["shop.customers", "shop.orders"],
+        create: include_str!("shop.sql"),
+        writes: &[
+            "insert into shop.orders values ($new, 1 + $old % 1000, $cents / 100.0, repeat('note ', $cents))
+             on conflict (id) do update set amount = excluded.amount",
+            "update shop.orders set amount = amount + 1 where id in ($old, $new)",
+            "update shop.customers set name = 'customer $cents' where id = 1 + $old % 1000",
+            "delete from shop.orders where id = $new",
+        ],
+    },
+    SourceKind {
+        name: "billing",
+        version: 17,
+        has_standby: true,
+        plugin: "pgoutput",
+        tables: &["billing.invoices"],
+        create: include_str!("billing.sql"),
+        writes: &[
+            "insert into billing.invoices values ($new, $cents / 100.0, repeat('letter ', $cents))
+             on conflict (order_id) do update set paid = excluded.paid",
+            "update billing.invoices set paid = paid + 0.01 where order_id in ($old, $new)",
+            // A key change of a row with a large value.
+            "update billing.invoices set order_id = $new where order_id = 20 * ($old / 20)
+             and not exists (select from billing.invoices where order_id = $new)",
+            "delete from billing.invoices where order_id = $old",
+        ],
+    },
+    SourceKind {
+        name: "logistics",
+        version: 18,
+        has_standby: false,
+        plugin: "pgoutput",
+        tables: &["logistics.shipments"],
+        create: include_str!("logistics.sql"),
+        writes: &[
+            "insert into logistics.shipments values ($new, 'air', false) on conflict (order_id) do nothing",
+            "update logistics.shipments set delivered = not delivered where order_id in ($old, $new)",
+            // The row moves to another partition.
+            "update logistics.shipments set order_id = $new where order_id = $old
+             and not exists (select from logistics.shipments where order_id = $new)",
+            "delete from logistics.shipments where order_id = $old",
+        ],
+    },
+];
+
+/// A database that is drained.
+pub(super) struct Source {
+    pub(super) kind: SourceKind,
+    pub(super) postgres: PostgresHost,
+    pub(super) function: Function,
+    pub(super) commits: AtomicU64,
+    pub(super) changes: AtomicU64,
+    pub(super) ticks: AtomicU64,
+    pub(super) failed_ticks: AtomicU64,
+    backfill_started: AtomicBool,
+    pub(super) backfill_finished: AtomicBool,
+}
+
+impl Source {
+    /// Starts the servers, and creates database, tables, slot and function.
+    pub(super) async fn start(kind: SourceKind, kinesis: &Kinesis, ssm: &Ssm) -> Self {
+        let settings = PostgresSettings {
+            // Only Debian's 15 has wal2json.
+            version: (kind.plugin != "wal2json").then_some(kind.version),
+            ..PostgresSettings::default()
+        };
+        let postgres = match kind.has_standby {
+            true => PostgresHost::Cluster(Box::new(Cluster::start(settings).await)),
+            false => PostgresHost::Single(ServerHandle::Owned(Box::new(Postgres::start(settings).await))),
+        };
+        postgres.create_database(kind.name).await;
+        let (schema, role) = (kind.name, REPLUSER.0);
+        let grants = format!(
+            "grant usage on schema {schema} to {role}; grant select on all tables in schema {schema} to {role};
+             grant pg_monitor to {role}"
+        );
+        let source = Self {
+            function: Function::new(environment(kind, &postgres, kinesis, ssm)),
+            kind,
+            postgres,
+            commits: AtomicU64::new(0),
+            changes: AtomicU64::new(0),
+            ticks: AtomicU64::new(0),
+            failed_ticks: AtomicU64::new(0),
+            backfill_started: AtomicBool::new(false),
+            backfill_finished: AtomicBool::new(false),
+        };
+        source.sql(kind.create).await;
+        source.sql(&grants).await;
+        let setup = json!({"action": "setup", "plugin": kind.plugin});
+        source.function.invoke(&setup, DEADLINE).await.answer();
+        if let PostgresHost::Cluster(cluster) = &source.postgres {
+            let tick = || async { drop(source.function.invoke(&json!({}), DEADLINE).await) };
+            cluster.wait_until_synced(kind.name, tick).await;
+        }
+        source
+    }
+
+    async fn sql(&self, sql: &str) {
+        let executed = self.postgres.admin(self.kind.name).await.batch_execute(sql).await;
+        executed.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+
+    /// Writes until `over`. A writer that loses its connection connects again.
+    pub(super) async fn write(&self, seed: u64, over: &AtomicBool) {
+        let mut random = fastrand::Rng::with_seed(seed);
+        while !over.load(Ordering::Relaxed) {
+            let Ok(client) = self.postgres.try_admin(self.kind.name).await else {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            };
+            while !over.load(Ordering::Relaxed) {
+                let sql = self.kind.writes[random.usize(..self.kind.writes.len())]
+                    .replace("$new", &random.u32(ORDERS + 1..ORDERS + 3_000).to_string())
+                    .replace("$old", &random.u32(1..=ORDERS).to_string())
+                    .replace("$cents", &random.u32(1..1_000).to_string());
+                match client.batch_execute(&sql).await {
+                    Ok(()) => self.commits.fetch_add(1, Ordering::Relaxed),
+                    Err(error) if is_lost(&error) => break,
+                    Err(error) => panic!("{sql}: {error:?}"),
+                };
+                tokio::time::sleep(WRITE_PAUSE).await;
+            }
+        }
+    }
+
+    /// Ticks until `over`, then until the slot is empty and the backfill finished.
+    ///
+    /// # Panics
+    /// The slot is not empty after thirty ticks.
+    pub(super) async fn tick_until_empty(&self, over: &AtomicBool, report: impl Fn(&str)) {
+        let mut clock = tokio::time::interval(TICK);
+        clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut left = MOST_TICKS;
+        loop {
+            let ends = over.load(Ordering::Relaxed);
+            clock.tick().await;
+            let answer = self.tick(&report).await;
+            let is_empty = answer.is_some_and(|answer| answer["stopped"] == "empty");
+            if ends && is_empty && self.backfill_finished.load(Ordering::Relaxed) {
+                return;
+            }
+            left -= usize::from(ends);
+            assert!(
+                left > 0,
+                "{}: the slot is not empty after {MOST_TICKS} ticks",
+                self.kind.name
+            );
+        }
+    }
+
+    /// One tick; the third starts the backfill.
+    async fn tick(&self, report: &impl Fn(&str)) -> Option<Value> {
+        let number = self.ticks.fetch_add(1, Ordering::Relaxed) + 1;
+        let starts = number >= 3 && !self.backfill_started.load(Ordering::Relaxed);
+        let event = match starts {
+            true => {
+                json!({"action": "backfill", "wait": true, "tables": self.kind.tables, "chunk_rows": 5_000})
+            }
+            false => json!({}),
+        };
+        let outcome = self.function.invoke(&event, DEADLINE).await;
+        if let Outcome::Answer(answer) = outcome {
+            self.backfill_started.fetch_or(starts, Ordering::Relaxed);
+            // The answer that reported the end may be lost.
+            let none_left = answer["backfill"].is_null() && answer["stopped"] != "busy";
+            let finished = none_left && self.backfill_started.load(Ordering::Relaxed);
+            let finished = finished || answer["backfill"]["state"] == "finished";
+            if finished && !self.backfill_finished.swap(true, Ordering::Relaxed) {
+                report("its backfill is finished");
+            }
+            let changes = answer["changes"].as_u64().unwrap_or(0);
+            self.changes.fetch_add(changes, Ordering::Relaxed);
+            return Some(answer);
+        }
+        // The backfill had started although its invocation failed.
+        let pending = matches!(&outcome, Outcome::Error { kind, .. } if kind == "BackfillPending");
+        self.backfill_started.fetch_or(pending, Ordering::Relaxed);
+        self.failed_ticks.fetch_add(1, Ordering::Relaxed);
+        let reason = match outcome {
+            Outcome::Error { kind, .. } => kind,
+            other => describe(&other),
+        };
+        report(&format!("tick {number} failed: {reason}"));
+        None
+    }
+
+    /// Waits until some tick has run since now, so that a fault had an effect.
+    pub(super) async fn wait_for_tick(&self) {
+        let begun = self.ticks.load(Ordering::Relaxed);
+        wait::until("a tick begins", DEADLINE + TICK, || async {
+            self.ticks.load(Ordering::Relaxed) > begun
+        })
+        .await;
+    }
+}
+
+/// Whether the server ended the session, or cannot be reached.
+fn is_lost(error: &tokio_postgres::Error) -> bool {
+    // Class 57: the operator intervened, which includes a crash.
+    error.code().is_none_or(|code| code.code().starts_with("57"))
+}
+
+fn environment(
+    kind: SourceKind,
+    postgres: &PostgresHost,
+    kinesis: &Kinesis,
+    ssm: &Ssm,
+) -> Vec<(String, String)> {
+    let variables = [
+        ("DB_AUTH", "password"),
+        ("SLOT_NAME", kind.name),
+        ("SOURCE_NAME", kind.name),
+        ("STREAM_NAME", STREAM),
+        ("AGGREGATION", "kpl"),
+        ("AWS_ENDPOINT_URL_KINESIS", kinesis.endpoint()),
+        ("AWS_ENDPOINT_URL_SSM", ssm.endpoint()),
+    ];
+    let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    variables
+        .into_iter()
+        .chain(postgres.environment(kind.name))
+        .collect()
+}
