@@ -19,6 +19,7 @@ crate::scenarios![
     hidden_values_are_in_no_event_of_log_or_backfill,
     each_envelope_hides_the_values,
     a_value_that_a_backfill_fills_in_is_hashed,
+    a_large_value_of_an_omitted_column_stops_nothing,
     a_table_whose_key_loses_a_column_has_no_key,
     a_rule_that_matches_no_column_is_reported,
     a_rule_for_a_partitioned_table_needs_its_own_name,
@@ -234,6 +235,36 @@ async fn a_value_that_a_backfill_fills_in_is_hashed() {
             let data = String::from_utf8_lossy(&arrival.data);
             assert!(!data.contains(SECRET), "{data}");
         }
+    })
+    .await;
+}
+
+async fn a_large_value_of_an_omitted_column_stops_nothing() {
+    Plugin::each(|plugin| async move {
+        let row = "(1, repeat('x', 6000000), 'small')";
+        let sql =
+            format!("create table t (id int primary key, body text, note text); insert into t values {row}");
+        let mut fixture = fixture_with_tables(builder(plugin, "public.t.body:omit"), &sql).await;
+        let update = format!("delete from t; insert into t values {row}; update t set note = 'n'");
+        fixture.sql(&update).await;
+        run_backfill(&fixture, start_event(&["public.t"], 10)).await;
+        let events = fixture.consume().await.of_table("public.t");
+        let after: Vec<&Value> = events.iter().map(|event| &event["after"]).collect();
+        let (small, n) = (json!({"id": 1, "note": "small"}), json!({"id": 1, "note": "n"}));
+        assert_eq!(after, [&Value::Null, &small, &n, &n]);
+        // The function does not keep such a value, so it cannot hash it.
+        fixture.function.set("COLUMN_RULES", "public.t.body:hash").await;
+        fixture.sql(&update).await;
+        let (kind, message) = fixture.failing_tick().await;
+        assert!(
+            kind == "Oversize" && message.contains("public.t"),
+            "{kind}: {message}"
+        );
+        fixture.function.set("OVERSIZE", "omit").await;
+        fixture.drain().await;
+        let events = fixture.consume().await.of_table("public.t");
+        assert_eq!(events[5]["after"]["body"], json!(UNAVAILABLE), "{}", events[5]);
+        assert_eq!(events[5]["source"]["omitted"], json!(["body"]));
     })
     .await;
 }
