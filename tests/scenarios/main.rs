@@ -75,6 +75,7 @@ mod server_crash;
 mod session_settings;
 mod set_back;
 mod silent_tables;
+mod slow_lane;
 mod stack;
 mod standby;
 mod startup;

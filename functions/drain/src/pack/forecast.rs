@@ -402,7 +402,12 @@ mod tests {
                 missing_bytes: 0,
             };
             let transaction = acknowledgements.begin();
-            forecast.add(QueuedEvent { event, transaction }, LIMITS);
+            let queued = QueuedEvent {
+                event,
+                transaction,
+                change_positions: 1,
+            };
+            forecast.add(queued, LIMITS);
         }
         forecast.finish(count, LIMITS)
     }

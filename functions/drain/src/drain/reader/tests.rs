@@ -58,6 +58,7 @@ fn history(resume: Option<ResumePoint>) -> SentHistory {
         acknowledged: Lsn(1),
         resume,
         expected: None,
+        ahead: None,
         upto: Lsn(u64::MAX),
     }
 }

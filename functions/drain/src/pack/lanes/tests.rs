@@ -37,7 +37,11 @@ fn event(acknowledgements: &mut Acknowledgements, n: u64, key: &str, barrier: bo
         data: vec![0; 10],
         missing_bytes: 0,
     };
-    QueuedEvent { event, transaction }
+    QueuedEvent {
+        event,
+        transaction,
+        change_positions: 1,
+    }
 }
 
 /// The numbers of a record's events.
