@@ -79,6 +79,7 @@ mod session_settings;
 mod set_back;
 mod silent_tables;
 mod skipped_operations;
+mod slow_lane;
 mod stack;
 mod standby;
 mod startup;

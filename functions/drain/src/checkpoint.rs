@@ -1,5 +1,7 @@
 //! The checkpoint: the position up to which the stream has everything, and its history. One JSON document.
 
+mod ack_ahead;
+
 use std::cmp::Ordering;
 
 use serde::{Deserialize, Serialize};
@@ -9,6 +11,14 @@ use crate::encode::EventCounts;
 use crate::lsn::Lsn;
 use crate::marker::Marker;
 use crate::stored_document::{self, InvalidDocument};
+
+pub use ack_ahead::{AckAhead, StoredAckAhead, rules_hash};
+
+/// Most bytes of a standard parameter (SSM API, PutParameter).
+const MOST_BYTES: usize = 4_096;
+
+/// Most bytes of the positions that are acknowledged ahead.
+const MOST_POSITION_BYTES: usize = 2_400;
 
 /// The format version that this Spillway writes. A later one may mean something else by the same names.
 pub const VERSION: u64 = 1;
@@ -39,6 +49,13 @@ pub struct Checkpoint {
     /// The last marker that was written.
     #[serde(default)]
     pub marker: Option<Marker>,
+    /// What the stream has acknowledged beyond the position.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "ack_ahead::deserialize"
+    )]
+    pub ack_ahead: Option<Box<StoredAckAhead>>,
     /// When it was stored, ISO 8601 in UTC. For people; the drain does not use it.
     pub updated_at: String,
     /// Fields that a later version added.
@@ -110,6 +127,34 @@ impl Checkpoint {
     pub fn to_text(&self) -> String {
         stored_document::to_text(self)
     }
+
+    /// Adds what is acknowledged beyond its position, as far as the document has room.
+    ///
+    /// A checkpoint with a resume point has none. The point may take most of the room.
+    #[must_use]
+    pub fn with_ack_ahead(mut self, ahead: &AckAhead, rules: &str) -> Self {
+        if self.progress.is_some() {
+            return self;
+        }
+        let mut stored = StoredAckAhead::without_positions(self.commit_end, rules, ahead);
+        self.ack_ahead = Some(Box::new(stored.clone()));
+        let room = MOST_BYTES.saturating_sub(self.to_text().len());
+        let has_some = stored.set_positions(ahead, room.min(MOST_POSITION_BYTES));
+        self.ack_ahead = has_some.then(|| Box::new(stored));
+        self
+    }
+
+    /// What the stream has acknowledged beyond its position; `None` if nothing is stored.
+    ///
+    /// # Errors
+    /// The reason why it is not used: the changes are sent again.
+    pub fn ack_ahead(&self, rules: &str) -> Option<Result<AckAhead, &'static str>> {
+        let stored = self.ack_ahead.as_ref()?;
+        Some(match self.progress {
+            Some(_) => Err("the checkpoint has a resume point"),
+            None => stored.read(self.commit_end, rules),
+        })
+    }
 }
 
 #[cfg(test)]
@@ -153,6 +198,71 @@ mod tests {
         };
         assert!(!stored.to_text().contains("{{"), "{}", stored.to_text());
         assert_eq!(Checkpoint::parse(&stored.to_text()).unwrap(), stored);
+    }
+
+    fn most_ahead() -> AckAhead {
+        let position = |n: u64| crate::position::Position {
+            commit_end: Lsn(n << 32),
+            lsn: Lsn((n << 32) - 8),
+            index: 2,
+        };
+        let marker = Marker {
+            number: u64::MAX,
+            nonce: "f".repeat(16),
+            lsn: Lsn(u64::MAX),
+            flushed: Lsn(u64::MAX),
+        };
+        AckAhead::new((1..3_000).map(position).collect(), position(3_000), marker).unwrap()
+    }
+
+    #[test]
+    fn the_largest_document_fits_into_a_parameter() {
+        let largest = Checkpoint {
+            system_identifier: u64::MAX.to_string(),
+            timeline: u32::MAX,
+            // Each character is escaped as six.
+            database: "\u{1}".repeat(63),
+            database_oid: Some(u32::MAX),
+            slot: "s".repeat(63),
+            commit_end: Lsn(1),
+            marker: Some(most_ahead().marker().clone()),
+            others: Map::new(),
+            ..Checkpoint::parse(STORED).unwrap()
+        };
+        let rules = rules_hash(&[]);
+        for others in [0, 1_500, 3_500] {
+            let mut largest = largest.clone();
+            largest.others.insert("colour".into(), "x".repeat(others).into());
+            let text = largest.with_ack_ahead(&most_ahead(), &rules).to_text();
+            assert!(text.len() <= MOST_BYTES || others == 3_500, "{}", text.len());
+            let read = Checkpoint::parse(&text).unwrap().ack_ahead(&rules);
+            let read = read.map(|read| read.unwrap().missing().len());
+            assert_eq!(read.is_some(), others < 3_500);
+            assert!(read.is_none_or(|missing| missing > 100), "{read:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_acknowledged_ahead_belongs_to_one_position() {
+        let stored = Checkpoint::parse(STORED).unwrap();
+        let ahead = AckAhead::new(
+            most_ahead().missing().to_vec(),
+            most_ahead().before(),
+            most_ahead().marker().clone(),
+        );
+        let with = stored.with_ack_ahead(&ahead.unwrap(), "rules");
+        assert!(matches!(with.ack_ahead("rules"), Some(Ok(_))));
+        // An older version moves the position and keeps the field.
+        let moved = Checkpoint {
+            commit_end: Lsn(0x16B_3750),
+            ..with.clone()
+        };
+        assert!(matches!(moved.ack_ahead("rules"), Some(Err(_))));
+        // A later version may give the field another form.
+        let text = with.to_text();
+        let mut other: Value = serde_json::from_str(&text).unwrap();
+        other["ack_ahead"] = Value::from(7);
+        assert_eq!(Checkpoint::parse(&other.to_string()).unwrap().ack_ahead, None);
     }
 
     #[test]

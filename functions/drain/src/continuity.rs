@@ -51,6 +51,7 @@ impl ServerInfo {
             commit_end,
             progress: None,
             marker: None,
+            ack_ahead: None,
             updated_at: String::new(),
             others: Map::new(),
         }

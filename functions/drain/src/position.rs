@@ -79,11 +79,17 @@ impl PositionSequence {
 
     /// The position of the next event, whose change was logged at `lsn`.
     pub fn next(&mut self, lsn: Lsn) -> Position {
+        let position = self.peek(lsn);
+        self.last = Some((lsn, position.index));
+        position
+    }
+
+    /// The position that [`PositionSequence::next`] returns next.
+    pub fn peek(&self, lsn: Lsn) -> Position {
         let index = match self.last {
             Some((last, index)) if last == lsn => index + 1,
             _ => 0,
         };
-        self.last = Some((lsn, index));
         Position {
             commit_end: self.commit_end,
             lsn,

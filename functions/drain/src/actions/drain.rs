@@ -11,7 +11,7 @@ use super::rule_problems::rule_problems;
 use crate::aws::parameter_store::Parameter;
 use crate::budget::Budget;
 use crate::change::{Message, MessageParts};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{AckAhead, Checkpoint, rules_hash};
 use crate::clock::now_micros;
 use crate::config::Config;
 use crate::continuity::{Discontinuity, ServerInfo, StartPosition};
@@ -21,6 +21,7 @@ use crate::drain::{BackfillRunner, DrainPorts, DrainTask, Settings, drain};
 use crate::encode::Event;
 use crate::error::Error;
 use crate::lsn::Lsn;
+use crate::pattern::TablePattern;
 use crate::ports::SlotError;
 use crate::position::Position;
 use crate::postgres::connection::Connector;
@@ -105,12 +106,17 @@ pub(super) async fn drain_opened(
     warn_of_rule_problems(app, connector, &settings, &slot).await;
     let tables_left = left_tables::warn(app, connector, slot.control(), &settings).await;
     let envelope = &app.config.envelope;
+    let rules = rules(&app.config, &server, &settings);
+    let ahead = stored.as_ref().filter(|_| accept_gap.is_none());
+    let ahead = ahead.and_then(|stored| ack_ahead(stored, &rules));
     let task = DrainTask {
         settings: &settings,
         envelope,
         start: &start,
         first_event: accept_gap.map(|_| gap_accepted(&app.config, &start, stored.as_ref())),
         checkpoint: next_checkpoint(name, &server, &start, stored, accept_gap.is_some()),
+        ahead,
+        rules,
         budget,
     };
     let ports = DrainPorts {
@@ -138,6 +144,40 @@ pub(super) async fn drain_opened(
         }
     }
     Ok(report)
+}
+
+/// Hash of what decides which events a change has, and of the slot, the server and the stream.
+///
+/// With other rules, a change that the stream has may lack an event, or have another one.
+fn rules(config: &Config, server: &ServerInfo, settings: &Settings) -> String {
+    let tables: Vec<String> = settings.tables.iter().map(TablePattern::to_string).collect();
+    rules_hash(&[
+        env!("CARGO_PKG_VERSION"),
+        &server.system_identifier,
+        &server.timeline.to_string(),
+        &server.version.to_string(),
+        &server.database_oid.to_string(),
+        &settings.slot,
+        settings.plugin.name(),
+        &config.stream,
+        &config.publications.join("\n"),
+        &tables.join("\n"),
+        &format!("{:?} {:?}", settings.projection, settings.skipped),
+        &config.envelope.settings_text(),
+        &settings.record_bytes.to_string(),
+    ])
+}
+
+/// What the stream has beyond a stored checkpoint, if that is known.
+fn ack_ahead(stored: &Checkpoint, rules: &str) -> Option<AckAhead> {
+    match stored.ack_ahead(rules)? {
+        Ok(ahead) => Some(ahead),
+        Err(why) => {
+            let slot = &stored.slot;
+            tracing::debug!(slot, why, "changes that were acknowledged ahead are sent again");
+            None
+        }
+    }
 }
 
 /// Adds what the server keeps for the slot, and the oldest transaction. Each is left out if the server does not

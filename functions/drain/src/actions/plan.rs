@@ -131,6 +131,7 @@ pub(crate) async fn plan<S: Slot>(slot: &mut S, input: PlanInput<'_>) -> Result<
         acknowledged: start.acknowledged,
         resume: start.resume.clone(),
         expected: None,
+        ahead: None,
         upto,
     };
     let catalog = slot.catalog().await?;

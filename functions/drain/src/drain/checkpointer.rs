@@ -1,12 +1,13 @@
 //! Paced writer of the checkpoint.
 //!
-//! It stores about once a second while events are acknowledged, and at the end of each window.
+//! It stores about once a second while the acknowledged position moves, and at the end of each window. While
+//! one lane holds the position back, it stores every five seconds what is acknowledged beyond it.
 
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 
-use crate::checkpoint::{AckPosition, Checkpoint};
+use crate::checkpoint::{AckAhead, AckPosition, Checkpoint};
 use crate::clock::now_text;
 use crate::error::Error;
 use crate::marker::Marker;
@@ -14,6 +15,9 @@ use crate::ports::{BoxError, CheckpointError, ErrorKind, SlotError, StateStore};
 
 /// Shortest time between two stores while events are acknowledged.
 const STORE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Shortest time between two stores of the same position, while events after it are acknowledged.
+const AHEAD_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Longest time between two such stores.
 ///
@@ -32,6 +36,12 @@ pub(super) struct Checkpointer<C> {
     stored: Option<AckPosition>,
     /// Whether the stored checkpoint names the last marker.
     is_marker_stored: bool,
+    /// See [`DrainTask::rules`](super::DrainTask::rules).
+    rules: String,
+    /// What was stored last as acknowledged beyond the position.
+    stored_ahead: Option<AckAhead>,
+    /// Events after the position that were acknowledged when the last paced store started.
+    events_ahead: u64,
     running: Option<(AckPosition, JoinHandle<Result<(), CheckpointError>>)>,
     last_start: Instant,
     interval: Duration,
@@ -51,12 +61,20 @@ impl<C: StateStore> Checkpointer<C> {
     ///
     /// `document` is the checkpoint to store, without its position. `stored` is the position of the stored
     /// checkpoint.
-    pub(super) fn new(checkpoints: C, document: Checkpoint, stored: Option<AckPosition>) -> Self {
+    pub(super) fn new(
+        checkpoints: C,
+        document: Checkpoint,
+        stored: Option<AckPosition>,
+        rules: String,
+    ) -> Self {
         Checkpointer {
             checkpoints,
             document,
             stored,
             is_marker_stored: true,
+            rules,
+            stored_ahead: None,
+            events_ahead: 0,
             running: None,
             last_start: Instant::now(),
             interval: STORE_INTERVAL,
@@ -101,21 +119,36 @@ impl<C: StateStore> Checkpointer<C> {
         self.running.is_some()
     }
 
-    /// Time of the next paced store; `None` unless `acknowledged` is after the stored position.
+    /// Time of the next paced store; `None` unless `acknowledged` is after the stored position, or other events
+    /// after it are acknowledged than before. `events_ahead` is their number.
     ///
     /// Also `None` while a store runs, after the close, and before the first checkpoint. Only
     /// [`Checkpointer::store`] writes the first checkpoint, since a first event may have to be acknowledged
     /// before.
-    pub(super) fn due(&self, acknowledged: &AckPosition) -> Option<Instant> {
-        let stored = self.stored.as_ref();
-        let is_behind = stored.is_some_and(|stored| stored < acknowledged);
-        let is_due = is_behind && !self.is_closed && self.running.is_none();
-        is_due.then(|| self.last_start + self.interval)
+    pub(super) fn due(&self, acknowledged: &AckPosition, events_ahead: u64) -> Option<Instant> {
+        let stored = self.stored.as_ref().filter(|_| !self.is_closed)?;
+        if self.running.is_some() {
+            return None;
+        }
+        if stored < acknowledged {
+            return Some(self.last_start + self.interval);
+        }
+        let has_others = events_ahead > 0 && events_ahead != self.events_ahead;
+        has_others.then(|| self.last_start + self.interval.max(AHEAD_INTERVAL))
     }
 
     /// Starts a store, and does not wait for it.
-    pub(super) fn start(&mut self, acknowledged: &AckPosition) {
-        let (checkpoints, text) = (self.checkpoints.clone(), self.text(acknowledged));
+    ///
+    /// `ahead` is what is acknowledged beyond `acknowledged`, and `events_ahead` the number of these events.
+    /// Nothing is stored if both are stored already.
+    pub(super) fn start(&mut self, acknowledged: &AckPosition, ahead: Option<AckAhead>, events_ahead: u64) {
+        let is_behind = self.stored.as_ref().is_none_or(|stored| stored < acknowledged);
+        if !is_behind && (ahead.is_none() || ahead == self.stored_ahead) {
+            self.events_ahead = events_ahead;
+            return;
+        }
+        let (checkpoints, text) = (self.checkpoints.clone(), self.text(acknowledged, ahead.as_ref()));
+        (self.stored_ahead, self.events_ahead) = (ahead, events_ahead);
         let store = tokio::spawn(async move { checkpoints.store(text).await });
         self.running = Some((acknowledged.clone(), store));
         self.last_start = Instant::now();
@@ -138,6 +171,7 @@ impl<C: StateStore> Checkpointer<C> {
                 self.interval = (self.interval / 2).max(STORE_INTERVAL);
             }
             Err(error) => {
+                self.stored_ahead = None;
                 self.interval = (self.interval * 2).min(LONGEST_INTERVAL);
                 tracing::warn!(error = %error, "the checkpoint was not stored, trying again");
             }
@@ -146,7 +180,7 @@ impl<C: StateStore> Checkpointer<C> {
     }
 
     /// Stores `acknowledged` and waits for it, with retries until `deadline`. Does nothing if it is stored
-    /// already.
+    /// already, with `ahead`: what is acknowledged beyond it.
     ///
     /// `fence` runs before each attempt. It fails if another drainer may have the lock.
     ///
@@ -155,10 +189,11 @@ impl<C: StateStore> Checkpointer<C> {
     pub(super) async fn store(
         &mut self,
         acknowledged: &AckPosition,
+        ahead: Option<AckAhead>,
         deadline: Instant,
         fence: impl AsyncFnMut() -> Result<(), SlotError>,
     ) -> Result<(), Error> {
-        let storing = self.store_if_needed(acknowledged, fence);
+        let storing = self.store_if_needed(acknowledged, ahead, fence);
         let stored = tokio::time::timeout_at(deadline.into(), storing).await;
         stored.unwrap_or_else(|_| Err(timeout_error(&self.checkpoints)))
     }
@@ -166,27 +201,35 @@ impl<C: StateStore> Checkpointer<C> {
     async fn store_if_needed(
         &mut self,
         acknowledged: &AckPosition,
+        ahead: Option<AckAhead>,
         fence: impl AsyncFnMut() -> Result<(), SlotError>,
     ) -> Result<(), Error> {
         self.wait_for_store().await;
         let stored = self.stored.as_ref();
-        if !self.is_marker_stored || stored.is_none_or(|stored| stored < acknowledged) {
-            store_with_retries(&self.checkpoints, self.text(acknowledged), fence).await?;
+        let is_behind = stored.is_none_or(|stored| stored < acknowledged);
+        let has_others = ahead.is_some() && ahead != self.stored_ahead;
+        if !self.is_marker_stored || is_behind || has_others {
+            let text = self.text(acknowledged, ahead.as_ref());
+            store_with_retries(&self.checkpoints, text, fence).await?;
             self.stored = Some(acknowledged.clone());
+            self.stored_ahead = ahead;
             self.is_marker_stored = true;
             self.last_start = Instant::now();
         }
         Ok(())
     }
 
-    fn text(&self, acknowledged: &AckPosition) -> String {
+    fn text(&self, acknowledged: &AckPosition, ahead: Option<&AckAhead>) -> String {
         let document = Checkpoint {
             commit_end: acknowledged.commit_end,
             progress: acknowledged.resume.clone(),
             updated_at: now_text(),
             ..self.document.clone()
         };
-        document.to_text()
+        match ahead {
+            Some(ahead) => document.with_ack_ahead(ahead, &self.rules).to_text(),
+            None => document.to_text(),
+        }
     }
 }
 
@@ -267,24 +310,39 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_throttled_store_doubles_the_time_to_the_next_and_a_stored_one_halves_it() {
-        let is_throttled = Arc::new(AtomicBool::new(true));
+    fn checkpointer(is_throttled: &Arc<AtomicBool>) -> Checkpointer<Throttled> {
         let document = Checkpoint::parse(
             r#"{"version": 1, "system_identifier": "1", "timeline": 1, "database": "d", "slot": "s",
                 "plugin": "pgoutput", "commit_end": "0/1", "updated_at": ""}"#,
         );
-        let mut checkpointer = Checkpointer::new(
-            Throttled(Arc::clone(&is_throttled)),
-            document.unwrap(),
-            Some(position(1)),
-        );
+        let store = Throttled(Arc::clone(is_throttled));
+        Checkpointer::new(store, document.unwrap(), Some(position(1)), String::new())
+    }
+
+    #[tokio::test]
+    async fn the_same_position_is_stored_again_every_five_seconds_while_events_are_acknowledged_ahead() {
+        let mut checkpointer = checkpointer(&Arc::default());
+        let started = checkpointer.last_start;
+        assert_eq!(checkpointer.due(&position(1), 0), None);
+        assert_eq!(checkpointer.due(&position(1), 7), Some(started + AHEAD_INTERVAL));
+        assert_eq!(checkpointer.due(&position(2), 7), Some(started + STORE_INTERVAL));
+        // What is ahead may not be known.
+        checkpointer.start(&position(1), None, 7);
+        assert!(!checkpointer.is_storing());
+        assert_eq!(checkpointer.due(&position(1), 7), None);
+        assert_eq!(checkpointer.due(&position(1), 8), Some(started + AHEAD_INTERVAL));
+    }
+
+    #[tokio::test]
+    async fn a_throttled_store_doubles_the_time_to_the_next_and_a_stored_one_halves_it() {
+        let is_throttled = Arc::new(AtomicBool::new(true));
+        let mut checkpointer = checkpointer(&is_throttled);
         let mut intervals = Vec::new();
         for round in 0..8 {
             is_throttled.store(round < 6, Ordering::Relaxed);
-            checkpointer.start(&position(round + 2));
+            checkpointer.start(&position(round + 2), None, 0);
             checkpointer.wait_for_store().await;
-            let due = checkpointer.due(&position(100)).unwrap();
+            let due = checkpointer.due(&position(100), 0).unwrap();
             intervals.push((due - checkpointer.last_start).as_secs());
         }
         assert_eq!(intervals, [2, 4, 8, 16, 16, 16, 8, 4]);

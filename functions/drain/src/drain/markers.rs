@@ -75,6 +75,11 @@ impl Markers {
         next.filter(|marker| marker.lsn >= acknowledged).cloned()
     }
 
+    /// The last marker, which no window has passed; `None` if there is none.
+    pub(super) fn last(&self) -> Option<&Marker> {
+        self.ahead.as_ref()
+    }
+
     /// Whether a window ends at the last marker.
     ///
     /// The marker was the end of the log when it was written. So such a window read the log to its end at
@@ -200,14 +205,9 @@ impl Markers {
                  again, with the same positions");
             return Ok(HistoryCheck::Settled(start.settled));
         };
-        let window = Window {
-            upto: expected.flushed.min(slot.wal_positions().await?.flush),
-            rows: i32::MAX,
-            sent_prefix: None,
-        };
         let time = budget.reading_time_left(Instant::now()) / 2;
-        match slot.find(window, &expected.nonce, time).await {
-            Ok(rows) if !self.contains(settings.plugin, expected, &rows) => Err(self.missing(expected, to)),
+        match self.find(slot, settings.plugin, expected, time).await {
+            Ok(false) => Err(self.missing(expected, to)),
             Ok(_) if !start.promoted => Ok(HistoryCheck::Unchanged),
             Ok(_) => {
                 let settled = to.min(expected.lsn).max(from);
@@ -226,6 +226,38 @@ impl Markers {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Whether the slot returns a marker.
+    ///
+    /// # Errors
+    /// The server cannot be asked, or does not answer within a quarter of the time for reading.
+    pub(super) async fn is_in_log<S: Slot>(
+        &self,
+        slot: &mut S,
+        plugin: Plugin,
+        marker: &Marker,
+        budget: Budget,
+    ) -> Result<bool, SlotError> {
+        let time = budget.reading_time_left(Instant::now()) / 4;
+        self.find(slot, plugin, marker, time).await
+    }
+
+    /// Searches for a marker after the slot's position, for at most `time`.
+    async fn find<S: Slot>(
+        &self,
+        slot: &mut S,
+        plugin: Plugin,
+        marker: &Marker,
+        time: Duration,
+    ) -> Result<bool, SlotError> {
+        let window = Window {
+            upto: marker.flushed.min(slot.wal_positions().await?.flush),
+            rows: i32::MAX,
+            sent_prefix: None,
+        };
+        let rows = slot.find(window, &marker.nonce, time).await?;
+        Ok(self.contains(plugin, marker, &rows))
     }
 
     /// Whether one of these rows, which contain the marker's nonce, is the marker.

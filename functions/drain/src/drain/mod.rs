@@ -3,6 +3,7 @@
 //! Reading and sending overlap. Bytes that were read and not yet acknowledged are bounded. At the bound the
 //! loop reads no more rows.
 
+mod ahead;
 mod backfill;
 mod checkpointer;
 mod key_changes;
@@ -10,6 +11,7 @@ mod markers;
 mod next_window;
 pub(crate) mod reader;
 pub mod report;
+mod requested_events;
 mod row_lanes;
 mod sender;
 mod settings;
@@ -20,11 +22,11 @@ mod throughput;
 mod tip;
 mod window;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::budget::Budget;
-use crate::checkpoint::AckPosition;
+use crate::checkpoint::{AckAhead, AckPosition};
 use crate::clock::now_micros;
 use crate::continuity::StartPosition;
 use crate::encode::{Envelope, Event};
@@ -72,10 +74,10 @@ pub async fn drain<S: Slot + TableSource, K: Stream, C: StateStore>(
     task: DrainTask<'_>,
 ) -> Drained {
     let began = Instant::now();
-    let first_event = task.first_event.clone();
+    let (first_event, ahead) = (task.first_event.clone(), task.ahead.clone());
     let start = task.start;
     let mut drain = Drain::new(ports, task, began);
-    let result = drain.run(began, first_event).await;
+    let result = drain.run(began, first_event, ahead).await;
     drain.checkpointer.close().await;
     let stored = drain.checkpointer.stored();
     drain.report.to = stored.map_or(start.acknowledged, |stored| stored.commit_end);
@@ -107,6 +109,10 @@ struct Drain<'a, S, K, C> {
     confirmed: Lsn,
     /// See [`StartPosition::settled`].
     settled: Lsn,
+    /// What earlier drains had acknowledged beyond the acknowledged position.
+    ahead: Option<Arc<AckAhead>>,
+    /// Whether the checkpoint remembers what is acknowledged ahead.
+    stores_ahead: bool,
     /// Search for a transaction that the server cannot decode; `None` as long as it decodes all.
     search: Option<TransactionSearch>,
     /// Time for reading when the drain began.
@@ -164,7 +170,9 @@ where
                 budget.sending_deadline(),
             ),
             markers: Markers::new(settings, task.checkpoint.marker.as_ref(), start.expected.clone()),
-            checkpointer: Checkpointer::new(ports.checkpoints, task.checkpoint, stored),
+            checkpointer: Checkpointer::new(ports.checkpoints, task.checkpoint, stored, task.rules),
+            ahead: None,
+            stores_ahead: settings.markers && ports.backfill.is_none(),
             backfill: ports.backfill,
             confirmed: start.confirmed,
             settled: start.settled,
@@ -188,11 +196,17 @@ where
         }
     }
 
-    async fn run(&mut self, began: Instant, first_event: Option<Event>) -> Result<(), Error> {
+    async fn run(
+        &mut self,
+        began: Instant,
+        first_event: Option<Event>,
+        ahead: Option<AckAhead>,
+    ) -> Result<(), Error> {
         if self.checkpointer.stored().is_none() {
             self.store_first_position(first_event).await?;
         }
         self.check_history().await?;
+        self.prove_ahead(ahead).await;
         if let Some(backfill) = &mut self.backfill {
             backfill.watch_resumed_table(self.slot, self.budget).await?;
         }
@@ -258,7 +272,11 @@ where
             acknowledgements.add_event(transaction);
             acknowledgements.commit(transaction, self.start.acknowledged);
             self.report.events += 1;
-            self.sender.push(QueuedEvent { event, transaction });
+            self.sender.push(QueuedEvent {
+                event,
+                transaction,
+                change_positions: 1,
+            });
             let (result, is_all_sent) = self.send_rest().await;
             result?;
             if !is_all_sent {
@@ -371,9 +389,10 @@ where
     /// Stores a position as the checkpoint, and waits for it.
     async fn store(&mut self, position: &AckPosition) -> Result<(), Error> {
         let deadline = self.budget.confirming_deadline();
+        let ahead = self.ack_ahead();
         let slot = &mut *self.slot;
         self.checkpointer
-            .store(position, deadline, async || slot.check_lock().await)
+            .store(position, ahead, deadline, async || slot.check_lock().await)
             .await
     }
 

@@ -21,11 +21,12 @@ mod tables;
 mod transaction;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::backfill::{ChunkContext, RowRequest, WATERMARK};
 use crate::catalog::{Catalog, TableRequest};
 use crate::change::{Change, Item};
-use crate::checkpoint::ResumePoint;
+use crate::checkpoint::{AckAhead, ResumePoint};
 use crate::continuity::Discontinuity;
 use crate::decode::Decoder;
 use crate::encode::{EncodedEvents, Envelope, Event, Progress, Transaction};
@@ -35,6 +36,7 @@ use crate::marker::{Marker, PREFIX};
 use crate::pack::{Acknowledgements, QueuedEvent};
 use crate::pattern;
 use crate::ports::{CommitRows, PEEK_ROW_BYTES, PeekRow};
+use crate::position::Position;
 use crate::projection::Projections;
 
 use super::key_changes::KeyChanges;
@@ -112,6 +114,8 @@ pub(crate) struct SentHistory {
     pub(crate) resume: Option<ResumePoint>,
     /// The marker that the slot must return.
     pub(crate) expected: Option<Marker>,
+    /// What the stream has beyond the acknowledged position, if the log proves it.
+    pub(crate) ahead: Option<Arc<AckAhead>>,
     /// The readable position: transactions that end after it are left to a later window.
     pub(crate) upto: Lsn,
 }
@@ -422,9 +426,15 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         out.report.changes += 1;
         out.acknowledgements.add_change(id);
         out.report.replayed += u64::from(open.is_replayed);
-        events::warn_of_unnamed_row(&self.settings.slot, &change, out.report);
-        out.report.omitted += self.encode(lsn, change, out.chunk.as_deref_mut())?;
-        self.queue_events(id, out)?;
+        let ahead = self.history.ahead.as_ref();
+        if ahead.is_some_and(|ahead| has_change(ahead, &change, progress.next_position(lsn))) {
+            out.report.acknowledged_ahead += 1;
+            self.envelope.skip(progress, lsn, &change);
+        } else {
+            events::warn_of_unnamed_row(&self.settings.slot, &change, out.report);
+            out.report.omitted += self.encode(lsn, change, out.chunk.as_deref_mut())?;
+            self.queue_events(id, out)?;
+        }
         let is_section_full = |open: &OpenTransaction| open.rows.bytes >= SECTION_BYTES;
         if self.open.as_ref().is_some_and(is_section_full) {
             self.end_section(out.acknowledgements, out.chunk.as_deref());
@@ -446,6 +456,14 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
             slot: self.settings.slot.clone(),
             lsn,
         }
+    }
+}
+
+/// Whether every event of a change is acknowledged. `position` is that of its first event.
+fn has_change(ahead: &AckAhead, change: &Change<'_>, position: Position) -> bool {
+    match change {
+        Change::Insert { .. } => ahead.has_insert(position),
+        _ => ahead.has_record(position),
     }
 }
 

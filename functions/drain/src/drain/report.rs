@@ -29,9 +29,12 @@ pub struct Report {
     pub transactions: u64,
     /// Changes, counted as the transactions are; skipped ones are not counted.
     pub changes: u64,
-    /// Changes after `to` that were read and perhaps sent. The next invocation sends them again.
+    /// Changes after `to` that were read and perhaps sent. The next invocation sends them again, as far as the
+    /// checkpoint does not remember them.
     pub unconfirmed: u64,
-    /// Events of all changes that were read.
+    /// Changes that were read and not sent: an earlier invocation sent them, and its checkpoint remembers them.
+    pub acknowledged_ahead: u64,
+    /// Events of all changes that were read, without those of `acknowledged_ahead`.
     pub events: u64,
     /// Records that were acknowledged.
     pub records: u64,

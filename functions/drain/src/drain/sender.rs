@@ -9,12 +9,15 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 use super::report::Report;
+use super::requested_events::RequestedEvents;
 use super::settings::{REQUEST, Settings};
 use super::throughput::{LaneTime, Throughput};
 use crate::checkpoint::AckPosition;
 use crate::encode::Event;
 use crate::error::Error;
-use crate::pack::{Acknowledgements, Aggregation, HashKey, Lanes, QueuedEvent, Record, ShardMap};
+use crate::pack::{
+    Acknowledgements, Aggregation, HashKey, Lanes, Outstanding, QueuedEvent, Record, ShardMap,
+};
 use crate::ports::{ErrorKind, PutAnswer, RecordOutcome, Stream, StreamError};
 
 /// Most requests in flight.
@@ -48,8 +51,8 @@ const LIST_BACKOFF: (f64, f64) = (0.05, 1.0);
 
 /// An answer of the stream.
 pub(super) enum StreamAnswer {
-    /// To a PutRecords request, with the time that it took.
-    Put(PutAnswer, Duration),
+    /// To a PutRecords request, with its number and the time that it took.
+    Put(u64, PutAnswer, Duration),
     /// To a ListShards request.
     Shards(Result<ShardMap, StreamError>),
 }
@@ -79,6 +82,8 @@ pub(super) struct Sender<K> {
     lanes: Lanes,
     pub(super) acknowledgements: Acknowledgements,
     in_flight: JoinSet<StreamAnswer>,
+    /// The events of each request in flight, by the request's number.
+    requested: RequestedEvents,
     /// Requests that may be in flight: halved when one fails as a whole, one more after each answer.
     allowed: usize,
     /// Set while the shard map is stale: how often in a row ListShards returned the same map.
@@ -116,6 +121,7 @@ impl<K: Stream> Sender<K> {
             lanes: Lanes::new(settings.aggregation, settings.shards.clone()),
             acknowledgements: Acknowledgements::new(position),
             in_flight: JoinSet::new(),
+            requested: RequestedEvents::default(),
             allowed: MAX_REQUESTS / 2,
             stale_answers: None,
             unplaced: Vec::new(),
@@ -151,6 +157,13 @@ impl<K: Stream> Sender<K> {
     /// Whether more events may be read, by the last [`Sender::update_room`].
     pub(super) fn has_room(&self) -> bool {
         self.lanes.memory() < self.room.bytes && self.lanes.most_records() < self.room.lane_records
+    }
+
+    /// The events that are not acknowledged; `None` if the last position that was queued is not known.
+    pub(super) fn outstanding(&self) -> Option<Outstanding> {
+        let unplaced = self.unplaced.iter().flat_map(|(record, _)| record.events());
+        let unplaced = unplaced.map(QueuedEvent::outstanding);
+        self.lanes.outstanding(self.requested.events().chain(unplaced))
     }
 
     /// Whether every event was acknowledged.
@@ -210,9 +223,10 @@ impl<K: Stream> Sender<K> {
         if !records.is_empty() {
             let stream = self.stream.clone();
             self.throughput.start();
+            let number = self.requested.add(&records);
             self.in_flight.spawn(async move {
                 let began = Instant::now();
-                StreamAnswer::Put(stream.put(records).await, began.elapsed())
+                StreamAnswer::Put(number, stream.put(records).await, began.elapsed())
             });
         }
     }
@@ -243,7 +257,8 @@ impl<K: Stream> Sender<K> {
     pub(super) fn apply_answer(&mut self, answer: StreamAnswer, report: &mut Report) -> Result<(), Error> {
         let memory_before = self.lanes.memory();
         let result = match answer {
-            StreamAnswer::Put(answer, took) => {
+            StreamAnswer::Put(number, answer, took) => {
+                self.requested.remove(number);
                 self.lane_time.add(took);
                 let result = self.apply_put(answer, report);
                 let acknowledged = memory_before.saturating_sub(self.lanes.memory());

@@ -6,7 +6,7 @@ use super::backfill::BackfillRunner;
 use super::report::Report;
 use super::settings::Settings;
 use crate::budget::Budget;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{AckAhead, Checkpoint};
 use crate::continuity::StartPosition;
 use crate::encode::{Envelope, Event};
 use crate::error::Error;
@@ -38,6 +38,10 @@ pub struct DrainTask<'a> {
     pub start: &'a StartPosition,
     /// The checkpoint to store; the drain fills in its position.
     pub checkpoint: Checkpoint,
+    /// What the stream has beyond the stored checkpoint.
+    pub ahead: Option<AckAhead>,
+    /// Hash of what decides which events a change has.
+    pub rules: String,
     /// An event that must be acknowledged before everything else.
     pub first_event: Option<Event>,
     /// The invocation's time.

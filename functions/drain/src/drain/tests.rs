@@ -24,6 +24,7 @@ use crate::projection::ProjectionRules;
 use crate::table_name::TableName;
 use crate::window_sizing::Window;
 
+mod ahead;
 mod fakes;
 mod markers;
 
@@ -109,6 +110,7 @@ async fn run_on(
         stream: FakeStream {
             log: log.clone(),
             throttles,
+            stuck: None,
             shards,
             stale_lists: Arc::new(Mutex::new(stale_lists)),
         },
@@ -117,26 +119,33 @@ async fn run_on(
         backfill: backfill.map(|state| BackfillRunner::new(FakeCheckpoints(log.clone()), state)),
     };
     let settings = settings(aggregation);
-    let envelope = Envelope {
-        form: EnvelopeForm::Wal2json(Wal2json),
-        partition_by: PartitionBy::Table,
-        keyless: KeylessRows::Spread,
-        oversize: Oversize::Fail,
-    };
-    let checkpoint = r#"{"version":1,"system_identifier":"7","timeline":1,"database":"d","slot":"s",
-        "plugin":"test_decoding","commit_end":"0/0","updated_at":""}"#;
-    let checkpoint = Checkpoint::parse(checkpoint).unwrap();
+    let envelope = envelope();
+    let checkpoint = Checkpoint::parse(CHECKPOINT).unwrap();
     let budget = Budget::new(Instant::now(), Instant::now() + Duration::from_secs(60));
     let task = DrainTask {
         settings: &settings,
         envelope: &envelope,
         start: &start,
         checkpoint,
+        ahead: None,
+        rules: String::new(),
         first_event,
         budget,
     };
     let drained = drain(ports, task).await;
     (log, drained.report, drained.result)
+}
+
+const CHECKPOINT: &str = r#"{"version":1,"system_identifier":"7","timeline":1,"database":"d","slot":"s",
+    "plugin":"test_decoding","commit_end":"0/0","updated_at":""}"#;
+
+fn envelope() -> Envelope {
+    Envelope {
+        form: EnvelopeForm::Wal2json(Wal2json),
+        partition_by: PartitionBy::Table,
+        keyless: KeylessRows::Spread,
+        oversize: Oversize::Fail,
+    }
 }
 
 fn settings(aggregation: Aggregation) -> Settings {

@@ -90,6 +90,7 @@ where
             acknowledged: self.start.acknowledged,
             resume: self.sender.acknowledgements.position().resume.clone(),
             expected: self.markers.expected.take(),
+            ahead: self.ahead.clone(),
             upto: readable,
         };
         let mut reader = WindowReader::new(self.settings, self.envelope, catalog, history, now);
@@ -205,6 +206,8 @@ where
             confirmed?;
             tracing::warn!(slot = self.settings.slot, "{}", failure.chain());
             self.sender.acknowledgements.restart_transaction();
+            // The log has other rows than those that were sent.
+            (self.ahead, self.stores_ahead) = (None, false);
             let position = self.sender.acknowledgements.position().clone();
             self.checkpointer.set_back(position);
             return Ok(WindowOutcome::ReadAgain);
@@ -429,14 +432,17 @@ where
     ///
     /// An unconfirmed window may pass the last marker, so its positions are not stored.
     fn store_due(&self) -> Option<Instant> {
-        let due = self.checkpointer.due(self.sender.acknowledgements.position());
+        let position = self.sender.acknowledgements.position();
+        let due = self.checkpointer.due(position, self.events_ahead());
         due.filter(|_| !self.is_unconfirmed)
     }
 
     /// Starts a store of the checkpoint, if this drainer still has the lock.
     async fn start_store(&mut self) -> Result<(), Error> {
         self.slot.check_lock().await?;
-        self.checkpointer.start(self.sender.acknowledgements.position());
+        let (ahead, events) = (self.ack_ahead(), self.events_ahead());
+        let position = self.sender.acknowledgements.position();
+        self.checkpointer.start(position, ahead, events);
         Ok(())
     }
 }

@@ -134,6 +134,19 @@ impl Envelope {
         envelope
     }
 
+    /// Text of all its settings. The announced table definitions are none.
+    pub fn settings_text(&self) -> String {
+        let form = match &self.form {
+            EnvelopeForm::Debezium(form) => format!("{form:?}"),
+            EnvelopeForm::Dms(_) => "dms".to_owned(),
+            EnvelopeForm::Wal2json(_) => "wal2json".to_owned(),
+        };
+        format!(
+            "{form} {:?} {:?} {:?}",
+            self.partition_by, self.keyless, self.oversize
+        )
+    }
+
     /// Progress at the beginning of a transaction whose commit record ends at `commit_end`.
     pub fn begin(&self, transaction: Transaction, commit_end: Lsn) -> Progress {
         Progress::new(transaction, commit_end, self.form.carries_table_counts())

@@ -124,6 +124,11 @@ impl Progress {
         self.positions.commit_end()
     }
 
+    /// The position of the next event, whose change was logged at `lsn`.
+    pub fn next_position(&self, lsn: Lsn) -> Position {
+        self.positions.peek(lsn)
+    }
+
     /// Counts the next event of a table and returns its place. The change was logged at `lsn`.
     pub(super) fn next_place(&mut self, lsn: Lsn, relation: &Relation) -> EventPlace {
         if !self.counts_tables {

@@ -16,6 +16,8 @@ pub struct TransactionId(u64);
 struct Span {
     /// Events that are not acknowledged yet.
     outstanding: u64,
+    /// Events that are acknowledged.
+    acknowledged: u64,
     counts: DeliveredCounts,
     /// Its end; `None` until it was read to there.
     end: Option<SpanEnd>,
@@ -49,6 +51,8 @@ pub struct Acknowledgements {
     spans: VecDeque<Span>,
     position: AckPosition,
     delivered: DeliveredCounts,
+    /// Acknowledged events after the position.
+    ahead: u64,
 }
 
 impl Acknowledgements {
@@ -59,6 +63,7 @@ impl Acknowledgements {
             spans: VecDeque::new(),
             position,
             delivered: DeliveredCounts::default(),
+            ahead: 0,
         }
     }
 
@@ -66,6 +71,7 @@ impl Acknowledgements {
     pub fn begin(&mut self) -> TransactionId {
         self.spans.push_back(Span {
             outstanding: 0,
+            acknowledged: 0,
             counts: DeliveredCounts::default(),
             end: None,
         });
@@ -131,6 +137,8 @@ impl Acknowledgements {
         if let Some(span) = self.span(id) {
             debug_assert!(span.outstanding > 0, "more events were acknowledged than added");
             span.outstanding = span.outstanding.saturating_sub(1);
+            span.acknowledged += 1;
+            self.ahead += 1;
         }
         self.remove_acknowledged();
     }
@@ -141,6 +149,7 @@ impl Acknowledgements {
     pub fn discard_unfinished(&mut self) {
         self.first += self.spans.len() as u64;
         self.spans.clear();
+        self.ahead = 0;
     }
 
     /// Sets the position back to the beginning of a transaction that is read again.
@@ -170,6 +179,11 @@ impl Acknowledgements {
         &self.position
     }
 
+    /// Acknowledged events after the position.
+    pub fn acknowledged_ahead(&self) -> u64 {
+        self.ahead
+    }
+
     /// The end of the last commit up to which every event is acknowledged.
     pub fn acknowledged(&self) -> Lsn {
         self.position.commit_end
@@ -193,10 +207,12 @@ impl Acknowledgements {
     fn remove_acknowledged(&mut self) {
         while let Some(Span {
             outstanding: 0,
+            acknowledged,
             end: Some(_),
             counts,
         }) = self.spans.front()
         {
+            self.ahead -= acknowledged;
             self.delivered.transactions += counts.transactions;
             self.delivered.changes += counts.changes;
             self.delivered.last_commit = counts.last_commit.or(self.delivered.last_commit);
@@ -235,9 +251,11 @@ mod tests {
         acknowledgements.commit(b, Lsn(20));
         acknowledgements.acknowledge(b);
         assert_eq!(acknowledgements.acknowledged(), Lsn(1));
+        assert_eq!(acknowledgements.acknowledged_ahead(), 1);
         assert_eq!(acknowledgements.delivered(), DeliveredCounts::default());
         acknowledgements.acknowledge(a);
         assert_eq!(acknowledgements.acknowledged(), Lsn(20));
+        assert_eq!(acknowledgements.acknowledged_ahead(), 0);
         let both = DeliveredCounts {
             transactions: 2,
             changes: 2,

@@ -403,7 +403,12 @@ mod tests {
                 row: None,
             };
             let transaction = acknowledgements.begin();
-            forecast.add(QueuedEvent { event, transaction }, LIMITS);
+            let queued = QueuedEvent {
+                event,
+                transaction,
+                change_positions: 1,
+            };
+            forecast.add(queued, LIMITS);
         }
         forecast.finish(count, LIMITS)
     }

@@ -20,10 +20,12 @@ use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 
+use super::outstanding::{Outstanding, OutstandingEvent};
 use super::record::{Aggregation, QueuedEvent, Record, RequestLimits};
 use super::shard_pacing::ShardPacing;
 use super::shards::{HashKey, ShardMap};
 use crate::encode::Event;
+use crate::position::Position;
 
 /// A queue of events that are sent in order.
 ///
@@ -76,6 +78,10 @@ pub struct Lanes {
     memory: usize,
     /// The lane with the most records, as far as it is known.
     longest: Option<HashKey>,
+    /// Position of the last event that was queued.
+    queued_to: Option<Position>,
+    /// Whether the positions ascended since the lanes were last empty.
+    is_ascending: bool,
 }
 
 impl Lanes {
@@ -96,6 +102,8 @@ impl Lanes {
             outstanding: 0,
             memory: 0,
             longest: None,
+            queued_to: None,
+            is_ascending: true,
         }
     }
 
@@ -106,6 +114,10 @@ impl Lanes {
 
     /// Queues an event after all earlier events of its lane.
     pub fn push(&mut self, event: QueuedEvent) {
+        let position = event.event.position;
+        // A window may be read again after every event of it was acknowledged.
+        self.is_ascending = self.is_empty() || (self.is_ascending && self.queued_to <= Some(position));
+        self.queued_to = Some(position);
         self.memory += event.memory();
         if self.has_barrier || event.event.barrier {
             self.has_barrier = true;
@@ -269,6 +281,18 @@ impl Lanes {
             Aggregation::None => self.sendable >= limits.records,
             Aggregation::Kpl { .. } => self.full > 0 || (self.has_barrier && self.sendable > 0),
         }
+    }
+
+    /// The events that wait, and those of `in_flight`.
+    ///
+    /// `None` if events were not queued in the order of their positions. Then the last position says nothing.
+    pub fn outstanding(&self, in_flight: impl Iterator<Item = OutstandingEvent>) -> Option<Outstanding> {
+        let waiting = self.lanes.values().flat_map(|lane| &lane.waiting);
+        let waiting = waiting.chain(&self.behind_barrier);
+        self.is_ascending.then(|| Outstanding {
+            events: in_flight.chain(waiting.map(QueuedEvent::outstanding)).collect(),
+            queued_to: self.queued_to,
+        })
     }
 
     /// Whether no event waits or is in flight.

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use super::TransactionId;
 use super::aggregate::{AggregateSize, aggregate};
+use super::outstanding::OutstandingEvent;
 use super::shards::HashKey;
 use crate::encode::Event;
 
@@ -49,12 +50,22 @@ pub struct QueuedEvent {
     pub event: Event,
     /// The transaction whose acknowledgements it counts for.
     pub transaction: TransactionId,
+    /// Positions of the events of its change; 1 unless the change has several.
+    pub change_positions: u32,
 }
 
 impl QueuedEvent {
     /// The bytes that count towards a request if it is a record of its own: data and partition key.
     pub fn bytes(&self) -> usize {
         self.event.data.len() + self.event.partition_key.len()
+    }
+
+    /// Its position, while it is not acknowledged.
+    pub fn outstanding(&self) -> OutstandingEvent {
+        OutstandingEvent {
+            position: self.event.position,
+            change_positions: self.change_positions,
+        }
     }
 
     /// The memory that it needs, about, in bytes.

@@ -170,6 +170,7 @@ impl Path {
                     self.lanes.push(QueuedEvent {
                         event,
                         transaction: id,
+                        change_positions: 1,
                     });
                 }
                 self.encoded.take_spare(&mut self.spare);

@@ -3,7 +3,7 @@
 use super::{ReaderOutput, WindowReader};
 use crate::backfill::ChunkContext;
 use crate::change::{Change, Datum};
-use crate::encode::{EncodedEvents, Oversize, Progress};
+use crate::encode::{EncodedEvents, Event, Oversize, Progress};
 use crate::error::Error;
 use crate::lsn::Lsn;
 use crate::pack::{QueuedEvent, TransactionId};
@@ -102,6 +102,10 @@ impl<R: PeekRow> WindowReader<'_, R> {
         out: &mut ReaderOutput<'_>,
     ) -> Result<(), Error> {
         let limit = self.settings.record_bytes;
+        // A definition and a tombstone have the position of their row's event.
+        let index = |event: Option<&Event>| event.map_or(0, |event| event.position.index);
+        let events = &self.events.events;
+        let change_positions = index(events.last()) - index(events.first()) + 1;
         for mut event in self.events.events.drain(..) {
             // Events under the former key of the table must be acknowledged first.
             let relation = event.relation.as_ref();
@@ -117,6 +121,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
             out.events.push(QueuedEvent {
                 event,
                 transaction: id,
+                change_positions,
             });
         }
         Ok(())

@@ -79,13 +79,18 @@ impl<R: PeekRow> WindowReader<'_, R> {
             out.acknowledgements.add_change(id);
             out.report.replayed += u64::from(lsn <= self.history.acknowledged);
             let position = PositionSequence::new(lsn).next(lsn);
-            let limit = self.settings.record_bytes;
-            let (event, omitted) =
-                self.envelope
-                    .encode_message_within(position, &marked(message), self.now, limit);
-            out.report.omitted += omitted;
-            self.events.events.push(event);
-            self.queue_events(id, out)?;
+            let ahead = self.history.ahead.as_ref();
+            if ahead.is_some_and(|ahead| ahead.has_record(position)) {
+                out.report.acknowledged_ahead += 1;
+            } else {
+                let limit = self.settings.record_bytes;
+                let (event, omitted) =
+                    self.envelope
+                        .encode_message_within(position, &marked(message), self.now, limit);
+                out.report.omitted += omitted;
+                self.events.events.push(event);
+                self.queue_events(id, out)?;
+            }
         }
         out.acknowledgements.commit(id, lsn);
         Ok(())

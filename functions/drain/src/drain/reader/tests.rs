@@ -62,6 +62,7 @@ fn history(resume: Option<ResumePoint>) -> SentHistory {
         acknowledged: Lsn(1),
         resume,
         expected: None,
+        ahead: None,
         upto: Lsn(u64::MAX),
     }
 }

@@ -233,6 +233,8 @@ pub(super) fn message(marker: &str) -> String {
 pub(super) struct FakeStream {
     pub(super) log: Log,
     pub(super) throttles: Arc<Mutex<Vec<String>>>,
+    /// The key whose records fail.
+    pub(super) stuck: Option<&'static str>,
     pub(super) shards: ShardMap,
     /// How often ListShards returns the former shards.
     pub(super) stale_lists: Arc<Mutex<u32>>,
@@ -260,6 +262,9 @@ impl Stream for FakeStream {
             if let Some(at) = throttles.iter().position(|refused| refused == key) {
                 throttles.swap_remove(at);
                 return RecordOutcome::Throttled;
+            }
+            if self.stuck == Some(key) {
+                return RecordOutcome::Failed;
             }
             let shard = self.shards.shard(self.shards.shard_number(HashKey::of(key)));
             // A consumer drops an aggregate whose keys are not all in its shard.

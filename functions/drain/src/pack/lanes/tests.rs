@@ -38,7 +38,11 @@ fn event(acknowledgements: &mut Acknowledgements, n: u64, key: &str, barrier: bo
         missing_bytes: 0,
         row: None,
     };
-    QueuedEvent { event, transaction }
+    QueuedEvent {
+        event,
+        transaction,
+        change_positions: 1,
+    }
 }
 
 /// The numbers of a record's events.

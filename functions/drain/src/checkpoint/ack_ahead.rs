@@ -1,0 +1,367 @@
+//! Changes that the stream has acknowledged beyond the acknowledged position.
+//!
+//! The checkpoint remembers them, so that the next invocation does not send them again. It names the changes
+//! that are missing, up to a bound. From the bound on, every change is sent again.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use md5::{Digest as _, Md5};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
+
+use crate::lsn::Lsn;
+use crate::marker::Marker;
+use crate::position::Position;
+
+/// Most bytes of a coded position: three numbers of 64, 66 and 32 bits, seven bits a byte.
+const MOST_CODED_BYTES: usize = 10 + 10 + 5;
+
+/// The changes after the acknowledged position and before a bound, as far as they are acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AckAhead {
+    /// The positions before the bound that are not acknowledged, ascending.
+    missing: Vec<Position>,
+    /// The bound: nothing is stated about this position and later ones.
+    before: Position,
+    /// A marker after the bound. While the log contains it, the log before it is the one that was drained.
+    marker: Marker,
+}
+
+impl AckAhead {
+    /// All changes before `before` are acknowledged, except those that `missing` has.
+    ///
+    /// `None` if the marker is not after the bound.
+    pub fn new(mut missing: Vec<Position>, before: Position, marker: Marker) -> Option<Self> {
+        missing.retain(|position| *position < before);
+        missing.sort_unstable();
+        missing.dedup();
+        (before.commit_end <= marker.lsn).then_some(AckAhead {
+            missing,
+            before,
+            marker,
+        })
+    }
+
+    /// The bound.
+    pub fn before(&self) -> Position {
+        self.before
+    }
+
+    /// The marker after the bound.
+    pub fn marker(&self) -> &Marker {
+        &self.marker
+    }
+
+    /// The positions before the bound that are not acknowledged, ascending.
+    pub fn missing(&self) -> &[Position] {
+        &self.missing
+    }
+
+    /// Whether the row at this position is acknowledged.
+    ///
+    /// Only for an insert: it has one event in each history of its table. So it is known by its index among
+    /// the rows of a log record of a `COPY`.
+    pub fn has_insert(&self, position: Position) -> bool {
+        position < self.before && self.missing.binary_search(&position).is_err()
+    }
+
+    /// Whether every event of the log record at this position is acknowledged.
+    ///
+    /// How many events a change has depends on the key of its table, which may have changed since. So a change
+    /// of which one event is missing is missing as a whole.
+    pub fn has_record(&self, position: Position) -> bool {
+        let record = (position.commit_end, position.lsn);
+        let first = self
+            .missing
+            .partition_point(|missing| (missing.commit_end, missing.lsn) < record);
+        let next = self.missing.get(first).unwrap_or(&self.before);
+        record < (self.before.commit_end, self.before.lsn) && (next.commit_end, next.lsn) != record
+    }
+}
+
+/// The stored form of [`AckAhead`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredAckAhead {
+    /// The checkpoint's position that it belongs to.
+    ///
+    /// An older Spillway keeps the field, and stores it with another position.
+    pub after: Lsn,
+    /// What decided which events a change has, and where they were sent: see [`rules_hash`].
+    rules: String,
+    marker: Marker,
+    /// The missing positions and the bound, coded: see [`code`].
+    positions: String,
+}
+
+impl StoredAckAhead {
+    /// The stored form, without positions.
+    pub(super) fn without_positions(after: Lsn, rules: &str, ahead: &AckAhead) -> Self {
+        StoredAckAhead {
+            after,
+            rules: rules.to_owned(),
+            marker: ahead.marker.clone(),
+            positions: String::new(),
+        }
+    }
+
+    /// Sets the positions, in at most `most_bytes`. If they need more, the bound is the first that has no room.
+    ///
+    /// Returns `false` if there is no room for any.
+    pub(super) fn set_positions(&mut self, ahead: &AckAhead, most_bytes: usize) -> bool {
+        let coded = code(ahead, most_bytes / 4 * 3);
+        self.positions = coded.map(|bytes| STANDARD.encode(bytes)).unwrap_or_default();
+        !self.positions.is_empty()
+    }
+
+    /// The changes that are acknowledged, if it belongs to a checkpoint at `acknowledged` and to these rules.
+    ///
+    /// # Errors
+    /// The reason why nothing is known: the changes are sent again.
+    pub fn read(&self, acknowledged: Lsn, rules: &str) -> Result<AckAhead, &'static str> {
+        if self.after != acknowledged {
+            return Err("it belongs to another position");
+        }
+        if self.rules != rules {
+            return Err("the version, the configuration or the server is another one");
+        }
+        let bytes = STANDARD.decode(&self.positions).ok();
+        let mut positions = bytes
+            .and_then(|bytes| decode(&bytes))
+            .ok_or("it cannot be read")?;
+        let is_after = positions
+            .first()
+            .is_some_and(|first| first.commit_end > acknowledged);
+        let before = positions.pop().filter(|_| is_after && positions.is_sorted());
+        let before = before.filter(|before| positions.last() < Some(before));
+        let ahead = before.and_then(|before| AckAhead::new(positions, before, self.marker.clone()));
+        ahead.ok_or("it cannot be read")
+    }
+}
+
+/// Reads the field of a checkpoint. A form that this version does not know counts as no field.
+pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Box<StoredAckAhead>>, D::Error> {
+    let value = Value::deserialize(deserializer)?;
+    Ok(serde_json::from_value(value).ok())
+}
+
+/// Hash of what decides which events a change has, and where they are sent.
+pub fn rules_hash(rules: &[&str]) -> String {
+    let mut md5 = Md5::new();
+    for rule in rules {
+        md5.update((rule.len() as u64).to_be_bytes());
+        md5.update(rule);
+    }
+    hex::encode(md5.finalize())
+}
+
+/// The missing positions, then the bound, in at most `most_bytes`; `None` if there is no room for one.
+///
+/// The first byte is the number of low bits that are zero in every LSN, and are left out. Each position is the
+/// commit end as the distance from the former one, then the LSN, then the index unless it is 0. The LSN is the
+/// distance from the former one of the same transaction, or else the distance to the commit end. Its lowest bit
+/// says whether an index follows. Numbers have seven bits a byte, the lowest first, and the highest bit is set
+/// in each byte but the last.
+fn code(ahead: &AckAhead, most_bytes: usize) -> Option<Vec<u8>> {
+    let all = || ahead.missing.iter().chain([&ahead.before]);
+    let is_aligned = all().all(|position| (position.commit_end.0 | position.lsn.0) % 8 == 0);
+    let shift = if is_aligned { 3u8 } else { 0 };
+    let (mut bytes, mut former) = (vec![shift], None);
+    for position in all() {
+        // The bound needs room, too.
+        let is_last = *position == ahead.before || bytes.len() + 2 * MOST_CODED_BYTES > most_bytes;
+        push_position(&mut bytes, former, *position, shift);
+        former = Some(*position);
+        if is_last {
+            break;
+        }
+    }
+    (bytes.len() <= most_bytes).then_some(bytes)
+}
+
+fn push_position(bytes: &mut Vec<u8>, former: Option<Position>, position: Position, shift: u8) {
+    let commit_before = former.map_or(0, |former| former.commit_end.0);
+    let commit = position.commit_end.0.wrapping_sub(commit_before);
+    let lsn = match former {
+        Some(former) if commit == 0 => position.lsn.0.wrapping_sub(former.lsn.0),
+        _ => position.commit_end.0.wrapping_sub(position.lsn.0),
+    };
+    push_number(bytes, u128::from(commit >> shift));
+    push_number(
+        bytes,
+        u128::from(lsn >> shift) << 1 | u128::from(position.index > 0),
+    );
+    if position.index > 0 {
+        push_number(bytes, u128::from(position.index));
+    }
+}
+
+fn push_number(bytes: &mut Vec<u8>, mut number: u128) {
+    while number >= 0x80 {
+        bytes.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+}
+
+/// The positions of [`code`]; `None` if the bytes are none.
+fn decode(bytes: &[u8]) -> Option<Vec<Position>> {
+    let (shift, mut rest) = bytes.split_first()?;
+    let shifted = |number: u128| u64::try_from(number).ok()?.checked_shl(u32::from(*shift));
+    let mut positions: Vec<Position> = Vec::new();
+    while !rest.is_empty() {
+        let commit = shifted(take_number(&mut rest)?)?;
+        let number = take_number(&mut rest)?;
+        let lsn = shifted(number >> 1)?;
+        let index = match number & 1 {
+            0 => 0,
+            _ => u32::try_from(take_number(&mut rest)?).ok()?,
+        };
+        let former = positions.last();
+        let commit_end = former
+            .map_or(0, |former| former.commit_end.0)
+            .wrapping_add(commit);
+        let lsn = match former {
+            Some(former) if commit == 0 => former.lsn.0.wrapping_add(lsn),
+            _ => commit_end.wrapping_sub(lsn),
+        };
+        positions.push(Position {
+            commit_end: Lsn(commit_end),
+            lsn: Lsn(lsn),
+            index,
+        });
+    }
+    Some(positions)
+}
+
+fn take_number(bytes: &mut &[u8]) -> Option<u128> {
+    let mut number = 0;
+    for shift in (0..10).map(|group| group * 7) {
+        let (byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        number |= u128::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Some(number);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn position(commit_end: u64, lsn: u64, index: u32) -> Position {
+        Position {
+            commit_end: Lsn(commit_end),
+            lsn: Lsn(lsn),
+            index,
+        }
+    }
+
+    fn ahead(missing: &[Position], before: Position) -> AckAhead {
+        let marker = Marker {
+            number: 7,
+            nonce: "0123456789abcdef".into(),
+            lsn: Lsn(u64::MAX),
+            flushed: Lsn(u64::MAX),
+        };
+        AckAhead::new(missing.to_vec(), before, marker).unwrap()
+    }
+
+    fn stored(ahead: &AckAhead, most_bytes: usize) -> Option<StoredAckAhead> {
+        let mut stored = StoredAckAhead::without_positions(Lsn(1), "rules", ahead);
+        stored.set_positions(ahead, most_bytes).then_some(stored)
+    }
+
+    #[test]
+    fn a_change_is_acknowledged_before_the_bound_unless_it_is_missing() {
+        let ahead = ahead(
+            &[position(20, 11, 0), position(20, 12, 1), position(30, 25, 0)],
+            position(40, 35, 1),
+        );
+        for (position, insert, record) in [
+            (position(10, 5, 0), true, true),
+            (position(20, 11, 0), false, false),
+            (position(20, 11, 1), true, false),
+            (position(20, 12, 0), true, false),
+            (position(20, 13, 0), true, true),
+            (position(30, 24, 0), true, true),
+            (position(30, 25, 0), false, false),
+            (position(40, 34, 7), true, true),
+            (position(40, 35, 0), true, false),
+            (position(40, 35, 1), false, false),
+            (position(50, 1, 0), false, false),
+        ] {
+            assert_eq!(ahead.has_insert(position), insert, "{position}");
+            assert_eq!(ahead.has_record(position), record, "{position}");
+        }
+    }
+
+    #[test]
+    fn it_is_read_only_at_its_position_and_with_its_rules() {
+        let ahead = ahead(&[position(16, 8, 0)], position(24, 16, 0));
+        let stored = stored(&ahead, 400).unwrap();
+        assert_eq!(stored.read(Lsn(1), "rules"), Ok(ahead));
+        assert!(stored.read(Lsn(2), "rules").is_err());
+        assert!(stored.read(Lsn(1), "others").is_err());
+        for positions in ["", "AA==", "!", "/////////////////////w=="] {
+            let damaged = StoredAckAhead {
+                positions: positions.to_owned(),
+                ..stored.clone()
+            };
+            assert!(damaged.read(Lsn(1), "rules").is_err(), "{positions}");
+        }
+        let unproven = StoredAckAhead {
+            marker: Marker {
+                lsn: Lsn(23),
+                ..stored.marker.clone()
+            },
+            ..stored
+        };
+        assert!(unproven.read(Lsn(1), "rules").is_err());
+    }
+
+    #[test]
+    fn rules_that_are_split_elsewhere_have_another_hash() {
+        assert_ne!(rules_hash(&["ab", "c"]), rules_hash(&["a", "bc"]));
+        assert_eq!(rules_hash(&["ab", "c"]), rules_hash(&["ab", "c"]));
+    }
+
+    /// As in a backlog of short transactions.
+    #[test]
+    fn a_missing_change_of_a_short_transaction_takes_about_two_bytes() {
+        let missing: Vec<_> = (1..=2_000).map(|n| position(n * 600, n * 600 - 160, 0)).collect();
+        let ahead = ahead(&missing, position(1 << 40, 1 << 39, 0));
+        let read = stored(&ahead, 2_400).unwrap().read(Lsn(1), "rules").unwrap();
+        assert!(read.missing.len() > 850, "{}", read.missing.len());
+    }
+
+    proptest! {
+        /// What has no room is sent again, and everything else is read as it was.
+        #[test]
+        fn a_stored_set_states_nothing_that_is_not_so(
+            positions in prop::collection::btree_set((2u64..5_000, any::<u16>(), 0u32..3), 1..400),
+            unit in prop_oneof![Just(1u64), Just(8), Just(1 << 40)],
+            most_bytes in 60usize..2_000,
+        ) {
+            let mut all: Vec<_> = positions
+                .into_iter()
+                .map(|(commit, lsn, index)| position(commit * unit, u64::from(lsn) * unit, index))
+                .collect();
+            all.sort_unstable();
+            let before = all.pop().unwrap();
+            let ahead = ahead(&all, before);
+            let Some(stored) = stored(&ahead, most_bytes) else {
+                return Ok(());
+            };
+            prop_assert!(stored.positions.len() <= most_bytes);
+            let read = stored.read(Lsn(1), "rules").unwrap();
+            prop_assert!(read.before <= ahead.before);
+            let known: Vec<_> = all.into_iter().filter(|position| *position < read.before).collect();
+            prop_assert_eq!(read.missing, known);
+        }
+    }
+}

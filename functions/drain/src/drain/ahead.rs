@@ -1,0 +1,72 @@
+//! Changes that are acknowledged beyond the acknowledged position: what the checkpoint remembers of them, and
+//! whether the next drain may use it.
+//!
+//! One slow lane holds the acknowledged position back, and the stream has much of what follows. A drain that
+//! ends then leaves that to the next one, which would send it again.
+
+use std::sync::Arc;
+
+use super::Drain;
+use crate::checkpoint::AckAhead;
+use crate::ports::{PeekRow, PeekRows, Slot, StateStore, Stream, TableSource};
+
+impl<S: Slot + TableSource, K: Stream, C: StateStore> Drain<'_, S, K, C>
+where
+    <S::Rows as PeekRows>::Row: PeekRow,
+{
+    /// Searches the log for the marker of what was acknowledged ahead. Without it, everything is sent again.
+    ///
+    /// A server that was restored from an older copy has other changes at the same positions. While a backfill
+    /// is pending, a change may complete a row of its chunk, so each change is sent.
+    pub(super) async fn prove_ahead(&mut self, stored: Option<AckAhead>) {
+        let is_usable = self.stores_ahead && self.start.stored && !self.start.promoted;
+        let Some(stored) = stored.filter(|_| is_usable) else {
+            return;
+        };
+        let slot = &self.settings.slot;
+        let marker = stored.marker();
+        let is_in_log = self
+            .markers
+            .is_in_log(self.slot, self.settings.plugin, marker, self.budget);
+        match is_in_log.await {
+            Ok(true) => {
+                let (missing, before) = (stored.missing().len(), stored.before().commit_end);
+                tracing::debug!(slot, missing, %before, "changes that were acknowledged ahead are not sent again");
+                self.ahead = Some(Arc::new(stored));
+            }
+            Ok(false) => {
+                let number = marker.number;
+                tracing::debug!(
+                    slot,
+                    number,
+                    "changes ahead are sent again: the log lacks their marker"
+                );
+            }
+            Err(error) => {
+                tracing::debug!(slot, error = %error, "changes ahead are sent again: the search for their marker failed");
+            }
+        }
+    }
+
+    /// Number of events after the acknowledged position whose acknowledgement a checkpoint can remember.
+    pub(super) fn events_ahead(&self) -> u64 {
+        let acknowledgements = &self.sender.acknowledgements;
+        match self.stores_ahead && acknowledgements.position().resume.is_none() {
+            true => acknowledgements.acknowledged_ahead(),
+            false => 0,
+        }
+    }
+
+    /// What the stream has beyond the acknowledged position; `None` if it has nothing, or that is not known.
+    ///
+    /// A resume point counts rows of its transaction. Beyond it, nothing is remembered.
+    pub(super) fn ack_ahead(&self) -> Option<AckAhead> {
+        let position = self.sender.acknowledgements.position();
+        let has_some = self.events_ahead() > 0 || self.ahead.is_some();
+        if !self.stores_ahead || position.resume.is_some() || !has_some {
+            return None;
+        }
+        let outstanding = self.sender.outstanding()?;
+        outstanding.ack_ahead(position.commit_end, self.ahead.as_deref(), self.markers.last())
+    }
+}

@@ -1,0 +1,233 @@
+//! Changes that are acknowledged beyond the checkpoint, while one lane is slow.
+
+use super::*;
+
+/// A place for the checkpoint, which a killed drain leaves behind.
+#[derive(Clone)]
+struct Parameter(Arc<Mutex<String>>);
+
+impl Parameter {
+    /// A checkpoint before all commits.
+    fn new() -> Self {
+        let checkpoint = Checkpoint {
+            commit_end: Lsn(99 * MIB),
+            ..Checkpoint::parse(CHECKPOINT).unwrap()
+        };
+        Parameter(Arc::new(Mutex::new(checkpoint.to_text())))
+    }
+
+    fn checkpoint(&self) -> Checkpoint {
+        Checkpoint::parse(&self.0.lock().unwrap()).unwrap()
+    }
+
+    async fn wait_for_ahead(&self) {
+        while self.checkpoint().ack_ahead.is_none() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl StateStore for Parameter {
+    fn name(&self) -> String {
+        "/p".to_owned()
+    }
+
+    async fn store(&self, text: String) -> Result<(), CheckpointError> {
+        *self.0.lock().unwrap() = text;
+        Ok(())
+    }
+}
+
+/// One transaction each MiB from 100 MiB on, with an insert into each of these tables in turn.
+fn slot(tables: &[&str]) -> FakeSlot {
+    let commits: Vec<_> = (100..)
+        .zip(tables)
+        .map(|(mib, table)| (Lsn(mib * MIB), (*table).to_owned()))
+        .collect();
+    FakeSlot {
+        log: Log::default(),
+        flush: commits.last().unwrap().0,
+        commits,
+        confirmed: Lsn(99 * MIB),
+        faults: Faults::default(),
+    }
+}
+
+/// How a drain starts and ends.
+#[derive(Clone, Copy)]
+struct Tick {
+    /// The key whose records fail.
+    stuck: Option<&'static str>,
+    is_promoted: bool,
+    seconds: u64,
+}
+
+const TICK: Tick = Tick {
+    stuck: None,
+    is_promoted: false,
+    seconds: 60,
+};
+
+/// The keys that arrived in this drain, sorted, and its report.
+async fn tick(slot: &mut FakeSlot, parameter: &Parameter, tick: Tick) -> (Vec<String>, Report) {
+    let log = Log::default();
+    slot.log = log.clone();
+    let stored = parameter.checkpoint();
+    let start = StartPosition {
+        settled: if tick.is_promoted {
+            slot.confirmed
+        } else {
+            stored.commit_end
+        },
+        acknowledged: stored.commit_end,
+        confirmed: slot.confirmed,
+        expected: stored
+            .marker
+            .clone()
+            .filter(|marker| marker.lsn >= slot.confirmed),
+        promoted: tick.is_promoted,
+        ..start(0, 0)
+    };
+    let (settings, envelope) = (settings(Aggregation::None), envelope());
+    let ports = DrainPorts {
+        slot,
+        stream: FakeStream {
+            log: log.clone(),
+            throttles: Arc::default(),
+            stuck: tick.stuck,
+            shards: ShardMap::even(1),
+            stale_lists: Arc::default(),
+        },
+        checkpoints: parameter.clone(),
+        sizing: &Mutex::default(),
+        backfill: None,
+    };
+    let task = DrainTask {
+        settings: &settings,
+        envelope: &envelope,
+        start: &start,
+        ahead: stored.ack_ahead("rules").map(Result::unwrap),
+        rules: "rules".to_owned(),
+        checkpoint: Checkpoint {
+            ack_ahead: None,
+            ..stored
+        },
+        first_event: None,
+        budget: Budget::new(Instant::now(), Instant::now() + Duration::from_secs(tick.seconds)),
+    };
+    let drained = drain(ports, task).await;
+    let mut arrived = log.arrived();
+    arrived.sort();
+    (arrived, drained.report)
+}
+
+/// Drains until a paced store remembers what is acknowledged ahead, and then dies.
+async fn killed_tick(slot: &mut FakeSlot, parameter: &Parameter, stuck: &'static str) {
+    let stuck = Tick {
+        stuck: Some(stuck),
+        ..TICK
+    };
+    let stored = parameter.0.lock().unwrap().clone();
+    let wait = async {
+        while *parameter.0.lock().unwrap() == stored {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        parameter.wait_for_ahead().await;
+    };
+    tokio::select! {
+        _ = tick(slot, parameter, stuck) => panic!("the drain ended"),
+        () = wait => {}
+    }
+}
+
+const TABLES: [&str; 9] = ["a", "b", "hot", "c", "hot", "d", "e", "hot", "f"];
+
+#[tokio::test]
+async fn after_a_kill_only_missing_changes_are_sent_again() {
+    let (mut slot, parameter) = (slot(&TABLES), Parameter::new());
+    killed_tick(&mut slot, &parameter, "public.hot").await;
+    assert_eq!(parameter.checkpoint().commit_end, Lsn(101 * MIB));
+    let (arrived, report) = tick(&mut slot, &parameter, TICK).await;
+    // The last change is the bound.
+    assert_eq!(arrived, ["public.f", "public.hot", "public.hot", "public.hot"]);
+    assert_eq!(
+        (
+            report.changes,
+            report.transactions,
+            report.acknowledged_ahead,
+            report.events
+        ),
+        (7, 7, 3, 4)
+    );
+    assert_eq!(parameter.checkpoint().ack_ahead, None);
+}
+
+#[tokio::test]
+async fn what_a_drain_does_not_reach_is_remembered_for_the_next_one() {
+    let mut tables = vec!["a", "hot"];
+    let others: Vec<String> = (0..20).map(|n| format!("t{n}")).collect();
+    tables.extend(others.iter().map(String::as_str));
+    tables.extend(["slow", "z"]);
+    let (mut slot, parameter) = (slot(&tables), Parameter::new());
+    killed_tick(&mut slot, &parameter, "public.hot").await;
+    // The next drain sends the hot row, and stops before the bound.
+    slot.faults.readable = Some(Lsn(110 * MIB));
+    let (arrived, report) = tick(&mut slot, &parameter, TICK).await;
+    assert_eq!((arrived.len(), report.acknowledged_ahead), (1, 9));
+    assert!(parameter.checkpoint().ack_ahead.is_some());
+    slot.faults.readable = None;
+    let (arrived, report) = tick(&mut slot, &parameter, TICK).await;
+    assert_eq!(
+        (arrived, report.acknowledged_ahead),
+        (vec!["public.z".to_owned()], 12)
+    );
+}
+
+#[tokio::test]
+async fn the_last_store_of_a_drain_remembers_what_is_ahead_although_the_position_never_moved() {
+    let (mut slot, parameter) = (slot(&TABLES[2..]), Parameter::new());
+    let stuck = Tick {
+        stuck: Some("public.hot"),
+        seconds: 3,
+        ..TICK
+    };
+    let (_, report) = tick(&mut slot, &parameter, stuck).await;
+    assert_eq!((report.changes, report.unconfirmed), (0, 7));
+    assert_eq!(parameter.checkpoint().commit_end, Lsn(99 * MIB));
+    let (arrived, _) = tick(&mut slot, &parameter, TICK).await;
+    assert_eq!(arrived, ["public.f", "public.hot", "public.hot", "public.hot"]);
+}
+
+#[tokio::test]
+async fn nothing_is_remembered_where_nothing_is_acknowledged() {
+    let (mut slot, parameter) = (slot(&["hot", "hot", "hot"]), Parameter::new());
+    let stuck = Tick {
+        stuck: Some("public.hot"),
+        seconds: 3,
+        ..TICK
+    };
+    tick(&mut slot, &parameter, stuck).await;
+    assert_eq!(parameter.checkpoint().ack_ahead, None);
+}
+
+#[tokio::test]
+async fn without_the_marker_every_change_is_sent_again() {
+    let (mut slot, parameter) = (slot(&TABLES), Parameter::new());
+    killed_tick(&mut slot, &parameter, "public.hot").await;
+    // A server that was restored from an older copy, whose log has grown since.
+    slot.commits.retain(|(_, table)| !table.starts_with(MARKER));
+    let (arrived, report) = tick(&mut slot, &parameter, TICK).await;
+    assert_eq!((arrived.len(), report.acknowledged_ahead), (7, 0));
+}
+
+#[tokio::test]
+async fn after_a_promotion_every_change_is_sent_again() {
+    let (mut slot, parameter) = (slot(&TABLES), Parameter::new());
+    killed_tick(&mut slot, &parameter, "public.hot").await;
+    let promoted = Tick {
+        is_promoted: true,
+        ..TICK
+    };
+    let (arrived, report) = tick(&mut slot, &parameter, promoted).await;
+    assert_eq!((arrived.len(), report.acknowledged_ahead), (9, 0));
+}

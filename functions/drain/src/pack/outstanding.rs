@@ -1,0 +1,110 @@
+//! Events that are not acknowledged, and what is acknowledged beyond the acknowledged position.
+
+use crate::checkpoint::AckAhead;
+use crate::lsn::Lsn;
+use crate::marker::Marker;
+use crate::position::Position;
+
+/// Most missing positions that are sorted: more than a checkpoint has room for.
+const MOST_MISSING: usize = 2_048;
+
+/// An event that was queued and is not acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutstandingEvent {
+    /// Its position.
+    pub position: Position,
+    /// Positions of the events of its change.
+    pub change_positions: u32,
+}
+
+/// What was queued, and not acknowledged.
+#[derive(Debug)]
+pub struct Outstanding {
+    /// The events, in any order.
+    pub events: Vec<OutstandingEvent>,
+    /// Position of the last event that was queued; `None` before the first. All positions before it were
+    /// queued, or the stream had them before.
+    pub queued_to: Option<Position>,
+}
+
+impl Outstanding {
+    /// What the stream has beyond `acknowledged`; `None` if that cannot be stated.
+    ///
+    /// `earlier` is what earlier invocations had beyond it. `marker` is the last marker. The result ends before
+    /// a change of which only some events are acknowledged: events of several keys would be sent again, and
+    /// later changes of these keys would not.
+    pub fn ack_ahead(
+        self,
+        acknowledged: Lsn,
+        earlier: Option<&AckAhead>,
+        marker: Option<&Marker>,
+    ) -> Option<AckAhead> {
+        let earlier = earlier.filter(|earlier| earlier.before().commit_end > acknowledged);
+        let Some(queued_to) = self.queued_to else {
+            let earlier = earlier?;
+            let after = |position: &&Position| position.commit_end > acknowledged;
+            let missing = earlier.missing().iter().filter(after).copied().collect();
+            return AckAhead::new(missing, earlier.before(), earlier.marker().clone());
+        };
+        let (mut missing, mut before) = missing_before(self.events, queued_to);
+        let is_behind = |position: &Position| position.commit_end <= acknowledged;
+        if missing.first().is_some_and(is_behind) {
+            return None;
+        }
+        if let Some(earlier) = earlier.filter(|earlier| before == queued_to && earlier.before() > queued_to) {
+            // The change at the bound may have more events.
+            missing.push(queued_to);
+            let after = |position: &&Position| **position > queued_to;
+            missing.extend(earlier.missing().iter().filter(after));
+            before = earlier.before();
+            missing.retain(|position| !is_behind(position));
+        }
+        let markers = marker.into_iter().chain(earlier.map(AckAhead::marker));
+        let newest = markers.max_by_key(|marker| marker.lsn)?;
+        if before.commit_end > newest.lsn {
+            before = Position {
+                commit_end: newest.lsn,
+                lsn: Lsn::ZERO,
+                index: 0,
+            };
+        }
+        match before.commit_end > acknowledged {
+            true => AckAhead::new(missing, before, newest.clone()),
+            false => None,
+        }
+    }
+}
+
+/// The positions of the events, ascending, and the bound up to which they are all that is missing.
+fn missing_before(mut events: Vec<OutstandingEvent>, queued_to: Position) -> (Vec<Position>, Position) {
+    let mut before = queued_to;
+    if events.len() > MOST_MISSING {
+        let (_, next, _) = events.select_nth_unstable_by_key(MOST_MISSING, |event| event.position);
+        before = before.min(next.position);
+        events.truncate(MOST_MISSING);
+    }
+    events.sort_unstable_by_key(|event| event.position);
+    // A tombstone has the position of its delete.
+    events.dedup_by_key(|event| event.position);
+    let record = |event: &OutstandingEvent| (event.position.commit_end, event.position.lsn);
+    let mut changes = events.chunk_by(|one, other| record(one) == record(other));
+    let is_partial = |change: &&[OutstandingEvent]| {
+        let positions = change.iter().map(|event| event.change_positions).max();
+        positions.is_some_and(|positions| positions as usize > change.len())
+    };
+    if let Some([first, ..]) = changes.find(is_partial) {
+        let start = Position {
+            index: 0,
+            ..first.position
+        };
+        before = before.min(start);
+    }
+    let positions = events.iter().map(|event| event.position);
+    (
+        positions.take_while(|position| *position < before).collect(),
+        before,
+    )
+}
+
+#[cfg(test)]
+mod tests;

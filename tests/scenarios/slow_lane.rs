@@ -1,0 +1,179 @@
+//! A slow lane holds the acknowledged position back, and much of what follows is in the stream.
+//!
+//! The checkpoint remembers that. After a kill, the next tick sends only what was not acknowledged. If the log
+//! is another one, it sends everything.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use scenarios::aws::fake_kinesis::FakeKinesisSettings;
+use scenarios::consumer::Delivery;
+use scenarios::fixture::{DEADLINE, Fixture, FixtureBuilder, Plugin};
+use scenarios::lambda::function::Outcome;
+use scenarios::postgres::{Postgres, PostgresSettings};
+use scenarios::wait;
+use serde_json::{Value, json};
+
+use crate::support::positions::{SlotPositions, checkpoint_lsn, stored_checkpoint, wait_until_sessions_end};
+
+crate::scenarios![
+    after_a_kill_only_what_was_not_acknowledged_is_sent,
+    a_deadline_behind_a_slow_lane_leaves_nothing_to_send_again,
+    a_restored_server_sends_every_change_although_the_checkpoint_remembers_others,
+];
+
+/// Transactions of the backlog. Each updates the same row, and inserts some rows.
+const TRANSACTIONS: usize = 120;
+/// Rows that each transaction inserts.
+const ROWS: usize = 5;
+/// Most events that may arrive twice: those of the hot row that were acknowledged after the last store, and the
+/// last change.
+const MOST_DUPLICATES: usize = 40;
+
+/// Fixture with a drained slot and the hot row. A record takes 100 ms.
+async fn drained_fixture(builder: FixtureBuilder) -> Fixture {
+    let settings = FakeKinesisSettings {
+        latency: Duration::from_millis(100),
+        ..FakeKinesisSettings::default()
+    };
+    let fixture = builder.on_fake_kinesis(settings).build().await;
+    fixture
+        .sql("create table t (id int primary key, n int not null); insert into t values (0, 0)")
+        .await;
+    fixture.drain().await;
+    fixture
+}
+
+/// Writes many transactions, each of which updates the hot row.
+async fn write_backlog(fixture: &Fixture) {
+    let backlog = format!(
+        "do $$ begin
+            for i in 1..{TRANSACTIONS} loop
+                update t set n = i where id = 0;
+                insert into t select {ROWS} * i + n, i from generate_series(1, {ROWS}) n;
+                commit;
+            end loop;
+        end $$"
+    );
+    let client = fixture.connect().await;
+    client.batch_execute(&backlog).await.unwrap();
+}
+
+async fn fixture(plugin: Plugin) -> Fixture {
+    let fixture = drained_fixture(Fixture::builder(plugin)).await;
+    write_backlog(&fixture).await;
+    fixture
+}
+
+fn inserts(delivery: &Delivery) -> usize {
+    let changes = delivery.changes();
+    changes.iter().filter(|change| change.event().op == "c").count()
+}
+
+/// Whether the checkpoint remembers what is acknowledged ahead.
+async fn remembers(fixture: &Fixture) -> bool {
+    !stored_checkpoint(fixture).await["ack_ahead"].is_null()
+}
+
+fn sum(reports: &[Value], name: &str) -> usize {
+    let numbers = reports.iter().filter_map(|report| report[name].as_u64());
+    usize::try_from(numbers.sum::<u64>()).unwrap()
+}
+
+/// Kills the function once the rows that are not hot have arrived, and the checkpoint remembers them.
+async fn kill_behind_the_hot_row(fixture: &Fixture) {
+    let has_all = || async {
+        let arrived = inserts(&Delivery::from_fake(fixture.fake_kinesis()));
+        arrived > TRANSACTIONS * ROWS && {
+            // The position follows the hot row, and is stored about once a second.
+            tokio::time::sleep(Duration::from_millis(2_500)).await;
+            remembers(fixture).await
+        }
+    };
+    let (killed, ()) = tokio::join!(fixture.invoke(json!({})), async {
+        wait::until("the rows that are not hot arrive", DEADLINE, has_all).await;
+        fixture.function.kill9().await;
+    });
+    assert!(matches!(killed, Outcome::Exited(_)), "{killed:?}");
+    wait_until_sessions_end(fixture).await;
+}
+
+async fn after_a_kill_only_what_was_not_acknowledged_is_sent() {
+    Plugin::each(|plugin| async move {
+        let fixture = fixture(plugin).await;
+        kill_behind_the_hot_row(&fixture).await;
+        let before = fixture.consume().await.changes().len();
+        assert!(before < TRANSACTIONS * (ROWS + 1), "the hot row was not slow");
+        let reports = fixture.drain().await;
+        SlotPositions::read(&fixture).await;
+        let delivery = fixture.compare(&["public.t"]).await;
+        assert_eq!(delivery.changes().len(), TRANSACTIONS * (ROWS + 1) + 1);
+        assert!(
+            delivery.duplicates() <= MOST_DUPLICATES,
+            "{} events arrived twice: {reports:?}",
+            delivery.duplicates()
+        );
+        // Each change between `from` and `to` is counted, whether or not it was sent now.
+        let (changes, ahead) = (sum(&reports, "changes"), sum(&reports, "acknowledged_ahead"));
+        assert_eq!(changes % (ROWS + 1), 0, "{reports:?}");
+        assert_eq!(changes, ahead + sum(&reports, "events"), "{reports:?}");
+        assert!(ahead > changes / 2, "{reports:?}");
+        assert!(!remembers(&fixture).await);
+    })
+    .await;
+}
+
+async fn a_deadline_behind_a_slow_lane_leaves_nothing_to_send_again() {
+    let fixture = fixture(Plugin::Pgoutput).await;
+    let mut reports = Vec::new();
+    // The time is too short for the hot row.
+    while reports
+        .last()
+        .is_none_or(|report: &Value| report["stopped"] != "empty")
+    {
+        let outcome = fixture.function.invoke(&json!({}), Duration::from_secs(6)).await;
+        reports.push(outcome.answer());
+        assert!(reports.len() < 30, "{reports:?}");
+    }
+    assert!(reports.len() > 1, "one invocation was enough: {reports:?}");
+    let delivery = fixture.compare(&["public.t"]).await;
+    // One request of the hot row is in flight at each deadline, and the last change is sent again.
+    assert!(
+        delivery.duplicates() <= 2 * reports.len(),
+        "{} events arrived twice: {reports:?}",
+        delivery.duplicates()
+    );
+    assert_eq!(sum(&reports, "changes"), TRANSACTIONS * (ROWS + 1));
+}
+
+async fn a_restored_server_sends_every_change_although_the_checkpoint_remembers_others() {
+    let server = Postgres::start(PostgresSettings::default()).await;
+    let fixture = drained_fixture(Fixture::builder(Plugin::Pgoutput).on_server(server)).await;
+    let before = checkpoint_lsn(&fixture).await;
+    fixture.postgres.crash().await;
+    fixture.postgres.copy_data();
+    fixture.postgres.restart().await;
+    write_backlog(&fixture).await;
+    kill_behind_the_hot_row(&fixture).await;
+    // As if the hot row had not arrived once: the position is one that the older copy has, too.
+    let mut checkpoint = stored_checkpoint(&fixture).await;
+    checkpoint["commit_end"] = json!(before);
+    checkpoint["ack_ahead"]["after"] = json!(before);
+    fixture.put_checkpoint(&checkpoint).await;
+    fixture.postgres.crash().await;
+    fixture.postgres.restore_data();
+    fixture.postgres.restart().await;
+    // The same positions, and other changes.
+    let others =
+        "do $$ begin for n in 10001..14000 loop insert into t values (n, 0); commit; end loop; end $$";
+    fixture.connect().await.batch_execute(others).await.unwrap();
+    let reports = fixture.drain().await;
+    assert_eq!(sum(&reports, "acknowledged_ahead"), 0);
+    let delivery = Delivery::from_fake(fixture.fake_kinesis());
+    let ids = delivery
+        .arrivals
+        .iter()
+        .map(|arrival| arrival.json()["after"]["id"].as_u64());
+    let arrived: BTreeSet<u64> = ids.flatten().filter(|id| *id > 10_000).collect();
+    assert_eq!(arrived.len(), 4_000, "changes of the restored server are missing");
+}
