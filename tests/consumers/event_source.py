@@ -161,7 +161,10 @@ def main():
     mapping.flush()
     mapping.send_late()
     print(json.dumps(mapping.figures))
-    for source, schema, table, key, data in app.store.existing():
+    rows = app.store.existing()
+    if len({tuple(values[:4]) for values in rows}) < len(rows):
+        sys.exit("the store has a row twice")
+    for source, schema, table, key, data in rows:
         # Not parsed: numbers keep all their digits.
         print(f'{{"id":{json.dumps([source, schema, table, key])},"row":{data}}}')
 

@@ -36,18 +36,22 @@ class IcebergStore:
         self.table = catalog.create_table_if_not_exists("spillway.rows", schema=SCHEMA)
         # Rows of the open transaction, which are not in the table yet.
         self.changed = {}
+        # Identities of rows that the transaction has read from the table.
+        self.stored = set()
 
     @contextlib.contextmanager
     def transaction(self):
         """All that a batch changes in one commit, or nothing."""
-        self.changed = {}
+        self.changed, self.stored = {}, set()
         # Another function may have committed.
         self.table.refresh()
         yield
-        if self.changed:
-            rows = pyarrow.Table.from_pylist([record_of(*item) for item in self.changed.items()], SCHEMA)
-            self.table.overwrite(rows, overwrite_filter=In("row_id", [row_id(id) for id in self.changed]))
-            self.changed = {}
+        rows = pyarrow.Table.from_pylist([record_of(*item) for item in self.changed.items()], SCHEMA)
+        replaced = [row_id(id) for id in self.changed if id in self.stored]
+        if replaced:
+            self.table.overwrite(rows, overwrite_filter=In("row_id", replaced))
+        elif self.changed:
+            self.table.append(rows)
 
     def load(self, ids):
         """The rows of these identities."""
@@ -84,7 +88,9 @@ class IcebergStore:
         return duckdb.execute(f"select {columns} from rows where not deleted").fetchall()
 
     def scan(self, row_filter):
-        return dict(row_of(record) for record in self.table.scan(row_filter).to_arrow().to_pylist())
+        rows = dict(row_of(record) for record in self.table.scan(row_filter).to_arrow().to_pylist())
+        self.stored |= rows.keys()
+        return rows
 
 
 def row_id(id):

@@ -55,7 +55,7 @@ impl ExampleConsumer {
     /// Starts the example of this folder, with options of `event_source.py` and variables.
     ///
     /// # Panics
-    /// There is no interpreter: see [`program_command`].
+    /// There is no interpreter: `make tools-consumers` installs it.
     pub fn start(folder: &str, options: &[&str], variables: &[(String, String)]) -> Self {
         let mut child = program_command("event_source.py")
             .arg(folder)
