@@ -18,7 +18,7 @@ use crate::pattern::TablePattern;
 ///
 /// Variables of the AWS SDK and of Lambda itself are not in the list. A test compares the documented
 /// variables and the template with it.
-pub const VARIABLES: [&str; 34] = [
+pub const VARIABLES: [&str; 36] = [
     "PGHOST",
     "PGPORT",
     "PGUSER",
@@ -50,6 +50,8 @@ pub const VARIABLES: [&str; 34] = [
     "HSTORE_HANDLING_MODE",
     "TOMBSTONES_ON_DELETE",
     "PROVIDE_TRANSACTION_METADATA",
+    "UNWRAP",
+    "SCHEMAS_ENABLE",
     "LOG_LEVEL",
     "METRICS_NAMESPACE",
     "POWERTOOLS_SERVICE_NAME",
