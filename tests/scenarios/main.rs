@@ -34,6 +34,7 @@ mod crash;
 mod envelopes;
 mod failover;
 mod filtered;
+mod flat_rows;
 mod foreign_slots;
 mod frozen;
 mod gap;
