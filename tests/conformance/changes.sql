@@ -47,6 +47,17 @@ alter table changed.keyed add more int default 3;
 insert into changed.keyed (id) values (6);
 alter table changed.keyed drop column v;
 insert into changed.keyed (id) values (7);
+create table changed.large (id int primary key, v int, text text, bytes bytea, number numeric,
+    bits bit varying, pairs hstore, texts text[], ints int[], dates date[], uuids uuid[]);
+alter table changed.large alter text set storage external, alter bytes set storage external,
+    alter number set storage external, alter bits set storage external, alter pairs set storage external,
+    alter texts set storage external, alter ints set storage external, alter dates set storage external,
+    alter uuids set storage external;
+insert into changed.large select 1, 1, repeat('x', 2200), decode(repeat('ab', 2200), 'hex'),
+    ('0.' || repeat('7', 4600))::numeric, repeat('10', 9000)::bit varying, hstore('k', repeat('x', 2200)),
+    array_agg('text' || i) filter (where i <= 250), array_agg(i), array_agg('2024-01-01'::date + i),
+    array_agg(md5(i::text)::uuid) filter (where i <= 150) from generate_series(1, 600) i;
+update changed.large set v = 2;
 truncate changed.keyed;
 truncate changed.two, changed.whole;
 select pg_logical_emit_message(true, 'said', 'it');

@@ -7,28 +7,39 @@ use std::collections::BTreeMap;
 use scenarios::conformance::comparison::{Difference, compare};
 use scenarios::conformance::differences::{DifferenceList, problems};
 use scenarios::conformance::recording::is_recorded;
-use scenarios::conformance::{Modes, drain_modes, play, recording, wal2json};
+use scenarios::conformance::{
+    EventForm, Modes, UNWRAPPED_MODES, differences, drain_into_stream, play, recording, wal2json,
+};
+use scenarios::consumer::Delivery;
+use scenarios::consumer::third_party::ThirdPartyConsumer;
 use scenarios::fixture::Plugin;
 use scenarios::postgres::REPLUSER;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::backfill::run_backfill;
 
 crate::scenarios![
     events_of_each_type_are_those_of_debezium,
     events_of_each_type_are_those_of_wal2json,
+    the_converter_of_kafka_connect_reads_each_event,
     a_backfill_has_the_values_of_the_log_in_each_type,
     each_intended_difference_is_documented,
 ];
 
 async fn events_of_each_type_are_those_of_debezium() {
     let mut fixture = play(Plugin::Pgoutput).await;
-    let recorded = recording::load();
-    assert_eq!(recorded.len(), Modes::ALL.len());
     let mut found: Vec<Difference> = Vec::new();
-    for (index, theirs) in recorded.iter().enumerate() {
-        let ours = drain_modes(&mut fixture, index).await;
-        found.extend(compare(theirs, &ours, Some(Modes::ALL[index]), is_recorded));
+    for form in [EventForm::WITH_SCHEMAS, EventForm::UNWRAPPED_WITH_SCHEMAS] {
+        let recorded = recording::load(form);
+        let combinations = if form.unwrap {
+            UNWRAPPED_MODES
+        } else {
+            Modes::ALL.len()
+        };
+        assert_eq!(recorded.len(), combinations);
+        for (index, theirs) in recorded.iter().enumerate() {
+            found.extend(differences(&mut fixture, index, form.unwrap, theirs, is_recorded).await);
+        }
     }
     let problems = problems(&DifferenceList::load().debezium, &found, is_recorded);
     assert!(problems.is_empty(), "{}", problems.join("\n"));
@@ -56,12 +67,66 @@ async fn events_of_each_type_are_those_of_wal2json() {
         let Some(theirs_parsed) = theirs_parsed else {
             panic!("wal2json writes no JSON: {theirs}");
         };
-        let differences = compare(&[theirs_parsed], &[ours_parsed], None, |_| true);
+        let differences = compare(
+            &[theirs_parsed],
+            &[ours_parsed],
+            None,
+            EventForm::ENVELOPED,
+            |_| true,
+        );
         assert!(!differences.is_empty(), "the texts differ:\n{theirs}\n{ours}");
         found.extend(differences);
     }
     let problems = problems(&DifferenceList::load().wal2json, &found, |_| true);
     assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
+/// Kafka Connect's own converter reads each event with its schema, and makes the same values of it.
+async fn the_converter_of_kafka_connect_reads_each_event() {
+    let mut fixture = play(Plugin::Pgoutput).await;
+    for index in 0..Modes::ALL.len() {
+        for form in [EventForm::WITH_SCHEMAS, EventForm::UNWRAPPED_WITH_SCHEMAS] {
+            let stream = drain_into_stream(&mut fixture, index, form).await;
+            let read = ThirdPartyConsumer::Connect.read(&fixture.kinesis, &stream).await;
+            let delivery = Delivery::read(&fixture.kinesis, &stream).await;
+            assert_eq!(read.len(), delivery.arrivals.len());
+            for (read, arrival) in read.iter().zip(&delivery.arrivals) {
+                let read: Value = serde_json::from_str(read).expect("the converter writes JSON");
+                let written = arrival.json()["payload"].take();
+                assert!(
+                    is_read(&read, &written),
+                    "{:?}: {read}\n{written}",
+                    Modes::ALL[index]
+                );
+            }
+        }
+    }
+}
+
+/// Whether the converter read what was written. It adds fields that an event lacks, with null.
+fn is_read(read: &Value, written: &Value) -> bool {
+    match (read, written) {
+        (Value::Object(read), Value::Object(written)) => {
+            let is_same = |(name, read): (&String, &Value)| match written.get(name) {
+                Some(written) => is_read(read, written),
+                None => read.is_null(),
+            };
+            written.keys().all(|name| read.contains_key(name)) && read.iter().all(is_same)
+        }
+        (Value::Array(read), Value::Array(written)) => {
+            read.len() == written.len()
+                && read
+                    .iter()
+                    .zip(written)
+                    .all(|(read, written)| is_read(read, written))
+        }
+        // Java writes a `real` with other digits.
+        (Value::Number(read), Value::Number(written)) if read.is_f64() => {
+            let (read, written) = (read.as_f64(), written.as_f64());
+            read == written || read.map(|number| number as f32) == written.map(|number| number as f32)
+        }
+        (read, written) => read == written,
+    }
 }
 
 async fn a_backfill_has_the_values_of_the_log_in_each_type() {

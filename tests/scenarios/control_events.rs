@@ -84,8 +84,14 @@ async fn a_forged_control_event_arrives_as_a_message_that_says_so(version: u32) 
 }
 
 async fn a_forged_control_event_is_an_ordinary_message_in_each_envelope() {
-    for envelope in ["debezium", "dms", "wal2json"] {
-        assert_forged_are_ordinary(Fixture::builder(Plugin::Pgoutput).env("ENVELOPE", envelope)).await;
+    for (name, value) in [
+        ("ENVELOPE", "debezium"),
+        ("ENVELOPE", "dms"),
+        ("ENVELOPE", "wal2json"),
+        ("UNWRAP", "true"),
+        ("SCHEMAS_ENABLE", "true"),
+    ] {
+        assert_forged_are_ordinary(Fixture::builder(Plugin::Pgoutput).env(name, value)).await;
     }
 }
 

@@ -23,21 +23,45 @@ crate::scenarios![
 /// Envelopes other than that of Debezium, which all other scenarios use.
 const OTHERS: [&str; 2] = ["dms", "wal2json"];
 
+/// Variables of each other form: an envelope, flat rows, and schemas.
+const OTHER_FORMS: [&[(&str, &str)]; 5] = [
+    &[("ENVELOPE", "dms")],
+    &[("ENVELOPE", "wal2json")],
+    &[("UNWRAP", "true"), ("TOMBSTONES_ON_DELETE", "true")],
+    &[("SCHEMAS_ENABLE", "true")],
+    &[("UNWRAP", "true"), ("SCHEMAS_ENABLE", "true")],
+];
+
+fn builder_of_form(plugin: Plugin, form: &[(&str, &str)]) -> FixtureBuilder {
+    let builder = Fixture::builder(plugin);
+    form.iter()
+        .fold(builder, |builder, (name, value)| builder.env(name, value))
+}
+
 fn builder(plugin: Plugin, envelope: &str) -> FixtureBuilder {
     Fixture::builder(plugin).env("ENVELOPE", envelope)
 }
 
+/// Whether the list in the schema of an array can hold this one. Otherwise the event has its text.
+fn fits_schema(value: &str) -> bool {
+    let is_array = value.contains('{');
+    !(value.contains("{{") || is_array && value.contains("NaN"))
+}
+
 async fn a_consumer_rebuilds_the_tables_from_each_envelope() {
-    for envelope in OTHERS {
+    for form in OTHER_FORMS {
         Plugin::each(move |plugin| async move {
-            let fixture = builder(plugin, envelope).build().await;
-            let columns: Vec<String> = (0..VALUES.len()).map(|at| format!("c{at}")).collect();
+            let fixture = builder_of_form(plugin, form).build().await;
+            let has_schemas = form.contains(&("SCHEMAS_ENABLE", "true"));
+            let fits = |value: &str| !has_schemas || fits_schema(value);
+            let tried: Vec<_> = VALUES.iter().filter(|(_, value, _)| fits(value)).collect();
+            let columns: Vec<String> = (0..tried.len()).map(|at| format!("c{at}")).collect();
             let typed: Vec<String> = columns
                 .iter()
-                .zip(VALUES)
+                .zip(&tried)
                 .map(|(name, (kind, ..))| format!("{name} {kind}"))
                 .collect();
-            let values: Vec<&str> = VALUES.iter().map(|(_, value, _)| *value).collect();
+            let values: Vec<&str> = tried.iter().map(|(_, value, _)| *value).collect();
             fixture
                 .sql(&format!(
                     "{OWN_TYPES} create table every (id int primary key, {});
@@ -83,9 +107,9 @@ async fn a_consumer_rebuilds_the_tables_from_each_envelope() {
 }
 
 async fn a_row_that_changes_its_key_is_in_order_for_both_keys() {
-    for envelope in OTHERS {
+    for form in OTHER_FORMS {
         Plugin::each(move |plugin| async move {
-            let fixture = builder(plugin, envelope).shards(4).build().await;
+            let fixture = builder_of_form(plugin, form).shards(4).build().await;
             fixture.sql("create table t (id int primary key, n int)").await;
             fixture
                 .sql("insert into t select i, 0 from generate_series(1, 20) i")

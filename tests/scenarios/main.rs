@@ -36,6 +36,7 @@ mod envelopes;
 mod example_consumers;
 mod failover;
 mod filtered;
+mod flat_rows;
 mod foreign_slots;
 mod frozen;
 mod gap;

@@ -6,10 +6,15 @@
 pub mod comparison;
 pub mod debezium_server;
 pub mod differences;
+pub mod keyed_event;
 pub mod recording;
+pub mod unwrapped;
 pub mod wal2json;
 
-use serde_json::Value;
+pub use keyed_event::KeyedEvent;
+
+use comparison::{Difference, compare};
+use unwrapped::compare_unwrapped;
 
 use crate::consumer::Delivery;
 use crate::fixture::{Fixture, Plugin};
@@ -76,16 +81,54 @@ impl Modes {
     }
 }
 
-/// An event with its partition key.
-#[derive(Debug, Clone, PartialEq)]
-pub struct KeyedEvent {
-    /// Partition key of the record.
-    pub key: String,
-    /// The event.
-    pub event: Value,
+/// Form of the events in the envelope of Debezium.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct EventForm {
+    /// Whether an event is the flat row, as `ExtractNewRecordState` writes it.
+    pub unwrap: bool,
+    /// Whether an event has its schema: `schemas.enable` of the JSON converter.
+    pub schemas: bool,
 }
 
-/// A fixture with a copy of its slot for each of [`Modes::ALL`], on which the statements were executed.
+impl EventForm {
+    /// The usual envelope.
+    pub const ENVELOPED: Self = Self::new(false, false);
+    /// The usual envelope with schemas.
+    pub const WITH_SCHEMAS: Self = Self::new(false, true);
+    /// Flat rows.
+    pub const UNWRAPPED: Self = Self::new(true, false);
+    /// Flat rows with schemas.
+    pub const UNWRAPPED_WITH_SCHEMAS: Self = Self::new(true, true);
+
+    const fn new(unwrap: bool, schemas: bool) -> Self {
+        Self { unwrap, schemas }
+    }
+
+    /// Words about the form, behind those about the modes; none for the usual envelope.
+    pub fn description(self) -> &'static str {
+        match (self.unwrap, self.schemas) {
+            (false, false) => "",
+            (true, false) => ", unwrapped",
+            (false, true) => ", schemas",
+            (true, true) => ", unwrapped, schemas",
+        }
+    }
+
+    /// End of the names of a slot and a stream for this form.
+    fn suffix(self) -> &'static str {
+        match (self.unwrap, self.schemas) {
+            (false, false) => "",
+            (true, false) => "u",
+            (false, true) => "s",
+            (true, true) => "us",
+        }
+    }
+}
+
+/// Combinations of [`Modes::ALL`] in which flat rows are compared: their values do not depend on the form.
+pub const UNWRAPPED_MODES: usize = 2;
+
+/// A fixture on which the statements were executed. Copies of its slot are drained.
 ///
 /// Neither markers nor anything else adds events.
 ///
@@ -98,10 +141,6 @@ pub async fn play(plugin: Plugin) -> Fixture {
         .env("SOURCE_NAME", "spillway")
         .build()
         .await;
-    for index in 0..Modes::ALL.len() {
-        copy_slot(&fixture, &mode_slot(&fixture, index)).await;
-        copy_slot(&fixture, &debezium_slot(&fixture, index)).await;
-    }
     wal2json::create_slot(&fixture).await;
     fixture.sql(TYPES).await;
     let untried = fixture.value(UNTRIED_TYPES).await;
@@ -121,25 +160,25 @@ async fn copy_slot(fixture: &Fixture, copy: &str) {
         .await;
 }
 
-/// Name of Spillway's slot for a combination of modes.
-fn mode_slot(fixture: &Fixture, index: usize) -> String {
-    format!("{}_m{index}", fixture.slot)
+/// Spillway's events in this combination of modes and this form, in the order of their positions.
+pub async fn drain_modes(fixture: &mut Fixture, index: usize, form: EventForm) -> Vec<KeyedEvent> {
+    let stream = drain_into_stream(fixture, index, form).await;
+    let delivery = Delivery::read(&fixture.kinesis, &stream).await;
+    fixture.kinesis.delete_stream(&stream).await;
+    delivery.assert_promise();
+    events(&delivery)
 }
 
-/// Name of Debezium's slot for a combination of modes; of pgoutput only if the fixture is.
-pub fn debezium_slot(fixture: &Fixture, index: usize) -> String {
-    format!("{}_d{index}", fixture.slot)
-}
-
-/// Spillway's events in this combination of modes, in the order of their positions.
-pub async fn drain_modes(fixture: &mut Fixture, index: usize) -> Vec<KeyedEvent> {
+/// Drains a copy of the slot in this combination of modes and this form. Returns the name of the stream.
+pub async fn drain_into_stream(fixture: &mut Fixture, index: usize, form: EventForm) -> String {
     let Modes {
         decimal,
         time,
         interval,
         hstore,
     } = Modes::ALL[index];
-    let slot = mode_slot(fixture, index);
+    let slot = format!("{}_m{index}{}", fixture.slot, form.suffix());
+    copy_slot(fixture, &slot).await;
     fixture.kinesis.create_stream(&slot, 1).await;
     for (name, value) in [
         ("SLOT_NAME", slot.as_str()),
@@ -148,24 +187,51 @@ pub async fn drain_modes(fixture: &mut Fixture, index: usize) -> Vec<KeyedEvent>
         ("TIME_PRECISION_MODE", time),
         ("INTERVAL_HANDLING_MODE", interval),
         ("HSTORE_HANDLING_MODE", hstore),
+        ("UNWRAP", &form.unwrap.to_string()),
+        ("SCHEMAS_ENABLE", &form.schemas.to_string()),
     ] {
         fixture.function.set(name, value).await;
     }
     fixture.drain().await;
-    let delivery = Delivery::read(&fixture.kinesis, &slot).await;
-    fixture.kinesis.delete_stream(&slot).await;
     fixture.ssm.delete(&format!("/spillway/{slot}")).await;
-    delivery.assert_promise();
-    events(&delivery)
+    slot
+}
+
+/// The differences between Debezium's events in a form with schemas, and Spillway's with and without schemas.
+///
+/// `is_compared` selects fields.
+///
+/// # Panics
+/// An event of one list has no counterpart.
+pub async fn differences(
+    fixture: &mut Fixture,
+    index: usize,
+    unwrap: bool,
+    theirs: &[KeyedEvent],
+    is_compared: impl Fn(&str) -> bool + Copy,
+) -> Vec<Difference> {
+    let modes = Modes::ALL[index];
+    let mut found = Vec::new();
+    for schemas in [false, true] {
+        let form = EventForm { unwrap, schemas };
+        let ours = drain_modes(fixture, index, form).await;
+        let mut theirs = theirs.to_vec();
+        if !schemas {
+            // The converter leaves out the schema, and writes the same event.
+            theirs.iter_mut().for_each(|event| event.schema.clear());
+        }
+        found.extend(match unwrap {
+            true => compare_unwrapped(&theirs, &ours, modes, form, is_compared),
+            false => compare(&theirs, &ours, Some(modes), form, is_compared),
+        });
+    }
+    found
 }
 
 /// The changes of a delivery, in the order of their positions.
 pub fn events(delivery: &Delivery) -> Vec<KeyedEvent> {
     let changes = delivery.changes().into_iter();
     changes
-        .map(|change| KeyedEvent {
-            key: change.partition_key.clone(),
-            event: change.json(),
-        })
+        .map(|change| KeyedEvent::new(change.partition_key.clone(), change.json()))
         .collect()
 }

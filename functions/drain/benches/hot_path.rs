@@ -3,6 +3,7 @@
 //! Each sample is 1,000 changes of a table with a key, so a millisecond is a microsecond for each change.
 
 use divan::Bencher;
+use drain::encode::SchemaCache;
 use drain::pack::Aggregation;
 
 use hot_path::{Path, Stage};
@@ -19,7 +20,11 @@ fn main() {
 
 /// Runs the stages up to this one.
 fn bench(bencher: Bencher<'_, '_>, aggregation: Aggregation, last: Stage) {
-    let mut path = Path::new(aggregation);
+    bench_path(bencher, Path::new(aggregation), last);
+}
+
+/// Runs the stages of a path up to this one.
+fn bench_path(bencher: Bencher<'_, '_>, mut path: Path, last: Stage) {
     path.pass(0..CHANGES, last);
     let mut next = CHANGES;
     bencher.bench_local(move || {
@@ -36,6 +41,12 @@ fn decode(bencher: Bencher<'_, '_>) {
 #[divan::bench]
 fn decode_encode(bencher: Bencher<'_, '_>) {
     bench(bencher, Aggregation::None, Stage::Encode);
+}
+
+#[divan::bench]
+fn decode_encode_flat_with_schemas(bencher: Bencher<'_, '_>) {
+    let path = Path::with_form(Aggregation::None, true, Some(SchemaCache::default()));
+    bench_path(bencher, path, Stage::Encode);
 }
 
 #[divan::bench]

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use crate::lsn::Lsn;
 use crate::table_name::TableName;
 
-pub use kind::{COMMA, Type};
+pub use kind::{COMMA, Type, element_oid};
 pub use operations::SkippedOperations;
 
 /// Decoded row of a peek.

@@ -21,7 +21,7 @@ use crate::pattern::{TableColumns, TablePattern};
 ///
 /// Variables of the AWS SDK and of Lambda itself are not in the list. A test compares the documented
 /// variables and the template with it.
-pub const VARIABLES: [&str; 39] = [
+pub const VARIABLES: [&str; 41] = [
     "PGHOST",
     "PGPORT",
     "PGUSER",
@@ -58,6 +58,8 @@ pub const VARIABLES: [&str; 39] = [
     "HSTORE_HANDLING_MODE",
     "TOMBSTONES_ON_DELETE",
     "PROVIDE_TRANSACTION_METADATA",
+    "UNWRAP",
+    "SCHEMAS_ENABLE",
     "LOG_LEVEL",
     "METRICS_NAMESPACE",
     "POWERTOOLS_SERVICE_NAME",

@@ -6,6 +6,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use drain::encode::SchemaCache;
 use drain::pack::Aggregation;
 
 use hot_path::{Path, Stage};
@@ -41,9 +42,8 @@ static ALLOCATOR: Counting = Counting;
 const CHANGES: (u32, u32) = (20_000, 20_000);
 
 /// Allocations of each change on the steady path, in the stages up to `last`.
-fn allocations(aggregation: Aggregation, last: Stage) -> f64 {
+fn allocations(mut path: Path, last: Stage) -> f64 {
     let (warm, counted) = CHANGES;
-    let mut path = Path::new(aggregation);
     path.pass(0..warm, last);
     let before = ALLOCATIONS.load(Ordering::Relaxed);
     path.pass(warm..warm + counted, last);
@@ -59,15 +59,23 @@ fn allocations(aggregation: Aggregation, last: Stage) -> f64 {
 /// Only one test, since the count is of the whole process.
 #[test]
 fn a_change_allocates_nothing_on_the_steady_path() {
-    let decoded = allocations(Aggregation::None, Stage::Decode);
-    let encoded = allocations(Aggregation::None, Stage::Encode);
-    let kpl = allocations(Aggregation::Kpl { bytes: 25 << 10 }, Stage::Pack);
-    let none = allocations(Aggregation::None, Stage::Pack);
+    let usual = || Path::new(Aggregation::None);
+    let decoded = allocations(usual(), Stage::Decode);
+    let encoded = allocations(usual(), Stage::Encode);
+    let kpl = allocations(Path::new(Aggregation::Kpl { bytes: 25 << 10 }), Stage::Pack);
+    let none = allocations(usual(), Stage::Pack);
     println!(
         "allocations of a change: {decoded:.3} decoded, {encoded:.3} encoded, {kpl:.3} kpl, {none:.3} none"
     );
     assert!(decoded < 0.01, "{decoded}");
     assert!(encoded < 0.01, "{encoded}");
+    // The schema is composed once for the table, and copied for each row.
+    for (unwrap, schemas) in [(true, false), (false, true), (true, true)] {
+        let schemas = schemas.then(SchemaCache::default);
+        let path = Path::with_form(Aggregation::None, unwrap, schemas);
+        let encoded = allocations(path, Stage::Encode);
+        assert!(encoded < 0.01, "{encoded} in a flat row {unwrap}");
+    }
     // An aggregate has about thirty changes. Without aggregation each change is a record, which allocates its
     // list of events and the queue of its lane.
     assert!(kpl < 0.4, "{kpl}");

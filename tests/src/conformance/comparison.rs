@@ -5,18 +5,20 @@ use std::fmt;
 
 use serde_json::Value;
 
-use super::{KeyedEvent, Modes};
+use super::{EventForm, KeyedEvent, Modes};
 
 /// A field that has another value in Spillway's event.
 #[derive(Debug, Clone)]
 pub struct Difference {
     /// Debezium's modes; `None` for the envelope of wal2json.
     pub modes: Option<Modes>,
+    /// Form of the events; the usual one for the envelope of wal2json.
+    pub form: EventForm,
     /// Table of the event, `schema.table`; empty for a message.
     pub table: String,
     /// The column `id` of the row.
     pub row: Option<i64>,
-    /// Path of the field: `key`, `op`, `source.lsn`, `after.one`.
+    /// Path of the field: `key`, `op`, `source.lsn`, `after.one`; `schema.one` in the schema.
     pub field: String,
     /// The other program's value; `None` where its event lacks the field.
     pub theirs: Option<Value>,
@@ -32,7 +34,7 @@ impl fmt::Display for Difference {
         };
         let row = self.row.map(|row| format!(" row {row}")).unwrap_or_default();
         let modes = match self.modes {
-            Some(modes) => format!(" ({})", modes.values().join(", ")),
+            Some(modes) => format!(" ({}{})", modes.values().join(", "), self.form.description()),
             None => String::new(),
         };
         let (theirs, ours) = (text(&self.theirs), text(&self.ours));
@@ -55,7 +57,8 @@ fn shortened(text: &str) -> String {
 ///
 /// The times of reading differ by nature, so only their presence counts.
 pub fn fields(event: &KeyedEvent) -> BTreeMap<String, Value> {
-    let mut fields = BTreeMap::from([("key".to_owned(), Value::from(event.key.clone()))]);
+    let mut fields = event.schema.clone();
+    fields.insert("key".to_owned(), Value::from(event.key.clone()));
     let Value::Object(object) = &event.event else {
         panic!("{} is no event", event.event);
     };
@@ -69,7 +72,7 @@ pub fn fields(event: &KeyedEvent) -> BTreeMap<String, Value> {
                     fields.insert(name.clone(), Value::from("{}"));
                 }
             }
-            _ if matches!(name.as_str(), "ts_ms" | "ts_us" | "ts_ns") => {
+            _ if matches!(name.as_str(), "ts_ms" | "ts_us" | "ts_ns" | "__ts_ms") => {
                 fields.insert(name.clone(), Value::from("a time"));
             }
             _ => {
@@ -78,15 +81,6 @@ pub fn fields(event: &KeyedEvent) -> BTreeMap<String, Value> {
         }
     }
     fields
-}
-
-/// Table of an event, `schema.table`; empty for a message.
-pub fn table(fields: &BTreeMap<String, Value>) -> String {
-    let text = |name: &str| fields.get(name).and_then(Value::as_str).unwrap_or_default();
-    match (text("source.schema"), text("source.table")) {
-        ("", "") => String::new(),
-        (schema, table) => format!("{schema}.{table}"),
-    }
 }
 
 /// The differences between both lists, which have one event per change.
@@ -99,17 +93,18 @@ pub fn compare(
     theirs: &[KeyedEvent],
     ours: &[KeyedEvent],
     modes: Option<Modes>,
+    form: EventForm,
     is_compared: impl Fn(&str) -> bool,
 ) -> Vec<Difference> {
     let mut differences = Vec::new();
     for (index, (theirs, ours)) in theirs.iter().zip(ours).enumerate() {
         let (their_fields, our_fields) = (fields(theirs), fields(ours));
-        let table = table(&our_fields);
+        let table = ours.table();
         let row = ["after.id", "before.id"]
             .iter()
             .find_map(|path| our_fields.get(*path)?.as_i64());
         assert!(
-            self::table(&their_fields) == table && their_fields.get("op") == our_fields.get("op"),
+            theirs.table() == table && their_fields.get("op") == our_fields.get("op"),
             "event {index} differs: {} and {}",
             shortened(&theirs.event.to_string()),
             shortened(&ours.event.to_string())
@@ -120,6 +115,7 @@ pub fn compare(
             if !is_same(theirs, ours) {
                 differences.push(Difference {
                     modes,
+                    form,
                     table: table.clone(),
                     row,
                     field: path.clone(),

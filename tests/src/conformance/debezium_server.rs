@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{KeyedEvent, LAST_TABLE, Modes, debezium_slot};
+use super::{EventForm, KeyedEvent, LAST_TABLE, Modes, copy_slot};
 use crate::aws::kinesis::{ENVIRONMENT, REGION};
 use crate::fixture::Fixture;
 use crate::postgres::ADMIN;
@@ -16,20 +16,36 @@ use crate::watchdog::ProcessGuard;
 /// Version that `make tools-conformance` installs.
 pub const VERSION: &str = "3.6.0.Final";
 
+/// The fields that Debezium adds to an unwrapped row: `add.fields`.
+const ADDED_FIELDS: [&str; 8] = [
+    "op",
+    "table",
+    "lsn",
+    "schema",
+    "db",
+    "name",
+    "ts_ms",
+    "source.ts_ms",
+];
+
 /// Limit for a start and all events: a start takes 4 to 10 s.
 const LIMIT: Duration = Duration::from_secs(180);
 
-/// Debezium's events of the fixture's changes in this combination of modes, in the order of the stream.
+/// Debezium's events of the fixture's changes in this combination of modes and this form, in the order of the
+/// stream.
 ///
 /// # Panics
 /// It is not installed, or it stops before the last event, or a delete has no tombstone.
-pub async fn events(fixture: &Fixture, index: usize) -> Vec<KeyedEvent> {
-    let stream = format!("{}_debezium{index}", fixture.stream);
+pub async fn events(fixture: &Fixture, index: usize, form: EventForm) -> Vec<KeyedEvent> {
+    let stream = format!("{}_debezium{index}{}", fixture.stream, form.suffix());
     fixture.kinesis.create_stream(&stream, 1).await;
+    let slot = format!("{}_d{index}{}", fixture.slot, form.suffix());
+    copy_slot(fixture, &slot).await;
     let connector = DebeziumConnector {
         port: fixture.postgres.port(),
         database: &fixture.database,
-        slot: &debezium_slot(fixture, index),
+        slot: &slot,
+        form,
         modes: Modes::ALL[index],
         endpoint: fixture.kinesis.endpoint(),
         stream: &stream,
@@ -59,13 +75,13 @@ async fn read(fixture: &Fixture, stream: &str) -> Vec<(String, Vec<u8>)> {
 }
 
 fn is_of_last_table(data: &[u8]) -> bool {
-    let event: Value = serde_json::from_slice(data).unwrap_or_default();
-    let (schema, table) = (&event["source"]["schema"], &event["source"]["table"]);
-    format!(
-        "{}.{}",
-        schema.as_str().unwrap_or_default(),
-        table.as_str().unwrap_or_default()
-    ) == LAST_TABLE
+    !data.is_empty() && parsed(String::new(), data).table() == LAST_TABLE
+}
+
+fn parsed(key: String, data: &[u8]) -> KeyedEvent {
+    let event = serde_json::from_slice(data);
+    let event: Value = event.unwrap_or_else(|error| panic!("{}: {error}", String::from_utf8_lossy(data)));
+    KeyedEvent::new(key, event)
 }
 
 /// The events without their tombstones. An empty record with the same key follows each delete.
@@ -80,10 +96,9 @@ fn without_tombstones(records: Vec<(String, Vec<u8>)>) -> Vec<KeyedEvent> {
             );
             continue;
         }
-        let event: Value = serde_json::from_slice(&data)
-            .unwrap_or_else(|error| panic!("{}: {error}", String::from_utf8_lossy(&data)));
-        awaited = (event["op"] == "d").then(|| key.clone());
-        events.push(KeyedEvent { key, event });
+        let event = parsed(key.clone(), &data);
+        awaited = (event.event["op"] == "d").then_some(key);
+        events.push(event);
     }
     events
 }
@@ -103,6 +118,8 @@ pub struct DebeziumConnector<'a> {
     pub endpoint: &'a str,
     /// The stream of all tables.
     pub stream: &'a str,
+    /// Form of the events.
+    pub form: EventForm,
 }
 
 fn properties(connector: &DebeziumConnector<'_>, folder: &Path) -> String {
@@ -148,10 +165,8 @@ fn properties(connector: &DebeziumConnector<'_>, folder: &Path) -> String {
         ("debezium.sink.type", "kinesis"),
         ("debezium.sink.kinesis.region", REGION),
         ("debezium.sink.kinesis.endpoint", connector.endpoint),
-        ("debezium.format.value.schemas.enable", "false"),
         ("debezium.format.key.schemas.enable", "false"),
         // One stream for all tables.
-        ("debezium.transforms", "one"),
         (
             "debezium.transforms.one.type",
             "org.apache.kafka.connect.transforms.RegexRouter",
@@ -162,6 +177,25 @@ fn properties(connector: &DebeziumConnector<'_>, folder: &Path) -> String {
         ("quarkus.http.port", "0"),
     ];
     properties.extend(others.iter().map(|(name, value)| format!("{name}={value}\n")));
+    properties.push_str(&form_properties(connector.form));
+    properties
+}
+
+/// Properties of the events' form.
+fn form_properties(form: EventForm) -> String {
+    let mut properties = format!(
+        "debezium.format.value.schemas.enable={}\ndebezium.transforms={}\n",
+        form.schemas,
+        if form.unwrap { "unwrap,one" } else { "one" }
+    );
+    if form.unwrap {
+        let added = ADDED_FIELDS.join(",");
+        properties += &format!(
+            "debezium.transforms.unwrap.type=io.debezium.transforms.ExtractNewRecordState\n\
+             debezium.transforms.unwrap.delete.tombstone.handling.mode=rewrite-with-tombstone\n\
+             debezium.transforms.unwrap.add.fields={added}\n"
+        );
+    }
     properties
 }
 

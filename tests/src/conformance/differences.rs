@@ -32,6 +32,10 @@ pub struct IntendedDifference {
     /// Modes by name: `decimal`, `time`, `interval`, `hstore`. Without it, all modes.
     #[serde(default)]
     pub modes: BTreeMap<String, Vec<String>>,
+    /// Whether only events with schemas, or only events without them, have the difference.
+    pub schemas: Option<bool>,
+    /// Whether only flat rows, or only envelopes, have the difference.
+    pub unwrap: Option<bool>,
     /// Spillway's values, alone or first in a list; without it, all values.
     pub values: Option<Vec<Value>>,
     /// What the other program writes: `absent`, `null` or `value`; without it, anything.
@@ -90,6 +94,10 @@ impl IntendedDifference {
                 .modes
                 .iter()
                 .all(|(name, values)| has_mode(difference, name, values))
+            && self
+                .schemas
+                .is_none_or(|schemas| schemas == difference.form.schemas)
+            && self.unwrap.is_none_or(|unwrap| unwrap == difference.form.unwrap)
             && self
                 .values
                 .as_ref()

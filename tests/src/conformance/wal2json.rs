@@ -1,5 +1,7 @@
 //! The output of wal2json itself, through a slot that SQL reads.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 use super::KeyedEvent;
@@ -74,5 +76,6 @@ pub fn keyed_event(text: &str) -> Option<KeyedEvent> {
     Some(KeyedEvent {
         key: String::new(),
         event: Value::Object(renamed),
+        schema: BTreeMap::new(),
     })
 }

@@ -1,8 +1,11 @@
 //! Events of all envelopes in one form: the operation, the rows and the source.
 
+use std::collections::BTreeMap;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 /// Values by column.
@@ -76,6 +79,20 @@ pub struct Source {
     /// For a live change `false` or nothing, depending on the envelope.
     #[serde(default)]
     pub snapshot: Option<String>,
+    /// What the columns of an event with a schema cannot state.
+    #[serde(flatten)]
+    pub notes: Notes,
+}
+
+/// Notes about columns, in an event of Debezium's envelope with a schema and in a flat row.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Notes {
+    /// Columns whose values the log does not hold.
+    #[serde(default)]
+    pub unchanged: Vec<String>,
+    /// Values that their types cannot hold, as PostgreSQL's text: `after.amount`, or `amount` in a flat row.
+    #[serde(default)]
+    pub texts: BTreeMap<String, String>,
 }
 
 impl Event {
@@ -85,6 +102,8 @@ impl Event {
     /// It is not an event, or its position is malformed.
     pub fn parse(data: &[u8]) -> Result<Self, String> {
         let shown = || String::from_utf8_lossy(&data[..data.len().min(300)]).into_owned();
+        let payload = payload(data);
+        let data = payload.as_ref().map_or(data, |payload| payload.get().as_bytes());
         let read = |error: serde_json::Error| format!("{error}: {}", shown());
         let event = match serde_json::from_slice::<Self>(data) {
             Ok(event) => event,
@@ -94,19 +113,102 @@ impl Event {
                     Self::of_dms(&value).ok_or_else(shown)?
                 } else if value.get("action").is_some() {
                     Self::of_wal2json(&value).ok_or_else(shown)?
+                } else if value.get("__op").is_some() {
+                    Self::of_flat_row(value).ok_or_else(shown)?
                 } else {
                     return Err(read(error));
                 }
             }
         };
         match is_position(&event.source.position) {
-            true => Ok(event),
+            true => Ok(event.with_notes()),
             false => Err(format!(
                 "{:?} is not a position: {}",
                 event.source.position,
                 shown()
             )),
         }
+    }
+
+    /// The event with the values that its notes state. An event without a schema has the same values.
+    fn with_notes(mut self) -> Self {
+        let Notes { unchanged, texts } = std::mem::take(&mut self.source.notes);
+        for (path, text) in texts {
+            let (image, column) = match path.split_once('.') {
+                Some(("before", column)) => (&mut self.before, column),
+                Some(("after", column)) => (&mut self.after, column),
+                _ if self.op == "d" => (&mut self.before, path.as_str()),
+                _ => (&mut self.after, path.as_str()),
+            };
+            if let Some(row) = image {
+                row.insert(column.to_owned(), text.into());
+            }
+        }
+        for column in unchanged {
+            if let Some(row) = &mut self.after {
+                row.insert(column, UNAVAILABLE.into());
+            }
+        }
+        self
+    }
+
+    /// A flat row of the envelope of Debezium: its columns, and the fields that begin with two underscores.
+    fn of_flat_row(value: Value) -> Option<Self> {
+        let Value::Object(fields) = value else {
+            return None;
+        };
+        // A third underscore marks a column with the name of an added field.
+        let is_added = |name: &str| name.starts_with("__") && !name.starts_with("___");
+        let (added, row): (Row, Row) = fields.into_iter().partition(|(name, _)| is_added(name));
+        let column = |name: String| match name.starts_with("___") {
+            true => name[1..].to_owned(),
+            false => name,
+        };
+        let row: Row = row
+            .into_iter()
+            .map(|(name, value)| (column(name), value))
+            .collect();
+        let text = |name: &str| added.get(name)?.as_str().map(str::to_owned);
+        let op = text("__op")?;
+        let deleted = match op.as_str() {
+            "d" => Some("true"),
+            "t" | "m" => None,
+            _ => Some("false"),
+        };
+        if text("__deleted").as_deref() != deleted {
+            return None;
+        }
+        let (before, after) = match op.as_str() {
+            "d" => (Some(row), None),
+            "t" | "m" => (None, None),
+            _ => (None, Some(row)),
+        };
+        let message = text("__message_prefix").zip(text("__message_content"));
+        Some(Event {
+            op,
+            before,
+            after,
+            source: Source {
+                schema: text("__schema"),
+                table: text("__table"),
+                position: text("__position")?,
+                transaction: None,
+                snapshot: None,
+                notes: Notes {
+                    unchanged: added
+                        .get("__unchanged")
+                        .map(|names| strings(names).into_iter().map(column).collect())
+                        .unwrap_or_default(),
+                    texts: added
+                        .get("__texts")
+                        .and_then(|texts| serde_json::from_value(texts.clone()).ok())
+                        .unwrap_or_default(),
+                },
+            },
+            envelope: Envelope::Debezium,
+            moved_from: None,
+            message: message.map(|(prefix, content)| Message { prefix, content }),
+        })
     }
 
     fn of_dms(value: &Value) -> Option<Self> {
@@ -149,6 +251,7 @@ impl Event {
                 position: text("position")?,
                 transaction: metadata["transaction-id"].as_u64(),
                 snapshot: text("snapshot"),
+                notes: Notes::default(),
             },
             envelope: Envelope::Dms,
             moved_from,
@@ -206,6 +309,7 @@ impl Event {
                 position: text("position")?,
                 transaction: value["xid"].as_u64(),
                 snapshot: text("snapshot"),
+                notes: Notes::default(),
             },
             envelope: Envelope::Wal2json,
             moved_from,
@@ -273,11 +377,31 @@ fn is_position(text: &str) -> bool {
     lengths == [16, 16, 8] && parts.iter().all(hex)
 }
 
-/// The event without the times of its encoding, which differ when it is sent again.
+/// The event behind its schema; `None` if it has no schema.
+fn payload(data: &[u8]) -> Option<Box<RawValue>> {
+    #[derive(Deserialize)]
+    struct WithSchema {
+        #[serde(rename = "schema")]
+        _schema: Row,
+        payload: Box<RawValue>,
+    }
+    let is_first = data.starts_with(br#"{"schema":{"#);
+    let parsed: Option<WithSchema> = is_first.then(|| serde_json::from_slice(data).ok()).flatten();
+    parsed.map(|parsed| parsed.payload)
+}
+
+/// The event without its schema, and without the times of its encoding, which differ when it is sent again.
+///
+/// It also lacks the list of unchanged columns. During a backfill the function may have read their values.
 pub fn timeless(data: &[u8]) -> Option<Value> {
+    let payload = payload(data);
+    let data = payload.as_ref().map_or(data, |payload| payload.get().as_bytes());
     let mut event: Value = serde_json::from_slice(data).ok()?;
     if let Some(fields) = event.as_object_mut() {
-        fields.retain(|name, _| !name.starts_with("ts_"));
+        fields.retain(|name, _| !name.starts_with("ts_") && !matches!(&**name, "__ts_ms" | "__unchanged"));
+        if let Some(source) = fields.get_mut("source").and_then(Value::as_object_mut) {
+            source.remove("unchanged");
+        }
         if let Some(metadata) = fields.get_mut("metadata").and_then(Value::as_object_mut) {
             metadata.remove("timestamp");
         }

@@ -28,6 +28,8 @@ pub enum ThirdPartyConsumer<'a> {
     /// It is the only maintained public parser of DMS messages for Kinesis and Kafka that we found; others
     /// are samples.
     Dms,
+    /// Kafka Connect's JSON converter with `schemas.enable`. It fails on a value that its schema does not allow.
+    Connect,
 }
 
 impl ThirdPartyConsumer<'_> {
@@ -59,6 +61,7 @@ impl ThirdPartyConsumer<'_> {
             Self::Deaggregator => ("deaggregate.py", None),
             Self::Debezium(row) => ("debezium.py", Some(row)),
             Self::Dms => ("dms.py", None),
+            Self::Connect => ("connect.py", None),
         };
         let mut command = program_command(program);
         command

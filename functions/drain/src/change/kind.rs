@@ -90,6 +90,14 @@ impl Type {
     }
 }
 
+/// OID of the elements of a built-in array; 0 for another OID.
+pub fn element_oid(array_oid: u32) -> u32 {
+    match BuiltIn::from_oid(array_oid).as_ref().map(BuiltIn::kind) {
+        Some(Kind::Array(element)) => element.oid(),
+        _ => 0,
+    }
+}
+
 /// Fractional digits of a second, 0 to 6; without a modifier, 6.
 fn second_digits(modifier: i32) -> u8 {
     const MOST: u8 = 6;

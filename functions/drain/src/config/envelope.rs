@@ -4,7 +4,7 @@ use super::ConfigError;
 use super::variables::{Variables, invalid};
 use crate::encode::{
     Debezium, DebeziumModes, DecimalMode, Dms, Envelope, EnvelopeForm, HstoreMode, IntervalMode, KeylessRows,
-    Oversize, PartitionBy, TimeMode, Wal2json,
+    Oversize, PartitionBy, SchemaCache, TimeMode, Wal2json,
 };
 use crate::pattern::TableColumns;
 
@@ -21,6 +21,8 @@ struct DebeziumOptions {
     modes: DebeziumModes,
     tombstones: bool,
     transaction_metadata: bool,
+    unwrap: bool,
+    schemas: bool,
 }
 
 pub(super) fn read(
@@ -45,6 +47,8 @@ pub(super) fn read(
             modes: options.modes,
             tombstones: options.tombstones,
             transaction_metadata: options.transaction_metadata,
+            unwrap: options.unwrap,
+            schemas: options.schemas.then(SchemaCache::default),
         }),
         EnvelopeName::Dms => EnvelopeForm::Dms(Dms::default()),
         EnvelopeName::Wal2json => EnvelopeForm::Wal2json(Wal2json),
@@ -140,6 +144,8 @@ fn debezium_options(variables: &Variables<'_>) -> Result<DebeziumOptions, Config
         },
         tombstones: switch("TOMBSTONES_ON_DELETE")?,
         transaction_metadata: switch("PROVIDE_TRANSACTION_METADATA")?,
+        unwrap: switch("UNWRAP")?,
+        schemas: switch("SCHEMAS_ENABLE")?,
     })
 }
 
@@ -161,6 +167,8 @@ fn check_debezium_defaults(variables: &Variables<'_>, options: &DebeziumOptions)
         ),
         ("TOMBSTONES_ON_DELETE", options.tombstones),
         ("PROVIDE_TRANSACTION_METADATA", options.transaction_metadata),
+        ("UNWRAP", options.unwrap),
+        ("SCHEMAS_ENABLE", options.schemas),
     ];
     match changed.into_iter().find(|(_, is_changed)| *is_changed) {
         None => Ok(()),

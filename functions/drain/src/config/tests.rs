@@ -64,6 +64,8 @@ fn an_error_names_the_variable() {
         ("HSTORE_HANDLING_MODE", "text"),
         ("TOMBSTONES_ON_DELETE", "1"),
         ("PROVIDE_TRANSACTION_METADATA", "yes"),
+        ("UNWRAP", "yes"),
+        ("SCHEMAS_ENABLE", "1"),
         ("LINGER_SECONDS", "901"),
         ("POLL_CPU_PERCENT", "0"),
         ("POLL_CPU_PERCENT", "51"),
@@ -118,6 +120,8 @@ fn an_option_of_debezium_is_refused_with_another_envelope_unless_it_is_the_defau
         ("HSTORE_HANDLING_MODE", "json", "map"),
         ("TOMBSTONES_ON_DELETE", "false", "true"),
         ("PROVIDE_TRANSACTION_METADATA", "false", "true"),
+        ("UNWRAP", "false", "true"),
+        ("SCHEMAS_ENABLE", "false", "true"),
     ] {
         for envelope in ["dms", "wal2json"] {
             config(&[("ENVELOPE", envelope), (name, default)]).unwrap();

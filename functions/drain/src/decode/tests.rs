@@ -84,6 +84,8 @@ fn debezium() -> EnvelopeForm {
         modes: DebeziumModes::default(),
         tombstones: false,
         transaction_metadata: false,
+        unwrap: false,
+        schemas: None,
     })
 }
 

@@ -1,25 +1,38 @@
-//! The envelope of Debezium's PostgreSQL connector, as its JSON converter writes it without schemas.
+//! The envelope of Debezium's PostgreSQL connector, as its JSON converter writes it.
 //!
 //! The fields and their order are Debezium's. Two fields are added: `source.position`, and `source.omitted`
-//! in an event that lost columns, or parts of a message, for its size.
+//! in an event that lost columns, or parts of a message, for its size. An event may instead be the flat row
+//! (`unwrapped.rs`), and may have its schema before it (`schema.rs`). With schemas, `source.unchanged` and
+//! `source.texts` state what the columns cannot.
 
+mod columns;
 mod decimal;
 mod interval;
+mod schema;
+mod schema_cache;
 mod structures;
 mod time;
+mod type_schema;
+mod unwrapped;
 mod value;
 
 pub use interval::IntervalMode;
+pub use schema_cache::SchemaCache;
 pub use structures::HstoreMode;
 pub use time::TimeMode;
 pub use value::{DebeziumModes, DecimalMode};
 
+use std::sync::Arc;
+
 use super::progress::EventPlace;
 use super::snapshot::SnapshotPlace;
-use super::value::{write_integer, write_message, write_names, write_string};
+use super::value::{
+    write_base64, write_integer, write_message_content, write_message_prefix, write_names, write_string,
+};
 use super::{EventHead, RowEvent, RowOperation};
 use crate::change::{Column, Datum, Message, Relation, Tuple};
 use crate::position::Position;
+use columns::{UnfitValue, write_texts};
 
 /// Value of a large column that an update did not change (Debezium's `unavailable.value.placeholder`).
 pub(super) const UNAVAILABLE_VALUE: &str = "__debezium_unavailable_value";
@@ -37,45 +50,127 @@ pub struct Debezium {
     pub tombstones: bool,
     /// Whether an event carries its order in its transaction (`provide.transaction.metadata`).
     pub transaction_metadata: bool,
+    /// Whether an event is the flat row, as Debezium's `ExtractNewRecordState` writes it.
+    pub unwrap: bool,
+    /// Schemas that precede the events (`schemas.enable`); `None` without schemas.
+    pub schemas: Option<SchemaCache>,
 }
 
 impl Debezium {
     pub(super) fn write_row(&self, out: &mut Vec<u8>, row: &RowEvent<'_>) {
-        let (op, before, after) = match row.operation {
-            RowOperation::Insert => (b'c', None, row.new),
-            RowOperation::Read => (b'r', None, row.new),
-            RowOperation::Update { .. } => (b'u', row.old, row.new),
-            RowOperation::Delete => (b'd', row.old, None),
+        let Some(schemas) = &self.schemas else {
+            self.write_payload(out, row);
+            return;
         };
+        let start = out.len();
+        let has_keys = row.has_whole_keys();
+        self.write_schema(schemas, out, row.relation, has_keys);
+        let is_key_written = self.write_payload(out, row);
+        // A converter refuses an event without the value of a column that its schema requires.
+        if has_keys && !is_key_written {
+            out.truncate(start);
+            self.write_schema(schemas, out, row.relation, false);
+            self.write_payload(out, row);
+        }
+        out.push(b'}');
+    }
+
+    /// Appends the event without its schema. Returns whether it has every value of a key that the log holds.
+    fn write_payload(&self, out: &mut Vec<u8>, row: &RowEvent<'_>) -> bool {
+        match self.unwrap {
+            true => self.write_unwrapped_row(out, row),
+            false => self.write_enveloped_row(out, row),
+        }
+    }
+
+    fn write_enveloped_row(&self, out: &mut Vec<u8>, row: &RowEvent<'_>) -> bool {
+        let mut unfit = Vec::new();
         out.extend_from_slice(br#"{"before":"#);
-        self.write_image(out, row, before);
+        self.write_image(out, row, "before", row.old, &mut unfit);
         out.extend_from_slice(br#","after":"#);
-        self.write_image(out, row, after);
+        self.write_image(out, row, "after", row.new, &mut unfit);
         out.extend_from_slice(br#","source":"#);
         let omitted: Vec<&str> = row.omitted_names().collect();
         self.write_source(out, &row.head, Some(row.relation), &omitted);
+        if self.schemas.is_some() {
+            // The notes are the last fields of the block.
+            out.pop();
+            write_unchanged(out, "unchanged", row);
+            write_texts(out, "texts", &unfit);
+            out.push(b'}');
+        }
         out.extend_from_slice(br#","transaction":"#);
         self.write_transaction(out, &row.head);
-        write_end(out, op, row.head.now);
+        write_end(out, letter(row.operation), row.head.now);
+        !unfit.iter().any(UnfitValue::is_of_key)
     }
 
     pub(super) fn encode_truncate(&self, head: &EventHead, relation: &Relation) -> Vec<u8> {
-        let mut data = br#"{"before":null,"after":null,"source":"#.to_vec();
-        self.write_source(&mut data, head, Some(relation), &[]);
-        data.extend_from_slice(br#","transaction":"#);
-        self.write_transaction(&mut data, head);
-        write_end(&mut data, b't', head.now);
+        let mut data = Vec::new();
+        let schemas = self.schemas.is_some();
+        match (self.unwrap, schemas) {
+            (true, true) => self.write_truncate_schema(&mut data, relation),
+            (false, true) => self.write_row_schema(&mut data, relation, true),
+            (_, false) => {}
+        }
+        if self.unwrap {
+            self.write_unwrapped_truncate(&mut data, head, relation);
+        } else {
+            data.extend_from_slice(br#"{"before":null,"after":null,"source":"#);
+            self.write_source(&mut data, head, Some(relation), &[]);
+            data.extend_from_slice(br#","transaction":"#);
+            self.write_transaction(&mut data, head);
+            write_end(&mut data, b't', head.now);
+        }
+        if schemas {
+            data.push(b'}');
+        }
         data
     }
 
     pub(super) fn encode_message(&self, head: &EventHead, message: &Message<'_>) -> Vec<u8> {
-        let mut data = br#"{"source":"#.to_vec();
+        let mut data = Vec::new();
         let omitted: Vec<&str> = message.omitted.names().collect();
-        self.write_source(&mut data, head, None, &omitted);
-        data.extend_from_slice(br#","transaction":null,"message":"#);
-        write_message(&mut data, message);
-        write_end(&mut data, b'm', head.now);
+        if self.schemas.is_some() {
+            self.write_message_schema(&mut data);
+        }
+        if self.unwrap {
+            self.write_unwrapped_message(&mut data, head, message, &omitted);
+        } else {
+            data.extend_from_slice(br#"{"source":"#);
+            self.write_source(&mut data, head, None, &omitted);
+            data.extend_from_slice(br#","transaction":null,"message":{"prefix":"#);
+            write_message_prefix(&mut data, message);
+            data.extend_from_slice(br#","content":"#);
+            self.write_content(&mut data, message);
+            data.push(b'}');
+            write_end(&mut data, b'm', head.now);
+        }
+        if self.schemas.is_some() {
+            data.push(b'}');
+        }
         data
+    }
+
+    /// Appends the content of a message. With schemas it is base64, even its placeholder.
+    fn write_content(&self, out: &mut Vec<u8>, message: &Message<'_>) {
+        match message.omitted.content && self.schemas.is_some() {
+            true => write_base64(out, UNAVAILABLE_VALUE.as_bytes()),
+            false => write_message_content(out, message),
+        }
+    }
+
+    /// Appends the schema of a table's rows, from the cache where it has it.
+    fn write_schema(
+        &self,
+        schemas: &SchemaCache,
+        out: &mut Vec<u8>,
+        relation: &Arc<Relation>,
+        has_keys: bool,
+    ) {
+        schemas.append(out, relation, has_keys, |out| {
+            self.write_row_schema(out, relation, has_keys);
+        });
     }
 
     /// Appends the `source` block. A message has no relation; schema and table are then empty.
@@ -151,7 +246,14 @@ impl Debezium {
     }
 
     /// Appends an image as a JSON object of its known columns; `null` without an image.
-    fn write_image(&self, out: &mut Vec<u8>, row: &RowEvent<'_>, tuple: Option<&Tuple<'_>>) {
+    fn write_image<'r>(
+        &self,
+        out: &mut Vec<u8>,
+        row: &RowEvent<'r>,
+        name: &'static str,
+        tuple: Option<&'r Tuple<'r>>,
+        unfit: &mut Vec<UnfitValue<'r>>,
+    ) {
         let Some(tuple) = tuple else {
             out.extend_from_slice(b"null");
             return;
@@ -163,14 +265,38 @@ impl Debezium {
             }
             write_string(out, &column.name);
             out.push(b':');
-            match datum {
-                Datum::Text(text) => self.modes.write_value(out, &column.kind, text),
-                Datum::Unchanged | Datum::Oversize { .. } => write_string(out, UNAVAILABLE_VALUE),
-                Datum::Null | Datum::Absent => out.extend_from_slice(b"null"),
+            if !self.write_datum(out, column, datum) {
+                unfit.push(UnfitValue::new(name, column, datum));
             }
         }
         out.push(b'}');
     }
+}
+
+/// The letter of a row's operation.
+fn letter(operation: RowOperation) -> u8 {
+    match operation {
+        RowOperation::Insert => b'c',
+        RowOperation::Read => b'r',
+        RowOperation::Update { .. } => b'u',
+        RowOperation::Delete => b'd',
+    }
+}
+
+/// Appends `,"<name>":[…]`: the columns whose values the new row does not hold; nothing if it holds all.
+fn write_unchanged(out: &mut Vec<u8>, name: &str, row: &RowEvent<'_>) {
+    let mut names = row.unchanged_names().peekable();
+    if names.peek().is_some() {
+        write_field_name(out, name);
+        write_names(out, names);
+    }
+}
+
+/// Appends `,"<name>":`. The name needs no escapes.
+fn write_field_name(out: &mut Vec<u8>, name: &str) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":");
 }
 
 /// Appends `,"ts_ms":…,"ts_us":…,"ts_ns":…`.
@@ -214,7 +340,9 @@ pub(super) fn write_columns(
         write_string(key, &column.name);
         key.push(b':');
         match datum {
-            Datum::Text(text) => DebeziumModes::default().write_value(key, &column.kind, text),
+            Datum::Text(text) => {
+                DebeziumModes::default().write_value(key, &column.kind, text);
+            }
             _ => key.extend_from_slice(b"null"),
         }
     }

@@ -109,8 +109,7 @@ impl<'a> EventEncoder<'a> {
     fn push_update(&mut self, relation: &Arc<Relation>, old: Option<&Tuple<'_>>, new: &Tuple<'_>) -> u64 {
         let key_changed = is_key_changed(relation, old, new);
         if let Some(old) = old
-            && key_changed
-            && self.envelope.form.splits_key_changes()
+            && self.envelope.form.splits_update(relation, Some(old), key_changed)
         {
             return self.push_delete(relation, old) + self.push_insert(relation, new);
         }

@@ -61,7 +61,9 @@ impl EnvelopeForm {
     /// Appends a column's value as the form writes it.
     pub(super) fn write_value(&self, out: &mut Vec<u8>, column: &Column, text: &str) {
         match self {
-            EnvelopeForm::Debezium(form) => form.modes.write_value(out, &column.kind, text),
+            EnvelopeForm::Debezium(form) => {
+                form.modes.write_value(out, &column.kind, text);
+            }
             EnvelopeForm::Dms(_) => dms::write_value(out, &column.kind, text),
             EnvelopeForm::Wal2json(_) => wal2json::write_value(out, &column.kind, text),
         }
@@ -69,18 +71,32 @@ impl EnvelopeForm {
 
     /// The images whose columns outside the key the event of a row has.
     ///
-    /// With DMS, the old row of an update has only its key, unless the table has none.
+    /// With DMS, the old row of an update has only its key, unless the table has none. The unwrapped form of
+    /// Debezium has no old row of an update.
     pub(super) fn written_images<'r>(&self, row: &RowEvent<'r>) -> [Option<&'r Tuple<'r>>; 2] {
         let is_update = matches!(row.operation, RowOperation::Update { .. });
         match self {
             EnvelopeForm::Dms(_) if is_update && row.relation.has_key() => [None, row.new],
+            EnvelopeForm::Debezium(form) if is_update && form.unwrap => [None, row.new],
             _ => [row.old, row.new],
         }
     }
 
-    /// Whether a changed key makes two events: a delete of the old key and a create of the new key.
-    pub(super) fn splits_key_changes(&self) -> bool {
-        matches!(self, EnvelopeForm::Debezium(_))
+    /// Whether an update makes two events: a delete of the old row and a create of the new one.
+    ///
+    /// The unwrapped form has no old row of an update. Without a key, only a delete can say which row changed.
+    pub(super) fn splits_update(
+        &self,
+        relation: &Relation,
+        old: Option<&Tuple<'_>>,
+        is_key_changed: bool,
+    ) -> bool {
+        match self {
+            EnvelopeForm::Debezium(form) => {
+                is_key_changed || (form.unwrap && old.is_some() && !relation.has_key())
+            }
+            EnvelopeForm::Dms(_) | EnvelopeForm::Wal2json(_) => false,
+        }
     }
 
     /// Whether a tombstone follows each delete.

@@ -21,7 +21,7 @@ mod tests;
 mod value;
 mod wal2json;
 
-pub use debezium::{Debezium, DebeziumModes, DecimalMode, HstoreMode, IntervalMode, TimeMode};
+pub use debezium::{Debezium, DebeziumModes, DecimalMode, HstoreMode, IntervalMode, SchemaCache, TimeMode};
 pub use definitions::Definitions;
 pub use dms::Dms;
 pub use encoded_events::EncodedEvents;
@@ -159,7 +159,7 @@ impl Envelope {
     /// the peek; `now` is in µs since 1970-01-01 UTC.
     ///
     /// Most changes make one event. In the Debezium envelope, a changed key makes two: a delete of the old
-    /// key and a create of the new key. A truncate makes one event per table. A tombstone follows its delete,
+    /// key and a create of the new key. So does an update without a key in its unwrapped form. A truncate makes one event per table. A tombstone follows its delete,
     /// and a table definition precedes the row that needs it; both have the position of that row's event.
     pub fn encode(
         &self,
@@ -201,12 +201,11 @@ impl Envelope {
             }
             Change::Update { relation, old, new } => {
                 progress.next_place(lsn, relation);
-                if is_key_changed(relation, old.as_ref(), new) {
-                    if self.form.splits_key_changes() {
-                        progress.next_place(lsn, relation);
-                    } else {
-                        progress.skip_position(lsn);
-                    }
+                let is_key_changed = is_key_changed(relation, old.as_ref(), new);
+                if self.form.splits_update(relation, old.as_ref(), is_key_changed) {
+                    progress.next_place(lsn, relation);
+                } else if is_key_changed {
+                    progress.skip_position(lsn);
                 }
             }
             Change::Truncate { relations } => {

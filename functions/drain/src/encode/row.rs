@@ -112,6 +112,15 @@ impl<'r> RowEvent<'r> {
         Some(hasher.finish())
     }
 
+    /// Whether each image that the event has contains the whole key; true without key columns.
+    pub(super) fn has_whole_keys(&self) -> bool {
+        let is_whole = |tuple: &Tuple<'_>| {
+            let mut columns = self.relation.columns.iter().zip(tuple);
+            columns.all(|(column, datum)| !column.key || matches!(datum, Datum::Text(_)))
+        };
+        [self.old, self.new].into_iter().flatten().all(is_whole)
+    }
+
     /// Known columns of an image, with the value to write.
     ///
     /// An omitted column counts as unchanged.
@@ -119,15 +128,22 @@ impl<'r> RowEvent<'r> {
         &self,
         tuple: &'r Tuple<'r>,
     ) -> impl Iterator<Item = (&'r Column, &'r Datum<'r>)> + use<'r> {
+        self.all_columns(tuple)
+            .filter(|(_, datum)| **datum != Datum::Absent)
+    }
+
+    /// All columns of an image, with the value to write. An omitted column counts as unchanged.
+    pub(super) fn all_columns(
+        &self,
+        tuple: &'r Tuple<'r>,
+    ) -> impl Iterator<Item = (&'r Column, &'r Datum<'r>)> + use<'r> {
         const UNCHANGED: &Datum<'static> = &Datum::Unchanged;
         let omitted = self.omitted;
         let columns = self.relation.columns.iter().zip(tuple).enumerate();
-        columns
-            .map(move |(index, (column, datum))| match omitted.contains(index) {
-                true => (column, UNCHANGED),
-                false => (column, datum),
-            })
-            .filter(|(_, datum)| **datum != Datum::Absent)
+        columns.map(move |(index, (column, datum))| match omitted.contains(index) {
+            true => (column, UNCHANGED),
+            false => (column, datum),
+        })
     }
 
     /// Names of the columns whose values the new row does not hold.

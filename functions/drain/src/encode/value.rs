@@ -33,16 +33,26 @@ pub(super) fn write_base64(out: &mut Vec<u8>, bytes: &[u8]) {
 /// Its content is base64. Omitted parts are marked as unavailable.
 pub(super) fn write_message(out: &mut Vec<u8>, message: &Message<'_>) {
     out.extend_from_slice(br#"{"prefix":"#);
+    write_message_prefix(out, message);
+    out.extend_from_slice(br#","content":"#);
+    write_message_content(out, message);
+    out.push(b'}');
+}
+
+/// Appends the prefix of a logical message, or its placeholder.
+pub(super) fn write_message_prefix(out: &mut Vec<u8>, message: &Message<'_>) {
     match message.omitted.prefix {
         false => write_string(out, &message.prefix),
         true => write_string(out, UNAVAILABLE_VALUE),
     }
-    out.extend_from_slice(br#","content":"#);
+}
+
+/// Appends the content of a logical message in base64, or its placeholder.
+pub(super) fn write_message_content(out: &mut Vec<u8>, message: &Message<'_>) {
     match message.omitted.content {
         false => write_base64(out, &message.content),
         true => write_string(out, UNAVAILABLE_VALUE),
     }
-    out.push(b'}');
 }
 
 /// Appends the pieces, which need no escapes, as one JSON string.

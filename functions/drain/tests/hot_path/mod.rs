@@ -8,7 +8,7 @@ use drain::column_rules::{ColumnRule, ColumnRules, Salt};
 use drain::decode::Decoder;
 use drain::encode::{
     Debezium, DebeziumModes, EncodedEvents, Envelope, EnvelopeForm, Event, KeylessRows, Oversize,
-    PartitionBy, Transaction,
+    PartitionBy, SchemaCache, Transaction,
 };
 use drain::lsn::Lsn;
 use drain::pack::{
@@ -100,8 +100,13 @@ pub(crate) struct Path {
 }
 
 impl Path {
-    /// A path without changes.
+    /// A path without changes, in the usual envelope.
     pub(crate) fn new(aggregation: Aggregation) -> Self {
+        Self::with_form(aggregation, false, None)
+    }
+
+    /// A path without changes, whose events may be flat rows, and may have schemas.
+    pub(crate) fn with_form(aggregation: Aggregation, unwrap: bool, schemas: Option<SchemaCache>) -> Self {
         let rules = ColumnRule::parse_list("public.users.email:hash,*.*.ssn:omit");
         let rules = ColumnRules::new(rules.expect("they are rules"), Salt::default());
         let rules = ProjectionRules {
@@ -119,6 +124,8 @@ impl Path {
                     modes: DebeziumModes::default(),
                     tombstones: false,
                     transaction_metadata: false,
+                    unwrap,
+                    schemas,
                 }),
                 partition_by: PartitionBy::Key,
                 keyless: KeylessRows::Spread,

@@ -5,9 +5,11 @@
 
 use std::process::ExitCode;
 
-use scenarios::conformance::comparison::{Difference, compare};
+use scenarios::conformance::comparison::Difference;
 use scenarios::conformance::differences::{DifferenceList, problems};
-use scenarios::conformance::{Modes, debezium_server, drain_modes, play, recording};
+use scenarios::conformance::{
+    EventForm, Modes, UNWRAPPED_MODES, debezium_server, differences, play, recording,
+};
 use scenarios::fixture::Plugin;
 
 pub(crate) fn main() -> ExitCode {
@@ -24,27 +26,37 @@ pub(crate) fn main() -> ExitCode {
 
 async fn run() -> Vec<String> {
     let mut fixture = play(Plugin::Pgoutput).await;
-    let mut recorded = Vec::new();
     let mut found: Vec<Difference> = Vec::new();
-    for (index, modes) in Modes::ALL.into_iter().enumerate() {
-        let theirs = debezium_server::events(&fixture, index).await;
-        let ours = drain_modes(&mut fixture, index).await;
-        let differences = compare(&theirs, &ours, Some(modes), |_| true);
-        println!(
-            "{}: {} events, {} fields differ",
-            modes.values().join(", "),
-            theirs.len(),
-            differences.len()
-        );
-        found.extend(differences);
-        recorded.push(theirs);
+    let mut texts = Vec::new();
+    for form in [EventForm::WITH_SCHEMAS, EventForm::UNWRAPPED_WITH_SCHEMAS] {
+        let combinations = if form.unwrap {
+            UNWRAPPED_MODES
+        } else {
+            Modes::ALL.len()
+        };
+        let mut recorded = Vec::new();
+        for (index, modes) in Modes::ALL.into_iter().enumerate().take(combinations) {
+            let theirs = debezium_server::events(&fixture, index, form).await;
+            let differences = differences(&mut fixture, index, form.unwrap, &theirs, |_| true).await;
+            println!(
+                "{}{}: {} events, {} fields differ",
+                modes.values().join(", "),
+                form.description(),
+                theirs.len(),
+                differences.len()
+            );
+            found.extend(differences);
+            recorded.push(theirs);
+        }
+        texts.push((form, recording::to_text(&recorded)));
     }
     let mut problems = problems(&DifferenceList::load().debezium, &found, |_| true);
-    let text = recording::to_text(&recorded);
-    if std::env::var("RECORD").is_ok_and(|record| record == "1") {
-        recording::store(&text);
-    } else if recording::stored() != text {
-        problems.push("Debezium's events are not the recorded ones: RECORD=1 stores them".to_owned());
+    for (form, text) in texts {
+        if std::env::var("RECORD").is_ok_and(|record| record == "1") {
+            recording::store(form, &text);
+        } else if recording::stored(form) != text {
+            problems.push("Debezium's events are not the recorded ones: RECORD=1 stores them".to_owned());
+        }
     }
     problems
 }

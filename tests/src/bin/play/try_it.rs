@@ -204,6 +204,8 @@ fn environment(
         "INTERVAL_HANDLING_MODE",
         "HSTORE_HANDLING_MODE",
         "PROVIDE_TRANSACTION_METADATA",
+        "UNWRAP",
+        "SCHEMAS_ENABLE",
     ];
     let passed = passed.map(|name| Some((name.to_owned(), variable(name)?)));
     variables

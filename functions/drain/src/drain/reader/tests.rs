@@ -48,6 +48,8 @@ fn envelope() -> Envelope {
             modes: DebeziumModes::default(),
             tombstones: false,
             transaction_metadata: true,
+            unwrap: false,
+            schemas: None,
         }),
         partition_by: PartitionBy::Key,
         keyless: KeylessRows::Spread,

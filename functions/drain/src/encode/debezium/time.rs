@@ -35,7 +35,7 @@ const INFINITY: i128 = 9_223_372_036_825_200_000;
 const MINUS_INFINITY: i128 = -9_223_372_036_832_400_000;
 
 /// Fractional digits of a second up to which `adaptive` uses milliseconds.
-const MILLISECOND_DIGITS: u8 = 3;
+pub(super) const MILLISECOND_DIGITS: u8 = 3;
 
 /// Zeros to pad a fraction of a second with.
 const ZEROS: &str = "000000";

@@ -3,8 +3,10 @@
 //! bytea is base64. A value that does not fit its mode is written as its text, never as null: `NaN` as a
 //! precise decimal, an infinite date as a number of days.
 
+use std::cell::Cell;
 use std::io::Write as _;
 
+use super::UNAVAILABLE_VALUE;
 use super::decimal::Decimal;
 use super::interval::{IntervalMode, write_interval};
 use super::structures::{HstoreMode, MONEY_SCALE, money_decimal, write_bits, write_hstore, write_point};
@@ -43,8 +45,9 @@ pub struct DebeziumModes {
 }
 
 impl DebeziumModes {
-    /// Appends a value of type `kind`.
-    pub(in super::super) fn write_value(self, out: &mut Vec<u8>, kind: &Type, text: &str) {
+    /// Appends a value of type `kind`. Returns whether the type of its schema can hold what was written.
+    pub(in super::super) fn write_value(self, out: &mut Vec<u8>, kind: &Type, text: &str) -> bool {
+        let is_fit = Cell::new(true);
         let written = match kind {
             Type::Bool => {
                 parse_bool(text).map(|value| out.extend_from_slice(if value { b"true" } else { b"false" }))
@@ -62,8 +65,12 @@ impl DebeziumModes {
             Type::Hstore => write_hstore(out, self.hstore, text),
             Type::Array(element, delimiter) => {
                 let start = out.len();
-                let write_item = |out: &mut Vec<u8>, item: &str| self.write_value(out, element, item);
+                let write_item = |out: &mut Vec<u8>, item: &str| {
+                    is_fit.set(self.write_value(out, element, item) && is_fit.get());
+                };
                 let written = write_array(out, text, *delimiter, write_item);
+                // The schema has lists of items, and no lists of lists.
+                is_fit.set(is_fit.get() && !has_dimensions(text));
                 if written.is_none() {
                     out.truncate(start);
                 }
@@ -71,8 +78,39 @@ impl DebeziumModes {
             }
             Type::Text => None,
         };
-        if written.is_none() {
-            write_string(out, text);
+        if written.is_some() {
+            return is_fit.get();
+        }
+        write_string(out, text);
+        self.is_string(kind)
+    }
+
+    /// Appends the placeholder of a value that the log does not hold, in the form of its schema.
+    ///
+    /// It is null for a type that has no form of it.
+    pub(super) fn write_unavailable(self, out: &mut Vec<u8>, kind: &Type) {
+        match kind {
+            Type::Bytea => write_base64(out, UNAVAILABLE_VALUE.as_bytes()),
+            Type::Array(element, _) if **element == Type::Bytea || self.is_string(element) => {
+                out.push(b'[');
+                self.write_unavailable(out, element);
+                out.push(b']');
+            }
+            _ if self.is_string(kind) => write_string(out, UNAVAILABLE_VALUE),
+            _ => out.extend_from_slice(b"null"),
+        }
+    }
+
+    /// Whether values of this type are strings, so that every text is one.
+    pub(super) fn is_string(self, kind: &Type) -> bool {
+        match kind {
+            Type::Text | Type::TimeTz | Type::TimestampTz(_) => true,
+            Type::Numeric(_) | Type::Money => self.decimal == DecimalMode::String,
+            Type::Date | Type::Time(_) | Type::Timestamp(_) => self.time == TimeMode::IsoString,
+            Type::Interval => self.interval == IntervalMode::String,
+            Type::Hstore => self.hstore == HstoreMode::Json,
+            Type::Bool | Type::Integer | Type::Float | Type::Bytea => false,
+            Type::Bits(_) | Type::Point | Type::Array(..) => false,
         }
     }
 
@@ -115,6 +153,16 @@ impl DebeziumModes {
         let _ = write!(out, "{number}");
         Some(())
     }
+}
+
+/// Whether the text of an array has more than one dimension: `{{1,2}}`.
+fn has_dimensions(text: &str) -> bool {
+    // Bounds other than 1 precede the array: `[0:1][0:1]={…}`.
+    let array = match text.starts_with('[') {
+        true => text.split_once('=').map_or(text, |(_, array)| array),
+        false => text,
+    };
+    array.starts_with("{{")
 }
 
 #[cfg(test)]

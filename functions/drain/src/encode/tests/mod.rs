@@ -6,6 +6,8 @@ mod dms;
 mod oversize;
 mod partition_keys;
 mod positions;
+mod schemas;
+mod unwrapped;
 mod values;
 mod wal2json;
 
@@ -99,6 +101,8 @@ fn debezium_form() -> Debezium {
         modes: DebeziumModes::default(),
         tombstones: false,
         transaction_metadata: false,
+        unwrap: false,
+        schemas: None,
     }
 }
 

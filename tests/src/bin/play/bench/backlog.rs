@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use scenarios::aws::fake_kinesis::FakeKinesis;
 use scenarios::aws::ssm::Ssm;
-use scenarios::conformance::Modes;
 use scenarios::conformance::debezium_server::{DebeziumConnector, DebeziumServer};
+use scenarios::conformance::{EventForm, Modes};
 use scenarios::fixture::Plugin;
 use scenarios::postgres::Postgres;
 use scenarios::postgres::pgbench::Pgbench;
@@ -226,6 +226,7 @@ async fn debezium(postgres: &Postgres, slot: &str, changes: u64) -> Usage {
         modes: Modes::ALL[0],
         endpoint: kinesis.endpoint(),
         stream: slot,
+        form: EventForm::default(),
     };
     let server = DebeziumServer::start(&connector);
     let arrived = async |least: u64| {

@@ -1,0 +1,78 @@
+//! The value of one column, and the values that the types of their schemas cannot hold.
+//!
+//! A converter that reads with a schema makes 0 of a `NaN` in an integer, and another number of one in a
+//! decimal. So with schemas such a value is null, and the event has its text in the field `texts`.
+
+use super::unwrapped::column_name;
+use super::{Debezium, UNAVAILABLE_VALUE, write_field_name};
+use crate::change::{Column, Datum};
+use crate::encode::value::write_string;
+
+/// A value that the type of its schema cannot hold.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct UnfitValue<'r> {
+    /// `before` or `after`; empty in the unwrapped form.
+    image: &'static str,
+    column: &'r Column,
+    text: &'r str,
+}
+
+impl<'r> UnfitValue<'r> {
+    /// The value of a column of an image.
+    pub(super) fn new(image: &'static str, column: &'r Column, datum: &'r Datum<'r>) -> Self {
+        let text = match datum {
+            Datum::Text(text) => text,
+            _ => "",
+        };
+        UnfitValue { image, column, text }
+    }
+
+    /// Whether the column belongs to the key.
+    pub(super) fn is_of_key(&self) -> bool {
+        self.column.key
+    }
+}
+
+impl Debezium {
+    /// Appends the value of a column. Returns whether the type of its schema can hold it.
+    ///
+    /// Without schemas every value is written. With schemas, one that its type cannot hold is null.
+    pub(super) fn write_datum(&self, out: &mut Vec<u8>, column: &Column, datum: &Datum<'_>) -> bool {
+        match datum {
+            Datum::Text(text) => {
+                let start = out.len();
+                let is_fit = self.modes.write_value(out, &column.kind, text);
+                if is_fit || self.schemas.is_none() {
+                    return true;
+                }
+                out.truncate(start);
+                out.extend_from_slice(b"null");
+                return false;
+            }
+            Datum::Unchanged | Datum::Oversize { .. } => match self.schemas {
+                None => write_string(out, UNAVAILABLE_VALUE),
+                Some(_) => self.modes.write_unavailable(out, &column.kind),
+            },
+            Datum::Null | Datum::Absent => out.extend_from_slice(b"null"),
+        }
+        true
+    }
+}
+
+/// Appends `,"<name>":{…}` with the texts of these values; nothing without values.
+pub(super) fn write_texts(out: &mut Vec<u8>, name: &str, values: &[UnfitValue<'_>]) {
+    if values.is_empty() {
+        return;
+    }
+    write_field_name(out, name);
+    for (index, value) in values.iter().enumerate() {
+        out.push(if index == 0 { b'{' } else { b',' });
+        match value.image {
+            "" => write_string(out, &column_name(&value.column.name)),
+            image => write_string(out, &format!("{image}.{}", value.column.name)),
+        }
+        out.push(b':');
+        write_string(out, value.text);
+    }
+    out.push(b'}');
+}

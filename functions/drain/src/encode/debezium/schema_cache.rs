@@ -1,0 +1,88 @@
+//! Schemas that were composed, by table.
+//!
+//! A schema depends on the columns of its table only, and is longer than most rows. So it is composed once for
+//! each description of a table, and copied before each event.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::change::Relation;
+use crate::table_name::TableName;
+
+/// Most bytes of the schemas that are kept.
+const MOST_BYTES: usize = 8 << 20;
+
+/// Cache of the texts that precede the events of each table. Clones share it.
+#[derive(Clone, Default)]
+pub struct SchemaCache(Arc<Mutex<CachedSchemas>>);
+
+/// Without the texts: `Envelope::settings_text` must be the same whatever was sent before.
+impl fmt::Debug for SchemaCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SchemaCache")
+    }
+}
+
+#[derive(Debug, Default)]
+struct CachedSchemas {
+    tables: HashMap<TableName, Vec<CachedSchema>>,
+    /// Bytes of all texts.
+    bytes: usize,
+}
+
+/// The text of one description of a table.
+#[derive(Debug)]
+struct CachedSchema {
+    relation: Arc<Relation>,
+    /// Whether the columns of the key are required.
+    has_keys: bool,
+    text: Box<[u8]>,
+}
+
+impl SchemaCache {
+    /// Appends the text for the rows of a table. `compose` appends it where the cache lacks it.
+    ///
+    /// `has_keys` is whether the columns of the key are required.
+    pub(super) fn append(
+        &self,
+        out: &mut Vec<u8>,
+        relation: &Arc<Relation>,
+        has_keys: bool,
+        compose: impl FnOnce(&mut Vec<u8>),
+    ) {
+        // A panic elsewhere cannot leave the schemas half changed: a text is composed before it is inserted.
+        let mut cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = cache.tables.get(&relation.table).into_iter().flatten();
+        let mut known = known.filter(|schema| schema.has_keys == has_keys);
+        if let Some(schema) = known.find(|schema| has_same_columns(&schema.relation, relation)) {
+            out.extend_from_slice(&schema.text);
+            return;
+        }
+        let start = out.len();
+        compose(out);
+        cache.insert(relation, has_keys, &out[start..]);
+    }
+}
+
+impl CachedSchemas {
+    fn insert(&mut self, relation: &Arc<Relation>, has_keys: bool, text: &[u8]) {
+        // The tables in use come back with their next rows.
+        if self.bytes + text.len() > MOST_BYTES {
+            *self = CachedSchemas::default();
+        }
+        self.bytes += text.len();
+        self.tables
+            .entry(relation.table.clone())
+            .or_default()
+            .push(CachedSchema {
+                relation: Arc::clone(relation),
+                has_keys,
+                text: text.into(),
+            });
+    }
+}
+
+fn has_same_columns(one: &Arc<Relation>, other: &Arc<Relation>) -> bool {
+    Arc::ptr_eq(one, other) || one.columns == other.columns
+}

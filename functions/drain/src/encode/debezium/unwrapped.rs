@@ -1,0 +1,167 @@
+//! The flat row, as Debezium's transform `ExtractNewRecordState` writes it.
+//!
+//! The fields of the row come first. The fields that begin with two underscores follow, named as Debezium's
+//! `add.fields` names them. A delete has its old row: `delete.tombstone.handling.mode=rewrite`. Debezium drops
+//! truncates and leaves messages in their envelope. Here both are flat, too, so that one query reads them all.
+
+use std::borrow::Cow;
+
+use super::columns::{UnfitValue, write_texts};
+use super::{Debezium, letter, write_field_name};
+use crate::change::{Datum, Message, Relation};
+use crate::encode::progress::EventPlace;
+use crate::encode::value::{write_integer, write_message_prefix, write_names, write_string};
+use crate::encode::{EventHead, RowEvent, RowOperation};
+
+/// Begin of the names of all added fields (Debezium's `add.fields.prefix`).
+const PREFIX: &str = "__";
+
+/// Names of the added fields without their prefix, whether an event has them or not.
+const ADDED_NAMES: [&str; 18] = [
+    "deleted",
+    "op",
+    "table",
+    "lsn",
+    "schema",
+    "db",
+    "name",
+    "ts_ms",
+    "source_ts_ms",
+    "position",
+    "transaction_id",
+    "transaction_total_order",
+    "transaction_data_collection_order",
+    "unchanged",
+    "omitted",
+    "texts",
+    "message_prefix",
+    "message_content",
+];
+
+/// The name of a column's field: another one where an added field has the column's name.
+///
+/// It then gets a third underscore. So does a column of that name, and so on: two columns never share a field.
+pub(super) fn column_name(name: &str) -> Cow<'_, str> {
+    let is_added = name.starts_with(PREFIX) && ADDED_NAMES.contains(&name.trim_start_matches('_'));
+    match is_added {
+        true => Cow::Owned(format!("_{name}")),
+        false => Cow::Borrowed(name),
+    }
+}
+
+impl Debezium {
+    /// Appends a row. Returns whether it has every value of the key that the log holds.
+    pub(super) fn write_unwrapped_row<'r>(&self, out: &mut Vec<u8>, row: &RowEvent<'r>) -> bool {
+        let is_delete = row.operation == RowOperation::Delete;
+        let mut unfit: Vec<UnfitValue<'r>> = Vec::new();
+        out.push(b'{');
+        for (column, datum) in row.all_columns(row.current_row()) {
+            // A deleted row has no values that a null could contradict.
+            if *datum == Datum::Absent && !is_delete {
+                continue;
+            }
+            write_string(out, &column_name(&column.name));
+            out.push(b':');
+            if !self.write_datum(out, column, datum) {
+                unfit.push(UnfitValue::new("", column, datum));
+            }
+            out.push(b',');
+        }
+        let deleted = if is_delete { r#""true""# } else { r#""false""# };
+        self.write_added(out, &row.head, letter(row.operation), deleted, Some(row.relation));
+        if !is_delete {
+            write_list(out, "__unchanged", row.unchanged_names().map(column_name));
+        }
+        write_list(out, "__omitted", row.omitted_names().map(column_name));
+        write_texts(out, "__texts", &unfit);
+        out.push(b'}');
+        !unfit.iter().any(UnfitValue::is_of_key)
+    }
+
+    /// Appends a truncate. It has no row, so it is neither deleted nor not.
+    pub(super) fn write_unwrapped_truncate(&self, out: &mut Vec<u8>, head: &EventHead, relation: &Relation) {
+        out.push(b'{');
+        self.write_added(out, head, b't', "null", Some(relation));
+        out.push(b'}');
+    }
+
+    /// Appends a logical message. `omitted` are the parts that it lost.
+    pub(super) fn write_unwrapped_message(
+        &self,
+        out: &mut Vec<u8>,
+        head: &EventHead,
+        message: &Message<'_>,
+        omitted: &[&str],
+    ) {
+        out.push(b'{');
+        self.write_added(out, head, b'm', "null", None);
+        write_field_name(out, "__message_prefix");
+        write_message_prefix(out, message);
+        write_field_name(out, "__message_content");
+        self.write_content(out, message);
+        write_list(out, "__omitted", omitted.iter().map(|name| Cow::Borrowed(*name)));
+        out.push(b'}');
+    }
+
+    /// Appends the fields that each event has. `deleted` is JSON.
+    fn write_added(
+        &self,
+        out: &mut Vec<u8>,
+        head: &EventHead,
+        op: u8,
+        deleted: &str,
+        relation: Option<&Relation>,
+    ) {
+        let position = head.place.position;
+        out.extend_from_slice(br#""__deleted":"#);
+        out.extend_from_slice(deleted.as_bytes());
+        out.extend_from_slice(br#","__op":""#);
+        out.push(op);
+        out.extend_from_slice(br#"","__table":"#);
+        write_string(out, relation.map_or("", |relation| &relation.table.name));
+        out.extend_from_slice(br#","__lsn":"#);
+        write_integer(out, position.lsn.0);
+        out.extend_from_slice(br#","__schema":"#);
+        write_string(out, relation.map_or("", |relation| &relation.table.schema));
+        out.extend_from_slice(br#","__db":"#);
+        write_string(out, &self.database);
+        out.extend_from_slice(br#","__name":"#);
+        write_string(out, &self.name);
+        out.extend_from_slice(br#","__ts_ms":"#);
+        write_integer(out, head.now.div_euclid(1000));
+        out.extend_from_slice(br#","__source_ts_ms":"#);
+        write_integer(out, head.transaction.commit_time.unwrap_or(0).div_euclid(1000));
+        out.extend_from_slice(br#","__position":""#);
+        out.extend_from_slice(&position.text());
+        out.push(b'"');
+        if self.transaction_metadata && head.snapshot.is_none() && op != b'm' {
+            write_order(out, head);
+        }
+    }
+}
+
+/// Appends the event's order in its transaction.
+fn write_order(out: &mut Vec<u8>, head: &EventHead) {
+    let EventPlace {
+        position,
+        transaction_order,
+        table_order,
+    } = head.place;
+    out.extend_from_slice(br#","__transaction_id":""#);
+    write_integer(out, head.transaction.xid);
+    out.push(b':');
+    write_integer(out, position.lsn.0);
+    out.extend_from_slice(br#"","__transaction_total_order":"#);
+    write_integer(out, transaction_order);
+    out.extend_from_slice(br#","__transaction_data_collection_order":"#);
+    write_integer(out, table_order);
+}
+
+/// Appends `,"<name>":[…]`; nothing without names.
+fn write_list<'n>(out: &mut Vec<u8>, name: &str, names: impl Iterator<Item = Cow<'n, str>>) {
+    let names: Vec<_> = names.collect();
+    if !names.is_empty() {
+        write_field_name(out, name);
+        write_names(out, names.iter().map(|name| &**name));
+    }
+}
