@@ -43,7 +43,7 @@ where
                 );
             }
             Err(error) => {
-                tracing::debug!(slot, error = %error, "changes ahead are sent again: the search for their marker failed");
+                tracing::debug!(slot, error = %error, "changes ahead are sent again: no search for their marker");
             }
         }
     }
