@@ -1,6 +1,7 @@
 """Records of the stream as changes of rows.
 
-The function must run with ENVELOPE=debezium and PARTITION_BY=key, its defaults. AGGREGATION may be none or kpl.
+The function must run with ENVELOPE=debezium and PARTITION_BY=key, its defaults, and without PARTITION_KEYS: the
+partition key is the key of the row. AGGREGATION may be none or kpl.
 """
 
 import base64

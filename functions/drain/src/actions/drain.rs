@@ -202,7 +202,12 @@ async fn warn_of_rule_problems(app: &App, connector: &Connector, settings: &Sett
             .for_each(|problem| tracing::warn!(slot = name, "{problem}")),
         // The check is not worth a drain.
         Err(error) => {
-            tracing::warn!(slot = name, error = %Error::from(error).chain(), "TABLES, COLUMN_RULES and PARTITION_KEYS were not checked");
+            let error = Error::from(error).chain();
+            tracing::warn!(
+                slot = name,
+                error,
+                "TABLES, COLUMN_RULES and PARTITION_KEYS were not checked"
+            );
         }
     }
 }
