@@ -51,7 +51,10 @@ fn write_update(row: &mut Vec<u8>, id: u32) {
     row.extend_from_slice(&OID.to_be_bytes());
     row.push(b'N');
     row.extend_from_slice(&2u16.to_be_bytes());
-    let digits: [u8; 7] = std::array::from_fn(|place| b'0' + (id / 10u32.pow(6 - place as u32) % 10) as u8);
+    // PostgreSQL writes no zeros before a number.
+    let number = 1_000_000 + id;
+    let digits: [u8; 7] =
+        std::array::from_fn(|place| b'0' + (number / 10u32.pow(6 - place as u32) % 10) as u8);
     for value in [&digits[..], &[b'x'; 84]] {
         row.push(b't');
         row.extend_from_slice(&(value.len() as u32).to_be_bytes());

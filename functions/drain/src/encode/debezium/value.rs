@@ -61,7 +61,11 @@ impl DebeziumModes {
             Type::Interval => write_interval(out, self.interval, text),
             Type::Bits(length) => write_bits(out, *length, text),
             Type::Money => self.write_money(out, text),
-            Type::Point => write_point(out, text),
+            Type::Point => {
+                // A converter reads such a coordinate as 0.
+                is_fit.set(!text.contains("NaN") && !text.contains("Infinity"));
+                write_point(out, text)
+            }
             Type::Hstore => write_hstore(out, self.hstore, text),
             Type::Array(element, delimiter) => {
                 let start = out.len();

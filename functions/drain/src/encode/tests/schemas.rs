@@ -174,6 +174,7 @@ fn a_value_that_its_type_cannot_hold_is_null_and_its_text_is_beside_it() {
         ("f", "double precision", false),
         ("d", "date", false),
         ("list", "integer[]", false),
+        ("p", "point", false),
         ("ok", "numeric(10,2)", false),
     ]);
     let values = [
@@ -182,9 +183,10 @@ fn a_value_that_its_type_cannot_hold_is_null_and_its_text_is_beside_it() {
         Some("Infinity"),
         Some("infinity"),
         Some("{{1},{2}}"),
+        Some("(NaN,1)"),
         Some("1.50"),
     ];
-    let texts = json!({"n": "NaN", "f": "Infinity", "d": "infinity", "list": "{{1},{2}}"});
+    let texts = json!({"n": "NaN", "f": "Infinity", "d": "infinity", "list": "{{1},{2}}", "p": "(NaN,1)"});
     let change = || Change::Update {
         relation: Arc::clone(&relation),
         old: Some(row(&values)),
@@ -211,7 +213,10 @@ fn a_value_that_its_type_cannot_hold_is_null_and_its_text_is_beside_it() {
     // Strings hold any text.
     let event = parsed(&encode(&with_schemas(true), &[change()])[0])["payload"].take();
     assert_eq!((&event["n"], &event["d"]), (&json!("NaN"), &json!("infinity")));
-    assert_eq!(event["__texts"], json!({"f": "Infinity", "list": "{{1},{2}}"}));
+    assert_eq!(
+        event["__texts"],
+        json!({"f": "Infinity", "list": "{{1},{2}}", "p": "(NaN,1)"})
+    );
 }
 
 #[test]
@@ -387,7 +392,7 @@ proptest! {
         unwrap: bool,
         is_numeric: bool,
         type_name in prop::sample::select(&TYPES[..]),
-        text in r"any|[-0-9:. +BCPTYMDHS$,()]{0,24}|[\[\]{}\\,x1= ]{0,12}|NaN|infinity|-Infinity|\PC{0,9}",
+        text in r"any|[-0-9:. +BCPTYMDHS$,()]{0,24}|[\[\]{}\\,x1= ]{0,12}|NaN|infinity|\(NaN,1\)|\PC{0,9}",
         is_key: bool,
         is_unchanged: bool,
     ) {
