@@ -323,7 +323,14 @@ impl Slot for PgSlot<'_> {
         }
         let (rows, first) = match started {
             Ok(started) => started,
-            Err(error) => return Err(self.explained(DOING, error).await),
+            Err(error) => {
+                // The server reports an error first, and releases the slot then. It answers this afterwards.
+                // Otherwise the next use of the slot, by the other session, could find it in use.
+                if !error.is_closed() {
+                    let _ = self.reader().await?.client.batch_execute("").await;
+                }
+                return Err(self.explained(DOING, error).await);
+            }
         };
         self.check_skipped_publication(self.reader().await?).await?;
         let host = self.connector.host();
