@@ -1,8 +1,13 @@
 //! The consumers of `examples/consumers` end with the rows of PostgreSQL.
 //!
-//! The stream has duplicates, changed keys, untouched large values, a truncate, a backfill, aggregates, a
-//! reshard, an accepted gap with its repair, and a record that is not from Spillway. Some records fail once,
-//! and some batches are sent again.
+//! Each stream has all that a consumer must expect:
+//!
+//! - changed keys, untouched large values, a truncate, rows of a backfill;
+//! - aggregates, a reshard, duplicates;
+//! - an accepted gap and its repair;
+//! - a record that is not from Spillway.
+//!
+//! The consumer fails at some records once. Some batches are sent to it again.
 
 use std::collections::BTreeMap;
 

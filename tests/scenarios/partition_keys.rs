@@ -1,7 +1,7 @@
-//! `PARTITION_KEYS` gives rows of one customer one partition key, in the order of their commits.
+//! With `PARTITION_KEYS`, all rows of a customer have one partition key, and arrive in the order of their commits.
 //!
-//! [`Fixture::consume`] checks that positions ascend within each partition key. That two changes of one row
-//! never overlap in different lanes shows only in the order in which the stream accepted them.
+//! [`Fixture::consume`] checks that positions ascend within each partition key. The changes of one row may have
+//! different partition keys. Their order is checked in the order in which the stream accepted them.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use scenarios::aws::fault_proxy::{Fault, FaultSide};
-use scenarios::fixture::{Fixture, Plugin};
+use scenarios::fixture::{DEADLINE, Fixture, Plugin};
+use scenarios::lambda::function::Outcome;
 use serde_json::json;
 
 use crate::support::backlog;
@@ -70,8 +71,24 @@ async fn wait_for_requests(fixture: &Fixture, count: u64) {
     }
 }
 
+/// Invokes the function and kills it after this time, which may be anywhere in the invocation; false if it answered
+/// before.
+async fn kill_after(fixture: &Fixture, time: Duration) -> bool {
+    let tick = json!({});
+    let outcome = fixture.function.invoke_with_limit(&tick, DEADLINE, time).await;
+    if outcome == Outcome::TimedOut {
+        wait_until_sessions_end(fixture).await;
+        return true;
+    }
+    outcome.answer();
+    false
+}
+
 /// Invokes the function and kills it at this moment; false if it answered before.
 async fn kill(fixture: &Fixture, moment: Moment) -> bool {
+    if let Moment::Elapsed(time) = moment {
+        return kill_after(fixture, time).await;
+    }
     let from = requests(fixture);
     let mut held = match moment {
         Moment::Store(side) => Some(fixture.ssm_proxy.hold("PutParameter", side)),
@@ -79,11 +96,9 @@ async fn kill(fixture: &Fixture, moment: Moment) -> bool {
     };
     let come = async {
         match (moment, &mut held) {
-            // The random time is the moment: it may be anywhere in the invocation.
-            (Moment::Elapsed(time), _) => tokio::time::sleep(time).await,
             (Moment::Requests(count), _) => wait_for_requests(fixture, from + count).await,
             (Moment::Store(_), Some(held)) => held.wait_until_held().await,
-            (Moment::Store(_), None) => {}
+            _ => {}
         }
     };
     let answered = tokio::select! {

@@ -1,7 +1,7 @@
 """The SQL of docs/consume.md, on events that Spillway wrote.
 
-`make try` printed the events of schema_changes.jsonl, with PostgreSQL 15 and pgoutput. Each step is an `alter table` and
-writes. Before a step, a backfill read the rows that the former step left.
+`make try` printed the events of schema_changes.jsonl, with PostgreSQL 15 and pgoutput. Each step is an `alter table`
+and writes. Before a step, a backfill read the rows that the former step left.
 """
 
 import base64

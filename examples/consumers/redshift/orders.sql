@@ -22,8 +22,8 @@ create table spillway.orders (
     primary key (source_name, id)
 );
 
--- The body that each deleted row had. A change of the key is a delete and a create at one place of the log: moved_at,
--- the position without its index. The create may lack the body.
+-- The body that each deleted row had. A change of the key is a delete and a create at one place of the log. That
+-- place is moved_at, the position without its index. The create may lack the body.
 create table spillway.orders_deleted_body (
     source_name varchar(128) not null,
     moved_at varchar(64) not null,

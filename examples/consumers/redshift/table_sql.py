@@ -33,8 +33,8 @@ create table spillway.{table} (
 
 # For each large column.
 DELETED_TABLE = """
--- The {large} that each deleted row had. A change of the key is a delete and a create at one place of the log: moved_at,
--- the position without its index. The create may lack the {large}.
+-- The {large} that each deleted row had. A change of the key is a delete and a create at one place of the log. That
+-- place is moved_at, the position without its index. The create may lack the {large}.
 create table spillway.{table}_deleted_{large} (
     source_name varchar(128) not null,
     moved_at varchar(64) not null,

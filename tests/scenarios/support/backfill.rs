@@ -156,6 +156,8 @@ pub(crate) async fn change_rows_until(
 ) -> u64 {
     let (client, mut random, mut written) = (fixture.connect().await, fastrand::Rng::with_seed(7), 0);
     client.batch_execute("set lock_timeout = '100ms'").await.unwrap();
+    // Without a pace, a slow machine would only write.
+    let mut pace = tokio::time::interval(pause.max(Duration::from_millis(1)));
     while !stop.load(Ordering::Relaxed) {
         let (row, other) = (random.usize(1..=rows), random.usize(1..=rows));
         let far = rows - random.usize(..rows / 10);
@@ -179,8 +181,7 @@ pub(crate) async fn change_rows_until(
         };
         client.batch_execute(&sql).await.unwrap();
         written += 1;
-        // The writer's pace: without it, a slow machine would only write.
-        tokio::time::sleep(pause).await;
+        pace.tick().await;
     }
     written
 }

@@ -90,7 +90,9 @@ pub struct Notes {
     /// Columns whose values the log does not hold.
     #[serde(default)]
     pub unchanged: Vec<String>,
-    /// Values that their types cannot hold, as PostgreSQL's text: `after.amount`, or `amount` in a flat row.
+    /// PostgreSQL's texts of values that their types cannot hold.
+    ///
+    /// They are named by their path, `after.amount`, or in a flat row by their column, `amount`.
     #[serde(default)]
     pub texts: BTreeMap<String, String>,
 }

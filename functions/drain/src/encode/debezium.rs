@@ -222,26 +222,13 @@ impl Debezium {
     }
 
     /// Appends the event's order in its transaction; `null` for a row of a backfill.
-    ///
-    /// The id joins the transaction's id and the change's LSN, as Debezium documents it.
     fn write_transaction(&self, out: &mut Vec<u8>, head: &EventHead) {
         if !self.transaction_metadata || head.snapshot.is_some() {
             out.extend_from_slice(b"null");
             return;
         }
-        let EventPlace {
-            position,
-            transaction_order,
-            table_order,
-        } = head.place;
-        out.extend_from_slice(br#"{"id":""#);
-        write_integer(out, head.transaction.xid);
-        out.push(b':');
-        write_integer(out, position.lsn.0);
-        out.extend_from_slice(br#"","total_order":"#);
-        write_integer(out, transaction_order);
-        out.extend_from_slice(br#","data_collection_order":"#);
-        write_integer(out, table_order);
+        out.push(b'{');
+        write_order(out, head, "");
         out.push(b'}');
     }
 
@@ -271,6 +258,32 @@ impl Debezium {
         }
         out.push(b'}');
     }
+}
+
+/// Appends the event's order in its transaction: three fields, each with `prefix` before its name.
+///
+/// The id joins the transaction's id and the change's LSN, as Debezium documents it.
+fn write_order(out: &mut Vec<u8>, head: &EventHead, prefix: &str) {
+    let EventPlace {
+        position,
+        transaction_order,
+        table_order,
+    } = head.place;
+    let write_name = |out: &mut Vec<u8>, name: &[u8]| {
+        out.push(b'"');
+        out.extend_from_slice(prefix.as_bytes());
+        out.extend_from_slice(name);
+    };
+    write_name(out, br#"id":""#);
+    write_integer(out, head.transaction.xid);
+    out.push(b':');
+    write_integer(out, position.lsn.0);
+    out.extend_from_slice(br#"","#);
+    write_name(out, br#"total_order":"#);
+    write_integer(out, transaction_order);
+    out.push(b',');
+    write_name(out, br#"data_collection_order":"#);
+    write_integer(out, table_order);
 }
 
 /// The letter of a row's operation.

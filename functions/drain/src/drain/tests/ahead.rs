@@ -2,18 +2,18 @@
 
 use super::*;
 
-/// A place for the checkpoint, which a killed drain leaves behind.
+/// The checkpoint that a killed drain leaves behind.
 #[derive(Clone)]
-struct Parameter(Arc<Mutex<String>>);
+struct KeptCheckpoint(Arc<Mutex<String>>);
 
-impl Parameter {
+impl KeptCheckpoint {
     /// A checkpoint before all commits.
     fn new() -> Self {
         let checkpoint = Checkpoint {
             commit_end: Lsn(99 * MIB),
             ..Checkpoint::parse(CHECKPOINT).unwrap()
         };
-        Parameter(Arc::new(Mutex::new(checkpoint.to_text())))
+        KeptCheckpoint(Arc::new(Mutex::new(checkpoint.to_text())))
     }
 
     fn checkpoint(&self) -> Checkpoint {
@@ -27,7 +27,7 @@ impl Parameter {
     }
 }
 
-impl StateStore for Parameter {
+impl StateStore for KeptCheckpoint {
     fn name(&self) -> String {
         "/p".to_owned()
     }
@@ -69,7 +69,7 @@ const TICK: Tick = Tick {
 };
 
 /// The keys that arrived in this drain, sorted, and its report.
-async fn tick(slot: &mut FakeSlot, parameter: &Parameter, tick: Tick) -> (Vec<String>, Report) {
+async fn tick(slot: &mut FakeSlot, parameter: &KeptCheckpoint, tick: Tick) -> (Vec<String>, Report) {
     let log = Log::default();
     slot.log = log.clone();
     let stored = parameter.checkpoint();
@@ -122,7 +122,7 @@ async fn tick(slot: &mut FakeSlot, parameter: &Parameter, tick: Tick) -> (Vec<St
 }
 
 /// Drains until a paced store remembers what is acknowledged ahead, and then dies.
-async fn killed_tick(slot: &mut FakeSlot, parameter: &Parameter, stuck: &'static str) {
+async fn killed_tick(slot: &mut FakeSlot, parameter: &KeptCheckpoint, stuck: &'static str) {
     let stuck = Tick {
         stuck: Some(stuck),
         ..TICK
@@ -144,7 +144,7 @@ const TABLES: [&str; 9] = ["a", "b", "hot", "c", "hot", "d", "e", "hot", "f"];
 
 #[tokio::test]
 async fn after_a_kill_only_missing_changes_are_sent_again() {
-    let (mut slot, parameter) = (slot(&TABLES), Parameter::new());
+    let (mut slot, parameter) = (slot(&TABLES), KeptCheckpoint::new());
     killed_tick(&mut slot, &parameter, "public.hot").await;
     assert_eq!(parameter.checkpoint().commit_end, Lsn(101 * MIB));
     let (arrived, report) = tick(&mut slot, &parameter, TICK).await;
@@ -168,7 +168,7 @@ async fn what_a_drain_does_not_reach_is_remembered_for_the_next_one() {
     let others: Vec<String> = (0..20).map(|n| format!("t{n}")).collect();
     tables.extend(others.iter().map(String::as_str));
     tables.extend(["slow", "z"]);
-    let (mut slot, parameter) = (slot(&tables), Parameter::new());
+    let (mut slot, parameter) = (slot(&tables), KeptCheckpoint::new());
     killed_tick(&mut slot, &parameter, "public.hot").await;
     // The next drain sends the hot row, and stops before the bound.
     slot.faults.readable = Some(Lsn(110 * MIB));
@@ -185,7 +185,7 @@ async fn what_a_drain_does_not_reach_is_remembered_for_the_next_one() {
 
 #[tokio::test]
 async fn the_last_store_of_a_drain_remembers_what_is_ahead_although_the_position_never_moved() {
-    let (mut slot, parameter) = (slot(&TABLES[2..]), Parameter::new());
+    let (mut slot, parameter) = (slot(&TABLES[2..]), KeptCheckpoint::new());
     let stuck = Tick {
         stuck: Some("public.hot"),
         seconds: 3,
@@ -200,7 +200,7 @@ async fn the_last_store_of_a_drain_remembers_what_is_ahead_although_the_position
 
 #[tokio::test]
 async fn nothing_is_remembered_where_nothing_is_acknowledged() {
-    let (mut slot, parameter) = (slot(&["hot", "hot", "hot"]), Parameter::new());
+    let (mut slot, parameter) = (slot(&["hot", "hot", "hot"]), KeptCheckpoint::new());
     let stuck = Tick {
         stuck: Some("public.hot"),
         seconds: 3,
@@ -212,7 +212,7 @@ async fn nothing_is_remembered_where_nothing_is_acknowledged() {
 
 #[tokio::test]
 async fn without_the_marker_every_change_is_sent_again() {
-    let (mut slot, parameter) = (slot(&TABLES), Parameter::new());
+    let (mut slot, parameter) = (slot(&TABLES), KeptCheckpoint::new());
     killed_tick(&mut slot, &parameter, "public.hot").await;
     // A server that was restored from an older copy, whose log has grown since.
     slot.commits.retain(|(_, table)| !table.starts_with(MARKER));
@@ -222,7 +222,7 @@ async fn without_the_marker_every_change_is_sent_again() {
 
 #[tokio::test]
 async fn after_a_promotion_every_change_is_sent_again() {
-    let (mut slot, parameter) = (slot(&TABLES), Parameter::new());
+    let (mut slot, parameter) = (slot(&TABLES), KeptCheckpoint::new());
     killed_tick(&mut slot, &parameter, "public.hot").await;
     let promoted = Tick {
         is_promoted: true,

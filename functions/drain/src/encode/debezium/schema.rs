@@ -113,7 +113,9 @@ impl<'o> FieldList<'o> {
         });
     }
 
-    /// Ends the struct, without its closing brace. `version` is that of Debezium's schema of this name.
+    /// Ends the list of fields, and appends name and version of the struct's schema.
+    ///
+    /// `version` is Debezium's, or `None` if its schema of this name has none. The caller writes the closing brace.
     fn end(self, is_optional: bool, name: &str, version: Option<u8>) {
         self.out.push(b']');
         write_optional(self.out, is_optional);

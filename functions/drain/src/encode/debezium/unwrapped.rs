@@ -7,9 +7,8 @@
 use std::borrow::Cow;
 
 use super::columns::{UnfitValue, write_texts};
-use super::{Debezium, letter, write_field_name};
+use super::{Debezium, letter, write_field_name, write_order};
 use crate::change::{Datum, Message, Relation};
-use crate::encode::progress::EventPlace;
 use crate::encode::value::{write_integer, write_message_prefix, write_names, write_string};
 use crate::encode::{EventHead, RowEvent, RowOperation};
 
@@ -135,26 +134,10 @@ impl Debezium {
         out.extend_from_slice(&position.text());
         out.push(b'"');
         if self.transaction_metadata && head.snapshot.is_none() && op != b'm' {
-            write_order(out, head);
+            out.push(b',');
+            write_order(out, head, "__transaction_");
         }
     }
-}
-
-/// Appends the event's order in its transaction.
-fn write_order(out: &mut Vec<u8>, head: &EventHead) {
-    let EventPlace {
-        position,
-        transaction_order,
-        table_order,
-    } = head.place;
-    out.extend_from_slice(br#","__transaction_id":""#);
-    write_integer(out, head.transaction.xid);
-    out.push(b':');
-    write_integer(out, position.lsn.0);
-    out.extend_from_slice(br#"","__transaction_total_order":"#);
-    write_integer(out, transaction_order);
-    out.extend_from_slice(br#","__transaction_data_collection_order":"#);
-    write_integer(out, table_order);
 }
 
 /// Appends `,"<name>":[…]`; nothing without names.

@@ -28,7 +28,7 @@ enum Kind {
 
 #[derive(Debug, Clone, Copy)]
 struct Change {
-    /// That of its first event. Rows of one log record differ in their index.
+    /// Position of its first event. Rows of one log record have different indexes.
     position: Position,
     kind: Kind,
 }
@@ -36,7 +36,7 @@ struct Change {
 /// How a drain makes events of the changes. The catalog may be another one at the next drain.
 #[derive(Debug, Clone, Copy)]
 struct Form {
-    /// Whether all rows have the table's partition key, since their key is not known.
+    /// Whether the rows' keys are unknown. All rows then have the partition key of the table.
     one_key: bool,
     /// Whether a changed key makes two events.
     splits: bool,
@@ -89,7 +89,7 @@ fn events(change: &Change, form: Form) -> Vec<(String, bool, Vec<u8>)> {
     }
 }
 
-/// The stream: the row keys of each event with the position of its change, in the order of arrival.
+/// What arrived, in this order: a row's key, and the position of the change.
 type Stream = Vec<(u8, Position)>;
 
 /// One drain.
