@@ -1,7 +1,14 @@
 //! The time of an invocation, which Lambda ends at its deadline.
 //!
-//! A reserve before the deadline is for the acknowledgements of the records in flight, the last checkpoint
-//! and the slot.
+//! A reserve before the deadline is for what follows the reading, in this order:
+//!
+//! | Until, before the deadline | What |
+//! | --- | --- |
+//! | 1 reserve | reading |
+//! | 2/3 of it | the acknowledgements of the records in flight |
+//! | 1/5 | the last checkpoint, and the slot |
+//! | 1/10 | the state of the server, for the report |
+//! | 1/20 | the answer; an action that still runs is dropped |
 
 use std::time::{Duration, Instant};
 
@@ -16,8 +23,7 @@ pub struct Budget {
 impl Budget {
     /// The budget from `now` to `deadline`.
     ///
-    /// The reserve is a tenth of this time, at least 1.5 seconds and at most 10, but never more than half. A
-    /// third of it is for acknowledgements, the rest for the last checkpoint and the slot.
+    /// The reserve is a tenth of this time, at least 1.5 seconds and at most 10, but never more than half.
     pub fn new(now: Instant, deadline: Instant) -> Self {
         let total = deadline.saturating_duration_since(now);
         let reserve = (total / 10)
@@ -28,6 +34,11 @@ impl Budget {
             deadline,
             reserve,
         }
+    }
+
+    /// The whole time of the invocation.
+    pub fn lifetime(&self) -> Duration {
+        self.deadline.saturating_duration_since(self.began)
     }
 
     /// The wall-clock time since the invocation began, in milliseconds.
@@ -49,11 +60,49 @@ impl Budget {
 
     /// The time by which the last checkpoint must be stored and the slot advanced.
     pub fn confirming_deadline(&self) -> Instant {
+        self.deadline - self.reserve / 5
+    }
+
+    /// The time by which the report is complete, with or without the state of the server.
+    pub fn answering_deadline(&self) -> Instant {
         self.deadline - self.reserve / 10
+    }
+
+    /// The time at which an action that still runs is dropped.
+    ///
+    /// What is left is for the log and for the answer's way to Lambda.
+    pub fn end(&self) -> Instant {
+        self.deadline - self.reserve / 20
     }
 
     /// The time that is left for reading.
     pub fn reading_time_left(&self, now: Instant) -> Duration {
         self.reading_deadline().saturating_duration_since(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_step_has_time_of_its_own_before_the_deadline() {
+        for seconds in [1, 3, 6, 60, 300, 900] {
+            let now = Instant::now();
+            let budget = Budget::new(now, now + Duration::from_secs(seconds));
+            let steps = [
+                now,
+                budget.reading_deadline(),
+                budget.sending_deadline(),
+                budget.confirming_deadline(),
+                budget.answering_deadline(),
+                budget.end(),
+                now + budget.lifetime(),
+            ];
+            let least = Duration::from_millis(seconds.min(3) * 25);
+            for step in steps.windows(2) {
+                assert!(step[1] - step[0] >= least, "{seconds} s: {steps:?}");
+            }
+        }
     }
 }

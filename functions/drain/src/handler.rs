@@ -1,6 +1,6 @@
 //! From an event to its answer: reads the event, runs its action within the invocation's time.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::Value;
 
@@ -13,20 +13,18 @@ use crate::event::Action;
 /// Runs the action that `event` names, and returns its answer before `deadline`.
 ///
 /// # Errors
-/// See [`Error`]. A hundredth of the time before the deadline, an action that still runs is dropped with
-/// [`Error::OutOfTime`].
+/// See [`Error`]. An action that still runs at [`Budget::end`] is dropped with [`Error::OutOfTime`].
 pub async fn handle(app: &App, event: &Value, deadline: Instant) -> Result<Value, Error> {
     let action = Action::parse(event)?;
-    let lifetime = deadline.saturating_duration_since(Instant::now());
+    let budget = Budget::new(Instant::now(), deadline);
     // On the heap: the future of a drain is large.
-    let running = Box::pin(run(app, action, deadline, lifetime));
-    let answered = tokio::time::timeout(lifetime - lifetime / 100, running);
-    answered.await.unwrap_or(Err(Error::OutOfTime))
+    let running = Box::pin(run(app, action, budget));
+    let answered = tokio::time::timeout_at(budget.end().into(), running).await;
+    answered.unwrap_or(Err(Error::OutOfTime))
 }
 
-async fn run(app: &App, action: Action, deadline: Instant, lifetime: Duration) -> Result<Value, Error> {
-    let budget = Budget::new(Instant::now(), deadline);
-    let connector = &app.connector(lifetime).await?;
+async fn run(app: &App, action: Action, budget: Budget) -> Result<Value, Error> {
+    let connector = &app.connector(budget.lifetime()).await?;
     match action {
         Action::Drain { accept_gap } => drain::run(app, connector, accept_gap, budget).await,
         Action::Backfill(command) => backfill::run(app, connector, command, budget).await,

@@ -131,7 +131,7 @@ pub(super) async fn drain_opened(
     report.notices = connector.notices.count();
     report.tables_left = tables_left;
     report.checkpoint_age_seconds = checkpoint_age;
-    add_server_state(&mut report, connector, &slot).await;
+    add_server_state(&mut report, connector, &slot, budget).await;
     report.elapsed_ms = budget.elapsed_ms();
     match drained.result {
         Ok(()) => {}
@@ -181,14 +181,15 @@ fn ack_ahead(stored: &Checkpoint, rules: &str) -> Option<AckAhead> {
 }
 
 /// Adds what the server keeps for the slot, and the oldest transaction. Each is left out if the server does not
-/// answer.
-async fn add_server_state(report: &mut Report, connector: &Connector, slot: &PgSlot<'_>) {
+/// answer in time.
+async fn add_server_state(report: &mut Report, connector: &Connector, slot: &PgSlot<'_>, budget: Budget) {
+    let limit = || budget.answering_deadline().min(Instant::now() + SUMMARY_TIME);
     let retention = server::retention(connector, slot.control(), &report.slot);
-    if let Ok(Ok(retention)) = tokio::time::timeout(SUMMARY_TIME, retention).await {
+    if let Ok(Ok(retention)) = tokio::time::timeout_at(limit().into(), retention).await {
         report.retain(retention);
     }
     let oldest = server::oldest_transaction(connector, slot.control());
-    if let Ok(Ok(oldest)) = tokio::time::timeout(SUMMARY_TIME, oldest).await {
+    if let Ok(Ok(oldest)) = tokio::time::timeout_at(limit().into(), oldest).await {
         report.oldest_transaction = oldest;
     }
 }
