@@ -16,6 +16,7 @@ crate::scenarios![
     a_repair_restores_lost_changes_and_removes_deleted_rows,
     a_repair_of_some_tables_keeps_other_tables,
     a_repair_removes_no_existing_row,
+    a_repair_is_later_than_the_backlog_before_it,
     a_repair_during_writes_is_complete,
     a_repair_with_a_failed_table_sends_no_control_event,
 ];
@@ -130,6 +131,28 @@ async fn a_repair_removes_no_existing_row() {
     run_backfill(&fixture, json!({"action": "backfill", "repair": true})).await;
     let delivery = fixture.compare(&["t", "u"]).await;
     assert_eq!(delivery.rebuild().tables["public.t"].len(), 60);
+}
+
+/// A failed writer may have lost commits that were sent. Their positions may be those of the backlog.
+async fn a_repair_is_later_than_the_backlog_before_it() {
+    for request in [
+        json!({"action": "backfill", "repair": true, "wait": true}),
+        json!({"action": "backfill", "repair": true}),
+    ] {
+        let fixture = fixture_with_tables(Fixture::builder(Plugin::Pgoutput), TABLES).await;
+        let backlog = "insert into t select i, 1, null from generate_series(1, 60) i; update t set n = 2";
+        fixture.sql(backlog).await;
+        run_backfill(&fixture, request).await;
+        let delivery = fixture.compare(&["t", "u"]).await;
+        let (content, _) = repair_events(&delivery).remove(0);
+        let since = content["since"].as_str().unwrap_or_default();
+        let changes = delivery.changes();
+        let updates: Vec<_> = changes.iter().filter(|it| it.event().op == "u").collect();
+        assert_eq!(updates.len(), 60);
+        for update in updates {
+            assert!(update.position.as_str() < since, "{} {content}", update.position);
+        }
+    }
 }
 
 /// An overtaken row has no read event, only the change that overtook it.

@@ -46,7 +46,7 @@ pub struct BackfillState {
     pub system_identifier: String,
     /// The request.
     pub request: BackfillRequest,
-    /// The end of the last commit that was acknowledged when the backfill began.
+    /// The end of the last commit that was acknowledged before the first row was read.
     pub began: Lsn,
     /// The end of the last commit that was acknowledged when the last chunk was.
     pub position: Option<Lsn>,
@@ -169,6 +169,16 @@ impl BackfillState {
             started_at: now.to_owned(),
             updated_at: now.to_owned(),
             finished_at: None,
+        }
+    }
+
+    /// Notes that everything up to `acknowledged` is acknowledged, if no row has been read yet.
+    ///
+    /// The log may have had a backlog when the backfill was requested. Rows of that backlog, too, are older than
+    /// every row that the backfill reads.
+    pub fn begin(&mut self, acknowledged: Lsn) {
+        if self.table.is_none() && self.after.is_none() {
+            self.began = self.began.max(acknowledged);
         }
     }
 
@@ -425,6 +435,19 @@ mod tests {
         });
         assert!(!state.to_text().contains("{{"));
         assert_eq!(BackfillState::parse(&state.to_text()).unwrap(), state);
+    }
+
+    #[test]
+    fn it_begins_before_the_first_row_is_read_and_after_the_backlog() {
+        let mut state = state();
+        let requested = state.began;
+        let later = Lsn(requested.0 + 100);
+        state.begin(later);
+        state.begin(requested);
+        assert_eq!(state.began, later);
+        state.fail_table(name(1), "it no longer exists".into());
+        state.begin(Lsn(requested.0 + 200));
+        assert_eq!(state.began, later);
     }
 
     #[test]

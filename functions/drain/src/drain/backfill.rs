@@ -21,6 +21,7 @@ use crate::budget::Budget;
 use crate::clock::now_text;
 use crate::error::Error;
 use crate::event::MAX_CHUNK_ROWS;
+use crate::lsn::Lsn;
 use crate::nonce::random_nonce;
 use crate::ports::{ChunkBounds, ChunkRead, Slot, StateStore, TableSource};
 use crate::table_name::TableName;
@@ -87,6 +88,8 @@ pub(super) enum BackfillStep {
 pub(super) struct ChunkEnvironment<'a> {
     pub(super) settings: &'a Settings,
     pub(super) budget: Budget,
+    /// The end of the last commit up to which everything is acknowledged.
+    pub(super) acknowledged: Lsn,
     /// Time for reading when the invocation began.
     pub(super) reading_time: Duration,
     /// Time that the server needed to decode the last window.
@@ -194,6 +197,7 @@ impl<C: StateStore> BackfillRunner<C> {
         if !self.has_time(environment, time_left) {
             return Ok(BackfillStep::OutOfTime);
         }
+        self.state.begin(environment.acknowledged);
         if !self.list_tables(slot, budget).await? {
             return Ok(BackfillStep::Idle);
         }

@@ -329,6 +329,7 @@ where
         let environment = ChunkEnvironment {
             settings: self.settings,
             budget: self.budget,
+            acknowledged: self.sender.acknowledgements.position().commit_end,
             reading_time: self.reading_time,
             peek_took: self.peek_took,
         };
