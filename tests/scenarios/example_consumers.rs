@@ -1,11 +1,13 @@
 //! The consumers of `examples/consumers` end with the rows of PostgreSQL.
 //!
-//! Each stream has all that a consumer must expect:
+//! Each stream contains all that a consumer must expect:
 //!
-//! - changed keys, untouched large values, a truncate, rows of a backfill;
-//! - aggregates, a reshard, duplicates;
+//! - updates that change a key, and updates that leave a large value untouched;
+//! - a truncate;
+//! - rows of a backfill;
+//! - aggregated records, a reshard and duplicates;
 //! - an accepted gap and its repair;
-//! - a record that is not from Spillway.
+//! - a record that Spillway did not write.
 //!
 //! The consumer fails at some records once. Some batches are sent to it again.
 

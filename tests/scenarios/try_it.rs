@@ -259,6 +259,7 @@ async fn twenty_ends_at_random_moments_leave_nothing() {
                 // It listens to signals before it prints. Before that, nothing is on the server, and a signal that
                 // this process ignores would be ignored there, too.
                 run.said.wait_for("PostgreSQL ").await;
+                // Not a wait for an event: that the signal comes at any moment is what is tried.
                 tokio::time::sleep(moment).await;
                 run.signal(signal);
                 let said = run.ended().await.1;

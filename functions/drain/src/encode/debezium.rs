@@ -262,7 +262,7 @@ impl Debezium {
 
 /// Appends the event's order in its transaction: three fields, each with `prefix` before its name.
 ///
-/// The id joins the transaction's id and the change's LSN, as Debezium documents it.
+/// The first field, `id`, is `<transaction id>:<LSN of the change>`, as Debezium documents it.
 fn write_order(out: &mut Vec<u8>, head: &EventHead, prefix: &str) {
     let EventPlace {
         position,

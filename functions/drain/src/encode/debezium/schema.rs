@@ -113,9 +113,10 @@ impl<'o> FieldList<'o> {
         });
     }
 
-    /// Ends the list of fields, and appends name and version of the struct's schema.
+    /// Closes the list of fields, and appends the name and the version of the schema.
     ///
-    /// `version` is Debezium's, or `None` if its schema of this name has none. The caller writes the closing brace.
+    /// `version` is the one that Debezium gives the schema `name`. Some of its schemas have none. The schema's closing
+    /// brace is left to the caller.
     fn end(self, is_optional: bool, name: &str, version: Option<u8>) {
         self.out.push(b']');
         write_optional(self.out, is_optional);

@@ -28,7 +28,7 @@ enum Kind {
 
 #[derive(Debug, Clone, Copy)]
 struct Change {
-    /// Position of its first event. Rows of one log record have different indexes.
+    /// The position of its first event. If one log record has several rows, their positions differ in `index`.
     position: Position,
     kind: Kind,
 }
