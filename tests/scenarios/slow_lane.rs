@@ -14,13 +14,15 @@ use scenarios::postgres::{Postgres, PostgresSettings};
 use scenarios::wait;
 use serde_json::{Value, json};
 
-use crate::support::positions::{SlotPositions, checkpoint_lsn, stored_checkpoint, wait_until_sessions_end};
+use crate::support::expected_errors::assert_tick_fails;
+use crate::support::positions::{SlotPositions, stored_checkpoint, wait_until_sessions_end};
 
 crate::scenarios![
     after_a_kill_only_what_was_not_acknowledged_is_sent,
     a_deadline_behind_a_slow_lane_leaves_nothing_to_send_again,
     a_deadline_is_answered_although_the_server_is_slow_to_tell_its_state,
     a_restored_server_sends_every_change_although_the_checkpoint_remembers_others,
+    a_restored_server_beyond_a_checkpoint_inside_of_a_window_lacks_the_marker,
 ];
 
 /// Transactions of the backlog. Each updates the same row, and inserts some rows.
@@ -182,27 +184,42 @@ async fn a_deadline_is_answered_although_the_server_is_slow_to_tell_its_state() 
     fixture.compare(&["public.t"]).await;
 }
 
-async fn a_restored_server_sends_every_change_although_the_checkpoint_remembers_others() {
+/// Fixture whose server is back at the copy of its disk before the backlog, and the checkpoints before and after
+/// the backlog.
+///
+/// The second one was stored inside of a window, behind the hot row.
+async fn restored_fixture() -> (Fixture, Value, Value) {
     let server = Postgres::start(PostgresSettings::default()).await;
     let fixture = drained_fixture(Fixture::builder(Plugin::Pgoutput).on_server(server)).await;
-    let before = checkpoint_lsn(&fixture).await;
+    let before = stored_checkpoint(&fixture).await;
     fixture.postgres.crash().await;
     fixture.postgres.copy_data();
     fixture.postgres.restart().await;
     write_backlog(&fixture).await;
     kill_behind_the_hot_row(&fixture).await;
-    // As if the hot row had not arrived once: the position is one that the older copy has, too.
-    let mut checkpoint = stored_checkpoint(&fixture).await;
-    checkpoint["commit_end"] = json!(before);
-    checkpoint["ack_ahead"]["after"] = json!(before);
-    fixture.put_checkpoint(&checkpoint).await;
+    let checkpoint = stored_checkpoint(&fixture).await;
     fixture.postgres.crash().await;
     fixture.postgres.restore_data();
     fixture.postgres.restart().await;
-    // The same positions, and other changes.
+    (fixture, before, checkpoint)
+}
+
+/// Writes other changes at the same positions.
+async fn write_others(fixture: &Fixture) {
     let others =
         "do $$ begin for n in 10001..14000 loop insert into t values (n, 0); commit; end loop; end $$";
     fixture.connect().await.batch_execute(others).await.unwrap();
+}
+
+async fn a_restored_server_sends_every_change_although_the_checkpoint_remembers_others() {
+    let (fixture, before, mut checkpoint) = restored_fixture().await;
+    // As if the hot row had not arrived once: the position is one that the older copy has, too.
+    checkpoint["ack_ahead"]["after"] = before["commit_end"].clone();
+    for name in ["commit_end", "marker"] {
+        checkpoint[name] = before[name].clone();
+    }
+    fixture.put_checkpoint(&checkpoint).await;
+    write_others(&fixture).await;
     let reports = fixture.drain().await;
     assert_eq!(sum(&reports, "acknowledged_ahead"), 0);
     let delivery = Delivery::from_fake(fixture.fake_kinesis());
@@ -212,4 +229,15 @@ async fn a_restored_server_sends_every_change_although_the_checkpoint_remembers_
         .map(|arrival| arrival.json()["after"]["id"].as_u64());
     let arrived: BTreeSet<u64> = ids.flatten().filter(|id| *id > 10_000).collect();
     assert_eq!(arrived.len(), 4_000, "changes of the restored server are missing");
+}
+
+/// By their positions alone, the new changes would count as sent.
+async fn a_restored_server_beyond_a_checkpoint_inside_of_a_window_lacks_the_marker() {
+    let (fixture, _, checkpoint) = restored_fixture().await;
+    write_others(&fixture).await;
+    let commit_end = checkpoint["commit_end"].as_str().unwrap();
+    let beyond = format!("select pg_current_wal_flush_lsn() > '{commit_end}'");
+    assert_eq!(fixture.value(&beyond).await.as_deref(), Some("t"));
+    assert_tick_fails(&fixture, "MarkerMissing", &[&fixture.slot, commit_end]).await;
+    assert_eq!(stored_checkpoint(&fixture).await, checkpoint);
 }

@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use crate::checkpoint::{AckAhead, AckPosition, Checkpoint};
 use crate::clock::now_text;
 use crate::error::Error;
+use crate::lsn::Lsn;
 use crate::marker::Marker;
 use crate::ports::{BoxError, CheckpointError, ErrorKind, SlotError, StateStore};
 
@@ -112,6 +113,12 @@ impl<C: StateStore> Checkpointer<C> {
     pub(super) fn set_marker(&mut self, marker: Option<Marker>) {
         self.is_marker_stored &= self.document.marker == marker;
         self.document.marker = marker;
+    }
+
+    /// Whether later stores name a marker at or after `acknowledged`.
+    pub(super) fn has_marker_for(&self, acknowledged: Lsn) -> bool {
+        let marker = self.document.marker.as_ref();
+        marker.is_some_and(|marker| marker.lsn >= acknowledged)
     }
 
     /// Whether a store is running.

@@ -442,6 +442,13 @@ where
         self.slot.check_lock().await?;
         let (ahead, events) = (self.ack_ahead(), self.events_ahead());
         let position = self.sender.acknowledgements.position();
+        // A server that was restored from an older copy may have the marker before the position, and other
+        // changes after it. Only a marker at or after the position shows that.
+        if !self.checkpointer.has_marker_for(position.commit_end)
+            && let marker @ Some(_) = self.markers.for_checkpoint(position.commit_end)
+        {
+            self.checkpointer.set_marker(marker);
+        }
         self.checkpointer.start(position, ahead, events);
         Ok(())
     }
