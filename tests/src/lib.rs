@@ -21,6 +21,7 @@ pub mod consumer;
 pub mod cpu_quota;
 pub mod fixture;
 pub mod lambda;
+mod loopback_server;
 pub mod postgres;
 pub mod process_usage;
 pub mod random_play;
@@ -31,9 +32,9 @@ pub mod zipf;
 
 use std::sync::OnceLock;
 
-/// Runs a scenario, or a whole program, on the only tokio runtime of the process.
+/// Runs a scenario, or a whole program, on the tokio runtime of all scenarios.
 ///
-/// There is only one, because servers that scenarios share run on it longer than any scenario.
+/// There is only one, because connections that scenarios share last longer than any scenario.
 pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     static RUNTIME: OnceLock<tokio::runtime::Runtime> = OnceLock::new();
     RUNTIME

@@ -11,6 +11,8 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 
+use crate::loopback_server;
+
 /// Error of an answerer that cuts the connection.
 #[derive(Debug)]
 pub(crate) struct Cut;
@@ -46,13 +48,10 @@ pub(crate) struct Endpoint {
 impl Endpoint {
     /// Opens an endpoint on a free port.
     pub(crate) async fn open(answerer: Arc<impl Answerer>) -> Self {
-        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0))
-            .await
-            .expect("loopback has a free port");
-        let address = listener.local_addr().expect("a bound socket has an address");
+        let (address, task) = loopback_server::start(|listener| serve(listener, answerer)).await;
         Self {
             url: format!("http://{address}"),
-            task: tokio::spawn(serve(listener, answerer)),
+            task,
         }
     }
 

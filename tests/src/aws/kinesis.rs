@@ -10,7 +10,7 @@ use aws_sdk_kinesis::config::{BehaviorVersion, Region};
 use aws_sdk_kinesis::types::{Shard, StreamStatus};
 use ferrokinesis::store::StoreOptions;
 
-use crate::wait;
+use crate::{loopback_server, wait};
 
 /// Region of all emulators; none of them checks it, nor the keys.
 pub const REGION: &str = "eu-central-1";
@@ -52,20 +52,15 @@ impl Kinesis {
         // The default of axum is 2 MB. A request of 5 MiB has 7 MiB in base64. Its own program sets the same
         // limit.
         let app = app.layer(axum::extract::DefaultBodyLimit::max(8 << 20));
-        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0))
-            .await
-            .expect("loopback has a free port");
-        let endpoint = format!(
-            "http://{}",
-            listener.local_addr().expect("a bound socket has an address")
-        );
-        let task = tokio::spawn(async move {
+        let serve = async move |listener| {
             // The emulator checks the decoded size itself. The limit of axum is for the encoded size.
             let app = app.layer(axum::extract::DefaultBodyLimit::disable());
             if let Err(error) = axum::serve(listener, app).await {
                 eprintln!("ferrokinesis ended: {error}");
             }
-        });
+        };
+        let (address, task) = loopback_server::start(serve).await;
+        let endpoint = format!("http://{address}");
         let client = Client::from_conf(
             aws_sdk_kinesis::Config::builder()
                 .behavior_version(BehaviorVersion::latest())

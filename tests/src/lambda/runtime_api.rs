@@ -13,6 +13,8 @@ use axum::routing::{get, post};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::loopback_server;
+
 /// Result of one invocation: the answer of the function, or the body of its error.
 pub type InvocationResult = Result<Value, Value>;
 
@@ -77,20 +79,14 @@ impl RuntimeApi {
             // Limit of Lambda for a synchronous answer.
             .layer(DefaultBodyLimit::max(6 * 1024 * 1024))
             .with_state(Arc::clone(&shared));
-        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0))
-            .await
-            .expect("loopback has a free port");
-        let address = listener
-            .local_addr()
-            .expect("a bound socket has an address")
-            .to_string();
-        let task = tokio::spawn(async move {
+        let serve = async move |listener| {
             if let Err(error) = axum::serve(listener, app).await {
                 eprintln!("the Lambda Runtime API ended: {error}");
             }
-        });
+        };
+        let (address, task) = loopback_server::start(serve).await;
         Self {
-            address,
+            address: address.to_string(),
             invocations,
             shared,
             task,

@@ -9,6 +9,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use crate::loopback_server;
+
 /// One direction of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
@@ -80,10 +82,6 @@ pub struct TcpProxy {
 impl TcpProxy {
     /// Opens a proxy in front of the server at this port of 127.0.0.1.
     pub async fn open(port: u16) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0))
-            .await
-            .expect("loopback has a free port");
-        let own = listener.local_addr().expect("a bound socket has an address");
         let state = State {
             port,
             refuses: false,
@@ -93,9 +91,10 @@ impl TcpProxy {
             left: [None; 2],
         };
         let state = Arc::new(watch::Sender::new(state));
+        let (own, task) = loopback_server::start(|listener| serve(listener, Arc::clone(&state))).await;
         Self {
             port: own.port(),
-            task: tokio::spawn(serve(listener, Arc::clone(&state))),
+            task,
             state,
         }
     }
