@@ -59,8 +59,16 @@ class Stack:
                 case "If":
                     condition, *branches = argument
                     return self.evaluated(branches[0 if self.holds(condition) else 1])
-                case "Sub" if isinstance(argument, str):
-                    return re.sub(r"\$\{(\w+)\}", lambda it: str(self.values.get(it[1], it[0])), argument)
+                case "Sub":
+                    text, names = (argument, {}) if isinstance(argument, str) else argument
+                    values = self.values | self.evaluated(names)
+                    return re.sub(r"\$\{(\w+)\}", lambda it: str(values.get(it[1], it[0])), text)
+                case "Join":
+                    separator, parts = argument
+                    return separator.join(str(part) for part in self.evaluated(parts))
+                case "Split":
+                    separator, text = argument
+                    return self.evaluated(text).split(separator)
         items = {key: self.evaluated(item) for key, item in value.items()}
         return {key: item for key, item in items.items() if item != NO_VALUE}
 

@@ -88,6 +88,7 @@ mod storm;
 mod stream_arn;
 mod support;
 mod table_patterns;
+mod table_streams;
 mod template;
 mod third_party_consumers;
 mod tls;

@@ -8,6 +8,7 @@ use scenarios::aws::template::properties;
 crate::scenarios![
     each_call_of_the_sdk_is_allowed_and_no_other,
     only_active_tracing_may_write_traces,
+    the_policy_follows_the_pattern_of_streams,
     lambdas_filter_keeps_debug_lines_and_the_summary,
     the_rule_on_authorities_lists_the_regions_that_are_carried,
 ];
@@ -95,6 +96,34 @@ async fn only_active_tracing_may_write_traces() {
             actions,
             Vec::from_iter(expected.map(|actions| serde_json::json!(actions)))
         );
+    }
+}
+
+/// Each placeholder becomes an asterisk of the policy. Without a pattern there is no such permission.
+async fn the_policy_follows_the_pattern_of_streams() {
+    for (pattern, names) in [
+        ("", None),
+        ("cdc-{schema}", Some("cdc-*")),
+        ("{table}", Some("*")),
+        ("a.{schema}-{table}_{schema}", Some("a.*-*_*")),
+    ] {
+        let parameters = [&*format!("TableStreams={pattern}"), "StreamName=changes"];
+        let variables = &properties("DrainFunction", &parameters)["Environment"]["Variables"];
+        let is_pattern = names.is_some();
+        // The stream of the stack is a reference to its resource.
+        assert_eq!(variables["STREAM_NAME"] == pattern, is_pattern, "{variables}");
+        assert_eq!(
+            variables["MESSAGE_STREAM_NAME"].is_null(),
+            !is_pattern,
+            "{variables}"
+        );
+        let role = properties("DrainRole", &parameters);
+        let statements = role["Policies"][0]["PolicyDocument"]["Statement"].as_array();
+        let mut statements = statements.expect("the policy has statements").iter();
+        let allowed = statements.find(|it| it["Sid"] == "TableStreams");
+        let resource = allowed.map(|it| it["Resource"].as_str().unwrap_or_default().to_owned());
+        let name = resource.map(|resource| resource.split_once(":stream/").unwrap().1.to_owned());
+        assert_eq!(name.as_deref(), names, "{role}");
     }
 }
 

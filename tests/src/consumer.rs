@@ -72,15 +72,20 @@ impl Delivery {
     /// Reads `stream` from its beginning to its end.
     pub async fn read(kinesis: &Kinesis, stream: &str) -> Self {
         let mut read = Self::default();
+        read.add_stream(kinesis, stream).await;
+        read
+    }
+
+    /// Reads another stream from its beginning to its end. Its events follow those of the streams before.
+    pub async fn add_stream(&mut self, kinesis: &Kinesis, stream: &str) {
         for shard in kinesis.shards(stream).await {
             let range = shard
                 .hash_key_range()
                 .and_then(|range| HashRange::parse(range.starting_hash_key(), range.ending_hash_key()))
                 .unwrap_or_else(|| panic!("{} has no range of hash keys", shard.shard_id()));
-            let each = |key: &str, data: &[u8]| read.add_record(range, key, data);
+            let each = |key: &str, data: &[u8]| self.add_record(range, key, data);
             kinesis.read_shard(stream, shard.shard_id(), each).await;
         }
-        read
     }
 
     /// Reads all records of a fake Kinesis.

@@ -5,6 +5,7 @@
 mod columns;
 mod database;
 mod envelope;
+mod stream;
 mod variables;
 
 use std::fmt;
@@ -16,12 +17,13 @@ use crate::change::SkippedOperations;
 use crate::column_rules::{ColumnRule, Salt};
 use crate::encode::Envelope;
 use crate::pattern::{TableColumns, TablePattern};
+use crate::stream_pattern::StreamPattern;
 
 /// The variables that Spillway reads.
 ///
 /// Variables of the AWS SDK and of Lambda itself are not in the list. A test compares the documented
 /// variables and the template with it.
-pub const VARIABLES: [&str; 41] = [
+pub const VARIABLES: [&str; 42] = [
     "PGHOST",
     "PGPORT",
     "PGUSER",
@@ -39,6 +41,7 @@ pub const VARIABLES: [&str; 41] = [
     "COLUMN_SALT_SECRET",
     "SKIPPED_OPERATIONS",
     "STREAM_NAME",
+    "MESSAGE_STREAM_NAME",
     "CHECKPOINT_PARAMETER",
     "ENVELOPE",
     "AGGREGATION",
@@ -82,8 +85,11 @@ pub struct Config {
     pub salt: Option<SaltSource>,
     /// Operations whose changes are not sent.
     pub skipped: SkippedOperations,
-    /// Name or ARN of the stream that receives the records.
+    /// Name or ARN of the stream that receives the records; with a pattern, only those of messages and control
+    /// events.
     pub stream: String,
+    /// The streams of tables; `None` if there is only one stream.
+    pub stream_pattern: Option<StreamPattern>,
     /// Name of the database in events and control events.
     pub source_name: String,
     /// Whether several events share a record, in the format of the Kinesis Producer Library.
@@ -217,7 +223,7 @@ impl Config {
         let variables = &Variables::new(&get);
         let database = database::read(variables)?;
         let slot = slot(variables)?;
-        let stream = stream(variables)?;
+        let (stream, stream_pattern) = stream::read(variables)?;
         let checkpoint_parameter = checkpoint_parameter(variables, &slot)?;
         let publications = publications(variables)?;
         let tables = tables(variables)?;
@@ -241,6 +247,7 @@ impl Config {
             salt,
             skipped,
             stream,
+            stream_pattern,
             source_name,
             aggregate,
             accept_auto_distribution,
@@ -286,36 +293,6 @@ fn slot(variables: &Variables<'_>) -> Result<String, ConfigError> {
         |c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_',
         "1 to 63 lower-case letters, digits and underscores, as PostgreSQL requires",
     )
-}
-
-fn stream(variables: &Variables<'_>) -> Result<String, ConfigError> {
-    let value = variables.required("STREAM_NAME", "the name or the ARN of the Kinesis data stream")?;
-    let region = variables.get("AWS_REGION");
-    match stream_of_arn(&value, region.as_deref()).or_else(|| (!value.contains(':')).then_some(&value)) {
-        Some(name) if is_stream_name(name) => Ok(value),
-        _ => Err(invalid(
-            "STREAM_NAME",
-            value,
-            "a name of 1 to 128 letters, digits and _-. or an ARN of the function's region, as \
-             arn:aws:kinesis:eu-central-1:123456789012:stream/NAME",
-        )),
-    }
-}
-
-/// The name in a stream's ARN; `None` for another text, and for an ARN of another region than `region`.
-fn stream_of_arn<'a>(text: &'a str, region: Option<&str>) -> Option<&'a str> {
-    let [arn, partition, service, in_region, account, resource] =
-        text.split(':').collect::<Vec<_>>().try_into().ok()?;
-    let is_account = account.len() == 12 && account.bytes().all(|byte| byte.is_ascii_digit());
-    let is_stream = arn == "arn" && partition.starts_with("aws") && service == "kinesis" && is_account;
-    // The client sends every request to the region of the function.
-    let is_here = region.is_none_or(|region| region == in_region);
-    resource.strip_prefix("stream/").filter(|_| is_stream && is_here)
-}
-
-fn is_stream_name(name: &str) -> bool {
-    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-    (1..=128).contains(&name.len()) && name.chars().all(is_allowed)
 }
 
 fn checkpoint_parameter(variables: &Variables<'_>, slot: &str) -> Result<String, ConfigError> {

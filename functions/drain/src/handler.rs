@@ -26,7 +26,7 @@ pub async fn handle(app: &App, event: &Value, deadline: Instant) -> Result<Value
 async fn run(app: &App, action: Action, budget: Budget) -> Result<Value, Error> {
     let connector = &app.connector(budget.lifetime()).await?;
     match action {
-        Action::Drain { accept_gap } => drain::run(app, connector, accept_gap, budget).await,
+        Action::Drain { accept_gap } => Box::pin(drain::run(app, connector, accept_gap, budget)).await,
         Action::Backfill(command) => backfill::run(app, connector, command, budget).await,
         Action::Setup { plugin } => setup::run(app, connector, plugin, budget).await,
         Action::Plan { names_keys } => plan::run(app, connector, names_keys, budget).await,

@@ -48,6 +48,7 @@ pub mod postgres;
 pub mod projection;
 pub mod sent_tables;
 pub mod stored_document;
+pub mod stream_pattern;
 pub mod summary;
 pub mod table_name;
 pub mod time;

@@ -7,7 +7,7 @@ use aws_config::SdkConfig;
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
-use crate::aws::kinesis::{Kinesis, StreamInfo};
+use crate::aws::kinesis::{Kinesis, StreamNeeds};
 use crate::aws::parameter_store::Parameter;
 use crate::aws::{client, rds_token, secret};
 use crate::checkpoint::Checkpoint;
@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::lsn::Lsn;
 use crate::pack::Aggregation;
 use crate::plugin::Plugin;
-use crate::ports::{CheckpointError, LockHolder, SlotError, StreamError};
+use crate::ports::{CheckpointError, LockHolder, SlotError, StreamInfo};
 use crate::postgres::connection::{Connector, Credentials, Session};
 use crate::postgres::server::{self, Inspection};
 use crate::postgres::slot::PgSlot;
@@ -58,7 +58,11 @@ impl App {
     pub async fn new(config: Config) -> Self {
         let aws = client::config().await;
         let ssm = aws_sdk_ssm::Client::new(&aws);
-        let stream = Kinesis::new(client::kinesis(&aws), config.stream.clone());
+        let needs = StreamNeeds {
+            aggregates: config.aggregate,
+            accepts_auto: config.accept_auto_distribution,
+        };
+        let stream = Kinesis::new(client::kinesis(&aws), config.stream.clone(), needs);
         let checkpoint = Parameter::plain(ssm.clone(), config.checkpoint_parameter.clone());
         // Its cursor is a key of a row, and its condition may hold values.
         let name = format!("{}.backfill", config.checkpoint_parameter);
@@ -195,7 +199,7 @@ impl App {
     ) -> Result<SlotAccess<'c>, Error> {
         let name = &self.config.slot;
         // A cold function connects to PostgreSQL and to AWS at the same time.
-        let (locked, stream) = tokio::join!(self.lock(connector, lock_deadline), self.usable_stream());
+        let (locked, stream) = tokio::join!(self.lock(connector, lock_deadline), self.stream.usable_info());
         let LockedSession {
             control,
             inspection: Inspection { server, slot: state },
@@ -264,6 +268,7 @@ impl App {
                 partition_keys: config.partition_keys.clone(),
             },
             skipped: config.skipped,
+            stream_pattern: config.stream_pattern.clone(),
             record_bytes: stream.record_bytes,
             passes_oversize: false,
             aggregation: match config.aggregate {
@@ -280,22 +285,6 @@ impl App {
             waits_for_standbys: config.standby_ack != StandbyAck::Off,
             markers: config.markers && start.plugin.sends_messages(server.version),
         }
-    }
-
-    /// The stream's limits and shards.
-    ///
-    /// # Errors
-    /// The stream cannot be described. Or it distributes records by itself, and the configuration needs keys.
-    async fn usable_stream(&self) -> Result<StreamInfo, StreamError> {
-        let info = self.stream.info().await?;
-        let stream = || self.config.stream.clone();
-        if !info.keyed && self.config.aggregate {
-            return Err(StreamError::Scattering { stream: stream() });
-        }
-        if !info.keyed && !self.config.accept_auto_distribution {
-            return Err(StreamError::Unordered { stream: stream() });
-        }
-        Ok(info)
     }
 }
 

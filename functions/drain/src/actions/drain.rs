@@ -27,6 +27,7 @@ use crate::position::Position;
 use crate::postgres::connection::Connector;
 use crate::postgres::server;
 use crate::postgres::slot::PgSlot;
+use crate::stream_pattern::StreamPattern;
 use crate::time::micros_of_timestamp;
 
 /// How long a tick and a plan wait for the lock.
@@ -160,6 +161,11 @@ fn rules(config: &Config, server: &ServerInfo, settings: &Settings) -> String {
         &settings.slot,
         settings.plugin.name(),
         &config.stream,
+        &config
+            .stream_pattern
+            .as_ref()
+            .map(StreamPattern::to_string)
+            .unwrap_or_default(),
         &config.publications.join("\n"),
         &tables.join("\n"),
         &format!("{:?} {:?}", settings.projection, settings.skipped),

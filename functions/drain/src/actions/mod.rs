@@ -10,4 +10,5 @@ pub mod plan;
 mod rule_problems;
 pub(crate) mod setup;
 pub(crate) mod status;
+mod table_streams;
 pub(crate) mod teardown;

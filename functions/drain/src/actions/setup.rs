@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::app::App;
 use super::rule_problems::rule_problems;
+use super::table_streams::stream_problems;
 use crate::budget::Budget;
 use crate::checkpoint::Checkpoint;
 use crate::clock::now_text;
@@ -64,6 +65,7 @@ pub(crate) async fn run(
     }
     problems.extend(empty_publications(config, connector, &session, plugin).await?);
     problems.extend(rule_problems(app, connector, &session, plugin).await?);
+    problems.extend(stream_problems(app, connector, &session, plugin).await?);
     Ok(json!({
         "action": "setup",
         "slot": config.slot,

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::app::App;
 use super::rule_problems::rule_problems;
+use super::table_streams::stream_problems;
 use super::{backfill_status, left_tables, setup};
 use crate::checkpoint::Checkpoint;
 use crate::config::StandbyAck;
@@ -14,6 +15,7 @@ use crate::lsn::Lsn;
 use crate::plugin::Plugin;
 use crate::postgres::connection::{Connector, Session};
 use crate::postgres::server::{self, Inspection, StandbyInfo};
+use crate::stream_pattern::StreamPattern;
 
 /// Answers with the state of everything that a drain uses, and with the problems that would stop one.
 ///
@@ -46,6 +48,10 @@ pub(crate) async fn run(app: &App, connector: &Connector) -> Result<Value, Error
             Ok(found) => problems.extend(found),
             Err(error) => problems.push(Error::from(error).chain()),
         }
+        match stream_problems(app, connector, &session, plugin).await {
+            Ok(found) => problems.extend(found),
+            Err(error) => problems.push(Error::from(error).chain()),
+        }
         match left_tables::check(app, connector, &session, plugin).await {
             Ok(left) => problems.extend(left.sentences),
             Err(error) => problems.push(error.chain()),
@@ -72,6 +78,7 @@ pub(crate) async fn run(app: &App, connector: &Connector) -> Result<Value, Error
     answer["drainer"] = json!(server::lock_holder(connector, &session, &config.slot).await?);
     answer["oldest_transaction"] = json!(oldest);
     answer["stream"] = json!(config.stream);
+    answer["stream_pattern"] = json!(config.stream_pattern.as_ref().map(StreamPattern::to_string));
     answer["stream_status"] = json!(stream_status);
     answer["backfill"] = backfill;
     answer["problems"] = json!(problems);

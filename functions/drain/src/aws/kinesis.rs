@@ -1,5 +1,6 @@
 //! The Kinesis data stream: its description, its shards, and PutRecords.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use aws_sdk_kinesis::types::{
 
 use super::client::{Refusal, classify};
 use crate::pack::{HashKey, Record, Shard, ShardMap};
-use crate::ports::{BoxError, PutAnswer, RecordOutcome, Stream, StreamError};
+use crate::ports::{BoxError, PutAnswer, RecordOutcome, Stream, StreamError, StreamInfo};
 
 /// Most bytes of a record, when the stream's description has no limit (Kinesis API, `MaxRecordSizeInKiB`).
 const RECORD_BYTES: usize = 1 << 20;
@@ -29,19 +30,20 @@ pub(crate) struct Kinesis {
     client: Client,
     /// Its name, or its ARN. A stream of another account has no other address.
     stream: String,
+    needs: StreamNeeds,
     /// The last description, and when it was read.
     cached: Arc<Mutex<Option<(Instant, StreamInfo)>>>,
+    /// The streams that were opened, by name or ARN.
+    opened: Arc<Mutex<HashMap<String, Kinesis>>>,
 }
 
-/// Description of a stream.
-#[derive(Debug, Clone)]
-pub(crate) struct StreamInfo {
-    /// Most bytes of one record, data and partition key.
-    pub record_bytes: usize,
-    /// Whether the partition key determines the shard. Otherwise Kinesis chooses one, and no order holds.
-    pub keyed: bool,
-    /// The open shards.
-    pub shards: ShardMap,
+/// What the configuration needs of a stream.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StreamNeeds {
+    /// Whether records are aggregates. Consumers drop an aggregate in another shard than its keys.
+    pub(crate) aggregates: bool,
+    /// Whether changes of one key may arrive in any order.
+    pub(crate) accepts_auto: bool,
 }
 
 impl Stream for Kinesis {
@@ -55,6 +57,12 @@ impl Stream for Kinesis {
         self.list_shards().await
     }
 
+    async fn open(&self, name: &str) -> Result<(Self, StreamInfo), StreamError> {
+        let stream = self.other(name);
+        let info = stream.usable_info().await?;
+        Ok((stream, info))
+    }
+
     async fn put(&self, records: Vec<Record>) -> PutAnswer {
         let outcome = self.request(&records).await;
         PutAnswer { records, outcome }
@@ -65,12 +73,21 @@ impl Kinesis {
     /// The stream of this name or ARN.
     ///
     /// The client must not retry by itself: the sender keeps the order, and needs to know of every failure.
-    pub(crate) fn new(client: Client, stream: String) -> Self {
+    pub(crate) fn new(client: Client, stream: String, needs: StreamNeeds) -> Self {
         Kinesis {
             client,
             stream,
+            needs,
             cached: Arc::default(),
+            opened: Arc::default(),
         }
+    }
+
+    /// Another stream, with the description that an earlier invocation read of it.
+    fn other(&self, name: &str) -> Self {
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        let other = || Kinesis::new(Client::clone(&self.client), name.to_owned(), self.needs);
+        opened.entry(name.to_owned()).or_insert_with(other).clone()
     }
 
     /// The stream's name; `None` when it is known by its ARN.
@@ -117,11 +134,29 @@ impl Kinesis {
             .collect())
     }
 
+    /// The stream's description, at most ten minutes old, if the stream can be used.
+    ///
+    /// # Errors
+    /// The stream cannot be described. Or it distributes records by itself, and the configuration needs keys.
+    pub(crate) async fn usable_info(&self) -> Result<StreamInfo, StreamError> {
+        let info = self.info().await?;
+        let stream = || self.stream.clone();
+        match self.needs {
+            StreamNeeds { aggregates: true, .. } if !info.keyed => {
+                Err(StreamError::Scattering { stream: stream() })
+            }
+            StreamNeeds {
+                accepts_auto: false, ..
+            } if !info.keyed => Err(StreamError::Unordered { stream: stream() }),
+            _ => Ok(info),
+        }
+    }
+
     /// The stream's description, at most ten minutes old.
     ///
     /// # Errors
     /// A request failed, or Kinesis is creating, deleting or resharding the stream.
-    pub(crate) async fn info(&self) -> Result<StreamInfo, StreamError> {
+    async fn info(&self) -> Result<StreamInfo, StreamError> {
         let cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some((_, info)) = cached.filter(|(at, _)| at.elapsed() < REUSE_TIME) {
             return Ok(info);

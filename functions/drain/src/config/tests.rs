@@ -49,6 +49,8 @@ fn an_error_names_the_variable() {
             "STREAM_NAME",
             "arn:aws:kinesis:eu-central-1:123456789012:stream/k/consumer/c:1",
         ),
+        ("STREAM_NAME", "cdc-{column}"),
+        ("MESSAGE_STREAM_NAME", "messages"),
         ("CHECKPOINT_PARAMETER", "a b"),
         ("PUBLICATIONS", ","),
         ("TABLES", "orders"),
@@ -112,6 +114,22 @@ fn a_stream_is_named_by_its_name_or_by_an_arn_of_the_region() {
 }
 
 #[test]
+fn a_stream_with_a_placeholder_needs_a_stream_for_messages() {
+    let arn = "arn:aws:kinesis:eu-central-1:123456789012:stream/cdc-{schema}.{table}";
+    for pattern in ["cdc-{schema}", "{table}", arn] {
+        let error = config(&[("STREAM_NAME", pattern)]).unwrap_err().to_string();
+        assert!(error.starts_with("MESSAGE_STREAM_NAME"), "{error}");
+        let names = [("STREAM_NAME", pattern), ("MESSAGE_STREAM_NAME", "messages")];
+        let config = config(&names).unwrap();
+        assert_eq!(config.stream, "messages");
+        assert_eq!(config.stream_pattern.unwrap().to_string(), pattern);
+    }
+    let names = [("STREAM_NAME", "cdc-{schema}"), ("MESSAGE_STREAM_NAME", "a b")];
+    let error = config(&names).unwrap_err().to_string();
+    assert!(error.starts_with("MESSAGE_STREAM_NAME"), "{error}");
+}
+
+#[test]
 fn an_option_of_debezium_is_refused_with_another_envelope_unless_it_is_the_default() {
     for (name, default, other) in [
         ("DECIMAL_HANDLING_MODE", "string", "precise"),
@@ -157,7 +175,7 @@ fn the_documentation_and_the_template_list_the_variables_of_the_code() {
     let lines = block.lines().take_while(|line| line.starts_with("          "));
     let names = lines
         .filter_map(|line| line.trim().split_once(':'))
-        .filter(|(name, _)| !name.starts_with('#'));
+        .filter(|(name, _)| name.chars().all(|c| c.is_ascii_uppercase() || c == '_'));
     let mut set: Vec<&str> = names.map(|(name, _)| name).collect();
     // The template has no variable for a password or a salt.
     set.extend(["PGPASSWORD", "COLUMN_SALT"]);

@@ -15,6 +15,7 @@ mod requested_events;
 mod row_lanes;
 mod sender;
 mod settings;
+mod stream_routes;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -32,7 +33,7 @@ use crate::continuity::StartPosition;
 use crate::encode::{Envelope, Event};
 use crate::error::Error;
 use crate::lsn::Lsn;
-use crate::pack::QueuedEvent;
+use crate::pack::{MAIN_STREAM, QueuedEvent};
 use crate::ports::{
     PeekRow, PeekRows, Slot, SlotError, StateStore, Stream, StreamError, TableSource, WalPositions,
 };
@@ -44,11 +45,13 @@ use markers::{HistoryCheck, Markers};
 use next_window::NextWindow;
 use report::{Report, StopReason};
 use sender::Sender;
+use stream_routes::StreamRoutes;
 use tip::PollPacing;
 
 pub use backfill::BackfillRunner;
 pub(crate) use markers::MARKER_TIME;
 pub use settings::{AGGREGATE_BYTES, REQUEST, Settings};
+pub use stream_routes::MOST_STREAMS;
 pub use task::{DrainPorts, DrainTask, Drained};
 
 /// Most bytes of new log that are left to the next tick.
@@ -102,6 +105,7 @@ struct Drain<'a, S, K, C> {
     slot: &'a mut S,
     sizing: &'a Mutex<WindowSizing>,
     sender: Sender<K>,
+    routes: StreamRoutes,
     checkpointer: Checkpointer<C>,
     markers: Markers,
     backfill: Option<BackfillRunner<C>>,
@@ -163,6 +167,7 @@ where
             budget,
             slot: ports.slot,
             sizing: ports.sizing,
+            routes: StreamRoutes::new(settings, ports.stream.name()),
             sender: Sender::new(
                 ports.stream,
                 settings,
@@ -276,6 +281,7 @@ where
                 event,
                 transaction,
                 change_positions: 1,
+                stream: MAIN_STREAM,
             });
             let (result, is_all_sent) = self.send_rest().await;
             result?;

@@ -1,7 +1,7 @@
 //! The sender: from queued events to acknowledged records.
 //!
 //! It keeps requests in flight, sends refused records again, slows down where a shard throttles, and follows
-//! the stream when it is resharded.
+//! each stream when it is resharded.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use crate::checkpoint::AckPosition;
 use crate::encode::Event;
 use crate::error::Error;
 use crate::pack::{
-    Acknowledgements, Aggregation, HashKey, Lanes, Outstanding, QueuedEvent, Record, ShardMap,
+    Acknowledgements, Aggregation, HashKey, Lanes, MAIN_STREAM, Outstanding, QueuedEvent, Record, ShardMap,
 };
 use crate::ports::{ErrorKind, PutAnswer, RecordOutcome, Stream, StreamError};
 
@@ -53,8 +53,8 @@ const LIST_BACKOFF: (f64, f64) = (0.05, 1.0);
 pub(super) enum StreamAnswer {
     /// To a PutRecords request, with its number and the time that it took.
     Put(u64, PutAnswer, Duration),
-    /// To a ListShards request.
-    Shards(Result<ShardMap, StreamError>),
+    /// To a ListShards request for the stream with this number.
+    Shards(usize, Result<ShardMap, StreamError>),
 }
 
 /// How much may wait in the lanes.
@@ -66,12 +66,20 @@ struct Room {
     lane_records: usize,
 }
 
-/// Sends the events of one drain.
-pub(super) struct Sender<K> {
+/// A stream that the sender puts records to.
+struct OpenStream<K> {
     stream: K,
-    aggregation: Aggregation,
     /// Whether the partition key decides the shard.
     keyed: bool,
+}
+
+/// Sends the events of one drain.
+pub(super) struct Sender<K> {
+    /// The streams, by their numbers. The first one is open from the beginning.
+    streams: Vec<OpenStream<K>>,
+    /// Most bytes of one record, of which each stream accepts at least that.
+    record_bytes: usize,
+    aggregation: Aggregation,
     /// Most bytes that may wait, those in flight included.
     capacity: usize,
     throughput: Throughput,
@@ -86,12 +94,12 @@ pub(super) struct Sender<K> {
     requested: RequestedEvents,
     /// Requests that may be in flight: halved when one fails as a whole, one more after each answer.
     allowed: usize,
-    /// Set while the shard map is stale: how often in a row ListShards returned the same map.
+    /// The streams with a stale shard map: how often in a row ListShards returned the same map.
     ///
     /// A record was stored in another shard than the map says. Sending stops until ListShards returns a
     /// different map.
-    stale_answers: Option<u32>,
-    /// Aggregates that were stored in another shard than the stale map says, each with the id of that shard.
+    stale: BTreeMap<usize, u32>,
+    /// Aggregates that were stored in another shard than a stale map says, each with the id of that shard.
     ///
     /// The next map decides whether consumers accept them.
     unplaced: Vec<(Record, String)>,
@@ -107,9 +115,12 @@ impl<K: Stream> Sender<K> {
     /// A sender that starts at `position`. Every event must be acknowledged before `deadline`.
     pub(super) fn new(stream: K, settings: &Settings, position: AckPosition, deadline: Instant) -> Self {
         Sender {
-            stream,
+            streams: vec![OpenStream {
+                stream,
+                keyed: settings.keyed,
+            }],
+            record_bytes: settings.record_bytes,
             aggregation: settings.aggregation,
-            keyed: settings.keyed,
             capacity: settings.bytes_in_flight,
             throughput: Throughput::default(),
             lane_time: LaneTime::default(),
@@ -123,7 +134,7 @@ impl<K: Stream> Sender<K> {
             in_flight: JoinSet::new(),
             requested: RequestedEvents::default(),
             allowed: MAX_REQUESTS / 2,
-            stale_answers: None,
+            stale: BTreeMap::new(),
             unplaced: Vec::new(),
             is_closed: false,
             trouble: None,
@@ -131,9 +142,35 @@ impl<K: Stream> Sender<K> {
         }
     }
 
-    /// The stream's name, for errors.
+    /// The name of the first stream, for errors.
     pub(super) fn stream_name(&self) -> String {
-        self.stream.name()
+        self.name_of(MAIN_STREAM)
+    }
+
+    fn name_of(&self, stream: usize) -> String {
+        self.streams[stream].stream.name()
+    }
+
+    /// Opens another stream. Returns its number.
+    ///
+    /// # Errors
+    /// The stream cannot be described, or accepts smaller records than the first stream.
+    pub(super) async fn open_stream(&mut self, name: &str) -> Result<usize, StreamError> {
+        let (stream, info) = self.streams[MAIN_STREAM].stream.open(name).await?;
+        if info.record_bytes < self.record_bytes {
+            return Err(StreamError::SmallerRecords {
+                stream: name.to_owned(),
+                record_bytes: info.record_bytes,
+                first: self.stream_name(),
+                first_bytes: self.record_bytes,
+            });
+        }
+        self.lanes.add_stream(info.shards);
+        self.streams.push(OpenStream {
+            stream,
+            keyed: info.keyed,
+        });
+        Ok(self.streams.len() - 1)
     }
 
     /// Adds an event to its lane.
@@ -208,7 +245,7 @@ impl<K: Stream> Sender<K> {
     }
 
     fn may_send(&self) -> bool {
-        !self.is_closed && self.stale_answers.is_none() && self.in_flight.len() < self.allowed
+        !self.is_closed && self.stale.is_empty() && self.in_flight.len() < self.allowed
     }
 
     /// When a record that waits after a failure may be sent; `None` when only an answer can change that.
@@ -220,8 +257,8 @@ impl<K: Stream> Sender<K> {
     /// more.
     pub(super) fn send(&mut self, full: bool) {
         let records = self.lanes.next_request(Instant::now(), REQUEST, full);
-        if !records.is_empty() {
-            let stream = self.stream.clone();
+        if let Some(first) = records.first() {
+            let stream = self.streams[first.stream()].stream.clone();
             self.throughput.start();
             let number = self.requested.add(&records);
             self.in_flight.spawn(async move {
@@ -242,7 +279,7 @@ impl<K: Stream> Sender<K> {
             Some(Err(error)) => {
                 self.is_closed = true;
                 Err(Error::Stream(StreamError::Lost {
-                    stream: self.stream.name(),
+                    stream: self.stream_name(),
                     source: Box::new(error),
                 }))
             }
@@ -265,24 +302,24 @@ impl<K: Stream> Sender<K> {
                 self.throughput.add(acknowledged, !self.in_flight.is_empty());
                 result
             }
-            StreamAnswer::Shards(shards) => self.apply_shards(shards, report),
+            StreamAnswer::Shards(stream, shards) => self.apply_shards(stream, shards, report),
         };
         self.list_shards_if_stale();
         result
     }
 
-    /// Asks for the shards while the map is stale. Lanes change only while nothing is in flight.
+    /// Asks for the shards while a map is stale. Lanes change only while nothing is in flight.
     fn list_shards_if_stale(&mut self) {
-        let Some(answers) = self.stale_answers else {
+        let Some((&number, &answers)) = self.stale.first_key_value() else {
             return;
         };
         if self.in_flight.is_empty() && !self.is_closed {
-            let stream = self.stream.clone();
+            let stream = self.streams[number].stream.clone();
             self.in_flight.spawn(async move {
                 if answers > 0 {
                     tokio::time::sleep(backoff(LIST_BACKOFF, answers)).await;
                 }
-                StreamAnswer::Shards(stream.shards().await)
+                StreamAnswer::Shards(number, stream.shards().await)
             });
         }
     }
@@ -345,7 +382,7 @@ impl<K: Stream> Sender<K> {
                 self.acknowledge(now, record, report);
             }
             RecordOutcome::Stored { shard } => {
-                self.stale_answers.get_or_insert(0);
+                self.stale.entry(record.stream()).or_insert(0);
                 match record.is_aggregate() {
                     true => self.unplaced.push((record, shard)),
                     false => self.acknowledge(now, record, report),
@@ -358,7 +395,7 @@ impl<K: Stream> Sender<K> {
                 self.lanes.retry(now, record, |_| Duration::ZERO);
             }
             RecordOutcome::Failed => {
-                self.set_trouble("it refuses records with an internal failure");
+                self.set_trouble(record.stream(), "it refuses records with an internal failure");
                 self.retry(now, record, report);
             }
         }
@@ -385,16 +422,18 @@ impl<K: Stream> Sender<K> {
 
     /// Whether a record was stored in the shard that the map says. If not, the map is stale.
     fn is_in_place(&self, record: &Record, shard: &str) -> bool {
-        !self.keyed || self.lanes.map().shard(record.shard()).id == shard
+        !self.streams[record.stream()].keyed || self.lanes.shards().shard(record.shard()).id == shard
     }
 
     /// Acknowledges the aggregates whose keys all belong to the shard where they were stored, and sends the
     /// others again.
     ///
     /// From an aggregate of which one key belongs to another shard the KCL drops every event.
-    fn place_aggregates(&mut self, map: &ShardMap, report: &mut Report) {
+    fn place_aggregates(&mut self, stream: usize, map: &ShardMap, report: &mut Report) {
         let now = Instant::now();
-        for (record, shard) in std::mem::take(&mut self.unplaced) {
+        let of_stream = |(record, _): &mut (Record, String)| record.stream() == stream;
+        let unplaced: Vec<_> = self.unplaced.extract_if(.., of_stream).collect();
+        for (record, shard) in unplaced {
             let keys = record.events().iter();
             let hash_keys = keys.map(|event| HashKey::of(&event.event.partition_key));
             match map.contains_all(&shard, hash_keys) {
@@ -405,10 +444,10 @@ impl<K: Stream> Sender<K> {
         }
     }
 
-    fn set_trouble(&mut self, why: &'static str) {
+    fn set_trouble(&mut self, stream: usize, why: &'static str) {
         if self.trouble.is_none() {
             self.trouble = Some(StreamError::Unavailable {
-                stream: self.stream.name(),
+                stream: self.name_of(stream),
                 source: why.into(),
             });
         }
@@ -416,34 +455,33 @@ impl<K: Stream> Sender<K> {
 
     fn apply_shards(
         &mut self,
+        number: usize,
         shards: Result<ShardMap, StreamError>,
         report: &mut Report,
     ) -> Result<(), Error> {
-        let answers = self.stale_answers.unwrap_or(0) + 1;
-        let stream = self.stream.name();
+        let answers = self.stale.remove(&number).unwrap_or(0) + 1;
+        let stream = self.name_of(number);
         match shards {
-            Ok(map) if map != *self.lanes.map() => {
+            Ok(map) if map != *self.lanes.shards().of(number) => {
                 tracing::info!(stream, shards = map.len(), "the stream was resharded");
-                self.place_aggregates(&map, report);
-                self.lanes.reshard(map);
-                self.stale_answers = None;
+                self.place_aggregates(number, &map, report);
+                self.lanes.reshard(number, map);
             }
             // A record of one event is right in any shard, so the map need not be.
             Ok(_) | Err(_) if self.aggregation == Aggregation::None => {
                 tracing::warn!(stream, "records are stored in other shards than ListShards says");
-                self.keyed = false;
-                self.stale_answers = None;
+                self.streams[number].keyed = false;
             }
             Ok(_) => {
-                self.stale_answers = Some(answers);
-                self.set_trouble("it stores records in other shards than ListShards says");
+                self.stale.insert(number, answers);
+                self.set_trouble(number, "it stores records in other shards than ListShards says");
             }
             Err(error) if error.kind() == ErrorKind::Definite => {
                 self.is_closed = true;
                 return Err(Error::Stream(error));
             }
             Err(error) => {
-                self.stale_answers = Some(answers);
+                self.stale.insert(number, answers);
                 self.trouble = Some(error);
             }
         }

@@ -7,6 +7,7 @@ use crate::pack::{Aggregation, RequestLimits, ShardMap};
 use crate::pattern::TablePattern;
 use crate::plugin::Plugin;
 use crate::projection::ProjectionRules;
+use crate::stream_pattern::StreamPattern;
 
 /// Limits of one PutRecords request (Kinesis API, PutRecords).
 pub const REQUEST: RequestLimits = RequestLimits {
@@ -36,6 +37,8 @@ pub struct Settings {
     pub projection: ProjectionRules,
     /// Operations whose changes are not sent.
     pub skipped: SkippedOperations,
+    /// The streams of tables; `None` if all events go to one stream.
+    pub stream_pattern: Option<StreamPattern>,
     /// Most bytes of one record, data and partition key.
     pub record_bytes: usize,
     /// Whether larger events are queued, too: a forecast counts them.

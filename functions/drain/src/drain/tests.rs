@@ -18,7 +18,7 @@ use crate::pack::{Aggregation, HashKey, Record, ShardMap};
 use crate::plugin::Plugin;
 use crate::ports::{
     CheckpointError, ChunkBounds, ChunkRead, CommitRows, EmittedMessage, PeekRow, PeekRows, PutAnswer,
-    RecordOutcome, Slot, SlotError, StateStore, Stream, StreamError, TableSource, WalPositions,
+    RecordOutcome, Slot, SlotError, StateStore, Stream, StreamError, StreamInfo, TableSource, WalPositions,
 };
 use crate::projection::ProjectionRules;
 use crate::table_name::TableName;
@@ -27,6 +27,7 @@ use crate::window_sizing::Window;
 mod ahead;
 mod fakes;
 mod markers;
+mod streams;
 
 use fakes::*;
 
@@ -154,6 +155,7 @@ fn settings(aggregation: Aggregation) -> Settings {
         source_name: "orders".into(),
         plugin: Plugin::TestDecoding,
         tables: Vec::new(),
+        stream_pattern: None,
         record_bytes: 1 << 20,
         passes_oversize: false,
         aggregation,

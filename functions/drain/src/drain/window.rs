@@ -346,7 +346,12 @@ where
                 backfill.restart_table(self.slot, why, self.budget).await?;
             }
             // Also after an error: the events of the rows before the failed one are valid.
-            events.drain(..).for_each(|event| self.sender.push(event));
+            for mut event in events.drain(..) {
+                let deadline = self.budget.reading_deadline();
+                let stream = self.routes.stream_of(&event.event, &mut self.sender, deadline);
+                event.stream = stream.await.map_err(Error::Stream)?;
+                self.sender.push(event);
+            }
             reader.take_spare(&mut self.sender.spare);
             if let Some(request) = next? {
                 match request {

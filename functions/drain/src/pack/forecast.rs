@@ -340,20 +340,20 @@ impl Packing {
     }
 
     fn shard_figures(&self) -> Vec<ShardFigures> {
-        let map = self.lanes.map();
-        let shards = self.shards.iter().enumerate().map(|(shard, (records, bytes))| {
+        let shards = self.lanes.shards();
+        let figures = self.shards.iter().enumerate().map(|(shard, (records, bytes))| {
             let seconds_by_records = *records as f64 / SHARD_RECORDS_PER_SECOND;
             let seconds_by_bytes = *bytes as f64 / SHARD_BYTES_PER_SECOND;
             ShardFigures {
-                shard: map.shard(shard).id.clone(),
+                shard: shards.shard(shard).id.clone(),
                 records: *records,
                 bytes: *bytes,
                 seconds: rounded(seconds_by_records.max(seconds_by_bytes)),
             }
         });
-        let mut shards: Vec<ShardFigures> = shards.collect();
-        shards.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
-        shards
+        let mut figures: Vec<ShardFigures> = figures.collect();
+        figures.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+        figures
     }
 }
 
@@ -407,6 +407,7 @@ mod tests {
                 event,
                 transaction,
                 change_positions: 1,
+                stream: 0,
             };
             forecast.add(queued, LIMITS);
         }

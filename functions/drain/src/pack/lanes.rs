@@ -1,8 +1,8 @@
 //! Lanes: queues of events that must stay in order, with at most one record in flight each.
 //!
-//! A lane is a queue, and a hash key identifies it. Without aggregation this is the hash key of a partition
-//! key. With aggregation a lane is a shard, since one record holds many keys. The shard's first hash key then
-//! identifies the lane.
+//! A lane is a queue. Its stream and a hash key identify it. Without aggregation this is the hash key of a
+//! partition key. With aggregation a lane is a shard, since one record holds many keys. The shard's first hash
+//! key then identifies the lane.
 //!
 //! Events leave their queue when they are sent. A lane has no second record in flight until the first is
 //! acknowledged. So neither a partly failed request nor a lost answer lets a later event overtake an earlier
@@ -21,10 +21,10 @@ use std::time::{Duration, Instant};
 use rustc_hash::FxHashMap;
 
 use super::outstanding::{Outstanding, OutstandingEvent};
-use super::record::{Aggregation, QueuedEvent, Record, RequestLimits};
+use super::record::{Aggregation, LaneKey, QueuedEvent, Record, RequestLimits};
 use super::shard_pacing::ShardPacing;
 use super::shards::{HashKey, ShardMap};
-use crate::encode::Event;
+use super::stream_shards::StreamShards;
 use crate::position::Position;
 
 /// A queue of events that are sent in order.
@@ -55,12 +55,12 @@ impl Lane {
 #[derive(Debug)]
 pub struct Lanes {
     aggregation: Aggregation,
-    map: ShardMap,
-    lanes: FxHashMap<HashKey, Lane>,
-    /// The pacing of each shard of the map.
+    shards: StreamShards,
+    lanes: FxHashMap<LaneKey, Lane>,
+    /// The pacing of each shard, by its number.
     pacings: Vec<ShardPacing>,
     /// Lanes whose first record failed, each with the time of its next attempt.
-    delayed: BinaryHeap<Reverse<(Instant, HashKey)>>,
+    delayed: BinaryHeap<Reverse<(Instant, LaneKey)>>,
     /// Shards that pause, each with the end of its pause.
     paused: BinaryHeap<Reverse<(Instant, usize)>>,
     /// A waiting barrier, and all events after it.
@@ -77,7 +77,7 @@ pub struct Lanes {
     outstanding: usize,
     memory: usize,
     /// The lane with the most records, as far as it is known.
-    longest: Option<HashKey>,
+    longest: Option<LaneKey>,
     /// Position of the last event that was queued.
     queued_to: Option<Position>,
     /// Whether the positions ascended since the lanes were last empty.
@@ -89,8 +89,8 @@ impl Lanes {
     pub fn new(aggregation: Aggregation, map: ShardMap) -> Self {
         Lanes {
             aggregation,
-            pacings: (0..map.len()).map(|_| ShardPacing::default()).collect(),
-            map,
+            pacings: new_pacings(map.len()),
+            shards: StreamShards::new(map),
             lanes: FxHashMap::default(),
             delayed: BinaryHeap::new(),
             paused: BinaryHeap::new(),
@@ -108,8 +108,14 @@ impl Lanes {
     }
 
     /// The shards that records are assigned to.
-    pub fn map(&self) -> &ShardMap {
-        &self.map
+    pub fn shards(&self) -> &StreamShards {
+        &self.shards
+    }
+
+    /// Adds a stream. Its number is the count of the streams before.
+    pub fn add_stream(&mut self, map: ShardMap) {
+        self.pacings.extend(new_pacings(map.len()));
+        self.shards.add(map);
     }
 
     /// Queues an event after all earlier events of its lane.
@@ -130,6 +136,8 @@ impl Lanes {
 
     /// The records of the next request, each of another lane, oldest first; empty if none may be sent now.
     ///
+    /// All belong to the stream whose event is the oldest.
+    ///
     /// With `full`, only aggregates that cannot grow are sent.
     pub fn next_request(&mut self, now: Instant, limits: RequestLimits, full: bool) -> Vec<Record> {
         self.end_delays(now);
@@ -138,12 +146,13 @@ impl Lanes {
             true if pacing.full() == 0 => None,
             _ => pacing.next_position(),
         };
-        let mut shards: BinaryHeap<_> = self
-            .pacings
-            .iter()
-            .enumerate()
-            .filter_map(|(shard, pacing)| Some(Reverse((next_position(pacing)?, shard))))
-            .collect();
+        let ready = self.pacings.iter().enumerate();
+        let ready = ready.filter_map(|(shard, pacing)| Some(Reverse((next_position(pacing)?, shard))));
+        let mut shards: BinaryHeap<_> = ready.collect();
+        if let Some(Reverse((_, oldest))) = shards.peek() {
+            let numbers = self.shards.numbers(self.shards.stream(*oldest));
+            shards.retain(|Reverse((_, shard))| numbers.contains(shard));
+        }
         let (mut request, mut bytes) = (Vec::new(), 0);
         while request.len() < limits.records {
             let Some(Reverse((_, shard))) = shards.pop() else {
@@ -237,11 +246,11 @@ impl Lanes {
         self.update_counts(shard);
     }
 
-    /// Queues all waiting events again, in the order of their positions, for another shard map.
+    /// Queues all waiting events again, in the order of their positions, for other shards of a stream.
     ///
     /// # Panics
     /// A record is in flight. Later events could overtake its events.
-    pub fn reshard(&mut self, map: ShardMap) {
+    pub fn reshard(&mut self, stream: usize, map: ShardMap) {
         assert_eq!(
             self.in_flight, 0,
             "lanes change only while no record is in flight"
@@ -250,8 +259,8 @@ impl Lanes {
         waiting.extend(self.lanes.drain().flat_map(|(_, lane)| lane.waiting));
         // The sort is stable. Events with the same position are in one lane, in their order.
         waiting.sort_by_key(|event| event.event.position);
-        self.pacings = (0..map.len()).map(|_| ShardPacing::default()).collect();
-        self.map = map;
+        self.shards.replace(stream, map);
+        self.pacings = new_pacings(self.shards.count());
         self.delayed.clear();
         self.paused.clear();
         (self.sendable, self.full) = (0, 0);
@@ -306,17 +315,19 @@ impl Lanes {
     }
 
     /// The lane of an event, and the number of its shard.
-    fn lane_of(&self, event: &Event) -> (HashKey, usize) {
-        let hash_key = HashKey::of(&event.partition_key);
-        let shard = self.map.shard_number(hash_key);
-        match self.aggregation {
-            Aggregation::None => (hash_key, shard),
-            Aggregation::Kpl { .. } => (self.map.shard(shard).first, shard),
-        }
+    fn lane_of(&self, queued: &QueuedEvent) -> (LaneKey, usize) {
+        let stream = queued.stream;
+        let hash_key = HashKey::of(&queued.event.partition_key);
+        let shard = self.shards.number(stream, hash_key);
+        let hash_key = match self.aggregation {
+            Aggregation::None => hash_key,
+            Aggregation::Kpl { .. } => self.shards.shard(shard).first,
+        };
+        (LaneKey { stream, hash_key }, shard)
     }
 
     /// Most bytes of a lane's next record.
-    fn max_record_bytes(&self, lane: HashKey) -> usize {
+    fn max_record_bytes(&self, lane: LaneKey) -> usize {
         let first = self.lanes.get(&lane).and_then(|lane| lane.waiting.front());
         let first = first.map_or(0, QueuedEvent::bytes);
         match self.aggregation {
@@ -333,7 +344,7 @@ impl Lanes {
 
     /// Queues an event in its lane.
     fn queue(&mut self, event: QueuedEvent) {
-        let (key, shard) = self.lane_of(&event.event);
+        let (key, shard) = self.lane_of(&event);
         // In a lane that exists, the event becomes ready after the events before it.
         let lane = self.lanes.entry(key).or_insert_with(|| {
             self.pacings[shard].add_ready(event.event.position, key);
@@ -361,7 +372,7 @@ impl Lanes {
     }
 
     /// The next record of a lane. Its events leave the queue.
-    fn next_record(&mut self, key: HashKey, shard: usize) -> Option<Record> {
+    fn next_record(&mut self, key: LaneKey, shard: usize) -> Option<Record> {
         let lane = self.lanes.get_mut(&key)?;
         let record = Record::from_queue(&mut lane.waiting, key, shard, self.aggregation)?;
         lane.bytes -= record.events().iter().map(QueuedEvent::bytes).sum::<usize>();
@@ -434,7 +445,7 @@ impl Lanes {
                 return;
             };
             if let Some(event) = self.lanes.get(&key).and_then(|lane| lane.waiting.front()) {
-                let (_, shard) = self.lane_of(&event.event);
+                let (_, shard) = self.lane_of(event);
                 self.pacings[shard].add_ready(event.event.position, key);
                 self.update_counts(shard);
             }
@@ -447,6 +458,10 @@ impl Lanes {
             self.update_counts(shard);
         }
     }
+}
+
+fn new_pacings(shards: usize) -> Vec<ShardPacing> {
+    (0..shards).map(|_| ShardPacing::default()).collect()
 }
 
 #[cfg(test)]

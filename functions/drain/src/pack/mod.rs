@@ -9,6 +9,7 @@ mod record;
 mod shard_pacing;
 mod shard_rate;
 mod shards;
+mod stream_shards;
 
 pub use acknowledgements::{Acknowledgements, DeliveredCounts, TransactionId};
 pub use forecast::{Forecast, KeyFigures, PackingFigures, PlanFigures, ShardFigures, TableFigures};
@@ -16,3 +17,4 @@ pub use lanes::Lanes;
 pub use outstanding::{Outstanding, OutstandingEvent};
 pub use record::{Aggregation, QueuedEvent, Record, RequestLimits};
 pub use shards::{HashKey, InvalidShardMap, Shard, ShardMap};
+pub use stream_shards::{MAIN_STREAM, StreamShards};

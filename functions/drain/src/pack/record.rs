@@ -9,6 +9,15 @@ use super::outstanding::OutstandingEvent;
 use super::shards::HashKey;
 use crate::encode::Event;
 
+/// What identifies a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct LaneKey {
+    /// The number of its stream.
+    pub(super) stream: usize,
+    /// Without aggregation, the hash key of its partition key. Otherwise the first hash key of its shard.
+    pub(super) hash_key: HashKey,
+}
+
 /// How events become records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Aggregation {
@@ -52,6 +61,8 @@ pub struct QueuedEvent {
     pub transaction: TransactionId,
     /// Positions of the events of its change; 1 unless the change has several.
     pub change_positions: u32,
+    /// The number of its stream; [`MAIN_STREAM`](super::MAIN_STREAM) until that of its table is known.
+    pub stream: usize,
 }
 
 impl QueuedEvent {
@@ -79,7 +90,7 @@ impl QueuedEvent {
 pub struct Record {
     /// Never empty.
     events: Vec<QueuedEvent>,
-    pub(super) lane: HashKey,
+    pub(super) lane: LaneKey,
     /// The number of the shard that it is assigned to.
     shard: usize,
     /// Bytes of data and partition key.
@@ -90,7 +101,7 @@ impl Record {
     /// A record of the first events of `waiting`, as many as fit; `None` if the queue is empty.
     pub(super) fn from_queue(
         waiting: &mut VecDeque<QueuedEvent>,
-        lane: HashKey,
+        lane: LaneKey,
         shard: usize,
         aggregation: Aggregation,
     ) -> Option<Self> {
@@ -125,6 +136,11 @@ impl Record {
 
     pub(super) fn into_events(self) -> Vec<QueuedEvent> {
         self.events
+    }
+
+    /// The number of its stream.
+    pub fn stream(&self) -> usize {
+        self.lane.stream
     }
 
     /// The number of the shard that it is assigned to.

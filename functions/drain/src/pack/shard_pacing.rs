@@ -8,8 +8,8 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
+use super::record::LaneKey;
 use super::shard_rate::ShardRate;
-use super::shards::HashKey;
 use crate::position::Position;
 
 /// Fewest records that may be in flight to a shard that throttles.
@@ -24,7 +24,7 @@ const MAX_SHARE: usize = 250;
 #[derive(Debug)]
 pub(super) struct ShardPacing {
     /// Lanes that may send. The lane with the oldest event is first, since acknowledgements count in order.
-    ready: BinaryHeap<Reverse<(Position, HashKey)>>,
+    ready: BinaryHeap<Reverse<(Position, LaneKey)>>,
     in_flight: usize,
     /// Records that may be in flight.
     ///
@@ -59,12 +59,12 @@ impl Default for ShardPacing {
 
 impl ShardPacing {
     /// Adds a lane that may send. `position` is that of its oldest event.
-    pub(super) fn add_ready(&mut self, position: Position, lane: HashKey) {
+    pub(super) fn add_ready(&mut self, position: Position, lane: LaneKey) {
         self.ready.push(Reverse((position, lane)));
     }
 
     /// The lane that sends next.
-    pub(super) fn first_lane(&self) -> Option<HashKey> {
+    pub(super) fn first_lane(&self) -> Option<LaneKey> {
         self.ready.peek().map(|Reverse((_, lane))| *lane)
     }
 

@@ -4,6 +4,7 @@ use crate::lsn::Lsn;
 use crate::pack::InvalidShardMap;
 use crate::ports::LockHolder;
 use crate::stored_document::InvalidDocument;
+use crate::table_name::TableName;
 
 /// The cause of an error, as a library returned it.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -221,6 +222,34 @@ pub enum StreamError {
     #[error("there is no stream {stream}: check STREAM_NAME and the region")]
     Missing { stream: String, source: BoxError },
     #[error(
+        "there is no stream {stream} for the rows of table {table}: create it, and the next tick continues; or \
+         leave the table out with TABLES"
+    )]
+    MissingForTable {
+        stream: String,
+        table: String,
+        source: BoxError,
+    },
+    #[error(
+        "table {table} needs stream {stream}, and the drain writes to {most} streams already: a STREAM_NAME with \
+         {{schema}} has fewer, or a slot of their own for some tables"
+    )]
+    TooMany {
+        stream: String,
+        table: String,
+        most: usize,
+    },
+    #[error(
+        "stream {stream} accepts records of {record_bytes} bytes, and stream {first} of {first_bytes}: set the \
+         maximum record size of {stream} to that of {first}"
+    )]
+    SmallerRecords {
+        stream: String,
+        record_bytes: usize,
+        first: String,
+        first_bytes: usize,
+    },
+    #[error(
         "may not use stream {stream}: allow kinesis:PutRecords, ListShards and DescribeStreamSummary on it \
          (and its KMS key) to the function's role"
     )]
@@ -270,11 +299,28 @@ impl StreamError {
         }
     }
 
+    /// The error of the stream for a table's rows.
+    pub fn of_table(self, table: &TableName) -> Self {
+        match self {
+            StreamError::Missing { stream, source } => StreamError::MissingForTable {
+                stream,
+                table: table.to_string(),
+                source,
+            },
+            error => error,
+        }
+    }
+
     /// The stable `errorType`.
     pub fn name(&self) -> &'static str {
         match self {
-            StreamError::Missing { .. } | StreamError::Deleting { .. } => "StreamMissing",
-            StreamError::Unordered { .. } | StreamError::Scattering { .. } => "StreamUnusable",
+            StreamError::Missing { .. }
+            | StreamError::MissingForTable { .. }
+            | StreamError::Deleting { .. } => "StreamMissing",
+            StreamError::Unordered { .. }
+            | StreamError::Scattering { .. }
+            | StreamError::SmallerRecords { .. } => "StreamUnusable",
+            StreamError::TooMany { .. } => "TooManyStreams",
             StreamError::Denied { .. } | StreamError::Credentials { .. } => "StreamDenied",
             StreamError::Refused { .. } => "StreamRefused",
             StreamError::Throttled { .. }

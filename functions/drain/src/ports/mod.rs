@@ -14,5 +14,5 @@ pub use slot::{
     Slot, WalPositions,
 };
 pub use state_store::StateStore;
-pub use stream::{PutAnswer, RecordOutcome, Stream};
+pub use stream::{PutAnswer, RecordOutcome, Stream, StreamInfo};
 pub use tables::{ChunkBounds, ChunkRead, TableSource};

@@ -6,7 +6,7 @@ use super::StreamError;
 use crate::pack::{Record, ShardMap};
 
 /// A Kinesis data stream.
-pub trait Stream: Clone + Send + Sync + 'static {
+pub trait Stream: Clone + Send + Sync + Sized + 'static {
     /// The stream's name, for errors.
     fn name(&self) -> String;
 
@@ -16,8 +16,25 @@ pub trait Stream: Clone + Send + Sync + 'static {
     /// The stream cannot be asked, or its shards do not cover all hash keys: it is being resharded.
     fn shards(&self) -> impl Future<Output = Result<ShardMap, StreamError>> + Send;
 
+    /// Another stream of this name or ARN, if it can be used, and its description.
+    ///
+    /// # Errors
+    /// The stream cannot be described, or the configuration does not allow its distribution of records.
+    fn open(&self, name: &str) -> impl Future<Output = Result<(Self, StreamInfo), StreamError>> + Send;
+
     /// Puts records of different lanes, once. The caller sends failed records again.
     fn put(&self, records: Vec<Record>) -> impl Future<Output = PutAnswer> + Send;
+}
+
+/// Description of a stream.
+#[derive(Debug, Clone)]
+pub struct StreamInfo {
+    /// Most bytes of one record, data and partition key.
+    pub record_bytes: usize,
+    /// Whether the partition key determines the shard. Otherwise Kinesis chooses one, and no order holds.
+    pub keyed: bool,
+    /// The open shards.
+    pub shards: ShardMap,
 }
 
 /// The answer to a PutRecords request.

@@ -12,7 +12,7 @@ use drain::encode::{
 };
 use drain::lsn::Lsn;
 use drain::pack::{
-    Acknowledgements, Aggregation, HashKey, Lanes, QueuedEvent, RequestLimits, Shard, ShardMap,
+    Acknowledgements, Aggregation, HashKey, Lanes, MAIN_STREAM, QueuedEvent, RequestLimits, Shard, ShardMap,
 };
 use drain::pattern::TableColumns;
 use drain::plugin::Plugin;
@@ -181,6 +181,7 @@ impl Path {
                         event,
                         transaction: id,
                         change_positions: 1,
+                        stream: MAIN_STREAM,
                     });
                 }
                 self.encoded.take_spare(&mut self.spare);

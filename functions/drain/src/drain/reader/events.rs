@@ -6,7 +6,7 @@ use crate::change::{Change, Datum};
 use crate::encode::{EncodedEvents, Event, Oversize, Progress};
 use crate::error::Error;
 use crate::lsn::Lsn;
-use crate::pack::{QueuedEvent, TransactionId};
+use crate::pack::{MAIN_STREAM, QueuedEvent, TransactionId};
 use crate::ports::PeekRow;
 
 use super::super::report::Report;
@@ -122,6 +122,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
                 event,
                 transaction: id,
                 change_positions,
+                stream: MAIN_STREAM,
             });
         }
         Ok(())

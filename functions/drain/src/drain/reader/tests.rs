@@ -25,6 +25,7 @@ fn settings() -> Settings {
         source_name: "orders".into(),
         plugin: crate::plugin::Plugin::TestDecoding,
         tables: Vec::new(),
+        stream_pattern: None,
         record_bytes: 1 << 20,
         passes_oversize: false,
         aggregation: Aggregation::None,

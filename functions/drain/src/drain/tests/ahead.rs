@@ -20,6 +20,14 @@ impl KeptCheckpoint {
         Checkpoint::parse(&self.0.lock().unwrap()).unwrap()
     }
 
+    fn remove_marker(&self) {
+        let checkpoint = Checkpoint {
+            marker: None,
+            ..self.checkpoint()
+        };
+        *self.0.lock().unwrap() = checkpoint.to_text();
+    }
+
     async fn wait_for_ahead(&self) {
         while self.checkpoint().ack_ahead.is_none() {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -214,20 +222,35 @@ async fn nothing_is_remembered_where_nothing_is_acknowledged() {
 async fn without_the_marker_every_change_is_sent_again() {
     let (mut slot, parameter) = (slot(&TABLES), KeptCheckpoint::new());
     killed_tick(&mut slot, &parameter, "public.hot").await;
-    // A server that was restored from an older copy, whose log has grown since.
+    // As if the checkpoint had an earlier marker, which the log still has.
+    parameter.remove_marker();
     slot.commits.retain(|(_, table)| !table.starts_with(MARKER));
     let (arrived, report) = tick(&mut slot, &parameter, TICK).await;
     assert_eq!((arrived.len(), report.acknowledged_ahead), (7, 0));
 }
 
 #[tokio::test]
-async fn after_a_promotion_every_change_is_sent_again() {
+async fn a_server_without_the_marker_of_a_paced_store_gets_no_drain() {
+    let (mut slot, parameter) = (slot(&TABLES), KeptCheckpoint::new());
+    killed_tick(&mut slot, &parameter, "public.hot").await;
+    let checkpoint = parameter.checkpoint();
+    assert!(checkpoint.marker.as_ref().unwrap().lsn > checkpoint.commit_end);
+    // A server that was restored from an older copy, whose log has grown since.
+    slot.commits.retain(|(_, table)| !table.starts_with(MARKER));
+    let (arrived, report) = tick(&mut slot, &parameter, TICK).await;
+    assert_eq!((arrived.len(), report.peeks), (0, 0));
+    assert_eq!(parameter.checkpoint(), checkpoint);
+}
+
+#[tokio::test]
+async fn after_a_promotion_every_change_after_the_position_is_sent_again() {
     let (mut slot, parameter) = (slot(&TABLES), KeptCheckpoint::new());
     killed_tick(&mut slot, &parameter, "public.hot").await;
     let promoted = Tick {
         is_promoted: true,
         ..TICK
     };
+    // The log has the marker after the position. So it is the log that was drained up to there.
     let (arrived, report) = tick(&mut slot, &parameter, promoted).await;
-    assert_eq!((arrived.len(), report.acknowledged_ahead), (9, 0));
+    assert_eq!((arrived.len(), report.acknowledged_ahead), (7, 0));
 }

@@ -255,6 +255,19 @@ impl Stream for FakeStream {
         Ok(self.shards.clone())
     }
 
+    /// Each name is that of a stream whose records have this many bytes.
+    async fn open(&self, name: &str) -> Result<(Self, StreamInfo), StreamError> {
+        let info = StreamInfo {
+            record_bytes: name.parse().map_err(|_| StreamError::Missing {
+                stream: name.to_owned(),
+                source: "no number".into(),
+            })?,
+            keyed: true,
+            shards: self.shards.clone(),
+        };
+        Ok((self.clone(), info))
+    }
+
     async fn put(&self, records: Vec<Record>) -> PutAnswer {
         let mut throttles = self.throttles.lock().unwrap();
         let outcome = records.iter().map(|record| {

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::encode::Event;
 use crate::lsn::Lsn;
 use crate::pack::Acknowledgements;
 use crate::position::Position;
@@ -42,6 +43,7 @@ fn event(acknowledgements: &mut Acknowledgements, n: u64, key: &str, barrier: bo
         event,
         transaction,
         change_positions: 1,
+        stream: 0,
     }
 }
 
@@ -261,8 +263,8 @@ fn waiting_events_are_queued_again_after_a_resharding() {
                 }
             }
         }
-        lanes.reshard(ShardMap::even(shards));
-        assert_eq!(lanes.map().len(), usize::try_from(shards).unwrap());
+        lanes.reshard(0, ShardMap::even(shards));
+        assert_eq!(lanes.shards().of(0).len(), usize::try_from(shards).unwrap());
     }
     while !lanes.is_empty() {
         for record in lanes.next_request(now, LIMITS, false) {
@@ -277,7 +279,7 @@ fn waiting_events_are_queued_again_after_a_resharding() {
     }
 }
 
-/// Lanes under random pushes, requests, answers and reshardings.
+/// Lanes of two streams under random pushes, requests, answers and reshardings.
 struct RandomRun {
     lanes: Lanes,
     acknowledgements: Acknowledgements,
@@ -297,8 +299,10 @@ impl RandomRun {
             true => Aggregation::Kpl { bytes: 150 },
             false => Aggregation::None,
         };
+        let mut lanes = Lanes::new(aggregation, ShardMap::even(3));
+        lanes.add_stream(ShardMap::even(2));
         RandomRun {
-            lanes: Lanes::new(aggregation, ShardMap::even(3)),
+            lanes,
             acknowledgements: Acknowledgements::new(Lsn(0).into()),
             random: fastrand::Rng::with_seed(seed),
             now: Instant::now(),
@@ -323,6 +327,7 @@ impl RandomRun {
             let number = self.pushed as u64;
             let mut event = event(&mut self.acknowledgements, number, &key.to_string(), barrier);
             event.event.data = vec![0; usize::from(self.roll() % 160)];
+            event.stream = usize::from(key % 2);
             self.lanes.push(event);
             self.pushed += 1;
         }
@@ -343,11 +348,19 @@ impl RandomRun {
         let bytes: usize = request.iter().map(Record::bytes).sum();
         prop_assert!(request.len() <= 1 || (request.len() <= 3 && bytes <= 300));
         for record in &request {
+            prop_assert_eq!(record.stream(), request[0].stream());
             prop_assert_eq!(record.bytes(), record.data().len() + record.partition_key().len());
             prop_assert!(!record.is_aggregate() || record.bytes() <= 150);
             let events = record.events().iter();
             let mut keys = events.map(|event| HashKey::of(&event.event.partition_key));
-            prop_assert!(keys.all(|key| self.lanes.map().shard_number(key) == record.shard()));
+            let shards = self.lanes.shards();
+            prop_assert!(keys.all(|key| shards.number(record.stream(), key) == record.shard()));
+            prop_assert!(
+                record
+                    .events()
+                    .iter()
+                    .all(|event| event.stream == record.stream())
+            );
         }
         self.in_flight.extend(request);
         Ok(())
@@ -366,12 +379,13 @@ impl RandomRun {
         Ok(())
     }
 
-    /// Answers one record, or reshards the stream while none is in flight.
+    /// Answers one record, or reshards a stream while none is in flight.
     fn answer(&mut self) {
         if self.in_flight.is_empty() {
             if self.roll() < 20 {
                 let shards = 1 + u128::from(self.roll() % 5);
-                self.lanes.reshard(ShardMap::even(shards));
+                let stream = usize::from(self.roll() % 2);
+                self.lanes.reshard(stream, ShardMap::even(shards));
             }
             return;
         }
@@ -422,7 +436,8 @@ proptest! {
     ///
     /// Events of a key are acknowledged in the order in which they were pushed. No two records of a lane are
     /// in flight, nothing overtakes a barrier, and every event is acknowledged. Each request keeps its
-    /// limits, each aggregate its size. A record has the keys of its shard and reports its bytes.
+    /// limits, and has records of one stream. Each aggregate keeps its size. A record has the keys of its shard
+    /// and reports its bytes.
     #[test]
     fn failures_and_reshardings_keep_the_order(
         keys in prop::collection::vec((0u8..6, prop::bool::weighted(0.05)), 1..120),

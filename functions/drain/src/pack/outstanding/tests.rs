@@ -141,6 +141,7 @@ impl Drain<'_> {
                 },
                 transaction,
                 change_positions,
+                stream: 0,
             });
         }
     }

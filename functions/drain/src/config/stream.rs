@@ -1,0 +1,67 @@
+//! The variables of the streams.
+
+use super::ConfigError;
+use super::variables::{Variables, invalid};
+use crate::stream_pattern::StreamPattern;
+
+/// The only stream, or the stream of messages and the streams of tables.
+pub(super) fn read(variables: &Variables<'_>) -> Result<(String, Option<StreamPattern>), ConfigError> {
+    let value = variables.required("STREAM_NAME", "the name or the ARN of the Kinesis data stream")?;
+    let pattern = StreamPattern::new(&value);
+    // A placeholder stands for a name of at least one letter.
+    let name = value.replace("{schema}", "s").replace("{table}", "t");
+    checked(variables, "STREAM_NAME", name, &value)?;
+    let messages = variables.get("MESSAGE_STREAM_NAME");
+    match (pattern, messages) {
+        (None, None) => Ok((value, None)),
+        (Some(pattern), Some(messages)) => {
+            checked(variables, "MESSAGE_STREAM_NAME", messages.clone(), &messages)?;
+            Ok((messages, Some(pattern)))
+        }
+        (Some(_), None) => Err(ConfigError::Missing(
+            "MESSAGE_STREAM_NAME",
+            "the stream for messages and control events, which belong to no table: STREAM_NAME has a placeholder",
+        )),
+        (None, Some(messages)) => Err(invalid(
+            "MESSAGE_STREAM_NAME",
+            messages,
+            "empty, unless STREAM_NAME has {schema} or {table}: messages go to the only stream",
+        )),
+    }
+}
+
+/// Checks a name or an ARN. `value` is the variable's value, for the error.
+fn checked(
+    variables: &Variables<'_>,
+    variable: &'static str,
+    text: String,
+    value: &str,
+) -> Result<(), ConfigError> {
+    let region = variables.get("AWS_REGION");
+    let name = stream_of_arn(&text, region.as_deref()).or_else(|| (!text.contains(':')).then_some(&*text));
+    match name {
+        Some(name) if is_stream_name(name) => Ok(()),
+        _ => Err(invalid(
+            variable,
+            value.to_owned(),
+            "a name of 1 to 128 letters, digits and _-. or an ARN of the function's region, as \
+             arn:aws:kinesis:eu-central-1:123456789012:stream/NAME",
+        )),
+    }
+}
+
+/// The name in a stream's ARN; `None` for another text, and for an ARN of another region than `region`.
+fn stream_of_arn<'a>(text: &'a str, region: Option<&str>) -> Option<&'a str> {
+    let [arn, partition, service, in_region, account, resource] =
+        text.split(':').collect::<Vec<_>>().try_into().ok()?;
+    let is_account = account.len() == 12 && account.bytes().all(|byte| byte.is_ascii_digit());
+    let is_stream = arn == "arn" && partition.starts_with("aws") && service == "kinesis" && is_account;
+    // The client sends every request to the region of the function.
+    let is_here = region.is_none_or(|region| region == in_region);
+    resource.strip_prefix("stream/").filter(|_| is_stream && is_here)
+}
+
+fn is_stream_name(name: &str) -> bool {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    (1..=128).contains(&name.len()) && name.chars().all(is_allowed)
+}

@@ -1,0 +1,119 @@
+//! Streams of tables: which stream an event is for, if `STREAM_NAME` has a placeholder.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::sender::Sender;
+use super::settings::Settings;
+use crate::change::Relation;
+use crate::encode::Event;
+use crate::pack::MAIN_STREAM;
+use crate::ports::{ErrorKind, Stream, StreamError};
+use crate::stream_pattern::StreamPattern;
+use crate::table_name::TableName;
+
+/// Most streams of one drain, that of messages included.
+///
+/// A cold function describes each of them, and all functions of an account share 20 such requests a second.
+pub const MOST_STREAMS: usize = 50;
+
+/// Longest time of the attempts to describe a stream, and the pause between two of them.
+const OPENING_TIME: (Duration, Duration) = (Duration::from_secs(5), Duration::from_millis(200));
+
+/// The streams that are open.
+#[derive(Debug)]
+pub(super) struct StreamRoutes {
+    /// `None` if all events go to one stream.
+    pattern: Option<StreamPattern>,
+    /// The number of each stream, by its name.
+    numbers: HashMap<String, usize>,
+    /// The number of each table's stream.
+    tables: HashMap<TableName, usize>,
+    /// Table and stream of the last event. Most events have the table of the event before.
+    last: Option<(Arc<Relation>, usize)>,
+}
+
+impl StreamRoutes {
+    /// Routes of a drain. The stream with the name `main` is open.
+    pub(super) fn new(settings: &Settings, main: String) -> Self {
+        StreamRoutes {
+            pattern: settings.stream_pattern.clone(),
+            numbers: HashMap::from([(main, MAIN_STREAM)]),
+            tables: HashMap::new(),
+            last: None,
+        }
+    }
+
+    /// The number of an event's stream; `None` if that is not known yet.
+    fn find(&mut self, event: &Event) -> Option<usize> {
+        let (Some(_), Some(relation)) = (&self.pattern, &event.relation) else {
+            return Some(MAIN_STREAM);
+        };
+        if let Some((last, number)) = &self.last
+            && Arc::ptr_eq(last, relation)
+        {
+            return Some(*number);
+        }
+        let number = *self.tables.get(&relation.table)?;
+        self.last = Some((Arc::clone(relation), number));
+        Some(number)
+    }
+
+    /// The number of an event's stream. Opens the stream if it is not open yet.
+    ///
+    /// # Errors
+    /// The stream cannot be opened before `deadline`, or too many are open.
+    pub(super) async fn stream_of<K: Stream>(
+        &mut self,
+        event: &Event,
+        sender: &mut Sender<K>,
+        deadline: Instant,
+    ) -> Result<usize, StreamError> {
+        if let Some(number) = self.find(event) {
+            return Ok(number);
+        }
+        let (Some(pattern), Some(relation)) = (&self.pattern, &event.relation) else {
+            return Ok(MAIN_STREAM);
+        };
+        let table = &relation.table;
+        let name = pattern.stream_of(table);
+        let number = match self.numbers.get(&name) {
+            Some(number) => *number,
+            None if self.numbers.len() == MOST_STREAMS => {
+                return Err(StreamError::TooMany {
+                    stream: name,
+                    table: table.to_string(),
+                    most: MOST_STREAMS,
+                });
+            }
+            None => {
+                let opened = Box::pin(open(sender, &name, deadline)).await;
+                let number = opened.map_err(|error| error.of_table(table))?;
+                self.numbers.insert(name, number);
+                number
+            }
+        };
+        self.tables.insert(table.clone(), number);
+        Ok(number)
+    }
+}
+
+/// Opens a stream, with retries until `deadline`, or for [`OPENING_TIME`]. Returns its number.
+async fn open<K: Stream>(
+    sender: &mut Sender<K>,
+    name: &str,
+    deadline: Instant,
+) -> Result<usize, StreamError> {
+    let (longest, pause) = OPENING_TIME;
+    let end = deadline.min(Instant::now() + longest);
+    loop {
+        match sender.open_stream(name).await {
+            Err(error) if error.kind() == ErrorKind::Transient && Instant::now() + pause < end => {
+                tracing::debug!(stream = name, error = %error, "the stream was not described, trying again");
+                tokio::time::sleep(pause).await;
+            }
+            opened => return opened,
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! The shards of all streams of a drain. They have numbers, one stream after the other.
+
+use std::ops::Range;
+
+use super::shards::{HashKey, Shard, ShardMap};
+
+/// The number of the only stream; with several, that of the stream for messages.
+pub const MAIN_STREAM: usize = 0;
+
+/// The open shards of each stream.
+#[derive(Debug)]
+pub struct StreamShards {
+    /// One map for each stream; never empty.
+    maps: Vec<ShardMap>,
+}
+
+impl StreamShards {
+    /// The shards of one stream, which has the number 0.
+    pub(super) fn new(map: ShardMap) -> Self {
+        StreamShards { maps: vec![map] }
+    }
+
+    /// Adds a stream. Its shards follow those of the other streams, whose numbers stay.
+    pub(super) fn add(&mut self, map: ShardMap) {
+        self.maps.push(map);
+    }
+
+    /// Replaces the shards of a stream. The shards of later streams get other numbers.
+    pub(super) fn replace(&mut self, stream: usize, map: ShardMap) {
+        self.maps[stream] = map;
+    }
+
+    /// The shards of a stream.
+    ///
+    /// # Panics
+    /// There is no such stream.
+    pub fn of(&self, stream: usize) -> &ShardMap {
+        &self.maps[stream]
+    }
+
+    /// The number of all shards.
+    pub(super) fn count(&self) -> usize {
+        self.maps.iter().map(ShardMap::len).sum()
+    }
+
+    /// The numbers of a stream's shards.
+    pub(super) fn numbers(&self, stream: usize) -> Range<usize> {
+        let first = self.maps.iter().take(stream).map(ShardMap::len).sum();
+        first..first + self.maps[stream].len()
+    }
+
+    /// The number of the stream's shard with this hash key.
+    pub(super) fn number(&self, stream: usize, hash_key: HashKey) -> usize {
+        self.numbers(stream).start + self.maps[stream].shard_number(hash_key)
+    }
+
+    /// The stream of the shard with this number.
+    ///
+    /// # Panics
+    /// The number belongs to other maps.
+    pub(super) fn stream(&self, number: usize) -> usize {
+        let mut end = 0;
+        let stream = self.maps.iter().position(|map| {
+            end += map.len();
+            number < end
+        });
+        stream.expect("the number is that of a shard")
+    }
+
+    /// The shard with this number.
+    ///
+    /// # Panics
+    /// The number belongs to other maps.
+    pub fn shard(&self, number: usize) -> &Shard {
+        let stream = self.stream(number);
+        self.maps[stream].shard(number - self.numbers(stream).start)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shards_of_each_stream_follow_those_of_the_streams_before() {
+        let mut shards = StreamShards::new(ShardMap::even(3));
+        shards.add(ShardMap::even(1));
+        shards.add(ShardMap::even(2));
+        assert_eq!(shards.count(), 6);
+        assert_eq!([0, 1, 2].map(|stream| shards.numbers(stream)), [0..3, 3..4, 4..6]);
+        assert_eq!(
+            [0, 2, 3, 4, 5].map(|number| shards.stream(number)),
+            [0, 0, 1, 2, 2]
+        );
+        let last = HashKey(u128::MAX);
+        assert_eq!([0, 1, 2].map(|stream| shards.number(stream, last)), [2, 3, 5]);
+        assert_eq!(
+            [2, 3, 5].map(|number| &*shards.shard(number).id),
+            ["2 of 3", "0 of 1", "1 of 2"]
+        );
+        shards.replace(0, ShardMap::even(1));
+        assert_eq!((shards.count(), shards.number(2, last)), (4, 3));
+    }
+}

@@ -1,0 +1,75 @@
+//! Name of a stream with placeholders for schema and table, such as `cdc-{schema}`.
+
+use std::fmt;
+
+use crate::table_name::TableName;
+
+/// Placeholder for the schema of a table.
+const SCHEMA: &str = "{schema}";
+/// Placeholder for the name of a table.
+const TABLE: &str = "{table}";
+
+/// Name or ARN of a stream that has [`SCHEMA`], [`TABLE`] or both.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamPattern(String);
+
+impl StreamPattern {
+    /// The pattern of a text; `None` if it has no placeholder.
+    pub fn new(text: &str) -> Option<Self> {
+        let has_placeholder = text.contains(SCHEMA) || text.contains(TABLE);
+        has_placeholder.then(|| StreamPattern(text.to_owned()))
+    }
+
+    /// The stream of a table.
+    ///
+    /// Kinesis accepts letters, digits and `_-.` in a name. Each other character becomes an underscore. So tables
+    /// whose names differ in such characters only have the same stream.
+    pub fn stream_of(&self, table: &TableName) -> String {
+        let schema = self.0.replace(SCHEMA, &accepted(&table.schema));
+        schema.replace(TABLE, &accepted(&table.name))
+    }
+}
+
+impl fmt::Display for StreamPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn accepted(name: &str) -> String {
+    let is_accepted = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    name.chars()
+        .map(|c| if is_accepted(c) { c } else { '_' })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_has_the_names_of_its_table() {
+        for (pattern, schema, table, stream) in [
+            ("cdc-{schema}", "public", "orders", "cdc-public"),
+            ("cdc.{table}", "public", "orders", "cdc.orders"),
+            ("{schema}.{table}", "Shop", "Order Line", "Shop.Order_Line"),
+            ("{table}", "public", "a{schema}ü", "a_schema__"),
+            (
+                "arn:aws:kinesis:eu-central-1:123456789012:stream/cdc-{schema}",
+                "a:b",
+                "t",
+                "arn:aws:kinesis:eu-central-1:123456789012:stream/cdc-a_b",
+            ),
+        ] {
+            let pattern = StreamPattern::new(pattern).unwrap();
+            assert_eq!(pattern.stream_of(&TableName::new(schema, table)), stream);
+        }
+    }
+
+    #[test]
+    fn a_name_without_a_placeholder_is_no_pattern() {
+        for name in ["cdc", "cdc-{column}", "schema"] {
+            assert_eq!(StreamPattern::new(name), None);
+        }
+    }
+}
