@@ -17,6 +17,7 @@ crate::version_scenarios![
     partitions_with_other_column_orders_have_the_values_of_their_columns,
     partitions_come_and_go_between_write_and_drain,
     partitions_with_different_keys_have_no_common_key,
+    a_whole_old_row_with_nulls_does_not_have_the_key_of_another_partition,
     a_key_that_is_unique_in_its_partition_only_is_none,
 ];
 
@@ -280,6 +281,35 @@ async fn partitions_with_different_keys_have_no_common_key(version: u32) {
     // An insert may be of either partition.
     let inserts = &delivery.changes()[..4];
     assert!(inserts.iter().all(|change| change.partition_key == "public.p"));
+}
+
+async fn a_whole_old_row_with_nulls_does_not_have_the_key_of_another_partition(version: u32) {
+    let fixture = published(
+        pgoutput(version),
+        "create table p (id int not null, n int not null, v text) partition by range (n);
+         create table p1 partition of p for values from (0) to (10);
+         create table p2 partition of p for values from (10) to (20);
+         alter table p replica identity full; alter table p1 replica identity full;
+         create unique index i on p2 (id, n); alter table p2 replica identity using index i",
+    )
+    .await;
+    // The first two are equal, but for the value that is null.
+    fixture
+        .sql("insert into p values (1, 1, 'a'), (1, 1, null), (1, 11, 'b')")
+        .await;
+    fixture.sql("delete from p where v is null").await;
+    fixture.sql("delete from p where n = 11").await;
+    fixture.drain().await;
+    let delivery = fixture.consume().await;
+    let lane = "public.p";
+    assert_steps(
+        &delivery,
+        &[("c", lane), ("c", lane), ("c", lane), ("d", lane), ("d", lane)],
+    );
+    assert_eq!(
+        befores(&delivery),
+        [json!({"id": 1, "n": 1}), json!({"id": 1, "n": 11})]
+    );
 }
 
 async fn a_key_that_is_unique_in_its_partition_only_is_none(version: u32) {
