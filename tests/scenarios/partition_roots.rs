@@ -293,7 +293,7 @@ async fn a_whole_old_row_with_nulls_does_not_have_the_key_of_another_partition(v
          create unique index i on p2 (id, n); alter table p2 replica identity using index i",
     )
     .await;
-    // The first two are equal, but for the value that is null.
+    // The first two rows differ only in v.
     fixture
         .sql("insert into p values (1, 1, 'a'), (1, 1, null), (1, 11, 'b')")
         .await;

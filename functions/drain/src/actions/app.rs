@@ -7,7 +7,7 @@ use aws_config::SdkConfig;
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
-use crate::aws::kinesis::{Kinesis, StreamNeeds};
+use crate::aws::kinesis::{Kinesis, StreamRequirements};
 use crate::aws::parameter_store::Parameter;
 use crate::aws::{client, rds_token, secret};
 use crate::checkpoint::Checkpoint;
@@ -58,11 +58,11 @@ impl App {
     pub async fn new(config: Config) -> Self {
         let aws = client::config().await;
         let ssm = aws_sdk_ssm::Client::new(&aws);
-        let needs = StreamNeeds {
+        let requirements = StreamRequirements {
             aggregates: config.aggregate,
             accepts_auto: config.accept_auto_distribution,
         };
-        let stream = Kinesis::new(client::kinesis(&aws), config.stream.clone(), needs);
+        let stream = Kinesis::new(client::kinesis(&aws), config.stream.clone(), requirements);
         let checkpoint = Parameter::plain(ssm.clone(), config.checkpoint_parameter.clone());
         // Its cursor is a key of a row, and its condition may hold values.
         let name = format!("{}.backfill", config.checkpoint_parameter);

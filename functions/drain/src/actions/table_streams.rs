@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use super::app::App;
-use crate::drain::MOST_STREAMS;
+use crate::drain::{MOST_STREAMS, check_name};
+use crate::error::Error;
+use crate::pattern::matches_any;
 use crate::plugin::Plugin;
 use crate::ports::{SlotError, Stream as _};
 use crate::postgres::connection::{Connector, Session};
-use crate::postgres::table_states::table_states;
-use crate::sent_tables::Sending;
+use crate::postgres::event_tables::event_tables;
 use crate::table_name::TableName;
 
 /// A sentence for each stream that a table needs and that cannot be used, and one if there are too many.
@@ -27,15 +28,12 @@ pub(super) async fn stream_problems(
     let Some(pattern) = &config.stream_pattern else {
         return Ok(Vec::new());
     };
-    let (publications, patterns) = (&config.publications, &config.tables);
-    let states = table_states(connector, session, plugin, publications, patterns).await?;
-    let sent = states.into_iter().filter(|state| state.sending == Sending::Sent);
     // The first table of each stream.
     let mut streams: BTreeMap<String, TableName> = BTreeMap::new();
-    for state in sent {
-        streams
-            .entry(pattern.stream_of(&state.table))
-            .or_insert(state.table);
+    for table in event_tables(connector, session, plugin, &config.publications).await? {
+        if matches_any(&config.tables, &table) {
+            streams.entry(pattern.stream_of(&table)).or_insert(table);
+        }
     }
     streams.remove(&config.stream);
     let mut problems = Vec::new();
@@ -46,9 +44,15 @@ pub(super) async fn stream_problems(
              {MOST_STREAMS}: a STREAM_NAME with {{schema}} only has fewer"
         ));
     }
-    for (stream, table) in streams.iter().take(MOST_STREAMS) {
-        if let Err(error) = app.stream.open(stream).await {
-            problems.push(crate::error::Error::from(error.of_table(table)).chain());
+    let main = app.stream.usable_info().await;
+    let record_bytes = main.map_or(0, |main| main.record_bytes);
+    for (stream, table) in streams.iter().take(MOST_STREAMS - 1) {
+        let checked = match check_name(stream) {
+            Ok(()) => app.stream.open(stream, record_bytes).await.map(drop),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = checked {
+            problems.push(Error::from(error.with_table(table)).chain());
         }
     }
     Ok(problems)

@@ -30,7 +30,7 @@ pub(crate) struct Kinesis {
     client: Client,
     /// Its name, or its ARN. A stream of another account has no other address.
     stream: String,
-    needs: StreamNeeds,
+    requirements: StreamRequirements,
     /// The last description, and when it was read.
     cached: Arc<Mutex<Option<(Instant, StreamInfo)>>>,
     /// The streams that were opened, by name or ARN.
@@ -39,7 +39,7 @@ pub(crate) struct Kinesis {
 
 /// What the configuration needs of a stream.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct StreamNeeds {
+pub(crate) struct StreamRequirements {
     /// Whether records are aggregates. Consumers drop an aggregate in another shard than its keys.
     pub(crate) aggregates: bool,
     /// Whether changes of one key may arrive in any order.
@@ -57,9 +57,12 @@ impl Stream for Kinesis {
         self.list_shards().await
     }
 
-    async fn open(&self, name: &str) -> Result<(Self, StreamInfo), StreamError> {
+    async fn open(&self, name: &str, record_bytes: usize) -> Result<(Self, StreamInfo), StreamError> {
         let stream = self.other(name);
         let info = stream.usable_info().await?;
+        let checked = info.check_record_bytes(name, &self.stream, record_bytes);
+        // Somebody may correct the stream before the description is out of date.
+        checked.inspect_err(|_| stream.set_cached(None))?;
         Ok((stream, info))
     }
 
@@ -73,11 +76,11 @@ impl Kinesis {
     /// The stream of this name or ARN.
     ///
     /// The client must not retry by itself: the sender keeps the order, and needs to know of every failure.
-    pub(crate) fn new(client: Client, stream: String, needs: StreamNeeds) -> Self {
+    pub(crate) fn new(client: Client, stream: String, requirements: StreamRequirements) -> Self {
         Kinesis {
             client,
             stream,
-            needs,
+            requirements,
             cached: Arc::default(),
             opened: Arc::default(),
         }
@@ -86,7 +89,7 @@ impl Kinesis {
     /// Another stream, with the description that an earlier invocation read of it.
     fn other(&self, name: &str) -> Self {
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
-        let other = || Kinesis::new(Client::clone(&self.client), name.to_owned(), self.needs);
+        let other = || Kinesis::new(Client::clone(&self.client), name.to_owned(), self.requirements);
         opened.entry(name.to_owned()).or_insert_with(other).clone()
     }
 
@@ -141,15 +144,17 @@ impl Kinesis {
     pub(crate) async fn usable_info(&self) -> Result<StreamInfo, StreamError> {
         let info = self.info().await?;
         let stream = || self.stream.clone();
-        match self.needs {
-            StreamNeeds { aggregates: true, .. } if !info.keyed => {
+        let usable = match self.requirements {
+            StreamRequirements { aggregates: true, .. } if !info.keyed => {
                 Err(StreamError::Scattering { stream: stream() })
             }
-            StreamNeeds {
+            StreamRequirements {
                 accepts_auto: false, ..
             } if !info.keyed => Err(StreamError::Unordered { stream: stream() }),
             _ => Ok(info),
-        }
+        };
+        // Somebody may correct the stream before the description is out of date.
+        usable.inspect_err(|_| self.set_cached(None))
     }
 
     /// The stream's description, at most ten minutes old.

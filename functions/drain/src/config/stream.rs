@@ -44,7 +44,7 @@ fn checked(
         _ => Err(invalid(
             variable,
             value.to_owned(),
-            "a name of 1 to 128 letters, digits and _-. or an ARN of the function's region, as \
+            "a name of 1 to 128 letters, digits and _-. (in STREAM_NAME also {schema} and {table}) or an ARN of the function's region, as \
              arn:aws:kinesis:eu-central-1:123456789012:stream/NAME",
         )),
     }

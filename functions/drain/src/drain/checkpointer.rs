@@ -115,10 +115,12 @@ impl<C: StateStore> Checkpointer<C> {
         self.document.marker = marker;
     }
 
-    /// Whether later stores name a marker at or after `acknowledged`.
+    /// Whether later stores name a marker whose commit ends at or after `acknowledged`.
+    ///
+    /// A later position shows that the slot returned the marker.
     pub(super) fn has_marker_for(&self, acknowledged: Lsn) -> bool {
         let marker = self.document.marker.as_ref();
-        marker.is_some_and(|marker| marker.lsn >= acknowledged)
+        marker.is_some_and(|marker| marker.flushed >= acknowledged)
     }
 
     /// Whether a store is running.

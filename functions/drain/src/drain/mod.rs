@@ -51,7 +51,7 @@ use tip::PollPacing;
 pub use backfill::BackfillRunner;
 pub(crate) use markers::MARKER_TIME;
 pub use settings::{AGGREGATE_BYTES, REQUEST, Settings};
-pub use stream_routes::MOST_STREAMS;
+pub use stream_routes::{MOST_STREAMS, check_name};
 pub use task::{DrainPorts, DrainTask, Drained};
 
 /// Most bytes of new log that are left to the next tick.
@@ -290,7 +290,7 @@ where
                     stream: self.sender.stream_name(),
                     source: "it did not acknowledge the first event in time".into(),
                 };
-                return Err(Error::Stream(self.sender.trouble.take().unwrap_or(late)));
+                return Err(Error::Stream(self.sender.take_trouble().unwrap_or(late)));
             }
         }
         self.store(&self.start.acknowledged.into()).await
@@ -447,7 +447,7 @@ where
     async fn stop_at_deadline(&mut self) -> Result<(), Error> {
         self.confirm_sent().await?;
         self.report.stopped = StopReason::Deadline;
-        match self.sender.trouble.take() {
+        match self.sender.take_trouble() {
             Some(error) if !self.sender.is_empty() => Err(Error::Stream(error)),
             _ => Ok(()),
         }

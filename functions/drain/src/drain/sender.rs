@@ -3,6 +3,8 @@
 //! It keeps requests in flight, sends refused records again, slows down where a shard throttles, and follows
 //! each stream when it is resharded.
 
+mod resharding;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -16,7 +18,7 @@ use crate::checkpoint::AckPosition;
 use crate::encode::Event;
 use crate::error::Error;
 use crate::pack::{
-    Acknowledgements, Aggregation, HashKey, Lanes, MAIN_STREAM, Outstanding, QueuedEvent, Record, ShardMap,
+    Acknowledgements, Aggregation, Lanes, MAIN_STREAM, Outstanding, QueuedEvent, Record, ShardMap,
 };
 use crate::ports::{ErrorKind, PutAnswer, RecordOutcome, Stream, StreamError};
 
@@ -25,7 +27,7 @@ use crate::ports::{ErrorKind, PutAnswer, RecordOutcome, Stream, StreamError};
 /// More do not help: a lane has one record in flight, and a shard takes 1,000 records a second.
 const MAX_REQUESTS: usize = 16;
 
-/// With so many requests in flight, another one must hold [`WORTHWHILE_RECORDS`].
+/// With so many requests of a stream in flight, another one must hold [`WORTHWHILE_RECORDS`].
 ///
 /// Each answer frees the next event of its keys. Without this bound these events would be sent one by one.
 const FEW_REQUESTS: usize = 4;
@@ -53,8 +55,8 @@ const LIST_BACKOFF: (f64, f64) = (0.05, 1.0);
 pub(super) enum StreamAnswer {
     /// To a PutRecords request, with its number and the time that it took.
     Put(u64, PutAnswer, Duration),
-    /// To a ListShards request for the stream with this number.
-    Shards(usize, Result<ShardMap, StreamError>),
+    /// To a ListShards request for each stream with a stale map.
+    Shards(Vec<(usize, Result<ShardMap, StreamError>)>),
 }
 
 /// How much may wait in the lanes.
@@ -71,13 +73,28 @@ struct OpenStream<K> {
     stream: K,
     /// Whether the partition key decides the shard.
     keyed: bool,
+    /// Requests in flight.
+    requests: usize,
+    /// The last error, until a record is acknowledged.
+    trouble: Option<StreamError>,
+}
+
+impl<K> OpenStream<K> {
+    fn new(stream: K, keyed: bool) -> Self {
+        OpenStream {
+            stream,
+            keyed,
+            requests: 0,
+            trouble: None,
+        }
+    }
 }
 
 /// Sends the events of one drain.
 pub(super) struct Sender<K> {
     /// The streams, by their numbers. The first one is open from the beginning.
     streams: Vec<OpenStream<K>>,
-    /// Most bytes of one record, of which each stream accepts at least that.
+    /// Most bytes of one record. Each stream accepts such records.
     record_bytes: usize,
     aggregation: Aggregation,
     /// Most bytes that may wait, those in flight included.
@@ -105,8 +122,6 @@ pub(super) struct Sender<K> {
     unplaced: Vec<(Record, String)>,
     /// Whether the stream refused for good. Then nothing more is sent.
     is_closed: bool,
-    /// The last error, until a record is acknowledged.
-    pub(super) trouble: Option<StreamError>,
     /// Acknowledged events, whose buffers the reader uses again.
     pub(super) spare: Vec<Event>,
 }
@@ -115,10 +130,7 @@ impl<K: Stream> Sender<K> {
     /// A sender that starts at `position`. Every event must be acknowledged before `deadline`.
     pub(super) fn new(stream: K, settings: &Settings, position: AckPosition, deadline: Instant) -> Self {
         Sender {
-            streams: vec![OpenStream {
-                stream,
-                keyed: settings.keyed,
-            }],
+            streams: vec![OpenStream::new(stream, settings.keyed)],
             record_bytes: settings.record_bytes,
             aggregation: settings.aggregation,
             capacity: settings.bytes_in_flight,
@@ -137,7 +149,6 @@ impl<K: Stream> Sender<K> {
             stale: BTreeMap::new(),
             unplaced: Vec::new(),
             is_closed: false,
-            trouble: None,
             spare: Vec::new(),
         }
     }
@@ -154,22 +165,12 @@ impl<K: Stream> Sender<K> {
     /// Opens another stream. Returns its number.
     ///
     /// # Errors
-    /// The stream cannot be described, or accepts smaller records than the first stream.
+    /// As [`Stream::open`].
     pub(super) async fn open_stream(&mut self, name: &str) -> Result<usize, StreamError> {
-        let (stream, info) = self.streams[MAIN_STREAM].stream.open(name).await?;
-        if info.record_bytes < self.record_bytes {
-            return Err(StreamError::SmallerRecords {
-                stream: name.to_owned(),
-                record_bytes: info.record_bytes,
-                first: self.stream_name(),
-                first_bytes: self.record_bytes,
-            });
-        }
+        let main = &self.streams[MAIN_STREAM].stream;
+        let (stream, info) = main.open(name, self.record_bytes).await?;
         self.lanes.add_stream(info.shards);
-        self.streams.push(OpenStream {
-            stream,
-            keyed: info.keyed,
-        });
+        self.streams.push(OpenStream::new(stream, info.keyed));
         Ok(self.streams.len() - 1)
     }
 
@@ -237,11 +238,12 @@ impl<K: Stream> Sender<K> {
 
     /// Whether a request should be sent now, since no more events follow.
     pub(super) fn can_send_rest(&self) -> bool {
-        let worthwhile = match self.in_flight.len() {
+        let (stream, records) = self.lanes.next_stream();
+        let worthwhile = match self.streams[stream].requests {
             0..FEW_REQUESTS => 1,
             _ => WORTHWHILE_RECORDS,
         };
-        self.may_send() && self.lanes.sendable_records() >= worthwhile
+        self.may_send() && records >= worthwhile
     }
 
     fn may_send(&self) -> bool {
@@ -258,7 +260,9 @@ impl<K: Stream> Sender<K> {
     pub(super) fn send(&mut self, full: bool) {
         let records = self.lanes.next_request(Instant::now(), REQUEST, full);
         if let Some(first) = records.first() {
-            let stream = self.streams[first.stream()].stream.clone();
+            let open = &mut self.streams[first.stream()];
+            open.requests += 1;
+            let stream = open.stream.clone();
             self.throughput.start();
             let number = self.requested.add(&records);
             self.in_flight.spawn(async move {
@@ -302,30 +306,16 @@ impl<K: Stream> Sender<K> {
                 self.throughput.add(acknowledged, !self.in_flight.is_empty());
                 result
             }
-            StreamAnswer::Shards(stream, shards) => self.apply_shards(stream, shards, report),
+            StreamAnswer::Shards(listed) => self.apply_shards(listed, report),
         };
         self.list_shards_if_stale();
         result
     }
 
-    /// Asks for the shards while a map is stale. Lanes change only while nothing is in flight.
-    fn list_shards_if_stale(&mut self) {
-        let Some((&number, &answers)) = self.stale.first_key_value() else {
-            return;
-        };
-        if self.in_flight.is_empty() && !self.is_closed {
-            let stream = self.streams[number].stream.clone();
-            self.in_flight.spawn(async move {
-                if answers > 0 {
-                    tokio::time::sleep(backoff(LIST_BACKOFF, answers)).await;
-                }
-                StreamAnswer::Shards(number, stream.shards().await)
-            });
-        }
-    }
-
     fn apply_put(&mut self, answer: PutAnswer, report: &mut Report) -> Result<(), Error> {
         report.requests += 1;
+        let stream = answer.records.first().map_or(MAIN_STREAM, Record::stream);
+        self.streams[stream].requests -= 1;
         let (outcomes, error) = match answer.outcome {
             Ok(outcomes) => (outcomes, None),
             Err(error) => {
@@ -347,7 +337,7 @@ impl<K: Stream> Sender<K> {
             return Err(Error::Stream(error));
         }
         tracing::debug!(error = %error, "request failed, sending again");
-        self.trouble = Some(error);
+        self.streams[stream].trouble = Some(error);
         Ok(())
     }
 
@@ -402,7 +392,7 @@ impl<K: Stream> Sender<K> {
     }
 
     fn acknowledge(&mut self, now: Instant, record: Record, report: &mut Report) {
-        self.trouble = None;
+        self.streams[record.stream()].trouble = None;
         report.records += 1;
         report.bytes += record.bytes() as u64;
         for event in record.events() {
@@ -420,72 +410,17 @@ impl<K: Stream> Sender<K> {
         self.lanes.retry(now, record, pause);
     }
 
-    /// Whether a record was stored in the shard that the map says. If not, the map is stale.
-    fn is_in_place(&self, record: &Record, shard: &str) -> bool {
-        !self.streams[record.stream()].keyed || self.lanes.shards().shard(record.shard()).id == shard
+    fn set_trouble(&mut self, number: usize, why: &'static str) {
+        let open = &mut self.streams[number];
+        let stream = open.stream.name();
+        let source = why.into();
+        open.trouble
+            .get_or_insert(StreamError::Unavailable { stream, source });
     }
 
-    /// Acknowledges the aggregates whose keys all belong to the shard where they were stored, and sends the
-    /// others again.
-    ///
-    /// From an aggregate of which one key belongs to another shard the KCL drops every event.
-    fn place_aggregates(&mut self, stream: usize, map: &ShardMap, report: &mut Report) {
-        let now = Instant::now();
-        let of_stream = |(record, _): &mut (Record, String)| record.stream() == stream;
-        let unplaced: Vec<_> = self.unplaced.extract_if(.., of_stream).collect();
-        for (record, shard) in unplaced {
-            let keys = record.events().iter();
-            let hash_keys = keys.map(|event| HashKey::of(&event.event.partition_key));
-            match map.contains_all(&shard, hash_keys) {
-                Some(true) => self.acknowledge(now, record, report),
-                // The shard may have been split or merged again: nothing tells whether consumers accept it.
-                Some(false) | None => self.retry(now, record, report),
-            }
-        }
-    }
-
-    fn set_trouble(&mut self, stream: usize, why: &'static str) {
-        if self.trouble.is_none() {
-            self.trouble = Some(StreamError::Unavailable {
-                stream: self.name_of(stream),
-                source: why.into(),
-            });
-        }
-    }
-
-    fn apply_shards(
-        &mut self,
-        number: usize,
-        shards: Result<ShardMap, StreamError>,
-        report: &mut Report,
-    ) -> Result<(), Error> {
-        let answers = self.stale.remove(&number).unwrap_or(0) + 1;
-        let stream = self.name_of(number);
-        match shards {
-            Ok(map) if map != *self.lanes.shards().of(number) => {
-                tracing::info!(stream, shards = map.len(), "the stream was resharded");
-                self.place_aggregates(number, &map, report);
-                self.lanes.reshard(number, map);
-            }
-            // A record of one event is right in any shard, so the map need not be.
-            Ok(_) | Err(_) if self.aggregation == Aggregation::None => {
-                tracing::warn!(stream, "records are stored in other shards than ListShards says");
-                self.streams[number].keyed = false;
-            }
-            Ok(_) => {
-                self.stale.insert(number, answers);
-                self.set_trouble(number, "it stores records in other shards than ListShards says");
-            }
-            Err(error) if error.kind() == ErrorKind::Definite => {
-                self.is_closed = true;
-                return Err(Error::Stream(error));
-            }
-            Err(error) => {
-                self.stale.insert(number, answers);
-                self.trouble = Some(error);
-            }
-        }
-        Ok(())
+    /// Takes the last error of a stream that acknowledged no record since.
+    pub(super) fn take_trouble(&mut self) -> Option<StreamError> {
+        self.streams.iter_mut().find_map(|open| open.trouble.take())
     }
 }
 

@@ -18,6 +18,9 @@ use crate::table_name::TableName;
 /// A cold function describes each of them, and all functions of an account share 20 such requests a second.
 pub const MOST_STREAMS: usize = 50;
 
+/// Most characters of a stream's name (Kinesis API, `StreamName`). All of them are ASCII.
+const MOST_NAME_BYTES: usize = 128;
+
 /// Longest time of the attempts to describe a stream, and the pause between two of them.
 const OPENING_TIME: (Duration, Duration) = (Duration::from_secs(5), Duration::from_millis(200));
 
@@ -62,58 +65,82 @@ impl StreamRoutes {
 
     /// The number of an event's stream. Opens the stream if it is not open yet.
     ///
+    /// `None` if it is not open at `deadline`. The event then belongs to a change that is not acknowledged.
+    ///
     /// # Errors
-    /// The stream cannot be opened before `deadline`, or too many are open.
+    /// The stream cannot be opened, or too many are open.
     pub(super) async fn stream_of<K: Stream>(
         &mut self,
         event: &Event,
         sender: &mut Sender<K>,
         deadline: Instant,
-    ) -> Result<usize, StreamError> {
+    ) -> Result<Option<usize>, StreamError> {
         if let Some(number) = self.find(event) {
-            return Ok(number);
+            return Ok(Some(number));
         }
         let (Some(pattern), Some(relation)) = (&self.pattern, &event.relation) else {
-            return Ok(MAIN_STREAM);
+            return Ok(Some(MAIN_STREAM));
         };
         let table = &relation.table;
         let name = pattern.stream_of(table);
         let number = match self.numbers.get(&name) {
             Some(number) => *number,
-            None if self.numbers.len() == MOST_STREAMS => {
-                return Err(StreamError::TooMany {
-                    stream: name,
-                    table: table.to_string(),
-                    most: MOST_STREAMS,
-                });
-            }
             None => {
-                let opened = Box::pin(open(sender, &name, deadline)).await;
-                let number = opened.map_err(|error| error.of_table(table))?;
+                let opened = Box::pin(self.open(sender, &name, deadline)).await;
+                let Some(number) = opened.map_err(|error| error.with_table(table))? else {
+                    return Ok(None);
+                };
                 self.numbers.insert(name, number);
                 number
             }
         };
         self.tables.insert(table.clone(), number);
-        Ok(number)
+        Ok(Some(number))
+    }
+
+    /// Opens a stream, with retries for [`OPENING_TIME`]. Returns its number; `None` if it is not open at `deadline`.
+    async fn open<K: Stream>(
+        &self,
+        sender: &mut Sender<K>,
+        name: &str,
+        deadline: Instant,
+    ) -> Result<Option<usize>, StreamError> {
+        check_name(name)?;
+        if self.numbers.len() == MOST_STREAMS {
+            return Err(StreamError::TooMany {
+                stream: name.to_owned(),
+                most: MOST_STREAMS,
+            });
+        }
+        let (longest, pause) = OPENING_TIME;
+        let end = Instant::now() + longest;
+        loop {
+            let Ok(opened) = tokio::time::timeout_at(deadline.into(), sender.open_stream(name)).await else {
+                return Ok(None);
+            };
+            match opened {
+                Err(error) if error.kind() == ErrorKind::Transient && Instant::now() + pause < end => {
+                    tracing::debug!(stream = name, error = %error, "the stream was not described, trying again");
+                    tokio::time::sleep(pause).await;
+                }
+                opened => return opened.map(Some),
+            }
+        }
     }
 }
 
-/// Opens a stream, with retries until `deadline`, or for [`OPENING_TIME`]. Returns its number.
-async fn open<K: Stream>(
-    sender: &mut Sender<K>,
-    name: &str,
-    deadline: Instant,
-) -> Result<usize, StreamError> {
-    let (longest, pause) = OPENING_TIME;
-    let end = deadline.min(Instant::now() + longest);
-    loop {
-        match sender.open_stream(name).await {
-            Err(error) if error.kind() == ErrorKind::Transient && Instant::now() + pause < end => {
-                tracing::debug!(stream = name, error = %error, "the stream was not described, trying again");
-                tokio::time::sleep(pause).await;
-            }
-            opened => return opened,
-        }
+/// Checks the length of a stream's name, or of the name in its ARN.
+///
+/// # Errors
+/// It is longer than Kinesis accepts.
+pub fn check_name(stream: &str) -> Result<(), StreamError> {
+    let name = stream.rsplit('/').next().unwrap_or(stream);
+    match name.len() > MOST_NAME_BYTES {
+        true => Err(StreamError::NameTooLong {
+            stream: stream.to_owned(),
+            length: name.len(),
+            most: MOST_NAME_BYTES,
+        }),
+        false => Ok(()),
     }
 }

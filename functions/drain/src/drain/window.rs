@@ -346,10 +346,13 @@ where
                 backfill.restart_table(self.slot, why, self.budget).await?;
             }
             // Also after an error: the events of the rows before the failed one are valid.
+            let deadline = self.budget.reading_deadline();
             for mut event in events.drain(..) {
-                let deadline = self.budget.reading_deadline();
                 let stream = self.routes.stream_of(&event.event, &mut self.sender, deadline);
-                event.stream = stream.await.map_err(Error::Stream)?;
+                let Some(stream) = stream.await.map_err(Error::Stream)? else {
+                    return Ok(false);
+                };
+                event.stream = stream;
                 self.sender.push(event);
             }
             reader.take_spare(&mut self.sender.spare);
@@ -447,8 +450,8 @@ where
         self.slot.check_lock().await?;
         let (ahead, events) = (self.ack_ahead(), self.events_ahead());
         let position = self.sender.acknowledgements.position();
-        // A server that was restored from an older copy may have the marker before the position, and other
-        // changes after it. Only a marker at or after the position shows that.
+        // A server that was restored from an older copy may have a marker before the position, and yet other
+        // changes after it. So the checkpoint needs a marker at or after the position.
         if !self.checkpointer.has_marker_for(position.commit_end)
             && let marker @ Some(_) = self.markers.for_checkpoint(position.commit_end)
         {

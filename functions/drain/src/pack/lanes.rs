@@ -1,8 +1,8 @@
 //! Lanes: queues of events that must stay in order, with at most one record in flight each.
 //!
-//! A lane is a queue. Its stream and a hash key identify it. Without aggregation this is the hash key of a
-//! partition key. With aggregation a lane is a shard, since one record holds many keys. The shard's first hash
-//! key then identifies the lane.
+//! A lane is a queue. Its stream and a hash key identify it. Without aggregation, the hash key is that of the
+//! partition key. With aggregation a lane is a shard, since one record holds many keys. The hash key is then the
+//! first one of the shard.
 //!
 //! Events leave their queue when they are sent. A lane has no second record in flight until the first is
 //! acknowledged. So neither a partly failed request nor a lost answer lets a later event overtake an earlier
@@ -24,7 +24,7 @@ use super::outstanding::{Outstanding, OutstandingEvent};
 use super::record::{Aggregation, LaneKey, QueuedEvent, Record, RequestLimits};
 use super::shard_pacing::ShardPacing;
 use super::shards::{HashKey, ShardMap};
-use super::stream_shards::StreamShards;
+use super::stream_shards::{MAIN_STREAM, StreamShards};
 use crate::position::Position;
 
 /// A queue of events that are sent in order.
@@ -277,17 +277,26 @@ impl Lanes {
         delayed.into_iter().chain(paused).min()
     }
 
-    /// The number of records that could be sent now.
+    /// The stream of the next request, and the number of its records that could be sent now.
     ///
     /// A delay or a pause that has ended counts only after the next request.
-    pub fn sendable_records(&self) -> usize {
-        self.sendable
+    pub fn next_stream(&self) -> (usize, usize) {
+        if self.shards.streams() == 1 {
+            return (MAIN_STREAM, self.sendable);
+        }
+        let ready = self.pacings.iter().enumerate();
+        let ready = ready.filter_map(|(shard, pacing)| Some((pacing.next_position()?, shard)));
+        let stream = ready
+            .min()
+            .map_or(MAIN_STREAM, |(_, shard)| self.shards.stream(shard));
+        let pacings = &self.pacings[self.shards.numbers(stream)];
+        (stream, pacings.iter().map(ShardPacing::sendable).sum())
     }
 
     /// Whether the next request would be full, or need not wait for more events.
     pub fn has_full_request(&self, limits: RequestLimits) -> bool {
         match self.aggregation {
-            Aggregation::None => self.sendable >= limits.records,
+            Aggregation::None => self.sendable >= limits.records && self.next_stream().1 >= limits.records,
             Aggregation::Kpl { .. } => self.full > 0 || (self.has_barrier && self.sendable > 0),
         }
     }

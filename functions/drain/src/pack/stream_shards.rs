@@ -1,4 +1,4 @@
-//! The shards of all streams of a drain. They have numbers, one stream after the other.
+//! The shards of all streams of a drain, numbered consecutively: first those of stream 0, then those of stream 1.
 
 use std::ops::Range;
 
@@ -36,6 +36,11 @@ impl StreamShards {
     /// There is no such stream.
     pub fn of(&self, stream: usize) -> &ShardMap {
         &self.maps[stream]
+    }
+
+    /// The number of streams.
+    pub(super) fn streams(&self) -> usize {
+        self.maps.len()
     }
 
     /// The number of all shards.

@@ -219,26 +219,28 @@ impl SlotError {
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // The messages say what each means.
 pub enum StreamError {
-    #[error("there is no stream {stream}: check STREAM_NAME and the region")]
+    #[error(
+        "there is no stream {stream}: create it, or check STREAM_NAME, MESSAGE_STREAM_NAME and the region"
+    )]
     Missing { stream: String, source: BoxError },
     #[error(
-        "there is no stream {stream} for the rows of table {table}: create it, and the next tick continues; or \
-         leave the table out with TABLES"
+        "the changes of table {table} wait for their stream: once it can be used, the next tick continues"
     )]
-    MissingForTable {
-        stream: String,
-        table: String,
-        source: BoxError,
-    },
+    OfTable { table: String, source: Box<StreamError> },
     #[error(
-        "table {table} needs stream {stream}, and the drain writes to {most} streams already: a STREAM_NAME with \
-         {{schema}} has fewer, or a slot of their own for some tables"
+        "the name of stream {stream} has {length} characters, and Kinesis accepts {most}: use a shorter STREAM_NAME, \
+         or leave the table out with TABLES"
     )]
-    TooMany {
+    NameTooLong {
         stream: String,
-        table: String,
+        length: usize,
         most: usize,
     },
+    #[error(
+        "the drain writes to {most} streams already, and needs stream {stream}, too: use a STREAM_NAME with \
+         {{schema}} only, or drain some tables through another slot"
+    )]
+    TooMany { stream: String, most: usize },
     #[error(
         "stream {stream} accepts records of {record_bytes} bytes, and stream {first} of {first_bytes}: set the \
          maximum record size of {stream} to that of {first}"
@@ -265,7 +267,7 @@ pub enum StreamError {
         "a request to stream {stream} was lost inside the function; the next tick sends its records again"
     )]
     Lost { stream: String, source: BoxError },
-    #[error("stream {stream} is being deleted: set STREAM_NAME to another, or create it again")]
+    #[error("stream {stream} is being deleted: create it again, or set STREAM_NAME to another")]
     Deleting { stream: String },
     #[error(
         "stream {stream} distributes records by itself (AUTO), so that changes of one key arrive in any \
@@ -291,6 +293,7 @@ impl StreamError {
     /// Whether the same request may succeed later.
     pub fn kind(&self) -> ErrorKind {
         match self {
+            StreamError::OfTable { source, .. } => source.kind(),
             StreamError::Throttled { .. }
             | StreamError::Unavailable { .. }
             | StreamError::Resharding { .. }
@@ -299,26 +302,22 @@ impl StreamError {
         }
     }
 
-    /// The error of the stream for a table's rows.
-    pub fn of_table(self, table: &TableName) -> Self {
-        match self {
-            StreamError::Missing { stream, source } => StreamError::MissingForTable {
-                stream,
-                table: table.to_string(),
-                source,
-            },
-            error => error,
+    /// The error of the stream of a table.
+    pub fn with_table(self, table: &TableName) -> Self {
+        StreamError::OfTable {
+            table: table.to_string(),
+            source: Box::new(self),
         }
     }
 
     /// The stable `errorType`.
     pub fn name(&self) -> &'static str {
         match self {
-            StreamError::Missing { .. }
-            | StreamError::MissingForTable { .. }
-            | StreamError::Deleting { .. } => "StreamMissing",
+            StreamError::OfTable { source, .. } => source.name(),
+            StreamError::Missing { .. } | StreamError::Deleting { .. } => "StreamMissing",
             StreamError::Unordered { .. }
             | StreamError::Scattering { .. }
+            | StreamError::NameTooLong { .. }
             | StreamError::SmallerRecords { .. } => "StreamUnusable",
             StreamError::TooMany { .. } => "TooManyStreams",
             StreamError::Denied { .. } | StreamError::Credentials { .. } => "StreamDenied",

@@ -16,11 +16,16 @@ pub trait Stream: Clone + Send + Sync + Sized + 'static {
     /// The stream cannot be asked, or its shards do not cover all hash keys: it is being resharded.
     fn shards(&self) -> impl Future<Output = Result<ShardMap, StreamError>> + Send;
 
-    /// Another stream of this name or ARN, if it can be used, and its description.
+    /// Opens the stream with this name or ARN. Returns it and its description.
     ///
     /// # Errors
-    /// The stream cannot be described, or the configuration does not allow its distribution of records.
-    fn open(&self, name: &str) -> impl Future<Output = Result<(Self, StreamInfo), StreamError>> + Send;
+    /// The stream cannot be described. Or the configuration does not allow its distribution of records, or it
+    /// accepts smaller records than `record_bytes`.
+    fn open(
+        &self,
+        name: &str,
+        record_bytes: usize,
+    ) -> impl Future<Output = Result<(Self, StreamInfo), StreamError>> + Send;
 
     /// Puts records of different lanes, once. The caller sends failed records again.
     fn put(&self, records: Vec<Record>) -> impl Future<Output = PutAnswer> + Send;
@@ -35,6 +40,24 @@ pub struct StreamInfo {
     pub keyed: bool,
     /// The open shards.
     pub shards: ShardMap,
+}
+
+impl StreamInfo {
+    /// Checks that stream `name` accepts records of `first_bytes`, as stream `first` does.
+    ///
+    /// # Errors
+    /// It accepts smaller ones only.
+    pub fn check_record_bytes(&self, name: &str, first: &str, first_bytes: usize) -> Result<(), StreamError> {
+        match self.record_bytes < first_bytes {
+            true => Err(StreamError::SmallerRecords {
+                stream: name.to_owned(),
+                record_bytes: self.record_bytes,
+                first: first.to_owned(),
+                first_bytes,
+            }),
+            false => Ok(()),
+        }
+    }
 }
 
 /// The answer to a PutRecords request.

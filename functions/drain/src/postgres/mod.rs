@@ -4,6 +4,7 @@ pub(crate) mod catalog;
 pub(crate) mod chunk_reader;
 pub(crate) mod column_rule_checks;
 pub(crate) mod connection;
+pub(crate) mod event_tables;
 mod notices;
 pub(crate) mod partition_key_checks;
 mod peek_rows;

@@ -276,7 +276,7 @@ impl DescribedTables {
 
     /// The key of one partition, if that is what an old row has; otherwise empty.
     ///
-    /// It is empty if a partition logs whole rows: a whole row with nulls may have the same columns.
+    /// Also empty if any partition logs whole rows: their nulls look like values that are not logged.
     fn key_of_partition(&self, oid: u32, old: &Tuple<'_>) -> BTreeSet<String> {
         let Some(table) = self
             .tables
@@ -288,9 +288,9 @@ impl DescribedTables {
         let columns = table.relation.columns.iter().zip(old);
         let held = columns.filter(|(_, datum)| **datum != Datum::Absent);
         let held: BTreeSet<String> = held.map(|(column, _)| column.name.clone()).collect();
-        let is_of_one = self.partitions(oid).any(|it| it.key == held);
-        let is_of_whole_row = self.partitions(oid).any(|it| it.logged.is_none());
-        let is_key = table.tells_partition(&held) && is_of_one && !is_of_whole_row;
+        let has_this_key = self.partitions(oid).any(|it| it.key == held);
+        let logs_whole_rows = self.partitions(oid).any(|it| it.logged.is_none());
+        let is_key = table.tells_partition(&held) && has_this_key && !logs_whole_rows;
         if is_key { held } else { BTreeSet::new() }
     }
 

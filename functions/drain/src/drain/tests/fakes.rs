@@ -256,15 +256,19 @@ impl Stream for FakeStream {
     }
 
     /// Each name is that of a stream whose records have this many bytes.
-    async fn open(&self, name: &str) -> Result<(Self, StreamInfo), StreamError> {
+    async fn open(&self, name: &str, record_bytes: usize) -> Result<(Self, StreamInfo), StreamError> {
+        if name == "slow" {
+            std::future::pending::<()>().await;
+        }
         let info = StreamInfo {
             record_bytes: name.parse().map_err(|_| StreamError::Missing {
                 stream: name.to_owned(),
                 source: "no number".into(),
             })?,
             keyed: true,
-            shards: self.shards.clone(),
+            shards: ShardMap::even(1),
         };
+        info.check_record_bytes(name, &self.name(), record_bytes)?;
         Ok((self.clone(), info))
     }
 

@@ -1,50 +1,67 @@
 //! Streams of tables, which the sender opens at their first event.
 
+use super::super::sender::Sender;
 use super::super::stream_routes::StreamRoutes;
 use super::*;
 use crate::change::{ColumnCoverage, Relation};
+use crate::position::Position;
 use crate::stream_pattern::StreamPattern;
+
+/// A sender whose streams have these shards, while their descriptions have one shard.
+fn sender(settings: &Settings, shards: u128) -> (Sender<FakeStream>, Log) {
+    let log = Log::default();
+    let stream = FakeStream {
+        log: log.clone(),
+        throttles: Arc::default(),
+        stuck: None,
+        shards: ShardMap::even(shards),
+        stale_lists: Arc::default(),
+    };
+    let deadline = Instant::now() + Duration::from_secs(60);
+    (Sender::new(stream, settings, Lsn(1).into(), deadline), log)
+}
+
+fn event(table: &str, number: u64) -> Event {
+    let relation = Relation {
+        table: TableName::new("public", table),
+        columns: Vec::new(),
+        primary_key: Vec::new(),
+        coverage: ColumnCoverage::Whole,
+        is_insert_only: false,
+        rows_may_move: false,
+    };
+    Event {
+        position: Position {
+            commit_end: Lsn(number),
+            lsn: Lsn(number),
+            index: 0,
+        },
+        partition_key: number.to_string(),
+        barrier: false,
+        relation: Some(Arc::new(relation)),
+        data: vec![0; 10],
+        missing_bytes: 0,
+        row: None,
+    }
+}
+
+fn settings_of_tables(aggregation: Aggregation) -> Settings {
+    Settings {
+        stream_pattern: StreamPattern::new("{table}"),
+        ..settings(aggregation)
+    }
+}
 
 /// Numbers of the streams of tables with these names in turn, if each name is also that of the stream.
 async fn streams_of(tables: &[&str]) -> Result<Vec<usize>, StreamError> {
-    let stream = FakeStream {
-        log: Log::default(),
-        throttles: Arc::default(),
-        stuck: None,
-        shards: ShardMap::even(1),
-        stale_lists: Arc::default(),
-    };
-    let settings = Settings {
-        stream_pattern: StreamPattern::new("{table}"),
-        ..settings(Aggregation::None)
-    };
+    let settings = settings_of_tables(Aggregation::None);
     let deadline = Instant::now() + Duration::from_secs(60);
     let mut routes = StreamRoutes::new(&settings, "k".to_owned());
-    let mut sender = Sender::new(stream, &settings, Lsn(1).into(), deadline);
+    let (mut sender, _) = sender(&settings, 1);
     let mut numbers = Vec::new();
     for table in tables {
-        let relation = Relation {
-            table: TableName::new("public", *table),
-            columns: Vec::new(),
-            primary_key: Vec::new(),
-            coverage: ColumnCoverage::Whole,
-            is_insert_only: false,
-            rows_may_move: false,
-        };
-        let event = Event {
-            position: crate::position::Position {
-                commit_end: Lsn(1),
-                lsn: Lsn(1),
-                index: 0,
-            },
-            partition_key: "k".into(),
-            barrier: false,
-            relation: Some(Arc::new(relation)),
-            data: Vec::new(),
-            missing_bytes: 0,
-            row: None,
-        };
-        numbers.push(routes.stream_of(&event, &mut sender, deadline).await?);
+        let stream = routes.stream_of(&event(table, 1), &mut sender, deadline).await?;
+        numbers.push(stream.unwrap());
     }
     Ok(numbers)
 }
@@ -56,22 +73,99 @@ async fn tables_of_one_stream_have_its_number() {
 }
 
 #[tokio::test]
-async fn a_stream_with_smaller_records_is_refused() {
-    let error = streams_of(&["2000000", "1000"]).await.unwrap_err();
-    assert_eq!(error.name(), "StreamUnusable");
-    let expected = "stream 1000 accepts records of 1000 bytes, and stream k of 1048576: set the maximum record \
-                    size of 1000 to that of k";
-    assert_eq!(error.to_string(), expected);
+async fn a_stream_that_cannot_be_used_is_named_with_its_table() {
+    let long = "1".repeat(129);
+    for (name, kind, text) in [
+        (
+            "1000",
+            "StreamUnusable",
+            "stream 1000 accepts records of 1000 bytes",
+        ),
+        ("Orders", "StreamMissing", "there is no stream Orders"),
+        (&long, "StreamUnusable", "has 129 characters"),
+    ] {
+        let error = Error::Stream(streams_of(&["2000000", name]).await.unwrap_err());
+        assert_eq!(error.name(), kind);
+        let (chain, table) = (error.chain(), TableName::new("public", name).to_string());
+        assert!(
+            chain.contains(text) && chain.contains(&format!("changes of table {table} wait")),
+            "{chain}"
+        );
+    }
 }
 
 #[tokio::test]
-async fn a_missing_stream_is_named_with_its_table() {
-    let error = streams_of(&["Orders"]).await.unwrap_err();
-    assert_eq!(error.name(), "StreamMissing");
-    assert!(
-        error
-            .to_string()
-            .contains(r#"stream Orders for the rows of table public."Orders""#),
-        "{error}"
-    );
+async fn a_stream_that_is_not_open_at_the_deadline_is_none() {
+    let settings = settings_of_tables(Aggregation::None);
+    let mut routes = StreamRoutes::new(&settings, "k".to_owned());
+    let (mut sender, _) = sender(&settings, 1);
+    let deadline = Instant::now() + Duration::from_millis(20);
+    let slow = event("slow", 1);
+    let number = routes.stream_of(&slow, &mut sender, deadline).await;
+    assert_eq!(number.unwrap(), None);
+}
+
+/// Sends until every event is acknowledged. Returns the most requests that were in flight.
+async fn send_all(sender: &mut Sender<FakeStream>) -> usize {
+    let (mut report, mut most, mut requests) = (Report::default(), 0, 0usize);
+    while !sender.is_done() {
+        while sender.can_send_rest() {
+            sender.send(false);
+            requests += 1;
+        }
+        most = most.max(requests);
+        let answer = sender.next_answer().await.unwrap();
+        requests = requests.saturating_sub(1);
+        sender.apply_answer(answer, &mut report).unwrap();
+        if let Some(at) = sender.next_try() {
+            tokio::time::sleep_until(at.into()).await;
+        }
+    }
+    most
+}
+
+fn push(sender: &mut Sender<FakeStream>, stream: usize, number: u64) {
+    let transaction = sender.acknowledgements.begin();
+    sender.acknowledgements.add_event(transaction);
+    sender.acknowledgements.commit(transaction, Lsn(number));
+    sender.push(QueuedEvent {
+        event: event("t", number),
+        transaction,
+        change_positions: 1,
+        stream,
+    });
+}
+
+#[tokio::test]
+async fn two_streams_may_be_resharded_at_once() {
+    for aggregation in [Aggregation::None, Aggregation::Kpl { bytes: 1_000 }] {
+        let settings = settings_of_tables(aggregation);
+        let (mut sender, log) = sender(&settings, 2);
+        for name in ["2000000", "3000000"] {
+            sender.open_stream(name).await.unwrap();
+        }
+        for number in 2..102 {
+            push(&mut sender, (number % 3) as usize, number);
+        }
+        send_all(&mut sender).await;
+        assert_eq!(sender.acknowledgements.acknowledged(), Lsn(101));
+        let arrived: BTreeSet<String> = log.arrived().into_iter().collect();
+        assert_eq!(arrived.len(), 100, "{aggregation:?}");
+    }
+}
+
+#[tokio::test]
+async fn one_hot_row_in_each_of_many_streams_is_sent_at_the_same_time() {
+    let settings = settings_of_tables(Aggregation::None);
+    let (mut sender, _) = sender(&settings, 1);
+    for stream in 1..=12 {
+        sender
+            .open_stream(&(2_000_000 + stream).to_string())
+            .await
+            .unwrap();
+    }
+    for stream in 1..=12 {
+        push(&mut sender, stream, 2 + stream as u64);
+    }
+    assert!(send_all(&mut sender).await >= 8);
 }

@@ -97,7 +97,6 @@ fn partitions_of_different_keys_have_the_key_of_their_old_rows() {
     assert_eq!(key(&mut tables, Some(CODE)), "");
 }
 
-/// An identity column that is not sent is not marked either.
 #[test]
 fn a_whole_old_row_with_nulls_does_not_have_the_key_of_another_partition() {
     const BOTH: &[&str] = &["id", "code"];
@@ -108,6 +107,7 @@ fn a_whole_old_row_with_nulls_does_not_have_the_key_of_another_partition() {
     }
 }
 
+/// An identity column that is not sent is not marked either.
 #[test]
 fn a_table_that_was_dropped_is_insert_only_if_its_identity_is_nothing() {
     let mut catalog = catalog();

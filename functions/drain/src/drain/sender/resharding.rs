@@ -1,0 +1,106 @@
+//! What the sender does when records are stored in other shards than a shard map says.
+//!
+//! Sending stops until ListShards returns other maps. Lanes change only while nothing is in flight, and an aggregate
+//! whose place is not known counts as in flight. So the lanes follow all stale maps at once.
+
+use std::time::Instant;
+
+use super::{LIST_BACKOFF, Sender, StreamAnswer, backoff};
+use crate::drain::report::Report;
+use crate::error::Error;
+use crate::pack::{Aggregation, HashKey, Record, ShardMap};
+use crate::ports::{ErrorKind, Stream, StreamError};
+
+impl<K: Stream> Sender<K> {
+    /// Asks for the shards of each stream whose map is stale, once nothing is in flight.
+    pub(super) fn list_shards_if_stale(&mut self) {
+        let Some(&answers) = self.stale.values().max() else {
+            return;
+        };
+        if self.in_flight.is_empty() && !self.is_closed {
+            let stale = self.stale.keys();
+            let streams: Vec<(usize, K)> = stale
+                .map(|number| (*number, self.streams[*number].stream.clone()))
+                .collect();
+            self.in_flight.spawn(async move {
+                if answers > 0 {
+                    tokio::time::sleep(backoff(LIST_BACKOFF, answers)).await;
+                }
+                let mut listed = Vec::with_capacity(streams.len());
+                for (number, stream) in streams {
+                    listed.push((number, stream.shards().await));
+                }
+                StreamAnswer::Shards(listed)
+            });
+        }
+    }
+
+    /// Whether a record was stored in the shard that the map says. If not, the map is stale.
+    pub(super) fn is_in_place(&self, record: &Record, shard: &str) -> bool {
+        !self.streams[record.stream()].keyed || self.lanes.shards().shard(record.shard()).id == shard
+    }
+
+    /// Applies the new maps, once every stale stream has one.
+    ///
+    /// # Errors
+    /// A stream refused for good. From then on nothing is sent.
+    pub(super) fn apply_shards(
+        &mut self,
+        listed: Vec<(usize, Result<ShardMap, StreamError>)>,
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        let mut changed = Vec::new();
+        for (number, shards) in listed {
+            let stream = self.name_of(number);
+            match shards {
+                Ok(map) if map != *self.lanes.shards().of(number) => {
+                    tracing::info!(stream, shards = map.len(), "the stream was resharded");
+                    changed.push((number, map));
+                }
+                // A record of one event is right in any shard, so the map need not be.
+                Ok(_) | Err(_) if self.aggregation == Aggregation::None => {
+                    tracing::warn!(stream, "records are stored in other shards than ListShards says");
+                    self.streams[number].keyed = false;
+                    self.stale.remove(&number);
+                }
+                Ok(_) => self.set_trouble(number, "it stores records in other shards than ListShards says"),
+                Err(error) if error.kind() == ErrorKind::Definite => {
+                    self.is_closed = true;
+                    return Err(Error::Stream(error));
+                }
+                Err(error) => self.streams[number].trouble = Some(error),
+            }
+        }
+        if changed.len() < self.stale.len() {
+            self.stale.values_mut().for_each(|answers| *answers += 1);
+            return Ok(());
+        }
+        for (number, map) in &changed {
+            self.place_aggregates(*number, map, report);
+        }
+        for (number, map) in changed {
+            self.lanes.reshard(number, map);
+            self.stale.remove(&number);
+        }
+        Ok(())
+    }
+
+    /// Acknowledges the aggregates whose keys all belong to the shard where they were stored, and sends the
+    /// others again.
+    ///
+    /// From an aggregate of which one key belongs to another shard the KCL drops every event.
+    fn place_aggregates(&mut self, stream: usize, map: &ShardMap, report: &mut Report) {
+        let now = Instant::now();
+        let of_stream = |(record, _): &mut (Record, String)| record.stream() == stream;
+        let unplaced: Vec<_> = self.unplaced.extract_if(.., of_stream).collect();
+        for (record, shard) in unplaced {
+            let keys = record.events().iter();
+            let hash_keys = keys.map(|event| HashKey::of(&event.event.partition_key));
+            match map.contains_all(&shard, hash_keys) {
+                Some(true) => self.acknowledge(now, record, report),
+                // The shard may have been split or merged again: nothing tells whether consumers accept it.
+                Some(false) | None => self.retry(now, record, report),
+            }
+        }
+    }
+}

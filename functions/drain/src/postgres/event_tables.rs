@@ -1,0 +1,40 @@
+//! The tables that events name.
+
+use super::connection::{Connector, Session};
+use crate::plugin::Plugin;
+use crate::ports::SlotError;
+use crate::table_name::TableName;
+
+/// The tables that the slot sends, as it names them. If $2, those of the publications $1: a partitioned table or its
+/// partitions, as `publish_via_partition_root` says. Otherwise all that have rows, partitions included.
+const EVENT_TABLES: &str = "
+    select distinct p.schemaname::text as schema, p.tablename::text as name
+    from pg_publication_tables p
+    where $2 and p.pubname = any($1)
+    union all
+    select n.nspname::text, c.relname::text
+    from pg_class c
+    join pg_namespace n on n.oid = c.relnamespace
+    where not $2 and c.relkind = 'r' and c.relpersistence = 'p' and c.oid >= 16384
+    order by schema, name";
+
+/// The tables whose changes the slot sends, by the names that its rows have.
+///
+/// # Errors
+/// The query failed.
+pub(crate) async fn event_tables(
+    connector: &Connector,
+    session: &Session,
+    plugin: Plugin,
+    publications: &[String],
+) -> Result<Vec<TableName>, SlotError> {
+    let rows = session
+        .client
+        .query(EVENT_TABLES, &[&publications, &(plugin == Plugin::Pgoutput)])
+        .await
+        .map_err(|error| connector.failed("listing the tables that events name", error))?;
+    let table = |row: &tokio_postgres::Row| {
+        TableName::new(row.get::<_, String>("schema"), row.get::<_, String>("name"))
+    };
+    Ok(rows.iter().map(table).collect())
+}
