@@ -6,9 +6,10 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .PHONY: help demo try test lint check advisories build release bench conformance storm mutants fuzz breaker backfill
-.PHONY: huge tables dashboard
+.PHONY: huge tables dashboard examples
 .PHONY: invoke status plan certs deploy example clean tools-rust tools-demo tools-postgres tools-consumers tools-stack
 .PHONY: tools-examples tools-conformance tools-check tools-checkov tools-sql tools-build tools-fuzz tools-dashboard
+.PHONY: tools-flink
 
 # Last, so that the user's own cargo takes precedence.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -52,6 +53,11 @@ test: export SERVERS_IN ?= $(shell df --output=avail -k /dev/shm 2>/dev/null | a
 test: tools-rust tools-demo tools-postgres tools-consumers tools-stack ## all tests, on a real PostgreSQL and with the real binary
 	cargo build --locked --workspace --bins
 	cargo test --locked --workspace
+
+# What `make test` leaves out, because its libraries are large.
+examples: tools-rust tools-demo tools-consumers tools-flink ## run the example consumers that need Flink (170 MB to fetch)
+	cargo build --locked --workspace --bins
+	cargo test --locked --workspace --test scenarios -- flink_sql::
 
 lint: tools-rust ## format and clippy: what to run while you write
 	cargo fmt --all --check
@@ -187,6 +193,11 @@ tools-postgres:
 tools-consumers: tools-examples
 	@scripts/debian.sh maven
 	@scripts/jars.sh .tools/jars tests/consumers/pom.xml
+
+# Flink, for the example that `make examples` runs.
+tools-flink:
+	@scripts/debian.sh maven
+	@scripts/jars.sh .tools/flink tests/consumers/flink.xml
 
 # Packages of the consumers in Python, those of examples/consumers among them.
 tools-examples:

@@ -5,15 +5,18 @@ import sys
 
 import jpype
 
-JARS = pathlib.Path(__file__).resolve().parents[2] / ".tools" / "jars"
+TOOLS = pathlib.Path(__file__).resolve().parents[2] / ".tools"
 
 
-def start():
-    """Start the JVM with all libraries."""
-    jars = sorted(str(jar) for jar in JARS.glob("*.jar"))
-    if not jars:
-        sys.exit(f"no libraries in {JARS}: `make tools-consumers` installs them")
-    jpype.startJVM(classpath=jars)
+def start(*options, folders=("jars",)):
+    """Start the JVM with all libraries of these folders, and with options such as -Xmx1g."""
+    jars = []
+    for folder in folders:
+        found = sorted(str(jar) for jar in (TOOLS / folder).glob("*.jar"))
+        if not found:
+            sys.exit(f"no libraries in {TOOLS / folder}: `make tools-consumers tools-flink` installs them")
+        jars += found
+    jpype.startJVM(*options, classpath=jars)
 
 
 def collector(collect):

@@ -37,6 +37,7 @@ mod example_consumers;
 mod failover;
 mod filtered;
 mod flat_rows;
+mod flink_sql;
 mod foreign_slots;
 mod frozen;
 mod gap;
@@ -106,6 +107,9 @@ use libtest_mimic::{Arguments, Trial};
 
 /// Limit for a scenario on a slow machine. One that hangs fails by name.
 const LIMIT: Duration = Duration::from_secs(300);
+
+/// Files that only run by name: `make examples` installs what they need, which is large.
+const BY_NAME: [&str; 1] = ["flink_sql::"];
 
 /// One list of scenarios in one file.
 struct ScenarioList {
@@ -185,6 +189,9 @@ fn main() {
     // Scenarios mostly wait, and each has its own database, slot and stream. But they share the cores with
     // three servers.
     arguments.test_threads = arguments.test_threads.or(Some(3));
+    if arguments.filter.is_none() {
+        arguments.skip.extend(BY_NAME.map(str::to_owned));
+    }
     // The message and its location are enough: a backtrace has only frames of tokio and of this file.
     std::panic::set_hook(Box::new(|panic| eprintln!("{panic}")));
     libtest_mimic::run(&arguments, all()).exit();

@@ -2,6 +2,7 @@
 //!
 //! Programs in `tests/consumers` pass the records of a stream to them, and print the results.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -30,6 +31,10 @@ pub enum ThirdPartyConsumer<'a> {
     Dms,
     /// Kafka Connect's JSON converter with `schemas.enable`. It fails on a value that its schema does not allow.
     Connect,
+    /// Apache Flink with the SQL of `examples/consumers/flink_sql`, its rows in its state.
+    FlinkSql,
+    /// The same with its rows in Apache Paimon, in a warehouse in this folder.
+    FlinkSqlToPaimon(&'a Path),
 }
 
 impl ThirdPartyConsumer<'_> {
@@ -57,15 +62,19 @@ impl ThirdPartyConsumer<'_> {
     }
 
     async fn run(self, records: String) -> Vec<String> {
-        let (program, argument) = match self {
-            Self::Deaggregator => ("deaggregate.py", None),
-            Self::Debezium(row) => ("debezium.py", Some(row)),
-            Self::Dms => ("dms.py", None),
-            Self::Connect => ("connect.py", None),
+        let (program, arguments) = match self {
+            Self::Deaggregator => ("deaggregate.py", vec![]),
+            Self::Debezium(row) => ("debezium.py", vec![OsStr::new(row)]),
+            Self::Dms => ("dms.py", vec![]),
+            Self::Connect => ("connect.py", vec![]),
+            Self::FlinkSql => ("flink_sql.py", vec![OsStr::new("state")]),
+            Self::FlinkSqlToPaimon(folder) => {
+                ("flink_sql.py", vec![OsStr::new("paimon"), folder.as_os_str()])
+            }
         };
         let mut command = program_command(program);
         command
-            .args(argument)
+            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
