@@ -2,6 +2,7 @@
 
 pub mod aggregate;
 pub mod alarms;
+pub(crate) mod child_shards;
 pub(crate) mod emulator;
 pub(crate) mod endpoint;
 pub mod fake_kinesis;

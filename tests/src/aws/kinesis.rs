@@ -7,9 +7,10 @@ use std::time::Duration;
 use aws_credential_types::Credentials;
 use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::config::{BehaviorVersion, Region};
-use aws_sdk_kinesis::types::{Shard, StreamStatus};
+use aws_sdk_kinesis::types::{Record, Shard, StreamStatus};
 use ferrokinesis::store::StoreOptions;
 
+use crate::aws::child_shards;
 use crate::{loopback_server, wait};
 
 /// Region of all emulators; none of them checks it, nor the keys.
@@ -40,7 +41,7 @@ impl Kinesis {
 
     /// Starts an emulator on a free port.
     pub async fn start(limits: Limits) -> Self {
-        let (app, _store) = ferrokinesis::create_app(StoreOptions {
+        let (app, store) = ferrokinesis::create_app(StoreOptions {
             create_stream_ms: 0,
             delete_stream_ms: 0,
             update_stream_ms: 0,
@@ -51,7 +52,9 @@ impl Kinesis {
         });
         // The default of axum is 2 MB. A request of 5 MiB has 7 MiB in base64. Its own program sets the same
         // limit.
-        let app = app.layer(axum::extract::DefaultBodyLimit::max(8 << 20));
+        let app = app
+            .layer(axum::extract::DefaultBodyLimit::max(8 << 20))
+            .layer(axum::middleware::from_fn_with_state(store, child_shards::add));
         let serve = async move |listener| {
             // The emulator checks the decoded size itself. The limit of axum is for the encoded size.
             let app = app.layer(axum::extract::DefaultBodyLimit::disable());
@@ -167,6 +170,19 @@ impl Kinesis {
 
     /// Calls `each` with partition key and data of every record of a shard, oldest first.
     pub async fn read_shard(&self, stream: &str, shard: &str, mut each: impl FnMut(&str, &[u8])) {
+        let each = |record: &Record| each(record.partition_key().unwrap_or_default(), record.data().as_ref());
+        self.read_records(stream, shard, each).await;
+    }
+
+    /// Sequence number of the last record of a shard; `None` without records.
+    pub async fn last_sequence_number(&self, stream: &str, shard: &str) -> Option<String> {
+        let mut last = None;
+        let each = |record: &Record| last = Some(record.sequence_number().to_owned());
+        self.read_records(stream, shard, each).await;
+        last
+    }
+
+    async fn read_records(&self, stream: &str, shard: &str, mut each: impl FnMut(&Record)) {
         let start = self
             .client
             .get_shard_iterator()
@@ -188,7 +204,7 @@ impl Kinesis {
                 .await;
             let page = page.unwrap_or_else(|error| panic!("cannot read {shard} of {stream}: {error:?}"));
             for record in page.records() {
-                each(record.partition_key().unwrap_or_default(), record.data().as_ref());
+                each(record);
             }
             if page.records().is_empty() && page.millis_behind_latest().unwrap_or(0) == 0 {
                 break;
