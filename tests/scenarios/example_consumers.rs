@@ -9,17 +9,21 @@
 //! - an accepted gap and its repair;
 //! - a record that Spillway did not write.
 //!
-//! The consumer fails at some records once. Some batches are sent to it again.
+//! The consumer fails at some records once. Some batches are sent to it again. KCL reads the stream while it is
+//! resharded, after its first worker was killed.
 
 use std::collections::BTreeMap;
 
+use aws_sdk_kinesis::types::Shard;
 use scenarios::aws::fault_proxy::Fault;
 use scenarios::consumer::example::{ExampleConsumer, ExampleFigures};
+use scenarios::consumer::kcl::{KclProgress, KclWorker};
 use scenarios::consumer::oracle::{self, ComparedRows};
 use scenarios::consumer::rebuild::RebuiltTables;
 use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
 use scenarios::postgres::{ADMIN, Postgres};
 use serde_json::json;
+use tokio_postgres::Client;
 
 use crate::support::backfill::{fixture_with_tables, run_backfill};
 use crate::support::gap::{accept_gap, advance_slot};
@@ -30,6 +34,10 @@ crate::scenarios![
     a_lambda_function_with_merge_has_the_rows_of_postgresql,
     iceberg_tables_have_the_rows_of_postgresql,
     two_sources_with_the_same_tables_and_keys_stay_apart,
+];
+crate::long_scenarios![
+    kcl_has_the_rows_of_postgresql_from_records_of_one_event,
+    kcl_has_the_rows_of_postgresql_from_aggregates,
 ];
 
 /// Tables with rows before the slot. The last has no key.
@@ -64,6 +72,12 @@ const CHANGES: &[&str] = &[
 
 /// Writes everything into a stream of three shards, and reshards it.
 async fn write(fixture: &Fixture) {
+    write_before_reshard(fixture).await;
+    reshard(&fixture.kinesis, &fixture.stream).await;
+    write_after_reshard(fixture).await;
+}
+
+async fn write_before_reshard(fixture: &Fixture) {
     let (first, others) = CHANGES.split_at(2);
     for sql in first {
         fixture.sql(sql).await;
@@ -91,7 +105,9 @@ async fn write(fixture: &Fixture) {
         .sql("insert into u select i, 'after' from generate_series(20, 60) i")
         .await;
     fixture.drain().await;
-    reshard(&fixture.kinesis, &fixture.stream).await;
+}
+
+async fn write_after_reshard(fixture: &Fixture) {
     fixture
         .sql("update t set n = n + 1; update t set id = -id where id < 40")
         .await;
@@ -219,6 +235,109 @@ async fn iceberg_tables_have_the_rows_of_postgresql() {
     let variables = [("WAREHOUSE".to_owned(), folder.to_string_lossy().into_owned())];
     consume(&fixture, "iceberg", &["--fails=0.3"], &variables).await;
     let _ = std::fs::remove_dir_all(&folder);
+}
+
+async fn kcl_has_the_rows_of_postgresql_from_records_of_one_event() {
+    compare_in_kcl("none").await;
+}
+
+async fn kcl_has_the_rows_of_postgresql_from_aggregates() {
+    compare_in_kcl("kpl").await;
+}
+
+/// One worker is killed while it reads, and another stopped, after the stream was resharded under it.
+async fn compare_in_kcl(aggregation: &str) {
+    let builder = Fixture::builder(Plugin::Pgoutput).env("AGGREGATION", aggregation);
+    let fixture = fixture_with_tables(builder.shards(3), TABLES).await;
+    let (kinesis, stream) = (&fixture.kinesis, &fixture.stream);
+    let database = scenarios::unique("kcl");
+    let server = Postgres::shared().await;
+    server.create_database(&database).await;
+    let url = format!(
+        "jdbc:postgresql://127.0.0.1:{}/{database}?user={}&password={}",
+        server.port(),
+        ADMIN.0,
+        ADMIN.1
+    );
+    let start = || KclWorker::start(kinesis, stream, &database, &url);
+
+    write_before_reshard(&fixture).await;
+    kinesis.put(stream, "foreign", b"not an event of Spillway").await;
+    let killed = start().await;
+    let stores = |progress: &[KclProgress]| !progress.is_empty();
+    killed.wait_until("a worker stores events", stores).await;
+    let before = killed.kill().await;
+
+    let resharded = start().await;
+    wait_for_last_records(&resharded, &before, &fixture).await;
+    reshard(kinesis, stream).await;
+    write_after_reshard(&fixture).await;
+    wait_for_last_records(&resharded, &before, &fixture).await;
+    assert_parents_before_children(&resharded.progress(), &kinesis.shards(stream).await);
+    let warehouse = server.admin(&database).await;
+    compare(&fixture, &fixture.slot, &kcl_rows(&warehouse).await).await;
+
+    // A repair reads all rows again, and hides earlier faults of a consumer.
+    lose_and_repair(&fixture).await;
+    wait_for_last_records(&resharded, &before, &fixture).await;
+    resharded.stop().await;
+    compare(&fixture, &fixture.slot, &kcl_rows(&warehouse).await).await;
+    let refused = warehouse.query("select convert_from(data, 'UTF8') from refused", &[]);
+    let refused: Vec<String> = refused.await.unwrap().iter().map(|row| row.get(0)).collect();
+    assert_eq!(refused, ["not an event of Spillway"]);
+    server.drop_database(&database).await;
+}
+
+/// Waits until the last record of each shard is stored, by the worker or by the one before it.
+async fn wait_for_last_records(worker: &KclWorker, before: &[KclProgress], fixture: &Fixture) {
+    let mut last = Vec::new();
+    for shard in fixture.kinesis.shards(&fixture.stream).await {
+        let shard = shard.shard_id().to_owned();
+        if let Some(through) = fixture
+            .kinesis
+            .last_sequence_number(&fixture.stream, &shard)
+            .await
+        {
+            last.push(KclProgress::Stored { shard, through });
+        }
+    }
+    let has_all =
+        |progress: &[KclProgress]| last.iter().all(|it| progress.contains(it) || before.contains(it));
+    worker.wait_until("the worker stores all events", has_all).await;
+}
+
+fn assert_parents_before_children(progress: &[KclProgress], shards: &[Shard]) {
+    let first = |wanted: &dyn Fn(&KclProgress) -> bool| progress.iter().position(wanted);
+    for child in shards {
+        let id = child.shard_id();
+        let begin = first(&|it| matches!(it, KclProgress::Stored { shard, .. } if shard == id));
+        for parent in [child.parent_shard_id(), child.adjacent_parent_shard_id()]
+            .into_iter()
+            .flatten()
+        {
+            let end = first(&|it| matches!(it, KclProgress::Ended { shard } if shard == parent));
+            assert!(
+                end.is_some() && end < begin,
+                "{id} before {parent}:\n{progress:?}"
+            );
+        }
+    }
+}
+
+/// Rows that the example in Java stored, by source.
+async fn kcl_rows(warehouse: &Client) -> BTreeMap<String, RebuiltTables> {
+    let query =
+        "select source_name, schema_name || '.' || table_name, row_key, data::text, row_key = position
+        from rows where not deleted";
+    let mut sources: BTreeMap<String, RebuiltTables> = BTreeMap::new();
+    for row in warehouse.query(query, &[]).await.unwrap() {
+        let (source, table, key): (String, String, String) = (row.get(0), row.get(1), row.get(2));
+        let (data, is_keyless): (String, bool) = (row.get(3), row.get(4));
+        let data = serde_json::from_str(&data).unwrap();
+        let key = (!is_keyless).then_some(key.as_str());
+        sources.entry(source).or_default().add_row(&table, key, data);
+    }
+    sources
 }
 
 /// Both databases lose changes and are repaired: a repair of one must not remove rows of the other.

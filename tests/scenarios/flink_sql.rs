@@ -12,7 +12,7 @@ use crate::support::backfill::{fixture_with_tables, run_backfill};
 use crate::support::gap::{accept_gap, advance_slot};
 use crate::support::reshard::reshard;
 
-crate::scenarios![
+crate::long_scenarios![
     flink_has_the_rows_of_postgresql,
     paimon_tables_have_the_rows_of_postgresql,
 ];

@@ -108,9 +108,6 @@ use libtest_mimic::{Arguments, Trial};
 /// Limit for a scenario on a slow machine. One that hangs fails by name.
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// Files that only run by name: `make examples` installs what they need, which is large.
-const BY_NAME: [&str; 1] = ["flink_sql::"];
-
 /// One list of scenarios in one file.
 struct ScenarioList {
     /// Path of the module that has the list.
@@ -129,6 +126,22 @@ macro_rules! scenarios {
             $crate::ScenarioList {
                 module: module_path!(),
                 trials: || vec![$($crate::trial(module_path!(), stringify!($name), $name)),*],
+            }
+        }
+    };
+}
+
+/// Registers functions of this file that take about a minute, or need large libraries: `make examples` runs them,
+/// and `make test` does not.
+#[macro_export]
+macro_rules! long_scenarios {
+    ($($name:ident),* $(,)?) => {
+        inventory::submit! {
+            $crate::ScenarioList {
+                module: module_path!(),
+                trials: || {
+                    vec![$($crate::trial(module_path!(), stringify!($name), $name).with_ignored_flag(true)),*]
+                },
             }
         }
     };
@@ -189,9 +202,6 @@ fn main() {
     // Scenarios mostly wait, and each has its own database, slot and stream. But they share the cores with
     // three servers.
     arguments.test_threads = arguments.test_threads.or(Some(3));
-    if arguments.filter.is_none() {
-        arguments.skip.extend(BY_NAME.map(str::to_owned));
-    }
     // The message and its location are enough: a backtrace has only frames of tokio and of this file.
     std::panic::set_hook(Box::new(|panic| eprintln!("{panic}")));
     libtest_mimic::run(&arguments, all()).exit();

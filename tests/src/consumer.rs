@@ -7,6 +7,7 @@
 pub mod column_value;
 pub mod event;
 pub mod example;
+pub mod kcl;
 pub mod oracle;
 pub mod rebuild;
 pub mod third_party;

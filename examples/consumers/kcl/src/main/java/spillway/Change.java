@@ -1,0 +1,136 @@
+package spillway;
+
+import com.fasterxml.jackson.core.JsonProcessingException;
+import com.fasterxml.jackson.databind.DeserializationFeature;
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.cfg.JsonNodeFeature;
+import com.fasterxml.jackson.databind.json.JsonMapper;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import java.io.IOException;
+import java.util.ArrayList;
+import java.util.Base64;
+import java.util.List;
+
+/**
+ * Change of one row, or of a whole table.
+ *
+ * @param position positions of one source compare as strings; those of two sources must never be compared
+ * @param op c (create), u (update), d (delete), r (row of a backfill). Of a table, t: rows that are older than the
+ *     position do not exist, because of a truncate or a repair
+ * @param row the new row, or the old row of a delete, which may have the key only
+ */
+record Change(RowId id, String position, String op, ObjectNode row) {
+    /** Identity of a row. {@code {"id":1}} alone names neither the database nor the table. */
+    record RowId(String source, String schema, String table, String key) {
+        /** Identity of a table. Control events have its name as one text, without quotes: public.orders. */
+        static RowId ofTable(String source, String name) {
+            return new RowId(source, name, "", "");
+        }
+    }
+
+    /** Debezium's mark of a large value that an update left unchanged. The event does not contain the value. */
+    static final String UNAVAILABLE = "__debezium_unavailable_value";
+
+    /** Our mark of a value that OVERSIZE=omit left out. It did change, so the stored value is not valid any more. */
+    static final String OMITTED = "__omitted_because_of_its_size";
+
+    /** Numbers keep all their digits. */
+    static final ObjectMapper JSON = JsonMapper.builder()
+            .enable(DeserializationFeature.USE_BIG_DECIMAL_FOR_FLOATS)
+            .disable(JsonNodeFeature.STRIP_TRAILING_BIGDECIMAL_ZEROES)
+            .build();
+
+    /**
+     * Changes of one event: one as a rule, none for a message of an application.
+     *
+     * @throws IOException Spillway did not write this event
+     */
+    static List<Change> of(String partitionKey, byte[] data) throws IOException {
+        if (data.length == 0) { // a tombstone of TOMBSTONES_ON_DELETE
+            return List.of();
+        }
+        JsonNode event = JSON.readTree(data);
+        JsonNode source = event.path("source");
+        String op = event.path("op").asText();
+        String name = text(source, "name");
+        if (op.equals("m")) {
+            return ofMessage(name, event.path("message"));
+        }
+        String position = text(source, "position");
+        if (!List.of("c", "u", "d", "r", "t").contains(op) || !position.contains(".")) {
+            throw new IOException("the event has another form than Spillway's");
+        }
+        String schema = text(source, "schema");
+        String table = text(source, "table");
+        String tableName = schema + "." + table;
+        if (op.equals("t")) {
+            return List.of(new Change(RowId.ofTable(name, tableName), position, op, JSON.createObjectNode()));
+        }
+        String key = partitionKey;
+        if (key.equals(tableName) || key.startsWith(tableName + "#")) {
+            if (op.equals("u") || op.equals("d")) {
+                throw new IOException(tableName + " has no key, so updates and deletes cannot be applied");
+            }
+            // Only its position distinguishes such a row from its duplicate.
+            key = position;
+        }
+        return List.of(new Change(new RowId(name, schema, table, key), position, op, rowOf(event, source)));
+    }
+
+    private static ObjectNode rowOf(JsonNode event, JsonNode source) throws IOException {
+        JsonNode image = event.path("after").isObject() ? event.path("after") : event.path("before");
+        if (!(image instanceof ObjectNode row)) {
+            throw new IOException("the event has no row");
+        }
+        for (JsonNode column : source.path("omitted")) {
+            if (row.has(column.asText())) {
+                row.put(column.asText(), OMITTED);
+            }
+        }
+        return row;
+    }
+
+    /** Changes by the end of a repair. Its prefix is reserved, so no application can forge it. */
+    private static List<Change> ofMessage(String source, JsonNode message) throws IOException {
+        List<Change> changes = new ArrayList<>();
+        if (text(message, "prefix").equals("spillway.repaired")) {
+            JsonNode content = JSON.readTree(Base64.getDecoder().decode(text(message, "content")));
+            for (JsonNode table : content.path("tables")) {
+                RowId id = RowId.ofTable(source, table.asText());
+                changes.add(new Change(id, text(content, "since"), "t", JSON.createObjectNode()));
+            }
+        }
+        return changes;
+    }
+
+    private static String text(JsonNode object, String field) throws IOException {
+        JsonNode value = object.path(field);
+        if (!value.isTextual()) {
+            throw new IOException("the event has no " + field);
+        }
+        return value.textValue();
+    }
+
+    /** Identity under which the last truncate or repair of the table is stored. */
+    RowId tableId() {
+        return RowId.ofTable(id.source(), id.schema() + "." + id.table());
+    }
+
+    /**
+     * Identity under which the deleted row of a key change is stored.
+     *
+     * <p>A key change is a delete and a create, whose positions differ in the last part only.
+     */
+    RowId movedId() {
+        return new RowId(id.source(), id.schema(), id.table(), position.substring(0, position.lastIndexOf('.')));
+    }
+
+    static ObjectNode parse(String json) {
+        try {
+            return (ObjectNode) JSON.readTree(json);
+        } catch (JsonProcessingException error) {
+            throw new IllegalStateException("a stored row is not JSON", error);
+        }
+    }
+}
