@@ -9,7 +9,7 @@ const SCHEMA: &str = "{schema}";
 /// Placeholder for the name of a table.
 const TABLE: &str = "{table}";
 
-/// Name or ARN of a stream that has [`SCHEMA`], [`TABLE`] or both.
+/// Name or ARN of a stream that has `{schema}`, `{table}` or both.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamPattern(String);
 
