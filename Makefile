@@ -55,7 +55,7 @@ test: tools-rust tools-demo tools-postgres tools-consumers tools-stack ## all te
 	cargo test --locked --workspace
 
 # What `make test` leaves out: the libraries are large, and KCL waits long.
-examples: tools-rust tools-demo tools-consumers tools-kcl tools-flink ## run the examples of KCL and Flink SQL on resharded streams, and compare their rows: three minutes
+examples: tools-rust tools-demo tools-consumers tools-kcl tools-flink ## run the examples of KCL and Flink SQL: three minutes
 	cargo build --locked --workspace --bins
 	cargo test --locked --workspace --test scenarios -- --ignored
 

@@ -15,7 +15,6 @@
 use std::collections::BTreeMap;
 
 use aws_sdk_kinesis::types::Shard;
-use scenarios::aws::fault_proxy::Fault;
 use scenarios::consumer::example::{ExampleConsumer, ExampleFigures};
 use scenarios::consumer::kcl::{KclProgress, KclWorker};
 use scenarios::consumer::oracle::{self, ComparedRows};
@@ -26,6 +25,7 @@ use serde_json::json;
 use tokio_postgres::Client;
 
 use crate::support::backfill::{fixture_with_tables, run_backfill};
+use crate::support::duplicates::send_without_checkpoint;
 use crate::support::gap::{accept_gap, advance_slot};
 use crate::support::reshard::reshard;
 
@@ -86,11 +86,7 @@ async fn write_before_reshard(fixture: &Fixture) {
     for sql in others {
         fixture.sql(sql).await;
     }
-    // The records are in the stream and the checkpoint is not stored, so they are sent again.
-    let denied = Fault::refuse("AccessDeniedException", "the scenario denies it");
-    fixture.ssm_proxy.inject("PutParameter", denied);
-    fixture.failing_tick().await;
-    fixture.ssm_proxy.clear();
+    send_without_checkpoint(fixture).await;
     fixture
         .sql("update u set v = 'new' where id % 2 = 0; insert into u values (100, 'live')")
         .await;

@@ -3,12 +3,12 @@
 //! The stream has duplicates, changed keys, untouched large values, a truncate, rows of a backfill and a
 //! reshard. Flink reads its events from a file, in any order.
 
-use scenarios::aws::fault_proxy::Fault;
 use scenarios::consumer::third_party::ThirdPartyConsumer;
 use scenarios::fixture::{Fixture, Plugin};
 use serde_json::{Value, json};
 
 use crate::support::backfill::{fixture_with_tables, run_backfill};
+use crate::support::duplicates::send_without_checkpoint;
 use crate::support::gap::{accept_gap, advance_slot};
 use crate::support::reshard::reshard;
 
@@ -34,7 +34,9 @@ const BEFORE_TRUNCATE: &[&str] = &[
     "truncate orders",
 ];
 
-/// Transactions after the truncate. Rows of 101 to 140 move to 1101 to 1140 without their large values.
+/// Transactions after the truncate.
+///
+/// The keys 101 to 140 become 1101 to 1140. Their updates leave the large values unchanged.
 const AFTER_TRUNCATE: &[&str] = &[
     "insert into orders select i, 'é \"q\"', i / 4.0, '2024-02-29 12:34:56.789012+02', repeat(md5(i::text), 150)
         from generate_series(50, 140) i",
@@ -45,8 +47,9 @@ const AFTER_TRUNCATE: &[&str] = &[
     "update orders set body = repeat('rewritten', 500) where id % 11 = 0; update orders set body = null where id = 64",
 ];
 
-/// Query for rows that only PostgreSQL has, or only Flink. A row whose large value Flink does not know has to
-/// equal that of PostgreSQL in its other columns.
+/// Finds the rows that only PostgreSQL or only Flink has.
+///
+/// If Flink does not know a large value, the other columns of the row must be equal.
 const DIFFERENCES: &str = "
     with consumed as (
         select id, customer, amount, placed, body
@@ -72,11 +75,7 @@ async fn write(fixture: &Fixture) {
     for sql in first {
         fixture.sql(sql).await;
     }
-    // The records are in the stream and the checkpoint is not stored, so they are sent again.
-    let denied = Fault::refuse("AccessDeniedException", "the scenario denies it");
-    fixture.ssm_proxy.inject("PutParameter", denied);
-    fixture.failing_tick().await;
-    fixture.ssm_proxy.clear();
+    send_without_checkpoint(fixture).await;
     reshard(&fixture.kinesis, &fixture.stream).await;
     for sql in others {
         fixture.sql(sql).await;

@@ -1,6 +1,6 @@
 //! With placeholders in `STREAM_NAME`, the changes of each table go to a stream of their own.
 //!
-//! Order and continuity are those of one stream. What belongs to no table goes to `MESSAGE_STREAM_NAME`.
+//! Order and continuity are the same as with one stream. Messages and control events go to `MESSAGE_STREAM_NAME`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -35,7 +35,7 @@ const TABLES: &str = r#"
 
 const COMPARED: [&str; 3] = ["public.t", "public.log", r#""Web Shop".t"#];
 
-/// Fixture whose streams are `NAME-` and the schema, with these shards. `NAME` is that of the messages.
+/// A fixture with a stream for each schema, called `NAME-SCHEMA`. The stream of messages is called `NAME`.
 async fn fixture(plugin: Plugin, shards: i32, aggregation: &str) -> Fixture {
     let builder = Fixture::builder(plugin).env("AGGREGATION", aggregation);
     let mut fixture = fixture_with_tables(builder, TABLES).await;
@@ -46,7 +46,7 @@ async fn fixture(plugin: Plugin, shards: i32, aggregation: &str) -> Fixture {
     fixture
 }
 
-/// Sets the pattern of streams: the name of the fixture's stream, and `suffix`.
+/// Sets `STREAM_NAME` to the name of the fixture's stream, a hyphen and `suffix`.
 async fn use_pattern(fixture: &mut Fixture, suffix: &str) {
     let (pattern, messages) = (format!("{}-{suffix}", fixture.stream), fixture.stream.clone());
     fixture.function.set("STREAM_NAME", &pattern).await;
@@ -134,7 +134,7 @@ async fn a_table_without_its_stream_stops_the_drain_until_the_stream_exists() {
         let (kind, message) = fixture.failing_tick().await;
         assert_eq!(kind, "StreamMissing", "{message}");
         assert!(parts.iter().all(|part| message.contains(part)), "{message}");
-        // What precedes the table's first change is confirmed.
+        // The changes before the first one of the table are confirmed.
         assert_tick_fails(&fixture, "StreamMissing", &parts).await;
         let public = &table_streams(&fixture)[0];
         let before = Delivery::read(&fixture.kinesis, public).await;
@@ -257,7 +257,7 @@ async fn control_events_go_to_the_stream_of_messages() {
 async fn setup_and_status_name_what_is_missing() {
     Plugin::each(|plugin| async move {
         let mut fixture = fixture(plugin, 1, "none").await;
-        // The slot names the partition.
+        // Events name the partition, and not its root.
         fixture
             .sql(
                 "create table p (id int primary key) partition by range (id);

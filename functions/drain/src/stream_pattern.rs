@@ -4,6 +4,9 @@ use std::fmt;
 
 use crate::table_name::TableName;
 
+/// Most characters of a stream's name (Kinesis API, `StreamName`). All of them are ASCII.
+pub const MOST_NAME_BYTES: usize = 128;
+
 /// Placeholder for the schema of a table.
 const SCHEMA: &str = "{schema}";
 /// Placeholder for the name of a table.
@@ -36,8 +39,12 @@ impl fmt::Display for StreamPattern {
     }
 }
 
+/// Whether Kinesis accepts this character in the name of a stream.
+pub fn is_accepted(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.')
+}
+
 fn accepted(name: &str) -> String {
-    let is_accepted = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
     name.chars()
         .map(|c| if is_accepted(c) { c } else { '_' })
         .collect()

@@ -3,6 +3,7 @@
 pub(crate) mod backfill;
 pub(crate) mod backlog;
 pub(crate) mod cluster;
+pub(crate) mod duplicates;
 pub(crate) mod expected_errors;
 pub(crate) mod gap;
 pub(crate) mod keys;

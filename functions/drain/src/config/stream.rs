@@ -2,7 +2,7 @@
 
 use super::ConfigError;
 use super::variables::{Variables, invalid};
-use crate::stream_pattern::StreamPattern;
+use crate::stream_pattern::{MOST_NAME_BYTES, StreamPattern, is_accepted};
 
 /// The only stream, or the stream of messages and the streams of tables.
 pub(super) fn read(variables: &Variables<'_>) -> Result<(String, Option<StreamPattern>), ConfigError> {
@@ -44,7 +44,8 @@ fn checked(
         _ => Err(invalid(
             variable,
             value.to_owned(),
-            "a name of 1 to 128 letters, digits and _-. (in STREAM_NAME also {schema} and {table}) or an ARN of the function's region, as \
+            "a name of 1 to 128 letters, digits and _-. (in STREAM_NAME also {schema} and {table}) \
+             or an ARN of the function's region, as \
              arn:aws:kinesis:eu-central-1:123456789012:stream/NAME",
         )),
     }
@@ -62,6 +63,5 @@ fn stream_of_arn<'a>(text: &'a str, region: Option<&str>) -> Option<&'a str> {
 }
 
 fn is_stream_name(name: &str) -> bool {
-    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-    (1..=128).contains(&name.len()) && name.chars().all(is_allowed)
+    (1..=MOST_NAME_BYTES).contains(&name.len()) && name.chars().all(is_accepted)
 }

@@ -111,7 +111,7 @@ pub(super) struct Sender<K> {
     requested: RequestedEvents,
     /// Requests that may be in flight: halved when one fails as a whole, one more after each answer.
     allowed: usize,
-    /// The streams with a stale shard map: how often in a row ListShards returned the same map.
+    /// The streams whose shard map is stale, and how often in a row ListShards failed or returned the same map.
     ///
     /// A record was stored in another shard than the map says. Sending stops until ListShards returns a
     /// different map.

@@ -10,19 +10,19 @@ use crate::change::Relation;
 use crate::encode::Event;
 use crate::pack::MAIN_STREAM;
 use crate::ports::{ErrorKind, Stream, StreamError};
-use crate::stream_pattern::StreamPattern;
+use crate::stream_pattern::{MOST_NAME_BYTES, StreamPattern};
 use crate::table_name::TableName;
 
-/// Most streams of one drain, that of messages included.
+/// Most streams of one drain, including that of messages.
 ///
 /// A cold function describes each of them, and all functions of an account share 20 such requests a second.
 pub const MOST_STREAMS: usize = 50;
 
-/// Most characters of a stream's name (Kinesis API, `StreamName`). All of them are ASCII.
-const MOST_NAME_BYTES: usize = 128;
+/// How long the attempts to describe a stream may take.
+const OPENING_TIME: Duration = Duration::from_secs(5);
 
-/// Longest time of the attempts to describe a stream, and the pause between two of them.
-const OPENING_TIME: (Duration, Duration) = (Duration::from_secs(5), Duration::from_millis(200));
+/// Pause between two of these attempts.
+const OPENING_PAUSE: Duration = Duration::from_millis(200);
 
 /// The streams that are open.
 #[derive(Debug)]
@@ -65,7 +65,8 @@ impl StreamRoutes {
 
     /// The number of an event's stream. Opens the stream if it is not open yet.
     ///
-    /// `None` if it is not open at `deadline`. The event then belongs to a change that is not acknowledged.
+    /// `None` if the stream cannot be opened before `deadline`. The caller then drops the event. Its transaction is not
+    /// acknowledged, so it is read again.
     ///
     /// # Errors
     /// The stream cannot be opened, or too many are open.
@@ -112,16 +113,17 @@ impl StreamRoutes {
                 most: MOST_STREAMS,
             });
         }
-        let (longest, pause) = OPENING_TIME;
-        let end = Instant::now() + longest;
+        let end = Instant::now() + OPENING_TIME;
         loop {
             let Ok(opened) = tokio::time::timeout_at(deadline.into(), sender.open_stream(name)).await else {
                 return Ok(None);
             };
             match opened {
-                Err(error) if error.kind() == ErrorKind::Transient && Instant::now() + pause < end => {
+                Err(error)
+                    if error.kind() == ErrorKind::Transient && Instant::now() + OPENING_PAUSE < end =>
+                {
                     tracing::debug!(stream = name, error = %error, "the stream was not described, trying again");
-                    tokio::time::sleep(pause).await;
+                    tokio::time::sleep(OPENING_PAUSE).await;
                 }
                 opened => return opened.map(Some),
             }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::shards::{HashKey, Shard, ShardMap};
 
-/// The number of the only stream; with several, that of the stream for messages.
+/// The number of the first stream. It is the only one, or the one for messages.
 pub const MAIN_STREAM: usize = 0;
 
 /// The open shards of each stream.
@@ -20,7 +20,7 @@ impl StreamShards {
         StreamShards { maps: vec![map] }
     }
 
-    /// Adds a stream. Its shards follow those of the other streams, whose numbers stay.
+    /// Adds a stream. Its shards get the next numbers. The numbers of the other shards stay the same.
     pub(super) fn add(&mut self, map: ShardMap) {
         self.maps.push(map);
     }

@@ -5,8 +5,8 @@ use crate::plugin::Plugin;
 use crate::ports::SlotError;
 use crate::table_name::TableName;
 
-/// The tables that the slot sends, as it names them. If $2, those of the publications $1: a partitioned table or its
-/// partitions, as `publish_via_partition_root` says. Otherwise all that have rows, partitions included.
+/// If $2, the tables of the publications $1. `publish_via_partition_root` decides whether these are partitioned tables
+/// or their partitions. Otherwise all tables that have rows, including partitions.
 const EVENT_TABLES: &str = "
     select distinct p.schemaname::text as schema, p.tablename::text as name
     from pg_publication_tables p
@@ -18,7 +18,7 @@ const EVENT_TABLES: &str = "
     where not $2 and c.relkind = 'r' and c.relpersistence = 'p' and c.oid >= 16384
     order by schema, name";
 
-/// The tables whose changes the slot sends, by the names that its rows have.
+/// The tables whose changes the slot sends, named as its rows name them.
 ///
 /// # Errors
 /// The query failed.
