@@ -35,7 +35,7 @@ help: ## list the targets
 
 # Always the whole workspace. For one package alone, cargo chooses other features of shared crates, and builds
 # them again.
-demo: tools-rust tools-demo $(if $(filter consolidate,$(SCENARIO)),tools-postgres tools-examples) ## drain and backfill a real PostgreSQL into a local Kinesis, and compare every row (PLUGIN=pgoutput or test_decoding; SCENARIO=consolidate: three databases into DuckDB)
+demo: tools-rust tools-demo $(if $(filter consolidate,$(SCENARIO)),tools-postgres tools-examples) ## drain and backfill a real PostgreSQL into a local Kinesis, and compare every row (PLUGIN=pgoutput or test_decoding; SCENARIO=consolidate: three databases into DuckDB, CHANGES=10000000 for a long run)
 	@echo "building the function and the demo"
 	@cargo build --locked --workspace --bins
 	@PLUGIN=$(PLUGIN) SCENARIO=$(SCENARIO) target/debug/play demo

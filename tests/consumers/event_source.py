@@ -47,8 +47,8 @@ class Mapping:
         self.random = random.Random(settings.seed)
         self.shards = {}
         self.number = 0
-        # Records that succeeded.
-        self.done = []
+        # Records that succeeded, and are sent again at the end.
+        self.late = []
         self.figures = dict.fromkeys(["records", "batches", "partial", "sent_again", "late", "given_up"], 0)
 
     def add(self, line):
@@ -96,8 +96,8 @@ class Mapping:
             self.figures["sent_again"] += 1
             return
         self.figures["partial"] += 0 < first < size
-        for _ in range(first):
-            self.done.append(shard.records.popleft())
+        done = [shard.records.popleft() for _ in range(first)]
+        self.late += [event for event in done if self.random.random() < self.settings.late]
         shard.attempts = shard.attempts + 1 if first == 0 else int(first < size)
         if shard.attempts >= MOST_ATTEMPTS:
             # The mapping sends a message about the record to its OnFailure destination.
@@ -107,10 +107,10 @@ class Mapping:
 
     def send_late(self):
         """Send old records again, in any order."""
-        late = self.random.sample(self.done, int(len(self.done) * self.settings.late))
-        for event in late:
+        self.random.shuffle(self.late)
+        for event in self.late:
             self.failed_of([event])
-        self.figures["late"] = len(late)
+        self.figures["late"] = len(self.late)
 
     def failed_of(self, batch):
         answer = self.handler({"Records": batch}, None)

@@ -29,6 +29,7 @@ mod column_rules;
 mod config_errors;
 mod confirm;
 mod conformance;
+mod consolidation;
 mod consumer;
 mod control_events;
 mod crash;

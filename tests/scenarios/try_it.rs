@@ -1,11 +1,11 @@
 //! `make try` prints the changes of a server, and leaves nothing on it.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use scenarios::built_program;
 use scenarios::fixture::{Fixture, Plugin};
 use scenarios::postgres::{Postgres, PostgresSettings, REPLUSER};
 use scenarios::wait;
@@ -110,10 +110,7 @@ impl Run {
 }
 
 fn command<'a>(variables: impl IntoIterator<Item = (&'a str, &'a str)>) -> Command {
-    let program = std::env::current_exe().unwrap();
-    let play = program.ancestors().skip(1).map(|folder| folder.join("play"));
-    let play: PathBuf = play.take(2).find(|path| path.is_file()).unwrap();
-    let mut command = Command::new(play);
+    let mut command = Command::new(built_program("play"));
     let inherited = std::env::vars().map(|(name, _)| name);
     for name in inherited.filter(|name| name.starts_with("PG") && name != "PG_BIN") {
         command.env_remove(name);

@@ -63,3 +63,23 @@ pub fn unique(prefix: &str) -> String {
         NEXT.fetch_add(1, Ordering::Relaxed)
     )
 }
+
+/// A program of this workspace in the target folder: beside this program, or one above this test.
+///
+/// # Panics
+/// It is not built.
+pub fn built_program(name: &str) -> std::path::PathBuf {
+    let program = std::env::current_exe().expect("a running program has a path");
+    let mut candidates = program
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|folder| folder.join(name));
+    let found = candidates.find(|path| path.is_file());
+    found.unwrap_or_else(|| {
+        panic!(
+            "no {name} beside {}: `cargo build --workspace --bins` builds it",
+            program.display()
+        )
+    })
+}

@@ -7,7 +7,7 @@ use std::time::Duration;
 use aws_credential_types::Credentials;
 use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::config::{BehaviorVersion, Region};
-use aws_sdk_kinesis::types::{Record, Shard, StreamStatus};
+use aws_sdk_kinesis::types::{Record, Shard, ShardIteratorType, StreamStatus};
 use ferrokinesis::store::StoreOptions;
 
 use crate::aws::child_shards;
@@ -169,27 +169,50 @@ impl Kinesis {
     }
 
     /// Calls `each` with partition key and data of every record of a shard, oldest first.
-    pub async fn read_shard(&self, stream: &str, shard: &str, mut each: impl FnMut(&str, &[u8])) {
-        let each = |record: &Record| each(record.partition_key().unwrap_or_default(), record.data().as_ref());
-        self.read_records(stream, shard, each).await;
+    pub async fn read_shard(&self, stream: &str, shard: &str, each: impl FnMut(&str, &[u8])) {
+        self.read_shard_after(stream, shard, None, each).await;
+    }
+
+    /// As `read_shard`, from the record after this sequence number on. Returns the last sequence number.
+    pub async fn read_shard_after(
+        &self,
+        stream: &str,
+        shard: &str,
+        after: Option<String>,
+        mut each: impl FnMut(&str, &[u8]),
+    ) -> Option<String> {
+        let mut last = after.clone();
+        let each = |record: &Record| {
+            each(record.partition_key().unwrap_or_default(), record.data().as_ref());
+            last = Some(record.sequence_number().to_owned());
+        };
+        self.read_records(stream, shard, after, each).await;
+        last
     }
 
     /// Sequence number of the last record of a shard; `None` without records.
     pub async fn last_sequence_number(&self, stream: &str, shard: &str) -> Option<String> {
-        let mut last = None;
-        let each = |record: &Record| last = Some(record.sequence_number().to_owned());
-        self.read_records(stream, shard, each).await;
-        last
+        self.read_shard_after(stream, shard, None, |_, _| ()).await
     }
 
-    async fn read_records(&self, stream: &str, shard: &str, mut each: impl FnMut(&Record)) {
+    async fn read_records(
+        &self,
+        stream: &str,
+        shard: &str,
+        after: Option<String>,
+        mut each: impl FnMut(&Record),
+    ) {
+        let kind = match after {
+            Some(_) => ShardIteratorType::AfterSequenceNumber,
+            None => ShardIteratorType::TrimHorizon,
+        };
         let start = self
             .client
             .get_shard_iterator()
             .stream_name(stream)
-            .shard_id(shard);
-        let start = start
-            .shard_iterator_type(aws_sdk_kinesis::types::ShardIteratorType::TrimHorizon)
+            .shard_id(shard)
+            .shard_iterator_type(kind)
+            .set_starting_sequence_number(after)
             .send()
             .await;
         let start = start.unwrap_or_else(|error| panic!("cannot read {shard} of {stream}: {error:?}"));

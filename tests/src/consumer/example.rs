@@ -25,8 +25,8 @@ pub struct ExampleConsumer {
     child: Child,
     input: Option<ChildStdin>,
     output: Lines<BufReader<ChildStdout>>,
-    /// Number of records that were sent, by shard.
-    sent: BTreeMap<String, usize>,
+    /// Sequence number of the last record that it was sent, by shard.
+    sent: BTreeMap<String, String>,
 }
 
 /// What an example did.
@@ -78,16 +78,12 @@ impl ExampleConsumer {
     /// Sends the records of a stream that it has not been sent yet.
     pub async fn send(&mut self, kinesis: &Kinesis, stream: &str) {
         for shard in kinesis.shards(stream).await {
-            let sent = self.sent.entry(shard.shard_id().to_owned()).or_default();
-            let (mut lines, mut number) = (String::new(), 0);
-            let each = |key: &str, data: &[u8]| {
-                if number >= *sent {
-                    lines.push_str(&line(&shard, key, data));
-                }
-                number += 1;
-            };
-            kinesis.read_shard(stream, shard.shard_id(), each).await;
-            *sent = number;
+            let id = shard.shard_id();
+            let mut lines = String::new();
+            let each = |key: &str, data: &[u8]| lines.push_str(&line(&shard, key, data));
+            let after = self.sent.get(id).cloned();
+            let last = kinesis.read_shard_after(stream, id, after, each).await;
+            self.sent.extend(last.map(|last| (id.to_owned(), last)));
             self.write(&lines).await;
         }
     }

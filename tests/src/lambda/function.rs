@@ -16,6 +16,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::{Notify, watch};
 
 use crate::aws::kinesis;
+use crate::built_program;
 use crate::lambda::log_file;
 use crate::lambda::runtime_api::{InvocationIds, RuntimeApi};
 use crate::process_usage;
@@ -323,22 +324,10 @@ fn failed(error: &Value) -> Outcome {
     }
 }
 
-/// `DRAIN_BINARY`, or `drain` in the target folder: beside this program, or one above this test.
+/// `DRAIN_BINARY`, or `drain` of the target folder.
 pub fn drain_binary() -> PathBuf {
     if let Some(binary) = std::env::var_os("DRAIN_BINARY") {
         return PathBuf::from(binary);
     }
-    let program = std::env::current_exe().expect("a running program has a path");
-    let found = program
-        .ancestors()
-        .skip(1)
-        .take(2)
-        .map(|folder| folder.join("drain"))
-        .find(|path| path.is_file());
-    found.unwrap_or_else(|| {
-        panic!(
-            "no drain beside {}: `cargo build -p drain` builds it, DRAIN_BINARY sets another path",
-            program.display()
-        )
-    })
+    built_program("drain")
 }

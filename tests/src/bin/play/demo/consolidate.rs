@@ -5,7 +5,8 @@
 //! standby is promoted, and a function is killed. At the end a query joins the three in DuckDB. PostgreSQL
 //! answers the same query from the sources. The demo succeeds only when the answers and all rows are equal.
 //!
-//! `SEED` repeats the moments and the writes.
+//! `SEED` repeats the moments and the writes. `CHANGES=10000000` writes that many rows, a thousand at a time, in
+//! place of half a minute's small transactions.
 
 mod source;
 mod verdict;
@@ -20,11 +21,11 @@ use scenarios::consumer::example::{ExampleConsumer, ExampleFigures};
 
 use super::screen::{Screen, Tone};
 use crate::seeds::number;
-use source::{KINDS, Source};
+use source::{KINDS, Source, WriterLoad};
 
 const STREAM: &str = "spillway";
 const SHARDS: i32 = 8;
-/// Time in which the writers write.
+/// Time in which the writers write, without `CHANGES`.
 const WRITE_TIME: Duration = Duration::from_secs(30);
 /// First and last second of the faults.
 const FAULT_SECONDS: std::ops::Range<f64> = 8.0..20.0;
@@ -85,7 +86,11 @@ pub(super) async fn demo(screen: &Screen) -> bool {
         sources,
         kinesis,
         seed,
-        written: AtomicBool::new(false),
+        load: match number("CHANGES", 0) {
+            0 => WriterLoad::Time(WRITE_TIME),
+            changes => WriterLoad::Rows(changes.div_ceil(KINDS.len() as u64)),
+        },
+        faults_ended: AtomicBool::new(false),
         drained: AtomicBool::new(false),
         file,
     };
@@ -100,8 +105,10 @@ struct Consolidation<'a> {
     sources: [Source; 3],
     kinesis: Kinesis,
     seed: u64,
-    /// Whether the writers have ended.
-    written: AtomicBool,
+    /// What each writer writes.
+    load: WriterLoad,
+    /// Whether the writers and the faults have ended.
+    faults_ended: AtomicBool,
     /// Whether all slots are empty.
     drained: AtomicBool,
     /// DuckDB's file.
@@ -114,15 +121,17 @@ impl Consolidation<'_> {
         self.screen
             .title("Writers, ticks, backfills, faults, and the consumer, all at the same time");
         let variables = [("DUCKDB_FILE".to_owned(), self.file.to_string_lossy().into_owned())];
-        let options = [&format!("--seed={}", self.seed), "--fails=0.05", "--batch=50"];
+        let mut options = vec![format!("--seed={}", self.seed)];
+        options.extend(["--fails=0.05".to_owned(), "--batch=50".to_owned()]);
+        if let WriterLoad::Rows(_) = self.load {
+            // It keeps the records that it sends again at the end.
+            options.extend(["--late=0.02".to_owned(), "--again=0.05".to_owned()]);
+        }
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
         let consumer = ExampleConsumer::start("lambda_duckdb", &options, &variables);
         let work = async {
             tokio::join!(
-                self.end_writers(),
-                self.inject_faults(),
-                shop.write(self.seed, &self.written),
-                billing.write(self.seed + 1, &self.written),
-                logistics.write(self.seed + 2, &self.written),
+                self.write_and_inject_faults(),
                 self.tick(shop),
                 self.tick(billing),
                 self.tick(logistics),
@@ -137,13 +146,21 @@ impl Consolidation<'_> {
         verdict::report(self, consumer, began).await
     }
 
-    async fn end_writers(&self) {
-        tokio::time::sleep(WRITE_TIME).await;
-        self.written.store(true, Ordering::Relaxed);
-        self.screen.say(
-            Tone::Plain,
-            "the writers have ended; ticks until each slot is empty",
-        );
+    async fn write_and_inject_faults(&self) {
+        let [shop, billing, logistics] = &self.sources;
+        let write = async {
+            tokio::join!(
+                shop.write(self.seed, self.load),
+                billing.write(self.seed + 1, self.load),
+                logistics.write(self.seed + 2, self.load),
+            );
+            self.screen.say(
+                Tone::Plain,
+                "the writers have ended; ticks until each slot is empty",
+            );
+        };
+        tokio::join!(write, self.inject_faults());
+        self.faults_ended.store(true, Ordering::Relaxed);
     }
 
     async fn tick(&self, source: &Source) {
@@ -155,7 +172,7 @@ impl Consolidation<'_> {
             };
             self.screen.say(tone, &format!("{}: {text}", source.kind.name));
         };
-        source.tick_until_empty(&self.written, report).await;
+        source.tick_until_empty(&self.faults_ended, report).await;
     }
 
     /// Kills a server, promotes a standby and kills a function, each at a random moment.
@@ -221,13 +238,13 @@ impl Consolidation<'_> {
 
     fn print_progress(&self, figures: ExampleFigures) {
         let of_source = |source: &Source| {
-            let (commits, changes) = (&source.commits, &source.changes);
-            let (commits, changes) = (commits.load(Ordering::Relaxed), changes.load(Ordering::Relaxed));
-            format!("{} {commits}/{changes}", source.kind.name)
+            let written = source.rows_written.load(Ordering::Relaxed);
+            let sent = source.changes.load(Ordering::Relaxed);
+            format!("{} {written}/{sent}", source.kind.name)
         };
         let sources: Vec<String> = self.sources.iter().map(of_source).collect();
         let line = format!(
-            "commits/changes sent: {}; DuckDB: {} records",
+            "rows written/changes sent: {}; DuckDB: {} records",
             sources.join(", "),
             figures.records
         );

@@ -1,7 +1,7 @@
 //! One of the three databases, with its function, its writer and its ticks.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use scenarios::aws::kinesis::Kinesis;
 use scenarios::aws::ssm::Ssm;
@@ -11,6 +11,7 @@ use scenarios::postgres::cluster::Cluster;
 use scenarios::postgres::{Postgres, PostgresSettings, REPLUSER};
 use scenarios::wait;
 use serde_json::{Value, json};
+use tokio_postgres::Client;
 
 use super::STREAM;
 use crate::demo::describe;
@@ -23,8 +24,17 @@ const DEADLINE: Duration = Duration::from_secs(20);
 const WRITE_PAUSE: Duration = Duration::from_millis(4);
 /// Existing rows of each table whose key is the number of an order.
 const ORDERS: u32 = 20_000;
-/// Ticks after the last write until the slot must be empty.
+/// Ticks after the last write that send nothing although the slot is not empty.
 const MOST_TICKS: usize = 30;
+
+/// How much a writer writes.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum WriterLoad {
+    /// Transactions of few rows, for this time.
+    Time(Duration),
+    /// Transactions of few rows and of a thousand rows in turns, until this number of rows is written.
+    Rows(u64),
+}
 
 /// What distinguishes the three databases.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +52,8 @@ pub(super) struct SourceKind {
     create: &'static str,
     /// Transactions of the writer. `$new`, `$old` and `$cents` are random numbers.
     writes: &'static [&'static str],
+    /// Transaction that updates a thousand rows.
+    writes_many: &'static str,
 }
 
 pub(super) const KINDS: [SourceKind; 3] = [
@@ -59,6 +71,7 @@ pub(super) const KINDS: [SourceKind; 3] = [
             "update shop.customers set name = 'customer $cents' where id = 1 + $old % 1000",
             "delete from shop.orders where id = $new",
         ],
+        writes_many: "update shop.orders set amount = amount + 1 where id between $old and $old + 999",
     },
     SourceKind {
         name: "billing",
@@ -76,6 +89,7 @@ pub(super) const KINDS: [SourceKind; 3] = [
              and not exists (select from billing.invoices where order_id = $new)",
             "delete from billing.invoices where order_id = $old",
         ],
+        writes_many: "update billing.invoices set paid = paid + 0.01 where order_id between $old and $old + 999",
     },
     SourceKind {
         name: "logistics",
@@ -92,6 +106,8 @@ pub(super) const KINDS: [SourceKind; 3] = [
              and not exists (select from logistics.shipments where order_id = $new)",
             "delete from logistics.shipments where order_id = $old",
         ],
+        writes_many: "update logistics.shipments set delivered = not delivered
+            where order_id between $old and $old + 999",
     },
 ];
 
@@ -101,6 +117,7 @@ pub(super) struct Source {
     pub(super) postgres: PostgresHost,
     pub(super) function: Function,
     pub(super) commits: AtomicU64,
+    pub(super) rows_written: AtomicU64,
     pub(super) changes: AtomicU64,
     pub(super) ticks: AtomicU64,
     pub(super) failed_ticks: AtomicU64,
@@ -131,6 +148,7 @@ impl Source {
             kind,
             postgres,
             commits: AtomicU64::new(0),
+            rows_written: AtomicU64::new(0),
             changes: AtomicU64::new(0),
             ticks: AtomicU64::new(0),
             failed_ticks: AtomicU64::new(0),
@@ -153,33 +171,57 @@ impl Source {
         executed.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     }
 
-    /// Writes until `over`. A writer that loses its connection connects again.
-    pub(super) async fn write(&self, seed: u64, over: &AtomicBool) {
+    /// Writes. A writer that loses its connection connects again.
+    pub(super) async fn write(&self, seed: u64, load: WriterLoad) {
+        let began = Instant::now();
+        let is_over = || match load {
+            WriterLoad::Time(time) => began.elapsed() >= time,
+            WriterLoad::Rows(rows) => self.rows_written.load(Ordering::Relaxed) >= rows,
+        };
         let mut random = fastrand::Rng::with_seed(seed);
-        while !over.load(Ordering::Relaxed) {
+        while !is_over() {
             let Ok(client) = self.postgres.try_admin(self.kind.name).await else {
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             };
-            while !over.load(Ordering::Relaxed) {
-                let sql = self.kind.writes[random.usize(..self.kind.writes.len())]
-                    .replace("$new", &random.u32(ORDERS + 1..ORDERS + 3_000).to_string())
-                    .replace("$old", &random.u32(1..=ORDERS).to_string())
-                    .replace("$cents", &random.u32(1..1_000).to_string());
-                match client.batch_execute(&sql).await {
-                    Ok(()) => self.commits.fetch_add(1, Ordering::Relaxed),
-                    Err(error) if is_lost(&error) => break,
-                    Err(error) => panic!("{sql}: {error:?}"),
-                };
+            while !is_over() {
+                let few = self.kind.writes[random.usize(..self.kind.writes.len())];
+                let many = matches!(load, WriterLoad::Rows(_)).then_some(self.kind.writes_many);
+                let transactions = std::iter::once(few).chain(many);
+                if !self.execute(&client, transactions, &mut random).await {
+                    break;
+                }
                 tokio::time::sleep(WRITE_PAUSE).await;
             }
         }
     }
 
+    /// Executes each transaction with random numbers; false if the connection is lost.
+    async fn execute(
+        &self,
+        client: &Client,
+        transactions: impl Iterator<Item = &'static str>,
+        random: &mut fastrand::Rng,
+    ) -> bool {
+        for transaction in transactions {
+            let sql = transaction
+                .replace("$new", &random.u32(ORDERS + 1..ORDERS + 3_000).to_string())
+                .replace("$old", &random.u32(1..=ORDERS).to_string())
+                .replace("$cents", &random.u32(1..1_000).to_string());
+            match client.execute(&sql, &[]).await {
+                Ok(rows) => self.rows_written.fetch_add(rows, Ordering::Relaxed),
+                Err(error) if is_lost(&error) => return false,
+                Err(error) => panic!("{sql}: {error:?}"),
+            };
+            self.commits.fetch_add(1, Ordering::Relaxed);
+        }
+        true
+    }
+
     /// Ticks until `over`, then until the slot is empty and the backfill finished.
     ///
     /// # Panics
-    /// The slot is not empty after thirty ticks.
+    /// Thirty ticks after the last write sent nothing, and the slot is not empty.
     pub(super) async fn tick_until_empty(&self, over: &AtomicBool, report: impl Fn(&str)) {
         let mut clock = tokio::time::interval(TICK);
         clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -188,14 +230,15 @@ impl Source {
             let ends = over.load(Ordering::Relaxed);
             clock.tick().await;
             let answer = self.tick(&report).await;
+            let sent = answer.as_ref().is_some_and(|answer| answer["changes"] != 0);
             let is_empty = answer.is_some_and(|answer| answer["stopped"] == "empty");
             if ends && is_empty && self.backfill_finished.load(Ordering::Relaxed) {
                 return;
             }
-            left -= usize::from(ends);
+            left -= usize::from(ends && !sent);
             assert!(
                 left > 0,
-                "{}: the slot is not empty after {MOST_TICKS} ticks",
+                "{}: {MOST_TICKS} ticks sent nothing, and the slot is not empty",
                 self.kind.name
             );
         }

@@ -113,7 +113,11 @@ fn print_summary(demo: &Consolidation<'_>, figures: ExampleFigures, began: Insta
             "committed transactions",
             sum(|it| it.commits.load(Ordering::Relaxed)),
         ),
-        ("changes sent", sum(|it| it.changes.load(Ordering::Relaxed))),
+        ("rows written", sum(|it| it.rows_written.load(Ordering::Relaxed))),
+        (
+            "changes sent, by the answers",
+            sum(|it| it.changes.load(Ordering::Relaxed)),
+        ),
         ("records, each of many events", figures.records.to_string()),
         (
             "batches, and failed in part",
