@@ -75,9 +75,13 @@ def main() -> int:
         ],
     )
     packing = packings[plan["aggregation"]]
+    several = len({row["stream"] for row in packing["shards"]}) > 1
     table(
-        ["busiest shards", "records", "bytes", "s at capacity"],
-        [[row["shard"], row["records"], row["bytes"], row["seconds"]] for row in packing["shards"][:5]],
+        ["busiest shards", *["of stream"] * several, "records", "bytes", "s at capacity"],
+        [
+            [row["shard"], *[row["stream"]] * several, row["records"], row["bytes"], row["seconds"]]
+            for row in packing["shards"][:5]
+        ],
     )
     if plan["oversize"]:
         limit = f"{plan['record_limit_bytes']:,}"

@@ -24,6 +24,7 @@ crate::scenarios![
     a_drain_writes_to_at_most_fifty_streams,
     control_events_go_to_the_stream_of_messages,
     setup_and_status_name_what_is_missing,
+    a_plan_forecasts_the_records_of_each_stream,
 ];
 
 /// Two schemas with the same tables and keys. One name has a character that Kinesis does not accept.
@@ -286,4 +287,50 @@ async fn setup_and_status_name_what_is_missing() {
         }
     })
     .await;
+}
+
+async fn a_plan_forecasts_the_records_of_each_stream() {
+    for aggregation in ["none", "kpl"] {
+        let mut fixture = fixture(Plugin::Pgoutput, 2, aggregation).await;
+        fixture
+            .sql("insert into t select i, 0 from generate_series(1, 40) i; insert into log values ('a'), ('b')")
+            .await;
+        fixture
+            .sql(r#"insert into "Web Shop".t select i, 0 from generate_series(1, 30) i"#)
+            .await;
+        fixture
+            .sql("select pg_logical_emit_message(true, 'app', 'x')")
+            .await;
+        let plan = fixture.invoke(json!({"action": "plan"})).await.answer();
+        assert_eq!(
+            fixture.kinesis_proxy.requests("PutRecords"),
+            0,
+            "the plan sent records"
+        );
+        assert_eq!(plan["stream"], fixture.stream, "{plan}");
+        let mut planned: BTreeMap<&str, u64> = BTreeMap::new();
+        for shard in plan[aggregation]["shards"].as_array().unwrap() {
+            let records = planned.entry(shard["stream"].as_str().unwrap()).or_default();
+            *records += shard["records"].as_u64().unwrap();
+        }
+        let report = fixture.tick().await;
+        assert_eq!(plan["events"], report["events"], "{plan}");
+        for (stream, delivery) in compare(&fixture).await {
+            let records = delivery.records as u64;
+            assert!(records > 0, "{stream} is empty");
+            match aggregation {
+                "none" => assert_eq!(planned[&*stream], records, "{stream}: {plan}"),
+                // A drain sends what it has when no row is available, so it may send more.
+                _ => assert!((1..=records).contains(&planned[&*stream]), "{stream}: {plan}"),
+            }
+        }
+        assert_eq!(planned.len(), 3, "{plan}");
+
+        use_pattern(&mut fixture, "{schema}-{table}").await;
+        fixture.sql("insert into t values (41, 0)").await;
+        let (kind, message) = fixture.invoke(json!({"action": "plan"})).await.error();
+        let stream = format!("{}-public-t", fixture.stream);
+        assert_eq!(kind, "StreamMissing", "{message}");
+        assert!(message.contains(&stream), "{message}");
+    }
 }

@@ -12,12 +12,12 @@ use crate::clock::now_micros;
 use crate::continuity::StartPosition;
 use crate::drain::reader::{HOLD_BYTES, ReaderNeed, ReaderOutput, ReaderRequest, SentHistory, WindowReader};
 use crate::drain::report::Report;
-use crate::drain::{AGGREGATE_BYTES, REQUEST, Settings};
+use crate::drain::{AGGREGATE_BYTES, REQUEST, Settings, StreamOpener, StreamRoutes};
 use crate::encode::Envelope;
 use crate::error::Error;
 use crate::lsn::Lsn;
 use crate::pack::{Acknowledgements, Forecast, PlanFigures};
-use crate::ports::{PeekRow, PeekRows, Slot, SlotError};
+use crate::ports::{PeekRow, PeekRows, Slot, SlotError, Stream, StreamError};
 use crate::postgres::connection::Connector;
 use crate::window_sizing::Window;
 
@@ -30,7 +30,7 @@ pub struct Plan {
     pub slot: String,
     /// The slot's plugin.
     pub plugin: &'static str,
-    /// The stream.
+    /// The stream: that of messages, if tables have streams.
     pub stream: String,
     /// How the function is configured: `none` or `kpl`.
     pub aggregation: &'static str,
@@ -79,7 +79,7 @@ pub(crate) async fn run(
         ..
     } = &mut opened;
     let input = PlanInput {
-        stream: &app.config.stream,
+        stream: &app.stream,
         settings,
         envelope: &app.config.envelope.with_empty_definitions(),
         start,
@@ -91,8 +91,9 @@ pub(crate) async fn run(
 }
 
 /// What a plan is made from, and its bounds.
-pub(crate) struct PlanInput<'a> {
-    pub(crate) stream: &'a str,
+pub(crate) struct PlanInput<'a, K> {
+    /// The stream of everything, or that of messages.
+    pub(crate) stream: &'a K,
     pub(crate) settings: &'a Settings,
     pub(crate) envelope: &'a Envelope,
     pub(crate) start: &'a StartPosition,
@@ -108,13 +109,14 @@ pub(crate) struct PlanInput<'a> {
 ///
 /// # Errors
 /// See [`run`].
-pub(crate) async fn plan<S: Slot>(slot: &mut S, input: PlanInput<'_>) -> Result<Plan, Error> {
+pub(crate) async fn plan<S: Slot, K: Stream>(slot: &mut S, input: PlanInput<'_, K>) -> Result<Plan, Error> {
     let began = Instant::now();
     let PlanInput {
         stream,
         settings,
         start,
         rows,
+        time,
         ..
     } = input;
     let upto = slot.wal_positions().await?.readable;
@@ -123,7 +125,7 @@ pub(crate) async fn plan<S: Slot>(slot: &mut S, input: PlanInput<'_>) -> Result<
         rows,
         sent_prefix: None,
     };
-    let mut peeked = slot.peek(window, input.time).await?;
+    let mut peeked = slot.peek(window, time).await?;
     let reader_settings = reader_settings(&input);
     let history = SentHistory {
         settled: start.settled,
@@ -136,18 +138,16 @@ pub(crate) async fn plan<S: Slot>(slot: &mut S, input: PlanInput<'_>) -> Result<
     };
     let catalog = slot.catalog().await?;
     let reader = WindowReader::new(&reader_settings, input.envelope, catalog, history, now_micros());
-    let mut forecaster = Forecaster::new(reader, settings, start, began, input.names_keys);
-    let complete = forecaster
-        .read(slot, &mut peeked, window, began + input.time)
-        .await?;
+    let mut forecaster = Forecaster::new(reader, &input, began);
+    let complete = forecaster.read(slot, &mut peeked, window).await?;
     drop(peeked);
     slot.cancel_peek().await;
-    let Forecaster { forecast, report, .. } = forecaster;
+    let Forecaster { planned, report, .. } = forecaster;
     Ok(Plan {
         action: "plan",
         slot: settings.slot.clone(),
         plugin: settings.plugin.name(),
-        stream: stream.to_owned(),
+        stream: stream.name(),
         aggregation: settings.aggregation.name(),
         from: start.acknowledged,
         upto,
@@ -156,62 +156,82 @@ pub(crate) async fn plan<S: Slot>(slot: &mut S, input: PlanInput<'_>) -> Result<
         changes: report.changes,
         events: report.events,
         omitted: report.omitted,
-        figures: forecast.finish(report.changes, REQUEST),
+        figures: planned.forecast.finish(report.changes, REQUEST),
         elapsed_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
     })
 }
 
 /// The settings of the reader: events of any size pass, since the forecast counts those that are too large.
-fn reader_settings(input: &PlanInput<'_>) -> Settings {
+fn reader_settings<K>(input: &PlanInput<'_, K>) -> Settings {
     Settings {
         passes_oversize: true,
         ..input.settings.clone()
     }
 }
 
-struct Forecaster<'a, R> {
-    reader: WindowReader<'a, R>,
+/// The forecast, and the stream that opens those of tables.
+struct PlannedStreams<'a, K> {
+    main: &'a K,
+    record_bytes: usize,
     forecast: Forecast,
-    acknowledgements: Acknowledgements,
-    report: Report,
 }
 
-impl<'a, R: PeekRow> Forecaster<'a, R> {
-    fn new(
-        reader: WindowReader<'a, R>,
-        settings: &Settings,
-        start: &StartPosition,
-        began: Instant,
-        names_keys: bool,
-    ) -> Self {
+impl<K: Stream> StreamOpener for PlannedStreams<'_, K> {
+    async fn open_stream(&mut self, name: &str) -> Result<usize, StreamError> {
+        let (stream, info) = self.main.open(name, self.record_bytes).await?;
+        self.forecast.add_stream(stream.name(), &info.shards);
+        Ok(self.forecast.streams() - 1)
+    }
+}
+
+struct Forecaster<'a, R, K> {
+    reader: WindowReader<'a, R>,
+    planned: PlannedStreams<'a, K>,
+    routes: StreamRoutes,
+    acknowledgements: Acknowledgements,
+    report: Report,
+    /// When the time for reading is over.
+    end: Instant,
+}
+
+impl<'a, R: PeekRow, K: Stream> Forecaster<'a, R, K> {
+    fn new(reader: WindowReader<'a, R>, input: &PlanInput<'a, K>, began: Instant) -> Self {
+        let PlanInput { stream, settings, .. } = *input;
+        let forecast = Forecast::new(
+            began,
+            stream.name(),
+            &settings.shards,
+            settings.record_bytes,
+            AGGREGATE_BYTES.min(settings.record_bytes),
+            settings.bytes_in_flight,
+            input.names_keys,
+        );
         Forecaster {
             reader,
-            forecast: Forecast::new(
-                began,
-                &settings.shards,
-                settings.record_bytes,
-                AGGREGATE_BYTES.min(settings.record_bytes),
-                settings.bytes_in_flight,
-                names_keys,
-            ),
-            acknowledgements: Acknowledgements::new(start.settled.into()),
+            planned: PlannedStreams {
+                main: stream,
+                record_bytes: settings.record_bytes,
+                forecast,
+            },
+            routes: StreamRoutes::new(settings, stream.name()),
+            acknowledgements: Acknowledgements::new(input.start.settled.into()),
             report: Report::default(),
+            end: began + input.time,
         }
     }
 
-    /// Adds the rows of a peek to the forecast until `end`. Returns whether the window was read to its bound
-    /// in the log.
+    /// Adds the rows of a peek to the forecast until the time is over. Returns whether the window was read to its
+    /// bound in the log.
     async fn read<S: Slot>(
         &mut self,
         slot: &mut S,
         peeked: &mut impl PeekRows<Row = R>,
         window: Window,
-        end: Instant,
     ) -> Result<bool, Error> {
         let mut count = 0i32;
         // The server ends at the end of a transaction, however many rows that has.
         while count < window.rows {
-            let row = match tokio::time::timeout_at(end.into(), peeked.next()).await {
+            let row = match tokio::time::timeout_at(self.end.into(), peeked.next()).await {
                 Ok(Ok(Some(row))) => row,
                 Ok(Ok(None)) => return Ok(true),
                 Err(_) | Ok(Err(SlotError::Timeout { .. })) => return Ok(false),
@@ -222,12 +242,15 @@ impl<'a, R: PeekRow> Forecaster<'a, R> {
                 let commits = slot.large_commits(window, HOLD_BYTES / 2).await?;
                 self.reader.add_large_commits(commits)?;
             }
-            self.add_events(slot).await?;
+            if !self.add_events(slot).await? {
+                return Ok(false);
+            }
         }
         Ok(false)
     }
 
-    async fn add_events<S: Slot>(&mut self, slot: &mut S) -> Result<(), Error> {
+    /// Adds the events of the rows that were read. Returns whether there was time for all of them.
+    async fn add_events<S: Slot>(&mut self, slot: &mut S) -> Result<bool, Error> {
         let mut events = Vec::new();
         while self.reader.has_rows(None) {
             let mut out = ReaderOutput {
@@ -240,10 +263,15 @@ impl<'a, R: PeekRow> Forecaster<'a, R> {
             if let Some(ReaderRequest::Tables(tables)) = self.reader.next(&mut out)? {
                 slot.add_tables(self.reader.catalog_mut(), &tables).await?;
             }
-            for event in events.drain(..) {
-                self.forecast.add(event, REQUEST);
+            for mut event in events.drain(..) {
+                let stream = self.routes.stream_of(&event.event, &mut self.planned, self.end);
+                let Some(stream) = stream.await? else {
+                    return Ok(false);
+                };
+                event.stream = stream;
+                self.planned.forecast.add(event, REQUEST);
             }
         }
-        Ok(())
+        Ok(true)
     }
 }

@@ -45,13 +45,13 @@ use markers::{HistoryCheck, Markers};
 use next_window::NextWindow;
 use report::{Report, StopReason};
 use sender::Sender;
-use stream_routes::StreamRoutes;
 use tip::PollPacing;
 
 pub use backfill::BackfillRunner;
 pub(crate) use markers::MARKER_TIME;
 pub use settings::{AGGREGATE_BYTES, REQUEST, Settings};
 pub use stream_routes::{MOST_STREAMS, check_name};
+pub(crate) use stream_routes::{StreamOpener, StreamRoutes};
 pub use task::{DrainPorts, DrainTask, Drained};
 
 /// Most bytes of new log that are left to the next tick.

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use super::report::Report;
 use super::requested_events::RequestedEvents;
 use super::settings::{REQUEST, Settings};
+use super::stream_routes::StreamOpener;
 use super::throughput::{LaneTime, Throughput};
 use crate::checkpoint::AckPosition;
 use crate::encode::Event;
@@ -126,6 +127,16 @@ pub(super) struct Sender<K> {
     pub(super) spare: Vec<Event>,
 }
 
+impl<K: Stream> StreamOpener for Sender<K> {
+    async fn open_stream(&mut self, name: &str) -> Result<usize, StreamError> {
+        let main = &self.streams[MAIN_STREAM].stream;
+        let (stream, info) = main.open(name, self.record_bytes).await?;
+        self.lanes.add_stream(info.shards);
+        self.streams.push(OpenStream::new(stream, info.keyed));
+        Ok(self.streams.len() - 1)
+    }
+}
+
 impl<K: Stream> Sender<K> {
     /// A sender that starts at `position`. Every event must be acknowledged before `deadline`.
     pub(super) fn new(stream: K, settings: &Settings, position: AckPosition, deadline: Instant) -> Self {
@@ -160,18 +171,6 @@ impl<K: Stream> Sender<K> {
 
     fn name_of(&self, stream: usize) -> String {
         self.streams[stream].stream.name()
-    }
-
-    /// Opens another stream. Returns its number.
-    ///
-    /// # Errors
-    /// As [`Stream::open`].
-    pub(super) async fn open_stream(&mut self, name: &str) -> Result<usize, StreamError> {
-        let main = &self.streams[MAIN_STREAM].stream;
-        let (stream, info) = main.open(name, self.record_bytes).await?;
-        self.lanes.add_stream(info.shards);
-        self.streams.push(OpenStream::new(stream, info.keyed));
-        Ok(self.streams.len() - 1)
     }
 
     /// Adds an event to its lane.

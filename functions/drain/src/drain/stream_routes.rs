@@ -4,12 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::sender::Sender;
 use super::settings::Settings;
 use crate::change::Relation;
 use crate::encode::Event;
 use crate::pack::MAIN_STREAM;
-use crate::ports::{ErrorKind, Stream, StreamError};
+use crate::ports::{ErrorKind, StreamError};
 use crate::stream_pattern::{MOST_NAME_BYTES, StreamPattern};
 use crate::table_name::TableName;
 
@@ -24,9 +23,18 @@ const OPENING_TIME: Duration = Duration::from_secs(5);
 /// Pause between two of these attempts.
 const OPENING_PAUSE: Duration = Duration::from_millis(200);
 
+/// Opens streams, and numbers them.
+pub(crate) trait StreamOpener {
+    /// Opens another stream. Returns its number.
+    ///
+    /// # Errors
+    /// As [`Stream::open`](crate::ports::Stream::open).
+    async fn open_stream(&mut self, name: &str) -> Result<usize, StreamError>;
+}
+
 /// The streams that are open.
 #[derive(Debug)]
-pub(super) struct StreamRoutes {
+pub(crate) struct StreamRoutes {
     /// `None` if all events go to one stream.
     pattern: Option<StreamPattern>,
     /// The number of each stream, by its name.
@@ -39,7 +47,7 @@ pub(super) struct StreamRoutes {
 
 impl StreamRoutes {
     /// Routes of a drain. The stream with the name `main` is open.
-    pub(super) fn new(settings: &Settings, main: String) -> Self {
+    pub(crate) fn new(settings: &Settings, main: String) -> Self {
         StreamRoutes {
             pattern: settings.stream_pattern.clone(),
             numbers: HashMap::from([(main, MAIN_STREAM)]),
@@ -70,10 +78,10 @@ impl StreamRoutes {
     ///
     /// # Errors
     /// The stream cannot be opened, or too many are open.
-    pub(super) async fn stream_of<K: Stream>(
+    pub(crate) async fn stream_of(
         &mut self,
         event: &Event,
-        sender: &mut Sender<K>,
+        opener: &mut impl StreamOpener,
         deadline: Instant,
     ) -> Result<Option<usize>, StreamError> {
         if let Some(number) = self.find(event) {
@@ -87,7 +95,7 @@ impl StreamRoutes {
         let number = match self.numbers.get(&name) {
             Some(number) => *number,
             None => {
-                let opened = Box::pin(self.open(sender, &name, deadline)).await;
+                let opened = Box::pin(self.open(opener, &name, deadline)).await;
                 let Some(number) = opened.map_err(|error| error.with_table(table))? else {
                     return Ok(None);
                 };
@@ -100,9 +108,9 @@ impl StreamRoutes {
     }
 
     /// Opens a stream, with retries for [`OPENING_TIME`]. Returns its number; `None` if it is not open at `deadline`.
-    async fn open<K: Stream>(
+    async fn open(
         &self,
-        sender: &mut Sender<K>,
+        opener: &mut impl StreamOpener,
         name: &str,
         deadline: Instant,
     ) -> Result<Option<usize>, StreamError> {
@@ -115,7 +123,7 @@ impl StreamRoutes {
         }
         let end = Instant::now() + OPENING_TIME;
         loop {
-            let Ok(opened) = tokio::time::timeout_at(deadline.into(), sender.open_stream(name)).await else {
+            let Ok(opened) = tokio::time::timeout_at(deadline.into(), opener.open_stream(name)).await else {
                 return Ok(None);
             };
             match opened {

@@ -39,6 +39,8 @@ pub struct Forecast {
     capacity: usize,
     /// Whether keys are named by their text, which holds values of rows.
     names_keys: bool,
+    /// The name of each stream, by its number.
+    streams: Vec<String>,
     packings: [Packing; 2],
     tables: BTreeMap<String, TableTotals>,
     keys: HashMap<HashKey, KeyTotals>,
@@ -154,6 +156,8 @@ pub struct PackingFigures {
 /// The figures of one shard.
 #[derive(Debug, Serialize)]
 pub struct ShardFigures {
+    /// The name of its stream.
+    pub stream: String,
     /// Its name.
     pub shard: String,
     /// The number of records.
@@ -171,6 +175,7 @@ impl Forecast {
     /// memory.
     pub fn new(
         now: Instant,
+        stream: String,
         map: &ShardMap,
         record_bytes: usize,
         aggregate_bytes: usize,
@@ -191,6 +196,7 @@ impl Forecast {
             record_bytes,
             capacity,
             names_keys,
+            streams: vec![stream],
             packings: [
                 packing(Aggregation::None),
                 packing(Aggregation::Kpl {
@@ -202,6 +208,20 @@ impl Forecast {
             oversize: 0,
             events: 0,
         }
+    }
+
+    /// Adds a stream. Its number is the count of the streams before.
+    pub fn add_stream(&mut self, stream: String, map: &ShardMap) {
+        for packing in &mut self.packings {
+            packing.lanes.add_stream(map.clone());
+            packing.shards.extend(vec![(0, 0); map.len()]);
+        }
+        self.streams.push(stream);
+    }
+
+    /// The number of streams.
+    pub fn streams(&self) -> usize {
+        self.streams.len()
     }
 
     /// Adds an event.
@@ -244,7 +264,7 @@ impl Forecast {
     pub fn finish(self, changes: u64, limits: RequestLimits) -> PlanFigures {
         let [none, kpl] = self
             .packings
-            .map(|packing| packing.finish(self.now, limits, changes));
+            .map(|packing| packing.finish(self.now, limits, changes, &self.streams));
         PlanFigures {
             tables: table_figures(self.tables),
             hottest_keys: hottest_keys(self.keys, self.events),
@@ -318,11 +338,17 @@ impl Packing {
         *shard_bytes += bytes;
     }
 
-    fn finish(mut self, now: Instant, limits: RequestLimits, changes: u64) -> PackingFigures {
+    fn finish(
+        mut self,
+        now: Instant,
+        limits: RequestLimits,
+        changes: u64,
+        streams: &[String],
+    ) -> PackingFigures {
         while !self.lanes.is_empty() {
             self.send(now, limits, false);
         }
-        let shards = self.shard_figures();
+        let shards = self.shard_figures(streams);
         let per_million = |amount: f64| rounded(amount * 1e6 / changes.max(1) as f64);
         PackingFigures {
             records: self.records,
@@ -339,12 +365,13 @@ impl Packing {
         }
     }
 
-    fn shard_figures(&self) -> Vec<ShardFigures> {
+    fn shard_figures(&self, streams: &[String]) -> Vec<ShardFigures> {
         let shards = self.lanes.shards();
         let figures = self.shards.iter().enumerate().map(|(shard, (records, bytes))| {
             let seconds_by_records = *records as f64 / SHARD_RECORDS_PER_SECOND;
             let seconds_by_bytes = *bytes as f64 / SHARD_BYTES_PER_SECOND;
             ShardFigures {
+                stream: streams[shards.stream(shard)].clone(),
                 shard: shards.shard(shard).id.clone(),
                 records: *records,
                 bytes: *bytes,
@@ -378,6 +405,7 @@ mod tests {
     fn figures(events: impl IntoIterator<Item = (&'static str, usize)>) -> PlanFigures {
         let mut forecast = Forecast::new(
             Instant::now(),
+            "s".to_owned(),
             &ShardMap::even(2),
             1 << 20,
             256 << 10,

@@ -1,7 +1,7 @@
 //! Streams of tables, which the sender opens at their first event.
 
 use super::super::sender::Sender;
-use super::super::stream_routes::StreamRoutes;
+use super::super::stream_routes::{StreamOpener as _, StreamRoutes};
 use super::*;
 use crate::change::{ColumnCoverage, Relation};
 use crate::position::Position;
