@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use scenarios::aws::fault_proxy::Fault;
 use scenarios::consumer::Delivery;
 use scenarios::consumer::oracle::{self, ComparedRows};
 use scenarios::fixture::{DEADLINE, Fixture, Plugin};
@@ -285,6 +286,19 @@ async fn setup_and_status_name_what_is_missing() {
                 assert_eq!(answer["stream_pattern"], pattern);
             }
         }
+        for table in ["log", "p1", "t"] {
+            let stream = format!("{}-all-{table}", fixture.stream);
+            fixture.kinesis.create_stream(&stream, 1).await;
+        }
+        // All functions of an account share a limit of such requests.
+        for _ in 0..4 {
+            let throttled = Fault::refuse("LimitExceededException", "Rate exceeded");
+            fixture
+                .kinesis_proxy
+                .inject_once("DescribeStreamSummary", throttled);
+        }
+        let status = fixture.invoke(json!({"action": "status"})).await.answer();
+        assert_eq!(status["problems"], json!([]), "{status}");
     })
     .await;
 }

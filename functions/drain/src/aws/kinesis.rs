@@ -24,6 +24,12 @@ const RECORD_BYTES: usize = 1 << 20;
 /// All functions of an account share 20 DescribeStreamSummary requests a second.
 const REUSE_TIME: Duration = Duration::from_secs(600);
 
+/// Most DescribeStreamSummary requests for one description, while Kinesis throttles them.
+const SUMMARY_ATTEMPTS: u32 = 6;
+
+/// Mean pause between two of these requests.
+const SUMMARY_PAUSE: Duration = Duration::from_millis(400);
+
 /// A Kinesis data stream, by name or ARN.
 #[derive(Debug, Clone)]
 pub(crate) struct Kinesis {
@@ -202,7 +208,19 @@ impl Kinesis {
         *self.cached.lock().unwrap_or_else(PoisonError::into_inner) = cached;
     }
 
+    /// The stream's description, with retries while Kinesis throttles: many functions may start at the same moment.
     async fn summary(&self) -> Result<StreamDescriptionSummary, StreamError> {
+        for _ in 1..SUMMARY_ATTEMPTS {
+            match self.summary_once().await {
+                Err(StreamError::Throttled { .. }) => {}
+                answer => return answer,
+            }
+            tokio::time::sleep(SUMMARY_PAUSE.mul_f64(0.5 + fastrand::f64())).await;
+        }
+        self.summary_once().await
+    }
+
+    async fn summary_once(&self) -> Result<StreamDescriptionSummary, StreamError> {
         let request = self.client.describe_stream_summary();
         let request = request
             .set_stream_name(self.stream_name())

@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::settings::Settings;
 use crate::change::Relation;
 use crate::encode::Event;
 use crate::pack::MAIN_STREAM;
-use crate::ports::{ErrorKind, StreamError};
+use crate::ports::StreamError;
 use crate::stream_pattern::{MOST_NAME_BYTES, StreamPattern};
 use crate::table_name::TableName;
 
@@ -16,12 +16,6 @@ use crate::table_name::TableName;
 ///
 /// A cold function describes each of them, and all functions of an account share 20 such requests a second.
 pub const MOST_STREAMS: usize = 50;
-
-/// How long the attempts to describe a stream may take.
-const OPENING_TIME: Duration = Duration::from_secs(5);
-
-/// Pause between two of these attempts.
-const OPENING_PAUSE: Duration = Duration::from_millis(200);
 
 /// Opens streams, and numbers them.
 pub(crate) trait StreamOpener {
@@ -107,7 +101,7 @@ impl StreamRoutes {
         Ok(Some(number))
     }
 
-    /// Opens a stream, with retries for [`OPENING_TIME`]. Returns its number; `None` if it is not open at `deadline`.
+    /// Opens a stream. Returns its number; `None` if it is not open at `deadline`.
     async fn open(
         &self,
         opener: &mut impl StreamOpener,
@@ -121,20 +115,9 @@ impl StreamRoutes {
                 most: MOST_STREAMS,
             });
         }
-        let end = Instant::now() + OPENING_TIME;
-        loop {
-            let Ok(opened) = tokio::time::timeout_at(deadline.into(), opener.open_stream(name)).await else {
-                return Ok(None);
-            };
-            match opened {
-                Err(error)
-                    if error.kind() == ErrorKind::Transient && Instant::now() + OPENING_PAUSE < end =>
-                {
-                    tracing::debug!(stream = name, error = %error, "the stream was not described, trying again");
-                    tokio::time::sleep(OPENING_PAUSE).await;
-                }
-                opened => return opened.map(Some),
-            }
+        match tokio::time::timeout_at(deadline.into(), opener.open_stream(name)).await {
+            Ok(opened) => opened.map(Some),
+            Err(_) => Ok(None),
         }
     }
 }
