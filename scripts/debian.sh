@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs those of the named Debian packages that are missing. Without a missing package it prints nothing and
-# needs no network.
+# Installs those of the named Debian packages that are missing. Without a missing package it prints nothing
+# and needs no network.
 set -eu
 
 missing=
@@ -24,8 +24,8 @@ else
 fi
 
 echo "installing$missing"
-# Debian's server package creates a cluster on port 5432 and starts it. A temporary setting prevents that. Existing
-# servers stay as they are.
+# Debian's server package creates a cluster on port 5432 and starts it. A temporary setting prevents that.
+# Existing servers stay as they are.
 case " $missing " in
 *" postgresql-15 "*)
     drop_in=/etc/postgresql-common/createcluster.d/spillway.conf

@@ -1,6 +1,6 @@
 #!/bin/sh
-# fuzz.sh TARGET SECONDS: fuzzes a target of functions/drain/fuzz. It starts from the committed inputs and from those
-# that earlier runs found. It writes an input that fails into a file, and prints its name.
+# fuzz.sh TARGET SECONDS: fuzzes a target of functions/drain/fuzz. It starts from the committed inputs and
+# from those that earlier runs found. It writes an input that fails into a file, and prints its name.
 set -eu
 cd "${0%/*}/.."
 target=$1
@@ -12,7 +12,8 @@ if [ ! -e "$fuzz/fuzz_targets/$target.rs" ]; then
     exit 1
 fi
 
-# Coverage by the LLVM of stable rustc. With `--target`, build scripts and macros have no coverage: no fuzzer reads it.
+# Coverage by the LLVM of stable rustc. With `--target`, build scripts and macros have no coverage: no fuzzer
+# reads it.
 host=$(rustc -vV | sed -n 's/^host: //p')
 pass=-Cllvm-args=-sanitizer-coverage
 echo "building $target"

@@ -1,5 +1,6 @@
 #!/bin/sh
-# jars.sh FOLDER POM: installs the libraries that POM pins, and their dependencies. Does nothing if they are installed.
+# jars.sh FOLDER POM: installs the libraries that POM pins, and their dependencies. Does nothing if they are
+# installed.
 set -eu
 folder=$1 pom=$2
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Applies each deliberate fault of tests/mutants to a copy of the committed source, and runs the scenario that must
-# fail with it. Arguments: prefixes of mutants, such as 03 or 12-no-fence; without arguments all run. Fails if a mutant
-# is MISSED, or if its scenario is FAILING without the fault.
+# Applies each deliberate fault of tests/mutants to a copy of the committed source, and runs the scenario that
+# must fail with it. Arguments: prefixes of mutants, such as 03 or 12-no-fence; without arguments all run.
+# Fails if a mutant is MISSED, or if its scenario is FAILING without the fault.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -11,8 +11,8 @@ rm -rf "$copy" "$logs"
 mkdir -p "$copy" "$logs"
 git archive HEAD | tar -x -C "$copy"
 
-# A target folder of its own: an interrupted run must not leave a mutant as the function's binary. `touch`, because
-# this folder may have a newer binary than the source of the commit.
+# A target folder of its own: an interrupted run must not leave a mutant as the function's binary. `touch`,
+# because this folder may have a newer binary than the source of the commit.
 touch "$copy"/functions/drain/src/{lib,main}.rs
 build() {
     (cd "$copy" && CARGO_TARGET_DIR="$root/target/mutants/target" \

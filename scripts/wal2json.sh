@@ -1,6 +1,7 @@
 #!/bin/sh
-# wal2json.sh SERVER RELEASE: installs wal2json for the PostgreSQL 17 in the folder SERVER, from a newer Debian release.
-# It needs that release's C library, so the server starts with that library. Does nothing if it is installed.
+# wal2json.sh SERVER RELEASE: installs wal2json for the PostgreSQL 17 in the folder SERVER, from a newer
+# Debian release. It needs that release's C library, so the server starts with that library. Does nothing if
+# it is installed.
 set -eu
 server=$1 release=$2
 

@@ -41,7 +41,8 @@ def points(values, statistic, start, period):
     """One value for each period that has one. A NaN separates those that are not adjacent."""
     periods = {}
     for time, value in values:
-        # The first line is in the middle of a period, so that a tick that is a little early has its own period.
+        # The first line is in the middle of a period, so that a tick that is a little early has its own
+        # period.
         periods.setdefault(round((time - start) / 1000 / period), []).append(value)
     previous, result = None, []
     for number in sorted(periods):

@@ -92,7 +92,8 @@ def connect():
     secret = boto3.client("secretsmanager").get_secret_value(SecretId=os.environ["SECRET_ARN"])["SecretString"]
     login = json.loads(secret)
     authorities = ssl.create_default_context(cafile=os.path.join(os.path.dirname(__file__), "rds.pem"))
-    # Chain and host name are checked. The strict checks of Python 3.13 refuse authorities without key identifiers.
+    # Chain and host name are checked. The strict checks of Python 3.13 refuse authorities without key
+    # identifiers.
     authorities.verify_flags &= ~ssl.VERIFY_X509_STRICT
     return pg8000.native.Connection(
         login["username"],

@@ -151,8 +151,8 @@ async fn a_hanging_commit_during_a_chunk_keeps_its_new_values() {
     let fixture = fixture_with_hanging_commits().await;
     let client = fixture.connect().await;
     let gate = ChunkGate::closed_at(&fixture, 1).await;
-    // The first chunk does not see the change of row 3, nor the second that of row 13. The commit hangs until the
-    // invocation has delivered the change and has given up on the second chunk.
+    // The first chunk does not see the change of row 3, nor the second that of row 13. The commit hangs until
+    // the invocation has delivered the change and has given up on the second chunk.
     let (first, committed) = tokio::join!(
         async {
             let deadline = Duration::from_secs(8);

@@ -9,8 +9,8 @@
 //! - an accepted gap and its repair;
 //! - a record that Spillway did not write.
 //!
-//! The consumer fails at some records once. Some batches are sent to it again. KCL reads the stream while it is
-//! resharded, after its first worker was killed.
+//! The consumer fails at some records once. Some batches are sent to it again. KCL reads the stream while it
+//! is resharded, after its first worker was killed.
 
 use std::collections::BTreeMap;
 

@@ -132,8 +132,8 @@ macro_rules! scenarios {
     };
 }
 
-/// Registers functions of this file that take about a minute, or need large libraries: `make examples` runs them,
-/// and `make test` does not.
+/// Registers functions of this file that take about a minute, or need large libraries: `make examples` runs
+/// them, and `make test` does not.
 #[macro_export]
 macro_rules! long_scenarios {
     ($($name:ident),* $(,)?) => {

@@ -1,8 +1,9 @@
-//! With `PARTITION_KEYS`, all rows of a customer have the same partition key. So they arrive in the order of commits.
+//! With `PARTITION_KEYS`, all rows of a customer have the same partition key. So they arrive in the order of
+//! commits.
 //!
-//! [`Fixture::consume`] checks that positions ascend within each partition key. That is not enough here: a row whose
-//! customer changes has events under two partition keys. So these scenarios also check that the positions of each row
-//! ascend in the order in which the stream accepted its events.
+//! [`Fixture::consume`] checks that positions ascend within each partition key. That is not enough here: a
+//! row whose customer changes has events under two partition keys. So these scenarios also check that the
+//! positions of each row ascend in the order in which the stream accepted its events.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -71,8 +71,8 @@ async fn wait_for_requests(fixture: &Fixture, count: u64) {
     }
 }
 
-/// Invokes the function and kills it after this time, which may be anywhere in the invocation; false if it answered
-/// before.
+/// Invokes the function and kills it after this time, which may be anywhere in the invocation; false if it
+/// answered before.
 async fn kill_after(fixture: &Fixture, time: Duration) -> bool {
     let tick = json!({});
     let outcome = fixture.function.invoke_with_limit(&tick, DEADLINE, time).await;

@@ -1,7 +1,7 @@
 //! A slow lane holds the acknowledged position back, and much of what follows is in the stream.
 //!
-//! The checkpoint remembers that. After a kill, the next tick sends only what was not acknowledged. If the log
-//! is another one, it sends everything.
+//! The checkpoint remembers that. After a kill, the next tick sends only what was not acknowledged. If the
+//! log is another one, it sends everything.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -29,8 +29,8 @@ crate::scenarios![
 const TRANSACTIONS: usize = 120;
 /// Rows that each transaction inserts.
 const ROWS: usize = 5;
-/// Most events that may arrive twice: those of the hot row that were acknowledged after the last store, and the
-/// last change.
+/// Most events that may arrive twice: those of the hot row that were acknowledged after the last store, and
+/// the last change.
 const MOST_DUPLICATES: usize = 40;
 
 /// Fixture with a drained slot and the hot row. A record takes 100 ms.
@@ -184,8 +184,8 @@ async fn a_deadline_is_answered_although_the_server_is_slow_to_tell_its_state() 
     fixture.compare(&["public.t"]).await;
 }
 
-/// Fixture whose server is back at the copy of its disk before the backlog, and the checkpoints before and after
-/// the backlog.
+/// Fixture whose server is back at the copy of its disk before the backlog, and the checkpoints before and
+/// after the backlog.
 ///
 /// The second one was stored inside of a window, behind the hot row.
 async fn restored_fixture() -> (Fixture, Value, Value) {

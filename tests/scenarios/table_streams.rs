@@ -1,6 +1,7 @@
-//! With placeholders in `STREAM_NAME`, the changes of each table go to a stream of their own.
+//! With placeholders in `STREAM_NAME`, the schema and the name of a table determine its stream.
 //!
-//! Order and continuity are the same as with one stream. Messages and control events go to `MESSAGE_STREAM_NAME`.
+//! Order and continuity are the same as with one stream. Messages and control events go to
+//! `MESSAGE_STREAM_NAME`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -19,16 +20,17 @@ use crate::support::positions::{SlotPositions, wait_until_sessions_end};
 use crate::support::reshard::reshard;
 
 crate::scenarios![
-    each_table_has_the_stream_of_its_name,
+    each_change_goes_to_the_stream_of_its_schema,
     a_table_without_its_stream_stops_the_drain_until_the_stream_exists,
-    failures_kills_and_a_reshard_keep_the_order_in_every_stream,
+    order_holds_in_every_stream_despite_failures_kills_and_a_reshard,
     a_drain_writes_to_at_most_fifty_streams,
     control_events_go_to_the_stream_of_messages,
     setup_and_status_name_what_is_missing,
     a_plan_forecasts_the_records_of_each_stream,
 ];
 
-/// Two schemas with the same tables and keys. One name has a character that Kinesis does not accept.
+/// Two schemas, each with a table `t` that has the same keys. The name of one schema has a character that Kinesis
+/// does not accept.
 const TABLES: &str = r#"
     create schema "Web Shop"; grant usage on schema "Web Shop" to public;
     create table public.t (id int primary key, n int); create table public.log (line text);
@@ -87,7 +89,7 @@ fn counts(delivery: &Delivery) -> Vec<(String, usize)> {
     delivery.counts().into_iter().collect()
 }
 
-async fn each_table_has_the_stream_of_its_name() {
+async fn each_change_goes_to_the_stream_of_its_schema() {
     Plugin::each(|plugin| async move {
         for aggregation in ["none", "kpl"] {
             let fixture = fixture(plugin, 2, aggregation).await;
@@ -151,7 +153,7 @@ async fn a_table_without_its_stream_stops_the_drain_until_the_stream_exists() {
     .await;
 }
 
-async fn failures_kills_and_a_reshard_keep_the_order_in_every_stream() {
+async fn order_holds_in_every_stream_despite_failures_kills_and_a_reshard() {
     Plugin::each(|plugin| async move {
         for aggregation in ["none", "kpl"] {
             let fixture = fixture(plugin, 3, aggregation).await;
@@ -334,7 +336,7 @@ async fn a_plan_forecasts_the_records_of_each_stream() {
             assert!(records > 0, "{stream} is empty");
             match aggregation {
                 "none" => assert_eq!(planned[&*stream], records, "{stream}: {plan}"),
-                // A drain sends what it has when no row is available, so it may send more.
+                // While a drain waits for rows it sends what it has, so it may send more records.
                 _ => assert!((1..=records).contains(&planned[&*stream]), "{stream}: {plan}"),
             }
         }

@@ -253,8 +253,8 @@ async fn twenty_ends_at_random_moments_leave_nothing() {
             let moment = Duration::from_millis((2_500.0 * fastrand::f64().powi(2)) as u64);
             let run = Run::start(variables);
             async move {
-                // It listens to signals before it prints. Before that, nothing is on the server, and a signal that
-                // this process ignores would be ignored there, too.
+                // It listens to signals before it prints. Before that, nothing is on the server, and a signal
+                // that this process ignores would be ignored there, too.
                 run.said.wait_for("PostgreSQL ").await;
                 // Not a wait for an event: that the signal comes at any moment is what is tried.
                 tokio::time::sleep(moment).await;

@@ -24,8 +24,8 @@ create macro from_varbyte(value, form) as decode(value);
 create macro json_extract_path_text(document, name) as json_extract_string(document, '$.' || name);
 """
 
-# A schema of the stream's records is a table here. There is one session, so nothing is locked. The view is not stored,
-# so it need not be refreshed.
+# A schema of the stream's records is a table here. There is one session, so nothing is locked. The view is
+# not stored, so it need not be refreshed.
 IGNORED = ("create external schema", "lock table", "refresh materialized view")
 
 

@@ -1,11 +1,12 @@
--- The present rows of public.orders of each source: id bigint primary key, customer text, amount numeric(12,2),
--- placed timestamptz, body text. body is large: an update that leaves it unchanged does not contain it.
--- For another table, replace the names and the columns. Repeat what is said of body for each large column.
+-- The present rows of public.orders of each source: id bigint primary key, customer text, amount
+-- numeric(12,2), placed timestamptz, body text. body is large: an update that leaves it unchanged does not
+-- contain it. For another table, replace the names and the columns. Repeat what is said of body for each
+-- large column.
 
 create or replace view spillway.orders as
 with recursive changes as (
-    -- body_at is null where the change does not say what the body is. A create without its body takes it from the old
-    -- key's row. A body that was omitted for its size (OVERSIZE=omit) is not the former one.
+    -- body_at is null where the change does not say what the body is. A create without its body takes it from
+    -- the old key's row. A body that was omitted for its size (OVERSIZE=omit) is not the former one.
     select
         source_name,
         op,
@@ -60,8 +61,8 @@ newest as (
     where age = 1
 ),
 
--- The newest body that is known of each row, and of each row at its deletion. A change of the key is a delete and a
--- create whose positions differ in the index only (the first 33 characters are equal).
+-- The newest body that is known of each row, and of each row at its deletion. A change of the key is a delete
+-- and a create whose positions differ in the index only (the first 33 characters are equal).
 known as (
     select source_name, id, body, body_at
     from (

@@ -1,5 +1,5 @@
--- The files that Firehose writes to S3, as the table that the template's Iceberg table is: one row for each event.
--- Replace the bucket. Each statement is run alone: Athena takes one at a time.
+-- The files that Firehose writes to S3, as the table that the template's Iceberg table is: one row for each
+-- event. Replace the bucket. Each statement is run alone: Athena takes one at a time.
 
 create database if not exists spillway;
 

@@ -1,10 +1,10 @@
--- The changes of public.orders of each source: id bigint primary key, customer text, amount numeric(12,2), placed
--- timestamptz, body text. body is large: an update that leaves it unchanged does not contain it.
--- For another table, replace the names and the columns. Repeat what is said of body for each large column.
+-- The changes of public.orders of each source: id bigint primary key, customer text, amount numeric(12,2),
+-- placed timestamptz, body text. body is large: an update that leaves it unchanged does not contain it. For
+-- another table, replace the names and the columns. Repeat what is said of body for each large column.
 
--- body_at orders the changes that say what the body is. The body of a create without it, after a change of the key, is
--- not known: that create sorts before the same change with the body, and so has no index. A body that was omitted for
--- its size (OVERSIZE=omit) is not the former one.
+-- body_at is the position of a change that contains the body. A change of the key is a delete and a create, and
+-- the create may lack the body. Its body_at is the first two parts of the position, 33 characters, so the same
+-- create with the body sorts after it. If OVERSIZE=omit removed the body, the earlier body is no longer valid.
 create view orders_changes as
 select
     e.`source`.name as source_name,
@@ -23,8 +23,8 @@ select
 from events as e
 where e.op in ('c', 'u', 'r', 'd') and e.`source`.`schema` = 'public' and e.`source`.`table` = 'orders';
 
--- Rows of a source whose position is less do not exist: after a truncate, and after the end of a repair.
-create view orders_ends as
+-- Positions of truncates and repairs. Rows of the source with a smaller position no longer exist.
+create view orders_truncates as
 select e.`source`.name as source_name, e.`source`.`position` as `position`
 from events as e
 where e.op = 't' and e.`source`.`schema` = 'public' and e.`source`.`table` = 'orders'

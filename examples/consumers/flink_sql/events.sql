@@ -1,5 +1,5 @@
--- The events of the stream. Replace REGION and ACCOUNT. Each view reads the fields that this table declares: add the
--- columns of your tables to before (the key) and after.
+-- The events of the stream. Replace REGION and ACCOUNT. Each view reads the fields that this table declares:
+-- add the columns of your tables to before (the key) and after.
 
 create table events (
     op string,

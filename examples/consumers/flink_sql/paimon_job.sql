@@ -1,7 +1,8 @@
 -- Keeps the rows of public.orders in tables of Paimon.
 
--- Deleted rows stay, with op d: an older change that arrives later must not revive them. A change replaces the columns
--- of a sequence group if its position is not less than that of the row, and none of them if its position is null.
+-- Deleted rows stay, with op d: an older change that arrives later must not revive them. A change replaces
+-- the columns of a sequence group if its position is not less than that of the row, and none of them if its
+-- position is null.
 create table if not exists lake.spillway.orders_rows (
     source_name string,
     id bigint,
@@ -19,15 +20,15 @@ create table if not exists lake.spillway.orders_rows (
     'fields.body_at.sequence-group' = 'body'
 );
 
-create table if not exists lake.spillway.orders_floors (
+create table if not exists lake.spillway.orders_truncates (
     source_name string,
     `position` string,
     primary key (source_name) not enforced
 ) with ('sequence.field' = 'position');
 
--- One job.
+-- Both inserts run in one job.
 execute statement set begin
 insert into lake.spillway.orders_rows
 select source_name, id, op, `position`, customer, amount, placed, body, body_at from orders_changes;
-insert into lake.spillway.orders_floors select source_name, `position` from orders_ends;
+insert into lake.spillway.orders_truncates select source_name, `position` from orders_truncates;
 end;

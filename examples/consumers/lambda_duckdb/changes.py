@@ -12,7 +12,8 @@ from aws_kinesis_agg.deaggregator import iter_deaggregate_records
 
 # Debezium's mark of a large value that an update left unchanged. The event does not contain the value.
 UNAVAILABLE = "__debezium_unavailable_value"
-# Our own mark, for a value that OVERSIZE=omit left out. It did change, so the stored value is not valid any more.
+# Our own mark, for a value that OVERSIZE=omit left out. It did change, so the stored value is not valid any
+# more.
 OMITTED = "__omitted_because_of_its_size"
 
 
@@ -32,8 +33,8 @@ class Change(NamedTuple):
     id: RowId
     # Positions of one source compare as strings. Those of two sources must never be compared.
     position: str
-    # c (create), u (update), d (delete), r (row of a backfill). Of a table, t: rows that are older than the position do
-    # not exist, because of a truncate or a repair.
+    # c (create), u (update), d (delete), r (row of a backfill). Of a table, t: rows that are older than the
+    # position do not exist, because of a truncate or a repair.
     op: str
     # The new row, or the old row of a delete, which may have the key only.
     row: dict

@@ -63,8 +63,9 @@ def merge(store, changes):
 def next_rows(change, old, moved):
     """The rows after a change, by their identity."""
     if change.op == "d":
-        # A key change is a delete and a create. The created row may need values of the deleted one, and may be read
-        # later, from another shard, when the old key has got a new row. So the deleted row is kept twice.
+        # A key change is a delete and a create. The created row may need values of the deleted one, and may
+        # be read later, from another shard, when the old key has got a new row. So the deleted row is kept
+        # twice.
         data, waits_for = (change.row | old.data, old.waits_for) if old else (change.row, None)
         row = Row(change.position, True, data, waits_for)
         return {change.id: row, moved_row(change): row}

@@ -1,5 +1,5 @@
--- (:rows) becomes the rows of the batch, one for each key. A position is compared only with that of the same source.
--- A server that does not know the types of parameters needs the cast.
+-- (:rows) becomes the rows of the batch, one for each key. A position is compared only with that of the same
+-- source. A server that does not know the types of parameters needs the cast.
 merge into rows as t
 using (values (:rows)) as s
     (source_name, schema_name, table_name, row_key, position, deleted, waits_for, data)

@@ -24,14 +24,16 @@ from spillway.orders_changes as c
 left join spillway.progress as p on p.target = 'orders' and p.shard_id = c.shard_id
 where p.shard_id is null or c.sequence_number > p.sequence_number;
 
--- Changes without a key, which the merge leaves out. It must be 0: see "Rows without a key" in docs/events.md.
+-- Changes without a key, which the merge leaves out. It must be 0: see "Rows without a key" in
+-- docs/events.md.
 select count(*) as without_key from spillway.orders_changes where op <> 't' and id is null;
 
--- Rows that wait for the row of their old key, or whose body was omitted for its size. It must be 0 after a repair.
+-- Rows that wait for the row of their old key, or whose body was omitted for its size. It must be 0 after a
+-- repair.
 select count(*) as without_body from public.orders where body = '__debezium_unavailable_value';
 
--- Compare with the database: select count(*), sum(id), sum(amount) from public.orders. While it is written to, the
--- figures of the last two minutes differ: compare again.
+-- Compare with the database: select count(*), sum(id), sum(amount) from public.orders. While it is written
+-- to, the figures of the last two minutes differ: compare again.
 select source_name, count(*) as rows_in_all, sum(id) as ids, sum(amount) as amounts
 from public.orders
 group by source_name

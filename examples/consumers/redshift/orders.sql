@@ -6,8 +6,8 @@
 --     --column 'placed timestamptz'
 --     --large body
 
--- Rows, deleted ones included (op d): a delete that was forgotten could not stop an older change that arrives again.
--- body_at is the position of the change that has this value.
+-- Rows, deleted ones included (op d): a delete that was forgotten could not stop an older change that arrives
+-- again. body_at is the position of the change that has this value.
 create table spillway.orders (
     source_name varchar(128) not null,
     id bigint not null,
@@ -22,8 +22,8 @@ create table spillway.orders (
     primary key (source_name, id)
 );
 
--- The body that each deleted row had. A change of the key is a delete and a create at one place of the log. That
--- place is moved_at, the position without its index. The create may lack the body.
+-- The body that each deleted row had. A change of the key is a delete and a create at one place of the log.
+-- That place is moved_at, the position without its index. The create may lack the body.
 create table spillway.orders_deleted_body (
     source_name varchar(128) not null,
     moved_at varchar(64) not null,
@@ -44,9 +44,9 @@ select
 from spillway.orders
 where op <> 'd';
 
--- The changes of the table. Where a change does not say what a large value is, its position (…_at) is null. A create
--- without it takes it from the old key's row. A value that was omitted for its size (OVERSIZE=omit) is not the former
--- one.
+-- The changes of the table. Where a change does not say what a large value is, its position (…_at) is null. A
+-- create without it takes it from the old key's row. A value that was omitted for its size (OVERSIZE=omit) is
+-- not the former one.
 create or replace view spillway.orders_changes as
 select
     e.shard_id::varchar(128) as shard_id,
@@ -122,8 +122,8 @@ begin
     select k.* from spillway_orders_known as k
     qualify row_number() over (partition by k.source_name, k.id order by k.position desc) = 1;
 
-    -- The newest body that is known of each row. A change that is sent twice may have its body only once. Then
-    -- that one counts.
+    -- The newest body that is known of each row. A change that is sent twice may have its body only once.
+    -- Then that one counts.
     drop table if exists spillway_orders_newest_body;
     create temp table spillway_orders_newest_body as
     select k.source_name, k.id, k.body, k.body_at from spillway_orders_known as k

@@ -1,5 +1,6 @@
--- After Divergence or SystemChanged only: positions of the source start again at spillway.gap_accepted. Replace SOURCE,
--- and orders for each table. Run it before you accept the gap, with the schedule of the merge off.
+-- After Divergence or SystemChanged only: positions of the source start again at spillway.gap_accepted.
+-- Replace SOURCE, and orders for each table. Run it before you accept the gap, with the schedule of the merge
+-- off.
 
 -- What was sent before is merged.
 refresh materialized view spillway.events;

@@ -18,8 +18,8 @@ HEAD = """\
 -- The table {schema}.{table} of each source. Made by table_sql.py, which makes the file of any other table:
 --   {command}
 
--- Rows, deleted ones included (op d): a delete that was forgotten could not stop an older change that arrives again.
--- {at_of_large} the position of the change that has this value.
+-- Rows, deleted ones included (op d): a delete that was forgotten could not stop an older change that arrives
+-- again. {at_of_large} the position of the change that has this value.
 create table spillway.{table} (
     source_name varchar(128) not null,
 {key_definitions}
@@ -33,8 +33,8 @@ create table spillway.{table} (
 
 # For each large column.
 DELETED_TABLE = """
--- The {large} that each deleted row had. A change of the key is a delete and a create at one place of the log. That
--- place is moved_at, the position without its index. The create may lack the {large}.
+-- The {large} that each deleted row had. A change of the key is a delete and a create at one place of the
+-- log. That place is moved_at, the position without its index. The create may lack the {large}.
 create table spillway.{table}_deleted_{large} (
     source_name varchar(128) not null,
     moved_at varchar(64) not null,
@@ -53,9 +53,9 @@ select
 from spillway.{table}
 where op <> 'd';
 
--- The changes of the table. Where a change does not say what a large value is, its position (…_at) is null. A create
--- without it takes it from the old key's row. A value that was omitted for its size (OVERSIZE=omit) is not the former
--- one.
+-- The changes of the table. Where a change does not say what a large value is, its position (…_at) is null. A
+-- create without it takes it from the old key's row. A value that was omitted for its size (OVERSIZE=omit) is
+-- not the former one.
 create or replace view spillway.{table}_changes as
 select
     e.shard_id::varchar(128) as shard_id,
@@ -135,8 +135,8 @@ begin
 
 # For each large column.
 NEWEST_VALUE = """
-    -- The newest {large} that is known of each row. A change that is sent twice may have its {large} only once. Then
-    -- that one counts.
+    -- The newest {large} that is known of each row. A change that is sent twice may have its {large} only
+    -- once. Then that one counts.
     drop table if exists spillway_{table}_newest_{large};
     create temp table spillway_{table}_newest_{large} as
     select k.source_name, {keys_of_k}, k.{large}, k.{large}_at from spillway_{table}_known as k

@@ -85,8 +85,8 @@ pub struct Config {
     pub salt: Option<SaltSource>,
     /// Operations whose changes are not sent.
     pub skipped: SkippedOperations,
-    /// Name or ARN of the stream that receives the records; with a pattern, only those of messages and control
-    /// events.
+    /// Name or ARN of the stream that receives the records; with a pattern, only those of messages and
+    /// control events.
     pub stream: String,
     /// The streams of tables; `None` if there is only one stream.
     pub stream_pattern: Option<StreamPattern>,
@@ -267,11 +267,12 @@ impl Config {
         })
     }
 
-    /// Most bytes that may wait for the stream's acknowledgement: a thirty-second of the memory, and 8 to 64 MiB.
+    /// Most bytes that may wait for the stream's acknowledgement: a thirty-second of the memory, and 8 to 64
+    /// MiB.
     ///
-    /// The 160 shards that accept 16 MiB in a tenth of a second answer sooner. More bytes that wait would only
-    /// need more memory. The rest of the memory is for the copies in requests, for the rows of a transaction
-    /// whose end is not read yet, and for the runtime.
+    /// The 160 shards that accept 16 MiB in a tenth of a second answer sooner. More bytes that wait would
+    /// only need more memory. The rest of the memory is for the copies in requests, for the rows of a
+    /// transaction whose end is not read yet, and for the runtime.
     pub fn bytes_in_flight(&self) -> usize {
         usize::try_from(self.memory_mib.clamp(256, 2048) << 20).unwrap_or(usize::MAX) / 32
     }

@@ -1,8 +1,8 @@
 //! Lines of the log: JSON objects with the fields of the invocation.
 //!
-//! The fields have the names and the meaning that they have in AWS Lambda Powertools: `service`, `cold_start`,
-//! `function_request_id` and `xray_trace_id`. They are at the top level of the object. The formatter of
-//! tracing-subscriber can only nest them.
+//! The fields have the names and the meaning that they have in AWS Lambda Powertools: `service`,
+//! `cold_start`, `function_request_id` and `xray_trace_id`. They are at the top level of the object. The
+//! formatter of tracing-subscriber can only nest them.
 //!
 //! Lambda filters the lines by their `level` (`ApplicationLogLevel`).
 
@@ -21,8 +21,9 @@ use tracing_subscriber::registry::LookupSpan;
 
 /// Fields that each line has, shared by all that write lines.
 ///
-/// They are those of the running invocation. A sandbox runs one at a time. Its tasks on other threads have the
-/// same fields, which the fields of a span would not reach. Between two invocations they are those of the first.
+/// They are those of the running invocation. A sandbox runs one at a time. Its tasks on other threads have
+/// the same fields, which the fields of a span would not reach. Between two invocations they are those of the
+/// first.
 #[derive(Debug, Clone)]
 pub struct LineFields(Arc<Mutex<Map<String, Value>>>);
 

@@ -50,8 +50,8 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    // The drain and its connections share this thread: a batch of rows then wakes no other thread. Requests to
-    // AWS run on the other threads.
+    // The drain and its connections share this thread: a batch of rows then wakes no other thread. Requests
+    // to AWS run on the other threads.
     let tasks = LocalSet::new();
     match tasks.block_on(&runtime, serve(config.map_err(Error::from), &fields)) {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,8 +3,8 @@
 //! CloudWatch reads the metrics from the line. A metric is billed for each hour in which it has a value. So a
 //! count that is mostly zero is left out while it is zero.
 //!
-//! Source: "Specification: Embedded metric format" in the CloudWatch user guide. `_aws` names the metrics, and
-//! their values are further fields of the object.
+//! Source: "Specification: Embedded metric format" in the CloudWatch user guide. `_aws` names the metrics,
+//! and their values are further fields of the object.
 
 use serde_json::{Map, Value, json};
 

@@ -137,11 +137,11 @@ impl WindowSizing {
 
     /// Adjusts the size after a window of this size.
     ///
-    /// The server decoded it in `decoded`. Every event was acknowledged after `took`. Decoding the next window
-    /// should take a quarter of the time that is left, but at least half a second and at most thirty seconds.
-    /// Sending it may take four fifths of the time that is left. It gets so much because every window decodes
-    /// a part of the log again: a slow stream must not make windows small. The size changes by at most a
-    /// factor of four, since a single measurement may be chance.
+    /// The server decoded it in `decoded`. Every event was acknowledged after `took`. Decoding the next
+    /// window should take a quarter of the time that is left, but at least half a second and at most thirty
+    /// seconds. Sending it may take four fifths of the time that is left. It gets so much because every
+    /// window decodes a part of the log again: a slow stream must not make windows small. The size changes by
+    /// at most a factor of four, since a single measurement may be chance.
     pub fn adjust(&mut self, decoded: Duration, took: Duration, left: Duration) {
         self.is_slow = decoded > (decoded + left) / 3;
         self.may_stretch = !self.is_slow;
@@ -235,7 +235,8 @@ mod tests {
         );
         assert_eq!(size(&sizing), ((128 << 20) * 8 / 5, 160_000));
         assert_eq!(sizing.decode_timeout(MINUTE), MINUTE / 2);
-        // The time left is enough for a fifth of that, but one measurement changes the size by a factor of four.
+        // The time left is enough for a fifth of that, but one measurement changes the size by a factor of
+        // four.
         sizing.adjust(
             Duration::from_secs(1),
             Duration::from_secs(40),

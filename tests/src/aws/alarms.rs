@@ -1,7 +1,7 @@
 //! The alarms of template.yaml, evaluated on metrics as CloudWatch does.
 //!
-//! Source: "Using Amazon CloudWatch alarms" in the CloudWatch user guide: periods, datapoints to alarm, missing
-//! data.
+//! Source: "Using Amazon CloudWatch alarms" in the CloudWatch user guide: periods, datapoints to alarm,
+//! missing data.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
 //! `ChildShards` in the answers of GetRecords, which ferrokinesis lacks.
 //!
-//! Kinesis names the children of a closed shard in the last answer of that shard. Without them KCL takes the answer
-//! for an error, and asks again without end.
+//! Kinesis names the children of a closed shard in the last answer of that shard. Without them KCL takes the
+//! answer for an error, and asks again without end.
 
 use axum::body::{Body, HttpBody as _, to_bytes};
 use axum::extract::{Request, State};

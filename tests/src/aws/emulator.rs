@@ -13,8 +13,8 @@ pub(crate) struct Emulator {
 }
 
 impl Emulator {
-    /// Starts it on a free port, and waits until it accepts connections. `command` gets the port; in it `$folder`
-    /// is a folder that is removed with the emulator.
+    /// Starts it on a free port, and waits until it accepts connections. `command` gets the port; in it
+    /// `$folder` is a folder that is removed with the emulator.
     ///
     /// # Panics
     /// It does not start, or others took five free ports before it listened.

@@ -50,7 +50,8 @@ impl Ssm {
             client,
             secrets,
         };
-        // moto loads its SSM model with the first request. On a busy machine that exceeds the function's timeout.
+        // moto loads its SSM model with the first request. On a busy machine that exceeds the function's
+        // timeout.
         ssm.get("/first").await;
         ssm
     }

@@ -153,7 +153,8 @@ async fn classes() -> PathBuf {
 
 fn compile() -> Watchdog {
     let mut watchdog = Watchdog::start(None, &std::env::temp_dir());
-    // Debian's Java runtime has the compiler, but no program for it: that would replace the `*` of a class path.
+    // Debian's Java runtime has the compiler, but no program for it: that would replace the `*` of a class
+    // path.
     let command = format!(
         "java -m jdk.compiler/com.sun.tools.javac.Main -d \"$folder\" \
          -cp \"$(printf %s: '{}'/*.jar)\" '{}'/*.java 2>&1",

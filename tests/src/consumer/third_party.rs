@@ -29,7 +29,8 @@ pub enum ThirdPartyConsumer<'a> {
     /// It is the only maintained public parser of DMS messages for Kinesis and Kafka that we found; others
     /// are samples.
     Dms,
-    /// Kafka Connect's JSON converter with `schemas.enable`. It fails on a value that its schema does not allow.
+    /// Kafka Connect's JSON converter with `schemas.enable`. It fails on a value that its schema does not
+    /// allow.
     Connect,
     /// Apache Flink with the SQL of `examples/consumers/flink_sql`, its rows in its state.
     FlinkSql,

@@ -44,7 +44,8 @@ pub(super) struct RowIdentity {
 impl RowIdentity {
     /// Whether these are certainly two rows.
     ///
-    /// The key of a partition may have been one of the whole table before. So one of them may lack the partition.
+    /// The key of a partition may have been one of the whole table before. So one of them may lack the
+    /// partition.
     pub(super) fn is_other_row(&self, other: &Self) -> bool {
         let leaves = self.leaf.zip(other.leaf);
         self.values != other.values || leaves.is_some_and(|(one, other)| one != other)

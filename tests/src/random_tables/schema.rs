@@ -308,7 +308,8 @@ async fn create_partitions(script: &mut Script, table: &mut RandomTable) {
 
 /// Attaches a partition with another order of columns, and with a dropped column.
 ///
-/// A table with a generated column gets a plain partition. Returns whether the server accepted the statements.
+/// A table with a generated column gets a plain partition. Returns whether the server accepted the
+/// statements.
 pub(super) async fn attach_leaf(
     script: &mut Script,
     table: &mut RandomTable,

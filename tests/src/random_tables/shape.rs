@@ -220,8 +220,8 @@ impl Truth {
 
     /// Whether the log identified no row of `named` at the time of `shape`: there were only inserts.
     ///
-    /// `named` is the table itself, or its published root with the other partitions of that time. A partition that is
-    /// no longer one does not count: the drain cannot know of it.
+    /// `named` is the table itself, or its published root with the other partitions of that time. A partition
+    /// that is no longer one does not count: the drain cannot know of it.
     pub(super) fn is_insert_only(&self, shape: &Shape, named: &Shape) -> bool {
         let is_partition = |it: &Shape| {
             let published = it.published.as_ref().map(|published| published.relation);

@@ -94,7 +94,8 @@ create function truth.columns(relation oid) returns jsonb language sql stable as
     select coalesce(jsonb_agg(jsonb_build_object(
                'name', a.attname,
                'type', format_type(a.atttypid, a.atttypmod),
-               -- Values of applications' types are compared as text, also if a built-in type has the same name.
+               -- Values of applications' types are compared as text, also if a built-in type has the same
+               -- name.
                'base', case when b.typnamespace = 'pg_catalog'::regnamespace then b.typname else '' end,
                'element', case when e.typnamespace = 'pg_catalog'::regnamespace then e.typname
                                when e.oid is not null then '' end,

@@ -201,7 +201,8 @@ impl FinishedRound {
 
     /// Whether the drain cannot learn that the table has a generated column.
     ///
-    /// pgoutput does not send such columns before PostgreSQL 18, and the catalog lacks a table that was dropped.
+    /// pgoutput does not send such columns before PostgreSQL 18, and the catalog lacks a table that was
+    /// dropped.
     fn may_lack_generated(&self, plugin: Plugin, named: &Shape, generation: i32) -> bool {
         let mut tables = self.truth.at(generation);
         let is_dropped = tables.all(|it| it.relation != named.relation);

@@ -186,8 +186,8 @@ impl App {
         }
     }
 
-    /// Waits for the slot's lock, at most until `lock_deadline`. Then checks the server, the slot, the checkpoint and
-    /// the stream.
+    /// Waits for the slot's lock, at most until `lock_deadline`. Then checks the server, the slot, the
+    /// checkpoint and the stream.
     ///
     /// # Errors
     /// One of these does not allow a drain. Each error says why.

@@ -17,8 +17,8 @@ use crate::ports::StateStore as _;
 use crate::postgres::connection::{Connector, Session};
 use crate::postgres::{chunk_reader, server};
 
-/// Runs a command about the backfill. It waits for a drain that runs, and the next ticks carry the command out. With
-/// `wait`, `start` and `resume` drain at once, as a tick does.
+/// Runs a command about the backfill. It waits for a drain that runs, and the next ticks carry the command
+/// out. With `wait`, `start` and `resume` drain at once, as a tick does.
 ///
 /// # Errors
 /// The request cannot be met, there is no pending backfill or one too many, or whatever stops a drain.

@@ -186,8 +186,8 @@ fn ack_ahead(stored: &Checkpoint, rules: &str) -> Option<AckAhead> {
     }
 }
 
-/// Adds what the server keeps for the slot, and the oldest transaction. Each is left out if the server does not
-/// answer in time.
+/// Adds what the server keeps for the slot, and the oldest transaction. Each is left out if the server does
+/// not answer in time.
 async fn add_server_state(report: &mut Report, connector: &Connector, slot: &PgSlot<'_>, budget: Budget) {
     let limit = || budget.answering_deadline().min(Instant::now() + SUMMARY_TIME);
     let retention = server::retention(connector, slot.control(), &report.slot);

@@ -220,8 +220,8 @@ impl<'a, R: PeekRow, K: Stream> Forecaster<'a, R, K> {
         }
     }
 
-    /// Adds the rows of a peek to the forecast until the time is over. Returns whether the window was read to its
-    /// bound in the log.
+    /// Adds the rows of a peek to the forecast until the time is over. Returns whether the window was read to
+    /// its bound in the log.
     async fn read<S: Slot>(
         &mut self,
         slot: &mut S,

@@ -26,7 +26,8 @@ use crate::postgres::server::{self, CommitWait, Inspection};
 /// `given` is the plugin of a new slot, and by default pgoutput. A slot that exists must have it.
 ///
 /// # Errors
-/// The role or the stream is not fit, another drainer has the slot for too long, or PostgreSQL or AWS refused.
+/// The role or the stream is not fit, another drainer has the slot for too long, or PostgreSQL or AWS
+/// refused.
 pub(crate) async fn run(
     app: &App,
     connector: &Connector,

@@ -12,7 +12,8 @@ use crate::postgres::connection::{Connector, Session};
 use crate::postgres::event_tables::event_tables;
 use crate::table_name::TableName;
 
-/// A sentence for each stream that a table needs and that cannot be used, and one if there are too many.
+/// What is wrong with the streams of tables: a sentence for each of the first 49 that cannot be used, and one if
+/// there are too many.
 ///
 /// A drain stops at the first change of such a table, until the stream can be used.
 ///
@@ -40,8 +41,9 @@ pub(super) async fn stream_problems(
     let count = streams.len() + 1;
     if count > MOST_STREAMS {
         problems.push(format!(
-            "STREAM_NAME={pattern} and MESSAGE_STREAM_NAME make {count} streams, and a drain writes to at most \
-             {MOST_STREAMS}: a STREAM_NAME with {{schema}} only has fewer"
+            "STREAM_NAME={pattern} and MESSAGE_STREAM_NAME need {count} streams, and a drain writes to at \
+             most {MOST_STREAMS}: use {{schema}} alone in STREAM_NAME, or drain some tables through another \
+             slot"
         ));
     }
     let main = app.stream.usable_info().await;

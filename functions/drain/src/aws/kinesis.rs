@@ -208,7 +208,8 @@ impl Kinesis {
         *self.cached.lock().unwrap_or_else(PoisonError::into_inner) = cached;
     }
 
-    /// The stream's description, with retries while Kinesis throttles: many functions may start at the same moment.
+    /// The stream's description, with retries while Kinesis throttles: many functions may start at the same
+    /// moment.
     async fn summary(&self) -> Result<StreamDescriptionSummary, StreamError> {
         for _ in 1..SUMMARY_ATTEMPTS {
             match self.summary_once().await {

@@ -174,8 +174,8 @@ impl BackfillState {
 
     /// Notes that everything up to `acknowledged` is acknowledged, if no row has been read yet.
     ///
-    /// The log may have had a backlog when the backfill was requested. Rows of that backlog, too, are older than
-    /// every row that the backfill reads.
+    /// The log may have had a backlog when the backfill was requested. Rows of that backlog, too, are older
+    /// than every row that the backfill reads.
     pub fn begin(&mut self, acknowledged: Lsn) {
         if self.table.is_none() && self.after.is_none() {
             self.began = self.began.max(acknowledged);

@@ -67,8 +67,8 @@ impl AckAhead {
 
     /// Whether every event of the log record at this position is acknowledged.
     ///
-    /// How many events a change has depends on the key of its table, which may have changed since. So a change
-    /// of which one event is missing is missing as a whole.
+    /// How many events a change has depends on the key of its table, which may have changed since. So a
+    /// change of which one event is missing is missing as a whole.
     pub fn has_record(&self, position: Position) -> bool {
         let record = (position.commit_end, position.lsn);
         let first = self
@@ -104,7 +104,8 @@ impl StoredAckAhead {
         }
     }
 
-    /// Sets the positions, in at most `most_bytes`. If they need more, the bound is the first that has no room.
+    /// Sets the positions, in at most `most_bytes`. If they need more, the bound is the first that has no
+    /// room.
     ///
     /// Returns `false` if there is no room for any.
     pub(super) fn set_positions(&mut self, ahead: &AckAhead, most_bytes: usize) -> bool {
@@ -158,11 +159,11 @@ pub fn rules_hash(rules: &[&str]) -> String {
 
 /// The missing positions, then the bound, in at most `most_bytes`; `None` if there is no room for one.
 ///
-/// The first byte is the number of low bits that are zero in every LSN, and are left out. Each position is the
-/// commit end as the distance from the former one, then the LSN, then the index unless it is 0. The LSN is the
-/// distance from the former one of the same transaction, or else the distance to the commit end. Its lowest bit
-/// says whether an index follows. Numbers have seven bits a byte, the lowest first, and the highest bit is set
-/// in each byte but the last.
+/// The first byte is the number of low bits that are zero in every LSN, and are left out. Each position is
+/// the commit end as the distance from the former one, then the LSN, then the index unless it is 0. The LSN
+/// is the distance from the former one of the same transaction, or else the distance to the commit end. Its
+/// lowest bit says whether an index follows. Numbers have seven bits a byte, the lowest first, and the
+/// highest bit is set in each byte but the last.
 fn code(ahead: &AckAhead, most_bytes: usize) -> Option<Vec<u8>> {
     let all = || ahead.missing.iter().chain([&ahead.before]);
     let is_aligned = all().all(|position| (position.commit_end.0 | position.lsn.0) % 8 == 0);

@@ -4,11 +4,11 @@ use super::ConfigError;
 use super::variables::{Variables, invalid};
 use crate::stream_pattern::{MOST_NAME_BYTES, StreamPattern, is_accepted};
 
-/// The only stream, or the stream of messages and the streams of tables.
+/// The stream of all events and `None`, or the stream of messages and the pattern for those of tables.
 pub(super) fn read(variables: &Variables<'_>) -> Result<(String, Option<StreamPattern>), ConfigError> {
     let value = variables.required("STREAM_NAME", "the name or the ARN of the Kinesis data stream")?;
     let pattern = StreamPattern::new(&value);
-    // A placeholder stands for a name of at least one letter.
+    // The shortest name: each placeholder becomes one character.
     let name = value.replace("{schema}", "s").replace("{table}", "t");
     checked(variables, "STREAM_NAME", name, &value)?;
     let messages = variables.get("MESSAGE_STREAM_NAME");
@@ -20,12 +20,13 @@ pub(super) fn read(variables: &Variables<'_>) -> Result<(String, Option<StreamPa
         }
         (Some(_), None) => Err(ConfigError::Missing(
             "MESSAGE_STREAM_NAME",
-            "the stream for messages and control events, which belong to no table: STREAM_NAME has a placeholder",
+            "the stream for messages and control events, which belong to no table, because STREAM_NAME has a \
+             placeholder",
         )),
         (None, Some(messages)) => Err(invalid(
             "MESSAGE_STREAM_NAME",
             messages,
-            "empty, unless STREAM_NAME has {schema} or {table}: messages go to the only stream",
+            "empty, because STREAM_NAME has no {schema} or {table}",
         )),
     }
 }
@@ -45,7 +46,7 @@ fn checked(
             variable,
             value.to_owned(),
             "a name of 1 to 128 letters, digits and _-. (in STREAM_NAME also {schema} and {table}) \
-             or an ARN of the function's region, as \
+             or an ARN of the function's region, such as \
              arn:aws:kinesis:eu-central-1:123456789012:stream/NAME",
         )),
     }

@@ -16,8 +16,8 @@ where
 {
     /// Searches the log for the marker of what was acknowledged ahead. Without it, everything is sent again.
     ///
-    /// A server that was restored from an older copy has other changes at the same positions. While a backfill
-    /// is pending, a change may complete a row of its chunk, so each change is sent.
+    /// A server that was restored from an older copy has other changes at the same positions. While a
+    /// backfill is pending, a change may complete a row of its chunk, so each change is sent.
     pub(super) async fn prove_ahead(&mut self, stored: Option<AckAhead>) {
         let is_usable = self.stores_ahead && self.start.stored && !self.start.promoted;
         let Some(stored) = stored.filter(|_| is_usable) else {

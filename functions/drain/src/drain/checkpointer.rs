@@ -128,8 +128,8 @@ impl<C: StateStore> Checkpointer<C> {
         self.running.is_some()
     }
 
-    /// Time of the next paced store; `None` unless `acknowledged` is after the stored position, or other events
-    /// after it are acknowledged than before. `events_ahead` is their number.
+    /// Time of the next paced store; `None` unless `acknowledged` is after the stored position, or other
+    /// events after it are acknowledged than before. `events_ahead` is their number.
     ///
     /// Also `None` while a store runs, after the close, and before the first checkpoint. Only
     /// [`Checkpointer::store`] writes the first checkpoint, since a first event may have to be acknowledged

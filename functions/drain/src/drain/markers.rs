@@ -115,8 +115,8 @@ impl Markers {
                 positions = slot.wal_positions().await?;
             }
         }
-        // Not every role may see what the standbys have. But a marker that waits for them shows that they lack
-        // at least its part of the log. If the server fails now, the next writer may lack it for good.
+        // Not every role may see what the standbys have. But a marker that waits for them shows that they
+        // lack at least its part of the log. If the server fails now, the next writer may lack it for good.
         if self.is_unacknowledged && self.waits_for_standbys {
             positions.readable = confirmed;
         }

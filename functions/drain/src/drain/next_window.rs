@@ -98,8 +98,8 @@ where
     /// The window and its decode timeout, adjusted if a transaction is resumed or searched for.
     ///
     /// The server's row bound includes the rows that it omits, and Spillway never receives these. So a window
-    /// with a resumed transaction has only an LSN bound, or ends with that transaction. A smaller window would
-    /// not make its transaction smaller, so the server has nearly all of the time to decode it.
+    /// with a resumed transaction has only an LSN bound, or ends with that transaction. A smaller window
+    /// would not make its transaction smaller, so the server has nearly all of the time to decode it.
     fn bounded(&self, window: Window, time_left: Duration) -> (Window, Duration) {
         let rows = self.search.map(|search| search.rows);
         let Some(resume) = &self.sender.acknowledgements.position().resume else {

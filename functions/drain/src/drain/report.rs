@@ -29,10 +29,11 @@ pub struct Report {
     pub transactions: u64,
     /// Changes, counted as the transactions are; skipped ones are not counted.
     pub changes: u64,
-    /// Changes after `to` that were read and perhaps sent. The next invocation sends them again, as far as the
-    /// checkpoint does not remember them.
+    /// Changes after `to` that were read and perhaps sent. The next invocation sends them again, as far as
+    /// the checkpoint does not remember them.
     pub unconfirmed: u64,
-    /// Changes that were read and not sent: an earlier invocation sent them, and its checkpoint remembers them.
+    /// Changes that were read and not sent: an earlier invocation sent them, and its checkpoint remembers
+    /// them.
     pub acknowledged_ahead: u64,
     /// Events of all changes that were read, without those of `acknowledged_ahead`.
     pub events: u64,
@@ -59,14 +60,16 @@ pub struct Report {
     pub notices: u64,
     /// Bytes of log that are not confirmed yet, of any table.
     pub lag_bytes: u64,
-    /// Bytes of log that the server keeps for the slot: from its `restart_lsn` on. Null if they are not known.
+    /// Bytes of log that the server keeps for the slot: from its `restart_lsn` on. Null if they are not
+    /// known.
     pub retained_bytes: Option<u64>,
     /// `pg_replication_slots.wal_status`: `reserved`, `extended`, `unreserved` or `lost`.
     pub wal_status: Option<String>,
     /// Bytes of log that may still be written before the server may invalidate the slot. Null without
     /// `max_slot_wal_keep_size`.
     pub safe_wal_size: Option<i64>,
-    /// Age of the last change in the stream, in seconds: 0 if the slot is empty. Null before the first change.
+    /// Age of the last change in the stream, in seconds: 0 if the slot is empty. Null before the first
+    /// change.
     pub behind_seconds: Option<u64>,
     /// Age of the checkpoint at the beginning of the invocation, in seconds.
     pub checkpoint_age_seconds: Option<u64>,

@@ -1,7 +1,7 @@
 //! Detector of rows that change their lane, which `PARTITION_KEYS` makes possible.
 //!
-//! A row may get another partition key: its customer changes, or it is deleted and inserted again with another
-//! one. Then the earlier change must be acknowledged before the later one is sent.
+//! A row may get another partition key: its customer changes, or it is deleted and inserted again with
+//! another one. Then the earlier change must be acknowledged before the later one is sent.
 
 use std::hash::{BuildHasher as _, RandomState};
 

@@ -112,7 +112,8 @@ pub(super) struct Sender<K> {
     requested: RequestedEvents,
     /// Requests that may be in flight: halved when one fails as a whole, one more after each answer.
     allowed: usize,
-    /// The streams whose shard map is stale, and how often in a row ListShards failed or returned the same map.
+    /// The streams whose shard map is stale, and how often in a row ListShards failed or returned the same
+    /// map.
     ///
     /// A record was stored in another shard than the map says. Sending stops until ListShards returns a
     /// different map.
@@ -384,7 +385,7 @@ impl<K: Stream> Sender<K> {
                 self.lanes.retry(now, record, |_| Duration::ZERO);
             }
             RecordOutcome::Failed => {
-                self.set_trouble(record.stream(), "it refuses records with an internal failure");
+                self.set_trouble(record.stream(), |stream| StreamError::Failing { stream });
                 self.retry(now, record, report);
             }
         }
@@ -409,12 +410,11 @@ impl<K: Stream> Sender<K> {
         self.lanes.retry(now, record, pause);
     }
 
-    fn set_trouble(&mut self, number: usize, why: &'static str) {
+    /// Keeps an error of a stream, unless there is an earlier one.
+    fn set_trouble(&mut self, number: usize, error: impl FnOnce(String) -> StreamError) {
         let open = &mut self.streams[number];
         let stream = open.stream.name();
-        let source = why.into();
-        open.trouble
-            .get_or_insert(StreamError::Unavailable { stream, source });
+        open.trouble.get_or_insert_with(|| error(stream));
     }
 
     /// Takes the last error of a stream that acknowledged no record since.

@@ -1,4 +1,4 @@
-//! Streams of tables: which stream an event is for, if `STREAM_NAME` has a placeholder.
+//! Routing of events to streams, if `STREAM_NAME` has a placeholder.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ pub(crate) trait StreamOpener {
     async fn open_stream(&mut self, name: &str) -> Result<usize, StreamError>;
 }
 
-/// The streams that are open.
+/// The open streams, and the stream of each table.
 #[derive(Debug)]
 pub(crate) struct StreamRoutes {
     /// `None` if all events go to one stream.
@@ -40,7 +40,7 @@ pub(crate) struct StreamRoutes {
 }
 
 impl StreamRoutes {
-    /// Routes of a drain. The stream with the name `main` is open.
+    /// Routes of a drain. `main` is the name of the stream that is already open.
     pub(crate) fn new(settings: &Settings, main: String) -> Self {
         StreamRoutes {
             pattern: settings.stream_pattern.clone(),
@@ -67,8 +67,8 @@ impl StreamRoutes {
 
     /// The number of an event's stream. Opens the stream if it is not open yet.
     ///
-    /// `None` if the stream cannot be opened before `deadline`. The caller then drops the event. Its transaction is not
-    /// acknowledged, so it is read again.
+    /// `None` if the stream cannot be opened before `deadline`. The caller then drops the event. Its
+    /// transaction is not acknowledged, so it is read again.
     ///
     /// # Errors
     /// The stream cannot be opened, or too many are open.

@@ -1,11 +1,12 @@
 //! Polling at the end of the log: the pauses, and the windows that are confirmed.
 //!
-//! Each poll decodes the log from `restart_lsn`. So the polls may take only a share of one core of the server.
+//! Each poll decodes the log from `restart_lsn`. So the polls may take only a share of one core of the
+//! server.
 //!
-//! A checkpoint is stored about once a second, since SSM accepts about three stores a second from all functions
-//! of an account together. A window between two stores sends its events, and is not confirmed: it writes no
-//! marker, stores no checkpoint and does not advance the slot. The next confirmed window starts before it, and
-//! skips its events.
+//! A checkpoint is stored about once a second, since SSM accepts about three stores a second from all
+//! functions of an account together. A window between two stores sends its events, and is not confirmed: it
+//! writes no marker, stores no checkpoint and does not advance the slot. The next confirmed window starts
+//! before it, and skips its events.
 
 use std::time::{Duration, Instant};
 
@@ -112,8 +113,8 @@ where
 
     /// Waits at the end of the log for new changes. Returns whether to open another window.
     ///
-    /// `began` is the start of the drain. `opened` and `positions` are the start and the positions of the last
-    /// window. `found` is whether there was new log.
+    /// `began` is the start of the drain. `opened` and `positions` are the start and the positions of the
+    /// last window. `found` is whether there was new log.
     pub(super) async fn linger(
         &mut self,
         began: Instant,

@@ -287,8 +287,8 @@ where
 
     /// Takes a row and those that have arrived after it, as long as there is room.
     ///
-    /// Many rows arrive at once, and the rest of the loop need not run for each of them. Returns the outcome if
-    /// reading has ended.
+    /// Many rows arrive at once, and the rest of the loop need not run for each of them. Returns the outcome
+    /// if reading has ended.
     async fn take_rows<R: PeekRow>(
         &mut self,
         window: Window,

@@ -30,8 +30,8 @@ pub(super) struct EventEncoder<'a> {
 impl<'a> EventEncoder<'a> {
     /// An encoder that appends to `out`.
     ///
-    /// `lsn` is the LSN of the change's row in the peek, and `now` is in µs since 1970-01-01 UTC. A record may
-    /// hold `limit` bytes, partition key included.
+    /// `lsn` is the LSN of the change's row in the peek, and `now` is in µs since 1970-01-01 UTC. A record
+    /// may hold `limit` bytes, partition key included.
     pub(super) fn new(
         envelope: &'a Envelope,
         progress: &'a mut Progress,

@@ -84,7 +84,8 @@ impl EnvelopeForm {
 
     /// Whether an update makes two events: a delete of the old row and a create of the new one.
     ///
-    /// The unwrapped form has no old row of an update. Without a key, only a delete can say which row changed.
+    /// The unwrapped form has no old row of an update. Without a key, only a delete can say which row
+    /// changed.
     pub(super) fn splits_update(
         &self,
         relation: &Relation,

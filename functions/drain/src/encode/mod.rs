@@ -159,9 +159,9 @@ impl Envelope {
     /// the peek; `now` is in µs since 1970-01-01 UTC.
     ///
     /// Most changes make one event. In the Debezium envelope, a changed key makes two: a delete of the old
-    /// key and a create of the new key. So does an update without a key in its unwrapped form. A truncate makes
-    /// one event per table. A tombstone follows its delete, and a table definition precedes the row that needs
-    /// it; both have the position of that row's event.
+    /// key and a create of the new key. So does an update without a key in its unwrapped form. A truncate
+    /// makes one event per table. A tombstone follows its delete, and a table definition precedes the row
+    /// that needs it; both have the position of that row's event.
     pub fn encode(
         &self,
         progress: &mut Progress,

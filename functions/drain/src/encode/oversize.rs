@@ -44,7 +44,8 @@ impl RowEvent<'_> {
 }
 
 impl Envelope {
-    /// Writes a row's event into `data`, in at most `limit` bytes where the policy and the columns allow that.
+    /// Writes a row's event into `data`, in at most `limit` bytes where the policy and the columns allow
+    /// that.
     ///
     /// Returns the omitted columns. Columns whose values were not kept are always among these.
     pub(super) fn write_row_within(

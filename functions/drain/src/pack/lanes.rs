@@ -1,8 +1,8 @@
 //! Lanes: queues of events that must stay in order, with at most one record in flight each.
 //!
 //! A lane is a queue. Its stream and a hash key identify it. Without aggregation, the hash key is that of the
-//! partition key. With aggregation a lane is a shard, since one record holds many keys. The hash key is then the
-//! first one of the shard.
+//! partition key. With aggregation a lane is a shard, since one record holds many keys. The hash key is then
+//! the first one of the shard.
 //!
 //! Events leave their queue when they are sent. A lane has no second record in flight until the first is
 //! acknowledged. So neither a partly failed request nor a lost answer lets a later event overtake an earlier

@@ -30,9 +30,9 @@ pub struct Outstanding {
 impl Outstanding {
     /// What the stream has beyond `acknowledged`; `None` if that cannot be stated.
     ///
-    /// `earlier` is what earlier invocations had beyond it. `marker` is the last marker. The result ends before
-    /// a change of which only some events are acknowledged: events of several keys would be sent again, and
-    /// later changes of these keys would not.
+    /// `earlier` is what earlier invocations had beyond it. `marker` is the last marker. The result ends
+    /// before a change of which only some events are acknowledged: events of several keys would be sent
+    /// again, and later changes of these keys would not.
     pub fn ack_ahead(
         self,
         acknowledged: Lsn,

@@ -1,4 +1,5 @@
-//! The shards of all streams of a drain, numbered consecutively: first those of stream 0, then those of stream 1.
+//! The shards of all streams of a drain, numbered consecutively: first those of stream 0, then those of
+//! stream 1.
 
 use std::ops::Range;
 

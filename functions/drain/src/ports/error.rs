@@ -228,8 +228,8 @@ pub enum StreamError {
     )]
     OfTable { table: String, source: Box<StreamError> },
     #[error(
-        "the name of stream {stream} has {length} characters, and Kinesis accepts {most}: use a shorter STREAM_NAME, \
-         or leave the table out with TABLES"
+        "the name of stream {stream} has {length} characters, and Kinesis accepts {most}: use a shorter \
+         STREAM_NAME, or leave the table out with TABLES"
     )]
     NameTooLong {
         stream: String,
@@ -237,13 +237,13 @@ pub enum StreamError {
         most: usize,
     },
     #[error(
-        "the drain writes to {most} streams already, and needs stream {stream}, too: use a STREAM_NAME with \
-         {{schema}} only, or drain some tables through another slot"
+        "the drain writes to {most} streams already, and needs stream {stream}, too: use {{schema}} alone in \
+         STREAM_NAME, or drain some tables through another slot"
     )]
     TooMany { stream: String, most: usize },
     #[error(
-        "stream {stream} accepts records of {record_bytes} bytes, and stream {first} of {first_bytes}: set the \
-         maximum record size of {stream} to that of {first}"
+        "stream {stream} accepts records of {record_bytes} bytes, and stream {first} of {first_bytes}: set \
+         the maximum record size of {stream} to that of {first}"
     )]
     SmallerRecords {
         stream: String,
@@ -281,6 +281,13 @@ pub enum StreamError {
     Scattering { stream: String },
     #[error("stream {stream} is being resharded")]
     Resharding { stream: String, source: InvalidShardMap },
+    #[error("stream {stream} stores records in other shards than ListShards says: the next tick tries again")]
+    Misplaced { stream: String },
+    #[error(
+        "stream {stream} refuses records with an internal failure: the next tick sends them again. If that \
+         stays, look at the state of Kinesis"
+    )]
+    Failing { stream: String },
     #[error("stream {stream} throttles whole requests")]
     Throttled { stream: String, source: BoxError },
     #[error(
@@ -295,6 +302,8 @@ impl StreamError {
         match self {
             StreamError::OfTable { source, .. } => source.kind(),
             StreamError::Throttled { .. }
+            | StreamError::Misplaced { .. }
+            | StreamError::Failing { .. }
             | StreamError::Unavailable { .. }
             | StreamError::Resharding { .. }
             | StreamError::Credentials { .. } => ErrorKind::Transient,
@@ -323,6 +332,8 @@ impl StreamError {
             StreamError::Denied { .. } | StreamError::Credentials { .. } => "StreamDenied",
             StreamError::Refused { .. } => "StreamRefused",
             StreamError::Throttled { .. }
+            | StreamError::Misplaced { .. }
+            | StreamError::Failing { .. }
             | StreamError::Unavailable { .. }
             | StreamError::Resharding { .. }
             | StreamError::Lost { .. } => "StreamUnavailable",

@@ -7,13 +7,13 @@ use crate::window_sizing::{SentPrefix, Window};
 
 /// A copy of the rows of a window, in the binary format.
 ///
-/// Compared with a query, `COPY` saves the client an allocation and several look-ups for each row. It takes no
-/// parameters, so the values are literals. `options` are those of the plugin, names and values in turn.
+/// Compared with a query, `COPY` saves the client an allocation and several look-ups for each row. It takes
+/// no parameters, so the values are literals. `options` are those of the plugin, names and values in turn.
 ///
-/// Each row has three columns: `lsn`, `data`, and `oversize_bytes`. A row of more than 4 MiB arrives in slices
-/// of 1 MiB, each with the length of the whole row in `oversize_bytes`, which is otherwise null.
-/// `generate_series` in the list of columns keeps their order. For a row of one slice it costs about a seventh
-/// of its decoding time.
+/// Each row has three columns: `lsn`, `data`, and `oversize_bytes`. A row of more than 4 MiB arrives in
+/// slices of 1 MiB, each with the length of the whole row in `oversize_bytes`, which is otherwise null.
+/// `generate_series` in the list of columns keeps their order. For a row of one slice it costs about a
+/// seventh of its decoding time.
 ///
 /// The changes of the window's sent prefix are left out. The rows that describe tables stay. `mark` tells the
 /// rows that are changes.

@@ -7,8 +7,8 @@ use crate::ports::SlotError;
 use crate::sent_tables::{Sending, TableState};
 use crate::table_name::TableName;
 
-/// The tables of the database, without partitions, which come and go. If $2, those of the publications $1 are sent, and
-/// partitioned tables with such a partition. Otherwise all that are logged.
+/// The tables of the database, without partitions, which come and go. If $2, those of the publications $1 are
+/// sent, and partitioned tables with such a partition. Otherwise all that are logged.
 const TABLE_STATES: &str = "
     with published as materialized (
       select distinct p.schemaname, p.tablename from pg_publication_tables p where $2 and p.pubname = any($1))

@@ -1,7 +1,8 @@
 //! A run whose summary lines show the dashboard of template.yaml: load, a stream that throttles, an open
 //! transaction, and failures.
 //!
-//! `TICKS` (48) ticks begin `PERIOD` (3) seconds apart. The summary lines of the function are printed as they are.
+//! `TICKS` (48) ticks begin `PERIOD` (3) seconds apart. The summary lines of the function are printed as they
+//! are.
 
 use std::process::ExitCode;
 use std::time::Duration;

@@ -1,10 +1,11 @@
 //! Prints the changes of the visitor's PostgreSQL, as the function sends them.
 //!
-//! The real binary drains a slot of its own into a fake Kinesis in this process, and each record that arrives is
-//! printed. The server is that of libpq's variables, such as `PGHOST`. The slot is dropped at the end: see [`cleanup`].
+//! The real binary drains a slot of its own into a fake Kinesis in this process, and each record that arrives
+//! is printed. The server is that of libpq's variables, such as `PGHOST`. The slot is dropped at the end: see
+//! [`cleanup`].
 //!
-//! `PLUGIN`, `TABLES`, `ENVELOPE` and `BACKFILL` are those of the Makefile's target. Standard output has the changes
-//! only; everything else is written to standard error.
+//! `PLUGIN`, `TABLES`, `ENVELOPE` and `BACKFILL` are those of the Makefile's target. Standard output has the
+//! changes only; everything else is written to standard error.
 
 mod cleanup;
 mod psql;

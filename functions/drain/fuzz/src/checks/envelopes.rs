@@ -153,8 +153,8 @@ impl EnvelopeChecks {
 
     /// Checks that the next event has the same position in every envelope.
     ///
-    /// In flat rows, an update without a key is two events, so the next one of the same LSN has another index.
-    /// The event is the same, too, whether the changes before it were encoded or skipped.
+    /// In flat rows, an update without a key is two events, so the next one of the same LSN has another
+    /// index. The event is the same, too, whether the changes before it were encoded or skipped.
     pub(super) fn assert_positions_agree(self) {
         let mut positions: Vec<Position> = Vec::new();
         for check in self.0 {

@@ -52,7 +52,8 @@ pub(super) struct DescribedTable {
 struct RowIdentity {
     /// The columns whose values every old row has; `None` if an old row is the whole row.
     logged: Option<BTreeSet<String>>,
-    /// Whether there was no replica identity when the row was written: the server refused updates and deletes.
+    /// Whether there was no replica identity when the row was written: the server refused updates and
+    /// deletes.
     is_insert_only: bool,
     /// Whether there is none now, as far as it is known.
     is_bare: bool,

@@ -1,4 +1,5 @@
-//! What the catalog adds to a row of test_decoding: the key, the nulls that the row omits, and modifiers of types.
+//! What the catalog adds to a row of test_decoding: the key, the nulls that the row omits, and modifiers of
+//! types.
 //!
 //! A fact of the catalog counts only if it held when the row was written.
 
@@ -113,9 +114,9 @@ pub(super) fn without_virtual<'a>(
 
 /// The values of a row, with the lengths of `bit` in the names of their types.
 ///
-/// test_decoding prints `bit` for `bit(1)`. The catalog has the length, but only of the present column. A value
-/// of `bit(n)` has n digits, so it shows the length of its time. `old` is the old row: a column that is null in
-/// one of the two rows may have a value in the other.
+/// test_decoding prints `bit` for `bit(1)`. The catalog has the length, but only of the present column. A
+/// value of `bit(n)` has n digits, so it shows the length of its time. `old` is the old row: a column that is
+/// null in one of the two rows may have a value in the other.
 pub(super) fn with_bit_lengths<'a>(
     catalog: &Catalog,
     name: &TableName,

@@ -1,7 +1,8 @@
-//! What the sender does when records are stored in other shards than a shard map says.
+//! Stale shard maps: records are stored in other shards than the map of their stream says.
 //!
-//! Sending stops until ListShards returns other maps. Lanes change only while nothing is in flight, and an aggregate
-//! whose place is not known counts as in flight. So the lanes follow all stale maps at once.
+//! With aggregates, sending stops until ListShards returns another map for each of them. Without aggregates, it
+//! continues with the old map. Lanes change only while nothing is in flight, and an
+//! aggregate whose place is not known counts as in flight. So the lanes follow all stale maps at once.
 
 use std::time::Instant;
 
@@ -12,7 +13,7 @@ use crate::pack::{Aggregation, HashKey, Record, ShardMap};
 use crate::ports::{ErrorKind, Stream, StreamError};
 
 impl<K: Stream> Sender<K> {
-    /// Asks for the shards of each stream whose map is stale, once nothing is in flight.
+    /// Lists the shards of each stream whose map is stale, after the last request in flight.
     pub(super) fn list_shards_if_stale(&mut self) {
         let Some(&answers) = self.stale.values().max() else {
             return;
@@ -40,10 +41,10 @@ impl<K: Stream> Sender<K> {
         !self.streams[record.stream()].keyed || self.lanes.shards().shard(record.shard()).id == shard
     }
 
-    /// Applies the new maps, once every stale stream has one.
+    /// Applies the new maps after every stream with a stale map has one.
     ///
     /// # Errors
-    /// A stream refused for good. From then on nothing is sent.
+    /// ListShards failed with a definite error, and records are aggregates. From then on nothing is sent.
     pub(super) fn apply_shards(
         &mut self,
         listed: Vec<(usize, Result<ShardMap, StreamError>)>,
@@ -57,13 +58,21 @@ impl<K: Stream> Sender<K> {
                     tracing::info!(stream, shards = map.len(), "the stream was resharded");
                     changed.push((number, map));
                 }
-                // A record of one event is right in any shard, so the map need not be.
-                Ok(_) | Err(_) if self.aggregation == Aggregation::None => {
+                // A record of one event is valid in every shard. So the drain continues with the old map.
+                Ok(_) if self.aggregation == Aggregation::None => {
                     tracing::warn!(stream, "records are stored in other shards than ListShards says");
-                    self.streams[number].keyed = false;
-                    self.stale.remove(&number);
+                    self.keep_map(number);
                 }
-                Ok(_) => self.set_trouble(number, "it stores records in other shards than ListShards says"),
+                Err(error) if self.aggregation == Aggregation::None => {
+                    let error = Error::Stream(error).chain();
+                    tracing::warn!(
+                        stream,
+                        error,
+                        "the drain continues with the old shards of the stream"
+                    );
+                    self.keep_map(number);
+                }
+                Ok(_) => self.set_trouble(number, |stream| StreamError::Misplaced { stream }),
                 Err(error) if error.kind() == ErrorKind::Definite => {
                     self.is_closed = true;
                     return Err(Error::Stream(error));
@@ -85,10 +94,16 @@ impl<K: Stream> Sender<K> {
         Ok(())
     }
 
+    /// Continues with the old map of a stream, and no longer compares it with the answers.
+    fn keep_map(&mut self, number: usize) {
+        self.streams[number].keyed = false;
+        self.stale.remove(&number);
+    }
+
     /// Acknowledges the aggregates whose keys all belong to the shard where they were stored, and sends the
     /// others again.
     ///
-    /// From an aggregate of which one key belongs to another shard the KCL drops every event.
+    /// The KCL drops all events of an aggregate if one key belongs to another shard.
     fn place_aggregates(&mut self, stream: usize, map: &ShardMap, report: &mut Report) {
         let now = Instant::now();
         let of_stream = |(record, _): &mut (Record, String)| record.stream() == stream;
@@ -98,7 +113,8 @@ impl<K: Stream> Sender<K> {
             let hash_keys = keys.map(|event| HashKey::of(&event.event.partition_key));
             match map.contains_all(&shard, hash_keys) {
                 Some(true) => self.acknowledge(now, record, report),
-                // The shard may have been split or merged again: nothing tells whether consumers accept it.
+                // The shard may have been split or merged again. It is not in the map, so nobody knows whether
+                // consumers accept the aggregate.
                 Some(false) | None => self.retry(now, record, report),
             }
         }

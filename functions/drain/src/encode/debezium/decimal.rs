@@ -25,9 +25,8 @@ impl Decimal {
     /// Parses the text of a numeric, such as `-12.50`.
     ///
     /// `scale` is the scale that the column fixes. Without it, the number has the least scale that holds its
-    /// digits, as in Debezium: zeros at the end of the fraction are left out. Returns `None` if the
-    /// text is no finite number, if the scale would drop a digit other than zero, or if no column can have the
-    /// scale.
+    /// digits, as in Debezium: zeros at the end of the fraction are left out. Returns `None` if the text is
+    /// no finite number, if the scale would drop a digit other than zero, or if no column can have the scale.
     pub(super) fn parse(text: &str, scale: Option<i32>) -> Option<Decimal> {
         let (sign, text) = match text.strip_prefix('-') {
             Some(rest) => (Sign::Minus, rest),

@@ -1,8 +1,8 @@
 //! Schemas of events, as Kafka Connect's JSON converter writes them: `{"schema":…,"payload":…}`.
 //!
-//! Fields and names are those of Debezium's schemas. A column of the key is required, and every other column is
-//! optional: the log does not state which columns are `not null`, and the catalog shows the present. The log
-//! does not state the defaults of columns either.
+//! Fields and names are those of Debezium's schemas. A column of the key is required, and every other column
+//! is optional: the log does not state which columns are `not null`, and the catalog shows the present. The
+//! log does not state the defaults of columns either.
 
 use super::Debezium;
 use super::unwrapped::column_name;
@@ -115,8 +115,8 @@ impl<'o> FieldList<'o> {
 
     /// Closes the list of fields, and appends the name and the version of the schema.
     ///
-    /// `version` is the one that Debezium gives the schema `name`. Some of its schemas have none. The schema's closing
-    /// brace is left to the caller.
+    /// `version` is the one that Debezium gives the schema `name`. Some of its schemas have none. The
+    /// schema's closing brace is left to the caller.
     fn end(self, is_optional: bool, name: &str, version: Option<u8>) {
         self.out.push(b']');
         write_optional(self.out, is_optional);

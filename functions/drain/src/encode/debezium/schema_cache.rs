@@ -1,7 +1,7 @@
 //! Schemas that were composed, by table.
 //!
-//! A schema depends on the columns of its table only, and is longer than most rows. So it is composed once for
-//! each description of a table, and copied before each event.
+//! A schema depends on the columns of its table only, and is longer than most rows. So it is composed once
+//! for each description of a table, and copied before each event.
 
 use std::collections::HashMap;
 use std::fmt;

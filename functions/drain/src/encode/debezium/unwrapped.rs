@@ -1,8 +1,9 @@
 //! The flat row, as Debezium's transform `ExtractNewRecordState` writes it.
 //!
 //! The fields of the row come first. The fields that begin with two underscores follow, named as Debezium's
-//! `add.fields` names them. A delete has its old row: `delete.tombstone.handling.mode=rewrite`. Debezium drops
-//! truncates and leaves messages in their envelope. Here both are flat, too, so that one query reads them all.
+//! `add.fields` names them. A delete has its old row: `delete.tombstone.handling.mode=rewrite`. Debezium
+//! drops truncates and leaves messages in their envelope. Here both are flat, too, so that one query reads
+//! them all.
 
 use std::borrow::Cow;
 
@@ -39,7 +40,8 @@ const ADDED_NAMES: [&str; 18] = [
 
 /// The name of a column's field: another one where an added field has the column's name.
 ///
-/// It then gets a third underscore. So does a column of that name, and so on: two columns never share a field.
+/// It then gets a third underscore. So does a column of that name, and so on: two columns never share a
+/// field.
 pub(super) fn column_name(name: &str) -> Cow<'_, str> {
     let is_added = name.starts_with(PREFIX) && ADDED_NAMES.contains(&name.trim_start_matches('_'));
     match is_added {

@@ -436,8 +436,8 @@ proptest! {
     ///
     /// Events of a key are acknowledged in the order in which they were pushed. No two records of a lane are
     /// in flight, nothing overtakes a barrier, and every event is acknowledged. Each request keeps its
-    /// limits, and has records of one stream. Each aggregate keeps its size. A record has the keys of its shard
-    /// and reports its bytes.
+    /// limits, and has records of one stream. Each aggregate keeps its size. A record has the keys of its
+    /// shard and reports its bytes.
     #[test]
     fn failures_and_reshardings_keep_the_order(
         keys in prop::collection::vec((0u8..6, prop::bool::weighted(0.05)), 1..120),

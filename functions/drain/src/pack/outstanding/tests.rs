@@ -28,7 +28,8 @@ enum Kind {
 
 #[derive(Debug, Clone, Copy)]
 struct Change {
-    /// The position of its first event. If one log record has several rows, their positions differ in `index`.
+    /// The position of its first event. If one log record has several rows, their positions differ in
+    /// `index`.
     position: Position,
     kind: Kind,
 }
@@ -190,7 +191,8 @@ impl Drain<'_> {
         *self.stored = Checkpoint::parse(&self.stored.to_text()).unwrap();
     }
 
-    /// Reads the log, sends, and stores, in a random order, until the steps end or everything is acknowledged.
+    /// Reads the log, sends, and stores, in a random order, until the steps end or everything is
+    /// acknowledged.
     fn run(&mut self, log: &[Change], form: Form, slow: u8, steps: &[(u8, usize, u8)]) {
         let from = self.stored.commit_end;
         let mut log = log

@@ -1,12 +1,13 @@
-//! `SCENARIO=consolidate`: three databases of three versions in one stream, and one question over all of them.
+//! `SCENARIO=consolidate`: three databases of three versions in one stream, and one question over all of
+//! them.
 //!
 //! Writers change all three, ticks of three functions drain them, and the consumer of
 //! `examples/consumers/lambda_duckdb` keeps their tables in DuckDB. At random moments a server is killed, a
 //! standby is promoted, and a function is killed. At the end a query joins the three in DuckDB. PostgreSQL
 //! answers the same query from the sources. The demo succeeds only when the answers and all rows are equal.
 //!
-//! `SEED` repeats the moments and the writes. `CHANGES=10000000` writes that many rows, a thousand at a time, in
-//! place of half a minute's small transactions.
+//! `SEED` repeats the moments and the writes. `CHANGES=10000000` writes that many rows, a thousand at a time,
+//! in place of half a minute's small transactions.
 
 mod source;
 mod verdict;

@@ -1,7 +1,8 @@
 //! Drops the slot and the publication at the end of this process, whatever ends it.
 //!
-//! A shell waits for the end of its standard input, a pipe from this process. The kernel closes it in any case, also
-//! after SIGKILL. The shell leads its own process group, so an interrupt at the terminal does not reach it.
+//! A shell waits for the end of its standard input, a pipe from this process. The kernel closes it in any
+//! case, also after SIGKILL. The shell leads its own process group, so an interrupt at the terminal does not
+//! reach it.
 
 use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
@@ -15,8 +16,9 @@ pub(super) struct Cleanup {
 
 /// Script of the shell. A line that it reads says that the slot exists.
 ///
-/// The function is killed at the same moment, and a session of it may still run. It could create the slot after this
-/// script dropped it. So the script first ends the sessions. It stops when it has found nothing twice in a row.
+/// The function is killed at the same moment, and a session of it may still run. It could create the slot
+/// after this script dropped it. So the script first ends the sessions. It stops when it has found nothing
+/// twice in a row.
 const SCRIPT: &str = r#"
 trap '' HUP INT TERM PIPE
 slot=$1

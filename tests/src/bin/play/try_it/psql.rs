@@ -1,7 +1,7 @@
 //! A psql that answers queries.
 //!
-//! psql connects as libpq does, with its variables and its password file. So there is no second implementation of
-//! them here.
+//! psql connects as libpq does, with its variables and its password file. So there is no second
+//! implementation of them here.
 
 use std::process::Stdio;
 

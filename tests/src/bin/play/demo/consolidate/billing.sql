@@ -1,4 +1,5 @@
--- PostgreSQL 17: an invoice for each order. The numbers of the orders are its keys, as in the other databases.
+-- PostgreSQL 17: an invoice for each order. The numbers of the orders are its keys, as in the other
+-- databases.
 create schema billing;
 create table billing.invoices (order_id int primary key, paid numeric(10, 2) not null, letter text);
 alter table billing.invoices alter letter set storage external;

@@ -16,8 +16,9 @@ import java.util.List;
  * Change of one row, or of a whole table.
  *
  * @param position positions of one source compare as strings; those of two sources must never be compared
- * @param op c (create), u (update), d (delete), r (row of a backfill). Of a table, t: rows that are older than the
- *     position do not exist, because of a truncate or a repair
+ * @param id the row; of op t, the table
+ * @param op c (create), u (update), d (delete), r (row of a backfill), t (truncate or repair of a table): its rows
+ *     with a smaller position no longer exist
  * @param row the new row, or the old row of a delete, which may have the key only
  */
 record Change(RowId id, String position, String op, ObjectNode row) {
@@ -32,7 +33,7 @@ record Change(RowId id, String position, String op, ObjectNode row) {
     /** Debezium's mark of a large value that an update left unchanged. The event does not contain the value. */
     static final String UNAVAILABLE = "__debezium_unavailable_value";
 
-    /** Our mark of a value that OVERSIZE=omit left out. It did change, so the stored value is not valid any more. */
+    /** Our mark of a value that OVERSIZE=omit left out. It did change, so the stored value is no longer valid. */
     static final String OMITTED = "__omitted_because_of_its_size";
 
     /** Numbers keep all their digits. */
@@ -44,7 +45,7 @@ record Change(RowId id, String position, String op, ObjectNode row) {
     /**
      * Changes of one event: one as a rule, none for a message of an application.
      *
-     * @throws IOException Spillway did not write this event
+     * @throws IOException Spillway did not write this event, or it changes a row without a key
      */
     static List<Change> of(String partitionKey, byte[] data) throws IOException {
         if (data.length == 0) { // a tombstone of TOMBSTONES_ON_DELETE
@@ -118,9 +119,10 @@ record Change(RowId id, String position, String op, ObjectNode row) {
     }
 
     /**
-     * Identity under which the deleted row of a key change is stored.
+     * Second identity of a deleted row: its position without the last part.
      *
-     * <p>A key change is a delete and a create, whose positions differ in the last part only.
+     * <p>A key change is a delete and a create, whose positions differ in the last part only. So the create finds the
+     * values of the deleted row.
      */
     RowId movedId() {
         return new RowId(id.source(), id.schema(), id.table(), position.substring(0, position.lastIndexOf('.')));

@@ -40,7 +40,7 @@ final class Main {
         ConfigsBuilder configs = new ConfigsBuilder(new SingleStreamTracker(stream, oldest),
                 variable("APPLICATION_NAME", "spillway-rows"), kinesis, DynamoDbAsyncClient.create(),
                 CloudWatchAsyncClient.create(), variable("WORKER_ID", worker), () -> new RowProcessor(url));
-        // The other times are those of KCL, in proportion.
+        // The other times keep their ratio to KCL's own.
         long failover = Long.parseLong(variable("FAILOVER_MILLIS", "10000"));
         return new Scheduler(configs.checkpointConfig(),
                 configs.coordinatorConfig().parentShardPollIntervalMillis(failover),

@@ -48,10 +48,10 @@ final class RowProcessor implements ShardRecordProcessor {
             return;
         }
         // If this method threw an exception, KCL would log it, and continue after these records.
-        for (int attempt = 1; !isStored(records, attempt); attempt++) {
+        for (int attempt = 1; !tryStore(records, attempt); attempt++) {
             if (attempt == MOST_ATTEMPTS) {
                 LOG.error("{}: the database accepts no rows, so this process ends without a checkpoint", shard);
-                // Not exit: its hook would wait for this processor.
+                // halt, not exit: the shutdown hook would wait for this processor.
                 Runtime.getRuntime().halt(1);
             }
             pause(attempt);
@@ -77,7 +77,7 @@ final class RowProcessor implements ShardRecordProcessor {
         checkpoint(input.checkpointer());
     }
 
-    private boolean isStored(List<KinesisClientRecord> records, int attempt) {
+    private boolean tryStore(List<KinesisClientRecord> records, int attempt) {
         try (Store store = Store.begin(url)) {
             List<Change> changes = new ArrayList<>();
             for (KinesisClientRecord record : records) {
@@ -86,7 +86,7 @@ final class RowProcessor implements ShardRecordProcessor {
                 try {
                     changes.addAll(Change.of(record.partitionKey(), data));
                 } catch (IOException | IllegalArgumentException error) {
-                    LOG.error("{}: {} is not an event of Spillway: see refused", shard, record.sequenceNumber());
+                    LOG.error("{}: record {} cannot be applied: see the table refused", shard, record.sequenceNumber());
                     store.refuse(shard, record.sequenceNumber(), record.subSequenceNumber(), record.partitionKey(),
                             data, error.getMessage());
                 }
@@ -98,7 +98,8 @@ final class RowProcessor implements ShardRecordProcessor {
             LOG.warn("{}: attempt {} to store {} events failed", shard, attempt, records.size(), error);
             return false;
         } catch (RuntimeException error) {
-            LOG.error("{}: an error of this program; KCL would skip {} events", shard, records.size(), error);
+            LOG.error("{}: internal error with {} events; the process ends, so that KCL does not skip them",
+                    shard, records.size(), error);
             Runtime.getRuntime().halt(1);
             return false;
         }
@@ -117,7 +118,8 @@ final class RowProcessor implements ShardRecordProcessor {
                 LOG.warn("{}: attempt {} to checkpoint failed", shard, attempt, error);
                 pause(attempt);
             } catch (InvalidStateException error) {
-                throw new IllegalStateException("the lease table of " + shard + " does not accept a checkpoint", error);
+                throw new IllegalStateException(
+                        "the lease table of " + shard + " does not accept a checkpoint", error);
             }
         }
     }

@@ -23,8 +23,8 @@ final class Rules {
     /**
      * Last known state of a row.
      *
-     * @param deleted a deleted row stays for its position: otherwise a late duplicate of an earlier change would
-     *     revive it
+     * @param deleted whether the row is deleted; its position stays, so that a late duplicate of an earlier change
+     *     does not restore it
      * @param waitsFor key of the row that has the values which are unavailable in {@code data}, or null: see
      *     {@link Change#movedId}
      */
@@ -87,7 +87,7 @@ final class Rules {
         store.save(changed);
     }
 
-    /** Rows that a change replaces. */
+    /** Rows to store for a change; empty if the change is older than its row. */
     private static Map<RowId, Row> nextRows(Change change, Map<RowId, Row> rows) {
         Row old = rows.get(change.id());
         Row truncate = rows.get(change.tableId());
@@ -97,7 +97,7 @@ final class Rules {
             return Map.of();
         }
         if (order == 0) {
-            // A duplicate. During a backfill it may have a value that the first one had not.
+            // A duplicate. During a backfill it may have a value that the first event did not have.
             return old.isIncomplete() ? Map.of(change.id(), old.withValues(change.row())) : Map.of();
         }
         if (change.op().equals("d")) {

@@ -50,7 +50,7 @@ final class Store implements AutoCloseable {
     private static final String DELETE_BEFORE = """
             update rows set deleted = true
             where source_name = ? and schema_name || '.' || table_name = ? and position < ?""";
-    // Rows that wait for a deleted row that has arrived, and the data of the deleted row.
+    // Incomplete rows whose deleted row is stored, with the data of that row.
     private static final String COMPLETED = """
             select r.source_name, r.schema_name, r.table_name, r.row_key, r.position, r.deleted, r.waits_for, r.data,
                 d.data
@@ -133,14 +133,14 @@ final class Store implements AutoCloseable {
         }
     }
 
-    /** Rows whose missing values have arrived with a deleted row, with these values. */
+    /** Incomplete rows, completed by the values of their deleted row. */
     Map<RowId, Row> completed() throws SQLException {
         try (PreparedStatement completed = connection.prepareStatement(COMPLETED)) {
             return read(completed);
         }
     }
 
-    /** Stores a record that Spillway did not write, for an operator. */
+    /** Stores a record that cannot be applied, for an operator. */
     void refuse(String shard, String sequenceNumber, long subSequenceNumber, String partitionKey, byte[] data,
             String error) throws SQLException {
         try (PreparedStatement refuse = connection.prepareStatement(REFUSE)) {
@@ -165,7 +165,7 @@ final class Store implements AutoCloseable {
         return connection.createArrayOf(type, items.stream().map(value).toArray());
     }
 
-    /** Rows of a query, completed by its ninth column, if it has one. */
+    /** Rows of a query. A ninth column has the data of the deleted row, which completes the row. */
     private static Map<RowId, Row> read(PreparedStatement query) throws SQLException {
         Map<RowId, Row> rows = new HashMap<>();
         try (ResultSet found = query.executeQuery()) {
