@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use crate::support::backfill::{fixture_with_tables, run_backfill, start_event};
 use crate::support::expected_errors::assert_invocation_fails;
 use crate::support::keys::{assert_steps, execute_and_drain};
+use crate::support::versions::pgoutput;
 
 crate::scenarios![
     rows_of_one_customer_have_one_partition_key_in_all_tables,
@@ -23,6 +24,8 @@ crate::scenarios![
     a_table_that_cannot_follow_is_reported,
     partition_keys_need_keys,
 ];
+
+crate::version_scenarios![columns_that_events_lack_are_reported];
 
 const ONE: &str = r#"{"customer_id":1}"#;
 const TWO: &str = r#"{"customer_id":2}"#;
@@ -228,6 +231,61 @@ async fn a_table_that_cannot_follow_is_reported() {
         }
     })
     .await;
+}
+
+async fn columns_that_events_lack_are_reported(version: u32) {
+    let keys = "public.listed:note;public.hidden:note;public.away:note;public.whole:note;public.keyed:note";
+    let builder = pgoutput(version)
+        .env("PARTITION_KEYS", keys)
+        .env("TABLES", "public.listed,public.hidden,public.whole,public.keyed")
+        .env("COLUMN_RULES", "public.hidden.note:omit");
+    let fixture = builder.without_slot().build().await;
+    fixture
+        .sql(
+            "create table listed (id int primary key, note int); alter table listed replica identity full;
+             create table hidden (id int primary key, note int); alter table hidden replica identity full;
+             create table away (id int primary key, note int); alter table away replica identity full;
+             create table whole (note int, id int primary key) partition by range (id);
+             create table whole_1 partition of whole for values from (0) to (9);
+             alter table whole_1 replica identity full;
+             create table keyed (note int, id int primary key) partition by range (id);
+             create table keyed_1 partition of keyed for values from (0) to (9);
+             alter table keyed replica identity full",
+        )
+        .await;
+    // PostgreSQL 14 has no lists of columns.
+    let list = if version == 14 { "" } else { "(id)" };
+    fixture
+        .sql(&format!(
+            "create publication spillway for table listed {list}, hidden, away, whole, keyed
+             with (publish_via_partition_root = true)"
+        ))
+        .await;
+    fixture.create_slot().await;
+    let no_match =
+        |entry| format!("PARTITION_KEYS: {entry} matches no table that is sent and has these columns");
+    let listed = (version > 14).then(|| no_match("public.listed:note"));
+    let mut expected: Vec<String> = listed.into_iter().collect();
+    expected.extend(["public.hidden:note", "public.away:note"].map(no_match));
+    expected.push(
+        "PARTITION_KEYS: the replica identity of public.keyed_1 lacks column note, so deletes have the \
+         partition key of their own key: alter table public.keyed_1 replica identity full"
+            .to_owned(),
+    );
+    assert_eq!(problems(&fixture).await, json!(expected));
+    fixture
+        .sql("insert into whole values (1, 1); insert into keyed values (1, 1); delete from whole; delete from keyed")
+        .await;
+    fixture.drain().await;
+    let delivery = fixture.consume().await;
+    let keys: Vec<&str> = delivery
+        .arrivals
+        .iter()
+        .map(|arrival| &*arrival.partition_key)
+        .collect();
+    let of_note = keys.iter().filter(|key| **key == r#"{"note":1}"#).count();
+    let own = keys.iter().filter(|key| **key == r#"{"id":1}"#).count();
+    assert_eq!((of_note, own), (3, 1), "{keys:?}");
 }
 
 async fn partition_keys_need_keys() {

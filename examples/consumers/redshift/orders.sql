@@ -22,8 +22,8 @@ create table spillway.orders (
     primary key (source_name, id)
 );
 
--- The body that each deleted row had. A change of the key is a delete and a create at one place of the log.
--- That place is moved_at, the position without its index. The create may lack the body.
+-- The body that each deleted row had. A change of the key is a delete and a create at one place of the
+-- log. That place is moved_at, the position without its index. The create may lack the body.
 create table spillway.orders_deleted_body (
     source_name varchar(128) not null,
     moved_at varchar(64) not null,
@@ -122,8 +122,8 @@ begin
     select k.* from spillway_orders_known as k
     qualify row_number() over (partition by k.source_name, k.id order by k.position desc) = 1;
 
-    -- The newest body that is known of each row. A change that is sent twice may have its body only once.
-    -- Then that one counts.
+    -- The newest body that is known of each row. A change that is sent twice may have its body only
+    -- once. Then that one counts.
     drop table if exists spillway_orders_newest_body;
     create temp table spillway_orders_newest_body as
     select k.source_name, k.id, k.body, k.body_at from spillway_orders_known as k

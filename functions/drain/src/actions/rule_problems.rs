@@ -5,7 +5,7 @@ use crate::plugin::Plugin;
 use crate::ports::SlotError;
 use crate::postgres::column_rule_checks::column_rule_problems;
 use crate::postgres::connection::{Connector, Session};
-use crate::postgres::partition_key_checks::partition_key_problems;
+use crate::postgres::partition_key_checks::{SentColumns, partition_key_problems};
 use crate::postgres::unmatched_patterns::unmatched_patterns;
 
 /// A sentence for each part of `TABLES`, `COLUMN_RULES` and `PARTITION_KEYS` that does not fit the database.
@@ -23,7 +23,11 @@ pub(super) async fn rule_problems(
     let mut problems = unmatched_patterns(connector, session, plugin, publications, tables).await?;
     let columns = &config.columns;
     problems.extend(column_rule_problems(connector, session, plugin, publications, columns).await?);
-    let keys = &config.partition_keys;
-    problems.extend(partition_key_problems(connector, session, plugin, publications, keys).await?);
+    let sent = SentColumns {
+        publications,
+        tables,
+        rules: columns,
+    };
+    problems.extend(partition_key_problems(connector, session, plugin, sent, &config.partition_keys).await?);
     Ok(problems)
 }

@@ -62,6 +62,33 @@ const OMITTED_KEYS: &str = "
     where m.omits and a.attname like m.column_name
     order by schema, name, column_name";
 
+/// Rules as parameters of a query: patterns of `like`, and whether each rule omits.
+pub(super) struct RuleArrays {
+    pub(super) schemas: Vec<String>,
+    pub(super) tables: Vec<String>,
+    pub(super) columns: Vec<String>,
+    pub(super) omits: Vec<bool>,
+}
+
+impl RuleArrays {
+    pub(super) fn new(rules: &[ColumnRule]) -> Self {
+        let (mut schemas, mut tables, mut columns) = (vec![], vec![], vec![]);
+        for rule in rules {
+            let [schema, table, column] = rule.pattern.to_like();
+            schemas.push(schema);
+            tables.push(table);
+            columns.push(column);
+        }
+        let omits = rules.iter().map(|rule| rule.action == ColumnAction::Omit);
+        RuleArrays {
+            schemas,
+            tables,
+            columns,
+            omits: omits.collect(),
+        }
+    }
+}
+
 /// A sentence for each rule that matches no column, and for each table that loses its key.
 ///
 /// # Errors
@@ -76,16 +103,7 @@ pub(crate) async fn column_rule_problems(
     if rules.is_empty() {
         return Ok(Vec::new());
     }
-    let patterns: Vec<[String; 3]> = rules.iter().map(|rule| rule.pattern.to_like()).collect();
-    let part = |at: usize| -> Vec<&str> {
-        let parts = patterns.iter().filter_map(|pattern| pattern.get(at));
-        parts.map(String::as_str).collect()
-    };
-    let (schemas, tables, columns) = (part(0), part(1), part(2));
-    let omits: Vec<bool> = rules
-        .iter()
-        .map(|rule| rule.action == ColumnAction::Omit)
-        .collect();
+    let arrays = RuleArrays::new(rules);
     let is_published = plugin == Plugin::Pgoutput;
     let mut problems = Vec::new();
     for (query, sentence) in [
@@ -100,7 +118,14 @@ pub(crate) async fn column_rule_problems(
             .client
             .query(
                 &sql,
-                &[&publications, &is_published, &schemas, &tables, &columns, &omits],
+                &[
+                    &publications,
+                    &is_published,
+                    &arrays.schemas,
+                    &arrays.tables,
+                    &arrays.columns,
+                    &arrays.omits,
+                ],
             )
             .await
             .map_err(|error| connector.failed("checking COLUMN_RULES", error))?;

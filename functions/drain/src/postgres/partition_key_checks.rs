@@ -1,66 +1,89 @@
 //! The entries of `PARTITION_KEYS` that match nothing, and the tables whose old rows lack their columns.
 
+use std::collections::HashSet;
+
 use tokio_postgres::Row as PgRow;
 
-use super::column_rule_checks::SENT;
+use super::column_rule_checks::{RuleArrays, SENT};
 use super::connection::{Connector, Session};
-use crate::pattern::TableColumns;
+use crate::column_rules::ColumnRule;
+use crate::pattern::{TableColumns, TablePattern, matches_any};
 use crate::plugin::Plugin;
 use crate::ports::SlotError;
 use crate::table_name::TableName;
 
-/// The sent tables with the first entry that matches each, if they have all columns of this entry.
+/// The sent tables with the first entry that matches each, if events have all columns of this entry.
 ///
-/// Patterns of `like` are $3 and $4, a column is $5, and the place of its entry is $6. `missing` is a column
-/// that the old rows of the table lack. A table without a key has `is_whole` if its old rows are whole.
+/// Patterns of `like` are $3 and $4, a column is $5, and the place of its entry is $6. The rules of
+/// `COLUMN_RULES` are $7 to $10. A partitioned table is logged with the replica identities of its partitions.
+/// `missing` is a column that the old rows of `lacking` do not have. A table without a key has `is_whole` if
+/// its old rows are whole.
 const PARTITIONED_TABLES: &str = "
     entries as materialized (
       select e.* from unnest($3::text[], $4::text[], $5::text[], $6::int4[])
         e(schema, name, column_name, place)),
+    rules as materialized (
+      select r.* from unnest($7::text[], $8::text[], $9::text[], $10::bool[])
+        with ordinality r(schema, name, column_name, omits, place)),
+    published as materialized (
+      select p.schemaname::text as schema, p.tablename::text as name,
+             to_jsonb(p) -> 'attnames' as columns -- PostgreSQL 14 has no lists of columns
+      from pg_publication_tables p where $2 and p.pubname = any($1)),
     chosen as materialized (
       select s.oid, s.schema, s.name, min(e.place) as place
       from entries e join sent s on s.schema like e.schema and s.name like e.name
       group by s.oid, s.schema, s.name),
-    partitioned as materialized (
-      select t.oid, t.schema, t.name, t.place,
-             min(e.column_name) filter (
-               where c.relreplident <> 'f' and not coalesce(a.attnum = any(i.indkey::int2[]), false)) as missing,
-             bool_or(c.relreplident = 'f') as is_whole,
-             bool_or(k.indexrelid is not null) as has_key
-      from chosen t
-      join entries e on e.place = t.place
-      join pg_class c on c.oid = t.oid
-      left join pg_attribute a
-        on a.attrelid = t.oid and a.attname = e.column_name and a.attnum > 0 and not a.attisdropped
-      left join pg_index i on i.indrelid = t.oid
-        and case c.relreplident when 'i' then i.indisreplident when 'd' then i.indisprimary else false end
-      left join pg_index k on k.indrelid = t.oid
-        and case c.relreplident when 'i' then k.indisreplident else k.indisprimary end
-      group by t.oid, t.schema, t.name, t.place
-      having bool_and(a.attnum is not null))";
+    logged as materialized (
+      select t.oid, p.relid::oid as relid
+      from chosen t cross join lateral pg_partition_tree(t.oid) p where p.isleaf
+      union all
+      select t.oid, t.oid from chosen t
+      where not exists (select from pg_partition_tree(t.oid) p where p.isleaf))
+    select t.schema as schema, t.name as name, t.place as place,
+           min(e.column_name) filter (where lacks.it) as missing,
+           min(format('%I.%I', n.nspname, c.relname)) filter (where lacks.it) as lacking,
+           bool_or(c.relreplident = 'f') as is_whole,
+           bool_or(k.indexrelid is not null) as has_key
+    from chosen t
+    join logged l on l.oid = t.oid
+    join entries e on e.place = t.place
+    join pg_class c on c.oid = l.relid
+    join pg_namespace n on n.oid = c.relnamespace
+    left join published p on p.schema = t.schema and p.name = t.name
+    left join pg_attribute a
+      on a.attrelid = l.relid and a.attname = e.column_name and a.attnum > 0 and not a.attisdropped
+      and coalesce(p.columns ? a.attname::text, true)
+      and not coalesce((
+        select r.omits from rules r
+        where t.schema like r.schema and t.name like r.name and a.attname like r.column_name
+        order by r.place limit 1), false)
+    left join pg_index i on i.indrelid = l.relid
+      and case c.relreplident when 'i' then i.indisreplident when 'd' then i.indisprimary else false end
+    left join pg_index k on k.indrelid = l.relid
+      and case c.relreplident when 'i' then k.indisreplident else k.indisprimary end
+    cross join lateral (
+      select c.relreplident <> 'f' and not coalesce(a.attnum = any(i.indkey::int2[]), false)) lacks(it)
+    group by t.oid, t.schema, t.name, t.place
+    having bool_and(a.attnum is not null)
+    order by t.schema, t.name";
 
-/// The places of the entries that no table has.
-const UNMATCHED: &str = "
-    select e.place as place from generate_series(0, $7::int4 - 1) e(place)
-    where not exists (select from partitioned p where p.place = e.place)
-    order by e.place";
-
-/// The tables whose rows do not all have the columns of their entry.
-const INCOMPLETE: &str = "
-    select p.schema as schema, p.name as name, p.missing as missing, p.has_key as has_key
-    from partitioned p
-    where p.has_key and p.missing is not null or not p.has_key and p.is_whole
-    order by p.schema, p.name";
+/// The settings that decide which tables and columns events have.
+#[derive(Debug)]
+pub(crate) struct SentColumns<'a> {
+    pub(crate) publications: &'a [String],
+    pub(crate) tables: &'a [TablePattern],
+    pub(crate) rules: &'a [ColumnRule],
+}
 
 /// A sentence for each entry that no table has, and for each table whose deletes cannot follow it.
 ///
 /// # Errors
-/// A query failed.
+/// The query failed.
 pub(crate) async fn partition_key_problems(
     connector: &Connector,
     session: &Session,
     plugin: Plugin,
-    publications: &[String],
+    sent: SentColumns<'_>,
     keys: &[TableColumns],
 ) -> Result<Vec<String>, SlotError> {
     if keys.is_empty() {
@@ -76,53 +99,57 @@ pub(crate) async fn partition_key_problems(
             places.push(place);
         }
     }
+    let rules = RuleArrays::new(sent.rules);
     let is_published = plugin == Plugin::Pgoutput;
-    let failed = |error| connector.failed("checking PARTITION_KEYS", error);
-    let count = i32::try_from(keys.len()).unwrap_or(i32::MAX);
-    let sql = format!("{SENT}, {PARTITIONED_TABLES} {UNMATCHED}");
-    let unmatched = session
+    let sql = format!("{SENT}, {PARTITIONED_TABLES}");
+    let rows = session
         .client
         .query(
             &sql,
             &[
-                &publications,
+                &sent.publications,
                 &is_published,
                 &schemas,
                 &tables,
                 &columns,
                 &places,
-                &count,
+                &rules.schemas,
+                &rules.tables,
+                &rules.columns,
+                &rules.omits,
             ],
         )
         .await
-        .map_err(failed)?;
-    let entry = |row: &PgRow| keys.get(usize::try_from(row.get::<_, i32>("place")).ok()?);
-    let unmatched = unmatched.iter().filter_map(entry);
+        .map_err(|error| connector.failed("checking PARTITION_KEYS", error))?;
+    let table = |row: &PgRow| TableName::new(row.get::<_, String>("schema"), row.get::<_, String>("name"));
+    let found: Vec<(TableName, &PgRow)> = rows.iter().map(|row| (table(row), row)).collect();
+    let found = found.iter().filter(|(table, _)| matches_any(sent.tables, table));
+    let matched: HashSet<i32> = found.clone().map(|(_, row)| row.get("place")).collect();
+    let unmatched = keys
+        .iter()
+        .zip(0i32..)
+        .filter(|(_, place)| !matched.contains(place));
     let mut problems: Vec<String> = unmatched
-        .map(|entry| format!("PARTITION_KEYS: {entry} matches no table that is sent and has these columns"))
+        .map(|(entry, _)| {
+            format!("PARTITION_KEYS: {entry} matches no table that is sent and has these columns")
+        })
         .collect();
-    let sql = format!("{SENT}, {PARTITIONED_TABLES} {INCOMPLETE}");
-    let incomplete = session
-        .client
-        .query(
-            &sql,
-            &[&publications, &is_published, &schemas, &tables, &columns, &places],
-        )
-        .await
-        .map_err(failed)?;
-    problems.extend(incomplete.iter().map(incomplete_sentence));
+    problems.extend(found.filter_map(|(table, row)| incomplete_sentence(table, row)));
     Ok(problems)
 }
 
-fn incomplete_sentence(row: &PgRow) -> String {
-    let table = TableName::new(row.get::<_, String>("schema"), row.get::<_, String>("name"));
-    match row.get::<_, Option<String>>("missing") {
-        Some(column) if row.get("has_key") => format!(
-            "PARTITION_KEYS: the replica identity of {table} lacks column {column}, so deletes have the \
-             partition key of their own key: alter table {table} replica identity full"
-        ),
-        _ => format!(
+/// The sentence of a table whose rows do not all have the columns of their entry.
+fn incomplete_sentence(table: &TableName, row: &PgRow) -> Option<String> {
+    let (has_key, is_whole): (bool, bool) = (row.get("has_key"), row.get("is_whole"));
+    let missing: Option<String> = row.get("missing");
+    match missing.zip(row.get::<_, Option<String>>("lacking")) {
+        Some((column, lacking)) if has_key => Some(format!(
+            "PARTITION_KEYS: the replica identity of {lacking} lacks column {column}, so deletes have the \
+             partition key of their own key: alter table {lacking} replica identity full"
+        )),
+        _ if !has_key && is_whole => Some(format!(
             "PARTITION_KEYS: {table} has no key, so its rows keep the order of the table: add a primary key"
-        ),
+        )),
+        _ => None,
     }
 }
