@@ -53,6 +53,8 @@ class Mapping:
 
     def add(self, line):
         """Add a record to its shard."""
+        if self.settings.lose and self.random.random() < self.settings.lose:
+            return
         weight = self.random.choice([0.01, 1, 100])
         shard = self.shards.setdefault(line["shard"], Shard(line["shard"], line["parents"], weight))
         self.number += 1
@@ -142,6 +144,7 @@ def main():
     arguments.add_argument("--fails", type=float, default=0.05, help="part of the records that fail once")
     arguments.add_argument("--late", type=float, default=0.2, help="part of the records that are sent again at the end")
     arguments.add_argument("--again", type=float, default=0.2, help="part of the answers that are lost")
+    arguments.add_argument("--lose", type=float, default=0, help="part of the records that never arrive: a fault")
     settings = arguments.parse_args()
     sys.path.insert(0, str(EXAMPLES / settings.example))
     # Standard output has our lines only.

@@ -34,6 +34,7 @@ crate::scenarios![
     a_lambda_function_with_merge_has_the_rows_of_postgresql,
     iceberg_tables_have_the_rows_of_postgresql,
     two_sources_with_the_same_tables_and_keys_stay_apart,
+    rows_with_the_partition_key_of_a_customer_keep_their_keys,
 ];
 crate::long_scenarios![
     kcl_has_the_rows_of_postgresql_from_records_of_one_event,
@@ -177,11 +178,13 @@ async fn written(builder: FixtureBuilder) -> Fixture {
         "{} duplicates",
         delivery.duplicates()
     );
+    put_foreign_record(&fixture).await;
     fixture
-        .kinesis
-        .put(&fixture.stream, "foreign", b"not an event of Spillway")
-        .await;
-    fixture
+}
+
+async fn put_foreign_record(fixture: &Fixture) {
+    let data = b"not an event of Spillway";
+    fixture.kinesis.put(&fixture.stream, "foreign", data).await;
 }
 
 /// Option of another order of shards, batches and failures.
@@ -206,6 +209,29 @@ async fn compare_in_duckdb(plugin: Plugin, aggregation: &str, fails: &str) {
     // A repair reads all rows again, and hides earlier faults of a consumer.
     lose_and_repair(&fixture).await;
     consume(&fixture, "lambda_duckdb", &[fails], &in_memory).await;
+}
+
+async fn rows_with_the_partition_key_of_a_customer_keep_their_keys() {
+    let builder = Fixture::builder(Plugin::Pgoutput).env("PARTITION_KEYS", "public.u:v;Shop.*:b");
+    let fixture = fixture_with_tables(builder.env("AGGREGATION", "kpl").shards(3), TABLES).await;
+    write(&fixture).await;
+    put_foreign_record(&fixture).await;
+    let variables = [
+        ("DUCKDB_FILE".to_owned(), ":memory:".to_owned()),
+        (
+            "ROW_KEYS".to_owned(),
+            json!({"public.u": ["id"], "Shop.Order.Line": ["a", "b"]}).to_string(),
+        ),
+    ];
+    for number in 1..=2 {
+        consume(
+            &fixture,
+            "lambda_duckdb",
+            &[&seed(number), "--fails=0.3"],
+            &variables,
+        )
+        .await;
+    }
 }
 
 /// PostgreSQL is the warehouse, too: it has `merge` since version 15.

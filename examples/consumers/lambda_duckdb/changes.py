@@ -1,11 +1,13 @@
 """Records of the stream as changes of rows.
 
-The function must run with ENVELOPE=debezium and PARTITION_BY=key, its defaults, and without PARTITION_KEYS: the
-partition key is the key of the row. AGGREGATION may be none or kpl.
+The function must run with ENVELOPE=debezium and PARTITION_BY=key, its defaults. The partition key is the key of the row.
+ROW_KEYS names the keys of the tables in PARTITION_KEYS, whose rows have another partition key. AGGREGATION may be none
+or kpl.
 """
 
 import base64
 import json
+import os
 from typing import NamedTuple
 
 from aws_kinesis_agg.deaggregator import iter_deaggregate_records
@@ -15,6 +17,9 @@ UNAVAILABLE = "__debezium_unavailable_value"
 # Our own mark, for a value that OVERSIZE=omit left out. It did change, so the stored value is not valid any
 # more.
 OMITTED = "__omitted_because_of_its_size"
+
+# Columns of the key of each table that has an entry in PARTITION_KEYS: {"public.orders": ["id"]}.
+ROW_KEYS = json.loads(os.environ.get("ROW_KEYS", "{}"))
 
 
 class RowId(NamedTuple):
@@ -68,7 +73,9 @@ def of_event(partition_key, data):
     row = {column: value for column, value in (event["after"] or event["before"] or {}).items()}
     row |= {column: OMITTED for column in source.get("omitted", []) if column in row}
     key = partition_key
-    if key == table or key.startswith(f"{table}#"):
+    if table in ROW_KEYS:
+        key = json.dumps({column: row[column] for column in ROW_KEYS[table]}, ensure_ascii=False)
+    elif key == table or key.startswith(f"{table}#"):
         if op in "ud":
             raise ValueError(f"{table} has no key, so this consumer cannot apply updates and deletes")
         # Only its position tells such a row from its duplicate.

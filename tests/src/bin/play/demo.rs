@@ -7,7 +7,7 @@
 //!
 //! `PLUGIN` chooses the output plugin; `AGGREGATION` and `ENVELOPE` are passed to the function.
 //! `SCENARIO=consolidate` plays [`consolidate`] instead.
-//! `DEMO_FAULT=drop` loses one event on its way to the consumer: then the verdict must fail.
+//! `DEMO_FAULT=drop` loses events on their way to the consumer: then the verdict must fail.
 
 mod consolidate;
 pub(crate) mod screen;

@@ -28,8 +28,10 @@ const STREAM: &str = "spillway";
 const SHARDS: i32 = 8;
 /// Time in which the writers write, without `CHANGES`.
 const WRITE_TIME: Duration = Duration::from_secs(30);
-/// First and last second of the faults.
+/// First and last second of the faults, without `CHANGES`.
 const FAULT_SECONDS: std::ops::Range<f64> = 8.0..20.0;
+/// Rows of each database for which the last fault may come one second later.
+const ROWS_PER_SECOND: f64 = 4_000.0;
 /// Pause between two reads of the stream by the consumer.
 const READ_PAUSE: Duration = Duration::from_secs(1);
 /// Pause between two lines of progress.
@@ -128,6 +130,11 @@ impl Consolidation<'_> {
             // It keeps the records that it sends again at the end.
             options.extend(["--late=0.02".to_owned(), "--again=0.05".to_owned()]);
         }
+        if std::env::var("DEMO_FAULT").is_ok_and(|fault| fault == "drop") {
+            let lost = "DEMO_FAULT=drop: a twentieth of the records is lost on its way to the consumer";
+            self.screen.say(Tone::Bad, lost);
+            options.push("--lose=0.05".to_owned());
+        }
         let options: Vec<&str> = options.iter().map(String::as_str).collect();
         let consumer = ExampleConsumer::start("lambda_duckdb", &options, &variables);
         let work = async {
@@ -180,7 +187,11 @@ impl Consolidation<'_> {
     async fn inject_faults(&self) {
         let [shop, billing, logistics] = &self.sources;
         let mut random = fastrand::Rng::with_seed(self.seed);
-        let length = FAULT_SECONDS.end - FAULT_SECONDS.start;
+        let longer = match self.load {
+            WriterLoad::Time(_) => 0.0,
+            WriterLoad::Rows(rows) => rows as f64 / ROWS_PER_SECOND,
+        };
+        let length = FAULT_SECONDS.end - FAULT_SECONDS.start + longer;
         let mut moment = || Duration::from_secs_f64(FAULT_SECONDS.start + length * random.f64());
         let (first, second, third) = (moment(), moment(), moment());
         let crash = async {
