@@ -64,10 +64,11 @@ lint: tools-rust ## format and clippy: what to run while you write
 	cargo fmt --manifest-path functions/drain/fuzz/Cargo.toml --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
-check: lint tools-check tools-checkov tools-sql ## the gate: lint, order of modules, tests of scripts, docs, licences of dependencies, template (ADVISORY_DB=folder)
+check: lint tools-check tools-checkov tools-sql tools-examples ## the gate: lint, order of modules, tests of scripts, docs, licences of dependencies, template (ADVISORY_DB=folder)
 	python3 scripts/module_order.py
 	.tools/aws/bin/python -m unittest discover --quiet --start-directory scripts/tests
 	.tools/sql/bin/python -m unittest discover --quiet --start-directory tests/sql
+	.tools/consumers/bin/python -B -m unittest discover --quiet --start-directory tests/sql --pattern shipped_stores.py
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
 	.tools/aws/bin/cargo-deny --locked check licenses bans sources
 	@if [ -n "$(ADVISORY_DB)" ]; then scripts/advisories.sh "$(ADVISORY_DB)"; else echo "advisories: not checked, ADVISORY_DB is not set"; fi
