@@ -366,9 +366,11 @@ async fn kcl_rows(warehouse: &Client) -> BTreeMap<String, RebuiltTables> {
 async fn two_sources_with_the_same_tables_and_keys_stay_apart() {
     let one = Fixture::builder(Plugin::Wal2json)
         .shards(3)
+        .env("AGGREGATION", "kpl")
         .env("SOURCE_NAME", "one");
     let other = Fixture::builder(Plugin::Pgoutput)
         .version(17)
+        .env("AGGREGATION", "kpl")
         .env("SOURCE_NAME", "other");
     let (one, mut other) = tokio::join!(
         fixture_with_tables(one, TABLES),
@@ -383,18 +385,25 @@ async fn two_sources_with_the_same_tables_and_keys_stay_apart() {
     }
     let tables = ["public.t", "public.u", r#""Shop"."Order.Line""#];
     run_backfill(&other, json!({"action": "backfill", "tables": tables})).await;
-    assert_apart(&one, &other, 1).await;
+    assert_apart(&one, &other, "lambda_duckdb").await;
     lose_and_repair(&one).await;
     lose_and_repair(&other).await;
-    assert_apart(&one, &other, 2).await;
+    assert_apart(&one, &other, "lambda_duckdb").await;
+    assert_apart(&one, &other, "iceberg").await;
 }
 
 /// Compares the tables of both sources, which share a stream.
-async fn assert_apart(one: &Fixture, other: &Fixture, number: u32) {
-    let in_memory = [("DUCKDB_FILE".to_owned(), ":memory:".to_owned())];
-    let mut example = ExampleConsumer::start("lambda_duckdb", &[&seed(number)], &in_memory);
+async fn assert_apart(one: &Fixture, other: &Fixture, folder: &str) {
+    let warehouse = std::env::temp_dir().join(scenarios::unique("warehouse"));
+    let variables = [
+        ("DUCKDB_FILE".to_owned(), ":memory:".to_owned()),
+        ("WAREHOUSE".to_owned(), warehouse.to_string_lossy().into_owned()),
+    ];
+    // Each batch of Iceberg writes files again.
+    let mut example = ExampleConsumer::start(folder, &[&seed(1), "--batch=400"], &variables);
     example.send(&one.kinesis, &one.stream).await;
     let (_, sources) = example.finish().await;
     compare(one, "one", &sources).await;
     compare(other, "other", &sources).await;
+    let _ = std::fs::remove_dir_all(&warehouse);
 }
