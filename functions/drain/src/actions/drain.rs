@@ -99,10 +99,7 @@ pub(super) async fn drain_opened(
         mut slot,
     } = opened;
     let name = &app.config.slot;
-    if !start.stored {
-        let lsn = start.confirmed;
-        tracing::info!(slot = name, %lsn, "no checkpoint: starting from the slot's own position");
-    }
+    log_first_start(name, &start);
     let checkpoint_age = stored.as_ref().and_then(|stored| age_seconds(&stored.updated_at));
     warn_of_rule_problems(app, connector, &settings, &slot).await;
     let tables_left = left_tables::warn(app, connector, slot.control(), &settings).await;
@@ -135,7 +132,6 @@ pub(super) async fn drain_opened(
     add_server_state(&mut report, connector, &slot, budget).await;
     report.elapsed_ms = budget.elapsed_ms();
     match drained.result {
-        Ok(()) => {}
         // Another session reads the slot without taking Spillway's lock: a person with psql, or a drainer
         // that is ending.
         Err(Error::Slot(SlotError::Busy { .. })) => report.stopped = StopReason::Busy,
@@ -143,8 +139,16 @@ pub(super) async fn drain_opened(
             app.set_failed_report(json!(report));
             return Err(error);
         }
+        Ok(()) => {}
     }
     Ok(report)
+}
+
+fn log_first_start(slot: &str, start: &StartPosition) {
+    if !start.stored {
+        let lsn = start.confirmed;
+        tracing::info!(slot, %lsn, "no checkpoint: starting from the slot's own position");
+    }
 }
 
 /// Hash of what decides which events a change has, and of the slot, the server and the stream.

@@ -40,22 +40,7 @@ pub(crate) async fn run(app: &App, connector: &Connector) -> Result<Value, Error
     };
     problems.extend(standby_problem(config.standby_ack, &standbys));
     if let Some(plugin) = plugin {
-        match publication_problems(app, connector, &session, plugin).await {
-            Ok(found) => problems.extend(found),
-            Err(error) => problems.push(error.chain()),
-        }
-        match rule_problems(app, connector, &session, plugin).await {
-            Ok(found) => problems.extend(found),
-            Err(error) => problems.push(Error::from(error).chain()),
-        }
-        match stream_problems(app, connector, &session, plugin).await {
-            Ok(found) => problems.extend(found),
-            Err(error) => problems.push(Error::from(error).chain()),
-        }
-        match left_tables::check(app, connector, &session, plugin).await {
-            Ok(left) => problems.extend(left.sentences),
-            Err(error) => problems.push(error.chain()),
-        }
+        problems.extend(setting_problems(app, connector, &session, plugin).await);
     }
     let stream_status = stream_status.unwrap_or_else(|error| {
         problems.push(Error::from(error).chain());
@@ -83,6 +68,30 @@ pub(crate) async fn run(app: &App, connector: &Connector) -> Result<Value, Error
     answer["backfill"] = backfill;
     answer["problems"] = json!(problems);
     Ok(answer)
+}
+
+/// What the settings and the database do not have in common. A question that fails is a problem, too.
+async fn setting_problems(
+    app: &App,
+    connector: &Connector,
+    session: &Session,
+    plugin: Plugin,
+) -> Vec<String> {
+    let left = left_tables::check(app, connector, session, plugin).await;
+    let found = [
+        publication_problems(app, connector, session, plugin).await,
+        rule_problems(app, connector, session, plugin)
+            .await
+            .map_err(Error::from),
+        stream_problems(app, connector, session, plugin)
+            .await
+            .map_err(Error::from),
+        left.map(|left| left.sentences),
+    ];
+    let sentences = found
+        .into_iter()
+        .flat_map(|found| found.unwrap_or_else(|error| vec![error.chain()]));
+    sentences.collect()
 }
 
 /// The fields of the answer that state positions of the server, the slot and the checkpoint.

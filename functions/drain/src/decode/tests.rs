@@ -27,7 +27,7 @@ pub(super) use captured::{captured, rows_of};
 
 /// The fields of an event that its line needs. The other fields may have numbers beyond a double's range.
 #[derive(serde::Deserialize)]
-struct EventHead {
+struct DecodedHead {
     op: String,
     message: Option<serde_json::Value>,
 }
@@ -59,7 +59,7 @@ fn lines(lsn: Lsn, item: &Item<'_>) -> Vec<String> {
     };
     let line = |event: Event| {
         let data = String::from_utf8(event.data).unwrap();
-        let head: EventHead = serde_json::from_str(&data).unwrap();
+        let head: DecodedHead = serde_json::from_str(&data).unwrap();
         let (op, key) = (head.op.as_str(), event.partition_key);
         match op {
             "t" => format!("t {key}"),

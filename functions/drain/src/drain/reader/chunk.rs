@@ -80,11 +80,8 @@ impl<R: PeekRow> WindowReader<'_, R> {
                     return Ok(());
                 };
                 chunk.next_row = rows.next_row(at + 1);
-                let place = match (chunk.next_row, *first && chunk.rows_sent == 0) {
-                    (None, _) if !more => SnapshotPlace::Last,
-                    (_, true) => SnapshotPlace::First,
-                    _ => SnapshotPlace::Within,
-                };
+                let is_last = chunk.next_row.is_none() && !more;
+                let place = snapshot_place(*first && chunk.rows_sent == 0, is_last);
                 let mut encoder = RowEncoder {
                     envelope: self.envelope,
                     projections: &mut self.projections,
@@ -159,5 +156,13 @@ impl RowEncoder<'_, '_> {
                 self.limit
             )),
         }
+    }
+}
+
+fn snapshot_place(is_first: bool, is_last: bool) -> SnapshotPlace {
+    match (is_first, is_last) {
+        (_, true) => SnapshotPlace::Last,
+        (true, false) => SnapshotPlace::First,
+        (false, false) => SnapshotPlace::Within,
     }
 }

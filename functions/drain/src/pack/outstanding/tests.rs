@@ -27,7 +27,7 @@ enum Kind {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Change {
+struct LoggedChange {
     /// The position of its first event. If one log record has several rows, their positions differ in
     /// `index`.
     position: Position,
@@ -44,7 +44,7 @@ struct Form {
 }
 
 /// The transactions of a log: changes in their order, each with the end of its commit.
-fn log() -> impl Strategy<Value = Vec<Change>> {
+fn log() -> impl Strategy<Value = Vec<LoggedChange>> {
     let key = 0..KEYS;
     let records = prop_oneof![
         4 => key.clone().prop_map(|key| vec![Kind::Update(key)]),
@@ -65,7 +65,7 @@ fn log() -> impl Strategy<Value = Vec<Change>> {
                         lsn: Lsn(lsn),
                         index,
                     };
-                    changes.push(Change { position, kind });
+                    changes.push(LoggedChange { position, kind });
                 }
             }
             lsn = commit_end.0;
@@ -75,7 +75,7 @@ fn log() -> impl Strategy<Value = Vec<Change>> {
 }
 
 /// The events of a change: their partition keys, whether they are barriers, and the keys of their rows.
-fn events(change: &Change, form: Form) -> Vec<(String, bool, Vec<u8>)> {
+fn events(change: &LoggedChange, form: Form) -> Vec<(String, bool, Vec<u8>)> {
     let key = |key: u8| match form.one_key {
         true => "table".to_owned(),
         false => format!("{key} of {form:?}"),
@@ -94,7 +94,7 @@ fn events(change: &Change, form: Form) -> Vec<(String, bool, Vec<u8>)> {
 type Stream = Vec<(u8, Position)>;
 
 /// One drain.
-struct Drain<'a> {
+struct ModelDrain<'a> {
     lanes: Lanes,
     acknowledgements: Acknowledgements,
     flight: Vec<Record>,
@@ -112,8 +112,8 @@ fn marker() -> Marker {
     }
 }
 
-impl Drain<'_> {
-    fn queue(&mut self, change: &Change, form: Form, transaction: crate::pack::TransactionId) {
+impl ModelDrain<'_> {
+    fn queue(&mut self, change: &LoggedChange, form: Form, transaction: crate::pack::TransactionId) {
         let has = match (&self.earlier, change.kind) {
             (None, _) => false,
             (Some(ahead), Kind::Insert(_)) => ahead.has_insert(change.position),
@@ -193,7 +193,7 @@ impl Drain<'_> {
 
     /// Reads the log, sends, and stores, in a random order, until the steps end or everything is
     /// acknowledged.
-    fn run(&mut self, log: &[Change], form: Form, slow: u8, steps: &[(u8, usize, u8)]) {
+    fn run(&mut self, log: &[LoggedChange], form: Form, slow: u8, steps: &[(u8, usize, u8)]) {
         let from = self.stored.commit_end;
         let mut log = log
             .iter()
@@ -234,10 +234,10 @@ fn drain(
     stored: &mut Checkpoint,
     stream: &mut Stream,
     aggregation: Aggregation,
-    run: impl FnOnce(&mut Drain<'_>),
+    run: impl FnOnce(&mut ModelDrain<'_>),
 ) {
     let earlier = stored.ack_ahead(&rules_hash(&[])).map(Result::unwrap);
-    run(&mut Drain {
+    run(&mut ModelDrain {
         lanes: Lanes::new(aggregation, ShardMap::even(2)),
         acknowledgements: Acknowledgements::new(stored.commit_end.into()),
         flight: Vec::new(),
