@@ -9,7 +9,7 @@ SHELL := /bin/bash
 .PHONY: huge tables dashboard examples
 .PHONY: invoke status plan certs deploy example clean tools-rust tools-demo tools-postgres tools-consumers tools-stack
 .PHONY: tools-examples tools-conformance tools-check tools-checkov tools-sql tools-build tools-fuzz tools-dashboard
-.PHONY: tools-kcl tools-flink
+.PHONY: tools-kcl tools-flink tools-spark
 
 # Last, so that the user's own cargo takes precedence.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -55,7 +55,7 @@ test: tools-rust tools-demo tools-postgres tools-consumers tools-stack ## all te
 	cargo test --locked --workspace
 
 # What `make test` leaves out: the libraries are large, and KCL waits long.
-examples: tools-rust tools-demo tools-consumers tools-kcl tools-flink ## run the examples of KCL and Flink SQL: three minutes
+examples: tools-rust tools-demo tools-consumers tools-kcl tools-flink tools-spark ## run the examples of KCL, Flink SQL and Spark: four minutes
 	cargo build --locked --workspace --bins
 	cargo test --locked --workspace --test scenarios -- --ignored
 
@@ -204,6 +204,12 @@ tools-flink:
 tools-kcl:
 	@scripts/debian.sh maven
 	@scripts/jars.sh .tools/kcl examples/consumers/kcl/pom.xml
+
+# Spark and its Kinesis source, for the example that `make examples` runs.
+tools-spark:
+	@scripts/debian.sh maven
+	@scripts/venv.sh .tools/spark scripts/requirements/spark.txt
+	@scripts/jars.sh .tools/spark-jars tests/consumers/spark.xml
 
 # Packages of the consumers in Python, those of examples/consumers among them.
 tools-examples:

@@ -18,7 +18,8 @@ def version(pom: str, artifact: str) -> str:
 
 class Versions(unittest.TestCase):
     def test_each_requirement_is_one_of_the_tests(self):
-        tested = requirements(PROJECT / "scripts" / "requirements" / "consumers.txt")
+        files = ("consumers.txt", "spark.txt")
+        tested = set().union(*(requirements(PROJECT / "scripts" / "requirements" / file) for file in files))
         files = list(PROJECT.glob("examples/consumers/*/requirements.txt"))
         self.assertTrue(files)
         for file in files:

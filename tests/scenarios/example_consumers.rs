@@ -15,7 +15,7 @@
 use std::collections::BTreeMap;
 
 use aws_sdk_kinesis::types::Shard;
-use scenarios::consumer::example::{ExampleConsumer, ExampleFigures};
+use scenarios::consumer::example::{ExampleConsumer, ExampleFigures, read_with_spark};
 use scenarios::consumer::kcl::{KclProgress, KclWorker};
 use scenarios::consumer::oracle::{self, ComparedRows};
 use scenarios::consumer::rebuild::RebuiltTables;
@@ -39,6 +39,7 @@ crate::scenarios![
 crate::long_scenarios![
     kcl_has_the_rows_of_postgresql_from_records_of_one_event,
     kcl_has_the_rows_of_postgresql_from_aggregates,
+    spark_has_the_rows_of_postgresql,
 ];
 
 /// Tables with rows before the slot. The last has no key.
@@ -406,4 +407,16 @@ async fn assert_apart(one: &Fixture, other: &Fixture, folder: &str) {
     compare(one, "one", &sources).await;
     compare(other, "other", &sources).await;
     let _ = std::fs::remove_dir_all(&warehouse);
+}
+
+async fn spark_has_the_rows_of_postgresql() {
+    for aggregation in ["none", "kpl"] {
+        let fixture = written(Fixture::builder(Plugin::Pgoutput).env("AGGREGATION", aggregation)).await;
+        let (refused, sources) = read_with_spark(&fixture.kinesis, &fixture.stream).await;
+        compare(&fixture, &fixture.slot, &sources).await;
+        assert_eq!(refused, 1, "only the foreign record is refused");
+        lose_and_repair(&fixture).await;
+        let (_, sources) = read_with_spark(&fixture.kinesis, &fixture.stream).await;
+        compare(&fixture, &fixture.slot, &sources).await;
+    }
 }

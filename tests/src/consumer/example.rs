@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
-use tokio::process::{Child, ChildStdin, ChildStdout};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use crate::aws::kinesis::Kinesis;
 use crate::consumer::event::Row;
@@ -42,6 +42,11 @@ pub struct ExampleFigures {
     pub sent_again: usize,
     /// Records that failed in each attempt.
     pub given_up: usize,
+}
+
+#[derive(Deserialize)]
+struct SparkFigures {
+    refused: usize,
 }
 
 #[derive(Deserialize)]
@@ -101,14 +106,9 @@ impl ExampleConsumer {
     pub async fn finish(mut self) -> (ExampleFigures, BTreeMap<String, RebuiltTables>) {
         drop(self.input.take());
         let figures = self.figures().await;
-        let mut sources: BTreeMap<String, RebuiltTables> = BTreeMap::new();
+        let mut sources = BTreeMap::new();
         while let Some(line) = self.next_line().await {
-            let StoredRow { id, row } = parse(&line);
-            let [source, schema, table, key] = id;
-            // The key of a row without a key is its position.
-            let key = (!is_position(&key)).then_some(key.as_str());
-            let tables = sources.entry(source).or_default();
-            tables.add_row(&format!("{schema}.{table}"), key, row);
+            add_row(&mut sources, &line);
         }
         let status = self.child.wait().await;
         assert!(status.is_ok_and(|status| status.success()), "the consumer failed");
@@ -132,6 +132,55 @@ impl ExampleConsumer {
         let line = self.output.next_line().await;
         line.unwrap_or_else(|error| panic!("the consumer's output cannot be read: {error}"))
     }
+}
+
+/// Reads a stream with the example in `examples/consumers/spark`. Returns the number of records that it refused, and its
+/// tables by source.
+///
+/// # Panics
+/// It failed, or `make tools-spark` did not run.
+pub async fn read_with_spark(kinesis: &Kinesis, stream: &str) -> (usize, BTreeMap<String, RebuiltTables>) {
+    let mut records = 0;
+    for shard in kinesis.shards(stream).await {
+        let each = |_: &str, _: &[u8]| records += 1;
+        kinesis.read_shard(stream, shard.shard_id(), each).await;
+    }
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let python = here.join("../.tools/spark/bin/python");
+    assert!(
+        python.exists(),
+        "`make tools-spark` installs {}",
+        python.display()
+    );
+    let output = Command::new(python)
+        .arg(here.join("consumers/spark_run.py"))
+        .args([kinesis.endpoint(), stream, &records.to_string()])
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        // The emulator adds child shards to answers in JSON only.
+        .env("AWS_CBOR_DISABLE", "true")
+        .kill_on_drop(true)
+        .output();
+    let output = output
+        .await
+        .unwrap_or_else(|error| panic!("spark_run.py: {error}"));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "Spark failed:\n{errors}");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let mut lines = text.lines().skip_while(|line| !line.starts_with("{\"refused\""));
+    let figures: SparkFigures = parse(lines.next().unwrap_or_else(|| panic!("no figures:\n{errors}")));
+    let mut sources = BTreeMap::new();
+    lines.for_each(|line| add_row(&mut sources, line));
+    (figures.refused, sources)
+}
+
+/// Adds a row that an example has stored.
+fn add_row(sources: &mut BTreeMap<String, RebuiltTables>, line: &str) {
+    let StoredRow { id, row } = parse(line);
+    let [source, schema, table, key] = id;
+    // The key of a row without a key is its position.
+    let key = (!is_position(&key)).then_some(key.as_str());
+    let tables = sources.entry(source).or_default();
+    tables.add_row(&format!("{schema}.{table}"), key, row);
 }
 
 /// Rows of a query in a file of DuckDB. The last of the statements is the query.
