@@ -13,11 +13,13 @@ import changes  # noqa: E402
 import consumer  # noqa: E402
 from store import DuckDbStore  # noqa: E402
 
-REFUSED = "create table if not exists refused (sequence_number varchar primary key, partition_key varchar, data blob)"
+REFUSED = """
+create table if not exists refused (sequence_number varchar primary key, partition_key varchar, data blob)
+"""
 
 
 def start(session, store, options, checkpoint, after_batch=lambda records: None):
-    """Start the query. `options` are those of the source, `checkpoint` the folder in which Spark keeps its place."""
+    """Start the query. `options` are those of the source, `checkpoint` is the folder of Spark's offsets."""
     store.execute(REFUSED)
 
     def each(batch, number):
@@ -30,7 +32,7 @@ def start(session, store, options, checkpoint, after_batch=lambda records: None)
 
 
 def apply(store, records):
-    """Apply the records of a micro-batch in one transaction. Spark repeats a batch that failed: duplicates do no harm."""
+    """Apply the records of a micro-batch in one transaction. Spark repeats a batch that failed."""
     found, refused = [], []
     for record in records:
         try:
