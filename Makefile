@@ -35,10 +35,13 @@ help: ## list the targets
 
 # Always the whole workspace. For one package alone, cargo chooses other features of shared crates, and builds
 # them again.
-demo: tools-rust tools-demo $(if $(filter consolidate,$(SCENARIO)),tools-postgres tools-examples) ## drain and backfill a real PostgreSQL into a local Kinesis, and compare every row (PLUGIN=pgoutput or test_decoding; SCENARIO=consolidate: three databases into DuckDB, CHANGES=10000000 for a long run)
+demo: tools-rust tools-demo ## drain a PostgreSQL into a local Kinesis, and compare (PLUGIN, SCENARIO=consolidate, CHANGES)
 	@echo "building the function and the demo"
 	@cargo build --locked --workspace --bins
 	@PLUGIN=$(PLUGIN) SCENARIO=$(SCENARIO) target/debug/play demo
+
+# The scenario has PostgreSQL of several versions, and a consumer in Python.
+demo: $(if $(filter consolidate,$(SCENARIO)),tools-postgres tools-examples)
 
 # Standard output has the changes only, so that `make -s try ENVELOPE=debezium | jq` works. The installers of tools
 # print, so they are no prerequisites here.
@@ -55,7 +58,7 @@ test: tools-rust tools-demo tools-postgres tools-consumers tools-stack ## all te
 	cargo test --locked --workspace
 
 # What `make test` leaves out: the libraries are large, and KCL waits long.
-examples: tools-rust tools-demo tools-consumers tools-kcl tools-flink tools-spark ## run the examples of KCL, Flink SQL and Spark: four minutes
+examples: tools-rust tools-demo tools-consumers tools-kcl tools-flink tools-spark ## run those of KCL, Flink and Spark
 	cargo build --locked --workspace --bins
 	cargo test --locked --workspace --test scenarios -- --ignored
 
@@ -64,7 +67,7 @@ lint: tools-rust ## format and clippy: what to run while you write
 	cargo fmt --manifest-path functions/drain/fuzz/Cargo.toml --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
-check: lint tools-check tools-checkov tools-sql tools-examples ## the gate: lint, order of modules, tests of scripts, docs, licences of dependencies, template (ADVISORY_DB=folder)
+check: lint tools-check tools-checkov tools-sql tools-examples ## the gate: all checks that need no server (ADVISORY_DB)
 	python3 scripts/module_order.py
 	.tools/aws/bin/python -m unittest discover --quiet --start-directory scripts/tests
 	.tools/sql/bin/python -m unittest discover --quiet --start-directory tests/sql

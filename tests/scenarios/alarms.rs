@@ -1,7 +1,7 @@
 //! Each alarm of the template fires when its cause is there, and not before.
 //!
-//! The metrics are those that the function writes. The numbers are those of template.yaml, or parameters that
-//! it accepts. Time is simulated: each tick has a minute.
+//! The function writes the metrics. The thresholds come from template.yaml, or from parameters that it
+//! accepts. Time is simulated: each tick takes a minute.
 
 use std::path::Path;
 use std::time::Duration;

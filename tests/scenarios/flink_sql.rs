@@ -36,7 +36,7 @@ const BEFORE_TRUNCATE: &[&str] = &[
 
 /// Transactions after the truncate.
 ///
-/// The keys 101 to 140 become 1101 to 1140. Their updates leave the large values unchanged.
+/// The rows with the keys 101 to 140 get the keys 1101 to 1140. These updates do not change the large values.
 const AFTER_TRUNCATE: &[&str] = &[
     "insert into orders select i, 'é \"q\"', i / 4.0, '2024-02-29 12:34:56.789012+02', repeat(md5(i::text), 150)
         from generate_series(50, 140) i",
@@ -44,7 +44,8 @@ const AFTER_TRUNCATE: &[&str] = &[
     "update orders set id = id + 1000 where id > 100; update orders set customer = 'moved' where id > 1100",
     "insert into orders select i, 'again', null, null, repeat('again', 800) from generate_series(101, 110) i",
     "delete from orders where id % 9 = 0; insert into orders (id, customer) values (54, 'back'), (63, null)",
-    "update orders set body = repeat('rewritten', 500) where id % 11 = 0; update orders set body = null where id = 64",
+    "update orders set body = repeat('rewritten', 500) where id % 11 = 0;
+        update orders set body = null where id = 64",
 ];
 
 /// Finds the rows that only PostgreSQL or only Flink has.

@@ -29,8 +29,8 @@ crate::scenarios![
     a_plan_forecasts_the_records_of_each_stream,
 ];
 
-/// Two schemas, each with a table `t` that has the same keys. The name of one schema has a character that Kinesis
-/// does not accept.
+/// Two schemas, each with a table `t` that has the same keys. The name of one schema has a character that
+/// Kinesis does not accept.
 const TABLES: &str = r#"
     create schema "Web Shop"; grant usage on schema "Web Shop" to public;
     create table public.t (id int primary key, n int); create table public.log (line text);

@@ -2,9 +2,10 @@
 -- placed timestamptz, body text. body is large: an update that leaves it unchanged does not contain it. For
 -- another table, replace the names and the columns. Repeat what is said of body for each large column.
 
--- body_at is the position of a change that contains the body. A change of the key is a delete and a create, and
--- the create may lack the body. Its body_at is the first two parts of the position, 33 characters, so the same
--- create with the body sorts after it. If OVERSIZE=omit removed the body, the earlier body is no longer valid.
+-- body_at is the position of a change that contains the body. A change of the key is a delete and a create,
+-- and the create may lack the body. Its body_at is the first two parts of the position, 33 characters, so the
+-- same create with the body sorts after it. If OVERSIZE=omit removed the body, the earlier body is no longer
+-- valid.
 create view orders_changes as
 select
     e.`source`.name as source_name,

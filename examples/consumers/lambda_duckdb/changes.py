@@ -1,8 +1,7 @@
 """Records of the stream as changes of rows.
 
-The function must run with ENVELOPE=debezium and PARTITION_BY=key, its defaults. The partition key is the key of the row.
-ROW_KEYS names the keys of the tables in PARTITION_KEYS, whose rows have another partition key. AGGREGATION may be none
-or kpl.
+The function must run with ENVELOPE=debezium and PARTITION_BY=key, its defaults. AGGREGATION may be none or kpl. The
+partition key is the key of the row, but for the tables in PARTITION_KEYS. ROW_KEYS names the keys of these tables.
 """
 
 import base64

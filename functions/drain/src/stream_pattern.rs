@@ -25,8 +25,8 @@ impl StreamPattern {
 
     /// The stream of a table.
     ///
-    /// Kinesis accepts letters, digits and `_-.` in a name. Each other character becomes an underscore. So two
-    /// tables share a stream if their names differ only in such characters.
+    /// Kinesis accepts letters, digits and `_-.` in a name. Each other character becomes an underscore. So
+    /// two tables share a stream if their names differ only in such characters.
     pub fn stream_of(&self, table: &TableName) -> String {
         let schema = self.0.replace(SCHEMA, &accepted(&table.schema));
         schema.replace(TABLE, &accepted(&table.name))

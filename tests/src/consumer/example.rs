@@ -134,8 +134,9 @@ impl ExampleConsumer {
     }
 }
 
-/// Reads a stream with the example in `examples/consumers/spark`. Returns the number of records that it refused, and its
-/// tables by source.
+/// Reads a stream with the example in `examples/consumers/spark`.
+///
+/// Returns the number of records that it refused, and its tables by source.
 ///
 /// # Panics
 /// It failed, or `make tools-spark` did not run.

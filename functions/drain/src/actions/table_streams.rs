@@ -12,8 +12,9 @@ use crate::postgres::connection::{Connector, Session};
 use crate::postgres::event_tables::event_tables;
 use crate::table_name::TableName;
 
-/// What is wrong with the streams of tables: a sentence for each of the first 49 that cannot be used, and one if
-/// there are too many.
+/// What is wrong with the streams of tables.
+///
+/// That is a sentence for each stream that cannot be used, of the first 49, and one if there are too many.
 ///
 /// A drain stops at the first change of such a table, until the stream can be used.
 ///

@@ -22,8 +22,8 @@ const AHEAD_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Longest time between two such stores.
 ///
-/// SSM accepts about three stores a second from all functions of an account together. So each failed store
-/// doubles the time, and the store at the end of the window, which must succeed, finds room.
+/// All functions of an account together may store about three SSM parameters a second. So each failed store
+/// doubles the time. That leaves room for the store at the end of the window, which must succeed.
 const LONGEST_INTERVAL: Duration = Duration::from_secs(16);
 
 /// Longest wait for a running store at the end of the drain.

@@ -3,10 +3,10 @@
 //! Each poll decodes the log from `restart_lsn`. So the polls may take only a share of one core of the
 //! server.
 //!
-//! A checkpoint is stored about once a second, since SSM accepts about three stores a second from all
-//! functions of an account together. A window between two stores sends its events, and is not confirmed: it
-//! writes no marker, stores no checkpoint and does not advance the slot. The next confirmed window starts
-//! before it, and skips its events.
+//! All functions of an account together may store about three SSM parameters a second. So a drain stores its
+//! checkpoint about once a second. The windows in between send their events, but are not confirmed. Such a
+//! window writes no marker, stores no checkpoint and does not advance the slot. The next confirmed window
+//! reads the same log again, and skips the events that were sent.
 
 use std::time::{Duration, Instant};
 

@@ -30,9 +30,11 @@ pub struct Outstanding {
 impl Outstanding {
     /// What the stream has beyond `acknowledged`; `None` if that cannot be stated.
     ///
-    /// `earlier` is what earlier invocations had beyond it. `marker` is the last marker. The result ends
-    /// before a change of which only some events are acknowledged: events of several keys would be sent
-    /// again, and later changes of these keys would not.
+    /// `earlier` is what was acknowledged ahead before this invocation. `marker` is the last marker.
+    ///
+    /// A change may have events of several keys, of which only some are acknowledged. The result ends before
+    /// the first such change. Otherwise the next invocation would send all its events again, but not the
+    /// later changes of these keys.
     pub fn ack_ahead(
         self,
         acknowledged: Lsn,

@@ -6,8 +6,8 @@ use crate::ports::SlotError;
 use crate::table_name::TableName;
 
 /// If $2, the tables of the publications $1. `publish_via_partition_root` decides whether these are
-/// partitioned tables or their partitions. Otherwise all permanent tables of users, and partitions in place of their
-/// partitioned table, which stores no rows.
+/// partitioned tables or their partitions. Otherwise all permanent tables of users, and
+/// partitions in place of their partitioned table, which stores no rows.
 const EVENT_TABLES: &str = "
     select distinct p.schemaname::text as schema, p.tablename::text as name
     from pg_publication_tables p

@@ -69,6 +69,7 @@ impl Shared {
             Ok(answer) => answer,
             Err(refused) => return Ok(*refused),
         };
+        // Simulated, too.
         if !self.settings.latency.is_zero() {
             tokio::time::sleep(self.settings.latency).await;
         }

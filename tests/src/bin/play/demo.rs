@@ -51,8 +51,16 @@ pub(crate) fn main() -> ExitCode {
         eprintln!("\nthe demo failed: {reason}");
     }));
     let screen = Screen::new();
+    let fault = std::env::var("DEMO_FAULT").ok().filter(|fault| !fault.is_empty());
+    if fault.as_deref().is_some_and(|fault| fault != "drop") {
+        eprintln!("DEMO_FAULT is `drop` or not set");
+        return ExitCode::from(2);
+    }
+    let loses = fault.is_some();
     match std::env::var("SCENARIO").as_deref() {
-        Ok("consolidate") => return exit_code(scenarios::block_on(Box::pin(consolidate::demo(&screen)))),
+        Ok("consolidate") => {
+            return exit_code(scenarios::block_on(Box::pin(consolidate::demo(&screen, loses))));
+        }
         Ok("") | Err(_) => {}
         Ok(other) => {
             eprintln!("SCENARIO={other} is not `consolidate`");
@@ -64,16 +72,7 @@ pub(crate) fn main() -> ExitCode {
         eprintln!("PLUGIN={plugin} is not one of wal2json, pgoutput, test_decoding");
         return ExitCode::from(2);
     };
-    let fault = std::env::var("DEMO_FAULT").ok().filter(|fault| !fault.is_empty());
-    if fault.as_deref().is_some_and(|fault| fault != "drop") {
-        eprintln!("DEMO_FAULT is `drop` or not set");
-        return ExitCode::from(2);
-    }
-    exit_code(scenarios::block_on(Box::pin(demo(
-        &screen,
-        plugin,
-        fault.is_some(),
-    ))))
+    exit_code(scenarios::block_on(Box::pin(demo(&screen, plugin, loses))))
 }
 
 fn exit_code(passed: bool) -> ExitCode {

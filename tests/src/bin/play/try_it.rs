@@ -1,11 +1,11 @@
 //! Prints the changes of the visitor's PostgreSQL, as the function sends them.
 //!
-//! The real binary drains a slot of its own into a fake Kinesis in this process, and each record that arrives
-//! is printed. The server is that of libpq's variables, such as `PGHOST`. The slot is dropped at the end: see
-//! [`cleanup`].
+//! This program creates a slot, and starts the function. The function drains the slot into a fake Kinesis of
+//! this process, which prints each record. libpq's variables, such as `PGHOST`, name the server. At the end
+//! the slot is dropped: see [`cleanup`].
 //!
-//! `PLUGIN`, `TABLES`, `ENVELOPE` and `BACKFILL` are those of the Makefile's target. Standard output has the
-//! changes only; everything else is written to standard error.
+//! `make try` passes the variables `PLUGIN`, `TABLES`, `ENVELOPE` and `BACKFILL`. Changes are written to
+//! standard output, and everything else to standard error.
 
 mod cleanup;
 mod psql;

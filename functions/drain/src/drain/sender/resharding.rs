@@ -1,7 +1,7 @@
 //! Stale shard maps: records are stored in other shards than the map of their stream says.
 //!
-//! With aggregates, sending stops until ListShards returns another map for each of them. Without aggregates, it
-//! continues with the old map. Lanes change only while nothing is in flight, and an
+//! With aggregates, sending stops until ListShards returns another map for each of them. Without aggregates,
+//! it continues with the old map. Lanes change only while nothing is in flight, and an
 //! aggregate whose place is not known counts as in flight. So the lanes follow all stale maps at once.
 
 use std::time::Instant;
@@ -113,8 +113,8 @@ impl<K: Stream> Sender<K> {
             let hash_keys = keys.map(|event| HashKey::of(&event.event.partition_key));
             match map.contains_all(&shard, hash_keys) {
                 Some(true) => self.acknowledge(now, record, report),
-                // The shard may have been split or merged again. It is not in the map, so nobody knows whether
-                // consumers accept the aggregate.
+                // The shard may have been split or merged again. It is not in the map, so nobody knows
+                // whether consumers accept the aggregate.
                 Some(false) | None => self.retry(now, record, report),
             }
         }

@@ -1,9 +1,9 @@
 //! The flat row, as Debezium's transform `ExtractNewRecordState` writes it.
 //!
-//! The fields of the row come first. The fields that begin with two underscores follow, named as Debezium's
-//! `add.fields` names them. A delete has its old row: `delete.tombstone.handling.mode=rewrite`. Debezium
-//! drops truncates and leaves messages in their envelope. Here both are flat, too, so that one query reads
-//! them all.
+//! The columns of the row come first. Then come fields that begin with two underscores. They have the names
+//! that Debezium's option `add.fields` gives them. A delete contains its old row, as with Debezium's
+//! `delete.tombstone.handling.mode=rewrite`. Debezium drops truncates, and does not flatten messages. Here
+//! both are flat rows, so that one query reads all events.
 
 use std::borrow::Cow;
 

@@ -34,8 +34,8 @@ fn field<'v>(schema: &'v Value, path: &[&str]) -> &'v Value {
     })
 }
 
-/// Debezium Server 3.6 writes this text, but for three points: the fields `position`, `omitted`, `unchanged`
-/// and `texts`, the missing `origin` and `origin_lsn`.
+/// This is the text of Debezium Server 3.6, with two differences. The fields `position`, `omitted`,
+/// `unchanged` and `texts` are Spillway's own. Debezium's fields `origin` and `origin_lsn` are absent.
 #[test]
 fn an_event_has_the_schema_of_debezium() {
     let events = encode(&with_schemas(false), &[insert(relation(), "1", "x")]);

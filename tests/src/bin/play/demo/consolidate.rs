@@ -57,8 +57,8 @@ const PATH: &str = r"
             +----------------------- is the answer the same? ---------------------------------+
 ";
 
-/// Runs the demo; true when the answers are equal.
-pub(super) async fn demo(screen: &Screen) -> bool {
+/// Runs the demo; true when the answers are equal. With `loses_records` they must not be.
+pub(super) async fn demo(screen: &Screen, loses_records: bool) -> bool {
     screen.print(Tone::Faint, PATH.trim_start_matches('\n'));
     let seed = number("SEED", fastrand::u64(..1_000_000));
     screen.title(&format!("Setting up (SEED={seed} repeats it)"));
@@ -89,6 +89,7 @@ pub(super) async fn demo(screen: &Screen) -> bool {
         sources,
         kinesis,
         seed,
+        loses_records,
         load: match number("CHANGES", 0) {
             0 => WriterLoad::Time(WRITE_TIME),
             changes => WriterLoad::Rows(changes.div_ceil(KINDS.len() as u64)),
@@ -108,6 +109,8 @@ struct Consolidation<'a> {
     sources: [Source; 3],
     kinesis: Kinesis,
     seed: u64,
+    /// Whether records are lost on their way to the consumer.
+    loses_records: bool,
     /// What each writer writes.
     load: WriterLoad,
     /// Whether the writers and the faults have ended.
@@ -130,7 +133,7 @@ impl Consolidation<'_> {
             // It keeps the records that it sends again at the end.
             options.extend(["--late=0.02".to_owned(), "--again=0.05".to_owned()]);
         }
-        if std::env::var("DEMO_FAULT").is_ok_and(|fault| fault == "drop") {
+        if self.loses_records {
             let lost = "DEMO_FAULT=drop: a twentieth of the records is lost on its way to the consumer";
             self.screen.say(Tone::Bad, lost);
             options.push("--lose=0.05".to_owned());
