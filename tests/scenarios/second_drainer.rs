@@ -55,9 +55,10 @@ async fn finish(fixture: &Fixture) {
     );
 }
 
-/// Outcome of an invocation whose first PutRecords is held while `meanwhile` runs.
+/// Outcome of an invocation whose first PutRecords, with its retries, is held while `meanwhile` runs.
 async fn invoke_with_held_put(fixture: &Fixture, meanwhile: impl AsyncFnOnce()) -> Outcome {
-    let mut held = fixture.kinesis_proxy.hold("PutRecords", FaultSide::Request);
+    let proxy = &fixture.kinesis_proxy;
+    let mut held = proxy.hold_with_retries("PutRecords", FaultSide::Request);
     let (outcome, ()) = tokio::join!(fixture.invoke(json!({})), async {
         held.wait_until_held().await;
         meanwhile().await;
@@ -187,7 +188,7 @@ async fn an_action_waits_for_a_drain_and_then_names_the_drainer() {
     let first = invoke_with_held_put(&fixture, async || {
         let confirmed = fixture.confirmed_flush().await;
         // Its own time is over before the drain ends.
-        let (kind, message) = third.invoke(&teardown, Duration::from_secs(4)).await.error();
+        let (kind, message) = third.invoke(&teardown, Duration::from_secs(8)).await.error();
         assert_eq!(kind, "Busy", "{message}");
         assert!(message.contains("(server process "), "{message}");
         let answered = tokio::time::timeout(Duration::from_secs(1), &mut waiting).await;

@@ -149,7 +149,17 @@ impl HeldRequest {
 #[derive(Debug)]
 enum PlannedFault {
     Once(Fault),
-    Hold(FaultSide, oneshot::Sender<()>, oneshot::Receiver<()>),
+    Hold(Hold),
+}
+
+#[derive(Debug)]
+struct Hold {
+    side: FaultSide,
+    /// Whether the requests that a caller sends after its timeout are held, too.
+    with_retries: bool,
+    /// `None` once a request has been held.
+    reaching: Option<oneshot::Sender<()>>,
+    released: oneshot::Receiver<()>,
 }
 
 #[derive(Debug, Default)]
@@ -228,11 +238,28 @@ impl FaultProxy {
         self.state().always.insert(operation.to_owned(), fault);
     }
 
-    /// Holds the next request of `operation` that has no planned fault.
+    /// Holds the next request of `operation` that has no planned fault. A retry of its caller passes.
     pub fn hold(&self, operation: &str, side: FaultSide) -> HeldRequest {
+        self.plan_hold(operation, side, false)
+    }
+
+    /// Holds the next request of `operation` that has no planned fault, and its retries.
+    ///
+    /// The function waits five seconds for an answer. A scenario that needs longer uses this.
+    pub fn hold_with_retries(&self, operation: &str, side: FaultSide) -> HeldRequest {
+        self.plan_hold(operation, side, true)
+    }
+
+    fn plan_hold(&self, operation: &str, side: FaultSide, with_retries: bool) -> HeldRequest {
         let (reaching, reached) = oneshot::channel();
         let (release, released) = oneshot::channel();
-        self.plan(operation, PlannedFault::Hold(side, reaching, released));
+        let hold = Hold {
+            side,
+            with_retries,
+            reaching: Some(reaching),
+            released,
+        };
+        self.plan(operation, PlannedFault::Hold(hold));
         let what = format!("the {operation} to hold");
         HeldRequest {
             what,
@@ -309,6 +336,23 @@ impl Shared {
         let answer = self.client.request(request).await.map_err(|_| Cut)?;
         Ok(answer.map(Body::new))
     }
+
+    /// Waits until this hold is released.
+    async fn hold(&self, operation: &str, mut hold: Hold) {
+        if let Some(reaching) = hold.reaching.take() {
+            let _ = reaching.send(());
+        }
+        let mut again = PlannedAgain {
+            shared: self,
+            operation,
+            hold: Some(hold),
+        };
+        if let Some(hold) = &mut again.hold {
+            // A dropped sender releases the request, too.
+            let _ = (&mut hold.released).await;
+        }
+        again.hold = None;
+    }
 }
 
 impl Answerer for Shared {
@@ -333,12 +377,12 @@ impl Answerer for Shared {
         let mut held_answer = None;
         let mut cut_answer = false;
         let fault = match plan {
-            Some(PlannedFault::Hold(FaultSide::Request, reaching, released)) => {
-                hold(reaching, released).await;
+            Some(PlannedFault::Hold(hold)) if hold.side == FaultSide::Request => {
+                self.hold(&operation, hold).await;
                 None
             }
-            Some(PlannedFault::Hold(FaultSide::Answer, reaching, released)) => {
-                held_answer = Some((reaching, released));
+            Some(PlannedFault::Hold(hold)) => {
+                held_answer = Some(hold);
                 None
             }
             Some(PlannedFault::Once(fault)) => Some(fault),
@@ -363,15 +407,26 @@ impl Answerer for Shared {
             "PutRecords" => put_records::forward(&self, &head, body).await?,
             _ => self.forward(&head, body).await?,
         };
-        if let Some((reaching, released)) = held_answer {
-            hold(reaching, released).await;
+        if let Some(hold) = held_answer {
+            self.hold(&operation, hold).await;
         }
         if cut_answer { Err(Cut) } else { Ok(answer) }
     }
 }
 
-async fn hold(reaching: oneshot::Sender<()>, released: oneshot::Receiver<()>) {
-    let _ = reaching.send(());
-    // A dropped sender releases the request, too.
-    let _ = released.await;
+/// Plans its hold again when it is dropped: the caller gave up before the release.
+struct PlannedAgain<'a> {
+    shared: &'a Shared,
+    operation: &'a str,
+    hold: Option<Hold>,
+}
+
+impl Drop for PlannedAgain<'_> {
+    fn drop(&mut self) {
+        if let Some(hold) = self.hold.take().filter(|hold| hold.with_retries) {
+            let mut state = self.shared.state();
+            let plans = state.plans.entry(self.operation.to_owned()).or_default();
+            plans.push_front(PlannedFault::Hold(hold));
+        }
+    }
 }
