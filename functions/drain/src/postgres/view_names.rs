@@ -30,13 +30,18 @@ const FLUSH_TIME: Duration = Duration::from_secs(1);
 ///
 /// All transactions before `catalog_xmin` ended before the slot's position. Ids wrap around: an id that is
 /// two billion transactions old has a negative age.
+///
+/// After a record that ends with its page, the position for the next record is behind the header of the next
+/// page. No flush reaches that position before another record is written, so it is the page's beginning here.
 const NAMING: &str = "
     select t.xmin::text as xid,
            coalesce(age(t.xmin) not between 0 and age(s.catalog_xmin), false) as is_confirmed,
-           pg_current_wal_insert_lsn() as insert_lsn
+           case mod(i.lsn - '0/0'::pg_lsn, current_setting('wal_block_size')::numeric)
+             when 24 then i.lsn - 24::numeric else i.lsn end as insert_lsn
     from pg_class c
     join pg_type t on t.oid = c.reltype
     cross join pg_replication_slots s
+    cross join pg_current_wal_insert_lsn() as i(lsn)
     where c.oid = $1 and c.relkind = 'm' and s.slot_name = $2";
 
 /// The commit of the transaction $2 in the unconfirmed log of the slot $1, with the plugin's options $3.
