@@ -55,6 +55,8 @@ def translated(values, spillway, bootstrap, port):
     nested["Location"] = spillway
     # RDS listens at 5432, and its authorities are built in.
     nested["Parameters"] |= {"DbPort": port, "SslMode": "require"}
+    # The emulator has a schedule, too, and its tick would drain before the scenario does.
+    nested["Parameters"]["ScheduleState"] = "DISABLED"
     return json.dumps(transform(template, {}, stack.NoManagedPolicies()))
 
 

@@ -99,7 +99,8 @@ async fn failed_aggregates_keep_the_order_of_each_key() {
 async fn a_reshard_during_a_drain_loses_no_event() {
     let fixture = fixture(Plugin::Pgoutput, 3).await;
     backlog::write(&fixture, 60, 4_000, 300).await;
-    let mut held = fixture.kinesis_proxy.hold("PutRecords", FaultSide::Request);
+    let proxy = &fixture.kinesis_proxy;
+    let mut held = proxy.hold_with_retries("PutRecords", FaultSide::Request);
     let event = json!({});
     let (outcome, ()) = tokio::join!(fixture.function.invoke(&event, DEADLINE), async {
         held.wait_until_held().await;

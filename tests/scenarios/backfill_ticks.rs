@@ -111,12 +111,14 @@ async fn ticks_continue_a_backfill_and_status_reports_its_progress() {
                 .filter_map(|report| report["backfill"][name].as_u64())
                 .sum()
         };
-        assert_eq!((sum("read"), sum("overtaken")), (ROWS, 0), "{reports:#?}");
+        // An invocation that was late has no report.
+        assert!(sum("read") <= ROWS && sum("overtaken") == 0, "{reports:#?}");
         assert!(sum("chunks") >= ROWS / 100);
         assert_eq!(backfilled_rows(&reports[reports.len() - 1]), ROWS);
         fixture.kinesis_proxy.clear();
         fixture.drain().await;
-        assert_eq!(fixture.compare(&["t"]).await.changes().len(), ROWS as usize);
+        // A chunk that was cut off by a deadline is read again.
+        assert!(fixture.compare(&["t"]).await.changes().len() >= ROWS as usize);
     })
     .await;
 }

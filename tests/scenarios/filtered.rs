@@ -9,6 +9,7 @@ use scenarios::fixture::{Fixture, Plugin};
 use scenarios::lambda::function::Outcome;
 use serde_json::json;
 
+use crate::support::backfill::LATE;
 use crate::support::positions::SlotPositions;
 
 crate::scenarios![a_filtered_backlog_longer_than_an_invocation_is_passed];
@@ -94,7 +95,7 @@ fn reached_end(outcome: &Outcome) -> bool {
         Outcome::Answer(report) => report["stopped"] == "empty",
         // Beside other load, even the smallest window may take too long. The next tick starts at the same
         // position.
-        Outcome::Error { kind, .. } if ["OutOfTime", "PeekTimeout"].contains(&kind.as_str()) => false,
+        Outcome::Error { kind, .. } if LATE.contains(&kind.as_str()) => false,
         _ => panic!("the invocation has no answer: {outcome:?}"),
     }
 }

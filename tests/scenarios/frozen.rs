@@ -11,7 +11,7 @@ use scenarios::wait;
 use serde_json::json;
 
 use crate::support::backlog;
-use crate::support::positions::SlotPositions;
+use crate::support::positions::{SlotPositions, wait_until_sessions_end};
 
 crate::scenarios![
     a_frozen_function_loses_the_lock_at_its_deadline,
@@ -32,6 +32,7 @@ async fn fixture() -> Fixture {
     for _ in 0..5 {
         fixture.sql("update t set n = n + 1").await;
     }
+    wait_until_sessions_end(&fixture).await;
     fixture
 }
 
@@ -107,7 +108,9 @@ async fn assert_complete(fixture: &Fixture) {
 async fn a_frozen_function_loses_the_lock_at_its_deadline() {
     let fixture = fixture().await;
     let second_sandbox = second_sandbox(&fixture).await;
-    let held = fixture.kinesis_proxy.hold("PutRecords", FaultSide::Request);
+    let held = fixture
+        .kinesis_proxy
+        .hold_with_retries("PutRecords", FaultSide::Request);
     let old = invoke_and_freeze(&fixture, held, Duration::from_secs(8), async || {
         let report = second_sandbox.invoke(&json!({}), DEADLINE).await.answer();
         assert_eq!(
@@ -150,7 +153,9 @@ async fn a_function_frozen_before_its_put_does_no_harm() {
     let fixture = fixture().await;
     assert_harmless_after_thaw(
         &fixture,
-        fixture.kinesis_proxy.hold("PutRecords", FaultSide::Request),
+        fixture
+            .kinesis_proxy
+            .hold_with_retries("PutRecords", FaultSide::Request),
     )
     .await;
     assert!(
@@ -163,7 +168,9 @@ async fn a_function_frozen_after_its_put_does_no_harm() {
     let fixture = fixture().await;
     assert_harmless_after_thaw(
         &fixture,
-        fixture.kinesis_proxy.hold("PutRecords", FaultSide::Answer),
+        fixture
+            .kinesis_proxy
+            .hold_with_retries("PutRecords", FaultSide::Answer),
     )
     .await;
     assert!(
@@ -176,7 +183,9 @@ async fn a_function_frozen_after_its_checkpoint_does_no_harm() {
     let fixture = fixture().await;
     assert_harmless_after_thaw(
         &fixture,
-        fixture.ssm_proxy.hold("PutParameter", FaultSide::Answer),
+        fixture
+            .ssm_proxy
+            .hold_with_retries("PutParameter", FaultSide::Answer),
     )
     .await;
 }
@@ -187,7 +196,9 @@ async fn a_function_frozen_after_its_checkpoint_does_no_harm() {
 /// show this, because the kernel answers for the process. It can show the running timer of the next probe.
 async fn the_server_probes_a_silent_function_every_few_seconds() {
     let fixture = fixture().await;
-    let mut held = fixture.kinesis_proxy.hold("PutRecords", FaultSide::Request);
+    let mut held = fixture
+        .kinesis_proxy
+        .hold_with_retries("PutRecords", FaultSide::Request);
     let (outcome, ()) = tokio::join!(fixture.invoke(json!({})), async {
         held.wait_until_held().await;
         let ports = format!(

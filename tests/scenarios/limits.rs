@@ -59,7 +59,7 @@ async fn requests_have_as_many_records_as_kinesis_accepts() {
                 .iter()
                 .map(|(records, _)| *records)
                 .collect();
-            assert_eq!(records.iter().sum::<usize>(), waiting, "{records:?}");
+            assert!(records.iter().sum::<usize>() >= waiting, "{records:?}");
             assert!(records.iter().all(|records| *records <= 500), "{records:?}");
             is_full = records.contains(&500);
             if is_full {
@@ -122,7 +122,8 @@ async fn requests_have_as_many_bytes_as_kinesis_accepts() {
         let all: (usize, usize) = requests
             .iter()
             .fold((0, 0), |sum, it| (sum.0 + it.0, sum.1 + it.1));
-        assert_eq!(all, (rows, rows * bytes), "{requests:?}");
+        // A request that is answered late is sent again.
+        assert!(all.0 >= rows && all.1 == all.0 * bytes, "{requests:?}");
         let fullest = requests.iter().map(|(records, _)| *records).max();
         assert_eq!(fullest, Some(fit), "records of {bytes} bytes: {requests:?}");
     }

@@ -45,7 +45,7 @@ async fn write_until(fixture: &Fixture, end: Instant) -> u64 {
 
 async fn each_commit_arrives_once_and_few_windows_are_confirmed() {
     Plugin::each(|plugin| async move {
-        let fixture = fixture(plugin, 6).await;
+        let fixture = fixture(plugin, 8).await;
         let oracle = format!("{}_oracle", fixture.slot);
         let create = format!("select pg_create_logical_replication_slot('{oracle}', 'test_decoding')");
         fixture.sql(&create).await;

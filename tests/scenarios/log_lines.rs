@@ -9,6 +9,7 @@ use scenarios::fixture::{Fixture, Plugin};
 use serde_json::{Value, json};
 
 use crate::support::backfill::{fixture_with_tables, start_event};
+use crate::support::positions::wait_until_sessions_end;
 
 crate::scenarios![
     each_line_has_the_fields_of_its_invocation,
@@ -42,6 +43,8 @@ async fn each_line_has_the_fields_of_its_invocation() {
         .await;
     fixture.tick().await;
     fixture.sql("insert into t values (2)").await;
+    // A tick that finds the lock taken would be repeated.
+    wait_until_sessions_end(&fixture).await;
     fixture.tick().await;
     drop_slot(&fixture).await;
     assert_eq!(fixture.failing_tick().await.0, "SlotMissing");

@@ -151,7 +151,7 @@ async fn large_events_fill_requests_up_to_their_limit_of_bytes() {
     // With slow requests, rows that the server sends slowly wait for each other.
     fixture
         .kinesis_proxy
-        .inject("PutRecords", Fault::Delay(Duration::from_millis(200)));
+        .inject("PutRecords", Fault::Delay(Duration::from_secs(1)));
     drain_and_compare(&fixture).await;
     let seen = fixture.kinesis_proxy.put_log();
     let fullest = seen.requests.iter().map(|request| request.bytes()).max();
@@ -166,12 +166,15 @@ async fn throttling_delays_a_drain_and_does_not_fail_it() {
         .build()
         .await;
     backlog::create(&fixture).await;
-    backlog::write(&fixture, 40, 4_000, 1_000).await;
+    backlog::write(&fixture, 40, 1_000, 1_000).await;
+    fixture
+        .sql("insert into t select id, 0, repeat('x', 3000) from generate_series(10001, 13000) as id")
+        .await;
     let report = fixture.tick().await;
     assert_eq!(report["stopped"], "empty", "{report}");
     assert!(
         report["throttled"].as_u64() > Some(0),
-        "one shard accepted more than 1,000 records a second: {report}"
+        "one shard accepted more than 1 MiB a second: {report}"
     );
     let delivery = fixture.compare(&[backlog::TABLE]).await;
     assert_eq!(delivery.changes().len(), backlog::events(&fixture).await);

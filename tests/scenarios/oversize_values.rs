@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use scenarios::aws::fault_proxy::Fault;
 use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
+use scenarios::lambda::function::Outcome;
 use serde_json::{Value, json};
 
-use crate::support::backfill::{backfill_state, fixture_with_tables, run_backfill, start_event};
+use crate::support::backfill::{LATE, backfill_state, fixture_with_tables, run_backfill, start_event};
 use crate::support::positions::wait_until_sessions_end;
 use crate::support::small_function::{UNAVAILABLE, assert_memory, small_function};
 use crate::support::versions::pgoutput;
@@ -196,13 +197,20 @@ async fn a_transaction_of_huge_rows_is_resumed_inside() {
                    case when i % 10 = 5 then repeat('x', 20000000) end from generate_series(1, 30) i",
             )
             .await;
-        let slow = Fault::Delay(Duration::from_secs(3));
+        let slow = Fault::Delay(Duration::from_millis(2500));
         fixture.kinesis_proxy.inject("PutRecords", slow);
         let mut reports: Vec<Value> = Vec::new();
         while reports.last().is_none_or(|report| report["stopped"] != "empty") {
             assert!(reports.len() < 30, "{reports:?}");
-            let outcome = fixture.function.invoke(&json!({}), Duration::from_secs(9)).await;
-            reports.push(outcome.answer());
+            match fixture.function.invoke(&json!({}), Duration::from_secs(9)).await {
+                // On a busy machine the servers or the stream may answer too late.
+                Outcome::Error { kind, .. }
+                    if kind == "StreamUnavailable" || LATE.contains(&kind.as_str()) =>
+                {
+                    reports.push(json!({"error": kind}));
+                }
+                outcome => reports.push(outcome.answer()),
+            }
             wait_until_sessions_end(&fixture).await;
         }
         let delivery = fixture.consume().await;

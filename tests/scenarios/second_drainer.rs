@@ -5,7 +5,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use scenarios::aws::fault_proxy::FaultSide;
+use scenarios::aws::fault_proxy::{FaultProxy, FaultSide};
 use scenarios::fixture::{DEADLINE, Fixture, Plugin};
 use scenarios::lambda::function::{Function, Outcome};
 use scenarios::postgres::ADMIN;
@@ -13,6 +13,7 @@ use scenarios::wait;
 use serde_json::{Value, json};
 
 use crate::support::backlog;
+use crate::support::positions::wait_until_sessions_end;
 
 crate::scenarios![
     a_second_drainer_is_busy_and_changes_nothing,
@@ -33,15 +34,45 @@ async fn fixture() -> Fixture {
     fixture
 }
 
-/// State that a drainer changes: checkpoint, slot position, and counts of PutRecords and PutParameter.
-async fn drainer_state(fixture: &Fixture) -> (Option<Value>, String, u64, u64) {
-    let puts = fixture.kinesis_proxy.requests("PutRecords");
-    (
-        fixture.checkpoint().await,
-        fixture.confirmed_flush().await,
-        puts,
-        fixture.ssm_proxy.requests("PutParameter"),
-    )
+/// A second instance of the function, and what it does to Kinesis and SSM.
+///
+/// The first one may store its checkpoint meanwhile, and send its held request again.
+struct SecondDrainer {
+    function: Function,
+    kinesis_proxy: FaultProxy,
+    ssm_proxy: FaultProxy,
+}
+
+impl SecondDrainer {
+    async fn of(fixture: &Fixture) -> Self {
+        let kinesis_proxy = FaultProxy::open(fixture.kinesis_proxy.endpoint()).await;
+        let ssm_proxy = FaultProxy::open(fixture.ssm_proxy.endpoint()).await;
+        let mut function = fixture.function.second_instance();
+        function
+            .set("AWS_ENDPOINT_URL_KINESIS", kinesis_proxy.endpoint())
+            .await;
+        function.set("AWS_ENDPOINT_URL_SSM", ssm_proxy.endpoint()).await;
+        Self {
+            function,
+            kinesis_proxy,
+            ssm_proxy,
+        }
+    }
+
+    /// Asserts that a tick of this instance is busy, reports no work, and changes nothing.
+    async fn assert_busy(&self, fixture: &Fixture) {
+        let confirmed = fixture.confirmed_flush().await;
+        let report = self.function.invoke(&json!({}), DEADLINE).await.answer();
+        assert_eq!(report["stopped"], "busy", "{report}");
+        assert_eq!(
+            (&report["changes"], &report["records"]),
+            (&json!(0), &json!(0)),
+            "{report}"
+        );
+        assert_eq!(fixture.confirmed_flush().await, confirmed);
+        assert_eq!(self.kinesis_proxy.requests("PutRecords"), 0);
+        assert_eq!(self.ssm_proxy.requests("PutParameter"), 0);
+    }
 }
 
 /// Drains the rest, and checks that exactly the events of the log arrived.
@@ -67,24 +98,12 @@ async fn invoke_with_held_put(fixture: &Fixture, meanwhile: impl AsyncFnOnce()) 
     outcome
 }
 
-/// Asserts that a tick of this function is busy, reports no work, and changes nothing.
-async fn assert_busy(fixture: &Fixture, function: &Function) {
-    let before = drainer_state(fixture).await;
-    let report = function.invoke(&json!({}), DEADLINE).await.answer();
-    assert_eq!(report["stopped"], "busy", "{report}");
-    assert_eq!(
-        (&report["changes"], &report["records"]),
-        (&json!(0), &json!(0)),
-        "{report}"
-    );
-    assert_eq!(drainer_state(fixture).await, before);
-}
-
 async fn a_second_drainer_is_busy_and_changes_nothing() {
     let fixture = fixture().await;
-    let second = fixture.function.second_instance();
+    let drainer = SecondDrainer::of(&fixture).await;
+    let second = &drainer.function;
     let first = invoke_with_held_put(&fixture, async || {
-        assert_busy(&fixture, &second).await;
+        drainer.assert_busy(&fixture).await;
         let busy = second.invoke(&json!({}), DEADLINE).await.answer();
         let status = second
             .invoke(&json!({"action": "status"}), DEADLINE)
@@ -106,6 +125,7 @@ async fn a_second_drainer_is_busy_and_changes_nothing() {
         (&json!("empty"), &Value::Null),
         "{first}"
     );
+    wait_until_sessions_end(&fixture).await;
     let status = second
         .invoke(&json!({"action": "status"}), DEADLINE)
         .await
@@ -119,9 +139,10 @@ async fn a_second_drainer_is_busy_and_changes_nothing() {
 
 async fn a_killed_drainer_releases_the_lock() {
     let fixture = fixture().await;
-    let second = fixture.function.second_instance();
+    let drainer = SecondDrainer::of(&fixture).await;
+    let second = &drainer.function;
     let first = invoke_with_held_put(&fixture, async || {
-        assert_busy(&fixture, &second).await;
+        drainer.assert_busy(&fixture).await;
         fixture.function.kill9().await;
     })
     .await;
@@ -170,7 +191,8 @@ async fn a_slot_of_another_reader_is_busy() {
     let fixture = fixture().await;
     let mut reader = start_reader(&fixture);
     wait_until_active(&fixture, "t").await;
-    assert_busy(&fixture, &fixture.function).await;
+    let drainer = SecondDrainer::of(&fixture).await;
+    drainer.assert_busy(&fixture).await;
     let killed = reader.kill().await;
     killed.unwrap_or_else(|error| panic!("pg_recvlogical: {error}"));
     wait_until_active(&fixture, "f").await;

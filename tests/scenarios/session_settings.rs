@@ -23,7 +23,7 @@ async fn timeouts_of_the_role_do_not_end_a_drain(version: u32) {
     let settings = FakeKinesisSettings {
         faults: Faults {
             slow_requests: 1.0,
-            slowest: Duration::from_millis(100),
+            slowest: Duration::from_millis(300),
             ..Faults::default()
         },
         ..FakeKinesisSettings::default()
@@ -40,7 +40,7 @@ async fn timeouts_of_the_role_do_not_end_a_drain(version: u32) {
         if fixture.value(&exists).await.as_deref() == Some("t") {
             fixture
                 .sql(&format!(
-                    "alter role {role} in database {database} set {timeout} = '500ms'"
+                    "alter role {role} in database {database} set {timeout} = '2s'"
                 ))
                 .await;
         }

@@ -70,6 +70,8 @@ impl Place {
             "SubnetIds=subnet-12345678",
             "SecurityGroupIds=sg-12345678",
             "StreamShards=1",
+            // The emulator has a schedule, too, and its tick would hold the lock.
+            "ScheduleState=DISABLED",
         ];
         let all: Vec<String> = needed
             .iter()

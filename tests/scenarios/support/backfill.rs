@@ -64,6 +64,9 @@ pub(crate) fn backfilled_rows(report: &Value) -> u64 {
     report["backfill"]["rows"].as_u64().unwrap_or(0)
 }
 
+/// Errors of an invocation whose servers answered too late.
+pub(crate) const LATE: [&str; 3] = ["CheckpointUnavailable", "OutOfTime", "PeekTimeout"];
+
 /// Answer to this event from an invocation with this deadline.
 ///
 /// On a busy machine the deadline may pass before the servers answer, which is a transient error. The next
@@ -74,7 +77,7 @@ pub(crate) fn backfilled_rows(report: &Value) -> u64 {
 pub(crate) async fn invoke_within(fixture: &Fixture, mut event: Value, time: Duration) -> Value {
     for _ in 0..10 {
         match fixture.function.invoke(&event, time).await {
-            Outcome::Error { kind, .. } if ["OutOfTime", "PeekTimeout"].contains(&kind.as_str()) => {}
+            Outcome::Error { kind, .. } if LATE.contains(&kind.as_str()) => {}
             outcome => return outcome.answer(),
         }
         // A pending backfill cannot be started a second time.

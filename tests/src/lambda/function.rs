@@ -1,7 +1,7 @@
 //! The function as Lambda runs it.
 //!
-//! The real binary runs in a sandbox that stays between invocations. It is killed at the deadline, and
-//! replaced when it has ended.
+//! The real binary runs in a sandbox that stays between invocations. It is killed soon after the deadline,
+//! and replaced when it has ended.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -21,6 +21,12 @@ use crate::lambda::log_file;
 use crate::lambda::runtime_api::{InvocationIds, RuntimeApi};
 use crate::process_usage;
 use crate::watchdog::ProcessGuard;
+
+/// Time after the deadline before the process is killed.
+///
+/// The function answers some milliseconds before its deadline. A busy machine may hold it up for longer, and
+/// that is no fault of the function.
+const GRACE: Duration = Duration::from_secs(3);
 
 /// A deployed function: its environment, and its warm sandbox, if any.
 #[derive(Debug)]
@@ -49,7 +55,7 @@ pub enum Outcome {
     },
     /// The process ended before it answered.
     Exited(ExitStatus),
-    /// The process was killed at the deadline.
+    /// The process was killed after the deadline.
     TimedOut,
 }
 
@@ -119,10 +125,10 @@ impl Function {
     ///
     /// A second invocation waits until the first has ended.
     pub async fn invoke(&self, event: &Value, deadline: Duration) -> Outcome {
-        self.invoke_with_limit(event, deadline, deadline).await
+        self.invoke_with_limit(event, deadline, deadline + GRACE).await
     }
 
-    /// Invokes as [`Function::invoke`], and kills the process after `limit` instead of `deadline`.
+    /// Invokes as [`Function::invoke`], and kills the process after `limit`.
     ///
     /// While Lambda freezes a sandbox, the time for its deadline stops, too.
     pub async fn invoke_with_limit(&self, event: &Value, deadline: Duration, limit: Duration) -> Outcome {
@@ -164,7 +170,8 @@ impl Function {
 
     /// Invokes with a payload that need not be JSON.
     pub async fn invoke_text(&self, payload: &str, deadline: Duration) -> Outcome {
-        self.invoke_payload(payload.to_owned(), deadline, deadline).await
+        self.invoke_payload(payload.to_owned(), deadline, deadline + GRACE)
+            .await
     }
 
     /// Kills the process with SIGKILL, and waits until it has ended. The next invocation starts a new one.
