@@ -26,6 +26,7 @@ crate::scenarios![
     a_drain_without_a_checkpoint_starts_at_the_slot,
     unknown_fields_of_the_checkpoint_are_kept,
     a_renamed_database_continues,
+    a_role_that_may_not_connect_is_a_definite_error,
 ];
 
 crate::version_scenarios![a_missing_publication_is_named, a_slot_without_log_is_lost];
@@ -371,4 +372,25 @@ async fn a_missing_publication_is_named(version: u32) {
 
 async fn a_slot_without_log_is_lost(version: u32) {
     assert_slot_lost(Some(version)).await;
+}
+
+/// A server that shuts down refuses a session, too, and that passes. A missing privilege does not.
+async fn a_role_that_may_not_connect_is_a_definite_error() {
+    let fixture = fixture_with_backlog().await;
+    let database = &fixture.database;
+    fixture
+        .sql(&format!("revoke connect on database {database} from public"))
+        .await;
+    let (kind, message) = fixture.failing_tick().await;
+    assert_eq!(kind, "PostgresFailed", "{message}");
+    assert!(message.contains(database), "{message}");
+    let definite = |line: &String| {
+        line.contains(r#""error_type":"PostgresFailed""#) && line.contains(r#""kind":"Definite""#)
+    };
+    let log = fixture.function.log();
+    assert!(log.iter().any(definite), "{log:#?}");
+    fixture
+        .sql(&format!("grant connect on database {database} to public"))
+        .await;
+    finish(&fixture).await;
 }

@@ -8,7 +8,7 @@ use tokio_postgres::{AsyncMessage, Client, Config as PgConfig, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::notices::{Notices, SkippedPublication};
-use super::sql_state::{cause, is_transient};
+use super::sql_state::{cause, is_outage, is_transient};
 use super::tls::{self, HandshakeError, TrackedTls};
 use crate::config::{Auth, Config, Database, Password, SslMode};
 use crate::ports::{BoxError, SlotError};
@@ -259,7 +259,7 @@ impl Connector {
 
     /// The error of a connection that failed before PostgreSQL sent a SQLSTATE.
     ///
-    /// The type of the cause tells the errors apart. A refusal of TLS and a refusal of the login have the
+    /// The type of the cause distinguishes the errors. A refusal of TLS and a refusal of the login have the
     /// same type. A server that refuses TLS does so before the login (tokio-postgres, `connect_tls`).
     fn handshake_error(&self, error: tokio_postgres::Error, is_ready: bool) -> SlotError {
         let host = self.database.host.clone();
@@ -308,11 +308,11 @@ impl Connector {
                 source,
             },
             SqlState::CANNOT_CONNECT_NOW => SlotError::Starting { host, source },
-            // The server shuts down, or has too many connections. Both pass.
+            // A server that shuts down, or has too many connections, passes. A missing privilege does not.
             _ => SlotError::Failed {
                 host,
                 doing: "connecting",
-                transient: true,
+                transient: is_outage(state),
                 source,
             },
         }
