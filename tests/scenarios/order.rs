@@ -153,8 +153,8 @@ async fn large_events_fill_requests_up_to_their_limit_of_bytes() {
         .kinesis_proxy
         .inject("PutRecords", Fault::Delay(Duration::from_secs(1)));
     drain_and_compare(&fixture).await;
-    let seen = fixture.kinesis_proxy.put_log();
-    let fullest = seen.requests.iter().map(|request| request.bytes()).max();
+    let log = fixture.kinesis_proxy.put_log();
+    let fullest = log.requests.iter().map(|request| request.bytes()).max();
     assert!(fullest > Some(4 << 20), "the requests are small: {fullest:?}");
 }
 

@@ -17,6 +17,7 @@ use crate::change::ColumnType;
 use crate::lsn::Lsn;
 use crate::table_name::TableName;
 use types::TypeCatalog;
+pub(crate) use types::without_quotes;
 pub use types::{CatalogType, TypeForm};
 
 /// The tables and types of one database.

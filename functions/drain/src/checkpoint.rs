@@ -15,7 +15,7 @@ use crate::stored_document::{self, InvalidDocument};
 pub use ack_ahead::{AckAhead, StoredAckAhead, rules_hash};
 
 /// Most bytes of a standard parameter (SSM API, PutParameter).
-const MOST_BYTES: usize = 4_096;
+const MOST_PARAMETER_BYTES: usize = 4_096;
 
 /// Most bytes of the positions that are acknowledged ahead.
 const MOST_POSITION_BYTES: usize = 2_400;
@@ -138,7 +138,7 @@ impl Checkpoint {
         }
         let mut stored = StoredAckAhead::without_positions(self.commit_end, rules, ahead);
         self.ack_ahead = Some(Box::new(stored.clone()));
-        let room = MOST_BYTES.saturating_sub(self.to_text().len());
+        let room = MOST_PARAMETER_BYTES.saturating_sub(self.to_text().len());
         let has_some = stored.set_positions(ahead, room.min(MOST_POSITION_BYTES));
         self.ack_ahead = has_some.then(|| Box::new(stored));
         self
@@ -234,7 +234,11 @@ mod tests {
             let mut largest = largest.clone();
             largest.others.insert("colour".into(), "x".repeat(others).into());
             let text = largest.with_ack_ahead(&most_ahead(), &rules).to_text();
-            assert!(text.len() <= MOST_BYTES || others == 3_500, "{}", text.len());
+            assert!(
+                text.len() <= MOST_PARAMETER_BYTES || others == 3_500,
+                "{}",
+                text.len()
+            );
             let read = Checkpoint::parse(&text).unwrap().ack_ahead(&rules);
             let read = read.map(|read| read.unwrap().missing().len());
             assert_eq!(read.is_some(), others < 3_500);

@@ -14,7 +14,7 @@
 //! <= flush`. The slot moves only after the checkpoint is stored. The checkpoint is stored only after the
 //! stream acknowledged every change up to it.
 //!
-//! **The order of modules.** A module imports only modules that stand below it. `ARCHITECTURE.md` states the
+//! **The order of modules.** A module imports only modules below it. `ARCHITECTURE.md` states the
 //! order, and `scripts/module_order.py` checks it.
 
 pub mod actions;

@@ -29,7 +29,7 @@ fn place(location: Option<&Location<'_>>) -> String {
 /// # Errors
 /// The error of the invocation, or [`Error::Panicked`] if it panicked.
 pub async fn catch_panic<T>(invocation: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    // What an invocation shares with the next one stands behind locks, which a panic leaves usable.
+    // An invocation shares only values behind locks with the next one, and a panic leaves these usable.
     let caught = AssertUnwindSafe(invocation).catch_unwind().await;
     caught.unwrap_or(Err(Error::Panicked))
 }

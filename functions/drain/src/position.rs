@@ -41,18 +41,11 @@ impl Position {
     /// Its text in ASCII.
     pub fn text(&self) -> [u8; Self::TEXT_BYTES] {
         let mut text = [b'.'; Self::TEXT_BYTES];
-        write_hex(&mut text[..16], self.commit_end.0);
-        write_hex(&mut text[17..33], self.lsn.0);
-        write_hex(&mut text[34..], u64::from(self.index));
+        // Each place has twice the bytes of its number, so no call fails.
+        let _ = hex::encode_to_slice(self.commit_end.0.to_be_bytes(), &mut text[..16]);
+        let _ = hex::encode_to_slice(self.lsn.0.to_be_bytes(), &mut text[17..33]);
+        let _ = hex::encode_to_slice(self.index.to_be_bytes(), &mut text[34..]);
         text
-    }
-}
-
-/// Fills `digits` with the last hexadecimal digits of a number.
-fn write_hex(digits: &mut [u8], mut number: u64) {
-    for digit in digits.iter_mut().rev() {
-        *digit = b"0123456789abcdef"[(number & 0xf) as usize];
-        number >>= 4;
     }
 }
 

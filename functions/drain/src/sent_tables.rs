@@ -26,12 +26,12 @@ pub struct TableState {
     /// The table.
     pub table: TableName,
     /// Whether its changes are sent.
-    pub sending: Sending,
+    pub sending: SendState,
 }
 
 /// Why the changes of a table are sent or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sending {
+pub enum SendState {
     /// They are sent.
     Sent,
     /// The slot does not send them: no publication has the table.
@@ -51,7 +51,7 @@ pub struct SentTables {
 impl SentTables {
     /// The tables that are sent now; `None` if there are more than [`MOST_TABLES`].
     pub fn of(states: &[TableState]) -> Option<Self> {
-        let sent = states.iter().filter(|state| state.sending == Sending::Sent);
+        let sent = states.iter().filter(|state| state.sending == SendState::Sent);
         let mut hashes: Vec<_> = sent.map(|state| hash(&state.table)).collect();
         hashes.sort_unstable();
         (hashes.len() <= MOST_TABLES).then(|| SentTables {
@@ -99,12 +99,12 @@ impl SentTables {
 fn sentence(state: &TableState) -> Option<String> {
     let name = state.table.unquoted();
     match state.sending {
-        Sending::Sent => None,
-        Sending::Unpublished => Some(format!(
+        SendState::Sent => None,
+        SendState::Unpublished => Some(format!(
             "table {name} is no longer sent: none of PUBLICATIONS has it. If that is not intended, run alter \
              publication … add table …, and backfill the table"
         )),
-        Sending::Excluded => Some(format!(
+        SendState::Excluded => Some(format!(
             "table {name} is no longer sent: TABLES does not match it. If that is not intended, correct TABLES, and \
              backfill the table"
         )),
@@ -124,8 +124,8 @@ fn hash(table: &TableName) -> [u8; HASH_BYTES] {
 mod tests {
     use super::*;
 
-    fn states(tables: &[(&str, Sending)]) -> Vec<TableState> {
-        let state = |(name, sending): &(&str, Sending)| TableState {
+    fn states(tables: &[(&str, SendState)]) -> Vec<TableState> {
+        let state = |(name, sending): &(&str, SendState)| TableState {
             table: TableName::new("public", *name),
             sending: *sending,
         };
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn a_table_that_is_no_longer_sent_is_named_with_the_reason() {
-        use Sending::{Excluded, Sent, Unpublished};
+        use SendState::{Excluded, Sent, Unpublished};
         let before = states(&[
             ("a", Sent),
             ("b", Sent),
@@ -169,7 +169,10 @@ mod tests {
     #[test]
     fn the_document_of_the_most_tables_fits_into_a_parameter() {
         let names: Vec<String> = (0..=MOST_TABLES).map(|number| format!("t{number}")).collect();
-        let all: Vec<_> = names.iter().map(|name| (name.as_str(), Sending::Sent)).collect();
+        let all: Vec<_> = names
+            .iter()
+            .map(|name| (name.as_str(), SendState::Sent))
+            .collect();
         let most = SentTables::of(&states(&all[1..])).unwrap();
         assert!(most.to_text().len() <= 4096, "{}", most.to_text().len());
         assert_eq!(SentTables::of(&states(&all)), None);

@@ -17,11 +17,13 @@ use crate::ports::StateStore as _;
 use crate::postgres::connection::{Connector, Session};
 use crate::postgres::{chunk_reader, server};
 
-/// Runs a command about the backfill. It waits for a drain that runs, and the next ticks carry the command
-/// out. With `wait`, `start` and `resume` drain at once, as a tick does.
+/// Runs a command about the backfill.
+///
+/// It waits for a running drain, and the next ticks execute the command. With `wait`, `start` and `resume`
+/// drain at once, as a tick does.
 ///
 /// # Errors
-/// The request cannot be met, there is no pending backfill or one too many, or whatever stops a drain.
+/// The request cannot be met, there is no pending backfill or one too many, or an error stops the drain.
 pub(crate) async fn run(
     app: &App,
     connector: &Connector,

@@ -82,7 +82,7 @@ fn idle_report(app: &App, plugin: Option<&'static str>, stopped: StopReason, bud
 /// Drains an opened slot, and runs a backfill between its windows.
 ///
 /// # Errors
-/// Whatever stopped the drain. The log then holds the report of what it did until then.
+/// The drain was stopped by this error. The log then holds the report of what it did until then.
 pub(super) async fn drain_opened(
     app: &App,
     connector: &Connector,

@@ -95,7 +95,7 @@ impl Parameter {
         let request = self.client.get_parameter().name(&self.name);
         let parameter = match request.with_decryption(true).send().await {
             Ok(answer) => answer.parameter,
-            Err(error) if error.code() == Some("ParameterNotFound") => None,
+            Err(error) if classify(&error).0 == Refusal::NotFound => None,
             Err(error) => return Err(self.error(&error)),
         };
         let stored_type = parameter.as_ref().and_then(|parameter| parameter.r#type.clone());
@@ -124,7 +124,7 @@ impl Parameter {
     /// The parameter cannot be deleted.
     pub(crate) async fn delete(&self) -> Result<bool, CheckpointError> {
         match self.client.delete_parameter().name(&self.name).send().await {
-            Err(error) if error.code() == Some("ParameterNotFound") => Ok(false),
+            Err(error) if classify(&error).0 == Refusal::NotFound => Ok(false),
             answer => answer.map(|_| true).map_err(|error| self.error(&error)),
         }
     }

@@ -227,7 +227,7 @@ fn unknown_array(name: &str, element: Option<ColumnType>) -> ColumnType {
 }
 
 /// The name of one part without the quotes around it; `None` for another name.
-fn without_quotes(printed: &str) -> Option<&str> {
+pub(crate) fn without_quotes(printed: &str) -> Option<&str> {
     let inner = printed.strip_prefix('"')?.strip_suffix('"')?;
     (!inner.replace("\"\"", "").contains('"')).then_some(inner)
 }

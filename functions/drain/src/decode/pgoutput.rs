@@ -2,7 +2,7 @@
 //!
 //! PostgreSQL documents the layout in "Logical Replication Message Formats".
 
-mod described;
+mod relation_tables;
 pub(super) mod shortener;
 
 use std::borrow::Cow;
@@ -17,13 +17,13 @@ use crate::change::{
 use crate::lsn::Lsn;
 use crate::table_name::TableName;
 use crate::time::POSTGRES_EPOCH;
-use described::{DescribedTable, DescribedTables};
+use relation_tables::{RelationTable, RelationTables};
 use shortener::{OVERSIZE, WITHOUT_CONTENT, WITHOUT_PREFIX};
 
 /// Decoder with the tables and types that the server described so far.
 #[derive(Debug, Default)]
 pub struct PgoutputDecoder {
-    tables: DescribedTables,
+    tables: RelationTables,
     /// Schemas and names of the types that are not built in, by their OIDs.
     ///
     /// A domain has the names of its base type.
@@ -131,7 +131,7 @@ impl PgoutputDecoder {
 
     /// Reads the OID of a row's table, and returns it with the table that the server described.
     ///
-    /// The descriptions before the row tell which partition wrote it.
+    /// The descriptions before the row determine which partition wrote it.
     fn row_table(&mut self, reader: &mut ByteReader<'_>) -> Result<(u32, Arc<Relation>), DecodeError> {
         let start = *reader;
         let oid = reader.u32()?;
@@ -147,8 +147,8 @@ impl PgoutputDecoder {
 
     /// An old row after its mark.
     ///
-    /// A null of it is a null only if whoever wrote the row logs whole rows. In all other rows it stands for
-    /// a value that the log does not hold.
+    /// A null in it is a null only if the table logs whole rows. In all other rows it replaces a value that
+    /// the log does not hold.
     fn old_tuple<'a>(
         &self,
         oid: u32,
@@ -170,7 +170,7 @@ impl PgoutputDecoder {
         &self,
         catalog: &Catalog,
         reader: &mut ByteReader<'_>,
-    ) -> Result<(u32, DescribedTable), DecodeError> {
+    ) -> Result<(u32, RelationTable), DecodeError> {
         let oid = reader.u32()?;
         let name = reader.table_name()?;
         let identity = reader.u8()?;
@@ -189,7 +189,7 @@ impl PgoutputDecoder {
             is_insert_only: false,
             rows_may_move: false,
         };
-        Ok((oid, DescribedTable::new(relation, identity, past)))
+        Ok((oid, RelationTable::new(relation, identity, past)))
     }
 
     /// Reads one column of a table's description. It is marked as a key if the server marks it.

@@ -27,6 +27,9 @@ pub(super) const LOOK_AHEAD: usize = 4096;
 /// A table has at most 1600 columns. Their names, types and small values are fewer bytes, even in two images.
 const MAX_SYNTAX: usize = 8 << 20;
 
+/// Most bytes of a message's prefix that are kept.
+pub(super) const MAX_PREFIX: usize = 1 << 20;
+
 /// Most bytes of a value that is never replaced: its mark is hardly shorter.
 const SMALL_VALUE: usize = 256;
 
@@ -57,7 +60,7 @@ impl KeptBytes {
 
 /// Error: the plugin writes no such row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Malformed;
+pub(super) struct MalformedRow;
 
 /// Appends the mark of a value that is replaced. The number is the length of the value in bytes.
 pub(super) type WriteMark = fn(&mut Vec<u8>, usize);
@@ -67,13 +70,13 @@ pub(super) trait Scanner {
     /// Scans the next part of a row, and returns the length of the part in bytes.
     ///
     /// Returns 0 if more input is needed. `is_last` is true if no more input follows.
-    fn scan(&mut self, input: &[u8], is_last: bool, row: &mut ShortRow) -> Result<usize, Malformed>;
+    fn scan(&mut self, input: &[u8], is_last: bool, row: &mut ShortRow) -> Result<usize, MalformedRow>;
 
     /// Ends the row. All parts of it were written to `row`.
     ///
     /// # Errors
     /// The row ends too early.
-    fn finish(&mut self, row: &mut ShortRow) -> Result<(), Malformed>;
+    fn finish(&mut self, row: &mut ShortRow) -> Result<(), MalformedRow>;
 }
 
 /// Shortens one row.
@@ -143,7 +146,7 @@ impl RowShortener {
             match read {
                 Ok(0) => break,
                 Ok(length) => scanned += length,
-                Err(Malformed) => self.is_malformed = true,
+                Err(MalformedRow) => self.is_malformed = true,
             }
         }
         match self.is_malformed {
@@ -212,7 +215,7 @@ impl ShortRow {
     }
 
     /// Appends syntax: a part of the row that is no value.
-    pub(super) fn copy(&mut self, syntax: &[u8]) -> Result<(), Malformed> {
+    pub(super) fn copy(&mut self, syntax: &[u8]) -> Result<(), MalformedRow> {
         self.bytes.extend_from_slice(syntax);
         self.add_syntax(syntax.len())
     }
@@ -262,8 +265,8 @@ impl ShortRow {
     /// Ends the open value. Returns false if it exceeded its limit, and was replaced.
     ///
     /// A later value may still cause its replacement.
-    pub(super) fn end(&mut self) -> Result<bool, Malformed> {
-        let open = self.open.take().ok_or(Malformed)?;
+    pub(super) fn end(&mut self) -> Result<bool, MalformedRow> {
+        let open = self.open.take().ok_or(MalformedRow)?;
         if !open.is_kept {
             (open.mark)(&mut self.bytes, open.bytes);
             self.add_syntax(SMALL_VALUE)?;
@@ -284,10 +287,10 @@ impl ShortRow {
         Ok(open.is_kept)
     }
 
-    fn add_syntax(&mut self, bytes: usize) -> Result<(), Malformed> {
+    fn add_syntax(&mut self, bytes: usize) -> Result<(), MalformedRow> {
         self.syntax += bytes;
         match self.syntax > MAX_SYNTAX {
-            true => Err(Malformed),
+            true => Err(MalformedRow),
             false => Ok(()),
         }
     }

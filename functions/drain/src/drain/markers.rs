@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::CANCEL_TIME;
 use super::reader::missing_marker;
 use super::settings::Settings;
 use crate::budget::Budget;
@@ -24,9 +25,6 @@ use crate::window_sizing::{Window, WindowSizing};
 ///
 /// A commit may wait for standbys.
 pub(crate) const MARKER_TIME: Duration = Duration::from_secs(2);
-
-/// Longest wait for the cancel of a marker.
-const CANCEL_TIME: Duration = Duration::from_secs(1);
 
 /// The markers that the slot has not returned yet.
 #[derive(Debug)]

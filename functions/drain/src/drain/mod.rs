@@ -52,7 +52,7 @@ pub(crate) use markers::MARKER_TIME;
 pub use settings::{AGGREGATE_BYTES, REQUEST, Settings};
 pub use stream_routes::{MOST_STREAMS, check_name};
 pub(crate) use stream_routes::{StreamOpener, StreamRoutes};
-pub use task::{DrainPorts, DrainTask, Drained};
+pub use task::{DrainOutcome, DrainPorts, DrainTask};
 
 /// Most bytes of new log that are left to the next tick.
 ///
@@ -65,6 +65,11 @@ const MOST_WAIT: Duration = Duration::from_secs(60);
 /// Longest wait for a blocked backfill between two windows.
 const WAIT_ROUND: Duration = Duration::from_secs(5);
 
+/// Longest wait for the server to cancel a statement.
+///
+/// The server may be unreachable. Events in flight must not wait for it.
+const CANCEL_TIME: Duration = Duration::from_secs(1);
+
 /// Least time for reading with which a window is opened.
 const WINDOW_MIN_TIME: Duration = Duration::from_millis(250);
 
@@ -75,7 +80,7 @@ const WINDOW_MIN_TIME: Duration = Duration::from_millis(250);
 pub async fn drain<S: Slot + TableSource, K: Stream, C: StateStore>(
     ports: DrainPorts<'_, S, K, C>,
     task: DrainTask<'_>,
-) -> Drained {
+) -> DrainOutcome {
     let began = Instant::now();
     let (first_event, ahead) = (task.first_event.clone(), task.ahead.clone());
     let start = task.start;
@@ -91,7 +96,7 @@ pub async fn drain<S: Slot + TableSource, K: Stream, C: StateStore>(
         drain.report.behind_seconds = drain.report.behind_seconds.filter(|seconds| *seconds > 0);
     }
     drain.report.backfill = drain.backfill.as_ref().map(BackfillRunner::report);
-    Drained {
+    DrainOutcome {
         report: drain.report,
         result,
     }

@@ -50,7 +50,7 @@ pub struct DrainTask<'a> {
 
 /// The outcome of a drain.
 #[derive(Debug)]
-pub struct Drained {
+pub struct DrainOutcome {
     /// What it did, also until it failed.
     pub report: Report,
     /// Why it failed, if it did.

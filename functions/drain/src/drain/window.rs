@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::reader::{HOLD_BYTES, ReaderNeed, ReaderOutput, ReaderRequest, SentHistory, WindowReader};
-use super::{BackfillRunner, Drain};
+use super::{BackfillRunner, CANCEL_TIME, Drain};
 use crate::backfill::{ChunkContext, RowRequest};
 use crate::catalog::Catalog;
 use crate::clock::now_micros;
@@ -12,11 +12,6 @@ use crate::lsn::Lsn;
 use crate::pack::QueuedEvent;
 use crate::ports::{PeekRow, PeekRows, Slot, SlotError, StateStore, Stream, TableSource};
 use crate::window_sizing::Window;
-
-/// Longest wait for the server to cancel a statement.
-///
-/// The server may be unreachable. Events in flight must not wait for it.
-const CANCEL_TIME: Duration = Duration::from_secs(1);
 
 /// Most rows that are taken before answers of the stream are looked at.
 const ROWS_AT_ONCE: usize = 128;

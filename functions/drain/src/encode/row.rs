@@ -85,8 +85,8 @@ impl<'r> RowEvent<'r> {
 
     /// Whether the columns of `PARTITION_KEYS` are the row's partition key.
     ///
-    /// They are not if a value is unknown. A row without a key has the order of its table, since nothing
-    /// tells to which row a later change refers. A row that no later change refers to needs no such order.
+    /// They are not if a value is unknown. A row without a key has the order of its table, since it is
+    /// unknown to which row a later change refers. A row that no later change refers to needs no such order.
     pub(super) fn is_partitioned(&self) -> bool {
         let is_insert = matches!(self.operation, RowOperation::Insert | RowOperation::Read);
         let columns = self.relation.columns.iter().enumerate();

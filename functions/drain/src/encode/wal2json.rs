@@ -21,6 +21,7 @@ use super::value::{
     hex_digits, parse_bool, write_ascii, write_base64, write_names, write_number, write_string,
 };
 use super::{EventHead, RowEvent, RowOperation};
+use crate::catalog::without_quotes;
 use crate::change::{Datum, Message, Relation, Tuple, Type};
 use crate::time::iso_micros;
 
@@ -177,11 +178,7 @@ fn write_name_and_type(out: &mut Vec<u8>, name: &str, type_name: &str) {
     write_string(out, name);
     out.extend_from_slice(br#","type":"#);
     // wal2json uses the quotes around a name of one part as the quotes of the JSON string.
-    let inner = type_name
-        .strip_prefix('"')
-        .and_then(|name| name.strip_suffix('"'))
-        .filter(|name| !name.replace("\"\"", "").contains('"'));
-    write_string(out, inner.unwrap_or(type_name));
+    write_string(out, without_quotes(type_name).unwrap_or(type_name));
 }
 
 /// Appends a value as wal2json writes it.

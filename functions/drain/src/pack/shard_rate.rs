@@ -90,7 +90,7 @@ impl ShardRate {
         if (refused as f64) < MIN_REFUSED * sent as f64 {
             return None;
         }
-        // Answers to requests that were sent before the first refusal tell nothing new.
+        // Answers to requests that were sent before the first refusal say nothing new.
         if let Some(limit) = &self.limit
             && now.saturating_duration_since(limit.since) < Duration::from_millis(500)
         {

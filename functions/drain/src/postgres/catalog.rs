@@ -34,14 +34,14 @@ const NAMED: &str = "
       join pg_class c on c.oid = named.oid and c.relkind = 'p'
       join pg_inherits h on h.inhparent = c.oid),
     relations as (
-      select c.*, c.xmin as row_xid
+      select c.oid, c.relname, c.relnamespace, c.reltype, c.relkind, c.relreplident, c.xmin as row_xid
       from named join pg_class c using (oid)
       where c.relkind in ('r', 'p', 'm'))";
 
 /// All tables.
 const ALL: &str = "
     relations as (
-      select c.*, c.xmin as row_xid
+      select c.oid, c.relname, c.relnamespace, c.reltype, c.relkind, c.relreplident, c.xmin as row_xid
       from pg_class c
       where c.relkind in ('r', 'p') and c.relpersistence <> 't' and c.oid >= 16384)";
 

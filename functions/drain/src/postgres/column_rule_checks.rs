@@ -28,7 +28,8 @@ pub(super) const SENT: &str = "
 /// Patterns of `like` for schemas, tables and columns are $3, $4 and $5; $6 is whether they omit.
 const MATCHING_TABLES: &str = "
     rules as materialized (
-      select r.* from unnest($3::text[], $4::text[], $5::text[], $6::bool[])
+      select r.schema, r.name, r.column_name, r.omits, r.place
+      from unnest($3::text[], $4::text[], $5::text[], $6::bool[])
         with ordinality r(schema, name, column_name, omits, place)),
     matching as materialized (
       select r.place, r.column_name, r.omits, s.oid, s.schema, s.name

@@ -20,10 +20,12 @@ use crate::table_name::TableName;
 /// its old rows are whole.
 const PARTITIONED_TABLES: &str = "
     entries as materialized (
-      select e.* from unnest($3::text[], $4::text[], $5::text[], $6::int4[])
+      select e.schema, e.name, e.column_name, e.place
+      from unnest($3::text[], $4::text[], $5::text[], $6::int4[])
         e(schema, name, column_name, place)),
     rules as materialized (
-      select r.* from unnest($7::text[], $8::text[], $9::text[], $10::bool[])
+      select r.schema, r.name, r.column_name, r.omits, r.place
+      from unnest($7::text[], $8::text[], $9::text[], $10::bool[])
         with ordinality r(schema, name, column_name, omits, place)),
     published as materialized (
       select p.schemaname::text as schema, p.tablename::text as name,

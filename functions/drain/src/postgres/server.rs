@@ -350,7 +350,8 @@ pub(crate) async fn retention(
     let row = session
         .client
         .query_opt(
-            "select (pg_current_wal_flush_lsn() - restart_lsn)::int8 as retained_bytes, wal_status, safe_wal_size
+            "select (pg_current_wal_flush_lsn() - restart_lsn)::int8 as retained_bytes,
+                    wal_status, safe_wal_size
              from pg_replication_slots where slot_name = $1",
             &[&slot],
         )

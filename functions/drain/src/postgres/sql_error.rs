@@ -53,7 +53,7 @@ struct Requirements {
 
 /// A requirement that is not met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Unmet {
+enum UnmetRequirement {
     Replication,
     Plugin,
     Publication,
@@ -64,21 +64,23 @@ impl Requirements {
     /// The requirement that a statement lacks which failed with this SQLSTATE; `None` if all are met.
     ///
     /// The SQLSTATEs alone have several causes each. Their messages are in the language of the server.
-    fn unmet(&self, state: &SqlState, plugin: Plugin) -> Option<Unmet> {
+    fn unmet(&self, state: &SqlState, plugin: Plugin) -> Option<UnmetRequirement> {
         let is_refused = |libraries: &String| !lists(libraries, plugin.name());
         match *state {
-            SqlState::INSUFFICIENT_PRIVILEGE if !self.may_replicate => Some(Unmet::Replication),
+            SqlState::INSUFFICIENT_PRIVILEGE if !self.may_replicate => Some(UnmetRequirement::Replication),
             SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE if self.wal_level != "logical" => {
-                Some(Unmet::WalLevel)
+                Some(UnmetRequirement::WalLevel)
             }
             // The object is the slot itself, or a publication of pgoutput.
             SqlState::UNDEFINED_OBJECT if self.has_slot && plugin == Plugin::Pgoutput => {
-                Some(Unmet::Publication)
+                Some(UnmetRequirement::Publication)
             }
             // The library is not installed. pgoutput always is.
-            SqlState::UNDEFINED_FILE if plugin != Plugin::Pgoutput => Some(Unmet::Plugin),
+            SqlState::UNDEFINED_FILE if plugin != Plugin::Pgoutput => Some(UnmetRequirement::Plugin),
             // The SQLSTATE of this refusal is not known: no release with the setting was tried.
-            _ if !is_outage(state) && self.libraries.as_ref().is_some_and(is_refused) => Some(Unmet::Plugin),
+            _ if !is_outage(state) && self.libraries.as_ref().is_some_and(is_refused) => {
+                Some(UnmetRequirement::Plugin)
+            }
             _ => None,
         }
     }
@@ -166,17 +168,17 @@ impl SlotContext<'_> {
         let (slot, source) = (self.slot.to_owned(), Box::new(error));
         match unmet {
             None => self.error(doing, *source),
-            Some(Unmet::Replication) => SlotError::RoleLacksReplication {
+            Some(UnmetRequirement::Replication) => SlotError::RoleLacksReplication {
                 user: self.connector.user().to_owned(),
                 source,
             },
-            Some(Unmet::Plugin) => SlotError::PluginNotAllowed {
+            Some(UnmetRequirement::Plugin) => SlotError::PluginNotAllowed {
                 slot,
                 plugin: self.plugin.to_string(),
                 source,
             },
-            Some(Unmet::Publication) => self.publication_skipped(session, source).await,
-            Some(Unmet::WalLevel) => SlotError::WalLevelNotLogical { source },
+            Some(UnmetRequirement::Publication) => self.publication_skipped(session, source).await,
+            Some(UnmetRequirement::WalLevel) => SlotError::WalLevelNotLogical { source },
         }
     }
 }
@@ -202,13 +204,13 @@ mod tests {
         let denied = SqlState::INSUFFICIENT_PRIVILEGE;
         assert_eq!(
             unmet(&no_role, denied.clone(), Plugin::Pgoutput),
-            Some(Unmet::Replication)
+            Some(UnmetRequirement::Replication)
         );
         assert_eq!(unmet(&met, denied.clone(), Plugin::Pgoutput), None);
         let undefined = SqlState::UNDEFINED_OBJECT;
         assert_eq!(
             unmet(&met, undefined.clone(), Plugin::Pgoutput),
-            Some(Unmet::Publication)
+            Some(UnmetRequirement::Publication)
         );
         assert_eq!(unmet(&met, undefined.clone(), Plugin::Wal2json), None);
         let no_slot = Requirements {
@@ -223,12 +225,12 @@ mod tests {
         let state = SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE;
         assert_eq!(
             unmet(&physical, state.clone(), Plugin::Pgoutput),
-            Some(Unmet::WalLevel)
+            Some(UnmetRequirement::WalLevel)
         );
         assert_eq!(unmet(&met, state, Plugin::Pgoutput), None);
         assert_eq!(
             unmet(&met, SqlState::UNDEFINED_FILE, Plugin::Wal2json),
-            Some(Unmet::Plugin)
+            Some(UnmetRequirement::Plugin)
         );
         let listed = Requirements {
             libraries: Some("pgoutput, test_decoding".into()),
@@ -236,7 +238,7 @@ mod tests {
         };
         assert_eq!(
             unmet(&listed, denied.clone(), Plugin::Wal2json),
-            Some(Unmet::Plugin)
+            Some(UnmetRequirement::Plugin)
         );
         assert_eq!(unmet(&listed, denied, Plugin::Pgoutput), None);
         assert_eq!(unmet(&listed, SqlState::ADMIN_SHUTDOWN, Plugin::Wal2json), None);

@@ -4,7 +4,7 @@ use super::connection::{Connector, Session};
 use crate::pattern::{TablePattern, matches_any};
 use crate::plugin::Plugin;
 use crate::ports::SlotError;
-use crate::sent_tables::{Sending, TableState};
+use crate::sent_tables::{SendState, TableState};
 use crate::table_name::TableName;
 
 /// The tables of the database, without partitions, which come and go. If $2, those of the publications $1 are
@@ -44,9 +44,9 @@ pub(crate) async fn table_states(
     let states = rows.iter().map(|row| {
         let table = TableName::new(row.get::<_, String>("schema"), row.get::<_, String>("name"));
         let sending = match row.get("is_sent") {
-            false => Sending::Unpublished,
-            true if matches_any(patterns, &table) => Sending::Sent,
-            true => Sending::Excluded,
+            false => SendState::Unpublished,
+            true if matches_any(patterns, &table) => SendState::Sent,
+            true => SendState::Excluded,
         };
         TableState { table, sending }
     });

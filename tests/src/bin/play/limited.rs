@@ -100,7 +100,7 @@ async fn create_tables(postgres: &Postgres) {
 }
 
 /// Result of a drain.
-struct Drained {
+struct DrainOutcome {
     took: Duration,
     /// Changes in the stream, each counted once for each time it was sent.
     sent: u64,
@@ -112,7 +112,7 @@ struct Drained {
     is_done: bool,
 }
 
-impl Drained {
+impl DrainOutcome {
     fn print(&self, workload: &str, aggregation: &str, shards: u64) {
         let seconds = self.took.as_secs_f64();
         // The limit that is nearer: records or bytes.
@@ -139,7 +139,7 @@ async fn drain(
     changes: u64,
     aggregation: &str,
     settings: FakeKinesisSettings,
-) -> Drained {
+) -> DrainOutcome {
     let slot = format!("{name}_{aggregation}");
     let admin = postgres.admin(DATABASE).await;
     let sql = format!("select pg_create_logical_replication_slot('{slot}', 'pgoutput')");
@@ -173,7 +173,7 @@ async fn drain(
         positions.insert(arrival.position.clone());
     }
     kinesis.read(|_, key, data| bytes += (key.len() + data.len()) as u64);
-    Drained {
+    DrainOutcome {
         took,
         sent,
         changes: positions.len() as u64,

@@ -19,8 +19,8 @@ use crate::change::{Column, Datum, Relation, Tuple};
 
 /// Tables by their OIDs.
 #[derive(Debug, Default)]
-pub(super) struct DescribedTables {
-    tables: FxHashMap<u32, DescribedTable>,
+pub(super) struct RelationTables {
+    tables: FxHashMap<u32, RelationTable>,
     /// OIDs of the tables that were described since the last row.
     since_row: Vec<u32>,
     /// A number that changes with every description, and with every partition that is found.
@@ -29,7 +29,7 @@ pub(super) struct DescribedTables {
 
 /// A table as the server described it.
 #[derive(Debug)]
-pub(super) struct DescribedTable {
+pub(super) struct RelationTable {
     /// The table with its own key.
     relation: Arc<Relation>,
     identity: RowIdentity,
@@ -124,7 +124,7 @@ fn sent_columns(key: &[String], relation: &Relation) -> BTreeSet<String> {
     columns.cloned().collect()
 }
 
-impl DescribedTable {
+impl RelationTable {
     /// A table whose columns are marked as the server marks the replica identity `identity`.
     pub(super) fn new(mut relation: Relation, identity: u8, past: Option<PastTable<'_>>) -> Self {
         let row_identity = RowIdentity::of_description(&relation, identity, past);
@@ -147,7 +147,7 @@ impl DescribedTable {
             .filter(|column| primary_key.contains(&column.name))
             .map(|column| (column.name.clone(), column.type_name.clone()))
             .collect();
-        DescribedTable {
+        RelationTable {
             relation: Arc::new(relation),
             identity: row_identity,
             is_partitioned: past.is_some_and(|past| past.now().is_partitioned),
@@ -163,7 +163,7 @@ impl DescribedTable {
     /// Whether rows with the same values of these columns are in the same partition.
     ///
     /// A key of each partition is then a key of the whole table.
-    fn tells_partition(&self, columns: &BTreeSet<String>) -> bool {
+    fn determines_partition(&self, columns: &BTreeSet<String>) -> bool {
         let decisive = self.partition_columns.as_ref();
         decisive.is_some_and(|decisive| decisive.iter().all(|name| columns.contains(name)))
     }
@@ -190,9 +190,9 @@ impl DescribedTable {
     }
 }
 
-impl DescribedTables {
+impl RelationTables {
     /// Adds a table, or replaces its description.
-    pub(super) fn insert(&mut self, oid: u32, mut table: DescribedTable) {
+    pub(super) fn insert(&mut self, oid: u32, mut table: RelationTable) {
         // The server describes a partitioned table again before each of its partitions.
         if let Some(before) = self.tables.remove(&oid) {
             let found = before.partitions.into_iter();
@@ -291,7 +291,7 @@ impl DescribedTables {
         let held: BTreeSet<String> = held.map(|(column, _)| column.name.clone()).collect();
         let has_this_key = self.partitions(oid).any(|it| it.key == held);
         let logs_whole_rows = self.partitions(oid).any(|it| it.logged.is_none());
-        let is_key = table.tells_partition(&held) && has_this_key && !logs_whole_rows;
+        let is_key = table.determines_partition(&held) && has_this_key && !logs_whole_rows;
         if is_key { held } else { BTreeSet::new() }
     }
 
@@ -312,7 +312,7 @@ impl DescribedTables {
     }
 
     /// The key that all rows of this table have, whichever partition wrote them; empty if there is none.
-    fn common_key(&self, oid: u32, table: &DescribedTable) -> BTreeSet<String> {
+    fn common_key(&self, oid: u32, table: &RelationTable) -> BTreeSet<String> {
         let own = &table.identity.key;
         let mut partitions = self.partitions(oid);
         let key = match own.is_empty() {
@@ -320,7 +320,7 @@ impl DescribedTables {
             false => own,
         };
         let is_common = match own.is_empty() {
-            true => table.tells_partition(key) && partitions.all(|it| it.key == *key),
+            true => table.determines_partition(key) && partitions.all(|it| it.key == *key),
             false => partitions.all(|it| it.logs(key)),
         };
         if is_common { key.clone() } else { BTreeSet::new() }

@@ -1,6 +1,6 @@
 //! Shortening of pgoutput's messages. See [`crate::decode::shortener`].
 
-use crate::decode::shortener::{Malformed, Scanner, ShortRow};
+use crate::decode::shortener::{MAX_PREFIX, MalformedRow, Scanner, ShortRow};
 
 /// Marks a value that was not kept. Its length follows, as 64 bits. pgoutput marks values with n, u, t and b.
 pub(super) const OVERSIZE: u8 = b'o';
@@ -13,9 +13,6 @@ pub(super) const WITHOUT_CONTENT: u8 = 0x80;
 
 /// Place of the flags in a message.
 const FLAGS: usize = 1;
-
-/// Most bytes of a message's prefix that are kept.
-const MAX_PREFIX: usize = 1 << 20;
 
 /// Scanner of one message that inserts, updates or deletes a row, or is a logical message.
 #[derive(Debug, Default)]
@@ -43,7 +40,7 @@ enum MessagePlace {
 }
 
 impl Scanner for PgoutputScanner {
-    fn scan(&mut self, input: &[u8], _is_last: bool, row: &mut ShortRow) -> Result<usize, Malformed> {
+    fn scan(&mut self, input: &[u8], _is_last: bool, row: &mut ShortRow) -> Result<usize, MalformedRow> {
         let Some(first) = input.first() else {
             return Ok(0);
         };
@@ -55,7 +52,7 @@ impl Scanner for PgoutputScanner {
             MessagePlace::Prefix => Some(prefix(input, row)?),
             MessagePlace::ContentLength => content_length(input, row)?,
             MessagePlace::Content(left) => Some(content(input, left, row)?),
-            MessagePlace::End => return Err(Malformed),
+            MessagePlace::End => return Err(MalformedRow),
         };
         let Some((state, length)) = next else {
             return Ok(0);
@@ -64,10 +61,10 @@ impl Scanner for PgoutputScanner {
         Ok(length)
     }
 
-    fn finish(&mut self, _row: &mut ShortRow) -> Result<(), Malformed> {
+    fn finish(&mut self, _row: &mut ShortRow) -> Result<(), MalformedRow> {
         match self.0 {
             MessagePlace::Image | MessagePlace::End => Ok(()),
-            _ => Err(Malformed),
+            _ => Err(MalformedRow),
         }
     }
 }
@@ -83,13 +80,13 @@ fn before_columns(columns: u16) -> MessagePlace {
     }
 }
 
-fn start(kind: u8, input: &[u8], row: &mut ShortRow) -> Result<Step, Malformed> {
+fn start(kind: u8, input: &[u8], row: &mut ShortRow) -> Result<Step, MalformedRow> {
     let (state, length) = match kind {
         // The type and the table's OID.
         b'I' | b'U' | b'D' => (MessagePlace::Image, 5),
         // The type, the flags and the position.
         b'M' => (MessagePlace::Prefix, 10),
-        _ => return Err(Malformed),
+        _ => return Err(MalformedRow),
     };
     let Some(syntax) = input.get(..length) else {
         return Ok(None);
@@ -102,7 +99,7 @@ fn start(kind: u8, input: &[u8], row: &mut ShortRow) -> Result<Step, Malformed> 
 }
 
 /// Copies the mark of an image and the number of its columns.
-fn image(input: &[u8], row: &mut ShortRow) -> Result<Step, Malformed> {
+fn image(input: &[u8], row: &mut ShortRow) -> Result<Step, MalformedRow> {
     let Some([mark, high, low]) = input.get(..3) else {
         return Ok(None);
     };
@@ -111,14 +108,14 @@ fn image(input: &[u8], row: &mut ShortRow) -> Result<Step, Malformed> {
 }
 
 /// Copies the mark of a value and its length; `left` counts the columns from this one on.
-fn column(kind: u8, input: &[u8], left: u16, row: &mut ShortRow) -> Result<Step, Malformed> {
+fn column(kind: u8, input: &[u8], left: u16, row: &mut ShortRow) -> Result<Step, MalformedRow> {
     let columns = left.saturating_sub(1);
     if matches!(kind, b'n' | b'u') {
         row.copy(&[kind])?;
         return Ok(Some((before_columns(columns), 1)));
     }
     if kind != b't' {
-        return Err(Malformed);
+        return Err(MalformedRow);
     }
     let Some(length) = length_after(input, 1) else {
         return Ok(None);
@@ -148,7 +145,7 @@ fn value(
     left: usize,
     columns: u16,
     row: &mut ShortRow,
-) -> Result<(MessagePlace, usize), Malformed> {
+) -> Result<(MessagePlace, usize), MalformedRow> {
     let length = left.min(input.len());
     row.value(input.get(..length).unwrap_or_default());
     if length < left {
@@ -159,7 +156,7 @@ fn value(
 }
 
 /// Copies a part of a message's prefix, which ends before a zero byte.
-fn prefix(input: &[u8], row: &mut ShortRow) -> Result<(MessagePlace, usize), Malformed> {
+fn prefix(input: &[u8], row: &mut ShortRow) -> Result<(MessagePlace, usize), MalformedRow> {
     let Some(length) = input.iter().position(|byte| *byte == 0) else {
         row.value(input);
         return Ok((MessagePlace::Prefix, input.len()));
@@ -172,7 +169,7 @@ fn prefix(input: &[u8], row: &mut ShortRow) -> Result<(MessagePlace, usize), Mal
     Ok((MessagePlace::ContentLength, length + 1))
 }
 
-fn content_length(input: &[u8], row: &mut ShortRow) -> Result<Step, Malformed> {
+fn content_length(input: &[u8], row: &mut ShortRow) -> Result<Step, MalformedRow> {
     let Some(length) = length_after(input, 0) else {
         return Ok(None);
     };
@@ -189,7 +186,7 @@ fn content_length(input: &[u8], row: &mut ShortRow) -> Result<Step, Malformed> {
 }
 
 /// Copies a part of a message's content of which `left` bytes are left.
-fn content(input: &[u8], left: usize, row: &mut ShortRow) -> Result<(MessagePlace, usize), Malformed> {
+fn content(input: &[u8], left: usize, row: &mut ShortRow) -> Result<(MessagePlace, usize), MalformedRow> {
     let length = left.min(input.len());
     row.value(input.get(..length).unwrap_or_default());
     if length < left {

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 
 use super::TextReader;
-use crate::decode::shortener::{LOOK_AHEAD, Malformed, Scanner, ShortRow};
+use crate::decode::shortener::{LOOK_AHEAD, MAX_PREFIX, MalformedRow, Scanner, ShortRow};
 
 /// Mark of a value that was not kept; its length follows. test_decoding writes no such value without quotes.
 pub(super) const OVERSIZE: &str = "oversize-datum:";
@@ -21,9 +21,6 @@ pub(super) const SIZE: &[u8] = b", sz: ";
 
 /// Most bytes from the end of a message's prefix to its content: two texts, with the size between them.
 const SEPARATOR: usize = 64;
-
-/// Most bytes of a message's prefix that are kept.
-const MAX_PREFIX: usize = 1 << 20;
 
 /// Scanner of one row.
 #[derive(Debug)]
@@ -62,11 +59,11 @@ impl TestDecodingScanner {
     }
 
     /// Reads up to the first column or the prefix of a message.
-    fn start(&mut self, input: &[u8], row: &mut ShortRow) -> Result<usize, Malformed> {
+    fn start(&mut self, input: &[u8], row: &mut ShortRow) -> Result<usize, MalformedRow> {
         let mut reader = TextReader { data: input, at: 0 };
         if reader.skip(MESSAGE) {
             if !(reader.skip("0") || reader.skip("1")) || !reader.skip(" prefix: ") {
-                return Err(Malformed);
+                return Err(MalformedRow);
             }
             row.copy(input.get(..reader.at).unwrap_or_default())?;
             row.begin(&[], MAX_PREFIX.min(row.most_value_bytes()), |_, _| {});
@@ -80,7 +77,7 @@ impl TestDecodingScanner {
                 .iter()
                 .any(|operation| reader.skip(operation));
         if !is_row {
-            return Err(Malformed);
+            return Err(MalformedRow);
         }
         row.copy(input.get(..reader.at).unwrap_or_default())?;
         self.state = TextPlace::Column;
@@ -88,7 +85,7 @@ impl TestDecodingScanner {
     }
 
     /// Reads a column up to its value, or the text before an image.
-    fn column(&mut self, input: &[u8], row: &mut ShortRow) -> Result<usize, Malformed> {
+    fn column(&mut self, input: &[u8], row: &mut ShortRow) -> Result<usize, MalformedRow> {
         let mut reader = TextReader { data: input, at: 0 };
         if [" old-key:", " new-tuple:", " (no-tuple-data)"]
             .iter()
@@ -102,7 +99,7 @@ impl TestDecodingScanner {
             && reader.type_name().is_ok()
             && reader.skip(":");
         if !is_column {
-            return Err(Malformed);
+            return Err(MalformedRow);
         }
         row.copy(input.get(..reader.at).unwrap_or_default())?;
         let before = reader.at;
@@ -119,7 +116,7 @@ impl TestDecodingScanner {
     }
 
     /// Reads a part of a value in quotes. A doubled quote does not end the value.
-    fn quoted(&mut self, input: &[u8], is_last: bool, row: &mut ShortRow) -> Result<usize, Malformed> {
+    fn quoted(&mut self, input: &[u8], is_last: bool, row: &mut ShortRow) -> Result<usize, MalformedRow> {
         let quote = input.iter().position(|byte| *byte == b'\'');
         let length = match quote.map(|at| (at, input.get(at + 1))) {
             None => input.len(),
@@ -138,7 +135,7 @@ impl TestDecodingScanner {
     }
 
     /// Reads a part of a value without quotes, which ends before a space.
-    fn bare(&mut self, input: &[u8], row: &mut ShortRow) -> Result<usize, Malformed> {
+    fn bare(&mut self, input: &[u8], row: &mut ShortRow) -> Result<usize, MalformedRow> {
         let end = input.iter().position(|byte| *byte == b' ');
         let length = end.unwrap_or(input.len());
         row.value(input.get(..length).unwrap_or_default());
@@ -156,13 +153,13 @@ impl TestDecodingScanner {
     }
 
     /// Reads a part of a message's prefix, or the text between its end and the content.
-    fn prefix(&mut self, input: &[u8], is_last: bool, row: &mut ShortRow) -> Result<usize, Malformed> {
+    fn prefix(&mut self, input: &[u8], is_last: bool, row: &mut ShortRow) -> Result<usize, MalformedRow> {
         let found = input.windows(SIZE.len()).position(|window| window == SIZE);
         let Some(at) = found else {
             // The separator may begin in the last bytes.
             let length = (input.len() + 1).saturating_sub(SIZE.len());
             row.value(input.get(..length).unwrap_or_default());
-            return if is_last { Err(Malformed) } else { Ok(length) };
+            return if is_last { Err(MalformedRow) } else { Ok(length) };
         };
         if input.len() - at < SEPARATOR && !is_last {
             row.value(input.get(..at).unwrap_or_default());
@@ -189,7 +186,7 @@ impl TestDecodingScanner {
 }
 
 impl Scanner for TestDecodingScanner {
-    fn scan(&mut self, input: &[u8], is_last: bool, row: &mut ShortRow) -> Result<usize, Malformed> {
+    fn scan(&mut self, input: &[u8], is_last: bool, row: &mut ShortRow) -> Result<usize, MalformedRow> {
         let is_syntax = matches!(self.state, TextPlace::Start | TextPlace::Column | TextPlace::Bare);
         if input.is_empty() || (is_syntax && input.len() < LOOK_AHEAD && !is_last) {
             return Ok(0);
@@ -209,12 +206,12 @@ impl Scanner for TestDecodingScanner {
         Ok(length)
     }
 
-    fn finish(&mut self, row: &mut ShortRow) -> Result<(), Malformed> {
+    fn finish(&mut self, row: &mut ShortRow) -> Result<(), MalformedRow> {
         match self.state {
             TextPlace::Column => return Ok(()),
             TextPlace::Bare => return row.end().map(drop),
             TextPlace::Content => self.without_content = !row.end()?,
-            TextPlace::Start | TextPlace::Quoted | TextPlace::Prefix => return Err(Malformed),
+            TextPlace::Start | TextPlace::Quoted | TextPlace::Prefix => return Err(MalformedRow),
         }
         let place = MESSAGE.len() + 1;
         if self.without_content {

@@ -7,10 +7,7 @@
 use std::io::Write as _;
 
 use super::type_names::type_name;
-use crate::decode::shortener::{LOOK_AHEAD, Malformed, Scanner, ShortRow, WriteMark};
-
-/// Most bytes of a message's prefix that are kept.
-const MAX_PREFIX: usize = 1 << 20;
+use crate::decode::shortener::{LOOK_AHEAD, MAX_PREFIX, MalformedRow, Scanner, ShortRow, WriteMark};
 
 /// Scanner of one row.
 #[derive(Debug, Default)]
@@ -30,7 +27,7 @@ enum JsonPlace {
 }
 
 impl Scanner for Wal2jsonScanner {
-    fn scan(&mut self, input: &[u8], is_last: bool, row: &mut ShortRow) -> Result<usize, Malformed> {
+    fn scan(&mut self, input: &[u8], is_last: bool, row: &mut ShortRow) -> Result<usize, MalformedRow> {
         if input.is_empty() || (self.0 == JsonPlace::Between && input.len() < LOOK_AHEAD && !is_last) {
             return Ok(0);
         }
@@ -54,16 +51,16 @@ impl Scanner for Wal2jsonScanner {
         Ok(length)
     }
 
-    fn finish(&mut self, _row: &mut ShortRow) -> Result<(), Malformed> {
+    fn finish(&mut self, _row: &mut ShortRow) -> Result<(), MalformedRow> {
         match self.0 {
             JsonPlace::Between => Ok(()),
-            _ => Err(Malformed),
+            _ => Err(MalformedRow),
         }
     }
 }
 
 /// Reads the next part between strings, or the beginning of a string or value.
-fn between(input: &[u8], row: &mut ShortRow) -> Result<(JsonPlace, usize), Malformed> {
+fn between(input: &[u8], row: &mut ShortRow) -> Result<(JsonPlace, usize), MalformedRow> {
     let is_text = input.first() == Some(&b'"');
     let follows = |key: &[u8]| row.written().ends_with(key);
     let part: Option<(usize, WriteMark)> = if follows(br#""value":"#) {
@@ -113,7 +110,7 @@ fn between(input: &[u8], row: &mut ShortRow) -> Result<(JsonPlace, usize), Malfo
 }
 
 /// Reads a part of a value that is no string.
-fn bare(input: &[u8], row: &mut ShortRow) -> Result<(JsonPlace, usize), Malformed> {
+fn bare(input: &[u8], row: &mut ShortRow) -> Result<(JsonPlace, usize), MalformedRow> {
     let end = input.iter().position(|byte| matches!(byte, b',' | b'}'));
     let length = end.unwrap_or(input.len());
     row.value(input.get(..length).unwrap_or_default());

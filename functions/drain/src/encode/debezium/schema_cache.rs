@@ -11,7 +11,7 @@ use crate::change::Relation;
 use crate::table_name::TableName;
 
 /// Most bytes of the schemas that are kept.
-const MOST_BYTES: usize = 8 << 20;
+const MOST_CACHED_BYTES: usize = 8 << 20;
 
 /// Cache of the texts that precede the events of each table. Clones share it.
 #[derive(Clone, Default)]
@@ -68,7 +68,7 @@ impl SchemaCache {
 impl CachedSchemas {
     fn insert(&mut self, relation: &Arc<Relation>, has_keys: bool, text: &[u8]) {
         // The tables in use come back with their next rows.
-        if self.bytes + text.len() > MOST_BYTES {
+        if self.bytes + text.len() > MOST_CACHED_BYTES {
             *self = CachedSchemas::default();
         }
         self.bytes += text.len();

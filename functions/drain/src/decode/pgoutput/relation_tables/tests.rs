@@ -21,7 +21,7 @@ fn catalog() -> Catalog {
 }
 
 /// A table with the columns `id`, `code` and `v`, of which the server marks some.
-fn table(catalog: &Catalog, oid: u32, identity: u8, marked: &[&str]) -> DescribedTable {
+fn table(catalog: &Catalog, oid: u32, identity: u8, marked: &[&str]) -> RelationTable {
     let column = |name: &str| Column::new(name.into(), "integer".into(), marked.contains(&name));
     let relation = Relation {
         table: TableName::new("s", format!("p{oid}")),
@@ -31,12 +31,12 @@ fn table(catalog: &Catalog, oid: u32, identity: u8, marked: &[&str]) -> Describe
         is_insert_only: false,
         rows_may_move: false,
     };
-    DescribedTable::new(relation, identity, catalog.past_table(oid))
+    RelationTable::new(relation, identity, catalog.past_table(oid))
 }
 
 /// The root, then each partition with a row of it.
-fn described(root: (u8, &[&str]), partitions: &[(u8, &[&str])]) -> DescribedTables {
-    let (catalog, mut tables) = (catalog(), DescribedTables::default());
+fn described(root: (u8, &[&str]), partitions: &[(u8, &[&str])]) -> RelationTables {
+    let (catalog, mut tables) = (catalog(), RelationTables::default());
     for (oid, (identity, marked)) in (10..).zip(partitions) {
         tables.insert(ROOT, table(&catalog, ROOT, root.0, root.1));
         tables.insert(oid, table(&catalog, oid, *identity, marked));
@@ -46,7 +46,7 @@ fn described(root: (u8, &[&str]), partitions: &[(u8, &[&str])]) -> DescribedTabl
 }
 
 /// The key of a row. `held` are the columns of its old row.
-fn key(tables: &mut DescribedTables, held: Option<&[&str]>) -> String {
+fn key(tables: &mut RelationTables, held: Option<&[&str]>) -> String {
     let datum = |name: &str, held: &[&str]| match held.contains(&name) {
         true => Datum::Text("1".into()),
         false => Datum::Absent,
@@ -176,7 +176,7 @@ fn a_partition_that_may_have_lost_its_key_was_not_insert_only() {
             ..CatalogTable::default()
         };
         catalog.insert(TableName::new("s", "p"), root);
-        let mut tables = DescribedTables::default();
+        let mut tables = RelationTables::default();
         tables.insert(ROOT, table(&catalog, ROOT, b'n', &[]));
         tables.begin_row(ROOT);
         let relation = tables.relation_of_row(ROOT, None).unwrap();
@@ -193,7 +193,7 @@ fn a_partition_that_may_have_lost_its_key_was_not_insert_only() {
 
 #[test]
 fn a_table_that_is_truncated_with_others_has_no_partitions() {
-    let (catalog, mut tables) = (catalog(), DescribedTables::default());
+    let (catalog, mut tables) = (catalog(), RelationTables::default());
     for oid in [20, 21] {
         tables.insert(oid, table(&catalog, oid, b'f', ALL));
     }
@@ -205,7 +205,7 @@ fn a_table_that_is_truncated_with_others_has_no_partitions() {
 
 #[test]
 fn a_partition_is_known_although_the_rows_after_its_description_were_omitted() {
-    let (catalog, mut tables) = (catalog(), DescribedTables::default());
+    let (catalog, mut tables) = (catalog(), RelationTables::default());
     for (oid, marked) in [(ROOT, ALL), (10, ID), (30, ID)] {
         let identity = if oid == ROOT { b'f' } else { b'd' };
         tables.insert(oid, table(&catalog, oid, identity, marked));
@@ -229,7 +229,7 @@ fn a_partition_of_the_catalog_counts_before_it_has_written_a_row() {
         catalog.insert(TableName::new("s", "p11"), leaf);
         let partitions = vec![11];
         catalog.insert(TableName::new("s", "p"), CatalogTable { partitions, ..root });
-        let mut tables = DescribedTables::default();
+        let mut tables = RelationTables::default();
         tables.insert(ROOT, table(&catalog, ROOT, b'd', &[]));
         tables.insert(10, table(&catalog, 10, b'd', ID));
         tables.begin_row(ROOT);
