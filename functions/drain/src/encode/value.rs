@@ -12,8 +12,23 @@ use crate::change::Message;
 
 /// Appends `text` as a JSON string.
 pub(super) fn write_string(out: &mut Vec<u8>, text: &str) {
-    // Writing to a Vec does not fail, and every str can be serialised.
-    let _ = serde_json::to_writer(out, text);
+    if needs_escapes(text) {
+        // Writing to a Vec does not fail, and every str can be serialised.
+        let _ = serde_json::to_writer(out, text);
+        return;
+    }
+    out.reserve(text.len() + 2);
+    out.push(b'"');
+    out.extend_from_slice(text.as_bytes());
+    out.push(b'"');
+}
+
+/// Whether a JSON string has a character of the text in another form.
+///
+/// Most names and values have none. The loop has no early exit, so that it is compiled to vector instructions.
+fn needs_escapes(text: &str) -> bool {
+    let is_escaped = |byte: u8| (byte < b' ') | (byte == b'"') | (byte == b'\\');
+    text.bytes().fold(false, |found, byte| found | is_escaped(byte))
 }
 
 /// Appends a whole number in decimal digits.
@@ -247,4 +262,21 @@ fn read_quoted_item(bytes: &[u8], start: usize) -> Option<(Vec<u8>, usize)> {
         at += 1;
     }
     Some((item, at + 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_string_is_written_as_serde_json_writes_it() {
+        let ascii: String = (0..=127u8).map(char::from).collect();
+        let single = (0..=127u8).map(|byte| format!("twenty characters and {}", char::from(byte)));
+        let others = ["", "ä\u{2028}😀", "a \"quote\"", "back\\slash", ascii.as_str()];
+        for text in single.chain(others.map(str::to_owned)) {
+            let mut out = Vec::new();
+            write_string(&mut out, &text);
+            assert_eq!(String::from_utf8(out).ok(), serde_json::to_string(&text).ok());
+        }
+    }
 }
