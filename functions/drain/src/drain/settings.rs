@@ -17,10 +17,10 @@ pub const REQUEST: RequestLimits = RequestLimits {
 
 /// Most bytes of an aggregate.
 ///
-/// A shard takes 1 MB a second from all its producers together. A record of a quarter of that finds room
-/// beside others, and leaves little of a put unit (25 KB) unused. One aggregate of a shard is in flight at a
-/// time, so this is also what a shard gets in a round trip.
-pub const AGGREGATE_BYTES: usize = 256 << 10;
+/// A shard accepts 1 MB a second from all its producers together. Four such records with their partition keys
+/// fit into that, and each fills ten put units (25 KB). One aggregate of a shard is in flight at a time, so
+/// this is also what a shard gets in a round trip.
+pub const AGGREGATE_BYTES: usize = 248_000;
 
 /// What a drain is to do.
 #[derive(Debug, Clone)]
