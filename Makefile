@@ -97,7 +97,6 @@ release: tools-rust tools-build ## build what is released into target/release-VE
 bench: tools-rust tools-demo tools-conformance ## compare with other programs in rounds; drain a stream with limits (PARTS, ROUNDS)
 	cargo build --locked --release --workspace --bins
 	@target/release/play bench
-	@target/release/play limited
 
 conformance: tools-rust tools-demo tools-conformance ## compare Spillway's events with those of Debezium Server and wal2json (RECORD=1 stores Debezium's)
 	cargo build --locked --workspace --bins

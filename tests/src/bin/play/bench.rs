@@ -4,18 +4,21 @@
 //! noisy. `TRANSACTIONS` (200,000) is the size of a backlog, and `ROWS` (500,000) that of the table. One
 //! transaction of `HUGE_ROWS` (2,000,000) rows is read once.
 //!
-//! `PARTS=backlog,huge,backfill,idle,lambda,tip` chooses parts. The results are also written to
-//! `target/bench/report.json`.
+//! `PARTS=backlog,huge,backfill,idle,lambda,tip,limited` chooses parts. The results are also written to
+//! `target/bench/report.json`, which keeps the other parts of an earlier run.
 //!
-//! The sink counts the records of 16 shards, and keeps none.
+//! The sink counts the records of 16 shards, and keeps none. That of the part `limited` has the limits of
+//! Kinesis.
 
 mod backfill;
 mod backlog;
 mod idle;
 mod lambda;
+mod limited;
 mod tip;
 mod usage;
 
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -58,7 +61,8 @@ async fn run() {
     // The first store takes the emulator more than a second.
     ssm.put("/warm", "up").await;
     ssm.delete("/warm").await;
-    let mut report = json!({"rounds": rounds});
+    let mut report = stored_report();
+    report["rounds"] = json!(rounds);
     if is_chosen("backlog") {
         report["backlog"] = backlog::run(&postgres, ssm, transactions, rounds).await;
     }
@@ -76,6 +80,9 @@ async fn run() {
     }
     if is_chosen("tip") {
         report["tip"] = tip::run(&postgres, ssm).await;
+    }
+    if is_chosen("limited") {
+        report["limited"] = limited::run(&postgres, ssm, rounds).await;
     }
     store(&report);
 }
@@ -181,10 +188,18 @@ async fn timed(mut command: Command) -> Duration {
     began.elapsed()
 }
 
+fn report_file() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(REPORT)
+}
+
+/// The report of an earlier run; empty without one.
+fn stored_report() -> Value {
+    let text = std::fs::read_to_string(report_file()).unwrap_or_default();
+    serde_json::from_str(&text).unwrap_or_else(|_| json!({}))
+}
+
 fn store(report: &Value) {
-    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("..")
-        .join(REPORT);
+    let file = report_file();
     let folder = file.parent().expect("a file is in a folder");
     let text = serde_json::to_string_pretty(report).expect("a report is JSON");
     let stored = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&file, text + "\n"));

@@ -7,7 +7,6 @@ mod corpus;
 mod dashboard;
 mod demo;
 mod huge;
-mod limited;
 mod random_play;
 mod random_tables;
 mod seeds;
@@ -32,17 +31,13 @@ fn main() -> ExitCode {
         Some("dashboard") => dashboard::main(),
         Some("demo") => demo::main(),
         Some("huge") => huge::main(),
-        Some("limited") => {
-            limited::main();
-            done()
-        }
         Some("storm") => random_play::storm(),
         Some("tables") => random_tables::main(),
         Some("try") => try_it::main(),
         other => {
             eprintln!(
                 "play: {other:?} is not one of backfill, bench, breaker, conformance, corpus, dashboard, demo, \
-                 huge, limited, storm, tables, try"
+                 huge, storm, tables, try"
             );
             ExitCode::from(2)
         }

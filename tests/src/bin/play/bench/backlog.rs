@@ -159,11 +159,16 @@ async fn run_workload(
 
 /// Whether a program is installed. A line says if it is not.
 fn is_available(reader: Reader) -> bool {
-    let is_missing = matches!(reader, Reader::Debezium) && !DebeziumServer::is_installed();
-    if is_missing {
+    !matches!(reader, Reader::Debezium) || is_debezium_installed()
+}
+
+/// Whether Debezium Server is installed. A line says if it is not.
+pub(super) fn is_debezium_installed() -> bool {
+    let is_installed = DebeziumServer::is_installed();
+    if !is_installed {
         println!("without Debezium Server: `make tools-conformance` installs it");
     }
-    !is_missing
+    is_installed
 }
 
 /// The slot that no program reads, but for its copies.
@@ -190,7 +195,10 @@ async fn measure(
     let mut usage = match reader {
         Reader::Count => count(admin, &slot).await,
         Reader::Streaming => stream(postgres, admin, &slot).await,
-        Reader::Debezium => debezium(postgres, &slot, workload.changes).await,
+        Reader::Debezium => {
+            let kinesis = FakeKinesis::open(&slot, counting_stream()).await;
+            debezium(postgres, &slot, workload.changes, &kinesis).await
+        }
         Reader::Spillway(_, aggregation) => {
             let (usage, report) = invoke(postgres, ssm, &slot, aggregation, &json!({})).await;
             assert_eq!(report["stopped"], "empty", "{report}");
@@ -207,7 +215,7 @@ async fn measure(
 }
 
 /// Waits until no session reads a slot: that of a killed program ends a moment later.
-async fn wait_until_free(admin: &tokio_postgres::Client, slot: &str) {
+pub(super) async fn wait_until_free(admin: &tokio_postgres::Client, slot: &str) {
     wait::until("the slot is free", Duration::from_secs(60), || async {
         let sql = "select active from pg_replication_slots where slot_name = $1";
         let row = admin.query_one(sql, &[&slot]).await.expect("the server answers");
@@ -217,8 +225,7 @@ async fn wait_until_free(admin: &tokio_postgres::Client, slot: &str) {
 }
 
 /// Runs Debezium Server until it has sent every change. Its start does not count.
-async fn debezium(postgres: &Postgres, slot: &str, changes: u64) -> Usage {
-    let kinesis = FakeKinesis::open(slot, counting_stream()).await;
+pub(super) async fn debezium(postgres: &Postgres, slot: &str, changes: u64, kinesis: &FakeKinesis) -> Usage {
     let connector = DebeziumConnector {
         port: postgres.port(),
         database: DATABASE,

@@ -1,160 +1,186 @@
-//! The benchmark on a stream as it is in life: each request takes a while, and each shard has its limits.
+//! A stream as it is in life: each request takes a while, and each shard has its limits.
 //!
-//! Four workloads write a backlog of `CHANGES` (60,000) changes: rows with a key, rows without one, both in
+//! Four workloads write a backlog of `CHANGES` (160,000) changes: rows with a key, rows without one, both in
 //! each transaction, and rows whose keys have a Zipf distribution. Each is drained without and with
 //! aggregation, from a stream of `SHARDS` (16) shards that answers after `LATENCY` (10) ms. An invocation has
 //! `DEADLINE` (60) seconds, and a drain has at most three. `WORKLOADS=keyed,hot` chooses some of them.
 //!
-//! The limit of the stream is 1,000 records and 1 MiB a second for each shard. A workload that spreads evenly
-//! can reach it; the hottest key of the Zipf workload cannot.
+//! The limit of a shard is 1,000 records and 1 MiB a second. A workload that spreads evenly can reach it. The
+//! hottest key of the Zipf workload cannot, and it has one round. So has Debezium Server, which reads the
+//! mixed workload.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use scenarios::aws::fake_kinesis::{Counts, FakeKinesis, FakeKinesisSettings};
+use scenarios::aws::fake_kinesis::{FakeKinesis, FakeKinesisSettings};
 use scenarios::aws::ssm::Ssm;
+use scenarios::consumer::Delivery;
 use scenarios::lambda::function::Function;
+use scenarios::postgres::Postgres;
 use scenarios::postgres::pgbench::Pgbench;
-use scenarios::postgres::{Postgres, PostgresSettings};
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::backlog::{debezium, is_debezium_installed};
+use super::{DATABASE, environment, execute};
 use crate::seeds::number;
-
-const DATABASE: &str = "limited";
 
 /// Most invocations of a drain.
 const INVOCATIONS: u32 = 3;
 
-/// Name of a workload, its pgbench script, and the changes of a transaction.
-const WORKLOADS: [(&str, &str, u64); 4] = [
-    (
-        "keyed",
-        "\\set id random(1, 1000000)\nupdate keyed set n = n + 1 where id = :id;\n",
-        1,
-    ),
-    ("keyless", "insert into keyless values (1, repeat('x', 40));\n", 1),
-    (
-        "mixed",
-        "\\set id random(1, 1000000)\nbegin;\nupdate keyed set n = n + 1 where id = :id;\n\
-         insert into keyless values (:id, repeat('x', 40));\ncommit;\n",
-        2,
-    ),
-    (
-        "hot",
-        "\\set id random_zipfian(1, 100000, 1.05)\nupdate keyed set n = n + 1 where id = :id;\n",
-        1,
-    ),
-];
-
-pub(crate) fn main() {
-    scenarios::block_on(Box::pin(run()));
+struct Workload {
+    name: &'static str,
+    /// A transaction, for pgbench.
+    script: &'static str,
+    /// Changes of a transaction.
+    changes: u64,
 }
 
-async fn run() {
-    let (changes, shards) = (number("CHANGES", 60_000), number("SHARDS", 16));
-    let latency = Duration::from_millis(number("LATENCY", 10));
-    println!(
-        "{changes} changes for each workload, {shards} shards of 1,000 records and 1 MiB a second, {} ms a request\n",
-        latency.as_millis()
-    );
-    println!(
-        "{:8} {:4} {:>8} {:>11} {:>9} {:>7} {:>9} {:>9} {:>6}",
-        "workload", "", "seconds", "changes/s", "of limit", "peeks", "sent/need", "refused", "done"
-    );
-    let postgres = Postgres::start(PostgresSettings {
-        conf: "max_wal_size = '16GB'\n".to_owned(),
-        ..PostgresSettings::default()
-    })
-    .await;
-    let ssm = Ssm::shared().await;
-    create_tables(&postgres).await;
-    let chosen = std::env::var("WORKLOADS").unwrap_or_default();
-    let is_chosen = |name: &str| chosen.is_empty() || chosen.split(',').any(|it| it == name);
-    for workload in WORKLOADS.into_iter().filter(|(name, ..)| is_chosen(name)) {
-        for aggregation in ["none", "kpl"] {
-            let settings = FakeKinesisSettings {
-                shards: usize::try_from(shards).unwrap_or(16),
-                throughput: true,
-                latency,
-                ..FakeKinesisSettings::default()
-            };
-            let drained = drain(&postgres, ssm, workload, changes, aggregation, settings).await;
-            drained.print(workload.0, aggregation, shards);
+const WORKLOADS: [Workload; 4] = [
+    Workload {
+        name: "keyed",
+        script: "\\set id random(1, 1000000)\nupdate limited_keyed set n = n + 1 where id = :id;\n",
+        changes: 1,
+    },
+    Workload {
+        name: "keyless",
+        script: "insert into limited_keyless values (1, repeat('x', 40));\n",
+        changes: 1,
+    },
+    Workload {
+        name: "mixed",
+        script: "\\set id random(1, 1000000)\nbegin;\nupdate limited_keyed set n = n + 1 where id = :id;\n\
+                 insert into limited_keyless values (:id, repeat('x', 40));\ncommit;\n",
+        changes: 2,
+    },
+    Workload {
+        name: "hot",
+        script: "\\set id random_zipfian(1, 100000, 1.05)\nupdate limited_keyed set n = n + 1 where id = :id;\n",
+        changes: 1,
+    },
+];
+
+/// The stream, and the size of a backlog.
+struct Conditions {
+    changes: u64,
+    shards: u64,
+    latency: Duration,
+}
+
+impl Conditions {
+    fn stream(&self) -> FakeKinesisSettings {
+        FakeKinesisSettings {
+            shards: usize::try_from(self.shards).unwrap_or(16),
+            throughput: true,
+            latency: self.latency,
+            ..FakeKinesisSettings::default()
         }
     }
-    println!("\nThe fake Kinesis is in this process, on the same cores.");
+}
+
+/// Drains each workload `rounds` times, without and with aggregation. Returns the report.
+pub(super) async fn run(postgres: &Postgres, ssm: &Ssm, rounds: u64) -> Value {
+    let conditions = Conditions {
+        changes: number("CHANGES", 160_000),
+        shards: number("SHARDS", 16),
+        latency: Duration::from_millis(number("LATENCY", 10)),
+    };
+    println!(
+        "\na stream with limits: {} changes for each workload, {} shards of 1,000 records and 1 MiB a second, {} ms \
+         a request",
+        conditions.changes,
+        conditions.shards,
+        conditions.latency.as_millis()
+    );
+    println!(
+        "{:16} {:>8} {:>12} {:>9} {:>8} {:>7} {:>5} {:>10} {:>6} {:>9} {:>8} {:>5}",
+        "",
+        "seconds",
+        "spread",
+        "changes/s",
+        "of limit",
+        "CPU µs",
+        "MiB",
+        "put units",
+        "peeks",
+        "sent/need",
+        "refused",
+        "done"
+    );
+    create_tables(postgres).await;
+    let chosen = std::env::var("WORKLOADS").unwrap_or_default();
+    let is_chosen = |name: &str| chosen.is_empty() || chosen.split(',').any(|it| it == name);
+    let mut reports = Vec::new();
+    for workload in WORKLOADS.iter().filter(|it| is_chosen(it.name)) {
+        let rounds = if workload.name == "hot" { 1 } else { rounds };
+        let mut drains: [Vec<LimitedDrain>; 2] = Default::default();
+        for _ in 0..rounds {
+            for (aggregation, drains) in ["none", "kpl"].into_iter().zip(&mut drains) {
+                drains.push(drain(postgres, ssm, workload, aggregation, &conditions).await);
+            }
+        }
+        for (aggregation, drains) in ["none", "kpl"].into_iter().zip(&drains) {
+            let name = format!("{}, {aggregation}", workload.name);
+            reports.push(print(&name, drains, &conditions));
+        }
+        if workload.name == "mixed" && is_debezium_installed() {
+            let drained = debezium_drain(postgres, workload, &conditions).await;
+            reports.push(print("mixed, Debezium", &[drained], &conditions));
+        }
+    }
+    json!(reports)
 }
 
 async fn create_tables(postgres: &Postgres) {
-    postgres.create_database(DATABASE).await;
     let admin = postgres.admin(DATABASE).await;
     for sql in [
-        "create table keyed as select id, 0 as n, repeat('x', 84) as filler from generate_series(1, 1000000) id",
-        "alter table keyed add primary key (id)",
-        "create table keyless (n int, what text)",
-        "vacuum analyze keyed",
-        "create publication spillway for all tables",
+        "create table limited_keyed as
+           select id, 0 as n, repeat('x', 84) as filler from generate_series(1, 1000000) id",
+        "alter table limited_keyed add primary key (id)",
+        "create table limited_keyless (n int, what text)",
+        "vacuum analyze limited_keyed",
     ] {
-        let executed = admin.batch_execute(sql).await;
-        executed.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        execute(&admin, sql).await;
     }
 }
 
-/// Result of a drain.
-struct DrainOutcome {
+/// A drain of a backlog.
+struct LimitedDrain {
     took: Duration,
-    /// Changes in the stream, each counted once for each time it was sent.
-    sent: u64,
+    /// Changes of the backlog that arrived.
     changes: u64,
-    /// Bytes of all stored records.
-    bytes: u64,
+    /// Changes that were sent, each counted once for each time.
+    sent: u64,
+    /// Load of the records, in seconds of the whole stream at its limit: of records or of bytes.
+    least_seconds: f64,
+    /// Share of the records that were refused.
+    refused: f64,
+    put_units: u64,
+    cpu: Duration,
+    memory: u64,
     peeks: u64,
-    counts: Counts,
     is_done: bool,
 }
 
-impl DrainOutcome {
-    fn print(&self, workload: &str, aggregation: &str, shards: u64) {
-        let seconds = self.took.as_secs_f64();
-        // The limit that is nearer: records or bytes.
-        let by_records = self.counts.put as f64 / (1_000 * shards) as f64;
-        let by_bytes = self.bytes as f64 / ((1 << 20) * shards) as f64;
-        let refused = self.counts.tried - self.counts.put;
-        println!(
-            "{workload:8} {aggregation:4} {seconds:8.1} {:11.0} {:8.0}% {:7} {:9.3} {:8.1}% {:>6}",
-            self.changes as f64 / seconds,
-            by_records.max(by_bytes) / seconds * 100.0,
-            self.peeks,
-            self.sent as f64 / self.changes.max(1) as f64,
-            refused as f64 / self.counts.tried.max(1) as f64 * 100.0,
-            if self.is_done { "yes" } else { "no" },
-        );
-    }
+/// Writes the backlog of a workload for a slot.
+async fn write_backlog(postgres: &Postgres, slot: &str, workload: &Workload, changes: u64) {
+    let admin = postgres.admin(DATABASE).await;
+    let sql = format!("select pg_create_logical_replication_slot('{slot}', 'pgoutput')");
+    execute(&admin, &sql).await;
+    Pgbench::run_script(postgres, DATABASE, workload.script, changes / workload.changes).await;
 }
 
 /// Writes the backlog of a workload, and drains it.
 async fn drain(
     postgres: &Postgres,
     ssm: &Ssm,
-    (name, script, each): (&str, &str, u64),
-    changes: u64,
+    workload: &Workload,
     aggregation: &str,
-    settings: FakeKinesisSettings,
-) -> DrainOutcome {
-    let slot = format!("{name}_{aggregation}");
-    let admin = postgres.admin(DATABASE).await;
-    let sql = format!("select pg_create_logical_replication_slot('{slot}', 'pgoutput')");
-    admin.batch_execute(&sql).await.expect("a slot can be created");
-    Pgbench::run_script(postgres, DATABASE, script, changes / each).await;
-    let kinesis = FakeKinesis::open(&slot, settings).await;
-    let environment = [
-        ("SLOT_NAME", slot.as_str()),
-        ("STREAM_NAME", &slot),
-        ("AGGREGATION", aggregation),
-        ("AWS_ENDPOINT_URL_KINESIS", kinesis.endpoint()),
-        ("AWS_ENDPOINT_URL_SSM", ssm.endpoint()),
-    ];
-    let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let function = Function::new(postgres.environment(DATABASE).into_iter().chain(environment));
+    conditions: &Conditions,
+) -> LimitedDrain {
+    let slot = scenarios::unique("limited");
+    write_backlog(postgres, &slot, workload, conditions.changes).await;
+    let kinesis = FakeKinesis::open(&slot, conditions.stream()).await;
+    let function = Function::new(environment(postgres, ssm, &kinesis, &slot, aggregation));
     let deadline = Duration::from_secs(number("DEADLINE", 60));
     let (mut peeks, mut sent, mut is_done, mut invocations) = (0, 0, false, 0);
     let began = Instant::now();
@@ -166,20 +192,99 @@ async fn drain(
         invocations += 1;
     }
     let took = began.elapsed();
-    let sql = format!("select pg_drop_replication_slot('{slot}')");
-    admin.batch_execute(&sql).await.expect("a slot can be dropped");
-    let (mut bytes, mut positions) = (0, std::collections::HashSet::new());
-    for arrival in &scenarios::consumer::Delivery::from_fake(&kinesis).arrivals {
-        positions.insert(arrival.position.clone());
-    }
-    kinesis.read(|_, key, data| bytes += (key.len() + data.len()) as u64);
-    DrainOutcome {
-        took,
+    let admin = postgres.admin(DATABASE).await;
+    execute(&admin, &format!("select pg_drop_replication_slot('{slot}')")).await;
+    let arrivals = Delivery::from_fake(&kinesis).arrivals;
+    let positions: HashSet<&str> = arrivals.iter().map(|arrival| arrival.position.as_str()).collect();
+    LimitedDrain {
         sent,
-        changes: positions.len() as u64,
-        bytes,
         peeks,
-        counts: kinesis.counts(),
         is_done,
+        cpu: function.cpu_time(),
+        memory: function.peak_memory_bytes(),
+        ..stored(&kinesis, took, positions.len() as u64, conditions)
     }
+}
+
+/// Lets Debezium Server read the backlog of a workload. Its start does not count.
+async fn debezium_drain(postgres: &Postgres, workload: &Workload, conditions: &Conditions) -> LimitedDrain {
+    let slot = scenarios::unique("limited");
+    write_backlog(postgres, &slot, workload, conditions.changes).await;
+    let kinesis = FakeKinesis::open(&slot, conditions.stream()).await;
+    let usage = debezium(postgres, &slot, conditions.changes, &kinesis).await;
+    let admin = postgres.admin(DATABASE).await;
+    super::backlog::wait_until_free(&admin, &slot).await;
+    execute(&admin, &format!("select pg_drop_replication_slot('{slot}')")).await;
+    LimitedDrain {
+        sent: usage.records,
+        is_done: true,
+        cpu: usage.own_cpu,
+        memory: usage.memory,
+        ..stored(&kinesis, usage.took, conditions.changes, conditions)
+    }
+}
+
+/// What the stream has after a drain.
+fn stored(kinesis: &FakeKinesis, took: Duration, changes: u64, conditions: &Conditions) -> LimitedDrain {
+    let mut bytes = 0;
+    kinesis.read(|_, key, data| bytes += (key.len() + data.len()) as u64);
+    let (counts, shards) = (kinesis.counts(), conditions.shards as f64);
+    let by_records = counts.put as f64 / (1_000.0 * shards);
+    let by_bytes = bytes as f64 / (f64::from(1 << 20) * shards);
+    LimitedDrain {
+        took,
+        changes,
+        sent: 0,
+        least_seconds: by_records.max(by_bytes),
+        refused: (counts.tried - counts.put) as f64 / counts.tried.max(1) as f64,
+        put_units: counts.put_units,
+        cpu: Duration::ZERO,
+        memory: 0,
+        peeks: 0,
+        is_done: false,
+    }
+}
+
+/// Prints the medians, and returns them with every round.
+fn print(name: &str, drains: &[LimitedDrain], conditions: &Conditions) -> Value {
+    let median = |value: &dyn Fn(&LimitedDrain) -> f64| {
+        let mut values: Vec<f64> = drains.iter().map(value).collect();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    let per_change = |value: f64, drain: &LimitedDrain| value / drain.changes.max(1) as f64;
+    let times: Vec<f64> = drains.iter().map(|drain| drain.took.as_secs_f64()).collect();
+    let least = times.iter().copied().fold(f64::MAX, f64::min);
+    let most = times.iter().copied().fold(0.0, f64::max);
+    let seconds = median(&|drain| drain.took.as_secs_f64());
+    let a_second = median(&|drain| drain.changes as f64 / drain.took.as_secs_f64());
+    let of_limit = median(&|drain| drain.least_seconds / drain.took.as_secs_f64());
+    let cpu = median(&|drain| per_change(drain.cpu.as_secs_f64() * 1e6, drain));
+    let memory = median(&|drain| drain.memory as f64) / f64::from(1 << 20);
+    let put_units = median(&|drain| per_change(drain.put_units as f64, drain));
+    let sent = median(&|drain| per_change(drain.sent as f64, drain));
+    let refused = median(&|drain| drain.refused);
+    let peeks = median(&|drain| drain.peeks as f64);
+    let is_done = drains.iter().all(|drain| drain.is_done);
+    println!(
+        "{name:16} {seconds:8.1} {:>12} {a_second:9.0} {:7.0}% {cpu:7.2} {memory:5.0} {put_units:10.4} {peeks:6.0} \
+         {sent:9.3} {:7.1}% {:>5}",
+        format!("{least:.1}-{most:.1}"),
+        of_limit * 100.0,
+        refused * 100.0,
+        if is_done { "yes" } else { "no" },
+    );
+    json!({
+        "name": name,
+        "changes": conditions.changes,
+        "seconds": times,
+        "changes_per_second": a_second,
+        "share_of_the_limit": of_limit,
+        "cpu_microseconds_per_change": cpu,
+        "peak_memory_mib": memory,
+        "put_units_per_change": put_units,
+        "sent_per_change": sent,
+        "refused": refused,
+        "is_done": is_done,
+    })
 }
