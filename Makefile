@@ -35,7 +35,7 @@ help: ## list the targets
 
 # Always the whole workspace. For one package alone, cargo chooses other features of shared crates, and builds
 # them again.
-demo: tools-rust tools-demo ## drain a PostgreSQL into a local Kinesis, and compare (PLUGIN, SCENARIO=consolidate, CHANGES)
+demo: tools-rust tools-demo ## drain a PostgreSQL into a local Kinesis, and compare (PLUGIN, SCENARIO, CHANGES)
 	@echo "building the function and the demo"
 	@cargo build --locked --workspace --bins
 	@PLUGIN=$(PLUGIN) SCENARIO=$(SCENARIO) target/debug/play demo

@@ -151,9 +151,9 @@ async fn two_failovers_under_load_lose_nothing() {
     }
 }
 
-/// Reports of ticks until the slot is empty, and no log waits for the standby.
+/// Reports of ticks until the slot is empty and the standby has all of the log.
 ///
-/// On a busy machine the standby may acknowledge late, and a tick then leaves the log to the next.
+/// A tick sends no log that the standby lacks, and on a busy machine the standby may be late.
 async fn drain(fixture: &Fixture) -> Vec<Value> {
     let (began, mut reports) = (Instant::now(), Vec::new());
     loop {

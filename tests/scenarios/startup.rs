@@ -374,7 +374,7 @@ async fn a_slot_without_log_is_lost(version: u32) {
     assert_slot_lost(Some(version)).await;
 }
 
-/// A server that shuts down refuses a session, too, and that passes. A missing privilege does not.
+/// The error is not transient: no later tick can connect until the privilege is granted.
 async fn a_role_that_may_not_connect_is_a_definite_error() {
     let fixture = fixture_with_backlog().await;
     let database = &fixture.database;

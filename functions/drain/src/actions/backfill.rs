@@ -19,8 +19,8 @@ use crate::postgres::{chunk_reader, server};
 
 /// Runs a command about the backfill.
 ///
-/// It waits for a running drain, and the next ticks execute the command. With `wait`, `start` and `resume`
-/// drain at once, as a tick does.
+/// If a drain runs, the command waits for its end. The next ticks execute the command. With `wait`, the
+/// commands `start` and `resume` drain at once, as a tick does.
 ///
 /// # Errors
 /// The request cannot be met, there is no pending backfill or one too many, or an error stops the drain.

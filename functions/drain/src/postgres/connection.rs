@@ -308,7 +308,8 @@ impl Connector {
                 source,
             },
             SqlState::CANNOT_CONNECT_NOW => SlotError::Starting { host, source },
-            // A server that shuts down, or has too many connections, passes. A missing privilege does not.
+            // The next tick can connect after a restart, or when connections are free. A missing privilege
+            // stays.
             _ => SlotError::Failed {
                 host,
                 doing: "connecting",

@@ -4,8 +4,8 @@
 //! noisy. `TRANSACTIONS` (200,000) is the size of a backlog, and `ROWS` (500,000) that of the table. One
 //! transaction of `HUGE_ROWS` (2,000,000) rows is read once.
 //!
-//! `PARTS=backlog,huge,backfill,idle,lambda,tip,limited` chooses parts. The results are also written to
-//! `target/bench/report.json`, which keeps the other parts of an earlier run.
+//! `PARTS=backlog,huge,backfill,idle,lambda,tip,limited` chooses parts. Their results replace those of
+//! an earlier run in `target/bench/report.json`.
 //!
 //! The sink counts the records of 16 shards, and keeps none. That of the part `limited` has the limits of
 //! Kinesis.

@@ -1,8 +1,9 @@
 //! Stale shard maps: records are stored in other shards than the map of their stream says.
 //!
-//! With aggregates, sending stops until ListShards returns another map for each of them. Without aggregates,
-//! it continues with the old map. Lanes change only while nothing is in flight, and an
-//! aggregate whose place is not known counts as in flight. So the lanes follow all stale maps at once.
+//! With aggregates, sending stops until ListShards returns another map for each stale one. Without
+//! aggregates, the old map still serves, and sending continues. Lanes change only while nothing is in flight.
+//! An aggregate whose shard is not known counts as in flight. So all lanes change together, once every map is
+//! known.
 
 use std::time::Instant;
 

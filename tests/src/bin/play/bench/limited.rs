@@ -5,9 +5,9 @@
 //! aggregation, from a stream of `SHARDS` (16) shards that answers after `LATENCY` (10) ms. An invocation has
 //! `DEADLINE` (60) seconds, and a drain has at most three. `WORKLOADS=keyed,hot` chooses some of them.
 //!
-//! The limit of a shard is 1,000 records and 1 MiB a second. A workload that spreads evenly can reach it. The
-//! hottest key of the Zipf workload cannot, and it has one round. So has Debezium Server, which reads the
-//! mixed workload.
+//! A shard accepts 1,000 records and 1 MiB a second. A workload that spreads evenly can reach this limit. The
+//! Zipf workload cannot, because of its hottest key. That workload has one round, and so has Debezium Server,
+//! which reads the mixed workload.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
