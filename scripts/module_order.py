@@ -1,8 +1,12 @@
 #!/usr/bin/env python3
-"""Check the order of modules: no module of the function imports one above it.
+"""Check the order of modules: no module of the function imports one above it, and there is no circle.
 
-ARCHITECTURE.md states the order in a fenced block marked `module-order`: one group a line, from top to bottom. A
-module may import the modules to its right in its own line, and every module of the lines below. A folder is one module.
+ARCHITECTURE.md states the order of the top-level modules in a fenced block marked `module-order`: one group a line,
+from top to bottom. A module may import the modules to its right in its own line, and every module of the lines below.
+
+Inside of a folder the order is not stated. There, two modules must not import each other, directly or by others. A
+module and the modules in its folder belong together, and may import each other.
+
 Unit tests (`tests.rs`, `mod tests`) are not checked.
 """
 
@@ -13,10 +17,14 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "functions" / "drain" / "src"
 
+USE = re.compile(r"^\s*(?:pub(?:\([^)]*\))?\s+)?use\s+([^;]+);", re.M)
 
-def stated_order() -> dict[str, tuple[int, int]]:
+# A module is the tuple of its path: ("decode", "pgoutput", "shortener").
+Module = tuple[str, ...]
+
+
+def stated_order(text: str) -> dict[str, tuple[int, int]]:
     """The place of each module: its line in the block, and its column in that line."""
-    text = (ROOT / "ARCHITECTURE.md").read_text()
     block = re.search(r"```module-order\n(.*?)```", text, re.S)
     if not block:
         sys.exit("ARCHITECTURE.md has no block ```module-order")
@@ -27,40 +35,106 @@ def stated_order() -> dict[str, tuple[int, int]]:
     return places
 
 
-def modules() -> dict[str, list[pathlib.Path]]:
-    """The source files of each top-level module."""
-    files = {}
-    for path in sorted(SOURCE.rglob("*.rs")):
-        parts = path.relative_to(SOURCE).parts
-        if path.name == "tests.rs" or "tests" in parts[:-1] or parts[0] == "lib.rs":
+def modules(source: pathlib.Path) -> dict[Module, str]:
+    """The text of each module, without comments and unit tests."""
+    texts = {}
+    for path in sorted(source.rglob("*.rs")):
+        parts = path.relative_to(source).with_suffix("").parts
+        module = parts[:-1] if parts[-1] == "mod" else parts
+        if "tests" in parts or module == ("lib",):
             continue
-        files.setdefault(parts[0].removesuffix(".rs"), []).append(path)
-    return files
+        texts[module] = re.sub(r"//.*", "", path.read_text().split("#[cfg(test)]\nmod tests {")[0])
+    return texts
 
 
-def imports(path: pathlib.Path) -> set[str]:
-    """Top-level modules that a file names by `crate::` (in the bootstrap, `drain::`)."""
-    text = re.sub(r"//.*", "", path.read_text().split("#[cfg(test)]\nmod tests {")[0])
-    crate = "drain" if path.name == "main.rs" else "crate"
-    named = set(re.findall(rf"\b{crate}::(\w+)", text))
-    for group in re.findall(rf"\b{crate}::\{{([^;]*?)\}};", text, re.S):
-        named |= set(re.findall(r"(?:^|,)\s*(\w+)", group))
-    return named
+def expanded(tree: str) -> list[str]:
+    """The paths of a `use` tree: `a::{b, c::{d, e}}` has `a::b`, `a::c::d` and `a::c::e`."""
+    head, brace, rest = tree.strip().partition("{")
+    if not brace:
+        return [head.split(" as ")[0].strip()]
+    branches, depth, start = [], 0, 0
+    inner = rest[: rest.rindex("}")] + ","
+    for place, character in enumerate(inner):
+        depth += {"{": 1, "}": -1}.get(character, 0)
+        if character == "," and depth == 0:
+            branches.append(inner[start:place])
+            start = place + 1
+    return [head + path for branch in branches if branch.strip() for path in expanded(branch)]
+
+
+def imports(module: Module, text: str, known: dict[Module, str]) -> set[Module]:
+    """The modules that a module names by `crate::`, `super::` or `self::`, or by the name of a child."""
+    paths = [path for tree in USE.findall(text) for path in expanded(tree)]
+    paths += re.findall(r"\b(?:crate|super|self|drain)(?:::\w+)+", text)
+    named = set()
+    for path in paths:
+        steps = [step.strip() for step in path.split("::")]
+        if steps[0] == "crate" or (steps[0] == "drain" and module == ("main",)):
+            base, steps = (), steps[1:]
+        elif steps[0] in ("super", "self") or (*module, steps[0]) in known:
+            base = module
+        else:
+            continue
+        while steps and steps[0] in ("super", "self"):
+            base = base[:-1] if steps[0] == "super" else base
+            steps = steps[1:]
+        target = (*base, *steps)
+        while target and target not in known:
+            target = target[:-1]
+        named.add(target)
+    return named - {(), module}
+
+
+def siblings(module: Module, other: Module) -> tuple[Module, Module] | None:
+    """The first ancestors of two modules that differ; `None` if one module is in the folder of the other."""
+    for depth, (one, two) in enumerate(zip(module, other), 1):
+        if one != two:
+            return module[:depth], other[:depth]
+    return None
+
+
+def circles(edges: dict[Module, set[Module]]) -> list[list[Module]]:
+    """A circle for each import that is part of one: the module, what it imports, and the way back."""
+    found = []
+    for start, targets in sorted(edges.items()):
+        for first in sorted(targets):
+            ways, seen = [[start, first]], {first}
+            while ways:
+                way = ways.pop(0)
+                if way[-1] == start:
+                    found.append(way)
+                    break
+                following = sorted(edges.get(way[-1], set()) - seen)
+                seen |= set(following)
+                ways += [[*way, module] for module in following]
+    return found
+
+
+def problems(order: dict[str, tuple[int, int]], texts: dict[Module, str]) -> list[str]:
+    """A sentence for each import against the order, for each circle, and for each module without a place."""
+    top = {module[0] for module in texts}
+    wrong = [f"{module} has no place in ARCHITECTURE.md" for module in sorted(top - set(order))]
+    wrong += [f"ARCHITECTURE.md names {module}, which does not exist" for module in order if module not in top]
+    nested = {}
+    for module, text in texts.items():
+        pairs = {siblings(module, other) for other in imports(module, text, texts)} - {None}
+        for one, two in sorted(pairs):
+            if len(one) > 1:
+                nested.setdefault(one, set()).add(two)
+            elif one[0] in order and two[0] in order and order[two[0]] <= order[one[0]]:
+                wrong.append(f"{'/'.join(module)}: {one[0]} imports {two[0]}, which is above it")
+    for circle in circles(nested):
+        wrong.append("a circle: " + " imports ".join("::".join(module) for module in circle))
+    return wrong
 
 
 def main() -> int:
-    order, files = stated_order(), modules()
-    wrong = [f"{module} has no place in ARCHITECTURE.md" for module in files if module not in order]
-    wrong += [f"ARCHITECTURE.md names {module}, which does not exist" for module in order if module not in files]
-    for module, paths in files.items():
-        for path in paths:
-            for other in sorted(imports(path) & set(files) - {module}):
-                if module in order and other in order and order[other] <= order[module]:
-                    wrong.append(f"{path.relative_to(ROOT)}: {module} imports {other}, which is above it")
+    texts = modules(SOURCE)
+    wrong = problems(stated_order((ROOT / "ARCHITECTURE.md").read_text()), texts)
     for sentence in wrong:
         print(sentence, file=sys.stderr)
     if not wrong:
-        print(f"the order of {len(files)} modules holds")
+        print(f"the order of {len(texts)} modules holds, and no folder has a circle")
     return 1 if wrong else 0
 
 

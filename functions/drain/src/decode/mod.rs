@@ -7,13 +7,15 @@
 #![warn(clippy::indexing_slicing, clippy::string_slice)]
 
 mod pgoutput;
+mod short_row;
 mod shortener;
 mod test_decoding;
 #[cfg(test)]
 mod tests;
 mod wal2json;
 
-pub use shortener::{KeptBytes, RowShortener};
+pub use short_row::KeptBytes;
+pub use shortener::RowShortener;
 
 use crate::catalog::Catalog;
 use crate::change::{Change, Datum, Item, Relation, Tuple};
@@ -67,7 +69,7 @@ impl Decoder {
         data.starts_with(self.plugin().commit_mark())
     }
 
-    /// Keeps the memory of a change that was encoded for the next row.
+    /// Reuses the memory of an encoded change for the next row.
     pub fn recycle(&mut self, change: Change<'_>) {
         if let Decoder::Pgoutput(decoder) = self
             && let Change::Insert { new, .. } | Change::Update { new, .. } = change
@@ -84,10 +86,10 @@ impl Decoder {
         }
     }
 
-    /// The tables whose catalog information this row needs; none for a row that cannot be decoded.
+    /// Tables whose catalog information this row needs.
     ///
-    /// The first bytes decide: the values are not decoded. pgoutput needs it for the description of a table
-    /// only.
+    /// Empty for a row that cannot be decoded. The first bytes decide: the values are not decoded. pgoutput
+    /// needs this information only for the description of a table.
     pub fn tables(&self, data: &[u8]) -> Vec<TableName> {
         match self {
             Decoder::Pgoutput(_) => pgoutput::described_table(data)
@@ -99,10 +101,11 @@ impl Decoder {
         }
     }
 
-    /// The OID of the table that this row describes; `None` for another row, and without pgoutput.
+    /// OID of the table that this row describes.
     ///
-    /// The table may have another name now. The server may also send a name that is out of date: that of a
-    /// partitioned table that was renamed.
+    /// `None` for a row that describes no table, and for plugins other than pgoutput. The table may have
+    /// another name now. The server may also send a name that is out of date: that of a partitioned table
+    /// that was renamed.
     pub fn table_oid(&self, data: &[u8]) -> Option<u32> {
         match self {
             Decoder::Pgoutput(_) => pgoutput::described_table(data).map(|(oid, _)| oid),
@@ -136,10 +139,11 @@ impl Decoder {
     }
 }
 
-/// The old row of an update; `None` if it only repeats the key of the new row.
+/// Merges the old row of an update into the new row.
 ///
-/// Replaces the unchanged values of the new row by those of the old row. PostgreSQL sends an old row that
-/// repeats the key if the key holds a large value. wal2json sends one with every update.
+/// Replaces the unchanged values of the new row by those of the old row. Returns the old row, or `None` if it
+/// only repeats the key of the new row. PostgreSQL sends such an old row if the key holds a large value.
+/// wal2json sends one with every update.
 fn merge_old_row<'a>(relation: &Relation, old: Tuple<'a>, new: &mut Tuple<'a>) -> Option<Tuple<'a>> {
     let mut is_informative = false;
     for ((column, new), old) in relation.columns.iter().zip(new).zip(&old) {

@@ -24,9 +24,9 @@ use shortener::{OVERSIZE, WITHOUT_CONTENT, WITHOUT_PREFIX};
 #[derive(Debug, Default)]
 pub struct PgoutputDecoder {
     tables: RelationTables,
-    /// Schemas and names of the types that are not built in, by their OIDs.
+    /// Schema and name of each type that is not built in.
     ///
-    /// A domain has the names of its base type.
+    /// The keys are the OIDs of the types. A domain has the names of its base type.
     types: HashMap<u32, (String, String)>,
     /// An empty tuple with the memory of a former one.
     spare: Tuple<'static>,
@@ -129,9 +129,10 @@ impl PgoutputDecoder {
         Ok(Change::Truncate { relations })
     }
 
-    /// Reads the OID of a row's table, and returns it with the table that the server described.
+    /// Table of a row, with its OID.
     ///
-    /// The descriptions before the row determine which partition wrote it.
+    /// Reads the OID from the row, and returns it with the table that the server described. The descriptions
+    /// before the row determine which partition wrote it.
     fn row_table(&mut self, reader: &mut ByteReader<'_>) -> Result<(u32, Arc<Relation>), DecodeError> {
         let start = *reader;
         let oid = reader.u32()?;
@@ -139,7 +140,9 @@ impl PgoutputDecoder {
         self.relation(oid, &start).map(|relation| (oid, relation))
     }
 
-    /// The table that the server described with the OID at the reader's place.
+    /// Table that the server described with this OID.
+    ///
+    /// `reader` is at the OID in the message. The error reports this place.
     fn relation(&self, oid: u32, reader: &ByteReader<'_>) -> Result<Arc<Relation>, DecodeError> {
         let relation = self.tables.relation(oid);
         relation.ok_or_else(|| reader.expected("a table that the server described"))
@@ -212,7 +215,9 @@ impl PgoutputDecoder {
     }
 }
 
-/// An empty tuple for values of another lifetime, with the memory of this one.
+/// Empty tuple that reuses the memory of this one.
+///
+/// Its values may have another lifetime.
 fn emptied<'a>(mut tuple: Tuple<'_>) -> Tuple<'a> {
     tuple.clear();
     // The standard library collects an iterator over a vector in the memory of that vector.
@@ -224,7 +229,9 @@ pub(super) fn is_description(data: &[u8]) -> bool {
     data.first() == Some(&b'R')
 }
 
-/// OID and name of the table that a message describes; `None` for another message.
+/// OID and name of the table that a message describes.
+///
+/// `None` for a message that describes no table.
 pub(super) fn described_table(data: &[u8]) -> Option<(u32, TableName)> {
     let mut reader = ByteReader { data, at: 0 };
     if reader.u8() != Ok(b'R') {
@@ -347,7 +354,9 @@ impl<'a> ByteReader<'a> {
         self.array().map(u64::from_be_bytes)
     }
 
-    /// A time in µs since 1970-01-01 UTC; the message counts from PostgreSQL's epoch.
+    /// Time in µs since 1970-01-01 UTC.
+    ///
+    /// The message counts the µs from PostgreSQL's epoch instead.
     fn time(&mut self) -> Result<i64, DecodeError> {
         self.array()
             .map(i64::from_be_bytes)

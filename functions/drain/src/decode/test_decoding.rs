@@ -216,7 +216,9 @@ impl<'a> TextReader<'a> {
         Err(self.expected("a prefix, and content of the given size"))
     }
 
-    /// The text before a closing quote, after the opening quote; a doubled quote is one quote of the text.
+    /// Text up to the closing quote.
+    ///
+    /// The reader is behind the opening quote. A doubled quote is one quote of the text.
     fn quoted(&mut self, quote: u8) -> Result<Cow<'a, str>, DecodeError> {
         let mut text = Cow::Borrowed("");
         loop {
@@ -268,7 +270,9 @@ impl<'a> TextReader<'a> {
         Ok(TableName::new(schema, self.identifier(b":,")?))
     }
 
-    /// A type in brackets; its name may contain brackets (`integer[]`) and quoted identifiers.
+    /// Name of a type in brackets.
+    ///
+    /// The name may contain brackets, as in `integer[]`, and quoted identifiers.
     fn type_name(&mut self) -> Result<&'a str, DecodeError> {
         let rest = self.rest();
         if !rest.starts_with(b"[") {

@@ -1,6 +1,7 @@
-//! Tests of all three decoders on the rows that one server wrote for the same statements.
+//! Tests of all three decoders on rows of the same statements.
 //!
-//! Each decoder yields the same events in each envelope. No row makes a decoder panic.
+//! One server wrote the rows of all plugins. Each decoder yields the same events in each envelope. No row
+//! makes a decoder panic.
 //!
 //! `tests/captured.txt` holds the rows. PostgreSQL 15.18 and wal2json 2.5 wrote them, with the options of
 //! `plugin.rs` and the session settings of `postgres/connection.rs`. The file starts with the catalog. Then
@@ -135,7 +136,9 @@ fn events(envelope: &Envelope, progress: &mut Progress, lsn: Lsn, item: &Item<'_
     }
 }
 
-/// The events that an envelope writes for one plugin's rows of a statement, as text.
+/// Texts of a statement's events, from the rows of one plugin.
+///
+/// An envelope with the form `form` writes the events.
 fn event_texts(
     plugin: Plugin,
     catalog: &Catalog,
@@ -176,7 +179,9 @@ impl CapturedStatement {
     }
 }
 
-/// Whether the plugin sends less for this statement than the others, so that its events differ.
+/// Whether the plugin sends less for this statement than the others.
+///
+/// Its events then differ from theirs.
 fn sends_less(plugin: Plugin, statement: &str) -> bool {
     let parts: &[&str] = match plugin {
         // pgoutput does not send generated columns.
@@ -190,7 +195,9 @@ fn sends_less(plugin: Plugin, statement: &str) -> bool {
     parts.iter().any(|part| statement.contains(part))
 }
 
-/// A row of wal2json without the OIDs of types, which the events do not have.
+/// Row of wal2json without the OIDs of types.
+///
+/// The events do not have these OIDs.
 fn without_type_oids(row: &str) -> String {
     let mut parts = row.split(r#","typeoid":"#);
     let first = parts.next().unwrap_or_default().to_owned();

@@ -60,7 +60,7 @@ struct JsonRow<'a> {
     content_omitted: bool,
 }
 
-/// Column of a row, of its old row or of its primary key.
+/// Column of a row, an old row or a primary key.
 #[derive(Deserialize)]
 struct JsonColumn<'a> {
     #[serde(borrow)]
@@ -182,7 +182,7 @@ pub(super) fn table(data: &[u8]) -> Option<TableName> {
     Some(TableName::new(schema, name))
 }
 
-/// The JSON string at the start of a text, and the rest of the text.
+/// JSON string at the start of a text, and the rest.
 fn string(data: &[u8]) -> Option<(Cow<'_, str>, &[u8])> {
     let mut strings = serde_json::Deserializer::from_slice(data).into_iter::<Cow<'_, str>>();
     let string = strings.next()?.ok()?;
@@ -247,10 +247,10 @@ impl<'a> JsonRow<'a> {
     }
 }
 
-/// Values in the order of the relation, with `missing` for each column that the row lacks.
+/// Values in the order of the relation.
 ///
-/// `columns` must be in the order of the relation. Returns `None` if a value is not text, or if a column is
-/// not in the relation.
+/// A column that the row lacks has the value `missing`. `columns` must be in the order of the relation.
+/// Returns `None` if a value is not text, or if a column is not in the relation.
 fn tuple<'a>(relation: &Relation, columns: &[JsonColumn<'a>], missing: &Datum<'static>) -> Option<Tuple<'a>> {
     let mut sent = columns.iter().peekable();
     let datum = |column: &Column| match sent.next_if(|it| it.name == column.name) {
@@ -265,7 +265,9 @@ fn tuple<'a>(relation: &Relation, columns: &[JsonColumn<'a>], missing: &Datum<'s
     sent.next().is_none().then_some(tuple)
 }
 
-/// The value of a column; `None` for a JSON string that is not text, such as half of a surrogate pair.
+/// Value of a column.
+///
+/// `None` for a JSON string that is not text, such as half of a surrogate pair.
 fn datum<'a>(kind: &Type, value: Option<&'a RawValue>) -> Option<Datum<'a>> {
     let Some(raw) = value.map(RawValue::get) else {
         return Some(Datum::Null);

@@ -7,6 +7,7 @@
 
 mod columns;
 mod decimal;
+mod flat_names;
 mod interval;
 mod schema;
 mod schema_cache;
@@ -27,15 +28,13 @@ use std::sync::Arc;
 use super::progress::EventPlace;
 use super::snapshot::SnapshotPlace;
 use super::value::{
-    write_base64, write_integer, write_message_content, write_message_prefix, write_names, write_string,
+    UNAVAILABLE_VALUE, write_base64, write_integer, write_message_content, write_message_prefix, write_names,
+    write_string,
 };
 use super::{EventHead, RowEvent, RowOperation};
 use crate::change::{Column, Datum, Message, Relation, Tuple};
 use crate::position::Position;
 use columns::{UnfitValue, write_texts};
-
-/// Value of a large column that an update did not change (Debezium's `unavailable.value.placeholder`).
-pub(super) const UNAVAILABLE_VALUE: &str = "__debezium_unavailable_value";
 
 /// Debezium form for the events of one database.
 #[derive(Debug, Clone)]
@@ -46,7 +45,9 @@ pub struct Debezium {
     pub database: String,
     /// Forms of decimals and times.
     pub modes: DebeziumModes,
-    /// Whether a record without data follows each delete, with the same key (`tombstones.on.delete`).
+    /// Whether a tombstone follows each delete (`tombstones.on.delete`).
+    ///
+    /// A tombstone is a record without data that has the key of the delete.
     pub tombstones: bool,
     /// Whether an event carries its order in its transaction (`provide.transaction.metadata`).
     pub transaction_metadata: bool,
@@ -160,7 +161,9 @@ impl Debezium {
         }
     }
 
-    /// Appends the schema of a table's rows, from the cache where it has it.
+    /// Appends the schema of a table's rows.
+    ///
+    /// Uses the text of the cache if the cache has it.
     fn write_schema(
         &self,
         schemas: &SchemaCache,
@@ -221,7 +224,9 @@ impl Debezium {
         out.push(b'}');
     }
 
-    /// Appends the event's order in its transaction; `null` for a row of a backfill.
+    /// Appends the event's order in its transaction.
+    ///
+    /// Appends `null` for a row of a backfill, and without `transaction_metadata`.
     fn write_transaction(&self, out: &mut Vec<u8>, head: &EventHead) {
         if !self.transaction_metadata || head.snapshot.is_some() {
             out.extend_from_slice(b"null");
@@ -232,7 +237,9 @@ impl Debezium {
         out.push(b'}');
     }
 
-    /// Appends an image as a JSON object of its known columns; `null` without an image.
+    /// Appends an image as a JSON object of its known columns.
+    ///
+    /// Appends `null` if there is no image.
     fn write_image<'r>(
         &self,
         out: &mut Vec<u8>,

@@ -1,7 +1,8 @@
-//! Table definitions that the DMS envelope announced, by the position of the change that they preceded.
+//! Table definitions that the DMS envelope announced, by position.
 //!
-//! They are kept for the lifetime of the Lambda sandbox. A table is announced once, and again after a change
-//! of its definition. A change that is sent again is preceded by the same definition again.
+//! The position is that of the change after the announcement. The definitions are kept for the lifetime of
+//! the Lambda sandbox. A table is announced once, and again after a change of its definition. A change that
+//! is sent again is preceded by the same definition again.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
@@ -99,7 +100,9 @@ mod tests {
         }
     }
 
-    /// Announcements of changes at positions 1, 2 and so on, with these columns of the table.
+    /// Announcements of changes with these columns of the table.
+    ///
+    /// The changes have the positions 1, 2 and so on.
     fn announce_all(definitions: &Definitions, changes: &[&[&str]]) -> Vec<Option<TableOperation>> {
         (1..)
             .zip(changes)

@@ -25,10 +25,10 @@ use std::io::Write as _;
 
 use postgres_types::Type as BuiltIn;
 
-use super::debezium::UNAVAILABLE_VALUE;
 use super::definitions::{Definitions, TableOperation};
 use super::key::PartitionBy;
 use super::snapshot::SnapshotPlace;
+use super::value::UNAVAILABLE_VALUE;
 use super::value::{
     hex_digits, parse_bool, split_timestamp, split_timestamptz, write_ascii, write_message, write_names,
     write_number, write_string,
@@ -87,12 +87,12 @@ impl Dms {
         out.extend_from_slice(END);
     }
 
-    /// Control record that announces the table before a row, and whether the definition has changed.
+    /// Control record that announces the table before a row.
     ///
-    /// `None` if no announcement is due. The first definition is a `create-table`, even if the table is old:
-    /// DMS starts with it, too, and consumers learn the key from it. A changed definition is a
-    /// `change-columns`, which DMS lists among its operations on tables. That it holds the whole definition
-    /// is Spillway's decision.
+    /// The flag is true if the definition has changed. `None` if no announcement is due. The first definition
+    /// is a `create-table`, even if the table is old: DMS starts with it, too, and consumers learn the key
+    /// from it. A changed definition is a `change-columns`, which DMS lists among its operations on tables.
+    /// Spillway decided that this record holds the whole definition.
     pub(super) fn encode_definition(
         &self,
         row: &RowEvent<'_>,
@@ -216,7 +216,7 @@ fn write_metadata(out: &mut Vec<u8>, head: &EventHead, kind: &RecordKind, relati
     );
 }
 
-/// Both halves of an LSN with eight hexadecimal digits each, as DMS writes them.
+/// LSN in two halves of eight hexadecimal digits, as in DMS.
 fn format_lsn(lsn: Lsn) -> String {
     format!("{:08X}/{:08X}", lsn.0 >> 32, lsn.0 & 0xFFFF_FFFF)
 }
@@ -234,7 +234,9 @@ fn write_before_image(out: &mut Vec<u8>, row: &RowEvent<'_>) {
     write_image(out, row, row.old, |column| column.key || !is_keyed);
 }
 
-/// Appends the columns of an image that are included and not null, as a JSON object.
+/// Appends an image as a JSON object.
+///
+/// The object has the columns that are included and not null.
 fn write_image(
     out: &mut Vec<u8>,
     row: &RowEvent<'_>,

@@ -157,9 +157,10 @@ impl<'a> EventEncoder<'a> {
         EventHead::new(self.progress.transaction, place, self.now)
     }
 
-    /// Appends a row's event, its table definition before it and its tombstone behind it.
+    /// Appends a row's event, with its table definition and tombstone.
     ///
-    /// Returns 1 if the event lost columns, otherwise 0.
+    /// A definition precedes the event, and a tombstone follows it. Returns 1 if the event lost columns,
+    /// otherwise 0.
     fn push_row(&mut self, row: &RowEvent<'_>) -> u64 {
         let Envelope {
             form, partition_by, ..
@@ -210,7 +211,9 @@ impl<'a> EventEncoder<'a> {
         is_chosen && is_insert && row.is_insert_only() && !row.is_partitioned()
     }
 
-    /// Appends the definition of a row's table, if the form announces one before this row.
+    /// Appends the table definition that precedes a row, if any.
+    ///
+    /// The form of the envelope decides whether it announces a definition before this row.
     fn push_definition(&mut self, row: &RowEvent<'_>, row_key: &str) {
         let partition_by = self.envelope.partition_by;
         let EnvelopeForm::Dms(form) = &self.envelope.form else {

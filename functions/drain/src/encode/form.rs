@@ -48,7 +48,9 @@ impl EnvelopeForm {
         }
     }
 
-    /// Appends the text of a row's key, as the form writes it into a partition key.
+    /// Appends the text of a row's key for a partition key.
+    ///
+    /// The form decides how the key is written.
     pub(super) fn write_key(&self, out: &mut Vec<u8>, relation: &Relation, tuple: &Tuple<'_>) {
         match self {
             EnvelopeForm::Debezium(_) | EnvelopeForm::Wal2json(_) => {
@@ -69,7 +71,7 @@ impl EnvelopeForm {
         }
     }
 
-    /// The images whose columns outside the key the event of a row has.
+    /// Images whose columns outside the key are in the event.
     ///
     /// With DMS, the old row of an update has only its key, unless the table has none. The unwrapped form of
     /// Debezium has no old row of an update.

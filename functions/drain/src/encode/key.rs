@@ -21,9 +21,9 @@ pub enum PartitionBy {
 /// Partition key of a row that only inserts can write: see [`Relation::is_insert_only`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum KeylessRows {
-    /// The table and a suffix from the event's position, so that the rows use all shards.
+    /// The table and a suffix from the event's position.
     ///
-    /// No later change refers to such a row, so these rows need no order.
+    /// So the rows use all shards. No later change refers to such a row, so these rows need no order.
     #[default]
     Spread,
     /// The table.
@@ -84,9 +84,9 @@ impl PartitionBy {
     }
 }
 
-/// One of 65,536 partition keys of a table, the same each time for the same position.
+/// One of 65,536 partition keys of a table.
 ///
-/// It is written into `buffer`, which is empty.
+/// The same position always has the same key. The key is written into `buffer`, which is empty.
 ///
 /// So many keys fill the shards of a stream evenly: with 16 shards, the fullest gets about 3 % more than the
 /// others.
@@ -132,7 +132,9 @@ fn transaction_key(head: &EventHead) -> String {
     )
 }
 
-/// Replaces a key that is too long by 64 hexadecimal digits of its SHA-256, the same every time.
+/// Replaces a key that is too long by its SHA-256.
+///
+/// The hash has 64 hexadecimal digits. It is the same every time.
 fn shorten_key(key: String) -> String {
     // Characters are counted only where the bytes leave it open.
     if key.len() > MAX_KEY_CHARACTERS && key.chars().count() > MAX_KEY_CHARACTERS {

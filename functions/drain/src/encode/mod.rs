@@ -58,9 +58,9 @@ pub struct Event {
     pub relation: Option<Arc<Relation>>,
     /// Data of the record. Empty for a tombstone.
     pub data: Vec<u8>,
-    /// Bytes of values that the event must hold, and that were not kept because no record can hold them.
+    /// Bytes of the missing values that the event must hold.
     ///
-    /// An event with such values cannot be sent.
+    /// These values were not kept, because no record can hold them. An event with such values cannot be sent.
     pub missing_bytes: usize,
     /// Hash of the row's table and key, if [`Relation::rows_may_move`].
     ///
@@ -85,9 +85,13 @@ impl Event {
 /// Facts that all events of one transaction share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Transaction {
-    /// The transaction's id, 32 bits as in the log; 0 for a message outside any transaction.
+    /// Id of the transaction, 32 bits as in the log.
+    ///
+    /// 0 for a message outside any transaction.
     pub xid: u32,
-    /// Time of the commit, µs since 1970-01-01 UTC; `None` for a message outside any transaction.
+    /// Time of the commit in µs since 1970-01-01 UTC.
+    ///
+    /// `None` for a message outside any transaction.
     pub commit_time: Option<i64>,
 }
 
@@ -105,7 +109,9 @@ pub enum Oversize {
     /// The drain stops before the event's transaction.
     #[default]
     Fail,
-    /// The largest columns outside the key are omitted until the event fits, and the event names them.
+    /// The largest columns outside the key are omitted.
+    ///
+    /// The omission stops when the event fits. The event names the omitted columns.
     Omit,
 }
 
@@ -147,7 +153,9 @@ impl Envelope {
         )
     }
 
-    /// Progress at the beginning of a transaction whose commit record ends at `commit_end`.
+    /// Progress at the beginning of a transaction.
+    ///
+    /// `commit_end` is the end of the transaction's commit record.
     pub fn begin(&self, transaction: Transaction, commit_end: Lsn) -> Progress {
         Progress::new(transaction, commit_end, self.form.carries_table_counts())
     }
@@ -226,9 +234,10 @@ impl Envelope {
         self.message_event(&EventHead::new(Transaction::NONE, place, now), message)
     }
 
-    /// Encodes a logical message that belongs to no transaction, in at most `limit` bytes.
+    /// Encodes a logical message that belongs to no transaction.
     ///
-    /// Returns the event, and 1 if a part of the message was omitted for that, otherwise 0.
+    /// The event has at most `limit` bytes. Returns the event, and 1 if a part of the message was omitted for
+    /// that, otherwise 0.
     pub fn encode_message_within(
         &self,
         position: Position,
@@ -240,9 +249,10 @@ impl Envelope {
         self.message_event_within(&EventHead::new(Transaction::NONE, place, now), message, limit)
     }
 
-    /// Encodes a logical message of the open transaction as a barrier between the changes of all keys.
+    /// Encodes a logical message of the open transaction as a barrier.
     ///
-    /// `lsn` is the LSN of the message's row in the peek; `now` is in µs since 1970-01-01 UTC.
+    /// The event is a barrier between the changes of all keys. `lsn` is the LSN of the message's row in the
+    /// peek; `now` is in µs since 1970-01-01 UTC.
     pub fn encode_control_message(
         &self,
         progress: &mut Progress,

@@ -44,10 +44,10 @@ impl RowEvent<'_> {
 }
 
 impl Envelope {
-    /// Writes a row's event into `data`, in at most `limit` bytes where the policy and the columns allow
-    /// that.
+    /// Writes a row's event into `data`.
     ///
-    /// Returns the omitted columns. Columns whose values were not kept are always among these.
+    /// The event has at most `limit` bytes where the policy and the columns allow that. Returns the omitted
+    /// columns. Columns whose values were not kept are always among these.
     pub(super) fn write_row_within(
         &self,
         data: &mut Vec<u8>,
@@ -87,9 +87,10 @@ impl Envelope {
         omitted
     }
 
-    /// Bytes of the values that were not kept and that the event must hold.
+    /// Bytes of the missing values that the event must hold.
     ///
-    /// With the policy [`Oversize::Fail`] these are all such values, otherwise those of the key.
+    /// The missing values are those that were not kept. With the policy [`Oversize::Fail`] the event must
+    /// hold all of them, otherwise only those of the key.
     pub(super) fn missing_bytes(&self, row: &RowEvent<'_>) -> usize {
         let columns = row.relation.columns.iter().enumerate();
         columns
@@ -98,7 +99,9 @@ impl Envelope {
             .fold(0, usize::saturating_add)
     }
 
-    /// Bytes of a column's values that were not kept, in the images that the event has.
+    /// Bytes of a column's values that were not kept.
+    ///
+    /// Only the images that the event has count.
     fn column_missing_bytes(&self, row: &RowEvent<'_>, column: usize) -> usize {
         let images = self.form.written_images(row).into_iter().flatten();
         let missing = images.map(|tuple| match tuple.get(column) {

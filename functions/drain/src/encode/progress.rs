@@ -28,7 +28,9 @@ pub struct Progress {
 pub struct EventCounts {
     /// Events of all tables, and logical messages.
     pub events: u64,
-    /// Events of each table; empty if the events do not carry these counts.
+    /// Number of events of each table.
+    ///
+    /// Empty if the events do not carry these counts.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty", with = "by_schema")]
     pub tables: BTreeMap<TableName, u64>,
 }
@@ -38,11 +40,14 @@ pub struct EventCounts {
 pub(super) struct EventPlace {
     /// Position in the committed history.
     pub(super) position: Position,
-    /// Number of the event in its transaction, from 1; 0 outside any transaction.
-    pub(super) transaction_order: u64,
-    /// Number of the event among those of its table in the transaction, from 1.
+    /// Number of the event in its transaction, from 1.
     ///
-    /// 0 for a message, and if the events of each table are not counted.
+    /// 0 outside any transaction.
+    pub(super) transaction_order: u64,
+    /// Number of the event among those of its table, from 1.
+    ///
+    /// Only the events of the transaction count. 0 for a message, and if the events of each table are not
+    /// counted.
     pub(super) table_order: u64,
 }
 
@@ -92,9 +97,10 @@ impl EventPlace {
 }
 
 impl Progress {
-    /// Progress at the beginning of a transaction whose commit record ends at `commit_end`.
+    /// Progress at the beginning of a transaction.
     ///
-    /// `counts_tables` is whether the events of each table are counted.
+    /// `commit_end` is the end of the transaction's commit record. `counts_tables` is whether the events of
+    /// each table are counted.
     pub(super) fn new(transaction: Transaction, commit_end: Lsn, counts_tables: bool) -> Self {
         Progress {
             transaction,

@@ -40,7 +40,9 @@ pub(super) enum RowOperation {
 pub(super) struct EventHead {
     pub(super) transaction: Transaction,
     pub(super) place: EventPlace,
-    /// Place of a backfill's row among the rows of its table; `None` for a change.
+    /// Place of a backfill's row among the rows of its table.
+    ///
+    /// `None` for a change.
     pub(super) snapshot: Option<SnapshotPlace>,
     /// Time when the change was read, µs since 1970-01-01 UTC.
     ///
@@ -98,9 +100,10 @@ impl<'r> RowEvent<'r> {
             && (self.has_key() || is_insert && self.is_insert_only())
     }
 
-    /// Hash of the row's table and key, if its partition key may change; `None` without a key.
+    /// Hash of the row's table and key.
     ///
-    /// `write_key` writes the row's key.
+    /// `None` if the row's partition key cannot change, and for a row without a key. `write_key` writes the
+    /// row's key.
     pub(super) fn row_hash(&self, write_key: impl Fn(&mut Vec<u8>, &Relation, &Tuple<'_>)) -> Option<u64> {
         if !self.relation.rows_may_move || !self.has_key() {
             return None;
@@ -112,7 +115,9 @@ impl<'r> RowEvent<'r> {
         Some(hasher.finish())
     }
 
-    /// Whether each image that the event has contains the whole key; true without key columns.
+    /// Whether each image of the event contains the whole key.
+    ///
+    /// True without key columns.
     pub(super) fn has_whole_keys(&self) -> bool {
         let is_whole = |tuple: &Tuple<'_>| {
             let mut columns = self.relation.columns.iter().zip(tuple);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::change::{Relation, Tuple};
 
-/// Place of a row among the rows of its table that a backfill sends.
+/// Place of a row among the backfill rows of its table.
 ///
 /// The names are Debezium's for an incremental snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

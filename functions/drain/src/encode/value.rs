@@ -7,8 +7,12 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::debezium::UNAVAILABLE_VALUE;
 use crate::change::Message;
+
+/// Placeholder of a value that the event does not have.
+///
+/// It is the default of Debezium's `unavailable.value.placeholder`.
+pub(super) const UNAVAILABLE_VALUE: &str = "__debezium_unavailable_value";
 
 /// Appends `text` as a JSON string.
 pub(super) fn write_string(out: &mut Vec<u8>, text: &str) {
@@ -23,9 +27,10 @@ pub(super) fn write_string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
 }
 
-/// Whether a JSON string has a character of the text in another form.
+/// Whether the JSON string of a text needs escapes.
 ///
-/// Most names and values have none. The loop has no early exit, so that it is compiled to vector instructions.
+/// Most names and values need none. The loop has no early exit, so that it is compiled to vector
+/// instructions.
 fn needs_escapes(text: &str) -> bool {
     let is_escaped = |byte: u8| (byte < b' ') | (byte == b'"') | (byte == b'\\');
     text.bytes().fold(false, |found, byte| found | is_escaped(byte))
@@ -149,7 +154,9 @@ pub(super) fn is_date(text: &str) -> bool {
     )
 }
 
-/// Whether the text is a time of day, such as `12:34:56` or `12:34:56.789`.
+/// Whether the text is a time of day.
+///
+/// Examples are `12:34:56` and `12:34:56.789`.
 pub(super) fn is_time(text: &str) -> bool {
     text.len() >= 8 && text.bytes().all(|b| b.is_ascii_digit() || b == b':' || b == b'.')
 }
@@ -160,16 +167,17 @@ pub(super) fn split_timestamp(text: &str) -> Option<(&str, &str)> {
         .filter(|(date, time)| is_date(date) && is_time(time))
 }
 
-/// The date and the time, in UTC, of a timestamp with a zone.
+/// Date and time, in UTC, of a timestamp with a zone.
 ///
 /// The session's time zone is UTC, so the offset is always `+00`.
 pub(super) fn split_timestamptz(text: &str) -> Option<(&str, &str)> {
     text.strip_suffix("+00").and_then(split_timestamp)
 }
 
-/// The time in UTC of a time with a zone, such as `12:34:56.789+05:30`.
+/// Time in UTC of a time with a zone.
 ///
-/// The type has no date, so a time outside 0 to 24 hours wraps around.
+/// An example of the text is `12:34:56.789+05:30`. The type has no date, so a time outside 0 to 24 hours
+/// wraps around.
 pub(super) fn timetz_in_utc(text: &str) -> Option<String> {
     let (time, zone) = text.split_at(text.rfind(['+', '-'])?);
     // PostgreSQL prints at most two digits per part. The type u8 keeps longer numbers from overflowing the
@@ -251,8 +259,9 @@ pub(super) fn write_array(
     }
 }
 
-/// The item whose opening quote is at `start`, without quotes and escapes, and the index behind its closing
-/// quote.
+/// Array item in quotes, and the index behind its closing quote.
+///
+/// The opening quote is at `start`. The quotes and escapes of the item are removed.
 fn read_quoted_item(bytes: &[u8], start: usize) -> Option<(Vec<u8>, usize)> {
     let mut item = Vec::new();
     let mut at = start + 1;

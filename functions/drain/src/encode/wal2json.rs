@@ -149,7 +149,9 @@ fn write_end(out: &mut Vec<u8>, head: &EventHead, unchanged: &[&str], omitted: &
     out.push(b'}');
 }
 
-/// Appends an image, or only its key, as a list of names, types and values.
+/// Appends an image as a list of names, types and values.
+///
+/// With `key_only`, the list has only the columns of the key.
 fn write_columns(out: &mut Vec<u8>, row: &RowEvent<'_>, tuple: &Tuple<'_>, key_only: bool) {
     out.push(b'[');
     let mut is_first = true;

@@ -23,7 +23,9 @@ pub(super) struct RelationTables {
     tables: FxHashMap<u32, RelationTable>,
     /// OIDs of the tables that were described since the last row.
     since_row: Vec<u32>,
-    /// A number that changes with every description, and with every partition that is found.
+    /// Version of all descriptions and known partitions.
+    ///
+    /// It increases with every description, and with every partition that is found.
     version: u64,
 }
 
@@ -35,22 +37,26 @@ pub(super) struct RelationTable {
     identity: RowIdentity,
     /// Whether the catalog has a partitioned table of this OID.
     is_partitioned: bool,
-    /// The columns that decide a row's partition; `None` if they are not known.
+    /// Columns that decide a row's partition; `None` if unknown.
     partition_columns: Option<Vec<String>>,
-    /// The partitions that may have written rows of this table, by their OIDs.
+    /// Partitions that may have written rows of this table, by OID.
     ///
     /// They have the identity of the catalog, until the server describes them.
     partitions: BTreeMap<u32, Option<RowIdentity>>,
     /// The table with other keys, for rows of partitions.
     variants: Vec<Arc<Relation>>,
-    /// The table with the key that rows of all its partitions have, and the version that it is of.
+    /// Table with the key that rows of all its partitions have.
+    ///
+    /// The number is the version of the descriptions from which this key was computed.
     common: Option<(u64, Arc<Relation>)>,
 }
 
 /// What the old rows of a table have.
 #[derive(Debug)]
 struct RowIdentity {
-    /// The columns whose values every old row has; `None` if an old row is the whole row.
+    /// Columns whose values every old row has.
+    ///
+    /// `None` if an old row is the whole row.
     logged: Option<BTreeSet<String>>,
     /// Whether there was no replica identity when the row was written: the server refused updates and
     /// deletes.
@@ -62,10 +68,11 @@ struct RowIdentity {
 }
 
 impl RowIdentity {
-    /// The identity of a table whose columns are marked as the server marks the replica identity.
+    /// Identity of a table as the server described it.
     ///
-    /// With replica identity `full` every column is marked, and with `nothing` none is. Then the key of the
-    /// catalog identifies the rows.
+    /// The columns of `relation` are marked as the server marks the replica identity. With replica identity
+    /// `full` every column is marked, and with `nothing` none is. In both cases, the key of the catalog
+    /// identifies the rows.
     fn of_description(relation: &Relation, identity: u8, past: Option<PastTable<'_>>) -> Self {
         let names = |is_included: fn(bool) -> bool| -> Vec<&str> {
             let columns = relation.columns.iter().filter(|column| is_included(column.key));
@@ -117,7 +124,7 @@ impl RowIdentity {
     }
 }
 
-/// The columns of a key; empty if the server does not send all of them.
+/// Columns of a key; empty unless the server sends all.
 fn sent_columns(key: &[String], relation: &Relation) -> BTreeSet<String> {
     let is_whole = relation.column_indexes(key).iter().all(Option::is_some);
     let columns = key.iter().filter(|_| is_whole);
@@ -125,7 +132,9 @@ fn sent_columns(key: &[String], relation: &Relation) -> BTreeSet<String> {
 }
 
 impl RelationTable {
-    /// A table whose columns are marked as the server marks the replica identity `identity`.
+    /// Table as the server described it.
+    ///
+    /// The columns of `relation` are marked as the server marks the replica identity `identity`.
     pub(super) fn new(mut relation: Relation, identity: u8, past: Option<PastTable<'_>>) -> Self {
         let row_identity = RowIdentity::of_description(&relation, identity, past);
         let primary_key = match (identity, past) {
@@ -160,9 +169,10 @@ impl RelationTable {
         }
     }
 
-    /// Whether rows with the same values of these columns are in the same partition.
+    /// Whether these columns determine the partition of a row.
     ///
-    /// A key of each partition is then a key of the whole table.
+    /// Rows with the same values of these columns are then in the same partition. So a key of each partition
+    /// is a key of the whole table.
     fn determines_partition(&self, columns: &BTreeSet<String>) -> bool {
         let decisive = self.partition_columns.as_ref();
         decisive.is_some_and(|decisive| decisive.iter().all(|name| columns.contains(name)))
@@ -213,7 +223,9 @@ impl RelationTables {
         self.tables.get(&oid).map(|table| Arc::clone(&table.relation))
     }
 
-    /// Notes that the next row has this OID, and which partition wrote it.
+    /// Records which partition wrote the next row.
+    ///
+    /// The next row has the OID `oid`.
     pub(super) fn begin_row(&mut self, oid: u32) {
         if self.since_row.is_empty() {
             return;
@@ -275,9 +287,10 @@ impl RelationTables {
         self.tables.get_mut(&oid).map(|table| table.with_key(&key, false))
     }
 
-    /// The key of one partition, if that is what an old row has; otherwise empty.
+    /// Key of a partition, if an old row consists of this key.
     ///
-    /// Also empty if any partition logs whole rows: their nulls look like values that are not logged.
+    /// Otherwise empty. Also empty if any partition logs whole rows: the nulls of such a row look like values
+    /// that are not logged.
     fn key_of_partition(&self, oid: u32, old: &Tuple<'_>) -> BTreeSet<String> {
         let Some(table) = self
             .tables
@@ -311,7 +324,9 @@ impl RelationTables {
         Some(relation)
     }
 
-    /// The key that all rows of this table have, whichever partition wrote them; empty if there is none.
+    /// Key that all rows of this table have; empty without one.
+    ///
+    /// The key is the same for the rows of every partition.
     fn common_key(&self, oid: u32, table: &RelationTable) -> BTreeSet<String> {
         let own = &table.identity.key;
         let mut partitions = self.partitions(oid);
@@ -326,7 +341,7 @@ impl RelationTables {
         if is_common { key.clone() } else { BTreeSet::new() }
     }
 
-    /// The identities of the partitions that may have written rows of this table.
+    /// Identities of the partitions that may have written this table's rows.
     fn partitions(&self, oid: u32) -> impl Iterator<Item = &RowIdentity> {
         let partitions = self
             .tables

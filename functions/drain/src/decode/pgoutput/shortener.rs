@@ -1,6 +1,6 @@
 //! Shortening of pgoutput's messages. See [`crate::decode::shortener`].
 
-use crate::decode::shortener::{MAX_PREFIX, MalformedRow, Scanner, ShortRow};
+use crate::decode::short_row::{MAX_PREFIX, MalformedRow, Scanner, ShortRow};
 
 /// Marks a value that was not kept. Its length follows, as 64 bits. pgoutput marks values with n, u, t and b.
 pub(super) const OVERSIZE: u8 = b'o';
@@ -14,7 +14,9 @@ pub(super) const WITHOUT_CONTENT: u8 = 0x80;
 /// Place of the flags in a message.
 const FLAGS: usize = 1;
 
-/// Scanner of one message that inserts, updates or deletes a row, or is a logical message.
+/// Scanner of one row message or logical message.
+///
+/// A row message inserts, updates or deletes a row.
 #[derive(Debug, Default)]
 pub(in super::super) struct PgoutputScanner(MessagePlace);
 
@@ -25,9 +27,9 @@ enum MessagePlace {
     Start,
     /// Before an image, or at the end of the message.
     Image,
-    /// Before the value of a column; the number of columns that are left.
+    /// Before a value, with the number of columns that are left.
     Columns(u16),
-    /// In a value; its bytes that are left, and the number of columns after it.
+    /// In a value: its remaining bytes, and the columns after it.
     Value(usize, u16),
     /// In the prefix of a logical message.
     Prefix,
@@ -69,7 +71,9 @@ impl Scanner for PgoutputScanner {
     }
 }
 
-/// The state after a part of the input, and the length of the part; `None` if more input is needed.
+/// State after a part of the input, and the part's length.
+///
+/// `None` if more input is needed.
 type Step = Option<(MessagePlace, usize)>;
 
 /// The state before the first of `columns` values.
@@ -107,7 +111,9 @@ fn image(input: &[u8], row: &mut ShortRow) -> Result<Step, MalformedRow> {
     Ok(Some((before_columns(u16::from_be_bytes([*high, *low])), 3)))
 }
 
-/// Copies the mark of a value and its length; `left` counts the columns from this one on.
+/// Copies the mark of a value and its length.
+///
+/// `left` counts the columns from this one on.
 fn column(kind: u8, input: &[u8], left: u16, row: &mut ShortRow) -> Result<Step, MalformedRow> {
     let columns = left.saturating_sub(1);
     if matches!(kind, b'n' | b'u') {
@@ -155,7 +161,9 @@ fn value(
     Ok((before_columns(columns), length))
 }
 
-/// Copies a part of a message's prefix, which ends before a zero byte.
+/// Copies a part of a message's prefix.
+///
+/// The prefix ends before a zero byte.
 fn prefix(input: &[u8], row: &mut ShortRow) -> Result<(MessagePlace, usize), MalformedRow> {
     let Some(length) = input.iter().position(|byte| *byte == 0) else {
         row.value(input);
@@ -185,7 +193,9 @@ fn content_length(input: &[u8], row: &mut ShortRow) -> Result<Step, MalformedRow
     Ok(Some((MessagePlace::End, 4)))
 }
 
-/// Copies a part of a message's content of which `left` bytes are left.
+/// Copies a part of a message's content.
+///
+/// The content has `left` bytes left.
 fn content(input: &[u8], left: usize, row: &mut ShortRow) -> Result<(MessagePlace, usize), MalformedRow> {
     let length = left.min(input.len());
     row.value(input.get(..length).unwrap_or_default());

@@ -63,7 +63,9 @@ pub(super) fn row<'a>(
     (relation, values.into_iter().map(|value| value.datum).collect())
 }
 
-/// The columns that identify a row; empty if they may have been others when the row was written.
+/// Columns that identify a row.
+///
+/// Empty if other columns may have identified it when the row was written.
 pub(super) fn key<'c>(catalog: &'c Catalog, name: &TableName) -> &'c [String] {
     catalog
         .past_table_named(name)
@@ -92,9 +94,10 @@ pub(super) fn key_of_update<'c>(
     if is_known { key } else { &[] }
 }
 
-/// A new row without the nulls of virtual columns, which stand for values that no log has.
+/// New row without the nulls of virtual columns.
 ///
-/// A column of the old row is not virtual, so its null is a value.
+/// Such a null stands for a value that no log has. A column of the old row is not virtual, so its null is a
+/// value.
 pub(super) fn without_virtual<'a>(
     catalog: &Catalog,
     name: &TableName,
@@ -112,11 +115,11 @@ pub(super) fn without_virtual<'a>(
     values
 }
 
-/// The values of a row, with the lengths of `bit` in the names of their types.
+/// Values of a row, with the lengths of their `bit` types.
 ///
-/// test_decoding prints `bit` for `bit(1)`. The catalog has the length, but only of the present column. A
-/// value of `bit(n)` has n digits, so it shows the length of its time. `old` is the old row: a column that is
-/// null in one of the two rows may have a value in the other.
+/// The lengths are in the names of the types. test_decoding prints `bit` for `bit(1)`. The catalog has the
+/// length, but only of the present column. A value of `bit(n)` has n digits, so it shows the length of its
+/// time. `old` is the old row: a column that is null in one of the two rows may have a value in the other.
 pub(super) fn with_bit_lengths<'a>(
     catalog: &Catalog,
     name: &TableName,
@@ -140,9 +143,10 @@ pub(super) fn with_bit_lengths<'a>(
     values
 }
 
-/// Number of digits of a `bit`, or of the first `bit` in an array; `None` if the value shows none.
+/// Number of digits of the first `bit` in a value.
 ///
-/// An array may have bounds in front: `[0:1]={1,0}`.
+/// The value is a `bit` or an array of `bit`. `None` if it shows no `bit`. An array may have bounds in front:
+/// `[0:1]={1,0}`.
 fn bit_length(datum: &Datum<'_>) -> Option<usize> {
     let Datum::Text(text) = datum else { return None };
     let items = text.split_once('=').map_or(&**text, |(_, items)| items);
@@ -158,7 +162,7 @@ fn is_null(past: Option<PastTable<'_>>, column: &str) -> bool {
     past.is_some_and(|past| past.is_full() && past.has_column(column) && !past.may_be_virtual(column))
 }
 
-/// The old row of a delete, with its nulls if it is a whole row.
+/// Old row of a delete, with its nulls if it is whole.
 ///
 /// Only the catalog holds the columns then, so the nulls are added only if the catalog still has every column
 /// of the row, in the same order.

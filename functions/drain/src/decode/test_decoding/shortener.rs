@@ -3,14 +3,16 @@
 use std::io::Write as _;
 
 use super::TextReader;
-use crate::decode::shortener::{LOOK_AHEAD, MAX_PREFIX, MalformedRow, Scanner, ShortRow};
+use crate::decode::short_row::{LOOK_AHEAD, MAX_PREFIX, MalformedRow, Scanner, ShortRow};
 
 /// Mark of a value that was not kept; its length follows. test_decoding writes no such value without quotes.
 pub(super) const OVERSIZE: &str = "oversize-datum:";
 
 /// Mark of a message whose prefix was not kept. It is at a place where test_decoding writes ` prefix: `.
 pub(super) const WITHOUT_PREFIX: &str = " without prefix";
-/// Mark of a message whose content was not kept, at the same place.
+/// Mark of a message whose content was not kept.
+///
+/// It is at the same place as [`WITHOUT_PREFIX`], or directly after that mark.
 pub(super) const WITHOUT_CONTENT: &str = " without content";
 
 /// Beginning of a message. `0` or `1` follows.
@@ -84,7 +86,9 @@ impl TestDecodingScanner {
         Ok(reader.at)
     }
 
-    /// Reads a column up to its value, or the text before an image.
+    /// Reads a column up to its value.
+    ///
+    /// If the text before an image follows instead, such as ` new-tuple:`, reads that text.
     fn column(&mut self, input: &[u8], row: &mut ShortRow) -> Result<usize, MalformedRow> {
         let mut reader = TextReader { data: input, at: 0 };
         if [" old-key:", " new-tuple:", " (no-tuple-data)"]
@@ -134,7 +138,9 @@ impl TestDecodingScanner {
         Ok(length)
     }
 
-    /// Reads a part of a value without quotes, which ends before a space.
+    /// Reads a part of a value without quotes.
+    ///
+    /// The value ends before a space, or with the row.
     fn bare(&mut self, input: &[u8], row: &mut ShortRow) -> Result<usize, MalformedRow> {
         let end = input.iter().position(|byte| *byte == b' ');
         let length = end.unwrap_or(input.len());
@@ -152,7 +158,9 @@ impl TestDecodingScanner {
         Ok(length)
     }
 
-    /// Reads a part of a message's prefix, or the text between its end and the content.
+    /// Reads a part of a message's prefix.
+    ///
+    /// At the end of the prefix, also reads the text between it and the content.
     fn prefix(&mut self, input: &[u8], is_last: bool, row: &mut ShortRow) -> Result<usize, MalformedRow> {
         let found = input.windows(SIZE.len()).position(|window| window == SIZE);
         let Some(at) = found else {

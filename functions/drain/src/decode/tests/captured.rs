@@ -117,7 +117,9 @@ pub(in crate::decode) fn captured() -> (Catalog, Vec<CapturedStatement>) {
     (catalog, statements)
 }
 
-/// Gives a table of the catalog the OID with which pgoutput describes it.
+/// Adds the OID of a pgoutput description to the catalog.
+///
+/// The table of the catalog then has the OID with which pgoutput describes it.
 fn add_oid(catalog: &mut Catalog, row: &[u8]) {
     let Some((oid, names)) = row.strip_prefix(b"R").and_then(|row| row.split_first_chunk()) else {
         return;
@@ -131,7 +133,9 @@ fn add_oid(catalog: &mut Catalog, row: &[u8]) {
     }
 }
 
-/// The rows of one plugin for the first statement that starts with `start`.
+/// Rows of one plugin for one statement.
+///
+/// The statement is the first one that starts with `start`.
 pub(in super::super) fn rows_of(plugin: Plugin, start: &str) -> Vec<(Lsn, Vec<u8>)> {
     let (_, statements) = captured();
     let mut found = statements

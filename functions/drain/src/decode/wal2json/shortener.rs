@@ -7,7 +7,7 @@
 use std::io::Write as _;
 
 use super::type_names::type_name;
-use crate::decode::shortener::{LOOK_AHEAD, MAX_PREFIX, MalformedRow, Scanner, ShortRow, WriteMark};
+use crate::decode::short_row::{LOOK_AHEAD, MAX_PREFIX, MalformedRow, Scanner, ShortRow, WriteMark};
 
 /// Scanner of one row.
 #[derive(Debug, Default)]
@@ -20,7 +20,7 @@ enum JsonPlace {
     Between,
     /// In a string that is no value.
     Name,
-    /// In a string that is a value, or a part of a message.
+    /// In a string: a value, or a part of a message.
     Text,
     /// In a value that is no string.
     Bare,
@@ -59,7 +59,9 @@ impl Scanner for Wal2jsonScanner {
     }
 }
 
-/// Reads the next part between strings, or the beginning of a string or value.
+/// Reads the next part between strings and values.
+///
+/// If a string or a value follows, reads its beginning instead.
 fn between(input: &[u8], row: &mut ShortRow) -> Result<(JsonPlace, usize), MalformedRow> {
     let is_text = input.first() == Some(&b'"');
     let follows = |key: &[u8]| row.written().ends_with(key);
@@ -121,7 +123,9 @@ fn bare(input: &[u8], row: &mut ShortRow) -> Result<(JsonPlace, usize), Malforme
     Ok((JsonPlace::Between, length))
 }
 
-/// Length of the next part of a string, and whether the string ends with it. 0 if more input is needed.
+/// Length of the next part of a string.
+///
+/// The flag is true if the string ends with this part. The length is 0 if more input is needed.
 fn string_part(input: &[u8]) -> (usize, bool) {
     match input.iter().position(|byte| matches!(byte, b'"' | b'\\')) {
         None => (input.len(), false),

@@ -6,7 +6,9 @@ use super::*;
 use crate::catalog::{CatalogColumn, CatalogTable, CatalogType, TypeForm};
 use crate::table_name::TableName;
 
-/// A catalog with the table `s.t`, its key and its columns that may be large.
+/// Catalog with the table `s.t`.
+///
+/// The columns `key` are its key. The columns `large` may have large values.
 fn catalog(key: &[&str], large: &[&str]) -> Catalog {
     let mut catalog = Catalog::default();
     let table = CatalogTable {
@@ -140,7 +142,9 @@ fn the_primary_key_is_not_the_key_if_the_identity_is_an_index_that_was_dropped()
     assert_eq!(key(&relation), ["b", "c"]);
 }
 
-/// The row has the primary key of its time, and the catalog has none any more.
+/// A primary key that was dropped after the row was written.
+///
+/// The row still has it, and the catalog does not.
 #[test]
 fn a_row_with_a_primary_key_is_not_of_an_insert_only_table() {
     let mut catalog = Catalog::default();
@@ -309,8 +313,9 @@ fn a_row_has_no_more_columns_than_a_table_can_have() {
     );
 }
 
-/// wal2json 2.5 wrote this row for two enums, `"My app".status` and `"My app"."Mo [od"`, and an array of the
-/// second.
+/// Row that wal2json 2.5 wrote for types with quoted names.
+///
+/// The types are the enums `"My app".status` and `"My app"."Mo [od"`, and an array of the second.
 #[test]
 fn a_value_is_decoded_although_the_schema_of_its_type_needs_quotes() {
     let row = concat!(
@@ -373,7 +378,9 @@ fn a_name_is_escaped_once_wherever_its_quotes_are() {
     assert_eq!(found, names.map(|(_, name)| name));
 }
 
-/// wal2json writes the name of the enum `"boolean"` as that of the built-in type, and OIDs with a sign.
+/// Names and OIDs of types as wal2json writes them.
+///
+/// It writes the name of the enum `"boolean"` as that of the built-in type. It writes OIDs with a sign.
 #[test]
 fn the_oid_of_a_type_decides_where_its_name_is_that_of_another_type() {
     let decode = |oid: &str| {

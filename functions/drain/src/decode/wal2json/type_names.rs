@@ -1,14 +1,15 @@
-//! Repair of rows in which wal2json wrote the name of a type without escapes.
+//! Repair of wal2json rows whose type names lack escapes.
 //!
-//! wal2json writes a name that begins with a quote as `format_type` prints it. For the type `"Order Status"`
-//! the row has `"type":""Order Status""`, which is not JSON.
+//! wal2json writes a name that begins with a quote as `format_type` prints it, except the name of an array.
+//! For the type `"My app".status` the row has `"type":"My app".status`, which is not JSON.
 
 /// What follows the name of a type in a row.
 const FOLLOWERS: [&[u8]; 3] = [br#","typeoid":"#, br#","value":"#, b"}"];
 
-/// The row with escapes in the names of its types; `None` if no name needs one.
+/// Row with escapes in the names of its types.
 ///
-/// The mark before a name cannot be part of a value: in a value, every quote has a backslash before it.
+/// `None` if no name needs an escape. The mark before a name cannot be part of a value: in a value, every
+/// quote has a backslash before it.
 pub(super) fn escape_type_names(data: &[u8]) -> Option<Vec<u8>> {
     const MARK: &[u8] = br#""type":"#;
     let (mut out, mut rest, mut is_changed) = (Vec::with_capacity(data.len() + 16), data, false);
@@ -35,16 +36,18 @@ pub(super) fn escape_type_names(data: &[u8]) -> Option<Vec<u8>> {
     is_changed.then_some(out)
 }
 
-/// Whether the name at the start of `text` has escapes, such as `"app.\"Mood\""`.
+/// Whether the name at the start of `text` has escapes.
 ///
-/// wal2json escapes a name that begins without a quote, and that of an array. A name with a backslash and no
-/// escape is no such name: an identifier with a backslash has quotes.
+/// An example is `"app.\"Mood\""`. wal2json escapes a name that begins without a quote, and that of an array.
+/// A name with a backslash and no escape is no such name: an identifier with a backslash has quotes.
 fn is_escaped(text: &[u8]) -> bool {
     let length = json_string_length(text);
     length != quoted_length(text) && length.is_some_and(|length| is_end(text, length))
 }
 
-/// The name of a type at the start of `text`, and its length with the quotes around it.
+/// Name of a type at the start of `text`, and its length.
+///
+/// The length includes the quotes around the name.
 pub(super) fn type_name(text: &[u8]) -> Option<(&[u8], usize)> {
     match raw_name_length(text) {
         // The name is one quoted identifier. Its quotes are also those of the JSON string.
@@ -59,9 +62,10 @@ pub(super) fn type_name(text: &[u8]) -> Option<(&[u8], usize)> {
     }
 }
 
-/// Length of a type's name that has no quotes of a JSON string, such as `"My app".status`.
+/// Length of a type's name without the quotes of a JSON string.
 ///
-/// wal2json writes every name that begins with a quote in this form. Returns `None` for another name.
+/// An example is `"My app".status`. wal2json writes a name in this form if it begins with a quote and is not
+/// that of an array. Returns `None` for another name.
 fn raw_name_length(text: &[u8]) -> Option<usize> {
     let mut length = quoted_length(text)?;
     if text.get(length) == Some(&b'.') {
@@ -75,7 +79,7 @@ fn raw_name_length(text: &[u8]) -> Option<usize> {
     (!text.get(length..end)?.contains(&b'"')).then_some(end)
 }
 
-/// Whether the name of a type ends at this place of the row.
+/// Whether the name of a type ends at the index `at`.
 fn is_end(text: &[u8], at: usize) -> bool {
     let rest = text.get(at..).unwrap_or_default();
     FOLLOWERS.iter().any(|follower| rest.starts_with(follower))
@@ -93,7 +97,9 @@ fn json_string_length(text: &[u8]) -> Option<usize> {
     }
 }
 
-/// Length of a quoted identifier with its quotes; a doubled quote is part of the identifier.
+/// Length of a quoted identifier, including its quotes.
+///
+/// A doubled quote is part of the identifier.
 fn quoted_length(text: &[u8]) -> Option<usize> {
     let mut at = 1;
     loop {

@@ -1,12 +1,12 @@
-//! The value of one column, and the values that the types of their schemas cannot hold.
+//! Values of columns, including those that their schemas cannot hold.
 //!
 //! A converter that reads with a schema makes 0 of a `NaN` in an integer, and another number of one in a
 //! decimal. So with schemas such a value is null, and the event has its text in the field `texts`.
 
-use super::unwrapped::column_name;
-use super::{Debezium, UNAVAILABLE_VALUE, write_field_name};
+use super::flat_names::column_name;
+use super::{Debezium, write_field_name};
 use crate::change::{Column, Datum};
-use crate::encode::value::write_string;
+use crate::encode::value::{UNAVAILABLE_VALUE, write_string};
 
 /// A value that the type of its schema cannot hold.
 #[derive(Debug, Clone, Copy)]

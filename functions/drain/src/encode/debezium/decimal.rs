@@ -5,7 +5,9 @@
 
 use num_bigint::{BigInt, BigUint, Sign};
 
-/// The largest scale that a column can fix (PostgreSQL documentation, "Arbitrary Precision Numbers").
+/// Largest scale that a column can fix.
+///
+/// Source: PostgreSQL documentation, "Arbitrary Precision Numbers".
 const MAX_SCALE: i32 = 1000;
 
 /// A decimal number: an unscaled integer and its scale.
@@ -13,11 +15,13 @@ const MAX_SCALE: i32 = 1000;
 /// The number is `unscaled / 10^scale`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Decimal {
-    /// The unscaled value in the fewest bytes that hold its sign, at least one.
+    /// Unscaled value in the fewest bytes that hold its sign.
     ///
-    /// Java's `BigInteger.toByteArray` returns the same bytes.
+    /// It has at least one byte. Java's `BigInteger.toByteArray` returns the same bytes.
     pub(super) unscaled: Vec<u8>,
-    /// Digits behind the decimal point; negative where the last digits before the point are dropped.
+    /// Number of digits behind the decimal point.
+    ///
+    /// It is negative where the last digits before the point are dropped.
     pub(super) scale: i32,
 }
 
@@ -55,9 +59,10 @@ impl Decimal {
     }
 }
 
-/// Appends `difference` zeros; where it is negative, removes as many zeros from the end.
+/// Appends or removes zeros at the end of the digits.
 ///
-/// Returns `None` if a digit to remove is not zero.
+/// Appends `difference` zeros. If `difference` is negative, removes as many zeros instead. Returns `None` if
+/// a digit to remove is not zero.
 fn adjust_digits(digits: &mut String, difference: i32) -> Option<()> {
     if let Ok(missing) = usize::try_from(difference) {
         digits.extend(std::iter::repeat_n('0', missing));

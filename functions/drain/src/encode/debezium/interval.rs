@@ -76,7 +76,9 @@ impl<'t> Interval<'t> {
         })
     }
 
-    /// µs of the interval; the largest or smallest number where 64 bits do not hold it.
+    /// Interval in µs.
+    ///
+    /// The largest or the smallest number if 64 bits do not hold the interval.
     fn micros(&self) -> Option<i64> {
         let number = |text: &str| text.parse::<i64>().ok();
         let months = number(self.years)?
@@ -99,7 +101,9 @@ impl<'t> Interval<'t> {
     }
 }
 
-/// The number before a unit, and the text behind it; `0` if the text does not begin with that field.
+/// Number before a unit, and the text behind the unit.
+///
+/// The number is `0` if the text does not begin with this field.
 fn field(text: &str, unit: char) -> Option<(&str, &str)> {
     let end = text.find(|c: char| c.is_ascii_alphabetic());
     match end.filter(|end| text[*end..].starts_with(unit)) {

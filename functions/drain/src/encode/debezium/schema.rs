@@ -5,7 +5,7 @@
 //! log does not state the defaults of columns either.
 
 use super::Debezium;
-use super::unwrapped::column_name;
+use super::flat_names::column_name;
 use crate::change::Relation;
 use crate::encode::value::write_string;
 
@@ -71,7 +71,7 @@ const TEXTS: &str = concat!(
     r#""type":"map","keys":{"type":"string","optional":false},"#,
     r#""values":{"type":"string","optional":false}"#
 );
-/// The values of `source.snapshot` that Debezium lists, and what it is without a value.
+/// Values of `source.snapshot` that Debezium lists, and the default value.
 const SNAPSHOT_DETAILS: &str = concat!(
     r#","name":"io.debezium.data.Enum","version":1,"parameters":{"allowed":"true,first,"#,
     r#"first_in_data_collection,last_in_data_collection,last,false,incremental"},"default":"false""#
@@ -113,10 +113,10 @@ impl<'o> FieldList<'o> {
         });
     }
 
-    /// Closes the list of fields, and appends the name and the version of the schema.
+    /// Closes the list of fields.
     ///
-    /// `version` is the one that Debezium gives the schema `name`. Some of its schemas have none. The
-    /// schema's closing brace is left to the caller.
+    /// Appends the name and the version of the schema. `version` is the one that Debezium gives the schema
+    /// `name`. Some of its schemas have none. The schema's closing brace is left to the caller.
     fn end(self, is_optional: bool, name: &str, version: Option<u8>) {
         self.out.push(b']');
         write_optional(self.out, is_optional);
@@ -138,9 +138,9 @@ fn write_optional(out: &mut Vec<u8>, is_optional: bool) {
 }
 
 impl Debezium {
-    /// Appends the schema of a table's rows, and the begin of the payload.
+    /// Appends the schema of a table's rows.
     ///
-    /// `has_keys` is whether the columns of the key are required.
+    /// Also appends the beginning of the payload. `has_keys` is whether the columns of the key are required.
     pub(super) fn write_row_schema(&self, out: &mut Vec<u8>, relation: &Relation, has_keys: bool) {
         out.extend_from_slice(br#"{"schema":"#);
         match self.unwrap {
@@ -150,7 +150,9 @@ impl Debezium {
         out.extend_from_slice(br#"},"payload":"#);
     }
 
-    /// Appends the schema of a truncate in the unwrapped form, and the begin of the payload.
+    /// Appends the schema of a truncate in the unwrapped form.
+    ///
+    /// Also appends the beginning of the payload.
     pub(super) fn write_truncate_schema(&self, out: &mut Vec<u8>, relation: &Relation) {
         out.extend_from_slice(br#"{"schema":"#);
         let mut fields = FieldList::begin(out);

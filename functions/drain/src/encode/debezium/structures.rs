@@ -1,4 +1,4 @@
-//! Values of types that Debezium writes as JSON structures, bytes or decimals instead of their text.
+//! Values that Debezium writes as JSON structures, bytes or decimals, not text.
 
 use std::io::Write as _;
 
@@ -129,7 +129,9 @@ pub(super) fn write_hstore(out: &mut Vec<u8>, mode: HstoreMode, text: &str) -> O
     Some(())
 }
 
-/// The text in quotes that begins here, without quotes and escapes, and the text behind it.
+/// Quoted text at the start of `text`, and the text behind it.
+///
+/// The quotes and escapes of the first text are removed.
 fn quoted(text: &str) -> Option<(String, &str)> {
     let mut content = String::new();
     let mut characters = text.strip_prefix('"')?.char_indices();

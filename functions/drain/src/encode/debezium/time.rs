@@ -26,9 +26,9 @@ pub enum TimeMode {
     Nanoseconds,
 }
 
-/// The timestamp `infinity`, µs since 1970-01-01, as the JDBC driver and Debezium write it.
+/// The timestamp `infinity` in µs since 1970-01-01.
 ///
-/// Source: documentation of the connector, "Timestamp types".
+/// The JDBC driver and Debezium write this number. Source: documentation of the connector, "Timestamp types".
 const INFINITY: i128 = 9_223_372_036_825_200_000;
 
 /// The timestamp `-infinity`, from the same source.
@@ -68,10 +68,11 @@ pub(super) fn write_iso(out: &mut Vec<u8>, kind: &Type, text: &str) -> Option<()
     }
 }
 
-/// A date, time or timestamp without a zone as a number in the unit of the mode.
+/// Date, time or timestamp without a zone as a number.
 ///
-/// A date is in days since 1970-01-01. A time is since midnight, a timestamp since 1970-01-01 as if it were
-/// in UTC. Returns `None` if the text is no date or time, or if 64 bits do not hold the number.
+/// The unit of a time or a timestamp is that of the mode. A date is in days since 1970-01-01. A time is since
+/// midnight, a timestamp since 1970-01-01 as if it were in UTC. Returns `None` if the text is no date or
+/// time, or if 64 bits do not hold the number.
 pub(super) fn time_number(mode: TimeMode, kind: &Type, text: &str) -> Option<i64> {
     let (micros, is_milliseconds) = match kind {
         Type::Date => {
@@ -101,7 +102,7 @@ pub(super) fn time_number(mode: TimeMode, kind: &Type, text: &str) -> Option<i64
     i64::try_from(number).ok()
 }
 
-/// The text without its era, and whether it is a year before Christ.
+/// Text without its era, and whether the era is BC.
 fn split_era(text: &str) -> (&str, bool) {
     match text.strip_suffix(" BC") {
         Some(text) => (text, true),
@@ -131,9 +132,9 @@ fn write_iso_date(out: &mut Vec<u8>, date: &str, is_bc: bool, behind: &[&str]) -
     Some(())
 }
 
-/// µs since 1970-01-01 of a timestamp without a zone, as if it were in UTC.
+/// Timestamp without a zone in µs since 1970-01-01.
 ///
-/// The last timestamps of PostgreSQL exceed 64 bits in this unit.
+/// The timestamp is read as if it were in UTC. The last timestamps of PostgreSQL exceed 64 bits in this unit.
 fn micros_since_epoch(text: &str) -> Option<i128> {
     match text {
         "infinity" => Some(INFINITY),
@@ -168,7 +169,10 @@ fn micros_of_day(text: &str) -> Option<i64> {
     Some(seconds * 1_000_000 + micros_of_fraction(fraction)?)
 }
 
-/// µs of the digits behind the point of a second; at most six digits.
+/// Fraction of a second in µs.
+///
+/// `digits` are the digits behind the point. Returns `None` for more than six digits, and for any other
+/// character.
 pub(super) fn micros_of_fraction(digits: &str) -> Option<i64> {
     match digits {
         "" => Some(0),

@@ -8,47 +8,11 @@
 use std::borrow::Cow;
 
 use super::columns::{UnfitValue, write_texts};
+use super::flat_names::column_name;
 use super::{Debezium, letter, write_field_name, write_order};
 use crate::change::{Datum, Message, Relation};
 use crate::encode::value::{write_integer, write_message_prefix, write_names, write_string};
 use crate::encode::{EventHead, RowEvent, RowOperation};
-
-/// Begin of the names of all added fields (Debezium's `add.fields.prefix`).
-const PREFIX: &str = "__";
-
-/// Names of the added fields without their prefix, whether an event has them or not.
-const ADDED_NAMES: [&str; 18] = [
-    "deleted",
-    "op",
-    "table",
-    "lsn",
-    "schema",
-    "db",
-    "name",
-    "ts_ms",
-    "source_ts_ms",
-    "position",
-    "transaction_id",
-    "transaction_total_order",
-    "transaction_data_collection_order",
-    "unchanged",
-    "omitted",
-    "texts",
-    "message_prefix",
-    "message_content",
-];
-
-/// The name of a column's field: another one where an added field has the column's name.
-///
-/// It then gets a third underscore. So does a column of that name, and so on: two columns never share a
-/// field.
-pub(super) fn column_name(name: &str) -> Cow<'_, str> {
-    let is_added = name.starts_with(PREFIX) && ADDED_NAMES.contains(&name.trim_start_matches('_'));
-    match is_added {
-        true => Cow::Owned(format!("_{name}")),
-        false => Cow::Borrowed(name),
-    }
-}
 
 impl Debezium {
     /// Appends a row. Returns whether it has every value of the key that the log holds.

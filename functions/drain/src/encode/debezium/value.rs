@@ -6,12 +6,12 @@
 use std::cell::Cell;
 use std::io::Write as _;
 
-use super::UNAVAILABLE_VALUE;
 use super::decimal::Decimal;
 use super::interval::{IntervalMode, write_interval};
 use super::structures::{HstoreMode, MONEY_SCALE, money_decimal, write_bits, write_hstore, write_point};
 use super::time::{TimeMode, time_number, write_iso};
 use crate::change::Type;
+use crate::encode::value::UNAVAILABLE_VALUE;
 use crate::encode::value::{
     parse_bool, parse_bytea, timetz_in_utc, write_array, write_ascii, write_base64, write_number,
     write_string,
@@ -89,9 +89,10 @@ impl DebeziumModes {
         self.is_string(kind)
     }
 
-    /// Appends the placeholder of a value that the log does not hold, in the form of its schema.
+    /// Appends the placeholder of a value that the event does not have.
     ///
-    /// It is null for a type that has no form of it.
+    /// The placeholder has the form of the value's schema. It is null for a type that has no form of the
+    /// placeholder.
     pub(super) fn write_unavailable(self, out: &mut Vec<u8>, kind: &Type) {
         match kind {
             Type::Bytea => write_base64(out, UNAVAILABLE_VALUE.as_bytes()),
@@ -105,7 +106,9 @@ impl DebeziumModes {
         }
     }
 
-    /// Whether values of this type are strings, so that every text is one.
+    /// Whether the values of this type are strings.
+    ///
+    /// Every text is then a valid value of the type.
     pub(super) fn is_string(self, kind: &Type) -> bool {
         match kind {
             Type::Text | Type::TimeTz | Type::TimestampTz(_) => true,

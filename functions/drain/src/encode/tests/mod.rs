@@ -1,4 +1,6 @@
-//! Tests of the encoder, one file per concept, and the helpers that they share.
+//! Tests of the encoder, one file per concept.
+//!
+//! This file has the helpers that they share.
 
 mod backfill;
 mod debezium;
@@ -13,7 +15,7 @@ mod wal2json;
 
 use serde_json::Value;
 
-use super::debezium::UNAVAILABLE_VALUE;
+use super::value::UNAVAILABLE_VALUE;
 use super::*;
 use crate::change::{Column, ColumnCoverage, Datum, Tuple, Type};
 use crate::table_name::TableName;
@@ -21,7 +23,9 @@ use crate::table_name::TableName;
 const NOW: i64 = 1_700_000_001_000_000;
 const COMMITTED: i64 = 1_700_000_000_123_456;
 
-/// A table `public.t` with columns of these names and types; `true` marks the key.
+/// Table `public.t` with columns of these names and types.
+///
+/// `true` marks a column of the key.
 fn table(columns: &[(&str, &str, bool)]) -> Arc<Relation> {
     let column = |(name, type_name, key): &(&str, &str, bool)| {
         Column::new((*name).to_owned(), (*type_name).into(), *key)
@@ -146,7 +150,9 @@ const OUTSIDE: Position = Position {
     index: 0,
 };
 
-/// The events of one transaction's changes, which were logged at 16, 17 and so on.
+/// Events of one transaction's changes.
+///
+/// The changes were logged at the LSNs 16, 17 and so on.
 fn encode(envelope: &Envelope, changes: &[Change<'_>]) -> Vec<Event> {
     let (mut progress, mut out) = (progress(), EncodedEvents::default());
     for (at, change) in changes.iter().enumerate() {
@@ -162,7 +168,9 @@ fn encode(envelope: &Envelope, changes: &[Change<'_>]) -> Vec<Event> {
     out.events
 }
 
-/// The events of a backfill's rows, all with a watermark that was logged at 16.
+/// Events of a backfill's rows.
+///
+/// All rows have one watermark, which was logged at the LSN 16.
 fn encode_backfill(envelope: &Envelope, rows: &[(&str, SnapshotPlace)]) -> Vec<Event> {
     let (mut progress, mut out) = (progress(), EncodedEvents::default());
     for (id, place) in rows {

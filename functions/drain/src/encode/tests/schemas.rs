@@ -333,7 +333,9 @@ fn a_table_that_changes_has_its_new_schema() {
     assert_eq!(types, ["int32", "int64", "int32"]);
 }
 
-/// Whether a value is one that the converter reads with this schema, without another value of it.
+/// Whether the converter can read a value with this schema.
+///
+/// It must not make another value of it.
 fn is_readable(schema: &Value, value: &Value) -> bool {
     if value.is_null() {
         return schema["optional"] == true;

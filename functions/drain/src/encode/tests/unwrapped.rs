@@ -11,7 +11,9 @@ fn unwrapped() -> Envelope {
     }))
 }
 
-/// The fields of an event whose name begins with two underscores, and the others.
+/// Added fields of an event, and its other fields.
+///
+/// The names of added fields begin with two underscores.
 fn split(event: &Event) -> (Value, Value) {
     let Value::Object(fields) = parsed(event) else {
         panic!("not an object");

@@ -20,7 +20,9 @@ fn catalog() -> Catalog {
     catalog
 }
 
-/// A table with the columns `id`, `code` and `v`, of which the server marks some.
+/// Table with the columns `id`, `code` and `v`.
+///
+/// The server marks the columns `marked`.
 fn table(catalog: &Catalog, oid: u32, identity: u8, marked: &[&str]) -> RelationTable {
     let column = |name: &str| Column::new(name.into(), "integer".into(), marked.contains(&name));
     let relation = Relation {
@@ -149,7 +151,9 @@ fn a_null_of_an_old_row_is_certain_if_every_partition_logs_whole_rows() {
     }
 }
 
-/// A partition that has no key now may have had one when the row was written: its columns are still not null.
+/// A dropped key of a partition leaves its columns `not null`.
+///
+/// So a partition that has no key now may have had one when the row was written.
 #[test]
 fn a_partition_that_may_have_lost_its_key_was_not_insert_only() {
     for (identity, has_not_null, is_insert_only) in [

@@ -1,0 +1,236 @@
+//! The shortened row, which the scanners of the plugins write.
+//!
+//! The largest values are replaced first, until the row is small enough.
+
+/// Least bytes of input with which a text scanner reads syntax.
+///
+/// Less input suffices at the end of the row. The names of a column and of its type are shorter, including
+/// their quotes.
+pub(super) const LOOK_AHEAD: usize = 4096;
+
+/// Most bytes of a shortened row, without its large values.
+///
+/// A table has at most 1600 columns. Their names, types and small values are fewer bytes, even in two images.
+pub(super) const MAX_SYNTAX: usize = 8 << 20;
+
+/// Most bytes of a message's prefix that are kept.
+pub(super) const MAX_PREFIX: usize = 1 << 20;
+
+/// Most bytes of a value that is never replaced: its mark is hardly shorter.
+const SMALL_VALUE: usize = 256;
+
+/// Most bytes of the values that a shortened row keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeptBytes {
+    /// Most bytes of one value.
+    pub(super) value: usize,
+    /// Most bytes of all values of a row.
+    pub(super) row: usize,
+}
+
+impl KeptBytes {
+    /// Bounds for a stream whose records have at most `record` bytes.
+    ///
+    /// An envelope writes a value in at least half of the plugin's bytes, with few exceptions. So a larger
+    /// value exceeds the record. The exceptions are values that Debezium's form compresses, such as `bit
+    /// varying` as base64: they are replaced although the event might have room for them.
+    ///
+    /// A row may have two images, of which the event may contain only one. So a row may keep twice as much.
+    pub fn for_record(record: usize) -> Self {
+        KeptBytes {
+            value: record.saturating_mul(2).min(16 << 20),
+            row: record.saturating_mul(4).min(24 << 20),
+        }
+    }
+}
+
+/// Error: the plugin writes no such row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct MalformedRow;
+
+/// Appends the mark of a value that is replaced. The number is the length of the value in bytes.
+pub(super) type WriteMark = fn(&mut Vec<u8>, usize);
+
+/// Scanner of one plugin's syntax.
+pub(super) trait Scanner {
+    /// Scans the next part of a row.
+    ///
+    /// Returns the length of this part in bytes, or 0 if more input is needed. `is_last` is true if no more
+    /// input follows.
+    fn scan(&mut self, input: &[u8], is_last: bool, row: &mut ShortRow) -> Result<usize, MalformedRow>;
+
+    /// Ends the row. All parts of it were written to `row`.
+    ///
+    /// # Errors
+    /// The row ends too early.
+    fn finish(&mut self, row: &mut ShortRow) -> Result<(), MalformedRow>;
+}
+
+/// The part of a shortened row that is written so far.
+#[derive(Debug)]
+pub(super) struct ShortRow {
+    pub(super) bytes: Vec<u8>,
+    limits: KeptBytes,
+    /// Bytes without the large values.
+    syntax: usize,
+    /// The large values that were kept, in the order of the row.
+    kept: Vec<KeptValue>,
+    kept_bytes: usize,
+    open: Option<OpenValue>,
+}
+
+/// A large value of a shortened row.
+#[derive(Debug)]
+struct KeptValue {
+    /// Index of the value's first byte in the row.
+    ///
+    /// If the value has a header or quotes, the index is that of their first byte.
+    start: usize,
+    /// Bytes that the mark replaces.
+    length: usize,
+    /// Bytes of the value without its header.
+    bytes: usize,
+    mark: WriteMark,
+}
+
+/// The value that is being written.
+#[derive(Debug)]
+struct OpenValue {
+    start: usize,
+    bytes: usize,
+    most: usize,
+    is_kept: bool,
+    mark: WriteMark,
+}
+
+impl ShortRow {
+    /// An empty row.
+    pub(super) fn new(limits: KeptBytes) -> Self {
+        ShortRow {
+            bytes: Vec::new(),
+            limits,
+            syntax: 0,
+            kept: Vec::new(),
+            kept_bytes: 0,
+            open: None,
+        }
+    }
+
+    /// The bytes that are written so far.
+    pub(super) fn written(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Most bytes of a kept value.
+    pub(super) fn most_value_bytes(&self) -> usize {
+        self.limits.value
+    }
+
+    /// Appends syntax: a part of the row that is no value.
+    pub(super) fn copy(&mut self, syntax: &[u8]) -> Result<(), MalformedRow> {
+        self.bytes.extend_from_slice(syntax);
+        self.add_syntax(syntax.len())
+    }
+
+    /// Inserts a short text at the index `at`.
+    ///
+    /// The last value must have ended. The indexes of kept values are not updated, so no value may be
+    /// replaced afterwards.
+    pub(super) fn insert(&mut self, at: usize, text: &[u8]) {
+        let at = at.min(self.bytes.len());
+        self.bytes.splice(at..at, text.iter().copied());
+    }
+
+    /// Sets bits of an earlier byte, at the index `at`.
+    pub(super) fn set_bits(&mut self, at: usize, bits: u8) {
+        if let Some(byte) = self.bytes.get_mut(at) {
+            *byte |= bits;
+        }
+    }
+
+    /// Begins a value. It is kept if it has at most `most` bytes; `header` then precedes them.
+    pub(super) fn begin(&mut self, header: &[u8], most: usize, mark: WriteMark) {
+        self.open = Some(OpenValue {
+            start: self.bytes.len(),
+            bytes: 0,
+            most,
+            is_kept: true,
+            mark,
+        });
+        self.bytes.extend_from_slice(header);
+    }
+
+    /// Appends bytes to the open value, unless it exceeds its limit.
+    pub(super) fn value(&mut self, bytes: &[u8]) {
+        let Some(open) = &mut self.open else {
+            return;
+        };
+        open.bytes += bytes.len();
+        if open.is_kept && open.bytes > open.most {
+            open.is_kept = false;
+            self.bytes.truncate(open.start);
+        }
+        if open.is_kept {
+            self.bytes.extend_from_slice(bytes);
+        }
+    }
+
+    /// Ends the open value. Returns false if it exceeded its limit, and was replaced.
+    ///
+    /// A later value may still cause its replacement.
+    pub(super) fn end(&mut self) -> Result<bool, MalformedRow> {
+        let open = self.open.take().ok_or(MalformedRow)?;
+        if !open.is_kept {
+            (open.mark)(&mut self.bytes, open.bytes);
+            self.add_syntax(SMALL_VALUE)?;
+        } else if open.bytes <= SMALL_VALUE {
+            self.add_syntax(open.bytes)?;
+        } else {
+            self.kept_bytes += open.bytes;
+            self.kept.push(KeptValue {
+                start: open.start,
+                length: self.bytes.len() - open.start,
+                bytes: open.bytes,
+                mark: open.mark,
+            });
+            while self.kept_bytes > self.limits.row {
+                self.replace_largest();
+            }
+        }
+        Ok(open.is_kept)
+    }
+
+    fn add_syntax(&mut self, bytes: usize) -> Result<(), MalformedRow> {
+        self.syntax += bytes;
+        match self.syntax > MAX_SYNTAX {
+            true => Err(MalformedRow),
+            false => Ok(()),
+        }
+    }
+
+    /// Replaces the largest kept value by its mark.
+    ///
+    /// Of several largest values, the first is replaced.
+    fn replace_largest(&mut self) {
+        let kept = self.kept.iter().enumerate();
+        let largest = kept.max_by_key(|(index, value)| (value.bytes, std::cmp::Reverse(*index)));
+        let Some(index) = largest.map(|(index, _)| index) else {
+            self.kept_bytes = 0;
+            return;
+        };
+        let KeptValue {
+            start,
+            length,
+            bytes,
+            mark,
+        } = self.kept.remove(index);
+        let mut written = Vec::new();
+        mark(&mut written, bytes);
+        let shift = length.saturating_sub(written.len());
+        self.bytes.splice(start..start + length, written);
+        for later in self.kept.iter_mut().skip(index) {
+            later.start -= shift;
+        }
+        self.kept_bytes -= bytes;
+    }
+}

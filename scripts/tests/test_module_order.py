@@ -1,0 +1,38 @@
+"""The order of modules: an import upwards and a circle are found, whatever form the import has."""
+
+import sys
+import unittest
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import module_order  # noqa: E402
+
+ORDER = {"drain": (0, 0), "encode": (1, 0), "change": (2, 0)}
+
+
+def problems(**texts: str) -> list[str]:
+    """The problems of modules whose paths have `__` in place of `::`."""
+    return module_order.problems(ORDER, {tuple(name.split("__")): text for name, text in texts.items()})
+
+
+class ModuleOrder(unittest.TestCase):
+    def test_imports_downwards_are_accepted(self):
+        self.assertEqual(problems(drain="use crate::encode::Row;", encode="use crate::change::Change;", change=""), [])
+
+    def test_an_import_upwards_is_named(self):
+        for text in ["use crate::drain::Tip;", "use crate::{change::Change, drain::{Tip, Window}};",
+                     "fn f() { crate::drain::tip() }"]:
+            found = problems(drain="", encode="", change="", encode__row=text)
+            self.assertEqual(found, ["encode/row: encode imports drain, which is above it"])
+
+    def test_a_circle_in_a_folder_is_named(self):
+        for text in ["use super::row::Row;", "use crate::encode::row::{Row, name};", "use super::super::encode::row;"]:
+            found = problems(drain="", encode="", change="", encode__row="use super::key::Key;", encode__key=text)
+            self.assertIn("a circle: encode::key imports encode::row imports encode::key", found)
+
+    def test_a_folder_and_its_modules_may_import_each_other(self):
+        self.assertEqual(problems(drain="", change="", encode="use row::Row;", encode__row="use super::Encoder;"), [])
+
+
+if __name__ == "__main__":
+    unittest.main()
