@@ -58,12 +58,16 @@ impl Budget {
         self.deadline - self.reserve * 2 / 3
     }
 
-    /// The time by which the last checkpoint must be stored and the slot advanced.
+    /// The deadline for the last checkpoint and the slot's advance.
+    ///
+    /// By then the checkpoint must be stored and the slot advanced.
     pub fn confirming_deadline(&self) -> Instant {
         self.deadline - self.reserve / 5
     }
 
-    /// The time by which the report is complete, with or without the state of the server.
+    /// The deadline for the report.
+    ///
+    /// By then the report is complete, with or without the state of the server.
     pub fn answering_deadline(&self) -> Instant {
         self.deadline - self.reserve / 10
     }

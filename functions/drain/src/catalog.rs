@@ -38,7 +38,9 @@ pub struct Catalog {
     /// OIDs that were read, and that perhaps no table has.
     read_oids: HashSet<u32>,
     read: past::ReadTransaction,
-    /// Whether the server has virtual generated columns, whose values are in no log (PostgreSQL 18).
+    /// Whether the server has virtual generated columns (PostgreSQL 18).
+    ///
+    /// The log does not contain values of these columns.
     pub has_virtual_columns: bool,
 }
 
@@ -52,7 +54,9 @@ pub enum TableRequest {
         /// OIDs, whatever the names of the tables are now.
         oids: Vec<u32>,
     },
-    /// Every table of the database, but no other relation that [`Catalog::insert_untracked`] may add.
+    /// Every table of the database.
+    ///
+    /// Other relations that [`Catalog::insert_untracked`] may add are not included.
     All,
 }
 
@@ -79,15 +83,17 @@ pub struct CatalogTable {
     pub identity: char,
     /// All columns, in table order.
     pub columns: Vec<CatalogColumn>,
-    /// Whether a column is `not null`, as all columns of a primary key are.
+    /// Whether at least one column is `not null`.
+    ///
+    /// All columns of a primary key are `not null`.
     pub has_not_null: bool,
     /// The generated columns whose values are not stored.
     pub virtual_columns: Vec<String>,
     /// Whether it is a partitioned table.
     pub is_partitioned: bool,
-    /// Of a partitioned table, the columns that decide a row's partition on all levels.
+    /// Of a partitioned table, the columns that decide a row's partition.
     ///
-    /// `None` for any other table, and if an expression decides.
+    /// They are the columns of all levels. `None` for any other table, and if an expression decides.
     pub partition_columns: Option<Vec<String>>,
     /// The OIDs of the partitions that hold its rows.
     pub partitions: Vec<u32>,
@@ -113,7 +119,9 @@ pub struct CatalogColumn {
 }
 
 impl CatalogTable {
-    /// Whether no column identifies a row, and the replica identity is not `full`.
+    /// Whether no change can refer to an existing row.
+    ///
+    /// No column identifies a row, and the replica identity is not `full`.
     pub fn is_insert_only(&self) -> bool {
         !self.identity_full && self.key.is_empty()
     }
@@ -164,22 +172,26 @@ impl Catalog {
         self.tables.insert(name, None);
     }
 
-    /// Adds an OID that was read; a table with it is added as well.
+    /// Marks an OID as read.
+    ///
+    /// If a table has this OID, [`Catalog::insert`] adds the table.
     pub fn insert_read_oid(&mut self, oid: u32) {
         self.read_oids.insert(oid);
     }
 
-    /// Adds the name of a relation that is not a table of a user, such as a materialized view.
+    /// Adds the name of a relation that is not a user's table.
     ///
-    /// The relation has the name since the commit that ends at `since`. Before, a table may have had it.
+    /// Such a relation is a materialized view, for example. The relation has the name since the commit that
+    /// ends at `since`. Before, a table may have had it.
     pub fn insert_untracked(&mut self, name: TableName, since: Lsn) {
         self.tables.insert(name.clone(), None);
         self.untracked.insert(name, since);
     }
 
-    /// Whether a row of this name is a row of a table, if its transaction's commit ends at `commit_end`.
+    /// Whether a row of this name is a row of a table.
     ///
-    /// A name that the catalog does not have is that of a table that was dropped since.
+    /// The commit of the row's transaction ends at `commit_end`. A name that the catalog does not have is
+    /// that of a table that was dropped since.
     pub fn is_table(&self, name: &TableName, commit_end: Lsn) -> bool {
         self.untracked.get(name).is_none_or(|since| commit_end < *since)
     }
@@ -189,7 +201,9 @@ impl Catalog {
         self.types.insert(catalog_type);
     }
 
-    /// Whether no change can refer to a row of this table, nor to a row of one of its partitions.
+    /// Whether no change can refer to an existing row of this table.
+    ///
+    /// This also concerns the rows of its partitions.
     pub fn is_insert_only(&self, table: &CatalogTable) -> bool {
         let partitions = table.partitions.iter();
         let mut partitions = partitions.map(|oid| self.table(self.names.get(oid)?));
@@ -204,21 +218,23 @@ impl Catalog {
         !self.types.is_empty()
     }
 
-    /// The table of this name; `None` if the catalog does not hold it.
+    /// The table of this name.
     ///
-    /// The table was then dropped or renamed, or it was created after the catalog was read.
+    /// `None` if the catalog does not hold it. The table was then dropped or renamed, or it was created after
+    /// the catalog was read.
     pub fn table(&self, name: &TableName) -> Option<&CatalogTable> {
         self.tables.get(name)?.as_ref()
     }
 
-    /// The type with this OID and this modifier; `None` if it does not exist any more.
+    /// The type with this OID and modifier; `None` if it was dropped.
     pub fn type_of_oid(&self, oid: u32, modifier: i32) -> Option<ColumnType> {
         self.types.of_oid(oid, modifier)
     }
 
-    /// The type with this schema and this name in `pg_type`; an empty schema is `pg_catalog`.
+    /// The type with this schema and name in `pg_type`.
     ///
-    /// pgoutput sends these two names. It is needed only for a type whose OID does not exist any more.
+    /// An empty schema means `pg_catalog`. pgoutput sends these two names. It is needed only for a type whose
+    /// OID does not exist any more.
     pub fn type_of_catalog_name(&self, schema: &str, name: &str) -> ColumnType {
         self.types.of_catalog_name(schema, name)
     }
@@ -237,9 +253,10 @@ impl Catalog {
             .unwrap_or_else(|| self.types.of_name(sent))
     }
 
-    /// The type of a column whose plugin sends the type's OID, and its name with the modifier.
+    /// The type of a column whose plugin sends OID and name.
     ///
-    /// The name is that of the base type if the type is a domain.
+    /// The plugin sends the OID of the type, and the type's name with the modifier. The name is that of the
+    /// base type if the type is a domain.
     pub fn type_of_oid_and_name(&self, oid: u32, sent: &str) -> ColumnType {
         self.types.of_oid_and_name(oid, sent)
     }

@@ -212,7 +212,9 @@ impl Message<'_> {
     }
 }
 
-/// Values of a row, one for each column of its [`Relation`], in that order.
+/// Values of a row, in the order of its [`Relation`]'s columns.
+///
+/// There is one value for each column.
 pub type Tuple<'a> = Vec<Datum<'a>>;
 
 /// Value of one column in a row.
@@ -277,7 +279,9 @@ impl Relation {
         self.columns.iter().any(|column| column.key)
     }
 
-    /// Indexes in `columns` of the columns with these names; `None` for an unknown name.
+    /// Indexes in `columns` of the columns with these names.
+    ///
+    /// The index of an unknown name is `None`.
     pub fn column_indexes(&self, names: &[String]) -> Vec<Option<usize>> {
         let index = |name: &String| self.columns.iter().position(|column| column.name == *name);
         names.iter().map(index).collect()
@@ -338,7 +342,9 @@ pub struct ColumnType {
 }
 
 impl ColumnType {
-    /// The built-in type with this OID and this modifier; `None` for another OID.
+    /// The built-in type with this OID and modifier.
+    ///
+    /// `None` if no built-in type has this OID.
     pub fn built_in(oid: u32, modifier: i32) -> Option<Self> {
         Some(ColumnType {
             oid,
@@ -347,7 +353,7 @@ impl ColumnType {
         })
     }
 
-    /// A type of which only the name is known; its values are text.
+    /// A type that is known by name only; its values are text.
     pub fn unknown(name: impl Into<String>) -> Self {
         ColumnType {
             oid: 0,
@@ -357,7 +363,9 @@ impl ColumnType {
     }
 }
 
-/// The built-in type that `format_type` prints with this name; an unknown type for another name.
+/// The type that `format_type` prints with this name.
+///
+/// A name that no built-in type has gives an unknown type.
 #[cfg(test)]
 impl From<&str> for ColumnType {
     fn from(name: &str) -> Self {

@@ -34,16 +34,23 @@ pub struct Checkpoint {
     pub timeline: u32,
     /// The slot's database.
     pub database: String,
-    /// The OID of the slot's database, which a rename keeps; `None` before a version that stores it.
+    /// The OID of the slot's database, which a rename keeps.
+    ///
+    /// `None` in a checkpoint of a version that did not store it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub database_oid: Option<u32>,
     /// The slot.
     pub slot: String,
     /// The slot's plugin.
     pub plugin: String,
-    /// End of the last commit record up to which the stream has acknowledged every change.
+    /// The acknowledged position, the end of a commit record.
+    ///
+    /// The stream has acknowledged every change up to it.
     pub commit_end: Lsn,
-    /// How much the stream has of the next transaction, if that is larger than one invocation.
+    /// The resume point of the next transaction.
+    ///
+    /// It exists if the transaction is larger than one invocation. It states how much of the transaction the
+    /// stream has.
     #[serde(default)]
     pub progress: Option<ResumePoint>,
     /// The last marker that was written.
@@ -70,7 +77,9 @@ pub struct ResumePoint {
     pub xid: u32,
     /// End of its commit record.
     pub commit_end: Lsn,
-    /// When it was committed, µs since 1970-01-01 UTC, if the plugin sends that.
+    /// Commit time in µs since 1970-01-01 UTC.
+    ///
+    /// `None` if the plugin does not send it.
     pub commit_time: Option<i64>,
     /// The last row's `lsn`. Rows of one transaction arrive in the order of their LSNs.
     pub lsn: Lsn,
@@ -90,7 +99,9 @@ pub struct ResumePoint {
 /// The position up to which the stream has everything.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AckPosition {
-    /// End of the last commit record up to which the stream has every change.
+    /// Position up to which the stream has every change.
+    ///
+    /// It is the end of a commit record.
     pub commit_end: Lsn,
     /// How much it has of the transaction behind that, if a part.
     pub resume: Option<ResumePoint>,
@@ -128,9 +139,10 @@ impl Checkpoint {
         stored_document::to_text(self)
     }
 
-    /// Adds what is acknowledged beyond its position, as far as the document has room.
+    /// Adds the acknowledged changes beyond its position.
     ///
-    /// A checkpoint with a resume point has none. The point may take most of the room.
+    /// Changes for which the document has no room are left out. A checkpoint with a resume point has none.
+    /// The point may take most of the room.
     #[must_use]
     pub fn with_ack_ahead(mut self, ahead: &AckAhead, rules: &str) -> Self {
         if self.progress.is_some() {
@@ -144,7 +156,9 @@ impl Checkpoint {
         self
     }
 
-    /// What the stream has acknowledged beyond its position; `None` if nothing is stored.
+    /// The acknowledged changes beyond its position.
+    ///
+    /// `None` if nothing is stored.
     ///
     /// # Errors
     /// The reason why it is not used: the changes are sent again.

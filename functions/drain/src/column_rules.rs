@@ -115,7 +115,9 @@ impl ColumnRule {
         }
     }
 
-    /// What these rules send of a column; `None` if no rule matches it. To omit is stronger than to hash.
+    /// What these rules send of a column; `None` if no rule matches.
+    ///
+    /// To omit is stronger than to hash.
     pub fn action_of(rules: &[Self], table: &TableName, column: &str) -> Option<ColumnAction> {
         let matching = rules
             .iter()

@@ -85,16 +85,21 @@ pub struct Config {
     pub salt: Option<SaltSource>,
     /// Operations whose changes are not sent.
     pub skipped: SkippedOperations,
-    /// Name or ARN of the stream that receives the records; with a pattern, only those of messages and
-    /// control events.
+    /// Name or ARN of the stream that receives the records.
+    ///
+    /// With a stream pattern, it receives only the records of messages and control events.
     pub stream: String,
     /// The streams of tables; `None` if there is only one stream.
     pub stream_pattern: Option<StreamPattern>,
     /// Name of the database in events and control events.
     pub source_name: String,
-    /// Whether several events share a record, in the format of the Kinesis Producer Library.
+    /// Whether several events share a record.
+    ///
+    /// Such a record has the format of the Kinesis Producer Library.
     pub aggregate: bool,
-    /// Whether to use a stream that distributes records by itself, so that no order holds.
+    /// Whether to use a stream that distributes records by itself.
+    ///
+    /// On such a stream no order holds.
     pub accept_auto_distribution: bool,
     /// The SSM parameter that holds the checkpoint.
     pub checkpoint_parameter: String,
@@ -102,7 +107,9 @@ pub struct Config {
     pub linger: Duration,
     /// Namespace of the metrics in CloudWatch.
     pub metrics_namespace: String,
-    /// Percent of one core of the server that polling may take, 1 to 50.
+    /// Percent of a core that polling may take, 1 to 50.
+    ///
+    /// It is a core of the server.
     pub poll_cpu_percent: u8,
     /// Whether markers are written to the server's log.
     pub markers: bool,
@@ -114,7 +121,9 @@ pub struct Config {
     pub partition_keys: Vec<TableColumns>,
     /// Lowest level that is logged: `error`, `warn`, `info` or `debug`.
     pub log_level: String,
-    /// The function's memory in MiB, as Lambda reports it; 256 without a report.
+    /// The function's memory in MiB.
+    ///
+    /// Lambda reports it. Without a report, it is 256.
     pub memory_mib: u64,
 }
 
@@ -133,7 +142,9 @@ pub struct Database {
     pub auth: Auth,
     /// TLS, and the checks of the server's certificate.
     pub tls: SslMode,
-    /// PEM file of certificate authorities that replaces the built-in ones of Amazon RDS.
+    /// PEM file of certificate authorities.
+    ///
+    /// It replaces the built-in ones of Amazon RDS.
     pub root_certificates: Option<PathBuf>,
 }
 
@@ -181,7 +192,7 @@ pub enum StandbyAck {
     Required,
 }
 
-/// libpq's `sslmode`, without the modes that fall back to a connection without TLS.
+/// libpq's `sslmode`, without the modes that fall back to no TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SslMode {
     /// No TLS.
@@ -213,9 +224,10 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Reads the variables through `get`, which returns `None` for a variable that is not set.
+    /// Reads the configuration from environment variables.
     ///
-    /// An empty variable counts as not set.
+    /// `get` returns the value of a variable, and `None` for one that is not set. An empty variable counts as
+    /// not set.
     ///
     /// # Errors
     /// Names the first variable that is missing or not valid, and the values that it accepts.

@@ -85,7 +85,9 @@ pub struct SlotState {
     /// From 17: whether standbys keep a copy that survives their promotion.
     #[serde(default)]
     pub failover: Option<bool>,
-    /// Whether the server drops the slot at the end of the session that created it.
+    /// Whether the slot is temporary.
+    ///
+    /// The server drops a temporary slot at the end of the session that created it.
     #[serde(default)]
     pub temporary: bool,
     /// Whether the slot sends a prepared transaction before its commit.
@@ -107,7 +109,9 @@ pub struct StartPosition {
     /// It is the checkpoint's position. After a change of timeline it is the slot's own position, until the
     /// slot returns a marker.
     pub settled: Lsn,
-    /// The resume point of the first transaction after `settled`, if a part of it was acknowledged.
+    /// The resume point of the first transaction after `settled`.
+    ///
+    /// It exists if a part of that transaction was acknowledged.
     pub resume: Option<ResumePoint>,
     /// The marker that the slot must return.
     pub expected: Option<Marker>,
@@ -416,7 +420,9 @@ fn check_owner(
     })
 }
 
-/// Checks that the checkpoint is of this server, and that `confirmed_flush <= checkpoint <= flush`.
+/// Checks that the checkpoint belongs to this server's history.
+///
+/// `confirmed_flush <= checkpoint <= flush` must hold.
 fn check_history(
     slot: &str,
     server: &ServerInfo,

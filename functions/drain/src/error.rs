@@ -1,4 +1,6 @@
-//! The error of an invocation, with a stable name for alarms and a kind that says whether to wait or to act.
+//! The error of an invocation, with its name and its kind.
+//!
+//! The name is stable, for alarms. The kind says whether to wait or to act.
 
 use crate::config::ConfigError;
 use crate::continuity::Discontinuity;

@@ -14,14 +14,18 @@ use crate::plugin::Plugin;
 pub enum Action {
     /// Drain the slot, as a tick does.
     Drain {
-        /// The slot's position from which the operator accepts to continue after a gap.
+        /// The slot's position at which the operator accepts a gap.
+        ///
+        /// The drain continues from this position.
         accept_gap: Option<Lsn>,
     },
     /// Start a backfill, or control the pending one.
     Backfill(BackfillCommand),
-    /// Create the publication, the slot and the first checkpoint, as far as they are missing.
+    /// Create publication, slot and first checkpoint, as far as they are missing.
     Setup {
-        /// The plugin of a slot that is created, pgoutput if there is none. A slot that exists must have it.
+        /// The plugin of a new slot; pgoutput if there is none.
+        ///
+        /// A slot that exists must have this plugin.
         plugin: Option<Plugin>,
     },
     /// Report the state of slot, stream and backfill.
@@ -31,7 +35,7 @@ pub enum Action {
         /// Whether the answer names partition keys, and not their hashes.
         names_keys: bool,
     },
-    /// Drop the slot, and delete the checkpoint and the state of the backfill.
+    /// Drop the slot; delete the checkpoint and the backfill's state.
     Teardown,
 }
 
@@ -149,12 +153,14 @@ fn parse_plan(fields: &Map<String, Value>) -> Result<Action, EventError> {
         .ok_or(invalid)
 }
 
-/// The first 40 characters of a text, since an error must not repeat a whole payload.
+/// The first 40 characters of a text.
+///
+/// An error must not repeat a whole payload.
 fn shortened(text: &str) -> String {
     text.chars().take(40).collect()
 }
 
-/// Checks that an event has no other fields than `action` and the allowed ones.
+/// Checks that an event has only the allowed fields and `action`.
 fn check_fields(
     fields: &Map<String, Value>,
     action: &'static str,

@@ -119,7 +119,7 @@ fn with_json_payload(mut invocation: LambdaInvocation) -> LambdaInvocation {
     invocation
 }
 
-/// Writes a summary line to the log, with the fields of the invocation.
+/// Writes a summary line with the invocation's fields to the log.
 ///
 /// It has no `level`. Lambda takes such a line for INFO.
 fn write_line(mut line: Map<String, Value>, fields: &LineFields) {

@@ -6,9 +6,10 @@ use futures_util::FutureExt as _;
 
 use crate::error::Error;
 
-/// Logs each panic from now on as one line, in place of Rust's own text.
+/// Logs each panic from now on as one line.
 ///
-/// The message of a panic can quote a part of a row, so it is logged at the level `debug` only.
+/// The line replaces Rust's own text. The message of a panic can quote a part of a row, so it is logged at
+/// the level `debug` only.
 pub fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         tracing::error!(error_type = Error::Panicked.name(), "{}", place(panic.location()));

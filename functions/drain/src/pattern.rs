@@ -186,7 +186,9 @@ impl FromStr for TablePattern {
     }
 }
 
-/// Parser of one pattern, which ends at one of some characters or at the end of the text.
+/// Parser of one pattern, up to an end character.
+///
+/// The pattern ends at one of the characters `ends` or at the end of the text.
 struct PatternParser<'a> {
     text: &'a str,
     chars: Peekable<CharIndices<'a>>,
@@ -214,7 +216,7 @@ impl<'a> PatternParser<'a> {
         self.is_at_end().then_some(pattern)
     }
 
-    /// The two names of a table, which may be followed by something else.
+    /// The two names of a table; other text may follow.
     fn table(&mut self) -> Option<TablePattern> {
         let schema = self.name()?;
         self.period()?;

@@ -31,7 +31,9 @@ pub struct PluginOptions {
 /// Byte that distinguishes the row of a change from every other row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChangeMark {
-    /// Place of the byte in the row, counted from 1 as SQL's `substr` does.
+    /// Place of the byte in the row, counted from 1.
+    ///
+    /// SQL's `substr` counts in the same way.
     pub place: i32,
     /// The values of the byte in the row of a change.
     pub bytes: &'static [&'static [u8]],
@@ -57,7 +59,9 @@ impl Plugin {
         self != Plugin::Pgoutput || server_version >= 140_000
     }
 
-    /// The first bytes of the row that commits a transaction, and of no other row.
+    /// The first bytes of a row that commits a transaction.
+    ///
+    /// No other row begins with them.
     pub fn commit_mark(self) -> &'static [u8] {
         match self {
             Plugin::Pgoutput => b"C",
@@ -66,7 +70,7 @@ impl Plugin {
         }
     }
 
-    /// The byte that distinguishes the row of a change from every other row.
+    /// The byte that distinguishes a change's row from all other rows.
     pub fn change_mark(self) -> ChangeMark {
         match self {
             Plugin::Pgoutput => ChangeMark {

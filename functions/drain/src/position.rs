@@ -49,7 +49,9 @@ impl Position {
     }
 }
 
-/// The positions of one transaction's events, in the order in which the server sends the changes.
+/// The positions of one transaction's events, in the server's order.
+///
+/// The server sends the changes in this order.
 #[derive(Debug, Clone)]
 pub struct PositionSequence {
     commit_end: Lsn,

@@ -23,9 +23,9 @@ const MAX_RELATIONS: usize = 64;
 pub struct ProjectionRules {
     /// Columns that are omitted or hashed.
     pub columns: ColumnRules,
-    /// Columns of the partition keys, for the tables that do not have their own keys as these.
+    /// Columns of the partition keys of some tables.
     ///
-    /// The first entry that matches a table counts.
+    /// The other tables have their own keys as partition keys. The first entry that matches a table counts.
     pub partition_keys: Vec<TableColumns>,
 }
 
@@ -40,7 +40,9 @@ impl ProjectionRules {
         self.columns.match_table(table) || self.partition_columns(table).is_some()
     }
 
-    /// The columns of a table's partition key; `None` if that is its own key.
+    /// The columns of a table's partition key.
+    ///
+    /// `None` if the partition key is the table's own key.
     fn partition_columns(&self, table: &TableName) -> Option<&[String]> {
         let mut keys = self.partition_keys.iter();
         let key = keys.find(|key| key.table.matches(table))?;
@@ -52,20 +54,28 @@ impl ProjectionRules {
 #[derive(Debug)]
 pub struct Projections<'r> {
     rules: &'r ProjectionRules,
-    /// The last relation that is sent as it is, since consecutive changes are mostly of one table.
+    /// The last relation that is sent as it is.
+    ///
+    /// Consecutive changes are mostly of one table.
     unchanged: Option<Arc<Relation>>,
-    /// The relations of each table; `None` for a table that no rule matches.
+    /// The relations of each table.
+    ///
+    /// `None` for a table that no rule matches.
     tables: HashMap<TableName, Option<Vec<KnownRelation>>>,
 }
 
-/// A relation, and its projection; `None` if it is sent as it is.
+/// A relation and its projection.
+///
+/// The projection is `None` if the relation is sent as it is.
 #[derive(Debug)]
 struct KnownRelation {
     relation: Arc<Relation>,
     projection: Option<Arc<Projection>>,
 }
 
-/// The relation that is sent, and what happens with each column of the decoded one.
+/// The relation that is sent, and the treatment of its columns.
+///
+/// Each column of the decoded relation has a treatment.
 #[derive(Debug)]
 struct Projection {
     relation: Arc<Relation>,
@@ -93,7 +103,9 @@ impl<'r> Projections<'r> {
         }
     }
 
-    /// The change as it is sent; `None` if that is the change itself.
+    /// The change as it is sent.
+    ///
+    /// `None` if the decoded change is sent as it is.
     pub fn change<'c>(&mut self, change: &'c Change<'_>) -> Option<Change<'c>> {
         if self.rules.is_empty() {
             return None;
@@ -135,7 +147,9 @@ impl<'r> Projections<'r> {
         }
     }
 
-    /// The relation and the values of a row as they are sent; `None` if these are the given ones.
+    /// The relation and the values of a row as they are sent.
+    ///
+    /// `None` if these are the given ones.
     pub fn row<'c>(
         &mut self,
         relation: &Arc<Relation>,
@@ -149,7 +163,9 @@ impl<'r> Projections<'r> {
         Some((Arc::clone(&projection.relation), row))
     }
 
-    /// The projection of a relation; `None` if it is sent as it is.
+    /// The projection of a relation.
+    ///
+    /// `None` if the relation is sent as it is.
     fn of(&mut self, relation: &Arc<Relation>) -> Option<Arc<Projection>> {
         let is_same = |known: &Arc<Relation>| Arc::ptr_eq(known, relation);
         if self.unchanged.as_ref().is_some_and(is_same) {
@@ -265,9 +281,10 @@ impl Projection {
     }
 }
 
-/// Marks the columns of the partition key, if the relation has all of them.
+/// Marks the columns of the partition key.
 ///
-/// The relation of a delete may lack some. The other changes of its row then have other partition keys.
+/// They are marked only if the relation has all of them. The relation of a delete may lack some. The other
+/// changes of its row then have other partition keys.
 fn set_partition_columns(relation: &mut Relation, names: &[String]) {
     let indexes: Option<Vec<usize>> = relation.column_indexes(names).into_iter().collect();
     let indexes = indexes.unwrap_or_default();
@@ -279,7 +296,9 @@ fn set_partition_columns(relation: &mut Relation, names: &[String]) {
     }
 }
 
-/// The primary key as it is sent; empty if it loses a column.
+/// The primary key as it is sent.
+///
+/// It is empty if one of its columns is omitted.
 fn primary_key(rules: &ColumnRules, relation: &Relation) -> Vec<(String, String)> {
     let columns = relation.primary_key.iter();
     let sent = columns.map(|(name, type_name)| match rules.action_of(&relation.table, name) {
@@ -298,9 +317,10 @@ fn hash_type() -> ColumnType {
     }
 }
 
-/// The text that the type's output function writes, whatever plugin wrote the value.
+/// The text that the type's output function writes.
 ///
-/// `boolean` is the only type that some plugins write in another way.
+/// The result is the same for every plugin that wrote the value. `boolean` is the only type that some plugins
+/// write in another way.
 fn server_text(text: &str, is_boolean: bool) -> &str {
     match (is_boolean, text) {
         (true, "true") => "t",

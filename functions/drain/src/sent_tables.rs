@@ -20,7 +20,9 @@ const VERSION: u64 = 1;
 /// Bytes of a hash. Among 700 tables, two have the same hash in one of 20,000 databases.
 const HASH_BYTES: usize = 4;
 
-/// A table of the database, and why its changes are sent or not.
+/// A table of the database, and whether its changes are sent.
+///
+/// If they are not sent, [`SendState`] has the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableState {
     /// The table.
@@ -49,7 +51,9 @@ pub struct SentTables {
 }
 
 impl SentTables {
-    /// The tables that are sent now; `None` if there are more than [`MOST_TABLES`].
+    /// The tables that are sent now.
+    ///
+    /// `None` if there are more than [`MOST_TABLES`].
     pub fn of(states: &[TableState]) -> Option<Self> {
         let sent = states.iter().filter(|state| state.sending == SendState::Sent);
         let mut hashes: Vec<_> = sent.map(|state| hash(&state.table)).collect();

@@ -15,7 +15,9 @@ pub enum InvalidDocument {
         /// The cause.
         source: serde_json::Error,
     },
-    /// The document has another format version, which may give the same names another meaning.
+    /// The document has another format version.
+    ///
+    /// Another version may give the same names another meaning.
     #[error(
         "it has format version {found}, and this Spillway reads version {expected}: \
          deploy the version that wrote it, or a later one"

@@ -1,4 +1,6 @@
-//! Name of a stream with placeholders for schema and table, such as `cdc-{schema}`.
+//! Name of a stream with placeholders for schema and table.
+//!
+//! An example is `cdc-{schema}`.
 
 use std::fmt;
 

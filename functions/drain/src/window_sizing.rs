@@ -16,7 +16,9 @@ pub struct Window {
     ///
     /// Each record that starts before it is read, unless the window has more than `rows` rows.
     pub upto: Lsn,
-    /// The number of rows after which the server stops, at the next end of a transaction.
+    /// The row bound of the window.
+    ///
+    /// After this number of rows, the server stops at the next end of a transaction.
     pub rows: i32,
     /// Rows that were acknowledged before, and that the server need not send.
     pub sent_prefix: Option<SentPrefix>,
@@ -38,7 +40,9 @@ pub struct WindowSizing {
     rows: i32,
     /// Whether a window needs most of an invocation's time to decode.
     is_slow: bool,
-    /// Whether a window may be as large as the part of the log that is decoded again before it.
+    /// Whether a window may be larger than `wal_bytes`.
+    ///
+    /// It may then be as large as the part of the log that is decoded again before it.
     may_stretch: bool,
 }
 
@@ -54,12 +58,16 @@ pub struct WindowSizing {
 pub struct TransactionSearch {
     /// The row bound of the next window.
     pub rows: i32,
-    /// The row bound of the window after it; 0 if there is none.
+    /// The row bound of the window after the next one.
+    ///
+    /// It is 0 if there is no such window.
     half: i32,
 }
 
 impl TransactionSearch {
-    /// The first step, after a window of so many rows that the server cannot decode.
+    /// The first step, after a window that the server cannot decode.
+    ///
+    /// `rows` is the number of rows of that window.
     pub fn new(rows: i32) -> Self {
         TransactionSearch {
             rows: 1,
@@ -84,19 +92,21 @@ impl TransactionSearch {
 pub enum SizingStep {
     /// Try a smaller window.
     Smaller,
-    /// Give the window nearly all of an invocation's time, in the next invocation.
+    /// Try again in the next invocation, with nearly all its time.
     NextInvocation,
     /// Give up: the smallest window had nearly all of an invocation's time.
     Impossible,
 }
 
-/// Bounds of the part of the log that a window covers, in bytes.
+/// Bounds of a window's part of the log, in bytes.
 const WAL_BYTES: RangeInclusive<u64> = 1 << 20..=4 << 30;
 /// Bounds of the rows of a window.
 const ROWS: RangeInclusive<i32> = 1_000..=2_000_000;
 
 impl Default for WindowSizing {
-    /// A size that a small instance decodes in a second or two, for any content of the log.
+    /// A size that a small instance decodes in a second or two.
+    ///
+    /// This holds for any content of the log.
     fn default() -> Self {
         WindowSizing {
             wal_bytes: 128 << 20,
@@ -108,10 +118,10 @@ impl Default for WindowSizing {
 }
 
 impl WindowSizing {
-    /// The next window, from `confirmed` towards `readable`, of a slot that is decoded from `restart`.
+    /// The next window after `confirmed`, up to `readable` at most.
     ///
-    /// The log from `restart` to `confirmed` is decoded again, which costs as much as new log of that size.
-    /// So the window is at least as large, unless that was too slow.
+    /// The slot is decoded from `restart`. The log from `restart` to `confirmed` is decoded again, which
+    /// costs as much as new log of that size. So the window is at least as large, unless that was too slow.
     pub fn next_window(&self, confirmed: Lsn, readable: Lsn, restart: Lsn) -> Window {
         let decoded_again = match self.may_stretch {
             true => confirmed.bytes_since(restart).min(*WAL_BYTES.end()),
@@ -124,10 +134,11 @@ impl WindowSizing {
         }
     }
 
-    /// The time that the server may take to decode a window, with `left` of the invocation's time.
+    /// The longest time for the server to decode a window.
     ///
-    /// The server decodes a window before it sends the first row. It gets half of the time, so that a smaller
-    /// window can still be tried. If half was not enough before, it gets nearly all.
+    /// `left` is the time that is left of the invocation. The server decodes a window before it sends the
+    /// first row. It gets half of the time, so that a smaller window can still be tried. If half was not
+    /// enough before, it gets nearly all.
     pub fn decode_timeout(&self, left: Duration) -> Duration {
         match self.is_slow {
             true => left * 9 / 10,
@@ -152,10 +163,10 @@ impl WindowSizing {
         self.scale(smaller.clamp(0.25, 4.0));
     }
 
-    /// Makes the next window smaller, after one that did not fit into its time.
+    /// Makes the next window smaller.
     ///
-    /// First it is no longer stretched. After that its size is divided by 16, since an invocation has time
-    /// for few attempts.
+    /// The last window did not fit into its time. First it is no longer stretched. After that its size is
+    /// divided by 16, since an invocation has time for few attempts.
     pub fn shrink(&mut self, confirmed: Lsn, restart: Lsn) -> SizingStep {
         let before = *self;
         match self.may_stretch && confirmed.bytes_since(restart) > self.wal_bytes {

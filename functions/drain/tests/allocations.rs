@@ -41,7 +41,7 @@ static ALLOCATOR: Counting = Counting;
 /// Changes before the count starts, and changes that are counted.
 const CHANGES: (u32, u32) = (20_000, 20_000);
 
-/// Allocations of each change on the steady path, in the stages up to `last`.
+/// Allocations of each change on the steady path, up to stage `last`.
 fn allocations(mut path: Path, last: Stage) -> f64 {
     let (warm, counted) = CHANGES;
     path.pass(0..warm, last);

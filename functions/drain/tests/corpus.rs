@@ -1,4 +1,4 @@
-//! The fuzzer's checks (`../fuzz`) on the inputs of its corpus and on the densest inputs.
+//! The fuzzer's checks (`../fuzz`) on its corpus and the densest inputs.
 //!
 //! The corpus holds the inputs from which fuzzing starts, and inputs that fuzzing found. The densest inputs
 //! allocate the most bytes for each byte of input. A fuzzer would find those only by chance.

@@ -9,9 +9,10 @@ use crate::checks::rows::split;
 /// The most bytes of a row.
 const MAX_ROW_BYTES: usize = u16::MAX as usize;
 
-/// Mutates the input in the first `size` bytes of `data`; returns its new size.
+/// Mutates the input in the first `size` bytes of `data`.
 ///
-/// The mutated input has at most `max_size` bytes. The same `seed` makes the same mutation.
+/// Returns the new size of the input. The mutated input has at most `max_size` bytes. The same `seed` makes
+/// the same mutation.
 pub fn mutate(data: &mut [u8], size: usize, max_size: usize, seed: u32) -> usize {
     let mut random = SplitMix64(u64::from(seed));
     let (mut options, rows) = split(&data[..size]);

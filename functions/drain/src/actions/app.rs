@@ -1,4 +1,4 @@
-//! The clients of a sandbox, and the opening of the slot under its lock.
+//! Clients of a sandbox, and access to the slot under its lock.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -88,7 +88,10 @@ impl App {
         *self.failed_report.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
     }
 
-    /// Takes what a drain did before it failed; `None` if no drain has begun.
+    /// Takes the report of a failed drain.
+    ///
+    /// It states what the drain did before it failed. Returns `None` if no drain has begun, or if the report
+    /// was taken before.
     pub fn take_failed_report(&self) -> Option<Value> {
         let mut report = self.failed_report.lock().unwrap_or_else(PoisonError::into_inner);
         report.take()
@@ -168,7 +171,9 @@ impl App {
         Ok((session, inspection))
     }
 
-    /// Opens the slot for an action that must not run beside another drainer.
+    /// Opens the slot for an action that needs the slot's lock.
+    ///
+    /// Such an action must not run beside another drainer.
     ///
     /// # Errors
     /// Those of [`App::open`], and [`SlotError::Busy`] if another drainer still has the lock at `deadline`.
@@ -292,7 +297,9 @@ impl App {
 struct LockedSession {
     control: Session,
     inspection: Inspection,
-    /// The stored checkpoint, if there is one; the outer `None` if another session has the lock.
+    /// The stored checkpoint, if there is one.
+    ///
+    /// The outer `None` means that another session has the lock.
     stored: Option<Result<Option<Checkpoint>, CheckpointError>>,
 }
 

@@ -16,7 +16,7 @@ use crate::postgres::connection::{Connector, Session};
 use crate::postgres::schema::SchemaSource;
 use crate::table_name::TableName;
 
-/// The source of the database's relations, and of what is published of them.
+/// Source of the database's relations, and of what is published.
 pub(super) fn schema_source<'a>(
     app: &'a App,
     connector: &'a Connector,
@@ -111,7 +111,10 @@ fn describe_table(state: &BackfillState, info: Option<&RelationInfo>, name: &Tab
     })
 }
 
-/// The state of one table, its rows that arrived if known, and the milliseconds that its chunks took.
+/// Progress of one table.
+///
+/// Returns its state, its rows that arrived, and the time of its chunks in milliseconds. The rows are `None`
+/// if they are not known.
 fn table_progress(state: &BackfillState, name: &TableName) -> (&'static str, Option<u64>, u64) {
     if let Some(TableProgress { rows, ms, .. }) = state.table.as_ref().filter(|table| table.name == *name) {
         return ("reading", Some(*rows), *ms);

@@ -1,4 +1,4 @@
-//! The tables that were sent at the last check, and are not now.
+//! Tables that were sent at the last check and are not now.
 
 use std::time::{Duration, Instant};
 
@@ -59,7 +59,9 @@ pub(super) async fn check(
     })
 }
 
-/// Warns once of each table that left, and stores the tables that are sent now. Returns how many left.
+/// Warns once of each table that left.
+///
+/// Stores the tables that are sent now. Returns the number of tables that left.
 ///
 /// A failed check costs no drain: the next one tries again.
 pub(super) async fn warn(app: &App, connector: &Connector, session: &Session, settings: &Settings) -> u64 {

@@ -22,9 +22,10 @@ pub(super) async fn load(parameter: &Parameter) -> Result<Option<BackfillState>,
     })
 }
 
-/// The pending backfill that a tick runs between its windows, if there is one.
+/// The pending backfill, if there is one.
 ///
-/// A state that can never be read does not keep the drain from its work: the log names the reason.
+/// A tick runs it between its windows. A state that can never be read does not keep the drain from its work:
+/// the log names the reason.
 ///
 /// # Errors
 /// The state cannot be read at the moment. Then it is not known whether changes must be completed for it.
@@ -54,9 +55,10 @@ pub(super) async fn pending_runner(
     }
 }
 
-/// Restarts a pending backfill behind a gap, on another slot or server, or after the checkpoint was lost.
+/// Restarts a pending backfill if changes may be missing.
 ///
-/// Rows that were read before may have changed unseen. Returns whether it did.
+/// This is the case behind a gap, on another slot or server, or after the checkpoint was lost. Rows that were
+/// read before may have changed unseen. Returns whether the backfill was restarted.
 pub(super) fn restart_if_needed(
     app: &App,
     state: &mut BackfillState,

@@ -38,8 +38,10 @@ pub struct Plan {
     pub from: Lsn,
     /// Up to where this was to be read: the end of the server's log.
     pub upto: Lsn,
-    /// Whether it was read to its end; otherwise there is more than one peek should hold, and the figures are
-    /// of its beginning.
+    /// Whether the log was read up to `upto`.
+    ///
+    /// Otherwise there were more rows than one peek should hold, or the time was over. The figures are then
+    /// of the beginning.
     pub complete: bool,
     /// Transactions that brought at least one change.
     pub transactions: u64,
@@ -220,8 +222,10 @@ impl<'a, R: PeekRow, K: Stream> Forecaster<'a, R, K> {
         }
     }
 
-    /// Adds the rows of a peek to the forecast until the time is over. Returns whether the window was read to
-    /// its bound in the log.
+    /// Adds the rows of a peek to the forecast.
+    ///
+    /// Stops at the window's row bound, or when the time is over. Returns whether the window was read to its
+    /// bound in the log.
     async fn read<S: Slot>(
         &mut self,
         slot: &mut S,

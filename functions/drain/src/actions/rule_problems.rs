@@ -1,4 +1,4 @@
-//! Settings that name tables or columns, and that the database does not fit.
+//! Settings of tables or columns that do not fit the database.
 
 use super::app::App;
 use crate::plugin::Plugin;
@@ -8,7 +8,9 @@ use crate::postgres::connection::{Connector, Session};
 use crate::postgres::partition_key_checks::{SentColumns, partition_key_problems};
 use crate::postgres::unmatched_patterns::unmatched_patterns;
 
-/// A sentence for each part of `TABLES`, `COLUMN_RULES` and `PARTITION_KEYS` that does not fit the database.
+/// Problems of `TABLES`, `COLUMN_RULES` and `PARTITION_KEYS`.
+///
+/// There is one sentence for each part that does not fit the database.
 ///
 /// # Errors
 /// A query failed.

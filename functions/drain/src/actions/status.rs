@@ -17,7 +17,9 @@ use crate::postgres::connection::{Connector, Session};
 use crate::postgres::server::{self, Inspection, StandbyInfo};
 use crate::stream_pattern::StreamPattern;
 
-/// Answers with the state of everything that a drain uses, and with the problems that would stop one.
+/// Answers with the state of everything that a drain uses.
+///
+/// The answer also has the problems that would stop a drain.
 ///
 /// # Errors
 /// PostgreSQL or SSM cannot be asked. A stream that cannot be asked is a problem in the answer.
@@ -94,7 +96,9 @@ async fn setting_problems(
     sentences.collect()
 }
 
-/// The fields of the answer that state positions of the server, the slot and the checkpoint.
+/// Fields of the answer about the server, the slot and the checkpoint.
+///
+/// They include the positions.
 fn positions(inspection: &Inspection, stored: Option<&Checkpoint>, standbys: &StandbyInfo) -> Value {
     let server: &ServerInfo = &inspection.server;
     let slot: Option<&SlotState> = inspection.slot.as_ref();

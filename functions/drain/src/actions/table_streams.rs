@@ -1,4 +1,4 @@
-//! The streams of the tables that are sent, if `STREAM_NAME` has a placeholder.
+//! Streams of the sent tables, if `STREAM_NAME` has a placeholder.
 
 use std::collections::BTreeMap;
 

@@ -12,9 +12,10 @@ use crate::postgres::connection::{Connector, Session};
 use crate::postgres::provisioning;
 use crate::postgres::server::{self, Inspection};
 
-/// Drops the slot, so that the server may remove its log, and deletes what Spillway stored.
+/// Drops the slot, and deletes what Spillway stored.
 ///
-/// Publications stay: they cost nothing, and others may use them.
+/// Without the slot, the server may remove its log. Publications stay: they cost nothing, and others may use
+/// them.
 ///
 /// # Errors
 /// Another drainer has the slot for too long, or PostgreSQL or SSM refused.

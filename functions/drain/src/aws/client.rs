@@ -36,6 +36,8 @@ pub(crate) fn kinesis(config: &SdkConfig) -> aws_sdk_kinesis::Client {
 /// Class of a failed request, by the service's error code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
+    /// A missing permission or activation.
+    ///
     /// The function's role lacks a permission, or the account has not activated the service.
     Denied,
     /// The credentials expired, or the clock is wrong.

@@ -16,7 +16,9 @@ use super::client::{Refusal, classify};
 use crate::pack::{HashKey, Record, Shard, ShardMap};
 use crate::ports::{BoxError, PutAnswer, RecordOutcome, Stream, StreamError, StreamInfo};
 
-/// Most bytes of a record, when the stream's description has no limit (Kinesis API, `MaxRecordSizeInKiB`).
+/// Most bytes of a record when the stream's description has no limit.
+///
+/// The source of the value is the Kinesis API, `MaxRecordSizeInKiB`.
 const RECORD_BYTES: usize = 1 << 20;
 
 /// Time for which a description is reused.
@@ -143,7 +145,9 @@ impl Kinesis {
             .collect())
     }
 
-    /// The stream's description, at most ten minutes old, if the stream can be used.
+    /// The stream's description, if the stream can be used.
+    ///
+    /// The description is at most ten minutes old.
     ///
     /// # Errors
     /// The stream cannot be described. Or it distributes records by itself, and the configuration needs keys.
@@ -302,7 +306,9 @@ impl Kinesis {
         }
     }
 
-    /// The error of a request or an answer that differs from the API's description.
+    /// The error of an unexpected request or answer.
+    ///
+    /// The request or the answer differs from the API's description.
     fn unexpected(&self, source: BoxError) -> StreamError {
         StreamError::Unavailable {
             stream: self.stream.clone(),

@@ -21,7 +21,9 @@ pub(crate) struct Parameter {
     pub name: String,
     /// Type of a parameter that is created.
     new_type: ParameterType,
-    /// Type of the stored parameter, as of the last read; `None` without one.
+    /// Type of the stored parameter at the last read.
+    ///
+    /// `None` if no parameter was stored then.
     stored_type: Arc<Mutex<Option<ParameterType>>>,
 }
 
@@ -71,9 +73,9 @@ impl Parameter {
         }
     }
 
-    /// Whether the stored parameter is less protected than a new one would be, as of the last read.
+    /// Whether the stored parameter has less protection than a new one.
     ///
-    /// Earlier versions stored each parameter as `String`.
+    /// The result is as of the last read. Earlier versions stored each parameter as `String`.
     pub(crate) fn lacks_encryption(&self) -> bool {
         self.new_type == ParameterType::SecureString && self.put_type() == ParameterType::String
     }

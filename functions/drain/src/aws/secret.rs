@@ -84,7 +84,9 @@ async fn read_by_parameter(client: &aws_sdk_ssm::Client, name: &str) -> Result<S
         .unwrap_or_default())
 }
 
-/// The name in an ARN, where Secrets Manager adds a hyphen and six random characters; or the name itself.
+/// The name of a secret, from its name or its ARN.
+///
+/// In an ARN, Secrets Manager adds a hyphen and six random characters to the name. The result lacks them.
 fn name_of(name_or_arn: &str) -> &str {
     match name_or_arn.rsplit_once(":secret:") {
         Some((_, name)) => name

@@ -1,4 +1,6 @@
-//! The rows of one chunk, between their snapshot and their watermark, and how changes affect them.
+//! The rows of one chunk, between their snapshot and their watermark.
+//!
+//! Changes that arrive in between drop rows. Rows provide the unchanged large values of updates.
 
 use std::borrow::Cow;
 
@@ -10,7 +12,9 @@ use super::row_lookup::RowRequest;
 use super::snapshot::Snapshot;
 use super::table::BackfillTable;
 
-/// Memory that a row needs besides its text and key, about, in bytes: its entry, and the map's entry.
+/// Approximate memory of a row besides its text and key, in bytes.
+///
+/// It is the memory of the row's entry and of the map's entry.
 const CHUNK_ROW_BYTES: usize = 96;
 
 /// The rows of a chunk, in the order of their keys.
@@ -32,7 +36,7 @@ pub struct ChunkRows {
 struct ChunkRow {
     start: usize,
     length: usize,
-    /// Whether a newer change was sent, so that the row must not be sent.
+    /// Whether a newer change was sent in place of the row.
     is_dropped: bool,
 }
 
@@ -100,9 +104,9 @@ impl ChunkRows {
         self.text.len() + self.key_bytes + self.rows.len() * CHUNK_ROW_BYTES
     }
 
-    /// Adds a row as `COPY … TO STDOUT` writes it, a line with or without its line break.
+    /// Adds a row as `COPY … TO STDOUT` writes it.
     ///
-    /// The first field is the row's size, and no column: see `query`.
+    /// `line` may end with a line break. The first field is the row's size, and no column: see `query`.
     ///
     /// # Errors
     /// The line is not a row of this table.
@@ -127,7 +131,7 @@ impl ChunkRows {
         Ok(())
     }
 
-    /// The key of the last row, one text for each of its columns.
+    /// The key of the last row, one text for each column.
     pub fn last_key(&self) -> Option<Vec<String>> {
         let tuple = self.tuple(*self.rows.last()?).ok()?;
         let text = |index: &usize| match tuple.get(*index) {
@@ -137,7 +141,9 @@ impl ChunkRows {
         self.table.key_indexes.iter().map(text).collect()
     }
 
-    /// The index of the next row that is to be sent, `from` or a later one.
+    /// The index of the next row to send, at or after `from`.
+    ///
+    /// `None` if all these rows were dropped.
     pub fn next_row(&self, from: usize) -> Option<usize> {
         (from..self.rows.len()).find(|index| self.rows.get(*index).is_some_and(|row| !row.is_dropped))
     }
@@ -221,12 +227,11 @@ impl ChunkRows {
         }
     }
 
-    /// The request for the row of a change whose unchanged large values are not known; `None` if none is
-    /// needed.
+    /// The request for a row whose change lacks unchanged large values.
     ///
-    /// `table` is the table that is being read, `rows` are those of the current chunk. Only an update that
-    /// moves its row to another key needs a request, and only if `rows` do not have the row at its old key. A
-    /// consumer may not have received that row yet.
+    /// `None` if no request is needed. `table` is the table that is being read, `rows` are those of the
+    /// current chunk. Only an update that moves its row to another key needs a request, and only if `rows` do
+    /// not have the row at its old key. A consumer may not have received that row yet.
     pub fn row_request(
         table: &BackfillTable,
         rows: Option<&ChunkRows>,
@@ -257,7 +262,7 @@ impl ChunkRows {
         Some(RowRequest { key: key?, xid })
     }
 
-    /// Fills the large values that an update left unchanged from the row that it changed.
+    /// Fills the unchanged large values of an update from the updated row.
     fn fill_from_row(&self, key: &[u8], relation: &Relation, new: &mut Tuple<'_>) -> Vec<usize> {
         // A dropped row was affected by an earlier change, which had the value.
         if let Some(row) = self.live_row(key)
@@ -334,7 +339,9 @@ pub(super) fn fields<'l>(table: &BackfillTable, line: &'l [u8]) -> Result<Tuple<
     }
 }
 
-/// The columns of a row that were not read, because no record can hold them.
+/// The columns of a row that are too large for any record.
+///
+/// They were not read.
 struct OmittedFields {
     indexes: Vec<usize>,
     /// Bytes of the row for each of them.
@@ -363,9 +370,9 @@ impl OmittedFields {
     }
 }
 
-/// Copies values from the row `read` into a new row, for the columns that its change left unchanged.
+/// Copies unchanged values from the row `read` into a new row.
 ///
-/// `read` has the columns of `table`.
+/// The values are those of the columns that the change left unchanged. `read` has the columns of `table`.
 ///
 /// Returns the indexes of the columns that were filled in.
 pub(super) fn fill(
@@ -414,7 +421,9 @@ fn key_of(relation: &Relation, names: &[String], tuple: &Tuple<'_>) -> Option<Bo
     Some(key.into_boxed_slice())
 }
 
-/// The value of a field in `COPY`'s text format (PostgreSQL documentation, COPY, "Text Format").
+/// The value of a field in `COPY`'s text format.
+///
+/// The format is described in the PostgreSQL documentation, COPY, "Text Format".
 fn value(field: &[u8]) -> Result<Datum<'_>, RowError> {
     if field == b"\\N" {
         return Ok(Datum::Null);

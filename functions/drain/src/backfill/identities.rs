@@ -1,4 +1,4 @@
-//! Published tables whose updates and deletes do not have the key of their row.
+//! Published tables whose updates and deletes lack the key of their row.
 //!
 //! pgoutput sends of an old row what the replica identity logs, without the columns that are not published.
 //! The events of such rows have no key. They stay in the order of their table.
@@ -11,14 +11,19 @@ use crate::pattern;
 use crate::table_name::TableName;
 
 impl DatabaseSchema {
-    /// One problem for each published table whose rows have no key, although it or its partitions have one.
+    /// Problems of the published tables whose events lack a key.
+    ///
+    /// There is one problem for each such table that `TABLES` includes. A table is no problem if neither it
+    /// nor a partition of it has a key. A partition without a replica identity is always a problem.
     pub fn identity_problems(&self) -> Vec<String> {
         let relations = self.relations.iter();
         let included = relations.filter(|info| pattern::matches_any(&self.tables, &info.table));
         included.filter_map(|info| self.identity_problem(info)).collect()
     }
 
-    /// Why the updates and deletes of a published table do not name their rows.
+    /// Why updates and deletes of a published table lack the row's key.
+    ///
+    /// `None` if the table has no such problem.
     fn identity_problem(&self, info: &RelationInfo) -> Option<String> {
         let table = self.published_table(info)?;
         table
@@ -54,7 +59,7 @@ struct PublishedTable<'s> {
 }
 
 impl<'s> PublishedTable<'s> {
-    /// The problem of a key with a column that pgoutput does not send.
+    /// The problem of a key column that pgoutput does not send.
     fn hidden_key(&self) -> Option<String> {
         let is_sent = |name: &&String| {
             let mut columns = self.info.columns.iter();
@@ -81,7 +86,9 @@ impl<'s> PublishedTable<'s> {
         ))
     }
 
-    /// The problem of a partition whose replica identity is not the key of the partitioned table.
+    /// The problem of a partition with another replica identity than the key.
+    ///
+    /// The key is the one of the partitioned table.
     fn other_partition(&self) -> Option<String> {
         let mut leaves = self.leaves();
         leaves.retain(|(_, leaf)| !is_bare(leaf));
@@ -99,7 +106,9 @@ impl<'s> PublishedTable<'s> {
         ))
     }
 
-    /// Whether all partitions have the key of this one, and it contains the columns of the partitioning.
+    /// Whether the key of `leaf` is a key of the partitioned table.
+    ///
+    /// All partitions must have this key. It must contain the columns of the partitioning.
     fn is_key_of_root(&self, leaves: &[(&TableName, &CatalogTable)], leaf: &CatalogTable) -> bool {
         let set = |table: &CatalogTable| -> BTreeSet<String> { table.key.iter().cloned().collect() };
         let key = set(leaf);
@@ -109,7 +118,9 @@ impl<'s> PublishedTable<'s> {
             && leaves.iter().all(|(_, other)| set(other) == key)
     }
 
-    /// The partitions that hold its rows, with their keys; empty for a table without partitions.
+    /// The partitions that hold the table's rows, with their keys.
+    ///
+    /// The list is empty for a table without partitions.
     fn leaves(&self) -> Vec<(&'s TableName, &'s CatalogTable)> {
         let relations = self.schema.relations.iter();
         let below = relations.filter(|leaf| leaf.kind == 'r' && leaf.roots.contains(&self.info.oid));

@@ -87,7 +87,7 @@ pub struct Chunk {
     pub started: Instant,
     /// The LSN of the watermark's row; `None` until that row was read.
     pub watermark_lsn: Option<Lsn>,
-    /// The index of the next row to send; `None` once all are sent.
+    /// The index of the next row to send; `None` after the last.
     pub next_row: Option<usize>,
     /// The number of rows that were sent.
     pub rows_sent: u64,
@@ -149,11 +149,13 @@ pub struct ChunkContext {
     pub chunk: Option<Chunk>,
     /// The table that is being read; `None` before its first chunk.
     pub table: Option<Arc<BackfillTable>>,
-    /// The snapshot at the opening of the window; `None` if no further chunk is read.
+    /// The snapshot at the opening of the window.
+    ///
+    /// `None` if no further chunk is read.
     pub visible: Option<Snapshot>,
     /// Transactions whose changes were sent, and that may not be visible yet.
     pub delivered: BTreeSet<u32>,
-    /// The row that was looked up for the next change, as `COPY` wrote it.
+    /// The looked-up row for the next change, as `COPY` wrote it.
     looked_up_row: Option<Vec<u8>>,
     must_restart_table: bool,
 }
@@ -176,7 +178,9 @@ impl ChunkContext {
         }
     }
 
-    /// Applies a change of transaction `xid` that is about to be encoded; see [`ChunkRows::apply_change`].
+    /// Applies a change of transaction `xid` to the rows.
+    ///
+    /// The change is encoded afterwards. See [`ChunkRows::apply_change`].
     ///
     /// Returns the indexes of the new row's columns that were filled in.
     pub fn apply_change(&mut self, xid: u32, change: &mut Change<'_>) -> Vec<usize> {
@@ -196,10 +200,11 @@ impl ChunkContext {
         filled
     }
 
-    /// Requires that the row of a change is read again, since no record holds the filled-in values.
+    /// Requires another read of the row that a change concerns.
     ///
-    /// `fails` says whether a row that fits no record fails its table. Otherwise the row would lose columns,
-    /// as the change does now, and the whole table need not be read again.
+    /// No record can hold the values that were filled in. `fails` says whether a row that fits no record
+    /// fails its table. Otherwise the row would lose columns, as the change does now, and the whole table
+    /// need not be read again.
     pub fn discard_filled(&mut self, change: &Change<'_>, fails: bool) {
         let is_moved = |table: &Arc<BackfillTable>| changes_key(table, change);
         if fails && self.table.as_ref().is_some_and(is_moved) {
@@ -210,7 +215,7 @@ impl ChunkContext {
         }
     }
 
-    /// Whether the last change requires that its table is read again from its first row.
+    /// Whether the last change requires another read of its whole table.
     ///
     /// Returns `true` once, and resets the flag.
     pub fn take_table_restart(&mut self) -> bool {

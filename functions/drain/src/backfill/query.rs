@@ -9,7 +9,7 @@ use super::table::{BackfillTable, KeyOrder, SizeProbe};
 /// No record can hold a larger row, and a row is in memory as a whole.
 pub const MAX_ROW_BYTES: u64 = 16 << 20;
 
-/// `COPY … TO STDOUT` of the next `rows` rows after the key `after`.
+/// `COPY … TO STDOUT` of the next `rows` rows after key `after`.
 ///
 /// The types' output functions write the values, as they do for logical decoding. The first field is the
 /// row's size, about, in bytes. A row that is larger than [`MAX_ROW_BYTES`] lacks its largest columns: their
@@ -25,7 +25,9 @@ pub fn explain_chunk(table: &BackfillTable, after: Option<&[String]>) -> String 
     format!("explain {}", rows_after(table, after, 1))
 }
 
-/// `EXPLAIN` of a chunk, which checks the conditions and operators without reading a row.
+/// `EXPLAIN` of a chunk, which checks its conditions and operators.
+///
+/// The server reads no row for it.
 ///
 /// The statement has each condition twice, in different brackets. A condition that closes the brackets around
 /// it is therefore a syntax error.
@@ -117,8 +119,9 @@ fn select_clause(table: &BackfillTable) -> String {
     select
 }
 
-/// The join of a row with its size, and with the columns to omit from it: the largest, until the rest has at
-/// most [`MAX_ROW_BYTES`].
+/// The join of a row with its size and its omitted columns.
+///
+/// The omitted columns are the largest ones. The other columns have at most [`MAX_ROW_BYTES`].
 ///
 /// `offset 0` keeps the planner from copying an expression into each field, which would measure the row once
 /// for each of them.
@@ -150,7 +153,9 @@ fn size_clause(sizes: &[(usize, String)], is_key: impl Fn(usize) -> bool) -> Str
     )
 }
 
-/// The SQL expression of a value's size in bytes; `None` where the value is never large.
+/// The SQL expression of a value's size in bytes.
+///
+/// `None` if the value is never large.
 fn size_expression(probe: SizeProbe, column: &str) -> Option<String> {
     match probe {
         SizeProbe::No => None,

@@ -1,9 +1,11 @@
 //! The lookup of a row that a change needs from the server: request and answer.
 
-/// A request for the row that a change moved to another key, to read its unchanged large values.
+/// A request for a row that a change moved to another key.
+///
+/// The unchanged large values of the change are read from that row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowRequest {
-    /// The new key of the row, one text for each of its columns.
+    /// The row's new key, one text for each column.
     pub key: Vec<String>,
     /// The transaction of the change. Until it is visible, another row may have this key.
     pub xid: u32,

@@ -1,6 +1,6 @@
-//! The relations of a database, and which of them a backfill request selects.
+//! The relations of a database and the selection of a backfill request.
 //!
-//! Pure: the queries are in `postgres::tables`.
+//! Pure: the queries are in `postgres::schema`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -29,7 +29,9 @@ pub struct RelationInfo {
     pub roots: Vec<u32>,
     /// Whether it has no columns, and so no values to read.
     pub lacks_columns: bool,
-    /// The columns of the best index to read it by; empty when no index is usable.
+    /// The columns of the best index to read the relation by.
+    ///
+    /// They are empty when no index is usable.
     pub key: Vec<String>,
     /// The order of each of these columns.
     pub key_order: Vec<KeyOrder>,
@@ -52,7 +54,9 @@ pub struct ColumnInfo {
     pub name: String,
     /// Whether the role may read it.
     pub may_read: bool,
-    /// Whether it is generated and pgoutput does not send it (before PostgreSQL 18).
+    /// Whether it is a generated column that pgoutput does not send.
+    ///
+    /// It is `false` from PostgreSQL 18 on, which sends generated columns.
     pub is_generated: bool,
     /// Whether its value is not stored, but computed at each read.
     pub is_virtual: bool,
@@ -96,7 +100,7 @@ impl RelationInfo {
 }
 
 impl DatabaseSchema {
-    /// Replaces the entries of a list by the descriptions of some of its relations.
+    /// Replaces relations of this list by their descriptions in `details`.
     pub fn add_details(&mut self, details: DatabaseSchema) {
         let mut details_of: BTreeMap<u32, RelationInfo> = details
             .relations
@@ -167,7 +171,9 @@ impl DatabaseSchema {
         }
     }
 
-    /// Whether this is a partitioned table without partitions, which has no rows to read.
+    /// Whether this is a partitioned table without partitions.
+    ///
+    /// Such a table has no rows to read.
     fn is_without_partitions(&self, name: &TableName) -> bool {
         let root = self.relations.iter().find(|info| info.table == *name);
         root.is_some_and(|root| {
@@ -228,7 +234,9 @@ impl DatabaseSchema {
         selected
     }
 
-    /// The partitions below `root` that hold rows, and whose changes have their own name.
+    /// The partitions below `root` whose changes have their own name.
+    ///
+    /// These partitions hold rows.
     fn unpublished_root_leaves(
         &self,
         root: &RelationInfo,
@@ -247,7 +255,9 @@ impl DatabaseSchema {
         }
     }
 
-    /// The object ids of the partitioned tables whose name the changes of their partitions have.
+    /// Object ids of partitioned tables under whose name changes are sent.
+    ///
+    /// These are the changes of their partitions.
     fn published_roots(&self) -> BTreeSet<u32> {
         let relations = self.relations.iter().filter(|_| self.published.is_some());
         relations
@@ -285,7 +295,10 @@ impl DatabaseSchema {
         }
     }
 
-    /// Checks that it is a table whose changes are sent, and that the role may read it in the order of a key.
+    /// Checks that a backfill can read this relation.
+    ///
+    /// It must be a permanent table whose changes are sent. The role must be able to use its schema and to
+    /// see all its rows. It must have a key, since its rows are read in the order of a key.
     fn check_relation(&self, info: &RelationInfo) -> Result<(), String> {
         let reason = match info.kind {
             'v' | 'm' => "it is a view: logical decoding emits no changes of it",
@@ -418,7 +431,9 @@ impl DatabaseSchema {
         }
     }
 
-    /// The type of a column, with domains resolved; `unknown` where the catalog does not have the column.
+    /// The type of a column, with domains resolved.
+    ///
+    /// The type is `unknown` if the catalog does not have the column.
     fn column_type(&self, table: Option<&CatalogTable>, name: &str) -> ColumnType {
         let declared = table.and_then(|table| table.columns.iter().find(|column| column.name == name));
         match declared {
@@ -457,7 +472,9 @@ fn patterns_of(request: &BackfillRequest) -> Vec<TablePattern> {
     }
 }
 
-/// Whether a pattern without wildcard has the name of a table, except for the case of letters.
+/// Whether a pattern differs from a table's name in case only.
+///
+/// The pattern must have no wildcard.
 fn is_similar(pattern: &TablePattern, table: &TableName) -> bool {
     let lower = |name: &TableName| name.unquoted().to_lowercase();
     let name = pattern.exact_name();
@@ -469,7 +486,7 @@ fn is_selected(info: &RelationInfo, request: &BackfillRequest, column: &ColumnIn
     request.columns.is_empty() || request.columns.contains(&column.name) || info.key.contains(&column.name)
 }
 
-/// Checks that the changes have the columns of the key and of the request.
+/// Checks that the changes have the key's and the request's columns.
 fn check_names(
     info: &RelationInfo,
     columns: &[&ColumnInfo],

@@ -24,13 +24,17 @@ const MAX_REASON_BYTES: usize = 120;
 /// Most failed tables that are stored with their reasons. The parameter has little room.
 const MAX_FAILED_TABLES: usize = 8;
 
-/// Most bytes of a new state, so that there is room for its progress.
+/// Most bytes of a new state.
+///
+/// The bound leaves room for the progress.
 const MAX_NEW_STATE_BYTES: usize = 1536;
 
 /// Rows of a table's first chunk, whose rate is not known yet.
 const FIRST_CHUNK_ROWS: u64 = 2_000;
 
-/// Fewest rows of a chunk that is sized by its rate, and most rows of a table that was slow.
+/// Fewest rows of a chunk that is sized by its rate.
+///
+/// These are also the most rows of a chunk if the table was slow.
 ///
 /// Each chunk costs a snapshot and a window of its own.
 const SLOW_CHUNK_ROWS: u64 = 100;
@@ -46,9 +50,13 @@ pub struct BackfillState {
     pub system_identifier: String,
     /// The request.
     pub request: BackfillRequest,
-    /// The end of the last commit that was acknowledged before the first row was read.
+    /// The acknowledged position before the first row was read.
+    ///
+    /// It is the end of the last commit that was acknowledged by then.
     pub began: Lsn,
-    /// The end of the last commit that was acknowledged when the last chunk was.
+    /// The acknowledged position when the last chunk was acknowledged.
+    ///
+    /// It is the end of the last commit that was acknowledged by then.
     pub position: Option<Lsn>,
     /// Whether the operator paused it. Ticks then do not run it.
     pub paused: bool,
@@ -70,7 +78,9 @@ pub struct BackfillState {
     pub started_at: String,
     /// When it was stored, ISO 8601 in UTC.
     pub updated_at: String,
-    /// When its last table ended, ISO 8601 in UTC; `None` while it is pending.
+    /// When its last table ended, ISO 8601 in UTC.
+    ///
+    /// `None` while the backfill is pending.
     pub finished_at: Option<String>,
 }
 
@@ -89,7 +99,7 @@ pub struct TableProgress {
     pub rows: u64,
     /// The time that its chunks took, in milliseconds.
     pub ms: u64,
-    /// Whether a read of its next rows takes most of an invocation's time.
+    /// Whether reading its next rows takes most of an invocation's time.
     pub slow: bool,
     /// The number of consecutive chunks that were not acknowledged in time.
     #[serde(default)]
@@ -97,7 +107,7 @@ pub struct TableProgress {
 }
 
 impl TableProgress {
-    /// The number of rows of the next chunk, at least 1 and at most `most`.
+    /// The number of rows of the next chunk, 1 to `most`.
     ///
     /// These are the rows that take `time` at the rate so far, but at most as many as were read before. Each
     /// consecutive chunk that was not acknowledged in time halves the number.
@@ -172,7 +182,9 @@ impl BackfillState {
         }
     }
 
-    /// Notes that everything up to `acknowledged` is acknowledged, if no row has been read yet.
+    /// Moves `began` forward to `acknowledged`, if no row was read yet.
+    ///
+    /// Everything up to `acknowledged` is acknowledged.
     ///
     /// The log may have had a backlog when the backfill was requested. Rows of that backlog, too, are older
     /// than every row that the backfill reads.
@@ -210,8 +222,9 @@ impl BackfillState {
         self.to_text().len() <= MAX_PARAMETER_BYTES
     }
 
-    /// Whether the state of a new backfill is small enough for its parameter. The state grows later, with the
-    /// progress.
+    /// Whether the state of a new backfill is small enough to store.
+    ///
+    /// It is stored in an SSM parameter. The state grows later, with the progress.
     pub fn has_room(&self) -> bool {
         self.to_text().len() <= MAX_NEW_STATE_BYTES
     }
@@ -236,7 +249,7 @@ impl BackfillState {
         self.after.as_ref().is_some_and(|after| name <= after)
     }
 
-    /// The progress of a table, which becomes the table that is being read.
+    /// Makes this table the one that is read; returns its progress.
     ///
     /// The progress starts again for another table of the same name, and for a table whose key has other
     /// columns or another order than before.
@@ -256,7 +269,9 @@ impl BackfillState {
         }))
     }
 
-    /// Starts it again after a gap, since the rows that were read before it may be outdated.
+    /// Starts the backfill again after a gap.
+    ///
+    /// The rows that were read before the gap may be outdated.
     pub fn restart(&mut self, slot: &str, system_identifier: &str, began: Lsn) {
         *self = BackfillState {
             paused: self.paused,
@@ -270,7 +285,7 @@ impl BackfillState {
         };
     }
 
-    /// Sets the cursor back to the first row of the table that is being read.
+    /// Sets the cursor back to the first row of the current table.
     pub fn restart_table(&mut self) {
         if let Some(progress) = &mut self.table {
             (progress.key, progress.rows, progress.ms) = (None, 0, 0);

@@ -13,7 +13,9 @@ pub struct BackfillTable {
     pub relation: Arc<Relation>,
     /// Its object id.
     pub oid: u32,
-    /// The names of the columns that identify a row, and in whose order the rows are read.
+    /// The names of the columns that identify a row.
+    ///
+    /// The rows are read in the order of these columns.
     pub key: Vec<String>,
     /// The indexes of these columns in the columns of `relation`.
     pub key_indexes: Vec<usize>,
@@ -21,7 +23,9 @@ pub struct BackfillTable {
     pub key_order: Vec<KeyOrder>,
     /// For each column of `relation`, whether it is read.
     pub(super) selected: Vec<bool>,
-    /// For each column of `relation`, how the size of its values is measured.
+    /// The size probe of each column of `relation`.
+    ///
+    /// It states how the size of the column's values is measured.
     pub(super) size_probes: Vec<SizeProbe>,
     /// Whether it is a partitioned table, whose rows are in its partitions.
     pub(super) is_root: bool,
@@ -45,9 +49,13 @@ pub struct KeyOrder {
     pub at_least: String,
     /// `operator(pg_catalog.>)`
     pub greater: String,
-    /// The collation of the index, in SQL, where it differs from the column's.
+    /// The collation of the index, in SQL.
+    ///
+    /// `None` if it is the collation of the column.
     pub collation: Option<String>,
-    /// The object ids of type, operator class and collation, which determine the order.
+    /// The object ids that determine the order.
+    ///
+    /// They are those of the type, the operator class and the collation.
     pub identity: String,
 }
 

@@ -1,4 +1,4 @@
-//! Which facts of the catalog are valid for earlier rows of the log.
+//! Facts of the catalog that are valid for earlier rows.
 //!
 //! The catalog is read after the rows of the log were written. Each row of the catalog has the id of the
 //! transaction that wrote it. Its fact is valid for a row of the log if that transaction is earlier than the
@@ -15,16 +15,18 @@ use std::collections::HashMap;
 
 use super::{Catalog, CatalogTable};
 
-/// Transactions that wrote a table's rows of the catalog, and may be later than rows of the log.
+/// Transactions that wrote a table's rows of the catalog.
 ///
-/// With an empty list, the fact is older than every row of the log.
+/// They may be later than rows of the log. With an empty list, the fact is older than every row of the log.
 #[derive(Debug, Default, Clone)]
 pub struct RecentChanges {
     /// The transaction that created the table.
     pub created: Option<u32>,
     /// Transactions that set the table's name.
     pub name: Vec<u32>,
-    /// Transactions that wrote the table's row in `pg_class`, which contains its replica identity.
+    /// Transactions that wrote the table's row in `pg_class`.
+    ///
+    /// That row contains the replica identity.
     pub identity: Vec<u32>,
     /// Transactions that wrote one of its indexes.
     pub indexes: Vec<u32>,
@@ -64,10 +66,12 @@ pub fn precedes(xid: u32, other: u32) -> bool {
     (xid.wrapping_sub(other) as i32) < 0
 }
 
-/// The transaction of the rows that are being read, and the transactions that wrote the catalog.
+/// The transaction of the rows, and the transactions that wrote the catalog.
 #[derive(Debug, Default)]
 pub(super) struct ReadTransaction {
-    /// Transactions that wrote the catalog and may be later than rows of the log, ordered by id.
+    /// Transactions that wrote the catalog, ordered by id.
+    ///
+    /// They may be later than rows of the log.
     recent: Vec<u32>,
     /// The transaction of the rows; `None` before the first one.
     xid: Option<u32>,
@@ -117,7 +121,9 @@ impl Catalog {
         })
     }
 
-    /// The table of this name; `None` if another table may have had the name when the row was written.
+    /// The table of this name when the row was written.
+    ///
+    /// `None` if another table may have had the name then.
     pub fn past_table_named(&self, name: &crate::table_name::TableName) -> Option<PastTable<'_>> {
         let past = PastTable {
             catalog: self,
@@ -133,7 +139,9 @@ impl Catalog {
     }
 }
 
-/// A table of the catalog, as far as it is valid for the transaction that is read.
+/// A table, with the facts that are valid for one transaction.
+///
+/// It is the transaction that is being read.
 #[derive(Clone, Copy)]
 pub struct PastTable<'c> {
     catalog: &'c Catalog,
@@ -161,7 +169,9 @@ impl<'c> PastTable<'c> {
         })
     }
 
-    /// The columns of the key; empty if the table may have had another key, or none.
+    /// The columns of the key when the row was written.
+    ///
+    /// They are empty if the table may have had another key, or none.
     pub fn key(&self) -> &'c [String] {
         match self.holds(&self.table.recent.key) {
             true => &self.table.key,
@@ -169,7 +179,9 @@ impl<'c> PastTable<'c> {
         }
     }
 
-    /// The columns of the primary key; empty if it may have had others.
+    /// The columns of the primary key when the row was written.
+    ///
+    /// They are empty if the primary key may have had other columns.
     pub fn primary_key(&self) -> &'c [String] {
         match self.holds(&self.table.recent.primary_key) {
             true => &self.table.primary_key,
@@ -230,11 +242,11 @@ impl<'c> PastTable<'c> {
         self.table.virtual_columns.iter().any(|column| column == name) || !self.has_column(name)
     }
 
-    /// Whether the columns that a relation's description marks are the whole replica identity.
+    /// Whether the marked columns of a relation are its whole replica identity.
     ///
-    /// The server neither marks nor sends columns that it does not publish: generated columns, and columns
-    /// outside of a column list. `is_primary` is true if the identity is the primary key. `sent` are all
-    /// columns of the description.
+    /// The description of the relation marks these columns. The server neither marks nor sends columns that
+    /// it does not publish: generated columns, and columns outside of a column list. `is_primary` is true if
+    /// the identity is the primary key. `sent` are all columns of the description.
     pub fn is_whole_identity(&self, is_primary: bool, marked: &[&str], sent: &[&str]) -> bool {
         let is_index = self.table.identity == 'i' && self.holds(&self.table.recent.indexes);
         let key = match is_primary {
@@ -278,7 +290,9 @@ mod tests {
     use crate::catalog::CatalogColumn;
     use crate::table_name::TableName;
 
-    /// A catalog with `public.t`, created in 10; 20 wrote its key and its column `b`.
+    /// A catalog with the table `public.t`.
+    ///
+    /// Transaction 10 created the table. Transaction 20 wrote its key and its column `b`.
     fn catalog() -> Catalog {
         let mut catalog = Catalog::default();
         let column = |name: &str| CatalogColumn {

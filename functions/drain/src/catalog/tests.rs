@@ -27,8 +27,10 @@ fn array(element: u32, delimiter: u8) -> TypeForm {
     TypeForm::Array { element, delimiter }
 }
 
-/// A domain of `numeric(12,2)`, its array, a domain of that and its array; an enum, and a type of an
-/// extension.
+/// A catalog with types that are not built in.
+///
+/// It has a domain of `numeric(12,2)`, the array of that domain, a domain of that array, and its array. It
+/// also has an enum and a type of an extension.
 fn catalog() -> Catalog {
     let mut catalog = Catalog::default();
     for (oid, name, printed, form) in [

@@ -44,7 +44,7 @@ pub enum TypeForm {
         /// The character between its elements.
         delimiter: u8,
     },
-    /// An enum, a composite type, a range, or a base type with functions of its own.
+    /// Enum, composite type, range, or base type with its own functions.
     Other,
 }
 
@@ -57,7 +57,9 @@ pub(super) struct TypeCatalog {
     types: HashMap<u32, CatalogType>,
     /// OIDs by the names that `format_type` prints.
     printed: HashMap<String, u32>,
-    /// OIDs by the same names without the quotes around them, which wal2json omits.
+    /// OIDs by the same names without their quotes.
+    ///
+    /// wal2json omits the quotes.
     unquoted: HashMap<String, u32>,
     /// OIDs by schema and name in `pg_type`.
     catalog_names: HashMap<(String, String), u32>,
@@ -96,7 +98,9 @@ impl TypeCatalog {
         }
     }
 
-    /// The type with this OID and this modifier; `None` if the catalog does not hold it.
+    /// The type with this OID and modifier.
+    ///
+    /// `None` if the catalog does not hold it.
     pub(super) fn of_oid(&self, oid: u32, modifier: i32) -> Option<ColumnType> {
         self.resolve(oid, modifier, MAX_LEVELS)
     }
@@ -183,7 +187,9 @@ impl TypeCatalog {
         }
     }
 
-    /// The type with this schema and this name in `pg_type`; an empty schema is `pg_catalog`.
+    /// The type with this schema and name in `pg_type`.
+    ///
+    /// An empty schema means `pg_catalog`.
     pub(super) fn of_catalog_name(&self, schema: &str, name: &str) -> ColumnType {
         if schema.is_empty() {
             return format_type::built_in_of_catalog_name(name)
@@ -206,7 +212,7 @@ impl TypeCatalog {
         }
     }
 
-    /// The name of a type as `format_type` prints it where no modifier is asked for.
+    /// The name of a type as `format_type` prints it without modifier.
     pub(super) fn name_alone(&self, oid: u32) -> Option<String> {
         format_type::of_oid_alone(oid).or_else(|| self.types.get(&oid).map(|found| found.printed.clone()))
     }
@@ -217,7 +223,9 @@ impl TypeCatalog {
     }
 }
 
-/// An array of which only the name is known, and perhaps the type of its elements.
+/// An array type of which only the name is known.
+///
+/// `element` is the type of its elements, if that is known.
 fn unknown_array(name: &str, element: Option<ColumnType>) -> ColumnType {
     let element = element.map_or(Type::Text, |element| element.kind);
     ColumnType {
@@ -226,7 +234,9 @@ fn unknown_array(name: &str, element: Option<ColumnType>) -> ColumnType {
     }
 }
 
-/// The name of one part without the quotes around it; `None` for another name.
+/// The text inside the quotes of a name with one part.
+///
+/// `None` for another name.
 pub(crate) fn without_quotes(printed: &str) -> Option<&str> {
     let inner = printed.strip_prefix('"')?.strip_suffix('"')?;
     (!inner.replace("\"\"", "").contains('"')).then_some(inner)

@@ -12,15 +12,17 @@ use crate::table_name::quoted_if_needed;
 /// Difference between a variable-length type's modifier and its length (`VARHDRSZ`).
 const MODIFIER_HEADER: i32 = 4;
 
-/// Whether the OID is that of a built-in type, which is known without a description.
+/// Whether the OID is that of a built-in type.
+///
+/// A built-in type needs no description.
 pub fn is_built_in(oid: u32) -> bool {
     BuiltIn::from_oid(oid).is_some()
 }
 
-/// Name of the built-in type with this OID and this modifier; -1 is no modifier.
+/// Name of the built-in type with this OID and modifier.
 ///
-/// Returns `None` for a type that is not built in: the server must describe it. The OIDs of built-in types
-/// never change (`pg_type.dat`).
+/// The modifier -1 is no modifier. Returns `None` for a type that is not built in: the server must describe
+/// it. The OIDs of built-in types never change (`pg_type.dat`).
 pub fn of_oid(oid: u32, modifier: i32) -> Option<String> {
     let built_in = BuiltIn::from_oid(oid)?;
     Some(match built_in.kind() {
@@ -33,9 +35,10 @@ pub fn of_oid(oid: u32, modifier: i32) -> Option<String> {
     })
 }
 
-/// Name of the built-in type with this OID as `format_type` prints it where no modifier is asked for.
+/// Name of a built-in type as `format_type` prints it without modifier.
 ///
-/// test_decoding prints types so. Only these two differ from the names of [`of_oid`] with the modifier -1.
+/// The caller of `format_type` asks for no modifier. test_decoding prints types so. Only these two differ
+/// from the names of [`of_oid`] with the modifier -1.
 pub fn of_oid_alone(oid: u32) -> Option<String> {
     let name = of_oid(oid, -1)?;
     let (element, brackets) = split_brackets(&name);
@@ -46,10 +49,10 @@ pub fn of_oid_alone(oid: u32) -> Option<String> {
     })
 }
 
-/// OID and modifier of the built-in type with this name, as `format_type` prints it.
+/// OID and modifier of the built-in type with this printed name.
 ///
-/// The name may have a modifier. A name that PostgreSQL prints for a type of a user is never one of these: it
-/// has a schema or quotes.
+/// `format_type` prints this name. The name may have a modifier. A name that PostgreSQL prints for a type of
+/// a user is never one of these: it has a schema or quotes.
 pub fn built_in_of_name(name: &str) -> Option<(u32, i32)> {
     let (element, brackets) = split_brackets(name);
     let (mut base, digits) = match (element.find('('), element.find(')')) {
@@ -67,15 +70,17 @@ pub fn built_in_of_name(name: &str) -> Option<(u32, i32)> {
     Some((*oid, modifier.unwrap_or(-1)))
 }
 
-/// OID of the built-in type with this name in `pg_type`, which is in the schema `pg_catalog`.
+/// OID of the built-in type with this name in `pg_type`.
+///
+/// The schema of the type is `pg_catalog`.
 pub fn built_in_of_catalog_name(name: &str) -> Option<u32> {
     BUILT_INS.catalog.get(name).copied()
 }
 
-/// Name of the type with this schema and this name in `pg_type`, if the search path is `public`.
+/// Name of a type, if the search path is `public`.
 ///
-/// The name has its schema, unless the search path finds the type without it. It finds a built-in type before
-/// a type in `public`.
+/// `schema` and `name` are those of the type in `pg_type`. The name has its schema, unless the search path
+/// finds the type without it. It finds a built-in type before a type in `public`.
 pub fn of_catalog_name(schema: &str, name: &str) -> String {
     match schema {
         "public" if built_in_of_catalog_name(name).is_none() => quoted_if_needed(name),
@@ -105,7 +110,9 @@ pub fn split_brackets(name: &str) -> (&str, &'static str) {
     }
 }
 
-/// OIDs of the built-in types, by the names that `format_type` prints and by those in `pg_type`.
+/// OIDs of the built-in types, by two kinds of names.
+///
+/// `format_type` prints one kind. `pg_type` has the other kind.
 struct BuiltInNames {
     printed: HashMap<String, u32>,
     catalog: HashMap<String, u32>,
@@ -130,9 +137,10 @@ static BUILT_INS: LazyLock<BuiltInNames> = LazyLock::new(|| {
     BuiltInNames { printed, catalog }
 });
 
-/// Modifier of the built-in type with this OID and these digits in brackets; -1 without one.
+/// Modifier of a built-in type with these digits in brackets.
 ///
-/// The fields of an interval are not part of it. No value is written by them.
+/// It is -1 if there is no modifier. The fields of an interval are not part of it. No value is written by
+/// them.
 fn modifier(oid: u32, digits: &str) -> i32 {
     let number = |text: &str| text.parse::<i32>().ok();
     let modifier = match BuiltIn::from_oid(oid) {
@@ -188,7 +196,9 @@ fn of_built_in(name: &str, modifier: i32) -> String {
     }
 }
 
-/// Name of an interval with its fields and its fractional digits of a second (`intervaltypmodout`).
+/// Name of an interval type, as `intervaltypmodout` writes it.
+///
+/// The name contains the interval's fields and its fractional digits of a second.
 fn interval(packed: i32) -> String {
     const FIELDS: [(i32, &str); 6] = [
         (2, "year"),
@@ -221,7 +231,7 @@ fn interval(packed: i32) -> String {
 mod tests {
     use super::*;
 
-    /// The names are PostgreSQL 15's for columns with this `atttypid` and this `atttypmod`.
+    /// Names that PostgreSQL 15 prints for `atttypid` and `atttypmod`.
     #[test]
     fn an_oid_and_a_modifier_have_the_name_that_the_server_prints() {
         for (oid, modifier, name) in [

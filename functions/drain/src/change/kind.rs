@@ -1,10 +1,12 @@
-//! Types of columns, as far as an envelope writes their values in different ways.
+//! Types of columns, as far as an envelope writes them differently.
 
 use postgres_types::{Kind, Type as BuiltIn};
 
 use super::format_type;
 
-/// Type of a column, as far as an envelope does not write its values as text.
+/// Type of a column, as far as an envelope distinguishes it.
+///
+/// An envelope writes the values of [`Type::Text`] as text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Type {
     /// `boolean`
@@ -19,13 +21,13 @@ pub enum Type {
     Bytea,
     /// `date`
     Date,
-    /// `time without time zone`, with its fractional digits of a second, 0 to 6
+    /// `time without time zone`, with 0 to 6 fractional digits of seconds
     Time(u8),
     /// `time with time zone`
     TimeTz,
-    /// `timestamp without time zone`, with its fractional digits of a second, 0 to 6
+    /// `timestamp without time zone`, with 0 to 6 fractional digits of seconds
     Timestamp(u8),
-    /// `timestamp with time zone`, with its fractional digits of a second, 0 to 6
+    /// `timestamp with time zone`, with 0 to 6 fractional digits of seconds
     TimestampTz(u8),
     /// `interval`
     Interval,
@@ -43,14 +45,16 @@ pub enum Type {
     Text,
 }
 
-/// Delimiter of the elements of an array, for all built-in types but `box` (`pg_type.typdelim`).
+/// Delimiter of array elements in built-in types except `box`.
+///
+/// Source: `pg_type.typdelim`.
 pub const COMMA: u8 = b',';
 
 impl Type {
-    /// The built-in type with this OID and this modifier; -1 is no modifier.
+    /// The built-in type with this OID and modifier.
     ///
-    /// Returns [`Type::Text`] for an OID that is not built in. The OIDs of built-in types never change
-    /// (`pg_type.dat`).
+    /// The modifier -1 is no modifier. Returns [`Type::Text`] for an OID that is not built in. The OIDs of
+    /// built-in types never change (`pg_type.dat`).
     pub fn of_built_in(oid: u32, modifier: i32) -> Type {
         let Some(built_in) = BuiltIn::from_oid(oid) else {
             return Type::Text;

@@ -16,9 +16,10 @@ pub struct SkippedOperations {
 }
 
 impl SkippedOperations {
-    /// The operations of a list of Debezium's letters `c`, `u`, `d` and `t`; the only `none` is no operation.
+    /// The operations of a list of Debezium's letters.
     ///
-    /// Returns `None` for another list.
+    /// The letters are `c`, `u`, `d` and `t`. The list with only `none` means no operation. Returns `None`
+    /// for another list.
     pub fn of_letters(letters: &[String]) -> Option<Self> {
         let mut skipped = SkippedOperations::default();
         if letters == ["none"] {

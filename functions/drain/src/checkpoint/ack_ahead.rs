@@ -16,7 +16,7 @@ use crate::position::Position;
 /// Most bytes of a coded position: three numbers of 64, 66 and 32 bits, seven bits a byte.
 const MOST_CODED_BYTES: usize = 10 + 10 + 5;
 
-/// The changes after the acknowledged position and before a bound, as far as they are acknowledged.
+/// The acknowledged changes after the acknowledged position and before a bound.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AckAhead {
     /// The positions before the bound that are not acknowledged, ascending.
@@ -114,7 +114,9 @@ impl StoredAckAhead {
         !self.positions.is_empty()
     }
 
-    /// The changes that are acknowledged, if it belongs to a checkpoint at `acknowledged` and to these rules.
+    /// The acknowledged changes, if they belong to this checkpoint.
+    ///
+    /// The stored set must belong to a checkpoint at `acknowledged` and to these `rules`.
     ///
     /// # Errors
     /// The reason why nothing is known: the changes are sent again.
@@ -147,7 +149,9 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(
     Ok(serde_json::from_value(value).ok())
 }
 
-/// Hash of what decides which events a change has, and where they are sent.
+/// Hash of the rules for the events of a change.
+///
+/// The rules decide which events a change has, and where they are sent.
 pub fn rules_hash(rules: &[&str]) -> String {
     let mut md5 = Md5::new();
     for rule in rules {
@@ -157,13 +161,13 @@ pub fn rules_hash(rules: &[&str]) -> String {
     hex::encode(md5.finalize())
 }
 
-/// The missing positions, then the bound, in at most `most_bytes`; `None` if there is no room for one.
+/// The missing positions, then the bound, in at most `most_bytes`.
 ///
-/// The first byte is the number of low bits that are zero in every LSN, and are left out. Each position is
-/// the commit end as the distance from the former one, then the LSN, then the index unless it is 0. The LSN
-/// is the distance from the former one of the same transaction, or else the distance to the commit end. Its
-/// lowest bit says whether an index follows. Numbers have seven bits a byte, the lowest first, and the
-/// highest bit is set in each byte but the last.
+/// `None` if there is no room for one position. The first byte is the number of low bits that are zero in
+/// every LSN, and are left out. Each position is the commit end as the distance from the former one, then the
+/// LSN, then the index unless it is 0. The LSN is the distance from the former one of the same transaction,
+/// or else the distance to the commit end. Its lowest bit says whether an index follows. Numbers have seven
+/// bits a byte, the lowest first, and the highest bit is set in each byte but the last.
 fn code(ahead: &AckAhead, most_bytes: usize) -> Option<Vec<u8>> {
     let all = || ahead.missing.iter().chain([&ahead.before]);
     let is_aligned = all().all(|position| (position.commit_end.0 | position.lsn.0) % 8 == 0);
@@ -341,7 +345,9 @@ mod tests {
     }
 
     proptest! {
-        /// What has no room is sent again, and everything else is read as it was.
+        /// A stored set without room for all positions is still correct.
+        ///
+        /// The changes for which it has no room are sent again. Everything else is read as it was.
         #[test]
         fn a_stored_set_states_nothing_that_is_not_so(
             positions in prop::collection::btree_set((2u64..5_000, any::<u16>(), 0u32..3), 1..400),

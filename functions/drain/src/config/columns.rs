@@ -5,7 +5,9 @@ use super::{ConfigError, SaltSource};
 use crate::change::SkippedOperations;
 use crate::column_rules::{ColumnAction, ColumnRule, MIN_SALT_CHARACTERS, Salt};
 
-/// The rules for columns, and the source of the salt if one of them hashes.
+/// The rules for columns and the source of the salt.
+///
+/// The source is `Some` if a rule hashes.
 pub(super) fn read(variables: &Variables<'_>) -> Result<(Vec<ColumnRule>, Option<SaltSource>), ConfigError> {
     let text = variables.get("COLUMN_RULES").unwrap_or_default();
     let rules = ColumnRule::parse_list(&text).map_err(|error| {

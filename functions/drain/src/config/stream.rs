@@ -4,7 +4,9 @@ use super::ConfigError;
 use super::variables::{Variables, invalid};
 use crate::stream_pattern::{MOST_NAME_BYTES, StreamPattern, is_accepted};
 
-/// The stream of all events and `None`, or the stream of messages and the pattern for those of tables.
+/// The stream of messages and the stream pattern of tables.
+///
+/// Without a pattern, the stream receives all events.
 pub(super) fn read(variables: &Variables<'_>) -> Result<(String, Option<StreamPattern>), ConfigError> {
     let value = variables.required("STREAM_NAME", "the name or the ARN of the Kinesis data stream")?;
     let pattern = StreamPattern::new(&value);
@@ -52,7 +54,9 @@ fn checked(
     }
 }
 
-/// The name in a stream's ARN; `None` for another text, and for an ARN of another region than `region`.
+/// The name in a stream's ARN.
+///
+/// `None` if the text is no ARN of a stream, or if the ARN has another region than `region`.
 fn stream_of_arn<'a>(text: &'a str, region: Option<&str>) -> Option<&'a str> {
     let [arn, partition, service, in_region, account, resource] =
         text.split(':').collect::<Vec<_>>().try_into().ok()?;

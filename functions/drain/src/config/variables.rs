@@ -66,7 +66,9 @@ impl<'g> Variables<'g> {
     }
 }
 
-/// The error of a variable whose value is not one of those `expected`.
+/// The error of a variable with an invalid value.
+///
+/// `expected` describes the valid values.
 pub(super) fn invalid(variable: &'static str, value: String, expected: &str) -> ConfigError {
     ConfigError::Invalid {
         variable,

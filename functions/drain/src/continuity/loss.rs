@@ -1,4 +1,4 @@
-//! Why a server lost a slot, and which setting prevents the next loss.
+//! Reasons for a slot's loss, and settings that prevent the next.
 
 use std::fmt;
 
@@ -9,13 +9,14 @@ use super::SlotState;
 pub enum SlotLoss {
     /// The server removed write-ahead log that the slot needs.
     WalRemoved,
-    /// Vacuum on the primary removed rows of the system catalogs that the slot needs.
+    /// Vacuum on the primary removed catalog rows that the slot needs.
     ///
-    /// The slot was on a standby, without `hot_standby_feedback`.
+    /// The rows are those of the system catalogs. The slot was on a standby, without `hot_standby_feedback`.
     RowsRemoved,
-    /// The primary ran with a `wal_level` below logical, while the slot was on a standby.
+    /// The primary's `wal_level` was below logical.
     ///
-    /// A primary with a logical slot does not start with such a `wal_level`.
+    /// This occurred while the slot was on a standby. A primary with a logical slot does not start with such
+    /// a `wal_level`.
     WalLevel,
     /// No session read the slot for `idle_replication_slot_timeout` (PostgreSQL 18).
     Idle,
@@ -28,7 +29,9 @@ pub enum SlotLoss {
 }
 
 impl SlotLoss {
-    /// The loss that a slot's row states; `None` if the slot is usable.
+    /// The loss that a slot's row states.
+    ///
+    /// `None` if the slot is usable.
     pub(super) fn of(state: &SlotState) -> Option<Self> {
         if let Some(reason) = &state.invalidation_reason {
             return Some(SlotLoss::from_reason(reason));

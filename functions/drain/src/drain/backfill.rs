@@ -40,7 +40,9 @@ const CHUNK_TIME: Duration = Duration::from_secs(3);
 /// Least time that must be left to begin a chunk.
 const CHUNK_MIN_TIME: Duration = Duration::from_millis(300);
 
-/// Longest read of a chunk, unless an earlier read of the table exceeded it.
+/// Longest read of a chunk.
+///
+/// A read may take longer if an earlier read of the table ran out of time.
 const CHUNK_MAX_TIME: Duration = Duration::from_secs(10);
 
 /// Number of checks for earlier writers in one step.
@@ -54,7 +56,9 @@ const WRITER_CHECK_PAUSE: Duration = Duration::from_millis(5);
 pub struct BackfillRunner<C> {
     store: C,
     state: BackfillState,
-    /// Tables that are neither finished nor failed, in order; `None` before this invocation listed them.
+    /// Tables that are neither finished nor failed, in order.
+    ///
+    /// `None` before this invocation listed them.
     tables: Option<Vec<TableName>>,
     /// Table whose earlier writers have ended: see [`BackfillRunner::have_writers_ended`].
     table_without_writers: Option<TableName>,
@@ -138,9 +142,10 @@ impl<C> BackfillRunner<C> {
 }
 
 impl<C: StateStore> BackfillRunner<C> {
-    /// Prepares for changes of a table that an earlier invocation read in part.
+    /// Prepares for changes of a table that was read in part.
     ///
-    /// Such a change may move a row from the unread part to the part that is read.
+    /// An earlier invocation read that part. A change of the table may move a row from the unread part to the
+    /// part that was read.
     ///
     /// # Errors
     /// The server cannot be asked, or the state cannot be stored.
@@ -175,7 +180,9 @@ impl<C: StateStore> BackfillRunner<C> {
         Ok(())
     }
 
-    /// Reads the next chunk and writes its watermark, if rows and time are left.
+    /// Reads the next chunk and writes its watermark.
+    ///
+    /// It does so only if rows and time are left.
     ///
     /// # Errors
     /// The server cannot be asked, or the state cannot be stored.
@@ -217,7 +224,7 @@ impl<C: StateStore> BackfillRunner<C> {
         }
     }
 
-    /// Whether the time that is left is enough for a chunk and its window.
+    /// Whether the time left is enough for a chunk and its window.
     ///
     /// The server decodes each window from `restart_lsn`. So the next window is estimated to take as long as
     /// the last one.
@@ -339,7 +346,9 @@ impl<C: StateStore> BackfillRunner<C> {
         }
     }
 
-    /// The reason why an unreadable table fails; `None` if it was altered after it was described.
+    /// The reason why an unreadable table fails.
+    ///
+    /// Returns `None` if the table was altered after it was described.
     async fn reason_to_fail<S: TableSource>(
         &self,
         slot: &mut S,
@@ -356,7 +365,9 @@ impl<C: StateStore> BackfillRunner<C> {
         })
     }
 
-    /// Writes a watermark, and keeps the payload until the drain reads the watermark.
+    /// Writes a watermark, and keeps the payload.
+    ///
+    /// The payload waits until the drain reads the watermark.
     async fn emit_watermark<S: TableSource>(
         &mut self,
         slot: &mut S,
@@ -384,7 +395,9 @@ impl<C: StateStore> BackfillRunner<C> {
         self.store_state(slot, budget).await
     }
 
-    /// Looks up the row whose large values a change lacks, and adds it to the chunk's context.
+    /// Looks up the row whose large values a change lacks.
+    ///
+    /// The result of the lookup is added to the chunk's context.
     ///
     /// # Errors
     /// The server cannot be asked, or the state cannot be stored.
@@ -405,10 +418,10 @@ impl<C: StateStore> BackfillRunner<C> {
         Ok(())
     }
 
-    /// Restarts the backfill of the current table from its first row, for the reason `why`.
+    /// Restarts the current table's backfill from its first row.
     ///
-    /// The cause may be a change that is sent without large values of its row. The state is stored before the
-    /// change is sent.
+    /// `why` is the reason. The cause may be a change that is sent without large values of its row. The state
+    /// is stored before the change is sent.
     ///
     /// # Errors
     /// The state cannot be stored.

@@ -17,7 +17,9 @@ use crate::ports::{BoxError, CheckpointError, ErrorKind, SlotError, StateStore};
 /// Shortest time between two stores while events are acknowledged.
 const STORE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Shortest time between two stores of the same position, while events after it are acknowledged.
+/// Shortest time between two stores of the same position.
+///
+/// Such stores occur while events after the position are acknowledged.
 const AHEAD_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Longest time between two such stores.
@@ -41,7 +43,9 @@ pub(super) struct Checkpointer<C> {
     rules: String,
     /// What was stored last as acknowledged beyond the position.
     stored_ahead: Option<AckAhead>,
-    /// Events after the position that were acknowledged when the last paced store started.
+    /// Number of acknowledged events after the position.
+    ///
+    /// It is as of the start of the last paced store.
     events_ahead: u64,
     running: Option<(AckPosition, JoinHandle<Result<(), CheckpointError>>)>,
     last_start: Instant,
@@ -115,9 +119,9 @@ impl<C: StateStore> Checkpointer<C> {
         self.document.marker = marker;
     }
 
-    /// Whether later stores name a marker whose commit ends at or after `acknowledged`.
+    /// Whether later stores name a marker at or after `acknowledged`.
     ///
-    /// A later position shows that the slot returned the marker.
+    /// The end of the marker's commit is compared. A later position shows that the slot returned the marker.
     pub(super) fn has_marker_for(&self, acknowledged: Lsn) -> bool {
         let marker = self.document.marker.as_ref();
         marker.is_some_and(|marker| marker.flushed >= acknowledged)
@@ -128,8 +132,11 @@ impl<C: StateStore> Checkpointer<C> {
         self.running.is_some()
     }
 
-    /// Time of the next paced store; `None` unless `acknowledged` is after the stored position, or other
-    /// events after it are acknowledged than before. `events_ahead` is their number.
+    /// Time of the next paced store.
+    ///
+    /// `events_ahead` is the number of acknowledged events after `acknowledged`. Returns `None` unless
+    /// `acknowledged` is after the stored position, or `events_ahead` is positive and differs from its value
+    /// at the last paced store.
     ///
     /// Also `None` while a store runs, after the close, and before the first checkpoint. Only
     /// [`Checkpointer::store`] writes the first checkpoint, since a first event may have to be acknowledged

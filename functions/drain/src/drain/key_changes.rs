@@ -19,7 +19,10 @@ pub(super) struct KeyChanges {
 }
 
 impl KeyChanges {
-    /// Whether the partition keys of this table are made in another way than at its last change.
+    /// Whether this table's key differs from its key at the last change.
+    ///
+    /// Its rows then get other partition keys than before. The first change of a table in a window returns
+    /// `false`.
     pub(super) fn is_changed(&mut self, relation: &Arc<Relation>) -> bool {
         if self.last.as_ref().is_some_and(|last| Arc::ptr_eq(last, relation)) {
             return false;
@@ -40,7 +43,9 @@ impl KeyChanges {
     }
 }
 
-/// Whether rows of both relations have the same columns and types in their keys.
+/// Whether both relations have the same key columns and types.
+///
+/// They must also agree in [`Relation::is_insert_only`].
 fn has_same_key(one: &Relation, other: &Relation) -> bool {
     fn key(relation: &Relation) -> impl Iterator<Item = (&str, &str)> {
         let columns = relation.columns.iter().filter(|column| column.key);

@@ -32,11 +32,17 @@ pub(super) struct Markers {
     slot: String,
     /// The number of the last marker.
     number: u64,
-    /// Whether this invocation writes markers; `false` after one was not committed in time.
+    /// Whether this invocation writes markers.
+    ///
+    /// `false` after a marker was not committed: its write failed or took too long.
     is_writing: bool,
-    /// Whether commits wait for a standby that does not acknowledge them, as far as this invocation knows.
+    /// Whether commits wait for a standby that does not acknowledge them.
+    ///
+    /// It states only what this invocation knows.
     is_unacknowledged: bool,
-    /// Whether the log that no standby has is left to a later tick (`STANDBY_ACK`).
+    /// Whether log that no standby has is left to a later tick.
+    ///
+    /// The setting `STANDBY_ACK` decides this.
     waits_for_standbys: bool,
     /// The marker that this window or a later one must contain.
     pub(super) expected: Option<Marker>,
@@ -67,13 +73,15 @@ impl Markers {
         }
     }
 
-    /// The marker to store with a checkpoint at `acknowledged`; `None` if there is none at or after it.
+    /// The marker to store with a checkpoint at `acknowledged`.
+    ///
+    /// Returns `None` if there is no marker at or after this position.
     pub(super) fn for_checkpoint(&self, acknowledged: Lsn) -> Option<Marker> {
         let next = self.expected.as_ref().or(self.ahead.as_ref());
         next.filter(|marker| marker.lsn >= acknowledged).cloned()
     }
 
-    /// The last marker, which no window has passed; `None` if there is none.
+    /// The last marker, if no window has passed it.
     pub(super) fn last(&self) -> Option<&Marker> {
         self.ahead.as_ref()
     }
@@ -125,9 +133,9 @@ impl Markers {
         Ok((positions, window))
     }
 
-    /// Writes the next marker; `None` if it is not committed and readable in time.
+    /// Writes the next marker.
     ///
-    /// The drain then continues without it.
+    /// Returns `None` if it is not committed and readable in time. The drain then continues without it.
     async fn write<S: Slot>(&mut self, slot: &mut S, budget: Budget) -> Result<Option<Marker>, Error> {
         self.number += 1;
         let (number, nonce) = (self.number, random_nonce());
@@ -258,7 +266,9 @@ impl Markers {
         Ok(self.contains(plugin, marker, &rows))
     }
 
-    /// Whether one of these rows, which contain the marker's nonce, is the marker.
+    /// Whether one of these rows is the marker.
+    ///
+    /// The rows contain the marker's nonce.
     fn contains(&self, plugin: Plugin, marker: &Marker, rows: &[(Lsn, Vec<u8>)]) -> bool {
         // A message needs neither a table nor an earlier row to be decoded.
         let mut decoder = Decoder::new(plugin);

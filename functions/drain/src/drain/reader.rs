@@ -63,7 +63,7 @@ pub(crate) enum ReaderNeed {
     LargeCommits,
 }
 
-/// What the reader must be given before it can process its next row.
+/// What the reader needs before it can process its next row.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ReaderRequest {
     /// A row of a table, for [`ChunkContext::add_lookup`].
@@ -82,7 +82,7 @@ pub(crate) struct WindowReader<'a, R> {
     table_requests: usize,
     history: SentHistory,
     open: Option<OpenTransaction>,
-    /// Rows that wait for the commit of their transaction, or for room in the lanes.
+    /// Rows that wait for their commit, or for room in the lanes.
     rows: VecDeque<R>,
     held_bytes: usize,
     /// Commits of large transactions; `None` before the server was asked for them.
@@ -93,7 +93,7 @@ pub(crate) struct WindowReader<'a, R> {
     projections: Projections<'a>,
     key_changes: KeyChanges,
     row_lanes: RowLanes,
-    /// The last change row of the open transaction, as the plugin wrote it.
+    /// The open transaction's last change row, as the plugin wrote it.
     last_row: Vec<u8>,
     /// A decoded change that waits for its row lookup.
     waiting: Option<(R, Change<'static>)>,
@@ -101,20 +101,26 @@ pub(crate) struct WindowReader<'a, R> {
     has_left_out: bool,
 }
 
-/// Positions up to which the stream has the history, and the bound of the window.
+/// What the stream has of the history, and the window's bound.
 #[derive(Debug)]
 pub(crate) struct SentHistory {
     /// The settled position: transactions that end at or before it were sent as they are in the log now.
     pub(crate) settled: Lsn,
-    /// Transactions that end at or before it were sent by this drain, or are settled.
+    /// Position up to which this drain has sent the transactions.
+    ///
+    /// Each transaction that ends at or before it was sent by this drain, or is settled.
     pub(crate) sent_here: Lsn,
     /// The acknowledged position: up to it the stream has every transaction, perhaps of another history.
     pub(crate) acknowledged: Lsn,
-    /// The resume point of the next transaction, if a part of it is in the stream.
+    /// Resume point of the next transaction, if it was partly sent.
+    ///
+    /// The stream has the part before this point.
     pub(crate) resume: Option<ResumePoint>,
     /// The marker that the slot must return.
     pub(crate) expected: Option<Marker>,
-    /// What the stream has beyond the acknowledged position, if the log proves it.
+    /// What the stream has beyond the acknowledged position.
+    ///
+    /// `None` unless the log proves it.
     pub(crate) ahead: Option<Arc<AckAhead>>,
     /// The readable position: transactions that end after it are left to a later window.
     pub(crate) upto: Lsn,
@@ -175,9 +181,10 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         self.open.is_some()
     }
 
-    /// Whether a transaction was left to a later window, since it ends after the readable position.
+    /// Whether a transaction was left to a later window.
     ///
-    /// In this case, every transaction that ends before that position was read.
+    /// Such a transaction ends after the readable position. In this case, every transaction that ends before
+    /// that position was read.
     pub(crate) fn has_left_out(&self) -> bool {
         self.has_left_out
     }
@@ -203,7 +210,9 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         }
     }
 
-    /// Adds the commits of the window's transactions whose rows take more than half of [`HOLD_BYTES`].
+    /// Adds the commits of the window's large transactions.
+    ///
+    /// Their rows take more than half of [`HOLD_BYTES`].
     ///
     /// # Errors
     /// The commit of the open transaction is missing, or cannot be decoded.
@@ -262,7 +271,9 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         self.apply_commit_row(lsn, &data)
     }
 
-    /// Applies the commit row of the open transaction, before its held rows are processed.
+    /// Applies the commit row of the open transaction.
+    ///
+    /// The transaction's held rows are processed afterwards.
     fn apply_commit_row(&mut self, lsn: Lsn, data: &[u8]) -> Result<(), Error> {
         let Item::Commit {
             commit_end,
@@ -275,7 +286,9 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         self.apply_commit_end(lsn, commit_end, commit_time)
     }
 
-    /// Decides from the commit end whether the open transaction is sent, skipped, resumed or left out.
+    /// Decides how the open transaction is processed.
+    ///
+    /// The commit end decides whether it is sent, skipped, resumed or left out.
     fn apply_commit_end(&mut self, lsn: Lsn, commit_end: Lsn, commit_time: Option<i64>) -> Result<(), Error> {
         // The peek sends transactions in the order of their commits. So the marker cannot follow this one.
         if let Some(marker) = &self.history.expected
@@ -467,7 +480,7 @@ fn has_change(ahead: &AckAhead, change: &Change<'_>, position: Position) -> bool
     }
 }
 
-/// The error of a marker that is missing before a transaction that was committed after it.
+/// The error of a marker that the slot does not return.
 pub(super) fn missing_marker(slot: &str, marker: &Marker, acknowledged: Lsn) -> Error {
     Error::from(Discontinuity::MarkerMissing {
         slot: slot.to_owned(),

@@ -65,15 +65,18 @@ pub struct Report {
     pub retained_bytes: Option<u64>,
     /// `pg_replication_slots.wal_status`: `reserved`, `extended`, `unreserved` or `lost`.
     pub wal_status: Option<String>,
-    /// Bytes of log that may still be written before the server may invalidate the slot. Null without
-    /// `max_slot_wal_keep_size`.
+    /// Bytes of log until the server may invalidate the slot.
+    ///
+    /// These bytes may still be written. Null without `max_slot_wal_keep_size`.
     pub safe_wal_size: Option<i64>,
     /// Age of the last change in the stream, in seconds: 0 if the slot is empty. Null before the first
     /// change.
     pub behind_seconds: Option<u64>,
     /// Age of the checkpoint at the beginning of the invocation, in seconds.
     pub checkpoint_age_seconds: Option<u64>,
-    /// Bytes of log that are not sent since no standby has acknowledged them (`STANDBY_ACK`).
+    /// Bytes of log that no standby has acknowledged.
+    ///
+    /// They are not sent yet: see `STANDBY_ACK`.
     pub held_bytes: u64,
     /// The oldest transaction that is writing: the server keeps the log, and decodes it again, from its
     /// start.
@@ -126,16 +129,19 @@ pub struct BackfillReport {
     pub chunks: u64,
     /// Rows of these chunks.
     pub read: u64,
-    /// Rows of these chunks that were not sent, since a change of the row was sent first.
+    /// Rows of these chunks that a change overtook.
+    ///
+    /// They were not sent, since a change of the row was sent first.
     pub overtaken: u64,
     /// What must end before it continues.
     pub waits_for: Option<String>,
 }
 
 impl Report {
-    /// Counts the transactions and changes up to `to` only, and the others as unconfirmed.
+    /// Sets the counts to those of the delivered transactions.
     ///
-    /// `now` is in µs since 1970-01-01 UTC.
+    /// The other changes count as unconfirmed. Also sets the age of the last change. `now` is in µs since
+    /// 1970-01-01 UTC.
     pub fn confirm(&mut self, delivered: DeliveredCounts, now: i64) {
         self.unconfirmed = self.changes.saturating_sub(delivered.changes);
         self.transactions = delivered.transactions;
@@ -183,6 +189,8 @@ pub struct TablesReport {
     pub done: u64,
     /// Tables that failed.
     pub failed: u64,
-    /// Tables that are not over; null if this invocation did not list them.
+    /// Tables that are not over.
+    ///
+    /// Null if this invocation did not list them.
     pub left: Option<u64>,
 }

@@ -9,7 +9,9 @@ use rustc_hash::FxHashMap;
 
 use crate::encode::Event;
 
-/// Most rows that are remembered; with more, the next event waits for all events before it. About 2 MiB.
+/// Most rows that are remembered, about 2 MiB.
+///
+/// With more rows, the next event waits for all events before it.
 const MAX_ROWS: usize = 1 << 16;
 
 /// The lane of each row's last event in one window. Between two windows no event is in flight.
@@ -23,7 +25,9 @@ pub(super) struct RowLanes {
 }
 
 impl RowLanes {
-    /// Makes the event a barrier if its row may have an event in another lane that is not acknowledged.
+    /// Adds an event, and makes it a barrier if necessary.
+    ///
+    /// A barrier is necessary if the row may have an event in another lane that is not acknowledged.
     pub(super) fn add(&mut self, event: &mut Event) {
         if let Some(row) = event.row {
             let lane = self.hasher.hash_one(&event.partition_key);

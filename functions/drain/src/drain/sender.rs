@@ -28,15 +28,18 @@ use crate::ports::{ErrorKind, PutAnswer, RecordOutcome, Stream, StreamError};
 /// More do not help: a lane has one record in flight, and a shard takes 1,000 records a second.
 const MAX_REQUESTS: usize = 16;
 
-/// With so many requests of a stream in flight, another one must hold [`WORTHWHILE_RECORDS`].
+/// Fewest requests of a stream in flight that delay small requests.
 ///
-/// Each answer frees the next event of its keys. Without this bound these events would be sent one by one.
+/// With so many in flight, another request must hold [`WORTHWHILE_RECORDS`]. Each answer frees the next event
+/// of its keys. Without this bound these events would be sent one by one.
 const FEW_REQUESTS: usize = 4;
 
 /// See [`FEW_REQUESTS`].
 const WORTHWHILE_RECORDS: usize = 100;
 
-/// Bytes that may always wait, so that a low throughput does not stop all reading.
+/// Bytes that may always wait.
+///
+/// Without them, a low throughput would stop all reading.
 const MIN_ROOM: usize = 256 << 10;
 
 /// Records of one lane that may always wait.
@@ -54,7 +57,7 @@ const LIST_BACKOFF: (f64, f64) = (0.05, 1.0);
 
 /// An answer of the stream.
 pub(super) enum StreamAnswer {
-    /// To a PutRecords request, with its number and the time that it took.
+    /// To a PutRecords request, with the request's number and duration.
     Put(u64, PutAnswer, Duration),
     /// To a ListShards request for each stream with a stale map.
     Shards(Vec<(usize, Result<ShardMap, StreamError>)>),
@@ -112,15 +115,15 @@ pub(super) struct Sender<K> {
     requested: RequestedEvents,
     /// Requests that may be in flight: halved when one fails as a whole, one more after each answer.
     allowed: usize,
-    /// The streams whose shard map is stale, and how often in a row ListShards failed or returned the same
-    /// map.
+    /// The streams whose shard map is stale, each with a count.
     ///
-    /// A record was stored in another shard than the map says. Sending stops until ListShards returns a
-    /// different map.
+    /// The count is how often in a row ListShards failed or returned the same map. A record was stored in
+    /// another shard than the map says. Sending stops until ListShards returns a different map.
     stale: BTreeMap<usize, u32>,
-    /// Aggregates that were stored in another shard than a stale map says, each with the id of that shard.
+    /// Aggregates that were stored in an unexpected shard.
     ///
-    /// The next map decides whether consumers accept them.
+    /// The stale map names another shard. Each aggregate has the id of the shard that stored it. The next map
+    /// decides whether consumers accept them.
     unplaced: Vec<(Record, String)>,
     /// Whether the stream refused for good. Then nothing more is sent.
     is_closed: bool,
@@ -197,7 +200,9 @@ impl<K: Stream> Sender<K> {
         self.lanes.memory() < self.room.bytes && self.lanes.most_records() < self.room.lane_records
     }
 
-    /// The events that are not acknowledged; `None` if the last position that was queued is not known.
+    /// The events that are not acknowledged.
+    ///
+    /// Returns `None` if the last position that was queued is not known.
     pub(super) fn outstanding(&self) -> Option<Outstanding> {
         let unplaced = self.unplaced.iter().flat_map(|(record, _)| record.events());
         let unplaced = unplaced.map(QueuedEvent::outstanding);
@@ -225,7 +230,7 @@ impl<K: Stream> Sender<K> {
         self.may_send() && self.lanes.has_full_request(REQUEST)
     }
 
-    /// Whether a request should be sent now, since no row is waiting to be taken.
+    /// Whether a request should be sent now, since no row waits.
     ///
     /// Aggregates wait for more events as long as there is room: a shard's next one cannot be sent before
     /// this one is acknowledged.
@@ -250,7 +255,10 @@ impl<K: Stream> Sender<K> {
         !self.is_closed && self.stale.is_empty() && self.in_flight.len() < self.allowed
     }
 
-    /// When a record that waits after a failure may be sent; `None` when only an answer can change that.
+    /// Time at which the next delayed record may be sent.
+    ///
+    /// A record is delayed after it failed, or while its shard pauses. Returns `None` if no record is
+    /// delayed, or if no request may be sent now. In both cases, only an answer can change that.
     pub(super) fn next_try(&self) -> Option<Instant> {
         self.lanes.next_retry().filter(|_| self.may_send())
     }

@@ -1,4 +1,4 @@
-//! What a drain is configured to do, and the limits of its requests.
+//! Configuration of a drain, and the limits of its requests.
 
 use std::time::Duration;
 
@@ -53,7 +53,9 @@ pub struct Settings {
     pub bytes_in_flight: usize,
     /// How long to poll once the slot is empty.
     pub linger: Duration,
-    /// Share of one core of the server that polls may take, above 0 and at most 1.
+    /// Share of one server core that polls may take.
+    ///
+    /// It is above 0 and at most 1.
     pub poll_share: f64,
     /// Whether log that no standby has is left to a later tick.
     pub waits_for_standbys: bool,

@@ -50,7 +50,7 @@ impl StreamRoutes {
         }
     }
 
-    /// The number of an event's stream; `None` if that is not known yet.
+    /// The number of an event's stream; `None` if not known yet.
     fn find(&mut self, event: &Event) -> Option<usize> {
         let (Some(_), Some(relation)) = (&self.pattern, &event.relation) else {
             return Some(MAIN_STREAM);
@@ -122,7 +122,9 @@ impl StreamRoutes {
     }
 }
 
-/// Checks the length of a stream's name, or of the name in its ARN.
+/// Checks the length of a stream's name.
+///
+/// `stream` is the name, or an ARN that contains it.
 ///
 /// # Errors
 /// It is longer than Kinesis accepts.

@@ -316,7 +316,9 @@ async fn an_aggregate_in_the_wrong_shard_is_sent_again() {
     assert_eq!((report.records, report.retried), (3, 1));
 }
 
-/// After a merge or a split, the aggregate is in another shard than expected, and yet in the right one.
+/// An aggregate in an unexpected shard that has all its keys.
+///
+/// This happens after a merge or a split.
 #[tokio::test]
 async fn an_aggregate_in_another_shard_that_has_all_its_keys_is_not_sent_again() {
     let kpl = Aggregation::Kpl { bytes: 1 << 16 };

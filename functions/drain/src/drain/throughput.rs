@@ -28,14 +28,18 @@ impl Throughput {
         self.busy_since = is_busy.then_some(now);
     }
 
-    /// Bytes that the stream is expected to accept within `time`; `None` before the first measurement.
+    /// Bytes that the stream is expected to accept within `time`.
+    ///
+    /// Returns `None` before the first measurement.
     pub(super) fn bytes_within(&self, time: Duration) -> Option<usize> {
         let is_measured = self.busy >= MEASURED_TIME && self.bytes > 0;
         is_measured.then(|| (self.bytes as f64 * time.as_secs_f64() / self.busy.as_secs_f64()) as usize)
     }
 }
 
-/// The time that a record of a lane takes, the wait for its request included.
+/// Average time of a request, for the records of a lane.
+///
+/// `None` before the first request. [`LaneTime::records_within`] adds the wait for a free request.
 #[derive(Debug, Default)]
 pub(super) struct LaneTime(Option<Duration>);
 

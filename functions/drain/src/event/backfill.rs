@@ -47,7 +47,9 @@ pub struct BackfillRequest {
     /// Most rows of one chunk, from 1 to [`MAX_CHUNK_ROWS`]. Time and bytes bound it, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chunk_rows: Option<u32>,
-    /// Whether a control event at the end lets consumers delete the rows that no longer exist.
+    /// Whether consumers may delete the rows that no longer exist.
+    ///
+    /// A control event at the end of the backfill lets them do so.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub repair: bool,
 }
@@ -117,7 +119,9 @@ impl BackfillRequest {
     }
 }
 
-/// The value of an optional field, as `parse` returns it; `None` if the field is missing.
+/// The value of an optional field, as `parse` returns it.
+///
+/// `None` if the field is missing.
 fn optional<T>(
     fields: &Map<String, Value>,
     field: &'static str,

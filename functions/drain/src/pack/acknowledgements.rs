@@ -7,7 +7,9 @@ use std::collections::VecDeque;
 use crate::checkpoint::{AckPosition, ResumePoint};
 use crate::lsn::Lsn;
 
-/// The id of a transaction, or of a section of a large one. Ids ascend in commit order.
+/// The id of a transaction, or of a section of one.
+///
+/// Only large transactions have sections. Ids ascend in commit order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct TransactionId(u64);
 
@@ -30,7 +32,9 @@ pub struct DeliveredCounts {
     pub transactions: u64,
     /// Changes.
     pub changes: u64,
-    /// Commit time of the last of these transactions, µs since 1970-01-01 UTC; `None` before the first.
+    /// Commit time of the last of these transactions.
+    ///
+    /// The unit is µs since 1970-01-01 UTC. `None` before the first transaction.
     pub last_commit: Option<i64>,
 }
 
@@ -152,17 +156,17 @@ impl Acknowledgements {
         self.ahead = 0;
     }
 
-    /// Sets the position back to the beginning of a transaction that is read again.
+    /// Sets the position back to the beginning of a transaction.
     ///
-    /// All events must be acknowledged.
+    /// The transaction is then read again. All events must be acknowledged.
     pub fn restart_transaction(&mut self) {
         self.discard_unfinished();
         self.position.resume = None;
     }
 
-    /// Moves the position to the end of a window that was read completely.
+    /// Advances the position to the end of a window.
     ///
-    /// All events must be acknowledged.
+    /// The window must be read completely. All events must be acknowledged.
     ///
     /// # Panics
     /// A transaction is open.
@@ -184,7 +188,7 @@ impl Acknowledgements {
         self.ahead
     }
 
-    /// The end of the last commit up to which every event is acknowledged.
+    /// The last commit end up to which every event is acknowledged.
     pub fn acknowledged(&self) -> Lsn {
         self.position.commit_end
     }
@@ -203,7 +207,9 @@ impl Acknowledgements {
         self.spans.get_mut(index)
     }
 
-    /// Removes the first spans that ended and are acknowledged, and moves the position past them.
+    /// Removes the first spans that ended and are acknowledged.
+    ///
+    /// The position advances past them.
     fn remove_acknowledged(&mut self) {
         while let Some(Span {
             outstanding: 0,
@@ -335,8 +341,9 @@ mod tests {
     }
 
     proptest! {
-        /// The position never passes an event that is not acknowledged, neither by a transaction nor by a
-        /// section.
+        /// The position never passes an event that is not acknowledged.
+        ///
+        /// This holds for the ends of transactions and of sections.
         #[test]
         fn the_position_never_passes_an_outstanding_event(
             steps in prop::collection::vec((0u8..10, any::<prop::sample::Index>()), 1..200),

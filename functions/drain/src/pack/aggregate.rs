@@ -57,7 +57,9 @@ impl<'e> AggregateSize<'e> {
     }
 }
 
-/// The aggregate of events, each given as partition key and data, in this order.
+/// The aggregate of these events, in this order.
+///
+/// Each event is given as its partition key and its data.
 pub(super) fn aggregate<'e>(events: impl Iterator<Item = (&'e str, &'e [u8])> + Clone) -> Vec<u8> {
     let mut size = AggregateSize::default();
     let length = events

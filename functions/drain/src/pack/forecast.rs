@@ -13,13 +13,19 @@ use super::{Aggregation, HashKey, Lanes, QueuedEvent, Record, RequestLimits, Sha
 /// Payload that one put unit of a provisioned stream covers, in bytes.
 const PUT_UNIT_BYTES: u64 = 25 << 10;
 
-/// The unit to which a record of an on-demand stream is rounded up, in bytes.
+/// Size unit of a record of an on-demand stream, in bytes.
+///
+/// Each record is rounded up to a multiple of it.
 const ON_DEMAND_UNIT_BYTES: u64 = 1 << 10;
 
-/// Price of a million put units, in US dollars (list price of us-east-1).
+/// Price of a million put units, in US dollars.
+///
+/// It is the list price of us-east-1.
 const USD_PER_MILLION_UNITS: f64 = 0.014;
 
-/// Price of a GB (10^9 bytes) written on demand, in US dollars (list price of us-east-1).
+/// Price of a GB written on demand, in US dollars.
+///
+/// A GB is 10^9 bytes. The price is the list price of us-east-1.
 const USD_PER_GB: f64 = 0.08;
 
 /// Records that a shard accepts in a second.
@@ -86,7 +92,7 @@ pub struct PlanFigures {
     pub tables: Vec<TableFigures>,
     /// The partition keys with the most events, at most 10.
     pub hottest_keys: Vec<KeyFigures>,
-    /// The number of events that are larger than a record of the stream.
+    /// The number of events larger than a record of the stream.
     pub oversize: u64,
     /// Most bytes of a record: data and partition key.
     pub record_limit_bytes: usize,
@@ -116,7 +122,9 @@ pub struct TableFigures {
 /// The figures of one partition key.
 #[derive(Debug, Serialize)]
 pub struct KeyFigures {
-    /// Its first 64 characters, or else the first 16 hexadecimal digits of its SHA-256.
+    /// Its first 64 characters, or its hash.
+    ///
+    /// The hash is the first 16 hexadecimal digits of its SHA-256.
     pub key: String,
     /// The table of its first event.
     pub table: String,
@@ -143,11 +151,13 @@ pub struct PackingFigures {
     pub put_units_per_million_changes: f64,
     /// The price of these put units, in US dollars.
     pub usd_per_million_changes_provisioned: f64,
-    /// The price of a million changes like these on demand, in US dollars. Each record is rounded up to 1 KB.
+    /// The on-demand price of a million such changes, in US dollars.
+    ///
+    /// Each record is rounded up to 1 KB.
     pub usd_per_million_changes_on_demand: f64,
     /// The shards, the busiest first.
     pub shards: Vec<ShardFigures>,
-    /// The least time that the busiest shard needs to accept its records, in seconds.
+    /// Least seconds that the busiest shard needs to accept its records.
     ///
     /// Above one second the shard throttles a drain.
     pub seconds_at_capacity: f64,
@@ -164,7 +174,9 @@ pub struct ShardFigures {
     pub records: u64,
     /// Bytes of data and partition keys.
     pub bytes: u64,
-    /// The least time that it needs to accept them at 1,000 records and 1 MiB a second, in seconds.
+    /// Least seconds that the shard needs to accept its records.
+    ///
+    /// A shard accepts 1,000 records and 1 MiB a second.
     pub seconds: f64,
 }
 

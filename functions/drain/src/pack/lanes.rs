@@ -59,7 +59,9 @@ pub struct Lanes {
     lanes: FxHashMap<LaneKey, Lane>,
     /// The pacing of each shard, by its number.
     pacings: Vec<ShardPacing>,
-    /// Lanes whose first record failed, each with the time of its next attempt.
+    /// Lanes whose first record failed.
+    ///
+    /// Each has the time of its next attempt.
     delayed: BinaryHeap<Reverse<(Instant, LaneKey)>>,
     /// Shards that pause, each with the end of its pause.
     paused: BinaryHeap<Reverse<(Instant, usize)>>,
@@ -134,9 +136,10 @@ impl Lanes {
         }
     }
 
-    /// The records of the next request, each of another lane, oldest first; empty if none may be sent now.
+    /// The records of the next request, oldest first.
     ///
-    /// All belong to the stream whose event is the oldest.
+    /// Each record is of another lane. Returns no record if none may be sent now. All belong to the stream
+    /// whose event is the oldest.
     ///
     /// With `full`, only aggregates that cannot grow are sent.
     pub fn next_request(&mut self, now: Instant, limits: RequestLimits, full: bool) -> Vec<Record> {
@@ -204,10 +207,10 @@ impl Lanes {
         events
     }
 
-    /// Queues the events of a failed record again, before all later events of their lane.
+    /// Queues the events of a failed record again.
     ///
-    /// The stream refused the record, or its outcome is unknown. `delay` computes the time until the next
-    /// attempt from the number of consecutive failures.
+    /// They precede all later events of their lane. The stream refused the record, or its outcome is unknown.
+    /// `delay` computes the time until the next attempt from the number of consecutive failures.
     pub fn retry(&mut self, now: Instant, record: Record, delay: impl FnOnce(u32) -> Duration) {
         let key = record.lane;
         let shard = self.end_flight(&record);
@@ -221,13 +224,13 @@ impl Lanes {
         self.update_counts(shard);
     }
 
-    /// Raises the share of a shard that stored all records of an answer.
+    /// Raises a shard's share after it stored all records of an answer.
     pub fn raise_share(&mut self, shard: usize) {
         self.pacings[shard].raise_share();
         self.update_counts(shard);
     }
 
-    /// Pauses all lanes of a shard that refused some of the records of a request.
+    /// Pauses all lanes of a shard that refused records.
     ///
     /// The request had `records` for the shard, of which it refused `refused`. `pause` computes the time from
     /// the number of consecutive throttled answers.
@@ -246,7 +249,9 @@ impl Lanes {
         self.update_counts(shard);
     }
 
-    /// Queues all waiting events again, in the order of their positions, for other shards of a stream.
+    /// Replaces the shard map of a stream.
+    ///
+    /// All waiting events are queued again, in the order of their positions.
     ///
     /// # Panics
     /// A record is in flight. Later events could overtake its events.
@@ -277,9 +282,10 @@ impl Lanes {
         delayed.into_iter().chain(paused).min()
     }
 
-    /// The stream of the next request, and the number of its records that could be sent now.
+    /// The stream of the next request, and its number of sendable records.
     ///
-    /// A delay or a pause that has ended counts only after the next request.
+    /// A record is sendable if it could be sent now. A delay or a pause that has ended counts only after the
+    /// next request.
     pub fn next_stream(&self) -> (usize, usize) {
         if self.shards.streams() == 1 {
             return (MAIN_STREAM, self.sendable);
@@ -293,7 +299,9 @@ impl Lanes {
         (stream, pacings.iter().map(ShardPacing::sendable).sum())
     }
 
-    /// Whether the next request would be full, or need not wait for more events.
+    /// Whether the next request would be full, or need not wait.
+    ///
+    /// Otherwise the request waits for more events.
     pub fn has_full_request(&self, limits: RequestLimits) -> bool {
         match self.aggregation {
             Aggregation::None => self.sendable >= limits.records && self.next_stream().1 >= limits.records,
@@ -395,7 +403,9 @@ impl Lanes {
         record.shard()
     }
 
-    /// Updates the sums after a change of a shard's pacing or of its first lane.
+    /// Updates the sums after a change of a shard.
+    ///
+    /// The shard's pacing or its first lane has changed.
     fn update_counts(&mut self, shard: usize) {
         let pacing = &mut self.pacings[shard];
         let (sendable, full) = (pacing.sendable(), pacing.full());

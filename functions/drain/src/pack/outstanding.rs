@@ -1,4 +1,4 @@
-//! Events that are not acknowledged, and what is acknowledged beyond the acknowledged position.
+//! Outstanding events, and what the stream has beyond the acknowledged position.
 
 use crate::checkpoint::AckAhead;
 use crate::lsn::Lsn;
@@ -77,7 +77,9 @@ impl Outstanding {
     }
 }
 
-/// The positions of the events, ascending, and the bound up to which they are all that is missing.
+/// The positions of the events before a bound, and the bound.
+///
+/// The positions ascend. Before the bound, no other position is missing.
 fn missing_before(mut events: Vec<OutstandingEvent>, queued_to: Position) -> (Vec<Position>, Position) {
     let mut before = queued_to;
     if events.len() > MOST_MISSING {

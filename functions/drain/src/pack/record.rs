@@ -1,4 +1,4 @@
-//! A queued event with its transaction, and the record that holds one event or many.
+//! Queued event with its transaction, and record of one event or many.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -23,7 +23,9 @@ pub(super) struct LaneKey {
 pub enum Aggregation {
     /// Each record is one event. A lane is a partition key.
     None,
-    /// Each record is an aggregate of the Kinesis Producer Library, or a single event. A lane is a shard.
+    /// Each record is a KPL aggregate, or a single event.
+    ///
+    /// The KPL is the Kinesis Producer Library. A lane is a shard.
     Kpl {
         /// Most bytes of an aggregate, its partition key included. A larger event is a record of its own.
         bytes: usize,
@@ -59,14 +61,20 @@ pub struct QueuedEvent {
     pub event: Event,
     /// The transaction whose acknowledgements it counts for.
     pub transaction: TransactionId,
-    /// Positions of the events of its change; 1 unless the change has several.
+    /// The number of positions of its change's events.
+    ///
+    /// It is 1 unless the change has several.
     pub change_positions: u32,
-    /// The number of its stream; [`MAIN_STREAM`](super::MAIN_STREAM) until that of its table is known.
+    /// The number of its stream.
+    ///
+    /// It is [`MAIN_STREAM`](super::MAIN_STREAM) until the stream of its table is known.
     pub stream: usize,
 }
 
 impl QueuedEvent {
-    /// The bytes that count towards a request if it is a record of its own: data and partition key.
+    /// Bytes of its data and its partition key.
+    ///
+    /// They count towards a request if the event is a record of its own.
     pub fn bytes(&self) -> usize {
         self.event.data.len() + self.event.partition_key.len()
     }
@@ -98,7 +106,9 @@ pub struct Record {
 }
 
 impl Record {
-    /// A record of the first events of `waiting`, as many as fit; `None` if the queue is empty.
+    /// A record of the first events of `waiting`.
+    ///
+    /// It has as many events as fit. Returns `None` if the queue is empty.
     pub(super) fn from_queue(
         waiting: &mut VecDeque<QueuedEvent>,
         lane: LaneKey,
@@ -160,7 +170,9 @@ impl Record {
         self.events.first().map_or("", |event| &event.event.partition_key)
     }
 
-    /// Whether it holds more than one event, so that a consumer must de-aggregate it.
+    /// Whether it holds more than one event.
+    ///
+    /// A consumer must de-aggregate such a record.
     pub fn is_aggregate(&self) -> bool {
         self.events.len() > 1
     }

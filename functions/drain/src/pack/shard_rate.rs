@@ -47,7 +47,9 @@ struct RateLimit {
     /// Load that the shard accepted in the second before it refused.
     accepted: f64,
     since: Instant,
-    /// Load that may be sent; negative after a record that is larger than the rest.
+    /// Load that may be sent.
+    ///
+    /// It is negative after a record that is larger than the rest.
     allowance: f64,
     updated: Instant,
 }
@@ -154,7 +156,9 @@ impl AcceptedLoad {
 mod tests {
     use super::*;
 
-    /// A shard that accepts `capacity` of its limit in each second of the clock.
+    /// A shard that accepts `capacity` of its limit in each second.
+    ///
+    /// The seconds are those of the clock.
     struct SimulatedShard {
         capacity: f64,
         second: u64,
@@ -172,8 +176,9 @@ mod tests {
         }
     }
 
-    /// Sends requests of up to 20 records every 10 ms for a time. Returns the accepted part of the capacity,
-    /// and the refused part of the records.
+    /// Sends requests of up to 20 records every 10 ms.
+    ///
+    /// It stops after `time`. Returns the accepted part of the capacity, and the refused part of the records.
     fn send(capacity: f64, bytes: usize, time: Duration) -> (f64, f64) {
         let (start, step) = (Instant::now(), Duration::from_millis(10));
         let (mut rate, mut shard) = (

@@ -74,12 +74,16 @@ impl ShardMap {
         self.shards.len()
     }
 
-    /// The number of the shard with this hash key, from 0 to [`ShardMap::len`] exclusive.
+    /// The number of the shard with this hash key.
+    ///
+    /// It is from 0 to [`ShardMap::len`], exclusive.
     pub fn shard_number(&self, hash_key: HashKey) -> usize {
         self.shards.partition_point(|shard| shard.last < hash_key)
     }
 
-    /// Whether all these hash keys belong to the shard with this id; `None` if the map lacks the shard.
+    /// Whether all these hash keys belong to the shard `id`.
+    ///
+    /// Returns `None` if the map lacks the shard.
     pub fn contains_all(&self, id: &str, mut hash_keys: impl Iterator<Item = HashKey>) -> Option<bool> {
         let shard = self.shards.iter().find(|shard| shard.id == id)?;
         Some(hash_keys.all(|hash_key| (shard.first..=shard.last).contains(&hash_key)))

@@ -13,7 +13,7 @@ pub struct ColumnPattern {
 }
 
 impl ColumnPattern {
-    /// The pattern before the first colon of a text, and the text after that colon.
+    /// The column pattern before the first colon, and the text after it.
     ///
     /// Returns `None` if there is no pattern before a colon. A colon in a name needs quotes or a backslash.
     pub fn parse_before_colon(text: &str) -> Option<(Self, &str)> {
@@ -58,7 +58,7 @@ pub struct TableColumns {
     pub columns: Vec<String>,
 }
 
-/// A text that is not a pattern of tables and names of columns.
+/// A text that is no table pattern with names of columns.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a table with columns: expected one like public.orders:customer_id")]
 pub struct InvalidTableColumns(String);

@@ -157,7 +157,9 @@ pub enum SlotError {
     },
 }
 
-/// Who holds a slot, as the end of a sentence; empty if nobody knows.
+/// The holder of a slot, as the end of a sentence.
+///
+/// It is empty if the holder is not known.
 fn holder_text(holder: Option<&LockHolder>) -> String {
     match holder {
         None => String::new(),

@@ -34,7 +34,9 @@ pub trait PeekRows {
     /// The next row; `None` after the last. A cancelled call loses no row.
     async fn next(&mut self) -> Result<Option<Self::Row>, SlotError>;
 
-    /// The next row, if it has arrived; `None` if it has not, or after the last.
+    /// The next row, if it has arrived.
+    ///
+    /// Returns `None` if it has not arrived, and after the last row.
     ///
     /// # Errors
     /// As [`PeekRows::next`].
@@ -69,8 +71,10 @@ pub trait Slot {
     /// `timeout`.
     async fn peek(&mut self, window: Window, timeout: Duration) -> Result<Self::Rows, SlotError>;
 
-    /// The commit rows of those transactions of a window whose rows take more than `bytes`, with
-    /// [`PEEK_ROW_BYTES`] added for each row. Costs a second peek while the rows of the first are in transit.
+    /// Commit rows of the large transactions of a window.
+    ///
+    /// A transaction is large if its rows take more than `bytes`, with [`PEEK_ROW_BYTES`] added for each row.
+    /// The call costs a second peek while the rows of the first are in transit.
     async fn large_commits(&mut self, window: Window, bytes: usize) -> Result<CommitRows, SlotError>;
 
     /// Rows of a window that contain `needle`: each row's `lsn` column and its data. Rows over one kilobyte
@@ -82,8 +86,9 @@ pub trait Slot {
         timeout: Duration,
     ) -> Result<Vec<(Lsn, Vec<u8>)>, SlotError>;
 
-    /// Writes a logical message in a transaction of its own, and waits for its commit. Where the server waits
-    /// for standbys, so does this.
+    /// Writes a logical message in a transaction of its own.
+    ///
+    /// Waits for the commit. If the server waits for standbys, this call waits for them, too.
     async fn emit(&mut self, prefix: &str, content: &str) -> Result<EmittedMessage, SlotError>;
 
     /// Checks that the session that holds the lock still exists.
@@ -94,11 +99,14 @@ pub trait Slot {
     /// The session is gone, or does not answer.
     async fn check_lock(&mut self) -> Result<(), SlotError>;
 
-    /// Cancels a statement of the session that holds the lock, such as a message that is not committed in
-    /// time.
+    /// Cancels a statement of the session that holds the lock.
+    ///
+    /// An example is a message that is not committed in time.
     async fn cancel_control(&mut self);
 
-    /// Cancels the peek whose rows are no longer needed, so that the server releases the slot.
+    /// Cancels the peek whose rows are no longer needed.
+    ///
+    /// The server then releases the slot.
     async fn cancel_peek(&mut self);
 
     /// Confirms everything before `to`: the end of a commit record, or of a window that was read completely.
@@ -141,7 +149,9 @@ pub struct LockHolder {
 /// What the server keeps for the slot.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Retention {
-    /// Bytes of log from `restart_lsn` to the flush position; `None` without a `restart_lsn`.
+    /// Bytes of log from `restart_lsn` to the flush position.
+    ///
+    /// `None` without a `restart_lsn`.
     pub retained_bytes: Option<u64>,
     /// `wal_status` of `pg_replication_slots`.
     pub wal_status: Option<String>,
@@ -152,8 +162,12 @@ pub struct Retention {
 /// A transaction that keeps the slot's `restart_lsn` from moving.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct OldestTransaction {
-    /// The server process; null for a prepared transaction, which has none (see `pg_prepared_xacts`).
+    /// The server process; null for a prepared transaction.
+    ///
+    /// A prepared transaction has no process: see `pg_prepared_xacts`.
     pub pid: Option<i32>,
-    /// Its age in seconds; null unless the role is a member of `pg_monitor`.
+    /// Its age in seconds.
+    ///
+    /// Null unless the role is a member of `pg_monitor`.
     pub age_seconds: Option<i64>,
 }

@@ -14,22 +14,27 @@ use crate::table_name::TableName;
 /// Each call fails where the server cannot be asked. A problem of one table is part of the answer instead.
 #[allow(async_fn_in_trait)] // Only this crate calls it, on one task.
 pub trait TableSource {
-    /// Lists all relations and what is published of them, without their keys and columns.
+    /// Lists all relations, and what is published of them.
+    ///
+    /// The answer lacks their keys and columns.
     async fn list(&mut self) -> Result<DatabaseSchema, SlotError>;
 
     /// Describes the relation of this name, and what is published of it.
     async fn describe(&mut self, name: &TableName) -> Result<DatabaseSchema, SlotError>;
 
-    /// The open transactions that have written to a table, each described for the operator.
+    /// The open transactions that have written to a table.
+    ///
+    /// Each is described for the operator.
     async fn writers(&mut self, table: &BackfillTable) -> Result<Vec<String>, SlotError>;
 
     /// The present snapshot.
     async fn snapshot(&mut self) -> Result<Snapshot, SlotError>;
 
-    /// Reads the rows of a table behind the key `after`, or its first rows, with one snapshot.
+    /// Reads rows of a table with one snapshot.
     ///
-    /// The snapshot must show all transactions of `delivered`; those that it shows are removed from the set.
-    /// Takes no lock that a writer waits for.
+    /// The rows follow the key `after`. Without `after`, they are the first rows. The snapshot must show all
+    /// transactions of `delivered`; those that it shows are removed from the set. Takes no lock that a writer
+    /// waits for.
     async fn read(
         &mut self,
         table: &BackfillTable,
@@ -42,7 +47,9 @@ pub trait TableSource {
     async fn find_row(&mut self, table: &BackfillTable, request: &RowRequest)
     -> Result<RowLookup, SlotError>;
 
-    /// Writes a watermark in a transaction of its own, which waits for no standby.
+    /// Writes a watermark in a transaction of its own.
+    ///
+    /// Its commit waits for no standby.
     ///
     /// # Errors
     /// The watermark may not have been written.
@@ -76,7 +83,9 @@ pub enum ChunkRead {
     TooSlow,
     /// Another session holds a lock on the table that forbids reading.
     Locked,
-    /// Another session rewrote the table after the snapshot was taken, which shows no row of it then.
+    /// Another session rewrote the table after the snapshot was taken.
+    ///
+    /// The snapshot then shows no row of the table.
     Rewritten,
     /// The table cannot be read, and why.
     Unreadable(String),

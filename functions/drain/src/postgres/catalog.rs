@@ -16,10 +16,10 @@ use crate::table_name::TableName;
 /// The types that are not built in.
 const TYPES: &str = include_str!("types.sql");
 
-/// The tables and materialized views of the names $1 and $2, schemas and names in pairs, and of the OIDs $3;
-/// and the partitions of these tables.
+/// The tables and materialized views of names and OIDs.
 ///
-/// The replica identities of its partitions say what an old row of a partitioned table has.
+/// The names are $1 and $2, schemas and names in pairs. The OIDs are $3. The partitions of these tables are
+/// included, too. The replica identities of its partitions say what an old row of a partitioned table has.
 const NAMED: &str = "
     named(oid) as (
       select c.oid
@@ -131,7 +131,9 @@ const COLUMNS: &str = "
       where attrelid = c.oid and attnum > 0 and not attisdropped)
       a(names, type_oids, modifiers, types, toastable, xids, virtual, has_not_null)";
 
-/// The oldest transaction that the slot $1 can still send, and whether the server has virtual columns.
+/// The slot's horizon, and whether the server has virtual columns.
+///
+/// The horizon is the oldest transaction that the slot $1 can still send.
 const HORIZON: &str = "
     select (select catalog_xmin::text::int8
             from pg_replication_slots
@@ -150,9 +152,10 @@ pub(super) struct CatalogHorizon {
 const FIRST_NORMAL: u32 = 3;
 
 impl CatalogHorizon {
-    /// Whether a transaction that wrote a visible row of the catalog may be newer than rows of the slot.
+    /// Whether the writer of a visible catalog row may be recent.
     ///
-    /// `next` is the next transaction's id when the catalog was read: no row of the catalog is as new.
+    /// A recent transaction may be newer than rows of the slot. `next` is the next transaction's id when the
+    /// catalog was read: no row of the catalog is as new.
     fn is_recent(self, xid: u32, next: u32) -> bool {
         let is_frozen = xid < FIRST_NORMAL || !precedes(xid, next);
         self.has_slot && !is_frozen && self.oldest.is_none_or(|oldest| !precedes(xid, oldest))
@@ -161,7 +164,9 @@ impl CatalogHorizon {
 
 const DOING: &str = "reading the catalog";
 
-/// A relation whose rows the log may have, and that is not a table of a user.
+/// A relation that is not a user's table.
+///
+/// The log may have rows of it.
 pub(super) struct UntrackedRelation {
     pub(super) name: TableName,
     pub(super) kind: UntrackedKind,
@@ -347,7 +352,9 @@ fn catalog_table(row: &PgRow, horizon: CatalogHorizon) -> CatalogTable {
     }
 }
 
-/// The transactions that wrote a table's rows of the catalog, and may be newer than rows of the log.
+/// The transactions that wrote a table's rows of the catalog.
+///
+/// They may be newer than rows of the log.
 fn recent_changes(row: &PgRow, horizon: CatalogHorizon) -> RecentChanges {
     // A snapshot has 64-bit ids, and the rows of the catalog have their lower half.
     let next: &str = row.get("next_xid");

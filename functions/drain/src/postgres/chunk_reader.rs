@@ -34,10 +34,10 @@ const DEFAULT_PATH: &str = "set local search_path to default";
 /// Longest wait until the change that moved a row is visible.
 const VISIBILITY_TIME: Duration = Duration::from_secs(1);
 
-/// The open transactions that hold a writer's lock on the table $1.$2 or on a partition of it.
+/// The open transactions with a writer's lock on the table $1.$2.
 ///
-/// A transaction that writes to a table, or truncates it, keeps its lock until its changes are visible. Every
-/// role may read `pg_locks`.
+/// A transaction with such a lock on a partition of the table counts, too. A transaction that writes to a
+/// table, or truncates it, keeps its lock until its changes are visible. Every role may read `pg_locks`.
 const WRITERS: &str = "
     with recursive t(oid) as (
       select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -53,11 +53,11 @@ const WRITERS: &str = "
       and l.relation in (select oid from t)
     order by writer";
 
-/// Whether the table $1.$2 with the object id $3 was rewritten or replaced since the transaction's snapshot.
+/// Whether the table $1.$2 was rewritten or replaced since the snapshot.
 ///
-/// The snapshot decides what the catalog's tables show. The functions `to_regclass` and
-/// `pg_relation_filenode` return the present state instead, so a difference between the two is a later
-/// change.
+/// The object id of the table is $3. The snapshot is that of the transaction. The snapshot decides what the
+/// catalog's tables show. The functions `to_regclass` and `pg_relation_filenode` return the present state
+/// instead, so a difference between the two is a later change.
 const IS_REWRITTEN: &str = "
     with recursive t(oid) as (
       select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -96,7 +96,7 @@ pub(crate) async fn check_query(
     }
 }
 
-/// The statements that begin a transaction for the query of a table's chunks.
+/// The statements that begin a transaction for reading a table's chunks.
 fn begin(table: &BackfillTable) -> String {
     match table.has_request_condition {
         true => format!("{BEGIN}; {DEFAULT_PATH}"),
@@ -257,7 +257,9 @@ impl PgSlot<'_> {
         }
     }
 
-    /// The row of a request, read in the open transaction; `None` while its change is not visible.
+    /// The row of a request, read in the open transaction.
+    ///
+    /// `None` while the change of the row is not visible.
     async fn visible_row(
         &self,
         table: &BackfillTable,
@@ -316,7 +318,7 @@ impl PgSlot<'_> {
         self.copy_rows(reader, table, after, bounds, snapshot).await
     }
 
-    /// Copies rows until the end of the table or one of the bounds.
+    /// Copies rows until the table's end or one of the bounds.
     async fn copy_rows(
         &self,
         reader: &Session,

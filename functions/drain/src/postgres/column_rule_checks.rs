@@ -1,4 +1,6 @@
-//! The rules of `COLUMN_RULES` that match no column, and those that take a table's key away.
+//! Problems of the rules of `COLUMN_RULES`.
+//!
+//! They concern rules that match no column, and rules that omit a column of a table's key.
 
 use tokio_postgres::Row as PgRow;
 
@@ -23,7 +25,7 @@ pub(super) const SENT: &str = "
       join pg_class c on c.relnamespace = n.oid and c.relname = p.tablename
       where $2 and p.pubname = any($1))";
 
-/// The sent tables that a rule matches, with the place of the rule.
+/// The sent tables that a rule matches, with the rule's place.
 ///
 /// Patterns of `like` for schemas, tables and columns are $3, $4 and $5; $6 is whether they omit.
 const MATCHING_TABLES: &str = "
@@ -35,7 +37,9 @@ const MATCHING_TABLES: &str = "
       select r.place, r.column_name, r.omits, s.oid, s.schema, s.name
       from rules r join sent s on s.schema like r.schema and s.name like r.name)";
 
-/// The places of the rules that match no column, and a column that differs in the case of letters.
+/// The places of the rules that match no column.
+///
+/// Each place has a similar column, if one differs in the case of letters only.
 const UNMATCHED_RULES: &str = "
     select r.place as place,
            exists (select from matching m where m.place = r.place) as has_table,
@@ -90,7 +94,9 @@ impl RuleArrays {
     }
 }
 
-/// A sentence for each rule that matches no column, and for each table that loses its key.
+/// Sentences about rules without a column and about lost keys.
+///
+/// There is one for each rule that matches no column, and one for each table that loses its key.
 ///
 /// # Errors
 /// A query failed.

@@ -18,11 +18,11 @@ use crate::ports::{BoxError, SlotError};
 /// A security group that blocks the function sends no answer at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Settings that end a statement, a transaction or a session that outlives the invocation.
+/// Settings that bound the lifetime of a statement, transaction or session.
 ///
-/// The role or the database may have shorter ones, which would break a peek whose stream is slow. A session
-/// in a transaction is not idle for `idle_session_timeout` (from PostgreSQL 14 on), and it holds locks.
-/// `transaction_timeout` exists from 17 on.
+/// They end those that outlive the invocation. The role or the database may have shorter ones, which would
+/// break a peek whose stream is slow. A session in a transaction is not idle for `idle_session_timeout` (from
+/// PostgreSQL 14 on), and it holds locks. `transaction_timeout` exists from 17 on.
 const LIFETIME_SETTINGS: [&str; 4] = [
     "statement_timeout",
     "transaction_timeout",

@@ -19,7 +19,9 @@ const EVENT_TABLES: &str = "
     where not $2 and c.relkind = 'r' and c.relpersistence = 'p' and c.oid >= 16384
     order by schema, name";
 
-/// The tables whose changes the slot sends, named as its rows name them.
+/// The tables whose changes the slot sends, by their event names.
+///
+/// The names are those that the rows of the slot have.
 ///
 /// # Errors
 /// The query failed.

@@ -1,4 +1,6 @@
-//! The entries of `PARTITION_KEYS` that match nothing, and the tables whose old rows lack their columns.
+//! Problems of the entries of `PARTITION_KEYS`.
+//!
+//! They concern entries that match nothing, and tables whose old rows lack the columns of their entry.
 
 use std::collections::HashSet;
 
@@ -12,12 +14,12 @@ use crate::plugin::Plugin;
 use crate::ports::SlotError;
 use crate::table_name::TableName;
 
-/// The sent tables with the first entry that matches each, if events have all columns of this entry.
+/// The sent tables with the first entry that matches each.
 ///
-/// Patterns of `like` are $3 and $4, a column is $5, and the place of its entry is $6. The rules of
-/// `COLUMN_RULES` are $7 to $10. A partitioned table is logged with the replica identities of its partitions.
-/// `missing` is a column that the old rows of `lacking` do not have. A table without a key has `is_whole` if
-/// its old rows are whole.
+/// A table is listed only if events have all columns of its entry. Patterns of `like` are $3 and $4, a column
+/// is $5, and the place of its entry is $6. The rules of `COLUMN_RULES` are $7 to $10. A partitioned table is
+/// logged with the replica identities of its partitions. `missing` is a column that the old rows of `lacking`
+/// do not have. A table without a key has `is_whole` if its old rows are whole.
 const PARTITIONED_TABLES: &str = "
     entries as materialized (
       select e.schema, e.name, e.column_name, e.place
@@ -77,7 +79,10 @@ pub(crate) struct SentColumns<'a> {
     pub(crate) rules: &'a [ColumnRule],
 }
 
-/// A sentence for each entry that no table has, and for each table whose deletes cannot follow it.
+/// Sentences about the problems of `PARTITION_KEYS`.
+///
+/// There is one for each entry that no table has. There is one for each table whose deletes cannot have the
+/// partition key of its entry.
 ///
 /// # Errors
 /// The query failed.
@@ -140,7 +145,7 @@ pub(crate) async fn partition_key_problems(
     Ok(problems)
 }
 
-/// The sentence of a table whose rows do not all have the columns of their entry.
+/// The sentence about a table whose rows lack columns of its entry.
 fn incomplete_sentence(table: &TableName, row: &PgRow) -> Option<String> {
     let (has_key, is_whole): (bool, bool) = (row.get("has_key"), row.get("is_whole"));
     let missing: Option<String> = row.get("missing");

@@ -135,7 +135,9 @@ impl PgPeekRows {
         }
     }
 
-    /// The row that a row of the copy completes; `None` if it is a slice, and others follow.
+    /// The row that is complete with this row of the copy.
+    ///
+    /// `None` if the row of the copy is a slice, and others follow.
     fn whole(&mut self, row: CopiedRow) -> Option<PgPeekRow> {
         let CopiedRow {
             lsn,
@@ -196,7 +198,9 @@ fn without_header(mut message: Bytes) -> Option<Bytes> {
 #[derive(Debug, PartialEq)]
 struct NotARow;
 
-/// The row in a message; `None` for the trailer, which ends the copy.
+/// The row in a message.
+///
+/// `None` for the trailer, which ends the copy.
 fn parse_row(mut message: Bytes) -> Result<Option<CopiedRow>, NotARow> {
     let columns = message.try_get_i16().map_err(|_| NotARow)?;
     if columns == -1 {

@@ -38,11 +38,11 @@ pub(crate) async fn check_replication_right(
     }
 }
 
-/// Creates a publication of the tables that the role owns and `patterns` name; empty patterns name all.
+/// Creates a publication of the role's tables that `patterns` match.
 ///
-/// Returns the number of its tables. `for all tables` would need a superuser, and would make updates of
-/// tables without a replica identity fail in the application. So the publication lists only tables that have
-/// one.
+/// The role owns these tables. Empty `patterns` match all. Returns the number of its tables. `for all tables`
+/// would need a superuser, and would make updates of tables without a replica identity fail in the
+/// application. So the publication lists only tables that have one.
 ///
 /// # Errors
 /// A query failed, for example because the role may not create objects in the database.
@@ -75,7 +75,9 @@ pub(crate) async fn create_publication(
     Ok(tables.len())
 }
 
-/// Permanent tables of the role whose updates and deletes log the identity of their row.
+/// Permanent tables of the role whose old rows are identified.
+///
+/// Their updates and deletes log the identity of the row.
 const PUBLISHABLE_TABLES: &str = "
     select n.nspname::text as schema, c.relname::text as name
     from pg_class c

@@ -29,10 +29,10 @@ const RELATIONS: &str = concat!(
     include_str!("relations.sql")
 );
 
-/// The tables of the publications $1 that have one of the names $2 and $3, schemas and names in pairs.
+/// The tables of the publications $1 with the given names.
 ///
-/// The view has the columns and the row filter of a table from PostgreSQL 15 on. The columns of a table
-/// without any are null.
+/// The names are $2 and $3, schemas and names in pairs. The view has the columns and the row filter of a
+/// table from PostgreSQL 15 on. The columns of a table without any are null.
 const PUBLISHED_TABLES: &str = "
     select t.schemaname::text as schema,
            t.tablename::text as name,
@@ -62,8 +62,9 @@ pub(crate) struct SchemaSource<'a> {
 }
 
 impl SchemaSource<'_> {
-    /// All relations of the database and the names of those that are published, without their keys and
-    /// columns.
+    /// All relations of the database and the names of published ones.
+    ///
+    /// The relations have no keys and columns.
     ///
     /// # Errors
     /// A query failed.

@@ -84,9 +84,10 @@ const INSPECTION: &str = "
 /// Longest pause between two attempts to acquire the lock.
 const LOCK_PAUSE: Duration = Duration::from_secs(1);
 
-/// Acquires the lock of the slot's only drainer, and holds it until the session ends.
+/// Acquires the lock of the slot's only drainer.
 ///
-/// Returns false when another session still has the lock at `deadline`.
+/// The session holds the lock until it ends. Returns false when another session still has the lock at
+/// `deadline`.
 ///
 /// # Errors
 /// The query failed.
@@ -177,10 +178,11 @@ pub(crate) struct StandbyInfo {
 }
 
 impl StandbyInfo {
-    /// Position up to which a standby has the log; `None` where nothing shows it.
+    /// Position up to which a standby has the log.
     ///
-    /// The log up to this position survives the loss of this server. The position is `None` when there is no
-    /// standby, or when the role may not read it.
+    /// The log up to this position survives the loss of this server. The position is `None` if no standby has
+    /// acknowledged one, or if the role may not read it. It is zero instead if no standby has acknowledged
+    /// one, and commits wait for standbys or a position is `required`.
     ///
     /// # Errors
     /// The position is `required` and unknown: the reason, and whether the reason may pass by itself.
@@ -273,7 +275,9 @@ pub(crate) enum CommitWait {
     ForStandbys,
 }
 
-/// Writes a logical message in a transaction of its own, and waits for its commit.
+/// Writes a logical message in its own transaction.
+///
+/// The call waits for the commit of that transaction.
 ///
 /// # Errors
 /// The query failed.

@@ -48,14 +48,20 @@ pub(crate) struct PgSlot<'c> {
     pub(super) columns: Vec<ColumnRule>,
     /// Options of the plugin, names and values in turn.
     pub(super) options: Vec<String>,
-    /// Options that only newer versions of the plugin have; empty once the server has refused them.
+    /// Options that only newer versions of the plugin have.
+    ///
+    /// The list is empty once the server has refused them.
     newer_options: Vec<String>,
     standby_ack: StandbyAck,
     /// What is kept of rows that are too large for the memory.
     kept: KeptBytes,
-    /// Materialized views by object id and naming transaction, and since when each has its name.
+    /// Positions since which materialized views have their names.
+    ///
+    /// The key of a view is its object id and the transaction that named it.
     pub(super) view_names: Vec<((u32, String), Lsn)>,
-    /// The transactions whose rows the slot can still send, as of the last [`Slot::catalog`].
+    /// The transactions whose rows the slot can still send.
+    ///
+    /// The value is that of the last [`Slot::catalog`].
     horizon: CatalogHorizon,
 }
 
@@ -135,7 +141,9 @@ impl<'c> PgSlot<'c> {
         self.context().error(doing, error)
     }
 
-    /// The error of a peek that failed, with the requirement that the server does not meet.
+    /// The error of a failed peek, with the unmet requirement.
+    ///
+    /// It is a requirement that the server does not meet.
     async fn explained(&self, doing: &'static str, error: tokio_postgres::Error) -> SlotError {
         self.context().explained(&self.control, doing, error).await
     }
@@ -159,8 +167,9 @@ impl<'c> PgSlot<'c> {
         }
     }
 
-    /// Sets the longest time that a statement of the session may take, in whole milliseconds and at least
-    /// one.
+    /// Sets the longest time of a statement in the session.
+    ///
+    /// The time is in whole milliseconds, and at least one.
     pub(super) async fn set_timeout(
         &self,
         session: &Session,

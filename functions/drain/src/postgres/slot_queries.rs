@@ -62,10 +62,10 @@ fn without_sent(SentPrefix { xid, before }: SentPrefix, mark: ChangeMark) -> Str
     )
 }
 
-/// The commits of the transactions whose rows take more than $8 bytes, with $7 bytes added for each row.
+/// The commits of the transactions with more than $8 bytes of rows.
 ///
-/// The commit row has the greatest LSN of its transaction. Only this row begins with the plugin's mark $6, of
-/// $5 bytes.
+/// For each row, $7 bytes are added. The commit row has the greatest LSN of its transaction. Only this row
+/// begins with the plugin's mark $6, of $5 bytes.
 pub(super) const LARGE_COMMITS: &str = "
     select xid::text::int8 as transaction_id,
            max(lsn) as commit_lsn,
@@ -80,7 +80,7 @@ pub(super) const ROWS_WITH_TEXT: &str = "
     from pg_logical_slot_peek_binary_changes($1, $2, $3, variadic $4::text[])
     where octet_length(data) <= 1024 and position(convert_to($5::text, 'UTF8') in data) > 0";
 
-/// Advances the slot $2 to $1, unless the log on disk ends before $1.
+/// Advances slot $2 to $1, if the log on disk reaches $1.
 ///
 /// Without this guard, PostgreSQL would advance to the log's end instead. Where the log was set back, the
 /// slot would then skip what is written up to $1 later.

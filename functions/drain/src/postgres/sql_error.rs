@@ -9,7 +9,9 @@ use crate::lsn::Lsn;
 use crate::plugin::Plugin;
 use crate::ports::{BoxError, SlotError};
 
-/// PostgreSQL's message about a query that one table makes impossible, without values of rows.
+/// PostgreSQL's message about a query that one table makes impossible.
+///
+/// The message has no values of rows.
 ///
 /// # Errors
 /// The query may succeed later.
@@ -38,7 +40,9 @@ pub(crate) struct SlotContext<'a> {
     pub(crate) plugin: Plugin,
 }
 
-/// What the server states about the things that a statement about a slot needs.
+/// The server's answers about the requirements of a statement.
+///
+/// The statement concerns a slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Requirements {
     /// Whether the role may use replication slots.
@@ -47,7 +51,9 @@ struct Requirements {
     has_slot: bool,
     /// `wal_level`
     wal_level: String,
-    /// `output_plugin_libraries`; `None` before the releases that have it, or if the role may not read it.
+    /// The setting `output_plugin_libraries`.
+    ///
+    /// `None` before the releases that have it, or if the role may not read it.
     libraries: Option<String>,
 }
 
@@ -61,9 +67,10 @@ enum UnmetRequirement {
 }
 
 impl Requirements {
-    /// The requirement that a statement lacks which failed with this SQLSTATE; `None` if all are met.
+    /// The unmet requirement of a statement that failed with this SQLSTATE.
     ///
-    /// The SQLSTATEs alone have several causes each. Their messages are in the language of the server.
+    /// `None` if all requirements are met. The SQLSTATEs alone have several causes each. Their messages are
+    /// in the language of the server.
     fn unmet(&self, state: &SqlState, plugin: Plugin) -> Option<UnmetRequirement> {
         let is_refused = |libraries: &String| !lists(libraries, plugin.name());
         match *state {
@@ -107,9 +114,10 @@ const REQUIREMENTS: &str = "
 const CONFIRMED: &str = "select confirmed_flush_lsn from pg_replication_slots where slot_name = $1";
 
 impl SlotContext<'_> {
-    /// The error of a window with a change whose publication did not exist.
+    /// The error of a window with a skipped publication.
     ///
-    /// Asks the server for the slot's position, through `session`.
+    /// The publication of one of its changes did not exist. Asks the server for the slot's position, through
+    /// `session`.
     pub(crate) async fn publication_skipped(&self, session: &Session, source: BoxError) -> SlotError {
         match session.client.query_one(CONFIRMED, &[&self.slot]).await {
             Ok(row) => SlotError::PublicationSkipped {
@@ -142,9 +150,10 @@ impl SlotContext<'_> {
         }
     }
 
-    /// The error of a statement that failed, with the requirement that the server does not meet.
+    /// The error of a failed statement, with the unmet requirement.
     ///
-    /// Asks the server through `session`. If the server does not answer, the error names no requirement.
+    /// It is a requirement that the server does not meet. Asks the server through `session`. If the server
+    /// does not answer, the error names no requirement.
     pub(crate) async fn explained(
         &self,
         session: &Session,

@@ -34,10 +34,11 @@ pub(crate) fn is_cancelled(error: &tokio_postgres::Error) -> bool {
     error.code() == Some(&SqlState::QUERY_CANCELED)
 }
 
-/// PostgreSQL's message about a failed statement, unless it may hold a value of a row.
+/// PostgreSQL's message about a failed statement, without values of a row.
 ///
-/// Messages of the classes 22 (data exception) and 23 (constraint violation) quote values, and P0 is an error
-/// that a function raises with a text of its own. The server's own log has the message.
+/// A message that may hold a value is left out. Messages of the classes 22 (data exception) and 23
+/// (constraint violation) quote values, and P0 is an error that a function raises with a text of its own. The
+/// server's own log has the message.
 pub(crate) fn message(error: &tokio_postgres::Error) -> String {
     match error.as_db_error() {
         None => error.to_string(),
@@ -46,7 +47,9 @@ pub(crate) fn message(error: &tokio_postgres::Error) -> String {
     }
 }
 
-/// The error as a cause, without a message that may hold a value of a row: see [`message`].
+/// The error as a cause, without values of a row.
+///
+/// A message that may hold a value is left out: see [`message`].
 pub(crate) fn cause(error: tokio_postgres::Error) -> BoxError {
     match error.code() {
         Some(state) if may_quote_values(state) => left_out(state).into(),

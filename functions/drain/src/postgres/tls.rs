@@ -1,4 +1,6 @@
-//! TLS settings of rustls for libpq's `sslmode` and `sslrootcert`, and the errors of a handshake.
+//! TLS settings of rustls, and the errors of a handshake.
+//!
+//! The settings correspond to libpq's `sslmode` and `sslrootcert`.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -155,14 +157,18 @@ impl ServerCertVerifier for LenientVerifier {
 #[error(transparent)]
 pub(super) struct HandshakeError(BoxError);
 
-/// Whether an error of a connection is rustls's own, such as an alert of the server after the handshake.
+/// Whether an error of a connection is rustls's own.
+///
+/// Such an error is an alert of the server after the handshake, for example.
 pub(super) fn is_tls_error(cause: &(dyn std::error::Error + 'static)) -> bool {
     let io = cause.downcast_ref::<std::io::Error>();
     let inner = io.and_then(std::io::Error::get_ref);
     inner.is_some_and(|inner| inner.is::<Error>())
 }
 
-/// Connector of rustls whose errors have a type, and that records the end of its handshake.
+/// Connector of rustls with typed errors.
+///
+/// It also records the end of its handshake.
 #[derive(Clone)]
 pub(super) struct TrackedTls<T = MakeRustlsConnect> {
     inner: T,

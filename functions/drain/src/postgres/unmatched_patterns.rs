@@ -8,11 +8,11 @@ use crate::plugin::Plugin;
 use crate::ports::SlotError;
 use crate::table_name::TableName;
 
-/// The patterns that match none of the tables whose changes the slot sends: the places of the patterns, and
-/// what the database has instead.
+/// The patterns that match none of the tables that are sent.
 ///
-/// Exact names are $2, $3 and their places $4. Patterns of `like` are $5, $6 and their places $7. If $8, only
-/// the tables of the publications $1 count.
+/// The result has the places of the patterns, and the similar tables that the database has instead. Exact
+/// names are $2, $3 and their places $4. Patterns of `like` are $5, $6 and their places $7. If $8, only the
+/// tables of the publications $1 count.
 const UNMATCHED: &str = "
     with tables as materialized (
       select n.nspname::text as schema, c.relname::text as name
@@ -46,7 +46,9 @@ const UNMATCHED: &str = "
       limit 1) a on true
     order by u.place";
 
-/// A sentence for each pattern that matches no table whose changes the slot sends.
+/// Sentences about the patterns that match no sent table.
+///
+/// There is one for each such pattern.
 ///
 /// # Errors
 /// The query failed.

@@ -23,13 +23,16 @@ const DOING: &str = "searching for the creation of a materialized view";
 /// Longest search of the unconfirmed log.
 const SEARCH_TIME: Duration = Duration::from_secs(10);
 
-/// Longest wait until the log is on disk up to the position at which the catalog was read.
+/// Longest wait for the flush of the log.
+///
+/// The wait ends when the log is on disk up to the position at which the catalog was read.
 const FLUSH_TIME: Duration = Duration::from_secs(1);
 
-/// The transaction that named the materialized view $1, and whether the slot $2 has confirmed it.
+/// The transaction that named the materialized view $1.
 ///
-/// All transactions before `catalog_xmin` ended before the slot's position. Ids wrap around: an id that is
-/// two billion transactions old has a negative age.
+/// Another column states whether the slot $2 has confirmed it. All transactions before `catalog_xmin` ended
+/// before the slot's position. Ids wrap around: an id that is two billion transactions old has a negative
+/// age.
 ///
 /// After a record that ends with its page, the position for the next record is behind the header of the next
 /// page. No flush reaches that position before another record is written, so it is the page's beginning here.
@@ -44,22 +47,24 @@ const NAMING: &str = "
     cross join pg_current_wal_insert_lsn() as i(lsn)
     where c.oid = $1 and c.relkind = 'm' and s.slot_name = $2";
 
-/// The commit of the transaction $2 in the unconfirmed log of the slot $1, with the plugin's options $3.
+/// The commit of the transaction $2 in the unconfirmed log.
 ///
-/// The commit row has the largest LSN of its transaction. $2 may be the id of a subtransaction, which no
-/// plugin shows. The id of its transaction is smaller. So the view has its name after the last commit of the
-/// transactions with smaller ids, at the latest.
+/// The log is that of the slot $1, with the plugin's options $3. The commit row has the largest LSN of its
+/// transaction. $2 may be the id of a subtransaction, which no plugin shows. The id of its transaction is
+/// smaller. So the view has its name after the last commit of the transactions with smaller ids, at the
+/// latest.
 const NAMING_COMMIT: &str = "
     select max(p.lsn) filter (where p.xid = $2::text::xid) as commit_lsn,
            max(p.lsn) filter (where p.xid <> '0'::xid and age(p.xid) >= age($2::text::xid)) as latest_lsn
     from pg_logical_slot_peek_binary_changes($1, null, null, variadic $3::text[]) p";
 
 impl PgSlot<'_> {
-    /// End of the commit that named the view; zero if the slot's position is after it.
+    /// End of the commit that named the view.
     ///
-    /// Rows of a transaction that commits at this position or later are rows of the view. `None` if the view
-    /// was dropped meanwhile. If the search takes too long, the result is the largest position. Then rows of
-    /// the view are sent, too, but no row of a table is lost.
+    /// It is zero if the slot's position is after it. Rows of a transaction that commits at this position or
+    /// later are rows of the view. `None` if the view was dropped meanwhile. If the search takes too long,
+    /// the result is the largest position. Then rows of the view are sent, too, but no row of a table is
+    /// lost.
     ///
     /// # Errors
     /// A query failed.
@@ -100,9 +105,10 @@ impl PgSlot<'_> {
         Ok(Some(since))
     }
 
-    /// Waits until the log is on disk up to a position; `false` if this takes longer than [`FLUSH_TIME`].
+    /// Waits until the log is on disk up to a position.
     ///
-    /// A commit may be visible before it is on disk. A peek does not show such a commit.
+    /// Returns `false` if this takes longer than [`FLUSH_TIME`]. A commit may be visible before it is on
+    /// disk. A peek does not show such a commit.
     async fn is_flushed(&self, lsn: Lsn) -> Result<bool, SlotError> {
         let began = Instant::now();
         loop {
@@ -123,7 +129,10 @@ impl PgSlot<'_> {
         }
     }
 
-    /// Position of the commit of `xid`, which named the view; `None` if the search takes too long.
+    /// Position of the commit of `xid`, which named the view.
+    ///
+    /// `None` if the search takes longer than [`SEARCH_TIME`]. If no row shows `xid`, the position is after
+    /// the last commit of the transactions with smaller ids, and zero if there is none.
     async fn naming_commit(&self, xid: &str) -> Result<Option<Lsn>, SlotError> {
         let client = &self.control.client;
         let arguments: [&(dyn postgres_types::ToSql + Sync); 3] = [&self.slot, &xid, &self.options];

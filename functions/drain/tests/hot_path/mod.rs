@@ -28,7 +28,9 @@ const LIMITS: RequestLimits = RequestLimits {
 
 const OID: u32 = 16_384;
 
-/// pgoutput's description of a table with the key `id` and the column `filler`.
+/// pgoutput's description of a table.
+///
+/// The table has the key `id` and the column `filler`.
 fn description() -> Vec<u8> {
     let mut row = vec![b'R'];
     row.extend(OID.to_be_bytes());
@@ -108,7 +110,9 @@ impl Path {
         Self::with_form(aggregation, false, None)
     }
 
-    /// A path without changes, whose events may be flat rows, and may have schemas.
+    /// A path without changes.
+    ///
+    /// Its events may be flat rows and may have schemas.
     pub(crate) fn with_form(aggregation: Aggregation, unwrap: bool, schemas: Option<SchemaCache>) -> Self {
         let rules = ColumnRule::parse_list("public.users.email:hash,*.*.ssn:omit");
         let rules = ColumnRules::new(rules.expect("they are rules"), Salt::default());

@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 #[derive(Clone, Copy)]
 struct AllocationCount {
-    /// Bytes allocated now; negative if this thread freed bytes that another thread allocated.
+    /// Bytes that are allocated now.
+    ///
+    /// The number is negative if this thread freed bytes that another thread allocated.
     live: isize,
     /// The largest value of `live`.
     peak: isize,
@@ -99,7 +101,9 @@ impl AllocationBound {
             &LARGEST
         },
     };
-    /// Encoding a change in one envelope; the input is its names, types and values.
+    /// Encoding of a change in one envelope.
+    ///
+    /// The input is the names, types and values of the change.
     pub(super) const CHANGE: AllocationBound = AllocationBound {
         work: "encoding a change",
         peak: 96,

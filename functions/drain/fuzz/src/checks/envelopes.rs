@@ -203,10 +203,10 @@ fn assert_event(event: &Event) {
     }
 }
 
-/// Bytes that an event adds to a table, a column or a value, about.
+/// Approximate bytes that an event adds for each table, column or value.
 const OVERHEAD: usize = 16;
 
-/// Bytes of the names, types and values that an event of a change can hold.
+/// Bytes of the names, types and values in a change's event.
 fn bytes(change: &Change<'_>) -> usize {
     let of_relation = |relation: &Relation| {
         let columns = relation

@@ -1,4 +1,4 @@
-//! Checks that hold for every input of a decoder, a checkpoint or an event.
+//! Checks that hold for every input of a decoder, checkpoint or event.
 //!
 //! The fuzz targets call them. `tests/corpus.rs` calls them, too, with the inputs in `corpus/`.
 
@@ -25,9 +25,10 @@ use envelopes::EnvelopeChecks;
 
 pub use allocation::largest_factors;
 
-/// Checks the rows of a peek; returns how many of them the decoder refused.
+/// Checks the rows of a peek.
 ///
-/// Every row is either decoded or refused. Every decoded row can be encoded in each envelope.
+/// Returns how many of them the decoder refused. Every row is either decoded or refused. Every decoded row
+/// can be encoded in each envelope.
 ///
 /// # Panics
 /// A check fails.
@@ -70,7 +71,9 @@ pub fn rows(plugin: Plugin, input: &[u8]) -> usize {
     refused
 }
 
-/// Checks that a row does not become longer when it is shortened, and that its decoder does not panic then.
+/// Checks that a shortened row is not longer than before.
+///
+/// The decoder must not panic on the shortened row.
 fn assert_shortened(plugin: Plugin, row: &[u8]) {
     let mut shortener = RowShortener::new(plugin, row.len(), KeptBytes::for_record(100));
     row.chunks(100).for_each(|slice| shortener.push(slice));

@@ -1,6 +1,6 @@
 use super::*;
 
-/// A table with two columns that can be read in the order of its key.
+/// A table with two columns and a usable key.
 pub(crate) fn table_info(name: &str, oid: u32) -> RelationInfo {
     RelationInfo {
         table: TableName::new("public", name),

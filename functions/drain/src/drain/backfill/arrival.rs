@@ -105,7 +105,7 @@ impl<C: StateStore> BackfillRunner<C> {
         }
     }
 
-    /// Sets the cursor to the last key of a chunk that was acknowledged.
+    /// Sets the cursor to the last key of an acknowledged chunk.
     fn apply_acknowledged(&mut self, chunk: &Chunk, acknowledged: Lsn) {
         self.state.position = Some(acknowledged);
         self.waits_for = None;

@@ -72,7 +72,7 @@ impl<C: StateStore> BackfillRunner<C> {
         }
     }
 
-    /// The present description of a table, or the reason why it cannot be read.
+    /// The present description of a table, or why it is unreadable.
     pub(super) async fn describe_table<S: TableSource>(
         &self,
         slot: &mut S,

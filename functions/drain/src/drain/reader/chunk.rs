@@ -16,7 +16,9 @@ pub(super) fn is_due(chunk: Option<&ChunkContext>) -> bool {
 }
 
 impl<R: PeekRow> WindowReader<'_, R> {
-    /// The row lookup that this change needs before it can be encoded; `None` if it needs none.
+    /// The row lookup that a change needs before it is encoded.
+    ///
+    /// Returns `None` if the change needs none.
     pub(super) fn row_request(
         &self,
         change: &Change<'_>,
@@ -31,7 +33,9 @@ impl<R: PeekRow> WindowReader<'_, R> {
         ChunkRows::row_request(context.table.as_ref()?, rows, open.transaction.xid, change)
     }
 
-    /// Sets the LSN of the chunk's watermark, if the message is this watermark.
+    /// Sets the LSN of the chunk's watermark.
+    ///
+    /// It is set only if the message is this watermark.
     pub(super) fn apply_watermark(&mut self, lsn: Lsn, content: &[u8], out: &mut ReaderOutput<'_>) {
         let (Some(open), Some(context)) = (&self.open, out.chunk.as_deref_mut()) else {
             return;
@@ -44,9 +48,9 @@ impl<R: PeekRow> WindowReader<'_, R> {
         }
     }
 
-    /// Queues the next row of the chunk, or the control event that waits for the watermark.
+    /// Queues the next row of the chunk, or the waiting control event.
     ///
-    /// Rows that a change overtook are not queued.
+    /// The control event waits for the watermark. Rows that a change overtook are not queued.
     pub(super) fn emit_chunk_row(&mut self, out: &mut ReaderOutput<'_>) -> Result<(), Error> {
         let chunk = out
             .chunk
@@ -107,7 +111,9 @@ impl<R: PeekRow> WindowReader<'_, R> {
     }
 }
 
-/// Encodes rows of a chunk at their watermark, which was logged at `lsn`.
+/// Encoder of a chunk's rows at their watermark.
+///
+/// The watermark was logged at `lsn`.
 struct RowEncoder<'a, 'r> {
     envelope: &'a Envelope,
     projections: &'a mut Projections<'r>,

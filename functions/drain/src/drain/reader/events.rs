@@ -11,10 +11,10 @@ use crate::ports::PeekRow;
 
 use super::super::report::Report;
 
-/// Warns once for each table that a change does not name its row.
+/// Warns of a change that does not name its row.
 ///
-/// The log has neither the whole key of the old row nor the whole row. The event has no key, and a consumer
-/// may not find the row.
+/// Each table causes at most one warning. The log has neither the whole key of the old row nor the whole row.
+/// The event has no key, and a consumer may not find the row.
 pub(super) fn warn_of_unnamed_row(slot: &str, change: &Change<'_>, report: &mut Report) {
     let (relation, old) = match change {
         Change::Delete { relation, old } => (relation, old),

@@ -21,7 +21,7 @@ pub(crate) const GAP_ACCEPTED: &str = "spillway.gap_accepted";
 /// The beginning of the prefixes of Spillway's own messages and control events.
 const OWN: &str = "spillway.";
 
-/// What precedes the prefix of an application's message that begins like Spillway's own.
+/// Text before an application's prefix that begins like Spillway's own.
 const FOREIGN: &str = "foreign.";
 
 /// Whether messages with this prefix are never sent: markers and watermarks.

@@ -18,9 +18,9 @@ impl<R: PeekRow> WindowReader<'_, R> {
         &mut self.catalog
     }
 
-    /// The tables that the next row needs and the catalog lacks; `None` if it lacks none.
+    /// The tables that the next row needs and the catalog lacks.
     ///
-    /// The request has the tables of the other rows that wait, too.
+    /// Returns `None` if the catalog lacks none. The request has the tables of the other rows that wait, too.
     pub(super) fn table_request(&mut self) -> Option<TableRequest> {
         if !self.catalog.is_partial() || !self.decoder.names_tables(self.rows.front()?.data()) {
             return None;

@@ -72,9 +72,9 @@ fn history(resume: Option<ResumePoint>) -> SentHistory {
 
 const COMMIT_END: Lsn = Lsn(1 << 40);
 
-/// One transaction with a change at each of these LSNs, of two tables in turn.
+/// One transaction with a change at each of these LSNs.
 ///
-/// Some changes change a key and become two events.
+/// The changes are of two tables in turn. Some changes change a key and become two events.
 fn transaction(lsns: &[u64]) -> Vec<TestRow> {
     let change = |(n, lsn): (usize, &u64)| {
         let table = ["t", "u"][n / 3 % 2];
@@ -149,9 +149,9 @@ fn lsns(gaps: &[u64]) -> Vec<u64> {
 }
 
 proptest! {
-    /// Invocations that stop after any rows together emit the events of one invocation.
+    /// Interrupted invocations together emit the events of one invocation.
     ///
-    /// This holds whether or not the server omits the rows that were sent.
+    /// They may stop after any rows. This holds whether or not the server omits the rows that were sent.
     #[test]
     fn a_transaction_read_in_parts_makes_the_events_of_the_whole(
         gaps in prop::collection::vec(0u64..3, 1..40),

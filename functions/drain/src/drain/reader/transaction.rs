@@ -12,9 +12,9 @@ use crate::lsn::Lsn;
 use crate::pack::{Acknowledgements, TransactionId};
 use crate::ports::PeekRow;
 
-/// Most tables whose events a resume point counts one by one (Debezium's transaction metadata).
+/// Most tables whose events a resume point counts.
 ///
-/// A checkpoint has 4 KB.
+/// Each table has a count of its own, for Debezium's transaction metadata. A checkpoint has 4 KB.
 const MOST_COUNTED_TABLES: usize = 16;
 
 /// A transaction between its first row and its commit.
@@ -23,7 +23,9 @@ pub(super) struct OpenTransaction {
     pub(super) transaction: Transaction,
     /// Set once the end of the commit record is known: at the begin row, or at the commit row.
     pub(super) progress: Option<Progress>,
-    /// Whether it ends at or before the settled position, or this drain sent it before. Then it is skipped.
+    /// Whether it was sent before. Then it is skipped.
+    ///
+    /// Such a transaction ends at or before the settled position, or this drain sent it before.
     pub(super) is_sent: bool,
     /// Whether it ends at or before the acknowledged position. The stream may have it, of this or another
     /// history.
@@ -63,7 +65,9 @@ impl OpenTransaction {
         }
     }
 
-    /// Starts the count of its events, once the end of its commit record is known.
+    /// Starts the count of its events.
+    ///
+    /// The end of its commit record must be known.
     pub(super) fn start_progress(
         &mut self,
         envelope: &Envelope,

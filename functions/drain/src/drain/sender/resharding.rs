@@ -14,7 +14,9 @@ use crate::pack::{Aggregation, HashKey, Record, ShardMap};
 use crate::ports::{ErrorKind, Stream, StreamError};
 
 impl<K: Stream> Sender<K> {
-    /// Lists the shards of each stream whose map is stale, after the last request in flight.
+    /// Lists the shards of each stream with a stale map.
+    ///
+    /// The request starts after the last request in flight.
     pub(super) fn list_shards_if_stale(&mut self) {
         let Some(&answers) = self.stale.values().max() else {
             return;
@@ -42,7 +44,9 @@ impl<K: Stream> Sender<K> {
         !self.streams[record.stream()].keyed || self.lanes.shards().shard(record.shard()).id == shard
     }
 
-    /// Applies the new maps after every stream with a stale map has one.
+    /// Applies the new shard maps.
+    ///
+    /// They are applied once every stream with a stale map has a new one.
     ///
     /// # Errors
     /// ListShards failed with a definite error, and records are aggregates. From then on nothing is sent.
@@ -95,16 +99,18 @@ impl<K: Stream> Sender<K> {
         Ok(())
     }
 
-    /// Continues with the old map of a stream, and no longer compares it with the answers.
+    /// Continues with the old map of a stream.
+    ///
+    /// The map is no longer compared with the answers.
     fn keep_map(&mut self, number: usize) {
         self.streams[number].keyed = false;
         self.stale.remove(&number);
     }
 
-    /// Acknowledges the aggregates whose keys all belong to the shard where they were stored, and sends the
-    /// others again.
+    /// Acknowledges each aggregate whose shard has all its keys.
     ///
-    /// The KCL drops all events of an aggregate if one key belongs to another shard.
+    /// The shard is the one that stored the aggregate. The other aggregates are sent again. The KCL drops all
+    /// events of an aggregate if one key belongs to another shard.
     fn place_aggregates(&mut self, stream: usize, map: &ShardMap, report: &mut Report) {
         let now = Instant::now();
         let of_stream = |(record, _): &mut (Record, String)| record.stream() == stream;

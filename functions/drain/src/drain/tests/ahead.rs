@@ -46,7 +46,9 @@ impl StateStore for KeptCheckpoint {
     }
 }
 
-/// One transaction each MiB from 100 MiB on, with an insert into each of these tables in turn.
+/// A slot with one transaction each MiB from 100 MiB on.
+///
+/// Each transaction has an insert into one of these tables in turn.
 fn slot(tables: &[&str]) -> FakeSlot {
     let commits: Vec<_> = (100..)
         .zip(tables)
@@ -129,7 +131,9 @@ async fn tick(slot: &mut FakeSlot, parameter: &KeptCheckpoint, tick: Tick) -> (V
     (arrived, drained.report)
 }
 
-/// Drains until a paced store remembers what is acknowledged ahead, and then dies.
+/// A drain that dies after a paced store.
+///
+/// The store remembers what is acknowledged ahead.
 async fn killed_tick(slot: &mut FakeSlot, parameter: &KeptCheckpoint, stuck: &'static str) {
     let stuck = Tick {
         stuck: Some(stuck),

@@ -1,4 +1,6 @@
-//! A slot, a stream and a checkpoint in memory, and the log of what the drain did with them.
+//! A slot, a stream and a checkpoint in memory.
+//!
+//! A log records what the drain did with them.
 
 use super::*;
 
@@ -14,7 +16,7 @@ pub(super) enum LogEntry {
     Advanced(Lsn),
     /// A marker was written, whose record ends here.
     MarkerWritten(Lsn),
-    /// A chunk was read, while so many bytes of log were not confirmed.
+    /// A chunk was read with so many unconfirmed bytes of log.
     ChunkRead(u64),
 }
 
@@ -52,7 +54,9 @@ pub(super) struct FakeSlot {
 /// Faults of a slot.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Faults {
-    /// It sends only transactions from here on, like a slot that lost its snapshot.
+    /// It sends only transactions from here on.
+    ///
+    /// A slot that lost its snapshot does the same.
     pub(super) blind_to: Lsn,
     /// Another drainer has its lock.
     pub(super) lock_lost: bool,
@@ -62,7 +66,7 @@ pub(super) struct Faults {
     pub(super) commits_wait: bool,
 }
 
-/// Stands in place of a table's name where the transaction is a marker.
+/// Prefix of a marker's transaction, in place of a table's name.
 pub(super) const MARKER: &str = "marker ";
 
 pub(super) struct FakeRow(Lsn, String);
@@ -228,7 +232,9 @@ pub(super) fn message(marker: &str) -> String {
     format!("message: transactional: 1 prefix: {prefix}, sz: {size} content:{content}")
 }
 
-/// A stream that throttles some records, and has other shards than ListShards says at first.
+/// A stream that throttles some records.
+///
+/// At first, ListShards returns other shards than the stream has.
 #[derive(Clone)]
 pub(super) struct FakeStream {
     pub(super) log: Log,
@@ -255,7 +261,7 @@ impl Stream for FakeStream {
         Ok(self.shards.clone())
     }
 
-    /// Each name is that of a stream whose records have this many bytes.
+    /// Opens a stream whose name is its record limit in bytes.
     async fn open(&self, name: &str, record_bytes: usize) -> Result<(Self, StreamInfo), StreamError> {
         if name == "slow" {
             std::future::pending::<()>().await;

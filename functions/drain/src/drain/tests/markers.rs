@@ -41,7 +41,9 @@ async fn log_that_no_standby_has_is_left_to_a_later_tick() {
     assert_eq!(report.behind_seconds, None);
 }
 
-/// The last commit before the marker ends at 250 MiB, the marker at 260 MiB: later commits are new.
+/// A drain of a log with a marker.
+///
+/// The last commit before the marker ends at 250 MiB. The marker ends at 260 MiB. Later commits are new.
 async fn with_marker(start: StartPosition, blind_to: u64) -> (Log, Report, Result<(), Error>) {
     let (_, content) = marker(7, 260);
     let backlog = [

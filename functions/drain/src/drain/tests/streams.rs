@@ -7,7 +7,9 @@ use crate::change::{ColumnCoverage, Relation};
 use crate::position::Position;
 use crate::stream_pattern::StreamPattern;
 
-/// A sender whose streams have these shards, while their descriptions have one shard.
+/// A sender whose streams have these shards.
+///
+/// The descriptions of the streams have one shard.
 fn sender(settings: &Settings, shards: u128) -> (Sender<FakeStream>, Log) {
     let log = Log::default();
     let stream = FakeStream {
@@ -52,7 +54,9 @@ fn settings_of_tables(aggregation: Aggregation) -> Settings {
     }
 }
 
-/// Numbers of the streams of tables with these names in turn, if each name is also that of the stream.
+/// Stream numbers of the tables with these names, in turn.
+///
+/// Each table's stream has the same name as the table.
 async fn streams_of(tables: &[&str]) -> Result<Vec<usize>, StreamError> {
     let settings = settings_of_tables(Aggregation::None);
     let deadline = Instant::now() + Duration::from_secs(60);

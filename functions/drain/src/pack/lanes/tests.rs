@@ -410,7 +410,7 @@ impl RandomRun {
         }
     }
 
-    /// Checks that all events were acknowledged in order, and that nothing is left.
+    /// Checks that all events were acknowledged in order, with none left.
     fn check_result(&self) -> Result<(), TestCaseError> {
         let lanes = &self.lanes;
         prop_assert_eq!((lanes.memory(), lanes.next_stream().1, lanes.full), (0, 0, 0));

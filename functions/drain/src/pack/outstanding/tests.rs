@@ -1,4 +1,6 @@
-//! Drains that end at a random moment, and the next ones, with a stream and a checkpoint in memory.
+//! Tests of drains that end at a random moment.
+//!
+//! Each is followed by the next drain. The stream and the checkpoint are in memory.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -191,8 +193,9 @@ impl ModelDrain<'_> {
         *self.stored = Checkpoint::parse(&self.stored.to_text()).unwrap();
     }
 
-    /// Reads the log, sends, and stores, in a random order, until the steps end or everything is
-    /// acknowledged.
+    /// Reads the log, sends and stores, in a random order.
+    ///
+    /// The run ends after the last step, or when everything is acknowledged.
     fn run(&mut self, log: &[LoggedChange], form: Form, slow: u8, steps: &[(u8, usize, u8)]) {
         let from = self.stored.commit_end;
         let mut log = log
@@ -247,7 +250,7 @@ fn drain(
     });
 }
 
-/// For each key the changes of its row, in the order of their first arrival.
+/// Changes of each key's row, in the order of first arrival.
 fn first_arrivals(stream: &Stream) -> BTreeMap<u8, Vec<Position>> {
     let (mut seen, mut arrivals) = (BTreeSet::new(), BTreeMap::<u8, Vec<Position>>::new());
     for (key, position) in stream {
@@ -272,8 +275,10 @@ const STORED: &str = r#"{"version":1,"system_identifier":"7","timeline":1,"datab
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
-    /// Drains that end at any moment lose no change and keep the order of each key. Partition keys, and the
-    /// number of a change's events, may be others in the next drain.
+    /// Drains that end at any moment lose no change.
+    ///
+    /// They also keep the order of each key. The next drain may have other partition keys, and another number
+    /// of events for a change.
     ///
     /// The last arrivals of a key have its order, too: a consumer that drops no duplicates ends right.
     #[test]
