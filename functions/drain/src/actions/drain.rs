@@ -38,9 +38,10 @@ pub(super) const LOCK_TIME: Duration = Duration::from_millis(500);
 /// How long each query of the summary may take.
 const SUMMARY_TIME: Duration = Duration::from_secs(1);
 
-/// Drains the slot until it is empty or the time is over, and answers with a [`Report`].
+/// Drains the slot until it is empty or the time is over.
 ///
-/// With `accept_gap`, the slot's `confirmed_flush_lsn`, it drains in spite of a break of continuity.
+/// The answer is a [`Report`]. With `accept_gap`, the slot's `confirmed_flush_lsn`, it drains in spite of a
+/// break of continuity.
 pub(crate) async fn run(
     app: &App,
     connector: &Connector,
@@ -124,7 +125,8 @@ pub(super) async fn drain_opened(
         sizing: &app.sizing,
         backfill,
     };
-    let drained = drain(ports, task).await;
+    // The future has all that a drain keeps, which is too much for the stack.
+    let drained = Box::pin(drain(ports, task)).await;
     let mut report = drained.report;
     report.notices = connector.notices.count();
     report.tables_left = tables_left;
@@ -151,9 +153,10 @@ fn log_first_start(slot: &str, start: &StartPosition) {
     }
 }
 
-/// Hash of what decides which events a change has, and of the slot, the server and the stream.
+/// Hash of the rules that decide which events a change has.
 ///
-/// With other rules, a change that the stream has may lack an event, or have another one.
+/// It also covers the slot, the server and the stream. With other rules, a change that the stream has may
+/// lack an event, or have another one.
 fn rules(config: &Config, server: &ServerInfo, settings: &Settings) -> String {
     let tables: Vec<String> = settings.tables.iter().map(TablePattern::to_string).collect();
     rules_hash(&[
@@ -223,7 +226,10 @@ async fn warn_of_rule_problems(app: &App, connector: &Connector, settings: &Sett
     }
 }
 
-/// Seconds since a time that a checkpoint has, such as `2026-11-23T12:00:00Z`; `None` for another text.
+/// Seconds since the time of a checkpoint.
+///
+/// `text` is a time such as `2026-11-23T12:00:00Z`. Returns `None` for any other text, and for a time that is
+/// a second or more in the future.
 fn age_seconds(text: &str) -> Option<u64> {
     let stored = micros_of_timestamp(&text.replace('T', " ").replace('Z', "+00"))?;
     u64::try_from((now_micros() - stored) / 1_000_000).ok()
@@ -249,9 +255,10 @@ fn next_checkpoint(
     }
 }
 
-/// The control event that tells consumers that changes before it may be missing.
+/// The control event of an accepted gap.
 ///
-/// It is a logical message with the prefix [`GAP_ACCEPTED`] and JSON content, which names its source.
+/// It informs consumers that changes before it may be missing. It is a logical message with the prefix
+/// [`GAP_ACCEPTED`] and JSON content, which names its source.
 fn gap_accepted(config: &Config, start: &StartPosition, stored: Option<&Checkpoint>) -> Event {
     let content = json!({
         "control": "gap_accepted",

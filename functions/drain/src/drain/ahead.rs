@@ -10,6 +10,25 @@ use super::Drain;
 use crate::checkpoint::AckAhead;
 use crate::ports::{PeekRow, PeekRows, Slot, StateStore, Stream, TableSource};
 
+/// What a drain knows and stores of changes that were acknowledged ahead.
+#[derive(Debug)]
+pub(super) struct AheadRecord {
+    /// What earlier drains had acknowledged beyond the acknowledged position.
+    pub(super) known: Option<Arc<AckAhead>>,
+    /// Whether the checkpoint remembers what is acknowledged ahead.
+    is_stored: bool,
+}
+
+impl AheadRecord {
+    /// Nothing is known. The checkpoint remembers what follows if `is_stored`.
+    pub(super) fn new(is_stored: bool) -> Self {
+        AheadRecord {
+            known: None,
+            is_stored,
+        }
+    }
+}
+
 impl<S: Slot + TableSource, K: Stream, C: StateStore> Drain<'_, S, K, C>
 where
     <S::Rows as PeekRows>::Row: PeekRow,
@@ -19,7 +38,7 @@ where
     /// A server that was restored from an older copy has other changes at the same positions. While a
     /// backfill is pending, a change may complete a row of its chunk, so each change is sent.
     pub(super) async fn prove_ahead(&mut self, stored: Option<AckAhead>) {
-        let is_usable = self.stores_ahead && self.start.stored && !self.start.promoted;
+        let is_usable = self.ahead.is_stored && self.start.stored && !self.start.promoted;
         let Some(stored) = stored.filter(|_| is_usable) else {
             return;
         };
@@ -32,7 +51,7 @@ where
             Ok(true) => {
                 let (missing, before) = (stored.missing().len(), stored.before().commit_end);
                 tracing::debug!(slot, missing, %before, "changes that were acknowledged ahead are not sent again");
-                self.ahead = Some(Arc::new(stored));
+                self.ahead.known = Some(Arc::new(stored));
             }
             Ok(false) => {
                 let number = marker.number;
@@ -48,25 +67,32 @@ where
         }
     }
 
-    /// Number of events after the acknowledged position whose acknowledgement a checkpoint can remember.
+    /// Number of acknowledged events after the acknowledged position.
+    ///
+    /// It counts only events whose acknowledgement a checkpoint can remember.
     pub(super) fn events_ahead(&self) -> u64 {
         let acknowledgements = &self.sender.acknowledgements;
-        match self.stores_ahead && acknowledgements.position().resume.is_none() {
+        match self.ahead.is_stored && acknowledgements.position().resume.is_none() {
             true => acknowledgements.acknowledged_ahead(),
             false => 0,
         }
     }
 
-    /// What the stream has beyond the acknowledged position; `None` if it has nothing, or that is not known.
+    /// What the stream has beyond the acknowledged position.
     ///
-    /// A resume point counts rows of its transaction. Beyond it, nothing is remembered.
+    /// Returns `None` if it has nothing there, or if that is not known. A resume point counts rows of its
+    /// transaction. Beyond it, nothing is remembered.
     pub(super) fn ack_ahead(&self) -> Option<AckAhead> {
         let position = self.sender.acknowledgements.position();
-        let has_some = self.events_ahead() > 0 || self.ahead.is_some();
-        if !self.stores_ahead || position.resume.is_some() || !has_some {
+        let has_some = self.events_ahead() > 0 || self.ahead.known.is_some();
+        if !self.ahead.is_stored || position.resume.is_some() || !has_some {
             return None;
         }
         let outstanding = self.sender.outstanding()?;
-        outstanding.ack_ahead(position.commit_end, self.ahead.as_deref(), self.markers.last())
+        outstanding.ack_ahead(
+            position.commit_end,
+            self.ahead.known.as_deref(),
+            self.markers.last(),
+        )
     }
 }

@@ -23,7 +23,7 @@ mod throughput;
 mod tip;
 mod window;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::budget::Budget;
@@ -39,13 +39,15 @@ use crate::ports::{
 };
 use crate::window_sizing::{TransactionSearch, Window, WindowSizing};
 
+use ahead::AheadRecord;
 use backfill::{BackfillStep, ChunkEnvironment, MOST_LAG_BYTES};
 use checkpointer::Checkpointer;
 use markers::{HistoryCheck, Markers};
 use next_window::NextWindow;
 use report::{Report, StopReason};
 use sender::Sender;
-use tip::PollPacing;
+use tip::TipPolling;
+use window::WindowTimes;
 
 pub use backfill::BackfillRunner;
 pub(crate) use markers::MARKER_TIME;
@@ -59,7 +61,9 @@ pub use task::{DrainOutcome, DrainPorts, DrainTask};
 /// Every peek decodes again from `restart_lsn`, so a peek for less log is too expensive.
 const TIP_BYTES: u64 = 1 << 20;
 
-/// Longest wait for a blocked backfill at the end of the log; see [`Drain::most_wait`].
+/// Longest wait for a blocked backfill at the end of the log.
+///
+/// See [`Drain::most_wait`].
 const MOST_WAIT: Duration = Duration::from_secs(60);
 
 /// Longest wait for a blocked backfill between two windows.
@@ -118,27 +122,15 @@ struct Drain<'a, S, K, C> {
     confirmed: Lsn,
     /// See [`StartPosition::settled`].
     settled: Lsn,
-    /// What earlier drains had acknowledged beyond the acknowledged position.
-    ahead: Option<Arc<AckAhead>>,
-    /// Whether the checkpoint remembers what is acknowledged ahead.
-    stores_ahead: bool,
-    /// Search for a transaction that the server cannot decode; `None` as long as it decodes all.
+    ahead: AheadRecord,
+    /// Search for a transaction that the server cannot decode.
+    ///
+    /// `None` as long as the server decodes all transactions.
     search: Option<TransactionSearch>,
     /// Time for reading when the drain began.
     reading_time: Duration,
-    /// Time that the server needed to decode the last window.
-    peek_took: Duration,
-    /// Time that the last window waited for the stream after its last row.
-    sending_took: Duration,
-    /// When the slot was advanced last.
-    confirmed_at: Instant,
-    /// Since when the drain polls at the end of the log; `None` while it does not.
-    tip_since: Option<Instant>,
-    /// An unconfirmed window has sent the transactions that end at or before this position.
-    sent_here: Lsn,
-    /// Whether the current window is not confirmed: see [`tip`].
-    is_unconfirmed: bool,
-    polls: PollPacing,
+    last_window: WindowTimes,
+    tip: TipPolling,
     report: Report,
 }
 
@@ -181,20 +173,14 @@ where
             ),
             markers: Markers::new(settings, task.checkpoint.marker.as_ref(), start.expected.clone()),
             checkpointer: Checkpointer::new(ports.checkpoints, task.checkpoint, stored, task.rules),
-            ahead: None,
-            stores_ahead: settings.markers && ports.backfill.is_none(),
+            ahead: AheadRecord::new(settings.markers && ports.backfill.is_none()),
             backfill: ports.backfill,
             confirmed: start.confirmed,
             settled: start.settled,
             search: None,
             reading_time: budget.reading_time_left(began),
-            peek_took: Duration::ZERO,
-            sending_took: Duration::ZERO,
-            confirmed_at: began,
-            tip_since: None,
-            sent_here: Lsn::ZERO,
-            is_unconfirmed: false,
-            polls: PollPacing::new(settings.poll_share),
+            last_window: WindowTimes::default(),
+            tip: TipPolling::new(settings.poll_share, began),
             report: Report {
                 action: "drain",
                 slot: settings.slot.clone(),
@@ -230,7 +216,7 @@ where
             let (positions, window) = self.next_window(began).await?;
             self.report_lag(positions);
             let has_new = window.upto > self.sent();
-            if has_new || (window.upto > self.confirmed && !self.is_unconfirmed) {
+            if has_new || (window.upto > self.confirmed && !self.tip.is_unconfirmed) {
                 match self.drain_window(window, positions, opened, time_left).await? {
                     NextWindow::AtTip => {}
                     NextWindow::Another => continue,
@@ -261,8 +247,8 @@ where
 
     /// Positions of the log, and the next window. `began` is the start of the drain.
     async fn next_window(&mut self, began: Instant) -> Result<(WalPositions, Window), Error> {
-        self.is_unconfirmed = self.leaves_unconfirmed(began);
-        if self.is_unconfirmed {
+        self.tip.is_unconfirmed = self.leaves_unconfirmed(began);
+        if self.tip.is_unconfirmed {
             return self.unconfirmed_window().await;
         }
         let sizing = *self.sizing();
@@ -272,9 +258,10 @@ where
         next.await
     }
 
-    /// Stores the first position, if there is no checkpoint or the operator accepted a gap.
+    /// Stores the first position of the drain.
     ///
-    /// `first_event` reports an accepted gap. The stream must acknowledge it before the position is stored.
+    /// It is stored if there is no checkpoint, or if the operator accepted a gap. `first_event` reports an
+    /// accepted gap. The stream must acknowledge it before the position is stored.
     async fn store_first_position(&mut self, first_event: Option<Event>) -> Result<(), Error> {
         if let Some(event) = first_event {
             let acknowledgements = &mut self.sender.acknowledgements;
@@ -301,11 +288,11 @@ where
         self.store(&self.start.acknowledged.into()).await
     }
 
-    /// Searches for the last marker if the slot may have another history than the checkpoint.
+    /// Searches for the last marker if the history may differ.
     ///
-    /// This is possible after a promotion. It is also possible if transactions are to be skipped. A server
-    /// that was restored from an older copy of its disk has the same timeline, and its log may have grown
-    /// beyond the checkpoint again.
+    /// The slot may then have another history than the checkpoint. This is possible after a promotion. It is
+    /// also possible if transactions are to be skipped. A server that was restored from an older copy of its
+    /// disk has the same timeline, and its log may have grown beyond the checkpoint again.
     async fn check_history(&mut self) -> Result<(), Error> {
         let skips = self.start.confirmed < self.start.acknowledged && self.start.expected.is_some();
         if !self.start.promoted && !skips {
@@ -324,7 +311,7 @@ where
         self.store(&position).await
     }
 
-    /// Whether a running backfill must wait because much of the log is unread.
+    /// Whether a running backfill must wait because much log is unread.
     ///
     /// The positions are read again, since the last window may have taken long.
     async fn has_backlog(&mut self) -> Result<bool, Error> {
@@ -342,7 +329,7 @@ where
             budget: self.budget,
             acknowledged: self.sender.acknowledgements.position().commit_end,
             reading_time: self.reading_time,
-            peek_took: self.peek_took,
+            peek_took: self.last_window.peek,
         };
         match &mut self.backfill {
             Some(backfill) => backfill.next_chunk(self.slot, &environment).await,
@@ -379,7 +366,7 @@ where
         blocked_since.is_none_or(|since| since.elapsed() >= self.most_wait())
     }
 
-    /// Longest wait for a blocked backfill in an invocation that has nothing else to do.
+    /// Longest wait for a blocked backfill in an otherwise idle invocation.
     ///
     /// Transactions may overlap all day and block the backfill in turn. The wait is long enough that a gap
     /// between them is likely.
@@ -433,7 +420,7 @@ where
         match tokio::time::timeout(time_left, self.slot.advance(acknowledged, time_left)).await {
             Ok(Ok(())) => {
                 self.confirmed = acknowledged;
-                self.confirmed_at = Instant::now();
+                self.tip.confirmed_at = Instant::now();
                 Ok(true)
             }
             Err(_) | Ok(Err(SlotError::Timeout { .. })) => {

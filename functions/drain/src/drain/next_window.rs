@@ -71,7 +71,8 @@ where
             }
             WindowOutcome::Whole | WindowOutcome::RowBound => {
                 let time_left = self.budget.reading_time_left(Instant::now());
-                self.sizing().adjust(self.peek_took, opened.elapsed(), time_left);
+                self.sizing()
+                    .adjust(self.last_window.peek, opened.elapsed(), time_left);
                 if positions.readable.bytes_since(self.confirmed) < MOST_LAG_BYTES {
                     self.next_chunk().await?;
                 }
@@ -80,9 +81,9 @@ where
         }
     }
 
-    /// Starts or continues the search for the transaction that the server cannot decode.
+    /// Starts or continues the search for an undecodable transaction.
     ///
-    /// `rows` is the row bound of a window without a search.
+    /// The server cannot decode this transaction. `rows` is the row bound of a window without a search.
     ///
     /// # Errors
     /// Returns `error` if no transaction is left before that one.
@@ -95,7 +96,9 @@ where
         Ok(())
     }
 
-    /// The window and its decode timeout, adjusted if a transaction is resumed or searched for.
+    /// The adjusted window and its decode timeout.
+    ///
+    /// They are adjusted if a transaction is resumed or searched for.
     ///
     /// The server's row bound includes the rows that it omits, and Spillway never receives these. So a window
     /// with a resumed transaction has only an LSN bound, or ends with that transaction. A smaller window

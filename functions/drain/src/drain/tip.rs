@@ -30,10 +30,41 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Time between two windows that are confirmed.
 const CONFIRM_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Polling at the end of the log, and what was sent there without a confirmation.
+#[derive(Debug)]
+pub(super) struct TipPolling {
+    pacing: PollPacing,
+    /// Since when the drain polls; `None` while it does not.
+    since: Option<Instant>,
+    /// When the slot was advanced last.
+    pub(super) confirmed_at: Instant,
+    /// End of the log that an unconfirmed window has sent.
+    ///
+    /// Each transaction that ends at or before it was sent.
+    pub(super) sent: Lsn,
+    /// Whether the current window is not confirmed.
+    pub(super) is_unconfirmed: bool,
+}
+
+impl TipPolling {
+    /// The state before the first poll of a drain that began at `began`.
+    ///
+    /// The polls take `share` of one core of the server, above 0 and at most 1.
+    pub(super) fn new(share: f64, began: Instant) -> Self {
+        TipPolling {
+            pacing: PollPacing::new(share),
+            since: None,
+            confirmed_at: began,
+            sent: Lsn::ZERO,
+            is_unconfirmed: false,
+        }
+    }
+}
+
 /// Pauses between the polls at the end of the log.
 #[derive(Debug)]
-pub(super) struct PollPacing {
-    /// Share of one core of the server, above 0 and at most 1.
+struct PollPacing {
+    /// Share of one server core, above 0 and at most 1.
     share: f64,
     /// Time that a poll takes on the server. Later polls count more.
     poll: Option<Duration>,
@@ -42,8 +73,10 @@ pub(super) struct PollPacing {
 }
 
 impl PollPacing {
-    /// Polls that take `share` of one core of the server, above 0 and at most 1.
-    pub(super) fn new(share: f64) -> Self {
+    /// Polls that take `share` of one server core.
+    ///
+    /// `share` is above 0 and at most 1.
+    fn new(share: f64) -> Self {
         PollPacing {
             share,
             poll: None,
@@ -54,7 +87,7 @@ impl PollPacing {
     /// The pause after a poll that took `took` on the server. `found` is whether it found new log.
     ///
     /// While nothing is written, the pauses double up to half a second.
-    pub(super) fn next(&mut self, took: Duration, found: bool) -> Duration {
+    fn next(&mut self, took: Duration, found: bool) -> Duration {
         let poll = self.poll.map_or(took, |known| known * 3 / 4 + took / 4);
         self.poll = Some(poll);
         let shared = poll.mul_f64((1.0 - self.share) / self.share);
@@ -76,12 +109,12 @@ where
     /// A backfill confirms each window, since its cursor is stored with it. A resumed transaction needs a
     /// window of its own.
     pub(super) fn leaves_unconfirmed(&self, began: Instant) -> bool {
-        let is_at_tip = self.tip_since.is_some() && began.elapsed() < self.settings.linger;
+        let is_at_tip = self.tip.since.is_some() && began.elapsed() < self.settings.linger;
         let is_plain = self.backfill.is_none()
             && self.search.is_none()
             && self.markers.expected.is_none()
             && self.sender.acknowledgements.position().resume.is_none();
-        is_at_tip && is_plain && self.confirmed_at.elapsed() < CONFIRM_INTERVAL
+        is_at_tip && is_plain && self.tip.confirmed_at.elapsed() < CONFIRM_INTERVAL
     }
 
     /// Positions of the log, and the next window without a marker.
@@ -95,9 +128,11 @@ where
         Ok((positions, window))
     }
 
-    /// Every transaction that ends at or before it was sent by this drain, or is confirmed.
+    /// Position up to which every transaction is sent or confirmed.
+    ///
+    /// This drain has sent each transaction that is not confirmed.
     pub(super) fn sent(&self) -> Lsn {
-        self.sent_here.max(self.confirmed)
+        self.tip.sent.max(self.confirmed)
     }
 
     /// Confirms what unconfirmed windows have sent.
@@ -105,7 +140,7 @@ where
     /// # Errors
     /// The checkpoint cannot be stored, or the slot cannot be advanced.
     pub(super) async fn confirm_sent(&mut self) -> Result<(), Error> {
-        match self.sent_here > self.confirmed {
+        match self.tip.sent > self.confirmed {
             true => self.confirm().await.map(drop),
             false => Ok(()),
         }
@@ -124,18 +159,18 @@ where
     ) -> Result<bool, Error> {
         let polled = opened
             .elapsed()
-            .saturating_sub(std::mem::take(&mut self.sending_took));
-        let pause = self.polls.next(polled, found);
+            .saturating_sub(std::mem::take(&mut self.last_window.sending));
+        let pause = self.tip.pacing.next(polled, found);
         let stay = began + self.settings.linger;
         if Instant::now() + pause < stay.min(self.budget.reading_deadline() - super::WINDOW_MIN_TIME) {
-            self.tip_since.get_or_insert(opened);
+            self.tip.since.get_or_insert(opened);
             tokio::time::sleep(pause).await;
             // On a busy machine the pause may last longer. The end of the log was reached even so.
             return Ok(self.budget.reading_time_left(Instant::now()) >= super::WINDOW_MIN_TIME);
         }
         // From now on every window is confirmed, and the next one confirms what was sent before.
-        self.tip_since = None;
-        if self.sent_here > self.confirmed {
+        self.tip.since = None;
+        if self.tip.sent > self.confirmed {
             return Ok(self.budget.reading_time_left(Instant::now()) >= super::WINDOW_MIN_TIME);
         }
         // The positions were read a moment ago, and there was nothing to read.

@@ -1,7 +1,10 @@
 //! One window: its rows are read, its events are sent meanwhile, then the acknowledged position is confirmed.
 
+mod reading;
+
 use std::time::{Duration, Instant};
 
+use super::ahead::AheadRecord;
 use super::reader::{HOLD_BYTES, ReaderNeed, ReaderOutput, ReaderRequest, SentHistory, WindowReader};
 use super::{BackfillRunner, CANCEL_TIME, Drain};
 use crate::backfill::{ChunkContext, RowRequest};
@@ -9,17 +12,29 @@ use crate::catalog::Catalog;
 use crate::clock::now_micros;
 use crate::error::Error;
 use crate::lsn::Lsn;
-use crate::pack::QueuedEvent;
 use crate::ports::{PeekRow, PeekRows, Slot, SlotError, StateStore, Stream, TableSource};
 use crate::window_sizing::Window;
 
-/// Most rows that are taken before answers of the stream are looked at.
+use reading::{ReadOutcome, WindowReading};
+
+/// Most rows that are taken before the stream's answers are checked.
 const ROWS_AT_ONCE: usize = 128;
+
+/// Times of the last window.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct WindowTimes {
+    /// The time that the server needed to decode it.
+    pub(super) peek: Duration,
+    /// The time that it waited for the stream after its last row.
+    pub(super) sending: Duration,
+}
 
 /// Outcome of a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WindowOutcome {
-    /// Every row up to the LSN bound was read, and every event was acknowledged.
+    /// Every row up to the LSN bound was read.
+    ///
+    /// Every event was acknowledged.
     Whole,
     /// The row bound was reached, and every event was acknowledged.
     RowBound,
@@ -29,26 +44,6 @@ pub(super) enum WindowOutcome {
     ReadAgain,
     /// The invocation's time is over.
     OutOfTime,
-}
-
-/// Outcome of reading a window.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ReadOutcome {
-    /// Every row up to the LSN bound was read.
-    Whole,
-    /// The row bound was reached.
-    RowBound,
-    /// The server exceeded the window's time.
-    TooSlow,
-    /// The time for reading is over, or reading failed.
-    Stopped,
-}
-
-impl ReadOutcome {
-    /// Whether every row of the peek was read.
-    fn is_complete(self) -> bool {
-        matches!(self, ReadOutcome::Whole | ReadOutcome::RowBound)
-    }
 }
 
 impl<S: Slot + TableSource, K: Stream, C: StateStore> Drain<'_, S, K, C>
@@ -81,18 +76,26 @@ where
         };
         let history = SentHistory {
             settled: self.settled,
-            sent_here: self.sent_here,
+            sent_here: self.tip.sent,
             acknowledged: self.start.acknowledged,
             resume: self.sender.acknowledgements.position().resume.clone(),
             expected: self.markers.expected.take(),
-            ahead: self.ahead.clone(),
+            ahead: self.ahead.known.clone(),
             upto: readable,
         };
-        let mut reader = WindowReader::new(self.settings, self.envelope, catalog, history, now);
-        let (read, failure) = match self.read(window, &mut rows, &mut reader).await {
+        let reader = WindowReader::new(self.settings, self.envelope, catalog, history, now);
+        let mut reading = WindowReading {
+            window,
+            rows: &mut rows,
+            reader,
+            events: Vec::new(),
+            count: 0,
+        };
+        let (read, failure) = match self.read(&mut reading).await {
             Ok(read) => (read, None),
             Err(error) => (ReadOutcome::Stopped, Some(error)),
         };
+        let mut reader = reading.reader;
         if failure.is_none() {
             reader.end_section(&mut self.sender.acknowledgements, context(&self.backfill));
         }
@@ -106,13 +109,15 @@ where
         self.close_window(window, read, has_left_out, failure).await
     }
 
-    /// Peeks a window; `None` if the server did not decode it within `decode_timeout`.
+    /// Peeks a window.
+    ///
+    /// Returns `None` if the server did not decode it within `decode_timeout`.
     async fn peek(&mut self, window: Window, decode_timeout: Duration) -> Result<Option<S::Rows>, Error> {
         self.report.peeks += 1;
         let time = self.budget.reading_time_left(Instant::now());
         let began = Instant::now();
         let peeked = tokio::time::timeout(decode_timeout, self.slot.peek(window, time)).await;
-        self.peek_took = began.elapsed();
+        self.last_window.peek = began.elapsed();
         match peeked {
             Ok(Ok(rows)) => Ok(Some(rows)),
             Err(_) | Ok(Err(SlotError::Timeout { .. })) => {
@@ -141,7 +146,7 @@ where
     ) -> Result<WindowOutcome, Error> {
         let began = Instant::now();
         let (sent, is_all_sent) = self.send_rest().await;
-        self.sending_took = began.elapsed();
+        self.last_window.sending = began.elapsed();
         let mut failure = failure.or(sent.err());
         if is_all_sent && failure.is_none() {
             match read {
@@ -165,8 +170,8 @@ where
             return Err(error);
         }
         let is_sent = is_all_sent && failure.is_none();
-        if is_sent && self.is_unconfirmed && read == ReadOutcome::Whole && !has_left_out {
-            self.sent_here = window.upto;
+        if is_sent && self.tip.is_unconfirmed && read == ReadOutcome::Whole && !has_left_out {
+            self.tip.sent = window.upto;
             return Ok(WindowOutcome::Whole);
         }
         let closed = self.close_chunk(is_sent && read.is_complete()).await;
@@ -202,7 +207,7 @@ where
             tracing::warn!(slot = self.settings.slot, "{}", failure.chain());
             self.sender.acknowledgements.restart_transaction();
             // The log has other rows than those that were sent.
-            (self.ahead, self.stores_ahead) = (None, false);
+            self.ahead = AheadRecord::new(false);
             let position = self.sender.acknowledgements.position().clone();
             self.checkpointer.set_back(position);
             return Ok(WindowOutcome::ReadAgain);
@@ -237,18 +242,12 @@ where
     }
 
     /// Reads rows until the window or the time for reading ends. Sends events meanwhile.
-    async fn read<R: PeekRow>(
-        &mut self,
-        window: Window,
-        rows: &mut impl PeekRows<Row = R>,
-        reader: &mut WindowReader<'_, R>,
-    ) -> Result<ReadOutcome, Error> {
+    async fn read(&mut self, reading: &mut WindowReading<'_, S::Rows>) -> Result<ReadOutcome, Error> {
         let stop = tokio::time::sleep_until(self.budget.reading_deadline().into());
         tokio::pin!(stop);
-        let (mut count, mut events) = (0i32, Vec::new());
         loop {
             self.sender.update_room(Instant::now());
-            if !self.queue_events(reader, &mut events).await? {
+            if !self.queue_events(reading).await? {
                 return Ok(ReadOutcome::Stopped);
             }
             let retry = self.sender.next_try();
@@ -259,13 +258,13 @@ where
                 answer = self.sender.next_answer(), if self.sender.is_waiting() => {
                     self.sender.apply_answer(answer?, &mut self.report)?;
                 }
-                row = rows.next(), if self.sender.has_room() => {
+                row = reading.rows.next(), if self.sender.has_room() => {
                     let row = match row {
-                        Ok(None) if reader.has_rows(context(&self.backfill)) => continue,
-                        Ok(None) => return end_of_rows(reader, window, count),
+                        Ok(None) if reading.reader.has_rows(context(&self.backfill)) => continue,
+                        Ok(None) => return reading.end_of_rows(),
                         row => row,
                     };
-                    if let Some(ended) = self.take_rows(window, row, rows, reader, &mut events, &mut count).await? {
+                    if let Some(ended) = self.take_rows(reading, row).await? {
                         return Ok(ended);
                     }
                 }
@@ -280,18 +279,14 @@ where
         }
     }
 
-    /// Takes a row and those that have arrived after it, as long as there is room.
+    /// Takes a row and those that have arrived after it.
     ///
-    /// Many rows arrive at once, and the rest of the loop need not run for each of them. Returns the outcome
-    /// if reading has ended.
-    async fn take_rows<R: PeekRow>(
+    /// It takes more rows only while there is room. Many rows arrive at once, and the rest of the loop need
+    /// not run for each of them. Returns the outcome if reading has ended.
+    async fn take_rows(
         &mut self,
-        window: Window,
-        row: Result<Option<R>, SlotError>,
-        rows: &mut impl PeekRows<Row = R>,
-        reader: &mut WindowReader<'_, R>,
-        events: &mut Vec<QueuedEvent>,
-        count: &mut i32,
+        reading: &mut WindowReading<'_, S::Rows>,
+        row: Result<Option<<S::Rows as PeekRows>::Row>, SlotError>,
     ) -> Result<Option<ReadOutcome>, Error> {
         let (mut next, mut taken) = (row, 0);
         loop {
@@ -301,12 +296,12 @@ where
                 Err(SlotError::Timeout { .. }) => return Ok(Some(ReadOutcome::TooSlow)),
                 Err(error) => return Err(error.into()),
             };
-            *count = count.saturating_add(1);
-            let needs_commits = reader.take(row)? == ReaderNeed::LargeCommits;
-            if needs_commits && !self.add_large_commits(window, reader).await? {
+            reading.count = reading.count.saturating_add(1);
+            let needs_commits = reading.reader.take(row)? == ReaderNeed::LargeCommits;
+            if needs_commits && !self.add_large_commits(reading).await? {
                 return Ok(Some(ReadOutcome::Stopped));
             }
-            if !self.queue_events(reader, events).await? {
+            if !self.queue_events(reading).await? {
                 return Ok(Some(ReadOutcome::Stopped));
             }
             taken += 1;
@@ -314,18 +309,15 @@ where
             if taken == ROWS_AT_ONCE || !self.sender.has_room() {
                 return Ok(None);
             }
-            next = rows.next_arrived();
+            next = reading.rows.next_arrived();
         }
     }
 
-    /// Queues the events of the reader's rows while there is room, and sends full requests.
+    /// Queues the events of the reader's rows, and sends full requests.
     ///
-    /// Returns `false` if the time for reading is over.
-    async fn queue_events<R: PeekRow>(
-        &mut self,
-        reader: &mut WindowReader<'_, R>,
-        events: &mut Vec<QueuedEvent>,
-    ) -> Result<bool, Error> {
+    /// It queues events while there is room. Returns `false` if the time for reading is over.
+    async fn queue_events(&mut self, reading: &mut WindowReading<'_, S::Rows>) -> Result<bool, Error> {
+        let WindowReading { reader, events, .. } = reading;
         while reader.has_rows(context(&self.backfill)) && self.sender.has_room() {
             let mut out = ReaderOutput {
                 acknowledgements: &mut self.sender.acknowledgements,
@@ -381,24 +373,23 @@ where
     /// Requests the commits of the window's large transactions from the server.
     ///
     /// Returns `false` if the time for reading is over.
-    async fn add_large_commits<R: PeekRow>(
-        &mut self,
-        window: Window,
-        reader: &mut WindowReader<'_, R>,
-    ) -> Result<bool, Error> {
-        let asked = self.slot.large_commits(window, HOLD_BYTES / 2);
+    async fn add_large_commits(&mut self, reading: &mut WindowReading<'_, S::Rows>) -> Result<bool, Error> {
+        let asked = self.slot.large_commits(reading.window, HOLD_BYTES / 2);
         let Ok(commits) = tokio::time::timeout_at(self.budget.reading_deadline().into(), asked).await else {
             let _ = tokio::time::timeout(CANCEL_TIME, self.slot.cancel_control()).await;
             return Ok(false);
         };
-        reader.add_large_commits(commits?)?;
-        reader.end_section(&mut self.sender.acknowledgements, context(&self.backfill));
+        reading.reader.add_large_commits(commits?)?;
+        reading
+            .reader
+            .end_section(&mut self.sender.acknowledgements, context(&self.backfill));
         Ok(true)
     }
 
-    /// Sends the queued events until all are acknowledged or the time for sending is over.
+    /// Sends the queued events.
     ///
-    /// Returns the first error, and whether every event was acknowledged.
+    /// It ends when all are acknowledged, or when the time for sending is over. Returns the first error, and
+    /// whether every event was acknowledged.
     pub(super) async fn send_rest(&mut self) -> (Result<(), Error>, bool) {
         let stop = tokio::time::sleep_until(self.budget.sending_deadline().into());
         tokio::pin!(stop);
@@ -437,10 +428,10 @@ where
     fn store_due(&self) -> Option<Instant> {
         let position = self.sender.acknowledgements.position();
         let due = self.checkpointer.due(position, self.events_ahead());
-        due.filter(|_| !self.is_unconfirmed)
+        due.filter(|_| !self.tip.is_unconfirmed)
     }
 
-    /// Starts a store of the checkpoint, if this drainer still has the lock.
+    /// Starts a checkpoint store, if this drainer still has the lock.
     async fn start_store(&mut self) -> Result<(), Error> {
         self.slot.check_lock().await?;
         let (ahead, events) = (self.ack_ahead(), self.events_ahead());
@@ -454,23 +445,6 @@ where
         }
         self.checkpointer.start(position, ahead, events);
         Ok(())
-    }
-}
-
-/// Outcome of reading a peek to its last row.
-///
-/// `count` is the number of rows that were read.
-fn end_of_rows<R: PeekRow>(
-    reader: &WindowReader<'_, R>,
-    window: Window,
-    count: i32,
-) -> Result<ReadOutcome, Error> {
-    if reader.is_open() {
-        return Err(reader.out_of_place(window.upto));
-    }
-    match count >= window.rows && !reader.has_left_out() {
-        true => Ok(ReadOutcome::RowBound),
-        false => Ok(ReadOutcome::Whole),
     }
 }
 

@@ -1,0 +1,54 @@
+//! Reading of one window, and its outcome.
+
+use crate::drain::reader::WindowReader;
+use crate::error::Error;
+use crate::pack::QueuedEvent;
+use crate::ports::{PeekRow, PeekRows};
+use crate::window_sizing::Window;
+
+/// Outcome of reading a window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ReadOutcome {
+    /// Every row up to the LSN bound was read.
+    Whole,
+    /// The row bound was reached.
+    RowBound,
+    /// The server exceeded the window's time.
+    TooSlow,
+    /// The time for reading is over, or reading failed.
+    Stopped,
+}
+
+impl ReadOutcome {
+    /// Whether every row of the peek was read.
+    pub(super) fn is_complete(self) -> bool {
+        matches!(self, ReadOutcome::Whole | ReadOutcome::RowBound)
+    }
+}
+
+/// Reading of one window.
+pub(super) struct WindowReading<'r, P: PeekRows> {
+    pub(super) window: Window,
+    pub(super) rows: &'r mut P,
+    pub(super) reader: WindowReader<'r, P::Row>,
+    /// Events of one row, before they are queued. The buffer is used again.
+    pub(super) events: Vec<QueuedEvent>,
+    /// Number of rows that were read.
+    pub(super) count: i32,
+}
+
+impl<P: PeekRows> WindowReading<'_, P>
+where
+    P::Row: PeekRow,
+{
+    /// Outcome of reading a peek to its last row.
+    pub(super) fn end_of_rows(&self) -> Result<ReadOutcome, Error> {
+        if self.reader.is_open() {
+            return Err(self.reader.out_of_place(self.window.upto));
+        }
+        match self.count >= self.window.rows && !self.reader.has_left_out() {
+            true => Ok(ReadOutcome::RowBound),
+            false => Ok(ReadOutcome::Whole),
+        }
+    }
+}
