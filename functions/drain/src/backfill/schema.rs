@@ -29,9 +29,7 @@ pub struct RelationInfo {
     pub roots: Vec<u32>,
     /// Whether it has no columns, and so no values to read.
     pub lacks_columns: bool,
-    /// The columns of the best index to read the relation by.
-    ///
-    /// They are empty when no index is usable.
+    /// The columns of the best index to read by; empty without one.
     pub key: Vec<String>,
     /// The order of each of these columns.
     pub key_order: Vec<KeyOrder>,
@@ -171,9 +169,7 @@ impl DatabaseSchema {
         }
     }
 
-    /// Whether this is a partitioned table without partitions.
-    ///
-    /// Such a table has no rows to read.
+    /// Whether this is a partitioned table without partitions, so without rows.
     fn is_without_partitions(&self, name: &TableName) -> bool {
         let root = self.relations.iter().find(|info| info.table == *name);
         root.is_some_and(|root| {
@@ -431,9 +427,7 @@ impl DatabaseSchema {
         }
     }
 
-    /// The type of a column, with domains resolved.
-    ///
-    /// The type is `unknown` if the catalog does not have the column.
+    /// A column's type with domains resolved; `unknown` if the catalog lacks it.
     fn column_type(&self, table: Option<&CatalogTable>, name: &str) -> ColumnType {
         let declared = table.and_then(|table| table.columns.iter().find(|column| column.name == name));
         match declared {

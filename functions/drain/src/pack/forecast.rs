@@ -2,6 +2,9 @@
 //!
 //! Events pass through the same lanes as those of a drain. Each record is counted and acknowledged at once.
 
+#[cfg(test)]
+mod tests;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Instant;
@@ -399,106 +402,4 @@ impl Packing {
 /// Rounds to six decimals. More digits would only reflect the computation.
 fn rounded(number: f64) -> f64 {
     (number * 1e6).round() / 1e6
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::encode::Event;
-    use crate::lsn::Lsn;
-    use crate::pack::Acknowledgements;
-    use crate::position::Position;
-
-    const LIMITS: RequestLimits = RequestLimits {
-        records: 500,
-        bytes: 10 << 20,
-    };
-
-    fn figures(events: impl IntoIterator<Item = (&'static str, usize)>) -> PlanFigures {
-        let mut forecast = Forecast::new(
-            Instant::now(),
-            "s".to_owned(),
-            &ShardMap::even(2),
-            1 << 20,
-            256 << 10,
-            32 << 20,
-            true,
-        );
-        let mut acknowledgements = Acknowledgements::new(Lsn(0).into());
-        let mut count = 0;
-        for (key, size) in events {
-            count += 1;
-            let position = Position {
-                commit_end: Lsn(count),
-                lsn: Lsn(count),
-                index: 0,
-            };
-            let event = Event {
-                position,
-                partition_key: key.into(),
-                barrier: false,
-                relation: None,
-                data: vec![b'x'; size - key.len()],
-                missing_bytes: 0,
-                row: None,
-            };
-            let transaction = acknowledgements.begin();
-            let queued = QueuedEvent {
-                event,
-                transaction,
-                change_positions: 1,
-                stream: 0,
-            };
-            forecast.add(queued, LIMITS);
-        }
-        forecast.finish(count, LIMITS)
-    }
-
-    #[test]
-    fn a_record_costs_whole_put_units_and_aggregates_share_them() {
-        // The MD5 of "abc" is in the upper half of the hash keys.
-        let figures = figures([("abc", 25_600), ("abc", 25_601), ("abc", 100), ("abc", 100)]);
-        let (none, kpl) = (&figures.none, &figures.kpl);
-        assert_eq!(
-            (none.records, none.requests, none.put_units),
-            (4, 4, 1 + 2 + 1 + 1)
-        );
-        assert_eq!(none.put_units_per_million_changes, 1_250_000.0);
-        assert_eq!(none.usd_per_million_changes_provisioned, 0.0175);
-        // 25, 26, 1 and 1 KB.
-        assert_eq!(
-            none.usd_per_million_changes_on_demand,
-            rounded(53.0 * 1024.0 * 0.08 / 1e9 * 1e6 / 4.0)
-        );
-        assert_eq!((kpl.records, kpl.requests, kpl.put_units), (1, 1, 3));
-        assert_eq!(
-            (
-                &*none.shards[0].shard,
-                none.shards[0].records,
-                none.shards[1].records
-            ),
-            ("1 of 2", 4, 0)
-        );
-        assert_eq!(figures.hottest_keys[0].share, 1.0);
-    }
-
-    #[test]
-    fn events_larger_than_a_record_are_counted() {
-        let limit = 1 << 20;
-        let figures = figures([("a", limit - 1), ("a", limit), ("b", limit + 1)]);
-        assert_eq!(figures.oversize, 1);
-        let of = |key: &str| figures.tables.iter().find(|table| table.table == key).unwrap();
-        assert_eq!(
-            (of("a").oversize, of("b").oversize, of("b").largest_bytes),
-            (0, 1, limit + 1)
-        );
-    }
-
-    #[test]
-    fn a_shard_accepts_a_thousand_records_a_second() {
-        let figures = figures((0..3000).map(|_| ("abc", 200)));
-        assert_eq!(figures.none.seconds_at_capacity, 3.0);
-        assert_eq!(figures.none.requests, 3000, "one record of a key at a time");
-        assert!(figures.kpl.seconds_at_capacity < 0.6, "{:?}", figures.kpl);
-    }
 }
