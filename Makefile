@@ -69,6 +69,7 @@ lint: tools-rust ## format and clippy: what to run while you write
 
 check: lint tools-check tools-checkov tools-sql tools-examples ## the gate: all checks that need no server (ADVISORY_DB)
 	python3 scripts/module_order.py
+	python3 scripts/code_rules.py
 	.tools/aws/bin/python -m unittest discover --quiet --start-directory scripts/tests
 	.tools/sql/bin/python -m unittest discover --quiet --start-directory tests/sql
 	.tools/consumers/bin/python -B -m unittest discover --quiet --start-directory tests/sql --pattern shipped_stores.py

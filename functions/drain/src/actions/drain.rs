@@ -125,7 +125,6 @@ pub(super) async fn drain_opened(
         sizing: &app.sizing,
         backfill,
     };
-    // The future has all that a drain keeps, which is too much for the stack.
     let drained = Box::pin(drain(ports, task)).await;
     let mut report = drained.report;
     report.notices = connector.notices.count();

@@ -30,7 +30,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Time between two windows that are confirmed.
 const CONFIRM_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Polling at the end of the log, and what was sent there without a confirmation.
+/// Polling at the end of the log, and its unconfirmed windows.
 #[derive(Debug)]
 pub(super) struct TipPolling {
     pacing: PollPacing,
@@ -47,7 +47,7 @@ pub(super) struct TipPolling {
 }
 
 impl TipPolling {
-    /// The state before the first poll of a drain that began at `began`.
+    /// State before the first poll; `began` is the start of the drain.
     ///
     /// The polls take `share` of one core of the server, above 0 and at most 1.
     pub(super) fn new(share: f64, began: Instant) -> Self {

@@ -1,0 +1,127 @@
+#!/usr/bin/env python3
+"""Check the rules of the Rust code that rustfmt and clippy do not know, and print what was counted.
+
+- A file has at most 500 lines, and a line of a comment at most 110 columns.
+- A function has at most 60 lines, unless it is a table: TABLES names those.
+- The function has each type name once, and so have the tests.
+- A doc comment begins with a sentence of at most twelve words.
+
+The code is expected in rustfmt's form: the closing brace of a function has the indentation of its `fn`.
+"""
+
+import collections
+import pathlib
+import re
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+MOST_FILE_LINES = 500
+MOST_FUNCTION_LINES = 60
+MOST_COLUMNS = 110
+MOST_WORDS = 12
+
+# Code whose type names must differ from each other.
+NAMESPACES = ("functions/drain/src", "tests")
+
+# Functions that are one list of cases or of columns. Parts of a list are not easier to read.
+TABLES = {
+    "functions/drain/fuzz/src/checks/envelopes.rs": {"new"},
+    "functions/drain/fuzz/src/checks/mod.rs": {"catalog"},
+    "functions/drain/src/config/tests.rs": {"an_error_names_the_variable"},
+    "functions/drain/src/continuity/tests.rs": {"each_break_of_continuity_is_its_own_error"},
+    "functions/drain/src/encode/debezium/value/tests.rs": {
+        "each_type_is_written_in_its_json_form",
+        "a_time_is_a_number_in_the_unit_of_its_mode_or_stays_text",
+    },
+    "functions/drain/src/encode/tests/schemas.rs": {"each_type_has_the_schema_of_its_mode"},
+    "functions/drain/src/encode/tests/values.rs": {"each_type_has_its_json_in_dms_and_in_wal2json"},
+    "functions/drain/src/event/backfill.rs": {"other_events_are_refused_with_the_known_fields"},
+}
+
+FUNCTION = re.compile(r"(\s*)(?:pub(?:\([^)]*\))? )?(?:const )?(?:async )?(?:unsafe )?(?:extern \"C\" )?fn (\w+)")
+TYPE = re.compile(r"\s*(?:pub(?:\([^)]*\))? )?(?:struct|enum|union|trait) ([A-Z]\w*)")
+COMMENT = re.compile(r"\s*//")
+DOC = re.compile(r"\s*(//[/!])(?!/) ?(.*)")
+
+
+def functions(lines: list[str]) -> list[tuple[int, str, int]]:
+    """The functions of a file: index of the first line, name and number of lines."""
+    found = []
+    for start, line in enumerate(lines):
+        if not (match := FUNCTION.match(line)):
+            continue
+        for end in range(start, len(lines)):
+            # A declaration without a body ends with a semicolon, and a body with its brace.
+            if lines[end].endswith(";") and lines[end].startswith(match[1] + ("fn" if end == start else ")")):
+                break
+            if lines[end] == match[1] + "}" or (end == start and line.endswith("}")):
+                found.append((start, match[2], end - start + 1))
+                break
+    return found
+
+
+def first_sentences(lines: list[str]) -> list[tuple[int, str]]:
+    """The first sentence of each doc comment, with the index of its line."""
+    found, at = [], 0
+    while at < len(lines):
+        match = DOC.match(lines[at])
+        if not match:
+            at += 1
+            continue
+        start, mark, paragraph, is_first = at, match[1], [], True
+        while at < len(lines) and (match := DOC.match(lines[at])) and match[1] == mark:
+            is_first = is_first and bool(match[2].strip())
+            if is_first:
+                paragraph.append(match[2].strip())
+            at += 1
+        found.append((start, re.split(r"(?<=[.:!?])\s", " ".join(paragraph))[0]))
+    return found
+
+
+def problems(path: str, text: str) -> list[str]:
+    """A sentence for each place where a file breaks a rule."""
+    lines = text.splitlines()
+    wrong = []
+    if len(lines) > MOST_FILE_LINES:
+        wrong.append(f"{path}: {len(lines)} lines are more than {MOST_FILE_LINES}")
+    for start, name, count in functions(lines):
+        if count > MOST_FUNCTION_LINES and name not in TABLES.get(path, ()):
+            wrong.append(f"{path}:{start + 1}: {name} has {count} lines, which are more than {MOST_FUNCTION_LINES}")
+    for start, sentence in first_sentences(lines):
+        if len(sentence.split()) > MOST_WORDS:
+            wrong.append(f"{path}:{start + 1}: the comment begins with more than {MOST_WORDS} words: {sentence}")
+    for number, line in enumerate(lines, 1):
+        if len(line) > MOST_COLUMNS and COMMENT.match(line):
+            wrong.append(f"{path}:{number}: the comment exceeds {MOST_COLUMNS} columns")
+    return wrong
+
+
+def repeated_types(texts: dict[str, str]) -> list[str]:
+    """A sentence for each type name that files define more than once."""
+    places = collections.defaultdict(list)
+    for path, text in texts.items():
+        for number, line in enumerate(text.splitlines(), 1):
+            if match := TYPE.match(line):
+                places[match[1]].append(f"{path}:{number}")
+    return [f"the type name {name} exists more than once: {', '.join(at)}" for name, at in sorted(places.items())
+            if len(at) > 1]
+
+
+def main() -> int:
+    folders = ("functions/drain", "tests")
+    paths = sorted(path for folder in folders for path in (ROOT / folder).rglob("*.rs") if "target" not in path.parts)
+    texts = {str(path.relative_to(ROOT)): path.read_text() for path in paths}
+    wrong = [sentence for path, text in texts.items() for sentence in problems(path, text)]
+    for namespace in NAMESPACES:
+        inside = {path: text for path, text in texts.items() if path.startswith(namespace + "/")}
+        wrong += repeated_types(inside)
+    for sentence in wrong:
+        print(sentence, file=sys.stderr)
+    counts = [count for text in texts.values() for _, _, count in functions(text.splitlines())]
+    comments = sum(len(first_sentences(text.splitlines())) for text in texts.values())
+    print(f"{len(texts)} files, {len(counts)} functions and {comments} doc comments: {len(wrong)} problems")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
