@@ -5,13 +5,14 @@
 use std::path::Path;
 
 use scenarios::fixture::{Fixture, Plugin};
-use scenarios::postgres::certificates::HOST;
+use scenarios::postgres::certificates::{HOST, RDS};
 use scenarios::postgres::{Postgres, PostgresSettings};
 
 use crate::support::expected_errors::assert_tick_fails;
 
 crate::scenarios![
     each_mode_trusts_only_the_servers_that_it_allows,
+    certificates_with_each_key_of_rds_are_trusted,
     a_server_without_tls_is_refused_unless_tls_is_disabled,
 ];
 
@@ -86,6 +87,30 @@ async fn each_mode_trusts_only_the_servers_that_it_allows() {
             &["PGSSLROOTCERT", &unusable.display().to_string()],
         )
         .await;
+    }
+}
+
+/// Full verification with each kind of key that RDS offers.
+async fn certificates_with_each_key_of_rds_are_trusted() {
+    let postgres = Postgres::start(PostgresSettings {
+        tls: true,
+        ..PostgresSettings::default()
+    })
+    .await;
+    let mut fixture = Fixture::builder(Plugin::Pgoutput)
+        .on_server(postgres)
+        .build()
+        .await;
+    fixture.sql("create table t (id int primary key)").await;
+    let files = fixture.postgres.certificates().clone();
+    for (id, keys) in RDS.into_iter().enumerate() {
+        fixture.postgres.crash().await;
+        files.renew(keys);
+        fixture.postgres.restart().await;
+        configure(&mut fixture, "verify-full", HOST, Some(&files.authority)).await;
+        fixture.sql(&format!("insert into t values ({id})")).await;
+        fixture.tick().await;
+        assert_eq!(fixture.consume().await.changes().len(), id + 1, "{keys:?}");
     }
 }
 

@@ -14,6 +14,7 @@ pub(crate) fn client(endpoint: &str) -> Client {
         .region(Region::new("eu-central-1"))
         .credentials_provider(Credentials::new("id", "secret", None, None, "scenario"))
         .retry_config(RetryConfig::disabled())
+        .http_client(aws_smithy_http_client::Builder::new().build_http())
         .endpoint_url(endpoint);
     Client::from_conf(config.build())
 }
@@ -26,7 +27,9 @@ pub(crate) fn record(key: &str, data: &[u8]) -> PutRecordsRequestEntry {
     entry.build().unwrap()
 }
 
-/// Puts records into stream `s`; returns for each its shard or its error code.
+/// Puts records into stream `s`; returns shards or error codes.
+///
+/// Each record has its shard or its error code.
 pub(crate) async fn put(
     client: &Client,
     records: Vec<PutRecordsRequestEntry>,

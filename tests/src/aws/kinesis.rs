@@ -70,6 +70,7 @@ impl Kinesis {
                 .region(Region::new(REGION))
                 .credentials_provider(Credentials::new(KEY_ID, SECRET, None, None, "scenario"))
                 .endpoint_url(&endpoint)
+                .http_client(aws_smithy_http_client::Builder::new().build_http())
                 .build(),
         );
         Self {
@@ -168,7 +169,9 @@ impl Kinesis {
         shards
     }
 
-    /// Calls `each` with partition key and data of every record of a shard, oldest first.
+    /// Calls `each` with every record of a shard, oldest first.
+    ///
+    /// The arguments are the partition key and the data.
     pub async fn read_shard(&self, stream: &str, shard: &str, each: impl FnMut(&str, &[u8])) {
         self.read_shard_after(stream, shard, None, each).await;
     }

@@ -35,6 +35,7 @@ impl Ssm {
                 .region(Region::new(REGION))
                 .credentials_provider(credentials.clone())
                 .endpoint_url(emulator.endpoint())
+                .http_client(aws_smithy_http_client::Builder::new().build_http())
                 .build(),
         );
         let secrets = aws_sdk_secretsmanager::Client::from_conf(
@@ -43,6 +44,7 @@ impl Ssm {
                 .region(Region::new(REGION))
                 .credentials_provider(credentials)
                 .endpoint_url(emulator.endpoint())
+                .http_client(aws_smithy_http_client::Builder::new().build_http())
                 .build(),
         );
         let ssm = Self {

@@ -22,31 +22,35 @@ pub struct Certificates {
 /// Only host name in the server's certificate.
 pub const HOST: &str = "localhost";
 
+/// Options of openssl for the keys of all certificates, and for their signatures.
+pub type KeyOptions = [&'static str; 2];
+
+/// Keys that are created quickly.
+const QUICK: KeyOptions = ["ec -pkeyopt ec_paramgen_curve:prime256v1", "-sha256"];
+
+/// Keys of the authorities that RDS offers: `rds-ca-rsa2048-g1`, `rds-ca-rsa4096-g1` and `rds-ca-ecc384-g1`.
+pub const RDS: [KeyOptions; 3] = [
+    ["rsa:2048", "-sha256"],
+    ["rsa:4096", "-sha384"],
+    ["ec -pkeyopt ec_paramgen_curve:secp384r1", "-sha384"],
+];
+
 const SCRIPT: &str = r#"
 set -e
-curve="-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -sha256"
+key="-newkey $2 -nodes $3"
 for name in authority stranger; do
-    openssl req -x509 $curve -days 2 -subj "/CN=$name" -keyout $name.key -out $name.pem
+    openssl req -x509 $key -days 2 -subj "/CN=$name" -keyout $name.key -out $name.pem
 done
-openssl req $curve -subj "/CN=server" -keyout server.key -out server.csr
+openssl req $key -subj "/CN=server" -keyout server.key -out server.csr
 printf 'subjectAltName=DNS:%s\nbasicConstraints=critical,CA:FALSE\n' "$1" > server.ext
-openssl x509 -req -in server.csr -CA authority.pem -CAkey authority.key -CAcreateserial -days 2 -sha256 \
+openssl x509 -req -in server.csr -CA authority.pem -CAkey authority.key -CAcreateserial -days 2 $3 \
     -extfile server.ext -out server.pem
 "#;
 
 impl Certificates {
     /// Creates the files in `folder`.
     pub fn make(folder: &Path) -> Self {
-        let made = Command::new("sh")
-            .args(["-c", SCRIPT, "certificates", HOST])
-            .current_dir(folder)
-            .output();
-        let made = made.unwrap_or_else(|error| panic!("cannot start sh: {error}"));
-        assert!(
-            made.status.success(),
-            "no certificates:\n{}",
-            String::from_utf8_lossy(&made.stderr)
-        );
+        create(folder, QUICK);
         Self {
             authority: folder.join("authority.pem"),
             stranger: folder.join("stranger.pem"),
@@ -54,4 +58,22 @@ impl Certificates {
             key: folder.join("server.key"),
         }
     }
+    /// Replaces all files by certificates with other keys. The server must read them again.
+    pub fn renew(&self, keys: KeyOptions) {
+        create(self.key.parent().unwrap_or(Path::new(".")), keys);
+    }
+}
+
+/// Creates all files, or replaces their content.
+fn create(folder: &Path, [key, digest]: KeyOptions) {
+    let made = Command::new("sh")
+        .args(["-c", SCRIPT, "certificates", HOST, key, digest])
+        .current_dir(folder)
+        .output();
+    let made = made.unwrap_or_else(|error| panic!("cannot start sh: {error}"));
+    assert!(
+        made.status.success(),
+        "no certificates:\n{}",
+        String::from_utf8_lossy(&made.stderr)
+    );
 }
