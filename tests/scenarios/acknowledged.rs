@@ -1,4 +1,4 @@
-//! The checkpoint and the slot cover only events that the stream has acknowledged.
+//! Checkpoint and slot cover only events that the stream has acknowledged.
 //!
 //! The same holds for checkpoints that are stored during a drain, while requests are in flight.
 
@@ -14,7 +14,9 @@ use crate::support::positions::{SlotPositions, commit_end, wait_until_sessions_e
 
 crate::scenarios![an_unacknowledged_event_holds_the_checkpoint_back];
 
-/// Fixture with 2,000 rows, each a transaction and a key of its own, so that they take several requests.
+/// Fixture with 2,000 rows in the log.
+///
+/// Each row is a transaction and has its own key. Therefore, the rows take several requests.
 async fn fixture() -> Fixture {
     // Without markers: a marker in the log would be acknowledged before the rows.
     let fixture = Fixture::builder(Plugin::Pgoutput)

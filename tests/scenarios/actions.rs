@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::support::backfill::LATE;
 use crate::support::backlog;
 use crate::support::expected_errors::assert_invocation_fails;
-use crate::support::positions::{SlotPositions, parse_lsn, wait_until_sessions_end};
+use crate::support::positions::{SlotPositions, expect_lsn, wait_until_sessions_end};
 use crate::support::versions::pgoutput;
 
 crate::scenarios![
@@ -39,7 +39,7 @@ crate::version_scenarios![
     teardown_drops_the_objects_of_setup
 ];
 
-/// Fixture without publication and slot, whose table belongs to the role of the function.
+/// Fixture without publication and slot; its table belongs to the function's role.
 async fn fixture_without_slot(builder: FixtureBuilder) -> Fixture {
     let fixture = builder.without_slot().build().await;
     let (role, database) = (REPLUSER.0, &fixture.database);
@@ -173,9 +173,9 @@ async fn status(builder: FixtureBuilder) {
                 .unwrap_or_else(|| panic!("{name}: {status}"))
                 .to_owned()
         };
-        assert_eq!(parse_lsn(&text("confirmed_flush_lsn")), positions.confirmed);
-        assert_eq!(parse_lsn(&text("checkpoint")), positions.checkpoint);
-        assert!(parse_lsn(&text("flush_lsn")) > positions.confirmed);
+        assert_eq!(expect_lsn(&text("confirmed_flush_lsn")), positions.confirmed);
+        assert_eq!(expect_lsn(&text("checkpoint")), positions.checkpoint);
+        assert!(expect_lsn(&text("flush_lsn")) > positions.confirmed);
         assert!(status["lag_bytes"].as_u64() > Some(0), "{status}");
         assert_eq!(status["problems"], json!([]), "{status}");
         assert_eq!(
@@ -338,9 +338,9 @@ async fn a_large_backlog_takes_several_invocations() {
             }
             outcome => outcome.answer(),
         };
-        let reached = parse_lsn(report["to"].as_str().unwrap_or_default());
+        let reached = expect_lsn(report["to"].as_str().unwrap_or_default());
         assert_eq!(
-            parse_lsn(report["from"].as_str().unwrap_or_default()),
+            expect_lsn(report["from"].as_str().unwrap_or_default()),
             to,
             "the tick does not start where the last one stopped: {report}"
         );

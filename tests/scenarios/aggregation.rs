@@ -30,7 +30,9 @@ async fn fixture(plugin: Plugin, shards: i32) -> Fixture {
     fixture
 }
 
-/// Compares the table and the number of events; returns the number of duplicates.
+/// Checks the events in the stream; returns the number of duplicates.
+///
+/// The events must result in the rows of the table. Their number must be that of the log.
 async fn assert_arrived(fixture: &Fixture) -> usize {
     let delivery = fixture.compare(&[backlog::TABLE]).await;
     assert_eq!(

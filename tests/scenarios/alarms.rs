@@ -1,4 +1,4 @@
-//! Each alarm of the template fires when its cause is there, and not before.
+//! Alarms of the template fire when their cause exists, and only then.
 //!
 //! The function writes the metrics. The thresholds come from template.yaml, or from parameters that it
 //! accepts. Time is simulated: each tick takes a minute.
@@ -85,7 +85,7 @@ impl Watched {
     }
 }
 
-/// Writes about this many MiB of log into a table that is not published.
+/// Writes about this many MiB of log into an unpublished table.
 async fn write_log(fixture: &Fixture, mebibytes: u32) {
     let sql = format!(
         "insert into unpublished select repeat(md5(i::text), 32) from generate_series(1, {}) i",

@@ -1,9 +1,9 @@
-//! A backfill sends the rows that existed before the slot, chunk by chunk, beside the live changes.
+//! A backfill sends the rows from before the slot, beside live changes.
 //!
-//! The consumer ends with the rows of PostgreSQL, through kills, a truncate and a failover. `make backfill`
-//! plays the same with millions of rows.
+//! It sends them chunk by chunk. The consumer ends with the rows of PostgreSQL, through kills, a truncate and
+//! a failover. `make backfill` plays the same with millions of rows.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use scenarios::aws::fault_proxy::{Fault, FaultSide};
@@ -16,8 +16,9 @@ use scenarios::wait;
 use serde_json::{Value, json};
 
 use crate::support::backfill::{
-    ChunkGate, backfill_state, change_rows_until, create_table_sql, fixture_with_tables, gated_event,
-    invoke_ok, invoke_within, read_events, run_backfill, run_beside_writer, start_event, tick_until_finished,
+    ChunkLock, backfill_state, change_rows_until, create_table_sql, fixture_with_tables, invoke_ok,
+    invoke_within, read_events, run_backfill, run_beside_writer, start_event, start_event_with_lock,
+    tick_until_finished,
 };
 use crate::support::cluster::start_cluster;
 use crate::support::positions::{SlotPositions, wait_until_sessions_end};
@@ -230,15 +231,15 @@ async fn a_backfill_reads_tables_one_after_another() {
 
 async fn a_truncate_during_a_backfill_removes_the_rows_read_before() {
     Plugin::each(|plugin| async move {
-        let sql = format!("{}; {}", create_table_sql(60), ChunkGate::SQL);
+        let sql = format!("{}; {}", create_table_sql(60), ChunkLock::SQL);
         let fixture = fixture_with_tables(Fixture::builder(plugin), &sql).await;
-        let event = gated_event("public.t", 20);
-        let gate = ChunkGate::closed_at(&fixture, 10).await;
+        let event = start_event_with_lock("public.t", 20);
+        let lock = ChunkLock::at_row(&fixture, 10).await;
         // The truncate waits for the chunk that is being read, and is committed before its rows are sent.
         let truncate = "truncate t; insert into t select i, 0, null from generate_series(10, 80) i";
         let (first, ()) = tokio::join!(
             invoke_ok(&fixture, event),
-            gate.open_after(&fixture, fixture.sql(truncate))
+            lock.release_after(&fixture, fixture.sql(truncate))
         );
         tick_until_finished(&fixture, first).await;
         fixture.drain().await;
@@ -289,11 +290,49 @@ async fn a_failover_during_a_backfill_loses_no_row() {
     }
 }
 
-/// A writer fails when it waits for a lock for a tenth of a second.
+/// Limit of an invocation that ends before the backfill is finished.
+const SHORT: Duration = Duration::from_secs(5);
+
+/// Ticks the backfill of `t` to its end; returns reports and lag.
 ///
-/// The server is not shared, so that the lag is that of the backfill.
+/// The lag is the largest one that is read between the ticks, in bytes.
+async fn reports_and_lag(fixture: &Fixture) -> (Vec<Value>, u64) {
+    let mut reports = vec![invoke_within(fixture, start_event(&["public.t"], 250), SHORT).await];
+    let mut lag_bytes = 0;
+    while backfill_state(&reports[reports.len() - 1]) != "finished" {
+        assert!(
+            reports.len() < 20,
+            "the ticks do not finish the backfill: {}",
+            reports[19]
+        );
+        lag_bytes = lag_bytes.max(fixture.lag_bytes().await);
+        reports.push(invoke_within(fixture, json!({}), SHORT).await);
+    }
+    (reports, lag_bytes)
+}
+
+/// Counts sessions that wait for the function, until `stop`.
+///
+/// Other sessions may wait for each other to extend a table.
+async fn count_waits_until(fixture: &Fixture, stop: &AtomicBool) -> i64 {
+    let sql = "select count(*) from pg_stat_activity w, unnest(pg_blocking_pids(w.pid)) b(pid) \
+               join pg_stat_activity f on f.pid = b.pid and f.application_name like 'spillway%' \
+               where w.datname = current_database() and w.wait_event_type = 'Lock'";
+    let (client, waits) = (fixture.connect().await, AtomicI64::new(0));
+    wait::until("the backfill finishes", SHORT * 20, || async {
+        let count: i64 = client.query_one(sql, &[]).await.unwrap().get(0);
+        waits.fetch_add(count, Ordering::Relaxed);
+        stop.load(Ordering::Relaxed)
+    })
+    .await;
+    waits.into_inner()
+}
+
+/// Runs a backfill beside writers with a short lock timeout.
+///
+/// A writer fails when it waits for a lock for a tenth of a second. The server is not shared, so that the lag
+/// is that of the backfill.
 async fn writers_do_not_wait_and_the_slot_does_not_lag() {
-    const SHORT: Duration = Duration::from_secs(5);
     const MOST_LAG: u64 = 8 << 20;
     // A writer without pauses outruns a drain that waits 100 ms for each answer.
     const WRITE_PAUSE: Duration = Duration::from_millis(5);
@@ -306,45 +345,22 @@ async fn writers_do_not_wait_and_the_slot_does_not_lag() {
     fixture
         .kinesis_proxy
         .inject("PutRecords", Fault::Delay(Duration::from_millis(100)));
-    let (stop, most) = (AtomicBool::new(false), AtomicU64::new(0));
-    // Counts sessions that wait for the function. Other sessions may wait for each other to extend a table.
-    let waits = "select count(*) from pg_stat_activity w, unnest(pg_blocking_pids(w.pid)) b(pid) \
-                 join pg_stat_activity f on f.pid = b.pid and f.application_name like 'spillway%' \
-                 where w.datname = current_database() and w.wait_event_type = 'Lock'";
-    let (reports, written, waited) = tokio::join!(
+    let stop = AtomicBool::new(false);
+    let ((reports, most), written, waits) = tokio::join!(
         async {
-            let mut reports = vec![invoke_within(&fixture, start_event(&["public.t"], 250), SHORT).await];
-            while backfill_state(&reports[reports.len() - 1]) != "finished" {
-                assert!(
-                    reports.len() < 20,
-                    "the ticks do not finish the backfill: {}",
-                    reports[19]
-                );
-                most.fetch_max(fixture.lag_bytes().await, Ordering::Relaxed);
-                reports.push(invoke_within(&fixture, json!({}), SHORT).await);
-            }
+            let reports = reports_and_lag(&fixture).await;
             stop.store(true, Ordering::Relaxed);
             reports
         },
         change_rows_until(&fixture, ROWS, WRITE_PAUSE, &stop),
-        async {
-            let (client, waited) = (fixture.connect().await, AtomicI64::new(0));
-            wait::until("the backfill finishes", SHORT * 20, || async {
-                let count: i64 = client.query_one(waits, &[]).await.unwrap().get(0);
-                waited.fetch_add(count, Ordering::Relaxed);
-                stop.load(Ordering::Relaxed)
-            })
-            .await;
-            waited.into_inner()
-        }
+        count_waits_until(&fixture, &stop)
     );
     assert!(reports.len() > 1 && written > 0);
-    assert_eq!(waited, 0, "a writer waited for the function");
+    assert_eq!(waits, 0, "a writer waited for the function");
     let reported = reports
         .iter()
         .filter_map(|report| report["lag_bytes"].as_u64())
         .max();
-    let most = most.into_inner();
     assert!(
         reported <= Some(MOST_LAG) && most <= MOST_LAG,
         "the reports have a lag of {reported:?}, the server of {most}"

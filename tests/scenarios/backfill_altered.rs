@@ -8,8 +8,8 @@ use scenarios::wait;
 use serde_json::{Value, json};
 
 use crate::support::backfill::{
-    ChunkGate, backfill_state, command_event, create_table_sql, fixture_with_tables, gated_event, invoke_ok,
-    read_events, run_backfill, start_within,
+    ChunkLock, backfill_state, command_event, create_table_sql, fixture_with_tables, invoke_ok, read_events,
+    run_backfill, start_event_with_lock, start_within,
 };
 
 crate::scenarios![
@@ -27,24 +27,26 @@ const ROWS: u64 = 60;
 /// Deadline of an invocation whose second chunk is held.
 const SHORT: Duration = Duration::from_secs(3);
 
-/// Fixture whose backfill was paused in the middle of `t`, after its first chunk.
+/// Fixture with a backfill that paused after the first chunk of `t`.
+///
+/// The backfill is in the middle of the table.
 async fn paused_fixture(plugin: Plugin, more_sql: &str, tables: Value) -> Fixture {
     let fixture = fixture_with_tables(
         Fixture::builder(plugin),
         &format!(
             "{}; {}; {more_sql}",
             create_table_sql(ROWS as usize),
-            ChunkGate::SQL
+            ChunkLock::SQL
         ),
     )
     .await;
     let event = json!({
-        "action": "backfill", "wait": true, "tables": tables, "chunk_rows": 10, "where": ChunkGate::CONDITION,
+        "action": "backfill", "wait": true, "tables": tables, "chunk_rows": 10, "where": ChunkLock::CONDITION,
     });
-    let gate = ChunkGate::closed_at(&fixture, 12).await;
+    let lock = ChunkLock::at_row(&fixture, 12).await;
     start_within(&fixture, event, SHORT).await;
     fixture.invoke(command_event("pause")).await.answer();
-    gate.open().await;
+    lock.release().await;
     fixture
 }
 
@@ -161,15 +163,15 @@ async fn a_table_that_takes_another_name_is_read_from_its_start() {
 /// The transaction runs beside the first chunk and commits late. The next chunk is described before the
 /// commit and read after it.
 async fn alter_during_chunk(fixture: &Fixture, alter: &str) -> Vec<Value> {
-    fixture.sql(ChunkGate::SQL).await;
-    let event = gated_event("public.t", 20);
+    fixture.sql(ChunkLock::SQL).await;
+    let event = start_event_with_lock("public.t", 20);
     let client = fixture.connect().await;
-    let gate = ChunkGate::closed_at(fixture, 10).await;
+    let lock = ChunkLock::at_row(fixture, 10).await;
     let (first, ()) = tokio::join!(invoke_ok(fixture, event), async {
         // The transaction waits for the first chunk. The next chunk waits for the transaction, and has
         // described the table already.
         let begun = async { client.batch_execute(&format!("begin; {alter}")).await.unwrap() };
-        gate.open_after(fixture, begun).await;
+        lock.release_after(fixture, begun).await;
         let waits = "select count(*) from pg_locks where not granted and relation = 't'::regclass";
         wait::until("the next chunk waits", DEADLINE, || async {
             fixture.value(waits).await.as_deref() == Some("1")
@@ -217,6 +219,8 @@ async fn row_security_enabled_during_a_chunk_fails_the_table() {
     fixture.compare(&["t"]).await;
 }
 
+/// Move of an oversize row during the backfill of its table.
+///
 /// The row moves from the unread part to the part that was read. The lookup of the row finds that it is too
 /// large.
 async fn an_oversize_row_that_moves_fails_the_table() {

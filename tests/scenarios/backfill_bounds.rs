@@ -10,9 +10,9 @@ use scenarios::fixture::{Fixture, Plugin};
 use serde_json::{Value, json};
 
 use crate::support::backfill::{
-    ChunkGate, backfill_state, command_event, create_table_sql, fixture_with_tables, gated_event, invoke_ok,
-    invoke_within, read_events, run_backfill, slow_condition, start_event, tick_until_finished,
-    wait_until_chunk_is_read,
+    ChunkLock, backfill_state, command_event, create_table_sql, fixture_with_tables, invoke_ok,
+    invoke_within, read_events, run_backfill, slow_condition, start_event, start_event_with_lock,
+    tick_until_finished, wait_until_chunk_is_read,
 };
 use crate::support::expected_errors::assert_invocation_fails;
 use crate::support::gap::{accept_gap, advance_slot};
@@ -27,16 +27,18 @@ crate::scenarios![
     a_teardown_ends_a_pending_backfill,
 ];
 
-/// A chunk is held during its read, and a writer fails when it waits for a lock for half a second.
+/// Writer with a short lock timeout, during the read of a chunk.
+///
+/// A lock holds the chunk during its read. The writer fails when it waits for a lock for half a second.
 async fn a_writer_does_not_wait_for_a_chunk() {
     const ROWS: usize = 25;
     let fixture = fixture_with_tables(
         Fixture::builder(Plugin::Pgoutput),
-        &format!("{}; {}", create_table_sql(ROWS), ChunkGate::SQL),
+        &format!("{}; {}", create_table_sql(ROWS), ChunkLock::SQL),
     )
     .await;
-    let event = gated_event("public.t", ROWS);
-    let gate = ChunkGate::closed_at(&fixture, 10).await;
+    let event = start_event_with_lock("public.t", ROWS);
+    let lock = ChunkLock::at_row(&fixture, 10).await;
     let (first, ()) = tokio::join!(invoke_ok(&fixture, event), async {
         wait_until_chunk_is_read(&fixture).await;
         let client = fixture.connect().await;
@@ -52,16 +54,18 @@ async fn a_writer_does_not_wait_for_a_chunk() {
             .unwrap();
         // The chunk was being read during all writes, and still is.
         wait_until_chunk_is_read(&fixture).await;
-        gate.open().await;
+        lock.release().await;
     });
     tick_until_finished(&fixture, first).await;
     fixture.drain().await;
     fixture.compare(&["t"]).await;
 }
 
-/// The rows have almost a megabyte each, and together several times the memory of the function.
+/// Backfill of a table larger than the function's memory.
+///
+/// Each row has almost a megabyte. All rows together have 144 MB, and the function has 128 MiB (134 MB).
 async fn memory_does_not_grow_with_the_table() {
-    const ROWS: usize = 200;
+    const ROWS: usize = 150;
     const MIB: u64 = 128;
     for aggregation in ["none", "kpl"] {
         let builder = Fixture::builder(Plugin::Pgoutput)
@@ -88,7 +92,9 @@ async fn memory_does_not_grow_with_the_table() {
     }
 }
 
-/// One of four tables has a row larger than a record, one is dropped meanwhile, and one loses its key.
+/// Backfill of four tables, of which three fail.
+///
+/// One table has a row larger than a record. One is dropped during the backfill, and one loses its key.
 async fn a_failed_table_does_not_stop_other_tables() {
     Plugin::each(|plugin| async move {
         let fixture = fixture_with_tables(
@@ -101,14 +107,14 @@ async fn a_failed_table_does_not_stop_other_tables() {
              create table d (id int primary key); insert into d select generate_series(1, 30)",
         )
         .await;
-        fixture.sql(ChunkGate::SQL).await;
-        let event =
-            json!({
-                "action": "backfill", "wait": true, "tables": "all", "chunk_rows": 10, "where": ChunkGate::CONDITION,
-            });
-        let gate = ChunkGate::closed_at(&fixture, 5).await;
+        fixture.sql(ChunkLock::SQL).await;
+        let event = json!({
+            "action": "backfill", "wait": true, "tables": "all", "chunk_rows": 10,
+            "where": ChunkLock::CONDITION,
+        });
+        let lock = ChunkLock::at_row(&fixture, 5).await;
         let alter = fixture.sql("drop table b; alter table c drop constraint c_pkey");
-        let (mut report, ()) = tokio::join!(invoke_ok(&fixture, event), gate.open_after(&fixture, alter));
+        let (mut report, ()) = tokio::join!(invoke_ok(&fixture, event), lock.release_after(&fixture, alter));
         while backfill_state(&report) == "running" {
             report = fixture.tick().await;
         }
@@ -215,7 +221,8 @@ async fn an_invalid_backfill_state_does_not_stop_the_drain() {
 async fn a_teardown_ends_a_pending_backfill() {
     let fixture = fixture_with_tables(Fixture::builder(Plugin::Pgoutput), &create_table_sql(100)).await;
     let event = json!({
-        "action": "backfill", "wait": true, "tables": ["public.t"], "chunk_rows": 10, "where": slow_condition(60),
+        "action": "backfill", "wait": true, "tables": ["public.t"], "chunk_rows": 10,
+        "where": slow_condition(60),
     });
     let first = invoke_within(&fixture, event, Duration::from_secs(3)).await;
     // It waits for a longer `Timeout` where the machine is slow.

@@ -1,4 +1,6 @@
-//! A backfill reads a table in the order of its key, chunk by chunk, and omits no row, for every type of key.
+//! A backfill omits no row, for every type of key.
+//!
+//! It reads a table in the order of its key, chunk by chunk.
 
 use std::time::Duration;
 
@@ -6,7 +8,7 @@ use scenarios::fixture::{Fixture, Plugin};
 use serde_json::{Value, json};
 
 use crate::support::backfill::{
-    ChunkGate, fixture_with_tables, invoke_ok, read_events, run_backfill, start_event, start_within,
+    ChunkLock, fixture_with_tables, invoke_ok, read_events, run_backfill, start_event, start_within,
     tick_until_finished,
 };
 
@@ -40,14 +42,14 @@ const KEYS: [(&str, &str, &str); 17] = [
     (
         "id text collate \"en-x-icu\"",
         "id",
-        "select unnest(array['a', 'B', 'c', 'Ä', 'z', 'Z', 'é', 'e', 'E', '', ' ', 'a b', 'ab', 'a-b', '\"', '''',
-                             '\\', E'\\t', 'ß', 'ss', '🔑'])",
+        "select unnest(array['a', 'B', 'c', 'Ä', 'z', 'Z', 'é', 'e', 'E', '', ' ', 'a b', 'ab', 'a-b',
+                             '\"', '''', '\\', E'\\t', 'ß', 'ss', '🔑'])",
     ),
     (
         "id text collate \"C\"",
         "id",
-        "select unnest(array['a', 'B', 'c', 'Ä', 'z', 'Z', 'é', '', ' ', 'a b', 'ab', '\"', '''', '\\', E'\\n',
-                             '🔑'])",
+        "select unnest(array['a', 'B', 'c', 'Ä', 'z', 'Z', 'é', '', ' ', 'a b', 'ab', '\"', '''', '\\',
+                             E'\\n', '🔑'])",
     ),
     (
         "id uuid",
@@ -161,12 +163,13 @@ async fn a_change_finds_its_row_under_every_key_type() {
         let sql = sql.clone();
         async move {
             let fixture = fixture_with_tables(Fixture::builder(plugin), &sql).await;
-            fixture.sql(ChunkGate::SQL).await;
-            let event =
-                json!({"action": "backfill", "wait": true, "tables": ["public.every"], "where": "gate(n)"});
-            let gate = ChunkGate::closed_at(&fixture, 1).await;
+            fixture.sql(ChunkLock::SQL).await;
+            let event = json!({
+                "action": "backfill", "wait": true, "tables": ["public.every"], "where": "chunk_lock(n)",
+            });
+            let lock = ChunkLock::at_row(&fixture, 1).await;
             let update = fixture.sql("update every set n = 2");
-            let (first, ()) = tokio::join!(invoke_ok(&fixture, event), gate.open_after(&fixture, update));
+            let (first, ()) = tokio::join!(invoke_ok(&fixture, event), lock.release_after(&fixture, update));
             tick_until_finished(&fixture, first).await;
             fixture.drain().await;
             let delivery = fixture.compare(&["every"]).await;
@@ -187,15 +190,15 @@ async fn a_key_with_another_collation_is_read_from_its_start() {
          insert into t select unnest(array[chr(64 + i), chr(96 + i)]), i from generate_series(1, 20) i",
     )
     .await;
-    fixture.sql(ChunkGate::SQL).await;
+    fixture.sql(ChunkLock::SQL).await;
     // In this collation, capital letters precede small ones; in the next one, each is beside its small
     // letter. The third chunk is held.
     let event = json!({
-        "action": "backfill", "wait": true, "tables": ["public.t"], "chunk_rows": 4, "where": "gate(n)",
+        "action": "backfill", "wait": true, "tables": ["public.t"], "chunk_rows": 4, "where": "chunk_lock(n)",
     });
-    let gate = ChunkGate::closed_at(&fixture, 10).await;
+    let lock = ChunkLock::at_row(&fixture, 10).await;
     let reports = start_within(&fixture, event, Duration::from_secs(4)).await;
-    gate.open().await;
+    lock.release().await;
     let first = reports[reports.len() - 1].clone();
     assert!(first["backfill"]["rows"].as_u64() < Some(20), "{first}");
     fixture
@@ -236,8 +239,9 @@ async fn a_condition_chooses_rows() {
         )
         .await;
         let condition = "n = 3 or what = 'w''7' /* and */";
-        let event =
-            json!({"action": "backfill", "wait": true, "tables": ["public.t"], "where": condition, "chunk_rows": 4});
+        let event = json!({
+            "action": "backfill", "wait": true, "tables": ["public.t"], "where": condition, "chunk_rows": 4,
+        });
         run_backfill(&fixture, event).await;
         let delivery = fixture.consume().await;
         let ids: Vec<u64> = read_events(&delivery, "public.t")
@@ -257,8 +261,9 @@ async fn a_backfill_reads_the_requested_columns_and_the_key() {
              insert into t select i, i, 's' from generate_series(1, 10) i",
         )
         .await;
-        let event =
-            json!({"action": "backfill", "wait": true, "tables": ["public.t"], "columns": ["N n"], "chunk_rows": 3});
+        let event = json!({
+            "action": "backfill", "wait": true, "tables": ["public.t"], "columns": ["N n"], "chunk_rows": 3,
+        });
         run_backfill(&fixture, event).await;
         fixture.sql("update t set \"N n\" = 0 where id = 1").await;
         fixture.drain().await;

@@ -1,4 +1,6 @@
-//! A table that cannot be backfilled is refused with its name and the reason, and no backfill starts.
+//! A backfill of an unsuitable table is refused, and does not start.
+//!
+//! The error has the name of the table and the reason.
 
 use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
 use scenarios::postgres::REPLUSER;
@@ -30,7 +32,9 @@ async fn fixture_of(builder: FixtureBuilder, sql: &str) -> Fixture {
     .await
 }
 
-/// Asserts that the event is refused with all of `parts` in the message, and that no backfill started.
+/// Asserts that the event is refused, and that no backfill started.
+///
+/// The message must contain all of `parts`.
 async fn assert_refused(fixture: &Fixture, event: Value, parts: &[&str]) {
     assert_invocation_fails(fixture, event.clone(), "BackfillRefused", parts).await;
     assert_eq!(fixture.backfill_state().await, None, "{event} started a backfill");

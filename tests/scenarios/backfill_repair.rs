@@ -155,7 +155,9 @@ async fn a_repair_is_later_than_the_backlog_before_it() {
     }
 }
 
-/// An overtaken row has no read event, only the change that overtook it.
+/// Repair of a gap beside a writer.
+///
+/// An overtaken row has no read event. It has only the change that overtook it.
 async fn a_repair_during_writes_is_complete() {
     const ROWS: usize = 1_000;
     Plugin::each(|plugin| async move {

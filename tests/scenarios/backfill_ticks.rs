@@ -45,7 +45,9 @@ async fn invoke_short(fixture: &Fixture, event: Value) -> Value {
     invoke_within(fixture, event, SHORT).await
 }
 
-/// Asserts that `status` reports a running backfill of `t` with this number of rows sent.
+/// Asserts that a running backfill of `t` has sent this many rows.
+///
+/// `progress` is the report of the backfill by `status`.
 fn assert_progress(progress: &Value, rows: u64) {
     assert_eq!(
         (&progress["state"], &progress["rows"]),

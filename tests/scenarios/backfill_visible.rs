@@ -1,4 +1,4 @@
-//! A chunk may read rows that are older or newer than the delivered changes.
+//! A chunk may read older or newer rows than the delivered changes.
 //!
 //! A commit is in the log before other sessions see it, for as long as it waits for the standby. The consumer
 //! ends with the newer row, and with the large values that the change lacked.
@@ -14,8 +14,8 @@ use scenarios::wait;
 use serde_json::{Value, json};
 
 use crate::support::backfill::{
-    ChunkGate, backfill_state, fixture_with_tables, gated_event, invoke_ok, invoke_within, read_events,
-    run_backfill, start_event, start_within, tick_until_finished, wait_until_chunk_is_read,
+    ChunkLock, backfill_state, fixture_with_tables, invoke_ok, invoke_within, read_events, run_backfill,
+    start_event, start_event_with_lock, start_within, tick_until_finished, wait_until_chunk_is_read,
 };
 use crate::support::cluster::start_cluster;
 use crate::support::positions::wait_until_sessions_end;
@@ -38,14 +38,16 @@ crate::scenarios![
 
 const ROWS: usize = 20;
 
-/// SQL of rows with large values, which are stored outside their row, and of the gate.
+/// SQL of the table `doc` and of the chunk lock.
+///
+/// The rows of `doc` have large values, which are stored outside their row.
 fn documents_sql() -> String {
     format!(
         "{};
          create table doc (id int primary key, n int not null, body text);
          alter table doc alter body set storage external;
          insert into doc select i, 1, repeat(md5(i::text), 100) from generate_series(1, {ROWS}) i",
-        ChunkGate::SQL
+        ChunkLock::SQL
     )
 }
 
@@ -104,7 +106,9 @@ fn events_of_row(delivery: &Delivery, id: u32) -> Vec<(String, Value)> {
         .collect()
 }
 
-/// Asserts that a backfill that starts after the delivery of a hanging change waits until it is visible.
+/// Asserts that a backfill waits until a delivered change is visible.
+///
+/// The commit of the change hangs. The backfill starts after the change was delivered.
 async fn assert_waits_for_delivered_change(kill: bool) {
     let fixture = fixture_with_hanging_commits().await;
     let client = fixture.connect().await;
@@ -150,25 +154,25 @@ async fn a_new_sandbox_waits_for_delivered_changes_too() {
 async fn a_hanging_commit_during_a_chunk_keeps_its_new_values() {
     let fixture = fixture_with_hanging_commits().await;
     let client = fixture.connect().await;
-    let gate = ChunkGate::closed_at(&fixture, 1).await;
+    let lock = ChunkLock::at_row(&fixture, 1).await;
     // The first chunk does not see the change of row 3, nor the second that of row 13. The commit hangs until
     // the invocation has delivered the change and has given up on the second chunk.
     let (first, committed) = tokio::join!(
         async {
             let deadline = Duration::from_secs(8);
-            let report = invoke_within(&fixture, gated_event("public.doc", 10), deadline).await;
+            let report = invoke_within(&fixture, start_event_with_lock("public.doc", 10), deadline).await;
             fixture.cluster().replication_proxy().clear();
             report
         },
         async {
             wait_until_chunk_is_read(&fixture).await;
             fixture.cluster().replication_proxy().stall(Direction::ToServer);
-            let open_gate = async {
+            let release_lock = async {
                 wait_until_commit_hangs(&fixture).await;
-                gate.open().await;
+                lock.release().await;
             };
             let sql = "update doc set n = 2 where id in (3, 13)";
-            tokio::join!(client.batch_execute(sql), open_gate).0
+            tokio::join!(client.batch_execute(sql), release_lock).0
         }
     );
     committed.unwrap();
@@ -183,14 +187,15 @@ async fn a_hanging_commit_during_a_chunk_keeps_its_new_values() {
     );
 }
 
-/// One transaction gives the row another large value and moves it from the unread part to the read part.
+/// Move of a row in a transaction whose commit hangs.
 ///
-/// The transaction is delivered and not visible.
+/// The transaction gives the row another large value, and moves it from the unread part to the read part. The
+/// transaction is delivered and not visible.
 async fn a_row_that_moves_in_a_hanging_commit_keeps_its_new_value() {
     let fixture = fixture_with_hanging_commits().await;
-    let event = gated_event("public.doc", 5);
+    let event = start_event_with_lock("public.doc", 5);
     let client = fixture.connect().await;
-    let gate = ChunkGate::closed_at(&fixture, 7).await;
+    let lock = ChunkLock::at_row(&fixture, 7).await;
     let (first, committed) = tokio::join!(invoke_ok(&fixture, event), async {
         wait_until_chunk_is_read(&fixture).await;
         fixture.cluster().replication_proxy().stall(Direction::ToServer);
@@ -198,7 +203,7 @@ async fn a_row_that_moves_in_a_hanging_commit_keeps_its_new_value() {
                    update doc set id = -1 where id = 20; commit";
         let (committed, ()) = tokio::join!(client.batch_execute(sql), async {
             wait_until_commit_hangs(&fixture).await;
-            gate.open().await;
+            lock.release().await;
             // The commit hangs until the function has given up looking for the row.
             wait::until("the backfill restarts", DEADLINE, || async {
                 let log = fixture.function.log();
@@ -223,11 +228,11 @@ async fn run_sql_during_chunk_of_ten(fixture: &Fixture, second: bool, sql: &str)
 
 /// The same with chunks of another size.
 async fn run_sql_during_chunk(fixture: &Fixture, rows: u64, second: bool, sql: &str) -> Vec<Value> {
-    let event = gated_event("public.doc", rows);
-    let gate = ChunkGate::closed_at(fixture, if second { rows + 2 } else { 1 }).await;
+    let event = start_event_with_lock("public.doc", rows);
+    let lock = ChunkLock::at_row(fixture, if second { rows + 2 } else { 1 }).await;
     let (first, ()) = tokio::join!(
         invoke_ok(fixture, event),
-        gate.open_after(fixture, fixture.sql(sql))
+        lock.release_after(fixture, fixture.sql(sql))
     );
     let reports = tick_until_finished(fixture, first).await;
     fixture.drain().await;
@@ -323,10 +328,10 @@ async fn a_table_rewritten_during_a_chunk_is_complete() {
 
 async fn a_locked_table_does_not_stop_the_drain() {
     let fixture = fixture_with_tables(Fixture::builder(Plugin::Pgoutput), &documents_sql()).await;
-    let event = gated_event("public.doc", 10);
-    let gate = ChunkGate::closed_at(&fixture, 12).await;
+    let event = start_event_with_lock("public.doc", 10);
+    let lock = ChunkLock::at_row(&fixture, 12).await;
     start_within(&fixture, event, Duration::from_secs(4)).await;
-    gate.open().await;
+    lock.release().await;
     fixture.sql("update doc set id = -1 where id = 20").await;
     let client = fixture.connect().await;
     client

@@ -1,5 +1,6 @@
-//! No change is lost while the function, the server and the stream fail at random. `make breaker` does the
-//! same with more seeds.
+//! No change is lost while function, server and stream fail at random.
+//!
+//! `make breaker` does the same with more seeds.
 
 use std::sync::Arc;
 

@@ -8,6 +8,7 @@ use scenarios::postgres::REPLUSER;
 use serde_json::{Value, json};
 
 use crate::support::backfill::{fixture_with_tables, run_backfill, start_event};
+use crate::support::keys::operations;
 use crate::support::versions::plugins;
 
 crate::scenarios![
@@ -57,10 +58,11 @@ const TYPES: &str = r#"
       typmod_in = numerictypmodin, typmod_out = numerictypmodout);
     grant usage on schema app, "My app" to public;"#;
 
-/// Type of a column, value in SQL, its JSON in Debezium's envelope, and its `type` in that of wal2json.
+/// Values of catalog types, and their forms in two envelopes.
 ///
-/// That is the type which wal2json names in a session with PostgreSQL's defaults, but for domains in arrays
-/// and in domains.
+/// An item has the type of a column, a value in SQL, its JSON in Debezium's envelope, and its `type` in that
+/// of wal2json. The last one is the type which wal2json names in a session with PostgreSQL's defaults, but
+/// for domains in arrays and in domains.
 #[rustfmt::skip]
 const VALUES: &[(&str, &str, &str, &str)] = &[
     ("app.date", "'2024-01-02'", r#""2024-01-02""#, "text"),
@@ -106,7 +108,9 @@ const VALUES: &[(&str, &str, &str, &str)] = &[
     ("regclass", "'app.other'", r#""app.other""#, "regclass"),
 ];
 
-/// Settings that an administrator may make for a database, and that change what PostgreSQL prints.
+/// Settings of a database that change what PostgreSQL prints.
+///
+/// An administrator may make them.
 const SETTINGS: [&str; 3] = ["", "quote_all_identifiers = on", "search_path = app, public"];
 
 fn columns() -> Vec<String> {
@@ -154,8 +158,7 @@ async fn values(version: Option<u32>) {
         for setting in SETTINGS {
             let builder = Fixture::builder(plugin).version(version);
             let (_, events) = rows_of_both(builder, setting).await;
-            let ops: String = events.iter().filter_map(|event| event["op"].as_str()).collect();
-            assert_eq!(ops, "cdcrr", "{setting}");
+            assert_eq!(operations(&events), "cdcrr", "{setting}");
             let mut wrong = Vec::new();
             for (column, (kind, value, expected, _)) in columns().iter().zip(VALUES) {
                 let expected: Value = serde_json::from_str(expected).unwrap();
@@ -258,7 +261,9 @@ async fn dms_values(version: Option<u32>) {
     .await;
 }
 
-/// Debian's server has a wal2json of its own, beside the servers of the versions.
+/// Values from Debian's server, which has a wal2json of its own.
+///
+/// Other scenarios use the servers of the versions.
 async fn each_value_of_wal2json_has_the_form_of_its_type() {
     values(None).await;
     wal2json_values(None).await;

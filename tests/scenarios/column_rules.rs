@@ -9,7 +9,7 @@ use scenarios::postgres::REPLUSER;
 use serde_json::{Value, json};
 
 use crate::support::backfill::{
-    ChunkGate, fixture_with_tables, gated_event, invoke_ok, read_events, run_backfill, start_event,
+    ChunkLock, fixture_with_tables, invoke_ok, read_events, run_backfill, start_event, start_event_with_lock,
     tick_until_finished,
 };
 use crate::support::expected_errors::{assert_invocation_fails, assert_not_logged, assert_tick_fails};
@@ -43,8 +43,8 @@ const RULES: &str = "public.users.email:hash,public.users.amount:hash,*.users.ok
 /// SQL of a row of this number.
 fn row(number: u32) -> String {
     format!(
-        "('{SECRET}{number}@example.com', 1234.5{number}, true, '1970-01-0{number}', '{{\"a\": \"{SECRET}\"}}', \
-         repeat('{SECRET}', 1000), '{SECRET}{number}', '{SECRET}{number}', 'free')"
+        "('{SECRET}{number}@example.com', 1234.5{number}, true, '1970-01-0{number}', \
+         '{{\"a\": \"{SECRET}\"}}', repeat('{SECRET}', 1000), '{SECRET}{number}', '{SECRET}{number}', 'free')"
     )
 }
 
@@ -97,7 +97,10 @@ async fn assert_hidden(fixture: &Fixture, delivery: &Delivery) {
     assert_not_logged(fixture, SALT).await;
 }
 
-/// Fixture with a row from before the slot, one from after it, and rows that were changed.
+/// Fixture with users from before and after the slot, and changes.
+///
+/// One row is from before the slot. Two rows are from after it: one is updated, the other gets another key
+/// and is deleted.
 async fn changed_users(builder: FixtureBuilder) -> Fixture {
     let filled = format!("{USERS}; insert into users values {}", row(1));
     let fixture = fixture_with_tables(builder, &filled).await;
@@ -203,6 +206,8 @@ async fn each_envelope_hides_the_values() {
     }
 }
 
+/// Updates during a chunk, whose large values the backfill fills in.
+///
 /// An update of a row that is in memory takes the unchanged large value from that row.
 async fn a_value_that_a_backfill_fills_in_is_hashed() {
     Plugin::each(|plugin| async move {
@@ -212,11 +217,11 @@ async fn a_value_that_a_backfill_fills_in_is_hashed() {
              insert into t select i, 0, repeat('{SECRET}' || i, 1000) from generate_series(1, 3) i"
         );
         let fixture = fixture_with_tables(builder(plugin, "public.t.body:hash"), &sql).await;
-        fixture.sql(ChunkGate::SQL).await;
-        let gate = ChunkGate::closed_at(&fixture, 2).await;
+        fixture.sql(ChunkLock::SQL).await;
+        let lock = ChunkLock::at_row(&fixture, 2).await;
         let update = fixture.sql("update t set n = 1 where id = 1; update t set id = 9 where id = 3");
-        let event = gated_event("public.t", 10);
-        let (first, ()) = tokio::join!(invoke_ok(&fixture, event), gate.open_after(&fixture, update));
+        let event = start_event_with_lock("public.t", 10);
+        let (first, ()) = tokio::join!(invoke_ok(&fixture, event), lock.release_after(&fixture, update));
         tick_until_finished(&fixture, first).await;
         fixture.drain().await;
         let delivery = fixture.consume().await;
@@ -297,10 +302,13 @@ async fn a_table_whose_key_loses_a_column_has_no_key() {
         let steps = ["c", "c", "u", "u", "d", "r", "r"].map(|op| (op, "public.t"));
         assert_steps(&delivery, &steps);
         for event in delivery.of_table("public.t") {
-            assert!(event["after"]["id"].is_null() && event["before"]["id"].is_null(), "{event}");
+            assert!(
+                event["after"]["id"].is_null() && event["before"]["id"].is_null(),
+                "{event}"
+            );
         }
-        let expected = "COLUMN_RULES: column id of the key of public.t is omitted, so its events have no key: \
-                        hash the column, or choose a replica identity without it";
+        let expected = "COLUMN_RULES: column id of the key of public.t is omitted, so its events have no \
+                        key: hash the column, or choose a replica identity without it";
         let status = fixture.invoke(json!({"action": "status"})).await.answer();
         assert_eq!(status["problems"], json!([expected]), "{status}");
         assert!(warnings(&fixture).contains(expected));

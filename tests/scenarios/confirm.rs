@@ -1,13 +1,14 @@
-//! The slot is confirmed at the end of a commit record, which a second slot reports.
+//! The slot is confirmed at the end of a commit record.
 //!
-//! One byte less, and the transaction is read again. One byte more, and the next transaction may be lost.
+//! A second slot reports that position. One byte less, and the transaction is read again. One byte more, and
+//! the next transaction may be lost.
 
 use std::collections::HashMap;
 
 use scenarios::fixture::{Fixture, Plugin};
 use serde_json::json;
 
-use crate::support::positions::{SlotPositions, commit_end, parse_lsn};
+use crate::support::positions::{SlotPositions, commit_end, expect_lsn};
 
 crate::scenarios![
     a_position_begins_with_the_end_of_its_commit_record,
@@ -32,7 +33,9 @@ async fn fixture(plugin: Plugin) -> Fixture {
     fixture
 }
 
-/// End of the commit record of each transaction since then, by transaction id.
+/// End of each transaction's commit record, by transaction id.
+///
+/// The second slot reports the transactions since its creation.
 async fn ends(fixture: &Fixture) -> HashMap<u64, u64> {
     let sql = format!(
         "select string_agg(xid || ' ' || lsn, ',')
@@ -42,7 +45,7 @@ async fn ends(fixture: &Fixture) -> HashMap<u64, u64> {
     let all = fixture.value(&sql).await.unwrap_or_default();
     let each = all.split(',').map(|pair| {
         let (xid, end) = pair.split_once(' ').expect("an id and a position");
-        (xid.parse().expect("an id is a number"), parse_lsn(end))
+        (xid.parse().expect("an id is a number"), expect_lsn(end))
     });
     each.collect()
 }

@@ -1,4 +1,4 @@
-//! Spillway's events are those of Debezium Server and of wal2json, but for intended differences.
+//! Events equal those of Debezium Server and wal2json, but for intended differences.
 //!
 //! `make conformance` runs Debezium Server itself. Here a recording of its events is the judge.
 
@@ -81,7 +81,9 @@ async fn events_of_each_type_are_those_of_wal2json() {
     assert!(problems.is_empty(), "{}", problems.join("\n"));
 }
 
-/// Kafka Connect's own converter reads each event with its schema, and makes the same values of it.
+/// Events with their schemas, read by Kafka Connect's own converter.
+///
+/// The converter must make the same values of them.
 async fn the_converter_of_kafka_connect_reads_each_event() {
     let mut fixture = play(Plugin::Pgoutput).await;
     for index in 0..Modes::ALL.len() {

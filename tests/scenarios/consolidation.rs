@@ -10,7 +10,9 @@ crate::scenarios![
     the_demo_of_three_databases_fails_when_records_are_lost,
 ];
 
-/// Runs the demo with a fault or without one; returns whether it succeeded, its output and its errors.
+/// Runs the demo; returns whether it succeeded, its output and its errors.
+///
+/// `fault` names the injected fault. It is empty for a run without a fault.
 async fn demo(fault: &str) -> (bool, String, String) {
     let run = Command::new(built_program("play"))
         .arg("demo")

@@ -1,4 +1,4 @@
-//! The consumer of the other scenarios notices every broken promise, and nothing else.
+//! The consumer of other scenarios notices every broken promise, and nothing else.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -32,41 +32,46 @@ fn event(commit: u32, index: u32, op: &str, before: Value, after: Value) -> Vec<
         .into_bytes()
 }
 
+/// Create of the row with this `id`, in this transaction.
+fn create_event(commit: u32, id: u32) -> Vec<u8> {
+    event(
+        commit,
+        0,
+        "c",
+        Value::Null,
+        json!({"id": id, "big": null, "n": 0}),
+    )
+}
+
+/// Puts an event of the row `id` into the stream `s`.
+async fn put_row_event(kinesis: &Kinesis, id: u32, data: &[u8]) {
+    kinesis.put("s", &json!({"id": id}).to_string(), data).await;
+}
+
+/// Puts a create and an update of row 1, both twice.
+async fn put_duplicates(kinesis: &Kinesis) {
+    let create = event(1, 0, "c", Value::Null, json!({"id": 1, "big": "stays", "n": 1}));
+    let after = json!({"id": 1, "big": "__debezium_unavailable_value", "n": 2});
+    let update = event(2, 0, "u", Value::Null, after);
+    for data in [&create, &update, &create, &update] {
+        put_row_event(kinesis, 1, data).await;
+    }
+}
+
+/// Puts a change of key 1 to key 9.
+async fn put_key_change(kinesis: &Kinesis) {
+    let delete = event(3, 0, "d", json!({"id": 1}), Value::Null);
+    put_row_event(kinesis, 1, &delete).await;
+    let after = json!({"id": 9, "big": "__debezium_unavailable_value", "n": 3});
+    put_row_event(kinesis, 9, &event(3, 1, "c", Value::Null, after)).await;
+}
+
 async fn a_consumer_rebuilds_rows_and_drops_duplicates() {
     let kinesis = Kinesis::start(Limits::Off).await;
     kinesis.create_stream("s", 3).await;
-    let one = [
-        event(1, 0, "c", Value::Null, json!({"id": 1, "big": "stays", "n": 1})),
-        event(
-            2,
-            0,
-            "u",
-            Value::Null,
-            json!({"id": 1, "big": "__debezium_unavailable_value", "n": 2}),
-        ),
-    ];
-    for data in one.iter().chain(&one) {
-        kinesis.put("s", r#"{"id":1}"#, data).await;
-    }
-    // The row moves from key 1 to key 9.
-    kinesis
-        .put(
-            "s",
-            r#"{"id":1}"#,
-            &event(3, 0, "d", json!({"id": 1}), Value::Null),
-        )
-        .await;
-    let moved = json!({"id": 9, "big": "__debezium_unavailable_value", "n": 3});
-    kinesis
-        .put("s", r#"{"id":9}"#, &event(3, 1, "c", Value::Null, moved))
-        .await;
-    kinesis
-        .put(
-            "s",
-            r#"{"id":5}"#,
-            &event(4, 0, "c", Value::Null, json!({"id": 5, "big": null, "n": 0})),
-        )
-        .await;
+    put_duplicates(&kinesis).await;
+    put_key_change(&kinesis).await;
+    put_row_event(&kinesis, 5, &create_event(4, 5)).await;
     let delivery = Delivery::read(&kinesis, "s").await;
     delivery.assert_promise();
     assert_eq!((delivery.duplicates(), delivery.changes().len()), (2, 5));
@@ -80,16 +85,9 @@ async fn a_consumer_rebuilds_rows_and_drops_duplicates() {
         json!({"id": 9, "big": "stays", "n": 3})
     );
 
-    kinesis
-        .put("s", "public.t", &event(6, 0, "t", Value::Null, Value::Null))
-        .await;
-    kinesis
-        .put(
-            "s",
-            r#"{"id":6}"#,
-            &event(7, 0, "c", Value::Null, json!({"id": 6, "big": null, "n": 0})),
-        )
-        .await;
+    let truncate = event(6, 0, "t", Value::Null, Value::Null);
+    kinesis.put("s", "public.t", &truncate).await;
+    put_row_event(&kinesis, 6, &create_event(7, 6)).await;
     let rebuilt = Delivery::read(&kinesis, "s").await.rebuild();
     assert_eq!(rebuilt.disagreements, Vec::<String>::new());
     assert_eq!(
@@ -227,31 +225,39 @@ async fn a_consumer_notices_a_broken_promise() {
     }
 }
 
+/// SQL of a table `t` with every type, and of its row.
+const TYPES_SQL: &str = r#"
+    create type mood as enum ('ok'); create type pair as (a int, b text); create domain small as int;
+    create table t (id int primary key, b bool, f float8, n numeric, by bytea, j jsonb, d date, dn date,
+        ts timestamp, tz timestamptz, ti time, tt timetz, iv interval, ch char(4), m mood, p pair,
+        pp pair[],
+        s small, ia int[], ta text[], "Ünï" text, g int generated always as (id * 2) stored);
+    insert into t values (1, true, 1e20, 'NaN', '\x00ff', '{"a": 1}', '2024-02-29', 'infinity',
+        '2024-02-29 12:34:56.789', '2024-02-29 12:34:56+02', '12:34:56.5', '12:34:56+02',
+        '1 day 2 h', 'ab',
+        'ok', '(1,"x y")', '{"(1,a)"}', 3, '{{1,2},{3,null}}', '{}', null)"#;
+
+/// Row of [`TYPES_SQL`] in the form of an event.
+fn row_of_types() -> Value {
+    json!({
+        "id": 1, "b": true, "f": 1e20, "n": "NaN", "by": "AP8=", "j": "{\"a\": 1}",
+        "d": "2024-02-29Z", "dn": "infinity", "ts": "2024-02-29T12:34:56.789Z",
+        "tz": "2024-02-29T10:34:56.000000Z", "ti": "12:34:56.5Z", "tt": "10:34:56Z",
+        "iv": "P0Y0M1DT2H0M0S", "ch": "ab  ", "m": "ok", "p": "(1,\"x y\")", "pp": ["(1,a)"],
+        "s": 3, "ia": [[1, 2], [3, null]], "ta": [], "Ünï": null,
+    })
+}
+
 async fn the_oracle_compares_every_type_in_its_event_form() {
     let postgres = Postgres::shared().await;
     let database = scenarios::unique("types");
     postgres.create_database(&database).await;
     let client = postgres.admin(&database).await;
-    let sql = r#"
-        create type mood as enum ('ok'); create type pair as (a int, b text); create domain small as int;
-        create table t (id int primary key, b bool, f float8, n numeric, by bytea, j jsonb, d date, dn date,
-            ts timestamp, tz timestamptz, ti time, tt timetz, iv interval, ch char(4), m mood, p pair,
-            pp pair[],
-            s small, ia int[], ta text[], "Ünï" text, g int generated always as (id * 2) stored);
-        insert into t values (1, true, 1e20, 'NaN', '\x00ff', '{"a": 1}', '2024-02-29', 'infinity',
-            '2024-02-29 12:34:56.789', '2024-02-29 12:34:56+02', '12:34:56.5', '12:34:56+02',
-            '1 day 2 h', 'ab',
-            'ok', '(1,"x y")', '{"(1,a)"}', 3, '{{1,2},{3,null}}', '{}', null)"#;
-    client.batch_execute(sql).await.unwrap();
-    let mut row = json!({"id": 1, "b": true, "f": 1e20, "n": "NaN", "by": "AP8=", "j": "{\"a\": 1}",
-        "d": "2024-02-29Z", "dn": "infinity", "ts": "2024-02-29T12:34:56.789Z", "tz": "2024-02-29T10:34:56.000000Z",
-        "ti": "12:34:56.5Z", "tt": "10:34:56Z", "iv": "P0Y0M1DT2H0M0S", "ch": "ab  ", "m": "ok", "p": "(1,\"x y\")",
-        "pp": ["(1,a)"], "s": 3, "ia": [[1, 2], [3, null]], "ta": [], "Ünï": null});
+    client.batch_execute(TYPES_SQL).await.unwrap();
+    let mut row = row_of_types();
     let kinesis = Kinesis::start(Limits::Off).await;
     kinesis.create_stream("s", 1).await;
-    kinesis
-        .put("s", r#"{"id":1}"#, &event(1, 0, "c", Value::Null, row.clone()))
-        .await;
+    put_row_event(&kinesis, 1, &event(1, 0, "c", Value::Null, row.clone())).await;
     let rebuilt = Delivery::read(&kinesis, "s").await.rebuild();
     for rows in [ComparedRows::All, ComparedRows::Changed] {
         let compared = oracle::compare(&client, "public.t", &rebuilt, rows).await;
@@ -259,9 +265,7 @@ async fn the_oracle_compares_every_type_in_its_event_form() {
         assert_eq!(compared.rows, 1);
     }
     row["ia"] = json!([1, 2, 3, 4]);
-    kinesis
-        .put("s", r#"{"id":1}"#, &event(2, 0, "u", Value::Null, row))
-        .await;
+    put_row_event(&kinesis, 1, &event(2, 0, "u", Value::Null, row)).await;
     let rebuilt = Delivery::read(&kinesis, "s").await.rebuild();
     let compared = oracle::compare(&client, "public.t", &rebuilt, ComparedRows::All).await;
     assert!(
@@ -272,20 +276,10 @@ async fn the_oracle_compares_every_type_in_its_event_form() {
         .batch_execute("insert into t (id) values (2)")
         .await
         .unwrap();
-    assert_eq!(
-        oracle::compare(&client, "t", &rebuilt, ComparedRows::All)
-            .await
-            .differences
-            .len(),
-        2
-    );
-    assert_eq!(
-        oracle::compare(&client, "t", &rebuilt, ComparedRows::Changed)
-            .await
-            .differences
-            .len(),
-        1
-    );
+    for (rows, differences) in [(ComparedRows::All, 2), (ComparedRows::Changed, 1)] {
+        let compared = oracle::compare(&client, "t", &rebuilt, rows).await;
+        assert_eq!(compared.differences.len(), differences);
+    }
     drop(client);
     postgres.drop_database(&database).await;
 }

@@ -1,4 +1,4 @@
-//! Kill of the function with SIGKILL between every two steps of a drain.
+//! SIGKILL of the function between every two steps of a drain.
 //!
 //! No change is lost, each key keeps its order, a position always has the same event, and the slot is never
 //! beyond the checkpoint.
@@ -12,7 +12,7 @@ use scenarios::lambda::function::Outcome;
 use serde_json::json;
 
 use crate::support::backlog;
-use crate::support::positions::{SlotPositions, commit_end, parse_lsn, wait_until_sessions_end};
+use crate::support::positions::{SlotPositions, commit_end, expect_lsn, wait_until_sessions_end};
 
 crate::scenarios![
     a_kill_before_the_checkpoint_is_read_sends_nothing,
@@ -183,7 +183,7 @@ async fn a_kill_between_checkpoint_and_advance_skips_sent_changes() {
 
 async fn a_kill_after_the_slot_advanced_changes_nothing() {
     let mut fixture = fixture(Plugin::Pgoutput).await;
-    let target = parse_lsn(
+    let target = expect_lsn(
         &fixture
             .value("select pg_current_wal_flush_lsn()")
             .await
@@ -193,7 +193,7 @@ async fn a_kill_after_the_slot_advanced_changes_nothing() {
     fixture.function.set("LINGER_SECONDS", "50").await;
     let (killed, ()) = tokio::join!(fixture.invoke(json!({})), async {
         scenarios::wait::until("the slot advances", DEADLINE, || async {
-            parse_lsn(&fixture.confirmed_flush().await) >= target
+            expect_lsn(&fixture.confirmed_flush().await) >= target
         })
         .await;
         fixture.function.kill9().await;

@@ -60,7 +60,9 @@ const TABLES: &str = r#"
 
 const COMPARED: [&str; 4] = ["t", "u", r#""Shop"."Order.Line""#, "log"];
 
-/// Transactions with untouched large values and changed keys, of which some are used again at once.
+/// Transactions with untouched large values and changed keys.
+///
+/// Some of the old keys are used again at once.
 const CHANGES: &[&str] = &[
     "insert into t (id, n, body) select i, 1, repeat(md5(i::text), 200) from generate_series(101, 160) i",
     "update t set n = n + 1",
@@ -151,7 +153,9 @@ async fn compare(fixture: &Fixture, source: &str, sources: &BTreeMap<String, Reb
     }
 }
 
-/// Reads the stream with an example, and compares; the options are those of `event_source.py`.
+/// Reads the stream with an example, and compares the rows.
+///
+/// The options are those of `event_source.py`.
 async fn consume(
     fixture: &Fixture,
     folder: &str,
@@ -169,7 +173,9 @@ async fn consume(
     figures
 }
 
-/// Fixture with everything in its stream but a gap, and a record that is not from Spillway.
+/// Fixture with everything in its stream but a gap.
+///
+/// The stream also has a record that is not from Spillway.
 async fn written(builder: FixtureBuilder) -> Fixture {
     let fixture = fixture_with_tables(builder.shards(3), TABLES).await;
     write(&fixture).await;
@@ -268,7 +274,10 @@ async fn kcl_has_the_rows_of_postgresql_from_aggregates() {
     compare_in_kcl("kpl").await;
 }
 
-/// One worker is killed while it reads, and another stopped, after the stream was resharded under it.
+/// Compares the rows of KCL workers with those of PostgreSQL.
+///
+/// One worker is killed while it reads. The stream is resharded under a second worker, which is stopped
+/// later.
 async fn compare_in_kcl(aggregation: &str) {
     let builder = Fixture::builder(Plugin::Pgoutput).env("AGGREGATION", aggregation);
     let fixture = fixture_with_tables(builder.shards(3), TABLES).await;
@@ -311,7 +320,9 @@ async fn compare_in_kcl(aggregation: &str) {
     server.drop_database(&database).await;
 }
 
-/// Waits until the last record of each shard is stored, by the worker or by the one before it.
+/// Waits until the last record of each shard is stored.
+///
+/// This worker or the one before it stored the record.
 async fn wait_for_last_records(worker: &KclWorker, before: &[KclProgress], fixture: &Fixture) {
     let mut last = Vec::new();
     for shard in fixture.kinesis.shards(&fixture.stream).await {

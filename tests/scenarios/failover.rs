@@ -31,7 +31,9 @@ crate::scenarios![
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Fixture on a cluster, with a function that can see the acknowledgements of the standby.
+/// Fixture on a cluster.
+///
+/// The function can see the acknowledgements of the standby.
 async fn fixture(plugin: Plugin, version: u32) -> Fixture {
     let fixture = Fixture::builder(plugin)
         .on_cluster(start_cluster(version).await)
@@ -151,9 +153,10 @@ async fn two_failovers_under_load_lose_nothing() {
     }
 }
 
-/// Reports of ticks until the slot is empty and the standby has all of the log.
+/// Drains the slot; returns the reports of all ticks.
 ///
-/// A tick sends no log that the standby lacks, and on a busy machine the standby may be late.
+/// The drain ends when the slot is empty and the standby has all of the log. A tick sends no log that the
+/// standby lacks, and on a busy machine the standby may be late.
 async fn drain(fixture: &Fixture) -> Vec<Value> {
     let (began, mut reports) = (Instant::now(), Vec::new());
     loop {

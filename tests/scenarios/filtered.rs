@@ -1,7 +1,7 @@
-//! Backlog of filtered changes that takes longer to decode than an invocation has.
+//! A large backlog of filtered changes does not block the slot.
 //!
-//! A peek returns no row of it. Several invocations pass it piece by piece, and the published change after it
-//! arrives.
+//! The decoding of the backlog takes longer than an invocation has. A peek returns no row of it. Several
+//! invocations pass it piece by piece. The published change after it arrives.
 
 use std::time::{Duration, Instant};
 

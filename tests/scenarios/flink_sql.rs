@@ -17,7 +17,9 @@ crate::long_scenarios![
     paimon_tables_have_the_rows_of_postgresql,
 ];
 
-/// The table of the example with rows before the slot, and another that the SQL must ignore.
+/// Table of the example, and another that the SQL must ignore.
+///
+/// Both have rows from before the slot.
 const TABLES: &str = "
     create table orders (id bigint primary key, customer text, amount numeric(12, 2), placed timestamptz, body text);
     alter table orders alter body set storage external;
@@ -25,9 +27,9 @@ const TABLES: &str = "
     insert into orders select i, 'old', i / 8.0, now(), repeat(md5(i::text), 100) from generate_series(1, 60) i;
     insert into other select i, 'other' from generate_series(1, 60) i";
 
-/// Transactions with untouched large values and changed keys, some of which are used again.
+/// Transactions up to the truncate, with untouched large values.
 ///
-/// All rows are gone at the end.
+/// All rows are gone at the end. Later transactions use some of the keys again.
 const BEFORE_TRUNCATE: &[&str] = &[
     "insert into orders select i, 'new', 1, now(), repeat(md5(i::text), 200) from generate_series(101, 160) i",
     "update orders set amount = amount + 1; delete from orders where id % 7 = 0",
@@ -113,6 +115,8 @@ async fn compare(fixture: &Fixture, flink: ThirdPartyConsumer<'_>) -> Vec<i64> {
         .collect()
 }
 
+/// Compares Flink's table with that of PostgreSQL.
+///
 /// A changed key loses its untouched large value, as the example's README says.
 async fn flink_has_the_rows_of_postgresql() {
     let fixture = fixture_with_tables(Fixture::builder(Plugin::Pgoutput).shards(3), TABLES).await;
@@ -130,7 +134,9 @@ async fn flink_has_the_rows_of_postgresql() {
     );
 }
 
-/// Also after a gap and its repair, which sends the large values again.
+/// Compares Paimon's table with that of PostgreSQL, also after a gap.
+///
+/// The repair of the gap sends the large values again.
 async fn paimon_tables_have_the_rows_of_postgresql() {
     let fixture = fixture_with_tables(Fixture::builder(Plugin::Wal2json).shards(3), TABLES).await;
     write(&fixture).await;

@@ -69,9 +69,9 @@ async fn second_sandbox(fixture: &Fixture) -> Function {
     second_sandbox
 }
 
-/// Ticks of the second sandbox, until one gets the lock and drains the slot.
+/// Asserts that the second sandbox gets the lock and drains the slot.
 ///
-/// A change that is committed afterwards arrives, too.
+/// It ticks until then. A change that is committed afterwards arrives, too.
 async fn assert_second_drains(fixture: &Fixture, second_sandbox: &Function) {
     wait::until("the second sandbox gets the lock", DEADLINE, || async {
         let report = second_sandbox.invoke(&json!({}), DEADLINE).await.answer();
@@ -102,9 +102,10 @@ async fn assert_complete(fixture: &Fixture) {
     );
 }
 
-/// The server ends the sessions at the deadline that the function set for them.
+/// End of a frozen function's sessions at their deadline.
 ///
-/// The process is stopped, and its machine is not: the kernel still answers for it.
+/// The function set the deadline, and the server ends the sessions. The process is stopped, and its machine
+/// is not: the kernel still answers for it.
 async fn a_frozen_function_loses_the_lock_at_its_deadline() {
     let fixture = fixture().await;
     let second_sandbox = second_sandbox(&fixture).await;
@@ -127,10 +128,11 @@ async fn a_frozen_function_loses_the_lock_at_its_deadline() {
     assert_complete(&fixture).await;
 }
 
-/// Frozen function whose sessions the server has ended, and which wakes up with most of its time left.
+/// Asserts that a frozen function does no harm after it wakes up.
 ///
-/// The end of the sessions is shown by [`the_server_probes_a_silent_function_every_few_seconds`].
-/// A second sandbox has drained the slot meanwhile.
+/// The server has ended its sessions, and most of its time is left. The end of the sessions is shown by
+/// [`the_server_probes_a_silent_function_every_few_seconds`]. A second sandbox has drained the slot
+/// meanwhile.
 async fn assert_harmless_after_thaw(fixture: &Fixture, held: HeldRequest) {
     let second_sandbox = second_sandbox(fixture).await;
     let old = invoke_and_freeze(fixture, held, DEADLINE, async || {

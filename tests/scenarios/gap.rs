@@ -1,7 +1,8 @@
-//! Gap after another reader advanced the slot, or after the slot was recreated.
+//! The drain stops at a gap until an operator accepts it.
 //!
-//! The drain stops with an error. It continues when an operator accepts the gap with the position of the
-//! slot. A control event in the stream reports the gap to consumers.
+//! A gap exists after another reader advanced the slot, or after the slot was recreated. The drain stops with
+//! an error. It continues when an operator accepts the gap with the position of the slot. A control event in
+//! the stream reports the gap to consumers.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

@@ -16,6 +16,8 @@ crate::version_scenarios![since 18: a_virtual_column_is_absent, a_virtual_column
 
 crate::scenarios![a_key_outside_of_a_column_list_is_no_key];
 
+/// Fixture with a table whose key has a generated column.
+///
 /// PostgreSQL 18 refuses updates and deletes, since the key would not be published.
 async fn fixture_of_generated_key(version: u32, key: &str) -> Fixture {
     let fixture = pgoutput(version).build().await;
@@ -143,7 +145,9 @@ fn assert_absent(delivery: &Delivery, column: &str) {
     }
 }
 
-/// A publication of inserts only may leave out a part of the key.
+/// Column list that leaves out a part of the key.
+///
+/// A publication of inserts only may have such a list.
 async fn a_key_outside_of_a_column_list_is_no_key() {
     let fixture = Fixture::builder(Plugin::Pgoutput)
         .version(15)

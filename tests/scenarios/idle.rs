@@ -1,6 +1,7 @@
-//! An idle slot advances over other writes, so that the log does not fill the disk.
+//! An idle slot advances over other writes.
 //!
-//! Changes that were not committed or not flushed when the slot advanced are not lost.
+//! Otherwise the log fills the disk. Changes that were not committed or not flushed when the slot advanced
+//! are not lost.
 
 use std::time::Duration;
 
@@ -263,10 +264,10 @@ async fn a_commit_during_a_window_is_not_skipped() {
     .await;
 }
 
-/// A commit that is not flushed is not skipped, with and without markers.
+/// Commit that is not flushed, with and without markers.
 ///
-/// The server is not shared, and flushes seldom. A marker flushes all earlier log, so the case without
-/// markers is separate.
+/// The drain does not skip it. The server is not shared, and flushes seldom. A marker flushes all earlier
+/// log, so the case without markers is separate.
 async fn an_asynchronous_commit_is_not_lost() {
     for markers in ["on", "off"] {
         assert_asynchronous_commit_arrives(markers).await;

@@ -1,4 +1,6 @@
-//! Interleaved transactions arrive in commit order, which differs from the order of their rows in the log.
+//! Interleaved transactions arrive in commit order.
+//!
+//! The log has their rows in another order.
 
 use scenarios::fixture::{Fixture, Plugin};
 use serde_json::{Value, json};
@@ -10,9 +12,10 @@ crate::scenarios![
     rows_logged_before_the_checkpoint_and_committed_after_it_arrive,
 ];
 
-/// Writes two interleaved transactions, and ticks after each step if `ticks` is set.
+/// Writes two interleaved transactions.
 ///
-/// The first to begin is the last to commit. Before its commit it emits a non-transactional message.
+/// If `ticks` is set, a tick follows each step. The first to begin is the last to commit. Before its commit
+/// it emits a non-transactional message.
 async fn interleave(fixture: &Fixture, ticks: bool) {
     fixture.sql("create table log (n int)").await;
     let (long, short) = (fixture.connect().await, fixture.connect().await);
@@ -38,7 +41,9 @@ async fn interleave(fixture: &Fixture, ticks: bool) {
     }
 }
 
-/// Asserts that all rows arrive once and in commit order, which is not the order of the log.
+/// Asserts that all rows arrive once and in commit order.
+///
+/// The log has the rows in another order.
 async fn assert_in_order_of_commits(fixture: &Fixture) {
     let delivery = fixture.compare(&["log"]).await;
     assert_eq!(delivery.duplicates(), 0);

@@ -105,7 +105,9 @@ async fn a_german_server_that_requires_tls_is_named() {
     assert_tick_fails(&fixture, "PostgresAuthentication", &["PGSSLMODE", "TLS"]).await;
 }
 
-/// This wal2json does not know an option that newer ones have, and says so in its server's language.
+/// Drain of a German server with an older wal2json.
+///
+/// This wal2json does not know an option that newer ones have. It says so in the language of its server.
 async fn a_german_server_with_an_older_wal2json_is_drained() {
     let fixture = Fixture::builder(Plugin::Wal2json)
         .on_server(german(PostgresSettings::default()).await)

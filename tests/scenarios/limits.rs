@@ -1,4 +1,4 @@
-//! Requests and records are filled to the limits of Kinesis, and not beyond.
+//! Requests and records reach the limits of Kinesis, and never exceed them.
 //!
 //! The limits are those of the stream, not the defaults. An unusable stream is refused with an error before
 //! anything is sent.
@@ -31,7 +31,7 @@ async fn on_fake_kinesis(settings: FakeKinesisSettings) -> Fixture {
         .await
 }
 
-/// Number of records and bytes of each request, in the order of arrival.
+/// Number of records and bytes of each request, in arrival order.
 fn requests(fake_kinesis: &FakeKinesis) -> Vec<(usize, usize)> {
     let requests = fake_kinesis.put_log().requests;
     requests
@@ -71,11 +71,11 @@ async fn requests_have_as_many_records_as_kinesis_accepts() {
     }
 }
 
-/// Fixture with a new server, and the bytes of an event besides the text of its row.
+/// Fixture with a new server, and the overhead of an event.
 ///
-/// Positions and transaction ids of a new server do not get another digit during the test, so the length of
-/// an event follows from that of its row. The row is of `(id int primary key, x text)`, with an id and a
-/// table name of two characters.
+/// The overhead is the bytes of the event besides the text of its row. Positions and transaction ids of a new
+/// server do not get another digit during the test, so the length of an event follows from that of its row.
+/// The row is of `(id int primary key, x text)`, with an id and a table name of two characters.
 async fn fixture_and_envelope_bytes(settings: FakeKinesisSettings) -> (Fixture, usize) {
     let fixture = Fixture::builder(Plugin::Pgoutput)
         .on_server(Postgres::start(postgres::PostgresSettings::default()).await)

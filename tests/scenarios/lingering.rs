@@ -17,7 +17,7 @@ crate::scenarios![
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// A fixture whose function lingers for so many seconds, with an empty table.
+/// Fixture whose function lingers for `seconds` seconds, with an empty table.
 async fn fixture(plugin: Plugin, seconds: u32) -> Fixture {
     let fixture = Fixture::builder(plugin)
         .env("LINGER_SECONDS", &seconds.to_string())

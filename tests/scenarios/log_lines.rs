@@ -1,4 +1,6 @@
-//! Each line of the log has the fields of its invocation, and the saved queries find their lines.
+//! Each line of the log has the fields of its invocation.
+//!
+//! The saved queries find their lines.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -103,7 +105,9 @@ fn field<'v>(line: &'v Value, name: &str) -> Option<&'v Value> {
     line.pointer(&pointer(name)).filter(|value| !value.is_null())
 }
 
-/// Whether a line passes a filter, as far as our queries use them.
+/// Whether a line passes a filter.
+///
+/// Only filters as our queries use them are understood.
 fn passes(filter: &str, line: &Value) -> bool {
     let holds = |condition: &str| {
         let condition = condition.trim();

@@ -48,8 +48,7 @@ mod huge;
 mod idle;
 mod interleaved;
 mod invoke_script;
-mod key_changes;
-mod keyless;
+mod keys;
 mod language;
 mod limits;
 mod lingering;
@@ -132,8 +131,9 @@ macro_rules! scenarios {
     };
 }
 
-/// Registers functions of this file that take about a minute, or need large libraries: `make examples` runs
-/// them, and `make test` does not.
+/// Registers slow functions of this file.
+///
+/// They take about a minute, or need large libraries. `make examples` runs them, and `make test` does not.
 #[macro_export]
 macro_rules! long_scenarios {
     ($($name:ident),* $(,)?) => {
@@ -148,7 +148,9 @@ macro_rules! long_scenarios {
     };
 }
 
-/// Registers functions of this file that take a server version, once for each version that is installed.
+/// Registers functions of this file that take a server version.
+///
+/// Each of them is registered once for each version that is installed.
 ///
 /// Such a scenario is called `module::function_on_VERSION`. A list may begin with the first version that it
 /// suits:

@@ -1,4 +1,6 @@
-//! The functions of many databases share SSM's limit of about three stores a second.
+//! Functions of many databases share SSM's limit of stores.
+//!
+//! The limit is about three stores a second.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +11,7 @@ use tokio::task::JoinSet;
 
 crate::scenarios![ten_drainers_share_three_stores_a_second];
 
-/// A database with a backlog that needs several windows, on a slow stream.
+/// Database with a backlog of several windows, on a slow stream.
 async fn fixture_with_backlog(limit: Arc<RateLimit>) -> Fixture {
     let fixture = Fixture::new(Plugin::Pgoutput).await;
     fixture.sql("create table t (id int primary key, v text)").await;

@@ -17,7 +17,9 @@ fn number_of_tables() -> u64 {
     number.and_then(|number| number.parse().ok()).unwrap_or(2000)
 }
 
-/// Creates tables `t1`, `t2` and so on before the slot, in transactions of two hundred.
+/// Fixture with tables `t1`, `t2` and so on from before the slot.
+///
+/// Each transaction creates two hundred of them.
 async fn fixture_with_many(plugin: Plugin) -> Fixture {
     let tables = number_of_tables();
     let fixture = Fixture::builder(plugin)
@@ -47,7 +49,9 @@ async fn fixture_with_many(plugin: Plugin) -> Fixture {
     fixture
 }
 
-/// The sum of this field over the debug lines with this message; the log is complete afterwards.
+/// Sum of this field over the debug lines with this message.
+///
+/// The function is killed first. Its log is complete after that.
 async fn sum(fixture: &Fixture, message: &str, field: &str) -> u64 {
     fixture.function.kill9().await;
     let lines = fixture.function.log().into_iter();

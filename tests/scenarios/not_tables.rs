@@ -1,6 +1,7 @@
-//! Rows of relations that are no tables do not arrive; rows of every table do, also after it was dropped.
+//! Rows arrive from every table, and from no other relation.
 //!
-//! wal2json and test_decoding send the rows of materialized views like those of tables, with the name only.
+//! Rows of a table also arrive after it was dropped. wal2json and test_decoding send the rows of materialized
+//! views like those of tables, with the name only.
 
 use std::collections::BTreeMap;
 
@@ -126,7 +127,7 @@ async fn taken_names(builder: FixtureBuilder) {
     }
 }
 
-/// Writes a row to the table of the views `t` and `u`, and refreshes both.
+/// Writes a row to `src`, and refreshes its views `t` and `u`.
 async fn refresh_both(fixture: &Fixture) {
     fixture.sql("insert into src select max(id) + 1 from src").await;
     fixture

@@ -1,4 +1,4 @@
-//! Objects that are unusual keep neither the drain nor a backfill from other tables.
+//! Unusual objects do not prevent the drain or backfill of other tables.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::support::versions::with_each_plugin;
 crate::version_scenarios![odd_objects_do_not_stop_a_backfill];
 crate::scenarios![a_backfill_that_cannot_list_its_tables_does_not_stop_the_drain];
 
-/// Objects that a backfill cannot read, or that have no columns to describe.
+/// Objects without columns to describe, or that a backfill cannot read.
 const ODD: &str = r#"
     create table z ();
     create table dropped (a int, b text); alter table dropped drop column a, drop column b;
@@ -72,7 +72,9 @@ async fn odd_objects(builder: FixtureBuilder) {
     refusals_name_each_table(&fixture).await;
 }
 
-/// Writes to tables that have no key, or none of which is logged.
+/// Asserts that inserts into six unusual tables arrive.
+///
+/// Four of the tables have no primary key.
 async fn changes_of_odd_tables_arrive(fixture: &Fixture) {
     let before = fixture.consume().await.changes().len();
     fixture

@@ -13,70 +13,102 @@ crate::scenarios![
 /// Limit of a record in bytes, partition key included.
 const RECORD: usize = 1 << 20;
 
-/// Bytes of the large column in an event whose size shows that of the other fields.
+/// Bytes of the large column in the event that is measured.
+///
+/// The size of this event shows the size of the other fields.
 const PROBE: usize = 1000;
 
+/// Event with an omitted column, in one envelope.
+struct OmitForm {
+    envelope: &'static str,
+    /// Path of the omitted columns' names.
+    pointer: &'static str,
+    /// Fields around the column's value; only the complete event has them.
+    column: &'static str,
+    /// Text that replaces the column's value, and names the column.
+    replacement: &'static str,
+}
+
+const FORMS: [OmitForm; 3] = [
+    OmitForm {
+        envelope: "debezium",
+        pointer: "/source/omitted",
+        column: "",
+        replacement: r#"__debezium_unavailable_value,"omitted":["large"]"#,
+    },
+    OmitForm {
+        envelope: "dms",
+        pointer: "/metadata/omitted",
+        column: "",
+        replacement: r#"__debezium_unavailable_value,"unchanged":["large"],"omitted":["large"]"#,
+    },
+    OmitForm {
+        envelope: "wal2json",
+        pointer: "/omitted",
+        column: r#",{"name":"large","type":"text","value":""}"#,
+        replacement: r#","unchanged":["large"],"omitted":["large"]"#,
+    },
+];
+
+/// Inserts a row whose large column has this many bytes.
+async fn insert(fixture: &Fixture, id: usize, bytes: usize) {
+    fixture
+        .sql(&format!(
+            "insert into t values ({id}, 'small', repeat('x', {bytes}))"
+        ))
+        .await;
+}
+
+/// Bytes of a record, partition key included.
+fn record_bytes(arrival: &Arrival) -> usize {
+    arrival.data.len() + arrival.partition_key.len()
+}
+
+/// Counts the events that omit a column.
+///
+/// Each of them would exceed a record with its column. `column_bytes` are those of the large column of an
+/// event, by id.
+fn count_omitted(changes: &[&Arrival], form: &OmitForm, column_bytes: impl Fn(usize) -> usize) -> u64 {
+    let mut omitted = 0;
+    for (id, change) in (1..).zip(changes).skip(1) {
+        match change.json().pointer(form.pointer) {
+            None => assert!(record_bytes(change) <= RECORD, "{}", record_bytes(change)),
+            Some(names) => {
+                assert_eq!(names.to_string(), r#"["large"]"#);
+                // Size of the event with its column, instead of the value that replaces it.
+                let whole =
+                    record_bytes(change) - form.replacement.len() + form.column.len() + column_bytes(id);
+                assert!(whole > RECORD, "{whole}");
+                omitted += 1;
+            }
+        }
+    }
+    omitted
+}
+
 async fn an_event_one_byte_too_large_omits_its_largest_column() {
-    for (envelope, place, column, instead) in [
-        (
-            "debezium",
-            "/source/omitted",
-            "",
-            r#"__debezium_unavailable_value,"omitted":["large"]"#,
-        ),
-        (
-            "dms",
-            "/metadata/omitted",
-            "",
-            r#"__debezium_unavailable_value,"unchanged":["large"],"omitted":["large"]"#,
-        ),
-        (
-            "wal2json",
-            "/omitted",
-            r#",{"name":"large","type":"text","value":""}"#,
-            r#","unchanged":["large"],"omitted":["large"]"#,
-        ),
-    ] {
+    for form in &FORMS {
         Plugin::each(move |plugin| async move {
             let fixture = Fixture::builder(plugin)
-                .env("ENVELOPE", envelope)
+                .env("ENVELOPE", form.envelope)
                 .env("OVERSIZE", "omit")
                 .build()
                 .await;
             fixture
                 .sql("create table t (id int primary key, small text, large text)")
                 .await;
-            let insert = async |id: usize, bytes: usize| {
-                fixture
-                    .sql(&format!(
-                        "insert into t values ({id}, 'small', repeat('x', {bytes}))"
-                    ))
-                    .await;
-            };
-            insert(1, PROBE).await;
+            insert(&fixture, 1, PROBE).await;
             fixture.drain().await;
-            let size = |it: &Arrival| it.data.len() + it.partition_key.len();
             let probe = fixture.consume().await.arrivals[0].clone();
             // Some fields have no fixed width, so some events are smaller and some are larger than the limit.
-            let most = RECORD - (size(&probe) - PROBE);
+            let most = RECORD - (record_bytes(&probe) - PROBE);
+            let column_bytes = |id| most - 5 + id;
             for id in 2..10 {
-                insert(id, most - 5 + id).await;
+                insert(&fixture, id, column_bytes(id)).await;
             }
             let reports = fixture.drain().await;
             let delivery = fixture.consume().await;
-            let mut omitted = 0;
-            for (id, it) in (1..).zip(delivery.changes()).skip(1) {
-                match it.json().pointer(place) {
-                    None => assert!(size(it) <= RECORD, "{}", size(it)),
-                    Some(named) => {
-                        assert_eq!(named.to_string(), r#"["large"]"#);
-                        // Size of the event with its column, instead of the value that replaces it.
-                        let whole = size(it) - instead.len() + column.len() + most - 5 + id;
-                        assert!(whole > RECORD, "{whole}");
-                        omitted += 1;
-                    }
-                }
-            }
+            let omitted = count_omitted(&delivery.changes(), form, column_bytes);
             assert!((1..8).contains(&omitted));
             let counted: u64 = reports
                 .iter()

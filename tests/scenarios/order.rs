@@ -21,7 +21,9 @@ crate::scenarios![
     throttling_delays_a_drain_and_does_not_fail_it,
 ];
 
-/// Drains a backlog through the fault proxy, and checks its events; returns the number of retried records.
+/// Drains a backlog through the fault proxy, and checks its events.
+///
+/// Returns the number of retried records.
 async fn drain_and_compare(fixture: &Fixture) -> u64 {
     let reports = fixture.drain().await;
     let delivery = fixture.compare(&[backlog::TABLE]).await;
@@ -95,7 +97,9 @@ async fn failed_requests_keep_the_order_of_their_keys() {
     assert!(duplicates > 0, "a cut answer made no duplicates");
 }
 
-/// The answer is held for longer than the function waits, so it cannot know that the records were put.
+/// Request whose answer arrives after the function's timeout.
+///
+/// The answer is held for longer than the function waits. The function cannot know that the records were put.
 async fn a_request_without_an_answer_is_sent_again_in_order() {
     let fixture = Fixture::new(Plugin::Pgoutput).await;
     backlog::create(&fixture).await;
@@ -109,6 +113,8 @@ async fn a_request_without_an_answer_is_sent_again_in_order() {
     drop(held);
 }
 
+/// Table that gets a key after its first row.
+///
 /// The rows have the lane of the table first, and the lanes of their keys later.
 async fn a_table_that_gets_a_key_keeps_its_order() {
     let fixture = Fixture::builder(Plugin::Pgoutput)

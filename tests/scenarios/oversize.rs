@@ -1,6 +1,7 @@
-//! An event larger than a record stops the drain before its transaction, with an error.
+//! An event larger than a record stops the drain with an error.
 //!
-//! All earlier changes have arrived and are confirmed. No later change is sent.
+//! The drain stops before the transaction of the event. All earlier changes have arrived and are confirmed.
+//! No later change is sent.
 
 use scenarios::fixture::{Fixture, Plugin};
 
@@ -11,9 +12,9 @@ crate::scenarios![
     a_row_too_large_for_the_memory_stops_the_drain_before_it,
 ];
 
-/// Error message of a drain of a small row, one of `bytes`, and another small one.
+/// Error message of a drain with an oversize row.
 ///
-/// The drain must refuse the middle row.
+/// The drain reads a small row, a row of `bytes`, and another small row. It must refuse the middle row.
 async fn assert_refused(plugin: Plugin, bytes: usize) -> String {
     let fixture = Fixture::builder(plugin)
         .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128")

@@ -21,7 +21,7 @@ async fn fixture(builder: FixtureBuilder) -> Fixture {
     small_function(builder, "create table t (id int primary key)").await
 }
 
-/// Prefix, content and omitted parts of the messages, in the order of their positions.
+/// Prefix, content and omitted parts of the messages, in position order.
 async fn messages(fixture: &Fixture) -> Vec<(Value, Value, Value)> {
     let delivery = fixture.consume().await;
     let changes = delivery.changes();
@@ -41,7 +41,9 @@ async fn messages(fixture: &Fixture) -> Vec<(Value, Value, Value)> {
         .collect()
 }
 
-/// Messages of 2 MB and of 64 MB, inside of transactions and outside, between rows.
+/// Asserts that messages of 2 MB and of 64 MB pass.
+///
+/// They are inside and outside of transactions, between rows.
 async fn assert_messages_pass(builder: FixtureBuilder) {
     let fixture = fixture(builder).await;
     fixture

@@ -1,6 +1,7 @@
-//! A value of any size passes with `OVERSIZE=omit`, in the memory of the smallest function.
+//! A value of any size passes with `OVERSIZE=omit`.
 //!
-//! Its event lacks the column, and names it. A table that `TABLES` leaves out never stands in the way.
+//! The memory of the smallest function is enough. The event of the value lacks the column, and names it. A
+//! table that `TABLES` leaves out never stops the drain.
 
 use std::time::Duration;
 
@@ -40,7 +41,9 @@ async fn fixture(builder: FixtureBuilder) -> Fixture {
     .await
 }
 
-/// Operation, id, images and omitted columns of a table's events, in the order of their positions.
+/// Events of a table, in the order of their positions.
+///
+/// Each has its operation, id, images and omitted columns.
 async fn events(fixture: &Fixture, table: &str) -> Vec<Value> {
     let delivery = fixture.consume().await;
     let mut events = delivery.of_table(table);
@@ -63,7 +66,9 @@ async fn events(fixture: &Fixture, table: &str) -> Vec<Value> {
     events
 }
 
-/// Huge values in all kinds of changes, alone and together, in one transaction and in several.
+/// Asserts that huge values are omitted in all kinds of changes.
+///
+/// The values are alone and together, in one transaction and in several.
 async fn assert_omitted(builder: FixtureBuilder) {
     let fixture = fixture(builder.env("OVERSIZE", "omit")).await;
     fixture.sql("alter table big replica identity full").await;
@@ -187,7 +192,9 @@ async fn the_advice_of_the_error_makes_the_next_tick_pass() {
     }
 }
 
-/// Each invocation has too little time for all rows, and continues behind the last acknowledged section.
+/// Large transaction that several invocations send.
+///
+/// Each invocation has too little time for all rows. It continues behind the last acknowledged section.
 async fn a_transaction_of_huge_rows_is_resumed_inside() {
     Plugin::each(|plugin| async move {
         let fixture = fixture(Fixture::builder(plugin).env("OVERSIZE", "omit")).await;

@@ -128,7 +128,9 @@ async fn columns_of_the_key_are_the_partition_key_in_each_envelope() {
     }
 }
 
-/// A stream that refuses every fifth record, so that events of different lanes change places.
+/// Stream that refuses a fifth of the records.
+///
+/// Events of different lanes therefore change places.
 fn faulty_stream() -> FakeKinesisSettings {
     FakeKinesisSettings {
         shards: 8,
@@ -141,9 +143,9 @@ fn faulty_stream() -> FakeKinesisSettings {
     }
 }
 
-/// Asserts that the stream accepted the changes of each row in the order of their positions.
+/// Asserts that the stream accepted each row's changes in position order.
 ///
-/// Returns the partition keys of the row that had the most.
+/// Returns the number of partition keys of the row that had the most.
 fn assert_rows_in_order(fixture: &Fixture) -> usize {
     let mut arrivals = BTreeMap::new();
     fixture.fake_kinesis().read_numbered(|number, _, key, data| {

@@ -28,7 +28,9 @@ crate::scenarios![
     an_identity_of_the_past_makes_no_nulls,
 ];
 
-/// No two inserts have the same key, unless it is the key of their table.
+/// Asserts that no two inserts of a table share a row key.
+///
+/// Inserts without a row key may share the key of their table. No partition key contains a null.
 fn assert_keys_differ(delivery: &Delivery) {
     let mut rows: BTreeMap<String, Vec<Value>> = BTreeMap::new();
     for change in delivery.changes() {
@@ -57,7 +59,9 @@ fn assert_no_null_before(delivery: &Delivery) {
 /// With the default identity, and with the whole row as identity.
 const IDENTITIES: [&str; 2] = ["default", "full"];
 
-/// Executes the steps for each identity, and drains after them; `$identity` in a step is its name.
+/// Executes the steps for each identity, and drains after them.
+///
+/// `$identity` in a step is replaced by the name of the identity.
 async fn execute_for_each_identity(fixture: &Fixture, steps: &[&str]) {
     for identity in IDENTITIES {
         let steps: Vec<String> = steps
@@ -164,6 +168,8 @@ async fn a_table_with_the_name_of_another_gives_no_row_the_key_of_another(versio
     .await;
 }
 
+/// Untouched large value of a row from before the identity changed.
+///
 /// The update does not log the large value, and its old row is the key.
 async fn an_untouched_large_value_is_not_null_after_the_identity_changed(version: u32) {
     with_each_plugin(version, |builder| async move {

@@ -19,19 +19,15 @@ const TRANSACTIONS: u32 = 10_000;
 const CLIENTS: u32 = 4;
 
 /// Slot and stream of one plugin. The three plugins share a database.
-struct Lane {
+struct PluginPipeline {
     plugin: Plugin,
     stream: String,
     function: Function,
 }
 
-async fn every_row_of_pgbench_is_what_the_consumer_holds() {
-    let transactions = std::env::var("TRANSACTIONS").map_or(TRANSACTIONS, |text| text.parse().unwrap());
-    let fixture = Fixture::builder(Plugin::Pgoutput).without_slot().build().await;
-    Pgbench::init(&fixture.postgres, &fixture.database, 1).await;
-    fixture.sql("create publication spillway for all tables").await;
-    let mut lanes = Vec::new();
-    for plugin in Plugin::ALL {
+impl PluginPipeline {
+    /// Pipeline of a plugin, with its own slot and stream.
+    async fn create(fixture: &Fixture, plugin: Plugin) -> Self {
         let name = format!("{}_{}", fixture.slot, plugin.name());
         fixture
             .sql(&format!(
@@ -47,25 +43,70 @@ async fn every_row_of_pgbench_is_what_the_consumer_holds() {
         function
             .set("AWS_ENDPOINT_URL_KINESIS", fixture.kinesis.endpoint())
             .await;
-        lanes.push(Lane {
+        Self {
             plugin,
             stream: name,
             function,
-        });
+        }
     }
 
+    /// Events of the stream, which is deleted afterwards.
+    async fn read_and_delete(&self, fixture: &Fixture) -> Delivery {
+        let delivery = Delivery::read(&fixture.kinesis, &self.stream).await;
+        fixture.kinesis.delete_stream(&self.stream).await;
+        fixture.ssm.delete(&format!("/spillway/{}", self.stream)).await;
+        delivery
+    }
+}
+
+/// Compares the rows that a consumer rebuilds with those of PostgreSQL.
+async fn assert_rows(fixture: &Fixture, plugin: &str, delivery: &Delivery) {
+    let rebuilt = delivery.rebuild();
+    assert!(
+        rebuilt.disagreements.is_empty(),
+        "{plugin}: {}",
+        rebuilt.disagreements.join("\n")
+    );
+    let client = fixture.connect().await;
+    for table in TABLES {
+        // The other tables were filled before the slot was created.
+        let rows = if table == "pgbench_history" {
+            ComparedRows::All
+        } else {
+            ComparedRows::Changed
+        };
+        let compared = oracle::compare(&client, table, &rebuilt, rows).await;
+        compared.assert_equal();
+        assert!(compared.rows > 0, "{plugin}: no row of {table} was compared");
+    }
+}
+
+/// Writes the transactions, and ticks once during the writes.
+async fn write_and_tick(fixture: &Fixture, pipelines: &[PluginPipeline; 3], transactions: u32) {
     let each = (transactions / CLIENTS).to_string();
     let running = Pgbench::run(
         &fixture.postgres,
         &fixture.database,
         &["-c", &CLIENTS.to_string(), "-t", &each],
     );
-    // The first ticks run during the writes.
-    let lanes: [Lane; 3] = lanes.try_into().unwrap_or_else(|_| panic!("three plugins"));
-    let (finished, _) = tokio::join!(running.finished(), tick_all(&lanes));
+    let (finished, _) = tokio::join!(running.finished(), tick_all(pipelines));
     finished.unwrap();
+}
+
+async fn every_row_of_pgbench_is_what_the_consumer_holds() {
+    let transactions = std::env::var("TRANSACTIONS").map_or(TRANSACTIONS, |text| text.parse().unwrap());
+    let fixture = Fixture::builder(Plugin::Pgoutput).without_slot().build().await;
+    Pgbench::init(&fixture.postgres, &fixture.database, 1).await;
+    fixture.sql("create publication spillway for all tables").await;
+    let mut pipelines = Vec::new();
+    for plugin in Plugin::ALL {
+        pipelines.push(PluginPipeline::create(&fixture, plugin).await);
+    }
+    let pipelines: [PluginPipeline; 3] = pipelines.try_into().unwrap_or_else(|_| panic!("three plugins"));
+
+    write_and_tick(&fixture, &pipelines, transactions).await;
     let start = Instant::now();
-    while tick_all(&lanes)
+    while tick_all(&pipelines)
         .await
         .iter()
         .any(|report| report["stopped"] != "empty")
@@ -75,47 +116,29 @@ async fn every_row_of_pgbench_is_what_the_consumer_holds() {
         start.elapsed().as_secs_f64()
     );
 
-    for lane in lanes {
-        let delivery = Delivery::read(&fixture.kinesis, &lane.stream).await;
-        fixture.kinesis.delete_stream(&lane.stream).await;
-        fixture.ssm.delete(&format!("/spillway/{}", lane.stream)).await;
+    for pipeline in pipelines {
+        let delivery = pipeline.read_and_delete(&fixture).await;
         delivery.assert_promise();
-        let with = lane.plugin.name();
+        let plugin = pipeline.plugin.name();
         assert_eq!(
             delivery.counts()["public.pgbench_history"],
             transactions as usize,
-            "{with}"
+            "{plugin}"
         );
-        assert_eq!(delivery.changes().len(), 4 * transactions as usize, "{with}");
-        let rebuilt = delivery.rebuild();
-        assert!(
-            rebuilt.disagreements.is_empty(),
-            "{with}: {}",
-            rebuilt.disagreements.join("\n")
-        );
-        let client = fixture.connect().await;
-        for table in TABLES {
-            // The other tables were filled before the slot was created.
-            let which = if table == "pgbench_history" {
-                ComparedRows::All
-            } else {
-                ComparedRows::Changed
-            };
-            let compared = oracle::compare(&client, table, &rebuilt, which).await;
-            compared.assert_equal();
-            assert!(compared.rows > 0, "{with}: no row of {table} was compared");
-        }
+        assert_eq!(delivery.changes().len(), 4 * transactions as usize, "{plugin}");
+        assert_rows(&fixture, plugin, &delivery).await;
     }
 }
 
 /// One tick of each plugin, in parallel.
-async fn tick_all(lanes: &[Lane; 3]) -> [Value; 3] {
-    let tick = async |lane: &Lane| {
-        lane.function
+async fn tick_all(pipelines: &[PluginPipeline; 3]) -> [Value; 3] {
+    let tick = async |pipeline: &PluginPipeline| {
+        pipeline
+            .function
             .invoke(&json!({}), Duration::from_secs(120))
             .await
             .answer()
     };
-    let [one, two, three] = lanes;
+    let [one, two, three] = pipelines;
     tokio::join!(tick(one), tick(two), tick(three)).into()
 }

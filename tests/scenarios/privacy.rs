@@ -1,4 +1,6 @@
-//! Values of rows are in the stream, and in no log, error or parameter that anyone can read.
+//! Values of rows are in no log, error or unencrypted parameter.
+//!
+//! They are in the stream.
 
 use std::time::Duration;
 
@@ -32,7 +34,9 @@ async fn fixture() -> Fixture {
     fixture_with_tables(builder, &sql).await
 }
 
-/// Starts a backfill, and ends the invocation while the cursor is inside of the table.
+/// Starts a backfill whose invocation ends in the middle of the table.
+///
+/// The cursor is inside of the table at that time.
 async fn start(fixture: &Fixture) {
     let condition = format!("{} and email <> '{NAMED}'", slow_condition(10));
     let event = json!({

@@ -40,7 +40,7 @@ async fn assert_stops(fixture: &Fixture) {
     assert_invocation_fails(fixture, plan, "PublicationMissing", &parts).await;
 }
 
-/// Fixture with a publication of the table `t`, whose first row is drained.
+/// Fixture with a publication of `t`, whose first row is drained.
 async fn drained_fixture(builder: FixtureBuilder) -> Fixture {
     let fixture = builder.without_slot().build().await;
     fixture
@@ -58,7 +58,9 @@ async fn drained_fixture(builder: FixtureBuilder) -> Fixture {
     fixture
 }
 
-/// Stops at changes between `away` and `back`, and continues as the error says: nothing stays wrong.
+/// Asserts that the drain stops at changes between `away` and `back`.
+///
+/// The drain continues as the error says, with a gap and a repair. No row stays wrong.
 async fn assert_absence_stops(version: u32, away: &str, back: &str) {
     let fixture = drained_fixture(pgoutput(version)).await;
     fixture.sql(away).await;
@@ -121,7 +123,10 @@ async fn a_slot_that_is_older_than_its_publication_stops_the_drain(version: u32)
     assert_eq!(fixture.consume().await.changes().len(), 0, "a change was sent");
 }
 
-/// The server returns no row of a window with such a change, so smaller windows read the rows before it.
+/// Changes before the absence of a publication.
+///
+/// The server returns no row of a window with a change during the absence. Smaller windows read the rows
+/// before it.
 async fn every_change_before_the_absence_of_a_publication_is_sent(version: u32) {
     let fixture = drained_fixture(pgoutput(version)).await;
     let rows_before = 50;

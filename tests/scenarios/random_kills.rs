@@ -16,7 +16,9 @@ use crate::support::positions::{SlotPositions, wait_until_sessions_end};
 
 crate::scenarios![killed_at_random_points_of_a_backlog_it_loses_nothing];
 
-/// Changes of the backlog, and of each addition after a drain that ended before its kill.
+/// Number of changes of the backlog, and of each addition.
+///
+/// An addition follows a drain that ended before its kill.
 const CHANGES: u32 = 30_000;
 const MORE: u32 = 3_000;
 const KEYS: u32 = 5_000;
@@ -40,7 +42,7 @@ enum Moment {
     Elapsed(Duration),
     /// After this many more requests at the fault proxy.
     Requests(u64),
-    /// At the next store of the checkpoint, before or after it takes effect.
+    /// At the next store of the checkpoint, before or after its effect.
     Store(FaultSide),
 }
 
@@ -75,8 +77,9 @@ async fn wait_for_requests(fixture: &Fixture, count: u64) {
     }
 }
 
-/// Invokes the function and kills it after this time, which may be anywhere in the invocation; false if it
-/// answered before.
+/// Invokes the function, and kills it after this time.
+///
+/// The time may end anywhere in the invocation. The result is false if the function answered before.
 async fn kill_after(fixture: &Fixture, time: Duration) -> bool {
     let tick = json!({});
     let outcome = fixture.function.invoke_with_limit(&tick, DEADLINE, time).await;
@@ -88,7 +91,9 @@ async fn kill_after(fixture: &Fixture, time: Duration) -> bool {
     false
 }
 
-/// Invokes the function and kills it at this moment; false if it answered before.
+/// Invokes the function, and kills it at this moment.
+///
+/// The result is false if the function answered before.
 async fn kill(fixture: &Fixture, moment: Moment) -> bool {
     if let Moment::Elapsed(time) = moment {
         return kill_after(fixture, time).await;

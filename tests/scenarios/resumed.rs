@@ -30,10 +30,10 @@ const MEMORY: u64 = 128 << 20;
 /// to accept it.
 const SHORT: Duration = Duration::from_secs(7);
 const ROWS: usize = 22_000;
-/// Limit of rows in the stream that the checkpoint does not count at a deadline.
+/// Limit of rows in the stream that the checkpoint does not count.
 ///
-/// The checkpoint counts whole sections of 1 MiB, and each of the two shards may have one unacknowledged
-/// aggregate of 256 KiB. A row has at least 960 bytes.
+/// It is the limit at a deadline. The checkpoint counts whole sections of 1 MiB, and each of the two shards
+/// may have one unacknowledged aggregate of 256 KiB. A row has at least 960 bytes.
 const MAX_UNCOUNTED: usize = ((1 << 20) + 2 * (256 << 10)) / 960;
 /// Limit of invocations for the transaction.
 const MAX_TICKS: usize = 30;
@@ -54,10 +54,10 @@ async fn a_kill_inside_a_wal2json_transaction_resumes_at_the_checkpoint() {
     assert_resumes_after_kill(Plugin::Wal2json).await;
 }
 
-/// Fixture whose slot has a transaction of thirty megabytes and a small one.
+/// Fixture whose slot has a large and a small transaction.
 ///
-/// A copy of the slot has the same changes. The stream has two shards, each of which accepts an aggregate of
-/// 256 KiB in 200 ms.
+/// The large one has thirty megabytes. A copy of the slot has the same changes. The stream has two shards,
+/// each of which accepts an aggregate of 256 KiB in 200 ms.
 async fn fixture(plugin: Plugin) -> Fixture {
     let fixture = Fixture::builder(plugin)
         .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128")
@@ -86,7 +86,7 @@ async fn fixture(plugin: Plugin) -> Fixture {
     fixture
 }
 
-/// Delivery of one invocation that drains the copy of the slot into a fast stream.
+/// Delivery of the slot's copy in one invocation, into a fast stream.
 async fn drain_in_one_invocation(fixture: &Fixture) -> Delivery {
     let name = format!("{}_whole", fixture.slot);
     let kinesis = Kinesis::shared().await;
@@ -116,9 +116,10 @@ fn positions_and_content(delivery: &Delivery) -> Vec<(String, String, Value)> {
     delivery.changes().iter().map(content).collect()
 }
 
-/// Number of arrivals of each row of `big`, by its id, which is its place in the transaction.
+/// Number of arrivals of each row of `big`, by its id.
 ///
-/// Only partition keys are read: the events are large, and each tick needs this.
+/// The id is the place of the row in the transaction. Only partition keys are read: the events are large, and
+/// each tick needs this.
 async fn arrivals(fixture: &Fixture) -> Vec<usize> {
     let mut arrivals = vec![0; ROWS + 1];
     let mut count = |key: &str| {
@@ -144,17 +145,19 @@ async fn arrivals(fixture: &Fixture) -> Vec<usize> {
     arrivals
 }
 
-/// Rows of the transaction that the checkpoint counts as sent; `None` between transactions.
+/// Rows of a transaction that the checkpoint counts as sent.
+///
+/// `None` between transactions.
 async fn stored_rows(fixture: &Fixture) -> Option<usize> {
     let checkpoint = fixture.checkpoint().await.unwrap_or_default();
     let rows = checkpoint["progress"]["rows"].as_u64()?;
     Some(usize::try_from(rows).expect("a count fits"))
 }
 
-/// Reports of short ticks until the slot is empty, and errors of those that were late.
+/// Reports of short ticks until the slot is empty.
 ///
-/// No tick sends a row that the checkpoint before it counts. Only records in flight at a deadline or at a
-/// kill may be sent twice, and they are beyond that row.
+/// A tick that was late has its error instead of a report. No tick sends a row that the checkpoint before it
+/// counts. Only records in flight at a deadline or at a kill may be sent twice, and they are beyond that row.
 async fn tick_until_empty(fixture: &Fixture) -> Vec<Value> {
     let mut reports: Vec<Value> = Vec::new();
     let mut stored = stored_rows(fixture).await.unwrap_or(0);

@@ -34,9 +34,10 @@ async fn fixture() -> Fixture {
     fixture
 }
 
-/// A second instance of the function, and what it does to Kinesis and SSM.
+/// Second instance of the function, with its own proxies.
 ///
-/// The first one may store its checkpoint meanwhile, and send its held request again.
+/// The proxies count what this instance does to Kinesis and SSM. The first instance may store its checkpoint
+/// meanwhile, and send its held request again.
 struct SecondDrainer {
     function: Function,
     kinesis_proxy: FaultProxy,
@@ -59,7 +60,7 @@ impl SecondDrainer {
         }
     }
 
-    /// Asserts that a tick of this instance is busy, reports no work, and changes nothing.
+    /// Asserts that a tick is busy, reports no work, and changes nothing.
     async fn assert_busy(&self, fixture: &Fixture) {
         let confirmed = fixture.confirmed_flush().await;
         let report = self.function.invoke(&json!({}), DEADLINE).await.answer();
@@ -75,7 +76,7 @@ impl SecondDrainer {
     }
 }
 
-/// Drains the rest, and checks that exactly the events of the log arrived.
+/// Drains the rest; asserts that exactly the log's events arrived.
 async fn finish(fixture: &Fixture) {
     fixture.drain().await;
     let delivery = fixture.compare(&[backlog::TABLE]).await;
@@ -86,7 +87,9 @@ async fn finish(fixture: &Fixture) {
     );
 }
 
-/// Outcome of an invocation whose first PutRecords, with its retries, is held while `meanwhile` runs.
+/// Outcome of an invocation that overlaps with `meanwhile`.
+///
+/// Its first PutRecords and the retries of this request are held while `meanwhile` runs.
 async fn invoke_with_held_put(fixture: &Fixture, meanwhile: impl AsyncFnOnce()) -> Outcome {
     let proxy = &fixture.kinesis_proxy;
     let mut held = proxy.hold_with_retries("PutRecords", FaultSide::Request);
@@ -177,7 +180,7 @@ fn start_reader(fixture: &Fixture) -> tokio::process::Child {
         .unwrap_or_else(|error| panic!("pg_recvlogical: {error}"))
 }
 
-/// Waits until the fixture's slot is in use (`t`), or is not (`f`).
+/// Waits until the fixture's slot is in use (`t`) or not (`f`).
 async fn wait_until_active(fixture: &Fixture, wanted: &str) {
     let slot = &fixture.slot;
     let active = format!("select active from pg_replication_slots where slot_name = '{slot}'");

@@ -12,7 +12,7 @@ crate::scenarios![
     a_secret_that_is_missing_or_invalid_is_named_and_not_quoted,
 ];
 
-/// Fixture without a password, and a proxy for the requests to Secrets Manager.
+/// Fixture without a password, and a proxy for Secrets Manager requests.
 async fn fixture() -> (Fixture, FaultProxy) {
     let mut fixture = Fixture::new(Plugin::Pgoutput).await;
     let proxy = FaultProxy::open(fixture.ssm.endpoint()).await;

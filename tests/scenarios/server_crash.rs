@@ -1,7 +1,7 @@
-//! Kill of PostgreSQL with SIGKILL, after which the slot may be at an earlier position.
+//! No change is lost after a kill of PostgreSQL with SIGKILL.
 //!
-//! No change is lost, changes below the checkpoint are skipped, and ticks during the crash fail with a
-//! transient error.
+//! The slot may be at an earlier position after the kill. Changes below the checkpoint are skipped. Ticks
+//! during the crash fail with a transient error.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ async fn fixture_on_version(version: Option<u32>) -> Fixture {
     fixture
 }
 
-/// Asserts that the error is transient according to the log, and returns its message.
+/// Asserts that the log calls the error transient; returns its message.
 async fn assert_transient(fixture: &Fixture, outcome: Outcome) -> String {
     let (kind, message) = outcome.error();
     assert!(
@@ -108,7 +108,9 @@ async fn assert_sent_changes_are_skipped(version: Option<u32>) {
     assert!(moved_back, "no crash moved the slot back: the test is void");
 }
 
-/// Kills the server while the request is held, releases the request, and returns the error message.
+/// Kills the server while a request is held; returns the error message.
+///
+/// The request is released after the kill. The server is restarted at the end.
 async fn crash_at(fixture: &Fixture, mut held: HeldRequest) -> String {
     let (outcome, ()) = tokio::join!(fixture.invoke(json!({})), async {
         held.wait_until_held().await;

@@ -18,7 +18,9 @@ const TIMEOUTS: [&str; 5] = [
     "transaction_timeout",
 ];
 
-/// One row is updated, so that each of its records waits for the last one, and the peek stays open.
+/// Drain with a peek that stays open, under timeouts of the role.
+///
+/// One row is updated, so that each of its records waits for the previous one. The peek stays open meanwhile.
 async fn timeouts_of_the_role_do_not_end_a_drain(version: u32) {
     let settings = FakeKinesisSettings {
         faults: Faults {

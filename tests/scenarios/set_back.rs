@@ -1,7 +1,7 @@
-//! Server that was restored from an older copy of its disk, as from a snapshot.
+//! A server restored from an older copy of its disk is detected.
 //!
-//! Name and timeline are the same. The checkpoint is wrong for this server, whether or not its log has grown
-//! beyond the checkpoint since.
+//! A snapshot is such a copy. Name and timeline are the same. The checkpoint is wrong for this server,
+//! whether or not its log has grown beyond the checkpoint since.
 
 use scenarios::fixture::{Fixture, Plugin};
 use scenarios::postgres::{Postgres, PostgresSettings};
@@ -19,9 +19,10 @@ crate::scenarios![
 /// Log that is larger than a window, in rows of one megabyte.
 const FAR: u32 = 150;
 
-/// Fixture with a drained slot whose server is back at an older copy, and its checkpoint.
+/// Fixture with a drained slot on a restored server, and its checkpoint.
 ///
-/// `others` is the number of megabytes that others wrote in the lost log.
+/// The server is back at an older copy of its disk. `others` is the number of megabytes that others wrote in
+/// the lost log.
 async fn set_back(others: u32) -> (Fixture, String) {
     let fixture = Fixture::builder(Plugin::Pgoutput)
         .on_server(Postgres::start(PostgresSettings::default()).await)
@@ -79,9 +80,10 @@ async fn an_older_restored_server_beyond_the_checkpoint_lacks_the_marker() {
     assert_marker_missing(FAR).await;
 }
 
-/// Asserts that a restored server whose log has grown beyond the checkpoint lacks the marker.
+/// Asserts that a restored server lacks the marker.
 ///
-/// By their positions alone, the new changes would count as sent.
+/// The log of the server has grown beyond the checkpoint. By their positions alone, the new changes would
+/// count as sent.
 async fn assert_marker_missing(others: u32) {
     let (fixture, checkpoint) = set_back(others).await;
     backlog::write(&fixture, 3, 4_000, 20).await;

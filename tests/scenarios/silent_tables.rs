@@ -29,7 +29,9 @@ async fn fixture(plugin: Plugin) -> Fixture {
     fixture
 }
 
-/// A tick of a new sandbox, since one sandbox checks the tables every ten minutes. Its warnings are added.
+/// Answer and warnings of a tick in a new sandbox.
+///
+/// The sandbox is new, since one sandbox checks the tables every ten minutes.
 async fn next_tick(fixture: &mut Fixture) -> (Value, Vec<String>) {
     fixture.function.set("LINGER_SECONDS", "0").await;
     let before = fixture.function.log().len();

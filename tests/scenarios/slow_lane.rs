@@ -1,7 +1,8 @@
-//! A slow lane holds the acknowledged position back, and much of what follows is in the stream.
+//! Changes that were acknowledged ahead are not sent again after a kill.
 //!
-//! The checkpoint remembers that. After a kill, the next tick sends only what was not acknowledged. If the
-//! log is another one, it sends everything.
+//! A slow lane holds the acknowledged position back, while many later changes are in the stream. The
+//! checkpoint remembers that. After a kill, the next tick sends only what was not acknowledged. If the log is
+//! another one, it sends everything.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -90,7 +91,9 @@ fn sum(reports: &[Value], name: &str) -> usize {
     usize::try_from(numbers.sum::<u64>()).unwrap()
 }
 
-/// Kills the function once the rows that are not hot have arrived, and the checkpoint remembers them.
+/// Kills the function once all rows that are not hot arrived.
+///
+/// The checkpoint remembers these rows at that time.
 async fn kill_behind_the_hot_row(fixture: &Fixture) {
     let has_all = || async { inserts(&Delivery::from_fake(fixture.fake_kinesis())) > TRANSACTIONS * ROWS };
     let (killed, ()) = tokio::join!(fixture.invoke(json!({})), async {
@@ -156,7 +159,9 @@ async fn a_deadline_behind_a_slow_lane_leaves_nothing_to_send_again() {
     }
 }
 
-/// The report is worth more than the state of the server that it may have.
+/// Deadline while the server is slow to report its state.
+///
+/// The function reports before its deadline, if necessary without the state of the server.
 async fn a_deadline_is_answered_although_the_server_is_slow_to_tell_its_state() {
     let fixture = fixture(Plugin::Pgoutput).await;
     // `lock table` would lock the tables of the view, too, and with them each login.
@@ -183,10 +188,10 @@ async fn a_deadline_is_answered_although_the_server_is_slow_to_tell_its_state() 
     fixture.compare(&["public.t"]).await;
 }
 
-/// Fixture whose server is back at the copy of its disk before the backlog, and the checkpoints before and
-/// after the backlog.
+/// Fixture on a restored server, and two checkpoints.
 ///
-/// The second one was stored inside of a window, behind the hot row.
+/// The server is back at the copy of its disk before the backlog. The checkpoints are from before and from
+/// after the backlog. The second one was stored inside of a window, behind the hot row.
 async fn restored_fixture() -> (Fixture, Value, Value) {
     let server = Postgres::start(PostgresSettings::default()).await;
     let fixture = drained_fixture(Fixture::builder(Plugin::Pgoutput).on_server(server)).await;

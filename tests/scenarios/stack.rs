@@ -1,4 +1,4 @@
-//! The stack sets up its slot when it is created, and drops it when it is deleted.
+//! Creation of the stack sets up its slot; deletion drops it.
 //!
 //! The whole template is deployed in an emulator of AWS, and the real function runs there.
 
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use scenarios::aws::alarms::{Metrics, alarms};
-use scenarios::aws::stack::{Account, Outcome};
+use scenarios::aws::stack::{Account, StackOutcome};
 use scenarios::postgres::{Postgres, PostgresSettings, REPLUSER};
 use scenarios::wait;
 use serde_json::{Value, json};
@@ -26,7 +26,7 @@ crate::scenarios![
 /// The parameters of a slot that is kept.
 const KEPT: [&str; 2] = ["/spillway/spillway", "/spillway/spillway.tables"];
 
-/// An empty account, and a server with the database `app` that has the table `t`.
+/// Empty account, and a server whose database `app` has the table `t`.
 struct Place {
     account: Account,
     postgres: Postgres,
@@ -57,7 +57,7 @@ impl Place {
     }
 
     /// Deploys with these parameters besides those that every stack needs.
-    async fn deploy(&self, parameters: &[&str]) -> Outcome {
+    async fn deploy(&self, parameters: &[&str]) -> StackOutcome {
         let port = format!("DbPort={}", self.postgres.port());
         let user = format!("DbUser={}", REPLUSER.0);
         let needed = [
@@ -107,7 +107,9 @@ impl Place {
         self.account.invoke(&json!({})).await
     }
 
-    /// Alarms that fire on the metrics that the functions have written so far, in one minute.
+    /// Alarms that fire on the metrics that the functions have written.
+    ///
+    /// All metrics so far count as written in one minute.
     fn alarms_that_fire(&self) -> Vec<String> {
         // Later than the longest time that an alarm looks back.
         const NOW: u64 = 7_200;
@@ -122,7 +124,7 @@ impl Place {
     }
 }
 
-/// The resources of an account that has the stream and these parameters, and nothing else.
+/// Resources of an account with the stream and these parameters only.
 fn left(parameters: &[&str]) -> Value {
     json!({"parameters": parameters, "functions": [], "schedules": [], "alarms": [], "logs": [], "roles": [],
            "streams": ["spillway"], "clusters": [], "networks": []})
@@ -137,7 +139,8 @@ async fn a_stack_is_deployed_drains_answers_while_it_drains_and_leaves_nothing()
         "{deployed:?}\n{}",
         place.account.log()
     );
-    let made = "created publication spillway of 1 tables; created slot spillway; created checkpoint /spillway/spillway";
+    let made = "created publication spillway of 1 tables; created slot spillway; \
+                created checkpoint /spillway/spillway";
     assert_eq!(deployed.outputs["Setup"], made);
     assert_eq!(place.slots().await, ["spillway"]);
     // The alarm on silence is new, and looks back: the drain of the deployment keeps it quiet.

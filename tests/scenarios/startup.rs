@@ -33,7 +33,9 @@ crate::version_scenarios![a_missing_publication_is_named, a_slot_without_log_is_
 
 crate::version_scenarios![since 18: an_idle_slot_that_is_lost_is_not_a_matter_of_size];
 
-/// Asserts the error after one field of the checkpoint has another value, and restores the checkpoint.
+/// Asserts the error for a changed field of the checkpoint.
+///
+/// The field has another value. The checkpoint is restored afterwards.
 async fn assert_field_is_refused(fixture: &Fixture, field: &str, value: Value, kind: &str, parts: &[&str]) {
     let good = stored_checkpoint(fixture).await;
     let mut bad = good.clone();

@@ -1,18 +1,19 @@
-//! No event is lost or out of order while the stream fails in every way and is resharded.
+//! No event is lost or out of order while the stream fails.
 //!
-//! `make storm` plays the same with 200,000 events and 100 seeds.
+//! The stream fails in every way, and is resharded. `make storm` plays the same with 200,000 events and 100
+//! seeds.
 
 use std::sync::Arc;
 
 use scenarios::random_play::workloads::storm;
-use scenarios::random_play::{Counter, Counts, Engine};
+use scenarios::random_play::{Counter, Engine, PlayCounts};
 
 crate::scenarios![every_event_arrives_in_the_order_of_its_key_through_a_storm];
 
 async fn every_event_arrives_in_the_order_of_its_key_through_a_storm() {
     let engine = Engine::default();
     let (backlog, _) = Box::pin(storm::Backlog::write(&engine, 4_000, 400)).await;
-    let mut counts = Counts::default();
+    let mut counts = PlayCounts::default();
     for (aggregation, seeds) in [("none", 2), ("kpl", 5)] {
         for seed in 1..=seeds {
             let result = storm::play(&engine, Arc::clone(&backlog), seed, aggregation).await;

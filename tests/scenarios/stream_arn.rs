@@ -1,4 +1,4 @@
-//! A stream of another account is addressed by its ARN in every request.
+//! Every request addresses a stream of another account by its ARN.
 
 use scenarios::aws::fake_kinesis::FakeKinesisSettings;
 use scenarios::aws::kinesis::REGION;

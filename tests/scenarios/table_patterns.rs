@@ -1,4 +1,6 @@
-//! `TABLES` means the same with each plugin, and a pattern that matches nothing is reported.
+//! `TABLES` means the same with each plugin.
+//!
+//! A pattern that matches nothing is reported.
 
 use scenarios::fixture::{Fixture, Plugin};
 use scenarios::postgres::REPLUSER;

@@ -1,7 +1,7 @@
-//! With placeholders in `STREAM_NAME`, the schema and the name of a table determine its stream.
+//! Placeholders in `STREAM_NAME` choose the stream of a table.
 //!
-//! Order and continuity are the same as with one stream. Messages and control events go to
-//! `MESSAGE_STREAM_NAME`.
+//! The schema and the name of the table determine its stream. Order and continuity are the same as with one
+//! stream. Messages and control events go to `MESSAGE_STREAM_NAME`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -50,7 +50,9 @@ async fn fixture(plugin: Plugin, shards: i32, aggregation: &str) -> Fixture {
     fixture
 }
 
-/// Sets `STREAM_NAME` to the name of the fixture's stream, a hyphen and `suffix`.
+/// Sets `STREAM_NAME` to the fixture's stream name, a hyphen and `suffix`.
+///
+/// `MESSAGE_STREAM_NAME` becomes the fixture's stream.
 async fn use_pattern(fixture: &mut Fixture, suffix: &str) {
     let (pattern, messages) = (format!("{}-{suffix}", fixture.stream), fixture.stream.clone());
     fixture.function.set("STREAM_NAME", &pattern).await;

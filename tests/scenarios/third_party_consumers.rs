@@ -1,4 +1,6 @@
-//! Third-party consumers of these formats read our stream unchanged, and end with the rows of PostgreSQL.
+//! Third-party consumers of our formats end with the rows of PostgreSQL.
+//!
+//! They read our stream unchanged.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -29,7 +31,9 @@ const TABLE: &str = r#"
 const FLINK: &str = "ROW<id INT, name STRING, price DECIMAL(24, 4), ratio DOUBLE, paid BOOLEAN, \
                      `at` TIMESTAMP_LTZ(6), photo BYTES, doc STRING, tags ARRAY<STRING>>";
 
-/// Transactions of inserts, updates, deletes, changed keys, nulls, and a value too large for a fake Kinesis.
+/// Transactions of inserts, updates, deletes, changed keys and nulls.
+///
+/// One number has more digits than a `double` can hold.
 const CHANGES: &[&str] = &[
     r#"insert into t values
         (1, 'Zoë "q" \ 😀', 12345678901234567890.1234, -2.5e-300, true, '2024-02-29 12:34:56.789+02',
@@ -45,7 +49,9 @@ const CHANGES: &[&str] = &[
     "delete from t where id = 1014; insert into t (id, name) values (1014, 'again')",
 ];
 
-/// Query for rows that only PostgreSQL has, or only the consumer; as JSON in the form of one of the programs.
+/// Query for rows that only PostgreSQL or only the consumer has.
+///
+/// The consumer's rows are JSON in the form of one of the programs.
 const DIFFERENCES: &str = "
     with consumed as (
         select id, name, price, ratio, paid, at, decode(photo, $2) as photo, doc::jsonb, tags
@@ -54,14 +60,18 @@ const DIFFERENCES: &str = "
     select 'only in PostgreSQL: ' || r::text from (table t except all table consumed) r
     union all select 'only in the stream: ' || r::text from (table consumed except all table t) r";
 
-/// Query for the rows of a changelog, each line of which adds or removes a whole row.
+/// Query for the rows of a changelog.
+///
+/// Each line of the changelog adds or removes a whole row.
 const CHANGELOG: &str = "
     select (line::jsonb -> 'row')::text,
            sum(case when line::jsonb ->> 'kind' in ('+I', '+U') then 1 else -1 end)
     from unnest($1::text[]) as line group by line::jsonb -> 'row'
     having sum(case when line::jsonb ->> 'kind' in ('+I', '+U') then 1 else -1 end) <> 0";
 
-/// Query for the row of the last line of each key, without rows that moved to another key.
+/// Query for the row of each key's last line.
+///
+/// It omits rows that moved to another key.
 const LAST: &str = "
     select row::text from (
         select distinct on (line::jsonb -> 'row' ->> 'id')
@@ -97,7 +107,9 @@ async fn flink_reads_the_debezium_envelope() {
     .await;
 }
 
-/// Asserts that the consumer has the rows of PostgreSQL; `bytes` is the encoding of a bytea.
+/// Asserts that the consumer has the rows of PostgreSQL.
+///
+/// `bytes` is the encoding of a bytea.
 async fn assert_same(client: &tokio_postgres::Client, rows: &[String], bytes: &str) {
     let differences = client.query(DIFFERENCES, &[&rows, &bytes]).await.unwrap();
     let differences: Vec<String> = differences.iter().take(10).map(|row| row.get(0)).collect();
@@ -105,7 +117,9 @@ async fn assert_same(client: &tokio_postgres::Client, rows: &[String], bytes: &s
     assert!(rows.len() > 100, "only {} rows", rows.len());
 }
 
-/// Messages of the documentation of AWS, so that the next scenario compares with a known case.
+/// Messages from the documentation of AWS.
+///
+/// They are the known case that the next scenario compares with.
 async fn paimon_reads_the_messages_of_dms() {
     let kinesis = Kinesis::start(Limits::Off).await;
     kinesis.create_stream("s", 1).await;
@@ -143,9 +157,10 @@ async fn paimon_reads_the_messages_of_dms() {
     assert_eq!(lines, expected);
 }
 
-/// Paimon ignores `before-image`, from DMS and from us, and keeps the row under its old key, too.
+/// Compares Paimon's rows, except under keys that changed.
 ///
-/// The comparison skips those keys, which no row reuses here.
+/// Paimon ignores `before-image`, from DMS and from us. It keeps the row under its old key, too. The
+/// comparison skips those keys, which no row reuses here.
 async fn paimon_reads_the_dms_envelope() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::builder(plugin).env("ENVELOPE", "dms").build().await;
@@ -225,7 +240,9 @@ async fn aws_kinesis_agg_finds_the_events_in_aggregates() {
     .await;
 }
 
-/// Key and event of each arrival, without the time at which it was read.
+/// Key and event of each arrival, in position order.
+///
+/// The event lacks the time at which it was read.
 fn events(delivery: &Delivery) -> Vec<(String, Option<Value>)> {
     let arrivals = delivery.arrivals.iter();
     let mut events: Vec<(&str, String, Option<Value>)> = arrivals

@@ -1,11 +1,12 @@
-//! A large value that an update did not change is not in the log.
+//! A large value that an update leaves unchanged is marked, never null.
 //!
-//! The event marks it, and it is never null. The old row completes it if it has the value.
+//! The log does not contain such a value. The event marks it. The old row completes it if it has the value.
 
 use scenarios::consumer::event::UNAVAILABLE;
 use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
 use serde_json::{Value, json};
 
+use crate::support::keys::operations;
 use crate::support::versions::with_each_plugin;
 
 crate::scenarios![
@@ -20,7 +21,9 @@ crate::scenarios![
 
 crate::version_scenarios![an_untouched_large_value_is_marked];
 
-/// SQL of a value of this many bytes that does not compress, so that it is stored outside its row.
+/// SQL of a value of this many bytes that does not compress.
+///
+/// PostgreSQL therefore stores it outside its row.
 fn large(seed: u32, bytes: u32) -> String {
     format!("(select string_agg(md5('{seed}' || i), '') from generate_series(1, {bytes} / 32) i)")
 }
@@ -88,7 +91,7 @@ async fn the_old_row_completes_untouched_values() {
         let events = delivery.of_table("public.doc");
         let body = &events[0]["after"]["body"];
         let events = &events[1..];
-        let ops: String = events.iter().filter_map(|event| event["op"].as_str()).collect();
+        let ops = operations(events);
         assert_eq!(
             (ops.as_str(), body.as_str().map(str::len)),
             ("uudc", Some(20_000))
@@ -150,7 +153,9 @@ async fn a_large_value_of_every_kind_of_type_is_marked() {
     .await;
 }
 
-/// A changed key is a delete and a create in one change, so a consumer of both has the value.
+/// Key change of a row with an untouched large value.
+///
+/// A changed key is a delete and a create in one change. A consumer of both has the value.
 async fn a_moved_row_keeps_the_mark() {
     Plugin::each(|plugin| async move {
         let fixture = documents(Fixture::builder(plugin)).await;
@@ -158,8 +163,7 @@ async fn a_moved_row_keeps_the_mark() {
         fixture.drain().await;
         let delivery = fixture.compare(&["doc"]).await;
         let events = delivery.of_table("public.doc");
-        let ops: String = events.iter().filter_map(|event| event["op"].as_str()).collect();
-        assert_eq!(ops, "cdcu");
+        assert_eq!(operations(&events), "cdcu");
         assert_eq!(
             events[2]["after"],
             json!({"id": 2, "n": 1, "body": UNAVAILABLE, "note": null})
@@ -168,6 +172,8 @@ async fn a_moved_row_keeps_the_mark() {
     .await;
 }
 
+/// Update of a row with a large key.
+///
 /// PostgreSQL sends a large old key with every update, although the key is the same.
 async fn a_large_key_is_always_sent() {
     Plugin::each(|plugin| async move {
@@ -186,8 +192,7 @@ async fn a_large_key_is_always_sent() {
         fixture.drain().await;
         let delivery = fixture.compare(&["wide"]).await;
         let events = delivery.of_table("public.wide");
-        let ops: String = events.iter().filter_map(|event| event["op"].as_str()).collect();
-        assert_eq!(ops, "cudc");
+        assert_eq!(operations(&events), "cudc");
         assert_eq!(
             events[1]["after"],
             json!({"name": events[0]["after"]["name"], "n": 2})

@@ -1,4 +1,4 @@
-//! `make try` prints the changes of a server, and leaves nothing on it.
+//! `make try` prints a server's changes, and leaves nothing on it.
 
 use std::collections::BTreeMap;
 use std::process::{ExitStatus, Stdio};
@@ -82,7 +82,9 @@ impl Run {
         self.said.wait_for("changes are printed").await;
     }
 
-    /// Sends a signal as a terminal does, to the whole process group; SIGKILL to the process only.
+    /// Sends a signal to the whole process group, as a terminal does.
+    ///
+    /// SIGKILL is sent to the process only.
     fn signal(&self, name: &str) {
         // It may have ended by itself.
         let Some(pid) = self.child.id() else { return };
@@ -153,7 +155,7 @@ fn with<'a>(
     variables.chain(more.iter().copied()).collect()
 }
 
-/// Waits until the database has no slot, no publication and no session of a run.
+/// Waits until the slot, publication and sessions of a run are gone.
 async fn assert_nothing_is_left(fixture: &Fixture, after: &str) {
     let left = "select count(*)::text from (
                     select slot_name::text from pg_replication_slots where database = current_database()

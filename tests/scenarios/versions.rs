@@ -1,6 +1,7 @@
-//! Promises that depend on the version of the server and have no other file.
+//! Promises that depend on the version of the server.
 //!
-//! Other files register their scenarios on each version, too: filter for `_on_14` to run all of version 14.
+//! They have no other file. Other files register their scenarios on each version, too: filter for `_on_14` to
+//! run all of version 14.
 
 use scenarios::fixture::{DEADLINE, FixtureBuilder};
 use scenarios::postgres::REPLUSER;
@@ -17,7 +18,9 @@ async fn a_large_transaction_with_messages_arrives_complete(version: u32) {
     with_each_plugin(version, large).await;
 }
 
-/// Transaction larger than the memory for decoding, so that the server spills it to disk.
+/// Transaction larger than the memory for decoding.
+///
+/// The server spills it to disk.
 async fn large(builder: FixtureBuilder) {
     let fixture = builder.build().await;
     let (role, database) = (REPLUSER.0, &fixture.database);
@@ -57,7 +60,9 @@ async fn large(builder: FixtureBuilder) {
     assert_eq!((ops[0].as_str(), ops[10_001].as_str()), ("m", "m"));
 }
 
-/// Options of a slot differ by version, and so do the columns of the catalog that show them.
+/// Failover option of the slot that `setup` creates.
+///
+/// The options of a slot differ by version. The columns of the catalog that show them differ, too.
 async fn setup_creates_a_failover_slot_from_version_17(version: u32) {
     let fixture = pgoutput(version).without_slot().build().await;
     let (role, database) = (REPLUSER.0, &fixture.database);

@@ -1,7 +1,8 @@
-//! Comparison of Spillway's events with those of the programs whose envelopes it writes.
+//! Comparison of Spillway's events with those of other programs.
 //!
-//! Both decode the same statements of the same database. `make conformance` runs Debezium Server itself, and
-//! stores its events as a recording, with which a scenario of `make test` compares.
+//! Spillway writes the envelopes of these programs. All of them decode the same statements of the same
+//! database. `make conformance` runs Debezium Server itself, and stores its events as a recording, with which
+//! a scenario of `make test` compares.
 
 pub mod comparison;
 pub mod debezium_server;
@@ -27,7 +28,9 @@ const CHANGES: &str = include_str!("../conformance/changes.sql");
 /// The last table that the statements write.
 pub const LAST_TABLE: &str = "changed.last";
 
-/// Query for the types that no column has; row types of the catalog are tried by the statements themselves.
+/// Query for the types that no column has.
+///
+/// The statements themselves try the row types of the catalog.
 const UNTRIED_TYPES: &str = "
     select string_agg(format_type(t.oid, null), ', ')
     from pg_type t
@@ -104,7 +107,9 @@ impl EventForm {
         Self { unwrap, schemas }
     }
 
-    /// Words about the form, behind those about the modes; none for the usual envelope.
+    /// Description of the form; empty for the usual envelope.
+    ///
+    /// It follows the description of the modes.
     pub fn description(self) -> &'static str {
         match (self.unwrap, self.schemas) {
             (false, false) => "",
@@ -114,7 +119,7 @@ impl EventForm {
         }
     }
 
-    /// End of the names of a slot and a stream for this form.
+    /// End of a slot's and a stream's name for this form.
     fn suffix(self) -> &'static str {
         match (self.unwrap, self.schemas) {
             (false, false) => "",
@@ -160,7 +165,9 @@ async fn copy_slot(fixture: &Fixture, copy: &str) {
         .await;
 }
 
-/// Spillway's events in this combination of modes and this form, in the order of their positions.
+/// Spillway's events in these modes and this form, in position order.
+///
+/// `index` is that of the combination of modes.
 pub async fn drain_modes(fixture: &mut Fixture, index: usize, form: EventForm) -> Vec<KeyedEvent> {
     let stream = drain_into_stream(fixture, index, form).await;
     let delivery = Delivery::read(&fixture.kinesis, &stream).await;
@@ -169,7 +176,9 @@ pub async fn drain_modes(fixture: &mut Fixture, index: usize, form: EventForm) -
     events(&delivery)
 }
 
-/// Drains a copy of the slot in this combination of modes and this form. Returns the name of the stream.
+/// Drains a copy of the slot; returns the name of the stream.
+///
+/// The drain has this combination of modes and this form.
 pub async fn drain_into_stream(fixture: &mut Fixture, index: usize, form: EventForm) -> String {
     let Modes {
         decimal,
@@ -197,8 +206,9 @@ pub async fn drain_into_stream(fixture: &mut Fixture, index: usize, form: EventF
     slot
 }
 
-/// The differences between Debezium's events in a form with schemas, and Spillway's with and without schemas.
+/// Differences between Debezium's events and Spillway's.
 ///
+/// Debezium's events have a form with schemas. Spillway's events are compared with and without schemas.
 /// `is_compared` selects fields.
 ///
 /// # Panics

@@ -9,6 +9,7 @@ pub mod event;
 pub mod example;
 pub mod kcl;
 pub mod oracle;
+pub mod position;
 pub mod rebuild;
 pub mod third_party;
 
@@ -50,14 +51,16 @@ impl Arrival {
 /// All events of a stream.
 #[derive(Debug, Clone, Default)]
 pub struct Delivery {
-    /// The events, so that those of one key are in the order of arrival.
+    /// Events; those of one key are in the order of arrival.
     ///
     /// Shards follow one after the other, a shard before its children.
     pub arrivals: Vec<Arrival>,
     /// Definitions of tables, each with the number of `arrivals` before it. Its position is that of the next
     /// change.
     pub definitions: Vec<(usize, Arrival)>,
-    /// Partition keys of records without data, each with the number of `arrivals` before it.
+    /// Partition keys of records without data.
+    ///
+    /// Each has the number of `arrivals` before it.
     pub tombstones: Vec<(usize, String)>,
     /// Records of aggregates that KCL drops: the hash key of one of them is not in the range of the shard.
     pub dropped: usize,
@@ -146,7 +149,9 @@ impl Delivery {
         first.into_values().collect()
     }
 
-    /// Changes of one table (`schema.table`, unquoted) as plain JSON, in the order of positions.
+    /// Changes of one table as plain JSON, in position order.
+    ///
+    /// `table` is `schema.table`, unquoted.
     pub fn of_table(&self, table: &str) -> Vec<Value> {
         let changes = self.changes().into_iter();
         changes

@@ -1,4 +1,6 @@
-//! A group of processes that gets a share of one core, as Lambda gives it to a function.
+//! Group of processes that gets a share of one core.
+//!
+//! Lambda gives such a share to a function.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,7 +15,9 @@ pub struct CpuQuota {
 }
 
 impl CpuQuota {
-    /// A group that gets `share` of one core; `None` if this process may not create one.
+    /// Group that gets `share` of one core.
+    ///
+    /// `None` if this process may not create one.
     pub fn create(share: f64) -> Option<Self> {
         let quota = (share * PERIOD_MICROS as f64) as u64;
         let name = crate::unique("spillway");
@@ -40,7 +44,9 @@ impl CpuQuota {
         written.then_some(group)
     }
 
-    /// A shell script that joins the group, and then runs `program` in its own process.
+    /// Shell script that joins the group, and then runs `program`.
+    ///
+    /// The program replaces the shell in its process.
     pub fn script(&self, program: &Path) -> String {
         let (group, program) = (self.folder.join("cgroup.procs"), program.display());
         format!("#!/bin/sh\necho $$ > '{}'\nexec '{program}'\n", group.display())

@@ -59,7 +59,7 @@ pub struct Fixture {
     admin: tokio::sync::Mutex<Option<Client>>,
 }
 
-/// A server that all scenarios of the process share, or a fixture's own.
+/// Server that all scenarios of the process share, or a fixture's own.
 #[derive(Debug)]
 pub enum ServerHandle<T: 'static> {
     /// Shared by all scenarios of the process.
@@ -141,7 +141,9 @@ impl Fixture {
         }
     }
 
-    /// Creates the slot as the superuser; on a cluster, waits until it is synchronised.
+    /// Creates the slot as the superuser.
+    ///
+    /// On a cluster with failover slots, it waits until the slot is synchronised.
     pub async fn create_slot(&self) {
         let (slot, plugin) = (&self.slot, self.plugin.name());
         let failover =
@@ -174,7 +176,9 @@ impl Fixture {
             .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     }
 
-    /// First column of the first row as text; `None` for null or no row.
+    /// First column of the first row as text.
+    ///
+    /// `None` for null or no row.
     pub async fn value(&self, sql: &str) -> Option<String> {
         let client = self.admin().await;
         let client = client.as_ref().expect("it was just connected");
@@ -231,7 +235,7 @@ impl Fixture {
         }
     }
 
-    /// Ticks until the standby has a copy of the slot at its current position.
+    /// Ticks until the standby has the slot at its current position.
     ///
     /// After that, the slot survives a promotion.
     pub async fn wait_until_synced(&self) {
@@ -263,9 +267,9 @@ impl Fixture {
         delivery
     }
 
-    /// Reads the stream, and compares whole tables with the rows that a consumer rebuilds.
+    /// Compares whole tables with the rows that a consumer rebuilds.
     ///
-    /// The tables were empty when the slot was created, or were backfilled.
+    /// The consumer reads the stream. The tables were empty when the slot was created, or were backfilled.
     ///
     /// # Panics
     /// As [`Fixture::consume`]; or a row differs.
@@ -298,7 +302,7 @@ impl Fixture {
         Some(serde_json::from_str(&text).unwrap_or_else(|error| panic!("{text}: {error}")))
     }
 
-    /// Stores a text as the state of the backfill, without the fault proxy.
+    /// Stores a text as the backfill's state, without the fault proxy.
     pub async fn put_backfill(&self, text: &str) {
         self.ssm.put(&format!("{}.backfill", self.parameter), text).await;
     }

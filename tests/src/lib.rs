@@ -32,9 +32,9 @@ pub mod zipf;
 
 use std::sync::OnceLock;
 
-/// Runs a scenario, or a whole program, on the tokio runtime of all scenarios.
+/// Runs a scenario, or a whole program, on the shared tokio runtime.
 ///
-/// There is only one, because connections that scenarios share last longer than any scenario.
+/// There is only one runtime, because connections that scenarios share last longer than any scenario.
 pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     static RUNTIME: OnceLock<tokio::runtime::Runtime> = OnceLock::new();
     RUNTIME
@@ -53,7 +53,9 @@ pub(crate) fn finish<T>(future: impl Future<Output = T>) -> T {
     tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(future))
 }
 
-/// A name that no other running process uses, of letters, digits and underscores.
+/// Name that no other running process uses.
+///
+/// It consists of letters, digits and underscores.
 pub fn unique(prefix: &str) -> String {
     use std::sync::atomic::{AtomicU32, Ordering};
     static NEXT: AtomicU32 = AtomicU32::new(1);

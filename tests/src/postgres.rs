@@ -5,8 +5,10 @@
 
 pub mod certificates;
 pub mod cluster;
+pub mod lsn;
 pub mod pgbench;
 pub mod programs;
+pub mod sql_text;
 pub mod tcp_proxy;
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -168,9 +170,9 @@ impl Postgres {
         .await;
     }
 
-    /// Kills all processes of the server with SIGKILL, and waits until they have ended.
+    /// Kills all processes of the server with SIGKILL.
     ///
-    /// This is an instance that loses power and keeps its disk.
+    /// It waits until they have ended. The effect is that of an instance that loses power and keeps its disk.
     pub async fn crash(&self) {
         let postmaster = *lock(&self.process);
         let mut all = vec![postmaster];
@@ -197,7 +199,9 @@ impl Postgres {
         tokio::task::block_in_place(|| lock(&self.watchdog).reap());
     }
 
-    /// Runs one line of shell as the server's user in the data directory; returns its output.
+    /// Runs one line of shell in the data directory; returns its output.
+    ///
+    /// The shell runs as the server's user.
     pub(crate) fn run_shell(&self, command: &str) -> String {
         let command = format!("(cd '{}' && {command}) 2>&1", self.data.display());
         let output = tokio::task::block_in_place(|| lock(&self.watchdog).run(&command));
@@ -239,7 +243,9 @@ impl Postgres {
         self.run_while_stopped(&format!("rm -rf '{data}.copy' && cp -a '{data}' '{data}.copy'"));
     }
 
-    /// Restores the copy of the crashed server's data directory, like a snapshot of its disk.
+    /// Restores the copy of the crashed server's data directory.
+    ///
+    /// The effect is that of a snapshot of its disk.
     pub fn restore_data(&self) {
         let data = self.data.display();
         self.run_while_stopped(&format!("rm -rf '{data}' && cp -a '{data}.copy' '{data}'"));
@@ -251,7 +257,9 @@ impl Postgres {
             .unwrap_or_else(|output| panic!("{command}: {output}"));
     }
 
-    /// Variables by which a function connects to a database here, over TCP without TLS.
+    /// Variables for a function's connection to a database of this server.
+    ///
+    /// The connection uses TCP without TLS.
     pub fn environment(&self, database: &str) -> [(String, String); 6] {
         Self::environment_at(self.port, database)
     }
@@ -274,7 +282,9 @@ impl Postgres {
         self.port
     }
 
-    /// Folder of client programs such as `psql` and `pgbench`, always of Debian's version.
+    /// Folder of client programs such as `psql` and `pgbench`.
+    ///
+    /// They are always of Debian's version.
     pub fn client_programs(&self) -> PathBuf {
         programs::debian()
     }

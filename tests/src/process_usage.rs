@@ -2,15 +2,21 @@
 
 use std::time::Duration;
 
-/// Ticks of CPU time in a second (`sysconf(_SC_CLK_TCK)`, which is 100 on Linux).
+/// Ticks of CPU time in a second.
+///
+/// The number is `sysconf(_SC_CLK_TCK)`, which is 100 on Linux.
 const TICKS: u64 = 100;
 
-/// CPU time of a process and its threads so far; zero if it has ended.
+/// CPU time of a process so far; zero if it has ended.
+///
+/// It includes all threads of the process.
 pub fn cpu_time(pid: u32) -> Duration {
     ticks(pid).map_or(Duration::ZERO, |ticks| of_ticks(ticks[0] + ticks[1]))
 }
 
-/// CPU time of a process, of its running children, and of those that it has waited for.
+/// CPU time of a process and its children.
+///
+/// The children are those that run, and those that the process has waited for.
 pub fn family_cpu_time(pid: u32, children: &[u32]) -> Duration {
     let own = ticks(pid).map_or(Duration::ZERO, |ticks| of_ticks(ticks.iter().sum()));
     own + children.iter().map(|child| cpu_time(*child)).sum::<Duration>()
@@ -30,7 +36,9 @@ fn ticks(pid: u32) -> Option<[u64; 4]> {
     Some([next()?, next()?, next()?, next()?])
 }
 
-/// Largest resident memory of a process so far (`VmHWM`), in bytes; zero if it has ended.
+/// Largest resident memory of a process so far, in bytes.
+///
+/// It is `VmHWM`, and zero if the process has ended.
 pub fn peak_memory_bytes(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status

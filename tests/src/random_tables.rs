@@ -18,6 +18,7 @@ mod batch;
 mod column_types;
 mod ddl;
 mod event_checks;
+mod result;
 mod rounds;
 mod schema;
 mod script;
@@ -26,5 +27,5 @@ mod values;
 mod verdict;
 mod writes;
 
-pub use batch::{Failure, Tally};
+pub use result::{Failure, Tally};
 pub use rounds::{RoundSettings, run};

@@ -137,7 +137,9 @@ impl Drop for Watchdog {
     }
 }
 
-/// Next line; `None` at the end, or after an error, which the caller reports.
+/// Next line; `None` at the end or after an error.
+///
+/// The caller reports the error.
 fn line(from: &mut BufReader<ChildStdout>) -> Option<String> {
     let mut line = String::new();
     match from.read_line(&mut line) {
@@ -146,7 +148,9 @@ fn line(from: &mut BufReader<ChildStdout>) -> Option<String> {
     }
 }
 
-/// A guard that kills a child when this process ends, for children whose output and status we read.
+/// Guard that kills a child when this process ends.
+///
+/// It is for children whose output and status we read.
 #[derive(Debug)]
 pub struct ProcessGuard(u32);
 
@@ -168,7 +172,9 @@ impl Drop for ProcessGuard {
     }
 }
 
-/// Adds or removes a process, and sends the list to the shell that guards all of them.
+/// Adds a process to the guarded ones, or removes it.
+///
+/// The new list is sent to the shell that guards all of them.
 fn update_guard(pid: u32, guarded: bool) {
     static GUARD: OnceLock<Mutex<Child>> = OnceLock::new();
     let guard = GUARD.get_or_init(|| {

@@ -11,7 +11,9 @@ use scenarios::wait;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
-/// Fixture with tables that were filled before the slot was created, and that the function may read.
+/// Fixture with tables that were filled before the slot was created.
+///
+/// The function may read the tables.
 pub(crate) async fn fixture_with_tables(builder: FixtureBuilder, sql: &str) -> Fixture {
     let fixture = builder.without_slot().build().await;
     fixture.sql(sql).await;
@@ -30,11 +32,14 @@ pub(crate) fn start_event(tables: &[&str], chunk_rows: u64) -> Value {
     json!({"action": "backfill", "wait": true, "tables": tables, "chunk_rows": chunk_rows})
 }
 
-/// Event that starts a backfill of this table, whose chunks a [`ChunkGate`] holds.
-pub(crate) fn gated_event(table: &str, chunk_rows: impl Into<Value>) -> Value {
+/// Event that starts a backfill of this table.
+///
+/// A [`ChunkLock`] holds the chunks of the backfill.
+pub(crate) fn start_event_with_lock(table: &str, chunk_rows: impl Into<Value>) -> Value {
     let chunk_rows: Value = chunk_rows.into();
     json!({
-        "action": "backfill", "wait": true, "tables": [table], "chunk_rows": chunk_rows, "where": ChunkGate::CONDITION,
+        "action": "backfill", "wait": true, "tables": [table], "chunk_rows": chunk_rows,
+        "where": ChunkLock::CONDITION,
     })
 }
 
@@ -59,7 +64,7 @@ pub(crate) async fn invoke_ok(fixture: &Fixture, event: Value) -> Value {
     fixture.invoke(event).await.answer()
 }
 
-/// Rows that the backfill has sent according to a report; 0 without a backfill.
+/// Rows that the report's backfill has sent; 0 without a backfill.
 pub(crate) fn backfilled_rows(report: &Value) -> u64 {
     report["backfill"]["rows"].as_u64().unwrap_or(0)
 }
@@ -88,7 +93,9 @@ pub(crate) async fn invoke_within(fixture: &Fixture, mut event: Value, time: Dur
     panic!("ten invocations of {} s had no answer", time.as_secs())
 }
 
-/// Starts a backfill with invocations of this deadline, until rows were sent; returns all reports.
+/// Starts a backfill, and ticks until rows were sent; returns all reports.
+///
+/// Each invocation has the deadline `time`.
 ///
 /// # Panics
 /// Ten invocations send no rows, or the backfill is not running afterwards.
@@ -104,7 +111,9 @@ pub(crate) async fn start_within(fixture: &Fixture, event: Value, time: Duration
     reports
 }
 
-/// Ticks until the backfill is finished; returns all reports, with this one first.
+/// Ticks until the backfill is finished; returns all reports.
+///
+/// `report` is the first of them.
 pub(crate) async fn tick_until_finished(fixture: &Fixture, report: Value) -> Vec<Value> {
     let mut reports = vec![report];
     while backfill_state(&reports[reports.len() - 1]) != "finished" {
@@ -120,7 +129,9 @@ pub(crate) async fn tick_until_finished(fixture: &Fixture, report: Value) -> Vec
     reports
 }
 
-/// Starts a backfill with this event, finishes it and drains the rest; returns all reports.
+/// Starts and finishes a backfill, and drains the rest; returns all reports.
+///
+/// `event` starts the backfill.
 pub(crate) async fn run_backfill(fixture: &Fixture, event: Value) -> Vec<Value> {
     let first = fixture.invoke(event).await.answer();
     assert_eq!(first["action"], "backfill", "{first}");
@@ -129,7 +140,9 @@ pub(crate) async fn run_backfill(fixture: &Fixture, event: Value) -> Vec<Value> 
     reports
 }
 
-/// Events of backfilled rows of a table as plain JSON, in the order of positions.
+/// Events of a table's backfilled rows, in the order of positions.
+///
+/// They are plain JSON.
 pub(crate) fn read_events(delivery: &Delivery, table: &str) -> Vec<Value> {
     let mut events = delivery.of_table(table);
     events.retain(|event| event["op"] == "r");
@@ -189,7 +202,9 @@ pub(crate) async fn change_rows_until(
     written
 }
 
-/// Runs a backfill with a concurrent writer from its start to its end; returns the reports.
+/// Runs a backfill beside a concurrent writer; returns the reports.
+///
+/// The writer runs from the start of the backfill to its end.
 pub(crate) async fn run_beside_writer(fixture: &Fixture, event: Value, rows: usize) -> Vec<Value> {
     let stop = AtomicBool::new(false);
     let (reports, written) = tokio::join!(
@@ -211,7 +226,7 @@ pub(crate) fn slow_condition(milliseconds: u64) -> String {
     format!("pg_sleep({milliseconds} / 1000.0) is not null")
 }
 
-/// Waits until a chunk is being read under [`slow_condition`] or [`ChunkGate::CONDITION`].
+/// Waits until a chunk is being read under [`slow_condition`] or [`ChunkLock::CONDITION`].
 pub(crate) async fn wait_until_chunk_is_read(fixture: &Fixture) {
     let sql =
         "select count(*) from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'";
@@ -221,55 +236,54 @@ pub(crate) async fn wait_until_chunk_is_read(fixture: &Fixture) {
     .await;
 }
 
-/// Gate that holds a chunk at one row until the scenario opens it.
+/// Advisory lock that holds a chunk at one row until its release.
 ///
-/// The scenario creates [`ChunkGate::SQL`] and starts the backfill with [`ChunkGate::CONDITION`]. A chunk
-/// reads one row more than it sends, so a gate for the second chunk is closed at the second row of that
-/// chunk.
-pub(crate) struct ChunkGate(Client);
+/// The scenario creates [`ChunkLock::SQL`] and starts the backfill with [`ChunkLock::CONDITION`]. A chunk
+/// reads one row more than it sends, so a lock for the second chunk is at the second row of that chunk.
+pub(crate) struct ChunkLock(Client);
 
-impl ChunkGate {
+impl ChunkLock {
     /// SQL that creates the function of the condition. Its cost makes the planner read by the index.
     pub(crate) const SQL: &str = "
-        create function gate(id bigint) returns bool language plpgsql cost 1000000 as $$ begin
+        create function chunk_lock(id bigint) returns bool language plpgsql cost 1000000 as $$ begin
             while not pg_try_advisory_xact_lock_shared(id) loop perform pg_sleep(0.005); end loop;
             return true;
         end $$";
     /// Condition of a backfill, for a table whose rows have an `id`.
-    pub(crate) const CONDITION: &str = "gate(id)";
+    pub(crate) const CONDITION: &str = "chunk_lock(id)";
 
-    /// A gate that is closed at the row of this number.
-    pub(crate) async fn closed_at(fixture: &Fixture, row: u64) -> Self {
+    /// Lock at the row of this number.
+    pub(crate) async fn at_row(fixture: &Fixture, row: u64) -> Self {
         let client = fixture.connect().await;
         let lock = format!("select pg_advisory_lock({row})");
         client.batch_execute(&lock).await.unwrap();
         Self(client)
     }
 
-    /// Opens the gate.
-    pub(crate) async fn open(&self) {
+    /// Releases the lock.
+    pub(crate) async fn release(&self) {
         let unlock = "select pg_advisory_unlock_all()";
         self.0.batch_execute(unlock).await.unwrap();
     }
 
-    /// Waits until a chunk is held, runs `sql`, and opens the gate.
+    /// Waits until a chunk is held, runs `sql`, and releases the lock.
     ///
-    /// The gate opens when `sql` is done, or when it waits for a lock of the chunk.
-    pub(crate) async fn open_after(self, fixture: &Fixture, sql: impl Future<Output = ()>) {
+    /// The release is after the end of `sql`, or when `sql` waits for the table that the chunk reads.
+    pub(crate) async fn release_after(self, fixture: &Fixture, sql: impl Future<Output = ()>) {
         wait_until_chunk_is_read(fixture).await;
         let waits = "select count(*) from pg_locks where not granted and locktype = 'relation' \
                      and database = (select oid from pg_database where datname = current_database())";
-        let opened = async {
+        let released = async {
             wait::until("the SQL waits for the chunk", DEADLINE, || async {
                 self.0.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) > 0
             })
             .await;
-            self.open().await;
+            self.release().await;
         };
         tokio::pin!(sql);
         tokio::select! {
-            () = &mut sql => self.open().await,
-            () = opened => sql.await,
+            () = &mut sql => self.release().await,
+            () = released => sql.await,
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use scenarios::fixture::{Fixture, Plugin};
 
-/// Table of the backlog, in the notation of the oracle and the consumer.
+/// Table of the backlog, as the oracle and the consumer write it.
 pub(crate) const TABLE: &str = "public.t";
 
 /// Creates the empty table and the slot that counts events.
@@ -21,10 +21,10 @@ pub(crate) async fn create(fixture: &Fixture) {
         .await;
 }
 
-/// Writes about this number of changes over this number of keys, in transactions of about five changes.
+/// Writes about this number of changes over this number of keys.
 ///
-/// One change in ten is a delete, one in ten changes the key; the others are inserts and updates. The same
-/// seed on the same rows writes the same changes.
+/// The transactions have about five changes each. One change in ten is a delete, one in ten changes the key;
+/// the others are inserts and updates. The same seed on the same rows writes the same changes.
 pub(crate) async fn write(fixture: &Fixture, seed: u32, changes: u32, keys: u32) {
     let seed = f64::from(seed % 1000) / 1000.0;
     let sql = format!(
@@ -48,9 +48,9 @@ pub(crate) async fn write(fixture: &Fixture, seed: u32, changes: u32, keys: u32)
     fixture.sql(&sql).await;
 }
 
-/// Number of events that the stream must have for all changes since [`create`], counted by PostgreSQL.
+/// Number of events that the stream must have since [`create`].
 ///
-/// A change of the key counts twice.
+/// PostgreSQL counts all changes since then. A change of the key counts twice.
 pub(crate) async fn events(fixture: &Fixture) -> usize {
     let sql = format!(
         r"select count(*) filter (where substr(data, 1, 1) in ('I', 'U', 'D'))

@@ -20,11 +20,11 @@ pub(crate) async fn start_cluster(version: u32) -> Cluster {
     .await
 }
 
-/// Moves the restart position of the slot into an open transaction, and opens a second one that stays open.
+/// Moves the slot's restart position into an open transaction.
 ///
-/// Without any open transaction, decoding could begin without a snapshot. `step` advances the slot. The table
-/// `t` has a column `id`, and its rows do not change. The returned connection keeps the second transaction
-/// open.
+/// It also opens a second transaction, which stays open. Without any open transaction, decoding could begin
+/// without a snapshot. `step` advances the slot. The table `t` has a column `id`, and its rows do not change.
+/// The returned connection keeps the second transaction open.
 pub(crate) async fn restart_slot_mid_transaction<F: Future<Output = ()>>(
     fixture: &Fixture,
     step: impl Fn() -> F,

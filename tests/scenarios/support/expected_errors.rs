@@ -12,7 +12,9 @@ pub(crate) async fn assert_tick_fails(fixture: &Fixture, kind: &str, parts: &[&s
     assert_invocation_fails(fixture, json!({}), kind, parts).await;
 }
 
-/// Asserts that an invocation fails with this `errorType`, and with all of `parts` in its message.
+/// Asserts that an invocation fails with this `errorType`.
+///
+/// The message of the error must contain all of `parts`. The slot must not move.
 pub(crate) async fn assert_invocation_fails(fixture: &Fixture, event: Value, kind: &str, parts: &[&str]) {
     let before = position(fixture).await;
     let (found, message) = fixture.invoke(event).await.error();

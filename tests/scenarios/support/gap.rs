@@ -10,7 +10,9 @@ pub(crate) fn accept_gap(lsn: &str) -> Value {
     json!({"action": "drain", "accept_gap": lsn})
 }
 
-/// Advances the slot past all changes, as another reader does; returns its new position.
+/// Advances the slot past all changes; returns its new position.
+///
+/// Another reader would do the same.
 pub(crate) async fn advance_slot(fixture: &Fixture) -> String {
     let slot = &fixture.slot;
     // The server may still decode for an invocation whose time is over.

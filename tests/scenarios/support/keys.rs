@@ -1,5 +1,7 @@
 //! Delivered changes by operation and partition key.
 
+use std::collections::BTreeSet;
+
 use scenarios::consumer::Delivery;
 use scenarios::fixture::Fixture;
 use serde_json::Value;
@@ -19,7 +21,7 @@ fn steps(delivery: &Delivery) -> Vec<(String, String)> {
     steps.collect()
 }
 
-/// The delivery has exactly these operations under these partition keys, in the order of positions.
+/// Asserts exactly these operations and partition keys, in position order.
 pub(crate) fn assert_steps(delivery: &Delivery, expected: &[(&str, &str)]) {
     let steps = steps(delivery);
     let steps: Vec<(&str, &str)> = steps
@@ -29,7 +31,9 @@ pub(crate) fn assert_steps(delivery: &Delivery, expected: &[(&str, &str)]) {
     assert_eq!(steps, expected);
 }
 
-/// The same for partition keys that are JSON objects, in which the order of columns does not matter.
+/// As [`assert_steps`], for partition keys that are JSON objects.
+///
+/// The order of columns in them does not matter.
 pub(crate) fn assert_json_steps(delivery: &Delivery, expected: &[(&str, Value)]) {
     let steps = steps(delivery);
     let steps: Vec<(&str, Value)> = steps
@@ -37,4 +41,28 @@ pub(crate) fn assert_json_steps(delivery: &Delivery, expected: &[(&str, Value)])
         .map(|(op, key)| (op.as_str(), serde_json::from_str(key).unwrap()))
         .collect();
     assert_eq!(steps, expected);
+}
+
+/// Asserts steps such as `c1 u1 d1`: operation, and `id` of the key.
+pub(crate) fn assert_id_steps(delivery: &Delivery, steps: &str) {
+    let steps = steps.split(' ').map(|step| step.split_at(1));
+    let keys: Vec<(&str, String)> = steps.map(|(op, id)| (op, format!(r#"{{"id":{id}}}"#))).collect();
+    let expected: Vec<(&str, &str)> = keys.iter().map(|(op, key)| (*op, key.as_str())).collect();
+    assert_steps(delivery, &expected);
+}
+
+/// Asserts old and new row of an event.
+pub(crate) fn assert_images(event: &Value, before: &Value, after: &Value) {
+    assert_eq!((&event["before"], &event["after"]), (before, after));
+}
+
+/// Operations of events in one text.
+pub(crate) fn operations(events: &[Value]) -> String {
+    events.iter().filter_map(|event| event["op"].as_str()).collect()
+}
+
+/// Distinct partition keys of a delivery.
+pub(crate) fn partition_keys(delivery: &Delivery) -> BTreeSet<&str> {
+    let arrivals = delivery.arrivals.iter();
+    arrivals.map(|arrival| arrival.partition_key.as_str()).collect()
 }

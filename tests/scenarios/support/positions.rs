@@ -1,19 +1,25 @@
-//! Positions of a slot and its checkpoint, and the inequality between them that always holds.
+//! Positions of a slot and its checkpoint.
+//!
+//! An inequality between them always holds.
 
+use scenarios::consumer::position::position_parts;
 use scenarios::fixture::{DEADLINE, Fixture};
+use scenarios::postgres::lsn::parse_lsn;
 use serde_json::Value;
 
-/// Parses an LSN in the notation of PostgreSQL.
-pub(crate) fn parse_lsn(text: &str) -> u64 {
-    let halves = text.split_once('/').and_then(|(high, low)| {
-        Some(u64::from_str_radix(high, 16).ok()? << 32 | u64::from_str_radix(low, 16).ok()?)
-    });
-    halves.unwrap_or_else(|| panic!("{text:?} is not an LSN"))
+/// Number of an LSN.
+///
+/// # Panics
+/// The text is not an LSN.
+pub(crate) fn expect_lsn(text: &str) -> u64 {
+    parse_lsn(text).unwrap_or_else(|| panic!("{text:?} is not an LSN"))
 }
 
 /// End of the commit record in the position of an event.
 pub(crate) fn commit_end(position: &str) -> u64 {
-    u64::from_str_radix(&position[..16], 16).unwrap_or_else(|error| panic!("{position}: {error}"))
+    let parts = position_parts(position);
+    let (commit_end, ..) = parts.unwrap_or_else(|| panic!("{position:?} is not a position"));
+    commit_end
 }
 
 /// Confirmed position of a slot, and position of its checkpoint.
@@ -32,9 +38,9 @@ impl SlotPositions {
     /// There is no checkpoint, or the slot is beyond it.
     pub(crate) async fn read(fixture: &Fixture) -> Self {
         // In this order, because both only grow during a drain.
-        let confirmed = parse_lsn(&fixture.confirmed_flush().await);
+        let confirmed = expect_lsn(&fixture.confirmed_flush().await);
         let checkpoint = fixture.checkpoint().await.expect("a checkpoint is stored");
-        let checkpoint = parse_lsn(checkpoint["commit_end"].as_str().unwrap_or_default());
+        let checkpoint = expect_lsn(checkpoint["commit_end"].as_str().unwrap_or_default());
         assert!(
             confirmed <= checkpoint,
             "the slot ({confirmed:X}) is beyond the checkpoint ({checkpoint:X})"

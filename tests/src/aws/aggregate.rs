@@ -45,7 +45,7 @@ impl std::fmt::Display for MalformedAggregate {
 
 impl std::error::Error for MalformedAggregate {}
 
-/// Records of an aggregate in their order; `None` when `data` is a plain record.
+/// Records of an aggregate in their order; `None` for a plain record.
 ///
 /// # Errors
 /// `data` begins like an aggregate and is malformed.

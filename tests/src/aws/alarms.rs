@@ -46,7 +46,9 @@ impl Metrics {
         self.0.entry(metric.to_owned()).or_default().push((second, value));
     }
 
-    /// Adds the metrics of all summary lines among these lines of a log, as values of this second.
+    /// Adds the metrics of all summary lines, as values of this second.
+    ///
+    /// `lines` are lines of a log. Other lines than summaries are skipped.
     ///
     /// # Panics
     /// A line names a metric that it does not have as a number.
@@ -78,7 +80,9 @@ impl Metrics {
 }
 
 impl Alarm {
-    /// Whether the alarm is in the state ALARM at this second, from the periods that end then.
+    /// Whether the alarm is in the state ALARM at this second.
+    ///
+    /// The periods that end at this second decide.
     pub fn fires(&self, metrics: &Metrics, now: u64) -> bool {
         let points = metrics.0.get(&self.metric).map(Vec::as_slice).unwrap_or_default();
         let breaches = |number: u64| {

@@ -38,7 +38,9 @@ pub(crate) async fn add(State(store): State<Store>, request: Request, next: Next
     Response::from_parts(head, Body::from(body))
 }
 
-/// The answer with the children of its shard; `None` if the shard continues, or if this is not JSON.
+/// Answer with the children of its shard.
+///
+/// `None` if the shard continues, or if `answer` is not JSON.
 async fn with_children(store: &Store, asked: &[u8], answer: &[u8]) -> Option<Vec<u8>> {
     let mut answer: Value = serde_json::from_slice(answer).ok()?;
     if answer.get("NextShardIterator").is_some() {

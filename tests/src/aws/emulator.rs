@@ -1,4 +1,4 @@
-//! The process of an emulator that listens on a free port of loopback.
+//! Process of an emulator that listens on a free port of loopback.
 
 use std::time::Duration;
 

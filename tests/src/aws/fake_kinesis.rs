@@ -74,7 +74,7 @@ impl Default for FakeKinesisSettings {
 
 /// Counters of a fake Kinesis.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Counts {
+pub struct StreamCounts {
     /// Number of PutRecords requests.
     pub requests: u64,
     /// Number of their records, each counted as often as it was sent.
@@ -85,7 +85,9 @@ pub struct Counts {
     pub first_put: Option<Instant>,
     /// Bytes of the stored records, data and partition keys.
     pub bytes: u64,
-    /// Units of 25 KiB of the stored records, by which Kinesis charges each record.
+    /// Units of 25 KiB of the stored records.
+    ///
+    /// Kinesis charges each record by these units.
     pub put_units: u64,
     /// Number of splits and merges.
     pub reshards: u64,
@@ -97,23 +99,23 @@ pub struct Counts {
 #[derive(Debug)]
 pub struct FakeKinesis {
     endpoint: Endpoint,
-    shared: Arc<Shared>,
+    service: Arc<FakeKinesisService>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct FakeKinesisService {
     stream: String,
     settings: FakeKinesisSettings,
-    state: Mutex<State>,
+    state: Mutex<StreamState>,
     log: SharedPutLog,
 }
 
 #[derive(Debug)]
-struct State {
+struct StreamState {
     shards: Shards,
     faults: FaultGenerator,
     status: &'static str,
-    counts: Counts,
+    counts: StreamCounts,
     operations: HashMap<String, u64>,
     /// Operations, each with a field of its requests that addressed the stream.
     addresses: BTreeSet<String>,
@@ -122,23 +124,23 @@ struct State {
 impl FakeKinesis {
     /// Opens a fake Kinesis with this stream.
     pub async fn open(stream: &str, settings: FakeKinesisSettings) -> Self {
-        let state = State {
+        let state = StreamState {
             shards: Shards::new(settings.shards),
             faults: FaultGenerator::new(settings.faults),
             status: settings.status,
-            counts: Counts::default(),
+            counts: StreamCounts::default(),
             operations: HashMap::new(),
             addresses: BTreeSet::new(),
         };
-        let shared = Arc::new(Shared {
+        let service = Arc::new(FakeKinesisService {
             stream: stream.to_owned(),
             settings,
             state: Mutex::new(state),
             log: SharedPutLog::default(),
         });
         Self {
-            endpoint: Endpoint::open(Arc::clone(&shared)).await,
-            shared,
+            endpoint: Endpoint::open(Arc::clone(&service)).await,
+            service,
         }
     }
 
@@ -147,27 +149,29 @@ impl FakeKinesis {
         self.endpoint.url()
     }
 
-    /// Calls `each` with the range of the shard, the partition key and the data of every record.
+    /// Calls `each` with every record of the stream.
     ///
-    /// Shards follow one after the other, a shard before its children. Records of a shard are in the order of
-    /// arrival.
+    /// The arguments are the range of the shard, the partition key and the data. Shards follow one after the
+    /// other, a shard before its children. Records of a shard are in the order of arrival.
     pub fn read(&self, mut each: impl FnMut(HashRange, &str, &[u8])) {
         self.read_numbered(|_, range, key, data| each(range, key, data));
     }
 
-    /// The same, with the ordinal number of each record, counted from 1 as [`Counts::put`].
+    /// As [`Self::read`], with the ordinal number of each record.
+    ///
+    /// The number is counted from 1, as [`StreamCounts::put`].
     pub fn read_numbered(&self, mut each: impl FnMut(u64, HashRange, &str, &[u8])) {
-        for shard in &self.shared.state().shards.all {
+        for shard in &self.service.state().shards.all {
             for record in &shard.records {
                 each(record.number, shard.range, &record.partition_key, &record.data);
             }
         }
     }
 
-    /// Calls `each` with the time of storage and the data of every record.
+    /// Calls `each` with the storage time and data of every record.
     pub fn read_timed(&self, mut each: impl FnMut(SystemTime, &[u8])) {
         for record in self
-            .shared
+            .service
             .state()
             .shards
             .all
@@ -182,7 +186,7 @@ impl FakeKinesis {
     /// ones.
     pub fn take(&self, mut each: impl FnMut(HashRange, &str, &[u8])) {
         let removed: Vec<(HashRange, Vec<StoredRecord>)> = {
-            let mut state = self.shared.state();
+            let mut state = self.service.state();
             let shards = state.shards.all.iter_mut();
             shards
                 .map(|shard| (shard.range, std::mem::take(&mut shard.records)))
@@ -197,41 +201,45 @@ impl FakeKinesis {
 
     /// Splits the open shard at this index in the order of ranges.
     pub fn split(&self, place: usize) {
-        let mut state = self.shared.state();
+        let mut state = self.service.state();
         let (shard, stale) = (state.shards.open()[place], state.faults.stale_maps());
         state.shards.split(shard, stale);
     }
 
-    /// Merges the open shard at this index in the order of ranges with the next one.
+    /// Merges an open shard with the next one.
+    ///
+    /// `place` is the index of the shard among the open shards, in the order of ranges.
     pub fn merge(&self, place: usize) {
-        let mut state = self.shared.state();
+        let mut state = self.service.state();
         let (open, stale) = (state.shards.open(), state.faults.stale_maps());
         state.shards.merge(open[place], open[place + 1], stale);
     }
 
     /// Sets the `StreamStatus`.
     pub fn set_status(&self, status: &'static str) {
-        self.shared.state().status = status;
+        self.service.state().status = status;
     }
 
     /// Log of all PutRecords so far.
     pub fn put_log(&self) -> PutLog {
-        self.shared.log.lock().clone()
+        self.service.log.lock().clone()
     }
 
-    /// Checks all PutRecords against the limits of this stream, and that no key had two records in flight.
+    /// Checks that all PutRecords kept the rules of this stream.
+    ///
+    /// The rules are the limits of the stream, and at most one record in flight for each key.
     ///
     /// # Panics
     /// A request breaks one of them.
     pub fn assert_within_limits(&self) {
-        let record_bytes = self.shared.settings.record_kib << 10;
-        self.shared.log.lock().assert_within(record_bytes);
+        let record_bytes = self.service.settings.record_kib << 10;
+        self.service.log.lock().assert_within(record_bytes);
     }
 
     /// Counters so far.
-    pub fn counts(&self) -> Counts {
-        let state = self.shared.state();
-        Counts {
+    pub fn counts(&self) -> StreamCounts {
+        let state = self.service.state();
+        StreamCounts {
             reshards: state.shards.reshards,
             open_shards: state.shards.open().len(),
             ..state.counts
@@ -240,7 +248,7 @@ impl FakeKinesis {
 
     /// Number of requests of `operation` so far.
     pub fn requests(&self, operation: &str) -> u64 {
-        self.shared
+        self.service
             .state()
             .operations
             .get(operation)
@@ -252,11 +260,11 @@ impl FakeKinesis {
 impl FakeKinesis {
     /// Operations so far, each with a field that addressed the stream: `PutRecords StreamName`.
     pub fn addresses(&self) -> Vec<String> {
-        self.shared.state().addresses.iter().cloned().collect()
+        self.service.state().addresses.iter().cloned().collect()
     }
 }
 
-impl Answerer for Shared {
+impl Answerer for FakeKinesisService {
     async fn answer(
         self: Arc<Self>,
         operation: String,
@@ -305,8 +313,8 @@ fn not_found(stream: &str) -> Response<Body> {
     refusal(400, "ResourceNotFoundException", &message)
 }
 
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl FakeKinesisService {
+    fn state(&self) -> MutexGuard<'_, StreamState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -16,21 +16,21 @@ use crate::aws::endpoint::{self, Answerer, Cut, Endpoint, refusal};
 #[derive(Debug)]
 pub struct FakeSsm {
     endpoint: Endpoint,
-    service: Arc<Service>,
+    service: Arc<FakeSsmService>,
 }
 
 /// Observer of stores: it gets the name and the value.
 type OnPut = dyn Fn(&str, &str) + Send + Sync;
 
-struct Service {
+struct FakeSsmService {
     /// Values by name.
     parameters: Mutex<HashMap<String, String>>,
     on_put: Box<OnPut>,
 }
 
-impl std::fmt::Debug for Service {
+impl std::fmt::Debug for FakeSsmService {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Service")
+        f.debug_struct("FakeSsmService")
             .field("parameters", &self.parameters)
             .finish_non_exhaustive()
     }
@@ -41,7 +41,7 @@ impl FakeSsm {
     ///
     /// `on_put` is called with the name and the value of each store, before the answer.
     pub async fn open(on_put: impl Fn(&str, &str) + Send + Sync + 'static) -> Self {
-        let service = Arc::new(Service {
+        let service = Arc::new(FakeSsmService {
             parameters: Mutex::default(),
             on_put: Box::new(on_put),
         });
@@ -64,7 +64,7 @@ impl FakeSsm {
     }
 }
 
-impl Service {
+impl FakeSsmService {
     fn parameters(&self) -> MutexGuard<'_, HashMap<String, String>> {
         self.parameters.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -100,7 +100,7 @@ fn missing() -> Response<Body> {
     refusal(400, "ParameterNotFound", "no such parameter")
 }
 
-impl Answerer for Service {
+impl Answerer for FakeSsmService {
     async fn answer(
         self: Arc<Self>,
         operation: String,

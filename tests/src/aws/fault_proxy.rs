@@ -44,7 +44,9 @@ pub enum Fault {
     Limit(Arc<RateLimit>),
 }
 
-/// A limit on requests per second, which several proxies may share, as the functions of an account do.
+/// Limit on requests per second, which several proxies may share.
+///
+/// The functions of an account share such a limit.
 #[derive(Debug)]
 pub struct RateLimit {
     per_second: u32,
@@ -155,7 +157,7 @@ enum PlannedFault {
 #[derive(Debug)]
 struct Hold {
     side: FaultSide,
-    /// Whether the requests that a caller sends after its timeout are held, too.
+    /// Whether requests after the timeout of their caller are held, too.
     with_retries: bool,
     /// `None` once a request has been held.
     reaching: Option<oneshot::Sender<()>>,
@@ -163,7 +165,7 @@ struct Hold {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct FaultProxyState {
     plans: HashMap<String, VecDeque<PlannedFault>>,
     always: HashMap<String, Fault>,
     flaky: Option<Flaky>,
@@ -177,12 +179,14 @@ struct Flaky {
 }
 
 #[derive(Debug)]
-struct Shared {
+struct FaultProxyService {
     upstream: String,
     client: Client<HttpConnector, Body>,
-    /// Limit for one forwarded PutRecords, in bytes of data and partition keys; `None` without a limit.
+    /// Limit in bytes for one forwarded PutRecords; `None` without a limit.
+    ///
+    /// Data and partition keys count.
     most_bytes: Option<usize>,
-    state: Mutex<State>,
+    state: Mutex<FaultProxyState>,
     arrivals: Notify,
     log: SharedPutLog,
 }
@@ -191,7 +195,7 @@ struct Shared {
 #[derive(Debug)]
 pub struct FaultProxy {
     endpoint: Endpoint,
-    shared: Arc<Shared>,
+    service: Arc<FaultProxyService>,
 }
 
 impl FaultProxy {
@@ -200,15 +204,16 @@ impl FaultProxy {
         Self::serve(upstream, None).await
     }
 
-    /// Opens a proxy in front of a Kinesis emulator that accepts at most `most_bytes` in one PutRecords.
+    /// Opens a proxy for a Kinesis emulator with a smaller request limit.
     ///
-    /// The proxy forwards a larger request, which Kinesis accepts, in parts, one after the other.
+    /// The emulator accepts at most `most_bytes` in one PutRecords. The proxy forwards a larger request,
+    /// which Kinesis accepts, in parts, one after the other.
     pub async fn open_for_emulator(upstream: &str, most_bytes: usize) -> Self {
         Self::serve(upstream, Some(most_bytes)).await
     }
 
     async fn serve(upstream: &str, most_bytes: Option<usize>) -> Self {
-        let shared = Arc::new(Shared {
+        let service = Arc::new(FaultProxyService {
             upstream: upstream.trim_end_matches('/').to_owned(),
             client: Client::builder(TokioExecutor::new()).build_http(),
             most_bytes,
@@ -217,8 +222,8 @@ impl FaultProxy {
             log: SharedPutLog::default(),
         });
         Self {
-            endpoint: Endpoint::open(Arc::clone(&shared)).await,
-            shared,
+            endpoint: Endpoint::open(Arc::clone(&service)).await,
+            service,
         }
     }
 
@@ -227,8 +232,9 @@ impl FaultProxy {
         self.endpoint.url()
     }
 
-    /// Injects `fault` into the next request of `operation` (`PutRecords`, `PutParameter`, …) that has no
-    /// planned fault.
+    /// Injects `fault` into the next `operation` without a planned fault.
+    ///
+    /// `operation` is the name of a request: `PutRecords`, `PutParameter` and so on.
     pub fn inject_once(&self, operation: &str, fault: Fault) {
         self.plan(operation, PlannedFault::Once(fault));
     }
@@ -243,7 +249,7 @@ impl FaultProxy {
         self.plan_hold(operation, side, false)
     }
 
-    /// Holds the next request of `operation` that has no planned fault, and its retries.
+    /// Holds the next `operation` without a planned fault, and its retries.
     ///
     /// The function waits five seconds for an answer. A scenario that needs longer uses this.
     pub fn hold_with_retries(&self, operation: &str, side: FaultSide) -> HeldRequest {
@@ -268,10 +274,10 @@ impl FaultProxy {
         }
     }
 
-    /// Fails `percent` of the records of each PutRecords from now on, and puts the others.
+    /// Fails `percent` of the records of each PutRecords.
     ///
-    /// A failed record is throttled or has an internal failure. The same seed fails the same records of the
-    /// same requests.
+    /// It does so from now on. The other records are put. A failed record is throttled or has an internal
+    /// failure. The same seed fails the same records of the same requests.
     pub fn flaky(&self, seed: u64, percent: u8) {
         self.state().flaky = Some(Flaky {
             random: fastrand::Rng::with_seed(seed),
@@ -289,7 +295,7 @@ impl FaultProxy {
 
     /// Log of all PutRecords so far.
     pub fn put_log(&self) -> PutLog {
-        self.shared.log.lock().clone()
+        self.service.log.lock().clone()
     }
 
     /// Number of requests of `operation` so far, refused ones included.
@@ -299,7 +305,7 @@ impl FaultProxy {
 
     /// The arrival of the next request after this call, of any operation.
     pub fn next_request(&self) -> Notified<'_> {
-        self.shared.arrivals.notified()
+        self.service.arrivals.notified()
     }
 
     fn plan(&self, operation: &str, fault: PlannedFault) {
@@ -310,13 +316,13 @@ impl FaultProxy {
             .push_back(fault);
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.shared.state()
+    fn state(&self) -> MutexGuard<'_, FaultProxyState> {
+        self.service.state()
     }
 }
 
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl FaultProxyService {
+    fn state(&self) -> MutexGuard<'_, FaultProxyState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -343,7 +349,7 @@ impl Shared {
             let _ = reaching.send(());
         }
         let mut again = PlannedAgain {
-            shared: self,
+            service: self,
             operation,
             hold: Some(hold),
         };
@@ -355,7 +361,7 @@ impl Shared {
     }
 }
 
-impl Answerer for Shared {
+impl Answerer for FaultProxyService {
     /// Answers one request.
     ///
     /// When the caller closes the connection, this future is dropped at once. A request that is held before
@@ -416,7 +422,7 @@ impl Answerer for Shared {
 
 /// Plans its hold again when it is dropped: the caller gave up before the release.
 struct PlannedAgain<'a> {
-    shared: &'a Shared,
+    service: &'a FaultProxyService,
     operation: &'a str,
     hold: Option<Hold>,
 }
@@ -424,7 +430,7 @@ struct PlannedAgain<'a> {
 impl Drop for PlannedAgain<'_> {
     fn drop(&mut self) {
         if let Some(hold) = self.hold.take().filter(|hold| hold.with_retries) {
-            let mut state = self.shared.state();
+            let mut state = self.service.state();
             let plans = state.plans.entry(self.operation.to_owned()).or_default();
             plans.push_front(PlannedFault::Hold(hold));
         }

@@ -21,7 +21,7 @@ impl HashRange {
         last: u128::MAX,
     };
 
-    /// Range from the decimal numbers of Kinesis; `None` when they are not numbers.
+    /// Range from the decimal numbers of Kinesis; `None` for other texts.
     pub fn parse(first: &str, last: &str) -> Option<Self> {
         let (first, last) = (first.parse().ok()?, last.parse().ok()?);
         Some(Self { first, last })

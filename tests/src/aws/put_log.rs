@@ -14,7 +14,9 @@ use crate::aws::aggregate;
 pub const MOST_RECORDS: usize = 500;
 /// Limit of one request, in bytes of data and partition keys.
 pub const MOST_BYTES: usize = 10 << 20;
-/// Limit of one record, in bytes of data and partition key, unless its stream has another.
+/// Limit of one record, in bytes of data and partition key.
+///
+/// A stream may have another limit.
 pub const MOST_RECORD_BYTES: usize = 1 << 20;
 
 /// One PutRecords request.
@@ -22,7 +24,7 @@ pub const MOST_RECORD_BYTES: usize = 1 << 20;
 pub struct PutRequest {
     /// Name of the stream.
     pub stream: String,
-    /// Partition key and size in bytes of the data, in the order of the request.
+    /// Partition key and data bytes of each record, in request order.
     pub records: Vec<(String, usize)>,
 }
 
@@ -38,7 +40,7 @@ impl PutRequest {
 pub struct PutLog {
     /// The requests in the order of their arrival.
     pub requests: Vec<PutRequest>,
-    /// Partition keys that had two different records in flight at the same time.
+    /// Partition keys that had two different records in flight at once.
     ///
     /// The keys inside an aggregate count; the key of the aggregate itself does not.
     pub shared_keys: BTreeSet<String>,
@@ -46,7 +48,7 @@ pub struct PutLog {
     in_flight: HashMap<(String, String), Vec<Events>>,
 }
 
-/// The events of one key in one record, each as the hash of its data.
+/// Events of one key in one record, as hashes of their data.
 type Events = Vec<u64>;
 
 /// A log that requests in flight share.
@@ -59,7 +61,9 @@ impl SharedPutLog {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Logs a request (partition keys and data), and marks its records as in flight.
+    /// Logs a request, and marks its records as in flight.
+    ///
+    /// `records` has the partition key and the data of each record.
     pub(crate) fn enter<'a>(
         &self,
         stream: &str,
@@ -93,7 +97,9 @@ impl PutLog {
         self.requests.iter().map(|request| request.records.len()).sum()
     }
 
-    /// Checks the limits of PutRecords, and that no key had two records in flight.
+    /// Checks the limits of PutRecords, and the rule for keys.
+    ///
+    /// The rule is that no key has two records in flight.
     ///
     /// # Panics
     /// A request breaks one of them.
@@ -101,7 +107,7 @@ impl PutLog {
         self.assert_within(MOST_RECORD_BYTES);
     }
 
-    /// The same check for a stream that accepts records of up to `record_bytes`.
+    /// The same check, for a stream with records up to `record_bytes`.
     ///
     /// # Panics
     /// A request breaks a limit, or the rule.
@@ -174,7 +180,7 @@ impl PutLog {
     }
 }
 
-/// Keys of a record with their events, in the order of the record.
+/// Keys of a record with their events, in the record's order.
 fn by_key<'a>(key: &'a str, data: &'a [u8]) -> Vec<(&'a str, Events)> {
     let Ok(Some(records)) = aggregate::split(data) else {
         return vec![(key, vec![fingerprint(data)])];

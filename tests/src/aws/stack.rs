@@ -1,4 +1,6 @@
-//! The stack of template.yaml in an emulator of AWS, which runs its functions as processes.
+//! Stack of template.yaml in an emulator of AWS.
+//!
+//! The emulator runs the functions of the stack as processes.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -25,7 +27,7 @@ pub struct Account(Emulator);
 
 /// Result of a deployment or a removal.
 #[derive(Debug, Deserialize)]
-pub struct Outcome {
+pub struct StackOutcome {
     /// Status of the stack, such as `CREATE_COMPLETE`.
     pub status: String,
     /// Values of the outputs by their names.
@@ -51,15 +53,17 @@ impl Account {
     }
 
     /// Creates the stack, or updates it. `parameters` are `NAME=VALUE`.
-    pub async fn deploy(&self, parameters: &[String]) -> Outcome {
+    pub async fn deploy(&self, parameters: &[String]) -> StackOutcome {
         let binary = drain_binary();
         let mut arguments = vec!["deploy".as_ref(), NAME.as_ref(), binary.as_os_str()];
         arguments.extend(parameters.iter().map(OsStr::new));
         self.outcome(&arguments).await
     }
 
-    /// Creates the stack of examples/cluster.yaml with a server of this machine in the place of the cluster.
-    pub async fn deploy_example(&self, server: &Postgres) -> Outcome {
+    /// Creates the stack of examples/cluster.yaml with a local server.
+    ///
+    /// The server of this machine takes the place of the cluster.
+    pub async fn deploy_example(&self, server: &Postgres) -> StackOutcome {
         let (binary, port) = (drain_binary(), server.port().to_string());
         let arguments: [&OsStr; 7] = [
             "deploy".as_ref(),
@@ -74,7 +78,9 @@ impl Account {
         serde_json::from_value(outcome).expect("example_stack.py prints an outcome")
     }
 
-    /// Sends an event to a function of the example, `write` or `drain`, and waits for its answer.
+    /// Sends an event to a function of the example; returns its answer.
+    ///
+    /// The function is `write` or `drain`.
     pub async fn invoke_example(&self, function: &str, event: &Value) -> Value {
         let event = event.to_string();
         let arguments: [&OsStr; 4] = [
@@ -87,11 +93,11 @@ impl Account {
     }
 
     /// Deletes the stack.
-    pub async fn delete(&self) -> Outcome {
+    pub async fn delete(&self) -> StackOutcome {
         self.outcome(&["delete".as_ref(), NAME.as_ref()]).await
     }
 
-    /// Sends an event to the drain function of the stack, and waits for its answer.
+    /// Sends an event to the stack's drain function; returns its answer.
     pub async fn invoke(&self, event: &Value) -> Value {
         let event = event.to_string();
         let arguments: [&OsStr; 3] = ["invoke".as_ref(), NAME.as_ref(), event.as_ref()];
@@ -103,7 +109,7 @@ impl Account {
         self.run("stack.py", &["resources".as_ref()]).await
     }
 
-    async fn outcome(&self, arguments: &[&OsStr]) -> Outcome {
+    async fn outcome(&self, arguments: &[&OsStr]) -> StackOutcome {
         serde_json::from_value(self.run("stack.py", arguments).await).expect("stack.py prints an outcome")
     }
 

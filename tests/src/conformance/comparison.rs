@@ -129,7 +129,9 @@ pub fn compare(
     differences
 }
 
-/// Whether both are the same in JSON, where `1` and `1.0` are one number.
+/// Whether both are the same in JSON.
+///
+/// `1` and `1.0` are one number there.
 fn is_same(theirs: Option<&Value>, ours: Option<&Value>) -> bool {
     match (theirs, ours) {
         (Some(Value::Number(theirs)), Some(Value::Number(ours))) => {

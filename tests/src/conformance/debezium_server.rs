@@ -1,4 +1,6 @@
-//! Debezium Server, which reads a slot of the fixture and writes to its Kinesis emulator.
+//! Debezium Server on a slot of the fixture.
+//!
+//! It writes to the Kinesis emulator of the fixture.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -31,8 +33,9 @@ const ADDED_FIELDS: [&str; 8] = [
 /// Limit for a start and all events: a start takes 4 to 10 s.
 const LIMIT: Duration = Duration::from_secs(180);
 
-/// Debezium's events of the fixture's changes in this combination of modes and this form, in the order of the
-/// stream.
+/// Debezium's events of the fixture's changes, in stream order.
+///
+/// Debezium uses this combination of modes and this form.
 ///
 /// # Panics
 /// It is not installed, or it stops before the last event, or a delete has no tombstone.

@@ -32,7 +32,7 @@ pub struct IntendedDifference {
     /// Modes by name: `decimal`, `time`, `interval`, `hstore`. Without it, all modes.
     #[serde(default)]
     pub modes: BTreeMap<String, Vec<String>>,
-    /// Whether only events with schemas, or only events without them, have the difference.
+    /// Whether only events with schemas, or only those without, differ.
     pub schemas: Option<bool>,
     /// Whether only flat rows, or only envelopes, have the difference.
     pub unwrap: Option<bool>,

@@ -13,7 +13,9 @@ use serde_json::{Value, json};
 use super::debezium_server::VERSION;
 use super::{EventForm, KeyedEvent, Modes};
 
-/// Fields of an event that a second run of the statements has, too.
+/// Fields of an event that are the same in a second run.
+///
+/// A run executes the statements.
 const RECORDED: [&str; 10] = [
     "op",
     "before",
@@ -27,7 +29,9 @@ const RECORDED: [&str; 10] = [
     "__name",
 ];
 
-/// Whether a second run of the statements has the same value in this field, or in a field of this pattern.
+/// Whether a second run of the statements repeats a field's value.
+///
+/// `field` may also be the pattern of a field.
 pub fn is_recorded(field: &str) -> bool {
     match field.split_once('.') {
         Some((first, _)) => matches!(first, "before" | "after" | "message" | "schema" | "*"),
@@ -110,7 +114,7 @@ pub fn load(form: EventForm) -> Vec<Vec<KeyedEvent>> {
     runs.iter().map(|run| replayed(run)).collect()
 }
 
-/// The events of one combination, with their tables where Debezium's events have them.
+/// Events of one combination, with tables where Debezium's events have them.
 fn replayed(recorded: &[Value]) -> Vec<KeyedEvent> {
     let mut schemas: HashMap<String, BTreeMap<String, Value>> = HashMap::new();
     let mut events = Vec::new();

@@ -21,9 +21,9 @@ fn slot(fixture: &Fixture) -> String {
     format!("{}_w", fixture.slot)
 }
 
-/// The objects of wal2json in its format version 2, with the options that the envelope has.
+/// Objects of wal2json in its format version 2.
 ///
-/// The session has the settings of the function's.
+/// The options are those of the envelope. The session has the settings of the function's sessions.
 pub async fn events(fixture: &Fixture) -> Vec<String> {
     fixture
         .sql(

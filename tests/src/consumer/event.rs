@@ -8,10 +8,12 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use crate::consumer::position::position_parts;
+
 /// Values by column.
 pub type Row = Map<String, Value>;
 
-/// Value of a column that was not sent because it did not change.
+/// Placeholder for the value of an unchanged column that was not sent.
 pub const UNAVAILABLE: &str = "__debezium_unavailable_value";
 
 /// Envelope of an event.
@@ -84,7 +86,9 @@ pub struct Source {
     pub notes: Notes,
 }
 
-/// Notes about columns, in an event of Debezium's envelope with a schema and in a flat row.
+/// Notes about the columns of an event.
+///
+/// They are in a flat row, and in an event of Debezium's envelope with a schema.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct Notes {
     /// Columns whose values the log does not hold.
@@ -122,9 +126,9 @@ impl Event {
                 }
             }
         };
-        match is_position(&event.source.position) {
-            true => Ok(event.with_notes()),
-            false => Err(format!(
+        match position_parts(&event.source.position) {
+            Some(_) => Ok(event.with_notes()),
+            None => Err(format!(
                 "{:?} is not a position: {}",
                 event.source.position,
                 shown()
@@ -372,13 +376,6 @@ fn strings(list: &Value) -> Vec<String> {
     list.filter_map(|name| name.as_str().map(str::to_owned)).collect()
 }
 
-fn is_position(text: &str) -> bool {
-    let parts: Vec<&str> = text.split('.').collect();
-    let hex = |part: &&str| part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    let lengths: Vec<usize> = parts.iter().map(|part| part.len()).collect();
-    lengths == [16, 16, 8] && parts.iter().all(hex)
-}
-
 /// The event behind its schema; `None` if it has no schema.
 fn payload(data: &[u8]) -> Option<Box<RawValue>> {
     #[derive(Deserialize)]
@@ -392,9 +389,10 @@ fn payload(data: &[u8]) -> Option<Box<RawValue>> {
     parsed.map(|parsed| parsed.payload)
 }
 
-/// The event without its schema, and without the times of its encoding, which differ when it is sent again.
+/// Event without its schema and the times of its encoding.
 ///
-/// It also lacks the list of unchanged columns. During a backfill the function may have read their values.
+/// These times differ when the event is sent again. It also lacks the list of unchanged columns. During a
+/// backfill the function may have read their values.
 pub fn timeless(data: &[u8]) -> Option<Value> {
     let payload = payload(data);
     let data = payload.as_ref().map_or(data, |payload| payload.get().as_bytes());

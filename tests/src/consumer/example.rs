@@ -80,7 +80,7 @@ impl ExampleConsumer {
         }
     }
 
-    /// Sends the records of a stream that it has not been sent yet.
+    /// Sends the records of a stream that were not sent yet.
     pub async fn send(&mut self, kinesis: &Kinesis, stream: &str) {
         for shard in kinesis.shards(stream).await {
             let id = shard.shard_id();

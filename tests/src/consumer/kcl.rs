@@ -11,7 +11,9 @@ use crate::aws::ssm::Ssm;
 use crate::wait;
 use crate::watchdog::{Watchdog, is_alive};
 
-/// Time of a worker to elect a leader, to take its leases and to read the stream, on a busy machine.
+/// Longest time of a worker on a busy machine.
+///
+/// In this time, it elects a leader, takes its leases and reads the stream.
 const MOST_TIME: Duration = Duration::from_secs(240);
 
 /// A running worker. It ends with this value.

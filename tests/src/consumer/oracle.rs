@@ -41,7 +41,7 @@ pub enum ComparedRows {
     Changed,
 }
 
-struct Column {
+struct ComparedColumn {
     name: String,
     /// SQL expression of the text that an event has for the value.
     expression: String,
@@ -55,8 +55,8 @@ struct Column {
 const SETTINGS: &str = "set datestyle = 'ISO, YMD'; set intervalstyle = 'iso_8601'; set timezone = 'UTC'; \
      set bytea_output = 'hex'; set extra_float_digits = 1; set lc_monetary = 'C'";
 
-/// Cells of a row in the order of the columns. `None` is a column that an event may omit.
-type Cells = Vec<Option<ColumnValue>>;
+/// Values of a row in the order of the columns. `None` is a column that an event may omit.
+type ColumnValues = Vec<Option<ColumnValue>>;
 
 /// Compares a table (its name in SQL) with the rebuilt one.
 ///
@@ -73,7 +73,7 @@ pub async fn compare(
     let keyed = columns.iter().any(|column| column.key);
     let mut differences = Vec::new();
 
-    let ours: Vec<Cells> = match keyed {
+    let ours: Vec<ColumnValues> = match keyed {
         true => rebuilt
             .keyed
             .values()
@@ -118,19 +118,19 @@ pub async fn compare(
     }
 }
 
-fn from_event(row: &Row, columns: &[Column], differences: &mut Vec<String>) -> Cells {
+fn from_event(row: &Row, columns: &[ComparedColumn], differences: &mut Vec<String>) -> ColumnValues {
     if let Some(extra) = row
         .keys()
         .find(|name| !columns.iter().any(|column| column.name == **name))
     {
         differences.push(format!("an event has the column {extra}, and the table does not"));
     }
-    let cell = |column: &Column| match row.get(&column.name) {
+    let value = |column: &ComparedColumn| match row.get(&column.name) {
         Some(value) => Some(ColumnValue::of(value, column.float)),
         // Not every plugin sends generated columns. Any other missing column was added later, and is null.
         None => (!column.generated).then_some(ColumnValue::Null),
     };
-    columns.iter().map(cell).collect()
+    columns.iter().map(value).collect()
 }
 
 /// Number of rows that a scan fetches at a time.
@@ -162,18 +162,23 @@ pub(crate) async fn scan(
         }
         for row in rows {
             let texts: Vec<Option<String>> = row.get(0);
-            let cells = columns.iter().zip(&texts).map(|(column, text)| {
-                let cell = ColumnValue::of_text(text.as_deref(), column.array, column.float);
-                (column.name.as_str(), cell)
+            let values = columns.iter().zip(&texts).map(|(column, text)| {
+                let value = ColumnValue::of_text(text.as_deref(), column.array, column.float);
+                (column.name.as_str(), value)
             });
-            each(&cells.collect::<Vec<_>>());
+            each(&values.collect::<Vec<_>>());
         }
     }
     let ended = client.batch_execute("commit").await;
     ended.unwrap_or_else(|error| panic!("cannot end the scan of {table}: {error:?}"));
 }
 
-async fn select(client: &Client, table: &str, columns: &[Column], wanted: Option<Vec<Cells>>) -> Vec<Cells> {
+async fn select(
+    client: &Client,
+    table: &str,
+    columns: &[ComparedColumn],
+    wanted: Option<Vec<ColumnValues>>,
+) -> Vec<ColumnValues> {
     let expressions: Vec<&str> = columns.iter().map(|column| column.expression.as_str()).collect();
     let mut sql = format!(
         "select array[{}]::text[] from {table} as t",
@@ -182,13 +187,13 @@ async fn select(client: &Client, table: &str, columns: &[Column], wanted: Option
     let keys: Vec<usize> = (0..columns.len()).filter(|index| columns[*index].key).collect();
     let mut lists: Vec<Vec<Option<String>>> = Vec::new();
     if let Some(wanted) = wanted {
-        let text = |cells: &Cells, index: usize| match &cells[index] {
+        let text = |values: &ColumnValues, index: usize| match &values[index] {
             Some(ColumnValue::Text(text)) => Some(text.clone()),
             _ => None,
         };
         lists = keys
             .iter()
-            .map(|index| wanted.iter().map(|cells| text(cells, *index)).collect())
+            .map(|index| wanted.iter().map(|values| text(values, *index)).collect())
             .collect();
         let names: Vec<String> = (0..keys.len()).map(|at| format!("k{at}")).collect();
         let arrays: Vec<String> = (1..=keys.len()).map(|at| format!("${at}::text[]")).collect();
@@ -216,42 +221,47 @@ async fn select(client: &Client, table: &str, columns: &[Column], wanted: Option
         .query(&sql, &parameters)
         .await
         .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
-    let cells = |texts: Vec<Option<String>>| -> Cells {
+    let values = |texts: Vec<Option<String>>| -> ColumnValues {
         let texts = texts.iter().zip(columns);
         texts
             .map(|(text, column)| Some(ColumnValue::of_text(text.as_deref(), column.array, column.float)))
             .collect()
     };
-    rows.into_iter().map(|row| cells(row.get(0))).collect()
+    rows.into_iter().map(|row| values(row.get(0))).collect()
 }
 
-fn by_key(ours: Vec<Cells>, theirs: Vec<Cells>, columns: &[Column], differences: &mut Vec<String>) {
-    let key = |cells: &Cells| -> Vec<Option<ColumnValue>> {
+fn by_key(
+    ours: Vec<ColumnValues>,
+    theirs: Vec<ColumnValues>,
+    columns: &[ComparedColumn],
+    differences: &mut Vec<String>,
+) {
+    let key = |values: &ColumnValues| -> Vec<Option<ColumnValue>> {
         columns
             .iter()
-            .zip(cells)
+            .zip(values)
             .filter(|(column, _)| column.key)
-            .map(|(_, cell)| cell.clone())
+            .map(|(_, value)| value.clone())
             .collect()
     };
-    let mut by_key: HashMap<Vec<Option<ColumnValue>>, Cells> = HashMap::new();
-    for cells in ours {
-        let key = key(&cells);
-        if by_key.insert(key.clone(), cells).is_some() {
+    let mut by_key: HashMap<Vec<Option<ColumnValue>>, ColumnValues> = HashMap::new();
+    for values in ours {
+        let key = key(&values);
+        if by_key.insert(key.clone(), values).is_some() {
             differences.push(format!("two rebuilt rows with the key {key:?}"));
         }
     }
-    for cells in theirs {
-        let key = key(&cells);
+    for values in theirs {
+        let key = key(&values);
         match by_key.remove(&key) {
             None => differences.push(format!(
                 "the stream does not have the row {}",
-                show(&cells, columns)
+                show(&values, columns)
             )),
             Some(ours) => {
-                for ((column, ours), theirs) in columns.iter().zip(&ours).zip(&cells) {
+                for ((column, ours), theirs) in columns.iter().zip(&ours).zip(&values) {
                     if ours.is_some() && ours != theirs {
-                        let (name, key) = (&column.name, show(&key_only(&cells, columns), columns));
+                        let (name, key) = (&column.name, show(&key_only(&values, columns), columns));
                         differences.push(format!(
                             "{key} {name}: the stream has {ours:?}, PostgreSQL {theirs:?}"
                         ));
@@ -260,57 +270,67 @@ fn by_key(ours: Vec<Cells>, theirs: Vec<Cells>, columns: &[Column], differences:
             }
         }
     }
-    for cells in by_key.values() {
+    for values in by_key.values() {
         differences.push(format!(
             "PostgreSQL does not have the row {}",
-            show(cells, columns)
+            show(values, columns)
         ));
     }
 }
 
-fn as_multiset(ours: Vec<Cells>, theirs: Vec<Cells>, columns: &[Column], differences: &mut Vec<String>) {
-    let mut counts: BTreeMap<Cells, i64> = BTreeMap::new();
+fn as_multiset(
+    ours: Vec<ColumnValues>,
+    theirs: Vec<ColumnValues>,
+    columns: &[ComparedColumn],
+    differences: &mut Vec<String>,
+) {
+    let mut counts: BTreeMap<ColumnValues, i64> = BTreeMap::new();
     // Columns that events omit cannot be compared.
     let blind: Vec<bool> = (0..columns.len())
-        .map(|at| ours.iter().any(|cells| cells[at].is_none()))
+        .map(|at| ours.iter().any(|values| values[at].is_none()))
         .collect();
-    for cells in ours {
-        *counts.entry(cells).or_default() += 1;
+    for values in ours {
+        *counts.entry(values).or_default() += 1;
     }
-    for cells in theirs {
-        let cells = cells
+    for values in theirs {
+        let values = values
             .into_iter()
             .zip(&blind)
-            .map(|(cell, blind)| cell.filter(|_| !blind))
+            .map(|(value, blind)| value.filter(|_| !blind))
             .collect();
-        *counts.entry(cells).or_default() -= 1;
+        *counts.entry(values).or_default() -= 1;
     }
-    for (cells, count) in counts.iter().filter(|(_, count)| **count != 0) {
+    for (values, count) in counts.iter().filter(|(_, count)| **count != 0) {
         let side = if *count > 0 {
             "only in the stream"
         } else {
             "only in PostgreSQL"
         };
-        differences.push(format!("{side}, {} times: {}", count.abs(), show(cells, columns)));
+        differences.push(format!(
+            "{side}, {} times: {}",
+            count.abs(),
+            show(values, columns)
+        ));
     }
 }
 
-fn key_only(cells: &Cells, columns: &[Column]) -> Cells {
-    cells
+fn key_only(values: &ColumnValues, columns: &[ComparedColumn]) -> ColumnValues {
+    values
         .iter()
         .zip(columns)
-        .map(|(cell, column)| cell.clone().filter(|_| column.key))
+        .map(|(value, column)| value.clone().filter(|_| column.key))
         .collect()
 }
 
-fn show(cells: &Cells, columns: &[Column]) -> String {
-    let cells = columns.iter().zip(cells);
-    let shown = cells.filter_map(|(column, cell)| Some(format!("{}={:?}", column.name, cell.as_ref()?)));
+fn show(values: &ColumnValues, columns: &[ComparedColumn]) -> String {
+    let values = columns.iter().zip(values);
+    let shown = values.filter_map(|(column, value)| Some(format!("{}={:?}", column.name, value.as_ref()?)));
     shown.collect::<Vec<String>>().join(" ")
 }
 
-/// Columns of a table with the base type of their domain, the type of their elements, and whether they are in
-/// the key.
+/// Query for the columns of a table.
+///
+/// A column has the base type of its domain, the type of its elements, and whether it is in the key.
 const COLUMNS: &str = "
 with recursive
   named as (
@@ -334,7 +354,7 @@ left join pg_type e on e.oid = t.typelem and t.typcategory = 'A'
 where t.typtype <> 'd' order by base.attnum";
 
 /// Name (`schema.table`) and columns of a table.
-async fn columns(client: &Client, table: &str, envelope: Envelope) -> (String, Vec<Column>) {
+async fn columns(client: &Client, table: &str, envelope: Envelope) -> (String, Vec<ComparedColumn>) {
     let rows = client
         .query(COLUMNS, &[&table])
         .await
@@ -344,7 +364,7 @@ async fn columns(client: &Client, table: &str, envelope: Envelope) -> (String, V
     (name, rows.iter().map(|row| column(row, envelope)).collect())
 }
 
-fn column(row: &tokio_postgres::Row, envelope: Envelope) -> Column {
+fn column(row: &tokio_postgres::Row, envelope: Envelope) -> ComparedColumn {
     let element: Option<String> = row.get("element_name");
     let value = format!("t.{}", row.get::<_, String>("quoted"));
     let modifier: i32 = row.get("modifier");
@@ -355,7 +375,7 @@ fn column(row: &tokio_postgres::Row, envelope: Envelope) -> Column {
         Some(_) => list(&kind, modifier, &value, row.get("composite_elements")),
     };
     let array = element.is_some() && envelope == Envelope::Debezium;
-    Column {
+    ComparedColumn {
         name: row.get("name"),
         expression,
         array,
@@ -365,7 +385,7 @@ fn column(row: &tokio_postgres::Row, envelope: Envelope) -> Column {
     }
 }
 
-/// SQL expression of the text that an event has for a value of this type.
+/// SQL expression of an event's text for a value of this type.
 fn rendered(envelope: Envelope, kind: &str, modifier: i32, value: &str) -> String {
     match kind {
         "bool" => format!("{value}::text"),
@@ -393,7 +413,7 @@ fn output(value: &str) -> String {
     format!("case when num_nulls({value}) = 0 then format('%s', {value}) end")
 }
 
-/// SQL expression of the text that Debezium writes for a value of this type.
+/// SQL expression of Debezium's text for a value of this type.
 fn debezium_text(kind: &str, modifier: i32, value: &str) -> String {
     let finite = |text: String| format!("case when isfinite({value}) then {text} else {value}::text end");
     let text = match kind {
@@ -425,7 +445,7 @@ fn debezium_text(kind: &str, modifier: i32, value: &str) -> String {
     format!("case when {value} is not null then {text} end")
 }
 
-/// SQL expression of the ISO 8601 date of a finite date or timestamp.
+/// SQL expression of a finite date or timestamp as ISO 8601 date.
 fn iso_date(value: &str) -> String {
     // PostgreSQL has no year 0; ISO 8601 writes the year 1 BC so.
     let year = format!("(extract(year from {value}) + (extract(year from {value}) < 0)::int)::int");
@@ -436,7 +456,9 @@ fn iso_date(value: &str) -> String {
     )
 }
 
-/// SQL expression of bits as base64 of little-endian bytes, without zeros at the end.
+/// SQL expression of bits as base64 of little-endian bytes.
+///
+/// Zero bytes at the end are omitted.
 fn bits_text(value: &str) -> String {
     let byte = format!("lpad(reverse(substr(reverse({value}::text), 8 * i + 1, 8)), 8, '0')::bit(8)::int");
     format!(
@@ -446,7 +468,7 @@ fn bits_text(value: &str) -> String {
     )
 }
 
-/// SQL expression of a JSON list with the texts of an array's elements.
+/// SQL expression of an array's elements as JSON list of texts.
 fn list(kind: &str, modifier: i32, array: &str, composite: bool) -> String {
     // unnest would expand composite elements into columns.
     let (element, from) = match composite {

@@ -23,7 +23,9 @@ pub struct RebuiltTables {
     pub disagreements: Vec<String>,
     /// Envelope of the events.
     pub envelope: Envelope,
-    /// Tables that a repair read again, with the position since which their rows were read.
+    /// Tables that a repair read again.
+    ///
+    /// The value is the position since which the rows were read.
     repaired: BTreeMap<String, String>,
 }
 
@@ -40,7 +42,9 @@ pub struct RebuiltTable {
     truncated: String,
     /// Positions of the changes of keyless rows.
     keyless_positions: HashSet<String>,
-    /// Whether some keyless rows have a partition key with a suffix, so that they arrive in any order.
+    /// Whether some keyless rows have a partition key with a suffix.
+    ///
+    /// Such rows arrive in any order.
     is_spread: bool,
 }
 
@@ -98,7 +102,9 @@ impl From<&Delivery> for RebuiltTables {
 }
 
 impl RebuiltTables {
-    /// Adds an existing row that another consumer rebuilt; a row without a key has none.
+    /// Adds an existing row that another consumer rebuilt.
+    ///
+    /// A row without a key has no `key`.
     pub fn add_row(&mut self, table: &str, key: Option<&str>, row: Row) {
         let table = self.tables.entry(table.to_owned()).or_default();
         match key {
@@ -172,10 +178,10 @@ impl RebuiltTables {
         }
     }
 
-    /// Removes the rows that a repair did not read, so they no longer exist in PostgreSQL.
+    /// Removes the rows that a repair did not read.
     ///
-    /// This happens after all shards were read. Changes after the repair are newer, so the time does not
-    /// matter.
+    /// They no longer exist in PostgreSQL. This happens after all shards were read. Changes after the repair
+    /// are newer, so the time does not matter.
     fn remove_vanished_rows(&mut self) {
         for (name, since) in &self.repaired {
             let state = self
@@ -220,7 +226,9 @@ impl RebuiltTables {
     }
 }
 
-/// Whether a partition key is that of a row without a key and without order: `public.log#3fa2`.
+/// Whether a partition key is that of an unordered keyless row.
+///
+/// An example is `public.log#3fa2`.
 fn is_spread_key(key: &str, table: &str) -> bool {
     let suffix = key.strip_prefix(table).and_then(|rest| rest.strip_prefix('#'));
     suffix.is_some_and(|suffix| suffix.len() == 4 && u16::from_str_radix(suffix, 16).is_ok())

@@ -34,14 +34,17 @@ pub enum ThirdPartyConsumer<'a> {
     Connect,
     /// Apache Flink with the SQL of `examples/consumers/flink_sql`, its rows in its state.
     FlinkSql,
-    /// The same with its rows in Apache Paimon, in a warehouse in this folder.
+    /// The same, with its rows in Apache Paimon.
+    ///
+    /// The warehouse is in this folder.
     FlinkSqlToPaimon(&'a Path),
 }
 
 impl ThirdPartyConsumer<'_> {
-    /// Reads `stream` to its end with this consumer, shard after shard, and returns its output.
+    /// Reads `stream` to its end; returns the output of this consumer.
     ///
-    /// Each line is a JSON object; the program in `tests/consumers` describes its fields.
+    /// It reads shard after shard. Each line is a JSON object; the program in `tests/consumers` describes its
+    /// fields.
     ///
     /// # Panics
     /// The consumer rejects the stream. The message has its standard error.
@@ -100,7 +103,7 @@ impl ThirdPartyConsumer<'_> {
     }
 }
 
-/// Command that runs a program of `tests/consumers`, and ends it when it is dropped.
+/// Command of a program of `tests/consumers`, killed when it is dropped.
 ///
 /// `CONSUMERS_PYTHON` names another interpreter than that of `make tools-consumers`.
 ///

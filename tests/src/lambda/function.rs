@@ -91,7 +91,9 @@ impl Function {
         Self::of_program(drain_binary(), environment)
     }
 
-    /// Another program in place of `drain`, such as a script that starts it.
+    /// Function with another program in place of `drain`.
+    ///
+    /// Such a program is, for example, a script that starts `drain`.
     pub fn of_program(program: PathBuf, environment: impl IntoIterator<Item = (String, String)>) -> Self {
         Self {
             program,
@@ -104,7 +106,9 @@ impl Function {
         }
     }
 
-    /// A function with the same configuration and a sandbox of its own, for invocations that overlap.
+    /// Function with the same configuration and its own sandbox.
+    ///
+    /// It is for invocations that overlap.
     pub fn second_instance(&self) -> Self {
         Self::of_program(self.program.clone(), self.environment.clone())
     }
@@ -214,7 +218,9 @@ impl Function {
         invocations.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Largest resident memory (`VmHWM`) of a process at the end of an invocation, in bytes.
+    /// Largest resident memory (`VmHWM`) of a process, in bytes.
+    ///
+    /// It is measured at the end of each invocation.
     pub fn peak_memory_bytes(&self) -> u64 {
         self.peak_memory.load(Ordering::Relaxed)
     }

@@ -23,7 +23,7 @@ pub type InvocationResult = Result<Value, Value>;
 pub struct RuntimeApi {
     address: String,
     invocations: mpsc::UnboundedSender<Invocation>,
-    shared: Arc<Shared>,
+    state: Arc<RuntimeApiState>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -56,7 +56,7 @@ struct Invocation {
 }
 
 #[derive(Debug)]
-struct Shared {
+struct RuntimeApiState {
     waiting: tokio::sync::Mutex<mpsc::UnboundedReceiver<Invocation>>,
     running: Mutex<Option<(String, oneshot::Sender<InvocationResult>)>>,
     init_error: Mutex<Option<Value>>,
@@ -66,7 +66,7 @@ impl RuntimeApi {
     /// Starts an API on a free port.
     pub async fn start() -> Self {
         let (invocations, waiting) = mpsc::unbounded_channel();
-        let shared = Arc::new(Shared {
+        let state = Arc::new(RuntimeApiState {
             waiting: tokio::sync::Mutex::new(waiting),
             running: Mutex::default(),
             init_error: Mutex::default(),
@@ -78,7 +78,7 @@ impl RuntimeApi {
             .route("/2018-06-01/runtime/init/error", post(init_error))
             // Limit of Lambda for a synchronous answer.
             .layer(DefaultBodyLimit::max(6 * 1024 * 1024))
-            .with_state(Arc::clone(&shared));
+            .with_state(Arc::clone(&state));
         let serve = async move |listener| {
             if let Err(error) = axum::serve(listener, app).await {
                 eprintln!("the Lambda Runtime API ended: {error}");
@@ -88,7 +88,7 @@ impl RuntimeApi {
         Self {
             address: address.to_string(),
             invocations,
-            shared,
+            state,
             task,
         }
     }
@@ -127,7 +127,7 @@ impl RuntimeApi {
 
     /// Body that the function posted to `init/error`, if any.
     pub fn init_error(&self) -> Option<Value> {
-        self.shared
+        self.state
             .init_error
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -141,13 +141,13 @@ impl Drop for RuntimeApi {
     }
 }
 
-async fn next(State(shared): State<Arc<Shared>>) -> Response {
+async fn next(State(state): State<Arc<RuntimeApiState>>) -> Response {
     // The lock is held over the await on purpose: a second poller waits for its turn.
-    let Some(invocation) = shared.waiting.lock().await.recv().await else {
+    let Some(invocation) = state.waiting.lock().await.recv().await else {
         return StatusCode::GONE.into_response();
     };
     let InvocationIds { request: id, trace } = invocation.ids;
-    *shared.running.lock().unwrap_or_else(PoisonError::into_inner) = Some((id.clone(), invocation.posted));
+    *state.running.lock().unwrap_or_else(PoisonError::into_inner) = Some((id.clone(), invocation.posted));
     let headers = [
         ("Lambda-Runtime-Aws-Request-Id", id),
         ("Lambda-Runtime-Deadline-Ms", invocation.deadline_ms.to_string()),
@@ -166,21 +166,29 @@ async fn next(State(shared): State<Arc<Shared>>) -> Response {
     (headers, [("Content-Type", "application/json")], invocation.event).into_response()
 }
 
-async fn response(State(shared): State<Arc<Shared>>, Path(id): Path<String>, body: String) -> StatusCode {
-    complete(&shared, &id, Ok(parse(&body)))
+async fn response(
+    State(state): State<Arc<RuntimeApiState>>,
+    Path(id): Path<String>,
+    body: String,
+) -> StatusCode {
+    complete(&state, &id, Ok(parse(&body)))
 }
 
-async fn error(State(shared): State<Arc<Shared>>, Path(id): Path<String>, body: String) -> StatusCode {
-    complete(&shared, &id, Err(parse(&body)))
+async fn error(
+    State(state): State<Arc<RuntimeApiState>>,
+    Path(id): Path<String>,
+    body: String,
+) -> StatusCode {
+    complete(&state, &id, Err(parse(&body)))
 }
 
-async fn init_error(State(shared): State<Arc<Shared>>, body: String) -> StatusCode {
-    *shared.init_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(parse(&body));
+async fn init_error(State(state): State<Arc<RuntimeApiState>>, body: String) -> StatusCode {
+    *state.init_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(parse(&body));
     StatusCode::ACCEPTED
 }
 
-fn complete(shared: &Shared, id: &str, posted: InvocationResult) -> StatusCode {
-    let mut running = shared.running.lock().unwrap_or_else(PoisonError::into_inner);
+fn complete(state: &RuntimeApiState, id: &str, posted: InvocationResult) -> StatusCode {
+    let mut running = state.running.lock().unwrap_or_else(PoisonError::into_inner);
     match running.take_if(|(expected, _)| expected == id) {
         Some((_, waiting)) => {
             // The receiver is gone when the deadline has passed.

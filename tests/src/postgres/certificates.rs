@@ -22,7 +22,7 @@ pub struct Certificates {
 /// Only host name in the server's certificate.
 pub const HOST: &str = "localhost";
 
-/// Options of openssl for the keys of all certificates, and for their signatures.
+/// Options of openssl for keys and for signatures.
 pub type KeyOptions = [&'static str; 2];
 
 /// Keys that are created quickly.

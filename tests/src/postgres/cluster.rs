@@ -101,10 +101,10 @@ impl Cluster {
         self.version >= 17
     }
 
-    /// Waits until the standby has the failover slot at its current position, so that it survives a
-    /// promotion.
+    /// Waits until the standby has the slot at its current position.
     ///
-    /// `step` has to advance the slot each time: an idle slot is never synchronised.
+    /// After that, the failover slot survives a promotion. `step` has to advance the slot each time: an idle
+    /// slot is never synchronised.
     pub async fn wait_until_synced<F: Future<Output = ()>>(&self, slot: &str, step: impl Fn() -> F) {
         let (primary, standby) = (self.primary_admin().await, self.standby_admin().await);
         let position =
@@ -141,7 +141,7 @@ impl Cluster {
         .await;
     }
 
-    /// Copies the current files of a slot to the standby, as RDS does.
+    /// Copies a slot's current files to the standby, as RDS does.
     ///
     /// Before PostgreSQL 17 there is no other way. The standby is down meanwhile, and no commit returns.
     pub async fn carry_slot(&self, slot: &str, copy: SlotCopy) {
@@ -252,7 +252,7 @@ impl Cluster {
         self.wait_until_synchronous().await;
     }
 
-    /// Creates the physical slot by which the primary keeps WAL for the standby.
+    /// Creates the physical slot that keeps WAL for the standby.
     async fn create_standby_slot(&self) {
         let name = NAMES[1 - self.writer.load(Ordering::SeqCst)];
         let sql = format!(

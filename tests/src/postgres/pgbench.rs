@@ -26,7 +26,9 @@ pub struct Pgbench {
 }
 
 impl Pgbench {
-    /// Creates and fills the tables, with 100,000 accounts for each unit of `scale`.
+    /// Creates and fills the tables.
+    ///
+    /// They have 100,000 accounts for each unit of `scale`.
     pub async fn init(postgres: &Postgres, database: &str, scale: u32) {
         let scale = scale.to_string();
         let running = start(postgres, database, &["-i", "-q", "-s", &scale]);
@@ -36,7 +38,9 @@ impl Pgbench {
             .unwrap_or_else(|stderr| panic!("pgbench -i -s {scale}:\n{stderr}"));
     }
 
-    /// Starts pgbench with these options, for example `["-c", "4", "-R", "500", "-T", "30"]`.
+    /// Starts pgbench with these options.
+    ///
+    /// An example is `["-c", "4", "-R", "500", "-T", "30"]`.
     pub fn run(postgres: &Postgres, database: &str, options: &[&str]) -> Self {
         let mut all = vec!["-n"];
         all.extend(options);

@@ -141,7 +141,9 @@ fn installed(version: u32) -> PathBuf {
         .unwrap_or_else(|_| panic!("no {}: `make tools-postgres` installs it", native.display()))
 }
 
-/// The same folder, or a copy when the server's user cannot enter it, as in a project of root.
+/// Folder of programs that the server's user can enter.
+///
+/// It is a copy when the user cannot enter `native`, as in a project of root.
 fn reachable(native: &Path, watchdog: &mut Watchdog) -> PathBuf {
     let enter = format!("'{}/bin/postgres' --version 2>&1", native.display());
     if watchdog.run(&enter).is_ok() {

@@ -1,4 +1,4 @@
-//! A TCP proxy on a fixed port, in front of a server that may move.
+//! TCP proxy on a fixed port, for a server that may move.
 //!
 //! It forwards connections. Scenarios reset, stall, half-close or refuse them.
 
@@ -25,9 +25,13 @@ pub enum Direction {
 pub enum ConnectionFault {
     /// All connections are reset at both ends.
     Cut,
-    /// All connections are reset after this number of bytes in this direction, counted over all of them.
+    /// Reset of all connections after this number of bytes.
+    ///
+    /// The bytes in this direction are counted over all connections.
     CutAfter(Direction, u64),
-    /// All connections end in this direction, as if the sender had closed it. The other direction continues.
+    /// End of all connections in this direction.
+    ///
+    /// They end as if the sender had closed them. The other direction continues.
     HalfClose(Direction),
     /// Nothing is forwarded in this direction for this time. Neither end notices.
     Stall(Direction, Duration),
@@ -60,7 +64,7 @@ impl ConnectionFault {
 
 /// State that all connections watch.
 #[derive(Debug, Clone, Copy)]
-struct State {
+struct TcpProxyState {
     port: u16,
     refuses: bool,
     stalled: [bool; 2],
@@ -75,14 +79,14 @@ struct State {
 #[derive(Debug)]
 pub struct TcpProxy {
     port: u16,
-    state: Arc<watch::Sender<State>>,
+    state: Arc<watch::Sender<TcpProxyState>>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl TcpProxy {
-    /// Opens a proxy in front of the server at this port of 127.0.0.1.
+    /// Opens a proxy for the server at this port of 127.0.0.1.
     pub async fn open(port: u16) -> Self {
-        let state = State {
+        let state = TcpProxyState {
             port,
             refuses: false,
             stalled: [false; 2],
@@ -114,7 +118,9 @@ impl TcpProxy {
         self.state.send_modify(|state| state.cuts += 1);
     }
 
-    /// Resets all connections after `bytes` more in this direction, counted over all of them.
+    /// Resets all connections after `bytes` more in this direction.
+    ///
+    /// The bytes are counted over all connections.
     pub fn cut_after(&self, direction: Direction, bytes: u64) {
         self.state
             .send_modify(|state| state.left[direction as usize] = Some(bytes));
@@ -126,8 +132,9 @@ impl TcpProxy {
             .send_modify(|state| state.closed[direction as usize] += 1);
     }
 
-    /// Forwards nothing in this direction until [`TcpProxy::clear`], neither bytes nor the end of a
-    /// connection.
+    /// Forwards nothing in this direction until [`TcpProxy::clear`].
+    ///
+    /// Neither bytes nor the end of a connection are forwarded.
     pub fn stall(&self, direction: Direction) {
         self.state
             .send_modify(|state| state.stalled[direction as usize] = true);
@@ -176,7 +183,7 @@ impl Drop for TcpProxy {
     }
 }
 
-async fn serve(listener: TcpListener, state: Arc<watch::Sender<State>>) {
+async fn serve(listener: TcpListener, state: Arc<watch::Sender<TcpProxyState>>) {
     // Dropped with this task, so no connection outlives its proxy.
     let mut connections = tokio::task::JoinSet::new();
     loop {
@@ -194,7 +201,7 @@ async fn serve(listener: TcpListener, state: Arc<watch::Sender<State>>) {
 }
 
 /// Forwards one connection to its end.
-async fn connect(mut client: TcpStream, initial: State, state: Arc<watch::Sender<State>>) {
+async fn connect(mut client: TcpStream, initial: TcpProxyState, state: Arc<watch::Sender<TcpProxyState>>) {
     let Ok(mut server) = TcpStream::connect(("127.0.0.1", initial.port)).await else {
         return reset(&client);
     };
@@ -218,13 +225,15 @@ async fn connect(mut client: TcpStream, initial: State, state: Arc<watch::Sender
     }
 }
 
-/// Forwards one direction and its end; fails when an end of the connection is broken.
+/// Forwards one direction, and the end of this direction.
+///
+/// It fails when one side of the connection is broken.
 async fn forward(
     direction: Direction,
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
-    initial: State,
-    state: &watch::Sender<State>,
+    initial: TcpProxyState,
+    state: &watch::Sender<TcpProxyState>,
 ) -> Result<(), ()> {
     let mut watched = state.subscribe();
     let mut buffer = vec![0; 64 << 10];
@@ -251,8 +260,10 @@ async fn forward(
     to.shutdown().await.map_err(|_| ())
 }
 
-/// Number of these bytes to forward, and whether the connection is reset after them.
-fn allowance(direction: Direction, bytes: usize, state: &watch::Sender<State>) -> (usize, bool) {
+/// Number of bytes to forward, and whether a reset follows.
+///
+/// The reset is that of the connection. `bytes` is the number of bytes that were read.
+fn allowance(direction: Direction, bytes: usize, state: &watch::Sender<TcpProxyState>) -> (usize, bool) {
     let mut allowed = (bytes, false);
     state.send_if_modified(|state| {
         let left = &mut state.left[direction as usize];
@@ -266,7 +277,9 @@ fn allowance(direction: Direction, bytes: usize, state: &watch::Sender<State>) -
     allowed
 }
 
-/// Makes the drop of the socket send a reset instead of an orderly end.
+/// Makes the drop of a socket send a reset.
+///
+/// Without it, the drop is an orderly end.
 fn reset(socket: &TcpStream) {
     let _ = socket.set_zero_linger();
 }

@@ -43,7 +43,9 @@ impl Clock {
     }
 }
 
-/// Folder of the library and the clocks' files; removed when this process ends.
+/// Folder of the library and the clocks' files.
+///
+/// It is removed when this process ends.
 fn folder() -> PathBuf {
     static FOLDER: OnceLock<Mutex<Watchdog>> = OnceLock::new();
     let made = FOLDER.get_or_init(|| {

@@ -11,11 +11,12 @@ use serde_json::Value;
 use tokio_postgres::Client;
 
 use super::kcl;
-use super::result::{Counter, Verdict};
+use super::result::{Counter, PlayVerdict};
 use crate::aws::hash_range::HashRange;
 use crate::consumer::column_value::ColumnValue;
 use crate::consumer::event::{Envelope, Event, Row, UNAVAILABLE, timeless};
 use crate::consumer::oracle;
+use crate::consumer::position::{PositionParts, position_parts};
 
 /// Hash of a value that no event had.
 const UNKNOWN: u64 = 0;
@@ -31,7 +32,7 @@ pub(super) struct ConsumedTable {
     pub(super) key_columns: Vec<&'static str>,
     /// Columns outside of the key.
     pub(super) columns: &'static [&'static str],
-    /// Number of those columns, from the first on, that an event always has when it is sent again.
+    /// Number of leading `columns` that a repeated event always has.
     ///
     /// An event that is sent again may lack a large value that its change did not touch, or may have a newer
     /// one. `None`: the whole event is the same, but for the times of its creation.
@@ -43,8 +44,6 @@ type Hashes = [u64; MOST_COLUMNS];
 /// Hash of the event of each position.
 pub(super) type EventHashes = HashMap<PositionParts, u64>;
 
-/// Parts of a position: end of the commit, LSN, index.
-pub(super) type PositionParts = (u64, u64, u32);
 /// First two parts of a position. The delete and the create of one key change share them.
 type WalRecord = (u64, u64);
 
@@ -130,7 +129,7 @@ impl CompactConsumer {
             // Messages and control events are no rows. Where every event is expected, an unexpected one is
             // noticed.
             Ok(event) if self.table.stable_columns.is_none() => {
-                let position = position_parts(&event.source.position);
+                let position = checked_position(&event);
                 self.is_first(&event, position, hash_of_event(partition_key, data));
             }
             Ok(_) => {}
@@ -145,7 +144,7 @@ impl CompactConsumer {
     }
 
     fn apply(&mut self, partition_key: &str, event: &Event, data: &[u8]) {
-        let position = position_parts(&event.source.position);
+        let position = checked_position(event);
         let row = match event.op.as_str() {
             "d" => event.before.as_ref(),
             _ => event.after.as_ref(),
@@ -256,62 +255,31 @@ impl CompactConsumer {
     }
 
     /// Compares the rows with those of PostgreSQL.
-    pub(super) async fn compare(mut self, client: &Client) -> Verdict {
-        let (mut rows, mut matched, mut differences) = (0, 0, 0);
-        let mut cases = Vec::new();
-        oracle::scan(client, self.table.name, Envelope::Debezium, |cells| {
-            rows += 1;
-            let cell = |name: &str| {
-                let found = cells.iter().find(|(column, _)| *column == name);
-                found.map(|(_, cell)| cell)
-            };
-            let key: Vec<&ColumnValue> = self
-                .table
-                .key_columns
-                .iter()
-                .filter_map(|name| cell(name))
-                .collect();
-            let mut add_difference = |what: String| {
-                differences += 1;
-                if cases.len() < MOST_CASES {
-                    cases.push(format!("{key:?} {what}"));
-                }
-            };
-            let Some(state) = self.rows.get(&hash(&key)).filter(|state| state.is_alive) else {
-                return add_difference("is not in the stream".to_owned());
-            };
-            matched += 1;
-            for (name, ours) in self.table.columns.iter().zip(self.completed(state.values)) {
-                if ours != cell(name).map_or(UNKNOWN, hash) {
-                    let value = if ours == UNKNOWN {
-                        "no value"
-                    } else {
-                        "another value"
-                    };
-                    add_difference(format!(
-                        "{name}: the stream has {value}, as of {:x?}",
-                        state.position
-                    ));
-                }
-            }
+    pub(super) async fn compare(mut self, client: &Client) -> PlayVerdict {
+        let mut comparison = RowComparison::default();
+        oracle::scan(client, self.table.name, Envelope::Debezium, |row| {
+            comparison.compare_row(&self, row);
         })
         .await;
         let alive = self.rows.values().filter(|state| state.is_alive).count() as u64;
-        if alive > matched {
-            differences += alive - matched;
-            cases.push(format!("{} rows are only in the stream", alive - matched));
+        if alive > comparison.matched {
+            let surplus = alive - comparison.matched;
+            comparison.differences += surplus;
+            comparison
+                .cases
+                .push(format!("{surplus} rows are only in the stream"));
         }
-        self.violations.extend(cases);
-        let mut verdict = Verdict {
+        self.violations.extend(comparison.cases);
+        let mut verdict = PlayVerdict {
             violations: self.violations,
-            ..Verdict::default()
+            ..PlayVerdict::default()
         };
         for (counter, count) in [
-            (Counter::Rows, rows),
+            (Counter::Rows, comparison.rows),
             (Counter::Reads, self.reads),
             (Counter::Duplicates, self.duplicates),
             (Counter::Dropped, self.dropped),
-            (Counter::Differences, differences),
+            (Counter::Differences, comparison.differences),
         ] {
             verdict.counts.add(counter, count);
         }
@@ -319,13 +287,69 @@ impl CompactConsumer {
     }
 }
 
-/// Parts of a position, whose form was checked when its event was parsed.
-fn position_parts(text: &str) -> PositionParts {
-    let part = |range: std::ops::Range<usize>| u64::from_str_radix(&text[range], 16).unwrap_or_default();
-    (part(0..16), part(17..33), part(34..42) as u32)
+/// Result of the comparison of PostgreSQL's rows with the consumer's.
+#[derive(Debug, Default)]
+struct RowComparison {
+    /// Number of PostgreSQL's rows.
+    rows: u64,
+    /// Number of those that the consumer has, too.
+    matched: u64,
+    differences: u64,
+    /// The first differences.
+    cases: Vec<String>,
 }
 
-/// Hash of an event's partition key and of its content without the times of its creation.
+impl RowComparison {
+    /// Compares a row of PostgreSQL with that of the consumer.
+    fn compare_row(&mut self, consumer: &CompactConsumer, row: &[(&str, ColumnValue)]) {
+        self.rows += 1;
+        let value_of = |name: &str| {
+            let found = row.iter().find(|(column, _)| *column == name);
+            found.map(|(_, value)| value)
+        };
+        let table = &consumer.table;
+        let key: Vec<&ColumnValue> = table
+            .key_columns
+            .iter()
+            .filter_map(|name| value_of(name))
+            .collect();
+        let state = consumer.rows.get(&hash(&key));
+        let Some(state) = state.filter(|state| state.is_alive) else {
+            return self.add_difference(&key, "is not in the stream");
+        };
+        self.matched += 1;
+        for (name, ours) in table.columns.iter().zip(consumer.completed(state.values)) {
+            if ours != value_of(name).map_or(UNKNOWN, hash) {
+                let value = if ours == UNKNOWN {
+                    "no value"
+                } else {
+                    "another value"
+                };
+                let position = state.position;
+                let what = format!("{name}: the stream has {value}, as of {position:x?}");
+                self.add_difference(&key, &what);
+            }
+        }
+    }
+
+    fn add_difference(&mut self, key: &[&ColumnValue], what: &str) {
+        self.differences += 1;
+        if self.cases.len() < MOST_CASES {
+            self.cases.push(format!("{key:?} {what}"));
+        }
+    }
+}
+
+/// Parts of a position.
+///
+/// The form of the position was checked when its event was parsed.
+fn checked_position(event: &Event) -> PositionParts {
+    position_parts(&event.source.position).expect("an event has a position")
+}
+
+/// Hash of an event's partition key and content.
+///
+/// The content lacks the times of its creation.
 fn hash_of_event(partition_key: &str, data: &[u8]) -> u64 {
     hash(&(partition_key, timeless(data).map(|event| event.to_string())))
 }

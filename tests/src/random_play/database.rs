@@ -158,14 +158,18 @@ impl Database {
         .await;
     }
 
-    /// Kills the server that writes with SIGKILL, and restarts it on its disk after `down`.
+    /// Kills the server that writes, and restarts it after `down`.
+    ///
+    /// It is killed with SIGKILL, and restarts on its disk.
     pub(super) async fn crash(&self, down: Duration) {
         self.server().crash().await;
         tokio::time::sleep(down).await;
         self.server().restart().await;
     }
 
-    /// Kills the primary of a cluster for good, and promotes the standby after `down`.
+    /// Kills a cluster's primary for good, and promotes the standby.
+    ///
+    /// The standby is promoted after `down`.
     pub(super) async fn fail_over(&self, down: Duration) {
         if let Servers::Cluster(cluster) = &self.servers {
             self.failed_over.store(true, Ordering::Relaxed);
@@ -180,7 +184,9 @@ impl Database {
         self.network().inject(fault).await;
     }
 
-    /// Injects a fault between standby and primary of a cluster, and waits for its end.
+    /// Injects a fault between standby and primary of a cluster.
+    ///
+    /// It waits for the end of the fault.
     pub(super) async fn inject_standby_fault(&self, fault: ConnectionFault) {
         if let Servers::Cluster(cluster) = &self.servers {
             cluster.replication_proxy().inject(fault).await;
@@ -216,7 +222,9 @@ pub(super) async fn execute(client: &Client, sql: &str) {
     done.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
 }
 
-/// First column of the first row of a query that has to succeed.
+/// First column of a query's first row.
+///
+/// The query has to succeed.
 pub(super) async fn query_value<T>(client: &Client, sql: &str) -> T
 where
     T: for<'a> tokio_postgres::types::FromSql<'a>,

@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 
 use super::database::{Database, execute, query_value};
 use super::environment::Environment;
-use super::result::{PlayResult, Verdict};
+use super::result::{PlayResult, PlayVerdict};
 use super::settings::{PlaySettings, millis};
 use super::writer::{self, TransactionSource};
 
@@ -27,7 +27,7 @@ pub(super) trait Workload: Send + Sync {
     /// Settings of the play.
     fn settings(&self) -> &PlaySettings;
 
-    /// Database that all plays of the workload share; `None` for a new one.
+    /// Database of all plays of the workload; `None` for a new one.
     fn shared_database(&self) -> Option<Arc<Database>> {
         None
     }
@@ -38,13 +38,17 @@ pub(super) trait Workload: Send + Sync {
     /// Writer of this number and seed.
     fn writer(&self, number: u32, seed: u64, environment: &Environment) -> Box<dyn TransactionSource>;
 
-    /// Event of the next invocation among faults, after `report`; `None` ends the phase of faults.
+    /// Event of the next invocation among faults.
+    ///
+    /// The invocation is that after `report`. `None` ends the phase of faults.
     fn next_event(&self, environment: &Environment, report: Option<&Value>) -> Option<Value>;
 
     /// Reads the records that arrived since the last call.
     fn consume(&self, _environment: &Environment) {}
 
-    /// End of the log that the slot has to confirm, as PostgreSQL writes an LSN.
+    /// LSN that the slot has to confirm, as PostgreSQL writes it.
+    ///
+    /// It is the end of the log.
     fn end_of_log(&self, client: &Client) -> impl Future<Output = String> + Send {
         async {
             // The server waits for the disk at this commit, so everything before it is flushed, too.
@@ -55,7 +59,8 @@ pub(super) trait Workload: Send + Sync {
     }
 
     /// Compares the stream with PostgreSQL.
-    fn verdict(&self, environment: &Environment, client: &Client) -> impl Future<Output = Verdict> + Send;
+    fn verdict(&self, environment: &Environment, client: &Client)
+    -> impl Future<Output = PlayVerdict> + Send;
 }
 
 /// Engine with the servers that its plays reuse: to start them takes longer than a small play.
@@ -131,7 +136,9 @@ impl Engine {
     }
 }
 
-/// Runs writers, invocations and faults beside each other until the workload is over.
+/// Runs writers, invocations and faults until the workload is over.
+///
+/// They run beside each other.
 async fn play_with_faults(workload: &impl Workload, environment: &Environment) {
     let over = Arc::new(AtomicBool::new(false));
     let mut writers = JoinSet::new();
@@ -204,9 +211,10 @@ async fn empty_slot(workload: &impl Workload, environment: &Environment) {
     environment.add_violation(format!("{invocations} invocations did not empty the slot"));
 }
 
-/// Runs plays, at most `parallel` at a time, and passes each result to `done` as soon as it ends.
+/// Runs plays, and passes each result to `done`.
 ///
-/// A play that panics has a violation that names the panic.
+/// At most `parallel` plays run at a time. A result is passed as soon as its play ends. A play that panics
+/// has a violation that names the panic.
 pub async fn play_all<T, F>(
     plays: impl IntoIterator<Item = (T, F)>,
     parallel: u64,

@@ -8,12 +8,13 @@ use serde_json::{Value, json};
 
 use super::clock::Clock;
 use super::database::Database;
-use super::parameter_store::{self, ParameterStore};
+use super::parameter_store::ParameterStore;
 use super::result::{Counter, PlayResult};
 use super::settings::PlaySettings;
 use crate::aws::fake_kinesis::FakeKinesis;
 use crate::aws::fault_proxy::FaultProxy;
 use crate::lambda::function::{Function, Outcome};
+use crate::postgres::lsn::parse_lsn;
 
 /// Violations that are kept while a play runs.
 const MOST_VIOLATIONS: usize = 10;
@@ -103,7 +104,7 @@ impl Environment {
         self.record(self.function.invoke(event, deadline).await)
     }
 
-    /// Counts the outcome of an invocation; returns the report, if there is one.
+    /// Counts the outcome of an invocation; returns its report, if any.
     pub(super) fn record(&self, outcome: Outcome) -> Option<Value> {
         use std::os::unix::process::ExitStatusExt as _;
         let is_tolerated = match &outcome {
@@ -159,7 +160,7 @@ impl Environment {
                     break;
                 };
                 let confirmed = row.and_then(|row| row.get::<_, Option<String>>(0));
-                self.check_slot(confirmed.and_then(|lsn| parameter_store::lsn(&Value::String(lsn))));
+                self.check_slot(confirmed.as_deref().and_then(parse_lsn));
                 tokio::time::sleep(CHECK_PAUSE).await;
             }
         }
@@ -188,7 +189,7 @@ impl Environment {
         self.kill_sandboxes().await;
     }
 
-    /// Ends the function, and searches its log for lines that must never occur.
+    /// Ends the function, and searches its log for forbidden lines.
     pub(super) async fn stop(&self) {
         self.kill_sandboxes().await;
         let lines = self.function.log().into_iter().chain(self.second_sandbox.log());

@@ -24,7 +24,9 @@ pub(super) enum PlayFault {
     SecondInvocation(Duration),
     /// Jump of the function's wall clock by this many seconds.
     ClockJump(i64),
-    /// Failure of this percentage of all records, drawn from `seed`; the other records are put.
+    /// Failure of this percentage of all records.
+    ///
+    /// The records are drawn from `seed`. The other records are put.
     PartialFailure {
         /// Share of the records, in percent.
         percent: u8,
@@ -32,10 +34,12 @@ pub(super) enum PlayFault {
         seed: u64,
     },
     /// Failure of every request to a service.
-    Requests(Service, RequestFault),
+    Requests(AwsService, RequestFault),
     /// SIGKILL of the server, which restarts on its disk after this time.
     ServerCrash(Duration),
-    /// SIGKILL of the primary for good; the standby is promoted after this time.
+    /// SIGKILL of the primary for good.
+    ///
+    /// The standby is promoted after this time.
     Failover(Duration),
     /// Fault of the connections between function and server.
     Network(tcp_proxy::ConnectionFault),
@@ -52,13 +56,13 @@ pub(super) enum KillPoint {
     AfterRequests(u64),
     /// During the next PutRecords, before or after it is applied.
     Put(FaultSide),
-    /// During the next store of a parameter, before or after it is applied.
+    /// During the next parameter store, before or after it is applied.
     Store(FaultSide),
 }
 
 /// AWS service of a play.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Service {
+pub(super) enum AwsService {
     /// Kinesis Data Streams.
     Kinesis,
     /// SSM Parameter Store.
@@ -113,16 +117,16 @@ impl PlayFault {
             Self::ClockJump(_) => "clock jump",
             Self::PartialFailure { .. } => "kinesis partial failure",
             Self::Requests(service, fault) => match (service, fault) {
-                (Service::Kinesis, RequestFault::Throttled) => "kinesis throttling",
-                (Service::Kinesis, RequestFault::Cut) => "kinesis outage",
-                (Service::Kinesis, RequestFault::Failed) => "kinesis failure",
-                (Service::Kinesis, RequestFault::Unanswered) => "kinesis without answers",
-                (Service::Kinesis, RequestFault::Slow(_)) => "kinesis slow",
-                (Service::Ssm, RequestFault::Throttled) => "ssm throttling",
-                (Service::Ssm, RequestFault::Cut) => "ssm outage",
-                (Service::Ssm, RequestFault::Failed) => "ssm failure",
-                (Service::Ssm, RequestFault::Unanswered) => "ssm without answers",
-                (Service::Ssm, RequestFault::Slow(_)) => "ssm slow",
+                (AwsService::Kinesis, RequestFault::Throttled) => "kinesis throttling",
+                (AwsService::Kinesis, RequestFault::Cut) => "kinesis outage",
+                (AwsService::Kinesis, RequestFault::Failed) => "kinesis failure",
+                (AwsService::Kinesis, RequestFault::Unanswered) => "kinesis without answers",
+                (AwsService::Kinesis, RequestFault::Slow(_)) => "kinesis slow",
+                (AwsService::Ssm, RequestFault::Throttled) => "ssm throttling",
+                (AwsService::Ssm, RequestFault::Cut) => "ssm outage",
+                (AwsService::Ssm, RequestFault::Failed) => "ssm failure",
+                (AwsService::Ssm, RequestFault::Unanswered) => "ssm without answers",
+                (AwsService::Ssm, RequestFault::Slow(_)) => "ssm slow",
             },
             Self::ServerCrash(_) => "server crash",
             Self::Failover(_) => "failover",
@@ -239,9 +243,9 @@ impl Environment {
         tokio::join!(self.function.kill9(), self.second_sandbox.kill9());
     }
 
-    async fn fail_requests(&self, service: Service, fault: RequestFault, lasts: Duration) {
+    async fn fail_requests(&self, service: AwsService, fault: RequestFault, lasts: Duration) {
         let (proxy, operations, throttling): (&FaultProxy, &[&str], _) = match (service, fault) {
-            (Service::Ssm, _) => {
+            (AwsService::Ssm, _) => {
                 let throttling = "ThrottlingException";
                 (
                     &self.parameter_proxy,
@@ -249,11 +253,11 @@ impl Environment {
                     throttling,
                 )
             }
-            (Service::Kinesis, RequestFault::Cut) => {
+            (AwsService::Kinesis, RequestFault::Cut) => {
                 let operations = &["PutRecords", "ListShards", "DescribeStreamSummary"];
                 (&self.stream_proxy, operations, "")
             }
-            (Service::Kinesis, _) => {
+            (AwsService::Kinesis, _) => {
                 let throttling = "ProvisionedThroughputExceededException";
                 (&self.stream_proxy, &["PutRecords"], throttling)
             }

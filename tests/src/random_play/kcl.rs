@@ -3,10 +3,11 @@
 use crate::aws::aggregate::{self, MalformedAggregate};
 use crate::aws::hash_range::HashRange;
 
-/// Passes partition key and data of each user record to `each`; returns how many records were dropped.
+/// Passes each user record to `each`; counts the dropped records.
 ///
-/// `range` is the hash range of the record's shard. The KCL drops a whole aggregate when one of its records
-/// belongs to another shard.
+/// The arguments of `each` are partition key and data. The result is the number of dropped records. `range`
+/// is the hash range of the record's shard. The KCL drops a whole aggregate when one of its records belongs
+/// to another shard.
 ///
 /// # Errors
 /// The record starts like an aggregate and is none.

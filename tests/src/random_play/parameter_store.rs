@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::aws::fake_kinesis::FakeKinesis;
 use crate::aws::fake_ssm::FakeSsm;
+use crate::postgres::lsn::parse_lsn;
 
 /// Stored checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,8 +98,7 @@ fn is_backfill(name: &str) -> bool {
     name.ends_with(".backfill")
 }
 
-/// LSN from the text that PostgreSQL writes.
-pub(crate) fn lsn(text: &Value) -> Option<u64> {
-    let (high, low) = text.as_str()?.split_once('/')?;
-    Some(u64::from_str_radix(high, 16).ok()? << 32 | u64::from_str_radix(low, 16).ok()?)
+/// Number of an LSN in a document.
+fn lsn(text: &Value) -> Option<u64> {
+    parse_lsn(text.as_str()?)
 }

@@ -71,9 +71,9 @@ impl Counter {
 
 /// Values of the counters of one play, or of several.
 #[derive(Debug, Clone, Default)]
-pub struct Counts(BTreeMap<Counter, u64>);
+pub struct PlayCounts(BTreeMap<Counter, u64>);
 
-impl Counts {
+impl PlayCounts {
     /// Value of this counter; 0 when nothing was counted.
     pub fn get(&self, counter: Counter) -> u64 {
         self.0.get(&counter).copied().unwrap_or(0)
@@ -108,7 +108,7 @@ pub struct PlayResult {
     /// Injected faults by kind.
     pub faults: BTreeMap<String, u64>,
     /// Everything else that was counted.
-    pub counts: Counts,
+    pub counts: PlayCounts,
     /// Cases in which the function broke its promise.
     pub violations: Vec<String>,
     /// Conditions that this play did not meet; without them it proves nothing.
@@ -144,7 +144,7 @@ impl PlayResult {
 
 /// Findings of a workload's checks at the end of a play.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Verdict {
-    pub(super) counts: Counts,
+pub(super) struct PlayVerdict {
+    pub(super) counts: PlayCounts,
     pub(super) violations: Vec<String>,
 }

@@ -22,7 +22,7 @@ impl RowKey {
         format!("({})", self.equations(" and "))
     }
 
-    /// Assignments of `update … set` that change a row's key to this one.
+    /// Assignments of `update … set` that set this key.
     pub(super) fn assignments(&self) -> String {
         self.equations(", ")
     }
@@ -33,9 +33,10 @@ impl RowKey {
     }
 }
 
-/// Statement that changes the key of one row, unless another row has the new key.
+/// Statement that changes the key of one row.
 ///
-/// `n` marks the change: it becomes the value of the column `n`.
+/// It changes nothing if another row has the new key. `n` marks the change: it becomes the value of the
+/// column `n`.
 pub(super) fn change_key(table: &str, from: &RowKey, to: &RowKey, n: u32) -> String {
     format!(
         "update {table} set {}, n = {n} where {} and not exists (select from {table} where {})",

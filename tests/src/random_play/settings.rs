@@ -10,7 +10,7 @@ use super::faults::FaultSchedule;
 use super::result::Counter;
 use crate::aws::fake_kinesis;
 
-/// `errorType`s of an invocation that a later one repairs, while faults are injected.
+/// `errorType`s of invocations that a later one repairs, during faults.
 pub(super) const TRANSIENT_ERRORS: [&str; 9] = [
     "PostgresUnreachable",
     "PostgresFailed",
@@ -26,11 +26,15 @@ pub(super) const TRANSIENT_ERRORS: [&str; 9] = [
 /// Settings of one play, most of them drawn from its seed.
 #[derive(Debug, Clone)]
 pub(super) struct PlaySettings {
-    /// Name of the slot and the stream, and of the database unless plays share one.
+    /// Name of the slot and the stream.
+    ///
+    /// It is also the name of the database, unless plays share one.
     pub(super) name: String,
     /// Servers of the play's database.
     pub(super) database: DatabaseKind,
-    /// Whether the function's role is a member of `pg_monitor`, and so sees the position of the standby.
+    /// Whether the function's role is a member of `pg_monitor`.
+    ///
+    /// Such a role sees the position of the standby.
     pub(super) sees_standby: bool,
     /// Output plugin of the slot.
     pub(super) plugin: &'static str,

@@ -44,7 +44,7 @@ pub(super) struct WriterState {
 }
 
 impl WriterState {
-    /// State of the writer of this number and seed, with so many keys.
+    /// State of a writer with this number, seed and number of keys.
     pub(super) fn new(number: u32, seed: u64, keys: usize) -> Self {
         Self {
             random: Rng::with_seed(seed),
@@ -111,7 +111,9 @@ pub(super) fn transaction_of(steps: impl IntoIterator<Item = Step>, end: &str) -
     begin.chain(steps).chain([Step::sql(end)]).collect()
 }
 
-/// Runs the transactions of `source` until `over`, in a new session whenever one ends.
+/// Runs the transactions of `source` until `over`.
+///
+/// It opens a new session whenever one ends.
 pub(super) async fn write(
     mut source: Box<dyn TransactionSource>,
     database: Arc<Database>,

@@ -8,14 +8,14 @@ use super::shape::{Shape, TrueChange, Truth};
 
 /// Event with its partition key.
 #[derive(Debug)]
-pub(super) struct KeyedEvent {
+pub(super) struct ParsedArrival {
     pub(super) event: Event,
     pub(super) partition_key: String,
     /// Text of the event, for the report.
     pub(super) text: String,
 }
 
-impl KeyedEvent {
+impl ParsedArrival {
     /// Event of an arrival.
     pub(super) fn of(arrival: &Arrival) -> Self {
         Self {
@@ -36,16 +36,17 @@ pub(super) struct AlignedChange<'t> {
     pub(super) change: &'t TrueChange,
     /// Relation that the events name: the table, or a root.
     pub(super) named: &'t Shape,
-    pub(super) events: Vec<&'t KeyedEvent>,
+    pub(super) events: Vec<&'t ParsedArrival>,
 }
 
-/// Assigns the events of a plugin, in the order of positions, to the changes.
+/// Assigns the events of a plugin to the changes.
 ///
-/// Returns the assigned changes, and the first difference, which ends the assignment.
+/// The events are in the order of positions. Returns the assigned changes, and the first difference, which
+/// ends the assignment.
 pub(super) fn align<'t>(
     truth: &'t Truth,
     plugin: Plugin,
-    events: &[&'t KeyedEvent],
+    events: &[&'t ParsedArrival],
 ) -> (Vec<AlignedChange<'t>>, Option<String>) {
     let mut aligned = Vec::new();
     let (mut next, mut changes) = (
@@ -95,16 +96,18 @@ pub(super) fn align<'t>(
     (aligned, more)
 }
 
-/// Relation that is named in the events of a change; `None` if the plugin sends no event.
+/// Relation that the events of a change name.
+///
+/// `None` if the plugin sends no event.
 fn sent_as<'t>(truth: &'t Truth, plugin: Plugin, change: &'t TrueChange) -> Option<&'t Shape> {
     let shape = &change.shape;
     match plugin {
         Plugin::Pgoutput => {
-            let published = shape.published.as_ref()?;
+            let publication = shape.publication.as_ref()?;
             let sent = match change.op {
-                'i' => published.insert,
-                'u' => published.update,
-                _ => published.delete,
+                'i' => publication.insert,
+                'u' => publication.update,
+                _ => publication.delete,
             };
             truth
                 .published_shape(shape)
@@ -118,7 +121,7 @@ fn sent_as<'t>(truth: &'t Truth, plugin: Plugin, change: &'t TrueChange) -> Opti
 }
 
 /// The first events, if they belong to this change; otherwise none.
-fn split<'t>(change: &TrueChange, names: &[&str], events: &[&'t KeyedEvent]) -> Vec<&'t KeyedEvent> {
+fn split<'t>(change: &TrueChange, names: &[&str], events: &[&'t ParsedArrival]) -> Vec<&'t ParsedArrival> {
     let op = |at: usize| {
         events
             .get(at)
@@ -133,23 +136,23 @@ fn split<'t>(change: &TrueChange, names: &[&str], events: &[&'t KeyedEvent]) -> 
     events[..count].to_vec()
 }
 
-/// Number of truncates at the beginning of the events; `Err` if a truncate is missing.
+/// Number of leading truncate events; `Err` if a truncate is missing.
 fn truncates(
     truth: &Truth,
     plugin: Plugin,
     truncated: &[&TrueChange],
-    events: &[&KeyedEvent],
+    events: &[&ParsedArrival],
 ) -> Result<usize, String> {
-    let is_about = |event: &KeyedEvent, change: &TrueChange| {
+    let is_about = |event: &ParsedArrival, change: &TrueChange| {
         let names = truth.names_of(change.shape.relation);
         event.event.op == "t" && names.iter().any(|name| event.is_of(name))
     };
-    let is_of_any = |event: &&&KeyedEvent| truncated.iter().any(|change| is_about(event, change));
+    let is_of_any = |event: &&&ParsedArrival| truncated.iter().any(|change| is_about(event, change));
     let used = events.iter().take_while(is_of_any).count();
     let (got, rest) = events.split_at(used);
-    let is_sent = |change: &TrueChange| match (plugin, &change.shape.published) {
-        (Plugin::Pgoutput, Some(published)) => {
-            published.truncate && published.relation == change.shape.relation
+    let is_sent = |change: &TrueChange| match (plugin, &change.shape.publication) {
+        (Plugin::Pgoutput, Some(publication)) => {
+            publication.truncate && publication.relation == change.shape.relation
         }
         (Plugin::Pgoutput, None) => false,
         _ => change.shape.kind == "r",

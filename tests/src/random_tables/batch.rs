@@ -1,6 +1,6 @@
 //! Batch of rounds: one database, and a slot and a function for each plugin. The rounds write in sequence.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,8 @@ use crate::lambda::function::{Function, Outcome};
 use crate::postgres::{Postgres, REPLUSER};
 use crate::random_play::parameter_store::ParameterStore;
 
-use super::alignment::KeyedEvent;
+use super::alignment::ParsedArrival;
+use super::result::Failure;
 use super::schema::{self, GENERATED, PUBLICATIONS, RandomTable};
 use super::script::Script;
 use super::shape::{self, Shape, TRUTH, Truth};
@@ -28,65 +29,9 @@ pub(super) struct BatchSettings {
     pub(super) version: Option<u32>,
     /// `ENVELOPE` of the functions.
     pub(super) envelope: &'static str,
-    /// Whether the role has settings with which the server prints names in another form.
+    /// Whether the role's settings change the form of printed names.
     pub(super) odd_role: bool,
     pub(super) seeds: Vec<u64>,
-}
-
-/// Failure of a round.
-#[derive(Debug, Clone)]
-pub struct Failure {
-    /// Kind of the failure; rounds are counted by it.
-    pub kind: String,
-    /// The event, and the recorded change.
-    pub detail: String,
-}
-
-impl Failure {
-    /// The same failure, with this context before its kind.
-    pub(super) fn of(mut self, context: &str) -> Self {
-        self.kind = format!("{context}: {}", self.kind);
-        self
-    }
-}
-
-/// Counts of rounds.
-#[derive(Debug, Default, Clone)]
-pub struct Tally {
-    /// Number of rounds.
-    pub rounds: u64,
-    /// Number of rounds with a failure.
-    pub failed: u64,
-    /// Number of statements, and of those that the server refused.
-    pub statements: (u64, u64),
-    /// Number of changes that were compared with their events, once for each plugin.
-    pub changes: u64,
-    /// Number of events.
-    pub events: u64,
-    /// Number of rows that backfills read.
-    pub reads: u64,
-    /// Number of backfilled rows that were compared with an event of the log.
-    pub compared: u64,
-    /// Number of rounds by kind of failure, with the first seed.
-    pub kinds: BTreeMap<String, (u64, u64)>,
-}
-
-impl Tally {
-    /// Adds other counts.
-    pub fn add(&mut self, other: &Self) {
-        self.rounds += other.rounds;
-        self.failed += other.failed;
-        self.statements.0 += other.statements.0;
-        self.statements.1 += other.statements.1;
-        self.changes += other.changes;
-        self.events += other.events;
-        self.reads += other.reads;
-        self.compared += other.compared;
-        for (kind, (count, seed)) in &other.kinds {
-            let known = self.kinds.entry(kind.clone()).or_insert((0, *seed));
-            *known = (known.0 + count, known.1.min(*seed));
-        }
-    }
 }
 
 /// Round of a batch.
@@ -113,7 +58,9 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// Bytes of the names of tables in one request of a backfill.
 const MOST_NAME_BYTES: usize = 700;
 
-/// Runs a batch; `Err` if a slot cannot be drained, or a table cannot be backfilled.
+/// Runs a batch.
+///
+/// `Err` if a slot cannot be drained, or a table cannot be backfilled.
 pub(super) async fn run(settings: &BatchSettings) -> Result<Vec<BatchRound>, Failure> {
     let postgres = Postgres::shared_of(settings.version).await;
     let database = crate::unique("tables");
@@ -150,21 +97,42 @@ async fn run_in(
     for round in &mut rounds {
         round.write_after_drain(&admin).await;
     }
-    let mut truths = shape::load(&admin).await;
-    let backfilled = |plugin: Plugin, truth: &Truth| backfill_names(plugin, truth);
-    let names: Vec<HashMap<String, Vec<String>>> = drainers
+    let truths = shape::load(&admin).await;
+    let names = backfill_all(&drainers, &truths).await?;
+    let events = read_all(&drainers, names).await?;
+    finish(&mut rounds, truths, events, version);
+    Ok(rounds)
+}
+
+/// Names of tables by schema.
+type TableNames = HashMap<String, Vec<String>>;
+
+/// Backfills each plugin's tables; returns their names per plugin.
+async fn backfill_all(
+    drainers: &[Drainer],
+    truths: &HashMap<String, Truth>,
+) -> Result<Vec<TableNames>, Failure> {
+    let names_of = |drainer: &Drainer| -> TableNames {
+        let schemas = truths.iter();
+        schemas
+            .map(|(schema, truth)| (schema.clone(), backfill_names(drainer.plugin, truth)))
+            .collect()
+    };
+    let names: Vec<TableNames> = drainers.iter().map(names_of).collect();
+    let lists: Vec<(&Drainer, Vec<String>)> = drainers
         .iter()
-        .map(|drainer| {
-            truths
-                .iter()
-                .map(|(name, truth)| (name.clone(), backfilled(drainer.plugin, truth)))
-                .collect()
-        })
+        .zip(&names)
+        .map(|(drainer, names)| (drainer, patterns(names)))
         .collect();
-    let lists = drainers.iter().zip(&names);
-    let lists: Vec<(&Drainer, Vec<String>)> =
-        lists.map(|(drainer, names)| (drainer, patterns(names))).collect();
     each(&lists, |(drainer, tables)| drainer.backfill(tables)).await?;
+    Ok(names)
+}
+
+/// Ends the functions; returns the plugins' events by schema.
+async fn read_all(
+    drainers: &[Drainer],
+    names: Vec<TableNames>,
+) -> Result<HashMap<String, Vec<PluginEvents>>, Failure> {
     let mut by_schema: HashMap<String, Vec<PluginEvents>> = HashMap::new();
     for (drainer, names) in drainers.iter().zip(names) {
         drainer.function.kill9().await;
@@ -172,17 +140,26 @@ async fn run_in(
             by_schema.entry(schema).or_default().push(events);
         }
     }
-    for round in &mut rounds {
+    Ok(by_schema)
+}
+
+/// Sets truth and events of each finished round.
+fn finish(
+    rounds: &mut [BatchRound],
+    mut truths: HashMap<String, Truth>,
+    mut events: HashMap<String, Vec<PluginEvents>>,
+    version: u32,
+) {
+    for round in rounds {
         let name = &round.script.schema_name;
         round.finished = Some(FinishedRound {
             truth: truths.remove(name).unwrap_or_default(),
-            plugins: by_schema.remove(name).unwrap_or_default(),
+            plugins: events.remove(name).unwrap_or_default(),
             drained: round.drained,
             generation: round.generation,
             version,
         });
     }
-    Ok(rounds)
 }
 
 /// Runs a function for each element, concurrently. Returns the last failure.
@@ -228,7 +205,7 @@ async fn prepare(admin: &Client, version: u32) {
         .unwrap_or_else(|e| panic!("{sql}: {e:?}"));
 }
 
-/// Sets the role's settings so that the server prints names in another form.
+/// Sets the role's settings that change the form of printed names.
 ///
 /// All names have quotes, and types with the names of built-in types come first in the search path.
 async fn set_odd_role(admin: &Client, database: &str) {
@@ -255,9 +232,9 @@ fn backfill_names(plugin: Plugin, truth: &Truth) -> Vec<String> {
     // docs/backfill.md: a table needs a replica identity, or, with publications, a key that is sent.
     let is_sent = |shape: &Shape, name: &str| {
         let generates = shape
-            .published
+            .publication
             .as_ref()
-            .is_some_and(|published| published.generated);
+            .is_some_and(|publication| publication.generated);
         generates
             || shape
                 .column(name)
@@ -276,7 +253,7 @@ fn backfill_names(plugin: Plugin, truth: &Truth) -> Vec<String> {
 }
 
 /// Patterns of the tables, for the event of a backfill.
-fn patterns(names: &HashMap<String, Vec<String>>) -> Vec<String> {
+fn patterns(names: &TableNames) -> Vec<String> {
     let escaped = |name: &str| -> String {
         let special = |letter: char| "\\,.*".contains(letter).then_some('\\');
         name.chars()
@@ -309,7 +286,9 @@ impl BatchRound {
         }
     }
 
-    /// Writes before the drain, with DDL between some of the writes and after them.
+    /// Writes before the drain, with DDL.
+    ///
+    /// The DDL is between some of the writes and after them.
     async fn write_and_alter(&mut self) {
         let phases = self.script.random.u32(1..4);
         for _ in 0..phases {
@@ -406,7 +385,9 @@ impl Drainer {
         Ok(())
     }
 
-    /// Backfills these tables, in several requests, and drains the rest of the log.
+    /// Backfills these tables, and drains the rest of the log.
+    ///
+    /// The backfill takes several requests.
     async fn backfill(&self, tables: &[String]) -> Result<(), Failure> {
         let mut rest = tables;
         while !rest.is_empty() {
@@ -442,10 +423,7 @@ impl Drainer {
     }
 
     /// The plugin's events by schema. `names` are the backfilled tables by schema.
-    fn events(
-        &self,
-        mut names: HashMap<String, Vec<String>>,
-    ) -> Result<HashMap<String, PluginEvents>, Failure> {
+    fn events(&self, mut names: TableNames) -> Result<HashMap<String, PluginEvents>, Failure> {
         let delivery = Delivery::from_fake(&self.stream);
         let broken = delivery.broken();
         if !broken.is_empty() {
@@ -461,7 +439,7 @@ impl Drainer {
             backfilled: names.remove(schema).unwrap_or_default(),
         };
         for arrival in delivery.changes() {
-            let event = KeyedEvent::of(arrival);
+            let event = ParsedArrival::of(arrival);
             if event.event.op == "m" {
                 continue;
             }

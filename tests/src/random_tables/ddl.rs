@@ -1,8 +1,10 @@
 //! Random DDL of a round.
 
+use crate::postgres::sql_text::{quote_identifier, quote_literal};
+
 use super::column_types::{LARGE, TYPES};
 use super::schema::{RandomColumn, RandomTable, attach_leaf, set_identity};
-use super::script::{Script, quoted};
+use super::script::Script;
 
 /// Alters a random table, if any is left.
 pub(super) async fn alter(script: &mut Script, tables: &mut Vec<RandomTable>) {
@@ -70,8 +72,8 @@ async fn rename_column(script: &mut Script, table: &mut RandomTable) {
     let sql = format!(
         "alter table {} rename {} to {}",
         table.quoted(),
-        quoted(&old),
-        quoted(&name)
+        quote_identifier(&old),
+        quote_identifier(&name)
     );
     if !script.ddl(&sql).await {
         return;
@@ -82,8 +84,12 @@ async fn rename_column(script: &mut Script, table: &mut RandomTable) {
     }
     let other = script.random.usize(..table.columns.len());
     if script.chance(40) && other != at {
-        let from = quoted(&table.columns[other].name);
-        let sql = format!("alter table {} rename {from} to {}", table.quoted(), quoted(&old));
+        let from = quote_identifier(&table.columns[other].name);
+        let sql = format!(
+            "alter table {} rename {from} to {}",
+            table.quoted(),
+            quote_identifier(&old)
+        );
         if script.ddl(&sql).await {
             table.columns[other].name = old;
         }
@@ -103,11 +109,14 @@ async fn change_key(script: &mut Script, table: &mut RandomTable) {
     let find = format!(
         "do $$ declare found name; begin
            select conname into found from pg_constraint
-           where conrelid = '{}'::regclass and contype = 'p';
-           if found is not null then execute format('alter table {} drop constraint %I', found); end if;
+           where conrelid = {}::regclass and contype = 'p';
+           if found is not null then execute format({}, found); end if;
          end $$",
-        name.replace('\'', "''"),
-        name.replace('\'', "''").replace('%', "%%")
+        quote_literal(&name),
+        quote_literal(&format!(
+            "alter table {} drop constraint %I",
+            name.replace('%', "%%")
+        ))
     );
     if !script.ddl(&find).await {
         return;
@@ -129,7 +138,7 @@ async fn change_key(script: &mut Script, table: &mut RandomTable) {
     if !table.leaves.is_empty() && !key.contains(&table.columns[1].name) {
         key.push(table.columns[1].name.clone());
     }
-    let columns: Vec<String> = key.iter().map(|name| quoted(name)).collect();
+    let columns: Vec<String> = key.iter().map(|name| quote_identifier(name)).collect();
     let add = format!("alter table {name} add primary key ({})", columns.join(", "));
     if script.ddl(&add).await {
         table.key = key;
@@ -139,7 +148,7 @@ async fn change_key(script: &mut Script, table: &mut RandomTable) {
 /// Changes a type to text, or an integer to a larger one.
 async fn change_type(script: &mut Script, table: &mut RandomTable) {
     let at = script.random.usize(..table.columns.len());
-    let (column, name) = (quoted(&table.columns[at].name), table.quoted());
+    let (column, name) = (quote_identifier(&table.columns[at].name), table.quoted());
     let (kind, new) = match table.columns[at].kind.declaration {
         "smallint" | "int" => ("bigint", None),
         _ => ("text", Some(&TYPES[9])),
@@ -164,7 +173,7 @@ async fn add_column(script: &mut Script, table: &mut RandomTable) {
     let sql = format!(
         "alter table {} add {} {declaration}{default}",
         table.quoted(),
-        quoted(&name)
+        quote_identifier(&name)
     );
     if script.ddl(&sql).await {
         table.columns.push(RandomColumn {
@@ -183,7 +192,7 @@ async fn drop_column(script: &mut Script, table: &mut RandomTable) {
     }
     let at = script.random.usize(2..table.columns.len());
     let name = table.columns[at].name.clone();
-    let sql = format!("alter table {} drop {}", table.quoted(), quoted(&name));
+    let sql = format!("alter table {} drop {}", table.quoted(), quote_identifier(&name));
     if script.ddl(&sql).await {
         table.columns.remove(at);
         // The primary key and an index of the column are dropped with it.
@@ -195,7 +204,11 @@ async fn drop_column(script: &mut Script, table: &mut RandomTable) {
 
 async fn rename_table(script: &mut Script, table: &mut RandomTable) {
     let name = format!("{} New", table.name);
-    let sql = format!("alter table {} rename to {}", table.quoted(), quoted(&name));
+    let sql = format!(
+        "alter table {} rename to {}",
+        table.quoted(),
+        quote_identifier(&name)
+    );
     if script.ddl(&sql).await {
         table.name = name;
     }
@@ -209,7 +222,7 @@ async fn change_partitions(script: &mut Script, table: &mut RandomTable) {
     let name = table.quoted();
     if script.chance(50) {
         let at = script.random.usize(..table.leaves.len());
-        let leaf = quoted(&table.leaves[at]);
+        let leaf = quote_identifier(&table.leaves[at]);
         if script
             .ddl(&format!("alter table {name} detach partition {leaf}"))
             .await

@@ -7,12 +7,14 @@ use serde_json::Value;
 use crate::consumer::event::{Envelope, Row, UNAVAILABLE};
 use crate::fixture::Plugin;
 
-use super::alignment::KeyedEvent;
-use super::batch::Failure;
+use super::alignment::ParsedArrival;
+use super::result::Failure;
 use super::shape::{Shape, ShapeColumn, TrueChange, TrueRow};
 use super::values;
 
-/// Longest text of a value that PostgreSQL always stores inside the row in these tables.
+/// Longest text of a value that is always stored inline.
+///
+/// PostgreSQL stores such a value inside the row in these tables.
 const LONGEST_INLINE: usize = 20;
 
 /// The change of an event, and facts for the comparison.
@@ -76,12 +78,14 @@ pub(super) fn shortened(text: &str) -> String {
 }
 
 /// Whether the partition key is the table's, not the row's.
-pub(super) fn is_table_key(event: &KeyedEvent) -> bool {
+pub(super) fn is_table_key(event: &ParsedArrival) -> bool {
     event.event.table().as_deref() == Some(&*event.partition_key) || is_spread_key(event)
 }
 
-/// Whether the partition key is one of those over which rows without a key are spread: `public.log#3fa2`.
-fn is_spread_key(event: &KeyedEvent) -> bool {
+/// Whether the partition key is one that spreads rows without a key.
+///
+/// An example is `public.log#3fa2`.
+fn is_spread_key(event: &ParsedArrival) -> bool {
     let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
     let table = event.event.table().unwrap_or_default();
     let suffix = event.partition_key.strip_prefix(&table);
@@ -96,7 +100,7 @@ pub(super) enum KeyColumns {
     Known(Vec<String>),
     /// A long key: the event has its hash only.
     Hashed,
-    /// A key in the form of DMS that does not match any unique key of the table.
+    /// Key in DMS form that matches no unique key of the table.
     Unknown,
 }
 
@@ -131,7 +135,7 @@ fn is_joined(values: &str, columns: &[&String], row: &TrueRow) -> bool {
 
 impl EventContext<'_> {
     /// Failure of this event.
-    pub(super) fn failure(&self, kind: &str, event: &KeyedEvent, column: &str) -> Failure {
+    pub(super) fn failure(&self, kind: &str, event: &ParsedArrival, column: &str) -> Failure {
         let (change, plugin) = (self.change, self.plugin.name());
         let altered = if self.undisturbed {
             ""
@@ -156,7 +160,7 @@ impl EventContext<'_> {
     }
 
     /// Compares the events of the change with it.
-    pub(super) fn check(&self, events: &[&KeyedEvent]) -> Vec<Failure> {
+    pub(super) fn check(&self, events: &[&ParsedArrival]) -> Vec<Failure> {
         let mut failures = Vec::new();
         for event in events {
             self.check_event(event, &mut failures);
@@ -166,7 +170,7 @@ impl EventContext<'_> {
     }
 
     /// Compares one event with the change.
-    fn check_event(&self, event: &KeyedEvent, failures: &mut Vec<Failure>) {
+    fn check_event(&self, event: &ParsedArrival, failures: &mut Vec<Failure>) {
         let (old, new) = (self.change.old.as_ref(), self.change.new.as_ref());
         if let Some(after) = &event.event.after {
             match new {
@@ -186,7 +190,7 @@ impl EventContext<'_> {
         }
     }
 
-    fn check_after(&self, event: &KeyedEvent, after: &Row, new: &TrueRow, failures: &mut Vec<Failure>) {
+    fn check_after(&self, event: &ParsedArrival, after: &Row, new: &TrueRow, failures: &mut Vec<Failure>) {
         for (name, value) in after {
             // An update of wal2json may lack a column. The plugin does not send whether the column existed.
             let is_newer = self.plugin == Plugin::Wal2json
@@ -215,7 +219,7 @@ impl EventContext<'_> {
         }
     }
 
-    fn check_before(&self, event: &KeyedEvent, before: &Row, old: &TrueRow, failures: &mut Vec<Failure>) {
+    fn check_before(&self, event: &ParsedArrival, before: &Row, old: &TrueRow, failures: &mut Vec<Failure>) {
         let shape = &self.change.shape;
         // pgoutput maps the columns of a partition to those of its root. The server then sends null for
         // defaults that are not stored in the row.
@@ -245,10 +249,11 @@ impl EventContext<'_> {
         }
     }
 
-    /// Whether a value of an old row is that of the new row, because the change of the key is not noticed.
+    /// Whether an old row's value is that of the new row.
     ///
-    /// docs/events.md: with test_decoding, the replica identity was `nothing` and was set since.
-    fn is_unnoticed_key(&self, event: &KeyedEvent, name: &str, value: &Value) -> bool {
+    /// The reason is that the change of the key is not noticed. docs/events.md: with test_decoding, the
+    /// replica identity was `nothing` and was set since.
+    fn is_unnoticed_key(&self, event: &ParsedArrival, name: &str, value: &Value) -> bool {
         let is_possible =
             self.plugin == Plugin::TestDecoding && !self.undisturbed && self.change.shape.identity == "n";
         let new = self.change.new.as_ref();
@@ -263,7 +268,7 @@ impl EventContext<'_> {
 
     fn check_value(
         &self,
-        event: &KeyedEvent,
+        event: &ParsedArrival,
         name: &str,
         value: &Value,
         row: &TrueRow,
@@ -294,7 +299,7 @@ impl EventContext<'_> {
     }
 
     /// Compares the partition key with the key of the row.
-    fn check_key(&self, event: &KeyedEvent, row: &TrueRow, failures: &mut Vec<Failure>) {
+    fn check_key(&self, event: &ParsedArrival, row: &TrueRow, failures: &mut Vec<Failure>) {
         let key = &self.named.key;
         if is_table_key(event) {
             if self.undisturbed && !key.is_empty() && self.knows_key() {
@@ -332,9 +337,10 @@ impl EventContext<'_> {
         }
     }
 
-    /// Whether these columns were a key at the write, of the table or of the row's partition.
+    /// Whether these columns were a key at the write.
     ///
-    /// After an `alter table`, every unique key is valid.
+    /// The key is that of the table or of the row's partition. After an `alter table`, every unique key is
+    /// valid.
     fn is_valid_key(&self, columns: &[String]) -> bool {
         let others = [&self.named.unique_keys, &self.change.shape.unique_keys];
         let others = others.into_iter().flatten().filter(|_| !self.undisturbed);
@@ -344,9 +350,10 @@ impl EventContext<'_> {
             || self.is_reduced_key(columns)
     }
 
-    /// Whether these are the columns of the primary key that are sent, and others are not.
+    /// Whether these are the sent columns of the primary key.
     ///
-    /// docs/events.md, "Rows without a key": this is the one case in which a key lacks a column.
+    /// Other columns of the primary key are not sent. docs/events.md, "Rows without a key": this is the one
+    /// case in which a key lacks a column.
     pub(super) fn is_reduced_key(&self, columns: &[String]) -> bool {
         let reduced = self.reduced_key();
         reduced.is_some_and(|reduced| is_same_set(&reduced, columns))
@@ -363,7 +370,7 @@ impl EventContext<'_> {
         (self.may_lack_generated && is_primary && is_reduced).then_some(reduced)
     }
 
-    /// The values that distinguish a row from the other rows of its table.
+    /// Values that distinguish a row from the other rows of its table.
     pub(super) fn row_identity(&self, columns: &[String], row: &TrueRow) -> RowIdentity {
         let is_unique = |shape: &Shape| {
             let mut keys = [&shape.key].into_iter().chain(&shape.unique_keys);
@@ -383,7 +390,7 @@ impl EventContext<'_> {
     }
 
     /// Columns of the key that an event has.
-    pub(super) fn key_columns(&self, event: &KeyedEvent) -> KeyColumns {
+    pub(super) fn key_columns(&self, event: &ParsedArrival) -> KeyColumns {
         if let Ok(parsed) = serde_json::from_str::<Row>(&event.partition_key) {
             let mut names: Vec<String> = parsed.keys().cloned().collect();
             names.sort();
@@ -418,8 +425,10 @@ impl EventContext<'_> {
         KeyColumns::Unknown
     }
 
-    /// Checks that a key change is a delete and a create in Debezium's form, if the log contains the old key.
-    fn check_split(&self, events: &[&KeyedEvent], failures: &mut Vec<Failure>) {
+    /// Checks that a key change is a delete and a create.
+    ///
+    /// This holds in Debezium's form, if the log contains the old key.
+    fn check_split(&self, events: &[&ParsedArrival], failures: &mut Vec<Failure>) {
         let (Some(old), Some(new), [first, ..]) = (&self.change.old, &self.change.new, events) else {
             return;
         };
@@ -457,14 +466,16 @@ impl EventContext<'_> {
         match (&*column.generated, self.plugin) {
             ("v", _) => false,
             ("s", Plugin::Pgoutput) => {
-                let published = self.change.shape.published.as_ref();
-                published.is_some_and(|published| published.generated)
+                let publication = self.change.shape.publication.as_ref();
+                publication.is_some_and(|publication| publication.generated)
             }
             _ => true,
         }
     }
 
-    /// Whether the log may lack this value because an update did not change it.
+    /// Whether the log may lack this value of an update.
+    ///
+    /// An update may not log a value that it did not change.
     fn may_be_unchanged(&self, name: &str) -> bool {
         let (Some(old), Some(new)) = (&self.change.old, &self.change.new) else {
             return false;

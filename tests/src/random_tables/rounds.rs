@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 
 use tokio::task::JoinSet;
 
-use super::batch::{self, BatchSettings, Failure, Tally};
+use super::batch::{self, BatchSettings};
+use super::result::{Failure, Tally};
 use super::verdict;
 
 /// Seeds to run.
@@ -21,7 +22,9 @@ pub struct RoundSettings {
     pub parallel: usize,
 }
 
-/// Server versions of the rounds; `None` is Debian's 15, which has wal2json 2.5.
+/// Server versions of the rounds; `None` is Debian's 15.
+///
+/// Debian's 15 has wal2json 2.5.
 const VERSIONS: [Option<u32>; 5] = [None, Some(14), Some(16), Some(17), Some(18)];
 /// Envelopes of the rounds.
 const ENVELOPES: [&str; 3] = ["debezium", "wal2json", "dms"];

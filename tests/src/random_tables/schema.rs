@@ -1,7 +1,9 @@
 //! Random tables of a round.
 
+use crate::postgres::sql_text::quote_identifier;
+
 use super::column_types::{ColumnType, ID, LARGE, OWN_TYPES, TYPES};
-use super::script::{Script, quoted};
+use super::script::Script;
 
 /// Publications of a batch: name, and its settings in SQL.
 pub(super) const PUBLICATIONS: [(&str, &str); 3] = [
@@ -24,7 +26,9 @@ pub(super) struct RandomTable {
     /// Name without quotes.
     pub(super) name: String,
     pub(super) columns: Vec<RandomColumn>,
-    /// Names of the partitions with rows, without quotes; empty for a table without partitions.
+    /// Names of the partitions with rows, without quotes.
+    ///
+    /// Empty for a table without partitions.
     pub(super) leaves: Vec<String>,
     /// Names of the columns of the primary key, which may be empty.
     pub(super) key: Vec<String>,
@@ -45,12 +49,12 @@ pub(super) struct RandomColumn {
 impl RandomTable {
     /// Name in SQL, without the schema.
     pub(super) fn quoted(&self) -> String {
-        quoted(&self.name)
+        quote_identifier(&self.name)
     }
 
     /// Names in SQL of all relations that can have a replica identity: the table and its partitions.
     pub(super) fn relations(&self) -> Vec<String> {
-        let leaves = self.leaves.iter().map(|name| quoted(name));
+        let leaves = self.leaves.iter().map(|name| quote_identifier(name));
         std::iter::once(self.quoted()).chain(leaves).collect()
     }
 
@@ -76,7 +80,7 @@ impl RandomColumn {
     fn declaration(&self, schema: &str) -> String {
         let kind = self.kind.declaration.replace("{s}", schema);
         let not_null = if self.not_null { " not null" } else { "" };
-        format!("{} {kind}{not_null}", quoted(&self.name))
+        format!("{} {kind}{not_null}", quote_identifier(&self.name))
     }
 }
 
@@ -133,7 +137,7 @@ async fn create_table(script: &mut Script, number: u32, version: u32) -> RandomT
     generate_column(script, &mut table, version).await;
     for column in &table.columns {
         if LARGE.iter().any(|large| std::ptr::eq(large, column.kind)) || column.kind.declaration == "text" {
-            let column = quoted(&column.name);
+            let column = quote_identifier(&column.name);
             script
                 .must(&format!("alter table {name} alter {column} set storage external"))
                 .await;
@@ -182,7 +186,9 @@ fn declarations(script: &mut Script, table: &RandomTable) -> String {
     list.join(", ")
 }
 
-/// Sometimes adds two columns and drops them, so that the next column's number has a gap before it.
+/// Sometimes adds two columns and drops them.
+///
+/// The number of the next column then has a gap before it.
 async fn drop_a_column(script: &mut Script, name: &str) {
     if script.chance(25) {
         script
@@ -203,7 +209,7 @@ async fn generate_column(script: &mut Script, table: &mut RandomTable, version: 
     } else {
         "stored"
     };
-    let (name, from) = (table.quoted(), quoted(&table.columns[0].name));
+    let (name, from) = (table.quoted(), quote_identifier(&table.columns[0].name));
     let add = format!("alter table {name} add made int generated always as ({from} * 2) {kind}");
     if script.try_run(&add).await {
         let mut column = RandomColumn::new("made", &ID, false);
@@ -239,7 +245,7 @@ async fn create_key(script: &mut Script, table: &mut RandomTable, parted: bool) 
         _ if made && !parted => key = vec!["made".to_owned()],
         _ => {}
     }
-    let columns: Vec<String> = key.iter().map(|name| quoted(name)).collect();
+    let columns: Vec<String> = key.iter().map(|name| quote_identifier(name)).collect();
     let deferrable = if script.chance(8) { " deferrable" } else { "" };
     let add = format!(
         "alter table {} add primary key ({}){deferrable}",
@@ -255,9 +261,12 @@ async fn create_key(script: &mut Script, table: &mut RandomTable, parted: bool) 
 async fn create_leaf_keys(script: &mut Script, table: &RandomTable) {
     for leaf in &table.leaves {
         if script.chance(60) {
-            let key = quoted(&table.columns[0].name);
+            let key = quote_identifier(&table.columns[0].name);
             script
-                .try_run(&format!("alter table {} add primary key ({key})", quoted(leaf)))
+                .try_run(&format!(
+                    "alter table {} add primary key ({key})",
+                    quote_identifier(leaf)
+                ))
                 .await;
         }
     }
@@ -277,13 +286,13 @@ async fn create_partitions(script: &mut Script, table: &mut RandomTable) {
     script
         .must(&format!(
             "create table {} partition of {name} for values from (0) to (5)",
-            quoted(&low)
+            quote_identifier(&low)
         ))
         .await;
     table.leaves.push(low);
     let parent = if script.chance(30) {
-        let middle = quoted(&format!("{} middle", table.name));
-        let id = quoted(&table.columns[0].name);
+        let middle = quote_identifier(&format!("{} middle", table.name));
+        let id = quote_identifier(&table.columns[0].name);
         script
             .must(&format!(
                 "create table {middle} partition of {name} for values from (5) to (10)
@@ -295,7 +304,7 @@ async fn create_partitions(script: &mut Script, table: &mut RandomTable) {
         script
             .must(&format!(
                 "create table {} partition of {middle} for values from (12) to (maxvalue)",
-                quoted(&last)
+                quote_identifier(&last)
             ))
             .await;
         table.leaves.push(last);
@@ -306,10 +315,10 @@ async fn create_partitions(script: &mut Script, table: &mut RandomTable) {
     attach_leaf(script, table, &parent, &high, "from (5) to (10)").await;
 }
 
-/// Attaches a partition with another order of columns, and with a dropped column.
+/// Attaches a partition; returns whether the server accepted the statements.
 ///
-/// A table with a generated column gets a plain partition. Returns whether the server accepted the
-/// statements.
+/// The partition has another order of columns, and a dropped column. A table with a generated column gets a
+/// plain partition.
 pub(super) async fn attach_leaf(
     script: &mut Script,
     table: &mut RandomTable,
@@ -320,7 +329,7 @@ pub(super) async fn attach_leaf(
     let columns = table.columns.iter().rev().filter(|column| !column.generated);
     let mut list: Vec<String> = columns.map(|column| column.declaration(&script.schema)).collect();
     list.insert(1, "gone int".to_owned());
-    let name = quoted(leaf);
+    let name = quote_identifier(leaf);
     let generated = table.columns.iter().any(|column| column.generated);
     if generated {
         // A generated column must be equal in table and partition. `partition of` copies it.
@@ -365,8 +374,8 @@ async fn set_index_identity(script: &mut Script, table: &RandomTable, relation: 
     if script.chance(60) && !columns.contains(&more) {
         columns.insert(0, more);
     }
-    let columns: Vec<String> = columns.iter().map(|name| quoted(name)).collect();
-    let index = quoted(&format!("identity {}", script.random.u32(..)));
+    let columns: Vec<String> = columns.iter().map(|name| quote_identifier(name)).collect();
+    let index = quote_identifier(&format!("identity {}", script.random.u32(..)));
     let create = format!(
         "create unique index {index} on {relation} ({})",
         columns.join(", ")

@@ -1,7 +1,11 @@
-//! Session that runs the SQL of one round, and logs it for the report.
+//! Session that runs the SQL of one round.
+//!
+//! It logs the SQL for the report.
 
 use fastrand::Rng;
 use tokio_postgres::Client;
+
+use crate::postgres::sql_text::{quote_identifier, quote_literal};
 
 /// Settings that fix the texts of values in the recorded truth.
 const SETTINGS: &str = "set datestyle = 'ISO, YMD'; set intervalstyle = 'iso_8601'; set timezone = 'UTC'; \
@@ -32,7 +36,7 @@ impl Script {
         let mut script = Self {
             client,
             random,
-            schema: quoted(&schema_name),
+            schema: quote_identifier(&schema_name),
             schema_name,
             lines: Vec::new(),
             refused: 0,
@@ -68,7 +72,9 @@ impl Script {
         }
     }
 
-    /// Runs DDL, and describes the tables afterwards; returns whether the server accepted it.
+    /// Runs DDL; returns whether the server accepted it.
+    ///
+    /// If so, the tables are described afterwards.
     pub(super) async fn ddl(&mut self, sql: &str) -> bool {
         let done = self.try_run(sql).await;
         if done {
@@ -88,7 +94,7 @@ impl Script {
     }
 
     async fn call(&mut self, function: &str) {
-        let call = format!("select truth.{function}({})", literal(&self.schema_name));
+        let call = format!("select truth.{function}({})", quote_literal(&self.schema_name));
         let done = self.client.batch_execute(&call).await;
         done.unwrap_or_else(|error| panic!("{}\n{call}: {error:?}", self.lines.join("\n")));
     }
@@ -102,14 +108,4 @@ impl Script {
     pub(super) fn chance(&mut self, percent: u32) -> bool {
         self.random.u32(..100) < percent
     }
-}
-
-/// Name in SQL.
-pub(super) fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// Text in SQL.
-pub(super) fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
 }

@@ -24,21 +24,23 @@ pub(super) struct Shape {
     pub(super) kind: String,
     /// `relreplident`.
     pub(super) identity: String,
-    /// Columns of the replica identity, unless it is the whole row or nothing.
+    /// Columns of the replica identity.
+    ///
+    /// Empty if the identity is the whole row or nothing.
     pub(super) identity_key: Vec<String>,
     /// Columns of the key of its events, as docs/events.md defines it.
     pub(super) key: Vec<String>,
-    /// Columns of each unique index by which a backfill can read the table.
+    /// Columns of each unique index that a backfill can read by.
     pub(super) unique_keys: Vec<Vec<String>>,
-    pub(super) published: Option<Published>,
-    /// Hash that changes with each write to the catalog's rows of the table.
+    pub(super) publication: Option<TablePublication>,
+    /// Hash of the table's catalog rows; each write to them changes it.
     pub(super) catalog: String,
     pub(super) columns: Vec<ShapeColumn>,
 }
 
 /// How pgoutput sends a table.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub(super) struct Published {
+pub(super) struct TablePublication {
     /// Name in the events: the table's, or that of its root.
     pub(super) name: String,
     pub(super) relation: i64,
@@ -56,9 +58,11 @@ pub(super) struct ShapeColumn {
     pub(super) name: String,
     #[serde(rename = "type")]
     pub(super) type_name: String,
-    /// Base type, if it is PostgreSQL's own; empty for a type of an application.
+    /// Base type of PostgreSQL; empty for a type of an application.
     pub(super) base: String,
-    /// Base type of an array's elements, in the same way; `None` if the type is no array.
+    /// Base type of an array's elements; `None` for other types.
+    ///
+    /// It is empty in the same case as `base`.
     pub(super) element: Option<String>,
     pub(super) delimiter: String,
     /// Whether older rows have its default, which they do not store (`atthasmissing`).
@@ -98,7 +102,7 @@ impl Shape {
             self.key,
             self.identity,
             self.identity_key,
-            self.published.as_ref().map(|published| &published.name),
+            self.publication.as_ref().map(|publication| &publication.name),
         )
     }
 
@@ -112,7 +116,9 @@ impl Shape {
 #[derive(Debug, Clone)]
 pub(super) struct TrueChange {
     pub(super) seq: i64,
-    /// `i`, `u`, `d`, `t` (truncate), or `r` for a row at the time of the backfill.
+    /// Operation `i`, `u`, `d`, `t` (truncate) or `r`.
+    ///
+    /// `r` is a row at the time of the backfill.
     pub(super) op: char,
     pub(super) shape: Arc<Shape>,
     pub(super) old: Option<TrueRow>,
@@ -191,9 +197,9 @@ impl Truth {
 
     /// Definition of the relation that pgoutput's events of a table name.
     pub(super) fn published_shape(&self, shape: &Shape) -> Option<&Arc<Shape>> {
-        let published = shape.published.as_ref()?;
+        let publication = shape.publication.as_ref()?;
         let mut same = self.shapes.iter().filter(|it| it.generation == shape.generation);
-        same.find(|it| it.relation == published.relation)
+        same.find(|it| it.relation == publication.relation)
     }
 
     /// All names that a relation had.
@@ -207,25 +213,27 @@ impl Truth {
         names
     }
 
-    /// Whether deletes contained the key of `named`, in `shape` and in each partition of `named` at any time.
+    /// Whether deletes contained the key of `named`.
     ///
-    /// If one partition's deletes lack the key, the events of all partitions may be sent without a key.
+    /// They did so in `shape`, and in each partition of `named` at any time. If one partition's deletes lack
+    /// the key, the events of all partitions may be sent without a key.
     pub(super) fn names_keys(&self, shape: &Shape, named: &Shape) -> bool {
         let mut same = self.shapes.iter().filter(|it| {
-            let published = it.published.as_ref().map(|published| published.relation);
-            it.kind == "r" && named.kind == "p" && published == Some(named.relation)
+            let publication = it.publication.as_ref().map(|publication| publication.relation);
+            it.kind == "r" && named.kind == "p" && publication == Some(named.relation)
         });
         shape.names_key(&named.key) && same.all(|it| it.names_key(&named.key))
     }
 
-    /// Whether the log identified no row of `named` at the time of `shape`: there were only inserts.
+    /// Whether the log identified no row of `named`.
     ///
-    /// `named` is the table itself, or its published root with the other partitions of that time. A partition
-    /// that is no longer one does not count: the drain cannot know of it.
+    /// This is about the time of `shape`. There were only inserts in this case. `named` is the table itself,
+    /// or its published root with the other partitions of that time. A partition that is no longer one does
+    /// not count: the drain cannot know of it.
     pub(super) fn is_insert_only(&self, shape: &Shape, named: &Shape) -> bool {
         let is_partition = |it: &Shape| {
-            let published = it.published.as_ref().map(|published| published.relation);
-            it.kind == "r" && published == Some(named.relation)
+            let publication = it.publication.as_ref().map(|publication| publication.relation);
+            it.kind == "r" && publication == Some(named.relation)
         };
         let remains = |it: &Shape| {
             self.now()
@@ -239,7 +247,7 @@ impl Truth {
         !shape.is_identified() && (!is_root || same.all(|it| !it.is_identified()))
     }
 
-    /// Whether the table and its published root have the same definitions in this generation.
+    /// Whether this generation has the same definition of table and published root.
     pub(super) fn is_undisturbed(&self, shape: &Shape, generation: i32) -> bool {
         let same = |relation: i64, was: &Shape| {
             let is = self.at(generation).find(|it| it.relation == relation);

@@ -75,7 +75,7 @@ create function truth.index_columns(index_id oid) returns jsonb language sql sta
 $$;
 
 -- How the publications send a table: the name, the operations, and whether generated columns are sent.
-create function truth.published(relation oid) returns jsonb language sql stable as $$
+create function truth.publication(relation oid) returns jsonb language sql stable as $$
     select jsonb_build_object(
                'name', t.tablename,
                'relation', c.oid::int8,
@@ -128,7 +128,7 @@ create function truth.document(relation oid) returns jsonb language sql stable a
               and i.indpred is null and i.indexprs is null
               and not exists (select from pg_attribute a where a.attrelid = c.oid
                               and a.attnum = any (i.indkey::int2[]) and not a.attnotnull)),
-        'published', truth.published(c.oid),
+        'publication', truth.publication(c.oid),
         -- It changes with each write to the catalog's rows of the table.
         'catalog', md5(concat_ws(' ', c.xmin,
             (select string_agg(xmin::text, ',' order by attnum) from pg_attribute where attrelid = c.oid),

@@ -8,7 +8,9 @@ use serde_json::Value;
 
 use super::shape::ShapeColumn;
 
-/// Whether a value of an event, which is not null, equals the value with this text.
+/// Whether a value of an event equals the value with this text.
+///
+/// The value of the event is not null.
 pub(super) fn is_same(value: &Value, text: &str, column: &ShapeColumn) -> bool {
     match (value, &column.element) {
         (Value::Array(items), Some(element)) => is_same_list(items, text, element, &column.delimiter),
@@ -45,7 +47,9 @@ fn same_number<T: std::str::FromStr + PartialEq>(one: &str, other: &str) -> bool
     matches!((one.parse::<T>(), other.parse::<T>()), (Ok(one), Ok(other)) if one == other)
 }
 
-/// Decimal without a leading plus; with an exponent, the text as it is.
+/// Decimal without a leading plus.
+///
+/// A text with an exponent stays as it is.
 fn plain_decimal(text: &str) -> String {
     let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
     if exponent == "0" {

@@ -1,4 +1,6 @@
-//! Comparison of a round's events with the truth, of backfills with logs, and of the plugins with each other.
+//! Comparison of a round's events with the truth.
+//!
+//! Backfills are also compared with logs, and the plugins with each other.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -7,16 +9,16 @@ use serde_json::Value;
 use crate::consumer::event::{Envelope, Row, UNAVAILABLE};
 use crate::fixture::Plugin;
 
-use super::alignment::{AlignedChange, KeyedEvent, align};
-use super::batch::{Failure, Tally};
+use super::alignment::{AlignedChange, ParsedArrival, align};
 use super::event_checks::{self, EventContext, KeyColumns, RowIdentity};
+use super::result::{Failure, Tally};
 use super::shape::{Shape, TrueChange, TrueRow, Truth};
 
 /// Events of one plugin in one round, in the order of positions.
 #[derive(Debug)]
 pub(super) struct PluginEvents {
     pub(super) plugin: Plugin,
-    pub(super) events: Vec<KeyedEvent>,
+    pub(super) events: Vec<ParsedArrival>,
     /// Names of the tables that its backfill read.
     pub(super) backfilled: Vec<String>,
 }
@@ -36,18 +38,22 @@ pub(super) struct FinishedRound {
 
 /// Most failures that are reported for one round.
 const MOST_FAILURES: usize = 12;
-/// Most failures of one kind that are reported for one round, so that they do not hide another kind.
+/// Limit of reported failures of one kind in one round.
+///
+/// Without it, they would hide another kind.
 const MOST_OF_A_KIND: usize = 3;
 
-/// Image of a row in the events of one plugin, for the comparison with others.
+/// Image of a row in the events of one plugin.
+///
+/// It is compared with those of other plugins.
 struct SentImage<'t> {
-    event: &'t KeyedEvent,
+    event: &'t ParsedArrival,
     context: EventContext<'t>,
 }
 
 /// Checks a round. Returns its failures, and adds to the counts.
 pub(super) fn judge(round: &FinishedRound, tally: &mut Tally) -> Vec<Failure> {
-    let mut verdict = Verdict {
+    let mut checks = RoundChecks {
         round,
         tally,
         images: BTreeMap::new(),
@@ -55,16 +61,16 @@ pub(super) fn judge(round: &FinishedRound, tally: &mut Tally) -> Vec<Failure> {
     };
     for plugin in &round.plugins {
         let mut log = LogRows::default();
-        if verdict.judge_log(plugin, &mut log) {
-            verdict.judge_backfill(plugin, log);
+        if checks.judge_log(plugin, &mut log) {
+            checks.judge_backfill(plugin, log);
         }
     }
-    let differences = verdict
+    let differences = checks
         .images
         .values()
         .filter_map(|images| compare_plugins(images));
     let mut failures: Vec<Failure> = differences.collect();
-    failures.splice(0..0, verdict.failures);
+    failures.splice(0..0, checks.failures);
     let mut counts: HashMap<String, usize> = HashMap::new();
     failures.retain(|failure| {
         let count = counts.entry(failure.kind.clone()).or_default();
@@ -79,20 +85,20 @@ pub(super) fn judge(round: &FinishedRound, tally: &mut Tally) -> Vec<Failure> {
 #[derive(Default)]
 struct LogRows<'t> {
     /// Events by the definition of the table, and the row.
-    events: HashMap<(String, &'t TrueRow), (&'t KeyedEvent, EventContext<'t>)>,
-    keys: SeenKeys,
+    events: HashMap<(String, &'t TrueRow), (&'t ParsedArrival, EventContext<'t>)>,
+    keys: RowIdentities,
 }
 
 /// Definition of a table as text, without its generation.
 fn definition(shape: &Shape, named: &Shape) -> String {
     format!(
         "{:?} {:?} {:?} {:?}",
-        shape.columns, named.name, named.key, shape.published
+        shape.columns, named.name, named.key, shape.publication
     )
 }
 
 /// State of the checks of a round.
-struct Verdict<'t> {
+struct RoundChecks<'t> {
     round: &'t FinishedRound,
     tally: &'t mut Tally,
     /// Events of each change.
@@ -100,10 +106,12 @@ struct Verdict<'t> {
     failures: Vec<Failure>,
 }
 
-impl<'t> Verdict<'t> {
-    /// Compares the live events of a plugin with the changes; false if they cannot be assigned.
+impl<'t> RoundChecks<'t> {
+    /// Compares the live events of a plugin with the changes.
+    ///
+    /// The result is false if the events cannot be assigned.
     fn judge_log(&mut self, plugin: &'t PluginEvents, log: &mut LogRows<'t>) -> bool {
-        let live: Vec<&KeyedEvent> = plugin.events.iter().filter(|it| it.event.op != "r").collect();
+        let live: Vec<&ParsedArrival> = plugin.events.iter().filter(|it| it.event.op != "r").collect();
         let (aligned, broken) = align(&self.round.truth, plugin.plugin, &live);
         self.tally.changes += aligned.len() as u64;
         self.tally.events += plugin.events.len() as u64;
@@ -130,12 +138,12 @@ impl<'t> Verdict<'t> {
         is_whole
     }
 
-    fn add_image(&mut self, event: &'t KeyedEvent, context: EventContext<'t>) {
+    fn add_image(&mut self, event: &'t ParsedArrival, context: EventContext<'t>) {
         let images = self.images.entry(context.change.seq).or_default();
         images.push(SentImage { event, context });
     }
 
-    /// Compares the rows of a backfill with those of the server, and with the events of the log.
+    /// Compares backfilled rows with the server's rows and the log's events.
     fn judge_backfill(&mut self, plugin: &'t PluginEvents, mut log: LogRows<'t>) {
         let round = self.round;
         let rows = round.truth.changes.iter().filter(|change| change.op == 'r');
@@ -168,8 +176,8 @@ impl<'t> Verdict<'t> {
         }
     }
 
-    /// Compares a row of a backfill with the log's event of the same row.
-    fn judge_read(&mut self, event: &'t KeyedEvent, context: EventContext<'t>, log: &mut LogRows<'t>) {
+    /// Compares a row of a backfill with the log's event of it.
+    fn judge_read(&mut self, event: &'t ParsedArrival, context: EventContext<'t>, log: &mut LogRows<'t>) {
         self.tally.reads += 1;
         self.failures.extend(log.keys.add(&context, event));
         let definition = definition(&context.change.shape, context.named);
@@ -209,7 +217,9 @@ impl FinishedRound {
         plugin == Plugin::Pgoutput && self.version < 18 && is_dropped
     }
 
-    /// Context of a row that a backfill reads; `None` if the plugin does not send its table.
+    /// Context of a row that a backfill reads.
+    ///
+    /// `None` if the plugin does not send its table.
     fn read_context<'t>(&'t self, plugin: Plugin, change: &'t TrueChange) -> Option<EventContext<'t>> {
         let named: &Shape = match plugin {
             Plugin::Pgoutput => self.truth.published_shape(&change.shape)?,
@@ -229,11 +239,11 @@ impl FinishedRound {
 
 /// Partition keys of events, each with the key of its row.
 #[derive(Debug, Default)]
-struct SeenKeys(HashMap<(String, String), RowIdentity>);
+struct RowIdentities(HashMap<(String, String), RowIdentity>);
 
-impl SeenKeys {
+impl RowIdentities {
     /// Adds an event. Returns a failure if an earlier row with another key has the same partition key.
-    fn add(&mut self, context: &EventContext<'_>, event: &KeyedEvent) -> Option<Failure> {
+    fn add(&mut self, context: &EventContext<'_>, event: &ParsedArrival) -> Option<Failure> {
         let named = context.named;
         let row = match event.event.op.as_str() {
             "d" => context.change.old.as_ref(),
@@ -278,14 +288,16 @@ fn compare_plugins(images: &[SentImage<'_>]) -> Option<Failure> {
     })
 }
 
-/// Reports a column or a key that two events of the same row have, and in which they differ.
+/// Reports a difference between two events of the same row.
+///
+/// The difference is in a column or a key that both events have.
 fn differ(
     context: &EventContext<'_>,
-    one: &KeyedEvent,
-    other: &KeyedEvent,
+    one: &ParsedArrival,
+    other: &ParsedArrival,
     other_context: &EventContext<'_>,
 ) -> Option<Failure> {
-    let image = |event: &KeyedEvent| match event.event.op.as_str() {
+    let image = |event: &ParsedArrival| match event.event.op.as_str() {
         "d" => event.event.before.clone(),
         _ => event.event.after.clone(),
     };
@@ -297,7 +309,7 @@ fn differ(
     });
     let same_name =
         context.named.name == other_context.named.name && context.named.key == other_context.named.key;
-    let is_keyed = |event: &KeyedEvent| !event_checks::is_table_key(event);
+    let is_keyed = |event: &ParsedArrival| !event_checks::is_table_key(event);
     // A key of DMS has the name of the table. The server may send a former name of a renamed root.
     let same_form = one.event.envelope != Envelope::Dms || one.event.table() == other.event.table();
     let other_key = same_name

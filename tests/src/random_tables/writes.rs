@@ -1,7 +1,9 @@
 //! Random transactions of a round.
 
+use crate::postgres::sql_text::quote_identifier;
+
 use super::schema::{RandomColumn, RandomTable};
-use super::script::{Script, quoted};
+use super::script::Script;
 
 /// Runs random transactions on the tables.
 pub(super) async fn write(script: &mut Script, tables: &[RandomTable], transactions: u32) {
@@ -56,7 +58,7 @@ fn insert(script: &mut Script, table: &RandomTable) -> String {
     }
     let names: Vec<String> = columns
         .iter()
-        .map(|at| quoted(&table.columns[*at].name))
+        .map(|at| quote_identifier(&table.columns[*at].name))
         .collect();
     format!(
         "insert into {} ({}) values {} on conflict do nothing",
@@ -73,11 +75,15 @@ fn update(script: &mut Script, table: &RandomTable) -> String {
         let column = &table.columns[*at];
         // The first two columns are in most keys. A key change must not be too frequent.
         if script.chance(if *at < 2 { 15 } else { 40 }) {
-            set.push(format!("{} = {}", quoted(&column.name), value(script, column)));
+            set.push(format!(
+                "{} = {}",
+                quote_identifier(&column.name),
+                value(script, column)
+            ));
         }
     }
     if set.is_empty() {
-        let name = quoted(&table.columns[1].name);
+        let name = quote_identifier(&table.columns[1].name);
         set.push(format!("{name} = {name}"));
     }
     format!(
@@ -94,12 +100,15 @@ fn delete(script: &mut Script, table: &RandomTable) -> String {
 
 fn truncate(script: &mut Script, table: &RandomTable) -> String {
     match table.leaves.as_slice() {
-        [_, ..] if script.chance(40) => format!("truncate {}", quoted(script.pick::<String>(&table.leaves))),
+        [_, ..] if script.chance(40) => format!(
+            "truncate {}",
+            quote_identifier(script.pick::<String>(&table.leaves))
+        ),
         _ => format!("truncate {}", table.quoted()),
     }
 }
 
-/// Condition for a few rows, the same in each run of the seed.
+/// Condition for a few rows; one seed always selects the same rows.
 fn some_rows(script: &mut Script, table: &RandomTable) -> String {
     let (salt, count) = (script.random.u16(..), script.random.u32(1..4));
     format!(

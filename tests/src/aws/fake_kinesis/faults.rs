@@ -17,7 +17,7 @@ pub struct Faults {
     pub throttled_requests: f64,
     /// Requests that are answered with status 500. Half of them are applied.
     pub failed_requests: f64,
-    /// Requests whose connection is cut instead of the answer, after they were applied.
+    /// Applied requests whose connection is cut instead of the answer.
     pub cut_answers: f64,
     /// Requests whose connection is cut before they were applied.
     pub cut_requests: f64,
@@ -29,7 +29,7 @@ pub struct Faults {
     pub slowest: Duration,
     /// Requests before which a shard is split, or two are merged.
     pub reshards: f64,
-    /// Number of ListShards answers after a reshard that still show the old shards.
+    /// Number of ListShards answers with the old shards after a reshard.
     pub stale_maps: u32,
 }
 

@@ -13,41 +13,25 @@ use crate::aws::put_records::{PutRecordsEntry, PutRecordsRequest};
 
 use super::faults::{RecordOutcome, RequestDelay, RequestOutcome};
 use super::shards::{self, StoredRecord};
-use super::{FakeKinesisSettings, Shared, State, not_found};
+use super::{FakeKinesisService, FakeKinesisSettings, StreamState, not_found};
 
 /// Bytes of a put unit, by which Kinesis charges a record.
 const PUT_UNIT_BYTES: usize = 25 << 10;
 
-impl Shared {
+impl FakeKinesisService {
     pub(super) async fn put_records(self: Arc<Self>, body: &[u8]) -> Result<Response<Body>, Cut> {
         let request = match PutRecordsRequest::parse(body) {
             Ok(request) => request,
             Err(error) => return Ok(refusal(400, "SerializationException", &error.to_string())),
         };
-        let mut data = Vec::with_capacity(request.records.len());
-        for entry in &request.records {
-            if !self.settings.keeps_records {
-                data.push(Vec::new());
-                continue;
-            }
-            match entry.data() {
-                Some(bytes) => data.push(bytes),
-                None => return Ok(refusal(400, "SerializationException", "the data is not base64")),
-            }
-        }
+        let Some(data) = self.stored_data(&request) else {
+            return Ok(refusal(400, "SerializationException", "the data is not base64"));
+        };
         let keys = request.records.iter().map(|entry| entry.partition_key.as_ref());
         let records = keys.zip(data.iter().map(Vec::as_slice));
         let is_logged = self.settings.keeps_records;
         let _in_flight = is_logged.then(|| self.log.enter(request.stream(), records));
-        let (outcome, delay) = {
-            let mut state = self.state();
-            for field in request.address_fields() {
-                state.addresses.insert(format!("PutRecords {field}"));
-            }
-            state.counts.requests += 1;
-            state.counts.tried += data.len() as u64;
-            state.faults.request()
-        };
+        let (outcome, delay) = self.state().next_outcome(&request);
         if let Err(refused) = self.check(&request) {
             return Ok(*refused);
         }
@@ -69,17 +53,31 @@ impl Shared {
             Ok(answer) => answer,
             Err(refused) => return Ok(*refused),
         };
+        self.delay_answer(delay).await;
+        match outcome {
+            RequestOutcome::CutAnswer => Err(Cut),
+            RequestOutcome::Failed(true) => Ok(internal()),
+            _ => Ok(endpoint::json(answer)),
+        }
+    }
+
+    /// Data of the records, empty without storage; `None`: not base64.
+    fn stored_data(&self, request: &PutRecordsRequest<'_>) -> Option<Vec<Vec<u8>>> {
+        let entries = request.records.iter();
+        match self.settings.keeps_records {
+            true => entries.map(PutRecordsEntry::data).collect(),
+            false => Some(vec![Vec::new(); entries.len()]),
+        }
+    }
+
+    /// Waits for the stream's latency and the delay of the answer.
+    async fn delay_answer(&self, delay: RequestDelay) {
         // Simulated, too.
         if !self.settings.latency.is_zero() {
             tokio::time::sleep(self.settings.latency).await;
         }
         if let RequestDelay::BeforeAnswer(time) = delay {
             tokio::time::sleep(time).await;
-        }
-        match outcome {
-            RequestOutcome::CutAnswer => Err(Cut),
-            RequestOutcome::Failed(true) => Ok(internal()),
-            _ => Ok(endpoint::json(answer)),
         }
     }
 
@@ -129,10 +127,20 @@ impl Shared {
     }
 }
 
-impl State {
-    /// Stores the records that the seed does not fail, and answers for all of them.
+impl StreamState {
+    /// Counts a request; returns its outcome and delay.
+    fn next_outcome(&mut self, request: &PutRecordsRequest<'_>) -> (RequestOutcome, RequestDelay) {
+        for field in request.address_fields() {
+            self.addresses.insert(format!("PutRecords {field}"));
+        }
+        self.counts.requests += 1;
+        self.counts.tried += request.records.len() as u64;
+        self.faults.request()
+    }
+
+    /// Stores the records that the seed does not fail.
     ///
-    /// Refused when the stream is not active any more.
+    /// The answer covers all records. The request is refused when the stream is not active any more.
     fn put(
         &mut self,
         entries: &[PutRecordsEntry<'_>],
@@ -171,7 +179,9 @@ impl State {
         ))
     }
 
-    /// Stores one record, unless its shard is throttled or the seed fails it; returns its part of the answer.
+    /// Stores one record; returns its part of the answer.
+    ///
+    /// The record is not stored if its shard is throttled or the seed fails it.
     fn put_record(
         &mut self,
         entry: &PutRecordsEntry<'_>,

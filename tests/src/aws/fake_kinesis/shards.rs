@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::aws::hash_range::HashRange;
 
-/// Limits of a shard for one second, if the fake Kinesis enforces them.
+/// Limits of a shard for one second, if they are enforced.
 const BYTES_A_SECOND: usize = 1 << 20;
 const RECORDS_A_SECOND: usize = 1_000;
 
@@ -24,7 +24,7 @@ pub(super) struct StoredRecord {
 #[derive(Debug)]
 pub(super) struct Shard {
     pub(super) range: HashRange,
-    /// The shard from which it was split, or the two from which it was merged.
+    /// Parent in a split, or both parents in a merge.
     parents: Vec<usize>,
     open: bool,
     pub(super) records: Vec<StoredRecord>,
@@ -45,7 +45,9 @@ impl Shard {
         }
     }
 
-    /// Whether a record of this size fits into the current second; counts it if so.
+    /// Whether a record fits into the current second; counts it if so.
+    ///
+    /// `bytes` is the size of the record.
     pub(super) fn has_room(&mut self, now: Instant, bytes: usize) -> bool {
         if self
             .second

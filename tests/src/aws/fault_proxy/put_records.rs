@@ -7,13 +7,15 @@ use hyper::Response;
 use hyper::http::request::Parts;
 use serde_json::{Value, json};
 
-use super::Shared;
+use super::FaultProxyService;
 use crate::aws::endpoint::{self, Cut};
 use crate::aws::put_log::InFlightRecords;
 use crate::aws::put_records::PutRecordsRequest;
 
-/// Logs a request, and marks its records as in flight until the returned value is dropped.
-pub(super) fn note(shared: &Shared, body: &Bytes) -> InFlightRecords {
+/// Logs a request, and marks its records as in flight.
+///
+/// They are in flight until the returned value is dropped.
+pub(super) fn note(service: &FaultProxyService, body: &Bytes) -> InFlightRecords {
     let request = parse(body);
     let data: Vec<Vec<u8>> = request
         .records
@@ -21,7 +23,7 @@ pub(super) fn note(shared: &Shared, body: &Bytes) -> InFlightRecords {
         .map(|entry| entry.data().unwrap_or_default())
         .collect();
     let keys = request.records.iter().map(|entry| entry.partition_key.as_ref());
-    shared
+    service
         .log
         .enter(request.stream(), keys.zip(data.iter().map(Vec::as_slice)))
 }
@@ -31,13 +33,19 @@ fn parse(body: &Bytes) -> PutRecordsRequest<'_> {
         .unwrap_or_else(|error| panic!("this PutRecords is not application/x-amz-json-1.1: {error}"))
 }
 
-/// Forwards a request without the records that a flaky proxy fails, in parts that the emulator accepts.
-pub(super) async fn forward(shared: &Shared, head: &Parts, body: Bytes) -> Result<Response<Body>, Cut> {
+/// Forwards a request in parts that the emulator accepts.
+///
+/// The parts do not have the records that a flaky proxy fails.
+pub(super) async fn forward(
+    service: &FaultProxyService,
+    head: &Parts,
+    body: Bytes,
+) -> Result<Response<Body>, Cut> {
     let sizes: Vec<usize> = parse(&body).records.iter().map(|entry| entry.bytes()).collect();
-    let fails = failed_records(shared, sizes.len());
-    let parts = parts(&sizes, &fails, shared.most_bytes.unwrap_or(usize::MAX));
+    let fails = failed_records(service, sizes.len());
+    let parts = parts(&sizes, &fails, service.most_bytes.unwrap_or(usize::MAX));
     if parts.len() <= 1 && !fails.contains(&true) {
-        return shared.forward(head, body).await;
+        return service.forward(head, body).await;
     }
     let mut request: Value = serde_json::from_slice(&body).map_err(|_| Cut)?;
     let records = request["Records"].as_array_mut().ok_or(Cut)?;
@@ -46,7 +54,7 @@ pub(super) async fn forward(shared: &Shared, head: &Parts, body: Bytes) -> Resul
     for (number, part) in parts.into_iter().enumerate() {
         let taken = part.iter().map(|index| records[*index].take()).collect();
         request["Records"] = Value::Array(taken);
-        let answer = shared.forward(head, Bytes::from(request.to_string())).await?;
+        let answer = service.forward(head, Bytes::from(request.to_string())).await?;
         if !answer.status().is_success() {
             if number == 0 {
                 return Ok(answer);
@@ -68,8 +76,8 @@ pub(super) async fn forward(shared: &Shared, head: &Parts, body: Bytes) -> Resul
 }
 
 /// For each of the records, whether a flaky proxy fails it.
-fn failed_records(shared: &Shared, records: usize) -> Vec<bool> {
-    match shared.state().flaky.as_mut() {
+fn failed_records(service: &FaultProxyService, records: usize) -> Vec<bool> {
+    match service.state().flaky.as_mut() {
         Some(flaky) => (0..records)
             .map(|_| flaky.random.u8(..100) < flaky.percent)
             .collect(),
@@ -77,8 +85,9 @@ fn failed_records(shared: &Shared, records: usize) -> Vec<bool> {
     }
 }
 
-/// Indices of the records to forward, grouped into requests of at most `most_bytes`. A larger record is
-/// alone.
+/// Indices of the records to forward, grouped into requests.
+///
+/// A request has at most `most_bytes`. A larger record is alone.
 fn parts(sizes: &[usize], fails: &[bool], most_bytes: usize) -> Vec<Vec<usize>> {
     let (mut parts, mut bytes): (Vec<Vec<usize>>, usize) = (Vec::new(), 0);
     for (index, size) in sizes.iter().enumerate().filter(|(index, _)| !fails[*index]) {

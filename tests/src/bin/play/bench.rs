@@ -134,7 +134,7 @@ async fn invoke(
     (usage, answer)
 }
 
-/// Variables of a function that drains `slot` into a stream of the same name.
+/// Variables of a function that drains slot `slot` into stream `slot`.
 fn environment(
     postgres: &Postgres,
     ssm: &Ssm,

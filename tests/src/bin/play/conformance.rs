@@ -1,7 +1,8 @@
-//! Compares Spillway's events with those of Debezium Server and of wal2json, event by event.
+//! Compares Spillway's events with those of Debezium Server and wal2json.
 //!
-//! `RECORD=1` stores Debezium's events, with which `make test` compares. `tests/conformance/differences.json`
-//! lists the accepted differences. The exit status is 1 if there is another one, or if a listed one is gone.
+//! It compares event by event. `RECORD=1` stores Debezium's events, with which `make test` compares.
+//! `tests/conformance/differences.json` lists the accepted differences. The exit status is 1 if there is
+//! another one, or if a listed one is gone.
 
 use std::process::ExitCode;
 

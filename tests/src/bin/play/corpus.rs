@@ -1,7 +1,7 @@
-//! Writes the first inputs of the fuzzer into the folder that is the argument.
+//! Writes the first inputs of the fuzzer into a folder.
 //!
-//! For each plugin it writes the rows that a real PostgreSQL sends for a varied workload, and the catalog of
-//! that moment. It also writes checkpoints that real drains store.
+//! The folder is the argument. For each plugin it writes the rows that a real PostgreSQL sends for a varied
+//! workload, and the catalog of that moment. It also writes checkpoints that real drains store.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -82,7 +82,9 @@ async fn rows_of_plugins(folder: &Path) {
     }
 }
 
-/// A connection with the settings of the function's sessions that change the output of plugins.
+/// Connection with the settings that change the output of plugins.
+///
+/// The function's sessions have the same settings. The publication `spillway` is created, too.
 async fn session(server: &Postgres, database: &str) -> Client {
     let client = server.admin(database).await;
     run(
@@ -107,7 +109,7 @@ async fn slots(client: &Client, database: &str) {
     }
 }
 
-/// Writes the rows of a slot to a file, and advances the slot.
+/// Writes a slot's rows to a file, and advances the slot.
 async fn peek(client: &Client, database: &str, plugin: Plugin, folder: &Path, name: &str, options: u8) {
     // The options of the function.
     let asked = match plugin {

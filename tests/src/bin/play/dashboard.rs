@@ -133,7 +133,9 @@ async fn fixture() -> Fixture {
     fixture
 }
 
-/// Writes rows in transactions of ten, and about 2 MiB of log that the slot does not send.
+/// Writes rows, and log that the slot does not send.
+///
+/// The rows are in transactions of ten. The log has about 2 MiB.
 async fn write(fixture: &Fixture, rows: u64, tick: u64) {
     // A third more or less than the average.
     let transactions = rows * (4 + tick * 7 % 5) / 60;

@@ -25,7 +25,7 @@ use scenarios::postgres::pgbench::{self, Pgbench};
 use scenarios::postgres::{Postgres, PostgresSettings, REPLUSER};
 use serde_json::{Value, json};
 
-use screen::{Screen, Tone};
+use screen::{DemoScreen, Tone};
 
 const DATABASE: &str = "pgbench";
 const STREAM: &str = "etl_demo";
@@ -50,7 +50,7 @@ pub(crate) fn main() -> ExitCode {
         let reason = panic.payload_as_str().unwrap_or("the reason is unknown");
         eprintln!("\nthe demo failed: {reason}");
     }));
-    let screen = Screen::new();
+    let screen = DemoScreen::new();
     let fault = std::env::var("DEMO_FAULT").ok().filter(|fault| !fault.is_empty());
     if fault.as_deref().is_some_and(|fault| fault != "drop") {
         eprintln!("DEMO_FAULT is `drop` or not set");
@@ -84,7 +84,7 @@ fn exit_code(passed: bool) -> ExitCode {
 
 /// Servers, function and counters of the demo.
 struct Demo<'a> {
-    screen: &'a Screen,
+    screen: &'a DemoScreen,
     postgres: Postgres,
     function: Function,
     /// Number of started ticks.
@@ -105,7 +105,7 @@ struct Demo<'a> {
     backfill_finished: AtomicBool,
 }
 
-async fn demo(screen: &Screen, plugin: Plugin, fault: bool) -> bool {
+async fn demo(screen: &DemoScreen, plugin: Plugin, fault: bool) -> bool {
     screen.picture();
     screen.title("Setting up");
     let settings = PostgresSettings {
@@ -200,7 +200,7 @@ fn environment(postgres: &Postgres, kinesis: &Kinesis, ssm: &Ssm, slot: &str) ->
 }
 
 impl<'a> Demo<'a> {
-    fn new(screen: &'a Screen, postgres: Postgres, function: Function) -> Self {
+    fn new(screen: &'a DemoScreen, postgres: Postgres, function: Function) -> Self {
         Self {
             screen,
             postgres,

@@ -108,7 +108,9 @@ async fn drain_value(mut fixture: Fixture, megabytes: u64, deadline: Duration, m
     }
 }
 
-/// A drained fixture with the empty table `big`, for a function of this many MiB.
+/// Drained fixture with the empty table `big`.
+///
+/// The function has `memory` MiB.
 async fn fixture(plugin: Plugin, memory: u64) -> Fixture {
     let mut fixture = Fixture::builder(plugin)
         .shards(4)
@@ -163,7 +165,7 @@ fn position(data: &[u8]) -> String {
     Event::parse(data).map_or_else(|reason| reason, |event| event.source.position)
 }
 
-/// Positions of all inserts, in order, from a peek of the oracle's slot.
+/// Positions of all inserts in order, peeked from the oracle's slot.
 async fn expected(fixture: &Fixture, oracle: &str) -> Vec<String> {
     let client = fixture.connect().await;
     let sql = format!(

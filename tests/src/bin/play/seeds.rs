@@ -1,10 +1,12 @@
-//! Environment of the programs, and the table of plays that some of them print.
+//! Environment of the programs, and the table of plays.
+//!
+//! Some of the programs print the table.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use scenarios::random_play::{Counter, Counts, PlayResult, play_all};
+use scenarios::random_play::{Counter, PlayCounts, PlayResult, play_all};
 
 /// Number in an environment variable.
 pub(crate) fn number(name: &str, default: u64) -> u64 {
@@ -29,7 +31,7 @@ pub(crate) struct PlayTable {
     headline: Option<Counter>,
     began: Instant,
     plays: usize,
-    counts: Counts,
+    counts: PlayCounts,
     invocations: BTreeMap<String, u64>,
     faults: BTreeMap<String, u64>,
     /// Commands that repeat the failed plays.
@@ -44,14 +46,14 @@ impl PlayTable {
             headline,
             began: Instant::now(),
             plays: 0,
-            counts: Counts::default(),
+            counts: PlayCounts::default(),
             invocations: BTreeMap::new(),
             faults: BTreeMap::new(),
             failed: Vec::new(),
         }
     }
 
-    /// Runs all plays, at most `parallel` at a time, and prints the table.
+    /// Runs all plays, at most `parallel` at once, and prints the table.
     pub(crate) async fn run<F>(mut self, plays: impl Iterator<Item = Play<F>>, parallel: u64) -> ExitCode
     where
         F: Future<Output = PlayResult> + Send + 'static,

@@ -27,7 +27,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use cleanup::Cleanup;
 use psql::Psql;
-use screen::Screen;
+use screen::TryItScreen;
 use server::Server;
 
 const STREAM: &str = "try";
@@ -37,7 +37,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(50);
 /// Time between two measurements of rate and lag.
 const MEASURE: Duration = Duration::from_secs(2);
-/// Failed invocations in a row after which the cause is taken for lasting.
+/// Failed invocations in a row that count as a lasting failure.
 const MOST_FAILURES: u32 = 5;
 
 /// What the visitor asks for.
@@ -92,11 +92,13 @@ impl Settings {
     }
 }
 
-/// Runs until a signal, the end of standard output or a failure, and then drops the slot.
+/// Runs until a signal, the end of output or a failure.
+///
+/// The output is standard output. The slot is dropped at the end.
 async fn run(settings: &Settings) -> Result<(), String> {
     // Before anything is created: from here on a signal ends the run in order.
     let mut signals = Signals::listen();
-    let mut screen = Screen::new(settings.envelope.is_none());
+    let mut screen = TryItScreen::new(settings.envelope.is_none());
     let slot = format!(
         "spillway_try_{}_{:06x}",
         std::process::id(),
@@ -217,7 +219,9 @@ fn environment(
         .collect()
 }
 
-/// Creates the slot, starts the backfill, and drains until invocations fail again and again.
+/// Creates the slot, starts the backfill, and drains.
+///
+/// It drains until invocations fail again and again.
 async fn drain(
     settings: &Settings,
     function: &Function,
@@ -275,9 +279,11 @@ async fn invoke(function: &Function, event: &Value) -> Result<Value, String> {
     }
 }
 
-/// Prints records and notices, and measures rate and lag, until standard output ends.
+/// Prints records and notices until standard output ends.
+///
+/// It also measures rate and lag.
 async fn print(
-    screen: &mut Screen,
+    screen: &mut TryItScreen,
     stream: &FakeKinesis,
     mut notices: UnboundedReceiver<String>,
     psql: &mut Psql,
@@ -306,7 +312,7 @@ async fn print(
 ///
 /// # Errors
 /// Standard output is closed.
-fn print_arrived(screen: &mut Screen, stream: &FakeKinesis) -> std::io::Result<()> {
+fn print_arrived(screen: &mut TryItScreen, stream: &FakeKinesis) -> std::io::Result<()> {
     let mut events = Vec::new();
     stream.take(|_, _, data| match aggregate::split(data) {
         Ok(Some(records)) => events.extend(records.iter().map(|record| record.data.to_vec())),

@@ -21,7 +21,7 @@ use crate::random_play::database::{DatabaseKind, execute};
 use crate::random_play::engine::{Engine, Workload};
 use crate::random_play::environment::Environment;
 use crate::random_play::faults::{FaultStart, KillPoint, PlayFault, ScheduledFault};
-use crate::random_play::result::{Counter, PlayResult, Verdict};
+use crate::random_play::result::{Counter, PlayResult, PlayVerdict};
 use crate::random_play::settings::{PlaySettings, millis};
 use crate::random_play::writer::TransactionSource;
 use key_type::KEY_TYPES;
@@ -158,7 +158,9 @@ fn kills(random: &mut Rng, rows: u64) -> Vec<ScheduledFault> {
     (0..kills).map(kill).collect()
 }
 
-/// Failover or crash of the server after a quarter to three quarters of the table.
+/// Failover or crash of the server in the middle of the backfill.
+///
+/// The fault starts when a quarter to three quarters of the table are read.
 fn server_fault(random: &mut Rng, rows: u64, fails_over: bool) -> ScheduledFault {
     let (share, down) = (0.25 + random.f64() / 2.0, millis(random, 50..1_500));
     ScheduledFault {
@@ -237,7 +239,7 @@ impl Workload for Backfill {
         });
     }
 
-    async fn verdict(&self, _: &Environment, client: &Client) -> Verdict {
+    async fn verdict(&self, _: &Environment, client: &Client) -> PlayVerdict {
         let consumer = self.consumer().take();
         consumer.compare(client).await
     }

@@ -16,12 +16,14 @@ use crate::consumer::event::Envelope;
 use crate::random_play::database::{DatabaseKind, execute};
 use crate::random_play::engine::{Engine, Workload};
 use crate::random_play::environment::Environment;
-use crate::random_play::result::{Counter, PlayResult, Verdict};
+use crate::random_play::result::{Counter, PlayResult, PlayVerdict};
 use crate::random_play::settings::PlaySettings;
 use crate::random_play::writer::TransactionSource;
 use writer::{ChangeWriter, SCHEMA};
 
-/// Slot of `test_decoding` that is created before the first change and never moves.
+/// Slot of `test_decoding` that never moves.
+///
+/// It is created before the first change.
 const WITNESS: &str = "witness";
 
 /// Counters that the table of plays shows.
@@ -125,7 +127,7 @@ impl Workload for Changes {
         Some(json!({}))
     }
 
-    async fn verdict(&self, environment: &Environment, client: &Client) -> Verdict {
+    async fn verdict(&self, environment: &Environment, client: &Client) -> PlayVerdict {
         let checkpoints = environment.parameters.checkpoints();
         verdict::judge(
             client,

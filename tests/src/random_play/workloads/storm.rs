@@ -16,7 +16,7 @@ use crate::random_play::compact_consumer::{CompactConsumer, ConsumedTable, Event
 use crate::random_play::database::{Database, DatabaseKind, execute};
 use crate::random_play::engine::{Engine, Workload};
 use crate::random_play::environment::Environment;
-use crate::random_play::result::{Counter, PlayResult, Verdict};
+use crate::random_play::result::{Counter, PlayResult, PlayVerdict};
 use crate::random_play::settings::PlaySettings;
 use crate::random_play::writer::TransactionSource;
 
@@ -61,9 +61,9 @@ pub struct Backlog {
 }
 
 impl Backlog {
-    /// Writes `events` changes of `keys` keys, and drains them once through a stream without faults.
+    /// Writes `events` changes of `keys` keys, and drains them once.
     ///
-    /// The second value is the time of that drain.
+    /// The drain uses a stream without faults. The second value is the time of that drain.
     ///
     /// # Panics
     /// The drain does not deliver exactly the changes that were written.
@@ -132,7 +132,9 @@ impl Storm {
         Self { settings, backlog }
     }
 
-    /// Compares the arrived events with those of the play without faults, or keeps them as the expected ones.
+    /// Compares the arrived events with those of the fault-free play.
+    ///
+    /// The events of the play without faults are stored as the expected ones.
     fn compare_events(&self, arrived: &EventHashes) -> Vec<String> {
         let Some(expected) = self.backlog.expected.get() else {
             let _ = self.backlog.expected.set(arrived.clone());
@@ -187,7 +189,7 @@ impl Workload for Storm {
         self.backlog.end.clone()
     }
 
-    async fn verdict(&self, environment: &Environment, client: &Client) -> Verdict {
+    async fn verdict(&self, environment: &Environment, client: &Client) -> PlayVerdict {
         let stream = &environment.stream;
         let mut consumer = CompactConsumer::new(ConsumedTable {
             name: "storm",

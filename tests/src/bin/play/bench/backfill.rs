@@ -1,4 +1,6 @@
-//! A backfill of a table, and a copy of the same table with psql.
+//! Backfill of a table, and a copy with psql.
+//!
+//! Both read the same table.
 
 use scenarios::aws::ssm::Ssm;
 use scenarios::postgres::Postgres;

@@ -1,4 +1,6 @@
-//! A backlog that several programs read in turns, each from a copy of one slot.
+//! Backlog that several programs read in turns.
+//!
+//! Each program reads from a copy of one slot.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +22,7 @@ pub(super) const KEYED: &str = "\\set aid random(1, 1000000)\n\
                                 update pgbench_accounts set abalance = abalance + 1 where aid = :aid;\n";
 
 /// What is written.
-struct Workload {
+struct BacklogWorkload {
     name: &'static str,
     statements: Statements,
     /// Changes of all transactions.
@@ -34,7 +36,9 @@ enum Statements {
     Once(String),
 }
 
-/// The same with an insert of a row without a key, as pgbench's simple update does.
+/// Script of [`KEYED`] with an insert of a row without a key.
+///
+/// pgbench's simple update has the same statements.
 const MIXED: &str = "\\set aid random(1, 1000000)\n\
                      begin;\n\
                      update pgbench_accounts set abalance = abalance + 1 where aid = :aid;\n\
@@ -88,7 +92,7 @@ pub(super) async fn run(postgres: &Postgres, ssm: &Ssm, transactions: u64, round
     let workloads = [("keyed", KEYED, 1), ("mixed", MIXED, 2)];
     let mut reports = Vec::new();
     for (name, script, changes) in workloads {
-        let workload = Workload {
+        let workload = BacklogWorkload {
             name,
             statements: Statements::Script(script, transactions),
             changes: transactions * changes,
@@ -98,11 +102,13 @@ pub(super) async fn run(postgres: &Postgres, ssm: &Ssm, transactions: u64, round
     json!(reports)
 }
 
-/// Writes one transaction of `rows` rows of 500 bytes, and measures the programs once. Returns the report.
+/// Measures the programs once with one large transaction; returns the report.
+///
+/// The transaction has `rows` rows of 500 bytes.
 pub(super) async fn run_huge(postgres: &Postgres, ssm: &Ssm, rows: u64) -> Value {
     let admin = postgres.admin(DATABASE).await;
     execute(&admin, "create table huge (id int primary key, filler text)").await;
-    let workload = Workload {
+    let workload = BacklogWorkload {
         name: "huge",
         statements: Statements::Once(format!(
             "insert into huge select id, repeat('x', 430) from generate_series(1, {rows}) id"
@@ -119,7 +125,7 @@ pub(super) async fn run_huge(postgres: &Postgres, ssm: &Ssm, rows: u64) -> Value
 async fn run_workload(
     postgres: &Postgres,
     ssm: &Ssm,
-    workload: &Workload,
+    workload: &BacklogWorkload,
     readers: &[Reader],
     rounds: u64,
 ) -> Value {
@@ -149,7 +155,7 @@ async fn run_workload(
     for plugin in Plugin::ALL {
         drop_slot(&admin, &original(workload, plugin)).await;
     }
-    let Workload { name, changes, .. } = workload;
+    let BacklogWorkload { name, changes, .. } = workload;
     print(
         &format!("a backlog, {name}: {changes} changes"),
         *changes,
@@ -172,7 +178,7 @@ pub(super) fn is_debezium_installed() -> bool {
 }
 
 /// The slot that no program reads, but for its copies.
-fn original(workload: &Workload, plugin: Plugin) -> String {
+fn original(workload: &BacklogWorkload, plugin: Plugin) -> String {
     format!("{}_{}", workload.name, plugin.name())
 }
 
@@ -185,7 +191,7 @@ async fn measure(
     postgres: &Postgres,
     admin: &tokio_postgres::Client,
     ssm: &Ssm,
-    workload: &Workload,
+    workload: &BacklogWorkload,
     reader: Reader,
 ) -> Usage {
     let (original, slot) = (original(workload, reader.plugin()), scenarios::unique("bench"));

@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 use super::usage::{Contestant, Usage, print};
 use super::{DATABASE, execute, invoke};
 
-/// Ticks, since the CPU time of one is about as long as its unit.
+/// Number of measured ticks.
+///
+/// Several are measured, since the CPU time of one is about as long as its unit.
 const TICKS: u32 = 40;
 
 /// Measures ticks after a first one, which stores the checkpoint. Returns the report.

@@ -1,6 +1,7 @@
-//! The backlog with the CPU share that Lambda gives a function of some memory.
+//! Backlog with the CPU share of a Lambda function.
 //!
-//! A function of 1,769 MB has one core (AWS Lambda's guide, "Configure Lambda function memory").
+//! Lambda chooses the share by the memory of the function. A function of 1,769 MB has one core (AWS Lambda's
+//! guide, "Configure Lambda function memory").
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
@@ -67,7 +68,7 @@ pub(super) async fn run(postgres: &Postgres, ssm: &Ssm, transactions: u64, round
     json!(reports)
 }
 
-/// The time of a cold drain; `None` if the CPU cannot be limited.
+/// Time of a cold drain; `None` if the CPU cannot be limited.
 async fn drain(
     postgres: &Postgres,
     admin: &tokio_postgres::Client,

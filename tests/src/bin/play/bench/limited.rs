@@ -27,7 +27,7 @@ use crate::seeds::number;
 /// Most invocations of a drain.
 const INVOCATIONS: u32 = 3;
 
-struct Workload {
+struct LimitedWorkload {
     name: &'static str,
     /// A transaction, for pgbench.
     script: &'static str,
@@ -35,26 +35,27 @@ struct Workload {
     changes: u64,
 }
 
-const WORKLOADS: [Workload; 4] = [
-    Workload {
+const WORKLOADS: [LimitedWorkload; 4] = [
+    LimitedWorkload {
         name: "keyed",
         script: "\\set id random(1, 1000000)\nupdate limited_keyed set n = n + 1 where id = :id;\n",
         changes: 1,
     },
-    Workload {
+    LimitedWorkload {
         name: "keyless",
         script: "insert into limited_keyless values (1, repeat('x', 40));\n",
         changes: 1,
     },
-    Workload {
+    LimitedWorkload {
         name: "mixed",
         script: "\\set id random(1, 1000000)\nbegin;\nupdate limited_keyed set n = n + 1 where id = :id;\n\
                  insert into limited_keyless values (:id, repeat('x', 40));\ncommit;\n",
         changes: 2,
     },
-    Workload {
+    LimitedWorkload {
         name: "hot",
-        script: "\\set id random_zipfian(1, 100000, 1.05)\nupdate limited_keyed set n = n + 1 where id = :id;\n",
+        script: "\\set id random_zipfian(1, 100000, 1.05)\n\
+                 update limited_keyed set n = n + 1 where id = :id;\n",
         changes: 1,
     },
 ];
@@ -85,8 +86,8 @@ pub(super) async fn run(postgres: &Postgres, ssm: &Ssm, rounds: u64) -> Value {
         latency: Duration::from_millis(number("LATENCY", 10)),
     };
     println!(
-        "\na stream with limits: {} changes for each workload, {} shards of 1,000 records and 1 MiB a second, {} ms \
-         a request",
+        "\na stream with limits: {} changes for each workload, \
+         {} shards of 1,000 records and 1 MiB a second, {} ms a request",
         conditions.changes,
         conditions.shards,
         conditions.latency.as_millis()
@@ -150,7 +151,9 @@ struct LimitedDrain {
     changes: u64,
     /// Changes that were sent, each counted once for each time.
     sent: u64,
-    /// Load of the records, in seconds of the whole stream at its limit: of records or of bytes.
+    /// Least time for these records, in seconds of the whole stream.
+    ///
+    /// All shards are at their limit during this time. The limit is that of records or of bytes.
     least_seconds: f64,
     /// Share of the records that were refused.
     refused: f64,
@@ -162,7 +165,7 @@ struct LimitedDrain {
 }
 
 /// Writes the backlog of a workload for a slot.
-async fn write_backlog(postgres: &Postgres, slot: &str, workload: &Workload, changes: u64) {
+async fn write_backlog(postgres: &Postgres, slot: &str, workload: &LimitedWorkload, changes: u64) {
     let admin = postgres.admin(DATABASE).await;
     let sql = format!("select pg_create_logical_replication_slot('{slot}', 'pgoutput')");
     execute(&admin, &sql).await;
@@ -173,7 +176,7 @@ async fn write_backlog(postgres: &Postgres, slot: &str, workload: &Workload, cha
 async fn drain(
     postgres: &Postgres,
     ssm: &Ssm,
-    workload: &Workload,
+    workload: &LimitedWorkload,
     aggregation: &str,
     conditions: &Conditions,
 ) -> LimitedDrain {
@@ -207,7 +210,11 @@ async fn drain(
 }
 
 /// Lets Debezium Server read the backlog of a workload. Its start does not count.
-async fn debezium_drain(postgres: &Postgres, workload: &Workload, conditions: &Conditions) -> LimitedDrain {
+async fn debezium_drain(
+    postgres: &Postgres,
+    workload: &LimitedWorkload,
+    conditions: &Conditions,
+) -> LimitedDrain {
     let slot = scenarios::unique("limited");
     write_backlog(postgres, &slot, workload, conditions.changes).await;
     let kinesis = FakeKinesis::open(&slot, conditions.stream()).await;
@@ -267,8 +274,8 @@ fn print(name: &str, drains: &[LimitedDrain], conditions: &Conditions) -> Value 
     let peeks = median(&|drain| drain.peeks as f64);
     let is_done = drains.iter().all(|drain| drain.is_done);
     println!(
-        "{name:16} {seconds:8.1} {:>12} {a_second:9.0} {:7.0}% {cpu:7.2} {memory:5.0} {put_units:10.4} {peeks:6.0} \
-         {sent:9.3} {:7.1}% {:>5}",
+        "{name:16} {seconds:8.1} {:>12} {a_second:9.0} {:7.0}% {cpu:7.2} {memory:5.0} {put_units:10.4} \
+         {peeks:6.0} {sent:9.3} {:7.1}% {:>5}",
         format!("{least:.1}-{most:.1}"),
         of_limit * 100.0,
         refused * 100.0,

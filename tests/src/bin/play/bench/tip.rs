@@ -81,7 +81,7 @@ pub(super) async fn run(postgres: &Postgres, ssm: &Ssm) -> Value {
     })
 }
 
-/// Milliseconds from the commit of an event to the storage of its record.
+/// Milliseconds from an event's commit to the storage of its record.
 fn latency(stored: SystemTime, data: &[u8]) -> f64 {
     let event: Value = serde_json::from_slice(data).expect("an event is JSON");
     let committed = event["source"]["ts_us"]

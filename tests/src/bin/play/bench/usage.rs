@@ -1,4 +1,6 @@
-//! What a program needed to read a backlog or a table, and the table of the medians.
+//! Usage of a program, and the table of the medians.
+//!
+//! The program reads a backlog or a table.
 
 use std::time::Duration;
 
@@ -9,7 +11,7 @@ use serde_json::{Value, json};
 pub(super) struct Usage {
     /// Time from its start to its end.
     pub(super) took: Duration,
-    /// Time from its start to the first record; zero if it was not measured.
+    /// Time from its start to the first record; zero without measurement.
     pub(super) first: Duration,
     /// CPU time of the program; zero if it was not measured.
     pub(super) own_cpu: Duration,

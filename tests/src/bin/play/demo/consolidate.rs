@@ -20,17 +20,21 @@ use scenarios::aws::kinesis::{Kinesis, Limits};
 use scenarios::aws::ssm::Ssm;
 use scenarios::consumer::example::{ExampleConsumer, ExampleFigures};
 
-use super::screen::{Screen, Tone};
+use super::screen::{DemoScreen, Tone};
 use crate::seeds::number;
-use source::{KINDS, Source, WriterLoad};
+use source::{KINDS, SourceDatabase, WriterLoad};
 
 const STREAM: &str = "spillway";
 const SHARDS: i32 = 8;
 /// Time in which the writers write, without `CHANGES`.
 const WRITE_TIME: Duration = Duration::from_secs(30);
+/// Time in which the writers write if records are lost.
+const FAULTY_WRITE_TIME: Duration = Duration::from_secs(8);
 /// First and last second of the faults, without `CHANGES`.
 const FAULT_SECONDS: std::ops::Range<f64> = 8.0..20.0;
-/// Rows of each database for which the last fault may come one second later.
+/// Rows per database that extend the time of faults by a second.
+///
+/// The last fault may happen one second later for each such number of rows.
 const ROWS_PER_SECOND: f64 = 4_000.0;
 /// Pause between two reads of the stream by the consumer.
 const READ_PAUSE: Duration = Duration::from_secs(1);
@@ -58,7 +62,7 @@ const PATH: &str = r"
 ";
 
 /// Runs the demo; true when the answers are equal. With `loses_records` they must not be.
-pub(super) async fn demo(screen: &Screen, loses_records: bool) -> bool {
+pub(super) async fn demo(screen: &DemoScreen, loses_records: bool) -> bool {
     screen.print(Tone::Faint, PATH.trim_start_matches('\n'));
     let seed = number("SEED", fastrand::u64(..1_000_000));
     screen.title(&format!("Setting up (SEED={seed} repeats it)"));
@@ -68,7 +72,7 @@ pub(super) async fn demo(screen: &Screen, loses_records: bool) -> bool {
         Tone::Plain,
         &format!("Kinesis (ferrokinesis): {SHARDS} shards, with their limits"),
     );
-    let start = |kind| Source::start(kind, &kinesis, &ssm);
+    let start = |kind| SourceDatabase::start(kind, &kinesis, &ssm);
     let (shop, billing, logistics) = tokio::join!(start(KINDS[0]), start(KINDS[1]), start(KINDS[2]));
     let sources = [shop, billing, logistics];
     for source in &sources {
@@ -91,6 +95,7 @@ pub(super) async fn demo(screen: &Screen, loses_records: bool) -> bool {
         seed,
         loses_records,
         load: match number("CHANGES", 0) {
+            0 if loses_records => WriterLoad::Time(FAULTY_WRITE_TIME),
             0 => WriterLoad::Time(WRITE_TIME),
             changes => WriterLoad::Rows(changes.div_ceil(KINDS.len() as u64)),
         },
@@ -105,8 +110,8 @@ pub(super) async fn demo(screen: &Screen, loses_records: bool) -> bool {
 
 /// All parts of the demo.
 struct Consolidation<'a> {
-    screen: &'a Screen,
-    sources: [Source; 3],
+    screen: &'a DemoScreen,
+    sources: [SourceDatabase; 3],
     kinesis: Kinesis,
     seed: u64,
     /// Whether records are lost on their way to the consumer.
@@ -170,11 +175,15 @@ impl Consolidation<'_> {
                 "the writers have ended; ticks until each slot is empty",
             );
         };
-        tokio::join!(write, self.inject_faults());
+        // One fault at a time: the verdict must be that of the lost records.
+        match self.loses_records {
+            true => write.await,
+            false => drop(tokio::join!(write, self.inject_faults())),
+        }
         self.faults_ended.store(true, Ordering::Relaxed);
     }
 
-    async fn tick(&self, source: &Source) {
+    async fn tick(&self, source: &SourceDatabase) {
         let report = |text: &str| {
             let tone = if text.contains("failed") {
                 Tone::Bad
@@ -186,7 +195,9 @@ impl Consolidation<'_> {
         source.tick_until_empty(&self.faults_ended, report).await;
     }
 
-    /// Kills a server, promotes a standby and kills a function, each at a random moment.
+    /// Kills a server, promotes a standby and kills a function.
+    ///
+    /// Each happens at a random moment.
     async fn inject_faults(&self) {
         let [shop, billing, logistics] = &self.sources;
         let mut random = fastrand::Rng::with_seed(self.seed);
@@ -233,7 +244,9 @@ impl Consolidation<'_> {
         tokio::join!(crash, failover, kill);
     }
 
-    /// Passes the stream to the consumer until all slots are empty; prints the progress.
+    /// Passes the stream to the consumer until all slots are empty.
+    ///
+    /// It also prints the progress.
     async fn consume(&self, mut consumer: ExampleConsumer) -> ExampleConsumer {
         let mut printed = Instant::now();
         loop {
@@ -252,7 +265,7 @@ impl Consolidation<'_> {
     }
 
     fn print_progress(&self, figures: ExampleFigures) {
-        let of_source = |source: &Source| {
+        let of_source = |source: &SourceDatabase| {
             let written = source.rows_written.load(Ordering::Relaxed);
             let sent = source.changes.load(Ordering::Relaxed);
             format!("{} {written}/{sent}", source.kind.name)

@@ -7,7 +7,7 @@ use scenarios::consumer::Arrival;
 use serde_json::Value;
 
 /// Standard output of the demo.
-pub(crate) struct Screen {
+pub(crate) struct DemoScreen {
     colours: bool,
     start: Instant,
 }
@@ -39,7 +39,7 @@ const PATH: &str = r"
       +------------------- is every row equal? -------------------------------------------+
 ";
 
-impl Screen {
+impl DemoScreen {
     pub(crate) fn new() -> Self {
         let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         Self {
@@ -74,7 +74,7 @@ impl Screen {
         println!("\n{}", self.paint(Tone::Strong, text));
     }
 
-    /// Prints the header of [`Screen::tick`].
+    /// Prints the header of [`DemoScreen::tick`].
     pub(crate) fn tick_header(&self) {
         let names = [
             "tick",

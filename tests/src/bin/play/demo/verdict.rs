@@ -10,10 +10,12 @@ use scenarios::consumer::oracle::{self, ComparedRows};
 use scenarios::postgres::pgbench;
 use serde_json::Value;
 
-use super::screen::{Screen, Tone, bytes};
+use super::screen::{DemoScreen, Tone, bytes};
 use super::{DATABASE, Demo, STREAM};
 
-/// Reads the stream, prints three events and compares; true when the promise holds.
+/// Reads the stream, and compares; true when the promise holds.
+///
+/// It also prints three events.
 pub(crate) async fn report(
     demo: &Demo<'_>,
     kinesis: &Kinesis,
@@ -42,8 +44,10 @@ pub(crate) async fn report(
     reasons.is_empty()
 }
 
-/// Prints an event of each of three tables, from the middle of the stream.
-fn print_samples(screen: &Screen, delivery: &Delivery) {
+/// Prints an event of each of three tables.
+///
+/// The events are from the middle of the stream.
+fn print_samples(screen: &DemoScreen, delivery: &Delivery) {
     let changes = delivery.changes();
     screen.print(Tone::Faint, "Three of the events:\n");
     for table in ["pgbench_accounts", "pgbench_branches", "pgbench_history"] {
@@ -55,11 +59,11 @@ fn print_samples(screen: &Screen, delivery: &Delivery) {
 }
 
 /// Number of changes by table.
-type Counts = HashMap<Option<String>, i64>;
+type ChangeCounts = HashMap<Option<String>, i64>;
 
 /// Numbers of live changes and of backfilled rows.
-fn count(delivery: &Delivery) -> (Counts, Counts) {
-    let (mut live, mut backfilled) = (Counts::new(), Counts::new());
+fn count(delivery: &Delivery) -> (ChangeCounts, ChangeCounts) {
+    let (mut live, mut backfilled) = (ChangeCounts::new(), ChangeCounts::new());
     for change in delivery.changes() {
         let event = change.event();
         let counts = match event.op.as_str() {
@@ -71,8 +75,9 @@ fn count(delivery: &Delivery) -> (Counts, Counts) {
     (live, backfilled)
 }
 
-/// Compares all tables with PostgreSQL, and prints a table of the results; returns the number of compared
-/// rows.
+/// Compares all tables with PostgreSQL; returns the number of compared rows.
+///
+/// It prints a table of the results.
 async fn compare(demo: &Demo<'_>, delivery: &Delivery, reasons: &mut Vec<String>) -> usize {
     let rebuilt = delivery.rebuild();
     reasons.extend(rebuilt.disagreements.iter().cloned());
@@ -152,7 +157,7 @@ fn print_summary(demo: &Demo<'_>, delivery: &Delivery, last: &Value, start: Inst
     println!();
 }
 
-fn print_verdict(screen: &Screen, rows: usize, reasons: &[String]) {
+fn print_verdict(screen: &DemoScreen, rows: usize, reasons: &[String]) {
     if reasons.is_empty() {
         let passed =
             format!("PASSED: {rows} rows rebuilt from the stream, each equal to its row in PostgreSQL.");
@@ -164,7 +169,9 @@ fn print_verdict(screen: &Screen, rows: usize, reasons: &[String]) {
     }
 }
 
-/// Removes a live change from the middle of the delivery, with its duplicates; returns its position.
+/// Removes a live change from the delivery; returns its position.
+///
+/// The change is from the middle of the delivery. Its duplicates are removed, too.
 ///
 /// The loss of a backfilled row may have no effect: a later change, or a second read, has the same row.
 fn lose_one(delivery: &mut Delivery) -> String {

@@ -1,8 +1,8 @@
-//! Drops the slot and the publication at the end of this process, whatever ends it.
+//! Drop of the slot and the publication when this process ends.
 //!
-//! A shell waits for the end of its standard input, a pipe from this process. The kernel closes it in any
-//! case, also after SIGKILL. The shell leads its own process group, so an interrupt at the terminal does not
-//! reach it.
+//! The cause of the end does not matter. A shell waits for the end of its standard input, a pipe from this
+//! process. The kernel closes it in any case, also after SIGKILL. The shell leads its own process group, so
+//! an interrupt at the terminal does not reach it.
 
 use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;

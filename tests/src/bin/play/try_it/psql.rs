@@ -18,7 +18,9 @@ pub(super) struct Psql {
     answers: Lines<BufReader<ChildStdout>>,
 }
 
-/// A command of psql that reads no start file, never asks for a password, and prints values only.
+/// Command of psql that reads no start file and prints values only.
+///
+/// It never asks for a password.
 pub(super) const COMMAND: [&str; 7] = [
     "psql",
     "-XAtqw",

@@ -6,17 +6,17 @@ use super::summary;
 use crate::demo::screen::bytes;
 
 /// Both outputs. On a terminal, the last line of standard error is a status.
-pub(super) struct Screen {
+pub(super) struct TryItScreen {
     /// Whether a change is one line, and not its event.
     summarizes: bool,
     colours: bool,
     has_status: bool,
-    /// Rate and lag of the status line; `None` while there is no such line.
+    /// Rate and lag of the status line; `None` without such a line.
     status: Option<(f64, Option<u64>)>,
     changes: u64,
 }
 
-impl Screen {
+impl TryItScreen {
     pub(super) fn new(summarizes: bool) -> Self {
         Self {
             summarizes,

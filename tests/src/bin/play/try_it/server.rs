@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use scenarios::fixture::Plugin;
+use scenarios::postgres::sql_text::quote_identifier;
 use serde_json::Value;
 
 use super::psql::Psql;
@@ -50,8 +51,8 @@ impl Server {
             .await;
         let asked = asked.map_err(|error| {
             format!(
-                "psql cannot connect: {error}\nSet PGHOST (the function connects by TCP only), PGPORT, PGDATABASE, \
-                 PGUSER and PGPASSWORD, and PGSSLMODE if the server needs it, as for psql."
+                "psql cannot connect: {error}\nSet PGHOST (the function connects by TCP only), PGPORT, \
+                 PGDATABASE, PGUSER and PGPASSWORD, and PGSSLMODE if the server needs it, as for psql."
             )
         })?;
         let [host, port, user, database] = <[String; 4]>::try_from(asked)
@@ -79,7 +80,7 @@ impl Server {
     /// # Errors
     /// Names everything that is missing, and how to change it.
     pub(super) fn check(&self, plugin: Plugin) -> Result<(), String> {
-        let (user, database) = (quoted(&self.user), quoted(&self.database));
+        let (user, database) = (quote_identifier(&self.user), quote_identifier(&self.database));
         let is = |fact: &str| self.facts[fact] == true;
         let number = |fact: &str| self.facts[fact].as_u64().unwrap_or(0);
         let is_rds = is("is_rds");
@@ -95,9 +96,11 @@ impl Server {
         }
         if self.facts["wal_level"] != "logical" {
             let change = match is_rds {
-                true => "set rds.logical_replication = 1 in the parameter group of the cluster or the instance, and \
-                         reboot the writer".to_owned(),
-                false => "as a superuser, run alter system set wal_level = logical; and restart the server".to_owned(),
+                true => {
+                    "set rds.logical_replication = 1 in the parameter group of the cluster or the instance, \
+                     and reboot the writer"
+                }
+                false => "as a superuser, run alter system set wal_level = logical; and restart the server",
             };
             let level = self.facts["wal_level"].as_str().unwrap_or_default();
             missing.push(format!("wal_level is {level}, and must be logical: {change}."));
@@ -118,14 +121,15 @@ impl Server {
                 false => "raise max_replication_slots, and restart the server",
             };
             missing.push(format!(
-                "All {} replication slots are taken. Drop one that nobody needs (pg_replication_slots), or {change}.",
+                "All {} replication slots are taken. Drop one that nobody needs (pg_replication_slots), \
+                 or {change}.",
                 number("max_slots")
             ));
         }
         if plugin == Plugin::Pgoutput && !is("may_create") {
             missing.push(format!(
-                "PLUGIN=pgoutput needs a publication, and role {} may not create one. As an administrator: grant \
-                 create on database {database} to {user}; or choose PLUGIN=test_decoding.",
+                "PLUGIN=pgoutput needs a publication, and role {} may not create one. As an administrator: \
+                 grant create on database {database} to {user}; or choose PLUGIN=test_decoding.",
                 self.user
             ));
         }
@@ -207,9 +211,10 @@ impl Server {
     }
 }
 
-/// The password of a line `host:port:database:user:password`, if the line is for this login.
+/// Password of a line, if the line is for this login.
 ///
-/// `*` matches everything, and a backslash escapes a colon or a backslash.
+/// The line has the form `host:port:database:user:password`. `*` matches everything, and a backslash escapes
+/// a colon or a backslash.
 fn password_of_line(line: &str, wanted: [&str; 4]) -> Option<String> {
     if line.starts_with('#') {
         return None;
@@ -231,12 +236,9 @@ fn password_of_line(line: &str, wanted: [&str; 4]) -> Option<String> {
     is_for.then_some(password)
 }
 
-/// A name as an identifier in SQL.
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// Bytes of the log that the slot has not confirmed; `None` when the server does not answer.
+/// Bytes of the log that the slot has not confirmed.
+///
+/// `None` when the server does not answer.
 pub(super) async fn lag_bytes(psql: &mut Psql, slot: &str) -> Option<u64> {
     let query = format!(
         "select greatest(pg_wal_lsn_diff(pg_current_wal_flush_lsn(), confirmed_flush_lsn), 0)::bigint \

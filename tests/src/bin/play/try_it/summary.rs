@@ -9,7 +9,7 @@ pub(super) const ENVELOPE: &str = "wal2json";
 /// An event of this envelope.
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct Event<'a> {
+struct SummaryEvent<'a> {
     action: String,
     schema: String,
     table: String,
@@ -18,30 +18,30 @@ struct Event<'a> {
     content: Option<&'a RawValue>,
     snapshot: Option<String>,
     #[serde(borrow)]
-    columns: Vec<Column<'a>>,
+    columns: Vec<SummaryColumn<'a>>,
     #[serde(borrow)]
-    identity: Vec<Column<'a>>,
-    pk: Vec<KeyColumn>,
+    identity: Vec<SummaryColumn<'a>>,
+    pk: Vec<SummaryKeyColumn>,
     unchanged: Vec<String>,
     omitted: Vec<String>,
 }
 
 /// A column with the JSON of its value. As a number it could lose digits.
 #[derive(Deserialize)]
-struct Column<'a> {
+struct SummaryColumn<'a> {
     name: String,
     #[serde(borrow)]
     value: &'a RawValue,
 }
 
 #[derive(Deserialize)]
-struct KeyColumn {
+struct SummaryKeyColumn {
     name: String,
 }
 
 /// The line of an event, cut to `width` characters.
 pub(super) fn line(event: &[u8], width: usize, colours: bool) -> String {
-    let Ok(event) = serde_json::from_slice::<Event<'_>>(event) else {
+    let Ok(event) = serde_json::from_slice::<SummaryEvent<'_>>(event) else {
         return String::from_utf8_lossy(event).into_owned();
     };
     let (operation, colour) = operation(&event);
@@ -74,7 +74,7 @@ pub(super) fn line(event: &[u8], width: usize, colours: bool) -> String {
 }
 
 /// Name and colour of an operation.
-fn operation(event: &Event<'_>) -> (&'static str, &'static str) {
+fn operation(event: &SummaryEvent<'_>) -> (&'static str, &'static str) {
     match event.action.as_str() {
         "I" if event.snapshot.is_some() => ("read", "36"),
         "I" => ("insert", "32"),
@@ -92,10 +92,10 @@ fn printable(text: &str) -> String {
 }
 
 /// Key and other columns of a row.
-fn row(event: &Event<'_>) -> String {
-    let is_primary = |column: &&Column<'_>| event.pk.iter().any(|key| key.name == column.name);
+fn row(event: &SummaryEvent<'_>) -> String {
+    let is_primary = |column: &&SummaryColumn<'_>| event.pk.iter().any(|key| key.name == column.name);
     // Without a primary key, the replica identity identifies the row.
-    let is_in_old_key = |column: &&Column<'_>| event.pk.is_empty() || is_primary(column);
+    let is_in_old_key = |column: &&SummaryColumn<'_>| event.pk.is_empty() || is_primary(column);
     let old_key = object(event.identity.iter().filter(is_in_old_key));
     let new_key = object(event.columns.iter().filter(is_primary));
     let mut line = old_key.as_ref().map_or_else(String::new, |key| format!(" {key}"));
@@ -104,7 +104,7 @@ fn row(event: &Event<'_>) -> String {
         (None, Some(new)) => line.push_str(&format!(" {new}")),
         _ => {}
     }
-    let others: Vec<&Column<'_>> = match event.columns.is_empty() {
+    let others: Vec<&SummaryColumn<'_>> = match event.columns.is_empty() {
         true => event
             .identity
             .iter()
@@ -116,7 +116,7 @@ fn row(event: &Event<'_>) -> String {
             .filter(|column| !is_primary(column))
             .collect(),
     };
-    for Column { name, value } in others {
+    for SummaryColumn { name, value } in others {
         line.push_str(&format!(" {}={value}", printable(name)));
     }
     for (names, why) in [(&event.unchanged, "unchanged"), (&event.omitted, "omitted")] {
@@ -128,8 +128,8 @@ fn row(event: &Event<'_>) -> String {
 }
 
 /// Columns as a JSON object; `None` without columns.
-fn object<'a>(columns: impl Iterator<Item = &'a Column<'a>>) -> Option<String> {
-    let field = |column: &Column<'_>| {
+fn object<'a>(columns: impl Iterator<Item = &'a SummaryColumn<'a>>) -> Option<String> {
+    let field = |column: &SummaryColumn<'_>| {
         format!(
             "{}:{}",
             serde_json::Value::from(column.name.as_str()),

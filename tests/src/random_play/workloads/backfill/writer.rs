@@ -10,7 +10,9 @@ use crate::random_play::writer::{Step, TransactionSource, WriterState, transacti
 
 /// Distance between the key numbers of two rows of the filled table. Writers insert between them.
 const STEP: u64 = 4;
-/// One row of so many has a large value, which is stored out of line.
+/// Interval between rows with a large value, in rows.
+///
+/// The value is stored out of line.
 const LARGE: u64 = 50;
 /// Rows that take part in most changes.
 const HOT_ROWS: u64 = 64;
@@ -72,7 +74,9 @@ impl RowWriter {
         self.state.random.u64(..self.table.rows) * STEP
     }
 
-    /// Key number of a row that is about to be read, of one that changes often, or of any row.
+    /// Key number of a row for a change.
+    ///
+    /// The row is about to be read, changes often, or is any row.
     fn row(&mut self) -> u64 {
         let rows = self.table.rows;
         match self.state.random.u8(..10) {
@@ -96,7 +100,9 @@ impl RowWriter {
         }
     }
 
-    /// Key numbers of a row near the end and of a free key near the beginning, in either order.
+    /// Key numbers of a row and of a distant free key.
+    ///
+    /// The row is near the end, and the free key near the beginning. They are in either order.
     fn distant_keys(&mut self) -> (u64, u64) {
         let edge = (self.table.rows / 20).max(1);
         let mut end = self.table.rows - 1 - self.state.random.u64(..edge);

@@ -10,15 +10,15 @@ use crate::aws::fault_proxy::FaultSide;
 use crate::postgres::tcp_proxy;
 use crate::random_play::database::DatabaseKind;
 use crate::random_play::faults::{
-    FaultSchedule, FaultStart, KillPoint, PlayFault, RequestFault, ScheduledFault, Service,
+    AwsService, FaultSchedule, FaultStart, KillPoint, PlayFault, RequestFault, ScheduledFault,
 };
 use crate::random_play::settings::millis;
 
 /// Draws the faults of a play. A cluster fails over exactly once.
 pub(super) fn draw(random: &mut Rng, database: DatabaseKind) -> FaultSchedule {
     let function = sequence(random, 3..8, function_fault);
-    let stream = sequence(random, 1..4, |random| request_fault(random, Service::Kinesis));
-    let parameters = sequence(random, 1..3, |random| request_fault(random, Service::Ssm));
+    let stream = sequence(random, 1..4, |random| request_fault(random, AwsService::Kinesis));
+    let parameters = sequence(random, 1..3, |random| request_fault(random, AwsService::Ssm));
     let mut server = sequence(random, 1..4, |random| server_fault(random, database));
     if database == DatabaseKind::Cluster {
         let index = random.usize(..=server.len());
@@ -53,7 +53,7 @@ fn function_fault(random: &mut Rng) -> PlayFault {
     }
 }
 
-fn request_fault(random: &mut Rng, service: Service) -> PlayFault {
+fn request_fault(random: &mut Rng, service: AwsService) -> PlayFault {
     let fault = match random.u8(..4) {
         0 => RequestFault::Throttled,
         1 => RequestFault::Cut,
@@ -61,11 +61,11 @@ fn request_fault(random: &mut Rng, service: Service) -> PlayFault {
         _ => RequestFault::Slow(millis(random, 200..1_500)),
     };
     match (service, random.u8(..6)) {
-        (Service::Kinesis, 0) => PlayFault::PartialFailure {
+        (AwsService::Kinesis, 0) => PlayFault::PartialFailure {
             percent: random.u8(10..70),
             seed: random.u64(..),
         },
-        (Service::Kinesis, 1) => PlayFault::Requests(service, RequestFault::Failed),
+        (AwsService::Kinesis, 1) => PlayFault::Requests(service, RequestFault::Failed),
         _ => PlayFault::Requests(service, fault),
     }
 }

@@ -11,15 +11,18 @@ use crate::aws::fake_kinesis::FakeKinesis;
 use crate::consumer::Delivery;
 use crate::consumer::event::{Envelope, UNAVAILABLE};
 use crate::consumer::oracle::{self, ComparedRows};
+use crate::consumer::position::position_parts;
 use crate::random_play::kcl;
 use crate::random_play::parameter_store::StoredCheckpoint;
-use crate::random_play::result::{Counter, Verdict};
+use crate::random_play::result::{Counter, PlayVerdict};
 use crate::random_play::settings::PlaySettings;
 
 /// Violations of one kind that are reported.
 const MOST_CASES: usize = 5;
 
-/// Positions of all events that a consumer has to receive, each with the kind of its change.
+/// Positions of all expected events, with the kinds of their changes.
+///
+/// A consumer has to receive all of these events.
 type ExpectedEvents = BTreeMap<String, String>;
 
 /// Judges a play after its end.
@@ -29,10 +32,10 @@ pub(super) async fn judge(
     form: Envelope,
     stream: &FakeKinesis,
     checkpoints: &[StoredCheckpoint],
-) -> Verdict {
+) -> PlayVerdict {
     let delivery = Delivery::from_fake(stream);
     let expected = expected_events(client, form).await;
-    let mut verdict = Verdict::default();
+    let mut verdict = PlayVerdict::default();
     let counts = &mut verdict.counts;
     counts.add(Counter::Events, expected.len() as u64);
     counts.add(Counter::Duplicates, delivery.duplicates() as u64);
@@ -55,8 +58,8 @@ pub(super) async fn judge(
     verdict
 }
 
-/// Finds expected positions that did not arrive, and positions that arrived and are not expected.
-fn compare_positions(delivery: &Delivery, expected: &ExpectedEvents, verdict: &mut Verdict) {
+/// Finds expected positions that did not arrive, and unexpected positions that did.
+fn compare_positions(delivery: &Delivery, expected: &ExpectedEvents, verdict: &mut PlayVerdict) {
     let arrivals = delivery.arrivals.iter();
     let arrived: HashSet<&str> = arrivals.map(|arrival| arrival.position.as_str()).collect();
     let lost = expected
@@ -98,12 +101,13 @@ fn remove_marks(value: &mut Value) {
     }
 }
 
-/// Finds checkpoints that were stored before the stream had all events that they confirm.
+/// Finds checkpoints that were stored too early.
+///
+/// The stream did not have all events that they confirm.
 fn early_checkpoints(stream: &FakeKinesis, checkpoints: &[StoredCheckpoint]) -> Vec<String> {
     let mut violations = Vec::new();
     for (position, number) in first_records(stream) {
-        let part = |at: usize| u64::from_str_radix(&position[at..at + 16], 16).unwrap_or(u64::MAX);
-        let (commit_end, lsn) = (part(0), part(17));
+        let (commit_end, lsn, _) = position_parts(&position).expect("an arrival has a position");
         let is_early = |checkpoint: &&StoredCheckpoint| {
             let progress = checkpoint.progress;
             let in_progress = progress.is_some_and(|(end, before)| end == commit_end && lsn < before);
@@ -184,7 +188,9 @@ fn add_transaction(commit_end: u64, changes: Vec<WitnessedChange>, expected: &mu
     }
 }
 
-/// Kind of the change in a row of `test_decoding`, without values, and the number of its events.
+/// Kind of a change without values, and number of its events.
+///
+/// `data` is a row of `test_decoding`.
 fn witnessed_change(data: &str, form: Envelope) -> (String, usize) {
     let Some((tables, rest)) = data.strip_prefix("table ").and_then(|data| data.split_once(": ")) else {
         // The function consumes its own markers.

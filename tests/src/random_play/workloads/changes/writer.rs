@@ -137,7 +137,7 @@ impl ChangeWriter {
         .into()
     }
 
-    /// Insert, update, delete or key change of one row of a table with a key.
+    /// Insert, update, delete or key change of one keyed row.
     fn keyed_change(&mut self, table: KeyedTable, n: u32) -> String {
         let (key, new_key) = (self.state.key(), self.state.key());
         let (name, column, on_conflict, on_update) = match table {
@@ -198,7 +198,9 @@ impl ChangeWriter {
         }
     }
 
-    /// Change of a row of a table that this writer made, or of the table that `copy` fills.
+    /// Change of a row of a table that this writer made.
+    ///
+    /// Without such a table, the row is from the table that `copy` fills.
     fn other_change(&mut self, n: u32) -> String {
         let key = self.state.key();
         if self.tables == 0 {

@@ -32,7 +32,9 @@ const SCHEMA: &str = "
     end $$;
     create publication spillway for all tables;";
 
-/// Writes `events` changes of `keys` keys behind a new slot; returns the end of the log.
+/// Writes changes behind a new slot; returns the end of the log.
+///
+/// There are `events` changes of `keys` keys.
 pub(super) async fn write(client: &Client, slot: &str, events: usize, keys: usize) -> String {
     execute(client, SCHEMA).await;
     let create = format!("select pg_create_logical_replication_slot('{slot}', 'pgoutput')");

@@ -1,4 +1,4 @@
-//! One of the three databases, with its function, its writer and its ticks.
+//! One of the three databases, with its function, writer and ticks.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -22,9 +22,11 @@ const TICK: Duration = Duration::from_secs(2);
 const DEADLINE: Duration = Duration::from_secs(20);
 /// Pause between two transactions of a writer.
 const WRITE_PAUSE: Duration = Duration::from_millis(4);
-/// Existing rows of each table whose key is the number of an order.
+/// Existing rows of each table with an order's number as key.
 const ORDERS: u32 = 20_000;
-/// Ticks after the last write that send nothing although the slot is not empty.
+/// Limit of ticks after the last write that send nothing.
+///
+/// The slot is not empty at these ticks.
 const MOST_TICKS: usize = 30;
 
 /// How much a writer writes.
@@ -32,7 +34,9 @@ const MOST_TICKS: usize = 30;
 pub(super) enum WriterLoad {
     /// Transactions of few rows, for this time.
     Time(Duration),
-    /// Transactions of few rows and of a thousand rows in turns, until this number of rows is written.
+    /// Transactions until this number of rows is written.
+    ///
+    /// Transactions of few rows and of a thousand rows alternate.
     Rows(u64),
 }
 
@@ -89,7 +93,8 @@ pub(super) const KINDS: [SourceKind; 3] = [
              and not exists (select from billing.invoices where order_id = $new)",
             "delete from billing.invoices where order_id = $old",
         ],
-        writes_many: "update billing.invoices set paid = paid + 0.01 where order_id between $old and $old + 999",
+        writes_many: "update billing.invoices set paid = paid + 0.01
+            where order_id between $old and $old + 999",
     },
     SourceKind {
         name: "logistics",
@@ -112,7 +117,7 @@ pub(super) const KINDS: [SourceKind; 3] = [
 ];
 
 /// A database that is drained.
-pub(super) struct Source {
+pub(super) struct SourceDatabase {
     pub(super) kind: SourceKind,
     pub(super) postgres: PostgresHost,
     pub(super) function: Function,
@@ -125,7 +130,7 @@ pub(super) struct Source {
     pub(super) backfill_finished: AtomicBool,
 }
 
-impl Source {
+impl SourceDatabase {
     /// Starts the servers, and creates database, tables, slot and function.
     pub(super) async fn start(kind: SourceKind, kinesis: &Kinesis, ssm: &Ssm) -> Self {
         let settings = PostgresSettings {
@@ -140,7 +145,8 @@ impl Source {
         postgres.create_database(kind.name).await;
         let (schema, role) = (kind.name, REPLUSER.0);
         let grants = format!(
-            "grant usage on schema {schema} to {role}; grant select on all tables in schema {schema} to {role};
+            "grant usage on schema {schema} to {role};
+             grant select on all tables in schema {schema} to {role};
              grant pg_monitor to {role}"
         );
         let source = Self {
@@ -218,7 +224,9 @@ impl Source {
         true
     }
 
-    /// Ticks until `over`, then until the slot is empty and the backfill finished.
+    /// Ticks until `over`, then until everything is sent.
+    ///
+    /// The slot is empty then, and the backfill is finished.
     ///
     /// # Panics
     /// Thirty ticks after the last write sent nothing, and the slot is not empty.
@@ -280,7 +288,7 @@ impl Source {
         None
     }
 
-    /// Waits until some tick has run since now, so that a fault had an effect.
+    /// Waits until another tick begins, so that a fault has an effect.
     pub(super) async fn wait_for_tick(&self) {
         let begun = self.ticks.load(Ordering::Relaxed);
         wait::until("a tick begins", DEADLINE + TICK, || async {

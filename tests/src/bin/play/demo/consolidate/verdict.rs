@@ -8,13 +8,15 @@ use scenarios::consumer::oracle::{self, ComparedRows};
 use scenarios::postgres::ADMIN;
 
 use super::Consolidation;
-use super::source::Source;
+use super::source::SourceDatabase;
 use crate::demo::screen::Tone;
 
 const QUESTION: &str = include_str!("question.sql");
 const VIEWS: &str = include_str!("views.sql");
 
-/// Ends the consumer, asks both sides and compares all rows; true when nothing differs.
+/// Reports whether the consumer has the rows of the sources.
+///
+/// It ends the consumer, queries both sides and compares all rows. The result is true when nothing differs.
 pub(super) async fn report(demo: &Consolidation<'_>, consumer: ExampleConsumer, began: Instant) -> bool {
     let screen = demo.screen;
     let (figures, stored) = consumer.finish().await;
@@ -63,8 +65,10 @@ pub(super) async fn report(demo: &Consolidation<'_>, consumer: ExampleConsumer, 
     false
 }
 
-/// Answer of PostgreSQL 15, which reads the tables of the two others through foreign tables.
-async fn ask_sources(sources: &[Source; 3]) -> Vec<Vec<String>> {
+/// Answer of the PostgreSQL 15 server over all three databases.
+///
+/// The server reads the tables of the two others through foreign tables.
+async fn ask_sources(sources: &[SourceDatabase; 3]) -> Vec<Vec<String>> {
     let [shop, others @ ..] = sources;
     let client = shop.postgres.admin(shop.kind.name).await;
     let mut sql = "create extension postgres_fdw;".to_owned();
@@ -107,7 +111,7 @@ fn print_answers(demo: &Consolidation<'_>, in_duckdb: &[Vec<String>], at_sources
 fn print_summary(demo: &Consolidation<'_>, figures: ExampleFigures, began: Instant) {
     let screen = demo.screen;
     screen.title("Summary");
-    let sum = |of: fn(&Source) -> u64| demo.sources.iter().map(of).sum::<u64>().to_string();
+    let sum = |of: fn(&SourceDatabase) -> u64| demo.sources.iter().map(of).sum::<u64>().to_string();
     let numbers = [
         (
             "committed transactions",
