@@ -15,6 +15,7 @@ crate::scenarios![
     a_truncate_of_several_tables_sends_one_event_each,
     an_excluded_table_sends_no_truncate,
     a_truncate_empties_a_table_without_a_key,
+    rows_without_a_key_keep_their_side_of_a_truncate,
 ];
 
 crate::version_scenarios![a_truncate_is_an_event];
@@ -182,6 +183,36 @@ async fn an_excluded_table_sends_no_truncate() {
         assert_eq!(delivery.counts().len(), 1);
     })
     .await;
+}
+
+/// The rows have no order among each other, unlike a truncate.
+async fn rows_without_a_key_keep_their_side_of_a_truncate() {
+    let fixture = Fixture::builder(Plugin::Pgoutput).shards(4).build().await;
+    fixture.sql("create table log (n int)").await;
+    for side in 0..3 {
+        let insert = "insert into log select generate_series(1, 200)";
+        fixture.sql(insert).await;
+        if side < 2 {
+            fixture.sql("truncate log").await;
+        }
+    }
+    fixture.kinesis_proxy.flaky(5, 20);
+    fixture.drain().await;
+    assert_eq!(fixture.compare(&["log"]).await.changes().len(), 3 * 200 + 2);
+    // Spread rows have a suffix in their partition key, and a truncate has none.
+    let is_truncate = |(key, _): &(String, usize)| key == "public.log";
+    let mut requests = Vec::new();
+    for request in fixture.kinesis_proxy.put_log().requests {
+        let truncates = request
+            .records
+            .iter()
+            .filter(|record| is_truncate(record))
+            .count();
+        assert!(truncates == 0 || request.records.len() == 1, "{request:?}");
+        requests.push(truncates > 0);
+    }
+    requests.dedup();
+    assert_eq!(requests, [false, true, false, true, false]);
 }
 
 async fn a_truncate_empties_a_table_without_a_key() {

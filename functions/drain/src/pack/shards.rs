@@ -152,6 +152,17 @@ mod tests {
     }
 
     #[test]
+    fn a_shard_contains_the_keys_of_its_range_and_no_other() {
+        let map = ShardMap::new(vec![shard("a", 0, 99), shard("b", 100, u128::MAX)]).unwrap();
+        let contains = |id, keys: &[u128]| map.contains_all(id, keys.iter().copied().map(HashKey));
+        assert_eq!(contains("a", &[0, 99]), Some(true));
+        assert_eq!(contains("a", &[0, 100]), Some(false));
+        assert_eq!(contains("b", &[100, u128::MAX]), Some(true));
+        assert_eq!(contains("b", &[99]), Some(false));
+        assert_eq!(contains("c", &[0]), None);
+    }
+
+    #[test]
     fn ranges_with_a_gap_or_an_overlap_are_refused() {
         for shards in [
             vec![],

@@ -1,13 +1,15 @@
 //! A stream as it is in life: each request takes a while, and each shard has its limits.
 //!
-//! Four workloads write a backlog of `CHANGES` (160,000) changes: rows with a key, rows without one, both in
-//! each transaction, and rows whose keys have a Zipf distribution. Each is drained without and with
-//! aggregation, from a stream of `SHARDS` (16) shards that answers after `LATENCY` (10) ms. An invocation has
-//! `DEADLINE` (60) seconds, and a drain has at most three. `WORKLOADS=keyed,hot` chooses some of them.
+//! Five workloads write a backlog of `CHANGES` (160,000) changes: rows with a key, rows without one, both in
+//! each transaction, rows whose keys have a Zipf distribution, and rows of a table with `replica identity
+//! full`. Each is drained without and with aggregation, from a stream of `SHARDS` (16) shards that answers
+//! after `LATENCY` (10) ms. An invocation has `DEADLINE` (60) seconds, and a drain has at most three.
+//! `WORKLOADS=keyed,hot` chooses some of them.
 //!
 //! A shard accepts 1,000 records and 1 MiB a second. A workload that spreads evenly can reach this limit. The
-//! Zipf workload cannot, because of its hottest key. That workload has one round, and so has Debezium Server,
-//! which reads the mixed workload.
+//! Zipf workload cannot, because of its hottest key. All rows of `full` are in one shard. So its limit is that
+//! of one shard, and it has an eighth of the changes. These two have one round. So has Debezium Server: it
+//! reads the mixed workload.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -33,41 +35,68 @@ struct LimitedWorkload {
     script: &'static str,
     /// Changes of a transaction.
     changes: u64,
+    /// Whether all its rows have one partition key, and so one shard.
+    has_one_key: bool,
 }
 
-const WORKLOADS: [LimitedWorkload; 4] = [
+const WORKLOADS: [LimitedWorkload; 5] = [
     LimitedWorkload {
         name: "keyed",
         script: "\\set id random(1, 1000000)\nupdate limited_keyed set n = n + 1 where id = :id;\n",
         changes: 1,
+        has_one_key: false,
     },
     LimitedWorkload {
         name: "keyless",
         script: "insert into limited_keyless values (1, repeat('x', 40));\n",
         changes: 1,
+        has_one_key: false,
     },
     LimitedWorkload {
         name: "mixed",
         script: "\\set id random(1, 1000000)\nbegin;\nupdate limited_keyed set n = n + 1 where id = :id;\n\
                  insert into limited_keyless values (:id, repeat('x', 40));\ncommit;\n",
         changes: 2,
+        has_one_key: false,
     },
     LimitedWorkload {
         name: "hot",
         script: "\\set id random_zipfian(1, 100000, 1.05)\n\
                  update limited_keyed set n = n + 1 where id = :id;\n",
         changes: 1,
+        has_one_key: false,
+    },
+    LimitedWorkload {
+        name: "full",
+        script: "insert into limited_full values (1, repeat('x', 40));\n",
+        changes: 1,
+        has_one_key: true,
     },
 ];
 
 /// The stream, and the size of a backlog.
+#[derive(Clone, Copy)]
 struct Conditions {
     changes: u64,
     shards: u64,
+    /// Number of shards that the rows can use.
+    usable_shards: u64,
     latency: Duration,
 }
 
 impl Conditions {
+    /// The conditions of a workload.
+    fn of(self, workload: &LimitedWorkload) -> Self {
+        match workload.has_one_key {
+            false => self,
+            true => Conditions {
+                changes: self.changes / 8,
+                usable_shards: 1,
+                ..self
+            },
+        }
+    }
+
     fn stream(&self) -> FakeKinesisSettings {
         FakeKinesisSettings {
             shards: usize::try_from(self.shards).unwrap_or(16),
@@ -80,9 +109,11 @@ impl Conditions {
 
 /// Drains each workload `rounds` times, without and with aggregation. Returns the report.
 pub(super) async fn run(postgres: &Postgres, ssm: &Ssm, rounds: u64) -> Value {
+    let shards = number("SHARDS", 16);
     let conditions = Conditions {
         changes: number("CHANGES", 160_000),
-        shards: number("SHARDS", 16),
+        shards,
+        usable_shards: shards,
         latency: Duration::from_millis(number("LATENCY", 10)),
     };
     println!(
@@ -112,7 +143,11 @@ pub(super) async fn run(postgres: &Postgres, ssm: &Ssm, rounds: u64) -> Value {
     let is_chosen = |name: &str| chosen.is_empty() || chosen.split(',').any(|it| it == name);
     let mut reports = Vec::new();
     for workload in WORKLOADS.iter().filter(|it| is_chosen(it.name)) {
-        let rounds = if workload.name == "hot" { 1 } else { rounds };
+        let conditions = conditions.of(workload);
+        let rounds = match workload.name {
+            "hot" | "full" => 1,
+            _ => rounds,
+        };
         let mut drains: [Vec<LimitedDrain>; 2] = Default::default();
         for _ in 0..rounds {
             for (aggregation, drains) in ["none", "kpl"].into_iter().zip(&mut drains) {
@@ -138,6 +173,8 @@ async fn create_tables(postgres: &Postgres) {
            select id, 0 as n, repeat('x', 84) as filler from generate_series(1, 1000000) id",
         "alter table limited_keyed add primary key (id)",
         "create table limited_keyless (n int, what text)",
+        "create table limited_full (n int, what text)",
+        "alter table limited_full replica identity full",
         "vacuum analyze limited_keyed",
     ] {
         execute(&admin, sql).await;
@@ -153,7 +190,8 @@ struct LimitedDrain {
     sent: u64,
     /// Least time for these records, in seconds of the whole stream.
     ///
-    /// All shards are at their limit during this time. The limit is that of records or of bytes.
+    /// All shards that the rows can use are at their limit during this time. The limit is that of records or
+    /// of bytes.
     least_seconds: f64,
     /// Share of the records that were refused.
     refused: f64,
@@ -235,7 +273,7 @@ async fn debezium_drain(
 fn stored(kinesis: &FakeKinesis, took: Duration, changes: u64, conditions: &Conditions) -> LimitedDrain {
     let mut bytes = 0;
     kinesis.read(|_, key, data| bytes += (key.len() + data.len()) as u64);
-    let (counts, shards) = (kinesis.counts(), conditions.shards as f64);
+    let (counts, shards) = (kinesis.counts(), conditions.usable_shards as f64);
     let by_records = counts.put as f64 / (1_000.0 * shards);
     let by_bytes = bytes as f64 / (f64::from(1 << 20) * shards);
     LimitedDrain {
