@@ -7,9 +7,9 @@
 //! `WORKLOADS=keyed,hot` chooses some of them.
 //!
 //! A shard accepts 1,000 records and 1 MiB a second. A workload that spreads evenly can reach this limit. The
-//! Zipf workload cannot, because of its hottest key. All rows of `full` are in one shard. So its limit is that
-//! of one shard, and it has an eighth of the changes. These two have one round. So has Debezium Server: it
-//! reads the mixed workload.
+//! Zipf workload cannot, because of its hottest key. All rows of `full` are in one shard. So its limit is
+//! that of one shard, and it has an eighth of the changes. These two have one round. So has Debezium Server:
+//! it reads the mixed workload.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
