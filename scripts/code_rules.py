@@ -4,9 +4,10 @@
 - A file has at most 500 lines, and a line of a comment at most 110 columns.
 - A function has at most 60 lines, unless it is a table: TABLES names those.
 - The function has each type name once, and so have the tests.
-- A doc comment begins with a sentence of at most twelve words.
+- A doc comment begins with at most twelve words, up to its first full stop or colon.
 
-The code is expected in rustfmt's form: the closing brace of a function has the indentation of its `fn`.
+The code is expected in rustfmt's form: the closing brace of a function has the indentation of its `fn`. Block comments,
+doc attributes and comments behind code are not checked.
 """
 
 import collections
@@ -39,7 +40,10 @@ TABLES = {
 }
 
 FUNCTION = re.compile(r"(\s*)(?:pub(?:\([^)]*\))? )?(?:const )?(?:async )?(?:unsafe )?(?:extern \"C\" )?fn (\w+)")
-TYPE = re.compile(r"\s*(?:pub(?:\([^)]*\))? )?(?:struct|enum|union|trait) ([A-Z]\w*)")
+# An alias counts at the margin only: associated types repeat names.
+TYPE = re.compile(
+    r"(?:\s*(?:pub(?:\([^)]*\))? )?(?:unsafe )?(?:struct|enum|union|trait)|(?:pub(?:\([^)]*\))? )?type) ([A-Z]\w*)"
+)
 COMMENT = re.compile(r"\s*//")
 DOC = re.compile(r"\s*(//[/!])(?!/) ?(.*)")
 
@@ -52,9 +56,10 @@ def functions(lines: list[str]) -> list[tuple[int, str, int]]:
             continue
         for end in range(start, len(lines)):
             # A declaration without a body ends with a semicolon, and a body with its brace.
-            if lines[end].endswith(";") and lines[end].startswith(match[1] + ("fn" if end == start else ")")):
+            if lines[end].endswith(";") and (end == start or lines[end].startswith(match[1] + ")")):
                 break
-            if lines[end] == match[1] + "}" or (end == start and line.endswith("}")):
+            is_empty = lines[end].endswith("{}") and lines[end].startswith(match[1] + ")")
+            if lines[end] == match[1] + "}" or is_empty or (end == start and line.endswith("}")):
                 found.append((start, match[2], end - start + 1))
                 break
     return found

@@ -7,7 +7,8 @@ from top to bottom. A module may import the modules to its right in its own line
 Inside of a folder the order is not stated. There, two modules must not import each other, directly or by others. A
 module and the modules in its folder belong together, and may import each other.
 
-Unit tests (`tests.rs`, `mod tests`) are not checked.
+Unit tests (`tests.rs`, `mod tests`) are not checked. Aliases of a module, globs, and names that lib.rs re-exports are
+not followed.
 """
 
 import pathlib
@@ -62,27 +63,47 @@ def expanded(tree: str) -> list[str]:
     return [head + path for branch in branches if branch.strip() for path in expanded(branch)]
 
 
-def imports(module: Module, text: str, known: dict[Module, str]) -> set[Module]:
+def resolved(module: Module, path: str, known: dict[Module, str]) -> Module | None:
+    """The full path of what a module names; `None` if it is in another crate."""
+    steps = [step.strip() for step in path.split("::")]
+    if steps[0] == "crate" or (steps[0] == "drain" and module == ("main",)):
+        base, steps = (), steps[1:]
+    elif steps[0] in ("super", "self") or (*module, steps[0]) in known:
+        base = module
+    else:
+        return None
+    while steps and steps[0] in ("super", "self"):
+        base = base[:-1] if steps[0] == "super" else base
+        steps = steps[1:]
+    return (*base, *steps)
+
+
+def used_paths(text: str) -> list[str]:
+    """The paths of all `use` items of a module."""
+    return [path for tree in USE.findall(text) for path in expanded(tree)]
+
+
+def reexports(known: dict[Module, str]) -> dict[Module, Module]:
+    """Names that a module imports from its folder: the path by which others find each, and its own path."""
+    found = {}
+    for module, text in known.items():
+        for path in used_paths(text):
+            target = resolved(module, path, known)
+            if target and target[: len(module)] == module and len(target) > len(module) + 1:
+                found[*module, target[-1]] = target
+    return found
+
+
+def imports(module: Module, known: dict[Module, str], reexported: dict[Module, Module]) -> set[Module]:
     """The modules that a module names by `crate::`, `super::` or `self::`, or by the name of a child."""
-    paths = [path for tree in USE.findall(text) for path in expanded(tree)]
-    paths += re.findall(r"\b(?:crate|super|self|drain)(?:::\w+)+", text)
+    text = known[module]
     named = set()
-    for path in paths:
-        steps = [step.strip() for step in path.split("::")]
-        if steps[0] == "crate" or (steps[0] == "drain" and module == ("main",)):
-            base, steps = (), steps[1:]
-        elif steps[0] in ("super", "self") or (*module, steps[0]) in known:
-            base = module
-        else:
-            continue
-        while steps and steps[0] in ("super", "self"):
-            base = base[:-1] if steps[0] == "super" else base
-            steps = steps[1:]
-        target = (*base, *steps)
+    for path in used_paths(text) + re.findall(r"\b(?:crate|super|self|drain)(?:::\w+)+", text):
+        target = resolved(module, path, known)
         while target and target not in known:
-            target = target[:-1]
+            target = reexported.get(target, target[:-1])
         named.add(target)
-    return named - {(), module}
+    return named - {None, (), module}
 
 
 def siblings(module: Module, other: Module) -> tuple[Module, Module] | None:
@@ -115,9 +136,9 @@ def problems(order: dict[str, tuple[int, int]], texts: dict[Module, str]) -> lis
     top = {module[0] for module in texts}
     wrong = [f"{module} has no place in ARCHITECTURE.md" for module in sorted(top - set(order))]
     wrong += [f"ARCHITECTURE.md names {module}, which does not exist" for module in order if module not in top]
-    nested = {}
-    for module, text in texts.items():
-        pairs = {siblings(module, other) for other in imports(module, text, texts)} - {None}
+    nested, reexported = {}, reexports(texts)
+    for module in texts:
+        pairs = {siblings(module, other) for other in imports(module, texts, reexported)} - {None}
         for one, two in sorted(pairs):
             if len(one) > 1:
                 nested.setdefault(one, set()).add(two)

@@ -30,6 +30,11 @@ class ModuleOrder(unittest.TestCase):
             found = problems(drain="", encode="", change="", encode__row="use super::key::Key;", encode__key=text)
             self.assertIn("a circle: encode::key imports encode::row imports encode::key", found)
 
+    def test_a_name_that_the_folder_reexports_belongs_to_its_module(self):
+        found = problems(drain="", change="", encode="pub use row::Row;", encode__row="use super::key::Key;",
+                         encode__key="use super::Row;")
+        self.assertIn("a circle: encode::key imports encode::row imports encode::key", found)
+
     def test_a_folder_and_its_modules_may_import_each_other(self):
         self.assertEqual(problems(drain="", change="", encode="use row::Row;", encode__row="use super::Encoder;"), [])
 

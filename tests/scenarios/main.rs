@@ -69,6 +69,7 @@ mod pgbench;
 mod plan;
 mod poison;
 mod privacy;
+mod proxies;
 mod publications;
 mod random_kills;
 mod random_tables;

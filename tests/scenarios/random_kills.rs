@@ -16,10 +16,9 @@ use crate::support::positions::{SlotPositions, wait_until_sessions_end};
 
 crate::scenarios![killed_at_random_points_of_a_backlog_it_loses_nothing];
 
-/// Number of changes of the backlog, and of each addition.
-///
-/// An addition follows a drain that ended before its kill.
+/// Number of changes of the backlog.
 const CHANGES: u32 = 30_000;
+/// Changes added after a drain that ended before its kill.
 const MORE: u32 = 3_000;
 const KEYS: u32 = 5_000;
 

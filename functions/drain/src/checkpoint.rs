@@ -43,9 +43,10 @@ pub struct Checkpoint {
     pub slot: String,
     /// The slot's plugin.
     pub plugin: String,
-    /// The acknowledged position, the end of a commit record.
+    /// The acknowledged position.
     ///
-    /// The stream has acknowledged every change up to it.
+    /// The stream has acknowledged every change up to it. It is the end of a commit record or of a window
+    /// that was read completely, or the position at which the slot started.
     pub commit_end: Lsn,
     /// The resume point of the next transaction.
     ///
@@ -101,7 +102,7 @@ pub struct ResumePoint {
 pub struct AckPosition {
     /// Position up to which the stream has every change.
     ///
-    /// It is the end of a commit record.
+    /// See [`Checkpoint::commit_end`].
     pub commit_end: Lsn,
     /// How much it has of the transaction behind that, if a part.
     pub resume: Option<ResumePoint>,

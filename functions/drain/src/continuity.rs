@@ -60,7 +60,7 @@ impl ServerInfo {
 
 /// A row of `pg_replication_slots`.
 ///
-/// The columns differ between versions. A column that some version lacks has a default.
+/// Each version of PostgreSQL has other columns. A missing column is read as `None` or `false`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct SlotState {
     /// Null for a physical slot.
@@ -69,20 +69,22 @@ pub struct SlotState {
     pub database: Option<String>,
     /// The process that reads the slot now.
     pub active_pid: Option<i32>,
-    /// The LSN from which a peek decodes. Null if the slot was invalidated.
+    /// The LSN from which a peek decodes. Null if the server removed log that the slot needs.
     pub restart_lsn: Option<Lsn>,
     /// The slot's confirmed position. Null for a physical slot.
     pub confirmed_flush_lsn: Option<Lsn>,
-    /// `lost` if the slot is lost. Up to 15, the only cause is removed log.
+    /// `lost` if the slot is lost. Up to version 15, removed log is the only cause.
     pub wal_status: Option<String>,
-    /// With `max_slot_wal_keep_size`: bytes of log until the slot may be lost.
+    /// Bytes of log until the slot may be lost. Null without `max_slot_wal_keep_size`.
     pub safe_wal_size: Option<i64>,
-    /// From 17: the reason why the server invalidated the slot.
+    /// The reason why the server invalidated the slot. Exists from version 17.
     pub invalidation_reason: Option<String>,
-    /// From 16: whether the slot was invalidated; from 17, only for the two causes of a standby.
+    /// Whether the slot was invalidated. Exists from version 16.
+    ///
+    /// From version 17, it is true only for the two causes that a standby has: see [`SlotLoss`].
     #[serde(default)]
     pub conflicting: Option<bool>,
-    /// From 17: whether standbys keep a copy that survives their promotion.
+    /// Whether standbys may synchronize the slot. Exists from version 17.
     #[serde(default)]
     pub failover: Option<bool>,
     /// Whether the slot is temporary.
@@ -102,26 +104,28 @@ pub struct StartPosition {
     pub plugin: Plugin,
     /// The slot's own position.
     pub confirmed: Lsn,
-    /// The acknowledged position: the checkpoint, or without one the slot's own position.
+    /// The acknowledged position: that of the checkpoint.
+    ///
+    /// Without a checkpoint, or with an accepted gap, it is the slot's own position.
     pub acknowledged: Lsn,
     /// The settled position: transactions up to it are proved to be in the stream, and are skipped.
     ///
-    /// It is the checkpoint's position. After a change of timeline it is the slot's own position, until the
-    /// slot returns a marker.
+    /// It is the acknowledged position. After a change of timeline it is the slot's own position, until the
+    /// slot returns the expected marker.
     pub settled: Lsn,
     /// The resume point of the first transaction after `settled`.
     ///
-    /// It exists if a part of that transaction was acknowledged.
+    /// It exists if a part of that transaction was acknowledged, and the timeline did not change.
     pub resume: Option<ResumePoint>,
-    /// The marker that the slot must return.
+    /// The marker that the slot must return, if any.
     pub expected: Option<Marker>,
-    /// Whether the server's timeline differs from the checkpoint's.
+    /// Whether the timeline differs from the checkpoint's. False with an accepted gap.
     pub promoted: bool,
-    /// Whether a checkpoint was found.
+    /// Whether the drain continues at a checkpoint. False with an accepted gap.
     pub stored: bool,
 }
 
-/// Break between the server's history and the checkpoint.
+/// Reason why the slot cannot be used, or cannot continue the stream.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)] // The message of each variant is its documentation.
 pub enum Discontinuity {
@@ -263,7 +267,9 @@ pub enum Discontinuity {
 }
 
 impl Discontinuity {
-    /// Whether the slot does not continue where the stream ended. The others are wrong settings or events.
+    /// Whether the slot does not continue where the stream ended.
+    ///
+    /// The other errors are a missing setup, an unusable slot, a wrong setting or a wrong event.
     pub fn is_break(&self) -> bool {
         matches!(
             self,
@@ -399,7 +405,8 @@ fn missing_slot(slot: &str, checkpoint: Option<&Checkpoint>) -> Discontinuity {
 
 /// Checks that the checkpoint belongs to this slot.
 ///
-/// A renamed database keeps its OID. A checkpoint of an older version has no OID.
+/// The name and the plugin must be the same, and the name or the OID of the database. A renamed database
+/// keeps its OID. A checkpoint of an older version of Spillway has no OID.
 fn check_owner(
     slot: &str,
     server: &ServerInfo,
@@ -422,7 +429,7 @@ fn check_owner(
 
 /// Checks that the checkpoint belongs to this server's history.
 ///
-/// `confirmed_flush <= checkpoint <= flush` must hold.
+/// The system identifiers must be equal, and `confirmed_flush <= checkpoint <= flush` must hold.
 fn check_history(
     slot: &str,
     server: &ServerInfo,
@@ -466,7 +473,8 @@ fn continue_at(
 ) -> Result<StartPosition, Discontinuity> {
     let (confirmed, checkpoint) = (start.confirmed, stored.commit_end);
     let promoted = stored.timeline != server.timeline;
-    // The server never sends a marker before the confirmed position. By construction there is none.
+    // The slot never returns a marker before its confirmed position. No checkpoint should have one: its
+    // marker is stored only at or after the acknowledged position, and the slot is not confirmed beyond that.
     let expected = stored.marker.clone().filter(|marker| marker.lsn >= confirmed);
     if let Some(marker) = expected.as_ref().filter(|marker| marker.lsn > server.flush) {
         return Err(Discontinuity::MarkerMissing {

@@ -67,7 +67,7 @@ pub struct TransactionSearch {
 impl TransactionSearch {
     /// The first step, after a window that the server cannot decode.
     ///
-    /// `rows` is the number of rows of that window.
+    /// `rows` is the row bound of a window without a search.
     pub fn new(rows: i32) -> Self {
         TransactionSearch {
             rows: 1,

@@ -16,6 +16,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use crate::aws::kinesis::Kinesis;
 use crate::consumer::event::Row;
+use crate::consumer::position::position_parts;
 use crate::consumer::rebuild::RebuiltTables;
 use crate::consumer::third_party::program_command;
 
@@ -179,7 +180,7 @@ fn add_row(sources: &mut BTreeMap<String, RebuiltTables>, line: &str) {
     let StoredRow { id, row } = parse(line);
     let [source, schema, table, key] = id;
     // The key of a row without a key is its position.
-    let key = (!is_position(&key)).then_some(key.as_str());
+    let key = position_parts(&key).is_none().then_some(key.as_str());
     let tables = sources.entry(source).or_default();
     tables.add_row(&format!("{schema}.{table}"), key, row);
 }
@@ -210,11 +211,6 @@ fn line(shard: &Shard, key: &str, data: &[u8]) -> String {
     let data = STANDARD.encode(data);
     let line = json!({"shard": shard.shard_id(), "parents": parents, "partition_key": key, "data": data});
     format!("{line}\n")
-}
-
-fn is_position(key: &str) -> bool {
-    let lengths: Vec<usize> = key.split('.').map(str::len).collect();
-    lengths == [16, 16, 8]
 }
 
 fn parse<T: for<'a> Deserialize<'a>>(line: &str) -> T {

@@ -58,9 +58,12 @@ impl Certificates {
             key: folder.join("server.key"),
         }
     }
+
     /// Replaces all files by certificates with other keys. The server must read them again.
     pub fn renew(&self, keys: KeyOptions) {
-        create(self.key.parent().unwrap_or(Path::new(".")), keys);
+        let folder = self.key.parent().unwrap_or(Path::new("."));
+        // RSA keys take seconds, and other scenarios share the runtime.
+        tokio::task::block_in_place(|| create(folder, keys));
     }
 }
 

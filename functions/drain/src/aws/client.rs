@@ -5,18 +5,20 @@ use std::time::Duration;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, SdkConfig};
+use aws_sdk_kinesis::config::SharedHttpClient;
 use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
+use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
+use aws_smithy_http_client::{Builder, ConnectorBuilder};
 
 use crate::ports::BoxError;
 
 /// Settings of the clients.
 ///
-/// They are loaded once, so the clients keep their connections between invocations.
+/// They are loaded once, so all clients share one HTTP client. Later invocations reuse its connections.
 pub(crate) async fn config() -> SdkConfig {
-    let https = aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring));
     aws_config::defaults(BehaviorVersion::latest())
-        .http_client(https.build_https())
+        .http_client(https_client())
         .timeout_config(
             TimeoutConfig::builder()
                 .connect_timeout(Duration::from_secs(3))
@@ -28,6 +30,20 @@ pub(crate) async fn config() -> SdkConfig {
         .await
 }
 
+/// The SDK's default client, but with ring.
+///
+/// As that one, it uses the proxies of the environment (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`).
+fn https_client() -> SharedHttpClient {
+    let proxies = ProxyConfig::from_env();
+    Builder::new().build_with_connector_fn(move |settings, components| {
+        let mut connector = ConnectorBuilder::default().tls_provider(Provider::Rustls(CryptoMode::Ring));
+        connector.set_connector_settings(settings.cloned());
+        connector.set_sleep_impl(components.and_then(|components| components.sleep_impl()));
+        connector.set_proxy_config(Some(proxies.clone()));
+        connector.build()
+    })
+}
+
 /// A Kinesis client that sends each request once.
 ///
 /// The sender knows the order of the events, so it alone sends failed records again.
@@ -36,12 +52,13 @@ pub(crate) fn kinesis(config: &SdkConfig) -> aws_sdk_kinesis::Client {
     aws_sdk_kinesis::Client::from_conf(once.build())
 }
 
-/// Class of a failed request, by the service's error code.
+/// Class of a failed request, by the service's error code if there is one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// A missing permission or activation.
+    /// The service does not authorize the request.
     ///
-    /// The function's role lacks a permission, or the account has not activated the service.
+    /// The function's role lacks a permission, or the account has not activated the service. The signature
+    /// may also be missing or wrong, or the credentials unknown. All KMS errors but throttling belong here.
     Denied,
     /// The credentials expired, or the clock is wrong.
     Expired,
@@ -49,7 +66,10 @@ pub(crate) enum Refusal {
     Throttled,
     /// The resource that the request names does not exist.
     NotFound,
-    /// The answer is missing or incomplete, or the service failed internally.
+    /// The request may succeed later.
+    ///
+    /// The answer is missing or incomplete, or the service failed internally. Or the stream is being created,
+    /// updated or deleted.
     Unavailable,
     /// Any other refusal.
     Other,
@@ -57,8 +77,8 @@ pub(crate) enum Refusal {
 
 /// The class of a failed request, and its error as one line.
 ///
-/// The line has the service's code and message. Without them, it has the error and all its causes, because
-/// the SDK's own texts name only the outermost error.
+/// The line has the service's code and message. If one of them is missing, it has the error and all its
+/// causes: the text of an SDK error does not contain its causes.
 pub(crate) fn classify<E>(error: &SdkError<E>) -> (Refusal, BoxError)
 where
     E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
@@ -98,7 +118,7 @@ fn refusal_of_code(code: &str) -> Refusal {
         | "InternalFailure"
         | "InternalServerError"
         | "ServiceUnavailable"
-        // Kinesis is creating, updating or deleting the stream. The first two states pass.
+        // Kinesis is creating, updating or deleting the stream. After the first two, the stream is usable.
         | "ResourceInUseException" => Refusal::Unavailable,
         _ if code.starts_with("KMS") => Refusal::Denied,
         _ => Refusal::Other,

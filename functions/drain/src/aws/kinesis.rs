@@ -36,7 +36,7 @@ const SUMMARY_PAUSE: Duration = Duration::from_millis(400);
 #[derive(Debug, Clone)]
 pub(crate) struct Kinesis {
     client: Client,
-    /// Its name, or its ARN. A stream of another account has no other address.
+    /// Its name or its ARN. Only an ARN can address a stream of another account.
     stream: String,
     requirements: StreamRequirements,
     /// The last description, and when it was read.
@@ -45,7 +45,7 @@ pub(crate) struct Kinesis {
     opened: Arc<Mutex<HashMap<String, Kinesis>>>,
 }
 
-/// What the configuration needs of a stream.
+/// Requirements of the configuration for a stream.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StreamRequirements {
     /// Whether records are aggregates. Consumers drop an aggregate in another shard than its keys.
@@ -94,19 +94,19 @@ impl Kinesis {
         }
     }
 
-    /// Another stream, with the description that an earlier invocation read of it.
+    /// Another stream, with its description if an earlier invocation read one.
     fn other(&self, name: &str) -> Self {
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         let other = || Kinesis::new(Client::clone(&self.client), name.to_owned(), self.requirements);
         opened.entry(name.to_owned()).or_insert_with(other).clone()
     }
 
-    /// The stream's name; `None` when it is known by its ARN.
+    /// The stream's name; `None` if the stream is addressed by its ARN.
     fn stream_name(&self) -> Option<String> {
         (!self.is_arn()).then(|| self.stream.clone())
     }
 
-    /// The stream's ARN; `None` when it is known by its name.
+    /// The stream's ARN; `None` if the stream is addressed by its name.
     fn stream_arn(&self) -> Option<String> {
         self.is_arn().then(|| self.stream.clone())
     }
@@ -150,7 +150,8 @@ impl Kinesis {
     /// The description is at most ten minutes old.
     ///
     /// # Errors
-    /// The stream cannot be described. Or it distributes records by itself, and the configuration needs keys.
+    /// The stream cannot be described. Or it distributes records without their partition keys, and the
+    /// configuration needs the keys.
     pub(crate) async fn usable_info(&self) -> Result<StreamInfo, StreamError> {
         let info = self.info().await?;
         let stream = || self.stream.clone();
@@ -212,8 +213,9 @@ impl Kinesis {
         *self.cached.lock().unwrap_or_else(PoisonError::into_inner) = cached;
     }
 
-    /// The stream's description, with retries while Kinesis throttles: many functions may start at the same
-    /// moment.
+    /// The stream's description, with retries while Kinesis throttles.
+    ///
+    /// Many functions may start at the same moment.
     async fn summary(&self) -> Result<StreamDescriptionSummary, StreamError> {
         for _ in 1..SUMMARY_ATTEMPTS {
             match self.summary_once().await {
@@ -245,7 +247,8 @@ impl Kinesis {
         let (mut shards, mut next_token) = (Vec::new(), None);
         loop {
             let request = self.client.list_shards().set_stream_arn(self.stream_arn());
-            // Kinesis refuses a name beside a token, but needs the ARN to find another account's stream.
+            // Kinesis refuses a request with a name and a token. But it needs the ARN, also with a token, to
+            // find a stream of another account.
             let request = match next_token {
                 Some(token) => request.next_token(token),
                 None => request
@@ -306,9 +309,9 @@ impl Kinesis {
         }
     }
 
-    /// The error of an unexpected request or answer.
+    /// The error of an impossible request or an incomplete answer.
     ///
-    /// The request or the answer differs from the API's description.
+    /// The SDK cannot build the request, or the answer lacks a part that the API's description requires.
     fn unexpected(&self, source: BoxError) -> StreamError {
         StreamError::Unavailable {
             stream: self.stream.clone(),

@@ -339,9 +339,9 @@ pub(super) fn fields<'l>(table: &BackfillTable, line: &'l [u8]) -> Result<Tuple<
     }
 }
 
-/// The columns of a row that are too large for any record.
+/// The largest columns of a row that no record can hold.
 ///
-/// They were not read.
+/// They were not read: see `query`. A column alone may fit into a record.
 struct OmittedFields {
     indexes: Vec<usize>,
     /// Bytes of the row for each of them.

@@ -52,9 +52,9 @@ pub struct ColumnInfo {
     pub name: String,
     /// Whether the role may read it.
     pub may_read: bool,
-    /// Whether it is a generated column that pgoutput does not send.
+    /// Whether it is a generated column that pgoutput never sends.
     ///
-    /// It is `false` from PostgreSQL 18 on, which sends generated columns.
+    /// It is `false` from PostgreSQL 18 on: the published columns then state which ones are sent.
     pub is_generated: bool,
     /// Whether its value is not stored, but computed at each read.
     pub is_virtual: bool,

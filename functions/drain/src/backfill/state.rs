@@ -51,12 +51,8 @@ pub struct BackfillState {
     /// The request.
     pub request: BackfillRequest,
     /// The acknowledged position before the first row was read.
-    ///
-    /// It is the end of the last commit that was acknowledged by then.
     pub began: Lsn,
     /// The acknowledged position when the last chunk was acknowledged.
-    ///
-    /// It is the end of the last commit that was acknowledged by then.
     pub position: Option<Lsn>,
     /// Whether the operator paused it. Ticks then do not run it.
     pub paused: bool,
@@ -222,9 +218,9 @@ impl BackfillState {
         self.to_text().len() <= MAX_PARAMETER_BYTES
     }
 
-    /// Whether the state of a new backfill is small enough to store.
+    /// Whether the state of a new backfill leaves room for progress.
     ///
-    /// It is stored in an SSM parameter. The state grows later, with the progress.
+    /// It is stored in an SSM parameter, and grows with the progress.
     pub fn has_room(&self) -> bool {
         self.to_text().len() <= MAX_NEW_STATE_BYTES
     }

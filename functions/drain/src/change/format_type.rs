@@ -21,8 +21,8 @@ pub fn is_built_in(oid: u32) -> bool {
 
 /// Name of the built-in type with this OID and modifier.
 ///
-/// The modifier -1 is no modifier. Returns `None` for a type that is not built in: the server must describe
-/// it. The OIDs of built-in types never change (`pg_type.dat`).
+/// -1 means no modifier. Returns `None` for a type that is not built in: the server must describe it. The
+/// OIDs of built-in types never change (`pg_type.dat`).
 pub fn of_oid(oid: u32, modifier: i32) -> Option<String> {
     let built_in = BuiltIn::from_oid(oid)?;
     Some(match built_in.kind() {
@@ -35,10 +35,10 @@ pub fn of_oid(oid: u32, modifier: i32) -> Option<String> {
     })
 }
 
-/// Name of a built-in type as `format_type` prints it without modifier.
+/// Name of a built-in type as `format_type(oid, null)` prints it.
 ///
-/// The caller of `format_type` asks for no modifier. test_decoding prints types so. Only these two differ
-/// from the names of [`of_oid`] with the modifier -1.
+/// test_decoding prints types in this form. Only `bpchar`, `bit` and their arrays have another name than
+/// [`of_oid`] returns with the modifier -1.
 pub fn of_oid_alone(oid: u32) -> Option<String> {
     let name = of_oid(oid, -1)?;
     let (element, brackets) = split_brackets(&name);
@@ -51,8 +51,8 @@ pub fn of_oid_alone(oid: u32) -> Option<String> {
 
 /// OID and modifier of the built-in type with this printed name.
 ///
-/// `format_type` prints this name. The name may have a modifier. A name that PostgreSQL prints for a type of
-/// a user is never one of these: it has a schema or quotes.
+/// `format_type` prints this name, which may have a modifier. A user's type may have the same name. PostgreSQL
+/// then prints it with its schema or in quotes, so it is not mistaken for the built-in type.
 pub fn built_in_of_name(name: &str) -> Option<(u32, i32)> {
     let (element, brackets) = split_brackets(name);
     let (mut base, digits) = match (element.find('('), element.find(')')) {
@@ -79,8 +79,8 @@ pub fn built_in_of_catalog_name(name: &str) -> Option<u32> {
 
 /// Name of a type, if the search path is `public`.
 ///
-/// `schema` and `name` are those of the type in `pg_type`. The name has its schema, unless the search path
-/// finds the type without it. It finds a built-in type before a type in `public`.
+/// `schema` and `name` are those of the type in `pg_type`. The result has the schema, unless the search path
+/// finds the type without it. The search path finds a built-in type before a type in `public`.
 pub fn of_catalog_name(schema: &str, name: &str) -> String {
     match schema {
         "public" if built_in_of_catalog_name(name).is_none() => quoted_if_needed(name),
@@ -90,8 +90,8 @@ pub fn of_catalog_name(schema: &str, name: &str) -> String {
 
 /// Precision and scale of a numeric with this modifier; `None` without one.
 ///
-/// The scale has 11 bits and a sign since PostgreSQL 15. The scales of earlier versions are the same in this
-/// form: they were never that large.
+/// Since PostgreSQL 15, the scale is a signed number of 11 bits. Earlier versions stored a number from 0 to
+/// 1000, which has the same lowest 11 bits.
 pub fn numeric_digits(modifier: i32) -> Option<(i32, i32)> {
     let packed = modifier
         .checked_sub(MODIFIER_HEADER)
@@ -99,7 +99,9 @@ pub fn numeric_digits(modifier: i32) -> Option<(i32, i32)> {
     Some((packed >> 16 & 0xFFFF, ((packed & 0x7FF) ^ 1024) - 1024))
 }
 
-/// The name of an array's element and `[]`; another name and nothing.
+/// Splits the name of an array into its element's name and `[]`.
+///
+/// Any other name is returned as it is, with an empty text.
 ///
 /// The name of an array has one pair of brackets, whatever its number of dimensions. Brackets in the name of
 /// a user's type are within quotes.
@@ -139,8 +141,8 @@ static BUILT_INS: LazyLock<BuiltInNames> = LazyLock::new(|| {
 
 /// Modifier of a built-in type with these digits in brackets.
 ///
-/// It is -1 if there is no modifier. The fields of an interval are not part of it. No value is written by
-/// them.
+/// It is -1 if there is no modifier. It is also -1 for each interval: the form of an interval's value does not
+/// depend on its fields and digits.
 fn modifier(oid: u32, digits: &str) -> i32 {
     let number = |text: &str| text.parse::<i32>().ok();
     let modifier = match BuiltIn::from_oid(oid) {

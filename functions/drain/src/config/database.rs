@@ -1,4 +1,4 @@
-//! The variables of the database and the login.
+//! The environment variables of the database and its authentication.
 
 use std::path::PathBuf;
 
@@ -35,7 +35,10 @@ fn port(variables: &Variables<'_>) -> Result<u16, ConfigError> {
     }
 }
 
-/// The authentication. Without `DB_AUTH`, it follows from the variables that are set.
+/// The authentication that `DB_AUTH` names.
+///
+/// Without `DB_AUTH`, it is a secret if `DB_SECRET` is set. Otherwise it is a password if `PGPASSWORD` is set,
+/// and IAM if neither is.
 fn auth(variables: &Variables<'_>) -> Result<Auth, ConfigError> {
     let (password, secret) = (variables.get("PGPASSWORD"), variables.get("DB_SECRET"));
     match (variables.get("DB_AUTH").as_deref(), password, secret) {

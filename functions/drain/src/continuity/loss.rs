@@ -1,4 +1,4 @@
-//! Reasons for a slot's loss, and settings that prevent the next.
+//! Reasons for the loss of a slot, and settings that prevent another loss.
 
 use std::fmt;
 
@@ -9,9 +9,9 @@ use super::SlotState;
 pub enum SlotLoss {
     /// The server removed write-ahead log that the slot needs.
     WalRemoved,
-    /// Vacuum on the primary removed catalog rows that the slot needs.
+    /// Vacuum on the primary removed system catalog rows that the slot needs.
     ///
-    /// The rows are those of the system catalogs. The slot was on a standby, without `hot_standby_feedback`.
+    /// The slot was on a standby without `hot_standby_feedback`.
     RowsRemoved,
     /// The primary's `wal_level` was below logical.
     ///
@@ -36,7 +36,7 @@ impl SlotLoss {
         if let Some(reason) = &state.invalidation_reason {
             return Some(SlotLoss::from_reason(reason));
         }
-        // PostgreSQL 16 shows `conflicting` for each kind of loss, also for removed log (run on 16.14).
+        // In PostgreSQL 16, `conflicting` is true for each kind of loss, also for removed log (tried on 16.14).
         match (state.wal_status.as_deref(), state.conflicting) {
             (_, Some(true)) => Some(SlotLoss::Unstated),
             (Some("lost"), _) => Some(SlotLoss::WalRemoved),
@@ -58,7 +58,9 @@ impl SlotLoss {
         }
     }
 
-    /// The setting that prevents the next loss; empty if none is known.
+    /// Advice on the setting that prevents the next loss.
+    ///
+    /// The text is empty if no setting is known.
     pub(super) fn advice(&self) -> &'static str {
         match self {
             SlotLoss::WalRemoved => ". To prevent the next loss, raise max_slot_wal_keep_size",
@@ -81,7 +83,7 @@ impl SlotLoss {
     }
 }
 
-/// The reason in PostgreSQL's words, where it has one.
+/// The reason, after PostgreSQL's name for it if there is one.
 impl fmt::Display for SlotLoss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -19,9 +19,9 @@ pub(super) struct KeyChanges {
 }
 
 impl KeyChanges {
-    /// Whether this table's key differs from its key at the last change.
+    /// Whether this table's partition keys are made in another way.
     ///
-    /// Its rows then get other partition keys than before. The first change of a table in a window returns
+    /// They are compared with those at the table's last change in this window. The first change returns
     /// `false`.
     pub(super) fn is_changed(&mut self, relation: &Arc<Relation>) -> bool {
         if self.last.as_ref().is_some_and(|last| Arc::ptr_eq(last, relation)) {

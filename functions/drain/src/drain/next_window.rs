@@ -81,7 +81,7 @@ where
         }
     }
 
-    /// Starts or continues the search for an undecodable transaction.
+    /// Starts or continues the search for a transaction.
     ///
     /// The server cannot decode this transaction. `rows` is the row bound of a window without a search.
     ///

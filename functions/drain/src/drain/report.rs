@@ -74,9 +74,9 @@ pub struct Report {
     pub behind_seconds: Option<u64>,
     /// Age of the checkpoint at the beginning of the invocation, in seconds.
     pub checkpoint_age_seconds: Option<u64>,
-    /// Bytes of log that no standby has acknowledged.
+    /// Bytes of log that are not sent before a standby acknowledges them.
     ///
-    /// They are not sent yet: see `STANDBY_ACK`.
+    /// `STANDBY_ACK` and the server's `synchronized_standby_slots` decide this.
     pub held_bytes: u64,
     /// The oldest transaction that is writing: the server keeps the log, and decodes it again, from its
     /// start.

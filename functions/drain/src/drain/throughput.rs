@@ -39,7 +39,7 @@ impl Throughput {
 
 /// Average time of a request, for the records of a lane.
 ///
-/// `None` before the first request. [`LaneTime::records_within`] adds the wait for a free request.
+/// `None` before the first answer. [`LaneTime::records_within`] adds the wait for a free request.
 #[derive(Debug, Default)]
 pub(super) struct LaneTime(Option<Duration>);
 

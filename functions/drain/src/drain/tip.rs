@@ -38,9 +38,9 @@ pub(super) struct TipPolling {
     since: Option<Instant>,
     /// When the slot was advanced last.
     pub(super) confirmed_at: Instant,
-    /// End of the log that an unconfirmed window has sent.
+    /// Position up to which unconfirmed windows have sent every transaction.
     ///
-    /// Each transaction that ends at or before it was sent.
+    /// Zero before the first such window.
     pub(super) sent: Lsn,
     /// Whether the current window is not confirmed.
     pub(super) is_unconfirmed: bool,

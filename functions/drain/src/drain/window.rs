@@ -20,7 +20,7 @@ use reading::{ReadOutcome, WindowReading};
 /// Most rows that are taken before the stream's answers are checked.
 const ROWS_AT_ONCE: usize = 128;
 
-/// Times of the last window.
+/// How long parts of the last window took; zero before it.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct WindowTimes {
     /// The time that the server needed to decode it.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::key::{KeylessRows, PartitionBy, spread_key};
-use super::oversize::OmittedColumns;
+use super::omitted_columns::OmittedColumns;
 use super::snapshot::BackfillRow;
 use super::{
     EncodedEvents, Envelope, EnvelopeForm, Event, EventHead, Progress, RowEvent, RowOperation, is_key_changed,

@@ -12,6 +12,7 @@ mod encoded_events;
 mod encoder;
 mod form;
 mod key;
+mod omitted_columns;
 mod oversize;
 mod progress;
 mod row;

@@ -3,12 +3,9 @@
 //! The largest columns outside the key are omitted until the event fits. The same event always loses the same
 //! columns.
 
+use super::omitted_columns::OmittedColumns;
 use super::{Envelope, Oversize, RowEvent};
 use crate::change::{Column, Datum};
-
-/// Columns omitted from an event, as indexes into the relation's columns.
-#[derive(Debug, Default)]
-pub(super) struct OmittedColumns(Vec<usize>);
 
 /// A column that may be omitted.
 #[derive(Debug, Clone, Copy)]
@@ -17,20 +14,6 @@ struct OmissionCandidate {
     column: usize,
     /// Bytes that the omission saves, approximately.
     bytes: usize,
-}
-
-impl OmittedColumns {
-    /// No column is omitted.
-    pub(super) const NONE: OmittedColumns = OmittedColumns(Vec::new());
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Whether the column at an index of the relation's columns is omitted.
-    pub(super) fn contains(&self, column: usize) -> bool {
-        self.0.contains(&column)
-    }
 }
 
 impl RowEvent<'_> {

@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use super::Transaction;
-use super::oversize::OmittedColumns;
+use super::omitted_columns::OmittedColumns;
 use super::progress::EventPlace;
 use super::snapshot::SnapshotPlace;
 use crate::change::{Column, Datum, Relation, Tuple};

@@ -188,7 +188,7 @@ impl Acknowledgements {
         self.ahead
     }
 
-    /// The last commit end up to which every event is acknowledged.
+    /// The acknowledged position, without its resume point.
     pub fn acknowledged(&self) -> Lsn {
         self.position.commit_end
     }

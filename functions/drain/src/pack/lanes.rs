@@ -1,15 +1,16 @@
 //! Lanes: queues of events that must stay in order, with at most one record in flight each.
 //!
-//! A lane is a queue. Its stream and a hash key identify it. Without aggregation, the hash key is that of the
-//! partition key. With aggregation a lane is a shard, since one record holds many keys. The hash key is then
-//! the first one of the shard.
+//! A stream and a hash key identify a lane. Without aggregation, a lane has one partition key, and the hash
+//! key is that of the partition key. With aggregation, a lane has all keys of one shard, because one record
+//! has many keys. The hash key is then the first one of the shard's range.
 //!
-//! Events leave their queue when they are sent. A lane has no second record in flight until the first is
-//! acknowledged. So neither a partly failed request nor a lost answer lets a later event overtake an earlier
-//! one.
+//! A lane has at most one record in flight. Its events leave the queue when they are sent. They return to the
+//! head of the queue if the record fails. So neither a partly failed request nor a lost answer lets a later
+//! event overtake an earlier one.
 //!
-//! A barrier (a truncate) waits until all events before it are acknowledged. All events after it wait for the
-//! barrier.
+//! A barrier is an event that waits until all events before it are acknowledged. All events after it wait for
+//! the barrier. Examples are a truncate, the event of a row that changes its lane, and the first event after
+//! the key of a table has changed.
 //!
 //! The lanes of a shard share its [`ShardPacing`]. After a resharding, [`Lanes::reshard`] queues all waiting
 //! events again.
@@ -29,9 +30,10 @@ use crate::position::Position;
 
 /// A queue of events that are sent in order.
 ///
-/// A lane exists while it has events that wait or are in flight. If its first event may be sent, the pacing
-/// of its shard lists the lane as ready. If its first event must wait after a failure, `delayed` lists the
-/// lane. While it has a record in flight, neither lists it.
+/// A lane exists while it has events that wait or are in flight. It has one of three states:
+/// - In flight: it has a record in flight.
+/// - Delayed: its last record failed. [`Lanes::delayed`] lists the lane until the delay ends.
+/// - Ready: the pacing of its shard lists the lane, even while the shard pauses.
 #[derive(Debug, Default)]
 struct Lane {
     waiting: VecDeque<QueuedEvent>,
@@ -42,7 +44,7 @@ struct Lane {
 }
 
 impl Lane {
-    /// Records that wait, about.
+    /// Number of records that the waiting events need; approximate with aggregation.
     fn records(&self, aggregation: Aggregation) -> usize {
         match aggregation {
             Aggregation::None => self.waiting.len(),
@@ -59,26 +61,28 @@ pub struct Lanes {
     lanes: FxHashMap<LaneKey, Lane>,
     /// The pacing of each shard, by its number.
     pacings: Vec<ShardPacing>,
-    /// Lanes whose first record failed.
-    ///
-    /// Each has the time of its next attempt.
+    /// Lanes whose last record failed, each with the time of its next attempt.
     delayed: BinaryHeap<Reverse<(Instant, LaneKey)>>,
     /// Shards that pause, each with the end of its pause.
     paused: BinaryHeap<Reverse<(Instant, usize)>>,
-    /// A waiting barrier, and all events after it.
+    /// Waiting barriers, and the events that wait for a barrier.
+    ///
+    /// A barrier that is in its lane or in flight is no longer in this queue.
     behind_barrier: VecDeque<QueuedEvent>,
-    /// Whether a barrier waits or is in flight.
+    /// Whether a barrier waits, or is in flight.
     has_barrier: bool,
-    /// Records that could be sent now.
+    /// Records of all shards that could be sent now.
     sendable: usize,
     /// Shards whose next record is full.
     full: usize,
     /// Records in flight.
     in_flight: usize,
-    /// Events in lanes or in flight; those in `behind_barrier` are not counted.
+    /// Events in lanes or in flight. Unlike [`Lanes::outstanding`], it excludes `behind_barrier`.
     outstanding: usize,
     memory: usize,
-    /// The lane with the most records, as far as it is known.
+    /// The longest known lane.
+    ///
+    /// Another lane may be longer: a lane is compared with this one only when it gets an event.
     longest: Option<LaneKey>,
     /// Position of the last event that was queued.
     queued_to: Option<Position>,
@@ -123,7 +127,8 @@ impl Lanes {
     /// Queues an event after all earlier events of its lane.
     pub fn push(&mut self, event: QueuedEvent) {
         let position = event.event.position;
-        // A window may be read again after every event of it was acknowledged.
+        // With empty lanes, any position may follow: a window may be read again once all its events are
+        // acknowledged.
         self.is_ascending = self.is_empty() || (self.is_ascending && self.queued_to <= Some(position));
         self.queued_to = Some(position);
         self.memory += event.memory();
@@ -136,12 +141,13 @@ impl Lanes {
         }
     }
 
-    /// The records of the next request, oldest first.
+    /// The records of the next request, oldest first; none if none may be sent now.
     ///
-    /// Each record is of another lane. Returns no record if none may be sent now. All belong to the stream
-    /// whose event is the oldest.
+    /// All records belong to one stream: the one with the oldest event that may be sent. No two records
+    /// belong to one lane.
     ///
-    /// With `full`, only aggregates that cannot grow are sent.
+    /// With `full`, only aggregates that cannot grow are sent. `full` has no effect without aggregation, or
+    /// while there is a barrier.
     pub fn next_request(&mut self, now: Instant, limits: RequestLimits, full: bool) -> Vec<Record> {
         self.end_delays(now);
         let full = full && !self.has_barrier && self.aggregation != Aggregation::None;
@@ -209,8 +215,8 @@ impl Lanes {
 
     /// Queues the events of a failed record again.
     ///
-    /// They precede all later events of their lane. The stream refused the record, or its outcome is unknown.
-    /// `delay` computes the time until the next attempt from the number of consecutive failures.
+    /// The stream refused the record, or its outcome is unknown. Its events precede all waiting events of the
+    /// lane. `delay` computes the time until the next attempt from the number of consecutive failures.
     pub fn retry(&mut self, now: Instant, record: Record, delay: impl FnOnce(u32) -> Duration) {
         let key = record.lane;
         let shard = self.end_flight(&record);
@@ -224,7 +230,9 @@ impl Lanes {
         self.update_counts(shard);
     }
 
-    /// Raises a shard's share after it stored all records of an answer.
+    /// Raises the number of records that may be in flight to a shard.
+    ///
+    /// The shard stored all its records of a request.
     pub fn raise_share(&mut self, shard: usize) {
         self.pacings[shard].raise_share();
         self.update_counts(shard);
@@ -232,8 +240,8 @@ impl Lanes {
 
     /// Pauses all lanes of a shard that refused records.
     ///
-    /// The request had `records` for the shard, of which it refused `refused`. `pause` computes the time from
-    /// the number of consecutive throttled answers.
+    /// The request had `records` records for the shard, which refused `refused` of them. `pause` computes the
+    /// shortest pause from the number of consecutive throttled answers.
     pub fn pause_shard(
         &mut self,
         now: Instant,
@@ -251,10 +259,11 @@ impl Lanes {
 
     /// Replaces the shard map of a stream.
     ///
-    /// All waiting events are queued again, in the order of their positions.
+    /// The events of all lanes are queued again, in the order of their positions. Those in `behind_barrier`
+    /// stay there. The pacing of each shard starts anew.
     ///
     /// # Panics
-    /// A record is in flight. Later events could overtake its events.
+    /// A record is in flight: later events could overtake its events.
     pub fn reshard(&mut self, stream: usize, map: ShardMap) {
         assert_eq!(
             self.in_flight, 0,
@@ -262,7 +271,7 @@ impl Lanes {
         );
         let mut waiting: Vec<QueuedEvent> = Vec::with_capacity(self.outstanding);
         waiting.extend(self.lanes.drain().flat_map(|(_, lane)| lane.waiting));
-        // The sort is stable. Events with the same position are in one lane, in their order.
+        // Events with the same position are in one lane. The sort is stable, so they keep their order.
         waiting.sort_by_key(|event| event.event.position);
         self.shards.replace(stream, map);
         self.pacings = new_pacings(self.shards.count());
@@ -284,8 +293,8 @@ impl Lanes {
 
     /// The stream of the next request, and its number of sendable records.
     ///
-    /// A record is sendable if it could be sent now. A delay or a pause that has ended counts only after the
-    /// next request.
+    /// A record is sendable if it could be sent now. Only [`Lanes::next_request`] ends delays and pauses. So a
+    /// record whose delay is over is not counted before that call.
     pub fn next_stream(&self) -> (usize, usize) {
         if self.shards.streams() == 1 {
             return (MAIN_STREAM, self.sendable);
@@ -299,9 +308,10 @@ impl Lanes {
         (stream, pacings.iter().map(ShardPacing::sendable).sum())
     }
 
-    /// Whether the next request would be full, or need not wait.
+    /// Whether a request should be sent without waiting for more events.
     ///
-    /// Otherwise the request waits for more events.
+    /// Without aggregation, the next request must have the most records. With aggregation, one record must be
+    /// full. While there is a barrier, any record suffices: no event can join it.
     pub fn has_full_request(&self, limits: RequestLimits) -> bool {
         match self.aggregation {
             Aggregation::None => self.sendable >= limits.records && self.next_stream().1 >= limits.records,
@@ -309,9 +319,10 @@ impl Lanes {
         }
     }
 
-    /// The events that wait, and those of `in_flight`.
+    /// All events that are not acknowledged: the waiting ones, and those of `in_flight`.
     ///
-    /// `None` if events were not queued in the order of their positions. Then the last position says nothing.
+    /// `None` if events were not queued in the order of their positions. The last position then does not
+    /// state which events were queued.
     pub fn outstanding(&self, in_flight: impl Iterator<Item = OutstandingEvent>) -> Option<Outstanding> {
         let waiting = self.lanes.values().flat_map(|lane| &lane.waiting);
         let waiting = waiting.chain(&self.behind_barrier);
@@ -362,7 +373,7 @@ impl Lanes {
     /// Queues an event in its lane.
     fn queue(&mut self, event: QueuedEvent) {
         let (key, shard) = self.lane_of(&event);
-        // In a lane that exists, the event becomes ready after the events before it.
+        // Only a new lane becomes ready here. In an existing lane, the event waits for those before it.
         let lane = self.lanes.entry(key).or_insert_with(|| {
             self.pacings[shard].add_ready(event.event.position, key);
             // Most lanes never hold more than one event.
@@ -380,9 +391,9 @@ impl Lanes {
         self.update_counts(shard);
     }
 
-    /// Records that the longest lane has to send, one after the other.
+    /// Records that wait in the longest known lane; approximate with aggregation.
     ///
-    /// It is the lane that was longest when an event was added to it.
+    /// They are sent one after the other.
     pub fn most_records(&self) -> usize {
         let longest = self.longest.and_then(|key| self.lanes.get(&key));
         longest.map_or(0, |lane| lane.records(self.aggregation))
@@ -403,9 +414,9 @@ impl Lanes {
         record.shard()
     }
 
-    /// Updates the sums after a change of a shard.
+    /// Updates `sendable` and `full` after a shard has changed.
     ///
-    /// The shard's pacing or its first lane has changed.
+    /// The change concerns the shard's pacing, or the events of its first lane.
     fn update_counts(&mut self, shard: usize) {
         let pacing = &mut self.pacings[shard];
         let (sendable, full) = (pacing.sendable(), pacing.full());
@@ -420,7 +431,7 @@ impl Lanes {
         self.full = self.full - full + pacing.full();
     }
 
-    /// Adds the waiting events to their lanes, as far as barriers allow.
+    /// Adds events of `behind_barrier` to their lanes, as far as possible.
     ///
     /// A barrier is added once all events before it are acknowledged. Events after it are added once the
     /// barrier is acknowledged.
@@ -431,8 +442,8 @@ impl Lanes {
                 self.has_barrier = self.outstanding > 0;
                 return;
             };
-            // A barrier waits for all events before it. Events after it wait for the barrier, which is then
-            // the only outstanding event.
+            // The outstanding events are those before the next barrier, or the last barrier alone. In both
+            // cases, the first event here must wait for them.
             if self.outstanding > 0 {
                 return;
             }

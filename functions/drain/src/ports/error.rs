@@ -2,7 +2,7 @@
 
 use crate::lsn::Lsn;
 use crate::pack::InvalidShardMap;
-use crate::ports::LockHolder;
+use crate::ports::lock_holder::LockHolder;
 use crate::stored_document::InvalidDocument;
 use crate::table_name::TableName;
 

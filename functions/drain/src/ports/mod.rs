@@ -3,15 +3,17 @@
 //! Each trait is as small as its caller needs it. The edges implement them; so do the fakes of the tests.
 
 mod error;
+mod lock_holder;
 mod slot;
 mod state_store;
 mod stream;
 mod tables;
 
 pub use error::{BoxError, CheckpointError, ErrorKind, SlotError, StreamError};
+pub use lock_holder::LockHolder;
 pub use slot::{
-    CommitRows, EmittedMessage, LockHolder, OldestTransaction, PEEK_ROW_BYTES, PeekRow, PeekRows, Retention,
-    Slot, WalPositions,
+    CommitRows, EmittedMessage, OldestTransaction, PEEK_ROW_BYTES, PeekRow, PeekRows, Retention, Slot,
+    WalPositions,
 };
 pub use state_store::StateStore;
 pub use stream::{PutAnswer, RecordOutcome, Stream, StreamInfo};

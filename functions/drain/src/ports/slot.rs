@@ -137,15 +137,6 @@ pub struct EmittedMessage {
     pub flushed: Lsn,
 }
 
-/// The session that holds the lock of the slot's only drainer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct LockHolder {
-    /// Its process on the server.
-    pub pid: i32,
-    /// Its age in seconds; null unless the role may see it.
-    pub age_seconds: Option<i64>,
-}
-
 /// What the server keeps for the slot.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Retention {

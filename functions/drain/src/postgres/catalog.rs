@@ -16,10 +16,11 @@ use crate::table_name::TableName;
 /// The types that are not built in.
 const TYPES: &str = include_str!("types.sql");
 
-/// The tables and materialized views of names and OIDs.
+/// The tables and materialized views with these names or OIDs.
 ///
-/// The names are $1 and $2, schemas and names in pairs. The OIDs are $3. The partitions of these tables are
-/// included, too. The replica identities of its partitions say what an old row of a partitioned table has.
+/// $1 has the schemas and $2 the names: the first name belongs to the first schema, and so on. $3 has the
+/// OIDs. The partitions of a partitioned table are included: their replica identities decide which columns
+/// its old rows have.
 const NAMED: &str = "
     named(oid) as (
       select c.oid
@@ -38,7 +39,7 @@ const NAMED: &str = "
       from named join pg_class c using (oid)
       where c.relkind in ('r', 'p', 'm'))";
 
-/// All tables.
+/// All tables of users, except temporary ones.
 const ALL: &str = "
     relations as (
       select c.oid, c.relname, c.relnamespace, c.reltype, c.relkind, c.relreplident, c.xmin as row_xid
@@ -47,8 +48,8 @@ const ALL: &str = "
 
 /// The keys and columns of the relations that [`NAMED`] or [`ALL`] selects.
 ///
-/// A table that is unlogged now may have been logged before, so every table has its keys and columns.
-/// Object ids below 16384 are those of the tables that `initdb` creates.
+/// Unlogged tables are included, since they may have been logged before. Object ids below 16384 are those of
+/// the tables that `initdb` creates.
 const COLUMNS: &str = "
     select n.nspname::text as schema,
            c.relname::text as name,
@@ -144,18 +145,18 @@ const HORIZON: &str = "
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct CatalogHorizon {
     has_slot: bool,
-    /// The slot's `catalog_xmin`: earlier transactions had ended at a position that the slot has passed.
+    /// The slot's `catalog_xmin`. The slot has passed the end of each earlier transaction.
     oldest: Option<u32>,
 }
 
-/// The ids below are not those of transactions (`FirstNormalTransactionId`).
+/// Smaller ids are not those of transactions (`FirstNormalTransactionId`).
 const FIRST_NORMAL: u32 = 3;
 
 impl CatalogHorizon {
     /// Whether the writer of a visible catalog row may be recent.
     ///
-    /// A recent transaction may be newer than rows of the slot. `next` is the next transaction's id when the
-    /// catalog was read: no row of the catalog is as new.
+    /// A recent transaction may be newer than rows of the slot. `next` was the id of the next transaction when
+    /// the catalog was read. Each writer precedes it, unless its row is so old that it is frozen.
     fn is_recent(self, xid: u32, next: u32) -> bool {
         let is_frozen = xid < FIRST_NORMAL || !precedes(xid, next);
         self.has_slot && !is_frozen && self.oldest.is_none_or(|oldest| !precedes(xid, oldest))
@@ -164,9 +165,7 @@ impl CatalogHorizon {
 
 const DOING: &str = "reading the catalog";
 
-/// A relation that is not a user's table.
-///
-/// The log may have rows of it.
+/// A relation that is not a user's table, but may have rows in the log.
 pub(super) struct UntrackedRelation {
     pub(super) name: TableName,
     pub(super) kind: UntrackedKind,
@@ -183,8 +182,8 @@ pub(super) enum UntrackedKind {
 
 /// A catalog without tables, of the session's database.
 ///
-/// It is for the rows of a slot. Without a slot it describes the present, and its facts are as old as any
-/// row.
+/// With a slot, it is for the slot's rows, and its facts may be newer than a row. Without a slot, it describes
+/// the present, and no fact counts as newer.
 ///
 /// # Errors
 /// The query failed.
@@ -204,10 +203,9 @@ pub(super) async fn partial(
     Ok((catalog, horizon))
 }
 
-/// Adds tables and their types to the catalog. Returns the relations of these names that are no tables of a
-/// user.
+/// Adds tables and their types to the catalog.
 ///
-/// The names of these relations are missing in the catalog.
+/// Returns the requested relations that are no tables of a user. In the catalog, no table has their names.
 ///
 /// # Errors
 /// A query failed.
@@ -352,11 +350,11 @@ fn catalog_table(row: &PgRow, horizon: CatalogHorizon) -> CatalogTable {
     }
 }
 
-/// The transactions that wrote a table's rows of the catalog.
+/// The recent transactions that wrote catalog rows of a table.
 ///
 /// They may be newer than rows of the log.
 fn recent_changes(row: &PgRow, horizon: CatalogHorizon) -> RecentChanges {
-    // A snapshot has 64-bit ids, and the rows of the catalog have their lower half.
+    // A snapshot has ids of 64 bits. The rows of the catalog have only the lower 32 bits.
     let next: &str = row.get("next_xid");
     let next = next.parse::<u64>().map_or(0, |xid| xid as u32);
     let recent = |xids: Vec<i64>| -> Vec<u32> {

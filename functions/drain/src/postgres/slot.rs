@@ -46,14 +46,14 @@ pub(crate) struct PgSlot<'c> {
     pub(super) publications: Vec<String>,
     pub(super) tables: Vec<TablePattern>,
     pub(super) columns: Vec<ColumnRule>,
-    /// Options of the plugin, names and values in turn.
+    /// Options of the plugin: a name, its value, the next name, and so on.
     pub(super) options: Vec<String>,
     /// Options that only newer versions of the plugin have.
     ///
     /// The list is empty once the server has refused them.
     newer_options: Vec<String>,
     standby_ack: StandbyAck,
-    /// What is kept of rows that are too large for the memory.
+    /// Limits of the values that are kept of too large rows.
     kept: KeptBytes,
     /// Positions since which materialized views have their names.
     ///
@@ -66,7 +66,7 @@ pub(crate) struct PgSlot<'c> {
 }
 
 impl<'c> PgSlot<'c> {
-    /// The slot whose lock `control` holds. `kept` bounds what is kept of large rows.
+    /// The slot whose lock `control` holds. `kept` limits the kept values of large rows.
     ///
     /// # Errors
     /// A publication is missing: from PostgreSQL 18 on, pgoutput would skip its changes.
@@ -141,9 +141,9 @@ impl<'c> PgSlot<'c> {
         self.context().error(doing, error)
     }
 
-    /// The error of a failed peek, with the unmet requirement.
+    /// The error of a failed peek or of a failed search for a marker.
     ///
-    /// It is a requirement that the server does not meet.
+    /// If a requirement of the statement is not met, the error names it.
     async fn explained(&self, doing: &'static str, error: tokio_postgres::Error) -> SlotError {
         self.context().explained(&self.control, doing, error).await
     }
@@ -169,7 +169,7 @@ impl<'c> PgSlot<'c> {
 
     /// Sets the longest time of a statement in the session.
     ///
-    /// The time is in whole milliseconds, and at least one.
+    /// It is a whole number of milliseconds, at least one: 0 would mean no limit.
     pub(super) async fn set_timeout(
         &self,
         session: &Session,
@@ -185,8 +185,8 @@ impl<'c> PgSlot<'c> {
 
     /// Starts a peek, and waits for its first row.
     ///
-    /// The server sends the first row after it has decoded the whole window. It also reports an option that
-    /// the plugin refuses only then.
+    /// The server sends the first row after it has decoded the whole window. If the plugin refuses an option,
+    /// the error arrives in place of the first row.
     async fn start_peek(
         &self,
         reader: &Session,
@@ -201,7 +201,7 @@ impl<'c> PgSlot<'c> {
 
     /// Whether the plugin may have refused one of the newer options.
     ///
-    /// Another parameter may be wrong, too. Then the peek fails again without these options.
+    /// The SQLSTATE may also have another cause. Then the peek fails again without these options.
     fn refuses_newer_options(&self, error: &tokio_postgres::Error) -> bool {
         !self.newer_options.is_empty() && error.code() == Some(&SqlState::INVALID_PARAMETER_VALUE)
     }
@@ -228,13 +228,13 @@ async fn check_publications(
     }
 }
 
-/// Changes the settings of the reader session that a peek needs otherwise.
+/// Changes settings of the reader session that do not suit a peek.
 async fn prepare_reader(reader: &Session, encoding: &str) -> Result<(), tokio_postgres::Error> {
-    // The rows of a peek wait while the stream is slow. With a timeout, the server would close a connection
-    // that does not read for so long.
+    // While the stream is slow, the client does not read the rows of a peek. With a timeout, the server would
+    // close the connection.
     reader.client.batch_execute("set tcp_user_timeout = 0").await?;
-    // In a database with this encoding, text is any bytes. The server would refuse to send bytes that are not
-    // UTF-8, and the whole window with them.
+    // In a database with this encoding, text may be any bytes. With UTF-8 as the client's encoding, the server
+    // would refuse a window that has other bytes than UTF-8.
     if encoding == "SQL_ASCII" {
         let raw = "set client_encoding to sql_ascii";
         reader.client.batch_execute(raw).await?;
@@ -294,7 +294,7 @@ impl Slot for PgSlot<'_> {
     async fn add_tables(&mut self, catalog: &mut Catalog, request: &TableRequest) -> Result<(), SlotError> {
         let untracked =
             catalog::add_tables(self.connector, &self.control, catalog, self.horizon, request).await?;
-        // pgoutput sends rows of tables only. Where a view has the name now, a table had it before.
+        // pgoutput sends rows of tables only. If a view now has the name of a row, a table had it before.
         let is_checked = self.plugin != Plugin::Pgoutput;
         for UntrackedRelation { name, kind } in untracked.into_iter().filter(|_| is_checked) {
             let since = match kind {
@@ -333,8 +333,8 @@ impl Slot for PgSlot<'_> {
         let (rows, first) = match started {
             Ok(started) => started,
             Err(error) => {
-                // The server reports an error first, and releases the slot then. It answers this afterwards.
-                // Otherwise the next use of the slot, by the other session, could find it in use.
+                // The server reports an error before it releases the slot, and answers this statement after
+                // it. Otherwise the other session could find the slot still in use.
                 if !error.is_closed() {
                     let _ = self.reader().await?.client.batch_execute("").await;
                 }
@@ -465,8 +465,8 @@ impl Slot for PgSlot<'_> {
             };
             match advanced {
                 Ok(row) => break row,
-                // A late cancel of the peek may hit this statement instead, once. A timeout has the same
-                // SQLSTATE, but it takes its time.
+                // A late cancel of the peek may cancel this statement instead, once. A timeout has the same
+                // SQLSTATE, but does not occur before `timeout` is over.
                 Err(error) if !was_cancelled && is_cancelled(&error) && began.elapsed() < timeout => {
                     was_cancelled = true;
                 }

@@ -9,19 +9,19 @@ use crate::lsn::Lsn;
 use crate::plugin::Plugin;
 use crate::ports::{BoxError, SlotError};
 
-/// PostgreSQL's message about a query that one table makes impossible.
+/// PostgreSQL's message about a query that fails because of its table.
 ///
 /// The message has no values of rows.
 ///
 /// # Errors
-/// The query may succeed later.
+/// The table is not the cause: the query may succeed later.
 pub(super) fn table_refusal(
     connector: &Connector,
     error: tokio_postgres::Error,
 ) -> Result<String, SlotError> {
     let message = message(&error);
-    // These two belong to transient classes, but do not pass by themselves, and only this table has the
-    // problem: a sort needs more disk than `temp_file_limit` allows, or a file of the table is gone.
+    // A sort needs more disk than `temp_file_limit` allows, or a file of the table is gone. Both belong to
+    // transient classes, but do not pass by themselves. Only this table has the problem.
     let is_of_table = matches!(
         error.code(),
         Some(&SqlState::CONFIGURATION_LIMIT_EXCEEDED | &SqlState::UNDEFINED_FILE)
@@ -40,20 +40,18 @@ pub(crate) struct SlotContext<'a> {
     pub(crate) plugin: Plugin,
 }
 
-/// The server's answers about the requirements of a statement.
-///
-/// The statement concerns a slot.
+/// The server's answers about the requirements of a statement on a slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Requirements {
     /// Whether the role may use replication slots.
     may_replicate: bool,
     /// Whether the slot exists.
     has_slot: bool,
-    /// `wal_level`
+    /// The setting `wal_level`.
     wal_level: String,
     /// The setting `output_plugin_libraries`.
     ///
-    /// `None` before the releases that have it, or if the role may not read it.
+    /// `None` if the release does not have it, or if the role may not read it.
     libraries: Option<String>,
 }
 
@@ -69,8 +67,8 @@ enum UnmetRequirement {
 impl Requirements {
     /// The unmet requirement of a statement that failed with this SQLSTATE.
     ///
-    /// `None` if all requirements are met. The SQLSTATEs alone have several causes each. Their messages are
-    /// in the language of the server.
+    /// `None` if all requirements are met. The SQLSTATE alone is not enough, since each has several causes.
+    /// The message is not used, since it is in the language of the server.
     fn unmet(&self, state: &SqlState, plugin: Plugin) -> Option<UnmetRequirement> {
         let is_refused = |libraries: &String| !lists(libraries, plugin.name());
         match *state {
@@ -116,8 +114,8 @@ const CONFIRMED: &str = "select confirmed_flush_lsn from pg_replication_slots wh
 impl SlotContext<'_> {
     /// The error of a window with a skipped publication.
     ///
-    /// The publication of one of its changes did not exist. Asks the server for the slot's position, through
-    /// `session`.
+    /// A publication did not exist at one of the window's changes. Asks the server for the slot's position,
+    /// through `session`.
     pub(crate) async fn publication_skipped(&self, session: &Session, source: BoxError) -> SlotError {
         match session.client.query_one(CONFIRMED, &[&self.slot]).await {
             Ok(row) => SlotError::PublicationSkipped {
@@ -150,10 +148,10 @@ impl SlotContext<'_> {
         }
     }
 
-    /// The error of a failed statement, with the unmet requirement.
+    /// The error of a failed statement; it names an unmet requirement.
     ///
-    /// It is a requirement that the server does not meet. Asks the server through `session`. If the server
-    /// does not answer, the error names no requirement.
+    /// Asks the server through `session` which requirement is not met. If all are met, or the server does not
+    /// answer, the error names none.
     pub(crate) async fn explained(
         &self,
         session: &Session,

@@ -2,7 +2,9 @@
 
 use crate::decode::short_row::{MAX_PREFIX, MalformedRow, Scanner, ShortRow};
 
-/// Marks a value that was not kept. Its length follows, as 64 bits. pgoutput marks values with n, u, t and b.
+/// Kind of a value that was not kept. Its length follows, as 64 bits.
+///
+/// The kinds of pgoutput are n, u, t and b.
 pub(super) const OVERSIZE: u8 = b'o';
 
 /// Bit of a message's flags: the prefix was not kept. pgoutput sets only the lowest bit.
@@ -11,7 +13,7 @@ pub(super) const WITHOUT_PREFIX: u8 = 0x40;
 /// Bit of a message's flags: neither the content nor its length was kept.
 pub(super) const WITHOUT_CONTENT: u8 = 0x80;
 
-/// Place of the flags in a message.
+/// Index of the flags in a message.
 const FLAGS: usize = 1;
 
 /// Scanner of one row message or logical message.
@@ -26,16 +28,18 @@ enum MessagePlace {
     #[default]
     Start,
     /// Before an image, or at the end of the message.
+    ///
+    /// An image has the old or the new values of the row.
     Image,
-    /// Before a value, with the number of columns that are left.
+    /// Before a value, with the number of remaining columns, its own included.
     Columns(u16),
-    /// In a value: its remaining bytes, and the columns after it.
+    /// In a value, with the number of its remaining bytes and of the columns after it.
     Value(usize, u16),
     /// In the prefix of a logical message.
     Prefix,
-    /// Before the length of the content.
+    /// Before the length of a logical message's content.
     ContentLength,
-    /// In the content; its bytes that are left.
+    /// In the content, with the number of its remaining bytes.
     Content(usize),
     /// After a logical message.
     End,
@@ -71,12 +75,12 @@ impl Scanner for PgoutputScanner {
     }
 }
 
-/// State after a part of the input, and the part's length.
+/// Place after the scanned part of the input, and the part's length.
 ///
 /// `None` if more input is needed.
 type Step = Option<(MessagePlace, usize)>;
 
-/// The state before the first of `columns` values.
+/// The place before the first of `columns` values, or after an image without values.
 fn before_columns(columns: u16) -> MessagePlace {
     match columns {
         0 => MessagePlace::Image,
@@ -102,7 +106,7 @@ fn start(kind: u8, input: &[u8], row: &mut ShortRow) -> Result<Step, MalformedRo
     Ok(Some((state, length)))
 }
 
-/// Copies the mark of an image and the number of its columns.
+/// Copies the kind of an image (N, K or O) and the number of its columns.
 fn image(input: &[u8], row: &mut ShortRow) -> Result<Step, MalformedRow> {
     let Some([mark, high, low]) = input.get(..3) else {
         return Ok(None);
@@ -111,9 +115,10 @@ fn image(input: &[u8], row: &mut ShortRow) -> Result<Step, MalformedRow> {
     Ok(Some((before_columns(u16::from_be_bytes([*high, *low])), 3)))
 }
 
-/// Copies the mark of a value and its length.
+/// Copies the kind of a value, and its length if it has one.
 ///
-/// `left` counts the columns from this one on.
+/// The kinds n (null) and u (unchanged) have no length. `left` is the number of remaining columns, this one
+/// included.
 fn column(kind: u8, input: &[u8], left: u16, row: &mut ShortRow) -> Result<Step, MalformedRow> {
     let columns = left.saturating_sub(1);
     if matches!(kind, b'n' | b'u') {
@@ -138,14 +143,19 @@ fn column(kind: u8, input: &[u8], left: u16, row: &mut ShortRow) -> Result<Step,
     Ok(Some((before_columns(columns), 5)))
 }
 
-/// Length at the index `before` of the input, as 32 bits.
+/// The 32-bit length at the index `before` of the input.
+///
+/// `None` if the input ends before the end of the length.
 fn length_after(input: &[u8], before: usize) -> Option<usize> {
     let bytes = input.get(before..before + 4)?;
     let length = bytes.iter().fold(0u32, |sum, byte| sum << 8 | u32::from(*byte));
     usize::try_from(length).ok()
 }
 
-/// Copies a part of a value of which `left` bytes are left.
+/// Copies the next part of a value.
+///
+/// `left` is the number of the value's remaining bytes, and `columns` that of the columns after it. Once the
+/// value exceeds its limit, nothing of it is kept.
 fn value(
     input: &[u8],
     left: usize,
@@ -161,9 +171,9 @@ fn value(
     Ok((before_columns(columns), length))
 }
 
-/// Copies a part of a message's prefix.
+/// Copies the next part of a logical message's prefix.
 ///
-/// The prefix ends before a zero byte.
+/// The prefix ends before a zero byte. Once it exceeds its limit, nothing of it is kept.
 fn prefix(input: &[u8], row: &mut ShortRow) -> Result<(MessagePlace, usize), MalformedRow> {
     let Some(length) = input.iter().position(|byte| *byte == 0) else {
         row.value(input);
@@ -193,9 +203,9 @@ fn content_length(input: &[u8], row: &mut ShortRow) -> Result<Step, MalformedRow
     Ok(Some((MessagePlace::End, 4)))
 }
 
-/// Copies a part of a message's content.
+/// Copies the next part of a logical message's content.
 ///
-/// The content has `left` bytes left.
+/// `left` is the number of its remaining bytes. Once the content exceeds its limit, nothing of it is kept.
 fn content(input: &[u8], left: usize, row: &mut ShortRow) -> Result<(MessagePlace, usize), MalformedRow> {
     let length = left.min(input.len());
     row.value(input.get(..length).unwrap_or_default());

@@ -1,4 +1,4 @@
-//! Reading of one window, and its outcome.
+//! State of a window while its rows are read, and the outcome.
 
 use crate::drain::reader::WindowReader;
 use crate::error::Error;
@@ -26,7 +26,7 @@ impl ReadOutcome {
     }
 }
 
-/// Reading of one window.
+/// Rows, reader and counts of a window that is being read.
 pub(super) struct WindowReading<'r, P: PeekRows> {
     pub(super) window: Window,
     pub(super) rows: &'r mut P,

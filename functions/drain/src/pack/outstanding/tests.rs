@@ -93,7 +93,7 @@ fn events(change: &LoggedChange, form: Form) -> Vec<(String, bool, Vec<u8>)> {
 }
 
 /// What arrived, in this order: a row's key, and the position of the change.
-type Stream = Vec<(u8, Position)>;
+type ArrivedChanges = Vec<(u8, Position)>;
 
 /// One drain.
 struct ModelDrain<'a> {
@@ -102,7 +102,7 @@ struct ModelDrain<'a> {
     flight: Vec<Record>,
     earlier: Option<AckAhead>,
     stored: &'a mut Checkpoint,
-    stream: &'a mut Stream,
+    stream: &'a mut ArrivedChanges,
 }
 
 fn marker() -> Marker {
@@ -235,7 +235,7 @@ impl ModelDrain<'_> {
 
 fn drain(
     stored: &mut Checkpoint,
-    stream: &mut Stream,
+    stream: &mut ArrivedChanges,
     aggregation: Aggregation,
     run: impl FnOnce(&mut ModelDrain<'_>),
 ) {
@@ -251,7 +251,7 @@ fn drain(
 }
 
 /// Changes of each key's row, in the order of first arrival.
-fn first_arrivals(stream: &Stream) -> BTreeMap<u8, Vec<Position>> {
+fn first_arrivals(stream: &ArrivedChanges) -> BTreeMap<u8, Vec<Position>> {
     let (mut seen, mut arrivals) = (BTreeSet::new(), BTreeMap::<u8, Vec<Position>>::new());
     for (key, position) in stream {
         if seen.insert((*key, *position)) {
@@ -288,7 +288,7 @@ proptest! {
         last in form(),
         aggregation in prop_oneof![Just(Aggregation::None), Just(Aggregation::Kpl { bytes: 60 })],
     ) {
-        let (mut stored, mut stream) = (Checkpoint::parse(STORED).unwrap(), Stream::new());
+        let (mut stored, mut stream) = (Checkpoint::parse(STORED).unwrap(), ArrivedChanges::new());
         for (form, slow, steps) in runs {
             drain(&mut stored, &mut stream, aggregation, |drain| drain.run(&log, form, slow, &steps));
         }

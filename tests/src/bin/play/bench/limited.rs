@@ -8,8 +8,8 @@
 //!
 //! A shard accepts 1,000 records and 1 MiB a second. A workload that spreads evenly can reach this limit. The
 //! Zipf workload cannot, because of its hottest key. All rows of `full` are in one shard. So its limit is
-//! that of one shard, and it has an eighth of the changes. These two have one round. So has Debezium Server:
-//! it reads the mixed workload.
+//! that of one shard, and it has a sixteenth of the changes. These two have one round. So has Debezium
+//! Server: it reads the mixed workload.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -90,7 +90,7 @@ impl Conditions {
         match workload.has_one_key {
             false => self,
             true => Conditions {
-                changes: self.changes / 8,
+                changes: self.changes / 16,
                 usable_shards: 1,
                 ..self
             },
@@ -117,7 +117,7 @@ pub(super) async fn run(postgres: &Postgres, ssm: &Ssm, rounds: u64) -> Value {
         latency: Duration::from_millis(number("LATENCY", 10)),
     };
     println!(
-        "\na stream with limits: {} changes for each workload, \
+        "\na stream with limits: {} changes for each workload (`full`: a sixteenth), \
          {} shards of 1,000 records and 1 MiB a second, {} ms a request",
         conditions.changes,
         conditions.shards,
@@ -188,7 +188,7 @@ struct LimitedDrain {
     changes: u64,
     /// Changes that were sent, each counted once for each time.
     sent: u64,
-    /// Least time for these records, in seconds of the whole stream.
+    /// Least time for these records, in seconds.
     ///
     /// All shards that the rows can use are at their limit during this time. The limit is that of records or
     /// of bytes.

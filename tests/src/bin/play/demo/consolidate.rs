@@ -7,7 +7,8 @@
 //! answers the same query from the sources. The demo succeeds only when the answers and all rows are equal.
 //!
 //! `SEED` repeats the moments and the writes. `CHANGES=10000000` writes that many rows, a thousand at a time,
-//! in place of half a minute's small transactions.
+//! in place of half a minute's small transactions. `DEMO_FAULT=drop` loses records on their way to the
+//! consumer, and nothing else fails: the answers must differ.
 
 mod source;
 mod verdict;
@@ -28,7 +29,7 @@ const STREAM: &str = "spillway";
 const SHARDS: i32 = 8;
 /// Time in which the writers write, without `CHANGES`.
 const WRITE_TIME: Duration = Duration::from_secs(30);
-/// Time in which the writers write if records are lost.
+/// Time in which the writers write if records are lost, without `CHANGES`.
 const FAULTY_WRITE_TIME: Duration = Duration::from_secs(8);
 /// First and last second of the faults, without `CHANGES`.
 const FAULT_SECONDS: std::ops::Range<f64> = 8.0..20.0;
@@ -130,7 +131,7 @@ impl Consolidation<'_> {
     async fn run(&self, began: Instant) -> bool {
         let [shop, billing, logistics] = &self.sources;
         self.screen
-            .title("Writers, ticks, backfills, faults, and the consumer, all at the same time");
+            .title("Writers, ticks, backfills, the consumer and faults, all at the same time");
         let variables = [("DUCKDB_FILE".to_owned(), self.file.to_string_lossy().into_owned())];
         let mut options = vec![format!("--seed={}", self.seed)];
         options.extend(["--fails=0.05".to_owned(), "--batch=50".to_owned()]);
