@@ -60,7 +60,7 @@ impl ServerInfo {
 
 /// A row of `pg_replication_slots`.
 ///
-/// Each version of PostgreSQL has other columns. A missing column is read as `None` or `false`.
+/// Versions of PostgreSQL have different columns. A missing column is read as `None` or `false`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct SlotState {
     /// Null for a physical slot.
@@ -81,7 +81,7 @@ pub struct SlotState {
     pub invalidation_reason: Option<String>,
     /// Whether the slot was invalidated. Exists from version 16.
     ///
-    /// From version 17, it is true only for the two causes that a standby has: see [`SlotLoss`].
+    /// From version 17, it is true only for a standby's causes: `rows_removed`, `wal_level_insufficient`.
     #[serde(default)]
     pub conflicting: Option<bool>,
     /// Whether standbys may synchronize the slot. Exists from version 17.
@@ -104,9 +104,7 @@ pub struct StartPosition {
     pub plugin: Plugin,
     /// The slot's own position.
     pub confirmed: Lsn,
-    /// The acknowledged position: that of the checkpoint.
-    ///
-    /// Without a checkpoint, or with an accepted gap, it is the slot's own position.
+    /// The acknowledged position: the checkpoint's, or the slot's own position if `stored` is false.
     pub acknowledged: Lsn,
     /// The settled position: transactions up to it are proved to be in the stream, and are skipped.
     ///
@@ -115,13 +113,15 @@ pub struct StartPosition {
     pub settled: Lsn,
     /// The resume point of the first transaction after `settled`.
     ///
-    /// It exists if a part of that transaction was acknowledged, and the timeline did not change.
+    /// It exists if a part of that transaction was acknowledged. It is `None` if `promoted` is true.
     pub resume: Option<ResumePoint>,
     /// The marker that the slot must return, if any.
     pub expected: Option<Marker>,
-    /// Whether the timeline differs from the checkpoint's. False with an accepted gap.
+    /// Whether the server's timeline differs from the checkpoint's. False if `stored` is false.
     pub promoted: bool,
-    /// Whether the drain continues at a checkpoint. False with an accepted gap.
+    /// Whether the drain continues at a stored checkpoint.
+    ///
+    /// It is false without a checkpoint, and with an accepted gap.
     pub stored: bool,
 }
 
@@ -405,8 +405,8 @@ fn missing_slot(slot: &str, checkpoint: Option<&Checkpoint>) -> Discontinuity {
 
 /// Checks that the checkpoint belongs to this slot.
 ///
-/// The name and the plugin must be the same, and the name or the OID of the database. A renamed database
-/// keeps its OID. A checkpoint of an older version of Spillway has no OID.
+/// The slot's name, its plugin and its database must be the same. The database must have the same name or the
+/// same OID, which a rename keeps. A checkpoint of an older version of Spillway has no OID.
 fn check_owner(
     slot: &str,
     server: &ServerInfo,
@@ -465,6 +465,8 @@ fn check_history(
 }
 
 /// The start of a drain whose checkpoint belongs to the server's history.
+///
+/// The slot is confirmed only up to the marker in the checkpoint.
 fn continue_at(
     slot: &str,
     server: &ServerInfo,
@@ -473,8 +475,7 @@ fn continue_at(
 ) -> Result<StartPosition, Discontinuity> {
     let (confirmed, checkpoint) = (start.confirmed, stored.commit_end);
     let promoted = stored.timeline != server.timeline;
-    // The slot never returns a marker before its confirmed position. No checkpoint should have one: its
-    // marker is stored only at or after the acknowledged position, and the slot is not confirmed beyond that.
+    // The slot never returns a marker before its confirmed position. No checkpoint should have one.
     let expected = stored.marker.clone().filter(|marker| marker.lsn >= confirmed);
     if let Some(marker) = expected.as_ref().filter(|marker| marker.lsn > server.flush) {
         return Err(Discontinuity::MarkerMissing {

@@ -52,13 +52,16 @@ pub(crate) fn kinesis(config: &SdkConfig) -> aws_sdk_kinesis::Client {
     aws_sdk_kinesis::Client::from_conf(once.build())
 }
 
-/// Class of a failed request, by the service's error code if there is one.
+/// Class of a failed request.
+///
+/// The service's error code decides. A request without an answer has none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
     /// The service does not authorize the request.
     ///
     /// The function's role lacks a permission, or the account has not activated the service. The signature
-    /// may also be missing or wrong, or the credentials unknown. All KMS errors but throttling belong here.
+    /// may also be missing or wrong, or the credentials unknown. All KMS errors except throttling are of this
+    /// class, too.
     Denied,
     /// The credentials expired, or the clock is wrong.
     Expired,
@@ -66,10 +69,9 @@ pub(crate) enum Refusal {
     Throttled,
     /// The resource that the request names does not exist.
     NotFound,
-    /// The request may succeed later.
+    /// The answer is missing or incomplete, or the service failed internally.
     ///
-    /// The answer is missing or incomplete, or the service failed internally. Or the stream is being created,
-    /// updated or deleted.
+    /// Or Kinesis is creating, updating or deleting the stream.
     Unavailable,
     /// Any other refusal.
     Other,

@@ -150,8 +150,8 @@ impl Kinesis {
     /// The description is at most ten minutes old.
     ///
     /// # Errors
-    /// The stream cannot be described. Or it distributes records without their partition keys, and the
-    /// configuration needs the keys.
+    /// The stream cannot be described. Or it distributes records without regard to their partition keys, and
+    /// the configuration needs the keys.
     pub(crate) async fn usable_info(&self) -> Result<StreamInfo, StreamError> {
         let info = self.info().await?;
         let stream = || self.stream.clone();

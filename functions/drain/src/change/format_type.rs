@@ -51,8 +51,8 @@ pub fn of_oid_alone(oid: u32) -> Option<String> {
 
 /// OID and modifier of the built-in type with this printed name.
 ///
-/// `format_type` prints this name, which may have a modifier. A user's type may have the same name. PostgreSQL
-/// then prints it with its schema or in quotes, so it is not mistaken for the built-in type.
+/// `format_type` prints this name, which may have a modifier. A user's type may have the same name. But
+/// PostgreSQL prints that name with its schema or in quotes, so it differs.
 pub fn built_in_of_name(name: &str) -> Option<(u32, i32)> {
     let (element, brackets) = split_brackets(name);
     let (mut base, digits) = match (element.find('('), element.find(')')) {
@@ -91,7 +91,7 @@ pub fn of_catalog_name(schema: &str, name: &str) -> String {
 /// Precision and scale of a numeric with this modifier; `None` without one.
 ///
 /// Since PostgreSQL 15, the scale is a signed number of 11 bits. Earlier versions stored a number from 0 to
-/// 1000, which has the same lowest 11 bits.
+/// 1000, which is the same in this form.
 pub fn numeric_digits(modifier: i32) -> Option<(i32, i32)> {
     let packed = modifier
         .checked_sub(MODIFIER_HEADER)
@@ -141,8 +141,8 @@ static BUILT_INS: LazyLock<BuiltInNames> = LazyLock::new(|| {
 
 /// Modifier of a built-in type with these digits in brackets.
 ///
-/// It is -1 if there is no modifier. It is also -1 for each interval: the form of an interval's value does not
-/// depend on its fields and digits.
+/// It is -1 if there is no modifier. It is also -1 for each interval: the fields and digits of an interval do
+/// not change how its values are written.
 fn modifier(oid: u32, digits: &str) -> i32 {
     let number = |text: &str| text.parse::<i32>().ok();
     let modifier = match BuiltIn::from_oid(oid) {

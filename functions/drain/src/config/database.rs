@@ -37,8 +37,8 @@ fn port(variables: &Variables<'_>) -> Result<u16, ConfigError> {
 
 /// The authentication that `DB_AUTH` names.
 ///
-/// Without `DB_AUTH`, it is a secret if `DB_SECRET` is set. Otherwise it is a password if `PGPASSWORD` is set,
-/// and IAM if neither is.
+/// Without `DB_AUTH`, it is a secret if `DB_SECRET` is set. Otherwise it is a password if `PGPASSWORD` is
+/// set. If neither is set, it is IAM.
 fn auth(variables: &Variables<'_>) -> Result<Auth, ConfigError> {
     let (password, secret) = (variables.get("PGPASSWORD"), variables.get("DB_SECRET"));
     match (variables.get("DB_AUTH").as_deref(), password, secret) {

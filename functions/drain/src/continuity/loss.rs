@@ -1,4 +1,4 @@
-//! Reasons for the loss of a slot, and settings that prevent another loss.
+//! Reasons for a slot's loss, and settings that prevent another loss.
 
 use std::fmt;
 
@@ -36,7 +36,7 @@ impl SlotLoss {
         if let Some(reason) = &state.invalidation_reason {
             return Some(SlotLoss::from_reason(reason));
         }
-        // In PostgreSQL 16, `conflicting` is true for each kind of loss, also for removed log (tried on 16.14).
+        // In PostgreSQL 16, `conflicting` is true for each loss, also for removed log (run on 16.14).
         match (state.wal_status.as_deref(), state.conflicting) {
             (_, Some(true)) => Some(SlotLoss::Unstated),
             (Some("lost"), _) => Some(SlotLoss::WalRemoved),

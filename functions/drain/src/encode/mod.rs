@@ -53,7 +53,8 @@ pub struct Event {
     /// Whether the event is a barrier between the events of all keys.
     ///
     /// A barrier is sent after all earlier events are acknowledged, and later events wait for it. Barriers
-    /// are truncates, changed table definitions, key changes in one event, and control messages.
+    /// are truncates, changed table definitions, key changes in one event, control messages, and rows whose
+    /// lane or partition key is made in another way than before.
     pub barrier: bool,
     /// Table of the event; `None` for a message.
     pub relation: Option<Arc<Relation>>,

@@ -61,7 +61,7 @@ pub struct Lanes {
     lanes: FxHashMap<LaneKey, Lane>,
     /// The pacing of each shard, by its number.
     pacings: Vec<ShardPacing>,
-    /// Lanes whose last record failed, each with the time of its next attempt.
+    /// Lanes whose last record failed, with the times of their next attempts.
     delayed: BinaryHeap<Reverse<(Instant, LaneKey)>>,
     /// Shards that pause, each with the end of its pause.
     paused: BinaryHeap<Reverse<(Instant, usize)>>,
@@ -77,7 +77,7 @@ pub struct Lanes {
     full: usize,
     /// Records in flight.
     in_flight: usize,
-    /// Events in lanes or in flight. Unlike [`Lanes::outstanding`], it excludes `behind_barrier`.
+    /// Events in lanes or in flight. Unlike [`Lanes::outstanding()`], it excludes `behind_barrier`.
     outstanding: usize,
     memory: usize,
     /// The longest known lane.
@@ -141,10 +141,10 @@ impl Lanes {
         }
     }
 
-    /// The records of the next request, oldest first; none if none may be sent now.
+    /// The records of the next request, oldest first.
     ///
-    /// All records belong to one stream: the one with the oldest event that may be sent. No two records
-    /// belong to one lane.
+    /// Returns no record if none may be sent now. All records belong to one stream: the one with the oldest
+    /// event that may be sent. No two records belong to one lane.
     ///
     /// With `full`, only aggregates that cannot grow are sent. `full` has no effect without aggregation, or
     /// while there is a barrier.
@@ -230,7 +230,7 @@ impl Lanes {
         self.update_counts(shard);
     }
 
-    /// Raises the number of records that may be in flight to a shard.
+    /// Raises the limit of records in flight to a shard.
     ///
     /// The shard stored all its records of a request.
     pub fn raise_share(&mut self, shard: usize) {
@@ -259,8 +259,8 @@ impl Lanes {
 
     /// Replaces the shard map of a stream.
     ///
-    /// The events of all lanes are queued again, in the order of their positions. Those in `behind_barrier`
-    /// stay there. The pacing of each shard starts anew.
+    /// The events of all lanes are queued again, in the order of their positions. Barriers that wait, and the
+    /// events behind them, continue to wait. The pacing of each shard starts anew.
     ///
     /// # Panics
     /// A record is in flight: later events could overtake its events.
@@ -293,8 +293,8 @@ impl Lanes {
 
     /// The stream of the next request, and its number of sendable records.
     ///
-    /// A record is sendable if it could be sent now. Only [`Lanes::next_request`] ends delays and pauses. So a
-    /// record whose delay is over is not counted before that call.
+    /// A record is sendable if it could be sent now. Only [`Lanes::next_request`] ends delays and pauses. So
+    /// records whose delay or pause is over are not counted before that call.
     pub fn next_stream(&self) -> (usize, usize) {
         if self.shards.streams() == 1 {
             return (MAIN_STREAM, self.sendable);
@@ -310,8 +310,8 @@ impl Lanes {
 
     /// Whether a request should be sent without waiting for more events.
     ///
-    /// Without aggregation, the next request must have the most records. With aggregation, one record must be
-    /// full. While there is a barrier, any record suffices: no event can join it.
+    /// Without aggregation, the next request must have as many records as allowed. With aggregation, one
+    /// aggregate must be full. While there is a barrier, any aggregate suffices: no event can join it.
     pub fn has_full_request(&self, limits: RequestLimits) -> bool {
         match self.aggregation {
             Aggregation::None => self.sendable >= limits.records && self.next_stream().1 >= limits.records,
@@ -442,8 +442,8 @@ impl Lanes {
                 self.has_barrier = self.outstanding > 0;
                 return;
             };
-            // The outstanding events are those before the next barrier, or the last barrier alone. In both
-            // cases, the first event here must wait for them.
+            // The outstanding events are those before the next barrier, or one barrier alone. In both cases,
+            // all events of the queue must wait for them.
             if self.outstanding > 0 {
                 return;
             }

@@ -155,8 +155,8 @@ const FIRST_NORMAL: u32 = 3;
 impl CatalogHorizon {
     /// Whether the writer of a visible catalog row may be recent.
     ///
-    /// A recent transaction may be newer than rows of the slot. `next` was the id of the next transaction when
-    /// the catalog was read. Each writer precedes it, unless its row is so old that it is frozen.
+    /// A recent transaction may be newer than rows of the slot. `next` was the next transaction's id when the
+    /// catalog was read. A writer precedes it, unless the catalog row is so old that it is frozen.
     fn is_recent(self, xid: u32, next: u32) -> bool {
         let is_frozen = xid < FIRST_NORMAL || !precedes(xid, next);
         self.has_slot && !is_frozen && self.oldest.is_none_or(|oldest| !precedes(xid, oldest))
@@ -165,7 +165,9 @@ impl CatalogHorizon {
 
 const DOING: &str = "reading the catalog";
 
-/// A relation that is not a user's table, but may have rows in the log.
+/// A relation that is not a user's table.
+///
+/// The log may have rows of it.
 pub(super) struct UntrackedRelation {
     pub(super) name: TableName,
     pub(super) kind: UntrackedKind,
@@ -182,8 +184,8 @@ pub(super) enum UntrackedKind {
 
 /// A catalog without tables, of the session's database.
 ///
-/// With a slot, it is for the slot's rows, and its facts may be newer than a row. Without a slot, it describes
-/// the present, and no fact counts as newer.
+/// With a slot, it is for the slot's rows, and its facts may be newer than a row. Without a slot, it
+/// describes the present, and no fact counts as newer than a row.
 ///
 /// # Errors
 /// The query failed.

@@ -35,7 +35,7 @@ use crate::window_sizing::Window;
 pub(crate) struct PgSlot<'c> {
     pub(super) connector: &'c Connector,
     pub(super) control: Session,
-    /// The session that runs the peeks. It is opened by the first use: an idle tick needs none.
+    /// The session that runs the peeks. It is opened with the first window.
     reader: OnceCell<Session>,
     /// The server's encoding.
     encoding: String,
@@ -53,7 +53,7 @@ pub(crate) struct PgSlot<'c> {
     /// The list is empty once the server has refused them.
     newer_options: Vec<String>,
     standby_ack: StandbyAck,
-    /// Limits of the values that are kept of too large rows.
+    /// Limits for the kept values of rows too large for memory.
     kept: KeptBytes,
     /// Positions since which materialized views have their names.
     ///
@@ -141,7 +141,7 @@ impl<'c> PgSlot<'c> {
         self.context().error(doing, error)
     }
 
-    /// The error of a failed peek or of a failed search for a marker.
+    /// The error of a failed peek or a failed marker search.
     ///
     /// If a requirement of the statement is not met, the error names it.
     async fn explained(&self, doing: &'static str, error: tokio_postgres::Error) -> SlotError {
@@ -230,11 +230,11 @@ async fn check_publications(
 
 /// Changes settings of the reader session that do not suit a peek.
 async fn prepare_reader(reader: &Session, encoding: &str) -> Result<(), tokio_postgres::Error> {
-    // While the stream is slow, the client does not read the rows of a peek. With a timeout, the server would
-    // close the connection.
+    // While the stream is slow, the drain does not read the rows of a peek. With a timeout, the server would
+    // close the connection then.
     reader.client.batch_execute("set tcp_user_timeout = 0").await?;
-    // In a database with this encoding, text may be any bytes. With UTF-8 as the client's encoding, the server
-    // would refuse a window that has other bytes than UTF-8.
+    // In a database with this encoding, text is any bytes. The server would refuse to send bytes that are not
+    // UTF-8, and the whole window with them.
     if encoding == "SQL_ASCII" {
         let raw = "set client_encoding to sql_ascii";
         reader.client.batch_execute(raw).await?;

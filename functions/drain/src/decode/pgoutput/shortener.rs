@@ -33,7 +33,7 @@ enum MessagePlace {
     Image,
     /// Before a value, with the number of remaining columns, its own included.
     Columns(u16),
-    /// In a value, with the number of its remaining bytes and of the columns after it.
+    /// In a value: the numbers of its remaining bytes and of the columns after it.
     Value(usize, u16),
     /// In the prefix of a logical message.
     Prefix,
@@ -80,7 +80,9 @@ impl Scanner for PgoutputScanner {
 /// `None` if more input is needed.
 type Step = Option<(MessagePlace, usize)>;
 
-/// The place before the first of `columns` values, or after an image without values.
+/// The place before the next of `columns` remaining values.
+///
+/// Without remaining values, it is the end of the image.
 fn before_columns(columns: u16) -> MessagePlace {
     match columns {
         0 => MessagePlace::Image,
@@ -106,7 +108,9 @@ fn start(kind: u8, input: &[u8], row: &mut ShortRow) -> Result<Step, MalformedRo
     Ok(Some((state, length)))
 }
 
-/// Copies the kind of an image (N, K or O) and the number of its columns.
+/// Copies the kind of an image and the number of its columns.
+///
+/// The kinds are N, K and O.
 fn image(input: &[u8], row: &mut ShortRow) -> Result<Step, MalformedRow> {
     let Some([mark, high, low]) = input.get(..3) else {
         return Ok(None);
@@ -115,7 +119,7 @@ fn image(input: &[u8], row: &mut ShortRow) -> Result<Step, MalformedRow> {
     Ok(Some((before_columns(u16::from_be_bytes([*high, *low])), 3)))
 }
 
-/// Copies the kind of a value, and its length if it has one.
+/// Copies the kind of a value, and its length if any.
 ///
 /// The kinds n (null) and u (unchanged) have no length. `left` is the number of remaining columns, this one
 /// included.
