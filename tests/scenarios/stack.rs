@@ -176,9 +176,12 @@ async fn a_stack_is_deployed_drains_answers_while_it_drains_and_leaves_nothing()
         "{drained:?}"
     );
     assert_eq!(status["problems"], json!([]), "{status}");
-    // The first drain and the backfill were before.
-    let sent = place.account.log().matches("\"changes\":1,").count();
-    assert_eq!(sent, 1, "{}", place.account.log());
+    // From the answers: the emulator may miss a line that is written just before an answer.
+    let sent: u64 = drained
+        .iter()
+        .filter_map(|report| report["changes"].as_u64())
+        .sum();
+    assert_eq!(sent, 1, "{drained:?}");
     place.delete(&[]).await;
     assert_eq!(place.slots().await, Vec::<String>::new());
     assert_eq!(place.alarms_that_fire(), Vec::<String>::new());
@@ -193,11 +196,12 @@ async fn a_kept_slot_is_continued_by_the_next_stack_and_never_dropped_by_it() {
     let again = place.deploy(&["OnDelete=drop", "CreateStream=false"]).await;
     assert_eq!(again.status, "CREATE_COMPLETE", "{again:?}");
     assert_eq!(again.outputs["Setup"], "nothing was missing");
-    // The deployment drained once.
-    assert!(
-        place.account.log().contains("\"changes\":2,"),
-        "{}",
-        place.account.log()
+    // The deployment drained once, so nothing is left.
+    let report = place.tick().await;
+    assert_eq!(
+        (&report["changes"], &report["stopped"]),
+        (&json!(0), &json!("empty")),
+        "{report}"
     );
     place.delete(&KEPT).await;
     assert_eq!(place.slots().await, ["spillway"]);
