@@ -34,7 +34,8 @@ class CodeRules(unittest.TestCase):
         self.assertEqual(len(found), 2, found)
 
     def test_a_long_first_sentence_is_named(self):
-        twelve = "/// " + "word " * 11 + "word.\n/// Another sentence may have as many words as it needs to say all of it.\n"
+        later = "/// Another sentence may have as many words as it needs to say all of it.\n"
+        twelve = "/// " + "word " * 11 + "word.\n" + later
         self.assertEqual(code_rules.problems("a.rs", twelve), [])
         self.assertEqual(len(code_rules.problems("a.rs", twelve.replace("word.", "word word."))), 1)
 

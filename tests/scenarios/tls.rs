@@ -30,17 +30,23 @@ async fn configure(fixture: &mut Fixture, mode: &str, host: &str, authority: Opt
     }
 }
 
-async fn each_mode_trusts_only_the_servers_that_it_allows() {
+/// A fixture with the table `t`, on a server with TLS.
+async fn fixture_with_tls() -> Fixture {
     let postgres = Postgres::start(PostgresSettings {
         tls: true,
         ..PostgresSettings::default()
     })
     .await;
-    let mut fixture = Fixture::builder(Plugin::Pgoutput)
+    let fixture = Fixture::builder(Plugin::Pgoutput)
         .on_server(postgres)
         .build()
         .await;
     fixture.sql("create table t (id int primary key)").await;
+    fixture
+}
+
+async fn each_mode_trusts_only_the_servers_that_it_allows() {
+    let mut fixture = fixture_with_tls().await;
     let files = fixture.postgres.certificates().clone();
     let (right, wrong) = (Some(files.authority.as_path()), Some(files.stranger.as_path()));
     let trusted = [
@@ -92,16 +98,7 @@ async fn each_mode_trusts_only_the_servers_that_it_allows() {
 
 /// Full verification with each kind of key that RDS offers.
 async fn certificates_with_each_key_of_rds_are_trusted() {
-    let postgres = Postgres::start(PostgresSettings {
-        tls: true,
-        ..PostgresSettings::default()
-    })
-    .await;
-    let mut fixture = Fixture::builder(Plugin::Pgoutput)
-        .on_server(postgres)
-        .build()
-        .await;
-    fixture.sql("create table t (id int primary key)").await;
+    let mut fixture = fixture_with_tls().await;
     let files = fixture.postgres.certificates().clone();
     for (id, keys) in RDS.into_iter().enumerate() {
         fixture.postgres.crash().await;

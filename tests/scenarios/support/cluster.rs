@@ -22,9 +22,9 @@ pub(crate) async fn start_cluster(version: u32) -> Cluster {
 
 /// Moves the slot's restart position into an open transaction.
 ///
-/// It also opens a second transaction, which stays open. Without any open transaction, decoding could begin
-/// without a snapshot. `step` advances the slot. The table `t` has a column `id`, and its rows do not change.
-/// The returned connection keeps the second transaction open.
+/// `step` advances the slot. The table `t` needs a column `id`; its rows do not change. The returned
+/// connection has a second open transaction. With no open transaction, the server could start to decode
+/// without a stored snapshot.
 pub(crate) async fn restart_slot_mid_transaction<F: Future<Output = ()>>(
     fixture: &Fixture,
     step: impl Fn() -> F,

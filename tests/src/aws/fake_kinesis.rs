@@ -227,10 +227,10 @@ impl FakeKinesis {
 
     /// Checks that all PutRecords kept the rules of this stream.
     ///
-    /// The rules are the limits of the stream, and at most one record in flight for each key.
+    /// A request must stay within the limits of the stream. A key may have only one record in flight.
     ///
     /// # Panics
-    /// A request breaks one of them.
+    /// A request breaks one of these rules.
     pub fn assert_within_limits(&self) {
         let record_bytes = self.service.settings.record_kib << 10;
         self.service.log.lock().assert_within(record_bytes);

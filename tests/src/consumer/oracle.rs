@@ -330,7 +330,8 @@ fn show(values: &ColumnValues, columns: &[ComparedColumn]) -> String {
 
 /// Query for the columns of a table.
 ///
-/// A column has the base type of its domain, the type of its elements, and whether it is in the key.
+/// It returns each column with its type, and says whether the key contains the column. The type of a domain
+/// is its base type. An array also has the type of its elements.
 const COLUMNS: &str = "
 with recursive
   named as (

@@ -135,7 +135,8 @@ impl Markers {
 
     /// Writes the next marker.
     ///
-    /// Returns `None` if it is not committed and readable in time. The drain then continues without it.
+    /// Returns `None` if the marker is not committed in time, or not readable in time. The drain then
+    /// continues without a new marker.
     async fn write<S: Slot>(&mut self, slot: &mut S, budget: Budget) -> Result<Option<Marker>, Error> {
         self.number += 1;
         let (number, nonce) = (self.number, random_nonce());

@@ -96,7 +96,7 @@ impl RuleArrays {
 
 /// Sentences about rules without a column and about lost keys.
 ///
-/// There is one for each rule that matches no column, and one for each table that loses its key.
+/// Each rule that matches no column has one sentence. So does each table whose key a rule removes.
 ///
 /// # Errors
 /// A query failed.

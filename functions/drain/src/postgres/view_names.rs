@@ -61,10 +61,10 @@ const NAMING_COMMIT: &str = "
 impl PgSlot<'_> {
     /// End of the commit that named the view.
     ///
-    /// It is zero if the slot's position is after it. Rows of a transaction that commits at this position or
-    /// later are rows of the view. `None` if the view was dropped meanwhile. If the search takes too long,
-    /// the result is the largest position. Then rows of the view are sent, too, but no row of a table is
-    /// lost.
+    /// A row of this name is a row of the view if its transaction commits at or after this position. The
+    /// result is zero if the slot has already passed that commit, and `None` if the view was dropped since.
+    /// A search that takes too long returns the largest position: rows of the view are then sent, too, but no
+    /// row of a table is lost.
     ///
     /// # Errors
     /// A query failed.

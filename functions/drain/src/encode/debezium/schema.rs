@@ -71,7 +71,7 @@ const TEXTS: &str = concat!(
     r#""type":"map","keys":{"type":"string","optional":false},"#,
     r#""values":{"type":"string","optional":false}"#
 );
-/// Values of `source.snapshot` that Debezium lists, and the default value.
+/// Schema of `source.snapshot`: the values that Debezium allows, and the default.
 const SNAPSHOT_DETAILS: &str = concat!(
     r#","name":"io.debezium.data.Enum","version":1,"parameters":{"allowed":"true,first,"#,
     r#"first_in_data_collection,last_in_data_collection,last,false,incremental"},"default":"false""#
