@@ -102,12 +102,18 @@ mod versions;
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Trial};
 
 /// Limit for a scenario on a slow machine. One that hangs fails by name.
 const LIMIT: Duration = Duration::from_secs(300);
+/// Scenarios whose times are printed in the end.
+const SLOWEST: usize = 20;
+
+/// Time and name of each scenario that ended.
+static TIMES: Mutex<Vec<(Duration, String)>> = Mutex::new(Vec::new());
 
 /// One list of scenarios in one file.
 struct ScenarioList {
@@ -189,14 +195,18 @@ fn trial<F: Future<Output = ()> + Send + 'static>(
     scenario: impl FnOnce() -> F + Send + 'static,
 ) -> Trial {
     let name = format!("{}::{name}", module.trim_start_matches("scenarios::"));
-    Trial::test(name, move || {
-        scenarios::block_on(async {
+    Trial::test(name.clone(), move || {
+        let began = Instant::now();
+        let outcome = scenarios::block_on(async {
             // A task, which is not the one that waits: a fixture that is dropped waits for servers, and would
             // take the wake-ups of what the scenario has joined with it.
             let finished = tokio::spawn(tokio::time::timeout(LIMIT, Box::pin(scenario()))).await;
             let finished = finished.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
             finished.map_err(|_| format!("not finished after {} s", LIMIT.as_secs()).into())
-        })
+        });
+        let mut times = TIMES.lock().unwrap_or_else(PoisonError::into_inner);
+        times.push((began.elapsed(), name));
+        outcome
     })
 }
 
@@ -208,7 +218,21 @@ fn main() {
     arguments.test_threads = arguments.test_threads.or(Some(3));
     // The message and its location are enough: a backtrace has only frames of tokio and of this file.
     std::panic::set_hook(Box::new(|panic| eprintln!("{panic}")));
-    libtest_mimic::run(&arguments, all()).exit();
+    let conclusion = libtest_mimic::run(&arguments, all());
+    print_slowest();
+    conclusion.exit();
+}
+
+/// Prints the slowest scenarios of a run: they decide how long `make test` takes.
+fn print_slowest() {
+    let mut times = std::mem::take(&mut *TIMES.lock().unwrap_or_else(PoisonError::into_inner));
+    times.sort_unstable_by(|one, other| other.cmp(one));
+    if times.len() > SLOWEST {
+        println!("slowest scenarios, in seconds:");
+        for (time, name) in &times[..SLOWEST] {
+            println!("{:>6.1} {name}", time.as_secs_f64());
+        }
+    }
 }
 
 /// Compares the files of this folder with the registered lists.
