@@ -9,7 +9,7 @@ use scenarios::random_play::{Counter, Engine, play_all};
 
 crate::scenarios![no_change_is_lost_while_every_part_fails];
 
-const SEEDS: u64 = 10;
+const SEEDS: u64 = 5;
 /// A play waits most of its time.
 const PARALLEL: u64 = 4;
 

@@ -109,27 +109,25 @@ async fn a_consumer_rebuilds_the_tables_from_each_envelope() {
 }
 
 async fn a_row_that_changes_its_key_is_in_order_for_both_keys() {
-    for form in OTHER_FORMS {
-        Plugin::each(move |plugin| async move {
-            let fixture = builder_of_form(plugin, form).shards(4).build().await;
-            fixture.sql("create table t (id int primary key, n int)").await;
+    // The form of an event does not depend on the plugin, so the plugins take turns.
+    for (form, plugin) in OTHER_FORMS.into_iter().zip(Plugin::ALL.into_iter().cycle()) {
+        let fixture = builder_of_form(plugin, form).shards(4).build().await;
+        fixture.sql("create table t (id int primary key, n int)").await;
+        fixture
+            .sql("insert into t select i, 0 from generate_series(1, 20) i")
+            .await;
+        for round in 1..=2 {
             fixture
-                .sql("insert into t select i, 0 from generate_series(1, 20) i")
-                .await;
-            for round in 1..=2 {
-                fixture
-                    .sql(&format!(
-                        "update t set n = {round}; update t set id = id + 100; update t set n = n + 10;
+                .sql(&format!(
+                    "update t set n = {round}; update t set id = id + 100; update t set n = n + 10;
                      update t set id = id - 99 where id <> 120;
                      update t set id = 1 where id = 120"
-                    ))
-                    .await;
-            }
-            fixture.kinesis_proxy.flaky(3, 20);
-            fixture.drain().await;
-            fixture.compare(&["t"]).await;
-        })
-        .await;
+                ))
+                .await;
+        }
+        fixture.kinesis_proxy.flaky(3, 20);
+        fixture.drain().await;
+        fixture.compare(&["t"]).await;
     }
 }
 

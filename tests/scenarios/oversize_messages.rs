@@ -79,12 +79,9 @@ async fn assert_messages_pass(builder: FixtureBuilder) {
 }
 
 async fn messages_of_any_size_pass_without_their_content() {
-    for policy in ["fail", "omit"] {
-        Plugin::each(move |plugin| async move {
-            assert_messages_pass(Fixture::builder(plugin).env("OVERSIZE", policy)).await
-        })
-        .await;
-    }
+    Plugin::each(|plugin| assert_messages_pass(Fixture::builder(plugin).env("OVERSIZE", "fail"))).await;
+    // The policy is applied to a decoded message, which is the same with each plugin.
+    assert_messages_pass(Fixture::builder(Plugin::Pgoutput).env("OVERSIZE", "omit")).await;
 }
 
 async fn messages_of_any_size_pass_on_14() {

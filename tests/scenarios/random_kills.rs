@@ -1,6 +1,6 @@
 //! Kills of the function with SIGKILL at random points of one backlog.
 //!
-//! No change is lost, and repeated changes have the same positions. `KILLS` sets the number of kills (50),
+//! No change is lost, and repeated changes have the same positions. `KILLS` sets the number of kills (25),
 //! `SEED` repeats a run.
 
 use std::time::{Duration, Instant};
@@ -123,7 +123,7 @@ async fn kill(fixture: &Fixture, moment: Moment) -> bool {
 }
 
 async fn killed_at_random_points_of_a_backlog_it_loses_nothing() {
-    let kills = number("KILLS").unwrap_or(50);
+    let kills = number("KILLS").unwrap_or(25);
     let seed = number("SEED").unwrap_or_else(|| fastrand::u64(..1_000_000));
     eprintln!("random_kills: {kills} kills, SEED={seed}");
     let mut random = Rng::with_seed(seed);
