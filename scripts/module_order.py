@@ -7,6 +7,9 @@ from top to bottom. A module may import the modules to its right in its own line
 Inside of a folder the order is not stated. There, two modules must not import each other, directly or by others. A
 module and the modules in its folder belong together, and may import each other.
 
+The crate of the fuzz targets includes modules by path. It must include what they import, too: nothing else builds it
+before somebody fuzzes.
+
 Unit tests (`tests.rs`, `mod tests`) are not checked. Aliases of a module, globs, and names that lib.rs re-exports are
 not followed.
 """
@@ -17,6 +20,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "functions" / "drain" / "src"
+FUZZ_LIBRARY = ROOT / "functions" / "drain" / "fuzz" / "src" / "lib.rs"
 
 USE = re.compile(r"^\s*(?:pub(?:\([^)]*\))?\s+)?use\s+([^;]+);", re.M)
 
@@ -149,9 +153,19 @@ def problems(order: dict[str, tuple[int, int]], texts: dict[Module, str]) -> lis
     return wrong
 
 
+def missing_of_fuzz(library: str, texts: dict[Module, str]) -> list[str]:
+    """A sentence for each module that the fuzz library lacks, and that one of its modules imports."""
+    included = set(re.findall(r"^    (?:pub )?mod (\w+);", library, re.M))
+    reexported = reexports(texts)
+    pure = [module for module in texts if module[0] in included]
+    needed = {other[0] for module in pure for other in imports(module, texts, reexported)}
+    return [f"fuzz/src/lib.rs lacks {module}, which its modules import" for module in sorted(needed - included)]
+
+
 def main() -> int:
     texts = modules(SOURCE)
     wrong = problems(stated_order((ROOT / "ARCHITECTURE.md").read_text()), texts)
+    wrong += missing_of_fuzz(FUZZ_LIBRARY.read_text(), texts)
     for sentence in wrong:
         print(sentence, file=sys.stderr)
     if not wrong:

@@ -38,6 +38,12 @@ class ModuleOrder(unittest.TestCase):
     def test_a_folder_and_its_modules_may_import_each_other(self):
         self.assertEqual(problems(drain="", change="", encode="use row::Row;", encode__row="use super::Encoder;"), [])
 
+    def test_a_module_that_the_fuzz_library_lacks_is_named(self):
+        texts = {("checkpoint",): "use crate::varint;", ("varint",): "", ("drain",): "use crate::checkpoint::Store;"}
+        for library, found in [("    pub mod checkpoint;", ["varint"]), ("    pub mod checkpoint;\n    mod varint;", [])]:
+            wrong = module_order.missing_of_fuzz(library, texts)
+            self.assertEqual(wrong, [f"fuzz/src/lib.rs lacks {name}, which its modules import" for name in found])
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -30,7 +30,7 @@ crate::scenarios![
 const MINUTE: u64 = 60;
 
 /// A fixture whose function is invoked, with the metrics of its ticks.
-struct Watched {
+struct AlarmFixture {
     fixture: Fixture,
     metrics: Metrics,
     /// The simulated second.
@@ -38,9 +38,9 @@ struct Watched {
     lines: usize,
 }
 
-impl Watched {
+impl AlarmFixture {
     fn new(fixture: Fixture) -> Self {
-        Watched {
+        AlarmFixture {
             fixture,
             metrics: Metrics::default(),
             // Later than the longest time that an alarm looks back.
@@ -110,7 +110,7 @@ async fn an_open_transaction_rings_before_the_lag_moves() {
     let fixture = Fixture::new(Plugin::Pgoutput).await;
     fixture.sql(TABLES).await;
     fixture.sql(&format!("grant pg_monitor to {}", REPLUSER.0)).await;
-    let mut watched = Watched::new(fixture);
+    let mut watched = AlarmFixture::new(fixture);
     watched.tick().await;
     assert_eq!(watched.ringing(&parameters), Vec::<String>::new());
     let open = watched.fixture.postgres.admin(&watched.fixture.database).await;
@@ -136,7 +136,7 @@ async fn an_open_transaction_rings_before_the_lag_moves() {
         watched.fixture.value(sql).await.as_deref() == Some("t")
     })
     .await;
-    // The alarm on retained log looks at the least of five minutes.
+    // The alarm on retained log compares the minimum of five minutes.
     for _ in 0..5 {
         watched.tick().await;
     }
@@ -169,7 +169,7 @@ async fn a_slot_in_danger_of_invalidation_rings() {
         .build()
         .await;
     fixture.sql(TABLES).await;
-    let mut watched = Watched::new(fixture);
+    let mut watched = AlarmFixture::new(fixture);
     let report = watched.tick().await;
     assert!(report["safe_wal_size"].as_i64() > Some(67_108_864), "{report}");
     assert_eq!(watched.ringing(&parameters), Vec::<String>::new());
@@ -190,7 +190,7 @@ async fn a_backlog_rings() {
         .await;
     fixture.sql(TABLES).await;
     fixture.sql(&format!("grant pg_monitor to {}", REPLUSER.0)).await;
-    let mut watched = Watched::new(fixture);
+    let mut watched = AlarmFixture::new(fixture);
     for minute in 0..15 {
         let lag = 2e6 + f64::from(minute);
         let second = watched.now;
@@ -208,7 +208,7 @@ async fn a_backlog_rings() {
 }
 
 async fn a_slot_that_vanished_rings_at_once() {
-    let mut watched = Watched::new(Fixture::new(Plugin::Pgoutput).await);
+    let mut watched = AlarmFixture::new(Fixture::new(Plugin::Pgoutput).await);
     watched.fixture.sql(TABLES).await;
     watched.tick().await;
     let slot = watched.fixture.slot.clone();
@@ -223,7 +223,7 @@ async fn a_slot_that_vanished_rings_at_once() {
 }
 
 async fn slow_failures_ring_and_a_single_one_does_not() {
-    let mut watched = Watched::new(Fixture::new(Plugin::Pgoutput).await);
+    let mut watched = AlarmFixture::new(Fixture::new(Plugin::Pgoutput).await);
     watched.fixture.sql(TABLES).await;
     watched.tick().await;
     watched
@@ -245,7 +245,7 @@ async fn slow_failures_ring_and_a_single_one_does_not() {
 
 async fn nothing_rings_before_setup_and_silence_rings_after_it() {
     let fixture = Fixture::builder(Plugin::Pgoutput).without_slot().build().await;
-    let mut watched = Watched::new(fixture);
+    let mut watched = AlarmFixture::new(fixture);
     for _ in 0..12 {
         let report = watched.tick().await;
         assert_eq!(
@@ -262,7 +262,7 @@ async fn nothing_rings_before_setup_and_silence_rings_after_it() {
 async fn a_failed_table_of_a_backfill_rings() {
     let sql = "create table t (id int primary key); insert into t select generate_series(1, 9)";
     let fixture = fixture_with_tables(Fixture::builder(Plugin::Pgoutput), sql).await;
-    let mut watched = Watched::new(fixture);
+    let mut watched = AlarmFixture::new(fixture);
     watched.tick().await;
     assert_eq!(watched.ringing(&[]), Vec::<String>::new());
     let mut event = start_event(&["public.t"], 2);

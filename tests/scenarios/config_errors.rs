@@ -23,6 +23,7 @@ crate::scenarios![
     an_unreachable_host_is_named,
     an_error_names_the_missing_replication_grant,
     an_error_names_the_wal_level_setting,
+    missing_credentials_are_named,
     a_missing_stream_is_named,
     a_denied_stream_call_names_the_missing_permission,
     a_denied_parameter_call_names_the_missing_permission,
@@ -206,6 +207,20 @@ async fn an_error_names_the_wal_level_setting() {
     let setup = json!({"action": "setup", "plugin": "wal2json"});
     assert_invocation_fails(&fixture, setup, "WalLevelNotLogical", &parts).await;
     assert_eq!(fixture.checkpoint().await, None, "setup stored a checkpoint");
+}
+
+async fn missing_credentials_are_named() {
+    let mut fixture = fixture().await;
+    let before = fixture.function.second_instance();
+    fixture.function.set("AWS_SECRET_ACCESS_KEY", "").await;
+    assert_tick_fails(
+        &fixture,
+        "CheckpointUnavailable",
+        &["AWS_SECRET_ACCESS_KEY is not set"],
+    )
+    .await;
+    fixture.function = before;
+    assert_drained(&fixture).await;
 }
 
 async fn a_missing_stream_is_named() {

@@ -37,13 +37,13 @@ async fn the_demo_of_three_databases_passes() {
     let (is_equal, output, errors) = demo("").await;
     let report = format!("{output}\n{errors}");
     assert!(is_equal, "{report}");
-    let told = [
+    let expected = [
         "PASSED: DuckDB gives the answer of the three sources.",
         "PostgreSQL 15 is killed",
         "the standby is promoted",
         "the function is killed",
     ];
-    for text in told {
+    for text in expected {
         assert!(output.contains(text), "{text:?} is missing in:\n{report}");
     }
 }

@@ -196,9 +196,9 @@ async fn a_tombstone_follows_its_delete_on_its_lane() {
         let mut keys: Vec<&str> = delivery.tombstones.iter().map(|(_, key)| key.as_str()).collect();
         keys.sort_unstable();
         assert_eq!(keys, [r#"{"id":1}"#, r#"{"id":2}"#]);
-        for (behind, key) in &delivery.tombstones {
+        for (arrivals, key) in &delivery.tombstones {
             let of_key = |it: &&Arrival| it.partition_key == *key;
-            let last = delivery.arrivals[..*behind].iter().rev().find(of_key);
+            let last = delivery.arrivals[..*arrivals].iter().rev().find(of_key);
             assert_eq!(
                 last.map(|it| it.event().op),
                 Some("d".to_owned()),

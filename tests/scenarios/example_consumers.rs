@@ -67,7 +67,8 @@ const CHANGES: &[&str] = &[
     "insert into t (id, n, body) select i, 1, repeat(md5(i::text), 200) from generate_series(101, 160) i",
     "update t set n = n + 1",
     "update t set id = id + 1000 where id % 3 = 0; update t set n = n + 1",
-    "insert into t (id, n, body) select id - 1000, 7, repeat('again', 800) from t where id > 1000 and id % 2 = 0",
+    "insert into t (id, n, body) select id - 1000, 7, repeat('again', 800) from t
+        where id > 1000 and id % 2 = 0",
     "update t set id = id + 5000 where id > 1000 and id % 9 = 0; update t set n = n + 1 where id > 5000",
     "delete from t where id % 7 = 0; insert into t (id, n) values (7, 100), (14, 100)",
     "insert into log select 'line ' || i % 10 from generate_series(1, 50) i",
@@ -114,7 +115,8 @@ async fn write_after_reshard(fixture: &Fixture) {
     fixture
         .sql(
             "update u set v = null where id > 50; delete from t where id between -10 and -1;
-             insert into t (id, n, body) select -id, 9, repeat('reused', 700) from t where id between -39 and -20",
+             insert into t (id, n, body) select -id, 9, repeat('reused', 700) from t
+                where id between -39 and -20",
         )
         .await;
     fixture.drain().await;

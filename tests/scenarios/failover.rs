@@ -1,4 +1,4 @@
-//! Failover to the standby behind a constant endpoint.
+//! Failover to the standby; the endpoint stays the same.
 //!
 //! The next tick continues and loses no change. When it cannot prove continuity, it fails and leaves the slot
 //! where it is.

@@ -21,17 +21,20 @@ crate::long_scenarios![
 ///
 /// Both have rows from before the slot.
 const TABLES: &str = "
-    create table orders (id bigint primary key, customer text, amount numeric(12, 2), placed timestamptz, body text);
+    create table orders (
+        id bigint primary key, customer text, amount numeric(12, 2), placed timestamptz, body text);
     alter table orders alter body set storage external;
     create table other (id bigint primary key, customer text);
-    insert into orders select i, 'old', i / 8.0, now(), repeat(md5(i::text), 100) from generate_series(1, 60) i;
+    insert into orders select i, 'old', i / 8.0, now(), repeat(md5(i::text), 100)
+        from generate_series(1, 60) i;
     insert into other select i, 'other' from generate_series(1, 60) i";
 
 /// Transactions up to the truncate, with untouched large values.
 ///
 /// All rows are gone at the end. Later transactions use some of the keys again.
 const BEFORE_TRUNCATE: &[&str] = &[
-    "insert into orders select i, 'new', 1, now(), repeat(md5(i::text), 200) from generate_series(101, 160) i",
+    "insert into orders select i, 'new', 1, now(), repeat(md5(i::text), 200)
+        from generate_series(101, 160) i",
     "update orders set amount = amount + 1; delete from orders where id % 7 = 0",
     "truncate orders",
 ];
@@ -40,7 +43,8 @@ const BEFORE_TRUNCATE: &[&str] = &[
 ///
 /// The rows with the keys 101 to 140 get the keys 1101 to 1140. These updates do not change the large values.
 const AFTER_TRUNCATE: &[&str] = &[
-    "insert into orders select i, 'é \"q\"', i / 4.0, '2024-02-29 12:34:56.789012+02', repeat(md5(i::text), 150)
+    "insert into orders select i, 'é \"q\"', i / 4.0, '2024-02-29 12:34:56.789012+02',
+        repeat(md5(i::text), 150)
         from generate_series(50, 140) i",
     "update orders set customer = 'twice', amount = 9999999999.99 where id % 2 = 0",
     "update orders set id = id + 1000 where id > 100; update orders set customer = 'moved' where id > 1100",
@@ -65,7 +69,8 @@ const DIFFERENCES: &str = "
             case when id in (table unknown) then '__debezium_unavailable_value' else body end as body
         from orders)
     select 'only in PostgreSQL: ' || left(r::text, 200) from (table expected except all table consumed) r
-    union all select 'only in Flink: ' || left(r::text, 200) from (table consumed except all table expected) r";
+    union all
+    select 'only in Flink: ' || left(r::text, 200) from (table consumed except all table expected) r";
 
 /// Writes everything into a stream of three shards, and reshards it.
 async fn write(fixture: &Fixture) {

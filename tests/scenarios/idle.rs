@@ -298,10 +298,10 @@ async fn assert_asynchronous_commit_arrives(markers: &str) {
             .batch_execute(&format!("insert into t values ({id})"))
             .await
             .unwrap();
-        let behind = fixture
+        let has_unflushed = fixture
             .value("select pg_current_wal_insert_lsn() > pg_current_wal_flush_lsn()")
             .await;
-        unflushed += u32::from(behind.as_deref() == Some("t"));
+        unflushed += u32::from(has_unflushed.as_deref() == Some("t"));
         fixture.tick().await;
         let confirmed = fixture.confirmed_flush().await;
         let within = fixture

@@ -18,7 +18,7 @@ crate::scenarios![
     a_busy_function_is_no_failure_of_the_drain,
 ];
 
-/// What CloudFormation answers about the function of a stack.
+/// CloudFormation's answer about the function of a stack.
 const RESOURCE: &str = "<DescribeStackResourceResponse><DescribeStackResourceResult><StackResourceDetail>\
      <PhysicalResourceId>the-function</PhysicalResourceId>\
      <LogicalResourceId>DrainFunction</LogicalResourceId>\

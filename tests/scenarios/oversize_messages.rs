@@ -1,6 +1,6 @@
 //! A logical message of any size passes. Every role can write one.
 //!
-//! Its event omits what a record cannot hold, and names it, whatever `OVERSIZE` is.
+//! Its event omits the parts that exceed a record, and lists them. This holds for each value of `OVERSIZE`.
 
 use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
 use serde_json::{Value, json};

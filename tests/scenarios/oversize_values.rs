@@ -194,7 +194,7 @@ async fn the_advice_of_the_error_makes_the_next_tick_pass() {
 
 /// Large transaction that several invocations send.
 ///
-/// Each invocation has too little time for all rows. It continues behind the last acknowledged section.
+/// Each invocation has too little time for all rows. It continues after the last acknowledged section.
 async fn a_transaction_of_huge_rows_is_resumed_inside() {
     Plugin::each(|plugin| async move {
         let fixture = fixture(Fixture::builder(plugin).env("OVERSIZE", "omit")).await;

@@ -218,7 +218,8 @@ async fn a_table_that_cannot_follow_is_reported() {
             "PARTITION_KEYS: public.items:customer_id,tenant matches no table that is sent and has these \
              columns",
             "PARTITION_KEYS: public.x:a matches no table that is sent and has these columns",
-            "PARTITION_KEYS: public.log has no key, so its rows keep the order of the table: add a primary key",
+            "PARTITION_KEYS: public.log has no key, so its rows keep the order of the table: \
+             add a primary key",
             "PARTITION_KEYS: the replica identity of public.orders lacks column customer_id, so deletes have \
              the partition key of their own key: alter table public.orders replica identity full",
         ];
@@ -276,7 +277,10 @@ async fn columns_that_events_lack_are_reported(version: u32) {
     );
     assert_eq!(problems(&fixture).await, json!(expected));
     fixture
-        .sql("insert into whole values (1, 1); insert into keyed values (1, 1); delete from whole; delete from keyed")
+        .sql(
+            "insert into whole values (1, 1); insert into keyed values (1, 1);
+             delete from whole; delete from keyed",
+        )
         .await;
     fixture.drain().await;
     let delivery = fixture.consume().await;

@@ -322,7 +322,7 @@ async fn rows_after_a_change_have_the_new_key() {
 
 /// test_decoding omits nulls, and what the identity does not have.
 ///
-/// Only the identity of that time tells which.
+/// Only the identity at the time of the change distinguishes the two.
 async fn an_identity_of_the_past_makes_no_nulls() {
     let fixture = Fixture::new(Plugin::TestDecoding).await;
     execute_and_drain(

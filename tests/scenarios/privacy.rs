@@ -66,7 +66,7 @@ async fn the_state_of_a_backfill_is_encrypted_and_its_values_are_not_logged() {
     let found = fixture.ssm.parameter_type(&name).await;
     assert_eq!(found, Some(ParameterType::SecureString));
     let status = fixture.invoke(json!({"action": "status"})).await.answer();
-    assert!(status.to_string().contains(NAMED), "the caller is told: {status}");
+    assert!(status.to_string().contains(NAMED), "the caller sees it: {status}");
     finish(&fixture).await;
     // The checkpoint has positions only.
     let found = fixture.ssm.parameter_type(&fixture.parameter).await;

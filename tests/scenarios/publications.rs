@@ -2,9 +2,9 @@
 //!
 //! Everything before it is sent and confirmed first.
 //!
-//! PostgreSQL looks a publication up as of the change, whatever its catalog shows later. Up to version 17 the
-//! peek fails. From 18 on the server only warns, and leaves the change out. The advice of the error is tried,
-//! too.
+//! PostgreSQL reads the publication from the catalog as of the change, not from the present one. Up to
+//! version 17 the peek fails. From 18 on the server only warns, and leaves the change out. The advice of the
+//! error is tried, too.
 
 use scenarios::fixture::{Fixture, FixtureBuilder};
 use scenarios::postgres::REPLUSER;

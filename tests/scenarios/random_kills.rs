@@ -102,7 +102,7 @@ async fn kill(fixture: &Fixture, moment: Moment) -> bool {
         Moment::Store(side) => Some(fixture.ssm_proxy.hold("PutParameter", side)),
         _ => None,
     };
-    let come = async {
+    let moment_reached = async {
         match (moment, &mut held) {
             (Moment::Requests(count), _) => wait_for_requests(fixture, from + count).await,
             (Moment::Store(_), Some(held)) => held.wait_until_held().await,
@@ -111,7 +111,7 @@ async fn kill(fixture: &Fixture, moment: Moment) -> bool {
     };
     let answered = tokio::select! {
         outcome = fixture.invoke(json!({})) => Some(outcome.answer()),
-        () = come => None,
+        () = moment_reached => None,
     };
     if answered.is_some() {
         fixture.ssm_proxy.clear();

@@ -168,8 +168,8 @@ async fn a_drain_continues_after_a_crash_during_a_peek() {
     )
     .await;
     // The function checks the lock about once a second, before it stores.
-    let told = ["reading a window", "asking for the lock"];
-    assert!(told.iter().any(|what| message.contains(what)), "{message}");
+    let expected = ["reading a window", "asking for the lock"];
+    assert!(expected.iter().any(|what| message.contains(what)), "{message}");
     fixture.kinesis_proxy.clear();
     finish(&fixture).await;
 }

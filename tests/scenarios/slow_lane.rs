@@ -191,7 +191,7 @@ async fn a_deadline_is_answered_although_the_server_is_slow_to_tell_its_state() 
 /// Fixture on a restored server, and two checkpoints.
 ///
 /// The server is back at the copy of its disk before the backlog. The checkpoints are from before and from
-/// after the backlog. The second one was stored inside of a window, behind the hot row.
+/// after the backlog. The second one was stored inside of a window, after the hot row.
 async fn restored_fixture() -> (Fixture, Value, Value) {
     let server = Postgres::start(PostgresSettings::default()).await;
     let fixture = drained_fixture(Fixture::builder(Plugin::Pgoutput).on_server(server)).await;

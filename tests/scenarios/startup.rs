@@ -280,13 +280,13 @@ async fn a_drain_without_a_checkpoint_starts_at_the_slot() {
     assert_eq!(report["skipped"], 0, "{report}");
     // The log is complete only after the process has ended.
     fixture.function.kill9().await;
-    let told = fixture
+    let is_logged = fixture
         .function
         .log()
         .iter()
         .any(|line| line.contains("no checkpoint") && line.contains(&slot));
     assert!(
-        told,
+        is_logged,
         "no log line has the start {slot}: {:#?}",
         fixture.function.log()
     );

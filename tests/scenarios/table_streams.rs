@@ -10,6 +10,7 @@ use scenarios::aws::fault_proxy::Fault;
 use scenarios::consumer::Delivery;
 use scenarios::consumer::oracle::{self, ComparedRows};
 use scenarios::fixture::{DEADLINE, Fixture, Plugin};
+use scenarios::lambda::function::Outcome;
 use scenarios::wait;
 use serde_json::json;
 
@@ -96,22 +97,29 @@ async fn each_change_goes_to_the_stream_of_its_schema() {
         for aggregation in ["none", "kpl"] {
             let fixture = fixture(plugin, 2, aggregation).await;
             for sql in [
-                "insert into t select i, 0 from generate_series(1, 40) i; insert into log values ('a'), ('b')",
+                "insert into t select i, 0 from generate_series(1, 40) i;
+                 insert into log values ('a'), ('b')",
                 r#"insert into "Web Shop".t select i, 0 from generate_series(1, 30) i; update t set n = 1"#,
-                r#"truncate "Web Shop".t, t; insert into t values (1, 1); insert into "Web Shop".t values (1, 2)"#,
+                r#"truncate "Web Shop".t, t; insert into t values (1, 1);
+                   insert into "Web Shop".t values (1, 2)"#,
                 r#"update t set id = 2; delete from "Web Shop".t; insert into "Web Shop".t values (1, 3)"#,
             ] {
                 fixture.sql(sql).await;
             }
             if plugin != Plugin::Wal2json {
-                fixture.sql("select pg_logical_emit_message(true, 'app', 'x')").await;
+                fixture
+                    .sql("select pg_logical_emit_message(true, 'app', 'x')")
+                    .await;
             }
             let reports = fixture.drain().await;
             SlotPositions::read(&fixture).await;
             let deliveries = compare(&fixture).await;
             let [public, shop] = table_streams(&fixture).map(|stream| counts(&deliveries[&stream]));
             let one = |table: &str, count| (table.to_owned(), count);
-            assert_eq!(public, [one("public.log", 2), one("public.t", 40 + 40 + 1 + 1 + 2)]);
+            assert_eq!(
+                public,
+                [one("public.log", 2), one("public.t", 40 + 40 + 1 + 1 + 2)]
+            );
             assert_eq!(shop, [one("Web Shop.t", 30 + 1 + 1 + 1 + 1)]);
             let messages = counts(&deliveries[&fixture.stream]);
             // A message names no table.
@@ -176,7 +184,10 @@ async fn order_holds_in_every_stream_despite_failures_kills_and_a_reshard() {
             fixture.kinesis_proxy.flaky(7, 10);
             for time in [400, 800] {
                 let limit = Duration::from_millis(time);
-                fixture.function.invoke_with_limit(&json!({}), DEADLINE, limit).await;
+                fixture
+                    .function
+                    .invoke_with_limit(&json!({}), DEADLINE, limit)
+                    .await;
                 wait_until_sessions_end(&fixture).await;
             }
             client.batch_execute(&write(101)).await.unwrap();
@@ -185,7 +196,7 @@ async fn order_holds_in_every_stream_despite_failures_kills_and_a_reshard() {
             client.batch_execute(&write(201)).await.unwrap();
             wait::until("a drain ends although requests fail", DEADLINE, || async {
                 let answer = fixture.invoke(json!({})).await;
-                matches!(answer, scenarios::lambda::function::Outcome::Answer(report) if report["stopped"] == "empty")
+                matches!(answer, Outcome::Answer(report) if report["stopped"] == "empty")
             })
             .await;
             compare(&fixture).await;
@@ -311,7 +322,10 @@ async fn a_plan_forecasts_the_records_of_each_stream() {
     for aggregation in ["none", "kpl"] {
         let mut fixture = fixture(Plugin::Pgoutput, 2, aggregation).await;
         fixture
-            .sql("insert into t select i, 0 from generate_series(1, 40) i; insert into log values ('a'), ('b')")
+            .sql(
+                "insert into t select i, 0 from generate_series(1, 40) i;
+                 insert into log values ('a'), ('b')",
+            )
             .await;
         fixture
             .sql(r#"insert into "Web Shop".t select i, 0 from generate_series(1, 30) i"#)

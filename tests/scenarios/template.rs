@@ -147,7 +147,7 @@ async fn lambdas_filter_keeps_debug_lines_and_the_summary() {
             .expect("the template sets the filter");
         assert!(rank(filter) <= rank("INFO"), "{filter} drops the summary line");
         assert!(rank(filter) <= rank(level), "{filter} drops lines of {level}");
-        // DEBUG costs nothing here, but tells a reader of the console the wrong level.
+        // DEBUG costs nothing here, but the console would show the wrong level.
         assert_eq!(filter == "DEBUG", level == "debug", "{level}: {filter}");
     }
 }

@@ -54,8 +54,8 @@ impl Lines {
     }
 
     async fn wait_for(&self, text: &str) {
-        let wanted = || async { self.all().iter().any(|line| line.contains(text)) };
-        wait::until(&format!("{text:?} is printed"), LIMIT, wanted).await;
+        let is_printed = || async { self.all().iter().any(|line| line.contains(text)) };
+        wait::until(&format!("{text:?} is printed"), LIMIT, is_printed).await;
     }
 }
 

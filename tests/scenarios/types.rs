@@ -1,6 +1,6 @@
 //! Every value arrives in the JSON that Debezium writes for its type.
 //!
-//! This holds for each plugin. Names arrive unchanged, whatever letters they have.
+//! This holds for each plugin. Names arrive unchanged, with any letters.
 
 use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
 use scenarios::postgres::sql_text::quote_literal;
@@ -67,11 +67,11 @@ async fn every_type(builder: FixtureBuilder) {
     let mut wrong = Vec::new();
     for (column, (kind, value, expected)) in columns.iter().zip(VALUES) {
         let expected: Value = serde_json::from_str(expected).unwrap();
-        let wanted = [&expected, &Value::Null, &expected, &Value::Null, &expected];
-        for (event, wanted) in events.iter().zip(wanted) {
-            if event["after"].get(column) != Some(wanted) {
+        let expected_values = [&expected, &Value::Null, &expected, &Value::Null, &expected];
+        for (event, expected) in events.iter().zip(expected_values) {
+            if event["after"].get(column) != Some(expected) {
                 let (op, got) = (&event["op"], &event["after"][column]);
-                wrong.push(format!("{kind} {value} ({op}): {got} instead of {wanted}"));
+                wrong.push(format!("{kind} {value} ({op}): {got} instead of {expected}"));
             }
         }
     }

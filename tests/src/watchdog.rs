@@ -1,4 +1,4 @@
-//! Ends child processes when this process ends, in whatever way.
+//! Watchdog that ends child processes when this process ends, for any reason.
 //!
 //! A process that is killed with SIGKILL runs no destructor. So a small shell starts each server. Its
 //! standard input is a pipe from this process, which the kernel closes in any case. The shell then reads end

@@ -11,7 +11,9 @@ with recursive changes as (
         source_name,
         op,
         position,
-        cast(json_extract_scalar(event, case when op = 'd' then '$.before.id' else '$.after.id' end) as bigint) as id,
+        cast(
+            json_extract_scalar(event, case when op = 'd' then '$.before.id' else '$.after.id' end) as bigint
+        ) as id,
         json_extract_scalar(event, '$.after.customer') as customer,
         cast(json_extract_scalar(event, '$.after.amount') as decimal(12, 2)) as amount,
         from_iso8601_timestamp(json_extract_scalar(event, '$.after.placed')) as placed,

@@ -8,7 +8,8 @@ on t.source_name = s.source_name
     and t.table_name = s.table_name
     and t.row_key = s.row_key
 when matched and s.position >= t.position then
-    update set position = s.position, deleted = cast(s.deleted as boolean), waits_for = s.waits_for, data = s.data
+    update set position = s.position, deleted = cast(s.deleted as boolean),
+               waits_for = s.waits_for, data = s.data
 when not matched then
     insert (source_name, schema_name, table_name, row_key, position, deleted, waits_for, data)
     values (s.source_name, s.schema_name, s.table_name, s.row_key, s.position, cast(s.deleted as boolean),

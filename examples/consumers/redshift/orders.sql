@@ -55,7 +55,10 @@ select
     e.event.source.name::varchar(128) as source_name,
     e.event.source.position::varchar(64) as position,
     e.event.op::varchar(1) as op,
-    case when e.event.op::varchar(1) = 'd' then e.event.before.id::bigint else e.event.after.id::bigint end as id,
+    case
+        when e.event.op::varchar(1) = 'd' then e.event.before.id::bigint
+        else e.event.after.id::bigint
+    end as id,
     e.event.after.customer::varchar(65535) as customer,
     e.event.after.amount::varchar(64)::decimal(12, 2) as amount,
     e.event.after.placed::varchar(64)::timestamptz as placed,
@@ -96,7 +99,8 @@ begin
 
     -- Truncates and repairs.
     insert into spillway.floors (target, source_name, position)
-    select 'orders', source_name, max(position) from spillway_orders_batch where op = 't' group by source_name;
+    select 'orders', source_name, max(position) from spillway_orders_batch where op = 't'
+    group by source_name;
     delete from spillway_orders_batch using spillway.floors as f
     where f.target = 'orders' and f.source_name = spillway_orders_batch.source_name
         and spillway_orders_batch.position < f.position;
@@ -149,7 +153,9 @@ begin
 
     drop table if exists spillway_orders_merge;
     create temp table spillway_orders_merge as
-    select n.source_name, n.id, n.op, n.position, n.arrived, n.customer, n.amount, n.placed, l0.body, l0.body_at
+    select
+        n.source_name, n.id, n.op, n.position, n.arrived, n.customer, n.amount, n.placed,
+        l0.body, l0.body_at
     from spillway_orders_newest as n
     left join spillway_orders_newest_body as l0 on l0.source_name = n.source_name and l0.id = n.id;
 

@@ -15,13 +15,11 @@ where prefix = 'spillway.repaired' and source_name = 'SOURCE'
 order by arrived desc;
 
 -- 2. Once more. A refresh reads each shard up to its end, and the rows of the repair were in the stream
--- before its
---    message. So this refresh has all of them, whatever their shard is.
+--    before its message. So this refresh has all of them, from each shard.
 refresh materialized view spillway.events;
 
---    To be sure, look at each shard. It was read far enough if its newest_record is later than the message,
--- or if
---    another refresh does not change it. Otherwise repeat step 2.
+--    To be sure, check each shard. It was read far enough if its newest_record is later than the message,
+--    or if another refresh does not change it. Otherwise repeat step 2.
 select partition_id, max(stream_record_time_max) as newest_record
 from sys_stream_scan_states
 where mv_name = 'events'
@@ -32,9 +30,8 @@ order by partition_id;
 call spillway.merge_orders();
 
 -- 4. Rows of this source that were not sent since the repair began do not exist. This inserts one row. If it
--- inserts
---    none, the content of the message does not name the table: repair that table alone
--- (events/repair_table.json).
+--    inserts none, the content of the message does not name the table: repair that table alone
+--    (events/repair_table.json).
 insert into spillway.floors (target, source_name, position)
 select 'orders', source_name, json_extract_path_text(content, 'since')
 from spillway.control_messages

@@ -106,7 +106,8 @@ begin
 
     -- Truncates and repairs.
     insert into spillway.floors (target, source_name, position)
-    select '{table}', source_name, max(position) from spillway_{table}_batch where op = 't' group by source_name;
+    select '{table}', source_name, max(position) from spillway_{table}_batch where op = 't'
+    group by source_name;
     delete from spillway_{table}_batch using spillway.floors as f
     where f.target = '{table}' and f.source_name = spillway_{table}_batch.source_name
         and spillway_{table}_batch.position < f.position;
@@ -164,7 +165,8 @@ NEWEST_VALUE = """
 MERGE = """
     drop table if exists spillway_{table}_merge;
     create temp table spillway_{table}_merge as
-    select {columns_of_merge}
+    select
+        {columns_of_merge}
     from spillway_{table}_newest as n{joins};
 
     merge into spillway.{table} using spillway_{table}_merge as m
@@ -211,7 +213,10 @@ def cast(path, kind):
 
 def key_of_change(name, kind):
     before, after = (cast(f"e.event.{image}.{name}", kind) for image in ("before", "after"))
-    return f"case when e.event.op::varchar(1) = 'd' then {before} else {after} end as {name}"
+    return (
+        f"case\n        when e.event.op::varchar(1) = 'd' then {before}\n"
+        f"        else {after}\n    end as {name}"
+    )
 
 
 def of(alias, names):
@@ -267,7 +272,7 @@ def words_of(schema, table, keys, columns, large):
         "same_b_o": same("b", "o", identity),
         "same_k_d": same("k", "d", identity),
         "same_m": same(f"spillway.{table}", "m", identity),
-        "columns_of_merge": ", ".join(merged),
+        "columns_of_merge": ",\n        ".join(merged),
         "updates": ",\n        ".join(f"{name} = m.{name}" for name in everything if name not in identity),
     }
 

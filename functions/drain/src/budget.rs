@@ -1,6 +1,6 @@
 //! The time of an invocation, which Lambda ends at its deadline.
 //!
-//! A reserve before the deadline is for what follows the reading, in this order:
+//! A reserve before the deadline is for the steps after the reading, in this order:
 //!
 //! | Until, before the deadline | What |
 //! | --- | --- |
@@ -11,6 +11,11 @@
 //! | 1/20 | the answer; an action that still runs is dropped |
 
 use std::time::{Duration, Instant};
+
+/// Longest wait for the server to cancel a statement.
+///
+/// The server may be unreachable. Events in flight must not wait for it.
+pub(crate) const CANCEL_TIME: Duration = Duration::from_secs(1);
 
 /// The time budget of an invocation.
 #[derive(Debug, Clone, Copy)]
@@ -53,7 +58,7 @@ impl Budget {
 
     /// The time at which the wait for acknowledgements stops.
     ///
-    /// The next invocation sends again what is not acknowledged by then.
+    /// The next invocation sends the events again that are not acknowledged by then.
     pub fn sending_deadline(&self) -> Instant {
         self.deadline - self.reserve * 2 / 3
     }
@@ -74,7 +79,7 @@ impl Budget {
 
     /// The time at which an action that still runs is dropped.
     ///
-    /// What is left is for the log and for the answer's way to Lambda.
+    /// The rest of the time is for the log, and for sending the answer to Lambda.
     pub fn end(&self) -> Instant {
         self.deadline - self.reserve / 20
     }

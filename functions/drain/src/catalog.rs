@@ -51,7 +51,7 @@ pub enum TableRequest {
     Named {
         /// Names, which no table may have.
         names: Vec<TableName>,
-        /// OIDs, whatever the names of the tables are now.
+        /// OIDs, also of tables that were renamed.
         oids: Vec<u32>,
     },
     /// Every table of the database.

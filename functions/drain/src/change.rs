@@ -28,7 +28,7 @@ pub enum Item<'a> {
         xid: u32,
         /// End of the commit record.
         commit_end: Option<Lsn>,
-        /// When it was committed, µs since 1970-01-01 UTC.
+        /// Commit time, µs since 1970-01-01 UTC.
         commit_time: Option<i64>,
     },
     /// Commit of a transaction.
@@ -37,7 +37,7 @@ pub enum Item<'a> {
     Commit {
         /// End of the commit record.
         commit_end: Lsn,
-        /// When it was committed, µs since 1970-01-01 UTC.
+        /// Commit time, µs since 1970-01-01 UTC.
         commit_time: Option<i64>,
     },
     /// A change of the open transaction.
@@ -246,7 +246,7 @@ pub struct Relation {
     ///
     /// `columns` may lack some of them. The list is empty if the primary key is not known.
     pub primary_key: Vec<(String, String)>,
-    /// How many of the table's columns `columns` holds.
+    /// Coverage of the table's columns by `columns`.
     pub coverage: ColumnCoverage,
     /// Whether the table had neither a key nor the replica identity `full`.
     ///
@@ -259,7 +259,7 @@ pub struct Relation {
     pub rows_may_move: bool,
 }
 
-/// Which of a table's columns a [`Relation`] has.
+/// Coverage of a table's columns by a [`Relation`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ColumnCoverage {
     /// All columns: the server described the table, or the row has every column.

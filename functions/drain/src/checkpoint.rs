@@ -1,4 +1,4 @@
-//! The checkpoint: the position up to which the stream has everything, and its history. One JSON document.
+//! The checkpoint: the acknowledged position and the server's history, in a JSON document.
 
 mod ack_ahead;
 
@@ -57,21 +57,21 @@ pub struct Checkpoint {
     /// The last marker that was written.
     #[serde(default)]
     pub marker: Option<Marker>,
-    /// What the stream has acknowledged beyond the position.
+    /// Acknowledged changes after the position; `None` if none are stored.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
         deserialize_with = "ack_ahead::deserialize"
     )]
     pub ack_ahead: Option<Box<StoredAckAhead>>,
-    /// When it was stored, ISO 8601 in UTC. For people; the drain does not use it.
+    /// Time of the store, ISO 8601 in UTC. Only reports use it.
     pub updated_at: String,
     /// Fields that a later version added.
     #[serde(flatten)]
     pub others: Map<String, Value>,
 }
 
-/// A place inside a transaction: the stream has its rows up to here.
+/// A place inside a transaction: the stream has the rows before it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResumePoint {
     /// The transaction's id, 32 bits as in the log.
@@ -97,14 +97,14 @@ pub struct ResumePoint {
     pub counts: EventCounts,
 }
 
-/// The position up to which the stream has everything.
+/// The acknowledged position, with its resume point.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AckPosition {
     /// Position up to which the stream has every change.
     ///
     /// See [`Checkpoint::commit_end`].
     pub commit_end: Lsn,
-    /// How much it has of the transaction behind that, if a part.
+    /// Resume point of the transaction after `commit_end`, if any.
     pub resume: Option<ResumePoint>,
 }
 
@@ -140,7 +140,7 @@ impl Checkpoint {
         stored_document::to_text(self)
     }
 
-    /// Adds the acknowledged changes beyond its position.
+    /// Adds the acknowledged changes after its position.
     ///
     /// Changes for which the document has no room are left out. A checkpoint with a resume point has none.
     /// The point may take most of the room.
@@ -157,7 +157,7 @@ impl Checkpoint {
         self
     }
 
-    /// The acknowledged changes beyond its position.
+    /// The acknowledged changes after its position.
     ///
     /// `None` if nothing is stored.
     ///

@@ -1,15 +1,21 @@
 //! The wall clock, for times that are stored or reported.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::time::iso_utc;
 
+/// The time since 1970-01-01 UTC.
+///
+/// It is zero if the clock is before that.
+pub fn now() -> Duration {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+}
+
 /// The present time in µs since 1970-01-01 UTC.
 pub(crate) fn now_micros() -> i64 {
-    let now = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(now.as_micros()).unwrap_or(i64::MAX)
+    i64::try_from(now().as_micros()).unwrap_or(i64::MAX)
 }
 
 /// The present time in ISO 8601, UTC, whole seconds.

@@ -10,21 +10,21 @@ use crate::table_name::TableName;
 /// Fewest characters of a salt. A shorter one could be found by trial.
 pub const MIN_SALT_CHARACTERS: usize = 16;
 
-/// What is sent of a column.
+/// Action of a rule on a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ColumnAction {
-    /// The hash of each value.
+    /// Each value is sent as its hash.
     Hash,
-    /// Nothing: no event has the column.
+    /// No event has the column.
     Omit,
 }
 
-/// A rule: its pattern, and what is sent of the columns that the pattern matches.
+/// A rule: a pattern of columns, and the action on them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ColumnRule {
     /// The columns.
     pub pattern: ColumnPattern,
-    /// What is sent of them.
+    /// The action on them.
     pub action: ColumnAction,
 }
 
@@ -115,9 +115,9 @@ impl ColumnRule {
         }
     }
 
-    /// What these rules send of a column; `None` if no rule matches.
+    /// Action of these rules on a column; `None` if none matches.
     ///
-    /// To omit is stronger than to hash.
+    /// If several rules match, `Omit` takes precedence over `Hash`.
     pub fn action_of(rules: &[Self], table: &TableName, column: &str) -> Option<ColumnAction> {
         let matching = rules
             .iter()
@@ -163,7 +163,7 @@ impl ColumnRules {
         self.rules.iter().any(|rule| rule.pattern.matches_table(table))
     }
 
-    /// What is sent of a column; `None` if no rule matches it.
+    /// The action on a column; `None` if no rule matches it.
     pub fn action_of(&self, table: &TableName, column: &str) -> Option<ColumnAction> {
         ColumnRule::action_of(&self.rules, table, column)
     }

@@ -103,7 +103,9 @@ pub struct Config {
     pub accept_auto_distribution: bool,
     /// The SSM parameter that holds the checkpoint.
     pub checkpoint_parameter: String,
-    /// Time to poll for after the slot is empty.
+    /// Time for which a drain polls an empty slot.
+    ///
+    /// It is counted from the start of the drain.
     pub linger: Duration,
     /// Namespace of the metrics in CloudWatch.
     pub metrics_namespace: String,
@@ -113,7 +115,7 @@ pub struct Config {
     pub poll_cpu_percent: u8,
     /// Whether markers are written to the server's log.
     pub markers: bool,
-    /// Whether a standby must acknowledge a change before it is sent.
+    /// Requirement that a standby acknowledges a change before it is sent.
     pub standby_ack: StandbyAck,
     /// The form of the events.
     pub envelope: Envelope,
@@ -178,17 +180,17 @@ pub enum SaltSource {
     Secret(String),
 }
 
-/// Whether a standby must acknowledge a transaction before it is sent.
+/// Requirement that a standby acknowledges a transaction before it is sent.
 ///
 /// If the server is lost before a standby has the transaction, the database loses it. A consumer that has
 /// received it would then have a change that the database does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StandbyAck {
-    /// It must, where the server shows the positions of the standbys.
+    /// Required if the server shows the positions of the standbys.
     Auto,
-    /// It need not.
+    /// Not required.
     Off,
-    /// It must. Where the positions are unknown, nothing is sent.
+    /// Required. If the positions are unknown, nothing is sent.
     Required,
 }
 
@@ -221,6 +223,13 @@ pub enum ConfigError {
         /// The values that it accepts.
         expected: String,
     },
+}
+
+impl ConfigError {
+    /// The stable `errorType`.
+    pub fn name(&self) -> &'static str {
+        "ConfigInvalid"
+    }
 }
 
 impl Config {

@@ -339,7 +339,7 @@ pub fn readable(slot: &str, server: &ServerInfo, state: &SlotState) -> Result<(P
     if state.two_phase {
         return Err(Discontinuity::TwoPhase { slot });
     }
-    if plugin != Plugin::Pgoutput && server.encoding != "UTF8" && server.encoding != "SQL_ASCII" {
+    if !plugin.converts_encoding() && server.encoding != "UTF8" && server.encoding != "SQL_ASCII" {
         return Err(Discontinuity::Encoding {
             database: server.database.clone(),
             encoding: server.encoding.clone(),

@@ -2,6 +2,7 @@
 //!
 //! The name is stable, for alarms. The kind says whether to wait or to act.
 
+use crate::causes::with_causes;
 use crate::config::ConfigError;
 use crate::continuity::Discontinuity;
 use crate::decode::DecodeError;
@@ -11,7 +12,7 @@ use crate::lsn::Lsn;
 use crate::ports::{CheckpointError, ErrorKind, SlotError, StreamError};
 use crate::stored_document::InvalidDocument;
 
-/// Why an invocation failed.
+/// The error that ended an invocation.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A variable of the environment.
@@ -42,7 +43,7 @@ pub enum Error {
         slot: String,
         /// The row's `lsn` column.
         lsn: Lsn,
-        /// What did not fit.
+        /// The cause.
         source: DecodeError,
     },
     /// A row in an order in which no plugin sends rows.
@@ -110,10 +111,12 @@ pub enum Error {
     BackfillInvalid {
         /// The parameter.
         parameter: String,
-        /// Why.
+        /// The cause.
         source: InvalidDocument,
     },
-    /// An action that outlasted the invocation's time. Lambda would kill it without a word.
+    /// An action that outlasted the invocation's time.
+    ///
+    /// Without this error, Lambda would kill the process, and the answer would not have the reason.
     #[error(
         "the invocation's time is over, and PostgreSQL or AWS has not answered; nothing is lost, and the \
          next tick continues. If it happens again, check the network"
@@ -136,7 +139,7 @@ pub enum Error {
         slot: String,
         /// The event's position.
         position: String,
-        /// What the event is about.
+        /// The table of the event, or that it is a logical message.
         table: String,
         /// The first 16 digits of the partition key's SHA-256.
         key_hash: String,
@@ -179,8 +182,8 @@ impl Error {
     /// The stable `errorType` of the cause. Alarms match on it.
     pub fn name(&self) -> &'static str {
         match self {
-            Error::Config(_) => "ConfigInvalid",
-            Error::Event(_) => "EventInvalid",
+            Error::Config(error) => error.name(),
+            Error::Event(error) => error.name(),
             Error::Undecodable { .. } | Error::OutOfPlace { .. } => "Undecodable",
             Error::Oversize { .. } => "Oversize",
             Error::OutOfTime => "OutOfTime",
@@ -197,14 +200,26 @@ impl Error {
         }
     }
 
-    /// Whether the next tick may succeed by itself.
+    /// Kind of the error: transient if the next tick may succeed.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::OutOfTime | Error::Stream(StreamError::Lost { .. }) => ErrorKind::Transient,
+            Error::OutOfTime => ErrorKind::Transient,
             Error::Stream(error) => error.kind(),
             Error::Checkpoint(error) => error.kind(),
             Error::Slot(error) => error.kind(),
-            _ => ErrorKind::Definite,
+            // The configuration, the event, the server's history, a row or a stored document has to change.
+            Error::Config(_)
+            | Error::Event(_)
+            | Error::Discontinuity(_)
+            | Error::Undecodable { .. }
+            | Error::OutOfPlace { .. }
+            | Error::NotResumed { .. }
+            | Error::BackfillRefused { .. }
+            | Error::BackfillPending { .. }
+            | Error::BackfillMissing { .. }
+            | Error::BackfillInvalid { .. }
+            | Error::Panicked
+            | Error::Oversize { .. } => ErrorKind::Definite,
         }
     }
 
@@ -213,23 +228,13 @@ impl Error {
         matches!(self, Error::Discontinuity(error) if error.is_break())
     }
 
-    /// The error and its causes on one line. A cause that only repeats what was said is left out.
+    /// The error and its causes on one line. A cause that repeats an earlier text is left out.
     pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            let more = error.to_string();
-            if !text.contains(&more) {
-                text.push_str(": ");
-                text.push_str(&more);
-            }
-            cause = error.source();
-        }
-        text.replace(['\n', '\r'], " ")
+        with_causes(self)
     }
 }
 
-/// What to do about an event that no record can hold.
+/// Advice to the operator on an event that no record can hold.
 fn oversize_advice(policy: Oversize) -> &'static str {
     match policy {
         Oversize::Fail => {

@@ -30,7 +30,7 @@ pub enum Action {
     },
     /// Report the state of slot, stream and backfill.
     Status,
-    /// Forecast what a drain would send.
+    /// Forecast the records of a drain.
     Plan {
         /// Whether the answer names partition keys, and not their hashes.
         names_keys: bool,
@@ -64,6 +64,13 @@ pub enum EventError {
         field: &'static str,
         expected: &'static str,
     },
+}
+
+impl EventError {
+    /// The stable `errorType`.
+    pub fn name(&self) -> &'static str {
+        "EventInvalid"
+    }
 }
 
 /// The known fields of an action without fields.

@@ -1,8 +1,8 @@
 //! Spillway's function: drains a PostgreSQL logical replication slot into a Kinesis data stream.
 //!
 //! **The promise.** Every committed change reaches the stream at least once and is never silently skipped.
-//! Changes of one key arrive in commit order. A change has the same [`position`] every time it is sent. Where
-//! continuity cannot be proved, the drain stops and says what it knows ([`continuity`]).
+//! Changes of one key arrive in commit order. A change has the same [`position`] every time it is sent. If
+//! continuity cannot be proved, the drain stops with an error that has the evidence ([`continuity`]).
 //!
 //! **The path of a change.**
 //! ```text
@@ -22,9 +22,10 @@ mod aws;
 pub mod backfill;
 pub mod budget;
 pub mod catalog;
+mod causes;
 pub mod change;
 pub mod checkpoint;
-mod clock;
+pub mod clock;
 pub mod column_rules;
 pub mod config;
 pub mod continuity;
@@ -52,4 +53,5 @@ pub mod stream_pattern;
 pub mod summary;
 pub mod table_name;
 pub mod time;
+mod varint;
 pub mod window_sizing;

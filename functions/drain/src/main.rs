@@ -2,9 +2,10 @@
 
 use std::io::Write as _;
 use std::process::ExitCode;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use drain::actions::app::App;
+use drain::clock;
 use drain::config::{self, Config};
 use drain::error::Error;
 use drain::handler::handle;
@@ -71,7 +72,7 @@ fn main() -> ExitCode {
 /// The Lambda Runtime API failed.
 async fn serve(config: Result<Config, Error>, fields: &LineFields) -> Result<(), lambda_runtime::Error> {
     let app = match config {
-        Ok(config) => Ok(App::new(config).await),
+        Ok(config) => Ok(App::new(config)),
         Err(error) => {
             tracing::error!(error_type = error.name(), "{}", error.chain());
             Err(error)
@@ -129,10 +130,7 @@ fn write_line(mut line: Map<String, Value>, fields: &LineFields) {
 
 /// The present time in ms since 1970-01-01 UTC.
 fn now_millis() -> i64 {
-    let now = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+    i64::try_from(clock::now().as_millis()).unwrap_or(i64::MAX)
 }
 
 fn diagnostic(error: &Error) -> Diagnostic {
@@ -146,10 +144,7 @@ fn diagnostic(error: &Error) -> Diagnostic {
 ///
 /// Some local runtimes send a deadline in the past. It then counts as one minute from now.
 fn deadline(millis: u64) -> Instant {
-    let now = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    let left = Duration::from_millis(millis).saturating_sub(now);
+    let left = Duration::from_millis(millis).saturating_sub(clock::now());
     let left = match left.is_zero() {
         true => Duration::from_secs(60),
         false => left,

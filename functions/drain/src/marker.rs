@@ -8,11 +8,18 @@
 //! any failover the first message that the slot has to send is known. Markers are Spillway's own and are not
 //! sent to the stream.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::change::Message;
 use crate::lsn::Lsn;
+
+/// Longest wait until a marker is committed and readable.
+///
+/// A commit may wait for standbys.
+pub const MARKER_TIME: Duration = Duration::from_secs(2);
 
 /// The prefix of the messages.
 pub const PREFIX: &str = "spillway.marker";
@@ -26,16 +33,47 @@ pub struct Marker {
     pub nonce: String,
     /// End of its record, as `pg_logical_emit_message` returned it. Commits at or before this LSN precede it.
     pub lsn: Lsn,
-    /// Up to where the log was on disk after its commit: its commit record ends at or before this.
+    /// The flush position after its commit: its commit record ends at or before it.
     pub flushed: Lsn,
 }
 
-impl Marker {
-    /// The content of the message: JSON.
-    pub fn content(slot: &str, number: u64, nonce: &str) -> String {
-        serde_json::json!({"slot": slot, "number": number, "nonce": nonce}).to_string()
+/// A marker that is not written yet.
+#[derive(Debug)]
+pub struct MarkerDraft {
+    number: u64,
+    nonce: String,
+}
+
+impl MarkerDraft {
+    /// A marker of this number and with this nonce.
+    pub fn new(number: u64, nonce: String) -> Self {
+        MarkerDraft { number, nonce }
     }
 
+    /// The content of its message.
+    pub fn content(&self, slot: &str) -> String {
+        content(slot, self.number, &self.nonce)
+    }
+
+    /// The written marker.
+    ///
+    /// Its message ends at `lsn`, and the log is on disk up to `flushed`.
+    pub fn written(self, lsn: Lsn, flushed: Lsn) -> Marker {
+        Marker {
+            number: self.number,
+            nonce: self.nonce,
+            lsn,
+            flushed,
+        }
+    }
+}
+
+/// The content of a marker's message: JSON.
+fn content(slot: &str, number: u64, nonce: &str) -> String {
+    serde_json::json!({"slot": slot, "number": number, "nonce": nonce}).to_string()
+}
+
+impl Marker {
     /// Whether a message is this marker.
     pub fn is(&self, slot: &str, message: &Message<'_>) -> bool {
         let content = serde_json::from_slice::<Value>(&message.content);
@@ -67,12 +105,12 @@ mod tests {
             flushed: Lsn(200),
         };
         let is = |message: Message<'_>| marker.is("s", &message);
-        assert!(is(message(PREFIX, Marker::content("s", 7, "0123456789abcdef"))));
+        assert!(is(message(PREFIX, content("s", 7, "0123456789abcdef"))));
         for other in [
-            message("spillway", Marker::content("s", 7, "0123456789abcdef")),
-            message(PREFIX, Marker::content("t", 7, "0123456789abcdef")),
-            message(PREFIX, Marker::content("s", 8, "0123456789abcdef")),
-            message(PREFIX, Marker::content("s", 7, "fedcba9876543210")),
+            message("spillway", content("s", 7, "0123456789abcdef")),
+            message(PREFIX, content("t", 7, "0123456789abcdef")),
+            message(PREFIX, content("s", 8, "0123456789abcdef")),
+            message(PREFIX, content("s", 7, "fedcba9876543210")),
             message(PREFIX, "7".into()),
             message(PREFIX, String::new()),
         ] {

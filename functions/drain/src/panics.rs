@@ -30,7 +30,7 @@ fn place(location: Option<&Location<'_>>) -> String {
 /// # Errors
 /// The error of the invocation, or [`Error::Panicked`] if it panicked.
 pub async fn catch_panic<T>(invocation: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    // An invocation shares only values behind locks with the next one, and a panic leaves these usable.
+    // An invocation shares only values inside locks with the next one. They are usable after a panic.
     let caught = AssertUnwindSafe(invocation).catch_unwind().await;
     caught.unwrap_or(Err(Error::Panicked))
 }

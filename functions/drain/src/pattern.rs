@@ -255,7 +255,7 @@ impl<'a> PatternParser<'a> {
         (!is_empty).then_some(name)
     }
 
-    /// A part in quotes, and the space behind it.
+    /// A part in quotes, and the space after it.
     fn quoted_name(&mut self) -> Option<NamePattern> {
         let mut name = String::new();
         self.next();

@@ -28,6 +28,12 @@ pub struct PluginOptions {
     pub newer: Vec<String>,
 }
 
+impl PluginOptions {
+    /// The effect of a server that does not know the newer options.
+    pub const WITHOUT_NEWER: &str = "wal2json is older than 2.6 and writes NaN and Infinity as null: use pgoutput \
+                                     where they occur";
+}
+
 /// Byte that distinguishes the row of a change from every other row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChangeMark {
@@ -57,6 +63,31 @@ impl Plugin {
     /// pgoutput sends them since PostgreSQL 14 (release notes of 14).
     pub fn sends_messages(self, server_version: i32) -> bool {
         self != Plugin::Pgoutput || server_version >= 140_000
+    }
+
+    /// Whether the plugin sends the tables of publications.
+    ///
+    /// The publications must exist. The other plugins send every table of the database.
+    pub fn reads_publications(self) -> bool {
+        self == Plugin::Pgoutput
+    }
+
+    /// Whether the plugin converts texts to UTF-8 from any encoding.
+    pub fn converts_encoding(self) -> bool {
+        self == Plugin::Pgoutput
+    }
+
+    /// Whether the plugin sends rows of other relations than tables.
+    ///
+    /// Such relations are materialized views and the server's own tables. pgoutput sends rows of published
+    /// tables only.
+    pub fn sends_other_relations(self) -> bool {
+        self != Plugin::Pgoutput
+    }
+
+    /// Whether every server has the plugin.
+    pub fn is_built_in(self) -> bool {
+        self == Plugin::Pgoutput
     }
 
     /// The first bytes of a row that commits a transaction.

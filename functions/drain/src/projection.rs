@@ -1,4 +1,4 @@
-//! What is sent of each relation: columns that are omitted or hashed, and columns of the partition key.
+//! Projection of each relation: columns that are omitted or hashed, and columns of the partition key.
 //!
 //! A change is projected after it was compared with the rows of a backfill, and before it is encoded. So no
 //! event, partition key or hash of a key has a value that the rules hide. Pure.
@@ -18,7 +18,7 @@ const TEXT_OID: u32 = 25;
 /// Most relations of one table that are remembered. With wal2json each set of omitted large columns is one.
 const MAX_RELATIONS: usize = 64;
 
-/// What is sent of each table.
+/// Rules for the sent columns and the partition key of each table.
 #[derive(Debug, Clone, Default)]
 pub struct ProjectionRules {
     /// Columns that are omitted or hashed.
@@ -82,7 +82,7 @@ struct Projection {
     columns: Vec<ColumnProjection>,
 }
 
-/// What happens with the values of a column.
+/// Treatment of a column's values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ColumnProjection {
     Kept,

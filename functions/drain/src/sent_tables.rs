@@ -1,7 +1,8 @@
 //! The tables whose changes are sent, kept as hashes between invocations. Pure.
 //!
-//! A table that leaves a publication, or that another one replaces under its name, falls silent without an
-//! error. The comparison with the tables of an earlier invocation finds it.
+//! PostgreSQL reports no error if a table leaves a publication, or if another table replaces it under its
+//! name. Its changes are then no longer sent. The comparison with the tables of an earlier invocation detects
+//! this.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -27,11 +28,11 @@ const HASH_BYTES: usize = 4;
 pub struct TableState {
     /// The table.
     pub table: TableName,
-    /// Whether its changes are sent.
+    /// The state of its changes: sent, or the reason why not.
     pub sending: SendState,
 }
 
-/// Why the changes of a table are sent or not.
+/// State of a table's changes: sent, or the reason why not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SendState {
     /// They are sent.

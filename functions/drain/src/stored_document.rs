@@ -10,7 +10,7 @@ pub enum InvalidDocument {
     /// The text is not the expected JSON.
     #[error("it is not a {document}")]
     Unreadable {
-        /// The expected document: `checkpoint` or `backfill`.
+        /// The expected document: `checkpoint`, `backfill` or `list of sent tables`.
         document: &'static str,
         /// The cause.
         source: serde_json::Error,

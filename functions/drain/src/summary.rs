@@ -87,7 +87,9 @@ pub fn answer_line(answer: &Value, namespace: &str, now: i64) -> Map<String, Val
     line
 }
 
-/// Removes what may hold values of rows: the condition of a backfill, and the names of keys.
+/// Removes fields that may hold values of rows.
+///
+/// They are the condition of a backfill, and the names of keys.
 ///
 /// Only the caller of the function receives these. Each reader of the log would read them.
 fn remove_values(line: &mut Map<String, Value>) {
@@ -105,7 +107,7 @@ fn remove_values(line: &mut Map<String, Value>) {
 
 /// The summary line of a failed invocation.
 ///
-/// `report` is what a drain did before it failed. `now` is in ms since 1970-01-01 UTC.
+/// `report` is the report of a drain that failed. `now` is in ms since 1970-01-01 UTC.
 pub fn failure_line(error: &Error, report: Option<&Value>, namespace: &str, now: i64) -> Map<String, Value> {
     let mut line = match report {
         Some(Value::Object(fields)) => fields.clone(),

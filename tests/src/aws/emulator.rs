@@ -41,7 +41,7 @@ impl Emulator {
         &self.endpoint
     }
 
-    /// What it has printed.
+    /// Output of the emulator so far.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.watchdog.folder().join("log")).unwrap_or_default()
     }

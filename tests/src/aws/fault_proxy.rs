@@ -168,12 +168,13 @@ struct Hold {
 struct FaultProxyState {
     plans: HashMap<String, VecDeque<PlannedFault>>,
     always: HashMap<String, Fault>,
-    flaky: Option<Flaky>,
+    flaky: Option<PartialFailures>,
     requests: HashMap<String, u64>,
 }
 
+/// Share of the records of each PutRecords that fail.
 #[derive(Debug)]
-struct Flaky {
+struct PartialFailures {
     random: fastrand::Rng,
     percent: u8,
 }
@@ -279,7 +280,7 @@ impl FaultProxy {
     /// It does so from now on. The other records are put. A failed record is throttled or has an internal
     /// failure. The same seed fails the same records of the same requests.
     pub fn flaky(&self, seed: u64, percent: u8) {
-        self.state().flaky = Some(Flaky {
+        self.state().flaky = Some(PartialFailures {
             random: fastrand::Rng::with_seed(seed),
             percent,
         });
@@ -348,7 +349,7 @@ impl FaultProxyService {
         if let Some(reaching) = hold.reaching.take() {
             let _ = reaching.send(());
         }
-        let mut again = PlannedAgain {
+        let mut again = RepeatedFault {
             service: self,
             operation,
             hold: Some(hold),
@@ -421,13 +422,13 @@ impl Answerer for FaultProxyService {
 }
 
 /// Plans its hold again when it is dropped: the caller gave up before the release.
-struct PlannedAgain<'a> {
+struct RepeatedFault<'a> {
     service: &'a FaultProxyService,
     operation: &'a str,
     hold: Option<Hold>,
 }
 
-impl Drop for PlannedAgain<'_> {
+impl Drop for RepeatedFault<'_> {
     fn drop(&mut self) {
         if let Some(hold) = self.hold.take().filter(|hold| hold.with_retries) {
             let mut state = self.service.state();

@@ -106,7 +106,7 @@ fn without_tombstones(records: Vec<(String, Vec<u8>)>) -> Vec<KeyedEvent> {
     events
 }
 
-/// What Debezium Server reads, and where it writes.
+/// Source and destination of Debezium Server.
 #[derive(Debug, Clone, Copy)]
 pub struct DebeziumConnector<'a> {
     /// Port of the server on loopback.
@@ -293,7 +293,7 @@ impl Drop for DebeziumServer {
     }
 }
 
-/// Where `make` installs the tools of the tests.
+/// Folder into which `make` installs the tools of the tests.
 fn tools() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools")
 }

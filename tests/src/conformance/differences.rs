@@ -38,9 +38,9 @@ pub struct IntendedDifference {
     pub unwrap: Option<bool>,
     /// Spillway's values, alone or first in a list; without it, all values.
     pub values: Option<Vec<Value>>,
-    /// What the other program writes: `absent`, `null` or `value`; without it, anything.
+    /// Form that the other program writes; without it, any form.
     pub theirs: Option<Form>,
-    /// What Spillway writes.
+    /// Form that Spillway writes; without it, any form.
     pub ours: Option<Form>,
 }
 

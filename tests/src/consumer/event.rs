@@ -81,7 +81,7 @@ pub struct Source {
     /// For a live change `false` or nothing, depending on the envelope.
     #[serde(default)]
     pub snapshot: Option<String>,
-    /// What the columns of an event with a schema cannot state.
+    /// Notes about columns that the schema of the event cannot express.
     #[serde(flatten)]
     pub notes: Notes,
 }
@@ -359,8 +359,8 @@ fn exact_numbers(data: &[u8]) -> Vec<u8> {
             _ => 1,
         };
         in_string ^= *first == b'"';
-        let (token, behind) = rest.split_at(length.min(rest.len()));
-        rest = behind;
+        let (token, after) = rest.split_at(length.min(rest.len()));
+        rest = after;
         let kept = serde_json::from_slice::<Value>(token).map(|number| number.to_string());
         if token.len() > 1 && !in_string && kept.is_ok_and(|kept| kept.as_bytes() != token) {
             out.extend([b"\"", token, b"\""].concat());
@@ -376,7 +376,7 @@ fn strings(list: &Value) -> Vec<String> {
     list.filter_map(|name| name.as_str().map(str::to_owned)).collect()
 }
 
-/// The event behind its schema; `None` if it has no schema.
+/// Payload of an event that has a schema, otherwise `None`.
 fn payload(data: &[u8]) -> Option<Box<RawValue>> {
     #[derive(Deserialize)]
     struct WithSchema {

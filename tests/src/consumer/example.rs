@@ -30,7 +30,7 @@ pub struct ExampleConsumer {
     sent: BTreeMap<String, String>,
 }
 
-/// What an example did.
+/// Counts of the records and batches that an example handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub struct ExampleFigures {
     /// Records that it was sent.

@@ -89,12 +89,12 @@ impl KclWorker {
         .await;
     }
 
-    /// What it has logged about its shards.
+    /// Progress of its shards, as it logged it so far.
     pub fn progress(&self) -> Vec<KclProgress> {
         self.log().lines().filter_map(progress_of).collect()
     }
 
-    /// What it has printed.
+    /// Output of the consumer so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.watchdog.folder().join("log")).unwrap_or_default()
     }

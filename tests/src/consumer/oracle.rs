@@ -97,14 +97,14 @@ pub async fn compare(
             "a table without a key has {unmatched} unmatched rows and {keyed} with a key"
         ));
     }
-    let wanted = (keyed && which == ComparedRows::Changed).then(|| {
+    let expected_rows = (keyed && which == ComparedRows::Changed).then(|| {
         rebuilt
             .keyed
             .values()
             .map(|kept| from_event(&kept.row, &columns, &mut Vec::new()))
             .collect()
     });
-    let theirs = select(client, table, &columns, wanted).await;
+    let theirs = select(client, table, &columns, expected_rows).await;
     let rows = theirs.len();
     match keyed {
         true => by_key(ours, theirs, &columns, &mut differences),
@@ -177,7 +177,7 @@ async fn select(
     client: &Client,
     table: &str,
     columns: &[ComparedColumn],
-    wanted: Option<Vec<ColumnValues>>,
+    expected_rows: Option<Vec<ColumnValues>>,
 ) -> Vec<ColumnValues> {
     let expressions: Vec<&str> = columns.iter().map(|column| column.expression.as_str()).collect();
     let mut sql = format!(
@@ -186,14 +186,14 @@ async fn select(
     );
     let keys: Vec<usize> = (0..columns.len()).filter(|index| columns[*index].key).collect();
     let mut lists: Vec<Vec<Option<String>>> = Vec::new();
-    if let Some(wanted) = wanted {
+    if let Some(expected_rows) = expected_rows {
         let text = |values: &ColumnValues, index: usize| match &values[index] {
             Some(ColumnValue::Text(text)) => Some(text.clone()),
             _ => None,
         };
         lists = keys
             .iter()
-            .map(|index| wanted.iter().map(|values| text(values, *index)).collect())
+            .map(|index| expected_rows.iter().map(|values| text(values, *index)).collect())
             .collect();
         let names: Vec<String> = (0..keys.len()).map(|at| format!("k{at}")).collect();
         let arrays: Vec<String> = (1..=keys.len()).map(|at| format!("${at}::text[]")).collect();

@@ -1,4 +1,4 @@
-//! A cluster of a primary and a synchronous standby, behind one endpoint.
+//! Cluster of a primary and a synchronous standby, with one endpoint.
 //!
 //! To the function it looks like a Multi-AZ DB cluster. The primary can be killed and the standby promoted.
 //! The endpoint moves to the new primary, and the old one rejoins as a standby.
@@ -114,7 +114,7 @@ impl Cluster {
                     and confirmed_flush_lsn >= $1::text::pg_lsn
              from pg_replication_slots where slot_name = '{slot}'"
         );
-        let wanted: String = value(&primary, &position)
+        let confirmed: String = value(&primary, &position)
             .await
             .unwrap_or_else(|| panic!("there is no slot {slot}"));
         wait::until("the slot is synchronised", LIMIT, || async {
@@ -122,7 +122,7 @@ impl Cluster {
             step().await;
             // The worker sleeps long when little changes; a reload wakes it.
             query(&standby, "select pg_reload_conf()").await;
-            let row = standby.query_opt(&synced, &[&wanted]).await;
+            let row = standby.query_opt(&synced, &[&confirmed]).await;
             let row = row.unwrap_or_else(|error| panic!("{synced}: {error:?}"));
             row.is_some_and(|row| row.get(0))
         })

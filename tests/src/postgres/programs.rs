@@ -123,13 +123,13 @@ impl Programs {
 ///
 /// Its folder is in `SERVERS_IN`, if that variable is set.
 pub(crate) fn watchdog() -> Watchdog {
-    let wanted = std::env::var_os("SERVERS_IN")
-        .filter(|wanted| !wanted.is_empty())
+    let servers_folder = std::env::var_os("SERVERS_IN")
+        .filter(|folder| !folder.is_empty())
         .map(PathBuf::from);
     match std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0) {
         // The user `postgres` must be able to reach the folder.
-        true => Watchdog::start(Some("postgres"), &wanted.unwrap_or_else(|| "/tmp".into())),
-        false => Watchdog::start(None, &wanted.unwrap_or_else(std::env::temp_dir)),
+        true => Watchdog::start(Some("postgres"), &servers_folder.unwrap_or_else(|| "/tmp".into())),
+        false => Watchdog::start(None, &servers_folder.unwrap_or_else(std::env::temp_dir)),
     }
 }
 

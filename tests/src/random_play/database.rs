@@ -1,4 +1,6 @@
-//! Database of a play: one server, or a cluster of a primary and its standby, behind a network that may fail.
+//! Database of a play: one server, or a cluster of a primary and its standby.
+//!
+//! With network faults, the function connects through a proxy.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;

@@ -223,8 +223,8 @@ impl Environment {
             KillPoint::Now => self.function.kill9().await,
             KillPoint::AfterRequests(more) => {
                 let requests = || self.stream_proxy.requests("PutRecords");
-                let (wanted, began) = (requests() + more, Instant::now());
-                while requests() < wanted && began.elapsed() < KILL_PATIENCE {
+                let (expected, began) = (requests() + more, Instant::now());
+                while requests() < expected && began.elapsed() < KILL_PATIENCE {
                     tokio::time::sleep(POLL).await;
                 }
                 self.function.kill9().await;

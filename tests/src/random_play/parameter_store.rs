@@ -83,7 +83,7 @@ impl ParameterStore {
         self.rows_read.load(Ordering::Relaxed)
     }
 
-    /// Counter behind [`ParameterStore::rows_read`].
+    /// Counter of [`ParameterStore::rows_read`].
     pub(crate) fn rows_read_counter(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.rows_read)
     }

@@ -38,7 +38,7 @@ pub(super) struct Shape {
     pub(super) columns: Vec<ShapeColumn>,
 }
 
-/// How pgoutput sends a table.
+/// Name, identifier and operations under which pgoutput sends a table.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(super) struct TablePublication {
     /// Name in the events: the table's, or that of its root.

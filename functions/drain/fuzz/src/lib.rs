@@ -9,6 +9,7 @@ mod pure {
     pub mod catalog;
     pub mod change;
     pub mod checkpoint;
+    pub mod column_rules;
     pub mod config;
     pub mod decode;
     pub mod encode;
@@ -18,9 +19,12 @@ mod pure {
     pub mod pattern;
     pub mod plugin;
     pub mod position;
+    pub mod projection;
     pub mod stored_document;
+    pub mod stream_pattern;
     pub mod table_name;
     pub mod time;
+    pub mod varint;
 }
 
 pub mod checks;
@@ -28,8 +32,8 @@ mod mutation;
 
 pub use mutation::mutate;
 pub use pure::{
-    catalog, change, checkpoint, config, decode, encode, event, lsn, marker, pattern, plugin, position,
-    stored_document, table_name, time,
+    catalog, change, checkpoint, column_rules, config, decode, encode, event, lsn, marker, pattern, plugin,
+    position, projection, stored_document, stream_pattern, table_name, time, varint,
 };
 
 /// Registers a report for the fuzzer's end: the most bytes allocated for one byte of input.

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use aws_config::SdkConfig;
+use aws_types::SdkConfig;
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
@@ -45,9 +45,9 @@ pub struct App {
     pub(super) sent_tables: Parameter,
     /// The size of windows, as earlier invocations measured.
     pub(super) sizing: Mutex<WindowSizing>,
-    /// What the last drain did before it failed.
+    /// The report of a failed drain, until the summary takes it.
     failed_report: Mutex<Option<Value>>,
-    /// When the tables that are sent were checked, if they were.
+    /// Last check of the sent tables; `None` before the first check.
     tables_checked: Mutex<Option<Instant>>,
     /// The salt of hashed columns, once it was read. A row has one hash only if the salt never changes.
     salt: OnceCell<Salt>,
@@ -55,8 +55,8 @@ pub struct App {
 
 impl App {
     /// Builds the clients; connects to nothing yet.
-    pub async fn new(config: Config) -> Self {
-        let aws = client::config().await;
+    pub fn new(config: Config) -> Self {
+        let aws = client::config();
         let ssm = aws_sdk_ssm::Client::new(&aws);
         let requirements = StreamRequirements {
             aggregates: config.aggregate,
@@ -83,15 +83,14 @@ impl App {
         }
     }
 
-    /// Keeps what a drain did before it failed, for its summary line.
+    /// Keeps the report of a failed drain, for its summary line.
     pub(super) fn set_failed_report(&self, report: Value) {
         *self.failed_report.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
     }
 
     /// Takes the report of a failed drain.
     ///
-    /// It states what the drain did before it failed. Returns `None` if no drain has begun, or if the report
-    /// was taken before.
+    /// Returns `None` if no drain has failed, or if the report was taken before.
     pub fn take_failed_report(&self) -> Option<Value> {
         let mut report = self.failed_report.lock().unwrap_or_else(PoisonError::into_inner);
         report.take()
@@ -184,7 +183,7 @@ impl App {
     ) -> Result<OpenedSlot<'c>, Error> {
         match self.open(connector, None, deadline).await? {
             SlotAccess::Locked(opened) => Ok(*opened),
-            SlotAccess::Busy(Busy { drainer, .. }) => Err(Error::Slot(SlotError::Busy {
+            SlotAccess::Busy(BusySlot { drainer, .. }) => Err(Error::Slot(SlotError::Busy {
                 slot: self.config.slot.clone(),
                 holder: drainer,
             })),
@@ -212,7 +211,7 @@ impl App {
         } = locked?;
         let Some(stored) = stored else {
             let plugin = state.and_then(|state| state.plugin?.parse::<Plugin>().ok());
-            return Ok(SlotAccess::Busy(Busy {
+            return Ok(SlotAccess::Busy(BusySlot {
                 plugin: plugin.map(Plugin::name),
                 drainer: server::lock_holder(connector, &control, name).await?,
             }));
@@ -293,7 +292,9 @@ impl App {
     }
 }
 
-/// A session, and what was read through it. The session holds the slot's lock, unless `stored` is `None`.
+/// A session, and the server's state that it read.
+///
+/// The session holds the slot's lock, unless `stored` is `None`.
 struct LockedSession {
     control: Session,
     inspection: Inspection,
@@ -308,11 +309,11 @@ pub(super) enum SlotAccess<'c> {
     /// It has the lock.
     Locked(Box<OpenedSlot<'c>>),
     /// Another drainer has the lock.
-    Busy(Busy),
+    Busy(BusySlot),
 }
 
 /// A slot that another drainer has locked.
-pub(super) struct Busy {
+pub(super) struct BusySlot {
     /// The name of the slot's plugin, if Spillway supports it.
     pub(super) plugin: Option<&'static str>,
     /// The session that has the lock, if it still has it.

@@ -16,7 +16,7 @@ use crate::postgres::connection::{Connector, Session};
 use crate::postgres::schema::SchemaSource;
 use crate::table_name::TableName;
 
-/// Source of the database's relations, and of what is published.
+/// Source of the database's relations and publications.
 pub(super) fn schema_source<'a>(
     app: &'a App,
     connector: &'a Connector,

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::app::{App, Busy, OpenedSlot, SlotAccess};
+use super::app::{App, BusySlot, OpenedSlot, SlotAccess};
 use super::left_tables;
 use super::pending_backfill::pending_runner;
 use super::rule_problems::rule_problems;
@@ -30,12 +30,12 @@ use crate::postgres::slot::PgSlot;
 use crate::stream_pattern::StreamPattern;
 use crate::time::micros_of_timestamp;
 
-/// How long a tick and a plan wait for the lock.
+/// Longest wait of a tick or a plan for the lock.
 ///
 /// When an invocation has just ended, its session ends on the server a moment later.
 pub(super) const LOCK_TIME: Duration = Duration::from_millis(500);
 
-/// How long each query of the summary may take.
+/// Longest time of each query of the summary.
 const SUMMARY_TIME: Duration = Duration::from_secs(1);
 
 /// Drains the slot until it is empty or the time is over.
@@ -50,7 +50,7 @@ pub(crate) async fn run(
 ) -> Result<Value, Error> {
     let opened = match app.open(connector, accept_gap, Instant::now() + LOCK_TIME).await {
         Ok(SlotAccess::Locked(opened)) => *opened,
-        Ok(SlotAccess::Busy(Busy { plugin, drainer })) => {
+        Ok(SlotAccess::Busy(BusySlot { plugin, drainer })) => {
             let report = idle_report(app, plugin, StopReason::Busy, budget);
             return Ok(json!(Report { drainer, ..report }));
         }
@@ -83,7 +83,7 @@ fn idle_report(app: &App, plugin: Option<&'static str>, stopped: StopReason, bud
 /// Drains an opened slot, and runs a backfill between its windows.
 ///
 /// # Errors
-/// The drain was stopped by this error. The log then holds the report of what it did until then.
+/// The error that stopped the drain. The log then has the report of the drain.
 pub(super) async fn drain_opened(
     app: &App,
     connector: &Connector,
@@ -105,9 +105,9 @@ pub(super) async fn drain_opened(
     warn_of_rule_problems(app, connector, &settings, &slot).await;
     let tables_left = left_tables::warn(app, connector, slot.control(), &settings).await;
     let envelope = &app.config.envelope;
-    let rules = rules(&app.config, &server, &settings);
+    let rules_hash = hash_of_rules(&app.config, &server, &settings);
     let ahead = stored.as_ref().filter(|_| accept_gap.is_none());
-    let ahead = ahead.and_then(|stored| ack_ahead(stored, &rules));
+    let ahead = ahead.and_then(|stored| ack_ahead(stored, &rules_hash));
     let task = DrainTask {
         settings: &settings,
         envelope,
@@ -115,13 +115,13 @@ pub(super) async fn drain_opened(
         first_event: accept_gap.map(|_| gap_accepted(&app.config, &start, stored.as_ref())),
         checkpoint: next_checkpoint(name, &server, &start, stored, accept_gap.is_some()),
         ahead,
-        rules,
+        rules_hash,
         budget,
     };
     let ports = DrainPorts {
         slot: &mut slot,
         stream: app.stream.clone(),
-        checkpoints: app.checkpoint.clone(),
+        checkpoint_store: app.checkpoint.clone(),
         sizing: &app.sizing,
         backfill,
     };
@@ -156,7 +156,7 @@ fn log_first_start(slot: &str, start: &StartPosition) {
 ///
 /// It also covers the slot, the server and the stream. With other rules, a change that the stream has may
 /// lack an event, or have another one.
-fn rules(config: &Config, server: &ServerInfo, settings: &Settings) -> String {
+fn hash_of_rules(config: &Config, server: &ServerInfo, settings: &Settings) -> String {
     let tables: Vec<String> = settings.tables.iter().map(TablePattern::to_string).collect();
     rules_hash(&[
         env!("CARGO_PKG_VERSION"),
@@ -180,9 +180,11 @@ fn rules(config: &Config, server: &ServerInfo, settings: &Settings) -> String {
     ])
 }
 
-/// What the stream has beyond a stored checkpoint, if that is known.
-fn ack_ahead(stored: &Checkpoint, rules: &str) -> Option<AckAhead> {
-    match stored.ack_ahead(rules)? {
+/// The acknowledged changes after a stored checkpoint's position.
+///
+/// Returns `None` if none are stored, or if they are not usable with these rules.
+fn ack_ahead(stored: &Checkpoint, rules_hash: &str) -> Option<AckAhead> {
+    match stored.ack_ahead(rules_hash)? {
         Ok(ahead) => Some(ahead),
         Err(why) => {
             let slot = &stored.slot;
@@ -192,8 +194,9 @@ fn ack_ahead(stored: &Checkpoint, rules: &str) -> Option<AckAhead> {
     }
 }
 
-/// Adds what the server keeps for the slot, and the oldest transaction. Each is left out if the server does
-/// not answer in time.
+/// Adds the server's state: retained log and oldest transaction.
+///
+/// Each is left out if the server does not answer in time.
 async fn add_server_state(report: &mut Report, connector: &Connector, slot: &PgSlot<'_>, budget: Budget) {
     let limit = || budget.answering_deadline().min(Instant::now() + SUMMARY_TIME);
     let retention = server::retention(connector, slot.control(), &report.slot);

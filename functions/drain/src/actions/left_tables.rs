@@ -15,7 +15,7 @@ use crate::sent_tables::SentTables;
 /// Time between two checks of one execution environment. A database of 20,000 tables needs 0.1 s for one.
 const CHECK_INTERVAL: Duration = Duration::from_secs(600);
 
-/// What a check found.
+/// Result of a check.
 #[derive(Debug, Default)]
 pub(super) struct LeftTables {
     /// A sentence for each table that left.
@@ -36,7 +36,7 @@ pub(super) async fn check(
 ) -> Result<LeftTables, Error> {
     let (publications, patterns) = (&app.config.publications, &app.config.tables);
     // Each table of a missing publication would be reported. The publication itself is.
-    if plugin == Plugin::Pgoutput
+    if plugin.reads_publications()
         && !server::missing_publications(connector, session, publications)
             .await?
             .is_empty()

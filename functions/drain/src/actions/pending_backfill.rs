@@ -57,8 +57,9 @@ pub(super) async fn pending_runner(
 
 /// Restarts a pending backfill if changes may be missing.
 ///
-/// This is the case behind a gap, on another slot or server, or after the checkpoint was lost. Rows that were
-/// read before may have changed unseen. Returns whether the backfill was restarted.
+/// This is the case after a gap, on another slot or server, or after the checkpoint was lost. Rows that were
+/// read before may have changed since, and the slot may not have these changes. Returns whether the backfill
+/// was restarted.
 pub(super) fn restart_if_needed(
     app: &App,
     state: &mut BackfillState,

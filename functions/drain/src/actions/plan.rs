@@ -1,4 +1,4 @@
-//! The action `plan`: what a drain would send now. Sends, stores and confirms nothing.
+//! The action `plan`: a forecast of the next drain. Sends, stores and confirms nothing.
 
 use std::time::{Duration, Instant};
 
@@ -24,34 +24,34 @@ use crate::window_sizing::Window;
 /// The answer to `{"action":"plan"}`.
 #[derive(Debug, Serialize)]
 pub struct Plan {
-    /// `plan`
+    /// The name of the action: always `plan`.
     pub action: &'static str,
     /// The slot.
     pub slot: String,
     /// The slot's plugin.
     pub plugin: &'static str,
-    /// The stream: that of messages, if tables have streams.
+    /// The name of the main stream: of messages, if tables have streams.
     pub stream: String,
-    /// How the function is configured: `none` or `kpl`.
+    /// The configured aggregation: `none` or `kpl`.
     pub aggregation: &'static str,
-    /// Up to where the stream has everything.
+    /// The acknowledged position: the stream has every change up to it.
     pub from: Lsn,
-    /// Up to where this was to be read: the end of the server's log.
+    /// The readable position at the start of the plan. The log up to it was to be read.
     pub upto: Lsn,
     /// Whether the log was read up to `upto`.
     ///
-    /// Otherwise there were more rows than one peek should hold, or the time was over. The figures are then
-    /// of the beginning.
+    /// Otherwise there were more rows than the row bound of the peek, or the time was over. The figures then
+    /// cover only the beginning of the log.
     pub complete: bool,
-    /// Transactions that brought at least one change.
+    /// Transactions with at least one change to send.
     pub transactions: u64,
-    /// Changes.
+    /// Changes to send.
     pub changes: u64,
-    /// Events made of them.
+    /// Events of these changes.
     pub events: u64,
-    /// Events of which columns would be left out (`OVERSIZE=omit`).
+    /// Events that would be sent without large columns (`OVERSIZE=omit`).
     pub omitted: u64,
-    /// What would be sent.
+    /// Forecast of records, requests, tables and keys.
     #[serde(flatten)]
     pub figures: PlanFigures,
     /// Wall-clock time, milliseconds.
@@ -60,10 +60,11 @@ pub struct Plan {
 
 /// Answers with a [`Plan`]. Reads for at most half of the invocation's time.
 ///
-/// `names_keys` is whether it names partition keys, and not their hashes.
+/// With `names_keys`, the answer names partition keys. Otherwise it has their hashes.
 ///
 /// # Errors
-/// What would stop a drain, too, except for events that are too large: these are counted.
+/// The errors that would stop a drain, except [`Error::Oversize`]: the forecast counts such events. Also
+/// [`SlotError::Busy`] if another drainer has the slot.
 pub(crate) async fn run(
     app: &App,
     connector: &Connector,
@@ -71,8 +72,8 @@ pub(crate) async fn run(
     budget: Budget,
 ) -> Result<Value, Error> {
     let mut opened = app.open_or_busy(connector, Instant::now() + LOCK_TIME).await?;
-    // About 1 KiB for each row: what the forecast keeps of its key, and the row itself while it waits for its
-    // commit.
+    // A row needs about 1 KiB: its key in the forecast, and the row itself until its commit. So the rows need
+    // half of the memory.
     let rows = i32::try_from(app.config.memory_mib.saturating_mul(500)).unwrap_or(i32::MAX);
     let OpenedSlot {
         slot,
@@ -92,22 +93,22 @@ pub(crate) async fn run(
     Ok(json!(plan(slot, input).await?))
 }
 
-/// What a plan is made from, and its bounds.
+/// Input of a plan, and its bounds.
 pub(crate) struct PlanInput<'a, K> {
-    /// The stream of everything, or that of messages.
+    /// The main stream: of all events, or of messages if tables have streams.
     pub(crate) stream: &'a K,
     pub(crate) settings: &'a Settings,
     pub(crate) envelope: &'a Envelope,
     pub(crate) start: &'a StartPosition,
-    /// Most rows of the peek, about.
+    /// Row bound of the peek. The server exceeds it to complete a transaction.
     pub(crate) rows: i32,
-    /// Whether the answer names partition keys, and not their hashes.
+    /// Whether the answer names partition keys. Otherwise it has their hashes.
     pub(crate) names_keys: bool,
-    /// Time for reading.
+    /// Longest time for the peek, and for reading its rows.
     pub(crate) time: Duration,
 }
 
-/// Peeks once, and forecasts what a drain would send.
+/// Peeks once, and forecasts the records of a drain.
 ///
 /// # Errors
 /// See [`run`].
@@ -163,7 +164,9 @@ pub(crate) async fn plan<S: Slot, K: Stream>(slot: &mut S, input: PlanInput<'_, 
     })
 }
 
-/// The settings of the reader: events of any size pass, since the forecast counts those that are too large.
+/// The settings of the reader, with events of any size.
+///
+/// The forecast counts the events that are too large.
 fn reader_settings<K>(input: &PlanInput<'_, K>) -> Settings {
     Settings {
         passes_oversize: true,
@@ -171,7 +174,7 @@ fn reader_settings<K>(input: &PlanInput<'_, K>) -> Settings {
     }
 }
 
-/// The forecast, and the stream that opens those of tables.
+/// The forecast, and the main stream, which opens the tables' streams.
 struct PlannedStreams<'a, K> {
     main: &'a K,
     record_bytes: usize,
@@ -192,7 +195,7 @@ struct Forecaster<'a, R, K> {
     routes: StreamRoutes,
     acknowledgements: Acknowledgements,
     report: Report,
-    /// When the time for reading is over.
+    /// Time at which reading ends.
     end: Instant,
 }
 

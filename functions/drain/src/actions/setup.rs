@@ -10,10 +10,9 @@ use crate::checkpoint::Checkpoint;
 use crate::clock::now_text;
 use crate::config::Config;
 use crate::continuity::{self, Discontinuity, ServerInfo, SlotState};
-use crate::drain::MARKER_TIME;
 use crate::error::Error;
 use crate::lsn::Lsn;
-use crate::marker::{self, Marker};
+use crate::marker::{self, MARKER_TIME, Marker, MarkerDraft};
 use crate::nonce::random_nonce;
 use crate::plugin::Plugin;
 use crate::ports::{EmittedMessage, StateStore as _};
@@ -21,7 +20,7 @@ use crate::postgres::connection::{Connector, Session};
 use crate::postgres::provisioning;
 use crate::postgres::server::{self, CommitWait, Inspection};
 
-/// Checks the role and the stream, then creates what is missing.
+/// Checks the role and the stream, then creates the missing objects.
 ///
 /// `given` is the plugin of a new slot, and by default pgoutput. A slot that exists must have it.
 ///
@@ -112,7 +111,7 @@ async fn create_publications(
     plugin: Plugin,
 ) -> Result<Vec<String>, Error> {
     let mut created = Vec::new();
-    if plugin == Plugin::Pgoutput {
+    if plugin.reads_publications() {
         for name in server::missing_publications(connector, session, &config.publications).await? {
             let tables = provisioning::create_publication(connector, session, &name, &config.tables).await?;
             created.push(format!("publication {name} of {tables} tables"));
@@ -128,7 +127,7 @@ pub(super) async fn empty_publications(
     session: &Session,
     plugin: Plugin,
 ) -> Result<Option<String>, Error> {
-    if plugin != Plugin::Pgoutput
+    if !plugin.reads_publications()
         || server::published_tables(connector, session, &config.publications).await? > 0
     {
         return Ok(None);
@@ -158,7 +157,9 @@ async fn store_first_checkpoint(
     Ok(())
 }
 
-/// The marker behind a new slot's first position: it proves that nothing from there on was lost.
+/// The marker after a new slot's first position.
+///
+/// It proves that no change after that position was lost.
 async fn first_marker(
     app: &App,
     connector: &Connector,
@@ -169,8 +170,8 @@ async fn first_marker(
     if !app.config.markers || !plugin.sends_messages(server.version) {
         return Ok(None);
     }
-    let (number, nonce) = (1, random_nonce());
-    let content = Marker::content(&app.config.slot, number, &nonce);
+    let draft = MarkerDraft::new(1, random_nonce());
+    let content = draft.content(&app.config.slot);
     let emitted = server::emit(
         connector,
         session,
@@ -184,10 +185,5 @@ async fn first_marker(
         return Ok(None);
     };
     let EmittedMessage { lsn, flushed } = emitted?;
-    Ok(Some(Marker {
-        number,
-        nonce,
-        lsn,
-        flushed,
-    }))
+    Ok(Some(draft.written(lsn, flushed)))
 }

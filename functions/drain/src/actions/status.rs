@@ -1,4 +1,4 @@
-//! The action `status`: the state of server, slot, checkpoint, stream and backfill, and what is wrong.
+//! The action `status`: state and problems of server, slot, checkpoint, stream and backfill.
 //! Changes nothing.
 
 use serde_json::{Value, json};
@@ -72,7 +72,7 @@ pub(crate) async fn run(app: &App, connector: &Connector) -> Result<Value, Error
     Ok(answer)
 }
 
-/// What the settings and the database do not have in common. A question that fails is a problem, too.
+/// Problems of the settings with the database and the streams. A failed check is a problem, too.
 async fn setting_problems(
     app: &App,
     connector: &Connector,
@@ -145,7 +145,7 @@ async fn publication_problems(
     session: &Session,
     plugin: Plugin,
 ) -> Result<Vec<String>, Error> {
-    if plugin != Plugin::Pgoutput {
+    if !plugin.reads_publications() {
         return Ok(Vec::new());
     }
     let missing = server::missing_publications(connector, session, &app.config.publications).await?;

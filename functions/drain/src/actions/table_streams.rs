@@ -12,9 +12,10 @@ use crate::postgres::connection::{Connector, Session};
 use crate::postgres::event_tables::event_tables;
 use crate::table_name::TableName;
 
-/// What is wrong with the streams of tables.
+/// Problems of the tables' streams, one sentence each.
 ///
-/// That is a sentence for each stream that cannot be used, of the first 49, and one if there are too many.
+/// The first 49 streams are checked. There is a sentence for each of them that cannot be used, and one if
+/// there are too many streams.
 ///
 /// A drain stops at the first change of such a table, until the stream can be used.
 ///

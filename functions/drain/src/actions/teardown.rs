@@ -12,7 +12,7 @@ use crate::postgres::connection::{Connector, Session};
 use crate::postgres::provisioning;
 use crate::postgres::server::{self, Inspection};
 
-/// Drops the slot, and deletes what Spillway stored.
+/// Drops the slot, and deletes the stored documents.
 ///
 /// Without the slot, the server may remove its log. Publications stay: they cost nothing, and others may use
 /// them.

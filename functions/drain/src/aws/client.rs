@@ -2,22 +2,40 @@
 
 use std::time::Duration;
 
-use aws_config::retry::RetryConfig;
-use aws_config::timeout::TimeoutConfig;
-use aws_config::{BehaviorVersion, SdkConfig};
-use aws_sdk_kinesis::config::SharedHttpClient;
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::future::ProvideCredentials as ProvidedCredentials;
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
+use aws_sdk_kinesis::config::retry::RetryConfig;
+use aws_sdk_kinesis::config::timeout::TimeoutConfig;
+use aws_sdk_kinesis::config::{BehaviorVersion, SharedHttpClient};
 use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use aws_smithy_http_client::{Builder, ConnectorBuilder};
+use aws_types::SdkConfig;
+use aws_types::region::Region;
+use aws_types::service_config::{LoadServiceConfig, ServiceConfigKey};
 
+use crate::causes::with_causes;
 use crate::ports::BoxError;
 
-/// Settings of the clients.
+/// Settings of the clients, from the variables of Lambda and AWS's SDKs.
 ///
-/// They are loaded once, so all clients share one HTTP client. Later invocations reuse its connections.
-pub(crate) async fn config() -> SdkConfig {
-    aws_config::defaults(BehaviorVersion::latest())
+/// They are `AWS_REGION`, the credentials (`AWS_ACCESS_KEY_ID` and its companions), `AWS_ENDPOINT_URL` for
+/// all services or with the name of one, `AWS_USE_FIPS_ENDPOINT` and `AWS_USE_DUALSTACK_ENDPOINT`. Profiles,
+/// metadata servers and STS are not asked: Lambda sets the variables, and they are valid for as long as the
+/// process. All clients share one HTTP client, and later invocations reuse its connections.
+pub(crate) fn config() -> SdkConfig {
+    let mut config = SdkConfig::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(
+            variable("AWS_REGION")
+                .or_else(|| variable("AWS_DEFAULT_REGION"))
+                .map(Region::new),
+        )
+        .credentials_provider(SharedCredentialsProvider::new(EnvironmentCredentials))
+        .service_config(ServiceVariables)
         .http_client(https_client())
         .timeout_config(
             TimeoutConfig::builder()
@@ -25,9 +43,50 @@ pub(crate) async fn config() -> SdkConfig {
                 .operation_attempt_timeout(Duration::from_secs(5))
                 .build(),
         )
-        .retry_config(RetryConfig::standard().with_max_attempts(2))
-        .load()
-        .await
+        .retry_config(RetryConfig::standard().with_max_attempts(2));
+    config.set_endpoint_url(variable("AWS_ENDPOINT_URL"));
+    config.set_use_fips(switch("AWS_USE_FIPS_ENDPOINT"));
+    config.set_use_dual_stack(switch("AWS_USE_DUALSTACK_ENDPOINT"));
+    config.build()
+}
+
+/// The credentials of the environment.
+#[derive(Debug)]
+struct EnvironmentCredentials;
+
+impl ProvideCredentials for EnvironmentCredentials {
+    fn provide_credentials<'a>(&'a self) -> ProvidedCredentials<'a>
+    where
+        Self: 'a,
+    {
+        let required =
+            |name| variable(name).ok_or_else(|| CredentialsError::not_loaded(format!("{name} is not set")));
+        ProvidedCredentials::ready(required("AWS_ACCESS_KEY_ID").and_then(|id| {
+            let (secret, token) = (required("AWS_SECRET_ACCESS_KEY")?, variable("AWS_SESSION_TOKEN"));
+            Ok(Credentials::new(id, secret, token, None, "environment"))
+        }))
+    }
+}
+
+/// The value of a variable; `None` if it is missing or empty.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// The value of a variable that is `true` or `false`.
+fn switch(name: &str) -> Option<bool> {
+    variable(name)?.to_ascii_lowercase().parse().ok()
+}
+
+/// Variables for one service, such as `AWS_ENDPOINT_URL_SECRETS_MANAGER`.
+#[derive(Debug)]
+struct ServiceVariables;
+
+impl LoadServiceConfig for ServiceVariables {
+    fn load_config(&self, key: ServiceConfigKey<'_>) -> Option<String> {
+        let service = key.service_id().to_uppercase().replace([' ', '-'], "_");
+        variable(&format!("{}_{service}", key.env()))
+    }
 }
 
 /// The SDK's default client, but with ring.
@@ -96,7 +155,8 @@ where
     (refusal, one_line(error).into())
 }
 
-fn refusal_of_code(code: &str) -> Refusal {
+/// The refusal that an error code of AWS names.
+pub(super) fn refusal_of_code(code: &str) -> Refusal {
     match code {
         "AccessDeniedException"
         | "AccessDenied"
@@ -134,11 +194,5 @@ where
     if let (Some(code), Some(message)) = (error.code(), error.message()) {
         return format!("{code}: {message}");
     }
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
+    with_causes(error)
 }

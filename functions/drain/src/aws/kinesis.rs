@@ -12,7 +12,7 @@ use aws_sdk_kinesis::types::{
     StreamDescriptionSummary, StreamStatus,
 };
 
-use super::client::{Refusal, classify};
+use super::client::{Refusal, classify, refusal_of_code};
 use crate::pack::{HashKey, Record, Shard, ShardMap};
 use crate::ports::{BoxError, PutAnswer, RecordOutcome, Stream, StreamError, StreamInfo};
 
@@ -138,7 +138,9 @@ impl Kinesis {
                     (None, Some(_)) => RecordOutcome::Stored {
                         shard: record.shard_id.unwrap_or_default(),
                     },
-                    (Some("ProvisionedThroughputExceededException"), _) => RecordOutcome::Throttled,
+                    (Some(code), _) if refusal_of_code(code) == Refusal::Throttled => {
+                        RecordOutcome::Throttled
+                    }
                     _ => RecordOutcome::Failed,
                 },
             )

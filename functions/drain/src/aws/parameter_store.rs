@@ -1,11 +1,13 @@
-//! The checkpoint and the state of the backfill, in SSM Parameter Store.
+//! The stored documents, in SSM Parameter Store.
+//!
+//! These are the checkpoint, the state of the backfill, and the list of sent tables.
 //!
 //! Parameter Store has no conditional put. The slot's lock ensures that only one drainer writes.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use aws_config::retry::RetryConfig;
 use aws_sdk_ssm::Client;
+use aws_sdk_ssm::config::retry::RetryConfig;
 use aws_sdk_ssm::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ssm::types::ParameterType;
 

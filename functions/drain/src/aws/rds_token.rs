@@ -3,8 +3,8 @@
 use std::fmt::Display;
 use std::time::{Duration, SystemTime};
 
-use aws_config::SdkConfig;
 use aws_credential_types::provider::ProvideCredentials as _;
+use aws_types::SdkConfig;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::config::Database;
@@ -90,7 +90,7 @@ mod tests {
             "test",
         );
         let aws = SdkConfig::builder()
-            .region(aws_config::Region::new("eu-central-1"))
+            .region(aws_types::region::Region::new("eu-central-1"))
             .credentials_provider(aws_credential_types::provider::SharedCredentialsProvider::new(
                 credentials,
             ))

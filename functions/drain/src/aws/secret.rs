@@ -3,7 +3,7 @@
 //! SSM Parameter Store returns most secrets, over the endpoint that the function needs in any case. Names of
 //! parameters have no exclamation mark, so a secret like `rds!cluster-…` is read from Secrets Manager.
 
-use aws_config::SdkConfig;
+use aws_types::SdkConfig;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 

@@ -1,6 +1,6 @@
 //! Published tables whose updates and deletes lack the key of their row.
 //!
-//! pgoutput sends of an old row what the replica identity logs, without the columns that are not published.
+//! Of an old row, pgoutput sends the published columns that the replica identity logs.
 //! The events of such rows have no key. They stay in the order of their table.
 
 use std::collections::BTreeSet;
@@ -21,7 +21,7 @@ impl DatabaseSchema {
         included.filter_map(|info| self.identity_problem(info)).collect()
     }
 
-    /// Why updates and deletes of a published table lack the row's key.
+    /// The reason why a table's updates and deletes lack its key.
     ///
     /// `None` if the table has no such problem.
     fn identity_problem(&self, info: &RelationInfo) -> Option<String> {

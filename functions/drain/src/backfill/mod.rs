@@ -83,7 +83,7 @@ pub struct Chunk {
     pub watermark: String,
     /// The payload, which is sent at the watermark.
     pub payload: ChunkPayload,
-    /// When its reading started.
+    /// Start of its reading.
     pub started: Instant,
     /// The LSN of the watermark's row; `None` until that row was read.
     pub watermark_lsn: Option<Lsn>,

@@ -1,4 +1,4 @@
-//! Why a table cannot be backfilled.
+//! The refusal to backfill a table.
 
 use std::fmt;
 

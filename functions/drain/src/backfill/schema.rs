@@ -58,11 +58,11 @@ pub struct ColumnInfo {
     pub is_generated: bool,
     /// Whether its value is not stored, but computed at each read.
     pub is_virtual: bool,
-    /// How the size of its values is measured.
+    /// The probe of the size of its values.
     pub size_probe: SizeProbe,
 }
 
-/// What the publications publish of a table.
+/// Columns and rows of a table that the publications publish.
 #[derive(Debug, Clone, Default)]
 pub struct PublicationInfo {
     /// The published columns; `None` before PostgreSQL 15, which has no column lists.
@@ -200,7 +200,7 @@ impl DatabaseSchema {
     /// The relations that a pattern selects.
     ///
     /// A pattern with a wildcard selects tables with columns, and only those that are published and match
-    /// `TABLES`. A name selects its relation, whatever that is. The name of a partitioned table selects the
+    /// `TABLES`. A name selects its relation, of any kind. The name of a partitioned table selects the
     /// partitions that hold its rows, unless its changes have the partitioned table's name.
     fn matching_relations(&self, pattern: &TablePattern) -> Vec<&RelationInfo> {
         let has_wildcard = pattern.has_wildcard();

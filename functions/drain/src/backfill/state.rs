@@ -70,11 +70,11 @@ pub struct BackfillState {
     pub failures: u64,
     /// The number of acknowledged rows, of all tables.
     pub rows: u64,
-    /// When it was requested, ISO 8601 in UTC.
+    /// Time of the request, ISO 8601 in UTC.
     pub started_at: String,
-    /// When it was stored, ISO 8601 in UTC.
+    /// Time of the last store, ISO 8601 in UTC.
     pub updated_at: String,
-    /// When its last table ended, ISO 8601 in UTC.
+    /// Time at which its last table ended, ISO 8601 in UTC.
     ///
     /// `None` while the backfill is pending.
     pub finished_at: Option<String>,

@@ -59,7 +59,7 @@ pub struct KeyOrder {
     pub identity: String,
 }
 
-/// How the size of a column's value is measured without reading it.
+/// Probe of a value's size that does not read the value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SizeProbe {
     /// Not at all: its values are never large.

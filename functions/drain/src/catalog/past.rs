@@ -2,7 +2,7 @@
 //!
 //! The catalog is read after the rows of the log were written. Each row of the catalog has the id of the
 //! transaction that wrote it. Its fact is valid for a row of the log if that transaction is earlier than the
-//! row's: a change of a table's definition waits until the table's writers have ended.
+//! row's. The reason is that a change of a table's definition waits until the table's writers have ended.
 //!
 //! The rule depends on the catalog and the row's transaction only. So a row that is sent again has the same
 //! key, unless the table was altered in between: then it may have no key.

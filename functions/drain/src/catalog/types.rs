@@ -21,11 +21,11 @@ pub struct CatalogType {
     pub printed: String,
     /// The extension that it belongs to.
     pub extension: Option<String>,
-    /// What its values consist of.
+    /// The form of its values.
     pub form: TypeForm,
 }
 
-/// What the values of a type consist of.
+/// Form of a type's values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TypeForm {
     /// A domain: its values are those of its base type.

@@ -103,7 +103,7 @@ pub fn numeric_digits(modifier: i32) -> Option<(i32, i32)> {
 ///
 /// Any other name is returned as it is, with an empty text.
 ///
-/// The name of an array has one pair of brackets, whatever its number of dimensions. Brackets in the name of
+/// The name of an array has one pair of brackets, with any number of dimensions. Brackets in the name of
 /// a user's type are within quotes.
 pub fn split_brackets(name: &str) -> (&str, &'static str) {
     match name.strip_suffix("[]") {

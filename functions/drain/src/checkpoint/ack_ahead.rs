@@ -1,4 +1,4 @@
-//! Changes that the stream has acknowledged beyond the acknowledged position.
+//! Changes that the stream has acknowledged after the acknowledged position.
 //!
 //! The checkpoint remembers them, so that the next invocation does not send them again. It names the changes
 //! that are missing, up to a bound. From the bound on, every change is sent again.
@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::lsn::Lsn;
 use crate::marker::Marker;
 use crate::position::Position;
+use crate::varint;
 
 /// Most bytes of a coded position: three numbers of 64, 66 and 32 bits, seven bits a byte.
 const MOST_CODED_BYTES: usize = 10 + 10 + 5;
@@ -67,8 +68,8 @@ impl AckAhead {
 
     /// Whether every event of the log record at this position is acknowledged.
     ///
-    /// How many events a change has depends on the key of its table, which may have changed since. So a
-    /// change of which one event is missing is missing as a whole.
+    /// The number of a change's events depends on the key of its table, and the key may have changed since.
+    /// So a change with one missing event is missing as a whole.
     pub fn has_record(&self, position: Position) -> bool {
         let record = (position.commit_end, position.lsn);
         let first = self
@@ -86,7 +87,7 @@ pub struct StoredAckAhead {
     ///
     /// An older Spillway keeps the field, and stores it with another position.
     pub after: Lsn,
-    /// What decided which events a change has, and where they were sent: see [`rules_hash`].
+    /// Hash of the rules for the events of a change: see [`rules_hash`].
     rules: String,
     marker: Marker,
     /// The missing positions and the bound, coded: see [`code`].
@@ -166,8 +167,8 @@ pub fn rules_hash(rules: &[&str]) -> String {
 /// `None` if there is no room for one position. The first byte is the number of low bits that are zero in
 /// every LSN, and are left out. Each position is the commit end as the distance from the former one, then the
 /// LSN, then the index unless it is 0. The LSN is the distance from the former one of the same transaction,
-/// or else the distance to the commit end. Its lowest bit says whether an index follows. Numbers have seven
-/// bits a byte, the lowest first, and the highest bit is set in each byte but the last.
+/// or else the distance to the commit end. Its lowest bit says whether an index follows. Numbers are
+/// [varints](varint).
 fn code(ahead: &AckAhead, most_bytes: usize) -> Option<Vec<u8>> {
     let all = || ahead.missing.iter().chain([&ahead.before]);
     let is_aligned = all().all(|position| (position.commit_end.0 | position.lsn.0) % 8 == 0);
@@ -192,22 +193,14 @@ fn push_position(bytes: &mut Vec<u8>, former: Option<Position>, position: Positi
         Some(former) if commit == 0 => position.lsn.0.wrapping_sub(former.lsn.0),
         _ => position.commit_end.0.wrapping_sub(position.lsn.0),
     };
-    push_number(bytes, u128::from(commit >> shift));
-    push_number(
+    varint::push(bytes, commit >> shift);
+    varint::push(
         bytes,
         u128::from(lsn >> shift) << 1 | u128::from(position.index > 0),
     );
     if position.index > 0 {
-        push_number(bytes, u128::from(position.index));
+        varint::push(bytes, position.index);
     }
-}
-
-fn push_number(bytes: &mut Vec<u8>, mut number: u128) {
-    while number >= 0x80 {
-        bytes.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    bytes.push(number as u8);
 }
 
 /// The positions of [`code`]; `None` if the bytes are none.
@@ -216,12 +209,12 @@ fn decode(bytes: &[u8]) -> Option<Vec<Position>> {
     let shifted = |number: u128| u64::try_from(number).ok()?.checked_shl(u32::from(*shift));
     let mut positions: Vec<Position> = Vec::new();
     while !rest.is_empty() {
-        let commit = shifted(take_number(&mut rest)?)?;
-        let number = take_number(&mut rest)?;
+        let commit = shifted(varint::take(&mut rest)?)?;
+        let number = varint::take(&mut rest)?;
         let lsn = shifted(number >> 1)?;
         let index = match number & 1 {
             0 => 0,
-            _ => u32::try_from(take_number(&mut rest)?).ok()?,
+            _ => u32::try_from(varint::take(&mut rest)?).ok()?,
         };
         let former = positions.last();
         let commit_end = former
@@ -238,19 +231,6 @@ fn decode(bytes: &[u8]) -> Option<Vec<Position>> {
         });
     }
     Some(positions)
-}
-
-fn take_number(bytes: &mut &[u8]) -> Option<u128> {
-    let mut number = 0;
-    for shift in (0..10).map(|group| group * 7) {
-        let (byte, rest) = bytes.split_first()?;
-        *bytes = rest;
-        number |= u128::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Some(number);
-        }
-    }
-    None
 }
 
 #[cfg(test)]

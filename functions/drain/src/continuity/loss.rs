@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::SlotState;
 
-/// Why the server can no longer decode a slot.
+/// Reason why the server can no longer decode a slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SlotLoss {
     /// The server removed write-ahead log that the slot needs.

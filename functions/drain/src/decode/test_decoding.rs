@@ -28,7 +28,7 @@ pub(super) fn decode<'a>(catalog: &Catalog, lsn: Lsn, data: &'a [u8]) -> Result<
     let mut reader = TextReader { data, at: 0 };
     if reader.skip("BEGIN ") {
         reader.begin()
-    } else if reader.skip("COMMIT ") {
+    } else if reader.skip_bytes(Plugin::TestDecoding.commit_mark()) {
         reader.commit(lsn)
     } else if reader.skip(MESSAGE) {
         reader.message()
@@ -171,8 +171,12 @@ impl<'a> TextReader<'a> {
 
     /// Skips `text` if it is next; returns whether it was.
     fn skip(&mut self, text: &str) -> bool {
-        let found = self.rest().starts_with(text.as_bytes());
-        self.at += if found { text.len() } else { 0 };
+        self.skip_bytes(text.as_bytes())
+    }
+
+    fn skip_bytes(&mut self, bytes: &[u8]) -> bool {
+        let found = self.rest().starts_with(bytes);
+        self.at += if found { bytes.len() } else { 0 };
         found
     }
 
@@ -218,7 +222,7 @@ impl<'a> TextReader<'a> {
 
     /// Text up to the closing quote.
     ///
-    /// The reader is behind the opening quote. A doubled quote is one quote of the text.
+    /// The reader is after the opening quote. A doubled quote is one quote of the text.
     fn quoted(&mut self, quote: u8) -> Result<Cow<'a, str>, DecodeError> {
         let mut text = Cow::Borrowed("");
         loop {

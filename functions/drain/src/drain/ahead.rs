@@ -1,8 +1,8 @@
-//! Changes that are acknowledged beyond the acknowledged position: what the checkpoint remembers of them, and
-//! whether the next drain may use it.
+//! Acknowledged changes after the acknowledged position.
 //!
-//! One slow lane holds the acknowledged position back, and the stream has much of what follows. A drain that
-//! ends then leaves that to the next one, which would send it again.
+//! One slow lane holds the acknowledged position back, while the stream acknowledges later changes of the
+//! other lanes. If the drain ends then, the next drain would send these changes again. So the checkpoint
+//! stores them, and the next drain skips them if the log contains their marker.
 
 use std::sync::Arc;
 
@@ -10,19 +10,21 @@ use super::Drain;
 use crate::checkpoint::AckAhead;
 use crate::ports::{PeekRow, PeekRows, Slot, StateStore, Stream, TableSource};
 
-/// What a drain knows and stores of changes that were acknowledged ahead.
+/// The acknowledged changes that a drain skips, and whether it stores others.
 #[derive(Debug)]
-pub(super) struct AheadRecord {
-    /// What earlier drains had acknowledged beyond the acknowledged position.
+pub(super) struct AckAheadState {
+    /// Changes of earlier drains that are acknowledged after the acknowledged position.
+    ///
+    /// `None` if none are stored, or if the log was not proved to contain their marker.
     pub(super) known: Option<Arc<AckAhead>>,
-    /// Whether the checkpoint remembers what is acknowledged ahead.
+    /// Whether checkpoints store the acknowledged changes after their position.
     is_stored: bool,
 }
 
-impl AheadRecord {
-    /// Nothing is known. The checkpoint remembers what follows if `is_stored`.
+impl AckAheadState {
+    /// A record without changes. With `is_stored`, checkpoints store later ones.
     pub(super) fn new(is_stored: bool) -> Self {
-        AheadRecord {
+        AckAheadState {
             known: None,
             is_stored,
         }
@@ -33,7 +35,9 @@ impl<S: Slot + TableSource, K: Stream, C: StateStore> Drain<'_, S, K, C>
 where
     <S::Rows as PeekRows>::Row: PeekRow,
 {
-    /// Searches the log for the marker of what was acknowledged ahead. Without it, everything is sent again.
+    /// Searches the log for the marker of stored acknowledged changes.
+    ///
+    /// Without the marker, these changes are sent again.
     ///
     /// A server that was restored from an older copy has other changes at the same positions. While a
     /// backfill is pending, a change may complete a row of its chunk, so each change is sent.
@@ -78,10 +82,10 @@ where
         }
     }
 
-    /// What the stream has beyond the acknowledged position.
+    /// Acknowledged changes after the acknowledged position.
     ///
-    /// Returns `None` if it has nothing there, or if that is not known. A resume point counts rows of its
-    /// transaction. Beyond it, nothing is remembered.
+    /// Returns `None` if there are none, or if they cannot be stated. The same holds if the position has a
+    /// resume point: the checkpoint then stores no acknowledged changes.
     pub(super) fn ack_ahead(&self) -> Option<AckAhead> {
         let position = self.sender.acknowledgements.position();
         let has_some = self.events_ahead() > 0 || self.ahead.known.is_some();

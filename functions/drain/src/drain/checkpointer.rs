@@ -1,7 +1,7 @@
 //! Paced writer of the checkpoint.
 //!
 //! It stores about once a second while the acknowledged position moves, and at the end of each window. While
-//! one lane holds the position back, it stores every five seconds what is acknowledged beyond it.
+//! one lane holds the position back, it stores the acknowledged changes after it every five seconds.
 
 use std::time::{Duration, Instant};
 
@@ -33,15 +33,15 @@ const CLOSE_TIME: Duration = Duration::from_millis(500);
 
 /// Stores the checkpoint of one drain.
 pub(super) struct Checkpointer<C> {
-    checkpoints: C,
+    store: C,
     document: Checkpoint,
     /// The stored position; `None` before the first store.
     stored: Option<AckPosition>,
     /// Whether the stored checkpoint names the last marker.
     is_marker_stored: bool,
-    /// See [`DrainTask::rules`](super::DrainTask::rules).
-    rules: String,
-    /// What was stored last as acknowledged beyond the position.
+    /// See [`DrainTask::rules_hash`](super::DrainTask::rules_hash).
+    rules_hash: String,
+    /// The last stored changes that are acknowledged after the position.
     stored_ahead: Option<AckAhead>,
     /// Number of acknowledged events after the position.
     ///
@@ -67,17 +67,17 @@ impl<C: StateStore> Checkpointer<C> {
     /// `document` is the checkpoint to store, without its position. `stored` is the position of the stored
     /// checkpoint.
     pub(super) fn new(
-        checkpoints: C,
+        store: C,
         document: Checkpoint,
         stored: Option<AckPosition>,
-        rules: String,
+        rules_hash: String,
     ) -> Self {
         Checkpointer {
-            checkpoints,
+            store,
             document,
             stored,
             is_marker_stored: true,
-            rules,
+            rules_hash,
             stored_ahead: None,
             events_ahead: 0,
             running: None,
@@ -155,7 +155,8 @@ impl<C: StateStore> Checkpointer<C> {
 
     /// Starts a store, and does not wait for it.
     ///
-    /// `ahead` is what is acknowledged beyond `acknowledged`, and `events_ahead` the number of these events.
+    /// `ahead` has the acknowledged changes after `acknowledged`, and `events_ahead` is the number of their
+    /// events.
     /// Nothing is stored if both are stored already.
     pub(super) fn start(&mut self, acknowledged: &AckPosition, ahead: Option<AckAhead>, events_ahead: u64) {
         let is_behind = self.stored.as_ref().is_none_or(|stored| stored < acknowledged);
@@ -163,9 +164,9 @@ impl<C: StateStore> Checkpointer<C> {
             self.events_ahead = events_ahead;
             return;
         }
-        let (checkpoints, text) = (self.checkpoints.clone(), self.text(acknowledged, ahead.as_ref()));
+        let (parameter, text) = (self.store.clone(), self.text(acknowledged, ahead.as_ref()));
         (self.stored_ahead, self.events_ahead) = (ahead, events_ahead);
-        let store = tokio::spawn(async move { checkpoints.store(text).await });
+        let store = tokio::spawn(async move { parameter.store(text).await });
         self.running = Some((acknowledged.clone(), store));
         self.last_start = Instant::now();
     }
@@ -196,7 +197,7 @@ impl<C: StateStore> Checkpointer<C> {
     }
 
     /// Stores `acknowledged` and waits for it, with retries until `deadline`. Does nothing if it is stored
-    /// already, with `ahead`: what is acknowledged beyond it.
+    /// already, with `ahead`: the acknowledged changes after it.
     ///
     /// `fence` runs before each attempt. It fails if another drainer may have the lock.
     ///
@@ -211,7 +212,7 @@ impl<C: StateStore> Checkpointer<C> {
     ) -> Result<(), Error> {
         let storing = self.store_if_needed(acknowledged, ahead, fence);
         let stored = tokio::time::timeout_at(deadline.into(), storing).await;
-        stored.unwrap_or_else(|_| Err(timeout_error(&self.checkpoints)))
+        stored.unwrap_or_else(|_| Err(timeout_error(&self.store)))
     }
 
     async fn store_if_needed(
@@ -226,7 +227,7 @@ impl<C: StateStore> Checkpointer<C> {
         let has_others = ahead.is_some() && ahead != self.stored_ahead;
         if !self.is_marker_stored || is_behind || has_others {
             let text = self.text(acknowledged, ahead.as_ref());
-            store_with_retries(&self.checkpoints, text, fence).await?;
+            store_with_retries(&self.store, text, fence).await?;
             self.stored = Some(acknowledged.clone());
             self.stored_ahead = ahead;
             self.is_marker_stored = true;
@@ -243,7 +244,7 @@ impl<C: StateStore> Checkpointer<C> {
             ..self.document.clone()
         };
         match ahead {
-            Some(ahead) => document.with_ack_ahead(ahead, &self.rules).to_text(),
+            Some(ahead) => document.with_ack_ahead(ahead, &self.rules_hash).to_text(),
             None => document.to_text(),
         }
     }
@@ -301,9 +302,9 @@ mod tests {
 
     /// A store that is throttled while the flag is set.
     #[derive(Clone)]
-    struct Throttled(Arc<AtomicBool>);
+    struct ThrottledStore(Arc<AtomicBool>);
 
-    impl StateStore for Throttled {
+    impl StateStore for ThrottledStore {
         fn name(&self) -> String {
             "/p".into()
         }
@@ -326,12 +327,12 @@ mod tests {
         }
     }
 
-    fn checkpointer(is_throttled: &Arc<AtomicBool>) -> Checkpointer<Throttled> {
+    fn checkpointer(is_throttled: &Arc<AtomicBool>) -> Checkpointer<ThrottledStore> {
         let document = Checkpoint::parse(
             r#"{"version": 1, "system_identifier": "1", "timeline": 1, "database": "d", "slot": "s",
                 "plugin": "pgoutput", "commit_end": "0/1", "updated_at": ""}"#,
         );
-        let store = Throttled(Arc::clone(is_throttled));
+        let store = ThrottledStore(Arc::clone(is_throttled));
         Checkpointer::new(store, document.unwrap(), Some(position(1)), String::new())
     }
 
@@ -342,7 +343,7 @@ mod tests {
         assert_eq!(checkpointer.due(&position(1), 0), None);
         assert_eq!(checkpointer.due(&position(1), 7), Some(started + AHEAD_INTERVAL));
         assert_eq!(checkpointer.due(&position(2), 7), Some(started + STORE_INTERVAL));
-        // What is ahead may not be known.
+        // The changes ahead may be unknown.
         checkpointer.start(&position(1), None, 7);
         assert!(!checkpointer.is_storing());
         assert_eq!(checkpointer.due(&position(1), 7), None);

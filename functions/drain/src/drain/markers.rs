@@ -5,26 +5,20 @@
 
 use std::time::{Duration, Instant};
 
-use super::CANCEL_TIME;
 use super::reader::missing_marker;
 use super::settings::Settings;
-use crate::budget::Budget;
+use crate::budget::{Budget, CANCEL_TIME};
 use crate::catalog::Catalog;
 use crate::change::{Change, Item};
 use crate::continuity::StartPosition;
 use crate::decode::Decoder;
 use crate::error::Error;
 use crate::lsn::Lsn;
-use crate::marker::{self, Marker};
+use crate::marker::{self, MARKER_TIME, Marker, MarkerDraft};
 use crate::nonce::random_nonce;
 use crate::plugin::Plugin;
 use crate::ports::{BoxError, EmittedMessage, Slot, SlotError, WalPositions};
 use crate::window_sizing::{Window, WindowSizing};
-
-/// Longest wait until a marker is committed and readable.
-///
-/// A commit may wait for standbys.
-pub(crate) const MARKER_TIME: Duration = Duration::from_secs(2);
 
 /// The markers that the slot has not returned yet.
 #[derive(Debug)]
@@ -38,7 +32,7 @@ pub(super) struct Markers {
     is_writing: bool,
     /// Whether commits wait for a standby that does not acknowledge them.
     ///
-    /// It states only what this invocation knows.
+    /// It is known only from the markers of this invocation.
     is_unacknowledged: bool,
     /// Whether log that no standby has is left to a later tick.
     ///
@@ -47,7 +41,7 @@ pub(super) struct Markers {
     /// The marker that this window or a later one must contain.
     pub(super) expected: Option<Marker>,
     /// The last marker that was written. The window ends there at the latest.
-    ahead: Option<Marker>,
+    last_written: Option<Marker>,
 }
 
 /// Result of the search for the last marker.
@@ -60,16 +54,19 @@ pub(super) enum HistoryCheck {
 }
 
 impl Markers {
-    /// `last` is the marker in the checkpoint. `ahead` is the marker that the slot must return.
-    pub(super) fn new(settings: &Settings, last: Option<&Marker>, ahead: Option<Marker>) -> Self {
+    /// The state at the start of a drain.
+    ///
+    /// `stored` is the marker in the checkpoint, and has the number of the last marker. `to_return` is the
+    /// marker that the slot must return, if any. It is the last written marker until a new one is written.
+    pub(super) fn new(settings: &Settings, stored: Option<&Marker>, to_return: Option<Marker>) -> Self {
         Markers {
             slot: settings.slot.clone(),
-            number: last.map_or(0, |marker| marker.number),
+            number: stored.map_or(0, |marker| marker.number),
             is_writing: settings.markers,
             is_unacknowledged: false,
             waits_for_standbys: settings.waits_for_standbys,
             expected: None,
-            ahead,
+            last_written: to_return,
         }
     }
 
@@ -77,13 +74,13 @@ impl Markers {
     ///
     /// Returns `None` if there is no marker at or after this position.
     pub(super) fn for_checkpoint(&self, acknowledged: Lsn) -> Option<Marker> {
-        let next = self.expected.as_ref().or(self.ahead.as_ref());
+        let next = self.expected.as_ref().or(self.last_written.as_ref());
         next.filter(|marker| marker.lsn >= acknowledged).cloned()
     }
 
     /// The last marker, if no window has passed it.
     pub(super) fn last(&self) -> Option<&Marker> {
-        self.ahead.as_ref()
+        self.last_written.as_ref()
     }
 
     /// Whether a window ends at the last marker.
@@ -91,7 +88,9 @@ impl Markers {
     /// The marker was the end of the log when it was written. So such a window read the log to its end at
     /// that moment.
     pub(super) fn ends_at(&self, window: Window) -> bool {
-        self.ahead.as_ref().is_some_and(|ahead| ahead.lsn == window.upto)
+        self.last_written
+            .as_ref()
+            .is_some_and(|ahead| ahead.lsn == window.upto)
     }
 
     /// Positions of the log, and the next window.
@@ -113,21 +112,22 @@ impl Markers {
         let next_window =
             |positions: &WalPositions| sizing.next_window(confirmed, positions.readable, positions.restart);
         let upto = next_window(&positions).upto;
-        let reads_ahead = self.ahead.as_ref().is_none_or(|ahead| ahead.lsn < upto);
+        let reads_ahead = self.last_written.as_ref().is_none_or(|ahead| ahead.lsn < upto);
         if upto > confirmed && reads_ahead && self.expected.is_none() {
-            self.expected = self.ahead.take();
+            self.expected = self.last_written.take();
             if self.is_writing {
-                self.ahead = self.write(slot, budget).await?;
+                self.last_written = self.write(slot, budget).await?;
                 positions = slot.wal_positions().await?;
             }
         }
-        // Not every role may see what the standbys have. But a marker that waits for them shows that they
-        // lack at least its part of the log. If the server fails now, the next writer may lack it for good.
+        // Not every role may see the positions of the standbys. But a marker that waits for them shows that
+        // they lack at least its part of the log. If the server fails now, the next writer may lack this log
+        // permanently.
         if self.is_unacknowledged && self.waits_for_standbys {
             positions.readable = confirmed;
         }
         let mut window = next_window(&positions);
-        if let Some(ahead) = &self.ahead {
+        if let Some(ahead) = &self.last_written {
             window.upto = window.upto.min(ahead.lsn);
         }
         Ok((positions, window))
@@ -139,19 +139,14 @@ impl Markers {
     /// continues without a new marker.
     async fn write<S: Slot>(&mut self, slot: &mut S, budget: Budget) -> Result<Option<Marker>, Error> {
         self.number += 1;
-        let (number, nonce) = (self.number, random_nonce());
-        let content = Marker::content(&self.slot, number, &nonce);
+        let draft = MarkerDraft::new(self.number, random_nonce());
+        let content = draft.content(&self.slot);
         let end = Instant::now() + MARKER_TIME.min(budget.reading_time_left(Instant::now()) / 4);
         let emitted = slot.emit(marker::PREFIX, &content);
         let problem: BoxError = match tokio::time::timeout_at(end.into(), emitted).await {
             Ok(Ok(EmittedMessage { lsn, flushed })) => {
-                let marker = Marker {
-                    number,
-                    nonce,
-                    lsn,
-                    flushed,
-                };
-                return Ok(self.is_readable(slot, lsn, end).await?.then_some(marker));
+                let is_readable = self.is_readable(slot, lsn, end).await?;
+                return Ok(is_readable.then(|| draft.written(lsn, flushed)));
             }
             Ok(Err(error)) => error.into(),
             Err(late) => {
@@ -163,7 +158,7 @@ impl Markers {
         self.is_writing = false;
         tracing::warn!(
             slot = self.slot,
-            number,
+            number = self.number,
             error = %problem,
             is_waiting = self.is_unacknowledged && self.waits_for_standbys,
             "the marker was not committed: the log is left to a later tick if commits wait for a standby; \
@@ -206,7 +201,7 @@ impl Markers {
         budget: Budget,
     ) -> Result<HistoryCheck, Error> {
         let (from, to) = (start.confirmed, start.acknowledged);
-        let Some(expected) = &self.ahead else {
+        let Some(expected) = &self.last_written else {
             tracing::warn!(slot = self.slot, %from, %to,
                 "the timeline changed, and the checkpoint has no marker: changes of this range are sent \
                  again, with the same positions");

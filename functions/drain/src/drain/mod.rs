@@ -39,18 +39,17 @@ use crate::ports::{
 };
 use crate::window_sizing::{TransactionSearch, Window, WindowSizing};
 
-use ahead::AheadRecord;
+use ahead::AckAheadState;
 use backfill::{BackfillStep, ChunkEnvironment, MOST_LAG_BYTES};
 use checkpointer::Checkpointer;
 use markers::{HistoryCheck, Markers};
-use next_window::NextWindow;
+use next_window::WindowStep;
 use report::{Report, StopReason};
 use sender::Sender;
 use tip::TipPolling;
 use window::WindowTimes;
 
 pub use backfill::BackfillRunner;
-pub(crate) use markers::MARKER_TIME;
 pub use settings::{AGGREGATE_BYTES, REQUEST, Settings};
 pub use stream_routes::{MOST_STREAMS, check_name};
 pub(crate) use stream_routes::{StreamOpener, StreamRoutes};
@@ -68,11 +67,6 @@ const MOST_WAIT: Duration = Duration::from_secs(60);
 
 /// Longest wait for a blocked backfill between two windows.
 const WAIT_ROUND: Duration = Duration::from_secs(5);
-
-/// Longest wait for the server to cancel a statement.
-///
-/// The server may be unreachable. Events in flight must not wait for it.
-const CANCEL_TIME: Duration = Duration::from_secs(1);
 
 /// Least time for reading with which a window is opened.
 const WINDOW_MIN_TIME: Duration = Duration::from_millis(250);
@@ -122,7 +116,7 @@ struct Drain<'a, S, K, C> {
     confirmed: Lsn,
     /// See [`StartPosition::settled`].
     settled: Lsn,
-    ahead: AheadRecord,
+    ahead: AckAheadState,
     /// Search for a transaction that the server cannot decode.
     ///
     /// `None` as long as the server decodes all transactions.
@@ -172,8 +166,8 @@ where
                 budget.sending_deadline(),
             ),
             markers: Markers::new(settings, task.checkpoint.marker.as_ref(), start.expected.clone()),
-            checkpointer: Checkpointer::new(ports.checkpoints, task.checkpoint, stored, task.rules),
-            ahead: AheadRecord::new(settings.markers && ports.backfill.is_none()),
+            checkpointer: Checkpointer::new(ports.checkpoint_store, task.checkpoint, stored, task.rules_hash),
+            ahead: AckAheadState::new(settings.markers && ports.backfill.is_none()),
             backfill: ports.backfill,
             confirmed: start.confirmed,
             settled: start.settled,
@@ -218,9 +212,9 @@ where
             let has_new = window.upto > self.sent();
             if has_new || (window.upto > self.confirmed && !self.tip.is_unconfirmed) {
                 match self.drain_window(window, positions, opened, time_left).await? {
-                    NextWindow::AtTip => {}
-                    NextWindow::Another => continue,
-                    NextWindow::OutOfTime => return self.stop_at_deadline().await,
+                    WindowStep::AtTip => {}
+                    WindowStep::Another => continue,
+                    WindowStep::OutOfTime => return self.stop_at_deadline().await,
                 }
             }
             if self.has_backlog().await? {
@@ -292,7 +286,7 @@ where
     ///
     /// The slot may then have another history than the checkpoint. This is possible after a promotion. It is
     /// also possible if transactions are to be skipped. A server that was restored from an older copy of its
-    /// disk has the same timeline, and its log may have grown beyond the checkpoint again.
+    /// disk has the same timeline, and its log may have passed the checkpoint's position again.
     async fn check_history(&mut self) -> Result<(), Error> {
         let skips = self.start.confirmed < self.start.acknowledged && self.start.expected.is_some();
         if !self.start.promoted && !skips {

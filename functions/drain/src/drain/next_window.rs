@@ -11,7 +11,7 @@ use crate::window_sizing::{SentPrefix, SizingStep, TransactionSearch, Window};
 
 /// Next step after a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum NextWindow {
+pub(super) enum WindowStep {
     /// No window: the log was read to its readable end.
     AtTip,
     /// Read another window.
@@ -33,41 +33,41 @@ where
         positions: WalPositions,
         opened: Instant,
         time_left: Duration,
-    ) -> Result<NextWindow, Error> {
+    ) -> Result<WindowStep, Error> {
         let confirmed_before = self.confirmed;
         let rows = window.rows;
         let (window, decode_timeout) = self.bounded(window, time_left);
         let outcome = match self.run_window(window, positions.readable, decode_timeout).await {
             Err(Error::Slot(error @ SlotError::PublicationSkipped { .. })) => {
                 self.continue_search(error, rows)?;
-                return Ok(NextWindow::Another);
+                return Ok(WindowStep::Another);
             }
             outcome => outcome?,
         };
         self.report_lag(positions);
         match outcome {
-            WindowOutcome::OutOfTime => Ok(NextWindow::OutOfTime),
+            WindowOutcome::OutOfTime => Ok(WindowStep::OutOfTime),
             WindowOutcome::TooSlow => {
                 let step = self.sizing().shrink(confirmed_before, positions.restart);
                 match step {
-                    SizingStep::Smaller => Ok(NextWindow::Another),
-                    SizingStep::NextInvocation => Ok(NextWindow::OutOfTime),
+                    SizingStep::Smaller => Ok(WindowStep::Another),
+                    SizingStep::NextInvocation => Ok(WindowStep::OutOfTime),
                     // Earlier attempts used most of the time. In the next invocation the server has nearly
                     // all of it.
                     SizingStep::Impossible if decode_timeout < self.reading_time / 2 => {
-                        Ok(NextWindow::OutOfTime)
+                        Ok(WindowStep::OutOfTime)
                     }
                     SizingStep::Impossible => Err(self.too_slow()),
                 }
             }
-            WindowOutcome::ReadAgain => Ok(NextWindow::Another),
+            WindowOutcome::ReadAgain => Ok(WindowStep::Another),
             WindowOutcome::Whole if window.upto == positions.readable || self.markers.ends_at(window) => {
-                Ok(NextWindow::AtTip)
+                Ok(WindowStep::AtTip)
             }
             // The size and the duration of a window of the search say nothing about others.
             WindowOutcome::Whole | WindowOutcome::RowBound if self.search.is_some() => {
                 self.search = self.search.and_then(TransactionSearch::next);
-                Ok(NextWindow::Another)
+                Ok(WindowStep::Another)
             }
             WindowOutcome::Whole | WindowOutcome::RowBound => {
                 let time_left = self.budget.reading_time_left(Instant::now());
@@ -76,7 +76,7 @@ where
                 if positions.readable.bytes_since(self.confirmed) < MOST_LAG_BYTES {
                     self.next_chunk().await?;
                 }
-                Ok(NextWindow::Another)
+                Ok(WindowStep::Another)
             }
         }
     }

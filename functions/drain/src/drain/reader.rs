@@ -63,7 +63,7 @@ pub(crate) enum ReaderNeed {
     LargeCommits,
 }
 
-/// What the reader needs before it can process its next row.
+/// Lookup that the reader needs before it can process its next row.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ReaderRequest {
     /// A row of a table, for [`ChunkContext::add_lookup`].
@@ -101,7 +101,7 @@ pub(crate) struct WindowReader<'a, R> {
     has_left_out: bool,
 }
 
-/// What the stream has of the history, and the window's bound.
+/// Positions of the delivered transactions, and the window's bound.
 #[derive(Debug)]
 pub(crate) struct SentHistory {
     /// The settled position: transactions that end at or before it were sent as they are in the log now.
@@ -118,9 +118,9 @@ pub(crate) struct SentHistory {
     pub(crate) resume: Option<ResumePoint>,
     /// The marker that the slot must return.
     pub(crate) expected: Option<Marker>,
-    /// What the stream has beyond the acknowledged position.
+    /// Acknowledged changes after the acknowledged position.
     ///
-    /// `None` unless the log proves it.
+    /// `None` unless the log contains their marker.
     pub(crate) ahead: Option<Arc<AckAhead>>,
     /// The readable position: transactions that end after it are left to a later window.
     pub(crate) upto: Lsn,
@@ -428,7 +428,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         };
         open.changes += 1;
         if open.is_sent {
-            // What this drain sent itself is no finding.
+            // Transactions after the settled position were sent by this drain, and are not counted.
             out.report.skipped += u64::from(commit_end <= self.history.settled);
             let projected = self.projections.change(&change);
             self.envelope

@@ -13,15 +13,15 @@ use crate::table_name::TableName;
 /// The report of one invocation.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Report {
-    /// `drain`
+    /// The name of the action: `drain` or `backfill`.
     pub action: &'static str,
     /// The slot.
     pub slot: String,
-    /// The slot's plugin.
+    /// The slot's plugin; `unknown` without a slot or a known plugin.
     pub plugin: &'static str,
-    /// Up to where the stream had every change before.
+    /// The acknowledged position at the start; `0/0` without a drain.
     pub from: Lsn,
-    /// Up to where it has every change now.
+    /// The stored acknowledged position at the end; `0/0` without a drain.
     pub to: Lsn,
     /// Transactions with at least one change; skipped ones are not counted.
     ///
@@ -83,9 +83,9 @@ pub struct Report {
     pub oldest_transaction: Option<OldestTransaction>,
     /// Tables that were sent at the last check, and are not now. The log has a warning for each.
     pub tables_left: u64,
-    /// Why it stopped.
+    /// The reason why it stopped.
     pub stopped: StopReason,
-    /// Who has the slot, if another drainer has it.
+    /// The session of another drainer that has the slot, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drainer: Option<LockHolder>,
     /// The pending backfill, if there is one.
@@ -98,7 +98,7 @@ pub struct Report {
     pub unnamed: BTreeSet<TableName>,
 }
 
-/// Why a drain stopped.
+/// Reason why a drain stopped.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StopReason {
@@ -114,7 +114,7 @@ pub enum StopReason {
     NotSetUp,
 }
 
-/// The state of a backfill, and what this invocation did for it.
+/// The state of a backfill, and this invocation's counts of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BackfillReport {
     /// Its state.
@@ -133,7 +133,7 @@ pub struct BackfillReport {
     ///
     /// They were not sent, since a change of the row was sent first.
     pub overtaken: u64,
-    /// What must end before it continues.
+    /// The session, transaction or limit that blocks it; null if nothing does.
     pub waits_for: Option<String>,
 }
 
@@ -148,13 +148,13 @@ impl Report {
         self.changes = delivered.changes;
         let age = |commit: i64| u64::try_from((now - commit) / 1_000_000).unwrap_or(0);
         self.behind_seconds = match self.stopped {
-            // What waits for a standby was not read.
+            // Log that waits for a standby was not read.
             StopReason::Empty if self.unconfirmed == 0 && self.held_bytes == 0 => Some(0),
             _ => delivered.last_commit.map(age),
         };
     }
 
-    /// Sets what the server keeps for the slot.
+    /// Sets the figures of the slot's retained log.
     pub fn retain(&mut self, retention: Retention) {
         self.retained_bytes = retention.retained_bytes;
         self.wal_status = retention.wal_status;

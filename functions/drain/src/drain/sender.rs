@@ -19,7 +19,7 @@ use crate::checkpoint::AckPosition;
 use crate::encode::Event;
 use crate::error::Error;
 use crate::pack::{
-    Acknowledgements, Aggregation, Lanes, MAIN_STREAM, Outstanding, QueuedEvent, Record, ShardMap,
+    Acknowledgements, Aggregation, Lanes, MAIN_STREAM, OutstandingEvents, QueuedEvent, Record, ShardMap,
 };
 use crate::ports::{ErrorKind, PutAnswer, RecordOutcome, Stream, StreamError};
 
@@ -63,7 +63,7 @@ pub(super) enum StreamAnswer {
     Shards(Vec<(usize, Result<ShardMap, StreamError>)>),
 }
 
-/// How much may wait in the lanes.
+/// Bounds of the events that wait in the lanes.
 #[derive(Debug, Clone, Copy)]
 struct Room {
     /// Bytes of memory of all lanes.
@@ -106,7 +106,7 @@ pub(super) struct Sender<K> {
     throughput: Throughput,
     lane_time: LaneTime,
     room: Room,
-    /// When every event must be acknowledged.
+    /// Time by which every event must be acknowledged.
     deadline: Instant,
     lanes: Lanes,
     pub(super) acknowledgements: Acknowledgements,
@@ -182,10 +182,10 @@ impl<K: Stream> Sender<K> {
         self.lanes.push(event);
     }
 
-    /// Updates how much may wait: see [`Sender::has_room`].
+    /// Updates the bounds of the waiting events: see [`Sender::has_room`].
     ///
-    /// Near the deadline that is only what the stream can still accept, as a whole and from the longest lane:
-    /// the next invocation sends the rest again.
+    /// Near the deadline, the bounds shrink to the events that the stream can still accept, as a whole and
+    /// from one lane. The next invocation reads the rest again.
     pub(super) fn update_room(&mut self, now: Instant) {
         let time_left = self.deadline.saturating_duration_since(now);
         let accepted = self.throughput.bytes_within(time_left / 2);
@@ -203,7 +203,7 @@ impl<K: Stream> Sender<K> {
     /// The events that are not acknowledged.
     ///
     /// Returns `None` if the last position that was queued is not known.
-    pub(super) fn outstanding(&self) -> Option<Outstanding> {
+    pub(super) fn outstanding(&self) -> Option<OutstandingEvents> {
         let unplaced = self.unplaced.iter().flat_map(|(record, _)| record.events());
         let unplaced = unplaced.map(QueuedEvent::outstanding);
         self.lanes.outstanding(self.requested.events().chain(unplaced))
@@ -263,8 +263,10 @@ impl<K: Stream> Sender<K> {
         self.lanes.next_retry().filter(|_| self.may_send())
     }
 
-    /// Sends one request of the oldest events that may go. With `full`, only records that need not wait for
-    /// more.
+    /// Sends one request of the oldest sendable records.
+    ///
+    /// With `full`, it has only records that need not wait for more events. Sends nothing if no record is
+    /// sendable.
     pub(super) fn send(&mut self, full: bool) {
         let records = self.lanes.next_request(Instant::now(), REQUEST, full);
         if let Some(first) = records.first() {
@@ -353,7 +355,7 @@ impl<K: Stream> Sender<K> {
         let now = Instant::now();
         // By shard: records that were sent to it, how many it stored, and how many it throttled.
         let mut shards: BTreeMap<usize, (usize, usize, usize)> = BTreeMap::new();
-        // An answer that is shorter than the request says nothing of the rest: those records are sent again.
+        // An answer may be shorter than the request. Records without an outcome are sent again.
         let outcomes = outcomes
             .into_iter()
             .chain(std::iter::repeat(RecordOutcome::Failed));

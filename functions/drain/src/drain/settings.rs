@@ -19,10 +19,10 @@ pub const REQUEST: RequestLimits = RequestLimits {
 ///
 /// A shard accepts 1 MB a second from all its producers together. Four such records with their partition keys
 /// fit into that, and each fills ten put units (25 KB). One aggregate of a shard is in flight at a time, so
-/// this is also what a shard gets in a round trip.
+/// this is also the most that a shard gets in a round trip.
 pub const AGGREGATE_BYTES: usize = 248_000;
 
-/// What a drain is to do.
+/// Settings of a drain.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The slot's name.
@@ -33,7 +33,7 @@ pub struct Settings {
     pub plugin: Plugin,
     /// Tables to drain; empty means all that the plugin sends.
     pub tables: Vec<TablePattern>,
-    /// What is sent of each table.
+    /// Rules for the sent columns and the partition key of each table.
     pub projection: ProjectionRules,
     /// Operations whose changes are not sent.
     pub skipped: SkippedOperations,
@@ -43,7 +43,7 @@ pub struct Settings {
     pub record_bytes: usize,
     /// Whether larger events are queued, too: a forecast counts them.
     pub passes_oversize: bool,
-    /// How events become records.
+    /// The packing of events into records.
     pub aggregation: Aggregation,
     /// The stream's shards, as far as they are known.
     pub shards: ShardMap,
@@ -51,7 +51,9 @@ pub struct Settings {
     pub keyed: bool,
     /// Bytes that may be read and not yet acknowledged.
     pub bytes_in_flight: usize,
-    /// How long to poll once the slot is empty.
+    /// Time for which a drain polls an empty slot.
+    ///
+    /// It is counted from the start of the drain.
     pub linger: Duration,
     /// Share of one server core that polls may take.
     ///

@@ -1,4 +1,4 @@
-//! The input and the outcome of a drain.
+//! Input and outcome of a drain.
 
 use std::sync::Mutex;
 
@@ -12,37 +12,43 @@ use crate::encode::{Envelope, Event};
 use crate::error::Error;
 use crate::window_sizing::WindowSizing;
 
-/// The ports of a drain, and what outlives it.
+/// The ports of a drain, and the state that outlives it.
 #[derive(Debug)]
 pub struct DrainPorts<'a, S, K, C> {
-    /// The slot, and the tables beside it.
+    /// The slot, and the tables of its database.
     pub slot: &'a mut S,
     /// The stream.
     pub stream: K,
-    /// The place of the checkpoint.
-    pub checkpoints: C,
-    /// How large windows may be, as earlier invocations measured.
+    /// The store of the checkpoint.
+    pub checkpoint_store: C,
+    /// The size of windows, as earlier invocations measured it.
     pub sizing: &'a Mutex<WindowSizing>,
     /// The pending backfill.
     pub backfill: Option<BackfillRunner<C>>,
 }
 
-/// One drain: where it starts, and what it writes.
+/// The input of one drain.
 #[derive(Debug)]
 pub struct DrainTask<'a> {
-    /// What the drain is configured to do.
+    /// The settings of the drain.
     pub settings: &'a Settings,
-    /// How events are written.
+    /// The form of the events.
     pub envelope: &'a Envelope,
-    /// Where the drain starts.
+    /// The start of the drain: positions, resume point and expected marker.
     pub start: &'a StartPosition,
-    /// The checkpoint to store; the drain fills in its position.
+    /// The checkpoint to store.
+    ///
+    /// The drain fills in its position, resume point, marker and acknowledged changes.
     pub checkpoint: Checkpoint,
-    /// What the stream has beyond the stored checkpoint.
+    /// Acknowledged changes after the position of the stored checkpoint.
+    ///
+    /// `None` if none are stored, or if they are not usable with the present rules.
     pub ahead: Option<AckAhead>,
-    /// Hash of what decides which events a change has.
-    pub rules: String,
-    /// An event that must be acknowledged before everything else.
+    /// Hash of the rules that decide which events a change has.
+    pub rules_hash: String,
+    /// The control event of an accepted gap, if any.
+    ///
+    /// The stream must acknowledge it before the first position is stored.
     pub first_event: Option<Event>,
     /// The invocation's time.
     pub budget: Budget,
@@ -51,8 +57,8 @@ pub struct DrainTask<'a> {
 /// The outcome of a drain.
 #[derive(Debug)]
 pub struct DrainOutcome {
-    /// What it did, also until it failed.
+    /// The report, also of a drain that failed.
     pub report: Report,
-    /// Why it failed, if it did.
+    /// The error that ended the drain, if any.
     pub result: Result<(), Error>,
 }

@@ -13,7 +13,7 @@ use crate::catalog::{Catalog, TableRequest};
 use crate::change::SkippedOperations;
 use crate::checkpoint::Checkpoint;
 use crate::encode::{EnvelopeForm, KeylessRows, Oversize, PartitionBy, Wal2json};
-use crate::marker::Marker;
+use crate::marker::{Marker, MarkerDraft};
 use crate::pack::{Aggregation, HashKey, Record, ShardMap};
 use crate::plugin::Plugin;
 use crate::ports::{
@@ -115,9 +115,9 @@ async fn run_on(
             shards,
             stale_lists: Arc::new(Mutex::new(stale_lists)),
         },
-        checkpoints: FakeCheckpoints(log.clone()),
+        checkpoint_store: FakeStateStore(log.clone()),
         sizing: &Mutex::default(),
-        backfill: backfill.map(|state| BackfillRunner::new(FakeCheckpoints(log.clone()), state)),
+        backfill: backfill.map(|state| BackfillRunner::new(FakeStateStore(log.clone()), state)),
     };
     let settings = settings(aggregation);
     let envelope = envelope();
@@ -129,7 +129,7 @@ async fn run_on(
         start: &start,
         checkpoint,
         ahead: None,
-        rules: String::new(),
+        rules_hash: String::new(),
         first_event,
         budget,
     };
@@ -196,16 +196,9 @@ fn promoted(confirmed: u64, acknowledged: u64, expected: Option<Marker>) -> Star
 
 /// A marker at an LSN, and its transaction in the log.
 fn marker(number: u64, mib: u64) -> (Marker, String) {
-    let nonce = format!("{number:016x}");
-    let content = format!("{MARKER}{}", Marker::content("s", number, &nonce));
-    let (lsn, flushed) = (Lsn(mib * MIB - 8), Lsn(mib * MIB));
-    let marker = Marker {
-        number,
-        nonce,
-        lsn,
-        flushed,
-    };
-    (marker, content)
+    let draft = MarkerDraft::new(number, format!("{number:016x}"));
+    let content = format!("{MARKER}{}", draft.content("s"));
+    (draft.written(Lsn(mib * MIB - 8), Lsn(mib * MIB)), content)
 }
 
 /// The first windows have 128 MiB, so these commits are in several.

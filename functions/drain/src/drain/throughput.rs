@@ -1,11 +1,11 @@
-//! What the stream accepts in a time: as a whole, and from one lane.
+//! Throughput of the stream: as a whole, and from one lane.
 
 use std::time::{Duration, Instant};
 
-/// How long a throughput must be measured before it is used.
+/// Least measured time with which a throughput is used.
 const MEASURED_TIME: Duration = Duration::from_millis(100);
 
-/// Bytes of memory that the stream acknowledges in a time.
+/// Throughput of the stream, in bytes of memory.
 #[derive(Debug, Default)]
 pub(super) struct Throughput {
     bytes: usize,

@@ -34,9 +34,9 @@ const CONFIRM_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct TipPolling {
     pacing: PollPacing,
-    /// Since when the drain polls; `None` while it does not.
+    /// Start of the polling; `None` while the drain does not poll.
     since: Option<Instant>,
-    /// When the slot was advanced last.
+    /// Last advance of the slot; at first the start of the drain.
     pub(super) confirmed_at: Instant,
     /// Position up to which unconfirmed windows have sent every transaction.
     ///
@@ -135,7 +135,7 @@ where
         self.tip.sent.max(self.confirmed)
     }
 
-    /// Confirms what unconfirmed windows have sent.
+    /// Confirms the transactions that unconfirmed windows have sent.
     ///
     /// # Errors
     /// The checkpoint cannot be stored, or the slot cannot be advanced.

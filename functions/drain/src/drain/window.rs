@@ -4,10 +4,11 @@ mod reading;
 
 use std::time::{Duration, Instant};
 
-use super::ahead::AheadRecord;
+use super::ahead::AckAheadState;
 use super::reader::{HOLD_BYTES, ReaderNeed, ReaderOutput, ReaderRequest, SentHistory, WindowReader};
-use super::{BackfillRunner, CANCEL_TIME, Drain};
+use super::{BackfillRunner, Drain};
 use crate::backfill::{ChunkContext, RowRequest};
+use crate::budget::CANCEL_TIME;
 use crate::catalog::Catalog;
 use crate::clock::now_micros;
 use crate::error::Error;
@@ -20,7 +21,7 @@ use reading::{ReadOutcome, WindowReading};
 /// Most rows that are taken before the stream's answers are checked.
 const ROWS_AT_ONCE: usize = 128;
 
-/// How long parts of the last window took; zero before it.
+/// Durations of parts of the last window; zero before the first one.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct WindowTimes {
     /// The time that the server needed to decode it.
@@ -207,7 +208,7 @@ where
             tracing::warn!(slot = self.settings.slot, "{}", failure.chain());
             self.sender.acknowledgements.restart_transaction();
             // The log has other rows than those that were sent.
-            self.ahead = AheadRecord::new(false);
+            self.ahead = AckAheadState::new(false);
             let position = self.sender.acknowledgements.position().clone();
             self.checkpointer.set_back(position);
             return Ok(WindowOutcome::ReadAgain);

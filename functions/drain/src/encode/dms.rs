@@ -264,9 +264,9 @@ fn write_image(
 
 /// Appends a value as DMS writes it.
 ///
-/// A boolean is text: DMS treats it as `varchar(5)` unless `MapBooleanAsBoolean` is set. json and arrays are
-/// text, bytea is hexadecimal without a prefix, and timestamps are ISO 8601 in UTC. A numeric keeps all its
-/// digits, which DMS rounds.
+/// A boolean is text: DMS treats it as `varchar(5)` unless `MapBooleanAsBoolean` is set. Values of json and
+/// arrays are text. bytea is hexadecimal without a prefix, and timestamps are ISO 8601 in UTC. A numeric
+/// keeps all its digits, which DMS rounds.
 pub(super) fn write_value(out: &mut Vec<u8>, kind: &Type, text: &str) {
     let written = match kind {
         Type::Bool => parse_bool(text).map(|value| write_ascii(out, &[if value { "true" } else { "false" }])),

@@ -1,9 +1,9 @@
 //! Encoding of changes into events.
 //!
-//! An event has the data of a record and its partition key. This module decides what all envelopes share: the
-//! events of a change, their positions, their keys, and the columns omitted from an event that exceeds a
-//! record. Each envelope decides how its events are written. The module is pure, with one exception: the DMS
-//! envelope remembers the table definitions that it announced.
+//! An event has the data of a record and its partition key. This module decides the common parts of all
+//! envelopes: the events of a change, their positions and their keys. It also decides which columns are
+//! omitted from an event that exceeds a record. Each envelope decides how its events are written. The module
+//! is pure, with one exception: the DMS envelope remembers the table definitions that it announced.
 
 mod debezium;
 mod definitions;

@@ -259,7 +259,7 @@ pub(super) fn write_array(
     }
 }
 
-/// Array item in quotes, and the index behind its closing quote.
+/// Array item in quotes, and the index after its closing quote.
 ///
 /// The opening quote is at `start`. The quotes and escapes of the item are removed.
 fn read_quoted_item(bytes: &[u8], start: usize) -> Option<(Vec<u8>, usize)> {

@@ -14,7 +14,7 @@ use crate::pattern::TablePattern;
 pub enum BackfillCommand {
     /// Start a backfill.
     Start {
-        /// What it reads.
+        /// Its tables, rows and columns.
         request: BackfillRequest,
         /// Whether the invocation begins it at once, and not the next tick.
         waits: bool,

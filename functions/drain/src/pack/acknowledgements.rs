@@ -25,7 +25,7 @@ struct Span {
     end: Option<SpanEnd>,
 }
 
-/// Counts of what the position has moved past.
+/// Counts of the transactions and changes up to the acknowledged position.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DeliveredCounts {
     /// Transactions with at least one change.
@@ -104,7 +104,7 @@ impl Acknowledgements {
         }
     }
 
-    /// Counts of what the position has moved past.
+    /// Counts of the transactions and changes up to the acknowledged position.
     pub fn delivered(&self) -> DeliveredCounts {
         self.delivered
     }

@@ -1,4 +1,4 @@
-//! The forecast of what a drain would send, without sending it.
+//! The forecast of a drain's records and requests. Nothing is sent.
 //!
 //! Events pass through the same lanes as those of a drain. Each record is counted and acknowledged at once.
 
@@ -321,7 +321,7 @@ fn hottest_keys(keys: HashMap<HashKey, KeyTotals>, events: u64) -> Vec<KeyFigure
 }
 
 impl Packing {
-    /// Queues an event, and sends what a drain would send now.
+    /// Queues an event, and sends the requests as a drain would.
     fn push(&mut self, event: QueuedEvent, now: Instant, limits: RequestLimits, capacity: usize) {
         self.lanes.push(event);
         while self.lanes.has_full_request(limits) {

@@ -12,8 +12,7 @@
 //! the barrier. Examples are a truncate, the event of a row that changes its lane, and the first event after
 //! the key of a table has changed.
 //!
-//! The lanes of a shard share its [`ShardPacing`]. After a resharding, [`Lanes::reshard`] queues all waiting
-//! events again.
+//! The lanes of a shard share its [`ShardPacing`]. After a resharding, all waiting events are queued again.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -21,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 
-use super::outstanding::{Outstanding, OutstandingEvent};
+use super::outstanding::{OutstandingEvent, OutstandingEvents};
 use super::record::{Aggregation, LaneKey, QueuedEvent, Record, RequestLimits};
 use super::shard_pacing::ShardPacing;
 use super::shards::{HashKey, ShardMap};
@@ -30,7 +29,7 @@ use crate::position::Position;
 
 /// A queue of events that are sent in order.
 ///
-/// A lane exists while it has events that wait or are in flight. It has one of three states:
+/// A lane exists while it has events that wait or are in flight. Its states are:
 /// - In flight: it has a record in flight.
 /// - Delayed: its last record failed. [`Lanes::delayed`] lists the lane until the delay ends.
 /// - Ready: the pacing of its shard lists the lane, even while the shard pauses.
@@ -260,7 +259,7 @@ impl Lanes {
     /// Replaces the shard map of a stream.
     ///
     /// The events of all lanes are queued again, in the order of their positions. Barriers that wait, and the
-    /// events behind them, continue to wait. The pacing of each shard starts anew.
+    /// events after them, continue to wait. The pacing of each shard starts anew.
     ///
     /// # Panics
     /// A record is in flight: later events could overtake its events.
@@ -284,7 +283,7 @@ impl Lanes {
         }
     }
 
-    /// When the next delay or pause ends; `None` if there is none.
+    /// Time at which the next delay or pause ends; `None` without one.
     pub fn next_retry(&self) -> Option<Instant> {
         let delayed = self.delayed.peek().map(|Reverse((at, _))| *at);
         let paused = self.paused.peek().map(|Reverse((at, _))| *at);
@@ -323,11 +322,14 @@ impl Lanes {
     ///
     /// `None` if events were not queued in the order of their positions. The last position then does not
     /// state which events were queued.
-    pub fn outstanding(&self, in_flight: impl Iterator<Item = OutstandingEvent>) -> Option<Outstanding> {
-        let waiting = self.lanes.values().flat_map(|lane| &lane.waiting);
-        let waiting = waiting.chain(&self.behind_barrier);
-        self.is_ascending.then(|| Outstanding {
-            events: in_flight.chain(waiting.map(QueuedEvent::outstanding)).collect(),
+    pub fn outstanding<I>(&self, in_flight: I) -> Option<OutstandingEvents>
+    where
+        I: Iterator<Item = OutstandingEvent>,
+    {
+        let in_lanes = self.lanes.values().flat_map(|lane| &lane.waiting);
+        let waiting = in_lanes.chain(&self.behind_barrier).map(QueuedEvent::outstanding);
+        self.is_ascending.then(|| OutstandingEvents {
+            events: in_flight.chain(waiting).collect(),
             queued_to: self.queued_to,
         })
     }

@@ -14,7 +14,7 @@ mod stream_shards;
 pub use acknowledgements::{Acknowledgements, DeliveredCounts, TransactionId};
 pub use forecast::{Forecast, KeyFigures, PackingFigures, PlanFigures, ShardFigures, TableFigures};
 pub use lanes::Lanes;
-pub use outstanding::{Outstanding, OutstandingEvent};
+pub use outstanding::{OutstandingEvent, OutstandingEvents};
 pub use record::{Aggregation, QueuedEvent, Record, RequestLimits};
 pub use shards::{HashKey, InvalidShardMap, Shard, ShardMap};
 pub use stream_shards::{MAIN_STREAM, StreamShards};

@@ -1,4 +1,4 @@
-//! Outstanding events, and what the stream has beyond the acknowledged position.
+//! Outstanding events, and the acknowledged changes after the acknowledged position.
 
 use crate::checkpoint::AckAhead;
 use crate::lsn::Lsn;
@@ -17,9 +17,9 @@ pub struct OutstandingEvent {
     pub change_positions: u32,
 }
 
-/// What was queued, and not acknowledged.
+/// The events that were queued and are not acknowledged.
 #[derive(Debug)]
-pub struct Outstanding {
+pub struct OutstandingEvents {
     /// The events, in any order.
     pub events: Vec<OutstandingEvent>,
     /// Position of the last event that was queued; `None` before the first. All positions before it were
@@ -27,10 +27,14 @@ pub struct Outstanding {
     pub queued_to: Option<Position>,
 }
 
-impl Outstanding {
-    /// What the stream has beyond `acknowledged`; `None` if that cannot be stated.
+impl OutstandingEvents {
+    /// The acknowledged changes after `acknowledged`.
     ///
-    /// `earlier` is what was acknowledged ahead before this invocation. `marker` is the last marker.
+    /// Returns `None` if there are none, if no marker is after them, or if an event up to `acknowledged` is
+    /// outstanding.
+    ///
+    /// `earlier` has the changes that were acknowledged ahead before this invocation. `marker` is the last
+    /// marker.
     ///
     /// A change may have events of several keys, of which only some are acknowledged. The result ends before
     /// the first such change. Otherwise the next invocation would send all its events again, but not the

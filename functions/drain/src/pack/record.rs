@@ -9,7 +9,7 @@ use super::outstanding::OutstandingEvent;
 use super::shards::HashKey;
 use crate::encode::Event;
 
-/// What identifies a lane.
+/// Identity of a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct LaneKey {
     /// The number of its stream.
@@ -18,7 +18,7 @@ pub(super) struct LaneKey {
     pub(super) hash_key: HashKey,
 }
 
-/// How events become records.
+/// Packing of events into records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Aggregation {
     /// Each record is one event. A lane is a partition key.

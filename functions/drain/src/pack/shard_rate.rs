@@ -5,9 +5,10 @@
 //! if that is more.
 //!
 //! There is no limit until the shard refuses a considerable part of a request. From then on the limit follows
-//! the load that the shard accepted: less at first, a little less after [`RECOVERY`], and then more and more,
-//! since the other producers may have stopped. This is the curve of TCP CUBIC (RFC 9438): it stays near the
-//! accepted load for most of the time, and so few records are refused.
+//! the load that the shard accepted. It is less than that load at first, and a little less after
+//! [`RECOVERY`]. Then it rises above that load, since the other producers may have stopped. This is the curve
+//! of TCP CUBIC (RFC 9438): it stays near the accepted load for most of the time, and so few records are
+//! refused.
 
 use std::time::{Duration, Instant};
 

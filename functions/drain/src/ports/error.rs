@@ -1,4 +1,4 @@
-//! Errors of the ports: what happened to what, and what to do.
+//! Errors of the ports: the problem, its subject, and the remedy.
 
 use crate::lsn::Lsn;
 use crate::pack::InvalidShardMap;
@@ -9,16 +9,20 @@ use crate::table_name::TableName;
 /// The cause of an error, as a library returned it.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Whether another attempt may succeed without anybody's help.
+/// Kind of an error: another attempt may succeed, or the operator must act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// It may: the next tick is the retry.
+    /// Another attempt may succeed: the next tick is the retry.
     Transient,
-    /// It will not: the operator has to act.
+    /// No attempt succeeds until the operator acts.
     Definite,
 }
 
-/// Error of PostgreSQL, the slot or its tables.
+/// Error of PostgreSQL, the slot, its tables, or a secret.
+///
+/// [`SlotError::Secret`] and [`SlotError::Salt`] are failures of AWS: Secrets Manager or Parameter Store did
+/// not return a usable value. [`SlotError::Authentication`] may also be an IAM token that could not be
+/// signed.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // The messages say what each means.
 pub enum SlotError {
@@ -175,7 +179,7 @@ fn holder_text(holder: Option<&LockHolder>) -> String {
 }
 
 impl SlotError {
-    /// Whether the next tick may succeed by itself.
+    /// Kind of the error: transient if the next tick may succeed.
     pub fn kind(&self) -> ErrorKind {
         match self {
             SlotError::Unreachable { .. }
@@ -286,8 +290,8 @@ pub enum StreamError {
     #[error("stream {stream} stores records in other shards than ListShards says: the next tick tries again")]
     Misplaced { stream: String },
     #[error(
-        "stream {stream} refuses records with an internal failure: the next tick sends them again. If that \
-         stays, look at the state of Kinesis"
+        "stream {stream} refuses records with an internal failure: the next tick sends them again. If it \
+         happens again, check the state of Kinesis"
     )]
     Failing { stream: String },
     #[error("stream {stream} throttles whole requests")]
@@ -299,7 +303,7 @@ pub enum StreamError {
 }
 
 impl StreamError {
-    /// Whether the same request may succeed later.
+    /// Kind of the error: transient if the same request may succeed later.
     pub fn kind(&self) -> ErrorKind {
         match self {
             StreamError::OfTable { source, .. } => source.kind(),
@@ -308,6 +312,7 @@ impl StreamError {
             | StreamError::Failing { .. }
             | StreamError::Unavailable { .. }
             | StreamError::Resharding { .. }
+            | StreamError::Lost { .. }
             | StreamError::Credentials { .. } => ErrorKind::Transient,
             _ => ErrorKind::Definite,
         }
@@ -343,19 +348,21 @@ impl StreamError {
     }
 }
 
-/// Error of the place where a document is stored.
+/// Error of the parameter of a stored document.
+///
+/// The document is the checkpoint, the state of the backfill, or the list of sent tables.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // The messages say what each means.
 pub enum CheckpointError {
     #[error(
-        "may not read or write the checkpoint parameter {parameter}: allow ssm:GetParameter and \
+        "may not read or write the parameter {parameter}: allow ssm:GetParameter and \
          ssm:PutParameter on it to the function's role"
     )]
     Denied { parameter: String, source: BoxError },
-    #[error("the checkpoint parameter {parameter} cannot be used")]
+    #[error("the parameter {parameter} cannot be used")]
     Refused { parameter: String, source: BoxError },
     #[error(
-        "the checkpoint parameter {parameter} cannot be reached: check the endpoint, the function's subnets \
+        "the parameter {parameter} cannot be reached: check the endpoint, the function's subnets \
          and the state of SSM"
     )]
     Unavailable { parameter: String, source: BoxError },
@@ -370,7 +377,7 @@ pub enum CheckpointError {
 }
 
 impl CheckpointError {
-    /// Whether the same call may succeed later.
+    /// Kind of the error: transient if the same call may succeed later.
     pub fn kind(&self) -> ErrorKind {
         match self {
             CheckpointError::Unavailable { .. } => ErrorKind::Transient,

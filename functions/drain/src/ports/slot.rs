@@ -18,7 +18,7 @@ pub const PEEK_ROW_BYTES: usize = 160;
 pub trait PeekRow {
     /// The row's `lsn` column. It is not monotone over rows: see `position.rs`.
     fn lsn(&self) -> Lsn;
-    /// What the plugin wrote.
+    /// The row as the plugin wrote it.
     fn data(&self) -> &[u8];
 }
 
@@ -61,10 +61,14 @@ pub trait Slot {
     /// The positions of the server's log and of the slot.
     async fn wal_positions(&mut self) -> Result<WalPositions, SlotError>;
 
-    /// What the system catalog says of types, and the plugins do not. It has no table yet.
+    /// A catalog for the rows of a window, without tables and types.
+    ///
+    /// [`Slot::add_tables`] adds them.
     async fn catalog(&mut self) -> Result<Catalog, SlotError>;
 
-    /// Adds tables to the catalog of a window: what the system catalog says of them, and the plugins do not.
+    /// Adds tables and their columns' types to the catalog of a window.
+    ///
+    /// Their facts are in the system catalog, and the plugins do not send them.
     async fn add_tables(&mut self, catalog: &mut Catalog, request: &TableRequest) -> Result<(), SlotError>;
 
     /// Opens a window; consumes nothing. Returns when the server has decoded all of it, and gives up after
@@ -93,7 +97,7 @@ pub trait Slot {
 
     /// Checks that the session that holds the lock still exists.
     ///
-    /// A sandbox that froze may have lost it. It must not set back what another drainer has stored meanwhile.
+    /// A frozen sandbox may have lost it. Then it must not overwrite the later checkpoint of another drainer.
     ///
     /// # Errors
     /// The session is gone, or does not answer.
@@ -120,11 +124,11 @@ pub trait Slot {
 /// Positions of the server's log and of the slot.
 #[derive(Debug, Clone, Copy)]
 pub struct WalPositions {
-    /// Up to where the log is on disk.
+    /// The flush position: the log before it is on disk.
     pub flush: Lsn,
-    /// Up to where the log may be read, at most `flush`. It is less where changes wait for a standby.
+    /// The readable position: at most `flush`, and less if changes wait for a standby.
     pub readable: Lsn,
-    /// From where a peek of the slot decodes.
+    /// The slot's `restart_lsn`: each peek decodes from there. `0/0` if the slot has none.
     pub restart: Lsn,
 }
 
@@ -133,11 +137,11 @@ pub struct WalPositions {
 pub struct EmittedMessage {
     /// End of its record.
     pub lsn: Lsn,
-    /// Up to where the log was on disk after its commit.
+    /// The flush position after its commit.
     pub flushed: Lsn,
 }
 
-/// What the server keeps for the slot.
+/// Log that the server retains for the slot.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Retention {
     /// Bytes of log from `restart_lsn` to the flush position.

@@ -1,4 +1,6 @@
-//! The port to the place of a stored document: the checkpoint's, or that of the backfill's state.
+//! The port to the parameter of a stored document.
+//!
+//! The document is the checkpoint, the state of the backfill, or the list of sent tables.
 
 use std::future::Future;
 

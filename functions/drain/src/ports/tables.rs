@@ -1,4 +1,4 @@
-//! The port to the tables of the slot's database: what a backfill reads.
+//! The port to the tables of the slot's database, for backfills.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,12 +14,12 @@ use crate::table_name::TableName;
 /// Each call fails where the server cannot be asked. A problem of one table is part of the answer instead.
 #[allow(async_fn_in_trait)] // Only this crate calls it, on one task.
 pub trait TableSource {
-    /// Lists all relations, and what is published of them.
+    /// Lists all relations, with their published columns and rows.
     ///
     /// The answer lacks their keys and columns.
     async fn list(&mut self) -> Result<DatabaseSchema, SlotError>;
 
-    /// Describes the relation of this name, and what is published of it.
+    /// Describes the relation of this name, with its published columns and rows.
     async fn describe(&mut self, name: &TableName) -> Result<DatabaseSchema, SlotError>;
 
     /// The open transactions that have written to a table.
@@ -63,7 +63,7 @@ pub struct ChunkBounds {
     pub rows: u64,
     /// Bytes in memory; the row that exceeds them is the last.
     pub bytes: usize,
-    /// Time for the server. Rows that came within it are a chunk; without any it is [`ChunkRead::TooSlow`].
+    /// Time for the server. The rows that it sent by then are the chunk; none is [`ChunkRead::TooSlow`].
     pub time: Duration,
 }
 
@@ -74,7 +74,7 @@ pub enum ChunkRead {
     Rows {
         /// The rows.
         rows: Box<ChunkRows>,
-        /// Whether the table has rows behind these.
+        /// Whether the table has rows after these.
         more: bool,
     },
     /// The snapshot does not show this transaction, whose changes were sent.

@@ -173,7 +173,7 @@ pub(super) struct UntrackedRelation {
     pub(super) kind: UntrackedKind,
 }
 
-/// Why a relation is not a table of a user.
+/// Kind of a relation that is not a user's table.
 #[derive(Clone, Copy)]
 pub(super) enum UntrackedKind {
     /// It is a materialized view with this object id.

@@ -53,7 +53,7 @@ const WRITERS: &str = "
       and l.relation in (select oid from t)
     order by writer";
 
-/// Whether the table $1.$2 was rewritten or replaced since the snapshot.
+/// Query for a rewrite or replacement of table $1.$2 since the snapshot.
 ///
 /// The object id of the table is $3. The snapshot is that of the transaction. The snapshot decides what the
 /// catalog's tables show. The functions `to_regclass` and `pg_relation_filenode` return the present state

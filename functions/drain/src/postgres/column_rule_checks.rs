@@ -111,7 +111,7 @@ pub(crate) async fn column_rule_problems(
         return Ok(Vec::new());
     }
     let arrays = RuleArrays::new(rules);
-    let is_published = plugin == Plugin::Pgoutput;
+    let is_published = plugin.reads_publications();
     let mut problems = Vec::new();
     for (query, sentence) in [
         (

@@ -37,7 +37,8 @@ const LIFETIME_SETTINGS: [&str; 4] = [
 /// left out.
 const SETTINGS: [(&str, &str); 16] = [
     // These two change the names of types, and values of types such as regclass. With this path, a name is
-    // the same as in a session with PostgreSQL's defaults, whatever is set for the role or the database.
+    // the same as in a session with PostgreSQL's defaults. Settings of the role or the database have no
+    // effect on it.
     ("quote_all_identifiers", "off"),
     ("search_path", "public"),
     ("datestyle", "ISO, YMD"),

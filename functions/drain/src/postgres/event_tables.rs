@@ -33,7 +33,7 @@ pub(crate) async fn event_tables(
 ) -> Result<Vec<TableName>, SlotError> {
     let rows = session
         .client
-        .query(EVENT_TABLES, &[&publications, &(plugin == Plugin::Pgoutput)])
+        .query(EVENT_TABLES, &[&publications, &plugin.reads_publications()])
         .await
         .map_err(|error| connector.failed("listing the tables that events name", error))?;
     let table = |row: &tokio_postgres::Row| {

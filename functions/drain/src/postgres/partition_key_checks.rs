@@ -107,7 +107,7 @@ pub(crate) async fn partition_key_problems(
         }
     }
     let rules = RuleArrays::new(sent.rules);
-    let is_published = plugin == Plugin::Pgoutput;
+    let is_published = plugin.reads_publications();
     let sql = format!("{SENT}, {PARTITIONED_TABLES}");
     let rows = session
         .client

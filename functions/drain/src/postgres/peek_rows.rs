@@ -165,7 +165,7 @@ impl PgPeekRows {
 
 /// A row of a peek.
 ///
-/// Its data is in the buffer that it was received in, unless the row was too large. Then it is what was kept
+/// Its data is in the buffer that it was received in, unless the row was too large. Then it is the kept part
 /// of the row.
 pub(crate) struct PgPeekRow {
     /// The row's `lsn` column.

@@ -1,4 +1,4 @@
-//! The schema of a database: its relations, and what the publications contain of them.
+//! The schema of a database: its relations, and their published columns and rows.
 
 use std::collections::BTreeMap;
 
@@ -70,13 +70,13 @@ impl SchemaSource<'_> {
     /// A query failed.
     pub(crate) async fn list(&self) -> Result<DatabaseSchema, SlotError> {
         let rows = self.rows(RELATION_LIST, &[]).await?;
-        let published = match self.plugin {
-            Plugin::Pgoutput => {
+        let published = match self.plugin.reads_publications() {
+            true => {
                 let published = self.rows(PUBLISHED_NAMES, &[&self.publications]).await?;
                 let name = |row: &PgRow| (table_name(row), PublicationInfo::default());
                 Some(published.iter().map(name).collect())
             }
-            Plugin::Wal2json | Plugin::TestDecoding => None,
+            false => None,
         };
         Ok(DatabaseSchema {
             relations: rows.iter().map(listed_relation).collect(),
@@ -88,7 +88,7 @@ impl SchemaSource<'_> {
         })
     }
 
-    /// The relations of these names, and what is published of them.
+    /// The relations of these names, with their published columns and rows.
     ///
     /// # Errors
     /// A query failed.
@@ -97,12 +97,12 @@ impl SchemaSource<'_> {
             names.iter().map(|table| (&*table.schema, &*table.name)).unzip();
         let rows = self.rows(RELATIONS, &[&schemas, &tables]).await?;
         tracing::debug!(relations = rows.len(), "relations were described");
-        let published = match self.plugin {
-            Plugin::Pgoutput => {
+        let published = match self.plugin.reads_publications() {
+            true => {
                 let arguments: [&(dyn ToSql + Sync); 3] = [&self.publications, &schemas, &tables];
                 Some(publication_infos(&self.rows(PUBLISHED_TABLES, &arguments).await?))
             }
-            Plugin::Wal2json | Plugin::TestDecoding => None,
+            false => None,
         };
         // The schema is that of the present, so every fact is as old as any row.
         let (mut catalog, horizon) = catalog::partial(self.connector, self.session, None).await?;
@@ -154,7 +154,7 @@ fn relation_info(row: &PgRow) -> RelationInfo {
     }
 }
 
-/// How the columns of the key are compared; empty without a key.
+/// Operators that compare the columns of the key; empty without a key.
 fn key_orders(row: &PgRow) -> Vec<KeyOrder> {
     let operators: Option<Vec<String>> = row.get("key_operators");
     let collations: Option<Vec<Option<String>>> = row.get("key_collations");

@@ -342,7 +342,9 @@ pub(crate) async fn oldest_transaction(
     }))
 }
 
-/// What the server keeps for the slot.
+/// Log that the server retains for the slot.
+///
+/// Each field is `None` if the slot does not exist.
 ///
 /// # Errors
 /// The query failed.
@@ -371,7 +373,7 @@ pub(crate) async fn retention(
     Ok(row.map(retention).unwrap_or_default())
 }
 
-/// Those of the `publications` that the database does not have.
+/// The `publications` that the database does not have.
 ///
 /// # Errors
 /// The query failed.

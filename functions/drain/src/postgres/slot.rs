@@ -27,7 +27,7 @@ use crate::continuity::ServerInfo;
 use crate::decode::KeptBytes;
 use crate::lsn::Lsn;
 use crate::pattern::TablePattern;
-use crate::plugin::Plugin;
+use crate::plugin::{Plugin, PluginOptions};
 use crate::ports::{CommitRows, EmittedMessage, PEEK_ROW_BYTES, Slot, SlotError, WalPositions};
 use crate::window_sizing::Window;
 
@@ -78,7 +78,7 @@ impl<'c> PgSlot<'c> {
         kept: KeptBytes,
         server: &ServerInfo,
     ) -> Result<Self, SlotError> {
-        if plugin == Plugin::Pgoutput {
+        if plugin.reads_publications() {
             check_publications(connector, &control, config, server).await?;
         }
         let options = plugin.options(server.version, &config.publications, &config.tables);
@@ -157,7 +157,7 @@ impl<'c> PgSlot<'c> {
     /// [`SlotError::PublicationSkipped`]: the rows lack changes.
     async fn check_skipped_publication(&self, reader: &Session) -> Result<(), SlotError> {
         match reader.skipped_publication.take() {
-            Some(warning) if self.plugin == Plugin::Pgoutput => {
+            Some(warning) if self.plugin.reads_publications() => {
                 let context = self.context();
                 Err(context
                     .publication_skipped(&self.control, Box::new(warning))
@@ -257,7 +257,7 @@ impl Slot for PgSlot<'_> {
             .await
             .map_err(|error| self.failed("reading the flush position", error))?;
         // The flush position is read before the standbys' positions. Log that is written between the two
-        // reads is not readable yet, whatever a standby acknowledges.
+        // reads is not readable yet, even if a standby acknowledges it.
         let flush = Lsn(row.get::<_, PgLsn>("flush_lsn").into());
         let restart = row
             .get::<_, Option<PgLsn>>("restart_lsn")
@@ -273,7 +273,7 @@ impl Slot for PgSlot<'_> {
             })?;
             readable = acknowledged.map_or(flush, |lsn| lsn.min(flush));
         }
-        // Reading beyond this position would make the server wait for its standbys, without a limit.
+        // Reading after this position would make the server wait for its standbys, without a limit.
         let awaited = match self.waits_for_standbys {
             true => server::awaited_standbys(self.connector, &self.control, &self.slot).await?,
             false => None,
@@ -294,8 +294,7 @@ impl Slot for PgSlot<'_> {
     async fn add_tables(&mut self, catalog: &mut Catalog, request: &TableRequest) -> Result<(), SlotError> {
         let untracked =
             catalog::add_tables(self.connector, &self.control, catalog, self.horizon, request).await?;
-        // pgoutput sends rows of tables only. If a view now has the name of a row, a table had it before.
-        let is_checked = self.plugin != Plugin::Pgoutput;
+        let is_checked = self.plugin.sends_other_relations();
         for UntrackedRelation { name, kind } in untracked.into_iter().filter(|_| is_checked) {
             let since = match kind {
                 UntrackedKind::System => Some(Lsn::ZERO),
@@ -322,10 +321,7 @@ impl Slot for PgSlot<'_> {
         {
             static ONCE: Once = Once::new();
             ONCE.call_once(|| {
-                tracing::warn!(
-                    "this wal2json is older than 2.6 and writes NaN and Infinity as null: \
-                     use pgoutput where they occur"
-                );
+                tracing::warn!(slot = self.slot, "{}", PluginOptions::WITHOUT_NEWER);
             });
             self.newer_options.clear();
             started = self.start_peek(self.reader().await?, window).await;

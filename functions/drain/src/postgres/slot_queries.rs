@@ -15,8 +15,8 @@ use crate::window_sizing::{SentPrefix, Window};
 /// `generate_series` in the list of columns keeps their order. For a row of one slice it costs about a
 /// seventh of its decoding time.
 ///
-/// The changes of the window's sent prefix are left out. The rows that describe tables stay. `mark` tells the
-/// rows that are changes.
+/// The changes of the window's sent prefix are left out. The rows that describe tables stay. `mark`
+/// identifies the rows that are changes.
 pub(super) fn copy_peek<'o>(
     slot: &str,
     window: Window,

@@ -4,7 +4,7 @@ use postgres_types::PgLsn;
 use tokio_postgres::error::SqlState;
 
 use super::connection::{Connector, Session};
-use super::sql_state::{is_outage, message};
+use super::sql_state::{is_cancelled, is_outage, message};
 use crate::lsn::Lsn;
 use crate::plugin::Plugin;
 use crate::ports::{BoxError, SlotError};
@@ -76,12 +76,12 @@ impl Requirements {
             SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE if self.wal_level != "logical" => {
                 Some(UnmetRequirement::WalLevel)
             }
-            // The object is the slot itself, or a publication of pgoutput.
-            SqlState::UNDEFINED_OBJECT if self.has_slot && plugin == Plugin::Pgoutput => {
+            // The object is the slot itself, or a publication.
+            SqlState::UNDEFINED_OBJECT if self.has_slot && plugin.reads_publications() => {
                 Some(UnmetRequirement::Publication)
             }
-            // The library is not installed. pgoutput always is.
-            SqlState::UNDEFINED_FILE if plugin != Plugin::Pgoutput => Some(UnmetRequirement::Plugin),
+            // The library is not installed.
+            SqlState::UNDEFINED_FILE if !plugin.is_built_in() => Some(UnmetRequirement::Plugin),
             // The SQLSTATE of this refusal is not known: no release with the setting was tried.
             _ if !is_outage(state) && self.libraries.as_ref().is_some_and(is_refused) => {
                 Some(UnmetRequirement::Plugin)
@@ -134,7 +134,7 @@ impl SlotContext<'_> {
         let slot = self.slot.to_owned();
         match error.code() {
             Some(&SqlState::OBJECT_IN_USE) => SlotError::Busy { slot, holder: None },
-            Some(&SqlState::QUERY_CANCELED) => SlotError::Timeout {
+            Some(_) if is_cancelled(&error) => SlotError::Timeout {
                 slot,
                 doing,
                 source: Box::new(error),
@@ -159,9 +159,8 @@ impl SlotContext<'_> {
         error: tokio_postgres::Error,
     ) -> SlotError {
         let state = match error.code() {
-            None | Some(&SqlState::OBJECT_IN_USE | &SqlState::QUERY_CANCELED) => {
-                return self.error(doing, error);
-            }
+            None | Some(&SqlState::OBJECT_IN_USE) => return self.error(doing, error),
+            Some(_) if is_cancelled(&error) => return self.error(doing, error),
             Some(state) => state.clone(),
         };
         let row = session.client.query_one(REQUIREMENTS, &[&self.slot]).await;

@@ -7,8 +7,10 @@ use crate::ports::SlotError;
 use crate::sent_tables::{SendState, TableState};
 use crate::table_name::TableName;
 
-/// The tables of the database, without partitions, which come and go. If $2, those of the publications $1 are
-/// sent, and partitioned tables with such a partition. Otherwise all that are logged.
+/// The tables of the database, and whether they are sent.
+///
+/// Partitions are left out, since they are often created and dropped. If $2, the tables of the publications
+/// $1 are sent, and partitioned tables with such a partition. Otherwise all logged tables are sent.
 const TABLE_STATES: &str = "
     with published as materialized (
       select distinct p.schemaname, p.tablename from pg_publication_tables p where $2 and p.pubname = any($1))
@@ -38,7 +40,7 @@ pub(crate) async fn table_states(
 ) -> Result<Vec<TableState>, SlotError> {
     let rows = session
         .client
-        .query(TABLE_STATES, &[&publications, &(plugin == Plugin::Pgoutput)])
+        .query(TABLE_STATES, &[&publications, &plugin.reads_publications()])
         .await
         .map_err(|error| connector.failed("listing the tables", error))?;
     let states = rows.iter().map(|row| {

@@ -72,7 +72,7 @@ pub(crate) async fn unmatched_patterns(
         names.1.push(name);
         names.2.push(place);
     }
-    let is_published = plugin == Plugin::Pgoutput;
+    let is_published = plugin.reads_publications();
     let rows = session
         .client
         .query(

@@ -34,7 +34,7 @@ const FLUSH_TIME: Duration = Duration::from_secs(1);
 /// before the slot's position. Ids wrap around: an id that is two billion transactions old has a negative
 /// age.
 ///
-/// After a record that ends with its page, the position for the next record is behind the header of the next
+/// After a record that ends with its page, the position for the next record is after the header of the next
 /// page. No flush reaches that position before another record is written, so it is the page's beginning here.
 const NAMING: &str = "
     select t.xmin::text as xid,

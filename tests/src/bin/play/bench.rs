@@ -38,7 +38,7 @@ const DATABASE: &str = "bench";
 /// Table of the backfill.
 const FILLED: &str = "filled_accounts";
 
-/// Where the report is written, below the folder of the project.
+/// Path of the report, relative to the project's folder.
 const REPORT: &str = "target/bench/report.json";
 
 pub(crate) fn main() {

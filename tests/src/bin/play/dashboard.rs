@@ -23,7 +23,7 @@ const TABLES: &str = "
     drop publication if exists spillway;
     create publication spillway for table t";
 
-/// What happens before a tick.
+/// Load and faults of consecutive ticks.
 struct Phase {
     /// Part of the ticks at which it begins, in percent.
     begins: u64,

@@ -74,8 +74,8 @@ async fn run() -> ExitCode {
     let lost = expected.iter().filter(is_lost).count();
     let (duplicates, foreign) = (all - arrived.len(), arrived.len() + lost - expected.len());
     println!(
-        "{all} events in {seconds:.0} s: {lost} lost, {duplicates} duplicates, {foreign} unknown to the server; \
-         peak memory {peak} MiB"
+        "{all} events in {seconds:.0} s: {lost} lost, {duplicates} duplicates, {foreign} unknown to the \
+         server; peak memory {peak} MiB"
     );
     match lost + duplicates + foreign {
         0 if peak < memory => ExitCode::SUCCESS,

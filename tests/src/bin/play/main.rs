@@ -36,8 +36,8 @@ fn main() -> ExitCode {
         Some("try") => try_it::main(),
         other => {
             eprintln!(
-                "play: {other:?} is not one of backfill, bench, breaker, conformance, corpus, dashboard, demo, \
-                 huge, storm, tables, try"
+                "play: {other:?} is not one of backfill, bench, breaker, conformance, corpus, dashboard, \
+                 demo, huge, storm, tables, try"
             );
             ExitCode::from(2)
         }

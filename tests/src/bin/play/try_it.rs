@@ -33,14 +33,14 @@ use server::Server;
 const STREAM: &str = "try";
 /// Deadline of an invocation. A tick of a minute would show the state of a backfill late.
 const DEADLINE: Duration = Duration::from_secs(20);
-/// Time between two looks at the stream: short for a reader.
+/// Time between two reads of the stream: short for a reader.
 const LOOK: Duration = Duration::from_millis(50);
 /// Time between two measurements of rate and lag.
 const MEASURE: Duration = Duration::from_secs(2);
 /// Failed invocations in a row that count as a lasting failure.
 const MOST_FAILURES: u32 = 5;
 
-/// What the visitor asks for.
+/// Settings of the visitor, from the environment.
 struct Settings {
     plugin: Plugin,
     /// Envelope of the printed events; `None` prints one line for each change.

@@ -54,7 +54,7 @@ const TOLERATED_ERRORS: [&str; 5] = [
 #[derive(Debug)]
 pub struct Backlog {
     database: Arc<Database>,
-    /// End of the log behind the backlog, as PostgreSQL writes an LSN.
+    /// End of the log after the backlog, as PostgreSQL writes an LSN.
     end: String,
     /// Set by the play without faults.
     expected: OnceLock<EventHashes>,

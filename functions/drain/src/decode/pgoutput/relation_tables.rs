@@ -51,7 +51,7 @@ pub(super) struct RelationTable {
     common: Option<(u64, Arc<Relation>)>,
 }
 
-/// What the old rows of a table have.
+/// Columns that the old rows of a table have.
 #[derive(Debug)]
 struct RowIdentity {
     /// Columns whose values every old row has.

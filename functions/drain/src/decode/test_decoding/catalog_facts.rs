@@ -1,7 +1,7 @@
-//! What the catalog adds to a row of test_decoding: the key, the nulls that the row omits, and modifiers of
-//! types.
+//! Facts that the catalog adds to a row of test_decoding.
 //!
-//! A fact of the catalog counts only if it held when the row was written.
+//! These are the key, the nulls that the row omits, and the modifiers of types. A fact counts only if it was
+//! valid when the row was written.
 
 use std::borrow::Cow;
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 //! wal2json writes a name that begins with a quote as `format_type` prints it, except the name of an array.
 //! For the type `"My app".status` the row has `"type":"My app".status`, which is not JSON.
 
-/// What follows the name of a type in a row.
+/// Texts that follow the name of a type in a row.
 const FOLLOWERS: [&[u8]; 3] = [br#","typeoid":"#, br#","value":"#, b"}"];
 
 /// Row with escapes in the names of its types.

@@ -1,8 +1,8 @@
-//! Changes that are acknowledged beyond the checkpoint, while one lane is slow.
+//! Changes acknowledged after the checkpoint's position, while one lane is slow.
 
 use super::*;
 
-/// The checkpoint that a killed drain leaves behind.
+/// The checkpoint that a killed drain stored last.
 #[derive(Clone)]
 struct KeptCheckpoint(Arc<Mutex<String>>);
 
@@ -63,7 +63,7 @@ fn slot(tables: &[&str]) -> FakeSlot {
     }
 }
 
-/// How a drain starts and ends.
+/// Conditions of a drain.
 #[derive(Clone, Copy)]
 struct Tick {
     /// The key whose records fail.
@@ -108,7 +108,7 @@ async fn tick(slot: &mut FakeSlot, parameter: &KeptCheckpoint, tick: Tick) -> (V
             shards: ShardMap::even(1),
             stale_lists: Arc::default(),
         },
-        checkpoints: parameter.clone(),
+        checkpoint_store: parameter.clone(),
         sizing: &Mutex::default(),
         backfill: None,
     };
@@ -117,7 +117,7 @@ async fn tick(slot: &mut FakeSlot, parameter: &KeptCheckpoint, tick: Tick) -> (V
         envelope: &envelope,
         start: &start,
         ahead: stored.ack_ahead("rules").map(Result::unwrap),
-        rules: "rules".to_owned(),
+        rules_hash: "rules".to_owned(),
         checkpoint: Checkpoint {
             ack_ahead: None,
             ..stored

@@ -1,12 +1,12 @@
 //! A slot, a stream and a checkpoint in memory.
 //!
-//! A log records what the drain did with them.
+//! A log records the calls of the drain.
 
 use super::*;
 
 pub(super) const MIB: u64 = 1 << 20;
 
-/// What the drain did to its ports, in order.
+/// A call of the drain to one of its ports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum LogEntry {
     Arrived(String),
@@ -60,7 +60,7 @@ pub(super) struct Faults {
     pub(super) blind_to: Lsn,
     /// Another drainer has its lock.
     pub(super) lock_lost: bool,
-    /// Up to where a standby has the log.
+    /// The position that a standby has acknowledged; `None` without a standby.
     pub(super) readable: Option<Lsn>,
     /// Whether commits wait for a standby that does not answer.
     pub(super) commits_wait: bool,
@@ -242,7 +242,7 @@ pub(super) struct FakeStream {
     /// The key whose records fail.
     pub(super) stuck: Option<&'static str>,
     pub(super) shards: ShardMap,
-    /// How often ListShards returns the former shards.
+    /// Number of ListShards requests that still return the former shards.
     pub(super) stale_lists: Arc<Mutex<u32>>,
 }
 
@@ -311,9 +311,9 @@ impl Stream for FakeStream {
 }
 
 #[derive(Clone)]
-pub(super) struct FakeCheckpoints(pub(super) Log);
+pub(super) struct FakeStateStore(pub(super) Log);
 
-impl StateStore for FakeCheckpoints {
+impl StateStore for FakeStateStore {
     fn name(&self) -> String {
         "/p".to_owned()
     }

@@ -79,7 +79,7 @@ async fn a_marker_that_does_not_return_stops_the_drain_before_it_stores_or_advan
         expected: expected.clone(),
         ..start(250, 250)
     };
-    // With a commit behind the marker, and without any: an empty peek is no proof.
+    // With a commit after the marker, and without any: an empty peek is no proof.
     for (start, blind_to) in [
         (same.clone(), 265),
         (same, 501),
@@ -120,7 +120,10 @@ async fn after_a_promotion_a_transaction_before_the_marker_is_not_sent_again() {
 #[tokio::test]
 async fn a_marker_of_another_history_is_not_the_marker() {
     let (expected, _) = marker(7, 260);
-    let other = format!("{MARKER}{}", Marker::content("s", 7, "another"));
+    let other = format!(
+        "{MARKER}{}",
+        MarkerDraft::new(7, "another".to_owned()).content("s")
+    );
     let backlog = [(100, "a"), (260, other.as_str()), (270, "c")];
     for start in [
         promoted(1, 100, Some(expected.clone())),

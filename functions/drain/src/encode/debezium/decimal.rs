@@ -19,7 +19,7 @@ pub(super) struct Decimal {
     ///
     /// It has at least one byte. Java's `BigInteger.toByteArray` returns the same bytes.
     pub(super) unscaled: Vec<u8>,
-    /// Number of digits behind the decimal point.
+    /// Number of digits after the decimal point.
     ///
     /// It is negative where the last digits before the point are dropped.
     pub(super) scale: i32,

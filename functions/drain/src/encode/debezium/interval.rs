@@ -24,7 +24,7 @@ struct Interval<'t> {
     days: &'t str,
     hours: &'t str,
     minutes: &'t str,
-    /// With up to six digits behind a point.
+    /// With up to six digits after the decimal point.
     seconds: &'t str,
 }
 
@@ -101,7 +101,7 @@ impl<'t> Interval<'t> {
     }
 }
 
-/// Number before a unit, and the text behind the unit.
+/// Number before a unit, and the text after the unit.
 ///
 /// The number is `0` if the text does not begin with this field.
 fn field(text: &str, unit: char) -> Option<(&str, &str)> {

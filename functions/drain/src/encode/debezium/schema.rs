@@ -1,7 +1,7 @@
 //! Schemas of events, as Kafka Connect's JSON converter writes them: `{"schema":…,"payload":…}`.
 //!
 //! Fields and names are those of Debezium's schemas. A column of the key is required, and every other column
-//! is optional: the log does not state which columns are `not null`, and the catalog shows the present. The
+//! is optional. The log does not state which columns are `not null`, and the catalog shows the present. The
 //! log does not state the defaults of columns either.
 
 use super::Debezium;

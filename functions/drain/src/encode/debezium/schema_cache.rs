@@ -17,7 +17,7 @@ const MOST_CACHED_BYTES: usize = 8 << 20;
 #[derive(Clone, Default)]
 pub struct SchemaCache(Arc<Mutex<CachedSchemas>>);
 
-/// Without the texts: `Envelope::settings_text` must be the same whatever was sent before.
+/// Without the texts: `Envelope::settings_text` must not depend on them.
 impl fmt::Debug for SchemaCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SchemaCache")

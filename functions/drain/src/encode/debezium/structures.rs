@@ -45,7 +45,7 @@ pub(super) fn write_bits(out: &mut Vec<u8>, length: Option<u32>, text: &str) -> 
 
 /// The decimal number of a money: `-$1,234.50` is `-1234.50`.
 ///
-/// The session sets `lc_monetary` to `C`, where an amount has two digits behind the point.
+/// The session sets `lc_monetary` to `C`, where an amount has two digits after the decimal point.
 pub(super) fn money_decimal(text: &str) -> Option<String> {
     let (sign, amount) = match text.strip_prefix('-') {
         Some(amount) => ("-", amount),
@@ -58,7 +58,7 @@ pub(super) fn money_decimal(text: &str) -> Option<String> {
         .then(|| format!("{sign}{whole}.{cents}"))
 }
 
-/// Digits behind the point of a money: Debezium's default of `money.fraction.digits`.
+/// Digits after the decimal point of a money: Debezium's default of `money.fraction.digits`.
 pub(super) const MONEY_SCALE: i32 = 2;
 
 /// Appends a point as Debezium's `io.debezium.data.geometry.Point`.
@@ -129,7 +129,7 @@ pub(super) fn write_hstore(out: &mut Vec<u8>, mode: HstoreMode, text: &str) -> O
     Some(())
 }
 
-/// Quoted text at the start of `text`, and the text behind it.
+/// Quoted text at the start of `text`, and the text after it.
 ///
 /// The quotes and escapes of the first text are removed.
 fn quoted(text: &str) -> Option<(String, &str)> {

@@ -110,7 +110,7 @@ fn split_era(text: &str) -> (&str, bool) {
     }
 }
 
-/// Appends a date and the pieces behind it as one JSON string.
+/// Appends a date and the pieces after it as one JSON string.
 ///
 /// ISO 8601 counts the year before the year 1 as 0. A year after 9999 has a sign.
 fn write_iso_date(out: &mut Vec<u8>, date: &str, is_bc: bool, behind: &[&str]) -> Option<()> {
@@ -171,8 +171,8 @@ fn micros_of_day(text: &str) -> Option<i64> {
 
 /// Fraction of a second in µs.
 ///
-/// `digits` are the digits behind the point. Returns `None` for more than six digits, and for any other
-/// character.
+/// `digits` are the digits after the decimal point. Returns `None` for more than six digits, and for any
+/// other character.
 pub(super) fn micros_of_fraction(digits: &str) -> Option<i64> {
     match digits {
         "" => Some(0),

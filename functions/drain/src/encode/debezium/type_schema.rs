@@ -19,7 +19,7 @@ const JSONB: u32 = 3802;
 /// Bits of a `bit varying` without a length, as Debezium states them.
 const MOST_BITS: u32 = 2_147_483_647;
 
-/// Schema of a type: the type in Connect, and the rest of its schema behind `optional`.
+/// Schema of a type: the type in Connect, and the rest of its schema after `optional`.
 struct TypeSchema {
     /// Type and parts: `"type":"int32"`.
     kind: String,
@@ -43,7 +43,7 @@ impl TypeSchema {
         }
     }
 
-    /// A type with a name and further fields behind it.
+    /// A type with a name and further fields after it.
     fn detailed(kind: &str, name: &str, details: &str) -> Self {
         let mut schema = TypeSchema::named(kind, name);
         schema.rest.push_str(details);

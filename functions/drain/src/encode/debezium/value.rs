@@ -1,7 +1,7 @@
 //! Values as Debezium writes them, in each of its modes.
 //!
-//! bytea is base64. A value that does not fit its mode is written as its text, never as null: `NaN` as a
-//! precise decimal, an infinite date as a number of days.
+//! bytea is base64. A value that does not fit its mode is written as its text, never as null. Examples are
+//! `NaN` as a precise decimal, and an infinite date as a number of days.
 
 use std::cell::Cell;
 use std::io::Write as _;
@@ -25,7 +25,7 @@ pub enum DecimalMode {
     String,
     /// `precise`: the bytes of the unscaled value in base64.
     ///
-    /// Where the column fixes no scale, an object of `scale` and `value` holds them.
+    /// If the column fixes no scale, an object of `scale` and `value` holds them.
     Precise,
     /// `double`: the nearest number of 64 bits.
     Double,

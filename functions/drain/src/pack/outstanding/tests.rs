@@ -36,7 +36,7 @@ struct LoggedChange {
     kind: Kind,
 }
 
-/// How a drain makes events of the changes. The catalog may be another one at the next drain.
+/// Rules for the events of a change. The catalog may differ at the next drain.
 #[derive(Debug, Clone, Copy)]
 struct Form {
     /// Whether the rows' keys are unknown. All rows then have the partition key of the table.
@@ -92,7 +92,7 @@ fn events(change: &LoggedChange, form: Form) -> Vec<(String, bool, Vec<u8>)> {
     }
 }
 
-/// What arrived, in this order: a row's key, and the position of the change.
+/// Changes in the order of their arrival: a row's key, and the change's position.
 type ArrivedChanges = Vec<(u8, Position)>;
 
 /// One drain.
@@ -327,7 +327,7 @@ fn a_change_that_is_acknowledged_in_part_is_the_bound() {
         change_positions,
     };
     let ahead = |events: &[OutstandingEvent]| {
-        let outstanding = Outstanding {
+        let outstanding = OutstandingEvents {
             events: events.to_vec(),
             queued_to: Some(event(100, 0, 1).position),
         };

@@ -21,7 +21,7 @@ use super::{DATABASE, client_program, counting_stream, execute, invoke, timed};
 pub(super) const KEYED: &str = "\\set aid random(1, 1000000)\n\
                                 update pgbench_accounts set abalance = abalance + 1 where aid = :aid;\n";
 
-/// What is written.
+/// Workload whose changes fill the backlog.
 struct BacklogWorkload {
     name: &'static str,
     statements: Statements,

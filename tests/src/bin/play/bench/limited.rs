@@ -269,7 +269,7 @@ async fn debezium_drain(
     }
 }
 
-/// What the stream has after a drain.
+/// Result of a drain, from the records of the stream.
 fn stored(kinesis: &FakeKinesis, took: Duration, changes: u64, conditions: &Conditions) -> LimitedDrain {
     let mut bytes = 0;
     kinesis.read(|_, key, data| bytes += (key.len() + data.len()) as u64);

@@ -66,7 +66,8 @@ pub(super) async fn run(postgres: &Postgres, ssm: &Ssm) -> Value {
     let (half, most) = (percentile(50), percentile(99));
     println!(
         "\nthe end of the log: {RATE} commits a second for {SECONDS} s, {} ms a request\n\
-         {} changes: p50 {half:.0} ms, p99 {most:.0} ms; {} peeks; the server's CPU {:.2} s, writers included",
+         {} changes: p50 {half:.0} ms, p99 {most:.0} ms; {} peeks; the server's CPU {:.2} s, \
+         writers included",
         LATENCY.as_millis(),
         latencies.len(),
         answer["peeks"],

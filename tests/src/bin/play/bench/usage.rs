@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-/// What one program needed in one round.
+/// Resources that one program used in one round.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Usage {
     /// Time from its start to its end.

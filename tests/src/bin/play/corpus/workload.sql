@@ -9,13 +9,30 @@ create domain blob as bytea;
 create schema "Odd ""Schema""";
 create type "Odd ""Schema"".Kind" as enum ('a', 'b');
 create type "Odd ""Schema"""."a Kind" as enum ('a', 'b');
-create table numbers (id int primary key, big bigint, sm smallint, o oid, ok boolean, n numeric(20,4), n2 numeric, n3 numeric(3,-2), r real, d double precision, m money);
-create table times (id int primary key, dt date, t time, t0 time(0), ttz timetz, ts timestamp, ts3 timestamp(3), tstz timestamptz, i interval, i3 interval day to second(3), r tstzrange);
-create table texts (id int primary key, t text, v varchar(20), c char(4), q "char", n name, b bytea, j json, jb jsonb, x xml, u uuid, bits bit(3), vb varbit(5), ip inet, mac macaddr, p point, ts tsvector);
-create table arrays (id int primary key, ia int[], ta text[], na numeric(10,2)[], ba bytea[], tsa timestamptz[], ma mood[], ca box[], pl "Price ""list""", bl boolean[], iv int2vector);
-create table own (id positive primary key, p price, m mood, c "Pair.of [x]", b blob, k "Odd ""Schema"""."a Kind", ks "Odd ""Schema""".
-"a Kind"[]);
-create table "Odd ""Schema"""."tä.ble: [x], y" ("näme: [a] ""q"" " text, "id.1" int, "UPDATE:" text, " old-key:" int, "x new-tuple:" text, primary key ("id.1", " old-key:"));
+create table numbers (
+    id int primary key, big bigint, sm smallint, o oid, ok boolean, n numeric(20,4), n2 numeric,
+    n3 numeric(3,-2), r real, d double precision, m money
+);
+create table times (
+    id int primary key, dt date, t time, t0 time(0), ttz timetz, ts timestamp, ts3 timestamp(3),
+    tstz timestamptz, i interval, i3 interval day to second(3), r tstzrange
+);
+create table texts (
+    id int primary key, t text, v varchar(20), c char(4), q "char", n name, b bytea, j json, jb jsonb,
+    x xml, u uuid, bits bit(3), vb varbit(5), ip inet, mac macaddr, p point, ts tsvector
+);
+create table arrays (
+    id int primary key, ia int[], ta text[], na numeric(10,2)[], ba bytea[], tsa timestamptz[], ma mood[],
+    ca box[], pl "Price ""list""", bl boolean[], iv int2vector
+);
+create table own (
+    id positive primary key, p price, m mood, c "Pair.of [x]", b blob, k "Odd ""Schema"""."a Kind",
+    ks "Odd ""Schema"""."a Kind"[]
+);
+create table "Odd ""Schema"""."tä.ble: [x], y" (
+    "näme: [a] ""q"" " text, "id.1" int, "UPDATE:" text, " old-key:" int, "x new-tuple:" text,
+    primary key ("id.1", " old-key:")
+);
 create table full_id (id int primary key, a text, b numeric, big text);
 alter table full_id replica identity full;
 alter table full_id alter big set storage external;
@@ -48,32 +65,59 @@ create table altered (id int primary key, name text, gone text);
 
 -- One peek each.
 --! numbers
-insert into numbers values (1, 9223372036854775807, -32768, 4294967295, true, 12345.6700, 1e-20, 12300, 1.5e10, 1e300, '12.34');
-insert into numbers values (-2147483648, -9223372036854775808, 32767, 0, false, -0.0001, 123456789012345678901234567890.123456789, 99900, 1.4e-45, -5e-324, '-0.01');
+insert into numbers values
+    (1, 9223372036854775807, -32768, 4294967295, true, 12345.6700, 1e-20, 12300, 1.5e10, 1e300, '12.34');
+insert into numbers values
+    (-2147483648, -9223372036854775808, 32767, 0, false, -0.0001, 123456789012345678901234567890.123456789,
+     99900, 1.4e-45, -5e-324, '-0.01');
 
 --! not-numbers
-insert into numbers (id, n, n2, r, d) values (2, 'NaN', 'NaN', '-Infinity', 'Infinity'), (3, null, 'Infinity', 'NaN', '-0');
+insert into numbers (id, n, n2, r, d) values
+    (2, 'NaN', 'NaN', '-Infinity', 'Infinity'),
+    (3, null, 'Infinity', 'NaN', '-0');
 
 --! numbers-null
-update numbers set big = null, sm = null, o = null, ok = null, n = null, n2 = null, n3 = null, r = null, d = null, m = null;
+update numbers set big = null, sm = null, o = null, ok = null, n = null, n2 = null, n3 = null, r = null,
+    d = null, m = null;
 
 --! times
-insert into times values (1, '2024-02-29', '12:34:56.789', '23:59:59.9', '12:34:56.5+05:30', '2024-02-29 12:34:56.789', '1969-12-31 23:59:59.9999', '2024-02-29 12:34:56.123456+02', '1 year 2 mons -3 days 04:05:06.7', '1 day 00:00:01.2345', '[2024-01-01 00:00+00,)');
+insert into times values
+    (1, '2024-02-29', '12:34:56.789', '23:59:59.9', '12:34:56.5+05:30', '2024-02-29 12:34:56.789',
+     '1969-12-31 23:59:59.9999', '2024-02-29 12:34:56.123456+02', '1 year 2 mons -3 days 04:05:06.7',
+     '1 day 00:00:01.2345', '[2024-01-01 00:00+00,)');
 
 --! times-at-the-ends
-insert into times values (2, 'infinity', '24:00', '00:00', '00:00:00-15:59:59', '-infinity', 'infinity', '4713-11-24 00:00:00 BC', '-1 year', '0', 'empty'), (3, '5874897-12-31', '00:00', '00:00', '00:00+00', '294276-12-31 23:59:59.999999', '0044-03-15 BC', 'infinity', 'P178956970Y', null, '(,)');
+insert into times values
+    (2, 'infinity', '24:00', '00:00', '00:00:00-15:59:59', '-infinity', 'infinity',
+     '4713-11-24 00:00:00 BC', '-1 year', '0', 'empty'),
+    (3, '5874897-12-31', '00:00', '00:00', '00:00+00', '294276-12-31 23:59:59.999999', '0044-03-15 BC',
+     'infinity', 'P178956970Y', null, '(,)');
 
 --! texts
-insert into texts values (1, E'a''b\\c"d\n\te\u00fc\U0001F600 \x01\x7f\u2028', 'var ''char"', 'ab', 'x', 'a name', '\x00ff5c27220a', '{"a": [1, "b\"", null]}', '{"a": 1.50, "ü": "\\u0000x"}', '<a b="c">d</a>', '00000000-0000-0000-0000-000000000001', B'101', B'1', '192.0.2.1/24', '08:00:2b:01:02:03', '(1.5,-2)', 'a:1 b:2');
+insert into texts values
+    (1, E'a''b\\c"d\n\te\u00fc\U0001F600 \x01\x7f\u2028', 'var ''char"', 'ab', 'x', 'a name',
+     '\x00ff5c27220a', '{"a": [1, "b\"", null]}', '{"a": 1.50, "ü": "\\u0000x"}', '<a b="c">d</a>',
+     '00000000-0000-0000-0000-000000000001', B'101', B'1', '192.0.2.1/24', '08:00:2b:01:02:03', '(1.5,-2)',
+     'a:1 b:2');
 
 --! texts-that-look-like-syntax
-insert into texts (id, t, v) values (3, 'null', ''), (4, 'unchanged-toast-datum', 'old-key:'), (5, E'\'', E'\'\''), (6, ' new-tuple: x[text]:''y''', ' (no-tuple-data)'), (7, '"},{"name":"id","type":', '\u0022\'), (8, E'{"action":"C"}', E'\\"'), (9, E'COMMIT 1\n', ': TRUNCATE:');
+insert into texts (id, t, v) values
+    (3, 'null', ''),
+    (4, 'unchanged-toast-datum', 'old-key:'),
+    (5, E'\'', E'\'\''),
+    (6, ' new-tuple: x[text]:''y''', ' (no-tuple-data)'),
+    (7, '"},{"name":"id","type":', '\u0022\'),
+    (8, E'{"action":"C"}', E'\\"'),
+    (9, E'COMMIT 1\n', ': TRUNCATE:');
 
 --! bytea
 insert into texts (id, b) values (10, ''), (11, '\x'), (12, decode(repeat('00ff', 60), 'hex'));
 
 --! arrays
-insert into arrays values (1, '{1,NULL,3}', array['a','b "c" \',null,'NULL','',E'x,y}\n','it''s'], '{1.50,NaN}', array['\x00ff'::bytea,null,'\x'], '{"2024-02-29 12:34:56+00",infinity}', array['very [happy]: "x"']::mood[], array['((1,2),(3,4))']::box[], '{1.00,2.50}', '{t,f,null}', '1 2 3');
+insert into arrays values
+    (1, '{1,NULL,3}', array['a','b "c" \',null,'NULL','',E'x,y}\n','it''s'], '{1.50,NaN}',
+     array['\x00ff'::bytea,null,'\x'], '{"2024-02-29 12:34:56+00",infinity}',
+     array['very [happy]: "x"']::mood[], array['((1,2),(3,4))']::box[], '{1.00,2.50}', '{t,f,null}', '1 2 3');
 
 --! arrays-of-arrays
 insert into arrays (id, ia, ta, na, bl) values (2, '[0:1]={1,2}', '{}', '{{1,2},{3,4}}', '{{{t}}}');
@@ -85,7 +129,8 @@ update own set id = 7;
 delete from own;
 
 --! odd-names
-insert into "Odd ""Schema"""."tä.ble: [x], y" values (E'it''s: [x] \n', 1, ' new-tuple: x[text]:''y''', 2, null);
+insert into "Odd ""Schema"""."tä.ble: [x], y" values
+    (E'it''s: [x] \n', 1, ' new-tuple: x[text]:''y''', 2, null);
 update "Odd ""Schema"""."tä.ble: [x], y" set "UPDATE:" = 'x';
 update "Odd ""Schema"""."tä.ble: [x], y" set "id.1" = 5;
 delete from "Odd ""Schema"""."tä.ble: [x], y";

@@ -117,7 +117,7 @@ struct Consolidation<'a> {
     seed: u64,
     /// Whether records are lost on their way to the consumer.
     loses_records: bool,
-    /// What each writer writes.
+    /// Amount of work of each writer.
     load: WriterLoad,
     /// Whether the writers and the faults have ended.
     faults_ended: AtomicBool,

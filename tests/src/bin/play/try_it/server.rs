@@ -204,9 +204,9 @@ impl Server {
     fn password(&self) -> Option<String> {
         variable("PGPASSWORD").or_else(|| {
             let file = variable("PGPASSFILE").or_else(|| Some(format!("{}/.pgpass", variable("HOME")?)));
-            let wanted = [&self.host, &self.port, &self.database, &self.user].map(String::as_str);
+            let login = [&self.host, &self.port, &self.database, &self.user].map(String::as_str);
             let text = std::fs::read_to_string(file?).ok()?;
-            text.lines().find_map(|line| password_of_line(line, wanted))
+            text.lines().find_map(|line| password_of_line(line, login))
         })
     }
 }
@@ -215,7 +215,7 @@ impl Server {
 ///
 /// The line has the form `host:port:database:user:password`. `*` matches everything, and a backslash escapes
 /// a colon or a backslash.
-fn password_of_line(line: &str, wanted: [&str; 4]) -> Option<String> {
+fn password_of_line(line: &str, login: [&str; 4]) -> Option<String> {
     if line.starts_with('#') {
         return None;
     }
@@ -231,8 +231,8 @@ fn password_of_line(line: &str, wanted: [&str; 4]) -> Option<String> {
     let password = fields.get(4)?.clone();
     let is_for = fields
         .iter()
-        .zip(wanted)
-        .all(|(field, wanted)| field == "*" || field == wanted);
+        .zip(login)
+        .all(|(field, expected)| field == "*" || field == expected);
     is_for.then_some(password)
 }
 

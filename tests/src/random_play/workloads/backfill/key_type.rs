@@ -1,6 +1,6 @@
 //! Types of the key of a backfilled table.
 //!
-//! Each key is made of a number, so that writers address rows by numbers, whatever the type.
+//! Each key is made of a number, so that writers address rows by numbers. This holds for each type.
 
 use crate::random_play::row_key::RowKey;
 

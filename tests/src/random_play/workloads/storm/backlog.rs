@@ -32,7 +32,7 @@ const SCHEMA: &str = "
     end $$;
     create publication spillway for all tables;";
 
-/// Writes changes behind a new slot; returns the end of the log.
+/// Creates the slot, then writes changes; returns the end of the log.
 ///
 /// There are `events` changes of `keys` keys.
 pub(super) async fn write(client: &Client, slot: &str, events: usize, keys: usize) -> String {

@@ -1,7 +1,12 @@
 -- PostgreSQL 15: customers and their orders.
 create schema shop;
 create table shop.customers (id int primary key, name text not null, country text not null);
-create table shop.orders (id int primary key, customer_id int not null, amount numeric(10, 2) not null, note text);
+create table shop.orders (
+    id int primary key,
+    customer_id int not null,
+    amount numeric(10, 2) not null,
+    note text
+);
 -- Stored outside of the row, so an update that leaves it unchanged does not send it.
 alter table shop.orders alter note set storage external;
 insert into shop.customers

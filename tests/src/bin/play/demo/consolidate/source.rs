@@ -29,7 +29,7 @@ const ORDERS: u32 = 20_000;
 /// The slot is not empty at these ticks.
 const MOST_TICKS: usize = 30;
 
-/// How much a writer writes.
+/// Amount of work of a writer.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum WriterLoad {
     /// Transactions of few rows, for this time.
@@ -40,7 +40,7 @@ pub(super) enum WriterLoad {
     Rows(u64),
 }
 
-/// What distinguishes the three databases.
+/// Properties in which the three databases differ.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SourceKind {
     /// Name of database, schema, slot and source.

@@ -1,0 +1,20 @@
+//! The text of an error and its causes.
+
+use std::error::Error;
+
+/// The error and its causes on one line.
+///
+/// A cause that only repeats earlier text is left out.
+pub(crate) fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text.replace(['\n', '\r'], " ")
+}
