@@ -13,7 +13,7 @@ use crate::continuity::ServerInfo;
 use crate::error::Error;
 use crate::plugin::Plugin;
 use crate::postgres::connection::{Connector, Session};
-use crate::postgres::schema::SchemaSource;
+use crate::postgres::tables::schema::SchemaSource;
 use crate::table_name::TableName;
 
 /// Source of the database's relations and publications.

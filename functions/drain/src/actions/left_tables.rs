@@ -9,7 +9,7 @@ use crate::plugin::Plugin;
 use crate::ports::StateStore as _;
 use crate::postgres::connection::{Connector, Session};
 use crate::postgres::server;
-use crate::postgres::table_states::table_states;
+use crate::postgres::tables::table_states::table_states;
 use crate::sent_tables::SentTables;
 
 /// Time between two checks of one execution environment. A database of 20,000 tables needs 0.1 s for one.

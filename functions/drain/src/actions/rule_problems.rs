@@ -3,10 +3,10 @@
 use super::app::App;
 use crate::plugin::Plugin;
 use crate::ports::SlotError;
-use crate::postgres::column_rule_checks::column_rule_problems;
+use crate::postgres::checks::column_rules::column_rule_problems;
+use crate::postgres::checks::partition_keys::{SentColumns, partition_key_problems};
+use crate::postgres::checks::unmatched_patterns::unmatched_patterns;
 use crate::postgres::connection::{Connector, Session};
-use crate::postgres::partition_key_checks::{SentColumns, partition_key_problems};
-use crate::postgres::unmatched_patterns::unmatched_patterns;
 
 /// Problems of `TABLES`, `COLUMN_RULES` and `PARTITION_KEYS`.
 ///

@@ -9,7 +9,7 @@ use crate::pattern::matches_any;
 use crate::plugin::Plugin;
 use crate::ports::{SlotError, Stream as _};
 use crate::postgres::connection::{Connector, Session};
-use crate::postgres::event_tables::event_tables;
+use crate::postgres::tables::event_tables::event_tables;
 use crate::table_name::TableName;
 
 /// Problems of the tables' streams, one sentence each.

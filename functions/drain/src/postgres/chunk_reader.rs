@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use futures_util::TryStreamExt as _;
 
 use super::connection::{Connector, Session};
-use super::schema::SchemaSource;
 use super::server::{self, CommitWait};
 use super::slot::PgSlot;
 use super::sql_error::table_refusal;
 use super::sql_state::{is_cancelled, is_lock_timeout};
+use super::tables::schema::SchemaSource;
 use crate::backfill::schema::DatabaseSchema;
 use crate::backfill::{BackfillTable, ChunkRows, RowLookup, RowRequest, Snapshot, WATERMARK, query};
 use crate::ports::{ChunkBounds, ChunkRead, SlotError, TableSource};

@@ -1,5 +1,8 @@
 //! Sessions with PostgreSQL: TLS, login, and the settings on which decoding depends.
 
+mod notices;
+mod tls;
+
 use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
@@ -7,11 +10,12 @@ use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{AsyncMessage, Client, Config as PgConfig, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::notices::{Notices, SkippedPublication};
 use super::sql_state::{cause, is_outage, is_transient};
-use super::tls::{self, HandshakeError, TrackedTls};
 use crate::config::{Auth, Config, Database, Password, SslMode};
 use crate::ports::{BoxError, SlotError};
+
+use notices::{Notices, SkippedPublication};
+use tls::{HandshakeError, TrackedTls};
 
 /// Longest wait for a TCP connection.
 ///

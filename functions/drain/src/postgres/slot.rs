@@ -3,6 +3,10 @@
 //! The reader runs the peeks. The control session holds this drainer's lock, and runs every statement that
 //! must not wait for a peek.
 
+mod peek_rows;
+mod queries;
+mod view_names;
+
 use std::sync::Once;
 use std::time::{Duration, Instant};
 
@@ -15,9 +19,7 @@ use tokio_postgres::error::SqlState;
 
 use super::catalog::{self, CatalogHorizon, UntrackedKind, UntrackedRelation};
 use super::connection::{Connector, Session};
-use super::peek_rows::{CopyRows, PgPeekRows};
 use super::server::{self, CommitWait};
-use super::slot_queries;
 use super::sql_error::SlotContext;
 use super::sql_state::is_cancelled;
 use crate::catalog::{Catalog, TableRequest};
@@ -30,6 +32,8 @@ use crate::pattern::TablePattern;
 use crate::plugin::{Plugin, PluginOptions};
 use crate::ports::{CommitRows, EmittedMessage, PEEK_ROW_BYTES, Slot, SlotError, WalPositions};
 use crate::window_sizing::Window;
+
+use peek_rows::{CopyRows, PgPeekRows};
 
 /// A slot that one drainer has locked.
 pub(crate) struct PgSlot<'c> {
@@ -193,7 +197,7 @@ impl<'c> PgSlot<'c> {
         window: Window,
     ) -> Result<(CopyRows, Option<Bytes>), tokio_postgres::Error> {
         let options = self.options.iter().chain(&self.newer_options);
-        let sql = slot_queries::copy_peek(&self.slot, window, options, self.plugin.change_mark());
+        let sql = queries::copy_peek(&self.slot, window, options, self.plugin.change_mark());
         let mut rows = Box::pin(reader.client.copy_out(&sql).await?.fuse());
         let first = rows.next().await.transpose()?;
         Ok((rows, first))
@@ -351,7 +355,7 @@ impl Slot for PgSlot<'_> {
             .control
             .client
             .query(
-                slot_queries::LARGE_COMMITS,
+                queries::LARGE_COMMITS,
                 &[
                     &self.slot,
                     &PgLsn::from(window.upto.0),
@@ -387,7 +391,7 @@ impl Slot for PgSlot<'_> {
         let rows = reader
             .client
             .query(
-                slot_queries::ROWS_WITH_TEXT,
+                queries::ROWS_WITH_TEXT,
                 &[
                     &self.slot,
                     &PgLsn::from(window.upto.0),
@@ -454,7 +458,7 @@ impl Slot for PgSlot<'_> {
             let advanced = match limited {
                 Ok(()) => {
                     client
-                        .query_one(slot_queries::ADVANCE, &[&PgLsn::from(to.0), &self.slot])
+                        .query_one(queries::ADVANCE, &[&PgLsn::from(to.0), &self.slot])
                         .await
                 }
                 Err(error) => Err(error),

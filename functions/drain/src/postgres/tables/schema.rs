@@ -5,8 +5,6 @@ use std::collections::BTreeMap;
 use postgres_types::ToSql;
 use tokio_postgres::Row as PgRow;
 
-use super::catalog;
-use super::connection::{Connector, Session};
 use crate::backfill::schema::{ColumnInfo, DatabaseSchema, PublicationInfo, RelationInfo};
 use crate::backfill::table::{KeyOrder, SizeProbe};
 use crate::catalog::{Catalog, TableRequest};
@@ -14,6 +12,8 @@ use crate::column_rules::ColumnRule;
 use crate::pattern::TablePattern;
 use crate::plugin::Plugin;
 use crate::ports::SlotError;
+use crate::postgres::catalog;
+use crate::postgres::connection::{Connector, Session};
 use crate::table_name::TableName;
 
 const DOING: &str = "describing the tables";

@@ -26,7 +26,7 @@ use crate::ports::{BoxError, SlotError};
 /// The certificate authorities of Amazon RDS.
 ///
 /// Each region has its own. `certs/README.md` lists the regions and the last days.
-const RDS_AUTHORITIES: &[u8] = include_bytes!("../../certs/rds-global-bundle.pem");
+const RDS_AUTHORITIES: &[u8] = include_bytes!("../../../certs/rds-global-bundle.pem");
 
 /// The client's TLS settings for the database's `sslmode` and certificates.
 ///

@@ -7,11 +7,11 @@ use futures_util::StreamExt as _;
 use futures_util::stream::Fuse;
 use tokio_postgres::CopyOutStream;
 
-use super::sql_state::{cause, is_cancelled};
 use crate::decode::{KeptBytes, RowShortener};
 use crate::lsn::Lsn;
 use crate::plugin::Plugin;
 use crate::ports::{PeekRow, PeekRows, SlotError};
+use crate::postgres::sql_state::{cause, is_cancelled};
 
 /// The messages of a copy, each of which is a row.
 ///

@@ -40,7 +40,7 @@ impl Notices {
 /// only warns, and omits the change. The warning has the SQLSTATE 55000 (run on 18.4). No
 /// other warning of a peek has it.
 #[derive(Debug, Default, Clone)]
-pub(super) struct SkippedPublication(Arc<Mutex<Option<DbError>>>);
+pub(in crate::postgres) struct SkippedPublication(Arc<Mutex<Option<DbError>>>);
 
 impl SkippedPublication {
     /// Keeps the notice, if it is this warning.
@@ -51,7 +51,7 @@ impl SkippedPublication {
     }
 
     /// Takes the warning, if the session received one since the last call.
-    pub(super) fn take(&self) -> Option<DbError> {
+    pub(in crate::postgres) fn take(&self) -> Option<DbError> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }

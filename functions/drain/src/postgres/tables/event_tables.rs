@@ -1,8 +1,8 @@
 //! The tables that events name.
 
-use super::connection::{Connector, Session};
 use crate::plugin::Plugin;
 use crate::ports::SlotError;
+use crate::postgres::connection::{Connector, Session};
 use crate::table_name::TableName;
 
 /// If $2, the tables of the publications $1. `publish_via_partition_root` decides whether these are

@@ -2,10 +2,10 @@
 
 use tokio_postgres::Row as PgRow;
 
-use super::connection::{Connector, Session};
 use crate::pattern::TablePattern;
 use crate::plugin::Plugin;
 use crate::ports::SlotError;
+use crate::postgres::connection::{Connector, Session};
 use crate::table_name::TableName;
 
 /// The patterns that match none of the tables that are sent.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use postgres_types::PgLsn;
 
-use super::slot::PgSlot;
+use super::PgSlot;
 use crate::lsn::Lsn;
 use crate::ports::SlotError;
 

@@ -6,12 +6,12 @@ use std::collections::HashSet;
 
 use tokio_postgres::Row as PgRow;
 
-use super::column_rule_checks::{RuleArrays, SENT};
-use super::connection::{Connector, Session};
+use super::column_rules::{RuleArrays, SENT};
 use crate::column_rules::ColumnRule;
 use crate::pattern::{TableColumns, TablePattern, matches_any};
 use crate::plugin::Plugin;
 use crate::ports::SlotError;
+use crate::postgres::connection::{Connector, Session};
 use crate::table_name::TableName;
 
 /// The sent tables with the first entry that matches each.

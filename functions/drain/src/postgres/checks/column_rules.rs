@@ -4,10 +4,10 @@
 
 use tokio_postgres::Row as PgRow;
 
-use super::connection::{Connector, Session};
 use crate::column_rules::{ColumnAction, ColumnRule};
 use crate::plugin::Plugin;
 use crate::ports::SlotError;
+use crate::postgres::connection::{Connector, Session};
 use crate::table_name::TableName;
 
 /// The tables whose changes the slot sends.

@@ -1,9 +1,9 @@
 //! The tables of the database, and which of them are sent.
 
-use super::connection::{Connector, Session};
 use crate::pattern::{TablePattern, matches_any};
 use crate::plugin::Plugin;
 use crate::ports::SlotError;
+use crate::postgres::connection::{Connector, Session};
 use crate::sent_tables::{SendState, TableState};
 use crate::table_name::TableName;
 
