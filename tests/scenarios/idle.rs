@@ -1,7 +1,7 @@
-//! An idle slot advances over other writes.
+//! A slot advances although its own tables have no changes.
 //!
-//! Otherwise the log fills the disk. Changes that were not committed or not flushed when the slot advanced
-//! are not lost.
+//! Otherwise the log of other tables and databases fills the disk. The slot may advance while a transaction
+//! is open, or before a commit is on disk. Its changes still arrive.
 
 use std::time::Duration;
 
@@ -142,7 +142,7 @@ async fn a_transaction_that_stays_open_over_many_ticks_is_not_lost() {
             .unwrap();
         for id in 1..=4 {
             fixture.sql(&format!("insert into noise values ({id})")).await;
-            // A checkpoint writes the list of open transactions into the log. Decoding restarts from it.
+            // PostgreSQL logs the open transactions at a `CHECKPOINT`. Decoding can start at that log record.
             fixture.sql("checkpoint").await;
             let written = flush_lsn(&fixture).await;
             fixture.tick().await;
@@ -155,7 +155,7 @@ async fn a_transaction_that_stays_open_over_many_ticks_is_not_lost() {
                                insert into t values (-{id}, 'undone'); rollback to s"
             );
             open.batch_execute(&sql).await.unwrap();
-            // This tick reads only writes of the open transaction.
+            // Besides markers, this tick reads only writes of the open transaction.
             fixture.tick().await;
         }
         open.batch_execute("update t set what = 'at the end' where id = 0; commit")
@@ -192,11 +192,10 @@ async fn rolled_back_changes_never_arrive() {
     .await;
 }
 
-/// The report names the oldest transaction.
+/// The transaction that a tick names.
 ///
-/// The server is not shared, because the oldest transaction is that of the whole server.
-/// The transaction that a tick names. Where the machine is busy, a tick has no time to ask for it.
-async fn oldest_transaction(fixture: &Fixture) -> Value {
+/// On a busy machine, a tick may have no time to ask for it.
+async fn wait_for_oldest_transaction(fixture: &Fixture) -> Value {
     scenarios::wait::until_some("a tick names a transaction", DEADLINE, || async {
         let oldest = fixture.tick().await["oldest_transaction"].clone();
         (!oldest.is_null()).then_some(oldest)
@@ -204,6 +203,9 @@ async fn oldest_transaction(fixture: &Fixture) -> Value {
     .await
 }
 
+/// The report names the oldest transaction.
+///
+/// The server is not shared, because the oldest transaction is that of the whole server.
 async fn a_long_open_transaction_is_named() {
     let postgres = Postgres::start(PostgresSettings::default()).await;
     let fixture = Fixture::builder(Plugin::Pgoutput)
@@ -213,7 +215,7 @@ async fn a_long_open_transaction_is_named() {
     let named = fixture.tick().await;
     assert_eq!(named["oldest_transaction"], Value::Null);
 
-    // A transaction of another database pins the slot, too.
+    // A transaction in another database also keeps the server from removing log.
     let open = fixture.postgres.admin("postgres").await;
     open.batch_execute("create table t (id int); begin; insert into t values (1)")
         .await
@@ -223,10 +225,11 @@ async fn a_long_open_transaction_is_named() {
         .await
         .unwrap()
         .get(0);
-    let oldest = oldest_transaction(&fixture).await;
+    let oldest = wait_for_oldest_transaction(&fixture).await;
     assert_eq!(oldest, json!({"pid": pid, "age_seconds": null}));
 
-    // Only members of pg_monitor see the age. A transaction under five seconds is not reported as long.
+    // Only members of pg_monitor see the age. With an age, a transaction under five
+    // seconds is not reported.
     fixture.sql("grant pg_monitor to repluser").await;
     scenarios::wait::until(
         "the transaction is five seconds old",
@@ -237,7 +240,7 @@ async fn a_long_open_transaction_is_named() {
         },
     )
     .await;
-    let oldest = oldest_transaction(&fixture).await;
+    let oldest = wait_for_oldest_transaction(&fixture).await;
     assert_eq!(oldest["pid"], pid);
     assert!(oldest["age_seconds"].as_i64() >= Some(5), "{oldest}");
 
@@ -264,10 +267,10 @@ async fn a_commit_during_a_window_is_not_skipped() {
     .await;
 }
 
-/// Commit that is not flushed, with and without markers.
+/// An asynchronous commit arrives, with and without markers.
 ///
-/// The drain does not skip it. The server is not shared, and flushes seldom. A marker flushes all earlier
-/// log, so the case without markers is separate.
+/// The server is not shared, and flushes seldom. A marker flushes all earlier log, and would hide the
+/// problem. So the scenario also runs without markers.
 async fn an_asynchronous_commit_is_not_lost() {
     for markers in ["on", "off"] {
         assert_asynchronous_commit_arrives(markers).await;

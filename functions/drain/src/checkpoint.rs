@@ -17,10 +17,14 @@ pub use ack_ahead::{AckAhead, StoredAckAhead, rules_hash};
 /// Most bytes of a standard parameter (SSM API, PutParameter).
 const MOST_PARAMETER_BYTES: usize = 4_096;
 
-/// Most bytes of the positions that are acknowledged ahead.
+/// Most bytes of the stored positions.
+///
+/// They are the positions that are not acknowledged, and the bound after them.
 const MOST_POSITION_BYTES: usize = 2_400;
 
-/// The format version that this Spillway writes. A later one may mean something else by the same names.
+/// The format version that this Spillway writes.
+///
+/// A later format may use the same field names with another meaning.
 pub const VERSION: u64 = 1;
 
 /// The stored document. It keeps fields that this version does not know.
@@ -50,8 +54,7 @@ pub struct Checkpoint {
     pub commit_end: Lsn,
     /// The resume point of the next transaction.
     ///
-    /// It exists if the transaction is larger than one invocation. It states how much of the transaction the
-    /// stream has.
+    /// `None` if no part of the next transaction is acknowledged, and its end is not known either.
     #[serde(default)]
     pub progress: Option<ResumePoint>,
     /// The last marker that was written.
@@ -82,18 +85,18 @@ pub struct ResumePoint {
     ///
     /// `None` if the plugin does not send it.
     pub commit_time: Option<i64>,
-    /// The last row's `lsn`. Rows of one transaction arrive in the order of their LSNs.
+    /// LSN of the last acknowledged row. Rows of one transaction arrive in the order of their LSNs.
     pub lsn: Lsn,
     /// Rows with that `lsn` that are in the stream.
     pub rows_at_lsn: u64,
     /// Rows of the transaction that are in the stream.
     ///
-    /// With none, the point only states where the transaction ends: the server needed a decode of its own to
-    /// find that.
+    /// With 0 rows, only `commit_end` is used. It is stored because the server decoded the whole transaction
+    /// to find it.
     pub rows: u64,
     /// MD5 of the last row as the plugin wrote it, hexadecimal. The same row must arrive again at this place.
     pub hash: String,
-    /// The numbers of its events so far.
+    /// Counts of the transaction's events up to this row.
     pub counts: EventCounts,
 }
 
@@ -111,7 +114,7 @@ pub struct AckPosition {
 /// Later positions are greater.
 impl PartialOrd for AckPosition {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        // A resume point without rows is more than none: it states where the transaction ends.
+        // A resume point with 0 rows is later than no resume point: it states where the transaction ends.
         let rows = |position: &Self| position.resume.as_ref().map(|resume| resume.rows);
         Some((self.commit_end, rows(self)).cmp(&(other.commit_end, rows(other))))
     }
@@ -135,21 +138,23 @@ impl Checkpoint {
         stored_document::parse("checkpoint", VERSION, text)
     }
 
-    /// The text to store: under 4 KB, a standard parameter's size, unless another version filled `others`.
+    /// The text to store.
+    ///
+    /// It has at most 4 KB, the size of a standard parameter. Fields of a later version may make it larger.
     pub fn to_text(&self) -> String {
         stored_document::to_text(self)
     }
 
     /// Adds the acknowledged changes after its position.
     ///
-    /// Changes for which the document has no room are left out. A checkpoint with a resume point has none.
-    /// The point may take most of the room.
+    /// Changes for which the document has no room are left out. With a resume point, nothing is added: it may
+    /// need most of the room.
     #[must_use]
-    pub fn with_ack_ahead(mut self, ahead: &AckAhead, rules: &str) -> Self {
+    pub fn with_ack_ahead(mut self, ahead: &AckAhead, rules_hash: &str) -> Self {
         if self.progress.is_some() {
             return self;
         }
-        let mut stored = StoredAckAhead::without_positions(self.commit_end, rules, ahead);
+        let mut stored = StoredAckAhead::without_positions(self.commit_end, rules_hash, ahead);
         self.ack_ahead = Some(Box::new(stored.clone()));
         let room = MOST_PARAMETER_BYTES.saturating_sub(self.to_text().len());
         let has_some = stored.set_positions(ahead, room.min(MOST_POSITION_BYTES));
@@ -162,12 +167,12 @@ impl Checkpoint {
     /// `None` if nothing is stored.
     ///
     /// # Errors
-    /// The reason why it is not used: the changes are sent again.
-    pub fn ack_ahead(&self, rules: &str) -> Option<Result<AckAhead, &'static str>> {
+    /// The stored changes cannot be used, and are sent again. The text names the reason.
+    pub fn ack_ahead(&self, rules_hash: &str) -> Option<Result<AckAhead, &'static str>> {
         let stored = self.ack_ahead.as_ref()?;
         Some(match self.progress {
             Some(_) => Err("the checkpoint has a resume point"),
-            None => stored.read(self.commit_end, rules),
+            None => stored.read(self.commit_end, rules_hash),
         })
     }
 }
@@ -188,7 +193,7 @@ mod tests {
         assert_eq!(Checkpoint::parse(&checkpoint.to_text()).unwrap(), checkpoint);
     }
 
-    /// Otherwise it would drift from store to store.
+    /// A number that loses digits would change with each store.
     #[test]
     fn a_number_of_another_version_is_kept_to_its_last_digit() {
         for number in [
@@ -271,7 +276,7 @@ mod tests {
         );
         let with = stored.with_ack_ahead(&ahead.unwrap(), "rules");
         assert!(matches!(with.ack_ahead("rules"), Some(Ok(_))));
-        // An older version moves the position and keeps the field.
+        // An older Spillway does not know the field: it stores a new position with the old field.
         let moved = Checkpoint {
             commit_end: Lsn(0x16B_3750),
             ..with.clone()

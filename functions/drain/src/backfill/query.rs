@@ -4,7 +4,7 @@ use crate::table_name::quoted;
 
 use super::table::{BackfillTable, KeyOrder, SizeProbe};
 
-/// Most bytes of a row's values that are read, besides its key.
+/// Limit in bytes for the values of a row, without its key.
 ///
 /// No record can hold a larger row, and a row is in memory as a whole.
 pub const MAX_ROW_BYTES: u64 = 16 << 20;
@@ -12,31 +12,30 @@ pub const MAX_ROW_BYTES: u64 = 16 << 20;
 /// `COPY … TO STDOUT` of the next `rows` rows after key `after`.
 ///
 /// The types' output functions write the values, as they do for logical decoding. The first field is the
-/// row's size, about, in bytes. A row that is larger than [`MAX_ROW_BYTES`] lacks its largest columns: their
-/// indexes follow the size after a colon, and their fields are null.
+/// approximate size of the row in bytes, or 0 if no column can be large. Of a row over [`MAX_ROW_BYTES`], the
+/// largest columns outside of the key are null. The first field then is `SIZE:INDEX,INDEX`.
 pub fn copy_chunk(table: &BackfillTable, after: Option<&[String]>, rows: u64) -> String {
     format!("copy ({}) to stdout", rows_after(table, after, rows))
 }
 
 /// `EXPLAIN` of the next rows after the key `after`.
 ///
-/// Planning takes the lock of a reader on the table.
+/// Planning takes an `ACCESS SHARE` lock. While it is held, no other session can rewrite the table.
 pub fn explain_chunk(table: &BackfillTable, after: Option<&[String]>) -> String {
     format!("explain {}", rows_after(table, after, 1))
 }
 
-/// `EXPLAIN` of a chunk, which checks its conditions and operators.
+/// `EXPLAIN` statement of a chunk.
 ///
-/// The server reads no row for it.
-///
-/// The statement has each condition twice, in different brackets. A condition that closes the brackets around
-/// it is therefore a syntax error.
+/// The server checks the conditions and the operators of the key, and reads no row. A condition such as
+/// `true) or (true` would change the query. So each condition is in the statement twice, in round and in
+/// square brackets: such a condition is valid in one of them at most.
 pub fn explain_table(table: &BackfillTable) -> String {
     let bracketed_again = table
         .conditions
         .iter()
         .map(|condition| format!("(array[{condition}\n])[1]"));
-    // No row is after null, but the server still resolves the operators.
+    // A comparison with null selects no row. The server still has to find the operators.
     let nulls = vec!["null".to_owned(); table.key.len()];
     let table = BackfillTable {
         conditions: table
@@ -121,10 +120,10 @@ fn select_clause(table: &BackfillTable) -> String {
 
 /// The join of a row with its size and its omitted columns.
 ///
-/// The omitted columns are the largest ones. The other columns have at most [`MAX_ROW_BYTES`].
+/// The omitted columns are the largest ones outside of the key. The others have at most [`MAX_ROW_BYTES`].
 ///
-/// `offset 0` keeps the planner from copying an expression into each field, which would measure the row once
-/// for each of them.
+/// `offset 0` keeps the planner from inlining the subquery. Otherwise the server would measure the row once
+/// for each field.
 fn size_clause(sizes: &[(usize, String)], is_key: impl Fn(usize) -> bool) -> String {
     let measured: Vec<String> = sizes
         .iter()
@@ -161,7 +160,7 @@ fn size_expression(probe: SizeProbe, column: &str) -> Option<String> {
         SizeProbe::No => None,
         // For text and binary values `octet_length` does not read the value.
         SizeProbe::Text => Some(format!("coalesce(octet_length({column}), 0)::int8")),
-        // The size of a compressed value is known only after it was read. Few values are compressed.
+        // To measure a compressed value, the server has to read it.
         SizeProbe::Other => Some(format!(
             "coalesce(case when pg_column_compression({column}) is null then pg_column_size({column}) \
              else octet_length({column}::text) end, 0)::int8"
@@ -172,18 +171,19 @@ fn size_expression(probe: SizeProbe, column: &str) -> Option<String> {
 fn where_clause(conditions: &[String]) -> String {
     match conditions.is_empty() {
         true => String::new(),
-        // A line break after each condition ends a comment in it.
+        // A condition may end with a `--` comment. The line break ends that comment.
         false => format!(" where ({}\n)", conditions.join("\n) and (")),
     }
 }
 
 /// The condition of the rows after a key.
 ///
-/// It uses the operators of the index. Their names alone may find other operators.
+/// It uses the operators of the index, with their schemas. Through the search path, a name alone could mean
+/// another operator.
 fn after_key(table: &BackfillTable, values: &[String]) -> String {
     let columns = key_columns(table);
     let first = table.key_order.first().map(|order| &order.greater);
-    // With one operator for all columns, a single comparison of rows lets an index scan start at the key.
+    // If all columns have the same operator, one comparison of rows is enough. An index scan can start there.
     if let Some(greater) = first
         && table.key_order.iter().all(|order| order.greater == *greater)
     {
@@ -229,7 +229,9 @@ fn key_columns(table: &BackfillTable) -> Vec<String> {
         .collect()
 }
 
-/// Literals without a type: the operator gives each the type of its other operand.
+/// Literals without a type.
+///
+/// PostgreSQL infers the type of each from the other side of its operator.
 fn literals(values: &[String]) -> Vec<String> {
     values.iter().map(|value| literal(value)).collect()
 }

@@ -1,4 +1,4 @@
-//! Operations that are not sent: the variable `SKIPPED_OPERATIONS`.
+//! The kinds of changes that are not sent: the variable `SKIPPED_OPERATIONS`.
 
 use super::Change;
 
@@ -18,8 +18,8 @@ pub struct SkippedOperations {
 impl SkippedOperations {
     /// The operations of a list of Debezium's letters.
     ///
-    /// The letters are `c`, `u`, `d` and `t`. The list with only `none` means no operation. Returns `None`
-    /// for another list.
+    /// The letters are `c`, `u`, `d` and `t`. `["none"]` and an empty list skip nothing. Returns `None`
+    /// for a list with another text.
     pub fn of_letters(letters: &[String]) -> Option<Self> {
         let mut skipped = SkippedOperations::default();
         if letters == ["none"] {
@@ -37,7 +37,7 @@ impl SkippedOperations {
         Some(skipped)
     }
 
-    /// Whether a change is not sent. A message always is.
+    /// Whether a change is not sent. Each logical message is sent.
     pub fn skips(self, change: &Change<'_>) -> bool {
         match change {
             Change::Insert { .. } => self.inserts,

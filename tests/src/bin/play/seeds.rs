@@ -1,6 +1,4 @@
-//! Environment of the programs, and the table of plays.
-//!
-//! Some of the programs print the table.
+//! Shared by the commands of `play`: numbers of the environment, and the table of random plays.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -16,7 +14,7 @@ pub(crate) fn number(name: &str, default: u64) -> u64 {
     })
 }
 
-/// Play that is not started yet.
+/// Random run of one seed that is not started yet.
 pub(crate) struct Play<F> {
     pub(crate) seed: u64,
     /// Command that repeats this play alone.
@@ -27,8 +25,8 @@ pub(crate) struct Play<F> {
 /// Table of plays: one line for each, and the totals.
 pub(crate) struct PlayTable {
     columns: &'static [Counter],
-    /// Counter that the last line repeats.
-    headline: Option<Counter>,
+    /// Counter whose total the summary line has.
+    summary_counter: Option<Counter>,
     began: Instant,
     plays: usize,
     counts: PlayCounts,
@@ -40,10 +38,10 @@ pub(crate) struct PlayTable {
 
 impl PlayTable {
     /// Table without plays.
-    pub(crate) fn new(columns: &'static [Counter], headline: Option<Counter>) -> Self {
+    pub(crate) fn new(columns: &'static [Counter], summary_counter: Option<Counter>) -> Self {
         Self {
             columns,
-            headline,
+            summary_counter,
             began: Instant::now(),
             plays: 0,
             counts: PlayCounts::default(),
@@ -101,11 +99,11 @@ impl PlayTable {
         for counter in self.columns {
             println!("{:10}  {}", self.counts.get(*counter), counter.meaning());
         }
-        let headline = self.headline.map_or_else(String::new, |counter| {
+        let summary_counter = self.summary_counter.map_or_else(String::new, |counter| {
             format!(", {} {}", self.counts.get(counter), counter.meaning())
         });
         println!(
-            "{} of {} plays kept the promise{headline}, in {:.0} s",
+            "{} of {} plays kept the promise{summary_counter}, in {:.0} s",
             self.plays - self.failed.len(),
             self.plays,
             self.began.elapsed().as_secs_f64()
