@@ -216,7 +216,7 @@ async fn missing_credentials_are_named() {
     assert_tick_fails(
         &fixture,
         "CheckpointUnavailable",
-        &["AWS_SECRET_ACCESS_KEY is not set"],
+        &["AWS_SECRET_ACCESS_KEY is missing or empty"],
     )
     .await;
     fixture.function = before;

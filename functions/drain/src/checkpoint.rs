@@ -67,7 +67,7 @@ pub struct Checkpoint {
         deserialize_with = "ack_ahead::deserialize"
     )]
     pub ack_ahead: Option<Box<StoredAckAhead>>,
-    /// Time of the store, ISO 8601 in UTC. Only reports use it.
+    /// Time at which this checkpoint was stored, ISO 8601 in UTC. Only reports use it.
     pub updated_at: String,
     /// Fields that a later version added.
     #[serde(flatten)]
@@ -87,14 +87,16 @@ pub struct ResumePoint {
     pub commit_time: Option<i64>,
     /// LSN of the last acknowledged row. Rows of one transaction arrive in the order of their LSNs.
     pub lsn: Lsn,
-    /// Rows with that `lsn` that are in the stream.
+    /// Number of acknowledged rows with that `lsn`.
     pub rows_at_lsn: u64,
-    /// Rows of the transaction that are in the stream.
+    /// Number of acknowledged rows of the transaction.
     ///
     /// With 0 rows, only `commit_end` is used. It is stored because the server decoded the whole transaction
     /// to find it.
     pub rows: u64,
-    /// MD5 of the last row as the plugin wrote it, hexadecimal. The same row must arrive again at this place.
+    /// MD5 of the last acknowledged row in the plugin's form, hexadecimal.
+    ///
+    /// The same row must arrive again at this place.
     pub hash: String,
     /// Counts of the transaction's events up to this row.
     pub counts: EventCounts,
@@ -195,7 +197,7 @@ mod tests {
 
     /// A number that loses digits would change with each store.
     #[test]
-    fn a_number_of_another_version_is_kept_to_its_last_digit() {
+    fn a_number_in_an_unknown_field_keeps_all_its_digits() {
         for number in [
             "1.9151844674040738e+24",
             "0.30000000000000004",
@@ -290,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn another_version_is_refused() {
+    fn another_format_version_is_refused() {
         let error = Checkpoint::parse(&STORED.replace("\"version\":1", "\"version\":2")).unwrap_err();
         assert!(matches!(error, InvalidDocument::Version { found, .. } if found == "2"));
     }

@@ -22,10 +22,11 @@ use crate::ports::BoxError;
 
 /// Settings of the clients, from the variables of Lambda and AWS's SDKs.
 ///
-/// They are `AWS_REGION`, the credentials (`AWS_ACCESS_KEY_ID` and its companions), `AWS_ENDPOINT_URL` for
-/// all services or with the name of one, `AWS_USE_FIPS_ENDPOINT` and `AWS_USE_DUALSTACK_ENDPOINT`. Profiles,
-/// metadata servers and STS are not asked: Lambda sets the variables, and they are valid for as long as the
-/// process. All clients share one HTTP client, and later invocations reuse its connections.
+/// They are `AWS_REGION` or `AWS_DEFAULT_REGION`, the credentials, `AWS_ENDPOINT_URL` for all services and
+/// `AWS_ENDPOINT_URL_<SERVICE>` for one, `AWS_USE_FIPS_ENDPOINT` and `AWS_USE_DUALSTACK_ENDPOINT`. Profiles,
+/// metadata servers and STS are not asked: Lambda sets the variables when it starts the process, and replaces
+/// the process before the credentials expire. All clients share one HTTP client, and later invocations reuse
+/// its connections.
 pub(crate) fn config() -> SdkConfig {
     let mut config = SdkConfig::builder()
         .behavior_version(BehaviorVersion::latest())
@@ -59,8 +60,9 @@ impl ProvideCredentials for EnvironmentCredentials {
     where
         Self: 'a,
     {
-        let required =
-            |name| variable(name).ok_or_else(|| CredentialsError::not_loaded(format!("{name} is not set")));
+        let required = |name| {
+            variable(name).ok_or_else(|| CredentialsError::not_loaded(format!("{name} is missing or empty")))
+        };
         ProvidedCredentials::ready(required("AWS_ACCESS_KEY_ID").and_then(|id| {
             let (secret, token) = (required("AWS_SECRET_ACCESS_KEY")?, variable("AWS_SESSION_TOKEN"));
             Ok(Credentials::new(id, secret, token, None, "environment"))
@@ -89,9 +91,9 @@ impl LoadServiceConfig for ServiceVariables {
     }
 }
 
-/// The SDK's default client, but with ring.
+/// The SDK's default HTTP client, but with the crypto library ring.
 ///
-/// As that one, it uses the proxies of the environment (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`).
+/// Like the default client, it uses the proxies of the environment (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`).
 fn https_client() -> SharedHttpClient {
     let proxies = ProxyConfig::from_env();
     Builder::new().build_with_connector_fn(move |settings, components| {
@@ -113,7 +115,7 @@ pub(crate) fn kinesis(config: &SdkConfig) -> aws_sdk_kinesis::Client {
 
 /// Class of a failed request.
 ///
-/// The service's error code decides. A request without an answer has none.
+/// The service's error code decides, if the status is below 500. Without a code, the class is `Unavailable`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
     /// The service does not authorize the request.
@@ -128,9 +130,10 @@ pub(crate) enum Refusal {
     Throttled,
     /// The resource that the request names does not exist.
     NotFound,
-    /// The answer is missing or incomplete, or the service failed internally.
+    /// The service gave no usable answer.
     ///
-    /// Or Kinesis is creating, updating or deleting the stream.
+    /// Or the request failed before it was sent. Kinesis also answers so while it creates, updates or deletes
+    /// the stream.
     Unavailable,
     /// Any other refusal.
     Other,
@@ -180,7 +183,7 @@ pub(super) fn refusal_of_code(code: &str) -> Refusal {
         | "InternalFailure"
         | "InternalServerError"
         | "ServiceUnavailable"
-        // Kinesis is creating, updating or deleting the stream. After the first two, the stream is usable.
+        // Kinesis is creating, updating or deleting the stream. Once created or updated, it is usable.
         | "ResourceInUseException" => Refusal::Unavailable,
         _ if code.starts_with("KMS") => Refusal::Denied,
         _ => Refusal::Other,

@@ -1,7 +1,7 @@
 //! The markers of a drain: messages that the slot must return.
 //!
-//! A marker is written only if the next window would pass the previous marker. A later window must contain
-//! it.
+//! A new marker is written if the next window would pass the last one, or if there is none. A later window
+//! must contain the new marker.
 
 use std::time::{Duration, Instant};
 
@@ -28,26 +28,26 @@ pub(super) struct Markers {
     number: u64,
     /// Whether this invocation writes markers.
     ///
-    /// `false` after a marker was not committed: its write failed or took too long.
+    /// `false` if the setting turns markers off, or after a write that failed or took too long.
     is_writing: bool,
-    /// Whether commits wait for a standby that does not acknowledge them.
+    /// Whether the commit of a marker took too long in this invocation.
     ///
-    /// It is known only from the markers of this invocation.
+    /// The likely cause is a standby that does not acknowledge commits.
     is_unacknowledged: bool,
-    /// Whether log that no standby has is left to a later tick.
+    /// Whether log that no standby has waits for a later tick.
     ///
     /// The setting `STANDBY_ACK` decides this.
     waits_for_standbys: bool,
-    /// The marker that this window or a later one must contain.
+    /// The marker that the current window or a later one must contain.
     pub(super) expected: Option<Marker>,
-    /// The last marker that was written. The window ends there at the latest.
+    /// The last marker that was written. The next window ends there or earlier.
     last_written: Option<Marker>,
 }
 
 /// Result of the search for the last marker.
 #[derive(Debug)]
 pub(super) enum HistoryCheck {
-    /// The start position is right: the slot returned the marker, or a later window must contain it.
+    /// The start position stays: the slot returned the marker, or a later window decides.
     Unchanged,
     /// After a promotion: the new settled position.
     Settled(Lsn),
@@ -72,7 +72,7 @@ impl Markers {
 
     /// The marker to store with a checkpoint at `acknowledged`.
     ///
-    /// Returns `None` if there is no marker at or after this position.
+    /// It is the expected marker, or else the last one. `None` if that marker is before this position.
     pub(super) fn for_checkpoint(&self, acknowledged: Lsn) -> Option<Marker> {
         let next = self.expected.as_ref().or(self.last_written.as_ref());
         next.filter(|marker| marker.lsn >= acknowledged).cloned()
@@ -85,8 +85,7 @@ impl Markers {
 
     /// Whether a window ends at the last marker.
     ///
-    /// The marker was the end of the log when it was written. So such a window read the log to its end at
-    /// that moment.
+    /// When the marker was written, only its commit followed in the log. So this window has all earlier log.
     pub(super) fn ends_at(&self, window: Window) -> bool {
         self.last_written
             .as_ref()
@@ -95,8 +94,8 @@ impl Markers {
 
     /// Positions of the log, and the next window.
     ///
-    /// If the window would pass the last marker, a new marker is written first, and the window ends at the
-    /// new one. So the log after the confirmed position contains a marker, and a loss of that log is
+    /// If the window would pass the last marker, a new marker is written first, and the window ends
+    /// there or earlier. So the log after the confirmed position contains a marker, and a loss of that log is
     /// detected.
     ///
     /// # Errors
@@ -135,8 +134,8 @@ impl Markers {
 
     /// Writes the next marker.
     ///
-    /// Returns `None` if the marker is not committed in time, or not readable in time. The drain then
-    /// continues without a new marker.
+    /// Returns `None` if the write fails, or if the marker is not committed and readable in time. The drain
+    /// then continues without a new marker.
     async fn write<S: Slot>(&mut self, slot: &mut S, budget: Budget) -> Result<Option<Marker>, Error> {
         self.number += 1;
         let draft = MarkerDraft::new(self.number, random_nonce());
@@ -145,7 +144,7 @@ impl Markers {
         let emitted = slot.emit(marker::PREFIX, &content);
         let problem: BoxError = match tokio::time::timeout_at(end.into(), emitted).await {
             Ok(Ok(EmittedMessage { lsn, flushed })) => {
-                let is_readable = self.is_readable(slot, lsn, end).await?;
+                let is_readable = self.wait_until_readable(slot, lsn, end).await?;
                 return Ok(is_readable.then(|| draft.written(lsn, flushed)));
             }
             Ok(Err(error)) => error.into(),
@@ -171,13 +170,18 @@ impl Markers {
     ///
     /// With `STANDBY_ACK`, log is readable only after a standby has acknowledged it. A marker that no standby
     /// has does not survive a failover, so it proves nothing.
-    async fn is_readable<S: Slot>(&self, slot: &mut S, lsn: Lsn, end: Instant) -> Result<bool, Error> {
+    async fn wait_until_readable<S: Slot>(
+        &self,
+        slot: &mut S,
+        lsn: Lsn,
+        end: Instant,
+    ) -> Result<bool, Error> {
         while slot.wal_positions().await?.readable < lsn {
             if Instant::now() >= end {
                 tracing::info!(
                     slot = self.slot,
                     number = self.number,
-                    "no standby has acknowledged the marker yet"
+                    "the marker is not readable yet: a standby has not acknowledged it"
                 );
                 return Ok(false);
             }
@@ -186,7 +190,7 @@ impl Markers {
         Ok(true)
     }
 
-    /// Searches the log for the expected marker, before any transaction is skipped.
+    /// Searches the log for the last marker, before any transaction is skipped.
     ///
     /// If the slot returns the marker, the log before it is the log that was drained. After a promotion,
     /// transactions after the marker are sent again.
@@ -201,24 +205,24 @@ impl Markers {
         budget: Budget,
     ) -> Result<HistoryCheck, Error> {
         let (from, to) = (start.confirmed, start.acknowledged);
-        let Some(expected) = &self.last_written else {
+        let Some(last) = &self.last_written else {
             tracing::warn!(slot = self.slot, %from, %to,
                 "the timeline changed, and the checkpoint has no marker: changes of this range are sent \
                  again, with the same positions");
             return Ok(HistoryCheck::Settled(start.settled));
         };
         let time = budget.reading_time_left(Instant::now()) / 2;
-        match self.find(slot, settings.plugin, expected, time).await {
-            Ok(false) => Err(self.missing(expected, to)),
+        match self.find(slot, settings.plugin, last, time).await {
+            Ok(false) => Err(self.missing(last, to)),
             Ok(_) if !start.promoted => Ok(HistoryCheck::Unchanged),
             Ok(_) => {
-                let settled = to.min(expected.lsn).max(from);
-                tracing::info!(slot = self.slot, marker = expected.number, at = %expected.lsn, %settled,
+                let settled = to.min(last.lsn).max(from);
+                tracing::info!(slot = self.slot, marker = last.number, at = %last.lsn, %settled,
                     "the timeline changed, and the slot returned the marker: changes that were sent before \
                      it are skipped");
                 Ok(HistoryCheck::Settled(settled))
             }
-            // A later window fails if it lacks the marker.
+            // The drain fails later, if a window passes the marker without its row.
             Err(SlotError::Timeout { .. }) if !start.promoted => Ok(HistoryCheck::Unchanged),
             Err(SlotError::Timeout { .. }) => {
                 tracing::warn!(slot = self.slot, %from, %to,
@@ -233,7 +237,7 @@ impl Markers {
     /// Whether the slot returns a marker.
     ///
     /// # Errors
-    /// The server cannot be asked, or does not answer within a quarter of the time for reading.
+    /// The server cannot be asked, or does not answer within a quarter of the reading time that is left.
     pub(super) async fn is_in_log<S: Slot>(
         &self,
         slot: &mut S,
@@ -264,7 +268,7 @@ impl Markers {
 
     /// Whether one of these rows is the marker.
     ///
-    /// The rows contain the marker's nonce.
+    /// Each row contains the marker's nonce. It may still be another message.
     fn contains(&self, plugin: Plugin, marker: &Marker, rows: &[(Lsn, Vec<u8>)]) -> bool {
         // A message needs neither a table nor an earlier row to be decoded.
         let mut decoder = Decoder::new(plugin);

@@ -10,7 +10,7 @@ use scenarios::random_play::{Counter, PlayCounts, PlayResult, play_all};
 pub(crate) fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| {
         text.parse()
-            .unwrap_or_else(|_| panic!("{name}={text} is no number"))
+            .unwrap_or_else(|_| panic!("{name}={text} is not a whole number"))
     })
 }
 
@@ -63,7 +63,7 @@ impl PlayTable {
             self.add(seed, command, &result);
         })
         .await;
-        self.print_totals();
+        self.print_summary();
         match self.failed.is_empty() {
             true => ExitCode::SUCCESS,
             false => ExitCode::FAILURE,
@@ -88,14 +88,14 @@ impl PlayTable {
         add_all(&mut self.faults, &result.faults);
     }
 
-    fn print_totals(&self) {
+    fn print_summary(&self) {
         for (title, kinds) in [("faults", &self.faults), ("invocations", &self.invocations)] {
             println!("\n{title}");
             for (kind, count) in kinds {
                 println!("{count:10}  {kind}");
             }
         }
-        println!("\nin {} plays", self.plays);
+        println!("\nall {} plays", self.plays);
         for counter in self.columns {
             println!("{:10}  {}", self.counts.get(*counter), counter.meaning());
         }
