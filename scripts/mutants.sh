@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Applies each deliberate fault of tests/mutants to a copy of the committed source, and runs the scenario that
 # must fail with it. Arguments: prefixes of mutants, such as 03 or 12-no-fence; without arguments all run.
-# Fails if a mutant is MISSED, or if its scenario is FAILING without the fault.
+# Fails if a mutant is MISSED or does not compile (BROKEN), or if its scenario is FAILING without the fault.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -54,10 +54,14 @@ for patch in "${patches[@]}"; do
     name=$(basename "$patch" .patch)
     scenario=$(field Scenario "$patch")
     git apply --directory="$copy" "$patch"
-    build
     result=caught
-    if play "$scenario" "$logs/$name"; then result=MISSED; fi
-    if [ "${sound[$scenario]}" = no ]; then result=FAILING; fi
+    # A mutant that no longer fits the code must not hide the others.
+    if ! build 2>"$logs/$name"; then
+        result=BROKEN
+    elif play "$scenario" "$logs/$name"; then
+        result=MISSED
+    fi
+    if [ "$result" != BROKEN ] && [ "${sound[$scenario]}" = no ]; then result=FAILING; fi
     if [ "$result" != caught ]; then missed=1; fi
     git apply --directory="$copy" --reverse "$patch"
     printf "$format" "$(field Hazard "$patch")" "${name#*-}" "$result" "$scenario"
