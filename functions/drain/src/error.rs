@@ -207,7 +207,7 @@ impl Error {
             Error::Stream(error) => error.kind(),
             Error::Checkpoint(error) => error.kind(),
             Error::Slot(error) => error.kind(),
-            // The configuration, the event, the server's history, a row or a stored document has to change.
+            // None of these passes by itself: something has to change, or Spillway has a fault.
             Error::Config(_)
             | Error::Event(_)
             | Error::Discontinuity(_)

@@ -67,7 +67,7 @@ impl Plugin {
 
     /// Whether the plugin sends the tables of publications.
     ///
-    /// The publications must exist. The other plugins send every table of the database.
+    /// The publications must exist. The other plugins know no publications.
     pub fn reads_publications(self) -> bool {
         self == Plugin::Pgoutput
     }

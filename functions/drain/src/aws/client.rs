@@ -24,9 +24,8 @@ use crate::ports::BoxError;
 ///
 /// They are `AWS_REGION` or `AWS_DEFAULT_REGION`, the credentials, `AWS_ENDPOINT_URL` for all services and
 /// `AWS_ENDPOINT_URL_<SERVICE>` for one, `AWS_USE_FIPS_ENDPOINT` and `AWS_USE_DUALSTACK_ENDPOINT`. Profiles,
-/// metadata servers and STS are not asked: Lambda sets the variables when it starts the process, and replaces
-/// the process before the credentials expire. All clients share one HTTP client, and later invocations reuse
-/// its connections.
+/// metadata servers and STS are not asked: Lambda sets the variables when it starts the process. All clients
+/// share one HTTP client, and later invocations reuse its connections.
 pub(crate) fn config() -> SdkConfig {
     let mut config = SdkConfig::builder()
         .behavior_version(BehaviorVersion::latest())
@@ -77,7 +76,17 @@ fn variable(name: &str) -> Option<String> {
 
 /// The value of a variable that is `true` or `false`.
 fn switch(name: &str) -> Option<bool> {
-    variable(name)?.to_ascii_lowercase().parse().ok()
+    let value = variable(name)?;
+    let parsed = value.trim().to_ascii_lowercase().parse();
+    parsed
+        .inspect_err(|_| {
+            tracing::warn!(
+                variable = name,
+                value,
+                "the variable is ignored: it must be true or false"
+            )
+        })
+        .ok()
 }
 
 /// Variables for one service, such as `AWS_ENDPOINT_URL_SECRETS_MANAGER`.

@@ -85,7 +85,8 @@ impl Markers {
 
     /// Whether a window ends at the last marker.
     ///
-    /// When the marker was written, only its commit followed in the log. So this window has all earlier log.
+    /// The log ended at the marker when its record was written. So such a window read the log to its end at
+    /// that moment. Other sessions may have written more since.
     pub(super) fn ends_at(&self, window: Window) -> bool {
         self.last_written
             .as_ref()
@@ -95,8 +96,8 @@ impl Markers {
     /// Positions of the log, and the next window.
     ///
     /// If the window would pass the last marker, a new marker is written first, and the window ends
-    /// there or earlier. So the log after the confirmed position contains a marker, and a loss of that log is
-    /// detected.
+    /// there or earlier. While markers are written, the log after the confirmed position contains one, and
+    /// a loss of that log is detected.
     ///
     /// # Errors
     /// The server cannot be asked.
