@@ -20,6 +20,9 @@ use aws_types::service_config::{LoadServiceConfig, ServiceConfigKey};
 use crate::causes::with_causes;
 use crate::ports::BoxError;
 
+/// Reads a variable; `None` if it is missing or empty.
+type Lookup = fn(&str) -> Option<String>;
+
 /// Settings of the clients, from the variables of Lambda and AWS's SDKs.
 ///
 /// They are `AWS_REGION` or `AWS_DEFAULT_REGION`, the credentials, `AWS_ENDPOINT_URL` for all services and
@@ -27,6 +30,10 @@ use crate::ports::BoxError;
 /// metadata servers and STS are not asked: Lambda sets the variables when it starts the process. All clients
 /// share one HTTP client, and later invocations reuse its connections.
 pub(crate) fn config() -> SdkConfig {
+    config_of(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+}
+
+fn config_of(variable: Lookup) -> SdkConfig {
     let mut config = SdkConfig::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(
@@ -34,8 +41,8 @@ pub(crate) fn config() -> SdkConfig {
                 .or_else(|| variable("AWS_DEFAULT_REGION"))
                 .map(Region::new),
         )
-        .credentials_provider(SharedCredentialsProvider::new(EnvironmentCredentials))
-        .service_config(ServiceVariables)
+        .credentials_provider(SharedCredentialsProvider::new(EnvironmentCredentials(variable)))
+        .service_config(ServiceVariables(variable))
         .http_client(https_client())
         .timeout_config(
             TimeoutConfig::builder()
@@ -45,20 +52,21 @@ pub(crate) fn config() -> SdkConfig {
         )
         .retry_config(RetryConfig::standard().with_max_attempts(2));
     config.set_endpoint_url(variable("AWS_ENDPOINT_URL"));
-    config.set_use_fips(switch("AWS_USE_FIPS_ENDPOINT"));
-    config.set_use_dual_stack(switch("AWS_USE_DUALSTACK_ENDPOINT"));
+    config.set_use_fips(switch(variable, "AWS_USE_FIPS_ENDPOINT"));
+    config.set_use_dual_stack(switch(variable, "AWS_USE_DUALSTACK_ENDPOINT"));
     config.build()
 }
 
 /// The credentials of the environment.
 #[derive(Debug)]
-struct EnvironmentCredentials;
+struct EnvironmentCredentials(Lookup);
 
 impl ProvideCredentials for EnvironmentCredentials {
     fn provide_credentials<'a>(&'a self) -> ProvidedCredentials<'a>
     where
         Self: 'a,
     {
+        let EnvironmentCredentials(variable) = self;
         let required = |name| {
             variable(name).ok_or_else(|| CredentialsError::not_loaded(format!("{name} is missing or empty")))
         };
@@ -69,13 +77,8 @@ impl ProvideCredentials for EnvironmentCredentials {
     }
 }
 
-/// The value of a variable; `None` if it is missing or empty.
-fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
-}
-
 /// The value of a variable that is `true` or `false`.
-fn switch(name: &str) -> Option<bool> {
+fn switch(variable: Lookup, name: &str) -> Option<bool> {
     let value = variable(name)?;
     let parsed = value.trim().to_ascii_lowercase().parse();
     parsed
@@ -91,12 +94,12 @@ fn switch(name: &str) -> Option<bool> {
 
 /// Variables for one service, such as `AWS_ENDPOINT_URL_SECRETS_MANAGER`.
 #[derive(Debug)]
-struct ServiceVariables;
+struct ServiceVariables(Lookup);
 
 impl LoadServiceConfig for ServiceVariables {
     fn load_config(&self, key: ServiceConfigKey<'_>) -> Option<String> {
         let service = key.service_id().to_uppercase().replace([' ', '-'], "_");
-        variable(&format!("{}_{service}", key.env()))
+        (self.0)(&format!("{}_{service}", key.env()))
     }
 }
 
@@ -207,4 +210,59 @@ where
         return format!("{code}: {message}");
     }
     with_causes(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The variables of a function, as Lambda and an operator set them.
+    fn lambda(name: &str) -> Option<String> {
+        let value = match name {
+            "AWS_REGION" => "us-gov-west-1",
+            "AWS_DEFAULT_REGION" => "eu-central-1",
+            "AWS_ACCESS_KEY_ID" => "id",
+            "AWS_SECRET_ACCESS_KEY" => "secret",
+            "AWS_SESSION_TOKEN" => "token",
+            "AWS_ENDPOINT_URL" => "http://all",
+            "AWS_ENDPOINT_URL_SECRETS_MANAGER" => "http://secrets",
+            "AWS_USE_FIPS_ENDPOINT" => "True ",
+            "AWS_USE_DUALSTACK_ENDPOINT" => "yes",
+            _ => return None,
+        };
+        Some(value.to_owned())
+    }
+
+    #[tokio::test]
+    async fn region_credentials_and_endpoints_are_those_of_the_environment() {
+        let config = config_of(lambda);
+        assert_eq!(config.region(), Some(&Region::new("us-gov-west-1")));
+        assert_eq!(config.endpoint_url(), Some("http://all"));
+        // A value that is neither `true` nor `false` is logged and ignored.
+        assert_eq!((config.use_fips(), config.use_dual_stack()), (Some(true), None));
+        let provider = config.credentials_provider().unwrap();
+        let credentials = provider.provide_credentials().await.unwrap();
+        assert_eq!(
+            (
+                credentials.access_key_id(),
+                credentials.secret_access_key(),
+                credentials.session_token()
+            ),
+            ("id", "secret", Some("token"))
+        );
+    }
+
+    #[test]
+    fn a_service_has_an_endpoint_of_its_own() {
+        let key = |service| {
+            let key = ServiceConfigKey::builder().service_id(service);
+            key.env("AWS_ENDPOINT_URL")
+                .profile("endpoint_url")
+                .build()
+                .unwrap()
+        };
+        let of_service = |service| ServiceVariables(lambda).load_config(key(service));
+        assert_eq!(of_service("Secrets Manager").as_deref(), Some("http://secrets"));
+        assert_eq!(of_service("Kinesis"), None);
+    }
 }
