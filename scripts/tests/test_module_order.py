@@ -40,7 +40,8 @@ class ModuleOrder(unittest.TestCase):
 
     def test_a_module_that_the_fuzz_library_lacks_is_named(self):
         texts = {("checkpoint",): "use crate::varint;", ("varint",): "", ("drain",): "use crate::checkpoint::Store;"}
-        for library, found in [("    pub mod checkpoint;", ["varint"]), ("    pub mod checkpoint;\n    mod varint;", [])]:
+        lacking, whole = "    pub mod checkpoint;", "    pub mod checkpoint;\n    mod varint;"
+        for library, found in [(lacking, ["varint"]), (whole, [])]:
             wrong = module_order.missing_of_fuzz(library, texts)
             self.assertEqual(wrong, [f"fuzz/src/lib.rs lacks {name}, which its modules import" for name in found])
 

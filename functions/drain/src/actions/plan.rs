@@ -1,4 +1,4 @@
-//! The action `plan`: a forecast of the next drain. Sends, stores and confirms nothing.
+//! The action `plan`: a forecast of the next drain. It sends, stores and confirms nothing.
 
 use std::time::{Duration, Instant};
 

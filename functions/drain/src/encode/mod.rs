@@ -1,7 +1,7 @@
 //! Encoding of changes into events.
 //!
-//! An event has the data of a record and its partition key. This module decides the common parts of all
-//! envelopes: the events of a change, their positions and their keys. It also decides which columns are
+//! An event is the data of one record, with a partition key. This module decides the parts that all envelopes
+//! share: the events of a change, their positions and their keys. It also decides which columns are
 //! omitted from an event that exceeds a record. Each envelope decides how its events are written. The module
 //! is pure, with one exception: the DMS envelope remembers the table definitions that it announced.
 

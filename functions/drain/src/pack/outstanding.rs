@@ -33,8 +33,7 @@ impl OutstandingEvents {
     /// Returns `None` if there are none, if no marker is after them, or if an event up to `acknowledged` is
     /// outstanding.
     ///
-    /// `earlier` has the changes that were acknowledged ahead before this invocation. `marker` is the last
-    /// marker.
+    /// `earlier` has such changes of the previous invocation. `marker` is the last written marker.
     ///
     /// A change may have events of several keys, of which only some are acknowledged. The result ends before
     /// the first such change. Otherwise the next invocation would send all its events again, but not the

@@ -1,4 +1,4 @@
-//! The schema of a database: its relations, and their published columns and rows.
+//! The relations of a database, and their published columns and rows.
 
 use std::collections::BTreeMap;
 
