@@ -6,6 +6,9 @@ crate::scenarios![
     a_transaction_of_a_hundred_megabytes_passes_through_pgoutput,
     a_transaction_of_a_hundred_megabytes_passes_through_wal2json,
     a_transaction_of_a_hundred_megabytes_passes_through_aggregates,
+    a_large_transaction_is_decoded_once_by_pgoutput,
+    a_large_transaction_is_decoded_once_by_test_decoding,
+    a_large_transaction_after_many_others_passes,
 ];
 
 /// Memory of the smallest function that Lambda offers, in bytes.
@@ -53,4 +56,69 @@ async fn assert_fits(plugin: Plugin, aggregation: &str) {
     );
     assert!((1..MEMORY).contains(&peak), "{} MiB were resident", peak >> 20);
     assert_eq!(fixture.compare(&["big"]).await.changes().len(), ROWS);
+}
+
+async fn a_large_transaction_is_decoded_once_by_pgoutput() {
+    let decodings = decodings_of_large_transaction(Plugin::Pgoutput, 0).await;
+    assert!(decodings < 1.5, "decoded {decodings} times");
+}
+
+async fn a_large_transaction_is_decoded_once_by_test_decoding() {
+    let decodings = decodings_of_large_transaction(Plugin::TestDecoding, 0).await;
+    assert!(decodings < 1.5, "decoded {decodings} times");
+}
+
+/// The server sends a thousand commits first, and this one is not among them.
+async fn a_large_transaction_after_many_others_passes() {
+    let decodings = decodings_of_large_transaction(Plugin::Pgoutput, 1_100).await;
+    assert!(
+        decodings > 1.5,
+        "decoded {decodings} times: fewer transactions precede it than meant"
+    );
+}
+
+/// Sends a transaction whose rows exceed what is held, after `others` of one row.
+///
+/// Returns the bytes that the server decoded for the drains, as a multiple of one decoding.
+async fn decodings_of_large_transaction(plugin: Plugin, others: usize) -> f64 {
+    let fixture = Fixture::builder(plugin).shards(4).build().await;
+    fixture
+        .sql("create table big (id int primary key, what text)")
+        .await;
+    fixture.drain().await;
+    fixture
+        .sql(&format!(
+            "do $$ begin
+               for i in 1..{others} loop insert into big values (-i, 'small'); commit; end loop;
+             end $$"
+        ))
+        .await;
+    fixture
+        .sql("insert into big select i, repeat('x', 400) from generate_series(1, 30000) i")
+        .await;
+    let slot = &fixture.slot;
+    fixture
+        .sql(&format!(
+            "select pg_copy_logical_replication_slot('{slot}', '{slot}_once');
+             select pg_stat_reset_replication_slot('{slot}')"
+        ))
+        .await;
+    let options = match plugin {
+        Plugin::Pgoutput => "'proto_version', '1', 'publication_names', 'spillway'",
+        _ => "'include-xids', '1'",
+    };
+    fixture
+        .sql(&format!(
+            "select count(*) from pg_logical_slot_peek_binary_changes('{slot}_once', null, null, {options})"
+        ))
+        .await;
+    fixture.drain().await;
+    let rows = 30_000 + others;
+    assert_eq!(fixture.compare(&["big"]).await.changes().len(), rows);
+    let decoded = async |slot: String| -> f64 {
+        let sql = format!("select total_bytes from pg_stat_replication_slots where slot_name = '{slot}'");
+        let bytes = fixture.value(&sql).await.expect("the slot has statistics");
+        bytes.parse().expect("a number")
+    };
+    decoded(slot.clone()).await / decoded(format!("{slot}_once")).await
 }

@@ -90,6 +90,11 @@ impl Plugin {
         self == Plugin::Pgoutput
     }
 
+    /// Whether the begin row of a transaction has the end of its commit record.
+    pub fn begins_with_commit_end(self) -> bool {
+        self == Plugin::Wal2json
+    }
+
     /// The first bytes of a row that commits a transaction.
     ///
     /// No other row begins with them.

@@ -140,7 +140,8 @@ pub(crate) async fn plan<S: Slot, K: Stream>(slot: &mut S, input: PlanInput<'_, 
         upto,
     };
     let catalog = slot.catalog().await?;
-    let reader = WindowReader::new(&reader_settings, input.envelope, catalog, history, now_micros());
+    let mut reader = WindowReader::new(&reader_settings, input.envelope, catalog, history, now_micros());
+    reader.add_first_commits(peeked.take_first_commits());
     let mut forecaster = Forecaster::new(reader, &input, began);
     let complete = forecaster.read(slot, &mut peeked, window).await?;
     drop(peeked);

@@ -3,9 +3,10 @@
 //! It skips changes that the stream already has.
 //!
 //! **Held rows.** A position begins with the end of the commit record. pgoutput and test_decoding send that
-//! end only with the commit. So the rows of such a transaction are held until their commit is read. If a
-//! transaction exceeds [`HOLD_BYTES`], the commits of all large transactions of the window are requested from
-//! the server. This costs another peek. After that, no row of these transactions is held.
+//! end only with the commit. So the rows of such a transaction are held until their commit is read. If they
+//! exceed [`HOLD_BYTES`], the commit is needed before. It may be one of those that the server sent first.
+//! Otherwise the commits of all large transactions of the window are requested from the server. This costs
+//! another peek.
 //!
 //! **Bounds.** The reader processes one row at a time. So no burst of events exceeds the bound on bytes in
 //! flight.
@@ -85,8 +86,10 @@ pub(crate) struct WindowReader<'a, R> {
     /// Rows that wait for their commit, or for room in the lanes.
     rows: VecDeque<R>,
     held_bytes: usize,
-    /// Commits of large transactions; `None` before the server was asked for them.
-    commits: Option<CommitRows>,
+    /// Commits that are known before their row is read.
+    commits: CommitRows,
+    /// Whether they include those of all large transactions.
+    has_large_commits: bool,
     /// Wall-clock time of this window, µs since 1970-01-01 UTC.
     now: i64,
     events: EncodedEvents,
@@ -154,7 +157,8 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
             open: None,
             rows: VecDeque::new(),
             held_bytes: 0,
-            commits: None,
+            commits: CommitRows::new(),
+            has_large_commits: false,
             now,
             events: EncodedEvents::default(),
             projections: Projections::new(&settings.projection),
@@ -204,10 +208,15 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         if self.held_bytes <= HOLD_BYTES {
             return Ok(ReaderNeed::Row);
         }
-        match &self.commits {
-            None => Ok(ReaderNeed::LargeCommits),
-            Some(_) => self.apply_large_commit().map(|()| ReaderNeed::Row),
+        match self.commits.contains_key(&self.open_xid()) || self.has_large_commits {
+            true => self.apply_large_commit().map(|()| ReaderNeed::Row),
+            false => Ok(ReaderNeed::LargeCommits),
         }
+    }
+
+    /// Adds the commits that the server sent before all other rows.
+    pub(crate) fn add_first_commits(&mut self, commits: CommitRows) {
+        self.commits.extend(commits);
     }
 
     /// Adds the commits of the window's large transactions.
@@ -217,7 +226,8 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
     /// # Errors
     /// The commit of the open transaction is missing, or cannot be decoded.
     pub(crate) fn add_large_commits(&mut self, commits: CommitRows) -> Result<(), Error> {
-        self.commits = Some(commits);
+        self.commits.extend(commits);
+        self.has_large_commits = true;
         self.apply_large_commit()
     }
 
@@ -264,9 +274,13 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         self.open.as_ref().is_some_and(|open| open.progress.is_none())
     }
 
+    /// The open transaction's id; 0, which is no transaction, if none is open.
+    fn open_xid(&self) -> u32 {
+        self.open.as_ref().map_or(0, |open| open.transaction.xid)
+    }
+
     fn apply_large_commit(&mut self) -> Result<(), Error> {
-        let xid = self.open.as_ref().map_or(0, |open| open.transaction.xid);
-        let commit = self.commits.as_mut().and_then(|commits| commits.remove(&xid));
+        let commit = self.commits.remove(&self.open_xid());
         let (lsn, data) = commit.ok_or_else(|| self.out_of_place(Lsn::ZERO))?;
         self.apply_commit_row(lsn, &data)
     }

@@ -84,7 +84,8 @@ where
             ahead: self.ahead.known.clone(),
             upto: readable,
         };
-        let reader = WindowReader::new(self.settings, self.envelope, catalog, history, now);
+        let mut reader = WindowReader::new(self.settings, self.envelope, catalog, history, now);
+        reader.add_first_commits(rows.take_first_commits());
         let mut reading = WindowReading {
             window,
             rows: &mut rows,

@@ -197,7 +197,7 @@ impl<'c> PgSlot<'c> {
         window: Window,
     ) -> Result<(CopyRows, Option<Bytes>), tokio_postgres::Error> {
         let options = self.options.iter().chain(&self.newer_options);
-        let sql = queries::copy_peek(&self.slot, window, options, self.plugin.change_mark());
+        let sql = queries::copy_peek(&self.slot, window, options, self.plugin);
         let mut rows = Box::pin(reader.client.copy_out(&sql).await?.fuse());
         let first = rows.next().await.transpose()?;
         Ok((rows, first))
@@ -343,7 +343,7 @@ impl Slot for PgSlot<'_> {
         };
         self.check_skipped_publication(self.reader().await?).await?;
         let host = self.connector.host();
-        PgPeekRows::new(rows, first, self.plugin, self.kept, self.slot.clone(), host)
+        PgPeekRows::new(rows, first, self.plugin, self.kept, self.slot.clone(), host).await
     }
 
     async fn large_commits(&mut self, window: Window, bytes: usize) -> Result<CommitRows, SlotError> {

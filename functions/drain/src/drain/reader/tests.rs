@@ -252,3 +252,47 @@ fn a_transaction_that_ends_beyond_the_bound_is_left_out() {
     // The slot must not advance beyond the start of its commit record.
     assert_eq!(acknowledgements.acknowledged(), Lsn(1));
 }
+
+/// What a reader needs, row by row, for a transaction whose held rows exceed [`HOLD_BYTES`].
+fn needs_of_large_transaction(first_commits: CommitRows) -> Vec<ReaderNeed> {
+    let (settings, envelope) = (settings(), envelope());
+    let mut reader = WindowReader::new(&settings, &envelope, Catalog::default(), history(None), 0);
+    reader.add_first_commits(first_commits);
+    let row = |n: u64| {
+        let text = format!("table public.t: INSERT: x[text]:'{}'", "x".repeat(1 << 20));
+        TestRow(Lsn(n), text)
+    };
+    let begin = TestRow(Lsn(2), "BEGIN 7".into());
+    let needs = std::iter::once(begin).chain((3..12).map(row)).map(|row| {
+        let need = reader.take(row).unwrap();
+        if !reader.is_open() {
+            let mut out = ReaderOutput {
+                acknowledgements: &mut Acknowledgements::new(crate::checkpoint::AckPosition {
+                    commit_end: Lsn(1),
+                    resume: None,
+                }),
+                events: &mut Vec::new(),
+                report: &mut Report::default(),
+                chunk: None,
+            };
+            reader.next(&mut out).unwrap();
+        }
+        need
+    });
+    needs.collect()
+}
+
+#[test]
+fn a_commit_that_was_sent_first_is_not_requested() {
+    let commit = |xid: u32| {
+        let row = format!("COMMIT {xid} (at 2026-11-22 23:50:33.999286+00)");
+        CommitRows::from([(xid, (COMMIT_END, row.into_bytes()))])
+    };
+    let rows_only = |needs: &[ReaderNeed]| needs.iter().all(|need| *need == ReaderNeed::Row);
+    assert!(rows_only(&needs_of_large_transaction(commit(7))));
+    for first_commits in [CommitRows::new(), commit(8)] {
+        let needs = needs_of_large_transaction(first_commits);
+        assert_eq!(needs.last(), Some(&ReaderNeed::LargeCommits));
+        assert!(rows_only(&needs[..8]));
+    }
+}

@@ -10,7 +10,7 @@ use tokio_postgres::CopyOutStream;
 use crate::decode::{KeptBytes, RowShortener};
 use crate::lsn::Lsn;
 use crate::plugin::Plugin;
-use crate::ports::{PeekRow, PeekRows, SlotError};
+use crate::ports::{CommitRows, PeekRow, PeekRows, SlotError};
 use crate::postgres::sql_state::{cause, is_cancelled};
 
 /// The messages of a copy, each of which is a row.
@@ -24,7 +24,9 @@ const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
 /// The rows of a peek, read from the connection one by one.
 pub(crate) struct PgPeekRows {
     rows: CopyRows,
-    /// The first row of the result, until it is read.
+    /// The commit rows that preceded all other rows.
+    first_commits: CommitRows,
+    /// The first row after them, until it is read.
     first: Option<CopiedRow>,
     /// The row of which some slices were read. It stays here when a call is cancelled.
     sliced: Option<SlicedRow>,
@@ -41,6 +43,15 @@ struct CopiedRow {
     data: Bytes,
     /// Bytes of the whole row, if this is a slice.
     oversize_bytes: Option<usize>,
+    /// The transaction, if this is a commit row that precedes all other rows.
+    commit_of: Option<u32>,
+}
+
+impl CopiedRow {
+    /// The transaction, `lsn` and data of a commit row that precedes all other rows.
+    fn first_commit(&self) -> Option<(u32, Lsn, Vec<u8>)> {
+        self.commit_of.map(|xid| (xid, self.lsn, self.data.to_vec()))
+    }
 }
 
 /// A row that arrives in slices.
@@ -57,18 +68,23 @@ impl PeekRows for PgPeekRows {
         self.first.is_none()
     }
 
+    fn take_first_commits(&mut self) -> CommitRows {
+        std::mem::take(&mut self.first_commits)
+    }
+
     async fn next(&mut self) -> Result<Option<PgPeekRow>, SlotError> {
         loop {
             let row = match self.first.take() {
                 Some(first) => Some(first),
-                None => match self.rows.next().await {
-                    Some(message) => self.parse(message.map_err(|error| self.failed(error))?)?,
-                    None => None,
-                },
+                None => self.next_copied().await?,
             };
             let Some(row) = row else {
                 return Ok(None);
             };
+            // The row comes again at its place. Taken as a row here, it would end another transaction.
+            if row.commit_of.is_some() {
+                return Err(self.malformed());
+            }
             if let Some(row) = self.whole(row) {
                 return Ok(Some(row));
             }
@@ -79,9 +95,11 @@ impl PeekRows for PgPeekRows {
 impl PgPeekRows {
     /// The rows of a copy of `plugin`'s rows. `first` is its first message. `slot` and `host` are for errors.
     ///
+    /// It reads the commit rows that precede all other rows.
+    ///
     /// # Errors
-    /// The first message is not that of such a copy.
-    pub(super) fn new(
+    /// The connection failed, or the messages are not those of such a copy.
+    pub(super) async fn new(
         rows: CopyRows,
         first: Option<Bytes>,
         plugin: Plugin,
@@ -91,6 +109,7 @@ impl PgPeekRows {
     ) -> Result<Self, SlotError> {
         let mut rows = PgPeekRows {
             rows,
+            first_commits: CommitRows::new(),
             first: None,
             sliced: None,
             plugin,
@@ -102,7 +121,18 @@ impl PgPeekRows {
             let first = without_header(first).ok_or_else(|| rows.malformed())?;
             rows.first = rows.parse(first)?;
         }
+        while let Some((xid, lsn, data)) = rows.first.as_ref().and_then(CopiedRow::first_commit) {
+            rows.first_commits.insert(xid, (lsn, data));
+            rows.first = rows.next_copied().await?;
+        }
         Ok(rows)
+    }
+
+    async fn next_copied(&mut self) -> Result<Option<CopiedRow>, SlotError> {
+        match self.rows.next().await {
+            Some(message) => self.parse(message.map_err(|error| self.failed(error))?),
+            None => Ok(None),
+        }
     }
 
     fn parse(&self, message: Bytes) -> Result<Option<CopiedRow>, SlotError> {
@@ -114,7 +144,7 @@ impl PgPeekRows {
             host: self.host.clone(),
             doing: "reading a row",
             transient: false,
-            source: "the server sent no row of a binary copy with three columns".into(),
+            source: "the server sent no row of a binary copy with four columns".into(),
         }
     }
 
@@ -143,6 +173,7 @@ impl PgPeekRows {
             lsn,
             data,
             oversize_bytes,
+            commit_of: _,
         } = row;
         let Some(bytes) = oversize_bytes else {
             return Some(PgPeekRow { lsn, data });
@@ -194,7 +225,7 @@ fn without_header(mut message: Bytes) -> Option<Bytes> {
     (extension <= message.len()).then(|| message.split_off(extension))
 }
 
-/// The message is not a row with three columns.
+/// The message is not a row with four columns.
 #[derive(Debug, PartialEq)]
 struct NotARow;
 
@@ -215,17 +246,16 @@ fn parse_row(mut message: Bytes) -> Result<Option<CopiedRow>, NotARow> {
             Err(_) => Ok(None),
         }
     };
-    let (lsn, data, oversize_bytes) = (column()?, column()?, column()?);
+    let (lsn, data, oversize_bytes, commit_of) = (column()?, column()?, column()?, column()?);
     let lsn = lsn.and_then(|mut lsn| lsn.try_get_u64().ok()).ok_or(NotARow)?;
-    let oversize_bytes = match oversize_bytes {
-        Some(mut bytes) => Some(bytes.try_get_u32().map_err(|_| NotARow)? as usize),
-        None => None,
-    };
+    let number = |column: Option<Bytes>| column.map(|mut bytes| bytes.try_get_u32().map_err(|_| NotARow));
+    let oversize_bytes = number(oversize_bytes).transpose()?;
     match (columns, message.is_empty()) {
-        (3, true) => Ok(Some(CopiedRow {
+        (4, true) => Ok(Some(CopiedRow {
             lsn: Lsn(lsn),
             data: data.unwrap_or_default(),
-            oversize_bytes,
+            oversize_bytes: oversize_bytes.map(|bytes| bytes as usize),
+            commit_of: number(commit_of).transpose()?,
         })),
         _ => Err(NotARow),
     }
@@ -249,23 +279,29 @@ mod tests {
     #[test]
     fn a_row_is_read_from_its_message() {
         let lsn = 7u64.to_be_bytes();
-        let row = |oversize_bytes| CopiedRow {
+        let row = |oversize_bytes, commit_of| CopiedRow {
             lsn: Lsn(7),
             data: Bytes::from_static(b"data"),
             oversize_bytes,
+            commit_of,
         };
-        let whole = message(&[Some(&lsn), Some(b"data"), None]);
-        assert_eq!(parse_row(whole.clone()), Ok(Some(row(None))));
-        let bytes = 9u32.to_be_bytes();
-        let slice = message(&[Some(&lsn), Some(b"data"), Some(&bytes)]);
-        assert_eq!(parse_row(slice), Ok(Some(row(Some(9)))));
+        let whole = message(&[Some(&lsn), Some(b"data"), None, None]);
+        assert_eq!(parse_row(whole.clone()), Ok(Some(row(None, None))));
+        let nine = 9u32.to_be_bytes();
+        let slice = message(&[Some(&lsn), Some(b"data"), Some(&nine), None]);
+        assert_eq!(parse_row(slice), Ok(Some(row(Some(9), None))));
+        let commit = message(&[Some(&lsn), Some(b"data"), None, Some(&nine)]);
+        assert_eq!(parse_row(commit), Ok(Some(row(None, Some(9)))));
         assert_eq!(parse_row(Bytes::from_static(b"\xff\xff")), Ok(None));
         for length in 0..whole.len() {
             assert_eq!(parse_row(whole.slice(..length)), Err(NotARow), "{length}");
         }
         let longer = [&whole[..], b"x"].concat();
         assert_eq!(parse_row(longer.into()), Err(NotARow));
-        assert_eq!(parse_row(message(&[Some(&lsn), Some(b"data")])), Err(NotARow));
+        assert_eq!(
+            parse_row(message(&[Some(&lsn), Some(b"data"), None])),
+            Err(NotARow)
+        );
     }
 
     #[test]

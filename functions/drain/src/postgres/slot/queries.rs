@@ -2,48 +2,82 @@
 
 use postgres_protocol::escape::escape_literal;
 
-use crate::plugin::ChangeMark;
+use crate::plugin::{ChangeMark, Plugin};
 use crate::window_sizing::{SentPrefix, Window};
+
+/// Most commit rows that precede the other rows of a peek.
+///
+/// With small transactions, a thousand rows cost the server and the function less than a millisecond each. A
+/// large transaction after more commits is decoded twice.
+const FIRST_COMMITS: usize = 1_000;
 
 /// A copy of the rows of a window, in the binary format.
 ///
 /// Compared with a query, `COPY` saves the client an allocation and several look-ups for each row. It takes
 /// no parameters, so the values are literals. `options` are those of the plugin, names and values in turn.
 ///
-/// Each row has three columns: `lsn`, `data`, and `oversize_bytes`. A row of more than 4 MiB arrives in
-/// slices of 1 MiB, each with the length of the whole row in `oversize_bytes`, which is otherwise null.
-/// `generate_series` in the list of columns keeps their order. For a row of one slice it costs about a
+/// Each row has four columns: `lsn`, `data`, `oversize_bytes`, and `commit_of`. A row of more than 4 MiB
+/// arrives in slices of 1 MiB, each with the length of the whole row in `oversize_bytes`, which is otherwise
+/// null. `generate_series` in the list of columns keeps their order. For a row of one slice it costs about a
 /// seventh of its decoding time.
 ///
-/// The changes of the window's sent prefix are left out. The rows that describe tables stay. `mark`
-/// identifies the rows that are changes.
+/// Unless a begin row has the end of its commit record, the first commit rows precede all other rows, with
+/// their transaction's id in `commit_of`. It is null for all other rows. These commit rows follow again at
+/// their place. So a large transaction need not be decoded twice. See [`in_two_passes`].
+///
+/// The changes of the window's sent prefix are left out. The rows that describe tables stay.
 pub(super) fn copy_peek<'o>(
     slot: &str,
     window: Window,
     options: impl Iterator<Item = &'o String>,
-    mark: ChangeMark,
+    plugin: Plugin,
 ) -> String {
     let options: Vec<String> = options.map(|option| escape_literal(option)).collect();
-    let condition = window
-        .sent_prefix
-        .map_or_else(String::new, |prefix| without_sent(prefix, mark));
+    let peek = format!(
+        "pg_logical_slot_peek_binary_changes(
+           {slot}, '{upto}'::pg_lsn, {rows}, variadic array[{options}]::text[])",
+        slot = escape_literal(slot),
+        upto = window.upto,
+        rows = window.rows,
+        options = options.join(", "),
+    );
+    let condition = window.sent_prefix.map_or_else(
+        || "true".to_owned(),
+        |prefix| without_sent(prefix, plugin.change_mark()),
+    );
+    let rows = match plugin.begins_with_commit_end() {
+        true => format!("(select lsn, data, null::xid as commit_of from {peek} where {condition}) as peeked"),
+        false => in_two_passes(&peek, &condition, plugin.commit_mark()),
+    };
     format!(
         "copy (
            select lsn,
                   case when octet_length(data) <= 4194304 then data
                        else substr(data, slice * 1048576 + 1, 1048576) end as data,
-                  case when octet_length(data) > 4194304 then octet_length(data) end as oversize_bytes
-           from (select lsn, data,
+                  case when octet_length(data) > 4194304 then octet_length(data) end as oversize_bytes,
+                  commit_of
+           from (select lsn, data, commit_of,
                         generate_series(0, case when octet_length(data) > 4194304
                                                 then (octet_length(data) - 1) / 1048576 else 0 end) as slice
-                 from pg_logical_slot_peek_binary_changes(
-                        {slot}, '{upto}'::pg_lsn, {rows}, variadic array[{options}]::text[])
-                 {condition}) as sliced
+                 from {rows}) as sliced
          ) to stdout (format binary)",
-        slot = escape_literal(slot),
-        upto = window.upto,
-        rows = window.rows,
-        options = options.join(", "),
+    )
+}
+
+/// The rows of a peek, after its first [`FIRST_COMMITS`] commit rows.
+///
+/// The lateral subquery makes the passes the outer side of a nested loop. The server runs the peek in the
+/// first pass, and keeps its result. In the second pass it reads the result again, since no argument of the
+/// function depends on the pass (`ExecReScanFunctionScan` of PostgreSQL). `limit null` is no limit.
+fn in_two_passes(peek: &str, condition: &str, commit_mark: &[u8]) -> String {
+    format!(
+        "(values (1), (2)) as pass(number),
+         lateral (select lsn, data, case number when 1 then xid end as commit_of
+                  from {peek}
+                  where (number = 2 or substr(data, 1, {length}) = '\\x{mark}'::bytea) and {condition}
+                  limit case number when 1 then {FIRST_COMMITS} end) as peeked",
+        length = commit_mark.len(),
+        mark = hex::encode(commit_mark),
     )
 }
 
@@ -55,8 +89,8 @@ fn without_sent(SentPrefix { xid, before }: SentPrefix, mark: ChangeMark) -> Str
         .map(|bytes| format!("'\\x{}'::bytea", hex::encode(bytes)));
     let bytes: Vec<String> = bytes.collect();
     format!(
-        "where not (lsn < '{before}'::pg_lsn and xid::text = '{xid}'
-                    and substr(data, {place}, 1) = any(array[{bytes}]))",
+        "not (lsn < '{before}'::pg_lsn and xid::text = '{xid}'
+              and substr(data, {place}, 1) = any(array[{bytes}]))",
         place = mark.place,
         bytes = bytes.join(", "),
     )
@@ -108,12 +142,13 @@ mod tests {
             "publication_names".to_owned(),
             r#""it's","back\slash""#.to_owned(),
         ];
-        let sql = copy_peek("slot", window, options.iter(), Plugin::Pgoutput.change_mark());
+        let sql = copy_peek("slot", window, options.iter(), Plugin::Pgoutput);
         for part in [
             r#"'slot', '16/B374D848'::pg_lsn, 7, variadic array['publication_names', "#,
             r#" E'"it''s","back\\slash"']::text[]"#,
             "lsn < '0/9'::pg_lsn and xid::text = '42'",
             r"substr(data, 1, 1) = any(array['\x49'::bytea, ",
+            r"substr(data, 1, 1) = '\x43'::bytea) and not",
         ] {
             assert!(sql.contains(part), "{part} in {sql}");
         }
