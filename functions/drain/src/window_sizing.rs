@@ -154,13 +154,28 @@ impl WindowSizing {
     /// window decodes a part of the log again: a slow stream must not make windows small. The size changes by
     /// at most a factor of four, since a single measurement may be chance.
     pub fn adjust(&mut self, decoded: Duration, took: Duration, left: Duration) {
+        let sending_time = (left * 4 / 5).max(Duration::from_millis(500));
+        let smaller = self.decode_factor(decoded, left).min(ratio(sending_time, took));
+        let factor = smaller.clamp(0.25, 4.0);
+        self.scale(factor, factor);
+    }
+
+    /// Adjusts the size after a window without a row.
+    ///
+    /// Its log is of other tables, or of a transaction that ends later. The next window decodes the log of
+    /// such a transaction again. So the size changes by a factor of up to 16: few windows end inside of the
+    /// transaction. The row bound stays, since nothing is known of the rows.
+    pub fn adjust_empty(&mut self, decoded: Duration, left: Duration) {
+        let factor = self.decode_factor(decoded, left);
+        self.scale(factor.clamp(0.25, 16.0), 1.0);
+    }
+
+    /// The factor for a window that is decoded in a suitable time. Also decides whether windows are slow.
+    fn decode_factor(&mut self, decoded: Duration, left: Duration) -> f64 {
         self.is_slow = decoded > (decoded + left) / 3;
         self.may_stretch = !self.is_slow;
         let decode_time = (left / 4).clamp(Duration::from_millis(500), Duration::from_secs(30));
-        let sending_time = (left * 4 / 5).max(Duration::from_millis(500));
-        let factor = |target: Duration, took: Duration| target.as_secs_f64() / took.as_secs_f64().max(0.001);
-        let smaller = factor(decode_time, decoded).min(factor(sending_time, took));
-        self.scale(smaller.clamp(0.25, 4.0));
+        ratio(decode_time, decoded)
     }
 
     /// Makes the next window smaller.
@@ -171,7 +186,7 @@ impl WindowSizing {
         let before = *self;
         match self.may_stretch && confirmed.bytes_since(restart) > self.wal_bytes {
             true => self.may_stretch = false,
-            false => self.scale(1.0 / 16.0),
+            false => self.scale(1.0 / 16.0, 1.0 / 16.0),
         }
         let is_smaller = before != *self;
         match (is_smaller, std::mem::replace(&mut self.is_slow, true)) {
@@ -181,13 +196,17 @@ impl WindowSizing {
         }
     }
 
-    /// Multiplies the size, within its bounds.
-    fn scale(&mut self, factor: f64) {
+    /// Multiplies the bytes and the rows, within their bounds.
+    fn scale(&mut self, bytes: f64, rows: f64) {
         // The casts saturate, and both types can represent their bounds.
-        self.wal_bytes =
-            ((self.wal_bytes as f64 * factor) as u64).clamp(*WAL_BYTES.start(), *WAL_BYTES.end());
-        self.rows = ((f64::from(self.rows) * factor) as i32).clamp(*ROWS.start(), *ROWS.end());
+        self.wal_bytes = ((self.wal_bytes as f64 * bytes) as u64).clamp(*WAL_BYTES.start(), *WAL_BYTES.end());
+        self.rows = ((f64::from(self.rows) * rows) as i32).clamp(*ROWS.start(), *ROWS.end());
     }
+}
+
+/// How often a duration fits into another one.
+fn ratio(duration: Duration, part: Duration) -> f64 {
+    duration.as_secs_f64() / part.as_secs_f64().max(0.001)
 }
 
 #[cfg(test)]
@@ -233,6 +252,19 @@ mod tests {
         adjust(&mut sizing, MINUTE, Duration::from_secs(4));
         assert_eq!(size(&sizing), (128 << 20, 100_000));
         assert_eq!(sizing.decode_timeout(MINUTE), MINUTE * 9 / 10);
+    }
+
+    #[test]
+    fn after_a_window_without_rows_the_next_one_has_more_log_and_not_more_rows() {
+        let mut sizing = WindowSizing::default();
+        sizing.adjust_empty(Duration::from_secs(1), MINUTE);
+        assert_eq!(size(&sizing), (15 * (128 << 20), 100_000));
+        sizing.adjust_empty(Duration::from_millis(1), MINUTE);
+        assert_eq!(size(&sizing), (4 << 30, 100_000));
+        // It took most of the time, and the next one is not stretched.
+        sizing.adjust_empty(MINUTE, Duration::from_secs(8));
+        assert_eq!(size(&sizing), (1 << 30, 100_000));
+        assert_eq!(sizing.next_window(Lsn(2 << 30), END, Lsn(0)).upto, Lsn(3 << 30));
     }
 
     #[test]

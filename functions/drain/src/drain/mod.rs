@@ -47,7 +47,7 @@ use next_window::WindowStep;
 use report::{Report, StopReason};
 use sender::Sender;
 use tip::TipPolling;
-use window::WindowTimes;
+use window::LastWindow;
 
 pub use backfill::BackfillRunner;
 pub use settings::{AGGREGATE_BYTES, REQUEST, Settings};
@@ -123,7 +123,7 @@ struct Drain<'a, S, K, C> {
     search: Option<TransactionSearch>,
     /// Time for reading when the drain began.
     reading_time: Duration,
-    last_window: WindowTimes,
+    last_window: LastWindow,
     tip: TipPolling,
     report: Report,
 }
@@ -173,7 +173,7 @@ where
             settled: start.settled,
             search: None,
             reading_time: budget.reading_time_left(began),
-            last_window: WindowTimes::default(),
+            last_window: LastWindow::default(),
             tip: TipPolling::new(settings.poll_share, began),
             report: Report {
                 action: "drain",

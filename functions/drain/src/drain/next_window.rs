@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::Drain;
 use super::backfill::MOST_LAG_BYTES;
-use super::window::WindowOutcome;
+use super::window::{LastWindow, WindowOutcome};
 use crate::error::Error;
 use crate::ports::{PeekRow, PeekRows, Slot, SlotError, StateStore, Stream, TableSource, WalPositions};
 use crate::window_sizing::{SentPrefix, SizingStep, TransactionSearch, Window};
@@ -71,8 +71,11 @@ where
             }
             WindowOutcome::Whole | WindowOutcome::RowBound => {
                 let time_left = self.budget.reading_time_left(Instant::now());
-                self.sizing()
-                    .adjust(self.last_window.peek, opened.elapsed(), time_left);
+                let LastWindow { peek, has_rows, .. } = self.last_window;
+                match has_rows {
+                    true => self.sizing().adjust(peek, opened.elapsed(), time_left),
+                    false => self.sizing().adjust_empty(peek, time_left),
+                }
                 if positions.readable.bytes_since(self.confirmed) < MOST_LAG_BYTES {
                     self.next_chunk().await?;
                 }

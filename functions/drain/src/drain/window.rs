@@ -21,11 +21,13 @@ use reading::{ReadOutcome, WindowReading};
 /// Most rows that are taken before the stream's answers are checked.
 const ROWS_AT_ONCE: usize = 128;
 
-/// Durations of parts of the last window; zero before the first one.
+/// The last window; all zero before the first one.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct WindowTimes {
+pub(super) struct LastWindow {
     /// The time that the server needed to decode it.
     pub(super) peek: Duration,
+    /// Whether the server sent a row.
+    pub(super) has_rows: bool,
     /// The time that it waited for the stream after its last row.
     pub(super) sending: Duration,
 }
@@ -68,6 +70,7 @@ where
         let Some(mut rows) = self.peek(window, decode_timeout).await? else {
             return Ok(WindowOutcome::TooSlow);
         };
+        self.last_window.has_rows = !rows.is_empty();
         // The catalog is read after the peek, so it contains tables that were created in this window. The
         // server sends the rows meanwhile. A table is added when the first row names it. Without rows the
         // catalog is not needed.
