@@ -217,7 +217,7 @@ impl Postgres {
     /// CPU time of all processes of the server so far.
     pub fn cpu_time(&self) -> Duration {
         let postmaster = *lock(&self.process);
-        process_usage::family_cpu_time(postmaster, &children(postmaster))
+        process_usage::family_cpu_time(postmaster, || children(postmaster))
     }
 
     /// Data directory.

@@ -16,10 +16,19 @@ pub fn cpu_time(pid: u32) -> Duration {
 
 /// CPU time of a process and its children.
 ///
-/// The children are those that run, and those that the process has waited for.
-pub fn family_cpu_time(pid: u32, children: &[u32]) -> Duration {
-    let own = ticks(pid).map_or(Duration::ZERO, |ticks| of_ticks(ticks.iter().sum()));
-    own + children.iter().map(|child| cpu_time(*child)).sum::<Duration>()
+/// The children are those that run, and those that the process has waited for. `children` lists those that
+/// run.
+pub fn family_cpu_time(pid: u32, children: impl Fn() -> Vec<u32>) -> Duration {
+    loop {
+        let running = children();
+        let before = ticks(pid).unwrap_or_default();
+        let sum = running.iter().map(|child| cpu_time(*child)).sum::<Duration>();
+        // A child that the process waits for meanwhile would be counted nowhere.
+        let after = ticks(pid).unwrap_or_default();
+        if before[2..] == after[2..] && running == children() {
+            return of_ticks(after.iter().sum()) + sum;
+        }
+    }
 }
 
 fn of_ticks(ticks: u64) -> Duration {

@@ -278,9 +278,7 @@ impl Lanes {
         self.paused.clear();
         (self.sendable, self.full) = (0, 0);
         self.longest = None;
-        for event in waiting {
-            self.queue(event);
-        }
+        waiting.into_iter().for_each(|event| self.queue(event));
     }
 
     /// Time at which the next delay or pause ends; `None` without one.
@@ -404,7 +402,8 @@ impl Lanes {
     /// The next record of a lane. Its events leave the queue.
     fn next_record(&mut self, key: LaneKey, shard: usize) -> Option<Record> {
         let lane = self.lanes.get_mut(&key)?;
-        let record = Record::from_queue(&mut lane.waiting, key, shard, self.aggregation)?;
+        let aggregation = self.pacings[shard].aggregation(self.aggregation);
+        let record = Record::from_queue(&mut lane.waiting, key, shard, aggregation)?;
         lane.bytes -= record.events().iter().map(QueuedEvent::bytes).sum::<usize>();
         Some(record)
     }
@@ -422,7 +421,7 @@ impl Lanes {
     fn update_counts(&mut self, shard: usize) {
         let pacing = &mut self.pacings[shard];
         let (sendable, full) = (pacing.sendable(), pacing.full());
-        let most = match self.aggregation {
+        let most = match pacing.aggregation(self.aggregation) {
             Aggregation::None => usize::MAX,
             Aggregation::Kpl { bytes } => bytes,
         };

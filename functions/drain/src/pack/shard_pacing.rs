@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
-use super::record::LaneKey;
+use super::record::{Aggregation, LaneKey};
 use super::shard_rate::ShardRate;
 use crate::position::Position;
 
@@ -19,6 +19,12 @@ const MIN_SHARE: usize = 25;
 ///
 /// A shard that reached its limit refuses all of these. At an answer in 30 ms they are eight times its limit.
 const MAX_SHARE: usize = 250;
+
+/// Most bytes of an aggregate for a shard that has refused records.
+///
+/// An eighth of a second of the shard. With larger aggregates, what it accepts in a second is known less
+/// exactly. With smaller ones, an answer after more than that time would limit the shard.
+const LIMITED_AGGREGATE_BYTES: usize = 124_000;
 
 /// The pacing of one shard.
 #[derive(Debug)]
@@ -79,6 +85,16 @@ impl ShardPacing {
     pub(super) fn start_first(&mut self) {
         self.ready.pop();
         self.in_flight += 1;
+    }
+
+    /// The packing of the next record. It is `usual`, or smaller aggregates.
+    pub(super) fn aggregation(&self, usual: Aggregation) -> Aggregation {
+        match usual {
+            Aggregation::Kpl { bytes } if self.rate.is_limited() => Aggregation::Kpl {
+                bytes: bytes.min(LIMITED_AGGREGATE_BYTES),
+            },
+            _ => usual,
+        }
     }
 
     /// Counts the bytes of a record that is sent. Returns the end of the pause if the shard now pauses.
@@ -146,5 +162,22 @@ impl ShardPacing {
             Some(_) => 0,
             None => self.ready.len().min(self.share.saturating_sub(self.in_flight)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_that_refused_records_gets_smaller_aggregates() {
+        let (mut pacing, now) = (ShardPacing::default(), Instant::now());
+        let usual = Aggregation::Kpl { bytes: 248_000 };
+        assert_eq!(pacing.aggregation(usual), usual);
+        pacing.reduce_share(now, 4, 1);
+        assert_eq!(pacing.aggregation(usual), Aggregation::Kpl { bytes: 124_000 });
+        let small = Aggregation::Kpl { bytes: 1_000 };
+        assert_eq!(pacing.aggregation(small), small);
+        assert_eq!(pacing.aggregation(Aggregation::None), Aggregation::None);
     }
 }

@@ -9,6 +9,9 @@
 //! [`RECOVERY`]. Then it rises above that load, since the other producers may have stopped. This is the curve
 //! of TCP CUBIC (RFC 9438): it stays near the accepted load for most of the time, and so few records are
 //! refused.
+//!
+//! One refusal lowers the limit by a few percent only. The shard may have accepted little because it was sent
+//! little, and all shards wait for the slowest one: their events share the memory.
 
 use std::time::{Duration, Instant};
 
@@ -20,9 +23,11 @@ const RECORDS: f64 = 1_000.0;
 /// Time until the curve is flat, a little below the accepted load.
 const RECOVERY: Duration = Duration::from_secs(10);
 /// The part of the accepted load at which the curve is flat.
-const PLATEAU: f64 = 0.95;
+const PLATEAU: f64 = 0.97;
 /// Load by which the limit is lower at first. It is as much higher after two times [`RECOVERY`].
-const REDUCTION: f64 = 0.05;
+const REDUCTION: f64 = 0.03;
+/// Least part of a limit that the next one assumes as accepted.
+const MOST_REDUCTION: f64 = 0.95;
 /// Lowest limit.
 const MIN_LIMIT: f64 = 0.1;
 /// Highest limit, a little below the quota.
@@ -69,6 +74,11 @@ fn load(bytes: usize) -> f64 {
 }
 
 impl ShardRate {
+    /// Whether the shard has refused a considerable part of a request.
+    pub(super) fn is_limited(&self) -> bool {
+        self.limit.is_some()
+    }
+
     /// Counts a record that is sent. Returns when the next one may be sent, if that is later than now.
     pub(super) fn spend(&mut self, now: Instant, bytes: usize) -> Option<Instant> {
         let limit = self.limit.as_mut()?;
@@ -100,8 +110,11 @@ impl ShardRate {
             return None;
         }
         let allowance = self.limit.as_ref().map_or(0.0, |limit| limit.allowance);
+        // The shard accepts little in a second in which it was sent little.
+        let limit = self.limit.as_ref();
+        let least = limit.map_or(MIN_LIMIT, |limit| limit.rate(now) * MOST_REDUCTION);
         self.limit = Some(RateLimit {
-            accepted: self.accepted.last_second(now).clamp(MIN_LIMIT, 1.0),
+            accepted: self.accepted.last_second(now).clamp(least, 1.0),
             since: now,
             allowance: allowance.min(0.0),
             updated: now,
@@ -244,5 +257,22 @@ mod tests {
         // One record of a hundred.
         rate.refuse(now, 100, 1);
         assert_eq!(rate.spend(now, 1_000), None);
+    }
+
+    #[test]
+    fn a_refusal_after_a_quiet_second_does_not_lower_the_limit_much() {
+        let (mut rate, start) = (ShardRate::default(), Instant::now());
+        for step in 0..8 {
+            rate.accept(start + Duration::from_millis(125) * step, 124_000);
+        }
+        let limit_at = |rate: &ShardRate, at| rate.limit.as_ref().unwrap().rate(at);
+        let first = start + Duration::from_millis(999);
+        rate.refuse(first, 1, 1);
+        assert!(limit_at(&rate, first) > 0.9);
+        // It was sent nothing for two seconds, and then one record.
+        let later = first + Duration::from_secs(2);
+        rate.accept(later, 124_000);
+        rate.refuse(later, 1, 1);
+        assert!(limit_at(&rate, later) > 0.8, "{}", limit_at(&rate, later));
     }
 }
