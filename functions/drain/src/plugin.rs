@@ -90,7 +90,7 @@ impl Plugin {
         self == Plugin::Pgoutput
     }
 
-    /// Whether the begin row of a transaction has the end of its commit record.
+    /// Whether a begin row has the end of the commit record.
     pub fn begins_with_commit_end(self) -> bool {
         self == Plugin::Wal2json
     }

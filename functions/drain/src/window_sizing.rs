@@ -164,10 +164,17 @@ impl WindowSizing {
     ///
     /// Its log is of other tables, or of a transaction that ends later. The next window decodes the log of
     /// such a transaction again. So the size changes by a factor of up to 16: few windows end inside of the
-    /// transaction. The row bound stays, since nothing is known of the rows.
+    /// transaction. If a larger window was slow, the factor is at most 4, and windows stay slow: the server
+    /// may need long for the end of the transaction. The row bound is the default at most, since nothing is
+    /// known of the rows.
     pub fn adjust_empty(&mut self, decoded: Duration, left: Duration) {
+        let was_slow = self.is_slow;
         let factor = self.decode_factor(decoded, left);
-        self.scale(factor.clamp(0.25, 16.0), 1.0);
+        self.is_slow |= was_slow;
+        self.may_stretch = !self.is_slow;
+        let rows = self.rows;
+        self.scale(factor.clamp(0.25, if was_slow { 4.0 } else { 16.0 }), 4.0);
+        self.rows = self.rows.min(rows.max(WindowSizing::default().rows));
     }
 
     /// The factor for a window that is decoded in a suitable time. Also decides whether windows are slow.
@@ -265,6 +272,20 @@ mod tests {
         sizing.adjust_empty(MINUTE, Duration::from_secs(8));
         assert_eq!(size(&sizing), (1 << 30, 100_000));
         assert_eq!(sizing.next_window(Lsn(2 << 30), END, Lsn(0)).upto, Lsn(3 << 30));
+    }
+
+    #[test]
+    fn an_empty_window_after_a_slow_one_does_not_lead_to_its_size_again() {
+        let mut sizing = WindowSizing::default();
+        sizing.adjust_empty(Duration::from_secs(1), MINUTE);
+        let (slow, rows) = size(&sizing);
+        assert_eq!(sizing.shrink(Lsn(0), Lsn(0)), SizingStep::Smaller);
+        sizing.adjust_empty(Duration::from_millis(10), MINUTE);
+        assert!(size(&sizing).0 < slow / 3, "{} of {slow} bytes", size(&sizing).0);
+        assert_eq!(sizing.decode_timeout(MINUTE), MINUTE * 9 / 10);
+        sizing.adjust_empty(Duration::from_millis(10), MINUTE);
+        sizing.adjust_empty(Duration::from_millis(10), MINUTE);
+        assert_eq!(size(&sizing).1, rows);
     }
 
     #[test]

@@ -37,7 +37,6 @@ use crate::marker::{Marker, PREFIX};
 use crate::pack::{Acknowledgements, QueuedEvent};
 use crate::pattern;
 use crate::ports::{CommitRows, PEEK_ROW_BYTES, PeekRow};
-use crate::position::Position;
 use crate::projection::Projections;
 
 use super::key_changes::KeyChanges;
@@ -274,7 +273,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         self.open.as_ref().is_some_and(|open| open.progress.is_none())
     }
 
-    /// The open transaction's id; 0, which is no transaction, if none is open.
+    /// The open transaction's id; 0 if none is open.
     fn open_xid(&self) -> u32 {
         self.open.as_ref().map_or(0, |open| open.transaction.xid)
     }
@@ -454,7 +453,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         out.acknowledgements.add_change(id);
         out.report.replayed += u64::from(open.is_replayed);
         let ahead = self.history.ahead.as_ref();
-        if ahead.is_some_and(|ahead| has_change(ahead, &change, progress.next_position(lsn))) {
+        if ahead.is_some_and(|ahead| events::has_change(ahead, &change, progress.next_position(lsn))) {
             out.report.acknowledged_ahead += 1;
             self.envelope.skip(progress, lsn, &change);
         } else {
@@ -483,14 +482,6 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
             slot: self.settings.slot.clone(),
             lsn,
         }
-    }
-}
-
-/// Whether every event of a change is acknowledged. `position` is that of its first event.
-fn has_change(ahead: &AckAhead, change: &Change<'_>, position: Position) -> bool {
-    match change {
-        Change::Insert { .. } => ahead.has_insert(position),
-        _ => ahead.has_record(position),
     }
 }
 

@@ -19,7 +19,7 @@ pub const REQUEST: RequestLimits = RequestLimits {
 ///
 /// A shard accepts 1 MB a second from all its producers together. Four such records with their partition keys
 /// fit into that, and each fills ten put units (25 KB). One aggregate of a shard is in flight at a time, so
-/// this is also the most that a shard gets in a round trip.
+/// this is also the most that a shard gets in a round trip. A shard that refuses records gets smaller ones.
 pub const AGGREGATE_BYTES: usize = 248_000;
 
 /// Settings of a drain.

@@ -79,10 +79,10 @@ pub struct Lanes {
     /// Events in lanes or in flight. Unlike [`Lanes::outstanding()`], it excludes `behind_barrier`.
     outstanding: usize,
     memory: usize,
-    /// The longest known lane.
+    /// The longest known lane, and the number of its shard.
     ///
     /// Another lane may be longer: a lane is compared with this one only when it gets an event.
-    longest: Option<LaneKey>,
+    longest: Option<(LaneKey, usize)>,
     /// Position of the last event that was queued.
     queued_to: Option<Position>,
     /// Whether the positions ascended since the lanes were last empty.
@@ -384,9 +384,9 @@ impl Lanes {
         });
         lane.bytes += event.bytes();
         lane.waiting.push_back(event);
-        let records = lane.records(self.aggregation);
-        if self.longest != Some(key) && records > self.most_records() {
-            self.longest = Some(key);
+        let records = lane.records(self.pacings[shard].aggregation(self.aggregation));
+        if self.longest != Some((key, shard)) && records > self.most_records() {
+            self.longest = Some((key, shard));
         }
         self.update_counts(shard);
     }
@@ -395,8 +395,12 @@ impl Lanes {
     ///
     /// They are sent one after the other.
     pub fn most_records(&self) -> usize {
-        let longest = self.longest.and_then(|key| self.lanes.get(&key));
-        longest.map_or(0, |lane| lane.records(self.aggregation))
+        let longest = self
+            .longest
+            .and_then(|(key, shard)| Some((self.lanes.get(&key)?, shard)));
+        longest.map_or(0, |(lane, shard)| {
+            lane.records(self.pacings[shard].aggregation(self.aggregation))
+        })
     }
 
     /// The next record of a lane. Its events leave the queue.
@@ -454,14 +458,8 @@ impl Lanes {
                 }
                 return;
             }
-            while self
-                .behind_barrier
-                .front()
-                .is_some_and(|event| !event.event.barrier)
-            {
-                if let Some(event) = self.behind_barrier.pop_front() {
-                    self.add(event);
-                }
+            while let Some(event) = self.behind_barrier.pop_front_if(|event| !event.event.barrier) {
+                self.add(event);
             }
             if self.behind_barrier.is_empty() {
                 self.has_barrier = false;

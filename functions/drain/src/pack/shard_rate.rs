@@ -6,12 +6,12 @@
 //!
 //! There is no limit until the shard refuses a considerable part of a request. From then on the limit follows
 //! the load that the shard accepted. It is less than that load at first, and a little less after
-//! [`RECOVERY`]. Then it rises above that load, since the other producers may have stopped. This is the curve
-//! of TCP CUBIC (RFC 9438): it stays near the accepted load for most of the time, and so few records are
-//! refused.
+//! [`RECOVERY`]. Then it rises above that load, since the other producers may have stopped. This curve is
+//! like that of TCP CUBIC (RFC 9438), but rises faster than it begins. It stays near the accepted load for
+//! most of the time, and so few records are refused.
 //!
-//! One refusal lowers the limit by a few percent only. The shard may have accepted little because it was sent
-//! little, and all shards wait for the slowest one: their events share the memory.
+//! The shard may have accepted little because it was sent little. Then one refusal lowers the limit by about
+//! a tenth only: all shards wait for the slowest one, since their events share the memory.
 
 use std::time::{Duration, Instant};
 
@@ -24,10 +24,18 @@ const RECORDS: f64 = 1_000.0;
 const RECOVERY: Duration = Duration::from_secs(10);
 /// The part of the accepted load at which the curve is flat.
 const PLATEAU: f64 = 0.97;
-/// Load by which the limit is lower at first. It is as much higher after two times [`RECOVERY`].
+/// Load by which the limit is below its plateau at first.
 const REDUCTION: f64 = 0.03;
-/// Least part of a limit that the next one assumes as accepted.
-const MOST_REDUCTION: f64 = 0.95;
+/// Load by which it is above its plateau after two times [`RECOVERY`].
+///
+/// It would be eight times as much after three times [`RECOVERY`]: the other producers may have stopped.
+const GROWTH: f64 = 0.2;
+/// Least part of the limit that a busy shard is sent.
+const BUSY: f64 = 0.8;
+/// Least accepted part of the last limit, for a busy shard.
+const LEAST_OF_BUSY: f64 = 0.5;
+/// The same for a shard that was not busy.
+const LEAST_OF_QUIET: f64 = 0.95;
 /// Lowest limit.
 const MIN_LIMIT: f64 = 0.1;
 /// Highest limit, a little below the quota.
@@ -42,7 +50,8 @@ const MIN_REFUSED: f64 = 0.05;
 /// The rate of one shard.
 #[derive(Debug, Default)]
 pub(super) struct ShardRate {
-    accepted: AcceptedLoad,
+    sent: SecondsLoad,
+    accepted: SecondsLoad,
     /// `None` until the shard refused a considerable part of a request.
     limit: Option<RateLimit>,
 }
@@ -51,7 +60,11 @@ pub(super) struct ShardRate {
 #[derive(Debug)]
 struct RateLimit {
     /// Load that the shard accepted in the second before it refused.
+    ///
+    /// It is more if the shard was sent little.
     accepted: f64,
+    /// Whether it has reached the highest limit since.
+    has_recovered: bool,
     since: Instant,
     /// Load that may be sent.
     ///
@@ -60,9 +73,9 @@ struct RateLimit {
     updated: Instant,
 }
 
-/// Load that a shard accepted in the last second, about.
+/// Load of the last second, about.
 #[derive(Debug, Default)]
-struct AcceptedLoad {
+struct SecondsLoad {
     second: Option<Instant>,
     current: f64,
     previous: f64,
@@ -74,13 +87,14 @@ fn load(bytes: usize) -> f64 {
 }
 
 impl ShardRate {
-    /// Whether the shard has refused a considerable part of a request.
+    /// Whether the shard is sent less than the highest limit.
     pub(super) fn is_limited(&self) -> bool {
-        self.limit.is_some()
+        self.limit.as_ref().is_some_and(|limit| !limit.has_recovered)
     }
 
     /// Counts a record that is sent. Returns when the next one may be sent, if that is later than now.
     pub(super) fn spend(&mut self, now: Instant, bytes: usize) -> Option<Instant> {
+        self.sent.add(now, load(bytes));
         let limit = self.limit.as_mut()?;
         let rate = limit.rate(now);
         let elapsed = now.saturating_duration_since(limit.updated).as_secs_f64();
@@ -94,6 +108,9 @@ impl ShardRate {
     /// Counts a record that the shard accepted.
     pub(super) fn accept(&mut self, now: Instant, bytes: usize) {
         self.accepted.add(now, load(bytes));
+        if let Some(limit) = &mut self.limit {
+            limit.has_recovered |= limit.rate(now) >= MAX_LIMIT;
+        }
     }
 
     /// Adapts the limit, after the shard refused some of `sent` records.
@@ -111,10 +128,18 @@ impl ShardRate {
         }
         let allowance = self.limit.as_ref().map_or(0.0, |limit| limit.allowance);
         // The shard accepts little in a second in which it was sent little.
-        let limit = self.limit.as_ref();
-        let least = limit.map_or(MIN_LIMIT, |limit| limit.rate(now) * MOST_REDUCTION);
+        let sent = self.sent.last_second(now);
+        let least = self.limit.as_ref().map_or(MIN_LIMIT, |limit| {
+            let rate = limit.rate(now);
+            rate * if sent < BUSY * rate {
+                LEAST_OF_QUIET
+            } else {
+                LEAST_OF_BUSY
+            }
+        });
         self.limit = Some(RateLimit {
             accepted: self.accepted.last_second(now).clamp(least, 1.0),
+            has_recovered: false,
             since: now,
             allowance: allowance.min(0.0),
             updated: now,
@@ -131,11 +156,12 @@ impl RateLimit {
         let recovery = RECOVERY.as_secs_f64();
         let elapsed = now.saturating_duration_since(self.since).as_secs_f64();
         let from_plateau = (elapsed - recovery) / recovery;
-        (self.accepted * PLATEAU + REDUCTION * from_plateau.powi(3)).clamp(MIN_LIMIT, MAX_LIMIT)
+        let scale = if from_plateau < 0.0 { REDUCTION } else { GROWTH };
+        (self.accepted * PLATEAU + scale * from_plateau.powi(3)).clamp(MIN_LIMIT, MAX_LIMIT)
     }
 }
 
-impl AcceptedLoad {
+impl SecondsLoad {
     fn roll(&mut self, now: Instant) {
         let Some(second) = self.second else {
             self.second = Some(now);
@@ -170,11 +196,14 @@ impl AcceptedLoad {
 mod tests {
     use super::*;
 
+    /// The part of its limit that a shard accepts in a second.
+    type Capacity = fn(u64) -> f64;
+
     /// A shard that accepts `capacity` of its limit in each second.
     ///
-    /// The seconds are those of the clock.
+    /// The seconds are those of the clock, and are counted from 0.
     struct SimulatedShard {
-        capacity: f64,
+        capacity: Capacity,
         second: u64,
         used: f64,
     }
@@ -184,7 +213,7 @@ mod tests {
             if at.as_secs() != self.second {
                 (self.second, self.used) = (at.as_secs(), 0.0);
             }
-            let is_accepted = self.used + load(bytes) <= self.capacity;
+            let is_accepted = self.used + load(bytes) <= (self.capacity)(self.second);
             self.used += if is_accepted { load(bytes) } else { 0.0 };
             is_accepted
         }
@@ -193,7 +222,7 @@ mod tests {
     /// Sends requests of up to 20 records every 10 ms.
     ///
     /// It stops after `time`. Returns the accepted part of the capacity, and the refused part of the records.
-    fn send(capacity: f64, bytes: usize, time: Duration) -> (f64, f64) {
+    fn send(capacity: Capacity, bytes: usize, time: Duration) -> (f64, f64) {
         let (start, step) = (Instant::now(), Duration::from_millis(10));
         let (mut rate, mut shard) = (
             ShardRate::default(),
@@ -226,7 +255,7 @@ mod tests {
             refused += failed;
             at += step;
         }
-        let capacity = capacity * time.as_secs_f64();
+        let capacity: f64 = (0..time.as_secs()).map(capacity).sum();
         (
             accepted as f64 * load(bytes) / capacity,
             refused as f64 / (accepted + refused) as f64,
@@ -235,18 +264,30 @@ mod tests {
 
     #[test]
     fn at_the_limit_a_shard_is_used_and_few_records_are_refused() {
-        for (capacity, bytes) in [
-            (1.0, 200),
-            (1.0, 250_000),
-            (1.0, 5_000),
-            (0.4, 200),
-            (0.4, 20_000),
-        ] {
+        let (all, less) = (|_| 1.0, |_| 0.4);
+        // It takes a while to find what the other producers leave.
+        let cases: [(Capacity, usize, f64); 5] = [
+            (all, 200, 0.9),
+            (all, 250_000, 0.9),
+            (all, 5_000, 0.9),
+            (less, 200, 0.85),
+            (less, 20_000, 0.85),
+        ];
+        for (capacity, bytes, least) in cases {
             let (used, refused) = send(capacity, bytes, Duration::from_secs(30));
-            // It takes a while to find what the other producers leave.
-            let least = if capacity < 1.0 { 0.85 } else { 0.9 };
-            assert!(used > least, "{capacity} {bytes}: {used:.3} of the capacity");
-            assert!(refused < 0.05, "{capacity} {bytes}: {refused:.3} refused");
+            let case = format!("{bytes} bytes, {} of a shard", capacity(0));
+            assert!(used > least, "{case}: {used:.3} of the capacity");
+            assert!(refused < 0.05, "{case}: {refused:.3} refused");
+        }
+    }
+
+    #[test]
+    fn a_limit_follows_what_other_producers_leave() {
+        for bytes in [200, 20_000, 124_000] {
+            let capacity = |second| if (15..30).contains(&second) { 0.3 } else { 1.0 };
+            let (used, refused) = send(capacity, bytes, Duration::from_secs(60));
+            assert!(used > 0.7, "{bytes} bytes: {used:.3} of the capacity");
+            assert!(refused < 0.05, "{bytes} bytes: {refused:.3} refused");
         }
     }
 

@@ -34,9 +34,7 @@ pub trait PeekRows {
     /// Takes the commit rows that arrived before all other rows: those of the window's first transactions.
     ///
     /// The map is empty if a begin row has the end of its commit record.
-    fn take_first_commits(&mut self) -> CommitRows {
-        CommitRows::new()
-    }
+    fn take_first_commits(&mut self) -> CommitRows;
 
     /// The next row; `None` after the last. A cancelled call loses no row.
     async fn next(&mut self) -> Result<Option<Self::Row>, SlotError>;

@@ -198,7 +198,7 @@ impl<'c> PgSlot<'c> {
     ) -> Result<(CopyRows, Option<Bytes>), tokio_postgres::Error> {
         let options = self.options.iter().chain(&self.newer_options);
         let sql = queries::copy_peek(&self.slot, window, options, self.plugin);
-        let mut rows = Box::pin(reader.client.copy_out(&sql).await?.fuse());
+        let mut rows = reader.client.copy_out(&sql).await?.boxed_local().fuse();
         let first = rows.next().await.transpose()?;
         Ok((rows, first))
     }

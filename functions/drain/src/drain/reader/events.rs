@@ -3,11 +3,13 @@
 use super::{ReaderOutput, WindowReader};
 use crate::backfill::ChunkContext;
 use crate::change::{Change, Datum};
+use crate::checkpoint::AckAhead;
 use crate::encode::{EncodedEvents, Event, Oversize, Progress};
 use crate::error::Error;
 use crate::lsn::Lsn;
 use crate::pack::{MAIN_STREAM, QueuedEvent, TransactionId};
 use crate::ports::PeekRow;
+use crate::position::Position;
 
 use super::super::report::Report;
 
@@ -126,5 +128,13 @@ impl<R: PeekRow> WindowReader<'_, R> {
             });
         }
         Ok(())
+    }
+}
+
+/// Whether every event of a change is acknowledged. `position` is that of its first event.
+pub(super) fn has_change(ahead: &AckAhead, change: &Change<'_>, position: Position) -> bool {
+    match change {
+        Change::Insert { .. } => ahead.has_insert(position),
+        _ => ahead.has_record(position),
     }
 }

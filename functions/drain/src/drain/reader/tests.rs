@@ -253,7 +253,9 @@ fn a_transaction_that_ends_beyond_the_bound_is_left_out() {
     assert_eq!(acknowledgements.acknowledged(), Lsn(1));
 }
 
-/// What a reader needs, row by row, for a transaction whose held rows exceed [`HOLD_BYTES`].
+/// What a reader needs for a large transaction, row by row.
+///
+/// Its held rows exceed [`HOLD_BYTES`].
 fn needs_of_large_transaction(first_commits: CommitRows) -> Vec<ReaderNeed> {
     let (settings, envelope) = (settings(), envelope());
     let mut reader = WindowReader::new(&settings, &envelope, Catalog::default(), history(None), 0);

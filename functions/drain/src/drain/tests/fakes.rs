@@ -90,6 +90,10 @@ impl PeekRows for FakeRows {
         self.0.is_empty()
     }
 
+    fn take_first_commits(&mut self) -> CommitRows {
+        CommitRows::new()
+    }
+
     async fn next(&mut self) -> Result<Option<FakeRow>, SlotError> {
         Ok(self.0.pop_front())
     }

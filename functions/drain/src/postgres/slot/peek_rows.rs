@@ -1,11 +1,8 @@
 //! The rows of a peek. Rows that are too large for the memory arrive in slices, and are shortened.
 
-use std::pin::Pin;
-
 use bytes::{Buf as _, Bytes};
 use futures_util::StreamExt as _;
-use futures_util::stream::Fuse;
-use tokio_postgres::CopyOutStream;
+use futures_util::stream::{Fuse, LocalBoxStream};
 
 use crate::decode::{KeptBytes, RowShortener};
 use crate::lsn::Lsn;
@@ -16,7 +13,7 @@ use crate::postgres::sql_state::{cause, is_cancelled};
 /// The messages of a copy, each of which is a row.
 ///
 /// Fused: after its end, a stream of tokio-postgres reports a closed connection.
-pub(super) type CopyRows = Pin<Box<Fuse<CopyOutStream>>>;
+pub(super) type CopyRows = Fuse<LocalBoxStream<'static, Result<Bytes, tokio_postgres::Error>>>;
 
 /// The first bytes of the binary format (PostgreSQL, "COPY", "Binary Format").
 const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
@@ -43,12 +40,12 @@ struct CopiedRow {
     data: Bytes,
     /// Bytes of the whole row, if this is a slice.
     oversize_bytes: Option<usize>,
-    /// The transaction, if this is a commit row that precedes all other rows.
+    /// The transaction of a commit row that precedes all other rows.
     commit_of: Option<u32>,
 }
 
 impl CopiedRow {
-    /// The transaction, `lsn` and data of a commit row that precedes all other rows.
+    /// The transaction, `lsn` and data of a first commit.
     fn first_commit(&self) -> Option<(u32, Lsn, Vec<u8>)> {
         self.commit_of.map(|xid| (xid, self.lsn, self.data.to_vec()))
     }
@@ -125,7 +122,12 @@ impl PgPeekRows {
             rows.first_commits.insert(xid, (lsn, data));
             rows.first = rows.next_copied().await?;
         }
-        Ok(rows)
+        // Each of these commits comes again. Without them, the window would look empty, and its changes would
+        // be lost.
+        match rows.first.is_none() && !rows.first_commits.is_empty() {
+            true => Err(rows.malformed()),
+            false => Ok(rows),
+        }
     }
 
     async fn next_copied(&mut self) -> Result<Option<CopiedRow>, SlotError> {
@@ -316,5 +318,58 @@ mod tests {
         }
         assert_eq!(without_header(Bytes::from_static(b"PGCOPY")), None);
         assert_eq!(without_header(Bytes::from_static(b"")), None);
+    }
+
+    /// The first commits and the rows of a copy of these rows: each an LSN, data, and its transaction if it
+    /// is a first commit.
+    async fn copied(rows: &[(u64, &[u8], Option<u32>)]) -> Result<(CommitRows, Vec<Vec<u8>>), SlotError> {
+        let row = |(lsn, data, commit_of): &(u64, &[u8], Option<u32>)| {
+            let commit_of = commit_of.map(u32::to_be_bytes);
+            message(&[
+                Some(&lsn.to_be_bytes()),
+                Some(*data),
+                None,
+                commit_of.as_ref().map(|xid| &xid[..]),
+            ])
+        };
+        let mut messages: Vec<Bytes> = rows.iter().map(row).collect();
+        messages.push(Bytes::from_static(b"\xff\xff"));
+        let header = [SIGNATURE, &[0; 8], &messages.remove(0)].concat();
+        let rest = futures_util::stream::iter(messages.into_iter().map(Ok))
+            .boxed_local()
+            .fuse();
+        let kept = KeptBytes::for_record(1 << 20);
+        let plugin = Plugin::Pgoutput;
+        let mut rows =
+            PgPeekRows::new(rest, Some(header.into()), plugin, kept, "slot".into(), "host").await?;
+        let (commits, mut data) = (rows.take_first_commits(), Vec::new());
+        while let Some(row) = rows.next().await? {
+            data.push(row.data().to_vec());
+        }
+        Ok((commits, data))
+    }
+
+    #[tokio::test]
+    async fn first_commits_precede_the_rows_and_come_again() {
+        let (commits, rows) = copied(&[
+            (9, b"C of 7", Some(7)),
+            (19, b"C of 8", Some(8)),
+            (1, b"B", None),
+            (9, b"C of 7", None),
+        ])
+        .await
+        .unwrap();
+        let commit = |lsn, data: &[u8]| (Lsn(lsn), data.to_vec());
+        assert_eq!(
+            commits,
+            CommitRows::from([(7, commit(9, b"C of 7")), (8, commit(19, b"C of 8"))])
+        );
+        assert_eq!(rows, [b"B".to_vec(), b"C of 7".to_vec()]);
+    }
+
+    #[tokio::test]
+    async fn first_commits_without_rows_or_after_a_row_are_refused() {
+        assert!(copied(&[(9, b"C", Some(7))]).await.is_err());
+        assert!(copied(&[(1, b"B", None), (9, b"C", Some(7))]).await.is_err());
     }
 }
