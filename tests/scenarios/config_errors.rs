@@ -215,7 +215,7 @@ async fn missing_credentials_are_named() {
     fixture.function.set("AWS_SECRET_ACCESS_KEY", "").await;
     assert_tick_fails(
         &fixture,
-        "CheckpointUnavailable",
+        "CheckpointRefused",
         &["AWS_SECRET_ACCESS_KEY is missing or empty"],
     )
     .await;

@@ -1,5 +1,6 @@
 //! Settings of the AWS clients, and the classes of AWS error codes.
 
+use std::error::Error;
 use std::time::Duration;
 
 use aws_credential_types::Credentials;
@@ -165,9 +166,22 @@ where
     // The code of a server error (5xx) is not reliable.
     let refusal = match error.code() {
         Some(code) if status < 500 && !code.is_empty() => refusal_of_code(code),
+        _ if lacks_credentials(error) => Refusal::Other,
         _ => Refusal::Unavailable,
     };
     (refusal, one_line(error).into())
+}
+
+/// Whether the request was not sent because the environment lacks credentials.
+fn lacks_credentials(error: &dyn Error) -> bool {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if error.is::<CredentialsError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// The refusal that an error code of AWS names.
