@@ -4,7 +4,7 @@
 //! each transaction, rows whose keys have a Zipf distribution, and rows of a table with `replica identity
 //! full`. Each is drained without and with aggregation, from a stream of `SHARDS` (16) shards that answers
 //! after `LATENCY` (10) ms. An invocation has `DEADLINE` (60) seconds, and a drain has at most three.
-//! `WORKLOADS=keyed,hot` chooses some of them.
+//! `WORKLOADS=keyed,hot` chooses some of them. `backfill` is a backfill of `ROWS` rows into the same stream.
 //!
 //! A shard accepts 1,000 records and 1 MiB a second. A workload that spreads evenly can reach this limit. The
 //! Zipf workload cannot, because of its hottest key. All rows of `full` are in one shard. So its limit is
@@ -23,7 +23,7 @@ use scenarios::postgres::pgbench::Pgbench;
 use serde_json::{Value, json};
 
 use super::backlog::{debezium, is_debezium_installed};
-use super::{DATABASE, environment, execute};
+use super::{DATABASE, FILLED, environment, execute};
 use crate::seeds::number;
 
 /// Most invocations of a drain.
@@ -123,21 +123,7 @@ pub(super) async fn run(postgres: &Postgres, ssm: &Ssm, rounds: u64) -> Value {
         conditions.shards,
         conditions.latency.as_millis()
     );
-    println!(
-        "{:16} {:>8} {:>12} {:>9} {:>8} {:>7} {:>5} {:>10} {:>6} {:>9} {:>8} {:>5}",
-        "",
-        "seconds",
-        "spread",
-        "changes/s",
-        "of limit",
-        "CPU µs",
-        "MiB",
-        "put units",
-        "peeks",
-        "sent/need",
-        "refused",
-        "done"
-    );
+    print_header();
     create_tables(postgres).await;
     let chosen = std::env::var("WORKLOADS").unwrap_or_default();
     let is_chosen = |name: &str| chosen.is_empty() || chosen.split(',').any(|it| it == name);
@@ -163,7 +149,63 @@ pub(super) async fn run(postgres: &Postgres, ssm: &Ssm, rounds: u64) -> Value {
             reports.push(print("mixed, Debezium", &[drained], &conditions));
         }
     }
+    if is_chosen("backfill") {
+        for aggregation in ["none", "kpl"] {
+            let backfilled = backfill(postgres, ssm, aggregation, &conditions).await;
+            reports.push(print(
+                &format!("backfill, {aggregation}"),
+                &[backfilled],
+                &conditions,
+            ));
+        }
+    }
     json!(reports)
+}
+
+fn print_header() {
+    println!(
+        "{:16} {:>8} {:>12} {:>9} {:>8} {:>7} {:>5} {:>10} {:>6} {:>9} {:>8} {:>5}",
+        "",
+        "seconds",
+        "spread",
+        "changes/s",
+        "of limit",
+        "CPU µs",
+        "MiB",
+        "put units",
+        "peeks",
+        "sent/need",
+        "refused",
+        "done"
+    );
+}
+
+/// Backfills a table into the stream.
+async fn backfill(
+    postgres: &Postgres,
+    ssm: &Ssm,
+    aggregation: &str,
+    conditions: &Conditions,
+) -> LimitedDrain {
+    let (slot, admin) = (scenarios::unique("limited"), postgres.admin(DATABASE).await);
+    let sql = format!("select pg_create_logical_replication_slot('{slot}', 'pgoutput')");
+    execute(&admin, &sql).await;
+    let kinesis = FakeKinesis::open(&slot, conditions.stream()).await;
+    let function = Function::new(environment(postgres, ssm, &kinesis, &slot, aggregation));
+    let event = json!({"action": "backfill", "wait": true, "tables": [format!("public.{FILLED}")]});
+    let began = Instant::now();
+    let answer = function.invoke(&event, Duration::from_secs(600)).await.answer();
+    let took = began.elapsed();
+    execute(&admin, &format!("select pg_drop_replication_slot('{slot}')")).await;
+    let rows = answer["backfill"]["rows"].as_u64().unwrap_or(0);
+    LimitedDrain {
+        sent: answer["events"].as_u64().unwrap_or(0),
+        peeks: answer["peeks"].as_u64().unwrap_or(0),
+        is_done: answer["backfill"]["state"] == "finished",
+        cpu: function.cpu_time(),
+        memory: function.peak_memory_bytes(),
+        ..stored(&kinesis, took, rows, conditions)
+    }
 }
 
 async fn create_tables(postgres: &Postgres) {
