@@ -20,11 +20,11 @@ const MIN_SHARE: usize = 25;
 /// A shard that reached its limit refuses all of these. At an answer in 30 ms they are eight times its limit.
 const MAX_SHARE: usize = 250;
 
-/// Most bytes of an aggregate for a shard that has refused records.
+/// Usual bytes of an aggregate for a shard that has refused records.
 ///
-/// An eighth of a second of the shard. With larger aggregates, what it accepts in a second is known less
-/// exactly. With smaller ones, an answer after more than that time would limit the shard.
-const LIMITED_AGGREGATE_BYTES: usize = 124_000;
+/// They fill three put units (25 KB). With larger aggregates, a shard at its limit refuses one by chance more
+/// often, and then pauses for a larger part of a second.
+const LIMITED_AGGREGATE_BYTES: usize = 74_400;
 
 /// The pacing of one shard.
 #[derive(Debug)]
@@ -88,10 +88,14 @@ impl ShardPacing {
     }
 
     /// The packing of the next record. It is `usual`, or smaller aggregates.
+    ///
+    /// One aggregate of a shard is in flight at a time. So it has what the shard accepts until the answer.
     pub(super) fn aggregation(&self, usual: Aggregation) -> Aggregation {
         match usual {
             Aggregation::Kpl { bytes } if self.rate.is_limited() => Aggregation::Kpl {
-                bytes: bytes.min(LIMITED_AGGREGATE_BYTES),
+                bytes: LIMITED_AGGREGATE_BYTES
+                    .max(self.rate.bytes_until_answer())
+                    .min(bytes),
             },
             _ => usual,
         }
@@ -175,9 +179,25 @@ mod tests {
         let usual = Aggregation::Kpl { bytes: 248_000 };
         assert_eq!(pacing.aggregation(usual), usual);
         pacing.reduce_share(now, 4, 1);
-        assert_eq!(pacing.aggregation(usual), Aggregation::Kpl { bytes: 124_000 });
+        assert_eq!(pacing.aggregation(usual), Aggregation::Kpl { bytes: 74_400 });
         let small = Aggregation::Kpl { bytes: 1_000 };
         assert_eq!(pacing.aggregation(small), small);
         assert_eq!(pacing.aggregation(Aggregation::None), Aggregation::None);
+    }
+
+    #[test]
+    fn late_answers_make_the_aggregates_of_a_limited_shard_larger() {
+        let (mut pacing, now) = (ShardPacing::default(), Instant::now());
+        let usual = Aggregation::Kpl { bytes: 248_000 };
+        pacing.reduce_share(now, 4, 1);
+        for (millis, expected) in [(20, 74_400), (120, 150_000), (500, 248_000), (20, 74_400)] {
+            pacing.spend(now, 74_400);
+            pacing.accept(now + Duration::from_millis(millis), 74_400);
+            assert_eq!(
+                pacing.aggregation(usual),
+                Aggregation::Kpl { bytes: expected },
+                "{millis} ms"
+            );
+        }
     }
 }

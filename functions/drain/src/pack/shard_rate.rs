@@ -47,6 +47,10 @@ const MIN_REFUSED: f64 = 0.05;
 pub(super) struct ShardRate {
     sent: SecondsLoad,
     accepted: SecondsLoad,
+    /// When the last record was sent.
+    sent_at: Option<Instant>,
+    /// Time from that to the last answer.
+    answer_time: Duration,
     /// `None` until the shard refused a considerable part of a request.
     limit: Option<RateLimit>,
 }
@@ -87,9 +91,17 @@ impl ShardRate {
         self.limit.as_ref().is_some_and(|limit| !limit.has_recovered)
     }
 
+    /// Bytes that the shard accepts until an answer.
+    ///
+    /// A quarter is added, since answers are not equally fast. The time of an answer is only known if one record is in flight at a time.
+    pub(super) fn bytes_until_answer(&self) -> usize {
+        (self.answer_time.as_secs_f64() * 1.25 * BYTES) as usize
+    }
+
     /// Counts a record that is sent. Returns when the next one may be sent, if that is later than now.
     pub(super) fn spend(&mut self, now: Instant, bytes: usize) -> Option<Instant> {
         self.sent.add(now, load(bytes));
+        self.sent_at = Some(now);
         let limit = self.limit.as_mut()?;
         let rate = limit.rate(now);
         let elapsed = now.saturating_duration_since(limit.updated).as_secs_f64();
@@ -103,6 +115,8 @@ impl ShardRate {
     /// Counts a record that the shard accepted.
     pub(super) fn accept(&mut self, now: Instant, bytes: usize) {
         self.accepted.add(now, load(bytes));
+        let sent_at = self.sent_at.unwrap_or(now);
+        self.answer_time = now.saturating_duration_since(sent_at);
         if let Some(limit) = &mut self.limit {
             limit.has_recovered |= limit.rate(now) >= MAX_LIMIT;
         }
