@@ -93,7 +93,8 @@ impl ShardRate {
 
     /// Bytes that the shard accepts until an answer.
     ///
-    /// A quarter is added, since answers are not equally fast. The time of an answer is only known if one record is in flight at a time.
+    /// A quarter is added, since answers are not equally fast. The time of an answer is only known if one
+    /// record is in flight at a time.
     pub(super) fn bytes_until_answer(&self) -> usize {
         (self.answer_time.as_secs_f64() * 1.25 * BYTES) as usize
     }
