@@ -17,9 +17,10 @@ pub const REQUEST: RequestLimits = RequestLimits {
 
 /// Most bytes of an aggregate.
 ///
-/// A shard accepts 1 MB a second from all its producers together. Four such records with their partition keys
-/// fit into that, and each fills ten put units (25 KB). One aggregate of a shard is in flight at a time, so
-/// this is also the most that a shard gets in a round trip. A shard that refuses records gets smaller ones.
+/// A shard accepts 1 MB a second from all its producers together. Four such aggregates with their partition
+/// keys fit into that. Each fills ten put units (25 KB). Only one aggregate of a shard is in flight at a time.
+/// So a shard gets at most this number of bytes in a round trip. Aggregates are smaller for a shard that has
+/// refused records (`pack/shard_pacing.rs`).
 pub const AGGREGATE_BYTES: usize = 248_000;
 
 /// Settings of a drain.

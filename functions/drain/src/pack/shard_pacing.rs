@@ -22,8 +22,8 @@ const MAX_SHARE: usize = 250;
 
 /// Usual bytes of an aggregate for a shard that has refused records.
 ///
-/// They fill three put units (25 KB). With larger aggregates, a shard at its limit refuses one by chance more
-/// often, and then pauses for a larger part of a second.
+/// They fill three put units (25 KB). Fewer aggregates of a larger size fit into the second of a shard. Then
+/// it refuses the last one more often, because it arrives a few milliseconds early. The shard then pauses.
 const LIMITED_AGGREGATE_BYTES: usize = 74_400;
 
 /// The pacing of one shard.

@@ -5,10 +5,10 @@
 //! if that is more.
 //!
 //! There is no limit until the shard refuses a considerable part of a request. From then on the limit follows
-//! the load that the shard accepted. It is less than that load at first, and a little less after
-//! [`RECOVERY`]. Then it rises above that load, since the other producers may have stopped. This curve is
-//! like that of TCP CUBIC (RFC 9438), but rises faster than it begins. It stays near the accepted load for
-//! most of the time, and so few records are refused.
+//! the load that the shard accepted. At first the limit is below that load. It rises, and is just below that
+//! load after [`RECOVERY`]. Then it rises above that load, because the other producers may have stopped. The
+//! curve is similar to that of TCP CUBIC (RFC 9438), with a steeper end. The limit is near the accepted load
+//! for most of the time, so few records are refused.
 //!
 //! The shard may have accepted little because it was sent little. So a limit is lowered by the part of the
 //! load that was refused. One aggregate that is refused by chance lowers it by about a tenth. More would cost
