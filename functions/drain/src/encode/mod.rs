@@ -1,8 +1,8 @@
 //! Encoding of changes into events.
 //!
-//! An event is the data of one record, with a partition key. This module decides the parts that all envelopes
-//! share: the events of a change, their positions and their keys. It also decides which columns are
-//! omitted from an event that exceeds a record. Each envelope decides how its events are written. The module
+//! An event has the data of one record and a partition key. Some parts are the same in all envelopes: the
+//! events of a change, their positions, and their keys. This module decides them. If an event exceeds a
+//! record, it decides which columns are omitted. Each envelope decides how its events are written. The module
 //! is pure, with one exception: the DMS envelope remembers the table definitions that it announced.
 
 mod debezium;

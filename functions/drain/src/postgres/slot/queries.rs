@@ -21,10 +21,10 @@ const FIRST_COMMITS: usize = 1_000;
 /// null. `generate_series` in the list of columns keeps their order. For a row of one slice it costs about a
 /// seventh of its decoding time.
 ///
-/// With wal2json, a begin row has the end of the commit record. With the other plugins, the first commit rows
-/// are sent twice: before all other rows, and at their place. Those sent before have their transaction's id in
-/// `commit_of`, which is null for all other rows. So the server decodes a large transaction only once: see
-/// [`in_two_passes`].
+/// With wal2json, a begin row has the end of the commit record. With the other plugins, the first commit
+/// rows are sent twice: before all other rows, and at their place. Those sent before have their transaction's
+/// id in `commit_of`, which is null for all other rows. So the server decodes a large transaction only once:
+/// see [`in_two_passes`].
 ///
 /// The changes of the window's sent prefix are left out. The rows that describe tables stay.
 pub(super) fn copy_peek<'o>(
@@ -67,10 +67,10 @@ pub(super) fn copy_peek<'o>(
 
 /// The rows of a peek, after its first [`FIRST_COMMITS`] commit rows.
 ///
-/// The subquery is lateral, so the server runs it once for each pass: a nested loop. The peek itself runs only
-/// in the first pass. The server stores its result, and the second pass reads the stored result. PostgreSQL
-/// runs such a function again only if its arguments change (`ExecReScanFunctionScan`), and these are constant.
-/// In the second pass the limit is null, which means no limit.
+/// The subquery is lateral, so the server runs it once for each pass: a nested loop. The peek itself runs
+/// only in the first pass. The server stores its result, and the second pass reads the stored result.
+/// PostgreSQL runs such a function again only if its arguments change (`ExecReScanFunctionScan`), and these
+/// are constant. In the second pass the limit is null, which means no limit.
 fn in_two_passes(peek: &str, condition: &str, commit_mark: &[u8]) -> String {
     format!(
         "(values (1), (2)) as pass(number),
