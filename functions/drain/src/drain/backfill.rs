@@ -4,6 +4,7 @@
 
 mod arrival;
 mod tables;
+mod wait;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,6 +26,8 @@ use crate::lsn::Lsn;
 use crate::nonce::random_nonce;
 use crate::ports::{ChunkBounds, ChunkRead, Slot, StateStore, TableSource};
 use crate::table_name::TableName;
+
+pub(super) use wait::BackfillWait;
 
 /// Bytes of unread log from which on no chunk is read.
 ///

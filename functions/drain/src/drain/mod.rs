@@ -6,9 +6,9 @@
 mod ahead;
 mod backfill;
 mod checkpointer;
+mod confirmer;
 mod key_changes;
 mod markers;
-mod next_window;
 pub(crate) mod reader;
 pub mod report;
 mod requested_events;
@@ -22,32 +22,28 @@ mod tests;
 mod throughput;
 mod tip;
 mod window;
+mod window_bounds;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::budget::Budget;
 use crate::checkpoint::{AckAhead, AckPosition};
 use crate::clock::now_micros;
-use crate::continuity::StartPosition;
-use crate::encode::{Envelope, Event};
+use crate::encode::Event;
 use crate::error::Error;
-use crate::lsn::Lsn;
 use crate::pack::{MAIN_STREAM, QueuedEvent};
-use crate::ports::{
-    PeekRow, PeekRows, Slot, SlotError, StateStore, Stream, StreamError, TableSource, WalPositions,
-};
-use crate::window_sizing::{TransactionSearch, Window, WindowSizing};
+use crate::ports::{PeekRow, PeekRows, Slot, SlotError, StateStore, Stream, StreamError};
+use crate::ports::{TableSource, WalPositions};
+use crate::window_sizing::Window;
 
-use ahead::AckAheadState;
-use backfill::{BackfillStep, ChunkEnvironment, MOST_LAG_BYTES};
+use backfill::{BackfillStep, BackfillWait, ChunkEnvironment, MOST_LAG_BYTES};
 use checkpointer::Checkpointer;
-use markers::{HistoryCheck, Markers};
-use next_window::WindowStep;
+use confirmer::Confirmer;
+use markers::HistoryCheck;
 use report::{Report, StopReason};
 use sender::Sender;
 use tip::TipPolling;
-use window::LastWindow;
+use window::{LastWindow, WindowOutcome, WindowRunner};
+use window_bounds::{WindowBounds, WindowStep};
 
 pub use backfill::BackfillRunner;
 pub use settings::{AGGREGATE_BYTES, REQUEST, Settings};
@@ -60,14 +56,6 @@ pub use task::{DrainOutcome, DrainPorts, DrainTask};
 /// Every peek decodes again from `restart_lsn`, so a peek for less log is too expensive.
 const TIP_BYTES: u64 = 1 << 20;
 
-/// Longest wait for a blocked backfill at the end of the log.
-///
-/// See [`Drain::most_wait`].
-const MOST_WAIT: Duration = Duration::from_secs(60);
-
-/// Longest wait for a blocked backfill between two windows.
-const WAIT_ROUND: Duration = Duration::from_secs(5);
-
 /// Least time for reading with which a window is opened.
 const WINDOW_MIN_TIME: Duration = Duration::from_millis(250);
 
@@ -79,67 +67,50 @@ pub async fn drain<S: Slot + TableSource, K: Stream, C: StateStore>(
     ports: DrainPorts<'_, S, K, C>,
     task: DrainTask<'_>,
 ) -> DrainOutcome {
-    let began = Instant::now();
     let (first_event, ahead) = (task.first_event.clone(), task.ahead.clone());
     let start = task.start;
-    let mut drain = Drain::new(ports, task, began);
-    let result = drain.run(began, first_event, ahead).await;
-    drain.checkpointer.close().await;
-    let stored = drain.checkpointer.stored();
-    drain.report.to = stored.map_or(start.acknowledged, |stored| stored.commit_end);
+    let mut drain = Drain::new(ports, task);
+    let result = drain.run(first_event, ahead).await;
+    let WindowRunner {
+        mut confirmer,
+        mut report,
+        sender,
+        backfill,
+        ..
+    } = drain.windows;
+    confirmer.checkpointer.close().await;
+    let stored = confirmer.checkpointer.stored();
+    report.to = stored.map_or(start.acknowledged, |stored| stored.commit_end);
+    let delivered = sender.acknowledgements.delivered();
+    report.confirm(delivered, now_micros());
     // A drain that failed is not empty.
-    let delivered = drain.sender.acknowledgements.delivered();
-    drain.report.confirm(delivered, now_micros());
     if result.is_err() {
-        drain.report.behind_seconds = drain.report.behind_seconds.filter(|seconds| *seconds > 0);
+        report.behind_seconds = report.behind_seconds.filter(|seconds| *seconds > 0);
     }
-    drain.report.backfill = drain.backfill.as_ref().map(BackfillRunner::report);
-    DrainOutcome {
-        report: drain.report,
-        result,
-    }
+    report.backfill = backfill.as_ref().map(BackfillRunner::report);
+    DrainOutcome { report, result }
 }
 
+/// The loop of one drain: windows, chunks of a backfill between them, polls at the end of the log.
 struct Drain<'a, S, K, C> {
-    settings: &'a Settings,
-    envelope: &'a Envelope,
-    start: &'a StartPosition,
-    budget: Budget,
-    slot: &'a mut S,
-    sizing: &'a Mutex<WindowSizing>,
-    sender: Sender<K>,
-    routes: StreamRoutes,
-    checkpointer: Checkpointer<C>,
-    markers: Markers,
-    backfill: Option<BackfillRunner<C>>,
-    /// The slot's `confirmed_flush_lsn`.
-    confirmed: Lsn,
-    /// See [`StartPosition::settled`].
-    settled: Lsn,
-    ahead: AckAheadState,
-    /// Search for a transaction that the server cannot decode.
-    ///
-    /// `None` as long as the server decodes all transactions.
-    search: Option<TransactionSearch>,
+    windows: WindowRunner<'a, S, K, C>,
+    bounds: WindowBounds<'a>,
+    tip: TipPolling,
+    backfill_wait: BackfillWait,
+    /// End of the polling, if the invocation's time is not over before.
+    linger_until: Instant,
     /// Time for reading when the drain began.
     reading_time: Duration,
-    last_window: LastWindow,
-    tip: TipPolling,
-    report: Report,
 }
 
 impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> Drain<'a, S, K, C>
 where
     <S::Rows as PeekRows>::Row: PeekRow,
 {
-    fn new(ports: DrainPorts<'a, S, K, C>, task: DrainTask<'a>, began: Instant) -> Self {
-        let DrainTask {
-            settings,
-            envelope,
-            start,
-            budget,
-            ..
-        } = task;
+    fn new(ports: DrainPorts<'a, S, K, C>, task: DrainTask<'a>) -> Self {
+        let began = Instant::now();
+        let (settings, start, budget) = (task.settings, task.start, task.budget);
+        let reading_time = budget.reading_time_left(began);
         // Transactions up to `settled` were sent, so the drain starts after them. If the expected marker is
         // before `settled`, the drain starts at the slot's position instead.
         let read_from = match &start.expected {
@@ -151,13 +122,15 @@ where
             resume: start.resume.clone(),
         };
         let stored = start.stored.then(|| position(start.acknowledged));
-        Drain {
+        let checkpointer =
+            Checkpointer::new(ports.checkpoint_store, task.checkpoint, stored, task.rules_hash);
+        let stores_ahead = settings.markers && ports.backfill.is_none();
+        let windows = WindowRunner {
             settings,
-            envelope,
+            envelope: task.envelope,
             start,
             budget,
             slot: ports.slot,
-            sizing: ports.sizing,
             routes: StreamRoutes::new(settings, ports.stream.name()),
             sender: Sender::new(
                 ports.stream,
@@ -165,16 +138,10 @@ where
                 position(read_from),
                 budget.sending_deadline(),
             ),
-            markers: Markers::new(settings, task.checkpoint.marker.as_ref(), start.expected.clone()),
-            checkpointer: Checkpointer::new(ports.checkpoint_store, task.checkpoint, stored, task.rules_hash),
-            ahead: AckAheadState::new(settings.markers && ports.backfill.is_none()),
+            confirmer: Confirmer::new(settings, start, budget, checkpointer, stores_ahead),
             backfill: ports.backfill,
-            confirmed: start.confirmed,
             settled: start.settled,
-            search: None,
-            reading_time: budget.reading_time_left(began),
-            last_window: LastWindow::default(),
-            tip: TipPolling::new(settings.poll_share, began),
+            last: LastWindow::default(),
             report: Report {
                 action: "drain",
                 slot: settings.slot.clone(),
@@ -183,34 +150,34 @@ where
                 to: start.acknowledged,
                 ..Report::default()
             },
+        };
+        Drain {
+            windows,
+            bounds: WindowBounds::new(&settings.slot, ports.sizing),
+            tip: TipPolling::new(settings.poll_share),
+            backfill_wait: BackfillWait::new(reading_time),
+            linger_until: began + settings.linger,
+            reading_time,
         }
     }
 
-    async fn run(
-        &mut self,
-        began: Instant,
-        first_event: Option<Event>,
-        ahead: Option<AckAhead>,
-    ) -> Result<(), Error> {
-        if self.checkpointer.stored().is_none() {
+    async fn run(&mut self, first_event: Option<Event>, ahead: Option<AckAhead>) -> Result<(), Error> {
+        if self.windows.confirmer.checkpointer.stored().is_none() {
             self.store_first_position(first_event).await?;
         }
         self.check_history().await?;
-        self.prove_ahead(ahead).await;
-        if let Some(backfill) = &mut self.backfill {
-            backfill.watch_resumed_table(self.slot, self.budget).await?;
-        }
-        let mut blocked_since: Option<Instant> = None;
+        self.windows.prepare(ahead).await?;
         loop {
-            let time_left = self.budget.reading_time_left(Instant::now());
+            let time_left = self.reading_time_left();
             if time_left < WINDOW_MIN_TIME {
                 return self.stop_at_deadline().await;
             }
             let opened = Instant::now();
-            let (positions, window) = self.next_window(began).await?;
-            self.report_lag(positions);
-            let has_new = window.upto > self.sent();
-            if has_new || (window.upto > self.confirmed && !self.tip.is_unconfirmed) {
+            let (positions, window) = self.next_window().await?;
+            self.windows.report_lag(positions);
+            let confirmer = &self.windows.confirmer;
+            let has_new = window.upto > confirmer.sent();
+            if has_new || (window.upto > confirmer.confirmed && !confirmer.is_deferred) {
                 match self.drain_window(window, positions, opened, time_left).await? {
                     WindowStep::AtTip => {}
                     WindowStep::Another => continue,
@@ -220,36 +187,130 @@ where
             if self.has_backlog().await? {
                 continue;
             }
-            match self.step_backfill(&mut blocked_since).await? {
+            match self.step_backfill().await? {
                 BackfillStep::WatermarkEmitted => {
-                    blocked_since = None;
+                    self.backfill_wait.end();
                     continue;
                 }
-                BackfillStep::Blocked | BackfillStep::Pending if !self.is_wait_over(blocked_since) => {
-                    continue;
-                }
+                BackfillStep::Blocked | BackfillStep::Pending if !self.backfill_wait.is_over() => continue,
                 BackfillStep::OutOfTime => return self.stop_at_deadline().await,
                 BackfillStep::Blocked | BackfillStep::Pending | BackfillStep::Idle => {}
             }
-            if !self.linger(began, opened, positions, has_new).await? {
-                self.confirm_sent().await?;
-                self.report.stopped = StopReason::Empty;
+            if !self.linger(opened, positions, has_new).await? {
+                self.windows.confirm_deferred().await?;
+                self.windows.report.stopped = StopReason::Empty;
                 return Ok(());
             }
         }
     }
 
-    /// Positions of the log, and the next window. `began` is the start of the drain.
-    async fn next_window(&mut self, began: Instant) -> Result<(WalPositions, Window), Error> {
-        self.tip.is_unconfirmed = self.leaves_unconfirmed(began);
-        if self.tip.is_unconfirmed {
-            return self.unconfirmed_window().await;
+    /// Time that is left for reading.
+    fn reading_time_left(&self) -> Duration {
+        self.windows.budget.reading_time_left(Instant::now())
+    }
+
+    /// Positions of the log, and the next window.
+    ///
+    /// A window that is not confirmed has no marker. A backfill confirms each window, since its cursor is
+    /// stored with it. A resumed transaction needs a window of its own.
+    async fn next_window(&mut self) -> Result<(WalPositions, Window), Error> {
+        let sizing = self.bounds.sizing();
+        let is_searching = self.bounds.is_searching();
+        let windows = &mut self.windows;
+        let confirmer = &mut windows.confirmer;
+        let may_defer = self.tip.may_defer(self.linger_until, confirmer.confirmed_at);
+        confirmer.is_deferred = may_defer
+            && !is_searching
+            && windows.backfill.is_none()
+            && confirmer.markers.expected.is_none()
+            && windows.sender.acknowledgements.position().resume.is_none();
+        let confirmed = confirmer.confirmed;
+        if confirmer.is_deferred {
+            let positions = windows.slot.wal_positions().await?;
+            let window = sizing.next_window(confirmed, positions.readable, positions.restart);
+            return Ok((positions, window));
         }
-        let sizing = *self.sizing();
-        let next = self
-            .markers
-            .next_window(self.slot, sizing, self.confirmed, self.budget);
+        let markers = &mut confirmer.markers;
+        let next = markers.next_window(windows.slot, sizing, confirmed, windows.budget);
         next.await
+    }
+
+    /// Drains one window.
+    ///
+    /// `opened` is its start, and `time_left` the time for reading at that moment.
+    async fn drain_window(
+        &mut self,
+        window: Window,
+        positions: WalPositions,
+        opened: Instant,
+        time_left: Duration,
+    ) -> Result<WindowStep, Error> {
+        let confirmed_before = self.windows.confirmer.confirmed;
+        let rows = window.rows;
+        let resume = self.windows.sender.acknowledgements.position().resume.as_ref();
+        let (window, decode_timeout) = self.bounds.adjusted(window, resume, time_left);
+        let ran = self.windows.run(window, positions.readable, decode_timeout);
+        let outcome = match ran.await {
+            Err(Error::Slot(error @ SlotError::PublicationSkipped { .. })) => {
+                self.bounds.continue_search(error, rows)?;
+                return Ok(WindowStep::Another);
+            }
+            outcome => outcome?,
+        };
+        self.windows.report_lag(positions);
+        let confirmer = &self.windows.confirmer;
+        match outcome {
+            WindowOutcome::OutOfTime => Ok(WindowStep::OutOfTime),
+            WindowOutcome::TooSlow => {
+                let had_most_time = decode_timeout >= self.reading_time / 2;
+                self.bounds
+                    .shrink(confirmed_before, positions.restart, had_most_time)
+            }
+            WindowOutcome::ReadAgain => Ok(WindowStep::Another),
+            WindowOutcome::Whole
+                if window.upto == positions.readable || confirmer.markers.ends_at(window) =>
+            {
+                Ok(WindowStep::AtTip)
+            }
+            WindowOutcome::Whole | WindowOutcome::RowBound => {
+                let was_search = self.bounds.is_searching();
+                let time_left = self.reading_time_left();
+                self.bounds.add_window(self.windows.last, opened, time_left);
+                let unread = positions.readable.bytes_since(self.windows.confirmer.confirmed);
+                if !was_search && unread < MOST_LAG_BYTES {
+                    self.next_chunk().await?;
+                }
+                Ok(WindowStep::Another)
+            }
+        }
+    }
+
+    /// Waits at the end of the log for new changes. Returns whether to open another window.
+    ///
+    /// `opened` and `positions` are the start and the positions of the last window. `found` is whether there
+    /// was new log.
+    async fn linger(&mut self, opened: Instant, positions: WalPositions, found: bool) -> Result<bool, Error> {
+        let polled = opened
+            .elapsed()
+            .saturating_sub(std::mem::take(&mut self.windows.last.sending));
+        let last_moment = self.windows.budget.reading_deadline() - WINDOW_MIN_TIME;
+        let until = self.linger_until.min(last_moment);
+        // After the last pause every window is confirmed, and the next one confirms what was sent before. On
+        // a busy machine a pause may last longer. The end of the log was reached even so.
+        if self.tip.pause(polled, found, until).await || self.windows.confirmer.has_unconfirmed() {
+            return Ok(self.reading_time_left() >= WINDOW_MIN_TIME);
+        }
+        // The positions were read a moment ago, and there was nothing to read.
+        if !found {
+            return Ok(false);
+        }
+        // Another peek is worthwhile if the new log is more than a twentieth of the log that it decodes
+        // again.
+        let decoded_again = positions.flush.bytes_since(positions.restart) / 20;
+        let positions = self.windows.slot.wal_positions().await?;
+        self.windows.report_lag(positions);
+        let unread = positions.readable.bytes_since(self.windows.confirmer.confirmed);
+        Ok(unread > TIP_BYTES.max(decoded_again))
     }
 
     /// Stores the first position of the drain.
@@ -258,28 +319,28 @@ where
     /// accepted gap. The stream must acknowledge it before the position is stored.
     async fn store_first_position(&mut self, first_event: Option<Event>) -> Result<(), Error> {
         if let Some(event) = first_event {
-            let acknowledgements = &mut self.sender.acknowledgements;
+            let acknowledgements = &mut self.windows.sender.acknowledgements;
             let transaction = acknowledgements.begin();
             acknowledgements.add_event(transaction);
-            acknowledgements.commit(transaction, self.start.acknowledged);
-            self.report.events += 1;
-            self.sender.push(QueuedEvent {
+            acknowledgements.commit(transaction, self.windows.start.acknowledged);
+            self.windows.report.events += 1;
+            self.windows.sender.push(QueuedEvent {
                 event,
                 transaction,
                 change_positions: 1,
                 stream: MAIN_STREAM,
             });
-            let (result, is_all_sent) = self.send_rest().await;
+            let (result, is_all_sent) = self.windows.send_rest().await;
             result?;
             if !is_all_sent {
                 let late = StreamError::Unavailable {
-                    stream: self.sender.stream_name(),
+                    stream: self.windows.sender.stream_name(),
                     source: "it did not acknowledge the first event in time".into(),
                 };
-                return Err(Error::Stream(self.sender.take_trouble().unwrap_or(late)));
+                return Err(Error::Stream(self.windows.sender.take_trouble().unwrap_or(late)));
             }
         }
-        self.store(&self.start.acknowledged.into()).await
+        self.windows.store(&self.windows.start.acknowledged.into()).await
     }
 
     /// Searches for the last marker if the history may differ.
@@ -288,142 +349,70 @@ where
     /// also possible if transactions are to be skipped. A server that was restored from an older copy of its
     /// disk has the same timeline, and its log may have passed the checkpoint's position again.
     async fn check_history(&mut self) -> Result<(), Error> {
-        let skips = self.start.confirmed < self.start.acknowledged && self.start.expected.is_some();
-        if !self.start.promoted && !skips {
+        let skips = self.windows.start.confirmed < self.windows.start.acknowledged
+            && self.windows.start.expected.is_some();
+        if !self.windows.start.promoted && !skips {
             return Ok(());
         }
-        let check = self
-            .markers
-            .check_history(self.slot, self.settings, self.start, self.budget);
+        let windows = &mut self.windows;
+        let markers = &windows.confirmer.markers;
+        let check = markers.check_history(windows.slot, windows.settings, windows.start, windows.budget);
         let HistoryCheck::Settled(settled) = check.await? else {
             return Ok(());
         };
-        self.settled = settled;
+        self.windows.settled = settled;
         let position = AckPosition::from(settled);
-        self.sender.acknowledgements.complete_window(settled);
-        self.checkpointer.set_back(position.clone());
-        self.store(&position).await
+        self.windows.sender.acknowledgements.complete_window(settled);
+        self.windows.confirmer.checkpointer.set_back(position.clone());
+        self.windows.store(&position).await
     }
 
     /// Whether a running backfill must wait because much log is unread.
     ///
     /// The positions are read again, since the last window may have taken long.
     async fn has_backlog(&mut self) -> Result<bool, Error> {
-        if !self.backfill.as_ref().is_some_and(BackfillRunner::is_running) {
+        if !self
+            .windows
+            .backfill
+            .as_ref()
+            .is_some_and(BackfillRunner::is_running)
+        {
             return Ok(false);
         }
-        let positions = self.slot.wal_positions().await?;
-        Ok(positions.readable.bytes_since(self.confirmed) >= MOST_LAG_BYTES)
+        let positions = self.windows.slot.wal_positions().await?;
+        Ok(positions.readable.bytes_since(self.windows.confirmer.confirmed) >= MOST_LAG_BYTES)
     }
 
     /// Reads the next chunk of the backfill, if one is running.
     async fn next_chunk(&mut self) -> Result<BackfillStep, Error> {
         let environment = ChunkEnvironment {
-            settings: self.settings,
-            budget: self.budget,
-            acknowledged: self.sender.acknowledgements.position().commit_end,
+            settings: self.windows.settings,
+            budget: self.windows.budget,
+            acknowledged: self.windows.sender.acknowledgements.position().commit_end,
             reading_time: self.reading_time,
-            peek_took: self.last_window.peek,
+            peek_took: self.windows.last.peek,
         };
-        match &mut self.backfill {
-            Some(backfill) => backfill.next_chunk(self.slot, &environment).await,
+        match &mut self.windows.backfill {
+            Some(backfill) => backfill.next_chunk(self.windows.slot, &environment).await,
             None => Ok(BackfillStep::Idle),
         }
     }
 
     /// Runs a step of the backfill. While it is blocked, pauses and tries again.
-    ///
-    /// `blocked_since` is the start of the wait, `None` before it.
-    async fn step_backfill(&mut self, blocked_since: &mut Option<Instant>) -> Result<BackfillStep, Error> {
+    async fn step_backfill(&mut self) -> Result<BackfillStep, Error> {
         let mut step = self.next_chunk().await?;
-        let began = Instant::now();
-        loop {
-            if !matches!(step, BackfillStep::Blocked | BackfillStep::Pending) {
+        self.backfill_wait.start_round();
+        while matches!(step, BackfillStep::Blocked | BackfillStep::Pending) {
+            let Some(pause) = self.backfill_wait.next_pause() else {
                 return Ok(step);
-            }
-            let since = *blocked_since.get_or_insert(began);
-            if since.elapsed() >= self.most_wait() {
-                return Ok(step);
-            }
-            let pause = (since.elapsed() / 10).clamp(Duration::from_millis(100), Duration::from_secs(1));
+            };
             tokio::time::sleep(pause).await;
-            // A window cannot end the transaction that blocks, and each window costs a peek. So windows are
-            // rare during the wait.
-            if step == BackfillStep::Pending || began.elapsed() >= WAIT_ROUND {
+            if step == BackfillStep::Pending || self.backfill_wait.is_round_over() {
                 return Ok(step);
             }
             step = self.next_chunk().await?;
         }
-    }
-
-    fn is_wait_over(&self, blocked_since: Option<Instant>) -> bool {
-        blocked_since.is_none_or(|since| since.elapsed() >= self.most_wait())
-    }
-
-    /// Longest wait for a blocked backfill in an otherwise idle invocation.
-    ///
-    /// Transactions may overlap all day and block the backfill in turn. The wait is long enough that a gap
-    /// between them is likely.
-    fn most_wait(&self) -> Duration {
-        MOST_WAIT.min(self.reading_time / 2)
-    }
-
-    fn report_lag(&mut self, positions: WalPositions) {
-        self.report.lag_bytes = positions.flush.bytes_since(self.confirmed);
-        let readable = positions.readable.max(self.confirmed);
-        self.report.held_bytes = positions.flush.bytes_since(readable);
-    }
-
-    fn sizing(&self) -> MutexGuard<'_, WindowSizing> {
-        // A panic of another lock holder cannot leave the sizing half changed.
-        self.sizing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Stores a position as the checkpoint, and waits for it.
-    async fn store(&mut self, position: &AckPosition) -> Result<(), Error> {
-        let deadline = self.budget.confirming_deadline();
-        let ahead = self.ack_ahead();
-        let slot = &mut *self.slot;
-        self.checkpointer
-            .store(position, ahead, deadline, async || slot.check_lock().await)
-            .await
-    }
-
-    /// Stores the checkpoint, then advances the slot: `confirmed_flush <= checkpoint <= acknowledged`.
-    ///
-    /// Returns `false` if the slot was not advanced in time. The next invocation then reads these
-    /// transactions again, and skips them by position.
-    async fn confirm(&mut self) -> Result<bool, Error> {
-        let position = self.sender.acknowledgements.position().clone();
-        let acknowledged = position.commit_end;
-        if acknowledged > self.confirmed {
-            self.checkpointer
-                .set_marker(self.markers.for_checkpoint(acknowledged));
-        }
-        self.store(&position).await?;
-        if acknowledged <= self.confirmed {
-            return Ok(true);
-        }
-        let stored = self.checkpointer.stored();
-        assert!(
-            stored.is_some_and(|stored| stored.commit_end >= acknowledged),
-            "the slot advances only after the checkpoint is stored"
-        );
-        let deadline = self.budget.confirming_deadline();
-        let time_left = deadline.saturating_duration_since(Instant::now());
-        match tokio::time::timeout(time_left, self.slot.advance(acknowledged, time_left)).await {
-            Ok(Ok(())) => {
-                self.confirmed = acknowledged;
-                self.tip.confirmed_at = Instant::now();
-                Ok(true)
-            }
-            Err(_) | Ok(Err(SlotError::Timeout { .. })) => {
-                let slot = &self.settings.slot;
-                tracing::warn!(slot, to = %acknowledged, "the slot was not advanced in time");
-                Ok(false)
-            }
-            Ok(Err(error)) => Err(error.into()),
-        }
+        Ok(step)
     }
 
     /// Stops because the time is over.
@@ -431,19 +420,11 @@ where
     /// Fails if events are left and the stream acknowledged no record since its last failure. A report would
     /// hide that failure, since it would look like the report of a backlog.
     async fn stop_at_deadline(&mut self) -> Result<(), Error> {
-        self.confirm_sent().await?;
-        self.report.stopped = StopReason::Deadline;
-        match self.sender.take_trouble() {
-            Some(error) if !self.sender.is_empty() => Err(Error::Stream(error)),
+        self.windows.confirm_deferred().await?;
+        self.windows.report.stopped = StopReason::Deadline;
+        match self.windows.sender.take_trouble() {
+            Some(error) if !self.windows.sender.is_empty() => Err(Error::Stream(error)),
             _ => Ok(()),
         }
-    }
-
-    fn too_slow(&self) -> Error {
-        Error::Slot(SlotError::Timeout {
-            slot: self.settings.slot.clone(),
-            doing: "reading the smallest window",
-            source: "the server did not finish decoding it".into(),
-        })
     }
 }

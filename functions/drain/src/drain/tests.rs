@@ -2,17 +2,20 @@
 //! demand.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::*;
 use crate::backfill::schema::DatabaseSchema;
 use crate::backfill::schema::tests::{request, table_info};
 use crate::backfill::{BackfillState, BackfillTable, RowLookup, RowRequest, Snapshot};
+use crate::budget::Budget;
 use crate::catalog::{Catalog, TableRequest};
 use crate::change::SkippedOperations;
 use crate::checkpoint::Checkpoint;
-use crate::encode::{EnvelopeForm, KeylessRows, Oversize, PartitionBy, Wal2json};
+use crate::continuity::StartPosition;
+use crate::encode::{Envelope, EnvelopeForm, KeylessRows, Oversize, PartitionBy, Wal2json};
+use crate::lsn::Lsn;
 use crate::marker::{Marker, MarkerDraft};
 use crate::pack::{Aggregation, HashKey, Record, ShardMap};
 use crate::plugin::Plugin;

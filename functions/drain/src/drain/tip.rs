@@ -10,12 +10,6 @@
 
 use std::time::{Duration, Instant};
 
-use super::Drain;
-use crate::error::Error;
-use crate::lsn::Lsn;
-use crate::ports::{PeekRow, PeekRows, Slot, StateStore, Stream, TableSource, WalPositions};
-use crate::window_sizing::Window;
-
 /// Shortest pause between two polls.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
 
@@ -30,34 +24,42 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Time between two windows that are confirmed.
 const CONFIRM_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Polling at the end of the log, and its unconfirmed windows.
+/// Polling at the end of the log.
 #[derive(Debug)]
 pub(super) struct TipPolling {
     pacing: PollPacing,
-    /// Start of the polling; `None` while the drain does not poll.
-    since: Option<Instant>,
-    /// Last advance of the slot; at first the start of the drain.
-    pub(super) confirmed_at: Instant,
-    /// Position up to which unconfirmed windows have sent every transaction.
-    ///
-    /// Zero before the first such window.
-    pub(super) sent: Lsn,
-    /// Whether the current window is not confirmed.
-    pub(super) is_unconfirmed: bool,
+    /// Whether the drain polls, and has not paused for the last time.
+    is_polling: bool,
 }
 
 impl TipPolling {
-    /// State before the first poll; `began` is the start of the drain.
+    /// State before the first poll.
     ///
     /// The polls take `share` of one core of the server, above 0 and at most 1.
-    pub(super) fn new(share: f64, began: Instant) -> Self {
+    pub(super) fn new(share: f64) -> Self {
         TipPolling {
             pacing: PollPacing::new(share),
-            since: None,
-            confirmed_at: began,
-            sent: Lsn::ZERO,
-            is_unconfirmed: false,
+            is_polling: false,
         }
+    }
+
+    /// Whether the next window may stay unconfirmed.
+    ///
+    /// `until` is the end of the polling, and `confirmed_at` the last advance of the slot.
+    pub(super) fn may_defer(&self, until: Instant, confirmed_at: Instant) -> bool {
+        self.is_polling && Instant::now() < until && confirmed_at.elapsed() < CONFIRM_INTERVAL
+    }
+
+    /// Pauses before the next poll. Returns `false` without a pause if it would not end before `until`.
+    ///
+    /// The last poll took `took` on the server. `found` is whether it found new log.
+    pub(super) async fn pause(&mut self, took: Duration, found: bool, until: Instant) -> bool {
+        let pause = self.pacing.next(took, found);
+        self.is_polling = Instant::now() + pause < until;
+        if self.is_polling {
+            tokio::time::sleep(pause).await;
+        }
+        self.is_polling
     }
 }
 
@@ -97,93 +99,6 @@ impl PollPacing {
         };
         self.pause = shared.clamp(shortest, LONGEST_PAUSE);
         self.pause
-    }
-}
-
-impl<S: Slot + TableSource, K: Stream, C: StateStore> Drain<'_, S, K, C>
-where
-    <S::Rows as PeekRows>::Row: PeekRow,
-{
-    /// Whether the next window is not confirmed.
-    ///
-    /// A backfill confirms each window, since its cursor is stored with it. A resumed transaction needs a
-    /// window of its own.
-    pub(super) fn leaves_unconfirmed(&self, began: Instant) -> bool {
-        let is_at_tip = self.tip.since.is_some() && began.elapsed() < self.settings.linger;
-        let is_plain = self.backfill.is_none()
-            && self.search.is_none()
-            && self.markers.expected.is_none()
-            && self.sender.acknowledgements.position().resume.is_none();
-        is_at_tip && is_plain && self.tip.confirmed_at.elapsed() < CONFIRM_INTERVAL
-    }
-
-    /// Positions of the log, and the next window without a marker.
-    ///
-    /// # Errors
-    /// The server cannot be asked.
-    pub(super) async fn unconfirmed_window(&mut self) -> Result<(WalPositions, Window), Error> {
-        let positions = self.slot.wal_positions().await?;
-        let sizing = *self.sizing();
-        let window = sizing.next_window(self.confirmed, positions.readable, positions.restart);
-        Ok((positions, window))
-    }
-
-    /// Position up to which every transaction is sent or confirmed.
-    ///
-    /// This drain has sent each transaction that is not confirmed.
-    pub(super) fn sent(&self) -> Lsn {
-        self.tip.sent.max(self.confirmed)
-    }
-
-    /// Confirms the transactions that unconfirmed windows have sent.
-    ///
-    /// # Errors
-    /// The checkpoint cannot be stored, or the slot cannot be advanced.
-    pub(super) async fn confirm_sent(&mut self) -> Result<(), Error> {
-        match self.tip.sent > self.confirmed {
-            true => self.confirm().await.map(drop),
-            false => Ok(()),
-        }
-    }
-
-    /// Waits at the end of the log for new changes. Returns whether to open another window.
-    ///
-    /// `began` is the start of the drain. `opened` and `positions` are the start and the positions of the
-    /// last window. `found` is whether there was new log.
-    pub(super) async fn linger(
-        &mut self,
-        began: Instant,
-        opened: Instant,
-        positions: WalPositions,
-        found: bool,
-    ) -> Result<bool, Error> {
-        let polled = opened
-            .elapsed()
-            .saturating_sub(std::mem::take(&mut self.last_window.sending));
-        let pause = self.tip.pacing.next(polled, found);
-        let stay = began + self.settings.linger;
-        if Instant::now() + pause < stay.min(self.budget.reading_deadline() - super::WINDOW_MIN_TIME) {
-            self.tip.since.get_or_insert(opened);
-            tokio::time::sleep(pause).await;
-            // On a busy machine the pause may last longer. The end of the log was reached even so.
-            return Ok(self.budget.reading_time_left(Instant::now()) >= super::WINDOW_MIN_TIME);
-        }
-        // From now on every window is confirmed, and the next one confirms what was sent before.
-        self.tip.since = None;
-        if self.tip.sent > self.confirmed {
-            return Ok(self.budget.reading_time_left(Instant::now()) >= super::WINDOW_MIN_TIME);
-        }
-        // The positions were read a moment ago, and there was nothing to read.
-        if !found {
-            return Ok(false);
-        }
-        // Another peek is worthwhile if the new log is more than a twentieth of the log that it decodes
-        // again.
-        let decoded_again = positions.flush.bytes_since(positions.restart) / 20;
-        let positions = self.slot.wal_positions().await?;
-        self.report_lag(positions);
-        let unread = positions.readable.bytes_since(self.confirmed);
-        Ok(unread > super::TIP_BYTES.max(decoded_again))
     }
 }
 

@@ -4,19 +4,29 @@ mod reading;
 
 use std::time::{Duration, Instant};
 
+use super::BackfillRunner;
 use super::ahead::AckAheadState;
+use super::confirmer::Confirmer;
 use super::reader::{HOLD_BYTES, ReaderNeed, ReaderOutput, ReaderRequest, SentHistory, WindowReader};
-use super::{BackfillRunner, Drain};
+use super::report::Report;
+use super::sender::Sender;
+use super::settings::Settings;
+use super::stream_routes::StreamRoutes;
 use crate::backfill::{ChunkContext, RowRequest};
-use crate::budget::CANCEL_TIME;
+use crate::budget::{Budget, CANCEL_TIME};
 use crate::catalog::Catalog;
+use crate::checkpoint::{AckAhead, AckPosition};
 use crate::clock::now_micros;
+use crate::continuity::StartPosition;
+use crate::encode::Envelope;
 use crate::error::Error;
 use crate::lsn::Lsn;
-use crate::ports::{PeekRow, PeekRows, Slot, SlotError, StateStore, Stream, TableSource};
+use crate::ports::{PeekRow, PeekRows, Slot, SlotError, StateStore, Stream, TableSource, WalPositions};
 use crate::window_sizing::Window;
 
 use reading::{ReadOutcome, WindowReading};
+
+pub(super) use reading::WindowOutcome;
 
 /// Most rows that are taken before the stream's answers are checked.
 const ROWS_AT_ONCE: usize = 128;
@@ -32,32 +42,73 @@ pub(super) struct LastWindow {
     pub(super) sending: Duration,
 }
 
-/// Outcome of a window.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum WindowOutcome {
-    /// Every row up to the LSN bound was read.
-    ///
-    /// Every event was acknowledged.
-    Whole,
-    /// The row bound was reached, and every event was acknowledged.
-    RowBound,
-    /// The server exceeded the window's time.
-    TooSlow,
-    /// A transaction could not be resumed. The next window reads it from its beginning.
-    ReadAgain,
-    /// The invocation's time is over.
-    OutOfTime,
+/// Runs the windows of one drain.
+pub(super) struct WindowRunner<'a, S, K, C> {
+    pub(super) settings: &'a Settings,
+    pub(super) envelope: &'a Envelope,
+    pub(super) start: &'a StartPosition,
+    pub(super) budget: Budget,
+    pub(super) slot: &'a mut S,
+    pub(super) sender: Sender<K>,
+    pub(super) routes: StreamRoutes,
+    pub(super) confirmer: Confirmer<C>,
+    pub(super) backfill: Option<BackfillRunner<C>>,
+    /// See [`StartPosition::settled`].
+    pub(super) settled: Lsn,
+    pub(super) last: LastWindow,
+    pub(super) report: Report,
 }
 
-impl<S: Slot + TableSource, K: Stream, C: StateStore> Drain<'_, S, K, C>
+impl<S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'_, S, K, C>
 where
     <S::Rows as PeekRows>::Row: PeekRow,
 {
+    /// Prepares the first window.
+    ///
+    /// `ahead` has the stored changes that are acknowledged after the checkpoint's position.
+    ///
+    /// # Errors
+    /// The server cannot be asked.
+    pub(super) async fn prepare(&mut self, ahead: Option<AckAhead>) -> Result<(), Error> {
+        self.confirmer.prove_ahead(self.slot, self.start, ahead).await;
+        match &mut self.backfill {
+            Some(backfill) => backfill.watch_resumed_table(self.slot, self.budget).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Stores a position as the checkpoint, and waits for it.
+    ///
+    /// # Errors
+    /// As [`Confirmer::store`].
+    pub(super) async fn store(&mut self, position: &AckPosition) -> Result<(), Error> {
+        self.confirmer.store(self.slot, &self.sender, position).await
+    }
+
+    /// Confirms what windows have sent without confirming it.
+    ///
+    /// # Errors
+    /// As [`Confirmer::confirm`].
+    pub(super) async fn confirm_deferred(&mut self) -> Result<(), Error> {
+        match self.confirmer.has_unconfirmed() {
+            true => self.confirmer.confirm(self.slot, &self.sender).await.map(drop),
+            false => Ok(()),
+        }
+    }
+
+    /// Reports how much log is not confirmed, or waits for a standby.
+    pub(super) fn report_lag(&mut self, positions: WalPositions) {
+        let confirmed = self.confirmer.confirmed;
+        self.report.lag_bytes = positions.flush.bytes_since(confirmed);
+        let readable = positions.readable.max(confirmed);
+        self.report.held_bytes = positions.flush.bytes_since(readable);
+    }
+
     /// Reads one window, sends its events, and confirms the acknowledged position.
     ///
     /// The server must decode the window within `decode_timeout`. Transactions that end after `readable` are
     /// left to a later window.
-    pub(super) async fn run_window(
+    pub(super) async fn run(
         &mut self,
         window: Window,
         readable: Lsn,
@@ -70,7 +121,7 @@ where
         let Some(mut rows) = self.peek(window, decode_timeout).await? else {
             return Ok(WindowOutcome::TooSlow);
         };
-        self.last_window.has_rows = !rows.is_empty();
+        self.last.has_rows = !rows.is_empty();
         // The catalog is read after the peek, so it contains tables that were created in this window. The
         // server sends the rows meanwhile. A table is added when the first row names it. Without rows the
         // catalog is not needed.
@@ -80,11 +131,11 @@ where
         };
         let history = SentHistory {
             settled: self.settled,
-            sent_here: self.tip.sent,
+            sent_here: self.confirmer.deferred,
             acknowledged: self.start.acknowledged,
             resume: self.sender.acknowledgements.position().resume.clone(),
-            expected: self.markers.expected.take(),
-            ahead: self.ahead.known.clone(),
+            expected: self.confirmer.markers.expected.take(),
+            ahead: self.confirmer.ahead.known.clone(),
             upto: readable,
         };
         let mut reader = WindowReader::new(self.settings, self.envelope, catalog, history, now);
@@ -104,7 +155,7 @@ where
         if failure.is_none() {
             reader.end_section(&mut self.sender.acknowledgements, context(&self.backfill));
         }
-        self.markers.expected = reader.take_expected();
+        self.confirmer.markers.expected = reader.take_expected();
         let has_left_out = reader.has_left_out();
         // The connection runs another statement only after the rows are dropped.
         drop(rows);
@@ -122,7 +173,7 @@ where
         let time = self.budget.reading_time_left(Instant::now());
         let began = Instant::now();
         let peeked = tokio::time::timeout(decode_timeout, self.slot.peek(window, time)).await;
-        self.last_window.peek = began.elapsed();
+        self.last.peek = began.elapsed();
         match peeked {
             Ok(Ok(rows)) => Ok(Some(rows)),
             Err(_) | Ok(Err(SlotError::Timeout { .. })) => {
@@ -151,7 +202,7 @@ where
     ) -> Result<WindowOutcome, Error> {
         let began = Instant::now();
         let (sent, is_all_sent) = self.send_rest().await;
-        self.last_window.sending = began.elapsed();
+        self.last.sending = began.elapsed();
         let mut failure = failure.or(sent.err());
         if is_all_sent && failure.is_none() {
             match read {
@@ -175,14 +226,14 @@ where
             return Err(error);
         }
         let is_sent = is_all_sent && failure.is_none();
-        if is_sent && self.tip.is_unconfirmed && read == ReadOutcome::Whole && !has_left_out {
-            self.tip.sent = window.upto;
+        if is_sent && self.confirmer.is_deferred && read == ReadOutcome::Whole && !has_left_out {
+            self.confirmer.defer(window.upto);
             return Ok(WindowOutcome::Whole);
         }
         let closed = self.close_chunk(is_sent && read.is_complete()).await;
         // The slot advances even if the cursor was not stored. The error is returned after that, and the next
         // invocation reads the chunk again.
-        let confirmed = self.confirm().await;
+        let confirmed = self.confirmer.confirm(self.slot, &self.sender).await;
         let confirmed = match closed {
             Ok(()) => confirmed,
             Err(error) => confirmed.and(Err(error)),
@@ -212,9 +263,9 @@ where
             tracing::warn!(slot = self.settings.slot, "{}", failure.chain());
             self.sender.acknowledgements.restart_transaction();
             // The log has other rows than those that were sent.
-            self.ahead = AckAheadState::new(false);
+            self.confirmer.ahead = AckAheadState::new(false);
             let position = self.sender.acknowledgements.position().clone();
-            self.checkpointer.set_back(position);
+            self.confirmer.checkpointer.set_back(position);
             return Ok(WindowOutcome::ReadAgain);
         }
         if let Err(error) = confirmed {
@@ -229,9 +280,9 @@ where
 
     /// The error if a complete window lacks the expected marker.
     fn overdue_marker(&self, window: Window) -> Option<Error> {
-        let expected = self.markers.expected.as_ref()?;
+        let expected = self.confirmer.markers.expected.as_ref()?;
         let is_overdue = expected.flushed <= window.upto;
-        is_overdue.then(|| self.markers.missing(expected, self.start.acknowledged))
+        is_overdue.then(|| self.confirmer.markers.missing(expected, self.start.acknowledged))
     }
 
     /// Closes the chunk of the backfill at the end of a window.
@@ -256,7 +307,7 @@ where
                 return Ok(ReadOutcome::Stopped);
             }
             let retry = self.sender.next_try();
-            let due = self.store_due();
+            let due = self.confirmer.store_due(&self.sender);
             tokio::select! {
                 biased;
                 () = &mut stop => return Ok(ReadOutcome::Stopped),
@@ -273,8 +324,8 @@ where
                         return Ok(ended);
                     }
                 }
-                () = self.checkpointer.wait_for_store(), if self.checkpointer.is_storing() => {}
-                () = sleep_until(due), if due.is_some() => self.start_store().await?,
+                () = self.confirmer.checkpointer.wait_for_store(), if self.confirmer.checkpointer.is_storing() => {}
+                () = sleep_until(due), if due.is_some() => self.confirmer.start_store(self.slot, &self.sender).await?,
                 // Only if no row is available: more rows would make the request fuller.
                 () = std::future::ready(()), if self.sender.should_send() => {
                     self.sender.send(self.sender.has_room());
@@ -404,7 +455,7 @@ where
                 self.sender.send(false);
             }
             let retry = self.sender.next_try();
-            let due = self.store_due();
+            let due = self.confirmer.store_due(&self.sender);
             tokio::select! {
                 biased;
                 () = &mut stop => break,
@@ -412,44 +463,19 @@ where
                     let applied = answer.and_then(|answer| self.sender.apply_answer(answer, &mut self.report));
                     result = result.and(applied);
                 }
-                () = self.checkpointer.wait_for_store(), if self.checkpointer.is_storing() => {}
+                () = self.confirmer.checkpointer.wait_for_store(), if self.confirmer.checkpointer.is_storing() => {}
                 () = sleep_until(due), if due.is_some() => {
-                    if let Err(error) = self.start_store().await {
+                    if let Err(error) = self.confirmer.start_store(self.slot, &self.sender).await {
                         // The lock may be lost. The loop still waits for events in flight, but starts no
                         // further store.
                         result = result.and(Err(error));
-                        self.checkpointer.close().await;
+                        self.confirmer.checkpointer.close().await;
                     }
                 }
                 () = sleep_until(retry), if retry.is_some() => self.sender.send(false),
             }
         }
         (result, self.sender.is_empty())
-    }
-
-    /// Time of the next paced store; `None` if there is none.
-    ///
-    /// An unconfirmed window may pass the last marker, so its positions are not stored.
-    fn store_due(&self) -> Option<Instant> {
-        let position = self.sender.acknowledgements.position();
-        let due = self.checkpointer.due(position, self.events_ahead());
-        due.filter(|_| !self.tip.is_unconfirmed)
-    }
-
-    /// Starts a checkpoint store, if this drainer still has the lock.
-    async fn start_store(&mut self) -> Result<(), Error> {
-        self.slot.check_lock().await?;
-        let (ahead, events) = (self.ack_ahead(), self.events_ahead());
-        let position = self.sender.acknowledgements.position();
-        // A server that was restored from an older copy may have a marker before the position, and yet other
-        // changes after it. So the checkpoint needs a marker at or after the position.
-        if !self.checkpointer.has_marker_for(position.commit_end)
-            && let marker @ Some(_) = self.markers.for_checkpoint(position.commit_end)
-        {
-            self.checkpointer.set_marker(marker);
-        }
-        self.checkpointer.start(position, ahead, events);
-        Ok(())
     }
 }
 

@@ -1,0 +1,146 @@
+//! Bounds of the next window, from what the last ones took.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::window::LastWindow;
+use crate::checkpoint::ResumePoint;
+use crate::error::Error;
+use crate::lsn::Lsn;
+use crate::ports::SlotError;
+use crate::window_sizing::{SentPrefix, SizingStep, TransactionSearch, Window, WindowSizing};
+
+/// Next step after a window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum WindowStep {
+    /// No window: the log was read to its readable end.
+    AtTip,
+    /// Read another window.
+    Another,
+    /// No window: the time is over.
+    OutOfTime,
+}
+
+/// Chooses the bounds of windows.
+#[derive(Debug)]
+pub(super) struct WindowBounds<'a> {
+    /// The slot's name, for errors.
+    slot: &'a str,
+    sizing: &'a Mutex<WindowSizing>,
+    /// Search for a transaction that the server cannot decode.
+    ///
+    /// `None` as long as the server decodes all transactions.
+    search: Option<TransactionSearch>,
+}
+
+impl<'a> WindowBounds<'a> {
+    /// Bounds without a search. `sizing` outlives the drain of the slot named `slot`.
+    pub(super) fn new(slot: &'a str, sizing: &'a Mutex<WindowSizing>) -> Self {
+        WindowBounds {
+            slot,
+            sizing,
+            search: None,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, WindowSizing> {
+        // A panic of another lock holder cannot leave the sizing half changed.
+        self.sizing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The present sizing.
+    pub(super) fn sizing(&self) -> WindowSizing {
+        *self.lock()
+    }
+
+    /// Whether a transaction is searched for.
+    pub(super) fn is_searching(&self) -> bool {
+        self.search.is_some()
+    }
+
+    /// The adjusted window and its decode timeout.
+    ///
+    /// They are adjusted if a transaction is resumed or searched for.
+    ///
+    /// The server's row bound includes the rows that it omits, and Spillway never receives these. So a window
+    /// with a resumed transaction has only an LSN bound, or ends with that transaction. A smaller window
+    /// would not make its transaction smaller, so the server has nearly all of the time to decode it.
+    pub(super) fn adjusted(
+        &self,
+        window: Window,
+        resume: Option<&ResumePoint>,
+        time_left: Duration,
+    ) -> (Window, Duration) {
+        let rows = self.search.map(|search| search.rows);
+        let Some(resume) = resume else {
+            let rows = rows.map_or(window.rows, |rows| rows.min(window.rows));
+            return (Window { rows, ..window }, self.lock().decode_timeout(time_left));
+        };
+        let sent_prefix = Some(SentPrefix {
+            xid: resume.xid,
+            before: resume.lsn,
+        });
+        // The server does not omit the commit, so a window that ends with a transaction has at least one row.
+        let window = Window {
+            rows: rows.map_or(i32::MAX, |_| 1),
+            sent_prefix,
+            ..window
+        };
+        (window, time_left * 9 / 10)
+    }
+
+    /// Starts or continues the search for a transaction.
+    ///
+    /// The server cannot decode this transaction. `rows` is the row bound of a window without a search.
+    ///
+    /// # Errors
+    /// Returns `error` if no transaction is left before that one.
+    pub(super) fn continue_search(&mut self, error: SlotError, rows: i32) -> Result<(), Error> {
+        self.search = match self.search {
+            None => Some(TransactionSearch::new(rows)),
+            Some(search) if search.rows > 1 => search.next(),
+            Some(_) => return Err(error.into()),
+        };
+        Ok(())
+    }
+
+    /// Adds a window that was read and sent. It began at `opened`, and `time_left` is left for reading.
+    pub(super) fn add_window(&mut self, last: LastWindow, opened: Instant, time_left: Duration) {
+        // The size and the duration of a window of the search say nothing about others.
+        if let Some(search) = self.search {
+            self.search = search.next();
+            return;
+        }
+        match last.has_rows {
+            true => self.lock().adjust(last.peek, opened.elapsed(), time_left),
+            false => self.lock().adjust_empty(last.peek, time_left),
+        }
+    }
+
+    /// Makes windows smaller after one that took too long.
+    ///
+    /// The server did not decode it in time. `confirmed` and `restart` are the slot's positions before that
+    /// window. `had_most_time` is whether the server had most of the invocation's time.
+    ///
+    /// # Errors
+    /// The smallest window takes longer than an invocation.
+    pub(super) fn shrink(
+        &mut self,
+        confirmed: Lsn,
+        restart: Lsn,
+        had_most_time: bool,
+    ) -> Result<WindowStep, Error> {
+        let step = self.lock().shrink(confirmed, restart);
+        match step {
+            SizingStep::Smaller => Ok(WindowStep::Another),
+            SizingStep::NextInvocation => Ok(WindowStep::OutOfTime),
+            // Earlier attempts used most of the time. In the next invocation the server has nearly all of it.
+            SizingStep::Impossible if !had_most_time => Ok(WindowStep::OutOfTime),
+            SizingStep::Impossible => Err(Error::Slot(SlotError::Timeout {
+                slot: self.slot.to_owned(),
+                doing: "reading the smallest window",
+                source: "the server did not finish decoding it".into(),
+            })),
+        }
+    }
+}
