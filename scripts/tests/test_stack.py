@@ -68,7 +68,7 @@ class Dashboard(unittest.TestCase):
                              ["Spillway/a", "Spillway/b", "Spillway/c"])
 
     def test_the_function_writes_each_metric(self):
-        summary = (PROJECT / "functions/drain/src/summary.rs").read_text()
+        summary = (PROJECT / "functions/drain/src/logging/summary.rs").read_text()
         for _, metric, _ in GRAPHS:
             self.assertIn(f'"{metric}"', summary)
 

@@ -2,15 +2,15 @@
 //!
 //! The name is stable, for alarms. The kind says whether to wait or to act.
 
-use crate::causes::with_causes;
+use crate::base::causes::with_causes;
+use crate::base::lsn::Lsn;
+use crate::base::stored_document::InvalidDocument;
 use crate::config::ConfigError;
 use crate::continuity::Discontinuity;
 use crate::decode::DecodeError;
 use crate::encode::{Event, Oversize};
 use crate::event::EventError;
-use crate::lsn::Lsn;
 use crate::ports::{CheckpointError, ErrorKind, SlotError, StreamError};
-use crate::stored_document::InvalidDocument;
 
 /// The error that ended an invocation.
 #[derive(Debug, thiserror::Error)]

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::actions::app::App;
 use crate::actions::{backfill, drain, plan, setup, status, teardown};
-use crate::budget::Budget;
+use crate::base::budget::Budget;
 use crate::error::Error;
 use crate::event::Action;
 

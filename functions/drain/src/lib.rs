@@ -1,8 +1,9 @@
 //! Spillway's function: drains a PostgreSQL logical replication slot into a Kinesis data stream.
 //!
 //! **The promise.** Every committed change reaches the stream at least once and is never silently skipped.
-//! Changes of one key arrive in commit order. A change has the same [`position`] every time it is sent. If
-//! continuity cannot be proved, the drain stops with an error that has the evidence ([`continuity`]).
+//! Changes of one key arrive in commit order. A change has the same [`position`](base::position) every time
+//! it is sent. If continuity cannot be proved, the drain stops with an error that has the evidence
+//! ([`continuity`]).
 //!
 //! **The path of a change.**
 //! ```text
@@ -20,13 +21,9 @@
 pub mod actions;
 mod aws;
 pub mod backfill;
-pub mod budget;
+pub mod base;
 pub mod catalog;
-mod causes;
 pub mod change;
-pub mod checkpoint;
-pub mod clock;
-pub mod column_rules;
 pub mod config;
 pub mod continuity;
 pub mod decode;
@@ -35,23 +32,9 @@ pub mod encode;
 pub mod error;
 pub mod event;
 pub mod handler;
-pub mod log;
-pub mod lsn;
-pub mod marker;
-mod nonce;
+pub mod logging;
 pub mod pack;
-pub mod panics;
-pub mod pattern;
 pub mod plugin;
 pub mod ports;
-pub mod position;
 pub mod postgres;
-pub mod projection;
-pub mod sent_tables;
-pub mod stored_document;
-pub mod stream_pattern;
-pub mod summary;
-pub mod table_name;
-pub mod time;
-mod varint;
-pub mod window_sizing;
+pub mod rules;

@@ -5,13 +5,13 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use drain::actions::app::App;
-use drain::clock;
+use drain::base::clock;
 use drain::config::{self, Config};
 use drain::error::Error;
 use drain::handler::handle;
-use drain::log::{LineFields, LineFormat};
-use drain::panics::{catch_panic, log_panics};
-use drain::summary;
+use drain::logging::format::{LineFields, LineFormat};
+use drain::logging::panics::{catch_panic, log_panics};
+use drain::logging::summary;
 use lambda_runtime::tower::util::MapRequestLayer;
 use lambda_runtime::{Diagnostic, LambdaEvent, LambdaInvocation, Runtime, service_fn};
 use serde_json::{Map, Value};

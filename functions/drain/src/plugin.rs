@@ -3,8 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::pattern::TablePattern;
-use crate::table_name::quoted;
+use crate::base::table_name::quoted;
+use crate::rules::pattern::TablePattern;
 
 /// An output plugin that Spillway reads.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -6,35 +6,23 @@ extern crate self as drain;
 
 #[path = "../../src"]
 mod pure {
+    pub mod base;
     pub mod catalog;
     pub mod change;
-    pub mod checkpoint;
-    pub mod column_rules;
     pub mod config;
+    pub mod continuity;
     pub mod decode;
     pub mod encode;
     pub mod event;
-    pub mod lsn;
-    pub mod marker;
-    pub mod pattern;
     pub mod plugin;
-    pub mod position;
-    pub mod projection;
-    pub mod stored_document;
-    pub mod stream_pattern;
-    pub mod table_name;
-    pub mod time;
-    pub mod varint;
+    pub mod rules;
 }
 
 pub mod checks;
 mod mutation;
 
 pub use mutation::mutate;
-pub use pure::{
-    catalog, change, checkpoint, column_rules, config, decode, encode, event, lsn, marker, pattern, plugin,
-    position, projection, stored_document, stream_pattern, table_name, time, varint,
-};
+pub use pure::{base, catalog, change, config, continuity, decode, encode, event, plugin, rules};
 
 /// Registers a report for the fuzzer's end: the most bytes allocated for one byte of input.
 pub fn report_allocations_at_exit() {

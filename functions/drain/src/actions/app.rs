@@ -10,22 +10,22 @@ use tokio::sync::OnceCell;
 use crate::aws::kinesis::{Kinesis, StreamRequirements};
 use crate::aws::parameter_store::Parameter;
 use crate::aws::{client, rds_token, secret};
-use crate::checkpoint::Checkpoint;
-use crate::column_rules::{ColumnRules, Salt};
+use crate::base::lsn::Lsn;
+use crate::base::window_sizing::WindowSizing;
 use crate::config::{Auth, Config, Password, SaltSource, StandbyAck};
+use crate::continuity::checkpoint::Checkpoint;
 use crate::continuity::{self, ServerInfo, StartPosition};
 use crate::decode::KeptBytes;
 use crate::drain::{AGGREGATE_BYTES, Settings};
 use crate::error::Error;
-use crate::lsn::Lsn;
 use crate::pack::Aggregation;
 use crate::plugin::Plugin;
 use crate::ports::{CheckpointError, LockHolder, SlotError, StreamInfo};
 use crate::postgres::connection::{Connector, Credentials, Session};
 use crate::postgres::server::{self, Inspection};
 use crate::postgres::slot::PgSlot;
-use crate::projection::ProjectionRules;
-use crate::window_sizing::WindowSizing;
+use crate::rules::column_rules::{ColumnRules, Salt};
+use crate::rules::projection::ProjectionRules;
 
 /// Configuration, AWS clients and measurements that the invocations of a sandbox share.
 ///

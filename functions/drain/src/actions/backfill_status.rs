@@ -9,12 +9,12 @@ use super::pending_backfill::load;
 use crate::backfill::BackfillState;
 use crate::backfill::schema::RelationInfo;
 use crate::backfill::state::TableProgress;
+use crate::base::table_name::TableName;
 use crate::continuity::ServerInfo;
 use crate::error::Error;
 use crate::plugin::Plugin;
 use crate::postgres::connection::{Connector, Session};
 use crate::postgres::tables::schema::SchemaSource;
-use crate::table_name::TableName;
 
 /// Source of the database's relations and publications.
 pub(super) fn schema_source<'a>(

@@ -9,26 +9,26 @@ use super::left_tables;
 use super::pending_backfill::pending_runner;
 use super::rule_problems::rule_problems;
 use crate::aws::parameter_store::Parameter;
-use crate::budget::Budget;
+use crate::base::budget::Budget;
+use crate::base::clock::now_micros;
+use crate::base::lsn::Lsn;
+use crate::base::position::Position;
+use crate::base::time::micros_of_timestamp;
 use crate::change::{Message, MessageParts};
-use crate::checkpoint::{AckAhead, Checkpoint, rules_hash};
-use crate::clock::now_micros;
 use crate::config::Config;
+use crate::continuity::checkpoint::{AckAhead, Checkpoint, rules_hash};
 use crate::continuity::{Discontinuity, ServerInfo, StartPosition};
 use crate::drain::reader::GAP_ACCEPTED;
 use crate::drain::report::{Report, StopReason};
 use crate::drain::{BackfillRunner, DrainPorts, DrainTask, Settings, drain};
 use crate::encode::Event;
 use crate::error::Error;
-use crate::lsn::Lsn;
-use crate::pattern::TablePattern;
 use crate::ports::SlotError;
-use crate::position::Position;
 use crate::postgres::connection::Connector;
 use crate::postgres::server;
 use crate::postgres::slot::PgSlot;
-use crate::stream_pattern::StreamPattern;
-use crate::time::micros_of_timestamp;
+use crate::rules::pattern::TablePattern;
+use crate::rules::stream_pattern::StreamPattern;
 
 /// Longest wait of a tick or a plan for the lock.
 ///

@@ -10,7 +10,7 @@ use crate::ports::StateStore as _;
 use crate::postgres::connection::{Connector, Session};
 use crate::postgres::server;
 use crate::postgres::tables::table_states::table_states;
-use crate::sent_tables::SentTables;
+use crate::rules::sent_tables::SentTables;
 
 /// Time between two checks of one execution environment. A database of 20,000 tables needs 0.1 s for one.
 const CHECK_INTERVAL: Duration = Duration::from_secs(600);

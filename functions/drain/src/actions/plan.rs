@@ -7,19 +7,19 @@ use serde_json::{Value, json};
 
 use super::app::{App, OpenedSlot};
 use super::drain::LOCK_TIME;
-use crate::budget::Budget;
-use crate::clock::now_micros;
+use crate::base::budget::Budget;
+use crate::base::clock::now_micros;
+use crate::base::lsn::Lsn;
+use crate::base::window_sizing::Window;
 use crate::continuity::StartPosition;
 use crate::drain::reader::{HOLD_BYTES, ReaderNeed, ReaderOutput, ReaderRequest, SentHistory, WindowReader};
 use crate::drain::report::Report;
 use crate::drain::{AGGREGATE_BYTES, REQUEST, Settings, StreamOpener, StreamRoutes};
 use crate::encode::Envelope;
 use crate::error::Error;
-use crate::lsn::Lsn;
 use crate::pack::{Acknowledgements, Forecast, PlanFigures};
 use crate::ports::{PeekRow, PeekRows, Slot, SlotError, Stream, StreamError};
 use crate::postgres::connection::Connector;
-use crate::window_sizing::Window;
 
 /// The answer to `{"action":"plan"}`.
 #[derive(Debug, Serialize)]

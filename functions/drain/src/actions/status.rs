@@ -7,15 +7,15 @@ use super::app::App;
 use super::rule_problems::rule_problems;
 use super::table_streams::stream_problems;
 use super::{backfill_status, left_tables, setup};
-use crate::checkpoint::Checkpoint;
+use crate::base::lsn::Lsn;
 use crate::config::StandbyAck;
+use crate::continuity::checkpoint::Checkpoint;
 use crate::continuity::{self, ServerInfo, SlotState};
 use crate::error::Error;
-use crate::lsn::Lsn;
 use crate::plugin::Plugin;
 use crate::postgres::connection::{Connector, Session};
 use crate::postgres::server::{self, Inspection, StandbyInfo};
-use crate::stream_pattern::StreamPattern;
+use crate::rules::stream_pattern::StreamPattern;
 
 /// Answers with the state of everything that a drain uses.
 ///

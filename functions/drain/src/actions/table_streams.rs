@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use super::app::App;
+use crate::base::table_name::TableName;
 use crate::drain::{MOST_STREAMS, check_name};
 use crate::error::Error;
-use crate::pattern::matches_any;
 use crate::plugin::Plugin;
 use crate::ports::{SlotError, Stream as _};
 use crate::postgres::connection::{Connector, Session};
 use crate::postgres::tables::event_tables::event_tables;
-use crate::table_name::TableName;
+use crate::rules::pattern::matches_any;
 
 /// Problems of the tables' streams, one sentence each.
 ///

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::app::App;
-use crate::budget::Budget;
+use crate::base::budget::Budget;
 use crate::continuity::{self, Discontinuity, ServerInfo, SlotState};
 use crate::error::Error;
 use crate::ports::CheckpointError;

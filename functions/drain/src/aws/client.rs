@@ -18,7 +18,7 @@ use aws_types::SdkConfig;
 use aws_types::region::Region;
 use aws_types::service_config::{LoadServiceConfig, ServiceConfigKey};
 
-use crate::causes::with_causes;
+use crate::base::causes::with_causes;
 use crate::ports::BoxError;
 
 /// Reads a variable; `None` if it is missing or empty.

@@ -12,7 +12,7 @@ use aws_sdk_ssm::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ssm::types::ParameterType;
 
 use super::client::{Refusal, classify};
-use crate::checkpoint::Checkpoint;
+use crate::continuity::checkpoint::Checkpoint;
 use crate::ports::{CheckpointError, StateStore};
 
 /// A parameter of SSM Parameter Store, by name.

@@ -8,8 +8,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::client::classify;
-use crate::column_rules::Salt;
 use crate::ports::BoxError;
+use crate::rules::column_rules::Salt;
 
 /// Login fields of a secret, as RDS and its rotation store them.
 #[derive(Deserialize)]

@@ -6,9 +6,9 @@
 use std::collections::BTreeSet;
 
 use super::schema::{DatabaseSchema, PublicationInfo, RelationInfo};
+use crate::base::table_name::TableName;
 use crate::catalog::CatalogTable;
-use crate::pattern;
-use crate::table_name::TableName;
+use crate::rules::pattern;
 
 impl DatabaseSchema {
     /// Problems of the published tables whose events lack a key.

@@ -66,8 +66,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::base::lsn::Lsn;
 use crate::change::Change;
-use crate::lsn::Lsn;
 use chunk_rows::{changes_key, fields, fill};
 
 /// The prefix of the logical messages that are watermarks. They are not sent.

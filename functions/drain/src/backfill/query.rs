@@ -1,6 +1,6 @@
 //! The SQL of a chunk: the next rows after a key, in the order of an index.
 
-use crate::table_name::quoted;
+use crate::base::table_name::quoted;
 
 use super::table::{BackfillTable, KeyOrder, SizeProbe};
 
@@ -255,8 +255,8 @@ mod tests {
 
     use super::*;
     use crate::backfill::table::KeyOrder;
+    use crate::base::table_name::TableName;
     use crate::change::{Column, ColumnCoverage, Relation};
-    use crate::table_name::TableName;
 
     fn table(columns: &[(&str, SizeProbe)], key: &[(&str, &str, Option<&str>)]) -> BackfillTable {
         let relation = Relation {

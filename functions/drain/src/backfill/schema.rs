@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 pub use super::refusal::TableRefusal;
 use super::table::{BackfillTable, KeyOrder, SizeProbe};
+use crate::base::table_name::{TableName, quoted_if_needed};
 use crate::catalog::{Catalog, CatalogTable};
 use crate::change::{Column, ColumnCoverage, ColumnType, Relation};
-use crate::column_rules::ColumnRule;
 use crate::event::BackfillRequest;
-use crate::pattern::{self, TablePattern};
-use crate::table_name::{TableName, quoted_if_needed};
+use crate::rules::column_rules::ColumnRule;
+use crate::rules::pattern::{self, TablePattern};
 
 /// The server's description of a relation.
 #[derive(Debug, Clone, Default)]

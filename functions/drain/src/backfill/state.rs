@@ -7,10 +7,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::table::BackfillTable;
+use crate::base::lsn::Lsn;
+use crate::base::stored_document::{self, InvalidDocument};
+use crate::base::table_name::TableName;
 use crate::event::BackfillRequest;
-use crate::lsn::Lsn;
-use crate::stored_document::{self, InvalidDocument};
-use crate::table_name::TableName;
 
 /// The format version that this Spillway writes.
 pub const VERSION: u64 = 1;

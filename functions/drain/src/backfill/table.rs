@@ -3,8 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::base::table_name::TableName;
 use crate::change::Relation;
-use crate::table_name::TableName;
 
 /// A table that can be backfilled.
 #[derive(Debug, Clone)]

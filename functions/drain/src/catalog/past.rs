@@ -124,7 +124,7 @@ impl Catalog {
     /// The table of this name when the row was written.
     ///
     /// `None` if another table may have had the name then.
-    pub fn past_table_named(&self, name: &crate::table_name::TableName) -> Option<PastTable<'_>> {
+    pub fn past_table_named(&self, name: &crate::base::table_name::TableName) -> Option<PastTable<'_>> {
         let past = PastTable {
             catalog: self,
             table: self.table(name)?,
@@ -287,8 +287,8 @@ impl<'c> PastTable<'c> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::table_name::TableName;
     use crate::catalog::CatalogColumn;
-    use crate::table_name::TableName;
 
     /// A catalog with the table `public.t`.
     ///

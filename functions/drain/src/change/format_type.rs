@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use postgres_types::{Kind, Type as BuiltIn};
 
-use crate::table_name::quoted_if_needed;
+use crate::base::table_name::quoted_if_needed;
 
 /// Difference between a variable-length type's modifier and its length (`VARHDRSZ`).
 const MODIFIER_HEADER: i32 = 4;

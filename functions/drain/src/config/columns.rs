@@ -3,7 +3,7 @@
 use super::variables::{Variables, invalid};
 use super::{ConfigError, SaltSource};
 use crate::change::SkippedOperations;
-use crate::column_rules::{ColumnAction, ColumnRule, MIN_SALT_CHARACTERS, Salt};
+use crate::rules::column_rules::{ColumnAction, ColumnRule, MIN_SALT_CHARACTERS, Salt};
 
 /// The rules for columns and the source of the salt.
 ///

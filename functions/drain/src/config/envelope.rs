@@ -6,7 +6,7 @@ use crate::encode::{
     Debezium, DebeziumModes, DecimalMode, Dms, Envelope, EnvelopeForm, HstoreMode, IntervalMode, KeylessRows,
     Oversize, PartitionBy, SchemaCache, TimeMode, Wal2json,
 };
-use crate::pattern::TableColumns;
+use crate::rules::pattern::TableColumns;
 
 /// The values of `ENVELOPE`.
 #[derive(Clone, Copy, PartialEq)]

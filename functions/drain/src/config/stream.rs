@@ -2,7 +2,7 @@
 
 use super::ConfigError;
 use super::variables::{Variables, invalid};
-use crate::stream_pattern::{MOST_NAME_BYTES, StreamPattern, is_accepted};
+use crate::rules::stream_pattern::{MOST_NAME_BYTES, StreamPattern, is_accepted};
 
 /// The stream of messages and the stream pattern of tables.
 ///

@@ -1,7 +1,7 @@
 use super::*;
+use crate::base::table_name::TableName;
 use crate::encode::EnvelopeForm;
-use crate::pattern;
-use crate::table_name::TableName;
+use crate::rules::pattern;
 
 const VALID: &[(&str, &str)] = &[
     ("PGHOST", "h"),

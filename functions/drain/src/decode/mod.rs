@@ -17,11 +17,11 @@ mod wal2json;
 pub use short_row::KeptBytes;
 pub use shortener::RowShortener;
 
+use crate::base::lsn::Lsn;
+use crate::base::table_name::TableName;
 use crate::catalog::Catalog;
 use crate::change::{Change, Datum, Item, Relation, Tuple};
-use crate::lsn::Lsn;
 use crate::plugin::Plugin;
-use crate::table_name::TableName;
 
 /// Error for a row that its plugin does not write.
 ///

@@ -10,13 +10,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{DecodeError, Plugin, merge_old_row};
+use crate::base::lsn::Lsn;
+use crate::base::table_name::TableName;
+use crate::base::time::POSTGRES_EPOCH;
 use crate::catalog::Catalog;
 use crate::change::{
     Change, Column, ColumnCoverage, ColumnType, Datum, Item, Message, MessageParts, Relation, Tuple,
 };
-use crate::lsn::Lsn;
-use crate::table_name::TableName;
-use crate::time::POSTGRES_EPOCH;
 use relation_tables::{RelationTable, RelationTables};
 use shortener::{OVERSIZE, WITHOUT_CONTENT, WITHOUT_PREFIX};
 

@@ -10,11 +10,11 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::{DecodeError, Plugin, merge_old_row};
+use crate::base::lsn::Lsn;
+use crate::base::table_name::TableName;
+use crate::base::time::micros_of_timestamp;
 use crate::catalog::Catalog;
 use crate::change::{Change, ColumnCoverage, Datum, Item, Message, MessageParts};
-use crate::lsn::Lsn;
-use crate::table_name::TableName;
-use crate::time::micros_of_timestamp;
 use catalog_facts::{
     ColumnValue, key, key_of_update, old_tuple, relation, row, with_bit_lengths, with_nulls, without_virtual,
 };

@@ -15,14 +15,14 @@ mod tables;
 use proptest::prelude::*;
 
 use super::*;
+use crate::base::position::Position;
+use crate::base::time::micros_of_timestamp;
 use crate::catalog::CatalogColumn;
 use crate::change::Change;
 use crate::encode::{
     Debezium, DebeziumModes, Dms, EncodedEvents, Envelope, EnvelopeForm, Event, KeylessRows, Oversize,
     PartitionBy, Progress, Transaction, Wal2json,
 };
-use crate::position::Position;
-use crate::time::micros_of_timestamp;
 use captured::CapturedStatement;
 pub(super) use captured::{captured, rows_of};
 

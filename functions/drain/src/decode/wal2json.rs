@@ -16,11 +16,11 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::{DecodeError, Plugin, merge_old_row};
+use crate::base::lsn::Lsn;
+use crate::base::table_name::TableName;
+use crate::base::time::micros_of_timestamp;
 use crate::catalog::Catalog;
 use crate::change::{Change, Column, Datum, Item, Message, MessageParts, Relation, Tuple, Type};
-use crate::lsn::Lsn;
-use crate::table_name::TableName;
-use crate::time::micros_of_timestamp;
 use relations::{JsonAction, RelationCache, RowDescription};
 use type_names::escape_type_names;
 

@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use super::sender::Sender;
-use crate::checkpoint::AckAhead;
-use crate::marker::Marker;
+use crate::continuity::checkpoint::AckAhead;
+use crate::continuity::marker::Marker;
 use crate::ports::Stream;
 
 /// The acknowledged changes that a drain skips, and whether it stores others.
@@ -44,8 +44,8 @@ impl AckAheadState {
 
     /// Acknowledged changes after the acknowledged position, for a checkpoint.
     ///
-    /// `last` is the last marker. Returns `None` if there are no such changes, or if they cannot be stated. The
-    /// same holds if the position has a resume point: the checkpoint then stores no acknowledged changes.
+    /// `last` is the last marker. Returns `None` if there are no such changes, or if they cannot be stated.
+    /// The same holds if the position has a resume point: the checkpoint then stores no acknowledged changes.
     pub(super) fn to_store<K: Stream>(&self, sender: &Sender<K>, last: Option<&Marker>) -> Option<AckAhead> {
         let position = sender.acknowledgements.position();
         let has_some = self.events(sender) > 0 || self.known.is_some();

@@ -18,14 +18,14 @@ use crate::backfill::state::BackfillPhase;
 use crate::backfill::{
     BackfillState, BackfillTable, Chunk, ChunkContext, ChunkPayload, RowLookup, RowRequest,
 };
-use crate::budget::Budget;
-use crate::clock::now_text;
+use crate::base::budget::Budget;
+use crate::base::clock::now_text;
+use crate::base::lsn::Lsn;
+use crate::base::nonce::random_nonce;
+use crate::base::table_name::TableName;
 use crate::error::Error;
 use crate::event::MAX_CHUNK_ROWS;
-use crate::lsn::Lsn;
-use crate::nonce::random_nonce;
 use crate::ports::{ChunkBounds, ChunkRead, Slot, StateStore, TableSource};
-use crate::table_name::TableName;
 
 pub(super) use wait::BackfillWait;
 

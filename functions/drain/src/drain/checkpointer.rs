@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 
-use crate::checkpoint::{AckAhead, AckPosition, Checkpoint};
-use crate::clock::now_text;
+use crate::base::clock::now_text;
+use crate::base::lsn::Lsn;
+use crate::continuity::checkpoint::{AckAhead, AckPosition, Checkpoint};
+use crate::continuity::marker::Marker;
 use crate::error::Error;
-use crate::lsn::Lsn;
-use crate::marker::Marker;
 use crate::ports::{BoxError, CheckpointError, ErrorKind, SlotError, StateStore};
 
 /// Shortest time between two stores while events are acknowledged.
@@ -303,7 +303,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
-    use crate::lsn::Lsn;
+    use crate::base::lsn::Lsn;
 
     /// A store that is throttled while the flag is set.
     #[derive(Clone)]

@@ -8,11 +8,11 @@ use super::checkpointer::Checkpointer;
 use super::markers::Markers;
 use super::sender::Sender;
 use super::settings::Settings;
-use crate::budget::Budget;
-use crate::checkpoint::{AckAhead, AckPosition};
+use crate::base::budget::Budget;
+use crate::base::lsn::Lsn;
 use crate::continuity::StartPosition;
+use crate::continuity::checkpoint::{AckAhead, AckPosition};
 use crate::error::Error;
-use crate::lsn::Lsn;
 use crate::plugin::Plugin;
 use crate::ports::{Slot, SlotError, StateStore, Stream};
 

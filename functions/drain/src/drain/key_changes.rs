@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::base::table_name::TableName;
 use crate::change::Relation;
-use crate::table_name::TableName;
 
 /// The keys of the tables of one window. Between two windows no event is in flight.
 #[derive(Debug, Default)]

@@ -7,18 +7,18 @@ use std::time::{Duration, Instant};
 
 use super::reader::missing_marker;
 use super::settings::Settings;
-use crate::budget::{Budget, CANCEL_TIME};
+use crate::base::budget::{Budget, CANCEL_TIME};
+use crate::base::lsn::Lsn;
+use crate::base::nonce::random_nonce;
+use crate::base::window_sizing::{Window, WindowSizing};
 use crate::catalog::Catalog;
 use crate::change::{Change, Item};
 use crate::continuity::StartPosition;
+use crate::continuity::marker::{self, MARKER_TIME, Marker, MarkerDraft};
 use crate::decode::Decoder;
 use crate::error::Error;
-use crate::lsn::Lsn;
-use crate::marker::{self, MARKER_TIME, Marker, MarkerDraft};
-use crate::nonce::random_nonce;
 use crate::plugin::Plugin;
 use crate::ports::{BoxError, EmittedMessage, Slot, SlotError, WalPositions};
-use crate::window_sizing::{Window, WindowSizing};
 
 /// The markers that the slot has not returned yet.
 #[derive(Debug)]

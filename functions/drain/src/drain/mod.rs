@@ -26,14 +26,14 @@ mod window_bounds;
 
 use std::time::{Duration, Instant};
 
-use crate::checkpoint::{AckAhead, AckPosition};
-use crate::clock::now_micros;
+use crate::base::clock::now_micros;
+use crate::base::window_sizing::Window;
+use crate::continuity::checkpoint::{AckAhead, AckPosition};
 use crate::encode::Event;
 use crate::error::Error;
 use crate::pack::{MAIN_STREAM, QueuedEvent};
 use crate::ports::{PeekRow, PeekRows, Slot, SlotError, StateStore, Stream, StreamError};
 use crate::ports::{TableSource, WalPositions};
-use crate::window_sizing::Window;
 
 use backfill::{BackfillStep, BackfillWait, ChunkEnvironment, MOST_LAG_BYTES};
 use checkpointer::Checkpointer;

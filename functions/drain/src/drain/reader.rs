@@ -25,19 +25,19 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::backfill::{ChunkContext, RowRequest, WATERMARK};
+use crate::base::lsn::Lsn;
 use crate::catalog::{Catalog, TableRequest};
 use crate::change::{Change, Item};
-use crate::checkpoint::{AckAhead, ResumePoint};
 use crate::continuity::Discontinuity;
+use crate::continuity::checkpoint::{AckAhead, ResumePoint};
+use crate::continuity::marker::{Marker, PREFIX};
 use crate::decode::Decoder;
 use crate::encode::{EncodedEvents, Envelope, Event, Progress, Transaction};
 use crate::error::Error;
-use crate::lsn::Lsn;
-use crate::marker::{Marker, PREFIX};
 use crate::pack::{Acknowledgements, QueuedEvent};
-use crate::pattern;
 use crate::ports::{CommitRows, PEEK_ROW_BYTES, PeekRow};
-use crate::projection::Projections;
+use crate::rules::pattern;
+use crate::rules::projection::Projections;
 
 use super::key_changes::KeyChanges;
 use super::report::Report;

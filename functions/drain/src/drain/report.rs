@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use crate::backfill::state::{BackfillPhase, BackfillState};
-use crate::lsn::Lsn;
+use crate::base::lsn::Lsn;
+use crate::base::table_name::TableName;
 use crate::pack::DeliveredCounts;
 use crate::ports::{LockHolder, OldestTransaction, Retention};
-use crate::table_name::TableName;
 
 /// The report of one invocation.
 #[derive(Debug, Clone, Default, Serialize)]

@@ -48,8 +48,8 @@ impl RowLanes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lsn::Lsn;
-    use crate::position::Position;
+    use crate::base::lsn::Lsn;
+    use crate::base::position::Position;
 
     fn event(row: u64, lane: &str) -> Event {
         Event {

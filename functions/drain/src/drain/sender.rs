@@ -15,7 +15,7 @@ use super::requested_events::RequestedEvents;
 use super::settings::{REQUEST, Settings};
 use super::stream_routes::StreamOpener;
 use super::throughput::{LaneTime, Throughput};
-use crate::checkpoint::AckPosition;
+use crate::continuity::checkpoint::AckPosition;
 use crate::encode::Event;
 use crate::error::Error;
 use crate::pack::{

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use crate::change::SkippedOperations;
 use crate::pack::{Aggregation, RequestLimits, ShardMap};
-use crate::pattern::TablePattern;
 use crate::plugin::Plugin;
-use crate::projection::ProjectionRules;
-use crate::stream_pattern::StreamPattern;
+use crate::rules::pattern::TablePattern;
+use crate::rules::projection::ProjectionRules;
+use crate::rules::stream_pattern::StreamPattern;
 
 /// Limits of one PutRecords request (Kinesis API, PutRecords).
 pub const REQUEST: RequestLimits = RequestLimits {

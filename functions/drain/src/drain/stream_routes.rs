@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::settings::Settings;
+use crate::base::table_name::TableName;
 use crate::change::Relation;
 use crate::encode::Event;
 use crate::pack::MAIN_STREAM;
 use crate::ports::StreamError;
-use crate::stream_pattern::{MOST_NAME_BYTES, StreamPattern};
-use crate::table_name::TableName;
+use crate::rules::stream_pattern::{MOST_NAME_BYTES, StreamPattern};
 
 /// Most streams of one drain, including that of messages.
 ///

@@ -5,12 +5,12 @@ use std::sync::Mutex;
 use super::backfill::BackfillRunner;
 use super::report::Report;
 use super::settings::Settings;
-use crate::budget::Budget;
-use crate::checkpoint::{AckAhead, Checkpoint};
+use crate::base::budget::Budget;
+use crate::base::window_sizing::WindowSizing;
 use crate::continuity::StartPosition;
+use crate::continuity::checkpoint::{AckAhead, Checkpoint};
 use crate::encode::{Envelope, Event};
 use crate::error::Error;
-use crate::window_sizing::WindowSizing;
 
 /// The ports of a drain, and the state that outlives it.
 #[derive(Debug)]

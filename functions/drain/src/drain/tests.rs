@@ -9,23 +9,23 @@ use super::*;
 use crate::backfill::schema::DatabaseSchema;
 use crate::backfill::schema::tests::{request, table_info};
 use crate::backfill::{BackfillState, BackfillTable, RowLookup, RowRequest, Snapshot};
-use crate::budget::Budget;
+use crate::base::budget::Budget;
+use crate::base::lsn::Lsn;
+use crate::base::table_name::TableName;
+use crate::base::window_sizing::Window;
 use crate::catalog::{Catalog, TableRequest};
 use crate::change::SkippedOperations;
-use crate::checkpoint::Checkpoint;
 use crate::continuity::StartPosition;
+use crate::continuity::checkpoint::Checkpoint;
+use crate::continuity::marker::{Marker, MarkerDraft};
 use crate::encode::{Envelope, EnvelopeForm, KeylessRows, Oversize, PartitionBy, Wal2json};
-use crate::lsn::Lsn;
-use crate::marker::{Marker, MarkerDraft};
 use crate::pack::{Aggregation, HashKey, Record, ShardMap};
 use crate::plugin::Plugin;
 use crate::ports::{
     CheckpointError, ChunkBounds, ChunkRead, CommitRows, EmittedMessage, PeekRow, PeekRows, PutAnswer,
     RecordOutcome, Slot, SlotError, StateStore, Stream, StreamError, StreamInfo, TableSource, WalPositions,
 };
-use crate::projection::ProjectionRules;
-use crate::table_name::TableName;
-use crate::window_sizing::Window;
+use crate::rules::projection::ProjectionRules;
 
 mod ahead;
 mod fakes;
@@ -267,7 +267,7 @@ async fn an_accepted_gap_is_stored_only_after_its_control_event_is_acknowledged(
         stored: false,
         ..start(1, 1)
     };
-    let position = crate::position::Position {
+    let position = crate::base::position::Position {
         commit_end: Lsn(MIB),
         lsn: Lsn(MIB),
         index: 0,

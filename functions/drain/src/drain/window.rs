@@ -13,16 +13,16 @@ use super::sender::Sender;
 use super::settings::Settings;
 use super::stream_routes::StreamRoutes;
 use crate::backfill::{ChunkContext, RowRequest};
-use crate::budget::{Budget, CANCEL_TIME};
+use crate::base::budget::{Budget, CANCEL_TIME};
+use crate::base::clock::now_micros;
+use crate::base::lsn::Lsn;
+use crate::base::window_sizing::Window;
 use crate::catalog::Catalog;
-use crate::checkpoint::{AckAhead, AckPosition};
-use crate::clock::now_micros;
 use crate::continuity::StartPosition;
+use crate::continuity::checkpoint::{AckAhead, AckPosition};
 use crate::encode::Envelope;
 use crate::error::Error;
-use crate::lsn::Lsn;
 use crate::ports::{PeekRow, PeekRows, Slot, SlotError, StateStore, Stream, TableSource, WalPositions};
-use crate::window_sizing::Window;
 
 use reading::{ReadOutcome, WindowReading};
 

@@ -4,11 +4,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::window::LastWindow;
-use crate::checkpoint::ResumePoint;
+use crate::base::lsn::Lsn;
+use crate::base::window_sizing::{SentPrefix, SizingStep, TransactionSearch, Window, WindowSizing};
+use crate::continuity::checkpoint::ResumePoint;
 use crate::error::Error;
-use crate::lsn::Lsn;
 use crate::ports::SlotError;
-use crate::window_sizing::{SentPrefix, SizingStep, TransactionSearch, Window, WindowSizing};
 
 /// Next step after a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -32,8 +32,8 @@ use super::value::{
     write_string,
 };
 use super::{EventHead, RowEvent, RowOperation};
+use crate::base::position::Position;
 use crate::change::{Column, Datum, Message, Relation, Tuple};
-use crate::position::Position;
 use columns::{UnfitValue, write_texts};
 
 /// Debezium form for the events of one database.

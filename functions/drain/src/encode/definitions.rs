@@ -7,9 +7,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
+use crate::base::position::Position;
+use crate::base::table_name::TableName;
 use crate::change::{ColumnCoverage, Relation};
-use crate::position::Position;
-use crate::table_name::TableName;
 
 /// Definitions remembered per table: more than a window that is read again can contain.
 const MAX_PER_TABLE: usize = 16;
@@ -77,8 +77,8 @@ fn has_same_columns(one: &Arc<Relation>, other: &Arc<Relation>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::lsn::Lsn;
     use crate::change::Column;
-    use crate::lsn::Lsn;
 
     fn relation(columns: &[&str], coverage: ColumnCoverage) -> Arc<Relation> {
         let column = |name: &&str| Column::new((*name).into(), "text".into(), false);

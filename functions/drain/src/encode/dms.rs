@@ -34,9 +34,9 @@ use super::value::{
     write_number, write_string,
 };
 use super::{EventHead, RowEvent, RowOperation};
+use crate::base::lsn::Lsn;
+use crate::base::time::iso_micros;
 use crate::change::{Column, Datum, Message, MessageParts, Relation, Tuple, Type};
-use crate::lsn::Lsn;
-use crate::time::iso_micros;
 
 /// End of `metadata` and of the message.
 const END: &[u8] = b"}}\n";

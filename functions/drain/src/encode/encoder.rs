@@ -8,8 +8,8 @@ use super::snapshot::BackfillRow;
 use super::{
     EncodedEvents, Envelope, EnvelopeForm, Event, EventHead, Progress, RowEvent, RowOperation, is_key_changed,
 };
+use crate::base::lsn::Lsn;
 use crate::change::{Change, Message, Relation, Tuple};
-use crate::lsn::Lsn;
 
 /// No column is omitted before the size of an event is known.
 const NO_OMITTED_COLUMNS: &OmittedColumns = &OmittedColumns::NONE;

@@ -3,8 +3,8 @@
 use sha2::{Digest, Sha256};
 
 use super::{EventHead, RowEvent, debezium};
+use crate::base::position::Position;
 use crate::change::{Relation, Tuple};
-use crate::position::Position;
 
 /// Source of an event's partition key.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -151,12 +151,12 @@ pub(super) fn sha256_hex(key: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lsn::Lsn;
+    use crate::base::lsn::Lsn;
 
     #[test]
     fn keys_of_consecutive_rows_are_spread_evenly_and_are_the_same_each_time() {
         let relation = Relation {
-            table: crate::table_name::TableName::new("public", "log"),
+            table: crate::base::table_name::TableName::new("public", "log"),
             columns: Vec::new(),
             primary_key: Vec::new(),
             coverage: crate::change::ColumnCoverage::Whole,

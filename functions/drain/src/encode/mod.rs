@@ -34,9 +34,9 @@ pub use wal2json::Wal2json;
 
 use std::sync::Arc;
 
+use crate::base::lsn::Lsn;
+use crate::base::position::Position;
 use crate::change::{Change, Message, MessageParts, Relation};
-use crate::lsn::Lsn;
-use crate::position::Position;
 use encoder::EventEncoder;
 use progress::EventPlace;
 use row::{EventHead, RowEvent, RowOperation, is_key_changed};

@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::Transaction;
+use crate::base::lsn::Lsn;
+use crate::base::position::{Position, PositionSequence};
+use crate::base::table_name::TableName;
 use crate::change::Relation;
-use crate::lsn::Lsn;
-use crate::position::{Position, PositionSequence};
-use crate::table_name::TableName;
 
 /// Progress of the open transaction: its next position, and its counts.
 #[derive(Debug, Clone)]
@@ -57,7 +57,7 @@ mod by_schema {
 
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    use crate::table_name::TableName;
+    use crate::base::table_name::TableName;
 
     type CountsBySchema = BTreeMap<String, BTreeMap<String, u64>>;
 

@@ -21,9 +21,9 @@ use super::value::{
     hex_digits, parse_bool, write_ascii, write_base64, write_names, write_number, write_string,
 };
 use super::{EventHead, RowEvent, RowOperation};
+use crate::base::time::iso_micros;
 use crate::catalog::without_quotes;
 use crate::change::{Datum, Message, Relation, Tuple, Type};
-use crate::time::iso_micros;
 
 /// wal2json form.
 #[derive(Debug, Clone, Copy, Default)]

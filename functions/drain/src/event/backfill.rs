@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::{EventError, NO_OTHER_FIELDS, check_fields};
-use crate::pattern::TablePattern;
+use crate::rules::pattern::TablePattern;
 
 /// The command to a backfill.
 #[derive(Debug, Clone, PartialEq, Eq)]

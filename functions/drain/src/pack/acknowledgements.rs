@@ -4,8 +4,8 @@
 
 use std::collections::VecDeque;
 
-use crate::checkpoint::{AckPosition, ResumePoint};
-use crate::lsn::Lsn;
+use crate::base::lsn::Lsn;
+use crate::continuity::checkpoint::{AckPosition, ResumePoint};
 
 /// The id of a transaction, or of a section of one.
 ///

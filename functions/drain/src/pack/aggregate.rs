@@ -15,7 +15,7 @@
 use md5::{Digest as _, Md5};
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
-use crate::varint;
+use crate::base::varint;
 
 const MAGIC: [u8; 4] = [0xF3, 0x89, 0x9A, 0xC2];
 const MD5_BYTES: usize = 16;

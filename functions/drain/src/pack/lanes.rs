@@ -25,7 +25,7 @@ use super::record::{Aggregation, LaneKey, QueuedEvent, Record, RequestLimits};
 use super::shard_pacing::ShardPacing;
 use super::shards::{HashKey, ShardMap};
 use super::stream_shards::{MAIN_STREAM, StreamShards};
-use crate::position::Position;
+use crate::base::position::Position;
 
 /// A queue of events that are sent in order.
 ///

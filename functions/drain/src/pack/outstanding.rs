@@ -1,9 +1,9 @@
 //! Outstanding events, and the acknowledged changes after the acknowledged position.
 
-use crate::checkpoint::AckAhead;
-use crate::lsn::Lsn;
-use crate::marker::Marker;
-use crate::position::Position;
+use crate::base::lsn::Lsn;
+use crate::base::position::Position;
+use crate::continuity::checkpoint::AckAhead;
+use crate::continuity::marker::Marker;
 
 /// Most missing positions that are sorted: more than a checkpoint has room for.
 const MOST_MISSING: usize = 2_048;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::record::{Aggregation, LaneKey};
 use super::shard_rate::ShardRate;
-use crate::position::Position;
+use crate::base::position::Position;
 
 /// Fewest records that may be in flight to a shard that throttles.
 const MIN_SHARE: usize = 25;

@@ -1,10 +1,10 @@
 //! Errors of the ports: the problem, its subject, and the remedy.
 
-use crate::lsn::Lsn;
+use crate::base::lsn::Lsn;
+use crate::base::stored_document::InvalidDocument;
+use crate::base::table_name::TableName;
 use crate::pack::InvalidShardMap;
 use crate::ports::lock_holder::LockHolder;
-use crate::stored_document::InvalidDocument;
-use crate::table_name::TableName;
 
 /// The cause of an error, as a library returned it.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -7,16 +7,16 @@ use futures_util::FutureExt as _;
 use serde::Serialize;
 
 use super::SlotError;
+use crate::base::lsn::Lsn;
+use crate::base::window_sizing::Window;
 use crate::catalog::{Catalog, TableRequest};
-use crate::lsn::Lsn;
-use crate::window_sizing::Window;
 
 /// Bytes that a held row takes besides its data, about: its share of the buffer and its own structure.
 pub const PEEK_ROW_BYTES: usize = 160;
 
 /// A row of a peek.
 pub trait PeekRow {
-    /// The row's `lsn` column. It is not monotone over rows: see `position.rs`.
+    /// The row's `lsn` column. It is not monotone over rows: see `base/position.rs`.
     fn lsn(&self) -> Lsn;
     /// The row as the plugin wrote it.
     fn data(&self) -> &[u8];

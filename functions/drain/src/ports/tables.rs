@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::SlotError;
 use crate::backfill::schema::DatabaseSchema;
 use crate::backfill::{BackfillTable, ChunkRows, RowLookup, RowRequest, Snapshot};
-use crate::table_name::TableName;
+use crate::base::table_name::TableName;
 
 /// The tables of the slot's database.
 ///

@@ -6,12 +6,12 @@ use tokio_postgres::Row as PgRow;
 use tokio_postgres::types::ToSql;
 
 use super::connection::{Connector, Session};
+use crate::base::table_name::TableName;
 use crate::catalog::{
     Catalog, CatalogColumn, CatalogTable, CatalogType, RecentChanges, TableRequest, TypeForm, precedes,
 };
 use crate::change::format_type::is_built_in;
 use crate::ports::SlotError;
-use crate::table_name::TableName;
 
 /// The types that are not built in.
 const TYPES: &str = include_str!("types.sql");

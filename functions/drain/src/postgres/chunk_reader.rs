@@ -16,8 +16,8 @@ use super::sql_state::{is_cancelled, is_lock_timeout};
 use super::tables::schema::SchemaSource;
 use crate::backfill::schema::DatabaseSchema;
 use crate::backfill::{BackfillTable, ChunkRows, RowLookup, RowRequest, Snapshot, WATERMARK, query};
+use crate::base::table_name::TableName;
 use crate::ports::{ChunkBounds, ChunkRead, SlotError, TableSource};
-use crate::table_name::TableName;
 
 /// Begins a read-only transaction with one snapshot.
 ///

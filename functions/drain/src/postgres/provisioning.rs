@@ -4,10 +4,10 @@ use super::connection::{Connector, Session};
 use super::server;
 use super::sql_error::SlotContext;
 use super::sql_state::is_lock_timeout;
-use crate::pattern::{self, TablePattern};
+use crate::base::table_name::{TableName, quoted};
 use crate::plugin::Plugin;
 use crate::ports::SlotError;
-use crate::table_name::{TableName, quoted};
+use crate::rules::pattern::{self, TablePattern};
 
 /// Checks that the role may use replication slots.
 ///

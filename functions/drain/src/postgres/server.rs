@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use postgres_types::PgLsn;
 
 use super::connection::{Connector, Session};
+use crate::base::lsn::Lsn;
 use crate::continuity::{ServerInfo, SlotState};
-use crate::lsn::Lsn;
 use crate::ports::{BoxError, EmittedMessage, LockHolder, OldestTransaction, Retention, SlotError};
 
 /// State of the server and of one slot.

@@ -22,16 +22,16 @@ use super::connection::{Connector, Session};
 use super::server::{self, CommitWait};
 use super::sql_error::SlotContext;
 use super::sql_state::is_cancelled;
+use crate::base::lsn::Lsn;
+use crate::base::window_sizing::Window;
 use crate::catalog::{Catalog, TableRequest};
-use crate::column_rules::ColumnRule;
 use crate::config::{Config, StandbyAck};
 use crate::continuity::ServerInfo;
 use crate::decode::KeptBytes;
-use crate::lsn::Lsn;
-use crate::pattern::TablePattern;
 use crate::plugin::{Plugin, PluginOptions};
 use crate::ports::{CommitRows, EmittedMessage, PEEK_ROW_BYTES, Slot, SlotError, WalPositions};
-use crate::window_sizing::Window;
+use crate::rules::column_rules::ColumnRule;
+use crate::rules::pattern::TablePattern;
 
 use peek_rows::{CopyRows, PgPeekRows};
 

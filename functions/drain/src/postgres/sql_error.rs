@@ -5,7 +5,7 @@ use tokio_postgres::error::SqlState;
 
 use super::connection::{Connector, Session};
 use super::sql_state::{is_cancelled, is_outage, message};
-use crate::lsn::Lsn;
+use crate::base::lsn::Lsn;
 use crate::plugin::Plugin;
 use crate::ports::{BoxError, SlotError};
 

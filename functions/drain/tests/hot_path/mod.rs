@@ -2,21 +2,21 @@
 
 use std::time::Instant;
 
+use drain::base::lsn::Lsn;
 use drain::catalog::Catalog;
 use drain::change::{Change, Item};
-use drain::column_rules::{ColumnRule, ColumnRules, Salt};
 use drain::decode::Decoder;
 use drain::encode::{
     Debezium, DebeziumModes, EncodedEvents, Envelope, EnvelopeForm, Event, KeylessRows, Oversize,
     PartitionBy, SchemaCache, Transaction,
 };
-use drain::lsn::Lsn;
 use drain::pack::{
     Acknowledgements, Aggregation, HashKey, Lanes, MAIN_STREAM, QueuedEvent, RequestLimits, Shard, ShardMap,
 };
-use drain::pattern::TableColumns;
 use drain::plugin::Plugin;
-use drain::projection::{ProjectionRules, Projections};
+use drain::rules::column_rules::{ColumnRule, ColumnRules, Salt};
+use drain::rules::pattern::TableColumns;
+use drain::rules::projection::{ProjectionRules, Projections};
 
 /// Changes of a transaction.
 const TRANSACTION: u32 = 10;

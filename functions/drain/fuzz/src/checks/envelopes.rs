@@ -3,13 +3,13 @@
 //! An event is JSON, and its partition key is one that Kinesis accepts. The position of an event is the same
 //! whether the changes before it were encoded or skipped.
 
+use drain::base::lsn::Lsn;
+use drain::base::position::{Position, PositionSequence};
 use drain::change::{Change, Datum, Item, Message, Relation};
 use drain::encode::{
     Debezium, DebeziumModes, DecimalMode, Dms, EncodedEvents, Envelope, EnvelopeForm, Event, HstoreMode,
     IntervalMode, KeylessRows, Oversize, PartitionBy, Progress, SchemaCache, TimeMode, Transaction, Wal2json,
 };
-use drain::lsn::Lsn;
-use drain::position::{Position, PositionSequence};
 use serde::de::IgnoredAny;
 
 use super::allocation::{AllocationBound, AllocationSum};

@@ -8,15 +8,15 @@ pub mod rows;
 
 use std::sync::OnceLock;
 
+use drain::base::lsn::Lsn;
+use drain::base::table_name::TableName;
 use drain::catalog::{Catalog, CatalogColumn, CatalogTable, CatalogType, TypeForm};
 use drain::change::{Change, Item};
-use drain::checkpoint::Checkpoint;
+use drain::continuity::checkpoint::Checkpoint;
+use drain::continuity::marker::Marker;
 use drain::decode::{Decoder, KeptBytes, RowShortener};
 use drain::event::Action;
-use drain::lsn::Lsn;
-use drain::marker::Marker;
 use drain::plugin::Plugin;
-use drain::table_name::TableName;
 use serde::Deserialize;
 use serde_json::Value;
 

@@ -2,8 +2,8 @@ use std::sync::Arc;
 
 use super::*;
 use crate::backfill::table::{KeyOrder, SizeProbe};
+use crate::base::table_name::TableName;
 use crate::change::{Column, ColumnCoverage};
-use crate::table_name::TableName;
 
 fn relation(columns: &[(&str, bool)]) -> Arc<Relation> {
     let column = |(name, key): &(&str, bool)| Column::new((*name).into(), "text".into(), *key);

@@ -2,9 +2,9 @@ use proptest::prelude::*;
 
 use super::super::tests::rows_of;
 use super::*;
+use crate::base::table_name::TableName;
 use crate::catalog::{CatalogTable, CatalogType, TypeForm};
 use crate::change::Type;
-use crate::table_name::TableName;
 
 fn message(parts: &[&[u8]]) -> Vec<u8> {
     parts.concat()

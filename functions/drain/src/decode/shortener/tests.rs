@@ -4,9 +4,9 @@ use super::super::Decoder;
 use super::super::short_row::MAX_SYNTAX;
 use super::super::tests::captured;
 use super::*;
+use crate::base::lsn::Lsn;
 use crate::catalog::Catalog;
 use crate::change::{Change, Datum, Item, MessageParts, Relation, Tuple};
-use crate::lsn::Lsn;
 
 /// Bounds with which every value is kept.
 const ALL: KeptBytes = KeptBytes {

@@ -6,9 +6,9 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use crate::base::table_name::TableName;
 use crate::catalog::{Catalog, PastTable};
 use crate::change::{Column, ColumnCoverage, Datum, Relation, Tuple, format_type};
-use crate::table_name::TableName;
 
 /// Column of a row with its value.
 pub(super) struct ColumnValue<'a> {

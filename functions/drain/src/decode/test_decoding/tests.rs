@@ -1,8 +1,8 @@
 use super::super::tests::{catalog_column, int_column, rows_of};
 use super::*;
+use crate::base::table_name::TableName;
 use crate::catalog::{CatalogColumn, CatalogTable, RecentChanges};
 use crate::change::{COMMA, Type};
-use crate::table_name::TableName;
 
 fn decode(data: &str) -> Result<Item<'_>, DecodeError> {
     let mut catalog = Catalog::default();

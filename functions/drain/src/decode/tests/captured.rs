@@ -1,9 +1,9 @@
 //! Reader of `captured.txt`: a catalog, and the rows and events of statements.
 
+use crate::base::lsn::Lsn;
+use crate::base::table_name::TableName;
 use crate::catalog::{Catalog, CatalogColumn, CatalogTable, CatalogType, TypeForm};
-use crate::lsn::Lsn;
 use crate::plugin::Plugin;
-use crate::table_name::TableName;
 
 /// Statement of `captured.txt`.
 pub(in crate::decode) struct CapturedStatement {

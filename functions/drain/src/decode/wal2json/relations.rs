@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::JsonColumn;
+use crate::base::table_name::TableName;
 use crate::catalog::{Catalog, CatalogTable, PastTable};
 use crate::change::{Column, ColumnCoverage, ColumnType, Relation};
-use crate::table_name::TableName;
 
 /// The most shapes of one table that are stored.
 ///

@@ -3,8 +3,8 @@ use std::sync::Arc;
 use super::super::tests::{catalog_column, rows_of};
 use super::relations::MAX_SHAPES;
 use super::*;
+use crate::base::table_name::TableName;
 use crate::catalog::{CatalogColumn, CatalogTable, CatalogType, TypeForm};
-use crate::table_name::TableName;
 
 /// Catalog with the table `s.t`.
 ///

@@ -9,12 +9,12 @@ use serde_json::json;
 
 use super::{BackfillRunner, BackfillStep, ChunkEnvironment};
 use crate::backfill::{BackfillState, Chunk, ChunkPayload};
-use crate::budget::Budget;
-use crate::clock::now_text;
+use crate::base::budget::Budget;
+use crate::base::clock::now_text;
+use crate::base::lsn::Lsn;
+use crate::base::table_name::TableName;
 use crate::error::Error;
-use crate::lsn::Lsn;
 use crate::ports::{Slot, StateStore, TableSource};
-use crate::table_name::TableName;
 
 impl<C: StateStore> BackfillRunner<C> {
     /// Finishes the backfill after its last table.

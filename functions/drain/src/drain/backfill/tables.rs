@@ -2,10 +2,10 @@
 
 use super::BackfillRunner;
 use crate::backfill::BackfillTable;
-use crate::budget::Budget;
+use crate::base::budget::Budget;
+use crate::base::table_name::TableName;
 use crate::error::Error;
 use crate::ports::{ErrorKind, Slot, StateStore, TableSource};
-use crate::table_name::TableName;
 
 impl<C: StateStore> BackfillRunner<C> {
     /// Lists the tables of the request, once in an invocation. Returns false if they cannot be listed.

@@ -2,12 +2,12 @@
 
 use super::{ReaderOutput, WindowReader};
 use crate::backfill::{self, ChunkContext, ChunkPayload, ChunkRows, RowRequest};
+use crate::base::lsn::Lsn;
 use crate::change::{Change, Message, MessageParts};
 use crate::encode::{BackfillRow, EncodedEvents, Envelope, Progress, SnapshotPlace};
 use crate::error::Error;
-use crate::lsn::Lsn;
 use crate::ports::PeekRow;
-use crate::projection::Projections;
+use crate::rules::projection::Projections;
 
 /// Whether rows of the chunk are emitted next: its watermark was read, and rows are left.
 pub(super) fn is_due(chunk: Option<&ChunkContext>) -> bool {

@@ -2,14 +2,14 @@
 
 use super::{ReaderOutput, WindowReader};
 use crate::backfill::ChunkContext;
+use crate::base::lsn::Lsn;
+use crate::base::position::Position;
 use crate::change::{Change, Datum};
-use crate::checkpoint::AckAhead;
+use crate::continuity::checkpoint::AckAhead;
 use crate::encode::{EncodedEvents, Event, Oversize, Progress};
 use crate::error::Error;
-use crate::lsn::Lsn;
 use crate::pack::{MAIN_STREAM, QueuedEvent, TransactionId};
 use crate::ports::PeekRow;
-use crate::position::Position;
 
 use super::super::report::Report;
 

@@ -8,12 +8,12 @@ use std::borrow::Cow;
 
 use super::{ReaderOutput, WindowReader};
 use crate::backfill::WATERMARK;
+use crate::base::lsn::Lsn;
+use crate::base::position::PositionSequence;
 use crate::change::{Change, Message};
+use crate::continuity::marker;
 use crate::error::Error;
-use crate::lsn::Lsn;
-use crate::marker;
 use crate::ports::PeekRow;
-use crate::position::PositionSequence;
 
 /// The prefix of the control event that follows an accepted gap.
 pub(crate) const GAP_ACCEPTED: &str = "spillway.gap_accepted";

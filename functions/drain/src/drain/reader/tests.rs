@@ -1,11 +1,11 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::base::table_name::TableName;
 use crate::change::SkippedOperations;
 use crate::encode::{Debezium, DebeziumModes, EnvelopeForm, KeylessRows, Oversize, PartitionBy};
 use crate::pack::{Aggregation, ShardMap};
-use crate::projection::ProjectionRules;
-use crate::table_name::TableName;
+use crate::rules::projection::ProjectionRules;
 
 struct TestRow(Lsn, String);
 
@@ -110,7 +110,7 @@ fn read(
         };
         catalog.insert(TableName::new("public", table), table_of);
     }
-    let position = crate::checkpoint::AckPosition {
+    let position = crate::continuity::checkpoint::AckPosition {
         commit_end: Lsn(1),
         resume: resume.clone(),
     };
@@ -269,7 +269,7 @@ fn needs_of_large_transaction(first_commits: CommitRows) -> Vec<ReaderNeed> {
         let need = reader.take(row).unwrap();
         if !reader.is_open() {
             let mut out = ReaderOutput {
-                acknowledgements: &mut Acknowledgements::new(crate::checkpoint::AckPosition {
+                acknowledgements: &mut Acknowledgements::new(crate::continuity::checkpoint::AckPosition {
                     commit_end: Lsn(1),
                     resume: None,
                 }),

@@ -4,11 +4,11 @@ use md5::{Digest as _, Md5};
 
 use super::{ReaderOutput, SentHistory, WindowReader};
 use crate::backfill::ChunkContext;
+use crate::base::lsn::Lsn;
 use crate::change::Change;
-use crate::checkpoint::ResumePoint;
+use crate::continuity::checkpoint::ResumePoint;
 use crate::encode::{Envelope, Progress, Transaction};
 use crate::error::Error;
-use crate::lsn::Lsn;
 use crate::pack::{Acknowledgements, TransactionId};
 use crate::ports::PeekRow;
 

@@ -3,9 +3,9 @@
 use super::super::sender::Sender;
 use super::super::stream_routes::{StreamOpener as _, StreamRoutes};
 use super::*;
+use crate::base::position::Position;
 use crate::change::{ColumnCoverage, Relation};
-use crate::position::Position;
-use crate::stream_pattern::StreamPattern;
+use crate::rules::stream_pattern::StreamPattern;
 
 /// A sender whose streams have these shards.
 ///

@@ -1,10 +1,10 @@
 //! State of a window while its rows are read, and the outcomes.
 
+use crate::base::window_sizing::Window;
 use crate::drain::reader::WindowReader;
 use crate::error::Error;
 use crate::pack::QueuedEvent;
 use crate::ports::{PeekRow, PeekRows};
-use crate::window_sizing::Window;
 
 /// Outcome of reading a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::base::table_name::TableName;
 use crate::change::Relation;
-use crate::table_name::TableName;
 
 /// Most bytes of the schemas that are kept.
 const MOST_CACHED_BYTES: usize = 8 << 20;

@@ -1,8 +1,8 @@
 //! Dates and times as Debezium writes them.
 
+use crate::base::time::days_from_civil;
 use crate::change::Type;
 use crate::encode::value::{is_date, is_time, split_timestamp, write_ascii};
-use crate::time::days_from_civil;
 
 /// Form of dates and times without a zone: Debezium's `time.precision.mode`.
 ///

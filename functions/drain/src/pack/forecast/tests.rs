@@ -1,8 +1,8 @@
 use super::*;
+use crate::base::lsn::Lsn;
+use crate::base::position::Position;
 use crate::encode::Event;
-use crate::lsn::Lsn;
 use crate::pack::Acknowledgements;
-use crate::position::Position;
 
 const LIMITS: RequestLimits = RequestLimits {
     records: 500,

@@ -1,10 +1,10 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::base::lsn::Lsn;
+use crate::base::position::Position;
 use crate::encode::Event;
-use crate::lsn::Lsn;
 use crate::pack::Acknowledgements;
-use crate::position::Position;
 
 const LIMITS: RequestLimits = RequestLimits {
     records: 500,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 
 use super::*;
-use crate::checkpoint::{Checkpoint, rules_hash};
+use crate::continuity::checkpoint::{Checkpoint, rules_hash};
 use crate::encode::Event;
 use crate::pack::{Acknowledgements, Aggregation, Lanes, QueuedEvent, Record, RequestLimits, ShardMap};
 

@@ -4,11 +4,11 @@
 
 use tokio_postgres::Row as PgRow;
 
-use crate::column_rules::{ColumnAction, ColumnRule};
+use crate::base::table_name::TableName;
 use crate::plugin::Plugin;
 use crate::ports::SlotError;
 use crate::postgres::connection::{Connector, Session};
-use crate::table_name::TableName;
+use crate::rules::column_rules::{ColumnAction, ColumnRule};
 
 /// The tables whose changes the slot sends.
 ///

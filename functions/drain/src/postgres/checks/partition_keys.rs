@@ -7,12 +7,12 @@ use std::collections::HashSet;
 use tokio_postgres::Row as PgRow;
 
 use super::column_rules::{RuleArrays, SENT};
-use crate::column_rules::ColumnRule;
-use crate::pattern::{TableColumns, TablePattern, matches_any};
+use crate::base::table_name::TableName;
 use crate::plugin::Plugin;
 use crate::ports::SlotError;
 use crate::postgres::connection::{Connector, Session};
-use crate::table_name::TableName;
+use crate::rules::column_rules::ColumnRule;
+use crate::rules::pattern::{TableColumns, TablePattern, matches_any};
 
 /// The sent tables with the first entry that matches each.
 ///

@@ -2,11 +2,11 @@
 
 use tokio_postgres::Row as PgRow;
 
-use crate::pattern::TablePattern;
+use crate::base::table_name::TableName;
 use crate::plugin::Plugin;
 use crate::ports::SlotError;
 use crate::postgres::connection::{Connector, Session};
-use crate::table_name::TableName;
+use crate::rules::pattern::TablePattern;
 
 /// The patterns that match none of the tables that are sent.
 ///

@@ -4,8 +4,8 @@ use bytes::{Buf as _, Bytes};
 use futures_util::StreamExt as _;
 use futures_util::stream::{Fuse, LocalBoxStream};
 
+use crate::base::lsn::Lsn;
 use crate::decode::{KeptBytes, RowShortener};
-use crate::lsn::Lsn;
 use crate::plugin::Plugin;
 use crate::ports::{CommitRows, PeekRow, PeekRows, SlotError};
 use crate::postgres::sql_state::{cause, is_cancelled};

@@ -2,8 +2,8 @@
 
 use postgres_protocol::escape::escape_literal;
 
+use crate::base::window_sizing::{SentPrefix, Window};
 use crate::plugin::{ChangeMark, Plugin};
-use crate::window_sizing::{SentPrefix, Window};
 
 /// Most commit rows that precede the other rows of a peek.
 ///
@@ -127,7 +127,7 @@ pub(super) const ADVANCE: &str = "
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lsn::Lsn;
+    use crate::base::lsn::Lsn;
     use crate::plugin::Plugin;
 
     #[test]

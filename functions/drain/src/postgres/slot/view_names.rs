@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use postgres_types::PgLsn;
 
 use super::PgSlot;
-use crate::lsn::Lsn;
+use crate::base::lsn::Lsn;
 use crate::ports::SlotError;
 
 const DOING: &str = "searching for the creation of a materialized view";

@@ -1,9 +1,9 @@
 //! The tables that events name.
 
+use crate::base::table_name::TableName;
 use crate::plugin::Plugin;
 use crate::ports::SlotError;
 use crate::postgres::connection::{Connector, Session};
-use crate::table_name::TableName;
 
 /// If $2, the tables of the publications $1. `publish_via_partition_root` decides whether these are
 /// partitioned tables or their partitions. Otherwise all permanent tables of users, and

@@ -7,14 +7,14 @@ use tokio_postgres::Row as PgRow;
 
 use crate::backfill::schema::{ColumnInfo, DatabaseSchema, PublicationInfo, RelationInfo};
 use crate::backfill::table::{KeyOrder, SizeProbe};
+use crate::base::table_name::TableName;
 use crate::catalog::{Catalog, TableRequest};
-use crate::column_rules::ColumnRule;
-use crate::pattern::TablePattern;
 use crate::plugin::Plugin;
 use crate::ports::SlotError;
 use crate::postgres::catalog;
 use crate::postgres::connection::{Connector, Session};
-use crate::table_name::TableName;
+use crate::rules::column_rules::ColumnRule;
+use crate::rules::pattern::TablePattern;
 
 const DOING: &str = "describing the tables";
 

@@ -1,11 +1,11 @@
 //! The tables of the database, and which of them are sent.
 
-use crate::pattern::{TablePattern, matches_any};
+use crate::base::table_name::TableName;
 use crate::plugin::Plugin;
 use crate::ports::SlotError;
 use crate::postgres::connection::{Connector, Session};
-use crate::sent_tables::{SendState, TableState};
-use crate::table_name::TableName;
+use crate::rules::pattern::{TablePattern, matches_any};
+use crate::rules::sent_tables::{SendState, TableState};
 
 /// The tables of the database, and whether they are sent.
 ///

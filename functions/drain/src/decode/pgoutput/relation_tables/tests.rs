@@ -1,8 +1,8 @@
 use super::*;
+use crate::base::table_name::TableName;
 use crate::catalog::{Catalog, CatalogTable};
 use crate::change::ColumnCoverage;
 use crate::decode::tests::int_column;
-use crate::table_name::TableName;
 
 const ROOT: u32 = 1;
 

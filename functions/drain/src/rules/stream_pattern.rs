@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use crate::table_name::TableName;
+use crate::base::table_name::TableName;
 
 /// Most characters of a stream's name (Kinesis API, `StreamName`). All of them are ASCII.
 pub const MOST_NAME_BYTES: usize = 128;

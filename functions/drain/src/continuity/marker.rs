@@ -13,8 +13,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::base::lsn::Lsn;
 use crate::change::Message;
-use crate::lsn::Lsn;
 
 /// Longest wait until a marker is committed and readable.
 ///

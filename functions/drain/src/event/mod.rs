@@ -6,7 +6,7 @@ pub use backfill::{BackfillCommand, BackfillRequest, MAX_CHUNK_ROWS};
 
 use serde_json::{Map, Value};
 
-use crate::lsn::Lsn;
+use crate::base::lsn::Lsn;
 use crate::plugin::Plugin;
 
 /// The action of an invocation.

@@ -1,22 +1,22 @@
 //! Continuity: whether the stream can continue where it stopped.
 //!
-//! The module is pure. It compares the server and the slot with the checkpoint. Each error says what to do,
-//! and leaves the slot unchanged.
-//!
-//! Without a break, `confirmed_flush <= checkpoint <= flush`: the slot advances only after the checkpoint is
-//! stored, and only flushed log is read.
+//! It compares the server and the slot with the checkpoint. Each error says what to do, and leaves the slot
+//! unchanged. Without a break, `confirmed_flush <= checkpoint <= flush`: the slot advances only after the
+//! checkpoint is stored, and only flushed log is read.
 
+pub mod checkpoint;
 mod loss;
+pub mod marker;
 
 use serde::Deserialize;
 use serde_json::Map;
 
 pub use loss::SlotLoss;
 
-use crate::checkpoint::{self, Checkpoint, ResumePoint};
-use crate::lsn::Lsn;
-use crate::marker::Marker;
+use crate::base::lsn::Lsn;
 use crate::plugin::Plugin;
+use checkpoint::{Checkpoint, ResumePoint};
+use marker::Marker;
 
 /// Facts about the server, from its own functions.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,8 +4,8 @@ use std::fmt;
 
 use sha2::{Digest, Sha256};
 
-use crate::pattern::ColumnPattern;
-use crate::table_name::TableName;
+use crate::base::table_name::TableName;
+use crate::rules::pattern::ColumnPattern;
 
 /// Fewest characters of a salt. A shorter one could be found by trial.
 pub const MIN_SALT_CHARACTERS: usize = 16;

@@ -166,7 +166,10 @@ mod tests {
         assert_eq!(of(&lines[1]), [service.clone(), json!(true), json!("a"), root]);
         assert_eq!(of(&lines[2]), [service, json!(false), json!("b"), Value::Null]);
         let event = ["level", "message", "table", "target"].map(|name| lines[1][name].as_str().unwrap());
-        assert_eq!(event, ["DEBUG", "read", "we\"ird\nname", "drain::log::tests"]);
+        assert_eq!(
+            event,
+            ["DEBUG", "read", "we\"ird\nname", "drain::logging::format::tests"]
+        );
         assert_eq!(lines[1]["rows"], 2);
     }
 }

@@ -7,10 +7,10 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::base::table_name::TableName;
 use crate::change::{Change, Column, ColumnType, Datum, Relation, Tuple, Type};
-use crate::column_rules::{ColumnAction, ColumnRules, Salt};
-use crate::pattern::TableColumns;
-use crate::table_name::TableName;
+use crate::rules::column_rules::{ColumnAction, ColumnRules, Salt};
+use crate::rules::pattern::TableColumns;
 
 /// OID of the type `text`, which all hashes have (`pg_type.dat`).
 const TEXT_OID: u32 = 25;

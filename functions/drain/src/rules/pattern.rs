@@ -10,7 +10,7 @@ use std::str::{CharIndices, FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::table_name::TableName;
+use crate::base::table_name::TableName;
 
 /// A pattern `schema.table`.
 ///

@@ -1,6 +1,6 @@
 use super::*;
 use crate::change::ColumnCoverage;
-use crate::column_rules::ColumnRule;
+use crate::rules::column_rules::ColumnRule;
 
 const SALT: &str = "0123456789abcdef";
 

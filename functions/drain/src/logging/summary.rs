@@ -160,8 +160,8 @@ fn add_metrics(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::lsn::Lsn;
     use crate::continuity::Discontinuity;
-    use crate::lsn::Lsn;
 
     fn names(line: &Value) -> Vec<&str> {
         let metrics = line["_aws"]["CloudWatchMetrics"][0]["Metrics"].as_array();

@@ -11,8 +11,8 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::lsn::Lsn;
-use crate::table_name::TableName;
+use crate::base::lsn::Lsn;
+use crate::base::table_name::TableName;
 
 pub use kind::{COMMA, Type, element_oid};
 pub use operations::SkippedOperations;

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::lsn::Lsn;
+use crate::base::lsn::Lsn;
 
 /// Position of an event in the committed history.
 ///

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::time::iso_utc;
+use crate::base::time::iso_utc;
 
 /// The time since 1970-01-01 UTC.
 ///

@@ -9,10 +9,10 @@ use md5::{Digest as _, Md5};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-use crate::lsn::Lsn;
-use crate::marker::Marker;
-use crate::position::Position;
-use crate::varint;
+use crate::base::lsn::Lsn;
+use crate::base::position::Position;
+use crate::base::varint;
+use crate::continuity::marker::Marker;
 
 /// Most bytes of a coded position: three numbers of 64, 66 and 32 bits, seven bits a byte.
 const MOST_CODED_BYTES: usize = 10 + 10 + 5;

@@ -13,9 +13,9 @@ use std::collections::{HashMap, HashSet};
 
 pub use past::{PastTable, RecentChanges, precedes};
 
+use crate::base::lsn::Lsn;
+use crate::base::table_name::TableName;
 use crate::change::ColumnType;
-use crate::lsn::Lsn;
-use crate::table_name::TableName;
 use types::TypeCatalog;
 pub(crate) use types::without_quotes;
 pub use types::{CatalogType, TypeForm};

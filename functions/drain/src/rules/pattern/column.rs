@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{NamePattern, PatternParser, TablePattern};
-use crate::table_name::TableName;
+use crate::base::table_name::TableName;
 
 /// A pattern `schema.table.column`, whose parts are as in a [`TablePattern`].
 #[derive(Debug, Clone, PartialEq, Eq)]

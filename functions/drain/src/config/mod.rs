@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use self::variables::{Variables, invalid};
 use crate::change::SkippedOperations;
-use crate::column_rules::{ColumnRule, Salt};
 use crate::encode::Envelope;
-use crate::pattern::{TableColumns, TablePattern};
-use crate::stream_pattern::StreamPattern;
+use crate::rules::column_rules::{ColumnRule, Salt};
+use crate::rules::pattern::{TableColumns, TablePattern};
+use crate::rules::stream_pattern::StreamPattern;
 
 /// The variables that Spillway reads.
 ///

@@ -9,8 +9,8 @@ use base64::engine::general_purpose::STANDARD;
 use md5::{Digest as _, Md5};
 use serde::{Deserialize, Serialize};
 
-use crate::stored_document::{self, InvalidDocument};
-use crate::table_name::TableName;
+use crate::base::stored_document::{self, InvalidDocument};
+use crate::base::table_name::TableName;
 
 /// Most tables that are kept: their document fits into a parameter of 4 KiB.
 pub const MOST_TABLES: usize = 700;

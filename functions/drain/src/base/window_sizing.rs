@@ -7,7 +7,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use crate::lsn::Lsn;
+use crate::base::lsn::Lsn;
 
 /// A range of the write-ahead log, read by one peek.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

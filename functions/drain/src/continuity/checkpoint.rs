@@ -7,10 +7,10 @@ use std::cmp::Ordering;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::base::lsn::Lsn;
+use crate::base::stored_document::{self, InvalidDocument};
+use crate::continuity::marker::Marker;
 use crate::encode::EventCounts;
-use crate::lsn::Lsn;
-use crate::marker::Marker;
-use crate::stored_document::{self, InvalidDocument};
 
 pub use ack_ahead::{AckAhead, StoredAckAhead, rules_hash};
 
@@ -223,7 +223,7 @@ mod tests {
     }
 
     fn most_ahead() -> AckAhead {
-        let position = |n: u64| crate::position::Position {
+        let position = |n: u64| crate::base::position::Position {
             commit_end: Lsn(n << 32),
             lsn: Lsn((n << 32) - 8),
             index: 2,
