@@ -43,7 +43,7 @@ for patch in "${patches[@]}"; do
     scenario=$(field Scenario "$patch")
     [ -z "${sound[$scenario]:-}" ] || continue
     sound[$scenario]=no
-    log=$logs/${scenario/::/.}
+    log=$logs/${scenario//::/.}
     if play "$scenario" "$log" && grep -q '[1-9][0-9]* passed' "$log"; then sound[$scenario]=yes; fi
 done
 

@@ -1,7 +1,7 @@
 //! All scenarios: black-box tests of the real binary, with a real PostgreSQL and emulators of AWS over HTTP.
 //!
-//! One file per promise. A scenario is an `async fn()` whose name is a sentence and whose panic is its
-//! report.
+//! One folder per subject, and one file per promise. A scenario is an `async fn()` whose name is a sentence
+//! and whose panic is its report.
 //!
 //! To add a file, write its `mod` line here and a [`scenarios!`] list in the file. The compiler reports a
 //! function that no list names, and [`main`] refuses to run while a file has no `mod` line. Scenario files do
@@ -10,98 +10,116 @@
 // A panic is the report of a scenario, and clippy allows it only in #[test] functions.
 #![allow(clippy::unwrap_used)]
 
-mod acknowledged;
-mod actions;
-mod aggregation;
-mod alarms;
-mod backfill;
-mod backfill_altered;
-mod backfill_bounds;
-mod backfill_keys;
-mod backfill_published;
-mod backfill_refused;
-mod backfill_repair;
-mod backfill_ticks;
-mod backfill_visible;
-mod breaker;
-mod catalog_types;
-mod column_rules;
-mod config_errors;
-mod confirm;
-mod conformance;
-mod consolidation;
-mod consumer;
-mod control_events;
-mod crash;
-mod envelopes;
-mod example_consumers;
-mod failover;
-mod filtered;
-mod flat_rows;
-mod flink_sql;
-mod foreign_slots;
-mod frozen;
-mod gap;
-mod generated_columns;
-mod hazards;
-mod huge;
-mod idle;
-mod interleaved;
-mod invoke_script;
-mod keys;
-mod language;
-mod limits;
-mod lingering;
-mod log_lines;
-mod many_databases;
-mod many_tables;
-mod not_tables;
-mod odd_objects;
-mod omit;
-mod order;
-mod oversize;
-mod oversize_messages;
-mod oversize_values;
-mod partition_keys;
-mod partition_roots;
-mod past_identities;
-mod pgbench;
-mod plan;
-mod poison;
-mod privacy;
-mod proxies;
-mod publications;
-mod random_kills;
-mod random_tables;
-mod request_checks;
-mod resumed;
-mod second_drainer;
-mod secrets;
-mod server_crash;
-mod session_settings;
-mod set_back;
-mod silent_tables;
-mod skipped_operations;
-mod slow_lane;
-mod stack;
-mod standby;
-mod startup;
-mod storm;
-mod stream_arn;
+mod backfill {
+    mod altered;
+    mod bounds;
+    mod keys;
+    mod promises;
+    mod published;
+    mod refused;
+    mod repair;
+    mod ticks;
+    mod visible;
+}
+mod consumers {
+    mod consumer;
+    mod examples;
+    mod flink_sql;
+    mod third_party;
+}
+mod continuity {
+    mod confirm;
+    mod crash;
+    mod failover;
+    mod foreign_slots;
+    mod frozen;
+    mod gap;
+    mod hazards;
+    mod random_kills;
+    mod resumed;
+    mod second_drainer;
+    mod server_crash;
+    mod set_back;
+    mod standby;
+}
+mod events {
+    mod conformance;
+    mod control_events;
+    mod envelopes;
+    mod flat_rows;
+    mod interleaved;
+    mod oversize;
+    mod oversize_messages;
+    mod oversize_values;
+    mod pgbench;
+}
+mod operation {
+    mod actions;
+    mod alarms;
+    mod config_errors;
+    mod idle;
+    mod invoke_script;
+    mod language;
+    mod lingering;
+    mod log_lines;
+    mod plan;
+    mod proxies;
+    mod secrets;
+    mod session_settings;
+    mod stack;
+    mod startup;
+    mod template;
+    mod tls;
+    mod try_it;
+    mod versions;
+}
+mod plays {
+    mod breaker;
+    mod consolidation;
+    mod storm;
+}
+mod rules {
+    mod column_rules;
+    mod filtered;
+    mod omit;
+    mod partition_keys;
+    mod privacy;
+    mod publications;
+    mod silent_tables;
+    mod skipped_operations;
+    mod table_patterns;
+    mod table_streams;
+}
+mod sending {
+    mod acknowledged;
+    mod aggregation;
+    mod huge;
+    mod limits;
+    mod many_databases;
+    mod order;
+    mod poison;
+    mod request_checks;
+    mod slow_lane;
+    mod stream_arn;
+}
+mod tables {
+    mod catalog_types;
+    mod generated_columns;
+    mod keys;
+    mod many_tables;
+    mod not_tables;
+    mod odd_objects;
+    mod partition_roots;
+    mod past_identities;
+    mod random_tables;
+    mod toast;
+    mod truncate;
+    mod types;
+}
 mod support;
-mod table_patterns;
-mod table_streams;
-mod template;
-mod third_party_consumers;
-mod tls;
-mod toast;
-mod truncate;
-mod try_it;
-mod types;
-mod versions;
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -125,7 +143,7 @@ struct ScenarioList {
 
 inventory::collect!(ScenarioList);
 
-/// Registers functions of this file as scenarios, called `module::function`.
+/// Registers functions of this file as scenarios, called `folder::file::function`.
 #[macro_export]
 macro_rules! scenarios {
     ($($name:ident),* $(,)?) => {
@@ -159,9 +177,8 @@ macro_rules! long_scenarios {
 ///
 /// Each of them is registered once for each version that is installed.
 ///
-/// Such a scenario is called `module::function_on_VERSION`. A list may begin with the first version that it
-/// suits:
-/// `version_scenarios![since 15: name]`.
+/// Such a scenario is called `folder::file::function_on_VERSION`. A list may begin with the first version
+/// that it suits: `version_scenarios![since 15: name]`.
 #[macro_export]
 macro_rules! version_scenarios {
     (since $first:literal: $($name:ident),* $(,)?) => {
@@ -235,29 +252,41 @@ fn print_slowest() {
     }
 }
 
-/// Compares the files of this folder with the registered lists.
+/// Compares the files of the folders with the registered lists.
 ///
 /// # Panics
 /// A file has no `mod` line, which the compiler cannot notice, or no list.
 fn assert_every_file_is_registered() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
     let registered: BTreeSet<&str> = inventory::iter::<ScenarioList>
         .into_iter()
         .map(|list| list.module.trim_start_matches("scenarios::"))
         .collect();
-    for entry in std::fs::read_dir(&folder).unwrap() {
-        let path = entry.unwrap().path();
-        let module = path
-            .file_stem()
-            .and_then(|name| name.to_str())
-            .unwrap_or_default();
-        let is_file = path.extension().is_some_and(|extension| extension == "rs") && module != "main";
-        assert!(
-            !is_file || registered.contains(module),
-            "{}: main.rs has no `mod {module};`, or the file has no list of scenarios",
-            path.display()
-        );
+    for (folder, module) in entries(&root) {
+        if module == "support" || module == "main" {
+            continue;
+        }
+        for (file, name) in entries(&folder) {
+            assert!(
+                registered.contains(format!("{module}::{name}").as_str()),
+                "{}: main.rs has no `mod {name};` in `mod {module}`, or the file has no list of scenarios",
+                file.display()
+            );
+        }
     }
+}
+
+/// The entries of a folder, each with its name as a module.
+fn entries(folder: &Path) -> Vec<(PathBuf, String)> {
+    let paths = std::fs::read_dir(folder)
+        .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
+        .map(|entry| entry.unwrap().path());
+    paths
+        .filter_map(|path| {
+            let name = path.file_stem()?.to_str()?.to_owned();
+            Some((path, name))
+        })
+        .collect()
 }
 
 /// Names of all scenarios.

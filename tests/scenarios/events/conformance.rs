@@ -164,7 +164,7 @@ async fn a_backfill_has_the_values_of_the_log_in_each_type() {
 
 async fn each_intended_difference_is_documented() {
     let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let page = words(include_str!("../../docs/events.md"));
+    let page = words(include_str!("../../../docs/events.md"));
     let list = DifferenceList::load();
     for entry in list.debezium.iter().chain(&list.wal2json) {
         let reason = words(&entry.reason);
