@@ -1,7 +1,7 @@
 //! All scenarios: black-box tests of the real binary, with a real PostgreSQL and emulators of AWS over HTTP.
 //!
-//! One folder per subject, and one file per promise. A scenario is an `async fn()` whose name is a sentence
-//! and whose panic is its report.
+//! One folder per subject, and one file per promise. A scenario is an `async fn()` whose name is a sentence.
+//! It fails by a panic, and the message is the report.
 //!
 //! To add a file, write its `mod` line here and a [`scenarios!`] list in the file. The compiler reports a
 //! function that no list names, and [`main`] refuses to run while a file has no `mod` line. Scenario files do
@@ -125,7 +125,7 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Trial};
 
-/// Limit for a scenario on a slow machine. One that hangs fails by name.
+/// Limit for a scenario on a slow machine. A scenario that hangs fails, and the report names it.
 const LIMIT: Duration = Duration::from_secs(300);
 /// Scenarios whose times are printed in the end.
 const SLOWEST: usize = 20;
@@ -215,8 +215,8 @@ fn trial<F: Future<Output = ()> + Send + 'static>(
     Trial::test(name.clone(), move || {
         let began = Instant::now();
         let outcome = scenarios::block_on(async {
-            // A task, which is not the one that waits: a fixture that is dropped waits for servers, and would
-            // take the wake-ups of what the scenario has joined with it.
+            // The scenario has its own task. A fixture that is dropped blocks while its servers stop, and in
+            // the same task it would take the wake-ups of futures that are joined with it.
             let finished = tokio::spawn(tokio::time::timeout(LIMIT, Box::pin(scenario()))).await;
             let finished = finished.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
             finished.map_err(|_| format!("not finished after {} s", LIMIT.as_secs()).into())
@@ -230,8 +230,8 @@ fn trial<F: Future<Output = ()> + Send + 'static>(
 fn main() {
     assert_every_file_is_registered();
     let mut arguments = Arguments::from_args();
-    // Scenarios mostly wait, and each has its own database, slot and stream. But they share the cores with
-    // three servers.
+    // Each scenario has its own database, slot and stream, so any number could run. But they share the cores
+    // with their servers, so only three run at once.
     arguments.test_threads = arguments.test_threads.or(Some(3));
     // The message and its location are enough: a backtrace has only frames of tokio and of this file.
     std::panic::set_hook(Box::new(|panic| eprintln!("{panic}")));
@@ -255,7 +255,7 @@ fn print_slowest() {
 /// Compares the files of the folders with the registered lists.
 ///
 /// # Panics
-/// A file has no `mod` line, which the compiler cannot notice, or no list.
+/// A file has no `mod` line, which the compiler does not report, or it has no list.
 fn assert_every_file_is_registered() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
     let registered: BTreeSet<&str> = inventory::iter::<ScenarioList>

@@ -1,6 +1,6 @@
 //! The relations of a database and the selection of a backfill request.
 //!
-//! Pure: the queries are in `postgres::schema`.
+//! Pure: the queries are in `postgres/tables/schema.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -6,10 +6,13 @@
 
 use std::sync::Arc;
 
+use super::markers::Markers;
 use super::sender::Sender;
+use crate::base::budget::Budget;
+use crate::continuity::StartPosition;
 use crate::continuity::checkpoint::AckAhead;
 use crate::continuity::marker::Marker;
-use crate::ports::Stream;
+use crate::ports::{Slot, Stream};
 
 /// The acknowledged changes that a drain skips, and whether it stores others.
 #[derive(Debug)]
@@ -19,7 +22,7 @@ pub(super) struct AckAheadState {
     /// `None` if none are stored, or if the log was not proved to contain their marker.
     pub(super) known: Option<Arc<AckAhead>>,
     /// Whether checkpoints store the acknowledged changes after their position.
-    pub(super) is_stored: bool,
+    is_stored: bool,
 }
 
 impl AckAheadState {
@@ -31,10 +34,51 @@ impl AckAheadState {
         }
     }
 
+    /// Searches the log for the marker of the stored changes.
+    ///
+    /// Without the marker, these changes are sent again: a server that was restored from an older copy has
+    /// other changes at the same positions. While a backfill is pending, they are sent again, too, because
+    /// each of them may complete a row of the chunk.
+    pub(super) async fn prove<S: Slot>(
+        &mut self,
+        stored: Option<AckAhead>,
+        slot: &mut S,
+        start: &StartPosition,
+        markers: &Markers,
+        budget: Budget,
+    ) {
+        let is_usable = self.is_stored && start.stored && !start.promoted;
+        let Some(stored) = stored.filter(|_| is_usable) else {
+            return;
+        };
+        let name = markers.slot_name();
+        let marker = stored.marker();
+        match markers.is_in_log(slot, marker, budget).await {
+            Ok(true) => {
+                let (missing, before) = (stored.missing().len(), stored.before().commit_end);
+                tracing::debug!(slot = name, missing, %before,
+                    "changes that were acknowledged ahead are not sent again");
+                self.known = Some(Arc::new(stored));
+            }
+            Ok(false) => {
+                let number = marker.number;
+                tracing::debug!(
+                    slot = name,
+                    number,
+                    "changes that were acknowledged ahead are sent again: the log lacks their marker"
+                );
+            }
+            Err(error) => {
+                tracing::debug!(slot = name, error = %error,
+                    "changes that were acknowledged ahead are sent again: the search for the marker failed");
+            }
+        }
+    }
+
     /// Number of acknowledged events after the acknowledged position.
     ///
     /// It counts only events whose acknowledgement a checkpoint can remember.
-    pub(super) fn events<K: Stream>(&self, sender: &Sender<K>) -> u64 {
+    pub(super) fn event_count<K: Stream>(&self, sender: &Sender<K>) -> u64 {
         let acknowledgements = &sender.acknowledgements;
         match self.is_stored && acknowledgements.position().resume.is_none() {
             true => acknowledgements.acknowledged_ahead(),
@@ -44,15 +88,19 @@ impl AckAheadState {
 
     /// Acknowledged changes after the acknowledged position, for a checkpoint.
     ///
-    /// `last` is the last marker. Returns `None` if there are no such changes, or if they cannot be stated.
+    /// Returns `None` if there are no such changes, or if they cannot be stated.
     /// The same holds if the position has a resume point: the checkpoint then stores no acknowledged changes.
-    pub(super) fn to_store<K: Stream>(&self, sender: &Sender<K>, last: Option<&Marker>) -> Option<AckAhead> {
+    pub(super) fn for_checkpoint<K: Stream>(
+        &self,
+        sender: &Sender<K>,
+        last_marker: Option<&Marker>,
+    ) -> Option<AckAhead> {
         let position = sender.acknowledgements.position();
-        let has_some = self.events(sender) > 0 || self.known.is_some();
+        let has_some = self.event_count(sender) > 0 || self.known.is_some();
         if !self.is_stored || position.resume.is_some() || !has_some {
             return None;
         }
         let outstanding = sender.outstanding()?;
-        outstanding.ack_ahead(position.commit_end, self.known.as_deref(), last)
+        outstanding.ack_ahead(position.commit_end, self.known.as_deref(), last_marker)
     }
 }

@@ -113,11 +113,6 @@ impl<C: StateStore> Checkpointer<C> {
         self.stored.as_ref()
     }
 
-    /// The marker that later stores name.
-    pub(super) fn marker(&self) -> Option<&Marker> {
-        self.document.marker.as_ref()
-    }
-
     /// Sets the marker that later stores name.
     pub(super) fn set_marker(&mut self, marker: Option<Marker>) {
         self.is_marker_stored &= self.document.marker == marker;

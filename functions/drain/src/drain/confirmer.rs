@@ -7,36 +7,32 @@ use super::ahead::AckAheadState;
 use super::checkpointer::Checkpointer;
 use super::markers::Markers;
 use super::sender::Sender;
-use super::settings::Settings;
 use crate::base::budget::Budget;
 use crate::base::lsn::Lsn;
 use crate::continuity::StartPosition;
 use crate::continuity::checkpoint::{AckAhead, AckPosition};
 use crate::error::Error;
-use crate::plugin::Plugin;
 use crate::ports::{Slot, SlotError, StateStore, Stream};
 
 /// Confirms the acknowledged position of one drain.
 ///
 /// It keeps `confirmed_flush <= checkpoint <= acknowledged`.
 pub(super) struct Confirmer<C> {
-    /// The slot's name.
-    slot: String,
-    plugin: Plugin,
+    slot_name: String,
     budget: Budget,
-    pub(super) checkpointer: Checkpointer<C>,
+    checkpointer: Checkpointer<C>,
     pub(super) markers: Markers,
-    pub(super) ahead: AckAheadState,
+    ahead: AckAheadState,
     /// The slot's `confirmed_flush_lsn`.
-    pub(super) confirmed: Lsn,
+    confirmed: Lsn,
     /// Last advance of the slot; at first the start of the drain.
-    pub(super) confirmed_at: Instant,
-    /// Whether the current window is not confirmed: a later one confirms what it sends.
-    pub(super) is_deferred: bool,
-    /// Position up to which such windows have sent every transaction.
+    confirmed_at: Instant,
+    /// Whether the current window stays unconfirmed. A later window confirms its events.
+    pub(super) is_unconfirmed: bool,
+    /// Position up to which unconfirmed windows have sent every transaction.
     ///
     /// Zero before the first such window.
-    pub(super) deferred: Lsn,
+    sent_unconfirmed: Lsn,
 }
 
 impl<C: StateStore> Confirmer<C> {
@@ -44,82 +40,105 @@ impl<C: StateStore> Confirmer<C> {
     ///
     /// With `stores_ahead`, checkpoints also have what is acknowledged after their position.
     pub(super) fn new(
-        settings: &Settings,
-        start: &StartPosition,
-        budget: Budget,
         checkpointer: Checkpointer<C>,
+        markers: Markers,
+        confirmed: Lsn,
+        budget: Budget,
         stores_ahead: bool,
     ) -> Self {
         Confirmer {
-            slot: settings.slot.clone(),
-            plugin: settings.plugin,
+            slot_name: markers.slot_name().to_owned(),
             budget,
-            markers: Markers::new(settings, checkpointer.marker(), start.expected.clone()),
             checkpointer,
+            markers,
             ahead: AckAheadState::new(stores_ahead),
-            confirmed: start.confirmed,
+            confirmed,
             confirmed_at: Instant::now(),
-            is_deferred: false,
-            deferred: Lsn::ZERO,
+            is_unconfirmed: false,
+            sent_unconfirmed: Lsn::ZERO,
         }
     }
 
-    /// Position up to which every transaction is sent or confirmed.
+    /// The slot's `confirmed_flush_lsn`.
+    pub(super) fn confirmed(&self) -> Lsn {
+        self.confirmed
+    }
+
+    /// Time of the last advance; at first the start of the drain.
+    pub(super) fn confirmed_at(&self) -> Instant {
+        self.confirmed_at
+    }
+
+    /// Position up to which unconfirmed windows have sent every transaction.
     ///
-    /// This drain has sent each transaction that is not confirmed.
+    /// Zero before the first such window.
+    pub(super) fn sent_unconfirmed(&self) -> Lsn {
+        self.sent_unconfirmed
+    }
+
+    /// Position up to which transactions are confirmed or sent.
+    ///
+    /// This drain has sent those that are not confirmed.
     pub(super) fn sent(&self) -> Lsn {
-        self.deferred.max(self.confirmed)
+        self.sent_unconfirmed.max(self.confirmed)
     }
 
-    /// Whether a window has sent transactions that are not confirmed.
+    /// Whether unconfirmed windows have sent transactions since the last advance.
     pub(super) fn has_unconfirmed(&self) -> bool {
-        self.deferred > self.confirmed
+        self.sent_unconfirmed > self.confirmed
     }
 
-    /// Ends a window up to `sent` that is not confirmed.
-    pub(super) fn defer(&mut self, sent: Lsn) {
-        self.deferred = sent;
+    /// Records that an unconfirmed window has sent everything up to `sent`.
+    pub(super) fn add_unconfirmed(&mut self, sent: Lsn) {
+        self.sent_unconfirmed = sent;
     }
 
-    /// Searches the log for the marker of stored acknowledged changes.
-    ///
-    /// Without the marker, these changes are sent again.
-    ///
-    /// A server that was restored from an older copy has other changes at the same positions. While a
-    /// backfill is pending, a change may complete a row of its chunk, so each change is sent.
+    /// Searches the log for the marker of `stored`: see [`AckAheadState::prove`].
     pub(super) async fn prove_ahead<S: Slot>(
         &mut self,
+        stored: Option<AckAhead>,
         slot: &mut S,
         start: &StartPosition,
-        stored: Option<AckAhead>,
     ) {
-        let is_usable = self.ahead.is_stored && start.stored && !start.promoted;
-        let Some(stored) = stored.filter(|_| is_usable) else {
-            return;
-        };
-        let name = &self.slot;
-        let marker = stored.marker();
-        let is_in_log = self.markers.is_in_log(slot, self.plugin, marker, self.budget);
-        match is_in_log.await {
-            Ok(true) => {
-                let (missing, before) = (stored.missing().len(), stored.before().commit_end);
-                tracing::debug!(slot = name, missing, %before,
-                    "changes that were acknowledged ahead are not sent again");
-                self.ahead.known = Some(Arc::new(stored));
-            }
-            Ok(false) => {
-                let number = marker.number;
-                tracing::debug!(
-                    slot = name,
-                    number,
-                    "changes ahead are sent again: the log lacks their marker"
-                );
-            }
-            Err(error) => {
-                tracing::debug!(slot = name, error = %error,
-                    "changes ahead are sent again: no search for their marker");
-            }
-        }
+        self.ahead
+            .prove(stored, slot, start, &self.markers, self.budget)
+            .await;
+    }
+
+    /// The proved changes that need not be sent again.
+    pub(super) fn known_ahead(&self) -> Option<Arc<AckAhead>> {
+        self.ahead.known.clone()
+    }
+
+    /// Replaces the stored position by `position`, at the next store.
+    pub(super) fn set_back(&mut self, position: AckPosition) {
+        self.checkpointer.set_back(position);
+    }
+
+    /// As [`Confirmer::set_back`]. What was acknowledged ahead is sent again.
+    pub(super) fn restart(&mut self, position: AckPosition) {
+        self.ahead = AckAheadState::new(false);
+        self.checkpointer.set_back(position);
+    }
+
+    /// The position of the stored checkpoint; `None` before the first one.
+    pub(super) fn stored(&self) -> Option<&AckPosition> {
+        self.checkpointer.stored()
+    }
+
+    /// Stops the paced stores: see [`Checkpointer::close`].
+    pub(super) async fn close(&mut self) {
+        self.checkpointer.close().await;
+    }
+
+    /// Whether a paced store is running.
+    pub(super) fn is_storing(&self) -> bool {
+        self.checkpointer.is_storing()
+    }
+
+    /// Waits for the running store: see [`Checkpointer::wait_for_store`].
+    pub(super) async fn wait_for_store(&mut self) {
+        self.checkpointer.wait_for_store().await;
     }
 
     /// Stores a position as the checkpoint, and waits for it.
@@ -133,7 +152,7 @@ impl<C: StateStore> Confirmer<C> {
         position: &AckPosition,
     ) -> Result<(), Error> {
         let deadline = self.budget.confirming_deadline();
-        let ahead = self.ahead.to_store(sender, self.markers.last());
+        let ahead = self.ahead.for_checkpoint(sender, self.markers.last());
         self.checkpointer
             .store(position, ahead, deadline, async || slot.check_lock().await)
             .await
@@ -175,7 +194,8 @@ impl<C: StateStore> Confirmer<C> {
                 Ok(true)
             }
             Err(_) | Ok(Err(SlotError::Timeout { .. })) => {
-                tracing::warn!(slot = self.slot, to = %acknowledged, "the slot was not advanced in time");
+                let slot = &self.slot_name;
+                tracing::warn!(slot, to = %acknowledged, "the slot was not advanced in time");
                 Ok(false)
             }
             Ok(Err(error)) => Err(error.into()),
@@ -184,11 +204,12 @@ impl<C: StateStore> Confirmer<C> {
 
     /// Time of the next paced store; `None` if there is none.
     ///
-    /// A window that is not confirmed may pass the last marker, so its positions are not stored.
+    /// An unconfirmed window may end after the last marker. A checkpoint there would have no marker, so it
+    /// is not stored.
     pub(super) fn store_due<K: Stream>(&self, sender: &Sender<K>) -> Option<Instant> {
         let position = sender.acknowledgements.position();
-        let due = self.checkpointer.due(position, self.ahead.events(sender));
-        due.filter(|_| !self.is_deferred)
+        let due = self.checkpointer.due(position, self.ahead.event_count(sender));
+        due.filter(|_| !self.is_unconfirmed)
     }
 
     /// Starts a checkpoint store, if this drainer still has the lock.
@@ -202,16 +223,16 @@ impl<C: StateStore> Confirmer<C> {
     ) -> Result<(), Error> {
         slot.check_lock().await?;
         let position = sender.acknowledgements.position();
-        // A server that was restored from an older copy may have a marker before the position, and yet other
-        // changes after it. So the checkpoint needs a marker at or after the position.
+        // A server that was restored from an older copy may have the marker, and other changes after it. So
+        // the marker must not be before the position.
         if !self.checkpointer.has_marker_for(position.commit_end)
             && let marker @ Some(_) = self.markers.for_checkpoint(position.commit_end)
         {
             self.checkpointer.set_marker(marker);
         }
-        let ahead = self.ahead.to_store(sender, self.markers.last());
+        let ahead = self.ahead.for_checkpoint(sender, self.markers.last());
         self.checkpointer
-            .start(position, ahead, self.ahead.events(sender));
+            .start(position, ahead, self.ahead.event_count(sender));
         Ok(())
     }
 }

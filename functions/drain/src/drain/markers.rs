@@ -23,7 +23,9 @@ use crate::ports::{BoxError, EmittedMessage, Slot, SlotError, WalPositions};
 /// The markers that the slot has not returned yet.
 #[derive(Debug)]
 pub(super) struct Markers {
+    /// The slot's name.
     slot: String,
+    plugin: Plugin,
     /// The number of the last marker.
     number: u64,
     /// Whether this invocation writes markers.
@@ -61,6 +63,7 @@ impl Markers {
     pub(super) fn new(settings: &Settings, stored: Option<&Marker>, to_return: Option<Marker>) -> Self {
         Markers {
             slot: settings.slot.clone(),
+            plugin: settings.plugin,
             number: stored.map_or(0, |marker| marker.number),
             is_writing: settings.markers,
             is_unacknowledged: false,
@@ -68,6 +71,11 @@ impl Markers {
             expected: None,
             last_written: to_return,
         }
+    }
+
+    /// The slot's name.
+    pub(super) fn slot_name(&self) -> &str {
+        &self.slot
     }
 
     /// The marker to store with a checkpoint at `acknowledged`.
@@ -201,7 +209,6 @@ impl Markers {
     pub(super) async fn check_history<S: Slot>(
         &self,
         slot: &mut S,
-        settings: &Settings,
         start: &StartPosition,
         budget: Budget,
     ) -> Result<HistoryCheck, Error> {
@@ -213,7 +220,7 @@ impl Markers {
             return Ok(HistoryCheck::Settled(start.settled));
         };
         let time = budget.reading_time_left(Instant::now()) / 2;
-        match self.find(slot, settings.plugin, last, time).await {
+        match self.find(slot, last, time).await {
             Ok(false) => Err(self.missing(last, to)),
             Ok(_) if !start.promoted => Ok(HistoryCheck::Unchanged),
             Ok(_) => {
@@ -242,37 +249,30 @@ impl Markers {
     pub(super) async fn is_in_log<S: Slot>(
         &self,
         slot: &mut S,
-        plugin: Plugin,
         marker: &Marker,
         budget: Budget,
     ) -> Result<bool, SlotError> {
         let time = budget.reading_time_left(Instant::now()) / 4;
-        self.find(slot, plugin, marker, time).await
+        self.find(slot, marker, time).await
     }
 
     /// Searches for a marker after the slot's position, for at most `time`.
-    async fn find<S: Slot>(
-        &self,
-        slot: &mut S,
-        plugin: Plugin,
-        marker: &Marker,
-        time: Duration,
-    ) -> Result<bool, SlotError> {
+    async fn find<S: Slot>(&self, slot: &mut S, marker: &Marker, time: Duration) -> Result<bool, SlotError> {
         let window = Window {
             upto: marker.flushed.min(slot.wal_positions().await?.flush),
             rows: i32::MAX,
             sent_prefix: None,
         };
         let rows = slot.find(window, &marker.nonce, time).await?;
-        Ok(self.contains(plugin, marker, &rows))
+        Ok(self.contains(marker, &rows))
     }
 
     /// Whether one of these rows is the marker.
     ///
     /// Each row contains the marker's nonce. It may still be another message.
-    fn contains(&self, plugin: Plugin, marker: &Marker, rows: &[(Lsn, Vec<u8>)]) -> bool {
+    fn contains(&self, marker: &Marker, rows: &[(Lsn, Vec<u8>)]) -> bool {
         // A message needs neither a table nor an earlier row to be decoded.
-        let mut decoder = Decoder::new(plugin);
+        let mut decoder = Decoder::new(self.plugin);
         let catalog = Catalog::default();
         rows.iter().any(|(lsn, data)| {
             let item = decoder.decode(&catalog, *lsn, data);

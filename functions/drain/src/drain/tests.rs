@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::report::Report;
 use super::*;
 use crate::backfill::schema::DatabaseSchema;
 use crate::backfill::schema::tests::{request, table_info};

@@ -28,34 +28,38 @@ const CONFIRM_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct TipPolling {
     pacing: PollPacing,
-    /// Whether the drain polls, and has not paused for the last time.
+    /// Latest end of the polling.
+    until: Instant,
+    /// Whether the last poll was followed by a pause.
     is_polling: bool,
 }
 
 impl TipPolling {
-    /// State before the first poll.
+    /// State before the first poll. `until` is the latest end of the polling.
     ///
     /// The polls take `share` of one core of the server, above 0 and at most 1.
-    pub(super) fn new(share: f64) -> Self {
+    pub(super) fn new(share: f64, until: Instant) -> Self {
         TipPolling {
             pacing: PollPacing::new(share),
+            until,
             is_polling: false,
         }
     }
 
     /// Whether the next window may stay unconfirmed.
     ///
-    /// `until` is the end of the polling, and `confirmed_at` the last advance of the slot.
-    pub(super) fn may_defer(&self, until: Instant, confirmed_at: Instant) -> bool {
-        self.is_polling && Instant::now() < until && confirmed_at.elapsed() < CONFIRM_INTERVAL
+    /// `confirmed_at` is the time of the last advance of the slot.
+    pub(super) fn may_leave_unconfirmed(&self, confirmed_at: Instant) -> bool {
+        self.is_polling && Instant::now() < self.until && confirmed_at.elapsed() < CONFIRM_INTERVAL
     }
 
-    /// Pauses before the next poll. Returns `false` without a pause if it would not end before `until`.
+    /// Pauses before the next poll.
     ///
-    /// The last poll took `took` on the server. `found` is whether it found new log.
-    pub(super) async fn pause(&mut self, took: Duration, found: bool, until: Instant) -> bool {
+    /// The last poll took `took` on the server. `found` is whether it found new log. Returns `false`, without
+    /// a pause, if the polling or the time up to `last_moment` would be over after it.
+    pub(super) async fn pause(&mut self, took: Duration, found: bool, last_moment: Instant) -> bool {
         let pause = self.pacing.next(took, found);
-        self.is_polling = Instant::now() + pause < until;
+        self.is_polling = Instant::now() + pause < self.until.min(last_moment);
         if self.is_polling {
             tokio::time::sleep(pause).await;
         }

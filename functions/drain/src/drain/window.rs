@@ -1,17 +1,20 @@
 //! One window: its rows are read, its events are sent meanwhile, then the acknowledged position is confirmed.
 
+mod closing;
 mod reading;
+mod start;
 
 use std::time::{Duration, Instant};
 
-use super::BackfillRunner;
-use super::ahead::AckAheadState;
+use super::checkpointer::Checkpointer;
 use super::confirmer::Confirmer;
+use super::markers::Markers;
 use super::reader::{HOLD_BYTES, ReaderNeed, ReaderOutput, ReaderRequest, SentHistory, WindowReader};
 use super::report::Report;
 use super::sender::Sender;
 use super::settings::Settings;
 use super::stream_routes::StreamRoutes;
+use super::{BackfillRunner, DrainPorts, DrainTask};
 use crate::backfill::{ChunkContext, RowRequest};
 use crate::base::budget::{Budget, CANCEL_TIME};
 use crate::base::clock::now_micros;
@@ -19,14 +22,14 @@ use crate::base::lsn::Lsn;
 use crate::base::window_sizing::Window;
 use crate::catalog::Catalog;
 use crate::continuity::StartPosition;
-use crate::continuity::checkpoint::{AckAhead, AckPosition};
+use crate::continuity::checkpoint::AckPosition;
 use crate::encode::Envelope;
 use crate::error::Error;
 use crate::ports::{PeekRow, PeekRows, Slot, SlotError, StateStore, Stream, TableSource, WalPositions};
 
 use reading::{ReadOutcome, WindowReading};
 
-pub(super) use reading::WindowOutcome;
+pub(super) use closing::WindowOutcome;
 
 /// Most rows that are taken before the stream's answers are checked.
 const ROWS_AT_ONCE: usize = 128;
@@ -45,35 +48,67 @@ pub(super) struct LastWindow {
 /// Runs the windows of one drain.
 pub(super) struct WindowRunner<'a, S, K, C> {
     pub(super) settings: &'a Settings,
-    pub(super) envelope: &'a Envelope,
-    pub(super) start: &'a StartPosition,
+    envelope: &'a Envelope,
+    start: &'a StartPosition,
     pub(super) budget: Budget,
     pub(super) slot: &'a mut S,
     pub(super) sender: Sender<K>,
-    pub(super) routes: StreamRoutes,
+    routes: StreamRoutes,
     pub(super) confirmer: Confirmer<C>,
     pub(super) backfill: Option<BackfillRunner<C>>,
     /// See [`StartPosition::settled`].
-    pub(super) settled: Lsn,
+    settled: Lsn,
     pub(super) last: LastWindow,
     pub(super) report: Report,
 }
 
-impl<S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'_, S, K, C>
+impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'a, S, K, C>
 where
     <S::Rows as PeekRows>::Row: PeekRow,
 {
-    /// Prepares the first window.
-    ///
-    /// `ahead` has the stored changes that are acknowledged after the checkpoint's position.
-    ///
-    /// # Errors
-    /// The server cannot be asked.
-    pub(super) async fn prepare(&mut self, ahead: Option<AckAhead>) -> Result<(), Error> {
-        self.confirmer.prove_ahead(self.slot, self.start, ahead).await;
-        match &mut self.backfill {
-            Some(backfill) => backfill.watch_resumed_table(self.slot, self.budget).await,
-            None => Ok(()),
+    /// A runner before the first window.
+    pub(super) fn new(ports: DrainPorts<'a, S, K, C>, task: DrainTask<'a>) -> Self {
+        let (settings, start, budget) = (task.settings, task.start, task.budget);
+        // Transactions up to `settled` were sent, so the drain starts after them. If the expected marker is
+        // before `settled`, the drain starts at the slot's position instead.
+        let read_from = match &start.expected {
+            Some(marker) if marker.lsn < start.settled => start.confirmed,
+            _ => start.settled,
+        };
+        let position = |commit_end| AckPosition {
+            commit_end,
+            resume: start.resume.clone(),
+        };
+        let stored = start.stored.then(|| position(start.acknowledged));
+        let markers = Markers::new(settings, task.checkpoint.marker.as_ref(), start.expected.clone());
+        let checkpointer =
+            Checkpointer::new(ports.checkpoint_store, task.checkpoint, stored, task.rules_hash);
+        let stores_ahead = settings.markers && ports.backfill.is_none();
+        WindowRunner {
+            settings,
+            envelope: task.envelope,
+            start,
+            budget,
+            slot: ports.slot,
+            routes: StreamRoutes::new(settings, ports.stream.name()),
+            sender: Sender::new(
+                ports.stream,
+                settings,
+                position(read_from),
+                budget.sending_deadline(),
+            ),
+            confirmer: Confirmer::new(checkpointer, markers, start.confirmed, budget, stores_ahead),
+            backfill: ports.backfill,
+            settled: start.settled,
+            last: LastWindow::default(),
+            report: Report {
+                action: "drain",
+                slot: settings.slot.clone(),
+                plugin: settings.plugin.name(),
+                from: start.acknowledged,
+                to: start.acknowledged,
+                ..Report::default()
+            },
         }
     }
 
@@ -85,23 +120,44 @@ where
         self.confirmer.store(self.slot, &self.sender, position).await
     }
 
-    /// Confirms what windows have sent without confirming it.
+    /// Confirms the transactions that unconfirmed windows have sent.
     ///
     /// # Errors
     /// As [`Confirmer::confirm`].
-    pub(super) async fn confirm_deferred(&mut self) -> Result<(), Error> {
+    pub(super) async fn confirm_sent(&mut self) -> Result<(), Error> {
         match self.confirmer.has_unconfirmed() {
             true => self.confirmer.confirm(self.slot, &self.sender).await.map(drop),
             false => Ok(()),
         }
     }
 
-    /// Reports how much log is not confirmed, or waits for a standby.
+    /// Reports the bytes that are unconfirmed, and those not readable yet.
     pub(super) fn report_lag(&mut self, positions: WalPositions) {
-        let confirmed = self.confirmer.confirmed;
+        let confirmed = self.confirmer.confirmed();
         self.report.lag_bytes = positions.flush.bytes_since(confirmed);
         let readable = positions.readable.max(confirmed);
         self.report.held_bytes = positions.flush.bytes_since(readable);
+    }
+
+    /// Bytes of readable log after the slot's position.
+    pub(super) fn unread_bytes(&self, positions: WalPositions) -> u64 {
+        positions.readable.bytes_since(self.confirmer.confirmed())
+    }
+
+    /// Takes the time that the last window waited for the stream.
+    pub(super) fn take_sending_time(&mut self) -> Duration {
+        std::mem::take(&mut self.last.sending)
+    }
+
+    /// The drain's report at its end.
+    pub(super) async fn into_report(mut self) -> Report {
+        self.confirmer.close().await;
+        let stored = self.confirmer.stored();
+        self.report.to = stored.map_or(self.start.acknowledged, |stored| stored.commit_end);
+        let delivered = self.sender.acknowledgements.delivered();
+        self.report.confirm(delivered, now_micros());
+        self.report.backfill = self.backfill.as_ref().map(BackfillRunner::report);
+        self.report
     }
 
     /// Reads one window, sends its events, and confirms the acknowledged position.
@@ -131,11 +187,11 @@ where
         };
         let history = SentHistory {
             settled: self.settled,
-            sent_here: self.confirmer.deferred,
+            sent_here: self.confirmer.sent_unconfirmed(),
             acknowledged: self.start.acknowledged,
             resume: self.sender.acknowledgements.position().resume.clone(),
             expected: self.confirmer.markers.expected.take(),
-            ahead: self.confirmer.ahead.known.clone(),
+            ahead: self.confirmer.known_ahead(),
             upto: readable,
         };
         let mut reader = WindowReader::new(self.settings, self.envelope, catalog, history, now);
@@ -162,7 +218,7 @@ where
         if !read.is_complete() {
             self.cancel_peek().await;
         }
-        self.close_window(window, read, has_left_out, failure).await
+        self.close(window, read, has_left_out, failure).await
     }
 
     /// Peeks a window.
@@ -186,115 +242,6 @@ where
 
     async fn cancel_peek(&mut self) {
         let _ = tokio::time::timeout(CANCEL_TIME, self.slot.cancel_peek()).await;
-    }
-
-    /// Waits for the acknowledgements of a window, and confirms them.
-    ///
-    /// It also does this after a failure: the stream may accept the events in flight, and a confirmed event
-    /// is not sent again. `has_left_out` is true if a transaction is left to a later window. `failure` is the
-    /// error that ended reading.
-    async fn close_window(
-        &mut self,
-        window: Window,
-        read: ReadOutcome,
-        has_left_out: bool,
-        failure: Option<Error>,
-    ) -> Result<WindowOutcome, Error> {
-        let began = Instant::now();
-        let (sent, is_all_sent) = self.send_rest().await;
-        self.last.sending = began.elapsed();
-        let mut failure = failure.or(sent.err());
-        if is_all_sent && failure.is_none() {
-            match read {
-                // The commit record of a transaction that was left out may begin before the window's end. The
-                // server never sends such a transaction again after the slot has advanced to that end.
-                ReadOutcome::Whole if !has_left_out => {
-                    self.sender.acknowledgements.complete_window(window.upto)
-                }
-                ReadOutcome::Whole | ReadOutcome::RowBound => {}
-                // The open transaction resumes where its last section ended.
-                ReadOutcome::TooSlow | ReadOutcome::Stopped => {
-                    self.sender.acknowledgements.discard_unfinished()
-                }
-            }
-        }
-        if read == ReadOutcome::Whole && !has_left_out && failure.is_none() {
-            failure = self.overdue_marker(window);
-        }
-        // After a discontinuity, neither the checkpoint nor the slot may advance.
-        if let Some(error @ Error::Discontinuity(_)) = failure {
-            return Err(error);
-        }
-        let is_sent = is_all_sent && failure.is_none();
-        if is_sent && self.confirmer.is_deferred && read == ReadOutcome::Whole && !has_left_out {
-            self.confirmer.defer(window.upto);
-            return Ok(WindowOutcome::Whole);
-        }
-        let closed = self.close_chunk(is_sent && read.is_complete()).await;
-        // The slot advances even if the cursor was not stored. The error is returned after that, and the next
-        // invocation reads the chunk again.
-        let confirmed = self.confirmer.confirm(self.slot, &self.sender).await;
-        let confirmed = match closed {
-            Ok(()) => confirmed,
-            Err(error) => confirmed.and(Err(error)),
-        };
-        if let Some(failure) = failure {
-            return self.close_failed(failure, confirmed);
-        }
-        let confirmed = confirmed? && is_all_sent;
-        Ok(match read {
-            ReadOutcome::Whole if confirmed => WindowOutcome::Whole,
-            ReadOutcome::RowBound if confirmed => WindowOutcome::RowBound,
-            ReadOutcome::TooSlow if confirmed => WindowOutcome::TooSlow,
-            _ => WindowOutcome::OutOfTime,
-        })
-    }
-
-    /// Ends a window that failed.
-    ///
-    /// A transaction that could not be resumed is read again from its beginning.
-    fn close_failed(
-        &mut self,
-        failure: Error,
-        confirmed: Result<bool, Error>,
-    ) -> Result<WindowOutcome, Error> {
-        if let Error::NotResumed { .. } = &failure {
-            confirmed?;
-            tracing::warn!(slot = self.settings.slot, "{}", failure.chain());
-            self.sender.acknowledgements.restart_transaction();
-            // The log has other rows than those that were sent.
-            self.confirmer.ahead = AckAheadState::new(false);
-            let position = self.sender.acknowledgements.position().clone();
-            self.confirmer.checkpointer.set_back(position);
-            return Ok(WindowOutcome::ReadAgain);
-        }
-        if let Err(error) = confirmed {
-            tracing::warn!(
-                slot = self.settings.slot,
-                error = %error.chain(),
-                "acknowledged changes were not confirmed"
-            );
-        }
-        Err(failure)
-    }
-
-    /// The error if a complete window lacks the expected marker.
-    fn overdue_marker(&self, window: Window) -> Option<Error> {
-        let expected = self.confirmer.markers.expected.as_ref()?;
-        let is_overdue = expected.flushed <= window.upto;
-        is_overdue.then(|| self.confirmer.markers.missing(expected, self.start.acknowledged))
-    }
-
-    /// Closes the chunk of the backfill at the end of a window.
-    async fn close_chunk(&mut self, is_whole: bool) -> Result<(), Error> {
-        let acknowledged = self.sender.acknowledgements.acknowledged();
-        match &mut self.backfill {
-            Some(backfill) => {
-                let closed = backfill.close_chunk(self.slot, is_whole, acknowledged, self.budget);
-                closed.await
-            }
-            None => Ok(()),
-        }
     }
 
     /// Reads rows until the window or the time for reading ends. Sends events meanwhile.
@@ -324,8 +271,10 @@ where
                         return Ok(ended);
                     }
                 }
-                () = self.confirmer.checkpointer.wait_for_store(), if self.confirmer.checkpointer.is_storing() => {}
-                () = sleep_until(due), if due.is_some() => self.confirmer.start_store(self.slot, &self.sender).await?,
+                () = self.confirmer.wait_for_store(), if self.confirmer.is_storing() => {}
+                () = sleep_until(due), if due.is_some() => {
+                    self.confirmer.start_store(self.slot, &self.sender).await?;
+                }
                 // Only if no row is available: more rows would make the request fuller.
                 () = std::future::ready(()), if self.sender.should_send() => {
                     self.sender.send(self.sender.has_room());
@@ -460,16 +409,17 @@ where
                 biased;
                 () = &mut stop => break,
                 answer = self.sender.next_answer(), if self.sender.is_waiting() => {
-                    let applied = answer.and_then(|answer| self.sender.apply_answer(answer, &mut self.report));
+                    let report = &mut self.report;
+                    let applied = answer.and_then(|answer| self.sender.apply_answer(answer, report));
                     result = result.and(applied);
                 }
-                () = self.confirmer.checkpointer.wait_for_store(), if self.confirmer.checkpointer.is_storing() => {}
+                () = self.confirmer.wait_for_store(), if self.confirmer.is_storing() => {}
                 () = sleep_until(due), if due.is_some() => {
                     if let Err(error) = self.confirmer.start_store(self.slot, &self.sender).await {
                         // The lock may be lost. The loop still waits for events in flight, but starts no
                         // further store.
                         result = result.and(Err(error));
-                        self.confirmer.checkpointer.close().await;
+                        self.confirmer.close().await;
                     }
                 }
                 () = sleep_until(retry), if retry.is_some() => self.sender.send(false),

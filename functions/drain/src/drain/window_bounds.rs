@@ -1,4 +1,4 @@
-//! Bounds of the next window, from what the last ones took.
+//! Adjusts the bounds of windows to the time of earlier ones.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ pub(super) enum WindowStep {
     OutOfTime,
 }
 
-/// Chooses the bounds of windows.
+/// Adjusts the bounds of windows.
 #[derive(Debug)]
 pub(super) struct WindowBounds<'a> {
     /// The slot's name, for errors.
@@ -34,7 +34,9 @@ pub(super) struct WindowBounds<'a> {
 }
 
 impl<'a> WindowBounds<'a> {
-    /// Bounds without a search. `sizing` outlives the drain of the slot named `slot`.
+    /// Bounds without a search. `slot` is its name.
+    ///
+    /// Later drains use `sizing`, too.
     pub(super) fn new(slot: &'a str, sizing: &'a Mutex<WindowSizing>) -> Self {
         WindowBounds {
             slot,
@@ -58,13 +60,13 @@ impl<'a> WindowBounds<'a> {
         self.search.is_some()
     }
 
-    /// The adjusted window and its decode timeout.
+    /// The window to peek, and its decode timeout.
     ///
-    /// They are adjusted if a transaction is resumed or searched for.
+    /// They differ from the usual ones if a transaction is resumed or searched for.
     ///
-    /// The server's row bound includes the rows that it omits, and Spillway never receives these. So a window
-    /// with a resumed transaction has only an LSN bound, or ends with that transaction. A smaller window
-    /// would not make its transaction smaller, so the server has nearly all of the time to decode it.
+    /// For a resumed transaction the server omits rows, and yet counts them. So the window has no bound of
+    /// rows, or one row during a search. A smaller window would not make its transaction smaller, so the
+    /// server has nearly all of the time.
     pub(super) fn adjusted(
         &self,
         window: Window,
@@ -80,7 +82,7 @@ impl<'a> WindowBounds<'a> {
             xid: resume.xid,
             before: resume.lsn,
         });
-        // The server does not omit the commit, so a window that ends with a transaction has at least one row.
+        // One row means: the window ends with the first transaction. Its commit row is never omitted.
         let window = Window {
             rows: rows.map_or(i32::MAX, |_| 1),
             sent_prefix,
@@ -94,7 +96,7 @@ impl<'a> WindowBounds<'a> {
     /// The server cannot decode this transaction. `rows` is the row bound of a window without a search.
     ///
     /// # Errors
-    /// Returns `error` if no transaction is left before that one.
+    /// Returns `error` if a window of one transaction failed, too.
     pub(super) fn continue_search(&mut self, error: SlotError, rows: i32) -> Result<(), Error> {
         self.search = match self.search {
             None => Some(TransactionSearch::new(rows)),
@@ -104,13 +106,15 @@ impl<'a> WindowBounds<'a> {
         Ok(())
     }
 
-    /// Adds a window that was read and sent. It began at `opened`, and `time_left` is left for reading.
-    pub(super) fn add_window(&mut self, last: LastWindow, opened: Instant, time_left: Duration) {
-        // The size and the duration of a window of the search say nothing about others.
-        if let Some(search) = self.search {
-            self.search = search.next();
-            return;
-        }
+    /// Continues the search after a window that the server decoded.
+    pub(super) fn advance_search(&mut self) {
+        self.search = self.search.and_then(TransactionSearch::next);
+    }
+
+    /// Adjusts the size to a window that was read and sent.
+    ///
+    /// It began at `opened`, and `time_left` is left for reading.
+    pub(super) fn adjust(&mut self, last: LastWindow, opened: Instant, time_left: Duration) {
         match last.has_rows {
             true => self.lock().adjust(last.peek, opened.elapsed(), time_left),
             false => self.lock().adjust_empty(last.peek, time_left),

@@ -1,18 +1,18 @@
 //! The rate at which one shard is sent records.
 //!
 //! A shard accepts 1,000 records and 1 MB a second from all its producers together (Kinesis quotas). So its
-//! *load* is measured in seconds of a shard: a record costs a thousandth of a second, or a second for each MB
-//! if that is more.
+//! *load* is measured in seconds of a shard. The load of a record is 1/1,000 s, or its size in MB as seconds,
+//! whichever is larger.
 //!
 //! There is no limit until the shard refuses a considerable part of a request. From then on the limit follows
-//! the load that the shard accepted. At first the limit is below that load. It rises, and is just below that
-//! load after [`RECOVERY`]. Then it rises above that load, because the other producers may have stopped. The
-//! curve is similar to that of TCP CUBIC (RFC 9438), with a steeper end. The limit is near the accepted load
-//! for most of the time, so few records are refused.
+//! the accepted load. At first the limit is below it. After [`RECOVERY`] it is just below it. Later it is
+//! above it, because the other producers may have stopped. The curve is similar to that of TCP CUBIC (RFC
+//! 9438), with a steeper end. The limit is near the accepted load for most of the time, so few records are
+//! refused.
 //!
-//! The shard may have accepted little because it was sent little. So a limit is lowered by the part of the
-//! load that was refused. One aggregate that is refused by chance lowers it by about a tenth. More would cost
-//! much: all shards wait for the slowest one, since their events share the memory.
+//! A shard that was sent little has accepted little. So a limit is lowered only by the refused part of the
+//! load. One aggregate that is refused by chance lowers it by about a tenth. A lower limit would slow all
+//! shards: they share the memory, so they wait for the slowest shard.
 
 use std::time::{Duration, Instant};
 
@@ -25,9 +25,9 @@ const RECORDS: f64 = 1_000.0;
 const RECOVERY: Duration = Duration::from_secs(10);
 /// The part of the accepted load at which the curve is flat.
 const PLATEAU: f64 = 0.97;
-/// Load by which the limit is below its plateau at first.
+/// How far the limit is below its plateau at first.
 const REDUCTION: f64 = 0.03;
-/// Load by which it is above its plateau after two times [`RECOVERY`].
+/// How far it is above its plateau after two times [`RECOVERY`].
 ///
 /// It would be eight times as much after three times [`RECOVERY`]: the other producers may have stopped.
 const GROWTH: f64 = 0.2;
@@ -39,7 +39,9 @@ const MIN_LIMIT: f64 = 0.1;
 const MAX_LIMIT: f64 = 0.97;
 /// Load that may be sent at once.
 const BURST: f64 = 0.05;
-/// The least refused part of a request that is a limit. A single refused record may be chance.
+/// Smallest refused part of a request that sets or lowers the limit.
+///
+/// A single refused record may be chance.
 const MIN_REFUSED: f64 = 0.05;
 
 /// The rate of one shard.
@@ -60,14 +62,14 @@ pub(super) struct ShardRate {
 struct RateLimit {
     /// Load that the shard accepted in the second before it refused.
     ///
-    /// It is more if the shard was sent little.
+    /// If the shard was sent little, it is the former limit, lowered by the refused part.
     accepted: f64,
     /// Whether it has reached the highest limit since.
     has_recovered: bool,
     since: Instant,
     /// Load that may be sent.
     ///
-    /// It is negative after a record that is larger than the rest.
+    /// It is negative after a record that is larger than what was left.
     allowance: f64,
     updated: Instant,
 }
@@ -91,10 +93,10 @@ impl ShardRate {
         self.limit.as_ref().is_some_and(|limit| !limit.has_recovered)
     }
 
-    /// Bytes that the shard accepts until an answer.
+    /// Bytes that the shard accepts in the time of one answer.
     ///
-    /// A quarter is added, since answers are not equally fast. The time of an answer is only known if one
-    /// record is in flight at a time.
+    /// A quarter is added, since answers are not equally fast. The time is right only if one record is in
+    /// flight.
     pub(super) fn bytes_until_answer(&self) -> usize {
         (self.answer_time.as_secs_f64() * 1.25 * BYTES) as usize
     }
@@ -145,14 +147,14 @@ impl ShardRate {
             allowance: allowance.min(0.0),
             updated: now,
         });
-        // The quota is for a second, and the shard accepted what it could of this one.
+        // The quota counts per second. This second's is used up, so the shard accepts again in the next.
         let second = self.accepted.second.filter(|_| self.accepted.current > 0.0);
         second.map(|second| second + Duration::from_secs(1))
     }
 
     /// The part of the recent load that the shard did not refuse.
     ///
-    /// A shard that was sent less than a second's load counts as if it had been sent that.
+    /// If less than a second's load was sent, the refused load is divided by a second's load.
     fn accepted_part(&mut self, now: Instant) -> f64 {
         let (accepted, sent) = (self.accepted.recent(now), self.sent.recent(now));
         1.0 - (sent - accepted).max(0.0) / sent.max(1.0)

@@ -2,66 +2,77 @@
 
 use std::time::{Duration, Instant};
 
-/// Longest wait for a blocked backfill at the end of the log.
+/// Longest wait at the end of the log.
 ///
-/// See [`BackfillWait::new`].
+/// Transactions may overlap all day and block the backfill in turn. The wait is long enough that a gap
+/// between them is likely.
 const MOST_WAIT: Duration = Duration::from_secs(60);
 
-/// Longest wait for a blocked backfill between two windows.
-const WAIT_ROUND: Duration = Duration::from_secs(5);
+/// Longest time of attempts without a window between them.
+///
+/// A window cannot end the transaction that blocks, and each window costs a peek.
+const MOST_ROUND: Duration = Duration::from_secs(5);
 
-/// Shortest and longest pause between two attempts.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// The wait of one invocation.
+/// The time that an invocation waits for a blocked backfill.
 #[derive(Debug)]
 pub(in crate::drain) struct BackfillWait {
     /// Start of the wait; `None` while the backfill is not blocked.
     since: Option<Instant>,
-    /// Start of the attempts since the last window.
-    round: Instant,
     longest: Duration,
 }
 
 impl BackfillWait {
-    /// No wait yet. `reading_time` is the time for reading when the invocation began.
-    ///
-    /// Transactions may overlap all day and block the backfill in turn. The longest wait is long enough that
-    /// a gap between them is likely.
+    /// No wait yet. It takes at most half of `reading_time`.
     pub(in crate::drain) fn new(reading_time: Duration) -> Self {
         BackfillWait {
             since: None,
-            round: Instant::now(),
             longest: MOST_WAIT.min(reading_time / 2),
         }
     }
 
-    /// Begins the attempts after a window.
-    pub(in crate::drain) fn start_round(&mut self) {
-        self.round = Instant::now();
-    }
-
     /// Pause before the next attempt; `None` if the wait is over.
-    pub(in crate::drain) fn next_pause(&mut self) -> Option<Duration> {
-        let waited = self.since.get_or_insert(self.round).elapsed();
-        (waited < self.longest).then(|| (waited / 10).clamp(PAUSES.0, PAUSES.1))
-    }
-
-    /// Whether a window comes before the next attempt.
     ///
-    /// A window cannot end the transaction that blocks, and each window costs a peek. So windows are rare
-    /// during the wait.
-    pub(in crate::drain) fn is_round_over(&self) -> bool {
-        self.round.elapsed() >= WAIT_ROUND
+    /// The wait begins with the first call.
+    pub(in crate::drain) fn next_pause(&mut self, now: Instant) -> Option<Duration> {
+        let waited = now.saturating_duration_since(*self.since.get_or_insert(now));
+        (waited < self.longest).then(|| (waited / 10).clamp(SHORTEST_PAUSE, LONGEST_PAUSE))
     }
 
-    /// Whether the invocation does not wait, or has waited long enough.
-    pub(in crate::drain) fn is_over(&self) -> bool {
-        self.since.is_none_or(|since| since.elapsed() >= self.longest)
+    /// Whether a window comes before the next attempt. `round` is the time since the last window.
+    pub(in crate::drain) fn needs_window(round: Duration) -> bool {
+        round >= MOST_ROUND
+    }
+
+    /// Whether the invocation has waited long enough.
+    pub(in crate::drain) fn is_over(&self, now: Instant) -> bool {
+        self.since
+            .is_none_or(|since| now.saturating_duration_since(since) >= self.longest)
     }
 
     /// Ends the wait: the backfill is not blocked any more.
     pub(in crate::drain) fn end(&mut self) {
         self.since = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_with_the_wait_until_it_is_over() {
+        let mut wait = BackfillWait::new(Duration::from_secs(40));
+        let began = Instant::now();
+        let after = |seconds| began + Duration::from_secs(seconds);
+        let pauses = [0, 3, 15, 20, 30].map(|seconds| wait.next_pause(after(seconds)));
+        let millis = [Some(100), Some(300), Some(1_000), None, None];
+        assert_eq!(pauses, millis.map(|it| it.map(Duration::from_millis)));
+        assert!(!wait.is_over(after(19)) && wait.is_over(after(20)));
+        wait.end();
+        assert_eq!(wait.next_pause(after(30)), Some(SHORTEST_PAUSE));
+        assert!(!wait.is_over(after(49)));
     }
 }

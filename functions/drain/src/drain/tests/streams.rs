@@ -5,6 +5,7 @@ use super::super::stream_routes::{StreamOpener as _, StreamRoutes};
 use super::*;
 use crate::base::position::Position;
 use crate::change::{ColumnCoverage, Relation};
+use crate::pack::QueuedEvent;
 use crate::rules::stream_pattern::StreamPattern;
 
 /// A sender whose streams have these shards.

@@ -1,4 +1,4 @@
-//! State of a window while its rows are read, and the outcomes.
+//! State of a window while its rows are read, and the outcome.
 
 use crate::base::window_sizing::Window;
 use crate::drain::reader::WindowReader;
@@ -24,23 +24,6 @@ impl ReadOutcome {
     pub(super) fn is_complete(self) -> bool {
         matches!(self, ReadOutcome::Whole | ReadOutcome::RowBound)
     }
-}
-
-/// Outcome of a window.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::drain) enum WindowOutcome {
-    /// Every row up to the LSN bound was read.
-    ///
-    /// Every event was acknowledged.
-    Whole,
-    /// The row bound was reached, and every event was acknowledged.
-    RowBound,
-    /// The server exceeded the window's time.
-    TooSlow,
-    /// A transaction could not be resumed. The next window reads it from its beginning.
-    ReadAgain,
-    /// The invocation's time is over.
-    OutOfTime,
 }
 
 /// Rows, reader and counts of a window that is being read.

@@ -7,8 +7,8 @@ use crate::plugin::{ChangeMark, Plugin};
 
 /// Most commit rows that precede the other rows of a peek.
 ///
-/// The first pass ends with the last of them. With fewer transactions it reads the whole result, which costs
-/// about a twentieth of the decoding. A large transaction after more commits is decoded twice.
+/// The first pass stops after this number of commits. If there are fewer, it reads the whole result, which
+/// costs about a twentieth of the decoding. A large transaction after more commits is decoded twice.
 const FIRST_COMMITS: usize = 1_000;
 
 /// A copy of the rows of a window, in the binary format.
@@ -18,8 +18,8 @@ const FIRST_COMMITS: usize = 1_000;
 ///
 /// Each row has four columns: `lsn`, `data`, `oversize_bytes`, and `commit_of`. A row of more than 4 MiB
 /// arrives in slices of 1 MiB, each with the length of the whole row in `oversize_bytes`, which is otherwise
-/// null. `generate_series` in the list of columns keeps their order. For a row of one slice it costs about a
-/// seventh of its decoding time.
+/// null. `generate_series` in the list of columns keeps the slices in order. For a row of one slice it costs
+/// about a seventh of its decoding time.
 ///
 /// With wal2json, a begin row has the end of the commit record. With the other plugins, the first commit
 /// rows are sent twice: before all other rows, and at their place. Those sent before have their transaction's
@@ -65,7 +65,7 @@ pub(super) fn copy_peek<'o>(
     )
 }
 
-/// The rows of a peek, after its first [`FIRST_COMMITS`] commit rows.
+/// The first [`FIRST_COMMITS`] commit rows of a peek, then all its rows.
 ///
 /// The subquery is lateral, so the server runs it once for each pass: a nested loop. The peek itself runs
 /// only in the first pass. The server stores its result, and the second pass reads the stored result.
@@ -118,8 +118,8 @@ pub(super) const ROWS_WITH_TEXT: &str = "
 
 /// Advances slot $2 to $1, if the log on disk reaches $1.
 ///
-/// Without this guard, PostgreSQL would advance to the log's end instead. Where the log was set back, the
-/// slot would then skip what is written up to $1 later.
+/// Without this guard, PostgreSQL would advance to the log's end instead. If the log was set back, that is
+/// not the log that was read.
 pub(super) const ADVANCE: &str = "
     select case when pg_current_wal_flush_lsn() >= $1 then
              (select end_lsn from pg_replication_slot_advance($2, $1)) end as end_lsn";

@@ -1,0 +1,139 @@
+//! End of a window: the last acknowledgements, the chunk, and the confirmation.
+
+use std::time::Instant;
+
+use super::WindowRunner;
+use super::reading::ReadOutcome;
+use crate::base::window_sizing::Window;
+use crate::error::Error;
+use crate::ports::{PeekRow, PeekRows, Slot, StateStore, Stream, TableSource};
+
+/// Outcome of a window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::drain) enum WindowOutcome {
+    /// Every row up to the LSN bound was read.
+    ///
+    /// Every event was acknowledged.
+    Whole,
+    /// The row bound was reached, and every event was acknowledged.
+    RowBound,
+    /// The server exceeded the window's time.
+    TooSlow,
+    /// A transaction could not be resumed. The next window reads it from its beginning.
+    ReadAgain,
+    /// The invocation's time is over.
+    OutOfTime,
+}
+
+impl<S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'_, S, K, C>
+where
+    <S::Rows as PeekRows>::Row: PeekRow,
+{
+    /// Waits for the acknowledgements of a window, and confirms them.
+    ///
+    /// It also does this after a failure: the stream may accept the events in flight, and a confirmed event
+    /// is not sent again. `has_left_out` is true if a transaction is left to a later window. `failure` is the
+    /// error that ended reading.
+    pub(super) async fn close(
+        &mut self,
+        window: Window,
+        read: ReadOutcome,
+        has_left_out: bool,
+        failure: Option<Error>,
+    ) -> Result<WindowOutcome, Error> {
+        let began = Instant::now();
+        let (sent, is_all_sent) = self.send_rest().await;
+        self.last.sending = began.elapsed();
+        let mut failure = failure.or(sent.err());
+        if is_all_sent && failure.is_none() {
+            match read {
+                // The commit record of a transaction that was left out may begin before the window's end. The
+                // server never sends such a transaction again after the slot has advanced to that end.
+                ReadOutcome::Whole if !has_left_out => {
+                    self.sender.acknowledgements.complete_window(window.upto)
+                }
+                ReadOutcome::Whole | ReadOutcome::RowBound => {}
+                // The open transaction resumes where its last section ended.
+                ReadOutcome::TooSlow | ReadOutcome::Stopped => {
+                    self.sender.acknowledgements.discard_unfinished()
+                }
+            }
+        }
+        if read == ReadOutcome::Whole && !has_left_out && failure.is_none() {
+            failure = self.overdue_marker(window);
+        }
+        // After a discontinuity, neither the checkpoint nor the slot may advance.
+        if let Some(error @ Error::Discontinuity(_)) = failure {
+            return Err(error);
+        }
+        let is_sent = is_all_sent && failure.is_none();
+        if is_sent && self.confirmer.is_unconfirmed && read == ReadOutcome::Whole && !has_left_out {
+            self.confirmer.add_unconfirmed(window.upto);
+            return Ok(WindowOutcome::Whole);
+        }
+        let closed = self.close_chunk(is_sent && read.is_complete()).await;
+        // The slot advances even if the cursor was not stored. The error is returned after that, and the next
+        // invocation reads the chunk again.
+        let confirmed = self.confirmer.confirm(self.slot, &self.sender).await;
+        let confirmed = match closed {
+            Ok(()) => confirmed,
+            Err(error) => confirmed.and(Err(error)),
+        };
+        if let Some(failure) = failure {
+            return self.close_failed(failure, confirmed);
+        }
+        let confirmed = confirmed? && is_all_sent;
+        Ok(match read {
+            ReadOutcome::Whole if confirmed => WindowOutcome::Whole,
+            ReadOutcome::RowBound if confirmed => WindowOutcome::RowBound,
+            ReadOutcome::TooSlow if confirmed => WindowOutcome::TooSlow,
+            _ => WindowOutcome::OutOfTime,
+        })
+    }
+
+    /// Ends a window that failed.
+    ///
+    /// A transaction that could not be resumed is read again from its beginning.
+    fn close_failed(
+        &mut self,
+        failure: Error,
+        confirmed: Result<bool, Error>,
+    ) -> Result<WindowOutcome, Error> {
+        if let Error::NotResumed { .. } = &failure {
+            confirmed?;
+            tracing::warn!(slot = self.settings.slot, "{}", failure.chain());
+            self.sender.acknowledgements.restart_transaction();
+            // The log has other rows than those that were sent.
+            let position = self.sender.acknowledgements.position().clone();
+            self.confirmer.restart(position);
+            return Ok(WindowOutcome::ReadAgain);
+        }
+        if let Err(error) = confirmed {
+            tracing::warn!(
+                slot = self.settings.slot,
+                error = %error.chain(),
+                "acknowledged changes were not confirmed"
+            );
+        }
+        Err(failure)
+    }
+
+    /// The error if a complete window lacks the expected marker.
+    fn overdue_marker(&self, window: Window) -> Option<Error> {
+        let expected = self.confirmer.markers.expected.as_ref()?;
+        let is_overdue = expected.flushed <= window.upto;
+        is_overdue.then(|| self.confirmer.markers.missing(expected, self.start.acknowledged))
+    }
+
+    /// Closes the chunk of the backfill at the end of a window.
+    async fn close_chunk(&mut self, is_whole: bool) -> Result<(), Error> {
+        let acknowledged = self.sender.acknowledgements.acknowledged();
+        match &mut self.backfill {
+            Some(backfill) => {
+                let closed = backfill.close_chunk(self.slot, is_whole, acknowledged, self.budget);
+                closed.await
+            }
+            None => Ok(()),
+        }
+    }
+}

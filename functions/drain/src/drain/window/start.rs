@@ -1,0 +1,88 @@
+//! What precedes the first window: the first position, the history, and earlier acknowledgements.
+
+use super::WindowRunner;
+use crate::continuity::checkpoint::{AckAhead, AckPosition};
+use crate::drain::markers::HistoryCheck;
+use crate::encode::Event;
+use crate::error::Error;
+use crate::pack::{MAIN_STREAM, QueuedEvent};
+use crate::ports::{PeekRow, PeekRows, Slot, StateStore, Stream, StreamError, TableSource};
+
+impl<S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'_, S, K, C>
+where
+    <S::Rows as PeekRows>::Row: PeekRow,
+{
+    /// Prepares the first window.
+    ///
+    /// `first_event` reports an accepted gap. `ahead` has the stored changes that were acknowledged ahead.
+    ///
+    /// # Errors
+    /// The history differs, the stream or the store refuses, or the server cannot be asked.
+    pub(in crate::drain) async fn start(
+        &mut self,
+        first_event: Option<Event>,
+        ahead: Option<AckAhead>,
+    ) -> Result<(), Error> {
+        if self.confirmer.stored().is_none() {
+            self.store_first_position(first_event).await?;
+        }
+        self.check_history().await?;
+        self.confirmer.prove_ahead(ahead, self.slot, self.start).await;
+        match &mut self.backfill {
+            Some(backfill) => backfill.watch_resumed_table(self.slot, self.budget).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Stores the first position of the drain.
+    ///
+    /// It is stored if there is no checkpoint, or if the operator accepted a gap. `first_event` reports an
+    /// accepted gap. The stream must acknowledge it before the position is stored.
+    async fn store_first_position(&mut self, first_event: Option<Event>) -> Result<(), Error> {
+        if let Some(event) = first_event {
+            let acknowledgements = &mut self.sender.acknowledgements;
+            let transaction = acknowledgements.begin();
+            acknowledgements.add_event(transaction);
+            acknowledgements.commit(transaction, self.start.acknowledged);
+            self.report.events += 1;
+            self.sender.push(QueuedEvent {
+                event,
+                transaction,
+                change_positions: 1,
+                stream: MAIN_STREAM,
+            });
+            let (result, is_all_sent) = self.send_rest().await;
+            result?;
+            if !is_all_sent {
+                let late = StreamError::Unavailable {
+                    stream: self.sender.stream_name(),
+                    source: "it did not acknowledge the first event in time".into(),
+                };
+                return Err(Error::Stream(self.sender.take_trouble().unwrap_or(late)));
+            }
+        }
+        self.store(&self.start.acknowledged.into()).await
+    }
+
+    /// Searches for the last marker if the history may differ.
+    ///
+    /// The slot may then have another history than the checkpoint. This is possible after a promotion. It is
+    /// also possible if transactions are to be skipped. A server that was restored from an older copy of its
+    /// disk has the same timeline, and its log may have passed the checkpoint's position again.
+    async fn check_history(&mut self) -> Result<(), Error> {
+        let skips = self.start.confirmed < self.start.acknowledged && self.start.expected.is_some();
+        if !self.start.promoted && !skips {
+            return Ok(());
+        }
+        let markers = &self.confirmer.markers;
+        let check = markers.check_history(self.slot, self.start, self.budget);
+        let HistoryCheck::Settled(settled) = check.await? else {
+            return Ok(());
+        };
+        self.settled = settled;
+        let position = AckPosition::from(settled);
+        self.sender.acknowledgements.complete_window(settled);
+        self.confirmer.set_back(position.clone());
+        self.store(&position).await
+    }
+}
