@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::app::{App, BusySlot, OpenedSlot, SlotAccess};
-use super::left_tables;
 use super::pending_backfill::pending_runner;
 use super::rule_problems::rule_problems;
+use super::tables_no_longer_sent;
 use crate::aws::parameter_store::Parameter;
 use crate::base::budget::Budget;
 use crate::base::clock::now_micros;
@@ -103,7 +103,7 @@ pub(super) async fn drain_opened(
     log_first_start(name, &start);
     let checkpoint_age = stored.as_ref().and_then(|stored| age_seconds(&stored.updated_at));
     warn_of_rule_problems(app, connector, &settings, &slot).await;
-    let tables_left = left_tables::warn(app, connector, slot.control(), &settings).await;
+    let tables_left = tables_no_longer_sent::warn(app, connector, slot.control(), &settings).await;
     let envelope = &app.config.envelope;
     let rules_hash = hash_of_rules(&app.config, &server, &settings);
     let ahead = stored.as_ref().filter(|_| accept_gap.is_none());

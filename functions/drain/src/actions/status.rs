@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::app::App;
 use super::rule_problems::rule_problems;
 use super::table_streams::stream_problems;
-use super::{backfill_status, left_tables, setup};
+use super::{backfill_status, setup, tables_no_longer_sent};
 use crate::base::lsn::Lsn;
 use crate::config::StandbyAck;
 use crate::continuity::checkpoint::Checkpoint;
@@ -79,7 +79,7 @@ async fn setting_problems(
     session: &Session,
     plugin: Plugin,
 ) -> Vec<String> {
-    let left = left_tables::check(app, connector, session, plugin).await;
+    let left = tables_no_longer_sent::check(app, connector, session, plugin).await;
     let found = [
         publication_problems(app, connector, session, plugin).await,
         rule_problems(app, connector, session, plugin)

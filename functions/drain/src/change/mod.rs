@@ -5,7 +5,6 @@
 
 pub mod format_type;
 mod kind;
-mod operations;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -15,7 +14,6 @@ use crate::base::lsn::Lsn;
 use crate::base::table_name::TableName;
 
 pub use kind::{COMMA, Type, element_oid};
-pub use operations::SkippedOperations;
 
 /// Decoded row of a peek.
 #[derive(Debug, PartialEq)]

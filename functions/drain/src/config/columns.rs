@@ -2,8 +2,8 @@
 
 use super::variables::{Variables, invalid};
 use super::{ConfigError, SaltSource};
-use crate::change::SkippedOperations;
 use crate::rules::column_rules::{ColumnAction, ColumnRule, MIN_SALT_CHARACTERS, Salt};
+use crate::rules::skipped_operations::SkippedOperations;
 
 /// The rules for columns and the source of the salt.
 ///

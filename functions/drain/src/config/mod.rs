@@ -13,10 +13,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use self::variables::{Variables, invalid};
-use crate::change::SkippedOperations;
 use crate::encode::Envelope;
 use crate::rules::column_rules::{ColumnRule, Salt};
 use crate::rules::pattern::{TableColumns, TablePattern};
+use crate::rules::skipped_operations::SkippedOperations;
 use crate::rules::stream_pattern::StreamPattern;
 
 /// The variables that Spillway reads.

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
+use super::events_in_flight::EventsInFlight;
 use super::report::Report;
-use super::requested_events::RequestedEvents;
 use super::settings::{REQUEST, Settings};
 use super::stream_routes::StreamOpener;
 use super::throughput::{LaneTime, Throughput};
@@ -112,7 +112,7 @@ pub(super) struct Sender<K> {
     pub(super) acknowledgements: Acknowledgements,
     in_flight: JoinSet<StreamAnswer>,
     /// The events of each request in flight, by the request's number.
-    requested: RequestedEvents,
+    events_in_flight: EventsInFlight,
     /// Requests that may be in flight: halved when one fails as a whole, one more after each answer.
     allowed: usize,
     /// The streams whose shard map is stale, each with a count.
@@ -159,7 +159,7 @@ impl<K: Stream> Sender<K> {
             lanes: Lanes::new(settings.aggregation, settings.shards.clone()),
             acknowledgements: Acknowledgements::new(position),
             in_flight: JoinSet::new(),
-            requested: RequestedEvents::default(),
+            events_in_flight: EventsInFlight::default(),
             allowed: MAX_REQUESTS / 2,
             stale: BTreeMap::new(),
             unplaced: Vec::new(),
@@ -206,7 +206,8 @@ impl<K: Stream> Sender<K> {
     pub(super) fn outstanding(&self) -> Option<OutstandingEvents> {
         let unplaced = self.unplaced.iter().flat_map(|(record, _)| record.events());
         let unplaced = unplaced.map(QueuedEvent::outstanding);
-        self.lanes.outstanding(self.requested.events().chain(unplaced))
+        self.lanes
+            .outstanding(self.events_in_flight.events().chain(unplaced))
     }
 
     /// Whether every event was acknowledged.
@@ -274,7 +275,7 @@ impl<K: Stream> Sender<K> {
             open.requests += 1;
             let stream = open.stream.clone();
             self.throughput.start();
-            let number = self.requested.add(&records);
+            let number = self.events_in_flight.add(&records);
             self.in_flight.spawn(async move {
                 let began = Instant::now();
                 StreamAnswer::Put(number, stream.put(records).await, began.elapsed())
@@ -309,7 +310,7 @@ impl<K: Stream> Sender<K> {
         let memory_before = self.lanes.memory();
         let result = match answer {
             StreamAnswer::Put(number, answer, took) => {
-                self.requested.remove(number);
+                self.events_in_flight.remove(number);
                 self.lane_time.add(took);
                 let result = self.apply_put(answer, report);
                 let acknowledged = memory_before.saturating_sub(self.lanes.memory());

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use crate::change::SkippedOperations;
 use crate::pack::{Aggregation, RequestLimits, ShardMap};
 use crate::plugin::Plugin;
 use crate::rules::pattern::TablePattern;
 use crate::rules::projection::ProjectionRules;
+use crate::rules::skipped_operations::SkippedOperations;
 use crate::rules::stream_pattern::StreamPattern;
 
 /// Limits of one PutRecords request (Kinesis API, PutRecords).

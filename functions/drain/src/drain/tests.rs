@@ -15,7 +15,6 @@ use crate::base::lsn::Lsn;
 use crate::base::table_name::TableName;
 use crate::base::window_sizing::Window;
 use crate::catalog::{Catalog, TableRequest};
-use crate::change::SkippedOperations;
 use crate::continuity::StartPosition;
 use crate::continuity::checkpoint::Checkpoint;
 use crate::continuity::marker::{Marker, MarkerDraft};
@@ -27,6 +26,7 @@ use crate::ports::{
     RecordOutcome, Slot, SlotError, StateStore, Stream, StreamError, StreamInfo, TableSource, WalPositions,
 };
 use crate::rules::projection::ProjectionRules;
+use crate::rules::skipped_operations::SkippedOperations;
 
 mod ahead;
 mod fakes;

@@ -1,7 +1,8 @@
-//! Which tables and columns are sent, and to which stream.
+//! What is sent: which tables, columns and operations, and to which stream.
 
 pub mod column_rules;
 pub mod pattern;
 pub mod projection;
 pub mod sent_tables;
+pub mod skipped_operations;
 pub mod stream_pattern;

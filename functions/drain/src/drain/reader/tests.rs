@@ -2,10 +2,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::base::table_name::TableName;
-use crate::change::SkippedOperations;
 use crate::encode::{Debezium, DebeziumModes, EnvelopeForm, KeylessRows, Oversize, PartitionBy};
 use crate::pack::{Aggregation, ShardMap};
 use crate::rules::projection::ProjectionRules;
+use crate::rules::skipped_operations::SkippedOperations;
 
 struct TestRow(Lsn, String);
 

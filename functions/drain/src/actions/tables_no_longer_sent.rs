@@ -17,7 +17,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(600);
 
 /// Result of a check.
 #[derive(Debug, Default)]
-pub(super) struct LeftTables {
+pub(super) struct TablesNoLongerSent {
     /// A sentence for each table that left.
     pub(super) sentences: Vec<String>,
     /// The document to store, if it differs from the stored one.
@@ -33,7 +33,7 @@ pub(super) async fn check(
     connector: &Connector,
     session: &Session,
     plugin: Plugin,
-) -> Result<LeftTables, Error> {
+) -> Result<TablesNoLongerSent, Error> {
     let (publications, patterns) = (&app.config.publications, &app.config.tables);
     // Each table of a missing publication would be reported. The publication itself is.
     if plugin.reads_publications()
@@ -41,16 +41,16 @@ pub(super) async fn check(
             .await?
             .is_empty()
     {
-        return Ok(LeftTables::default());
+        return Ok(TablesNoLongerSent::default());
     }
     let states = table_states(connector, session, plugin, publications, patterns).await?;
     let stored = app.sent_tables.text().await?;
     // An unreadable document is replaced, as a missing one is written: it only serves this comparison.
     let stored = stored.and_then(|text| SentTables::parse(&text).ok());
     let Some(now) = SentTables::of(&states) else {
-        return Ok(LeftTables::default());
+        return Ok(TablesNoLongerSent::default());
     };
-    Ok(LeftTables {
+    Ok(TablesNoLongerSent {
         sentences: stored
             .as_ref()
             .map(|stored| stored.left(&states))
@@ -69,7 +69,8 @@ pub(super) async fn warn(app: &App, connector: &Connector, session: &Session, se
         return 0;
     }
     let checked = async {
-        let LeftTables { sentences, changed } = check(app, connector, session, settings.plugin).await?;
+        let TablesNoLongerSent { sentences, changed } =
+            check(app, connector, session, settings.plugin).await?;
         if let Some(changed) = changed {
             app.sent_tables.store(changed.to_text()).await?;
         }

@@ -6,7 +6,7 @@ use crate::pack::{OutstandingEvent, QueuedEvent, Record};
 
 /// The events of the requests in flight.
 #[derive(Debug, Default)]
-pub(super) struct RequestedEvents {
+pub(super) struct EventsInFlight {
     requests: Vec<(u64, Vec<OutstandingEvent>)>,
     /// The number of the next request.
     next: u64,
@@ -14,7 +14,7 @@ pub(super) struct RequestedEvents {
     spare: Vec<OutstandingEvent>,
 }
 
-impl RequestedEvents {
+impl EventsInFlight {
     /// Adds the events of a request. Returns the request's number.
     pub(super) fn add(&mut self, records: &[Record]) -> u64 {
         let mut events = std::mem::take(&mut self.spare);

@@ -1,6 +1,6 @@
 //! The kinds of changes that are not sent: the variable `SKIPPED_OPERATIONS`.
 
-use super::Change;
+use crate::change::Change;
 
 /// Operations whose changes are not sent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
