@@ -70,6 +70,7 @@ lint: tools-rust ## format and clippy: what to run while you write
 check: lint tools-check tools-checkov tools-sql tools-examples ## the gate: all checks that need no server (ADVISORY_DB)
 	python3 scripts/module_order.py
 	python3 scripts/code_rules.py
+	@for patch in tests/mutants/*.patch; do git apply --check "$$patch" || exit 1; done; echo "each mutant applies"
 	.tools/aws/bin/python -m unittest discover --quiet --start-directory scripts/tests
 	.tools/sql/bin/python -m unittest discover --quiet --start-directory tests/sql
 	.tools/consumers/bin/python -B -m unittest discover --quiet --start-directory tests/sql --pattern shipped_stores.py
