@@ -2,7 +2,7 @@
 """Check the order of modules: no module of the function imports one above it, and there is no circle.
 
 ARCHITECTURE.md states the order of the top-level modules in a fenced block marked `module-order`: one group a line,
-from top to bottom. A module may import the modules to its right in its own line, and every module of the lines below.
+from top to bottom. A module may import every module of the lines below. Modules of one line do not import each other.
 
 Inside of a folder the order is not stated. There, two modules must not import each other, directly or by others. A
 module and the modules in its folder belong together, and may import each other.
@@ -28,15 +28,14 @@ USE = re.compile(r"^\s*(?:pub(?:\([^)]*\))?\s+)?use\s+([^;]+);", re.M)
 Module = tuple[str, ...]
 
 
-def stated_order(text: str) -> dict[str, tuple[int, int]]:
-    """The place of each module: its line in the block, and its column in that line."""
+def stated_order(text: str) -> dict[str, int]:
+    """The line of each module in the block."""
     block = re.search(r"```module-order\n(.*?)```", text, re.S)
     if not block:
         sys.exit("ARCHITECTURE.md has no block ```module-order")
     places = {}
     for line, group in enumerate(block[1].strip().splitlines()):
-        for column, module in enumerate(group.split()):
-            places[module] = (line, column)
+        places.update(dict.fromkeys(group.split(), line))
     return places
 
 
@@ -135,7 +134,7 @@ def circles(edges: dict[Module, set[Module]]) -> list[list[Module]]:
     return found
 
 
-def problems(order: dict[str, tuple[int, int]], texts: dict[Module, str]) -> list[str]:
+def problems(order: dict[str, int], texts: dict[Module, str]) -> list[str]:
     """A sentence for each import against the order, for each circle, and for each module without a place."""
     top = {module[0] for module in texts}
     wrong = [f"{module} has no place in ARCHITECTURE.md" for module in sorted(top - set(order))]
@@ -147,7 +146,7 @@ def problems(order: dict[str, tuple[int, int]], texts: dict[Module, str]) -> lis
             if len(one) > 1:
                 nested.setdefault(one, set()).add(two)
             elif one[0] in order and two[0] in order and order[two[0]] <= order[one[0]]:
-                wrong.append(f"{'/'.join(module)}: {one[0]} imports {two[0]}, which is above it")
+                wrong.append(f"{'/'.join(module)}: {one[0]} imports {two[0]}, which is not below it")
     for circle in circles(nested):
         wrong.append("a circle: " + " imports ".join("::".join(module) for module in circle))
     return wrong

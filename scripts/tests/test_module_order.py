@@ -7,11 +7,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import module_order  # noqa: E402
 
-ORDER = {"drain": (0, 0), "encode": (1, 0), "change": (2, 0)}
+ORDER = {"drain": 0, "encode": 1, "pack": 1, "change": 2}
 
 
-def problems(**texts: str) -> list[str]:
+def problems(pack: str = "", **texts: str) -> list[str]:
     """The problems of modules whose paths have `__` in place of `::`."""
+    texts["pack"] = pack
     return module_order.problems(ORDER, {tuple(name.split("__")): text for name, text in texts.items()})
 
 
@@ -23,7 +24,11 @@ class ModuleOrder(unittest.TestCase):
         for text in ["use crate::drain::Tip;", "use crate::{change::Change, drain::{Tip, Window}};",
                      "fn f() { crate::drain::tip() }"]:
             found = problems(drain="", encode="", change="", encode__row=text)
-            self.assertEqual(found, ["encode/row: encode imports drain, which is above it"])
+            self.assertEqual(found, ["encode/row: encode imports drain, which is not below it"])
+
+    def test_an_import_in_the_same_line_is_named(self):
+        found = problems(drain="", encode="use crate::pack::Lane;", change="")
+        self.assertEqual(found, ["encode: encode imports pack, which is not below it"])
 
     def test_a_circle_in_a_folder_is_named(self):
         for text in ["use super::row::Row;", "use crate::encode::row::{Row, name};", "use super::super::encode::row;"]:

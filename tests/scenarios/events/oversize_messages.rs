@@ -43,13 +43,16 @@ async fn messages(fixture: &Fixture) -> Vec<(Value, Value, Value)> {
 
 /// Asserts that messages of 2 MB and of 64 MB pass.
 ///
-/// They are inside and outside of transactions, between rows.
+/// They are inside and outside of transactions, between rows. Two rows of pgoutput are at the bound of 4 MiB,
+/// above which a row arrives in slices: the message has 19 bytes more than its content.
 async fn assert_messages_pass(builder: FixtureBuilder) {
     let fixture = fixture(builder).await;
     fixture
         .sql(
             "insert into t values (1); select pg_logical_emit_message(true, 'small', 'a');
              select pg_logical_emit_message(true, 'in', repeat('x', 2000000));
+             select pg_logical_emit_message(true, 'edge', repeat('x', 4194304 - 19));
+             select pg_logical_emit_message(true, 'edge', repeat('x', 4194304 - 18));
              select pg_logical_emit_message(true, 'in', repeat('x', 64000000)); insert into t values (2)",
         )
         .await;
@@ -62,13 +65,15 @@ async fn assert_messages_pass(builder: FixtureBuilder) {
     fixture.sql("insert into t values (3)").await;
     let reports = fixture.drain().await;
     let omitted: u64 = reports.iter().filter_map(|it| it["omitted"].as_u64()).sum();
-    assert_eq!(omitted, 4, "{reports:?}");
+    assert_eq!(omitted, 6, "{reports:?}");
     let large = |prefix: &str| (json!(prefix), json!(UNAVAILABLE), json!(["content"]));
     assert_eq!(
         messages(&fixture).await,
         [
             (json!("small"), json!("YQ=="), Value::Null),
             large("in"),
+            large("edge"),
+            large("edge"),
             large("in"),
             large("out"),
             large("out")

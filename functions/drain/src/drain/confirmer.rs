@@ -18,7 +18,6 @@ use crate::ports::{Slot, SlotError, StateStore, Stream};
 ///
 /// It keeps `confirmed_flush <= checkpoint <= acknowledged`.
 pub(super) struct Confirmer<C> {
-    slot_name: String,
     budget: Budget,
     checkpointer: Checkpointer<C>,
     pub(super) markers: Markers,
@@ -47,7 +46,6 @@ impl<C: StateStore> Confirmer<C> {
         stores_ahead: bool,
     ) -> Self {
         Confirmer {
-            slot_name: markers.slot_name().to_owned(),
             budget,
             checkpointer,
             markers,
@@ -110,7 +108,7 @@ impl<C: StateStore> Confirmer<C> {
         self.ahead.known.clone()
     }
 
-    /// Replaces the stored position by `position`, at the next store.
+    /// Sets the stored position back: see [`Checkpointer::set_back`].
     pub(super) fn set_back(&mut self, position: AckPosition) {
         self.checkpointer.set_back(position);
     }
@@ -194,7 +192,7 @@ impl<C: StateStore> Confirmer<C> {
                 Ok(true)
             }
             Err(_) | Ok(Err(SlotError::Timeout { .. })) => {
-                let slot = &self.slot_name;
+                let slot = self.markers.slot_name();
                 tracing::warn!(slot, to = %acknowledged, "the slot was not advanced in time");
                 Ok(false)
             }

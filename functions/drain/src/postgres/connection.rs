@@ -39,7 +39,7 @@ const LIFETIME_SETTINGS: [&str; 4] = [
 /// They change the text that the plugins write, or the time that a session survives its client. Without
 /// warnings, a skipped publication would not be noticed. A setting that the server's version does not have is
 /// left out.
-const SETTINGS: [(&str, &str); 17] = [
+const SETTINGS: [(&str, &str); 16] = [
     // These two change the names of types, and values of types such as regclass. With this path, a name is
     // the same as in a session with PostgreSQL's defaults. Settings of the role or the database have no
     // effect on it.
@@ -56,8 +56,6 @@ const SETTINGS: [(&str, &str); 17] = [
     ("lock_timeout", "10s"),
     // With thousands of tables, the catalog's queries take seconds to compile and milliseconds to run.
     ("jit", "off"),
-    // A peek joins each row with its slices. To keep their results, the server would hash each row.
-    ("enable_memoize", "off"),
     // When a sandbox dies, the server must release its slot and its lock within seconds.
     ("tcp_keepalives_idle", "5"),
     ("tcp_keepalives_interval", "2"),

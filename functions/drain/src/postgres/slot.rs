@@ -237,6 +237,8 @@ async fn prepare_reader(reader: &Session, encoding: &str) -> Result<(), tokio_po
     // While the stream is slow, the drain does not read the rows of a peek. With a timeout, the server would
     // close the connection then.
     reader.client.batch_execute("set tcp_user_timeout = 0").await?;
+    // A peek joins each row with its slices. To keep their results, the server would hash each row.
+    reader.client.batch_execute("set enable_memoize = off").await?;
     // In a database with this encoding, text is any bytes. The server would refuse to send bytes that are not
     // UTF-8, and the whole window with them.
     if encoding == "SQL_ASCII" {

@@ -41,12 +41,14 @@ impl BackfillWait {
         (waited < self.longest).then(|| (waited / 10).clamp(SHORTEST_PAUSE, LONGEST_PAUSE))
     }
 
-    /// Whether a window comes before the next attempt. `round` is the time since the last window.
+    /// Whether a window comes before the next attempt.
+    ///
+    /// `round` is the time since the first attempt after the last window.
     pub(in crate::drain) fn needs_window(round: Duration) -> bool {
         round >= MOST_ROUND
     }
 
-    /// Whether the invocation has waited long enough.
+    /// Whether the invocation does not wait, or has waited long enough.
     pub(in crate::drain) fn is_over(&self, now: Instant) -> bool {
         self.since
             .is_none_or(|since| now.saturating_duration_since(since) >= self.longest)
@@ -66,6 +68,7 @@ mod tests {
     fn pauses_grow_with_the_wait_until_it_is_over() {
         let mut wait = BackfillWait::new(Duration::from_secs(40));
         let began = Instant::now();
+        assert!(wait.is_over(began));
         let after = |seconds| began + Duration::from_secs(seconds);
         let pauses = [0, 3, 15, 20, 30].map(|seconds| wait.next_pause(after(seconds)));
         let millis = [Some(100), Some(300), Some(1_000), None, None];
