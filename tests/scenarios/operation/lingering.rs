@@ -13,6 +13,7 @@ use crate::support::positions::wait_until_sessions_end;
 crate::scenarios![
     each_commit_arrives_once_and_few_windows_are_confirmed,
     a_kill_between_two_confirmations_loses_nothing,
+    a_window_that_ends_at_its_row_bound_is_confirmed_with_a_marker,
 ];
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -109,6 +110,34 @@ async fn a_kill_between_two_confirmations_loses_nothing() {
         fixture.drain().await;
         let delivery = fixture.compare(&["public.t"]).await;
         assert_eq!(delivery.changes().len() as u64, commits);
+    })
+    .await;
+}
+
+async fn a_window_that_ends_at_its_row_bound_is_confirmed_with_a_marker() {
+    // Three loads, each larger than the row bound of a first window. At least one of them is read by a window
+    // that is not confirmed.
+    const LOADS: i64 = 3;
+    const ROWS: i64 = 110_000;
+    Plugin::each(|plugin| async move {
+        let fixture = fixture(plugin, 40).await;
+        let writing = async {
+            let mut commits = 0;
+            for load in 0..LOADS {
+                commits += write_until(&fixture, Instant::now() + Duration::from_millis(1_700)).await;
+                let (first, last) = (load * ROWS + 10, (load + 1) * ROWS + 9);
+                let sql = format!("insert into t select i, 0 from generate_series({first}, {last}) i");
+                fixture.sql(&sql).await;
+            }
+            commits + write_until(&fixture, Instant::now() + Duration::from_secs(3)).await
+        };
+        let (outcome, commits) = tokio::join!(fixture.invoke(json!({})), writing);
+        let report = outcome.answer();
+        assert_eq!(report["stopped"], "empty", "{report}");
+        assert_eq!(report["changes"], commits as i64 + LOADS * ROWS, "{report}");
+        fixture.compare(&["public.t"]).await;
+        let later = fixture.invoke(json!({})).await.answer();
+        assert_eq!(later["changes"], 0, "{later}");
     })
     .await;
 }

@@ -86,7 +86,7 @@ impl<C: StateStore> Confirmer<C> {
         self.sent_unconfirmed > self.confirmed
     }
 
-    /// Records that an unconfirmed window has sent everything up to `sent`.
+    /// Records that an unconfirmed window has sent each transaction up to `sent`.
     pub(super) fn add_unconfirmed(&mut self, sent: Lsn) {
         self.sent_unconfirmed = sent;
     }

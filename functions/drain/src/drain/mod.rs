@@ -210,6 +210,7 @@ where
         match outcome {
             WindowOutcome::OutOfTime => Ok(WindowStep::OutOfTime),
             WindowOutcome::TooSlow => {
+                self.tip.leave();
                 let had_most_time = decode_timeout >= self.reading_time / 2;
                 self.bounds
                     .shrink(confirmed_before, positions.restart, had_most_time)
@@ -226,6 +227,7 @@ where
                 Ok(WindowStep::Another)
             }
             WindowOutcome::Whole | WindowOutcome::RowBound => {
+                self.tip.leave();
                 let time_left = self.reading_time_left();
                 self.bounds.adjust(self.runner.last, opened, time_left);
                 if self.runner.unread_bytes(positions) < MOST_LAG_BYTES {

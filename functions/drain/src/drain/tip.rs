@@ -6,7 +6,7 @@
 //! All functions of an account together may store about three SSM parameters a second. So a drain stores its
 //! checkpoint about once a second. The windows in between send their events, but are not confirmed. Such a
 //! window writes no marker, stores no checkpoint and does not advance the slot. The next confirmed window
-//! reads the same log again, and skips the events that were sent.
+//! reads the same log again, and skips the events that were sent. It follows at once if more log is left.
 
 use std::time::{Duration, Instant};
 
@@ -51,6 +51,13 @@ impl TipPolling {
     /// `confirmed_at` is the time of the last advance of the slot.
     pub(super) fn may_leave_unconfirmed(&self, confirmed_at: Instant) -> bool {
         self.is_polling && Instant::now() < self.until && confirmed_at.elapsed() < CONFIRM_INTERVAL
+    }
+
+    /// Leaves the end of the log: more log is left to read.
+    ///
+    /// The next window is confirmed.
+    pub(super) fn leave(&mut self) {
+        self.is_polling = false;
     }
 
     /// Pauses before the next poll.

@@ -67,9 +67,8 @@ where
             return Err(error);
         }
         let is_sent = is_all_sent && failure.is_none();
-        if is_sent && self.confirmer.is_unconfirmed && read == ReadOutcome::Whole && !has_left_out {
-            self.confirmer.add_unconfirmed(window.upto);
-            return Ok(WindowOutcome::Whole);
+        if is_sent && self.confirmer.is_unconfirmed && read != ReadOutcome::Stopped {
+            return Ok(self.leave_unconfirmed(read));
         }
         let closed = self.close_chunk(is_sent && read.is_complete()).await;
         // The slot advances even if the cursor was not stored. The error is returned after that, and the next
@@ -89,6 +88,20 @@ where
             ReadOutcome::TooSlow if confirmed => WindowOutcome::TooSlow,
             _ => WindowOutcome::OutOfTime,
         })
+    }
+
+    /// Ends an unconfirmed window whose events were acknowledged.
+    ///
+    /// It is not confirmed even if it was not read to its end: the slot would pass the last marker, and the
+    /// next marker would not prove that the slot had returned this one.
+    fn leave_unconfirmed(&mut self, read: ReadOutcome) -> WindowOutcome {
+        let sent = self.sender.acknowledgements.position().commit_end;
+        self.confirmer.add_unconfirmed(sent);
+        match read {
+            ReadOutcome::RowBound => WindowOutcome::RowBound,
+            ReadOutcome::TooSlow => WindowOutcome::TooSlow,
+            ReadOutcome::Whole | ReadOutcome::Stopped => WindowOutcome::Whole,
+        }
     }
 
     /// Ends a window that failed.
